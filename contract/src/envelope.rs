@@ -1,0 +1,415 @@
+//! An event together with what is known about it. Never a position in a stream or a table.
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+
+use crate::{
+    Event, EventId, HeaderError, Headers, Lineage, Name, NameError, headers::is_clean,
+    lineage::checked,
+};
+
+/// One event on its way: identity, name, version, key, payload, and where it came from.
+///
+/// Made from a typed event with [`Envelope::of`], or with [`Envelope::raw`] when only text is at
+/// hand; read from NATS with [`wire::read`](crate::wire::read). Everything is checked when it is
+/// set; size is checked when it is published, against the server's limit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Envelope {
+    pub(crate) id: EventId,
+    pub(crate) name: Name,
+    pub(crate) version: u32,
+    pub(crate) key: Option<String>,
+    pub(crate) time: Option<DateTime<Utc>>,
+    pub(crate) source: Option<String>,
+    pub(crate) lineage: Lineage,
+    pub(crate) headers: Headers,
+    pub(crate) payload: Bytes,
+}
+
+/// Why an envelope could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EnvelopeError {
+    /// The event's `Serialize` failed.
+    #[error("{name} cannot be written as JSON")]
+    Encode {
+        /// The event's name.
+        name: String,
+        /// What serde_json said.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The name breaks the rules of [`Name`].
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// Versions count from 1.
+    #[error("{0} has version 0: versions count from 1")]
+    Version(Name),
+    /// The key cannot be carried.
+    #[error(
+        "the key {key:?} of {name} is refused: use 1 to {max} bytes without control characters or white space at an end",
+        max = Envelope::MAX_KEY_BYTES
+    )]
+    Key {
+        /// The event's name.
+        name: Name,
+        /// The key as it was given, cut to 64 characters.
+        key: String,
+    },
+    /// A header was refused.
+    #[error(transparent)]
+    Header(#[from] HeaderError),
+}
+
+/// What can be published: a reference to an event, or an [`Envelope`] with more said about it.
+pub trait IntoEnvelope {
+    /// Makes the envelope.
+    ///
+    /// # Errors
+    /// [`EnvelopeError`] when the event cannot be encoded or a part of it is refused.
+    fn into_envelope(self) -> Result<Envelope, EnvelopeError>;
+}
+
+impl<E: Event> IntoEnvelope for &E {
+    fn into_envelope(self) -> Result<Envelope, EnvelopeError> {
+        Envelope::of(self)
+    }
+}
+
+impl IntoEnvelope for Envelope {
+    /// Refuses what only a foreign publisher can have made: an event without a version, or with a
+    /// key over [`Envelope::MAX_KEY_BYTES`]. Make a new envelope of it with [`Envelope::raw`].
+    fn into_envelope(self) -> Result<Envelope, EnvelopeError> {
+        self.check()?;
+        Ok(self)
+    }
+}
+
+impl Envelope {
+    /// The longest key, in bytes.
+    pub const MAX_KEY_BYTES: usize = 256;
+
+    /// An event with a new id, its key and its JSON.
+    ///
+    /// # Errors
+    /// [`EnvelopeError`] when the event cannot be encoded, or its name or key is refused.
+    pub fn of<E: Event>(event: &E) -> Result<Self, EnvelopeError> {
+        let payload = serde_json::to_vec(event).map_err(|source| EnvelopeError::Encode {
+            name: E::NAME.to_owned(),
+            source,
+        })?;
+        Self::new(
+            Name::from_static(E::NAME)?,
+            E::VERSION,
+            event.key(),
+            payload.into(),
+        )
+    }
+
+    /// An event given as text: for tools, and for producers without the Rust type.
+    ///
+    /// # Errors
+    /// [`EnvelopeError`] when name, version or key is refused.
+    pub fn raw(
+        name: &str,
+        version: u32,
+        key: Option<&str>,
+        payload: impl Into<Bytes>,
+    ) -> Result<Self, EnvelopeError> {
+        Self::new(
+            Name::parse(name)?,
+            version,
+            key.map(str::to_owned),
+            payload.into(),
+        )
+    }
+
+    fn new(
+        name: Name,
+        version: u32,
+        key: Option<String>,
+        payload: Bytes,
+    ) -> Result<Self, EnvelopeError> {
+        let envelope = Self {
+            id: EventId::now(),
+            name,
+            version,
+            key,
+            time: None,
+            source: None,
+            lineage: Lineage::default(),
+            headers: Headers::default(),
+            payload,
+        };
+        envelope.check()?;
+        Ok(envelope)
+    }
+
+    fn check(&self) -> Result<(), EnvelopeError> {
+        if self.version == 0 {
+            return Err(EnvelopeError::Version(self.name.clone()));
+        }
+        match &self.key {
+            Some(key) if key.len() > Self::MAX_KEY_BYTES || !is_key(key) => {
+                Err(EnvelopeError::Key {
+                    name: self.name.clone(),
+                    key: key.chars().take(64).collect(),
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives the event an id of the caller's choice: publishing the same id again is a duplicate.
+    #[must_use]
+    pub fn with_id(mut self, id: EventId) -> Self {
+        self.id = id;
+        self
+    }
+
+    /// Says when the fact happened; otherwise it is the moment of publishing. Microseconds are
+    /// kept, finer parts are not.
+    #[must_use]
+    pub fn at(mut self, time: DateTime<Utc>) -> Self {
+        self.time = Some(time);
+        self
+    }
+
+    /// Sets a header of the user's own.
+    ///
+    /// # Errors
+    /// [`EnvelopeError::Header`] as in [`Headers::set`].
+    pub fn header(
+        mut self,
+        name: impl Into<String>,
+        value: impl Into<String>,
+    ) -> Result<Self, EnvelopeError> {
+        self.headers.set(name, value)?;
+        Ok(self)
+    }
+
+    /// Names the conversation that the event belongs to.
+    ///
+    /// # Errors
+    /// [`HeaderError::Attribute`] when the text is empty, over [`Lineage::MAX_BYTES`], or has
+    /// control characters or white space at an end.
+    pub fn correlated(mut self, id: impl Into<String>) -> Result<Self, EnvelopeError> {
+        self.lineage.correlation_id = Some(checked("ce-correlationid", id.into())?);
+        Ok(self)
+    }
+
+    /// Sets the W3C trace context, as the `traceparent` header has it.
+    ///
+    /// # Errors
+    /// [`HeaderError::Attribute`] as in [`Envelope::correlated`].
+    pub fn traced(mut self, traceparent: impl Into<String>) -> Result<Self, EnvelopeError> {
+        self.lineage.traceparent = Some(checked("traceparent", traceparent.into())?);
+        Ok(self)
+    }
+
+    /// Fills what is not set yet from the event being handled. A text that [`Lineage`] says cannot
+    /// be carried is left out.
+    #[must_use]
+    pub fn inherit(mut self, from: &Lineage) -> Self {
+        self.lineage.fill(from);
+        self
+    }
+
+    /// The lineage of whatever the handler of this event publishes: same conversation, same trace,
+    /// caused by this event.
+    #[must_use]
+    pub fn descent(&self) -> Lineage {
+        Lineage {
+            correlation_id: Some(self.correlation_id()),
+            causation_id: Some(self.id.to_string()),
+            ..self.lineage.clone()
+        }
+    }
+
+    /// Decodes the payload as a typed event.
+    ///
+    /// # Errors
+    /// What serde_json says, with line and column.
+    pub fn decode<E: Event>(&self) -> Result<E, serde_json::Error> {
+        serde_json::from_slice(&self.payload)
+    }
+
+    /// The event's identity.
+    #[must_use]
+    pub fn id(&self) -> EventId {
+        self.id
+    }
+
+    /// The event's name.
+    #[must_use]
+    pub fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// The version of the payload's shape; 0 when a foreign publisher did not say.
+    #[must_use]
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// What the event is about.
+    #[must_use]
+    pub fn key(&self) -> Option<&str> {
+        self.key.as_deref()
+    }
+
+    /// When the fact happened; `None` until it is published.
+    #[must_use]
+    pub fn time(&self) -> Option<DateTime<Utc>> {
+        self.time
+    }
+
+    /// The service that published it.
+    #[must_use]
+    pub fn source(&self) -> Option<&str> {
+        self.source.as_deref()
+    }
+
+    /// The conversation: as set, else the event's own id.
+    #[must_use]
+    pub fn correlation_id(&self) -> String {
+        match &self.lineage.correlation_id {
+            Some(id) => id.clone(),
+            None => self.id.to_string(),
+        }
+    }
+
+    /// Where the event comes from, as far as it was said.
+    #[must_use]
+    pub fn lineage(&self) -> &Lineage {
+        &self.lineage
+    }
+
+    /// The user's own headers.
+    #[must_use]
+    pub fn headers(&self) -> &Headers {
+        &self.headers
+    }
+
+    /// The payload: JSON.
+    #[must_use]
+    pub fn payload(&self) -> &Bytes {
+        &self.payload
+    }
+}
+
+/// Whether a text can be a key, its length aside: the length is our limit, and a foreign publisher
+/// may have a longer one.
+pub(crate) fn is_key(text: &str) -> bool {
+    !text.is_empty() && is_clean(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn envelope() -> Envelope {
+        Envelope::raw("user.created", 1, Some("7"), "{}").unwrap()
+    }
+
+    #[test]
+    fn a_key_that_cannot_be_carried_is_refused() {
+        let long = "k".repeat(Envelope::MAX_KEY_BYTES + 1);
+        for key in ["", "a\nb", "\u{0}", " a", "a\u{a0}", &*long] {
+            let refused = Envelope::raw("user.created", 1, Some(key), "{}");
+            assert!(matches!(refused, Err(EnvelopeError::Key { .. })), "{key:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_in_any_script_is_kept() {
+        let longest = "\u{1f600}".repeat(Envelope::MAX_KEY_BYTES / 4);
+        for key in ["\u{65e5}\u{672c} 7", "a:b/c%41\"", &*longest] {
+            let made = Envelope::raw("user.created", 1, Some(key), "{}").unwrap();
+            assert_eq!(made.key(), Some(key));
+        }
+    }
+
+    #[test]
+    fn the_error_of_a_giant_key_is_short() {
+        let giant = "\u{e9}".repeat(1 << 20);
+        let refused = Envelope::raw("user.created", 1, Some(&giant), "{}").unwrap_err();
+        assert!(refused.to_string().len() < 400, "{refused}");
+    }
+
+    #[test]
+    fn version_0_and_a_malformed_name_are_refused() {
+        let version = Envelope::raw("user.created", 0, None, "{}");
+        assert!(matches!(version, Err(EnvelopeError::Version(_))));
+        let name = Envelope::raw("User", 1, None, "{}");
+        assert!(matches!(name, Err(EnvelopeError::Name(_))));
+    }
+
+    #[test]
+    fn a_lineage_that_cannot_be_carried_is_refused() {
+        let long = "c".repeat(Lineage::MAX_BYTES + 1);
+        for text in ["", "a\r\nX: y", " a", &*long] {
+            let refused = [envelope().correlated(text), envelope().traced(text)];
+            assert!(
+                refused.into_iter().all(|made| matches!(
+                    made,
+                    Err(EnvelopeError::Header(HeaderError::Attribute(_)))
+                )),
+                "{text:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_lineage_that_cannot_be_carried_is_not_inherited() {
+        let injected = Lineage {
+            correlation_id: Some("a\nb".into()),
+            causation_id: Some(String::new()),
+            traceparent: Some("a\r\nNats-Rollup: all".into()),
+            tracestate: Some("s".repeat(Lineage::MAX_BYTES + 1)),
+        };
+        let child = envelope().inherit(&injected);
+        assert_eq!(child.lineage(), &Lineage::default());
+    }
+
+    #[test]
+    fn a_first_event_begins_its_own_conversation() {
+        let event = envelope();
+        assert_eq!(event.correlation_id(), event.id().to_string());
+    }
+
+    #[test]
+    fn descendants_keep_conversation_and_trace_and_name_their_cause() {
+        let parent = envelope()
+            .correlated("order-1")
+            .unwrap()
+            .traced("00-aa-bb-01")
+            .unwrap();
+        let child = envelope().inherit(&parent.descent());
+        assert_eq!(child.correlation_id(), "order-1");
+        assert_eq!(child.lineage().causation_id, Some(parent.id().to_string()));
+        assert_eq!(child.lineage().traceparent.as_deref(), Some("00-aa-bb-01"));
+    }
+
+    #[test]
+    fn what_the_publisher_set_is_kept() {
+        let parent = envelope().correlated("order-1").unwrap();
+        let child = envelope()
+            .correlated("mine")
+            .unwrap()
+            .inherit(&parent.descent());
+        assert_eq!(child.correlation_id(), "mine");
+    }
+
+    #[test]
+    fn a_trace_of_ones_own_does_not_mix_with_the_inherited_one() {
+        let inherited = Lineage {
+            traceparent: Some("00-parent".into()),
+            tracestate: Some("vendor=parent".into()),
+            ..Lineage::default()
+        };
+        let child = envelope().traced("00-own").unwrap().inherit(&inherited);
+        assert_eq!(child.lineage().traceparent.as_deref(), Some("00-own"));
+        assert_eq!(child.lineage().tracestate, None);
+    }
+}

@@ -1,0 +1,36 @@
+//! The trait that makes a Rust type an event. It owns no behaviour.
+
+use serde::{Serialize, de::DeserializeOwned};
+
+/// A fact that happened, typed. Use `#[derive(Event)]`:
+///
+/// ```
+/// # use serde::{Deserialize, Serialize};
+/// # use tidings_contract::Event;
+/// #[derive(Serialize, Deserialize, Event)]
+/// #[event(name = "payment.received", version = 2, key = account)]
+/// struct PaymentReceived { account: String, cents: i64 }
+///
+/// #[derive(Serialize, Deserialize, Event)]
+/// #[event(name = "catalogue.rebuilt", version = 1, keyless)]
+/// struct CatalogueRebuilt { entries: u64 }
+/// ```
+///
+/// The payload on the wire is the type's JSON. A change that an older reader cannot decode needs
+/// a new version; a new optional field does not, as long as readers pass over what they do not
+/// know. So no `deny_unknown_fields` on an event.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an event",
+    label = "this type does not implement `Event`",
+    note = "add `#[derive(Serialize, Deserialize, Event)]` and `#[event(name = \"...\", version = 1, key = field)]` to it"
+)]
+pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// The name, such as `user.created`; see [`Name`](crate::Name) for its rules.
+    const NAME: &'static str;
+
+    /// The version of the payload's shape, 1 or more.
+    const VERSION: u32;
+
+    /// What the event is about; events of one key are kept in order. `None`: no order is wanted.
+    fn key(&self) -> Option<String>;
+}

@@ -1,0 +1,178 @@
+//! The user's own headers of an event. Never the ones that Tidings or NATS write.
+
+use crate::Lineage;
+
+/// Headers that the user of an event sets; a name occurs once, compared without case.
+///
+/// They go out as they are, in UTF-8: encode what another client may not read. Their sizes are
+/// checked against the server's limit when the event is published.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Headers(Vec<(String, String)>);
+
+/// Why a header was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum HeaderError {
+    /// The name has characters that NATS cannot carry.
+    #[error("{0:?} is not a header name: use visible ASCII characters without a colon")]
+    Name(String),
+    /// The name belongs to Tidings, CloudEvents or NATS.
+    #[error(
+        "the header {0:?} is reserved: names that begin with \"ce-\", \"nats-\" or \"tidings-\", \"content-type\", \"traceparent\" and \"tracestate\" are set by the system"
+    )]
+    Reserved(String),
+    /// The value would not come out as it went in.
+    #[error(
+        "the value of header {0:?} has a control character, or white space at an end: encode it first"
+    )]
+    Value(String),
+    /// A text of the event's [`Lineage`] or its source cannot be carried by this header.
+    #[error(
+        "the value of {0} is refused: use 1 to {max} bytes without control characters or white space at an end",
+        max = Lineage::MAX_BYTES
+    )]
+    Attribute(String),
+}
+
+impl Headers {
+    /// Sets a header; an earlier one of that name is replaced.
+    ///
+    /// # Errors
+    /// [`HeaderError::Name`] when the name is malformed, [`HeaderError::Reserved`] when it is the
+    /// system's, [`HeaderError::Value`] when the value has control characters or white space at an
+    /// end.
+    pub fn set(
+        &mut self,
+        name: impl Into<String>,
+        value: impl Into<String>,
+    ) -> Result<(), HeaderError> {
+        let (name, value) = (name.into(), value.into());
+        if name.is_empty() || !name.bytes().all(|b| b.is_ascii_graphic() && b != b':') {
+            return Err(HeaderError::Name(name));
+        }
+        if is_reserved(&name) {
+            return Err(HeaderError::Reserved(name));
+        }
+        if !is_clean(&value) {
+            return Err(HeaderError::Value(name));
+        }
+        let mut known = self.0.iter_mut();
+        match known.find(|(known, _)| known.eq_ignore_ascii_case(&name)) {
+            Some(slot) => slot.1 = value,
+            None => self.0.push((name, value)),
+        }
+        Ok(())
+    }
+
+    /// The value of a header, its name compared without case.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.iter()
+            .find(|(known, _)| known.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value)
+    }
+
+    /// All headers, names and values: in the order in which they were set, or sorted by name when
+    /// the event was read from NATS or from the outbox, which keep no order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (&**name, &**value))
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// Whether a text survives as a header value: no control characters, no white space at its ends.
+pub(crate) fn is_clean(value: &str) -> bool {
+    !value.contains(char::is_control) && value.trim() == value
+}
+
+/// Whether a header's name is the system's.
+pub(crate) fn is_reserved(name: &str) -> bool {
+    let begins = |prefix: &str| {
+        name.get(..prefix.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+    };
+    ["ce-", "nats-", "tidings-"].into_iter().any(begins)
+        || ["content-type", "traceparent", "tracestate"]
+            .into_iter()
+            .any(|known| name.eq_ignore_ascii_case(known))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_header_is_found_without_case_and_replaced() {
+        let mut headers = Headers::default();
+        headers.set("Tenant", "a").unwrap();
+        headers.set("tenant", "b").unwrap();
+        assert_eq!(headers.get("TENANT"), Some("b"));
+        assert_eq!(headers.iter().count(), 1);
+    }
+
+    #[test]
+    fn a_reserved_name_is_refused_in_any_case() {
+        for name in [
+            "ce-id",
+            "CE-",
+            "Nats-Msg-Id",
+            "TIDINGS-x",
+            "Content-Type",
+            "traceparent",
+            "TraceState",
+        ] {
+            let refused = Headers::default().set(name, "x");
+            assert_eq!(refused, Err(HeaderError::Reserved(name.into())));
+        }
+    }
+
+    #[test]
+    fn a_malformed_name_is_refused() {
+        for name in ["", "a b", "a:b", "a\r\nb", "a\u{0}", "\u{e9}"] {
+            let refused = Headers::default().set(name, "x");
+            assert_eq!(refused, Err(HeaderError::Name(name.into())));
+        }
+    }
+
+    #[test]
+    fn a_value_that_would_come_out_otherwise_is_refused() {
+        for value in [
+            "a\r\nX: y",
+            "a\rb",
+            "\u{0}",
+            "\u{7f}",
+            "\u{85}",
+            " a",
+            "a\t",
+            "a\u{a0}",
+        ] {
+            let refused = Headers::default().set("x", value);
+            assert_eq!(refused, Err(HeaderError::Value("x".into())), "{value:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_only_looks_like_the_systems_is_the_users() {
+        let mut headers = Headers::default();
+        for name in ["ce", "cee-x", "x-ce-id", "natsy", "content-type-x"] {
+            assert_eq!(headers.set(name, ""), Ok(()), "{name}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_accepted_header_is_one_line(name in "\\PC{0,12}", value in any::<String>()) {
+            let mut headers = Headers::default();
+            if headers.set(name, value).is_ok() {
+                let is_line = |text: &str| !text.contains(['\r', '\n']) && text.trim() == text;
+                prop_assert!(headers.iter().all(|(n, v)| is_line(n) && !n.contains(':') && is_line(v)));
+            }
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! How an envelope looks as a NATS message: CloudEvents 1.0, binary mode. Never how it is sent.
+//!
+//! The subject is the event's name, the payload its JSON. Attribute values are percent-encoded as
+//! the CloudEvents bindings ask, so that a key in any script survives. The same header names are
+//! used in the outbox for what has no column of its own.
+//!
+//! ```
+//! use tidings_contract::{Envelope, wire};
+//!
+//! let sent = Envelope::raw("user.created", 1, Some("Zo\u{eb}"), r#"{"id":"Zo\u{eb}"}"#)?;
+//! let defaults = wire::Defaults { source: "accounts", time: std::time::SystemTime::now().into() };
+//! let mut headers = Vec::new();
+//! wire::write_headers(&sent, defaults, |name, value| headers.push((name.to_owned(), value.to_owned())));
+//! assert!(headers.contains(&("ce-partitionkey".into(), "Zo%C3%AB".into())));
+//!
+//! let lines = headers.iter().map(|(name, value)| (&**name, &**value));
+//! let got = wire::read("user.created", lines, sent.payload().clone(), || unreachable!())?;
+//! assert_eq!((got.id(), got.key()), (sent.id(), sent.key()));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod percent;
+mod read;
+mod stored;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+
+use self::percent::encode;
+pub use self::read::read;
+pub use self::stored::{StoredError, from_stored, stored_headers};
+use crate::Envelope;
+
+/// The header that names an event to the server, for its deduplication.
+pub const MESSAGE_ID: &str = "Nats-Msg-Id";
+/// The most bytes of headers that JetStream takes, the first and the empty line included (error
+/// 10097 beyond it).
+pub const MAX_HEADER_BYTES: usize = 65_535;
+/// What Tidings adds to a message when it is sent in an atomic batch, at most, in bytes.
+pub const BATCH_HEADER_BYTES: usize = 256;
+/// The source of an event whose publisher did not say.
+pub const DEFAULT_SOURCE: &str = "tidings";
+
+const ID: &str = "ce-id";
+const TYPE: &str = "ce-type";
+const SOURCE: &str = "ce-source";
+const TIME: &str = "ce-time";
+const SUBJECT: &str = "ce-subject";
+const PARTITION_KEY: &str = "ce-partitionkey";
+const CORRELATION: &str = "ce-correlationid";
+const CAUSATION: &str = "ce-causationid";
+const TRACEPARENT: &str = "traceparent";
+const TRACESTATE: &str = "tracestate";
+const CONTENT_TYPE: &str = "content-type";
+
+/// What is filled in for an envelope that does not say it itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Defaults<'a> {
+    /// The publishing service.
+    pub source: &'a str,
+    /// When the event was written.
+    pub time: DateTime<Utc>,
+}
+
+/// Hands every header of the message to `put`, in a fixed order.
+pub fn write_headers(envelope: &Envelope, defaults: Defaults<'_>, mut put: impl FnMut(&str, &str)) {
+    let id = envelope.id.to_string();
+    let lineage = &envelope.lineage;
+    let time = envelope.time.unwrap_or(defaults.time);
+    put(MESSAGE_ID, &id);
+    put("ce-specversion", "1.0");
+    put(ID, &id);
+    put(TYPE, &format!("{}.v{}", envelope.name, envelope.version));
+    put(
+        SOURCE,
+        &encode(envelope.source.as_deref().unwrap_or(defaults.source)),
+    );
+    put(TIME, &time_text(time));
+    if let Some(key) = &envelope.key {
+        let key = encode(key);
+        put(SUBJECT, &key);
+        put(PARTITION_KEY, &key);
+    }
+    put(CONTENT_TYPE, "application/json");
+    put(
+        CORRELATION,
+        &encode(lineage.correlation_id.as_deref().unwrap_or(&id)),
+    );
+    if let Some(cause) = &lineage.causation_id {
+        put(CAUSATION, &encode(cause));
+    }
+    if let Some(traceparent) = &lineage.traceparent {
+        put(TRACEPARENT, traceparent);
+    }
+    if let Some(tracestate) = &lineage.tracestate {
+        put(TRACESTATE, tracestate);
+    }
+    for (name, value) in envelope.headers.iter() {
+        put(name, value);
+    }
+}
+
+/// The bytes of headers that the message has on the wire, those of a batch included: what
+/// [`MAX_HEADER_BYTES`] is the limit of.
+#[must_use]
+pub fn header_bytes(envelope: &Envelope, defaults: Defaults<'_>) -> usize {
+    const FRAME: usize = "NATS/1.0\r\n\r\n".len();
+    let mut lines = 0;
+    write_headers(envelope, defaults, |name, value| {
+        lines += name.len() + value.len() + ": \r\n".len();
+    });
+    FRAME + lines + BATCH_HEADER_BYTES
+}
+
+fn time_text(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Micros, true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    type Lines = Vec<(String, String)>;
+
+    const DEFAULTS: Defaults<'_> = Defaults {
+        source: DEFAULT_SOURCE,
+        time: DateTime::UNIX_EPOCH,
+    };
+
+    fn written(envelope: &Envelope) -> Lines {
+        let mut lines = Vec::new();
+        write_headers(envelope, DEFAULTS, |name, value| {
+            lines.push((name.to_owned(), value.to_owned()));
+        });
+        lines
+    }
+
+    fn sorted(envelope: &Envelope) -> Lines {
+        let mut lines = written(envelope);
+        lines.sort();
+        lines
+    }
+
+    fn read_lines(lines: &Lines, payload: &Bytes) -> Envelope {
+        let headers = lines.iter().map(|(name, value)| (&**name, &**value));
+        read("user.created", headers, payload.clone(), || "S/1".into()).unwrap()
+    }
+
+    fn through_the_outbox(envelope: &Envelope) -> Envelope {
+        from_stored(
+            envelope.id(),
+            envelope.name().as_str(),
+            envelope.version(),
+            envelope.key(),
+            &stored_headers(envelope),
+            envelope.payload().clone(),
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn header_bytes_are_those_on_the_wire() {
+        let envelope = Envelope::raw("user.created", 1, Some("\u{e9}"), "{}").unwrap();
+        let envelope = envelope.header("x-a", "\u{e9}").unwrap();
+        let mut block = "NATS/1.0\r\n".to_owned();
+        for (name, value) in written(&envelope) {
+            block.push_str(&format!("{name}: {value}\r\n"));
+        }
+        block.push_str("\r\n");
+        let bytes = header_bytes(&envelope, DEFAULTS);
+        assert_eq!(bytes, block.len() + BATCH_HEADER_BYTES);
+    }
+
+    #[test]
+    fn a_trace_context_is_not_percent_encoded() {
+        let state = "vendor=a%20b";
+        let headers = [(TRACEPARENT, "00-a-b-01"), (TRACESTATE, state)];
+        let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let envelope = read_lines(&headers.to_vec(), &Bytes::new());
+        assert_eq!(envelope.lineage().tracestate.as_deref(), Some(state));
+        let line = (TRACESTATE.to_owned(), state.to_owned());
+        assert!(written(&envelope).contains(&line));
+    }
+
+    prop_compose! {
+        fn perhaps_an_envelope()(
+            key in proptest::option::of("\\PC{1,20}"),
+            version in 1u32..9,
+            correlation in proptest::option::of("\\PC{1,20}"),
+            trace in proptest::option::of("[ -~]{1,20}"),
+            headers in proptest::collection::vec(("[xX]-[a-z]{1,6}", "\\PC{0,12}"), 0..4),
+            payload in proptest::collection::vec(any::<u8>(), 0..64),
+        ) -> Option<Envelope> {
+            let mut envelope = Envelope::raw("user.created", version, key.as_deref(), payload).ok()?;
+            if let Some(correlation) = correlation {
+                envelope = envelope.correlated(correlation).ok()?;
+            }
+            if let Some(trace) = trace {
+                envelope = envelope.traced(trace).ok()?;
+            }
+            for (name, value) in headers {
+                envelope = envelope.header(name, value).ok()?;
+            }
+            Some(envelope.at(DateTime::from_timestamp_micros(1_700_000_000_123_456)?))
+        }
+    }
+
+    fn any_envelope() -> impl Strategy<Value = Envelope> {
+        perhaps_an_envelope().prop_filter_map("a part is refused", |envelope| envelope)
+    }
+
+    fn any_headers() -> impl Strategy<Value = Lines> {
+        let attributes = "ce-(id|source|time|subject|partitionkey|correlationid|causationid)";
+        let names = format!("{attributes}|trace(parent|state)|[!-~]{{1,4}}");
+        let names = proptest::string::string_regex(&names).unwrap();
+        proptest::collection::vec((names, "[ -~\u{e9}]{0,6}|(%[0-9a-f]{2}){1,3}"), 0..8)
+    }
+
+    proptest! {
+        #[test]
+        fn an_envelope_survives_the_wire(envelope in any_envelope()) {
+            let lines = written(&envelope);
+            let is_line = |text: &str| !text.contains(char::is_control) && text.trim() == text;
+            prop_assert!(lines.iter().all(|(name, value)| is_line(name) && is_line(value)));
+            let back = read_lines(&lines, envelope.payload());
+            prop_assert_eq!(sorted(&back), sorted(&envelope));
+            prop_assert_eq!(back.payload(), envelope.payload());
+        }
+
+        #[test]
+        fn an_envelope_survives_the_outbox(envelope in any_envelope()) {
+            let back = through_the_outbox(&envelope);
+            prop_assert_eq!(sorted(&back), sorted(&envelope));
+            prop_assert_eq!(back.payload(), envelope.payload());
+        }
+
+        #[test]
+        fn whatever_was_read_can_be_stored(mut headers in any_headers()) {
+            headers.push((TYPE.to_owned(), "user.created.v1".to_owned()));
+            let envelope = read_lines(&headers, &Bytes::new());
+            prop_assert_eq!(sorted(&through_the_outbox(&envelope)), sorted(&envelope));
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! From a NATS message to an envelope. It trusts nothing: the publisher may be anybody.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+
+use super::{
+    CAUSATION, CORRELATION, ID, MESSAGE_ID, PARTITION_KEY, SOURCE, SUBJECT, TIME, TRACEPARENT,
+    TRACESTATE, TYPE, percent::decode,
+};
+use crate::{
+    Envelope, EventId, Headers, Lineage, Name, NameError, envelope::is_key, headers::is_reserved,
+    lineage::is_carried,
+};
+
+/// Reads an envelope off the wire.
+///
+/// * Name and version: `ce-type`, else the subject and version 0.
+/// * Id: `ce-id` (unique within `ce-source`), else `Nats-Msg-Id` (unique within the name), else
+///   `foreign_id`: a text that names this message and never another one, such as its stream, its
+///   sequence and the time at which it was stored. A sequence alone occurs again when a stream is
+///   deleted and made anew.
+/// * Key: `ce-partitionkey`, else `ce-subject`.
+///
+/// Our own headers are known in any letter case, as CloudEvents asks; `Nats-Msg-Id` only as the
+/// server knows it. The first value of a repeated header counts. What an envelope cannot carry
+/// (control characters, a lineage over [`Lineage::MAX_BYTES`], other reserved headers) is left out.
+///
+/// # Errors
+/// [`NameError`] when neither `ce-type` nor the subject is an event name.
+pub fn read<'a>(
+    subject: &str,
+    headers: impl Iterator<Item = (&'a str, &'a str)>,
+    payload: Bytes,
+    foreign_id: impl FnOnce() -> String,
+) -> Result<Envelope, NameError> {
+    let mut found = Found::default();
+    headers.for_each(|(name, value)| found.take(name, value));
+    let (name, version) = match found.attribute(TYPE).as_deref().and_then(parse_type) {
+        Some(kind) => kind,
+        None => (Name::parse(subject)?, 0),
+    };
+    Ok(Envelope {
+        id: found.id(&name, foreign_id),
+        name,
+        version,
+        key: found.key(),
+        time: found.attribute(TIME).and_then(|time| time.parse().ok()),
+        source: found.text(SOURCE),
+        lineage: found.lineage(),
+        headers: found.own(),
+        payload,
+    })
+}
+
+/// The headers that an envelope is read from, `Nats-Msg-Id` aside.
+const READ: [&str; 10] = [
+    ID,
+    TYPE,
+    SOURCE,
+    TIME,
+    SUBJECT,
+    PARTITION_KEY,
+    CORRELATION,
+    CAUSATION,
+    TRACEPARENT,
+    TRACESTATE,
+];
+
+/// The headers of a message, sorted out. Clients hand them over in any order (async-nats from a
+/// hash map), and what is read must not depend on it: an id that changed from one delivery to the
+/// next would pass the inbox twice.
+#[derive(Default)]
+struct Found<'a> {
+    message_id: Option<&'a str>,
+    /// Spelling and value of each of `READ`.
+    system: [Option<(&'a str, &'a str)>; READ.len()],
+    own: Vec<(&'a str, &'a str)>,
+}
+
+impl<'a> Found<'a> {
+    fn take(&mut self, name: &'a str, value: &'a str) {
+        if name == MESSAGE_ID {
+            self.message_id.get_or_insert(value);
+            return;
+        }
+        let at = READ
+            .iter()
+            .position(|known| known.eq_ignore_ascii_case(name));
+        match at.and_then(|at| self.system.get_mut(at)) {
+            // Of several spellings the lower-case one, ours, which sorts last.
+            Some(Some((spelling, _))) if name <= *spelling => {}
+            Some(slot) => *slot = Some((name, value)),
+            None if is_reserved(name) => {}
+            None => self.own.push((name, value)),
+        }
+    }
+
+    fn raw(&self, wanted: &str) -> Option<&'a str> {
+        let at = READ.iter().position(|known| *known == wanted)?;
+        let (_, value) = (*self.system.get(at)?)?;
+        Some(value)
+    }
+
+    fn attribute(&self, wanted: &str) -> Option<Cow<'a, str>> {
+        self.raw(wanted)
+            .map(decode)
+            .filter(|value| !value.is_empty())
+    }
+
+    fn text(&self, wanted: &str) -> Option<String> {
+        self.attribute(wanted)
+            .filter(|text| is_carried(text))
+            .map(Cow::into_owned)
+    }
+
+    fn id(&self, name: &Name, foreign_id: impl FnOnce() -> String) -> EventId {
+        if let Some(id) = self.attribute(ID) {
+            return id.parse().unwrap_or_else(|_| {
+                let source = self.attribute(SOURCE).unwrap_or_default();
+                EventId::of_foreign(&format!("ce-id/{source}"), &id)
+            });
+        }
+        match self.message_id {
+            Some(id) if !id.is_empty() => EventId::of_foreign(&format!("message/{name}"), id),
+            _ => EventId::of_foreign("stream", &foreign_id()),
+        }
+    }
+
+    fn key(&self) -> Option<String> {
+        [PARTITION_KEY, SUBJECT]
+            .into_iter()
+            .filter_map(|header| self.attribute(header))
+            .find(|key| is_key(key))
+            .map(Cow::into_owned)
+    }
+
+    fn lineage(&self) -> Lineage {
+        // The trace context is not CloudEvents': it goes as it is.
+        let trace = |wanted| {
+            let text = self.raw(wanted).filter(|text| is_carried(text));
+            text.map(str::to_owned)
+        };
+        Lineage {
+            correlation_id: self.text(CORRELATION),
+            causation_id: self.text(CAUSATION),
+            traceparent: trace(TRACEPARENT),
+            tracestate: trace(TRACESTATE),
+        }
+    }
+
+    fn own(mut self) -> Headers {
+        self.own.sort_by_key(|(name, _)| *name);
+        let mut headers = Headers::default();
+        for (name, value) in self.own {
+            if headers.get(name).is_none() {
+                // Refused is what `read` says it leaves out.
+                let _ = headers.set(name, value);
+            }
+        }
+        headers
+    }
+}
+
+/// `user.created.v1` is version 1 of `user.created`.
+fn parse_type(text: &str) -> Option<(Name, u32)> {
+    let (name, digits) = text.rsplit_once(".v")?;
+    let version: u32 = digits.parse().ok()?;
+    // One spelling a version: neither "+1" nor "01".
+    let exact = digits == "0" || digits.starts_with(|first: char| matches!(first, '1'..='9'));
+    exact.then_some((Name::parse(name).ok()?, version))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a foreign publisher's message on `user.created` is read as.
+    fn foreign(headers: &[(&str, &str)]) -> Envelope {
+        let headers = headers.iter().copied();
+        read("user.created", headers, Bytes::from("{}"), || {
+            "S/7/2026".into()
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn a_message_without_headers_is_known_by_its_subject_and_place() {
+        let first = foreign(&[]);
+        assert_eq!(first, foreign(&[]));
+        let said = (first.name().as_str(), first.version(), first.key());
+        assert_eq!(said, ("user.created", 0, None));
+    }
+
+    #[test]
+    fn a_message_id_is_the_identity() {
+        let uuid = "0190e6e4-7a3e-7c3e-9d3e-3b1f0d8a6a11";
+        let id = |value| foreign(&[(MESSAGE_ID, value)]).id();
+        assert_eq!(id(uuid).to_string(), uuid);
+        assert_eq!(id("order-7"), id("order-7"));
+        assert_ne!(id("order-7"), id("order-8"));
+    }
+
+    #[test]
+    fn one_message_id_on_two_names_is_two_events() {
+        let id = |kind| foreign(&[(MESSAGE_ID, "7"), (TYPE, kind)]).id();
+        assert_ne!(id("order.made.v1"), id("order.paid.v1"));
+    }
+
+    #[test]
+    fn one_id_of_two_sources_is_two_events() {
+        let id = |source| foreign(&[(ID, "7"), (SOURCE, source)]).id();
+        assert_eq!(id("shop"), id("shop"));
+        assert_ne!(id("shop"), id("bank"));
+    }
+
+    #[test]
+    fn an_empty_id_is_none() {
+        let place = foreign(&[]).id();
+        assert_eq!(foreign(&[(ID, ""), (MESSAGE_ID, "")]).id(), place);
+    }
+
+    #[test]
+    fn a_message_id_that_the_server_does_not_know_is_none() {
+        assert_eq!(foreign(&[("nats-msg-id", "7")]).id(), foreign(&[]).id());
+    }
+
+    #[test]
+    fn a_type_that_is_not_ours_leaves_the_subject_to_name_the_event() {
+        for kind in [
+            "com.example.thing",
+            "user.deleted",
+            "user.deleted.v",
+            "user.deleted.v-1",
+            "user.deleted.v+1",
+            "user.deleted.v01",
+            "user.deleted.v4294967296",
+            "User.deleted.v1",
+            "",
+        ] {
+            let read = foreign(&[(TYPE, kind)]);
+            let said = (read.name().as_str(), read.version());
+            assert_eq!(said, ("user.created", 0), "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_type_of_ours_names_event_and_version() {
+        for (kind, version) in [
+            ("user.deleted.v3", 3),
+            ("user%2Edeleted.v0", 0),
+            ("user.deleted.v4294967295", u32::MAX),
+        ] {
+            let read = foreign(&[(TYPE, kind)]);
+            let said = (read.name().as_str(), read.version());
+            assert_eq!(said, ("user.deleted", version), "{kind}");
+        }
+    }
+
+    #[test]
+    fn neither_type_nor_subject_is_an_error() {
+        let nameless = read("$SYS.x", [].into_iter(), Bytes::new(), String::new);
+        assert!(nameless.is_err());
+    }
+
+    #[test]
+    fn our_headers_are_known_in_any_case() {
+        let read = foreign(&[
+            ("Ce-Id", "0190e6e4-7a3e-7c3e-9d3e-3b1f0d8a6a11"),
+            ("CE-Type", "user.deleted.v2"),
+            ("Ce-Partitionkey", "7"),
+            ("Traceparent", "00-a-b-01"),
+            ("Content-Type", "application/json"),
+        ]);
+        assert!(read.id().to_string().starts_with("0190e6e4"));
+        assert_eq!((read.name().as_str(), read.version()), ("user.deleted", 2));
+        assert_eq!(read.key(), Some("7"));
+        assert_eq!(read.lineage().traceparent.as_deref(), Some("00-a-b-01"));
+        assert!(read.headers().is_empty());
+    }
+
+    #[test]
+    fn repeated_headers_read_the_same_in_any_order() {
+        let forward = foreign(&[
+            ("ce-id", "a"),
+            ("ce-id", "b"),
+            ("Ce-Id", "c"),
+            ("CE-ID", "d"),
+        ]);
+        let backward = foreign(&[
+            ("CE-ID", "d"),
+            ("Ce-Id", "c"),
+            ("ce-id", "a"),
+            ("ce-id", "b"),
+        ]);
+        assert_eq!(forward.id(), backward.id());
+        assert_eq!(forward.id(), foreign(&[("ce-id", "a")]).id());
+        assert_eq!(
+            foreign(&[("x", "1"), ("x", "2"), ("X", "3"), ("a", "4")]),
+            foreign(&[("a", "4"), ("X", "3"), ("x", "1"), ("x", "2")]),
+        );
+    }
+
+    #[test]
+    fn a_key_that_could_not_be_stored_is_none() {
+        for key in ["%00", "a%0Ab", "%20a", ""] {
+            assert_eq!(foreign(&[(PARTITION_KEY, key)]).key(), None, "{key}");
+        }
+        let read = foreign(&[(PARTITION_KEY, "%00"), (SUBJECT, "7")]);
+        assert_eq!(read.key(), Some("7"));
+    }
+
+    #[test]
+    fn a_long_foreign_key_keeps_its_order_but_is_not_published_again() {
+        use crate::{EnvelopeError, IntoEnvelope as _};
+        let long = "k".repeat(Envelope::MAX_KEY_BYTES + 1);
+        let read = foreign(&[(TYPE, "user.created.v1"), (SUBJECT, &long)]);
+        assert_eq!(read.key(), Some(&*long));
+        let refused = read.into_envelope();
+        assert!(matches!(refused, Err(EnvelopeError::Key { .. })));
+    }
+
+    #[test]
+    fn an_event_without_a_version_is_not_published_again() {
+        use crate::{EnvelopeError, IntoEnvelope as _};
+        let refused = foreign(&[]).into_envelope();
+        assert!(matches!(refused, Err(EnvelopeError::Version(_))));
+    }
+
+    #[test]
+    fn what_cannot_be_carried_on_is_left_out() {
+        let giant = "g".repeat(60_000);
+        let read = foreign(&[
+            (SOURCE, "a%0D%0Ab"),
+            (TIME, "yesterday"),
+            (CORRELATION, &giant),
+            (CAUSATION, "%20a"),
+            (TRACEPARENT, "a\rb"),
+            (TRACESTATE, &giant),
+            ("x y", "1"),
+            ("x", "1\r2"),
+            ("ce-other", "1"),
+            ("Nats-Rollup", "all"),
+        ]);
+        assert_eq!(read, foreign(&[]));
+    }
+}

@@ -1,0 +1,41 @@
+//! What happens to a payment. The key is the payment's id, not its user's: the order that matters is
+//! received before settled.
+
+use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tidings_contract::Event;
+use uuid::Uuid;
+
+use crate::Money;
+
+/// A user's payment was accepted; the money is on its way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Event)]
+#[event(name = "payment.received", version = 1, key = id)]
+pub struct PaymentReceived {
+    /// The payment.
+    pub id: Uuid,
+    /// Who paid.
+    pub user_id: Uuid,
+    /// What the user pays.
+    pub amount: Money,
+    /// When it was accepted.
+    pub received_at: DateTime<Utc>,
+}
+
+/// The money of a payment has arrived.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Event)]
+#[event(name = "payment.settled", version = 1, key = id)]
+pub struct PaymentSettled {
+    /// The payment.
+    pub id: Uuid,
+    /// Who paid.
+    pub user_id: Uuid,
+    /// What arrived: the amount received, less what was kept on the way.
+    pub amount: Money,
+    /// When it arrived.
+    pub settled_at: DateTime<Utc>,
+    /// What the bank calls the transfer, when it says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bank_reference: Option<String>,
+}

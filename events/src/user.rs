@@ -1,0 +1,43 @@
+//! What happens to a user. The key is the user's id, so one user's events are kept in order.
+
+use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tidings_contract::Event;
+use uuid::Uuid;
+
+/// A user signed up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Event)]
+#[event(name = "user.created", version = 1, key = id)]
+pub struct UserCreated {
+    /// The user.
+    pub id: Uuid,
+    /// The address as the user gave it.
+    pub email: String,
+    /// When the user signed up.
+    pub created_at: DateTime<Utc>,
+}
+
+/// A user has another address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Event)]
+#[event(name = "user.email_changed", version = 1, key = id)]
+pub struct UserEmailChanged {
+    /// The user.
+    pub id: Uuid,
+    /// The address that holds no longer; whoever owns it may have to be told.
+    pub old_email: String,
+    /// The address from now on.
+    pub new_email: String,
+    /// When it changed.
+    pub changed_at: DateTime<Utc>,
+}
+
+/// A user is gone. There is nothing personal in it, so that it can be kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Event)]
+#[event(name = "user.deleted", version = 1, key = id)]
+pub struct UserDeleted {
+    /// The user who was.
+    pub id: Uuid,
+    /// When the user was deleted.
+    pub deleted_at: DateTime<Utc>,
+}

@@ -1,0 +1,257 @@
+//! Making a connection: servers, credentials, TLS, and what is logged about it afterwards.
+
+use std::{path::PathBuf, time::Duration};
+
+use async_nats::{ConnectOptions, Event};
+
+/// How to reach NATS. Every field has a default but the servers.
+#[derive(Clone, Debug)]
+pub struct NatsOptions {
+    /// The servers to try, such as `nats://127.0.0.1:4222`; give all seeds of a cluster.
+    pub servers: Vec<String>,
+    /// The credentials; default none.
+    pub auth: Auth,
+    /// TLS; default: as the URL says (`tls://`), with the system's roots.
+    pub tls: Tls,
+    /// The name that the server shows for the connection; default `tidings`.
+    pub name: String,
+    /// How long one attempt to connect may take; default 5 s.
+    pub connect_timeout: Duration,
+    /// How often an idle connection is probed; default 10 s. Two lost probes are a lost connection.
+    pub ping_interval: Duration,
+}
+
+/// Credentials of one kind. They are never printed.
+#[derive(Clone, Default)]
+#[non_exhaustive]
+pub enum Auth {
+    /// None.
+    #[default]
+    Anonymous,
+    /// User and password.
+    User {
+        /// The user.
+        user: String,
+        /// The password.
+        password: String,
+    },
+    /// A token.
+    Token(String),
+    /// The seed of an nkey, which begins with `SU`.
+    NkeySeed(String),
+    /// A credentials file, as `nsc` writes it.
+    CredentialsFile(PathBuf),
+}
+
+/// TLS material; files in PEM.
+#[derive(Clone, Debug, Default)]
+pub struct Tls {
+    /// Whether a plain connection is refused; default false.
+    pub required: bool,
+    /// Certificates to trust besides the system's.
+    pub roots: Option<PathBuf>,
+    /// The client's certificate and its key.
+    pub client: Option<(PathBuf, PathBuf)>,
+}
+
+/// Why no connection was made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The list of servers is empty.
+    #[error("no NATS server is named: give one such as nats://127.0.0.1:4222")]
+    NoServer,
+    /// A server's address cannot be read.
+    #[error("{address:?} is not a NATS address: write it as nats://host:4222")]
+    Address {
+        /// The address as it was given.
+        address: String,
+        /// What is wrong with it.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The credentials file cannot be used.
+    #[error("the credentials file {path} cannot be used")]
+    Credentials {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: std::io::Error,
+    },
+    /// No server of the list could be reached, or none let us in.
+    #[error("cannot connect to NATS at {servers}")]
+    Unreachable {
+        /// The servers that were tried.
+        servers: String,
+        /// What happened last.
+        #[source]
+        source: async_nats::ConnectError,
+    },
+}
+
+impl NatsOptions {
+    /// The defaults, for these servers.
+    pub fn servers<T: Into<String>>(servers: impl IntoIterator<Item = T>) -> Self {
+        Self {
+            servers: servers.into_iter().map(Into::into).collect(),
+            auth: Auth::default(),
+            tls: Tls::default(),
+            name: "tidings".into(),
+            connect_timeout: Duration::from_secs(5),
+            ping_interval: Duration::from_secs(10),
+        }
+    }
+
+    /// Sets the credentials.
+    #[must_use]
+    pub fn auth(mut self, auth: Auth) -> Self {
+        self.auth = auth;
+        self
+    }
+
+    /// Sets TLS.
+    #[must_use]
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.tls = tls;
+        self
+    }
+
+    /// Sets the connection's name.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+}
+
+impl From<&str> for NatsOptions {
+    fn from(server: &str) -> Self {
+        Self::servers([server])
+    }
+}
+
+impl From<String> for NatsOptions {
+    fn from(server: String) -> Self {
+        Self::servers([server])
+    }
+}
+
+impl std::fmt::Debug for Auth {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Anonymous => "Anonymous",
+            Self::User { .. } => "User",
+            Self::Token(_) => "Token",
+            Self::NkeySeed(_) => "NkeySeed",
+            Self::CredentialsFile(_) => "CredentialsFile",
+        })
+    }
+}
+
+pub(super) async fn connect(options: NatsOptions) -> Result<async_nats::Client, ConnectError> {
+    let addresses = addresses(&options.servers)?;
+    let servers = shown(&options.servers);
+    let with = ConnectOptions::new()
+        .name(&options.name)
+        .connection_timeout(options.connect_timeout)
+        .ping_interval(options.ping_interval)
+        .request_timeout(Some(super::REQUEST_TIMEOUT))
+        .reconnect_delay_callback(reconnect_delay)
+        .event_callback(|event| async move { log(&event) });
+    let with = secured(authenticated(with, options.auth)?, options.tls);
+    with.connect(addresses)
+        .await
+        .map_err(|source| ConnectError::Unreachable { servers, source })
+}
+
+fn addresses(servers: &[String]) -> Result<Vec<async_nats::ServerAddr>, ConnectError> {
+    if servers.is_empty() {
+        return Err(ConnectError::NoServer);
+    }
+    let parse = |address: &String| {
+        address.parse().map_err(|source| ConnectError::Address {
+            address: without_secrets(address),
+            source,
+        })
+    };
+    servers.iter().map(parse).collect()
+}
+
+fn authenticated(with: ConnectOptions, auth: Auth) -> Result<ConnectOptions, ConnectError> {
+    Ok(match auth {
+        Auth::Anonymous => with,
+        Auth::User { user, password } => with.user_and_password(user, password),
+        Auth::Token(token) => with.token(token),
+        Auth::NkeySeed(seed) => with.nkey(seed),
+        Auth::CredentialsFile(path) => std::fs::read_to_string(&path)
+            .and_then(|text| with.credentials(&text))
+            .map_err(|source| ConnectError::Credentials { path, source })?,
+    })
+}
+
+fn secured(mut with: ConnectOptions, tls: Tls) -> ConnectOptions {
+    if let Some(roots) = tls.roots {
+        with = with.add_root_certificates(roots);
+    }
+    if let Some((certificate, key)) = tls.client {
+        with = with.add_client_certificate(certificate, key);
+    }
+    with.require_tls(tls.required)
+}
+
+/// Doubles from 10 ms to 2 s. The client picks a random server each time, which spreads a herd.
+fn reconnect_delay(attempts: usize) -> Duration {
+    let doublings = u32::try_from(attempts.saturating_sub(1))
+        .unwrap_or(8)
+        .min(8);
+    Duration::from_millis(10 << doublings).min(Duration::from_secs(2))
+}
+
+fn log(event: &Event) {
+    match event {
+        Event::Connected => tracing::info!("connected to NATS"),
+        Event::Disconnected => tracing::warn!("connection to NATS lost: reconnecting"),
+        Event::LameDuckMode => tracing::warn!("the NATS server is about to stop"),
+        Event::SlowConsumer(subscription) => {
+            tracing::error!(
+                subscription,
+                "messages were dropped: the subscription is too slow"
+            );
+        }
+        Event::ServerError(error) => tracing::error!(%error, "NATS reports an error"),
+        Event::ClientError(error) => tracing::warn!(%error, "NATS client error"),
+        Event::Draining | Event::Closed => tracing::debug!(%event, "NATS connection"),
+    }
+}
+
+fn shown(servers: &[String]) -> String {
+    let shown: Vec<String> = servers.iter().map(|s| without_secrets(s)).collect();
+    shown.join(", ")
+}
+
+/// An address without user and password.
+pub(crate) fn without_secrets(address: &str) -> String {
+    let (scheme, rest) = address.split_once("://").unwrap_or(("nats", address));
+    let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+    format!("{scheme}://{host}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_of_an_address_are_not_shown() {
+        assert_eq!(without_secrets("nats://u:p@host:4222"), "nats://host:4222");
+        assert_eq!(without_secrets("host:4222"), "nats://host:4222");
+        assert_eq!(format!("{:?}", Auth::Token("s3cret".into())), "Token");
+    }
+
+    #[test]
+    fn reconnecting_slows_down_to_two_seconds() {
+        assert_eq!(reconnect_delay(1), Duration::from_millis(10));
+        assert_eq!(reconnect_delay(3), Duration::from_millis(40));
+        assert_eq!(reconnect_delay(1000), Duration::from_secs(2));
+    }
+}

@@ -1,0 +1,93 @@
+//! The durable consumer of a subscriber, as it should be. Never deletes one.
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::{Bus, BusError, tail::Start};
+use crate::executor::ACK_WAIT;
+
+/// How many deliveries may be unanswered at once, over all replicas; delayed retries count. It bounds
+/// the server's memory, not ours: each replica asks only for as much as it has places.
+const MAX_ACK_PENDING: u64 = 10_000;
+
+/// A durable consumer of one stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ConsumerSpec {
+    pub(crate) stream: String,
+    pub(crate) durable: String,
+    pub(crate) subjects: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Info {
+    config: Map<String, Value>,
+}
+
+impl ConsumerSpec {
+    /// The settings that Tidings owns, under the names of the JetStream API.
+    fn settings(&self) -> Map<String, Value> {
+        let settings = json!({
+            "durable_name": self.durable,
+            "name": self.durable,
+            "ack_policy": "explicit",
+            "ack_wait": u64::try_from(ACK_WAIT.as_nanos()).unwrap_or(u64::MAX),
+            "max_ack_pending": MAX_ACK_PENDING,
+            "max_deliver": -1,
+        });
+        let mut settings = match settings {
+            Value::Object(settings) => settings,
+            _ => Map::new(),
+        };
+        match &*self.subjects {
+            [one] => drop(settings.insert("filter_subject".into(), json!(one))),
+            many => drop(settings.insert("filter_subjects".into(), json!(many))),
+        }
+        settings
+    }
+}
+
+impl Bus {
+    /// Creates the consumer, or updates what differs and says so. Where it stands is never changed.
+    pub(crate) async fn apply_consumer(&self, spec: &ConsumerSpec) -> Result<(), BusError> {
+        const NO_SUCH_CONSUMER: u64 = 10014;
+        let (stream, durable) = (&spec.stream, &spec.durable);
+        let info = self
+            .api::<Info>(
+                &format!("$JS.API.CONSUMER.INFO.{stream}.{durable}"),
+                &json!({}),
+            )
+            .await;
+        let settings = spec.settings();
+        let (mut config, action) = match info {
+            Ok(Info { config }) => {
+                let differs: Vec<_> = settings
+                    .iter()
+                    .filter(|(name, wanted)| config.get(*name) != Some(wanted))
+                    .map(|(name, _)| name.as_str())
+                    .collect();
+                if differs.is_empty() {
+                    return Ok(());
+                }
+                tracing::warn!(stream, durable, ?differs, "the consumer is updated");
+                (config, "update")
+            }
+            Err(BusError::Api {
+                code: NO_SUCH_CONSUMER,
+                ..
+            }) => {
+                tracing::info!(stream, durable, "the consumer is created");
+                (Start::Beginning.settings(), "create")
+            }
+            Err(error) => return Err(error),
+        };
+        config.remove("filter_subject");
+        config.remove("filter_subjects");
+        config.extend(settings);
+        let subject = match &*spec.subjects {
+            [one] => format!("$JS.API.CONSUMER.CREATE.{stream}.{durable}.{one}"),
+            _ => format!("$JS.API.CONSUMER.CREATE.{stream}.{durable}"),
+        };
+        let request = json!({ "stream_name": stream, "config": config, "action": action });
+        self.api::<Info>(&subject, &request).await.map(drop)
+    }
+}

@@ -1,0 +1,282 @@
+//! NATS: the only room that names async_nats. It moves messages and never decides what they mean.
+//!
+//! * [`Bus`]: a connection. [`NatsOptions`] say how to make one.
+//! * [`EventPublisher`]: publishes without a database, confirmed by the server.
+//! * [`streams`]: which streams there should be, and making it so.
+
+mod batch;
+mod connect;
+mod consumer;
+mod delivery;
+mod publisher;
+mod pull;
+pub mod streams;
+mod tail;
+
+use std::time::Duration;
+
+use async_nats::{HeaderMap, jetstream};
+use bytes::Bytes;
+use futures::{FutureExt, Stream, StreamExt};
+use tidings_contract::{Envelope, wire};
+
+pub(crate) use batch::{BatchId, Confirmed, Refusal, Submission};
+pub use connect::{Auth, ConnectError, NatsOptions, Tls};
+pub(crate) use consumer::ConsumerSpec;
+pub(crate) use delivery::Delivery;
+pub(crate) use publisher::check_size;
+pub use publisher::{EventPublisher, PublishError, TooLarge};
+pub(crate) use pull::{PullError, Pulled, Puller, PullerOptions};
+pub(crate) use tail::Found;
+pub use tail::{Reader, ReaderError, Seen, Start};
+
+/// How long the server may take to answer a request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A connection to NATS with JetStream. Cheap to clone; clones share the connection.
+///
+/// It reconnects by itself for ever, and says so in the log.
+#[derive(Clone)]
+pub struct Bus {
+    client: async_nats::Client,
+    jetstream: jetstream::Context,
+}
+
+/// The server did not take part in a request.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum BusError {
+    /// Nobody answers: no JetStream, or no leader at the moment.
+    #[error("nobody answers on {subject}: is JetStream on, and has the stream a leader?")]
+    NoResponders {
+        /// The subject of the request.
+        subject: String,
+    },
+    /// No answer within the time; also what a missing permission looks like.
+    #[error(
+        "no answer on {subject} within {after:?}: the connection is down, or the user lacks the permission"
+    )]
+    Timeout {
+        /// The subject of the request.
+        subject: String,
+        /// How long it was waited for.
+        after: Duration,
+    },
+    /// The server answered with an error.
+    #[error("NATS refused {subject}: {description} ({code})")]
+    Api {
+        /// The subject of the request.
+        subject: String,
+        /// The server's error code, such as 10059.
+        code: u64,
+        /// The server's words.
+        description: String,
+    },
+    /// The request could not be sent, or its answer not be read.
+    #[error("the request on {subject} failed: {reason}")]
+    Broken {
+        /// The subject of the request.
+        subject: String,
+        /// What happened.
+        reason: String,
+    },
+}
+
+/// The error object of a JetStream answer.
+#[derive(Debug, Clone, serde::Deserialize)]
+pub(crate) struct ApiError {
+    #[serde(default)]
+    pub(crate) err_code: u64,
+    #[serde(default)]
+    pub(crate) description: String,
+}
+
+/// The server's answer to a publish.
+#[derive(Debug, Default, serde::Deserialize)]
+struct Receipt {
+    #[serde(default)]
+    stream: String,
+    #[serde(default)]
+    seq: u64,
+    #[serde(default)]
+    duplicate: bool,
+    error: Option<ApiError>,
+}
+
+impl Receipt {
+    fn read(answer: &[u8]) -> Self {
+        serde_json::from_slice(answer).unwrap_or_else(|error| Self {
+            error: Some(ApiError {
+                err_code: 0,
+                description: format!("the answer is not JetStream's: {error}"),
+            }),
+            ..Self::default()
+        })
+    }
+
+    fn into_result(self) -> Result<Self, ApiError> {
+        match self.error {
+            Some(error) => Err(error),
+            None => Ok(self),
+        }
+    }
+}
+
+impl Bus {
+    /// Connects, and fails when no server of the list can be reached.
+    ///
+    /// # Errors
+    /// [`ConnectError`] names the servers and the cause.
+    pub async fn connect(options: NatsOptions) -> Result<Self, ConnectError> {
+        let client = connect::connect(options).await?;
+        Ok(Self::over(client))
+    }
+
+    fn over(client: async_nats::Client) -> Self {
+        let jetstream = jetstream::ContextBuilder::new()
+            .timeout(REQUEST_TIMEOUT)
+            .build(client.clone());
+        Self { client, jetstream }
+    }
+
+    /// The server's limit for one message, headers and payload together, in bytes.
+    #[must_use]
+    pub fn max_payload(&self) -> usize {
+        self.client.max_payload()
+    }
+
+    /// The version of the connected server, such as `2.15.1`.
+    #[must_use]
+    pub fn server_version(&self) -> String {
+        self.client.server_info().version
+    }
+
+    /// Whether the connection is up now.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.client.connection_state() == async_nats::connection::State::Connected
+    }
+
+    /// Sends what is buffered and closes the connection. Call it after everything was confirmed.
+    ///
+    /// # Errors
+    /// [`BusError::Broken`] when the connection is gone already.
+    pub async fn close(&self) -> Result<(), BusError> {
+        self.client.drain().await.map_err(|error| BusError::Broken {
+            subject: "drain".into(),
+            reason: error.to_string(),
+        })
+    }
+
+    /// Sends a hint to whoever listens, or drops it when the connection is busy. Never waits.
+    pub(crate) fn ping(&self, subject: &str) {
+        let _ = self
+            .client
+            .publish(subject.to_owned(), Bytes::new())
+            .now_or_never();
+    }
+
+    /// Listens for the hints that [`Bus::ping`] sends.
+    pub(crate) async fn pings(
+        &self,
+        subject: &str,
+    ) -> Result<impl Stream<Item = ()> + Unpin + use<>, BusError> {
+        let subscriber = self
+            .client
+            .subscribe(subject.to_owned())
+            .await
+            .map_err(|error| BusError::Broken {
+                subject: subject.to_owned(),
+                reason: error.to_string(),
+            })?;
+        Ok(subscriber.map(|_| ()))
+    }
+
+    /// A request to the JetStream API; `T` is the answer without its error object.
+    async fn api<T: serde::de::DeserializeOwned>(
+        &self,
+        subject: &str,
+        body: &impl serde::Serialize,
+    ) -> Result<T, BusError> {
+        #[derive(serde::Deserialize)]
+        struct Failed {
+            error: ApiError,
+        }
+        let broken = |reason: String| BusError::Broken {
+            subject: subject.to_owned(),
+            reason,
+        };
+        let body = serde_json::to_vec(body).map_err(|error| broken(error.to_string()))?;
+        let answer = self
+            .request(
+                subject,
+                async_nats::Request::new()
+                    .payload(body.into())
+                    .timeout(Some(REQUEST_TIMEOUT)),
+            )
+            .await?;
+        if let Ok(Failed { error }) = serde_json::from_slice(&answer) {
+            return Err(BusError::Api {
+                subject: subject.to_owned(),
+                code: error.err_code,
+                description: error.description,
+            });
+        }
+        serde_json::from_slice(&answer).map_err(|error| broken(error.to_string()))
+    }
+
+    async fn request(
+        &self,
+        subject: &str,
+        request: async_nats::Request,
+    ) -> Result<Bytes, BusError> {
+        use async_nats::RequestErrorKind as Kind;
+        match self.client.send_request(subject.to_owned(), request).await {
+            Ok(message) => Ok(message.payload),
+            Err(error) => Err(match error.kind() {
+                Kind::NoResponders => BusError::NoResponders {
+                    subject: subject.to_owned(),
+                },
+                Kind::TimedOut => BusError::Timeout {
+                    subject: subject.to_owned(),
+                    after: REQUEST_TIMEOUT,
+                },
+                _ => BusError::Broken {
+                    subject: subject.to_owned(),
+                    reason: error.to_string(),
+                },
+            }),
+        }
+    }
+}
+
+impl std::fmt::Debug for Bus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Bus")
+            .field("server", &self.client.server_info().server_name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The headers of an envelope as NATS carries them.
+fn headers_of(envelope: &Envelope, defaults: wire::Defaults<'_>) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    wire::write_headers(envelope, defaults, |name, value| {
+        headers.insert(name, value);
+    });
+    headers
+}
+
+/// Reads an envelope from a message of a stream.
+fn envelope_of(
+    message: &async_nats::Message,
+    place: impl FnOnce() -> String,
+) -> Result<Envelope, tidings_contract::NameError> {
+    let headers = message.headers.iter().flat_map(|headers| {
+        headers.iter().filter_map(|(name, values)| {
+            let name: &str = name.as_ref();
+            values.last().map(|value| (name, value.as_str()))
+        })
+    });
+    wire::read(&message.subject, headers, message.payload.clone(), place)
+}

@@ -1,0 +1,146 @@
+//! Publishing without a database: one await, confirmed by the server.
+
+use async_nats::{Request, RequestErrorKind};
+use chrono::Utc;
+use tidings_contract::{Envelope, EnvelopeError, EventId, IntoEnvelope, wire};
+
+use super::{Bus, REQUEST_TIMEOUT, Receipt, headers_of};
+use crate::context;
+
+/// Publishes events straight to their stream. An event published twice under one id within the
+/// stream's deduplication window is stored once.
+///
+/// Use an [`Outbox`](crate::Outbox) when the event tells of a change in a database: between the
+/// commit and this call a crash loses the event.
+#[derive(Clone, Debug)]
+pub struct EventPublisher {
+    bus: Bus,
+    source: String,
+}
+
+/// Why an event was not published, or not surely.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PublishError {
+    /// The event is refused as it is; nothing was sent.
+    #[error(transparent)]
+    Envelope(#[from] EnvelopeError),
+    /// The event is larger than the server takes; nothing was sent.
+    #[error(transparent)]
+    TooLarge(#[from] TooLarge),
+    /// No stream takes the subject, or it has no leader at the moment.
+    #[error(
+        "no stream takes {subject}: `tidings streams apply` creates it; it may also be electing a leader"
+    )]
+    NoStream {
+        /// The event's subject.
+        subject: String,
+    },
+    /// The server refused the event.
+    #[error("NATS refused {subject}: {description} ({code})")]
+    Refused {
+        /// The event's subject.
+        subject: String,
+        /// The server's error code.
+        code: u64,
+        /// The server's words.
+        description: String,
+    },
+    /// It is unknown whether the event was stored. Publishing it again with the same id is safe.
+    #[error("{subject} was not confirmed: publish it again with the same id")]
+    Unconfirmed {
+        /// The event's subject.
+        subject: String,
+        /// What happened.
+        #[source]
+        source: async_nats::RequestError,
+    },
+}
+
+/// An event is larger than the server takes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{name} has {bytes} bytes of {part}: the limit is {limit}")]
+pub struct TooLarge {
+    name: String,
+    part: &'static str,
+    bytes: usize,
+    limit: usize,
+}
+
+impl EventPublisher {
+    /// A publisher over a connection.
+    #[must_use]
+    pub fn new(bus: &Bus) -> Self {
+        Self {
+            bus: bus.clone(),
+            source: wire::DEFAULT_SOURCE.to_owned(),
+        }
+    }
+
+    /// Names the publishing service, for `ce-source`; default `tidings`.
+    #[must_use]
+    pub fn source(mut self, source: impl Into<String>) -> Self {
+        self.source = source.into();
+        self
+    }
+
+    /// Publishes an event, or an [`Envelope`] with more said about it, and waits until it is stored.
+    /// Inside a handler the event inherits correlation and trace.
+    ///
+    /// # Errors
+    /// [`PublishError`]; only after [`PublishError::Unconfirmed`] may the event be stored.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, the event may or may not be stored.
+    pub async fn publish(&self, event: impl IntoEnvelope) -> Result<EventId, PublishError> {
+        let envelope = context::inherit(event.into_envelope()?);
+        let defaults = wire::Defaults {
+            source: &self.source,
+            time: Utc::now(),
+        };
+        check_size(&envelope, defaults, self.bus.max_payload())?;
+        let subject = envelope.name().to_string();
+        let request = Request::new()
+            .headers(headers_of(&envelope, defaults))
+            .payload(envelope.payload().clone())
+            .timeout(Some(REQUEST_TIMEOUT));
+        let answer = self.bus.client.send_request(subject.clone(), request).await;
+        match answer {
+            Ok(message) => match Receipt::read(&message.payload).into_result() {
+                Ok(_) => Ok(envelope.id()),
+                Err(error) => Err(PublishError::Refused {
+                    subject,
+                    code: error.err_code,
+                    description: error.description,
+                }),
+            },
+            Err(error) if error.kind() == RequestErrorKind::NoResponders => {
+                Err(PublishError::NoStream { subject })
+            }
+            Err(source) => Err(PublishError::Unconfirmed { subject, source }),
+        }
+    }
+}
+
+/// Refuses what the server would refuse, before it is written anywhere.
+pub(crate) fn check_size(
+    envelope: &Envelope,
+    defaults: wire::Defaults<'_>,
+    max_payload: usize,
+) -> Result<(), TooLarge> {
+    let headers = wire::header_bytes(envelope, defaults);
+    let total = headers + envelope.payload().len();
+    let too_large = |part, bytes, limit| TooLarge {
+        name: envelope.name().to_string(),
+        part,
+        bytes,
+        limit,
+    };
+    if headers > wire::MAX_HEADER_BYTES {
+        return Err(too_large("headers", headers, wire::MAX_HEADER_BYTES));
+    }
+    if total > max_payload {
+        return Err(too_large("headers and payload", total, max_payload));
+    }
+    Ok(())
+}

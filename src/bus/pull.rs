@@ -1,0 +1,198 @@
+//! Pulling messages with a credit of our own: never more asked for than there are free places.
+//! Never decides what happens to a message.
+//!
+//! A pull is a request that the server answers with up to `batch` messages within `expires`; until
+//! then it sends a heartbeat. What was asked for and not yet seen is `outstanding`. Three things keep
+//! that number honest: the status that ends a pull says how much of it is left, no pull outlives its
+//! expiry, and silence for longer than the heartbeat means that the pulls are lost (a restarted
+//! server forgets them) and begins anew on a fresh inbox.
+
+use std::time::Duration;
+
+use async_nats::{Message, StatusCode, Subscriber};
+use bytes::Bytes;
+use futures::StreamExt;
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::{Bus, BusError};
+
+const EXPIRES: Duration = Duration::from_secs(5);
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// How long silence is believed to be chance.
+const SILENCE: Duration = Duration::from_millis(2_500);
+
+/// Which consumer to pull from.
+#[derive(Debug, Clone)]
+pub(crate) struct PullerOptions {
+    pub(crate) stream: String,
+    pub(crate) consumer: String,
+}
+
+/// Pulls from one consumer.
+pub(crate) struct Puller {
+    bus: Bus,
+    next_subject: String,
+    inbox: String,
+    subscriber: Subscriber,
+    outstanding: usize,
+    /// After this moment no pull that was sent can be alive.
+    all_expired: Instant,
+    last_heard: Instant,
+}
+
+/// A message that was pulled, not yet read.
+pub(crate) struct Pulled(pub(super) Message);
+
+/// Why pulling cannot go on as it is.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum PullError {
+    /// The consumer, or its stream, is not there, or has no leader at the moment.
+    #[error("the consumer does not answer: {0}")]
+    Gone(String),
+    /// The connection cannot be used.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+}
+
+impl Puller {
+    pub(crate) async fn open(bus: &Bus, options: &PullerOptions) -> Result<Self, PullError> {
+        let inbox = bus.client.new_inbox();
+        let subscriber = subscribe(bus, &inbox).await?;
+        let now = Instant::now();
+        Ok(Self {
+            bus: bus.clone(),
+            next_subject: format!(
+                "$JS.API.CONSUMER.MSG.NEXT.{}.{}",
+                options.stream, options.consumer
+            ),
+            inbox,
+            subscriber,
+            outstanding: 0,
+            all_expired: now,
+            last_heard: now,
+        })
+    }
+
+    /// Asks for more when enough places are free to be worth a request.
+    pub(crate) async fn ask(&mut self, free: usize, capacity: usize) -> Result<(), PullError> {
+        let more = free.saturating_sub(self.outstanding);
+        let worth_it = more > 0 && (self.outstanding == 0 || more * 2 >= capacity);
+        if !worth_it {
+            return Ok(());
+        }
+        let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        let pull = json!({
+            "batch": more,
+            "expires": nanos(EXPIRES),
+            "idle_heartbeat": nanos(HEARTBEAT),
+        });
+        self.bus
+            .client
+            .publish_with_reply(
+                self.next_subject.clone(),
+                self.inbox.clone(),
+                Bytes::from(pull.to_string()),
+            )
+            .await
+            .map_err(|error| self.broken(&error))?;
+        let now = Instant::now();
+        if self.outstanding == 0 {
+            self.last_heard = now;
+        }
+        self.outstanding += more;
+        self.all_expired = now + EXPIRES + HEARTBEAT;
+        Ok(())
+    }
+
+    /// The next message; `None` when the credit has changed and more may be asked for.
+    ///
+    /// # Cancel safety
+    /// No message is lost when the future is dropped, unless the pulls were found lost.
+    pub(crate) async fn next(&mut self) -> Result<Option<Pulled>, PullError> {
+        let silent_until = self.last_heard + SILENCE;
+        let waiting = self.outstanding > 0;
+        tokio::select! {
+            message = self.subscriber.next() => self.take(message),
+            () = tokio::time::sleep_until(silent_until), if waiting => {
+                self.begin_anew().await?;
+                Ok(None)
+            }
+        }
+    }
+
+    fn take(&mut self, message: Option<Message>) -> Result<Option<Pulled>, PullError> {
+        let Some(message) = message else {
+            return Err(PullError::Gone("the subscription has ended".into()));
+        };
+        let now = Instant::now();
+        self.last_heard = now;
+        match message.status {
+            None => {
+                self.outstanding = self.outstanding.saturating_sub(1);
+                Ok(Some(Pulled(message)))
+            }
+            Some(StatusCode::IDLE_HEARTBEAT) => {
+                if now > self.all_expired {
+                    self.outstanding = 0;
+                }
+                Ok(None)
+            }
+            Some(StatusCode::NO_RESPONDERS) => {
+                self.outstanding = 0;
+                Err(PullError::Gone("nobody answers".into()))
+            }
+            Some(_) => self.end_of_pull(&message),
+        }
+    }
+
+    /// A pull ended without having been filled: by expiry, or because the server says why.
+    fn end_of_pull(&mut self, message: &Message) -> Result<Option<Pulled>, PullError> {
+        let left = message
+            .headers
+            .as_ref()
+            .and_then(|headers| headers.get("Nats-Pending-Messages"))
+            .and_then(|value| value.as_str().parse().ok())
+            .unwrap_or(0);
+        self.outstanding = self.outstanding.saturating_sub(left);
+        let reason = message.description.clone().unwrap_or_default();
+        let said = reason.to_ascii_lowercase();
+        if said.contains("deleted") || said.contains("push based") || said.contains("exceeded") {
+            return Err(PullError::Gone(reason));
+        }
+        if said.contains("shutdown") || said.contains("leadership") {
+            self.outstanding = 0;
+        }
+        Ok(None)
+    }
+
+    /// Forgets all pulls. What the server still sends to the old inbox comes again after the
+    /// consumer's acknowledgement time.
+    async fn begin_anew(&mut self) -> Result<(), PullError> {
+        tracing::debug!(lost = self.outstanding, "no heartbeat: pulling anew");
+        self.inbox = self.bus.client.new_inbox();
+        self.subscriber = subscribe(&self.bus, &self.inbox).await?;
+        self.outstanding = 0;
+        self.last_heard = Instant::now();
+        Ok(())
+    }
+
+    fn broken(&self, error: &impl std::fmt::Display) -> PullError {
+        PullError::Bus(BusError::Broken {
+            subject: self.next_subject.clone(),
+            reason: error.to_string(),
+        })
+    }
+}
+
+async fn subscribe(bus: &Bus, inbox: &str) -> Result<Subscriber, PullError> {
+    bus.client
+        .subscribe(inbox.to_owned())
+        .await
+        .map_err(|error| {
+            PullError::Bus(BusError::Broken {
+                subject: inbox.to_owned(),
+                reason: error.to_string(),
+            })
+        })
+}

@@ -1,0 +1,284 @@
+//! Which streams there should be, and making it so. Never deletes, never touches what it does not own.
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use tidings_contract::Pattern;
+
+use super::{Bus, BusError};
+
+/// The subjects of dead letters: `dead-letter.<subscriber>.<name>`.
+pub const DEAD_LETTER_SUBJECTS: &str = "dead-letter.>";
+
+/// A stream as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamSpec {
+    /// The stream's name: letters, digits, `_` and `-`.
+    pub name: String,
+    /// The subjects it takes, such as `user.>`.
+    pub subjects: Vec<Pattern>,
+    /// Copies in a cluster: 1, 3 or 5; default 1.
+    pub replicas: u8,
+    /// How long events are kept; default for ever.
+    pub max_age: Option<Duration>,
+    /// How many bytes are kept before new events are refused; default no limit.
+    pub max_bytes: Option<u64>,
+    /// How long a repeated event id is recognised; default 2 min.
+    pub duplicate_window: Duration,
+}
+
+/// What [`Bus::apply_stream`] does, or would do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Plan {
+    /// The stream does not exist.
+    Create,
+    /// These settings differ: name, now, wanted.
+    Update(Vec<(String, String, String)>),
+    /// Nothing to do.
+    Unchanged,
+}
+
+/// A stream as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StreamState {
+    /// When the stream was created, in the server's words: tells a recreated stream from its predecessor.
+    pub(crate) incarnation: String,
+    pub(crate) last_sequence: u64,
+    pub(crate) atomic: bool,
+}
+
+/// A text that is not a stream's name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a stream name: use letters, digits, `_` and `-`, at most 255")]
+pub struct StreamNameError(String);
+
+impl StreamSpec {
+    /// A stream with the defaults.
+    ///
+    /// # Errors
+    /// [`StreamNameError`] when the name is not one.
+    pub fn new(
+        name: impl Into<String>,
+        subjects: impl IntoIterator<Item = Pattern>,
+    ) -> Result<Self, StreamNameError> {
+        let name = name.into();
+        let word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        if name.is_empty() || name.len() > 255 || !name.chars().all(word) {
+            return Err(StreamNameError(name));
+        }
+        Ok(Self {
+            name,
+            subjects: subjects.into_iter().collect(),
+            replicas: 1,
+            max_age: None,
+            max_bytes: None,
+            duplicate_window: Duration::from_secs(120),
+        })
+    }
+
+    /// The stream of dead letters, `DEAD_LETTERS`.
+    ///
+    /// # Panics
+    /// Never: its name and subject are constants that a test parses.
+    #[must_use]
+    #[allow(clippy::expect_used)] // constants; the test below parses them
+    pub fn dead_letters() -> Self {
+        let subjects = Pattern::parse(DEAD_LETTER_SUBJECTS).expect("a constant pattern");
+        Self::new("DEAD_LETTERS", [subjects]).expect("a constant name")
+    }
+
+    /// The settings that Tidings owns, under the names of the JetStream API.
+    fn settings(&self) -> Map<String, Value> {
+        let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        let max_bytes = match self.max_bytes {
+            Some(bytes) => json!(bytes),
+            None => json!(-1),
+        };
+        let subjects: Vec<&str> = self.subjects.iter().map(Pattern::as_str).collect();
+        let settings = json!({
+            "subjects": subjects,
+            "retention": "limits",
+            "storage": "file",
+            "discard": "new",
+            "num_replicas": self.replicas,
+            "max_age": self.max_age.map_or(0, nanos),
+            "max_bytes": max_bytes,
+            "duplicate_window": nanos(self.duplicate_window),
+            "allow_direct": true,
+            "allow_atomic": true,
+        });
+        match settings {
+            Value::Object(settings) => settings,
+            _ => Map::new(),
+        }
+    }
+
+    fn plan(&self, current: &Map<String, Value>) -> Plan {
+        let shown = |value: Option<&Value>| match value {
+            Some(value) => value.to_string(),
+            None => "unset".into(),
+        };
+        let differs: Vec<_> = self
+            .settings()
+            .into_iter()
+            .filter(|(name, wanted)| !same(current.get(name), wanted))
+            .map(|(name, wanted)| {
+                let now = shown(current.get(&name));
+                (name, now, wanted.to_string())
+            })
+            .collect();
+        if differs.is_empty() {
+            Plan::Unchanged
+        } else {
+            Plan::Update(differs)
+        }
+    }
+}
+
+/// The server leaves out what is zero or false.
+fn same(current: Option<&Value>, wanted: &Value) -> bool {
+    match current {
+        Some(current) => current == wanted,
+        None => *wanted == json!(false) || *wanted == json!(0) || *wanted == json!(-1),
+    }
+}
+
+#[derive(Deserialize)]
+struct Info {
+    created: String,
+    config: Map<String, Value>,
+    state: InfoState,
+}
+
+#[derive(Deserialize)]
+struct InfoState {
+    last_seq: u64,
+}
+
+impl Bus {
+    /// What [`Bus::apply_stream`] would do.
+    ///
+    /// # Errors
+    /// [`BusError`] when the server does not answer or refuses.
+    pub async fn plan_stream(&self, spec: &StreamSpec) -> Result<Plan, BusError> {
+        Ok(match self.stream_info(&spec.name).await? {
+            Some(info) => spec.plan(&info.config),
+            None => Plan::Create,
+        })
+    }
+
+    /// Creates or updates a stream; settings that Tidings does not own stay as they are.
+    ///
+    /// # Errors
+    /// [`BusError`] when the server does not answer or refuses, for instance because another stream
+    /// has one of the subjects.
+    pub async fn apply_stream(&self, spec: &StreamSpec) -> Result<Plan, BusError> {
+        let (plan, verb, mut config) = match self.stream_info(&spec.name).await? {
+            None => (Plan::Create, "CREATE", Map::new()),
+            Some(info) => match spec.plan(&info.config) {
+                Plan::Unchanged => return Ok(Plan::Unchanged),
+                plan => (plan, "UPDATE", info.config),
+            },
+        };
+        config.insert("name".into(), json!(spec.name));
+        config.extend(spec.settings());
+        let subject = format!("$JS.API.STREAM.{verb}.{}", spec.name);
+        let _: Info = self.api(&subject, &config).await?;
+        tracing::info!(stream = spec.name, %plan, "stream applied");
+        Ok(plan)
+    }
+
+    /// The stream that takes a subject, if there is one.
+    pub(crate) async fn stream_of(&self, subject: &str) -> Result<Option<String>, BusError> {
+        #[derive(Deserialize)]
+        struct Names {
+            #[serde(default)]
+            streams: Option<Vec<String>>,
+        }
+        let names: Names = self
+            .api("$JS.API.STREAM.NAMES", &json!({ "subject": subject }))
+            .await?;
+        Ok(names.streams.unwrap_or_default().into_iter().next())
+    }
+
+    /// The streams that take these subjects, each with those of them that it takes.
+    pub(crate) async fn streams_of<'a>(
+        &self,
+        subjects: impl IntoIterator<Item = &'a str>,
+    ) -> Result<BTreeMap<Option<String>, Vec<&'a str>>, BusError> {
+        let mut streams: BTreeMap<_, Vec<&str>> = BTreeMap::new();
+        for subject in subjects {
+            let stream = self.stream_of(subject).await?;
+            streams.entry(stream).or_default().push(subject);
+        }
+        Ok(streams)
+    }
+
+    /// The state of a stream, if it exists.
+    pub(crate) async fn stream_state(&self, name: &str) -> Result<Option<StreamState>, BusError> {
+        Ok(self.stream_info(name).await?.map(|info| StreamState {
+            incarnation: info.created,
+            last_sequence: info.state.last_seq,
+            atomic: info.config.get("allow_atomic") == Some(&json!(true)),
+        }))
+    }
+
+    async fn stream_info(&self, name: &str) -> Result<Option<Info>, BusError> {
+        const NO_SUCH_STREAM: u64 = 10059;
+        match self
+            .api(&format!("$JS.API.STREAM.INFO.{name}"), &json!({}))
+            .await
+        {
+            Ok(info) => Ok(Some(info)),
+            Err(BusError::Api {
+                code: NO_SUCH_STREAM,
+                ..
+            }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Create => f.write_str("create"),
+            Self::Unchanged => f.write_str("unchanged"),
+            Self::Update(differs) => {
+                f.write_str("update")?;
+                for (name, now, wanted) in differs {
+                    write!(f, " {name}: {now} -> {wanted};")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_differs_is_planned_and_foreign_settings_are_left_alone() {
+        let spec = StreamSpec::dead_letters();
+        let mut current = spec.settings();
+        current.insert("description".into(), json!("somebody else's"));
+        current.remove("max_age");
+        assert_eq!(spec.plan(&current), Plan::Unchanged);
+        current.insert("num_replicas".into(), json!(3));
+        let Plan::Update(differs) = spec.plan(&current) else {
+            panic!("an update is expected")
+        };
+        assert_eq!(differs, [("num_replicas".into(), "3".into(), "1".into())]);
+    }
+
+    #[test]
+    fn names_with_dots_or_spaces_are_refused() {
+        for name in ["", "a.b", "a b", "a*", "a>"] {
+            assert!(StreamSpec::new(name, []).is_err(), "{name:?}");
+        }
+    }
+}

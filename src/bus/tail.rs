@@ -1,0 +1,301 @@
+//! Reading a stream from a place on, without acknowledgements. Never changes the stream.
+//!
+//! An ephemeral consumer hands the messages out once. When one is missing (a lost connection, a
+//! restarted server), the consumer's own sequence shows a gap, and reading begins anew behind the last
+//! message that was seen.
+
+use std::collections::HashMap;
+
+use async_nats::Message;
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use tidings_contract::{Envelope, EventId, NameError, Pattern, wire};
+
+use super::{
+    Bus, BusError, PullError, Pulled, Puller, PullerOptions, delivery::Place, envelope_of,
+};
+
+/// How many messages are asked for at once.
+const AHEAD: usize = 512;
+/// How often in a row reading begins anew before it gives up.
+const MAX_TRIES: u32 = 20;
+
+/// Where reading begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Start {
+    /// With the oldest event that is kept.
+    Beginning,
+    /// With the next event to come.
+    New,
+    /// With this sequence of the stream.
+    Sequence(u64),
+    /// With the first event stored at or after this time.
+    Time(DateTime<Utc>),
+}
+
+/// A message as a reader sees it.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Seen {
+    /// The stream.
+    pub stream: String,
+    /// The place in the stream, from 1.
+    pub sequence: u64,
+    /// When the server stored it.
+    pub stored_at: DateTime<Utc>,
+    /// The subject.
+    pub subject: String,
+    /// The event; an error when neither headers nor subject name one.
+    pub envelope: Result<Envelope, NameError>,
+    /// How many messages were waiting behind it.
+    pub pending: u64,
+}
+
+/// Reads a stream, message after message, and waits for more at its end.
+pub struct Reader {
+    bus: Bus,
+    stream: String,
+    subjects: Vec<String>,
+    headers_only: bool,
+    start: Start,
+    puller: Puller,
+    pending: u64,
+    last_consumer_sequence: u64,
+}
+
+/// Why a stream cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("the stream {stream} cannot be read")]
+pub struct ReaderError {
+    stream: String,
+    #[source]
+    source: BusError,
+}
+
+/// What a part of a stream holds: the sequence of each event.
+pub(crate) type Found = HashMap<EventId, u64>;
+
+impl Bus {
+    /// Reads a stream from `start` on; with subjects, only what they cover.
+    ///
+    /// # Errors
+    /// [`ReaderError`] when there is no such stream or the server does not answer.
+    pub async fn read(
+        &self,
+        stream: &str,
+        subjects: &[Pattern],
+        start: Start,
+    ) -> Result<Reader, ReaderError> {
+        let subjects = subjects.iter().map(ToString::to_string).collect();
+        Reader::open(self, stream, subjects, start, false).await
+    }
+
+    /// The ids of all events of a stream behind a sequence, up to the stream's end.
+    pub(crate) async fn ids_after(
+        &self,
+        stream: &str,
+        sequence: u64,
+    ) -> Result<Found, ReaderError> {
+        let start = Start::Sequence(sequence + 1);
+        let mut reader = Reader::open(self, stream, Vec::new(), start, true).await?;
+        let mut found = Found::new();
+        while reader.pending > 0 {
+            let (message, place) = reader.next_message().await?;
+            if let Some(id) = message_id(&message) {
+                found.insert(EventId::of_foreign("message", id), place.sequence);
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn message_id(message: &Message) -> Option<&str> {
+    let headers = message.headers.as_ref()?;
+    headers.get(wire::MESSAGE_ID).map(|value| value.as_str())
+}
+
+impl Reader {
+    async fn open(
+        bus: &Bus,
+        stream: &str,
+        subjects: Vec<String>,
+        start: Start,
+        headers_only: bool,
+    ) -> Result<Self, ReaderError> {
+        let consumer = consumer(bus, stream, &subjects, start, headers_only).await;
+        let (puller, pending) = consumer.map_err(|source| ReaderError {
+            stream: stream.to_owned(),
+            source,
+        })?;
+        Ok(Self {
+            bus: bus.clone(),
+            stream: stream.to_owned(),
+            subjects,
+            headers_only,
+            start,
+            puller,
+            pending,
+            last_consumer_sequence: 0,
+        })
+    }
+
+    /// How many messages are waiting to be read, as of the last one.
+    #[must_use]
+    pub fn pending(&self) -> u64 {
+        self.pending
+    }
+
+    /// The next message; waits for it at the end of the stream.
+    ///
+    /// # Errors
+    /// [`ReaderError`] when the stream is gone or the server did not come back.
+    ///
+    /// # Cancel safety
+    /// No message is skipped when the future is dropped.
+    pub async fn next(&mut self) -> Result<Seen, ReaderError> {
+        let (message, place) = self.next_message().await?;
+        Ok(Seen {
+            envelope: envelope_of(&message, || format!("{}/{}", place.stream, place.sequence)),
+            subject: message.subject.to_string(),
+            stream: place.stream,
+            sequence: place.sequence,
+            stored_at: place.stored_at,
+            pending: place.pending,
+        })
+    }
+
+    async fn next_message(&mut self) -> Result<(Message, Place), ReaderError> {
+        let mut tries = 0;
+        loop {
+            let pulled = match self.puller.ask(AHEAD, AHEAD).await {
+                Ok(()) => self.puller.next().await,
+                Err(error) => Err(error),
+            };
+            match pulled {
+                Ok(None) => {}
+                Ok(Some(Pulled(message))) => {
+                    if let Some(seen) = self.in_sequence(message) {
+                        return Ok(seen);
+                    }
+                    self.begin_anew(&mut tries, "a message is missing").await?;
+                }
+                Err(error) => self.begin_anew(&mut tries, &error.to_string()).await?,
+            }
+        }
+    }
+
+    /// The message, when it is the one that follows.
+    fn in_sequence(&mut self, message: Message) -> Option<(Message, Place)> {
+        let (message, place) = Place::of(&self.bus, message);
+        let place = place?;
+        if place.consumer_sequence != self.last_consumer_sequence + 1 {
+            return None;
+        }
+        self.last_consumer_sequence = place.consumer_sequence;
+        self.start = Start::Sequence(place.sequence + 1);
+        self.pending = place.pending;
+        Some((message, place))
+    }
+
+    async fn begin_anew(&mut self, tries: &mut u32, why: &str) -> Result<(), ReaderError> {
+        *tries += 1;
+        tracing::debug!(stream = self.stream, why, tries, "reading begins anew");
+        loop {
+            let opened = consumer(
+                &self.bus,
+                &self.stream,
+                &self.subjects,
+                self.start,
+                self.headers_only,
+            );
+            match opened.await {
+                Ok((puller, pending)) => {
+                    self.puller = puller;
+                    self.pending = pending;
+                    self.last_consumer_sequence = 0;
+                    return Ok(());
+                }
+                Err(source) if *tries >= MAX_TRIES || matches!(source, BusError::Api { .. }) => {
+                    return Err(ReaderError {
+                        stream: self.stream.clone(),
+                        source,
+                    });
+                }
+                Err(_) => {
+                    *tries += 1;
+                    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+                }
+            }
+        }
+    }
+}
+
+/// Makes an ephemeral consumer and says how many messages wait in it.
+async fn consumer(
+    bus: &Bus,
+    stream: &str,
+    subjects: &[String],
+    start: Start,
+    headers_only: bool,
+) -> Result<(Puller, u64), BusError> {
+    #[derive(Deserialize)]
+    struct Created {
+        num_pending: u64,
+    }
+    let name = EventId::now().as_uuid().simple().to_string();
+    let mut config = json!({
+        "name": name,
+        "ack_policy": "none",
+        "max_deliver": 1,
+        "mem_storage": true,
+        "num_replicas": 1,
+        "inactive_threshold": 60_000_000_000_u64,
+        "headers_only": headers_only,
+    });
+    if let Value::Object(config) = &mut config {
+        config.extend(start.settings());
+        match subjects {
+            [] => {}
+            [one] => drop(config.insert("filter_subject".into(), json!(one))),
+            many => drop(config.insert("filter_subjects".into(), json!(many))),
+        }
+    }
+    let subject = match subjects {
+        [one] => format!("$JS.API.CONSUMER.CREATE.{stream}.{name}.{one}"),
+        _ => format!("$JS.API.CONSUMER.CREATE.{stream}.{name}"),
+    };
+    let request = json!({ "stream_name": stream, "config": config, "action": "create" });
+    let created: Created = bus.api(&subject, &request).await?;
+    let options = PullerOptions {
+        stream: stream.to_owned(),
+        consumer: name,
+    };
+    match Puller::open(bus, &options).await {
+        Ok(puller) => Ok((puller, created.num_pending)),
+        Err(PullError::Bus(error)) => Err(error),
+        Err(PullError::Gone(reason)) => Err(BusError::Broken { subject, reason }),
+    }
+}
+
+impl Start {
+    /// The settings of a consumer that begins here, under the names of the JetStream API.
+    pub(super) fn settings(self) -> Map<String, Value> {
+        let settings = match self {
+            Self::Beginning | Self::Sequence(0 | 1) => json!({ "deliver_policy": "all" }),
+            Self::New => json!({ "deliver_policy": "new" }),
+            Self::Sequence(sequence) => {
+                json!({ "deliver_policy": "by_start_sequence", "opt_start_seq": sequence })
+            }
+            Self::Time(time) => json!({
+                "deliver_policy": "by_start_time",
+                "opt_start_time": time.to_rfc3339_opts(SecondsFormat::Nanos, true),
+            }),
+        };
+        match settings {
+            Value::Object(settings) => settings,
+            _ => Map::new(),
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! What a handler knows besides the event. It owns nothing that outlives the delivery.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use tidings_contract::{Envelope, EventId, Headers};
+use tokio_util::sync::CancellationToken;
+
+/// What a handler gets besides the event: the application's state, and what is known of the delivery.
+///
+/// Cheap to clone.
+pub struct Context<S> {
+    state: Arc<S>,
+    delivery: Arc<Facts>,
+}
+
+/// What is known of one delivery.
+#[derive(Debug)]
+pub(crate) struct Facts {
+    pub(crate) envelope: Envelope,
+    pub(crate) subscriber: Arc<str>,
+    pub(crate) stream: String,
+    pub(crate) sequence: u64,
+    pub(crate) attempt: u32,
+    pub(crate) cancelled: CancellationToken,
+}
+
+tokio::task_local! {
+    /// The delivery whose handler is running, so that what it publishes inherits the lineage without
+    /// the handler having to pass it on.
+    static HANDLING: Arc<Facts>;
+}
+
+impl<S> Context<S> {
+    pub(crate) fn new(state: Arc<S>, delivery: Arc<Facts>) -> Self {
+        Self { state, delivery }
+    }
+
+    /// The state that the worker was made with.
+    #[must_use]
+    pub fn state(&self) -> &S {
+        &self.state
+    }
+
+    /// The event's id: the same at every delivery, so it can make an effect idempotent.
+    #[must_use]
+    pub fn event_id(&self) -> EventId {
+        self.delivery.envelope.id()
+    }
+
+    /// The event's name, such as `user.created`.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.delivery.envelope.name().as_str()
+    }
+
+    /// The version of the payload; 0 when a foreign publisher did not say.
+    #[must_use]
+    pub fn version(&self) -> u32 {
+        self.delivery.envelope.version()
+    }
+
+    /// What the event is about.
+    #[must_use]
+    pub fn key(&self) -> Option<&str> {
+        self.delivery.envelope.key()
+    }
+
+    /// When the fact happened, if its publisher said so.
+    #[must_use]
+    pub fn time(&self) -> Option<DateTime<Utc>> {
+        self.delivery.envelope.time()
+    }
+
+    /// Which attempt this is, from 1.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.delivery.attempt
+    }
+
+    /// The user's own headers.
+    #[must_use]
+    pub fn headers(&self) -> &Headers {
+        self.delivery.envelope.headers()
+    }
+
+    /// The conversation that the event belongs to.
+    #[must_use]
+    pub fn correlation_id(&self) -> String {
+        self.delivery.envelope.correlation_id()
+    }
+
+    /// Everything known about the event, the payload as it came included.
+    #[must_use]
+    pub fn envelope(&self) -> &Envelope {
+        &self.delivery.envelope
+    }
+
+    /// The subscriber's durable name.
+    #[must_use]
+    pub fn subscriber(&self) -> &str {
+        &self.delivery.subscriber
+    }
+
+    /// The stream and the sequence of the message that carries the event.
+    #[must_use]
+    pub fn place(&self) -> (&str, u64) {
+        (&self.delivery.stream, self.delivery.sequence)
+    }
+
+    /// Cancelled when the handler should stop: its time is over, or the drain's deadline has passed.
+    /// The handler is dropped at its next await then.
+    #[must_use]
+    pub fn cancelled(&self) -> &CancellationToken {
+        &self.delivery.cancelled
+    }
+}
+
+impl<S> Clone for Context<S> {
+    fn clone(&self) -> Self {
+        Self {
+            state: Arc::clone(&self.state),
+            delivery: Arc::clone(&self.delivery),
+        }
+    }
+}
+
+impl<S> std::fmt::Debug for Context<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Context")
+            .field("delivery", &self.delivery)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Runs a handler such that what it publishes inherits the delivery's lineage.
+pub(crate) async fn handling<T>(delivery: Arc<Facts>, handler: impl Future<Output = T>) -> T {
+    HANDLING.scope(delivery, handler).await
+}
+
+/// Fills the lineage of an event that is published inside a handler; outside it stays as it is.
+pub(crate) fn inherit(envelope: Envelope) -> Envelope {
+    match HANDLING.try_with(|delivery| delivery.envelope.descent()) {
+        Ok(descent) => envelope.inherit(&descent),
+        Err(_) => envelope,
+    }
+}

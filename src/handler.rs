@@ -1,0 +1,74 @@
+//! What a user writes to handle an event, and how it is called without its type.
+
+use std::marker::PhantomData;
+
+use futures::future::{BoxFuture, FutureExt};
+use tidings_contract::{Envelope, Event};
+
+use crate::{context::Context, failure::Failure};
+
+/// Handles one kind of event. Every `async fn(E, Context<S>) -> Result<(), Failure>` is one; implement
+/// it for a struct when a handler has fields of its own.
+///
+/// It is called again after a failure, a crash or a lost acknowledgement: make its effect idempotent,
+/// for instance by [`Context::event_id`].
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not handle `{E}` with state `{S}`",
+    label = "not a handler",
+    note = "a handler is `async fn(event: {E}, cx: Context<{S}>) -> Result<(), Failure>`, and what it holds across an await is `Send`"
+)]
+pub trait Handler<E: Event, S>: Send + Sync + 'static {
+    /// Handles the event. `Ok` acknowledges it; what an error does is said by [`Failure`].
+    fn handle(&self, event: E, cx: Context<S>) -> impl Future<Output = Result<(), Failure>> + Send;
+}
+
+impl<E, S, F, Fut> Handler<E, S> for F
+where
+    E: Event,
+    F: Fn(E, Context<S>) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<(), Failure>> + Send,
+{
+    fn handle(&self, event: E, cx: Context<S>) -> impl Future<Output = Result<(), Failure>> + Send {
+        self(event, cx)
+    }
+}
+
+/// A handler whose event's type is behind the decoding.
+pub(crate) trait Erased<S>: Send + Sync {
+    /// Decodes the event; the future runs the handler.
+    fn call<'a>(
+        &'a self,
+        envelope: &Envelope,
+        cx: Context<S>,
+    ) -> Result<BoxFuture<'a, Result<(), Failure>>, serde_json::Error>;
+}
+
+pub(crate) struct Typed<E, H> {
+    handler: H,
+    event: PhantomData<fn(E)>,
+}
+
+impl<E, H> Typed<E, H> {
+    pub(crate) fn new(handler: H) -> Self {
+        Self {
+            handler,
+            event: PhantomData,
+        }
+    }
+}
+
+impl<E, S, H> Erased<S> for Typed<E, H>
+where
+    E: Event,
+    S: Send + Sync + 'static,
+    H: Handler<E, S>,
+{
+    fn call<'a>(
+        &'a self,
+        envelope: &Envelope,
+        cx: Context<S>,
+    ) -> Result<BoxFuture<'a, Result<(), Failure>>, serde_json::Error> {
+        let event = envelope.decode::<E>()?;
+        Ok(self.handler.handle(event, cx).boxed())
+    }
+}

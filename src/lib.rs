@@ -1,0 +1,54 @@
+//! Typed domain events over NATS JetStream, with a transactional outbox.
+//!
+//! A service changes its database and says what happened in one transaction; the event then reaches
+//! every subscriber, in order, and can be replayed when something went wrong.
+//!
+//! | to | use |
+//! |---|---|
+//! | say what happened | [`Event`], [`Envelope`] |
+//! | commit events with the state change | [`Outbox`], [`OutboxTransaction`] |
+//! | carry them into the stream | [`Relay`] |
+//! | publish without a database | [`EventPublisher`] |
+//! | handle events | [`EventSubscriber`], [`Handler`], [`Context`], [`Failure`], [`Retry`] |
+//! | run it all until told to stop | [`Worker`], [`shutdown_signal`] |
+//! | connect, and declare streams | [`Bus`], [`NatsOptions`], [`StreamSpec`] |
+//! | test with real servers | [`testing`] |
+
+mod background;
+mod bus;
+mod context;
+mod executor;
+mod failure;
+mod handler;
+mod lanes;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod outbox;
+mod outcome;
+mod retry;
+mod subscriber;
+pub mod testing;
+mod worker;
+
+pub use background::Background;
+pub use bus::{
+    Auth, Bus, BusError, ConnectError, EventPublisher, NatsOptions, PublishError, Reader,
+    ReaderError, Seen, Start, Tls, TooLarge,
+    streams::{Plan, StreamNameError, StreamSpec},
+};
+pub use context::Context;
+pub use failure::Failure;
+pub use handler::Handler;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub use outbox::{
+    LastBatch, LeaseStatus, MigrateError, Outbox, OutboxError, OutboxTransaction, Relay,
+    RelayError, SchemaError, Status, Store,
+};
+pub use outcome::{Cause, DeadLetter, Outcome};
+pub use retry::Retry;
+pub use subscriber::{EventSubscriber, SubscriberError};
+pub use tidings_contract::{
+    Envelope, EnvelopeError, EventId, HeaderError, Headers, IntoEnvelope, Name, NameError, Pattern,
+    PatternError, event::Event, wire,
+};
+pub use tidings_derive::EventInTidings as Event;
+pub use worker::{Worker, WorkerError, shutdown_signal};

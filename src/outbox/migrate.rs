@@ -1,0 +1,73 @@
+//! Bringing the tables of the outbox to this version. Forward only, in its own schema, recorded there:
+//! it shares nothing with the migrations of the application.
+
+use sqlx::Connection;
+
+use super::{Outbox, Store};
+
+/// Why the tables could not be brought to this version.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MigrateError {
+    /// The tables belong to a newer Tidings.
+    #[error("the outbox is at version {found}, this program knows {known}: use a newer Tidings")]
+    Newer {
+        /// The version in the database.
+        found: i32,
+        /// The newest version that this program knows.
+        known: usize,
+    },
+    /// A statement failed; nothing of the migration was kept.
+    #[error("migration {migration} of the outbox failed")]
+    Failed {
+        /// The migration.
+        migration: &'static str,
+        /// What the database said.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// The database cannot be used.
+    #[error("the database cannot be migrated")]
+    Database(#[from] sqlx::Error),
+}
+
+impl<DB: Store> Outbox<DB> {
+    /// Brings the tables to this version: each missing migration in a transaction of its own. Several
+    /// processes may call it at once. Returns the names of the migrations that were run.
+    ///
+    /// # Errors
+    /// [`MigrateError`]; the database is then at the last migration that succeeded.
+    pub async fn migrate(&self) -> Result<Vec<&'static str>, MigrateError> {
+        let names = &self.shared.names;
+        let mut connection = self.shared.pool.acquire().await?;
+        let mut applied = Vec::new();
+        loop {
+            let mut tx = connection.begin_with(DB::BEGIN).await?;
+            let version = DB::begin_migration(&mut tx, names).await?;
+            let place = usize::try_from(version).unwrap_or(0);
+            if place > DB::MIGRATIONS.len() {
+                return Err(MigrateError::Newer {
+                    found: version,
+                    known: DB::MIGRATIONS.len(),
+                });
+            }
+            let Some(migration) = DB::MIGRATIONS.get(place) else {
+                tx.commit().await?;
+                return Ok(applied);
+            };
+            DB::apply_migration(&mut tx, names, version + 1, migration)
+                .await
+                .map_err(|source| MigrateError::Failed {
+                    migration: migration.name,
+                    source,
+                })?;
+            tx.commit().await?;
+            tracing::info!(
+                migration = migration.name,
+                database = DB::KIND,
+                "outbox migrated"
+            );
+            applied.push(migration.name);
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! The outbox: events that commit with the state change, and the relay that carries them into the
+//! stream. The only room that names sqlx.
+//!
+//! * [`Outbox`]: begin a transaction and publish in it, or enqueue in one of your own.
+//! * [`Relay`]: moves what was committed into the stream, in order, once.
+//! * [`Store`]: the two databases, Postgres and SQLite.
+
+mod migrate;
+#[cfg(feature = "postgres")]
+mod postgres;
+mod relay;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+mod status;
+mod store;
+mod transaction;
+mod wake;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use sqlx::{Connection, Pool};
+use tidings_contract::{Envelope, EnvelopeError, EventId, IntoEnvelope, wire};
+
+use crate::{
+    bus::{Bus, TooLarge, check_size},
+    context,
+};
+pub use migrate::MigrateError;
+pub use relay::{Relay, RelayError};
+pub use status::{LastBatch, LeaseStatus, Status};
+pub use store::Store;
+use store::{Names, Statements};
+pub use transaction::OutboxTransaction;
+use wake::Wake;
+
+/// What a nats-server takes when it is not told otherwise, in bytes.
+const DEFAULT_MAX_PAYLOAD: usize = 1024 * 1024;
+
+/// The outbox in one database. Cheap to clone; clones share the pool and the wake-up of the relay.
+///
+/// `DB` is `sqlx::Postgres` or `sqlx::Sqlite`.
+pub struct Outbox<DB: Store> {
+    shared: Arc<Shared<DB>>,
+}
+
+struct Shared<DB: Store> {
+    pool: Pool<DB>,
+    names: Names,
+    source: String,
+    max_payload: AtomicUsize,
+    wake: Wake,
+}
+
+/// Why an event was not written to the outbox, or a transaction not committed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OutboxError {
+    /// The event is refused as it is.
+    #[error(transparent)]
+    Envelope(#[from] EnvelopeError),
+    /// The event is larger than the server takes.
+    #[error(transparent)]
+    TooLarge(#[from] TooLarge),
+    /// The tables are not there.
+    #[error("the database has no outbox: run `tidings migrate`, or call `Outbox::migrate`")]
+    NotMigrated(#[source] sqlx::Error),
+    /// The database failed. After a failed commit it may or may not have committed.
+    #[error("the database failed")]
+    Database(#[source] sqlx::Error),
+}
+
+/// A schema or prefix that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} is not a schema name: use lower-case letters, digits and `_`, at most 40, a letter first"
+)]
+pub struct SchemaError(String);
+
+impl<DB: Store> Outbox<DB> {
+    /// The outbox in this database, in the schema `tidings` (SQLite: tables that begin with `tidings_`).
+    #[must_use]
+    pub fn new(pool: Pool<DB>) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                pool,
+                names: Names::default(),
+                source: wire::DEFAULT_SOURCE.to_owned(),
+                max_payload: AtomicUsize::new(DEFAULT_MAX_PAYLOAD),
+                wake: Wake::default(),
+            }),
+        }
+    }
+
+    /// Uses another schema (SQLite: another prefix) than `tidings`.
+    ///
+    /// # Errors
+    /// [`SchemaError`] when the name is not a plain identifier.
+    pub fn in_schema(self, schema: &str) -> Result<Self, SchemaError> {
+        let names = Names::new(schema)?;
+        Ok(self.rebuilt(|shared| shared.names = names))
+    }
+
+    /// Names the service, for `ce-source` of events that do not name one; default `tidings`.
+    #[must_use]
+    pub fn source(self, source: impl Into<String>) -> Self {
+        let source = source.into();
+        self.rebuilt(|shared| shared.source = source)
+    }
+
+    /// Sends a hint to the relay, wherever it runs, after each commit. Without it a relay in another
+    /// process finds new events by polling. Also takes over the server's size limit.
+    #[must_use]
+    pub fn over(self, bus: &Bus) -> Self {
+        let outbox = self.rebuilt(|shared| shared.wake = Wake::over(bus, shared.names.schema()));
+        outbox.learn_limit(bus);
+        outbox
+    }
+
+    /// Refuses events above this size, headers and payload together, in bytes; default 1 MiB, which is
+    /// the server's default. A relay in this process and [`Outbox::over`] set it to the server's.
+    #[must_use]
+    pub fn max_payload(self, bytes: usize) -> Self {
+        self.shared.max_payload.store(bytes, Ordering::Relaxed);
+        self
+    }
+
+    /// Begins a transaction. Publish in it, and commit: the events are in the outbox, or nothing is.
+    ///
+    /// # Errors
+    /// [`OutboxError::Database`] when no connection can be had.
+    pub async fn begin(&self) -> Result<OutboxTransaction<DB>, OutboxError> {
+        let begun = self.shared.pool.begin_with(DB::BEGIN).await;
+        begun
+            .map(|tx| OutboxTransaction::new(tx, self.clone()))
+            .map_err(OutboxError::Database)
+    }
+
+    /// Writes an event in a transaction that the caller owns and commits.
+    ///
+    /// For order by key, enqueue *after* the statement that locks what the event is about;
+    /// [`OutboxTransaction::publish`] does so by itself. The relay is not told of the commit: up to
+    /// 50 ms may pass while it is busy, up to 250 ms while it is idle.
+    ///
+    /// # Errors
+    /// [`OutboxError`]; the transaction is then as the database leaves it, in Postgres aborted.
+    pub async fn enqueue(
+        &self,
+        tx: &mut sqlx::Transaction<'_, DB>,
+        event: impl IntoEnvelope,
+    ) -> Result<EventId, OutboxError> {
+        let envelope = self.checked(event)?;
+        self.insert(tx, std::slice::from_ref(&envelope)).await?;
+        self.shared.wake.local();
+        Ok(envelope.id())
+    }
+
+    /// The pool that the outbox was made with.
+    #[must_use]
+    pub fn pool(&self) -> &Pool<DB> {
+        &self.shared.pool
+    }
+
+    /// An event as it will be written, or why it is refused.
+    fn checked(&self, event: impl IntoEnvelope) -> Result<Envelope, OutboxError> {
+        let envelope = context::inherit(event.into_envelope()?);
+        let defaults = wire::Defaults {
+            source: &self.shared.source,
+            time: chrono::Utc::now(),
+        };
+        let limit = self.shared.max_payload.load(Ordering::Relaxed);
+        check_size(&envelope, defaults, limit)?;
+        Ok(envelope)
+    }
+
+    async fn insert(
+        &self,
+        connection: &mut DB::Connection,
+        envelopes: &[Envelope],
+    ) -> Result<(), OutboxError> {
+        DB::insert(connection, &self.shared.names, envelopes)
+            .await
+            .map_err(|error| Self::explain(error))
+    }
+
+    fn explain(error: sqlx::Error) -> OutboxError {
+        if DB::is_missing_table(&error) {
+            OutboxError::NotMigrated(error)
+        } else {
+            OutboxError::Database(error)
+        }
+    }
+
+    /// A connection of its own, outside the pool: whoever needs it for long must not take it from the
+    /// service's handlers, nor lose it to them.
+    async fn connect(&self) -> Result<DB::Connection, sqlx::Error> {
+        DB::Connection::connect_with(&self.shared.pool.connect_options()).await
+    }
+
+    fn learn_limit(&self, bus: &Bus) {
+        let limit = bus.max_payload();
+        self.shared.max_payload.store(limit, Ordering::Relaxed);
+    }
+
+    /// The same outbox with one thing changed. Only for building: clones made before keep theirs.
+    fn rebuilt(self, change: impl FnOnce(&mut Shared<DB>)) -> Self {
+        let mut shared = Shared {
+            pool: self.shared.pool.clone(),
+            names: self.shared.names.clone(),
+            source: self.shared.source.clone(),
+            max_payload: AtomicUsize::new(self.shared.max_payload.load(Ordering::Relaxed)),
+            wake: self.shared.wake.clone(),
+        };
+        change(&mut shared);
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+}
+
+impl<DB: Store> Clone for Outbox<DB> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+        }
+    }
+}
+
+impl<DB: Store> std::fmt::Debug for Outbox<DB> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Outbox")
+            .field("database", &DB::KIND)
+            .field("schema", &self.shared.names.schema())
+            .finish_non_exhaustive()
+    }
+}

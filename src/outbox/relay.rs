@@ -1,0 +1,356 @@
+//! The relay: carries what was committed into its stream, in order, once. This file owns its life:
+//! lease, resume, pipeline, end. Never reads a row or sends a message itself.
+//!
+//! ```text
+//! outbox ─ fetch ─> pages ─ route ─> a lane a stream ─ atomic batches ─> JetStream
+//!                                         │ confirmed, parked
+//!            checkpoint, lease <─ keeper <┘
+//! ```
+//!
+//! There is one way to begin, whether after a start, a fault or a take-over: take the lease, read what
+//! the streams hold behind the last checkpoint, go on behind the cursor and leave out what was found.
+
+mod fetch;
+mod keeper;
+mod lane;
+mod progress;
+mod route;
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use futures::{FutureExt, future::BoxFuture};
+use tokio::{sync::mpsc, task::JoinSet, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Outbox, Store,
+    store::{Claim, Positions, Tenure},
+};
+use crate::{
+    background::Background,
+    bus::{Bus, BusError, Found, ReaderError, Refusal},
+};
+use fetch::Fetcher;
+use keeper::Keeper;
+use lane::Fence;
+use route::Router;
+
+/// Pages that are fetched ahead of what is being sent.
+const PAGES_AHEAD: usize = 2;
+/// Reports that the keeper may be behind.
+const REPORTS: usize = 256;
+/// The pauses after a fault.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Moves the outbox into the stream. Give it to a [`Worker`](crate::Worker), or run it alone.
+///
+/// Any number may run; one works, the others stand by and take over within the lease.
+pub struct Relay<DB: Store> {
+    outbox: Outbox<DB>,
+    settings: Settings,
+}
+
+/// What can be set.
+#[derive(Debug, Clone)]
+struct Settings {
+    owner: String,
+    lease: Duration,
+    batch: usize,
+    retention: Duration,
+    unbound_grace: Duration,
+}
+
+/// Why a relay can never work as it is.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RelayError {
+    /// The tables are not there.
+    #[error("the database has no outbox: run `tidings migrate`, or call `Outbox::migrate`")]
+    NotMigrated(#[source] sqlx::Error),
+}
+
+/// What interrupts the relay; it begins again after a pause.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Fault {
+    #[error("the database failed: {0}")]
+    Database(#[from] sqlx::Error),
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    #[error("{error}: {cause}", error = .0, cause = std::error::Error::source(.0).map(ToString::to_string).unwrap_or_default())]
+    Reader(#[from] ReaderError),
+    #[error("stream {stream} did not confirm: {refusal}")]
+    Unconfirmed { stream: String, refusal: Refusal },
+    #[error(
+        "no stream takes {subject}: `tidings streams apply` creates it; events of this name are parked when there is none for {grace:?}"
+    )]
+    Unbound { subject: String, grace: Duration },
+    #[error("the lease was lost to another relay")]
+    Fenced,
+    #[error("a part of the relay ended: {0}")]
+    Ended(String),
+}
+
+/// How a tenure ended.
+enum Tenured {
+    /// Somebody else has the lease.
+    StandBy,
+    /// Told to stop; the last checkpoint is written and the lease is released.
+    Stopped,
+}
+
+impl<DB: Store> Relay<DB> {
+    /// A relay of this outbox.
+    #[must_use]
+    pub fn new(outbox: Outbox<DB>) -> Self {
+        Self {
+            outbox,
+            settings: Settings {
+                owner: owner(),
+                lease: Duration::from_secs(5),
+                batch: 1000,
+                retention: Duration::from_secs(18 * 3600),
+                unbound_grace: Duration::from_secs(30),
+            },
+        }
+    }
+
+    /// How long a stand-by waits for a relay that died; default 5 s.
+    #[must_use]
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.settings.lease = lease;
+        self
+    }
+
+    /// How many events go into one atomic batch at most: 1 to 1000, which is the server's limit and the
+    /// default.
+    #[must_use]
+    pub fn batch(mut self, events: usize) -> Self {
+        self.settings.batch = events.clamp(1, 1000);
+        self
+    }
+
+    /// How long confirmed events stay in the outbox; default 18 h. On Postgres the ring of eight slots
+    /// of three hours keeps between 18 h and 21 h at most.
+    #[must_use]
+    pub fn retention(mut self, retention: Duration) -> Self {
+        self.settings.retention = retention;
+        self
+    }
+
+    /// How long an event that no stream takes holds up the others before it is parked; default 30 s, so
+    /// that a stream may be created after the first event.
+    #[must_use]
+    pub fn unbound_grace(mut self, grace: Duration) -> Self {
+        self.settings.unbound_grace = grace;
+        self
+    }
+
+    /// Relays until `stop` is cancelled. Faults of database and NATS are got over, with pauses, for ever.
+    ///
+    /// # Errors
+    /// [`RelayError`] when it can never work as it is.
+    pub async fn run(self, bus: Bus, stop: CancellationToken) -> Result<(), RelayError> {
+        self.outbox.learn_limit(&bus);
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let began = Instant::now();
+            let wait = match self.tenure(&bus, &stop).await {
+                Ok(Tenured::Stopped) => return Ok(()),
+                Ok(Tenured::StandBy) => {
+                    pause = FIRST_PAUSE;
+                    self.settings.lease / 4
+                }
+                Err(Fault::Database(error)) if DB::is_missing_table(&error) => {
+                    return Err(RelayError::NotMigrated(error));
+                }
+                Err(fault) => {
+                    if began.elapsed() > LONGEST_PAUSE {
+                        pause = FIRST_PAUSE;
+                    }
+                    tracing::warn!(outbox = DB::KIND, %fault, again_in = ?pause, "the relay is interrupted");
+                    let wait = pause;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    wait
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    /// Takes the lease, resumes, and relays until a fault or the end.
+    async fn tenure(&self, bus: &Bus, stop: &CancellationToken) -> Result<Tenured, Fault> {
+        let names = &self.outbox.shared.names;
+        let Settings { owner, lease, .. } = &self.settings;
+        let mut connection = self.outbox.connect().await?;
+        let asked = Instant::now();
+        let Some(claim) = DB::claim(&mut connection, names, owner, *lease).await? else {
+            return Ok(Tenured::StandBy);
+        };
+        tracing::info!(
+            outbox = DB::KIND,
+            owner,
+            epoch = claim.epoch,
+            "this relay has the lease"
+        );
+        let fence = Fence::until(asked + *lease);
+        let tenure = Tenure {
+            owner: owner.clone(),
+            epoch: claim.epoch,
+            lease: *lease,
+        };
+        let parked = DB::parked_keys(&mut connection, names).await?;
+        let _working = self.outbox.shared.wake.work_here();
+
+        // The keeper renews the lease from the first moment on, also while the streams are read.
+        let (reports, reported) = mpsc::channel(REPORTS);
+        let keeper = Keeper::new(
+            self.outbox.clone(),
+            connection,
+            tenure,
+            claim.streams.clone(),
+            self.settings.retention,
+            fence.clone(),
+        );
+        let mut crew: JoinSet<Result<(), Fault>> = JoinSet::new();
+        let keeping = crew.spawn(keeper.run(reported));
+        let pipeline = self.pipeline(bus, stop, claim, fence, parked, reports);
+        let result = tokio::select! {
+            result = pipeline => result,
+            Some(ended) = crew.join_next() => return Err(fault_of(ended)),
+        };
+        match result {
+            // The reports' channel is closed: the keeper writes the last checkpoint and releases.
+            Ok(()) => match crew.join_next().await {
+                Some(Ok(Ok(()))) | None => Ok(Tenured::Stopped),
+                Some(ended) => Err(fault_of(ended)),
+            },
+            Err(fault) => {
+                keeping.abort();
+                Err(fault)
+            }
+        }
+    }
+
+    /// Resumes behind the last checkpoint and carries events until `stop`, or until a fault.
+    async fn pipeline(
+        &self,
+        bus: &Bus,
+        stop: &CancellationToken,
+        claim: Claim<DB::Cursor>,
+        fence: Fence,
+        parked: Vec<(String, i64)>,
+        reports: mpsc::Sender<progress::Report<DB::Cursor>>,
+    ) -> Result<(), Fault> {
+        let stored = stored_behind(bus, &claim.streams).await?;
+        let (pages, paged) = mpsc::channel(PAGES_AHEAD);
+        let fetcher = Fetcher::open(&self.outbox, bus, claim.cursor, self.settings.batch).await?;
+        let router = Router::new(
+            bus.clone(),
+            self.outbox.shared.source.clone(),
+            self.settings.clone(),
+            fence,
+            stored,
+            parked,
+            reports,
+        );
+        let mut crew: JoinSet<Result<(), Fault>> = JoinSet::new();
+        crew.spawn(fetcher.run(pages, stop.clone()));
+        crew.spawn(router.run(paged));
+        // The fetcher ends first when all goes well, and its end travels down the channels.
+        while let Some(ended) = crew.join_next().await {
+            match ended {
+                Ok(Ok(())) => {}
+                ended => return Err(fault_of(ended)),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<DB: Store> Background for Relay<DB> {
+    fn name(&self) -> String {
+        "relay".to_owned()
+    }
+
+    fn run(
+        self: Box<Self>,
+        bus: Bus,
+        stop: CancellationToken,
+    ) -> BoxFuture<'static, Result<(), Box<dyn std::error::Error + Send + Sync>>> {
+        async move { Ok(Relay::run(*self, bus, stop).await?) }.boxed()
+    }
+}
+
+/// What the streams hold behind the ledger: stored by an owner who did not live to write it down.
+async fn stored_behind(bus: &Bus, streams: &Positions) -> Result<Arc<Stored>, Fault> {
+    let mut stored = Stored::default();
+    for (stream, position) in streams {
+        let Some(state) = bus.stream_state(stream).await? else {
+            tracing::error!(
+                stream,
+                "the stream is gone: what was published into it is gone too"
+            );
+            continue;
+        };
+        let known = if state.incarnation == position.incarnation {
+            position.sequence
+        } else {
+            tracing::error!(
+                stream,
+                was = position.incarnation,
+                is = state.incarnation,
+                "the stream was created anew: what was published into its predecessor is not in it"
+            );
+            0
+        };
+        if state.last_sequence < known {
+            tracing::error!(
+                stream,
+                known,
+                is = state.last_sequence,
+                "the stream has lost confirmed events: its last sequence went back"
+            );
+        }
+        if state.last_sequence > known {
+            let found = bus.ids_after(stream, known).await?;
+            tracing::info!(
+                stream,
+                behind = known,
+                events = found.len(),
+                "read the stream's tail"
+            );
+            stored.0.insert(stream.clone(), found);
+        }
+    }
+    Ok(Arc::new(stored))
+}
+
+/// Per stream, what was found behind the ledger.
+#[derive(Debug, Default)]
+struct Stored(HashMap<String, Found>);
+
+fn fault_of(ended: Result<Result<(), Fault>, tokio::task::JoinError>) -> Fault {
+    match ended {
+        Ok(Ok(())) => Fault::Ended("without a reason".to_owned()),
+        Ok(Err(fault)) => fault,
+        Err(error) => Fault::Ended(error.to_string()),
+    }
+}
+
+/// Who this is: host, process, and something that no other relay of the process has.
+fn owner() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = match host.trim() {
+        "" => "localhost",
+        host => host,
+    };
+    let id = tidings_contract::EventId::now()
+        .as_uuid()
+        .simple()
+        .to_string();
+    format!("{host}:{}:{}", std::process::id(), &id[24..])
+}

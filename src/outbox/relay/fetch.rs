@@ -1,0 +1,130 @@
+//! Reads the outbox, page after page, ahead of what is being sent; waits when there is nothing. Never
+//! decides what happens to a row.
+
+use std::{pin::Pin, time::Duration};
+
+use futures::{Stream, StreamExt};
+use tokio::{sync::mpsc, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::Fault;
+use crate::{
+    bus::Bus,
+    outbox::{
+        Outbox, Store,
+        store::{Bound, Page},
+        wake,
+    },
+};
+
+/// No more payload than this in one page, in bytes, one row excepted.
+const PAGE_BYTES: usize = 4 * 1024 * 1024;
+/// How many batches a page may fill.
+const BATCHES_A_PAGE: usize = 2;
+/// For how long after the last event it is polled often.
+const BUSY_FOR: Duration = Duration::from_secs(1);
+const BUSY_FIRST: Duration = Duration::from_millis(1);
+const BUSY_LONGEST: Duration = Duration::from_millis(50);
+const IDLE: Duration = Duration::from_millis(250);
+
+pub(super) struct Fetcher<DB: Store> {
+    outbox: Outbox<DB>,
+    connection: DB::Connection,
+    cursor: DB::Cursor,
+    bound: Bound,
+    pings: Pin<Box<dyn Stream<Item = ()> + Send>>,
+    poll: Poll,
+}
+
+impl<DB: Store> Fetcher<DB> {
+    pub(super) async fn open(
+        outbox: &Outbox<DB>,
+        bus: &Bus,
+        cursor: DB::Cursor,
+        batch: usize,
+    ) -> Result<Self, Fault> {
+        let subject = wake::subject(outbox.shared.names.schema());
+        Ok(Self {
+            outbox: outbox.clone(),
+            connection: outbox.connect().await?,
+            cursor,
+            bound: Bound {
+                rows: batch * BATCHES_A_PAGE,
+                bytes: PAGE_BYTES,
+            },
+            pings: Box::pin(bus.pings(&subject).await?),
+            poll: Poll::new(Instant::now()),
+        })
+    }
+
+    /// Reads until `stop`, or until nobody takes the pages.
+    pub(super) async fn run(
+        mut self,
+        pages: mpsc::Sender<Page<DB::Cursor>>,
+        stop: CancellationToken,
+    ) -> Result<(), Fault> {
+        while !stop.is_cancelled() {
+            let names = &self.outbox.shared.names;
+            let page = DB::fetch(&mut self.connection, names, &self.cursor, self.bound).await?;
+            self.cursor = page.next.clone();
+            let is_empty = page.rows.is_empty();
+            if pages.send(page).await.is_err() {
+                return Ok(());
+            }
+            if is_empty {
+                self.rest(&stop).await;
+            } else {
+                self.poll = Poll::new(Instant::now());
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for a commit, here or elsewhere, or until it is time to look anyway.
+    async fn rest(&mut self, stop: &CancellationToken) {
+        let delay = self.poll.next(Instant::now());
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.outbox.shared.wake.heard() => self.poll = Poll::new(Instant::now()),
+            Some(()) = self.pings.next() => self.poll = Poll::new(Instant::now()),
+            () = tokio::time::sleep(delay) => {}
+        }
+    }
+}
+
+/// How long to wait before looking again: often after an event, then 4 times a second.
+struct Poll {
+    since: Instant,
+    delay: Duration,
+}
+
+impl Poll {
+    fn new(now: Instant) -> Self {
+        Self {
+            since: now,
+            delay: BUSY_FIRST,
+        }
+    }
+
+    fn next(&mut self, now: Instant) -> Duration {
+        if now - self.since > BUSY_FOR {
+            return IDLE;
+        }
+        let next = (self.delay * 2).min(BUSY_LONGEST);
+        std::mem::replace(&mut self.delay, next)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn polling_slows_down_from_a_millisecond_to_four_times_a_second() {
+        let start = Instant::now();
+        let mut poll = Poll::new(start);
+        let delays: Vec<_> = (0..8).map(|_| poll.next(start).as_millis()).collect();
+        assert_eq!(delays, [1, 2, 4, 8, 16, 32, 50, 50]);
+        assert_eq!(poll.next(start + BUSY_FOR * 2), IDLE);
+    }
+}

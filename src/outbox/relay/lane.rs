@@ -1,0 +1,379 @@
+//! One stream's lane: rows in order, in atomic batches, the next one under way while the last one's
+//! commit is being answered. Never lets a row pass an earlier one of its key.
+//!
+//! Members of a batch are sent at once; its last message, the commit, is held back until the batch
+//! before it is confirmed. So order holds and the round trip is hidden (+10–15 % measured).
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use futures::{FutureExt, future::BoxFuture};
+use tidings_contract::{Envelope, wire};
+use tokio::{sync::mpsc, time::Instant};
+
+use super::{Fault, Stored, progress::Report};
+use crate::{
+    bus::{BatchId, Bus, Confirmed, Refusal, Submission, streams::StreamState},
+    outbox::store::{Cursor, Entry, Parked, Row},
+};
+
+/// No more payload than this in one batch, in bytes, one row excepted.
+const BATCH_BYTES: usize = 4 * 1024 * 1024;
+
+/// A row on its way.
+pub(super) struct Item {
+    pub(super) page: u64,
+    pub(super) row: Row,
+    pub(super) envelope: Envelope,
+}
+
+/// Until when this process may publish, by its own monotonic clock.
+#[derive(Clone)]
+pub(super) struct Fence(Arc<Mutex<Instant>>);
+
+impl Fence {
+    pub(super) fn until(moment: Instant) -> Self {
+        Self(Arc::new(Mutex::new(moment)))
+    }
+
+    pub(super) fn extend(&self, moment: Instant) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = moment;
+    }
+
+    fn check(&self) -> Result<(), Fault> {
+        let until = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if Instant::now() < until {
+            Ok(())
+        } else {
+            Err(Fault::Fenced)
+        }
+    }
+}
+
+/// The keys that have a parked row, each with the id of its first one: what follows it is parked too.
+#[derive(Clone)]
+pub(super) struct Parking(Arc<Mutex<HashMap<String, i64>>>);
+
+impl Parking {
+    pub(super) fn new(parked: Vec<(String, i64)>) -> Self {
+        Self(Arc::new(Mutex::new(parked.into_iter().collect())))
+    }
+
+    pub(super) fn block(&self, key: Option<&str>, id: i64) {
+        if let Some(key) = key {
+            let mut blocked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            blocked.entry(key.to_owned()).or_insert(id);
+        }
+    }
+
+    /// The row that a row has to stay behind.
+    fn blocker(&self, row: &Row) -> Option<i64> {
+        let blocked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = blocked.get(row.key.as_deref()?).copied()?;
+        (first < row.id).then_some(first)
+    }
+}
+
+pub(super) struct Lane<C> {
+    bus: Bus,
+    stream: String,
+    incarnation: String,
+    last_sequence: u64,
+    source: String,
+    batch: usize,
+    fence: Fence,
+    stored: Arc<Stored>,
+    parking: Parking,
+    reports: mpsc::Sender<Report<C>>,
+}
+
+/// A batch whose commit is being answered.
+type Flying = BoxFuture<'static, (Vec<Item>, Result<Confirmed, Refusal>)>;
+
+impl<C: Cursor> Lane<C> {
+    #[allow(clippy::too_many_arguments)] // the one place that makes a lane
+    pub(super) fn new(
+        bus: Bus,
+        stream: String,
+        state: &StreamState,
+        source: String,
+        batch: usize,
+        fence: Fence,
+        stored: Arc<Stored>,
+        parking: Parking,
+        reports: mpsc::Sender<Report<C>>,
+    ) -> Self {
+        Self {
+            bus,
+            stream,
+            incarnation: state.incarnation.clone(),
+            last_sequence: state.last_sequence,
+            source,
+            batch,
+            fence,
+            stored,
+            parking,
+            reports,
+        }
+    }
+
+    /// Sends until the queue ends and everything is confirmed.
+    pub(super) async fn run(self, mut queue: mpsc::Receiver<Item>) -> Result<(), Fault> {
+        // Whoever resumes here reads the stream from this place on.
+        self.report(Report::Stream {
+            stream: self.stream.clone(),
+            incarnation: self.incarnation.clone(),
+            sequence: self.last_sequence,
+        })
+        .await?;
+        let mut flying: Option<Flying> = None;
+        let mut rest = None;
+        while let Some(mut items) = self.next_items(&mut queue, &mut rest, &mut flying).await? {
+            items = self.publishable(items).await?;
+            let mut batch = BatchId::new();
+            self.send_members(&batch, &items, &mut flying).await?;
+            if let Some(last) = flying.take() {
+                let parked = self.settle(last.await).await?;
+                if parked {
+                    // A key was parked: its later rows must not be in a batch that is committed. The
+                    // one that was begun is left to the server, which drops it.
+                    items = self.publishable(items).await?;
+                    batch = BatchId::new();
+                    self.send_members(&batch, &items, &mut flying).await?;
+                }
+            }
+            flying = self.commit(batch, items)?;
+        }
+        if let Some(last) = flying {
+            self.settle(last.await).await?;
+        }
+        Ok(())
+    }
+
+    /// The rows of the next batch: whatever is there, at least one. `None` at the queue's end. While
+    /// there is none, the answer to the last commit is taken.
+    async fn next_items(
+        &self,
+        queue: &mut mpsc::Receiver<Item>,
+        rest: &mut Option<Item>,
+        flying: &mut Option<Flying>,
+    ) -> Result<Option<Vec<Item>>, Fault> {
+        let first = match rest.take() {
+            Some(item) => Some(item),
+            None => loop {
+                let Some(last) = flying else {
+                    break queue.recv().await;
+                };
+                tokio::select! {
+                    biased;
+                    settled = last => {
+                        *flying = None;
+                        self.settle(settled).await?;
+                    }
+                    item = queue.recv() => break item,
+                }
+            },
+        };
+        let Some(first) = first else { return Ok(None) };
+        let mut bytes = first.row.payload.len();
+        let mut items = vec![first];
+        while items.len() < self.batch
+            && let Ok(item) = queue.try_recv()
+        {
+            bytes += item.row.payload.len();
+            if bytes > BATCH_BYTES {
+                *rest = Some(item);
+                break;
+            }
+            items.push(item);
+        }
+        Ok(Some(items))
+    }
+
+    /// Takes out what the stream already holds and what has to stay behind a parked row.
+    async fn publishable(&self, items: Vec<Item>) -> Result<Vec<Item>, Fault> {
+        let mut left = Vec::with_capacity(items.len());
+        for item in items {
+            if let Some(sequence) = self.found(&item) {
+                let entry = self.entry(&item.row, sequence);
+                self.confirm(&[&item], vec![entry]).await?;
+            } else if let Some(first) = self.parking.blocker(&item.row) {
+                let error =
+                    format!("it follows the parked event in row {first} under the same key");
+                self.park(item, error).await?;
+            } else {
+                left.push(item);
+            }
+        }
+        Ok(left)
+    }
+
+    fn found(&self, item: &Item) -> Option<u64> {
+        let found = self.stored.0.get(&self.stream)?;
+        found.get(&item.row.event).copied()
+    }
+
+    /// Sends all but the last; meanwhile the last commit's answer may come.
+    async fn send_members(
+        &self,
+        batch: &BatchId,
+        items: &[Item],
+        flying: &mut Option<Flying>,
+    ) -> Result<(), Fault> {
+        let Some((_, members)) = items.split_last() else {
+            return Ok(());
+        };
+        let sending = async {
+            for (at, item) in members.iter().enumerate() {
+                let message = self.submission(item);
+                let sent = self.bus.send_member(batch, at + 1, message).await;
+                sent.map_err(|refusal| self.unconfirmed(refusal))?;
+            }
+            Ok(())
+        };
+        let Some(last) = flying.take() else {
+            return sending.await;
+        };
+        // The commit is not on the wire before its future is polled.
+        let (settled, sent) = futures::join!(last, sending);
+        *flying = Some(futures::future::ready(settled).boxed());
+        sent
+    }
+
+    /// Sends the commit of a batch, or a single message; the answer is taken later.
+    fn commit(&self, batch: BatchId, mut items: Vec<Item>) -> Result<Option<Flying>, Fault> {
+        self.fence.check()?;
+        let Some(last) = items.last() else {
+            return Ok(None);
+        };
+        let message = self.submission(last);
+        let bus = self.bus.clone();
+        Ok(Some(
+            async move {
+                let confirmed = match items.len() {
+                    1 => bus.publish_one(message).await,
+                    sequence => bus.commit_batch(&batch, sequence, message).await,
+                };
+                items.shrink_to_fit();
+                (items, confirmed)
+            }
+            .boxed(),
+        ))
+    }
+
+    /// Takes the answer to a commit; true when a row was parked.
+    async fn settle(
+        &self,
+        (items, answer): (Vec<Item>, Result<Confirmed, Refusal>),
+    ) -> Result<bool, Fault> {
+        match answer {
+            Ok(confirmed) => {
+                let entries = self.entries(&items, &confirmed);
+                let items: Vec<&Item> = items.iter().collect();
+                self.confirm(&items, entries).await?;
+                Ok(false)
+            }
+            Err(refusal @ Refusal::Transient { .. }) => Err(self.unconfirmed(refusal)),
+            Err(refusal) => {
+                tracing::info!(stream = self.stream, events = items.len(), %refusal,
+                    "the batch was refused: its events go one by one");
+                self.one_by_one(items).await
+            }
+        }
+    }
+
+    /// Finds out which event a batch was refused for. True when one was parked.
+    async fn one_by_one(&self, items: Vec<Item>) -> Result<bool, Fault> {
+        let mut parked = false;
+        for item in items {
+            self.fence.check()?;
+            if let Some(first) = self.parking.blocker(&item.row) {
+                let error =
+                    format!("it follows the parked event in row {first} under the same key");
+                self.park(item, error).await?;
+                continue;
+            }
+            match self.bus.publish_one(self.submission(&item)).await {
+                Ok(confirmed) => {
+                    let entry = self.entry(&item.row, confirmed.sequence);
+                    self.confirm(&[&item], vec![entry]).await?;
+                }
+                Err(refusal @ Refusal::Permanent { .. }) => {
+                    self.park(item, refusal.to_string()).await?;
+                    parked = true;
+                }
+                Err(refusal) => return Err(self.unconfirmed(refusal)),
+            }
+        }
+        Ok(parked)
+    }
+
+    fn submission(&self, item: &Item) -> Submission {
+        let defaults = wire::Defaults {
+            source: &self.source,
+            time: item.row.at,
+        };
+        Submission::new(&item.envelope, defaults)
+    }
+
+    /// A batch is stored without a gap, so its last sequence tells the first.
+    fn entries(&self, items: &[Item], confirmed: &Confirmed) -> Vec<Entry> {
+        let (Some(first), Some(last)) = (items.first(), items.last()) else {
+            return Vec::new();
+        };
+        let events = items.len();
+        vec![Entry {
+            first_id: first.row.id,
+            last_id: last.row.id,
+            events: i32::try_from(events).unwrap_or(i32::MAX),
+            stream: self.stream.clone(),
+            incarnation: self.incarnation.clone(),
+            first_sequence: (confirmed.sequence + 1).saturating_sub(events as u64),
+            last_sequence: confirmed.sequence,
+        }]
+    }
+
+    fn entry(&self, row: &Row, sequence: u64) -> Entry {
+        Entry {
+            first_id: row.id,
+            last_id: row.id,
+            events: 1,
+            stream: self.stream.clone(),
+            incarnation: self.incarnation.clone(),
+            first_sequence: sequence,
+            last_sequence: sequence,
+        }
+    }
+
+    async fn confirm(&self, items: &[&Item], entries: Vec<Entry>) -> Result<(), Fault> {
+        let mut pages: Vec<(u64, usize)> = Vec::new();
+        for item in items {
+            match pages.last_mut() {
+                Some((page, rows)) if *page == item.page => *rows += 1,
+                _ => pages.push((item.page, 1)),
+            }
+        }
+        self.report(Report::Confirmed { pages, entries }).await
+    }
+
+    async fn park(&self, item: Item, error: String) -> Result<(), Fault> {
+        let Item { page, row, .. } = item;
+        self.parking.block(row.key.as_deref(), row.id);
+        let parked = Box::new(Parked { row, error });
+        self.report(Report::Park { page, parked }).await
+    }
+
+    async fn report(&self, report: Report<C>) -> Result<(), Fault> {
+        let sent = self.reports.send(report).await;
+        sent.map_err(|_| Fault::Ended("the keeper".to_owned()))
+    }
+
+    fn unconfirmed(&self, refusal: Refusal) -> Fault {
+        Fault::Unconfirmed {
+            stream: self.stream.clone(),
+            refusal,
+        }
+    }
+}

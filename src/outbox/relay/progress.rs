@@ -1,0 +1,114 @@
+//! How far the relay is, as the lanes report it: a page is done when every row of it is confirmed or
+//! parked, and the cursor moves over done pages in their order only. Pure.
+
+use std::collections::VecDeque;
+
+use crate::outbox::store::{Entry, Parked};
+
+/// What the keeper is told.
+#[derive(Debug)]
+pub(super) enum Report<C> {
+    /// A page was read; it holds this many rows.
+    Page { number: u64, rows: usize, next: C },
+    /// The relay begins to publish into a stream that the ledger does not know.
+    Stream {
+        stream: String,
+        incarnation: String,
+        sequence: u64,
+    },
+    /// Rows were confirmed: how many of which page, and what to write down.
+    Confirmed {
+        pages: Vec<(u64, usize)>,
+        entries: Vec<Entry>,
+    },
+    /// A row of a page is to be put aside.
+    Park { page: u64, parked: Box<Parked> },
+}
+
+/// The pages that are on their way.
+#[derive(Debug)]
+pub(super) struct Progress<C> {
+    open: VecDeque<Open<C>>,
+    reached: Option<C>,
+}
+
+#[derive(Debug)]
+struct Open<C> {
+    number: u64,
+    left: usize,
+    next: C,
+}
+
+impl<C> Progress<C> {
+    pub(super) fn new() -> Self {
+        Self {
+            open: VecDeque::new(),
+            reached: None,
+        }
+    }
+
+    /// A page was read. Pages are numbered in their order.
+    pub(super) fn page(&mut self, number: u64, rows: usize, next: C) {
+        self.open.push_back(Open {
+            number,
+            left: rows,
+            next,
+        });
+        self.advance();
+    }
+
+    /// Rows of a page are done.
+    pub(super) fn done(&mut self, number: u64, rows: usize) {
+        if let Some(page) = self.open.iter_mut().find(|page| page.number == number) {
+            page.left = page.left.saturating_sub(rows);
+        }
+        self.advance();
+    }
+
+    /// The cursor behind everything that is done, if it has moved since it was last taken.
+    pub(super) fn take(&mut self) -> Option<C> {
+        self.reached.take()
+    }
+
+    fn advance(&mut self) {
+        while self.open.front().is_some_and(|page| page.left == 0) {
+            if let Some(page) = self.open.pop_front() {
+                self.reached = Some(page.next);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Whatever the order in which rows are done, the cursor stands behind the longest prefix of
+        /// done pages, and never goes back.
+        #[test]
+        fn the_cursor_never_passes_an_open_row(
+            rows in proptest::collection::vec(0usize..4, 1..12),
+            order in any::<prop::sample::Index>(),
+        ) {
+            let mut progress = Progress::new();
+            let mut left = rows.clone();
+            for (number, rows) in rows.iter().enumerate() {
+                progress.page(number as u64, *rows, number);
+            }
+            let mut reached = progress.take();
+            let mut all: Vec<usize> = rows.iter().enumerate().flat_map(|(n, r)| vec![n; *r]).collect();
+            while !all.is_empty() {
+                let page = all.swap_remove(order.index(all.len()));
+                progress.done(page as u64, 1);
+                left[page] -= 1;
+                let before = reached;
+                reached = progress.take().or(reached);
+                prop_assert!(reached >= before);
+                let done = left.iter().take_while(|left| **left == 0).count();
+                prop_assert_eq!(reached, done.checked_sub(1));
+            }
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! Which stream a row goes to, and what never goes to any. Rows keep their order within a stream.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use tidings_contract::{Envelope, wire};
+use tokio::{sync::mpsc, task::JoinSet, time::Instant};
+
+use super::{
+    Fault, Settings, Stored, fault_of,
+    lane::{Fence, Item, Lane, Parking},
+    progress::Report,
+};
+use crate::{
+    bus::{Bus, check_size},
+    outbox::store::{Cursor, Page, Parked, Row},
+};
+
+/// Rows that a lane may have waiting besides the batches that it is sending.
+const LANE_QUEUE: usize = 2048;
+/// How often it is asked whether a stream has appeared.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// How long it is believed that no stream takes a subject.
+const BELIEVE_UNBOUND: Duration = Duration::from_secs(30);
+
+pub(super) struct Router<C> {
+    bus: Bus,
+    source: String,
+    settings: Settings,
+    fence: Fence,
+    stored: Arc<Stored>,
+    parking: Parking,
+    reports: mpsc::Sender<Report<C>>,
+    /// Per name, its stream; `Err` until when it is believed that there is none.
+    streams: HashMap<String, Result<String, Instant>>,
+    lanes: HashMap<String, mpsc::Sender<Item>>,
+    crew: JoinSet<Result<(), Fault>>,
+}
+
+impl<C: Cursor> Router<C> {
+    pub(super) fn new(
+        bus: Bus,
+        source: String,
+        settings: Settings,
+        fence: Fence,
+        stored: Arc<Stored>,
+        parked: Vec<(String, i64)>,
+        reports: mpsc::Sender<Report<C>>,
+    ) -> Self {
+        Self {
+            bus,
+            source,
+            settings,
+            fence,
+            stored,
+            parking: Parking::new(parked),
+            reports,
+            streams: HashMap::new(),
+            lanes: HashMap::new(),
+            crew: JoinSet::new(),
+        }
+    }
+
+    /// Routes until the pages end, then waits until the lanes have sent what they have.
+    pub(super) async fn run(mut self, mut pages: mpsc::Receiver<Page<C>>) -> Result<(), Fault> {
+        for number in 0.. {
+            let page = tokio::select! {
+                page = pages.recv() => page,
+                Some(ended) = self.crew.join_next() => return Err(fault_of(ended)),
+            };
+            let Some(Page { rows, next }) = page else {
+                break;
+            };
+            let report = Report::Page {
+                number,
+                rows: rows.len(),
+                next,
+            };
+            self.report(report).await?;
+            for row in rows {
+                self.route(number, row).await?;
+            }
+        }
+        self.lanes.clear();
+        while let Some(ended) = self.crew.join_next().await {
+            match ended {
+                Ok(Ok(())) => {}
+                ended => return Err(fault_of(ended)),
+            }
+        }
+        Ok(())
+    }
+
+    async fn route(&mut self, page: u64, row: Row) -> Result<(), Fault> {
+        let envelope = match self.envelope(&row) {
+            Ok(envelope) => envelope,
+            Err(error) => return self.park(page, row, error).await,
+        };
+        let Some(stream) = self.stream(&row.name).await? else {
+            let error = format!("no stream takes {}", row.name);
+            return self.park(page, row, error).await;
+        };
+        let item = Item {
+            page,
+            row,
+            envelope,
+        };
+        let lane = self.lane(&stream).await?;
+        if lane.send(item).await.is_err() {
+            // The lane has ended; its own words say why.
+            return Err(match self.crew.join_next().await {
+                Some(ended) => fault_of(ended),
+                None => Fault::Ended(format!("the lane of stream {stream}")),
+            });
+        }
+        Ok(())
+    }
+
+    /// The event of a row, or why NATS will never take it.
+    fn envelope(&self, row: &Row) -> Result<Envelope, String> {
+        let version = u32::try_from(row.version).unwrap_or(0);
+        let key = row.key.as_deref();
+        let payload = row.payload.clone();
+        let read = wire::from_stored(row.event, &row.name, version, key, &row.headers, payload);
+        let envelope = read.map_err(|error| error.to_string())?;
+        let defaults = wire::Defaults {
+            source: &self.source,
+            time: row.at,
+        };
+        check_size(&envelope, defaults, self.bus.max_payload())
+            .map_err(|error| error.to_string())?;
+        Ok(envelope)
+    }
+
+    async fn park(&mut self, page: u64, row: Row, error: String) -> Result<(), Fault> {
+        self.parking.block(row.key.as_deref(), row.id);
+        let parked = Box::new(Parked { row, error });
+        self.report(Report::Park { page, parked }).await
+    }
+
+    /// The stream that takes a name; `None` when there has been none for the time of grace. No answer
+    /// is a fault: during an election nobody knows.
+    async fn stream(&mut self, name: &str) -> Result<Option<String>, Fault> {
+        match self.streams.get(name) {
+            Some(Ok(stream)) => return Ok(Some(stream.clone())),
+            Some(Err(until)) if Instant::now() < *until => return Ok(None),
+            _ => {}
+        }
+        let grace = self.settings.unbound_grace;
+        let asked = Instant::now();
+        loop {
+            if let Some(stream) = self.bus.stream_of(name).await? {
+                self.streams.insert(name.to_owned(), Ok(stream.clone()));
+                return Ok(Some(stream));
+            }
+            if asked.elapsed() >= grace {
+                let until = Instant::now() + BELIEVE_UNBOUND;
+                self.streams.insert(name.to_owned(), Err(until));
+                return Ok(None);
+            }
+            let subject = name.to_owned();
+            tracing::warn!("the relay waits: {}", Fault::Unbound { subject, grace });
+            let left = grace.saturating_sub(asked.elapsed());
+            tokio::time::sleep(ASK_AGAIN.min(left)).await;
+        }
+    }
+
+    /// The lane of a stream; it begins with the first row for it.
+    async fn lane(&mut self, stream: &str) -> Result<&mpsc::Sender<Item>, Fault> {
+        if !self.lanes.contains_key(stream) {
+            let Some(state) = self.bus.stream_state(stream).await? else {
+                self.streams.clear();
+                return Err(Fault::Unbound {
+                    subject: stream.to_owned(),
+                    grace: self.settings.unbound_grace,
+                });
+            };
+            if !state.atomic {
+                tracing::warn!(
+                    stream,
+                    "the stream takes no atomic batches, so events go one by one: run `tidings streams apply`"
+                );
+            }
+            let batch = if state.atomic { self.settings.batch } else { 1 };
+            let (items, queue) = mpsc::channel(LANE_QUEUE);
+            let lane = Lane::new(
+                self.bus.clone(),
+                stream.to_owned(),
+                &state,
+                self.source.clone(),
+                batch,
+                self.fence.clone(),
+                Arc::clone(&self.stored),
+                self.parking.clone(),
+                self.reports.clone(),
+            );
+            self.crew.spawn(lane.run(queue));
+            self.lanes.insert(stream.to_owned(), items);
+        }
+        self.lanes
+            .get(stream)
+            .ok_or_else(|| Fault::Ended(stream.to_owned()))
+    }
+
+    async fn report(&self, report: Report<C>) -> Result<(), Fault> {
+        let sent = self.reports.send(report).await;
+        sent.map_err(|_| Fault::Ended("the keeper".to_owned()))
+    }
+}

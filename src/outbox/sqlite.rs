@@ -1,0 +1,359 @@
+//! The outbox on SQLite, the embedded default. One writer at a time, so the order of ids is the order
+//! of commits and the cursor is an id.
+
+use std::{path::Path, time::Duration};
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use futures::TryStreamExt;
+use sqlx::{
+    Row as _, Sqlite, SqliteConnection, SqlitePool,
+    sqlite::{
+        SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
+    },
+};
+use tidings_contract::{Envelope, EventId, wire};
+use uuid::Uuid;
+
+use super::{
+    Outbox,
+    status::{LastBatch, LeaseStatus, Status},
+    store::{
+        Bound, Checkpoint, Claim, Migration, Names, Page, Parked, Row, Statements, Tenure,
+        positions_from, positions_text, sequence, unsigned,
+    },
+};
+
+/// How many rows one reclaim deletes at most: a writer waits for it.
+const RECLAIM_ROWS: i64 = 10_000;
+
+impl Outbox<Sqlite> {
+    /// Opens a database file, creating it if it is missing, with the settings that an outbox needs:
+    /// write-ahead log, `synchronous = full` (a relay must not publish what a power cut undoes), and 5 s
+    /// of patience for the lock.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub async fn open(path: impl AsRef<Path>) -> Result<Self, sqlx::Error> {
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(Duration::from_secs(5))
+            .foreign_keys(true);
+        let pool: SqlitePool = SqlitePoolOptions::new()
+            .max_connections(8)
+            .connect_with(options)
+            .await?;
+        Ok(Self::new(pool))
+    }
+}
+
+impl Statements for Sqlite {
+    const KIND: &'static str = "sqlite";
+    /// Immediate: a deferred transaction that reads before it writes fails at once when another one
+    /// has written meanwhile, whatever the busy timeout.
+    const BEGIN: &'static str = "begin immediate";
+    const MIGRATIONS: &'static [Migration] = &[Migration {
+        name: "0001_outbox",
+        sql: include_str!("../../migrations/sqlite/0001_outbox.sql"),
+    }];
+    /// The id of the last row that is confirmed or parked.
+    type Cursor = i64;
+
+    fn is_missing_table(error: &sqlx::Error) -> bool {
+        error
+            .as_database_error()
+            .is_some_and(|error| error.message().starts_with("no such table"))
+    }
+
+    async fn begin_migration(
+        connection: &mut SqliteConnection,
+        names: &Names,
+    ) -> Result<i32, sqlx::Error> {
+        let create = "create table if not exists tidings_migration (
+            version    integer primary key,
+            name       text    not null,
+            applied_at integer not null default (cast(unixepoch('subsec') * 1000000 as integer))
+        )";
+        sqlx::query(names.sql(create, '_'))
+            .execute(&mut *connection)
+            .await?;
+        let version = names.sql(
+            "select coalesce(max(version), 0) from tidings_migration",
+            '_',
+        );
+        sqlx::query(version).fetch_one(connection).await?.try_get(0)
+    }
+
+    async fn apply_migration(
+        connection: &mut SqliteConnection,
+        names: &Names,
+        version: i32,
+        migration: &Migration,
+    ) -> Result<(), sqlx::Error> {
+        sqlx::raw_sql(names.sql(migration.sql, '_'))
+            .execute(&mut *connection)
+            .await?;
+        let record = "insert into tidings_migration (version, name) values (?, ?)";
+        sqlx::query(names.sql(record, '_'))
+            .bind(version)
+            .bind(migration.name)
+            .execute(connection)
+            .await
+            .map(drop)
+    }
+
+    async fn insert(
+        connection: &mut SqliteConnection,
+        names: &Names,
+        envelopes: &[Envelope],
+    ) -> Result<(), sqlx::Error> {
+        let insert = "insert into tidings_outbox (event, name, version, key, headers, payload)
+            values (?, ?, ?, ?, ?, ?)";
+        for envelope in envelopes {
+            sqlx::query(names.sql(insert, '_'))
+                .bind(envelope.id().as_uuid())
+                .bind(envelope.name().as_str())
+                .bind(i64::from(envelope.version()))
+                .bind(envelope.key())
+                .bind(wire::stored_headers(envelope))
+                .bind(envelope.payload().as_ref())
+                .execute(&mut *connection)
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn claim(
+        connection: &mut SqliteConnection,
+        names: &Names,
+        owner: &str,
+        lease: Duration,
+    ) -> Result<Option<Claim<i64>>, sqlx::Error> {
+        let claim = "update tidings_relay
+            set owner = ?1, epoch = epoch + (owner is not ?1),
+                lease_until = cast(unixepoch('subsec') * 1000000 as integer) + ?2
+            where owner = ?1 or lease_until < cast(unixepoch('subsec') * 1000000 as integer)
+            returning epoch, cursor, streams";
+        let row = sqlx::query(names.sql(claim, '_'))
+            .bind(owner)
+            .bind(micros(lease))
+            .fetch_optional(connection)
+            .await?;
+        let Some(row) = row else { return Ok(None) };
+        Ok(Some(Claim {
+            epoch: row.try_get(0)?,
+            cursor: row.try_get(1)?,
+            streams: positions_from(&row.try_get::<String, _>(2)?)?,
+        }))
+    }
+
+    async fn checkpoint(
+        connection: &mut SqliteConnection,
+        names: &Names,
+        tenure: &Tenure,
+        checkpoint: &Checkpoint<i64>,
+    ) -> Result<bool, sqlx::Error> {
+        use sqlx::Connection;
+
+        let mut tx = connection.begin_with(Self::BEGIN).await?;
+        let write = "update tidings_relay
+            set cursor = coalesce(?3, cursor), streams = coalesce(?4, streams),
+                lease_until = cast(unixepoch('subsec') * 1000000 as integer) + ?5,
+                checkpointed_at = cast(unixepoch('subsec') * 1000000 as integer)
+            where owner = ?1 and epoch = ?2";
+        let streams = match checkpoint.cursor {
+            Some(_) => Some(positions_text(&checkpoint.streams)?),
+            None => None,
+        };
+        let moved = sqlx::query(names.sql(write, '_'))
+            .bind(&tenure.owner)
+            .bind(tenure.epoch)
+            .bind(checkpoint.cursor)
+            .bind(streams)
+            .bind(micros(tenure.lease))
+            .execute(&mut *tx)
+            .await?;
+        if moved.rows_affected() != 1 {
+            tx.rollback().await?;
+            return Ok(false);
+        }
+        let record = "insert into tidings_ledger
+                (epoch, first_id, last_id, events, stream, incarnation, first_sequence, last_sequence)
+            values (?, ?, ?, ?, ?, ?, ?, ?)";
+        for entry in &checkpoint.ledger {
+            sqlx::query(names.sql(record, '_'))
+                .bind(tenure.epoch)
+                .bind(entry.first_id)
+                .bind(entry.last_id)
+                .bind(entry.events)
+                .bind(&entry.stream)
+                .bind(&entry.incarnation)
+                .bind(sequence(entry.first_sequence))
+                .bind(sequence(entry.last_sequence))
+                .execute(&mut *tx)
+                .await?;
+        }
+        tx.commit().await?;
+        Ok(true)
+    }
+
+    async fn release(
+        connection: &mut SqliteConnection,
+        names: &Names,
+        tenure: &Tenure,
+    ) -> Result<(), sqlx::Error> {
+        let release = "update tidings_relay set owner = null, lease_until = 0
+            where owner = ? and epoch = ?";
+        sqlx::query(names.sql(release, '_'))
+            .bind(&tenure.owner)
+            .bind(tenure.epoch)
+            .execute(connection)
+            .await
+            .map(drop)
+    }
+
+    async fn fetch(
+        connection: &mut SqliteConnection,
+        names: &Names,
+        cursor: &i64,
+        bound: Bound,
+    ) -> Result<Page<i64>, sqlx::Error> {
+        let fetch = "select id, at, event, name, version, key, headers, payload from tidings_outbox
+            where id > ? order by id limit ?";
+        let mut found = sqlx::query(names.sql(fetch, '_'))
+            .bind(*cursor)
+            .bind(i64::try_from(bound.rows).unwrap_or(i64::MAX))
+            .fetch(connection);
+        let mut rows: Vec<Row> = Vec::new();
+        let mut bytes = 0;
+        while bytes < bound.bytes
+            && let Some(row) = found.try_next().await?
+        {
+            let row = read(&row)?;
+            bytes += row.payload.len();
+            rows.push(row);
+        }
+        let next = rows.last().map_or(*cursor, |row| row.id);
+        Ok(Page { rows, next })
+    }
+
+    async fn park(
+        connection: &mut SqliteConnection,
+        names: &Names,
+        rows: &[Parked],
+    ) -> Result<(), sqlx::Error> {
+        let park = "insert into tidings_parked
+                (id, at, event, name, version, key, headers, payload, error)
+            values (?, ?, ?, ?, ?, ?, ?, ?, ?) on conflict (id) do nothing";
+        for Parked { row, error } in rows {
+            sqlx::query(names.sql(park, '_'))
+                .bind(row.id)
+                .bind(row.at.timestamp_micros())
+                .bind(row.event.as_uuid())
+                .bind(&row.name)
+                .bind(row.version)
+                .bind(&row.key)
+                .bind(&row.headers)
+                .bind(row.payload.as_ref())
+                .bind(error)
+                .execute(&mut *connection)
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn parked_keys(
+        connection: &mut SqliteConnection,
+        names: &Names,
+    ) -> Result<Vec<(String, i64)>, sqlx::Error> {
+        let keys = "select key, min(id) from tidings_parked where key is not null group by key";
+        let rows = sqlx::query(names.sql(keys, '_'))
+            .fetch_all(connection)
+            .await?;
+        rows.iter()
+            .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
+            .collect()
+    }
+
+    /// Deletes in chunks, so that no writer waits for long.
+    async fn reclaim(
+        connection: &mut SqliteConnection,
+        names: &Names,
+        cursor: &i64,
+        retention: Duration,
+    ) -> Result<Option<String>, sqlx::Error> {
+        let delete = "delete from tidings_outbox where id in (
+                select id from tidings_outbox
+                where id <= ?1 and at < cast(unixepoch('subsec') * 1000000 as integer) - ?2
+                order by id limit ?3)";
+        let deleted = sqlx::query(names.sql(delete, '_'))
+            .bind(*cursor)
+            .bind(micros(retention))
+            .bind(RECLAIM_ROWS)
+            .execute(connection)
+            .await?
+            .rows_affected();
+        Ok((deleted > 0).then(|| format!("{deleted} rows")))
+    }
+
+    async fn status(
+        connection: &mut SqliteConnection,
+        names: &Names,
+    ) -> Result<Status, sqlx::Error> {
+        let figures = "select relay.owner, relay.epoch,
+                case when relay.lease_until = 0 then 0.0
+                     else relay.lease_until / 1000000.0 - unixepoch('subsec') end,
+                (select count(*) from tidings_outbox where id > relay.cursor),
+                (select unixepoch('subsec') - min(at) / 1000000.0 from tidings_outbox where id > relay.cursor),
+                (select count(*) from tidings_parked),
+                last.at, last.events, last.stream, last.last_sequence
+            from tidings_relay as relay
+            left join (select * from tidings_ledger order by last_id desc limit 1) as last on true";
+        let row = sqlx::query(names.sql(figures, '_'))
+            .fetch_one(connection)
+            .await?;
+        let last_at: Option<i64> = row.try_get(6)?;
+        let last_batch = match last_at.and_then(DateTime::from_timestamp_micros) {
+            None => None,
+            Some(at) => Some(LastBatch {
+                at,
+                events: unsigned(row.try_get(7)?),
+                stream: row.try_get(8)?,
+                last_sequence: unsigned(row.try_get(9)?),
+            }),
+        };
+        Ok(Status {
+            backlog: unsigned(row.try_get(3)?),
+            oldest_unpublished_seconds: row.try_get(4)?,
+            lease: LeaseStatus {
+                owner: row.try_get(0)?,
+                epoch: row.try_get(1)?,
+                remaining_seconds: row.try_get(2)?,
+            },
+            last_batch,
+            parked: unsigned(row.try_get(5)?),
+        })
+    }
+}
+
+fn read(row: &SqliteRow) -> Result<Row, sqlx::Error> {
+    let at: DateTime<Utc> =
+        DateTime::from_timestamp_micros(row.try_get(1)?).unwrap_or(DateTime::UNIX_EPOCH);
+    Ok(Row {
+        id: row.try_get(0)?,
+        at,
+        event: EventId::from(row.try_get::<Uuid, _>(2)?),
+        name: row.try_get(3)?,
+        version: row.try_get(4)?,
+        key: row.try_get(5)?,
+        headers: row.try_get(6)?,
+        payload: Bytes::from(row.try_get::<Vec<u8>, _>(7)?),
+    })
+}
+
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}

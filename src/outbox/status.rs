@@ -1,0 +1,66 @@
+//! How an outbox stands, in figures. Never judges them.
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use super::{Outbox, OutboxError, Store};
+
+/// How an outbox stands.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Status {
+    /// Events that are committed and not confirmed by a checkpoint yet.
+    pub backlog: u64,
+    /// The age of the oldest of them, in seconds.
+    pub oldest_unpublished_seconds: Option<f64>,
+    /// Who relays.
+    pub lease: LeaseStatus,
+    /// The last batch that the ledger knows.
+    pub last_batch: Option<LastBatch>,
+    /// Events that were put aside because NATS will never take them, and what follows them.
+    pub parked: u64,
+}
+
+/// Who relays.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct LeaseStatus {
+    /// The owner; `None` before the first, and after a clean stop.
+    pub owner: Option<String>,
+    /// How often the owner has changed.
+    pub epoch: i64,
+    /// How long the lease lasts without renewal, in seconds; negative when it is over.
+    pub remaining_seconds: f64,
+}
+
+/// A confirmed batch.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct LastBatch {
+    /// When it was confirmed.
+    pub at: DateTime<Utc>,
+    /// How many events.
+    pub events: u64,
+    /// The stream.
+    pub stream: String,
+    /// The sequence of its last event.
+    pub last_sequence: u64,
+}
+
+impl<DB: Store> Outbox<DB> {
+    /// How the outbox stands. Counts the backlog, which takes a moment when it has millions.
+    ///
+    /// # Errors
+    /// [`OutboxError::NotMigrated`] without tables, else [`OutboxError::Database`].
+    pub async fn status(&self) -> Result<Status, OutboxError> {
+        let mut connection = self
+            .shared
+            .pool
+            .acquire()
+            .await
+            .map_err(OutboxError::Database)?;
+        DB::status(&mut connection, &self.shared.names)
+            .await
+            .map_err(Self::explain)
+    }
+}

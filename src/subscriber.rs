@@ -1,0 +1,179 @@
+//! A named durable with its handlers and its policy: a plain value. Never runs anything.
+
+use std::time::Duration;
+
+use tidings_contract::{Envelope, Event};
+
+use crate::{
+    handler::{Erased, Handler, Typed},
+    retry::Retry,
+};
+
+/// A durable subscriber: several replicas of it share the work, and it continues where it was.
+///
+/// A new one begins with the oldest event that its stream keeps.
+pub struct EventSubscriber<S> {
+    durable: String,
+    routes: Vec<Route<S>>,
+    pub(crate) retry: Retry,
+    pub(crate) timeout: Duration,
+    pub(crate) concurrency: usize,
+    pub(crate) ordered: bool,
+}
+
+/// Which events a handler takes.
+pub(crate) struct Route<S> {
+    name: &'static str,
+    version: u32,
+    pub(crate) handler: Box<dyn Erased<S>>,
+}
+
+/// Why a subscriber cannot be run as it is.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SubscriberError {
+    /// The durable's name is not one.
+    #[error(
+        "{0:?} is not a subscriber name: use lower-case letters, digits, `-` and `_`, at most 64"
+    )]
+    Name(String),
+    /// There is no `.on(...)`.
+    #[error("subscriber {0} has no handler: add one with `.on(...)`")]
+    NoHandler(String),
+    /// Two handlers take the same events.
+    #[error(
+        "subscriber {subscriber} has two handlers for {name} version {version}: use two subscribers"
+    )]
+    Twice {
+        /// The subscriber.
+        subscriber: String,
+        /// The event's name.
+        name: &'static str,
+        /// The event's version.
+        version: u32,
+    },
+}
+
+impl<S: Send + Sync + 'static> EventSubscriber<S> {
+    /// A subscriber of this name, which must stay the same from deployment to deployment: lower-case
+    /// letters, digits, `-` and `_`, at most 64.
+    #[must_use]
+    pub fn durable(name: impl Into<String>) -> Self {
+        Self {
+            durable: name.into(),
+            routes: Vec::new(),
+            retry: Retry::default(),
+            timeout: Duration::from_secs(30),
+            concurrency: 16,
+            ordered: false,
+        }
+    }
+
+    /// Adds a handler. Several make one durable with several names; the same name may occur in several
+    /// versions.
+    #[must_use]
+    pub fn on<E: Event, H: Handler<E, S>>(mut self, handler: H) -> Self {
+        self.routes.push(Route {
+            name: E::NAME,
+            version: E::VERSION,
+            handler: Box::new(Typed::<E, H>::new(handler)),
+        });
+        self
+    }
+
+    /// When failures are tried again; default [`Retry::default`].
+    #[must_use]
+    pub fn retry(mut self, retry: Retry) -> Self {
+        self.retry = retry;
+        self
+    }
+
+    /// How long one attempt may take; default 30 s. Beyond, it is dropped at its next await and counts
+    /// as failed.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// How many events are handled at once in this process; default 16, 0 counts as 1.
+    #[must_use]
+    pub fn concurrency(mut self, concurrency: usize) -> Self {
+        self.concurrency = concurrency.max(1);
+        self
+    }
+
+    /// Handles the events of one key one after the other, in the order of the stream; different keys
+    /// side by side. A failure is tried again in place, and the key's later events wait for it. Holds
+    /// within one process: run one replica of an ordered subscriber.
+    #[must_use]
+    pub fn ordered_by_key(mut self) -> Self {
+        self.ordered = true;
+        self
+    }
+
+    /// The durable's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.durable
+    }
+
+    /// The names of the events that it handles, each once.
+    pub fn event_names(&self) -> impl Iterator<Item = &'static str> {
+        let mut names: Vec<_> = self.routes.iter().map(|route| route.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        names.into_iter()
+    }
+
+    pub(crate) fn check(&self) -> Result<(), SubscriberError> {
+        let letter = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
+        if self.durable.is_empty() || self.durable.len() > 64 || !self.durable.bytes().all(letter) {
+            return Err(SubscriberError::Name(self.durable.clone()));
+        }
+        if self.routes.is_empty() {
+            return Err(SubscriberError::NoHandler(self.durable.clone()));
+        }
+        for (at, route) in self.routes.iter().enumerate() {
+            let same =
+                |other: &Route<S>| (other.name, other.version) == (route.name, route.version);
+            if self.routes[..at].iter().any(same) {
+                return Err(SubscriberError::Twice {
+                    subscriber: self.durable.clone(),
+                    name: route.name,
+                    version: route.version,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The handler for an event: of its own version, else of the next newer one, whose type may still
+    /// read the older payload. A foreign publisher that names no version means the newest.
+    pub(crate) fn route(&self, envelope: &Envelope) -> Option<&Route<S>> {
+        let named = self
+            .routes
+            .iter()
+            .filter(|route| route.name == envelope.name().as_str());
+        match envelope.version() {
+            0 => named.max_by_key(|route| route.version),
+            wanted => named
+                .filter(|route| route.version >= wanted)
+                .min_by_key(|route| route.version),
+        }
+    }
+}
+
+impl<S> std::fmt::Debug for EventSubscriber<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names: Vec<_> = self.routes.iter().map(|r| (r.name, r.version)).collect();
+        f.debug_struct("EventSubscriber")
+            .field("durable", &self.durable)
+            .field("events", &names)
+            .field("retry", &self.retry)
+            .field("timeout", &self.timeout)
+            .field("concurrency", &self.concurrency)
+            .field("ordered", &self.ordered)
+            .finish()
+    }
+}

@@ -1,0 +1,264 @@
+//! The run loop of a service: subscribers and what runs beside them, from start to drain. The order of
+//! the drain is written in [`Worker::run`] and nowhere else.
+
+mod pump;
+
+use std::{error::Error, sync::Arc, time::Duration};
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    background::Background,
+    bus::{Bus, BusError, ConsumerSpec},
+    executor::Executor,
+    subscriber::{EventSubscriber, SubscriberError},
+};
+use pump::Pump;
+
+/// Runs subscribers and background work over one connection until it is told to stop.
+pub struct Worker<S> {
+    bus: Bus,
+    state: Arc<S>,
+    subscribers: Vec<EventSubscriber<S>>,
+    background: Vec<Box<dyn Background>>,
+    drain: Duration,
+}
+
+/// Why a worker did not start, or ended by itself.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WorkerError {
+    /// A subscriber is not complete.
+    #[error(transparent)]
+    Subscriber(#[from] SubscriberError),
+    /// Two subscribers have one name.
+    #[error("two subscribers are named {0}: a durable is one subscriber")]
+    NameTaken(String),
+    /// No stream carries an event.
+    #[error(
+        "no stream takes {subject}, which {subscriber} needs: declare it and run `tidings streams apply`"
+    )]
+    NoStream {
+        /// The subscriber.
+        subscriber: String,
+        /// The event's name, or the subject of its dead letters.
+        subject: String,
+    },
+    /// NATS did not answer while the worker started.
+    #[error("the subscriber {subscriber} cannot be set up")]
+    Setup {
+        /// The subscriber.
+        subscriber: String,
+        /// What NATS said.
+        #[source]
+        source: BusError,
+    },
+    /// Background work ended with an error; the worker has drained.
+    #[error("{name} cannot go on")]
+    Background {
+        /// The work's name.
+        name: String,
+        /// Why.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// A task of the worker's own panicked; the worker has drained.
+    #[error("a task of the worker panicked: {0}")]
+    Panicked(String),
+}
+
+type Ended = (String, Result<(), Box<dyn Error + Send + Sync>>);
+
+impl<S: Send + Sync + 'static> Worker<S> {
+    /// A worker whose handlers share this state.
+    #[must_use]
+    pub fn new(bus: Bus, state: S) -> Self {
+        Self {
+            bus,
+            state: Arc::new(state),
+            subscribers: Vec::new(),
+            background: Vec::new(),
+            drain: Duration::from_secs(25),
+        }
+    }
+
+    /// Adds a subscriber.
+    #[must_use]
+    pub fn subscribe(mut self, subscriber: EventSubscriber<S>) -> Self {
+        self.subscribers.push(subscriber);
+        self
+    }
+
+    /// Adds background work, such as a [`Relay`](crate::Relay).
+    #[must_use]
+    pub fn with(mut self, background: impl Background) -> Self {
+        self.background.push(Box::new(background));
+        self
+    }
+
+    /// How long handlers may take to finish after the signal; default 25 s, which is below the 30 s that
+    /// Kubernetes grants. What still runs then is handed back to the server.
+    #[must_use]
+    pub fn drain_within(mut self, drain: Duration) -> Self {
+        self.drain = drain;
+        self
+    }
+
+    /// Runs until `shutdown` ends, drains and returns.
+    ///
+    /// # Errors
+    /// [`WorkerError`] when it cannot start as it is, or background work can never go on.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, what is in flight is cut off; the server delivers it again.
+    pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<(), WorkerError> {
+        let pulling = CancellationToken::new();
+        let handling = CancellationToken::new();
+        let relaying = CancellationToken::new();
+        let _cut_off = (
+            pulling.clone().drop_guard(),
+            handling.clone().drop_guard(),
+            relaying.clone().drop_guard(),
+        );
+        let pumps = self.pumps(&pulling, &handling).await?;
+        let mut subscribers: JoinSet<()> = pumps.into_iter().map(Pump::run).collect();
+        let mut background: JoinSet<Ended> = JoinSet::new();
+        for work in self.background {
+            let name = work.name();
+            let running = work.run(self.bus.clone(), relaying.clone());
+            background.spawn(async move { (name, running.await) });
+        }
+        tracing::info!("the worker runs");
+
+        let ended = tokio::select! {
+            () = shutdown => Ok(()),
+            Some(ended) = background.join_next() => outcome_of(ended),
+            Some(Err(error)) = subscribers.join_next() => Err(WorkerError::Panicked(error.to_string())),
+        };
+
+        tracing::info!(within = ?self.drain, "draining");
+        pulling.cancel();
+        if tokio::time::timeout(self.drain, joined(&mut subscribers))
+            .await
+            .is_err()
+        {
+            tracing::warn!("the drain's time is over: what still runs is handed back");
+            handling.cancel();
+            joined(&mut subscribers).await;
+        }
+        relaying.cancel();
+        let mut result = ended;
+        while let Some(ended) = background.join_next().await {
+            result = result.and(outcome_of(ended));
+        }
+        tracing::info!("drained");
+        result
+    }
+
+    /// One pump for each subscriber and each stream that carries its events.
+    async fn pumps(
+        &mut self,
+        pulling: &CancellationToken,
+        handling: &CancellationToken,
+    ) -> Result<Vec<Pump<S>>, WorkerError> {
+        let mut pumps = Vec::new();
+        let mut taken = std::collections::HashSet::new();
+        for subscriber in std::mem::take(&mut self.subscribers) {
+            subscriber.check()?;
+            if !taken.insert(subscriber.name().to_owned()) {
+                return Err(WorkerError::NameTaken(subscriber.name().to_owned()));
+            }
+            let streams = self.streams(&subscriber).await?;
+            let subscriber = Arc::new(subscriber);
+            let executor = Arc::new(Executor::new(
+                Arc::clone(&subscriber),
+                Arc::clone(&self.state),
+                handling.clone(),
+            ));
+            for consumer in streams {
+                let pump = Pump::open(
+                    self.bus.clone(),
+                    consumer,
+                    Arc::clone(&subscriber),
+                    Arc::clone(&executor),
+                    pulling.clone(),
+                );
+                pumps.push(pump.await.map_err(|source| WorkerError::Setup {
+                    subscriber: subscriber.name().to_owned(),
+                    source,
+                })?);
+            }
+        }
+        Ok(pumps)
+    }
+
+    /// The streams that carry a subscriber's events; its dead letters need one too.
+    async fn streams(
+        &self,
+        subscriber: &EventSubscriber<S>,
+    ) -> Result<Vec<ConsumerSpec>, WorkerError> {
+        let name = subscriber.name();
+        let setup = |source| WorkerError::Setup {
+            subscriber: name.to_owned(),
+            source,
+        };
+        let none = |subject: &str| WorkerError::NoStream {
+            subscriber: name.to_owned(),
+            subject: subject.to_owned(),
+        };
+        let dead_letter = format!("dead-letter.{name}.any");
+        if self
+            .bus
+            .stream_of(&dead_letter)
+            .await
+            .map_err(setup)?
+            .is_none()
+        {
+            return Err(none(&dead_letter));
+        }
+        let streams = self.bus.streams_of(subscriber.event_names()).await;
+        let mut consumers = Vec::new();
+        for (stream, names) in streams.map_err(setup)? {
+            let stream = stream.ok_or_else(|| none(names.first().copied().unwrap_or_default()))?;
+            consumers.push(ConsumerSpec {
+                stream,
+                durable: name.to_owned(),
+                subjects: names.into_iter().map(str::to_owned).collect(),
+            });
+        }
+        Ok(consumers)
+    }
+}
+
+fn outcome_of(ended: Result<Ended, tokio::task::JoinError>) -> Result<(), WorkerError> {
+    match ended {
+        Ok((_, Ok(()))) => Ok(()),
+        Ok((name, Err(source))) => Err(WorkerError::Background { name, source }),
+        Err(error) => Err(WorkerError::Panicked(error.to_string())),
+    }
+}
+
+async fn joined(tasks: &mut JoinSet<()>) {
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended {
+            tracing::error!(%error, "a subscriber's task panicked");
+        }
+    }
+}
+
+/// Ends at the first SIGTERM or Ctrl-C.
+///
+/// # Panics
+/// When the signals cannot be listened for, which happens only outside a tokio runtime.
+pub async fn shutdown_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    #[allow(clippy::expect_used)] // documented; without signals no service can be stopped
+    let mut terminate = signal(SignalKind::terminate()).expect("SIGTERM can be listened for");
+    #[allow(clippy::expect_used)] // as above
+    let mut interrupt = signal(SignalKind::interrupt()).expect("SIGINT can be listened for");
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("SIGTERM"),
+        _ = interrupt.recv() => tracing::info!("SIGINT"),
+    }
+}
