@@ -169,7 +169,7 @@ impl<S: Send + Sync + 'static> Worker<S> {
             if !taken.insert(subscriber.name().to_owned()) {
                 return Err(WorkerError::NameTaken(subscriber.name().to_owned()));
             }
-            let streams = self.streams(&subscriber).await?;
+            let streams = consumers_of(&self.bus, &subscriber).await?;
             let subscriber = Arc::new(subscriber);
             let executor = Arc::new(Executor::new(
                 Arc::clone(&subscriber),
@@ -192,43 +192,43 @@ impl<S: Send + Sync + 'static> Worker<S> {
         }
         Ok(pumps)
     }
+}
 
-    /// The streams that carry a subscriber's events; its dead letters need one too.
-    async fn streams(
-        &self,
-        subscriber: &EventSubscriber<S>,
-    ) -> Result<Vec<ConsumerSpec>, WorkerError> {
-        let name = subscriber.name();
-        let setup = |source| WorkerError::Setup {
-            subscriber: name.to_owned(),
-            source,
-        };
-        let none = |subject: &str| WorkerError::NoStream {
-            subscriber: name.to_owned(),
-            subject: subject.to_owned(),
-        };
-        let dead_letter = format!("dead-letter.{name}.any");
-        if self
-            .bus
-            .stream_of(&dead_letter)
-            .await
-            .map_err(setup)?
-            .is_none()
-        {
-            return Err(none(&dead_letter));
-        }
-        let streams = self.bus.streams_of(subscriber.event_names()).await;
-        let mut consumers = Vec::new();
-        for (stream, names) in streams.map_err(setup)? {
-            let stream = stream.ok_or_else(|| none(names.first().copied().unwrap_or_default()))?;
-            consumers.push(ConsumerSpec {
-                stream,
-                durable: name.to_owned(),
-                subjects: names.into_iter().map(str::to_owned).collect(),
-            });
-        }
-        Ok(consumers)
+/// One consumer for each stream that carries a subscriber's events; its dead letters need a stream too.
+async fn consumers_of<S: Send + Sync + 'static>(
+    bus: &Bus,
+    subscriber: &EventSubscriber<S>,
+) -> Result<Vec<ConsumerSpec>, WorkerError> {
+    let name = subscriber.name();
+    let setup = |source| WorkerError::Setup {
+        subscriber: name.to_owned(),
+        source,
+    };
+    let none = |subject: &str| WorkerError::NoStream {
+        subscriber: name.to_owned(),
+        subject: subject.to_owned(),
+    };
+    let dead_letter = format!("dead-letter.{name}.any");
+    if self
+        .bus
+        .stream_of(&dead_letter)
+        .await
+        .map_err(setup)?
+        .is_none()
+    {
+        return Err(none(&dead_letter));
     }
+    let streams = bus.streams_of(subscriber.event_names()).await;
+    let mut consumers = Vec::new();
+    for (stream, names) in streams.map_err(setup)? {
+        let stream = stream.ok_or_else(|| none(names.first().copied().unwrap_or_default()))?;
+        consumers.push(ConsumerSpec {
+            stream,
+            durable: name.to_owned(),
+            subjects: names.into_iter().map(str::to_owned).collect(),
+        });
+    }
+    Ok(consumers)
 }
 
 fn outcome_of(ended: Result<Ended, tokio::task::JoinError>) -> Result<(), WorkerError> {

@@ -59,13 +59,21 @@ impl Place {
     }
 }
 
+impl Place {
+    /// What no other message ever has: a sequence comes again when a stream is created anew.
+    pub(super) fn identity(&self) -> String {
+        let stored_at = self.stored_at.timestamp_nanos_opt().unwrap_or_default();
+        format!("{}/{}/{stored_at}", self.stream, self.sequence)
+    }
+}
+
 impl Delivery {
     /// Reads a message of a subscriber; `None` when it does not come from a consumer.
     pub(crate) fn read(bus: &Bus, subscriber: &str, message: Pulled) -> Option<(Self, Arrival)> {
         let (message, place) = Place::of(bus, message.0);
         let place = place?;
         let arrival = Arrival {
-            envelope: envelope_of(&message, || format!("{}/{}", place.stream, place.sequence)),
+            envelope: envelope_of(&message, || place.identity()),
             subject: message.subject.to_string(),
             stream: place.stream.clone(),
             sequence: place.sequence,

@@ -10,7 +10,7 @@ mod consumer;
 mod delivery;
 mod publisher;
 mod pull;
-pub mod streams;
+pub(crate) mod streams;
 mod tail;
 
 use std::time::Duration;

@@ -9,7 +9,7 @@ use tidings_contract::Pattern;
 use super::{Bus, BusError};
 
 /// The subjects of dead letters: `dead-letter.<subscriber>.<name>`.
-pub const DEAD_LETTER_SUBJECTS: &str = "dead-letter.>";
+pub(crate) const DEAD_LETTER_SUBJECTS: &str = "dead-letter.>";
 
 /// A stream as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]

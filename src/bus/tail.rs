@@ -157,7 +157,7 @@ impl Reader {
     pub async fn next(&mut self) -> Result<Seen, ReaderError> {
         let (message, place) = self.next_message().await?;
         Ok(Seen {
-            envelope: envelope_of(&message, || format!("{}/{}", place.stream, place.sequence)),
+            envelope: envelope_of(&message, || place.identity()),
             subject: message.subject.to_string(),
             stream: place.stream,
             sequence: place.sequence,

@@ -32,7 +32,7 @@ pub use migrate::MigrateError;
 pub use relay::{Relay, RelayError};
 pub use status::{LastBatch, LeaseStatus, Status};
 pub use store::Store;
-use store::{Names, Statements};
+use store::Names;
 pub use transaction::OutboxTransaction;
 use wake::Wake;
 

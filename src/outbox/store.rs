@@ -156,7 +156,7 @@ pub struct Claim<C> {
 }
 
 /// Per stream, how far the ledger goes.
-pub type Positions = BTreeMap<String, Position>;
+pub(in crate::outbox) type Positions = BTreeMap<String, Position>;
 
 /// How far the ledger goes in one stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,0 +1,12 @@
+//! The promises of Tidings, against a real nats-server and real databases. Most of the suite runs once
+//! on Postgres and once on SQLite, from one text.
+
+mod support;
+
+mod faults;
+mod order;
+mod outbox;
+mod poison;
+mod sql;
+mod streams;
+mod subscriber;

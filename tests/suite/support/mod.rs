@@ -1,0 +1,54 @@
+//! What every test needs: a world of its own, something to observe, and a deadline for every wait.
+
+mod events;
+mod oracle;
+mod world;
+
+use std::time::Duration;
+
+pub use events::{Counted, Noted, User};
+pub use oracle::Stream;
+pub use world::{Database, World};
+
+/// How long anything may take on a busy machine.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Waits until a condition holds, and fails when it never does.
+pub async fn eventually<F, Fut>(what: &str, mut condition: F)
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = bool>,
+{
+    let deadline = tokio::time::Instant::now() + DEADLINE;
+    while !condition().await {
+        assert!(tokio::time::Instant::now() < deadline, "never came true: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Waits for a future, and fails when it never ends.
+pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(DEADLINE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("never happened: {what}"),
+    }
+}
+
+/// One test for each database: `both!(name)` runs `async fn name<DB: Database>(world: World<DB>)`.
+#[macro_export]
+macro_rules! both {
+    ($($name:ident),+ $(,)?) => {
+        mod on_postgres {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name($crate::support::World::<sqlx::Postgres>::start().await).await;
+            })+
+        }
+        mod on_sqlite {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name($crate::support::World::<sqlx::Sqlite>::start().await).await;
+            })+
+        }
+    };
+}

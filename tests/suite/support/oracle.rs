@@ -1,0 +1,76 @@
+//! What a stream holds, read with the NATS client alone: the oracle does not trust what it judges.
+
+use std::collections::{BTreeMap, HashSet};
+
+use async_nats::{HeaderMap, jetstream};
+use futures::StreamExt;
+
+/// A message of a stream.
+pub struct Stored {
+    pub subject: String,
+    pub headers: HeaderMap,
+    pub payload: Vec<u8>,
+}
+
+/// All messages of a stream, in their order.
+pub struct Stream(pub Vec<Stored>);
+
+impl Stored {
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.as_str())
+    }
+
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.payload).unwrap_or_default()
+    }
+}
+
+impl Stream {
+    pub async fn read(url: &str, name: &str) -> Self {
+        let client = async_nats::connect(url).await.expect("a connection");
+        let context = jetstream::new(client);
+        let mut stream = context.get_stream(name).await.expect("the stream");
+        let left = stream.info().await.expect("its state").state.messages;
+        let config = jetstream::consumer::pull::OrderedConfig::default();
+        let consumer = stream.create_consumer(config).await.expect("a consumer");
+        let messages = consumer.messages().await.expect("messages");
+        let all = messages.take(usize::try_from(left).expect("few enough")).map(|message| {
+            let message = message.expect("a message").message;
+            Stored {
+                subject: message.subject.to_string(),
+                headers: message.headers.unwrap_or_default(),
+                payload: message.payload.to_vec(),
+            }
+        });
+        Self(super::within("the stream is read", all.collect()).await)
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn ids(&self) -> Vec<String> {
+        self.0.iter().map(|m| m.header("ce-id").to_owned()).collect()
+    }
+
+    /// How many events are there more than once.
+    pub fn duplicated(&self) -> usize {
+        let ids: HashSet<_> = self.ids().into_iter().collect();
+        self.len() - ids.len()
+    }
+
+    /// How often the count of a key goes down from one event to the next.
+    pub fn inverted(&self) -> usize {
+        let mut last: BTreeMap<String, i64> = BTreeMap::new();
+        let mut inverted = 0;
+        for message in &self.0 {
+            let json = message.json();
+            let count = json["count"].as_i64().unwrap_or_default();
+            let key = message.header("ce-partitionkey").to_owned();
+            if last.insert(key, count).is_some_and(|before| before >= count) {
+                inverted += 1;
+            }
+        }
+        inverted
+    }
+}

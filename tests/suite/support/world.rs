@@ -1,0 +1,204 @@
+//! A nats-server, a database with an outbox, and the streams, for one test.
+
+use std::{sync::Arc, time::Duration};
+
+use sqlx::{Pool, Postgres, Sqlite, postgres::PgPoolOptions};
+use tidings::{
+    Bus, Outbox, Pattern, Relay, Store, StreamSpec, Worker, WorkerError,
+    testing::{NatsServer, PostgresServer},
+};
+use tokio::{sync::OnceCell, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use super::Stream;
+
+pub struct World<DB: Database> {
+    pub nats: NatsServer,
+    pub bus: Bus,
+    pub outbox: Outbox<DB>,
+    _home: Arc<dyn std::any::Any + Send + Sync>,
+}
+
+/// A relay or a worker that runs beside the test.
+pub struct Running<E> {
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), E>>,
+}
+
+/// What a test needs of a database besides the outbox: a table whose rows serialise the writers of a key.
+pub trait Database: Store + Sized {
+    type Home: Send + Sync + 'static;
+
+    fn open() -> impl Future<Output = (Outbox<Self>, Self::Home)> + Send;
+    /// Counts up the row of a key in the transaction, holding its lock from then on, and returns the count.
+    fn count_up(
+        connection: &mut Self::Connection,
+        key: &str,
+    ) -> impl Future<Output = Result<i64, sqlx::Error>> + Send;
+    fn execute(pool: &Pool<Self>, sql: &str) -> impl Future<Output = ()> + Send;
+    fn number(pool: &Pool<Self>, sql: &str) -> impl Future<Output = i64> + Send;
+    fn text(pool: &Pool<Self>, sql: &str) -> impl Future<Output = String> + Send;
+    /// The name of a table of the outbox in SQL.
+    fn table(name: &str) -> String;
+}
+
+const COUNTERS: &str = "create table counter (key text primary key, count bigint not null)";
+const COUNT_UP: &str = "insert into counter (key, count) values ($1, 1)
+    on conflict (key) do update set count = counter.count + 1 returning count";
+
+impl Database for Postgres {
+    type Home = ();
+
+    async fn open() -> (Outbox<Self>, ()) {
+        static SERVER: OnceCell<PostgresServer> = OnceCell::const_new();
+        let start = || async {
+            let options = PostgresServer::options().fsync(false);
+            options.start().await.expect("Postgres starts")
+        };
+        let server = SERVER.get_or_init(start).await;
+        let name = format!("t{}", uuid::Uuid::now_v7().simple());
+        server.create_database(&name).await.expect("a database");
+        let pool = PgPoolOptions::new()
+            .max_connections(40)
+            .connect(&server.url_of(&name))
+            .await
+            .expect("a pool");
+        (Outbox::new(pool), ())
+    }
+
+    async fn count_up(connection: &mut Self::Connection, key: &str) -> Result<i64, sqlx::Error> {
+        sqlx::query_scalar(COUNT_UP).bind(key).fetch_one(connection).await
+    }
+
+    async fn execute(pool: &Pool<Self>, sql: &str) {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned())).execute(pool).await.expect(sql);
+    }
+
+    async fn number(pool: &Pool<Self>, sql: &str) -> i64 {
+        sqlx::query_scalar(sqlx::AssertSqlSafe(sql.to_owned())).fetch_one(pool).await.expect(sql)
+    }
+
+    async fn text(pool: &Pool<Self>, sql: &str) -> String {
+        sqlx::query_scalar(sqlx::AssertSqlSafe(sql.to_owned())).fetch_one(pool).await.expect(sql)
+    }
+
+    fn table(name: &str) -> String {
+        format!("tidings.{name}")
+    }
+}
+
+/// A folder that goes with its owner.
+pub struct Folder(std::path::PathBuf);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+impl Database for Sqlite {
+    type Home = Folder;
+
+    async fn open() -> (Outbox<Self>, Folder) {
+        let folder = std::env::temp_dir().join(format!("tidings-test-{}", uuid::Uuid::now_v7()));
+        std::fs::create_dir(&folder).expect("a folder");
+        let outbox = Outbox::open(folder.join("test.db")).await.expect("a database");
+        (outbox, Folder(folder))
+    }
+
+    async fn count_up(connection: &mut Self::Connection, key: &str) -> Result<i64, sqlx::Error> {
+        sqlx::query_scalar(COUNT_UP).bind(key).fetch_one(connection).await
+    }
+
+    async fn execute(pool: &Pool<Self>, sql: &str) {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned())).execute(pool).await.expect(sql);
+    }
+
+    async fn number(pool: &Pool<Self>, sql: &str) -> i64 {
+        sqlx::query_scalar(sqlx::AssertSqlSafe(sql.to_owned())).fetch_one(pool).await.expect(sql)
+    }
+
+    async fn text(pool: &Pool<Self>, sql: &str) -> String {
+        sqlx::query_scalar(sqlx::AssertSqlSafe(sql.to_owned())).fetch_one(pool).await.expect(sql)
+    }
+
+    fn table(name: &str) -> String {
+        format!("tidings_{name}")
+    }
+}
+
+/// The stream of a test's events: `user.>` and `count.>`.
+pub fn events_stream() -> StreamSpec {
+    let subjects = ["user.>", "count.>"].map(|s| Pattern::parse(s).expect("a pattern"));
+    StreamSpec::new("EVENTS", subjects).expect("a name")
+}
+
+impl<DB: Database> World<DB> {
+    pub async fn start() -> Self {
+        let (outbox, home) = DB::open().await;
+        outbox.migrate().await.expect("the outbox migrates");
+        DB::execute(outbox.pool(), COUNTERS).await;
+        let nats = NatsServer::start().await.expect("nats-server starts");
+        let bus = Bus::connect(nats.url().into()).await.expect("a connection");
+        for stream in [events_stream(), StreamSpec::dead_letters()] {
+            bus.apply_stream(&stream).await.expect("a stream");
+        }
+        Self { nats, bus, outbox, _home: Arc::new(home) }
+    }
+
+    /// A relay with a short lease, so that a take-over is quick.
+    pub fn relay(&self) -> Running<tidings::RelayError> {
+        self.run_relay(self.new_relay())
+    }
+
+    pub fn new_relay(&self) -> Relay<DB> {
+        Relay::new(self.outbox.clone())
+            .lease(Duration::from_secs(1))
+            .unbound_grace(Duration::ZERO)
+    }
+
+    pub fn run_relay(&self, relay: Relay<DB>) -> Running<tidings::RelayError> {
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(relay.run(self.bus.clone(), stop.clone()));
+        Running { stop, task }
+    }
+
+    pub fn run<S: Send + Sync + 'static>(&self, worker: Worker<S>) -> Running<WorkerError> {
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(worker.run(stop.clone().cancelled_owned()));
+        Running { stop, task }
+    }
+
+    /// What the stream of events holds, read by the client itself.
+    pub async fn stored(&self) -> Stream {
+        Stream::read(&self.nats.url(), "EVENTS").await
+    }
+
+    pub async fn dead_letters(&self) -> Stream {
+        Stream::read(&self.nats.url(), "DEAD_LETTERS").await
+    }
+
+    pub async fn parked(&self) -> i64 {
+        let sql = format!("select count(*) from {}", DB::table("parked"));
+        DB::number(self.outbox.pool(), &sql).await
+    }
+}
+
+impl<E: std::fmt::Debug + Send + 'static> Running<E> {
+    /// Stops it the clean way and gives its result.
+    pub async fn stop(self) -> Result<(), E> {
+        self.stop.cancel();
+        super::within("a clean stop", self.task).await.expect("no panic")
+    }
+
+    /// Ends it at once, wherever it is, as a crash of the process would.
+    pub async fn kill(self) {
+        self.task.abort();
+        let _ = self.task.await;
+    }
+
+    /// Waits until it ends by itself.
+    pub async fn end(self) -> Result<(), E> {
+        super::within("its end", self.task).await.expect("no panic")
+    }
+}
