@@ -209,13 +209,7 @@ async fn consumers_of<S: Send + Sync + 'static>(
         subject: subject.to_owned(),
     };
     let dead_letter = format!("dead-letter.{name}.any");
-    if self
-        .bus
-        .stream_of(&dead_letter)
-        .await
-        .map_err(setup)?
-        .is_none()
-    {
+    if bus.stream_of(&dead_letter).await.map_err(setup)?.is_none() {
         return Err(none(&dead_letter));
     }
     let streams = bus.streams_of(subscriber.event_names()).await;

@@ -8,8 +8,8 @@ create sequence tidings.outbox_id as bigint cache 1;
 -- The log: insert-only, never updated, emptied a slot at a time by truncate, so that nothing is left
 -- for vacuum, whatever holds the horizon back.
 create table tidings.outbox (
-    -- before `id` on purpose: whoever holds an id already has its xid, so an id above all ids of a
-    -- snapshot belongs to a transaction that the snapshot knows nothing of
+    -- before `id` on purpose: whoever holds an id already has its xid, so no transaction can hold a low
+    -- id and still be invisible to everybody
     xid     xid8        not null default pg_current_xact_id(),
     id      bigint      not null default nextval('tidings.outbox_id'),
     at      timestamptz not null default clock_timestamp(),
@@ -41,7 +41,7 @@ begin
     end loop;
 end $$;
 
--- the rows of transactions that a snapshot saw open
+-- the rows of transactions that a snapshot did not see
 create index on tidings.outbox (xid, id);
 -- everything newer, in order
 create index on tidings.outbox (id);
@@ -55,7 +55,7 @@ create table tidings.relay (
     lease_until     timestamptz not null default '-infinity',
     -- every row that this snapshot sees is confirmed by the stream, or parked
     cursor          pg_snapshot not null,
-    -- no row that the snapshot sees has a higher id
+    -- no row that the snapshot sees has a higher id: above it, new rows are found in the order of ids
     floor           bigint      not null default 0,
     -- while a backlog larger than a page drains: the snapshot it is read under, and the last id
     page_snapshot   pg_snapshot,

@@ -31,8 +31,8 @@ use crate::{
 pub use migrate::MigrateError;
 pub use relay::{Relay, RelayError};
 pub use status::{LastBatch, LeaseStatus, Status};
-pub use store::Store;
 use store::Names;
+pub use store::Store;
 pub use transaction::OutboxTransaction;
 use wake::Wake;
 

@@ -30,7 +30,7 @@ const SLOT_SECONDS: i64 = 10_800;
 pub struct PgCursor {
     /// Everything that this snapshot sees is confirmed or parked.
     seen: String,
-    /// No row that `seen` sees has a higher id.
+    /// No row that `seen` sees has a higher id. It only splits the search, so that little is walked.
     floor: i64,
     page: Option<PagePosition>,
 }
@@ -240,9 +240,11 @@ impl Statements for Postgres {
 
     /// Rows and the snapshot that they were read under come from one statement.
     ///
-    /// The second part finds what was open when `seen` was taken and lies below the floor; the third
-    /// everything above. Above the floor lies every row whose transaction began later, because xids are
-    /// drawn before ids; so both parts are short walks along an index, whatever the planner knows.
+    /// What `seen` does not see is either in its list of open transactions or at its xmax or above. The
+    /// fourth part walks what lies above the floor in the order of ids and covers nearly everything. The
+    /// second and third find what lies below it by transaction: ids may be drawn before the snapshot and
+    /// committed after it, also by transactions at or above xmax, which is the last *completed* one's
+    /// successor. Once a page has passed the floor, they are not run at all.
     async fn fetch(
         connection: &mut PgConnection,
         names: &Names,
@@ -260,6 +262,17 @@ impl Statements for Postgres {
                 where log.xid = open.xid and log.id > $3 and log.id <= $2
                   and ($4 is null or pg_visible_in_snapshot(log.xid, $4::text::pg_snapshot))
                 order by log.id limit $5) as late
+            where $3 < $2
+            union all
+            (select id, at, event, name, version, key, headers, payload from (
+                select * from tidings.outbox as log
+                where log.xid >= pg_snapshot_xmax($1::text::pg_snapshot)
+                  and log.xid < pg_snapshot_xmax(coalesce($4::text::pg_snapshot, pg_current_snapshot()))
+                  and log.id > $3 and log.id <= $2
+                  and ($4 is null or pg_visible_in_snapshot(log.xid, $4::text::pg_snapshot))
+                order by log.xid, log.id offset 0) as recent
+             where $3 < $2
+             order by id limit $5)
             union all
             (select id, at, event, name, version, key, headers, payload from tidings.outbox as log
              where log.id > greatest($2, $3) and not pg_visible_in_snapshot(log.xid, $1::text::pg_snapshot)
@@ -362,15 +375,11 @@ impl Statements for Postgres {
                 last.at, last.events, last.stream, last.last_sequence
             from tidings.relay
             cross join lateral (
-                select count(*) as events, min(new.at) as oldest from (
-                    select log.at, log.id, log.xid from tidings.outbox as log
-                    where log.id > relay.floor and not pg_visible_in_snapshot(log.xid, relay.cursor)
-                    union all
-                    select log.at, log.id, log.xid from pg_snapshot_xip(relay.cursor) as open(xid)
-                    join tidings.outbox as log on log.xid = open.xid and log.id <= relay.floor
-                ) as new
-                where relay.page_id is null or new.id > relay.page_id
-                   or not pg_visible_in_snapshot(new.xid, relay.page_snapshot)
+                select count(*) as events, min(log.at) as oldest from tidings.outbox as log
+                where log.xid >= pg_snapshot_xmin(relay.cursor)
+                  and not pg_visible_in_snapshot(log.xid, relay.cursor)
+                  and (relay.page_id is null or log.id > relay.page_id
+                       or not pg_visible_in_snapshot(log.xid, relay.page_snapshot))
             ) as backlog
             left join lateral (
                 select at, events, stream, last_sequence from tidings.ledger order by last_id desc limit 1

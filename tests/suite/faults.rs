@@ -1,1 +1,179 @@
-//! x
+//! P2, P3, P4 under faults: relays that die, two of them, servers that restart.
+
+use std::{sync::Arc, time::Duration};
+
+use tidings::{Context, EventSubscriber, Failure, Pattern, Retry, StreamSpec, Worker};
+
+use crate::{
+    both,
+    support::{Counted, Database, Noted, World, eventually},
+};
+
+both!(
+    a_relay_that_dies_again_and_again_duplicates_nothing_even_beyond_the_window,
+    of_two_relays_one_works_and_the_other_takes_over,
+    after_a_clean_stop_the_other_takes_over_at_once,
+    a_restarted_nats_server_costs_no_event,
+    a_worker_survives_the_restart_of_its_server,
+);
+
+async fn commit<DB: Database>(world: &World<DB>, key: &str) {
+    let mut tx = world.outbox.begin().await.unwrap();
+    let count = DB::count_up(&mut tx, key).await.unwrap();
+    tx.publish(&Counted {
+        key: key.to_owned(),
+        count,
+    })
+    .unwrap();
+    tx.commit().await.unwrap();
+}
+
+async fn backlog_is_gone<DB: Database>(world: &World<DB>) {
+    eventually("the backlog is gone", || async {
+        world
+            .outbox
+            .status()
+            .await
+            .is_ok_and(|status| status.backlog == 0)
+    })
+    .await;
+}
+
+/// The server forgets ids after 100 ms here, so that only the stream's tail protects.
+async fn forgetful<DB: Database>(world: &World<DB>) {
+    let mut stream = StreamSpec::new("EVENTS", [Pattern::parse("count.>").unwrap()]).unwrap();
+    stream.duplicate_window = Duration::from_millis(100);
+    world.bus.apply_stream(&stream).await.unwrap();
+}
+
+async fn a_relay_that_dies_again_and_again_duplicates_nothing_even_beyond_the_window<
+    DB: Database,
+>(
+    world: World<DB>,
+) {
+    forgetful(&world).await;
+    let mut committed = 0;
+    for round in 0..8 {
+        for n in 0..40 {
+            commit(&world, &format!("key-{}", n % 4)).await;
+            committed += 1;
+        }
+        let relay = world.relay();
+        // It dies when the stream has more of this round, which is before its checkpoint in most.
+        let enough = committed - 40 + 1 + round;
+        eventually("some are stored", || async {
+            world.stored().await.len() >= enough
+        })
+        .await;
+        relay.kill().await;
+        tokio::time::sleep(Duration::from_millis(150)).await;
+    }
+    let relay = world.relay();
+    backlog_is_gone(&world).await;
+    relay.stop().await.unwrap();
+    let stored = world.stored().await;
+    assert_eq!(
+        (stored.len(), stored.duplicated(), stored.inverted()),
+        (committed, 0, 0)
+    );
+}
+
+async fn of_two_relays_one_works_and_the_other_takes_over<DB: Database>(world: World<DB>) {
+    let first = world.relay();
+    eventually("the first has the lease", || async {
+        world.outbox.status().await.unwrap().lease.epoch == 1
+    })
+    .await;
+    let second = world.relay();
+    commit(&world, "a").await;
+    backlog_is_gone(&world).await;
+    assert_eq!(world.outbox.status().await.unwrap().lease.epoch, 1);
+    first.kill().await;
+    commit(&world, "a").await;
+    backlog_is_gone(&world).await;
+    assert_eq!(world.outbox.status().await.unwrap().lease.epoch, 2);
+    second.stop().await.unwrap();
+    let stored = world.stored().await;
+    assert_eq!(
+        (stored.len(), stored.duplicated(), stored.inverted()),
+        (2, 0, 0)
+    );
+}
+
+async fn after_a_clean_stop_the_other_takes_over_at_once<DB: Database>(world: World<DB>) {
+    // With a lease of an hour only a release lets the second one in.
+    let first = world.run_relay(world.new_relay().lease(Duration::from_secs(3600)));
+    commit(&world, "a").await;
+    backlog_is_gone(&world).await;
+    first.stop().await.unwrap();
+    let second = world.relay();
+    commit(&world, "a").await;
+    backlog_is_gone(&world).await;
+    second.stop().await.unwrap();
+    assert_eq!(world.outbox.status().await.unwrap().lease.epoch, 2);
+    assert_eq!(world.stored().await.duplicated(), 0);
+}
+
+async fn a_restarted_nats_server_costs_no_event<DB: Database>(world: World<DB>) {
+    let world = Arc::new(world);
+    let relay = world.relay();
+    let writer = tokio::spawn({
+        let world = Arc::clone(&world);
+        async move {
+            for n in 0..400 {
+                commit(&world, &format!("key-{}", n % 4)).await;
+            }
+        }
+    });
+    for _ in 0..3 {
+        let before = world.stored().await.len();
+        eventually("more is stored", || async {
+            world.stored().await.len() > before || writer.is_finished()
+        })
+        .await;
+        world.nats.kill().unwrap();
+        world.nats.restart().await.unwrap();
+    }
+    writer.await.unwrap();
+    backlog_is_gone(&world).await;
+    relay.stop().await.unwrap();
+    let stored = world.stored().await;
+    assert_eq!(
+        (stored.len(), stored.duplicated(), stored.inverted()),
+        (400, 0, 0)
+    );
+}
+
+async fn a_worker_survives_the_restart_of_its_server<DB: Database>(world: World<DB>) {
+    async fn note(event: Counted, cx: Context<Noted>) -> Result<(), Failure> {
+        cx.state().note(format!("{} {}", event.key, event.count));
+        Ok(())
+    }
+    let noted = Noted::default();
+    let subscriber = EventSubscriber::durable("counter")
+        .on(note)
+        .retry(Retry::exponential(
+            Duration::from_millis(10),
+            Duration::from_millis(10),
+        ))
+        .ordered_by_key();
+    let worker = Worker::new(world.bus.clone(), noted.clone())
+        .subscribe(subscriber)
+        .with(world.new_relay());
+    let running = world.run(worker);
+    for round in 1..=3 {
+        for _ in 0..50 {
+            commit(&world, "a").await;
+        }
+        noted.reach(50 * round).await;
+        world.nats.kill().unwrap();
+        world.nats.restart().await.unwrap();
+    }
+    commit(&world, "a").await;
+    eventually("the last one is handled", || async {
+        noted.all().iter().any(|note| note == "a 151")
+    })
+    .await;
+    running.stop().await.unwrap();
+    assert_eq!(world.stored().await.len(), 151);
+}

@@ -1,6 +1,9 @@
 //! The promises of Tidings, against a real nats-server and real databases. Most of the suite runs once
 //! on Postgres and once on SQLite, from one text.
 
+#![allow(unreachable_pub)] // one binary
+#![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests are tests
+
 mod support;
 
 mod faults;

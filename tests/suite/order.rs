@@ -42,8 +42,11 @@ async fn writers_on_shared_keys_lose_duplicate_and_invert_nothing<DB: Database>(
             committed
         })
     });
-    let committed: usize =
-        futures::future::join_all(writers).await.into_iter().map(Result::unwrap).sum();
+    let committed: usize = futures::future::join_all(writers)
+        .await
+        .into_iter()
+        .map(Result::unwrap)
+        .sum();
     eventually("the backlog is gone", || async {
         world.outbox.status().await.unwrap().backlog == 0
     })
@@ -65,10 +68,19 @@ async fn a_transaction_that_began_early_and_publishes_late_is_not_lost<DB: Datab
     let relay = world.relay();
     let mut early = world.outbox.begin().await.unwrap();
     DB::count_up(&mut early, "early").await.unwrap();
-    early.publish(&Counted { key: "early".into(), count: 1 }).unwrap();
+    early
+        .publish(&Counted {
+            key: "early".into(),
+            count: 1,
+        })
+        .unwrap();
     for count in 1..=10 {
         let mut tx = world.outbox.begin().await.unwrap();
-        tx.publish(&Counted { key: "late".into(), count }).unwrap();
+        tx.publish(&Counted {
+            key: "late".into(),
+            count,
+        })
+        .unwrap();
         tx.commit().await.unwrap();
         eventually("the open transaction holds nobody up", || async {
             world.stored().await.len() == usize::try_from(count).unwrap()
@@ -76,7 +88,10 @@ async fn a_transaction_that_began_early_and_publishes_late_is_not_lost<DB: Datab
         .await;
     }
     early.commit().await.unwrap();
-    eventually("the early one is stored", || async { world.stored().await.len() == 11 }).await;
+    eventually("the early one is stored", || async {
+        world.stored().await.len() == 11
+    })
+    .await;
     relay.stop().await.unwrap();
     assert_eq!(world.stored().await.duplicated(), 0);
     let _ = Duration::ZERO;

@@ -1,6 +1,8 @@
 //! P1 and P2: an event commits with the state change, and a committed event reaches its handler.
 
-use tidings::{Context, Envelope, EventPublisher, EventSubscriber, Failure, OutboxError, Relay, Worker};
+use tidings::{
+    Context, Envelope, EventPublisher, EventSubscriber, Failure, OutboxError, Relay, Worker,
+};
 
 use crate::{
     both,
@@ -40,7 +42,10 @@ async fn a_committed_event_reaches_its_handler<DB: Database>(world: World<DB>) {
     noted.reach(1).await;
     running.stop().await.unwrap();
     assert_eq!(noted.all(), ["ada@example.org"]);
-    assert_eq!(DB::number(world.outbox.pool(), "select count from counter").await, 1);
+    assert_eq!(
+        DB::number(world.outbox.pool(), "select count from counter").await,
+        1
+    );
 }
 
 async fn what_is_rolled_back_or_dropped_leaves_nothing<DB: Database>(world: World<DB>) {
@@ -55,7 +60,11 @@ async fn what_is_rolled_back_or_dropped_leaves_nothing<DB: Database>(world: Worl
     drop(dropped);
 
     let mut tx = world.outbox.pool().begin_with(DB::BEGIN).await.unwrap();
-    world.outbox.enqueue(&mut tx, &User::new("eve")).await.unwrap();
+    world
+        .outbox
+        .enqueue(&mut tx, &User::new("eve"))
+        .await
+        .unwrap();
     tx.rollback().await.unwrap();
 
     let mut last = world.outbox.begin().await.unwrap();
@@ -63,18 +72,28 @@ async fn what_is_rolled_back_or_dropped_leaves_nothing<DB: Database>(world: Worl
     last.commit().await.unwrap();
 
     let relay = world.relay();
-    eventually("the last event is stored", || async { world.stored().await.len() == 1 }).await;
+    eventually("the last event is stored", || async {
+        world.stored().await.len() == 1
+    })
+    .await;
     relay.stop().await.unwrap();
     assert_eq!(world.stored().await.0[0].json()["id"], "zoe");
     let rows = format!("select count(*) from {}", DB::table("outbox"));
     assert_eq!(DB::number(world.outbox.pool(), &rows).await, 1);
-    assert_eq!(DB::number(world.outbox.pool(), "select count(*) from counter").await, 0);
+    assert_eq!(
+        DB::number(world.outbox.pool(), "select count(*) from counter").await,
+        0
+    );
 }
 
 async fn an_enqueued_event_commits_with_the_callers_transaction<DB: Database>(world: World<DB>) {
     let relay = world.relay();
     let mut tx = world.outbox.pool().begin_with(DB::BEGIN).await.unwrap();
-    let id = world.outbox.enqueue(&mut tx, &User::new("ada")).await.unwrap();
+    let id = world
+        .outbox
+        .enqueue(&mut tx, &User::new("ada"))
+        .await
+        .unwrap();
     tx.commit().await.unwrap();
     eventually("it is stored", || async { world.stored().await.len() == 1 }).await;
     relay.stop().await.unwrap();
@@ -94,7 +113,10 @@ async fn one_transaction_publishes_many_events_in_their_order<DB: Database>(worl
         .collect();
     tx.commit().await.unwrap();
     let relay = world.relay();
-    eventually("all are stored", || async { world.stored().await.len() >= 2500 }).await;
+    eventually("all are stored", || async {
+        world.stored().await.len() >= 2500
+    })
+    .await;
     relay.stop().await.unwrap();
     assert_eq!(world.stored().await.ids(), ids);
 }
@@ -102,17 +124,34 @@ async fn one_transaction_publishes_many_events_in_their_order<DB: Database>(worl
 async fn what_cannot_be_sent_is_refused_when_it_is_published<DB: Database>(world: World<DB>) {
     let outbox = world.outbox.clone().max_payload(2000);
     let mut tx = outbox.begin().await.unwrap();
-    let big = User { id: "ada".into(), email: "x".repeat(2000) };
+    let big = User {
+        id: "ada".into(),
+        email: "x".repeat(2000),
+    };
     assert!(matches!(tx.publish(&big), Err(OutboxError::TooLarge(_))));
-    assert!(matches!(tx.publish(&User::new("")), Err(OutboxError::Envelope(_))));
-    assert!(matches!(tx.publish(&User::new("a\nb")), Err(OutboxError::Envelope(_))));
+    assert!(matches!(
+        tx.publish(&User::new("")),
+        Err(OutboxError::Envelope(_))
+    ));
+    assert!(matches!(
+        tx.publish(&User::new("a\nb")),
+        Err(OutboxError::Envelope(_))
+    ));
     let ada = User::new("ada");
-    assert!(Envelope::of(&ada).unwrap().header("x", "a\r\nNats-Msg-Id: 1").is_err());
+    assert!(
+        Envelope::of(&ada)
+            .unwrap()
+            .header("x", "a\r\nNats-Msg-Id: 1")
+            .is_err()
+    );
     tx.publish(&ada).unwrap();
     tx.commit().await.unwrap();
 
     let publisher = EventPublisher::new(&world.bus);
-    let huge = User { id: "ada".into(), email: "x".repeat(world.bus.max_payload()) };
+    let huge = User {
+        id: "ada".into(),
+        email: "x".repeat(world.bus.max_payload()),
+    };
     let refused = publisher.publish(&huge).await.unwrap_err();
     assert!(refused.to_string().contains("the limit is"), "{refused}");
     publisher.publish(&ada).await.unwrap();
@@ -126,7 +165,12 @@ async fn descendants_inherit_the_conversation<DB: Database>(world: World<DB>) {
         let (world, noted) = cx.state();
         if user.id != "parent" {
             noted.note(format!("{} {}", user.id, cx.correlation_id()));
-            let cause = cx.envelope().lineage().causation_id.clone().unwrap_or_default();
+            let cause = cx
+                .envelope()
+                .lineage()
+                .causation_id
+                .clone()
+                .unwrap_or_default();
             noted.note(cause);
             return Ok(());
         }
@@ -134,13 +178,21 @@ async fn descendants_inherit_the_conversation<DB: Database>(world: World<DB>) {
         tx.publish(&User::new("in-tx"))?;
         tx.commit().await?;
         let mut tx = world.outbox.pool().begin_with(DB::BEGIN).await?;
-        world.outbox.enqueue(&mut tx, &User::new("enqueued")).await?;
+        world
+            .outbox
+            .enqueue(&mut tx, &User::new("enqueued"))
+            .await?;
         tx.commit().await?;
-        EventPublisher::new(&world.bus).publish(&User::new("direct")).await?;
+        EventPublisher::new(&world.bus)
+            .publish(&User::new("direct"))
+            .await?;
         Ok(())
     }
     let noted = Noted::default();
-    let parent = Envelope::of(&User::new("parent")).unwrap().correlated("order-7").unwrap();
+    let parent = Envelope::of(&User::new("parent"))
+        .unwrap()
+        .correlated("order-7")
+        .unwrap();
     let parent_id = parent.id().to_string();
     let bus = world.bus.clone();
     let relay = world.relay();
@@ -167,8 +219,15 @@ async fn the_status_tells_backlog_and_lease<DB: Database>(world: World<DB>) {
         tx.commit().await.unwrap();
     }
     let before = world.outbox.status().await.unwrap();
-    assert_eq!((before.backlog, before.parked, before.last_batch), (2, 0, None));
-    assert!(before.oldest_unpublished_seconds.is_some_and(|age| age >= 0.0));
+    assert_eq!(
+        (before.backlog, before.parked, before.last_batch),
+        (2, 0, None)
+    );
+    assert!(
+        before
+            .oldest_unpublished_seconds
+            .is_some_and(|age| age >= 0.0)
+    );
     assert_eq!((before.lease.owner, before.lease.epoch), (None, 0));
 
     let relay = world.relay();
@@ -203,7 +262,10 @@ async fn another_schema_is_another_outbox<DB: Database>(world: World<DB>) {
     assert_eq!(shop.status().await.unwrap().backlog, 2);
     assert_eq!(world.outbox.status().await.unwrap().backlog, 0);
     let relay = world.run_relay(Relay::new(shop.clone()));
-    eventually("it is relayed", || async { shop.status().await.unwrap().backlog == 0 }).await;
+    eventually("it is relayed", || async {
+        shop.status().await.unwrap().backlog == 0
+    })
+    .await;
     relay.stop().await.unwrap();
     assert_eq!(world.stored().await.len(), 2);
     assert!(world.outbox.clone().in_schema("a; drop table x").is_err());
@@ -215,6 +277,10 @@ async fn without_tables_the_cure_is_named<DB: Database>(world: World<DB>) {
     tx.publish(&User::new("ada")).unwrap();
     let error = tx.commit().await.unwrap_err();
     assert!(error.to_string().contains("tidings migrate"), "{error}");
-    let error = world.run_relay(Relay::new(nowhere)).end().await.unwrap_err();
+    let error = world
+        .run_relay(Relay::new(nowhere))
+        .end()
+        .await
+        .unwrap_err();
     assert!(error.to_string().contains("tidings migrate"), "{error}");
 }

@@ -1,1 +1,109 @@
-//! x
+//! P7 on the producing side: what NATS will never take is put aside, and blocks nobody else.
+
+use crate::{
+    both,
+    support::{Counted, Database, World, eventually},
+};
+
+both!(
+    an_event_without_a_stream_is_parked_and_its_key_waits_behind_it,
+    an_event_above_the_servers_limit_is_parked,
+    a_row_that_is_no_event_is_parked,
+);
+
+async fn publish<DB: Database>(world: &World<DB>, name: &str, key: &str, payload: &str) {
+    let mut tx = world.outbox.begin().await.unwrap();
+    tx.publish(tidings::Envelope::raw(name, 1, Some(key), payload.to_owned()).unwrap())
+        .unwrap();
+    tx.commit().await.unwrap();
+}
+
+async fn settled<DB: Database>(world: &World<DB>) {
+    eventually("everything is stored or parked", || async {
+        world.outbox.status().await.unwrap().backlog == 0
+    })
+    .await;
+}
+
+async fn an_event_without_a_stream_is_parked_and_its_key_waits_behind_it<DB: Database>(
+    world: World<DB>,
+) {
+    publish(&world, "count.raised", "a", "1").await;
+    publish(&world, "nobody.listens", "a", "2").await;
+    publish(&world, "count.raised", "a", "3").await;
+    publish(&world, "count.raised", "b", "4").await;
+    let relay = world.relay();
+    settled(&world).await;
+    relay.stop().await.unwrap();
+    let payloads = |stored: &crate::support::Stream| {
+        stored
+            .0
+            .iter()
+            .map(|m| String::from_utf8(m.payload.clone()).unwrap())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(payloads(&world.stored().await), ["1", "4"]);
+    assert_eq!(world.parked().await, 2);
+
+    // A relay that begins later still knows that the key waits.
+    publish(&world, "count.raised", "a", "5").await;
+    publish(&world, "count.raised", "b", "6").await;
+    let relay = world.relay();
+    settled(&world).await;
+    relay.stop().await.unwrap();
+    assert_eq!(payloads(&world.stored().await), ["1", "4", "6"]);
+    assert_eq!(world.parked().await, 3);
+    let sql = format!(
+        "select error from {} order by id limit 1",
+        DB::table("parked")
+    );
+    assert!(
+        DB::text(world.outbox.pool(), &sql)
+            .await
+            .contains("nobody.listens")
+    );
+}
+
+async fn an_event_above_the_servers_limit_is_parked<DB: Database>(world: World<DB>) {
+    let relay = world.relay();
+    publish(&world, "count.raised", "a", "1").await;
+    settled(&world).await;
+    // A producer that thinks the limit is higher than it is.
+    let generous = world.outbox.clone().max_payload(usize::MAX);
+    let mut tx = generous.begin().await.unwrap();
+    let big = Counted {
+        key: "x".repeat(200),
+        count: 1,
+    };
+    tx.publish(&big).unwrap();
+    let huge = "9".repeat(world.bus.max_payload() + 1);
+    tx.publish(tidings::Envelope::raw("count.raised", 1, Some("huge"), huge).unwrap())
+        .unwrap();
+    tx.commit().await.unwrap();
+    settled(&world).await;
+    relay.stop().await.unwrap();
+    assert_eq!((world.stored().await.len(), world.parked().await), (2, 1));
+}
+
+async fn a_row_that_is_no_event_is_parked<DB: Database>(world: World<DB>) {
+    let table = DB::table("outbox");
+    let (uuid, bytes) = if table.contains('.') {
+        ("gen_random_uuid()", "'\\x31'")
+    } else {
+        ("randomblob(16)", "x'31'")
+    };
+    for (name, headers) in [
+        ("Not A Name", "{}"),
+        ("count.raised", "[1]"),
+        ("count.raised", "{}"),
+    ] {
+        let sql = format!(
+            "insert into {table} (event, name, headers, payload) values ({uuid}, '{name}', '{headers}', {bytes})"
+        );
+        DB::execute(world.outbox.pool(), &sql).await;
+    }
+    let relay = world.relay();
+    settled(&world).await;
+    relay.stop().await.unwrap();
+    assert_eq!((world.stored().await.len(), world.parked().await), (1, 2));
+}

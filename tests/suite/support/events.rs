@@ -22,7 +22,10 @@ pub struct Counted {
 
 impl User {
     pub fn new(id: &str) -> Self {
-        Self { id: id.to_owned(), email: format!("{id}@example.org") }
+        Self {
+            id: id.to_owned(),
+            email: format!("{id}@example.org"),
+        }
     }
 }
 

@@ -21,7 +21,10 @@ where
 {
     let deadline = tokio::time::Instant::now() + DEADLINE;
     while !condition().await {
-        assert!(tokio::time::Instant::now() < deadline, "never came true: {what}");
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "never came true: {what}"
+        );
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

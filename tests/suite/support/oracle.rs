@@ -34,14 +34,16 @@ impl Stream {
         let config = jetstream::consumer::pull::OrderedConfig::default();
         let consumer = stream.create_consumer(config).await.expect("a consumer");
         let messages = consumer.messages().await.expect("messages");
-        let all = messages.take(usize::try_from(left).expect("few enough")).map(|message| {
-            let message = message.expect("a message").message;
-            Stored {
-                subject: message.subject.to_string(),
-                headers: message.headers.unwrap_or_default(),
-                payload: message.payload.to_vec(),
-            }
-        });
+        let all = messages
+            .take(usize::try_from(left).expect("few enough"))
+            .map(|message| {
+                let message = message.expect("a message").message;
+                Stored {
+                    subject: message.subject.to_string(),
+                    headers: message.headers.unwrap_or_default(),
+                    payload: message.payload.to_vec(),
+                }
+            });
         Self(super::within("the stream is read", all.collect()).await)
     }
 
@@ -50,7 +52,10 @@ impl Stream {
     }
 
     pub fn ids(&self) -> Vec<String> {
-        self.0.iter().map(|m| m.header("ce-id").to_owned()).collect()
+        self.0
+            .iter()
+            .map(|m| m.header("ce-id").to_owned())
+            .collect()
     }
 
     /// How many events are there more than once.
@@ -67,7 +72,10 @@ impl Stream {
             let json = message.json();
             let count = json["count"].as_i64().unwrap_or_default();
             let key = message.header("ce-partitionkey").to_owned();
-            if last.insert(key, count).is_some_and(|before| before >= count) {
+            if last
+                .insert(key, count)
+                .is_some_and(|before| before >= count)
+            {
                 inverted += 1;
             }
         }

@@ -67,19 +67,31 @@ impl Database for Postgres {
     }
 
     async fn count_up(connection: &mut Self::Connection, key: &str) -> Result<i64, sqlx::Error> {
-        sqlx::query_scalar(COUNT_UP).bind(key).fetch_one(connection).await
+        sqlx::query_scalar(COUNT_UP)
+            .bind(key)
+            .fetch_one(connection)
+            .await
     }
 
     async fn execute(pool: &Pool<Self>, sql: &str) {
-        sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned())).execute(pool).await.expect(sql);
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned()))
+            .execute(pool)
+            .await
+            .expect(sql);
     }
 
     async fn number(pool: &Pool<Self>, sql: &str) -> i64 {
-        sqlx::query_scalar(sqlx::AssertSqlSafe(sql.to_owned())).fetch_one(pool).await.expect(sql)
+        sqlx::query_scalar(sqlx::AssertSqlSafe(sql.to_owned()))
+            .fetch_one(pool)
+            .await
+            .expect(sql)
     }
 
     async fn text(pool: &Pool<Self>, sql: &str) -> String {
-        sqlx::query_scalar(sqlx::AssertSqlSafe(sql.to_owned())).fetch_one(pool).await.expect(sql)
+        sqlx::query_scalar(sqlx::AssertSqlSafe(sql.to_owned()))
+            .fetch_one(pool)
+            .await
+            .expect(sql)
     }
 
     fn table(name: &str) -> String {
@@ -102,24 +114,38 @@ impl Database for Sqlite {
     async fn open() -> (Outbox<Self>, Folder) {
         let folder = std::env::temp_dir().join(format!("tidings-test-{}", uuid::Uuid::now_v7()));
         std::fs::create_dir(&folder).expect("a folder");
-        let outbox = Outbox::open(folder.join("test.db")).await.expect("a database");
+        let outbox = Outbox::open(folder.join("test.db"))
+            .await
+            .expect("a database");
         (outbox, Folder(folder))
     }
 
     async fn count_up(connection: &mut Self::Connection, key: &str) -> Result<i64, sqlx::Error> {
-        sqlx::query_scalar(COUNT_UP).bind(key).fetch_one(connection).await
+        sqlx::query_scalar(COUNT_UP)
+            .bind(key)
+            .fetch_one(connection)
+            .await
     }
 
     async fn execute(pool: &Pool<Self>, sql: &str) {
-        sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned())).execute(pool).await.expect(sql);
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned()))
+            .execute(pool)
+            .await
+            .expect(sql);
     }
 
     async fn number(pool: &Pool<Self>, sql: &str) -> i64 {
-        sqlx::query_scalar(sqlx::AssertSqlSafe(sql.to_owned())).fetch_one(pool).await.expect(sql)
+        sqlx::query_scalar(sqlx::AssertSqlSafe(sql.to_owned()))
+            .fetch_one(pool)
+            .await
+            .expect(sql)
     }
 
     async fn text(pool: &Pool<Self>, sql: &str) -> String {
-        sqlx::query_scalar(sqlx::AssertSqlSafe(sql.to_owned())).fetch_one(pool).await.expect(sql)
+        sqlx::query_scalar(sqlx::AssertSqlSafe(sql.to_owned()))
+            .fetch_one(pool)
+            .await
+            .expect(sql)
     }
 
     fn table(name: &str) -> String {
@@ -143,7 +169,12 @@ impl<DB: Database> World<DB> {
         for stream in [events_stream(), StreamSpec::dead_letters()] {
             bus.apply_stream(&stream).await.expect("a stream");
         }
-        Self { nats, bus, outbox, _home: Arc::new(home) }
+        Self {
+            nats,
+            bus,
+            outbox,
+            _home: Arc::new(home),
+        }
     }
 
     /// A relay with a short lease, so that a take-over is quick.
@@ -188,7 +219,9 @@ impl<E: std::fmt::Debug + Send + 'static> Running<E> {
     /// Stops it the clean way and gives its result.
     pub async fn stop(self) -> Result<(), E> {
         self.stop.cancel();
-        super::within("a clean stop", self.task).await.expect("no panic")
+        super::within("a clean stop", self.task)
+            .await
+            .expect("no panic")
     }
 
     /// Ends it at once, wherever it is, as a crash of the process would.
