@@ -10,7 +10,7 @@ use async_nats::{HeaderMap, Request, RequestErrorKind};
 use bytes::Bytes;
 use tidings_contract::{Envelope, EventId, wire};
 
-use super::{Bus, Receipt, headers_of};
+use super::{Bus, CONNECTION_LOST, Receipt, headers_of};
 
 /// The server stores a whole batch before it answers, so it may take longer than a plain request.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -108,7 +108,10 @@ impl Bus {
             .headers(message.headers)
             .payload(message.payload)
             .timeout(Some(COMMIT_TIMEOUT));
-        let answer = self.client.send_request(message.subject, request).await;
+        let sending = self.client.send_request(message.subject, request);
+        let Some(answer) = self.unless_lost(sending).await else {
+            return Err(transient(&CONNECTION_LOST));
+        };
         match answer {
             Ok(answer) => classify(Receipt::read(&answer.payload)),
             Err(error) if error.kind() == RequestErrorKind::MaxPayloadExceeded => {

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use async_nats::{ConnectOptions, Event};
+use tokio::sync::watch;
 
 /// How to reach NATS. Every field has a default but the servers.
 #[derive(Clone, Debug)]
@@ -149,20 +150,30 @@ impl std::fmt::Debug for Auth {
     }
 }
 
-pub(super) async fn connect(options: NatsOptions) -> Result<async_nats::Client, ConnectError> {
+/// Connects. The counter rises each time the connection is lost: what was in flight then is in doubt.
+pub(super) async fn connect(
+    options: NatsOptions,
+) -> Result<(async_nats::Client, watch::Receiver<u64>), ConnectError> {
     let addresses = addresses(&options.servers)?;
     let servers = shown(&options.servers);
+    let (losses, lost) = watch::channel(0);
     let with = ConnectOptions::new()
         .name(&options.name)
         .connection_timeout(options.connect_timeout)
         .ping_interval(options.ping_interval)
         .request_timeout(Some(super::REQUEST_TIMEOUT))
         .reconnect_delay_callback(reconnect_delay)
-        .event_callback(|event| async move { log(&event) });
+        .event_callback(move |event| {
+            if event == Event::Disconnected {
+                losses.send_modify(|losses| *losses += 1);
+            }
+            async move { log(&event) }
+        });
     let with = secured(authenticated(with, options.auth)?, options.tls);
-    with.connect(addresses)
-        .await
-        .map_err(|source| ConnectError::Unreachable { servers, source })
+    match with.connect(addresses).await {
+        Ok(client) => Ok((client, lost)),
+        Err(source) => Err(ConnectError::Unreachable { servers, source }),
+    }
 }
 
 fn addresses(servers: &[String]) -> Result<Vec<async_nats::ServerAddr>, ConnectError> {

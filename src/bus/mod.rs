@@ -19,6 +19,7 @@ use async_nats::{HeaderMap, jetstream};
 use bytes::Bytes;
 use futures::{FutureExt, Stream, StreamExt};
 use tidings_contract::{Envelope, wire};
+use tokio::sync::watch;
 
 pub(crate) use batch::{BatchId, Confirmed, Refusal, Submission};
 pub use connect::{Auth, ConnectError, NatsOptions, Tls};
@@ -32,6 +33,7 @@ pub use tail::{Reader, ReaderError, Seen, Start};
 
 /// How long the server may take to answer a request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+const CONNECTION_LOST: &str = "the connection was lost while the answer was awaited";
 
 /// A connection to NATS with JetStream. Cheap to clone; clones share the connection.
 ///
@@ -40,6 +42,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Bus {
     client: async_nats::Client,
     jetstream: jetstream::Context,
+    lost: watch::Receiver<u64>,
 }
 
 /// The server did not take part in a request.
@@ -128,15 +131,15 @@ impl Bus {
     /// # Errors
     /// [`ConnectError`] names the servers and the cause.
     pub async fn connect(options: NatsOptions) -> Result<Self, ConnectError> {
-        let client = connect::connect(options).await?;
-        Ok(Self::over(client))
-    }
-
-    fn over(client: async_nats::Client) -> Self {
+        let (client, lost) = connect::connect(options).await?;
         let jetstream = jetstream::ContextBuilder::new()
             .timeout(REQUEST_TIMEOUT)
             .build(client.clone());
-        Self { client, jetstream }
+        Ok(Self {
+            client,
+            jetstream,
+            lost,
+        })
     }
 
     /// The server's limit for one message, headers and payload together, in bytes.
@@ -225,13 +228,32 @@ impl Bus {
         serde_json::from_slice(&answer).map_err(|error| broken(error.to_string()))
     }
 
+    /// Waits for an answer; `None` when the connection is lost meanwhile, because then no answer comes,
+    /// though the client would wait for it.
+    async fn unless_lost<T>(&self, answer: impl Future<Output = T>) -> Option<T> {
+        let mut lost = self.lost.clone();
+        lost.mark_unchanged();
+        tokio::select! {
+            biased;
+            answer = answer => Some(answer),
+            Ok(()) = lost.changed() => None,
+        }
+    }
+
     async fn request(
         &self,
         subject: &str,
         request: async_nats::Request,
     ) -> Result<Bytes, BusError> {
         use async_nats::RequestErrorKind as Kind;
-        match self.client.send_request(subject.to_owned(), request).await {
+        let sending = self.client.send_request(subject.to_owned(), request);
+        let Some(answer) = self.unless_lost(sending).await else {
+            return Err(BusError::Broken {
+                subject: subject.to_owned(),
+                reason: CONNECTION_LOST.to_owned(),
+            });
+        };
+        match answer {
             Ok(message) => Ok(message.payload),
             Err(error) => Err(match error.kind() {
                 Kind::NoResponders => BusError::NoResponders {

@@ -13,7 +13,7 @@ use async_nats::{Message, StatusCode, Subscriber};
 use bytes::Bytes;
 use futures::StreamExt;
 use serde_json::json;
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
 use super::{Bus, BusError};
 
@@ -39,6 +39,7 @@ pub(crate) struct Puller {
     /// After this moment no pull that was sent can be alive.
     all_expired: Instant,
     last_heard: Instant,
+    lost: watch::Receiver<u64>,
 }
 
 /// A message that was pulled, not yet read.
@@ -71,6 +72,7 @@ impl Puller {
             outstanding: 0,
             all_expired: now,
             last_heard: now,
+            lost: bus.lost.clone(),
         })
     }
 
@@ -114,6 +116,11 @@ impl Puller {
         let waiting = self.outstanding > 0;
         tokio::select! {
             message = self.subscriber.next() => self.take(message),
+            // The pulls may be lost with the connection; whether they are is not worth waiting for.
+            Ok(()) = self.lost.changed(), if waiting => {
+                self.begin_anew().await?;
+                Ok(None)
+            }
             () = tokio::time::sleep_until(silent_until), if waiting => {
                 self.begin_anew().await?;
                 Ok(None)
@@ -164,6 +171,25 @@ impl Puller {
             self.outstanding = 0;
         }
         Ok(None)
+    }
+
+    /// Ends the pulls, and gives what the server has sent meanwhile: nobody else gets it before it is
+    /// handed back.
+    pub(crate) async fn close(mut self) -> Vec<Pulled> {
+        let mut left = Vec::new();
+        let rest = async {
+            if self.subscriber.drain().await.is_ok() {
+                while let Some(message) = self.subscriber.next().await {
+                    if message.status.is_none() {
+                        left.push(Pulled(message));
+                    }
+                }
+            }
+        };
+        if tokio::time::timeout(SILENCE, rest).await.is_err() {
+            tracing::debug!("the server did not confirm the end of the pulls");
+        }
+        left
     }
 
     /// Forgets all pulls. What the server still sends to the old inbox comes again after the

@@ -190,8 +190,20 @@ impl Bus {
         Ok(plan)
     }
 
+    /// The streams that take something of what a pattern covers.
+    ///
+    /// # Errors
+    /// [`BusError`] when the server does not answer or refuses.
+    pub async fn streams_taking(&self, pattern: &Pattern) -> Result<Vec<String>, BusError> {
+        self.stream_names(pattern.as_str()).await
+    }
+
     /// The stream that takes a subject, if there is one.
     pub(crate) async fn stream_of(&self, subject: &str) -> Result<Option<String>, BusError> {
+        Ok(self.stream_names(subject).await?.into_iter().next())
+    }
+
+    async fn stream_names(&self, subject: &str) -> Result<Vec<String>, BusError> {
         #[derive(Deserialize)]
         struct Names {
             #[serde(default)]
@@ -200,7 +212,7 @@ impl Bus {
         let names: Names = self
             .api("$JS.API.STREAM.NAMES", &json!({ "subject": subject }))
             .await?;
-        Ok(names.streams.unwrap_or_default().into_iter().next())
+        Ok(names.streams.unwrap_or_default())
     }
 
     /// The streams that take these subjects, each with those of them that it takes.

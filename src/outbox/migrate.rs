@@ -3,7 +3,7 @@
 
 use sqlx::Connection;
 
-use super::{Outbox, Store};
+use super::{Outbox, SchemaError, Store, store::Names};
 
 /// Why the tables could not be brought to this version.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +32,28 @@ pub enum MigrateError {
 }
 
 impl<DB: Store> Outbox<DB> {
+    /// What [`Outbox::migrate`] does to a database that has no outbox yet, as text for `psql` or
+    /// `sqlite3`: one transaction, the records of the migrations included, so that `migrate` afterwards
+    /// finds nothing to do. The schema is `tidings` unless [`Outbox::in_schema`] says otherwise.
+    ///
+    /// # Errors
+    /// [`SchemaError`] when the name is not a plain identifier.
+    pub fn migration_sql(schema: &str) -> Result<String, SchemaError> {
+        let names = Names::new(schema)?;
+        let mut script = format!("{};\n\n{}\n", DB::BEGIN, DB::migration_preamble(&names));
+        for (place, migration) in DB::MIGRATIONS.iter().enumerate() {
+            let record = format!(
+                "insert into {} (version, name) values ({}, '{}');",
+                DB::text(&names, DB::MIGRATION_TABLE),
+                place + 1,
+                migration.name
+            );
+            let statements = DB::text(&names, migration.sql);
+            script += &format!("\n{}\n\n{record}\n", statements.trim_end());
+        }
+        Ok(script + "\ncommit;\n")
+    }
+
     /// Brings the tables to this version: each missing migration in a transaction of its own. Several
     /// processes may call it at once. Returns the names of the migrations that were run.
     ///

@@ -21,6 +21,8 @@ use super::{
 /// The slots of the ring, and how long one is written to.
 const SLOTS: i64 = 8;
 const SLOT_SECONDS: i64 = 10_800;
+/// Any number will do as long as nobody else uses it; it is released with the transaction.
+const LOCK_MIGRATIONS: &str = "select pg_advisory_xact_lock(7163384699739271)";
 
 /// How far the relay is.
 ///
@@ -44,6 +46,7 @@ struct PagePosition {
 impl Statements for Postgres {
     const KIND: &'static str = "postgres";
     const BEGIN: &'static str = "begin";
+    const MIGRATION_TABLE: &'static str = "tidings.migration";
     const MIGRATIONS: &'static [Migration] = &[Migration {
         name: "0001_outbox",
         sql: include_str!("../../migrations/postgres/0001_outbox.sql"),
@@ -59,12 +62,19 @@ impl Statements for Postgres {
             .is_some_and(|code| code == UNDEFINED_TABLE || code == UNDEFINED_SCHEMA)
     }
 
+    fn migration_preamble(names: &Names) -> String {
+        format!("{LOCK_MIGRATIONS};\n{}", create_migration_table(names))
+    }
+
+    fn text(names: &Names, statement: &str) -> String {
+        names.text(statement, '.')
+    }
+
     async fn begin_migration(
         connection: &mut PgConnection,
         names: &Names,
     ) -> Result<i32, sqlx::Error> {
-        // Any number will do as long as nobody else uses it; it is released with the transaction.
-        sqlx::query("select pg_advisory_xact_lock(7163384699739271)")
+        sqlx::query(LOCK_MIGRATIONS)
             .execute(&mut *connection)
             .await?;
         let exists = sqlx::query("select to_regclass($1) is not null")
@@ -72,15 +82,7 @@ impl Statements for Postgres {
             .fetch_one(&mut *connection)
             .await?;
         if !exists.try_get::<bool, _>(0)? {
-            let create = "create schema if not exists tidings;
-                create table tidings.migration (
-                    version    integer     primary key,
-                    name       text        not null,
-                    applied_at timestamptz not null default clock_timestamp()
-                );";
-            let create = create.replace("exists tidings", &format!("exists {}", names.schema()));
-            let create = names.text(&create, '.');
-            sqlx::raw_sql(sqlx::AssertSqlSafe(create))
+            sqlx::raw_sql(sqlx::AssertSqlSafe(create_migration_table(names)))
                 .execute(&mut *connection)
                 .await?;
         }
@@ -177,13 +179,12 @@ impl Statements for Postgres {
         tenure: &Tenure,
         checkpoint: &Checkpoint<PgCursor>,
     ) -> Result<bool, sqlx::Error> {
-        let Some(cursor) = &checkpoint.cursor else {
-            return renew(connection, names, tenure).await;
-        };
         let write = "with moved as (
                 update tidings.relay
-                set cursor = $3::text::pg_snapshot, floor = $4,
-                    page_snapshot = $5::text::pg_snapshot, page_id = $6, streams = $7::text::jsonb,
+                set cursor = coalesce($3::text::pg_snapshot, cursor), floor = coalesce($4, floor),
+                    page_snapshot = case when $3 is null then page_snapshot else $5::text::pg_snapshot end,
+                    page_id = case when $3 is null then page_id else $6 end,
+                    streams = $7::text::jsonb,
                     lease_until = clock_timestamp() + make_interval(secs => $8),
                     checkpointed_at = clock_timestamp()
                 where owner = $1 and epoch = $2
@@ -201,12 +202,13 @@ impl Statements for Postgres {
         let streams: Vec<&str> = entries.iter().map(|e| &*e.stream).collect();
         let incarnations: Vec<&str> = entries.iter().map(|e| &*e.incarnation).collect();
         let events: Vec<i32> = entries.iter().map(|e| e.events).collect();
-        let page = cursor.page.as_ref();
+        let cursor = checkpoint.cursor.as_ref();
+        let page = cursor.and_then(|cursor| cursor.page.as_ref());
         let moved = sqlx::query(names.sql(write, '.'))
             .bind(&tenure.owner)
             .bind(tenure.epoch)
-            .bind(&cursor.seen)
-            .bind(cursor.floor)
+            .bind(cursor.map(|cursor| &cursor.seen))
+            .bind(cursor.map(|cursor| cursor.floor))
             .bind(page.map(|page| &page.snapshot))
             .bind(page.map(|page| page.last_id))
             .bind(positions_text(&checkpoint.streams)?)
@@ -431,6 +433,18 @@ impl PgCursor {
     }
 }
 
+/// Schema and table are asked for before: creating what is there needs the right to create.
+fn create_migration_table(names: &Names) -> String {
+    let table = "create table if not exists tidings.migration (
+    version    integer     primary key,
+    name       text        not null,
+    applied_at timestamptz not null default clock_timestamp()
+);";
+    let schema = names.schema();
+    let table = names.text(table, '.');
+    format!("create schema if not exists {schema};\n{table}")
+}
+
 async fn insert_one(
     connection: &mut PgConnection,
     names: &Names,
@@ -448,23 +462,6 @@ async fn insert_one(
         .execute(connection)
         .await
         .map(drop)
-}
-
-async fn renew(
-    connection: &mut PgConnection,
-    names: &Names,
-    tenure: &Tenure,
-) -> Result<bool, sqlx::Error> {
-    let renew =
-        "update tidings.relay set lease_until = clock_timestamp() + make_interval(secs => $3)
-        where owner = $1 and epoch = $2";
-    let renewed = sqlx::query(names.sql(renew, '.'))
-        .bind(&tenure.owner)
-        .bind(tenure.epoch)
-        .bind(tenure.lease.as_secs_f64())
-        .execute(connection)
-        .await?;
-    Ok(renewed.rows_affected() == 1)
 }
 
 /// The slots that are neither written to at `now` nor next, oldest first.

@@ -26,6 +26,11 @@ use super::{
 
 /// How many rows one reclaim deletes at most: a writer waits for it.
 const RECLAIM_ROWS: i64 = 10_000;
+const CREATE_MIGRATION_TABLE: &str = "create table if not exists tidings_migration (
+    version    integer primary key,
+    name       text    not null,
+    applied_at integer not null default (cast(unixepoch('subsec') * 1000000 as integer))
+)";
 
 impl Outbox<Sqlite> {
     /// Opens a database file, creating it if it is missing, with the settings that an outbox needs:
@@ -55,6 +60,7 @@ impl Statements for Sqlite {
     /// Immediate: a deferred transaction that reads before it writes fails at once when another one
     /// has written meanwhile, whatever the busy timeout.
     const BEGIN: &'static str = "begin immediate";
+    const MIGRATION_TABLE: &'static str = "tidings_migration";
     const MIGRATIONS: &'static [Migration] = &[Migration {
         name: "0001_outbox",
         sql: include_str!("../../migrations/sqlite/0001_outbox.sql"),
@@ -68,16 +74,19 @@ impl Statements for Sqlite {
             .is_some_and(|error| error.message().starts_with("no such table"))
     }
 
+    fn migration_preamble(names: &Names) -> String {
+        format!("{};", names.text(CREATE_MIGRATION_TABLE, '_'))
+    }
+
+    fn text(names: &Names, statement: &str) -> String {
+        names.text(statement, '_')
+    }
+
     async fn begin_migration(
         connection: &mut SqliteConnection,
         names: &Names,
     ) -> Result<i32, sqlx::Error> {
-        let create = "create table if not exists tidings_migration (
-            version    integer primary key,
-            name       text    not null,
-            applied_at integer not null default (cast(unixepoch('subsec') * 1000000 as integer))
-        )";
-        sqlx::query(names.sql(create, '_'))
+        sqlx::query(names.sql(CREATE_MIGRATION_TABLE, '_'))
             .execute(&mut *connection)
             .await?;
         let version = names.sql(
@@ -160,19 +169,15 @@ impl Statements for Sqlite {
 
         let mut tx = connection.begin_with(Self::BEGIN).await?;
         let write = "update tidings_relay
-            set cursor = coalesce(?3, cursor), streams = coalesce(?4, streams),
+            set cursor = coalesce(?3, cursor), streams = ?4,
                 lease_until = cast(unixepoch('subsec') * 1000000 as integer) + ?5,
                 checkpointed_at = cast(unixepoch('subsec') * 1000000 as integer)
             where owner = ?1 and epoch = ?2";
-        let streams = match checkpoint.cursor {
-            Some(_) => Some(positions_text(&checkpoint.streams)?),
-            None => None,
-        };
         let moved = sqlx::query(names.sql(write, '_'))
             .bind(&tenure.owner)
             .bind(tenure.epoch)
             .bind(checkpoint.cursor)
-            .bind(streams)
+            .bind(positions_text(&checkpoint.streams)?)
             .bind(micros(tenure.lease))
             .execute(&mut *tx)
             .await?;

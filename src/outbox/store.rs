@@ -33,6 +33,8 @@ pub trait Statements: Database<Connection: Send> {
     const KIND: &'static str;
     /// How a transaction that writes begins.
     const BEGIN: &'static str;
+    /// The table that records migrations, in the default schema.
+    const MIGRATION_TABLE: &'static str;
     /// The migrations, in order; a migration's version is its place, from 1.
     const MIGRATIONS: &'static [Migration];
     /// How far the relay is.
@@ -40,6 +42,12 @@ pub trait Statements: Database<Connection: Send> {
 
     /// Whether a statement failed because the tables are not there.
     fn is_missing_table(error: &sqlx::Error) -> bool;
+
+    /// What [`Statements::begin_migration`] does, as text: for printing.
+    fn migration_preamble(names: &Names) -> String;
+
+    /// A statement in the names of an outbox.
+    fn text(names: &Names, statement: &str) -> String;
 
     /// Takes the lock that serialises migrations, creates the table that records them, and returns the
     /// version that the database is at. Inside a transaction.
@@ -170,7 +178,7 @@ pub struct Position {
 /// How far the relay is, and what was confirmed since it last said so.
 #[derive(Debug, Clone)]
 pub struct Checkpoint<C> {
-    /// Everything before it is confirmed or parked; `None` renews the lease only.
+    /// Everything before it is confirmed or parked; `None` leaves it where it is.
     pub cursor: Option<C>,
     /// Where each stream is.
     pub streams: Positions,

@@ -200,15 +200,39 @@ impl<S: Send + Sync + 'static> Pump<S> {
         }
     }
 
-    /// No new pulls; what waits goes back, what runs ends by itself or is halted by the worker.
-    async fn drain(mut self) {
-        for held in self.lanes.abandon() {
-            if let Err(error) = held.delivery.retry(Duration::ZERO).await {
-                tracing::warn!(subscriber = self.name, %error, "an event could not be handed back");
+    /// No new pulls; what waits or is on its way goes back, what runs ends by itself or is halted by the
+    /// worker.
+    async fn drain(self) {
+        let Self {
+            bus,
+            name,
+            puller,
+            mut lanes,
+            held,
+            mut running,
+            ..
+        } = self;
+        let mut back: Vec<Delivery> = lanes.abandon().into_iter().map(|h| h.delivery).collect();
+        for pulled in puller.close().await {
+            match Delivery::read(&bus, &name, pulled) {
+                Some((delivery, arrival)) if !held.contains(&arrival.sequence) => {
+                    back.push(delivery)
+                }
+                _ => {}
             }
         }
-        while let Some(finished) = self.running.join_next().await {
-            self.finish(finished);
+        let handed = back.iter().map(|delivery| delivery.retry(Duration::ZERO));
+        for error in futures::future::join_all(handed)
+            .await
+            .into_iter()
+            .filter_map(Result::err)
+        {
+            tracing::warn!(subscriber = name, %error, "an event could not be handed back");
+        }
+        while let Some(finished) = running.join_next().await {
+            if let Err(error) = finished {
+                std::panic::resume_unwind(error.into_panic());
+            }
         }
     }
 }

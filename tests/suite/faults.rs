@@ -58,9 +58,10 @@ async fn a_relay_that_dies_again_and_again_duplicates_nothing_even_beyond_the_wi
             commit(&world, &format!("key-{}", n % 4)).await;
             committed += 1;
         }
-        let relay = world.relay();
+        // Small batches: it dies between the batches of a page, too.
+        let relay = world.run_relay(world.new_relay().batch(7));
         // It dies when the stream has more of this round, which is before its checkpoint in most.
-        let enough = committed - 40 + 1 + round;
+        let enough = committed - 40 + 1 + round * 3;
         eventually("some are stored", || async {
             world.stored().await.len() >= enough
         })

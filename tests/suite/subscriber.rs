@@ -37,7 +37,8 @@ async fn publish_foreign(world: &World<Sqlite>, headers: &[(&str, &str)], payloa
     for (name, value) in headers {
         map.insert(*name, *value);
     }
-    let stored = async_nats::jetstream::new(client)
+    let context = async_nats::jetstream::new(client);
+    let stored = context
         .publish_with_headers("user.created", map, payload.to_owned().into())
         .await
         .unwrap();

@@ -29,7 +29,11 @@ pub(super) struct Keeper<DB: Store> {
     progress: Progress<DB::Cursor>,
     /// Everything before it is done; newer than what is written.
     cursor: Option<DB::Cursor>,
+    /// Where each stream was behind the last page before the cursor. Whoever resumes reads the stream from
+    /// there, and finds all that was confirmed of the pages behind the cursor.
     streams: Positions,
+    /// Confirmed sequences of pages that the cursor has not passed.
+    ahead: Vec<(u64, String, Position)>,
     ledger: Vec<Entry>,
     /// Something was confirmed or parked since the last checkpoint.
     dirty: bool,
@@ -53,6 +57,7 @@ impl<DB: Store> Keeper<DB> {
             progress: Progress::new(),
             cursor: None,
             streams,
+            ahead: Vec::new(),
             ledger: Vec::new(),
             dirty: false,
         }
@@ -105,17 +110,17 @@ impl<DB: Store> Keeper<DB> {
                 stream,
                 incarnation,
                 sequence,
+                written,
             } => {
-                let position = Position {
-                    incarnation,
-                    sequence,
-                };
-                self.streams.insert(stream, position);
-                self.dirty = true;
+                self.begin_stream(stream, incarnation, sequence);
+                self.checkpoint().await?;
+                // A lane that is gone does not wait.
+                let _ = written.send(());
             }
             Report::Confirmed { pages, entries } => {
+                let last_page = pages.iter().map(|(page, _)| *page).max().unwrap_or(0);
                 for entry in entries {
-                    self.record(entry);
+                    self.record(last_page, entry);
                 }
                 for (page, rows) in pages {
                     self.progress.done(page, rows);
@@ -128,22 +133,48 @@ impl<DB: Store> Keeper<DB> {
                 self.dirty = true;
             }
         }
-        if let Some(cursor) = self.progress.take() {
+        if let Some((page, cursor)) = self.progress.take() {
             self.cursor = Some(cursor);
+            self.pass(page);
         }
         Ok(())
     }
 
-    fn record(&mut self, entry: Entry) {
-        let position = self
-            .streams
-            .entry(entry.stream.clone())
-            .or_insert_with(|| Position {
-                incarnation: entry.incarnation.clone(),
-                sequence: 0,
-            });
-        position.incarnation.clone_from(&entry.incarnation);
-        position.sequence = position.sequence.max(entry.last_sequence);
+    /// A stream that is known keeps its place: what lies behind it may be of an unfinished page.
+    fn begin_stream(&mut self, stream: String, incarnation: String, sequence: u64) {
+        let known = self.streams.get(&stream);
+        if known.is_none_or(|known| known.incarnation != incarnation) {
+            let position = Position {
+                incarnation,
+                sequence,
+            };
+            self.streams.insert(stream, position);
+        }
+    }
+
+    /// The cursor has passed a page, and with it what was confirmed of it.
+    fn pass(&mut self, page: u64) {
+        let (passed, ahead) = std::mem::take(&mut self.ahead)
+            .into_iter()
+            .partition(|(of_page, ..)| *of_page <= page);
+        self.ahead = ahead;
+        for (_, stream, position) in passed {
+            let known = self
+                .streams
+                .entry(stream)
+                .or_insert_with(|| position.clone());
+            if known.incarnation != position.incarnation || known.sequence < position.sequence {
+                *known = position;
+            }
+        }
+    }
+
+    fn record(&mut self, page: u64, entry: Entry) {
+        let position = Position {
+            incarnation: entry.incarnation.clone(),
+            sequence: entry.last_sequence,
+        };
+        self.ahead.push((page, entry.stream.clone(), position));
         self.ledger.push(entry);
     }
 
@@ -165,11 +196,7 @@ impl<DB: Store> Keeper<DB> {
     async fn checkpoint(&mut self) -> Result<(), Fault> {
         let sent = Instant::now();
         let checkpoint = Checkpoint {
-            cursor: if self.dirty {
-                self.cursor.clone()
-            } else {
-                None
-            },
+            cursor: self.cursor.clone(),
             streams: self.streams.clone(),
             ledger: std::mem::take(&mut self.ledger),
         };

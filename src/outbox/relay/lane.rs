@@ -11,7 +11,10 @@ use std::{
 
 use futures::{FutureExt, future::BoxFuture};
 use tidings_contract::{Envelope, wire};
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 
 use super::{Fault, Stored, progress::Report};
 use crate::{
@@ -121,13 +124,7 @@ impl<C: Cursor> Lane<C> {
 
     /// Sends until the queue ends and everything is confirmed.
     pub(super) async fn run(self, mut queue: mpsc::Receiver<Item>) -> Result<(), Fault> {
-        // Whoever resumes here reads the stream from this place on.
-        self.report(Report::Stream {
-            stream: self.stream.clone(),
-            incarnation: self.incarnation.clone(),
-            sequence: self.last_sequence,
-        })
-        .await?;
+        self.begin().await?;
         let mut flying: Option<Flying> = None;
         let mut rest = None;
         while let Some(mut items) = self.next_items(&mut queue, &mut rest, &mut flying).await? {
@@ -150,6 +147,21 @@ impl<C: Cursor> Lane<C> {
             self.settle(last.await).await?;
         }
         Ok(())
+    }
+
+    /// Has it written down where the stream ends, before the first message makes it longer.
+    async fn begin(&self) -> Result<(), Fault> {
+        let (written, is_written) = oneshot::channel();
+        self.report(Report::Stream {
+            stream: self.stream.clone(),
+            incarnation: self.incarnation.clone(),
+            sequence: self.last_sequence,
+            written,
+        })
+        .await?;
+        is_written
+            .await
+            .map_err(|_| Fault::Ended("the keeper".to_owned()))
     }
 
     /// The rows of the next batch: whatever is there, at least one. `None` at the queue's end. While

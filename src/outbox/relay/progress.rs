@@ -3,6 +3,8 @@
 
 use std::collections::VecDeque;
 
+use tokio::sync::oneshot;
+
 use crate::outbox::store::{Entry, Parked};
 
 /// What the keeper is told.
@@ -10,11 +12,13 @@ use crate::outbox::store::{Entry, Parked};
 pub(super) enum Report<C> {
     /// A page was read; it holds this many rows.
     Page { number: u64, rows: usize, next: C },
-    /// The relay begins to publish into a stream that the ledger does not know.
+    /// The relay is about to publish into a stream, which ends with this sequence now. Nothing may be
+    /// published before that is written: whoever resumes reads the stream from there.
     Stream {
         stream: String,
         incarnation: String,
         sequence: u64,
+        written: oneshot::Sender<()>,
     },
     /// Rows were confirmed: how many of which page, and what to write down.
     Confirmed {
@@ -29,7 +33,7 @@ pub(super) enum Report<C> {
 #[derive(Debug)]
 pub(super) struct Progress<C> {
     open: VecDeque<Open<C>>,
-    reached: Option<C>,
+    reached: Option<(u64, C)>,
 }
 
 #[derive(Debug)]
@@ -65,15 +69,16 @@ impl<C> Progress<C> {
         self.advance();
     }
 
-    /// The cursor behind everything that is done, if it has moved since it was last taken.
-    pub(super) fn take(&mut self) -> Option<C> {
+    /// The last page before which everything is done, and the cursor behind it, if it has moved since it
+    /// was last taken.
+    pub(super) fn take(&mut self) -> Option<(u64, C)> {
         self.reached.take()
     }
 
     fn advance(&mut self) {
         while self.open.front().is_some_and(|page| page.left == 0) {
             if let Some(page) = self.open.pop_front() {
-                self.reached = Some(page.next);
+                self.reached = Some((page.number, page.next));
             }
         }
     }
@@ -97,14 +102,14 @@ mod tests {
             for (number, rows) in rows.iter().enumerate() {
                 progress.page(number as u64, *rows, number);
             }
-            let mut reached = progress.take();
+            let mut reached = progress.take().map(|(_, next)| next);
             let mut all: Vec<usize> = rows.iter().enumerate().flat_map(|(n, r)| vec![n; *r]).collect();
             while !all.is_empty() {
                 let page = all.swap_remove(order.index(all.len()));
                 progress.done(page as u64, 1);
                 left[page] -= 1;
                 let before = reached;
-                reached = progress.take().or(reached);
+                reached = progress.take().map(|(_, next)| next).or(reached);
                 prop_assert!(reached >= before);
                 let done = left.iter().take_while(|left| **left == 0).count();
                 prop_assert_eq!(reached, done.checked_sub(1));
