@@ -1,0 +1,183 @@
+//! The limits: the best loops that the client alone can do for the same work. Nothing of Tidings runs in
+//! them but the words on the wire.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use async_nats::{Client, HeaderMap, Request, jetstream};
+use bytes::Bytes;
+use chrono::Utc;
+use futures::{StreamExt, stream::FuturesUnordered};
+use tidings::{Envelope, Event as _, EventId, wire};
+
+use super::{
+    Job,
+    event::Written,
+    store::BenchStore,
+    world::{RAW_STREAM, RAW_SUBJECT, World},
+};
+
+/// Messages in one atomic batch: the server's limit.
+const BATCH: usize = 1000;
+/// Acknowledgements that are under way at once.
+pub(super) const IN_FLIGHT: usize = 512;
+
+/// The same messages as the relay sends, made beforehand.
+fn messages(job: Job) -> anyhow::Result<Vec<(HeaderMap, Bytes)>> {
+    let defaults = wire::Defaults {
+        source: wire::DEFAULT_SOURCE,
+        time: Utc::now(),
+    };
+    (0..job.events)
+        .map(|number| {
+            let envelope = Envelope::of(&Written::new(job, number))?;
+            let mut headers = HeaderMap::new();
+            wire::write_headers(&envelope, defaults, |name, value| headers.insert(name, value));
+            Ok((headers, envelope.payload().clone()))
+        })
+        .collect()
+}
+
+/// Events a second with atomic batches of 1000, the members of the next sent while the last one's commit
+/// is answered.
+pub(super) async fn atomic_batches<DB: BenchStore>(
+    world: &World<DB>,
+    job: Job,
+) -> anyhow::Result<f64> {
+    world.purge(RAW_STREAM).await?;
+    let messages = messages(job)?;
+    let began = Instant::now();
+    send(&world.client, RAW_SUBJECT, messages).await?;
+    Ok(per_second(job.events, began.elapsed()))
+}
+
+/// Fills the stream that is measured with, the quickest way.
+pub(super) async fn fill<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::Result<()> {
+    send(&world.client, Written::NAME, messages(job)?).await
+}
+
+async fn send(
+    client: &Client,
+    subject: &'static str,
+    messages: Vec<(HeaderMap, Bytes)>,
+) -> anyhow::Result<()> {
+    let run = EventId::now().as_uuid().simple();
+    let mut committing: Option<tokio::task::JoinHandle<anyhow::Result<()>>> = None;
+    let mut messages = messages.into_iter().peekable();
+    let mut number = 0;
+    while messages.peek().is_some() {
+        number += 1;
+        let batch: Vec<_> = messages.by_ref().take(BATCH).collect();
+        let size = batch.len();
+        let id = format!("{run}-{number}");
+        for (at, (mut headers, payload)) in batch.into_iter().enumerate() {
+            headers.insert("Nats-Batch-Id", &*id);
+            headers.insert("Nats-Batch-Sequence", (at + 1).to_string());
+            if at + 1 < size {
+                client.publish_with_headers(subject, headers, payload).await?;
+                continue;
+            }
+            headers.insert("Nats-Batch-Commit", "1");
+            if let Some(last) = committing.take() {
+                last.await??;
+            }
+            committing = Some(tokio::spawn(confirmed(client.clone(), subject, headers, payload)));
+        }
+    }
+    if let Some(last) = committing {
+        last.await??;
+    }
+    Ok(())
+}
+
+async fn confirmed(
+    client: Client,
+    subject: &'static str,
+    headers: HeaderMap,
+    payload: Bytes,
+) -> anyhow::Result<()> {
+    let request = Request::new().headers(headers).payload(payload);
+    let answer = client.send_request(subject, request).await?;
+    let answer: serde_json::Value = serde_json::from_slice(&answer.payload)?;
+    match answer.get("error") {
+        Some(error) => bail!("the limit cannot be measured: {error}"),
+        None => Ok(()),
+    }
+}
+
+/// Events a second with a pull consumer and confirmed acknowledgements, 512 under way.
+pub(super) async fn pull_and_confirm<DB: BenchStore>(
+    world: &World<DB>,
+    job: Job,
+    stream: &str,
+) -> anyhow::Result<f64> {
+    let stream = world.jetstream().get_stream(stream).await?;
+    let consumer = stream
+        .create_consumer(jetstream::consumer::pull::Config {
+            max_ack_pending: 10_000,
+            ..Default::default()
+        })
+        .await?;
+    let began = Instant::now();
+    let mut messages = consumer
+        .stream()
+        .max_messages_per_batch(IN_FLIGHT)
+        .messages()
+        .await?
+        .take(job.events);
+    let mut confirming = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            message = messages.next(), if confirming.len() < IN_FLIGHT => match message {
+                Some(message) => {
+                    let reply = message?.message.reply.context("a reply subject")?;
+                    let request = Request::new().payload(Bytes::from_static(b"+ACK"));
+                    let client = &world.client;
+                    confirming.push(async move { client.send_request(reply, request).await });
+                }
+                None => break,
+            },
+            Some(confirmed) = confirming.next() => drop(confirmed?),
+        }
+    }
+    while let Some(confirmed) = confirming.next().await {
+        confirmed?;
+    }
+    Ok(per_second(job.events, began.elapsed()))
+}
+
+/// From a confirmed publish being sent to its message being pulled, at a rate.
+pub(super) async fn publish_and_pull<DB: BenchStore>(
+    world: &World<DB>,
+    job: Job,
+    rate: u32,
+) -> anyhow::Result<Vec<Duration>> {
+    world.purge(RAW_STREAM).await?;
+    let stream = world.jetstream().get_stream(RAW_STREAM).await?;
+    let consumer = stream
+        .create_consumer(jetstream::consumer::pull::Config::default())
+        .await?;
+    let messages = consumer.messages().await?.take(job.events);
+    let received = tokio::spawn(async move {
+        messages.map(|message| message.map(|_| Instant::now())).collect::<Vec<_>>().await
+    });
+    let mut sent = Vec::with_capacity(job.events);
+    let mut tick = tokio::time::interval(Duration::from_secs(1) / rate);
+    let mut confirming = tokio::task::JoinSet::new();
+    for (headers, payload) in self::messages(job)? {
+        tick.tick().await;
+        sent.push(Instant::now());
+        confirming.spawn(confirmed(world.client.clone(), RAW_SUBJECT, headers, payload));
+    }
+    while let Some(answer) = confirming.join_next().await {
+        answer??;
+    }
+    let received = tokio::time::timeout(Duration::from_secs(60), received).await??;
+    let received: Vec<Instant> = received.into_iter().collect::<Result<_, _>>()?;
+    Ok(received.iter().zip(sent).map(|(received, sent)| *received - sent).collect())
+}
+
+#[allow(clippy::cast_precision_loss)] // a rate
+pub(super) fn per_second(events: usize, elapsed: Duration) -> f64 {
+    events as f64 / elapsed.as_secs_f64()
+}

@@ -1,0 +1,148 @@
+//! The servers of a measurement: started for it, or given.
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::Context as _;
+use async_nats::jetstream;
+use tidings::{
+    Bus, EventId, Outbox, Pattern, StreamSpec,
+    testing::{NatsServer, PostgresServer},
+};
+
+use super::store::BenchStore;
+
+/// The stream that is measured with, and the one that the limit is measured with.
+pub(super) const STREAM: &str = "TIDINGS_BENCH";
+pub(super) const RAW_STREAM: &str = "TIDINGS_BENCH_RAW";
+pub(super) const RAW_SUBJECT: &str = "bench-raw.written";
+
+/// Servers that are there already.
+#[derive(Debug, Default)]
+pub(super) struct Given {
+    pub(super) nats: Option<String>,
+    pub(super) database: Option<String>,
+}
+
+pub(super) struct World<DB: BenchStore> {
+    pub(super) bus: Bus,
+    pub(super) outbox: Outbox<DB>,
+    /// The client by itself, for the limit.
+    pub(super) client: async_nats::Client,
+    pub(super) servers: &'static str,
+    nats: Option<NatsServer>,
+    postgres: Option<PostgresServer>,
+    folder: Option<Folder>,
+}
+
+struct Folder(PathBuf);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            tracing::warn!(%error, folder = %self.0.display(), "the folder could not be removed");
+        }
+    }
+}
+
+impl<DB: BenchStore> World<DB> {
+    pub(super) async fn start(given: Given) -> anyhow::Result<Self> {
+        let servers = match (&given.nats, &given.database) {
+            (None, None) => "started for this run: fsync on, sync_interval always",
+            _ => "given",
+        };
+        let mut world_nats = None;
+        let nats_url = match given.nats {
+            Some(url) => url,
+            None => {
+                let server = NatsServer::options().sync_always(true).start().await?;
+                world_nats.insert(server).url()
+            }
+        };
+        let (mut postgres, mut folder) = (None, None);
+        let database_url = match given.database {
+            Some(url) => url,
+            None if DB::KIND == "postgres" => {
+                postgres.insert(PostgresServer::start().await?).url()
+            }
+            None => {
+                let path = std::env::temp_dir().join(format!("tidings-bench-{}", EventId::now()));
+                std::fs::create_dir(&path)?;
+                let file = folder.insert(Folder(path)).0.join("bench.db");
+                format!("sqlite:{}", file.display())
+            }
+        };
+        let bus = Bus::connect(nats_url.as_str().into()).await?;
+        let outbox = DB::connect(&database_url).await?.over(&bus);
+        DB::prepare(outbox.pool()).await?;
+        outbox.migrate().await?;
+        let world = Self {
+            bus,
+            outbox,
+            client: async_nats::connect(nats_url).await?,
+            servers,
+            nats: world_nats,
+            postgres,
+            folder,
+        };
+        world.delete_streams().await?;
+        for (name, subject) in [(STREAM, "bench.>"), (RAW_STREAM, "bench-raw.>")] {
+            let spec = StreamSpec::new(name, [Pattern::parse(subject)?])?;
+            world.bus.apply_stream(&spec).await?;
+        }
+        world.bus.apply_stream(&StreamSpec::dead_letters()).await?;
+        Ok(world)
+    }
+
+    /// Removes what the measurement made.
+    pub(super) async fn end(self) -> anyhow::Result<()> {
+        self.delete_streams().await?;
+        DB::clean_up(self.outbox.pool()).await?;
+        self.outbox.pool().close().await;
+        drop((self.nats, self.postgres, self.folder));
+        Ok(())
+    }
+
+    pub(super) fn jetstream(&self) -> jetstream::Context {
+        jetstream::new(self.client.clone())
+    }
+
+    /// How many messages a stream holds.
+    pub(super) async fn stored(&self, stream: &str) -> anyhow::Result<u64> {
+        let stream = self.jetstream().get_stream(stream).await?;
+        Ok(stream.cached_info().state.messages)
+    }
+
+    /// Empties a stream between two measurements.
+    pub(super) async fn purge(&self, stream: &str) -> anyhow::Result<()> {
+        self.jetstream().get_stream(stream).await?.purge().await?;
+        Ok(())
+    }
+
+    /// Waits until a stream holds so many messages.
+    pub(super) async fn until_stored(&self, stream: &str, events: u64) -> anyhow::Result<()> {
+        let reached = async {
+            while self.stored(stream).await? < events {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            anyhow::Ok(())
+        };
+        tokio::time::timeout(Duration::from_secs(600), reached)
+            .await
+            .with_context(|| format!("{events} events were not stored within 10 min"))?
+    }
+
+    async fn delete_streams(&self) -> anyhow::Result<()> {
+        use jetstream::{ErrorCode, context::DeleteStreamErrorKind};
+        for stream in [STREAM, RAW_STREAM] {
+            match self.jetstream().delete_stream(stream).await {
+                Ok(_) => {}
+                Err(error) => match error.kind() {
+                    DeleteStreamErrorKind::JetStream(error)
+                        if error.error_code() == ErrorCode::STREAM_NOT_FOUND => {}
+                    _ => return Err(error.into()),
+                },
+            }
+        }
+        Ok(())
+    }
+}

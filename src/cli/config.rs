@@ -1,0 +1,32 @@
+//! `tidings config`: every value in effect and where it comes from, without secrets.
+
+use clap::Args;
+use serde_json::json;
+
+use super::{output, report::Outcome};
+use crate::config::{Config, Effective};
+
+#[derive(Args)]
+pub(super) struct ShowConfig {
+    /// Print a JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+impl ShowConfig {
+    pub(super) fn run(&self, config: &Config) -> Outcome {
+        if self.json {
+            for Effective { key, value, source } in &config.effective {
+                output::json(&json!({ "key": key, "value": value, "source": source.to_string() }))?;
+            }
+            return Ok(());
+        }
+        let row = |effective: &Effective| {
+            let value = effective.value.clone().unwrap_or_else(|| "-".into());
+            let source = effective.source.to_string();
+            [effective.key.clone(), output::printable(&value), source]
+        };
+        let rows: Vec<_> = config.effective.iter().map(row).collect();
+        Ok(output::table(&rows)?)
+    }
+}

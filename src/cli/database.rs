@@ -1,0 +1,112 @@
+//! Opening the database that the configuration names. Which of the two it is, is known at run time only.
+
+use std::{io, time::Duration};
+
+use sqlx::{
+    Connection, PgConnection, Postgres, Sqlite,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+use tidings::Outbox;
+
+use super::report::{Exit, Report};
+use crate::config::{Config, DatabaseUrl};
+
+/// How long a connection may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+const MAX_CONNECTIONS: u32 = 10;
+
+/// The outbox in whichever database it is.
+pub(crate) enum Database {
+    Postgres(Outbox<Postgres>),
+    Sqlite(Outbox<Sqlite>),
+}
+
+/// Does the same with the outbox of either database.
+macro_rules! with_outbox {
+    ($database:expr, $outbox:ident => $do:expr) => {
+        match $database {
+            $crate::cli::database::Database::Postgres($outbox) => $do,
+            $crate::cli::database::Database::Sqlite($outbox) => $do,
+        }
+    };
+}
+pub(crate) use with_outbox;
+
+impl Database {
+    /// Opens the database, which must be there.
+    ///
+    /// # Errors
+    /// A report with [`Exit::Unreachable`] when it is not, or cannot be reached.
+    pub(crate) async fn open(config: &Config) -> Result<Self, Report> {
+        match &config.database {
+            DatabaseUrl::Sqlite(path) if !path.exists() => Err(Report::new(
+                Exit::Unreachable,
+                format!("there is no database {}", path.display()),
+            )
+            .cure("tidings migrate, which creates it, or another --database-url")),
+            _ => Self::open_or_create(config).await,
+        }
+    }
+
+    /// Opens the database; a SQLite file is created when it is missing.
+    ///
+    /// # Errors
+    /// A report with [`Exit::Unreachable`] when it cannot be opened.
+    pub(crate) async fn open_or_create(config: &Config) -> Result<Self, Report> {
+        let unreachable = |error: sqlx::Error| {
+            Report::new(
+                Exit::Unreachable,
+                format!("cannot open the database {}", config.database),
+            )
+            .because(Some(&error))
+            .cure("start it, or name the right one with --database-url")
+        };
+        Ok(match &config.database {
+            DatabaseUrl::Sqlite(path) => {
+                let outbox = Outbox::<Sqlite>::open(path).await.map_err(unreachable)?;
+                Self::Sqlite(configured(outbox, config)?)
+            }
+            DatabaseUrl::Postgres(url) => {
+                let options: PgConnectOptions = url.parse().map_err(|error: sqlx::Error| {
+                    Report::new(Exit::Usage, "database.url is not a Postgres URL")
+                        .because(Some(&error))
+                        .cure("postgres://USER:PASSWORD@HOST:PORT/DATABASE")
+                })?;
+                let options = options.application_name("tidings");
+                knock(&options).await.map_err(unreachable)?;
+                let pool = PgPoolOptions::new()
+                    .max_connections(MAX_CONNECTIONS)
+                    .acquire_timeout(PATIENCE)
+                    .connect_lazy_with(options);
+                Self::Postgres(configured(Outbox::new(pool), config)?)
+            }
+        })
+    }
+}
+
+fn configured<DB: tidings::Store>(
+    outbox: Outbox<DB>,
+    config: &Config,
+) -> Result<Outbox<DB>, Report> {
+    Ok(outbox.in_schema(&config.schema)?.source(&config.source))
+}
+
+/// Connects once without the pool, which would hide the cause behind a timeout of its own.
+async fn knock(options: &PgConnectOptions) -> Result<(), sqlx::Error> {
+    let connecting = PgConnection::connect_with(options);
+    match tokio::time::timeout(PATIENCE, connecting).await {
+        Ok(connection) => connection?.close().await,
+        Err(_) => Err(sqlx::Error::Io(io::ErrorKind::TimedOut.into())),
+    }
+}
+
+/// How a command ends after a failure of the database.
+pub(crate) fn exit_of(error: &sqlx::Error) -> Exit {
+    match error {
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed => Exit::Unreachable,
+        _ => Exit::Failed,
+    }
+}

@@ -1,0 +1,89 @@
+//! `tidings outbox`: how the outbox stands.
+
+use std::time::Duration;
+
+use chrono::SecondsFormat;
+use clap::{Args, Subcommand};
+use tidings::{LastBatch, LeaseStatus, Status};
+
+use super::{
+    database::{Database, with_outbox},
+    output,
+    report::Outcome,
+};
+use crate::config::Config;
+
+#[derive(Args)]
+pub(super) struct OutboxCommand {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Print what waits, who relays, what was confirmed last, and what is parked
+    Status {
+        /// Print a JSON object
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+impl OutboxCommand {
+    pub(super) async fn run(&self, config: &Config) -> Outcome {
+        let Action::Status { json } = self.action;
+        let database = Database::open(config).await?;
+        let status = with_outbox!(&database, outbox => outbox.status().await)?;
+        if json {
+            return Ok(output::json(&status)?);
+        }
+        Ok(output::table(&rows(&status))?)
+    }
+}
+
+fn rows(status: &Status) -> [[String; 2]; 5] {
+    let oldest = status.oldest_unpublished_seconds;
+    [
+        ["backlog".into(), events(status.backlog)],
+        ["oldest".into(), oldest.map_or_else(|| "-".into(), seconds)],
+        ["relay".into(), relay(&status.lease)],
+        ["last batch".into(), last_batch(status.last_batch.as_ref())],
+        ["parked".into(), events(status.parked)],
+    ]
+}
+
+fn relay(lease: &LeaseStatus) -> String {
+    match &lease.owner {
+        None => "none is running".to_owned(),
+        Some(owner) if lease.remaining_seconds < 0.0 => {
+            let since = seconds(-lease.remaining_seconds);
+            format!("{owner} stopped renewing its lease, which ended {since} ago")
+        }
+        Some(owner) => format!("{owner}, epoch {}", lease.epoch),
+    }
+}
+
+fn last_batch(batch: Option<&LastBatch>) -> String {
+    let Some(batch) = batch else {
+        return "none".to_owned();
+    };
+    format!(
+        "{} into {}, up to sequence {}, at {}",
+        events(batch.events),
+        batch.stream,
+        batch.last_sequence,
+        batch.at.to_rfc3339_opts(SecondsFormat::Millis, true)
+    )
+}
+
+fn events(count: u64) -> String {
+    match count {
+        1 => "1 event".to_owned(),
+        count => format!("{count} events"),
+    }
+}
+
+fn seconds(seconds: f64) -> String {
+    let duration = Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX);
+    format!("{:.1} s", duration.as_secs_f64())
+}

@@ -1,0 +1,62 @@
+//! Results on stdout: lines, tables, JSON. Logs and errors never come here.
+
+use std::{
+    fmt::Display,
+    io::{self, Write},
+    os::fd::AsFd,
+};
+
+use serde::Serialize;
+use tokio::io::{Interest, unix::AsyncFd};
+
+/// Prints a line, at once.
+///
+/// # Errors
+/// Those of stdout; `BrokenPipe` when its reader has left.
+pub(crate) fn line(text: impl Display) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{text}")?;
+    out.flush()
+}
+
+/// Prints a value as one line of JSON.
+///
+/// # Errors
+/// Those of stdout.
+pub(crate) fn json(value: &impl Serialize) -> io::Result<()> {
+    line(serde_json::to_string(value)?)
+}
+
+/// Prints rows with their columns below each other.
+///
+/// # Errors
+/// Those of stdout.
+pub(crate) fn table<const N: usize>(rows: &[[String; N]]) -> io::Result<()> {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
+    let widths: [usize; N] = std::array::from_fn(|column| width(column).unwrap_or(0));
+    for row in rows {
+        let cells = row.iter().zip(widths);
+        let text: String = cells.map(|(cell, width)| format!("{cell:width$}  ")).collect();
+        line(text.trim_end())?;
+    }
+    Ok(())
+}
+
+/// A text without control characters, which a terminal would obey. JSON has them only between its parts.
+pub(crate) fn printable(text: &str) -> String {
+    text.replace(char::is_control, " ")
+}
+
+/// Ends when whoever reads stdout has left; never for a file or a terminal.
+pub(crate) async fn reader_left() {
+    let Ok(stdout) = io::stdout().as_fd().try_clone_to_owned() else {
+        return std::future::pending().await;
+    };
+    // Fails for a file, which nobody leaves.
+    let Ok(stdout) = AsyncFd::with_interest(stdout, Interest::ERROR) else {
+        return std::future::pending().await;
+    };
+    if stdout.ready(Interest::ERROR).await.is_err() {
+        std::future::pending().await
+    }
+}

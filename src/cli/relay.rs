@@ -1,0 +1,30 @@
+//! `tidings relay`: the relay alone, until told to stop.
+
+use tidings::{Outbox, Relay, Store};
+
+use super::{
+    connect,
+    database::{Database, with_outbox},
+    report::Outcome,
+    told_to_stop,
+};
+use crate::config::Config;
+
+pub(super) async fn run(config: &Config) -> Outcome {
+    let stop = told_to_stop();
+    let database = Database::open(config).await?;
+    let bus = connect(config).await?;
+    with_outbox!(database, outbox => {
+        relay(outbox.over(&bus), config).run(bus, stop).await?;
+    });
+    Ok(())
+}
+
+/// A relay as it is configured.
+pub(super) fn relay<DB: Store>(outbox: Outbox<DB>, config: &Config) -> Relay<DB> {
+    Relay::new(outbox)
+        .lease(config.relay.lease)
+        .batch(config.relay.batch)
+        .retention(config.relay.retention)
+        .unbound_grace(config.relay.unbound_grace)
+}

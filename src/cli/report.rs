@@ -1,0 +1,273 @@
+//! How a command ends: its exit code, and what is printed when it does not succeed. Never a backtrace,
+//! never a Debug text.
+
+use std::{error::Error, fmt, io, process::ExitCode};
+
+use tidings::{
+    BusError, ConnectError, MigrateError, OutboxError, PublishError, ReaderError, RelayError,
+    SchemaError, WorkerError,
+};
+
+use super::database;
+use crate::config::ConfigError;
+
+/// How a command ends. The numbers are part of the interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// It did what it was asked for.
+    Ok = 0,
+    /// It was refused, or failed on the way.
+    Failed = 1,
+    /// The command line, the configuration or the event cannot be used as it is.
+    Usage = 2,
+    /// NATS or the database cannot be reached.
+    Unreachable = 3,
+}
+
+/// The exit codes, for `--help`.
+pub(crate) const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  refused, or failed on the way
+  2  the command line, the configuration or the event cannot be used as it is
+  3  NATS or the database cannot be reached
+
+Configuration: tidings.toml (see tidings.example.toml), then the environment (TIDINGS_...), then flags;
+the later wins. `tidings config` prints what is in effect.";
+
+/// Why a command did not succeed, for people.
+#[derive(Debug)]
+pub(crate) struct Report {
+    exit: Exit,
+    what: String,
+    causes: Vec<String>,
+    cure: Option<String>,
+}
+
+/// How a command ends that does not succeed; also when whoever reads its output has left.
+pub(crate) type Outcome = Result<(), Report>;
+
+impl Report {
+    /// A report without a cause.
+    pub(crate) fn new(exit: Exit, what: impl Into<String>) -> Self {
+        Self {
+            exit,
+            what: what.into(),
+            causes: Vec::new(),
+            cure: None,
+        }
+    }
+
+    /// A report of an error and what is behind it.
+    pub(crate) fn of(exit: Exit, error: &(dyn Error + 'static)) -> Self {
+        Self::new(exit, error.to_string()).because(error.source())
+    }
+
+    /// Adds what is behind it.
+    pub(crate) fn because(mut self, error: Option<&(dyn Error + 'static)>) -> Self {
+        let mut next = error;
+        while let Some(error) = next {
+            self.causes.push(error.to_string());
+            next = error.source();
+        }
+        self
+    }
+
+    /// Says what to do.
+    pub(crate) fn cure(mut self, cure: impl Into<String>) -> Self {
+        self.cure = Some(cure.into());
+        self
+    }
+
+    /// Prints it and gives the exit code.
+    pub(crate) fn end(&self) -> ExitCode {
+        if self.exit != Exit::Ok {
+            // Nobody is left to tell when this fails.
+            let _ = io::Write::write_all(&mut io::stderr(), self.to_string().as_bytes());
+        }
+        self.exit.into()
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(exit as u8)
+    }
+}
+
+/// The lines for stderr. A cause that an earlier line has told already is left out.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let mut told = vec![line(&self.what)];
+        writeln!(f, "error: {}", told[0])?;
+        for cause in &self.causes {
+            let cause = line(cause);
+            if !told.iter().any(|earlier| earlier.contains(&cause)) {
+                writeln!(f, "  cause: {cause}")?;
+                told.push(cause);
+            }
+        }
+        match &self.cure {
+            Some(cure) => writeln!(f, "  try: {cure}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Writing the result. A reader that has left has seen enough: that is no failure.
+impl From<io::Error> for Report {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::new(Exit::Ok, ""),
+            _ => Self::new(Exit::Failed, "the output cannot be written").because(Some(&error)),
+        }
+    }
+}
+
+impl From<ConfigError> for Report {
+    fn from(error: ConfigError) -> Self {
+        let report = Self::of(Exit::Usage, &error);
+        match error.cure() {
+            Some(cure) => report.cure(cure),
+            None => report,
+        }
+    }
+}
+
+impl From<SchemaError> for Report {
+    fn from(error: SchemaError) -> Self {
+        Self::of(Exit::Usage, &error).cure("another --schema")
+    }
+}
+
+impl From<ConnectError> for Report {
+    fn from(error: ConnectError) -> Self {
+        match &error {
+            ConnectError::Unreachable { .. } => Self::of(Exit::Unreachable, &error).cure(
+                "start a nats-server with JetStream, or name the right one with --nats-url",
+            ),
+            _ => Self::of(Exit::Usage, &error),
+        }
+    }
+}
+
+impl From<BusError> for Report {
+    fn from(error: BusError) -> Self {
+        Self::of(exit_of(&error), &error)
+    }
+}
+
+impl From<ReaderError> for Report {
+    fn from(error: ReaderError) -> Self {
+        let cause = Error::source(&error).and_then(|source| source.downcast_ref());
+        Self::of(cause.map_or(Exit::Failed, exit_of), &error)
+    }
+}
+
+fn exit_of(error: &BusError) -> Exit {
+    match error {
+        BusError::NoResponders { .. } | BusError::Timeout { .. } => Exit::Unreachable,
+        _ => Exit::Failed,
+    }
+}
+
+impl From<OutboxError> for Report {
+    fn from(error: OutboxError) -> Self {
+        match &error {
+            OutboxError::Envelope(refused) => Self::of(Exit::Usage, refused),
+            OutboxError::TooLarge(refused) => too_large(refused),
+            OutboxError::NotMigrated(source) => not_migrated(source),
+            OutboxError::Database(source) => {
+                Self::of(database::exit_of(source), &error)
+            }
+            _ => Self::of(Exit::Failed, &error),
+        }
+    }
+}
+
+impl From<MigrateError> for Report {
+    fn from(error: MigrateError) -> Self {
+        match &error {
+            MigrateError::Database(source) => Self::of(database::exit_of(source), &error),
+            _ => Self::of(Exit::Failed, &error),
+        }
+    }
+}
+
+impl From<RelayError> for Report {
+    fn from(error: RelayError) -> Self {
+        match &error {
+            RelayError::NotMigrated(source) => not_migrated(source),
+            _ => Self::of(Exit::Failed, &error),
+        }
+    }
+}
+
+impl From<PublishError> for Report {
+    fn from(error: PublishError) -> Self {
+        match &error {
+            PublishError::Envelope(refused) => Self::of(Exit::Usage, refused),
+            PublishError::TooLarge(refused) => too_large(refused),
+            PublishError::NoStream { subject } => no_stream(subject),
+            _ => Self::of(Exit::Failed, &error),
+        }
+    }
+}
+
+impl From<WorkerError> for Report {
+    fn from(error: WorkerError) -> Self {
+        match &error {
+            WorkerError::NoStream { subject, .. } => no_stream(subject),
+            WorkerError::Setup { source, .. } => Self::of(exit_of(source), &error),
+            _ => Self::of(Exit::Failed, &error),
+        }
+    }
+}
+
+fn not_migrated(source: &(dyn Error + 'static)) -> Report {
+    Report::new(Exit::Failed, "the database has no outbox in this schema")
+        .because(Some(source))
+        .cure("tidings migrate")
+}
+
+/// No stream of the server takes a subject.
+pub(crate) fn no_stream(subject: &str) -> Report {
+    Report::new(Exit::Failed, format!("no stream takes {subject}"))
+        .cure("tidings streams apply, with a [[stream]] that has the subject")
+}
+
+fn too_large(error: &(dyn Error + 'static)) -> Report {
+    Report::of(Exit::Failed, error)
+        .cure("keep large data elsewhere and publish where it is, or raise max_payload of the server")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once_and_the_cure_comes_last() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("outer: inner")]
+        struct Outer(#[source] Inner);
+        #[derive(Debug, thiserror::Error)]
+        #[error("inner")]
+        struct Inner(#[source] io::Error);
+        let error = Outer(Inner(io::Error::other("the\n end")));
+
+        let report = Report::of(Exit::Failed, &error).cure("again");
+
+        assert_eq!(
+            report.to_string(),
+            "error: outer: inner\n  cause: the end\n  try: again\n"
+        );
+    }
+
+    #[test]
+    fn the_help_tells_every_exit_code() {
+        for exit in [Exit::Ok, Exit::Failed, Exit::Usage, Exit::Unreachable] {
+            assert!(EXIT_CODES.contains(&format!("\n  {}  ", exit as u8)));
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Why the program's configuration cannot be used. No error shows a secret.
+
+use std::{io, path::PathBuf};
+
+use super::Source;
+
+/// Why the configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    /// The file that was asked for cannot be read.
+    #[error("the configuration file {} cannot be read", path.display())]
+    File {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    /// The text is not TOML.
+    #[error("{place}: {reason}")]
+    Syntax { place: Source, reason: String },
+    /// A key of the file that means nothing.
+    #[error("{place}: there is no setting {key}")]
+    UnknownKey {
+        place: Source,
+        key: String,
+        meant: Option<String>,
+    },
+    /// A variable of the environment that means nothing.
+    #[error("there is no setting for the environment variable {variable}")]
+    UnknownVariable {
+        variable: String,
+        meant: Option<String>,
+    },
+    /// A variable of the environment that is not UTF-8.
+    #[error("the environment variable {0} is not UTF-8")]
+    NotText(String),
+    /// A value that cannot be used.
+    #[error("{place}: {key} cannot be used: {reason}")]
+    Invalid {
+        place: Source,
+        key: String,
+        reason: String,
+    },
+    /// Credentials of two kinds.
+    #[error("NATS credentials are given twice: {} ({}) and {} ({})", .0.0, .0.1, .1.0, .1.1)]
+    TwoCredentials(Box<(&'static str, Source)>, Box<(&'static str, Source)>),
+    /// A setting that needs another one.
+    #[error("{place}: {key} needs {missing} too")]
+    Half {
+        place: Source,
+        key: &'static str,
+        missing: &'static str,
+    },
+}
+
+impl ConfigError {
+    /// What to do about it, where the message does not say it already.
+    pub(crate) fn cure(&self) -> Option<String> {
+        match self {
+            Self::UnknownKey { meant, .. } | Self::UnknownVariable { meant, .. } => {
+                Some(match meant {
+                    Some(meant) => format!("{meant}, which is the nearest that there is"),
+                    None => "tidings config, which lists all settings".to_owned(),
+                })
+            }
+            Self::TwoCredentials(first, second) => {
+                Some(format!("only one of {} and {}", first.0, second.0))
+            }
+            Self::File { .. } => Some("another file with --config".to_owned()),
+            Self::Syntax { .. }
+            | Self::NotText(_)
+            | Self::Invalid { .. }
+            | Self::Half { .. } => None,
+        }
+    }
+}
+
+/// The word of a list that is most like another one, if any is like it.
+pub(super) fn nearest<'a>(
+    wanted: &str,
+    known: impl IntoIterator<Item = &'a str>,
+) -> Option<String> {
+    known
+        .into_iter()
+        .map(|word| (distance(wanted, word), word))
+        .min()
+        .filter(|(distance, word)| *distance * 3 <= word.len())
+        .map(|(_, word)| word.to_owned())
+}
+
+/// How many letters differ (Levenshtein).
+fn distance(from: &str, to: &str) -> usize {
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    for (place, a) in from.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = place + 1;
+        for (column, b) in to.bytes().enumerate() {
+            let replaced = diagonal + usize::from(a != b);
+            diagonal = row[column + 1];
+            row[column + 1] = replaced.min(diagonal + 1).min(row[column] + 1);
+        }
+    }
+    row[to.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slip_of_the_pen_has_a_nearest_word_and_nonsense_has_none() {
+        let known = ["nats.url", "nats.user", "relay.lease"];
+        assert_eq!(nearest("nats.urll", known).as_deref(), Some("nats.url"));
+        assert_eq!(nearest("relay.leese", known).as_deref(), Some("relay.lease"));
+        assert_eq!(nearest("colour", known), None);
+    }
+}

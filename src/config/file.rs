@@ -1,0 +1,154 @@
+//! Reading `tidings.toml`: which settings it gives, and where. Never what the values mean.
+
+use std::path::Path;
+
+use tidings::StreamSpec;
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use super::{
+    ConfigError, Source,
+    error::nearest,
+    settings::{self, Many, Setting},
+    streams,
+};
+
+/// What a source of settings gives.
+#[derive(Default)]
+pub(super) struct Layer {
+    pub(super) values: Vec<(&'static Setting, Given)>,
+    pub(super) streams: Option<Vec<(StreamSpec, Source)>>,
+}
+
+/// A value as it was given, and where.
+#[derive(Clone)]
+pub(super) struct Given {
+    pub(super) text: String,
+    pub(super) source: Source,
+}
+
+/// A TOML text and where it stands.
+pub(super) struct Text<'a> {
+    text: &'a str,
+    path: Option<&'a Path>,
+}
+
+impl<'a> Text<'a> {
+    /// The text of a file.
+    pub(super) fn of_file(path: &'a Path, text: &'a str) -> Self {
+        let path = Some(path);
+        Self { text, path }
+    }
+
+    /// The value of the variable that gives streams, as the file would have it.
+    pub(super) fn of_variable(text: &'a str) -> Self {
+        Self { text, path: None }
+    }
+
+    /// Where a part of the text stands.
+    pub(super) fn source<T>(&self, part: &Spanned<T>) -> Source {
+        self.source_at(part.span().start)
+    }
+
+    fn source_at(&self, offset: usize) -> Source {
+        let before = self.text.get(..offset).unwrap_or(self.text);
+        match self.path {
+            Some(path) => Source::File {
+                path: path.to_owned(),
+                line: 1 + before.matches('\n').count(),
+            },
+            None => Source::Variable(settings::STREAM.variable),
+        }
+    }
+
+    /// Reads everything that the text gives.
+    pub(super) fn read(&self) -> Result<Layer, ConfigError> {
+        // Only the message: the error as a whole shows the line, and with it a secret.
+        let document = DeTable::parse(self.text).map_err(|error| ConfigError::Syntax {
+            place: self.source_at(error.span().map_or(0, |span| span.start)),
+            reason: error.message().replace('\n', ", "),
+        })?;
+        let mut layer = Layer::default();
+        for (name, value) in document.get_ref() {
+            if name.get_ref() == settings::STREAM.key {
+                layer.streams = Some(streams::read(self, value)?);
+                continue;
+            }
+            match value.get_ref() {
+                DeValue::Table(table) => self.section(name.get_ref(), table, &mut layer)?,
+                _ => return Err(self.unknown(name, name.get_ref())),
+            }
+        }
+        Ok(layer)
+    }
+
+    fn section(
+        &self,
+        section: &str,
+        table: &DeTable<'_>,
+        layer: &mut Layer,
+    ) -> Result<(), ConfigError> {
+        for (name, value) in table {
+            let key = format!("{section}.{}", name.get_ref());
+            let setting = settings::ALL.iter().find(|setting| setting.key == key);
+            let setting = *setting.ok_or_else(|| self.unknown(name, &key))?;
+            let text = match (value.get_ref(), setting.many) {
+                (DeValue::Array(_), Many::List) => self.texts(setting.key, value)?.join(","),
+                _ => self.text(setting.key, value)?,
+            };
+            let source = self.source(value);
+            layer.values.push((setting, Given { text, source }));
+        }
+        Ok(())
+    }
+
+    /// A text, or a whole number as text.
+    pub(super) fn text(
+        &self,
+        key: &str,
+        value: &Spanned<DeValue<'_>>,
+    ) -> Result<String, ConfigError> {
+        match value.get_ref() {
+            DeValue::String(text) => Ok(text.to_string()),
+            DeValue::Integer(number) if number.radix() == 10 => Ok(number.as_str().to_owned()),
+            _ => Err(self.invalid(key, value, "write a text in quotes, or a whole number")),
+        }
+    }
+
+    /// A list of texts.
+    pub(super) fn texts(
+        &self,
+        key: &str,
+        value: &Spanned<DeValue<'_>>,
+    ) -> Result<Vec<String>, ConfigError> {
+        match value.get_ref() {
+            DeValue::Array(list) => list.iter().map(|item| self.text(key, item)).collect(),
+            _ => Err(self.invalid(key, value, "write a list of texts, such as [\"a\", \"b\"]")),
+        }
+    }
+
+    pub(super) fn invalid<T>(
+        &self,
+        key: &str,
+        value: &Spanned<T>,
+        reason: impl ToString,
+    ) -> ConfigError {
+        ConfigError::Invalid {
+            place: self.source(value),
+            key: key.to_owned(),
+            reason: reason.to_string(),
+        }
+    }
+
+    /// A key that means nothing; a key of a section is told with it.
+    pub(super) fn unknown<T>(&self, name: &Spanned<T>, key: &str) -> ConfigError {
+        let known = settings::ALL.iter().map(|setting| setting.key);
+        ConfigError::UnknownKey {
+            place: self.source(name),
+            key: key.to_owned(),
+            meant: nearest(key, known),
+        }
+    }
+}

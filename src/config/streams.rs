@@ -1,0 +1,147 @@
+//! The streams of the configuration: `[[stream]]` in the file, a TOML list in `TIDINGS_STREAM`.
+
+use std::collections::BTreeMap;
+
+use tidings::{Pattern, StreamSpec};
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use super::{
+    ConfigError, Source, duration,
+    error::nearest,
+    file::Text,
+    settings::{STREAM, STREAM_KEYS},
+};
+
+/// The streams when none is configured: those of this repository's own events.
+const DEFAULT: &str = r#"stream = [{ name = "EVENTS", subjects = ["user.>", "payment.>"] }]"#;
+
+/// The default streams.
+pub(super) fn default() -> Result<Vec<(StreamSpec, Source)>, ConfigError> {
+    let streams = Text::of_variable(DEFAULT).read()?.streams;
+    let streams = streams.unwrap_or_default().into_iter();
+    Ok(streams.map(|(spec, _)| (spec, Source::Default)).collect())
+}
+
+/// The streams that the environment variable gives.
+pub(super) fn of_variable(value: &str) -> Result<Vec<(StreamSpec, Source)>, ConfigError> {
+    let text = format!("stream = {value}");
+    let layer = Text::of_variable(&text).read()?;
+    Ok(layer.streams.unwrap_or_default())
+}
+
+/// Reads a list of streams.
+pub(super) fn read(
+    text: &Text<'_>,
+    value: &Spanned<DeValue<'_>>,
+) -> Result<Vec<(StreamSpec, Source)>, ConfigError> {
+    let DeValue::Array(list) = value.get_ref() else {
+        let reason = "each stream begins with a line [[stream]]";
+        return Err(text.invalid(STREAM.key, value, reason));
+    };
+    let mut streams: Vec<(StreamSpec, Source)> = Vec::new();
+    for item in list {
+        let DeValue::Table(table) = item.get_ref() else {
+            return Err(text.invalid(STREAM.key, item, "a stream is a table"));
+        };
+        let spec = Table { text, item, table }.spec()?;
+        if streams.iter().any(|(other, _)| other.name == spec.name) {
+            let reason = format!("there are two streams {}", spec.name);
+            return Err(text.invalid("stream.name", item, reason));
+        }
+        streams.push((spec, text.source(item)));
+    }
+    Ok(streams)
+}
+
+/// One stream as it is written.
+struct Table<'a> {
+    text: &'a Text<'a>,
+    item: &'a Spanned<DeValue<'a>>,
+    table: &'a DeTable<'a>,
+}
+
+impl Table<'_> {
+    fn spec(&self) -> Result<StreamSpec, ConfigError> {
+        let mut given = self.given()?;
+        let mut take = |key| given.remove(key);
+        let (Some(name), Some(subjects)) = (take("name"), take("subjects")) else {
+            let reason = "name and subjects are needed";
+            return Err(self.text.invalid(STREAM.key, self.item, reason));
+        };
+        let mut spec = StreamSpec::new(self.one("name", name)?, self.subjects(subjects)?)
+            .map_err(|error| self.text.invalid("stream.name", name, error))?;
+        if let Some(value) = take("replicas") {
+            spec.replicas = self.replicas(value)?;
+        }
+        if let Some(value) = take("max_age") {
+            spec.max_age = Some(self.parsed("max_age", value, duration::parse)?);
+        }
+        if let Some(value) = take("max_bytes") {
+            spec.max_bytes = Some(self.parsed("max_bytes", value, |text| text.parse::<u64>())?);
+        }
+        if let Some(value) = take("duplicate_window") {
+            spec.duplicate_window = self.parsed("duplicate_window", value, duration::parse)?;
+        }
+        Ok(spec)
+    }
+
+    /// The keys that are given, all of them known.
+    fn given(&self) -> Result<BTreeMap<&str, &Spanned<DeValue<'_>>>, ConfigError> {
+        let known = |name: &Spanned<_>| {
+            let name: &std::borrow::Cow<'_, str> = name.get_ref();
+            STREAM_KEYS.into_iter().find(|known| known == name)
+        };
+        let mut given = BTreeMap::new();
+        for (name, value) in self.table {
+            let key = known(name).ok_or_else(|| ConfigError::UnknownKey {
+                place: self.text.source(name),
+                key: format!("stream.{}", name.get_ref()),
+                meant: nearest(name.get_ref(), STREAM_KEYS),
+            })?;
+            given.insert(key, value);
+        }
+        Ok(given)
+    }
+
+    fn one(&self, key: &str, value: &Spanned<DeValue<'_>>) -> Result<String, ConfigError> {
+        self.text.text(&format!("stream.{key}"), value)
+    }
+
+    fn parsed<T, E: ToString>(
+        &self,
+        key: &str,
+        value: &Spanned<DeValue<'_>>,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Result<T, ConfigError> {
+        let text = self.one(key, value)?;
+        parse(&text).map_err(|error| {
+            let key = format!("stream.{key}");
+            self.text.invalid(&key, value, error.to_string())
+        })
+    }
+
+    fn subjects(&self, value: &Spanned<DeValue<'_>>) -> Result<Vec<Pattern>, ConfigError> {
+        let subjects = self.text.texts("stream.subjects", value)?;
+        if subjects.is_empty() {
+            let reason = "a stream needs a subject";
+            return Err(self.text.invalid("stream.subjects", value, reason));
+        }
+        let parse = |subject: &String| {
+            Pattern::parse(subject)
+                .map_err(|error| self.text.invalid("stream.subjects", value, error))
+        };
+        subjects.iter().map(parse).collect()
+    }
+
+    fn replicas(&self, value: &Spanned<DeValue<'_>>) -> Result<u8, ConfigError> {
+        self.parsed("replicas", value, |text| match text {
+            "1" => Ok(1),
+            "3" => Ok(3),
+            "5" => Ok(5),
+            _ => Err("a stream has 1, 3 or 5 copies"),
+        })
+    }
+}
