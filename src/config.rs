@@ -4,12 +4,14 @@
 //! Every value keeps its source, for `tidings config` and for errors. A setting that nobody knows is an
 //! error everywhere, because a typo must not become a default.
 
+mod credentials;
 pub(crate) mod duration;
 mod error;
 mod file;
 mod secret;
 mod settings;
 mod streams;
+mod values;
 
 use std::{
     collections::BTreeMap,
@@ -18,14 +20,14 @@ use std::{
     time::Duration,
 };
 
-use tidings::{Auth, NatsOptions, StreamSpec, Tls};
-use tracing_subscriber::EnvFilter;
+use tidings::{NatsOptions, StreamSpec};
 
 pub(crate) use error::ConfigError;
 use file::{Given, Layer, Text};
 pub(crate) use secret::without_passwords;
 use settings::Setting;
 pub(crate) use settings::{DATABASE_URL, LOG_FILTER, NATS_URL, SCHEMA};
+use values::Values;
 
 /// The file that is read when none is named.
 const DEFAULT_FILE: &str = "tidings.toml";
@@ -145,7 +147,9 @@ impl Config {
 fn environment() -> Result<BTreeMap<String, String>, ConfigError> {
     let mut found = BTreeMap::new();
     for (name, value) in env::vars_os() {
-        let Ok(name) = name.into_string() else { continue };
+        let Ok(name) = name.into_string() else {
+            continue;
+        };
         if !name.starts_with("TIDINGS_") || value.is_empty() {
             continue;
         }
@@ -177,7 +181,9 @@ fn of_environment(environment: &BTreeMap<String, String>) -> Result<Layer, Confi
             layer.streams = Some(streams::of_variable(value)?);
             continue;
         }
-        let setting = settings::ALL.iter().find(|setting| setting.variable == name);
+        let setting = settings::ALL
+            .iter()
+            .find(|setting| setting.variable == name);
         let setting = *setting.ok_or_else(|| unknown_variable(name))?;
         let given = Given {
             text: value.clone(),
@@ -204,217 +210,6 @@ fn of_flags(flags: Flags) -> Layer {
     Layer {
         values: values.collect(),
         streams: None,
-    }
-}
-
-/// The values in effect, not read yet.
-struct Values {
-    given: BTreeMap<&'static str, Given>,
-    streams: Vec<(StreamSpec, Source)>,
-}
-
-impl Values {
-    fn defaults() -> Result<Self, ConfigError> {
-        let default = |setting: &&Setting| {
-            let text = setting.default?.to_owned();
-            let source = Source::Default;
-            Some((setting.key, Given { text, source }))
-        };
-        Ok(Self {
-            given: settings::ALL.iter().filter_map(default).collect(),
-            streams: streams::default()?,
-        })
-    }
-
-    fn put(&mut self, layer: Layer) {
-        for (setting, given) in layer.values {
-            self.given.insert(setting.key, given);
-        }
-        if let Some(streams) = layer.streams {
-            self.streams = streams;
-        }
-    }
-
-    fn config(self) -> Result<Config, ConfigError> {
-        Ok(Config {
-            nats: self.nats()?,
-            database: self.read(&settings::DATABASE_URL, DatabaseUrl::parse)?,
-            schema: self.text(&settings::SCHEMA),
-            source: self.text(&settings::SOURCE),
-            relay: RelaySettings {
-                lease: self.read(&settings::RELAY_LEASE, positive)?,
-                batch: self.read(&settings::RELAY_BATCH, batch)?,
-                retention: self.read(&settings::RELAY_RETENTION, duration::parse)?,
-                unbound_grace: self.read(&settings::RELAY_UNBOUND_GRACE, duration::parse)?,
-            },
-            drain: self.read(&settings::WORKER_DRAIN, duration::parse)?,
-            log: self.log()?,
-            effective: self.effective(),
-            streams: self.streams.into_iter().map(|(spec, _)| spec).collect(),
-        })
-    }
-
-    fn text(&self, setting: &Setting) -> String {
-        self.optional(setting).unwrap_or_default()
-    }
-
-    fn optional(&self, setting: &Setting) -> Option<String> {
-        self.given.get(setting.key).map(|given| given.text.clone())
-    }
-
-    fn path(&self, setting: &Setting) -> Option<PathBuf> {
-        self.optional(setting).map(PathBuf::from)
-    }
-
-    fn source(&self, setting: &Setting) -> Source {
-        let given = self.given.get(setting.key);
-        given.map_or(Source::Default, |given| given.source.clone())
-    }
-
-    fn read<T, E: fmt::Display>(
-        &self,
-        setting: &Setting,
-        parse: impl FnOnce(&str) -> Result<T, E>,
-    ) -> Result<T, ConfigError> {
-        parse(&self.text(setting)).map_err(|error| ConfigError::Invalid {
-            place: self.source(setting),
-            key: setting.key.to_owned(),
-            reason: error.to_string(),
-        })
-    }
-
-    fn nats(&self) -> Result<NatsOptions, ConfigError> {
-        let servers = self.text(&settings::NATS_URL);
-        let servers = servers.split(',').map(str::trim).filter(|s| !s.is_empty());
-        Ok(NatsOptions::servers(servers).auth(self.auth()?).tls(self.tls()?))
-    }
-
-    /// The credentials, which are of one kind.
-    fn auth(&self) -> Result<Auth, ConfigError> {
-        let has_user = self.given.contains_key(settings::NATS_USER.key);
-        let has_password = self.given.contains_key(settings::NATS_PASSWORD.key);
-        match (has_user, has_password) {
-            (true, false) => return Err(self.half(&settings::NATS_USER, &settings::NATS_PASSWORD)),
-            (false, true) => return Err(self.half(&settings::NATS_PASSWORD, &settings::NATS_USER)),
-            _ => {}
-        }
-        let in_url = self.text(&settings::NATS_URL).contains('@');
-        let kinds = [
-            &settings::NATS_USER,
-            &settings::NATS_TOKEN,
-            &settings::NATS_NKEY_SEED,
-            &settings::NATS_CREDENTIALS,
-        ];
-        let mut given = kinds
-            .into_iter()
-            .filter(|kind| self.given.contains_key(kind.key))
-            .chain(in_url.then_some(&settings::NATS_URL));
-        if let (Some(first), Some(second)) = (given.next(), given.next()) {
-            let told = |setting: &Setting| Box::new((setting.key, self.source(setting)));
-            return Err(ConfigError::TwoCredentials(told(first), told(second)));
-        }
-        Ok(self.one_auth())
-    }
-
-    fn one_auth(&self) -> Auth {
-        if let Some(user) = self.optional(&settings::NATS_USER) {
-            let password = self.text(&settings::NATS_PASSWORD);
-            return Auth::User { user, password };
-        }
-        if let Some(token) = self.optional(&settings::NATS_TOKEN) {
-            return Auth::Token(token);
-        }
-        if let Some(seed) = self.optional(&settings::NATS_NKEY_SEED) {
-            return Auth::NkeySeed(seed);
-        }
-        match self.path(&settings::NATS_CREDENTIALS) {
-            Some(path) => Auth::CredentialsFile(path),
-            None => Auth::Anonymous,
-        }
-    }
-
-    fn tls(&self) -> Result<Tls, ConfigError> {
-        let certificate = self.path(&settings::NATS_TLS_CERTIFICATE);
-        let key = self.path(&settings::NATS_TLS_KEY);
-        let client = match (certificate, key) {
-            (Some(certificate), Some(key)) => Some((certificate, key)),
-            (None, None) => None,
-            (Some(_), None) => {
-                return Err(self.half(&settings::NATS_TLS_CERTIFICATE, &settings::NATS_TLS_KEY));
-            }
-            (None, Some(_)) => {
-                return Err(self.half(&settings::NATS_TLS_KEY, &settings::NATS_TLS_CERTIFICATE));
-            }
-        };
-        let roots = self.path(&settings::NATS_TLS_ROOTS);
-        Ok(Tls {
-            required: roots.is_some() || client.is_some(),
-            roots,
-            client,
-        })
-    }
-
-    fn half(&self, given: &'static Setting, missing: &'static Setting) -> ConfigError {
-        ConfigError::Half {
-            place: self.source(given),
-            key: given.key,
-            missing: missing.key,
-        }
-    }
-
-    fn log(&self) -> Result<Log, ConfigError> {
-        let filter = self.optional(&settings::LOG_FILTER);
-        if filter.is_some() {
-            self.read(&settings::LOG_FILTER, |text| EnvFilter::try_new(text))?;
-        }
-        let format = self.read(&settings::LOG_FORMAT, |text| match text {
-            "pretty" => Ok(LogFormat::Pretty),
-            "json" => Ok(LogFormat::Json),
-            _ => Err("write \"pretty\" or \"json\""),
-        })?;
-        Ok(Log { filter, format })
-    }
-
-    fn effective(&self) -> Vec<Effective> {
-        let setting = |setting: &&Setting| Effective {
-            key: setting.key.to_owned(),
-            value: self.optional(setting).map(|text| secret::shown(setting, &text)),
-            source: self.source(setting),
-        };
-        let stream = |(spec, source): &(StreamSpec, Source)| Effective {
-            key: format!("stream.{}", spec.name),
-            value: Some(shown_stream(spec)),
-            source: source.clone(),
-        };
-        let settings = settings::ALL.iter().map(setting);
-        settings.chain(self.streams.iter().map(stream)).collect()
-    }
-}
-
-fn shown_stream(spec: &StreamSpec) -> String {
-    let subjects: Vec<&str> = spec.subjects.iter().map(|pattern| pattern.as_str()).collect();
-    let mut shown = format!("{}; replicas {}", subjects.join(", "), spec.replicas);
-    if let Some(age) = spec.max_age {
-        shown += &format!("; max_age {}", duration::show(age));
-    }
-    if let Some(bytes) = spec.max_bytes {
-        shown += &format!("; max_bytes {bytes}");
-    }
-    shown + &format!("; duplicate_window {}", duration::show(spec.duplicate_window))
-}
-
-fn positive(text: &str) -> Result<Duration, String> {
-    match duration::parse(text) {
-        Ok(Duration::ZERO) => Err("it must be more than nothing".to_owned()),
-        Ok(duration) => Ok(duration),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-fn batch(text: &str) -> Result<usize, &'static str> {
-    match text.parse() {
-        Ok(events @ 1..=1000) => Ok(events),
-        _ => Err("write a whole number from 1 to 1000"),
     }
 }
 

@@ -108,10 +108,7 @@ pub(crate) async fn run(
     report.verdict()
 }
 
-async fn measured<DB: store::BenchStore>(
-    bench: Bench,
-    world: World<DB>,
-) -> anyhow::Result<Report> {
+async fn measured<DB: store::BenchStore>(bench: Bench, world: World<DB>) -> anyhow::Result<Report> {
     let report = match bench {
         Bench::Enqueue(options) => enqueue::run(&world, options.job(20_000)).await,
         Bench::Relay(options) => relay::run(&world, options.job(200_000)).await,

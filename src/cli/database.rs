@@ -59,7 +59,10 @@ impl Database {
                 format!("cannot open the database {}", config.database),
             )
             .because(Some(&error))
-            .cure("start it, or name the right one with --database-url")
+            .cure(match config.database {
+                DatabaseUrl::Postgres(_) => "start it, or correct --database-url",
+                DatabaseUrl::Sqlite(_) => "another file with --database-url",
+            })
         };
         Ok(match &config.database {
             DatabaseUrl::Sqlite(path) => {

@@ -1,20 +1,34 @@
-//! Where log lines go: to stderr, so that results stay clean.
+//! Where log lines go: to stderr, so that results stay clean. No line shows a secret.
 
 use std::io::{self, IsTerminal};
 
-use tracing_subscriber::EnvFilter;
+use tracing::{Level, Metadata};
+use tracing_subscriber::{
+    EnvFilter, Layer,
+    filter::{FilterExt, filter_fn},
+    fmt,
+    layer::SubscriberExt,
+    registry,
+    util::SubscriberInitExt,
+};
 
 use crate::config::{Log, LogFormat};
 
 /// Begins logging; `default` is the filter when the configuration has none.
 pub(super) fn begin(log: &Log, default: &str) {
     let filter = EnvFilter::new(log.filter.as_deref().unwrap_or(default));
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let filter = filter.and(filter_fn(is_public));
+    let lines = fmt::layer()
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal());
-    match log.format {
-        LogFormat::Pretty => lines.with_target(false).init(),
-        LogFormat::Json => lines.json().flatten_event(true).init(),
-    }
+    let lines = match log.format {
+        LogFormat::Pretty => lines.with_target(false).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
+    registry().with(lines.with_filter(filter)).init();
+}
+
+/// The trace of async-nats has the CONNECT line, and with it password or token.
+fn is_public(line: &Metadata<'_>) -> bool {
+    !(*line.level() == Level::TRACE && line.target().starts_with("async_nats"))
 }

@@ -80,7 +80,8 @@ impl Command {
     /// What is logged when nobody says: services tell what they do, tools what went wrong.
     fn log_filter(&self) -> &'static str {
         match self {
-            Self::Relay | Self::Run(_) => "info",
+            // What the client says of its connection is in our own lines too.
+            Self::Relay | Self::Run(_) => "info,async_nats=warn",
             _ => "warn",
         }
     }
@@ -94,7 +95,9 @@ impl From<GlobalFlags> for Flags {
             (&SCHEMA, "--schema", flags.schema),
             (&LOG_FILTER, "--log", flags.log),
         ];
-        let values = given.into_iter().filter_map(|(setting, flag, text)| Some((setting, flag, text?)));
+        let values = given
+            .into_iter()
+            .filter_map(|(setting, flag, text)| Some((setting, flag, text?)));
         Self {
             file: flags.config,
             values: values.collect(),

@@ -7,7 +7,7 @@ use std::{
 };
 
 use serde::Serialize;
-use tokio::io::{Interest, unix::AsyncFd};
+use tokio::{io::Interest, net::unix::pipe};
 
 /// Prints a line, at once.
 ///
@@ -36,7 +36,9 @@ pub(crate) fn table<const N: usize>(rows: &[[String; N]]) -> io::Result<()> {
     let widths: [usize; N] = std::array::from_fn(|column| width(column).unwrap_or(0));
     for row in rows {
         let cells = row.iter().zip(widths);
-        let text: String = cells.map(|(cell, width)| format!("{cell:width$}  ")).collect();
+        let text: String = cells
+            .map(|(cell, width)| format!("{cell:width$}  "))
+            .collect();
         line(text.trim_end())?;
     }
     Ok(())
@@ -52,8 +54,9 @@ pub(crate) async fn reader_left() {
     let Ok(stdout) = io::stdout().as_fd().try_clone_to_owned() else {
         return std::future::pending().await;
     };
-    // Fails for a file, which nobody leaves.
-    let Ok(stdout) = AsyncFd::with_interest(stdout, Interest::ERROR) else {
+    // Only watched, never written through, so it need not be non-blocking, which would reach everybody
+    // who shares it. Fails for a file, which nobody leaves.
+    let Ok(stdout) = pipe::Sender::from_owned_fd_unchecked(stdout) else {
         return std::future::pending().await;
     };
     if stdout.ready(Interest::ERROR).await.is_err() {

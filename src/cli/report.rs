@@ -32,8 +32,8 @@ Exit codes:
   2  the command line, the configuration or the event cannot be used as it is
   3  NATS or the database cannot be reached
 
-Configuration: tidings.toml (see tidings.example.toml), then the environment (TIDINGS_...), then flags;
-the later wins. `tidings config` prints what is in effect.";
+Configuration, the later wins: tidings.toml, the environment (TIDINGS_...), flags.
+`tidings config` prints what is in effect, and where it comes from.";
 
 /// Why a command did not succeed, for people.
 #[derive(Debug)]
@@ -145,7 +145,7 @@ impl From<ConnectError> for Report {
     fn from(error: ConnectError) -> Self {
         match &error {
             ConnectError::Unreachable { .. } => Self::of(Exit::Unreachable, &error).cure(
-                "start a nats-server with JetStream, or name the right one with --nats-url",
+                "start a nats-server with JetStream, or correct --nats-url or the credentials",
             ),
             _ => Self::of(Exit::Usage, &error),
         }
@@ -160,8 +160,16 @@ impl From<BusError> for Report {
 
 impl From<ReaderError> for Report {
     fn from(error: ReaderError) -> Self {
-        let cause = Error::source(&error).and_then(|source| source.downcast_ref());
-        Self::of(cause.map_or(Exit::Failed, exit_of), &error)
+        const NO_SUCH_STREAM: u64 = 10059;
+        let cause: Option<&BusError> = error.source().and_then(<dyn Error>::downcast_ref);
+        let report = Self::of(cause.map_or(Exit::Failed, exit_of), &error);
+        match cause {
+            Some(BusError::Api {
+                code: NO_SUCH_STREAM,
+                ..
+            }) => report.cure("tidings streams apply, which creates it"),
+            _ => report,
+        }
     }
 }
 
@@ -178,9 +186,7 @@ impl From<OutboxError> for Report {
             OutboxError::Envelope(refused) => Self::of(Exit::Usage, refused),
             OutboxError::TooLarge(refused) => too_large(refused),
             OutboxError::NotMigrated(source) => not_migrated(source),
-            OutboxError::Database(source) => {
-                Self::of(database::exit_of(source), &error)
-            }
+            OutboxError::Database(source) => Self::of(database::exit_of(source), &error),
             _ => Self::of(Exit::Failed, &error),
         }
     }
@@ -238,8 +244,9 @@ pub(crate) fn no_stream(subject: &str) -> Report {
 }
 
 fn too_large(error: &(dyn Error + 'static)) -> Report {
-    Report::of(Exit::Failed, error)
-        .cure("keep large data elsewhere and publish where it is, or raise max_payload of the server")
+    Report::of(Exit::Failed, error).cure(
+        "keep large data elsewhere and publish where it is, or raise max_payload of the server",
+    )
 }
 
 #[cfg(test)]

@@ -114,7 +114,10 @@ fn as_json(spec: &StreamSpec, plan: &Plan, mode: Mode) -> serde_json::Value {
 }
 
 fn subjects(spec: &StreamSpec) -> Vec<&str> {
-    spec.subjects.iter().map(|pattern| pattern.as_str()).collect()
+    spec.subjects
+        .iter()
+        .map(|pattern| pattern.as_str())
+        .collect()
 }
 
 fn changes(plan: &Plan) -> &[(String, String, String)] {

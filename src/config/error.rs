@@ -66,10 +66,9 @@ impl ConfigError {
                 Some(format!("only one of {} and {}", first.0, second.0))
             }
             Self::File { .. } => Some("another file with --config".to_owned()),
-            Self::Syntax { .. }
-            | Self::NotText(_)
-            | Self::Invalid { .. }
-            | Self::Half { .. } => None,
+            Self::Syntax { .. } | Self::NotText(_) | Self::Invalid { .. } | Self::Half { .. } => {
+                None
+            }
         }
     }
 }
@@ -110,7 +109,10 @@ mod tests {
     fn a_slip_of_the_pen_has_a_nearest_word_and_nonsense_has_none() {
         let known = ["nats.url", "nats.user", "relay.lease"];
         assert_eq!(nearest("nats.urll", known).as_deref(), Some("nats.url"));
-        assert_eq!(nearest("relay.leese", known).as_deref(), Some("relay.lease"));
+        assert_eq!(
+            nearest("relay.leese", known).as_deref(),
+            Some("relay.lease")
+        );
         assert_eq!(nearest("colour", known), None);
     }
 }

@@ -79,8 +79,7 @@ pub(crate) const DATABASE_URL: Setting = Setting::new("database.url", "TIDINGS_D
     .hiding(Secret::InUrl);
 pub(crate) const SCHEMA: Setting = Setting::new("database.schema", "TIDINGS_SCHEMA").or("tidings");
 pub(super) const SOURCE: Setting = Setting::new("service.source", "TIDINGS_SOURCE").or("tidings");
-pub(super) const RELAY_LEASE: Setting =
-    Setting::new("relay.lease", "TIDINGS_RELAY_LEASE").or("5s");
+pub(super) const RELAY_LEASE: Setting = Setting::new("relay.lease", "TIDINGS_RELAY_LEASE").or("5s");
 pub(super) const RELAY_BATCH: Setting =
     Setting::new("relay.batch", "TIDINGS_RELAY_BATCH").or("1000");
 pub(super) const RELAY_RETENTION: Setting =

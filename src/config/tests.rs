@@ -137,9 +137,16 @@ fn secrets_are_hidden_in_what_is_shown() {
     let file = "[nats]\nurl = [\"nats://h1\", \"nats://h2\"]\nuser = \"ada\"\npassword = \"s3cret\"\n\
         [database]\nurl = \"postgres://ada:s3cret@h/db\"\n";
     let config = of_file(file).unwrap();
-    let shown: Vec<String> = config.effective.iter().filter_map(|e| e.value.clone()).collect();
+    let shown: Vec<String> = config
+        .effective
+        .iter()
+        .filter_map(|e| e.value.clone())
+        .collect();
     assert!(!shown.join(" ").contains("s3cret"), "{shown:?}");
-    assert!(shown.contains(&"postgres://ada:***@h/db".to_owned()), "{shown:?}");
+    assert!(
+        shown.contains(&"postgres://ada:***@h/db".to_owned()),
+        "{shown:?}"
+    );
     assert_eq!(config.database.to_string(), "postgres://ada:***@h/db");
     assert_eq!(config.nats.servers, ["nats://h1", "nats://h2"]);
 }
@@ -162,6 +169,19 @@ fn credentials_of_two_kinds_are_refused_and_both_are_named() {
 }
 
 #[test]
+fn credentials_in_urls_are_used_and_must_be_the_same_for_all_servers() {
+    let config = of_file("[nats]\nurl = [\"nats://u:p@h1\", \"h2\", \"nats://u:p@h3\"]").unwrap();
+    assert_eq!(config.nats.servers, ["nats://h1", "h2", "nats://h3"]);
+    assert_eq!(format!("{:?}", config.nats.auth), "User");
+    let differ = refused("[nats]\nurl = [\"nats://u:s3cret@h1\", \"nats://u:other@h2\"]");
+    assert!(differ.contains("different credentials"), "{differ}");
+    let comma = refused("[nats]\nurl = \"nats://u:s3c,ret@h1\"");
+    assert!(comma.contains("%2C") && !comma.contains("s3c"), "{comma}");
+    assert!(of_file("[nats]\nurl = [\"nats://[::1]:4222/\", \"[::1]\", \"h\"]").is_ok());
+    assert!(!differ.contains("s3cret"), "{differ}");
+}
+
+#[test]
 fn half_of_a_pair_is_refused() {
     assert!(refused("[nats]\nuser = \"ada\"").contains("nats.user needs nats.password too"));
     assert!(refused("[nats]\npassword = \"p\"").contains("nats.password needs nats.user too"));
@@ -177,7 +197,10 @@ fn streams_are_read_from_file_and_environment_alike() {
     let of_file = of_file(file).unwrap();
     let of_variable = load("", &[("TIDINGS_STREAM", variable)], Flags::default()).unwrap();
     assert_eq!(of_file.streams, of_variable.streams);
-    assert_eq!(of_file.streams[0].max_age, Some(Duration::from_secs(7 * 86_400)));
+    assert_eq!(
+        of_file.streams[0].max_age,
+        Some(Duration::from_secs(7 * 86_400))
+    );
     assert_eq!(
         source_of(&of_variable, "stream.A").1,
         "environment TIDINGS_STREAM"
@@ -189,9 +212,15 @@ fn a_stream_that_cannot_be_is_refused() {
     for (stream, reason) in [
         ("name = \"A\"", "name and subjects are needed"),
         ("name = \"A\"\nsubjects = []", "needs a subject"),
-        ("name = \"a.b\"\nsubjects = [\"a.>\"]", "is not a stream name"),
+        (
+            "name = \"a.b\"\nsubjects = [\"a.>\"]",
+            "is not a stream name",
+        ),
         ("name = \"A\"\nsubjects = [\"a..b\"]", "is not a subject"),
-        ("name = \"A\"\nsubjects = [\"a.>\"]\nreplicas = 2", "1, 3 or 5"),
+        (
+            "name = \"A\"\nsubjects = [\"a.>\"]\nreplicas = 2",
+            "1, 3 or 5",
+        ),
     ] {
         let message = refused(&format!("[[stream]]\n{stream}\n"));
         assert!(message.contains(reason), "{message}");
@@ -212,7 +241,10 @@ fn every_key_of_the_example_can_be_used_and_no_setting_is_missing() {
     let layer = Text::of_file(Path::new("tidings.example.toml"), &all).read();
     let layer = layer.unwrap_or_else(|error| panic!("{error}\n{all}"));
     for setting in settings::ALL {
-        let given = layer.values.iter().any(|(given, _)| given.key == setting.key);
+        let given = layer
+            .values
+            .iter()
+            .any(|(given, _)| given.key == setting.key);
         assert!(given, "{} is not in tidings.example.toml", setting.key);
         assert!(
             EXAMPLE.contains(setting.variable),

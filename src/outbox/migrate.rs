@@ -34,7 +34,7 @@ pub enum MigrateError {
 impl<DB: Store> Outbox<DB> {
     /// What [`Outbox::migrate`] does to a database that has no outbox yet, as text for `psql` or
     /// `sqlite3`: one transaction, the records of the migrations included, so that `migrate` afterwards
-    /// finds nothing to do. The schema is `tidings` unless [`Outbox::in_schema`] says otherwise.
+    /// finds nothing to do. `schema` is what [`Outbox::in_schema`] takes, `tidings` by default.
     ///
     /// # Errors
     /// [`SchemaError`] when the name is not a plain identifier.

@@ -247,6 +247,10 @@ impl Statements for Postgres {
     /// second and third find what lies below it by transaction: ids may be drawn before the snapshot and
     /// committed after it, also by transactions at or above xmax, which is the last *completed* one's
     /// successor. Once a page has passed the floor, they are not run at all.
+    ///
+    /// The comparisons of pairs, the orders by (xid, id) and the limit that never limits are for the planner:
+    /// without them a generic plan walks the whole log by id for every open transaction, or scans a slot
+    /// that was empty when the plan was made.
     async fn fetch(
         connection: &mut PgConnection,
         names: &Names,
@@ -261,9 +265,9 @@ impl Statements for Postgres {
             select late.* from pg_snapshot_xip($1::text::pg_snapshot) as open(xid)
             cross join lateral (
                 select id, at, event, name, version, key, headers, payload from tidings.outbox as log
-                where log.xid = open.xid and log.id > $3 and log.id <= $2
+                where (log.xid, log.id) > (open.xid, $3) and (log.xid, log.id) <= (open.xid, $2)
                   and ($4 is null or pg_visible_in_snapshot(log.xid, $4::text::pg_snapshot))
-                order by log.id limit $5) as late
+                order by log.xid, log.id limit $5) as late
             where $3 < $2
             union all
             (select id, at, event, name, version, key, headers, payload from (
@@ -272,7 +276,7 @@ impl Statements for Postgres {
                   and log.xid < pg_snapshot_xmax(coalesce($4::text::pg_snapshot, pg_current_snapshot()))
                   and log.id > $3 and log.id <= $2
                   and ($4 is null or pg_visible_in_snapshot(log.xid, $4::text::pg_snapshot))
-                order by log.xid, log.id offset 0) as recent
+                order by log.xid, log.id limit $5 + 1000000000000) as recent
              where $3 < $2
              order by id limit $5)
             union all

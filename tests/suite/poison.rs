@@ -58,7 +58,7 @@ async fn an_event_without_a_stream_is_parked_and_its_key_waits_behind_it<DB: Dat
         DB::table("parked")
     );
     assert!(
-        DB::text(world.outbox.pool(), &sql)
+        DB::word(world.outbox.pool(), &sql)
             .await
             .contains("nobody.listens")
     );

@@ -13,7 +13,7 @@ async fn the_sql_function_enqueues_in_the_callers_transaction() {
     let relay = world.relay();
     let enqueue = "select tidings.enqueue('user.created', 1, 'ada', '{\"id\": \"ada\", \"email\": \"a@x\"}', '{\"tenant\": \"acme\"}')";
     Postgres::execute(pool, &format!("begin; {enqueue}; rollback")).await;
-    let id = Postgres::text(
+    let id = Postgres::word(
         pool,
         &enqueue
             .replace("select ", "select text(")
@@ -81,7 +81,7 @@ async fn the_log_is_never_updated_or_deleted_from_and_a_slot_is_truncated_when_i
     relay.stop().await.unwrap();
     // The tests' own statistics are written with a delay; this asks the server to write them now.
     let dead = "select pg_stat_force_next_flush()::text";
-    let _ = Postgres::text(pool, &format!("select coalesce(({dead}), '')")).await;
+    let _ = Postgres::word(pool, &format!("select coalesce(({dead}), '')")).await;
     let touched = "select coalesce(sum(n_tup_upd + n_tup_del), 0)::bigint from pg_stat_user_tables
         where relname like 'outbox_%'";
     assert_eq!(Postgres::number(pool, touched).await, 0);

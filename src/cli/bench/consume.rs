@@ -36,12 +36,18 @@ pub(super) async fn run<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::
     });
     let stop = CancellationToken::new();
     let began = Instant::now();
-    let worker = Worker::new(world.bus.clone(), Arc::clone(&handled))
-        .subscribe(EventSubscriber::durable("bench").on(count).concurrency(IN_FLIGHT));
+    let worker = Worker::new(world.bus.clone(), Arc::clone(&handled)).subscribe(
+        EventSubscriber::durable("bench")
+            .on(count)
+            .concurrency(IN_FLIGHT),
+    );
     let working = tokio::spawn(worker.run(stop.clone().cancelled_owned()));
     while handled.total.load(Ordering::Relaxed) < job.events {
         anyhow::ensure!(!working.is_finished(), "the worker has ended");
-        anyhow::ensure!(began.elapsed() < Duration::from_secs(600), "not handled within 10 min");
+        anyhow::ensure!(
+            began.elapsed() < Duration::from_secs(600),
+            "not handled within 10 min"
+        );
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     stop.cancel();
@@ -50,7 +56,10 @@ pub(super) async fn run<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::
     let took = began.elapsed();
 
     let limit_after = raw::pull_and_confirm(world, job, STREAM).await?;
-    let times = handled.each.iter().map(|times| times.load(Ordering::Relaxed));
+    let times = handled
+        .each
+        .iter()
+        .map(|times| times.load(Ordering::Relaxed));
     let wrong = Wrong {
         lost: times.clone().filter(|times| *times == 0).count(),
         duplicates: times.map(|times| times.saturating_sub(1)).sum(),

@@ -19,7 +19,10 @@ use super::{
     world::World,
 };
 
-/// When each event's handler began.
+/// Events before the measurement.
+const WARM_UP: usize = 200;
+
+/// When each event's handler began, and how often it was called.
 type Handled = Arc<Mutex<HashMap<usize, (Instant, usize)>>>;
 
 async fn note(event: Written, cx: Context<Handled>) -> Result<(), Failure> {
@@ -40,12 +43,22 @@ pub(super) async fn run<DB: BenchStore>(
         .subscribe(EventSubscriber::durable("bench").on(note).concurrency(64))
         .with(Relay::new(world.outbox.clone()));
     let working = tokio::spawn(worker.run(stop.clone().cancelled_owned()));
-    let committed = produce(world, job, rate).await?;
-    until_handled(&handled, job.events).await;
+    // The first events pay for leases, consumers and caches: they are not counted.
+    let warm_up = Job {
+        events: WARM_UP,
+        ..job
+    };
+    produce(world, warm_up, job.events, rate).await?;
+    until_handled(&handled, WARM_UP).await;
+    let committed = produce(world, job, 0, rate).await?;
+    until_handled(&handled, WARM_UP + job.events).await;
     stop.cancel();
     working.await??;
 
-    let handled = handled.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let handled = handled
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone();
     let times: Vec<Duration> = committed
         .iter()
         .filter_map(|(number, committed)| {
@@ -74,12 +87,13 @@ pub(super) async fn run<DB: BenchStore>(
 async fn produce<DB: BenchStore>(
     world: &World<DB>,
     job: Job,
+    first: usize,
     rate: u32,
 ) -> anyhow::Result<Vec<(usize, Instant)>> {
     let mut tick = tokio::time::interval(Duration::from_secs(1) / rate.max(1));
     tick.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let mut commits = JoinSet::new();
-    for number in 0..job.events {
+    for number in first..first + job.events {
         tick.tick().await;
         let outbox = world.outbox.clone();
         commits.spawn(async move {
@@ -103,7 +117,10 @@ async fn until_handled(handled: &Handled, events: usize) {
         }
     };
     // What is missing then counts as lost.
-    if tokio::time::timeout(Duration::from_secs(60), all).await.is_err() {
+    if tokio::time::timeout(Duration::from_secs(60), all)
+        .await
+        .is_err()
+    {
         tracing::warn!("not all events were handled within a minute");
     }
 }

@@ -32,7 +32,9 @@ fn messages(job: Job) -> anyhow::Result<Vec<(HeaderMap, Bytes)>> {
         .map(|number| {
             let envelope = Envelope::of(&Written::new(job, number))?;
             let mut headers = HeaderMap::new();
-            wire::write_headers(&envelope, defaults, |name, value| headers.insert(name, value));
+            wire::write_headers(&envelope, defaults, |name, value| {
+                headers.insert(name, value)
+            });
             Ok((headers, envelope.payload().clone()))
         })
         .collect()
@@ -74,14 +76,21 @@ async fn send(
             headers.insert("Nats-Batch-Id", &*id);
             headers.insert("Nats-Batch-Sequence", (at + 1).to_string());
             if at + 1 < size {
-                client.publish_with_headers(subject, headers, payload).await?;
+                client
+                    .publish_with_headers(subject, headers, payload)
+                    .await?;
                 continue;
             }
             headers.insert("Nats-Batch-Commit", "1");
             if let Some(last) = committing.take() {
                 last.await??;
             }
-            committing = Some(tokio::spawn(confirmed(client.clone(), subject, headers, payload)));
+            committing = Some(tokio::spawn(confirmed(
+                client.clone(),
+                subject,
+                headers,
+                payload,
+            )));
         }
     }
     if let Some(last) = committing {
@@ -155,11 +164,20 @@ pub(super) async fn publish_and_pull<DB: BenchStore>(
     world.purge(RAW_STREAM).await?;
     let stream = world.jetstream().get_stream(RAW_STREAM).await?;
     let consumer = stream
-        .create_consumer(jetstream::consumer::pull::Config::default())
+        .create_consumer(jetstream::consumer::pull::Config {
+            ack_policy: jetstream::consumer::AckPolicy::None,
+            ..Default::default()
+        })
         .await?;
-    let messages = consumer.messages().await?.take(job.events);
+    let mut messages = consumer.messages().await?.take(job.events);
     let received = tokio::spawn(async move {
-        messages.map(|message| message.map(|_| Instant::now())).collect::<Vec<_>>().await
+        let mut received = Vec::new();
+        while let Some(message) = messages.next().await {
+            let now = Instant::now();
+            let event: Written = serde_json::from_slice(&message?.payload)?;
+            received.push((event.number, now));
+        }
+        anyhow::Ok(received)
     });
     let mut sent = Vec::with_capacity(job.events);
     let mut tick = tokio::time::interval(Duration::from_secs(1) / rate);
@@ -167,14 +185,22 @@ pub(super) async fn publish_and_pull<DB: BenchStore>(
     for (headers, payload) in self::messages(job)? {
         tick.tick().await;
         sent.push(Instant::now());
-        confirming.spawn(confirmed(world.client.clone(), RAW_SUBJECT, headers, payload));
+        confirming.spawn(confirmed(
+            world.client.clone(),
+            RAW_SUBJECT,
+            headers,
+            payload,
+        ));
     }
     while let Some(answer) = confirming.join_next().await {
         answer??;
     }
-    let received = tokio::time::timeout(Duration::from_secs(60), received).await??;
-    let received: Vec<Instant> = received.into_iter().collect::<Result<_, _>>()?;
-    Ok(received.iter().zip(sent).map(|(received, sent)| *received - sent).collect())
+    let received = tokio::time::timeout(Duration::from_secs(60), received).await???;
+    let times = received.into_iter().filter_map(|(number, at)| {
+        let sent: &Instant = sent.get(number)?;
+        Some(at - *sent)
+    });
+    Ok(times.collect())
 }
 
 #[allow(clippy::cast_precision_loss)] // a rate

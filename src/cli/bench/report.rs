@@ -95,7 +95,12 @@ impl fmt::Display for Report {
         writeln!(f, "  {events} events of {payload} bytes over {keys} keys")?;
         writeln!(f, "  servers: {}", self.servers)?;
         for (name, value) in &self.figures {
-            writeln!(f, "  {:<18} {:>12}", name.replace('_', " "), value.to_string())?;
+            writeln!(
+                f,
+                "  {:<18} {:>12}",
+                name.replace('_', " "),
+                value.to_string()
+            )?;
         }
         Ok(())
     }
@@ -106,7 +111,9 @@ pub(super) fn percentiles(mut times: Vec<Duration>) -> [u64; 3] {
     times.sort_unstable();
     let at = |share: usize| {
         let place = (times.len() * share / 100).min(times.len().saturating_sub(1));
-        times.get(place).map_or(0, |time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX))
+        times.get(place).map_or(0, |time| {
+            u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+        })
     };
     [at(50), at(99), at(100)]
 }
@@ -128,10 +135,19 @@ mod tests {
 
     #[test]
     fn a_measurement_with_a_lost_event_fails() {
-        let job = Job { events: 1, payload: 1, keys: 1 };
-        let report = |lost| Report::new("relay", "sqlite", "given", job)
-            .against(1.0, 60.0, 100.0)
-            .wrong(Wrong { lost, ..Wrong::default() });
+        let job = Job {
+            events: 1,
+            payload: 1,
+            keys: 1,
+        };
+        let report = |lost| {
+            Report::new("relay", "sqlite", "given", job)
+                .against(1.0, 60.0, 100.0)
+                .wrong(Wrong {
+                    lost,
+                    ..Wrong::default()
+                })
+        };
         assert!(report(0).verdict().is_ok());
         assert!(report(1).verdict().is_err());
         assert_eq!(report(0).json()["ratio"], json!(0.6));

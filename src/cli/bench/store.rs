@@ -58,7 +58,10 @@ impl BenchStore for Postgres {
     const WRITERS: usize = 8;
 
     async fn connect(url: &str) -> anyhow::Result<Outbox<Self>> {
-        let pool = PgPoolOptions::new().max_connections(16).connect(url).await?;
+        let pool = PgPoolOptions::new()
+            .max_connections(16)
+            .connect(url)
+            .await?;
         Ok(Outbox::new(pool).in_schema(SCHEMA)?)
     }
 

@@ -61,9 +61,7 @@ impl<DB: BenchStore> World<DB> {
         let (mut postgres, mut folder) = (None, None);
         let database_url = match given.database {
             Some(url) => url,
-            None if DB::KIND == "postgres" => {
-                postgres.insert(PostgresServer::start().await?).url()
-            }
+            None if DB::KIND == "postgres" => postgres.insert(PostgresServer::start().await?).url(),
             None => {
                 let path = std::env::temp_dir().join(format!("tidings-bench-{}", EventId::now()));
                 std::fs::create_dir(&path)?;

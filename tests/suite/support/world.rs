@@ -37,7 +37,7 @@ pub trait Database: Store + Sized {
     ) -> impl Future<Output = Result<i64, sqlx::Error>> + Send;
     fn execute(pool: &Pool<Self>, sql: &str) -> impl Future<Output = ()> + Send;
     fn number(pool: &Pool<Self>, sql: &str) -> impl Future<Output = i64> + Send;
-    fn text(pool: &Pool<Self>, sql: &str) -> impl Future<Output = String> + Send;
+    fn word(pool: &Pool<Self>, sql: &str) -> impl Future<Output = String> + Send;
     /// The name of a table of the outbox in SQL.
     fn table(name: &str) -> String;
 }
@@ -87,7 +87,7 @@ impl Database for Postgres {
             .expect(sql)
     }
 
-    async fn text(pool: &Pool<Self>, sql: &str) -> String {
+    async fn word(pool: &Pool<Self>, sql: &str) -> String {
         sqlx::query_scalar(sqlx::AssertSqlSafe(sql.to_owned()))
             .fetch_one(pool)
             .await
@@ -141,7 +141,7 @@ impl Database for Sqlite {
             .expect(sql)
     }
 
-    async fn text(pool: &Pool<Self>, sql: &str) -> String {
+    async fn word(pool: &Pool<Self>, sql: &str) -> String {
         sqlx::query_scalar(sqlx::AssertSqlSafe(sql.to_owned()))
             .fetch_one(pool)
             .await

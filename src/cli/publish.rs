@@ -1,0 +1,201 @@
+//! `tidings publish`: one event, given as text. Events that this repository knows are checked.
+
+use std::{
+    fs,
+    io::{self, Read},
+};
+
+use clap::Args;
+use serde::de::IgnoredAny;
+use serde_json::json;
+use tidings::{
+    Envelope, EnvelopeError, EventId, EventPublisher, Outbox, OutboxError, PublishError, Store,
+};
+use tidings_events::Known;
+
+use super::{
+    connect,
+    database::{Database, with_outbox},
+    output,
+    report::{Exit, Outcome, Report},
+};
+use crate::config::Config;
+
+#[derive(Args)]
+pub(super) struct Publish {
+    /// The event's name, such as user.created
+    name: String,
+    /// What the event is about; by default the key of the payload, when the event is a known one
+    #[arg(long)]
+    key: Option<String>,
+    /// The payload: JSON, @FILE, or - for stdin
+    #[arg(long, value_name = "JSON|@FILE|-", allow_hyphen_values = true)]
+    data: String,
+    /// The version of the payload [default: the newest known one, else 1]
+    #[arg(long)]
+    version: Option<u32>,
+    /// A header of your own; may be given several times
+    #[arg(long, value_name = "NAME=VALUE", value_parser = header)]
+    header: Vec<(String, String)>,
+    /// The conversation that the event belongs to
+    #[arg(long, value_name = "ID")]
+    correlation: Option<String>,
+    /// The event's id, a UUID: the same id again is the same event [default: a new one]
+    #[arg(long, value_name = "UUID")]
+    id: Option<EventId>,
+    /// Publish to NATS and wait until it is stored, instead of through the outbox
+    #[arg(long)]
+    direct: bool,
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl Publish {
+    pub(super) async fn run(&self, config: &Config) -> Outcome {
+        let envelope = self.envelope()?;
+        let id = envelope.id();
+        if self.direct {
+            direct(envelope, config).await?;
+        } else {
+            let database = Database::open(config).await?;
+            with_outbox!(&database, outbox => enqueue(outbox, envelope).await)?;
+        }
+        if self.json {
+            return Ok(output::json(
+                &json!({ "id": id, "confirmed": self.direct }),
+            )?);
+        }
+        Ok(match self.direct {
+            true => output::line(format!("{id} confirmed")),
+            false => output::line(id),
+        }?)
+    }
+
+    fn envelope(&self) -> Result<Envelope, Report> {
+        let payload = read(&self.data)?;
+        let known = self.known();
+        let key = match known {
+            Some(known) => self.checked_key(known, &payload)?,
+            None => {
+                check_json(&payload)?;
+                self.key.clone()
+            }
+        };
+        let version = self.version.or(known.map(|known| known.version));
+        let envelope = Envelope::raw(&self.name, version.unwrap_or(1), key.as_deref(), payload);
+        let envelope = self.with_headers(envelope.map_err(refused)?);
+        Ok(match self.id {
+            Some(id) => envelope.map_err(refused)?.with_id(id),
+            None => envelope.map_err(refused)?,
+        })
+    }
+
+    fn with_headers(&self, mut envelope: Envelope) -> Result<Envelope, EnvelopeError> {
+        for (name, value) in &self.header {
+            envelope = envelope.header(name, value)?;
+        }
+        match &self.correlation {
+            Some(id) => envelope.correlated(id),
+            None => Ok(envelope),
+        }
+    }
+
+    /// The event, when this repository has its type: in the version that was asked for, else the newest.
+    fn known(&self) -> Option<&'static Known> {
+        let named = tidings_events::ALL
+            .iter()
+            .filter(|known| known.name == self.name);
+        match self.version {
+            Some(version) => named.clone().find(|known| known.version == version),
+            None => named.max_by_key(|known| known.version),
+        }
+    }
+
+    /// The key that the payload has, once it is sure that a subscriber can decode it.
+    fn checked_key(&self, known: &Known, payload: &[u8]) -> Result<Option<String>, Report> {
+        let Known { name, version, .. } = known;
+        let key = (known.check)(payload).map_err(|error| {
+            let what = format!("the payload is not that of {name} version {version}");
+            Report::new(Exit::Usage, what)
+                .because(Some(&error))
+                .cure(format!(
+                    "a payload as in events/schema/{name}.v{version}.json"
+                ))
+        })?;
+        match (&self.key, key) {
+            (Some(given), Some(key)) if *given != key => {
+                let what =
+                    format!("the key {given:?} is not that of the payload, which is {key:?}");
+                Err(Report::new(Exit::Usage, what).cure("the same without --key"))
+            }
+            (Some(given), None) => {
+                let what = format!("{name} has no key, and {given:?} was given");
+                Err(Report::new(Exit::Usage, what).cure("the same without --key"))
+            }
+            (_, key) => Ok(key),
+        }
+    }
+}
+
+/// Reads the payload that `--data` names.
+fn read(data: &str) -> Result<Vec<u8>, Report> {
+    let unreadable = |error: io::Error| {
+        let what = format!("the payload cannot be read from {data}");
+        Report::new(Exit::Usage, what).because(Some(&error))
+    };
+    let payload = match data.strip_prefix('@') {
+        Some(path) => fs::read(path).map_err(unreadable)?,
+        None if data == "-" => {
+            let mut payload = Vec::new();
+            let mut stdin = io::stdin().lock();
+            stdin.read_to_end(&mut payload).map_err(unreadable)?;
+            payload
+        }
+        None => data.as_bytes().to_vec(),
+    };
+    Ok(payload.trim_ascii().to_vec())
+}
+
+fn check_json(payload: &[u8]) -> Outcome {
+    match serde_json::from_slice::<IgnoredAny>(payload) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Report::new(Exit::Usage, "the payload is not JSON")
+            .because(Some(&error))
+            .cure("--data @FILE, when the shell takes the quotes away")),
+    }
+}
+
+fn header(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write it as NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+async fn enqueue<DB: Store>(outbox: &Outbox<DB>, envelope: Envelope) -> Result<(), OutboxError> {
+    let mut tx = outbox.begin().await?;
+    tx.publish(envelope)?;
+    tx.commit().await
+}
+
+async fn direct(envelope: Envelope, config: &Config) -> Outcome {
+    let id = envelope.id();
+    let bus = connect(config).await?;
+    let publisher = EventPublisher::new(&bus).source(&config.source);
+    let published = publisher.publish(envelope).await;
+    published.map(drop).map_err(|error| match error {
+        PublishError::Unconfirmed { .. } => {
+            Report::from(error).cure(format!("the same with --id {id}, which stores it once"))
+        }
+        error => error.into(),
+    })
+}
+
+fn refused(error: EnvelopeError) -> Report {
+    let report = Report::of(Exit::Usage, &error);
+    match error {
+        EnvelopeError::Name(_) => report.cure("a name such as user.created"),
+        EnvelopeError::Key { .. } => report.cure("the id of what the event is about"),
+        EnvelopeError::Header(_) => report.cure("another header, such as --header tenant=acme"),
+        _ => report,
+    }
+}

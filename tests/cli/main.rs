@@ -1,0 +1,14 @@
+//! The `tidings` program, command by command, against real servers and both databases.
+
+#![allow(unreachable_pub)] // one binary
+#![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests are tests
+
+#[macro_use]
+mod support;
+
+mod configuration;
+mod migrate;
+mod publish;
+mod run;
+mod streams;
+mod tail;
