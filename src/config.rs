@@ -127,6 +127,20 @@ impl Config {
         Self::of(file, &environment, flags)
     }
 
+    /// The configuration that flags alone give, whatever file and environment say.
+    ///
+    /// # Errors
+    /// [`ConfigError`] at the first flag that cannot be used.
+    pub(crate) fn of_flags(flags: Flags) -> Result<Self, ConfigError> {
+        Self::of(None, &BTreeMap::new(), flags)
+    }
+
+    /// Whether the value of a setting was given, and not left at its default.
+    pub(crate) fn is_given(&self, key: &str) -> bool {
+        let is_default = |value: &Effective| value.key == key && value.source == Source::Default;
+        !self.effective.iter().any(is_default)
+    }
+
     /// The configuration that these sources give.
     fn of(
         file: Option<(&Path, &str)>,

@@ -62,6 +62,11 @@ pub enum EnvelopeError {
 }
 
 /// What can be published: a reference to an event, or an [`Envelope`] with more said about it.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be published",
+    label = "neither a reference to an event nor an `Envelope`",
+    note = "publish `&event`, where the event's type has `#[derive(Serialize, Deserialize, Event)]`, or an `Envelope`"
+)]
 pub trait IntoEnvelope {
     /// Makes the envelope.
     ///

@@ -16,12 +16,28 @@ mod world;
 use clap::{Args, Subcommand, ValueEnum};
 use sqlx::{Postgres, Sqlite};
 
+use super::{
+    output,
+    report::{Exit, Outcome, Report as Failure},
+};
+use crate::config::{Config, DatabaseUrl};
 use report::Report;
 use world::{Given, World};
 
+/// Starts servers for the measurement, with fsync and `sync_interval: always`, unless `--nats-url` or
+/// `--database-url` name some; credentials are not supported then.
+#[derive(Args)]
+pub(super) struct BenchCommand {
+    #[command(subcommand)]
+    bench: Bench,
+    /// Print one JSON object
+    #[arg(long, global = true)]
+    json: bool,
+}
+
 /// What is measured.
 #[derive(Debug, Clone, Copy, Subcommand)]
-pub(crate) enum Bench {
+enum Bench {
     /// Transactions with one event, against the same transaction with a plain INSERT.
     Enqueue(Options),
     /// From rows of the outbox into the stream, against atomic batches alone.
@@ -34,7 +50,7 @@ pub(crate) enum Bench {
 
 /// How much of it.
 #[derive(Debug, Clone, Copy, Args)]
-pub(crate) struct Options {
+struct Options {
     /// The database of the outbox.
     #[arg(long, value_enum, default_value_t = StoreKind::Postgres)]
     store: StoreKind,
@@ -50,7 +66,7 @@ pub(crate) struct Options {
 }
 
 #[derive(Debug, Clone, Copy, Args)]
-pub(crate) struct LatencyOptions {
+struct LatencyOptions {
     /// The database of the outbox.
     #[arg(long, value_enum, default_value_t = StoreKind::Postgres)]
     store: StoreKind,
@@ -69,7 +85,7 @@ pub(crate) struct LatencyOptions {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum StoreKind {
+enum StoreKind {
     Postgres,
     Sqlite,
 }
@@ -82,30 +98,42 @@ struct Job {
     keys: usize,
 }
 
-/// Runs a measurement and prints it: a table, or one JSON object.
-///
-/// Servers are started for it, with fsync and `sync_interval: always`, unless their URLs are given.
-pub(crate) async fn run(
-    bench: Bench,
-    nats: Option<String>,
-    database: Option<String>,
-    json: bool,
-) -> anyhow::Result<()> {
-    let given = Given { nats, database };
+impl BenchCommand {
+    pub(super) async fn run(&self, config: &Config) -> Outcome {
+        let given = Given {
+            nats: config
+                .is_given("nats.url")
+                .then(|| config.nats.servers.clone()),
+            database: config
+                .is_given("database.url")
+                .then(|| match &config.database {
+                    DatabaseUrl::Postgres(url) => url.clone(),
+                    DatabaseUrl::Sqlite(path) => format!("sqlite:{}", path.display()),
+                }),
+        };
+        let report = measure(self.bench, given).await.map_err(failed)?;
+        if self.json {
+            output::json(&report.json())?;
+        } else {
+            output::line(report.to_string().trim_end())?;
+        }
+        report.verdict().map_err(failed)
+    }
+}
+
+fn failed(error: anyhow::Error) -> Failure {
+    Failure::of(Exit::Failed, &*error)
+}
+
+async fn measure(bench: Bench, given: Given) -> anyhow::Result<Report> {
     let store = match bench {
         Bench::Enqueue(options) | Bench::Relay(options) | Bench::Consume(options) => options.store,
         Bench::Latency(options) => options.store,
     };
-    let report = match store {
-        StoreKind::Postgres => measured(bench, World::<Postgres>::start(given).await?).await?,
-        StoreKind::Sqlite => measured(bench, World::<Sqlite>::start(given).await?).await?,
-    };
-    if json {
-        println!("{}", report.json());
-    } else {
-        print!("{report}");
+    match store {
+        StoreKind::Postgres => measured(bench, World::<Postgres>::start(given).await?).await,
+        StoreKind::Sqlite => measured(bench, World::<Sqlite>::start(given).await?).await,
     }
-    report.verdict()
 }
 
 async fn measured<DB: store::BenchStore>(bench: Bench, world: World<DB>) -> anyhow::Result<Report> {

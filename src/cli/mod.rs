@@ -1,8 +1,10 @@
 //! The commands of the `tidings` program. Results go to stdout, logs and errors to stderr.
 
+mod bench;
 mod completions;
 mod config;
 mod database;
+mod demo;
 mod logging;
 mod migrate;
 mod outbox;
@@ -70,6 +72,10 @@ enum Command {
     Tail(tail::Tail),
     /// Look into the outbox
     Outbox(outbox::OutboxCommand),
+    /// Show the whole way on servers of its own: commits, rollbacks, a killed relay, and a judge
+    Demo(demo::Demo),
+    /// Measure a job here, and the limit of the servers in the same run
+    Bench(bench::BenchCommand),
     /// Print the configuration that is in effect, and where each value comes from
     Config(config::ShowConfig),
     /// Print the completions of a shell
@@ -140,6 +146,8 @@ async fn run(command: Command, config: &Config) -> Outcome {
         Command::Publish(command) => command.run(config).await,
         Command::Tail(command) => command.run(config).await,
         Command::Outbox(command) => command.run(config).await,
+        Command::Demo(command) => command.run().await,
+        Command::Bench(command) => command.run(config).await,
         Command::Config(command) => command.run(config),
         Command::Completions(command) => command.run(),
     }

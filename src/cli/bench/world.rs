@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::Context as _;
 use async_nats::jetstream;
 use tidings::{
-    Bus, EventId, Outbox, Pattern, StreamSpec,
+    Bus, EventId, NatsOptions, Outbox, Pattern, StreamSpec,
     testing::{NatsServer, PostgresServer},
 };
 
@@ -19,7 +19,7 @@ pub(super) const RAW_SUBJECT: &str = "bench-raw.written";
 /// Servers that are there already.
 #[derive(Debug, Default)]
 pub(super) struct Given {
-    pub(super) nats: Option<String>,
+    pub(super) nats: Option<Vec<String>>,
     pub(super) database: Option<String>,
 }
 
@@ -51,11 +51,11 @@ impl<DB: BenchStore> World<DB> {
             _ => "given",
         };
         let mut world_nats = None;
-        let nats_url = match given.nats {
-            Some(url) => url,
+        let nats_urls = match given.nats {
+            Some(urls) => urls,
             None => {
                 let server = NatsServer::options().sync_always(true).start().await?;
-                world_nats.insert(server).url()
+                vec![world_nats.insert(server).url()]
             }
         };
         let (mut postgres, mut folder) = (None, None);
@@ -69,14 +69,14 @@ impl<DB: BenchStore> World<DB> {
                 format!("sqlite:{}", file.display())
             }
         };
-        let bus = Bus::connect(nats_url.as_str().into()).await?;
+        let bus = Bus::connect(NatsOptions::servers(nats_urls.clone())).await?;
         let outbox = DB::connect(&database_url).await?.over(&bus);
         DB::prepare(outbox.pool()).await?;
         outbox.migrate().await?;
         let world = Self {
             bus,
             outbox,
-            client: async_nats::connect(nats_url).await?,
+            client: async_nats::connect(nats_urls).await?,
             servers,
             nats: world_nats,
             postgres,
