@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     background::Background,
-    bus::{Bus, BusError, ConsumerSpec},
+    bus::{Bus, BusError, ConnectError, ConsumerSpec},
     executor::Executor,
     subscriber::{EventSubscriber, SubscriberError},
 };
@@ -54,6 +54,9 @@ pub enum WorkerError {
         #[source]
         source: BusError,
     },
+    /// Background work has a connection of its own, and it could not be made.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
     /// Background work ended with an error; the worker has drained.
     #[error("{name} cannot go on")]
     Background {
@@ -124,9 +127,9 @@ impl<S: Send + Sync + 'static> Worker<S> {
         let pumps = self.pumps(&pulling, &handling).await?;
         let mut subscribers: JoinSet<()> = pumps.into_iter().map(Pump::run).collect();
         let mut background: JoinSet<Ended> = JoinSet::new();
-        for work in self.background {
+        for work in std::mem::take(&mut self.background) {
             let name = work.name();
-            let running = work.run(self.bus.clone(), relaying.clone());
+            let running = work.run(self.bus.another().await?, relaying.clone());
             background.spawn(async move { (name, running.await) });
         }
         tracing::info!("the worker runs");

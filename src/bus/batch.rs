@@ -151,9 +151,6 @@ fn classify(receipt: Receipt) -> Result<Confirmed, Refusal> {
             });
         }
     };
-    if receipt.duplicate {
-        tracing::debug!(sequence = receipt.seq, "the stream already has the message");
-    }
     Ok(Confirmed {
         stream: receipt.stream,
         sequence: receipt.seq,

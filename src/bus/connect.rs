@@ -80,6 +80,14 @@ pub enum ConnectError {
         #[source]
         source: std::io::Error,
     },
+    /// The server lacks what Tidings stands on: atomic batches that know their events.
+    #[error("the nats-server at {servers} is version {version}: use 2.12.1 or newer")]
+    TooOld {
+        /// The servers that were tried.
+        servers: String,
+        /// The version that was found.
+        version: String,
+    },
     /// No server of the list could be reached, or none let us in.
     #[error("cannot connect to NATS at {servers}")]
     Unreachable {
@@ -152,7 +160,7 @@ impl std::fmt::Debug for Auth {
 
 /// Connects. The counter rises each time the connection is lost: what was in flight then is in doubt.
 pub(super) async fn connect(
-    options: NatsOptions,
+    options: &NatsOptions,
 ) -> Result<(async_nats::Client, watch::Receiver<u64>), ConnectError> {
     let addresses = addresses(&options.servers)?;
     let servers = shown(&options.servers);
@@ -169,9 +177,14 @@ pub(super) async fn connect(
             }
             async move { log(&event) }
         });
-    let with = secured(authenticated(with, options.auth)?, options.tls);
+    let auth = auth_of(options, &addresses);
+    let with = secured(authenticated(with, auth)?, &options.tls);
     match with.connect(addresses).await {
-        Ok(client) => Ok((client, lost)),
+        Ok(client) if client.is_server_compatible(2, 12, 1) => Ok((client, lost)),
+        Ok(client) => Err(ConnectError::TooOld {
+            servers,
+            version: client.server_info().version,
+        }),
         Err(source) => Err(ConnectError::Unreachable { servers, source }),
     }
 }
@@ -189,6 +202,24 @@ fn addresses(servers: &[String]) -> Result<Vec<async_nats::ServerAddr>, ConnectE
     servers.iter().map(parse).collect()
 }
 
+/// The credentials: as they were set, else those in a server's address, which the client itself ignores.
+fn auth_of(options: &NatsOptions, addresses: &[async_nats::ServerAddr]) -> Auth {
+    let in_address = addresses.iter().find_map(|address| {
+        let user = address.username()?.to_owned();
+        Some(match address.password() {
+            Some(password) => Auth::User {
+                user,
+                password: password.to_owned(),
+            },
+            None => Auth::Token(user),
+        })
+    });
+    match (&options.auth, in_address) {
+        (Auth::Anonymous, Some(auth)) => auth,
+        (auth, _) => auth.clone(),
+    }
+}
+
 fn authenticated(with: ConnectOptions, auth: Auth) -> Result<ConnectOptions, ConnectError> {
     Ok(match auth {
         Auth::Anonymous => with,
@@ -201,12 +232,12 @@ fn authenticated(with: ConnectOptions, auth: Auth) -> Result<ConnectOptions, Con
     })
 }
 
-fn secured(mut with: ConnectOptions, tls: Tls) -> ConnectOptions {
-    if let Some(roots) = tls.roots {
-        with = with.add_root_certificates(roots);
+fn secured(mut with: ConnectOptions, tls: &Tls) -> ConnectOptions {
+    if let Some(roots) = &tls.roots {
+        with = with.add_root_certificates(roots.clone());
     }
-    if let Some((certificate, key)) = tls.client {
-        with = with.add_client_certificate(certificate, key);
+    if let Some((certificate, key)) = &tls.client {
+        with = with.add_client_certificate(certificate.clone(), key.clone());
     }
     with.require_tls(tls.required)
 }

@@ -4,31 +4,36 @@
 //! * [`EventPublisher`]: publishes without a database, confirmed by the server.
 //! * [`streams`]: which streams there should be, and making it so.
 
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod batch;
 mod connect;
 mod consumer;
 mod delivery;
 mod publisher;
 mod pull;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod resume;
 pub(crate) mod streams;
 mod tail;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_nats::{HeaderMap, jetstream};
 use bytes::Bytes;
-use futures::{FutureExt, Stream, StreamExt};
 use tidings_contract::{Envelope, wire};
 use tokio::sync::watch;
 
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) use batch::{BatchId, Confirmed, Refusal, Submission};
 pub use connect::{Auth, ConnectError, NatsOptions, Tls};
 pub(crate) use consumer::ConsumerSpec;
 pub(crate) use delivery::Delivery;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) use publisher::check_size;
 pub use publisher::{EventPublisher, PublishError, TooLarge};
 pub(crate) use pull::{PullError, Pulled, Puller, PullerOptions};
-pub(crate) use tail::Found;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(crate) use resume::{Found, StreamState};
 pub use tail::{Reader, ReaderError, Seen, Start};
 
 /// How long the server may take to answer a request.
@@ -43,6 +48,7 @@ pub struct Bus {
     client: async_nats::Client,
     jetstream: jetstream::Context,
     lost: watch::Receiver<u64>,
+    options: Arc<NatsOptions>,
 }
 
 /// The server did not take part in a request.
@@ -120,7 +126,13 @@ impl Receipt {
     fn into_result(self) -> Result<Self, ApiError> {
         match self.error {
             Some(error) => Err(error),
-            None => Ok(self),
+            None => {
+                if self.duplicate {
+                    let Self { stream, seq, .. } = &self;
+                    tracing::debug!(stream, seq, "the stream already has the event");
+                }
+                Ok(self)
+            }
         }
     }
 }
@@ -131,7 +143,20 @@ impl Bus {
     /// # Errors
     /// [`ConnectError`] names the servers and the cause.
     pub async fn connect(options: NatsOptions) -> Result<Self, ConnectError> {
-        let (client, lost) = connect::connect(options).await?;
+        Self::open(Arc::new(options)).await
+    }
+
+    /// Another connection to the same servers, for work that must not share the fate of this one: a message
+    /// that a client cannot read ends its connection for all who use it.
+    ///
+    /// # Errors
+    /// As [`Bus::connect`].
+    pub async fn another(&self) -> Result<Self, ConnectError> {
+        Self::open(Arc::clone(&self.options)).await
+    }
+
+    async fn open(options: Arc<NatsOptions>) -> Result<Self, ConnectError> {
+        let (client, lost) = connect::connect(&options).await?;
         let jetstream = jetstream::ContextBuilder::new()
             .timeout(REQUEST_TIMEOUT)
             .build(client.clone());
@@ -139,6 +164,7 @@ impl Bus {
             client,
             jetstream,
             lost,
+            options,
         })
     }
 
@@ -169,30 +195,6 @@ impl Bus {
             subject: "drain".into(),
             reason: error.to_string(),
         })
-    }
-
-    /// Sends a hint to whoever listens, or drops it when the connection is busy. Never waits.
-    pub(crate) fn ping(&self, subject: &str) {
-        let _ = self
-            .client
-            .publish(subject.to_owned(), Bytes::new())
-            .now_or_never();
-    }
-
-    /// Listens for the hints that [`Bus::ping`] sends.
-    pub(crate) async fn pings(
-        &self,
-        subject: &str,
-    ) -> Result<impl Stream<Item = ()> + Unpin + use<>, BusError> {
-        let subscriber = self
-            .client
-            .subscribe(subject.to_owned())
-            .await
-            .map_err(|error| BusError::Broken {
-                subject: subject.to_owned(),
-                reason: error.to_string(),
-            })?;
-        Ok(subscriber.map(|_| ()))
     }
 
     /// A request to the JetStream API; `T` is the answer without its error object.

@@ -40,15 +40,6 @@ pub enum Plan {
     Unchanged,
 }
 
-/// A stream as it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct StreamState {
-    /// When the stream was created, in the server's words: tells a recreated stream from its predecessor.
-    pub(crate) incarnation: String,
-    pub(crate) last_sequence: u64,
-    pub(crate) atomic: bool,
-}
-
 /// A text that is not a stream's name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a stream name: use letters, digits, `_` and `-`, at most 255")]
@@ -145,16 +136,20 @@ fn same(current: Option<&Value>, wanted: &Value) -> bool {
     }
 }
 
+/// The answer to a request about a stream, as far as it is read.
 #[derive(Deserialize)]
-struct Info {
-    created: String,
-    config: Map<String, Value>,
-    state: InfoState,
+pub(super) struct Info {
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub(super) created: String,
+    pub(super) config: Map<String, Value>,
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub(super) state: InfoState,
 }
 
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 #[derive(Deserialize)]
-struct InfoState {
-    last_seq: u64,
+pub(super) struct InfoState {
+    pub(super) last_seq: u64,
 }
 
 impl Bus {
@@ -228,16 +223,7 @@ impl Bus {
         Ok(streams)
     }
 
-    /// The state of a stream, if it exists.
-    pub(crate) async fn stream_state(&self, name: &str) -> Result<Option<StreamState>, BusError> {
-        Ok(self.stream_info(name).await?.map(|info| StreamState {
-            incarnation: info.created,
-            last_sequence: info.state.last_seq,
-            atomic: info.config.get("allow_atomic") == Some(&json!(true)),
-        }))
-    }
-
-    async fn stream_info(&self, name: &str) -> Result<Option<Info>, BusError> {
+    pub(super) async fn stream_info(&self, name: &str) -> Result<Option<Info>, BusError> {
         const NO_SUCH_STREAM: u64 = 10059;
         match self
             .api(&format!("$JS.API.STREAM.INFO.{name}"), &json!({}))

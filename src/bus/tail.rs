@@ -4,13 +4,11 @@
 //! restarted server), the consumer's own sequence shows a gap, and reading begins anew behind the last
 //! message that was seen.
 
-use std::collections::HashMap;
-
 use async_nats::Message;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use tidings_contract::{Envelope, EventId, NameError, Pattern, wire};
+use tidings_contract::{Envelope, EventId, NameError, Pattern};
 
 use super::{
     Bus, BusError, PullError, Pulled, Puller, PullerOptions, delivery::Place, envelope_of,
@@ -74,9 +72,6 @@ pub struct ReaderError {
     source: BusError,
 }
 
-/// What a part of a stream holds: the sequence of each event.
-pub(crate) type Found = HashMap<EventId, u64>;
-
 impl Bus {
     /// Reads a stream from `start` on; with subjects, only what they cover.
     ///
@@ -91,33 +86,10 @@ impl Bus {
         let subjects = subjects.iter().map(ToString::to_string).collect();
         Reader::open(self, stream, subjects, start, false).await
     }
-
-    /// The ids of all events of a stream behind a sequence, up to the stream's end.
-    pub(crate) async fn ids_after(
-        &self,
-        stream: &str,
-        sequence: u64,
-    ) -> Result<Found, ReaderError> {
-        let start = Start::Sequence(sequence + 1);
-        let mut reader = Reader::open(self, stream, Vec::new(), start, true).await?;
-        let mut found = Found::new();
-        while reader.pending > 0 {
-            let (message, place) = reader.next_message().await?;
-            if let Some(id) = message_id(&message) {
-                found.insert(EventId::of_foreign("message", id), place.sequence);
-            }
-        }
-        Ok(found)
-    }
-}
-
-fn message_id(message: &Message) -> Option<&str> {
-    let headers = message.headers.as_ref()?;
-    headers.get(wire::MESSAGE_ID).map(|value| value.as_str())
 }
 
 impl Reader {
-    async fn open(
+    pub(super) async fn open(
         bus: &Bus,
         stream: &str,
         subjects: Vec<String>,
@@ -166,7 +138,7 @@ impl Reader {
         })
     }
 
-    async fn next_message(&mut self) -> Result<(Message, Place), ReaderError> {
+    pub(super) async fn next_message(&mut self) -> Result<(Message, Place), ReaderError> {
         let mut tries = 0;
         loop {
             let pulled = match self.puller.ask(AHEAD, AHEAD).await {

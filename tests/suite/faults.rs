@@ -67,6 +67,7 @@ async fn a_relay_that_dies_again_and_again_duplicates_nothing_even_beyond_the_wi
         })
         .await;
         relay.kill().await;
+        // real time: until the server has forgotten the ids
         tokio::time::sleep(Duration::from_millis(150)).await;
     }
     let relay = world.relay();

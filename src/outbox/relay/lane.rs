@@ -21,7 +21,7 @@ use tokio::{
 
 use super::{Fault, Stored, progress::Report};
 use crate::{
-    bus::{BatchId, Bus, Confirmed, Refusal, Submission, streams::StreamState},
+    bus::{BatchId, Bus, Confirmed, Refusal, StreamState, Submission},
     outbox::store::{Cursor, Entry, Parked, Row},
 };
 

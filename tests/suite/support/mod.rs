@@ -25,6 +25,7 @@ where
             tokio::time::Instant::now() < deadline,
             "never came true: {what}"
         );
+        // real time: what is waited for happens in other processes
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

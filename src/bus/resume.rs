@@ -1,0 +1,77 @@
+//! What a relay asks of NATS besides writing: where a stream ends, which events it holds behind a place,
+//! and hints that there is something to do. Never writes to a stream.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use futures::{FutureExt, Stream, StreamExt};
+use serde_json::json;
+use tidings_contract::{EventId, wire};
+
+use super::{Bus, BusError, Reader, ReaderError, Start};
+
+/// A stream as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StreamState {
+    /// When the stream was created, in the server's words: tells a recreated stream from its predecessor.
+    pub(crate) incarnation: String,
+    pub(crate) last_sequence: u64,
+    pub(crate) atomic: bool,
+}
+
+/// What a part of a stream holds: the sequence of each event.
+pub(crate) type Found = HashMap<EventId, u64>;
+
+impl Bus {
+    /// The state of a stream, if it exists.
+    pub(crate) async fn stream_state(&self, name: &str) -> Result<Option<StreamState>, BusError> {
+        Ok(self.stream_info(name).await?.map(|info| StreamState {
+            incarnation: info.created,
+            last_sequence: info.state.last_seq,
+            atomic: info.config.get("allow_atomic") == Some(&json!(true)),
+        }))
+    }
+
+    /// The ids of all events of a stream behind a sequence, up to the stream's end.
+    pub(crate) async fn ids_after(
+        &self,
+        stream: &str,
+        sequence: u64,
+    ) -> Result<Found, ReaderError> {
+        let start = Start::Sequence(sequence + 1);
+        let mut reader = Reader::open(self, stream, Vec::new(), start, true).await?;
+        let mut found = Found::new();
+        while reader.pending() > 0 {
+            let (message, place) = reader.next_message().await?;
+            let headers = message.headers.as_ref();
+            if let Some(id) = headers.and_then(|headers| headers.get(wire::MESSAGE_ID)) {
+                found.insert(EventId::of_foreign("message", id.as_str()), place.sequence);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Sends a hint to whoever listens, or drops it when the connection is busy. Never waits.
+    pub(crate) fn ping(&self, subject: &str) {
+        let _ = self
+            .client
+            .publish(subject.to_owned(), Bytes::new())
+            .now_or_never();
+    }
+
+    /// Listens for the hints that [`Bus::ping`] sends.
+    pub(crate) async fn pings(
+        &self,
+        subject: &str,
+    ) -> Result<impl Stream<Item = ()> + Unpin + use<>, BusError> {
+        let subscriber = self
+            .client
+            .subscribe(subject.to_owned())
+            .await
+            .map_err(|error| BusError::Broken {
+                subject: subject.to_owned(),
+                reason: error.to_string(),
+            })?;
+        Ok(subscriber.map(|_| ()))
+    }
+}

@@ -1,0 +1,206 @@
+//! The rules of the house that a machine can check, over the sources as text. Each rule is shown a text
+//! that breaks it, so that none is there in vain.
+
+#![allow(unreachable_pub)] // one binary
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
+
+mod rules;
+mod source;
+
+use std::{fs, path::Path};
+
+use rules::{RULES, RelativePath, Rule};
+use source::{Source, has_word, lines_where};
+
+#[test]
+fn the_sources_keep_the_rules() {
+    let mut broken = Vec::new();
+    for source in sources() {
+        for rule in RULES
+            .iter()
+            .filter(|rule| (rule.within)(&RelativePath(&source.path)))
+        {
+            for line in (rule.breaks)(&source) {
+                broken.push(format!("{}:{line}: {}", source.path, rule.reason));
+            }
+        }
+    }
+    no_more(&broken);
+}
+
+#[test]
+fn every_rule_finds_what_breaks_it() {
+    for Rule {
+        reason,
+        within,
+        breaks,
+        example: (path, text),
+    } in RULES
+    {
+        let source = Source::new(path, text);
+        assert!(
+            within(&RelativePath(path)),
+            "{path} is out of reach of: {reason}"
+        );
+        assert_eq!(
+            breaks(&source).len(),
+            1,
+            "in {path} this is not found: {reason}"
+        );
+    }
+}
+
+#[test]
+fn nobody_reads_where_or_how_this_was_written() {
+    // In pieces, so that this file keeps the rule itself.
+    let folders = [
+        concat!("/wo", "rk/"),
+        concat!("/fa", "rm/"),
+        concat!("/ro", "ot/"),
+        concat!("/ho", "me/"),
+        concat!("/Us", "ers/"),
+    ];
+    let words = [concat!("C", "EO"), concat!("closing", " note")];
+    let mut broken = Vec::new();
+    for (path, text) in texts() {
+        let found = lines_where(&text, |line| {
+            folders.iter().any(|folder| begins_a_path(line, folder))
+                || words.iter().any(|word| has_word(line, word))
+        });
+        let reason = "a path of one machine, or a word about how the work is done";
+        broken.extend(found.iter().map(|line| format!("{path}:{line}: {reason}")));
+    }
+    no_more(&broken);
+}
+
+#[test]
+fn every_migration_says_what_it_makes_and_why() {
+    let mut broken = Vec::new();
+    for (path, text) in texts().filter(|(path, _)| path.ends_with(".sql")) {
+        let lines: Vec<&str> = text.lines().collect();
+        if !text.starts_with("-- ") {
+            broken.push(format!("{path}:1: a migration opens with a comment"));
+        }
+        for (at, _) in lines
+            .iter()
+            .enumerate()
+            .filter(|(_, line)| line.starts_with("create "))
+        {
+            if at == 0 || !lines[at - 1].starts_with("-- ") {
+                broken.push(format!(
+                    "{path}:{}: a comment above says what it is for",
+                    at + 1
+                ));
+            }
+        }
+    }
+    no_more(&broken);
+}
+
+#[test]
+fn every_compile_error_has_its_words() {
+    let mut broken = Vec::new();
+    for path in files(&root().join("tests/ui")) {
+        let other = match path.ends_with(".rs") {
+            true => path.replace(".rs", ".stderr"),
+            false => path.replace(".stderr", ".rs"),
+        };
+        if !root().join(&other).exists() {
+            broken.push(format!("{path}:1: {other} is missing"));
+        }
+    }
+    no_more(&broken);
+}
+
+#[test]
+fn every_event_has_its_golden_and_its_schema() {
+    let mut broken = Vec::new();
+    for event in tidings_events::ALL {
+        let (name, version) = (event.name, event.version);
+        for file in [
+            format!("golden/{name}.v{version}.txt"),
+            format!("schema/{name}.v{version}.json"),
+        ] {
+            if !root().join("events").join(&file).exists() {
+                broken.push(format!("events/{file}:1: missing"));
+            }
+        }
+    }
+    no_more(&broken);
+}
+
+#[test]
+fn the_changelog_knows_this_version() {
+    let version = env!("CARGO_PKG_VERSION");
+    let changelog = fs::read_to_string(root().join("CHANGELOG.md")).unwrap();
+    assert!(
+        changelog.contains(&format!("## [{version}]")),
+        "CHANGELOG.md:1: there is no section ## [{version}]"
+    );
+}
+
+#[test]
+fn the_readme_shows_the_quickstart_as_it_is_compiled() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let example = fs::read_to_string(root().join("examples/quickstart.rs")).unwrap();
+    let (_, code) = example.split_once("\n\n").unwrap();
+    assert!(
+        readme.contains(&format!("```rust,no_run\n{code}```")),
+        "README.md:1: the quickstart is not examples/quickstart.rs below its first paragraph"
+    );
+}
+
+fn no_more(broken: &[String]) {
+    assert!(
+        broken.is_empty(),
+        "{} lines break a rule:\n{}",
+        broken.len(),
+        broken.join("\n")
+    );
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Whether an absolute path begins with a folder; the middle of a path or of a URL does not.
+fn begins_a_path(line: &str, folder: &str) -> bool {
+    let is_middle = |c: char| c.is_alphanumeric() || "./_-}".contains(c);
+    line.match_indices(folder)
+        .any(|(at, _)| !line[..at].ends_with(is_middle))
+}
+
+/// The Rust files, less these, which are full of what it looks for.
+fn sources() -> impl Iterator<Item = Source> {
+    let rust =
+        texts().filter(|(path, _)| path.ends_with(".rs") && !path.starts_with("tests/tidy/"));
+    rust.map(|(path, text)| Source::new(&path, &text))
+}
+
+/// Every text of the repository that somebody wrote, with its path.
+fn texts() -> impl Iterator<Item = (String, String)> {
+    let written = files(root()).into_iter();
+    let written = written.filter(|path| !path.ends_with("Cargo.lock"));
+    written.filter_map(|path| Some((path.clone(), fs::read_to_string(root().join(path)).ok()?)))
+}
+
+/// The files below a folder, in an order that stays.
+fn files(folder: &Path) -> Vec<String> {
+    const NOT_WRITTEN: &[&str] = &["target", ".git", ".dev", "wip"];
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            if !NOT_WRITTEN.contains(&&*name) {
+                found.extend(files(&entry.path()));
+            }
+        } else {
+            let path = entry.path();
+            let path = path.strip_prefix(root()).unwrap();
+            found.push(path.to_str().unwrap().to_owned());
+        }
+    }
+    found.sort();
+    found
+}

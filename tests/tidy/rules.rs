@@ -1,0 +1,254 @@
+//! What holds for every line of some files, and an example that breaks it.
+
+use crate::source::{Source, has_word, lines_where};
+
+/// The modules of the library and of the program, bottom first. Each imports from lower lines only.
+const LAYERS: &[&[&str]] = &[
+    &["failure", "retry"],
+    &["outcome"],
+    &["context"],
+    &["handler"],
+    &["subscriber", "lanes", "breaker", "telemetry"],
+    &["executor"],
+    &["bus"],
+    &["background"],
+    &["outbox", "worker"],
+    &["dead_letter", "replay", "verify"],
+    &["ops"],
+    &["testing"],
+    &["config"],
+    &["cli"],
+    &["main"],
+];
+
+pub const RULES: &[Rule] = &[
+    Rule {
+        reason: "async_nats is named in src/bus only (and by the bench, which measures its limit)",
+        within: |path| path.is_in(&["src/"]) && !path.is_in(&["src/bus/", "src/cli/bench"]),
+        breaks: |source| source.lines_with_word("async_nats"),
+        example: ("src/worker.rs", "//! W.\nuse async_nats::Client;\n"),
+    },
+    Rule {
+        reason: "sqlx is named in src/outbox only (and in src/cli, where pools are opened)",
+        within: |path| path.is_in(&["src/"]) && !path.is_in(&["src/outbox/", "src/cli/"]),
+        breaks: |source| source.lines_with_word("sqlx"),
+        example: ("src/worker.rs", "//! W.\nuse sqlx::Pool;\n"),
+    },
+    Rule {
+        reason: "axum is named in src/ops only",
+        within: |path| path.is_in(&["src/"]) && !path.is_in(&["src/ops/", "src/ops.rs"]),
+        breaks: |source| source.lines_with_word("axum"),
+        example: ("src/cli/run.rs", "//! R.\nuse axum::Router;\n"),
+    },
+    Rule {
+        reason: "the environment is read in src/config.rs and src/testing only (where this program and the \
+                 temporary folder are may be asked everywhere)",
+        within: |path| {
+            path.is_in(&["src/", "contract/", "events/src/"])
+                && !path.is_in(&["src/config.rs", "src/config/", "src/testing/"])
+        },
+        breaks: |source| {
+            lines_where(&source.code, |line| {
+                let line = line.replace("std::env::current_exe", "");
+                let line = line.replace("std::env::temp_dir", "");
+                line.contains("std::env") || line.contains("env::var")
+            })
+        },
+        example: (
+            "src/bus/mod.rs",
+            "//! B.\nfn f() { std::env::var(\"X\"); }\n",
+        ),
+    },
+    Rule {
+        reason: "a pure module has no clock, no randomness, no tokio and no I/O",
+        within: |path| {
+            path.is_in(&[
+                "src/failure.rs",
+                "src/retry.rs",
+                "src/outcome.rs",
+                "src/lanes.rs",
+                "src/breaker.rs",
+                "contract/derive/src/",
+            ])
+        },
+        breaks: |source| {
+            source.lines_with(&[
+                "tokio",
+                "::now()",
+                "SystemTime",
+                "rand::",
+                "RandomState",
+                "std::fs",
+                "std::net",
+                "std::process",
+            ])
+        },
+        example: ("src/retry.rs", "//! R.\nfn f() { Instant::now(); }\n"),
+    },
+    Rule {
+        reason: "imports go down the layers of this test's list, and never up or sideways",
+        within: |path| path.is_in(&["src/"]) && !path.is_in(&["src/lib.rs"]),
+        breaks: |source| {
+            let here = layer(source.module());
+            let imports = source.imports_from_the_root().into_iter();
+            imports
+                .filter(|(_, module)| {
+                    module != source.module() && (here.is_none() || layer(module) >= here)
+                })
+                .map(|(line, _)| line)
+                .collect()
+        },
+        example: (
+            "src/outbox/relay.rs",
+            "//! R.\nuse crate::{\n    bus::{Bus, pull},\n    worker::Worker,\n};\n",
+        ),
+    },
+    Rule {
+        reason: "a module has a place in this test's list of layers",
+        within: |path| path.is_in(&["src/"]) && !path.is_in(&["src/lib.rs"]),
+        breaks: |source| match layer(source.module()) {
+            Some(_) => Vec::new(),
+            None => vec![1],
+        },
+        example: ("src/helpers.rs", "//! H.\n"),
+    },
+    Rule {
+        reason: "the servers for tests are used by tests and by the program only",
+        within: |path| {
+            path.is_in(&["src/"]) && !path.is_in(&["src/lib.rs", "src/testing/", "src/cli/"])
+        },
+        breaks: |source| source.lines_with_word("testing"),
+        example: ("src/config.rs", "//! C.\nuse tidings::testing::Home;\n"),
+    },
+    Rule {
+        reason: "a file opens with `//!`: what it owns, and what it never does",
+        within: |path| {
+            path.is_in(&[
+                "src/",
+                "contract/",
+                "events/",
+                "tests/",
+                "examples/",
+                "benches/",
+            ])
+        },
+        breaks: |source| match source.text.starts_with("//! ") {
+            true => Vec::new(),
+            false => vec![1],
+        },
+        example: ("src/worker.rs", "use std::fs;\n"),
+    },
+    Rule {
+        reason: "nothing is left to do in the sources",
+        within: |_| true,
+        breaks: |source| {
+            let words = [
+                concat!("TO", "DO"),
+                concat!("FIX", "ME"),
+                concat!("XX", "X"),
+            ];
+            let comments = lines_where(&source.text, |line| {
+                let comment = line.split_once("//").map_or("", |(_, comment)| comment);
+                words.iter().any(|word| has_word(comment, word))
+            });
+            let code = source.lines_with(&["todo!(", "unimplemented!(", "dbg!("]);
+            [comments, code].concat()
+        },
+        example: (
+            "src/worker.rs",
+            concat!("//! W.\nfn f() {} // FIX", "ME: g\n"),
+        ),
+    },
+    Rule {
+        reason: "a test that is ignored proves nothing",
+        within: |_| true,
+        breaks: |source| source.lines_with(&["#[ignore"]),
+        example: (
+            "tests/suite/order.rs",
+            "//! O.\n#[ignore]\n#[test]\nfn f() {}\n",
+        ),
+    },
+    Rule {
+        reason: "no unwrap or expect outside tests, unless an `allow(clippy::...)` with a reason stands above",
+        within: |path| path.is_in(SHIPPED),
+        breaks: |source| {
+            let allowed = source.allowed_panics();
+            let found = source.lines_with(&[".unwrap()", ".expect("]);
+            found
+                .into_iter()
+                .filter(|line| !allowed.contains(line))
+                .collect()
+        },
+        example: (
+            "src/worker.rs",
+            "//! W.\n#[allow(clippy::unwrap_used)]\nfn f() { g().unwrap() }\n",
+        ),
+    },
+    Rule {
+        reason: "a test waits for a condition with a deadline; a sleep says `// real time:` and why",
+        within: |path| path.is_in(&["tests/", "contract/tests/", "events/tests/"]),
+        breaks: |source| {
+            let lines: Vec<&str> = source.text.lines().collect();
+            let is_said = |line: usize| {
+                let said = |at: usize| lines.get(at).is_some_and(|l| l.contains("// real time: "));
+                said(line - 1) || said(line.saturating_sub(2))
+            };
+            let found = source.lines_with(&["sleep(", "sleep_until("]).into_iter();
+            found.filter(|line| !is_said(*line)).collect()
+        },
+        example: (
+            "tests/suite/order.rs",
+            "//! O.\nfn f() {\n    sleep(A);\n}\n",
+        ),
+    },
+    Rule {
+        reason: "a file of more than 500 lines has two nouns",
+        within: |path| path.is_in(SHIPPED),
+        breaks: |source| match source.text.lines().count() {
+            ..=500 => Vec::new(),
+            lines => vec![lines],
+        },
+        example: ("src/worker.rs", LONG),
+    },
+];
+
+/// What users get.
+const SHIPPED: &[&str] = &[
+    "src/",
+    "contract/src/",
+    "contract/derive/src/",
+    "events/src/",
+];
+
+/// Five hundred and one lines.
+const LONG: &str = {
+    const LINES: [u8; 501] = [b'\n'; 501];
+    match std::str::from_utf8(&LINES) {
+        Ok(text) => text,
+        Err(_) => "",
+    }
+};
+
+/// What holds for every line of some files.
+pub struct Rule {
+    pub reason: &'static str,
+    pub within: fn(&RelativePath<'_>) -> bool,
+    /// The lines that break it, from 1.
+    pub breaks: fn(&Source) -> Vec<usize>,
+    /// A path and a text that break it.
+    pub example: (&'static str, &'static str),
+}
+
+/// The place in [`LAYERS`], from the bottom.
+fn layer(module: &str) -> Option<usize> {
+    LAYERS.iter().position(|layer| layer.contains(&module))
+}
+
+/// A path from the root of the repository, with `/`.
+pub struct RelativePath<'a>(pub &'a str);
+
+impl RelativePath<'_> {
+    fn is_in(&self, starts: &[&str]) -> bool {
+        starts.iter().any(|start| self.0.starts_with(start))
+    }
+}
