@@ -52,3 +52,8 @@ pub use tidings_contract::{
 };
 pub use tidings_derive::EventInTidings as Event;
 pub use worker::{Worker, WorkerError, shutdown_signal};
+
+/// The examples of the README are compiled.
+#[cfg(all(doctest, feature = "postgres", feature = "sqlite"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

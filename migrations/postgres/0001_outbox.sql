@@ -95,6 +95,7 @@ begin
     end loop;
 end $$;
 
+-- "where is row n", and the last batch
 create index on tidings.ledger (last_id);
 
 -- What the server will never take, and what follows it under the same key.

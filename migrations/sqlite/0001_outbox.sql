@@ -41,7 +41,9 @@ create table tidings_ledger (
     last_sequence  integer not null
 );
 
+-- "where is row n", and the last batch
 create index tidings_ledger_last_id on tidings_ledger (last_id);
+-- what is old enough to be deleted
 create index tidings_ledger_at on tidings_ledger (at);
 
 -- What the server will never take, and what follows it under the same key.

@@ -1,7 +1,8 @@
 //! A Postgres of one's own, for tests, demos and benchmarks. Owns its data folder and its settings; never
 //! speaks the protocol itself: psql, which comes with every Postgres, asks and creates.
 
-use std::fs;
+mod installation;
+
 use std::io;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
@@ -230,7 +231,7 @@ impl PostgresServerOptions {
     async fn start_once(&self, programs: PostgresPrograms) -> Result<PostgresServer, ServerError> {
         let home = Home::reserve(None).await?;
         let user = give_away_when_root(&home)?;
-        let programs = runnable_by(user, programs, &home).await?;
+        let programs = installation::runnable_by(user, programs, &home).await?;
         create_cluster(user, &programs, &home).await?;
         let process = ServerProcess::start(Launch {
             name: "postgres",
@@ -290,45 +291,6 @@ fn give_away_when_root(home: &Home) -> Result<Option<u32>, ServerError> {
     Ok(Some(NOBODY))
 }
 
-/// The programs, or a copy in the home when `user` can not reach them: a checkout below root's own folder.
-async fn runnable_by(
-    user: Option<u32>,
-    programs: PostgresPrograms,
-    home: &Home,
-) -> Result<PostgresPrograms, ServerError> {
-    let Some(user) = user else {
-        return Ok(programs);
-    };
-    let mut version = command_as(Some(user), &programs.program("postgres"), home);
-    let answer = version.arg("--version").output().await;
-    if answer.is_ok_and(|answer| answer.status.success()) {
-        return Ok(programs);
-    }
-    copied(&programs.folder, &home.path().join("postgres"), user)
-        .map(|folder| PostgresPrograms { folder, ..programs })
-        .map_err(ServerError::io("copy Postgres to where nobody can run it"))
-}
-
-/// Copies an installation and returns the copy's folder of programs. A wheel keeps the shared libraries beside
-/// its package, as `<package>.libs`, and the programs find them by relative path: the copy has the same shape.
-fn copied(programs: &Path, to: &Path, user: u32) -> io::Result<PathBuf> {
-    let programs = programs.canonicalize()?;
-    let too_short = || io::Error::other("it is not an installation of its own");
-    let installation = programs.parent().ok_or_else(too_short)?;
-    let package = installation.parent().ok_or_else(too_short)?;
-    let root = package.parent().ok_or_else(too_short)?;
-    let parts = ["bin", "lib", "share"].map(|part| installation.join(part));
-    for part in parts.iter().chain([&package.with_extension("libs")]) {
-        if part.is_dir() {
-            let below = part.strip_prefix(root).map_err(io::Error::other)?;
-            copy_tree(part, &to.join(below))?;
-        }
-    }
-    give_tree_away(to, user)?;
-    let below = programs.strip_prefix(root).map_err(io::Error::other)?;
-    Ok(to.join(below))
-}
-
 async fn create_cluster(
     user: Option<u32>,
     programs: &PostgresPrograms,
@@ -374,29 +336,6 @@ fn stdout_of(output: Output) -> io::Result<String> {
     }
     let refusal = String::from_utf8_lossy(&output.stderr);
     Err(io::Error::other(refusal.trim().to_owned()))
-}
-
-fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
-    fs::create_dir_all(to)?;
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        let (from, to) = (entry.path(), to.join(entry.file_name()));
-        if from.is_dir() {
-            copy_tree(&from, &to)?;
-        } else {
-            fs::copy(&from, &to)?;
-        }
-    }
-    Ok(())
-}
-
-fn give_tree_away(path: &Path, user: u32) -> io::Result<()> {
-    if path.is_dir() {
-        for entry in fs::read_dir(path)? {
-            give_tree_away(&entry?.path(), user)?;
-        }
-    }
-    chown(path, Some(user), Some(user))
 }
 
 fn percent_encoded(text: &str) -> String {
@@ -542,9 +481,10 @@ mod tests {
     async fn a_copied_installation_runs() {
         let original = Surroundings::of_this_process().postgres(None).unwrap();
         let home = Home::reserve(None).await.unwrap();
-        let user = std::os::unix::fs::MetadataExt::uid(&fs::metadata(home.path()).unwrap());
+        let user = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(home.path()).unwrap());
 
-        let folder = copied(&original.folder, &home.path().join("postgres"), user).unwrap();
+        let folder =
+            installation::copied(&original.folder, &home.path().join("postgres"), user).unwrap();
 
         let copy = PostgresPrograms { folder, ..original };
         assert!(copy.folder.starts_with(home.path()));

@@ -7,6 +7,7 @@
 mod support;
 
 mod configuration;
+mod demo;
 mod migrate;
 mod publish;
 mod run;

@@ -263,6 +263,7 @@ where
             tokio::time::Instant::now() < deadline,
             "never came true: {what}"
         );
+        // real time: between two looks, with a deadline
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

@@ -6,6 +6,7 @@
 
 mod support;
 
+mod bus;
 mod faults;
 mod order;
 mod outbox;

@@ -1,0 +1,185 @@
+//! Reading new rows: a cursor that is a snapshot, and one statement that walks little. Never writes.
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+use sqlx::{PgConnection, Row as _, postgres::PgRow};
+use tidings_contract::EventId;
+use uuid::Uuid;
+
+use crate::outbox::store::{Bound, Names, Page, Row};
+
+/// How far the relay is.
+///
+/// A row is new when `seen` does not see it. While a backlog larger than a page drains, `page` holds
+/// the snapshot that it is read under, so that what commits meanwhile does not overtake what is left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PgCursor {
+    /// Everything that this snapshot sees is confirmed or parked.
+    pub(super) seen: String,
+    /// No row that `seen` sees has a higher id. It only splits the search, so that little is walked.
+    pub(super) floor: i64,
+    pub(super) page: Option<PagePosition>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct PagePosition {
+    pub(super) snapshot: String,
+    pub(super) last_id: i64,
+}
+
+/// Rows and the snapshot that they were read under come from one statement.
+///
+/// What `seen` does not see is either in its list of open transactions or at its xmax or above. The
+/// fourth part walks what lies above the floor in the order of ids and covers nearly everything. The
+/// second and third find what lies below it by transaction: ids may be drawn before the snapshot and
+/// committed after it, also by transactions at or above xmax, which is the last *completed* one's
+/// successor. Once a page has passed the floor, they are not run at all.
+///
+/// The comparisons of pairs, the orders by (xid, id) and the limit that never limits are for the planner:
+/// without them a generic plan walks the whole log by id for every open transaction, or scans a slot
+/// that was empty when the plan was made.
+pub(super) async fn page(
+    connection: &mut PgConnection,
+    names: &Names,
+    cursor: &PgCursor,
+    bound: Bound,
+) -> Result<Page<PgCursor>, sqlx::Error> {
+    let fetch = "
+        select 0::bigint as id, null::timestamptz as at, null::uuid as event, null::text as name,
+               null::int as version, null::text as key,
+               coalesce($4, pg_current_snapshot()::text) as headers, null::bytea as payload
+        union all
+        select late.* from pg_snapshot_xip($1::text::pg_snapshot) as open(xid)
+        cross join lateral (
+            select id, at, event, name, version, key, headers, payload from tidings.outbox as log
+            where (log.xid, log.id) > (open.xid, $3) and (log.xid, log.id) <= (open.xid, $2)
+              and ($4 is null or pg_visible_in_snapshot(log.xid, $4::text::pg_snapshot))
+            order by log.xid, log.id limit $5) as late
+        where $3 < $2
+        union all
+        (select id, at, event, name, version, key, headers, payload from (
+            select * from tidings.outbox as log
+            where log.xid >= pg_snapshot_xmax($1::text::pg_snapshot)
+              and log.xid < pg_snapshot_xmax(coalesce($4::text::pg_snapshot, pg_current_snapshot()))
+              and log.id > $3 and log.id <= $2
+              and ($4 is null or pg_visible_in_snapshot(log.xid, $4::text::pg_snapshot))
+            order by log.xid, log.id limit $5 + 1000000000000) as recent
+         where $3 < $2
+         order by id limit $5)
+        union all
+        (select id, at, event, name, version, key, headers, payload from tidings.outbox as log
+         where log.id > greatest($2, $3) and not pg_visible_in_snapshot(log.xid, $1::text::pg_snapshot)
+           and ($4 is null or pg_visible_in_snapshot(log.xid, $4::text::pg_snapshot))
+         order by log.id limit $5)
+        order by id limit $5 + 1";
+    let page = cursor.page.as_ref();
+    let mut found = sqlx::query(names.sql(fetch, '.'))
+        .bind(&cursor.seen)
+        .bind(cursor.floor)
+        .bind(page.map_or(0, |page| page.last_id))
+        .bind(page.map(|page| &page.snapshot))
+        .bind(i64::try_from(bound.rows).unwrap_or(i64::MAX))
+        .fetch(connection);
+    let head = found.try_next().await?.ok_or(sqlx::Error::RowNotFound)?;
+    let snapshot: String = head.try_get("headers")?;
+    let mut rows: Vec<Row> = Vec::new();
+    let mut bytes = 0;
+    while bytes < bound.bytes
+        && let Some(row) = found.try_next().await?
+    {
+        let row = read(&row)?;
+        bytes += row.payload.len();
+        rows.push(row);
+    }
+    let is_cut = rows.len() >= bound.rows || bytes >= bound.bytes;
+    let next = cursor.after(rows.last().map(|row| row.id), snapshot, is_cut);
+    Ok(Page { rows, next })
+}
+
+impl PgCursor {
+    /// The cursor behind a page that was read under `snapshot` and ends with `last_id`. A page that was
+    /// cut leaves the snapshot frozen and goes on by id.
+    fn after(&self, last_id: Option<i64>, snapshot: String, is_cut: bool) -> Self {
+        let reached = self.page.as_ref().map_or(0, |page| page.last_id);
+        let last_id = last_id.unwrap_or(reached);
+        if is_cut {
+            return Self {
+                page: Some(PagePosition { snapshot, last_id }),
+                ..self.clone()
+            };
+        }
+        Self {
+            seen: snapshot,
+            floor: self.floor.max(last_id),
+            page: None,
+        }
+    }
+}
+
+fn read(row: &PgRow) -> Result<Row, sqlx::Error> {
+    Ok(Row {
+        id: row.try_get(0)?,
+        at: row.try_get(1)?,
+        event: EventId::from(row.try_get::<Uuid, _>(2)?),
+        name: row.try_get(3)?,
+        version: row.try_get(4)?,
+        key: row.try_get(5)?,
+        headers: row.try_get(6)?,
+        payload: Bytes::from(row.try_get::<Vec<u8>, _>(7)?),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cursor() -> PgCursor {
+        PgCursor {
+            seen: "1:1:".into(),
+            floor: 10,
+            page: None,
+        }
+    }
+
+    #[test]
+    fn a_whole_page_moves_the_snapshot_and_raises_the_floor() {
+        let next = cursor().after(Some(15), "5:9:7".into(), false);
+        assert_eq!(
+            next,
+            PgCursor {
+                seen: "5:9:7".into(),
+                floor: 15,
+                page: None
+            }
+        );
+    }
+
+    #[test]
+    fn late_rows_below_the_floor_do_not_lower_it() {
+        assert_eq!(cursor().after(Some(3), "5:9:".into(), false).floor, 10);
+        assert_eq!(cursor().after(None, "5:9:".into(), false).floor, 10);
+    }
+
+    #[test]
+    fn a_cut_page_freezes_the_snapshot_until_the_rest_is_read() {
+        let cut = cursor().after(Some(15), "5:9:".into(), true);
+        assert_eq!((&*cut.seen, cut.floor), ("1:1:", 10));
+        let cut = cut.after(Some(18), "5:9:".into(), true);
+        assert_eq!(
+            cut.page,
+            Some(PagePosition {
+                snapshot: "5:9:".into(),
+                last_id: 18
+            })
+        );
+        let rest = cut.after(None, "5:9:".into(), false);
+        assert_eq!(
+            rest,
+            PgCursor {
+                seen: "5:9:".into(),
+                floor: 18,
+                page: None
+            }
+        );
+    }
+}
