@@ -95,7 +95,7 @@ pub enum ConnectError {
         servers: String,
         /// What happened last.
         #[source]
-        source: async_nats::ConnectError,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
 }
 
@@ -185,7 +185,10 @@ pub(super) async fn connect(
             servers,
             version: client.server_info().version,
         }),
-        Err(source) => Err(ConnectError::Unreachable { servers, source }),
+        Err(error) => Err(ConnectError::Unreachable {
+            servers,
+            source: error.into(),
+        }),
     }
 }
 

@@ -1,10 +1,10 @@
 //! Publishing without a database: one await, confirmed by the server.
 
-use async_nats::{Request, RequestErrorKind};
+use async_nats::Request;
 use chrono::Utc;
 use tidings_contract::{Envelope, EnvelopeError, EventId, IntoEnvelope, wire};
 
-use super::{Bus, REQUEST_TIMEOUT, Receipt, headers_of};
+use super::{Bus, BusError, Receipt, headers_of};
 use crate::context;
 
 /// Publishes events straight to their stream. An event published twice under one id within the
@@ -53,7 +53,7 @@ pub enum PublishError {
         subject: String,
         /// What happened.
         #[source]
-        source: async_nats::RequestError,
+        source: BusError,
     },
 }
 
@@ -102,11 +102,9 @@ impl EventPublisher {
         let subject = envelope.name().to_string();
         let request = Request::new()
             .headers(headers_of(&envelope, defaults))
-            .payload(envelope.payload().clone())
-            .timeout(Some(REQUEST_TIMEOUT));
-        let answer = self.bus.client.send_request(subject.clone(), request).await;
-        match answer {
-            Ok(message) => match Receipt::read(&message.payload).into_result() {
+            .payload(envelope.payload().clone());
+        match self.bus.request(&subject, request).await {
+            Ok(answer) => match Receipt::read(&answer).into_result() {
                 Ok(_) => Ok(envelope.id()),
                 Err(error) => Err(PublishError::Refused {
                     subject,
@@ -114,9 +112,7 @@ impl EventPublisher {
                     description: error.description,
                 }),
             },
-            Err(error) if error.kind() == RequestErrorKind::NoResponders => {
-                Err(PublishError::NoStream { subject })
-            }
+            Err(BusError::NoResponders { .. }) => Err(PublishError::NoStream { subject }),
             Err(source) => Err(PublishError::Unconfirmed { subject, source }),
         }
     }

@@ -274,7 +274,7 @@ impl Statements for Postgres {
         cursor: &PgCursor,
         retention: Duration,
     ) -> Result<Option<String>, sqlx::Error> {
-        reclaim::oldest_slot(connection, names, cursor, retention).await
+        reclaim::oldest_slots(connection, names, cursor, retention).await
     }
 
     async fn status(connection: &mut PgConnection, names: &Names) -> Result<Status, sqlx::Error> {

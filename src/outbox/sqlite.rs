@@ -19,8 +19,8 @@ use super::{
     Outbox,
     status::{LastBatch, LeaseStatus, Status},
     store::{
-        Bound, Checkpoint, Claim, Migration, Names, Page, Parked, Row, Statements, Tenure,
-        positions_from, positions_text, sequence, unsigned,
+        Bound, Checkpoint, Claim, LEDGER_RETENTION, Migration, Names, Page, Parked, Row,
+        Statements, Tenure, positions_from, positions_text, sequence, unsigned,
     },
 };
 
@@ -290,18 +290,29 @@ impl Statements for Sqlite {
         cursor: &i64,
         retention: Duration,
     ) -> Result<Option<String>, sqlx::Error> {
-        let delete = "delete from tidings_outbox where id in (
+        let events = "delete from tidings_outbox where id in (
                 select id from tidings_outbox
                 where id <= ?1 and at < cast(unixepoch('subsec') * 1000000 as integer) - ?2
                 order by id limit ?3)";
-        let deleted = sqlx::query(names.sql(delete, '_'))
+        let events = sqlx::query(names.sql(events, '_'))
             .bind(*cursor)
             .bind(micros(retention))
+            .bind(RECLAIM_ROWS)
+            .execute(&mut *connection)
+            .await?
+            .rows_affected();
+        let entries = "delete from tidings_ledger where rowid in (
+                select rowid from tidings_ledger
+                where at < cast(unixepoch('subsec') * 1000000 as integer) - ?1
+                order by at limit ?2)";
+        let entries = sqlx::query(names.sql(entries, '_'))
+            .bind(micros(LEDGER_RETENTION))
             .bind(RECLAIM_ROWS)
             .execute(connection)
             .await?
             .rows_affected();
-        Ok((deleted > 0).then(|| format!("{deleted} rows")))
+        let freed = format!("{events} events, {entries} entries of the ledger");
+        Ok((events + entries > 0).then_some(freed))
     }
 
     async fn status(

@@ -116,8 +116,8 @@ pub trait Statements: Database<Connection: Send> {
         names: &Names,
     ) -> impl Future<Output = Result<Vec<(String, i64)>, sqlx::Error>> + Send;
 
-    /// Frees what is older than `retention` and wholly behind the cursor; returns a description of what
-    /// was freed, if anything.
+    /// Frees events that are older than `retention` and behind the cursor, and entries of the ledger that are
+    /// older than [`LEDGER_RETENTION`]; returns what was freed, if anything.
     fn reclaim(
         connection: &mut Self::Connection,
         names: &Names,
@@ -131,6 +131,9 @@ pub trait Statements: Database<Connection: Send> {
         names: &Names,
     ) -> impl Future<Output = Result<Status, sqlx::Error>> + Send;
 }
+
+/// How long the ledger says where an event went: longer than any outbox keeps it.
+pub(super) const LEDGER_RETENTION: Duration = Duration::from_secs(14 * 86_400);
 
 /// A step of the schema.
 #[derive(Debug, Clone, Copy)]

@@ -1,15 +1,14 @@
 //! A Postgres of one's own, for tests, demos and benchmarks. Owns its data folder and its settings; never
 //! speaks the protocol itself: psql, which comes with every Postgres, asks and creates.
 
+mod command;
 mod installation;
 
-use std::io;
 use std::os::unix::fs::chown;
-use std::path::{Path, PathBuf};
-use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
+use std::{io, path::PathBuf};
 
-use tokio::process::Command;
+use command::{command, command_as, stdout_of};
 
 use super::find::{PostgresPrograms, Surroundings};
 use super::home::Home;
@@ -304,38 +303,6 @@ async fn create_cluster(
     let made = initdb.output().await.and_then(stdout_of);
     made.map(drop)
         .map_err(ServerError::path("create", &data_folder(home)))
-}
-
-fn command_as(user: Option<u32>, program: &Path, home: &Home) -> Command {
-    let mut command = command(program);
-    command.current_dir(home.path());
-    if let Some(user) = user {
-        command.uid(user).gid(user);
-    }
-    command
-}
-
-fn command(program: &Path) -> Command {
-    let mut command = Command::new(program);
-    command
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .env("LC_ALL", "C");
-    // PGOPTIONS, PGSSLMODE and the like are for the caller's own servers.
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("PG") {
-            command.env_remove(name);
-        }
-    }
-    command
-}
-
-fn stdout_of(output: Output) -> io::Result<String> {
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    let refusal = String::from_utf8_lossy(&output.stderr);
-    Err(io::Error::other(refusal.trim().to_owned()))
 }
 
 fn percent_encoded(text: &str) -> String {

@@ -20,6 +20,7 @@ both!(
     migrating_twice_and_at_once_is_harmless,
     another_schema_is_another_outbox,
     without_tables_the_cure_is_named,
+    old_events_are_freed_once_they_are_carried_away_and_young_ones_stay,
 );
 
 async fn note_email(user: User, cx: Context<Noted>) -> Result<(), Failure> {
@@ -283,4 +284,58 @@ async fn without_tables_the_cure_is_named<DB: Database>(world: World<DB>) {
         .await
         .unwrap_err();
     assert!(error.to_string().contains("tidings migrate"), "{error}");
+}
+
+async fn old_events_are_freed_once_they_are_carried_away_and_young_ones_stay<DB: Database>(
+    world: World<DB>,
+) {
+    let outbox = DB::table("outbox");
+    let ledger = DB::table("ledger");
+    // In slots that are neither written to now nor next; SQLite has none.
+    let old = if outbox.contains('.') {
+        format!(
+            "insert into {outbox} (event, name, payload, at, slot)
+             select gen_random_uuid(), 'user.created', '\\x7b7d', now() - interval '20 hours',
+                    (date_part('epoch', now())::bigint / 10800 + 3) % 8 from generate_series(1, 5);
+             insert into {ledger} (epoch, first_id, last_id, events, stream, incarnation, first_sequence, last_sequence, at, slot)
+             values (1, 1, 1, 1, 'EVENTS', 'x', 1, 1, now() - interval '15 days',
+                    (date_part('epoch', now())::bigint / 86400 + 3) % 16)"
+        )
+    } else {
+        let age = |hours: u64| {
+            format!(
+                "cast(unixepoch('subsec') * 1000000 as integer) - {}",
+                hours * 3_600_000_000
+            )
+        };
+        let rows: Vec<String> = (1..=5)
+            .map(|_| format!("(randomblob(16), 'user.created', x'7b7d', {})", age(20)))
+            .collect();
+        format!(
+            "insert into {outbox} (event, name, payload, at) values {};
+             insert into {ledger} (epoch, first_id, last_id, events, stream, incarnation, first_sequence, last_sequence, at)
+             values (1, 1, 1, 1, 'EVENTS', 'x', 1, 1, {})",
+            rows.join(", "),
+            age(15 * 24)
+        )
+    };
+    DB::execute(world.outbox.pool(), &old).await;
+    let mut tx = world.outbox.begin().await.unwrap();
+    tx.publish(&User::new("young")).unwrap();
+    tx.commit().await.unwrap();
+
+    let relay = world.relay();
+    let rows = format!("select count(*) from {outbox}");
+    eventually("the old ones are freed", || async {
+        DB::number(world.outbox.pool(), &rows).await == 1
+    })
+    .await;
+    relay.stop().await.unwrap();
+    assert_eq!(
+        world.stored().await.len(),
+        6,
+        "freed only after they were carried away"
+    );
+    let entries = format!("select count(*) from {ledger} where incarnation = 'x'");
+    assert_eq!(DB::number(world.outbox.pool(), &entries).await, 0);
 }

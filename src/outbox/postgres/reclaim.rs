@@ -1,25 +1,46 @@
-//! Emptying the ring: old slots are truncated, which leaves nothing for vacuum. Never touches a slot that
+//! Emptying the rings: old slots are truncated, which leaves nothing for vacuum. Never touches a slot that
 //! may still be written to, or that holds a row which the relay has not carried away.
 
 use std::time::Duration;
 
-use sqlx::{PgConnection, Row as _};
+use sqlx::{Connection, PgConnection, Row as _};
 
 use super::fetch::PgCursor;
-use crate::outbox::store::Names;
+use crate::outbox::store::{LEDGER_RETENTION, Names};
 
-/// The slots of the ring, and how long one is written to.
-const SLOTS: i64 = 8;
-const SLOT_SECONDS: i64 = 10_800;
-/// Truncates one slot, if one may be: neither written to now nor next, its newest row older than
-/// the retention, all of it behind the cursor. The last is asked under the lock, because a writer
-/// that was late may have added a row.
-pub(super) async fn oldest_slot(
+/// A table in slots, as the migration makes it.
+struct Ring {
+    /// What the slots' names begin with.
+    table: &'static str,
+    slots: i64,
+    /// How long a slot is written to.
+    seconds: i64,
+    /// What must not be in a slot that is freed, besides rows that are too young; `$1` is the cursor.
+    keeps: &'static str,
+}
+
+const LOG: Ring = Ring {
+    table: "tidings.outbox_",
+    slots: 8,
+    seconds: 10_800,
+    keeps: "not pg_visible_in_snapshot(xid, $1::text::pg_snapshot)",
+};
+
+const LEDGER: Ring = Ring {
+    table: "tidings.ledger_",
+    slots: 16,
+    seconds: 86_400,
+    keeps: "$1::text is null",
+};
+
+/// Frees one slot of the log, and one of the ledger, if one may be.
+pub(super) async fn oldest_slots(
     connection: &mut PgConnection,
     names: &Names,
     cursor: &PgCursor,
     retention: Duration,
 ) -> Result<Option<String>, sqlx::Error> {
+    // While a backlog drains, what is behind the cursor is not known by the snapshot alone.
     if cursor.page.is_some() {
         return Ok(None);
     }
@@ -27,77 +48,97 @@ pub(super) async fn oldest_slot(
         .fetch_one(&mut *connection)
         .await?
         .try_get(0)?;
-    for slot in reclaimable_slots(now) {
-        if reclaim_slot(connection, names, cursor, slot, retention).await? {
-            return Ok(Some(format!("slot {slot}")));
+    let mut freed = Vec::new();
+    for (ring, retention) in [(LOG, retention), (LEDGER, LEDGER_RETENTION)] {
+        for slot in ring.reclaimable(now) {
+            if ring
+                .reclaim(connection, names, cursor, slot, retention)
+                .await?
+            {
+                freed.push(names.text(&format!("{}{slot}", ring.table), '.'));
+                break;
+            }
         }
     }
-    Ok(None)
+    Ok((!freed.is_empty()).then(|| freed.join(", ")))
 }
 
-/// The slots that are neither written to at `now` nor next, oldest first.
-fn reclaimable_slots(now: f64) -> impl Iterator<Item = i64> {
-    #[allow(clippy::cast_possible_truncation)] // seconds since 1970
-    let current = now as i64 / SLOT_SECONDS;
-    (2..SLOTS).map(move |ahead| (current + ahead) % SLOTS)
-}
+impl Ring {
+    /// The slots that are neither written to at `now` nor next, oldest first.
+    fn reclaimable(&self, now: f64) -> impl Iterator<Item = i64> + use<> {
+        #[allow(clippy::cast_possible_truncation)] // seconds since 1970
+        let current = now as i64 / self.seconds;
+        let slots = self.slots;
+        (2..slots).map(move |ahead| (current + ahead) % slots)
+    }
 
-async fn reclaim_slot(
-    connection: &mut PgConnection,
-    names: &Names,
-    cursor: &PgCursor,
-    slot: i64,
-    retention: Duration,
-) -> Result<bool, sqlx::Error> {
-    use sqlx::Connection;
-
-    let of_slot = |text: &str| {
-        let text = text.replace("tidings.outbox_", &format!("tidings.outbox_{slot}"));
-        // Safe: a number and a checked identifier.
+    /// A statement about one slot, which stands as `slot` in it.
+    fn sql(&self, names: &Names, slot: i64, text: &str) -> sqlx::AssertSqlSafe<String> {
+        let text = text.replace("$slot", &format!("{}{slot}", self.table));
+        // Safe: constants, a number and a checked identifier.
         sqlx::AssertSqlSafe(names.text(&text, '.'))
-    };
-    let is_old = of_slot(
-        "select at < clock_timestamp() - make_interval(secs => $1) from tidings.outbox_
-         order by id desc limit 1",
-    );
-    let old = sqlx::query(is_old)
-        .bind(retention.as_secs_f64())
-        .fetch_optional(&mut *connection)
-        .await?;
-    if !old
-        .map(|row| row.try_get::<bool, _>(0))
-        .transpose()?
-        .unwrap_or(false)
-    {
-        return Ok(false);
     }
-    let mut tx = connection.begin().await?;
-    let lock = of_slot(
-        "set local lock_timeout = '20ms'; lock table only tidings.outbox_ in access exclusive mode",
-    );
-    if let Err(error) = sqlx::raw_sql(lock).execute(&mut *tx).await {
-        tracing::debug!(slot, %error, "the slot is in use: it is freed later");
-        tx.rollback().await?;
-        return Ok(false);
+
+    /// Truncates a slot when all of it is older than the retention and nothing is to be kept. That is
+    /// asked again under the lock, because a writer that was late may have added a row.
+    async fn reclaim(
+        &self,
+        connection: &mut PgConnection,
+        names: &Names,
+        cursor: &PgCursor,
+        slot: i64,
+        retention: Duration,
+    ) -> Result<bool, sqlx::Error> {
+        let any = self.sql(names, slot, "select exists (select from $slot)");
+        let any = sqlx::query(any).fetch_one(&mut *connection).await?;
+        if !any.try_get::<bool, _>(0)?
+            || self
+                .keeps(connection, names, cursor, slot, retention)
+                .await?
+        {
+            return Ok(false);
+        }
+        let mut tx = connection.begin().await?;
+        let lock =
+            "set local lock_timeout = '20ms'; lock table only $slot in access exclusive mode";
+        let lock = self.sql(names, slot, lock);
+        if let Err(error) = sqlx::raw_sql(lock).execute(&mut *tx).await {
+            tracing::debug!(slot, %error, "the slot is in use: it is freed later");
+            tx.rollback().await?;
+            return Ok(false);
+        }
+        if self.keeps(&mut tx, names, cursor, slot, retention).await? {
+            tx.rollback().await?;
+            return Ok(false);
+        }
+        sqlx::raw_sql(self.sql(names, slot, "truncate table only $slot"))
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        Ok(true)
     }
-    let unseen = of_slot(
-        "select exists (select from tidings.outbox_ where not pg_visible_in_snapshot(xid, $1::text::pg_snapshot))
-             or exists (select from tidings.outbox_ where at >= clock_timestamp() - make_interval(secs => $2))",
-    );
-    let unseen = sqlx::query(unseen)
-        .bind(&cursor.seen)
-        .bind(retention.as_secs_f64())
-        .fetch_one(&mut *tx)
-        .await?;
-    if unseen.try_get::<bool, _>(0)? {
-        tx.rollback().await?;
-        return Ok(false);
+
+    /// Whether a slot holds something that must stay.
+    async fn keeps(
+        &self,
+        connection: &mut PgConnection,
+        names: &Names,
+        cursor: &PgCursor,
+        slot: i64,
+        retention: Duration,
+    ) -> Result<bool, sqlx::Error> {
+        let keeps = format!(
+            "select exists (select from $slot where at >= clock_timestamp() - make_interval(secs => $2))
+                 or exists (select from $slot where {})",
+            self.keeps
+        );
+        sqlx::query(self.sql(names, slot, &keeps))
+            .bind(&cursor.seen)
+            .bind(retention.as_secs_f64())
+            .fetch_one(connection)
+            .await?
+            .try_get(0)
     }
-    sqlx::raw_sql(of_slot("truncate table only tidings.outbox_"))
-        .execute(&mut *tx)
-        .await?;
-    tx.commit().await?;
-    Ok(true)
 }
 
 #[cfg(test)]
@@ -106,13 +147,17 @@ mod tests {
 
     #[test]
     fn the_slot_that_is_written_to_and_the_next_are_never_freed() {
-        for hour in 0..100 {
-            #[allow(clippy::cast_precision_loss)]
-            let now = (hour * 3600) as f64;
-            let current = hour * 3600 / SLOT_SECONDS % SLOTS;
-            let slots: Vec<_> = reclaimable_slots(now).collect();
-            assert_eq!(slots.len(), 6);
-            assert!(!slots.contains(&current) && !slots.contains(&((current + 1) % SLOTS)));
+        for ring in [LOG, LEDGER] {
+            for hour in 0..500 {
+                #[allow(clippy::cast_precision_loss)]
+                let now = (hour * 3600) as f64;
+                let current = hour * 3600 / ring.seconds % ring.slots;
+                let slots: Vec<_> = ring.reclaimable(now).collect();
+                assert_eq!(slots.len(), usize::try_from(ring.slots).unwrap() - 2);
+                assert!(
+                    !slots.contains(&current) && !slots.contains(&((current + 1) % ring.slots))
+                );
+            }
         }
     }
 }

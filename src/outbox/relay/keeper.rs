@@ -17,8 +17,9 @@ use crate::outbox::{
 
 /// Checkpoints are written no more often than this.
 const CHECKPOINT: Duration = Duration::from_millis(500);
-/// How often storage is looked at.
+/// How often storage is looked at, and how soon at first.
 const RECLAIM: Duration = Duration::from_secs(60);
+const FIRST_RECLAIM: Duration = Duration::from_secs(1);
 
 pub(super) struct Keeper<DB: Store> {
     outbox: Outbox<DB>,
@@ -71,7 +72,7 @@ impl<DB: Store> Keeper<DB> {
         let renewal = self.tenure.lease / 3;
         let mut renew_at = Instant::now() + renewal;
         let mut checkpoint_at = Instant::now();
-        let mut reclaim_at = Instant::now() + RECLAIM;
+        let mut reclaim_at = Instant::now() + FIRST_RECLAIM;
         loop {
             tokio::select! {
                 report = reports.recv() => match report {

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::command_as;
+use super::command::command_as;
 use crate::testing::{find::PostgresPrograms, home::Home, server_error::ServerError};
 
 /// The programs, or a copy in the home when `user` can not reach them: a checkout below root's own folder.
