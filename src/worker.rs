@@ -71,6 +71,9 @@ pub enum WorkerError {
     Panicked(String),
 }
 
+/// How long background work may take to stop, after the subscribers have drained.
+const BACKGROUND: Duration = Duration::from_secs(15);
+
 type Ended = (String, Result<(), Box<dyn Error + Send + Sync>>);
 
 impl<S: Send + Sync + 'static> Worker<S> {
@@ -151,12 +154,12 @@ impl<S: Send + Sync + 'static> Worker<S> {
             joined(&mut subscribers).await;
         }
         relaying.cancel();
-        let mut result = ended;
-        while let Some(ended) = background.join_next().await {
-            result = result.and(outcome_of(ended));
+        let stopped = tokio::time::timeout(BACKGROUND, all_outcomes(&mut background)).await;
+        if stopped.is_err() {
+            tracing::error!("background work does not stop: it is cut off");
         }
         tracing::info!("drained");
-        result
+        ended.and(stopped.unwrap_or(Ok(())))
     }
 
     /// One pump for each subscriber and each stream that carries its events.
@@ -234,6 +237,15 @@ fn outcome_of(ended: Result<Ended, tokio::task::JoinError>) -> Result<(), Worker
         Ok((name, Err(source))) => Err(WorkerError::Background { name, source }),
         Err(error) => Err(WorkerError::Panicked(error.to_string())),
     }
+}
+
+/// The first error of what has ended.
+async fn all_outcomes(background: &mut JoinSet<Ended>) -> Result<(), WorkerError> {
+    let mut result = Ok(());
+    while let Some(ended) = background.join_next().await {
+        result = result.and(outcome_of(ended));
+    }
+    result
 }
 
 async fn joined(tasks: &mut JoinSet<()>) {

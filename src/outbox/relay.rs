@@ -87,6 +87,8 @@ pub(super) enum Fault {
     Unbound { subject: String, grace: Duration },
     #[error("the lease was lost to another relay")]
     Fenced,
+    #[error("the relay was told to stop")]
+    Stopped,
     #[error("a part of the relay ended: {0}")]
     Ended(String),
 }
@@ -256,6 +258,7 @@ impl<DB: Store> Relay<DB> {
             stored,
             parked,
             reports,
+            stop.clone(),
         );
         let mut crew: JoinSet<Result<(), Fault>> = JoinSet::new();
         crew.spawn(fetcher.run(pages, stop.clone()));

@@ -9,6 +9,7 @@ both!(
     an_event_without_a_stream_is_parked_and_its_key_waits_behind_it,
     an_event_above_the_servers_limit_is_parked,
     a_row_that_is_no_event_is_parked,
+    a_relay_that_waits_for_a_stream_stops_at_once_and_parks_nothing,
 );
 
 async fn publish<DB: Database>(world: &World<DB>, name: &str, key: &str, payload: &str) {
@@ -106,4 +107,30 @@ async fn a_row_that_is_no_event_is_parked<DB: Database>(world: World<DB>) {
     settled(&world).await;
     relay.stop().await.unwrap();
     assert_eq!((world.stored().await.len(), world.parked().await), (1, 2));
+}
+
+async fn a_relay_that_waits_for_a_stream_stops_at_once_and_parks_nothing<DB: Database>(
+    world: World<DB>,
+) {
+    publish(&world, "count.raised", "a", "1").await;
+    publish(&world, "nobody.listens", "a", "2").await;
+    // With an hour of grace the relay would wait for an hour.
+    let hour = std::time::Duration::from_secs(3600);
+    let relay = world.run_relay(world.new_relay().unbound_grace(hour));
+    eventually("the first is stored", || async {
+        world.stored().await.len() == 1
+    })
+    .await;
+    relay.stop().await.unwrap();
+    assert_eq!(world.parked().await, 0);
+    let status = world.outbox.status().await.unwrap();
+    assert_eq!(status.lease.owner, None, "the lease is released");
+
+    // The stream appears, and nothing is lost or doubled.
+    let late = tidings::StreamSpec::new("LATE", ["nobody.>".parse().unwrap()]).unwrap();
+    world.bus.apply_stream(&late).await.unwrap();
+    let relay = world.relay();
+    settled(&world).await;
+    relay.stop().await.unwrap();
+    assert_eq!((world.stored().await.len(), world.parked().await), (1, 0));
 }

@@ -1,9 +1,10 @@
 //! Which stream a row goes to, and what never goes to any. Rows keep their order within a stream.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, ops::ControlFlow, sync::Arc, time::Duration};
 
 use tidings_contract::{Envelope, wire};
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Fault, Settings, Stored, fault_of,
@@ -19,6 +20,8 @@ use crate::{
 const LANE_QUEUE: usize = 2048;
 /// How often it is asked whether a stream has appeared.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// How often that is said.
+const WARN_AGAIN: Duration = Duration::from_secs(10);
 /// How long it is believed that no stream takes a subject.
 const BELIEVE_UNBOUND: Duration = Duration::from_secs(30);
 
@@ -34,6 +37,7 @@ pub(super) struct Router<C> {
     streams: HashMap<String, Result<String, Instant>>,
     lanes: HashMap<String, mpsc::Sender<Item>>,
     crew: JoinSet<Result<(), Fault>>,
+    stop: CancellationToken,
 }
 
 impl<C: Cursor> Router<C> {
@@ -45,6 +49,7 @@ impl<C: Cursor> Router<C> {
         stored: Arc<Stored>,
         parked: Vec<(String, i64)>,
         reports: mpsc::Sender<Report<C>>,
+        stop: CancellationToken,
     ) -> Self {
         Self {
             bus,
@@ -57,6 +62,7 @@ impl<C: Cursor> Router<C> {
             streams: HashMap::new(),
             lanes: HashMap::new(),
             crew: JoinSet::new(),
+            stop,
         }
     }
 
@@ -76,8 +82,8 @@ impl<C: Cursor> Router<C> {
                 next,
             };
             self.report(report).await?;
-            for row in rows {
-                self.route(number, row).await?;
+            if self.route_all(number, rows).await?.is_break() {
+                break;
             }
         }
         self.lanes.clear();
@@ -88,6 +94,18 @@ impl<C: Cursor> Router<C> {
             }
         }
         Ok(())
+    }
+
+    /// Breaks off when the relay is told to stop while it waits for a stream to appear: what is left is not
+    /// done, so the cursor does not pass it.
+    async fn route_all(&mut self, page: u64, rows: Vec<Row>) -> Result<ControlFlow<()>, Fault> {
+        for row in rows {
+            match self.route(page, row).await {
+                Err(Fault::Stopped) => return Ok(ControlFlow::Break(())),
+                routed => routed?,
+            }
+        }
+        Ok(ControlFlow::Continue(()))
     }
 
     async fn route(&mut self, page: u64, row: Row) -> Result<(), Fault> {
@@ -147,6 +165,7 @@ impl<C: Cursor> Router<C> {
         }
         let grace = self.settings.unbound_grace;
         let asked = Instant::now();
+        let mut warn_at = asked;
         loop {
             if let Some(stream) = self.bus.stream_of(name).await? {
                 self.streams.insert(name.to_owned(), Ok(stream.clone()));
@@ -157,10 +176,16 @@ impl<C: Cursor> Router<C> {
                 self.streams.insert(name.to_owned(), Err(until));
                 return Ok(None);
             }
-            let subject = name.to_owned();
-            tracing::warn!("the relay waits: {}", Fault::Unbound { subject, grace });
+            if Instant::now() >= warn_at {
+                let subject = name.to_owned();
+                tracing::warn!("the relay waits: {}", Fault::Unbound { subject, grace });
+                warn_at += WARN_AGAIN;
+            }
             let left = grace.saturating_sub(asked.elapsed());
-            tokio::time::sleep(ASK_AGAIN.min(left)).await;
+            tokio::select! {
+                () = self.stop.cancelled() => return Err(Fault::Stopped),
+                () = tokio::time::sleep(ASK_AGAIN.min(left)) => {}
+            }
         }
     }
 
