@@ -50,7 +50,7 @@ create index on tidings.outbox (id);
 create table tidings.relay (
     one             boolean     primary key default true check (one),
     owner           text,
-    -- rises with every change of owner; a checkpoint of an old epoch changes nothing
+    -- rises with every claim; a checkpoint of an old epoch changes nothing
     epoch           bigint      not null default 0,
     lease_until     timestamptz not null default '-infinity',
     -- every row that this snapshot sees is confirmed by the stream, or parked

@@ -4,14 +4,16 @@
 -- SQLite has one writer at a time, so the order of ids is the order of commits. AUTOINCREMENT: without
 -- it the ids of deleted rows would be used again.
 create table tidings_outbox (
+    -- SQLite takes any type in any column: what the relay cannot read is refused here
     id      integer primary key autoincrement,
-    at      integer not null default (cast(unixepoch('subsec') * 1000000 as integer)),
-    event   blob    not null,
-    name    text    not null,
-    version integer not null default 1,
-    key     text,
-    headers text    not null default '{}',
-    payload blob    not null
+    at      integer not null default (cast(unixepoch('subsec') * 1000000 as integer))
+                    check (typeof(at) = 'integer'),
+    event   blob    not null check (typeof(event) = 'blob' and length(event) = 16),
+    name    text    not null check (typeof(name) = 'text'),
+    version integer not null default 1 check (typeof(version) = 'integer'),
+    key     text    check (key is null or typeof(key) = 'text'),
+    headers text    not null default '{}' check (typeof(headers) = 'text'),
+    payload blob    not null check (typeof(payload) = 'blob')
 );
 
 -- One relay works at a time: who, until when, and how far it is. One row.

@@ -28,7 +28,6 @@ pub(crate) struct BatchId(String);
 /// The server has stored it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Confirmed {
-    pub(crate) stream: String,
     /// The sequence of the last message.
     pub(crate) sequence: u64,
 }
@@ -38,6 +37,8 @@ pub(crate) struct Confirmed {
 pub(crate) enum Refusal {
     /// The batch holds something that the stream already has.
     Duplicate,
+    /// Another stream takes the subject now. Nothing was stored.
+    Moved,
     /// It will never be taken as it is.
     Permanent { code: u64, reason: String },
     /// It may be taken later. Whether it was stored is unknown.
@@ -92,6 +93,7 @@ impl Bus {
     /// Sends the last member and waits until the whole batch is stored.
     pub(crate) async fn commit_batch(
         &self,
+        stream: &str,
         batch: &BatchId,
         sequence: usize,
         last: Submission,
@@ -99,11 +101,19 @@ impl Bus {
         let mut last = last.in_batch(batch, sequence);
         last.headers
             .insert(async_nats::header::NATS_BATCH_COMMIT, "1");
-        self.publish_one(last).await
+        self.publish_one(stream, last).await
     }
 
-    /// Publishes one message and waits until it is stored. A duplicate is stored already.
-    pub(crate) async fn publish_one(&self, message: Submission) -> Result<Confirmed, Refusal> {
+    /// Publishes one message into a stream, and into no other, and waits until it is stored. A duplicate is
+    /// stored already.
+    pub(crate) async fn publish_one(
+        &self,
+        stream: &str,
+        mut message: Submission,
+    ) -> Result<Confirmed, Refusal> {
+        message
+            .headers
+            .insert(async_nats::header::NATS_EXPECTED_STREAM, stream);
         let request = Request::new()
             .headers(message.headers)
             .payload(message.payload)
@@ -136,15 +146,17 @@ fn transient(error: &impl fmt::Display) -> Refusal {
 /// holding events back loses nothing. From nats-server `server/errors.json`.
 fn classify(receipt: Receipt) -> Result<Confirmed, Refusal> {
     const DUPLICATE_IN_BATCH: u64 = 10201;
+    const NOT_THE_EXPECTED_STREAM: u64 = 10060;
     let receipt = match receipt.into_result() {
         Ok(receipt) => receipt,
         Err(error) => {
             let (code, reason) = (error.err_code, error.description);
             return Err(match code {
                 DUPLICATE_IN_BATCH => Refusal::Duplicate,
-                // message too large; wrong stream; wrong last sequence, last id; headers too large;
+                NOT_THE_EXPECTED_STREAM => Refusal::Moved,
+                // message too large; wrong last sequence, last id; headers too large;
                 // sealed; TTL disabled, invalid; constant last sequence
-                10054 | 10060 | 10070 | 10071 | 10097 | 10109 | 10164..=10166 => {
+                10054 | 10070 | 10071 | 10097 | 10109 | 10164..=10166 => {
                     Refusal::Permanent { code, reason }
                 }
                 _ => Refusal::Transient { code, reason },
@@ -152,7 +164,6 @@ fn classify(receipt: Receipt) -> Result<Confirmed, Refusal> {
         }
     };
     Ok(Confirmed {
-        stream: receipt.stream,
         sequence: receipt.seq,
     })
 }
@@ -160,6 +171,7 @@ fn classify(receipt: Receipt) -> Result<Confirmed, Refusal> {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Moved => f.write_str("another stream takes the subject now"),
             Self::Duplicate => f.write_str("the stream already holds an event of the batch"),
             Self::Permanent { code: 0, reason } | Self::Transient { code: 0, reason } => {
                 f.write_str(reason)

@@ -1,7 +1,7 @@
 //! What a relay asks of NATS besides writing: where a stream ends, which events it holds behind a place,
 //! and hints that there is something to do. Never writes to a stream.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use bytes::Bytes;
 use futures::{FutureExt, Stream, StreamExt};
@@ -9,6 +9,9 @@ use serde_json::json;
 use tidings_contract::{EventId, wire};
 
 use super::{Bus, BusError, Reader, ReaderError, Start};
+
+/// How long a message that the server has announced may take.
+const PURGED: Duration = Duration::from_secs(7);
 
 /// A stream as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,20 +35,29 @@ impl Bus {
         }))
     }
 
-    /// The ids of all events of a stream behind a sequence, up to the stream's end.
-    pub(crate) async fn ids_after(
+    /// The ids of the events of a stream behind one sequence and up to another, as far as they are there.
+    pub(crate) async fn ids_between(
         &self,
         stream: &str,
-        sequence: u64,
+        behind: u64,
+        up_to: u64,
     ) -> Result<Found, ReaderError> {
-        let start = Start::Sequence(sequence + 1);
+        let start = Start::Sequence(behind + 1);
         let mut reader = Reader::open(self, stream, Vec::new(), start, true).await?;
         let mut found = Found::new();
         while reader.pending() > 0 {
-            let (message, place) = reader.next_message().await?;
+            let Ok(next) = tokio::time::timeout(PURGED, reader.next_message()).await else {
+                // What was waiting may be gone by now: the server is asked how much there is.
+                reader.refresh().await?;
+                continue;
+            };
+            let (message, place) = next?;
             let headers = message.headers.as_ref();
             if let Some(id) = headers.and_then(|headers| headers.get(wire::MESSAGE_ID)) {
                 found.insert(EventId::of_foreign("message", id.as_str()), place.sequence);
+            }
+            if place.sequence >= up_to {
+                break;
             }
         }
         Ok(found)
@@ -53,6 +65,10 @@ impl Bus {
 
     /// Sends a hint to whoever listens, or drops it when the connection is busy. Never waits.
     pub(crate) fn ping(&self, subject: &str) {
+        // During an outage hints would only fill the client's queue.
+        if !self.is_connected() {
+            return;
+        }
         let _ = self
             .client
             .publish(subject.to_owned(), Bytes::new())

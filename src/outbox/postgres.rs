@@ -129,7 +129,7 @@ impl Statements for Postgres {
     ) -> Result<Option<Claim<PgCursor>>, sqlx::Error> {
         let claim = "update tidings.relay
             set owner = $1,
-                epoch = epoch + (owner is distinct from $1)::int,
+                epoch = epoch + 1,
                 lease_until = clock_timestamp() + make_interval(secs => $2)
             where owner = $1 or lease_until < clock_timestamp()
             returning epoch, cursor::text, floor, page_snapshot::text, page_id, streams::text";

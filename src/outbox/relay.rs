@@ -24,15 +24,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Outbox, Store,
-    store::{Claim, Positions, Tenure},
+    store::{Claim, Position, Positions, Statements, Tenure},
 };
 use crate::{
     background::Background,
-    bus::{Bus, BusError, Found, ReaderError, Refusal},
+    bus::{Bus, BusError, Found, ReaderError, Refusal, StreamState},
 };
 use fetch::Fetcher;
 use keeper::Keeper;
 use lane::Fence;
+use progress::Report;
 use route::Router;
 
 /// Pages that are fetched ahead of what is being sent.
@@ -85,13 +86,24 @@ pub(super) enum Fault {
         "no stream takes {subject}: `tidings streams apply` creates it; events of this name are parked when there is none for {grace:?}"
     )]
     Unbound { subject: String, grace: Duration },
-    #[error("the lease was lost to another relay")]
+    #[error("the lease is over: it was not renewed in time, or another relay has it")]
     Fenced,
+    #[error("the database does not answer")]
+    Silent,
+    #[error("{subject} has moved to another stream")]
+    Moved { subject: String },
     #[error("the relay was told to stop")]
     Stopped,
     #[error("a part of the relay ended: {0}")]
     Ended(String),
 }
+
+/// The keeper's connection, what the lease came with, and the keys that have a parked row.
+type Claimed<DB> = (
+    <DB as sqlx::Database>::Connection,
+    Claim<<DB as Statements>::Cursor>,
+    Vec<(String, i64)>,
+);
 
 /// How a tenure ended.
 enum Tenured {
@@ -183,15 +195,15 @@ impl<DB: Store> Relay<DB> {
         }
     }
 
-    /// Takes the lease, resumes, and relays until a fault or the end.
+    /// Takes the lease, resumes, and relays until a fault or the end. Whatever hangs, the fence ends it: a
+    /// database that has gone silent must not keep the relay from trying again.
     async fn tenure(&self, bus: &Bus, stop: &CancellationToken) -> Result<Tenured, Fault> {
-        let names = &self.outbox.shared.names;
-        let Settings { owner, lease, .. } = &self.settings;
-        let mut connection = self.outbox.connect().await?;
         let asked = Instant::now();
-        let Some(claim) = DB::claim(&mut connection, names, owner, *lease).await? else {
+        let claiming = tokio::time::timeout(self.settings.lease, self.claim()).await;
+        let Some((connection, claim, parked)) = claiming.map_err(|_| Fault::Silent)?? else {
             return Ok(Tenured::StandBy);
         };
+        let Settings { owner, lease, .. } = &self.settings;
         tracing::info!(
             outbox = DB::KIND,
             owner,
@@ -204,13 +216,13 @@ impl<DB: Store> Relay<DB> {
             epoch: claim.epoch,
             lease: *lease,
         };
-        let parked = DB::parked_keys(&mut connection, names).await?;
         let _working = self.outbox.shared.wake.work_here();
 
         // The keeper renews the lease from the first moment on, also while the streams are read.
         let (reports, reported) = mpsc::channel(REPORTS);
         let keeper = Keeper::new(
             self.outbox.clone(),
+            bus.clone(),
             connection,
             tenure,
             claim.streams.clone(),
@@ -218,23 +230,32 @@ impl<DB: Store> Relay<DB> {
             fence.clone(),
         );
         let mut crew: JoinSet<Result<(), Fault>> = JoinSet::new();
-        let keeping = crew.spawn(keeper.run(reported));
-        let pipeline = self.pipeline(bus, stop, claim, fence, parked, reports);
-        let result = tokio::select! {
-            result = pipeline => result,
+        crew.spawn(keeper.run(reported));
+        tokio::select! {
+            result = self.pipeline(bus, stop, claim, fence.clone(), parked, reports) => result?,
             Some(ended) = crew.join_next() => return Err(fault_of(ended)),
-        };
-        match result {
-            // The reports' channel is closed: the keeper writes the last checkpoint and releases.
-            Ok(()) => match crew.join_next().await {
+            () = fence.passed() => return Err(Fault::Fenced),
+        }
+        // The reports' channel is closed: the keeper writes the last checkpoint and releases.
+        tokio::select! {
+            ended = crew.join_next() => match ended {
                 Some(Ok(Ok(()))) | None => Ok(Tenured::Stopped),
                 Some(ended) => Err(fault_of(ended)),
             },
-            Err(fault) => {
-                keeping.abort();
-                Err(fault)
-            }
+            () = fence.passed() => Err(Fault::Fenced),
         }
+    }
+
+    /// Asks for the lease, on a connection that is kept.
+    async fn claim(&self) -> Result<Option<Claimed<DB>>, Fault> {
+        let names = &self.outbox.shared.names;
+        let Settings { owner, lease, .. } = &self.settings;
+        let mut connection = self.outbox.connect().await?;
+        let Some(claim) = DB::claim(&mut connection, names, owner, *lease).await? else {
+            return Ok(None);
+        };
+        let parked = DB::parked_keys(&mut connection, names).await?;
+        Ok(Some((connection, claim, parked)))
     }
 
     /// Resumes behind the last checkpoint and carries events until `stop`, or until a fault.
@@ -245,9 +266,16 @@ impl<DB: Store> Relay<DB> {
         claim: Claim<DB::Cursor>,
         fence: Fence,
         parked: Vec<(String, i64)>,
-        reports: mpsc::Sender<progress::Report<DB::Cursor>>,
+        reports: mpsc::Sender<Report<DB::Cursor>>,
     ) -> Result<(), Fault> {
-        let stored = stored_behind(bus, &claim.streams).await?;
+        let stored = Arc::new(stored_behind(bus, &claim.streams).await?);
+        let began = Report::Began {
+            ends: stored.ends.clone(),
+            held: stored.found.keys().cloned().collect(),
+        };
+        if reports.send(began).await.is_err() {
+            return Err(Fault::Ended("the keeper".to_owned()));
+        }
         let (pages, paged) = mpsc::channel(PAGES_AHEAD);
         let fetcher = Fetcher::open(&self.outbox, bus, claim.cursor, self.settings.batch).await?;
         let router = Router::new(
@@ -288,8 +316,8 @@ impl<DB: Store> Background for Relay<DB> {
     }
 }
 
-/// What the streams hold behind the ledger: stored by an owner who did not live to write it down.
-async fn stored_behind(bus: &Bus, streams: &Positions) -> Result<Arc<Stored>, Fault> {
+/// What the streams hold behind their positions: stored by an owner who did not live to write it down.
+async fn stored_behind(bus: &Bus, streams: &Positions) -> Result<Stored, Fault> {
     let mut stored = Stored::default();
     for (stream, position) in streams {
         let Some(state) = bus.stream_state(stream).await? else {
@@ -299,42 +327,56 @@ async fn stored_behind(bus: &Bus, streams: &Positions) -> Result<Arc<Stored>, Fa
             );
             continue;
         };
-        let known = if state.incarnation == position.incarnation {
-            position.sequence
-        } else {
-            tracing::error!(
-                stream,
-                was = position.incarnation,
-                is = state.incarnation,
-                "the stream was created anew: what was published into its predecessor is not in it"
-            );
-            0
-        };
-        if state.last_sequence < known {
-            tracing::error!(
-                stream,
-                known,
-                is = state.last_sequence,
-                "the stream has lost confirmed events: its last sequence went back"
-            );
-        }
+        let known = known_place(stream, position, &state);
         if state.last_sequence > known {
-            let found = bus.ids_after(stream, known).await?;
+            let found = bus.ids_between(stream, known, state.last_sequence).await?;
             tracing::info!(
                 stream,
                 behind = known,
                 events = found.len(),
                 "read the stream's tail"
             );
-            stored.0.insert(stream.clone(), found);
+            stored.found.insert(stream.clone(), found);
         }
+        let end = Position {
+            incarnation: state.incarnation,
+            sequence: state.last_sequence,
+        };
+        stored.ends.insert(stream.clone(), end);
     }
-    Ok(Arc::new(stored))
+    Ok(stored)
 }
 
-/// Per stream, what was found behind the ledger.
+/// Up to where everything in the stream is known; its beginning when it is not the stream it was.
+fn known_place(stream: &str, position: &Position, state: &StreamState) -> u64 {
+    if state.incarnation != position.incarnation {
+        tracing::error!(
+            stream,
+            was = position.incarnation,
+            is = state.incarnation,
+            "the stream was created anew: what was published into its predecessor is not in it"
+        );
+        return 0;
+    }
+    if state.last_sequence < position.sequence {
+        tracing::error!(
+            stream,
+            known = position.sequence,
+            is = state.last_sequence,
+            "the stream has lost confirmed events: its last sequence went back"
+        );
+    }
+    position.sequence
+}
+
+/// What the streams held when the tenure began.
 #[derive(Debug, Default)]
-struct Stored(HashMap<String, Found>);
+struct Stored {
+    /// Per stream, the events behind its position.
+    found: HashMap<String, Found>,
+    /// Per stream, its end.
+    ends: Positions,
+}
 
 fn fault_of(ended: Result<Result<(), Fault>, tokio::task::JoinError>) -> Fault {
     match ended {

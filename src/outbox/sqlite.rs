@@ -142,7 +142,7 @@ impl Statements for Sqlite {
         lease: Duration,
     ) -> Result<Option<Claim<i64>>, sqlx::Error> {
         let claim = "update tidings_relay
-            set owner = ?1, epoch = epoch + (owner is not ?1),
+            set owner = ?1, epoch = epoch + 1,
                 lease_until = cast(unixepoch('subsec') * 1000000 as integer) + ?2
             where owner = ?1 or lease_until < cast(unixepoch('subsec') * 1000000 as integer)
             returning epoch, cursor, streams";
@@ -242,7 +242,12 @@ impl Statements for Sqlite {
             rows.push(row);
         }
         let next = rows.last().map_or(*cursor, |row| row.id);
-        Ok(Page { rows, next })
+        let is_whole = rows.len() < bound.rows && bytes < bound.bytes;
+        Ok(Page {
+            rows,
+            next,
+            is_whole,
+        })
     }
 
     async fn park(

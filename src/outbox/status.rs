@@ -27,7 +27,7 @@ pub struct Status {
 pub struct LeaseStatus {
     /// The owner; `None` before the first, and after a clean stop.
     pub owner: Option<String>,
-    /// How often the owner has changed.
+    /// How often the lease was claimed; a claim follows every fault.
     pub epoch: i64,
     /// How long the lease lasts without renewal, in seconds; negative when it is over.
     pub remaining_seconds: f64,

@@ -158,7 +158,7 @@ pub struct Tenure {
 /// What a new owner gets to know.
 #[derive(Debug, Clone)]
 pub struct Claim<C> {
-    /// The epoch that began, or goes on.
+    /// The epoch that began.
     pub epoch: i64,
     /// Everything before it is confirmed or parked.
     pub cursor: C,
@@ -224,6 +224,8 @@ pub struct Page<C> {
     pub rows: Vec<Row>,
     /// Where the next page begins.
     pub next: C,
+    /// Everything that was committed before it was read lies before its end.
+    pub is_whole: bool,
 }
 
 /// A row of the outbox.

@@ -93,7 +93,11 @@ pub(super) async fn page(
     }
     let is_cut = rows.len() >= bound.rows || bytes >= bound.bytes;
     let next = cursor.after(rows.last().map(|row| row.id), snapshot, is_cut);
-    Ok(Page { rows, next })
+    Ok(Page {
+        rows,
+        next,
+        is_whole: !is_cut && cursor.page.is_none(),
+    })
 }
 
 impl PgCursor {

@@ -15,7 +15,9 @@ struct Ring {
     slots: i64,
     /// How long a slot is written to.
     seconds: i64,
-    /// What must not be in a slot that is freed, besides rows that are too young; `$1` is the cursor.
+    /// Whether a slot holds something that must stay: `$1` is the cursor, `$2` the retention in seconds. It
+    /// is asked under a lock, so every part of it is a step into an index. Below the cursor's xmin all
+    /// transactions are seen, so only rows from there on are looked at.
     keeps: &'static str,
 }
 
@@ -23,14 +25,20 @@ const LOG: Ring = Ring {
     table: "tidings.outbox_",
     slots: 8,
     seconds: 10_800,
-    keeps: "not pg_visible_in_snapshot(xid, $1::text::pg_snapshot)",
+    keeps: "select coalesce((select at >= clock_timestamp() - make_interval(secs => $2)
+                        from $slot order by id desc limit 1), false)
+            or exists (select from (
+                   select xid from $slot where xid >= pg_snapshot_xmin($1::text::pg_snapshot)
+                   order by xid, id limit 1000000000000) as recent
+               where not pg_visible_in_snapshot(xid, $1::text::pg_snapshot))",
 };
 
 const LEDGER: Ring = Ring {
     table: "tidings.ledger_",
     slots: 16,
     seconds: 86_400,
-    keeps: "$1::text is null",
+    keeps: "select coalesce((select at >= clock_timestamp() - make_interval(secs => $2)
+                        from $slot order by last_id desc limit 1), false) or $1::text is null",
 };
 
 /// Frees one slot of the log, and one of the ledger, if one may be.
@@ -127,12 +135,7 @@ impl Ring {
         slot: i64,
         retention: Duration,
     ) -> Result<bool, sqlx::Error> {
-        let keeps = format!(
-            "select exists (select from $slot where at >= clock_timestamp() - make_interval(secs => $2))
-                 or exists (select from $slot where {})",
-            self.keeps
-        );
-        sqlx::query(self.sql(names, slot, &keeps))
+        sqlx::query(self.sql(names, slot, self.keeps))
             .bind(&cursor.seen)
             .bind(retention.as_secs_f64())
             .fetch_one(connection)

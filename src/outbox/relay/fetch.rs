@@ -19,6 +19,8 @@ use crate::{
 
 /// No more payload than this in one page, in bytes, one row excepted.
 const PAGE_BYTES: usize = 4 * 1024 * 1024;
+/// How long the database may take for a page; a dead connection would be waited for for ever.
+const SILENCE: Duration = Duration::from_secs(60);
 /// How many batches a page may fill.
 const BATCHES_A_PAGE: usize = 2;
 /// For how long after the last event it is polled often.
@@ -32,6 +34,7 @@ pub(super) struct Fetcher<DB: Store> {
     connection: DB::Connection,
     cursor: DB::Cursor,
     bound: Bound,
+    most_rows: usize,
     pings: Pin<Box<dyn Stream<Item = ()> + Send>>,
     poll: Poll,
 }
@@ -52,6 +55,7 @@ impl<DB: Store> Fetcher<DB> {
                 rows: batch * BATCHES_A_PAGE,
                 bytes: PAGE_BYTES,
             },
+            most_rows: batch * BATCHES_A_PAGE,
             pings: Box::pin(bus.pings(&subject).await?),
             poll: Poll::new(Instant::now()),
         })
@@ -65,8 +69,11 @@ impl<DB: Store> Fetcher<DB> {
     ) -> Result<(), Fault> {
         while !stop.is_cancelled() {
             let names = &self.outbox.shared.names;
-            let page = DB::fetch(&mut self.connection, names, &self.cursor, self.bound).await?;
+            let fetching = DB::fetch(&mut self.connection, names, &self.cursor, self.bound);
+            let page = tokio::time::timeout(SILENCE, fetching).await;
+            let page = page.map_err(|_| Fault::Silent)??;
             self.cursor = page.next.clone();
+            self.adapt(&page);
             let is_empty = page.rows.is_empty();
             if pages.send(page).await.is_err() {
                 return Ok(());
@@ -78,6 +85,17 @@ impl<DB: Store> Fetcher<DB> {
             }
         }
         Ok(())
+    }
+
+    /// The database sends as many rows as it was asked for, also those that the bound on bytes cuts off: so
+    /// fewer are asked for while rows are large.
+    fn adapt(&mut self, page: &Page<DB::Cursor>) {
+        let bytes: usize = page.rows.iter().map(|row| row.payload.len()).sum();
+        self.bound.rows = if bytes >= PAGE_BYTES {
+            page.rows.len().max(1)
+        } else {
+            (self.bound.rows * 2).min(self.most_rows)
+        };
     }
 
     /// Waits for a commit, here or elsewhere, or until it is time to look anyway.

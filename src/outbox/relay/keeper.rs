@@ -1,7 +1,7 @@
 //! Keeps the lease and writes down how far the relay is. Never moves the cursor past what is neither
 //! confirmed nor parked.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use tokio::{sync::mpsc, time::Instant};
 
@@ -10,19 +10,23 @@ use super::{
     lane::Fence,
     progress::{Progress, Report},
 };
-use crate::outbox::{
-    Outbox, Store,
-    store::{Checkpoint, Entry, Parked, Position, Positions, Tenure},
+use crate::{
+    bus::Bus,
+    outbox::{
+        Outbox, Store,
+        store::{Checkpoint, Entry, Parked, Position, Positions, Tenure},
+    },
 };
 
 /// Checkpoints are written no more often than this.
 const CHECKPOINT: Duration = Duration::from_millis(500);
-/// How often storage is looked at, and how soon at first.
-const RECLAIM: Duration = Duration::from_secs(60);
-const FIRST_RECLAIM: Duration = Duration::from_secs(1);
+/// How often storage and streams are looked at; sooner at first, and while there is something to free.
+const TIDY: Duration = Duration::from_secs(60);
+const TIDY_SOON: Duration = Duration::from_secs(1);
 
 pub(super) struct Keeper<DB: Store> {
     outbox: Outbox<DB>,
+    bus: Bus,
     connection: DB::Connection,
     tenure: Tenure,
     retention: Duration,
@@ -35,6 +39,14 @@ pub(super) struct Keeper<DB: Store> {
     streams: Positions,
     /// Confirmed sequences of pages that the cursor has not passed.
     ahead: Vec<(u64, String, Position)>,
+    /// Where the streams ended when the tenure began.
+    ends: Positions,
+    /// Streams whose position stays where it is until the cursor has passed everything that was committed
+    /// before the tenure began: what an earlier tenure has stored lies there in an order of its own.
+    held: HashSet<String>,
+    /// The first whole page of the tenure, until the cursor has passed it.
+    whole: Option<u64>,
+    is_caught_up: bool,
     ledger: Vec<Entry>,
     /// Something was confirmed or parked since the last checkpoint.
     dirty: bool,
@@ -43,6 +55,7 @@ pub(super) struct Keeper<DB: Store> {
 impl<DB: Store> Keeper<DB> {
     pub(super) fn new(
         outbox: Outbox<DB>,
+        bus: Bus,
         connection: DB::Connection,
         tenure: Tenure,
         streams: Positions,
@@ -51,6 +64,7 @@ impl<DB: Store> Keeper<DB> {
     ) -> Self {
         Self {
             outbox,
+            bus,
             connection,
             tenure,
             retention,
@@ -59,6 +73,10 @@ impl<DB: Store> Keeper<DB> {
             cursor: None,
             streams,
             ahead: Vec::new(),
+            ends: Positions::new(),
+            held: HashSet::new(),
+            whole: None,
+            is_caught_up: false,
             ledger: Vec::new(),
             dirty: false,
         }
@@ -72,7 +90,7 @@ impl<DB: Store> Keeper<DB> {
         let renewal = self.tenure.lease / 3;
         let mut renew_at = Instant::now() + renewal;
         let mut checkpoint_at = Instant::now();
-        let mut reclaim_at = Instant::now() + FIRST_RECLAIM;
+        let mut tidy_at = Instant::now() + TIDY_SOON;
         loop {
             tokio::select! {
                 report = reports.recv() => match report {
@@ -88,9 +106,11 @@ impl<DB: Store> Keeper<DB> {
                     self.checkpoint().await?;
                     renew_at = Instant::now() + renewal;
                 }
-                () = tokio::time::sleep_until(reclaim_at) => {
-                    self.reclaim().await?;
-                    reclaim_at = Instant::now() + RECLAIM;
+                () = tokio::time::sleep_until(tidy_at) => {
+                    self.survey(&reports).await;
+                    // Where there was something to free, there may be more.
+                    let again = if self.reclaim().await? { TIDY_SOON } else { TIDY };
+                    tidy_at = Instant::now() + again;
                 }
             }
         }
@@ -106,7 +126,21 @@ impl<DB: Store> Keeper<DB> {
 
     async fn take(&mut self, report: Report<DB::Cursor>) -> Result<(), Fault> {
         match report {
-            Report::Page { number, rows, next } => self.progress.page(number, rows, next),
+            Report::Began { ends, held } => {
+                self.ends = ends;
+                self.held = held;
+            }
+            Report::Page {
+                number,
+                rows,
+                next,
+                is_whole,
+            } => {
+                if is_whole && !self.is_caught_up && self.whole.is_none() {
+                    self.whole = Some(number);
+                }
+                self.progress.page(number, rows, next);
+            }
             Report::Stream {
                 stream,
                 incarnation,
@@ -141,31 +175,82 @@ impl<DB: Store> Keeper<DB> {
         Ok(())
     }
 
-    /// A stream that is known keeps its place: what lies behind it may be of an unfinished page.
+    /// A stream that is known keeps its place: what lies behind it may be of an unfinished page. One that
+    /// was created anew, or has lost its end, was read from further back.
     fn begin_stream(&mut self, stream: String, incarnation: String, sequence: u64) {
-        let known = self.streams.get(&stream);
-        if known.is_none_or(|known| known.incarnation != incarnation) {
-            let position = Position {
-                incarnation,
-                sequence,
-            };
-            self.streams.insert(stream, position);
-        }
+        let sequence = match self.streams.get(&stream) {
+            Some(known) if known.incarnation == incarnation => known.sequence.min(sequence),
+            Some(_) => 0,
+            None => sequence,
+        };
+        let position = Position {
+            incarnation,
+            sequence,
+        };
+        self.streams.insert(stream, position);
     }
 
     /// The cursor has passed a page, and with it what was confirmed of it.
     fn pass(&mut self, page: u64) {
+        if self.whole.is_some_and(|whole| whole <= page) {
+            self.catch_up();
+        }
+        let held = &self.held;
         let (passed, ahead) = std::mem::take(&mut self.ahead)
             .into_iter()
-            .partition(|(of_page, ..)| *of_page <= page);
+            .partition(|(of_page, stream, _)| *of_page <= page && !held.contains(stream));
         self.ahead = ahead;
         for (_, stream, position) in passed {
-            let known = self
-                .streams
-                .entry(stream)
-                .or_insert_with(|| position.clone());
-            if known.incarnation != position.incarnation || known.sequence < position.sequence {
-                *known = position;
+            self.move_on(stream, position);
+        }
+    }
+
+    /// Everything that was committed before the tenure is done, so nothing that a stream held then is asked
+    /// for any more.
+    fn catch_up(&mut self) {
+        self.whole = None;
+        self.is_caught_up = true;
+        self.held.clear();
+        for (stream, end) in std::mem::take(&mut self.ends) {
+            self.move_on(stream, end);
+        }
+    }
+
+    fn move_on(&mut self, stream: String, position: Position) {
+        let known = self
+            .streams
+            .entry(stream)
+            .or_insert_with(|| position.clone());
+        if known.incarnation != position.incarnation || known.sequence < position.sequence {
+            *known = position;
+            self.dirty = true;
+        }
+    }
+
+    /// Moves the positions over what others have written, so that whoever resumes need not read it. Only
+    /// while nothing is on its way: pages are reported before their rows are sent, so what the streams hold
+    /// then is known.
+    async fn survey(&mut self, reports: &mpsc::Receiver<Report<DB::Cursor>>) {
+        let is_quiet =
+            |keeper: &Self| keeper.is_caught_up && keeper.progress.is_idle() && reports.is_empty();
+        for stream in self.streams.keys().cloned().collect::<Vec<_>>() {
+            if !is_quiet(self) {
+                return;
+            }
+            match self.bus.stream_state(&stream).await {
+                Ok(Some(state)) if is_quiet(self) => {
+                    let known = self.streams.get(&stream);
+                    // Another incarnation, or a lost end, is the next tenure's to find.
+                    if known.is_some_and(|known| known.incarnation == state.incarnation) {
+                        let position = Position {
+                            incarnation: state.incarnation,
+                            sequence: state.last_sequence,
+                        };
+                        self.move_on(stream, position);
+                    }
+                }
+                Ok(_) => {}
+                Err(error) => tracing::debug!(stream, %error, "the stream was not surveyed"),
             }
         }
     }
@@ -212,15 +297,16 @@ impl<DB: Store> Keeper<DB> {
         Ok(())
     }
 
-    async fn reclaim(&mut self) -> Result<(), Fault> {
+    /// True when something was freed.
+    async fn reclaim(&mut self) -> Result<bool, Fault> {
         let Some(cursor) = &self.cursor else {
-            return Ok(());
+            return Ok(false);
         };
         let names = &self.outbox.shared.names;
         let freed = DB::reclaim(&mut self.connection, names, cursor, self.retention).await?;
-        if let Some(freed) = freed {
-            tracing::info!(outbox = DB::KIND, freed, "old events were freed");
+        if let Some(freed) = &freed {
+            tracing::info!(outbox = DB::KIND, freed, "old rows were freed");
         }
-        Ok(())
+        Ok(freed.is_some())
     }
 }

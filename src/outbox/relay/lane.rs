@@ -15,7 +15,7 @@ use std::{
 use futures::{FutureExt, future::BoxFuture};
 use tidings_contract::{Envelope, wire};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{OwnedSemaphorePermit, mpsc, oneshot},
     time::Instant,
 };
 
@@ -33,6 +33,8 @@ pub(super) struct Item {
     pub(super) page: u64,
     pub(super) row: Row,
     pub(super) envelope: Envelope,
+    /// Its share of the memory that a lane may hold.
+    pub(super) _share: OwnedSemaphorePermit,
 }
 
 /// Until when this process may publish, by its own monotonic clock.
@@ -48,9 +50,19 @@ impl Fence {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = moment;
     }
 
+    fn moment(&self) -> Instant {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends when the fence is not extended in time.
+    pub(super) async fn passed(&self) {
+        while Instant::now() < self.moment() {
+            tokio::time::sleep_until(self.moment()).await;
+        }
+    }
+
     fn check(&self) -> Result<(), Fault> {
-        let until = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if Instant::now() < until {
+        if Instant::now() < self.moment() {
             Ok(())
         } else {
             Err(Fault::Fenced)
@@ -230,7 +242,7 @@ impl<C: Cursor> Lane<C> {
     }
 
     fn found(&self, item: &Item) -> Option<u64> {
-        let found = self.stored.0.get(&self.stream)?;
+        let found = self.stored.found.get(&self.stream)?;
         found.get(&item.row.event).copied()
     }
 
@@ -268,12 +280,14 @@ impl<C: Cursor> Lane<C> {
         let Some(last) = items.last() else {
             return Ok(None);
         };
-        let bus = self.bus.clone();
+        let (bus, stream) = (self.bus.clone(), self.stream.clone());
         if is_few(&items) {
             let messages: Vec<_> = items.iter().map(|item| self.submission(item)).collect();
             return Ok(Some(
                 async move {
-                    let sending = messages.into_iter().map(|message| bus.publish_one(message));
+                    let sending = messages
+                        .into_iter()
+                        .map(|message| bus.publish_one(&stream, message));
                     (items, futures::future::try_join_all(sending).await)
                 }
                 .boxed(),
@@ -282,7 +296,9 @@ impl<C: Cursor> Lane<C> {
         let message = self.submission(last);
         Ok(Some(
             async move {
-                let confirmed = bus.commit_batch(&batch, items.len(), message).await;
+                let confirmed = bus
+                    .commit_batch(&stream, &batch, items.len(), message)
+                    .await;
                 (items, confirmed.map(|confirmed| vec![confirmed]))
             }
             .boxed(),
@@ -301,7 +317,9 @@ impl<C: Cursor> Lane<C> {
                 self.confirm(&items, entries).await?;
                 Ok(false)
             }
-            Err(refusal @ Refusal::Transient { .. }) => Err(self.unconfirmed(refusal)),
+            Err(refusal @ (Refusal::Transient { .. } | Refusal::Moved)) => {
+                Err(self.unconfirmed(refusal))
+            }
             Err(refusal) => {
                 tracing::info!(stream = self.stream, events = items.len(), %refusal,
                     "the batch was refused: its events go one by one");
@@ -321,7 +339,8 @@ impl<C: Cursor> Lane<C> {
                 self.park(item, error).await?;
                 continue;
             }
-            match self.bus.publish_one(self.submission(&item)).await {
+            let message = self.submission(&item);
+            match self.bus.publish_one(&self.stream, message).await {
                 Ok(confirmed) => {
                     let entry = self.entry(&item.row, confirmed.sequence);
                     self.confirm(&[&item], vec![entry]).await?;
@@ -409,6 +428,11 @@ impl<C: Cursor> Lane<C> {
     }
 
     fn unconfirmed(&self, refusal: Refusal) -> Fault {
+        if refusal == Refusal::Moved {
+            return Fault::Moved {
+                subject: format!("a subject of stream {}", self.stream),
+            };
+        }
         Fault::Unconfirmed {
             stream: self.stream.clone(),
             refusal,
@@ -423,5 +447,7 @@ fn is_few(items: &[Item]) -> bool {
         .filter_map(|item| item.row.key.as_deref())
         .collect();
     let keyed = items.iter().filter(|item| item.row.key.is_some()).count();
-    items.len() <= FEW && keys.len() == keyed
+    // Of one page: answers come in any order, and a position covers whole pages.
+    let of_one_page = items.iter().all(|item| item.page == items[0].page);
+    items.len() <= FEW && keys.len() == keyed && of_one_page
 }

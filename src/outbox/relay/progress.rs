@@ -1,17 +1,29 @@
 //! How far the relay is, as the lanes report it: a page is done when every row of it is confirmed or
 //! parked, and the cursor moves over done pages in their order only. Pure.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use tokio::sync::oneshot;
 
-use crate::outbox::store::{Entry, Parked};
+use crate::outbox::store::{Entry, Parked, Positions};
 
 /// What the keeper is told.
 #[derive(Debug)]
 pub(super) enum Report<C> {
-    /// A page was read; it holds this many rows.
-    Page { number: u64, rows: usize, next: C },
+    /// The tenure begins: where the streams end, and in which of them there is something behind the
+    /// position.
+    Began {
+        ends: Positions,
+        held: HashSet<String>,
+    },
+    /// A page was read; it holds this many rows. When it is whole, everything that was committed before the
+    /// tenure began lies before its end.
+    Page {
+        number: u64,
+        rows: usize,
+        next: C,
+        is_whole: bool,
+    },
     /// The relay is about to publish into a stream, which ends with this sequence now. Nothing may be
     /// published before that is written: whoever resumes reads the stream from there.
     Stream {
@@ -73,6 +85,11 @@ impl<C> Progress<C> {
     /// was last taken.
     pub(super) fn take(&mut self) -> Option<(u64, C)> {
         self.reached.take()
+    }
+
+    /// Whether no page is on its way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.open.is_empty()
     }
 
     fn advance(&mut self) {

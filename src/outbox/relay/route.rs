@@ -3,7 +3,11 @@
 use std::{collections::HashMap, ops::ControlFlow, sync::Arc, time::Duration};
 
 use tidings_contract::{Envelope, wire};
-use tokio::{sync::mpsc, task::JoinSet, time::Instant};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::JoinSet,
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -18,6 +22,8 @@ use crate::{
 
 /// Rows that a lane may have waiting besides the batches that it is sending.
 const LANE_QUEUE: usize = 2048;
+/// How much payload a lane may hold, in KiB, one row excepted.
+const LANE_KIB: u32 = 16 * 1024;
 /// How often it is asked whether a stream has appeared.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// How often that is said.
@@ -35,9 +41,33 @@ pub(super) struct Router<C> {
     reports: mpsc::Sender<Report<C>>,
     /// Per name, its stream; `Err` until when it is believed that there is none.
     streams: HashMap<String, Result<String, Instant>>,
-    lanes: HashMap<String, mpsc::Sender<Item>>,
+    lanes: HashMap<String, Entrance>,
     crew: JoinSet<Result<(), Fault>>,
     stop: CancellationToken,
+}
+
+/// Where rows enter a lane. It holds them back when the lane has enough, by count or by size.
+struct Entrance {
+    items: mpsc::Sender<Item>,
+    memory: Arc<Semaphore>,
+}
+
+impl Entrance {
+    /// False when the lane has ended.
+    async fn send(&self, page: u64, row: Row, envelope: Envelope) -> bool {
+        let kib = u32::try_from(row.payload.len() / 1024 + 1).unwrap_or(LANE_KIB);
+        let memory = Arc::clone(&self.memory);
+        let Ok(share) = memory.acquire_many_owned(kib.min(LANE_KIB)).await else {
+            return false;
+        };
+        let item = Item {
+            page,
+            row,
+            envelope,
+            _share: share,
+        };
+        self.items.send(item).await.is_ok()
+    }
 }
 
 impl<C: Cursor> Router<C> {
@@ -73,13 +103,19 @@ impl<C: Cursor> Router<C> {
                 page = pages.recv() => page,
                 Some(ended) = self.crew.join_next() => return Err(fault_of(ended)),
             };
-            let Some(Page { rows, next }) = page else {
+            let Some(Page {
+                rows,
+                next,
+                is_whole,
+            }) = page
+            else {
                 break;
             };
             let report = Report::Page {
                 number,
                 rows: rows.len(),
                 next,
+                is_whole,
             };
             self.report(report).await?;
             if self.route_all(number, rows).await?.is_break() {
@@ -117,13 +153,8 @@ impl<C: Cursor> Router<C> {
             let error = format!("no stream takes {}", row.name);
             return self.park(page, row, error).await;
         };
-        let item = Item {
-            page,
-            row,
-            envelope,
-        };
         let lane = self.lane(&stream).await?;
-        if lane.send(item).await.is_err() {
+        if !lane.send(page, row, envelope).await {
             // The lane has ended; its own words say why.
             return Err(match self.crew.join_next().await {
                 Some(ended) => fault_of(ended),
@@ -163,7 +194,11 @@ impl<C: Cursor> Router<C> {
             Some(Err(until)) if Instant::now() < *until => return Ok(None),
             _ => {}
         }
-        let grace = self.settings.unbound_grace;
+        // Once a tenure: a name that has had its time holds nobody up again.
+        let grace = match self.streams.get(name) {
+            Some(Err(_)) => Duration::ZERO,
+            _ => self.settings.unbound_grace,
+        };
         let asked = Instant::now();
         let mut warn_at = asked;
         loop {
@@ -190,7 +225,7 @@ impl<C: Cursor> Router<C> {
     }
 
     /// The lane of a stream; it begins with the first row for it.
-    async fn lane(&mut self, stream: &str) -> Result<&mpsc::Sender<Item>, Fault> {
+    async fn lane(&mut self, stream: &str) -> Result<&Entrance, Fault> {
         if !self.lanes.contains_key(stream) {
             let Some(state) = self.bus.stream_state(stream).await? else {
                 self.streams.clear();
@@ -219,7 +254,11 @@ impl<C: Cursor> Router<C> {
                 self.reports.clone(),
             );
             self.crew.spawn(lane.run(queue));
-            self.lanes.insert(stream.to_owned(), items);
+            let entrance = Entrance {
+                items,
+                memory: Arc::new(Semaphore::new(LANE_KIB as usize)),
+            };
+            self.lanes.insert(stream.to_owned(), entrance);
         }
         self.lanes
             .get(stream)
