@@ -48,7 +48,7 @@ impl Bus {
         while reader.pending() > 0 {
             let Ok(next) = tokio::time::timeout(PURGED, reader.next_message()).await else {
                 // What was waiting may be gone by now: the server is asked how much there is.
-                reader.refresh().await?;
+                reader.begin_anew(&mut 0, "no message came").await?;
                 continue;
             };
             let (message, place) = next?;

@@ -171,12 +171,12 @@ impl Reader {
         Some((message, place))
     }
 
-    /// Asks the server anew how many messages are waiting.
-    pub(super) async fn refresh(&mut self) -> Result<(), ReaderError> {
-        self.begin_anew(&mut 0, "no message came").await
-    }
-
-    async fn begin_anew(&mut self, tries: &mut u32, why: &str) -> Result<(), ReaderError> {
+    /// Goes on with a new consumer, which also says anew how many messages are waiting.
+    pub(super) async fn begin_anew(
+        &mut self,
+        tries: &mut u32,
+        why: &str,
+    ) -> Result<(), ReaderError> {
         *tries += 1;
         tracing::debug!(stream = self.stream, why, tries, "reading begins anew");
         loop {

@@ -16,7 +16,7 @@ mod lane;
 mod progress;
 mod route;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, time::Duration};
 
 use futures::{FutureExt, future::BoxFuture};
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Outbox, Store,
-    store::{Claim, Position, Positions, Statements, Tenure},
+    store::{Claim, Cursor, Position, Positions, Statements, Tenure},
 };
 use crate::{
     background::Background,
@@ -32,7 +32,7 @@ use crate::{
 };
 use fetch::Fetcher;
 use keeper::Keeper;
-use lane::Fence;
+use lane::{Fence, Parking};
 use progress::Report;
 use route::Router;
 
@@ -268,7 +268,7 @@ impl<DB: Store> Relay<DB> {
         parked: Vec<(String, i64)>,
         reports: mpsc::Sender<Report<DB::Cursor>>,
     ) -> Result<(), Fault> {
-        let stored = Arc::new(stored_behind(bus, &claim.streams).await?);
+        let stored = stored_behind(bus, &claim.streams).await?;
         let began = Report::Began {
             ends: stored.ends.clone(),
             held: stored.found.keys().cloned().collect(),
@@ -278,16 +278,16 @@ impl<DB: Store> Relay<DB> {
         }
         let (pages, paged) = mpsc::channel(PAGES_AHEAD);
         let fetcher = Fetcher::open(&self.outbox, bus, claim.cursor, self.settings.batch).await?;
-        let router = Router::new(
-            bus.clone(),
-            self.outbox.shared.source.clone(),
-            self.settings.clone(),
+        let router = Router::new(Course {
+            bus: bus.clone(),
+            source: self.outbox.shared.source.clone(),
+            settings: self.settings.clone(),
             fence,
             stored,
-            parked,
+            parking: Parking::new(parked),
             reports,
-            stop.clone(),
-        );
+            stop: stop.clone(),
+        });
         let mut crew: JoinSet<Result<(), Fault>> = JoinSet::new();
         crew.spawn(fetcher.run(pages, stop.clone()));
         crew.spawn(router.run(paged));
@@ -367,6 +367,25 @@ fn known_place(stream: &str, position: &Position, state: &StreamState) -> u64 {
         );
     }
     position.sequence
+}
+
+/// What the router and its lanes have in common for a tenure.
+struct Course<C> {
+    bus: Bus,
+    source: String,
+    settings: Settings,
+    fence: Fence,
+    stored: Stored,
+    parking: Parking,
+    reports: mpsc::Sender<Report<C>>,
+    stop: CancellationToken,
+}
+
+impl<C: Cursor> Course<C> {
+    async fn report(&self, report: Report<C>) -> Result<(), Fault> {
+        let sent = self.reports.send(report).await;
+        sent.map_err(|_| Fault::Ended("the keeper".to_owned()))
+    }
 }
 
 /// What the streams held when the tenure began.

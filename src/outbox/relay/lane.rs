@@ -19,9 +19,9 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Fault, Stored, progress::Report};
+use super::{Course, Fault, progress::Report};
 use crate::{
-    bus::{BatchId, Bus, Confirmed, Refusal, StreamState, Submission},
+    bus::{BatchId, Confirmed, Refusal, StreamState, Submission},
     outbox::store::{Cursor, Entry, Parked, Row},
 };
 
@@ -71,12 +71,11 @@ impl Fence {
 }
 
 /// The keys that have a parked row, each with the id of its first one: what follows it is parked too.
-#[derive(Clone)]
-pub(super) struct Parking(Arc<Mutex<HashMap<String, i64>>>);
+pub(super) struct Parking(Mutex<HashMap<String, i64>>);
 
 impl Parking {
     pub(super) fn new(parked: Vec<(String, i64)>) -> Self {
-        Self(Arc::new(Mutex::new(parked.into_iter().collect())))
+        Self(Mutex::new(parked.into_iter().collect()))
     }
 
     pub(super) fn block(&self, key: Option<&str>, id: i64) {
@@ -95,16 +94,11 @@ impl Parking {
 }
 
 pub(super) struct Lane<C> {
-    bus: Bus,
+    course: Arc<Course<C>>,
     stream: String,
     incarnation: String,
     last_sequence: u64,
-    source: String,
     batch: usize,
-    fence: Fence,
-    stored: Arc<Stored>,
-    parking: Parking,
-    reports: mpsc::Sender<Report<C>>,
 }
 
 /// What has been sent and is being answered: one answer a row, or one for all, which is the last row's.
@@ -115,29 +109,18 @@ type Flying = BoxFuture<'static, (Vec<Item>, Result<Vec<Confirmed>, Refusal>)>;
 const FEW: usize = 16;
 
 impl<C: Cursor> Lane<C> {
-    #[allow(clippy::too_many_arguments)] // the one place that makes a lane
     pub(super) fn new(
-        bus: Bus,
+        course: Arc<Course<C>>,
         stream: String,
         state: &StreamState,
-        source: String,
         batch: usize,
-        fence: Fence,
-        stored: Arc<Stored>,
-        parking: Parking,
-        reports: mpsc::Sender<Report<C>>,
     ) -> Self {
         Self {
-            bus,
+            course,
             stream,
             incarnation: state.incarnation.clone(),
             last_sequence: state.last_sequence,
-            source,
             batch,
-            fence,
-            stored,
-            parking,
-            reports,
         }
     }
 
@@ -171,13 +154,14 @@ impl<C: Cursor> Lane<C> {
     /// Has it written down where the stream ends, before the first message makes it longer.
     async fn begin(&self) -> Result<(), Fault> {
         let (written, is_written) = oneshot::channel();
-        self.report(Report::Stream {
-            stream: self.stream.clone(),
-            incarnation: self.incarnation.clone(),
-            sequence: self.last_sequence,
-            written,
-        })
-        .await?;
+        self.course
+            .report(Report::Stream {
+                stream: self.stream.clone(),
+                incarnation: self.incarnation.clone(),
+                sequence: self.last_sequence,
+                written,
+            })
+            .await?;
         is_written
             .await
             .map_err(|_| Fault::Ended("the keeper".to_owned()))
@@ -230,7 +214,7 @@ impl<C: Cursor> Lane<C> {
             if let Some(sequence) = self.found(&item) {
                 let entry = self.entry(&item.row, sequence);
                 self.confirm(&[&item], vec![entry]).await?;
-            } else if let Some(first) = self.parking.blocker(&item.row) {
+            } else if let Some(first) = self.course.parking.blocker(&item.row) {
                 let error =
                     format!("it follows the parked event in row {first} under the same key");
                 self.park(item, error).await?;
@@ -242,7 +226,7 @@ impl<C: Cursor> Lane<C> {
     }
 
     fn found(&self, item: &Item) -> Option<u64> {
-        let found = self.stored.found.get(&self.stream)?;
+        let found = self.course.stored.found.get(&self.stream)?;
         found.get(&item.row.event).copied()
     }
 
@@ -260,7 +244,7 @@ impl<C: Cursor> Lane<C> {
         let sending = async {
             for (at, item) in members.iter().enumerate() {
                 let message = self.submission(item);
-                let sent = self.bus.send_member(batch, at + 1, message).await;
+                let sent = self.course.bus.send_member(batch, at + 1, message).await;
                 sent.map_err(|refusal| self.unconfirmed(refusal))?;
             }
             Ok(())
@@ -276,11 +260,11 @@ impl<C: Cursor> Lane<C> {
 
     /// Sends the commit of a batch, or each of a few rows; the answers are taken later.
     fn commit(&self, batch: BatchId, items: Vec<Item>) -> Result<Option<Flying>, Fault> {
-        self.fence.check()?;
+        self.course.fence.check()?;
         let Some(last) = items.last() else {
             return Ok(None);
         };
-        let (bus, stream) = (self.bus.clone(), self.stream.clone());
+        let (bus, stream) = (self.course.bus.clone(), self.stream.clone());
         if is_few(&items) {
             let messages: Vec<_> = items.iter().map(|item| self.submission(item)).collect();
             return Ok(Some(
@@ -332,15 +316,15 @@ impl<C: Cursor> Lane<C> {
     async fn one_by_one(&self, items: Vec<Item>) -> Result<bool, Fault> {
         let mut parked = false;
         for item in items {
-            self.fence.check()?;
-            if let Some(first) = self.parking.blocker(&item.row) {
+            self.course.fence.check()?;
+            if let Some(first) = self.course.parking.blocker(&item.row) {
                 let error =
                     format!("it follows the parked event in row {first} under the same key");
                 self.park(item, error).await?;
                 continue;
             }
             let message = self.submission(&item);
-            match self.bus.publish_one(&self.stream, message).await {
+            match self.course.bus.publish_one(&self.stream, message).await {
                 Ok(confirmed) => {
                     let entry = self.entry(&item.row, confirmed.sequence);
                     self.confirm(&[&item], vec![entry]).await?;
@@ -357,7 +341,7 @@ impl<C: Cursor> Lane<C> {
 
     fn submission(&self, item: &Item) -> Submission {
         let defaults = wire::Defaults {
-            source: &self.source,
+            source: &self.course.source,
             time: item.row.at,
         };
         Submission::new(&item.envelope, defaults)
@@ -412,19 +396,16 @@ impl<C: Cursor> Lane<C> {
                 _ => pages.push((item.page, 1)),
             }
         }
-        self.report(Report::Confirmed { pages, entries }).await
+        self.course
+            .report(Report::Confirmed { pages, entries })
+            .await
     }
 
     async fn park(&self, item: Item, error: String) -> Result<(), Fault> {
         let Item { page, row, .. } = item;
-        self.parking.block(row.key.as_deref(), row.id);
+        self.course.parking.block(row.key.as_deref(), row.id);
         let parked = Box::new(Parked { row, error });
-        self.report(Report::Park { page, parked }).await
-    }
-
-    async fn report(&self, report: Report<C>) -> Result<(), Fault> {
-        let sent = self.reports.send(report).await;
-        sent.map_err(|_| Fault::Ended("the keeper".to_owned()))
+        self.course.report(Report::Park { page, parked }).await
     }
 
     fn unconfirmed(&self, refusal: Refusal) -> Fault {

@@ -8,15 +8,14 @@ use tokio::{
     task::JoinSet,
     time::Instant,
 };
-use tokio_util::sync::CancellationToken;
 
 use super::{
-    Fault, Settings, Stored, fault_of,
-    lane::{Fence, Item, Lane, Parking},
+    Course, Fault, fault_of,
+    lane::{Item, Lane},
     progress::Report,
 };
 use crate::{
-    bus::{Bus, check_size},
+    bus::check_size,
     outbox::store::{Cursor, Page, Parked, Row},
 };
 
@@ -32,18 +31,11 @@ const WARN_AGAIN: Duration = Duration::from_secs(10);
 const BELIEVE_UNBOUND: Duration = Duration::from_secs(30);
 
 pub(super) struct Router<C> {
-    bus: Bus,
-    source: String,
-    settings: Settings,
-    fence: Fence,
-    stored: Arc<Stored>,
-    parking: Parking,
-    reports: mpsc::Sender<Report<C>>,
+    course: Arc<Course<C>>,
     /// Per name, its stream; `Err` until when it is believed that there is none.
     streams: HashMap<String, Result<String, Instant>>,
     lanes: HashMap<String, Entrance>,
     crew: JoinSet<Result<(), Fault>>,
-    stop: CancellationToken,
 }
 
 /// Where rows enter a lane. It holds them back when the lane has enough, by count or by size.
@@ -71,28 +63,12 @@ impl Entrance {
 }
 
 impl<C: Cursor> Router<C> {
-    pub(super) fn new(
-        bus: Bus,
-        source: String,
-        settings: Settings,
-        fence: Fence,
-        stored: Arc<Stored>,
-        parked: Vec<(String, i64)>,
-        reports: mpsc::Sender<Report<C>>,
-        stop: CancellationToken,
-    ) -> Self {
+    pub(super) fn new(course: Course<C>) -> Self {
         Self {
-            bus,
-            source,
-            settings,
-            fence,
-            stored,
-            parking: Parking::new(parked),
-            reports,
+            course: Arc::new(course),
             streams: HashMap::new(),
             lanes: HashMap::new(),
             crew: JoinSet::new(),
-            stop,
         }
     }
 
@@ -117,7 +93,7 @@ impl<C: Cursor> Router<C> {
                 next,
                 is_whole,
             };
-            self.report(report).await?;
+            self.course.report(report).await?;
             if self.route_all(number, rows).await?.is_break() {
                 break;
             }
@@ -172,18 +148,18 @@ impl<C: Cursor> Router<C> {
         let read = wire::from_stored(row.event, &row.name, version, key, &row.headers, payload);
         let envelope = read.map_err(|error| error.to_string())?;
         let defaults = wire::Defaults {
-            source: &self.source,
+            source: &self.course.source,
             time: row.at,
         };
-        check_size(&envelope, defaults, self.bus.max_payload())
+        check_size(&envelope, defaults, self.course.bus.max_payload())
             .map_err(|error| error.to_string())?;
         Ok(envelope)
     }
 
     async fn park(&mut self, page: u64, row: Row, error: String) -> Result<(), Fault> {
-        self.parking.block(row.key.as_deref(), row.id);
+        self.course.parking.block(row.key.as_deref(), row.id);
         let parked = Box::new(Parked { row, error });
-        self.report(Report::Park { page, parked }).await
+        self.course.report(Report::Park { page, parked }).await
     }
 
     /// The stream that takes a name; `None` when there has been none for the time of grace. No answer
@@ -197,12 +173,12 @@ impl<C: Cursor> Router<C> {
         // Once a tenure: a name that has had its time holds nobody up again.
         let grace = match self.streams.get(name) {
             Some(Err(_)) => Duration::ZERO,
-            _ => self.settings.unbound_grace,
+            _ => self.course.settings.unbound_grace,
         };
         let asked = Instant::now();
         let mut warn_at = asked;
         loop {
-            if let Some(stream) = self.bus.stream_of(name).await? {
+            if let Some(stream) = self.course.bus.stream_of(name).await? {
                 self.streams.insert(name.to_owned(), Ok(stream.clone()));
                 return Ok(Some(stream));
             }
@@ -218,7 +194,7 @@ impl<C: Cursor> Router<C> {
             }
             let left = grace.saturating_sub(asked.elapsed());
             tokio::select! {
-                () = self.stop.cancelled() => return Err(Fault::Stopped),
+                () = self.course.stop.cancelled() => return Err(Fault::Stopped),
                 () = tokio::time::sleep(ASK_AGAIN.min(left)) => {}
             }
         }
@@ -227,11 +203,11 @@ impl<C: Cursor> Router<C> {
     /// The lane of a stream; it begins with the first row for it.
     async fn lane(&mut self, stream: &str) -> Result<&Entrance, Fault> {
         if !self.lanes.contains_key(stream) {
-            let Some(state) = self.bus.stream_state(stream).await? else {
+            let Some(state) = self.course.bus.stream_state(stream).await? else {
                 self.streams.clear();
                 return Err(Fault::Unbound {
                     subject: stream.to_owned(),
-                    grace: self.settings.unbound_grace,
+                    grace: self.course.settings.unbound_grace,
                 });
             };
             if !state.atomic {
@@ -240,19 +216,13 @@ impl<C: Cursor> Router<C> {
                     "the stream takes no atomic batches, so events go one by one: run `tidings streams apply`"
                 );
             }
-            let batch = if state.atomic { self.settings.batch } else { 1 };
+            let batch = if state.atomic {
+                self.course.settings.batch
+            } else {
+                1
+            };
             let (items, queue) = mpsc::channel(LANE_QUEUE);
-            let lane = Lane::new(
-                self.bus.clone(),
-                stream.to_owned(),
-                &state,
-                self.source.clone(),
-                batch,
-                self.fence.clone(),
-                Arc::clone(&self.stored),
-                self.parking.clone(),
-                self.reports.clone(),
-            );
+            let lane = Lane::new(Arc::clone(&self.course), stream.to_owned(), &state, batch);
             self.crew.spawn(lane.run(queue));
             let entrance = Entrance {
                 items,
@@ -263,10 +233,5 @@ impl<C: Cursor> Router<C> {
         self.lanes
             .get(stream)
             .ok_or_else(|| Fault::Ended(stream.to_owned()))
-    }
-
-    async fn report(&self, report: Report<C>) -> Result<(), Fault> {
-        let sent = self.reports.send(report).await;
-        sent.map_err(|_| Fault::Ended("the keeper".to_owned()))
     }
 }
