@@ -24,6 +24,11 @@ use crate::{
 pub(crate) const PROGRESS: Duration = Duration::from_secs(10);
 /// After this much silence the server gives a delivery to somebody else.
 pub(crate) const ACK_WAIT: Duration = Duration::from_secs(30);
+/// The pauses between two tries of an answer.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// When an event that this replica does not handle comes again.
+const NOT_OURS: Duration = Duration::from_secs(5);
 /// How often an answer to the server is tried before the server's own redelivery is left to work.
 const ANSWER_TRIES: u32 = 3;
 
@@ -87,6 +92,9 @@ impl<S: Send + Sync + 'static> Executor<S> {
     /// it is done or dead; another one gives it back to the server between attempts.
     pub(crate) async fn run(&self, arrival: Arrival, acknowledger: &impl Acknowledger) {
         let mut attempt = arrival.delivered.max(1);
+        if !self.subscriber.takes(&arrival.subject) {
+            return self.leave(&arrival, acknowledger).await;
+        }
         let envelope = match self.known(&arrival) {
             Ok(envelope) => envelope,
             Err(letter) => {
@@ -97,10 +105,13 @@ impl<S: Send + Sync + 'static> Executor<S> {
         };
         loop {
             let began = Instant::now();
-            let attempted = self.attempt(&arrival, envelope, attempt);
+            // Whatever of the user's panics, decoding and the text of an error included, is a failed attempt.
+            let attempted =
+                AssertUnwindSafe(self.attempt(&arrival, envelope, attempt)).catch_unwind();
             let outcome = match alive(attempted, acknowledger).await {
-                Ended::Decided(outcome) => outcome,
-                Ended::HandedBack => return self.hand_back(&arrival, acknowledger).await,
+                Ok(Ended::Decided(outcome)) => outcome,
+                Ok(Ended::HandedBack) => return self.hand_back(&arrival, acknowledger).await,
+                Err(panic) => self.decide(Err(panicked(&*panic)), attempt),
             };
             self.record(&arrival, attempt, &outcome, began.elapsed());
             match outcome {
@@ -141,12 +152,11 @@ impl<S: Send + Sync + 'static> Executor<S> {
         let Some(result) = result else {
             return Ended::HandedBack;
         };
-        Ended::Decided(outcome::decide(
-            result,
-            attempt,
-            &self.subscriber.retry,
-            random(),
-        ))
+        Ended::Decided(self.decide(result, attempt))
+    }
+
+    fn decide(&self, result: Result<(), Failure>, attempt: u32) -> Outcome {
+        outcome::decide(result, attempt, &self.subscriber.retry, random())
     }
 
     /// Decodes the event and makes the handler's future.
@@ -182,9 +192,9 @@ impl<S: Send + Sync + 'static> Executor<S> {
         call: BoxFuture<'_, Result<(), Failure>>,
         facts: &Arc<Facts>,
     ) -> Option<Result<(), Failure>> {
-        let handled = context::handling(Arc::clone(facts), AssertUnwindSafe(call).catch_unwind());
+        let handled = context::handling(Arc::clone(facts), call);
         tokio::select! {
-            handled = handled => Some(handled.unwrap_or_else(|panic| Err(panicked(&*panic)))),
+            handled = handled => Some(handled),
             () = tokio::time::sleep(self.subscriber.timeout) => {
                 facts.cancelled.cancel();
                 Some(Err(Failure::retry(format!("the handler took longer than {:?}", self.subscriber.timeout))))
@@ -201,8 +211,11 @@ impl<S: Send + Sync + 'static> Executor<S> {
         }
     }
 
+    /// Answers until it is confirmed. An ordered subscriber stays with it: its lane must not go on while the
+    /// server may deliver this event again. Another one leaves it to that delivery after a few tries.
     async fn answer(&self, arrival: &Arrival, outcome: &Outcome, acknowledger: &impl Acknowledger) {
-        for tried in 1..=ANSWER_TRIES {
+        let mut pause = FIRST_PAUSE;
+        for tried in 1_u32.. {
             let answered = match outcome {
                 Outcome::Ack => acknowledger.ack().await,
                 Outcome::Retry(after) => acknowledger.retry(*after).await,
@@ -217,7 +230,23 @@ impl<S: Send + Sync + 'static> Executor<S> {
                 %error,
                 "the server did not confirm the outcome: without it the event comes again"
             );
+            let is_enough = tried >= ANSWER_TRIES && !self.subscriber.ordered;
+            if is_enough || !alive(self.wait(pause), acknowledger).await {
+                return;
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
+    }
+
+    /// Leaves an event to another replica: a newer one may have made the durable wider.
+    async fn leave(&self, arrival: &Arrival, acknowledger: &impl Acknowledger) {
+        tracing::warn!(
+            subscriber = &*self.name,
+            subject = arrival.subject,
+            "the durable delivers a name that this replica does not handle: it is left to another one"
+        );
+        self.answer(arrival, &Outcome::Retry(NOT_OURS), acknowledger)
+            .await;
     }
 
     async fn hand_back(&self, arrival: &Arrival, acknowledger: &impl Acknowledger) {

@@ -9,6 +9,9 @@ use crate::{
     retry::Retry,
 };
 
+/// What the server lets be unanswered at once.
+pub(crate) const MAX_CONCURRENCY: usize = 10_000;
+
 /// A durable subscriber: several replicas of it share the work, and it continues where it was.
 ///
 /// A new one begins with the oldest event that its stream keeps.
@@ -96,10 +99,10 @@ impl<S: Send + Sync + 'static> EventSubscriber<S> {
         self
     }
 
-    /// How many events are handled at once in this process; default 16, 0 counts as 1.
+    /// How many events of one stream are handled at once in this process: 1 to 10 000, default 16.
     #[must_use]
     pub fn concurrency(mut self, concurrency: usize) -> Self {
-        self.concurrency = concurrency.max(1);
+        self.concurrency = concurrency.clamp(1, MAX_CONCURRENCY);
         self
     }
 
@@ -124,6 +127,11 @@ impl<S: Send + Sync + 'static> EventSubscriber<S> {
         names.sort_unstable();
         names.dedup();
         names.into_iter()
+    }
+
+    /// Whether a subject is a name that it handles.
+    pub(crate) fn takes(&self, subject: &str) -> bool {
+        self.routes.iter().any(|route| route.name == subject)
     }
 
     pub(crate) fn check(&self) -> Result<(), SubscriberError> {

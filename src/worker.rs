@@ -71,6 +71,8 @@ pub enum WorkerError {
     Panicked(String),
 }
 
+/// How long what is handed back may take.
+const HALT: Duration = Duration::from_secs(3);
 /// How long background work may take to stop, after the subscribers have drained.
 const BACKGROUND: Duration = Duration::from_secs(15);
 
@@ -151,7 +153,15 @@ impl<S: Send + Sync + 'static> Worker<S> {
         {
             tracing::warn!("the drain's time is over: what still runs is handed back");
             handling.cancel();
-            joined(&mut subscribers).await;
+            if tokio::time::timeout(HALT, joined(&mut subscribers))
+                .await
+                .is_err()
+            {
+                tracing::error!(
+                    "handlers or NATS do not let go: they are cut off, and what was in hand comes again"
+                );
+                subscribers.abort_all();
+            }
         }
         relaying.cancel();
         let stopped = tokio::time::timeout(BACKGROUND, all_outcomes(&mut background)).await;

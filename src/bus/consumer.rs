@@ -47,47 +47,78 @@ impl ConsumerSpec {
 }
 
 impl Bus {
+    /// Creates a consumer that is gone, at a sequence; one that is there stays as it is, because a newer
+    /// replica may have changed it.
+    pub(crate) async fn restore_consumer(
+        &self,
+        spec: &ConsumerSpec,
+        at: Start,
+    ) -> Result<(), BusError> {
+        match self.consumer_config(spec).await? {
+            Some(_) => Ok(()),
+            None => self.put_consumer(spec, at.settings(), "create").await,
+        }
+    }
+
     /// Creates the consumer, or updates what differs and says so. Where it stands is never changed.
     pub(crate) async fn apply_consumer(&self, spec: &ConsumerSpec) -> Result<(), BusError> {
-        const NO_SUCH_CONSUMER: u64 = 10014;
-        let (stream, durable) = (&spec.stream, &spec.durable);
-        let info = self
-            .api::<Info>(
-                &format!("$JS.API.CONSUMER.INFO.{stream}.{durable}"),
-                &json!({}),
-            )
-            .await;
+        let Some(config) = self.consumer_config(spec).await? else {
+            let begins = Start::Beginning.settings();
+            return self.put_consumer(spec, begins, "create").await;
+        };
         let settings = spec.settings();
-        let (mut config, action) = match info {
-            Ok(Info { config }) => {
-                let differs: Vec<_> = settings
-                    .iter()
-                    .filter(|(name, wanted)| config.get(*name) != Some(wanted))
-                    .map(|(name, _)| name.as_str())
-                    .collect();
-                if differs.is_empty() {
-                    return Ok(());
-                }
-                tracing::warn!(stream, durable, ?differs, "the consumer is updated");
-                (config, "update")
-            }
+        let differs: Vec<_> = settings
+            .iter()
+            .filter(|(name, wanted)| config.get(*name) != Some(wanted))
+            .map(|(name, _)| name.as_str())
+            .collect();
+        if differs.is_empty() {
+            return Ok(());
+        }
+        let (stream, durable) = (&spec.stream, &spec.durable);
+        tracing::warn!(stream, durable, ?differs, "the consumer is updated");
+        self.put_consumer(spec, config, "update").await
+    }
+
+    async fn consumer_config(
+        &self,
+        spec: &ConsumerSpec,
+    ) -> Result<Option<Map<String, Value>>, BusError> {
+        const NO_SUCH_CONSUMER: u64 = 10014;
+        let subject = format!("$JS.API.CONSUMER.INFO.{}.{}", spec.stream, spec.durable);
+        match self.api::<Info>(&subject, &json!({})).await {
+            Ok(info) => Ok(Some(info.config)),
             Err(BusError::Api {
                 code: NO_SUCH_CONSUMER,
                 ..
-            }) => {
-                tracing::info!(stream, durable, "the consumer is created");
-                (Start::Beginning.settings(), "create")
-            }
-            Err(error) => return Err(error),
-        };
+            }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes the settings that are ours over a configuration.
+    async fn put_consumer(
+        &self,
+        spec: &ConsumerSpec,
+        mut config: Map<String, Value>,
+        action: &str,
+    ) -> Result<(), BusError> {
+        let (stream, durable) = (&spec.stream, &spec.durable);
         config.remove("filter_subject");
         config.remove("filter_subjects");
-        config.extend(settings);
+        config.extend(spec.settings());
         let subject = match &*spec.subjects {
             [one] => format!("$JS.API.CONSUMER.CREATE.{stream}.{durable}.{one}"),
             _ => format!("$JS.API.CONSUMER.CREATE.{stream}.{durable}"),
         };
         let request = json!({ "stream_name": stream, "config": config, "action": action });
-        self.api::<Info>(&subject, &request).await.map(drop)
+        self.api::<Info>(&subject, &request).await?;
+        tracing::info!(stream, durable, action, "the consumer is set up");
+        Ok(())
+    }
+
+    /// When a stream was created, in the server's words; `None` when there is no such stream.
+    pub(crate) async fn stream_created(&self, stream: &str) -> Result<Option<String>, BusError> {
+        Ok(self.stream_info(stream).await?.map(|info| info.created))
     }
 }

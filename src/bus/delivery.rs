@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use async_nats::{HeaderMap, Message, Request, jetstream};
+use async_nats::{HeaderMap, HeaderName, HeaderValue, Message, Request, jetstream};
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
 use tidings_contract::wire;
@@ -19,6 +19,11 @@ use crate::{
 /// How much of an error's text a dead letter carries, in bytes.
 const MAX_ERROR_BYTES: usize = 2_048;
 
+/// How long the client may take to queue a message.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// The longest delay that is asked of the server, which counts nanoseconds in 63 bits.
+const LONGEST_DELAY: Duration = Duration::from_secs(365 * 86_400);
+
 /// A message as the consumer delivered it.
 pub(crate) struct Delivery {
     bus: Bus,
@@ -26,6 +31,7 @@ pub(crate) struct Delivery {
     message: Message,
     stream: String,
     sequence: u64,
+    identity: String,
 }
 
 /// Where a message stands, from its reply subject.
@@ -79,7 +85,9 @@ impl Delivery {
             sequence: place.sequence,
             delivered: place.delivered,
         };
+        let identity = place.identity();
         let delivery = Self {
+            identity,
             bus: bus.clone(),
             subscriber: subscriber.to_owned(),
             message,
@@ -99,9 +107,8 @@ impl Delivery {
 
     async fn bury(&self, letter: &DeadLetter) -> Result<(), BusError> {
         let subject = format!("dead-letter.{}.{}", self.subscriber, self.message.subject);
-        let request = Request::new()
-            .headers(self.letter_headers(letter))
-            .payload(self.message.payload.clone());
+        let (headers, payload) = self.fitting(letter);
+        let request = Request::new().headers(headers).payload(payload);
         let answer = self.bus.request(&subject, request).await?;
         match Receipt::read(&answer).into_result() {
             Ok(_) => Ok(()),
@@ -114,6 +121,40 @@ impl Delivery {
                 description,
             }),
         }
+    }
+
+    /// The letter as the server takes it. What was wrong with an event may not be what keeps it from the dead
+    /// letters, so one that is too large loses first the text of its error, then its own headers, then its
+    /// payload, which the stream still has under the sequence that the letter names.
+    fn fitting(&self, letter: &DeadLetter) -> (HeaderMap, Bytes) {
+        let limit = self.bus.max_payload();
+        let fits = |headers: &HeaderMap, payload: &Bytes| {
+            let bytes = size_of(headers);
+            bytes <= wire::MAX_HEADER_BYTES && bytes + payload.len() <= limit
+        };
+        let payload = &self.message.payload;
+        let mut headers = self.letter_headers(letter);
+        if fits(&headers, payload) {
+            return (headers, payload.clone());
+        }
+        headers.insert("tidings-dead-error", "");
+        headers.insert("tidings-dead-truncated", "error");
+        if fits(&headers, payload) {
+            return (headers, payload.clone());
+        }
+        let own = |(name, values): (&HeaderName, &Vec<HeaderValue>)| {
+            let known: &str = name.as_ref();
+            let is_ours = known.starts_with("tidings-dead-") || known == wire::MESSAGE_ID;
+            let value = values.first().filter(|_| is_ours)?;
+            Some((name.clone(), value.clone()))
+        };
+        let mut headers: HeaderMap = headers.iter().filter_map(own).collect();
+        headers.insert("tidings-dead-truncated", "error, headers");
+        if fits(&headers, payload) {
+            return (headers, payload.clone());
+        }
+        headers.insert("tidings-dead-truncated", "error, headers, payload");
+        (headers, Bytes::new())
     }
 
     /// The original's headers, less those that tell NATS to do something, plus what went wrong.
@@ -136,7 +177,7 @@ impl Delivery {
         if let Some(id) = original_id {
             headers.insert("tidings-dead-message-id", id.clone());
         }
-        let id = format!("dead/{}/{}/{}", self.stream, self.subscriber, self.sequence);
+        let id = format!("dead/{}/{}", self.subscriber, self.identity);
         headers.insert(wire::MESSAGE_ID, id);
         headers.insert("tidings-dead-subscriber", &*self.subscriber);
         headers.insert("tidings-dead-stream", &*self.stream);
@@ -157,7 +198,7 @@ impl Acknowledger for Delivery {
     }
 
     async fn retry(&self, after: Duration) -> Result<(), Unanswered> {
-        let nanos = after.as_nanos();
+        let nanos = after.min(LONGEST_DELAY).as_nanos();
         Ok(self.answer(format!("-NAK {{\"delay\":{nanos}}}")).await?)
     }
 
@@ -166,7 +207,9 @@ impl Acknowledger for Delivery {
             return Ok(());
         };
         let payload = Bytes::from_static(b"+WPI");
-        Ok(self.bus.client.publish(reply.clone(), payload).await?)
+        let telling = self.bus.client.publish(reply.clone(), payload);
+        // While the connection is down the client's queue may be full, and the handler must not wait for it.
+        Ok(tokio::time::timeout(PATIENCE, telling).await??)
     }
 
     async fn dead_letter(&self, letter: &DeadLetter) -> Result<(), Unanswered> {
@@ -174,6 +217,16 @@ impl Acknowledger for Delivery {
         let reason = format!("+TERM {}", letter.cause.as_str());
         Ok(self.answer(reason).await?)
     }
+}
+
+/// The bytes of headers on the wire.
+fn size_of(headers: &HeaderMap) -> usize {
+    let line = |name: &str, value: &str| name.len() + value.len() + ": \r\n".len();
+    let lines = headers.iter().flat_map(|(name, values)| {
+        let name: &str = name.as_ref();
+        values.iter().map(move |value| line(name, value.as_str()))
+    });
+    "NATS/1.0\r\n\r\n".len() + lines.sum::<usize>()
 }
 
 /// A text as a header can carry it: one line, of a bounded length.

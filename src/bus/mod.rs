@@ -249,7 +249,15 @@ impl Bus {
     ) -> Result<Bytes, BusError> {
         use async_nats::RequestErrorKind as Kind;
         let sending = self.client.send_request(subject.to_owned(), request);
-        let Some(answer) = self.unless_lost(sending).await else {
+        // The client's own timeout does not cover the time in its queue.
+        let sending = tokio::time::timeout(REQUEST_TIMEOUT * 2, self.unless_lost(sending));
+        let Ok(answer) = sending.await else {
+            return Err(BusError::Timeout {
+                subject: subject.to_owned(),
+                after: REQUEST_TIMEOUT * 2,
+            });
+        };
+        let Some(answer) = answer else {
             return Err(BusError::Broken {
                 subject: subject.to_owned(),
                 reason: CONNECTION_LOST.to_owned(),

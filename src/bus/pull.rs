@@ -40,6 +40,8 @@ pub(crate) struct Puller {
     all_expired: Instant,
     last_heard: Instant,
     lost: watch::Receiver<u64>,
+    /// The inbox before this one: what was on its way to it is not thrown away.
+    previous: Option<Subscriber>,
 }
 
 /// A message that was pulled, not yet read.
@@ -61,6 +63,9 @@ impl Puller {
         let inbox = bus.client.new_inbox();
         let subscriber = subscribe(bus, &inbox).await?;
         let now = Instant::now();
+        // Losses before this moment do not concern us.
+        let mut lost = bus.lost.clone();
+        lost.mark_unchanged();
         Ok(Self {
             bus: bus.clone(),
             next_subject: format!(
@@ -72,14 +77,15 @@ impl Puller {
             outstanding: 0,
             all_expired: now,
             last_heard: now,
-            lost: bus.lost.clone(),
+            lost,
+            previous: None,
         })
     }
 
     /// Asks for more when enough places are free to be worth a request.
     pub(crate) async fn ask(&mut self, free: usize, capacity: usize) -> Result<(), PullError> {
         let more = free.saturating_sub(self.outstanding);
-        let worth_it = more > 0 && (self.outstanding == 0 || more * 2 >= capacity);
+        let worth_it = more > 0 && (self.outstanding == 0 || more >= capacity / 2);
         if !worth_it {
             return Ok(());
         }
@@ -115,6 +121,9 @@ impl Puller {
         let silent_until = self.last_heard + SILENCE;
         let waiting = self.outstanding > 0;
         tokio::select! {
+            // What has arrived comes before any conclusion from silence.
+            biased;
+            Some(message) = late(&mut self.previous) => Ok(message.status.is_none().then_some(Pulled(message))),
             message = self.subscriber.next() => self.take(message),
             // The pulls may be lost with the connection; whether they are is not worth waiting for.
             Ok(()) = self.lost.changed(), if waiting => {
@@ -175,11 +184,14 @@ impl Puller {
 
     /// Ends the pulls, and gives what the server has sent meanwhile: nobody else gets it before it is
     /// handed back.
-    pub(crate) async fn close(mut self) -> Vec<Pulled> {
+    pub(crate) async fn close(self) -> Vec<Pulled> {
         let mut left = Vec::new();
         let rest = async {
-            if self.subscriber.drain().await.is_ok() {
-                while let Some(message) = self.subscriber.next().await {
+            for mut inbox in self.previous.into_iter().chain([self.subscriber]) {
+                if inbox.drain().await.is_err() {
+                    return;
+                }
+                while let Some(message) = inbox.next().await {
                     if message.status.is_none() {
                         left.push(Pulled(message));
                     }
@@ -192,12 +204,13 @@ impl Puller {
         left
     }
 
-    /// Forgets all pulls. What the server still sends to the old inbox comes again after the
-    /// consumer's acknowledgement time.
+    /// Forgets all pulls. What the server still sends to the old inbox is taken; what goes to one before it
+    /// comes again after the consumer's acknowledgement time.
     async fn begin_anew(&mut self) -> Result<(), PullError> {
         tracing::debug!(lost = self.outstanding, "no heartbeat: pulling anew");
         self.inbox = self.bus.client.new_inbox();
-        self.subscriber = subscribe(&self.bus, &self.inbox).await?;
+        let fresh = subscribe(&self.bus, &self.inbox).await?;
+        self.previous = Some(std::mem::replace(&mut self.subscriber, fresh));
         self.outstanding = 0;
         self.last_heard = Instant::now();
         Ok(())
@@ -208,6 +221,14 @@ impl Puller {
             subject: self.next_subject.clone(),
             reason: error.to_string(),
         })
+    }
+}
+
+/// The next message of an inbox that may not be there; never ends when it is not.
+async fn late(inbox: &mut Option<Subscriber>) -> Option<Message> {
+    match inbox {
+        Some(inbox) => inbox.next().await,
+        None => std::future::pending().await,
     }
 }
 

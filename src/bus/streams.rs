@@ -139,7 +139,6 @@ fn same(current: Option<&Value>, wanted: &Value) -> bool {
 /// The answer to a request about a stream, as far as it is read.
 #[derive(Deserialize)]
 pub(super) struct Info {
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(super) created: String,
     pub(super) config: Map<String, Value>,
     #[cfg(any(feature = "postgres", feature = "sqlite"))]

@@ -9,10 +9,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    bus::{Bus, BusError, ConsumerSpec, Delivery, PullError, Pulled, Puller, PullerOptions},
+    bus::{Bus, BusError, ConsumerSpec, Delivery, PullError, Pulled, Puller, PullerOptions, Start},
     executor::{Acknowledger, Arrival, Executor, PROGRESS},
     lanes::Lanes,
-    subscriber::EventSubscriber,
+    subscriber::{EventSubscriber, MAX_CONCURRENCY},
 };
 
 /// How many more events an ordered subscriber holds than it runs, so that a hot key does not leave
@@ -25,6 +25,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 pub(super) struct Pump<S> {
     bus: Bus,
     consumer: ConsumerSpec,
+    /// When the stream was created: sequences of another one mean nothing here.
+    created: Option<String>,
+    /// The highest sequence that was delivered.
+    seen: u64,
     name: String,
     executor: Arc<Executor<S>>,
     puller: Puller,
@@ -60,6 +64,7 @@ impl<S: Send + Sync + 'static> Pump<S> {
         pulling: CancellationToken,
     ) -> Result<Self, BusError> {
         bus.apply_consumer(&consumer).await?;
+        let created = bus.stream_created(&consumer.stream).await?;
         let puller = puller(&bus, &consumer).await?;
         let ahead = if subscriber.ordered {
             AHEAD_WHEN_ORDERED
@@ -69,13 +74,18 @@ impl<S: Send + Sync + 'static> Pump<S> {
         Ok(Self {
             bus,
             consumer,
+            created,
+            seen: 0,
             name: subscriber.name().to_owned(),
             executor,
             puller,
             lanes: Lanes::new(subscriber.concurrency),
             held: HashSet::new(),
             running: JoinSet::new(),
-            capacity: subscriber.concurrency.saturating_mul(ahead),
+            capacity: subscriber
+                .concurrency
+                .saturating_mul(ahead)
+                .min(MAX_CONCURRENCY),
             ordered: subscriber.ordered,
             pulling,
             resume_at: None,
@@ -126,6 +136,7 @@ impl<S: Send + Sync + 'static> Pump<S> {
             return;
         };
         self.pause = FIRST_PAUSE;
+        self.seen = self.seen.max(arrival.sequence);
         if !self.held.insert(arrival.sequence) {
             tracing::debug!(sequence = arrival.sequence, "delivered again while in hand");
             return;
@@ -182,11 +193,7 @@ impl<S: Send + Sync + 'static> Pump<S> {
 
     /// Sets the consumer up again, where it is missing, and pulls anew.
     async fn resume(&mut self) {
-        let opened = async {
-            self.bus.apply_consumer(&self.consumer).await?;
-            puller(&self.bus, &self.consumer).await
-        };
-        match opened.await {
+        match self.reopened().await {
             Ok(puller) => {
                 self.puller = puller;
                 self.resume_at = None;
@@ -198,6 +205,20 @@ impl<S: Send + Sync + 'static> Pump<S> {
                 self.pause = (self.pause * 2).min(LONGEST_PAUSE);
             }
         }
+    }
+
+    /// A consumer that is gone begins where this replica stands, unless the stream is another one.
+    async fn reopened(&mut self) -> Result<Puller, BusError> {
+        let created = self.bus.stream_created(&self.consumer.stream).await?;
+        let start = if created == self.created {
+            Start::Sequence(self.held.iter().min().copied().unwrap_or(self.seen + 1))
+        } else {
+            self.seen = 0;
+            self.created = created;
+            Start::Beginning
+        };
+        self.bus.restore_consumer(&self.consumer, start).await?;
+        puller(&self.bus, &self.consumer).await
     }
 
     /// No new pulls; what waits or is on its way goes back, what runs ends by itself or is halted by the

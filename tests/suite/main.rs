@@ -11,6 +11,7 @@ mod faults;
 mod order;
 mod outbox;
 mod poison;
+mod resume;
 mod sql;
 mod streams;
 mod subscriber;

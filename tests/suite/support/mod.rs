@@ -2,12 +2,14 @@
 
 mod events;
 mod oracle;
+mod proxy;
 mod world;
 
 use std::time::Duration;
 
 pub use events::{Counted, Noted, User};
 pub use oracle::Stream;
+pub use proxy::Proxy;
 pub use world::{Database, World};
 
 /// How long anything may take on a busy machine.
