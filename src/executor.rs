@@ -17,6 +17,7 @@ use crate::{
     context::{self, Context, Facts},
     failure::Failure,
     outcome::{self, Cause, DeadLetter, Outcome},
+    retry::Retry,
     subscriber::EventSubscriber,
 };
 
@@ -27,8 +28,10 @@ pub(crate) const ACK_WAIT: Duration = Duration::from_secs(30);
 /// The pauses between two tries of an answer.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// When an event that this replica does not handle comes again.
-const NOT_OURS: Duration = Duration::from_secs(5);
+/// When an event that this replica does not handle comes again. With jitter: replicas ask in turns, and a
+/// fixed wait would bring it back to the same one.
+const NOT_OURS: Retry =
+    Retry::exponential(Duration::from_millis(50), Duration::from_secs(5)).attempts(u32::MAX);
 /// How often an answer to the server is tried before the server's own redelivery is left to work.
 const ANSWER_TRIES: u32 = 3;
 
@@ -245,8 +248,9 @@ impl<S: Send + Sync + 'static> Executor<S> {
             subject = arrival.subject,
             "the durable delivers a name that this replica does not handle: it is left to another one"
         );
-        self.answer(arrival, &Outcome::Retry(NOT_OURS), acknowledger)
-            .await;
+        let after = NOT_OURS.delay(arrival.delivered, random());
+        let outcome = Outcome::Retry(after.unwrap_or_default());
+        self.answer(arrival, &outcome, acknowledger).await;
     }
 
     async fn hand_back(&self, arrival: &Arrival, acknowledger: &impl Acknowledger) {

@@ -15,3 +15,4 @@ mod resume;
 mod sql;
 mod streams;
 mod subscriber;
+mod worst_days;
