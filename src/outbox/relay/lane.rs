@@ -313,8 +313,12 @@ impl<C: Cursor> Lane<C> {
     }
 
     /// Finds out which event a batch was refused for. True when one was parked.
+    ///
+    /// What is confirmed is reported together, under the last of its pages: rows that went side by side may
+    /// be stored in any order, and a position must not pass one that is not known to be done.
     async fn one_by_one(&self, items: Vec<Item>) -> Result<bool, Fault> {
-        let mut parked = false;
+        let mut is_parked = false;
+        let (mut confirmed, mut entries) = (Vec::new(), Vec::new());
         for item in items {
             self.course.fence.check()?;
             if let Some(first) = self.course.parking.blocker(&item.row) {
@@ -325,18 +329,20 @@ impl<C: Cursor> Lane<C> {
             }
             let message = self.submission(&item);
             match self.course.bus.publish_one(&self.stream, message).await {
-                Ok(confirmed) => {
-                    let entry = self.entry(&item.row, confirmed.sequence);
-                    self.confirm(&[&item], vec![entry]).await?;
+                Ok(Confirmed { sequence }) => {
+                    entries.push(self.entry(&item.row, sequence));
+                    confirmed.push(item);
                 }
                 Err(refusal @ Refusal::Permanent { .. }) => {
                     self.park(item, refusal.to_string()).await?;
-                    parked = true;
+                    is_parked = true;
                 }
                 Err(refusal) => return Err(self.unconfirmed(refusal)),
             }
         }
-        Ok(parked)
+        let confirmed: Vec<&Item> = confirmed.iter().collect();
+        self.confirm(&confirmed, entries).await?;
+        Ok(is_parked)
     }
 
     fn submission(&self, item: &Item) -> Submission {
@@ -428,7 +434,5 @@ fn is_few(items: &[Item]) -> bool {
         .filter_map(|item| item.row.key.as_deref())
         .collect();
     let keyed = items.iter().filter(|item| item.row.key.is_some()).count();
-    // Of one page: answers come in any order, and a position covers whole pages.
-    let of_one_page = items.iter().all(|item| item.page == items[0].page);
-    items.len() <= FEW && keys.len() == keyed && of_one_page
+    items.len() <= FEW && keys.len() == keyed
 }
