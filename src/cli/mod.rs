@@ -5,6 +5,7 @@ mod completions;
 mod config;
 mod database;
 mod demo;
+mod folder;
 mod logging;
 mod migrate;
 mod outbox;

@@ -1,15 +1,16 @@
 //! The servers of a measurement: started for it, or given.
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::jetstream;
 use tidings::{
-    Bus, EventId, NatsOptions, Outbox, Pattern, StreamSpec,
+    Bus, NatsOptions, Outbox, Pattern, StreamSpec,
     testing::{NatsServer, PostgresServer},
 };
 
 use super::store::BenchStore;
+use crate::cli::folder::Folder;
 
 /// The stream that is measured with, and the one that the limit is measured with.
 pub(super) const STREAM: &str = "TIDINGS_BENCH";
@@ -34,16 +35,6 @@ pub(super) struct World<DB: BenchStore> {
     folder: Option<Folder>,
 }
 
-struct Folder(PathBuf);
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0) {
-            tracing::warn!(%error, folder = %self.0.display(), "the folder could not be removed");
-        }
-    }
-}
-
 impl<DB: BenchStore> World<DB> {
     pub(super) async fn start(given: Given) -> anyhow::Result<Self> {
         let servers = match (&given.nats, &given.database) {
@@ -63,9 +54,7 @@ impl<DB: BenchStore> World<DB> {
             Some(url) => url,
             None if DB::KIND == "postgres" => postgres.insert(PostgresServer::start().await?).url(),
             None => {
-                let path = std::env::temp_dir().join(format!("tidings-bench-{}", EventId::now()));
-                std::fs::create_dir(&path)?;
-                let file = folder.insert(Folder(path)).0.join("bench.db");
+                let file = folder.insert(Folder::new("bench")?).path().join("bench.db");
                 format!("sqlite:{}", file.display())
             }
         };

@@ -1,11 +1,12 @@
 //! The servers of the demo, and how its processes reach them.
 
-use std::path::PathBuf;
-
-use tidings::{EventId, testing::NatsServer};
+use tidings::testing::NatsServer;
 
 use crate::{
-    cli::report::{Exit, Report},
+    cli::{
+        folder::Folder,
+        report::{Exit, Report},
+    },
     config::{Config, DATABASE_URL, Flags, NATS_URL, SCHEMA},
 };
 
@@ -19,17 +20,6 @@ pub(super) struct Servers {
     folder: Option<Folder>,
 }
 
-/// The folder of the SQLite file; it goes with the demo.
-struct Folder(PathBuf);
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0) {
-            tracing::warn!(%error, folder = %self.0.display(), "the folder could not be removed");
-        }
-    }
-}
-
 impl Servers {
     pub(super) async fn start(database: Option<String>) -> Result<Self, Report> {
         let nats = NatsServer::options()
@@ -40,10 +30,9 @@ impl Servers {
         let (database, schema, folder) = match database {
             Some(url) => (url, SCHEMA_OF_DEMO, None),
             None => {
-                let folder = std::env::temp_dir().join(format!("tidings-demo-{}", EventId::now()));
-                std::fs::create_dir(&folder)?;
-                let url = format!("sqlite:{}", folder.join("demo.db").display());
-                (url, "tidings", Some(Folder(folder)))
+                let folder = Folder::new("demo")?;
+                let url = format!("sqlite:{}", folder.path().join("demo.db").display());
+                (url, "tidings", Some(folder))
             }
         };
         Ok(Self {

@@ -1,0 +1,34 @@
+//! A folder that goes with its owner. Never holds anything that must outlive a command.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use tidings::EventId;
+
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    /// A new folder among the temporary ones.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub(crate) fn new(purpose: &str) -> io::Result<Self> {
+        let path = std::env::temp_dir().join(format!("tidings-{purpose}-{}", EventId::now()));
+        std::fs::create_dir(&path)?;
+        Ok(Self(path))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            tracing::warn!(%error, folder = %self.0.display(), "the folder could not be removed");
+        }
+    }
+}
