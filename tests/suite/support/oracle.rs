@@ -31,7 +31,16 @@ impl Stream {
         let context = jetstream::new(client);
         let mut stream = context.get_stream(name).await.expect("the stream");
         let left = stream.info().await.expect("its state").state.messages;
-        let config = jetstream::consumer::pull::OrderedConfig::default();
+        if left == 0 {
+            return Self(Vec::new());
+        }
+        let name = uuid::Uuid::now_v7().simple().to_string();
+        let config = jetstream::consumer::pull::Config {
+            name: Some(name.clone()),
+            ack_policy: jetstream::consumer::AckPolicy::None,
+            inactive_threshold: std::time::Duration::from_secs(60),
+            ..Default::default()
+        };
         let consumer = stream.create_consumer(config).await.expect("a consumer");
         let messages = consumer.messages().await.expect("messages");
         let all = messages
@@ -44,7 +53,13 @@ impl Stream {
                     payload: message.payload.to_vec(),
                 }
             });
-        Self(super::within("the stream is read", all.collect()).await)
+        let all = super::within("the stream is read", all.collect()).await;
+        // A stream may have a thousand consumers, and this is asked again and again.
+        stream
+            .delete_consumer(&name)
+            .await
+            .expect("no consumer is left");
+        Self(all)
     }
 
     pub fn len(&self) -> usize {
