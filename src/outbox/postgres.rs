@@ -1,5 +1,5 @@
 //! The outbox on PostgreSQL 14 or newer: an insert-only log in a ring of partitions, and a cursor that
-//! is a snapshot. No superuser, no extension, nothing kept on a connection.
+//! is a snapshot. Needs no superuser and no extension.
 
 mod fetch;
 mod reclaim;

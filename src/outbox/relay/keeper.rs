@@ -107,7 +107,11 @@ impl<DB: Store> Keeper<DB> {
                     renew_at = Instant::now() + renewal;
                 }
                 () = tokio::time::sleep_until(tidy_at) => {
-                    self.survey(&reports).await;
+                    // The lease comes first: a NATS that does not answer is asked again later.
+                    let surveying = self.survey(&reports);
+                    if tokio::time::timeout(renewal, surveying).await.is_err() {
+                        tracing::debug!("the streams were not surveyed in time");
+                    }
                     // Where there was something to free, there may be more.
                     let again = if self.reclaim().await? { TIDY_SOON } else { TIDY };
                     tidy_at = Instant::now() + again;
