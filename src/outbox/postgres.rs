@@ -28,10 +28,16 @@ impl Statements for Postgres {
     const KIND: &'static str = "postgres";
     const BEGIN: &'static str = "begin";
     const MIGRATION_TABLE: &'static str = "tidings.migration";
-    const MIGRATIONS: &'static [Migration] = &[Migration {
-        name: "0001_outbox",
-        sql: include_str!("../../migrations/postgres/0001_outbox.sql"),
-    }];
+    const MIGRATIONS: &'static [Migration] = &[
+        Migration {
+            name: "0001_outbox",
+            sql: include_str!("../../migrations/postgres/0001_outbox.sql"),
+        },
+        Migration {
+            name: "0002_ways_back",
+            sql: include_str!("../../migrations/postgres/0002_ways_back.sql"),
+        },
+    ];
     type Cursor = PgCursor;
 
     fn is_missing_table(error: &sqlx::Error) -> bool {

@@ -61,10 +61,16 @@ impl Statements for Sqlite {
     /// has written meanwhile, whatever the busy timeout.
     const BEGIN: &'static str = "begin immediate";
     const MIGRATION_TABLE: &'static str = "tidings_migration";
-    const MIGRATIONS: &'static [Migration] = &[Migration {
-        name: "0001_outbox",
-        sql: include_str!("../../migrations/sqlite/0001_outbox.sql"),
-    }];
+    const MIGRATIONS: &'static [Migration] = &[
+        Migration {
+            name: "0001_outbox",
+            sql: include_str!("../../migrations/sqlite/0001_outbox.sql"),
+        },
+        Migration {
+            name: "0002_ways_back",
+            sql: include_str!("../../migrations/sqlite/0002_ways_back.sql"),
+        },
+    ];
     /// The id of the last row that is confirmed or parked.
     type Cursor = i64;
 

@@ -138,9 +138,15 @@ async fn logs_can_be_json_and_never_mix_with_results() {
     let mut command = world.command(&["migrate", "--log", "info"]);
     command.env("TIDINGS_LOG_FORMAT", "json");
     let migrated = ended(command).await;
-    assert_eq!(migrated.stdout, "applied 0001_outbox\n");
-    let line: serde_json::Value = serde_json::from_str(migrated.stderr.trim()).unwrap();
-    assert_eq!(line["message"], "outbox migrated");
+    assert_eq!(
+        migrated.stdout,
+        "applied 0001_outbox\napplied 0002_ways_back\n"
+    );
+    assert_eq!(migrated.stderr.lines().count(), 2);
+    for line in migrated.stderr.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!(line["message"], "outbox migrated");
+    }
 }
 
 #[tokio::test]
