@@ -114,6 +114,7 @@ impl BenchStore for Sqlite {
             drop table if exists tidings_bench_relay;
             drop table if exists tidings_bench_ledger;
             drop table if exists tidings_bench_parked;
+            drop table if exists tidings_bench_delayed;
             drop table if exists tidings_bench_migration";
         sqlx::raw_sql(drop_all).execute(pool).await.map(drop)
     }
