@@ -1,40 +1,32 @@
-//! `tidings outbox`: how the outbox stands.
+//! `tidings outbox status`: how the outbox stands.
 
 use std::time::Duration;
 
 use chrono::SecondsFormat;
-use clap::{Args, Subcommand};
+use clap::Args;
 use tidings::{LastBatch, LeaseStatus, Status};
 
-use super::{
-    database::{Database, with_outbox},
-    output,
-    report::Outcome,
+use crate::{
+    cli::{
+        database::{Database, with_outbox},
+        output,
+        report::Outcome,
+    },
+    config::Config,
 };
-use crate::config::Config;
 
 #[derive(Args)]
-pub(super) struct OutboxCommand {
-    #[command(subcommand)]
-    action: Action,
+pub(super) struct ShowStatus {
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
 }
 
-#[derive(Subcommand)]
-enum Action {
-    /// Print what waits, who relays, what was confirmed last, and what is parked
-    Status {
-        /// Print a JSON object
-        #[arg(long)]
-        json: bool,
-    },
-}
-
-impl OutboxCommand {
+impl ShowStatus {
     pub(super) async fn run(&self, config: &Config) -> Outcome {
-        let Action::Status { json } = self.action;
         let database = Database::open(config).await?;
         let status = with_outbox!(&database, outbox => outbox.status().await)?;
-        if json {
+        if self.json {
             return Ok(output::json(&status)?);
         }
         Ok(output::table(&rows(&status))?)

@@ -1,0 +1,28 @@
+//! `tidings outbox`: looking into the outbox. One file an action.
+
+mod status;
+
+use clap::{Args, Subcommand};
+
+use super::report::Outcome;
+use crate::config::Config;
+
+#[derive(Args)]
+pub(super) struct OutboxCommand {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Print what waits, who relays, what was confirmed last, and what is parked
+    Status(status::ShowStatus),
+}
+
+impl OutboxCommand {
+    pub(super) async fn run(&self, config: &Config) -> Outcome {
+        match &self.action {
+            Action::Status(action) => action.run(config).await,
+        }
+    }
+}
