@@ -29,6 +29,8 @@ use crate::{
     context,
 };
 pub use migrate::MigrateError;
+#[cfg(feature = "failpoints")]
+pub use relay::failpoint;
 pub use relay::{Relay, RelayError};
 pub use status::{LastBatch, LeaseStatus, Status};
 use store::Names;

@@ -10,6 +10,10 @@
 //! There is one way to begin, whether after a start, a fault or a take-over: take the lease, read what
 //! the streams hold behind the last checkpoint, go on behind the cursor and leave out what was found.
 
+#[cfg(feature = "failpoints")]
+pub mod failpoint;
+#[cfg(not(feature = "failpoints"))]
+mod failpoint;
 mod fetch;
 mod keeper;
 mod lane;
@@ -127,6 +131,12 @@ impl<DB: Store> Relay<DB> {
                 unbound_grace: Duration::from_secs(30),
             },
         }
+    }
+
+    /// Its name as the owner of the lease: host, process, and something that no other relay has.
+    #[must_use]
+    pub fn owner(&self) -> &str {
+        &self.settings.owner
     }
 
     /// How long a stand-by waits for a relay that died; default 5 s.

@@ -7,6 +7,8 @@ mod postgres_server;
 mod process;
 mod server_error;
 
+#[cfg(all(feature = "failpoints", any(feature = "postgres", feature = "sqlite")))]
+pub use crate::outbox::failpoint;
 pub use nats_server::{NatsServer, NatsServerOptions};
 pub use postgres_server::{PostgresServer, PostgresServerOptions};
 pub use server_error::ServerError;

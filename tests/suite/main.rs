@@ -7,6 +7,7 @@
 mod support;
 
 mod bus;
+mod deaths;
 mod faults;
 mod order;
 mod outbox;

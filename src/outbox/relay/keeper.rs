@@ -7,6 +7,7 @@ use tokio::{sync::mpsc, time::Instant};
 
 use super::{
     Fault,
+    failpoint::{self, Point},
     lane::Fence,
     progress::{Progress, Report},
 };
@@ -165,6 +166,7 @@ impl<DB: Store> Keeper<DB> {
                     self.progress.done(page, rows);
                 }
                 self.dirty = true;
+                failpoint::reach(&self.tenure.owner, Point::Noted).await;
             }
             Report::Park { page, parked } => {
                 self.park(&parked).await?;
@@ -284,6 +286,7 @@ impl<DB: Store> Keeper<DB> {
     /// Writes what is new, and renews the lease in the same statement. The fence is measured from before
     /// the statement was sent.
     async fn checkpoint(&mut self) -> Result<(), Fault> {
+        failpoint::reach(&self.tenure.owner, Point::Checkpoint).await;
         let sent = Instant::now();
         let checkpoint = Checkpoint {
             cursor: self.cursor.clone(),
@@ -298,6 +301,7 @@ impl<DB: Store> Keeper<DB> {
         }
         self.dirty = false;
         self.fence.extend(sent + self.tenure.lease);
+        failpoint::reach(&self.tenure.owner, Point::Checkpointed).await;
         Ok(())
     }
 

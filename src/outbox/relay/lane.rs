@@ -19,7 +19,11 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Course, Fault, progress::Report};
+use super::{
+    Course, Fault,
+    failpoint::{self, Point},
+    progress::Report,
+};
 use crate::{
     bus::{BatchId, Confirmed, Refusal, StreamState, Submission},
     outbox::store::{Cursor, Entry, Parked, Row},
@@ -143,6 +147,7 @@ impl<C: Cursor> Lane<C> {
                     self.send_members(&batch, &items, &mut flying).await?;
                 }
             }
+            failpoint::reach(&self.course.settings.owner, Point::MembersSent).await;
             flying = self.commit(batch, items)?;
         }
         if let Some(last) = flying {
@@ -294,6 +299,7 @@ impl<C: Cursor> Lane<C> {
         &self,
         (items, answer): (Vec<Item>, Result<Vec<Confirmed>, Refusal>),
     ) -> Result<bool, Fault> {
+        failpoint::reach(&self.course.settings.owner, Point::Answered).await;
         match answer {
             Ok(confirmed) => {
                 let entries = self.entries(&items, &confirmed);

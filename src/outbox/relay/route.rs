@@ -10,7 +10,9 @@ use tokio::{
 };
 
 use super::{
-    Course, Fault, fault_of,
+    Course, Fault,
+    failpoint::{self, Point},
+    fault_of,
     lane::{Item, Lane},
     progress::Report,
 };
@@ -93,6 +95,9 @@ impl<C: Cursor> Router<C> {
                 next,
                 is_whole,
             };
+            if !rows.is_empty() {
+                failpoint::reach(&self.course.settings.owner, Point::Fetched).await;
+            }
             self.course.report(report).await?;
             if self.route_all(number, rows).await?.is_break() {
                 break;

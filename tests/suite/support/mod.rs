@@ -1,6 +1,7 @@
 //! What every test needs: a world of its own, something to observe, and a deadline for every wait.
 
 mod events;
+mod journal;
 mod oracle;
 mod proxy;
 mod world;
@@ -8,6 +9,7 @@ mod world;
 use std::time::Duration;
 
 pub use events::{Counted, Noted, User};
+pub use journal::Journal;
 pub use oracle::Stream;
 pub use proxy::Proxy;
 pub use world::{Database, World};

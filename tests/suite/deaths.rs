@@ -1,0 +1,135 @@
+//! P2, P3, P4: a relay that dies at any point of its way, and begins again when the stream has forgotten the
+//! ids, loses, repeats and turns round nothing.
+
+use std::time::Duration;
+
+use tidings::{
+    Envelope, Pattern, StreamSpec,
+    testing::failpoint::{self, Point},
+};
+
+use crate::{
+    both,
+    support::{Journal, Stream, World, eventually, within},
+};
+
+both!(
+    a_relay_may_die_at_any_point_however_long_the_next_one_takes,
+    a_page_that_was_begun_is_gone_on_with_by_the_next_relay,
+);
+
+/// The stream forgets ids after this, so that only its tail protects.
+const WINDOW: Duration = Duration::from_millis(100);
+const AN_HOUR: Duration = Duration::from_secs(3600);
+
+async fn forgetful<DB: Journal>(world: &World<DB>) {
+    world.keep_a_journal().await;
+    let mut stream = StreamSpec::new("EVENTS", [Pattern::parse("count.>").unwrap()]).unwrap();
+    stream.duplicate_window = WINDOW;
+    world.bus.apply_stream(&stream).await.unwrap();
+}
+
+/// A relay of small batches dies when it comes by a point for the n-th time; its ids are forgotten and its
+/// lease is over.
+async fn dies<DB: Journal>(world: &World<DB>, batch: usize, point: Point, nth: usize) {
+    let relay = world.new_relay().batch(batch).unbound_grace(AN_HOUR);
+    let armed = failpoint::arm(relay.owner(), point, nth);
+    let relay = world.run_relay(relay);
+    within(&format!("{point:?} {nth}"), armed.reached()).await;
+    relay.kill().await;
+    // real time: until the server has forgotten the ids
+    tokio::time::sleep(WINDOW + Duration::from_millis(50)).await;
+    world.end_the_lease().await;
+}
+
+async fn the_rest_is_relayed<DB: Journal>(world: &World<DB>) {
+    let relay = world.relay();
+    eventually("the backlog is gone", || async {
+        let status = world.outbox.status().await;
+        status.is_ok_and(|status| status.backlog == 0)
+    })
+    .await;
+    relay.stop().await.unwrap();
+}
+
+async fn a_relay_may_die_at_any_point_however_long_the_next_one_takes<DB: Journal>(
+    world: World<DB>,
+) {
+    forgetful(&world).await;
+    for nth in 1..=4 {
+        for point in Point::ALL {
+            // Of few keys and of many: in batches, and side by side.
+            for keys in [3, 30] {
+                let keys = (0..30).map(|n| format!("key-{}", n % keys));
+                world.commit_each(keys).await;
+            }
+            dies(&world, 5, point, nth).await;
+        }
+    }
+    the_rest_is_relayed(&world).await;
+    let verdict = world.verdict().await;
+    assert_eq!(verdict, verdict.flawless());
+    assert_eq!(verdict.events, 4 * Point::ALL.len() * 60);
+}
+
+async fn a_page_that_was_begun_is_gone_on_with_by_the_next_relay<DB: Journal>(world: World<DB>) {
+    // SQLite has one writer, and no page to remember: its cursor is an id.
+    let has_snapshots = DB::table("relay") == "tidings.relay";
+    forgetful(&world).await;
+    for (round, point) in [Point::Checkpoint, Point::Checkpointed]
+        .repeat(2)
+        .iter()
+        .enumerate()
+    {
+        let early = async || {
+            let mut tx = world.outbox.pool().begin().await.unwrap();
+            let key = format!("early-{round}");
+            let envelope = Envelope::raw("count.raised", 1, Some(&key), r#"{"count":1}"#).unwrap();
+            let id = world.outbox.enqueue(&mut tx, envelope).await.unwrap();
+            DB::note(&mut tx, id).await.unwrap();
+            tx
+        };
+        // Has its id before the page is begun, and commits when the page is half done.
+        let waits = if has_snapshots {
+            Some(early().await)
+        } else {
+            None
+        };
+        // Many pages of six in one transaction, and in their middle an event that no stream takes yet.
+        let mut tx = world.outbox.begin().await.unwrap();
+        for n in 0..60 {
+            world
+                .count(&mut tx, &format!("key-{}", n % 7))
+                .await
+                .unwrap();
+            if n == 30 {
+                let late = format!("late-{round}.made");
+                tx.publish(Envelope::raw(&late, 1, None, "{}").unwrap())
+                    .unwrap();
+            }
+        }
+        tx.commit().await.unwrap();
+
+        dies(&world, 3, *point, 4).await;
+
+        if has_snapshots {
+            let open = "select count(*) from tidings.relay where page_id is not null";
+            assert_eq!(DB::number(world.outbox.pool(), open).await, 1);
+        }
+        if let Some(early) = waits {
+            early.commit().await.unwrap();
+        }
+        world.commit_each((0..5).map(|n| format!("key-{n}"))).await;
+        let late = [Pattern::parse(&format!("late-{round}.>")).unwrap()];
+        let late = StreamSpec::new(format!("LATE-{round}"), late).unwrap();
+        world.bus.apply_stream(&late).await.unwrap();
+    }
+    the_rest_is_relayed(&world).await;
+    let verdict = world.verdict().await;
+    assert_eq!(verdict, verdict.flawless());
+    assert_eq!(verdict.events, 4 * if has_snapshots { 66 } else { 65 });
+    for round in 0..4 {
+        let late = Stream::read(&world.nats.url(), &format!("LATE-{round}")).await;
+        assert_eq!(late.len(), 1);
+    }
+}

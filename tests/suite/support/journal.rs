@@ -1,0 +1,124 @@
+//! What was committed, written down by the transaction that committed it, and the comparison with what a
+//! stream holds. Never asks the outbox.
+
+use std::collections::HashSet;
+
+use sqlx::{Postgres, Sqlite};
+use tidings::{EventId, OutboxTransaction};
+
+use super::{Counted, Database, Stream, World};
+
+/// A database that notes each event in the transaction that publishes it.
+pub trait Journal: Database {
+    fn note(
+        connection: &mut Self::Connection,
+        id: EventId,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+    /// The ids that are noted.
+    fn noted(pool: &sqlx::Pool<Self>) -> impl Future<Output = Vec<String>> + Send;
+    /// A lease that is over, in SQL.
+    const LEASE_OVER: &'static str;
+}
+
+const JOURNAL: &str = "create table journal (id text primary key)";
+const NOTE: &str = "insert into journal (id) values ($1)";
+const NOTED: &str = "select id from journal";
+
+macro_rules! journal {
+    ($database:ty, $lease_over:literal) => {
+        impl Journal for $database {
+            async fn note(
+                connection: &mut Self::Connection,
+                id: EventId,
+            ) -> Result<(), sqlx::Error> {
+                let note = sqlx::query(NOTE).bind(id.to_string());
+                note.execute(connection).await.map(drop)
+            }
+
+            async fn noted(pool: &sqlx::Pool<Self>) -> Vec<String> {
+                let noted = sqlx::query_scalar(NOTED).fetch_all(pool);
+                noted.await.expect("the journal")
+            }
+
+            const LEASE_OVER: &'static str = $lease_over;
+        }
+    };
+}
+
+journal!(Postgres, "'-infinity'");
+journal!(Sqlite, "0");
+
+/// What the stream holds, beside what was committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Verdict {
+    pub events: usize,
+    /// Committed, and not in the stream.
+    pub lost: usize,
+    /// In the stream, and never committed.
+    pub phantom: usize,
+    /// In the stream more than once.
+    pub duplicated: usize,
+    /// Behind a later one of their key.
+    pub inverted: usize,
+}
+
+impl Verdict {
+    pub fn of(noted: Vec<String>, stored: &Stream) -> Self {
+        let noted: HashSet<String> = noted.into_iter().collect();
+        let ids: HashSet<String> = stored.ids().into_iter().collect();
+        Self {
+            events: noted.len(),
+            lost: noted.difference(&ids).count(),
+            phantom: ids.difference(&noted).count(),
+            duplicated: stored.duplicated(),
+            inverted: stored.inverted(),
+        }
+    }
+
+    /// The same number of events, and nothing to complain of.
+    pub fn flawless(self) -> Self {
+        Self {
+            events: self.events,
+            ..Self::default()
+        }
+    }
+}
+
+impl<DB: Journal> World<DB> {
+    pub async fn keep_a_journal(&self) {
+        DB::execute(self.outbox.pool(), JOURNAL).await;
+    }
+
+    /// Counts a key up, says so and notes it; the transaction is still open.
+    pub async fn count(
+        &self,
+        tx: &mut OutboxTransaction<DB>,
+        key: &str,
+    ) -> Result<(), sqlx::Error> {
+        let count = DB::count_up(tx, key).await?;
+        let key = key.to_owned();
+        let id = tx.publish(&Counted { key, count }).expect("an event");
+        DB::note(tx, id).await
+    }
+
+    /// Commits a transaction for each key.
+    pub async fn commit_each(&self, keys: impl IntoIterator<Item = String>) {
+        for key in keys {
+            let mut tx = self.outbox.begin().await.expect("a transaction");
+            self.count(&mut tx, &key).await.expect("a count");
+            tx.commit().await.expect("a commit");
+        }
+    }
+
+    pub async fn verdict(&self) -> Verdict {
+        let noted = DB::noted(self.outbox.pool()).await;
+        Verdict::of(noted, &self.stored().await)
+    }
+
+    /// Lets the next relay begin at once: the owner is dead.
+    pub async fn end_the_lease(&self) {
+        let (relay, over) = (DB::table("relay"), DB::LEASE_OVER);
+        let sql = format!("update {relay} set lease_until = {over}");
+        DB::execute(self.outbox.pool(), &sql).await;
+    }
+}
