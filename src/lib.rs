@@ -40,8 +40,8 @@ pub use failure::Failure;
 pub use handler::Handler;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use outbox::{
-    LastBatch, LeaseStatus, MigrateError, Outbox, OutboxError, OutboxTransaction, Relay,
-    RelayError, SchemaError, Status, Store,
+    DelayedEvent, LastBatch, LeaseStatus, MigrateError, Outbox, OutboxError, OutboxTransaction,
+    Relay, RelayError, SchemaError, Status, Store,
 };
 pub use outcome::{Cause, DeadLetter, Outcome};
 pub use retry::Retry;

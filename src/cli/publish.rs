@@ -5,6 +5,7 @@ use std::{
     io::{self, Read},
 };
 
+use chrono::{DateTime, TimeDelta, Utc};
 use clap::Args;
 use serde::de::IgnoredAny;
 use serde_json::json;
@@ -19,7 +20,7 @@ use super::{
     output,
     report::{Exit, Outcome, Report},
 };
-use crate::config::Config;
+use crate::config::{Config, duration};
 
 #[derive(Args)]
 pub(super) struct Publish {
@@ -43,6 +44,12 @@ pub(super) struct Publish {
     /// The event's id, a UUID: the same id again is the same event [default: a new one]
     #[arg(long, value_name = "UUID")]
     id: Option<EventId>,
+    /// Publish it then, such as 2026-01-31T12:00:00Z, and not before; at once when that is past
+    #[arg(long, value_name = "TIME", value_parser = time, conflicts_with_all = ["direct", "wait"])]
+    at: Option<DateTime<Utc>>,
+    /// Publish it after this time, such as 30s, 5m or 18h
+    #[arg(long = "in", value_name = "DURATION", value_parser = wait, conflicts_with = "direct")]
+    wait: Option<TimeDelta>,
     /// Publish to NATS and wait until it is stored, instead of through the outbox
     #[arg(long)]
     direct: bool,
@@ -55,21 +62,35 @@ impl Publish {
     pub(super) async fn run(&self, config: &Config) -> Outcome {
         let envelope = self.envelope()?;
         let id = envelope.id();
+        let due = self.due()?;
         if self.direct {
             direct(envelope, config).await?;
         } else {
             let database = Database::open(config).await?;
-            with_outbox!(&database, outbox => enqueue(outbox, envelope).await)?;
+            with_outbox!(&database, outbox => enqueue(outbox, envelope, due).await)?;
         }
         if self.json {
-            return Ok(output::json(
-                &json!({ "id": id, "confirmed": self.direct }),
-            )?);
+            let mut printed = json!({ "id": id, "confirmed": self.direct });
+            if let Some(due) = due {
+                printed["due"] = json!(due);
+            }
+            return Ok(output::json(&printed)?);
         }
         Ok(match self.direct {
             true => output::line(format!("{id} confirmed")),
             false => output::line(id),
         }?)
+    }
+
+    /// When it is to be published, if not now.
+    fn due(&self) -> Result<Option<DateTime<Utc>>, Report> {
+        let Some(wait) = self.wait else {
+            return Ok(self.at);
+        };
+        match Utc::now().checked_add_signed(wait) {
+            Some(due) => Ok(Some(due)),
+            None => Err(Report::new(Exit::Usage, "--in is beyond all calendars")),
+        }
     }
 
     fn envelope(&self) -> Result<Envelope, Report> {
@@ -171,9 +192,27 @@ fn header(text: &str) -> Result<(String, String), String> {
     Ok((name.to_owned(), value.to_owned()))
 }
 
-async fn enqueue<DB: Store>(outbox: &Outbox<DB>, envelope: Envelope) -> Result<(), OutboxError> {
+fn time(text: &str) -> Result<DateTime<Utc>, String> {
+    let time = DateTime::parse_from_rfc3339(text);
+    time.map(|time| time.to_utc())
+        .map_err(|_| "write 2026-01-31T12:00:00Z".to_owned())
+}
+
+fn wait(text: &str) -> Result<TimeDelta, String> {
+    let duration = duration::parse(text).map_err(|error| error.to_string())?;
+    TimeDelta::from_std(duration).map_err(|error| error.to_string())
+}
+
+async fn enqueue<DB: Store>(
+    outbox: &Outbox<DB>,
+    envelope: Envelope,
+    due: Option<DateTime<Utc>>,
+) -> Result<(), OutboxError> {
     let mut tx = outbox.begin().await?;
-    tx.publish(envelope)?;
+    match due {
+        Some(due) => tx.publish_at(envelope, due)?,
+        None => tx.publish(envelope)?,
+    };
     tx.commit().await
 }
 

@@ -5,6 +5,8 @@
 //! * [`Relay`]: moves what was committed into the stream, in order, once.
 //! * [`Store`]: the two databases, Postgres and SQLite.
 
+mod chunks;
+mod delayed;
 mod migrate;
 #[cfg(feature = "postgres")]
 mod postgres;
@@ -28,6 +30,8 @@ use crate::{
     bus::{Bus, TooLarge, check_size},
     context,
 };
+use chunks::chunks;
+pub use delayed::DelayedEvent;
 pub use migrate::MigrateError;
 #[cfg(feature = "failpoints")]
 pub use relay::failpoint;
@@ -159,6 +163,22 @@ impl<DB: Store> Outbox<DB> {
         Ok(envelope.id())
     }
 
+    /// Writes events in a transaction that the caller owns and commits, in their order: a statement for
+    /// each thousand of them instead of one for each. What [`Outbox::enqueue`] says holds for it.
+    ///
+    /// # Errors
+    /// [`OutboxError`]; when an event is refused as it is, none was written.
+    pub async fn enqueue_all<E: IntoEnvelope>(
+        &self,
+        tx: &mut sqlx::Transaction<'_, DB>,
+        events: impl IntoIterator<Item = E>,
+    ) -> Result<Vec<EventId>, OutboxError> {
+        let envelopes = self.all_checked(events)?;
+        self.insert(tx, &envelopes).await?;
+        self.shared.wake.local();
+        Ok(envelopes.iter().map(Envelope::id).collect())
+    }
+
     /// The pool that the outbox was made with.
     #[must_use]
     pub fn pool(&self) -> &Pool<DB> {
@@ -177,14 +197,29 @@ impl<DB: Store> Outbox<DB> {
         Ok(envelope)
     }
 
+    /// Events as they will be written, or why one of them is refused.
+    fn all_checked<E: IntoEnvelope>(
+        &self,
+        events: impl IntoIterator<Item = E>,
+    ) -> Result<Vec<Envelope>, OutboxError> {
+        events
+            .into_iter()
+            .map(|event| self.checked(event))
+            .collect()
+    }
+
+    /// Writes events, a statement for each chunk of them.
     async fn insert(
         &self,
         connection: &mut DB::Connection,
         envelopes: &[Envelope],
     ) -> Result<(), OutboxError> {
-        DB::insert(connection, &self.shared.names, envelopes)
-            .await
-            .map_err(|error| Self::explain(error))
+        for chunk in chunks(envelopes, |envelope| envelope.payload().len()) {
+            DB::insert(connection, &self.shared.names, chunk)
+                .await
+                .map_err(Self::explain)?;
+        }
+        Ok(())
     }
 
     fn explain(error: sqlx::Error) -> OutboxError {

@@ -1,6 +1,7 @@
 //! The outbox on PostgreSQL 14 or newer: an insert-only log in a ring of partitions, and a cursor that
 //! is a snapshot. Needs no superuser and no extension.
 
+mod delayed;
 mod fetch;
 mod reclaim;
 
@@ -290,7 +291,9 @@ impl Statements for Postgres {
                 coalesce(date_part('epoch', nullif(relay.lease_until, '-infinity') - clock_timestamp()), 0),
                 backlog.events, date_part('epoch', clock_timestamp() - backlog.oldest),
                 (select count(*) from tidings.parked),
-                last.at, last.events, last.stream, last.last_sequence
+                last.at, last.events, last.stream, last.last_sequence,
+                (select count(*) from tidings.delayed),
+                (select date_part('epoch', min(due) - clock_timestamp()) from tidings.delayed)
             from tidings.relay
             cross join lateral (
                 select count(*) as events, min(log.at) as oldest from tidings.outbox as log
@@ -325,6 +328,8 @@ impl Statements for Postgres {
             },
             last_batch,
             parked: unsigned(row.try_get(5)?),
+            delayed: unsigned(row.try_get(10)?),
+            next_due_seconds: row.try_get(11)?,
         })
     }
 }

@@ -10,6 +10,7 @@
 //! There is one way to begin, whether after a start, a fault or a take-over: take the lease, read what
 //! the streams hold behind the last checkpoint, go on behind the cursor and leave out what was found.
 
+mod agenda;
 #[cfg(feature = "failpoints")]
 pub mod failpoint;
 #[cfg(not(feature = "failpoints"))]

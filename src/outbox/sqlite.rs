@@ -1,6 +1,8 @@
 //! The outbox on SQLite, the embedded default. One writer at a time, so the order of ids is the order
 //! of commits and the cursor is an id.
 
+mod delayed;
+
 use std::{path::Path, time::Duration};
 
 use bytes::Bytes;
@@ -232,6 +234,10 @@ impl Statements for Sqlite {
         cursor: &i64,
         bound: Bound,
     ) -> Result<Page<i64>, sqlx::Error> {
+        let due_in = match bound.with_due {
+            true => delayed::due_in(connection, names).await?,
+            false => None,
+        };
         let fetch = "select id, at, event, name, version, key, headers, payload from tidings_outbox
             where id > ? order by id limit ?";
         let mut found = sqlx::query(names.sql(fetch, '_'))
@@ -253,6 +259,7 @@ impl Statements for Sqlite {
             rows,
             next,
             is_whole,
+            due_in,
         })
     }
 
@@ -336,7 +343,9 @@ impl Statements for Sqlite {
                 (select count(*) from tidings_outbox where id > relay.cursor),
                 (select unixepoch('subsec') - min(at) / 1000000.0 from tidings_outbox where id > relay.cursor),
                 (select count(*) from tidings_parked),
-                last.at, last.events, last.stream, last.last_sequence
+                last.at, last.events, last.stream, last.last_sequence,
+                (select count(*) from tidings_delayed),
+                (select min(due) / 1000000.0 - unixepoch('subsec') from tidings_delayed)
             from tidings_relay as relay
             left join (select * from tidings_ledger order by last_id desc limit 1) as last on true";
         let row = sqlx::query(names.sql(figures, '_'))
@@ -362,6 +371,8 @@ impl Statements for Sqlite {
             },
             last_batch,
             parked: unsigned(row.try_get(5)?),
+            delayed: unsigned(row.try_get(10)?),
+            next_due_seconds: row.try_get(11)?,
         })
     }
 }

@@ -19,6 +19,10 @@ pub struct Status {
     pub last_batch: Option<LastBatch>,
     /// Events that were put aside because NATS will never take them, and what follows them.
     pub parked: u64,
+    /// Events that are published later.
+    pub delayed: u64,
+    /// When the next of them is due, in seconds from now; negative when it should have been moved already.
+    pub next_due_seconds: Option<f64>,
 }
 
 /// Who relays.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::{AssertSqlSafe, Database, SqlSafeStr, SqlStr};
 use tidings_contract::{Envelope, EventId};
 
-use super::{SchemaError, Status};
+use super::{SchemaError, Status, delayed::Schedule};
 
 /// A database that can hold an outbox. Sealed: Postgres and SQLite.
 pub trait Store: Database<Connection: Send> + Statements {}
@@ -28,7 +28,7 @@ pub trait Cursor: Clone + Debug + Send + Sync + 'static {}
 impl<T: Clone + Debug + Send + Sync + 'static> Cursor for T {}
 
 /// The statements of one database. Every time is the database's clock.
-pub trait Statements: Database<Connection: Send> {
+pub trait Statements: Schedule {
     /// The word for logs and messages.
     const KIND: &'static str;
     /// How a transaction that writes begins.
@@ -215,6 +215,8 @@ pub struct Bound {
     pub rows: usize,
     /// No further row once this many bytes of payload are there.
     pub bytes: usize,
+    /// Whether to say when the next delayed event is due.
+    pub with_due: bool,
 }
 
 /// A page of the outbox.
@@ -226,6 +228,8 @@ pub struct Page<C> {
     pub next: C,
     /// Everything that was committed before it was read lies before its end.
     pub is_whole: bool,
+    /// How long until the next delayed event is due, when that was asked for and there is one.
+    pub due_in: Option<Duration>,
 }
 
 /// A row of the outbox.

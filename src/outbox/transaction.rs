@@ -2,9 +2,10 @@
 
 use std::ops::{Deref, DerefMut};
 
+use chrono::{DateTime, Utc};
 use tidings_contract::{Envelope, EventId, IntoEnvelope};
 
-use super::{Outbox, OutboxError, Store};
+use super::{Outbox, OutboxError, Store, delayed::Delayed};
 
 /// A transaction of the outbox's database. It derefs to the sqlx connection; what is published in it
 /// becomes visible when it commits, and is gone when it is rolled back or dropped.
@@ -17,6 +18,7 @@ pub struct OutboxTransaction<DB: Store> {
     tx: sqlx::Transaction<'static, DB>,
     outbox: Outbox<DB>,
     events: Vec<Envelope>,
+    delayed: Vec<Delayed>,
 }
 
 impl<DB: Store> OutboxTransaction<DB> {
@@ -25,6 +27,7 @@ impl<DB: Store> OutboxTransaction<DB> {
             tx,
             outbox,
             events: Vec::new(),
+            delayed: Vec::new(),
         }
     }
 
@@ -40,15 +43,56 @@ impl<DB: Store> OutboxTransaction<DB> {
         Ok(id)
     }
 
+    /// Adds many events, in their order; each as [`OutboxTransaction::publish`] does. A commit writes a
+    /// thousand of them with one statement.
+    ///
+    /// # Errors
+    /// As for [`OutboxTransaction::publish`]; none of them is added then.
+    pub fn publish_all<E: IntoEnvelope>(
+        &mut self,
+        events: impl IntoIterator<Item = E>,
+    ) -> Result<Vec<EventId>, OutboxError> {
+        let envelopes = self.outbox.all_checked(events)?;
+        let ids = envelopes.iter().map(Envelope::id).collect();
+        self.events.extend(envelopes);
+        Ok(ids)
+    }
+
+    /// Adds an event that is published at `due`, and not before, by the database's clock; at once when
+    /// that is past. Until then [`Outbox::cancel`] takes it back by its id. Events of one key that are
+    /// due enter the stream in the order of their times, and of their commits where those are the same.
+    ///
+    /// # Errors
+    /// As for [`OutboxTransaction::publish`]. A commit fails when an event with this id is delayed already.
+    pub fn publish_at(
+        &mut self,
+        event: impl IntoEnvelope,
+        due: DateTime<Utc>,
+    ) -> Result<EventId, OutboxError> {
+        let envelope = self.outbox.checked(event)?;
+        let id = envelope.id();
+        self.delayed.push(Delayed::new(envelope, due));
+        Ok(id)
+    }
+
+    /// Takes a delayed event back when this transaction commits; as [`Outbox::cancel`].
+    ///
+    /// # Errors
+    /// [`OutboxError::Database`]; the transaction is then as the database leaves it, in Postgres aborted.
+    pub async fn cancel(&mut self, id: EventId) -> Result<bool, OutboxError> {
+        self.outbox.cancel(&mut self.tx, id).await
+    }
+
     /// Writes the events, commits, and wakes the relay.
     ///
     /// # Errors
     /// [`OutboxError::Database`] when the database failed: before COMMIT was sent nothing is committed;
     /// when its answer was lost it is unknown.
     pub async fn commit(mut self) -> Result<(), OutboxError> {
-        if self.events.is_empty() {
+        if self.events.is_empty() && self.delayed.is_empty() {
             return self.tx.commit().await.map_err(OutboxError::Database);
         }
+        self.outbox.delay(&mut self.tx, &self.delayed).await?;
         self.outbox.insert(&mut self.tx, &self.events).await?;
         self.tx.commit().await.map_err(OutboxError::Database)?;
         self.outbox.shared.wake.committed();
@@ -82,6 +126,7 @@ impl<DB: Store> std::fmt::Debug for OutboxTransaction<DB> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("OutboxTransaction")
             .field("events", &self.events.len())
+            .field("delayed", &self.delayed.len())
             .finish_non_exhaustive()
     }
 }

@@ -7,6 +7,7 @@
 mod support;
 
 mod configuration;
+mod delayed;
 mod demo;
 mod migrate;
 mod publish;

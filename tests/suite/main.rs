@@ -6,8 +6,10 @@
 
 mod support;
 
+mod bulk;
 mod bus;
 mod deaths;
+mod delayed;
 mod faults;
 mod order;
 mod outbox;

@@ -250,7 +250,7 @@ async fn migrating_twice_and_at_once_is_harmless<DB: Database>(world: World<DB>)
     let fresh = world.outbox.clone().in_schema("shop").unwrap();
     let all = futures::future::join_all((0..4).map(|_| fresh.migrate())).await;
     let applied: usize = all.into_iter().map(|applied| applied.unwrap().len()).sum();
-    assert_eq!(applied, 1);
+    assert_eq!(applied, DB::MIGRATIONS.len());
 }
 
 async fn another_schema_is_another_outbox<DB: Database>(world: World<DB>) {

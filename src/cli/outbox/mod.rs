@@ -1,5 +1,6 @@
 //! `tidings outbox`: looking into the outbox. One file an action.
 
+mod delayed;
 mod status;
 
 use clap::{Args, Subcommand};
@@ -17,12 +18,18 @@ pub(super) struct OutboxCommand {
 enum Action {
     /// Print what waits, who relays, what was confirmed last, and what is parked
     Status(status::ShowStatus),
+    /// List the events that are published later, the next one first
+    Delayed(delayed::ListDelayed),
+    /// Take delayed events back, so that they are never published
+    Cancel(delayed::Cancel),
 }
 
 impl OutboxCommand {
     pub(super) async fn run(&self, config: &Config) -> Outcome {
         match &self.action {
             Action::Status(action) => action.run(config).await,
+            Action::Delayed(action) => action.run(config).await,
+            Action::Cancel(action) => action.run(config).await,
         }
     }
 }

@@ -33,7 +33,7 @@ impl ShowStatus {
     }
 }
 
-fn rows(status: &Status) -> [[String; 2]; 5] {
+fn rows(status: &Status) -> [[String; 2]; 6] {
     let oldest = status.oldest_unpublished_seconds;
     [
         ["backlog".into(), events(status.backlog)],
@@ -41,6 +41,7 @@ fn rows(status: &Status) -> [[String; 2]; 5] {
         ["relay".into(), relay(&status.lease)],
         ["last batch".into(), last_batch(status.last_batch.as_ref())],
         ["parked".into(), events(status.parked)],
+        ["delayed".into(), delayed(status)],
     ]
 }
 
@@ -66,6 +67,15 @@ fn last_batch(batch: Option<&LastBatch>) -> String {
         batch.last_sequence,
         batch.at.to_rfc3339_opts(SecondsFormat::Millis, true)
     )
+}
+
+fn delayed(status: &Status) -> String {
+    let count = events(status.delayed);
+    match status.next_due_seconds {
+        None => count,
+        Some(wait) if wait < 0.0 => format!("{count}, the next due since {}", seconds(-wait)),
+        Some(wait) => format!("{count}, the next in {}", seconds(wait)),
+    }
 }
 
 fn events(count: u64) -> String {

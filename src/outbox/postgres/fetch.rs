@@ -6,7 +6,10 @@ use sqlx::{PgConnection, Row as _, postgres::PgRow};
 use tidings_contract::EventId;
 use uuid::Uuid;
 
-use crate::outbox::store::{Bound, Names, Page, Row};
+use crate::outbox::{
+    delayed::due_in,
+    store::{Bound, Names, Page, Row},
+};
 
 /// How far the relay is.
 ///
@@ -27,7 +30,8 @@ pub(super) struct PagePosition {
     pub(super) last_id: i64,
 }
 
-/// Rows and the snapshot that they were read under come from one statement.
+/// Rows and the snapshot that they were read under come from one statement; so does the time until the
+/// next delayed event is due, which is a step into an index.
 ///
 /// What `seen` does not see is either in its list of open transactions or at its xmax or above. The
 /// fourth part walks what lies above the floor in the order of ids and covers nearly everything. The
@@ -46,7 +50,10 @@ pub(super) async fn page(
 ) -> Result<Page<PgCursor>, sqlx::Error> {
     let fetch = "
         select 0::bigint as id, null::timestamptz as at, null::uuid as event, null::text as name,
-               null::int as version, null::text as key,
+               null::int as version,
+               case when $6 then (
+                   select date_part('epoch', due - clock_timestamp())::text from tidings.delayed
+                   order by due, place limit 1) end as key,
                coalesce($4, pg_current_snapshot()::text) as headers, null::bytea as payload
         union all
         select late.* from pg_snapshot_xip($1::text::pg_snapshot) as open(xid)
@@ -79,9 +86,11 @@ pub(super) async fn page(
         .bind(page.map_or(0, |page| page.last_id))
         .bind(page.map(|page| &page.snapshot))
         .bind(i64::try_from(bound.rows).unwrap_or(i64::MAX))
+        .bind(bound.with_due)
         .fetch(connection);
     let head = found.try_next().await?.ok_or(sqlx::Error::RowNotFound)?;
     let snapshot: String = head.try_get("headers")?;
+    let seconds: Option<String> = head.try_get("key")?;
     let mut rows: Vec<Row> = Vec::new();
     let mut bytes = 0;
     while bytes < bound.bytes
@@ -97,6 +106,7 @@ pub(super) async fn page(
         rows,
         next,
         is_whole: !is_cut && cursor.page.is_none(),
+        due_in: seconds.and_then(|text| text.parse().ok()).map(due_in),
     })
 }
 

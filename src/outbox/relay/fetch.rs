@@ -1,5 +1,5 @@
-//! Reads the outbox, page after page, ahead of what is being sent; waits when there is nothing. Never
-//! decides what happens to a row.
+//! Reads the outbox, page after page, ahead of what is being sent; moves delayed events into it when they
+//! are due; waits when there is nothing. Never decides what happens to a row.
 
 use std::{pin::Pin, time::Duration};
 
@@ -7,7 +7,10 @@ use futures::{Stream, StreamExt};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::Fault;
+use super::{
+    Fault,
+    agenda::{Agenda, CHUNK},
+};
 use crate::{
     bus::Bus,
     outbox::{
@@ -37,6 +40,7 @@ pub(super) struct Fetcher<DB: Store> {
     most_rows: usize,
     pings: Pin<Box<dyn Stream<Item = ()> + Send>>,
     poll: Poll,
+    agenda: Agenda,
 }
 
 impl<DB: Store> Fetcher<DB> {
@@ -54,10 +58,12 @@ impl<DB: Store> Fetcher<DB> {
             bound: Bound {
                 rows: batch * BATCHES_A_PAGE,
                 bytes: PAGE_BYTES,
+                with_due: true,
             },
             most_rows: batch * BATCHES_A_PAGE,
             pings: Box::pin(bus.pings(&subject).await?),
             poll: Poll::new(Instant::now()),
+            agenda: Agenda::new(Instant::now()),
         })
     }
 
@@ -68,10 +74,10 @@ impl<DB: Store> Fetcher<DB> {
         stop: CancellationToken,
     ) -> Result<(), Fault> {
         while !stop.is_cancelled() {
-            let names = &self.outbox.shared.names;
-            let fetching = DB::fetch(&mut self.connection, names, &self.cursor, self.bound);
-            let page = tokio::time::timeout(SILENCE, fetching).await;
-            let page = page.map_err(|_| Fault::Silent)??;
+            if self.agenda.is_due(Instant::now()) {
+                self.move_due().await?;
+            }
+            let page = self.fetch().await?;
             self.cursor = page.next.clone();
             self.adapt(&page);
             let is_empty = page.rows.is_empty();
@@ -87,6 +93,31 @@ impl<DB: Store> Fetcher<DB> {
         Ok(())
     }
 
+    /// Reads a page, and asks for the next delayed event when it is time to.
+    async fn fetch(&mut self) -> Result<Page<DB::Cursor>, Fault> {
+        let asked = Instant::now();
+        self.bound.with_due = self.agenda.is_looked_into(asked);
+        let names = &self.outbox.shared.names;
+        let fetching = DB::fetch(&mut self.connection, names, &self.cursor, self.bound);
+        let page = tokio::time::timeout(SILENCE, fetching).await;
+        let page = page.map_err(|_| Fault::Silent)??;
+        if self.bound.with_due {
+            self.agenda.looked(asked, Instant::now(), page.due_in);
+        }
+        Ok(page)
+    }
+
+    /// Moves what is due into the log, where the next page finds it. A relay that has lost its lease may
+    /// do so beside its successor: that moves each event once and in order, too.
+    async fn move_due(&mut self) -> Result<(), Fault> {
+        let names = &self.outbox.shared.names;
+        let moving = DB::move_due(&mut self.connection, names, CHUNK);
+        let moved = tokio::time::timeout(SILENCE, moving).await;
+        let moved = moved.map_err(|_| Fault::Silent)??;
+        self.agenda.moved(Instant::now(), moved);
+        Ok(())
+    }
+
     /// The database sends as many rows as it was asked for, also those that the bound on bytes cuts off: so
     /// fewer are asked for while rows are large.
     fn adapt(&mut self, page: &Page<DB::Cursor>) {
@@ -98,9 +129,14 @@ impl<DB: Store> Fetcher<DB> {
         };
     }
 
-    /// Waits for a commit, here or elsewhere, or until it is time to look anyway.
+    /// Waits for a commit, here or elsewhere, or until a delayed event is due or it is time to look anyway.
     async fn rest(&mut self, stop: &CancellationToken) {
-        let delay = self.poll.next(Instant::now());
+        let now = Instant::now();
+        let delay = self.poll.next(now);
+        let delay = self
+            .agenda
+            .until_due(now)
+            .map_or(delay, |due| due.min(delay));
         tokio::select! {
             () = stop.cancelled() => {}
             () = self.outbox.shared.wake.heard() => self.poll = Poll::new(Instant::now()),

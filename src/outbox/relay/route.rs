@@ -85,6 +85,7 @@ impl<C: Cursor> Router<C> {
                 rows,
                 next,
                 is_whole,
+                ..
             }) = page
             else {
                 break;

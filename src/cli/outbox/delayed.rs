@@ -1,0 +1,98 @@
+//! `tidings outbox delayed` and `tidings outbox cancel`: what is published later, and taking it back.
+
+use chrono::SecondsFormat;
+use clap::Args;
+use tidings::{DelayedEvent, EventId, Outbox, OutboxError, Store};
+
+use crate::{
+    cli::{
+        database::{Database, with_outbox},
+        output,
+        report::{Exit, Outcome, Report},
+    },
+    config::Config,
+};
+
+#[derive(Args)]
+pub(super) struct ListDelayed {
+    /// Only events of this key
+    #[arg(long)]
+    key: Option<String>,
+    /// At most so many
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    limit: u32,
+    /// Print a JSON object for each event
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+pub(super) struct Cancel {
+    /// The events' ids, as `publish` and `delayed` print them
+    #[arg(required = true, value_name = "ID")]
+    ids: Vec<EventId>,
+}
+
+impl ListDelayed {
+    pub(super) async fn run(&self, config: &Config) -> Outcome {
+        let database = Database::open(config).await?;
+        let key = self.key.as_deref();
+        let coming = with_outbox!(&database, outbox => outbox.delayed(key, self.limit).await)?;
+        if self.json {
+            for event in &coming {
+                output::json(event)?;
+            }
+            return Ok(());
+        }
+        let rows: Vec<[String; 4]> = coming.iter().map(row).collect();
+        Ok(output::table(&rows)?)
+    }
+}
+
+impl Cancel {
+    /// Cancels what can be, in one transaction, and fails when that was not all.
+    pub(super) async fn run(&self, config: &Config) -> Outcome {
+        let database = Database::open(config).await?;
+        let cancelled = with_outbox!(&database, outbox => cancel(outbox, &self.ids).await)?;
+        for id in &cancelled {
+            output::line(format!("{id} cancelled"))?;
+        }
+        let missing = self.ids.iter().filter(|id| !cancelled.contains(id));
+        let missing: Vec<String> = missing.map(ToString::to_string).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let what = format!(
+            "not delayed, or published meanwhile: {}",
+            missing.join(", ")
+        );
+        Err(Report::new(Exit::Failed, what).cure("tidings outbox delayed, which lists what is"))
+    }
+}
+
+/// The ids that were delayed and are not any more.
+async fn cancel<DB: Store>(
+    outbox: &Outbox<DB>,
+    ids: &[EventId],
+) -> Result<Vec<EventId>, OutboxError> {
+    let mut tx = outbox.begin().await?;
+    let mut cancelled = Vec::new();
+    for id in ids {
+        if tx.cancel(*id).await? {
+            cancelled.push(*id);
+        }
+    }
+    tx.commit().await?;
+    Ok(cancelled)
+}
+
+/// Due, name, key, id.
+fn row(event: &DelayedEvent) -> [String; 4] {
+    let key = event.key.as_deref().unwrap_or("-");
+    [
+        event.due.to_rfc3339_opts(SecondsFormat::Millis, true),
+        output::printable(&event.name),
+        output::printable(key),
+        event.id.to_string(),
+    ]
+}

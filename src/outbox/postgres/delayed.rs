@@ -1,0 +1,125 @@
+//! Delayed events on Postgres: a table that is read in the order (due, place). Never waits for a row that
+//! somebody else has locked.
+
+use chrono::{DateTime, Utc};
+use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row as _, postgres::PgRow};
+use tidings_contract::{EventId, wire};
+use uuid::Uuid;
+
+use super::version_of;
+use crate::outbox::{
+    delayed::{Delayed, DelayedEvent, Schedule},
+    store::Names,
+};
+
+impl Schedule for Postgres {
+    /// One statement. Places are drawn in the order of the arrays.
+    async fn delay(
+        connection: &mut PgConnection,
+        names: &Names,
+        events: &[Delayed],
+    ) -> Result<(), sqlx::Error> {
+        let insert =
+            "insert into tidings.delayed (event, due, name, version, key, headers, payload)
+            select * from unnest($1::uuid[], $2::timestamptz[], $3::text[], $4::int[], $5::text[],
+                                 $6::text[], $7::bytea[])";
+        let all = || events.iter().map(|event| &event.envelope);
+        let ids: Vec<Uuid> = all().map(|e| e.id().into()).collect();
+        let due: Vec<DateTime<Utc>> = events.iter().map(|event| event.due).collect();
+        let event_names: Vec<&str> = all().map(|e| e.name().as_str()).collect();
+        let versions: Vec<i32> = all().map(version_of).collect();
+        let keys: Vec<Option<&str>> = all().map(|e| e.key()).collect();
+        let headers: Vec<String> = all().map(wire::stored_headers).collect();
+        let payloads: Vec<&[u8]> = all().map(|e| e.payload().as_ref()).collect();
+        sqlx::query(names.sql(insert, '.'))
+            .bind(ids)
+            .bind(due)
+            .bind(event_names)
+            .bind(versions)
+            .bind(keys)
+            .bind(headers)
+            .bind(payloads)
+            .execute(connection)
+            .await
+            .map(drop)
+    }
+
+    async fn cancel(
+        connection: &mut PgConnection,
+        names: &Names,
+        event: EventId,
+    ) -> Result<bool, sqlx::Error> {
+        let cancel = names.sql("delete from tidings.delayed where event = $1", '.');
+        let cancelling = sqlx::query(cancel).bind(event.as_uuid());
+        Ok(cancelling.execute(connection).await?.rows_affected() == 1)
+    }
+
+    async fn coming(
+        connection: &mut PgConnection,
+        names: &Names,
+        key: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<DelayedEvent>, sqlx::Error> {
+        let coming = "select event, due, name, version, key, at from tidings.delayed
+            where $1 is null or key = $1 order by due, place limit $2";
+        let rows = sqlx::query(names.sql(coming, '.'))
+            .bind(key)
+            .bind(i64::from(limit))
+            .fetch_all(connection)
+            .await?;
+        rows.iter().map(read).collect()
+    }
+
+    /// Rows that another transaction has locked are skipped: it cancels them, and the relay must not wait
+    /// for its end. Should it roll back they are published after all, so the later rows of their keys stay.
+    /// Two relays that move at once cannot invert a key either, since neither passes over a row that the
+    /// other one has in hand, and ids are drawn in the order of the last select.
+    ///
+    /// It is one message, which is one transaction, and planned anew each time: a plan that was made while
+    /// the table was empty would walk through a full one for every chunk.
+    async fn move_due(
+        connection: &mut PgConnection,
+        names: &Names,
+        most: u32,
+    ) -> Result<u64, sqlx::Error> {
+        let move_due = "
+            set local enable_seqscan = off;
+            with free as materialized (
+                select ctid as spot, due, place, key from tidings.delayed
+                where due <= now() order by due, place limit $most for update skip locked
+            ), held as materialized (
+                select distinct on (waiting.key) waiting.key, waiting.due, waiting.place
+                from (select due, place from free order by due desc, place desc limit 1) as last
+                cross join lateral (
+                    select key, due, place from tidings.delayed
+                    where (due, place) <= (last.due, last.place) order by due, place offset 0
+                ) as waiting
+                where waiting.key is not null
+                  and not exists (select from free where free.place = waiting.place)
+                order by waiting.key, waiting.due, waiting.place
+            ), gone as (
+                delete from tidings.delayed as delayed
+                using free left join held on held.key = free.key
+                where delayed.ctid = free.spot
+                  and (held.key is null or (free.due, free.place) < (held.due, held.place))
+                returning delayed.*
+            )
+            insert into tidings.outbox (event, name, version, key, headers, payload)
+            select event, name, version, key, headers, payload from gone order by due, place";
+        let move_due = move_due.replace("$most", &most.to_string());
+        // Safe: a constant, a number and a checked identifier.
+        let moved = sqlx::raw_sql(AssertSqlSafe(names.text(&move_due, '.')));
+        Ok(moved.execute(connection).await?.rows_affected())
+    }
+}
+
+fn read(row: &PgRow) -> Result<DelayedEvent, sqlx::Error> {
+    Ok(DelayedEvent {
+        id: EventId::from(row.try_get::<Uuid, _>(0)?),
+        due: row.try_get(1)?,
+        name: row.try_get(2)?,
+        version: row.try_get::<i32, _>(3)?.unsigned_abs(),
+        key: row.try_get(4)?,
+        at: row.try_get(5)?,
+    })
+}

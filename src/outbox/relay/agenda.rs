@@ -1,0 +1,117 @@
+//! When to look for delayed events, and when to move them. Pure: never asks a clock or the database.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Looking takes no more than one part in so many of the relay's time, however long the index has grown
+/// under somebody's old snapshot.
+const SHARE: u32 = 20;
+/// Until the next attempt when nothing could be moved: somebody holds what is due.
+const HELD: Duration = Duration::from_millis(50);
+/// How many events are moved at once.
+pub(super) const CHUNK: u32 = 1000;
+
+/// What the fetcher knows about delayed events.
+pub(super) struct Agenda {
+    /// When the next one is due, as far as is known.
+    due: Option<Instant>,
+    /// Not before this.
+    look_at: Instant,
+    /// Not before this.
+    move_at: Instant,
+}
+
+impl Agenda {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            due: None,
+            look_at: now,
+            move_at: now,
+        }
+    }
+
+    /// Whether to ask the database when the next one is due.
+    pub(super) fn is_looked_into(&self, now: Instant) -> bool {
+        self.look_at <= now
+    }
+
+    /// What the database said when it was asked at `asked` and answered at `now`.
+    pub(super) fn looked(&mut self, asked: Instant, now: Instant, due_in: Option<Duration>) {
+        self.look_at = now + (now - asked) * SHARE;
+        self.due = due_in.and_then(|wait| now.checked_add(wait));
+    }
+
+    /// So many events were moved.
+    pub(super) fn moved(&mut self, now: Instant, events: u64) {
+        self.due = (events >= CHUNK.into()).then_some(now);
+        if events == 0 {
+            self.move_at = now + HELD;
+        }
+    }
+
+    /// How long until something is to be moved.
+    pub(super) fn until_due(&self, now: Instant) -> Option<Duration> {
+        let at = self.due?.max(self.move_at);
+        Some(at.saturating_duration_since(now))
+    }
+
+    /// Whether something is to be moved now.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.until_due(now) == Some(Duration::ZERO)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn what_is_due_is_moved_then_and_not_before() {
+        let start = Instant::now();
+        let mut agenda = Agenda::new(start);
+        assert_eq!(agenda.until_due(start), None);
+        agenda.looked(start, start, Some(MS * 30));
+        assert_eq!(agenda.until_due(start + MS), Some(MS * 29));
+        assert!(!agenda.is_due(start + MS * 29) && agenda.is_due(start + MS * 30));
+        agenda.moved(start + MS * 30, 1);
+        assert_eq!(agenda.until_due(start + MS * 30), None);
+    }
+
+    #[test]
+    fn a_full_chunk_is_followed_by_the_next() {
+        let now = Instant::now();
+        let mut agenda = Agenda::new(now);
+        agenda.moved(now, CHUNK.into());
+        assert!(agenda.is_due(now));
+    }
+
+    #[test]
+    fn what_is_held_is_tried_again_but_not_at_once() {
+        let now = Instant::now();
+        let mut agenda = Agenda::new(now);
+        agenda.moved(now, 0);
+        agenda.looked(now, now, Some(Duration::ZERO));
+        assert_eq!(agenda.until_due(now), Some(HELD));
+    }
+
+    #[test]
+    fn a_look_that_takes_long_is_seldom() {
+        let start = Instant::now();
+        let mut agenda = Agenda::new(start);
+        assert!(agenda.is_looked_into(start));
+        agenda.looked(start, start + MS * 10, None);
+        assert!(!agenda.is_looked_into(start + MS * 209));
+        assert!(agenda.is_looked_into(start + MS * 210));
+    }
+
+    #[test]
+    fn a_time_beyond_all_clocks_is_no_time() {
+        let now = Instant::now();
+        let mut agenda = Agenda::new(now);
+        agenda.looked(now, now, Some(Duration::MAX));
+        assert_eq!(agenda.until_due(now), None);
+    }
+}

@@ -1,0 +1,159 @@
+//! Delayed events on SQLite: a table that is read in the order (due, place). Never keeps the relay waiting
+//! for a long writer.
+
+use std::time::Duration;
+
+use chrono::DateTime;
+use sqlx::{AssertSqlSafe, Connection, Row as _, Sqlite, SqliteConnection, sqlite::SqliteRow};
+use tidings_contract::{EventId, wire};
+use uuid::Uuid;
+
+use crate::outbox::{
+    delayed::{Delayed, DelayedEvent, Schedule, due_in as until},
+    store::{Names, Statements},
+};
+
+/// How long a move waits for the lock of the file, in milliseconds. Meanwhile the relay reads nothing.
+const PATIENCE: i64 = 50;
+
+impl Schedule for Sqlite {
+    async fn delay(
+        connection: &mut SqliteConnection,
+        names: &Names,
+        events: &[Delayed],
+    ) -> Result<(), sqlx::Error> {
+        let insert =
+            "insert into tidings_delayed (event, due, name, version, key, headers, payload)
+            values (?, ?, ?, ?, ?, ?, ?)";
+        for Delayed { envelope, due } in events {
+            sqlx::query(names.sql(insert, '_'))
+                .bind(envelope.id().as_uuid())
+                .bind(due.timestamp_micros())
+                .bind(envelope.name().as_str())
+                .bind(i64::from(envelope.version()))
+                .bind(envelope.key())
+                .bind(wire::stored_headers(envelope))
+                .bind(envelope.payload().as_ref())
+                .execute(&mut *connection)
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn cancel(
+        connection: &mut SqliteConnection,
+        names: &Names,
+        event: EventId,
+    ) -> Result<bool, sqlx::Error> {
+        let cancel = names.sql("delete from tidings_delayed where event = ?", '_');
+        let cancelling = sqlx::query(cancel).bind(event.as_uuid());
+        Ok(cancelling.execute(connection).await?.rows_affected() == 1)
+    }
+
+    async fn coming(
+        connection: &mut SqliteConnection,
+        names: &Names,
+        key: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<DelayedEvent>, sqlx::Error> {
+        let coming = "select event, due, name, version, key, at from tidings_delayed
+            where ?1 is null or key = ?1 order by due, place limit ?2";
+        let rows = sqlx::query(names.sql(coming, '_'))
+            .bind(key)
+            .bind(limit)
+            .fetch_all(connection)
+            .await?;
+        rows.iter().map(read).collect()
+    }
+
+    /// While somebody else writes, nothing is moved: the next attempt is soon.
+    async fn move_due(
+        connection: &mut SqliteConnection,
+        names: &Names,
+        most: u32,
+    ) -> Result<u64, sqlx::Error> {
+        let patience = set_patience(connection, PATIENCE).await?;
+        let moved = move_now(connection, names, most).await;
+        set_patience(connection, patience).await?;
+        match moved {
+            Err(error) if is_busy(&error) => Ok(0),
+            moved => moved,
+        }
+    }
+}
+
+/// How long until the next event is due.
+pub(super) async fn due_in(
+    connection: &mut SqliteConnection,
+    names: &Names,
+) -> Result<Option<Duration>, sqlx::Error> {
+    let next = "select due / 1000000.0 - unixepoch('subsec') from tidings_delayed
+        order by due, place limit 1";
+    let next = sqlx::query(names.sql(next, '_'))
+        .fetch_optional(connection)
+        .await?;
+    next.map(|row| Ok(until(row.try_get(0)?))).transpose()
+}
+
+/// Both statements have the same bound, and nobody else writes between them.
+async fn move_now(
+    connection: &mut SqliteConnection,
+    names: &Names,
+    most: u32,
+) -> Result<u64, sqlx::Error> {
+    let mut tx = connection.begin_with(Sqlite::BEGIN).await?;
+    let now: i64 = sqlx::query("select cast(unixepoch('subsec') * 1000000 as integer)")
+        .fetch_one(&mut *tx)
+        .await?
+        .try_get(0)?;
+    let insert = "insert into tidings_outbox (event, name, version, key, headers, payload)
+        select event, name, version, key, headers, payload from tidings_delayed
+        where due <= ? order by due, place limit ?";
+    let moved = sqlx::query(names.sql(insert, '_'))
+        .bind(now)
+        .bind(most)
+        .execute(&mut *tx)
+        .await?;
+    let delete = "delete from tidings_delayed where place in (
+            select place from tidings_delayed where due <= ? order by due, place limit ?)";
+    sqlx::query(names.sql(delete, '_'))
+        .bind(now)
+        .bind(most)
+        .execute(&mut *tx)
+        .await?;
+    tx.commit().await?;
+    Ok(moved.rows_affected())
+}
+
+/// Sets how many milliseconds the connection waits for a lock, and returns what it was.
+async fn set_patience(connection: &mut SqliteConnection, millis: i64) -> Result<i64, sqlx::Error> {
+    let before = sqlx::query("pragma busy_timeout")
+        .fetch_one(&mut *connection)
+        .await?
+        .try_get(0)?;
+    // Safe: a number.
+    let set = AssertSqlSafe(format!("pragma busy_timeout = {millis}"));
+    sqlx::raw_sql(set).execute(connection).await?;
+    Ok(before)
+}
+
+/// Whether somebody else had the lock.
+fn is_busy(error: &sqlx::Error) -> bool {
+    const BUSY: i32 = 5;
+    let code = error.as_database_error().and_then(|error| error.code());
+    // The upper bits say more about it.
+    let code = code.and_then(|code| code.parse::<i32>().ok());
+    code.is_some_and(|code| code & 0xff == BUSY)
+}
+
+fn read(row: &SqliteRow) -> Result<DelayedEvent, sqlx::Error> {
+    let time = |micros| DateTime::from_timestamp_micros(micros).unwrap_or(DateTime::UNIX_EPOCH);
+    Ok(DelayedEvent {
+        id: EventId::from(row.try_get::<Uuid, _>(0)?),
+        due: time(row.try_get(1)?),
+        name: row.try_get(2)?,
+        version: row.try_get(3)?,
+        key: row.try_get(4)?,
+        at: time(row.try_get(5)?),
+    })
+}

@@ -1,0 +1,362 @@
+//! Events that are published later: when they are due, in their order, once, and not when they were cancelled.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use futures::StreamExt;
+use sqlx::Postgres;
+use tidings::{EventId, OutboxError, Pattern, StreamSpec};
+
+use crate::{
+    both,
+    support::{Counted, Database, User, World, eventually, within},
+};
+
+both!(
+    an_event_is_published_when_it_is_due_and_not_before,
+    what_is_past_is_published_at_once,
+    what_is_rolled_back_is_never_due,
+    a_cancelled_event_is_never_published,
+    a_cancel_that_is_rolled_back_has_never_been,
+    a_cancel_that_races_with_the_hour_either_wins_or_is_told_so,
+    relays_that_die_while_events_become_due_lose_duplicate_and_invert_nothing,
+    two_relays_that_both_believe_to_have_the_lease_move_each_event_once_and_in_order,
+    an_id_that_is_delayed_already_is_refused,
+    the_status_counts_what_is_delayed,
+);
+
+fn counted(key: &str, count: i64) -> Counted {
+    Counted {
+        key: key.to_owned(),
+        count,
+    }
+}
+
+fn millis(millis: i64) -> TimeDelta {
+    TimeDelta::milliseconds(millis)
+}
+
+async fn publish_at<DB: Database>(world: &World<DB>, count: i64, due: DateTime<Utc>) -> EventId {
+    let mut tx = world.outbox.begin().await.unwrap();
+    let id = tx.publish_at(&counted("a", count), due).unwrap();
+    tx.commit().await.unwrap();
+    id
+}
+
+async fn cancel<DB: Database>(world: &World<DB>, id: EventId) -> bool {
+    let mut tx = world.outbox.begin().await.unwrap();
+    let was_there = tx.cancel(id).await.unwrap();
+    tx.commit().await.unwrap();
+    was_there
+}
+
+async fn stored<DB: Database>(world: &World<DB>, events: usize) {
+    eventually(&format!("{events} are stored"), || async {
+        world.stored().await.len() >= events
+    })
+    .await;
+}
+
+/// The server forgets ids after 100 ms, so that it does not hide what the relay sends twice.
+async fn forgetful<DB: Database>(world: &World<DB>) {
+    let mut stream = StreamSpec::new("EVENTS", [Pattern::parse("count.>").unwrap()]).unwrap();
+    stream.duplicate_window = Duration::from_millis(100);
+    world.bus.apply_stream(&stream).await.unwrap();
+}
+
+async fn an_event_is_published_when_it_is_due_and_not_before<DB: Database>(world: World<DB>) {
+    let client = async_nats::connect(world.nats.url()).await.unwrap();
+    let mut seen = client.subscribe("count.raised").await.unwrap();
+    client.flush().await.unwrap();
+    let relay = world.relay();
+    let mut late = Vec::new();
+    for round in 0..3 {
+        // Polling alone would find it 150 ms later: by then the relay looks four times a second.
+        let due = Utc::now() + millis(1400);
+        publish_at(&world, round, due).await;
+        within("it is published", seen.next()).await.unwrap();
+        late.push((Utc::now() - due).num_milliseconds());
+    }
+    relay.stop().await.unwrap();
+    late.sort_unstable();
+    assert!(late[0] >= 0, "published {late:?} ms after the hour");
+    assert!(late[1] < 100, "published {late:?} ms after the hour");
+}
+
+async fn what_is_past_is_published_at_once<DB: Database>(world: World<DB>) {
+    let relay = world.relay();
+    publish_at(&world, 1, DateTime::<Utc>::MIN_UTC).await;
+    stored(&world, 1).await;
+    let mut tx = world.outbox.pool().begin_with(DB::BEGIN).await.unwrap();
+    let event = counted("a", 2);
+    let enqueueing = world.outbox.enqueue_at(&mut tx, &event, Utc::now());
+    let id = enqueueing.await.unwrap();
+    tx.commit().await.unwrap();
+    publish_at(&world, 3, DateTime::<Utc>::MAX_UTC).await;
+    stored(&world, 2).await;
+    relay.stop().await.unwrap();
+    let stored = world.stored().await;
+    assert_eq!((stored.len(), stored.inverted()), (2, 0));
+    let message = &stored.0[1];
+    assert_eq!(message.header("ce-id"), id.to_string());
+    assert_eq!(message.header("ce-partitionkey"), "a");
+}
+
+async fn what_is_rolled_back_is_never_due<DB: Database>(world: World<DB>) {
+    let mut tx = world.outbox.begin().await.unwrap();
+    tx.publish_at(&counted("a", 1), Utc::now()).unwrap();
+    tx.rollback().await.unwrap();
+    let mut tx = world.outbox.begin().await.unwrap();
+    assert!(matches!(
+        tx.publish_at(&User::new(""), Utc::now()),
+        Err(OutboxError::Envelope(_))
+    ));
+    tx.commit().await.unwrap();
+    let mut tx = world.outbox.pool().begin_with(DB::BEGIN).await.unwrap();
+    let event = counted("a", 2);
+    let enqueueing = world.outbox.enqueue_at(&mut tx, &event, Utc::now());
+    enqueueing.await.unwrap();
+    tx.rollback().await.unwrap();
+    assert!(world.outbox.delayed(None, 10).await.unwrap().is_empty());
+}
+
+async fn a_cancelled_event_is_never_published<DB: Database>(world: World<DB>) {
+    let relay = world.relay();
+    let due = Utc::now() + millis(400);
+    let cancelled = publish_at(&world, 1, due).await;
+    let kept = publish_at(&world, 2, due).await;
+    assert!(cancel(&world, cancelled).await);
+    assert!(!cancel(&world, cancelled).await);
+    assert!(!cancel(&world, EventId::now()).await);
+    stored(&world, 1).await;
+    assert!(!cancel(&world, kept).await);
+    publish_at(&world, 3, Utc::now()).await;
+    stored(&world, 2).await;
+    relay.stop().await.unwrap();
+    let stored = world.stored().await;
+    assert_eq!(stored.ids()[0], kept.to_string());
+    assert_eq!(stored.len(), 2);
+}
+
+async fn a_cancel_that_is_rolled_back_has_never_been<DB: Database>(world: World<DB>) {
+    let id = publish_at(&world, 1, Utc::now() + millis(200)).await;
+    let mut tx = world.outbox.pool().begin_with(DB::BEGIN).await.unwrap();
+    assert!(world.outbox.cancel(&mut tx, id).await.unwrap());
+    tx.rollback().await.unwrap();
+    let relay = world.relay();
+    stored(&world, 1).await;
+    relay.stop().await.unwrap();
+    assert_eq!(world.stored().await.ids(), [id.to_string()]);
+}
+
+async fn a_cancel_that_races_with_the_hour_either_wins_or_is_told_so<DB: Database>(
+    world: World<DB>,
+) {
+    const EVENTS: i64 = 200;
+    let start = Utc::now() + millis(500);
+    let mut tx = world.outbox.begin().await.unwrap();
+    let all: Vec<EventId> = (0..EVENTS)
+        .map(|n| {
+            let due = start + millis(n * 10);
+            tx.publish_at(&counted(&format!("key-{n}"), n), due)
+                .unwrap()
+        })
+        .collect();
+    tx.commit().await.unwrap();
+    let world = Arc::new(world);
+    let relay = world.relay();
+    let cancelling = all.iter().enumerate().map(|(n, id)| {
+        let (world, id) = (Arc::clone(&world), *id);
+        let due = start + millis(n as i64 * 10);
+        tokio::spawn(async move {
+            let wait = (due - Utc::now()).to_std().unwrap_or_default();
+            // real time: until the event is about to be moved
+            tokio::time::sleep(wait + Duration::from_millis(n as u64 % 7)).await;
+            cancel(&world, id).await.then_some(id.to_string())
+        })
+    });
+    let cancelled = futures::future::join_all(cancelling.collect::<Vec<_>>()).await;
+    let cancelled: BTreeSet<String> = cancelled.into_iter().filter_map(Result::unwrap).collect();
+    stored(&world, all.len() - cancelled.len()).await;
+    publish_at(&world, 1, Utc::now()).await;
+    stored(&world, all.len() - cancelled.len() + 1).await;
+    relay.stop().await.unwrap();
+    let published: BTreeSet<String> = world.stored().await.ids().into_iter().collect();
+    let both: Vec<_> = published.intersection(&cancelled).collect();
+    assert!(both.is_empty(), "cancelled and published: {both:?}");
+    assert_eq!(published.len() + cancelled.len(), all.len() + 1);
+    let raced = !cancelled.is_empty() && cancelled.len() < all.len();
+    assert!(raced, "{} of {EVENTS} were cancelled", cancelled.len());
+}
+
+/// Events of five keys, many of them due at the same moments, which are written last first. A key's
+/// counts rise in the order in which the events are due. Returns how many there are.
+async fn schedule<DB: Database>(world: &World<DB>, start: DateTime<Utc>) -> usize {
+    const MOMENTS: i64 = 30;
+    const EACH: i64 = 50;
+    for moment in (0..MOMENTS).rev() {
+        let due = start + millis(moment * 100);
+        for half in 0..2 {
+            let mut tx = world.outbox.begin().await.unwrap();
+            for n in half * EACH / 2..(half + 1) * EACH / 2 {
+                let event = counted(&format!("key-{}", n % 5), moment * EACH + n);
+                tx.publish_at(&event, due).unwrap();
+            }
+            tx.commit().await.unwrap();
+        }
+    }
+    usize::try_from(MOMENTS * EACH).unwrap()
+}
+
+async fn each_is_stored_once_in_order<DB: Database>(world: &World<DB>, events: usize) {
+    let stored = world.stored().await;
+    assert_eq!(
+        (stored.len(), stored.duplicated(), stored.inverted()),
+        (events, 0, 0)
+    );
+    let rows = format!("select count(*) from {}", DB::table("outbox"));
+    let rows = DB::number(world.outbox.pool(), &rows).await;
+    assert_eq!(rows, i64::try_from(events).unwrap());
+    assert_eq!(world.outbox.status().await.unwrap().delayed, 0);
+}
+
+async fn relays_that_die_while_events_become_due_lose_duplicate_and_invert_nothing<DB: Database>(
+    world: World<DB>,
+) {
+    forgetful(&world).await;
+    let start = Utc::now() + millis(1500);
+    let events = schedule(&world, start).await;
+    let mut before = 0;
+    while before < events {
+        let relay = world.run_relay(world.new_relay().batch(7).lease(Duration::from_millis(200)));
+        eventually("more is stored", || async {
+            world.stored().await.len() > before
+        })
+        .await;
+        relay.kill().await;
+        before = world.stored().await.len();
+    }
+    each_is_stored_once_in_order(&world, events).await;
+}
+
+async fn two_relays_that_both_believe_to_have_the_lease_move_each_event_once_and_in_order<
+    DB: Database,
+>(
+    world: World<DB>,
+) {
+    forgetful(&world).await;
+    let start = Utc::now() + millis(1500);
+    let events = schedule(&world, start).await;
+    // A relay asks for the lease after a quarter of it, and looks whether it has it twice a second.
+    let new_relay = || world.new_relay().lease(Duration::from_millis(400));
+    let relays: Vec<_> = (0..3).map(|_| world.run_relay(new_relay())).collect();
+    let (long_ago, count) = match DB::KIND {
+        "postgres" => (
+            "'-infinity'",
+            "(convert_from(payload, 'UTF8')::json->>'count')::bigint",
+        ),
+        _ => ("0", "json_extract(cast(payload as text), '$.count')"),
+    };
+    let steal = format!("update {} set lease_until = {long_ago}", DB::table("relay"));
+    eventually("all are moved", || async {
+        DB::execute(world.outbox.pool(), &steal).await;
+        world.outbox.status().await.unwrap().delayed == 0
+    })
+    .await;
+    for relay in relays {
+        relay.kill().await;
+    }
+    // Nothing fences a relay from the stream whose lease is taken from it before its time: it is the log
+    // that has to be right.
+    assert!(world.outbox.status().await.unwrap().lease.epoch > 2);
+    let log = DB::table("outbox");
+    let inverted = format!(
+        "select count(*) from (
+            select {count} as count, lag({count}) over (partition by key order by id) as before
+            from {log}) as log where before >= count"
+    );
+    let number = async |sql: &str| DB::number(world.outbox.pool(), sql).await;
+    let rows = number(&format!("select count(*) from {log}")).await;
+    assert_eq!((rows, number(&inverted).await), (events as i64, 0));
+}
+
+async fn an_id_that_is_delayed_already_is_refused<DB: Database>(world: World<DB>) {
+    let due = Utc::now() + millis(3_600_000);
+    let id = publish_at(&world, 1, due).await;
+    let envelope = tidings::Envelope::of(&counted("a", 2)).unwrap().with_id(id);
+    let mut tx = world.outbox.begin().await.unwrap();
+    tx.publish(&counted("a", 3)).unwrap();
+    tx.publish_at(envelope, due).unwrap();
+    assert!(matches!(tx.commit().await, Err(OutboxError::Database(_))));
+    let status = world.outbox.status().await.unwrap();
+    assert_eq!((status.delayed, status.backlog), (1, 0));
+}
+
+async fn the_status_counts_what_is_delayed<DB: Database>(world: World<DB>) {
+    let status = world.outbox.status().await.unwrap();
+    assert_eq!((status.delayed, status.next_due_seconds), (0, None));
+    let hour = Utc::now() + millis(3_600_000);
+    let second = publish_at(&world, 2, hour + millis(5)).await;
+    let first = publish_at(&world, 1, hour).await;
+    let status = world.outbox.status().await.unwrap();
+    assert_eq!((status.delayed, status.backlog), (2, 0));
+    let wait = status.next_due_seconds.unwrap();
+    assert!((3500.0..=3600.0).contains(&wait), "{wait}");
+
+    let coming = world.outbox.delayed(None, 10).await.unwrap();
+    assert_eq!([coming[0].id, coming[1].id], [first, second]);
+    assert_eq!(coming[0].due.timestamp_micros(), hour.timestamp_micros());
+    assert_eq!(coming[0].key.as_deref(), Some("a"));
+    assert_eq!(world.outbox.delayed(None, 1).await.unwrap(), coming[..1]);
+    assert_eq!(world.outbox.delayed(Some("a"), 9).await.unwrap(), coming);
+    assert_eq!(world.outbox.delayed(Some("b"), 9).await.unwrap(), []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancel_that_stays_open_holds_up_the_later_events_of_its_key_and_nobody_else() {
+    let world = World::<Postgres>::start().await;
+    let relay = world.relay();
+    let due = Utc::now() + millis(700);
+    let mut tx = world.outbox.begin().await.unwrap();
+    tx.publish_at(&counted("a", 1), due).unwrap();
+    let held = tx.publish_at(&counted("a", 2), due).unwrap();
+    tx.publish_at(&counted("a", 3), due + millis(1)).unwrap();
+    tx.publish_at(&counted("b", 1), due + millis(2)).unwrap();
+    tx.publish_at(&User::new("a"), due + millis(2)).unwrap();
+    tx.commit().await.unwrap();
+    let mut open = world.outbox.begin().await.unwrap();
+    assert!(open.cancel(held).await.unwrap());
+    // The first of its key, and the other key's.
+    stored(&world, 2).await;
+    let mut tx = world.outbox.begin().await.unwrap();
+    tx.publish(&counted("c", 1)).unwrap();
+    tx.commit().await.unwrap();
+    stored(&world, 3).await;
+    assert_eq!(world.outbox.status().await.unwrap().delayed, 3);
+    open.rollback().await.unwrap();
+    stored(&world, 6).await;
+    relay.stop().await.unwrap();
+    let stored = world.stored().await;
+    let counts = |key: &str| -> Vec<i64> {
+        let of_key = stored.0.iter();
+        of_key
+            .filter(|message| message.header("ce-partitionkey") == key)
+            .filter_map(|message| message.json()["count"].as_i64())
+            .collect()
+    };
+    assert_eq!((counts("a"), counts("b")), (vec![1, 2, 3], vec![1]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_sql_function_delays_an_event() {
+    let world = World::<Postgres>::start().await;
+    let pool = world.outbox.pool();
+    let enqueue = "select tidings.enqueue('count.raised', 1, 'a', '{\"count\": 1}',
+        due => clock_timestamp() + interval '300 ms')::text";
+    let id = Postgres::word(pool, enqueue).await;
+    assert_eq!(world.outbox.status().await.unwrap().delayed, 1);
+    let relay = world.relay();
+    stored(&world, 1).await;
+    relay.stop().await.unwrap();
+    assert_eq!(world.stored().await.ids(), [id]);
+}
