@@ -113,3 +113,12 @@ pub(crate) fn exit_of(error: &sqlx::Error) -> Exit {
         _ => Exit::Failed,
     }
 }
+
+/// Whether a prepared statement was not there, or was there already, as happens behind a pooler that nobody
+/// told of.
+pub(crate) fn is_unannounced_pooler(error: &sqlx::Error) -> bool {
+    const NO_SUCH_STATEMENT: &str = "26000";
+    const DUPLICATE_STATEMENT: &str = "42P05";
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| code == NO_SUCH_STATEMENT || code == DUPLICATE_STATEMENT)
+}

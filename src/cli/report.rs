@@ -186,7 +186,7 @@ impl From<OutboxError> for Report {
             OutboxError::Envelope(refused) => Self::of(Exit::Usage, refused),
             OutboxError::TooLarge(refused) => too_large(refused),
             OutboxError::NotMigrated(source) => not_migrated(source),
-            OutboxError::Database(source) => Self::of(database::exit_of(source), &error),
+            OutboxError::Database(source) => of_database(source, &error),
             _ => Self::of(Exit::Failed, &error),
         }
     }
@@ -195,7 +195,7 @@ impl From<OutboxError> for Report {
 impl From<MigrateError> for Report {
     fn from(error: MigrateError) -> Self {
         match &error {
-            MigrateError::Database(source) => Self::of(database::exit_of(source), &error),
+            MigrateError::Database(source) => of_database(source, &error),
             _ => Self::of(Exit::Failed, &error),
         }
     }
@@ -229,6 +229,15 @@ impl From<WorkerError> for Report {
             _ => Self::of(Exit::Failed, &error),
         }
     }
+}
+
+fn of_database(source: &sqlx::Error, error: &(dyn Error + 'static)) -> Report {
+    let report = Report::of(database::exit_of(source), error);
+    if database::is_unannounced_pooler(source) {
+        return report
+            .cure("?statement-cache-capacity=0 behind database.url, when a pooler stands between");
+    }
+    report
 }
 
 fn not_migrated(source: &(dyn Error + 'static)) -> Report {

@@ -87,12 +87,17 @@ pub struct SchemaError(String);
 
 impl<DB: Store> Outbox<DB> {
     /// The outbox in this database, in the schema `tidings` (SQLite: tables that begin with `tidings_`).
+    ///
+    /// Behind a pooler that gives each transaction another connection, such as pgbouncer in transaction
+    /// mode, make the pool with `statement_cache_capacity(0)`, in a URL `statement-cache-capacity=0`: the
+    /// outbox then goes without prepared statements and runs each statement in a transaction.
     #[must_use]
     pub fn new(pool: Pool<DB>) -> Self {
+        let is_pooled = DB::is_pooled(&pool.connect_options());
         Self {
             shared: Arc::new(Shared {
                 pool,
-                names: Names::default(),
+                names: Names::default().pooled(is_pooled),
                 source: wire::DEFAULT_SOURCE.to_owned(),
                 max_payload: AtomicUsize::new(DEFAULT_MAX_PAYLOAD),
                 wake: Wake::default(),
@@ -106,7 +111,7 @@ impl<DB: Store> Outbox<DB> {
     /// [`SchemaError`] when the name is not a plain identifier.
     pub fn in_schema(self, schema: &str) -> Result<Self, SchemaError> {
         let names = Names::new(schema)?;
-        Ok(self.rebuilt(|shared| shared.names = names))
+        Ok(self.rebuilt(|shared| shared.names = names.pooled(shared.names.is_pooled())))
     }
 
     /// Names the service, for `ce-source` of events that do not name one; default `tidings`.
@@ -183,6 +188,13 @@ impl<DB: Store> Outbox<DB> {
     #[must_use]
     pub fn pool(&self) -> &Pool<DB> {
         &self.shared.pool
+    }
+
+    /// Whether the pool says that a pooler gives each transaction another connection. Statements of your own
+    /// have to heed it as well: in a transaction, and with sqlx's `persistent(false)`.
+    #[must_use]
+    pub fn is_pooled(&self) -> bool {
+        self.shared.names.is_pooled()
     }
 
     /// An event as it will be written, or why it is refused.

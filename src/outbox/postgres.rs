@@ -4,15 +4,17 @@
 mod delayed;
 mod fetch;
 mod reclaim;
+mod turn;
 
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgConnection, Postgres, Row as _};
+use sqlx::{PgConnection, Postgres, Row as _, postgres::PgConnectOptions};
 use tidings_contract::{Envelope, wire};
 use uuid::Uuid;
 
 use fetch::{PagePosition, PgCursor};
+use turn::{Turn, query};
 
 use super::{
     status::{LastBatch, LeaseStatus, Status},
@@ -41,6 +43,10 @@ impl Statements for Postgres {
     ];
     type Cursor = PgCursor;
 
+    fn is_pooled(options: &PgConnectOptions) -> bool {
+        turn::is_pooled(options)
+    }
+
     fn is_missing_table(error: &sqlx::Error) -> bool {
         const UNDEFINED_TABLE: &str = "42P01";
         const UNDEFINED_SCHEMA: &str = "3F000";
@@ -62,10 +68,10 @@ impl Statements for Postgres {
         connection: &mut PgConnection,
         names: &Names,
     ) -> Result<i32, sqlx::Error> {
-        sqlx::query(LOCK_MIGRATIONS)
+        query(names, LOCK_MIGRATIONS)
             .execute(&mut *connection)
             .await?;
-        let exists = sqlx::query("select to_regclass($1) is not null")
+        let exists = query(names, "select to_regclass($1) is not null")
             .bind(names.text("tidings.migration", '.'))
             .fetch_one(&mut *connection)
             .await?;
@@ -74,11 +80,11 @@ impl Statements for Postgres {
                 .execute(&mut *connection)
                 .await?;
         }
-        let version = names.sql(
-            "select coalesce(max(version), 0) from tidings.migration",
-            '.',
-        );
-        sqlx::query(version).fetch_one(connection).await?.try_get(0)
+        let version = "select coalesce(max(version), 0) from tidings.migration";
+        query(names, version)
+            .fetch_one(connection)
+            .await?
+            .try_get(0)
     }
 
     async fn apply_migration(
@@ -91,7 +97,7 @@ impl Statements for Postgres {
             .execute(&mut *connection)
             .await?;
         let record = "insert into tidings.migration (version, name) values ($1, $2)";
-        sqlx::query(names.sql(record, '.'))
+        query(names, record)
             .bind(version)
             .bind(migration.name)
             .execute(connection)
@@ -116,7 +122,7 @@ impl Statements for Postgres {
         let keys: Vec<Option<&str>> = envelopes.iter().map(Envelope::key).collect();
         let headers: Vec<String> = envelopes.iter().map(wire::stored_headers).collect();
         let payloads: Vec<&[u8]> = envelopes.iter().map(|e| e.payload().as_ref()).collect();
-        sqlx::query(names.sql(insert, '.'))
+        query(names, insert)
             .bind(events)
             .bind(event_names)
             .bind(versions)
@@ -140,11 +146,13 @@ impl Statements for Postgres {
                 lease_until = clock_timestamp() + make_interval(secs => $2)
             where owner = $1 or lease_until < clock_timestamp()
             returning epoch, cursor::text, floor, page_snapshot::text, page_id, streams::text";
-        let row = sqlx::query(names.sql(claim, '.'))
+        let mut turn = Turn::begin(connection, names).await?;
+        let row = query(names, claim)
             .bind(owner)
             .bind(lease.as_secs_f64())
-            .fetch_optional(connection)
+            .fetch_optional(&mut *turn)
             .await?;
+        turn.end().await?;
         let Some(row) = row else { return Ok(None) };
         let page: (Option<String>, Option<i64>) = (row.try_get(3)?, row.try_get(4)?);
         Ok(Some(Claim {
@@ -192,14 +200,16 @@ impl Statements for Postgres {
         let events: Vec<i32> = entries.iter().map(|e| e.events).collect();
         let cursor = checkpoint.cursor.as_ref();
         let page = cursor.and_then(|cursor| cursor.page.as_ref());
-        let moved = sqlx::query(names.sql(write, '.'))
+        let streams_text = positions_text(&checkpoint.streams)?;
+        let mut turn = Turn::begin(connection, names).await?;
+        let moved = query(names, write)
             .bind(&tenure.owner)
             .bind(tenure.epoch)
             .bind(cursor.map(|cursor| &cursor.seen))
             .bind(cursor.map(|cursor| cursor.floor))
             .bind(page.map(|page| &page.snapshot))
             .bind(page.map(|page| page.last_id))
-            .bind(positions_text(&checkpoint.streams)?)
+            .bind(streams_text)
             .bind(tenure.lease.as_secs_f64())
             .bind(column(|e| e.first_id))
             .bind(column(|e| e.last_id))
@@ -208,8 +218,9 @@ impl Statements for Postgres {
             .bind(incarnations)
             .bind(column(|e| sequence(e.first_sequence)))
             .bind(column(|e| sequence(e.last_sequence)))
-            .fetch_one(connection)
+            .fetch_one(&mut *turn)
             .await?;
+        turn.end().await?;
         Ok(moved.try_get::<i64, _>(0)? == 1)
     }
 
@@ -220,12 +231,13 @@ impl Statements for Postgres {
     ) -> Result<(), sqlx::Error> {
         let release = "update tidings.relay set owner = null, lease_until = '-infinity'
             where owner = $1 and epoch = $2";
-        sqlx::query(names.sql(release, '.'))
+        let mut turn = Turn::begin(connection, names).await?;
+        query(names, release)
             .bind(&tenure.owner)
             .bind(tenure.epoch)
-            .execute(connection)
-            .await
-            .map(drop)
+            .execute(&mut *turn)
+            .await?;
+        turn.end().await
     }
 
     async fn fetch(
@@ -234,7 +246,10 @@ impl Statements for Postgres {
         cursor: &PgCursor,
         bound: Bound,
     ) -> Result<Page<PgCursor>, sqlx::Error> {
-        fetch::page(connection, names, cursor, bound).await
+        let mut turn = Turn::begin(connection, names).await?;
+        let page = fetch::page(&mut turn, names, cursor, bound).await?;
+        turn.end().await?;
+        Ok(page)
     }
 
     async fn park(
@@ -245,8 +260,9 @@ impl Statements for Postgres {
         let park = "insert into tidings.parked
                 (id, at, event, name, version, key, headers, payload, error)
             values ($1, $2, $3, $4, $5, $6, $7, $8, $9) on conflict (id) do nothing";
+        let mut turn = Turn::begin(connection, names).await?;
         for Parked { row, error } in rows {
-            sqlx::query(names.sql(park, '.'))
+            query(names, park)
                 .bind(row.id)
                 .bind(row.at)
                 .bind(row.event.as_uuid())
@@ -256,10 +272,10 @@ impl Statements for Postgres {
                 .bind(&row.headers)
                 .bind(row.payload.as_ref())
                 .bind(error)
-                .execute(&mut *connection)
+                .execute(&mut *turn)
                 .await?;
         }
-        Ok(())
+        turn.end().await
     }
 
     async fn parked_keys(
@@ -267,9 +283,9 @@ impl Statements for Postgres {
         names: &Names,
     ) -> Result<Vec<(String, i64)>, sqlx::Error> {
         let keys = "select key, min(id) from tidings.parked where key is not null group by key";
-        let rows = sqlx::query(names.sql(keys, '.'))
-            .fetch_all(connection)
-            .await?;
+        let mut turn = Turn::begin(connection, names).await?;
+        let rows = query(names, keys).fetch_all(&mut *turn).await?;
+        turn.end().await?;
         rows.iter()
             .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
             .collect()
@@ -305,9 +321,9 @@ impl Statements for Postgres {
             left join lateral (
                 select at, events, stream, last_sequence from tidings.ledger order by last_id desc limit 1
             ) as last on true";
-        let row = sqlx::query(names.sql(figures, '.'))
-            .fetch_one(connection)
-            .await?;
+        let mut turn = Turn::begin(connection, names).await?;
+        let row = query(names, figures).fetch_one(&mut *turn).await?;
+        turn.end().await?;
         let last_at: Option<DateTime<Utc>> = row.try_get(6)?;
         let last_batch = match last_at {
             None => None,
@@ -353,7 +369,7 @@ async fn insert_one(
 ) -> Result<(), sqlx::Error> {
     let insert = "insert into tidings.outbox (event, name, version, key, headers, payload)
         values ($1, $2, $3, $4, $5, $6)";
-    sqlx::query(names.sql(insert, '.'))
+    query(names, insert)
         .bind(envelope.id().as_uuid())
         .bind(envelope.name().as_str())
         .bind(version_of(envelope))

@@ -76,6 +76,10 @@ impl Statements for Sqlite {
     /// The id of the last row that is confirmed or parked.
     type Cursor = i64;
 
+    fn is_pooled(_: &SqliteConnectOptions) -> bool {
+        false
+    }
+
     fn is_missing_table(error: &sqlx::Error) -> bool {
         error
             .as_database_error()

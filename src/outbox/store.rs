@@ -6,7 +6,7 @@ use std::{borrow::Cow, collections::BTreeMap, fmt::Debug, time::Duration};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use sqlx::{AssertSqlSafe, Database, SqlSafeStr, SqlStr};
+use sqlx::{AssertSqlSafe, Connection, Database, SqlSafeStr, SqlStr};
 use tidings_contract::{Envelope, EventId};
 
 use super::{SchemaError, Status, delayed::Schedule};
@@ -20,6 +20,8 @@ impl<DB: Statements> Store for DB {}
 #[derive(Debug, Clone)]
 pub struct Names {
     schema: Cow<'static, str>,
+    /// Transactions share connections with those of other clients.
+    is_pooled: bool,
 }
 
 /// How far the relay is, in the words of one database.
@@ -39,6 +41,9 @@ pub trait Statements: Schedule {
     const MIGRATIONS: &'static [Migration];
     /// How far the relay is.
     type Cursor: Cursor;
+
+    /// Whether transactions share connections with those of other clients, by these options.
+    fn is_pooled(options: &<Self::Connection as Connection>::Options) -> bool;
 
     /// Whether a statement failed because the tables are not there.
     fn is_missing_table(error: &sqlx::Error) -> bool;
@@ -266,6 +271,7 @@ impl Default for Names {
     fn default() -> Self {
         Self {
             schema: Cow::Borrowed(DEFAULT_SCHEMA),
+            is_pooled: false,
         }
     }
 }
@@ -283,7 +289,17 @@ impl Names {
         }
         Ok(Self {
             schema: Cow::Owned(schema.to_owned()),
+            is_pooled: false,
         })
+    }
+
+    /// The same names behind a pooler that gives each transaction another connection.
+    pub(super) fn pooled(self, is_pooled: bool) -> Self {
+        Self { is_pooled, ..self }
+    }
+
+    pub(super) fn is_pooled(&self) -> bool {
+        self.is_pooled
     }
 
     pub(super) fn schema(&self) -> &str {

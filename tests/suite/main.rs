@@ -14,6 +14,7 @@ mod faults;
 mod order;
 mod outbox;
 mod poison;
+mod pooler;
 mod resume;
 mod sql;
 mod streams;

@@ -35,6 +35,25 @@ pub const RULES: &[Rule] = &[
         example: ("src/worker.rs", "//! W.\nuse sqlx::Pool;\n"),
     },
     Rule {
+        reason: "a statement for Postgres is made by `turn::query` and runs in a `Turn` or a transaction, since a \
+                 pooler may stand between",
+        within: |path| {
+            path.is_in(&["src/outbox/postgres"]) && !path.is_in(&["src/outbox/postgres/turn.rs"])
+        },
+        breaks: |source| {
+            source.lines_with(&[
+                "sqlx::query(",
+                "sqlx::query_as",
+                "sqlx::query_scalar",
+                "query_with(",
+            ])
+        },
+        example: (
+            "src/outbox/postgres.rs",
+            "//! P.\nfn f() { sqlx::query(names.sql(A, '.')); }\n",
+        ),
+    },
+    Rule {
         reason: "axum is named in src/ops only",
         within: |path| path.is_in(&["src/"]) && !path.is_in(&["src/ops/", "src/ops.rs"]),
         breaks: |source| source.lines_with_word("axum"),

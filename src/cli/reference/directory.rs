@@ -8,7 +8,7 @@ use crate::cli::database::Database;
 
 /// The table of users in whichever database it is. The statements are the same in both.
 pub(crate) enum Directory {
-    Postgres(PgPool),
+    Postgres { pool: PgPool, is_pooled: bool },
     Sqlite(SqlitePool),
 }
 
@@ -16,8 +16,14 @@ pub(crate) enum Directory {
 macro_rules! execute {
     ($directory:expr, $statement:expr $(, $value:expr)*) => {
         match $directory {
-            Directory::Postgres(pool) => {
-                sqlx::query($statement)$(.bind($value))*.execute(pool).await.map(drop)
+            Directory::Postgres { pool, is_pooled } => {
+                let statement = sqlx::query($statement)$(.bind($value))*;
+                if !is_pooled {
+                    return statement.execute(pool).await.map(drop);
+                }
+                let mut tx = pool.begin().await?;
+                statement.persistent(false).execute(&mut *tx).await?;
+                tx.commit().await
             }
             Directory::Sqlite(pool) => {
                 sqlx::query($statement)$(.bind($value))*.execute(pool).await.map(drop)
@@ -30,7 +36,10 @@ impl Directory {
     /// The table in this database, which may not be there yet.
     pub(crate) fn of(database: &Database) -> Self {
         match database {
-            Database::Postgres(outbox) => Self::Postgres(outbox.pool().clone()),
+            Database::Postgres(outbox) => Self::Postgres {
+                pool: outbox.pool().clone(),
+                is_pooled: outbox.is_pooled(),
+            },
             Database::Sqlite(outbox) => Self::Sqlite(outbox.pool().clone()),
         }
     }
@@ -42,7 +51,7 @@ impl Directory {
     pub(crate) async fn create(&self) -> Result<(), sqlx::Error> {
         match self {
             // The lock: `if not exists` does not see what another transaction is creating.
-            Self::Postgres(pool) => {
+            Self::Postgres { pool, .. } => {
                 let create = "select pg_advisory_xact_lock(7163384699739272);
                     create table if not exists user_directory (
                         id         uuid        primary key,

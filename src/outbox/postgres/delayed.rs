@@ -6,7 +6,10 @@ use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row as _, postgres::PgRow};
 use tidings_contract::{EventId, wire};
 use uuid::Uuid;
 
-use super::version_of;
+use super::{
+    turn::{Turn, query},
+    version_of,
+};
 use crate::outbox::{
     delayed::{Delayed, DelayedEvent, Schedule},
     store::Names,
@@ -31,7 +34,7 @@ impl Schedule for Postgres {
         let keys: Vec<Option<&str>> = all().map(|e| e.key()).collect();
         let headers: Vec<String> = all().map(wire::stored_headers).collect();
         let payloads: Vec<&[u8]> = all().map(|e| e.payload().as_ref()).collect();
-        sqlx::query(names.sql(insert, '.'))
+        query(names, insert)
             .bind(ids)
             .bind(due)
             .bind(event_names)
@@ -49,8 +52,8 @@ impl Schedule for Postgres {
         names: &Names,
         event: EventId,
     ) -> Result<bool, sqlx::Error> {
-        let cancel = names.sql("delete from tidings.delayed where event = $1", '.');
-        let cancelling = sqlx::query(cancel).bind(event.as_uuid());
+        let cancel = "delete from tidings.delayed where event = $1";
+        let cancelling = query(names, cancel).bind(event.as_uuid());
         Ok(cancelling.execute(connection).await?.rows_affected() == 1)
     }
 
@@ -62,11 +65,13 @@ impl Schedule for Postgres {
     ) -> Result<Vec<DelayedEvent>, sqlx::Error> {
         let coming = "select event, due, name, version, key, at from tidings.delayed
             where $1 is null or key = $1 order by due, place limit $2";
-        let rows = sqlx::query(names.sql(coming, '.'))
+        let mut turn = Turn::begin(connection, names).await?;
+        let rows = query(names, coming)
             .bind(key)
             .bind(i64::from(limit))
-            .fetch_all(connection)
+            .fetch_all(&mut *turn)
             .await?;
+        turn.end().await?;
         rows.iter().map(read).collect()
     }
 

@@ -6,6 +6,7 @@ use sqlx::{PgConnection, Row as _, postgres::PgRow};
 use tidings_contract::EventId;
 use uuid::Uuid;
 
+use super::turn::query;
 use crate::outbox::{
     delayed::due_in,
     store::{Bound, Names, Page, Row},
@@ -80,7 +81,7 @@ pub(super) async fn page(
          order by log.id limit $5)
         order by id limit $5 + 1";
     let page = cursor.page.as_ref();
-    let mut found = sqlx::query(names.sql(fetch, '.'))
+    let mut found = query(names, fetch)
         .bind(&cursor.seen)
         .bind(cursor.floor)
         .bind(page.map_or(0, |page| page.last_id))

@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use sqlx::{Connection, PgConnection, Row as _};
 
-use super::fetch::PgCursor;
+use super::{
+    fetch::PgCursor,
+    turn::{Turn, query, query_of},
+};
 use crate::outbox::store::{LEDGER_RETENTION, Names};
 
 /// A table in slots, as the migration makes it.
@@ -52,10 +55,12 @@ pub(super) async fn oldest_slots(
     if cursor.page.is_some() {
         return Ok(None);
     }
-    let now: f64 = sqlx::query("select date_part('epoch', clock_timestamp())")
-        .fetch_one(&mut *connection)
+    let mut turn = Turn::begin(connection, names).await?;
+    let now: f64 = query(names, "select date_part('epoch', clock_timestamp())")
+        .fetch_one(&mut *turn)
         .await?
         .try_get(0)?;
+    turn.end().await?;
     let mut freed = Vec::new();
     for (ring, retention) in [(LOG, retention), (LEDGER, LEDGER_RETENTION)] {
         for slot in ring.reclaimable(now) {
@@ -98,12 +103,14 @@ impl Ring {
         retention: Duration,
     ) -> Result<bool, sqlx::Error> {
         let any = self.sql(names, slot, "select exists (select from $slot)");
-        let any = sqlx::query(any).fetch_one(&mut *connection).await?;
-        if !any.try_get::<bool, _>(0)?
-            || self
-                .keeps(connection, names, cursor, slot, retention)
-                .await?
-        {
+        let mut turn = Turn::begin(connection, names).await?;
+        let any = query_of(names, any).fetch_one(&mut *turn).await?;
+        let is_free = any.try_get::<bool, _>(0)?
+            && !self
+                .keeps(&mut turn, names, cursor, slot, retention)
+                .await?;
+        turn.end().await?;
+        if !is_free {
             return Ok(false);
         }
         let mut tx = connection.begin().await?;
@@ -135,7 +142,7 @@ impl Ring {
         slot: i64,
         retention: Duration,
     ) -> Result<bool, sqlx::Error> {
-        sqlx::query(self.sql(names, slot, self.keeps))
+        query_of(names, self.sql(names, slot, self.keeps))
             .bind(&cursor.seen)
             .bind(retention.as_secs_f64())
             .fetch_one(connection)

@@ -3,6 +3,7 @@
 mod events;
 mod journal;
 mod oracle;
+mod pgbouncer;
 mod proxy;
 mod world;
 
@@ -11,6 +12,7 @@ use std::time::Duration;
 pub use events::{Counted, Noted, User};
 pub use journal::Journal;
 pub use oracle::Stream;
+pub use pgbouncer::{POOL, Pgbouncer};
 pub use proxy::Proxy;
 pub use world::{Database, World};
 

@@ -73,6 +73,12 @@ impl Stream {
             .collect()
     }
 
+    /// The messages of one subject.
+    pub fn of(self, subject: &str) -> Self {
+        let of_it = |message: &Stored| message.subject == subject;
+        Self(self.0.into_iter().filter(of_it).collect())
+    }
+
     /// How many events are there more than once.
     pub fn duplicated(&self) -> usize {
         let ids: HashSet<_> = self.ids().into_iter().collect();

@@ -67,7 +67,9 @@ impl Database for Postgres {
     }
 
     async fn count_up(connection: &mut Self::Connection, key: &str) -> Result<i64, sqlx::Error> {
+        // No name: a pooler may stand between.
         sqlx::query_scalar(COUNT_UP)
+            .persistent(false)
             .bind(key)
             .fetch_one(connection)
             .await
@@ -162,6 +164,11 @@ pub fn events_stream() -> StreamSpec {
 impl<DB: Database> World<DB> {
     pub async fn start() -> Self {
         let (outbox, home) = DB::open().await;
+        Self::of(outbox, Arc::new(home)).await
+    }
+
+    /// A world of an empty database; `home` goes with it.
+    pub async fn of(outbox: Outbox<DB>, home: Arc<dyn std::any::Any + Send + Sync>) -> Self {
         outbox.migrate().await.expect("the outbox migrates");
         DB::execute(outbox.pool(), COUNTERS).await;
         let nats = NatsServer::start().await.expect("nats-server starts");
@@ -173,7 +180,7 @@ impl<DB: Database> World<DB> {
             nats,
             bus,
             outbox,
-            _home: Arc::new(home),
+            _home: home,
         }
     }
 

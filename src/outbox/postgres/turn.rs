@@ -1,0 +1,102 @@
+//! Statements behind a pooler that gives each transaction another connection (pgbouncer in transaction
+//! mode), as well as without one. Never a statement of its own besides begin and commit.
+//!
+//! sqlx prepares a statement in one round trip and runs it in the next, under a name that the connection
+//! keeps. Such a pooler may change the connection between the two, and gives the names of one client to
+//! another. So behind one, each statement is part of a transaction, and has no name. Without one, a
+//! statement goes as it is: nothing is added.
+
+use std::ops::{Deref, DerefMut};
+
+use sqlx::{
+    ConnectOptions as _, Connection as _, PgConnection, Postgres, SqlSafeStr, Transaction,
+    postgres::{PgArguments, PgConnectOptions},
+    query::Query,
+};
+
+use crate::outbox::store::Names;
+
+/// What is said about it in a URL: `postgres://...?statement-cache-capacity=0`.
+const NO_PREPARED_STATEMENTS: (&str, &str) = ("statement-cache-capacity", "0");
+
+/// Whether a pooler stands between: nobody else has reason to forbid prepared statements.
+pub(super) fn is_pooled(options: &PgConnectOptions) -> bool {
+    let url = options.to_url_lossy();
+    url.query_pairs()
+        .any(|(name, value)| (&*name, &*value) == NO_PREPARED_STATEMENTS)
+}
+
+/// A statement in the names of this outbox.
+pub(super) fn query<'q>(names: &Names, text: &'static str) -> Query<'q, Postgres, PgArguments> {
+    query_of(names, names.sql(text, '.'))
+}
+
+/// A statement that was put together.
+pub(super) fn query_of<'q>(
+    names: &Names,
+    sql: impl SqlSafeStr,
+) -> Query<'q, Postgres, PgArguments> {
+    sqlx::query(sql).persistent(!names.is_pooled())
+}
+
+/// A connection for a few statements. Behind a pooler they are a transaction.
+pub(super) enum Turn<'c> {
+    Own(&'c mut PgConnection),
+    Shared(Transaction<'c, Postgres>),
+}
+
+impl<'c> Turn<'c> {
+    pub(super) async fn begin(
+        connection: &'c mut PgConnection,
+        names: &Names,
+    ) -> Result<Self, sqlx::Error> {
+        if names.is_pooled() {
+            return Ok(Self::Shared(connection.begin().await?));
+        }
+        Ok(Self::Own(connection))
+    }
+
+    /// Without it, what was written behind a pooler is rolled back.
+    pub(super) async fn end(self) -> Result<(), sqlx::Error> {
+        match self {
+            Self::Own(_) => Ok(()),
+            Self::Shared(tx) => tx.commit().await,
+        }
+    }
+}
+
+impl Deref for Turn<'_> {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        match self {
+            Self::Own(connection) => connection,
+            Self::Shared(tx) => tx,
+        }
+    }
+}
+
+impl DerefMut for Turn<'_> {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        match self {
+            Self::Own(connection) => connection,
+            Self::Shared(tx) => tx,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_without_prepared_statements_tells_of_a_pooler() {
+        let pooled = |url: &str| is_pooled(&url.parse().unwrap());
+        assert!(pooled("postgres://u@h/d?statement-cache-capacity=0"));
+        assert!(!pooled("postgres://u@h/d?statement-cache-capacity=10"));
+        assert!(!pooled("postgres://u@h/d"));
+        assert!(is_pooled(
+            &PgConnectOptions::new().statement_cache_capacity(0)
+        ));
+    }
+}
