@@ -18,6 +18,13 @@ create table tidings.delayed (
 -- the next one, and what is due, in order
 create index on tidings.delayed (due, place);
 
+-- before the parked ones: whoever reads both takes them in this order
+alter table tidings.relay
+    -- what hinders the relay now: {place: {since, cause, cure}}
+    add column trouble      jsonb   not null default '{}',
+    -- how long a slot of the log is written to: the retention decides
+    add column slot_seconds integer not null default 10800;
+
 alter table tidings.parked
     -- null: somebody has to decide. Else the subject or the stream that does not take it now: it goes
     -- back by itself when that does
@@ -29,12 +36,6 @@ alter table tidings.parked
 create index on tidings.parked (key, id);
 -- what goes back
 create index on tidings.parked (id) where asked_at is not null or waits_for is not null;
-
-alter table tidings.relay
-    -- what hinders the relay now: {place: {since, cause, cure}}
-    add column trouble      jsonb   not null default '{}',
-    -- how long a slot of the log is written to: the retention decides
-    add column slot_seconds integer not null default 10800;
 
 -- A copy of a database within its cluster is another outbox, too.
 update tidings.relay set system = system || '/' ||
