@@ -43,6 +43,8 @@ pub use outbox::{
     DelayedEvent, LastBatch, LeaseStatus, MigrateError, Outbox, OutboxError, OutboxTransaction,
     Relay, RelayError, SchemaError, Status, Store,
 };
+#[cfg(feature = "postgres")]
+pub use outbox::{Rebase, RebaseError, RebasedEvent};
 pub use outcome::{Cause, DeadLetter, Outcome};
 pub use retry::Retry;
 pub use subscriber::{EventSubscriber, SubscriberError};

@@ -4,8 +4,8 @@
 use std::{error::Error, fmt, io, process::ExitCode};
 
 use tidings::{
-    BusError, ConnectError, MigrateError, OutboxError, PublishError, ReaderError, RelayError,
-    SchemaError, WorkerError,
+    BusError, ConnectError, MigrateError, OutboxError, PublishError, ReaderError, RebaseError,
+    RelayError, SchemaError, WorkerError,
 };
 
 use super::database;
@@ -187,6 +187,16 @@ impl From<OutboxError> for Report {
             OutboxError::TooLarge(refused) => too_large(refused),
             OutboxError::NotMigrated(source) => not_migrated(source),
             OutboxError::Database(source) => of_database(source, &error),
+            _ => Self::of(Exit::Failed, &error),
+        }
+    }
+}
+
+impl From<RebaseError> for Report {
+    fn from(error: RebaseError) -> Self {
+        match &error {
+            RebaseError::NotMigrated(source) => not_migrated(source),
+            RebaseError::Database(source) => Self::of(database::exit_of(source), &error),
             _ => Self::of(Exit::Failed, &error),
         }
     }

@@ -8,6 +8,7 @@
 mod chunks;
 mod delayed;
 mod migrate;
+mod origin;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod relay;
@@ -33,6 +34,8 @@ use crate::{
 use chunks::chunks;
 pub use delayed::DelayedEvent;
 pub use migrate::MigrateError;
+#[cfg(feature = "postgres")]
+pub use postgres::{Rebase, RebaseError, RebasedEvent};
 #[cfg(feature = "failpoints")]
 pub use relay::failpoint;
 pub use relay::{Relay, RelayError};

@@ -3,6 +3,8 @@
 
 mod delayed;
 mod fetch;
+mod origin;
+mod rebase;
 mod reclaim;
 mod turn;
 
@@ -14,9 +16,11 @@ use tidings_contract::{Envelope, wire};
 use uuid::Uuid;
 
 use fetch::{PagePosition, PgCursor};
+pub use rebase::{Rebase, RebaseError, RebasedEvent};
 use turn::{Turn, query};
 
 use super::{
+    origin::Origin,
     status::{LastBatch, LeaseStatus, Status},
     store::{
         Bound, Checkpoint, Claim, Entry, Migration, Names, Page, Parked, Statements, Tenure,
@@ -134,6 +138,10 @@ impl Statements for Postgres {
             .map(drop)
     }
 
+    async fn origin(connection: &mut PgConnection, names: &Names) -> Result<Origin, sqlx::Error> {
+        origin::origin(connection, names).await
+    }
+
     async fn claim(
         connection: &mut PgConnection,
         names: &Names,
@@ -145,7 +153,8 @@ impl Statements for Postgres {
                 epoch = epoch + 1,
                 lease_until = clock_timestamp() + make_interval(secs => $2)
             where owner = $1 or lease_until < clock_timestamp()
-            returning epoch, cursor::text, floor, page_snapshot::text, page_id, streams::text";
+            returning epoch, cursor::text, floor, page_snapshot::text, page_id, streams::text,
+                extract(epoch from pg_postmaster_start_time())::text";
         let mut turn = Turn::begin(connection, names).await?;
         let row = query(names, claim)
             .bind(owner)
@@ -164,6 +173,7 @@ impl Statements for Postgres {
                     .0
                     .zip(page.1)
                     .map(|(snapshot, last_id)| PagePosition { snapshot, last_id }),
+                server: row.try_get(6)?,
             },
             streams: positions_from(&row.try_get::<String, _>(5)?)?,
         }))
@@ -184,6 +194,8 @@ impl Statements for Postgres {
                     lease_until = clock_timestamp() + make_interval(secs => $8),
                     checkpointed_at = clock_timestamp()
                 where owner = $1 and epoch = $2
+                  -- the cursor is of one server, see fetch.rs
+                  and ($16 is null or $16 = extract(epoch from pg_postmaster_start_time())::text)
                 returning epoch
             ), recorded as (
                 insert into tidings.ledger
@@ -218,6 +230,7 @@ impl Statements for Postgres {
             .bind(incarnations)
             .bind(column(|e| sequence(e.first_sequence)))
             .bind(column(|e| sequence(e.last_sequence)))
+            .bind(cursor.map(|cursor| &cursor.server))
             .fetch_one(&mut *turn)
             .await?;
         turn.end().await?;
@@ -346,6 +359,7 @@ impl Statements for Postgres {
             parked: unsigned(row.try_get(5)?),
             delayed: unsigned(row.try_get(10)?),
             next_due_seconds: row.try_get(11)?,
+            refuses: None,
         })
     }
 }

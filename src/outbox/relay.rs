@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Outbox, Store,
+    origin::{Origin, REBASE, STANDBY},
     store::{Claim, Cursor, Position, Positions, Statements, Tenure},
 };
 use crate::{
@@ -74,6 +75,12 @@ pub enum RelayError {
     /// The tables are not there.
     #[error("the database has no outbox: run `tidings migrate`, or call `Outbox::migrate`")]
     NotMigrated(#[source] sqlx::Error),
+    /// The database is a copy, made by dump and restore or row by row.
+    #[error("{reason}; {REBASE}")]
+    Foreign {
+        /// How that shows.
+        reason: String,
+    },
 }
 
 /// What interrupts the relay; it begins again after a pause.
@@ -95,6 +102,10 @@ pub(super) enum Fault {
     Fenced,
     #[error("the database does not answer")]
     Silent,
+    #[error("{STANDBY}")]
+    Standby,
+    #[error("{0}; {REBASE}")]
+    Foreign(String),
     #[error("{subject} has moved to another stream")]
     Moved { subject: String },
     #[error("the relay was told to stop")]
@@ -189,6 +200,7 @@ impl<DB: Store> Relay<DB> {
                 Err(Fault::Database(error)) if DB::is_missing_table(&error) => {
                     return Err(RelayError::NotMigrated(error));
                 }
+                Err(Fault::Foreign(reason)) => return Err(RelayError::Foreign { reason }),
                 Err(fault) => {
                     if began.elapsed() > LONGEST_PAUSE {
                         pause = FIRST_PAUSE;
@@ -262,6 +274,11 @@ impl<DB: Store> Relay<DB> {
         let names = &self.outbox.shared.names;
         let Settings { owner, lease, .. } = &self.settings;
         let mut connection = self.outbox.connect().await?;
+        match DB::origin(&mut connection, names).await? {
+            Origin::Own => {}
+            Origin::Standby => return Err(Fault::Standby),
+            Origin::Foreign(reason) => return Err(Fault::Foreign(reason)),
+        }
         let Some(claim) = DB::claim(&mut connection, names, owner, *lease).await? else {
             return Ok(None);
         };

@@ -377,6 +377,7 @@ impl Statements for Sqlite {
             parked: unsigned(row.try_get(5)?),
             delayed: unsigned(row.try_get(10)?),
             next_due_seconds: row.try_get(11)?,
+            refuses: None,
         })
     }
 }

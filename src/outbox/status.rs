@@ -23,6 +23,8 @@ pub struct Status {
     pub delayed: u64,
     /// When the next of them is due, in seconds from now; negative when it should have been moved already.
     pub next_due_seconds: Option<f64>,
+    /// Why no relay runs on this database, and what to do, when that is so: it is a copy, or a standby.
+    pub refuses: Option<String>,
 }
 
 /// Who relays.
@@ -63,8 +65,13 @@ impl<DB: Store> Outbox<DB> {
             .acquire()
             .await
             .map_err(OutboxError::Database)?;
-        DB::status(&mut connection, &self.shared.names)
-            .await
-            .map_err(Self::explain)
+        let names = &self.shared.names;
+        let origin = DB::origin(&mut connection, names).await;
+        let origin = origin.map_err(Self::explain)?;
+        let status = DB::status(&mut connection, names).await;
+        Ok(Status {
+            refuses: origin.refusal(),
+            ..status.map_err(Self::explain)?
+        })
     }
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::{AssertSqlSafe, Connection, Database, SqlSafeStr, SqlStr};
 use tidings_contract::{Envelope, EventId};
 
-use super::{SchemaError, Status, delayed::Schedule};
+use super::{SchemaError, Status, delayed::Schedule, origin::Origin};
 
 /// A database that can hold an outbox. Sealed: Postgres and SQLite.
 pub trait Store: Database<Connection: Send> + Statements {}
@@ -75,6 +75,15 @@ pub trait Statements: Schedule {
         names: &Names,
         envelopes: &[Envelope],
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+
+    /// Whether the relay's cursor means this database. On a database whose copies are as good as the
+    /// original, it does.
+    fn origin(
+        _connection: &mut Self::Connection,
+        _names: &Names,
+    ) -> impl Future<Output = Result<Origin, sqlx::Error>> + Send {
+        std::future::ready(Ok(Origin::Own))
+    }
 
     /// Takes the lease, or renews it; `None` while somebody else has it.
     fn claim(

@@ -3,6 +3,7 @@
 
 mod command;
 mod installation;
+mod moves;
 
 use std::os::unix::fs::chown;
 use std::time::{Duration, Instant};

@@ -11,6 +11,7 @@ mod delayed;
 mod demo;
 mod migrate;
 mod publish;
+mod rebase;
 mod run;
 mod streams;
 mod tail;

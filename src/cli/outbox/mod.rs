@@ -1,6 +1,7 @@
 //! `tidings outbox`: looking into the outbox. One file an action.
 
 mod delayed;
+mod rebase;
 mod status;
 
 use clap::{Args, Subcommand};
@@ -22,6 +23,8 @@ enum Action {
     Delayed(delayed::ListDelayed),
     /// Take delayed events back, so that they are never published
     Cancel(delayed::Cancel),
+    /// Make an outbox that was restored from a dump, or copied row by row, this database's own
+    Rebase(rebase::RunRebase),
 }
 
 impl OutboxCommand {
@@ -30,6 +33,7 @@ impl OutboxCommand {
             Action::Status(action) => action.run(config).await,
             Action::Delayed(action) => action.run(config).await,
             Action::Cancel(action) => action.run(config).await,
+            Action::Rebase(action) => action.run(config).await,
         }
     }
 }

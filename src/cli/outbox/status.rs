@@ -33,16 +33,18 @@ impl ShowStatus {
     }
 }
 
-fn rows(status: &Status) -> [[String; 2]; 6] {
+fn rows(status: &Status) -> Vec<[String; 2]> {
     let oldest = status.oldest_unpublished_seconds;
-    [
+    let mut rows = vec![
         ["backlog".into(), events(status.backlog)],
         ["oldest".into(), oldest.map_or_else(|| "-".into(), seconds)],
         ["relay".into(), relay(&status.lease)],
         ["last batch".into(), last_batch(status.last_batch.as_ref())],
         ["parked".into(), events(status.parked)],
         ["delayed".into(), delayed(status)],
-    ]
+    ];
+    rows.extend(status.refuses.clone().map(|why| ["refuses".into(), why]));
+    rows
 }
 
 fn relay(lease: &LeaseStatus) -> String {
@@ -78,7 +80,7 @@ fn delayed(status: &Status) -> String {
     }
 }
 
-fn events(count: u64) -> String {
+pub(super) fn events(count: u64) -> String {
     match count {
         1 => "1 event".to_owned(),
         count => format!("{count} events"),

@@ -23,6 +23,9 @@ pub struct PgCursor {
     /// No row that `seen` sees has a higher id. It only splits the search, so that little is walked.
     pub(super) floor: i64,
     pub(super) page: Option<PagePosition>,
+    /// The server that it means: when its postmaster started. Another one, reached through a pooler that has
+    /// followed a failover, may have lost what this cursor sees, and use its transaction ids again.
+    pub(super) server: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,7 +53,8 @@ pub(super) async fn page(
     bound: Bound,
 ) -> Result<Page<PgCursor>, sqlx::Error> {
     let fetch = "
-        select 0::bigint as id, null::timestamptz as at, null::uuid as event, null::text as name,
+        select 0::bigint as id, null::timestamptz as at, null::uuid as event,
+               extract(epoch from pg_postmaster_start_time())::text || ' ' || pg_current_snapshot()::text as name,
                null::int as version,
                case when $6 then (
                    select date_part('epoch', due - clock_timestamp())::text from tidings.delayed
@@ -92,6 +96,7 @@ pub(super) async fn page(
     let head = found.try_next().await?.ok_or(sqlx::Error::RowNotFound)?;
     let snapshot: String = head.try_get("headers")?;
     let seconds: Option<String> = head.try_get("key")?;
+    cursor.refuse_another(head.try_get("name")?)?;
     let mut rows: Vec<Row> = Vec::new();
     let mut bytes = 0;
     while bytes < bound.bytes
@@ -127,7 +132,35 @@ impl PgCursor {
             seen: snapshot,
             floor: self.floor.max(last_id),
             page: None,
+            server: self.server.clone(),
         }
+    }
+
+    /// Fails when what answers is not the server that this cursor means, or one that has gone back in time.
+    /// The relay then begins anew, with the cursor that is in the database.
+    fn refuse_another(&self, answer: &str) -> Result<(), sqlx::Error> {
+        let (server, now) = answer.split_once(' ').unwrap_or_default();
+        let known = self.page.as_ref().map_or(&self.seen, |page| &page.snapshot);
+        if server == self.server && is_not_before(now, known) {
+            return Ok(());
+        }
+        Err(sqlx::Error::Protocol(format!(
+            "another server answers, or it has lost transactions: its snapshot is {now} after {known}"
+        )))
+    }
+}
+
+/// Both ends of a server's snapshots only ever rise.
+fn is_not_before(now: &str, known: &str) -> bool {
+    let ends = |snapshot: &str| {
+        let mut ends = snapshot.split(':').map(str::parse::<u64>);
+        ends.next().zip(ends.next())
+    };
+    match (ends(now), ends(known)) {
+        (Some((Ok(xmin), Ok(xmax))), Some((Ok(known_xmin), Ok(known_xmax)))) => {
+            xmin >= known_xmin && xmax >= known_xmax
+        }
+        _ => false,
     }
 }
 
@@ -153,6 +186,7 @@ mod tests {
             seen: "1:1:".into(),
             floor: 10,
             page: None,
+            server: "1".into(),
         }
     }
 
@@ -164,7 +198,8 @@ mod tests {
             PgCursor {
                 seen: "5:9:7".into(),
                 floor: 15,
-                page: None
+                page: None,
+                server: "1".into()
             }
         );
     }
@@ -193,8 +228,20 @@ mod tests {
             PgCursor {
                 seen: "5:9:".into(),
                 floor: 18,
-                page: None
+                page: None,
+                server: "1".into()
             }
         );
+    }
+    #[test]
+    fn a_server_that_has_gone_back_or_is_another_is_refused() {
+        let cursor = cursor().after(None, "5:9:7".into(), false);
+        for now in ["5:9:7", "5:9:5,7", "7:12:7", "9:9:"] {
+            assert!(cursor.refuse_another(&format!("1 {now}")).is_ok(), "{now}");
+            assert!(cursor.refuse_another(&format!("2 {now}")).is_err(), "{now}");
+        }
+        for now in ["5:8:7", "4:9:4", "1:1:", "", "x:y:"] {
+            assert!(cursor.refuse_another(&format!("1 {now}")).is_err(), "{now}");
+        }
     }
 }

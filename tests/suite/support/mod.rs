@@ -2,6 +2,7 @@
 
 mod events;
 mod journal;
+pub mod log;
 mod oracle;
 mod pgbouncer;
 mod proxy;

@@ -1,0 +1,99 @@
+//! `tidings outbox rebase`: what it does, or would do, to an outbox that was copied.
+
+use clap::Args;
+use serde::Serialize;
+use tidings::{Rebase, RebasedEvent};
+
+use super::status::events;
+use crate::{
+    cli::{
+        database::Database,
+        output,
+        report::{Exit, Outcome, Report},
+    },
+    config::Config,
+};
+
+/// A dump, or a logical copy, carries the rows of the outbox and the relay's cursor, but not the
+/// transaction ids that they speak of. This gives every row an id that means something here, so that the
+/// relay publishes what was not published when the copy was made, and nothing else. Copies of a server's
+/// files need it only after pg_upgrade. Stop the services that write events before.
+#[derive(Args)]
+pub(super) struct RunRebase {
+    /// Print what would be done, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Answer<'a> {
+    needed: bool,
+    dry_run: bool,
+    #[serde(flatten)]
+    rebase: Option<&'a Rebase>,
+}
+
+impl RunRebase {
+    pub(super) async fn run(&self, config: &Config) -> Outcome {
+        let outbox = match Database::open(config).await? {
+            Database::Postgres(outbox) => outbox,
+            Database::Sqlite(_) => return Err(not_on_sqlite()),
+        };
+        let rebase = match self.dry_run {
+            true => outbox.rebase_dry_run().await?,
+            false => outbox.rebase().await?,
+        };
+        if self.json {
+            return Ok(output::json(&Answer {
+                needed: rebase.is_some(),
+                dry_run: self.dry_run,
+                rebase: rebase.as_ref(),
+            })?);
+        }
+        match rebase {
+            None => Ok(output::line(
+                "nothing to do: the outbox is this database's own",
+            )?),
+            Some(rebase) => Ok(output::table(&self.rows(&rebase))?),
+        }
+    }
+
+    fn rows(&self, rebase: &Rebase) -> Vec<[String; 2]> {
+        let mut rows = vec![
+            ["reason".into(), rebase.reason.clone()],
+            ["in the log".into(), events(rebase.events)],
+            ["published".into(), events(rebase.published)],
+            ["to publish".into(), events(rebase.to_publish)],
+            ["oldest".into(), named(rebase.oldest.as_ref())],
+            ["newest".into(), named(rebase.newest.as_ref())],
+        ];
+        for (stream, sequence) in &rebase.streams {
+            let behind = format!("{stream}, behind sequence {sequence}");
+            rows.push(["looked for in".into(), behind]);
+        }
+        let done = match self.dry_run {
+            true => "nothing was changed: run it without --dry-run",
+            false => "the outbox is this database's own now: start the relay",
+        };
+        rows.push(["done".into(), done.into()]);
+        rows
+    }
+}
+
+fn named(event: Option<&RebasedEvent>) -> String {
+    event.map_or_else(
+        || "-".into(),
+        |event| format!("{} {} of {}", event.name, event.event, event.at),
+    )
+}
+
+fn not_on_sqlite() -> Report {
+    Report::new(
+        Exit::Usage,
+        "an outbox on SQLite needs no rebase: its ids mean the same in every copy of the file",
+    )
+    .cure("tidings relay")
+}

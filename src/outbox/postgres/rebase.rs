@@ -1,0 +1,298 @@
+//! Making an outbox that was copied row by row this database's own: every row gets a transaction id that
+//! means something here, and what was not published is published next. Never publishes, and never drops
+//! or reorders a row.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use sqlx::{PgConnection, Postgres, Row as _};
+use uuid::Uuid;
+
+use super::{
+    origin::{SYSTEM, origin},
+    turn::{query, query_of},
+};
+use crate::outbox::{
+    Outbox,
+    origin::{Origin, STANDBY},
+    store::{Names, positions_from, unsigned},
+};
+
+/// What a rebase of the outbox does, or has done.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Rebase {
+    /// Why it is needed.
+    pub reason: String,
+    /// Events in the log.
+    pub events: u64,
+    /// Those that the relay has published: it will not do so again.
+    pub published: u64,
+    /// Those that it publishes next, unless it finds them in the stream already.
+    pub to_publish: u64,
+    /// The first of them, in the order of the log.
+    pub oldest: Option<RebasedEvent>,
+    /// The last of them.
+    pub newest: Option<RebasedEvent>,
+    /// Per stream, the sequence behind which the relay looks for what was published and not noted.
+    pub streams: BTreeMap<String, u64>,
+}
+
+/// An event of the log.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct RebasedEvent {
+    /// The place in the log.
+    pub id: i64,
+    /// When it was written.
+    pub at: DateTime<Utc>,
+    /// The event's id.
+    pub event: Uuid,
+    /// The event's name.
+    pub name: String,
+}
+
+/// Why an outbox was not rebased. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RebaseError {
+    /// The tables are not there.
+    #[error("the database has no outbox: run `tidings migrate`, or call `Outbox::migrate`")]
+    NotMigrated(#[source] sqlx::Error),
+    /// The server only follows another one.
+    #[error("{STANDBY}")]
+    Standby,
+    /// A relay has the lease, as the row says that was copied. It is over by itself.
+    #[error("the lease of {owner} lasts another {seconds:.1} s: stop that relay, or wait")]
+    Leased {
+        /// The relay.
+        owner: String,
+        /// How long the lease lasts, in seconds.
+        seconds: f64,
+    },
+    /// Transactions hold the outbox.
+    #[error("the outbox is in use: end the transactions that read or write it")]
+    InUse(#[source] sqlx::Error),
+    /// The database failed.
+    #[error("the database failed")]
+    Database(#[source] sqlx::Error),
+}
+
+/// The transaction id that rows get which were published: every snapshot sees it.
+const PUBLISHED: &str = "'3'::xid8";
+
+/// The rows of the log, each with whether it was published. `$1` is this transaction's id.
+///
+/// Cursor and rows were copied together, so what the cursor does not see is exactly what was not published
+/// when the copy was made. Rows that were written here since have this server's transaction ids, of which
+/// the cursor knows nothing: whatever it says, they were not published. They are told by two things that a
+/// copied row has only by chance. Their id is not above the row version's own (a savepoint's is above its
+/// transaction's), and it is above that of the transaction which has put the relay's row here: a restore ends
+/// before anybody writes events.
+const LOG: &str = "
+    select log.id, log.at, log.event, log.name, log.version, log.key, log.headers, log.payload, log.slot,
+           (pg_visible_in_snapshot(log.xid, relay.cursor)
+            or coalesce(log.id <= relay.page_id and pg_visible_in_snapshot(log.xid, relay.page_snapshot), false))
+           and not (log.xid::text::bigint > $1::text::bigint - age(relay.xmin)
+                    and log.xid::text::bigint <= $1::text::bigint - age(log.xmin)) as published
+    from tidings.outbox as log, tidings.relay as relay";
+
+impl Outbox<Postgres> {
+    /// Makes an outbox that came by dump and restore, or by a logical copy, this database's own: the relay then
+    /// publishes what was not published when the copy was made, and what was written here since. Returns what
+    /// was done; `None` when nothing needs to be. Stop the writers before: it locks the outbox, and writes
+    /// the whole log anew.
+    ///
+    /// # Errors
+    /// [`RebaseError`]; nothing was changed.
+    ///
+    /// # Cancel safety
+    /// One transaction: all of it has happened, or nothing.
+    pub async fn rebase(&self) -> Result<Option<Rebase>, RebaseError> {
+        let mut tx = self.shared.pool.begin().await?;
+        let rebased = rebase(&mut tx, &self.shared.names).await?;
+        tx.commit().await?;
+        Ok(rebased)
+    }
+
+    /// What [`Outbox::rebase`] would do. Changes nothing, and holds nobody up.
+    ///
+    /// # Errors
+    /// [`RebaseError`].
+    pub async fn rebase_dry_run(&self) -> Result<Option<Rebase>, RebaseError> {
+        let mut tx = self.shared.pool.begin().await?;
+        let planned = plan(&mut tx, &self.shared.names).await?;
+        tx.rollback().await?;
+        Ok(planned)
+    }
+}
+
+/// What is to be done, if anything.
+async fn plan(connection: &mut PgConnection, names: &Names) -> Result<Option<Rebase>, RebaseError> {
+    let reason = match origin(connection, names).await? {
+        Origin::Own => return Ok(None),
+        Origin::Standby => return Err(RebaseError::Standby),
+        Origin::Foreign(reason) => reason,
+    };
+    refuse_while_leased(connection, names).await?;
+    let own = own_transaction(connection, names).await?;
+    let row = query(names, "select streams::text from tidings.relay")
+        .fetch_one(&mut *connection)
+        .await?;
+    let streams = positions_from(row.try_get(0)?)?.into_iter();
+    let count = format!("select count(*), count(*) filter (where published) from ({LOG}) as log");
+    let counts = query_of(names, in_names(names, &count))
+        .bind(&own)
+        .fetch_one(&mut *connection)
+        .await?;
+    let (events, published) = (unsigned(counts.try_get(0)?), unsigned(counts.try_get(1)?));
+    Ok(Some(Rebase {
+        reason,
+        events,
+        published,
+        to_publish: events - published,
+        oldest: first_unpublished(connection, names, &own, "asc").await?,
+        newest: first_unpublished(connection, names, &own, "desc").await?,
+        streams: streams.map(|(stream, at)| (stream, at.sequence)).collect(),
+    }))
+}
+
+async fn rebase(
+    connection: &mut PgConnection,
+    names: &Names,
+) -> Result<Option<Rebase>, RebaseError> {
+    // Also because a standby has no transaction ids to give.
+    if origin(connection, names).await? == Origin::Standby {
+        return Err(RebaseError::Standby);
+    }
+    let own = own_transaction(connection, names).await?;
+    let lock = "set local lock_timeout = '10s';
+        lock table tidings.outbox, tidings.relay in access exclusive mode";
+    sqlx::raw_sql(names.sql(lock, '.'))
+        .execute(&mut *connection)
+        .await?;
+    let Some(planned) = plan(connection, names).await? else {
+        return Ok(None);
+    };
+    // Through a table of its own: an update would leave as many dead rows as there are.
+    let keep =
+        format!("create temporary table tidings_rebase on commit drop as {LOG} order by log.id");
+    let keep = keep.replace("$1", &format!("'{own}'"));
+    sqlx::raw_sql(in_names(names, &keep))
+        .execute(&mut *connection)
+        .await?;
+    let write = format!(
+        "truncate table tidings.outbox;
+        insert into tidings.outbox (xid, id, at, event, name, version, key, headers, payload, slot)
+        select case when published then {PUBLISHED} else pg_current_xact_id() end,
+               id, at, event, name, version, key, headers, payload, slot
+        from pg_temp.tidings_rebase order by id;
+        -- a logical copy leaves sequences where they were
+        select setval('tidings.outbox_id', greatest(last_value, (select max(id) from pg_temp.tidings_rebase)))
+        from tidings.outbox_id where is_called or exists (select from pg_temp.tidings_rebase)"
+    );
+    sqlx::raw_sql(in_names(names, &write))
+        .execute(&mut *connection)
+        .await?;
+    begin_anew(connection, names).await?;
+    Ok(Some(planned))
+}
+
+/// The cursor sees everything that has ended, but for this transaction. That one has to be put into the
+/// list of open ones by hand: a snapshot leaves its own transaction out, and would see it as soon as a later
+/// one has ended.
+async fn begin_anew(connection: &mut PgConnection, names: &Names) -> Result<(), sqlx::Error> {
+    let write = format!(
+        "with now as materialized (
+            select pg_current_snapshot() as snapshot, pg_current_xact_id() as own
+        ), open as (
+            select pg_snapshot_xip(snapshot) as xid from now
+            union
+            select own from now where own < pg_snapshot_xmax(snapshot)
+        )
+        update tidings.relay
+        set cursor = (
+                select concat(least(own, pg_snapshot_xmin(snapshot)), ':', pg_snapshot_xmax(snapshot), ':',
+                              (select string_agg(xid::text, ',' order by xid) from open))::pg_snapshot
+                from now),
+            floor = coalesce((select max(id) from pg_temp.tidings_rebase where published), 0),
+            page_snapshot = null, page_id = null, system = {SYSTEM},
+            owner = null, lease_until = '-infinity', epoch = epoch + 1"
+    );
+    sqlx::raw_sql(in_names(names, &write))
+        .execute(connection)
+        .await
+        .map(drop)
+}
+
+async fn refuse_while_leased(
+    connection: &mut PgConnection,
+    names: &Names,
+) -> Result<(), RebaseError> {
+    let lease =
+        "select owner, date_part('epoch', lease_until - clock_timestamp()) from tidings.relay
+        where owner is not null and lease_until > clock_timestamp()";
+    let lease = query(names, lease).fetch_optional(connection).await?;
+    match lease {
+        None => Ok(()),
+        Some(lease) => Err(RebaseError::Leased {
+            owner: lease.try_get(0)?,
+            seconds: lease.try_get(1)?,
+        }),
+    }
+}
+
+async fn own_transaction(
+    connection: &mut PgConnection,
+    names: &Names,
+) -> Result<String, sqlx::Error> {
+    query(names, "select pg_current_xact_id()::text")
+        .fetch_one(connection)
+        .await?
+        .try_get(0)
+}
+
+async fn first_unpublished(
+    connection: &mut PgConnection,
+    names: &Names,
+    own: &str,
+    order: &str,
+) -> Result<Option<RebasedEvent>, sqlx::Error> {
+    let first = format!(
+        "select id, at, event, name from ({LOG}) as log where not published order by id {order} limit 1"
+    );
+    let first = query_of(names, in_names(names, &first))
+        .bind(own)
+        .fetch_optional(connection)
+        .await?;
+    let Some(first) = first else { return Ok(None) };
+    Ok(Some(RebasedEvent {
+        id: first.try_get(0)?,
+        at: first.try_get(1)?,
+        event: first.try_get(2)?,
+        name: first.try_get(3)?,
+    }))
+}
+
+/// A statement in the names of an outbox.
+fn in_names(names: &Names, text: &str) -> sqlx::AssertSqlSafe<String> {
+    // Safe: constants, a number that the database gave, and a checked identifier.
+    sqlx::AssertSqlSafe(names.text(text, '.'))
+}
+
+impl From<sqlx::Error> for RebaseError {
+    fn from(error: sqlx::Error) -> Self {
+        use crate::outbox::store::Statements;
+
+        const LOCK_NOT_AVAILABLE: &str = "55P03";
+        let code = error.as_database_error().and_then(|error| error.code());
+        if code.is_some_and(|code| code == LOCK_NOT_AVAILABLE) {
+            Self::InUse(error)
+        } else if Postgres::is_missing_table(&error) {
+            Self::NotMigrated(error)
+        } else {
+            Self::Database(error)
+        }
+    }
+}

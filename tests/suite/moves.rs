@@ -1,0 +1,382 @@
+//! What a database goes through besides crashes: dumped and restored, followed by a standby, failed over.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use sqlx::{
+    PgPool, Postgres,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+use tidings::{Outbox, RebaseError, Relay, testing::PostgresServer};
+
+use crate::support::{Counted, Database, World, eventually, log, within};
+
+async fn server(major: u16) -> Arc<PostgresServer> {
+    let options = PostgresServer::options().major(major).fsync(false);
+    Arc::new(options.start().await.unwrap())
+}
+
+async fn outbox_of(server: &PostgresServer, database: &str) -> Outbox<Postgres> {
+    let options: PgConnectOptions = server.url_of(database).parse().unwrap();
+    let pool = PgPoolOptions::new().max_connections(10);
+    Outbox::new(pool.connect_with(options).await.unwrap())
+}
+
+/// A world on a server of the test's own, in the database `shop`.
+async fn world_on(server: &Arc<PostgresServer>) -> World<Postgres> {
+    server.create_database("shop").await.unwrap();
+    World::of(
+        outbox_of(server, "shop").await,
+        Arc::<PostgresServer>::clone(server),
+    )
+    .await
+}
+
+/// Uses up transaction ids.
+async fn age(pool: &PgPool, transactions: u32) {
+    let spend = format!(
+        "do $$ begin for n in 1..{transactions} loop perform pg_current_xact_id(); commit; end loop; end $$"
+    );
+    Postgres::execute(pool, &spend).await;
+}
+
+/// One event of each of five keys in a transaction, under the keys' locks.
+async fn raise(outbox: &Outbox<Postgres>, times: usize) {
+    let mut tx = outbox.begin().await.unwrap();
+    for n in 0..times {
+        let key = format!("key-{}", n % 5);
+        let count = Postgres::count_up(&mut tx, &key).await.unwrap();
+        tx.publish(&Counted { key, count }).unwrap();
+    }
+    tx.commit().await.unwrap();
+}
+
+fn quick(outbox: &Outbox<Postgres>) -> Relay<Postgres> {
+    Relay::new(outbox.clone()).lease(Duration::from_secs(1))
+}
+
+/// The ids of all events in the log.
+async fn logged(outbox: &Outbox<Postgres>) -> BTreeSet<String> {
+    let ids = "select event::text from tidings.outbox";
+    let ids: Vec<String> = sqlx::query_scalar(ids)
+        .fetch_all(outbox.pool())
+        .await
+        .unwrap();
+    ids.into_iter().collect()
+}
+
+async fn stored_ids(world: &World<Postgres>) -> BTreeSet<String> {
+    world.stored().await.ids().into_iter().collect()
+}
+
+async fn backlog_is_gone(outbox: &Outbox<Postgres>) {
+    eventually("the backlog is gone", || async {
+        outbox
+            .status()
+            .await
+            .is_ok_and(|status| status.backlog == 0)
+    })
+    .await;
+}
+
+/// Everything that the relay has written down, but for times.
+async fn relay_row(outbox: &Outbox<Postgres>) -> String {
+    let row = "select row(owner, epoch, cursor, floor, page_snapshot, page_id, streams, system)::text from tidings.relay";
+    Postgres::word(outbox.pool(), row).await
+}
+
+/// Carries events one by one, so that a page is frozen for long, and dies with a part of it written down and
+/// more of it published. A transaction that has drawn an early id commits behind the page.
+async fn dies_within_a_page(world: &World<Postgres>) {
+    let mut early = world.outbox.begin().await.unwrap();
+    sqlx::query(
+        "select tidings.enqueue('count.raised', 1, 'early', '{\"key\":\"early\",\"count\":1}')",
+    )
+    .execute(&mut *early)
+    .await
+    .unwrap();
+    raise(&world.outbox, 1500).await;
+    let relay = world.run_relay(quick(&world.outbox).batch(1));
+    eventually(
+        "a page is frozen, and a part of it written down",
+        || async {
+            let page = "select coalesce(page_id, 0) from tidings.relay";
+            Postgres::number(world.outbox.pool(), page).await > 20
+        },
+    )
+    .await;
+    relay.kill().await;
+    early.commit().await.unwrap();
+    raise(&world.outbox, 50).await;
+    let left = world.outbox.status().await.unwrap().backlog;
+    assert!(left > 100, "{left} are left");
+}
+
+/// The old relay goes on after the dump, so that the copy does not know what it has published.
+async fn goes_on_for_a_while(world: &World<Postgres>) {
+    let before = world.stored().await.len();
+    let relay = world.run_relay(quick(&world.outbox).batch(1));
+    eventually("more are published", || async {
+        world.stored().await.len() > before + 20
+    })
+    .await;
+    relay.kill().await;
+}
+
+/// Writes into a copy that nobody has rebased: with and without a savepoint.
+async fn writes_into(copy: &Outbox<Postgres>) {
+    raise(copy, 10).await;
+    let mut tx = copy.begin().await.unwrap();
+    Postgres::count_up(&mut tx, "saved").await.unwrap();
+    let in_savepoint = "savepoint a;
+        select tidings.enqueue('count.raised', 1, 'saved', '{\"key\":\"saved\",\"count\":1}')";
+    sqlx::raw_sql(in_savepoint).execute(&mut *tx).await.unwrap();
+    tx.commit().await.unwrap();
+}
+
+async fn rebased_once_the_lease_is_over(copy: &Outbox<Postgres>) -> tidings::Rebase {
+    eventually("the copied lease is over", || async {
+        !matches!(copy.rebase_dry_run().await, Err(RebaseError::Leased { .. }))
+    })
+    .await;
+    let before = relay_row(copy).await;
+    let planned = copy.rebase_dry_run().await.unwrap().unwrap();
+    assert_eq!(relay_row(copy).await, before, "a dry run changes nothing");
+    assert!(copy.status().await.unwrap().refuses.is_some());
+    let rebased = copy.rebase().await.unwrap().unwrap();
+    assert_eq!(rebased, planned);
+    assert_eq!(copy.rebase().await.unwrap(), None);
+    assert_eq!(copy.status().await.unwrap().refuses, None);
+    rebased
+}
+
+async fn refuses_to_relay(world: &World<Postgres>, copy: &Outbox<Postgres>, reason: &str) {
+    let before = relay_row(copy).await;
+    let refused = world.run_relay(quick(copy)).end().await.unwrap_err();
+    let refused = refused.to_string();
+    assert!(refused.contains(reason), "{refused}");
+    assert!(refused.contains("tidings outbox rebase"), "{refused}");
+    assert_eq!(relay_row(copy).await, before, "the lease is not taken");
+    let status = copy.status().await.unwrap();
+    assert_eq!(status.refuses, Some(refused));
+}
+
+/// A database moves to another server in the middle of everything, and is written to before it is rebased.
+async fn moves(from: &Arc<PostgresServer>, to: &Arc<PostgresServer>, spent: (u32, u32)) {
+    let world = world_on(from).await;
+    age(world.outbox.pool(), spent.0).await;
+    to.create_database("moved").await.unwrap();
+    let copy = outbox_of(to, "moved").await;
+    age(copy.pool(), spent.1).await;
+    raise(&world.outbox, 30).await;
+    let relay = world.run_relay(quick(&world.outbox));
+    backlog_is_gone(&world.outbox).await;
+    relay.stop().await.unwrap();
+    dies_within_a_page(&world).await;
+    let unpublished = world.outbox.status().await.unwrap().backlog;
+    from.copy_database("shop", to, "moved").await.unwrap();
+    goes_on_for_a_while(&world).await;
+    let known = stored_ids(&world).await;
+    assert!(known.is_subset(&logged(&copy).await));
+
+    refuses_to_relay(&world, &copy, "is a copy").await;
+    writes_into(&copy).await;
+    let order =
+        "select string_agg(event::text || ' ' || slot, ',' order by id) from tidings.outbox";
+    let order_before = Postgres::word(copy.pool(), order).await;
+    let rebased = rebased_once_the_lease_is_over(&copy).await;
+
+    assert_eq!(rebased.to_publish, unpublished + 11);
+    assert_eq!(rebased.events, 30 + 1 + 1500 + 50 + 11);
+    assert_eq!(rebased.published, rebased.events - rebased.to_publish);
+    assert!(rebased.oldest.unwrap().id < rebased.newest.unwrap().id);
+    assert!(rebased.streams["EVENTS"] > 0);
+    assert_eq!(Postgres::word(copy.pool(), order).await, order_before);
+    assert_eq!(copy.status().await.unwrap().backlog, rebased.to_publish);
+    assert_eq!(dead_rows(copy.pool()).await, 0);
+
+    raise(&copy, 10).await;
+    let relay = world.run_relay(quick(&copy));
+    backlog_is_gone(&copy).await;
+    relay.stop().await.unwrap();
+    let stored = world.stored().await;
+    assert_eq!((stored.duplicated(), stored.inverted()), (0, 0));
+    assert_eq!(stored_ids(&world).await, logged(&copy).await);
+}
+
+/// Row versions of the log that nobody needs, counted by reading all of it.
+async fn dead_rows(pool: &PgPool) -> i64 {
+    Postgres::execute(pool, "analyze tidings.outbox").await;
+    let dead = "select sum(pg_stat_get_dead_tuples(relid))::bigint from pg_partition_tree('tidings.outbox') where isleaf";
+    Postgres::number(pool, dead).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_moves_to_a_newer_server_whose_transactions_have_lower_ids() {
+    moves(&server(16).await, &server(18).await, (20_000, 0)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_moves_to_a_newer_server_whose_transactions_have_higher_ids() {
+    moves(&server(16).await, &server(18).await, (0, 20_000)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_moves_to_an_older_server() {
+    moves(&server(18).await, &server(16).await, (500, 0)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_within_its_server_is_told_from_the_original() {
+    let server = server(18).await;
+    moves(&server, &server, (0, 0)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cursor_that_is_ahead_of_its_database_is_refused() {
+    let world = World::<Postgres>::start().await;
+    let ahead = "update tidings.relay set cursor = (select format('%s:%s:', xmax, xmax)::pg_snapshot
+        from (select pg_snapshot_xmax(pg_current_snapshot())::text::bigint + 1000 as xmax) as ahead)";
+    Postgres::execute(world.outbox.pool(), ahead).await;
+    refuses_to_relay(&world, &world.outbox, "its relay has come to transaction").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_still_being_written_while_an_outbox_is_rebased_is_published_too() {
+    let server = server(18).await;
+    let world = world_on(&server).await;
+    raise(&world.outbox, 20).await;
+    server.create_database("moved").await.unwrap();
+    server
+        .copy_database("shop", &server, "moved")
+        .await
+        .unwrap();
+    let copy = outbox_of(&server, "moved").await;
+    let mut writer = copy.begin().await.unwrap();
+    Postgres::count_up(&mut writer, "slow").await.unwrap();
+    let mut reader = copy.pool().begin().await.unwrap();
+    sqlx::query("select from tidings.outbox limit 1")
+        .execute(&mut *reader)
+        .await
+        .unwrap();
+
+    let rebasing = tokio::spawn({
+        let copy = copy.clone();
+        async move { copy.rebase().await }
+    });
+    eventually("the rebase waits for the reader", || async {
+        let waits =
+            "select count(*) from pg_locks where not granted and mode = 'AccessExclusiveLock'";
+        Postgres::number(copy.pool(), waits).await == 1
+    })
+    .await;
+    // Later transactions end before it does: a snapshot of its own would see it as one that has ended.
+    age(copy.pool(), 20).await;
+    reader.rollback().await.unwrap();
+    let rebased = within("the rebase", rebasing).await.unwrap();
+    assert_eq!(rebased.unwrap().unwrap().to_publish, 20);
+    writer
+        .publish(&Counted {
+            key: "slow".into(),
+            count: 1,
+        })
+        .unwrap();
+    writer.commit().await.unwrap();
+
+    let relay = world.run_relay(quick(&copy));
+    eventually("all are stored", || async {
+        world.stored().await.len() >= 21
+    })
+    .await;
+    relay.stop().await.unwrap();
+    assert_eq!(stored_ids(&world).await, logged(&copy).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outbox_that_is_its_own_or_is_relayed_is_not_rebased() {
+    let world = World::<Postgres>::start().await;
+    raise(&world.outbox, 3).await;
+    let before = relay_row(&world.outbox).await;
+    assert_eq!(world.outbox.rebase().await.unwrap(), None);
+    assert_eq!(relay_row(&world.outbox).await, before);
+
+    let leased = "update tidings.relay set system = 'another', owner = 'somebody',
+        lease_until = now() + interval '1 hour'";
+    Postgres::execute(world.outbox.pool(), leased).await;
+    let before = relay_row(&world.outbox).await;
+    let refused = world.outbox.rebase().await.unwrap_err();
+    assert!(matches!(refused, RebaseError::Leased { .. }), "{refused}");
+    assert!(refused.to_string().contains("somebody"), "{refused}");
+    assert_eq!(relay_row(&world.outbox).await, before);
+
+    let nowhere = world.outbox.clone().in_schema("nowhere").unwrap();
+    let refused = nowhere.rebase().await.unwrap_err();
+    assert!(matches!(refused, RebaseError::NotMigrated(_)), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standby_is_never_relayed_from_until_it_is_promoted() {
+    let server = server(18).await;
+    let world = world_on(&server).await;
+    raise(&world.outbox, 5).await;
+    log::listen();
+    server.restart_as_standby().await.unwrap();
+    let relay = world.run_relay(quick(&world.outbox));
+
+    eventually("the status says what it is", || async {
+        let status = world.outbox.status().await;
+        let refusal = status.ok().and_then(|status| status.refuses);
+        refusal.is_some_and(|why| why.contains("standby"))
+    })
+    .await;
+    let refused = world.outbox.rebase().await.unwrap_err();
+    assert!(matches!(refused, RebaseError::Standby), "{refused}");
+    eventually("the relay says so, too", || async {
+        log::said("WARN")
+            .iter()
+            .any(|line| line.contains("standby"))
+    })
+    .await;
+    assert_eq!(world.stored().await.len(), 0);
+
+    Postgres::execute(world.outbox.pool(), "select pg_promote()").await;
+    backlog_is_gone(&world.outbox).await;
+    relay.stop().await.unwrap();
+    assert_eq!(world.stored().await.len(), 5);
+}
+
+/// A pooler follows a failover without a word. The function that tells a server by its start is replaced by
+/// one that the test decides.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_whose_connection_leads_to_another_server_begins_anew() {
+    let server = server(18).await;
+    let world = world_on(&server).await;
+    let stage = "create schema stage;
+        create table stage.start (at timestamptz not null);
+        insert into stage.start values (now());
+        create function stage.pg_postmaster_start_time() returns timestamptz language sql
+            as 'select at from stage.start'";
+    Postgres::execute(world.outbox.pool(), stage).await;
+    let options: PgConnectOptions = server.url_of("shop").parse().unwrap();
+    let options = options.options([("search_path", "stage,pg_catalog,public")]);
+    let outbox = Outbox::new(PgPoolOptions::new().connect_with(options).await.unwrap());
+    let relay = world.run_relay(quick(&outbox));
+    raise(&outbox, 5).await;
+    backlog_is_gone(&outbox).await;
+    assert_eq!(outbox.status().await.unwrap().lease.epoch, 1);
+
+    Postgres::execute(
+        outbox.pool(),
+        "update stage.start set at = at + interval '1 second'",
+    )
+    .await;
+    eventually("another tenure has begun", || async {
+        outbox.status().await.unwrap().lease.epoch > 1
+    })
+    .await;
+
+    raise(&outbox, 5).await;
+    backlog_is_gone(&outbox).await;
+    relay.stop().await.unwrap();
+    let stored = world.stored().await;
+    assert_eq!((stored.len(), stored.duplicated()), (10, 0));
+}
