@@ -3,15 +3,23 @@
 //! The limit is the best loop that sqlx or async-nats alone can do for the same work, with the same
 //! messages or rows, measured before and after the job so that a drifting machine shows.
 
+mod backlog;
 mod consume;
+mod drain;
 mod enqueue;
 mod event;
+mod handle;
+mod idle;
+mod judge;
 mod latency;
+mod pinned;
 mod raw;
 mod relay;
 mod report;
 mod store;
 mod world;
+
+use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use sqlx::{Postgres, Sqlite};
@@ -20,7 +28,8 @@ use super::{
     output,
     report::{Exit, Outcome, Report as Failure},
 };
-use crate::config::{Config, DatabaseUrl};
+use crate::config::{Config, DatabaseUrl, duration};
+use latency::{How, Place};
 use report::Report;
 use world::{Given, World};
 
@@ -35,17 +44,29 @@ pub(super) struct BenchCommand {
     json: bool,
 }
 
-/// What is measured.
 #[derive(Debug, Clone, Copy, Subcommand)]
 enum Bench {
-    /// Transactions with one event, against the same transaction with a plain INSERT.
-    Enqueue(Options),
-    /// From rows of the outbox into the stream, against atomic batches alone.
-    Relay(Options),
+    #[command(flatten)]
+    Measure(Measurement),
+    /// The other process of `latency --relay other`.
+    #[command(hide = true)]
+    Handle,
+}
+
+/// What is measured.
+#[derive(Debug, Clone, Copy, Subcommand)]
+enum Measurement {
+    /// Transactions with one event, or many, against the same transaction with a plain INSERT.
+    Enqueue(EnqueueOptions),
+    /// From rows of the outbox into the stream, against atomic batches alone; or against itself: a large
+    /// backlog, or an old transaction.
+    Relay(RelayOptions),
     /// From commit to handler at a rate, against a confirmed publish and a pull alone.
     Latency(LatencyOptions),
     /// A no-op handler with confirmed acknowledgements, against a pull-and-confirm loop alone.
     Consume(Options),
+    /// What a relay costs that has nothing to do.
+    Idle(IdleOptions),
 }
 
 /// How much of it.
@@ -54,7 +75,8 @@ struct Options {
     /// The database of the outbox.
     #[arg(long, value_enum, default_value_t = StoreKind::Postgres)]
     store: StoreKind,
-    /// How many events [default: 20000 for enqueue, 200000 for relay and consume].
+    /// How many events [default: 20000 for enqueue, 200000 for relay and consume, 5000 for latency, 1 for
+    /// idle].
     #[arg(long)]
     events: Option<usize>,
     /// The size of a payload in bytes, 64 at least.
@@ -66,22 +88,50 @@ struct Options {
 }
 
 #[derive(Debug, Clone, Copy, Args)]
+struct EnqueueOptions {
+    #[command(flatten)]
+    of: Options,
+    /// Events in one transaction.
+    #[arg(long, default_value_t = 1, value_name = "EVENTS")]
+    bulk: usize,
+}
+
+#[derive(Debug, Clone, Copy, Args)]
+struct RelayOptions {
+    #[command(flatten)]
+    of: Options,
+    /// A backlog of so many events beside one of `--events`; the relay is a process of its own, and its
+    /// memory is measured.
+    #[arg(long, value_name = "EVENTS", conflicts_with = "pinned_xmin")]
+    backlog: Option<usize>,
+    /// With an old transaction that keeps Postgres from removing dead rows, of this age, beside without;
+    /// Postgres only.
+    #[arg(long, value_name = "AGE", value_parser = duration::parse)]
+    pinned_xmin: Option<Duration>,
+}
+
+#[derive(Debug, Clone, Copy, Args)]
 struct LatencyOptions {
-    /// The database of the outbox.
-    #[arg(long, value_enum, default_value_t = StoreKind::Postgres)]
-    store: StoreKind,
-    /// How many events.
-    #[arg(long, default_value_t = 5000)]
-    events: usize,
-    /// The size of a payload in bytes, 64 at least.
-    #[arg(long, default_value_t = 256)]
-    payload: usize,
-    /// How many keys the events are spread over.
-    #[arg(long, default_value_t = 1000)]
-    keys: usize,
+    #[command(flatten)]
+    of: Options,
     /// Events a second.
     #[arg(long, default_value_t = 500)]
     rate: u32,
+    /// Where the relay and the handler are, seen from the producer.
+    #[arg(long, value_enum, default_value_t = Place::Same)]
+    relay: Place,
+    /// With `enqueue` in a transaction of sqlx: nobody tells a relay elsewhere of the commit.
+    #[arg(long)]
+    enqueue: bool,
+}
+
+#[derive(Debug, Clone, Copy, Args)]
+struct IdleOptions {
+    #[command(flatten)]
+    of: Options,
+    /// For how long.
+    #[arg(long = "for", value_name = "DURATION", default_value = "10s", value_parser = duration::parse)]
+    length: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -100,6 +150,10 @@ struct Job {
 
 impl BenchCommand {
     pub(super) async fn run(&self, config: &Config) -> Outcome {
+        let measurement = match self.bench {
+            Bench::Handle => return handle::run(config).await,
+            Bench::Measure(measurement) => measurement,
+        };
         let given = Given {
             nats: config
                 .is_given("nats.url")
@@ -111,7 +165,14 @@ impl BenchCommand {
                     DatabaseUrl::Sqlite(path) => format!("sqlite:{}", path.display()),
                 }),
         };
-        let report = measure(self.bench, given).await.map_err(failed)?;
+        let report = match measurement {
+            Measurement::Relay(RelayOptions {
+                of,
+                pinned_xmin: Some(age),
+                ..
+            }) => under_a_pin(of, age, given).await?,
+            _ => measure(measurement, given).await.map_err(failed)?,
+        };
         if self.json {
             output::json(&report.json())?;
         } else {
@@ -125,23 +186,60 @@ fn failed(error: anyhow::Error) -> Failure {
     Failure::of(Exit::Failed, &*error)
 }
 
-async fn measure(bench: Bench, given: Given) -> anyhow::Result<Report> {
-    let store = match bench {
-        Bench::Enqueue(options) | Bench::Relay(options) | Bench::Consume(options) => options.store,
-        Bench::Latency(options) => options.store,
+async fn under_a_pin(of: Options, age: Duration, given: Given) -> Result<Report, Failure> {
+    if of.store == StoreKind::Sqlite {
+        let what =
+            "--pinned-xmin measures Postgres only: SQLite has no dead rows that wait for vacuum";
+        return Err(Failure::new(Exit::Usage, what).cure("--store postgres"));
+    }
+    let measured = async {
+        let world = World::<Postgres>::start(given).await?;
+        let report = pinned::run(&world, of.job(200_000), age).await;
+        world.end().await?;
+        report
+    };
+    measured.await.map_err(failed)
+}
+
+async fn measure(what: Measurement, given: Given) -> anyhow::Result<Report> {
+    let store = match what {
+        Measurement::Enqueue(EnqueueOptions { of, .. })
+        | Measurement::Relay(RelayOptions { of, .. })
+        | Measurement::Latency(LatencyOptions { of, .. })
+        | Measurement::Idle(IdleOptions { of, .. })
+        | Measurement::Consume(of) => of.store,
     };
     match store {
-        StoreKind::Postgres => measured(bench, World::<Postgres>::start(given).await?).await,
-        StoreKind::Sqlite => measured(bench, World::<Sqlite>::start(given).await?).await,
+        StoreKind::Postgres => measured(what, World::<Postgres>::start(given).await?).await,
+        StoreKind::Sqlite => measured(what, World::<Sqlite>::start(given).await?).await,
     }
 }
 
-async fn measured<DB: store::BenchStore>(bench: Bench, world: World<DB>) -> anyhow::Result<Report> {
-    let report = match bench {
-        Bench::Enqueue(options) => enqueue::run(&world, options.job(20_000)).await,
-        Bench::Relay(options) => relay::run(&world, options.job(200_000)).await,
-        Bench::Consume(options) => consume::run(&world, options.job(200_000)).await,
-        Bench::Latency(options) => latency::run(&world, options.job(), options.rate).await,
+async fn measured<DB: store::BenchStore>(
+    what: Measurement,
+    world: World<DB>,
+) -> anyhow::Result<Report> {
+    let report = match what {
+        Measurement::Enqueue(EnqueueOptions { of, bulk }) => {
+            enqueue::run(&world, of.job(20_000), bulk.max(1)).await
+        }
+        Measurement::Relay(RelayOptions { of, backlog, .. }) => {
+            let job = of.job(200_000);
+            match backlog {
+                Some(events) => backlog::run(&world, job, events.max(1)).await,
+                None => relay::run(&world, job).await,
+            }
+        }
+        Measurement::Consume(of) => consume::run(&world, of.job(200_000)).await,
+        Measurement::Latency(options) => {
+            let how = How {
+                rate: options.rate.max(1),
+                relay: options.relay,
+                enqueue: options.enqueue,
+            };
+            latency::run(&world, options.of.job(5000), how).await
+        }
+        Measurement::Idle(IdleOptions { of, length }) => idle::run(&world, of.job(1), length).await,
     };
     world.end().await?;
     report
@@ -151,16 +249,6 @@ impl Options {
     fn job(self, default_events: usize) -> Job {
         Job {
             events: self.events.unwrap_or(default_events).max(1),
-            payload: self.payload,
-            keys: self.keys.max(1),
-        }
-    }
-}
-
-impl LatencyOptions {
-    fn job(self) -> Job {
-        Job {
-            events: self.events.max(1),
             payload: self.payload,
             keys: self.keys.max(1),
         }

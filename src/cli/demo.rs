@@ -3,7 +3,6 @@
 
 mod judge;
 mod load;
-mod relay;
 mod servers;
 mod store;
 
@@ -17,13 +16,13 @@ use super::{
     connect,
     database::{Database, with_outbox},
     output,
+    process::Process,
     reference::{App, Directory, user_directory, welcome_email},
     report::{Exit, Outcome, Report},
     streams, told_to_stop,
 };
 use judge::{Handled, Judge};
 use load::Truth;
-use relay::RelayProcess;
 use servers::Servers;
 use store::DemoStore;
 
@@ -86,7 +85,7 @@ impl<DB: DemoStore> Stage<DB> {
     async fn play(&self, directory: Directory) -> Outcome {
         let handled = Handled::default();
         let worker = Running::start(self.bus.clone(), directory, handled.clone());
-        let mut relay = RelayProcess::start(&self.servers)?;
+        let mut relay = self.servers.relay()?;
         output::line(
             "writing users and changes of e-mail from 8 tasks, every sixth rolled back ...",
         )?;
@@ -104,7 +103,7 @@ impl<DB: DemoStore> Stage<DB> {
     }
 
     /// Writes all transactions; kills the relay when half of them are done, and starts another.
-    async fn write(&self, relay: &mut RelayProcess) -> Result<Truth, Report> {
+    async fn write(&self, relay: &mut Process) -> Result<Truth, Report> {
         let outbox = self.outbox.clone().over(&self.bus);
         let load = load::Load::new(outbox);
         let half = load.half();
@@ -113,7 +112,7 @@ impl<DB: DemoStore> Stage<DB> {
             half.cancelled().await;
             relay.kill().await?;
             output::line("killed the relay (SIGKILL); starting it again ...")?;
-            *relay = RelayProcess::start(&self.servers)?;
+            *relay = self.servers.relay()?;
             Ok::<(), Report>(())
         };
         let (truth, died) = tokio::join!(writing, dying);

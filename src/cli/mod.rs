@@ -10,6 +10,7 @@ mod logging;
 mod migrate;
 mod outbox;
 mod output;
+mod process;
 mod publish;
 mod reference;
 mod relay;

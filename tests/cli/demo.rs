@@ -5,6 +5,8 @@ use crate::support::{Ended, Store, World, ended};
 both!(
     the_demo_loses_duplicates_and_inverts_nothing_though_its_relay_is_killed,
     every_bench_counts_right_on_servers_that_are_given,
+    a_relay_in_a_process_of_its_own_is_watched,
+    an_old_transaction_leaves_no_dead_row_in_the_log,
 );
 
 /// Runs the program where it finds the servers' programs, as a person in a checkout would.
@@ -44,33 +46,102 @@ async fn the_demo_loses_duplicates_and_inverts_nothing_though_its_relay_is_kille
 }
 
 async fn every_bench_counts_right_on_servers_that_are_given(world: World) {
-    let store = match world.store {
-        Store::Postgres => "postgres",
-        Store::Sqlite => "sqlite",
-    };
-    for bench in ["enqueue", "relay", "latency", "consume"] {
-        let arguments = [
-            "bench", bench, "--store", store, "--events", "400", "--keys", "7", "--json",
-        ];
-        let report = &world.json(&arguments).await[0];
+    let mut benches = vec![
+        ("enqueue", "enqueue", "ratio"),
+        ("enqueue --bulk 7", "enqueue", "ratio"),
+        ("relay", "relay", "ratio"),
+        ("relay --backlog 900", "backlog", "ratio"),
+        ("latency", "latency", "p99_us"),
+        (
+            "latency --relay other --enqueue",
+            "latency",
+            "to_handler_p99_us",
+        ),
+        ("consume", "consume", "ratio"),
+        ("idle --for 1s", "idle", "seconds"),
+    ];
+    if world.store == Store::Postgres {
+        benches.push(("relay --pinned-xmin 1s", "pinned-xmin", "ratio"));
+    }
+    for (bench, name, figure) in benches {
+        let report = measured(&world, bench).await;
         assert_eq!(
             (&report["bench"], &report["store"]),
-            (&bench.into(), &store.into())
+            (&name.into(), &store(&world).into())
         );
         assert_eq!(report["servers"], "given");
         for wrong in ["lost", "duplicates", "inversions"] {
             assert_eq!(report[wrong], 0, "{bench}: {report}");
         }
-        let figure = if bench == "latency" {
-            "p99_us"
-        } else {
-            "ratio"
-        };
         assert!(
             report[figure].as_f64().is_some_and(|value| value > 0.0),
             "{bench}: {report}"
         );
     }
+}
+
+async fn a_relay_in_a_process_of_its_own_is_watched(world: World) {
+    let backlog = measured(&world, "relay --backlog 900").await;
+    assert_eq!(
+        (&backlog["events"], &backlog["small_events"]),
+        (&900.into(), &400.into())
+    );
+    let idle = measured(&world, "idle --for 1s").await;
+    if cfg!(target_os = "linux") {
+        for report in [&backlog, &idle] {
+            let memory = report["relay_peak_mb"].as_u64().expect("its memory");
+            assert!((1..100).contains(&memory), "{report}");
+        }
+        assert!(
+            idle["core_percent"].as_f64().expect("its share") < 50.0,
+            "{idle}"
+        );
+    }
+    match world.store {
+        Store::Postgres => {
+            let queries = idle["queries_per_second"].as_f64().expect("its queries");
+            assert!((1.0..20.0).contains(&queries), "{idle}");
+        }
+        Store::Sqlite => assert!(idle["queries_per_second"].is_null(), "{idle}"),
+    }
+}
+
+async fn an_old_transaction_leaves_no_dead_row_in_the_log(world: World) {
+    if world.store == Store::Sqlite {
+        let bench = ["bench", "relay", "--store", "sqlite", "--pinned-xmin", "1s"];
+        let refused = world.refused(2, &bench).await;
+        assert!(refused.contains("Postgres only"), "{refused}");
+        return;
+    }
+    let report = measured(&world, "relay --pinned-xmin 2s").await;
+    assert_eq!(report["log_dead_tuples"], 0, "{report}");
+    // The pin holds: what changes a row leaves a dead one behind.
+    for changed in ["relay_dead_tuples", "business_dead_tuples"] {
+        assert!(report[changed].as_i64() > Some(0), "{report}");
+    }
+}
+
+fn store(world: &World) -> &'static str {
+    match world.store {
+        Store::Postgres => "postgres",
+        Store::Sqlite => "sqlite",
+    }
+}
+
+/// Runs a bench of 400 events on the servers of the test.
+async fn measured(world: &World, bench: &str) -> serde_json::Value {
+    let size = [
+        "--store",
+        store(world),
+        "--events",
+        "400",
+        "--keys",
+        "7",
+        "--json",
+    ];
+    let words = std::iter::once("bench").chain(bench.split(' ')).chain(size);
+    let arguments: Vec<&str> = words.collect();
+    world.json(&arguments).await.remove(0)
 }
 
 #[tokio::test]

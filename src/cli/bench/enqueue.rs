@@ -1,4 +1,4 @@
-//! Transactions that write a business row and one event.
+//! Transactions that write a business row and one event, or many.
 
 use std::time::{Duration, Instant};
 
@@ -17,38 +17,30 @@ use super::{
 /// The two are measured in turns, so that both meet the same moods of the machine.
 const TURNS: usize = 10;
 
-pub(super) async fn run<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::Result<Report> {
-    let per_writer = job.events.div_ceil(TURNS * DB::WRITERS);
-    let events = per_writer * TURNS * DB::WRITERS;
-    let (mut ours, mut plain) = (Duration::ZERO, Duration::ZERO);
-    let mut next_id = 0;
-    for turn in 0..=TURNS {
-        let began = Instant::now();
-        next_id = turn_of(world, job, next_id, per_writer, Kind::Outbox).await?;
-        let took = began.elapsed();
-        let began = Instant::now();
-        next_id = turn_of(world, job, next_id, per_writer, Kind::Plain).await?;
-        // The first turn warms up.
-        if turn > 0 {
-            ours += took;
-            plain += began.elapsed();
+/// One measurement: how many transactions each writer makes a turn, and how many events each has.
+#[derive(Clone, Copy)]
+struct Plan {
+    job: Job,
+    transactions: usize,
+    bulk: usize,
+}
+
+impl Plan {
+    fn new(job: Job, bulk: usize, writers: usize) -> Self {
+        let transactions = job.events.div_ceil(TURNS * writers * bulk);
+        let events = transactions * TURNS * writers * bulk;
+        Self {
+            job: Job { events, ..job },
+            transactions,
+            bulk,
         }
     }
-    let written = world.outbox.status().await?.backlog;
-    let expected = events + per_writer * DB::WRITERS;
-    let lost = expected.saturating_sub(usize::try_from(written)?);
-    let job = Job { events, ..job };
-    Ok(Report::new("enqueue", DB::KIND, world.servers, job)
-        .against(
-            ours.as_secs_f64(),
-            per_second(events, ours),
-            per_second(events, plain),
-        )
-        .wrong(Wrong {
-            lost,
-            ..Wrong::default()
-        })
-        .figure("writers", DB::WRITERS))
+
+    /// The events of a transaction.
+    fn events(self, transaction: usize) -> impl Iterator<Item = Written> {
+        let first = transaction * self.bulk;
+        (first..first + self.bulk).map(move |number| Written::new(self.job, number))
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -57,44 +49,91 @@ enum Kind {
     Plain,
 }
 
-async fn turn_of<DB: BenchStore>(
+pub(super) async fn run<DB: BenchStore>(
     world: &World<DB>,
     job: Job,
-    first_id: usize,
-    per_writer: usize,
+    bulk: usize,
+) -> anyhow::Result<Report> {
+    let plan = Plan::new(job, bulk, DB::WRITERS);
+    let (mut ours, mut plain) = (Duration::ZERO, Duration::ZERO);
+    let mut next = 0;
+    for turn in 0..=TURNS {
+        let began = Instant::now();
+        next = turn_of(world, plan, next, Kind::Outbox).await?;
+        let took = began.elapsed();
+        let began = Instant::now();
+        next = turn_of(world, plan, next, Kind::Plain).await?;
+        // The first turn warms up.
+        if turn > 0 {
+            ours += took;
+            plain += began.elapsed();
+        }
+    }
+    let events = plan.job.events;
+    let written = usize::try_from(world.outbox.status().await?.backlog)?;
+    let expected = events + events / TURNS;
+    let wrong = Wrong {
+        lost: expected.saturating_sub(written),
+        ..Wrong::default()
+    };
+    Ok(Report::new("enqueue", DB::KIND, world.servers, plan.job)
+        .against(
+            ours.as_secs_f64(),
+            per_second(events, ours),
+            per_second(events, plain),
+        )
+        .wrong(wrong)
+        .figure("writers", DB::WRITERS)
+        .figure("bulk", bulk))
+}
+
+/// All writers make their transactions, numbered from `first` on; the number that comes next.
+async fn turn_of<DB: BenchStore>(
+    world: &World<DB>,
+    plan: Plan,
+    first: usize,
     kind: Kind,
 ) -> anyhow::Result<usize> {
     let writers = (0..DB::WRITERS).map(|writer| async move {
-        for n in 0..per_writer {
-            let id = first_id + writer * per_writer + n;
+        for n in 0..plan.transactions {
+            let transaction = first + writer * plan.transactions + n;
             match kind {
-                Kind::Outbox => through_the_outbox(world, job, id).await?,
-                Kind::Plain => plainly(world, job, id).await?,
+                Kind::Outbox => through_the_outbox(world, plan, transaction).await?,
+                Kind::Plain => plainly(world, plan, transaction).await?,
             }
         }
         anyhow::Ok(())
     });
     try_join_all(writers).await?;
-    Ok(first_id + DB::WRITERS * per_writer)
+    Ok(first + DB::WRITERS * plan.transactions)
 }
 
 async fn through_the_outbox<DB: BenchStore>(
     world: &World<DB>,
-    job: Job,
-    id: usize,
+    plan: Plan,
+    transaction: usize,
 ) -> anyhow::Result<()> {
     let mut tx = world.outbox.begin().await?;
-    DB::business(&mut tx, i64::try_from(id)?).await?;
-    tx.publish(&Written::new(job, id))?;
+    DB::business(&mut tx, i64::try_from(transaction)?).await?;
+    for event in plan.events(transaction) {
+        tx.publish(&event)?;
+    }
     tx.commit().await?;
     Ok(())
 }
 
-async fn plainly<DB: BenchStore>(world: &World<DB>, job: Job, id: usize) -> anyhow::Result<()> {
+async fn plainly<DB: BenchStore>(
+    world: &World<DB>,
+    plan: Plan,
+    transaction: usize,
+) -> anyhow::Result<()> {
     let mut tx = world.outbox.pool().begin_with(DB::BEGIN).await?;
-    DB::business(&mut tx, i64::try_from(id)?).await?;
-    let envelope = Envelope::of(&Written::new(job, id))?;
-    DB::plain(&mut tx, &envelope).await?;
+    DB::business(&mut tx, i64::try_from(transaction)?).await?;
+    let envelopes: Result<Vec<_>, _> = plan
+        .events(transaction)
+        .map(|event| Envelope::of(&event))
+        .collect();
+    DB::plain(&mut tx, &envelopes?).await?;
     tx.commit().await?;
     Ok(())
 }

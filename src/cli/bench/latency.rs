@@ -1,106 +1,245 @@
-//! From the commit of a transaction to its handler.
+//! From the commit of a transaction to its handler, and where the time goes between them.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use tidings::{Context, EventSubscriber, Failure, Relay, Worker};
-use tokio::{task::JoinSet, time::MissedTickBehavior};
+use anyhow::{Context as _, ensure};
+use clap::ValueEnum;
+use tidings::{Start, WorkerError};
+use tokio::{
+    sync::mpsc,
+    task::{JoinHandle, JoinSet},
+    time::MissedTickBehavior,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Job,
     event::Written,
+    handle::{self, NOTES, Note, now},
     raw,
     report::{Report, Wrong, percentiles},
     store::BenchStore,
-    world::World,
+    world::{STREAM, World},
 };
+use crate::cli::process::Process;
 
-/// Events before the measurement.
+/// Events before the measurement: the first ones pay for leases, consumers and caches.
 const WARM_UP: usize = 200;
+/// What is missing then counts as lost.
+const PATIENCE: Duration = Duration::from_secs(60);
 
-/// When each event's handler began, and how often it was called.
-type Handled = Arc<Mutex<HashMap<usize, (Instant, usize)>>>;
+/// In which process the relay and the handler are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Place {
+    /// In the process of the producer, which wakes the relay itself.
+    Same,
+    /// In another one, which is told of commits by NATS.
+    Other,
+}
 
-async fn note(event: Written, cx: Context<Handled>) -> Result<(), Failure> {
-    let now = Instant::now();
-    let mut handled = cx.state().lock().unwrap_or_else(PoisonError::into_inner);
-    handled.entry(event.number).or_insert((now, 0)).1 += 1;
-    Ok(())
+/// How it is measured.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct How {
+    pub(super) rate: u32,
+    pub(super) relay: Place,
+    /// With `enqueue` in a transaction of sqlx, which tells nobody of its commit.
+    pub(super) enqueue: bool,
+}
+
+/// When a transaction was committed, in microseconds since 1970.
+struct Committed {
+    number: usize,
+    asked: i64,
+    done: i64,
 }
 
 pub(super) async fn run<DB: BenchStore>(
     world: &World<DB>,
     job: Job,
-    rate: u32,
+    how: How,
 ) -> anyhow::Result<Report> {
-    let handled = Handled::default();
-    let stop = CancellationToken::new();
-    let worker = Worker::new(world.bus.clone(), Arc::clone(&handled))
-        .subscribe(EventSubscriber::durable("bench").on(note).concurrency(64))
-        .with(Relay::new(world.outbox.clone()));
-    let working = tokio::spawn(worker.run(stop.clone().cancelled_owned()));
-    // The first events pay for leases, consumers and caches: they are not counted.
+    let mut handling = Handling::start(world, how.relay)?;
     let warm_up = Job {
         events: WARM_UP,
         ..job
     };
-    produce(world, warm_up, job.events, rate).await?;
-    until_handled(&handled, WARM_UP).await;
-    let committed = produce(world, job, 0, rate).await?;
-    until_handled(&handled, WARM_UP + job.events).await;
-    stop.cancel();
-    working.await??;
+    produce(world, warm_up, job.events, how).await?;
+    handling.until(WARM_UP).await?;
+    let committed = produce(world, job, 0, how).await?;
+    handling.until(WARM_UP + job.events).await?;
+    let handled = handling.stop().await?;
+    let stored = stored(world).await?;
 
-    let handled = handled
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .clone();
-    let times: Vec<Duration> = committed
-        .iter()
-        .filter_map(|(number, committed)| {
-            let (began, _) = handled.get(number)?;
-            Some(began.saturating_duration_since(*committed))
-        })
-        .collect();
+    let of_each = |time: fn(&Committed, i64, i64) -> i64| -> Vec<Duration> {
+        let times = committed.iter().filter_map(|event| {
+            let (handled, _) = handled.get(&event.number)?;
+            let micros = time(event, *stored.get(&event.number)?, *handled);
+            Some(Duration::from_micros(u64::try_from(micros).unwrap_or(0)))
+        });
+        times.collect()
+    };
+    let times = of_each(|event, _, handled| handled - event.done);
     let wrong = Wrong {
         lost: job.events - times.len(),
         duplicates: handled.values().map(|(_, times)| times - 1).sum(),
         inversions: 0,
     };
     let [p50, p99, max] = percentiles(times);
-    let [floor_p50, floor_p99, _] = percentiles(raw::publish_and_pull(world, job, rate).await?);
+    let [commit_p50, commit_p99, _] = percentiles(of_each(|event, _, _| event.done - event.asked));
+    let [stored_p50, stored_p99, _] = percentiles(of_each(|event, stored, _| stored - event.done));
+    let [handled_p50, handled_p99, _] = percentiles(of_each(|_, stored, handled| handled - stored));
+    let [floor_p50, floor_p99, _] = percentiles(raw::publish_and_pull(world, job, how.rate).await?);
+    let relay = match how.relay {
+        Place::Same => "same process",
+        Place::Other => "other process",
+    };
     Ok(Report::new("latency", DB::KIND, world.servers, job)
-        .figure("rate", rate)
+        .figure("rate", how.rate)
+        .figure("relay", relay)
+        .figure("enqueue", how.enqueue)
         .figure("p50_us", p50)
         .figure("p99_us", p99)
         .figure("max_us", max)
+        .figure("commit_p50_us", commit_p50)
+        .figure("commit_p99_us", commit_p99)
+        .figure("to_stream_p50_us", stored_p50)
+        .figure("to_stream_p99_us", stored_p99)
+        .figure("to_handler_p50_us", handled_p50)
+        .figure("to_handler_p99_us", handled_p99)
         .figure("limit_p50_us", floor_p50)
         .figure("limit_p99_us", floor_p99)
         .wrong(wrong))
 }
 
-/// Commits at a rate, whatever the commits take; gives the moment of each commit.
+/// Per event, when its handler first began, and how often it was called.
+type Handled = HashMap<usize, (i64, usize)>;
+
+/// The relay and the handler at work, and what they note.
+struct Handling {
+    works: Works,
+    collecting: JoinHandle<()>,
+    handled: Arc<Mutex<Handled>>,
+}
+
+enum Works {
+    Here(CancellationToken, JoinHandle<Result<(), WorkerError>>),
+    Elsewhere(Process, JoinHandle<std::io::Result<()>>),
+}
+
+impl Handling {
+    fn start<DB: BenchStore>(world: &World<DB>, place: Place) -> anyhow::Result<Self> {
+        let (notes, mut noted) = mpsc::channel(NOTES);
+        let works = match place {
+            Place::Same => {
+                let stop = CancellationToken::new();
+                let (bus, outbox) = (world.bus.clone(), world.outbox.clone());
+                let working = tokio::spawn(handle::work(bus, outbox, notes, stop.clone()));
+                Works::Here(stop, working)
+            }
+            Place::Other => {
+                let mut process = world.process(&["bench", "handle"])?;
+                let lines = process.stdout().context("the stdout of the handler")?;
+                Works::Elsewhere(process, tokio::spawn(handle::read(lines, notes)))
+            }
+        };
+        let handled = Arc::new(Mutex::new(Handled::new()));
+        let entered = Arc::clone(&handled);
+        let collecting = tokio::spawn(async move {
+            while let Some(Note { number, at }) = noted.recv().await {
+                locked(&entered).entry(number).or_insert((at, 0)).1 += 1;
+            }
+        });
+        Ok(Self {
+            works,
+            collecting,
+            handled,
+        })
+    }
+
+    /// Waits until so many events were handled, or patience is over.
+    async fn until(&mut self, events: usize) -> anyhow::Result<()> {
+        let began = Instant::now();
+        while locked(&self.handled).len() < events {
+            ensure!(!self.collecting.is_finished(), "the worker has ended");
+            if began.elapsed() > PATIENCE {
+                tracing::warn!("not all events were handled within {PATIENCE:?}");
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(())
+    }
+
+    async fn stop(self) -> anyhow::Result<Handled> {
+        match self.works {
+            Works::Here(stop, working) => {
+                stop.cancel();
+                working.await??;
+            }
+            Works::Elsewhere(process, reading) => {
+                process.stop().await?;
+                reading.await??;
+            }
+        }
+        self.collecting.await?;
+        Ok(std::mem::take(&mut *locked(&self.handled)))
+    }
+}
+
+fn locked(handled: &Mutex<Handled>) -> MutexGuard<'_, Handled> {
+    handled.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Per event, when the stream stored it, in microseconds since 1970.
+async fn stored<DB: BenchStore>(world: &World<DB>) -> anyhow::Result<HashMap<usize, i64>> {
+    let mut reader = world.bus.read(STREAM, &[], Start::Beginning).await?;
+    let mut stored = HashMap::new();
+    while reader.pending() > 0 {
+        let seen = reader.next().await?;
+        let event: Written = seen.envelope?.decode()?;
+        let at = seen.stored_at.timestamp_micros();
+        stored.entry(event.number).or_insert(at);
+    }
+    Ok(stored)
+}
+
+/// Commits at a rate, whatever the commits take.
 async fn produce<DB: BenchStore>(
     world: &World<DB>,
     job: Job,
     first: usize,
-    rate: u32,
-) -> anyhow::Result<Vec<(usize, Instant)>> {
-    let mut tick = tokio::time::interval(Duration::from_secs(1) / rate.max(1));
+    how: How,
+) -> anyhow::Result<Vec<Committed>> {
+    let mut tick = tokio::time::interval(Duration::from_secs(1) / how.rate.max(1));
     tick.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let mut commits = JoinSet::new();
     for number in first..first + job.events {
         tick.tick().await;
         let outbox = world.outbox.clone();
+        let event = Written::new(job, number);
         commits.spawn(async move {
-            let mut tx = outbox.begin().await?;
-            tx.publish(&Written::new(job, number))?;
-            tx.commit().await?;
-            Ok::<_, tidings::OutboxError>((number, Instant::now()))
+            let asked = if how.enqueue {
+                let mut tx = outbox.pool().begin_with(DB::BEGIN).await?;
+                outbox.enqueue(&mut tx, &event).await?;
+                let asked = now();
+                tx.commit().await?;
+                asked
+            } else {
+                let mut tx = outbox.begin().await?;
+                tx.publish(&event)?;
+                let asked = now();
+                tx.commit().await?;
+                asked
+            };
+            anyhow::Ok(Committed {
+                number,
+                asked,
+                done: now(),
+            })
         });
     }
     let mut committed = Vec::with_capacity(job.events);
@@ -108,19 +247,4 @@ async fn produce<DB: BenchStore>(
         committed.push(commit??);
     }
     Ok(committed)
-}
-
-async fn until_handled(handled: &Handled, events: usize) {
-    let all = async {
-        while handled.lock().unwrap_or_else(PoisonError::into_inner).len() < events {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    // What is missing then counts as lost.
-    if tokio::time::timeout(Duration::from_secs(60), all)
-        .await
-        .is_err()
-    {
-        tracing::warn!("not all events were handled within a minute");
-    }
 }

@@ -1,6 +1,6 @@
 //! What a measurement says, for people and for programs.
 
-use std::{fmt, time::Duration};
+use std::{fmt, ops::Add, time::Duration};
 
 use anyhow::bail;
 use serde_json::{Map, Value, json};
@@ -22,6 +22,18 @@ pub(super) struct Wrong {
     pub(super) lost: usize,
     pub(super) duplicates: usize,
     pub(super) inversions: usize,
+}
+
+impl Add for Wrong {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            lost: self.lost + other.lost,
+            duplicates: self.duplicates + other.duplicates,
+            inversions: self.inversions + other.inversions,
+        }
+    }
 }
 
 impl Report {
@@ -97,7 +109,7 @@ impl fmt::Display for Report {
         for (name, value) in &self.figures {
             writeln!(
                 f,
-                "  {:<18} {:>12}",
+                "  {:<22} {:>12}",
                 name.replace('_', " "),
                 value.to_string()
             )?;
@@ -116,6 +128,10 @@ pub(super) fn percentiles(mut times: Vec<Duration>) -> [u64; 3] {
         })
     };
     [at(50), at(99), at(100)]
+}
+
+pub(super) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 pub(super) fn rounded(value: f64, steps: f64) -> f64 {

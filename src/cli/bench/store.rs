@@ -1,7 +1,7 @@
 //! What the bench asks of a database besides the outbox: a business table, and a plain table without
 //! our indexes to compare with.
 
-use sqlx::{Pool, Postgres, Sqlite, postgres::PgPoolOptions};
+use sqlx::{Connection as _, Pool, Postgres, Sqlite, postgres::PgPoolOptions};
 use tidings::{Envelope, Outbox, Store};
 use uuid::Uuid;
 
@@ -17,39 +17,47 @@ pub(super) trait BenchStore: Store + Sized {
         connection: &mut Self::Connection,
         id: i64,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+    /// Writes events into the plain table, the way that is quickest here.
     fn plain(
         connection: &mut Self::Connection,
-        envelope: &Envelope,
+        envelopes: &[Envelope],
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+    /// Has what was written reach the disk now, so that it does not later, under a measurement. What is not
+    /// allowed here is left out.
+    fn settle(pool: &Pool<Self>) -> impl Future<Output = ()> + Send;
+    /// Has the database count what the connections of the pool did: each reports by itself, at the end of a
+    /// transaction and a second after the last time.
+    fn be_counted(pool: &Pool<Self>) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+    /// How many transactions the database has ended, by its own count, where it counts them.
+    fn transactions(
+        pool: &Pool<Self>,
+    ) -> impl Future<Output = Result<Option<i64>, sqlx::Error>> + Send;
 }
 
 /// The outbox of a bench on servers that were given: its own, so that nothing else is touched.
-const SCHEMA: &str = "tidings_bench";
+pub(super) const SCHEMA: &str = "tidings_bench";
 const BUSINESS: &str = "insert into tidings_bench_business (id, name) values ($1, 'somebody')";
 const PLAIN: &str = "insert into tidings_bench_plain (event, name, version, key, headers, payload)
     values ($1, $2, $3, $4, $5, $6)";
 
-macro_rules! inserts {
+/// The statement for one event.
+macro_rules! one {
+    ($envelope:expr) => {
+        sqlx::query(PLAIN)
+            .bind(Uuid::from($envelope.id()))
+            .bind($envelope.name().as_str())
+            .bind(1_i32)
+            .bind($envelope.key())
+            .bind("{}")
+            .bind($envelope.payload().as_ref())
+    };
+}
+
+macro_rules! business {
     ($connection:ty) => {
         async fn business(connection: &mut $connection, id: i64) -> Result<(), sqlx::Error> {
             let insert = sqlx::query(BUSINESS).bind(id);
             insert.execute(connection).await.map(drop)
-        }
-
-        async fn plain(
-            connection: &mut $connection,
-            envelope: &Envelope,
-        ) -> Result<(), sqlx::Error> {
-            sqlx::query(PLAIN)
-                .bind(Uuid::from(envelope.id()))
-                .bind(envelope.name().as_str())
-                .bind(1_i32)
-                .bind(envelope.key())
-                .bind("{}")
-                .bind(envelope.payload().as_ref())
-                .execute(connection)
-                .await
-                .map(drop)
         }
     };
 }
@@ -84,7 +92,56 @@ impl BenchStore for Postgres {
         sqlx::raw_sql(drop_all).execute(pool).await.map(drop)
     }
 
-    inserts!(sqlx::PgConnection);
+    async fn plain(
+        connection: &mut sqlx::PgConnection,
+        envelopes: &[Envelope],
+    ) -> Result<(), sqlx::Error> {
+        if let [envelope] = envelopes {
+            return one!(envelope).execute(connection).await.map(drop);
+        }
+        let insert = "insert into tidings_bench_plain (event, name, version, key, headers, payload)
+            select * from unnest($1::uuid[], $2::text[], $3::int[], $4::text[], $5::text[], $6::bytea[])";
+        let events: Vec<Uuid> = envelopes.iter().map(|e| e.id().into()).collect();
+        let names: Vec<&str> = envelopes.iter().map(|e| e.name().as_str()).collect();
+        let keys: Vec<Option<&str>> = envelopes.iter().map(Envelope::key).collect();
+        let payloads: Vec<&[u8]> = envelopes.iter().map(|e| e.payload().as_ref()).collect();
+        sqlx::query(insert)
+            .bind(events)
+            .bind(names)
+            .bind(vec![1_i32; envelopes.len()])
+            .bind(keys)
+            .bind(vec!["{}"; envelopes.len()])
+            .bind(payloads)
+            .execute(connection)
+            .await
+            .map(drop)
+    }
+
+    async fn settle(pool: &Pool<Self>) {
+        let settled = sqlx::query("checkpoint").execute(pool).await;
+        if let Err(error) = settled {
+            tracing::debug!(%error, "no checkpoint before the measurement");
+        }
+    }
+
+    async fn be_counted(pool: &Pool<Self>) -> Result<(), sqlx::Error> {
+        let mut held = Vec::new();
+        while let Some(mut connection) = pool.try_acquire() {
+            sqlx::query("select 1").execute(&mut *connection).await?;
+            // It reports before it is ready again, which is later than the answer.
+            connection.ping().await?;
+            held.push(connection);
+        }
+        Ok(())
+    }
+
+    async fn transactions(pool: &Pool<Self>) -> Result<Option<i64>, sqlx::Error> {
+        let count = "select xact_commit + xact_rollback from pg_stat_database
+            where datname = current_database()";
+        sqlx::query_scalar(count).fetch_one(pool).await.map(Some)
+    }
+
+    business!(sqlx::PgConnection);
 }
 
 impl BenchStore for Sqlite {
@@ -119,5 +176,32 @@ impl BenchStore for Sqlite {
         sqlx::raw_sql(drop_all).execute(pool).await.map(drop)
     }
 
-    inserts!(sqlx::SqliteConnection);
+    async fn plain(
+        connection: &mut sqlx::SqliteConnection,
+        envelopes: &[Envelope],
+    ) -> Result<(), sqlx::Error> {
+        for envelope in envelopes {
+            one!(envelope).execute(&mut *connection).await?;
+        }
+        Ok(())
+    }
+
+    async fn settle(pool: &Pool<Self>) {
+        let settled = sqlx::query("pragma wal_checkpoint(truncate)")
+            .execute(pool)
+            .await;
+        if let Err(error) = settled {
+            tracing::debug!(%error, "no checkpoint before the measurement");
+        }
+    }
+
+    async fn be_counted(_: &Pool<Self>) -> Result<(), sqlx::Error> {
+        Ok(())
+    }
+
+    async fn transactions(_: &Pool<Self>) -> Result<Option<i64>, sqlx::Error> {
+        Ok(None)
+    }
+
+    business!(sqlx::SqliteConnection);
 }

@@ -1,6 +1,6 @@
 //! The servers of a measurement: started for it, or given.
 
-use std::time::Duration;
+use std::{process::Stdio, time::Duration};
 
 use anyhow::Context as _;
 use async_nats::jetstream;
@@ -9,8 +9,8 @@ use tidings::{
     testing::{NatsServer, PostgresServer},
 };
 
-use super::store::BenchStore;
-use crate::cli::folder::Folder;
+use super::store::{BenchStore, SCHEMA};
+use crate::cli::{folder::Folder, process::Process};
 
 /// The stream that is measured with, and the one that the limit is measured with.
 pub(super) const STREAM: &str = "TIDINGS_BENCH";
@@ -30,6 +30,8 @@ pub(super) struct World<DB: BenchStore> {
     /// The client by itself, for the limit.
     pub(super) client: async_nats::Client,
     pub(super) servers: &'static str,
+    nats_urls: Vec<String>,
+    database_url: String,
     nats: Option<NatsServer>,
     postgres: Option<PostgresServer>,
     folder: Option<Folder>,
@@ -65,8 +67,10 @@ impl<DB: BenchStore> World<DB> {
         let world = Self {
             bus,
             outbox,
-            client: async_nats::connect(nats_urls).await?,
+            client: async_nats::connect(nats_urls.clone()).await?,
             servers,
+            nats_urls,
+            database_url,
             nats: world_nats,
             postgres,
             folder,
@@ -87,6 +91,17 @@ impl<DB: BenchStore> World<DB> {
         self.outbox.pool().close().await;
         drop((self.nats, self.postgres, self.folder));
         Ok(())
+    }
+
+    /// This program in a process of its own, on the same servers; its stdout is a pipe.
+    pub(super) fn process(&self, arguments: &[&str]) -> std::io::Result<Process> {
+        // Not as flags: a URL may hold a password.
+        let environment = [
+            ("TIDINGS_NATS_URL", self.nats_urls.join(",")),
+            ("TIDINGS_DATABASE_URL", self.database_url.clone()),
+            ("TIDINGS_SCHEMA", SCHEMA.to_owned()),
+        ];
+        Process::start(arguments, &environment, Stdio::piped())
     }
 
     pub(super) fn jetstream(&self) -> jetstream::Context {

@@ -1,10 +1,13 @@
 //! The servers of the demo, and how its processes reach them.
 
+use std::{io, process::Stdio};
+
 use tidings::testing::NatsServer;
 
 use crate::{
     cli::{
         folder::Folder,
+        process::Process,
         report::{Exit, Report},
     },
     config::{Config, DATABASE_URL, Flags, NATS_URL, SCHEMA},
@@ -53,8 +56,13 @@ impl Servers {
         Ok(Config::of_flags(Flags { file: None, values })?)
     }
 
+    /// The relay as a process of its own, so that it can be killed like one.
+    pub(super) fn relay(&self) -> io::Result<Process> {
+        Process::start(&["relay"], &self.environment(), Stdio::null())
+    }
+
     /// The same for a process of the demo. Not as flags: a URL may hold a password.
-    pub(super) fn environment(&self) -> [(&'static str, String); 4] {
+    fn environment(&self) -> [(&'static str, String); 4] {
         [
             ("TIDINGS_NATS_URL", self.nats.url()),
             ("TIDINGS_DATABASE_URL", self.database.clone()),

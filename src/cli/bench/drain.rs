@@ -1,0 +1,97 @@
+//! A backlog and a relay in a process of its own that drains it.
+
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+
+use super::{
+    Job,
+    event::Written,
+    judge::judge,
+    report::Wrong,
+    store::BenchStore,
+    world::{STREAM, World},
+};
+use crate::cli::process::Process;
+
+/// Events in one transaction while the backlog is written.
+const A_TRANSACTION: usize = 5000;
+/// How often the stream is asked how much it holds: seldom enough to disturb nobody.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+const PATIENCE: Duration = Duration::from_secs(1800);
+
+/// How a backlog was drained.
+pub(super) struct Drained {
+    events: usize,
+    /// From the start of the process to the last event's being stored.
+    pub(super) took: Duration,
+    /// From the start of the process to the first event's being stored: what a start costs.
+    pub(super) first: Duration,
+    /// The most memory that the process had, in bytes, where it can be known.
+    pub(super) peak_memory: Option<u64>,
+    pub(super) wrong: Wrong,
+}
+
+impl Drained {
+    /// Events a second, not counting what a start costs.
+    #[allow(clippy::cast_precision_loss)] // a rate
+    pub(super) fn per_second(&self, start: Duration) -> f64 {
+        self.events as f64 / self.took.saturating_sub(start).as_secs_f64()
+    }
+}
+
+/// Writes a backlog, has a new relay drain it, judges what it stored, and empties the stream.
+pub(super) async fn backlog<DB: BenchStore>(
+    world: &World<DB>,
+    job: Job,
+) -> anyhow::Result<Drained> {
+    fill(world, job).await?;
+    DB::settle(world.outbox.pool()).await;
+    let began = Instant::now();
+    let mut relay = world.process(&["relay"])?;
+    until_stored(world, &mut relay, 1).await?;
+    let first = began.elapsed();
+    until_stored(world, &mut relay, job.events as u64).await?;
+    let took = began.elapsed();
+    let peak_memory = relay.peak_memory();
+    relay.stop().await?;
+    let wrong = judge(world, job.events).await?;
+    world.purge(STREAM).await?;
+    Ok(Drained {
+        events: job.events,
+        took,
+        first,
+        peak_memory,
+        wrong,
+    })
+}
+
+/// Waits until the relay has stored so many events, and fails when it ends.
+pub(super) async fn until_stored<DB: BenchStore>(
+    world: &World<DB>,
+    relay: &mut Process,
+    events: u64,
+) -> anyhow::Result<()> {
+    let began = Instant::now();
+    while world.stored(STREAM).await? < events {
+        relay.still_runs()?;
+        ensure!(
+            began.elapsed() < PATIENCE,
+            "{events} events were not stored within 30 min"
+        );
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    Ok(())
+}
+
+/// Writes a backlog, in the order of its numbers.
+pub(super) async fn fill<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::Result<()> {
+    for first in (0..job.events).step_by(A_TRANSACTION) {
+        let mut tx = world.outbox.begin().await?;
+        for number in first..(first + A_TRANSACTION).min(job.events) {
+            tx.publish(&Written::new(job, number))?;
+        }
+        tx.commit().await?;
+    }
+    Ok(())
+}

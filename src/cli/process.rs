@@ -1,0 +1,127 @@
+//! This program again, in a process of its own: started, watched, ended. Never knows what it does.
+
+use std::{
+    io,
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use tokio::process::{Child, ChildStdout, Command};
+
+/// How long it may take to end when told so.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// In what `/proc` counts the time of a process: Linux says so to every program, whatever the machine does.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+pub(crate) struct Process(Child);
+
+impl Process {
+    /// Starts the program with nothing configured but what is in `environment`.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub(crate) fn start(
+        arguments: &[&str],
+        environment: &[(&str, String)],
+        stdout: Stdio,
+    ) -> io::Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command
+            .args(["--config", "/dev/null", "--log", "error"])
+            .args(arguments)
+            .env_clear()
+            .envs(environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(stdout)
+            // Not the terminal's Ctrl-C: whoever started it ends it.
+            .process_group(0)
+            .kill_on_drop(true);
+        command.spawn().map(Self)
+    }
+
+    /// What it prints, when its stdout is a pipe that was not taken yet.
+    pub(crate) fn stdout(&mut self) -> Option<ChildStdout> {
+        self.0.stdout.take()
+    }
+
+    /// The most memory that it had, in bytes; `None` where there is no `/proc`.
+    pub(crate) fn peak_memory(&self) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id()?)).ok()?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:"))?;
+        let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+        Some(kib * 1024)
+    }
+
+    /// For how long it has had a core, in seconds; `None` where there is no `/proc`.
+    pub(crate) fn core_seconds(&self) -> Option<f64> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id()?)).ok()?;
+        // The name, in parentheses, may hold anything; user and system time are 14th and 15th.
+        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+        let ticks = |at: usize| fields.get(at)?.parse::<f64>().ok();
+        Some((ticks(11)? + ticks(12)?) / TICKS_PER_SECOND)
+    }
+
+    /// Fails when it has ended by itself.
+    ///
+    /// # Errors
+    /// How it has ended.
+    pub(crate) fn still_runs(&mut self) -> io::Result<()> {
+        match self.0.try_wait()? {
+            None => Ok(()),
+            Some(ended) => Err(by_itself(ended)),
+        }
+    }
+
+    /// SIGKILL, in the middle of whatever it does.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub(crate) async fn kill(&mut self) -> io::Result<()> {
+        self.0.kill().await
+    }
+
+    /// SIGTERM; it must end with 0.
+    ///
+    /// # Errors
+    /// That it does not end, or how it has ended.
+    pub(crate) async fn stop(mut self) -> io::Result<()> {
+        self.still_runs()?;
+        let pid = self.0.id().unwrap_or_default();
+        let told = Command::new("kill").arg(pid.to_string()).status().await?;
+        let ended = match tokio::time::timeout(PATIENCE, self.0.wait()).await {
+            Ok(ended) => ended?,
+            Err(_) => return Err(io::Error::other("a process of its own does not stop")),
+        };
+        match told.success() && ended.success() {
+            true => Ok(()),
+            false => Err(by_itself(ended)),
+        }
+    }
+}
+
+fn by_itself(ended: ExitStatus) -> io::Error {
+    io::Error::other(format!("a process of its own ended with {ended}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn memory_and_time_of_a_process_are_read() {
+        let child = Command::new("sleep")
+            .arg("60")
+            .kill_on_drop(true)
+            .spawn()
+            .expect("sleep");
+        let mut process = Process(child);
+        assert!(process.peak_memory().expect("/proc") > 4096);
+        assert!((0.0..10.0).contains(&process.core_seconds().expect("/proc")));
+        process.still_runs().expect("it sleeps");
+        process.kill().await.expect("it can be killed");
+        assert!(process.still_runs().is_err());
+    }
+}
