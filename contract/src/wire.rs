@@ -111,6 +111,31 @@ pub fn header_bytes(envelope: &Envelope, defaults: Defaults<'_>) -> usize {
     FRAME + lines + BATCH_HEADER_BYTES
 }
 
+/// No less than [`header_bytes`], without writing a header: for the many events that are far below every
+/// limit.
+#[must_use]
+pub fn header_bytes_at_most(envelope: &Envelope, defaults: Defaults<'_>) -> usize {
+    /// Names, ids, times, version and separators of all our headers, and those of a batch.
+    const OURS: usize = 1024;
+    /// A byte becomes `%41`.
+    const ENCODED: usize = 3;
+    let length = |text: Option<&str>| text.map_or(0, str::len);
+    let lineage = &envelope.lineage;
+    let source = envelope.source.as_deref().unwrap_or(defaults.source);
+    let encoded = source.len()
+        + 2 * length(envelope.key.as_deref())
+        + length(lineage.correlation_id.as_deref())
+        + length(lineage.causation_id.as_deref());
+    let plain = envelope.name.as_str().len()
+        + length(lineage.traceparent.as_deref())
+        + length(lineage.tracestate.as_deref());
+    let users = envelope.headers.iter();
+    let users: usize = users
+        .map(|(name, value)| name.len() + value.len() + ": \r\n".len())
+        .sum();
+    OURS + ENCODED * encoded + plain + users
+}
+
 fn time_text(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Micros, true)
 }
@@ -173,6 +198,18 @@ mod tests {
     }
 
     #[test]
+    fn the_longest_system_headers_are_within_the_bound() {
+        let key = "\u{e9}".repeat(128);
+        let envelope = Envelope::raw("user.created", u32::MAX, Some(&key), "{}").unwrap();
+        let envelope = envelope.at(DateTime::<Utc>::MAX_UTC);
+        let defaults = Defaults {
+            source: &key,
+            ..DEFAULTS
+        };
+        assert!(header_bytes(&envelope, defaults) <= header_bytes_at_most(&envelope, defaults));
+    }
+
+    #[test]
     fn a_trace_context_is_not_percent_encoded() {
         let state = "vendor=a%20b";
         let headers = [(TRACEPARENT, "00-a-b-01"), (TRACESTATE, state)];
@@ -226,6 +263,12 @@ mod tests {
             let back = read_lines(&lines, envelope.payload());
             prop_assert_eq!(sorted(&back), sorted(&envelope));
             prop_assert_eq!(back.payload(), envelope.payload());
+        }
+
+        #[test]
+        fn no_envelope_has_more_header_bytes_than_the_bound(envelope in any_envelope()) {
+            let bound = header_bytes_at_most(&envelope, DEFAULTS);
+            prop_assert!(header_bytes(&envelope, DEFAULTS) <= bound);
         }
 
         #[test]

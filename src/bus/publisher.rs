@@ -124,6 +124,10 @@ pub(crate) fn check_size(
     defaults: wire::Defaults<'_>,
     max_payload: usize,
 ) -> Result<(), TooLarge> {
+    let at_most = wire::header_bytes_at_most(envelope, defaults);
+    if at_most <= wire::MAX_HEADER_BYTES && at_most + envelope.payload().len() <= max_payload {
+        return Ok(());
+    }
     let headers = wire::header_bytes(envelope, defaults);
     let total = headers + envelope.payload().len();
     let too_large = |part, bytes, limit| TooLarge {
