@@ -36,7 +36,9 @@ impl Drained {
     /// Events a second, not counting what a start costs.
     #[allow(clippy::cast_precision_loss)] // a rate
     pub(super) fn per_second(&self, start: Duration) -> f64 {
-        self.events as f64 / self.took.saturating_sub(start).as_secs_f64()
+        // What took less than a look cannot be told.
+        let worked = self.took.saturating_sub(start).max(LOOK_AGAIN);
+        self.events as f64 / worked.as_secs_f64()
     }
 }
 

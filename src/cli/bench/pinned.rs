@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use sqlx::{Postgres, Transaction};
+use sqlx::{Connection as _, PgConnection, Postgres};
 use tokio::time::MissedTickBehavior;
 
 use super::{
@@ -34,7 +34,7 @@ pub(super) async fn run(
     let (traffic, traffic_wrong) = traffic(world, job, age).await?;
     let pinned = drain::backlog(world, job).await?;
     let counted = dead(world, 2 * job.events + traffic).await?;
-    pin.rollback().await?;
+    pin.close().await?;
     let after = drain::backlog(world, job).await?;
 
     let start = before.first.min(after.first).min(pinned.first);
@@ -55,10 +55,13 @@ pub(super) async fn run(
     Ok(with_memory(report, [&before, &pinned, &after]))
 }
 
-/// A transaction that has written and has a snapshot: the horizon stays behind both while it is open.
-async fn pin(world: &World<Postgres>) -> anyhow::Result<Transaction<'static, Postgres>> {
-    let begin = "begin isolation level repeatable read";
-    let mut pin = world.outbox.pool().begin_with(begin).await?;
+/// A transaction that has written and has a snapshot: the horizon stays behind both while it is open. On a
+/// connection of its own: one of the pool would keep to itself what it has to report.
+async fn pin(world: &World<Postgres>) -> Result<PgConnection, sqlx::Error> {
+    let options = world.outbox.pool().connect_options();
+    let mut pin = PgConnection::connect_with(&options).await?;
+    let begin = sqlx::query("begin isolation level repeatable read");
+    begin.execute(&mut pin).await?;
     Postgres::business(&mut pin, -1).await?;
     Ok(pin)
 }

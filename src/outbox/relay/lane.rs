@@ -435,10 +435,13 @@ impl<C: Cursor> Lane<C> {
 
 /// Whether rows may go side by side: few, and no two of one key.
 fn is_few(items: &[Item]) -> bool {
+    if items.len() > FEW {
+        return false;
+    }
     let keys: HashSet<&str> = items
         .iter()
         .filter_map(|item| item.row.key.as_deref())
         .collect();
     let keyed = items.iter().filter(|item| item.row.key.is_some()).count();
-    items.len() <= FEW && keys.len() == keyed
+    keys.len() == keyed
 }
