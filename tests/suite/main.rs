@@ -16,6 +16,7 @@ mod order;
 mod outbox;
 mod poison;
 mod pooler;
+mod producers;
 mod resume;
 mod sql;
 mod streams;
