@@ -90,6 +90,15 @@ impl Bus {
             .map_err(|error| transient(&error))
     }
 
+    /// Waits until the members that were sent have left this process.
+    pub(crate) async fn members_left(&self) -> Result<(), Refusal> {
+        match self.unless_lost(self.client.flush()).await {
+            Some(Ok(())) => Ok(()),
+            Some(Err(error)) => Err(transient(&error)),
+            None => Err(transient(&CONNECTION_LOST)),
+        }
+    }
+
     /// Sends the last member and waits until the whole batch is stored.
     pub(crate) async fn commit_batch(
         &self,

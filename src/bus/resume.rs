@@ -75,6 +75,12 @@ impl Bus {
             .now_or_never();
     }
 
+    /// Waits until everything that was published is on its way to the server.
+    pub(crate) async fn sent(&self) {
+        // A connection that is gone has nothing to send.
+        let _ = self.client.flush().await;
+    }
+
     /// Listens for the hints that [`Bus::ping`] sends.
     pub(crate) async fn pings(
         &self,

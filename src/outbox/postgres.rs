@@ -151,7 +151,8 @@ impl Statements for Postgres {
         let claim = "update tidings.relay
             set owner = $1,
                 epoch = epoch + 1,
-                lease_until = clock_timestamp() + make_interval(secs => $2)
+                lease_until = clock_timestamp() + make_interval(secs => $2),
+                checkpointed_at = clock_timestamp()
             where owner = $1 or lease_until < clock_timestamp()
             returning epoch, cursor::text, floor, page_snapshot::text, page_id, streams::text,
                 extract(epoch from pg_postmaster_start_time())::text";
@@ -322,7 +323,8 @@ impl Statements for Postgres {
                 (select count(*) from tidings.parked),
                 last.at, last.events, last.stream, last.last_sequence,
                 (select count(*) from tidings.delayed),
-                (select date_part('epoch', min(due) - clock_timestamp()) from tidings.delayed)
+                (select date_part('epoch', min(due) - clock_timestamp()) from tidings.delayed),
+                coalesce(date_part('epoch', nullif(relay.lease_until, '-infinity') - relay.checkpointed_at), 0)
             from tidings.relay
             cross join lateral (
                 select count(*) as events, min(log.at) as oldest from tidings.outbox as log
@@ -354,6 +356,7 @@ impl Statements for Postgres {
                 owner: row.try_get(0)?,
                 epoch: row.try_get(1)?,
                 remaining_seconds: row.try_get(2)?,
+                lasts_seconds: row.try_get(12)?,
             },
             last_batch,
             parked: unsigned(row.try_get(5)?),

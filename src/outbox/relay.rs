@@ -20,6 +20,7 @@ mod keeper;
 mod lane;
 mod progress;
 mod route;
+mod stand_by;
 
 use std::{collections::HashMap, time::Duration};
 
@@ -41,6 +42,7 @@ use keeper::Keeper;
 use lane::{Fence, Parking};
 use progress::Report;
 use route::Router;
+use stand_by::StandBy;
 
 /// Pages that are fetched ahead of what is being sent.
 const PAGES_AHEAD: usize = 2;
@@ -188,14 +190,22 @@ impl<DB: Store> Relay<DB> {
     /// [`RelayError`] when it can never work as it is.
     pub async fn run(self, bus: Bus, stop: CancellationToken) -> Result<(), RelayError> {
         self.outbox.learn_limit(&bus);
+        let schema = self.outbox.shared.names.schema();
+        let mut stand_by = StandBy::listen(&bus, schema).await;
         let mut pause = FIRST_PAUSE;
         loop {
             let began = Instant::now();
             let wait = match self.tenure(&bus, &stop).await {
-                Ok(Tenured::Stopped) => return Ok(()),
+                Ok(Tenured::Stopped) => {
+                    stand_by::tell_release(&bus, schema).await;
+                    return Ok(());
+                }
                 Ok(Tenured::StandBy) => {
                     pause = FIRST_PAUSE;
-                    self.settings.lease / 4
+                    tokio::select! {
+                        () = stop.cancelled() => return Ok(()),
+                        () = stand_by.wait(self.settings.lease / 4) => continue,
+                    }
                 }
                 Err(Fault::Database(error)) if DB::is_missing_table(&error) => {
                     return Err(RelayError::NotMigrated(error));

@@ -155,7 +155,8 @@ impl Statements for Sqlite {
     ) -> Result<Option<Claim<i64>>, sqlx::Error> {
         let claim = "update tidings_relay
             set owner = ?1, epoch = epoch + 1,
-                lease_until = cast(unixepoch('subsec') * 1000000 as integer) + ?2
+                lease_until = cast(unixepoch('subsec') * 1000000 as integer) + ?2,
+                checkpointed_at = cast(unixepoch('subsec') * 1000000 as integer)
             where owner = ?1 or lease_until < cast(unixepoch('subsec') * 1000000 as integer)
             returning epoch, cursor, streams";
         let row = sqlx::query(names.sql(claim, '_'))
@@ -349,7 +350,9 @@ impl Statements for Sqlite {
                 (select count(*) from tidings_parked),
                 last.at, last.events, last.stream, last.last_sequence,
                 (select count(*) from tidings_delayed),
-                (select min(due) / 1000000.0 - unixepoch('subsec') from tidings_delayed)
+                (select min(due) / 1000000.0 - unixepoch('subsec') from tidings_delayed),
+                case when relay.lease_until = 0 then 0.0
+                     else (relay.lease_until - relay.checkpointed_at) / 1000000.0 end
             from tidings_relay as relay
             left join (select * from tidings_ledger order by last_id desc limit 1) as last on true";
         let row = sqlx::query(names.sql(figures, '_'))
@@ -372,6 +375,7 @@ impl Statements for Sqlite {
                 owner: row.try_get(0)?,
                 epoch: row.try_get(1)?,
                 remaining_seconds: row.try_get(2)?,
+                lasts_seconds: row.try_get(12)?,
             },
             last_batch,
             parked: unsigned(row.try_get(5)?),

@@ -37,6 +37,9 @@ pub struct LeaseStatus {
     pub epoch: i64,
     /// How long the lease lasts without renewal, in seconds; negative when it is over.
     pub remaining_seconds: f64,
+    /// How long it lasts from each renewal, in seconds: within that time a stand-by replaces an owner that
+    /// died. 0 while nobody has it.
+    pub lasts_seconds: f64,
 }
 
 /// A confirmed batch.

@@ -57,6 +57,11 @@ pub(super) fn subject(outbox: &str) -> String {
     format!("tidings.wake.{outbox}")
 }
 
+/// The subject on which a relay says that it has released the lease.
+pub(super) fn release_subject(outbox: &str) -> String {
+    format!("{}.released", subject(outbox))
+}
+
 impl Wake {
     pub(super) fn over(bus: &Bus, outbox: &str) -> Self {
         Self {

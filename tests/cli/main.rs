@@ -9,6 +9,7 @@ mod support;
 mod configuration;
 mod delayed;
 mod demo;
+mod failover;
 mod migrate;
 mod publish;
 mod rebase;

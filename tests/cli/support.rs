@@ -127,15 +127,7 @@ impl World {
     }
 
     pub fn spawn(&self, arguments: &[&str]) -> Running {
-        let mut command = self.command(arguments);
-        // To the test's own stderr, which is shown when it fails.
-        let command = command.stdout(Stdio::piped()).kill_on_drop(true);
-        let mut child = command.spawn().expect("the program");
-        let stdout = child.stdout.take().expect("its stdout");
-        Running {
-            child,
-            lines: BufReader::new(stdout).lines(),
-        }
+        Running::of(self.command(arguments))
     }
 
     pub async fn status(&self) -> Value {
@@ -179,6 +171,38 @@ impl Drop for Folder {
 }
 
 impl Running {
+    /// Starts a command. Its stderr is the test's own, which is shown when it fails, unless it was set.
+    pub fn of(mut command: Command) -> Self {
+        let command = command.stdout(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().expect("the program");
+        let stdout = child.stdout.take().expect("its stdout");
+        Self {
+            child,
+            lines: BufReader::new(stdout).lines(),
+        }
+    }
+
+    /// The process.
+    pub fn id(&self) -> u32 {
+        self.child.id().expect("it runs")
+    }
+
+    /// Waits until a piped stderr says something, and reads on beside the test.
+    pub async fn says(&mut self, expected: &str) {
+        let stderr = self.child.stderr.take().expect("a piped stderr");
+        let mut lines = BufReader::new(stderr).lines();
+        let said = async {
+            while let Some(line) = lines.next_line().await.expect("text") {
+                if line.contains(expected) {
+                    return;
+                }
+            }
+            panic!("it ended and never said {expected:?}");
+        };
+        within(expected, said).await;
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+    }
+
     /// The next line of the result.
     pub async fn line(&mut self) -> Option<String> {
         within("a line", self.lines.next_line())

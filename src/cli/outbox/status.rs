@@ -54,7 +54,12 @@ fn relay(lease: &LeaseStatus) -> String {
             let since = seconds(-lease.remaining_seconds);
             format!("{owner} stopped renewing its lease, which ended {since} ago")
         }
-        Some(owner) => format!("{owner}, epoch {}", lease.epoch),
+        Some(owner) => format!(
+            "{owner}, epoch {}, a lease of {} that lasts another {}",
+            lease.epoch,
+            seconds(lease.lasts_seconds),
+            seconds(lease.remaining_seconds)
+        ),
     }
 }
 

@@ -65,6 +65,14 @@ impl Fence {
         }
     }
 
+    /// What stands for the server's answer when the time is over.
+    fn refuse(&self) -> Result<(), Refusal> {
+        self.check().map_err(|over| Refusal::Transient {
+            code: 0,
+            reason: over.to_string(),
+        })
+    }
+
     fn check(&self) -> Result<(), Fault> {
         if Instant::now() < self.moment() {
             Ok(())
@@ -252,6 +260,12 @@ impl<C: Cursor> Lane<C> {
                 let sent = self.course.bus.send_member(batch, at + 1, message).await;
                 sent.map_err(|refusal| self.unconfirmed(refusal))?;
             }
+            // Until here they wait in this process, and the commit would wait behind them: one that is
+            // frozen then would send it when its lease is long over.
+            if !members.is_empty() {
+                let left = self.course.bus.members_left().await;
+                left.map_err(|refusal| self.unconfirmed(refusal))?;
+            }
             Ok(())
         };
         let Some(last) = flying.take() else {
@@ -270,10 +284,15 @@ impl<C: Cursor> Lane<C> {
             return Ok(None);
         };
         let (bus, stream) = (self.course.bus.clone(), self.stream.clone());
+        // Asked again at the moment of sending: time may pass before the future is polled.
+        let fence = self.course.fence.clone();
         if is_few(&items) {
             let messages: Vec<_> = items.iter().map(|item| self.submission(item)).collect();
             return Ok(Some(
                 async move {
+                    if let Err(over) = fence.refuse() {
+                        return (items, Err(over));
+                    }
                     let sending = messages
                         .into_iter()
                         .map(|message| bus.publish_one(&stream, message));
@@ -285,6 +304,9 @@ impl<C: Cursor> Lane<C> {
         let message = self.submission(last);
         Ok(Some(
             async move {
+                if let Err(over) = fence.refuse() {
+                    return (items, Err(over));
+                }
                 let confirmed = bus
                     .commit_batch(&stream, &batch, items.len(), message)
                     .await;

@@ -1,0 +1,49 @@
+//! Standing by: waiting until the lease may be free. Never asks for it.
+//!
+//! A relay that stops cleanly says so to those who wait, over NATS; they look from time to time besides, so
+//! that a word that is lost costs time only.
+
+use std::{pin::Pin, time::Duration};
+
+use futures::{Stream, StreamExt};
+
+use crate::{bus::Bus, outbox::wake};
+
+/// How long the last word may take to leave.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
+pub(super) struct StandBy {
+    released: Pin<Box<dyn Stream<Item = ()> + Send>>,
+}
+
+impl StandBy {
+    /// Listens from now on, so that no release after the next look is missed.
+    pub(super) async fn listen(bus: &Bus, outbox: &str) -> Self {
+        let released = match bus.pings(&wake::release_subject(outbox)).await {
+            Ok(released) => released.boxed(),
+            Err(error) => {
+                tracing::debug!(%error, "releases of the lease are not heard, so it is looked for");
+                futures::stream::pending().boxed()
+            }
+        };
+        Self { released }
+    }
+
+    /// Waits until a relay says that it has released the lease, or for so long.
+    pub(super) async fn wait(&mut self, at_most: Duration) {
+        tracing::debug!("another relay has the lease, this one stands by");
+        let heard = async {
+            if self.released.next().await.is_none() {
+                std::future::pending::<()>().await;
+            }
+        };
+        // Elapsing is no failure: it is time to look.
+        let _ = tokio::time::timeout(at_most, heard).await;
+    }
+}
+
+/// Tells those who stand by that the lease is free, before the process may end.
+pub(super) async fn tell_release(bus: &Bus, outbox: &str) {
+    bus.ping(&wake::release_subject(outbox));
+    let _ = tokio::time::timeout(LAST_WORD, bus.sent()).await;
+}
