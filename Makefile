@@ -7,7 +7,7 @@ PROFILE ?= release
 ARGS    ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help servers build check test demo bench clean-dev
+.PHONY: help servers build check test chaos demo bench clean-dev
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,11 @@ test: servers ## run all tests against real servers; ARGS go to the test runner
 	$(CARGO) test --doc --workspace
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then set -x; $(CARGO) nextest run --workspace $(ARGS); \
 	else set -x; $(CARGO) test --workspace --lib --bins --tests $(ARGS); fi
+
+chaos: servers ## every fault at length, one by one: a table of what was lost, and how long it took; ARGS name tests
+	@rm -f target/chaos.md
+	@TIDINGS_CHAOS="$(CURDIR)/target/chaos.md" $(CARGO) test --test chaos $(ARGS) -- --test-threads 1; \
+	status=$$?; printf '\n'; cat target/chaos.md; exit $$status
 
 demo: servers ## show it at work: servers, relay, worker, faults; ARGS go to `tidings demo`
 	$(CARGO) build --profile $(PROFILE) --bin tidings

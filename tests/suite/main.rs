@@ -11,6 +11,7 @@ mod bus;
 mod deaths;
 mod delayed;
 mod faults;
+mod fuzz;
 mod moves;
 mod order;
 mod outbox;

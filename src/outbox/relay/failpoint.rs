@@ -67,6 +67,7 @@ mod armed {
         /// How often it is still passed.
         passes: usize,
         sprung: CancellationToken,
+        freed: CancellationToken,
     }
 
     /// An armed point; disarmed on drop. A relay that was stopped stays stopped.
@@ -74,6 +75,7 @@ mod armed {
     pub struct Armed {
         owner: String,
         sprung: CancellationToken,
+        freed: CancellationToken,
     }
 
     /// Stops the relay of this owner when it comes by the point for the `nth` time, counted from 1. From
@@ -82,21 +84,31 @@ mod armed {
     /// The relay's task has to be aborted then: that is its death.
     #[must_use]
     pub fn arm(owner: &str, point: Point, nth: usize) -> Armed {
-        let sprung = CancellationToken::new();
+        let (sprung, freed) = (CancellationToken::new(), CancellationToken::new());
         let trap = Trap {
             point,
             passes: nth.saturating_sub(1),
             sprung: sprung.clone(),
+            freed: freed.clone(),
         };
         let owner = owner.to_owned();
         traps().get_or_insert_default().insert(owner.clone(), trap);
-        Armed { owner, sprung }
+        Armed {
+            owner,
+            sprung,
+            freed,
+        }
     }
 
     impl Armed {
         /// Ends when the relay has been stopped.
         pub async fn reached(&self) {
             self.sprung.cancelled().await;
+        }
+
+        /// Lets the relay go on from where it was stopped.
+        pub fn let_go(self) {
+            self.freed.cancel();
         }
     }
 
@@ -110,28 +122,26 @@ mod armed {
 
     /// The relay comes by a point.
     pub(in crate::outbox::relay) async fn reach(owner: &str, point: Point) {
-        if stops(owner, point) {
-            std::future::pending::<()>().await;
+        if let Some(freed) = caught(owner, point) {
+            freed.cancelled().await;
         }
     }
 
-    fn stops(owner: &str, point: Point) -> bool {
+    /// What a relay that is stopped here has to wait for.
+    fn caught(owner: &str, point: Point) -> Option<CancellationToken> {
         let mut traps = traps();
-        let Some(trap) = traps.as_mut().and_then(|traps| traps.get_mut(owner)) else {
-            return false;
-        };
-        if trap.sprung.is_cancelled() {
-            return true;
+        let trap = traps.as_mut()?.get_mut(owner)?;
+        if !trap.sprung.is_cancelled() {
+            if trap.point != point {
+                return None;
+            }
+            if trap.passes > 0 {
+                trap.passes -= 1;
+                return None;
+            }
+            trap.sprung.cancel();
         }
-        if trap.point != point {
-            return false;
-        }
-        if trap.passes > 0 {
-            trap.passes -= 1;
-            return false;
-        }
-        trap.sprung.cancel();
-        true
+        Some(trap.freed.clone())
     }
 
     fn traps() -> MutexGuard<'static, Option<HashMap<String, Trap>>> {

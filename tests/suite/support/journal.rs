@@ -4,9 +4,9 @@
 use std::collections::HashSet;
 
 use sqlx::{Postgres, Sqlite};
-use tidings::{EventId, OutboxTransaction};
+use tidings::{EventId, EventPublisher, IntoEnvelope, OutboxTransaction};
 
-use super::{Counted, Database, Stream, World};
+use super::{Counted, Database, Stream, User, World};
 
 /// A database that notes each event in the transaction that publishes it.
 pub trait Journal: Database {
@@ -14,10 +14,17 @@ pub trait Journal: Database {
         connection: &mut Self::Connection,
         id: EventId,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+    /// Runs a statement in a transaction.
+    fn run(
+        connection: &mut Self::Connection,
+        sql: &'static str,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
     /// The ids that are noted.
     fn noted(pool: &sqlx::Pool<Self>) -> impl Future<Output = Vec<String>> + Send;
     /// A lease that is over, in SQL.
     const LEASE_OVER: &'static str;
+    /// Whether one transaction at a time may write.
+    const ONE_WRITER: bool;
 }
 
 const JOURNAL: &str = "create table journal (id text primary key)";
@@ -25,7 +32,7 @@ const NOTE: &str = "insert into journal (id) values ($1)";
 const NOTED: &str = "select id from journal";
 
 macro_rules! journal {
-    ($database:ty, $lease_over:literal) => {
+    ($database:ty, $lease_over:literal, $one_writer:literal) => {
         impl Journal for $database {
             async fn note(
                 connection: &mut Self::Connection,
@@ -35,18 +42,26 @@ macro_rules! journal {
                 note.execute(connection).await.map(drop)
             }
 
+            async fn run(
+                connection: &mut Self::Connection,
+                sql: &'static str,
+            ) -> Result<(), sqlx::Error> {
+                sqlx::query(sql).execute(connection).await.map(drop)
+            }
+
             async fn noted(pool: &sqlx::Pool<Self>) -> Vec<String> {
                 let noted = sqlx::query_scalar(NOTED).fetch_all(pool);
                 noted.await.expect("the journal")
             }
 
             const LEASE_OVER: &'static str = $lease_over;
+            const ONE_WRITER: bool = $one_writer;
         }
     };
 }
 
-journal!(Postgres, "'-infinity'");
-journal!(Sqlite, "0");
+journal!(Postgres, "'-infinity'", false);
+journal!(Sqlite, "0", true);
 
 /// What the stream holds, beside what was committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -113,6 +128,19 @@ impl<DB: Journal> World<DB> {
     pub async fn verdict(&self) -> Verdict {
         let noted = DB::noted(self.outbox.pool()).await;
         Verdict::of(noted, &self.stored().await)
+    }
+
+    /// Waits until the stream has taken what a relay had on the wire when it died, with an event that goes
+    /// the same way. What comes later is for the ids' window to find; here it is shorter than a busy server is
+    /// slow.
+    pub async fn is_taken(&self) {
+        let behind = User::new(&uuid::Uuid::now_v7().to_string());
+        let envelope = behind.into_envelope().expect("an event");
+        let mut tx = self.outbox.begin().await.expect("a transaction");
+        DB::note(&mut tx, envelope.id()).await.expect("a note");
+        tx.commit().await.expect("a commit");
+        let publisher = EventPublisher::new(&self.bus);
+        publisher.publish(envelope).await.expect("a confirmation");
     }
 
     /// Lets the next relay begin at once: the owner is dead.

@@ -1,5 +1,8 @@
 //! What every test needs: a world of its own, something to observe, and a deadline for every wait.
 
+#![allow(dead_code, unused_imports)] // the suite and the chaos share it, and each uses a part
+
+mod cluster;
 mod events;
 mod journal;
 pub mod log;
@@ -10,12 +13,13 @@ mod world;
 
 use std::time::Duration;
 
+pub use cluster::Cluster;
 pub use events::{Counted, Noted, User};
-pub use journal::Journal;
+pub use journal::{Journal, Verdict};
 pub use oracle::Stream;
 pub use pgbouncer::{POOL, Pgbouncer};
 pub use proxy::Proxy;
-pub use world::{Database, World};
+pub use world::{Database, World, events_stream};
 
 /// How long anything may take on a busy machine.
 pub const DEADLINE: Duration = Duration::from_secs(60);

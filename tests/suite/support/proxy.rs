@@ -1,8 +1,12 @@
-//! Stands between a client and a server on TCP: counts what the server says, and can fall silent.
+//! Stands between a client and a server on TCP: counts what the server says, can fall silent, be cut, be slow,
+//! and lose an answer.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use tokio::{
@@ -11,6 +15,7 @@ use tokio::{
         TcpListener, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
+    sync::{oneshot, watch},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +27,15 @@ pub struct Proxy {
     /// Falls on the connections there are; those to come get another.
     silence: Arc<Mutex<CancellationToken>>,
     said: Arc<AtomicU64>,
+    is_cut: Arc<watch::Sender<bool>>,
+    delay_micros: Arc<AtomicU64>,
+    /// Whoever sends this is not answered any more; then it is told.
+    deaf_after: Arc<Mutex<Option<Deafness>>>,
+}
+
+struct Deafness {
+    word: &'static str,
+    fell: oneshot::Sender<CancellationToken>,
 }
 
 impl Proxy {
@@ -33,6 +47,9 @@ impl Proxy {
             server,
             silence: Arc::default(),
             said: Arc::default(),
+            is_cut: Arc::new(watch::Sender::new(false)),
+            delay_micros: Arc::default(),
+            deaf_after: Arc::default(),
         };
         tokio::spawn(proxy.clone().serve(listener));
         proxy
@@ -43,6 +60,33 @@ impl Proxy {
     pub fn silence(&self) {
         let mut silence = self.silence.lock().expect("no panic");
         std::mem::take(&mut *silence).cancel();
+    }
+
+    /// Ends the connections that there are, and new ones at once, until it is mended.
+    pub fn cut(&self) {
+        self.is_cut.send_replace(true);
+    }
+
+    pub fn mend(&self) {
+        self.is_cut.send_replace(false);
+    }
+
+    /// From now on whatever passes, either way, takes so long.
+    pub fn slow(&self, delay: Duration) {
+        let micros = u64::try_from(delay.as_micros()).expect("a short time");
+        self.delay_micros.store(micros, Ordering::Relaxed);
+    }
+
+    /// Loses every answer on the connection that next sends this word. Gives what ends that connection, once
+    /// the word has passed.
+    pub fn lose_answers_after(
+        &self,
+        word: &'static str,
+    ) -> impl Future<Output = CancellationToken> + use<> {
+        let (fell, has_fallen) = oneshot::channel();
+        let mut deaf_after = self.deaf_after.lock().expect("no panic");
+        *deaf_after = Some(Deafness { word, fell });
+        async { has_fallen.await.expect("the proxy lives") }
     }
 
     /// How many bytes the server has sent.
@@ -59,32 +103,84 @@ impl Proxy {
     }
 
     async fn connect(self, client: TcpStream, silence: CancellationToken) {
-        let server = TcpStream::connect(("127.0.0.1", self.server)).await;
-        let (mut server_says, mut to_server) = server.expect("the server").into_split();
+        let mut is_cut = self.is_cut.subscribe();
+        let Ok(server) = TcpStream::connect(("127.0.0.1", self.server)).await else {
+            // As if nobody listened.
+            return;
+        };
+        let link = Link {
+            proxy: &self,
+            is_deaf: CancellationToken::new(),
+            end: CancellationToken::new(),
+        };
+        let (mut server_says, mut to_server) = server.into_split();
         let (mut client_says, mut to_client) = client.into_split();
-        let unheard = AtomicU64::new(0);
         let both = async {
             tokio::join!(
-                carry(&mut client_says, &mut to_server, &unheard),
-                carry(&mut server_says, &mut to_client, &self.said),
+                link.carry(&mut client_says, &mut to_server, Way::There),
+                link.carry(&mut server_says, &mut to_client, Way::Back),
             );
         };
         tokio::select! {
             () = both => {}
+            () = async { let _ = is_cut.wait_for(|is_cut| *is_cut).await; } => {}
+            () = link.end.cancelled() => {}
             // Both ends stay open.
             () = silence.cancelled() => std::future::pending().await,
         }
     }
 }
 
-/// Carries until an end closes, and closes the other.
-async fn carry(from: &mut OwnedReadHalf, to: &mut OwnedWriteHalf, count: &AtomicU64) {
-    let mut buffer = vec![0; 64 * 1024];
-    while let Ok(bytes @ 1..) = from.read(&mut buffer).await {
-        count.fetch_add(bytes as u64, Ordering::Relaxed);
-        if to.write_all(&buffer[..bytes]).await.is_err() {
-            break;
+/// One connection.
+struct Link<'a> {
+    proxy: &'a Proxy,
+    /// The server's words are lost.
+    is_deaf: CancellationToken,
+    end: CancellationToken,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    There,
+    Back,
+}
+
+impl Link<'_> {
+    /// Carries until an end closes, and closes the other.
+    async fn carry(&self, from: &mut OwnedReadHalf, to: &mut OwnedWriteHalf, way: Way) {
+        let mut buffer = vec![0; 64 * 1024];
+        while let Ok(bytes @ 1..) = from.read(&mut buffer).await {
+            let passing = &buffer[..bytes];
+            match self.proxy.delay_micros.load(Ordering::Relaxed) {
+                0 => {}
+                micros => {
+                    // real time: this is what slow means
+                    tokio::time::sleep(Duration::from_micros(micros)).await;
+                }
+            }
+            match way {
+                Way::There => self.listen(passing),
+                Way::Back if self.is_deaf.is_cancelled() => continue,
+                Way::Back => {
+                    self.proxy.said.fetch_add(bytes as u64, Ordering::Relaxed);
+                }
+            }
+            if to.write_all(passing).await.is_err() {
+                break;
+            }
+        }
+        let _ = to.shutdown().await;
+    }
+
+    fn listen(&self, passing: &[u8]) {
+        let mut deaf_after = self.proxy.deaf_after.lock().expect("no panic");
+        let hears = |deaf: &mut Deafness| {
+            let word = deaf.word.as_bytes();
+            passing.windows(word.len()).any(|said| said == word)
+        };
+        if let Some(deaf) = deaf_after.take_if(hears) {
+            self.is_deaf.cancel();
+            let _ = deaf.fell.send(self.end.clone());
         }
     }
-    let _ = to.shutdown().await;
 }

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::Stream;
 
 pub struct World<DB: Database> {
-    pub nats: NatsServer,
+    pub nats: Arc<NatsServer>,
     pub bus: Bus,
     pub outbox: Outbox<DB>,
     _home: Arc<dyn std::any::Any + Send + Sync>,
@@ -169,18 +169,35 @@ impl<DB: Database> World<DB> {
 
     /// A world of an empty database; `home` goes with it.
     pub async fn of(outbox: Outbox<DB>, home: Arc<dyn std::any::Any + Send + Sync>) -> Self {
-        outbox.migrate().await.expect("the outbox migrates");
-        DB::execute(outbox.pool(), COUNTERS).await;
         let nats = NatsServer::start().await.expect("nats-server starts");
+        Self::with((outbox, home), nats).await
+    }
+
+    /// With servers of the test's own.
+    pub async fn with(
+        (outbox, home): (Outbox<DB>, impl Send + Sync + 'static),
+        nats: NatsServer,
+    ) -> Self {
         let bus = Bus::connect(nats.url().into()).await.expect("a connection");
         for stream in [events_stream(), StreamSpec::dead_letters()] {
             bus.apply_stream(&stream).await.expect("a stream");
         }
+        Self::beside((outbox, home), Arc::new(nats), bus).await
+    }
+
+    /// Beside what is there already, streams too.
+    pub async fn beside(
+        (outbox, home): (Outbox<DB>, impl Send + Sync + 'static),
+        nats: Arc<NatsServer>,
+        bus: Bus,
+    ) -> Self {
+        outbox.migrate().await.expect("the outbox migrates");
+        DB::execute(outbox.pool(), COUNTERS).await;
         Self {
             nats,
             bus,
             outbox,
-            _home: home,
+            _home: Arc::new(home),
         }
     }
 

@@ -1,0 +1,67 @@
+//! The program itself, `tidings relay`, as a process that can be sent signals.
+
+use std::process::Stdio;
+
+use tokio::process::{Child, Command};
+
+use crate::{support::within, table};
+
+/// Killed on drop.
+pub struct Process(Child);
+
+impl Process {
+    /// A relay of these servers.
+    pub fn relay(nats: &str, database: &str) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
+        // What it says is shown when the test fails; the table is not mixed with it.
+        let said = if table::is_long() {
+            Stdio::null()
+        } else {
+            Stdio::inherit()
+        };
+        command
+            .env_clear()
+            .env("TIDINGS_NATS_URL", nats)
+            .env("TIDINGS_DATABASE_URL", database)
+            .env(
+                "TIDINGS_RELAY_LEASE",
+                if table::is_long() { "5s" } else { "1s" },
+            )
+            // Several batches a page, and several pages a second.
+            .env("TIDINGS_RELAY_BATCH", "20")
+            .env("TIDINGS_LOG", "warn")
+            .current_dir(std::env::temp_dir())
+            .arg("relay")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(said)
+            .kill_on_drop(true);
+        Self(command.spawn().expect("the program"))
+    }
+
+    pub fn id(&self) -> u32 {
+        self.0.id().expect("it runs")
+    }
+
+    /// Sends a signal, such as STOP.
+    pub async fn signal(&self, signal: &str) {
+        let kill = Command::new("kill")
+            .arg(format!("-{signal}"))
+            .arg(self.id().to_string())
+            .status();
+        assert!(kill.await.expect("kill").success());
+    }
+
+    /// Ends it with SIGKILL.
+    pub async fn kill(mut self) {
+        self.0.kill().await.expect("a signal");
+    }
+
+    /// Waits for its end; the exit code.
+    pub async fn ended(mut self) -> Option<i32> {
+        within("its end", self.0.wait())
+            .await
+            .expect("a status")
+            .code()
+    }
+}
