@@ -40,8 +40,8 @@ pub use failure::Failure;
 pub use handler::Handler;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use outbox::{
-    DelayedEvent, LastBatch, LeaseStatus, MigrateError, Outbox, OutboxError, OutboxTransaction,
-    Relay, RelayError, SchemaError, Status, Store,
+    DelayedEvent, HeldSlot, LastBatch, LeaseStatus, MigrateError, Outbox, OutboxError,
+    OutboxTransaction, Relay, RelayError, SchemaError, Status, Store,
 };
 #[cfg(feature = "postgres")]
 pub use outbox::{Rebase, RebaseError, RebasedEvent};

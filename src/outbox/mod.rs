@@ -39,7 +39,7 @@ pub use postgres::{Rebase, RebaseError, RebasedEvent};
 #[cfg(feature = "failpoints")]
 pub use relay::failpoint;
 pub use relay::{Relay, RelayError};
-pub use status::{LastBatch, LeaseStatus, Status};
+pub use status::{HeldSlot, LastBatch, LeaseStatus, Status};
 use store::Names;
 pub use store::Store;
 pub use transaction::OutboxTransaction;

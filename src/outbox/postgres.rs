@@ -6,6 +6,7 @@ mod fetch;
 mod origin;
 mod rebase;
 mod reclaim;
+mod slots;
 mod turn;
 
 use std::time::Duration;
@@ -21,10 +22,10 @@ use turn::{Turn, query};
 
 use super::{
     origin::Origin,
-    status::{LastBatch, LeaseStatus, Status},
+    status::{HeldSlot, LastBatch, LeaseStatus, Status},
     store::{
-        Bound, Checkpoint, Claim, Entry, Migration, Names, Page, Parked, Statements, Tenure,
-        positions_from, positions_text, sequence, unsigned,
+        Bound, Checkpoint, Claim, Entry, Migration, Names, Page, Parked, Reclaimed, Statements,
+        Tenure, positions_from, positions_text, sequence, unsigned,
     },
 };
 
@@ -310,8 +311,15 @@ impl Statements for Postgres {
         names: &Names,
         cursor: &PgCursor,
         retention: Duration,
-    ) -> Result<Option<String>, sqlx::Error> {
+    ) -> Result<Reclaimed, sqlx::Error> {
         reclaim::oldest_slots(connection, names, cursor, retention).await
+    }
+
+    async fn held(
+        connection: &mut PgConnection,
+        names: &Names,
+    ) -> Result<Vec<HeldSlot>, sqlx::Error> {
+        reclaim::held(connection, names).await
     }
 
     async fn status(connection: &mut PgConnection, names: &Names) -> Result<Status, sqlx::Error> {
@@ -363,6 +371,7 @@ impl Statements for Postgres {
             delayed: unsigned(row.try_get(10)?),
             next_due_seconds: row.try_get(11)?,
             refuses: None,
+            held: Vec::new(),
         })
     }
 }

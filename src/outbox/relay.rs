@@ -16,6 +16,7 @@ pub mod failpoint;
 #[cfg(not(feature = "failpoints"))]
 mod failpoint;
 mod fetch;
+mod janitor;
 mod keeper;
 mod lane;
 mod progress;
@@ -168,8 +169,8 @@ impl<DB: Store> Relay<DB> {
         self
     }
 
-    /// How long confirmed events stay in the outbox; default 18 h. On Postgres the ring of eight slots
-    /// of three hours keeps between 18 h and 21 h at most.
+    /// How long confirmed events stay in the outbox at least; default 18 h. Postgres frees them a slot at a
+    /// time, so up to a sixth longer. It may change from one run to the next: the slots are made to fit.
     #[must_use]
     pub fn retention(mut self, retention: Duration) -> Self {
         self.settings.retention = retention;

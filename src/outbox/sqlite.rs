@@ -21,7 +21,7 @@ use super::{
     Outbox,
     status::{LastBatch, LeaseStatus, Status},
     store::{
-        Bound, Checkpoint, Claim, LEDGER_RETENTION, Migration, Names, Page, Parked, Row,
+        Bound, Checkpoint, Claim, LEDGER_RETENTION, Migration, Names, Page, Parked, Reclaimed, Row,
         Statements, Tenure, positions_from, positions_text, sequence, unsigned,
     },
 };
@@ -306,17 +306,17 @@ impl Statements for Sqlite {
             .collect()
     }
 
-    /// Deletes in chunks, so that no writer waits for long.
+    /// Deletes in chunks, so that no writer waits for long, and looks at the oldest rows only: writers wait for
+    /// the look, too.
     async fn reclaim(
         connection: &mut SqliteConnection,
         names: &Names,
         cursor: &i64,
         retention: Duration,
-    ) -> Result<Option<String>, sqlx::Error> {
+    ) -> Result<Reclaimed, sqlx::Error> {
         let events = "delete from tidings_outbox where id in (
-                select id from tidings_outbox
-                where id <= ?1 and at < cast(unixepoch('subsec') * 1000000 as integer) - ?2
-                order by id limit ?3)";
+                select id from (select id, at from tidings_outbox where id <= ?1 order by id limit ?3)
+                where at < cast(unixepoch('subsec') * 1000000 as integer) - ?2)";
         let events = sqlx::query(names.sql(events, '_'))
             .bind(*cursor)
             .bind(micros(retention))
@@ -335,7 +335,10 @@ impl Statements for Sqlite {
             .await?
             .rows_affected();
         let freed = format!("{events} events, {entries} entries of the ledger");
-        Ok((events + entries > 0).then_some(freed))
+        Ok(Reclaimed {
+            freed: (events + entries > 0).then_some(freed),
+            ..Reclaimed::default()
+        })
     }
 
     async fn status(
@@ -382,6 +385,7 @@ impl Statements for Sqlite {
             delayed: unsigned(row.try_get(10)?),
             next_due_seconds: row.try_get(11)?,
             refuses: None,
+            held: Vec::new(),
         })
     }
 }

@@ -25,6 +25,24 @@ pub struct Status {
     pub next_due_seconds: Option<f64>,
     /// Why no relay runs on this database, and what to do, when that is so: it is a copy, or a standby.
     pub refuses: Option<String>,
+    /// Slots of the log that should be free, and the transactions that hold them. Only freeing waits for those.
+    pub held: Vec<HeldSlot>,
+}
+
+/// A transaction that holds a slot of the log.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct HeldSlot {
+    /// The slot's table.
+    pub slot: String,
+    /// The server process; `None` for a prepared transaction.
+    pub pid: Option<i32>,
+    /// What the client calls itself.
+    pub application: Option<String>,
+    /// What the client does, such as `idle in transaction`; `None` without the right to know.
+    pub state: Option<String>,
+    /// How long the transaction runs, in seconds; `None` without the right to know.
+    pub age_seconds: Option<f64>,
 }
 
 /// Who relays.
@@ -72,7 +90,9 @@ impl<DB: Store> Outbox<DB> {
         let origin = DB::origin(&mut connection, names).await;
         let origin = origin.map_err(Self::explain)?;
         let status = DB::status(&mut connection, names).await;
+        let held = DB::held(&mut connection, names).await;
         Ok(Status {
+            held: held.map_err(Self::explain)?,
             refuses: origin.refusal(),
             ..status.map_err(Self::explain)?
         })

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::{AssertSqlSafe, Connection, Database, SqlSafeStr, SqlStr};
 use tidings_contract::{Envelope, EventId};
 
-use super::{SchemaError, Status, delayed::Schedule, origin::Origin};
+use super::{HeldSlot, SchemaError, Status, delayed::Schedule, origin::Origin};
 
 /// A database that can hold an outbox. Sealed: Postgres and SQLite.
 pub trait Store: Database<Connection: Send> + Statements {}
@@ -137,13 +137,32 @@ pub trait Statements: Schedule {
         names: &Names,
         cursor: &Self::Cursor,
         retention: Duration,
-    ) -> impl Future<Output = Result<Option<String>, sqlx::Error>> + Send;
+    ) -> impl Future<Output = Result<Reclaimed, sqlx::Error>> + Send;
+
+    /// What should be free and is held by transactions.
+    fn held(
+        _connection: &mut Self::Connection,
+        _names: &Names,
+    ) -> impl Future<Output = Result<Vec<HeldSlot>, sqlx::Error>> + Send {
+        std::future::ready(Ok(Vec::new()))
+    }
 
     /// The figures of `tidings outbox status`.
     fn status(
         connection: &mut Self::Connection,
         names: &Names,
     ) -> impl Future<Output = Result<Status, sqlx::Error>> + Send;
+}
+
+/// What came of freeing old rows.
+#[derive(Debug, Default)]
+pub struct Reclaimed {
+    /// What was freed, if anything.
+    pub freed: Option<String>,
+    /// What should be free, and who holds it.
+    pub held: Vec<HeldSlot>,
+    /// What somebody has to do so that the storage fits the retention.
+    pub advice: Option<String>,
 }
 
 /// How long the ledger says where an event went: longer than any outbox keeps it.

@@ -20,6 +20,7 @@ mod pooler;
 mod producers;
 mod resume;
 mod sql;
+mod storage;
 mod streams;
 mod subscriber;
 mod worst_days;

@@ -8,6 +8,7 @@ use sqlx::{
 };
 use tidings::{Outbox, RebaseError, Relay, testing::PostgresServer};
 
+use crate::storage::dead_rows;
 use crate::support::{Counted, Database, World, eventually, log, within};
 
 async fn server(major: u16) -> Arc<PostgresServer> {
@@ -192,7 +193,7 @@ async fn moves(from: &Arc<PostgresServer>, to: &Arc<PostgresServer>, spent: (u32
     assert!(rebased.streams["EVENTS"] > 0);
     assert_eq!(Postgres::word(copy.pool(), order).await, order_before);
     assert_eq!(copy.status().await.unwrap().backlog, rebased.to_publish);
-    assert_eq!(dead_rows(copy.pool()).await, 0);
+    assert_eq!(dead_rows(copy.pool(), "tidings.outbox").await, 0);
 
     raise(&copy, 10).await;
     let relay = world.run_relay(quick(&copy));
@@ -201,13 +202,6 @@ async fn moves(from: &Arc<PostgresServer>, to: &Arc<PostgresServer>, spent: (u32
     let stored = world.stored().await;
     assert_eq!((stored.duplicated(), stored.inverted()), (0, 0));
     assert_eq!(stored_ids(&world).await, logged(&copy).await);
-}
-
-/// Row versions of the log that nobody needs, counted by reading all of it.
-async fn dead_rows(pool: &PgPool) -> i64 {
-    Postgres::execute(pool, "analyze tidings.outbox").await;
-    let dead = "select sum(pg_stat_get_dead_tuples(relid))::bigint from pg_partition_tree('tidings.outbox') where isleaf";
-    Postgres::number(pool, dead).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::SecondsFormat;
 use clap::Args;
-use tidings::{LastBatch, LeaseStatus, Status};
+use tidings::{HeldSlot, LastBatch, LeaseStatus, Status};
 
 use crate::{
     cli::{
@@ -43,8 +43,22 @@ fn rows(status: &Status) -> Vec<[String; 2]> {
         ["parked".into(), events(status.parked)],
         ["delayed".into(), delayed(status)],
     ];
+    rows.extend(status.held.iter().map(|slot| ["held".into(), held(slot)]));
     rows.extend(status.refuses.clone().map(|why| ["refuses".into(), why]));
     rows
+}
+
+fn held(held: &HeldSlot) -> String {
+    let pid = held.pid.map_or_else(
+        || "a prepared transaction".into(),
+        |pid| format!("pid {pid}"),
+    );
+    let application = held.application.as_deref().unwrap_or_default();
+    let state = held.state.as_deref().unwrap_or_default();
+    let age = held
+        .age_seconds
+        .map_or_else(|| "an unknown time".into(), seconds);
+    format!("{} by {pid} {application} {state} for {age}", held.slot)
 }
 
 fn relay(lease: &LeaseStatus) -> String {

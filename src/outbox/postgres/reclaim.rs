@@ -7,9 +7,13 @@ use sqlx::{Connection, PgConnection, Row as _};
 
 use super::{
     fetch::PgCursor,
+    slots::{self, holders},
     turn::{Turn, query, query_of},
 };
-use crate::outbox::store::{LEDGER_RETENTION, Names};
+use crate::outbox::{
+    HeldSlot,
+    store::{LEDGER_RETENTION, Names, Reclaimed},
+};
 
 /// A table in slots, as the migration makes it.
 struct Ring {
@@ -50,39 +54,90 @@ pub(super) async fn oldest_slots(
     names: &Names,
     cursor: &PgCursor,
     retention: Duration,
-) -> Result<Option<String>, sqlx::Error> {
+) -> Result<Reclaimed, sqlx::Error> {
+    let (seconds, advice) = slots::fit(connection, names, retention).await?;
+    let mut reclaimed = Reclaimed {
+        advice,
+        ..Reclaimed::default()
+    };
     // While a backlog drains, what is behind the cursor is not known by the snapshot alone.
     if cursor.page.is_some() {
-        return Ok(None);
+        return Ok(reclaimed);
     }
-    let mut turn = Turn::begin(connection, names).await?;
-    let now: f64 = query(names, "select date_part('epoch', clock_timestamp())")
-        .fetch_one(&mut *turn)
-        .await?
-        .try_get(0)?;
-    turn.end().await?;
+    let now = clock(connection, names).await?;
+    let log = Ring { seconds, ..LOG };
     let mut freed = Vec::new();
-    for (ring, retention) in [(LOG, retention), (LEDGER, LEDGER_RETENTION)] {
+    for (ring, retention) in [(log, retention), (LEDGER, LEDGER_RETENTION)] {
         for slot in ring.reclaimable(now) {
-            if ring
+            let found = ring
                 .reclaim(connection, names, cursor, slot, retention)
-                .await?
-            {
-                freed.push(names.text(&format!("{}{slot}", ring.table), '.'));
-                break;
+                .await?;
+            match found {
+                Found::Kept => {}
+                Found::Held(held) => reclaimed.held.extend(held),
+                Found::Freed => {
+                    freed.push(names.text(&format!("{}{slot}", ring.table), '.'));
+                    break;
+                }
             }
         }
     }
-    Ok((!freed.is_empty()).then(|| freed.join(", ")))
+    reclaimed.freed = (!freed.is_empty()).then(|| freed.join(", "));
+    Ok(reclaimed)
+}
+
+/// The slots of the log that should be free, and who holds them. What the ring is made to keep stands in for
+/// the retention, which only the relay knows.
+pub(super) async fn held(
+    connection: &mut PgConnection,
+    names: &Names,
+) -> Result<Vec<HeldSlot>, sqlx::Error> {
+    let seconds = slots::seconds(connection, names).await?;
+    let log = Ring { seconds, ..LOG };
+    let kept = Duration::from_secs(u64::try_from(seconds * 6).unwrap_or(0));
+    let cursor = "select cursor::text from tidings.relay";
+    let mut turn = Turn::begin(connection, names).await?;
+    let row = query(names, cursor).fetch_one(&mut *turn).await?;
+    turn.end().await?;
+    let cursor: String = row.try_get(0)?;
+    let now = clock(connection, names).await?;
+    let mut held = Vec::new();
+    for slot in log.reclaimable(now) {
+        if log.is_free(connection, names, &cursor, slot, kept).await? {
+            held.extend(holders(connection, names, &format!("{}{slot}", log.table)).await?);
+        }
+    }
+    Ok(held)
+}
+
+async fn clock(connection: &mut PgConnection, names: &Names) -> Result<f64, sqlx::Error> {
+    let mut turn = Turn::begin(connection, names).await?;
+    let now = query(names, "select date_part('epoch', clock_timestamp())")
+        .fetch_one(&mut *turn)
+        .await?;
+    turn.end().await?;
+    now.try_get(0)
+}
+
+/// What became of a slot.
+enum Found {
+    Kept,
+    /// It should be free, and transactions hold it.
+    Held(Vec<HeldSlot>),
+    Freed,
 }
 
 impl Ring {
-    /// The slots that are neither written to at `now` nor next, oldest first.
+    /// The slots that are not written to at `now` nor very soon, oldest first. The next one may be freed until
+    /// a sixth of the current one is left. Were it never, the last rows of a slot would be as old as the
+    /// retention when their slot is the next one, and no slot of a busy log would ever be freed.
     fn reclaimable(&self, now: f64) -> impl Iterator<Item = i64> + use<> {
         #[allow(clippy::cast_possible_truncation)] // seconds since 1970
-        let current = now as i64 / self.seconds;
+        let now = now as i64;
+        let (current, left) = (now / self.seconds, self.seconds - now % self.seconds);
+        let first = if left > self.seconds / 6 { 1 } else { 2 };
         let slots = self.slots;
-        (2..slots).map(move |ahead| (current + ahead) % slots)
+        (first..slots).map(move |ahead| (current + ahead) % slots)
     }
 
     /// A statement about one slot, which stands as `slot` in it.
@@ -101,6 +156,45 @@ impl Ring {
         cursor: &PgCursor,
         slot: i64,
         retention: Duration,
+    ) -> Result<Found, sqlx::Error> {
+        let cursor = &cursor.seen;
+        let is_free = self.is_free(connection, names, cursor, slot, retention);
+        if !is_free.await? {
+            return Ok(Found::Kept);
+        }
+        // Who waits for a lock makes others wait behind it: not for one that is not to be had.
+        let held = holders(connection, names, &format!("{}{slot}", self.table)).await?;
+        if !held.is_empty() {
+            return Ok(Found::Held(held));
+        }
+        let mut tx = connection.begin().await?;
+        let lock =
+            "set local lock_timeout = '20ms'; lock table only $slot in access exclusive mode";
+        let lock = self.sql(names, slot, lock);
+        if let Err(error) = sqlx::raw_sql(lock).execute(&mut *tx).await {
+            tracing::debug!(slot, %error, "the slot is in use: it is freed later");
+            tx.rollback().await?;
+            return Ok(Found::Kept);
+        }
+        if self.keeps(&mut tx, names, cursor, slot, retention).await? {
+            tx.rollback().await?;
+            return Ok(Found::Kept);
+        }
+        sqlx::raw_sql(self.sql(names, slot, "truncate table only $slot"))
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        Ok(Found::Freed)
+    }
+
+    /// Whether a slot holds something, and nothing that must stay.
+    async fn is_free(
+        &self,
+        connection: &mut PgConnection,
+        names: &Names,
+        cursor: &str,
+        slot: i64,
+        retention: Duration,
     ) -> Result<bool, sqlx::Error> {
         let any = self.sql(names, slot, "select exists (select from $slot)");
         let mut turn = Turn::begin(connection, names).await?;
@@ -110,27 +204,7 @@ impl Ring {
                 .keeps(&mut turn, names, cursor, slot, retention)
                 .await?;
         turn.end().await?;
-        if !is_free {
-            return Ok(false);
-        }
-        let mut tx = connection.begin().await?;
-        let lock =
-            "set local lock_timeout = '20ms'; lock table only $slot in access exclusive mode";
-        let lock = self.sql(names, slot, lock);
-        if let Err(error) = sqlx::raw_sql(lock).execute(&mut *tx).await {
-            tracing::debug!(slot, %error, "the slot is in use: it is freed later");
-            tx.rollback().await?;
-            return Ok(false);
-        }
-        if self.keeps(&mut tx, names, cursor, slot, retention).await? {
-            tx.rollback().await?;
-            return Ok(false);
-        }
-        sqlx::raw_sql(self.sql(names, slot, "truncate table only $slot"))
-            .execute(&mut *tx)
-            .await?;
-        tx.commit().await?;
-        Ok(true)
+        Ok(is_free)
     }
 
     /// Whether a slot holds something that must stay.
@@ -138,12 +212,12 @@ impl Ring {
         &self,
         connection: &mut PgConnection,
         names: &Names,
-        cursor: &PgCursor,
+        cursor: &str,
         slot: i64,
         retention: Duration,
     ) -> Result<bool, sqlx::Error> {
         query_of(names, self.sql(names, slot, self.keeps))
-            .bind(&cursor.seen)
+            .bind(cursor)
             .bind(retention.as_secs_f64())
             .fetch_one(connection)
             .await?
@@ -156,18 +230,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_slot_that_is_written_to_and_the_next_are_never_freed() {
+    fn the_slot_that_is_written_to_and_the_one_that_soon_is_are_never_freed() {
         for ring in [LOG, LEDGER] {
-            for hour in 0..500 {
+            for minute in 0..50_000_i64 {
                 #[allow(clippy::cast_precision_loss)]
-                let now = (hour * 3600) as f64;
-                let current = hour * 3600 / ring.seconds % ring.slots;
+                let now = (minute * 60) as f64;
+                let slot_at = |seconds: i64| seconds / ring.seconds % ring.slots;
                 let slots: Vec<_> = ring.reclaimable(now).collect();
-                assert_eq!(slots.len(), usize::try_from(ring.slots).unwrap() - 2);
-                assert!(
-                    !slots.contains(&current) && !slots.contains(&((current + 1) % ring.slots))
-                );
+                assert!(!slots.contains(&slot_at(minute * 60)));
+                assert!(!slots.contains(&slot_at(minute * 60 + ring.seconds / 6 - 1)));
             }
+        }
+    }
+
+    /// The last row of a slot is as old as the retention, and the slot may be freed, for at least half the
+    /// time that a slot is written to.
+    #[test]
+    fn a_slot_that_is_full_to_its_end_is_freed_before_it_is_written_to_again() {
+        let (log, ledger) = (18 * 3600, 14 * 86_400);
+        for (ring, retention) in [(LOG, log), (LEDGER, ledger)] {
+            let minutes = (0..ring.seconds * ring.slots / 60).filter(|minute| {
+                let now = minute * 60;
+                #[allow(clippy::cast_precision_loss)]
+                let mut slots = ring.reclaimable(now as f64);
+                now - ring.seconds >= retention && slots.any(|slot| slot == 0)
+            });
+            let minutes = i64::try_from(minutes.count()).unwrap();
+            assert!(minutes * 60 > ring.seconds / 2, "{minutes} minutes");
         }
     }
 }

@@ -3,11 +3,16 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::Instant,
+};
 
 use super::{
     Fault,
     failpoint::{self, Point},
+    janitor::Janitor,
     lane::Fence,
     progress::{Progress, Report},
 };
@@ -21,7 +26,7 @@ use crate::{
 
 /// Checkpoints are written no more often than this.
 const CHECKPOINT: Duration = Duration::from_millis(500);
-/// How often storage and streams are looked at; sooner at first, and while there is something to free.
+/// How often the streams are looked at; sooner at first.
 const TIDY: Duration = Duration::from_secs(60);
 const TIDY_SOON: Duration = Duration::from_secs(1);
 
@@ -30,7 +35,6 @@ pub(super) struct Keeper<DB: Store> {
     bus: Bus,
     connection: DB::Connection,
     tenure: Tenure,
-    retention: Duration,
     fence: Fence,
     progress: Progress<DB::Cursor>,
     /// Everything before it is done; newer than what is written.
@@ -51,6 +55,10 @@ pub(super) struct Keeper<DB: Store> {
     ledger: Vec<Entry>,
     /// Something was confirmed or parked since the last checkpoint.
     dirty: bool,
+    /// The cursor that is in the database.
+    written: watch::Sender<Option<DB::Cursor>>,
+    /// Ends with the keeper.
+    _janitor: JoinSet<()>,
 }
 
 impl<DB: Store> Keeper<DB> {
@@ -63,12 +71,14 @@ impl<DB: Store> Keeper<DB> {
         retention: Duration,
         fence: Fence,
     ) -> Self {
+        let (written, cursor) = watch::channel(None);
+        let mut janitor = JoinSet::new();
+        janitor.spawn(Janitor::new(outbox.clone(), retention, cursor).run());
         Self {
             outbox,
             bus,
             connection,
             tenure,
-            retention,
             fence,
             progress: Progress::new(),
             cursor: None,
@@ -80,6 +90,8 @@ impl<DB: Store> Keeper<DB> {
             is_caught_up: false,
             ledger: Vec::new(),
             dirty: false,
+            written,
+            _janitor: janitor,
         }
     }
 
@@ -113,9 +125,7 @@ impl<DB: Store> Keeper<DB> {
                     if tokio::time::timeout(renewal, surveying).await.is_err() {
                         tracing::debug!("the streams were not surveyed in time");
                     }
-                    // Where there was something to free, there may be more.
-                    let again = if self.reclaim().await? { TIDY_SOON } else { TIDY };
-                    tidy_at = Instant::now() + again;
+                    tidy_at = Instant::now() + TIDY;
                 }
             }
         }
@@ -300,21 +310,9 @@ impl<DB: Store> Keeper<DB> {
             return Err(Fault::Fenced);
         }
         self.dirty = false;
+        self.written.send_replace(checkpoint.cursor);
         self.fence.extend(sent + self.tenure.lease);
         failpoint::reach(&self.tenure.owner, Point::Checkpointed).await;
         Ok(())
-    }
-
-    /// True when something was freed.
-    async fn reclaim(&mut self) -> Result<bool, Fault> {
-        let Some(cursor) = &self.cursor else {
-            return Ok(false);
-        };
-        let names = &self.outbox.shared.names;
-        let freed = DB::reclaim(&mut self.connection, names, cursor, self.retention).await?;
-        if let Some(freed) = &freed {
-            tracing::info!(outbox = DB::KIND, freed, "old rows were freed");
-        }
-        Ok(freed.is_some())
     }
 }

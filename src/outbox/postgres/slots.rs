@@ -1,0 +1,127 @@
+//! How long a slot of the log is written to, and who holds one. Never frees any.
+
+use std::time::Duration;
+
+use sqlx::{Connection, PgConnection, Row as _};
+
+use super::turn::{Turn, query, query_of};
+use crate::outbox::{HeldSlot, store::Names};
+
+/// Six slots have to keep what must stay: one is written to, and one is about to be.
+const KEEPING: u64 = 6;
+/// Slots that are shorter would pass between two looks.
+const SHORTEST: i64 = 300;
+
+/// How long a slot of the log is written to, in seconds.
+pub(super) async fn seconds(
+    connection: &mut PgConnection,
+    names: &Names,
+) -> Result<i64, sqlx::Error> {
+    let mut turn = Turn::begin(connection, names).await?;
+    let seconds = query(names, "select slot_seconds from tidings.relay")
+        .fetch_one(&mut *turn)
+        .await?;
+    turn.end().await?;
+    Ok(i64::from(seconds.try_get::<i32, _>(0)?))
+}
+
+/// Changes how long slots are written to when the retention asks for it. Returns what it is then, and what
+/// somebody else has to do when this role may not.
+pub(super) async fn fit(
+    connection: &mut PgConnection,
+    names: &Names,
+    retention: Duration,
+) -> Result<(i64, Option<String>), sqlx::Error> {
+    const LOCK_NOT_AVAILABLE: &str = "55P03";
+    const INSUFFICIENT_PRIVILEGE: &str = "42501";
+    let seconds = seconds(connection, names).await?;
+    let Some(wanted) = wanted(retention, seconds) else {
+        return Ok((seconds, None));
+    };
+    let change = format!(
+        "alter table only tidings.outbox alter column slot
+            set default ((date_part('epoch', clock_timestamp())::bigint / {wanted}) % 8)::smallint;
+        update tidings.relay set slot_seconds = {wanted}"
+    );
+    let change = names.text(&change, '.');
+    let mut tx = connection.begin().await?;
+    // Safe: constants, a number and a checked identifier. Producers wait for the lock behind this one.
+    let changing = sqlx::AssertSqlSafe(format!("set local lock_timeout = '20ms'; {change}"));
+    let changed = sqlx::raw_sql(changing).execute(&mut *tx).await;
+    let Err(error) = changed else {
+        tx.commit().await?;
+        tracing::info!(
+            was = seconds,
+            is = wanted,
+            "the slots fit the retention now"
+        );
+        return Ok((wanted, None));
+    };
+    tx.rollback().await?;
+    let code = error.as_database_error().and_then(|error| error.code());
+    match code.as_deref() {
+        Some(LOCK_NOT_AVAILABLE) => Ok((seconds, None)),
+        Some(INSUFFICIENT_PRIVILEGE) => {
+            let change = change.split_whitespace().collect::<Vec<_>>().join(" ");
+            Ok((seconds, Some(format!("run as the tables' owner: {change}"))))
+        }
+        _ => Err(error),
+    }
+}
+
+/// Another length, when the ring cannot keep the retention as it is, or keeps far more.
+fn wanted(retention: Duration, seconds: i64) -> Option<i64> {
+    let needed = i32::try_from(retention.as_secs().div_ceil(KEEPING)).unwrap_or(i32::MAX);
+    let needed = i64::from(needed).max(SHORTEST);
+    (seconds < needed || seconds > needed * 2).then_some(needed)
+}
+
+/// The transactions that hold a table for more than a moment.
+pub(super) async fn holders(
+    connection: &mut PgConnection,
+    names: &Names,
+    slot: &str,
+) -> Result<Vec<HeldSlot>, sqlx::Error> {
+    let ask = format!(
+        "select lock.pid, activity.application_name, activity.state,
+            date_part('epoch', clock_timestamp() - activity.xact_start)
+        from pg_locks as lock left join pg_stat_activity as activity on activity.pid = lock.pid
+        where lock.locktype = 'relation' and lock.granted and lock.relation = '{slot}'::regclass
+          and lock.database = (select oid from pg_database where datname = current_database())
+          and lock.pid is distinct from pg_backend_pid()
+          and coalesce(activity.xact_start < clock_timestamp() - interval '1 second', true)
+        order by activity.xact_start"
+    );
+    // Safe: constants, a number and a checked identifier.
+    let ask = sqlx::AssertSqlSafe(names.text(&ask, '.'));
+    let mut turn = Turn::begin(connection, names).await?;
+    let rows = query_of(names, ask).fetch_all(&mut *turn).await?;
+    turn.end().await?;
+    let held = rows.iter().map(|row| {
+        Ok(HeldSlot {
+            slot: names.text(slot, '.'),
+            pid: row.try_get(0)?,
+            application: row.try_get(1)?,
+            state: row.try_get(2)?,
+            age_seconds: row.try_get(3)?,
+        })
+    });
+    held.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_change_only_when_the_retention_asks_for_it() {
+        let hours = |hours: u64| Duration::from_secs(hours * 3600);
+        assert_eq!(wanted(hours(18), 10_800), None);
+        assert_eq!(wanted(hours(12), 10_800), None);
+        assert_eq!(wanted(hours(19), 10_800), Some(11_400));
+        assert_eq!(wanted(hours(168), 10_800), Some(100_800));
+        assert_eq!(wanted(hours(6), 10_800), Some(3600));
+        assert_eq!(wanted(Duration::ZERO, 10_800), Some(SHORTEST));
+        assert_eq!(wanted(Duration::MAX, 10_800), Some(i64::from(i32::MAX)));
+    }
+}

@@ -1,0 +1,104 @@
+//! Frees what is old, beside the relay: on a connection of its own, which it opens for each round, so that
+//! neither a lock nor a large file ever delays the lease. Never touches what the written cursor has not passed.
+
+use std::time::Duration;
+
+use tokio::{sync::watch, time::Instant};
+
+use crate::outbox::{HeldSlot, Outbox, Store, store::Reclaimed};
+
+/// How often storage is looked at; sooner at first, and while there is something to free.
+const ROUND: Duration = Duration::from_secs(60);
+const FIRST: Duration = Duration::from_secs(1);
+const AGAIN: Duration = Duration::from_millis(100);
+
+pub(super) struct Janitor<DB: Store> {
+    outbox: Outbox<DB>,
+    retention: Duration,
+    /// The cursor that is in the database.
+    cursor: watch::Receiver<Option<DB::Cursor>>,
+    named_at: Option<Instant>,
+    is_advised: bool,
+}
+
+impl<DB: Store> Janitor<DB> {
+    pub(super) fn new(
+        outbox: Outbox<DB>,
+        retention: Duration,
+        cursor: watch::Receiver<Option<DB::Cursor>>,
+    ) -> Self {
+        Self {
+            outbox,
+            retention,
+            cursor,
+            named_at: None,
+            is_advised: false,
+        }
+    }
+
+    /// Runs until it is dropped. A failure delays the freeing, and nothing else.
+    pub(super) async fn run(mut self) {
+        let mut pause = FIRST;
+        loop {
+            tokio::time::sleep(pause).await;
+            let cursor = self.cursor.borrow().clone();
+            let Some(cursor) = cursor else {
+                pause = FIRST;
+                continue;
+            };
+            let round = tokio::time::timeout(ROUND, self.reclaim(&cursor)).await;
+            pause = match round {
+                Ok(Ok(reclaimed)) => self.tell(reclaimed),
+                Ok(Err(error)) => {
+                    tracing::warn!(outbox = DB::KIND, %error, "old rows were not freed");
+                    ROUND
+                }
+                Err(_) => ROUND,
+            };
+        }
+    }
+
+    async fn reclaim(&self, cursor: &DB::Cursor) -> Result<Reclaimed, sqlx::Error> {
+        let mut connection = self.outbox.connect().await?;
+        let names = &self.outbox.shared.names;
+        let reclaimed = DB::reclaim(&mut connection, names, cursor, self.retention).await?;
+        sqlx::Connection::close(connection).await?;
+        Ok(reclaimed)
+    }
+
+    /// Says what was done, and returns when to look again: where there was something to free, there may be
+    /// more.
+    fn tell(&mut self, reclaimed: Reclaimed) -> Duration {
+        if let Some(advice) = reclaimed.advice.filter(|_| !self.is_advised) {
+            self.is_advised = true;
+            tracing::warn!(
+                outbox = DB::KIND,
+                advice,
+                "the slots do not fit the retention"
+            );
+        }
+        let is_due = self.named_at.is_none_or(|at| at.elapsed() >= ROUND);
+        if is_due && !reclaimed.held.is_empty() {
+            self.named_at = Some(Instant::now());
+            reclaimed.held.iter().for_each(name);
+        }
+        match reclaimed.freed {
+            None => ROUND,
+            Some(freed) => {
+                tracing::info!(outbox = DB::KIND, freed, "old rows were freed");
+                AGAIN
+            }
+        }
+    }
+}
+
+fn name(held: &HeldSlot) {
+    tracing::warn!(
+        slot = held.slot,
+        pid = held.pid,
+        application = held.application,
+        state = held.state,
+        age_seconds = held.age_seconds,
+        "a transaction holds a slot of the outbox, which is freed when it ends"
+    );
+}
