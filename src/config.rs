@@ -67,7 +67,7 @@ pub(crate) struct RelaySettings {
     pub(crate) lease: Duration,
     pub(crate) batch: usize,
     pub(crate) retention: Duration,
-    pub(crate) unbound_grace: Duration,
+    pub(crate) patience: Duration,
 }
 
 /// What is logged, and how.

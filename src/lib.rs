@@ -41,7 +41,8 @@ pub use handler::Handler;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use outbox::{
     DelayedEvent, HeldSlot, LastBatch, LeaseStatus, MigrateError, Outbox, OutboxError,
-    OutboxTransaction, Relay, RelayError, SchemaError, Status, Store,
+    OutboxTransaction, ParkedEvent, ParkedSelection, Relay, RelayError, SchemaError, Status, Store,
+    Trouble,
 };
 #[cfg(feature = "postgres")]
 pub use outbox::{Rebase, RebaseError, RebasedEvent};

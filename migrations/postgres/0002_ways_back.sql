@@ -34,8 +34,10 @@ alter table tidings.parked
 
 -- what follows under a key
 create index on tidings.parked (key, id);
--- what goes back
-create index on tidings.parked (id) where asked_at is not null or waits_for is not null;
+-- what goes back by itself, by reason
+create index on tidings.parked (waits_for, id) where waits_for is not null;
+-- what somebody has asked for
+create index on tidings.parked (id) where asked_at is not null;
 
 -- A copy of a database within its cluster is another outbox, too.
 update tidings.relay set system = system || '/' ||

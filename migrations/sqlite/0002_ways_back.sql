@@ -27,8 +27,10 @@ alter table tidings_parked add column asked_at integer;
 
 -- what follows under a key
 create index tidings_parked_key on tidings_parked (key, id);
--- what goes back
-create index tidings_parked_back on tidings_parked (id) where asked_at is not null or waits_for is not null;
+-- what goes back by itself, by reason
+create index tidings_parked_waits_for on tidings_parked (waits_for, id) where waits_for is not null;
+-- what somebody has asked for
+create index tidings_parked_asked_at on tidings_parked (id) where asked_at is not null;
 
 -- what hinders the relay now: {place: {since, cause, cure}}
 alter table tidings_relay add column trouble text not null default '{}';

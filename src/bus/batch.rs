@@ -41,8 +41,25 @@ pub(crate) enum Refusal {
     Moved,
     /// It will never be taken as it is.
     Permanent { code: u64, reason: String },
+    /// Nothing was stored: the stream takes nothing for now, or nothing of the subject.
+    Closed(Cause),
+    /// Nothing was stored: a batch may not have more messages than this.
+    TooMany { most: usize },
+    /// Nothing was stored: the server has not got every member of the batch.
+    Incomplete,
     /// It may be taken later. Whether it was stored is unknown.
     Transient { code: u64, reason: String },
+}
+
+/// Why a stream takes nothing, though there is nothing wrong with the message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Cause {
+    /// Only the subject of the message is meant.
+    pub(crate) is_of_subject: bool,
+    /// In the server's words.
+    pub(crate) reason: String,
+    /// What to do about it.
+    pub(crate) cure: &'static str,
 }
 
 impl Submission {
@@ -127,8 +144,14 @@ impl Bus {
             .headers(message.headers)
             .payload(message.payload)
             .timeout(Some(COMMIT_TIMEOUT));
+        let subject = message.subject.clone();
         let sending = self.client.send_request(message.subject, request);
-        let Some(answer) = self.unless_lost(sending).await else {
+        let answer = tokio::select! {
+            biased;
+            answer = self.unless_lost(sending) => answer,
+            () = self.denied.denied(&subject) => return Err(Refusal::Closed(cause_of_denial(&subject))),
+        };
+        let Some(answer) = answer else {
             return Err(transient(&CONNECTION_LOST));
         };
         match answer {
@@ -144,6 +167,40 @@ impl Bus {
     }
 }
 
+impl Bus {
+    /// Whether the server has said that we may not publish to a subject.
+    pub(crate) fn is_denied(&self, subject: &str) -> bool {
+        self.denied.has(subject)
+    }
+
+    /// Asks whether we may publish to a subject by now, with a message that no stream can take: the
+    /// stream's refusal is the sign that it got through.
+    pub(crate) async fn may_publish(&self, subject: &str) -> bool {
+        const NO_STREAM: &str = "-";
+        self.denied.forget(subject);
+        let question = Submission {
+            subject: subject.to_owned(),
+            headers: HeaderMap::new(),
+            payload: Bytes::new(),
+        };
+        match self.publish_one(NO_STREAM, question).await {
+            Err(Refusal::Moved) => true,
+            Err(Refusal::Closed(_)) => false,
+            // Nobody says no.
+            _ => !self.is_denied(subject),
+        }
+    }
+}
+
+/// What there is to know when publishing to a subject is denied.
+pub(crate) fn cause_of_denial(subject: &str) -> Cause {
+    Cause {
+        is_of_subject: true,
+        reason: format!("this user may not publish to {subject}"),
+        cure: "allow it in the permissions of the user",
+    }
+}
+
 fn transient(error: &impl fmt::Display) -> Refusal {
     Refusal::Transient {
         code: 0,
@@ -156,6 +213,8 @@ fn transient(error: &impl fmt::Display) -> Refusal {
 fn classify(receipt: Receipt) -> Result<Confirmed, Refusal> {
     const DUPLICATE_IN_BATCH: u64 = 10201;
     const NOT_THE_EXPECTED_STREAM: u64 = 10060;
+    const BATCH_IS_INCOMPLETE: u64 = 10176;
+    const BATCH_IS_TOO_LARGE: u64 = 10199;
     let receipt = match receipt.into_result() {
         Ok(receipt) => receipt,
         Err(error) => {
@@ -163,12 +222,23 @@ fn classify(receipt: Receipt) -> Result<Confirmed, Refusal> {
             return Err(match code {
                 DUPLICATE_IN_BATCH => Refusal::Duplicate,
                 NOT_THE_EXPECTED_STREAM => Refusal::Moved,
+                BATCH_IS_INCOMPLETE => Refusal::Incomplete,
+                BATCH_IS_TOO_LARGE => Refusal::TooMany {
+                    most: allowed(&reason),
+                },
                 // message too large; wrong last sequence, last id; headers too large;
-                // sealed; TTL disabled, invalid; constant last sequence
-                10054 | 10070 | 10071 | 10097 | 10109 | 10164..=10166 => {
+                // TTL disabled, invalid; constant last sequence
+                10054 | 10070 | 10071 | 10097 | 10164..=10166 => {
                     Refusal::Permanent { code, reason }
                 }
-                _ => Refusal::Transient { code, reason },
+                _ => match cure(code, &reason) {
+                    Some(cure) => Refusal::Closed(Cause {
+                        is_of_subject: reason.contains("per subject"),
+                        reason: format!("{reason} ({code})"),
+                        cure,
+                    }),
+                    None => Refusal::Transient { code, reason },
+                },
             });
         }
     };
@@ -177,11 +247,38 @@ fn classify(receipt: Receipt) -> Result<Confirmed, Refusal> {
     })
 }
 
+/// What helps against a stream that takes nothing.
+fn cure(code: u64, reason: &str) -> Option<&'static str> {
+    Some(match code {
+        // the stream could not store it: its limits with `discard: new`
+        10077 if reason.starts_with("maximum") => {
+            "raise the limits of the stream, or purge what is not needed"
+        }
+        // resource limits of the account; insufficient resources, storage, memory
+        10002 | 10023 | 10028 | 10047 => {
+            "give JetStream more room (max_file, the account's limits), or free some"
+        }
+        10109 => {
+            "a sealed stream takes nothing any more: delete it, or give its subjects to another one"
+        }
+        _ => return None,
+    })
+}
+
+/// The server's limit, which is the number that its refusal ends with.
+fn allowed(reason: &str) -> usize {
+    let number = reason.rsplit(|c: char| !c.is_ascii_digit()).next();
+    number.and_then(|number| number.parse().ok()).unwrap_or(1)
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Moved => f.write_str("another stream takes the subject now"),
             Self::Duplicate => f.write_str("the stream already holds an event of the batch"),
+            Self::Closed(cause) => f.write_str(&cause.reason),
+            Self::TooMany { most } => write!(f, "a batch may have {most} messages here"),
+            Self::Incomplete => f.write_str("a part of the batch did not arrive"),
             Self::Permanent { code: 0, reason } | Self::Transient { code: 0, reason } => {
                 f.write_str(reason)
             }
@@ -207,6 +304,32 @@ mod tests {
     }
 
     #[test]
+    fn what_a_full_stream_says_tells_whether_only_the_subject_is_full() {
+        for (reason, is_of_subject) in [
+            ("maximum messages exceeded", false),
+            ("maximum bytes exceeded", false),
+            ("maximum messages per subject exceeded", true),
+        ] {
+            let refused = answer(&format!(
+                r#"{{"error":{{"code":503,"err_code":10077,"description":"{reason}"}}}}"#
+            ));
+            let Err(Refusal::Closed(cause)) = refused else {
+                panic!("{refused:?}")
+            };
+            assert_eq!(cause.is_of_subject, is_of_subject, "{reason}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_wants_smaller_batches_says_how_small() {
+        let refused = answer(
+            r#"{"error":{"code":400,"err_code":10199,"description":"atomic publish batch is too large: 50"}}"#,
+        );
+        assert_eq!(refused.unwrap_err(), Refusal::TooMany { most: 50 });
+        assert_eq!(allowed("too large"), 1);
+    }
+
+    #[test]
     fn refusals_are_told_apart() {
         let refused = |code| {
             answer(&format!(
@@ -217,6 +340,9 @@ mod tests {
         assert_eq!(refused(10201), Refusal::Duplicate);
         assert!(matches!(refused(10054), Refusal::Permanent { .. }));
         assert!(matches!(refused(10077), Refusal::Transient { .. }));
+        assert!(matches!(refused(10109), Refusal::Closed(_)));
+        assert!(matches!(refused(10047), Refusal::Closed(_)));
+        assert_eq!(refused(10176), Refusal::Incomplete);
         assert!(matches!(refused(99999), Refusal::Transient { .. }));
         assert!(matches!(
             answer("what?").unwrap_err(),

@@ -5,6 +5,8 @@ use std::{path::PathBuf, time::Duration};
 use async_nats::{ConnectOptions, Event};
 use tokio::sync::watch;
 
+use super::denied::Denied;
+
 /// How to reach NATS. Every field has a default but the servers.
 #[derive(Clone, Debug)]
 pub struct NatsOptions {
@@ -158,13 +160,21 @@ impl std::fmt::Debug for Auth {
     }
 }
 
-/// Connects. The counter rises each time the connection is lost: what was in flight then is in doubt.
-pub(super) async fn connect(
-    options: &NatsOptions,
-) -> Result<(async_nats::Client, watch::Receiver<u64>), ConnectError> {
+/// A connection, and what is heard of it besides answers.
+pub(super) struct Connected {
+    pub(super) client: async_nats::Client,
+    /// Rises each time the connection is lost: what was in flight then is in doubt.
+    pub(super) lost: watch::Receiver<u64>,
+    pub(super) denied: Denied,
+}
+
+/// Connects.
+pub(super) async fn connect(options: &NatsOptions) -> Result<Connected, ConnectError> {
     let addresses = addresses(&options.servers)?;
     let servers = shown(&options.servers);
     let (losses, lost) = watch::channel(0);
+    let denied = Denied::new();
+    let hearing = denied.clone();
     let with = ConnectOptions::new()
         .name(&options.name)
         .connection_timeout(options.connect_timeout)
@@ -172,15 +182,22 @@ pub(super) async fn connect(
         .request_timeout(Some(super::REQUEST_TIMEOUT))
         .reconnect_delay_callback(reconnect_delay)
         .event_callback(move |event| {
-            if event == Event::Disconnected {
-                losses.send_modify(|losses| *losses += 1);
+            match &event {
+                Event::Disconnected => losses.send_modify(|losses| *losses += 1),
+                Event::Connected => hearing.forget_all(),
+                Event::ServerError(error) => hearing.note(&error.to_string()),
+                _ => {}
             }
             async move { log(&event) }
         });
     let auth = auth_of(options, &addresses);
     let with = secured(authenticated(with, auth)?, &options.tls);
     match with.connect(addresses).await {
-        Ok(client) if client.is_server_compatible(2, 12, 1) => Ok((client, lost)),
+        Ok(client) if client.is_server_compatible(2, 12, 1) => Ok(Connected {
+            client,
+            lost,
+            denied,
+        }),
         Ok(client) => Err(ConnectError::TooOld {
             servers,
             version: client.server_info().version,

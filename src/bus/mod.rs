@@ -9,6 +9,7 @@ mod batch;
 mod connect;
 mod consumer;
 mod delivery;
+mod denied;
 mod publisher;
 mod pull;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
@@ -24,7 +25,7 @@ use tidings_contract::{Envelope, wire};
 use tokio::sync::watch;
 
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
-pub(crate) use batch::{BatchId, Confirmed, Refusal, Submission};
+pub(crate) use batch::{BatchId, Cause, Confirmed, Refusal, Submission, cause_of_denial};
 pub use connect::{Auth, ConnectError, NatsOptions, Tls};
 pub(crate) use consumer::ConsumerSpec;
 pub(crate) use delivery::Delivery;
@@ -48,6 +49,7 @@ pub struct Bus {
     client: async_nats::Client,
     jetstream: jetstream::Context,
     lost: watch::Receiver<u64>,
+    denied: denied::Denied,
     options: Arc<NatsOptions>,
 }
 
@@ -156,7 +158,11 @@ impl Bus {
     }
 
     async fn open(options: Arc<NatsOptions>) -> Result<Self, ConnectError> {
-        let (client, lost) = connect::connect(&options).await?;
+        let connect::Connected {
+            client,
+            lost,
+            denied,
+        } = connect::connect(&options).await?;
         let jetstream = jetstream::ContextBuilder::new()
             .timeout(REQUEST_TIMEOUT)
             .build(client.clone());
@@ -164,6 +170,7 @@ impl Bus {
             client,
             jetstream,
             lost,
+            denied,
             options,
         })
     }

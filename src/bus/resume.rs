@@ -20,6 +20,8 @@ pub(crate) struct StreamState {
     pub(crate) incarnation: String,
     pub(crate) last_sequence: u64,
     pub(crate) atomic: bool,
+    /// By its own limits it takes no message: full with `discard: new`, or sealed.
+    pub(crate) is_closed: bool,
 }
 
 /// What a part of a stream holds: the sequence of each event.
@@ -28,10 +30,21 @@ pub(crate) type Found = HashMap<EventId, u64>;
 impl Bus {
     /// The state of a stream, if it exists.
     pub(crate) async fn stream_state(&self, name: &str) -> Result<Option<StreamState>, BusError> {
-        Ok(self.stream_info(name).await?.map(|info| StreamState {
-            incarnation: info.created,
-            last_sequence: info.state.last_seq,
-            atomic: info.config.get("allow_atomic") == Some(&json!(true)),
+        Ok(self.stream_info(name).await?.map(|info| {
+            let is_set = |setting: &str| info.config.get(setting) == Some(&json!(true));
+            let reached = |limit: &str, now: u64| {
+                let limit = info.config.get(limit).and_then(serde_json::Value::as_u64);
+                limit.is_some_and(|limit| limit > 0 && now >= limit)
+            };
+            let is_full =
+                reached("max_msgs", info.state.messages) || reached("max_bytes", info.state.bytes);
+            StreamState {
+                atomic: is_set("allow_atomic"),
+                is_closed: is_set("sealed")
+                    || is_full && info.config.get("discard") == Some(&json!("new")),
+                last_sequence: info.state.last_seq,
+                incarnation: info.created,
+            }
         }))
     }
 

@@ -149,6 +149,8 @@ pub(super) struct Info {
 #[derive(Deserialize)]
 pub(super) struct InfoState {
     pub(super) last_seq: u64,
+    pub(super) messages: u64,
+    pub(super) bytes: u64,
 }
 
 impl Bus {

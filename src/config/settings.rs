@@ -84,8 +84,8 @@ pub(super) const RELAY_BATCH: Setting =
     Setting::new("relay.batch", "TIDINGS_RELAY_BATCH").or("1000");
 pub(super) const RELAY_RETENTION: Setting =
     Setting::new("relay.retention", "TIDINGS_RELAY_RETENTION").or("18h");
-pub(super) const RELAY_UNBOUND_GRACE: Setting =
-    Setting::new("relay.unbound_grace", "TIDINGS_RELAY_UNBOUND_GRACE").or("30s");
+pub(super) const RELAY_PATIENCE: Setting =
+    Setting::new("relay.patience", "TIDINGS_RELAY_PATIENCE").or("5s");
 pub(super) const WORKER_DRAIN: Setting =
     Setting::new("worker.drain", "TIDINGS_WORKER_DRAIN").or("25s");
 pub(crate) const LOG_FILTER: Setting = Setting::new("log.filter", "TIDINGS_LOG");
@@ -109,7 +109,7 @@ pub(super) const ALL: [&Setting; 19] = [
     &RELAY_LEASE,
     &RELAY_BATCH,
     &RELAY_RETENTION,
-    &RELAY_UNBOUND_GRACE,
+    &RELAY_PATIENCE,
     &WORKER_DRAIN,
     &LOG_FILTER,
     &LOG_FORMAT,

@@ -52,7 +52,7 @@ impl Values {
                 lease: self.read(&settings::RELAY_LEASE, positive)?,
                 batch: self.read(&settings::RELAY_BATCH, batch)?,
                 retention: self.read(&settings::RELAY_RETENTION, duration::parse)?,
-                unbound_grace: self.read(&settings::RELAY_UNBOUND_GRACE, duration::parse)?,
+                patience: self.read(&settings::RELAY_PATIENCE, duration::parse)?,
             },
             drain: self.read(&settings::WORKER_DRAIN, duration::parse)?,
             log: self.log()?,

@@ -8,7 +8,9 @@
 mod chunks;
 mod delayed;
 mod migrate;
+mod names;
 mod origin;
+mod parked;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod relay;
@@ -34,12 +36,13 @@ use crate::{
 use chunks::chunks;
 pub use delayed::DelayedEvent;
 pub use migrate::MigrateError;
+pub use parked::{ParkedEvent, ParkedSelection};
 #[cfg(feature = "postgres")]
 pub use postgres::{Rebase, RebaseError, RebasedEvent};
 #[cfg(feature = "failpoints")]
 pub use relay::failpoint;
 pub use relay::{Relay, RelayError};
-pub use status::{HeldSlot, LastBatch, LeaseStatus, Status};
+pub use status::{HeldSlot, LastBatch, LeaseStatus, Status, Trouble};
 use store::Names;
 pub use store::Store;
 pub use transaction::OutboxTransaction;
@@ -243,6 +246,11 @@ impl<DB: Store> Outbox<DB> {
         } else {
             OutboxError::Database(error)
         }
+    }
+
+    async fn acquire(&self) -> Result<sqlx::pool::PoolConnection<DB>, OutboxError> {
+        let acquired = self.shared.pool.acquire().await;
+        acquired.map_err(OutboxError::Database)
     }
 
     /// A connection of its own, outside the pool: whoever needs it for long must not take it from the

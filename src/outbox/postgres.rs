@@ -4,6 +4,7 @@
 mod delayed;
 mod fetch;
 mod origin;
+mod parked;
 mod rebase;
 mod reclaim;
 mod slots;
@@ -21,11 +22,13 @@ pub use rebase::{Rebase, RebaseError, RebasedEvent};
 use turn::{Turn, query};
 
 use super::{
+    ParkedEvent, ParkedSelection,
     origin::Origin,
-    status::{HeldSlot, LastBatch, LeaseStatus, Status},
+    parked::WaitsFor,
+    status::{HeldSlot, LastBatch, LeaseStatus, Status, troubles_from},
     store::{
-        Bound, Checkpoint, Claim, Entry, Migration, Names, Page, Parked, Reclaimed, Statements,
-        Tenure, positions_from, positions_text, sequence, unsigned,
+        Bound, Checkpoint, Claim, Entry, Migration, Names, Page, Parked, Reclaimed, Row,
+        Statements, Tenure, Waiting, Written, positions_from, positions_text, sequence, unsigned,
     },
 };
 
@@ -186,7 +189,7 @@ impl Statements for Postgres {
         names: &Names,
         tenure: &Tenure,
         checkpoint: &Checkpoint<PgCursor>,
-    ) -> Result<bool, sqlx::Error> {
+    ) -> Result<Option<Written>, sqlx::Error> {
         let write = "with moved as (
                 update tidings.relay
                 set cursor = coalesce($3::text::pg_snapshot, cursor), floor = coalesce($4, floor),
@@ -194,7 +197,7 @@ impl Statements for Postgres {
                     page_id = case when $3 is null then page_id else $6 end,
                     streams = $7::text::jsonb,
                     lease_until = clock_timestamp() + make_interval(secs => $8),
-                    checkpointed_at = clock_timestamp()
+                    checkpointed_at = clock_timestamp(), trouble = $18::text::jsonb
                 where owner = $1 and epoch = $2
                   -- the cursor is of one server, see fetch.rs
                   and ($16 is null or $16 = extract(epoch from pg_postmaster_start_time())::text)
@@ -205,8 +208,12 @@ impl Statements for Postgres {
                 select moved.epoch, entry.*
                 from moved, unnest($9::bigint[], $10::bigint[], $11::int[], $12::text[], $13::text[],
                                    $14::bigint[], $15::bigint[]) as entry
+            ), returned as (
+                delete from tidings.parked where id = any($17::bigint[]) and exists (select from moved)
             )
-            select count(*) from moved";
+            select exists (select from tidings.parked where asked_at is not null),
+                   exists (select from tidings.parked where waits_for is not null)
+            from moved";
         let entries = &checkpoint.ledger;
         let column = |value: fn(&Entry) -> i64| entries.iter().map(value).collect::<Vec<i64>>();
         let streams: Vec<&str> = entries.iter().map(|e| &*e.stream).collect();
@@ -233,10 +240,33 @@ impl Statements for Postgres {
             .bind(column(|e| sequence(e.first_sequence)))
             .bind(column(|e| sequence(e.last_sequence)))
             .bind(cursor.map(|cursor| &cursor.server))
-            .fetch_one(&mut *turn)
+            .bind(&checkpoint.returned)
+            .bind(&checkpoint.troubles)
+            .fetch_optional(&mut *turn)
             .await?;
         turn.end().await?;
-        Ok(moved.try_get::<i64, _>(0)? == 1)
+        let Some(moved) = moved else { return Ok(None) };
+        Ok(Some(Written {
+            is_asked: moved.try_get(0)?,
+            is_waiting: moved.try_get(1)?,
+        }))
+    }
+
+    async fn complain(
+        connection: &mut PgConnection,
+        names: &Names,
+        owner: &str,
+        troubles: &str,
+    ) -> Result<(), sqlx::Error> {
+        let complain = "update tidings.relay set trouble = $2::text::jsonb
+            where (owner = $1 or lease_until < clock_timestamp()) and trouble is distinct from $2::text::jsonb";
+        let mut turn = Turn::begin(connection, names).await?;
+        query(names, complain)
+            .bind(owner)
+            .bind(troubles)
+            .execute(&mut *turn)
+            .await?;
+        turn.end().await
     }
 
     async fn release(
@@ -272,38 +302,55 @@ impl Statements for Postgres {
         names: &Names,
         rows: &[Parked],
     ) -> Result<(), sqlx::Error> {
-        let park = "insert into tidings.parked
-                (id, at, event, name, version, key, headers, payload, error)
-            values ($1, $2, $3, $4, $5, $6, $7, $8, $9) on conflict (id) do nothing";
-        let mut turn = Turn::begin(connection, names).await?;
-        for Parked { row, error } in rows {
-            query(names, park)
-                .bind(row.id)
-                .bind(row.at)
-                .bind(row.event.as_uuid())
-                .bind(&row.name)
-                .bind(row.version)
-                .bind(&row.key)
-                .bind(&row.headers)
-                .bind(row.payload.as_ref())
-                .bind(error)
-                .execute(&mut *turn)
-                .await?;
-        }
-        turn.end().await
+        parked::park(connection, names, rows).await
     }
 
     async fn parked_keys(
         connection: &mut PgConnection,
         names: &Names,
     ) -> Result<Vec<(String, i64)>, sqlx::Error> {
-        let keys = "select key, min(id) from tidings.parked where key is not null group by key";
-        let mut turn = Turn::begin(connection, names).await?;
-        let rows = query(names, keys).fetch_all(&mut *turn).await?;
-        turn.end().await?;
-        rows.iter()
-            .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
-            .collect()
+        parked::keys(connection, names).await
+    }
+
+    async fn waiting(connection: &mut PgConnection, names: &Names) -> Result<Waiting, sqlx::Error> {
+        parked::waiting(connection, names).await
+    }
+
+    async fn returning(
+        connection: &mut PgConnection,
+        names: &Names,
+        open: &[WaitsFor],
+        behind: i64,
+        bound: Bound,
+    ) -> Result<Vec<Row>, sqlx::Error> {
+        parked::returning(connection, names, open, behind, bound).await
+    }
+
+    async fn parked(
+        connection: &mut PgConnection,
+        names: &Names,
+        selection: &ParkedSelection,
+        behind: i64,
+        limit: u32,
+    ) -> Result<Vec<ParkedEvent>, sqlx::Error> {
+        parked::list(connection, names, selection, behind, limit).await
+    }
+
+    async fn unpark(
+        connection: &mut PgConnection,
+        names: &Names,
+        selection: &ParkedSelection,
+    ) -> Result<u64, sqlx::Error> {
+        parked::unpark(connection, names, selection).await
+    }
+
+    async fn discard(
+        connection: &mut PgConnection,
+        names: &Names,
+        selection: &ParkedSelection,
+        limit: u32,
+    ) -> Result<Vec<ParkedEvent>, sqlx::Error> {
+        parked::discard(connection, names, selection, limit).await
     }
 
     async fn reclaim(
@@ -332,7 +379,8 @@ impl Statements for Postgres {
                 last.at, last.events, last.stream, last.last_sequence,
                 (select count(*) from tidings.delayed),
                 (select date_part('epoch', min(due) - clock_timestamp()) from tidings.delayed),
-                coalesce(date_part('epoch', nullif(relay.lease_until, '-infinity') - relay.checkpointed_at), 0)
+                coalesce(date_part('epoch', nullif(relay.lease_until, '-infinity') - relay.checkpointed_at), 0),
+                (select count(waits_for) from tidings.parked), relay.trouble::text
             from tidings.relay
             cross join lateral (
                 select count(*) as events, min(log.at) as oldest from tidings.outbox as log
@@ -372,6 +420,8 @@ impl Statements for Postgres {
             next_due_seconds: row.try_get(11)?,
             refuses: None,
             held: Vec::new(),
+            waiting: unsigned(row.try_get(13)?),
+            troubles: troubles_from(row.try_get(14)?)?,
         })
     }
 }

@@ -8,22 +8,35 @@
 //! ```
 //!
 //! There is one way to begin, whether after a start, a fault or a take-over: take the lease, read what
-//! the streams hold behind the last checkpoint, go on behind the cursor and leave out what was found.
+//! the streams hold behind the last checkpoint, give back what was parked and may go, go on behind the cursor
+//! and leave out what was found.
 
 mod agenda;
+mod aside;
+mod course;
 #[cfg(feature = "failpoints")]
 pub mod failpoint;
 #[cfg(not(feature = "failpoints"))]
 mod failpoint;
+mod fault;
+mod fence;
 mod fetch;
+mod flight;
+mod give_back;
 mod janitor;
 mod keeper;
 mod lane;
+mod ledger;
 mod progress;
+mod resume;
 mod route;
 mod stand_by;
+mod trouble;
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use futures::{FutureExt, future::BoxFuture};
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
@@ -31,19 +44,23 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Outbox, Store,
-    origin::{Origin, REBASE, STANDBY},
-    store::{Claim, Cursor, Position, Positions, Statements, Tenure},
+    origin::{Origin, REBASE},
+    parked::WaitsFor,
+    store::{Claim, Statements, Tenure, Waiting},
 };
-use crate::{
-    background::Background,
-    bus::{Bus, BusError, Found, ReaderError, Refusal, StreamState},
-};
+use crate::{background::Background, bus::Bus};
+use aside::Aside;
+use course::Course;
+use fault::{Fault, fault_of};
+use fence::Fence;
 use fetch::Fetcher;
-use keeper::Keeper;
-use lane::{Fence, Parking};
+use give_back::{LookAgain, give_back, nothing_aside};
+use keeper::{Keeper, Post};
 use progress::Report;
+use resume::stored_behind;
 use route::Router;
 use stand_by::StandBy;
+use trouble::{RELAY, Troubles};
 
 /// Pages that are fetched ahead of what is being sent.
 const PAGES_AHEAD: usize = 2;
@@ -68,7 +85,7 @@ struct Settings {
     lease: Duration,
     batch: usize,
     retention: Duration,
-    unbound_grace: Duration,
+    patience: Duration,
 }
 
 /// Why a relay can never work as it is.
@@ -86,43 +103,24 @@ pub enum RelayError {
     },
 }
 
-/// What interrupts the relay; it begins again after a pause.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Fault {
-    #[error("the database failed: {0}")]
-    Database(#[from] sqlx::Error),
-    #[error(transparent)]
-    Bus(#[from] BusError),
-    #[error("{error}: {cause}", error = .0, cause = std::error::Error::source(.0).map(ToString::to_string).unwrap_or_default())]
-    Reader(#[from] ReaderError),
-    #[error("stream {stream} did not confirm: {refusal}")]
-    Unconfirmed { stream: String, refusal: Refusal },
-    #[error(
-        "no stream takes {subject}: `tidings streams apply` creates it; events of this name are parked when there is none for {grace:?}"
-    )]
-    Unbound { subject: String, grace: Duration },
-    #[error("the lease is over: it was not renewed in time, or another relay has it")]
-    Fenced,
-    #[error("the database does not answer")]
-    Silent,
-    #[error("{STANDBY}")]
-    Standby,
-    #[error("{0}; {REBASE}")]
-    Foreign(String),
-    #[error("{subject} has moved to another stream")]
-    Moved { subject: String },
-    #[error("the relay was told to stop")]
-    Stopped,
-    #[error("a part of the relay ended: {0}")]
-    Ended(String),
+/// What the lease came with.
+struct Claimed<DB: Statements> {
+    /// The keeper's connection.
+    connection: DB::Connection,
+    claim: Claim<DB::Cursor>,
+    /// The keys that have a parked row.
+    keys: Vec<(String, i64)>,
+    /// What parked rows wait for.
+    waiting: Waiting,
 }
 
-/// The keeper's connection, what the lease came with, and the keys that have a parked row.
-type Claimed<DB> = (
-    <DB as sqlx::Database>::Connection,
-    Claim<<DB as Statements>::Cursor>,
-    Vec<(String, i64)>,
-);
+/// What outlives a tenure.
+struct Life {
+    bus: Bus,
+    stop: CancellationToken,
+    troubles: Troubles,
+    look_again: Arc<Mutex<LookAgain>>,
+}
 
 /// How a tenure ended.
 enum Tenured {
@@ -130,6 +128,8 @@ enum Tenured {
     StandBy,
     /// Told to stop; the last checkpoint is written and the lease is released.
     Stopped,
+    /// Parked rows are to go back: the next tenure begins with them, at once.
+    Turned,
 }
 
 impl<DB: Store> Relay<DB> {
@@ -143,7 +143,7 @@ impl<DB: Store> Relay<DB> {
                 lease: Duration::from_secs(5),
                 batch: 1000,
                 retention: Duration::from_secs(18 * 3600),
-                unbound_grace: Duration::from_secs(30),
+                patience: Duration::from_secs(5),
             },
         }
     }
@@ -177,11 +177,12 @@ impl<DB: Store> Relay<DB> {
         self
     }
 
-    /// How long an event that no stream takes holds up the others before it is parked; default 30 s, so
-    /// that a stream may be created after the first event.
+    /// How long a stream that takes nothing, because it is full or sealed, may hold up the events of other
+    /// streams; default 5 s. Then its events are put aside, and go back by themselves when it takes them. With
+    /// one stream they stay where they are.
     #[must_use]
-    pub fn unbound_grace(mut self, grace: Duration) -> Self {
-        self.settings.unbound_grace = grace;
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.settings.patience = patience.max(Duration::from_millis(1));
         self
     }
 
@@ -193,14 +194,21 @@ impl<DB: Store> Relay<DB> {
         self.outbox.learn_limit(&bus);
         let schema = self.outbox.shared.names.schema();
         let mut stand_by = StandBy::listen(&bus, schema).await;
+        let life = Life {
+            bus: bus.clone(),
+            stop: stop.clone(),
+            troubles: Troubles::default(),
+            look_again: Arc::new(Mutex::new(LookAgain::soon())),
+        };
         let mut pause = FIRST_PAUSE;
         loop {
             let began = Instant::now();
-            let wait = match self.tenure(&bus, &stop).await {
+            let wait = match self.tenure(&life).await {
                 Ok(Tenured::Stopped) => {
                     stand_by::tell_release(&bus, schema).await;
                     return Ok(());
                 }
+                Ok(Tenured::Turned) => continue,
                 Ok(Tenured::StandBy) => {
                     pause = FIRST_PAUSE;
                     tokio::select! {
@@ -217,6 +225,7 @@ impl<DB: Store> Relay<DB> {
                         pause = FIRST_PAUSE;
                     }
                     tracing::warn!(outbox = DB::KIND, %fault, again_in = ?pause, "the relay is interrupted");
+                    self.complain(&life.troubles, &fault).await;
                     let wait = pause;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                     wait
@@ -231,12 +240,18 @@ impl<DB: Store> Relay<DB> {
 
     /// Takes the lease, resumes, and relays until a fault or the end. Whatever hangs, the fence ends it: a
     /// database that has gone silent must not keep the relay from trying again.
-    async fn tenure(&self, bus: &Bus, stop: &CancellationToken) -> Result<Tenured, Fault> {
+    async fn tenure(&self, life: &Life) -> Result<Tenured, Fault> {
         let asked = Instant::now();
         let claiming = tokio::time::timeout(self.settings.lease, self.claim()).await;
-        let Some((connection, claim, parked)) = claiming.map_err(|_| Fault::Silent)?? else {
+        let Some(claimed) = claiming.map_err(|_| Fault::Silent)?? else {
             return Ok(Tenured::StandBy);
         };
+        let Claimed {
+            connection,
+            claim,
+            keys,
+            waiting,
+        } = claimed;
         let Settings { owner, lease, .. } = &self.settings;
         tracing::info!(
             outbox = DB::KIND,
@@ -250,30 +265,41 @@ impl<DB: Store> Relay<DB> {
             epoch: claim.epoch,
             lease: *lease,
         };
+        let turn = life.stop.child_token();
         let _working = self.outbox.shared.wake.work_here();
 
         // The keeper renews the lease from the first moment on, also while the streams are read.
         let (reports, reported) = mpsc::channel(REPORTS);
-        let keeper = Keeper::new(
-            self.outbox.clone(),
-            bus.clone(),
+        let post = Post {
+            outbox: self.outbox.clone(),
+            bus: life.bus.clone(),
             connection,
             tenure,
-            claim.streams.clone(),
-            self.settings.retention,
-            fence.clone(),
-        );
+            retention: self.settings.retention,
+            fence: fence.clone(),
+            troubles: life.troubles.clone(),
+            turn: turn.clone(),
+            stop: life.stop.clone(),
+            look_again: Arc::clone(&life.look_again),
+        };
+        let keeper = Keeper::new(post, claim.streams.clone());
         let mut crew: JoinSet<Result<(), Fault>> = JoinSet::new();
         crew.spawn(keeper.run(reported));
+        let way = Way {
+            fence: fence.clone(),
+            turn,
+            reports,
+        };
         tokio::select! {
-            result = self.pipeline(bus, stop, claim, fence.clone(), parked, reports) => result?,
+            result = self.pipeline(life, claim, keys, waiting, way) => result?,
             Some(ended) = crew.join_next() => return Err(fault_of(ended)),
             () = fence.passed() => return Err(Fault::Fenced),
         }
-        // The reports' channel is closed: the keeper writes the last checkpoint and releases.
+        // The reports' channel is closed: the keeper writes the last checkpoint.
         tokio::select! {
             ended = crew.join_next() => match ended {
-                Some(Ok(Ok(()))) | None => Ok(Tenured::Stopped),
+                Some(Ok(Ok(()))) | None if life.stop.is_cancelled() => Ok(Tenured::Stopped),
+                Some(Ok(Ok(()))) | None => Ok(Tenured::Turned),
                 Some(ended) => Err(fault_of(ended)),
             },
             () = fence.passed() => Err(Fault::Fenced),
@@ -293,43 +319,68 @@ impl<DB: Store> Relay<DB> {
         let Some(claim) = DB::claim(&mut connection, names, owner, *lease).await? else {
             return Ok(None);
         };
-        let parked = DB::parked_keys(&mut connection, names).await?;
-        Ok(Some((connection, claim, parked)))
+        Ok(Some(Claimed {
+            claim,
+            keys: DB::parked_keys(&mut connection, names).await?,
+            waiting: DB::waiting(&mut connection, names).await?,
+            connection,
+        }))
     }
 
-    /// Resumes behind the last checkpoint and carries events until `stop`, or until a fault.
+    /// Resumes behind the last checkpoint, gives back what was parked, and carries events until the turn, or
+    /// until a fault.
     async fn pipeline(
         &self,
-        bus: &Bus,
-        stop: &CancellationToken,
+        life: &Life,
         claim: Claim<DB::Cursor>,
-        fence: Fence,
-        parked: Vec<(String, i64)>,
-        reports: mpsc::Sender<Report<DB::Cursor>>,
+        mut keys: Vec<(String, i64)>,
+        mut waiting: Waiting,
+        way: Way<DB::Cursor>,
     ) -> Result<(), Fault> {
-        let stored = stored_behind(bus, &claim.streams).await?;
-        let began = Report::Began {
-            ends: stored.ends.clone(),
-            held: stored.found.keys().cloned().collect(),
-        };
-        if reports.send(began).await.is_err() {
-            return Err(Fault::Ended("the keeper".to_owned()));
-        }
-        let (pages, paged) = mpsc::channel(PAGES_AHEAD);
-        let fetcher = Fetcher::open(&self.outbox, bus, claim.cursor, self.settings.batch).await?;
-        let router = Router::new(Course {
-            bus: bus.clone(),
+        let stored = Arc::new(stored_behind(&life.bus, &claim.streams).await?);
+        let course = |aside: Aside, patience: Duration| Course {
+            owner: self.settings.owner.clone(),
+            bus: life.bus.clone(),
             source: self.outbox.shared.source.clone(),
-            settings: self.settings.clone(),
-            fence,
-            stored,
-            parking: Parking::new(parked),
-            reports,
-            stop: stop.clone(),
-        });
+            batch: self.settings.batch,
+            patience,
+            fence: way.fence.clone(),
+            stored: Arc::clone(&stored),
+            aside,
+            troubles: life.troubles.clone(),
+            reports: way.reports.clone(),
+            stop: way.turn.clone(),
+        };
+        let returning = course(nothing_aside(), Duration::ZERO);
+        returning
+            .report(Report::Began {
+                ends: stored.ends.clone(),
+                held: stored.found.keys().cloned().collect(),
+            })
+            .await?;
+        if waiting.is_something() {
+            let names = &self.outbox.shared.names;
+            let mut connection = self.outbox.connect().await?;
+            give_back(&self.outbox, &mut connection, &waiting, returning).await?;
+            waiting = DB::waiting(&mut connection, names).await?;
+            keys = DB::parked_keys(&mut connection, names).await?;
+        } else {
+            drop(returning);
+        }
+        life.recall(&waiting);
+        let closed = waiting.reasons.into_iter();
+        let closed = closed.map(|reason| (reason.waits_for, reason.error));
+        let feeds = claim.streams.keys().cloned();
+        let relaying = course(Aside::new(keys, closed, feeds), self.settings.patience);
+        relaying.report(Report::Relaying).await?;
+
+        let (pages, paged) = mpsc::channel(PAGES_AHEAD);
+        let (bus, batch) = (&life.bus, self.settings.batch);
+        let fetcher = Fetcher::open(&self.outbox, bus, claim.cursor, batch).await?;
         let mut crew: JoinSet<Result<(), Fault>> = JoinSet::new();
-        crew.spawn(fetcher.run(pages, stop.clone()));
-        crew.spawn(router.run(paged));
+        crew.spawn(fetcher.run(pages, way.turn.clone()));
+        crew.spawn(Router::new(relaying).run(paged));
+        drop(way);
         // The fetcher ends first when all goes well, and its end travels down the channels.
         while let Some(ended) = crew.join_next().await {
             match ended {
@@ -338,6 +389,60 @@ impl<DB: Store> Relay<DB> {
             }
         }
         Ok(())
+    }
+
+    /// Has a fault shown by the status, if the database can be reached.
+    async fn complain(&self, troubles: &Troubles, fault: &Fault) {
+        const WITHIN: Duration = Duration::from_secs(1);
+        if matches!(fault, Fault::Stopped) {
+            return;
+        }
+        troubles.begin(RELAY, &fault.to_string(), fault.cure());
+        let complaining = async {
+            let mut connection = self.outbox.connect().await?;
+            let names = &self.outbox.shared.names;
+            let owner = &self.settings.owner;
+            DB::complain(&mut connection, names, owner, &troubles.text()?).await
+        };
+        match tokio::time::timeout(WITHIN, complaining).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "the status does not show the fault"),
+            Err(_) => tracing::debug!("the status does not show the fault"),
+        }
+    }
+}
+
+impl Life {
+    /// The tenure works. What parked rows still wait for goes on being a trouble, the rest is over, or is about
+    /// to tell by itself.
+    fn recall(&self, waiting: &Waiting) {
+        let places: Vec<String> = waiting
+            .reasons
+            .iter()
+            .map(|reason| reason.waits_for.to_string())
+            .collect();
+        self.troubles
+            .end_all_but(|place| places.iter().any(|waiting| waiting == place));
+        for (place, reason) in places.iter().zip(&waiting.reasons) {
+            let cure = match reason.waits_for {
+                WaitsFor::Stream(_) => {
+                    "make room in the stream, or give its subjects to another one"
+                }
+                WaitsFor::Subject(_) => {
+                    "tidings streams apply, with a [[stream]] that takes it, and the right to publish to it"
+                }
+            };
+            self.troubles.recall(place, &reason.error, cure);
+        }
+        let mut look_again = self
+            .look_again
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if places.is_empty() {
+            *look_again = LookAgain::soon();
+        } else {
+            look_again.later();
+        }
     }
 }
 
@@ -355,93 +460,12 @@ impl<DB: Store> Background for Relay<DB> {
     }
 }
 
-/// What the streams hold behind their positions: stored by an owner who did not live to write it down.
-async fn stored_behind(bus: &Bus, streams: &Positions) -> Result<Stored, Fault> {
-    let mut stored = Stored::default();
-    for (stream, position) in streams {
-        let Some(state) = bus.stream_state(stream).await? else {
-            tracing::error!(
-                stream,
-                "the stream is gone: what was published into it is gone too"
-            );
-            continue;
-        };
-        let known = known_place(stream, position, &state);
-        if state.last_sequence > known {
-            let found = bus.ids_between(stream, known, state.last_sequence).await?;
-            tracing::info!(
-                stream,
-                behind = known,
-                events = found.len(),
-                "read the stream's tail"
-            );
-            stored.found.insert(stream.clone(), found);
-        }
-        let end = Position {
-            incarnation: state.incarnation,
-            sequence: state.last_sequence,
-        };
-        stored.ends.insert(stream.clone(), end);
-    }
-    Ok(stored)
-}
-
-/// Up to where everything in the stream is known; its beginning when it is not the stream it was.
-fn known_place(stream: &str, position: &Position, state: &StreamState) -> u64 {
-    if state.incarnation != position.incarnation {
-        tracing::error!(
-            stream,
-            was = position.incarnation,
-            is = state.incarnation,
-            "the stream was created anew: what was published into its predecessor is not in it"
-        );
-        return 0;
-    }
-    if state.last_sequence < position.sequence {
-        tracing::error!(
-            stream,
-            known = position.sequence,
-            is = state.last_sequence,
-            "the stream has lost confirmed events: its last sequence went back"
-        );
-    }
-    position.sequence
-}
-
-/// What the router and its lanes have in common for a tenure.
-struct Course<C> {
-    bus: Bus,
-    source: String,
-    settings: Settings,
+/// What a tenure's parts are joined by.
+struct Way<C> {
     fence: Fence,
-    stored: Stored,
-    parking: Parking,
+    /// Ends the tenure.
+    turn: CancellationToken,
     reports: mpsc::Sender<Report<C>>,
-    stop: CancellationToken,
-}
-
-impl<C: Cursor> Course<C> {
-    async fn report(&self, report: Report<C>) -> Result<(), Fault> {
-        let sent = self.reports.send(report).await;
-        sent.map_err(|_| Fault::Ended("the keeper".to_owned()))
-    }
-}
-
-/// What the streams held when the tenure began.
-#[derive(Debug, Default)]
-struct Stored {
-    /// Per stream, the events behind its position.
-    found: HashMap<String, Found>,
-    /// Per stream, its end.
-    ends: Positions,
-}
-
-fn fault_of(ended: Result<Result<(), Fault>, tokio::task::JoinError>) -> Fault {
-    match ended {
-        Ok(Ok(())) => Fault::Ended("without a reason".to_owned()),
-        Ok(Err(fault)) => fault,
-        Err(error) => Fault::Ended(error.to_string()),
-    }
 }
 
 /// Who this is: host, process, and something that no other relay of the process has.

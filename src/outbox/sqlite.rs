@@ -2,6 +2,7 @@
 //! of commits and the cursor is an id.
 
 mod delayed;
+mod parked;
 
 use std::{path::Path, time::Duration};
 
@@ -18,11 +19,12 @@ use tidings_contract::{Envelope, EventId, wire};
 use uuid::Uuid;
 
 use super::{
-    Outbox,
-    status::{LastBatch, LeaseStatus, Status},
+    Outbox, ParkedEvent, ParkedSelection,
+    parked::WaitsFor,
+    status::{LastBatch, LeaseStatus, Status, troubles_from},
     store::{
         Bound, Checkpoint, Claim, LEDGER_RETENTION, Migration, Names, Page, Parked, Reclaimed, Row,
-        Statements, Tenure, positions_from, positions_text, sequence, unsigned,
+        Statements, Tenure, Waiting, Written, positions_from, positions_text, sequence, unsigned,
     },
 };
 
@@ -177,14 +179,14 @@ impl Statements for Sqlite {
         names: &Names,
         tenure: &Tenure,
         checkpoint: &Checkpoint<i64>,
-    ) -> Result<bool, sqlx::Error> {
+    ) -> Result<Option<Written>, sqlx::Error> {
         use sqlx::Connection;
 
         let mut tx = connection.begin_with(Self::BEGIN).await?;
         let write = "update tidings_relay
             set cursor = coalesce(?3, cursor), streams = ?4,
                 lease_until = cast(unixepoch('subsec') * 1000000 as integer) + ?5,
-                checkpointed_at = cast(unixepoch('subsec') * 1000000 as integer)
+                checkpointed_at = cast(unixepoch('subsec') * 1000000 as integer), trouble = ?6
             where owner = ?1 and epoch = ?2";
         let moved = sqlx::query(names.sql(write, '_'))
             .bind(&tenure.owner)
@@ -192,11 +194,12 @@ impl Statements for Sqlite {
             .bind(checkpoint.cursor)
             .bind(positions_text(&checkpoint.streams)?)
             .bind(micros(tenure.lease))
+            .bind(&checkpoint.troubles)
             .execute(&mut *tx)
             .await?;
         if moved.rows_affected() != 1 {
             tx.rollback().await?;
-            return Ok(false);
+            return Ok(None);
         }
         let record = "insert into tidings_ledger
                 (epoch, first_id, last_id, events, stream, incarnation, first_sequence, last_sequence)
@@ -214,8 +217,42 @@ impl Statements for Sqlite {
                 .execute(&mut *tx)
                 .await?;
         }
+        let returned = serde_json::to_string(&checkpoint.returned)
+            .map_err(|error| sqlx::Error::Encode(error.into()))?;
+        if !checkpoint.returned.is_empty() {
+            let delete = "delete from tidings_parked where id in (select value from json_each(?1))";
+            sqlx::query(names.sql(delete, '_'))
+                .bind(returned)
+                .execute(&mut *tx)
+                .await?;
+        }
+        let found = "select exists (select 1 from tidings_parked where asked_at is not null),
+                            exists (select 1 from tidings_parked where waits_for is not null)";
+        let found = sqlx::query(names.sql(found, '_'))
+            .fetch_one(&mut *tx)
+            .await?;
         tx.commit().await?;
-        Ok(true)
+        Ok(Some(Written {
+            is_asked: found.try_get(0)?,
+            is_waiting: found.try_get(1)?,
+        }))
+    }
+
+    async fn complain(
+        connection: &mut SqliteConnection,
+        names: &Names,
+        owner: &str,
+        troubles: &str,
+    ) -> Result<(), sqlx::Error> {
+        let complain = "update tidings_relay set trouble = ?2
+            where (owner = ?1 or lease_until < cast(unixepoch('subsec') * 1000000 as integer))
+              and trouble is not ?2";
+        sqlx::query(names.sql(complain, '_'))
+            .bind(owner)
+            .bind(troubles)
+            .execute(connection)
+            .await
+            .map(drop)
     }
 
     async fn release(
@@ -273,37 +310,58 @@ impl Statements for Sqlite {
         names: &Names,
         rows: &[Parked],
     ) -> Result<(), sqlx::Error> {
-        let park = "insert into tidings_parked
-                (id, at, event, name, version, key, headers, payload, error)
-            values (?, ?, ?, ?, ?, ?, ?, ?, ?) on conflict (id) do nothing";
-        for Parked { row, error } in rows {
-            sqlx::query(names.sql(park, '_'))
-                .bind(row.id)
-                .bind(row.at.timestamp_micros())
-                .bind(row.event.as_uuid())
-                .bind(&row.name)
-                .bind(row.version)
-                .bind(&row.key)
-                .bind(&row.headers)
-                .bind(row.payload.as_ref())
-                .bind(error)
-                .execute(&mut *connection)
-                .await?;
-        }
-        Ok(())
+        parked::park(connection, names, rows).await
     }
 
     async fn parked_keys(
         connection: &mut SqliteConnection,
         names: &Names,
     ) -> Result<Vec<(String, i64)>, sqlx::Error> {
-        let keys = "select key, min(id) from tidings_parked where key is not null group by key";
-        let rows = sqlx::query(names.sql(keys, '_'))
-            .fetch_all(connection)
-            .await?;
-        rows.iter()
-            .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
-            .collect()
+        parked::keys(connection, names).await
+    }
+
+    async fn waiting(
+        connection: &mut SqliteConnection,
+        names: &Names,
+    ) -> Result<Waiting, sqlx::Error> {
+        parked::waiting(connection, names).await
+    }
+
+    async fn returning(
+        connection: &mut SqliteConnection,
+        names: &Names,
+        open: &[WaitsFor],
+        behind: i64,
+        bound: Bound,
+    ) -> Result<Vec<Row>, sqlx::Error> {
+        parked::returning(connection, names, open, behind, bound).await
+    }
+
+    async fn parked(
+        connection: &mut SqliteConnection,
+        names: &Names,
+        selection: &ParkedSelection,
+        behind: i64,
+        limit: u32,
+    ) -> Result<Vec<ParkedEvent>, sqlx::Error> {
+        parked::list(connection, names, selection, behind, limit).await
+    }
+
+    async fn unpark(
+        connection: &mut SqliteConnection,
+        names: &Names,
+        selection: &ParkedSelection,
+    ) -> Result<u64, sqlx::Error> {
+        parked::unpark(connection, names, selection).await
+    }
+
+    async fn discard(
+        connection: &mut SqliteConnection,
+        names: &Names,
+        selection: &ParkedSelection,
+        limit: u32,
+    ) -> Result<Vec<ParkedEvent>, sqlx::Error> {
+        parked::discard(connection, names, selection, limit).await
     }
 
     /// Deletes in chunks, so that no writer waits for long, and looks at the oldest rows only: writers wait for
@@ -355,7 +413,8 @@ impl Statements for Sqlite {
                 (select count(*) from tidings_delayed),
                 (select min(due) / 1000000.0 - unixepoch('subsec') from tidings_delayed),
                 case when relay.lease_until = 0 then 0.0
-                     else (relay.lease_until - relay.checkpointed_at) / 1000000.0 end
+                     else (relay.lease_until - relay.checkpointed_at) / 1000000.0 end,
+                (select count(waits_for) from tidings_parked), relay.trouble
             from tidings_relay as relay
             left join (select * from tidings_ledger order by last_id desc limit 1) as last on true";
         let row = sqlx::query(names.sql(figures, '_'))
@@ -386,6 +445,8 @@ impl Statements for Sqlite {
             next_due_seconds: row.try_get(11)?,
             refuses: None,
             held: Vec::new(),
+            waiting: unsigned(row.try_get(13)?),
+            troubles: troubles_from(row.try_get(14)?)?,
         })
     }
 }

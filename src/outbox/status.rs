@@ -1,7 +1,9 @@
 //! How an outbox stands, in figures. Never judges them.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Outbox, OutboxError, Store};
 
@@ -25,6 +27,10 @@ pub struct Status {
     pub next_due_seconds: Option<f64>,
     /// Why no relay runs on this database, and what to do, when that is so: it is a copy, or a standby.
     pub refuses: Option<String>,
+    /// How many of them go back by themselves when their stream takes them.
+    pub waiting: u64,
+    /// What hinders the relay now, as it has last said.
+    pub troubles: Vec<Trouble>,
     /// Slots of the log that should be free, and the transactions that hold them. Only freeing waits for those.
     pub held: Vec<HeldSlot>,
 }
@@ -43,6 +49,40 @@ pub struct HeldSlot {
     pub state: Option<String>,
     /// How long the transaction runs, in seconds; `None` without the right to know.
     pub age_seconds: Option<f64>,
+}
+
+/// Something that hinders the relay.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Trouble {
+    /// What is concerned: `relay`, `stream EVENTS` or `subject user.created`.
+    pub place: String,
+    /// Since when.
+    pub since: DateTime<Utc>,
+    /// What is wrong.
+    pub cause: String,
+    /// What helps.
+    pub cure: String,
+}
+
+/// What hinders the relay, as the database keeps it: an object with a member for each place.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct StoredTrouble {
+    pub(super) since: DateTime<Utc>,
+    pub(super) cause: String,
+    pub(super) cure: String,
+}
+
+pub(super) fn troubles_from(text: &str) -> Result<Vec<Trouble>, sqlx::Error> {
+    let stored: BTreeMap<String, StoredTrouble> =
+        serde_json::from_str(text).map_err(|error| sqlx::Error::Decode(error.into()))?;
+    let troubles = stored.into_iter().map(|(place, trouble)| Trouble {
+        place,
+        since: trouble.since,
+        cause: trouble.cause,
+        cure: trouble.cure,
+    });
+    Ok(troubles.collect())
 }
 
 /// Who relays.
@@ -80,12 +120,7 @@ impl<DB: Store> Outbox<DB> {
     /// # Errors
     /// [`OutboxError::NotMigrated`] without tables, else [`OutboxError::Database`].
     pub async fn status(&self) -> Result<Status, OutboxError> {
-        let mut connection = self
-            .shared
-            .pool
-            .acquire()
-            .await
-            .map_err(OutboxError::Database)?;
+        let mut connection = self.acquire().await?;
         let names = &self.shared.names;
         let origin = DB::origin(&mut connection, names).await;
         let origin = origin.map_err(Self::explain)?;

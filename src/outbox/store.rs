@@ -1,28 +1,25 @@
 //! What the outbox asks of a database. Each database answers in a file of its own; nothing here knows
 //! which one it is.
 
-use std::{borrow::Cow, collections::BTreeMap, fmt::Debug, time::Duration};
+use std::{collections::BTreeMap, fmt::Debug, time::Duration};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use sqlx::{AssertSqlSafe, Connection, Database, SqlSafeStr, SqlStr};
+use sqlx::{Connection, Database};
 use tidings_contract::{Envelope, EventId};
 
-use super::{HeldSlot, SchemaError, Status, delayed::Schedule, origin::Origin};
+use super::{
+    HeldSlot, ParkedEvent, ParkedSelection, Status, delayed::Schedule, origin::Origin,
+    parked::WaitsFor,
+};
+
+pub(super) use super::names::Names;
 
 /// A database that can hold an outbox. Sealed: Postgres and SQLite.
 pub trait Store: Database<Connection: Send> + Statements {}
 
 impl<DB: Statements> Store for DB {}
-
-/// The schema, or the prefix, that the tables have.
-#[derive(Debug, Clone)]
-pub struct Names {
-    schema: Cow<'static, str>,
-    /// Transactions share connections with those of other clients.
-    is_pooled: bool,
-}
 
 /// How far the relay is, in the words of one database.
 pub trait Cursor: Clone + Debug + Send + Sync + 'static {}
@@ -94,13 +91,21 @@ pub trait Statements: Schedule {
     ) -> impl Future<Output = Result<Option<Claim<Self::Cursor>>, sqlx::Error>> + Send;
 
     /// Writes how far the relay is and what was confirmed, and renews the lease, in one statement;
-    /// false when the epoch is over.
+    /// `None` when the epoch is over.
     fn checkpoint(
         connection: &mut Self::Connection,
         names: &Names,
         tenure: &Tenure,
         checkpoint: &Checkpoint<Self::Cursor>,
-    ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
+    ) -> impl Future<Output = Result<Option<Written>, sqlx::Error>> + Send;
+
+    /// Writes what troubles the relay while it has no lease; does nothing while another one has it.
+    fn complain(
+        connection: &mut Self::Connection,
+        names: &Names,
+        owner: &str,
+        troubles: &str,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
     /// Ends the lease, so that a stand-by need not wait for it.
     fn release(
@@ -117,18 +122,59 @@ pub trait Statements: Schedule {
         bound: Bound,
     ) -> impl Future<Output = Result<Page<Self::Cursor>, sqlx::Error>> + Send;
 
-    /// Puts rows aside with their errors. A row that is parked already stays as it is.
+    /// Puts rows aside with their errors. A row that is parked already gets the new error, and is no longer
+    /// asked for.
     fn park(
         connection: &mut Self::Connection,
         names: &Names,
         rows: &[Parked],
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
-    /// The keys of parked rows, each with the id of its first one.
+    /// The keys whose later rows are parked too, each with the id of its first parked row.
     fn parked_keys(
         connection: &mut Self::Connection,
         names: &Names,
     ) -> impl Future<Output = Result<Vec<(String, i64)>, sqlx::Error>> + Send;
+
+    /// What parked rows wait for, and whether some are asked for.
+    fn waiting(
+        connection: &mut Self::Connection,
+        names: &Names,
+    ) -> impl Future<Output = Result<Waiting, sqlx::Error>> + Send;
+
+    /// The parked rows that go back: those that are asked for, those that wait for one of `open`, and what
+    /// follows them under their keys; in the order of ids, behind an id.
+    fn returning(
+        connection: &mut Self::Connection,
+        names: &Names,
+        open: &[WaitsFor],
+        behind: i64,
+        bound: Bound,
+    ) -> impl Future<Output = Result<Vec<Row>, sqlx::Error>> + Send;
+
+    /// Parked rows in the order of ids, behind an id.
+    fn parked(
+        connection: &mut Self::Connection,
+        names: &Names,
+        selection: &ParkedSelection,
+        behind: i64,
+        limit: u32,
+    ) -> impl Future<Output = Result<Vec<ParkedEvent>, sqlx::Error>> + Send;
+
+    /// Asks for parked rows; returns how many.
+    fn unpark(
+        connection: &mut Self::Connection,
+        names: &Names,
+        selection: &ParkedSelection,
+    ) -> impl Future<Output = Result<u64, sqlx::Error>> + Send;
+
+    /// Deletes parked rows and returns them.
+    fn discard(
+        connection: &mut Self::Connection,
+        names: &Names,
+        selection: &ParkedSelection,
+        limit: u32,
+    ) -> impl Future<Output = Result<Vec<ParkedEvent>, sqlx::Error>> + Send;
 
     /// Frees events that are older than `retention` and behind the cursor, and entries of the ledger that are
     /// older than [`LEDGER_RETENTION`]; returns what was freed, if anything.
@@ -220,6 +266,64 @@ pub struct Checkpoint<C> {
     pub streams: Positions,
     /// The new entries.
     pub ledger: Vec<Entry>,
+    /// The parked rows that were published.
+    pub returned: Vec<i64>,
+    /// What troubles the relay, as JSON.
+    pub troubles: String,
+}
+
+/// What a checkpoint finds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Parked rows are asked for.
+    pub is_asked: bool,
+    /// Parked rows wait for something.
+    pub is_waiting: bool,
+}
+
+/// What parked rows wait for.
+#[derive(Debug, Clone, Default)]
+pub struct Waiting {
+    /// Some are asked for.
+    pub is_asked: bool,
+    /// What the others wait for.
+    pub reasons: Vec<Reason>,
+}
+
+/// Something that parked rows wait for.
+#[derive(Debug, Clone)]
+pub struct Reason {
+    /// What it is.
+    pub waits_for: WaitsFor,
+    /// The name of the first event that waits for it.
+    pub name: String,
+    /// Why that one was put aside.
+    pub error: String,
+}
+
+impl Waiting {
+    /// Whether something may have to go back.
+    pub(super) fn is_something(&self) -> bool {
+        self.is_asked || !self.reasons.is_empty()
+    }
+
+    /// A row of the statement; without a reason it says that rows are asked for.
+    pub(super) fn add(
+        &mut self,
+        waits_for: Option<String>,
+        name: Option<String>,
+        error: Option<String>,
+    ) -> Result<(), sqlx::Error> {
+        match waits_for {
+            None => self.is_asked = true,
+            Some(waits_for) => self.reasons.push(Reason {
+                waits_for: waits_for.parse()?,
+                name: name.unwrap_or_default(),
+                error: error.unwrap_or_default(),
+            }),
+        }
+        Ok(())
+    }
 }
 
 /// One confirmed batch.
@@ -293,63 +397,8 @@ pub struct Parked {
     pub row: Row,
     /// Why.
     pub error: String,
-}
-
-impl Default for Names {
-    fn default() -> Self {
-        Self {
-            schema: Cow::Borrowed(DEFAULT_SCHEMA),
-            is_pooled: false,
-        }
-    }
-}
-
-const DEFAULT_SCHEMA: &str = "tidings";
-
-impl Names {
-    pub(super) fn new(schema: &str) -> Result<Self, SchemaError> {
-        let letter = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
-        let plain = schema.starts_with(|c: char| c.is_ascii_lowercase())
-            && schema.len() <= 40
-            && schema.bytes().all(letter);
-        if !plain {
-            return Err(SchemaError(schema.to_owned()));
-        }
-        Ok(Self {
-            schema: Cow::Owned(schema.to_owned()),
-            is_pooled: false,
-        })
-    }
-
-    /// The same names behind a pooler that gives each transaction another connection.
-    pub(super) fn pooled(self, is_pooled: bool) -> Self {
-        Self { is_pooled, ..self }
-    }
-
-    pub(super) fn is_pooled(&self) -> bool {
-        self.is_pooled
-    }
-
-    pub(super) fn schema(&self) -> &str {
-        &self.schema
-    }
-
-    /// A statement in the names of this outbox. `separator` is what stands between schema and table.
-    pub(super) fn sql(&self, text: &'static str, separator: char) -> SqlStr {
-        if self.schema == DEFAULT_SCHEMA {
-            return SqlStr::from_static(text);
-        }
-        // Safe: the schema is a plain identifier, which `new` has checked.
-        AssertSqlSafe(self.text(text, separator)).into_sql_str()
-    }
-
-    /// The same as text, for printing.
-    pub(super) fn text(&self, text: &str, separator: char) -> String {
-        text.replace(
-            &format!("{DEFAULT_SCHEMA}{separator}"),
-            &format!("{}{separator}", self.schema),
-        )
-    }
+    /// What it waits for, to go back by itself.
+    pub waits_for: Option<WaitsFor>,
 }
 
 pub(super) fn positions_from(text: &str) -> Result<Positions, sqlx::Error> {
@@ -368,30 +417,4 @@ pub(super) fn sequence(sequence: u64) -> i64 {
 /// A count as the databases give it.
 pub(super) fn unsigned(count: i64) -> u64 {
     u64::try_from(count).unwrap_or(0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_plain_identifiers_become_part_of_a_statement() {
-        for schema in [
-            "",
-            "1a",
-            "a.b",
-            "a b",
-            "a\"b",
-            "A",
-            "a;drop",
-            &"a".repeat(41),
-        ] {
-            assert!(Names::new(schema).is_err(), "{schema:?}");
-        }
-        let names = Names::new("shop_events").unwrap();
-        assert_eq!(
-            names.sql("select 1 from tidings.outbox", '.').as_str(),
-            "select 1 from shop_events.outbox"
-        );
-    }
 }

@@ -112,25 +112,29 @@ async fn a_row_that_is_no_event_is_parked<DB: Database>(world: World<DB>) {
 async fn a_relay_that_waits_for_a_stream_stops_at_once_and_parks_nothing<DB: Database>(
     world: World<DB>,
 ) {
+    let jetstream = world.full_stream().await;
     publish(&world, "count.raised", "a", "1").await;
-    publish(&world, "nobody.listens", "a", "2").await;
-    // With an hour of grace the relay would wait for an hour.
+    publish(&world, "full.up", "a", "2").await;
+    // With an hour of patience the relay would wait for an hour.
     let hour = std::time::Duration::from_secs(3600);
-    let relay = world.run_relay(world.new_relay().unbound_grace(hour));
-    eventually("the first is stored", || async {
-        world.stored().await.len() == 1
+    let relay = world.run_relay(world.new_relay().patience(hour));
+    eventually("the first is stored, the second is tried", || async {
+        let troubles = world.outbox.status().await.unwrap().troubles;
+        world.stored().await.len() == 1 && !troubles.is_empty()
     })
     .await;
     relay.stop().await.unwrap();
     assert_eq!(world.parked().await, 0);
     let status = world.outbox.status().await.unwrap();
     assert_eq!(status.lease.owner, None, "the lease is released");
+    assert_eq!(status.troubles[0].place, "stream FULL");
 
-    // The stream appears, and nothing is lost or doubled.
-    let late = tidings::StreamSpec::new("LATE", ["nobody.>".parse().unwrap()]).unwrap();
-    world.bus.apply_stream(&late).await.unwrap();
+    // There is room, and nothing is lost or doubled.
+    let full = jetstream.get_stream("FULL").await.unwrap();
+    full.purge().await.unwrap();
     let relay = world.relay();
     settled(&world).await;
     relay.stop().await.unwrap();
     assert_eq!((world.stored().await.len(), world.parked().await), (1, 0));
+    assert_eq!(world.outbox.status().await.unwrap().troubles, []);
 }

@@ -164,7 +164,7 @@ fn is_not_before(now: &str, known: &str) -> bool {
     }
 }
 
-fn read(row: &PgRow) -> Result<Row, sqlx::Error> {
+pub(super) fn read(row: &PgRow) -> Result<Row, sqlx::Error> {
     Ok(Row {
         id: row.try_get(0)?,
         at: row.try_get(1)?,

@@ -1,20 +1,27 @@
 //! Keeps the lease and writes down how far the relay is. Never moves the cursor past what is neither
 //! confirmed nor parked.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
     time::Instant,
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Fault,
     failpoint::{self, Point},
+    fence::Fence,
+    give_back::{LookAgain, may_go},
     janitor::Janitor,
-    lane::Fence,
-    progress::{Progress, Report},
+    progress::{Confirmation, Progress, Report},
+    trouble::{SAY_AGAIN, Troubles},
 };
 use crate::{
     bus::Bus,
@@ -30,20 +37,32 @@ const CHECKPOINT: Duration = Duration::from_millis(500);
 const TIDY: Duration = Duration::from_secs(60);
 const TIDY_SOON: Duration = Duration::from_secs(1);
 
+/// What a keeper works with.
+pub(super) struct Post<DB: Store> {
+    pub(super) outbox: Outbox<DB>,
+    pub(super) bus: Bus,
+    pub(super) connection: DB::Connection,
+    pub(super) tenure: Tenure,
+    pub(super) retention: Duration,
+    pub(super) fence: Fence,
+    pub(super) troubles: Troubles,
+    /// Ends the tenure, and another begins.
+    pub(super) turn: CancellationToken,
+    /// The relay ends for good: the lease is released then.
+    pub(super) stop: CancellationToken,
+    pub(super) look_again: Arc<Mutex<LookAgain>>,
+}
+
 pub(super) struct Keeper<DB: Store> {
-    outbox: Outbox<DB>,
-    bus: Bus,
-    connection: DB::Connection,
-    tenure: Tenure,
-    fence: Fence,
+    post: Post<DB>,
     progress: Progress<DB::Cursor>,
     /// Everything before it is done; newer than what is written.
     cursor: Option<DB::Cursor>,
     /// Where each stream was behind the last page before the cursor. Whoever resumes reads the stream from
     /// there, and finds all that was confirmed of the pages behind the cursor.
     streams: Positions,
-    /// Confirmed sequences of pages that the cursor has not passed.
-    ahead: Vec<(u64, String, Position)>,
+    /// What was confirmed and is not behind the position yet, with its page.
+    ahead: Vec<(u64, Entry)>,
     /// Where the streams ended when the tenure began.
     ends: Positions,
     /// Streams whose position stays where it is until the cursor has passed everything that was committed
@@ -53,8 +72,13 @@ pub(super) struct Keeper<DB: Store> {
     whole: Option<u64>,
     is_caught_up: bool,
     ledger: Vec<Entry>,
+    /// Parked rows that were published.
+    returned: Vec<i64>,
     /// Something was confirmed or parked since the last checkpoint.
     dirty: bool,
+    /// The log is being read. What is asked for, or may go back, ends the tenure from now on.
+    is_relaying: bool,
+    is_waiting: bool,
     /// The cursor that is in the database.
     written: watch::Sender<Option<DB::Cursor>>,
     /// Ends with the keeper.
@@ -62,24 +86,12 @@ pub(super) struct Keeper<DB: Store> {
 }
 
 impl<DB: Store> Keeper<DB> {
-    pub(super) fn new(
-        outbox: Outbox<DB>,
-        bus: Bus,
-        connection: DB::Connection,
-        tenure: Tenure,
-        streams: Positions,
-        retention: Duration,
-        fence: Fence,
-    ) -> Self {
+    pub(super) fn new(post: Post<DB>, streams: Positions) -> Self {
         let (written, cursor) = watch::channel(None);
         let mut janitor = JoinSet::new();
-        janitor.spawn(Janitor::new(outbox.clone(), retention, cursor).run());
+        janitor.spawn(Janitor::new(post.outbox.clone(), post.retention, cursor).run());
         Self {
-            outbox,
-            bus,
-            connection,
-            tenure,
-            fence,
+            post,
             progress: Progress::new(),
             cursor: None,
             streams,
@@ -89,22 +101,27 @@ impl<DB: Store> Keeper<DB> {
             whole: None,
             is_caught_up: false,
             ledger: Vec::new(),
+            returned: Vec::new(),
             dirty: false,
+            is_relaying: false,
+            is_waiting: false,
             written,
             _janitor: janitor,
         }
     }
 
-    /// Runs until the reports end, then writes the last checkpoint and releases the lease.
+    /// Runs until the reports end, then writes the last checkpoint; at the relay's end it releases the lease.
     pub(super) async fn run(
         mut self,
         mut reports: mpsc::Receiver<Report<DB::Cursor>>,
     ) -> Result<(), Fault> {
-        let renewal = self.tenure.lease / 3;
+        let renewal = self.post.tenure.lease / 3;
         let mut renew_at = Instant::now() + renewal;
         let mut checkpoint_at = Instant::now();
         let mut tidy_at = Instant::now() + TIDY_SOON;
+        let mut say_at = Instant::now() + SAY_AGAIN;
         loop {
+            let look_at = self.look_again(|look_again| look_again.at());
             tokio::select! {
                 report = reports.recv() => match report {
                     Some(report) => self.take(report).await?,
@@ -127,15 +144,24 @@ impl<DB: Store> Keeper<DB> {
                     }
                     tidy_at = Instant::now() + TIDY;
                 }
+                () = tokio::time::sleep_until(look_at), if self.is_relaying && self.is_waiting => {
+                    self.look().await?;
+                }
+                () = tokio::time::sleep_until(say_at) => {
+                    self.post.troubles.say();
+                    say_at = Instant::now() + SAY_AGAIN;
+                }
             }
         }
         self.checkpoint().await?;
-        let names = &self.outbox.shared.names;
-        DB::release(&mut self.connection, names, &self.tenure).await?;
-        tracing::info!(
-            owner = self.tenure.owner,
-            "the relay has stopped and released its lease"
-        );
+        if self.post.stop.is_cancelled() {
+            let names = &self.post.outbox.shared.names;
+            DB::release(&mut self.post.connection, names, &self.post.tenure).await?;
+            tracing::info!(
+                owner = self.post.tenure.owner,
+                "the relay has stopped and released its lease"
+            );
+        }
         Ok(())
     }
 
@@ -167,20 +193,20 @@ impl<DB: Store> Keeper<DB> {
                 // A lane that is gone does not wait.
                 let _ = written.send(());
             }
-            Report::Confirmed { pages, entries } => {
-                let last_page = pages.iter().map(|(page, _)| *page).max().unwrap_or(0);
-                for entry in entries {
-                    self.record(last_page, entry);
-                }
-                for (page, rows) in pages {
-                    self.progress.done(page, rows);
-                }
-                self.dirty = true;
-                failpoint::reach(&self.tenure.owner, Point::Noted).await;
+            Report::Confirmed(confirmation) => {
+                self.confirmed(confirmation);
+                failpoint::reach(&self.post.tenure.owner, Point::Noted).await;
             }
-            Report::Park { page, parked } => {
+            Report::Park { pages, parked } => {
                 self.park(&parked).await?;
-                self.progress.done(page, 1);
+                self.done(pages);
+            }
+            Report::Write { written } => {
+                self.checkpoint().await?;
+                let _ = written.send(());
+            }
+            Report::Relaying => {
+                self.is_relaying = true;
                 self.dirty = true;
             }
         }
@@ -206,19 +232,60 @@ impl<DB: Store> Keeper<DB> {
         self.streams.insert(stream, position);
     }
 
-    /// The cursor has passed a page, and with it what was confirmed of it.
+    /// What was confirmed is written down under the last of its pages: rows that went side by side may be
+    /// stored in any order.
+    fn confirmed(&mut self, confirmation: Confirmation) {
+        let Confirmation {
+            pages,
+            entries,
+            returned,
+        } = confirmation;
+        // What was parked is of no page. It moves no position, since what lies before it may be of one.
+        if let Some(last) = pages.iter().map(|(page, _)| *page).max() {
+            let ahead = entries.iter().map(|entry| (last, entry.clone()));
+            self.ahead.extend(ahead);
+        }
+        self.ledger.extend(entries);
+        self.returned.extend(returned);
+        self.done(pages);
+    }
+
+    fn done(&mut self, pages: Vec<(u64, usize)>) {
+        for (page, rows) in pages {
+            self.progress.done(page, rows);
+        }
+        self.dirty = true;
+    }
+
+    /// The cursor has passed a page, and with it what was confirmed of it. A row that was refused at first may
+    /// lie behind rows of later pages: the position stays before what the cursor has not passed.
     fn pass(&mut self, page: u64) {
         if self.whole.is_some_and(|whole| whole <= page) {
             self.catch_up();
         }
         let held = &self.held;
-        let (passed, ahead) = std::mem::take(&mut self.ahead)
+        let (passed, mut ahead): (Vec<_>, Vec<_>) = std::mem::take(&mut self.ahead)
             .into_iter()
-            .partition(|(of_page, stream, _)| *of_page <= page && !held.contains(stream));
-        self.ahead = ahead;
-        for (_, stream, position) in passed {
-            self.move_on(stream, position);
+            .partition(|(of_page, entry)| *of_page <= page && !held.contains(&entry.stream));
+        let open: Vec<(String, u64)> = ahead
+            .iter()
+            .map(|(_, entry)| (entry.stream.clone(), entry.first_sequence))
+            .collect();
+        for (of_page, entry) in passed {
+            let is_behind = |(stream, sequence): &(String, u64)| {
+                *stream == entry.stream && *sequence < entry.last_sequence
+            };
+            if open.iter().any(is_behind) {
+                ahead.push((of_page, entry));
+                continue;
+            }
+            let position = Position {
+                incarnation: entry.incarnation,
+                sequence: entry.last_sequence,
+            };
+            self.move_on(entry.stream, position);
         }
+        self.ahead = ahead;
     }
 
     /// Everything that was committed before the tenure is done, so nothing that a stream held then is asked
@@ -253,7 +320,7 @@ impl<DB: Store> Keeper<DB> {
             if !is_quiet(self) {
                 return;
             }
-            match self.bus.stream_state(&stream).await {
+            match self.post.bus.stream_state(&stream).await {
                 Ok(Some(state)) if is_quiet(self) => {
                     let known = self.streams.get(&stream);
                     // Another incarnation, or a lost end, is the next tenure's to find.
@@ -271,48 +338,81 @@ impl<DB: Store> Keeper<DB> {
         }
     }
 
-    fn record(&mut self, page: u64, entry: Entry) {
-        let position = Position {
-            incarnation: entry.incarnation.clone(),
-            sequence: entry.last_sequence,
-        };
-        self.ahead.push((page, entry.stream.clone(), position));
-        self.ledger.push(entry);
-    }
-
-    async fn park(&mut self, parked: &Parked) -> Result<(), Fault> {
-        tracing::error!(
-            event.id = %parked.row.event,
-            event.name = parked.row.name,
-            key = parked.row.key,
-            error = parked.error,
-            "the event is parked: NATS will never take it as it is"
-        );
-        let names = &self.outbox.shared.names;
-        DB::park(&mut self.connection, names, std::slice::from_ref(parked)).await?;
+    async fn park(&mut self, parked: &[Parked]) -> Result<(), Fault> {
+        for Parked {
+            row,
+            error,
+            waits_for,
+        } in parked
+        {
+            let (id, name, key) = (row.event, &row.name, &row.key);
+            match waits_for {
+                None => {
+                    tracing::error!(event.id = %id, event.name = name, key, error, "the event is parked");
+                }
+                // The trouble is said once, and not for each event.
+                Some(waits_for) => {
+                    tracing::debug!(event.id = %id, event.name = name, key, %waits_for, "the event waits");
+                }
+            }
+        }
+        let names = &self.post.outbox.shared.names;
+        DB::park(&mut self.post.connection, names, parked).await?;
         Ok(())
     }
 
     /// Writes what is new, and renews the lease in the same statement. The fence is measured from before
     /// the statement was sent.
     async fn checkpoint(&mut self) -> Result<(), Fault> {
-        failpoint::reach(&self.tenure.owner, Point::Checkpoint).await;
+        failpoint::reach(&self.post.tenure.owner, Point::Checkpoint).await;
         let sent = Instant::now();
         let checkpoint = Checkpoint {
             cursor: self.cursor.clone(),
             streams: self.streams.clone(),
             ledger: std::mem::take(&mut self.ledger),
+            returned: std::mem::take(&mut self.returned),
+            troubles: self.post.troubles.text()?,
         };
-        let names = &self.outbox.shared.names;
-        let is_ours =
-            DB::checkpoint(&mut self.connection, names, &self.tenure, &checkpoint).await?;
-        if !is_ours {
+        let names = &self.post.outbox.shared.names;
+        let tenure = &self.post.tenure;
+        let written = DB::checkpoint(&mut self.post.connection, names, tenure, &checkpoint).await?;
+        let Some(written) = written else {
             return Err(Fault::Fenced);
-        }
+        };
         self.dirty = false;
         self.written.send_replace(checkpoint.cursor);
-        self.fence.extend(sent + self.tenure.lease);
-        failpoint::reach(&self.tenure.owner, Point::Checkpointed).await;
+        self.post.fence.extend(sent + self.post.tenure.lease);
+        failpoint::reach(&self.post.tenure.owner, Point::Checkpointed).await;
+        self.is_waiting = written.is_waiting;
+        if self.is_relaying && written.is_asked {
+            self.end_tenure();
+        }
         Ok(())
+    }
+
+    /// Looks whether something that parked rows wait for is there.
+    async fn look(&mut self) -> Result<(), Fault> {
+        self.look_again(LookAgain::later);
+        let names = &self.post.outbox.shared.names;
+        let waiting = DB::waiting(&mut self.post.connection, names).await?;
+        let asking = may_go(&self.post.bus, &waiting.reasons);
+        // The lease comes first.
+        match tokio::time::timeout(self.post.tenure.lease / 3, asking).await {
+            Ok(Ok(open)) if open.is_empty() => {}
+            Ok(Ok(_)) => self.end_tenure(),
+            Ok(Err(error)) => tracing::debug!(%error, "what is waited for was not looked at"),
+            Err(_) => tracing::debug!("what is waited for was not looked at in time"),
+        }
+        Ok(())
+    }
+
+    fn look_again<T>(&self, with: impl FnOnce(&mut LookAgain) -> T) -> T {
+        let look_again = self.post.look_again.lock();
+        with(&mut look_again.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn end_tenure(&mut self) {
+        self.is_relaying = false;
+        self.post.turn.cancel();
     }
 }

@@ -4,121 +4,70 @@
 //! Members of a batch are sent at once; its last message, the commit, is held back until the batch
 //! before it is confirmed. So order holds and the round trip is hidden (+10–15 % measured).
 //!
-//! A batch costs the server about 3 ms however small it is. So a few rows of different keys go side by
-//! side, each confirmed by itself: no key has two of them, hence none can pass another.
+//! A stream that refuses everything is tried again with the lane's first row. It holds up nobody else: when
+//! the outbox feeds other streams too, its rows are put aside after a while, and go back in a later tenure.
 
 use std::{
-    collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, PoisonError},
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
-use futures::{FutureExt, future::BoxFuture};
-use tidings_contract::{Envelope, wire};
-use tokio::{
-    sync::{OwnedSemaphorePermit, mpsc, oneshot},
-    time::Instant,
-};
+use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Course, Fault,
+    Fault,
+    course::Course,
     failpoint::{self, Point},
-    progress::Report,
+    flight::{Answer, Flying, Item},
+    ledger::Ledger,
+    progress::{Confirmation, Origin, Report, by_page},
 };
 use crate::{
-    bus::{BatchId, Confirmed, Refusal, StreamState, Submission},
-    outbox::store::{Cursor, Entry, Parked, Row},
+    bus::{BatchId, Cause, Confirmed, Refusal, StreamState, cause_of_denial},
+    outbox::{
+        parked::WaitsFor,
+        store::{Cursor, Entry},
+    },
 };
 
 /// No more payload than this in one batch, in bytes, one row excepted.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
-
-/// A row on its way.
-pub(super) struct Item {
-    pub(super) page: u64,
-    pub(super) row: Row,
-    pub(super) envelope: Envelope,
-    /// Its share of the memory that a lane may hold.
-    pub(super) _share: OwnedSemaphorePermit,
-}
-
-/// Until when this process may publish, by its own monotonic clock.
-#[derive(Clone)]
-pub(super) struct Fence(Arc<Mutex<Instant>>);
-
-impl Fence {
-    pub(super) fn until(moment: Instant) -> Self {
-        Self(Arc::new(Mutex::new(moment)))
-    }
-
-    pub(super) fn extend(&self, moment: Instant) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = moment;
-    }
-
-    fn moment(&self) -> Instant {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Ends when the fence is not extended in time.
-    pub(super) async fn passed(&self) {
-        while Instant::now() < self.moment() {
-            tokio::time::sleep_until(self.moment()).await;
-        }
-    }
-
-    /// What stands for the server's answer when the time is over.
-    fn refuse(&self) -> Result<(), Refusal> {
-        self.check().map_err(|over| Refusal::Transient {
-            code: 0,
-            reason: over.to_string(),
-        })
-    }
-
-    fn check(&self) -> Result<(), Fault> {
-        if Instant::now() < self.moment() {
-            Ok(())
-        } else {
-            Err(Fault::Fenced)
-        }
-    }
-}
-
-/// The keys that have a parked row, each with the id of its first one: what follows it is parked too.
-pub(super) struct Parking(Mutex<HashMap<String, i64>>);
-
-impl Parking {
-    pub(super) fn new(parked: Vec<(String, i64)>) -> Self {
-        Self(Mutex::new(parked.into_iter().collect()))
-    }
-
-    pub(super) fn block(&self, key: Option<&str>, id: i64) {
-        if let Some(key) = key {
-            let mut blocked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            blocked.entry(key.to_owned()).or_insert(id);
-        }
-    }
-
-    /// The row that a row has to stay behind.
-    fn blocker(&self, row: &Row) -> Option<i64> {
-        let blocked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = blocked.get(row.key.as_deref()?).copied()?;
-        (first < row.id).then_some(first)
-    }
-}
+/// The pauses between the tries of a stream that takes nothing.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// The server reports a denied message on its own, maybe just after it has refused the batch.
+const HEARSAY: Duration = Duration::from_millis(200);
 
 pub(super) struct Lane<C> {
     course: Arc<Course<C>>,
     stream: String,
-    incarnation: String,
+    ledger: Ledger,
     last_sequence: u64,
-    batch: usize,
+    /// How many events a batch may have here.
+    most: usize,
+    /// How many it has now: fewer while the stream has little room.
+    size: usize,
+    /// What was refused and is sent before anything else.
+    again: VecDeque<Item>,
 }
 
-/// What has been sent and is being answered: one answer a row, or one for all, which is the last row's.
-type Flying = BoxFuture<'static, (Vec<Item>, Result<Vec<Confirmed>, Refusal>)>;
+/// What a lane does next.
+enum Next {
+    Send(Vec<Item>),
+    Settled(Settled),
+    End,
+}
 
-/// Up to so many rows of different keys go side by side: where the costs of the two ways meet, measured
-/// with `sync_interval: always`.
-const FEW: usize = 16;
+/// What an answer means.
+enum Settled {
+    /// What was sent is stored.
+    Stored,
+    /// Something was put aside or taken back, so what was prepared meanwhile must be prepared again.
+    Changed,
+    /// The stream takes nothing; what was sent is taken back.
+    Closed(Cause),
+}
 
 impl<C: Cursor> Lane<C> {
     pub(super) fn new(
@@ -129,39 +78,53 @@ impl<C: Cursor> Lane<C> {
     ) -> Self {
         Self {
             course,
+            ledger: Ledger::new(&stream, &state.incarnation),
             stream,
-            incarnation: state.incarnation.clone(),
             last_sequence: state.last_sequence,
-            batch,
+            most: batch,
+            size: batch,
+            again: VecDeque::new(),
         }
     }
 
-    /// Sends until the queue ends and everything is confirmed.
-    pub(super) async fn run(self, mut queue: mpsc::Receiver<Item>) -> Result<(), Fault> {
+    /// Sends until the queue ends and everything is confirmed; or until the relay is told to stop while the
+    /// stream takes nothing: what is left is not done then, so the cursor does not pass it.
+    pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Item>) -> Result<(), Fault> {
+        match self.carry(&mut queue).await {
+            Err(Fault::Stopped) => Ok(()),
+            ended => ended,
+        }
+    }
+
+    async fn carry(&mut self, queue: &mut mpsc::Receiver<Item>) -> Result<(), Fault> {
         self.begin().await?;
         let mut flying: Option<Flying> = None;
-        let mut rest = None;
-        while let Some(mut items) = self.next_items(&mut queue, &mut rest, &mut flying).await? {
-            items = self.publishable(items).await?;
-            let mut batch = BatchId::new();
-            self.send_members(&batch, &items, &mut flying).await?;
-            if let Some(last) = flying.take() {
-                let parked = self.settle(last.await).await?;
-                if parked {
-                    // A key was parked: its later rows must not be in a batch that is committed. The
-                    // one that was begun is left to the server, which drops it.
-                    items = self.publishable(items).await?;
-                    batch = BatchId::new();
+        loop {
+            let settled = match self.next(queue, &mut flying).await? {
+                Next::End => return Ok(()),
+                Next::Settled(settled) => settled,
+                Next::Send(items) => {
+                    let items = self.publishable(items).await?;
+                    let batch = BatchId::new();
                     self.send_members(&batch, &items, &mut flying).await?;
+                    let settled = match flying.take() {
+                        Some(last) => self.settle(last.await).await?,
+                        None => Settled::Stored,
+                    };
+                    if let Settled::Stored = settled {
+                        failpoint::reach(&self.course.owner, Point::MembersSent).await;
+                        flying = self.commit(batch, items)?;
+                    } else {
+                        // The batch that was begun is left to the server, which drops it.
+                        self.take_back(items);
+                    }
+                    settled
                 }
+            };
+            if let Settled::Closed(cause) = settled {
+                self.hold(cause).await?;
             }
-            failpoint::reach(&self.course.settings.owner, Point::MembersSent).await;
-            flying = self.commit(batch, items)?;
         }
-        if let Some(last) = flying {
-            self.settle(last.await).await?;
-        }
-        Ok(())
     }
 
     /// Has it written down where the stream ends, before the first message makes it longer.
@@ -170,7 +133,7 @@ impl<C: Cursor> Lane<C> {
         self.course
             .report(Report::Stream {
                 stream: self.stream.clone(),
-                incarnation: self.incarnation.clone(),
+                incarnation: self.ledger.incarnation().to_owned(),
                 sequence: self.last_sequence,
                 written,
             })
@@ -180,60 +143,74 @@ impl<C: Cursor> Lane<C> {
             .map_err(|_| Fault::Ended("the keeper".to_owned()))
     }
 
-    /// The rows of the next batch: whatever is there, at least one. `None` at the queue's end. While
-    /// there is none, the answer to the last commit is taken.
-    async fn next_items(
-        &self,
+    /// The rows of the next batch: whatever is there, at least one. While there is none, the answer to the
+    /// last commit is taken.
+    async fn next(
+        &mut self,
         queue: &mut mpsc::Receiver<Item>,
-        rest: &mut Option<Item>,
         flying: &mut Option<Flying>,
-    ) -> Result<Option<Vec<Item>>, Fault> {
-        let first = match rest.take() {
-            Some(item) => Some(item),
-            None => loop {
-                let Some(last) = flying else {
-                    break queue.recv().await;
-                };
-                tokio::select! {
-                    biased;
-                    settled = last => {
-                        *flying = None;
-                        self.settle(settled).await?;
-                    }
-                    item = queue.recv() => break item,
+    ) -> Result<Next, Fault> {
+        let first = match (self.again.pop_front(), flying.as_mut()) {
+            (Some(item), _) => Some(item),
+            (None, None) => queue.recv().await,
+            (None, Some(last)) => tokio::select! {
+                biased;
+                settled = last => {
+                    *flying = None;
+                    return Ok(Next::Settled(self.settle(settled).await?));
                 }
+                item = queue.recv() => item,
             },
         };
-        let Some(first) = first else { return Ok(None) };
+        let Some(first) = first else {
+            return match flying.take() {
+                Some(last) => Ok(Next::Settled(self.settle(last.await).await?)),
+                None => Ok(Next::End),
+            };
+        };
         let mut bytes = first.row.payload.len();
         let mut items = vec![first];
-        while items.len() < self.batch
-            && let Ok(item) = queue.try_recv()
+        while items.len() < self.size
+            && let Some(item) = self.again.pop_front().or_else(|| queue.try_recv().ok())
         {
             bytes += item.row.payload.len();
             if bytes > BATCH_BYTES {
-                *rest = Some(item);
+                self.again.push_front(item);
                 break;
             }
             items.push(item);
         }
-        Ok(Some(items))
+        Ok(Next::Send(items))
     }
 
-    /// Takes out what the stream already holds and what has to stay behind a parked row.
+    /// Takes out what the stream already holds and what has to wait.
     async fn publishable(&self, items: Vec<Item>) -> Result<Vec<Item>, Fault> {
         let mut left = Vec::with_capacity(items.len());
+        let (mut found, mut entries) = (Vec::new(), Vec::new());
+        let (mut aside, mut parked) = (Vec::new(), Vec::new());
         for item in items {
             if let Some(sequence) = self.found(&item) {
-                let entry = self.entry(&item.row, sequence);
-                self.confirm(&[&item], vec![entry]).await?;
-            } else if let Some(first) = self.course.parking.blocker(&item.row) {
-                let error =
-                    format!("it follows the parked event in row {first} under the same key");
-                self.park(item, error).await?;
-            } else {
-                left.push(item);
+                entries.push(self.ledger.entry(&item.row, sequence));
+                found.push(item);
+                continue;
             }
+            let name = &item.row.name;
+            if self.course.bus.is_denied(name) && !self.course.aside.is_closed_name(name) {
+                self.close_name(name, &cause_of_denial(name));
+            }
+            match self.course.aside.take(Some(&self.stream), &item.row) {
+                Some(waiting) => {
+                    aside.push(item.origin);
+                    parked.push(waiting);
+                }
+                None => left.push(item),
+            }
+        }
+        if !found.is_empty() {
+            self.confirm(&found, entries).await?;
+        }
+        if !parked.is_empty() {
+            self.course.park(aside, parked).await?;
         }
         Ok(left)
     }
@@ -251,12 +228,12 @@ impl<C: Cursor> Lane<C> {
         flying: &mut Option<Flying>,
     ) -> Result<(), Fault> {
         let members = match items.split_last() {
-            Some((_, members)) if !is_few(items) => members,
+            Some((_, members)) if !Flying::is_few(items) => members,
             _ => &[],
         };
         let sending = async {
             for (at, item) in members.iter().enumerate() {
-                let message = self.submission(item);
+                let message = item.submission(&self.course.source);
                 let sent = self.course.bus.send_member(batch, at + 1, message).await;
                 sent.map_err(|refusal| self.unconfirmed(refusal))?;
             }
@@ -268,13 +245,11 @@ impl<C: Cursor> Lane<C> {
             }
             Ok(())
         };
-        let Some(last) = flying.take() else {
-            return sending.await;
-        };
-        // The commit is not on the wire before its future is polled.
-        let (settled, sent) = futures::join!(last, sending);
-        *flying = Some(futures::future::ready(settled).boxed());
-        sent
+        match flying {
+            // The commit is not on the wire before its future is polled.
+            Some(last) => futures::join!(last.land(), sending).1,
+            None => sending.await,
+        }
     }
 
     /// Sends the commit of a batch, or each of a few rows; the answers are taken later.
@@ -283,163 +258,235 @@ impl<C: Cursor> Lane<C> {
         let Some(last) = items.last() else {
             return Ok(None);
         };
-        let (bus, stream) = (self.course.bus.clone(), self.stream.clone());
-        // Asked again at the moment of sending: time may pass before the future is polled.
-        let fence = self.course.fence.clone();
-        if is_few(&items) {
-            let messages: Vec<_> = items.iter().map(|item| self.submission(item)).collect();
-            return Ok(Some(
-                async move {
-                    if let Err(over) = fence.refuse() {
-                        return (items, Err(over));
-                    }
-                    let sending = messages
-                        .into_iter()
-                        .map(|message| bus.publish_one(&stream, message));
-                    (items, futures::future::try_join_all(sending).await)
-                }
-                .boxed(),
-            ));
+        let (bus, fence) = (self.course.bus.clone(), self.course.fence.clone());
+        let stream = self.stream.clone();
+        if Flying::is_few(&items) {
+            let messages = items
+                .iter()
+                .map(|item| item.submission(&self.course.source))
+                .collect();
+            return Ok(Some(Flying::each(bus, fence, stream, items, messages)));
         }
-        let message = self.submission(last);
-        Ok(Some(
-            async move {
-                if let Err(over) = fence.refuse() {
-                    return (items, Err(over));
-                }
-                let confirmed = bus
-                    .commit_batch(&stream, &batch, items.len(), message)
-                    .await;
-                (items, confirmed.map(|confirmed| vec![confirmed]))
-            }
-            .boxed(),
-        ))
+        let message = last.submission(&self.course.source);
+        Ok(Some(Flying::batch(
+            bus, fence, stream, batch, items, message,
+        )))
     }
 
-    /// Takes the answer to a commit; true when a row was parked.
-    async fn settle(
-        &self,
-        (items, answer): (Vec<Item>, Result<Vec<Confirmed>, Refusal>),
-    ) -> Result<bool, Fault> {
-        failpoint::reach(&self.course.settings.owner, Point::Answered).await;
-        match answer {
-            Ok(confirmed) => {
-                let entries = self.entries(&items, &confirmed);
-                let items: Vec<&Item> = items.iter().collect();
+    /// Takes an answer.
+    async fn settle(&mut self, (items, answer): (Vec<Item>, Answer)) -> Result<Settled, Fault> {
+        failpoint::reach(&self.course.owner, Point::Answered).await;
+        let refusal = match answer {
+            Answer::Each(answers) => return self.settle_each(items, answers).await,
+            Answer::Batch(Ok(last)) => {
+                let entries = self.ledger.batch(&items, &last);
                 self.confirm(&items, entries).await?;
-                Ok(false)
+                self.is_open();
+                return Ok(Settled::Stored);
             }
-            Err(refusal @ (Refusal::Transient { .. } | Refusal::Moved)) => {
-                Err(self.unconfirmed(refusal))
+            Answer::Batch(Err(refusal)) => refusal,
+        };
+        tracing::info!(stream = self.stream, events = items.len(), %refusal, "the batch was refused");
+        match refusal {
+            Refusal::TooMany { most } => {
+                self.most = most.clamp(1, self.most);
+                self.size = self.size.min(self.most);
+                self.take_back(items);
+                Ok(Settled::Changed)
             }
-            Err(refusal) => {
-                tracing::info!(stream = self.stream, events = items.len(), %refusal,
-                    "the batch was refused: its events go one by one");
+            Refusal::Closed(cause) if !cause.is_of_subject => {
+                self.size = (self.size / 2).max(1);
+                self.take_back(items);
+                Ok(Settled::Closed(cause))
+            }
+            Refusal::Incomplete if self.is_for_want_of_permission(&items).await => {
+                self.take_back(items);
+                Ok(Settled::Changed)
+            }
+            // It does not say for which of them.
+            Refusal::Duplicate | Refusal::Permanent { .. } | Refusal::Closed(_) => {
                 self.one_by_one(items).await
             }
+            Refusal::Incomplete | Refusal::Moved | Refusal::Transient { .. } => {
+                Err(self.unconfirmed(refusal))
+            }
         }
     }
 
-    /// Finds out which event a batch was refused for. True when one was parked.
-    ///
-    /// What is confirmed is reported together, under the last of its pages: rows that went side by side may
-    /// be stored in any order, and a position must not pass one that is not known to be done.
-    async fn one_by_one(&self, items: Vec<Item>) -> Result<bool, Fault> {
-        let mut is_parked = false;
-        let (mut confirmed, mut entries) = (Vec::new(), Vec::new());
-        for item in items {
-            self.course.fence.check()?;
-            if let Some(first) = self.course.parking.blocker(&item.row) {
-                let error =
-                    format!("it follows the parked event in row {first} under the same key");
-                self.park(item, error).await?;
-                continue;
+    /// What was confirmed stays confirmed, whatever was said of the others.
+    async fn settle_each(
+        &mut self,
+        items: Vec<Item>,
+        answers: Vec<Result<Confirmed, Refusal>>,
+    ) -> Result<Settled, Fault> {
+        let (mut confirmed, mut entries, mut back) = (Vec::new(), Vec::new(), Vec::new());
+        let mut settled = Settled::Stored;
+        let mut fault = None;
+        for (item, answer) in items.into_iter().zip(answers) {
+            let refusal = match answer {
+                Ok(Confirmed { sequence }) => {
+                    self.ledger.add(&mut entries, &item.row, sequence);
+                    confirmed.push(item);
+                    continue;
+                }
+                Err(refusal) => refusal,
+            };
+            match self.refused(item, refusal).await {
+                Ok((item, Settled::Stored)) => back.extend(item),
+                Ok((item, now)) => {
+                    back.extend(item);
+                    settled = now;
+                }
+                Err(other) => fault = Some(other),
             }
-            let message = self.submission(&item);
+        }
+        if !confirmed.is_empty() {
+            self.confirm(&confirmed, entries).await?;
+        }
+        if let Some(fault) = fault {
+            return Err(fault);
+        }
+        self.take_back(back);
+        if let Settled::Stored = settled {
+            self.is_open();
+        }
+        Ok(settled)
+    }
+
+    /// Finds out which event a batch was refused for.
+    async fn one_by_one(&mut self, items: Vec<Item>) -> Result<Settled, Fault> {
+        let mut items = VecDeque::from(items);
+        let mut settled = Settled::Stored;
+        while let Some(item) = items.pop_front() {
+            self.course.fence.check()?;
+            let Some(item) = self.publishable(vec![item]).await?.pop() else {
+                settled = Settled::Changed;
+                continue;
+            };
+            let message = item.submission(&self.course.source);
             match self.course.bus.publish_one(&self.stream, message).await {
                 Ok(Confirmed { sequence }) => {
-                    entries.push(self.entry(&item.row, sequence));
-                    confirmed.push(item);
+                    let entry = self.ledger.entry(&item.row, sequence);
+                    self.confirm(&[item], vec![entry]).await?;
                 }
-                Err(refusal @ Refusal::Permanent { .. }) => {
-                    self.park(item, refusal.to_string()).await?;
-                    is_parked = true;
+                Err(refusal) => {
+                    let (item, now) = self.refused(item, refusal).await?;
+                    if let Some(item) = item {
+                        items.push_front(item);
+                    }
+                    settled = now;
+                    if let Settled::Closed(_) = settled {
+                        break;
+                    }
                 }
-                Err(refusal) => return Err(self.unconfirmed(refusal)),
             }
         }
-        let confirmed: Vec<&Item> = confirmed.iter().collect();
-        self.confirm(&confirmed, entries).await?;
-        Ok(is_parked)
+        self.take_back(items.into());
+        Ok(settled)
     }
 
-    fn submission(&self, item: &Item) -> Submission {
-        let defaults = wire::Defaults {
-            source: &self.course.source,
-            time: item.row.at,
-        };
-        Submission::new(&item.envelope, defaults)
-    }
-
-    /// What to write down. A batch is stored without a gap, so its last sequence tells the first; what was
-    /// answered row by row is written down in runs without a gap.
-    fn entries(&self, items: &[Item], confirmed: &[Confirmed]) -> Vec<Entry> {
-        let rows = items.iter().map(|item| &item.row);
-        match confirmed {
-            [last] => {
-                let before = last.sequence.saturating_sub(items.len() as u64);
-                let placed = rows.zip(before + 1..);
-                self.runs(placed)
+    /// What becomes of one row that was refused by itself: it is put aside, or given back to be sent again.
+    async fn refused(
+        &self,
+        item: Item,
+        refusal: Refusal,
+    ) -> Result<(Option<Item>, Settled), Fault> {
+        match refusal {
+            Refusal::Permanent { .. } => {
+                let parked = self.course.aside.refuse(item.row, refusal.to_string());
+                self.course.park(vec![item.origin], vec![parked]).await?;
+                Ok((None, Settled::Changed))
             }
-            each => self.runs(rows.zip(each.iter().map(|confirmed| confirmed.sequence))),
-        }
-    }
-
-    fn runs<'a>(&self, placed: impl Iterator<Item = (&'a Row, u64)>) -> Vec<Entry> {
-        let mut entries: Vec<Entry> = Vec::new();
-        for (row, sequence) in placed {
-            match entries.last_mut() {
-                Some(run) if run.last_sequence + 1 == sequence => {
-                    run.last_id = row.id;
-                    run.last_sequence = sequence;
-                    run.events += 1;
-                }
-                _ => entries.push(self.entry(row, sequence)),
+            Refusal::Closed(cause) if cause.is_of_subject => {
+                self.close_name(&item.row.name, &cause);
+                Ok((Some(item), Settled::Changed))
             }
-        }
-        entries
-    }
-
-    fn entry(&self, row: &Row, sequence: u64) -> Entry {
-        Entry {
-            first_id: row.id,
-            last_id: row.id,
-            events: 1,
-            stream: self.stream.clone(),
-            incarnation: self.incarnation.clone(),
-            first_sequence: sequence,
-            last_sequence: sequence,
+            Refusal::Closed(cause) => Ok((Some(item), Settled::Closed(cause))),
+            refusal => Err(self.unconfirmed(refusal)),
         }
     }
 
-    async fn confirm(&self, items: &[&Item], entries: Vec<Entry>) -> Result<(), Fault> {
-        let mut pages: Vec<(u64, usize)> = Vec::new();
-        for item in items {
-            match pages.last_mut() {
-                Some((page, rows)) if *page == item.page => *rows += 1,
-                _ => pages.push((item.page, 1)),
+    /// The stream takes nothing: tries its first row again until it does, or puts its rows aside when others
+    /// have waited for it long enough.
+    async fn hold(&mut self, mut cause: Cause) -> Result<(), Fault> {
+        let began = Instant::now();
+        let mut pause = FIRST_PAUSE;
+        let place = self.place();
+        loop {
+            let Cause { reason, cure, .. } = &cause;
+            self.course.troubles.begin(&place, reason, cure);
+            let patience = self.course.patience;
+            if began.elapsed() >= patience
+                && (self.course.aside.feeds_several() || patience.is_zero())
+            {
+                self.course.aside.close_stream(&self.stream, reason);
+                // Putting aside goes in large steps again.
+                self.size = self.most;
+                return Ok(());
+            }
+            tokio::select! {
+                () = self.course.stop.cancelled() => return Err(Fault::Stopped),
+                () = tokio::time::sleep(pause) => {}
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+            let Some(first) = self.again.pop_front() else {
+                return Ok(());
+            };
+            match self.one_by_one(vec![first]).await? {
+                Settled::Stored => return Ok(()),
+                Settled::Changed => {}
+                Settled::Closed(now) => cause = now,
             }
         }
+    }
+
+    /// The stream has taken something.
+    fn is_open(&mut self) {
+        self.size = (self.size * 2).min(self.most);
+        if !self.course.aside.is_closed_stream(&self.stream) {
+            self.course.troubles.end(&self.place());
+        }
+    }
+
+    fn place(&self) -> String {
+        WaitsFor::Stream(self.stream.clone()).to_string()
+    }
+
+    fn close_name(&self, name: &str, cause: &Cause) {
+        let place = WaitsFor::Subject(name.to_owned()).to_string();
         self.course
-            .report(Report::Confirmed { pages, entries })
-            .await
+            .troubles
+            .begin(&place, &cause.reason, cause.cure);
+        self.course.aside.close_name(name, &cause.reason);
     }
 
-    async fn park(&self, item: Item, error: String) -> Result<(), Fault> {
-        let Item { page, row, .. } = item;
-        self.course.parking.block(row.key.as_deref(), row.id);
-        let parked = Box::new(Parked { row, error });
-        self.course.report(Report::Park { page, parked }).await
+    async fn is_for_want_of_permission(&self, items: &[Item]) -> bool {
+        let is_denied = |item: &Item| self.course.bus.is_denied(&item.row.name);
+        if !items.iter().any(is_denied) {
+            tokio::time::sleep(HEARSAY).await;
+        }
+        items.iter().any(is_denied)
+    }
+
+    fn take_back(&mut self, items: Vec<Item>) {
+        for item in items.into_iter().rev() {
+            self.again.push_front(item);
+        }
+    }
+
+    async fn confirm(&self, items: &[Item], entries: Vec<Entry>) -> Result<(), Fault> {
+        let returned = items
+            .iter()
+            .filter(|item| item.origin == Origin::Parked)
+            .map(|item| item.row.id)
+            .collect();
+        self.course
+            .report(Report::Confirmed(Confirmation {
+                pages: by_page(items.iter().map(|item| item.origin)),
+                entries,
+                returned,
+            }))
+            .await
     }
 
     fn unconfirmed(&self, refusal: Refusal) -> Fault {
@@ -453,17 +500,4 @@ impl<C: Cursor> Lane<C> {
             refusal,
         }
     }
-}
-
-/// Whether rows may go side by side: few, and no two of one key.
-fn is_few(items: &[Item]) -> bool {
-    if items.len() > FEW {
-        return false;
-    }
-    let keys: HashSet<&str> = items
-        .iter()
-        .filter_map(|item| item.row.key.as_deref())
-        .collect();
-    let keyed = items.iter().filter(|item| item.row.key.is_some()).count();
-    keys.len() == keyed
 }

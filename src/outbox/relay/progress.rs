@@ -32,13 +32,50 @@ pub(super) enum Report<C> {
         sequence: u64,
         written: oneshot::Sender<()>,
     },
-    /// Rows were confirmed: how many of which page, and what to write down.
-    Confirmed {
+    /// Rows were confirmed.
+    Confirmed(Confirmation),
+    /// Rows are to be put aside: how many of which page.
+    Park {
         pages: Vec<(u64, usize)>,
-        entries: Vec<Entry>,
+        parked: Vec<Parked>,
     },
-    /// A row of a page is to be put aside.
-    Park { page: u64, parked: Box<Parked> },
+    /// Everything that was reported is to be written down.
+    Write { written: oneshot::Sender<()> },
+    /// What was parked has gone back as far as it can. From now on more may be asked for.
+    Relaying,
+}
+
+/// Rows that the stream has confirmed.
+#[derive(Debug, Default)]
+pub(super) struct Confirmation {
+    /// How many of which page.
+    pub(super) pages: Vec<(u64, usize)>,
+    /// What to write down.
+    pub(super) entries: Vec<Entry>,
+    /// Those of them that were parked.
+    pub(super) returned: Vec<i64>,
+}
+
+/// Where a row on its way was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// A page of the log.
+    Page(u64),
+    /// What was parked.
+    Parked,
+}
+
+/// How many rows are of which page.
+pub(super) fn by_page(origins: impl IntoIterator<Item = Origin>) -> Vec<(u64, usize)> {
+    let mut pages: Vec<(u64, usize)> = Vec::new();
+    for origin in origins {
+        let Origin::Page(page) = origin else { continue };
+        match pages.last_mut() {
+            Some((last, rows)) if *last == page => *rows += 1,
+            _ => pages.push((page, 1)),
+        }
+    }
+    pages
 }
 
 /// The pages that are on their way.

@@ -6,36 +6,38 @@ use tidings_contract::{Envelope, wire};
 use tokio::{
     sync::{Semaphore, mpsc},
     task::JoinSet,
-    time::Instant,
 };
 
 use super::{
-    Course, Fault,
+    Fault,
+    course::Course,
     failpoint::{self, Point},
     fault_of,
-    lane::{Item, Lane},
-    progress::Report,
+    flight::Item,
+    lane::Lane,
+    progress::{Origin, Report},
 };
 use crate::{
     bus::check_size,
-    outbox::store::{Cursor, Page, Parked, Row},
+    outbox::{
+        parked::WaitsFor,
+        store::{Cursor, Page, Row},
+    },
 };
 
 /// Rows that a lane may have waiting besides the batches that it is sending.
 const LANE_QUEUE: usize = 2048;
 /// How much payload a lane may hold, in KiB, one row excepted.
 const LANE_KIB: u32 = 16 * 1024;
-/// How often it is asked whether a stream has appeared.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
-/// How often that is said.
-const WARN_AGAIN: Duration = Duration::from_secs(10);
-/// How long it is believed that no stream takes a subject.
-const BELIEVE_UNBOUND: Duration = Duration::from_secs(30);
+/// How often it is looked whether what is waited for is there.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// What helps when no stream takes a name.
+const UNBOUND: &str = "tidings streams apply, with a [[stream]] that takes it";
 
 pub(super) struct Router<C> {
     course: Arc<Course<C>>,
-    /// Per name, its stream; `Err` until when it is believed that there is none.
-    streams: HashMap<String, Result<String, Instant>>,
+    /// Per name, its stream.
+    streams: HashMap<String, String>,
     lanes: HashMap<String, Entrance>,
     crew: JoinSet<Result<(), Fault>>,
 }
@@ -48,14 +50,14 @@ struct Entrance {
 
 impl Entrance {
     /// False when the lane has ended.
-    async fn send(&self, page: u64, row: Row, envelope: Envelope) -> bool {
+    async fn send(&self, origin: Origin, row: Row, envelope: Envelope) -> bool {
         let kib = u32::try_from(row.payload.len() / 1024 + 1).unwrap_or(LANE_KIB);
         let memory = Arc::clone(&self.memory);
         let Ok(share) = memory.acquire_many_owned(kib.min(LANE_KIB)).await else {
             return false;
         };
         let item = Item {
-            page,
+            origin,
             row,
             envelope,
             _share: share,
@@ -77,19 +79,15 @@ impl<C: Cursor> Router<C> {
     /// Routes until the pages end, then waits until the lanes have sent what they have.
     pub(super) async fn run(mut self, mut pages: mpsc::Receiver<Page<C>>) -> Result<(), Fault> {
         for number in 0.. {
-            let page = tokio::select! {
-                page = pages.recv() => page,
-                Some(ended) = self.crew.join_next() => return Err(fault_of(ended)),
+            let Some(page) = self.received(&mut pages).await? else {
+                break;
             };
-            let Some(Page {
+            let Page {
                 rows,
                 next,
                 is_whole,
-                ..
-            }) = page
-            else {
-                break;
-            };
+                due_in: _,
+            } = page;
             let report = Report::Page {
                 number,
                 rows: rows.len(),
@@ -97,13 +95,41 @@ impl<C: Cursor> Router<C> {
                 is_whole,
             };
             if !rows.is_empty() {
-                failpoint::reach(&self.course.settings.owner, Point::Fetched).await;
+                failpoint::reach(&self.course.owner, Point::Fetched).await;
             }
             self.course.report(report).await?;
-            if self.route_all(number, rows).await?.is_break() {
+            if self.route_all(Origin::Page(number), rows).await?.is_break() {
                 break;
             }
         }
+        self.end().await
+    }
+
+    /// The same for what was parked.
+    pub(super) async fn run_parked(
+        mut self,
+        mut parked: mpsc::Receiver<Vec<Row>>,
+    ) -> Result<(), Fault> {
+        while let Some(rows) = self.received(&mut parked).await? {
+            if self.route_all(Origin::Parked, rows).await?.is_break() {
+                break;
+            }
+        }
+        self.end().await
+    }
+
+    /// The next that comes, unless a lane ends before; `None` at the end, and when the lanes have stopped.
+    async fn received<T>(&mut self, from: &mut mpsc::Receiver<T>) -> Result<Option<T>, Fault> {
+        tokio::select! {
+            received = from.recv() => Ok(received),
+            Some(ended) = self.crew.join_next() => match ended {
+                Ok(Ok(())) if self.course.stop.is_cancelled() => Ok(None),
+                ended => Err(fault_of(ended)),
+            },
+        }
+    }
+
+    async fn end(mut self) -> Result<(), Fault> {
         self.lanes.clear();
         while let Some(ended) = self.crew.join_next().await {
             match ended {
@@ -114,11 +140,15 @@ impl<C: Cursor> Router<C> {
         Ok(())
     }
 
-    /// Breaks off when the relay is told to stop while it waits for a stream to appear: what is left is not
-    /// done, so the cursor does not pass it.
-    async fn route_all(&mut self, page: u64, rows: Vec<Row>) -> Result<ControlFlow<()>, Fault> {
+    /// Breaks off when the relay is told to stop while something is waited for: what is left is not done, so
+    /// the cursor does not pass it.
+    async fn route_all(
+        &mut self,
+        origin: Origin,
+        rows: Vec<Row>,
+    ) -> Result<ControlFlow<()>, Fault> {
         for row in rows {
-            match self.route(page, row).await {
+            match self.route(origin, row).await {
                 Err(Fault::Stopped) => return Ok(ControlFlow::Break(())),
                 routed => routed?,
             }
@@ -126,17 +156,28 @@ impl<C: Cursor> Router<C> {
         Ok(ControlFlow::Continue(()))
     }
 
-    async fn route(&mut self, page: u64, row: Row) -> Result<(), Fault> {
+    async fn route(&mut self, origin: Origin, row: Row) -> Result<(), Fault> {
         let envelope = match self.envelope(&row) {
             Ok(envelope) => envelope,
-            Err(error) => return self.park(page, row, error).await,
+            Err(error) => {
+                let parked = self.course.aside.refuse(row, error);
+                return self.course.park(vec![origin], vec![parked]).await;
+            }
         };
+        while self.course.aside.is_full_for(&row.name) {
+            self.wait().await?;
+        }
         let Some(stream) = self.stream(&row.name).await? else {
-            let error = format!("no stream takes {}", row.name);
-            return self.park(page, row, error).await;
+            return match self.course.aside.take(None, &row) {
+                Some(parked) => self.course.park(vec![origin], vec![parked]).await,
+                None => Err(Fault::Ended(row.name)),
+            };
         };
         let lane = self.lane(&stream).await?;
-        if !lane.send(page, row, envelope).await {
+        if !lane.send(origin, row, envelope).await {
+            if self.course.stop.is_cancelled() {
+                return Err(Fault::Stopped);
+            }
             // The lane has ended; its own words say why.
             return Err(match self.crew.join_next().await {
                 Some(ended) => fault_of(ended),
@@ -144,6 +185,13 @@ impl<C: Cursor> Router<C> {
             });
         }
         Ok(())
+    }
+
+    async fn wait(&self) -> Result<(), Fault> {
+        tokio::select! {
+            () = self.course.stop.cancelled() => Err(Fault::Stopped),
+            () = tokio::time::sleep(LOOK_AGAIN) => Ok(()),
+        }
     }
 
     /// The event of a row, or why NATS will never take it.
@@ -162,48 +210,26 @@ impl<C: Cursor> Router<C> {
         Ok(envelope)
     }
 
-    async fn park(&mut self, page: u64, row: Row, error: String) -> Result<(), Fault> {
-        self.course.parking.block(row.key.as_deref(), row.id);
-        let parked = Box::new(Parked { row, error });
-        self.course.report(Report::Park { page, parked }).await
-    }
-
-    /// The stream that takes a name; `None` when there has been none for the time of grace. No answer
-    /// is a fault: during an election nobody knows.
+    /// The stream that takes a name; `None` when the name's events wait. No answer is a fault: during an
+    /// election nobody knows.
     async fn stream(&mut self, name: &str) -> Result<Option<String>, Fault> {
-        match self.streams.get(name) {
-            Some(Ok(stream)) => return Ok(Some(stream.clone())),
-            Some(Err(until)) if Instant::now() < *until => return Ok(None),
-            _ => {}
+        if let Some(stream) = self.streams.get(name) {
+            return Ok(Some(stream.clone()));
         }
-        // Once a tenure: a name that has had its time holds nobody up again.
-        let grace = match self.streams.get(name) {
-            Some(Err(_)) => Duration::ZERO,
-            _ => self.course.settings.unbound_grace,
-        };
-        let asked = Instant::now();
-        let mut warn_at = asked;
-        loop {
-            if let Some(stream) = self.course.bus.stream_of(name).await? {
-                self.streams.insert(name.to_owned(), Ok(stream.clone()));
-                return Ok(Some(stream));
-            }
-            if asked.elapsed() >= grace {
-                let until = Instant::now() + BELIEVE_UNBOUND;
-                self.streams.insert(name.to_owned(), Err(until));
-                return Ok(None);
-            }
-            if Instant::now() >= warn_at {
-                let subject = name.to_owned();
-                tracing::warn!("the relay waits: {}", Fault::Unbound { subject, grace });
-                warn_at += WARN_AGAIN;
-            }
-            let left = grace.saturating_sub(asked.elapsed());
-            tokio::select! {
-                () = self.course.stop.cancelled() => return Err(Fault::Stopped),
-                () = tokio::time::sleep(ASK_AGAIN.min(left)) => {}
-            }
+        // Until what waits has gone back, nothing overtakes it.
+        if self.course.aside.is_closed_name(name) {
+            return Ok(None);
         }
+        if let Some(stream) = self.course.bus.stream_of(name).await? {
+            self.course.aside.feeds(&stream);
+            self.streams.insert(name.to_owned(), stream.clone());
+            return Ok(Some(stream));
+        }
+        let reason = format!("no stream takes {name}");
+        let place = WaitsFor::Subject(name.to_owned()).to_string();
+        self.course.troubles.begin(&place, &reason, UNBOUND);
+        self.course.aside.close_name(name, &reason);
+        Ok(None)
     }
 
     /// The lane of a stream; it begins with the first row for it.
@@ -211,9 +237,8 @@ impl<C: Cursor> Router<C> {
         if !self.lanes.contains_key(stream) {
             let Some(state) = self.course.bus.stream_state(stream).await? else {
                 self.streams.clear();
-                return Err(Fault::Unbound {
-                    subject: stream.to_owned(),
-                    grace: self.course.settings.unbound_grace,
+                return Err(Fault::Gone {
+                    stream: stream.to_owned(),
                 });
             };
             if !state.atomic {
@@ -222,11 +247,7 @@ impl<C: Cursor> Router<C> {
                     "the stream takes no atomic batches, so events go one by one: run `tidings streams apply`"
                 );
             }
-            let batch = if state.atomic {
-                self.course.settings.batch
-            } else {
-                1
-            };
+            let batch = if state.atomic { self.course.batch } else { 1 };
             let (items, queue) = mpsc::channel(LANE_QUEUE);
             let lane = Lane::new(Arc::clone(&self.course), stream.to_owned(), &state, batch);
             self.crew.spawn(lane.run(queue));

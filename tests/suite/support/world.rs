@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use async_nats::jetstream;
 use sqlx::{Pool, Postgres, Sqlite, postgres::PgPoolOptions};
 use tidings::{
     Bus, Outbox, Pattern, Relay, Store, StreamSpec, Worker, WorkerError,
@@ -209,7 +210,7 @@ impl<DB: Database> World<DB> {
     pub fn new_relay(&self) -> Relay<DB> {
         Relay::new(self.outbox.clone())
             .lease(Duration::from_secs(1))
-            .unbound_grace(Duration::ZERO)
+            .patience(Duration::from_millis(100))
     }
 
     pub fn run_relay(&self, relay: Relay<DB>) -> Running<tidings::RelayError> {
@@ -222,6 +223,25 @@ impl<DB: Database> World<DB> {
         let stop = CancellationToken::new();
         let task = tokio::spawn(worker.run(stop.clone().cancelled_owned()));
         Running { stop, task }
+    }
+
+    /// A stream FULL with the subjects `full.>` that takes nothing: it may have one message, and has it.
+    pub async fn full_stream(&self) -> jetstream::Context {
+        let client = async_nats::connect(self.nats.url()).await;
+        let context = jetstream::new(client.expect("a connection"));
+        let config = jetstream::stream::Config {
+            name: "FULL".to_owned(),
+            subjects: vec!["full.>".to_owned()],
+            max_messages: 1,
+            discard: jetstream::stream::DiscardPolicy::New,
+            allow_atomic_publish: true,
+            ..Default::default()
+        };
+        context.create_stream(config).await.expect("a stream");
+        let publishing = context.publish("full.of_this", "{}".into()).await;
+        let publishing = publishing.expect("it is sent");
+        publishing.await.expect("it is stored");
+        context
     }
 
     /// What the stream of events holds, read by the client itself.

@@ -1,0 +1,98 @@
+//! What the tables of an outbox are called: the schema, or the prefix, that is configured. Never a statement.
+
+use std::borrow::Cow;
+
+use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
+
+use super::SchemaError;
+
+/// The schema, or the prefix, that the tables have.
+#[derive(Debug, Clone)]
+pub struct Names {
+    schema: Cow<'static, str>,
+    /// Transactions share connections with those of other clients.
+    is_pooled: bool,
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Self {
+            schema: Cow::Borrowed(DEFAULT_SCHEMA),
+            is_pooled: false,
+        }
+    }
+}
+
+const DEFAULT_SCHEMA: &str = "tidings";
+
+impl Names {
+    pub(super) fn new(schema: &str) -> Result<Self, SchemaError> {
+        let letter = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+        let plain = schema.starts_with(|c: char| c.is_ascii_lowercase())
+            && schema.len() <= 40
+            && schema.bytes().all(letter);
+        if !plain {
+            return Err(SchemaError(schema.to_owned()));
+        }
+        Ok(Self {
+            schema: Cow::Owned(schema.to_owned()),
+            is_pooled: false,
+        })
+    }
+
+    /// The same names behind a pooler that gives each transaction another connection.
+    pub(super) fn pooled(self, is_pooled: bool) -> Self {
+        Self { is_pooled, ..self }
+    }
+
+    pub(super) fn is_pooled(&self) -> bool {
+        self.is_pooled
+    }
+
+    pub(super) fn schema(&self) -> &str {
+        &self.schema
+    }
+
+    /// A statement in the names of this outbox. `separator` is what stands between schema and table.
+    pub(super) fn sql(&self, text: &'static str, separator: char) -> SqlStr {
+        if self.schema == DEFAULT_SCHEMA {
+            return SqlStr::from_static(text);
+        }
+        // Safe: the schema is a plain identifier, which `new` has checked.
+        AssertSqlSafe(self.text(text, separator)).into_sql_str()
+    }
+
+    /// The same as text, for printing.
+    pub(super) fn text(&self, text: &str, separator: char) -> String {
+        text.replace(
+            &format!("{DEFAULT_SCHEMA}{separator}"),
+            &format!("{}{separator}", self.schema),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_plain_identifiers_become_part_of_a_statement() {
+        for schema in [
+            "",
+            "1a",
+            "a.b",
+            "a b",
+            "a\"b",
+            "A",
+            "a;drop",
+            &"a".repeat(41),
+        ] {
+            assert!(Names::new(schema).is_err(), "{schema:?}");
+        }
+        let names = Names::new("shop_events").unwrap();
+        assert_eq!(
+            names.sql("select 1 from tidings.outbox", '.').as_str(),
+            "select 1 from shop_events.outbox"
+        );
+    }
+}

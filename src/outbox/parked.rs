@@ -1,0 +1,171 @@
+//! What is put aside, and its way back: looking at it, asking for it to be published, or giving it up. The
+//! relay publishes; nothing here does.
+
+use std::{fmt, str::FromStr};
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use tidings_contract::EventId;
+
+use super::{Outbox, OutboxError, Store};
+
+/// An event that is put aside.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct ParkedEvent {
+    /// Its place in the outbox.
+    pub id: i64,
+    /// The event's id.
+    pub event: EventId,
+    /// The event's name.
+    pub name: String,
+    /// The payload's version.
+    pub version: i32,
+    /// The event's key.
+    pub key: Option<String>,
+    /// The headers, a JSON object of texts.
+    pub headers: String,
+    /// The payload; as text where it is.
+    #[serde(serialize_with = "as_text")]
+    pub payload: Vec<u8>,
+    /// When it was written.
+    pub at: DateTime<Utc>,
+    /// When it was put aside.
+    pub parked_at: DateTime<Utc>,
+    /// Why it was put aside.
+    pub error: String,
+    /// What it waits for, and goes back by itself when that is there: `stream EVENTS`, `subject user.created`.
+    /// `None` when somebody has to decide.
+    pub waits_for: Option<String>,
+    /// When somebody asked for it to be published.
+    pub asked_at: Option<DateTime<Utc>>,
+}
+
+fn as_text<S: serde::Serializer>(payload: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&String::from_utf8_lossy(payload))
+}
+
+/// Which parked events are meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ParkedSelection {
+    /// All of them.
+    All,
+    /// Those of a key.
+    Key(String),
+    /// One, by its place in the outbox.
+    Id(i64),
+}
+
+/// What a row waits for when it goes back by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum WaitsFor {
+    /// A stream that takes nothing now.
+    Stream(String),
+    /// A subject that no stream takes, or that we may not publish to.
+    Subject(String),
+}
+
+const STREAM: &str = "stream ";
+const SUBJECT: &str = "subject ";
+
+impl fmt::Display for WaitsFor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stream(name) => write!(f, "{STREAM}{name}"),
+            Self::Subject(name) => write!(f, "{SUBJECT}{name}"),
+        }
+    }
+}
+
+impl FromStr for WaitsFor {
+    type Err = sqlx::Error;
+
+    fn from_str(text: &str) -> Result<Self, sqlx::Error> {
+        let stream = |text: &str| text.strip_prefix(STREAM).map(|s| Self::Stream(s.into()));
+        let subject = |text: &str| text.strip_prefix(SUBJECT).map(|s| Self::Subject(s.into()));
+        let known = stream(text).or_else(|| subject(text));
+        known.ok_or_else(|| sqlx::Error::Decode(format!("{text:?} waits for nothing known").into()))
+    }
+}
+
+impl<DB: Store> Outbox<DB> {
+    /// The events that are put aside, in the order of their places, behind a place.
+    ///
+    /// # Errors
+    /// [`OutboxError::NotMigrated`] without tables, else [`OutboxError::Database`].
+    pub async fn parked(
+        &self,
+        selection: &ParkedSelection,
+        behind: i64,
+        limit: u32,
+    ) -> Result<Vec<ParkedEvent>, OutboxError> {
+        let mut connection = self.acquire().await?;
+        DB::parked(
+            &mut connection,
+            &self.shared.names,
+            selection,
+            behind,
+            limit,
+        )
+        .await
+        .map_err(Self::explain)
+    }
+
+    /// Asks the relay to publish what is put aside, in the order in which it was written; with an event, all
+    /// that is parked under its key is meant, because an event never passes an earlier one of its key. What
+    /// is refused again stays parked, with what follows it. Returns how many events were asked for.
+    ///
+    /// # Errors
+    /// [`OutboxError::NotMigrated`] without tables, else [`OutboxError::Database`].
+    pub async fn unpark(&self, selection: &ParkedSelection) -> Result<u64, OutboxError> {
+        let mut connection = self.acquire().await?;
+        let asked = DB::unpark(&mut connection, &self.shared.names, selection)
+            .await
+            .map_err(Self::explain)?;
+        self.shared.wake.committed();
+        Ok(asked)
+    }
+
+    /// Gives up what is put aside, for ever; at most `limit` events at once, in the order of their places.
+    /// Returns what was given up, so that it can be kept elsewhere. What is parked behind a discarded event
+    /// stays parked until it is asked for.
+    ///
+    /// # Errors
+    /// [`OutboxError::NotMigrated`] without tables, else [`OutboxError::Database`].
+    pub async fn discard(
+        &self,
+        selection: &ParkedSelection,
+        limit: u32,
+    ) -> Result<Vec<ParkedEvent>, OutboxError> {
+        let mut connection = self.acquire().await?;
+        let mut discarded = DB::discard(&mut connection, &self.shared.names, selection, limit)
+            .await
+            .map_err(Self::explain)?;
+        discarded.sort_by_key(|event| event.id);
+        for ParkedEvent {
+            id,
+            event,
+            name,
+            key,
+            ..
+        } in &discarded
+        {
+            tracing::warn!(row = id, event.id = %event, event.name = name, key, "a parked event is discarded");
+        }
+        Ok(discarded)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_row_waits_for_is_written_as_it_is_read() {
+        for text in ["stream EVENTS", "subject user.created"] {
+            assert_eq!(text.parse::<WaitsFor>().unwrap().to_string(), text);
+        }
+        assert!("EVENTS".parse::<WaitsFor>().is_err());
+    }
+}

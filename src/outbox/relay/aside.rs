@@ -1,0 +1,189 @@
+//! What does not go now, so that the rest can: keys with a parked row, names that no stream takes, streams
+//! that take nothing. Never parks a row itself.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use crate::outbox::{
+    parked::WaitsFor,
+    store::{Parked, Row},
+};
+
+/// So many keys may wait for a subject; their rows are in the database, but the keys are in memory. With more
+/// of them the relay waits instead.
+const MOST_KEYS: usize = 100_000;
+
+/// Shared by the router and the lanes of a tenure.
+pub(super) struct Aside(Mutex<State>);
+
+struct State {
+    /// Keys that have a parked row, each with the id of its first one: what follows it is parked too.
+    keys: HashMap<String, i64>,
+    /// Names that no stream takes, or that we may not publish; each with the reason.
+    names: BTreeMap<String, String>,
+    /// Streams that take nothing; each with the reason. All of their rows wait, so no key is held up by it.
+    streams: BTreeMap<String, String>,
+    /// The streams that the outbox is known to feed.
+    feeds: BTreeSet<String>,
+}
+
+impl Aside {
+    pub(super) fn new(
+        keys: Vec<(String, i64)>,
+        closed: impl IntoIterator<Item = (WaitsFor, String)>,
+        feeds: impl IntoIterator<Item = String>,
+    ) -> Self {
+        let mut state = State {
+            keys: keys.into_iter().collect(),
+            names: BTreeMap::new(),
+            streams: BTreeMap::new(),
+            feeds: feeds.into_iter().collect(),
+        };
+        for (closed, reason) in closed {
+            match closed {
+                WaitsFor::Subject(name) => state.names.insert(name, reason),
+                WaitsFor::Stream(stream) => state.streams.insert(stream, reason),
+            };
+        }
+        Self(Mutex::new(state))
+    }
+
+    /// Events of a name wait from now on.
+    pub(super) fn close_name(&self, name: &str, reason: &str) {
+        let mut state = self.lock();
+        state.names.insert(name.to_owned(), reason.to_owned());
+    }
+
+    /// Events of a stream wait from now on.
+    pub(super) fn close_stream(&self, stream: &str, reason: &str) {
+        let mut state = self.lock();
+        state.streams.insert(stream.to_owned(), reason.to_owned());
+    }
+
+    pub(super) fn is_closed_stream(&self, stream: &str) -> bool {
+        self.lock().streams.contains_key(stream)
+    }
+
+    /// The outbox feeds this stream.
+    pub(super) fn feeds(&self, stream: &str) {
+        let mut state = self.lock();
+        if !state.feeds.contains(stream) {
+            state.feeds.insert(stream.to_owned());
+        }
+    }
+
+    /// Whether a stream that takes nothing holds up others.
+    pub(super) fn feeds_several(&self) -> bool {
+        self.lock().feeds.len() > 1
+    }
+
+    /// Whether an event of this name would have to wait, and no more may.
+    pub(super) fn is_full_for(&self, name: &str) -> bool {
+        let state = self.lock();
+        state.keys.len() >= MOST_KEYS && state.names.contains_key(name)
+    }
+
+    /// Whether events of a name wait.
+    pub(super) fn is_closed_name(&self, name: &str) -> bool {
+        self.lock().names.contains_key(name)
+    }
+
+    /// A row is refused for ever: what follows it under its key waits.
+    pub(super) fn refuse(&self, row: Row, error: String) -> Parked {
+        block(&mut self.lock(), &row);
+        Parked {
+            row,
+            error,
+            waits_for: None,
+        }
+    }
+
+    /// The row as it is put aside, if it does not go now; `stream` is where it would go.
+    pub(super) fn take(&self, stream: Option<&str>, row: &Row) -> Option<Parked> {
+        let mut state = self.lock();
+        let parked = |error: String, waits_for| {
+            Some(Parked {
+                row: row.clone(),
+                error,
+                waits_for,
+            })
+        };
+        let first = row.key.as_ref().and_then(|key| state.keys.get(key));
+        if let Some(first) = first
+            && *first < row.id
+        {
+            let error = format!("it follows the parked event in row {first} under the same key");
+            return parked(error, None);
+        }
+        if let Some(reason) = state.names.get(&row.name).cloned() {
+            block(&mut state, row);
+            return parked(reason, Some(WaitsFor::Subject(row.name.clone())));
+        }
+        let (stream, reason) = state.streams.get_key_value(stream?)?;
+        parked(reason.clone(), Some(WaitsFor::Stream(stream.clone())))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn block(state: &mut State, row: &Row) {
+    if let Some(key) = &row.key {
+        let first = state.keys.entry(key.clone()).or_insert(row.id);
+        *first = row.id.min(*first);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use chrono::DateTime;
+    use tidings_contract::EventId;
+
+    fn row(id: i64, name: &str, key: Option<&str>) -> Row {
+        Row {
+            id,
+            at: DateTime::UNIX_EPOCH,
+            event: EventId::now(),
+            name: name.to_owned(),
+            version: 1,
+            key: key.map(str::to_owned),
+            headers: "{}".to_owned(),
+            payload: Bytes::new(),
+        }
+    }
+
+    fn waits_for(parked: Option<Parked>) -> Option<WaitsFor> {
+        parked.expect("it is put aside").waits_for
+    }
+
+    #[test]
+    fn what_follows_a_parked_row_is_parked_and_what_precedes_it_is_not() {
+        let aside = Aside::new(Vec::new(), [], []);
+        aside.refuse(row(5, "a.b", Some("k")), "too large".into());
+        assert!(aside.take(None, &row(4, "a.b", Some("k"))).is_none());
+        assert!(aside.take(None, &row(6, "a.b", Some("j"))).is_none());
+        assert!(aside.take(None, &row(6, "a.b", None)).is_none());
+        assert_eq!(waits_for(aside.take(None, &row(6, "a.b", Some("k")))), None);
+        // An earlier one is refused later.
+        aside.refuse(row(2, "a.b", Some("k")), "too large".into());
+        assert!(aside.take(None, &row(4, "a.b", Some("k"))).is_some());
+    }
+
+    #[test]
+    fn a_name_that_waits_holds_up_its_keys_and_a_stream_that_waits_does_not() {
+        let stream = || WaitsFor::Stream("S".into());
+        let aside = Aside::new(Vec::new(), [(stream(), "full".into())], []);
+        aside.close_name("a.b", "no stream");
+        let subject = waits_for(aside.take(Some("T"), &row(1, "a.b", Some("k"))));
+        assert_eq!(subject, Some(WaitsFor::Subject("a.b".into())));
+        assert!(aside.take(Some("T"), &row(2, "c.d", Some("k"))).is_some());
+        let waiting = waits_for(aside.take(Some("S"), &row(3, "c.d", Some("j"))));
+        assert_eq!(waiting, Some(stream()));
+        assert!(aside.take(Some("T"), &row(4, "c.d", Some("j"))).is_none());
+    }
+}

@@ -1,0 +1,53 @@
+//! What the router and the lanes of a tenure have in common. Decides nothing.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Fault,
+    aside::Aside,
+    fence::Fence,
+    progress::{Origin, Report, by_page},
+    resume::Stored,
+    trouble::Troubles,
+};
+use crate::{
+    bus::Bus,
+    outbox::store::{Cursor, Parked},
+};
+
+/// One of them for what goes back, one for what is new.
+pub(super) struct Course<C> {
+    pub(super) owner: String,
+    pub(super) bus: Bus,
+    pub(super) source: String,
+    /// How many events a batch may have.
+    pub(super) batch: usize,
+    /// How long a stream that takes nothing may hold up others.
+    pub(super) patience: Duration,
+    pub(super) fence: Fence,
+    pub(super) stored: Arc<Stored>,
+    pub(super) aside: Aside,
+    pub(super) troubles: Troubles,
+    pub(super) reports: mpsc::Sender<Report<C>>,
+    pub(super) stop: CancellationToken,
+}
+
+impl<C: Cursor> Course<C> {
+    pub(super) async fn report(&self, report: Report<C>) -> Result<(), Fault> {
+        let sent = self.reports.send(report).await;
+        sent.map_err(|_| Fault::Ended("the keeper".to_owned()))
+    }
+
+    /// Has rows put aside.
+    pub(super) async fn park(
+        &self,
+        origins: Vec<Origin>,
+        parked: Vec<Parked>,
+    ) -> Result<(), Fault> {
+        let pages = by_page(origins);
+        self.report(Report::Park { pages, parked }).await
+    }
+}

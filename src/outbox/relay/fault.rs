@@ -1,0 +1,59 @@
+//! What interrupts a relay, and what helps. Never decides how long it pauses.
+
+use crate::{
+    bus::{BusError, ReaderError, Refusal},
+    outbox::origin::{REBASE, STANDBY},
+};
+
+/// What interrupts the relay; it begins again after a pause.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::outbox) enum Fault {
+    #[error("the database failed: {0}")]
+    Database(#[from] sqlx::Error),
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    #[error("{error}: {cause}", error = .0, cause = std::error::Error::source(.0).map(ToString::to_string).unwrap_or_default())]
+    Reader(#[from] ReaderError),
+    #[error("stream {stream} did not confirm: {refusal}")]
+    Unconfirmed { stream: String, refusal: Refusal },
+    #[error("stream {stream} is gone")]
+    Gone { stream: String },
+    #[error("the lease is over: it was not renewed in time, or another relay has it")]
+    Fenced,
+    #[error("the database does not answer")]
+    Silent,
+    #[error("{STANDBY}")]
+    Standby,
+    #[error("{0}; {REBASE}")]
+    Foreign(String),
+    #[error("{subject} has moved to another stream")]
+    Moved { subject: String },
+    #[error("the relay was told to stop")]
+    Stopped,
+    #[error("a part of the relay ended: {0}")]
+    Ended(String),
+}
+
+impl Fault {
+    /// What helps, where it does not pass by itself.
+    pub(super) fn cure(&self) -> &'static str {
+        match self {
+            Self::Database(_) | Self::Silent => {
+                "see to the database: the relay tries again for ever"
+            }
+            Self::Bus(_) | Self::Reader(_) | Self::Unconfirmed { .. } => {
+                "see to NATS: the relay tries again for ever"
+            }
+            _ => "none is needed, the relay begins again",
+        }
+    }
+}
+
+/// How a part of the relay has ended, when it was not to.
+pub(super) fn fault_of(ended: Result<Result<(), Fault>, tokio::task::JoinError>) -> Fault {
+    match ended {
+        Ok(Ok(())) => Fault::Ended("without a reason".to_owned()),
+        Ok(Err(fault)) => fault,
+        Err(error) => Fault::Ended(error.to_string()),
+    }
+}

@@ -1,0 +1,120 @@
+//! What a lane has sent and is being answered. Never decides what an answer means.
+//!
+//! A batch costs the server about 3 ms however small it is. So a few rows of different keys go side by
+//! side, each confirmed by itself: no key has two of them, hence none can pass another.
+
+use std::{
+    collections::HashSet,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use futures::{FutureExt, future::BoxFuture};
+use tidings_contract::{Envelope, wire};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::{fence::Fence, progress::Origin};
+use crate::{
+    bus::{BatchId, Bus, Confirmed, Refusal, Submission},
+    outbox::store::Row,
+};
+
+/// Up to so many rows of different keys go side by side: where the costs of the two ways meet, measured
+/// with `sync_interval: always`.
+const FEW: usize = 16;
+
+/// A row on its way.
+pub(super) struct Item {
+    pub(super) origin: Origin,
+    pub(super) row: Row,
+    pub(super) envelope: Envelope,
+    /// Its share of the memory that a lane may hold.
+    pub(super) _share: OwnedSemaphorePermit,
+}
+
+impl Item {
+    /// The message.
+    pub(super) fn submission(&self, source: &str) -> Submission {
+        let time = self.row.at;
+        Submission::new(&self.envelope, wire::Defaults { source, time })
+    }
+}
+
+/// What the stream says: once for a batch, which is about its last row, or to each of a few rows.
+pub(super) enum Answer {
+    Batch(Result<Confirmed, Refusal>),
+    Each(Vec<Result<Confirmed, Refusal>>),
+}
+
+/// Rows on the wire, and their answer. The fence is asked at the moment of sending: time may pass before it
+/// is polled.
+pub(super) struct Flying(BoxFuture<'static, (Vec<Item>, Answer)>);
+
+impl Flying {
+    /// A batch whose members are sent already.
+    pub(super) fn batch(
+        bus: Bus,
+        fence: Fence,
+        stream: String,
+        batch: BatchId,
+        items: Vec<Item>,
+        last: Submission,
+    ) -> Self {
+        let answered = async move {
+            if let Err(over) = fence.refuse() {
+                return (items, Answer::Batch(Err(over)));
+            }
+            let answer = bus.commit_batch(&stream, &batch, items.len(), last).await;
+            (items, Answer::Batch(answer))
+        };
+        Self(answered.boxed())
+    }
+
+    /// A few rows, side by side.
+    pub(super) fn each(
+        bus: Bus,
+        fence: Fence,
+        stream: String,
+        items: Vec<Item>,
+        messages: Vec<Submission>,
+    ) -> Self {
+        let answered = async move {
+            if let Err(over) = fence.refuse() {
+                return (items, Answer::Batch(Err(over)));
+            }
+            let sending = messages
+                .into_iter()
+                .map(|message| bus.publish_one(&stream, message));
+            let answers = futures::future::join_all(sending).await;
+            (items, Answer::Each(answers))
+        };
+        Self(answered.boxed())
+    }
+
+    /// Waits for the answer, and keeps it.
+    pub(super) async fn land(&mut self) {
+        let landed = (&mut self.0).await;
+        self.0 = futures::future::ready(landed).boxed();
+    }
+
+    /// Whether rows may go side by side: few, and no two of one key.
+    pub(super) fn is_few(items: &[Item]) -> bool {
+        if items.len() > FEW {
+            return false;
+        }
+        let keys: HashSet<&str> = items
+            .iter()
+            .filter_map(|item| item.row.key.as_deref())
+            .collect();
+        let keyed = items.iter().filter(|item| item.row.key.is_some()).count();
+        keys.len() == keyed
+    }
+}
+
+impl Future for Flying {
+    type Output = (Vec<Item>, Answer);
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.poll_unpin(cx)
+    }
+}

@@ -1,0 +1,60 @@
+//! What a lane has written into the ledger: one entry for what lies in the stream without a gap. Pure.
+
+use super::flight::Item;
+use crate::{
+    bus::Confirmed,
+    outbox::store::{Entry, Row},
+};
+
+/// The stream that the entries are about.
+pub(super) struct Ledger {
+    stream: String,
+    incarnation: String,
+}
+
+impl Ledger {
+    pub(super) fn new(stream: &str, incarnation: &str) -> Self {
+        Self {
+            stream: stream.to_owned(),
+            incarnation: incarnation.to_owned(),
+        }
+    }
+
+    pub(super) fn incarnation(&self) -> &str {
+        &self.incarnation
+    }
+
+    /// A batch is stored without a gap, so its last sequence tells the others.
+    pub(super) fn batch(&self, items: &[Item], last: &Confirmed) -> Vec<Entry> {
+        let before = last.sequence.saturating_sub(items.len() as u64);
+        let mut entries = Vec::new();
+        for (item, sequence) in items.iter().zip(before + 1..) {
+            self.add(&mut entries, &item.row, sequence);
+        }
+        entries
+    }
+
+    /// What has no gap is written down as one.
+    pub(super) fn add(&self, entries: &mut Vec<Entry>, row: &Row, sequence: u64) {
+        match entries.last_mut() {
+            Some(run) if run.last_sequence + 1 == sequence => {
+                run.last_id = row.id;
+                run.last_sequence = sequence;
+                run.events += 1;
+            }
+            _ => entries.push(self.entry(row, sequence)),
+        }
+    }
+
+    pub(super) fn entry(&self, row: &Row, sequence: u64) -> Entry {
+        Entry {
+            first_id: row.id,
+            last_id: row.id,
+            events: 1,
+            stream: self.stream.clone(),
+            incarnation: self.incarnation.clone(),
+            first_sequence: sequence,
+            last_sequence: sequence,
+        }
+    }
+}
