@@ -4,8 +4,8 @@
 //! Members of a batch are sent at once; its last message, the commit, is held back until the batch
 //! before it is confirmed. So order holds and the round trip is hidden (+10–15 % measured).
 //!
-//! A stream that refuses everything is tried again with the lane's first row. It holds up nobody else: when
-//! the outbox feeds other streams too, its rows are put aside after a while, and go back in a later tenure.
+//! A stream that takes nothing is tried again with the first row. When the outbox feeds other streams too,
+//! the rows are put aside after a while, and go back in a later tenure.
 
 use std::{
     collections::VecDeque,
@@ -36,7 +36,7 @@ const BATCH_BYTES: usize = 4 * 1024 * 1024;
 /// The pauses between the tries of a stream that takes nothing.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// The server reports a denied message on its own, maybe just after it has refused the batch.
+/// The server reports a denied message by itself, maybe after it has refused the batch.
 const HEARSAY: Duration = Duration::from_millis(200);
 
 pub(super) struct Lane<C> {
@@ -63,7 +63,7 @@ enum Next {
 enum Settled {
     /// What was sent is stored.
     Stored,
-    /// Something was put aside or taken back, so what was prepared meanwhile must be prepared again.
+    /// Something was put aside or taken back: what was prepared meanwhile is prepared again.
     Changed,
     /// The stream takes nothing; what was sent is taken back.
     Closed(Cause),
@@ -186,8 +186,7 @@ impl<C: Cursor> Lane<C> {
     /// Takes out what the stream already holds and what has to wait.
     async fn publishable(&self, items: Vec<Item>) -> Result<Vec<Item>, Fault> {
         let mut left = Vec::with_capacity(items.len());
-        let (mut found, mut entries) = (Vec::new(), Vec::new());
-        let (mut aside, mut parked) = (Vec::new(), Vec::new());
+        let (mut found, mut entries, mut aside, mut parked) = (vec![], vec![], vec![], vec![]);
         for item in items {
             if let Some(sequence) = self.found(&item) {
                 entries.push(self.ledger.entry(&item.row, sequence));
@@ -461,11 +460,9 @@ impl<C: Cursor> Lane<C> {
     }
 
     async fn is_for_want_of_permission(&self, items: &[Item]) -> bool {
-        let is_denied = |item: &Item| self.course.bus.is_denied(&item.row.name);
-        if !items.iter().any(is_denied) {
-            tokio::time::sleep(HEARSAY).await;
-        }
-        items.iter().any(is_denied)
+        tokio::time::sleep(HEARSAY).await;
+        let mut names = items.iter().map(|item| &item.row.name);
+        names.any(|name| self.course.bus.is_denied(name))
     }
 
     fn take_back(&mut self, items: Vec<Item>) {
