@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use tidings::{
-    Envelope, Pattern, StreamSpec,
+    Envelope,
     testing::failpoint::{self, Point},
 };
 
