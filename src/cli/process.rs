@@ -118,7 +118,14 @@ mod tests {
             .spawn()
             .expect("sleep");
         let mut process = Process(child);
-        assert!(process.peak_memory().expect("/proc") > 4096);
+        // Between fork and exec it has none of its own.
+        let is_there = async {
+            while process.peak_memory().is_none_or(|bytes| bytes <= 4096) {
+                tokio::task::yield_now().await;
+            }
+        };
+        let is_there = tokio::time::timeout(PATIENCE, is_there).await;
+        is_there.expect("/proc tells its memory");
         assert!((0.0..10.0).contains(&process.core_seconds().expect("/proc")));
         process.still_runs().expect("it sleeps");
         process.kill().await.expect("it can be killed");
