@@ -27,7 +27,7 @@ pub struct Status {
     pub next_due_seconds: Option<f64>,
     /// Why no relay runs on this database, and what to do, when that is so: it is a copy, or a standby.
     pub refuses: Option<String>,
-    /// How many of them go back by themselves when their stream takes them.
+    /// How many of them wait for a stream or a subject: they go back by themselves, with what follows them.
     pub waiting: u64,
     /// What hinders the relay now, as it has last said.
     pub troubles: Vec<Trouble>,

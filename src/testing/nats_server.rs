@@ -39,6 +39,7 @@ pub struct NatsServer {
     process: ServerProcess,
     home: Home,
     name: String,
+    options: NatsServerOptions,
 }
 
 /// What a [`NatsServer`] can be told before it starts.
@@ -51,6 +52,7 @@ pub struct NatsServerOptions {
     port: Option<u16>,
     store: Option<PathBuf>,
     config: String,
+    jetstream: String,
 }
 
 impl NatsServer {
@@ -125,6 +127,19 @@ impl NatsServer {
         self.process.signal_family(Signal::Resume)
     }
 
+    /// Has the running server take other lines than those of [`NatsServerOptions::config`], such as other users.
+    /// It takes them a moment later.
+    ///
+    /// # Errors
+    /// [`ServerError::Io`] when the server does not run, or its configuration cannot be written.
+    pub fn reload(&self, lines: impl Into<String>) -> Result<(), ServerError> {
+        let config = self.home.path().join("nats.conf");
+        let options = self.options.clone().config(lines);
+        fs::write(&config, options.render(&self.home, &self.name))
+            .map_err(ServerError::path("write", &config))?;
+        self.process.reload()
+    }
+
     async fn wait_until_ready(&self) -> Result<(), ServerError> {
         let answers = || greets(self.port(), &self.name);
         self.process.wait_until(answers).await
@@ -168,6 +183,12 @@ impl NatsServerOptions {
         self
     }
 
+    /// More lines for the `jetstream` block of the server's configuration file, such as limits.
+    pub fn jetstream(mut self, lines: impl Into<String>) -> Self {
+        self.jetstream = lines.into();
+        self
+    }
+
     /// Starts the server and returns when it answers, which takes some 50 ms.
     ///
     /// # Errors
@@ -180,7 +201,7 @@ impl NatsServerOptions {
         let program = Surroundings::of_this_process().nats_server()?;
         let mut attempt = 1;
         loop {
-            match self.start_once(program.clone()).await {
+            match self.clone().start_once(program.clone()).await {
                 Err(ServerError::FailedToStart { log, .. })
                     if log.contains("address already in use")
                         && self.port.is_none()
@@ -193,7 +214,7 @@ impl NatsServerOptions {
         }
     }
 
-    async fn start_once(&self, program: PathBuf) -> Result<NatsServer, ServerError> {
+    async fn start_once(self, program: PathBuf) -> Result<NatsServer, ServerError> {
         let home = Home::reserve(self.port).await?;
         let name = format!("tidings-{}-{}", std::process::id(), home.port());
         let config = home.path().join("nats.conf");
@@ -212,6 +233,7 @@ impl NatsServerOptions {
             process,
             home,
             name,
+            options: self,
         };
         server.wait_until_ready().await?;
         Ok(server)
@@ -238,6 +260,7 @@ impl NatsServerOptions {
         if let Some(bytes) = self.max_file {
             lines.push(format!("  max_file: {bytes}"));
         }
+        lines.push(self.jetstream.clone());
         lines.push("}".into());
         lines.push(self.config.clone());
         lines.join("\n") + "\n"

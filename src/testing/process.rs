@@ -48,6 +48,8 @@ pub(super) enum Signal {
     Interrupt,
     Pause,
     Resume,
+    /// Has nats-server read its configuration again.
+    Reload,
 }
 
 /// A started server; ended on drop.
@@ -128,6 +130,15 @@ impl ServerProcess {
             Err(e) => Err(e),
         };
         sent.map_err(ServerError::io(format!("signal {}", self.launch.name)))
+    }
+
+    /// Has the server read its configuration again.
+    ///
+    /// # Errors
+    /// [`ServerError::Io`] when it does not run.
+    pub(super) fn reload(&self) -> Result<(), ServerError> {
+        send(Signal::Reload, &[self.id()])
+            .map_err(ServerError::io(format!("signal {}", self.launch.name)))
     }
 
     /// Lets the server finish; kills it when it does not within 15 seconds. A stopped server stays stopped.
@@ -237,6 +248,7 @@ impl Signal {
             Self::Interrupt => "INT",
             Self::Pause => "STOP",
             Self::Resume => "CONT",
+            Self::Reload => "HUP",
         }
     }
 }

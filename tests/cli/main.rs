@@ -11,6 +11,7 @@ mod delayed;
 mod demo;
 mod failover;
 mod migrate;
+mod parked;
 mod publish;
 mod rebase;
 mod run;

@@ -18,6 +18,7 @@ mod outbox;
 mod poison;
 mod pooler;
 mod producers;
+mod refusals;
 mod resume;
 mod sql;
 mod storage;

@@ -1,6 +1,7 @@
 //! `tidings outbox`: looking into the outbox. One file an action.
 
 mod delayed;
+mod parked;
 mod rebase;
 mod status;
 
@@ -19,6 +20,14 @@ pub(super) struct OutboxCommand {
 enum Action {
     /// Print what waits, who relays, what was confirmed last, and what is parked
     Status(status::ShowStatus),
+    /// List what NATS does not take, and what follows it, in the order in which it was written
+    Parked(parked::ListParked),
+    /// Print one parked event, with its payload
+    Show(parked::ShowParked),
+    /// Have parked events published, in their order; with a row, all that is parked under its key
+    Unpark(parked::Unpark),
+    /// Give parked events up, for ever; prints them, one JSON object each
+    Discard(parked::Discard),
     /// List the events that are published later, the next one first
     Delayed(delayed::ListDelayed),
     /// Take delayed events back, so that they are never published
@@ -31,6 +40,10 @@ impl OutboxCommand {
     pub(super) async fn run(&self, config: &Config) -> Outcome {
         match &self.action {
             Action::Status(action) => action.run(config).await,
+            Action::Parked(action) => action.run(config).await,
+            Action::Show(action) => action.run(config).await,
+            Action::Unpark(action) => action.run(config).await,
+            Action::Discard(action) => action.run(config).await,
             Action::Delayed(action) => action.run(config).await,
             Action::Cancel(action) => action.run(config).await,
             Action::Rebase(action) => action.run(config).await,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::SecondsFormat;
 use clap::Args;
-use tidings::{HeldSlot, LastBatch, LeaseStatus, Status};
+use tidings::{HeldSlot, LastBatch, LeaseStatus, Status, Trouble};
 
 use crate::{
     cli::{
@@ -40,12 +40,32 @@ fn rows(status: &Status) -> Vec<[String; 2]> {
         ["oldest".into(), oldest.map_or_else(|| "-".into(), seconds)],
         ["relay".into(), relay(&status.lease)],
         ["last batch".into(), last_batch(status.last_batch.as_ref())],
-        ["parked".into(), events(status.parked)],
+        ["parked".into(), parked(status)],
         ["delayed".into(), delayed(status)],
     ];
+    let troubles = status.troubles.iter();
+    rows.extend(troubles.map(|trouble| ["trouble".into(), self::trouble(trouble)]));
     rows.extend(status.held.iter().map(|slot| ["held".into(), held(slot)]));
     rows.extend(status.refuses.clone().map(|why| ["refuses".into(), why]));
     rows
+}
+
+fn parked(status: &Status) -> String {
+    let count = events(status.parked);
+    match status.waiting {
+        0 => count,
+        waiting => {
+            format!("{count}, {waiting} of them go back by themselves, with what follows them")
+        }
+    }
+}
+
+fn trouble(trouble: &Trouble) -> String {
+    let Trouble {
+        place, cause, cure, ..
+    } = trouble;
+    let since = trouble.since.to_rfc3339_opts(SecondsFormat::Secs, true);
+    output::printable(&format!("{place}, since {since}: {cause}; try: {cure}"))
 }
 
 fn held(held: &HeldSlot) -> String {

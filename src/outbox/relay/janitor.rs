@@ -7,7 +7,7 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::outbox::{HeldSlot, Outbox, Store, store::Reclaimed};
 
-/// How often storage is looked at; sooner at first, and while there is something to free.
+/// How often storage is looked at: more and more seldom, and at once while there is something to free.
 const ROUND: Duration = Duration::from_secs(60);
 const FIRST: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_millis(100);
@@ -19,6 +19,8 @@ pub(super) struct Janitor<DB: Store> {
     cursor: watch::Receiver<Option<DB::Cursor>>,
     named_at: Option<Instant>,
     is_advised: bool,
+    /// How long to wait when there was nothing to free.
+    pause: Duration,
 }
 
 impl<DB: Store> Janitor<DB> {
@@ -33,6 +35,7 @@ impl<DB: Store> Janitor<DB> {
             cursor,
             named_at: None,
             is_advised: false,
+            pause: FIRST,
         }
     }
 
@@ -83,9 +86,14 @@ impl<DB: Store> Janitor<DB> {
             reclaimed.held.iter().for_each(name);
         }
         match reclaimed.freed {
-            None => ROUND,
+            None => {
+                let pause = self.pause;
+                self.pause = (pause * 2).min(ROUND);
+                pause
+            }
             Some(freed) => {
                 tracing::info!(outbox = DB::KIND, freed, "old rows were freed");
+                self.pause = FIRST;
                 AGAIN
             }
         }

@@ -87,8 +87,8 @@ impl<C: Cursor> Lane<C> {
         }
     }
 
-    /// Sends until the queue ends and everything is confirmed; or until the relay is told to stop while the
-    /// stream takes nothing: what is left is not done then, so the cursor does not pass it.
+    /// Sends until the queue ends and everything is confirmed; or until the relay is to stop while the stream
+    /// takes nothing: the cursor does not pass what is left.
     pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Item>) -> Result<(), Fault> {
         match self.carry(&mut queue).await {
             Err(Fault::Stopped) => Ok(()),
@@ -107,16 +107,18 @@ impl<C: Cursor> Lane<C> {
                     let items = self.publishable(items).await?;
                     let batch = BatchId::new();
                     self.send_members(&batch, &items, &mut flying).await?;
+                    // Behind what the answer may give back.
+                    let prepared = items.len();
+                    self.take_back(items);
                     let settled = match flying.take() {
                         Some(last) => self.settle(last.await).await?,
                         None => Settled::Stored,
                     };
+                    // Otherwise the batch that was begun is left to the server, which drops it.
                     if let Settled::Stored = settled {
+                        let items = self.again.drain(..prepared).collect();
                         failpoint::reach(&self.course.owner, Point::MembersSent).await;
                         flying = self.commit(batch, items)?;
-                    } else {
-                        // The batch that was begun is left to the server, which drops it.
-                        self.take_back(items);
                     }
                     settled
                 }
@@ -127,7 +129,7 @@ impl<C: Cursor> Lane<C> {
         }
     }
 
-    /// Has it written down where the stream ends, before the first message makes it longer.
+    /// Has it written down where the stream ends, before the first message.
     async fn begin(&self) -> Result<(), Fault> {
         let (written, is_written) = oneshot::channel();
         self.course
@@ -302,13 +304,12 @@ impl<C: Cursor> Lane<C> {
                 self.take_back(items);
                 Ok(Settled::Changed)
             }
-            // It does not say for which of them.
-            Refusal::Duplicate | Refusal::Permanent { .. } | Refusal::Closed(_) => {
-                self.one_by_one(items).await
-            }
-            Refusal::Incomplete | Refusal::Moved | Refusal::Transient { .. } => {
-                Err(self.unconfirmed(refusal))
-            }
+            // It does not say for which of them; one that is too large for the stream makes it incomplete.
+            Refusal::Duplicate
+            | Refusal::Permanent { .. }
+            | Refusal::Closed(_)
+            | Refusal::Incomplete => self.one_by_one(items).await,
+            Refusal::Moved | Refusal::Transient { .. } => Err(self.unconfirmed(refusal)),
         }
     }
 
@@ -405,8 +406,7 @@ impl<C: Cursor> Lane<C> {
         }
     }
 
-    /// The stream takes nothing: tries its first row again until it does, or puts its rows aside when others
-    /// have waited for it long enough.
+    /// Tries the first row again until the stream takes it, or until others have waited long enough.
     async fn hold(&mut self, mut cause: Cause) -> Result<(), Fault> {
         let began = Instant::now();
         let mut pause = FIRST_PAUSE;

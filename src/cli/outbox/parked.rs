@@ -1,0 +1,228 @@
+//! `tidings outbox parked`, `show`, `unpark` and `discard`: what is put aside, and its way back.
+
+use chrono::SecondsFormat;
+use clap::Args;
+use tidings::{ParkedEvent, ParkedSelection};
+
+use crate::{
+    cli::{
+        database::{Database, with_outbox},
+        output,
+        report::{Exit, Outcome, Report},
+    },
+    config::Config,
+};
+
+/// How many are read at once.
+const PAGE: u32 = 1000;
+
+#[derive(Args)]
+pub(super) struct ListParked {
+    /// Only those of a key
+    #[arg(long)]
+    key: Option<String>,
+    /// How many to list at most
+    #[arg(long, default_value_t = 100)]
+    limit: u32,
+    /// Print a JSON object for each
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+pub(super) struct ShowParked {
+    /// The row, as `parked` lists it
+    id: i64,
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Which parked events are meant.
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct Which {
+    /// The row, as `parked` lists it
+    id: Option<i64>,
+    /// All of a key
+    #[arg(long)]
+    key: Option<String>,
+    /// All of them
+    #[arg(long)]
+    all: bool,
+}
+
+#[derive(Args)]
+pub(super) struct Unpark {
+    #[command(flatten)]
+    which: Which,
+}
+
+#[derive(Args)]
+pub(super) struct Discard {
+    #[command(flatten)]
+    which: Which,
+    /// Needed with `--all`
+    #[arg(long)]
+    yes: bool,
+}
+
+impl ListParked {
+    pub(super) async fn run(&self, config: &Config) -> Outcome {
+        let database = Database::open(config).await?;
+        let selection = self
+            .key
+            .clone()
+            .map_or(ParkedSelection::All, ParkedSelection::Key);
+        let (mut behind, mut left) = (0, self.limit);
+        let head = ["row", "name", "key", "parked at", "goes back", "why"].map(str::to_owned);
+        let mut rows = vec![head];
+        while left > 0 {
+            let limit = left.min(PAGE);
+            let page = with_outbox!(&database, outbox =>
+                outbox.parked(&selection, behind, limit).await)?;
+            let Some(last) = page.last() else { break };
+            behind = last.id;
+            left -= u32::try_from(page.len()).unwrap_or(left);
+            for event in page {
+                if self.json {
+                    output::json(&event)?;
+                } else {
+                    rows.push(row(&event));
+                }
+            }
+        }
+        match (self.json, rows.len()) {
+            (true, _) => Ok(()),
+            (false, 1) => Ok(output::line("nothing is parked")?),
+            (false, _) => Ok(output::table(&rows)?),
+        }
+    }
+}
+
+impl ShowParked {
+    pub(super) async fn run(&self, config: &Config) -> Outcome {
+        let database = Database::open(config).await?;
+        let selection = ParkedSelection::Id(self.id);
+        let found =
+            with_outbox!(&database, outbox => outbox.parked(&selection, i64::MIN, 1).await)?;
+        let Some(event) = found.first() else {
+            return Err(not_there(self.id));
+        };
+        if self.json {
+            return Ok(output::json(event)?);
+        }
+        let [_, name, key, parked_at, goes_back, why] = row(event);
+        let payload = String::from_utf8_lossy(&event.payload);
+        let rows = [
+            ["row", &event.id.to_string()],
+            ["event", &event.event.to_string()],
+            ["name", &format!("{name}, version {}", event.version)],
+            ["key", &key],
+            ["written at", &time(event.at)],
+            ["parked at", &parked_at],
+            ["goes back", &goes_back],
+            ["why", &why],
+            ["headers", &output::printable(&event.headers)],
+            ["payload", &output::printable(&payload)],
+        ];
+        Ok(output::table(&rows.map(|row| row.map(str::to_owned)))?)
+    }
+}
+
+impl Unpark {
+    pub(super) async fn run(&self, config: &Config) -> Outcome {
+        let database = Database::open(config).await?;
+        let selection = self.which.selection();
+        let asked = with_outbox!(&database, outbox => outbox.unpark(&selection).await)?;
+        if asked == 0 {
+            return self.which.nothing();
+        }
+        let said = format!(
+            "asked for {}: the relay publishes them in their order",
+            events(asked)
+        );
+        Ok(output::line(said)?)
+    }
+}
+
+impl Discard {
+    /// What is given up is printed, a JSON object for each, so that it can be kept.
+    pub(super) async fn run(&self, config: &Config) -> Outcome {
+        if self.which.all && !self.yes {
+            let what = "--all gives up everything that is parked, for ever";
+            return Err(Report::new(Exit::Usage, what).cure("--all --yes, if that is meant"));
+        }
+        let database = Database::open(config).await?;
+        let selection = self.which.selection();
+        let mut discarded: u64 = 0;
+        loop {
+            let page = with_outbox!(&database, outbox => outbox.discard(&selection, PAGE).await)?;
+            if page.is_empty() {
+                break;
+            }
+            discarded += page.len() as u64;
+            for event in &page {
+                output::json(event)?;
+            }
+        }
+        match discarded {
+            0 => self.which.nothing(),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Which {
+    fn selection(&self) -> ParkedSelection {
+        match (self.id, &self.key) {
+            (Some(id), _) => ParkedSelection::Id(id),
+            (None, Some(key)) => ParkedSelection::Key(key.clone()),
+            (None, None) => ParkedSelection::All,
+        }
+    }
+
+    fn nothing(&self) -> Outcome {
+        match (self.id, &self.key) {
+            (Some(id), _) => Err(not_there(id)),
+            (None, Some(key)) => Err(Report::new(
+                Exit::Failed,
+                format!("nothing is parked under the key {key:?}"),
+            )
+            .cure("tidings outbox parked, which lists what is")),
+            (None, None) => Ok(output::line("nothing is parked")?),
+        }
+    }
+}
+
+fn not_there(id: i64) -> Report {
+    Report::new(Exit::Failed, format!("row {id} is not parked"))
+        .cure("tidings outbox parked, which lists what is")
+}
+
+fn row(event: &ParkedEvent) -> [String; 6] {
+    let goes_back = match (&event.asked_at, &event.waits_for) {
+        (Some(_), _) => "soon, it was asked for".to_owned(),
+        (None, Some(waits_for)) => format!("by itself, waits for {waits_for}"),
+        (None, None) => "when asked for".to_owned(),
+    };
+    [
+        event.id.to_string(),
+        output::printable(&event.name),
+        output::printable(event.key.as_deref().unwrap_or("-")),
+        time(event.parked_at),
+        goes_back,
+        output::printable(&event.error),
+    ]
+}
+
+fn time(at: chrono::DateTime<chrono::Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Millis, true)
+}
+
+fn events(count: u64) -> String {
+    match count {
+        1 => "1 event".to_owned(),
+        count => format!("{count} events"),
+    }
+}
