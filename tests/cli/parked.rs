@@ -8,7 +8,7 @@ async fn what_is_parked_is_listed_shown_asked_for_and_given_up(world: World) {
     let world = world.set_up().await;
     for (name, key) in [
         ("nobody.listens", "ada"),
-        ("user.created", "ada"),
+        ("user.renamed", "ada"),
         ("nobody.listens", "bob"),
     ] {
         let publish = [
