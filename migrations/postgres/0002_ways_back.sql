@@ -6,7 +6,8 @@ create table tidings.delayed (
     event   uuid        primary key,
     -- the order among events that are due at the same moment
     place   bigint      not null generated always as identity,
-    due     timestamptz not null,
+    -- a moment that the relay can wait for, and its clock can tell
+    due     timestamptz not null check (isfinite(due) and due < '262143-01-01 00:00:00+00'),
     at      timestamptz not null default clock_timestamp(),
     name    text        not null,
     version integer     not null default 1,
@@ -39,9 +40,11 @@ create index on tidings.parked (waits_for, id) where waits_for is not null;
 -- what somebody has asked for
 create index on tidings.parked (id) where asked_at is not null;
 
--- A copy of a database within its cluster is another outbox, too.
+-- A copy of a database within its cluster is another outbox, too. In one that has come from elsewhere the row stays as
+-- it is: by its age a rebase tells what was written since.
 update tidings.relay set system = system || '/' ||
-    (select oid from pg_database where datname = current_database());
+    (select oid from pg_database where datname = current_database())
+where system = (select system_identifier::text from pg_control_system());
 
 drop function tidings.enqueue(text, integer, text, json, jsonb);
 
@@ -89,6 +92,10 @@ begin
        or exists (select from jsonb_each(coalesce(headers, '{}')) as header where jsonb_typeof(header.value) <> 'string') then
         raise exception 'tidings: the headers of % are not an object of texts', name
             using errcode = 'invalid_parameter_value', hint = 'Give an object such as {"tenant": "acme"}.';
+    end if;
+    if due is not null and not (isfinite(due) and due < '262143-01-01 00:00:00+00') then
+        raise exception 'tidings: % is not a time for %', due, name
+            using errcode = 'invalid_parameter_value', hint = 'Give a time, or null to publish at once.';
     end if;
     if due is null then
         insert into tidings.outbox (event, name, version, key, headers, payload)

@@ -18,8 +18,9 @@ use tidings_contract::{Envelope, wire};
 use uuid::Uuid;
 
 use fetch::{PagePosition, PgCursor};
+use origin::SYSTEM;
 pub use rebase::{Rebase, RebaseError, RebasedEvent};
-use turn::{Turn, query};
+use turn::{Turn, query, query_of};
 
 use super::{
     ParkedEvent, ParkedSelection,
@@ -258,10 +259,16 @@ impl Statements for Postgres {
         owner: &str,
         troubles: &str,
     ) -> Result<(), sqlx::Error> {
-        let complain = "update tidings.relay set trouble = $2::text::jsonb
-            where (owner = $1 or lease_until < clock_timestamp()) and trouble is distinct from $2::text::jsonb";
+        // Not into a copy: a rebase needs the age of the row there.
+        let complain = format!(
+            "update tidings.relay set trouble = $2::text::jsonb
+            where (owner = $1 or lease_until < clock_timestamp()) and trouble is distinct from $2::text::jsonb
+              and system = {SYSTEM}"
+        );
+        // Safe: constants and a checked identifier.
+        let complain = sqlx::AssertSqlSafe(names.text(&complain, '.'));
         let mut turn = Turn::begin(connection, names).await?;
-        query(names, complain)
+        query_of(names, complain)
             .bind(owner)
             .bind(troubles)
             .execute(&mut *turn)

@@ -370,3 +370,40 @@ async fn the_sql_function_delays_an_event() {
     relay.stop().await.unwrap();
     assert_eq!(world.stored().await.ids(), [id]);
 }
+
+/// A relay could not say how long it is until then, and would carry nothing any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_time_that_never_comes_is_refused_and_a_very_late_one_is_not() {
+    let world = World::<Postgres>::start().await;
+    let pool = world.outbox.pool();
+    for due in ["infinity", "-infinity", "290000-01-01 00:00:00+00"] {
+        let enqueue =
+            format!("select tidings.enqueue('count.raised', 1, 'a', '{{}}', due => '{due}')");
+        let refused = sqlx::raw_sql(sqlx::AssertSqlSafe(enqueue))
+            .execute(pool)
+            .await;
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.contains("is not a time"), "{due}: {refused}");
+        let insert = format!(
+            "insert into tidings.delayed (event, due, name, payload)
+            values (gen_random_uuid(), '{due}', 'count.raised', '{{}}')"
+        );
+        let refused = sqlx::raw_sql(sqlx::AssertSqlSafe(insert))
+            .execute(pool)
+            .await;
+        assert!(
+            refused
+                .unwrap_err()
+                .to_string()
+                .contains("check constraint"),
+            "{due}"
+        );
+    }
+    publish_at(&world, 1, DateTime::<Utc>::MAX_UTC).await;
+    let coming = world.outbox.delayed(None, 9).await.unwrap();
+    assert_eq!(coming.len(), 1);
+    let relay = world.relay();
+    publish_at(&world, 2, Utc::now()).await;
+    stored(&world, 1).await;
+    relay.stop().await.unwrap();
+}

@@ -212,6 +212,7 @@ async fn an_adopted_table_feeds_the_stream_once_and_in_order_and_may_be_emptied(
         error.to_string().contains("is not an event name"),
         "{error}"
     );
+    no_rights_are_lent(&world).await;
     Postgres::execute(pool, "truncate outboxevent").await;
     let read = async || Stream::read(&world.nats.url(), "ORDERS").await;
     eventually("all are stored", || async {
@@ -239,4 +240,40 @@ async fn an_adopted_table_feeds_the_stream_once_and_in_order_and_may_be_emptied(
         })
         .collect();
     assert_eq!(stored, expected);
+}
+
+/// The function has its owner's rights: nobody may have it run what is theirs, nor hang it on a table of theirs.
+async fn no_rights_are_lent(world: &Pg) {
+    Postgres::execute(world.outbox.pool(), "create table stolen (by name)").await;
+    let mut service = world.outbox.pool().acquire().await.unwrap();
+    let try_it = "begin; set local role service;
+        create function pg_temp.take(pg_catalog.text) returns boolean language plpgsql as $$
+        begin
+            insert into public.stolen values (current_user);
+            return true;
+        exception when insufficient_privilege then
+            return true;
+        end $$;
+        create domain pg_temp.text as pg_catalog.text check (pg_temp.take(value));
+        insert into outboxevent values (gen_random_uuid(), 'Order', '9', 'OrderCreated', '{\"n\": 0}');
+        do $$ begin if exists (select from public.stolen) then raise exception 'it ran theirs'; end if;
+        exception when insufficient_privilege then null; end $$;
+        reset role;
+        do $$ begin if exists (select from public.stolen) then raise exception 'it ran theirs'; end if; end $$;
+        rollback";
+    sqlx::raw_sql(try_it).execute(&mut *service).await.unwrap();
+    let hang_it = "begin; set local role service;
+        create temporary table mine (like public.outboxevent);
+        create trigger adopted after insert on mine
+            for each row execute function public.outboxevent_adopted()";
+    let refused = sqlx::raw_sql(hang_it).execute(&mut *service).await;
+    let refused = refused.unwrap_err().to_string();
+    assert!(
+        refused.contains("permission denied for function"),
+        "{refused}"
+    );
+    sqlx::raw_sql("rollback")
+        .execute(&mut *service)
+        .await
+        .unwrap();
 }

@@ -89,7 +89,7 @@ const PUBLISHED: &str = "'3'::xid8";
 /// the cursor knows nothing: whatever it says, they were not published. They are told by two things that a
 /// copied row has only by chance. Their id is not above the row version's own (a savepoint's is above its
 /// transaction's), and it is above that of the transaction which has put the relay's row here: a restore ends
-/// before anybody writes events.
+/// before anybody writes events. So nothing else may update that row in a copy.
 const LOG: &str = "
     select log.id, log.at, log.event, log.name, log.version, log.key, log.headers, log.payload, log.slot,
            (pg_visible_in_snapshot(log.xid, relay.cursor)

@@ -172,8 +172,11 @@ impl Ring {
             "set local lock_timeout = '20ms'; lock table only $slot in access exclusive mode";
         let lock = self.sql(names, slot, lock);
         if let Err(error) = sqlx::raw_sql(lock).execute(&mut *tx).await {
-            tracing::debug!(slot, %error, "the slot is in use: it is freed later");
             tx.rollback().await?;
+            if !slots::is_in_use(&error) {
+                return Err(error);
+            }
+            tracing::debug!(slot, %error, "the slot is in use: it is freed later");
             return Ok(Found::Kept);
         }
         if self.keeps(&mut tx, names, cursor, slot, retention).await? {

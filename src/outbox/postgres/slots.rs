@@ -32,7 +32,6 @@ pub(super) async fn fit(
     names: &Names,
     retention: Duration,
 ) -> Result<(i64, Option<String>), sqlx::Error> {
-    const LOCK_NOT_AVAILABLE: &str = "55P03";
     const INSUFFICIENT_PRIVILEGE: &str = "42501";
     let seconds = seconds(connection, names).await?;
     let Some(wanted) = wanted(retention, seconds) else {
@@ -58,15 +57,22 @@ pub(super) async fn fit(
         return Ok((wanted, None));
     };
     tx.rollback().await?;
-    let code = error.as_database_error().and_then(|error| error.code());
-    match code.as_deref() {
-        Some(LOCK_NOT_AVAILABLE) => Ok((seconds, None)),
-        Some(INSUFFICIENT_PRIVILEGE) => {
-            let change = change.split_whitespace().collect::<Vec<_>>().join(" ");
-            Ok((seconds, Some(format!("run as the tables' owner: {change}"))))
-        }
-        _ => Err(error),
+    if is_in_use(&error) {
+        return Ok((seconds, None));
     }
+    let code = error.as_database_error().and_then(|error| error.code());
+    if code.is_some_and(|code| code == INSUFFICIENT_PRIVILEGE) {
+        let change = change.split_whitespace().collect::<Vec<_>>().join(" ");
+        return Ok((seconds, Some(format!("run as the tables' owner: {change}"))));
+    }
+    Err(error)
+}
+
+/// Whether somebody else has the lock that a statement did not get in its time.
+pub(super) fn is_in_use(error: &sqlx::Error) -> bool {
+    const LOCK_NOT_AVAILABLE: &str = "55P03";
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| code == LOCK_NOT_AVAILABLE)
 }
 
 /// Another length, when the ring cannot keep the retention as it is, or keeps far more.

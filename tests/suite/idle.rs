@@ -1,0 +1,56 @@
+//! What a relay asks of the database while it has nothing to do.
+
+use std::time::Duration;
+
+use sqlx::{Connection, PgConnection, Postgres};
+use tidings::Relay;
+use tokio::time::{Instant, sleep};
+
+use crate::support::{User, World, eventually};
+
+/// Counted by the server, for this database only, on a connection to another one. A relay's statements are
+/// transactions of their own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_relay_asks_at_most_five_times_a_second() {
+    let world = World::<Postgres>::start().await;
+    let options = (*world.outbox.pool().connect_options()).clone();
+    let database = options.get_database().unwrap().to_owned();
+    let mut elsewhere = PgConnection::connect_with(&options.database("postgres"))
+        .await
+        .unwrap();
+    // Its transactions would count, too.
+    for sql in [
+        "alter system set autovacuum = off",
+        "select pg_reload_conf()",
+    ] {
+        sqlx::query(sql).execute(&mut elsewhere).await.unwrap();
+    }
+    let relay = world.run_relay(Relay::new(world.outbox.clone()));
+    let mut tx = world.outbox.begin().await.unwrap();
+    tx.publish(&User::new("a")).unwrap();
+    tx.commit().await.unwrap();
+    eventually("it is stored", || async { world.stored().await.len() == 1 }).await;
+    // real time: a rate; the server's counters are up to a second old
+    sleep(Duration::from_secs(4)).await;
+
+    let mut transactions = async || {
+        let count = "select xact_commit + xact_rollback from pg_stat_database where datname = $1";
+        let count = sqlx::query_scalar::<_, i64>(count).bind(&database);
+        (
+            count.fetch_one(&mut elsewhere).await.unwrap(),
+            Instant::now(),
+        )
+    };
+    let (before, began) = transactions().await;
+    // real time: a rate
+    sleep(Duration::from_secs(25)).await;
+    let (after, ended) = transactions().await;
+    relay.stop().await.unwrap();
+
+    let asked = u32::try_from(after - before).unwrap();
+    let rate = f64::from(asked) / (ended - began).as_secs_f64();
+    assert!(
+        (3.0..=5.0).contains(&rate),
+        "{asked} times, {rate} a second"
+    );
+}
