@@ -23,6 +23,7 @@ impl Denied {
     }
 
     /// Forgets a subject: it was allowed since.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(super) fn forget(&self, subject: &str) {
         self.0.send_if_modified(|denied| denied.remove(subject));
     }

@@ -49,6 +49,8 @@ pub struct Bus {
     client: async_nats::Client,
     jetstream: jetstream::Context,
     lost: watch::Receiver<u64>,
+    /// Who relays asks for it; others hear of it by the log.
+    #[cfg_attr(not(any(feature = "postgres", feature = "sqlite")), allow(dead_code))]
     denied: denied::Denied,
     options: Arc<NatsOptions>,
 }
