@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, Postgres, Row as _, postgres::PgConnectOptions};
-use tidings_contract::{Envelope, wire};
+use tidings_contract::{Envelope, EventId, wire};
 use uuid::Uuid;
 
 use fetch::{PagePosition, PgCursor};
@@ -211,6 +211,16 @@ impl Statements for Postgres {
                                    $14::bigint[], $15::bigint[]) as entry
             ), returned as (
                 delete from tidings.parked where id = any($17::bigint[]) and exists (select from moved)
+                returning key, waits_for
+            ), following as (
+                -- what waits for a stream has no followers; who waits for another subject is another first one
+                update tidings.parked as log set asked_at = clock_timestamp()
+                where key in (select key from returned where waits_for is null or waits_for not like 'stream %')
+                  and waits_for is null and asked_at is null and id <> all($17::bigint[])
+                  and not exists (
+                      select from tidings.parked as other
+                      where other.key = log.key and other.id < log.id and other.waits_for like 'subject %'
+                        and other.id <> all($17::bigint[]))
             )
             select exists (select from tidings.parked where asked_at is not null),
                    exists (select from tidings.parked where waits_for is not null)
@@ -331,6 +341,14 @@ impl Statements for Postgres {
         bound: Bound,
     ) -> Result<Vec<Row>, sqlx::Error> {
         parked::returning(connection, names, open, behind, bound).await
+    }
+
+    async fn parked_among(
+        connection: &mut PgConnection,
+        names: &Names,
+        events: &[EventId],
+    ) -> Result<Vec<(i64, EventId)>, sqlx::Error> {
+        parked::among(connection, names, events).await
     }
 
     async fn parked(

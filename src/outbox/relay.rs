@@ -346,7 +346,7 @@ impl<DB: Store> Relay<DB> {
             patience,
             fence: way.fence.clone(),
             stored: Arc::clone(&stored),
-            aside,
+            aside: Arc::new(aside),
             troubles: life.troubles.clone(),
             reports: way.reports.clone(),
             stop: way.turn.clone(),
@@ -361,7 +361,7 @@ impl<DB: Store> Relay<DB> {
         if waiting.is_something() {
             let names = &self.outbox.shared.names;
             let mut connection = self.outbox.connect().await?;
-            give_back(&self.outbox, &mut connection, &waiting, returning).await?;
+            give_back(&self.outbox, &mut connection, &waiting, &keys, returning).await?;
             waiting = DB::waiting(&mut connection, names).await?;
             keys = DB::parked_keys(&mut connection, names).await?;
         } else {

@@ -220,6 +220,21 @@ impl Statements for Sqlite {
         let returned = serde_json::to_string(&checkpoint.returned)
             .map_err(|error| sqlx::Error::Encode(error.into()))?;
         if !checkpoint.returned.is_empty() {
+            // What waits for a stream has no followers; who waits for another subject is another first one.
+            let following = "update tidings_parked as log
+                set asked_at = cast(unixepoch('subsec') * 1000000 as integer)
+                where key in (select key from tidings_parked where id in (select value from json_each(?1))
+                                and coalesce(waits_for, '') not like 'stream %')
+                  and waits_for is null and asked_at is null
+                  and id not in (select value from json_each(?1))
+                  and not exists (
+                      select 1 from tidings_parked as other
+                      where other.key = log.key and other.id < log.id and other.waits_for like 'subject %'
+                        and other.id not in (select value from json_each(?1)))";
+            sqlx::query(names.sql(following, '_'))
+                .bind(&returned)
+                .execute(&mut *tx)
+                .await?;
             let delete = "delete from tidings_parked where id in (select value from json_each(?1))";
             sqlx::query(names.sql(delete, '_'))
                 .bind(returned)
@@ -335,6 +350,14 @@ impl Statements for Sqlite {
         bound: Bound,
     ) -> Result<Vec<Row>, sqlx::Error> {
         parked::returning(connection, names, open, behind, bound).await
+    }
+
+    async fn parked_among(
+        connection: &mut SqliteConnection,
+        names: &Names,
+        events: &[EventId],
+    ) -> Result<Vec<(i64, EventId)>, sqlx::Error> {
+        parked::among(connection, names, events).await
     }
 
     async fn parked(

@@ -91,7 +91,7 @@ pub trait Statements: Schedule {
     ) -> impl Future<Output = Result<Option<Claim<Self::Cursor>>, sqlx::Error>> + Send;
 
     /// Writes how far the relay is and what was confirmed, and renews the lease, in one statement;
-    /// `None` when the epoch is over.
+    /// `None` when the epoch is over. What follows a row that has gone back is asked for from then on.
     fn checkpoint(
         connection: &mut Self::Connection,
         names: &Names,
@@ -123,7 +123,7 @@ pub trait Statements: Schedule {
     ) -> impl Future<Output = Result<Page<Self::Cursor>, sqlx::Error>> + Send;
 
     /// Puts rows aside with their errors. A row that is parked already gets the new error, and is no longer
-    /// asked for.
+    /// asked for; nor is what follows it under its key, unless it waits for a stream: then that is.
     fn park(
         connection: &mut Self::Connection,
         names: &Names,
@@ -151,6 +151,13 @@ pub trait Statements: Schedule {
         behind: i64,
         bound: Bound,
     ) -> impl Future<Output = Result<Vec<Row>, sqlx::Error>> + Send;
+
+    /// Those of these events that are parked.
+    fn parked_among(
+        connection: &mut Self::Connection,
+        names: &Names,
+        events: &[EventId],
+    ) -> impl Future<Output = Result<Vec<(i64, EventId)>, sqlx::Error>> + Send;
 
     /// Parked rows in the order of ids, behind an id.
     fn parked(
@@ -399,6 +406,14 @@ pub struct Parked {
     pub error: String,
     /// What it waits for, to go back by itself.
     pub waits_for: Option<WaitsFor>,
+}
+
+impl Parked {
+    /// Whether what follows it under its key waits: not behind what waits for a stream, since all of that
+    /// stream does.
+    pub(super) fn holds_up(&self) -> bool {
+        !matches!(self.waits_for, Some(WaitsFor::Stream(_)))
+    }
 }
 
 pub(super) fn positions_from(text: &str) -> Result<Positions, sqlx::Error> {

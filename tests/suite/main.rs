@@ -20,6 +20,7 @@ mod poison;
 mod pooler;
 mod producers;
 mod refusals;
+mod refused;
 mod resume;
 mod roles;
 mod sql;

@@ -11,13 +11,33 @@ use crate::outbox::{
     store::{Bound, Names, Parked, Row, Waiting},
 };
 
-/// A row that is parked already gets the new reason.
+/// A row that is parked already gets the new reason. What follows it is asked for no more; or is from now on,
+/// when it waits for a stream, which holds nobody up.
 pub(super) async fn park(
     connection: &mut PgConnection,
     names: &Names,
     rows: &[Parked],
 ) -> Result<(), sqlx::Error> {
-    let park = "insert into tidings.parked
+    let park = "with row as (
+            select key, holds_up, min(id) as id
+            from unnest($1::bigint[], $6::text[], $11::bool[]) as row (id, key, holds_up) group by key, holds_up
+        ), let_go as (
+            update tidings.parked as log set asked_at = clock_timestamp() from row
+            where log.key = row.key and not row.holds_up and log.id > row.id
+              and log.waits_for is null and log.asked_at is null and log.id <> all($1::bigint[])
+              and not exists (select from row as held where held.key = log.key and held.holds_up)
+              and not exists (
+                  select from tidings.parked as other
+                  where other.key = log.key and other.id < log.id and other.waits_for like 'subject %'
+                    and other.id <> all($1::bigint[]))
+        ), following as (
+            update tidings.parked as log set asked_at = null
+            from row as held
+            where held.holds_up and log.key = held.key and log.id > held.id and log.asked_at is not null
+              and log.id <> all($1::bigint[])
+              and (log.waits_for is null or log.waits_for not like 'stream %')
+        )
+        insert into tidings.parked
             (id, at, event, name, version, key, headers, payload, error, waits_for)
         select * from unnest($1::bigint[], $2::timestamptz[], $3::uuid[], $4::text[], $5::int[], $6::text[],
                              $7::text[], $8::bytea[], $9::text[], $10::text[])
@@ -39,6 +59,7 @@ pub(super) async fn park(
         .iter()
         .map(|parked| parked.waits_for.as_ref().map(ToString::to_string))
         .collect();
+    let holding: Vec<bool> = rows.iter().map(Parked::holds_up).collect();
     let mut turn = Turn::begin(connection, names).await?;
     query(names, park)
         .bind(ids)
@@ -51,6 +72,7 @@ pub(super) async fn park(
         .bind(payloads)
         .bind(errors)
         .bind(waits)
+        .bind(holding)
         .execute(&mut *turn)
         .await?;
     turn.end().await
@@ -137,6 +159,25 @@ pub(super) async fn returning(
     drop(found);
     turn.end().await?;
     Ok(rows)
+}
+
+/// Those of these events that are parked.
+pub(super) async fn among(
+    connection: &mut PgConnection,
+    names: &Names,
+    events: &[EventId],
+) -> Result<Vec<(i64, EventId)>, sqlx::Error> {
+    let among = "select id, event from tidings.parked where event = any($1) order by id";
+    let events: Vec<Uuid> = events.iter().map(|event| (*event).into()).collect();
+    let mut turn = Turn::begin(connection, names).await?;
+    let rows = query(names, among)
+        .bind(events)
+        .fetch_all(&mut *turn)
+        .await?;
+    turn.end().await?;
+    rows.iter()
+        .map(|row| Ok((row.try_get(0)?, EventId::from(row.try_get::<Uuid, _>(1)?))))
+        .collect()
 }
 
 pub(super) async fn list(

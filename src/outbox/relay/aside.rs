@@ -62,6 +62,14 @@ impl Aside {
         state.streams.insert(stream.to_owned(), reason.to_owned());
     }
 
+    /// Whether what waits for it would wait again.
+    pub(super) fn is_closed(&self, waits_for: &WaitsFor) -> bool {
+        match waits_for {
+            WaitsFor::Subject(name) => self.is_closed_name(name),
+            WaitsFor::Stream(stream) => self.is_closed_stream(stream),
+        }
+    }
+
     pub(super) fn is_closed_stream(&self, stream: &str) -> bool {
         self.lock().streams.contains_key(stream)
     }

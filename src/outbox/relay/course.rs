@@ -29,7 +29,7 @@ pub(super) struct Course<C> {
     pub(super) patience: Duration,
     pub(super) fence: Fence,
     pub(super) stored: Arc<Stored>,
-    pub(super) aside: Aside,
+    pub(super) aside: Arc<Aside>,
     pub(super) troubles: Troubles,
     pub(super) reports: mpsc::Sender<Report<C>>,
     pub(super) stop: CancellationToken,

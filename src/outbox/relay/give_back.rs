@@ -4,20 +4,32 @@
 //! Only then, and not beside the log: what is published here lies in the stream behind the relay's position,
 //! and the position does not move meanwhile, so whoever resumes after a crash finds it there.
 
-use std::time::Duration;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
+use tidings_contract::EventId;
 use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
 };
 
-use super::{Fault, aside::Aside, course::Course, fault_of, progress::Report, route::Router};
+use super::{
+    Fault,
+    aside::Aside,
+    course::Course,
+    fault_of,
+    progress::{Confirmation, Report},
+    route::Router,
+};
 use crate::{
     bus::Bus,
     outbox::{
         Outbox, Store,
         parked::WaitsFor,
-        store::{Bound, Reason, Waiting},
+        store::{Bound, Reason, Row, Waiting},
     },
 };
 
@@ -27,6 +39,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Rows that are read at once, and how much payload.
 const ROWS: usize = 1000;
 const PAGE_BYTES: usize = 4 * 1024 * 1024;
+/// So many ids are looked for at once.
+const IDS: usize = 10_000;
 
 /// When it is looked again whether what parked rows wait for is there. It outlives a tenure.
 #[derive(Debug, Clone, Copy)]
@@ -83,28 +97,49 @@ pub(super) async fn give_back<DB: Store>(
     outbox: &Outbox<DB>,
     connection: &mut DB::Connection,
     waiting: &Waiting,
+    keys: &[(String, i64)],
     course: Course<DB::Cursor>,
 ) -> Result<(), Fault> {
-    let open = may_go(&course.bus, &waiting.reasons).await?;
+    note_stored(outbox, connection, &course).await?;
+    let mut open = may_go(&course.bus, &waiting.reasons).await?;
     if open.is_empty() && !waiting.is_asked {
         return Ok(());
     }
     let (reports, stop) = (course.reports.clone(), course.stop.clone());
+    let aside = Arc::clone(&course.aside);
+    // What waits for these stays where it is, so nothing else may go there before it.
+    for Reason {
+        waits_for, error, ..
+    } in &waiting.reasons
+    {
+        if let WaitsFor::Stream(stream) = waits_for
+            && !open.contains(waits_for)
+        {
+            aside.close_stream(stream, error);
+        }
+    }
+    let mut firsts = Firsts::new(keys);
     let (rows, routed) = mpsc::channel(1);
     let mut routing = tokio::task::JoinSet::new();
     routing.spawn(Router::new(course).run_parked(routed));
     let mut behind = 0;
     let mut events = 0;
     while !stop.is_cancelled() {
+        // What is refused again is not read to its end: it is parked as it is.
+        open.retain(|waits_for| !aside.is_closed(waits_for));
+        if open.is_empty() && !waiting.is_asked {
+            break;
+        }
         let names = &outbox.shared.names;
         let bound = Bound {
             rows: ROWS,
             bytes: PAGE_BYTES,
             with_due: false,
         };
-        let page = DB::returning(connection, names, &open, behind, bound).await?;
+        let mut page = DB::returning(connection, names, &open, behind, bound).await?;
         let Some(last) = page.last() else { break };
         behind = last.id;
+        page.retain(|row| firsts.lets_go(row));
         events += page.len();
         if rows.send(page).await.is_err() {
             break;
@@ -115,17 +150,73 @@ pub(super) async fn give_back<DB: Store>(
         Some(Ok(Ok(()))) | None => {}
         Some(ended) => return Err(fault_of(ended)),
     }
-    let (written, is_written) = oneshot::channel();
-    let ended = || Fault::Ended("the keeper".to_owned());
-    let report = Report::Write { written };
-    reports.send(report).await.map_err(|_| ended())?;
-    is_written.await.map_err(|_| ended())?;
+    write(&reports).await?;
     tracing::info!(
         outbox = DB::KIND,
         events,
         "parked events went back, as far as they are taken"
     );
     Ok(())
+}
+
+/// An owner who did not live to write it down may have published some. They are not asked for again, even if
+/// what they waited for is closed by now: the position is about to pass them.
+async fn note_stored<DB: Store>(
+    outbox: &Outbox<DB>,
+    connection: &mut DB::Connection,
+    course: &Course<DB::Cursor>,
+) -> Result<(), Fault> {
+    let found = course.stored.found.values();
+    let events: Vec<EventId> = found.flat_map(|found| found.keys().copied()).collect();
+    let mut confirmation = Confirmation::default();
+    for events in events.chunks(IDS) {
+        let names = &outbox.shared.names;
+        for (id, event) in DB::parked_among(connection, names, events).await? {
+            confirmation.entries.extend(course.stored.entry(id, &event));
+            confirmation.returned.push(id);
+        }
+    }
+    if confirmation.returned.is_empty() {
+        return Ok(());
+    }
+    course.report(Report::Confirmed(confirmation)).await?;
+    write(&course.reports).await
+}
+
+/// Has everything written down that was reported.
+async fn write<C>(reports: &mpsc::Sender<Report<C>>) -> Result<(), Fault> {
+    let ended = || Fault::Ended("the keeper".to_owned());
+    let (written, is_written) = oneshot::channel();
+    let report = Report::Write { written };
+    reports.send(report).await.map_err(|_| ended())?;
+    is_written.await.map_err(|_| ended())
+}
+
+/// The first parked row of each key when the return began. Somebody may ask for a key while its first row
+/// is passed already: then what follows it waits for the next return, too.
+struct Firsts<'a> {
+    ids: HashMap<&'a str, i64>,
+    gone: HashSet<&'a str>,
+}
+
+impl<'a> Firsts<'a> {
+    fn new(keys: &'a [(String, i64)]) -> Self {
+        Self {
+            ids: keys.iter().map(|(key, id)| (&**key, *id)).collect(),
+            gone: HashSet::new(),
+        }
+    }
+
+    fn lets_go(&mut self, row: &Row) -> bool {
+        let key = row.key.as_deref();
+        let Some((key, first)) = key.and_then(|key| self.ids.get_key_value(key)) else {
+            return true;
+        };
+        if row.id == *first {
+            self.gone.insert(key);
+        }
+        row.id <= *first || self.gone.contains(key)
+    }
 }
 
 /// Nothing is put aside yet when what is parked goes back: each row is tried.

@@ -356,6 +356,8 @@ impl<DB: Store> Keeper<DB> {
                 }
             }
         }
+        // Whoever was frozen must not put aside what its successor has published.
+        self.post.fence.check()?;
         let names = &self.post.outbox.shared.names;
         DB::park(&mut self.post.connection, names, parked).await?;
         Ok(())

@@ -42,14 +42,14 @@ impl Ledger {
                 run.last_sequence = sequence;
                 run.events += 1;
             }
-            _ => entries.push(self.entry(row, sequence)),
+            _ => entries.push(self.entry(row.id, sequence)),
         }
     }
 
-    pub(super) fn entry(&self, row: &Row, sequence: u64) -> Entry {
+    pub(super) fn entry(&self, id: i64, sequence: u64) -> Entry {
         Entry {
-            first_id: row.id,
-            last_id: row.id,
+            first_id: id,
+            last_id: id,
             events: 1,
             stream: self.stream.clone(),
             incarnation: self.incarnation.clone(),

@@ -3,10 +3,16 @@
 
 use std::collections::HashMap;
 
-use super::Fault;
+use tidings_contract::EventId;
+
+use super::{
+    Fault,
+    ledger::Ledger,
+    progress::{Confirmation, Origin, by_page},
+};
 use crate::{
     bus::{Bus, Found, StreamState},
-    outbox::store::{Position, Positions},
+    outbox::store::{Entry, Position, Positions, Row},
 };
 
 /// What the streams held when the tenure began.
@@ -16,6 +22,28 @@ pub(super) struct Stored {
     pub(super) found: HashMap<String, Found>,
     /// Per stream, its end.
     pub(super) ends: Positions,
+}
+
+impl Stored {
+    /// What is to be written down about an event that a stream holds already.
+    pub(super) fn entry(&self, id: i64, event: &EventId) -> Option<Entry> {
+        let mut streams = self.found.iter();
+        let (stream, sequence) =
+            streams.find_map(|(stream, found)| Some((stream, *found.get(event)?)))?;
+        let incarnation = &self.ends.get(stream)?.incarnation;
+        Some(Ledger::new(stream, incarnation).entry(id, sequence))
+    }
+
+    /// The same for a row that is not on its way to a stream.
+    pub(super) fn confirmation(&self, origin: Origin, row: &Row) -> Option<Confirmation> {
+        let entry = self.entry(row.id, &row.event)?;
+        let is_parked = origin == Origin::Parked;
+        Some(Confirmation {
+            pages: by_page([origin]),
+            entries: vec![entry],
+            returned: is_parked.then_some(row.id).into_iter().collect(),
+        })
+    }
 }
 
 /// What the streams hold behind their positions: stored by an owner who did not live to write it down.

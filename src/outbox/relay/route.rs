@@ -168,6 +168,9 @@ impl<C: Cursor> Router<C> {
             self.wait().await?;
         }
         let Some(stream) = self.stream(&row.name).await? else {
+            if let Some(confirmation) = self.course.stored.confirmation(origin, &row) {
+                return self.course.report(Report::Confirmed(confirmation)).await;
+            }
             return match self.course.aside.take(None, &row) {
                 Some(parked) => self.course.park(vec![origin], vec![parked]).await,
                 None => Err(Fault::Ended(row.name)),

@@ -11,7 +11,8 @@ use crate::outbox::{
     store::{Bound, Names, Parked, Row, Waiting},
 };
 
-/// A row that is parked already gets the new reason.
+/// A row that is parked already gets the new reason. What follows it is asked for no more; or is from now on,
+/// when it waits for a stream, which holds nobody up.
 pub(super) async fn park(
     connection: &mut SqliteConnection,
     names: &Names,
@@ -22,13 +23,28 @@ pub(super) async fn park(
         values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
         on conflict (id) do update
         set error = excluded.error, waits_for = excluded.waits_for, asked_at = null";
+    let following = "update tidings_parked set asked_at = null
+        where key = ? and id > ? and asked_at is not null and coalesce(waits_for, '') not like 'stream %'";
+    let let_go = "update tidings_parked as log
+        set asked_at = cast(unixepoch('subsec') * 1000000 as integer)
+        where key = ?1 and id > ?2 and waits_for is null and asked_at is null
+          and not exists (
+              select 1 from tidings_parked as other
+              where other.key = log.key and other.id < log.id and other.id <> ?2
+                and other.waits_for like 'subject %')";
     let mut tx = connection.begin_with("begin immediate").await?;
-    for Parked {
-        row,
-        error,
-        waits_for,
-    } in rows
-    {
+    for parked in rows {
+        let Parked {
+            row,
+            error,
+            waits_for,
+        } = parked;
+        let followers = if parked.holds_up() { following } else { let_go };
+        sqlx::query(names.sql(followers, '_'))
+            .bind(&row.key)
+            .bind(row.id)
+            .execute(&mut *tx)
+            .await?;
         sqlx::query(names.sql(park, '_'))
             .bind(row.id)
             .bind(row.at.timestamp_micros())
@@ -126,6 +142,29 @@ pub(super) async fn returning(
         rows.push(row);
     }
     Ok(rows)
+}
+
+/// Those of these events that are parked.
+pub(super) async fn among(
+    connection: &mut SqliteConnection,
+    names: &Names,
+    events: &[EventId],
+) -> Result<Vec<(i64, EventId)>, sqlx::Error> {
+    let among = "select id, event from tidings_parked
+        where lower(hex(event)) in (select value from json_each(?)) order by id";
+    let events: Vec<String> = events
+        .iter()
+        .map(|event| event.as_uuid().simple().to_string())
+        .collect();
+    let events =
+        serde_json::to_string(&events).map_err(|error| sqlx::Error::Encode(error.into()))?;
+    let rows = sqlx::query(names.sql(among, '_'))
+        .bind(events)
+        .fetch_all(connection)
+        .await?;
+    rows.iter()
+        .map(|row| Ok((row.try_get(0)?, EventId::from(row.try_get::<Uuid, _>(1)?))))
+        .collect()
 }
 
 pub(super) async fn list(

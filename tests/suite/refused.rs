@@ -1,0 +1,217 @@
+//! P2, P3, P4: what a stream refuses, puts aside and takes later is neither turned round nor doubled, however
+//! much it is, and whoever dies on the way.
+
+use std::time::Duration;
+
+use async_nats::jetstream::{
+    self,
+    stream::{Config, DiscardPolicy},
+};
+use tidings::{
+    Envelope, ParkedSelection, Pattern, StreamSpec,
+    testing::failpoint::{self, Point},
+};
+
+use crate::{
+    both,
+    support::{Journal, Stream, World, events_stream, eventually, within},
+};
+
+both!(
+    what_a_full_stream_holds_up_keeps_its_order,
+    what_follows_goes_back_with_its_first_one_however_much_it_is,
+    what_follows_goes_back_when_its_first_one_waits_for_a_stream,
+    what_is_refused_again_is_asked_for_no_more_however_much_follows,
+    what_went_back_before_a_crash_goes_back_once,
+    what_was_stored_before_a_crash_is_not_put_aside,
+);
+
+const MANY: usize = 5000;
+const WINDOW: Duration = Duration::from_millis(100);
+
+async fn publish<DB: Journal>(world: &World<DB>, name: &str, key: &str, payloads: &[String]) {
+    let mut tx = world.outbox.begin().await.unwrap();
+    for payload in payloads {
+        tx.publish(Envelope::raw(name, 1, Some(key), payload.clone()).unwrap())
+            .unwrap();
+    }
+    tx.commit().await.unwrap();
+}
+
+fn numbers(count: usize) -> Vec<String> {
+    (0..count).map(|n| n.to_string()).collect()
+}
+
+fn payloads(stored: &Stream) -> Vec<String> {
+    let payloads = stored.0.iter().map(|message| message.payload.to_vec());
+    payloads
+        .map(|text| String::from_utf8(text).unwrap())
+        .collect()
+}
+
+async fn settled<DB: Journal>(world: &World<DB>) {
+    eventually("everything is stored or parked", || async {
+        world.outbox.status().await.unwrap().backlog == 0
+    })
+    .await;
+}
+
+async fn nothing_is_parked<DB: Journal>(world: &World<DB>) {
+    eventually("nothing is parked", || async { world.parked().await == 0 }).await;
+}
+
+/// The stream FULL, and room in it for so many messages.
+async fn room_for(jetstream: &jetstream::Context, messages: i64) {
+    let config = Config {
+        name: "FULL".to_owned(),
+        subjects: vec!["full.>".to_owned()],
+        max_messages: messages,
+        discard: DiscardPolicy::New,
+        duplicate_window: WINDOW,
+        allow_atomic_publish: true,
+        ..Config::default()
+    };
+    jetstream.update_stream(config).await.unwrap();
+}
+
+async fn what_a_full_stream_holds_up_keeps_its_order<DB: Journal>(world: World<DB>) {
+    let jetstream = world.full_stream().await;
+    publish(&world, "full.up", "a", &numbers(60)).await;
+    let relay = world.run_relay(world.new_relay().batch(5));
+    eventually("it is held up", || async {
+        !world.outbox.status().await.unwrap().troubles.is_empty()
+    })
+    .await;
+    room_for(&jetstream, 1000).await;
+    settled(&world).await;
+    relay.stop().await.unwrap();
+    let stored = Stream::read(&world.nats.url(), "FULL").await;
+    assert_eq!(payloads(&stored)[1..], numbers(60));
+}
+
+/// A key whose first event no stream takes, and what follows it.
+async fn many_follow<DB: Journal>(world: &World<DB>) {
+    publish(world, "nobody.listens", "a", &numbers(1)).await;
+    publish(world, "count.raised", "a", &numbers(MANY)).await;
+}
+
+async fn what_follows_goes_back_with_its_first_one_however_much_it_is<DB: Journal>(
+    world: World<DB>,
+) {
+    many_follow(&world).await;
+    let relay = world.relay();
+    settled(&world).await;
+    let subjects = [Pattern::parse("nobody.>").unwrap()];
+    let stream = StreamSpec::new("NOBODY", subjects).unwrap();
+    world.bus.apply_stream(&stream).await.unwrap();
+    nothing_is_parked(&world).await;
+    relay.stop().await.unwrap();
+    assert_eq!(payloads(&world.stored().await), numbers(MANY));
+}
+
+async fn what_follows_goes_back_when_its_first_one_waits_for_a_stream<DB: Journal>(
+    world: World<DB>,
+) {
+    let jetstream = world.full_stream().await;
+    many_follow(&world).await;
+    let relay = world.relay();
+    settled(&world).await;
+    // The name gets a stream that takes nothing.
+    let config = Config {
+        name: "FULL".to_owned(),
+        subjects: vec!["full.>".to_owned(), "nobody.>".to_owned()],
+        max_messages: 1,
+        discard: DiscardPolicy::New,
+        allow_atomic_publish: true,
+        ..Config::default()
+    };
+    jetstream.update_stream(config).await.unwrap();
+    eventually("only the first one is parked", || async {
+        world.parked().await == 1
+    })
+    .await;
+    relay.stop().await.unwrap();
+    assert_eq!(payloads(&world.stored().await), numbers(MANY));
+}
+
+async fn what_is_refused_again_is_asked_for_no_more_however_much_follows<DB: Journal>(
+    world: World<DB>,
+) {
+    many_follow(&world).await;
+    let relay = world.relay();
+    settled(&world).await;
+    world.outbox.unpark(&ParkedSelection::All).await.unwrap();
+    let asked = format!(
+        "select count(*) from {} where asked_at is not null",
+        DB::table("parked")
+    );
+    eventually("nothing is asked for any more", || async {
+        DB::number(world.outbox.pool(), &asked).await == 0
+    })
+    .await;
+    // One tenure goes on from here.
+    publish(&world, "count.raised", "b", &numbers(1)).await;
+    settled(&world).await;
+    let epoch = world.outbox.status().await.unwrap().lease.epoch;
+    for _ in 0..5 {
+        publish(&world, "count.raised", "b", &numbers(1)).await;
+        settled(&world).await;
+    }
+    assert_eq!(world.outbox.status().await.unwrap().lease.epoch, epoch);
+    relay.stop().await.unwrap();
+    assert_eq!(world.parked().await, 1 + MANY as i64);
+}
+
+async fn what_went_back_before_a_crash_goes_back_once<DB: Journal>(world: World<DB>) {
+    let jetstream = world.full_stream().await;
+    publish(&world, "count.raised", "a", &numbers(1)).await;
+    publish(&world, "full.up", "a", &numbers(1)).await;
+    let relay = world.relay();
+    settled(&world).await;
+    relay.stop().await.unwrap();
+    assert_eq!(world.parked().await, 1);
+
+    // It goes back, which fills the stream again; and its relay dies before it can say so.
+    room_for(&jetstream, 2).await;
+    let relay = world.new_relay();
+    let armed = failpoint::arm(relay.owner(), Point::Answered, 1);
+    let relay = world.run_relay(relay);
+    within("the stream has answered", armed.reached()).await;
+    relay.kill().await;
+    // real time: until the server has forgotten the id
+    tokio::time::sleep(WINDOW * 2).await;
+    world.end_the_lease().await;
+
+    // The next one goes past it while the stream is full.
+    let relay = world.relay();
+    publish(&world, "count.raised", "a", &numbers(1)).await;
+    settled(&world).await;
+    relay.stop().await.unwrap();
+    room_for(&jetstream, 10).await;
+    let relay = world.relay();
+    nothing_is_parked(&world).await;
+    relay.stop().await.unwrap();
+    let full = Stream::read(&world.nats.url(), "FULL").await;
+    assert_eq!(full.len(), 2);
+}
+
+async fn what_was_stored_before_a_crash_is_not_put_aside<DB: Journal>(world: World<DB>) {
+    publish(&world, "count.raised", "a", &numbers(3)).await;
+    let relay = world.new_relay();
+    let armed = failpoint::arm(relay.owner(), Point::Answered, 1);
+    let relay = world.run_relay(relay);
+    within("the stream has answered", armed.reached()).await;
+    relay.kill().await;
+    let stored = world.stored().await.len();
+    world.end_the_lease().await;
+
+    // The stream takes the name no more.
+    let mut stream = events_stream();
+    stream.subjects = vec![Pattern::parse("user.>").unwrap()];
+    world.bus.apply_stream(&stream).await.unwrap();
+    let relay = world.relay();
+    settled(&world).await;
+    relay.stop().await.unwrap();
+    let parked = usize::try_from(world.parked().await).unwrap();
+    assert_eq!((world.stored().await.len(), parked), (stored, 3 - stored));
+}
