@@ -223,3 +223,33 @@ impl<'a> Firsts<'a> {
 pub(super) fn nothing_aside() -> Aside {
     Aside::new(Vec::new(), [], [])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use chrono::DateTime;
+
+    #[test]
+    fn who_is_asked_for_when_its_first_one_is_passed_waits_for_the_next_return() {
+        let keys = [("a".to_owned(), 5), ("b".to_owned(), 6)];
+        let mut firsts = Firsts::new(&keys);
+        let mut lets_go = |id, key: Option<&str>| {
+            firsts.lets_go(&Row {
+                id,
+                at: DateTime::UNIX_EPOCH,
+                event: EventId::now(),
+                name: "a.b".to_owned(),
+                version: 1,
+                key: key.map(str::to_owned),
+                headers: "{}".to_owned(),
+                payload: Bytes::new(),
+            })
+        };
+        assert!(lets_go(5, Some("a")) && lets_go(9, Some("a")));
+        // Before the first one of its key: it waits for a stream.
+        assert!(lets_go(4, Some("b")));
+        assert!(!lets_go(9, Some("b")));
+        assert!(lets_go(9, Some("c")) && lets_go(9, None));
+    }
+}
