@@ -10,7 +10,7 @@ use super::{
 };
 
 /// From the last event until the relay is as idle as it gets.
-const CALM_DOWN: Duration = Duration::from_secs(3);
+const CALM_DOWN: Duration = Duration::from_secs(6);
 
 pub(super) async fn run<DB: BenchStore>(
     world: &World<DB>,

@@ -7,9 +7,13 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::outbox::{HeldSlot, Outbox, Store, store::Reclaimed};
 
-/// How often storage is looked at: more and more seldom, and at once while there is something to free.
-const ROUND: Duration = Duration::from_secs(60);
+/// How often storage is looked at. A slot is written to for at least as long.
+const ROUND: Duration = Duration::from_secs(300);
+/// The first rounds of a tenure: what is old is freed soon.
 const FIRST: Duration = Duration::from_secs(1);
+const FIRST_ROUNDS: u8 = 2;
+/// While a slot is held, and how often its holders are named.
+const HELD: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_millis(100);
 
 pub(super) struct Janitor<DB: Store> {
@@ -19,8 +23,8 @@ pub(super) struct Janitor<DB: Store> {
     cursor: watch::Receiver<Option<DB::Cursor>>,
     named_at: Option<Instant>,
     is_advised: bool,
-    /// How long to wait when there was nothing to free.
-    pause: Duration,
+    /// How many of the first rounds are left.
+    first_rounds: u8,
 }
 
 impl<DB: Store> Janitor<DB> {
@@ -35,7 +39,7 @@ impl<DB: Store> Janitor<DB> {
             cursor,
             named_at: None,
             is_advised: false,
-            pause: FIRST,
+            first_rounds: FIRST_ROUNDS,
         }
     }
 
@@ -80,20 +84,20 @@ impl<DB: Store> Janitor<DB> {
                 "the slots do not fit the retention"
             );
         }
-        let is_due = self.named_at.is_none_or(|at| at.elapsed() >= ROUND);
+        let is_due = self.named_at.is_none_or(|at| at.elapsed() >= HELD);
         if is_due && !reclaimed.held.is_empty() {
             self.named_at = Some(Instant::now());
             reclaimed.held.iter().for_each(name);
         }
         match reclaimed.freed {
-            None => {
-                let pause = self.pause;
-                self.pause = (pause * 2).min(ROUND);
-                pause
+            None if self.first_rounds > 0 => {
+                self.first_rounds -= 1;
+                FIRST
             }
+            None if reclaimed.held.is_empty() => ROUND,
+            None => HELD,
             Some(freed) => {
                 tracing::info!(outbox = DB::KIND, freed, "old rows were freed");
-                self.pause = FIRST;
                 AGAIN
             }
         }
