@@ -127,7 +127,7 @@ async fn a_relay_that_waits_for_a_stream_stops_at_once_and_parks_nothing<DB: Dat
     assert_eq!(world.parked().await, 0);
     let status = world.outbox.status().await.unwrap();
     assert_eq!(status.lease.owner, None, "the lease is released");
-    assert_eq!(status.troubles[0].place, "stream FULL");
+    assert_eq!(status.troubles.last().unwrap().place, "stream FULL");
 
     // There is room, and nothing is lost or doubled.
     let full = jetstream.get_stream("FULL").await.unwrap();

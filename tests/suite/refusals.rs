@@ -57,13 +57,11 @@ fn numbers(first: u32, last: u32) -> Vec<String> {
     (first..=last).map(|n| n.to_string()).collect()
 }
 
+/// Where there is trouble, besides interruptions of the relay itself: its lease is short, the machine busy.
 async fn places<DB: Database>(world: &World<DB>) -> Vec<String> {
     let status = world.outbox.status().await.unwrap();
-    status
-        .troubles
-        .into_iter()
-        .map(|trouble| trouble.place)
-        .collect()
+    let places = status.troubles.into_iter().map(|trouble| trouble.place);
+    places.filter(|place| place != "relay").collect()
 }
 
 async fn apply<DB: Database>(world: &World<DB>, stream: &str, subject: &str) {
@@ -85,7 +83,12 @@ async fn a_name_without_a_stream_holds_nobody_up_and_goes_back_when_there_is_one
     assert_eq!((status.parked, status.waiting), (5, 1));
     assert_eq!(places(&world).await, ["subject nobody.listens"]);
     assert!(
-        status.troubles[0].cure.contains("streams apply"),
+        status
+            .troubles
+            .last()
+            .unwrap()
+            .cure
+            .contains("streams apply"),
         "{status:?}"
     );
 
@@ -119,7 +122,12 @@ async fn a_full_stream_holds_up_no_other_and_what_it_refused_goes_back_in_order<
     let status = world.outbox.status().await.unwrap();
     assert_eq!((status.parked, status.waiting), (40, 40));
     assert!(
-        status.troubles[0].cause.contains("maximum messages"),
+        status
+            .troubles
+            .last()
+            .unwrap()
+            .cause
+            .contains("maximum messages"),
         "{status:?}"
     );
 
