@@ -57,6 +57,17 @@ pub enum ParkedSelection {
     Id(i64),
 }
 
+impl ParkedSelection {
+    /// As the statements take it: an id, a key, or neither.
+    pub(super) fn parameters(&self) -> (Option<i64>, Option<&str>) {
+        match self {
+            Self::All => (None, None),
+            Self::Key(key) => (None, Some(key)),
+            Self::Id(id) => (Some(*id), None),
+        }
+    }
+}
+
 /// What a row waits for when it goes back by itself.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum WaitsFor {

@@ -15,6 +15,7 @@ both!(
     a_name_without_a_stream_holds_nobody_up_and_goes_back_when_there_is_one,
     a_full_stream_holds_up_no_other_and_what_it_refused_goes_back_in_order,
     a_full_stream_alone_is_waited_for_and_nothing_is_put_aside,
+    the_trouble_of_a_single_event_ends_with_it,
     a_sealed_stream_is_named_and_its_events_go_to_its_successor,
     a_full_subject_holds_up_no_other_subject_of_its_stream,
     what_was_refused_goes_back_in_order_when_asked_for,
@@ -175,6 +176,36 @@ async fn a_full_stream_alone_is_waited_for_and_nothing_is_put_aside<DB: Database
     relay.stop().await.unwrap();
     assert_eq!(world.parked().await, 0);
     assert_eq!(of_key(&world, "FULL", "a").await, numbers(1, 30));
+    assert_eq!(places(&world).await, [""; 0]);
+}
+
+async fn the_trouble_of_a_single_event_ends_with_it<DB: Database>(world: World<DB>) {
+    let jetstream = world.full_stream().await;
+    let relay = world.run_relay(
+        world
+            .new_relay()
+            .patience(std::time::Duration::from_secs(3600)),
+    );
+    publish(&world, "full.up", "a", 1, 1).await;
+    eventually("the trouble is written down", || async {
+        places(&world).await == ["stream FULL"]
+    })
+    .await;
+    let epoch = world.outbox.status().await.unwrap().lease.epoch;
+    jetstream
+        .get_stream("FULL")
+        .await
+        .unwrap()
+        .purge()
+        .await
+        .unwrap();
+    settled(&world).await;
+    eventually("the trouble is over", || async {
+        places(&world).await.is_empty() || world.outbox.status().await.unwrap().lease.epoch > epoch
+    })
+    .await;
+    relay.stop().await.unwrap();
+    assert_eq!(of_key(&world, "FULL", "a").await, numbers(1, 1));
     assert_eq!(places(&world).await, [""; 0]);
 }
 

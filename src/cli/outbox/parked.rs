@@ -4,6 +4,7 @@ use chrono::SecondsFormat;
 use clap::Args;
 use tidings::{ParkedEvent, ParkedSelection};
 
+use super::events;
 use crate::{
     cli::{
         database::{Database, with_outbox},
@@ -218,11 +219,4 @@ fn row(event: &ParkedEvent) -> [String; 6] {
 
 fn time(at: chrono::DateTime<chrono::Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Millis, true)
-}
-
-fn events(count: u64) -> String {
-    match count {
-        1 => "1 event".to_owned(),
-        count => format!("{count} events"),
-    }
 }

@@ -4,7 +4,7 @@ use clap::Args;
 use serde::Serialize;
 use tidings::{Rebase, RebasedEvent};
 
-use super::status::events;
+use super::events;
 use crate::{
     cli::{
         database::Database,

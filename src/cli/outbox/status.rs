@@ -6,6 +6,7 @@ use chrono::SecondsFormat;
 use clap::Args;
 use tidings::{HeldSlot, LastBatch, LeaseStatus, Status, Trouble};
 
+use super::events;
 use crate::{
     cli::{
         database::{Database, with_outbox},
@@ -116,13 +117,6 @@ fn delayed(status: &Status) -> String {
         None => count,
         Some(wait) if wait < 0.0 => format!("{count}, the next due since {}", seconds(-wait)),
         Some(wait) => format!("{count}, the next in {}", seconds(wait)),
-    }
-}
-
-pub(super) fn events(count: u64) -> String {
-    match count {
-        1 => "1 event".to_owned(),
-        count => format!("{count} events"),
     }
 }
 

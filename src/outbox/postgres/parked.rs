@@ -191,7 +191,7 @@ pub(super) async fn list(
         from tidings.parked
         where id > $3 and ($1::bigint is null or id = $1) and ($2::text is null or key = $2)
         order by id limit $4";
-    let (id, key) = parameters(selection);
+    let (id, key) = selection.parameters();
     let mut turn = Turn::begin(connection, names).await?;
     let rows = query(names, list)
         .bind(id)
@@ -213,7 +213,7 @@ pub(super) async fn unpark(
         where ($1::bigint is null or id = $1
                or key = (select key from tidings.parked as meant where meant.id = $1))
           and ($2::text is null or key = $2)";
-    let (id, key) = parameters(selection);
+    let (id, key) = selection.parameters();
     let mut turn = Turn::begin(connection, names).await?;
     let asked = query(names, unpark)
         .bind(id)
@@ -235,7 +235,7 @@ pub(super) async fn discard(
             where ($1::bigint is null or id = $1) and ($2::text is null or key = $2)
             order by id limit $3)
         returning id, event, name, version, key, headers, payload, at, parked_at, error, waits_for, asked_at";
-    let (id, key) = parameters(selection);
+    let (id, key) = selection.parameters();
     let mut turn = Turn::begin(connection, names).await?;
     let rows = query(names, discard)
         .bind(id)
@@ -245,14 +245,6 @@ pub(super) async fn discard(
         .await?;
     turn.end().await?;
     rows.iter().map(read).collect()
-}
-
-fn parameters(selection: &ParkedSelection) -> (Option<i64>, Option<&str>) {
-    match selection {
-        ParkedSelection::All => (None, None),
-        ParkedSelection::Key(key) => (None, Some(key)),
-        ParkedSelection::Id(id) => (Some(*id), None),
-    }
 }
 
 fn read(row: &PgRow) -> Result<ParkedEvent, sqlx::Error> {

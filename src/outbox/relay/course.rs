@@ -1,4 +1,4 @@
-//! What the router and the lanes of a tenure have in common. Decides nothing.
+//! What the router and the lanes of a tenure have in common. Never sends.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,7 +15,10 @@ use super::{
 };
 use crate::{
     bus::Bus,
-    outbox::store::{Cursor, Parked},
+    outbox::{
+        parked::WaitsFor,
+        store::{Cursor, Parked},
+    },
 };
 
 /// One of them for what goes back, one for what is new.
@@ -39,6 +42,13 @@ impl<C: Cursor> Course<C> {
     pub(super) async fn report(&self, report: Report<C>) -> Result<(), Fault> {
         let sent = self.reports.send(report).await;
         sent.map_err(|_| Fault::Ended("the keeper".to_owned()))
+    }
+
+    /// Events of a name wait from now on, and it is said why.
+    pub(super) fn close_name(&self, name: &str, reason: &str, cure: &str) {
+        let place = WaitsFor::Subject(name.to_owned()).to_string();
+        self.troubles.begin(&place, reason, cure);
+        self.aside.close_name(name, reason);
     }
 
     /// Has rows put aside.

@@ -197,7 +197,8 @@ impl<C: Cursor> Lane<C> {
             }
             let name = &item.row.name;
             if self.course.bus.is_denied(name) && !self.course.aside.is_closed_name(name) {
-                self.close_name(name, &cause_of_denial(name));
+                let Cause { reason, cure, .. } = cause_of_denial(name);
+                self.course.close_name(name, &reason, cure);
             }
             match self.course.aside.take(Some(&self.stream), &item.row) {
                 Some(waiting) => {
@@ -382,6 +383,9 @@ impl<C: Cursor> Lane<C> {
             }
         }
         self.take_back(items.into());
+        if let Settled::Stored = settled {
+            self.is_open();
+        }
         Ok(settled)
     }
 
@@ -398,7 +402,8 @@ impl<C: Cursor> Lane<C> {
                 Ok((None, Settled::Changed))
             }
             Refusal::Closed(cause) if cause.is_of_subject => {
-                self.close_name(&item.row.name, &cause);
+                let Cause { reason, cure, .. } = &cause;
+                self.course.close_name(&item.row.name, reason, cure);
                 Ok((Some(item), Settled::Changed))
             }
             Refusal::Closed(cause) => Ok((Some(item), Settled::Closed(cause))),
@@ -447,14 +452,6 @@ impl<C: Cursor> Lane<C> {
 
     fn place(&self) -> String {
         WaitsFor::Stream(self.stream.clone()).to_string()
-    }
-
-    fn close_name(&self, name: &str, cause: &Cause) {
-        let place = WaitsFor::Subject(name.to_owned()).to_string();
-        self.course
-            .troubles
-            .begin(&place, &cause.reason, cause.cure);
-        self.course.aside.close_name(name, &cause.reason);
     }
 
     async fn is_for_want_of_permission(&self, items: &[Item]) -> bool {

@@ -19,10 +19,7 @@ use super::{
 };
 use crate::{
     bus::check_size,
-    outbox::{
-        parked::WaitsFor,
-        store::{Cursor, Page, Row},
-    },
+    outbox::store::{Cursor, Page, Row},
 };
 
 /// Rows that a lane may have waiting besides the batches that it is sending.
@@ -229,9 +226,7 @@ impl<C: Cursor> Router<C> {
             return Ok(Some(stream));
         }
         let reason = format!("no stream takes {name}");
-        let place = WaitsFor::Subject(name.to_owned()).to_string();
-        self.course.troubles.begin(&place, &reason, UNBOUND);
-        self.course.aside.close_name(name, &reason);
+        self.course.close_name(name, &reason, UNBOUND);
         Ok(None)
     }
 

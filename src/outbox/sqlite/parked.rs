@@ -178,7 +178,7 @@ pub(super) async fn list(
         from tidings_parked
         where id > ?3 and (?1 is null or id = ?1) and (?2 is null or key = ?2)
         order by id limit ?4";
-    let (id, key) = parameters(selection);
+    let (id, key) = selection.parameters();
     let rows = sqlx::query(names.sql(list, '_'))
         .bind(id)
         .bind(key)
@@ -197,7 +197,7 @@ pub(super) async fn unpark(
     let unpark = "update tidings_parked set asked_at = cast(unixepoch('subsec') * 1000000 as integer)
         where (?1 is null or id = ?1 or key = (select key from tidings_parked as meant where meant.id = ?1))
           and (?2 is null or key = ?2)";
-    let (id, key) = parameters(selection);
+    let (id, key) = selection.parameters();
     let asked = sqlx::query(names.sql(unpark, '_'))
         .bind(id)
         .bind(key)
@@ -217,7 +217,7 @@ pub(super) async fn discard(
             where (?1 is null or id = ?1) and (?2 is null or key = ?2)
             order by id limit ?3)
         returning id, event, name, version, key, headers, payload, at, parked_at, error, waits_for, asked_at";
-    let (id, key) = parameters(selection);
+    let (id, key) = selection.parameters();
     let rows = sqlx::query(names.sql(discard, '_'))
         .bind(id)
         .bind(key)
@@ -225,14 +225,6 @@ pub(super) async fn discard(
         .fetch_all(connection)
         .await?;
     rows.iter().map(read).collect()
-}
-
-fn parameters(selection: &ParkedSelection) -> (Option<i64>, Option<&str>) {
-    match selection {
-        ParkedSelection::All => (None, None),
-        ParkedSelection::Key(key) => (None, Some(key)),
-        ParkedSelection::Id(id) => (Some(*id), None),
-    }
 }
 
 fn read(row: &SqliteRow) -> Result<ParkedEvent, sqlx::Error> {
