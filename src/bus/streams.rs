@@ -10,6 +10,20 @@ use super::{Bus, BusError};
 
 /// The subjects of dead letters: `dead-letter.<subscriber>.<name>`.
 pub(crate) const DEAD_LETTER_SUBJECTS: &str = "dead-letter.>";
+/// Events that are due again: `tidings.retry.<subscriber>.<name>`.
+const RETRY_SUBJECTS: &str = "tidings.retry.>";
+/// Events that wait until they are: `tidings.retry-at.<subscriber>.<id>`.
+const RETRY_AT_SUBJECTS: &str = "tidings.retry-at.>";
+
+/// The subject of an event that a subscriber tries again.
+pub(crate) fn retry_subject(subscriber: &str, name: &str) -> String {
+    format!("tidings.retry.{subscriber}.{name}")
+}
+
+/// The subject under which an event waits until it is tried again.
+pub(super) fn retry_at_subject(subscriber: &str, id: &str) -> String {
+    format!("tidings.retry-at.{subscriber}.{id}")
+}
 
 /// A stream as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,6 +94,32 @@ impl StreamSpec {
         Self::new("DEAD_LETTERS", [subjects]).expect("a constant name")
     }
 
+    /// The stream of events that failed and are tried again later, `RETRIES`. An event is in it from its
+    /// failure to its next attempt, so that it keeps no place among the unanswered ones of its subscriber.
+    ///
+    /// # Panics
+    /// Never: its name and subjects are constants that a test parses.
+    #[must_use]
+    #[allow(clippy::expect_used)] // constants; the test below parses them
+    pub fn retries() -> Self {
+        let subjects = [RETRY_SUBJECTS, RETRY_AT_SUBJECTS]
+            .map(|subjects| Pattern::parse(subjects).expect("a constant pattern"));
+        Self::new("RETRIES", subjects).expect("a constant name")
+    }
+
+    /// The streams that subscribers need besides those of their events: the dead letters and the retries.
+    #[must_use]
+    pub fn of_subscribers() -> [Self; 2] {
+        [Self::dead_letters(), Self::retries()]
+    }
+
+    /// Whether events leave it when they were handled, and may come by a schedule.
+    fn holds_retries(&self) -> bool {
+        self.subjects
+            .iter()
+            .any(|subjects| [RETRY_SUBJECTS, RETRY_AT_SUBJECTS].contains(&subjects.as_str()))
+    }
+
     /// The settings that Tidings owns, under the names of the JetStream API.
     fn settings(&self) -> Map<String, Value> {
         let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
@@ -88,11 +128,18 @@ impl StreamSpec {
             None => json!(-1),
         };
         let subjects: Vec<&str> = self.subjects.iter().map(Pattern::as_str).collect();
+        // The server refuses schedules in a stream that discards new messages.
+        let (retention, discard) = if self.holds_retries() {
+            ("workqueue", "old")
+        } else {
+            ("limits", "new")
+        };
         let settings = json!({
             "subjects": subjects,
-            "retention": "limits",
+            "retention": retention,
             "storage": "file",
-            "discard": "new",
+            "discard": discard,
+            "allow_msg_schedules": self.holds_retries(),
             "num_replicas": self.replicas,
             "max_age": self.max_age.map_or(0, nanos),
             "max_bytes": max_bytes,
@@ -272,6 +319,13 @@ mod tests {
             panic!("an update is expected")
         };
         assert_eq!(differs, [("num_replicas".into(), "3".into(), "1".into())]);
+    }
+
+    #[test]
+    fn the_retries_are_a_stream_of_their_own_kind() {
+        let settings = StreamSpec::retries().settings();
+        assert_eq!(settings.get("retention"), Some(&json!("workqueue")));
+        assert_eq!(settings.get("allow_msg_schedules"), Some(&json!(true)));
     }
 
     #[test]

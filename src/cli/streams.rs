@@ -69,12 +69,13 @@ pub(super) async fn apply(bus: &Bus, config: &Config) -> Outcome {
     Ok(())
 }
 
-/// The configured streams, and the dead letters.
+/// The configured streams, and those that subscribers need.
 fn wanted(config: &Config) -> Vec<StreamSpec> {
     let mut wanted = config.streams.clone();
-    let dead_letters = StreamSpec::dead_letters();
-    if !wanted.iter().any(|spec| spec.name == dead_letters.name) {
-        wanted.push(dead_letters);
+    for needed in StreamSpec::of_subscribers() {
+        if !wanted.iter().any(|spec| spec.name == needed.name) {
+            wanted.push(needed);
+        }
     }
     wanted
 }

@@ -22,13 +22,21 @@ async fn a_dry_run_tells_and_an_apply_does_and_a_second_one_changes_nothing() {
     let applied = world.json(&["streams", "apply", "--json"]).await;
     let again = world.json(&["streams", "apply", "--json"]).await;
 
-    let create = [("EVENTS", "create"), ("DEAD_LETTERS", "create")];
+    let create = [
+        ("EVENTS", "create"),
+        ("DEAD_LETTERS", "create"),
+        ("RETRIES", "create"),
+    ];
     assert_eq!(plans(&planned), create);
     assert_eq!(plans(&still), create);
     assert_eq!(plans(&applied), create);
     assert_eq!(
         plans(&again),
-        [("EVENTS", "unchanged"), ("DEAD_LETTERS", "unchanged")]
+        [
+            ("EVENTS", "unchanged"),
+            ("DEAD_LETTERS", "unchanged"),
+            ("RETRIES", "unchanged"),
+        ]
     );
     assert_eq!(
         (&planned[0]["applied"], &applied[0]["applied"]),

@@ -426,7 +426,10 @@ async fn a_denied_subject_holds_up_no_other_and_goes_back_when_it_is_allowed() {
         NatsOptions::from(url)
     };
     let admin = Bus::connect(as_user("admin")).await.unwrap();
-    for stream in [crate::support::events_stream(), StreamSpec::dead_letters()] {
+    for stream in StreamSpec::of_subscribers()
+        .into_iter()
+        .chain([crate::support::events_stream()])
+    {
         admin.apply_stream(&stream).await.unwrap();
     }
     let bus = Bus::connect(as_user("relay")).await.unwrap();

@@ -80,7 +80,9 @@ impl<DB: BenchStore> World<DB> {
             let spec = StreamSpec::new(name, [Pattern::parse(subject)?])?;
             world.bus.apply_stream(&spec).await?;
         }
-        world.bus.apply_stream(&StreamSpec::dead_letters()).await?;
+        for spec in StreamSpec::of_subscribers() {
+            world.bus.apply_stream(&spec).await?;
+        }
         Ok(world)
     }
 

@@ -180,7 +180,10 @@ impl<DB: Database> World<DB> {
         nats: NatsServer,
     ) -> Self {
         let bus = Bus::connect(nats.url().into()).await.expect("a connection");
-        for stream in [events_stream(), StreamSpec::dead_letters()] {
+        for stream in StreamSpec::of_subscribers()
+            .into_iter()
+            .chain([events_stream()])
+        {
             bus.apply_stream(&stream).await.expect("a stream");
         }
         Self::beside((outbox, home), Arc::new(nats), bus).await
