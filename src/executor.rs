@@ -135,6 +135,8 @@ impl<S: Send + Sync + 'static> Executor<S> {
             cause: Cause::Unknown,
             error: error.to_string(),
             attempts: 0,
+            first_failed_at: None,
+            handler: None,
         })
     }
 
@@ -172,6 +174,8 @@ impl<S: Send + Sync + 'static> Executor<S> {
             cause,
             error,
             attempts: facts.attempt,
+            first_failed_at: None,
+            handler: None,
         };
         let Some(route) = self.subscriber.route(envelope) else {
             let error = format!(

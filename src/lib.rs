@@ -19,6 +19,7 @@ mod bus;
 mod context;
 mod executor;
 mod failure;
+mod fingerprint;
 mod handler;
 mod lanes;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]

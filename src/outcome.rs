@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+
 use crate::{
     failure::{Failure, Verdict},
     retry::Retry,
@@ -29,6 +31,10 @@ pub struct DeadLetter {
     pub error: String,
     /// How many attempts there were.
     pub attempts: u32,
+    /// When the first of them failed; `None` when none was made, or it is not known.
+    pub first_failed_at: Option<DateTime<Utc>>,
+    /// The type of the handler that failed; `None` when none was called.
+    pub handler: Option<&'static str>,
 }
 
 /// The kinds of cause.
@@ -86,6 +92,8 @@ pub(crate) fn decide(
             cause,
             error: failure.to_string(),
             attempts: attempt,
+            first_failed_at: None,
+            handler: None,
         })
     };
     match (failure.verdict, retry.delay(attempt, random)) {

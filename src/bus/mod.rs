@@ -10,6 +10,7 @@ mod connect;
 mod consumer;
 mod delivery;
 mod denied;
+mod letter;
 mod publisher;
 mod pull;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]

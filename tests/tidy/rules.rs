@@ -4,7 +4,7 @@ use crate::source::{Source, has_word, lines_where};
 
 /// The modules of the library and of the program, bottom first. Each imports from lower lines only.
 const LAYERS: &[&[&str]] = &[
-    &["failure", "retry"],
+    &["failure", "fingerprint", "retry"],
     &["outcome"],
     &["context"],
     &["handler"],
@@ -83,6 +83,7 @@ pub const RULES: &[Rule] = &[
         within: |path| {
             path.is_in(&[
                 "src/failure.rs",
+                "src/fingerprint.rs",
                 "src/retry.rs",
                 "src/outcome.rs",
                 "src/lanes.rs",

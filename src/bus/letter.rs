@@ -1,0 +1,294 @@
+//! A dead letter as NATS keeps it: subject, headers and payload of an event that is given up, and what gave
+//! it up. Never decides that it is, never reads one.
+
+use async_nats::{HeaderMap, HeaderName, HeaderValue, Message, Request};
+use bytes::Bytes;
+use chrono::{DateTime, SecondsFormat, Utc};
+use tidings_contract::wire;
+
+use super::{ApiError, Bus, BusError, Receipt};
+use crate::{fingerprint::fingerprint, outcome::DeadLetter};
+
+/// How much of an error's text a dead letter carries, in bytes.
+const MAX_ERROR_BYTES: usize = 2_048;
+/// What a letter says of itself.
+const OURS: &str = "tidings-dead-";
+/// What a retry says of itself; the letter tells it in its own words.
+const RETRY: &str = "tidings-retry-";
+/// The letter that the event was redriven from.
+const REDRIVE: &str = "tidings-redrive";
+
+/// An event that is given up.
+pub(super) struct Letter<'a> {
+    pub(super) subscriber: &'a str,
+    /// The message as it was delivered.
+    pub(super) message: &'a Message,
+    /// The subject under which the event was published.
+    pub(super) subject: &'a str,
+    /// The id that its publisher gave the message.
+    pub(super) message_id: Option<&'a str>,
+    /// Where the event stands.
+    pub(super) stream: &'a str,
+    pub(super) sequence: u64,
+    /// What no other message ever has.
+    pub(super) identity: &'a str,
+    /// The consumer's own count of its deliveries.
+    pub(super) consumer_sequence: Option<u64>,
+    pub(super) why: &'a DeadLetter,
+}
+
+impl Letter<'_> {
+    /// Stores the letter; the server has confirmed it when this ends.
+    pub(super) async fn bury(&self, bus: &Bus) -> Result<(), BusError> {
+        let subject = format!("dead-letter.{}.{}", self.subscriber, self.subject);
+        let (headers, payload) = self.fitting(bus.max_payload(), Utc::now());
+        let request = Request::new().headers(headers).payload(payload);
+        let answer = bus.request(&subject, request).await?;
+        match Receipt::read(&answer).into_result() {
+            Ok(_) => Ok(()),
+            Err(ApiError {
+                err_code,
+                description,
+            }) => Err(BusError::Api {
+                subject,
+                code: err_code,
+                description,
+            }),
+        }
+    }
+
+    /// The letter as the server takes it. What was wrong with an event may not be what keeps it from the dead
+    /// letters, so one that is too large loses first the text of its error, then its own headers, then its
+    /// payload, which the stream still has under the sequence that the letter names.
+    fn fitting(&self, limit: usize, now: DateTime<Utc>) -> (HeaderMap, Bytes) {
+        let fits = |headers: &HeaderMap, payload: &Bytes| {
+            let bytes = size_of(headers);
+            bytes <= wire::MAX_HEADER_BYTES && bytes + payload.len() <= limit
+        };
+        let payload = &self.message.payload;
+        let mut headers = self.headers(now);
+        if fits(&headers, payload) {
+            return (headers, payload.clone());
+        }
+        headers.insert("tidings-dead-error", "");
+        headers.insert("tidings-dead-truncated", "error");
+        if fits(&headers, payload) {
+            return (headers, payload.clone());
+        }
+        let own = |(name, values): (&HeaderName, &Vec<HeaderValue>)| {
+            let known: &str = name.as_ref();
+            let is_ours =
+                known.starts_with(OURS) || known.starts_with(REDRIVE) || known == wire::MESSAGE_ID;
+            let value = values.first().filter(|_| is_ours)?;
+            Some((name.clone(), value.clone()))
+        };
+        let mut headers: HeaderMap = headers.iter().filter_map(own).collect();
+        headers.insert("tidings-dead-truncated", "error, headers");
+        if fits(&headers, payload) {
+            return (headers, payload.clone());
+        }
+        headers.insert("tidings-dead-truncated", "error, headers, payload");
+        (headers, Bytes::new())
+    }
+
+    /// The original's headers, less those that tell NATS to do something, plus what went wrong.
+    fn headers(&self, now: DateTime<Utc>) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, values) in self.message.headers.iter().flat_map(HeaderMap::iter) {
+            let known: &str = name.as_ref();
+            let known = known.to_ascii_lowercase();
+            if ["nats-", RETRY, OURS]
+                .iter()
+                .any(|of| known.starts_with(of))
+            {
+                continue;
+            }
+            for value in values {
+                headers.append(name.clone(), value.clone());
+            }
+        }
+        let why = self.why;
+        let cause = why.cause.as_str();
+        let error = one_line(&why.error);
+        headers.insert(wire::MESSAGE_ID, self.id());
+        headers.insert("tidings-dead-subscriber", self.subscriber);
+        headers.insert("tidings-dead-stream", self.stream);
+        headers.insert("tidings-dead-sequence", self.sequence.to_string());
+        headers.insert("tidings-dead-identity", self.identity);
+        headers.insert("tidings-dead-subject", self.subject);
+        headers.insert("tidings-dead-cause", cause);
+        headers.insert("tidings-dead-fingerprint", fingerprint(cause, &error));
+        headers.insert("tidings-dead-error", error);
+        headers.insert("tidings-dead-attempts", why.attempts.to_string());
+        headers.insert("tidings-dead-at", time(now));
+        let known = [
+            ("message-id", self.message_id.map(str::to_owned)),
+            ("first-failed-at", why.first_failed_at.map(time)),
+            ("handler", why.handler.map(str::to_owned)),
+            (
+                "consumer-sequence",
+                self.consumer_sequence.map(|sequence| sequence.to_string()),
+            ),
+        ];
+        for (name, value) in known {
+            if let Some(value) = value {
+                headers.insert(format!("{OURS}{name}"), value);
+            }
+        }
+        headers
+    }
+
+    /// The same when the letter is written again, because its confirmation was lost; another one when the
+    /// event was redriven meanwhile, or the server would take its second letter for its first.
+    fn id(&self) -> String {
+        let headers = self.message.headers.as_ref();
+        let redriven = headers.and_then(|headers| headers.get(REDRIVE));
+        let Self {
+            subscriber,
+            identity,
+            ..
+        } = self;
+        match redriven {
+            Some(from) => format!("dead/{subscriber}/{identity}/{from}"),
+            None => format!("dead/{subscriber}/{identity}"),
+        }
+    }
+}
+
+fn time(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Micros, true)
+}
+
+/// The bytes of headers on the wire.
+fn size_of(headers: &HeaderMap) -> usize {
+    let line = |name: &str, value: &str| name.len() + value.len() + ": \r\n".len();
+    let lines = headers.iter().flat_map(|(name, values)| {
+        let name: &str = name.as_ref();
+        values.iter().map(move |value| line(name, value.as_str()))
+    });
+    "NATS/1.0\r\n\r\n".len() + lines.sum::<usize>()
+}
+
+/// A text as a header can carry it: one line, of a bounded length.
+fn one_line(text: &str) -> String {
+    let mut line: String = text
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    let mut end = line.len().min(MAX_ERROR_BYTES);
+    while !line.is_char_boundary(end) {
+        end -= 1;
+    }
+    line.truncate(end);
+    line.trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outcome::Cause;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn an_error_becomes_one_bounded_line(text in any::<String>()) {
+            let line = one_line(&text);
+            prop_assert!(line.len() <= MAX_ERROR_BYTES && !line.contains(char::is_control));
+        }
+    }
+
+    #[test]
+    fn a_long_error_is_cut_between_characters() {
+        assert!(one_line(&"\u{e9}".repeat(3_000)).len() <= MAX_ERROR_BYTES);
+    }
+
+    fn message(headers: &[(&'static str, &'static str)], payload: &str) -> Message {
+        let header = |(name, value): &(&'static str, &'static str)| {
+            (HeaderName::from_static(name), HeaderValue::from(*value))
+        };
+        Message {
+            subject: "tidings.retry.welcome.user.created".into(),
+            reply: None,
+            payload: payload.to_owned().into(),
+            headers: Some(headers.iter().map(header).collect()),
+            status: None,
+            description: None,
+            length: 0,
+        }
+    }
+
+    fn headers_of(message: &Message, why: &DeadLetter) -> HeaderMap {
+        let letter = Letter {
+            subscriber: "welcome",
+            message,
+            subject: "user.created",
+            message_id: Some("m1"),
+            stream: "EVENTS",
+            sequence: 7,
+            identity: "EVENTS/7/1",
+            consumer_sequence: Some(9),
+            why,
+        };
+        letter.fitting(1 << 20, DateTime::UNIX_EPOCH).0
+    }
+
+    fn why() -> DeadLetter {
+        DeadLetter {
+            cause: Cause::Exhausted,
+            error: "line 1\nline 2".to_owned(),
+            attempts: 3,
+            first_failed_at: Some(DateTime::UNIX_EPOCH),
+            handler: Some("shop::send_welcome"),
+        }
+    }
+
+    #[test]
+    fn a_letter_has_the_events_headers_and_what_went_wrong() {
+        let given = [
+            ("ce-id", "1"),
+            ("x-tenant", "acme"),
+            ("Nats-Schedule-Next", "purge"),
+            ("tidings-retry-failures", "2"),
+        ];
+        let headers = headers_of(&message(&given, "{}"), &why());
+        let mut lines: Vec<String> = headers
+            .iter()
+            .map(|(name, values)| format!("{name}: {}", values[0]))
+            .collect();
+        lines.sort();
+        assert_eq!(
+            lines,
+            [
+                "Nats-Msg-Id: dead/welcome/EVENTS/7/1",
+                "ce-id: 1",
+                "tidings-dead-at: 1970-01-01T00:00:00.000000Z",
+                "tidings-dead-attempts: 3",
+                "tidings-dead-cause: exhausted",
+                "tidings-dead-consumer-sequence: 9",
+                "tidings-dead-error: line 1 line 2",
+                "tidings-dead-fingerprint: 07d2ff65ab7a",
+                "tidings-dead-first-failed-at: 1970-01-01T00:00:00.000000Z",
+                "tidings-dead-handler: shop::send_welcome",
+                "tidings-dead-identity: EVENTS/7/1",
+                "tidings-dead-message-id: m1",
+                "tidings-dead-sequence: 7",
+                "tidings-dead-stream: EVENTS",
+                "tidings-dead-subject: user.created",
+                "tidings-dead-subscriber: welcome",
+                "x-tenant: acme",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_letter_of_a_redriven_event_is_another_one() {
+        let first = headers_of(&message(&[], "{}"), &why());
+        let redriven = message(&[(REDRIVE, "12"), ("tidings-redrives", "1")], "{}");
+        let second = headers_of(&redriven, &why());
+        assert_ne!(
+            first.get(wire::MESSAGE_ID).unwrap(),
+            second.get(wire::MESSAGE_ID).unwrap()
+        );
+        assert_eq!(second.get("tidings-redrives").unwrap().as_str(), "1");
+    }
+}
