@@ -41,6 +41,9 @@ pub(crate) struct Arrival {
     pub(crate) subject: String,
     pub(crate) stream: String,
     pub(crate) sequence: u64,
+    /// The place among the consumer's deliveries: what is missing between two was lost on its way.
+    #[allow(dead_code)] // the ordered subscribers' take-over is written beside this
+    pub(crate) consumer_sequence: u64,
     /// How often the server has delivered it, this time included.
     pub(crate) delivered: u32,
 }

@@ -80,6 +80,30 @@ impl Bus {
         self.put_consumer(spec, config, "update").await
     }
 
+    /// Takes the consumer back to its acknowledgement floor: what was delivered and not acknowledged comes again,
+    /// in order, as if for the first time, and with it what was acknowledged behind a gap. Gives the sequence of
+    /// the stream that comes next.
+    #[allow(dead_code)] // the ordered subscribers' take-over is written beside this
+    pub(crate) async fn reset_consumer(&self, spec: &ConsumerSpec) -> Result<u64, BusError> {
+        #[derive(Deserialize)]
+        struct Reset {
+            reset_seq: u64,
+        }
+        let (stream, durable) = (&spec.stream, &spec.durable);
+        let subject = format!("$JS.API.CONSUMER.RESET.{stream}.{durable}");
+        // An older server does not answer at all.
+        if !self.client.is_server_compatible(2, 14, 0) {
+            return Err(BusError::TooOld {
+                subject,
+                needs: "2.14",
+                version: self.server_version(),
+            });
+        }
+        let Reset { reset_seq } = self.api(&subject, &json!({})).await?;
+        tracing::info!(stream, durable, reset_seq, "the consumer is reset");
+        Ok(reset_seq)
+    }
+
     async fn consumer_config(
         &self,
         spec: &ConsumerSpec,

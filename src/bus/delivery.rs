@@ -78,6 +78,7 @@ impl Delivery {
             subject: message.subject.to_string(),
             stream: place.stream.clone(),
             sequence: place.sequence,
+            consumer_sequence: place.consumer_sequence,
             delivered: place.delivered,
         };
         let delivery = Self {

@@ -8,6 +8,7 @@
 mod batch;
 mod connect;
 mod consumer;
+mod credit;
 mod delivery;
 mod denied;
 mod letter;
@@ -85,6 +86,16 @@ pub enum BusError {
         code: u64,
         /// The server's words.
         description: String,
+    },
+    /// The server is too old for what is asked of it.
+    #[error("{subject} needs nats-server {needs}, and this one is {version}")]
+    TooOld {
+        /// The subject of the request.
+        subject: String,
+        /// The version that is needed.
+        needs: &'static str,
+        /// The version that is there.
+        version: String,
     },
     /// The request could not be sent, or its answer not be read.
     #[error("the request on {subject} failed: {reason}")]

@@ -1,11 +1,9 @@
-//! Pulling messages with a credit of our own: never more asked for than there are free places.
-//! Never decides what happens to a message.
+//! Pulling messages with a credit of our own: never more asked for than there is room. Never decides what
+//! happens to a message.
 //!
-//! A pull is a request that the server answers with up to `batch` messages within `expires`; until
-//! then it sends a heartbeat. What was asked for and not yet seen is `outstanding`. Three things keep
-//! that number honest: the status that ends a pull says how much of it is left, no pull outlives its
-//! expiry, and silence for longer than the heartbeat means that the pulls are lost (a restarted
-//! server forgets them) and begins anew on a fresh inbox.
+//! A pull is a request that the server answers with up to `batch` messages of at most `max_bytes` together
+//! within `expires`; until then it sends a heartbeat. Silence for longer than the heartbeat means that the
+//! pulls are lost (a restarted server forgets them) and begins anew on a fresh inbox.
 
 use std::time::Duration;
 
@@ -15,7 +13,10 @@ use futures::StreamExt;
 use serde_json::json;
 use tokio::{sync::watch, time::Instant};
 
-use super::{Bus, BusError};
+use super::{
+    Bus, BusError,
+    credit::{Credit, Room},
+};
 
 const EXPIRES: Duration = Duration::from_secs(5);
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -35,9 +36,7 @@ pub(crate) struct Puller {
     next_subject: String,
     inbox: String,
     subscriber: Subscriber,
-    outstanding: usize,
-    /// After this moment no pull that was sent can be alive.
-    all_expired: Instant,
+    credit: Credit,
     last_heard: Instant,
     lost: watch::Receiver<u64>,
     /// The inbox before this one: what was on its way to it is not thrown away.
@@ -74,42 +73,53 @@ impl Puller {
             ),
             inbox,
             subscriber,
-            outstanding: 0,
-            all_expired: now,
+            credit: Credit::new(),
             last_heard: now,
             lost,
             previous: None,
         })
     }
 
-    /// Asks for more when enough places are free to be worth a request.
-    pub(crate) async fn ask(&mut self, free: usize, capacity: usize) -> Result<(), PullError> {
-        let more = free.saturating_sub(self.outstanding);
-        let worth_it = more > 0 && (self.outstanding == 0 || more >= capacity / 2);
-        if !worth_it {
+    /// Asks for more when enough places of `capacity` are free to be worth a request, and as many bytes
+    /// as any message may have.
+    pub(crate) async fn ask(
+        &mut self,
+        free: usize,
+        capacity: usize,
+        bytes_free: usize,
+    ) -> Result<(), PullError> {
+        let room = Room {
+            free,
+            capacity,
+            bytes: bytes_free,
+            largest: self.bus.max_payload(),
+        };
+        let Some(pull) = self.credit.next(room) else {
             return Ok(());
-        }
+        };
         let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        let pull = json!({
-            "batch": more,
+        let mut request = json!({
+            "batch": pull.batch,
             "expires": nanos(EXPIRES),
             "idle_heartbeat": nanos(HEARTBEAT),
         });
+        if let Some(bytes) = pull.max_bytes {
+            request["max_bytes"] = json!(bytes);
+        }
         self.bus
             .client
             .publish_with_reply(
                 self.next_subject.clone(),
                 self.inbox.clone(),
-                Bytes::from(pull.to_string()),
+                Bytes::from(request.to_string()),
             )
             .await
             .map_err(|error| self.broken(&error))?;
         let now = Instant::now();
-        if self.outstanding == 0 {
+        if !self.credit.is_outstanding() {
             self.last_heard = now;
         }
-        self.outstanding += more;
-        self.all_expired = now + EXPIRES + HEARTBEAT;
+        self.credit.sent(pull, now + EXPIRES + HEARTBEAT);
         Ok(())
     }
 
@@ -119,7 +129,7 @@ impl Puller {
     /// No message is lost when the future is dropped, unless the pulls were found lost.
     pub(crate) async fn next(&mut self) -> Result<Option<Pulled>, PullError> {
         let silent_until = self.last_heard + SILENCE;
-        let waiting = self.outstanding > 0;
+        let waiting = self.credit.is_outstanding();
         tokio::select! {
             // What has arrived comes before any conclusion from silence.
             biased;
@@ -141,21 +151,18 @@ impl Puller {
         let Some(message) = message else {
             return Err(PullError::Gone("the subscription has ended".into()));
         };
-        let now = Instant::now();
-        self.last_heard = now;
+        self.last_heard = Instant::now();
         match message.status {
             None => {
-                self.outstanding = self.outstanding.saturating_sub(1);
+                self.credit.arrived(message.length);
                 Ok(Some(Pulled(message)))
             }
             Some(StatusCode::IDLE_HEARTBEAT) => {
-                if now > self.all_expired {
-                    self.outstanding = 0;
-                }
+                self.credit.bury(self.last_heard);
                 Ok(None)
             }
             Some(StatusCode::NO_RESPONDERS) => {
-                self.outstanding = 0;
+                self.credit.forget();
                 Err(PullError::Gone("nobody answers".into()))
             }
             Some(_) => self.end_of_pull(&message),
@@ -164,20 +171,23 @@ impl Puller {
 
     /// A pull ended without having been filled: by expiry, or because the server says why.
     fn end_of_pull(&mut self, message: &Message) -> Result<Option<Pulled>, PullError> {
-        let left = message
-            .headers
-            .as_ref()
-            .and_then(|headers| headers.get("Nats-Pending-Messages"))
-            .and_then(|value| value.as_str().parse().ok())
-            .unwrap_or(0);
-        self.outstanding = self.outstanding.saturating_sub(left);
+        let number = |name| {
+            let headers = message.headers.as_ref()?;
+            headers.get(name)?.as_str().parse().ok()
+        };
+        let left = number("Nats-Pending-Messages").unwrap_or(0);
+        let bytes = number("Nats-Pending-Bytes").unwrap_or(0);
         let reason = message.description.clone().unwrap_or_default();
         let said = reason.to_ascii_lowercase();
+        if said.contains("exceeds maxbytes") {
+            self.credit.does_not_fit(left);
+        }
+        self.credit.ended(left, bytes);
         if said.contains("deleted") || said.contains("push based") || said.contains("exceeded") {
             return Err(PullError::Gone(reason));
         }
         if said.contains("shutdown") || said.contains("leadership") {
-            self.outstanding = 0;
+            self.credit.forget();
         }
         Ok(None)
     }
@@ -207,11 +217,14 @@ impl Puller {
     /// Forgets all pulls. What the server still sends to the old inbox is taken; what goes to one before it
     /// comes again after the consumer's acknowledgement time.
     async fn begin_anew(&mut self) -> Result<(), PullError> {
-        tracing::debug!(lost = self.outstanding, "no heartbeat: pulling anew");
+        tracing::debug!(
+            lost = self.credit.outstanding(),
+            "no heartbeat: pulling anew"
+        );
         self.inbox = self.bus.client.new_inbox();
         let fresh = subscribe(&self.bus, &self.inbox).await?;
         self.previous = Some(std::mem::replace(&mut self.subscriber, fresh));
-        self.outstanding = 0;
+        self.credit.forget();
         self.last_heard = Instant::now();
         Ok(())
     }

@@ -16,6 +16,8 @@ use super::{
 
 /// How many messages are asked for at once.
 const AHEAD: usize = 512;
+/// And how many bytes.
+const AHEAD_BYTES: usize = 32 * 1024 * 1024;
 /// How often in a row reading begins anew before it gives up.
 const MAX_TRIES: u32 = 20;
 
@@ -141,7 +143,7 @@ impl Reader {
     pub(super) async fn next_message(&mut self) -> Result<(Message, Place), ReaderError> {
         let mut tries = 0;
         loop {
-            let pulled = match self.puller.ask(AHEAD, AHEAD).await {
+            let pulled = match self.puller.ask(AHEAD, AHEAD, AHEAD_BYTES).await {
                 Ok(()) => self.puller.next().await,
                 Err(error) => Err(error),
             };

@@ -18,6 +18,8 @@ use crate::{
 /// How many more events an ordered subscriber holds than it runs, so that a hot key does not leave
 /// places empty.
 const AHEAD_WHEN_ORDERED: usize = 8;
+/// How many bytes may be asked for at once.
+const MAX_BYTES: usize = 64 * 1024 * 1024;
 /// How long a consumer that does not answer is left alone, at first and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -122,7 +124,7 @@ impl<S: Send + Sync + 'static> Pump<S> {
             return;
         }
         let free = self.capacity.saturating_sub(self.held.len());
-        if let Err(error) = self.puller.ask(free, self.capacity).await {
+        if let Err(error) = self.puller.ask(free, self.capacity, MAX_BYTES).await {
             self.interrupt(&error);
         }
     }

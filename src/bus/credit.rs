@@ -1,0 +1,234 @@
+//! What was asked for and is not here yet: messages and bytes. A plain value; never talks to a server.
+//!
+//! Two things keep the numbers honest: the status that ends a pull says how much of it is left, and no pull
+//! outlives its expiry, so nothing more can be outstanding than the pulls that may be alive asked for.
+
+use std::collections::VecDeque;
+
+use tokio::time::Instant;
+
+/// What a message takes beside its payload and headers: its subject and where to acknowledge it.
+const AROUND: usize = 8 * 1024;
+/// What a message is taken to be as long as none was seen, in bytes.
+const FIRST_GUESS: usize = 4 * 1024;
+
+/// The pulls that may be alive.
+#[derive(Debug)]
+pub(super) struct Credit {
+    pulls: VecDeque<Sent>,
+    outstanding: usize,
+    /// The bytes that may still come.
+    bytes: usize,
+    /// The size of a message, as they were lately.
+    typical: usize,
+    /// The next message did not fit into a whole pull's bytes: the next pull has no bound.
+    is_unbounded: bool,
+}
+
+#[derive(Debug)]
+struct Sent {
+    dies_at: Instant,
+    batch: usize,
+    bytes: usize,
+}
+
+/// What the next pull asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Pull {
+    pub(super) batch: usize,
+    /// `None`: a single message, of whatever size.
+    pub(super) max_bytes: Option<usize>,
+}
+
+/// The room that there is for more.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Room {
+    /// The places that are free, of so many.
+    pub(super) free: usize,
+    pub(super) capacity: usize,
+    pub(super) bytes: usize,
+    /// The largest message that the server takes.
+    pub(super) largest: usize,
+}
+
+impl Credit {
+    pub(super) fn new() -> Self {
+        Self {
+            pulls: VecDeque::new(),
+            outstanding: 0,
+            bytes: 0,
+            typical: FIRST_GUESS,
+            is_unbounded: false,
+        }
+    }
+
+    pub(super) fn is_outstanding(&self) -> bool {
+        self.outstanding > 0
+    }
+
+    pub(super) fn outstanding(&self) -> usize {
+        self.outstanding
+    }
+
+    /// The next pull, if enough places are free to be worth a request, and bytes for any message: a pull with
+    /// less could never be answered.
+    pub(super) fn next(&self, room: Room) -> Option<Pull> {
+        let more = room.free.saturating_sub(self.outstanding);
+        let is_worth_it = more > 0 && (self.outstanding == 0 || more >= room.capacity / 2);
+        if !is_worth_it {
+            return None;
+        }
+        if self.is_unbounded {
+            return (self.outstanding == 0).then_some(Pull {
+                batch: 1,
+                max_bytes: None,
+            });
+        }
+        let least = room.largest + AROUND;
+        let free = room.bytes.saturating_sub(self.bytes);
+        let is_empty = self.outstanding == 0 && room.free == room.capacity;
+        if free < least && !is_empty {
+            return None;
+        }
+        let wanted = more.saturating_mul(self.typical).saturating_mul(2);
+        Some(Pull {
+            batch: more,
+            max_bytes: Some(wanted.min(free).max(least)),
+        })
+    }
+
+    /// A pull was sent that the server forgets at `dies_at`, at the latest.
+    pub(super) fn sent(&mut self, pull: Pull, dies_at: Instant) {
+        self.pulls.push_back(Sent {
+            dies_at,
+            batch: pull.batch,
+            bytes: pull.max_bytes.unwrap_or(0),
+        });
+        self.outstanding += pull.batch;
+        self.bytes += pull.max_bytes.unwrap_or(0);
+        self.is_unbounded = false;
+    }
+
+    pub(super) fn arrived(&mut self, size: usize) {
+        self.typical = (self.typical * 7 + size) / 8;
+        self.less(1, size);
+    }
+
+    /// A pull ended with so much left.
+    pub(super) fn ended(&mut self, batch: usize, bytes: usize) {
+        self.less(batch, bytes);
+    }
+
+    /// A pull with so much left ended because the next message does not fit. If it had delivered nothing yet,
+    /// that message is larger than any that the server takes today.
+    pub(super) fn does_not_fit(&mut self, batch: usize) {
+        self.is_unbounded = self.pulls.iter().any(|pull| pull.batch == batch);
+    }
+
+    /// Time has passed: what died is not outstanding any more, whatever was heard of it.
+    pub(super) fn bury(&mut self, now: Instant) {
+        while self.pulls.front().is_some_and(|pull| pull.dies_at < now) {
+            self.pulls.pop_front();
+        }
+        let batch = self.pulls.iter().map(|pull| pull.batch).sum();
+        let bytes = self.pulls.iter().map(|pull| pull.bytes).sum();
+        let dead = self.outstanding.saturating_sub(batch);
+        self.less(dead, self.bytes.saturating_sub(bytes));
+    }
+
+    pub(super) fn forget(&mut self) {
+        self.pulls.clear();
+        self.outstanding = 0;
+        self.bytes = 0;
+    }
+
+    fn less(&mut self, messages: usize, bytes: usize) {
+        self.outstanding = self.outstanding.saturating_sub(messages);
+        self.bytes = self.bytes.saturating_sub(bytes);
+        if self.outstanding == 0 {
+            self.forget();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const LARGEST: usize = 1024 * 1024;
+
+    fn room(free: usize, bytes: usize) -> Room {
+        Room {
+            free,
+            capacity: 16,
+            bytes,
+            largest: LARGEST,
+        }
+    }
+
+    #[test]
+    fn never_more_is_asked_for_than_there_are_places() {
+        let mut credit = Credit::new();
+        let now = Instant::now();
+        let first = credit.next(room(16, usize::MAX)).expect("a pull");
+        credit.sent(first, now);
+        assert_eq!(first.batch, 16);
+        assert_eq!(credit.next(room(16, usize::MAX)), None);
+        for _ in 0..8 {
+            credit.arrived(100);
+        }
+        assert_eq!(credit.next(room(8, usize::MAX)), None);
+        let more = credit.next(room(16, usize::MAX)).expect("a pull");
+        assert_eq!(more.batch, 8);
+    }
+
+    #[test]
+    fn a_pull_has_bytes_for_any_message_or_waits_until_it_has() {
+        let mut credit = Credit::new();
+        let tight = LARGEST / 2;
+        // Nothing is held: a message that the server takes must be deliverable.
+        let pull = credit.next(room(16, tight)).expect("a pull");
+        assert!(pull.max_bytes.expect("a bound") > LARGEST);
+        assert_eq!(credit.next(room(15, tight)), None);
+        let plenty = credit.next(room(15, 64 * LARGEST)).expect("a pull");
+        assert!(plenty.max_bytes.expect("a bound") < 2 * LARGEST);
+        for _ in 0..100 {
+            credit.arrived(LARGEST);
+        }
+        let large = credit.next(room(15, 64 * LARGEST)).expect("a pull");
+        assert!(large.max_bytes.expect("a bound") > 16 * LARGEST);
+    }
+
+    #[test]
+    fn a_message_larger_than_the_server_takes_now_comes_alone_and_without_a_bound() {
+        let mut credit = Credit::new();
+        let pull = credit.next(room(16, usize::MAX)).expect("a pull");
+        credit.sent(pull, Instant::now());
+        credit.does_not_fit(16);
+        credit.ended(16, 0);
+        let pull = credit.next(room(16, usize::MAX)).expect("a pull");
+        assert_eq!((pull.batch, pull.max_bytes), (1, None));
+        credit.sent(pull, Instant::now());
+        credit.arrived(2 * LARGEST);
+        let next = credit.next(room(15, usize::MAX)).expect("a pull");
+        assert_eq!(next.batch, 15);
+    }
+
+    #[test]
+    fn what_a_pull_left_is_not_outstanding_and_a_dead_pull_is_none() {
+        let mut credit = Credit::new();
+        let now = Instant::now();
+        let pull = credit.next(room(16, usize::MAX)).expect("a pull");
+        credit.sent(pull, now);
+        credit.arrived(100);
+        credit.ended(10, 0);
+        assert_eq!(credit.outstanding(), 5);
+        credit.bury(now);
+        assert_eq!(credit.outstanding(), 5);
+        credit.bury(now + Duration::from_millis(1));
+        assert!(!credit.is_outstanding());
+        assert_eq!(credit.bytes, 0);
+    }
+}
