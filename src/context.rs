@@ -1,6 +1,6 @@
 //! What a handler knows besides the event. It owns nothing that outlives the delivery.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use tidings_contract::{Envelope, EventId, Headers};
@@ -21,7 +21,12 @@ pub(crate) struct Facts {
     pub(crate) subscriber: Arc<str>,
     pub(crate) stream: String,
     pub(crate) sequence: u64,
+    /// When the stream stored the message.
+    #[allow(dead_code)] // the inbox needs it
+    pub(crate) stored_at: DateTime<Utc>,
     pub(crate) attempt: u32,
+    /// How long the handler may take.
+    pub(crate) timeout: Duration,
     pub(crate) cancelled: CancellationToken,
 }
 
@@ -34,6 +39,10 @@ tokio::task_local! {
 impl<S> Context<S> {
     pub(crate) fn new(state: Arc<S>, delivery: Arc<Facts>) -> Self {
         Self { state, delivery }
+    }
+
+    pub(crate) fn facts(&self) -> &Arc<Facts> {
+        &self.delivery
     }
 
     /// The state that the worker was made with.

@@ -9,14 +9,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use chrono::{DateTime, Utc};
 use futures::{FutureExt, future::BoxFuture};
 use tidings_contract::{Envelope, NameError};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    context::{self, Context, Facts},
+    context::{Context, Facts},
     failure::Failure,
-    outcome::{self, Cause, DeadLetter, Outcome},
+    outcome::{self, Cause, DeadLetter, Handled, Outcome},
     retry::Retry,
     subscriber::EventSubscriber,
 };
@@ -44,6 +45,8 @@ pub(crate) struct Arrival {
     /// The place among the consumer's deliveries: what is missing between two was lost on its way.
     #[allow(dead_code)] // the ordered subscribers' take-over is written beside this
     pub(crate) consumer_sequence: u64,
+    /// When the stream stored the message.
+    pub(crate) stored_at: DateTime<Utc>,
     /// How often the server has delivered it, this time included.
     pub(crate) delivered: u32,
 }
@@ -98,6 +101,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
     /// it is done or dead; another one gives it back to the server between attempts.
     pub(crate) async fn run(&self, arrival: Arrival, acknowledger: &impl Acknowledger) {
         let mut attempt = arrival.delivered.max(1);
+        let mut postponed = 0;
         if !self.subscriber.takes(&arrival.subject) {
             return self.leave(&arrival, acknowledger).await;
         }
@@ -112,12 +116,12 @@ impl<S: Send + Sync + 'static> Executor<S> {
         loop {
             let began = Instant::now();
             // Whatever of the user's panics, decoding and the text of an error included, is a failed attempt.
-            let attempted =
-                AssertUnwindSafe(self.attempt(&arrival, envelope, attempt)).catch_unwind();
+            let attempted = AssertUnwindSafe(self.attempt(&arrival, envelope, attempt, postponed))
+                .catch_unwind();
             let outcome = match alive(attempted, acknowledger).await {
                 Ok(Ended::Decided(outcome)) => outcome,
                 Ok(Ended::HandedBack) => return self.hand_back(&arrival, acknowledger).await,
-                Err(panic) => self.decide(Err(panicked(&*panic)), attempt),
+                Err(panic) => self.decide(Err(panicked(&*panic)), attempt, postponed),
             };
             self.record(&arrival, attempt, &outcome, began.elapsed());
             match outcome {
@@ -126,6 +130,12 @@ impl<S: Send + Sync + 'static> Executor<S> {
                         return self.hand_back(&arrival, acknowledger).await;
                     }
                     attempt += 1;
+                }
+                Outcome::Postpone(after) if self.subscriber.ordered => {
+                    if !alive(self.wait(after), acknowledger).await {
+                        return self.hand_back(&arrival, acknowledger).await;
+                    }
+                    postponed += 1;
                 }
                 outcome => return self.answer(&arrival, &outcome, acknowledger).await,
             }
@@ -143,28 +153,36 @@ impl<S: Send + Sync + 'static> Executor<S> {
         })
     }
 
-    async fn attempt(&self, arrival: &Arrival, envelope: &Envelope, attempt: u32) -> Ended {
+    async fn attempt(
+        &self,
+        arrival: &Arrival,
+        envelope: &Envelope,
+        attempt: u32,
+        postponed: u32,
+    ) -> Ended {
         let facts = Arc::new(Facts {
             envelope: envelope.clone(),
             subscriber: Arc::clone(&self.name),
             stream: arrival.stream.clone(),
             sequence: arrival.sequence,
+            stored_at: arrival.stored_at,
             attempt,
+            timeout: self.subscriber.timeout,
             cancelled: self.halt.child_token(),
         });
         let call = match self.call(envelope, &facts) {
             Ok(call) => call,
             Err(letter) => return Ended::Decided(Outcome::Reject(letter)),
         };
-        let result = self.bounded(call, &facts).await;
+        let result = self.unless_halted(call).await;
         let Some(result) = result else {
             return Ended::HandedBack;
         };
-        Ended::Decided(self.decide(result, attempt))
+        Ended::Decided(self.decide(result, attempt, postponed))
     }
 
-    fn decide(&self, result: Result<(), Failure>, attempt: u32) -> Outcome {
-        outcome::decide(result, attempt, &self.subscriber.retry, random())
+    fn decide(&self, result: Result<Handled, Failure>, attempt: u32, postponed: u32) -> Outcome {
+        outcome::decide(result, attempt, postponed, &self.subscriber.retry, random())
     }
 
     /// Decodes the event and makes the handler's future.
@@ -172,7 +190,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
         &'a self,
         envelope: &Envelope,
         facts: &Arc<Facts>,
-    ) -> Result<BoxFuture<'a, Result<(), Failure>>, DeadLetter> {
+    ) -> Result<BoxFuture<'a, Result<Handled, Failure>>, DeadLetter> {
         let dead = |cause, error| DeadLetter {
             cause,
             error,
@@ -196,19 +214,13 @@ impl<S: Send + Sync + 'static> Executor<S> {
             .map_err(|error| dead(Cause::Undecodable, error.to_string()))
     }
 
-    /// Runs the handler within its time; `None` when the worker halts first.
-    async fn bounded(
+    /// Runs a call; `None` when the worker halts first.
+    async fn unless_halted(
         &self,
-        call: BoxFuture<'_, Result<(), Failure>>,
-        facts: &Arc<Facts>,
-    ) -> Option<Result<(), Failure>> {
-        let handled = context::handling(Arc::clone(facts), call);
+        call: BoxFuture<'_, Result<Handled, Failure>>,
+    ) -> Option<Result<Handled, Failure>> {
         tokio::select! {
-            handled = handled => Some(handled),
-            () = tokio::time::sleep(self.subscriber.timeout) => {
-                facts.cancelled.cancel();
-                Some(Err(Failure::retry(format!("the handler took longer than {:?}", self.subscriber.timeout))))
-            }
+            handled = call => Some(handled),
             () = self.halt.cancelled() => None,
         }
     }
@@ -227,8 +239,10 @@ impl<S: Send + Sync + 'static> Executor<S> {
         let mut pause = FIRST_PAUSE;
         for tried in 1_u32.. {
             let answered = match outcome {
-                Outcome::Ack => acknowledger.ack().await,
-                Outcome::Retry(after) => acknowledger.retry(*after).await,
+                Outcome::Ack | Outcome::Duplicate => acknowledger.ack().await,
+                Outcome::Retry(after) | Outcome::Postpone(after) => {
+                    acknowledger.retry(*after).await
+                }
                 Outcome::Reject(letter) => acknowledger.dead_letter(letter).await,
             };
             let Err(error) = answered else { return };
@@ -290,7 +304,11 @@ impl<S: Send + Sync + 'static> Executor<S> {
         }
         match outcome {
             Outcome::Ack => log!(debug, "handled"),
+            Outcome::Duplicate => log!(debug, "handled before"),
             Outcome::Retry(after) => log!(warn, retry_after = ?after, "failed: it is tried again"),
+            Outcome::Postpone(after) => {
+                log!(warn, retry_after = ?after, "what the handler needs is not there: it is tried again");
+            }
             Outcome::Reject(letter) => {
                 log!(
                     error,

@@ -17,6 +17,11 @@ pub(crate) enum Verdict {
     Retry,
     RetryAfter(Duration),
     Reject,
+    /// What the handler needs is not there, so it could not decide anything: tried again, for as long as it
+    /// takes, without costing an attempt.
+    Unavailable,
+    /// The event's time is not in the reach of the inbox.
+    OutsideInbox,
 }
 
 impl Failure {
@@ -34,6 +39,18 @@ impl Failure {
     /// No later try can succeed: to the dead letters, now.
     pub fn reject(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::new(Verdict::Reject, source.into())
+    }
+
+    #[allow(dead_code)] // the inbox says so
+    /// What the handler needs failed before it could decide. Not the handler's failure.
+    pub(crate) fn unavailable(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::new(Verdict::Unavailable, source.into())
+    }
+
+    #[allow(dead_code)] // the inbox says so
+    /// The inbox cannot tell whether the event was handled before.
+    pub(crate) fn outside_inbox(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::new(Verdict::OutsideInbox, source.into())
     }
 
     fn new(verdict: Verdict, source: Box<dyn Error + Send + Sync>) -> Self {

@@ -1,11 +1,15 @@
 //! What a user writes to handle an event, and how it is called without its type.
 
-use std::marker::PhantomData;
+use std::{marker::PhantomData, sync::Arc};
 
 use futures::future::{BoxFuture, FutureExt};
 use tidings_contract::{Envelope, Event};
 
-use crate::{context::Context, failure::Failure};
+use crate::{
+    context::{self, Context, Facts},
+    failure::Failure,
+    outcome::Handled,
+};
 
 /// Handles one kind of event. Every `async fn(E, Context<S>) -> Result<(), Failure>` is one; implement
 /// it for a struct when a handler has fields of its own.
@@ -35,12 +39,31 @@ where
 
 /// A handler whose event's type is behind the decoding.
 pub(crate) trait Erased<S>: Send + Sync {
-    /// Decodes the event; the future runs the handler.
+    /// Decodes the event; the future runs the handler, within the handler's time.
     fn call<'a>(
         &'a self,
         envelope: &Envelope,
         cx: Context<S>,
-    ) -> Result<BoxFuture<'a, Result<(), Failure>>, serde_json::Error>;
+    ) -> Result<BoxFuture<'a, Result<Handled, Failure>>, serde_json::Error>;
+}
+
+/// Runs the user's part of a call within its time; what it publishes inherits the delivery's lineage. What a
+/// call does besides, such as opening a transaction, does not use up that time.
+pub(crate) async fn within(
+    facts: &Arc<Facts>,
+    handler: impl Future<Output = Result<(), Failure>>,
+) -> Result<(), Failure> {
+    let handling = context::handling(Arc::clone(facts), handler);
+    match tokio::time::timeout(facts.timeout, handling).await {
+        Ok(handled) => handled,
+        Err(_) => {
+            facts.cancelled.cancel();
+            let timeout = facts.timeout;
+            Err(Failure::retry(format!(
+                "the handler took longer than {timeout:?}"
+            )))
+        }
+    }
 }
 
 pub(crate) struct Typed<E, H> {
@@ -67,8 +90,13 @@ where
         &'a self,
         envelope: &Envelope,
         cx: Context<S>,
-    ) -> Result<BoxFuture<'a, Result<(), Failure>>, serde_json::Error> {
+    ) -> Result<BoxFuture<'a, Result<Handled, Failure>>, serde_json::Error> {
         let event = envelope.decode::<E>()?;
-        Ok(self.handler.handle(event, cx).boxed())
+        let call = async move {
+            let facts = Arc::clone(cx.facts());
+            within(&facts, self.handler.handle(event, cx)).await?;
+            Ok(Handled::Done)
+        };
+        Ok(call.boxed())
     }
 }

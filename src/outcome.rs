@@ -9,14 +9,27 @@ use crate::{
     retry::Retry,
 };
 
+/// How a call succeeded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Handled {
+    Done,
+    /// The inbox holds the event: the handler was not called.
+    #[allow(dead_code)] // the inbox says so
+    Already,
+}
+
 /// What becomes of a delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Outcome {
     /// Done: it never comes again.
     Ack,
+    /// It was handled before, says the inbox: it never comes again, and the handler was not called.
+    Duplicate,
     /// It comes again after this time.
     Retry(Duration),
+    /// It comes again after this time, and this was not an attempt: what the handler needs is not there.
+    Postpone(Duration),
     /// It goes to the dead letters.
     Reject(DeadLetter),
 }
@@ -49,6 +62,8 @@ pub enum Cause {
     Undecodable,
     /// No handler knows the name, or the version.
     Unknown,
+    /// The event's time is not in the reach of the inbox, which cannot tell whether it was handled.
+    OutsideInbox,
 }
 
 impl Cause {
@@ -60,6 +75,7 @@ impl Cause {
             Self::Exhausted => "exhausted",
             Self::Undecodable => "undecodable",
             Self::Unknown => "unknown",
+            Self::OutsideInbox => "outside-inbox",
         }
     }
 }
@@ -70,21 +86,30 @@ impl Outcome {
     pub const fn as_str(&self) -> &'static str {
         match self {
             Self::Ack => "ack",
+            Self::Duplicate => "duplicate",
             Self::Retry(_) => "retry",
+            Self::Postpone(_) => "postpone",
             Self::Reject(_) => "reject",
         }
     }
 }
 
-/// Decides what becomes of attempt number `attempt`, from 1. `random` is from 0 to 1.
+/// When an event comes again that could not be handled for lack of something.
+const POSTPONED: Retry =
+    Retry::exponential(Duration::from_millis(250), Duration::from_secs(10)).attempts(u32::MAX);
+
+/// Decides what becomes of attempt number `attempt`, from 1, before which the event was postponed `postponed`
+/// times. `random` is from 0 to 1.
 pub(crate) fn decide(
-    result: Result<(), Failure>,
+    result: Result<Handled, Failure>,
     attempt: u32,
+    postponed: u32,
     retry: &Retry,
     random: f64,
 ) -> Outcome {
     let failure = match result {
-        Ok(()) => return Outcome::Ack,
+        Ok(Handled::Done) => return Outcome::Ack,
+        Ok(Handled::Already) => return Outcome::Duplicate,
         Err(failure) => failure,
     };
     let dead = |cause| {
@@ -97,6 +122,11 @@ pub(crate) fn decide(
         })
     };
     match (failure.verdict, retry.delay(attempt, random)) {
+        (Verdict::Unavailable, _) => {
+            let after = POSTPONED.delay(postponed.saturating_add(1), random);
+            Outcome::Postpone(after.unwrap_or_default())
+        }
+        (Verdict::OutsideInbox, _) => dead(Cause::OutsideInbox),
         (Verdict::Reject, _) => dead(Cause::Rejected),
         (_, None) => dead(Cause::Exhausted),
         (Verdict::RetryAfter(after), Some(_)) => Outcome::Retry(after),
@@ -112,12 +142,25 @@ mod tests {
         Retry::exponential(Duration::from_secs(1), Duration::from_secs(60)).attempts(3);
 
     fn decided(failure: Failure, attempt: u32) -> Outcome {
-        decide(Err(failure), attempt, &RETRY, 1.0)
+        decide(Err(failure), attempt, 0, &RETRY, 1.0)
     }
 
     #[test]
     fn success_is_acknowledged_whatever_the_attempt() {
-        assert_eq!(decide(Ok(()), 99, &RETRY, 0.0), Outcome::Ack);
+        let decided = |handled| decide(Ok(handled), 99, 0, &RETRY, 0.0);
+        assert_eq!(decided(Handled::Done), Outcome::Ack);
+        assert_eq!(decided(Handled::Already), Outcome::Duplicate);
+    }
+
+    #[test]
+    fn what_is_not_there_costs_no_attempt_and_is_waited_for_longer_each_time() {
+        let decided = |postponed| {
+            let failure = Failure::unavailable("no database");
+            decide(Err(failure), 3, postponed, &RETRY, 1.0)
+        };
+        assert_eq!(decided(0), Outcome::Postpone(Duration::from_millis(250)));
+        assert_eq!(decided(1), Outcome::Postpone(Duration::from_millis(500)));
+        assert_eq!(decided(u32::MAX), Outcome::Postpone(Duration::ZERO));
     }
 
     #[test]

@@ -79,6 +79,7 @@ impl Delivery {
             stream: place.stream.clone(),
             sequence: place.sequence,
             consumer_sequence: place.consumer_sequence,
+            stored_at: place.stored_at,
             delivered: place.delivered,
         };
         let delivery = Self {
