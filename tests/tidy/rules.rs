@@ -4,11 +4,11 @@ use crate::source::{Source, has_word, lines_where};
 
 /// The modules of the library and of the program, bottom first. Each imports from lower lines only.
 const LAYERS: &[&[&str]] = &[
-    &["failure", "fingerprint", "retry"],
+    &["failure", "fingerprint", "retry", "rate", "breaker"],
     &["outcome"],
     &["context"],
     &["handler"],
-    &["subscriber", "lanes", "breaker", "telemetry"],
+    &["subscriber", "lanes", "telemetry"],
     &["executor"],
     &["bus"],
     &["background"],
@@ -87,6 +87,7 @@ pub const RULES: &[Rule] = &[
                 "src/retry.rs",
                 "src/outcome.rs",
                 "src/lanes.rs",
+                "src/rate.rs",
                 "src/breaker.rs",
                 "contract/derive/src/",
             ])

@@ -1,0 +1,229 @@
+//! The circuit under any course of successes and failures.
+
+use super::*;
+use proptest::prelude::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Attempts one event; `None` when none may begin.
+fn attempt(
+    circuit: &mut Circuit,
+    name: &str,
+    ended: Attempted,
+    now: Instant,
+) -> Option<Option<Change>> {
+    let permit = circuit.begin(now)?;
+    Some(circuit.end(permit, name, ended, now))
+}
+
+fn opened(policy: CircuitBreaker, now: Instant) -> Circuit {
+    let mut circuit = Circuit::new(policy);
+    while circuit.gate(now) == Gate::Free {
+        attempt(&mut circuit, "a.b", Attempted::Failed, now);
+    }
+    circuit
+}
+
+#[test]
+fn it_opens_when_everything_fails_and_closes_after_a_probe_that_succeeds() {
+    let mut now = Instant::now();
+    let mut circuit = Circuit::new(CircuitBreaker::default());
+    for _ in 0..19 {
+        let change = attempt(&mut circuit, "a.b", Attempted::Failed, now);
+        assert_eq!(change, Some(None));
+    }
+    assert!(circuit.counts_failures());
+    let change = attempt(&mut circuit, "a.b", Attempted::Failed, now);
+    let opened = Change::Opened {
+        failed: 20,
+        attempts: 20,
+        pause: 5 * SECOND,
+    };
+    assert_eq!(change, Some(Some(opened)));
+    assert!(!circuit.counts_failures());
+    assert_eq!(circuit.gate(now), Gate::Until(now + 5 * SECOND));
+    assert_eq!(circuit.word(now), "open");
+
+    now += 5 * SECOND;
+    assert_eq!(
+        (circuit.gate(now), circuit.word(now)),
+        (Gate::Probe, "half-open")
+    );
+    let probe = circuit.begin(now).expect("a probe");
+    assert_eq!(
+        (circuit.begin(now), circuit.gate(now)),
+        (None, Gate::Probing)
+    );
+    let change = circuit.end(probe, "a.b", Attempted::Decided, now);
+    assert_eq!(
+        (change, circuit.gate(now)),
+        (Some(Change::Closed), Gate::Free)
+    );
+    // What was counted before the outage is forgotten.
+    assert_eq!(
+        attempt(&mut circuit, "a.b", Attempted::Failed, now),
+        Some(None)
+    );
+}
+
+#[test]
+fn a_name_whose_handler_works_keeps_it_closed() {
+    let now = Instant::now();
+    let mut circuit = Circuit::new(CircuitBreaker::default());
+    attempt(&mut circuit, "user.created", Attempted::Decided, now);
+    for _ in 0..10_000 {
+        attempt(&mut circuit, "user.deleted", Attempted::Failed, now);
+    }
+    assert_eq!(circuit.gate(now), Gate::Free);
+    // Until it has not been attempted for the length of the window.
+    let later = now + 31 * SECOND;
+    for _ in 0..20 {
+        attempt(&mut circuit, "user.deleted", Attempted::Failed, later);
+    }
+    assert_ne!(circuit.gate(later), Gate::Free);
+}
+
+#[test]
+fn what_is_older_than_the_window_is_forgotten() {
+    let began = Instant::now();
+    let mut circuit = Circuit::new(CircuitBreaker::default());
+    for second in 0..200 {
+        let now = began + second * 2 * SECOND;
+        attempt(&mut circuit, "a.b", Attempted::Failed, now);
+        assert_eq!(circuit.gate(now), Gate::Free, "15 in 30 s are not 20");
+    }
+}
+
+#[test]
+fn a_rejected_event_is_not_a_failure_and_one_that_was_handed_back_is_nothing() {
+    let now = Instant::now();
+    let mut circuit = Circuit::new(CircuitBreaker::default());
+    for _ in 0..1000 {
+        attempt(&mut circuit, "a.b", Attempted::Void, now);
+    }
+    for _ in 0..19 {
+        attempt(&mut circuit, "a.b", Attempted::Failed, now);
+    }
+    for _ in 0..3 {
+        attempt(&mut circuit, "a.b", Attempted::Decided, now);
+    }
+    for _ in 0..7 {
+        attempt(&mut circuit, "a.b", Attempted::Failed, now);
+    }
+    assert_eq!(circuit.gate(now), Gate::Free, "26 of 29 are not 90 %");
+    attempt(&mut circuit, "a.b", Attempted::Failed, now);
+    assert_ne!(circuit.gate(now), Gate::Free, "27 of 30 are");
+}
+
+#[test]
+fn what_began_before_it_opened_decides_nothing() {
+    let mut now = Instant::now();
+    let mut circuit = Circuit::new(CircuitBreaker::default());
+    let [early, late] = [(); 2].map(|()| circuit.begin(now).expect("it is closed"));
+    while attempt(&mut circuit, "a.b", Attempted::Failed, now).is_some() {}
+    assert_eq!(circuit.end(early, "a.b", Attempted::Decided, now), None);
+    now += 5 * SECOND;
+    let probe = circuit.begin(now).expect("a probe");
+    assert_eq!(circuit.end(late, "a.b", Attempted::Decided, now), None);
+    assert_eq!(circuit.gate(now), Gate::Probing);
+    let change = circuit.end(probe, "a.b", Attempted::Failed, now);
+    assert_eq!(change, Some(Change::StaysOpen { pause: 10 * SECOND }));
+}
+
+#[test]
+fn a_probe_that_says_nothing_is_followed_by_another() {
+    let mut now = Instant::now();
+    let mut circuit = opened(CircuitBreaker::default(), now);
+    now += 5 * SECOND;
+    assert_eq!(
+        attempt(&mut circuit, "a.b", Attempted::Void, now),
+        Some(None)
+    );
+    assert_eq!(circuit.gate(now), Gate::Probe);
+}
+
+#[test]
+fn the_pause_doubles_up_to_the_longest() {
+    let mut now = Instant::now();
+    let mut circuit = opened(CircuitBreaker::default(), now);
+    let mut pauses = Vec::new();
+    for _ in 0..5 {
+        now += 60 * SECOND;
+        match attempt(&mut circuit, "a.b", Attempted::Failed, now) {
+            Some(Some(Change::StaysOpen { pause })) => pauses.push(pause.as_secs()),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(pauses, [10, 20, 40, 60, 60]);
+}
+
+#[test]
+fn it_never_opens_when_it_is_off() {
+    let now = Instant::now();
+    let mut circuit = Circuit::new(CircuitBreaker::off());
+    for _ in 0..100_000 {
+        attempt(&mut circuit, "a.b", Attempted::Failed, now);
+    }
+    assert_eq!(circuit.gate(now), Gate::Free);
+}
+
+proptest! {
+    /// Whatever happens when: an open circuit has one attempt under way at most besides those from before, and
+    /// it can always be closed by what succeeds.
+    #[test]
+    fn an_open_circuit_has_one_probe_and_a_way_back(
+        steps in proptest::collection::vec((0u64..8_000, 0u8..4, any::<prop::sample::Index>()), 1..300),
+        attempts in 1u32..8, percent in 1u8..=100,
+    ) {
+        let policy = CircuitBreaker::default().within(10 * SECOND, attempts).share(percent);
+        let mut circuit = Circuit::new(policy);
+        let mut now = Instant::now();
+        let mut running: Vec<Permit> = Vec::new();
+        for (millis, what, which) in steps {
+            now += Duration::from_millis(millis);
+            if let Gate::Until(until) = circuit.gate(now) {
+                prop_assert!(until > now && until <= now + policy.longest);
+                prop_assert!(circuit.begin(now).is_none());
+            }
+            match what {
+                0 | 1 => running.extend(circuit.begin(now)),
+                _ if running.is_empty() => {}
+                what => {
+                    let permit = running.swap_remove(which.index(running.len()));
+                    let ended = if what == 2 { Attempted::Failed } else { Attempted::Decided };
+                    circuit.end(permit, "a.b", ended, now);
+                }
+            }
+            let probes = running.iter().filter(|permit| permit.probe.is_some()).count();
+            prop_assert!(probes <= 1);
+        }
+        for permit in running {
+            circuit.end(permit, "a.b", Attempted::Decided, now);
+        }
+        now += policy.longest;
+        attempt(&mut circuit, "a.b", Attempted::Decided, now);
+        prop_assert_eq!(circuit.gate(now), Gate::Free);
+    }
+
+    /// It opens exactly when enough attempts are in the window and the share of them has failed.
+    #[test]
+    fn it_opens_by_the_share_of_one_name(
+        ended in proptest::collection::vec(any::<bool>(), 1..80), attempts in 1u32..40, percent in 1u8..=100,
+    ) {
+        let policy = CircuitBreaker::default().within(30 * SECOND, attempts).share(percent);
+        let mut circuit = Circuit::new(policy);
+        let now = Instant::now();
+        let (mut all, mut failed) = (0u32, 0u32);
+        for has_failed in ended {
+            let how = if has_failed { Attempted::Failed } else { Attempted::Decided };
+            let change = attempt(&mut circuit, "a.b", how, now).expect("closed until now");
+            all += 1;
+            failed += u32::from(has_failed);
+            let is_enough = has_failed && all >= attempts && failed * 100 >= all * u32::from(percent);
+            prop_assert_eq!(change.is_some(), is_enough);
+            if is_enough {
+                break;
+            }
+        }
+    }
+}
