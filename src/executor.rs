@@ -33,33 +33,54 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// fixed wait would bring it back to the same one.
 const NOT_OURS: Retry =
     Retry::exponential(Duration::from_millis(50), Duration::from_secs(5)).attempts(u32::MAX);
+/// Shorter waits than the server's schedules can make are waited for in hand.
+const IN_PLACE: Duration = Duration::from_millis(250);
 /// How often an answer to the server is tried before the server's own redelivery is left to work.
 const ANSWER_TRIES: u32 = 3;
 
 /// A delivery as the executor sees it.
 pub(crate) struct Arrival {
     pub(crate) envelope: Result<Envelope, NameError>,
+    /// The event's own subject, also when it comes from the retries.
     pub(crate) subject: String,
+    /// Where the event was first stored.
     pub(crate) stream: String,
     pub(crate) sequence: u64,
-    /// The place among the consumer's deliveries: what is missing between two was lost on its way.
-    #[allow(dead_code)] // the ordered subscribers' take-over is written beside this
-    pub(crate) consumer_sequence: u64,
-    /// When the stream stored the message.
+    /// When its message was stored.
     pub(crate) stored_at: DateTime<Utc>,
-    /// How often the server has delivered it, this time included.
+    /// The sequence of its message in the stream that delivered it.
+    pub(crate) at: u64,
+    /// The place of the delivery among those of its consumer, from 1.
+    pub(crate) consumer_sequence: u64,
+    /// How often the server has delivered the message, this time included; says nothing about attempts.
     pub(crate) delivered: u32,
+    pub(crate) past: Past,
+}
+
+/// What became of an event so far.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Past {
+    /// Attempts that failed.
+    pub(crate) failures: u32,
+    pub(crate) first_failed_at: Option<DateTime<Utc>>,
+    /// How often in a row it was put off without an attempt.
+    pub(crate) put_off: u32,
 }
 
 /// Why an answer did not reach the server.
 pub(crate) type Unanswered = Box<dyn Error + Send + Sync>;
 
-/// What can be answered to whoever delivered. Every answer is confirmed before its future ends,
-/// progress excepted.
+/// What can be answered to whoever delivered. Every answer is confirmed before its future ends.
 pub(crate) trait Acknowledger: Send + Sync + 'static {
     fn ack(&self) -> impl Future<Output = Result<(), Unanswered>> + Send;
-    fn retry(&self, after: Duration) -> impl Future<Output = Result<(), Unanswered>> + Send;
-    fn progress(&self) -> impl Future<Output = Result<(), Unanswered>> + Send;
+    /// Has the event come again, with what became of it so far.
+    fn retry(
+        &self,
+        after: Duration,
+        past: &Past,
+    ) -> impl Future<Output = Result<(), Unanswered>> + Send;
+    /// Leaves the event to another replica, as if it had not been delivered.
+    fn hand_back(&self, after: Duration) -> impl Future<Output = Result<(), Unanswered>> + Send;
     /// Stores the letter, and only then ends the delivery.
     fn dead_letter(
         &self,
@@ -67,13 +88,20 @@ pub(crate) trait Acknowledger: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), Unanswered>> + Send;
 }
 
+/// What is left to do about a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Nothing: it was answered, or belongs to somebody else by now.
+    Over,
+    /// It is run again after this time, and stays in hand until then.
+    Again(Duration),
+}
+
 /// Runs the deliveries of one subscriber.
 pub(crate) struct Executor<S> {
     subscriber: Arc<EventSubscriber<S>>,
     name: Arc<str>,
     state: Arc<S>,
-    /// The drain's deadline has passed: hand back what is running.
-    halt: CancellationToken,
 }
 
 /// How one attempt ended.
@@ -84,62 +112,74 @@ enum Ended {
 }
 
 impl<S: Send + Sync + 'static> Executor<S> {
-    pub(crate) fn new(
-        subscriber: Arc<EventSubscriber<S>>,
-        state: Arc<S>,
-        halt: CancellationToken,
-    ) -> Self {
+    pub(crate) fn new(subscriber: Arc<EventSubscriber<S>>, state: Arc<S>) -> Self {
         Self {
             name: subscriber.name().into(),
             subscriber,
             state,
-            halt,
         }
     }
 
-    /// Decode, call, decide, acknowledge, record. An ordered subscriber stays with the delivery until
-    /// it is done or dead; another one gives it back to the server between attempts.
-    pub(crate) async fn run(&self, arrival: Arrival, acknowledger: &impl Acknowledger) {
-        let mut attempt = arrival.delivered.max(1);
-        let mut postponed = 0;
+    /// One attempt: decode, call, decide, acknowledge, record. When `halt` is cancelled what runs is handed
+    /// back.
+    pub(crate) async fn run(
+        &self,
+        arrival: &mut Arrival,
+        acknowledger: &impl Acknowledger,
+        halt: &CancellationToken,
+    ) -> Step {
         if !self.subscriber.takes(&arrival.subject) {
-            return self.leave(&arrival, acknowledger).await;
+            return self.leave(arrival, acknowledger, halt).await;
         }
-        let envelope = match self.known(&arrival) {
+        let attempt = arrival.past.failures.saturating_add(1);
+        let envelope = match self.known(arrival) {
             Ok(envelope) => envelope,
             Err(letter) => {
                 let outcome = Outcome::Reject(letter);
-                self.record(&arrival, attempt, &outcome, Duration::ZERO);
-                return self.answer(&arrival, &outcome, acknowledger).await;
+                self.record(arrival, attempt, &outcome, Duration::ZERO);
+                return self.answer(arrival, &outcome, acknowledger, halt).await;
             }
         };
-        loop {
-            let began = Instant::now();
-            // Whatever of the user's panics, decoding and the text of an error included, is a failed attempt.
-            let attempted = AssertUnwindSafe(self.attempt(&arrival, envelope, attempt, postponed))
-                .catch_unwind();
-            let outcome = match alive(attempted, acknowledger).await {
-                Ok(Ended::Decided(outcome)) => outcome,
-                Ok(Ended::HandedBack) => return self.hand_back(&arrival, acknowledger).await,
-                Err(panic) => self.decide(Err(panicked(&*panic)), attempt, postponed),
-            };
-            self.record(&arrival, attempt, &outcome, began.elapsed());
-            match outcome {
-                Outcome::Retry(after) if self.subscriber.ordered => {
-                    if !alive(self.wait(after), acknowledger).await {
-                        return self.hand_back(&arrival, acknowledger).await;
-                    }
-                    attempt += 1;
-                }
-                Outcome::Postpone(after) if self.subscriber.ordered => {
-                    if !alive(self.wait(after), acknowledger).await {
-                        return self.hand_back(&arrival, acknowledger).await;
-                    }
-                    postponed += 1;
-                }
-                outcome => return self.answer(&arrival, &outcome, acknowledger).await,
+        let began = Instant::now();
+        // Whatever of the user's panics, decoding and the text of an error included, is a failed attempt.
+        let attempted =
+            AssertUnwindSafe(self.attempt(arrival, envelope, attempt, halt)).catch_unwind();
+        let outcome = match attempted.await {
+            Ok(Ended::Decided(outcome)) => outcome,
+            Ok(Ended::HandedBack) => return self.hand_back(arrival, acknowledger, halt).await,
+            Err(panic) => self.decide(Err(panicked(&*panic)), attempt, arrival.past.put_off),
+        };
+        let outcome = self.dated(outcome, arrival, attempt);
+        self.record(arrival, attempt, &outcome, began.elapsed());
+        match outcome {
+            // What the handlers need is not there: it is no use to take in more meanwhile.
+            Outcome::Postpone(after) => Step::Again(after),
+            Outcome::Retry(after) if self.subscriber.ordered || after <= IN_PLACE => {
+                Step::Again(after)
             }
+            outcome => self.answer(arrival, &outcome, acknowledger, halt).await,
         }
+    }
+
+    /// Counts a failure, and says in the letter since when and of whom.
+    fn dated(&self, mut outcome: Outcome, arrival: &mut Arrival, attempt: u32) -> Outcome {
+        match outcome {
+            Outcome::Ack | Outcome::Duplicate => return outcome,
+            Outcome::Postpone(_) => {
+                arrival.past.put_off = arrival.past.put_off.saturating_add(1);
+                return outcome;
+            }
+            Outcome::Retry(_) | Outcome::Reject(_) => {}
+        }
+        arrival.past.failures = attempt;
+        let first_failed_at = *arrival.past.first_failed_at.get_or_insert_with(Utc::now);
+        if let Outcome::Reject(letter) = &mut outcome {
+            let envelope = arrival.envelope.as_ref().ok();
+            let route = envelope.and_then(|envelope| self.subscriber.route(envelope));
+            letter.first_failed_at = Some(first_failed_at);
+            letter.handler = route.map(|route| route.handler.name());
+        }
+        outcome
     }
 
     /// The envelope, when the message names an event.
@@ -158,7 +198,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
         arrival: &Arrival,
         envelope: &Envelope,
         attempt: u32,
-        postponed: u32,
+        halt: &CancellationToken,
     ) -> Ended {
         let facts = Arc::new(Facts {
             envelope: envelope.clone(),
@@ -168,17 +208,17 @@ impl<S: Send + Sync + 'static> Executor<S> {
             stored_at: arrival.stored_at,
             attempt,
             timeout: self.subscriber.timeout,
-            cancelled: self.halt.child_token(),
+            cancelled: halt.child_token(),
         });
         let call = match self.call(envelope, &facts) {
             Ok(call) => call,
             Err(letter) => return Ended::Decided(Outcome::Reject(letter)),
         };
-        let result = self.unless_halted(call).await;
+        let result = halt.run_until_cancelled(call).await;
         let Some(result) = result else {
             return Ended::HandedBack;
         };
-        Ended::Decided(self.decide(result, attempt, postponed))
+        Ended::Decided(self.decide(result, attempt, arrival.past.put_off))
     }
 
     fn decide(&self, result: Result<Handled, Failure>, attempt: u32, postponed: u32) -> Outcome {
@@ -214,74 +254,106 @@ impl<S: Send + Sync + 'static> Executor<S> {
             .map_err(|error| dead(Cause::Undecodable, error.to_string()))
     }
 
-    /// Runs a call; `None` when the worker halts first.
-    async fn unless_halted(
-        &self,
-        call: BoxFuture<'_, Result<Handled, Failure>>,
-    ) -> Option<Result<Handled, Failure>> {
-        tokio::select! {
-            handled = call => Some(handled),
-            () = self.halt.cancelled() => None,
-        }
-    }
-
-    /// Waits in place; false when the worker halts first.
-    async fn wait(&self, after: Duration) -> bool {
-        tokio::select! {
-            () = tokio::time::sleep(after) => true,
-            () = self.halt.cancelled() => false,
-        }
-    }
-
     /// Answers until it is confirmed. An ordered subscriber stays with it: its lane must not go on while the
     /// server may deliver this event again. Another one leaves it to that delivery after a few tries.
-    async fn answer(&self, arrival: &Arrival, outcome: &Outcome, acknowledger: &impl Acknowledger) {
+    async fn answer(
+        &self,
+        arrival: &Arrival,
+        outcome: &Outcome,
+        acknowledger: &impl Acknowledger,
+        halt: &CancellationToken,
+    ) -> Step {
         let mut pause = FIRST_PAUSE;
         for tried in 1_u32.. {
             let answered = match outcome {
                 Outcome::Ack | Outcome::Duplicate => acknowledger.ack().await,
                 Outcome::Retry(after) | Outcome::Postpone(after) => {
-                    acknowledger.retry(*after).await
+                    acknowledger.retry(*after, &arrival.past).await
                 }
                 Outcome::Reject(letter) => acknowledger.dead_letter(letter).await,
             };
-            let Err(error) = answered else { return };
-            tracing::warn!(
-                subscriber = &*self.name,
-                sequence = arrival.sequence,
-                outcome = outcome.as_str(),
-                tried,
-                %error,
-                "the server did not confirm the outcome: without it the event comes again"
-            );
+            let Err(error) = answered else {
+                return Step::Over;
+            };
+            self.unconfirmed(arrival, outcome.as_str(), tried, &error);
             let is_enough = tried >= ANSWER_TRIES && !self.subscriber.ordered;
-            if is_enough || !alive(self.wait(pause), acknowledger).await {
-                return;
+            if is_enough || waited(pause, halt).await.is_none() {
+                break;
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
+        Step::Over
     }
 
-    /// Leaves an event to another replica: a newer one may have made the durable wider.
-    async fn leave(&self, arrival: &Arrival, acknowledger: &impl Acknowledger) {
+    fn unconfirmed(&self, arrival: &Arrival, outcome: &str, tried: u32, error: &Unanswered) {
+        tracing::warn!(
+            subscriber = &*self.name,
+            sequence = arrival.sequence,
+            outcome,
+            tried,
+            %error,
+            "the server did not confirm the outcome: without it the event comes again"
+        );
+    }
+
+    /// Leaves an event to another replica: a newer one may have made the durable wider. An ordered subscriber
+    /// has no other one at the moment, and must not let the key's next event pass.
+    async fn leave(
+        &self,
+        arrival: &mut Arrival,
+        acknowledger: &impl Acknowledger,
+        halt: &CancellationToken,
+    ) -> Step {
         tracing::warn!(
             subscriber = &*self.name,
             subject = arrival.subject,
             "the durable delivers a name that this replica does not handle: it is left to another one"
         );
-        let after = NOT_OURS.delay(arrival.delivered, random());
-        let outcome = Outcome::Retry(after.unwrap_or_default());
-        self.answer(arrival, &outcome, acknowledger).await;
+        arrival.past.put_off = arrival.past.put_off.saturating_add(1);
+        let times = arrival.past.put_off.max(arrival.delivered);
+        let after = NOT_OURS.delay(times, random()).unwrap_or_default();
+        if self.subscriber.ordered {
+            return Step::Again(after);
+        }
+        self.give_back(arrival, after, acknowledger, halt).await
     }
 
-    async fn hand_back(&self, arrival: &Arrival, acknowledger: &impl Acknowledger) {
+    /// An ordered subscriber's next replica begins at the ack floor: it needs no sign.
+    async fn hand_back(
+        &self,
+        arrival: &Arrival,
+        acknowledger: &impl Acknowledger,
+        halt: &CancellationToken,
+    ) -> Step {
         tracing::info!(
             subscriber = &*self.name,
             sequence = arrival.sequence,
             "the worker stops: the event is handed back"
         );
-        self.answer(arrival, &Outcome::Retry(Duration::ZERO), acknowledger)
-            .await;
+        if self.subscriber.ordered {
+            return Step::Over;
+        }
+        self.give_back(arrival, Duration::ZERO, acknowledger, halt)
+            .await
+    }
+
+    async fn give_back(
+        &self,
+        arrival: &Arrival,
+        after: Duration,
+        acknowledger: &impl Acknowledger,
+        halt: &CancellationToken,
+    ) -> Step {
+        for tried in 1..=ANSWER_TRIES {
+            let Err(error) = acknowledger.hand_back(after).await else {
+                break;
+            };
+            self.unconfirmed(arrival, "hand back", tried, &error);
+            if waited(FIRST_PAUSE, halt).await.is_none() {
+                break;
+            }
+        }
+        Step::Over
     }
 
     /// The one log event of a delivery's attempt.
@@ -321,20 +393,9 @@ impl<S: Send + Sync + 'static> Executor<S> {
     }
 }
 
-/// Runs `work` and tells the server every [`PROGRESS`] that the delivery is still in hand.
-async fn alive<T>(work: impl Future<Output = T>, acknowledger: &impl Acknowledger) -> T {
-    let mut work = std::pin::pin!(work);
-    loop {
-        tokio::select! {
-            biased;
-            done = &mut work => return done,
-            () = tokio::time::sleep(PROGRESS) => {
-                if let Err(error) = acknowledger.progress().await {
-                    tracing::warn!(%error, "progress could not be told: the event may come again");
-                }
-            }
-        }
-    }
+/// Waits; `None` when the worker halts first.
+async fn waited(pause: Duration, halt: &CancellationToken) -> Option<()> {
+    halt.run_until_cancelled(tokio::time::sleep(pause)).await
 }
 
 fn panicked(panic: &(dyn std::any::Any + Send)) -> Failure {

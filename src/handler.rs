@@ -39,6 +39,9 @@ where
 
 /// A handler whose event's type is behind the decoding.
 pub(crate) trait Erased<S>: Send + Sync {
+    /// The handler's type, such as `service::mail::welcome`.
+    fn name(&self) -> &'static str;
+
     /// Decodes the event; the future runs the handler, within the handler's time.
     fn call<'a>(
         &'a self,
@@ -86,6 +89,10 @@ where
     S: Send + Sync + 'static,
     H: Handler<E, S>,
 {
+    fn name(&self) -> &'static str {
+        std::any::type_name::<H>()
+    }
+
     fn call<'a>(
         &'a self,
         envelope: &Envelope,

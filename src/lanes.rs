@@ -79,7 +79,20 @@ impl<T> Lanes<T> {
         }
     }
 
+    /// The running item of this lane rests: its place is free, and its lane waits until it runs [`again`].
+    ///
+    /// [`again`]: Lanes::again
+    pub(crate) fn rest(&mut self) {
+        self.running -= 1;
+    }
+
+    /// An item that rested is ready.
+    pub(crate) fn again(&mut self, key: Option<String>, item: T) {
+        self.is_ready(Priority::Live, key, item);
+    }
+
     /// Everything that waits.
+    #[cfg(test)]
     pub(crate) fn waiting(&self) -> impl Iterator<Item = &T> {
         let ready = self.live.iter().chain(&self.replays).map(|(_, item)| item);
         ready.chain(self.lanes.values().flatten().map(|(_, item)| item))

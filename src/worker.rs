@@ -1,7 +1,9 @@
 //! The run loop of a service: subscribers and what runs beside them, from start to drain. The order of
 //! the drain is written in [`Worker::run`] and nowhere else.
 
-mod pump;
+mod hands;
+mod runner;
+mod source;
 
 use std::{error::Error, sync::Arc, time::Duration};
 
@@ -14,7 +16,7 @@ use crate::{
     executor::Executor,
     subscriber::{EventSubscriber, SubscriberError},
 };
-use pump::Pump;
+use runner::Runner;
 
 /// Runs subscribers and background work over one connection until it is told to stop.
 pub struct Worker<S> {
@@ -129,8 +131,11 @@ impl<S: Send + Sync + 'static> Worker<S> {
             handling.clone().drop_guard(),
             relaying.clone().drop_guard(),
         );
-        let pumps = self.pumps(&pulling, &handling).await?;
-        let mut subscribers: JoinSet<()> = pumps.into_iter().map(Pump::run).collect();
+        let runners = self.runners().await?;
+        let mut subscribers: JoinSet<()> = runners
+            .into_iter()
+            .map(|runner| runner.run(pulling.clone(), handling.clone()))
+            .collect();
         let mut background: JoinSet<Ended> = JoinSet::new();
         for work in std::mem::take(&mut self.background) {
             let name = work.name();
@@ -172,45 +177,40 @@ impl<S: Send + Sync + 'static> Worker<S> {
         ended.and(stopped.unwrap_or(Ok(())))
     }
 
-    /// One pump for each subscriber and each stream that carries its events.
-    async fn pumps(
-        &mut self,
-        pulling: &CancellationToken,
-        handling: &CancellationToken,
-    ) -> Result<Vec<Pump<S>>, WorkerError> {
-        let mut pumps = Vec::new();
+    /// Checks the subscribers and sets their consumers up.
+    async fn runners(&mut self) -> Result<Vec<Runner<S>>, WorkerError> {
+        let mut runners = Vec::new();
         let mut taken = std::collections::HashSet::new();
         for subscriber in std::mem::take(&mut self.subscribers) {
             subscriber.check()?;
             if !taken.insert(subscriber.name().to_owned()) {
                 return Err(WorkerError::NameTaken(subscriber.name().to_owned()));
             }
-            let streams = consumers_of(&self.bus, &subscriber).await?;
-            let subscriber = Arc::new(subscriber);
-            let executor = Arc::new(Executor::new(
-                Arc::clone(&subscriber),
-                Arc::clone(&self.state),
-                handling.clone(),
-            ));
-            for consumer in streams {
-                let pump = Pump::open(
-                    self.bus.clone(),
-                    consumer,
-                    Arc::clone(&subscriber),
-                    Arc::clone(&executor),
-                    pulling.clone(),
-                );
-                pumps.push(pump.await.map_err(|source| WorkerError::Setup {
+            let consumers = consumers_of(&self.bus, &subscriber).await?;
+            for consumer in &consumers {
+                let applied = self.bus.apply_consumer(consumer).await;
+                applied.map_err(|source| WorkerError::Setup {
                     subscriber: subscriber.name().to_owned(),
                     source,
-                })?);
+                })?;
             }
+            let subscriber = Arc::new(subscriber);
+            runners.push(Runner {
+                bus: self.bus.clone(),
+                executor: Arc::new(Executor::new(
+                    Arc::clone(&subscriber),
+                    Arc::clone(&self.state),
+                )),
+                subscriber,
+                consumers,
+            });
         }
-        Ok(pumps)
+        Ok(runners)
     }
 }
 
-/// One consumer for each stream that carries a subscriber's events; its dead letters need a stream too.
+/// One consumer for each stream that carries a subscriber's events, and one for its retries; its dead letters
+/// need a stream too.
 async fn consumers_of<S: Send + Sync + 'static>(
     bus: &Bus,
     subscriber: &EventSubscriber<S>,
@@ -228,6 +228,7 @@ async fn consumers_of<S: Send + Sync + 'static>(
     if bus.stream_of(&dead_letter).await.map_err(setup)?.is_none() {
         return Err(none(&dead_letter));
     }
+    let retries = format!("tidings.retry.{name}.>");
     let streams = bus.streams_of(subscriber.event_names()).await;
     let mut consumers = Vec::new();
     for (stream, names) in streams.map_err(setup)? {
@@ -238,6 +239,12 @@ async fn consumers_of<S: Send + Sync + 'static>(
             subjects: names.into_iter().map(str::to_owned).collect(),
         });
     }
+    let retry_stream = bus.stream_of(&retries).await.map_err(setup)?;
+    consumers.push(ConsumerSpec {
+        stream: retry_stream.ok_or_else(|| none(&retries))?,
+        durable: name.to_owned(),
+        subjects: vec![retries],
+    });
     Ok(consumers)
 }
 

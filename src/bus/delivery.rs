@@ -3,16 +3,16 @@
 //! Every answer is confirmed: it is a request, because a plain publish that dies in a socket's buffer
 //! is a message handled twice.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_nats::{Message, Request, jetstream};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use tidings_contract::wire;
 
-use super::{Bus, BusError, Pulled, envelope_of, letter::Letter};
+use super::{Bus, BusError, Pulled, envelope_of, letter::Letter, retry, streams::retry_at_subject};
 use crate::{
-    executor::{Acknowledger, Arrival, Unanswered},
+    executor::{Acknowledger, Arrival, Past, Unanswered},
     outcome::DeadLetter,
 };
 
@@ -21,12 +21,18 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// The longest delay that is asked of the server, which counts nanoseconds in 63 bits.
 const LONGEST_DELAY: Duration = Duration::from_secs(365 * 86_400);
 
-/// A message as the consumer delivered it.
+/// A message as the consumer delivered it. One that comes from the retries is as it first came, but for where
+/// it is answered.
 pub(crate) struct Delivery {
     bus: Bus,
-    subscriber: String,
+    subscriber: Arc<str>,
     message: Message,
-    place: Place,
+    /// Where the event was first stored.
+    stream: String,
+    sequence: u64,
+    /// What no other event ever has.
+    identity: String,
+    consumer_sequence: u64,
 }
 
 /// Where a message stands, from its reply subject.
@@ -70,25 +76,71 @@ impl Place {
 
 impl Delivery {
     /// Reads a message of a subscriber; `None` when it does not come from a consumer.
-    pub(crate) fn read(bus: &Bus, subscriber: &str, message: Pulled) -> Option<(Self, Arrival)> {
-        let (message, place) = Place::of(bus, message.0);
+    pub(crate) fn read(
+        bus: &Bus,
+        subscriber: &Arc<str>,
+        message: Pulled,
+    ) -> Option<(Self, Arrival)> {
+        let (mut message, place) = Place::of(bus, message.0);
         let place = place?;
+        let restored = retry::restore(&mut message, subscriber);
+        let identity = restored.identity.unwrap_or_else(|| place.identity());
+        let origin = restored.origin;
+        let (stream, sequence) = origin.unwrap_or_else(|| (place.stream.clone(), place.sequence));
         let arrival = Arrival {
-            envelope: envelope_of(&message, || place.identity()),
+            envelope: envelope_of(&message, || identity.clone()),
             subject: message.subject.to_string(),
-            stream: place.stream.clone(),
-            sequence: place.sequence,
-            consumer_sequence: place.consumer_sequence,
+            stream: stream.clone(),
+            sequence,
             stored_at: place.stored_at,
+            at: place.sequence,
+            consumer_sequence: place.consumer_sequence,
             delivered: place.delivered,
+            past: restored.past,
         };
         let delivery = Self {
             bus: bus.clone(),
-            subscriber: subscriber.to_owned(),
+            subscriber: Arc::clone(subscriber),
             message,
-            place,
+            stream,
+            sequence,
+            identity,
+            consumer_sequence: place.consumer_sequence,
         };
         Some((delivery, arrival))
+    }
+
+    /// Tells the server that the delivery is still in hand; it may be lost.
+    pub(crate) async fn progress(&self) -> Result<(), Unanswered> {
+        let Some(reply) = &self.message.reply else {
+            return Ok(());
+        };
+        let payload = Bytes::from_static(b"+WPI");
+        let telling = self.bus.client.publish(reply.clone(), payload);
+        // While the connection is down the client's queue may be full, and nobody must wait for it.
+        Ok(tokio::time::timeout(PATIENCE, telling).await??)
+    }
+
+    /// The size of the message.
+    pub(crate) fn bytes(&self) -> usize {
+        self.message.length
+    }
+
+    pub(super) fn message(&self) -> &Message {
+        &self.message
+    }
+
+    pub(super) fn subscriber(&self) -> &str {
+        &self.subscriber
+    }
+
+    /// The stream and the sequence where the event was first stored.
+    pub(super) fn origin(&self) -> (&str, u64) {
+        (&self.stream, self.sequence)
+    }
+
+    pub(super) fn identity(&self) -> &str {
+        &self.identity
     }
 
     async fn answer(&self, payload: impl Into<Bytes> + Send) -> Result<(), BusError> {
@@ -105,33 +157,30 @@ impl Acknowledger for Delivery {
         Ok(self.answer("+ACK").await?)
     }
 
-    async fn retry(&self, after: Duration) -> Result<(), Unanswered> {
+    async fn retry(&self, after: Duration, past: &Past) -> Result<(), Unanswered> {
+        let due = Utc::now() + after.min(LONGEST_DELAY);
+        let subject = retry_at_subject(&self.subscriber, &retry::id_of(self));
+        let headers = retry::headers(self, past, due);
+        let payload = self.message.payload.clone();
+        self.bus.store(subject, headers, payload).await?;
+        Ok(self.answer("+ACK").await?)
+    }
+
+    async fn hand_back(&self, after: Duration) -> Result<(), Unanswered> {
         let nanos = after.min(LONGEST_DELAY).as_nanos();
         Ok(self.answer(format!("-NAK {{\"delay\":{nanos}}}")).await?)
     }
 
-    async fn progress(&self) -> Result<(), Unanswered> {
-        let Some(reply) = &self.message.reply else {
-            return Ok(());
-        };
-        let payload = Bytes::from_static(b"+WPI");
-        let telling = self.bus.client.publish(reply.clone(), payload);
-        // While the connection is down the client's queue may be full, and the handler must not wait for it.
-        Ok(tokio::time::timeout(PATIENCE, telling).await??)
-    }
-
     async fn dead_letter(&self, letter: &DeadLetter) -> Result<(), Unanswered> {
-        let place = &self.place;
-        let identity = place.identity();
         Letter {
             subscriber: &self.subscriber,
             message: &self.message,
             subject: &self.message.subject,
             message_id: message_id(&self.message),
-            stream: &place.stream,
-            sequence: place.sequence,
-            identity: &identity,
-            consumer_sequence: Some(place.consumer_sequence),
+            stream: &self.stream,
+            sequence: self.sequence,
+            identity: &self.identity,
+            consumer_sequence: Some(self.consumer_sequence),
             why: letter,
         }
         .bury(&self.bus)
@@ -142,7 +191,7 @@ impl Acknowledger for Delivery {
 }
 
 /// The id that whoever published the message gave it.
-fn message_id(message: &Message) -> Option<&str> {
+pub(super) fn message_id(message: &Message) -> Option<&str> {
     let headers = message.headers.as_ref()?;
     Some(headers.get(wire::MESSAGE_ID)?.as_str())
 }

@@ -1,12 +1,12 @@
 //! A dead letter as NATS keeps it: subject, headers and payload of an event that is given up, and what gave
 //! it up. Never decides that it is, never reads one.
 
-use async_nats::{HeaderMap, HeaderName, HeaderValue, Message, Request};
+use async_nats::{HeaderMap, HeaderName, HeaderValue, Message};
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
 use tidings_contract::wire;
 
-use super::{ApiError, Bus, BusError, Receipt};
+use super::{Bus, BusError};
 use crate::{fingerprint::fingerprint, outcome::DeadLetter};
 
 /// How much of an error's text a dead letter carries, in bytes.
@@ -16,7 +16,7 @@ const OURS: &str = "tidings-dead-";
 /// What a retry says of itself; the letter tells it in its own words.
 const RETRY: &str = "tidings-retry-";
 /// The letter that the event was redriven from.
-const REDRIVE: &str = "tidings-redrive";
+pub(super) const REDRIVE: &str = "tidings-redrive";
 
 /// An event that is given up.
 pub(super) struct Letter<'a> {
@@ -42,19 +42,7 @@ impl Letter<'_> {
     pub(super) async fn bury(&self, bus: &Bus) -> Result<(), BusError> {
         let subject = format!("dead-letter.{}.{}", self.subscriber, self.subject);
         let (headers, payload) = self.fitting(bus.max_payload(), Utc::now());
-        let request = Request::new().headers(headers).payload(payload);
-        let answer = bus.request(&subject, request).await?;
-        match Receipt::read(&answer).into_result() {
-            Ok(_) => Ok(()),
-            Err(ApiError {
-                err_code,
-                description,
-            }) => Err(BusError::Api {
-                subject,
-                code: err_code,
-                description,
-            }),
-        }
+        bus.store(subject, headers, payload).await
     }
 
     /// The letter as the server takes it. What was wrong with an event may not be what keeps it from the dead
@@ -155,7 +143,7 @@ impl Letter<'_> {
     }
 }
 
-fn time(at: DateTime<Utc>) -> String {
+pub(super) fn time(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Micros, true)
 }
 

@@ -16,6 +16,7 @@ mod publisher;
 mod pull;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod resume;
+mod retry;
 pub(crate) mod streams;
 mod tail;
 
@@ -260,6 +261,28 @@ impl Bus {
             biased;
             answer = answer => Some(answer),
             Ok(()) = lost.changed() => None,
+        }
+    }
+
+    /// Publishes a message, and waits for JetStream to confirm it.
+    async fn store(
+        &self,
+        subject: String,
+        headers: HeaderMap,
+        payload: Bytes,
+    ) -> Result<(), BusError> {
+        let request = async_nats::Request::new().headers(headers).payload(payload);
+        let answer = self.request(&subject, request).await?;
+        match Receipt::read(&answer).into_result() {
+            Ok(_) => Ok(()),
+            Err(ApiError {
+                err_code,
+                description,
+            }) => Err(BusError::Api {
+                subject,
+                code: err_code,
+                description,
+            }),
         }
     }
 

@@ -202,7 +202,7 @@ async fn a_dead_letter_that_is_too_large_loses_its_text_and_not_itself() {
     let worker = Worker::new(world.bus.clone(), Noted::default())
         .subscribe(EventSubscriber::durable("w").on(refuse));
     let running = world.run(worker);
-    let room = world.bus.max_payload() - 1000;
+    let room = world.bus.max_payload() - 1500;
     publish(
         &world,
         &User {

@@ -1,0 +1,121 @@
+//! What a message carries from its failure to its next attempt. Never decides when that is.
+
+use async_nats::{HeaderMap, Message};
+use chrono::{DateTime, Utc};
+use tidings_contract::wire;
+use uuid::Uuid;
+
+use super::{
+    delivery::{Delivery, message_id},
+    letter::{REDRIVE, time},
+    streams::retry_subject,
+};
+use crate::executor::Past;
+
+const PREFIX: &str = "tidings-retry-";
+const FAILURES: &str = "tidings-retry-failures";
+const FIRST_FAILED_AT: &str = "tidings-retry-first-failed-at";
+const STREAM: &str = "tidings-retry-stream";
+const SEQUENCE: &str = "tidings-retry-sequence";
+const IDENTITY: &str = "tidings-retry-identity";
+const ORIGINAL_ID: &str = "tidings-retry-message-id";
+
+/// What is known of a message that was here before.
+#[derive(Default)]
+pub(super) struct Restored {
+    /// The stream and the sequence of the event.
+    pub(super) origin: Option<(String, u64)>,
+    pub(super) identity: Option<String>,
+    pub(super) past: Past,
+}
+
+/// Makes a message of the retries what it was when it first came, and gives what it carried besides.
+pub(super) fn restore(message: &mut Message, subscriber: &str) -> Restored {
+    let name = message
+        .subject
+        .strip_prefix(&retry_subject(subscriber, ""))
+        .map(str::to_owned);
+    let Some(name) = name else {
+        return Restored::default();
+    };
+    message.subject = name.into();
+    let Some(headers) = &mut message.headers else {
+        return Restored::default();
+    };
+    let text = |name| headers.get(name).map(|value| value.as_str());
+    let origin = text(STREAM).zip(text(SEQUENCE).and_then(|sequence| sequence.parse().ok()));
+    let restored = Restored {
+        origin: origin.map(|(stream, sequence)| (stream.to_owned(), sequence)),
+        identity: text(IDENTITY).map(str::to_owned),
+        past: Past {
+            failures: text(FAILURES).and_then(|n| n.parse().ok()).unwrap_or(0),
+            first_failed_at: text(FIRST_FAILED_AT).and_then(|at| at.parse().ok()),
+            ..Past::default()
+        },
+    };
+    let original = headers.get(ORIGINAL_ID).cloned();
+    let kept = headers.iter().filter(|(name, _)| {
+        let name: &str = (*name).as_ref();
+        !name.starts_with(PREFIX) && !is_natss(name)
+    });
+    let mut kept: HeaderMap = kept
+        .flat_map(|(name, values)| {
+            values
+                .iter()
+                .map(move |value| (name.clone(), value.clone()))
+        })
+        .collect();
+    if let Some(original) = original {
+        kept.insert(wire::MESSAGE_ID, original);
+    }
+    *headers = kept;
+    restored
+}
+
+/// The original's headers with what the next attempt has to know, due at a time.
+pub(super) fn headers(delivery: &Delivery, past: &Past, due: DateTime<Utc>) -> HeaderMap {
+    let message = delivery.message();
+    let mut headers = HeaderMap::new();
+    for (name, values) in message.headers.iter().flat_map(HeaderMap::iter) {
+        if is_natss(name.as_ref()) {
+            continue;
+        }
+        for value in values {
+            headers.append(name.clone(), value.clone());
+        }
+    }
+    if let Some(id) = message_id(message) {
+        headers.insert(ORIGINAL_ID, id);
+    }
+    let (stream, sequence) = delivery.origin();
+    headers.insert(STREAM, stream);
+    headers.insert(SEQUENCE, sequence.to_string());
+    headers.insert(IDENTITY, delivery.identity());
+    headers.insert(FAILURES, past.failures.to_string());
+    if let Some(at) = past.first_failed_at {
+        headers.insert(FIRST_FAILED_AT, time(at));
+    }
+    headers.insert("Nats-Schedule", format!("@at {}", time(due)));
+    let target = retry_subject(delivery.subscriber(), message.subject.as_str());
+    headers.insert("Nats-Schedule-Target", target);
+    // No message id: the subject is the event's, and a schedule of the same subject replaces the one before.
+    // An id would swallow the failure of an event that is delivered again from the beginning.
+    headers
+}
+
+/// Names the event's way through its subscriber, from its first delivery or from a redrive: a word for a
+/// subject.
+pub(super) fn id_of(delivery: &Delivery) -> String {
+    let headers = delivery.message().headers.as_ref();
+    let redrive = headers.and_then(|headers| headers.get(REDRIVE));
+    let redrive = redrive.map_or("", |redrive| redrive.as_str());
+    let life = format!("{}/{redrive}", delivery.identity());
+    Uuid::new_v5(&Uuid::NAMESPACE_OID, life.as_bytes())
+        .simple()
+        .to_string()
+}
+
+fn is_natss(name: &str) -> bool {
+    name.get(..5)
+        .is_some_and(|start| start.eq_ignore_ascii_case("nats-"))
+}

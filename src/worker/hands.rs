@@ -1,0 +1,145 @@
+//! What this replica has in hand of one stream, and so how much more may be asked for. Never pulls and
+//! never runs anything.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{sync::Notify, time::Instant};
+
+use crate::bus::Delivery;
+
+/// How many bytes of one stream may be in hand.
+const MAX_BYTES: usize = 64 * 1024 * 1024;
+
+/// Shared by the source, which takes deliveries in, and the runner, which lets them go.
+pub(super) struct Hands {
+    /// How many may be in hand.
+    capacity: usize,
+    /// Whether what was handled is remembered, because the consumer may begin again at its ack floor.
+    remembers: bool,
+    inner: Mutex<Inner>,
+    /// Enough places have become free to be worth a request.
+    freed: Notify,
+}
+
+#[derive(Default)]
+struct Inner {
+    held: BTreeMap<u64, Held>,
+    /// What was handled above the oldest in hand.
+    handled: BTreeSet<u64>,
+    bytes: usize,
+}
+
+struct Held {
+    delivery: Arc<Delivery>,
+    since: Instant,
+}
+
+/// What a delivery is to this replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Taken {
+    New,
+    /// It was delivered again while it is in hand.
+    Held,
+    /// It was handled here already, and is delivered again from the ack floor.
+    Handled,
+}
+
+impl Hands {
+    pub(super) fn new(capacity: usize) -> Self {
+        Self {
+            capacity,
+            remembers: false,
+            inner: Mutex::default(),
+            freed: Notify::new(),
+        }
+    }
+
+    /// Remembers what was handled.
+    pub(super) fn remembering(self) -> Self {
+        Self {
+            remembers: true,
+            ..self
+        }
+    }
+
+    /// How many may be asked for in all.
+    pub(super) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// How many places are free.
+    pub(super) fn free(&self) -> usize {
+        self.capacity.saturating_sub(self.inner().held.len())
+    }
+
+    /// How many bytes more there is place for.
+    pub(super) fn bytes_free(&self) -> usize {
+        MAX_BYTES.saturating_sub(self.inner().bytes)
+    }
+
+    /// Takes a delivery in, by its sequence.
+    pub(super) fn take(&self, sequence: u64, delivery: &Arc<Delivery>) -> Taken {
+        let mut inner = self.inner();
+        if inner.held.contains_key(&sequence) {
+            return Taken::Held;
+        }
+        if inner.handled.contains(&sequence) {
+            return Taken::Handled;
+        }
+        let held = Held {
+            delivery: Arc::clone(delivery),
+            since: Instant::now(),
+        };
+        inner.bytes += delivery.bytes();
+        inner.held.insert(sequence, held);
+        Taken::New
+    }
+
+    /// Lets a delivery go that was answered.
+    pub(super) fn release(&self, sequence: u64) {
+        let mut inner = self.inner();
+        if let Some(held) = inner.held.remove(&sequence) {
+            inner.bytes -= held.delivery.bytes();
+        }
+        if self.remembers {
+            inner.handled.insert(sequence);
+            // The ack floor is right below the oldest in hand: what is older never comes again.
+            match inner.held.keys().next().copied() {
+                Some(oldest) => {
+                    while inner.handled.first().is_some_and(|first| *first < oldest) {
+                        inner.handled.pop_first();
+                    }
+                }
+                None => inner.handled.clear(),
+            }
+        }
+        drop(inner);
+        self.freed.notify_one();
+    }
+
+    /// The oldest in hand.
+    pub(super) fn oldest(&self) -> Option<u64> {
+        self.inner().held.keys().next().copied()
+    }
+
+    /// What has been in hand for longer than this.
+    pub(super) fn older_than(&self, age: Duration) -> Vec<Arc<Delivery>> {
+        let now = Instant::now();
+        let inner = self.inner();
+        let old = inner.held.values().filter(|held| now - held.since >= age);
+        old.map(|held| Arc::clone(&held.delivery)).collect()
+    }
+
+    /// Waits until a place has become free.
+    pub(super) async fn freed(&self) {
+        self.freed.notified().await;
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

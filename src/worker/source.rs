@@ -1,0 +1,289 @@
+//! One stream of a subscriber: pulls what there is place for, and passes it on. Never runs a handler.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::future::join_all;
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::hands::{Hands, Taken};
+use crate::{
+    bus::{Bus, BusError, ConsumerSpec, Delivery, PullError, Pulled, Puller, PullerOptions, Start},
+    executor::{Acknowledger, Arrival, PROGRESS},
+};
+
+/// How long a consumer that does not answer is left alone, at first and at most.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// A delivery on its way through the runner.
+pub(super) struct Item {
+    pub(super) delivery: Arc<Delivery>,
+    pub(super) arrival: Arrival,
+    pub(super) hands: Arc<Hands>,
+}
+
+pub(super) struct Source {
+    bus: Bus,
+    subscriber: Arc<str>,
+    consumer: ConsumerSpec,
+    order: Option<Order>,
+    /// When the stream was created: sequences of another one mean nothing here.
+    created: Option<String>,
+    /// The highest sequence that was delivered.
+    seen: u64,
+    puller: Puller,
+    hands: Arc<Hands>,
+    to: mpsc::Sender<Item>,
+    /// Acknowledgements of what was handled here before.
+    repeated: JoinSet<()>,
+    /// While pulling is interrupted: when it is tried again.
+    resume_at: Option<Instant>,
+    pause: Duration,
+}
+
+/// What keeps the order of deliveries: nothing is taken behind one that was lost on its way.
+struct Order {
+    /// The place of the next delivery among those of the consumer.
+    next: u64,
+}
+
+impl Source {
+    pub(super) async fn open(
+        bus: &Bus,
+        subscriber: &Arc<str>,
+        consumer: ConsumerSpec,
+        hands: Hands,
+        to: mpsc::Sender<Item>,
+    ) -> Result<Self, BusError> {
+        let created = bus.stream_created(&consumer.stream).await?;
+        let puller = puller(bus, &consumer).await?;
+        Ok(Self {
+            bus: bus.clone(),
+            subscriber: Arc::clone(subscriber),
+            consumer,
+            order: None,
+            created,
+            seen: 0,
+            puller,
+            hands: Arc::new(hands),
+            to,
+            repeated: JoinSet::new(),
+            resume_at: None,
+            pause: FIRST_PAUSE,
+        })
+    }
+
+    /// Keeps the order of the stream: begins at the ack floor, and again there when a delivery is missing.
+    pub(super) async fn ordered(mut self) -> Result<Self, BusError> {
+        self.rewind().await?;
+        Ok(self)
+    }
+
+    /// Runs until it is told to stop, then hands back what was on its way.
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        let mut progress = tokio::time::interval(PROGRESS);
+        progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let hands = Arc::clone(&self.hands);
+        loop {
+            self.ask().await;
+            let interrupted = self.resume_at;
+            tokio::select! {
+                () = stop.cancelled() => break,
+                pulled = self.puller.next(), if interrupted.is_none() => match pulled {
+                    Ok(Some(message)) => self.take(message).await,
+                    Ok(None) => {}
+                    Err(error) => self.interrupt(&error),
+                },
+                () = hands.freed(), if interrupted.is_none() => {}
+                () = until(interrupted), if interrupted.is_some() => self.resume().await,
+                Some(_) = self.repeated.join_next() => {}
+                _ = progress.tick() => self.tell_progress().await,
+            }
+        }
+        self.close().await;
+    }
+
+    /// Asks for as much as there is place for.
+    async fn ask(&mut self) {
+        if self.resume_at.is_some() {
+            return;
+        }
+        let (free, capacity) = (self.hands.free(), self.hands.capacity());
+        let bytes_free = self.hands.bytes_free();
+        if let Err(error) = self.puller.ask(free, capacity, bytes_free).await {
+            self.interrupt(&error);
+        }
+    }
+
+    async fn take(&mut self, message: Pulled) {
+        let Some((delivery, arrival)) = Delivery::read(&self.bus, &self.subscriber, message) else {
+            tracing::warn!(
+                subscriber = &*self.subscriber,
+                "a message from outside the consumer is ignored"
+            );
+            return;
+        };
+        if let Some(order) = &mut self.order {
+            if arrival.consumer_sequence != order.next {
+                let (wanted, found) = (order.next, arrival.consumer_sequence);
+                tracing::info!(
+                    subscriber = &*self.subscriber,
+                    stream = self.consumer.stream,
+                    wanted,
+                    found,
+                    "a delivery was lost on its way: the consumer begins again at its ack floor"
+                );
+                return self.begin_again().await;
+            }
+            order.next += 1;
+        }
+        self.pause = FIRST_PAUSE;
+        self.seen = self.seen.max(arrival.at);
+        let delivery = Arc::new(delivery);
+        match self.hands.take(arrival.at, &delivery) {
+            Taken::New => {
+                let hands = Arc::clone(&self.hands);
+                let item = Item {
+                    delivery,
+                    arrival,
+                    hands,
+                };
+                // The runner takes what it can hold; when it has ended, so does this.
+                let _ = self.to.send(item).await;
+            }
+            Taken::Held => {
+                tracing::debug!(sequence = arrival.at, "delivered again while in hand");
+            }
+            Taken::Handled => {
+                self.repeated.spawn(async move {
+                    if let Err(error) = delivery.ack().await {
+                        tracing::warn!(%error, "an event that was handled already is not acknowledged");
+                    }
+                });
+            }
+        }
+    }
+
+    /// What waits or runs is in hand; without a sign the server would give it to somebody else.
+    async fn tell_progress(&self) {
+        for delivery in self.hands.older_than(PROGRESS / 2) {
+            if let Err(error) = delivery.progress().await {
+                tracing::warn!(subscriber = &*self.subscriber, %error, "progress could not be told");
+                return;
+            }
+        }
+    }
+
+    /// The consumer does not answer: pulling pauses while what is in hand goes on.
+    fn interrupt(&mut self, error: &PullError) {
+        let (stream, pause) = (&self.consumer.stream, self.pause);
+        tracing::warn!(subscriber = &*self.subscriber, stream, %error, ?pause, "pulling is interrupted");
+        self.resume_at = Some(Instant::now() + pause);
+        self.pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+
+    /// Sets the consumer up again, where it is missing, and pulls anew.
+    async fn resume(&mut self) {
+        match self.reopened().await {
+            Ok(()) => self.resume_at = None,
+            Err(error) => {
+                let stream = &self.consumer.stream;
+                tracing::error!(subscriber = &*self.subscriber, stream, %error, "the consumer cannot be set up");
+                self.resume_at = Some(Instant::now() + self.pause);
+                self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+
+    /// A consumer that is gone begins where this replica stands, unless the stream is another one.
+    async fn reopened(&mut self) -> Result<(), BusError> {
+        let created = self.bus.stream_created(&self.consumer.stream).await?;
+        let start = if created == self.created {
+            Start::Sequence(self.hands.oldest().unwrap_or(self.seen + 1))
+        } else {
+            self.seen = 0;
+            self.created = created;
+            Start::Beginning
+        };
+        self.bus.restore_consumer(&self.consumer, start).await?;
+        if self.order.is_some() {
+            self.rewind().await
+        } else {
+            self.puller = puller(&self.bus, &self.consumer).await?;
+            Ok(())
+        }
+    }
+
+    async fn begin_again(&mut self) {
+        if let Err(error) = self.rewind().await {
+            self.interrupt(&PullError::Bus(error));
+        }
+    }
+
+    /// Begins at the ack floor, on an inbox that nothing from before reaches.
+    async fn rewind(&mut self) -> Result<(), BusError> {
+        let fresh = puller(&self.bus, &self.consumer).await?;
+        let before = std::mem::replace(&mut self.puller, fresh);
+        // Closed, not dropped: what its pulls still got would be missing after the beginning.
+        drop(before.close().await);
+        self.bus.reset_consumer(&self.consumer).await?;
+        self.order = Some(Order { next: 1 });
+        Ok(())
+    }
+
+    /// Ends the pulls. What the server has sent meanwhile goes back at once; in order it stays where it is,
+    /// because the next one begins at the ack floor.
+    async fn close(mut self) {
+        let left = self.puller.close().await;
+        if self.order.is_some() {
+            return;
+        }
+        let read = left
+            .into_iter()
+            .filter_map(|pulled| Delivery::read(&self.bus, &self.subscriber, pulled));
+        let hands = &self.hands;
+        let back = read
+            .map(|(delivery, arrival)| (Arc::new(delivery), arrival))
+            .filter(|(delivery, arrival)| hands.take(arrival.at, delivery) == Taken::New)
+            .map(|(delivery, _)| delivery);
+        hand_back(&self.subscriber, back).await;
+        while self.repeated.join_next().await.is_some() {}
+    }
+}
+
+/// Leaves deliveries to other replicas.
+pub(super) async fn hand_back(subscriber: &str, deliveries: impl Iterator<Item = Arc<Delivery>>) {
+    let answers =
+        deliveries.map(|delivery| async move { delivery.hand_back(Duration::ZERO).await });
+    for error in join_all(answers).await.into_iter().filter_map(Result::err) {
+        tracing::warn!(subscriber, %error, "an event could not be handed back");
+    }
+}
+
+/// Waits until a moment; for ever when there is none.
+pub(super) async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn puller(bus: &Bus, consumer: &ConsumerSpec) -> Result<Puller, BusError> {
+    let options = PullerOptions {
+        stream: consumer.stream.clone(),
+        consumer: consumer.durable.clone(),
+    };
+    match Puller::open(bus, &options).await {
+        Ok(puller) => Ok(puller),
+        Err(PullError::Bus(error)) => Err(error),
+        Err(PullError::Gone(reason)) => Err(BusError::Broken {
+            subject: consumer.durable.clone(),
+            reason,
+        }),
+    }
+}
