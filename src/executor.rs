@@ -91,8 +91,10 @@ pub(crate) trait Acknowledger: Send + Sync + 'static {
 /// What is left to do about a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// Nothing: it was answered, or belongs to somebody else by now.
+    /// Nothing: it was answered.
     Over,
+    /// Nothing here: it was given up without an answer, and comes again.
+    Left,
     /// It is run again after this time, and stays in hand until then.
     Again(Duration),
 }
@@ -282,7 +284,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
-        Step::Over
+        Step::Left
     }
 
     fn unconfirmed(&self, arrival: &Arrival, outcome: &str, tried: u32, error: &Unanswered) {
@@ -331,7 +333,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
             "the worker stops: the event is handed back"
         );
         if self.subscriber.ordered {
-            return Step::Over;
+            return Step::Left;
         }
         self.give_back(arrival, Duration::ZERO, acknowledger, halt)
             .await
@@ -353,7 +355,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
                 break;
             }
         }
-        Step::Over
+        Step::Left
     }
 
     /// The one log event of a delivery's attempt.

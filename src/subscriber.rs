@@ -107,8 +107,13 @@ impl<S: Send + Sync + 'static> EventSubscriber<S> {
     }
 
     /// Handles the events of one key one after the other, in the order of the stream; different keys
-    /// side by side. A failure is tried again in place, and the key's later events wait for it. Holds
-    /// within one process: run one replica of an ordered subscriber.
+    /// side by side. A failure is tried again in place, and the key's later events wait for it.
+    ///
+    /// One replica works at a time; the others stand by, and take over when it stops, or five seconds after it
+    /// was heard of last. Whoever takes over begins at the consumer's ack floor, so that nothing is overtaken:
+    /// events after it that were handled already are handled again, in their order.
+    /// A replica that was frozen for longer than its lease may still end the handlers that it had begun.
+    /// Needs nats-server 2.14.
     #[must_use]
     pub fn ordered_by_key(mut self) -> Self {
         self.ordered = true;

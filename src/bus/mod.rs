@@ -17,6 +17,7 @@ mod pull;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod resume;
 mod retry;
+mod state;
 pub(crate) mod streams;
 mod tail;
 
@@ -291,6 +292,15 @@ impl Bus {
         subject: &str,
         request: async_nats::Request,
     ) -> Result<Bytes, BusError> {
+        let answer = self.answer(subject, request).await?;
+        Ok(answer.payload)
+    }
+
+    async fn answer(
+        &self,
+        subject: &str,
+        request: async_nats::Request,
+    ) -> Result<async_nats::Message, BusError> {
         use async_nats::RequestErrorKind as Kind;
         let sending = self.client.send_request(subject.to_owned(), request);
         // The client's own timeout does not cover the time in its queue.
@@ -308,7 +318,7 @@ impl Bus {
             });
         };
         match answer {
-            Ok(message) => Ok(message.payload),
+            Ok(message) => Ok(message),
             Err(error) => Err(match error.kind() {
                 Kind::NoResponders => BusError::NoResponders {
                     subject: subject.to_owned(),

@@ -58,12 +58,20 @@ impl Hands {
         }
     }
 
-    /// Remembers what was handled.
-    pub(super) fn remembering(self) -> Self {
-        Self {
-            remembers: true,
-            ..self
-        }
+    /// Remembers what is handled from now on, and what was by the replica before.
+    pub(super) fn remember(&mut self, handled: Vec<u64>) {
+        self.remembers = true;
+        self.inner().handled = handled.into_iter().collect();
+    }
+
+    /// What was handled above the ack floor.
+    pub(super) fn handled(&self) -> Vec<u64> {
+        self.inner().handled.iter().copied().collect()
+    }
+
+    /// The stream is another one: its sequences mean other events.
+    pub(super) fn forget_handled(&self) {
+        self.inner().handled.clear();
     }
 
     /// How many may be asked for in all.
@@ -97,6 +105,16 @@ impl Hands {
         inner.bytes += delivery.bytes();
         inner.held.insert(sequence, held);
         Taken::New
+    }
+
+    /// Lets a delivery go that was not answered.
+    pub(super) fn let_go(&self, sequence: u64) {
+        let mut inner = self.inner();
+        if let Some(held) = inner.held.remove(&sequence) {
+            inner.bytes -= held.delivery.bytes();
+        }
+        drop(inner);
+        self.freed.notify_one();
     }
 
     /// Lets a delivery go that was answered.

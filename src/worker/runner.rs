@@ -1,7 +1,7 @@
 //! One subscriber: runs what its sources deliver, as many at once as it may, in the order of each key where
 //! that is wanted. Never pulls, never decides what becomes of a delivery.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::{
     sync::mpsc,
@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     hands::Hands,
+    lease::{Handled, Lease},
     source::{Item, Source, hand_back, until},
 };
 use crate::{
@@ -24,6 +25,9 @@ use crate::{
 /// How many more events an ordered subscriber holds than it runs, so that a hot key does not leave
 /// places empty.
 const AHEAD_WHEN_ORDERED: usize = 8;
+
+/// How long a subscriber that cannot begin is left alone.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// What one subscriber is made of.
 pub(super) struct Runner<S> {
@@ -56,26 +60,66 @@ impl<S: Send + Sync + 'static> Runner<S> {
     /// Runs until `stop` is cancelled and everything in hand is answered; what still runs when `halt` is
     /// cancelled is handed back.
     pub(super) async fn run(self, stop: CancellationToken, halt: CancellationToken) {
-        while let Err(error) = self.work(&stop, &halt).await {
-            let name = self.subscriber.name();
-            tracing::error!(subscriber = name, %error, "the subscriber cannot begin");
-            let pause = tokio::time::sleep(std::time::Duration::from_secs(1));
-            if stop.run_until_cancelled(pause).await.is_none() {
-                return;
+        while !stop.is_cancelled() {
+            let worked = if self.subscriber.ordered {
+                self.work_alone(&stop, &halt).await
+            } else {
+                let worked = self.work(&Handled::new(), &stop, &halt).await;
+                worked.map(drop)
+            };
+            if let Err(error) = worked {
+                let name = self.subscriber.name();
+                tracing::error!(subscriber = name, %error, "the subscriber cannot begin");
+                stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await;
             }
         }
     }
 
-    async fn work(
+    /// Works as long as this replica has the lease.
+    async fn work_alone(
         &self,
         stop: &CancellationToken,
         halt: &CancellationToken,
     ) -> Result<(), BusError> {
+        if let Some(consumer) = self.consumers.last() {
+            self.bus.open_state(&consumer.stream).await?;
+        }
+        let lease = Lease::new(&self.bus, self.subscriber.name());
+        let Some(mut tenure) = lease.acquire(stop).await else {
+            return Ok(());
+        };
+        let (stop, halt) = (stop.child_token(), halt.child_token());
+        let before = std::mem::take(&mut tenure.handled);
+        let mut working = std::pin::pin!(self.work(&before, &stop, &halt));
+        let worked = tokio::select! {
+            worked = &mut working => worked,
+            () = lease.hold(&mut tenure) => {
+                stop.cancel();
+                halt.cancel();
+                return working.await.map(drop);
+            }
+        };
+        let (handled, worked) = match worked {
+            Ok(handled) => (handled, Ok(())),
+            // It has handled nothing: what it was told is still all that is known.
+            Err(error) => (before.clone(), Err(error)),
+        };
+        lease.release(&tenure, handled).await;
+        worked
+    }
+
+    /// Works until it is told to stop, and gives what it has handled above the ack floors.
+    async fn work(
+        &self,
+        before: &Handled,
+        stop: &CancellationToken,
+        halt: &CancellationToken,
+    ) -> Result<Handled, BusError> {
         let (to, arriving) = mpsc::channel(MAX_CONCURRENCY);
         let name: Arc<str> = self.subscriber.name().into();
         let mut sources = JoinSet::new();
         for consumer in &self.consumers {
-            let source = self.source(&name, consumer, to.clone()).await?;
+            let source = self.source(&name, consumer, before, to.clone()).await?;
             sources.spawn(source.run(stop.clone()));
         }
         drop(to);
@@ -90,16 +134,19 @@ impl<S: Send + Sync + 'static> Runner<S> {
             halt: halt.clone(),
         };
         run.run(arriving, stop).await;
+        let mut handled = Handled::new();
         while let Some(ended) = sources.join_next().await {
-            unpanicked(ended);
+            let (place, hands) = unpanicked(ended);
+            handled.insert(place, hands.handled());
         }
-        Ok(())
+        Ok(handled)
     }
 
     async fn source(
         &self,
         name: &Arc<str>,
         consumer: &ConsumerSpec,
+        before: &Handled,
         to: mpsc::Sender<Item>,
     ) -> Result<Source, BusError> {
         let concurrency = self.subscriber.concurrency;
@@ -107,9 +154,9 @@ impl<S: Send + Sync + 'static> Runner<S> {
             let capacity = concurrency
                 .saturating_mul(AHEAD_WHEN_ORDERED)
                 .min(MAX_CONCURRENCY);
-            let hands = Hands::new(capacity).remembering();
+            let hands = Hands::new(capacity);
             let source = Source::open(&self.bus, name, consumer.clone(), hands, to).await?;
-            source.ordered().await
+            source.ordered(before).await
         } else {
             let hands = Hands::new(concurrency);
             Source::open(&self.bus, name, consumer.clone(), hands, to).await
@@ -159,6 +206,10 @@ impl<S: Send + Sync + 'static> Run<S> {
                 item.hands.release(item.arrival.at);
                 self.lanes.finish(key.as_deref());
             }
+            Step::Left => {
+                item.hands.let_go(item.arrival.at);
+                self.lanes.finish(key.as_deref());
+            }
             Step::Again(after) => {
                 self.lanes.rest();
                 self.rested += 1;
@@ -196,8 +247,13 @@ impl<S: Send + Sync + 'static> Run<S> {
         }
         while let Some(finished) = self.running.join_next().await {
             let Finished { item, step, .. } = unpanicked(finished);
-            if let (Step::Again(_), false) = (step, self.ordered) {
-                hand_back(&self.name, std::iter::once(item.delivery)).await;
+            match step {
+                Step::Over => item.hands.release(item.arrival.at),
+                Step::Again(_) if !self.ordered => {
+                    hand_back(&self.name, std::iter::once(item.delivery)).await;
+                }
+                // In order it stays in hand until the next one begins at the ack floor.
+                Step::Left | Step::Again(_) => {}
             }
         }
     }

@@ -10,7 +10,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::hands::{Hands, Taken};
+use super::{
+    hands::{Hands, Taken},
+    lease::Handled,
+};
 use crate::{
     bus::{Bus, BusError, ConsumerSpec, Delivery, PullError, Pulled, Puller, PullerOptions, Start},
     executor::{Acknowledger, Arrival, PROGRESS},
@@ -78,14 +81,26 @@ impl Source {
         })
     }
 
+    /// Which stream it is, and which of its name: what sequences mean something in.
+    pub(super) fn place(&self) -> String {
+        let created = self.created.as_deref().unwrap_or_default();
+        format!("{} {created}", self.consumer.stream)
+    }
+
     /// Keeps the order of the stream: begins at the ack floor, and again there when a delivery is missing.
-    pub(super) async fn ordered(mut self) -> Result<Self, BusError> {
+    /// What the replica before has handled above it is only acknowledged.
+    pub(super) async fn ordered(mut self, handled: &Handled) -> Result<Self, BusError> {
+        let known = handled.get(&self.place()).cloned().unwrap_or_default();
+        if let Some(hands) = Arc::get_mut(&mut self.hands) {
+            hands.remember(known);
+        }
         self.rewind().await?;
         Ok(self)
     }
 
-    /// Runs until it is told to stop, then hands back what was on its way.
-    pub(super) async fn run(mut self, stop: CancellationToken) {
+    /// Runs until it is told to stop, then hands back what was on its way. Gives where it was and what it had
+    /// in hand.
+    pub(super) async fn run(mut self, stop: CancellationToken) -> (String, Arc<Hands>) {
         let mut progress = tokio::time::interval(PROGRESS);
         progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let hands = Arc::clone(&self.hands);
@@ -105,7 +120,9 @@ impl Source {
                 _ = progress.tick() => self.tell_progress().await,
             }
         }
+        let place = self.place();
         self.close().await;
+        (place, hands)
     }
 
     /// Asks for as much as there is place for.
@@ -208,6 +225,7 @@ impl Source {
         } else {
             self.seen = 0;
             self.created = created;
+            self.hands.forget_handled();
             Start::Beginning
         };
         self.bus.restore_consumer(&self.consumer, start).await?;

@@ -1,0 +1,196 @@
+//! Who of several replicas works for an ordered subscriber. Never says what the work is.
+//!
+//! The lease is an entry that its holder writes again and again. No clock is compared: a stand-by takes over
+//! when it has seen the same revision for the whole lease, and the holder stops when it has not managed to
+//! write for as long, counted from before the write that succeeded last.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::bus::{Bus, BusError};
+
+/// How long a stand-by waits for a holder that died.
+const LEASE: Duration = Duration::from_secs(5);
+/// How often a stand-by looks.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// What was handled above the ack floors, by the streams.
+pub(super) type Handled = BTreeMap<String, Vec<u64>>;
+
+/// What the entry holds.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Written {
+    /// Who works; nobody after a clean stop.
+    owner: Option<String>,
+    /// What whoever stopped had handled.
+    #[serde(default)]
+    handled: Handled,
+}
+
+pub(super) struct Lease {
+    bus: Bus,
+    subscriber: String,
+    key: String,
+    owner: String,
+}
+
+/// The lease as its holder has it.
+pub(super) struct Tenure {
+    revision: u64,
+    /// When it is over unless it is renewed.
+    until: Instant,
+    /// What the one before has handled, if it stopped by itself.
+    pub(super) handled: Handled,
+}
+
+impl Lease {
+    pub(super) fn new(bus: &Bus, subscriber: &str) -> Self {
+        Self {
+            bus: bus.clone(),
+            subscriber: subscriber.to_owned(),
+            key: format!("lease.{subscriber}"),
+            owner: Uuid::now_v7().to_string(),
+        }
+    }
+
+    /// Waits until the lease is free, and takes it; `None` when told to stop before.
+    pub(super) async fn acquire(&self, stop: &CancellationToken) -> Option<Tenure> {
+        let mut seen: Option<(u64, Instant)> = None;
+        loop {
+            match self.look(&mut seen).await {
+                Ok(Some(tenure)) => {
+                    let revision = tenure.revision;
+                    tracing::info!(subscriber = self.subscriber, revision, "this replica works");
+                    return Some(tenure);
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(subscriber = self.subscriber, %error, "the lease cannot be read");
+                }
+            }
+            stop.run_until_cancelled(tokio::time::sleep(LOOK)).await?;
+        }
+    }
+
+    /// Takes the lease if it is free, or was not renewed for its whole time.
+    async fn look(&self, seen: &mut Option<(u64, Instant)>) -> Result<Option<Tenure>, BusError> {
+        let entry = self.bus.read_state(&self.key).await?;
+        let now = Instant::now();
+        let revision = entry.as_ref().map_or(0, |entry| entry.revision);
+        let found = entry.map(|entry| read(&entry.value)).unwrap_or_default();
+        let is_free = found.owner.is_none();
+        let since = match *seen {
+            Some((before, since)) if before == revision => since,
+            before => {
+                if before.is_none() && !is_free {
+                    tracing::info!(
+                        subscriber = self.subscriber,
+                        "another replica works: this one stands by"
+                    );
+                }
+                now
+            }
+        };
+        *seen = Some((revision, since));
+        if !is_free && now - since < LEASE {
+            return Ok(None);
+        }
+        let written = self.bus.write_state(&self.key, self.mine(), revision);
+        Ok(written.await?.map(|revision| Tenure {
+            revision,
+            until: now + LEASE,
+            handled: found.handled,
+        }))
+    }
+
+    /// Renews the lease; ends when it is lost.
+    pub(super) async fn hold(&self, tenure: &mut Tenure) {
+        loop {
+            tokio::time::sleep(LEASE / 3).await;
+            let renewed = tokio::time::timeout_at(tenure.until, self.renew(tenure)).await;
+            if !matches!(renewed, Ok(true)) {
+                tracing::warn!(
+                    subscriber = self.subscriber,
+                    "the lease is lost: this replica stops and stands by"
+                );
+                return;
+            }
+        }
+    }
+
+    /// Writes until it is confirmed; false when another one has the lease.
+    async fn renew(&self, tenure: &mut Tenure) -> bool {
+        loop {
+            let now = Instant::now();
+            let written = self
+                .bus
+                .write_state(&self.key, self.mine(), tenure.revision);
+            match written.await {
+                Ok(Some(revision)) => {
+                    tenure.revision = revision;
+                    tenure.until = now + LEASE;
+                    return true;
+                }
+                // Our own write, if its answer was lost.
+                Ok(None) => match self.bus.read_state(&self.key).await {
+                    Ok(Some(entry)) if read(&entry.value).owner.as_ref() != Some(&self.owner) => {
+                        return false;
+                    }
+                    Ok(Some(entry)) => tenure.revision = entry.revision,
+                    Ok(None) => tenure.revision = 0,
+                    Err(error) => self.unrenewed(&error),
+                },
+                Err(error) => self.unrenewed(&error),
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    fn unrenewed(&self, error: &BusError) {
+        tracing::warn!(subscriber = self.subscriber, %error, "the lease is not renewed");
+    }
+
+    fn mine(&self) -> Bytes {
+        bytes_of(&Written {
+            owner: Some(self.owner.clone()),
+            handled: Handled::new(),
+        })
+    }
+
+    /// Lets a stand-by take over at once, and tells it what was handled.
+    pub(super) async fn release(&self, tenure: &Tenure, handled: Handled) {
+        let owner = None;
+        let free = bytes_of(&Written { owner, handled });
+        let written = self.bus.write_state(&self.key, free, tenure.revision);
+        match tokio::time::timeout(LEASE, written).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => self.unreleased(&error),
+            Err(late) => self.unreleased(&late),
+        }
+    }
+
+    fn unreleased(&self, error: &dyn std::fmt::Display) {
+        tracing::warn!(
+            subscriber = self.subscriber, %error,
+            "the lease is not released: a stand-by waits for its end"
+        );
+    }
+}
+
+/// An entry that nobody can read is nobody's.
+fn read(value: &[u8]) -> Written {
+    serde_json::from_slice(value).unwrap_or_else(|error| {
+        tracing::warn!(%error, "the lease is not readable: it counts as free");
+        Written::default()
+    })
+}
+
+fn bytes_of(written: &Written) -> Bytes {
+    // Texts and numbers always serialise.
+    serde_json::to_vec(written).unwrap_or_default().into()
+}

@@ -1,0 +1,164 @@
+//! P6: the order of a key over several replicas, through their starts, stops and deaths.
+
+use std::time::Duration;
+
+use tidings::{Context, EventPublisher, EventSubscriber, Failure, Worker};
+
+use crate::support::{Counted, Noted, World, eventually};
+
+type Sqlite = sqlx::Sqlite;
+
+const KEYS: [&str; 3] = ["a", "b", "c"];
+
+/// What a handler saw, and on which replica.
+#[derive(Clone)]
+struct Replica {
+    number: usize,
+    noted: Noted,
+}
+
+async fn note(event: Counted, cx: Context<Replica>) -> Result<(), Failure> {
+    // A handler that takes time has others in hand when its replica ends.
+    tokio::time::sleep(Duration::from_millis(2)).await; // real time: the handler's work
+    let Replica { number, noted } = cx.state();
+    noted.note(format!("{number} {} {}", event.key, event.count));
+    Ok(())
+}
+
+fn worker(world: &World<Sqlite>, number: usize, noted: &Noted) -> Worker<Replica> {
+    let noted = noted.clone();
+    Worker::new(world.bus.clone(), Replica { number, noted }).subscribe(
+        EventSubscriber::durable("counter")
+            .on(note)
+            .concurrency(4)
+            .ordered_by_key(),
+    )
+}
+
+async fn publish(world: &World<Sqlite>, counts: std::ops::RangeInclusive<i64>) {
+    let publisher = EventPublisher::new(&world.bus);
+    for count in counts {
+        for key in KEYS {
+            let key = key.to_owned();
+            publisher.publish(&Counted { key, count }).await.unwrap();
+        }
+    }
+}
+
+/// What was seen of a key, by replica and count.
+fn seen(noted: &Noted, key: &str) -> Vec<(usize, i64)> {
+    let notes = noted.all();
+    let of_key = notes.iter().filter_map(|note| {
+        let mut words = note.split(' ');
+        let replica = words.next()?.parse().ok()?;
+        (words.next()? == key).then_some(())?;
+        Some((replica, words.next()?.parse().ok()?))
+    });
+    of_key.collect()
+}
+
+/// Every count of a key was handled, none before the one below it, and none twice by one replica.
+fn assert_in_order(noted: &Noted, last: i64) {
+    for key in KEYS {
+        let seen = seen(noted, key);
+        let mut highest = 0;
+        for (replica, count) in &seen {
+            assert!(
+                *count <= highest + 1,
+                "{key} {count} overtook after {highest} on {replica}: {seen:?}"
+            );
+            highest = highest.max(*count);
+        }
+        assert_eq!(highest, last, "{key}: {seen:?}");
+        for replica in 0..9 {
+            let counts: Vec<i64> = seen
+                .iter()
+                .filter_map(|(of, count)| (*of == replica).then_some(*count))
+                .collect();
+            assert!(counts.is_sorted(), "{key} on {replica}: {counts:?}");
+        }
+    }
+}
+
+async fn until_handled(noted: &Noted, last: i64) {
+    eventually("the last event of each key", || async {
+        KEYS.iter()
+            .all(|key| seen(noted, key).iter().any(|(_, count)| *count == last))
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_replica_works_and_a_clean_stop_hands_over_without_a_duplicate() {
+    let world = World::<Sqlite>::start().await;
+    let noted = Noted::default();
+    let first = world.run(worker(&world, 0, &noted));
+    publish(&world, 1..=20).await;
+    noted.reach(10).await;
+    let second = world.run(worker(&world, 1, &noted));
+    publish(&world, 21..=40).await;
+    noted.reach(80).await;
+    first.stop().await.unwrap();
+    publish(&world, 41..=60).await;
+    until_handled(&noted, 60).await;
+    second.stop().await.unwrap();
+    assert_in_order(&noted, 60);
+    let replicas: Vec<usize> = seen(&noted, "a").iter().map(|(of, _)| *of).collect();
+    assert!(
+        replicas.is_sorted() && replicas.contains(&1),
+        "{replicas:?}"
+    );
+    assert_eq!(noted.len(), 180, "nothing twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn order_holds_when_the_replica_that_works_dies() {
+    let world = World::<Sqlite>::start().await;
+    let noted = Noted::default();
+    let mut dying = world.run(worker(&world, 0, &noted));
+    publish(&world, 1..=30).await;
+    for number in 1..3 {
+        noted.reach(30 * number).await;
+        dying.kill().await;
+        dying = world.run(worker(&world, number, &noted));
+    }
+    publish(&world, 31..=60).await;
+    until_handled(&noted, 60).await;
+    dying.stop().await.unwrap();
+    assert_in_order(&noted, 60);
+}
+
+/// The connection ends again and again, and with it deliveries that were on their way.
+#[tokio::test(flavor = "multi_thread")]
+async fn order_holds_when_the_connection_is_cut() {
+    use crate::support::Proxy;
+    let world = World::<Sqlite>::start().await;
+    let noted = Noted::default();
+    let proxy = Proxy::to(world.nats.port()).await;
+    let through = format!("nats://127.0.0.1:{}", proxy.port);
+    let bus = tidings::Bus::connect((&*through).into()).await.unwrap();
+    let number = 0;
+    let cut = Worker::new(
+        bus,
+        Replica {
+            number,
+            noted: noted.clone(),
+        },
+    )
+    .subscribe(
+        EventSubscriber::durable("counter")
+            .on(note)
+            .concurrency(4)
+            .ordered_by_key(),
+    );
+    let running = world.run(cut);
+    for round in 0..4 {
+        publish(&world, round * 20 + 1..=round * 20 + 20).await;
+        noted.reach(usize::try_from(round).unwrap() * 60 + 20).await;
+        proxy.cut();
+        proxy.mend();
+    }
+    until_handled(&noted, 80).await;
+    running.stop().await.unwrap();
+    assert_in_order(&noted, 80);
+}

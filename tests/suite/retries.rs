@@ -1,0 +1,137 @@
+//! A failed attempt harms nobody else, and what is no attempt costs none.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use tidings::{Context, EventPublisher, EventSubscriber, Failure, Retry, Worker};
+use tokio::sync::Semaphore;
+
+use crate::support::{Noted, User, World, eventually, within};
+
+type Sqlite = sqlx::Sqlite;
+
+async fn publish(world: &World<Sqlite>, id: &str) {
+    EventPublisher::new(&world.bus)
+        .publish(&User::new(id))
+        .await
+        .unwrap();
+}
+
+/// Every event fails at first, far into the future; then comes one that does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn delayed_retries_take_no_place_of_new_events() {
+    async fn fail_but_one(user: User, cx: Context<Noted>) -> Result<(), Failure> {
+        if user.id.starts_with("bad") {
+            return Err(Failure::retry_after(Duration::from_secs(3600), "not now"));
+        }
+        cx.state().note(user.id);
+        Ok(())
+    }
+    let world = World::<Sqlite>::start().await;
+    let noted = Noted::default();
+    let worker = Worker::new(world.bus.clone(), noted.clone()).subscribe(
+        EventSubscriber::durable("w")
+            .on(fail_but_one)
+            .concurrency(4)
+            .retry(Retry::default()),
+    );
+    let running = world.run(worker);
+    for number in 0..100 {
+        publish(&world, &format!("bad{number}")).await;
+    }
+    publish(&world, "good").await;
+    noted.reach(1).await;
+    let client = async_nats::connect(world.nats.url()).await.unwrap();
+    let context = async_nats::jetstream::new(client);
+    let stream = context.get_stream("EVENTS").await.unwrap();
+    eventually("nothing is unanswered", || async {
+        let info = stream.consumer_info("w").await.unwrap();
+        info.num_ack_pending == 0 && info.num_pending == 0
+    })
+    .await;
+    let retries = context.get_stream("RETRIES").await.unwrap();
+    assert_eq!(retries.cached_info().state.messages, 100);
+    running.stop().await.unwrap();
+    assert_eq!(world.dead_letters().await.len(), 0);
+}
+
+/// An event is delivered and lost with its worker more often than it may be attempted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shutdown_and_a_crash_cost_no_attempt() {
+    struct State {
+        began: Semaphore,
+        finish: AtomicBool,
+        noted: Noted,
+    }
+    async fn hang(_: User, cx: Context<std::sync::Arc<State>>) -> Result<(), Failure> {
+        let state = cx.state();
+        if !state.finish.load(Ordering::SeqCst) {
+            state.began.add_permits(1);
+            std::future::pending::<()>().await;
+        }
+        state.noted.note(cx.attempt().to_string());
+        Ok(())
+    }
+    let world = World::<Sqlite>::start().await;
+    let state = std::sync::Arc::new(State {
+        began: Semaphore::new(0),
+        finish: AtomicBool::new(false),
+        noted: Noted::default(),
+    });
+    let worker = || {
+        Worker::new(world.bus.clone(), std::sync::Arc::clone(&state))
+            .subscribe(
+                EventSubscriber::durable("w")
+                    .on(hang)
+                    .retry(Retry::default().attempts(2)),
+            )
+            .drain_within(Duration::ZERO)
+    };
+    publish(&world, "ada").await;
+    for _ in 0..4 {
+        let running = world.run(worker());
+        within("the handler begins", state.began.acquire())
+            .await
+            .unwrap()
+            .forget();
+        running.stop().await.unwrap();
+    }
+    state.finish.store(true, Ordering::SeqCst);
+    let running = world.run(worker());
+    state.noted.reach(1).await;
+    running.stop().await.unwrap();
+    assert_eq!(state.noted.all(), ["1"]);
+    assert_eq!(world.dead_letters().await.len(), 0);
+}
+
+/// The failures travel with the event, from one process to the next.
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_are_counted_across_workers() {
+    async fn fail(_: User, cx: Context<Noted>) -> Result<(), Failure> {
+        cx.state()
+            .note(format!("{} {:?}", cx.attempt(), cx.place()));
+        Err(Failure::retry("no"))
+    }
+    let world = World::<Sqlite>::start().await;
+    let noted = Noted::default();
+    let retry = Retry::exponential(Duration::from_secs(1), Duration::from_secs(1)).attempts(3);
+    publish(&world, "ada").await;
+    for attempt in 1..=3 {
+        let worker = Worker::new(world.bus.clone(), noted.clone())
+            .subscribe(EventSubscriber::durable("w").on(fail).retry(retry));
+        let running = world.run(worker);
+        noted.reach(attempt).await;
+        running.stop().await.unwrap();
+    }
+    let place = "(\"EVENTS\", 1)";
+    let wanted: Vec<String> = (1..=3)
+        .map(|attempt| format!("{attempt} {place}"))
+        .collect();
+    assert_eq!(noted.all(), wanted);
+    let dead = world.dead_letters().await;
+    assert_eq!(dead.0[0].header("tidings-dead-attempts"), "3");
+    assert_eq!(dead.0[0].header("tidings-dead-sequence"), "1");
+    assert!(dead.0[0].header("tidings-dead-handler").ends_with("fail"));
+}
