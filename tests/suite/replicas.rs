@@ -162,3 +162,36 @@ async fn order_holds_when_the_connection_is_cut() {
     running.stop().await.unwrap();
     assert_in_order(&noted, 80);
 }
+
+/// Somebody else takes deliveries off the consumer, as a frozen replica's pulls do, and never answers.
+#[tokio::test(flavor = "multi_thread")]
+async fn order_holds_when_deliveries_are_lost_on_their_way() {
+    let world = World::<Sqlite>::start().await;
+    let noted = Noted::default();
+    let running = world.run(worker(&world, 0, &noted));
+    let thief = async_nats::connect(world.nats.url()).await.unwrap();
+    for round in 0..5 {
+        noted.reach(usize::try_from(round).unwrap() * 60).await;
+        // Before there is anything to get, so that it is this pull's turn when there is.
+        for _ in 0..3 {
+            let pull = r#"{"batch":1,"expires":5000000000}"#;
+            let next = "$JS.API.CONSUMER.MSG.NEXT.EVENTS.counter";
+            let inbox = thief.new_inbox();
+            thief
+                .subscribe(inbox.clone())
+                .await
+                .map(std::mem::forget)
+                .unwrap();
+            thief
+                .publish_with_reply(next, inbox, pull.into())
+                .await
+                .unwrap();
+        }
+        thief.flush().await.unwrap();
+        publish(&world, round * 20 + 1..=round * 20 + 20).await;
+    }
+    until_handled(&noted, 100).await;
+    running.stop().await.unwrap();
+    assert_in_order(&noted, 100);
+    assert_eq!(noted.len(), 300, "nothing twice");
+}
