@@ -171,7 +171,7 @@ async fn order_holds_when_deliveries_are_lost_on_their_way() {
     let running = world.run(worker(&world, 0, &noted));
     let thief = async_nats::connect(world.nats.url()).await.unwrap();
     for round in 0..5 {
-        noted.reach(usize::try_from(round).unwrap() * 60).await;
+        noted.reach(usize::try_from(round).unwrap() * 40).await;
         // Before there is anything to get, so that it is this pull's turn when there is.
         for _ in 0..3 {
             let pull = r#"{"batch":1,"expires":5000000000}"#;
