@@ -22,7 +22,6 @@ pub(crate) struct Facts {
     pub(crate) stream: String,
     pub(crate) sequence: u64,
     /// When the stream stored the message.
-    #[allow(dead_code)] // the inbox needs it
     pub(crate) stored_at: DateTime<Utc>,
     pub(crate) attempt: u32,
     /// How long the handler may take.

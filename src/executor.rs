@@ -46,7 +46,7 @@ pub(crate) struct Arrival {
     /// Where the event was first stored.
     pub(crate) stream: String,
     pub(crate) sequence: u64,
-    /// When its message was stored.
+    /// When it was first stored.
     pub(crate) stored_at: DateTime<Utc>,
     /// The sequence of its message in the stream that delivered it.
     pub(crate) at: u64,
@@ -108,7 +108,8 @@ pub(crate) struct Executor<S> {
 
 /// How one attempt ended.
 enum Ended {
-    Decided(Outcome),
+    /// With the text of the failure, if it was one.
+    Decided(Outcome, Option<String>),
     /// The worker stops: no verdict, and no failed attempt of the handler's.
     HandedBack,
 }
@@ -138,7 +139,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
             Ok(envelope) => envelope,
             Err(letter) => {
                 let outcome = Outcome::Reject(letter);
-                self.record(arrival, attempt, &outcome, Duration::ZERO);
+                self.record(arrival, attempt, &outcome, None, Duration::ZERO);
                 return self.answer(arrival, &outcome, acknowledger, halt).await;
             }
         };
@@ -146,13 +147,13 @@ impl<S: Send + Sync + 'static> Executor<S> {
         // Whatever of the user's panics, decoding and the text of an error included, is a failed attempt.
         let attempted =
             AssertUnwindSafe(self.attempt(arrival, envelope, attempt, halt)).catch_unwind();
-        let outcome = match attempted.await {
-            Ok(Ended::Decided(outcome)) => outcome,
+        let (outcome, error) = match attempted.await {
+            Ok(Ended::Decided(outcome, error)) => (outcome, error),
             Ok(Ended::HandedBack) => return self.hand_back(arrival, acknowledger, halt).await,
             Err(panic) => self.decide(Err(panicked(&*panic)), attempt, arrival.past.put_off),
         };
         let outcome = self.dated(outcome, arrival, attempt);
-        self.record(arrival, attempt, &outcome, began.elapsed());
+        self.record(arrival, attempt, &outcome, error, began.elapsed());
         match outcome {
             // What the handlers need is not there: it is no use to take in more meanwhile.
             Outcome::Postpone(after) => Step::Again(after),
@@ -214,17 +215,26 @@ impl<S: Send + Sync + 'static> Executor<S> {
         });
         let call = match self.call(envelope, &facts) {
             Ok(call) => call,
-            Err(letter) => return Ended::Decided(Outcome::Reject(letter)),
+            Err(letter) => return Ended::Decided(Outcome::Reject(letter), None),
         };
         let result = halt.run_until_cancelled(call).await;
         let Some(result) = result else {
             return Ended::HandedBack;
         };
-        Ended::Decided(self.decide(result, attempt, arrival.past.put_off))
+        let (outcome, error) = self.decide(result, attempt, arrival.past.put_off);
+        Ended::Decided(outcome, error)
     }
 
-    fn decide(&self, result: Result<Handled, Failure>, attempt: u32, postponed: u32) -> Outcome {
-        outcome::decide(result, attempt, postponed, &self.subscriber.retry, random())
+    fn decide(
+        &self,
+        result: Result<Handled, Failure>,
+        attempt: u32,
+        postponed: u32,
+    ) -> (Outcome, Option<String>) {
+        let error = result.as_ref().err().map(ToString::to_string);
+        let retry = &self.subscriber.retry;
+        let outcome = outcome::decide(result, attempt, postponed, retry, random());
+        (outcome, error)
     }
 
     /// Decodes the event and makes the handler's future.
@@ -359,7 +369,14 @@ impl<S: Send + Sync + 'static> Executor<S> {
     }
 
     /// The one log event of a delivery's attempt.
-    fn record(&self, arrival: &Arrival, attempt: u32, outcome: &Outcome, elapsed: Duration) {
+    fn record(
+        &self,
+        arrival: &Arrival,
+        attempt: u32,
+        outcome: &Outcome,
+        error: Option<String>,
+        elapsed: Duration,
+    ) {
         macro_rules! log {
             ($level:ident, $($more:tt)*) => {
                 tracing::$level!(
@@ -379,9 +396,11 @@ impl<S: Send + Sync + 'static> Executor<S> {
         match outcome {
             Outcome::Ack => log!(debug, "handled"),
             Outcome::Duplicate => log!(debug, "handled before"),
-            Outcome::Retry(after) => log!(warn, retry_after = ?after, "failed: it is tried again"),
+            Outcome::Retry(after) => {
+                log!(warn, retry_after = ?after, error, "failed: it is tried again");
+            }
             Outcome::Postpone(after) => {
-                log!(warn, retry_after = ?after, "what the handler needs is not there: it is tried again");
+                log!(warn, retry_after = ?after, error, "what the handler needs is not there: it is tried again");
             }
             Outcome::Reject(letter) => {
                 log!(

@@ -41,13 +41,11 @@ impl Failure {
         Self::new(Verdict::Reject, source.into())
     }
 
-    #[allow(dead_code)] // the inbox says so
     /// What the handler needs failed before it could decide. Not the handler's failure.
     pub(crate) fn unavailable(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::new(Verdict::Unavailable, source.into())
     }
 
-    #[allow(dead_code)] // the inbox says so
     /// The inbox cannot tell whether the event was handled before.
     pub(crate) fn outside_inbox(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::new(Verdict::OutsideInbox, source.into())

@@ -8,6 +8,7 @@ use tidings_contract::{Envelope, Event};
 use crate::{
     context::{self, Context, Facts},
     failure::Failure,
+    housekeeping::Housekeeping,
     outcome::Handled,
 };
 
@@ -48,6 +49,11 @@ pub(crate) trait Erased<S>: Send + Sync {
         envelope: &Envelope,
         cx: Context<S>,
     ) -> Result<BoxFuture<'a, Result<Handled, Failure>>, serde_json::Error>;
+
+    /// What the handler needs to be done for as long as the worker runs.
+    fn housekeeping(&self) -> Option<Housekeeping> {
+        None
+    }
 }
 
 /// Runs the user's part of a call within its time; what it publishes inherits the delivery's lineage. What a

@@ -10,6 +10,7 @@
 //! | carry them into the stream | [`Relay`] |
 //! | publish without a database | [`EventPublisher`] |
 //! | handle events | [`EventSubscriber`], [`Handler`], [`Context`], [`Failure`], [`Retry`] |
+//! | handle them once | [`EventSubscriber::on_once`], [`OnceHandler`], [`InboxTransaction`] |
 //! | run it all until told to stop | [`Worker`], [`shutdown_signal`] |
 //! | connect, and declare streams | [`Bus`], [`NatsOptions`], [`StreamSpec`] |
 //! | test with real servers | [`testing`] |
@@ -23,6 +24,7 @@ mod executor;
 mod failure;
 mod fingerprint;
 mod handler;
+mod housekeeping;
 #[allow(dead_code)] // the runner begins to use it with its next version
 mod lanes;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
@@ -47,9 +49,9 @@ pub use failure::Failure;
 pub use handler::Handler;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use outbox::{
-    DelayedEvent, HeldSlot, LastBatch, LeaseStatus, MigrateError, Outbox, OutboxError,
-    OutboxTransaction, ParkedEvent, ParkedSelection, Relay, RelayError, SchemaError, Status, Store,
-    Trouble,
+    DelayedEvent, HeldSlot, InboxTransaction, LastBatch, LeaseStatus, MigrateError, OnceHandler,
+    Outbox, OutboxError, OutboxTransaction, ParkedEvent, ParkedSelection, Relay, RelayError,
+    SchemaError, Status, Store, Trouble,
 };
 #[cfg(feature = "postgres")]
 pub use outbox::{Rebase, RebaseError, RebasedEvent};

@@ -14,7 +14,6 @@ use crate::{
 pub(crate) enum Handled {
     Done,
     /// The inbox holds the event: the handler was not called.
-    #[allow(dead_code)] // the inbox says so
     Already,
 }
 

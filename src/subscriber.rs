@@ -6,6 +6,7 @@ use tidings_contract::{Envelope, Event};
 
 use crate::{
     handler::{Erased, Handler, Typed},
+    housekeeping::Housekeeping,
     retry::Retry,
 };
 
@@ -75,13 +76,24 @@ impl<S: Send + Sync + 'static> EventSubscriber<S> {
     /// Adds a handler. Several make one durable with several names; the same name may occur in several
     /// versions.
     #[must_use]
-    pub fn on<E: Event, H: Handler<E, S>>(mut self, handler: H) -> Self {
+    pub fn on<E: Event, H: Handler<E, S>>(self, handler: H) -> Self {
+        self.routed::<E>(Typed::<E, H>::new(handler))
+    }
+
+    pub(crate) fn routed<E: Event>(mut self, handler: impl Erased<S> + 'static) -> Self {
         self.routes.push(Route {
             name: E::NAME,
             version: E::VERSION,
-            handler: Box::new(Typed::<E, H>::new(handler)),
+            handler: Box::new(handler),
         });
         self
+    }
+
+    /// What its handlers need to be done for as long as the worker runs.
+    pub(crate) fn housekeeping(&self) -> impl Iterator<Item = Housekeeping> {
+        self.routes
+            .iter()
+            .filter_map(|route| route.handler.housekeeping())
     }
 
     /// When failures are tried again; default [`Retry::default`].

@@ -6,7 +6,7 @@ mod lease;
 mod runner;
 mod source;
 
-use std::{error::Error, sync::Arc, time::Duration};
+use std::{collections::HashSet, error::Error, sync::Arc, time::Duration};
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -132,7 +132,16 @@ impl<S: Send + Sync + 'static> Worker<S> {
             handling.clone().drop_guard(),
             relaying.clone().drop_guard(),
         );
+        let mut kept = HashSet::new();
+        let needed = self
+            .subscribers
+            .iter()
+            .flat_map(EventSubscriber::housekeeping);
+        let needed = needed.filter(|needed| kept.insert(needed.of));
+        let work: Vec<_> = needed.map(|needed| needed.work).collect();
         let runners = self.runners().await?;
+        // Dropped at the end, which ends it.
+        let _housekeeping: JoinSet<()> = work.into_iter().collect();
         let mut subscribers: JoinSet<()> = runners
             .into_iter()
             .map(|runner| runner.run(pulling.clone(), handling.clone()))

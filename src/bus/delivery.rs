@@ -92,7 +92,7 @@ impl Delivery {
             subject: message.subject.to_string(),
             stream: stream.clone(),
             sequence,
-            stored_at: place.stored_at,
+            stored_at: stored_at(&identity).unwrap_or(place.stored_at),
             at: place.sequence,
             consumer_sequence: place.consumer_sequence,
             delivered: place.delivered,
@@ -150,6 +150,12 @@ impl Delivery {
         let request = Request::new().payload(payload.into());
         self.bus.request(reply.as_str(), request).await.map(drop)
     }
+}
+
+/// When an event was first stored, by its identity: a retry of it is another message.
+fn stored_at(identity: &str) -> Option<DateTime<Utc>> {
+    let nanos = identity.rsplit('/').next()?.parse().ok()?;
+    Some(DateTime::from_timestamp_nanos(nanos))
 }
 
 impl Acknowledger for Delivery {

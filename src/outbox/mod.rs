@@ -2,11 +2,13 @@
 //! stream. The only room that names sqlx.
 //!
 //! * [`Outbox`]: begin a transaction and publish in it, or enqueue in one of your own.
+//! * [`InboxTransaction`]: what a handler gets whose effect happens once.
 //! * [`Relay`]: moves what was committed into the stream, in order, once.
 //! * [`Store`]: the two databases, Postgres and SQLite.
 
 mod chunks;
 mod delayed;
+mod inbox;
 mod migrate;
 mod names;
 mod origin;
@@ -35,6 +37,7 @@ use crate::{
 };
 use chunks::chunks;
 pub use delayed::DelayedEvent;
+pub use inbox::{InboxTransaction, OnceHandler};
 pub use migrate::MigrateError;
 pub use parked::{ParkedEvent, ParkedSelection};
 #[cfg(feature = "postgres")]

@@ -3,6 +3,7 @@
 
 mod delayed;
 mod fetch;
+mod inbox;
 mod origin;
 mod parked;
 mod rebase;
@@ -48,6 +49,10 @@ impl Statements for Postgres {
         Migration {
             name: "0002_ways_back",
             sql: include_str!("../../migrations/postgres/0002_ways_back.sql"),
+        },
+        Migration {
+            name: "0003_inbox",
+            sql: include_str!("../../migrations/postgres/0003_inbox.sql"),
         },
     ];
     type Cursor = PgCursor;

@@ -2,6 +2,7 @@
 //! of commits and the cursor is an id.
 
 mod delayed;
+mod inbox;
 mod parked;
 
 use std::{path::Path, time::Duration};
@@ -73,6 +74,10 @@ impl Statements for Sqlite {
         Migration {
             name: "0002_ways_back",
             sql: include_str!("../../migrations/sqlite/0002_ways_back.sql"),
+        },
+        Migration {
+            name: "0003_inbox",
+            sql: include_str!("../../migrations/sqlite/0003_inbox.sql"),
         },
     ];
     /// The id of the last row that is confirmed or parked.

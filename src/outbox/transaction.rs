@@ -89,14 +89,31 @@ impl<DB: Store> OutboxTransaction<DB> {
     /// [`OutboxError::Database`] when the database failed: before COMMIT was sent nothing is committed;
     /// when its answer was lost it is unknown.
     pub async fn commit(mut self) -> Result<(), OutboxError> {
-        if self.events.is_empty() && self.delayed.is_empty() {
+        if self.is_empty() {
             return self.tx.commit().await.map_err(OutboxError::Database);
         }
-        self.outbox.delay(&mut self.tx, &self.delayed).await?;
-        self.outbox.insert(&mut self.tx, &self.events).await?;
+        self.write().await?;
         self.tx.commit().await.map_err(OutboxError::Database)?;
         self.outbox.shared.wake.committed();
         Ok(())
+    }
+
+    /// The same of a transaction in which a statement may have failed without the caller's saying so: an
+    /// error, then. Writing an event finds that out, too.
+    pub(super) async fn conclude(self) -> Result<(), OutboxError> {
+        if self.is_empty() {
+            return DB::conclude(self.tx).await.map_err(OutboxError::Database);
+        }
+        self.commit().await
+    }
+
+    fn is_empty(&self) -> bool {
+        self.events.is_empty() && self.delayed.is_empty()
+    }
+
+    async fn write(&mut self) -> Result<(), OutboxError> {
+        self.outbox.delay(&mut self.tx, &self.delayed).await?;
+        self.outbox.insert(&mut self.tx, &self.events).await
     }
 
     /// Leaves nothing, as if the transaction had never been. Dropping it does the same.

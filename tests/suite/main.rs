@@ -13,6 +13,7 @@ mod delayed;
 mod faults;
 mod fuzz;
 mod idle;
+mod inbox;
 mod moves;
 mod order;
 mod outbox;

@@ -4,7 +4,14 @@ use crate::source::{Source, has_word, lines_where};
 
 /// The modules of the library and of the program, bottom first. Each imports from lower lines only.
 const LAYERS: &[&[&str]] = &[
-    &["failure", "fingerprint", "retry", "rate", "breaker"],
+    &[
+        "failure",
+        "fingerprint",
+        "housekeeping",
+        "retry",
+        "rate",
+        "breaker",
+    ],
     &["outcome"],
     &["context"],
     &["handler"],

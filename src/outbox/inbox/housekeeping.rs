@@ -1,0 +1,54 @@
+//! Empties the slots of the inbox that are out of reach, beside the handlers. Never delays one of them.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::FutureExt;
+
+use crate::{
+    housekeeping::Housekeeping,
+    outbox::{Outbox, Store},
+};
+
+/// How often the one slot is looked at: it stays out of reach for a period.
+const ROUND: Duration = Duration::from_secs(300);
+/// The first look: what is due is emptied soon.
+const FIRST: Duration = Duration::from_secs(1);
+
+/// What the inbox of this database needs.
+pub(super) fn housekeeping<DB: Store>(outbox: &Outbox<DB>) -> Housekeeping {
+    Housekeeping {
+        of: Arc::as_ptr(&outbox.shared).addr(),
+        work: keep(outbox.clone()).boxed(),
+    }
+}
+
+/// Any number of replicas may do this at once.
+async fn keep<DB: Store>(outbox: Outbox<DB>) {
+    let mut pause = FIRST;
+    let mut is_told = false;
+    loop {
+        tokio::time::sleep(pause).await;
+        pause = ROUND;
+        match tokio::time::timeout(ROUND, empty(&outbox)).await {
+            Ok(Ok(None)) | Err(_) => {}
+            Ok(Ok(Some(slot))) => {
+                tracing::info!(database = DB::KIND, slot, "a slot of the inbox was emptied");
+            }
+            Ok(Err(error)) if is_told => {
+                tracing::debug!(database = DB::KIND, %error, "the inbox was not emptied");
+            }
+            Ok(Err(error)) => {
+                is_told = true;
+                tracing::warn!(database = DB::KIND, %error, "a slot of the inbox was not emptied: the inbox grows");
+            }
+        }
+    }
+}
+
+/// On a connection of its own: handlers must not wait for it.
+async fn empty<DB: Store>(outbox: &Outbox<DB>) -> Result<Option<usize>, sqlx::Error> {
+    let mut connection = outbox.connect().await?;
+    let emptied = DB::empty_dead_slot(&mut connection, &outbox.shared.names).await?;
+    sqlx::Connection::close(connection).await?;
+    Ok(emptied)
+}

@@ -1,0 +1,233 @@
+//! The inbox: which events a subscriber has handled, remembered in the transaction of the handler's effect.
+//! Never decides what becomes of a delivery, and never acknowledges one.
+
+mod housekeeping;
+mod once;
+mod ring;
+mod transaction;
+
+use std::{
+    sync::atomic::{AtomicI64, Ordering},
+    time::Duration,
+};
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use sqlx::{Database, Transaction};
+use tidings_contract::Envelope;
+use uuid::Uuid;
+
+use super::{Outbox, OutboxError, OutboxTransaction, Store, store::Names};
+use crate::{
+    context::Facts,
+    failure::{Failure, Verdict},
+};
+pub use once::OnceHandler;
+
+pub(super) use ring::{Ring, may_empty, slot_of};
+pub use transaction::InboxTransaction;
+
+/// How long a connection, the inbox's answer or a commit is waited for. An event that another replica has in
+/// hand is waited for, too.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a rollback is waited for, and then the database, to tell a slow statement from a lost server.
+const ROLLBACK: Duration = Duration::from_secs(2);
+
+/// The statements about the inbox. Every time is the database's clock.
+pub trait Remember: Database<Connection: Send> {
+    /// Adds events to the slot of their period, unless they are there, or the slot is not in reach, or the
+    /// ring has other periods. Waits for a transaction that has added one of them. The events are sorted, so
+    /// that two that add the same do not wait for each other.
+    fn remember(
+        connection: &mut Self::Connection,
+        names: &Names,
+        memory: &Memory<'_>,
+    ) -> impl Future<Output = Result<Remembered, sqlx::Error>> + Send;
+
+    /// Takes events out again that the same transaction has added.
+    fn forget(
+        connection: &mut Self::Connection,
+        names: &Names,
+        memory: &Memory<'_>,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+
+    /// Empties the slot that is not in reach; returns which, if it held something.
+    fn empty_dead_slot(
+        connection: &mut Self::Connection,
+        names: &Names,
+    ) -> impl Future<Output = Result<Option<usize>, sqlx::Error>> + Send;
+
+    /// Commits what may have failed in the hands of a user: an error when the database has rolled it back.
+    fn conclude(
+        tx: Transaction<'static, Self>,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+
+    /// Whether the server is there, and what it said is the statements' fault.
+    fn is_refusal(error: &sqlx::Error) -> bool;
+}
+
+/// Events of one period in the inbox.
+#[derive(Debug)]
+pub struct Memory<'a> {
+    /// Whose: a subscriber.
+    pub scope: &'a str,
+    /// How long a period is thought to be.
+    pub slot_seconds: i64,
+    /// The period.
+    pub period: i64,
+    /// The events' ids, sorted.
+    pub events: &'a [Uuid],
+}
+
+/// What the inbox says.
+#[derive(Debug)]
+pub struct Remembered {
+    /// The ring as it was.
+    pub ring: Ring,
+    /// What was added.
+    pub added: Added,
+}
+
+/// Which events were added.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Added {
+    /// All of them.
+    All,
+    /// These.
+    Only(Vec<Uuid>),
+}
+
+/// The inbox of one database.
+struct Inbox<DB: Store> {
+    outbox: Outbox<DB>,
+    /// How long a period is, as far as is known.
+    slot_seconds: AtomicI64,
+}
+
+/// How a delivery of an event begins.
+enum Begun<DB: Store> {
+    New(OutboxTransaction<DB>),
+    Already,
+}
+
+impl<DB: Store> Inbox<DB> {
+    fn new(outbox: Outbox<DB>) -> Self {
+        Self {
+            outbox,
+            slot_seconds: AtomicI64::new(ring::DEFAULT_SECONDS),
+        }
+    }
+
+    /// A transaction that remembers the event.
+    async fn begin(&self, scope: &str, facts: &Facts) -> Result<Begun<DB>, Failure> {
+        let begun = patiently(async {
+            let mut tx = self.outbox.begin().await?;
+            let remembered = self.remember(&mut tx, scope, facts).await?;
+            Ok((tx, remembered))
+        });
+        let (tx, (remembered, period)) = begun.await.map_err(Failure::unavailable)?;
+        if remembered.added == Added::All {
+            return Ok(Begun::New(tx));
+        }
+        drop(tx);
+        if remembered.ring.reaches(period) {
+            return Ok(Begun::Already);
+        }
+        let event = ring::time_of(
+            &facts.envelope,
+            facts.stored_at,
+            remembered.ring.slot_seconds,
+        );
+        Err(Failure::outside_inbox(outside(event, &remembered.ring)))
+    }
+
+    /// Adds the event to the inbox; also says which period is its own.
+    async fn remember(
+        &self,
+        connection: &mut DB::Connection,
+        scope: &str,
+        facts: &Facts,
+    ) -> Result<(Remembered, i64), OutboxError> {
+        let names = &self.outbox.shared.names;
+        let event = [*facts.envelope.id().as_uuid()];
+        loop {
+            let slot_seconds = self.slot_seconds.load(Ordering::Relaxed);
+            let period = period_of(&facts.envelope, facts.stored_at, slot_seconds);
+            let memory = Memory {
+                scope,
+                slot_seconds,
+                period,
+                events: &event,
+            };
+            let remembering = DB::remember(connection, names, &memory).await;
+            let remembered = remembering.map_err(Outbox::<DB>::explain)?;
+            if remembered.ring.slot_seconds == slot_seconds {
+                return Ok((remembered, period));
+            }
+            let known = remembered.ring.slot_seconds;
+            self.slot_seconds.store(known, Ordering::Relaxed);
+        }
+    }
+
+    /// Commits. What the database refuses is the handler's failure; when it is not there, or its answer is
+    /// lost, nobody's: the inbox tells at the next delivery whether it did commit.
+    async fn commit(&self, tx: OutboxTransaction<DB>) -> Result<(), Failure> {
+        let committed = patiently(tx.conclude());
+        committed.await.map_err(|error| match &error {
+            OutboxError::Database(said) if DB::is_refusal(said) => Failure::retry(error),
+            _ => Failure::unavailable(error),
+        })
+    }
+
+    /// Rolls back after a failure, and says whether that was the handler's, or the database was lost under it.
+    async fn roll_back(&self, tx: OutboxTransaction<DB>, failure: Failure) -> Failure {
+        let rolled_back = tokio::time::timeout(ROLLBACK, tx.rollback()).await;
+        let is_there = match rolled_back {
+            Ok(rolled_back) => rolled_back.is_ok(),
+            // A statement of the handler's may be running still.
+            Err(_) => self.is_there().await,
+        };
+        if is_there || failure.verdict == Verdict::Reject {
+            return failure;
+        }
+        Failure::unavailable(format!("the database was lost: {failure}"))
+    }
+
+    async fn is_there(&self) -> bool {
+        let asked = tokio::time::timeout(ROLLBACK, async {
+            let mut connection = self.outbox.connect().await?;
+            sqlx::Connection::ping(&mut connection).await
+        });
+        asked.await.is_ok_and(|asked| asked.is_ok())
+    }
+}
+
+/// The period of an event.
+fn period_of(envelope: &Envelope, stored_at: DateTime<Utc>, slot_seconds: i64) -> i64 {
+    let time = ring::time_of(envelope, stored_at, slot_seconds);
+    ring::period_of(time, slot_seconds)
+}
+
+/// What is said of an event that is not in reach.
+fn outside(event: DateTime<Utc>, ring: &Ring) -> String {
+    let text = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Secs, true);
+    let (from, to) = ring.reach();
+    format!(
+        "the event is of {}, and the inbox remembers events from {} to {} only: it cannot tell whether this one \
+         was handled before. If it was not, publish it anew under a new id",
+        text(event),
+        text(from),
+        text(to)
+    )
+}
+
+/// What the database does within [`PATIENCE`].
+async fn patiently<T>(
+    work: impl Future<Output = Result<T, OutboxError>>,
+) -> Result<T, OutboxError> {
+    match tokio::time::timeout(PATIENCE, work).await {
+        Ok(done) => done,
+        Err(_) => Err(OutboxError::Database(sqlx::Error::Io(
+            std::io::ErrorKind::TimedOut.into(),
+        ))),
+    }
+}

@@ -1,0 +1,136 @@
+//! Handlers whose effect happens once: they get the transaction that remembers the event. Never handles what
+//! the inbox remembers.
+
+use std::{marker::PhantomData, sync::Arc};
+
+use futures::future::{BoxFuture, FutureExt};
+use tidings_contract::{Envelope, Event};
+
+use super::{Begun, Inbox, InboxTransaction, housekeeping::housekeeping};
+use crate::{
+    context::Context,
+    failure::Failure,
+    handler::{Erased, within},
+    housekeeping::Housekeeping,
+    outbox::{Outbox, Store},
+    outcome::Handled,
+    subscriber::EventSubscriber,
+};
+
+/// Handles one kind of event in a transaction that remembers it. Every
+/// `async fn(E, InboxTransaction<DB>, Context<S>) -> Result<(), Failure>` is one; implement it for a struct when
+/// a handler has fields of its own.
+///
+/// What it does through the transaction happens once, however often the event is delivered. What it does
+/// besides, such as sending a mail, may happen again after a failure or a crash.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not handle `{E}` once, in `{DB}` and with state `{S}`",
+    label = "not a handler with a transaction",
+    note = "such a handler is `async fn(event: {E}, tx: InboxTransaction<{DB}>, cx: Context<{S}>) -> Result<(), Failure>`, and what it holds across an await is `Send`"
+)]
+pub trait OnceHandler<E: Event, DB: Store, S>: Send + Sync + 'static {
+    /// Handles the event. `Ok` commits and acknowledges it; what an error does is said by [`Failure`], and
+    /// nothing is committed then.
+    fn handle(
+        &self,
+        event: E,
+        tx: InboxTransaction<DB>,
+        cx: Context<S>,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
+}
+
+impl<E, DB, S, F, Fut> OnceHandler<E, DB, S> for F
+where
+    E: Event,
+    DB: Store,
+    F: Fn(E, InboxTransaction<DB>, Context<S>) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<(), Failure>> + Send,
+{
+    fn handle(
+        &self,
+        event: E,
+        tx: InboxTransaction<DB>,
+        cx: Context<S>,
+    ) -> impl Future<Output = Result<(), Failure>> + Send {
+        self(event, tx, cx)
+    }
+}
+
+impl<S: Send + Sync + 'static> EventSubscriber<S> {
+    /// Adds a handler whose effect in this database happens once: see [`OnceHandler`]. An event that the
+    /// inbox remembers is acknowledged without a call. The inbox knows the subscriber by its name, and each
+    /// event by its id.
+    ///
+    /// It remembers the events of the last 13 days, each by the event's own time: the time in its id, which
+    /// Tidings makes; else the `ce-time` that a foreign publisher states; else when the stream stored it. An
+    /// older event is a dead letter with the cause `outside-inbox`, because nobody can tell whether it was
+    /// handled.
+    #[must_use]
+    pub fn on_once<E, DB, H>(self, outbox: &Outbox<DB>, handler: H) -> Self
+    where
+        E: Event,
+        DB: Store,
+        H: OnceHandler<E, DB, S>,
+    {
+        self.routed::<E>(Once {
+            inbox: Inbox::new(outbox.clone()),
+            handler,
+            event: PhantomData::<fn(E)>,
+        })
+    }
+}
+
+struct Once<E, DB: Store, H> {
+    inbox: Inbox<DB>,
+    handler: H,
+    event: PhantomData<fn(E)>,
+}
+
+impl<E, DB, S, H> Erased<S> for Once<E, DB, H>
+where
+    E: Event,
+    DB: Store,
+    S: Send + Sync + 'static,
+    H: OnceHandler<E, DB, S>,
+{
+    fn name(&self) -> &'static str {
+        std::any::type_name::<H>()
+    }
+
+    fn call<'a>(
+        &'a self,
+        envelope: &Envelope,
+        cx: Context<S>,
+    ) -> Result<BoxFuture<'a, Result<Handled, Failure>>, serde_json::Error> {
+        let event = envelope.decode::<E>()?;
+        Ok(self.handle(event, cx).boxed())
+    }
+
+    fn housekeeping(&self) -> Option<Housekeeping> {
+        Some(housekeeping(&self.inbox.outbox))
+    }
+}
+
+impl<E: Event, DB: Store, H> Once<E, DB, H> {
+    async fn handle<S>(&self, event: E, cx: Context<S>) -> Result<Handled, Failure>
+    where
+        H: OnceHandler<E, DB, S>,
+    {
+        let facts = Arc::clone(cx.facts());
+        let tx = match self.inbox.begin(&facts.subscriber, &facts).await? {
+            Begun::New(tx) => tx,
+            Begun::Already => return Ok(Handled::Already),
+        };
+        let (tx, lent) = InboxTransaction::lend(tx);
+        let handled = within(&facts, self.handler.handle(event, tx, cx)).await;
+        match (handled, lent.back()) {
+            (Ok(()), Some(tx)) => self.inbox.commit(tx).await.map(|()| Handled::Done),
+            (Ok(()), None) => Err(Failure::retry(
+                "the handler ended and did not give its transaction back, so nothing was committed: \
+                 do not move it into a task that goes on",
+            )),
+            (Err(failure), Some(tx)) => Err(self.inbox.roll_back(tx, failure).await),
+            (Err(failure), None) => Err(failure),
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Which slot of the inbox remembers an event, and which slots are in reach. Pure: the clock comes in.
+//!
+//! Time is counted in periods, and a slot is written to for one period out of sixteen. Which one is said by the
+//! event's own time, so that all its deliveries meet in one slot, whenever they come.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tidings_contract::Envelope;
+
+/// How many slots there are.
+const SLOTS: i64 = 16;
+/// How many periods before the present one are in reach, and how many after it.
+const BEHIND: i64 = 13;
+const AHEAD: i64 = 1;
+/// The length of a period that the migrations set.
+pub(super) const DEFAULT_SECONDS: i64 = 86_400;
+
+/// The ring at one moment, by the database's clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ring {
+    /// How long a period is, in seconds.
+    pub slot_seconds: i64,
+    /// The present period.
+    pub now: i64,
+    /// The first period in reach, whatever the ring holds.
+    pub first: i64,
+}
+
+impl Ring {
+    /// Whether the inbox can tell of an event of this period if it was handled.
+    pub(in crate::outbox) fn reaches(&self, period: i64) -> bool {
+        period >= self.first.max(self.now - BEHIND) && period <= self.now + AHEAD
+    }
+
+    /// From when to when events are in reach.
+    pub(super) fn reach(&self) -> (DateTime<Utc>, DateTime<Utc>) {
+        let begin = |period: i64| {
+            let seconds = period.saturating_mul(self.slot_seconds);
+            DateTime::from_timestamp(seconds, 0).unwrap_or_default()
+        };
+        let first = self.first.max(self.now - BEHIND);
+        (begin(first), begin(self.now + AHEAD + 1))
+    }
+
+    /// The one slot that no period in reach maps to.
+    pub(in crate::outbox) fn dead_slot(&self) -> usize {
+        slot_of(self.now + AHEAD + 1)
+    }
+}
+
+/// Whether the dead slot may be emptied, this long after the present period began: not at once, should the
+/// database's clock be set back, or another one with a slower clock take over.
+pub(in crate::outbox) fn may_empty(slot_seconds: i64, elapsed: f64) -> bool {
+    #[allow(clippy::cast_precision_loss)] // 32 bits in the database
+    let quarter = slot_seconds as f64 / 4.0;
+    elapsed >= quarter
+}
+
+/// The slot of a period.
+pub(in crate::outbox) fn slot_of(period: i64) -> usize {
+    usize::try_from(period.rem_euclid(SLOTS)).unwrap_or(0)
+}
+
+/// The period of a time.
+pub(super) fn period_of(time: DateTime<Utc>, slot_seconds: i64) -> i64 {
+    time.timestamp().div_euclid(slot_seconds.max(1))
+}
+
+/// The event's own time, which is the same at every delivery: the one in its id, when that is a UUIDv7; else
+/// the one that its publisher states; else when its stream stored it.
+///
+/// An event that was delayed for long has an id that is old when it is published. So a stated time, which for
+/// such an event is when it was due, decides when it is later by more than half of what is in reach.
+pub(super) fn time_of(
+    envelope: &Envelope,
+    stored_at: DateTime<Utc>,
+    slot_seconds: i64,
+) -> DateTime<Utc> {
+    let Some(made) = made_at(envelope) else {
+        return envelope.time().unwrap_or(stored_at);
+    };
+    let long = TimeDelta::try_seconds(slot_seconds.saturating_mul(BEHIND / 2)).unwrap_or_default();
+    match envelope.time() {
+        Some(stated) if stated - made > long => stated,
+        _ => made,
+    }
+}
+
+/// The time in a UUIDv7.
+fn made_at(envelope: &Envelope) -> Option<DateTime<Utc>> {
+    let id = envelope.id();
+    let uuid = id.as_uuid();
+    if uuid.get_version_num() != 7 {
+        return None;
+    }
+    let (seconds, nanos) = uuid.get_timestamp()?.to_unix();
+    DateTime::from_timestamp(i64::try_from(seconds).ok()?, nanos)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use tidings_contract::EventId;
+    use uuid::{Timestamp, Uuid};
+
+    const DAY: i64 = DEFAULT_SECONDS;
+
+    fn at(seconds: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(seconds, 0).unwrap()
+    }
+
+    fn made(seconds: u64) -> Envelope {
+        let id = Uuid::new_v7(Timestamp::from_unix_time(seconds, 0, 0, 0));
+        Envelope::raw("user.created", 1, None, "{}")
+            .unwrap()
+            .with_id(EventId::from(id))
+    }
+
+    proptest! {
+        /// Whatever the time, no period in reach shares its slot with another one, or has the one that is emptied.
+        #[test]
+        fn a_slot_that_is_emptied_remembers_nothing_that_is_in_reach(now in 0i64..100_000, first in 0i64..100_000) {
+            let ring = Ring { slot_seconds: DAY, now, first };
+            let slots: Vec<usize> = (now - 40..now + 40).filter(|p| ring.reaches(*p)).map(slot_of).collect();
+            let mut apart = slots.clone();
+            apart.sort_unstable();
+            apart.dedup();
+            prop_assert_eq!(apart.len(), slots.len());
+            prop_assert!(!slots.contains(&ring.dead_slot()));
+        }
+
+        /// Until the next period, and a quarter of it after a clock that was set back.
+        #[test]
+        fn what_is_emptied_stays_out_of_reach_though_the_clock_is_set_back(seconds in 2_000_000i64..2_000_000_000, back in 0i64..DAY / 4) {
+            let ring = |seconds: i64| Ring { slot_seconds: DAY, now: seconds.div_euclid(DAY), first: 0 };
+            let elapsed = seconds.rem_euclid(DAY);
+            prop_assume!(may_empty(DAY, elapsed as f64));
+            prop_assert_eq!(ring(seconds).dead_slot(), ring(seconds - back).dead_slot());
+        }
+    }
+
+    #[test]
+    fn an_event_has_one_time_however_often_and_wherever_it_is_stored() {
+        let envelope = made(1_800_000_000);
+        for (stored, stated) in [(0, None), (1, Some(5)), (2, Some(1_800_000_000 + DAY * 6))] {
+            let envelope = match stated {
+                Some(stated) => envelope.clone().at(at(stated)),
+                None => envelope.clone(),
+            };
+            assert_eq!(time_of(&envelope, at(stored), DAY), at(1_800_000_000));
+        }
+    }
+
+    #[test]
+    fn an_event_that_was_delayed_for_long_has_the_time_when_it_was_due() {
+        let due = at(1_800_000_000 + 30 * DAY);
+        assert_eq!(time_of(&made(1_800_000_000).at(due), at(0), DAY), due);
+    }
+
+    #[test]
+    fn a_foreign_event_has_the_time_that_is_stated_else_the_one_of_its_stream() {
+        let foreign = made(1_800_000_000).with_id(EventId::of_foreign("s", "7"));
+        assert_eq!(time_of(&foreign, at(77), DAY), at(77));
+        assert_eq!(time_of(&foreign.at(at(5)), at(77), DAY), at(5));
+    }
+
+    #[test]
+    fn times_before_1970_are_out_of_reach() {
+        let ring = Ring {
+            slot_seconds: DAY,
+            now: 3,
+            first: 0,
+        };
+        assert!(!ring.reaches(period_of(at(-1), DAY)));
+        assert!(ring.reaches(period_of(at(0), DAY)));
+    }
+}

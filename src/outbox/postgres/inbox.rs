@@ -1,0 +1,182 @@
+//! The inbox on Postgres: a ring of tables that are truncated. Never updates a row.
+
+use sqlx::{Connection, PgConnection, Postgres, Row as _, Transaction};
+use uuid::Uuid;
+
+use super::{
+    slots,
+    turn::{query, query_of},
+};
+use crate::outbox::{
+    inbox::{Added, Memory, Remember, Remembered, Ring, may_empty, slot_of},
+    store::Names,
+};
+
+/// A statement for each slot. It names the slot, so it has the lock before it reads the clock: no slot is
+/// emptied between the two.
+macro_rules! for_each_slot {
+    ($before:literal, $after:literal) => {
+        for_each_slot!($before, $after, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
+    };
+    ($before:literal, $after:literal, $($slot:literal)+) => {
+        [$(concat!($before, $slot, $after)),+]
+    };
+}
+
+/// Without an array, which costs more than the one row.
+const REMEMBER_ONE: [&str; 16] = for_each_slot!(
+    "with ring as materialized (
+        select floor(date_part('epoch', clock_timestamp()) / slot_seconds)::bigint as now,
+               slot_seconds::bigint as slot_seconds, first
+        from tidings.inbox_ring
+    ), added as (
+        insert into tidings.inbox_",
+    " (event, scope)
+        select $1::uuid, $2 from ring
+        where slot_seconds = $3 and $4::bigint between greatest(now - 13, first) and now + 1
+        on conflict do nothing returning 1
+    )
+    select now, slot_seconds, first, exists (select from added) from ring"
+);
+
+const REMEMBER: [&str; 16] = for_each_slot!(
+    "with ring as materialized (
+        select floor(date_part('epoch', clock_timestamp()) / slot_seconds)::bigint as now,
+               slot_seconds::bigint as slot_seconds, first
+        from tidings.inbox_ring
+    ), added as (
+        insert into tidings.inbox_",
+    " (event, scope)
+        select event, $2 from ring, unnest($1::uuid[]) as event
+        where slot_seconds = $3 and $4::bigint between greatest(now - 13, first) and now + 1
+        on conflict do nothing returning event
+    )
+    select now, slot_seconds, first, count = cardinality($1::uuid[]),
+           case when count < cardinality($1::uuid[]) then events end
+    from ring, (select count(*), array_agg(event) as events from added) as added"
+);
+
+const FORGET: [&str; 16] = for_each_slot!(
+    "delete from tidings.inbox_",
+    " where event = any($1) and scope = $2"
+);
+
+const RING: &str = "select floor(date_part('epoch', clock_timestamp()) / slot_seconds)::bigint,
+        slot_seconds::bigint, first,
+        date_part('epoch', clock_timestamp()) - slot_seconds * floor(date_part('epoch', clock_timestamp()) / slot_seconds)
+    from tidings.inbox_ring";
+
+impl Remember for Postgres {
+    async fn remember(
+        connection: &mut PgConnection,
+        names: &Names,
+        memory: &Memory<'_>,
+    ) -> Result<Remembered, sqlx::Error> {
+        let slot = slot_of(memory.period);
+        let asking = match memory.events {
+            [event] => query(names, REMEMBER_ONE[slot]).bind(event),
+            events => query(names, REMEMBER[slot]).bind(events),
+        };
+        let row = asking
+            .bind(memory.scope)
+            .bind(memory.slot_seconds)
+            .bind(memory.period)
+            .fetch_one(connection)
+            .await?;
+        let added = match (row.try_get(3)?, memory.events) {
+            (true, _) => Added::All,
+            (false, [_]) => Added::Only(Vec::new()),
+            (false, _) => {
+                let added: Option<Vec<Uuid>> = row.try_get(4)?;
+                Added::Only(added.unwrap_or_default())
+            }
+        };
+        let ring = Ring {
+            now: row.try_get(0)?,
+            slot_seconds: row.try_get(1)?,
+            first: row.try_get(2)?,
+        };
+        Ok(Remembered { ring, added })
+    }
+
+    async fn forget(
+        connection: &mut PgConnection,
+        names: &Names,
+        memory: &Memory<'_>,
+    ) -> Result<(), sqlx::Error> {
+        query(names, FORGET[slot_of(memory.period)])
+            .bind(memory.events)
+            .bind(memory.scope)
+            .execute(connection)
+            .await
+            .map(drop)
+    }
+
+    /// The ring is asked again under the lock: the clock may have been set, and periods made longer.
+    async fn empty_dead_slot(
+        connection: &mut PgConnection,
+        names: &Names,
+    ) -> Result<Option<usize>, sqlx::Error> {
+        let mut tx = connection.begin().await?;
+        let Some(slot) = due(&mut tx, names).await? else {
+            return Ok(None);
+        };
+        // Safe: constants, a number and a checked identifier.
+        let sql = |text: &str| {
+            let text = text.replace("$slot", &format!("tidings.inbox_{slot}"));
+            sqlx::AssertSqlSafe(names.text(&text, '.'))
+        };
+        let any = query_of(names, sql("select exists (select from $slot)"));
+        if !any.fetch_one(&mut *tx).await?.try_get::<bool, _>(0)? {
+            return Ok(None);
+        }
+        let lock =
+            "set local lock_timeout = '20ms'; lock table only $slot in access exclusive mode";
+        if let Err(error) = sqlx::raw_sql(sql(lock)).execute(&mut *tx).await {
+            if slots::is_in_use(&error) {
+                tracing::debug!(slot, %error, "the slot is in use: it is emptied later");
+                return Ok(None);
+            }
+            return Err(error);
+        }
+        if due(&mut tx, names).await? != Some(slot) {
+            return Ok(None);
+        }
+        sqlx::raw_sql(sql("truncate table only $slot"))
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        Ok(Some(slot))
+    }
+
+    /// A COMMIT of a transaction in which a statement has failed is answered as if all were well, though it
+    /// has rolled back. So something is asked before, in the same message. What is begun behind keeps the
+    /// client's count of open transactions right: it ends when the connection goes back.
+    async fn conclude(mut tx: Transaction<'static, Self>) -> Result<(), sqlx::Error> {
+        sqlx::raw_sql("select; commit; begin")
+            .execute(&mut *tx)
+            .await
+            .map(drop)
+    }
+
+    fn is_refusal(error: &sqlx::Error) -> bool {
+        let code = error.as_database_error().and_then(|error| error.code());
+        // Data, constraints, a transaction that had failed before, statements, rights, user-defined ones.
+        const CLASSES: [&str; 7] = ["22", "23", "25", "42", "44", "P0", "54"];
+        code.is_some_and(|code| {
+            let is_read_only = code == "25006";
+            !is_read_only && CLASSES.iter().any(|class| code.starts_with(class))
+        })
+    }
+}
+
+/// The slot that may be emptied now.
+async fn due(connection: &mut PgConnection, names: &Names) -> Result<Option<usize>, sqlx::Error> {
+    let row = query(names, RING).fetch_one(connection).await?;
+    let ring = Ring {
+        now: row.try_get(0)?,
+        slot_seconds: row.try_get(1)?,
+        first: row.try_get(2)?,
+    };
+    Ok(may_empty(ring.slot_seconds, row.try_get(3)?).then(|| ring.dead_slot()))
+}

@@ -1,0 +1,117 @@
+//! The inbox on SQLite: a ring of tables that are emptied whole. Never updates a row.
+
+use sqlx::{Connection, Row as _, Sqlite, SqliteConnection, Transaction, sqlite::SqliteRow};
+use uuid::Uuid;
+
+use crate::outbox::{
+    inbox::{Added, Memory, Remember, Remembered, Ring, may_empty, slot_of},
+    store::{Names, Statements},
+};
+
+const RING: &str = "select unixepoch() / slot_seconds, slot_seconds, first,
+        unixepoch('subsec') - unixepoch() / slot_seconds * slot_seconds
+    from tidings_inbox_ring";
+
+impl Remember for Sqlite {
+    /// The transaction is the only one that writes, so what was read of the ring is true until it ends.
+    async fn remember(
+        connection: &mut SqliteConnection,
+        names: &Names,
+        memory: &Memory<'_>,
+    ) -> Result<Remembered, sqlx::Error> {
+        let row = sqlx::query(names.sql(RING, '_'))
+            .fetch_one(&mut *connection)
+            .await?;
+        let ring = ring(&row)?;
+        let is_known = ring.slot_seconds == memory.slot_seconds;
+        if !is_known || !ring.reaches(memory.period) {
+            let added = Added::Only(Vec::new());
+            return Ok(Remembered { ring, added });
+        }
+        // One text of ids: their number must not make another statement.
+        let insert = "with recursive place (at) as (
+                select 0 union all select at + 16 from place where at + 16 < length(?1))
+            insert into $slot (event, scope)
+            select substr(?1, at + 1, 16), ?2 from place where true
+            on conflict do nothing returning event";
+        let ids: Vec<u8> = memory
+            .events
+            .iter()
+            .flat_map(Uuid::as_bytes)
+            .copied()
+            .collect();
+        let added = sqlx::query(sql(names, slot_of(memory.period), insert))
+            .bind(ids)
+            .bind(memory.scope)
+            .fetch_all(connection)
+            .await?;
+        let added = if added.len() == memory.events.len() {
+            Added::All
+        } else {
+            let ids: Result<_, sqlx::Error> = added.iter().map(|row| row.try_get(0)).collect();
+            Added::Only(ids?)
+        };
+        Ok(Remembered { ring, added })
+    }
+
+    async fn forget(
+        connection: &mut SqliteConnection,
+        names: &Names,
+        memory: &Memory<'_>,
+    ) -> Result<(), sqlx::Error> {
+        let delete = "delete from $slot where event = ?1 and scope = ?2";
+        for event in memory.events {
+            sqlx::query(sql(names, slot_of(memory.period), delete))
+                .bind(event)
+                .bind(memory.scope)
+                .execute(&mut *connection)
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn empty_dead_slot(
+        connection: &mut SqliteConnection,
+        names: &Names,
+    ) -> Result<Option<usize>, sqlx::Error> {
+        let mut tx = connection.begin_with(Self::BEGIN).await?;
+        let row = sqlx::query(names.sql(RING, '_'))
+            .fetch_one(&mut *tx)
+            .await?;
+        let ring = ring(&row)?;
+        if !may_empty(ring.slot_seconds, row.try_get(3)?) {
+            return Ok(None);
+        }
+        let slot = ring.dead_slot();
+        let emptied = sqlx::query(sql(names, slot, "delete from $slot"))
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        Ok((emptied.rows_affected() > 0).then_some(slot))
+    }
+
+    async fn conclude(tx: Transaction<'static, Self>) -> Result<(), sqlx::Error> {
+        tx.commit().await
+    }
+
+    fn is_refusal(error: &sqlx::Error) -> bool {
+        const CONSTRAINT: i32 = 19;
+        let code = error.as_database_error().and_then(|error| error.code());
+        let code = code.and_then(|code| code.parse::<i32>().ok());
+        code.is_some_and(|code| code & 0xff == CONSTRAINT)
+    }
+}
+
+fn sql(names: &Names, slot: usize, text: &str) -> sqlx::AssertSqlSafe<String> {
+    let text = text.replace("$slot", &format!("tidings_inbox_{slot}"));
+    // Safe: constants, a number and a checked identifier.
+    sqlx::AssertSqlSafe(names.text(&text, '_'))
+}
+
+fn ring(row: &SqliteRow) -> Result<Ring, sqlx::Error> {
+    Ok(Ring {
+        now: row.try_get(0)?,
+        slot_seconds: row.try_get(1)?,
+        first: row.try_get(2)?,
+    })
+}

@@ -1,0 +1,504 @@
+//! P5: the effect of a handler that gets the inbox's transaction happens once, whatever is delivered how often.
+
+use std::{
+    any::Any,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use sqlx::{Pool, Postgres};
+use tidings::{Context, EventSubscriber, Failure, InboxTransaction, Retry, Worker};
+use tokio::sync::Semaphore;
+use uuid::{Timestamp, Uuid};
+
+use crate::{
+    both,
+    support::{Counted, Database, Noted, User, World, eventually, log},
+};
+
+const DAY: i64 = 86_400;
+
+/// Publishes an event with the NATS client alone: the same id as often as it is called.
+async fn deliver(nats: &str, id: Uuid, user: &str) {
+    let client = async_nats::connect(nats).await.unwrap();
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("ce-specversion", "1.0");
+    headers.insert("ce-id", id.to_string());
+    headers.insert("ce-type", "user.created.v1");
+    headers.insert("ce-source", "tests");
+    let payload = serde_json::to_vec(&User::new(user)).unwrap();
+    let context = async_nats::jetstream::new(client);
+    let stored = context.publish_with_headers("user.created", headers, payload.into());
+    stored.await.unwrap().await.unwrap();
+}
+
+fn now() -> i64 {
+    chrono::Utc::now().timestamp()
+}
+
+/// An id that was made then.
+fn made_at(seconds: i64) -> Uuid {
+    Uuid::new_v7(Timestamp::from_unix_time(seconds.unsigned_abs(), 0, 0, 0))
+}
+
+/// What handlers of these tests share.
+#[derive(Clone, Default)]
+struct App {
+    noted: Noted,
+    /// What a handler waits for, where it waits.
+    gate: Option<Arc<Semaphore>>,
+    /// Where a handler leaves its transaction.
+    leaked: Arc<Mutex<Option<Box<dyn Any + Send>>>>,
+}
+
+/// Counts the user up, says so, and then does what the user is called.
+async fn count<DB: Database>(
+    user: User,
+    mut tx: InboxTransaction<DB>,
+    cx: Context<App>,
+) -> Result<(), Failure> {
+    let count = DB::count_up(&mut tx, &user.id).await?;
+    tx.publish(&Counted {
+        key: user.id.clone(),
+        count,
+    })?;
+    cx.state()
+        .noted
+        .note(format!("{} {}", user.id, cx.attempt()));
+    let first = cx.attempt() == 1;
+    match &*user.id {
+        "rejected" => return Err(Failure::reject("no")),
+        "failing" if first => return Err(Failure::retry("not yet")),
+        "panicking" if first => panic!("on purpose"),
+        "slow" if first => std::future::pending().await,
+        "leaking" if first => *cx.state().leaked.lock().unwrap() = Some(Box::new(tx)),
+        _ => {}
+    }
+    if let Some(gate) = &cx.state().gate {
+        gate.acquire().await?.forget();
+    }
+    Ok(())
+}
+
+fn subscriber<DB: Database>(world: &World<DB>) -> EventSubscriber<App> {
+    let retry = Retry::exponential(Duration::from_millis(20), Duration::from_millis(80));
+    EventSubscriber::durable("counter")
+        .on_once(&world.outbox, count::<DB>)
+        .retry(retry.attempts(4))
+}
+
+fn worker<DB: Database>(world: &World<DB>, app: &App) -> Worker<App> {
+    Worker::new(world.bus.clone(), app.clone()).subscribe(subscriber(world))
+}
+
+impl<DB: Database> World<DB> {
+    /// What the inbox remembers.
+    async fn remembered(&self) -> i64 {
+        let sql = format!("select count(*) from {}", DB::table("inbox"));
+        DB::number(self.outbox.pool(), &sql).await
+    }
+
+    /// How often a user was counted up.
+    async fn counted(&self, user: &str) -> i64 {
+        let sql = format!("select coalesce(max(count), 0) from counter where key = '{user}'");
+        DB::number(self.outbox.pool(), &sql).await
+    }
+
+    /// Follow-up events in the outbox.
+    async fn followed(&self, user: &str) -> i64 {
+        let table = DB::table("outbox");
+        let sql = format!("select count(*) from {table} where key = '{user}'");
+        DB::number(self.outbox.pool(), &sql).await
+    }
+
+    /// Waits until nothing is left to do for the subscriber.
+    async fn is_handled(&self, deliveries: u64) {
+        let context =
+            async_nats::jetstream::new(async_nats::connect(self.nats.url()).await.unwrap());
+        eventually("all deliveries are acknowledged", || async {
+            let stream = context.get_stream("EVENTS").await.unwrap();
+            let Ok(info) = stream.consumer_info("counter").await else {
+                return false;
+            };
+            info.ack_floor.stream_sequence >= deliveries && info.num_pending == 0
+        })
+        .await;
+    }
+}
+
+both!(
+    an_event_that_comes_again_at_another_place_is_acknowledged_without_a_call,
+    effect_memory_and_follow_up_event_commit_together_or_not_at_all,
+    a_rejected_event_leaves_no_memory,
+    two_replicas_with_the_same_event_handle_it_once,
+    a_worker_that_dies_before_the_acknowledgement_handles_it_once,
+    an_event_outside_the_ring_is_a_dead_letter_that_says_why,
+    a_slot_is_emptied_when_it_is_out_of_reach_and_not_before,
+    two_subscribers_have_memories_of_their_own,
+    a_foreign_event_is_remembered_by_its_place,
+    a_database_that_is_not_migrated_costs_no_attempt,
+);
+
+async fn an_event_that_comes_again_at_another_place_is_acknowledged_without_a_call<DB: Database>(
+    world: World<DB>,
+) {
+    let app = App::default();
+    let running = world.run(worker(&world, &app));
+    let (id, first) = (Uuid::now_v7(), made_at(now() - 12 * DAY));
+    for _ in 0..3 {
+        deliver(&world.nats.url(), id, "ada").await;
+        deliver(&world.nats.url(), first, "bob").await;
+    }
+    world.is_handled(6).await;
+    running.stop().await.unwrap();
+    assert_eq!(app.noted.len(), 2, "{:?}", app.noted.all());
+    assert_eq!(
+        (world.counted("ada").await, world.counted("bob").await),
+        (1, 1)
+    );
+    assert_eq!(
+        (world.followed("ada").await, world.remembered().await),
+        (1, 2)
+    );
+    assert_eq!(world.dead_letters().await.len(), 0);
+}
+
+async fn effect_memory_and_follow_up_event_commit_together_or_not_at_all<DB: Database>(
+    world: World<DB>,
+) {
+    log::listen();
+    let app = App::default();
+    let subscriber = subscriber(&world).timeout(Duration::from_millis(500));
+    let worker = Worker::new(world.bus.clone(), app.clone()).subscribe(subscriber);
+    let running = world.run(worker);
+    let users = ["failing", "panicking", "slow", "leaking"];
+    for user in users {
+        deliver(&world.nats.url(), Uuid::now_v7(), user).await;
+        if user == "leaking" {
+            eventually("the failure is told", || async {
+                !log::said("did not give its transaction back").is_empty()
+            })
+            .await;
+            assert_eq!(world.remembered().await, 3);
+            *app.leaked.lock().unwrap() = None;
+        }
+        eventually("it is done", || async { world.counted(user).await == 1 }).await;
+    }
+    world.is_handled(4).await;
+    running.stop().await.unwrap();
+    for user in users {
+        assert_eq!(world.followed(user).await, 1, "{user}");
+        let all = app.noted.all();
+        let attempts = all.iter().filter(|note| note.starts_with(user));
+        assert_eq!(attempts.count(), 2, "{user}");
+    }
+    assert_eq!(world.remembered().await, 4);
+    assert_eq!(world.dead_letters().await.len(), 0);
+}
+
+async fn a_rejected_event_leaves_no_memory<DB: Database>(world: World<DB>) {
+    let running = world.run(worker(&world, &App::default()));
+    deliver(&world.nats.url(), Uuid::now_v7(), "rejected").await;
+    eventually("it is dead", || async {
+        world.dead_letters().await.len() == 1
+    })
+    .await;
+    running.stop().await.unwrap();
+    assert_eq!(
+        (world.remembered().await, world.followed("rejected").await),
+        (0, 0)
+    );
+}
+
+async fn two_replicas_with_the_same_event_handle_it_once<DB: Database>(world: World<DB>) {
+    let gate = Arc::new(Semaphore::new(0));
+    let app = App {
+        gate: Some(Arc::clone(&gate)),
+        ..App::default()
+    };
+    let replicas = [0; 2].map(|_| world.run(worker(&world, &app)));
+    let id = Uuid::now_v7();
+    for _ in 0..4 {
+        deliver(&world.nats.url(), id, "ada").await;
+    }
+    app.noted.reach(1).await;
+    // The others are on their way, or wait for the first.
+    gate.add_permits(4);
+    world.is_handled(4).await;
+    for replica in replicas {
+        replica.stop().await.unwrap();
+    }
+    assert_eq!((app.noted.len(), world.counted("ada").await), (1, 1));
+}
+
+async fn a_worker_that_dies_before_the_acknowledgement_handles_it_once<DB: Database>(
+    world: World<DB>,
+) {
+    let gate = Arc::new(Semaphore::new(0));
+    let app = App {
+        gate: Some(Arc::clone(&gate)),
+        ..App::default()
+    };
+    let first = world.run(worker(&world, &app));
+    deliver(&world.nats.url(), Uuid::now_v7(), "ada").await;
+    app.noted.reach(1).await;
+    first.kill().await;
+    assert_eq!(world.remembered().await, 0, "nothing was committed");
+    // The commit is done, and no acknowledgement gets through.
+    let second = world.run(worker(&world, &app));
+    gate.add_permits(9);
+    deliver(&world.nats.url(), Uuid::now_v7(), "bob").await;
+    eventually("both have their effect", || async {
+        world.counted("ada").await == 1 && world.counted("bob").await == 1
+    })
+    .await;
+    world.is_handled(2).await;
+    second.stop().await.unwrap();
+    assert_eq!(
+        (world.counted("ada").await, world.followed("ada").await),
+        (1, 1)
+    );
+}
+
+async fn an_event_outside_the_ring_is_a_dead_letter_that_says_why<DB: Database>(world: World<DB>) {
+    let app = App::default();
+    let running = world.run(worker(&world, &app));
+    let outside = [now() - 15 * DAY, now() + 3 * DAY];
+    let inside = [now() - 12 * DAY, now() + 100];
+    for seconds in outside.into_iter().chain(inside) {
+        deliver(&world.nats.url(), made_at(seconds), "ada").await;
+    }
+    world.is_handled(4).await;
+    running.stop().await.unwrap();
+    let dead = world.dead_letters().await;
+    assert_eq!((dead.len(), app.noted.len()), (2, 2));
+    for letter in &dead.0 {
+        assert_eq!(letter.header("tidings-dead-cause"), "outside-inbox");
+        let error = letter.header("tidings-dead-error");
+        assert!(
+            error.contains("the inbox remembers events from 20"),
+            "{error}"
+        );
+    }
+}
+
+/// What a slot of a period holds: one row of each of these, so many periods from now.
+async fn fill<DB: Database>(
+    world: &World<DB>,
+    slot_seconds: i64,
+    periods: std::ops::RangeInclusive<i64>,
+) {
+    for period in periods {
+        let slot = (now() / slot_seconds + period).rem_euclid(16);
+        let table = DB::table(&format!("inbox_{slot}"));
+        let id = match DB::table("x").starts_with("tidings_") {
+            true => "randomblob(16)",
+            false => "gen_random_uuid()",
+        };
+        let sql = format!("insert into {table} (event, scope) values ({id}, 'counter')");
+        DB::execute(world.outbox.pool(), &sql).await;
+    }
+}
+
+async fn a_slot_is_emptied_when_it_is_out_of_reach_and_not_before<DB: Database>(world: World<DB>) {
+    // Half of the present period is over, and no test sees its end.
+    let long = now() * 2 / 41;
+    let set = format!(
+        "update {} set slot_seconds = {long}",
+        DB::table("inbox_ring")
+    );
+    DB::execute(world.outbox.pool(), &set).await;
+    fill(&world, long, -13..=2).await;
+    assert_eq!(world.remembered().await, 16);
+    let running = world.run(worker(&world, &App::default()));
+    eventually("the dead slot is empty", || async {
+        world.remembered().await == 15
+    })
+    .await;
+    deliver(&world.nats.url(), Uuid::now_v7(), "ada").await;
+    world.is_handled(1).await;
+    running.stop().await.unwrap();
+    let dead = (now() / long + 2).rem_euclid(16);
+    let sql = format!(
+        "select count(*) from {}",
+        DB::table(&format!("inbox_{dead}"))
+    );
+    assert_eq!(DB::number(world.outbox.pool(), &sql).await, 0);
+    assert_eq!(
+        world.remembered().await,
+        16,
+        "the others are left, and the new one is there"
+    );
+}
+
+async fn two_subscribers_have_memories_of_their_own<DB: Database>(world: World<DB>) {
+    let app = App::default();
+    let other = EventSubscriber::durable("other").on_once(&world.outbox, count::<DB>);
+    let running = world.run(worker(&world, &app).subscribe(other));
+    deliver(&world.nats.url(), Uuid::now_v7(), "ada").await;
+    eventually("both count", || async { world.counted("ada").await == 2 }).await;
+    running.stop().await.unwrap();
+    assert_eq!(world.remembered().await, 2);
+}
+
+async fn a_foreign_event_is_remembered_by_its_place<DB: Database>(world: World<DB>) {
+    let app = App::default();
+    let running = world.run(worker(&world, &app));
+    let context = async_nats::jetstream::new(async_nats::connect(world.nats.url()).await.unwrap());
+    let payload = serde_json::to_vec(&User::new("failing")).unwrap();
+    let stored = context.publish("user.created", payload.into());
+    stored.await.unwrap().await.unwrap();
+    eventually("it is done", || async {
+        world.counted("failing").await == 1
+    })
+    .await;
+    running.stop().await.unwrap();
+    assert_eq!((app.noted.len(), world.remembered().await), (2, 1));
+}
+
+async fn a_database_that_is_not_migrated_costs_no_attempt<DB: Database>(world: World<DB>) {
+    log::listen();
+    let (ring, hidden) = (DB::table("inbox_ring"), "ring_that_is_hidden");
+    let pool = world.outbox.pool();
+    let schema = if ring.contains('.') { "tidings." } else { "" };
+    let hide = match schema {
+        "" => format!("create table {hidden} as select * from {ring}; delete from {ring}"),
+        _ => format!("alter table {ring} rename to {hidden}"),
+    };
+    DB::execute(pool, &hide).await;
+    let app = App::default();
+    let running = world.run(worker(&world, &app));
+    deliver(&world.nats.url(), Uuid::now_v7(), "ada").await;
+    eventually("it was tried more often than it has attempts", || async {
+        log::said("what the handler needs is not there").len() > 5
+    })
+    .await;
+    let show = match schema {
+        "" => format!("insert into {ring} select * from {hidden}"),
+        _ => format!("alter table {schema}{hidden} rename to inbox_ring"),
+    };
+    DB::execute(pool, &show).await;
+    world.is_handled(1).await;
+    running.stop().await.unwrap();
+    assert_eq!(app.noted.all(), ["ada 1"]);
+    assert_eq!(world.dead_letters().await.len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn work_as_usual_leaves_nothing_for_vacuum() {
+    let world = World::<Postgres>::start().await;
+    let app = App::default();
+    let running = world.run(worker(&world, &app));
+    for nth in 0..50 {
+        let id = Uuid::now_v7();
+        for _ in 0..2 {
+            deliver(&world.nats.url(), id, &format!("user-{nth}")).await;
+        }
+    }
+    world.is_handled(100).await;
+    running.stop().await.unwrap();
+    let dead = "select pg_stat_force_next_flush()::text";
+    Postgres::word(world.outbox.pool(), dead).await;
+    let dead =
+        "select (sum(n_dead_tup) + sum(n_tup_del) + sum(n_tup_upd))::bigint from pg_stat_all_tables
+        where schemaname = 'tidings' and relname like 'inbox%'";
+    eventually("the statistics have come", || async {
+        let inserted = "select sum(n_tup_ins)::bigint from pg_stat_all_tables
+            where schemaname = 'tidings' and relname ~ 'inbox_[0-9]'";
+        Postgres::number(world.outbox.pool(), inserted).await == 50
+    })
+    .await;
+    assert_eq!(Postgres::number(world.outbox.pool(), dead).await, 0);
+}
+
+/// A statement failed, the handler said nothing of it, and Postgres answers its COMMIT as if all were well.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_that_hides_the_error_of_a_statement_has_failed() {
+    async fn hide(
+        user: User,
+        mut tx: InboxTransaction<Postgres>,
+        cx: Context<Noted>,
+    ) -> Result<(), Failure> {
+        cx.state().note(&user.id);
+        Postgres::count_up(&mut tx, &user.id).await?;
+        if cx.attempt() == 1 {
+            let _ = sqlx::query("select 1 / 0").execute(&mut *tx).await;
+        }
+        Ok(())
+    }
+    let world = World::<Postgres>::start().await;
+    let noted = Noted::default();
+    let retry = Retry::exponential(Duration::from_millis(20), Duration::from_millis(80));
+    let subscriber = EventSubscriber::durable("counter")
+        .on_once(&world.outbox, hide)
+        .retry(retry);
+    let running = world.run(Worker::new(world.bus.clone(), noted.clone()).subscribe(subscriber));
+    deliver(&world.nats.url(), Uuid::now_v7(), "ada").await;
+    world.is_handled(1).await;
+    running.stop().await.unwrap();
+    assert_eq!(noted.len(), 2);
+    assert_eq!(
+        (world.counted("ada").await, world.remembered().await),
+        (1, 1)
+    );
+}
+
+/// The connection goes while the handler has it: that is not the handler's failure.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_lost_under_a_handler_costs_no_attempt() {
+    async fn cut(
+        user: User,
+        mut tx: InboxTransaction<Postgres>,
+        cx: Context<Noted>,
+    ) -> Result<(), Failure> {
+        cx.state().note(format!("{} {}", user.id, cx.attempt()));
+        if cx.state().len() < 6 {
+            sqlx::query("select pg_terminate_backend(pg_backend_pid())")
+                .execute(&mut *tx)
+                .await?;
+        }
+        Postgres::count_up(&mut tx, &user.id).await?;
+        Ok(())
+    }
+    let world = World::<Postgres>::start().await;
+    let noted = Noted::default();
+    let retry = Retry::never();
+    let subscriber = EventSubscriber::durable("counter")
+        .on_once(&world.outbox, cut)
+        .retry(retry);
+    let running = world.run(Worker::new(world.bus.clone(), noted.clone()).subscribe(subscriber));
+    deliver(&world.nats.url(), Uuid::now_v7(), "ada").await;
+    world.is_handled(1).await;
+    running.stop().await.unwrap();
+    assert_eq!(noted.all(), ["ada 1"; 6]);
+    assert_eq!(
+        (world.counted("ada").await, world.dead_letters().await.len()),
+        (1, 0)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn through_pgbouncer_an_effect_happens_once() {
+    let Some((world, pgbouncer)) = World::behind_pgbouncer().await else {
+        return;
+    };
+    let app = App::default();
+    let running = world.run(worker(&world, &app));
+    for nth in 0..20 {
+        let id = Uuid::now_v7();
+        for _ in 0..3 {
+            deliver(&world.nats.url(), id, &format!("user-{}", nth % 4)).await;
+        }
+    }
+    world.is_handled(60).await;
+    running.stop().await.unwrap();
+    let pool = Pool::connect(&pgbouncer.postgres.url_of("pooled"))
+        .await
+        .unwrap();
+    let counted = "select count(*) from counter where count = 5";
+    assert_eq!(Postgres::number(&pool, counted).await, 4);
+    assert_eq!(
+        Postgres::number(&pool, "select count(*) from tidings.inbox").await,
+        20
+    );
+}
