@@ -80,6 +80,12 @@ impl<S> Context<S> {
         self.delivery.envelope.time()
     }
 
+    /// When its stream stored the event, by the server's clock.
+    #[must_use]
+    pub fn stored_at(&self) -> DateTime<Utc> {
+        self.delivery.stored_at
+    }
+
     /// Which attempt this is, from 1.
     #[must_use]
     pub fn attempt(&self) -> u32 {

@@ -42,11 +42,13 @@ impl Failure {
     }
 
     /// What the handler needs failed before it could decide. Not the handler's failure.
+    #[cfg_attr(not(any(feature = "postgres", feature = "sqlite")), allow(dead_code))] // the inbox says so
     pub(crate) fn unavailable(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::new(Verdict::Unavailable, source.into())
     }
 
     /// The inbox cannot tell whether the event was handled before.
+    #[cfg_attr(not(any(feature = "postgres", feature = "sqlite")), allow(dead_code))] // the inbox says so
     pub(crate) fn outside_inbox(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::new(Verdict::OutsideInbox, source.into())
     }

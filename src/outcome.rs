@@ -14,6 +14,8 @@ use crate::{
 pub(crate) enum Handled {
     Done,
     /// The inbox holds the event: the handler was not called.
+    #[cfg_attr(not(any(feature = "postgres", feature = "sqlite")), allow(dead_code))]
+    // the inbox says so
     Already,
 }
 
