@@ -12,6 +12,7 @@
 //! | handle events | [`EventSubscriber`], [`Handler`], [`Context`], [`Failure`], [`Retry`] |
 //! | handle them once | [`EventSubscriber::on_once`], [`OnceHandler`], [`InboxTransaction`] |
 //! | run it all until told to stop | [`Worker`], [`shutdown_signal`] |
+//! | look after dead letters, and redrive them | [`DeadLetters`], [`Redriver`] |
 //! | connect, and declare streams | [`Bus`], [`NatsOptions`], [`StreamSpec`] |
 //! | test with real servers | [`testing`] |
 
@@ -20,6 +21,7 @@ mod background;
 mod breaker;
 mod bus;
 mod context;
+mod dead_letter;
 mod executor;
 mod failure;
 mod fingerprint;
@@ -45,6 +47,10 @@ pub use bus::{
     streams::{Plan, StreamNameError, StreamSpec},
 };
 pub use context::Context;
+pub use dead_letter::{
+    DeadLetterGroup, DeadLetterReader, DeadLetterSelection, DeadLetters, DeadLettersError, Edit,
+    Redriver, StoredDeadLetter,
+};
 pub use failure::Failure;
 pub use handler::Handler;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]

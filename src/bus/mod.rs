@@ -12,6 +12,7 @@ mod credit;
 mod delivery;
 mod denied;
 mod letter;
+mod letters;
 mod publisher;
 mod pull;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
@@ -33,6 +34,7 @@ pub(crate) use batch::{BatchId, Cause, Confirmed, Refusal, Submission, cause_of_
 pub use connect::{Auth, ConnectError, NatsOptions, Tls};
 pub(crate) use consumer::ConsumerSpec;
 pub(crate) use delivery::Delivery;
+pub(crate) use letters::{Kept, Upkeep};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) use publisher::check_size;
 pub use publisher::{EventPublisher, PublishError, TooLarge};

@@ -188,15 +188,15 @@ fn same(current: Option<&Value>, wanted: &Value) -> bool {
 pub(super) struct Info {
     pub(super) created: String,
     pub(super) config: Map<String, Value>,
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(super) state: InfoState,
 }
 
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
 #[derive(Deserialize)]
 pub(super) struct InfoState {
     pub(super) last_seq: u64,
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(super) messages: u64,
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(super) bytes: u64,
 }
 

@@ -4,6 +4,7 @@ mod bench;
 mod completions;
 mod config;
 mod database;
+mod dead_letters;
 mod demo;
 mod folder;
 mod logging;
@@ -74,6 +75,8 @@ enum Command {
     Tail(tail::Tail),
     /// Look into the outbox
     Outbox(outbox::OutboxCommand),
+    /// Look at what subscribers gave up, and give it back to them
+    DeadLetters(dead_letters::DeadLettersCommand),
     /// Show the whole way on servers of its own: commits, rollbacks, a killed relay, and a judge
     Demo(demo::Demo),
     /// Measure a job here, and the limit of the servers in the same run
@@ -148,6 +151,7 @@ async fn run(command: Command, config: &Config) -> Outcome {
         Command::Publish(command) => command.run(config).await,
         Command::Tail(command) => command.run(config).await,
         Command::Outbox(command) => command.run(config).await,
+        Command::DeadLetters(command) => command.run(config).await,
         Command::Demo(command) => command.run().await,
         Command::Bench(command) => command.run(config).await,
         Command::Config(command) => command.run(config),

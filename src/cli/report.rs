@@ -4,8 +4,8 @@
 use std::{error::Error, fmt, io, process::ExitCode};
 
 use tidings::{
-    BusError, ConnectError, MigrateError, OutboxError, PublishError, ReaderError, RebaseError,
-    RelayError, SchemaError, WorkerError,
+    BusError, ConnectError, DeadLettersError, MigrateError, OutboxError, PublishError, ReaderError,
+    RebaseError, RelayError, SchemaError, WorkerError,
 };
 
 use super::database;
@@ -169,6 +169,19 @@ impl From<ReaderError> for Report {
                 ..
             }) => report.cure("tidings streams apply, which creates it"),
             _ => report,
+        }
+    }
+}
+
+impl From<DeadLettersError> for Report {
+    fn from(error: DeadLettersError) -> Self {
+        match &error {
+            DeadLettersError::NoStream { stream } => {
+                Self::new(Exit::Failed, format!("there is no stream {stream}"))
+                    .cure("tidings streams apply, which creates it")
+            }
+            DeadLettersError::Bus(source) => Self::of(exit_of(source), &error),
+            _ => Self::of(Exit::Failed, &error),
         }
     }
 }

@@ -1,0 +1,315 @@
+//! A stream for those who look after what is in it: its messages in pages and one by one, taking one out, and
+//! storing one again. Never decides which, and never knows what they mean.
+//!
+//! Pages are read directly (`DIRECT.GET`), which needs no consumer and keeps no more than one page in memory. A
+//! message whose headers a client cannot read ends its connection; so what cannot be read in a page is read one
+//! by one, in JSON, where nothing is misread.
+
+use std::{str::FromStr, time::Duration};
+
+use async_nats::{HeaderMap, HeaderName, HeaderValue, Message, StatusCode};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use chrono::{DateTime, SecondsFormat, Utc};
+use futures::StreamExt;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{Bus, BusError, tail::Start};
+
+/// How much is read at once, in messages and in bytes.
+const PAGE: usize = 256;
+const PAGE_BYTES: usize = 4 * 1024 * 1024;
+/// How much is read one by one before a page is tried again.
+const SINGLES: usize = 32;
+/// How long the next message of a page may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// What the server adds to a message that is read directly.
+const ADDED: [&str; 7] = [
+    "Nats-Stream",
+    "Nats-Subject",
+    "Nats-Sequence",
+    "Nats-Time-Stamp",
+    "Nats-Num-Pending",
+    "Nats-Last-Sequence",
+    "Nats-UpTo-Sequence",
+];
+
+/// A message that a stream keeps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Kept {
+    pub(crate) sequence: u64,
+    pub(crate) stored_at: DateTime<Utc>,
+    pub(crate) subject: String,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) payload: Bytes,
+}
+
+/// A stream, as far as it concerns those who look after it.
+#[derive(Debug, Clone)]
+pub(crate) struct Upkeep {
+    /// When it was created, in the server's words: tells it from another one of its name.
+    pub(crate) incarnation: String,
+    pub(crate) last_sequence: u64,
+    /// Whether a message can be taken out.
+    pub(crate) can_remove: bool,
+}
+
+impl Bus {
+    /// What looking after a stream has to know; `None` when there is no such stream.
+    pub(crate) async fn upkeep(&self, stream: &str) -> Result<Option<Upkeep>, BusError> {
+        Ok(self.stream_info(stream).await?.map(|info| {
+            let is_set = |setting: &str| info.config.get(setting) == Some(&json!(true));
+            Upkeep {
+                can_remove: !is_set("deny_delete") && !is_set("sealed"),
+                last_sequence: info.state.last_seq,
+                incarnation: info.created,
+            }
+        }))
+    }
+
+    /// The messages from a place on, in their order, as many as fit into a page; none at the end.
+    pub(crate) async fn page(
+        &self,
+        stream: &str,
+        subjects: &str,
+        start: Start,
+    ) -> Result<Vec<Kept>, BusError> {
+        let why = match self.page_at_once(stream, subjects, start).await {
+            Ok(page) => return Ok(page),
+            Err(error @ BusError::Api { .. }) => return Err(error),
+            Err(error) => error,
+        };
+        tracing::debug!(stream, %why, "a page is read one by one");
+        let mut next = match start {
+            Start::Sequence(sequence) => sequence.max(1),
+            // Which is the first one at a time only a page can tell: whoever asked looks at the times too.
+            _ => 1,
+        };
+        let mut page = Vec::new();
+        while page.len() < SINGLES {
+            let wanted = json!({ "seq": next, "next_by_subj": subjects });
+            let Some(kept) = self.single(stream, &wanted).await? else {
+                break;
+            };
+            next = kept.sequence + 1;
+            page.push(kept);
+        }
+        Ok(page)
+    }
+
+    /// One message of a stream, asked of its leader, which knows best what is there.
+    pub(crate) async fn kept(&self, stream: &str, sequence: u64) -> Result<Option<Kept>, BusError> {
+        self.single(stream, &json!({ "seq": sequence })).await
+    }
+
+    /// Takes a message out of a stream; false when it was not there.
+    pub(crate) async fn remove(&self, stream: &str, sequence: u64) -> Result<bool, BusError> {
+        let subject = format!("$JS.API.STREAM.MSG.DELETE.{stream}");
+        let request = json!({ "seq": sequence, "no_erase": true });
+        match self.api::<Value>(&subject, &request).await {
+            Ok(_) => Ok(true),
+            // The server says only that it failed; that nothing is there is no failure.
+            Err(error @ BusError::Api { .. }) => match self.kept(stream, sequence).await? {
+                Some(_) => Err(error),
+                None => Ok(false),
+            },
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Stores a message, confirmed; what no client may send is left out of its headers.
+    pub(crate) async fn store_again(
+        &self,
+        subject: &str,
+        headers: &[(String, String)],
+        payload: &Bytes,
+    ) -> Result<(), BusError> {
+        self.store(subject.to_owned(), header_map(headers), payload.clone())
+            .await
+    }
+
+    async fn page_at_once(
+        &self,
+        stream: &str,
+        subjects: &str,
+        start: Start,
+    ) -> Result<Vec<Kept>, BusError> {
+        let subject = format!("$JS.API.DIRECT.GET.{stream}");
+        let broken = |reason: String| BusError::Broken {
+            subject: subject.clone(),
+            reason,
+        };
+        let mut wanted =
+            json!({ "next_by_subj": subjects, "batch": PAGE, "max_bytes": PAGE_BYTES });
+        match start {
+            Start::Sequence(sequence) => wanted["seq"] = json!(sequence.max(1)),
+            Start::Time(time) => {
+                wanted["start_time"] = json!(time.to_rfc3339_opts(SecondsFormat::Nanos, true));
+            }
+            _ => wanted["seq"] = json!(1),
+        }
+        // From before the question on: the client may die of one message while those before it are read.
+        let mut lost = self.lost.clone();
+        lost.mark_unchanged();
+        let inbox = self.client.new_inbox();
+        let replies = self.client.subscribe(inbox.clone()).await;
+        let mut replies = replies.map_err(|error| broken(error.to_string()))?;
+        let wanted = Bytes::from(wanted.to_string());
+        let asking = self
+            .client
+            .publish_with_reply(subject.clone(), inbox, wanted);
+        asking.await.map_err(|error| broken(error.to_string()))?;
+        let mut page = Vec::new();
+        loop {
+            let reply = tokio::select! {
+                biased;
+                reply = replies.next() => reply,
+                Ok(()) = lost.changed() => None,
+                () = tokio::time::sleep(PATIENCE) => {
+                    return Err(BusError::Timeout {
+                        subject,
+                        after: PATIENCE,
+                    });
+                }
+            };
+            let Some(reply) = reply else {
+                return Err(broken(super::CONNECTION_LOST.to_owned()));
+            };
+            match (reply.status, reply.description.as_deref()) {
+                (None, _) => {
+                    let kept = Kept::of_direct(reply);
+                    page.push(kept.ok_or_else(|| broken("a message has no place".to_owned()))?);
+                }
+                (Some(StatusCode::NO_RESPONDERS), _) => {
+                    return Err(BusError::NoResponders { subject });
+                }
+                // The end of the page; there is nothing (any more).
+                (Some(status), _) if [204, 404].contains(&status.as_u16()) => return Ok(page),
+                (Some(status), said) => {
+                    return Err(broken(format!("{status} {}", said.unwrap_or_default())));
+                }
+            }
+        }
+    }
+
+    async fn single(&self, stream: &str, wanted: &Value) -> Result<Option<Kept>, BusError> {
+        const NO_MESSAGE: u64 = 10037;
+        #[derive(Deserialize)]
+        struct Answer {
+            message: Raw,
+        }
+        let subject = format!("$JS.API.STREAM.MSG.GET.{stream}");
+        match self.api::<Answer>(&subject, wanted).await {
+            Ok(Answer { message }) => match message.kept() {
+                Some(kept) => Ok(Some(kept)),
+                None => Err(BusError::Broken {
+                    subject,
+                    reason: "the message is not base64".to_owned(),
+                }),
+            },
+            Err(BusError::Api {
+                code: NO_MESSAGE, ..
+            }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Kept {
+    /// `None` when the server does not say where the message stands.
+    fn of_direct(message: Message) -> Option<Self> {
+        let headers = message.headers?;
+        // A message may have such headers of its own: the server's come last.
+        let added = |name: &str| Some(headers.get_all(name).last()?.as_str().to_owned());
+        let own = headers.iter().flat_map(|(name, values)| {
+            let name: &str = name.as_ref();
+            let is_own = !ADDED.contains(&name);
+            let own = values.iter().filter(move |_| is_own);
+            own.map(move |value| (name.to_owned(), value.as_str().to_owned()))
+        });
+        let mut own: Vec<(String, String)> = own.collect();
+        own.sort();
+        Some(Self {
+            sequence: added("Nats-Sequence")?.parse().ok()?,
+            stored_at: added("Nats-Time-Stamp")?.parse().ok()?,
+            subject: added("Nats-Subject")?,
+            headers: own,
+            payload: message.payload,
+        })
+    }
+}
+
+/// A message as the API tells it in JSON.
+#[derive(Deserialize)]
+struct Raw {
+    subject: String,
+    seq: u64,
+    time: DateTime<Utc>,
+    #[serde(default)]
+    hdrs: String,
+    #[serde(default)]
+    data: String,
+}
+
+impl Raw {
+    fn kept(self) -> Option<Kept> {
+        let headers = STANDARD.decode(self.hdrs).ok()?;
+        let headers = String::from_utf8_lossy(&headers);
+        let header = |line: &str| {
+            let (name, value) = line.split_once(':')?;
+            Some((name.trim().to_owned(), value.trim().to_owned()))
+        };
+        let mut headers: Vec<_> = headers.lines().skip(1).filter_map(header).collect();
+        headers.sort();
+        Some(Kept {
+            sequence: self.seq,
+            stored_at: self.time,
+            subject: self.subject,
+            headers,
+            payload: STANDARD.decode(self.data).ok()?.into(),
+        })
+    }
+}
+
+/// Headers as the client sends them. What it would not send is left out: it came from a publisher that wrote
+/// what nobody can read.
+fn header_map(headers: &[(String, String)]) -> HeaderMap {
+    let mut map = HeaderMap::new();
+    for (name, value) in headers {
+        if let (Ok(name), Ok(value)) = (HeaderName::from_str(name), HeaderValue::from_str(value)) {
+            map.append(name, value);
+        }
+    }
+    map
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_read_whatever_its_headers_are() {
+        let raw = Raw {
+            subject: "dead-letter.x".to_owned(),
+            seq: 7,
+            time: DateTime::UNIX_EPOCH,
+            hdrs: STANDARD.encode(b"NATS/1.0\r\nb: 1\r\nno colon\r\na: \xff\r\n\r\n"),
+            data: STANDARD.encode([0, 255]),
+        };
+        let kept = raw.kept().unwrap();
+        let headers = [("a", "\u{fffd}"), ("b", "1")];
+        assert_eq!(
+            kept.headers,
+            headers.map(|(name, value)| (name.to_owned(), value.to_owned()))
+        );
+        assert_eq!(kept.payload, [0, 255].as_slice());
+    }
+
+    #[test]
+    fn what_no_client_could_send_is_left_out() {
+        let headers = [("ok", "1"), ("bad name", "2"), ("x", "line\nline")];
+        let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(header_map(&headers).len(), 1);
+    }
+}

@@ -1,0 +1,276 @@
+//! What is in the stream of dead letters, and the ways out of it: reading, grouping, discarding, redriving.
+//! Never writes a letter, and never decides that an event is given up.
+//!
+//! ```no_run
+//! use tidings::{Bus, DeadLetterSelection, DeadLetters};
+//!
+//! # async fn example(bus: Bus) -> Result<(), Box<dyn std::error::Error>> {
+//! let dead_letters = DeadLetters::over(&bus);
+//! let selection = DeadLetterSelection::default().subscriber("welcome-email");
+//! let redriver = dead_letters.redriver().await?;
+//! let mut letters = dead_letters.read(selection).await?;
+//! while let Some(letter) = letters.next().await? {
+//!     redriver.redrive(&letter).await?;
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+mod group;
+mod letter;
+mod redrive;
+mod selection;
+
+use std::{collections::VecDeque, time::Duration};
+
+use crate::bus::{Bus, BusError, Kept, Start, streams::StreamSpec};
+pub use group::DeadLetterGroup;
+use group::Groups;
+pub use letter::StoredDeadLetter;
+pub use redrive::{Edit, Redriver};
+pub use selection::DeadLetterSelection;
+
+/// How often a request is tried while the server does not answer, and the pause between two tries.
+const TRIES: u32 = 10;
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// The dead letters of all subscribers. Cheap to make; holds nothing but the connection.
+#[derive(Debug, Clone)]
+pub struct DeadLetters {
+    bus: Bus,
+}
+
+/// Reads dead letters in the order of the stream: those that were there when it was opened. It keeps one page in
+/// memory, however many there are.
+#[derive(Debug)]
+pub struct DeadLetterReader {
+    bus: Bus,
+    selection: DeadLetterSelection,
+    subjects: String,
+    page: VecDeque<Kept>,
+    next: Start,
+    last_sequence: u64,
+}
+
+/// Why dead letters cannot be read, discarded or redriven.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DeadLettersError {
+    /// A stream is missing.
+    #[error("there is no stream {stream}: run `tidings streams apply`, which creates it")]
+    NoStream {
+        /// The stream.
+        stream: String,
+    },
+    /// The stream does not let its messages be deleted.
+    #[error("the stream {stream} does not allow that a message is deleted (deny_delete, sealed)")]
+    Undeletable {
+        /// The stream.
+        stream: String,
+    },
+    /// The letter is not there any more: somebody else has redriven or discarded it.
+    #[error("there is no dead letter {sequence} any more")]
+    Gone {
+        /// The letter.
+        sequence: u64,
+    },
+    /// The letter cannot be redriven as it is. It stays where it is.
+    #[error("the dead letter {sequence} cannot be redriven: {reason}")]
+    Impossible {
+        /// The letter.
+        sequence: u64,
+        /// Why.
+        reason: String,
+    },
+    /// NATS does not answer, or refuses.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+}
+
+impl DeadLetters {
+    /// The dead letters that are reached over a connection.
+    #[must_use]
+    pub fn over(bus: &Bus) -> Self {
+        Self { bus: bus.clone() }
+    }
+
+    /// Reads those that are selected.
+    ///
+    /// # Errors
+    /// [`DeadLettersError::NoStream`] before `tidings streams apply`, else [`DeadLettersError::Bus`].
+    pub async fn read(
+        &self,
+        selection: DeadLetterSelection,
+    ) -> Result<DeadLetterReader, DeadLettersError> {
+        let stream = stream();
+        let upkeep = retried(|| self.bus.upkeep(&stream)).await?;
+        let upkeep = upkeep.ok_or(DeadLettersError::NoStream { stream })?;
+        Ok(DeadLetterReader {
+            bus: self.bus.clone(),
+            subjects: selection.subjects(),
+            next: selection.start(),
+            page: VecDeque::new(),
+            last_sequence: upkeep.last_sequence,
+            selection,
+        })
+    }
+
+    /// One dead letter, by its sequence in the stream.
+    ///
+    /// # Errors
+    /// [`DeadLettersError::Gone`] when it is not there, else as [`DeadLetters::read`].
+    pub async fn find(&self, sequence: u64) -> Result<StoredDeadLetter, DeadLettersError> {
+        let stream = stream();
+        if self.bus.upkeep(&stream).await?.is_none() {
+            return Err(DeadLettersError::NoStream { stream });
+        }
+        let kept = retried(|| self.bus.kept(&stream, sequence)).await?;
+        let kept = kept.ok_or(DeadLettersError::Gone { sequence })?;
+        Ok(StoredDeadLetter::of(kept))
+    }
+
+    /// What is selected, by the fingerprint of the error; the largest group first. At most 10,000 groups are
+    /// kept apart; what is in none of them is in one without a fingerprint.
+    ///
+    /// # Errors
+    /// As [`DeadLetters::read`].
+    pub async fn groups(
+        &self,
+        selection: DeadLetterSelection,
+    ) -> Result<Vec<DeadLetterGroup>, DeadLettersError> {
+        let mut letters = self.read(selection).await?;
+        let mut groups = Groups::default();
+        while let Some(letter) = letters.next().await? {
+            groups.add(&letter);
+        }
+        Ok(groups.largest_first())
+    }
+
+    /// Gives a dead letter up, for ever. False when it was not there any more.
+    ///
+    /// # Errors
+    /// [`DeadLettersError::Undeletable`] when the stream does not allow it, else [`DeadLettersError::Bus`].
+    pub async fn discard(&self, letter: &StoredDeadLetter) -> Result<bool, DeadLettersError> {
+        let stream = stream();
+        let removed = retried(|| self.bus.remove(&stream, letter.sequence)).await;
+        let discarded = removed.map_err(|error| match error {
+            BusError::Api { .. } => DeadLettersError::Undeletable { stream },
+            error => error.into(),
+        })?;
+        tracing::warn!(
+            letter = letter.sequence,
+            subscriber = letter.subscriber,
+            event.id = letter.event.map(tracing::field::display),
+            event.name = letter.name,
+            key = letter.key,
+            "a dead letter is discarded"
+        );
+        Ok(discarded)
+    }
+
+    /// What brings dead letters back to their subscribers.
+    ///
+    /// # Errors
+    /// [`DeadLettersError::NoStream`] when the dead letters or the retries have no stream,
+    /// [`DeadLettersError::Undeletable`] when a letter could not be deleted afterwards, else
+    /// [`DeadLettersError::Bus`].
+    pub async fn redriver(&self) -> Result<Redriver, DeadLettersError> {
+        Redriver::open(&self.bus).await
+    }
+}
+
+impl DeadLetterReader {
+    /// The next letter that is selected; `None` at the end.
+    ///
+    /// # Errors
+    /// [`DeadLettersError::Bus`] when the server does not come back.
+    ///
+    /// # Cancel safety
+    /// No letter is skipped when the future is dropped.
+    pub async fn next(&mut self) -> Result<Option<StoredDeadLetter>, DeadLettersError> {
+        loop {
+            while let Some(kept) = self.page.pop_front() {
+                if kept.sequence > self.last_sequence {
+                    return Ok(None);
+                }
+                let letter = StoredDeadLetter::of(kept);
+                if self.selection.is_past(&letter) {
+                    self.last_sequence = 0;
+                    return Ok(None);
+                }
+                if self.selection.selects(&letter) {
+                    return Ok(Some(letter));
+                }
+            }
+            if matches!(self.next, Start::Sequence(next) if next > self.last_sequence) {
+                return Ok(None);
+            }
+            let Self {
+                bus,
+                subjects,
+                next,
+                ..
+            } = &*self;
+            let stream = stream();
+            let page = retried(|| bus.page(&stream, subjects, *next)).await?;
+            self.next = Start::Sequence(match page.last() {
+                Some(last) => last.sequence + 1,
+                None => u64::MAX,
+            });
+            self.page = page.into();
+        }
+    }
+
+    /// How far it has read, and how far it is going to: sequences of the stream.
+    #[must_use]
+    pub fn progress(&self) -> (u64, u64) {
+        let read = match (self.page.front(), self.next) {
+            (Some(kept), _) => kept.sequence - 1,
+            (None, Start::Sequence(next)) => next.saturating_sub(1).min(self.last_sequence),
+            _ => 0,
+        };
+        (read, self.last_sequence)
+    }
+}
+
+/// The name of the stream of dead letters.
+fn stream() -> String {
+    StreamSpec::dead_letters().name
+}
+
+/// Asks again while the server does not answer: whoever redrives a million letters meets a lost connection.
+async fn retried<T, Asking>(mut ask: impl FnMut() -> Asking) -> Result<T, BusError>
+where
+    Asking: Future<Output = Result<T, BusError>>,
+{
+    let mut tried = 0;
+    loop {
+        tried += 1;
+        match ask().await {
+            Err(error) if tried < TRIES && !matches!(error, BusError::Api { .. }) => {
+                tracing::debug!(%error, tried, "asking again");
+                tokio::time::sleep(PAUSE).await;
+            }
+            answered => return answered,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Tasks look after dead letters too: what does not compile here could not be spawned.
+    #[test]
+    fn every_future_can_be_spawned() {
+        fn is_send<T: Send>(_: impl Fn(&'static DeadLetters) -> T) {}
+        is_send(|letters| letters.read(DeadLetterSelection::default()));
+        is_send(|letters| letters.groups(DeadLetterSelection::default()));
+        is_send(|letters| letters.find(1));
+        is_send(|letters| async move {
+            let letter = letters.find(1).await?;
+            letters.discard(&letter).await?;
+            letters.redriver().await?.redrive(&letter).await
+        });
+    }
+}

@@ -1,0 +1,282 @@
+//! Bringing a dead letter back to the one subscriber that gave it up. Never chooses which, or when.
+//!
+//! The event goes to the subject from which the subscriber takes its retries, confirmed; only then is the letter
+//! deleted. Who dies between the two leaves the letter, and redriving it again changes nothing: the message's id
+//! is made of the letter, so the stream of the retries knows it, within its window.
+
+use bytes::Bytes;
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::de::IgnoredAny;
+use sha2::{Digest, Sha256};
+use tidings_contract::wire;
+
+use super::{DeadLettersError, StoredDeadLetter, retried, stream};
+use crate::bus::{Bus, BusError, Kept, Upkeep, streams};
+
+/// Redrives dead letters, one after the other, in the order in which it is asked to. Whoever asks sets the pace.
+#[derive(Debug, Clone)]
+pub struct Redriver {
+    bus: Bus,
+    /// Tells this stream of dead letters from another one, whose letters have the same sequences.
+    incarnation: String,
+}
+
+/// Another payload for one dead letter, and who says so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Edit {
+    /// The payload: JSON.
+    pub payload: Bytes,
+    /// Who has edited it.
+    pub by: String,
+    /// When.
+    pub at: DateTime<Utc>,
+}
+
+/// What is published for a letter.
+#[derive(Debug, PartialEq, Eq)]
+struct Redrive {
+    subject: String,
+    headers: Vec<(String, String)>,
+    payload: Bytes,
+}
+
+impl Edit {
+    /// A payload, edited now.
+    #[must_use]
+    pub fn new(payload: impl Into<Bytes>, by: impl Into<String>) -> Self {
+        Self {
+            payload: payload.into(),
+            by: by.into(),
+            at: Utc::now(),
+        }
+    }
+}
+
+impl Redriver {
+    pub(super) async fn open(bus: &Bus) -> Result<Self, DeadLettersError> {
+        let letters = upkeep(bus, stream()).await?;
+        upkeep(bus, streams::StreamSpec::retries().name).await?;
+        if !letters.can_remove {
+            return Err(DeadLettersError::Undeletable { stream: stream() });
+        }
+        Ok(Self {
+            bus: bus.clone(),
+            incarnation: letters.incarnation,
+        })
+    }
+
+    /// Gives an event back to the subscriber that failed, and deletes the letter when that is confirmed. The
+    /// event keeps its id, its lineage and its headers; its attempts count from 1 again.
+    ///
+    /// # Errors
+    /// [`DeadLettersError::Impossible`] when the letter names no subject or has lost its payload,
+    /// [`DeadLettersError::Gone`] when somebody else was faster, else [`DeadLettersError::Bus`]. The letter stays,
+    /// and can be redriven again.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped the event may be on its way and the letter still be there: redriving it again
+    /// within the stream's window (2 min) changes nothing.
+    pub async fn redrive(&self, letter: &StoredDeadLetter) -> Result<(), DeadLettersError> {
+        let redrive = self.prepare(letter, None).await?;
+        self.carry_out(letter, &redrive).await
+    }
+
+    /// The same with another payload. Who, when, and the SHA-256 of the payload before are in the headers of the
+    /// event (`tidings-redrive-edited-by`, `-at`, `-from`), and stay there when it fails again.
+    ///
+    /// # Errors
+    /// As [`Redriver::redrive`]; [`DeadLettersError::Impossible`] too when the payload is not JSON.
+    pub async fn redrive_edited(
+        &self,
+        letter: &StoredDeadLetter,
+        edit: &Edit,
+    ) -> Result<(), DeadLettersError> {
+        let redrive = self.prepare(letter, Some(edit)).await?;
+        self.carry_out(letter, &redrive).await
+    }
+
+    /// Whether a letter can be redriven as it is. Changes nothing.
+    ///
+    /// # Errors
+    /// As [`Redriver::redrive`] would fail.
+    pub async fn check(&self, letter: &StoredDeadLetter) -> Result<(), DeadLettersError> {
+        self.prepare(letter, None).await.map(drop)
+    }
+
+    async fn carry_out(
+        &self,
+        letter: &StoredDeadLetter,
+        redrive: &Redrive,
+    ) -> Result<(), DeadLettersError> {
+        let sequence = letter.sequence;
+        let Redrive {
+            subject,
+            headers,
+            payload,
+        } = redrive;
+        // It was read a while ago: somebody may have redriven or discarded it since, and the window be over.
+        let letters = stream();
+        let kept = retried(|| self.bus.kept(&letters, sequence)).await?;
+        if kept.is_none_or(|kept| kept.stored_at != letter.stored_at) {
+            return Err(DeadLettersError::Gone { sequence });
+        }
+        retried(|| self.bus.store_again(subject, headers, payload)).await?;
+        let deleted = retried(|| self.bus.remove(&letters, sequence)).await;
+        deleted.map_err(|error| match error {
+            BusError::Api { .. } => DeadLettersError::Undeletable { stream: stream() },
+            error => error.into(),
+        })?;
+        tracing::info!(
+            letter = sequence,
+            subscriber = letter.subscriber,
+            event.id = letter.event.map(tracing::field::display),
+            event.name = letter.name,
+            key = letter.key,
+            "redriven"
+        );
+        Ok(())
+    }
+
+    async fn prepare(
+        &self,
+        letter: &StoredDeadLetter,
+        edit: Option<&Edit>,
+    ) -> Result<Redrive, DeadLettersError> {
+        let impossible = |reason: &str| DeadLettersError::Impossible {
+            sequence: letter.sequence,
+            reason: reason.to_owned(),
+        };
+        if letter.subscriber.is_empty() || letter.event_subject.is_empty() {
+            return Err(impossible("it names no subscriber and event"));
+        }
+        let lost = letter.truncated.as_deref().unwrap_or_default();
+        let original = match lost.contains("headers") || lost.contains("payload") {
+            true => Some(self.original(letter).await?.ok_or_else(|| {
+                impossible(
+                    "it was too large to be kept whole, and its event is gone from the stream",
+                )
+            })?),
+            false => None,
+        };
+        let redrive = redrive(letter, original.as_ref(), edit, &self.incarnation);
+        if edit.is_some() && serde_json::from_slice::<IgnoredAny>(&redrive.payload).is_err() {
+            return Err(impossible("the payload is not JSON"));
+        }
+        let headers: usize = redrive.headers.iter().map(size).sum();
+        if headers + FRAME > wire::MAX_HEADER_BYTES
+            || headers + FRAME + redrive.payload.len() > self.bus.max_payload()
+        {
+            return Err(impossible("it is larger than the server takes"));
+        }
+        Ok(redrive)
+    }
+
+    /// The event itself, while its stream still has it.
+    async fn original(&self, letter: &StoredDeadLetter) -> Result<Option<Kept>, DeadLettersError> {
+        let (Some(stream), Some(sequence)) = (&letter.stream, letter.stream_sequence) else {
+            return Ok(None);
+        };
+        let kept = retried(|| self.bus.kept(stream, sequence)).await;
+        let kept = match kept {
+            Ok(kept) => kept,
+            // The stream is not there any more.
+            Err(BusError::Api { .. }) => None,
+            Err(error) => return Err(error.into()),
+        };
+        let is_it = |kept: &Kept| {
+            let stored_at = kept.stored_at.timestamp_nanos_opt().unwrap_or_default();
+            let identity = format!("{stream}/{sequence}/{stored_at}");
+            letter.identity.as_ref() == Some(&identity)
+        };
+        Ok(kept.filter(is_it))
+    }
+}
+
+async fn upkeep(bus: &Bus, stream: String) -> Result<Upkeep, DeadLettersError> {
+    let upkeep = retried(|| bus.upkeep(&stream)).await?;
+    upkeep.ok_or(DeadLettersError::NoStream { stream })
+}
+
+const FRAME: usize = "NATS/1.0\r\n\r\n".len();
+
+fn size((name, value): &(String, String)) -> usize {
+    name.len() + value.len() + ": \r\n".len()
+}
+
+/// The message that a letter becomes.
+fn redrive(
+    letter: &StoredDeadLetter,
+    original: Option<&Kept>,
+    edit: Option<&Edit>,
+    incarnation: &str,
+) -> Redrive {
+    let before = original.map_or(&letter.payload, |original| &original.payload);
+    let sequence = letter.sequence;
+    let identity = letter.identity.as_deref().unwrap_or_default();
+    let mut id = format!("redrive/{incarnation}/{sequence}/{identity}");
+    let mut headers: Vec<(String, String)> = Vec::new();
+    // What is kept of an earlier edit comes from the letter; what is the event's own, from the event.
+    let of_event = original.map_or(&letter.headers, |original| &original.headers);
+    let history = original.iter().flat_map(|_| letter.headers.iter());
+    let history = history.filter(|(name, _)| name.starts_with(EDITED));
+    for (name, value) in of_event.iter().chain(history) {
+        if is_event_own(name) {
+            headers.push((name.clone(), value.clone()));
+        }
+    }
+    if let Some(edit) = edit {
+        headers.retain(|(name, _)| !name.starts_with(EDITED));
+        id += &format!("/{}", sha256(&edit.payload));
+        let time = edit.at.to_rfc3339_opts(SecondsFormat::Micros, true);
+        for (name, value) in [
+            ("", "true".to_owned()),
+            ("-by", edit.by.replace(char::is_control, " ")),
+            ("-at", time),
+            ("-from", sha256(before)),
+        ] {
+            headers.push((format!("{EDITED}{name}"), value));
+        }
+    }
+    let ours = [
+        (wire::MESSAGE_ID, Some(id)),
+        ("tidings-redrive", Some(sequence.to_string())),
+        ("tidings-redrives", Some((letter.redrives + 1).to_string())),
+        ("tidings-retry-failures", Some("0".to_owned())),
+        ("tidings-retry-stream", letter.stream.clone()),
+        (
+            "tidings-retry-sequence",
+            letter.stream_sequence.map(|sequence| sequence.to_string()),
+        ),
+        ("tidings-retry-identity", letter.identity.clone()),
+        (
+            "tidings-retry-message-id",
+            letter.header("tidings-dead-message-id").map(str::to_owned),
+        ),
+    ];
+    for (name, value) in ours {
+        headers.extend(value.map(|value| (name.to_owned(), value)));
+    }
+    Redrive {
+        subject: streams::retry_subject(&letter.subscriber, &letter.event_subject),
+        headers,
+        payload: edit.map_or(before, |edit| &edit.payload).clone(),
+    }
+}
+
+/// What an edit says of itself.
+const EDITED: &str = "tidings-redrive-edited";
+
+/// Whether a header is the event's, and not the letter's, the retry's or the server's.
+fn is_event_own(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    let others = ["nats-", "tidings-dead-", "tidings-retry-"];
+    !others.iter().any(|others| name.starts_with(others))
+        && name != "tidings-redrive"
+        && name != "tidings-redrives"
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    let digest = Sha256::digest(bytes);
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
