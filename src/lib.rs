@@ -17,8 +17,6 @@
 //! | test with real servers | [`testing`] |
 
 mod background;
-#[allow(dead_code)] // the runner begins to use it with its next version
-mod breaker;
 mod bus;
 mod context;
 mod dead_letter;
@@ -27,20 +25,17 @@ mod failure;
 mod fingerprint;
 mod handler;
 mod housekeeping;
-#[allow(dead_code)] // the runner begins to use it with its next version
+#[allow(dead_code)] // the second priority is for replays, which are not there yet
 mod lanes;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod outbox;
 mod outcome;
-#[allow(dead_code)] // the runner begins to use it with its next version
-mod rate;
 mod retry;
 mod subscriber;
 pub mod testing;
 mod worker;
 
 pub use background::Background;
-pub use breaker::CircuitBreaker;
 pub use bus::{
     Auth, Bus, BusError, ConnectError, EventPublisher, NatsOptions, PublishError, Reader,
     ReaderError, Seen, Start, Tls, TooLarge,
@@ -62,7 +57,6 @@ pub use outbox::{
 #[cfg(feature = "postgres")]
 pub use outbox::{Rebase, RebaseError, RebasedEvent};
 pub use outcome::{Cause, DeadLetter, Outcome};
-pub use rate::Rate;
 pub use retry::Retry;
 pub use subscriber::{EventSubscriber, SubscriberError};
 pub use tidings_contract::{

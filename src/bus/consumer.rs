@@ -83,7 +83,6 @@ impl Bus {
     /// Takes the consumer back to its acknowledgement floor: what was delivered and not acknowledged comes again,
     /// in order, as if for the first time, and with it what was acknowledged behind a gap. Gives the sequence of
     /// the stream that comes next.
-    #[allow(dead_code)] // the ordered subscribers' take-over is written beside this
     pub(crate) async fn reset_consumer(&self, spec: &ConsumerSpec) -> Result<u64, BusError> {
         #[derive(Deserialize)]
         struct Reset {
