@@ -173,16 +173,14 @@ impl BenchStore for Sqlite {
     }
 
     async fn clean_up(pool: &Pool<Self>) -> Result<(), sqlx::Error> {
-        let drop_all = "
-            drop table if exists tidings_bench_business;
-            drop table if exists tidings_bench_plain;
-            drop table if exists tidings_bench_outbox;
-            drop table if exists tidings_bench_relay;
-            drop table if exists tidings_bench_ledger;
-            drop table if exists tidings_bench_parked;
-            drop table if exists tidings_bench_delayed;
-            drop table if exists tidings_bench_migration";
-        sqlx::raw_sql(drop_all).execute(pool).await.map(drop)
+        let names = "select name from sqlite_schema
+            where type = 'table' and name like 'tidings\\_bench\\_%' escape '\\'";
+        let names: Vec<String> = sqlx::query_scalar(names).fetch_all(pool).await?;
+        for name in names {
+            let drop = sqlx::AssertSqlSafe(format!("drop table {name}"));
+            sqlx::raw_sql(drop).execute(pool).await?;
+        }
+        Ok(())
     }
 
     async fn plain(
