@@ -7,6 +7,7 @@
 mod support;
 
 mod configuration;
+mod dead_letters;
 mod delayed;
 mod demo;
 mod failover;
