@@ -15,11 +15,11 @@ use crate::{
 
 #[derive(Args)]
 pub(super) struct Discard {
-    #[command(flatten)]
-    which: Which,
     /// Needed with `--all`
     #[arg(long)]
     yes: bool,
+    #[command(flatten)]
+    which: Which,
 }
 
 impl Discard {

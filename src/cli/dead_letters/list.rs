@@ -16,8 +16,6 @@ const ERROR: usize = 100;
 
 #[derive(Args)]
 pub(super) struct List {
-    #[command(flatten)]
-    filter: Filter,
     /// How many to list at most
     #[arg(long, value_name = "N", default_value_t = 100)]
     limit: usize,
@@ -27,6 +25,8 @@ pub(super) struct List {
     /// Print a JSON object for each
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    filter: Filter,
 }
 
 impl List {

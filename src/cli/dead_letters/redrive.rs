@@ -31,8 +31,6 @@ const NAMED: usize = 10;
 
 #[derive(Args)]
 pub(super) struct Redrive {
-    #[command(flatten)]
-    which: Which,
     /// How many events at most in a second, a minute or an hour
     #[arg(long, value_name = "N/s", default_value = "100/s", value_parser = pause)]
     rate: Duration,
@@ -48,6 +46,8 @@ pub(super) struct Redrive {
     /// Print the report as a JSON object
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    which: Which,
 }
 
 /// What has become of the letters so far.
