@@ -5,7 +5,10 @@ use std::{path::PathBuf, time::Duration};
 use async_nats::{ConnectOptions, Event};
 use tokio::sync::watch;
 
-use super::denied::Denied;
+use super::{
+    denied::Denied,
+    link::{Leaving, Link},
+};
 
 /// How to reach NATS. Every field has a default but the servers.
 #[derive(Clone, Debug)]
@@ -166,6 +169,7 @@ pub(super) struct Connected {
     /// Rises each time the connection is lost: what was in flight then is in doubt.
     pub(super) lost: watch::Receiver<u64>,
     pub(super) denied: Denied,
+    pub(super) link: Link,
 }
 
 /// Connects.
@@ -175,6 +179,8 @@ pub(super) async fn connect(options: &NatsOptions) -> Result<Connected, ConnectE
     let (losses, lost) = watch::channel(0);
     let denied = Denied::new();
     let hearing = denied.clone();
+    let leaving = Leaving::default();
+    let (to_leave, seeds) = (leaving.clone(), options.servers.len());
     let with = ConnectOptions::new()
         .name(&options.name)
         .connection_timeout(options.connect_timeout)
@@ -188,12 +194,19 @@ pub(super) async fn connect(options: &NatsOptions) -> Result<Connected, ConnectE
                 Event::ServerError(error) => hearing.note(&error.to_string()),
                 _ => {}
             }
-            async move { log(&event) }
+            let to_leave = to_leave.clone();
+            async move {
+                log(&event);
+                if matches!(event, Event::LameDuckMode) {
+                    to_leave.leave(seeds).await;
+                }
+            }
         });
     let auth = auth_of(options, &addresses);
     let with = secured(authenticated(with, auth)?, &options.tls);
     match with.connect(addresses).await {
         Ok(client) if client.is_server_compatible(2, 12, 1) => Ok(Connected {
+            link: Link::new(&client, &lost, &leaving),
             client,
             lost,
             denied,

@@ -1,5 +1,7 @@
 //! The durable consumer of a subscriber, as it should be. Never deletes one.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -16,6 +18,42 @@ pub(crate) struct ConsumerSpec {
     pub(crate) stream: String,
     pub(crate) durable: String,
     pub(crate) subjects: Vec<String>,
+}
+
+/// How a consumer does.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub(super) struct ConsumerState {
+    pub(super) config: Limits,
+    /// Deliveries that are not answered.
+    pub(super) num_ack_pending: u64,
+    /// Pulls that wait.
+    pub(super) num_waiting: u64,
+    /// Messages that were never delivered.
+    pub(super) num_pending: u64,
+    #[serde(default)]
+    paused: bool,
+    #[serde(default)]
+    pause_remaining: u64,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+pub(super) struct Limits {
+    #[serde(default)]
+    max_ack_pending: i64,
+}
+
+impl ConsumerState {
+    /// How long it is paused, if it is.
+    pub(super) fn paused_for(&self) -> Option<Duration> {
+        self.paused
+            .then(|| Duration::from_secs(self.pause_remaining / 1_000_000_000))
+    }
+
+    /// Whether the server waits for answers before it delivers more.
+    pub(super) fn is_full(&self) -> bool {
+        u64::try_from(self.config.max_ack_pending)
+            .is_ok_and(|most| most > 0 && self.num_ack_pending >= most)
+    }
 }
 
 #[derive(Deserialize)]
@@ -78,6 +116,17 @@ impl Bus {
         let (stream, durable) = (&spec.stream, &spec.durable);
         tracing::warn!(stream, durable, ?differs, "the consumer is updated");
         self.put_consumer(spec, config, "update").await
+    }
+
+    /// How a consumer does, if the server says so within the time.
+    pub(super) async fn look_at_consumer(
+        &self,
+        stream: &str,
+        consumer: &str,
+        patience: Duration,
+    ) -> Result<ConsumerState, BusError> {
+        let subject = format!("$JS.API.CONSUMER.INFO.{stream}.{consumer}");
+        self.api_within(patience, &subject, &json!({})).await
     }
 
     /// Takes the consumer back to its acknowledgement floor: what was delivered and not acknowledged comes again,

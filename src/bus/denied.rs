@@ -1,57 +1,112 @@
-//! The subjects that the server does not let us publish to. It says so in the connection's log only, never
-//! to the request, which would wait for its whole time. Never decides what follows.
+//! The subjects that the server does not let us use. It says so in the connection's log only, never to the
+//! request, which would wait for its whole time. Never decides what follows.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use tokio::sync::watch;
 
+/// How many subjects are remembered. Each delivery is acknowledged on a subject of its own; those are forgotten
+/// first, because they begin with `$`.
+const MAX_SUBJECTS: usize = 1_000;
+
 /// What was denied on a connection, as far as is known. Clones share it.
 #[derive(Debug, Clone)]
-pub(super) struct Denied(Arc<watch::Sender<BTreeSet<String>>>);
+pub(super) struct Denied(Arc<watch::Sender<Known>>);
+
+#[derive(Debug, Default)]
+struct Known {
+    /// Publishing to these was denied, so often.
+    subjects: BTreeMap<String, u64>,
+    /// Subscribing to this was denied.
+    subscription: Option<String>,
+}
 
 impl Denied {
     pub(super) fn new() -> Self {
-        Self(Arc::new(watch::Sender::new(BTreeSet::new())))
+        Self(Arc::new(watch::Sender::new(Known::default())))
     }
 
-    /// Takes note of what the server reports, if it is about publishing.
+    /// Takes note of what the server reports, if it is about a permission.
     pub(super) fn note(&self, report: &str) {
-        if let Some(subject) = subject_of(report) {
+        if let Some(subject) = subject_of(report, "publish to ") {
+            self.0.send_modify(|known| {
+                *known.subjects.entry(subject.to_owned()).or_default() += 1;
+                if known.subjects.len() > MAX_SUBJECTS {
+                    known.subjects.pop_first();
+                }
+            });
+        }
+        if let Some(subject) = subject_of(report, "subscription to ") {
             self.0
-                .send_if_modified(|denied| denied.insert(subject.to_owned()));
+                .send_modify(|known| known.subscription = Some(subject.to_owned()));
         }
     }
 
     /// Forgets a subject: it was allowed since.
     #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(super) fn forget(&self, subject: &str) {
-        self.0.send_if_modified(|denied| denied.remove(subject));
+        self.0
+            .send_if_modified(|known| known.subjects.remove(subject).is_some());
     }
 
     /// Forgets everything: another connection may have other rights.
     pub(super) fn forget_all(&self) {
-        self.0
-            .send_if_modified(|denied| !std::mem::take(denied).is_empty());
+        self.0.send_modify(|known| *known = Known::default());
     }
 
     #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(super) fn has(&self, subject: &str) -> bool {
-        self.0.borrow().contains(subject)
+        self.0.borrow().subjects.contains_key(subject)
     }
 
-    /// Ends when a subject is denied.
+    /// The subscription that was denied last.
+    pub(super) fn subscription(&self) -> Option<String> {
+        self.0.borrow().subscription.clone()
+    }
+
+    /// How often publishing to a subject was denied.
+    pub(super) fn times(&self, subject: &str) -> u64 {
+        self.0.borrow().times(subject)
+    }
+
+    /// Ends when publishing to a subject is denied once more than so often.
+    pub(super) async fn once_more(&self, subject: &str, times: u64) {
+        let mut known = self.0.subscribe();
+        // The sender lives as long as `self`.
+        let _ = known.wait_for(|known| known.times(subject) > times).await;
+    }
+
+    /// Ends when publishing to a subject is denied.
     #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(super) async fn denied(&self, subject: &str) {
-        let mut denied = self.0.subscribe();
-        // The sender lives as long as `self`.
-        let _ = denied.wait_for(|denied| denied.contains(subject)).await;
+        self.once_more(subject, 0).await;
     }
 }
 
-fn subject_of(report: &str) -> Option<&str> {
-    const WORDS: &str = "permissions violation for publish to ";
-    let at = report.to_ascii_lowercase().find(WORDS)?;
-    let subject = report.get(at + WORDS.len()..)?;
+impl Known {
+    fn times(&self, subject: &str) -> u64 {
+        self.subjects.get(subject).copied().unwrap_or(0)
+    }
+}
+
+/// The permission that allows a subject: one for all acknowledgements of a consumer, and for all inboxes.
+pub(super) fn permission_for(subject: &str) -> String {
+    let tokens: Vec<&str> = subject.split('.').collect();
+    match &*tokens {
+        ["$JS", "ACK", stream, consumer, rest @ ..] if rest.len() == 5 => {
+            format!("$JS.ACK.{stream}.{consumer}.>")
+        }
+        // With the domain and the account before them.
+        ["$JS", "ACK", _, _, stream, consumer, ..] => format!("$JS.ACK.*.*.{stream}.{consumer}.>"),
+        [inbox, _, ..] if inbox.starts_with("_INBOX") => format!("{inbox}.>"),
+        _ => subject.to_owned(),
+    }
+}
+
+fn subject_of<'a>(report: &'a str, what: &str) -> Option<&'a str> {
+    let words = format!("permissions violation for {what}");
+    let at = report.to_ascii_lowercase().find(&words)?;
+    let subject = report.get(at + words.len()..)?.split_whitespace().next()?;
     Some(subject.trim_matches(|c| c == '"' || c == '\''))
 }
 
@@ -60,18 +115,55 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_reports_about_publishing_are_taken_note_of() {
+    fn a_report_names_what_may_not_be_published_to_or_subscribed_to() {
         let reports = [
-            ("Permissions Violation for Publish to \"a.b\"", Some("a.b")),
+            (
+                "Permissions Violation for Publish to \"a.b\"",
+                Some("a.b"),
+                None,
+            ),
             (
                 "nats: permissions violation for publish to \"a.b\"",
                 Some("a.b"),
+                None,
             ),
-            ("Permissions Violation for Subscription to \"a.b\"", None),
-            ("Maximum Payload Violation", None),
+            (
+                "Permissions Violation for Subscription to \"a.b\" using queue \"q\"",
+                None,
+                Some("a.b"),
+            ),
+            ("Maximum Payload Violation", None, None),
         ];
-        for (report, subject) in reports {
-            assert_eq!(subject_of(report), subject, "{report}");
+        for (report, publish, subscription) in reports {
+            assert_eq!(subject_of(report, "publish to "), publish, "{report}");
+            let of_subscription = subject_of(report, "subscription to ");
+            assert_eq!(of_subscription, subscription, "{report}");
         }
+    }
+
+    #[test]
+    fn the_permission_covers_every_acknowledgement_of_a_consumer() {
+        let permissions = [
+            ("$JS.ACK.S.c.1.2.3.4.5", "$JS.ACK.S.c.>"),
+            ("$JS.ACK._.hash.S.c.1.2.3.4.5.token", "$JS.ACK.*.*.S.c.>"),
+            ("_INBOX.abc.def", "_INBOX.>"),
+            ("_INBOX_worker.abc", "_INBOX_worker.>"),
+            ("$JS.API.CONSUMER.INFO.S.c", "$JS.API.CONSUMER.INFO.S.c"),
+        ];
+        for (subject, permission) in permissions {
+            assert_eq!(permission_for(subject), permission);
+        }
+    }
+
+    #[test]
+    fn a_denial_is_heard_each_time_and_no_more_are_kept_than_fit() {
+        let denied = Denied::new();
+        for ack in 0..2 * MAX_SUBJECTS {
+            let report = format!("Permissions Violation for Publish to \"$JS.ACK.{ack}\"");
+            denied.note(&report);
+            denied.note("Permissions Violation for Publish to \"user.created\"");
+        }
+        assert_eq!(denied.times("user.created"), 2 * MAX_SUBJECTS as u64);
+        assert!(denied.0.borrow().subjects.len() <= MAX_SUBJECTS);
     }
 }

@@ -12,6 +12,7 @@ mod credit;
 mod delivery;
 mod denied;
 mod letter;
+mod link;
 mod letters;
 mod publisher;
 mod pull;
@@ -21,6 +22,7 @@ mod retry;
 mod state;
 pub(crate) mod streams;
 mod tail;
+mod watchdog;
 
 use std::{sync::Arc, time::Duration};
 
@@ -55,9 +57,8 @@ pub struct Bus {
     client: async_nats::Client,
     jetstream: jetstream::Context,
     lost: watch::Receiver<u64>,
-    /// Who relays asks for it; others hear of it by the log.
-    #[cfg_attr(not(any(feature = "postgres", feature = "sqlite")), allow(dead_code))]
     denied: denied::Denied,
+    link: link::Link,
     options: Arc<NatsOptions>,
 }
 
@@ -71,9 +72,19 @@ pub enum BusError {
         /// The subject of the request.
         subject: String,
     },
-    /// No answer within the time; also what a missing permission looks like.
+    /// The user of the connection lacks a permission.
+    #[error("NATS does not let this user {action} {subject}: allow it to {action} {permission}")]
+    Denied {
+        /// `publish to` or `subscribe to`.
+        action: &'static str,
+        /// The subject that was denied.
+        subject: String,
+        /// The subject that a permission should name.
+        permission: String,
+    },
+    /// No answer within the time.
     #[error(
-        "no answer on {subject} within {after:?}: the connection is down, or the user lacks the permission"
+        "no answer on {subject} within {after:?}: the connection is down, or the server is stuck"
     )]
     Timeout {
         /// The subject of the request.
@@ -180,6 +191,7 @@ impl Bus {
             client,
             lost,
             denied,
+            link,
         } = connect::connect(&options).await?;
         let jetstream = jetstream::ContextBuilder::new()
             .timeout(REQUEST_TIMEOUT)
@@ -189,6 +201,7 @@ impl Bus {
             jetstream,
             lost,
             denied,
+            link,
             options,
         })
     }
@@ -203,6 +216,12 @@ impl Bus {
     #[must_use]
     pub fn server_version(&self) -> String {
         self.client.server_info().version
+    }
+
+    /// The name of the connected server.
+    #[must_use]
+    pub fn server_name(&self) -> String {
+        self.client.server_info().server_name
     }
 
     /// Whether the connection is up now.
@@ -228,6 +247,15 @@ impl Bus {
         subject: &str,
         body: &impl serde::Serialize,
     ) -> Result<T, BusError> {
+        self.api_within(REQUEST_TIMEOUT, subject, body).await
+    }
+
+    async fn api_within<T: serde::de::DeserializeOwned>(
+        &self,
+        patience: Duration,
+        subject: &str,
+        body: &impl serde::Serialize,
+    ) -> Result<T, BusError> {
         #[derive(serde::Deserialize)]
         struct Failed {
             error: ApiError,
@@ -237,14 +265,10 @@ impl Bus {
             reason,
         };
         let body = serde_json::to_vec(body).map_err(|error| broken(error.to_string()))?;
-        let answer = self
-            .request(
-                subject,
-                async_nats::Request::new()
-                    .payload(body.into())
-                    .timeout(Some(REQUEST_TIMEOUT)),
-            )
-            .await?;
+        let request = async_nats::Request::new()
+            .payload(body.into())
+            .timeout(Some(patience));
+        let answer = self.request(subject, request).await?;
         if let Ok(Failed { error }) = serde_json::from_slice(&answer) {
             return Err(BusError::Api {
                 subject: subject.to_owned(),
@@ -304,14 +328,22 @@ impl Bus {
         request: async_nats::Request,
     ) -> Result<async_nats::Message, BusError> {
         use async_nats::RequestErrorKind as Kind;
+        let denials = self.denied.times(subject);
+        let patience = request.timeout.flatten().unwrap_or(REQUEST_TIMEOUT);
+        let timeout = |after| BusError::Timeout {
+            subject: subject.to_owned(),
+            after,
+        };
         let sending = self.client.send_request(subject.to_owned(), request);
         // The client's own timeout does not cover the time in its queue.
-        let sending = tokio::time::timeout(REQUEST_TIMEOUT * 2, self.unless_lost(sending));
-        let Ok(answer) = sending.await else {
-            return Err(BusError::Timeout {
-                subject: subject.to_owned(),
-                after: REQUEST_TIMEOUT * 2,
-            });
+        let sending = tokio::time::timeout(patience * 2, self.unless_lost(sending));
+        let answer = tokio::select! {
+            biased;
+            answer = sending => answer,
+            () = self.denied.once_more(subject, denials) => return Err(BusError::denied(subject)),
+        };
+        let Ok(answer) = answer else {
+            return Err(timeout(patience * 2));
         };
         let Some(answer) = answer else {
             return Err(BusError::Broken {
@@ -325,15 +357,29 @@ impl Bus {
                 Kind::NoResponders => BusError::NoResponders {
                     subject: subject.to_owned(),
                 },
-                Kind::TimedOut => BusError::Timeout {
-                    subject: subject.to_owned(),
-                    after: REQUEST_TIMEOUT,
+                Kind::TimedOut => match self.denied.subscription() {
+                    Some(inbox) if inbox.starts_with("_INBOX") => BusError::Denied {
+                        action: "subscribe to",
+                        permission: denied::permission_for(&inbox),
+                        subject: inbox,
+                    },
+                    _ => timeout(patience),
                 },
                 _ => BusError::Broken {
                     subject: subject.to_owned(),
                     reason: error.to_string(),
                 },
             }),
+        }
+    }
+}
+
+impl BusError {
+    fn denied(subject: &str) -> Self {
+        Self::Denied {
+            action: "publish to",
+            subject: subject.to_owned(),
+            permission: denied::permission_for(subject),
         }
     }
 }

@@ -3,7 +3,8 @@
 //!
 //! A pull is a request that the server answers with up to `batch` messages of at most `max_bytes` together
 //! within `expires`; until then it sends a heartbeat. Silence for longer than the heartbeat means that the
-//! pulls are lost (a restarted server forgets them) and begins anew on a fresh inbox.
+//! pulls are lost (a restarted server forgets them) and begins anew on a fresh inbox. When nothing comes though
+//! it should, the [watchdog](super::watchdog) finds out why.
 
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use tokio::{sync::watch, time::Instant};
 use super::{
     Bus, BusError,
     credit::{Credit, Room},
+    watchdog::{Finding, Watchdog},
 };
 
 const EXPIRES: Duration = Duration::from_secs(5);
@@ -39,6 +41,14 @@ pub(crate) struct Puller {
     credit: Credit,
     last_heard: Instant,
     lost: watch::Receiver<u64>,
+    /// How often it was denied to pull when the last pull was sent.
+    denials: u64,
+    /// Looks after the consumer; nobody does for one that is not ours to keep.
+    watchdog: Option<Watchdog>,
+    /// Nobody answered the last pull: none is sent before it is known why.
+    is_refused: bool,
+    /// How often in a row nobody answered.
+    refusals: u32,
     /// The inbox before this one: what was on its way to it is not thrown away.
     previous: Option<Subscriber>,
 }
@@ -76,8 +86,18 @@ impl Puller {
             credit: Credit::new(),
             last_heard: now,
             lost,
+            denials: 0,
+            watchdog: Some(Watchdog::new(bus, options)),
+            is_refused: false,
+            refusals: 0,
             previous: None,
         })
+    }
+
+    /// For a consumer that is given up when something is wrong with it.
+    pub(super) fn unwatched(mut self) -> Self {
+        self.watchdog = None;
+        self
     }
 
     /// Asks for more when enough places of `capacity` are free to be worth a request, and as many bytes
@@ -88,6 +108,9 @@ impl Puller {
         capacity: usize,
         bytes_free: usize,
     ) -> Result<(), PullError> {
+        if self.is_refused {
+            return Ok(());
+        }
         let room = Room {
             free,
             capacity,
@@ -106,6 +129,7 @@ impl Puller {
         if let Some(bytes) = pull.max_bytes {
             request["max_bytes"] = json!(bytes);
         }
+        self.denials = self.bus.denied.times(&self.next_subject);
         self.bus
             .client
             .publish_with_reply(
@@ -135,15 +159,22 @@ impl Puller {
             biased;
             Some(message) = late(&mut self.previous) => Ok(message.status.is_none().then_some(Pulled(message))),
             message = self.subscriber.next() => self.take(message),
+            () = self.bus.denied.once_more(&self.next_subject, self.denials), if waiting => {
+                self.credit.forget();
+                Err(PullError::Bus(BusError::denied(&self.next_subject)))
+            }
             // The pulls may be lost with the connection; whether they are is not worth waiting for.
             Ok(()) = self.lost.changed(), if waiting => {
-                self.begin_anew().await?;
+                self.watchdog.iter_mut().for_each(Watchdog::begin_anew);
+                self.begin_anew("the connection was lost").await?;
                 Ok(None)
             }
             () = tokio::time::sleep_until(silent_until), if waiting => {
-                self.begin_anew().await?;
+                self.watchdog.iter_mut().for_each(Watchdog::suspect);
+                self.begin_anew("no heartbeat").await?;
                 Ok(None)
             }
+            finding = finding(&mut self.watchdog, waiting) => self.act_on(finding).await,
         }
     }
 
@@ -155,15 +186,17 @@ impl Puller {
         match message.status {
             None => {
                 self.credit.arrived(message.length);
+                self.moved();
                 Ok(Some(Pulled(message)))
             }
             Some(StatusCode::IDLE_HEARTBEAT) => {
                 self.credit.bury(self.last_heard);
+                self.refusals = 0;
                 Ok(None)
             }
             Some(StatusCode::NO_RESPONDERS) => {
                 self.credit.forget();
-                Err(PullError::Gone("nobody answers".into()))
+                self.refused("nobody answers")
             }
             Some(_) => self.end_of_pull(&message),
         }
@@ -183,11 +216,46 @@ impl Puller {
             self.credit.does_not_fit(left);
         }
         self.credit.ended(left, bytes);
-        if said.contains("deleted") || said.contains("push based") || said.contains("exceeded") {
+        if said.contains("deleted") {
+            return self.refused(&reason);
+        }
+        if said.contains("push based") || said.contains("exceeded") {
             return Err(PullError::Gone(reason));
         }
         if said.contains("shutdown") || said.contains("leadership") {
             self.credit.forget();
+        }
+        Ok(None)
+    }
+
+    /// No pull is answered; who looks after the consumer finds out why.
+    fn refused(&mut self, reason: &str) -> Result<Option<Pulled>, PullError> {
+        self.refusals += 1;
+        match &mut self.watchdog {
+            Some(watchdog) if self.refusals == 1 => {
+                watchdog.suspect();
+                self.is_refused = true;
+                Ok(None)
+            }
+            // Again, though the consumer is there: the runner waits longer each time.
+            _ => Err(PullError::Gone(reason.to_owned())),
+        }
+    }
+
+    fn moved(&mut self) {
+        self.refusals = 0;
+        let now = self.last_heard;
+        if let Some(watchdog) = &mut self.watchdog {
+            watchdog.moved(now);
+        }
+    }
+
+    async fn act_on(&mut self, finding: Finding) -> Result<Option<Pulled>, PullError> {
+        self.is_refused = false;
+        match finding {
+            Finding::Well => {}
+            Finding::Stalled(why) => self.begin_anew(why).await?,
+            Finding::Failed(error) => return Err(error),
         }
         Ok(None)
     }
@@ -216,15 +284,13 @@ impl Puller {
 
     /// Forgets all pulls. What the server still sends to the old inbox is taken; what goes to one before it
     /// comes again after the consumer's acknowledgement time.
-    async fn begin_anew(&mut self) -> Result<(), PullError> {
-        tracing::debug!(
-            lost = self.credit.outstanding(),
-            "no heartbeat: pulling anew"
-        );
+    async fn begin_anew(&mut self, why: &str) -> Result<(), PullError> {
+        tracing::debug!(lost = self.credit.outstanding(), why, "pulling anew");
         self.inbox = self.bus.client.new_inbox();
         let fresh = subscribe(&self.bus, &self.inbox).await?;
         self.previous = Some(std::mem::replace(&mut self.subscriber, fresh));
         self.credit.forget();
+        self.is_refused = false;
         self.last_heard = Instant::now();
         Ok(())
     }
@@ -241,6 +307,14 @@ impl Puller {
 async fn late(inbox: &mut Option<Subscriber>) -> Option<Message> {
     match inbox {
         Some(inbox) => inbox.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What a watchdog finds; never, when there is none.
+async fn finding(watchdog: &mut Option<Watchdog>, waits: bool) -> Finding {
+    match watchdog {
+        Some(watchdog) => watchdog.finding(waits).await,
         None => std::future::pending().await,
     }
 }

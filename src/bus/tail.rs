@@ -252,7 +252,7 @@ async fn consumer(
         consumer: name,
     };
     match Puller::open(bus, &options).await {
-        Ok(puller) => Ok((puller, created.num_pending)),
+        Ok(puller) => Ok((puller.unwatched(), created.num_pending)),
         Err(PullError::Bus(error)) => Err(error),
         Err(PullError::Gone(reason)) => Err(BusError::Broken { subject, reason }),
     }

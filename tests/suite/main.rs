@@ -28,6 +28,7 @@ mod resume;
 mod retries;
 mod roles;
 mod sql;
+mod stalls;
 mod storage;
 mod streams;
 mod subscriber;

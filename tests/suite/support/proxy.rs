@@ -27,6 +27,7 @@ pub struct Proxy {
     /// Falls on the connections there are; those to come get another.
     silence: Arc<Mutex<CancellationToken>>,
     said: Arc<AtomicU64>,
+    connections: Arc<AtomicU64>,
     is_cut: Arc<watch::Sender<bool>>,
     delay_micros: Arc<AtomicU64>,
     /// Whoever sends this is not answered any more; then it is told.
@@ -47,6 +48,7 @@ impl Proxy {
             server,
             silence: Arc::default(),
             said: Arc::default(),
+            connections: Arc::default(),
             is_cut: Arc::new(watch::Sender::new(false)),
             delay_micros: Arc::default(),
             deaf_after: Arc::default(),
@@ -94,9 +96,15 @@ impl Proxy {
         self.said.load(Ordering::Relaxed)
     }
 
+    /// How many connections there have been.
+    pub fn connections(&self) -> u64 {
+        self.connections.load(Ordering::Relaxed)
+    }
+
     async fn serve(self, listener: TcpListener) {
         loop {
             let (client, _) = listener.accept().await.expect("a connection");
+            self.connections.fetch_add(1, Ordering::Relaxed);
             let silence = self.silence.lock().expect("no panic").clone();
             tokio::spawn(self.clone().connect(client, silence));
         }

@@ -1,0 +1,447 @@
+//! A subscriber does not stall: what keeps events from it is over, or has its name in the log, within seconds.
+
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
+
+use async_nats::jetstream;
+use tidings::{
+    Bus, Context, EventPublisher, EventSubscriber, Failure, NatsOptions, StreamSpec, Worker,
+    testing::NatsServer,
+};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{Cluster, Noted, Proxy, User, events_stream, eventually, log, within};
+
+/// How long a stall may last: ten seconds, and what a busy machine adds.
+const SOON: Duration = Duration::from_secs(12);
+
+/// A worker with one subscriber, `stalls`, beside the test.
+struct Working {
+    noted: Noted,
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), tidings::WorkerError>>,
+}
+
+impl Working {
+    async fn begin(bus: &Bus, name: &str) -> Self {
+        let noted = Noted::default();
+        let subscriber = EventSubscriber::durable(name).on(note).concurrency(4);
+        Self::run(bus, noted, subscriber)
+    }
+
+    fn run(bus: &Bus, noted: Noted, subscriber: EventSubscriber<Noted>) -> Self {
+        let stop = CancellationToken::new();
+        let worker = Worker::new(bus.clone(), noted.clone()).subscribe(subscriber);
+        let task = tokio::spawn(worker.run(stop.clone().cancelled_owned()));
+        Self { noted, stop, task }
+    }
+
+    /// Waits until it handles an event that is published now.
+    async fn handles(&self, bus: &Bus, id: &str) {
+        let publisher = EventPublisher::new(bus);
+        within("it is stored", async {
+            while publisher.publish(&User::new(id)).await.is_err() {
+                // real time: a server on its way up
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        })
+        .await;
+        self.has(id).await;
+    }
+
+    async fn has(&self, id: &str) {
+        eventually(id, || async { self.noted.all().iter().any(|n| n == id) }).await;
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        within("a clean stop", self.task)
+            .await
+            .expect("no panic")
+            .expect("a clean end");
+    }
+}
+
+async fn note(event: User, cx: Context<Noted>) -> Result<(), Failure> {
+    cx.state().note(event.id);
+    Ok(())
+}
+
+async fn apply_streams(bus: &Bus) {
+    for stream in StreamSpec::of_subscribers()
+        .into_iter()
+        .chain([events_stream()])
+    {
+        bus.apply_stream(&stream).await.expect("a stream");
+    }
+}
+
+async fn server() -> (NatsServer, Bus) {
+    let server = NatsServer::start().await.expect("nats-server starts");
+    let bus = Bus::connect(server.url().into())
+        .await
+        .expect("a connection");
+    apply_streams(&bus).await;
+    (server, bus)
+}
+
+async fn context(url: &str) -> jetstream::Context {
+    jetstream::new(async_nats::connect(url).await.expect("a connection"))
+}
+
+fn signal(server: &NatsServer, signal: &str) {
+    let command = format!("kill -s {signal} {}", server.pid());
+    let status = std::process::Command::new("sh")
+        .args(["-c", &command])
+        .status();
+    assert!(status.expect("a shell").success());
+}
+
+/// Waits until the log says something of a subscriber, and fails when that takes longer than it may.
+async fn says(subscriber: &str, words: &str) {
+    let began = Instant::now();
+    eventually(words, || async {
+        log::said(words)
+            .iter()
+            .any(|line| line.contains(subscriber))
+    })
+    .await;
+    assert!(began.elapsed() < SOON, "{words}: {:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_deleted_consumer_is_named_and_begins_where_it_was() {
+    log::listen();
+    let (server, bus) = server().await;
+    let worker = Working::begin(&bus, "deleted").await;
+    worker.handles(&bus, "before").await;
+    let began = Instant::now();
+    let stream = context(&server.url())
+        .await
+        .get_stream("EVENTS")
+        .await
+        .unwrap();
+    stream.delete_consumer("deleted").await.unwrap();
+    worker.handles(&bus, "after").await;
+    assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
+    says("deleted", "has no consumer deleted: it was deleted").await;
+    assert_eq!(worker.noted.all(), ["before", "after"]);
+    worker.end().await;
+}
+
+#[tokio::test]
+async fn a_deleted_stream_is_named_and_a_new_one_is_read_from_its_beginning() {
+    log::listen();
+    let (server, bus) = server().await;
+    let worker = Working::begin(&bus, "streamless").await;
+    worker.handles(&bus, "before").await;
+    context(&server.url())
+        .await
+        .delete_stream("EVENTS")
+        .await
+        .unwrap();
+    says("streamless", "there is no stream EVENTS").await;
+    bus.apply_stream(&events_stream()).await.unwrap();
+    let began = Instant::now();
+    worker.handles(&bus, "after").await;
+    assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
+    worker.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_consumer_that_changes_its_leader_goes_on() {
+    let cluster = Cluster::start().await;
+    let bus = cluster.bus().await;
+    cluster.apply(&bus, Duration::from_secs(120)).await;
+    for mut stream in StreamSpec::of_subscribers() {
+        stream.replicas = 3;
+        bus.apply_stream(&stream).await.unwrap();
+    }
+    let worker = Working::begin(&bus, "led").await;
+    worker.handles(&bus, "before").await;
+    let client = async_nats::connect(cluster.urls()).await.unwrap();
+    for round in 0..3 {
+        let began = Instant::now();
+        let subject = "$JS.API.CONSUMER.LEADER.STEPDOWN.EVENTS.led";
+        client.request(subject, "".into()).await.unwrap();
+        worker.handles(&bus, &format!("after {round}")).await;
+        assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
+    }
+    worker.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_about_to_stop_is_left_for_another_one() {
+    let cluster = Cluster::start().await;
+    let bus = cluster.bus().await;
+    cluster.apply(&bus, Duration::from_secs(120)).await;
+    for mut stream in StreamSpec::of_subscribers() {
+        stream.replicas = 3;
+        bus.apply_stream(&stream).await.unwrap();
+    }
+    // Only one seed: the others are known from the cluster itself.
+    let [first, ..] = &cluster.nodes;
+    let one = Bus::connect(first.url().into()).await.unwrap();
+    let worker = Working::begin(&one, "duck").await;
+    worker.handles(&bus, "before").await;
+    let began = Instant::now();
+    // The server lets its connections live for ten seconds more, and then ends them one by one.
+    signal(first, "USR2");
+    eventually("the connection is to another server", || async {
+        // A server is named after its port.
+        let of_first = format!("-{}", first.port());
+        one.is_connected() && !one.server_name().ends_with(&of_first)
+    })
+    .await;
+    assert!(
+        began.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        began.elapsed()
+    );
+    worker.handles(&bus, "after").await;
+    assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
+    worker.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_half_open_link_is_given_up_long_before_the_client_notices() {
+    let (server, bus) = server().await;
+    let proxy = Proxy::to(server.port()).await;
+    let through = format!("nats://127.0.0.1:{}", proxy.port);
+    let through = Bus::connect(through.into()).await.unwrap();
+    let worker = Working::begin(&through, "half-open").await;
+    worker.handles(&bus, "before").await;
+    let began = Instant::now();
+    proxy.silence();
+    // One that the server has sent into the dead link comes again after the acknowledgement time.
+    let publisher = EventPublisher::new(&bus);
+    eventually("new ones are handled", || async {
+        publisher.publish(&User::new("after")).await.unwrap();
+        worker.noted.len() > 1
+    })
+    .await;
+    // The client itself takes 20 to 30 seconds.
+    assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
+    worker.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_half_open_link_is_given_up_while_all_places_are_taken() {
+    async fn hold(event: User, cx: Context<Noted>) -> Result<(), Failure> {
+        cx.state().note(event.id);
+        cx.cancelled().cancelled().await;
+        Ok(())
+    }
+    log::listen();
+    let (server, bus) = server().await;
+    let proxy = Proxy::to(server.port()).await;
+    let through = format!("nats://127.0.0.1:{}", proxy.port);
+    let through = Bus::connect(through.into()).await.unwrap();
+    let subscriber = EventSubscriber::durable("busy").on(hold).concurrency(1);
+    let worker = Working::run(&through, Noted::default(), subscriber);
+    worker.handles(&bus, "held").await;
+    let began = Instant::now();
+    let before = proxy.connections();
+    proxy.silence();
+    eventually("another connection", || async {
+        proxy.connections() > before
+    })
+    .await;
+    assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
+    worker.task.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_that_is_only_slow_is_kept() {
+    let (server, bus) = server().await;
+    let proxy = Proxy::to(server.port()).await;
+    let through = format!("nats://127.0.0.1:{}", proxy.port);
+    let through = Bus::connect(through.into()).await.unwrap();
+    let worker = Working::begin(&through, "slow").await;
+    worker.handles(&bus, "before").await;
+    let before = proxy.connections();
+    proxy.slow(Duration::from_millis(900));
+    worker.handles(&bus, "slowly").await;
+    // real time: as long as the watchdog needs to give a silent link up
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(proxy.connections(), before);
+    proxy.slow(Duration::ZERO);
+    worker.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_workers_on_one_durable_both_go_on_after_their_server_was_killed() {
+    let (server, bus) = server().await;
+    let other = Bus::connect(server.url().into()).await.unwrap();
+    let workers = [
+        Working::begin(&bus, "both").await,
+        Working::begin(&other, "both").await,
+    ];
+    let publisher = EventPublisher::new(&bus);
+    // Each of them handles some, not one for both.
+    let both_handle = async |round: &str| {
+        for worker in &workers {
+            eventually("both handle some", || async {
+                let more = User::new(&format!("{round} more"));
+                let _ = publisher.publish(&more).await;
+                worker.noted.all().iter().any(|id| id.starts_with(round))
+            })
+            .await;
+        }
+    };
+    both_handle("first").await;
+    for round in ["second", "third", "fourth"] {
+        let began = Instant::now();
+        server.kill().unwrap();
+        server.restart().await.unwrap();
+        let mut published = HashSet::new();
+        for n in 0..40 {
+            let id = format!("{round} {n}");
+            while publisher.publish(&User::new(&id)).await.is_err() {
+                // real time: the server is on its way up
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            published.insert(id);
+        }
+        eventually("all are handled", || async {
+            let handled = workers.iter().flat_map(|worker| worker.noted.all());
+            published.is_subset(&handled.collect())
+        })
+        .await;
+        both_handle(round).await;
+        assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
+    }
+    for worker in workers {
+        worker.end().await;
+    }
+}
+
+/// A server with a user `limited`, who may do all that a worker needs but what is taken away here.
+async fn limited(less: &str) -> (NatsServer, Bus, Bus) {
+    let server = NatsServer::options().config(users(less)).start().await;
+    let server = server.expect("nats-server starts");
+    let as_user = |user: &str| {
+        let options = NatsOptions::servers([server.url()]);
+        Bus::connect(options.auth(tidings::Auth::User {
+            user: user.into(),
+            password: "secret".into(),
+        }))
+    };
+    let all = as_user("all").await.expect("a connection");
+    apply_streams(&all).await;
+    let limited = as_user("limited").await.expect("a connection");
+    (server, all, limited)
+}
+
+fn users(less: &str) -> String {
+    format!(
+        "authorization {{ users: [ {{ user: all, password: secret }}, {{ user: limited, password: secret, permissions: {{ {less} }} }} ] }}"
+    )
+}
+
+#[tokio::test]
+async fn a_worker_that_may_not_pull_says_which_permission_it_lacks_and_goes_on_once_it_has_it() {
+    log::listen();
+    let deny = "publish: { deny: [\"$JS.API.CONSUMER.MSG.NEXT.EVENTS.not-pulling\"] }";
+    let (server, all, bus) = limited(deny).await;
+    let worker = Working::begin(&bus, "not-pulling").await;
+    says(
+        "not-pulling",
+        "allow it to publish to $JS.API.CONSUMER.MSG.NEXT.EVENTS.not-pulling",
+    )
+    .await;
+    server.reload(users("publish: { allow: [\">\"] }")).unwrap();
+    let began = Instant::now();
+    worker.handles(&all, "allowed").await;
+    assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
+    let said = log::said("allow it to publish to $JS.API.CONSUMER.MSG.NEXT.EVENTS.not-pulling");
+    assert!(said.len() < 20, "{} lines", said.len());
+    worker.end().await;
+}
+
+#[tokio::test]
+async fn a_worker_that_may_not_acknowledge_says_so() {
+    log::listen();
+    let deny = "publish: { deny: [\"$JS.ACK.EVENTS.not-acking.>\"] }";
+    let (_server, all, bus) = limited(deny).await;
+    let worker = Working::begin(&bus, "not-acking").await;
+    worker.handles(&all, "handled").await;
+    says(
+        "not-acking",
+        "allow it to publish to $JS.ACK.EVENTS.not-acking.>",
+    )
+    .await;
+    worker.task.abort();
+}
+
+#[tokio::test]
+async fn a_worker_that_may_not_set_its_consumer_up_does_not_start_and_says_why() {
+    for api in ["CONSUMER.INFO", "CONSUMER.CREATE"] {
+        let deny = format!("publish: {{ deny: [\"$JS.API.{api}.>\"] }}");
+        let (_server, _all, bus) = limited(&deny).await;
+        let began = Instant::now();
+        let worker = Working::begin(&bus, "not-starting").await;
+        let error = within("it ends", worker.task).await.unwrap().unwrap_err();
+        let cause = std::error::Error::source(&error)
+            .expect("a cause")
+            .to_string();
+        assert!(
+            cause.contains(&format!(
+                "allow it to publish to $JS.API.{api}.EVENTS.not-starting"
+            )),
+            "{cause}"
+        );
+        assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_may_not_hear_answers_says_so() {
+    let deny = "subscribe: { deny: [\"_INBOX.>\"] }";
+    let (_server, _all, bus) = limited(deny).await;
+    let began = Instant::now();
+    let worker = Working::begin(&bus, "not-hearing").await;
+    let error = within("it ends", worker.task).await.unwrap().unwrap_err();
+    let cause = std::error::Error::source(&error)
+        .expect("a cause")
+        .to_string();
+    assert!(
+        cause.contains("allow it to subscribe to _INBOX.>"),
+        "{cause}"
+    );
+    assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
+}
+
+async fn pause(server: &NatsServer, consumer: &str, until: &str) {
+    let client = async_nats::connect(server.url()).await.unwrap();
+    let subject = format!("$JS.API.CONSUMER.PAUSE.EVENTS.{consumer}");
+    let body = format!("{{\"pause_until\":\"{until}\"}}");
+    let answer = client.request(subject, body.into()).await.unwrap();
+    let said = String::from_utf8_lossy(&answer.payload);
+    assert!(!said.contains("error"), "{said}");
+}
+
+#[tokio::test]
+async fn a_paused_subscriber_says_so_and_is_no_stall() {
+    log::listen();
+    let (server, bus) = server().await;
+    let worker = Working::begin(&bus, "paused").await;
+    worker.handles(&bus, "before").await;
+    pause(&server, "paused", "2999-01-01T00:00:00Z").await;
+    EventPublisher::new(&bus)
+        .publish(&User::new("waits"))
+        .await
+        .unwrap();
+    says("paused", "the subscriber is paused").await;
+    assert_eq!(worker.noted.all(), ["before"]);
+    let began = Instant::now();
+    pause(&server, "paused", "2000-01-01T00:00:00Z").await;
+    worker.has("waits").await;
+    assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
+    says("paused", "is not paused any more").await;
+    assert!(log::said("events are waiting, and none comes").is_empty());
+    worker.end().await;
+}
