@@ -12,8 +12,8 @@ mod credit;
 mod delivery;
 mod denied;
 mod letter;
-mod link;
 mod letters;
+mod link;
 mod publisher;
 mod pull;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
