@@ -15,8 +15,10 @@ use tidings_contract::{Envelope, NameError};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    breaker::{Attempted, Permit},
     context::{Context, Facts},
-    failure::Failure,
+    failure::{Failure, Verdict},
+    flow::Flow,
     outcome::{self, Cause, DeadLetter, Handled, Outcome},
     retry::Retry,
     subscriber::EventSubscriber,
@@ -104,6 +106,7 @@ pub(crate) struct Executor<S> {
     subscriber: Arc<EventSubscriber<S>>,
     name: Arc<str>,
     state: Arc<S>,
+    flow: Arc<Flow>,
 }
 
 /// How one attempt ended.
@@ -116,28 +119,39 @@ enum Ended {
 
 impl<S: Send + Sync + 'static> Executor<S> {
     pub(crate) fn new(subscriber: Arc<EventSubscriber<S>>, state: Arc<S>) -> Self {
+        let name: Arc<str> = subscriber.name().into();
+        let flow = Flow::new(Arc::clone(&name), subscriber.breaker, subscriber.rate);
         Self {
-            name: subscriber.name().into(),
+            name,
             subscriber,
             state,
+            flow: Arc::new(flow),
         }
     }
 
+    /// When attempts may begin.
+    pub(crate) fn flow(&self) -> &Arc<Flow> {
+        &self.flow
+    }
+
     /// One attempt: decode, call, decide, acknowledge, record. When `halt` is cancelled what runs is handed
-    /// back.
+    /// back. Whoever calls has asked the [flow](Executor::flow) for the permit.
     pub(crate) async fn run(
         &self,
         arrival: &mut Arrival,
         acknowledger: &impl Acknowledger,
         halt: &CancellationToken,
+        permit: Permit,
     ) -> Step {
         if !self.subscriber.takes(&arrival.subject) {
+            self.flow.end(permit, &arrival.subject, Attempted::Void);
             return self.leave(arrival, acknowledger, halt).await;
         }
         let attempt = arrival.past.failures.saturating_add(1);
         let envelope = match self.known(arrival) {
             Ok(envelope) => envelope,
             Err(letter) => {
+                self.flow.end(permit, &arrival.subject, Attempted::Void);
                 let outcome = Outcome::Reject(letter);
                 self.record(arrival, attempt, &outcome, None, Duration::ZERO);
                 return self.answer(arrival, &outcome, acknowledger, halt).await;
@@ -146,11 +160,14 @@ impl<S: Send + Sync + 'static> Executor<S> {
         let began = Instant::now();
         // Whatever of the user's panics, decoding and the text of an error included, is a failed attempt.
         let attempted =
-            AssertUnwindSafe(self.attempt(arrival, envelope, attempt, halt)).catch_unwind();
+            AssertUnwindSafe(self.attempt(arrival, envelope, attempt, halt, permit)).catch_unwind();
         let (outcome, error) = match attempted.await {
             Ok(Ended::Decided(outcome, error)) => (outcome, error),
-            Ok(Ended::HandedBack) => return self.hand_back(arrival, acknowledger, halt).await,
-            Err(panic) => self.decide(Err(panicked(&*panic)), attempt, arrival.past.put_off),
+            Ok(Ended::HandedBack) => {
+                self.flow.end(permit, &arrival.subject, Attempted::Void);
+                return self.hand_back(arrival, acknowledger, halt).await;
+            }
+            Err(panic) => self.decide(Err(panicked(&*panic)), arrival, attempt, permit),
         };
         let outcome = self.dated(outcome, arrival, attempt);
         self.record(arrival, attempt, &outcome, error, began.elapsed());
@@ -202,6 +219,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
         envelope: &Envelope,
         attempt: u32,
         halt: &CancellationToken,
+        permit: Permit,
     ) -> Ended {
         let facts = Arc::new(Facts {
             envelope: envelope.clone(),
@@ -215,25 +233,44 @@ impl<S: Send + Sync + 'static> Executor<S> {
         });
         let call = match self.call(envelope, &facts) {
             Ok(call) => call,
-            Err(letter) => return Ended::Decided(Outcome::Reject(letter), None),
+            Err(letter) => {
+                self.flow.end(permit, &arrival.subject, Attempted::Void);
+                return Ended::Decided(Outcome::Reject(letter), None);
+            }
         };
         let result = halt.run_until_cancelled(call).await;
         let Some(result) = result else {
             return Ended::HandedBack;
         };
-        let (outcome, error) = self.decide(result, attempt, arrival.past.put_off);
+        let (outcome, error) = self.decide(result, arrival, attempt, permit);
         Ended::Decided(outcome, error)
     }
 
+    /// What becomes of an attempt; while the circuit is open its failure is not the event's.
     fn decide(
         &self,
         result: Result<Handled, Failure>,
+        arrival: &Arrival,
         attempt: u32,
-        postponed: u32,
+        permit: Permit,
     ) -> (Outcome, Option<String>) {
         let error = result.as_ref().err().map(ToString::to_string);
-        let retry = &self.subscriber.retry;
-        let outcome = outcome::decide(result, attempt, postponed, retry, random());
+        let verdict = result.as_ref().err().map(|failure| failure.verdict);
+        let ended = match verdict {
+            None | Some(Verdict::Reject) => Attempted::Decided,
+            Some(Verdict::Retry | Verdict::RetryAfter(_) | Verdict::Unavailable) => {
+                Attempted::Failed
+            }
+            Some(Verdict::OutsideInbox) => Attempted::Void,
+        };
+        let counts = self.flow.end(permit, &arrival.subject, ended);
+        let (put_off, retry) = (arrival.past.put_off, &self.subscriber.retry);
+        let outcome = outcome::decide(result, attempt, put_off, retry, random());
+        let outcome = match (counts, verdict) {
+            (false, Some(Verdict::Retry)) => Outcome::Postpone(Duration::ZERO),
+            (false, Some(Verdict::RetryAfter(after))) => Outcome::Postpone(after),
+            _ => outcome,
+        };
         (outcome, error)
     }
 

@@ -3,27 +3,35 @@
 
 use std::collections::{HashMap, VecDeque};
 
-/// While both wait, so many live events are started for each replay.
-const LIVE_FOR_A_REPLAY: usize = 7;
+/// While live events run too, replays have one place in so many, and are picked once in so many times.
+const REPLAY_SHARE: usize = 8;
 
 /// Deliveries that wait or run. An item without a key has no lane and waits for a place only.
 pub(crate) struct Lanes<T> {
     limit: usize,
     running: usize,
+    replays_running: usize,
     /// What waits for a place; the head of its lane when it has a key.
-    live: VecDeque<(Option<String>, T)>,
-    replays: VecDeque<(Option<String>, T)>,
+    live: VecDeque<(Turn, T)>,
+    replays: VecDeque<(Turn, T)>,
     /// How many live events were started since a replay was, while one waited.
     passed: usize,
-    /// A lane exists while its head is ready or running; the queue holds what is behind the head.
+    /// A lane exists while its head is ready, runs or rests; the queue holds what is behind the head.
     lanes: HashMap<String, VecDeque<(Priority, T)>>,
+}
+
+/// Which lane an item belongs to, and how urgent it is.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Turn {
+    pub(crate) key: Option<String>,
+    pub(crate) priority: Priority,
 }
 
 /// What is started first. It chooses between lanes; within one, the order stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Priority {
     Live,
-    /// A replay or a redrive: when no live event is ready, and every eighth time in any case.
+    /// A replay or a redrive.
     Replay,
 }
 
@@ -33,6 +41,7 @@ impl<T> Lanes<T> {
         Self {
             limit,
             running: 0,
+            replays_running: 0,
             live: VecDeque::new(),
             replays: VecDeque::new(),
             passed: 0,
@@ -40,55 +49,62 @@ impl<T> Lanes<T> {
         }
     }
 
-    /// Takes a live item in, at the end of its lane.
-    pub(crate) fn admit(&mut self, key: Option<String>, item: T) {
-        self.admit_as(Priority::Live, key, item);
-    }
-
     /// Takes an item in, at the end of its lane.
-    pub(crate) fn admit_as(&mut self, priority: Priority, key: Option<String>, item: T) {
-        if let Some(name) = &key {
-            if let Some(lane) = self.lanes.get_mut(name) {
-                lane.push_back((priority, item));
+    pub(crate) fn admit(&mut self, turn: Turn, item: T) {
+        if let Some(key) = &turn.key {
+            if let Some(lane) = self.lanes.get_mut(key) {
+                lane.push_back((turn.priority, item));
                 return;
             }
-            self.lanes.insert(name.clone(), VecDeque::new());
+            self.lanes.insert(key.clone(), VecDeque::new());
         }
-        self.is_ready(priority, key, item);
+        self.again(turn, item);
     }
 
     /// The next item to run, if one is ready and a place is free. Say when it is [finished].
     ///
     /// [finished]: Lanes::finish
-    pub(crate) fn start(&mut self) -> Option<(Option<String>, T)> {
+    pub(crate) fn start(&mut self) -> Option<(Turn, T)> {
         if self.running == self.limit {
             return None;
         }
         let started = self.pick()?;
         self.running += 1;
+        if started.0.priority == Priority::Replay {
+            self.replays_running += 1;
+        }
         Some(started)
     }
 
     /// The running item of this lane is done: the next one of the lane is ready.
-    pub(crate) fn finish(&mut self, key: Option<&str>) {
-        self.running -= 1;
-        let Some(key) = key else { return };
-        match self.lanes.get_mut(key).and_then(VecDeque::pop_front) {
-            Some((priority, next)) => self.is_ready(priority, Some(key.to_owned()), next),
-            None => drop(self.lanes.remove(key)),
+    pub(crate) fn finish(&mut self, turn: Turn) {
+        self.rest(&turn);
+        let Some(key) = turn.key else { return };
+        match self.lanes.get_mut(&key).and_then(VecDeque::pop_front) {
+            Some((priority, next)) => {
+                let key = Some(key);
+                self.again(Turn { key, priority }, next);
+            }
+            None => drop(self.lanes.remove(&key)),
         }
     }
 
     /// The running item of this lane rests: its place is free, and its lane waits until it runs [`again`].
     ///
     /// [`again`]: Lanes::again
-    pub(crate) fn rest(&mut self) {
+    pub(crate) fn rest(&mut self, turn: &Turn) {
         self.running -= 1;
+        if turn.priority == Priority::Replay {
+            self.replays_running -= 1;
+        }
     }
 
     /// An item that rested is ready.
-    pub(crate) fn again(&mut self, key: Option<String>, item: T) {
-        self.is_ready(Priority::Live, key, item);
+    pub(crate) fn again(&mut self, turn: Turn, item: T) {
+        match turn.priority {
+            Priority::Live => self.live.push_back((turn, item)),
+            Priority::Replay => self.replays.push_back((turn, item)),
+        }
     }
 
     /// Everything that waits.
@@ -100,6 +116,7 @@ impl<T> Lanes<T> {
 
     /// The keys with the most items behind the one that is ready or runs, the longest first; `most` of them at
     /// most.
+    #[allow(dead_code)] // the live status shows them
     pub(crate) fn hottest(&self, most: usize) -> Vec<(&str, usize)> {
         let queued = self.lanes.iter().filter(|(_, lane)| !lane.is_empty());
         let mut hottest: Vec<_> = queued.map(|(key, lane)| (&**key, lane.len())).collect();
@@ -118,19 +135,17 @@ impl<T> Lanes<T> {
         items
     }
 
-    fn is_ready(&mut self, priority: Priority, key: Option<String>, item: T) {
-        match priority {
-            Priority::Live => self.live.push_back((key, item)),
-            Priority::Replay => self.replays.push_back((key, item)),
-        }
-    }
-
-    fn pick(&mut self) -> Option<(Option<String>, T)> {
+    fn pick(&mut self) -> Option<(Turn, T)> {
         if self.replays.is_empty() {
             self.passed = 0;
             return self.live.pop_front();
         }
-        if self.live.is_empty() || self.passed == LIVE_FOR_A_REPLAY {
+        // Each live event that ends leaves a place before the next one is here: were replays to take those,
+        // they would soon have all of them.
+        let is_idle = self.running == self.replays_running && self.live.is_empty();
+        let has_share = self.replays_running < (self.limit / REPLAY_SHARE).max(1);
+        let has_turn = self.live.is_empty() || self.passed + 1 >= REPLAY_SHARE;
+        if is_idle || has_share && has_turn {
             self.passed = 0;
             return self.replays.pop_front();
         }
@@ -144,6 +159,19 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn turn(is_replay: bool, key: Option<String>) -> Turn {
+        let priority = if is_replay {
+            Priority::Replay
+        } else {
+            Priority::Live
+        };
+        Turn { key, priority }
+    }
+
+    fn live(key: &str) -> Turn {
+        turn(false, Some(key.to_owned()))
+    }
+
     proptest! {
         /// Whatever comes and ends in whatever order: one running at most per key, a lane in order,
         /// the limit kept, nothing lost.
@@ -154,24 +182,23 @@ mod tests {
             limit in 1usize..6,
         ) {
             let mut lanes = Lanes::new(limit);
-            let mut arriving = keys.iter().map(|(is_replay, k)| (*is_replay, k.map(|k| k.to_string()))).enumerate();
-            let mut running: Vec<(Option<String>, usize)> = Vec::new();
+            let mut arriving = keys.iter().map(|(is_replay, k)| turn(*is_replay, k.map(|k| k.to_string()))).enumerate();
+            let mut running: Vec<(Turn, usize)> = Vec::new();
             let mut done: Vec<(Option<String>, usize)> = Vec::new();
             let mut endings = endings.into_iter();
             while done.len() < keys.len() {
-                if let Some((item, (is_replay, key))) = arriving.next() {
-                    let priority = if is_replay { Priority::Replay } else { Priority::Live };
-                    lanes.admit_as(priority, key, item);
+                if let Some((item, turn)) = arriving.next() {
+                    lanes.admit(turn, item);
                 }
-                while let Some((key, item)) = lanes.start() {
-                    prop_assert!(key.is_none() || running.iter().all(|(other, _)| *other != key));
-                    running.push((key, item));
+                while let Some((turn, item)) = lanes.start() {
+                    prop_assert!(turn.key.is_none() || running.iter().all(|(other, _)| other.key != turn.key));
+                    running.push((turn, item));
                 }
                 prop_assert!(running.len() <= limit);
                 if let (Some(ending), false) = (endings.next(), running.is_empty()) {
-                    let (key, item) = running.swap_remove(ending.index(running.len()));
-                    lanes.finish(key.as_deref());
-                    done.push((key, item));
+                    let (turn, item) = running.swap_remove(ending.index(running.len()));
+                    done.push((turn.key.clone(), item));
+                    lanes.finish(turn);
                 }
             }
             for key in 0..4u8 {
@@ -186,48 +213,75 @@ mod tests {
     fn what_waits_can_be_given_up() {
         let mut lanes = Lanes::new(1);
         for item in 0..4 {
-            lanes.admit(Some("k".into()), item);
+            lanes.admit(live("k"), item);
         }
-        assert_eq!(lanes.start(), Some((Some("k".into()), 0)));
+        assert_eq!(lanes.start(), Some((live("k"), 0)));
         assert_eq!(lanes.waiting().count(), 3);
         assert_eq!(lanes.abandon().len(), 3);
-        lanes.finish(Some("k"));
+        lanes.finish(live("k"));
         assert_eq!(lanes.start(), None);
+    }
+
+    /// Which of so many starts, one after the other, are replays.
+    fn replays_of(lanes: &mut Lanes<u32>, starts: usize) -> Vec<usize> {
+        let started = (0..starts).filter(|_| {
+            let (turn, _) = lanes.start().expect("something waits");
+            let is_replay = turn.priority == Priority::Replay;
+            lanes.finish(turn);
+            is_replay
+        });
+        started.collect()
     }
 
     #[test]
     fn live_events_go_first_and_replays_do_not_starve() {
-        let mut lanes = Lanes::new(100);
+        let mut lanes = Lanes::new(16);
         for item in 0..20 {
-            lanes.admit_as(Priority::Replay, None, ("replay", item));
-            lanes.admit(None, ("live", item));
+            lanes.admit(turn(true, None), item);
+            lanes.admit(turn(false, None), item);
         }
-        let started: Vec<_> = std::iter::from_fn(|| lanes.start())
-            .map(|(_, (kind, _))| kind)
-            .collect();
-        let replays: Vec<_> = (0..24).filter(|at| started[*at] == "replay").collect();
+        let replays = replays_of(&mut lanes, 24);
         assert_eq!(replays, [7, 15, 22, 23], "no live event is left after 20");
         // A replay that comes after many live ones has no claim from before it came.
+        let mut lanes = Lanes::new(16);
         for item in 0..20 {
-            lanes.admit(None, ("live", item));
-            assert!(lanes.start().is_some());
-            lanes.finish(None);
+            lanes.admit(turn(false, None), item);
         }
-        lanes.admit_as(Priority::Replay, None, ("replay", 0));
-        lanes.admit(None, ("live", 0));
-        assert_eq!(lanes.start(), Some((None, ("live", 0))));
+        assert!(replays_of(&mut lanes, 10).is_empty());
+        lanes.admit(turn(true, None), 0);
+        assert_eq!(replays_of(&mut lanes, 8), [7]);
+    }
+
+    #[test]
+    fn replays_leave_live_events_their_places_and_take_all_when_there_are_none() {
+        let mut lanes = Lanes::new(16);
+        lanes.admit(turn(false, None), 0);
+        for item in 0..100 {
+            lanes.admit(turn(true, None), item);
+        }
+        let begun: Vec<_> = std::iter::from_fn(|| lanes.start()).collect();
+        assert_eq!(
+            begun.len(),
+            3,
+            "one live event, and an eighth of the places"
+        );
+        for (turn, _) in begun {
+            lanes.finish(turn);
+        }
+        assert_eq!(std::iter::from_fn(|| lanes.start()).count(), 16);
     }
 
     #[test]
     fn a_replay_keeps_its_place_within_its_lane() {
         let mut lanes = Lanes::new(1);
         let key = || Some("k".to_owned());
-        lanes.admit_as(Priority::Replay, key(), 1);
-        lanes.admit(key(), 2);
-        lanes.admit_as(Priority::Replay, key(), 3);
+        for (item, is_replay) in [(1, true), (2, false), (3, true)] {
+            lanes.admit(turn(is_replay, key()), item);
+        }
         for item in 1..=3 {
-            assert_eq!(lanes.start(), Some((key(), item)));
-            lanes.finish(Some("k"));
+            let (turn, started) = lanes.start().expect("it is ready");
+            assert_eq!(started, item);
+            lanes.finish(turn);
         }
     }
 
@@ -236,7 +290,7 @@ mod tests {
         let mut lanes = Lanes::new(1);
         for (key, items) in [("cold", 1), ("warm", 3), ("hot", 9), ("tepid", 2)] {
             for item in 0..items {
-                lanes.admit(Some(key.into()), item);
+                lanes.admit(live(key), item);
             }
         }
         assert_eq!(lanes.hottest(2), [("hot", 8), ("warm", 2)]);

@@ -11,31 +11,35 @@
 //! | publish without a database | [`EventPublisher`] |
 //! | handle events | [`EventSubscriber`], [`Handler`], [`Context`], [`Failure`], [`Retry`] |
 //! | handle them once | [`EventSubscriber::on_once`], [`OnceHandler`], [`InboxTransaction`] |
+//! | keep a subscriber from too much | [`CircuitBreaker`], [`Rate`] |
 //! | run it all until told to stop | [`Worker`], [`shutdown_signal`] |
 //! | look after dead letters, and redrive them | [`DeadLetters`], [`Redriver`] |
 //! | connect, and declare streams | [`Bus`], [`NatsOptions`], [`StreamSpec`] |
 //! | test with real servers | [`testing`] |
 
 mod background;
+mod breaker;
 mod bus;
 mod context;
 mod dead_letter;
 mod executor;
 mod failure;
 mod fingerprint;
+mod flow;
 mod handler;
 mod housekeeping;
-#[allow(dead_code)] // the second priority is for replays, which are not there yet
 mod lanes;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod outbox;
 mod outcome;
+mod rate;
 mod retry;
 mod subscriber;
 pub mod testing;
 mod worker;
 
 pub use background::Background;
+pub use breaker::CircuitBreaker;
 pub use bus::{
     Auth, Bus, BusError, ConnectError, EventPublisher, NatsOptions, PublishError, Reader,
     ReaderError, Seen, Start, Tls, TooLarge,
@@ -57,6 +61,7 @@ pub use outbox::{
 #[cfg(feature = "postgres")]
 pub use outbox::{Rebase, RebaseError, RebasedEvent};
 pub use outcome::{Cause, DeadLetter, Outcome};
+pub use rate::Rate;
 pub use retry::Retry;
 pub use subscriber::{EventSubscriber, SubscriberError};
 pub use tidings_contract::{

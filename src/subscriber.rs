@@ -5,13 +5,18 @@ use std::time::Duration;
 use tidings_contract::{Envelope, Event};
 
 use crate::{
+    breaker::CircuitBreaker,
     handler::{Erased, Handler, Typed},
     housekeeping::Housekeeping,
+    rate::Rate,
     retry::Retry,
 };
 
 /// What the server lets be unanswered at once.
 pub(crate) const MAX_CONCURRENCY: usize = 10_000;
+
+/// How much of what was pulled and is not answered yet is kept, in bytes.
+const MEMORY: usize = 64 * 1024 * 1024;
 
 /// A durable subscriber: several replicas of it share the work, and it continues where it was.
 ///
@@ -23,6 +28,9 @@ pub struct EventSubscriber<S> {
     pub(crate) timeout: Duration,
     pub(crate) concurrency: usize,
     pub(crate) ordered: bool,
+    pub(crate) breaker: CircuitBreaker,
+    pub(crate) rate: Option<Rate>,
+    pub(crate) memory: usize,
 }
 
 /// Which events a handler takes.
@@ -70,6 +78,9 @@ impl<S: Send + Sync + 'static> EventSubscriber<S> {
             timeout: Duration::from_secs(30),
             concurrency: 16,
             ordered: false,
+            breaker: CircuitBreaker::default(),
+            rate: None,
+            memory: MEMORY,
         }
     }
 
@@ -115,6 +126,29 @@ impl<S: Send + Sync + 'static> EventSubscriber<S> {
     #[must_use]
     pub fn concurrency(mut self, concurrency: usize) -> Self {
         self.concurrency = concurrency.clamp(1, MAX_CONCURRENCY);
+        self
+    }
+
+    /// When it stops pulling because its handlers fail; default [`CircuitBreaker::default`].
+    #[must_use]
+    pub fn circuit_breaker(mut self, breaker: CircuitBreaker) -> Self {
+        self.breaker = breaker;
+        self
+    }
+
+    /// How many attempts begin in a time, in this process; by default as many as there are places for. What is
+    /// over waits; retries are attempts too.
+    #[must_use]
+    pub fn rate(mut self, rate: Rate) -> Self {
+        self.rate = Some(rate);
+        self
+    }
+
+    /// How many bytes of messages, headers included, it holds at once in this process, waiting or being handled;
+    /// default 64 MiB. A message that is larger than that comes alone.
+    #[must_use]
+    pub fn memory(mut self, bytes: usize) -> Self {
+        self.memory = bytes;
         self
     }
 
@@ -199,6 +233,9 @@ impl<S> std::fmt::Debug for EventSubscriber<S> {
             .field("timeout", &self.timeout)
             .field("concurrency", &self.concurrency)
             .field("ordered", &self.ordered)
+            .field("breaker", &self.breaker)
+            .field("rate", &self.rate)
+            .field("memory", &self.memory)
             .finish()
     }
 }

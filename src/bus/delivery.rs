@@ -10,7 +10,12 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use tidings_contract::wire;
 
-use super::{Bus, BusError, Pulled, envelope_of, letter::Letter, retry, streams::retry_at_subject};
+use super::{
+    Bus, BusError, Pulled, envelope_of,
+    letter::{Letter, REDRIVE},
+    retry,
+    streams::retry_at_subject,
+};
 use crate::{
     executor::{Acknowledger, Arrival, Past, Unanswered},
     outcome::DeadLetter,
@@ -119,6 +124,12 @@ impl Delivery {
         let telling = self.bus.client.publish(reply.clone(), payload);
         // While the connection is down the client's queue may be full, and nobody must wait for it.
         Ok(tokio::time::timeout(PATIENCE, telling).await??)
+    }
+
+    /// Whether the event was among the dead letters, and comes again because somebody wanted it to.
+    pub(crate) fn is_redriven(&self) -> bool {
+        let headers = self.message.headers.as_ref();
+        headers.is_some_and(|headers| headers.get(REDRIVE).is_some())
     }
 
     /// The size of the message.

@@ -9,15 +9,18 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 
-use crate::bus::Delivery;
-
-/// How many bytes of one stream may be in hand.
-const MAX_BYTES: usize = 64 * 1024 * 1024;
+use crate::{
+    bus::Delivery,
+    flow::{Flow, Pulls},
+};
 
 /// Shared by the source, which takes deliveries in, and the runner, which lets them go.
 pub(super) struct Hands {
     /// How many may be in hand.
     capacity: usize,
+    /// How many bytes may be in hand.
+    memory: usize,
+    flow: Arc<Flow>,
     /// Whether what was handled is remembered, because the consumer may begin again at its ack floor.
     remembers: bool,
     inner: Mutex<Inner>,
@@ -49,9 +52,11 @@ pub(super) enum Taken {
 }
 
 impl Hands {
-    pub(super) fn new(capacity: usize) -> Self {
+    pub(super) fn new(capacity: usize, memory: usize, flow: Arc<Flow>) -> Self {
         Self {
             capacity,
+            memory,
+            flow,
             remembers: false,
             inner: Mutex::default(),
             freed: Notify::new(),
@@ -74,19 +79,21 @@ impl Hands {
         self.inner().handled.clear();
     }
 
-    /// How many may be asked for in all.
-    pub(super) fn capacity(&self) -> usize {
-        self.capacity
-    }
-
-    /// How many places are free.
-    pub(super) fn free(&self) -> usize {
-        self.capacity.saturating_sub(self.inner().held.len())
+    /// How many places are free, of how many.
+    pub(super) fn free(&self) -> (usize, usize) {
+        let held = self.inner().held.len();
+        let free = self.capacity.saturating_sub(held);
+        match self.flow.pulls() {
+            Pulls::All => (free, self.capacity),
+            Pulls::One if held == 0 => (1, 1),
+            Pulls::One => (free.min(1), self.capacity),
+            Pulls::None => (0, self.capacity),
+        }
     }
 
     /// How many bytes more there is place for.
     pub(super) fn bytes_free(&self) -> usize {
-        MAX_BYTES.saturating_sub(self.inner().bytes)
+        self.memory.saturating_sub(self.inner().bytes)
     }
 
     /// Takes a delivery in, by its sequence.
@@ -150,6 +157,11 @@ impl Hands {
         let inner = self.inner();
         let old = inner.held.values().filter(|held| now - held.since >= age);
         old.map(|held| Arc::clone(&held.delivery)).collect()
+    }
+
+    /// Has whoever waits for a place look again.
+    pub(super) fn look_again(&self) {
+        self.freed.notify_one();
     }
 
     /// Waits until a place has become free.

@@ -16,9 +16,11 @@ use super::{
     source::{Item, Source, hand_back, until},
 };
 use crate::{
+    breaker::Permit,
     bus::{Bus, BusError, ConsumerSpec},
     executor::{Executor, Step},
-    lanes::Lanes,
+    flow::{Begin, Flow, Pulls},
+    lanes::{Lanes, Priority, Turn},
     subscriber::{EventSubscriber, MAX_CONCURRENCY},
 };
 
@@ -45,13 +47,19 @@ struct Run<S> {
     lanes: Lanes<Item>,
     running: JoinSet<Finished>,
     /// What is run again later, by the time.
-    resting: BTreeMap<(Instant, u64), (Option<String>, Item)>,
+    resting: BTreeMap<(Instant, u64), (Turn, Item)>,
     rested: u64,
+    flow: Arc<Flow>,
+    /// When something may begin that may not now.
+    later: Option<Instant>,
+    /// What the sources may ask for, as they know it.
+    pulls: Pulls,
+    hands: Vec<Arc<Hands>>,
     halt: CancellationToken,
 }
 
 struct Finished {
-    key: Option<String>,
+    turn: Turn,
     item: Item,
     step: Step,
 }
@@ -118,8 +126,10 @@ impl<S: Send + Sync + 'static> Runner<S> {
         let (to, arriving) = mpsc::channel(MAX_CONCURRENCY);
         let name: Arc<str> = self.subscriber.name().into();
         let mut sources = JoinSet::new();
+        let mut hands = Vec::new();
         for consumer in &self.consumers {
             let source = self.source(&name, consumer, before, to.clone()).await?;
+            hands.push(Arc::clone(source.hands()));
             sources.spawn(source.run(stop.clone()));
         }
         drop(to);
@@ -131,6 +141,10 @@ impl<S: Send + Sync + 'static> Runner<S> {
             running: JoinSet::new(),
             resting: BTreeMap::new(),
             rested: 0,
+            flow: Arc::clone(self.executor.flow()),
+            later: None,
+            pulls: Pulls::All,
+            hands,
             halt: halt.clone(),
         };
         run.run(arriving, stop).await;
@@ -150,15 +164,18 @@ impl<S: Send + Sync + 'static> Runner<S> {
         to: mpsc::Sender<Item>,
     ) -> Result<Source, BusError> {
         let concurrency = self.subscriber.concurrency;
+        // Each has its share: what one has asked for the others do not know of.
+        let memory = self.subscriber.memory / self.consumers.len().max(1);
+        let flow = Arc::clone(self.executor.flow());
         if self.subscriber.ordered {
             let capacity = concurrency
                 .saturating_mul(AHEAD_WHEN_ORDERED)
                 .min(MAX_CONCURRENCY);
-            let hands = Hands::new(capacity);
+            let hands = Hands::new(capacity, memory, flow);
             let source = Source::open(&self.bus, name, consumer.clone(), hands, to).await?;
             source.ordered(before).await
         } else {
-            let hands = Hands::new(concurrency);
+            let hands = Hands::new(concurrency, memory, flow);
             Source::open(&self.bus, name, consumer.clone(), hands, to).await
         }
     }
@@ -167,7 +184,8 @@ impl<S: Send + Sync + 'static> Runner<S> {
 impl<S: Send + Sync + 'static> Run<S> {
     async fn run(mut self, mut arriving: mpsc::Receiver<Item>, stop: &CancellationToken) {
         loop {
-            let due = self.resting.first_key_value().map(|((due, _), _)| *due);
+            let rested = self.resting.first_key_value().map(|((due, _), _)| *due);
+            let due = rested.into_iter().chain(self.later).min();
             tokio::select! {
                 () = stop.cancelled() => break,
                 Some(finished) = self.running.join_next() => self.finish(unpanicked(finished)),
@@ -175,6 +193,7 @@ impl<S: Send + Sync + 'static> Run<S> {
                 () = until(due), if due.is_some() => self.wake(),
             }
             self.start();
+            self.tell_sources();
         }
         self.drain(arriving).await;
     }
@@ -184,37 +203,62 @@ impl<S: Send + Sync + 'static> Run<S> {
             Ok(envelope) if self.ordered => envelope.key().map(str::to_owned),
             _ => None,
         };
-        self.lanes.admit(key, item);
+        let priority = match item.delivery.is_redriven() {
+            true => Priority::Replay,
+            false => Priority::Live,
+        };
+        self.lanes.admit(Turn { key, priority }, item);
     }
 
+    /// Begins what is ready, as far as there is place, and circuit and rate let it.
     fn start(&mut self) {
-        while let Some((key, mut item)) = self.lanes.start() {
-            let executor = Arc::clone(&self.executor);
-            let halt = self.halt.clone();
-            self.running.spawn(async move {
-                let step = executor.run(&mut item.arrival, &*item.delivery, &halt);
-                let step = step.await;
-                Finished { key, item, step }
-            });
+        self.later = None;
+        loop {
+            match self.flow.begin(|| self.lanes.start()) {
+                Begin::Begun((turn, item), permit) => self.attempt(turn, item, permit),
+                Begin::Later(moment) => return self.later = Some(moment.into()),
+                Begin::Nothing => return,
+            }
+        }
+    }
+
+    fn attempt(&mut self, turn: Turn, mut item: Item, permit: Permit) {
+        let executor = Arc::clone(&self.executor);
+        let halt = self.halt.clone();
+        self.running.spawn(async move {
+            let step = executor.run(&mut item.arrival, &*item.delivery, &halt, permit);
+            let step = step.await;
+            Finished { turn, item, step }
+        });
+    }
+
+    /// When the circuit has opened or closed, or waits for a probe, the sources ask for less or more.
+    fn tell_sources(&mut self) {
+        let pulls = self.flow.pulls();
+        if pulls != self.pulls {
+            self.pulls = pulls;
+            for hands in &self.hands {
+                hands.look_again();
+            }
         }
     }
 
     fn finish(&mut self, finished: Finished) {
-        let Finished { key, item, step } = finished;
+        let Finished { turn, item, step } = finished;
         match step {
             Step::Over => {
                 item.hands.release(item.arrival.at);
-                self.lanes.finish(key.as_deref());
+                self.lanes.finish(turn);
             }
             Step::Left => {
                 item.hands.let_go(item.arrival.at);
-                self.lanes.finish(key.as_deref());
+                self.lanes.finish(turn);
             }
             Step::Again(after) => {
-                self.lanes.rest();
+                self.lanes.rest(&turn);
                 self.rested += 1;
                 let due = (Instant::now() + after, self.rested);
-                self.resting.insert(due, (key, item));
+                self.resting.insert(due, (turn, item));
             }
         }
     }
@@ -225,8 +269,8 @@ impl<S: Send + Sync + 'static> Run<S> {
         while let Some(first) = self.resting.first_entry()
             && first.key().0 <= now
         {
-            let (key, item) = first.remove();
-            self.lanes.again(key, item);
+            let (turn, item) = first.remove();
+            self.lanes.again(turn, item);
         }
     }
 

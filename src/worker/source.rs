@@ -87,6 +87,11 @@ impl Source {
         format!("{} {created}", self.consumer.stream)
     }
 
+    /// What of this stream is in hand.
+    pub(super) fn hands(&self) -> &Arc<Hands> {
+        &self.hands
+    }
+
     /// Keeps the order of the stream: begins at the ack floor, and again there when a delivery is missing.
     /// What the replica before has handled above it is only acknowledged.
     pub(super) async fn ordered(mut self, handled: &Handled) -> Result<Self, BusError> {
@@ -130,7 +135,7 @@ impl Source {
         if self.resume_at.is_some() {
             return;
         }
-        let (free, capacity) = (self.hands.free(), self.hands.capacity());
+        let (free, capacity) = self.hands.free();
         let bytes_free = self.hands.bytes_free();
         if let Err(error) = self.puller.ask(free, capacity, bytes_free).await {
             self.interrupt(&error);

@@ -12,6 +12,7 @@ mod dead_letters;
 mod deaths;
 mod delayed;
 mod faults;
+mod flow;
 mod fuzz;
 mod idle;
 mod inbox;

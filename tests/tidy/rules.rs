@@ -15,7 +15,7 @@ const LAYERS: &[&[&str]] = &[
     &["outcome"],
     &["context"],
     &["handler"],
-    &["subscriber", "lanes", "telemetry"],
+    &["subscriber", "lanes", "flow", "telemetry"],
     &["executor"],
     &["bus"],
     &["background"],

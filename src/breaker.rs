@@ -1,0 +1,359 @@
+//! Whether attempts may begin while what handlers depend on may be down. A plain value: time comes in; it
+//! never waits, and never gives a message up.
+//!
+//! Failures are counted over a sliding window, for each event name by itself. While every name that was
+//! attempted lately keeps failing, trying more only uses up attempts: the circuit opens. Then one attempt at a
+//! time, the probe, finds out whether it may close again.
+
+use std::time::{Duration, Instant};
+
+/// The window moves on by this part of its length.
+const SLICES: usize = 10;
+
+/// When a subscriber stops pulling because its handlers fail, and how it begins again.
+///
+/// By default the circuit opens when, of at least 20 attempts within 30 s, 90 % have failed **of every event
+/// name** that was attempted: a name whose handler works keeps it closed, so that one kind of event that fails
+/// does not stop the others. It stays open for 5 s; then one event is attempted. If that fails too, it
+/// stays open for twice as long, up to 1 min; if not, it closes.
+///
+/// A failure is whatever would be tried again: an error, [`Failure::retry_after`](crate::Failure::retry_after),
+/// a timeout, a panic, a database that does not answer. A rejected event is none: its handler has decided.
+/// While the circuit is open, nothing is rejected and a failed attempt is not counted against its event.
+///
+/// Each process has a circuit of its own for each of its subscribers.
+///
+/// ```
+/// use std::time::Duration;
+/// use tidings::CircuitBreaker;
+///
+/// let breaker = CircuitBreaker::default()
+///     .share(50)
+///     .within(Duration::from_secs(10), 100)
+///     .open_for(Duration::from_secs(1), Duration::from_secs(30));
+/// assert_ne!(breaker, CircuitBreaker::off());
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CircuitBreaker {
+    percent: u8,
+    window: Duration,
+    attempts: u32,
+    pause: Duration,
+    longest: Duration,
+}
+
+impl CircuitBreaker {
+    /// Never opens.
+    #[must_use]
+    pub fn off() -> Self {
+        Self::default().within(Duration::from_secs(30), u32::MAX)
+    }
+
+    /// How many of a hundred attempts have to fail: 1 to 100, default 90. Retries are attempts too: a name
+    /// of which one event in nine fails for ever has 50 failures in a hundred attempts.
+    #[must_use]
+    pub fn share(mut self, percent: u8) -> Self {
+        self.percent = percent.clamp(1, 100);
+        self
+    }
+
+    /// The window, and how many attempts there have to be in it; default 30 s and 20.
+    #[must_use]
+    pub fn within(mut self, window: Duration, attempts: u32) -> Self {
+        self.window = window.max(Duration::from_millis(1));
+        self.attempts = attempts.max(1);
+        self
+    }
+
+    /// For how long the circuit stays open at first, and at most after probes that failed; default 5 s and
+    /// 1 min.
+    #[must_use]
+    pub fn open_for(mut self, first: Duration, longest: Duration) -> Self {
+        self.pause = first;
+        self.longest = longest.max(first);
+        self
+    }
+}
+
+impl Default for CircuitBreaker {
+    fn default() -> Self {
+        Self {
+            percent: 90,
+            window: Duration::from_secs(30),
+            attempts: 20,
+            pause: Duration::from_secs(5),
+            longest: Duration::from_secs(60),
+        }
+    }
+}
+
+/// The state of one subscriber's circuit.
+#[derive(Debug)]
+pub(crate) struct Circuit {
+    policy: CircuitBreaker,
+    window: Window,
+    state: State,
+    probes: u64,
+}
+
+#[derive(Debug)]
+enum State {
+    Closed,
+    Open {
+        until: Instant,
+        pause: Duration,
+        /// The number of the probe that is under way.
+        probe: Option<u64>,
+    },
+}
+
+/// What may begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Gate {
+    /// Closed: everything.
+    Free,
+    /// Half open: one attempt.
+    Probe,
+    /// Nothing before this moment.
+    Until(Instant),
+    /// Nothing before the probe has ended.
+    Probing,
+}
+
+/// That an attempt may begin; whoever has it says how the attempt ended. The default is that of any attempt but
+/// the probe.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Permit {
+    probe: Option<u64>,
+}
+
+/// How an attempt ended, as far as the circuit is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Attempted {
+    /// The handler decided: done, or rejected.
+    Decided,
+    /// It would be tried again.
+    Failed,
+    /// It says nothing: handed back, or no handler was called.
+    Void,
+}
+
+/// What changed when an attempt ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// So many of the attempts in the window had failed.
+    Opened {
+        failed: u32,
+        attempts: u32,
+        pause: Duration,
+    },
+    /// The probe failed.
+    StaysOpen { pause: Duration },
+    /// The probe succeeded.
+    Closed,
+}
+
+impl Circuit {
+    pub(crate) fn new(policy: CircuitBreaker) -> Self {
+        Self {
+            policy,
+            window: Window::new(policy.window),
+            state: State::Closed,
+            probes: 0,
+        }
+    }
+
+    pub(crate) fn gate(&self, now: Instant) -> Gate {
+        match self.state {
+            State::Closed => Gate::Free,
+            State::Open { probe: Some(_), .. } => Gate::Probing,
+            State::Open { until, .. } if now < until => Gate::Until(until),
+            State::Open { .. } => Gate::Probe,
+        }
+    }
+
+    /// Whether a failure costs its event an attempt.
+    pub(crate) fn counts_failures(&self) -> bool {
+        matches!(self.state, State::Closed)
+    }
+
+    /// The word for status and logs.
+    pub(crate) fn word(&self, now: Instant) -> &'static str {
+        match self.gate(now) {
+            Gate::Free => "closed",
+            Gate::Until(_) => "open",
+            Gate::Probe | Gate::Probing => "half-open",
+        }
+    }
+
+    /// Lets one attempt begin, if one may.
+    pub(crate) fn begin(&mut self, now: Instant) -> Option<Permit> {
+        match (self.gate(now), &mut self.state) {
+            (Gate::Free, _) => Some(Permit { probe: None }),
+            (Gate::Probe, State::Open { probe, .. }) => {
+                self.probes += 1;
+                *probe = Some(self.probes);
+                Some(Permit { probe: *probe })
+            }
+            _ => None,
+        }
+    }
+
+    /// An attempt at an event of this name has ended. One that began before the circuit opened says nothing
+    /// about whether it may close.
+    pub(crate) fn end(
+        &mut self,
+        permit: Permit,
+        name: &str,
+        ended: Attempted,
+        now: Instant,
+    ) -> Option<Change> {
+        match &mut self.state {
+            State::Closed => self.count(name, ended, now),
+            State::Open {
+                until,
+                pause,
+                probe,
+            } => {
+                if probe.is_none() || *probe != permit.probe {
+                    return None;
+                }
+                *probe = None;
+                match ended {
+                    Attempted::Void => None,
+                    Attempted::Failed => {
+                        *pause = (*pause * 2).min(self.policy.longest);
+                        *until = now + *pause;
+                        Some(Change::StaysOpen { pause: *pause })
+                    }
+                    Attempted::Decided => {
+                        self.window = Window::new(self.policy.window);
+                        self.state = State::Closed;
+                        Some(Change::Closed)
+                    }
+                }
+            }
+        }
+    }
+
+    fn count(&mut self, name: &str, ended: Attempted, now: Instant) -> Option<Change> {
+        match ended {
+            Attempted::Void => return None,
+            Attempted::Decided => {
+                self.window.count(name, false, now);
+                return None;
+            }
+            Attempted::Failed => self.window.count(name, true, now),
+        }
+        let all = self.window.all();
+        let enough = all.attempts >= self.policy.attempts;
+        if !enough || !self.window.each_fails(self.policy.percent) {
+            return None;
+        }
+        let pause = self.policy.pause;
+        self.state = State::Open {
+            until: now + pause,
+            pause,
+            probe: None,
+        };
+        Some(Change::Opened {
+            failed: all.failed,
+            attempts: all.attempts,
+            pause,
+        })
+    }
+}
+
+/// The attempts of late, by event name.
+#[derive(Debug)]
+struct Window {
+    slice: Duration,
+    /// The beginning of the latest slice, and its number.
+    latest: Option<(Instant, usize)>,
+    /// A subscriber has few names: a list is quicker than a map.
+    names: Vec<(String, [Tally; SLICES])>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Tally {
+    attempts: u32,
+    failed: u32,
+}
+
+impl Tally {
+    fn plus(self, other: &Self) -> Self {
+        Self {
+            attempts: self.attempts.saturating_add(other.attempts),
+            failed: self.failed.saturating_add(other.failed),
+        }
+    }
+
+    fn fails(self, percent: u8) -> bool {
+        u64::from(self.failed) * 100 >= u64::from(self.attempts) * u64::from(percent)
+    }
+}
+
+impl Window {
+    fn new(window: Duration) -> Self {
+        let slices = u32::try_from(SLICES).unwrap_or(u32::MAX);
+        Self {
+            slice: window / slices,
+            latest: None,
+            names: Vec::new(),
+        }
+    }
+
+    fn count(&mut self, name: &str, has_failed: bool, now: Instant) {
+        let slice = self.forget(now);
+        let place = match self.names.iter().position(|(known, _)| known == name) {
+            Some(place) => place,
+            None => {
+                self.names.push((name.to_owned(), Default::default()));
+                self.names.len() - 1
+            }
+        };
+        let tally = &mut self.names[place].1[slice];
+        tally.attempts = tally.attempts.saturating_add(1);
+        tally.failed = tally.failed.saturating_add(u32::from(has_failed));
+    }
+
+    /// Clears the slices that are over, and gives the one of this moment.
+    fn forget(&mut self, now: Instant) -> usize {
+        let Some((mut began, mut slice)) = self.latest else {
+            self.latest = Some((now, 0));
+            return 0;
+        };
+        let mut cleared = 0;
+        while now.saturating_duration_since(began) >= self.slice {
+            if cleared == SLICES {
+                began = now;
+                break;
+            }
+            cleared += 1;
+            began += self.slice;
+            slice = (slice + 1) % SLICES;
+            for (_, tallies) in &mut self.names {
+                tallies[slice] = Tally::default();
+            }
+        }
+        self.latest = Some((began, slice));
+        slice
+    }
+
+    fn all(&self) -> Tally {
+        let tallies = self.names.iter().flat_map(|(_, tallies)| tallies);
+        tallies.fold(Tally::default(), Tally::plus)
+    }
+
+    /// Whether the share has failed of every name; one that was not attempted has no say.
+    fn each_fails(&self, percent: u8) -> bool {
+        let of_name =
+            |tallies: &[Tally; SLICES]| tallies.iter().fold(Tally::default(), Tally::plus);
+        self.names
+            .iter()
+            .all(|(_, tallies)| of_name(tallies).fails(percent))
+    }
+}
+
+#[cfg(test)]
+mod tests;

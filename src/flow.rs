@@ -1,0 +1,140 @@
+//! When the attempts of one subscriber may begin, and what their ends do to its circuit. Asks the clock and
+//! writes the log of a [circuit](crate::breaker) and a [rate](crate::rate); never waits and never runs anything.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use crate::{
+    breaker::{Attempted, Change, Circuit, CircuitBreaker, Gate, Permit},
+    rate::{Bucket, Rate},
+};
+
+/// Shared by the runner, which begins attempts, and the executor, which ends them.
+pub(crate) struct Flow {
+    subscriber: Arc<str>,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    circuit: Circuit,
+    bucket: Option<Bucket>,
+}
+
+/// What comes of wanting to begin.
+pub(crate) enum Begin<T> {
+    Begun(T, Permit),
+    /// Not before this moment.
+    Later(Instant),
+    /// Nothing is there, or nothing may begin before something has ended.
+    Nothing,
+}
+
+/// How much may be asked of the servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pulls {
+    /// As much as there is place for.
+    All,
+    /// One event, for the probe.
+    One,
+    None,
+}
+
+impl Flow {
+    pub(crate) fn new(subscriber: Arc<str>, breaker: CircuitBreaker, rate: Option<Rate>) -> Self {
+        Self {
+            subscriber,
+            inner: Mutex::new(Inner {
+                circuit: Circuit::new(breaker),
+                bucket: rate.map(Bucket::new),
+            }),
+        }
+    }
+
+    /// Begins what `next` has, if an attempt may begin.
+    pub(crate) fn begin<T>(&self, next: impl FnOnce() -> Option<T>) -> Begin<T> {
+        let now = now();
+        let mut inner = self.inner();
+        match inner.circuit.gate(now) {
+            Gate::Free | Gate::Probe => {}
+            Gate::Until(moment) => return Begin::Later(moment),
+            Gate::Probing => return Begin::Nothing,
+        }
+        let wait = |bucket: &Bucket| bucket.wait_until(now);
+        if let Some(moment) = inner.bucket.as_ref().and_then(wait) {
+            return Begin::Later(moment);
+        }
+        let Some(next) = next() else {
+            return Begin::Nothing;
+        };
+        if let Some(bucket) = &mut inner.bucket {
+            bucket.take(now);
+        }
+        let permit = inner.circuit.begin(now).unwrap_or_default();
+        Begin::Begun(next, permit)
+    }
+
+    /// An attempt at an event of this name has ended; says whether a failure counts against the event.
+    pub(crate) fn end(&self, permit: Permit, name: &str, ended: Attempted) -> bool {
+        let mut inner = self.inner();
+        let change = inner.circuit.end(permit, name, ended, now());
+        let counts = inner.circuit.counts_failures();
+        drop(inner);
+        if let Some(change) = change {
+            self.log(change);
+        }
+        counts
+    }
+
+    pub(crate) fn pulls(&self) -> Pulls {
+        let inner = self.inner();
+        if inner.circuit.counts_failures() {
+            return Pulls::All;
+        }
+        match inner.circuit.gate(now()) {
+            Gate::Probe => Pulls::One,
+            _ => Pulls::None,
+        }
+    }
+
+    /// The state of the circuit: `closed`, `open` or `half-open`.
+    #[allow(dead_code)] // the live status shows it
+    pub(crate) fn circuit(&self) -> &'static str {
+        self.inner().circuit.word(now())
+    }
+
+    fn log(&self, change: Change) {
+        let subscriber = &*self.subscriber;
+        match change {
+            Change::Opened {
+                failed,
+                attempts,
+                pause,
+            } => tracing::warn!(
+                subscriber,
+                failed,
+                attempts,
+                ?pause,
+                "the circuit is open: nothing is pulled, then one event is attempted"
+            ),
+            Change::StaysOpen { pause } => {
+                tracing::warn!(
+                    subscriber,
+                    ?pause,
+                    "the probe failed: the circuit stays open"
+                );
+            }
+            Change::Closed => tracing::info!(subscriber, "the circuit is closed again"),
+        }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// By the clock that the runner waits by.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}

@@ -1,0 +1,133 @@
+//! How many attempts may begin in a time: a token bucket. A plain value: time comes in; it never waits.
+
+use std::time::{Duration, Instant};
+
+/// How many events a subscriber begins with in a time.
+///
+/// They are spread evenly. After a lull as many may begin at once as are due in a tenth of a second, one at
+/// least: of `Rate::per_second(100)` ten, of `Rate::per_minute(60)` one. So any time of length *t* sees
+/// `rate * t` of them and that burst at the most.
+///
+/// ```
+/// use tidings::Rate;
+///
+/// assert_eq!(Rate::per_second(10), Rate::per_minute(600));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    interval: Duration,
+}
+
+/// What is due in this time may begin at once.
+const BURST: Duration = Duration::from_millis(100);
+
+impl Rate {
+    /// So many a second; 0 counts as 1.
+    #[must_use]
+    pub fn per_second(events: u32) -> Self {
+        Self::per(Duration::from_secs(1), events)
+    }
+
+    /// So many a minute; 0 counts as 1.
+    #[must_use]
+    pub fn per_minute(events: u32) -> Self {
+        Self::per(Duration::from_secs(60), events)
+    }
+
+    /// Rounded up, so that the rate is not exceeded.
+    fn per(time: Duration, events: u32) -> Self {
+        let nanos = time.as_nanos().div_ceil(u128::from(events.max(1)));
+        Self {
+            interval: Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)),
+        }
+    }
+
+    /// By how much a beginning may be before its time.
+    fn tolerance(self) -> Duration {
+        BURST.saturating_sub(self.interval)
+    }
+}
+
+/// The bucket of one subscriber, kept as the time at which the next beginning is due.
+#[derive(Debug)]
+pub(crate) struct Bucket {
+    rate: Rate,
+    due: Option<Instant>,
+}
+
+impl Bucket {
+    pub(crate) fn new(rate: Rate) -> Self {
+        Self { rate, due: None }
+    }
+
+    /// From when on the next one may begin; `None` when it may now.
+    pub(crate) fn wait_until(&self, now: Instant) -> Option<Instant> {
+        let due = self.due?;
+        let early = due.checked_sub(self.rate.tolerance()).unwrap_or(now);
+        (early > now).then_some(early)
+    }
+
+    /// One begins now.
+    pub(crate) fn take(&mut self, now: Instant) {
+        let due = self.due.map_or(now, |due| due.max(now));
+        self.due = Some(due + self.rate.interval);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The beginnings of whoever begins as soon as the bucket lets it, after lulls of these lengths.
+    fn beginnings(rate: Rate, lulls: &[u64]) -> Vec<Instant> {
+        let mut bucket = Bucket::new(rate);
+        let mut now = Instant::now();
+        let mut begun = Vec::new();
+        for lull in lulls {
+            now += Duration::from_millis(*lull);
+            for _ in 0..40 {
+                now = bucket.wait_until(now).unwrap_or(now);
+                bucket.take(now);
+                begun.push(now);
+            }
+        }
+        begun
+    }
+
+    proptest! {
+        #[test]
+        fn no_time_sees_more_than_its_rate_and_the_burst(
+            events in 1u32..3000, is_minute in any::<bool>(), lulls in proptest::collection::vec(0u64..500, 1..4),
+        ) {
+            let rate = if is_minute { Rate::per_minute(events) } else { Rate::per_second(events) };
+            let begun = beginnings(rate, &lulls);
+            let burst = (BURST.as_nanos() / rate.interval.as_nanos()).max(1);
+            for (at, first) in begun.iter().enumerate() {
+                for (more, last) in begun[at..].iter().enumerate() {
+                    let due = (*last - *first).as_nanos() / rate.interval.as_nanos();
+                    prop_assert!((more as u128) < due + burst + 1, "{} of {due} and {burst}", more + 1);
+                }
+            }
+        }
+
+        #[test]
+        fn nothing_that_is_due_is_lost(events in 1u32..3000) {
+            let rate = Rate::per_second(events);
+            let begun = beginnings(rate, &[0]);
+            let took = *begun.last().unwrap() - begun[0];
+            prop_assert!(took <= rate.interval * 39);
+        }
+    }
+
+    #[test]
+    fn a_burst_is_what_a_tenth_of_a_second_allows() {
+        let at_once = |rate| {
+            let begun = beginnings(rate, &[0]);
+            begun.iter().filter(|at| **at == begun[0]).count()
+        };
+        assert_eq!(at_once(Rate::per_second(100)), 10);
+        assert_eq!(at_once(Rate::per_minute(60)), 1);
+        assert_eq!(at_once(Rate::per_second(0)), 1);
+    }
+}

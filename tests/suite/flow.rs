@@ -1,0 +1,206 @@
+//! How much a subscriber takes on: while what its handlers need is down, by rate and by memory.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
+    time::{Duration, Instant},
+};
+
+use async_nats::jetstream;
+use tidings::{
+    CircuitBreaker, Context, EventPublisher, EventSubscriber, Failure, Rate, Retry, Worker,
+};
+use tokio::sync::Semaphore;
+
+use crate::support::{Noted, User, World, eventually, log};
+
+type Sqlite = sqlx::Sqlite;
+
+/// A subscriber's outside world, which may be down.
+#[derive(Default)]
+struct Downstream {
+    is_down: AtomicBool,
+    failed: AtomicUsize,
+    noted: Noted,
+}
+
+async fn call(user: User, cx: Context<Arc<Downstream>>) -> Result<(), Failure> {
+    let downstream = cx.state();
+    if downstream.is_down.load(SeqCst) {
+        downstream.failed.fetch_add(1, SeqCst);
+        return Err(Failure::retry("down"));
+    }
+    downstream.noted.note(user.id);
+    Ok(())
+}
+
+async fn publish(world: &World<Sqlite>, users: impl IntoIterator<Item = User>) {
+    let publisher = EventPublisher::new(&world.bus);
+    for user in users {
+        publisher.publish(&user).await.unwrap();
+    }
+}
+
+/// Four attempts an event, of which an outage must cost none but those that open the circuit.
+fn impatient() -> EventSubscriber<Arc<Downstream>> {
+    let retry = Retry::exponential(Duration::from_millis(20), Duration::from_millis(80));
+    let breaker = CircuitBreaker::default()
+        .within(Duration::from_secs(30), 3)
+        .open_for(Duration::from_millis(50), Duration::from_millis(100));
+    EventSubscriber::durable("flow")
+        .on(call)
+        .retry(retry.attempts(4))
+        .circuit_breaker(breaker)
+        .concurrency(CONCURRENCY)
+}
+
+const CONCURRENCY: usize = 4;
+
+/// Handles 30 events that come while the outside world is down, for a dozen probes.
+async fn goes_through_an_outage(subscriber: EventSubscriber<Arc<Downstream>>, keys: usize) {
+    log::listen();
+    let world = World::<Sqlite>::start().await;
+    let downstream = Arc::new(Downstream::default());
+    downstream.is_down.store(true, SeqCst);
+    let worker = Worker::new(world.bus.clone(), Arc::clone(&downstream)).subscribe(subscriber);
+    let running = world.run(worker);
+    let user = |n: usize| User {
+        id: format!("key-{}", n % keys),
+        email: n.to_string(),
+    };
+    publish(&world, (0..30).map(user)).await;
+    let probes = || log::said("the probe failed").len();
+    eventually("a dozen probes", || async { probes() >= 12 }).await;
+    let (failed, probed) = (downstream.failed.load(SeqCst), probes());
+    downstream.is_down.store(false, SeqCst);
+    downstream.noted.reach(30).await;
+    running.stop().await.unwrap();
+
+    // Three attempts open the circuit, while others may be under way; a probe may have just ended.
+    let allowed = 3 + (CONCURRENCY - 1) + probed + 1;
+    assert!(
+        failed <= allowed,
+        "{failed} attempts, {probed} of them probes"
+    );
+    assert_eq!(log::said("the circuit is open: nothing is pulled").len(), 1);
+    assert_eq!(log::said("the circuit is closed again").len(), 1);
+    assert_eq!(downstream.noted.len(), 30, "each once");
+    assert_eq!(world.dead_letters().await.len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_opens_the_circuit_and_costs_no_event() {
+    goes_through_an_outage(impatient(), 30).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_costs_no_event_of_an_ordered_subscriber() {
+    goes_through_an_outage(impatient().ordered_by_key(), 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_circuit_pulls_nothing() {
+    log::listen();
+    let world = World::<Sqlite>::start().await;
+    let downstream = Arc::new(Downstream::default());
+    downstream.is_down.store(true, SeqCst);
+    let hour = Duration::from_secs(3600);
+    let breaker = CircuitBreaker::default()
+        .within(hour, 3)
+        .open_for(hour, hour);
+    let subscriber = impatient().circuit_breaker(breaker);
+    let worker = Worker::new(world.bus.clone(), Arc::clone(&downstream)).subscribe(subscriber);
+    let running = world.run(worker);
+    publish(&world, (0..30).map(|n| User::new(&n.to_string()))).await;
+    let is_open = || async { !log::said("the circuit is open: nothing is pulled").is_empty() };
+    eventually("an open circuit", is_open).await;
+
+    // What was asked for before may still come; then no pull is left at the server.
+    let has_no_pull = || async { info(&world).await.num_waiting == 0 };
+    eventually("the end of the pulls", has_no_pull).await;
+    assert!(info(&world).await.num_ack_pending <= CONCURRENCY);
+    assert!(downstream.failed.load(SeqCst) < 3 + CONCURRENCY);
+    running.stop().await.unwrap();
+    assert_eq!(world.dead_letters().await.len(), 0);
+}
+
+/// What the server says of the subscriber's consumer.
+async fn info(world: &World<Sqlite>) -> jetstream::consumer::Info {
+    let client = async_nats::connect(world.nats.url()).await.unwrap();
+    let stream = jetstream::new(client).get_stream("EVENTS").await.unwrap();
+    stream.consumer_info("flow").await.unwrap()
+}
+
+async fn note_when(user: User, cx: Context<(Noted, Instant)>) -> Result<(), Failure> {
+    let (noted, began) = cx.state();
+    noted.note(format!("{} {}", began.elapsed().as_millis(), user.id));
+    Ok(())
+}
+
+/// Handles 30 events, 50 a second: five at once, and then one each 20 ms.
+async fn keeps_its_rate(subscriber: EventSubscriber<(Noted, Instant)>) {
+    let world = World::<Sqlite>::start().await;
+    let noted = Noted::default();
+    publish(&world, (0..30).map(|n| User::new(&n.to_string()))).await;
+    let worker = Worker::new(world.bus.clone(), (noted.clone(), Instant::now()))
+        .subscribe(subscriber.rate(Rate::per_second(50)));
+    let running = world.run(worker);
+    noted.reach(30).await;
+    running.stop().await.unwrap();
+    let when = |note: &String| -> u128 { note.split(' ').next().unwrap().parse().unwrap() };
+    let times: Vec<u128> = noted.all().iter().map(when).collect();
+    let took = times.iter().max().unwrap() - times.iter().min().unwrap();
+    // Half of what is due: a busy machine may note the first ones late.
+    assert!(took >= 250, "30 events within {took} ms");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_begin_than_the_rate_allows() {
+    keeps_its_rate(EventSubscriber::durable("flow").on(note_when)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ordered_subscriber_keeps_its_rate() {
+    keeps_its_rate(
+        EventSubscriber::durable("flow")
+            .on(note_when)
+            .ordered_by_key(),
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_events_are_held_within_the_memory() {
+    async fn gated(_: User, cx: Context<(Noted, Arc<Semaphore>)>) -> Result<(), Failure> {
+        let (noted, gate) = cx.state();
+        gate.acquire().await?.forget();
+        noted.note("");
+        Ok(())
+    }
+    const LARGE: usize = 200_000;
+    const MEMORY: usize = 6_000_000;
+    let world = World::<Sqlite>::start().await;
+    let large = |n: i32| User {
+        id: n.to_string(),
+        email: "x".repeat(LARGE),
+    };
+    publish(&world, (0..60).map(large)).await;
+    let (noted, gate) = (Noted::default(), Arc::new(Semaphore::new(0)));
+    let subscriber = EventSubscriber::durable("flow").on(gated).concurrency(60);
+    let worker = Worker::new(world.bus.clone(), (noted.clone(), Arc::clone(&gate)))
+        .subscribe(subscriber.memory(MEMORY));
+    let running = world.run(worker);
+    let mut most = 0;
+    for handled in 1..=60 {
+        gate.add_permits(1);
+        noted.reach(handled).await;
+        most = most.max(info(&world).await.num_ack_pending);
+    }
+    running.stop().await.unwrap();
+    assert!(
+        most > 1 && most * LARGE <= MEMORY,
+        "{most} of {LARGE} bytes"
+    );
+}
