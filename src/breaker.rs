@@ -17,8 +17,8 @@ const SLICES: usize = 10;
 /// does not stop the others. It stays open for 5 s; then one event is attempted. If that fails too, it
 /// stays open for twice as long, up to 1 min; if not, it closes.
 ///
-/// A failure is whatever would be tried again: an error, [`Failure::retry_after`](crate::Failure::retry_after),
-/// a timeout, a panic, a database that does not answer. A rejected event is none: its handler has decided.
+/// A failure is an error, a timeout, a panic, a database that does not answer. A rejected event is none, nor is
+/// [`Failure::retry_after`](crate::Failure::retry_after): their handlers have decided.
 /// While the circuit is open, nothing is rejected and a failed attempt is not counted against its event.
 ///
 /// Each process has a circuit of its own for each of its subscribers.
@@ -130,7 +130,7 @@ pub(crate) struct Permit {
 /// How an attempt ended, as far as the circuit is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Attempted {
-    /// The handler decided: done, or rejected.
+    /// The handler decided: done, rejected, or put off to a time that it named.
     Decided,
     /// It would be tried again.
     Failed,

@@ -257,10 +257,8 @@ impl<S: Send + Sync + 'static> Executor<S> {
         let error = result.as_ref().err().map(ToString::to_string);
         let verdict = result.as_ref().err().map(|failure| failure.verdict);
         let ended = match verdict {
-            None | Some(Verdict::Reject) => Attempted::Decided,
-            Some(Verdict::Retry | Verdict::RetryAfter(_) | Verdict::Unavailable) => {
-                Attempted::Failed
-            }
+            None | Some(Verdict::Reject | Verdict::RetryAfter(_)) => Attempted::Decided,
+            Some(Verdict::Retry | Verdict::Unavailable) => Attempted::Failed,
             Some(Verdict::OutsideInbox) => Attempted::Void,
         };
         let counts = self.flow.end(permit, &arrival.subject, ended);

@@ -10,9 +10,9 @@ use std::{
 
 use async_nats::{HeaderMap, jetstream};
 use tidings::{
-    Bus, Context, DeadLetterSelection, DeadLetters, DeadLettersError, Edit, EventPublisher,
-    EventSubscriber, Failure, Retry, StoredDeadLetter, StreamSpec, Worker, WorkerError,
-    testing::NatsServer,
+    Bus, CircuitBreaker, Context, DeadLetterSelection, DeadLetters, DeadLettersError, Edit,
+    EventPublisher, EventSubscriber, Failure, Retry, StoredDeadLetter, StreamSpec, Worker,
+    WorkerError, testing::NatsServer,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -77,6 +77,8 @@ fn run(world: &World<Sqlite>, shop: &Shop) -> Running<WorkerError> {
             EventSubscriber::durable("counts")
                 .on(count)
                 .retry(retry)
+                // All of them fail here, on purpose.
+                .circuit_breaker(CircuitBreaker::off())
                 .ordered_by_key(),
         );
     world.run(worker)

@@ -173,11 +173,12 @@ impl BenchStore for Sqlite {
     }
 
     async fn clean_up(pool: &Pool<Self>) -> Result<(), sqlx::Error> {
-        let names = "select name from sqlite_schema
-            where type = 'table' and name like 'tidings\\_bench\\_%' escape '\\'";
-        let names: Vec<String> = sqlx::query_scalar(names).fetch_all(pool).await?;
-        for name in names {
-            let drop = sqlx::AssertSqlSafe(format!("drop table {name}"));
+        let drops = "select 'drop ' || type || ' ' || name from sqlite_schema
+            where type in ('table', 'view') and name like 'tidings\\_bench\\_%' escape '\\'
+            order by type desc";
+        let drops: Vec<String> = sqlx::query_scalar(drops).fetch_all(pool).await?;
+        for drop in drops {
+            let drop = sqlx::AssertSqlSafe(drop);
             sqlx::raw_sql(drop).execute(pool).await?;
         }
         Ok(())
