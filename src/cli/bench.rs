@@ -6,6 +6,7 @@
 mod backlog;
 mod consume;
 mod drain;
+mod effects;
 mod enqueue;
 mod event;
 mod handle;
@@ -14,9 +15,12 @@ mod judge;
 mod latency;
 mod pinned;
 mod raw;
+mod raw_once;
 mod relay;
 mod report;
 mod store;
+mod tally;
+mod work;
 mod world;
 
 use std::time::Duration;
@@ -29,6 +33,7 @@ use super::{
     report::{Exit, Outcome, Report as Failure},
 };
 use crate::config::{Config, DatabaseUrl, duration};
+use consume::Mode;
 use latency::{How, Place};
 use report::Report;
 use world::{Given, World};
@@ -63,8 +68,9 @@ enum Measurement {
     Relay(RelayOptions),
     /// From commit to handler at a rate, against a confirmed publish and a pull alone.
     Latency(LatencyOptions),
-    /// A no-op handler with confirmed acknowledgements, against a pull-and-confirm loop alone.
-    Consume(Options),
+    /// From a full stream through handlers, with confirmed acknowledgements, against a loop that does the same
+    /// alone; and the memory of this process meanwhile.
+    Consume(ConsumeOptions),
     /// What a relay costs that has nothing to do.
     Idle(IdleOptions),
 }
@@ -75,8 +81,8 @@ struct Options {
     /// The database of the outbox.
     #[arg(long, value_enum, default_value_t = StoreKind::Postgres)]
     store: StoreKind,
-    /// How many events [default: 20000 for enqueue, 200000 for relay and consume, 5000 for latency, 1 for
-    /// idle].
+    /// How many events [default: 20000 for enqueue, 200000 for relay and consume, 30000 for consume --mode
+    /// once, 5000 for latency, 1 for idle].
     #[arg(long)]
     events: Option<usize>,
     /// The size of a payload in bytes, 64 at least.
@@ -108,6 +114,15 @@ struct RelayOptions {
     /// Postgres only.
     #[arg(long, value_name = "AGE", value_parser = duration::parse)]
     pinned_xmin: Option<Duration>,
+}
+
+#[derive(Debug, Clone, Copy, Args)]
+struct ConsumeOptions {
+    #[command(flatten)]
+    of: Options,
+    /// What handles the events.
+    #[arg(long, value_enum, default_value_t = Mode::Plain)]
+    mode: Mode,
 }
 
 #[derive(Debug, Clone, Copy, Args)]
@@ -207,7 +222,7 @@ async fn measure(what: Measurement, given: Given) -> anyhow::Result<Report> {
         | Measurement::Relay(RelayOptions { of, .. })
         | Measurement::Latency(LatencyOptions { of, .. })
         | Measurement::Idle(IdleOptions { of, .. })
-        | Measurement::Consume(of) => of.store,
+        | Measurement::Consume(ConsumeOptions { of, .. }) => of.store,
     };
     match store {
         StoreKind::Postgres => measured(what, World::<Postgres>::start(given).await?).await,
@@ -230,7 +245,9 @@ async fn measured<DB: store::BenchStore>(
                 None => relay::run(&world, job).await,
             }
         }
-        Measurement::Consume(of) => consume::run(&world, of.job(200_000)).await,
+        Measurement::Consume(ConsumeOptions { of, mode }) => {
+            consume::run(&world, of.job(mode.default_events()), mode).await
+        }
         Measurement::Latency(options) => {
             let how = How {
                 rate: options.rate.max(1),

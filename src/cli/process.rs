@@ -46,12 +46,7 @@ impl Process {
 
     /// The most memory that it had, in bytes; `None` where there is no `/proc`.
     pub(crate) fn peak_memory(&self) -> Option<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id()?)).ok()?;
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmHWM:"))?;
-        let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
-        Some(kib * 1024)
+        memory(&self.0.id()?.to_string(), "VmHWM:")
     }
 
     /// For how long it has had a core, in seconds; `None` where there is no `/proc`.
@@ -99,6 +94,18 @@ impl Process {
             false => Err(by_itself(ended)),
         }
     }
+}
+
+/// The memory that this process has, in bytes; `None` where there is no `/proc`.
+pub(crate) fn memory_of_this() -> Option<u64> {
+    memory("self", "VmRSS:")
+}
+
+fn memory(of: &str, kind: &str) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{of}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(kind))?;
+    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kib * 1024)
 }
 
 fn by_itself(ended: ExitStatus) -> io::Error {

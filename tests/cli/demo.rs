@@ -6,6 +6,7 @@ both!(
     the_demo_loses_duplicates_and_inverts_nothing_though_its_relay_is_killed,
     every_bench_counts_right_on_servers_that_are_given,
     a_relay_in_a_process_of_its_own_is_watched,
+    a_bench_of_handlers_names_its_mode_and_measures_its_memory,
     an_old_transaction_leaves_no_dead_row_in_the_log,
 );
 
@@ -58,6 +59,8 @@ async fn every_bench_counts_right_on_servers_that_are_given(world: World) {
             "to_handler_p99_us",
         ),
         ("consume", "consume", "ratio"),
+        ("consume --mode once", "consume", "ratio"),
+        ("consume --mode ordered", "consume", "ratio"),
         ("idle --for 1s", "idle", "seconds"),
     ];
     if world.store == Store::Postgres {
@@ -103,6 +106,16 @@ async fn a_relay_in_a_process_of_its_own_is_watched(world: World) {
             assert!((1.0..20.0).contains(&queries), "{idle}");
         }
         Store::Sqlite => assert!(idle["queries_per_second"].is_null(), "{idle}"),
+    }
+}
+
+async fn a_bench_of_handlers_names_its_mode_and_measures_its_memory(world: World) {
+    let report = measured(&world, "consume --mode once").await;
+    assert_eq!(report["mode"], "once");
+    for place in ["start", "middle", "end"] {
+        let memory = report[format!("memory_{place}_mb")].as_u64();
+        let is_told = memory.is_some_and(|memory| (1..500).contains(&memory));
+        assert!(is_told || cfg!(not(target_os = "linux")), "{report}");
     }
 }
 

@@ -1,84 +1,151 @@
-//! A full stream through a handler that does nothing.
+//! A full stream through handlers.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::sync::Arc;
 
+use clap::ValueEnum;
 use tidings::{Context, EventSubscriber, Failure, Worker};
-use tokio_util::sync::CancellationToken;
 
 use super::{
-    Job,
+    Job, effects,
     event::Written,
     raw::{self, IN_FLIGHT, per_second},
+    raw_once,
     report::{Report, Wrong},
     store::BenchStore,
+    tally::Tally,
+    work::{Worked, work},
     world::{STREAM, World},
 };
 
-/// How often each event was handled.
-struct Handled {
-    total: AtomicUsize,
-    each: Vec<AtomicUsize>,
+/// What handles the events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Mode {
+    /// A handler that does nothing, against a loop of pulls and confirmed acknowledgements.
+    Plain,
+    /// A handler whose row commits with the inbox's, against a loop of the same two statements.
+    Once,
+    /// A handler that does nothing, in the order of each key, against one without order.
+    Ordered,
 }
 
-pub(super) async fn run<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::Result<Report> {
+impl Mode {
+    pub(super) fn default_events(self) -> usize {
+        match self {
+            Self::Plain | Self::Ordered => 200_000,
+            Self::Once => 30_000,
+        }
+    }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Once => "once",
+            Self::Ordered => "ordered",
+        }
+    }
+}
+
+/// A measurement between its two limits.
+struct Between {
+    before: f64,
+    worked: Worked,
+    after: f64,
+    wrong: Wrong,
+    in_flight: usize,
+}
+
+pub(super) async fn run<DB: BenchStore>(
+    world: &World<DB>,
+    job: Job,
+    mode: Mode,
+) -> anyhow::Result<Report> {
     raw::fill(world, job).await?;
-    let limit_before = raw::pull_and_confirm(world, job, STREAM).await?;
-
-    let handled = Arc::new(Handled {
-        total: AtomicUsize::new(0),
-        each: (0..job.events).map(|_| AtomicUsize::new(0)).collect(),
-    });
-    let stop = CancellationToken::new();
-    let began = Instant::now();
-    let worker = Worker::new(world.bus.clone(), Arc::clone(&handled)).subscribe(
-        EventSubscriber::durable("bench")
-            .on(count)
-            .concurrency(IN_FLIGHT),
-    );
-    let working = tokio::spawn(worker.run(stop.clone().cancelled_owned()));
-    while handled.total.load(Ordering::Relaxed) < job.events {
-        anyhow::ensure!(!working.is_finished(), "the worker has ended");
-        anyhow::ensure!(
-            began.elapsed() < Duration::from_secs(600),
-            "not handled within 10 min"
-        );
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-    stop.cancel();
-    // The drain flushes the acknowledgements, which belong to the work.
-    working.await??;
-    let took = began.elapsed();
-
-    let limit_after = raw::pull_and_confirm(world, job, STREAM).await?;
-    let times = handled
-        .each
-        .iter()
-        .map(|times| times.load(Ordering::Relaxed));
-    let wrong = Wrong {
-        lost: times.clone().filter(|times| *times == 0).count(),
-        duplicates: times.map(|times| times.saturating_sub(1)).sum(),
-        inversions: 0,
+    let between = match mode {
+        Mode::Plain => plain(world, job).await?,
+        Mode::Once => once(world, job).await?,
+        Mode::Ordered => ordered(world, job).await?,
     };
-    let limit = (limit_before + limit_after) / 2.0;
-    Ok(Report::new("consume", DB::KIND, world.servers, job)
+    let limit = f64::midpoint(between.before, between.after);
+    let took = between.worked.took;
+    let mut report = Report::new("consume", DB::KIND, world.servers, job)
+        .figure("mode", mode.as_str())
         .against(took.as_secs_f64(), per_second(job.events, took), limit)
-        .wrong(wrong)
-        .figure("in_flight", IN_FLIGHT)
-        .figure("limit_before", limit_before.round())
-        .figure("limit_after", limit_after.round()))
+        .wrong(between.wrong)
+        .figure("in_flight", between.in_flight)
+        .figure("limit_before", between.before.round())
+        .figure("limit_after", between.after.round());
+    if let Some([start, middle, end]) = between.worked.memory {
+        report = report
+            .figure("memory_start_mb", start / 1_000_000)
+            .figure("memory_middle_mb", middle / 1_000_000)
+            .figure("memory_end_mb", end / 1_000_000);
+    }
+    Ok(report)
 }
 
-async fn count(event: Written, cx: Context<Arc<Handled>>) -> Result<(), Failure> {
-    let handled = cx.state();
-    if let Some(times) = handled.each.get(event.number) {
-        times.fetch_add(1, Ordering::Relaxed);
-    }
-    handled.total.fetch_add(1, Ordering::Relaxed);
+async fn plain<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::Result<Between> {
+    let before = raw::pull_and_confirm(world, job, STREAM).await?;
+    let (worked, wrong) = counted(world, job, does_nothing("bench")).await?;
+    Ok(Between {
+        before,
+        worked,
+        after: raw::pull_and_confirm(world, job, STREAM).await?,
+        wrong: Wrong {
+            // Without order nobody promised any.
+            inversions: 0,
+            ..wrong
+        },
+        in_flight: IN_FLIGHT,
+    })
+}
+
+async fn once<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::Result<Between> {
+    let before = raw_once::pull_commit_and_confirm(world, job).await?;
+    DB::empty(world.outbox.pool()).await?;
+    DB::settle(world.outbox.pool()).await;
+    let (worked, _) = counted(world, job, effects::once(world)).await?;
+    let wrong = effects::wrong(world, job).await?;
+    Ok(Between {
+        before,
+        worked,
+        after: raw_once::pull_commit_and_confirm(world, job).await?,
+        wrong,
+        in_flight: DB::HANDLERS,
+    })
+}
+
+async fn ordered<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::Result<Between> {
+    let (before, _) = counted(world, job, does_nothing("bench-before")).await?;
+    let (worked, wrong) = counted(world, job, does_nothing("bench").ordered_by_key()).await?;
+    let (after, _) = counted(world, job, does_nothing("bench-after")).await?;
+    Ok(Between {
+        before: per_second(job.events, before.took),
+        worked,
+        after: per_second(job.events, after.took),
+        wrong,
+        in_flight: IN_FLIGHT,
+    })
+}
+
+fn does_nothing(durable: &str) -> EventSubscriber<Arc<Tally>> {
+    EventSubscriber::durable(durable)
+        .on(count)
+        .concurrency(IN_FLIGHT)
+}
+
+async fn count(event: Written, cx: Context<Arc<Tally>>) -> Result<(), Failure> {
+    cx.state().enter(&event);
     Ok(())
+}
+
+/// Has a subscriber handle every event.
+async fn counted<DB: BenchStore>(
+    world: &World<DB>,
+    job: Job,
+    subscriber: EventSubscriber<Arc<Tally>>,
+) -> anyhow::Result<(Worked, Wrong)> {
+    let tally = Arc::new(Tally::new(job));
+    let worker = Worker::new(world.bus.clone(), Arc::clone(&tally)).subscribe(subscriber);
+    let worked = work(worker, &tally, job).await?;
+    Ok((worked, tally.wrong()))
 }

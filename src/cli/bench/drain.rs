@@ -57,7 +57,7 @@ pub(super) async fn backlog<DB: BenchStore>(
     let took = began.elapsed();
     let peak_memory = relay.peak_memory();
     relay.stop().await?;
-    let wrong = judge(world, job.events).await?;
+    let wrong = judge(world, job).await?;
     world.purge(STREAM).await?;
     Ok(Drained {
         events: job.events,

@@ -58,5 +58,5 @@ pub(super) async fn run<DB: BenchStore>(
     if let Some(bytes) = memory {
         report = report.figure("relay_peak_mb", bytes.div_ceil(1024 * 1024));
     }
-    Ok(report.wrong(super::judge::judge(world, job.events).await?))
+    Ok(report.wrong(super::judge::judge(world, job).await?))
 }

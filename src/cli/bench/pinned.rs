@@ -93,7 +93,7 @@ async fn traffic(
     }
     drain::until_stored(world, &mut relay, events as u64).await?;
     relay.stop().await?;
-    let wrong = judge(world, events).await?;
+    let wrong = judge(world, Job { events, ..job }).await?;
     world.purge(STREAM).await?;
     Ok((events, wrong))
 }

@@ -22,22 +22,20 @@ const BATCH: usize = 1000;
 /// Acknowledgements that are under way at once.
 pub(super) const IN_FLIGHT: usize = 512;
 
-/// The same messages as the relay sends, made beforehand.
-fn messages(job: Job) -> anyhow::Result<Vec<(HeaderMap, Bytes)>> {
+/// The same messages as the relay sends.
+fn messages(job: Job) -> impl Iterator<Item = anyhow::Result<(HeaderMap, Bytes)>> {
     let defaults = wire::Defaults {
         source: wire::DEFAULT_SOURCE,
         time: Utc::now(),
     };
-    (0..job.events)
-        .map(|number| {
-            let envelope = Envelope::of(&Written::new(job, number))?;
-            let mut headers = HeaderMap::new();
-            wire::write_headers(&envelope, defaults, |name, value| {
-                headers.insert(name, value)
-            });
-            Ok((headers, envelope.payload().clone()))
-        })
-        .collect()
+    (0..job.events).map(move |number| {
+        let envelope = Envelope::of(&Written::new(job, number))?;
+        let mut headers = HeaderMap::new();
+        wire::write_headers(&envelope, defaults, |name, value| {
+            headers.insert(name, value)
+        });
+        Ok((headers, envelope.payload().clone()))
+    })
 }
 
 /// Events a second with atomic batches of 1000, the members of the next sent while the last one's commit
@@ -47,32 +45,34 @@ pub(super) async fn atomic_batches<DB: BenchStore>(
     job: Job,
 ) -> anyhow::Result<f64> {
     world.purge(RAW_STREAM).await?;
-    let messages = messages(job)?;
+    let messages: Vec<_> = messages(job).collect();
     let began = Instant::now();
-    send(&world.client, RAW_SUBJECT, messages).await?;
+    send(&world.client, RAW_SUBJECT, messages.into_iter()).await?;
     Ok(per_second(job.events, began.elapsed()))
 }
 
-/// Fills the stream that is measured with, the quickest way.
+/// Fills the stream that is measured with, the quickest way. The messages are made on the way: millions of them
+/// would be memory of this process.
 pub(super) async fn fill<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::Result<()> {
-    send(&world.client, Written::NAME, messages(job)?).await
+    send(&world.client, Written::NAME, messages(job)).await
 }
 
 async fn send(
     client: &Client,
     subject: &'static str,
-    messages: Vec<(HeaderMap, Bytes)>,
+    messages: impl Iterator<Item = anyhow::Result<(HeaderMap, Bytes)>>,
 ) -> anyhow::Result<()> {
     let run = EventId::now().as_uuid().simple();
     let mut committing: Option<tokio::task::JoinHandle<anyhow::Result<()>>> = None;
-    let mut messages = messages.into_iter().peekable();
+    let mut messages = messages.peekable();
     let mut number = 0;
     while messages.peek().is_some() {
         number += 1;
         let batch: Vec<_> = messages.by_ref().take(BATCH).collect();
         let size = batch.len();
         let id = format!("{run}-{number}");
-        for (at, (mut headers, payload)) in batch.into_iter().enumerate() {
+        for (at, message) in batch.into_iter().enumerate() {
+            let (mut headers, payload) = message?;
             headers.insert("Nats-Batch-Id", &*id);
             headers.insert("Nats-Batch-Sequence", (at + 1).to_string());
             if at + 1 < size {
@@ -182,7 +182,9 @@ pub(super) async fn publish_and_pull<DB: BenchStore>(
     let mut sent = Vec::with_capacity(job.events);
     let mut tick = tokio::time::interval(Duration::from_secs(1) / rate);
     let mut confirming = tokio::task::JoinSet::new();
-    for (headers, payload) in self::messages(job)? {
+    let messages: Vec<_> = self::messages(job).collect();
+    for message in messages {
+        let (headers, payload) = message?;
         tick.tick().await;
         sent.push(Instant::now());
         confirming.spawn(confirmed(

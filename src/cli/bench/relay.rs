@@ -30,7 +30,7 @@ pub(super) async fn run<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::
     relaying.await??;
 
     let limit_after = raw::atomic_batches(world, job).await?;
-    let wrong = judge(world, job.events).await?;
+    let wrong = judge(world, job).await?;
     let limit = (limit_before + limit_after) / 2.0;
     Ok(Report::new("relay", DB::KIND, world.servers, job)
         .against(took.as_secs_f64(), per_second(job.events, took), limit)

@@ -11,6 +11,8 @@ use uuid::Uuid;
 pub(super) trait BenchStore: Store + Sized {
     /// How many writers work side by side.
     const WRITERS: usize;
+    /// How many handlers with a transaction work side by side.
+    const HANDLERS: usize;
 
     async fn connect(url: &str) -> anyhow::Result<Outbox<Self>>;
     async fn prepare(pool: &Pool<Self>) -> Result<(), sqlx::Error>;
@@ -24,6 +26,22 @@ pub(super) trait BenchStore: Store + Sized {
         connection: &mut Self::Connection,
         envelopes: &[Envelope],
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+    /// The row that a handler writes.
+    fn effect(
+        connection: &mut Self::Connection,
+        number: i64,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+    /// How many rows handlers wrote, and of how many events.
+    fn effects(
+        pool: &Pool<Self>,
+    ) -> impl Future<Output = Result<(usize, usize), anyhow::Error>> + Send;
+    /// Adds an event to an inbox made by hand; false when it is there.
+    fn remember_plainly(
+        connection: &mut Self::Connection,
+        event: Uuid,
+    ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
+    /// Removes the rows of handlers, and the inbox made by hand.
+    fn empty(pool: &Pool<Self>) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
     /// Has what was written reach the disk now, so that it does not later, under a measurement. What is not
     /// allowed here is left out.
     fn settle(pool: &Pool<Self>) -> impl Future<Output = ()> + Send;
@@ -44,6 +62,11 @@ const BUSINESS: &str = "insert into tidings_bench_business (id, name) values ($1
 const PLAIN: &str = "insert into tidings_bench_plain (event, name, version, key, headers, payload)
     values ($1, $2, $3, $4, $5, $6)";
 
+const EFFECT: &str = "insert into tidings_bench_effect (number, name) values ($1, 'somebody')";
+const EFFECTS: &str = "select count(*), count(distinct number) from tidings_bench_effect";
+const REMEMBER: &str =
+    "insert into tidings_bench_memory (event, scope) values ($1, 'bench') on conflict do nothing";
+
 /// The statement for one event.
 macro_rules! one {
     ($envelope:expr) => {
@@ -63,11 +86,31 @@ macro_rules! business {
             let insert = sqlx::query(BUSINESS).bind(id);
             insert.execute(connection).await.map(drop)
         }
+
+        async fn effect(connection: &mut $connection, number: i64) -> Result<(), sqlx::Error> {
+            let insert = sqlx::query(EFFECT).bind(number);
+            insert.execute(connection).await.map(drop)
+        }
+
+        async fn remember_plainly(
+            connection: &mut $connection,
+            event: Uuid,
+        ) -> Result<bool, sqlx::Error> {
+            let insert = sqlx::query(REMEMBER).bind(event);
+            let done = insert.execute(connection).await?;
+            Ok(done.rows_affected() == 1)
+        }
+
+        async fn effects(pool: &Pool<Self>) -> Result<(usize, usize), anyhow::Error> {
+            let (rows, events): (i64, i64) = sqlx::query_as(EFFECTS).fetch_one(pool).await?;
+            Ok((rows.try_into()?, events.try_into()?))
+        }
     };
 }
 
 impl BenchStore for Postgres {
     const WRITERS: usize = 8;
+    const HANDLERS: usize = 16;
 
     async fn connect(url: &str) -> anyhow::Result<Outbox<Self>> {
         let pool = PgPoolOptions::new()
@@ -79,19 +122,23 @@ impl BenchStore for Postgres {
 
     async fn prepare(pool: &Pool<Self>) -> Result<(), sqlx::Error> {
         Self::clean_up(pool).await?;
-        let tables = "
+        let tables = r#"
             create table tidings_bench_business (id bigint primary key, name text not null);
+            create table tidings_bench_effect (number bigint not null, name text not null);
+            create table tidings_bench_memory (
+                event uuid not null, scope text collate "C" not null, primary key (event, scope));
             create table tidings_bench_plain (
                 id bigint generated always as identity primary key,
                 event uuid not null, name text not null, version integer not null, key text,
-                headers text not null, payload bytea not null)";
+                headers text not null, payload bytea not null)"#;
         sqlx::raw_sql(tables).execute(pool).await.map(drop)
     }
 
     async fn clean_up(pool: &Pool<Self>) -> Result<(), sqlx::Error> {
         let drop_all = "
             set client_min_messages = warning;
-            drop table if exists tidings_bench_business, tidings_bench_plain;
+            drop table if exists tidings_bench_business, tidings_bench_effect, tidings_bench_memory,
+                tidings_bench_plain;
             drop schema if exists tidings_bench cascade";
         sqlx::raw_sql(drop_all).execute(pool).await.map(drop)
     }
@@ -119,6 +166,11 @@ impl BenchStore for Postgres {
             .execute(connection)
             .await
             .map(drop)
+    }
+
+    async fn empty(pool: &Pool<Self>) -> Result<(), sqlx::Error> {
+        let truncate = "truncate tidings_bench_effect, tidings_bench_memory";
+        sqlx::query(truncate).execute(pool).await.map(drop)
     }
 
     async fn settle(pool: &Pool<Self>) {
@@ -155,6 +207,7 @@ impl BenchStore for Postgres {
 
 impl BenchStore for Sqlite {
     const WRITERS: usize = 1;
+    const HANDLERS: usize = 4;
 
     async fn connect(url: &str) -> anyhow::Result<Outbox<Self>> {
         let path = url.strip_prefix("sqlite:").unwrap_or(url);
@@ -165,6 +218,9 @@ impl BenchStore for Sqlite {
         Self::clean_up(pool).await?;
         let tables = "
             create table tidings_bench_business (id integer primary key, name text not null);
+            create table tidings_bench_effect (number integer not null, name text not null);
+            create table tidings_bench_memory (
+                event blob not null, scope text not null, primary key (event, scope)) without rowid;
             create table tidings_bench_plain (
                 id integer primary key autoincrement,
                 event blob not null, name text not null, version integer not null, key text,
@@ -192,6 +248,11 @@ impl BenchStore for Sqlite {
             one!(envelope).execute(&mut *connection).await?;
         }
         Ok(())
+    }
+
+    async fn empty(pool: &Pool<Self>) -> Result<(), sqlx::Error> {
+        let delete = "delete from tidings_bench_effect; delete from tidings_bench_memory";
+        sqlx::raw_sql(delete).execute(pool).await.map(drop)
     }
 
     async fn settle(pool: &Pool<Self>) {

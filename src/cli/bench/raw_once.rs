@@ -1,0 +1,67 @@
+//! The limit of effects that happen once: by hand, with sqlx and async-nats alone.
+
+use std::time::Instant;
+
+use anyhow::Context as _;
+use async_nats::{Message, Request, jetstream};
+use bytes::Bytes;
+use futures::{StreamExt, stream::FuturesUnordered};
+use tidings::wire;
+use uuid::Uuid;
+
+use super::{
+    Job,
+    event::Written,
+    raw::per_second,
+    store::BenchStore,
+    world::{STREAM, World},
+};
+
+/// Events a second with a transaction each: a row in an inbox, a row of the effect, commit, a confirmed
+/// acknowledgement; as many at once as the handlers have.
+pub(super) async fn pull_commit_and_confirm<DB: BenchStore>(
+    world: &World<DB>,
+    job: Job,
+) -> anyhow::Result<f64> {
+    DB::empty(world.outbox.pool()).await?;
+    DB::settle(world.outbox.pool()).await;
+    let stream = world.jetstream().get_stream(STREAM).await?;
+    let consumer = stream
+        .create_consumer(jetstream::consumer::pull::Config {
+            max_ack_pending: 10_000,
+            ..Default::default()
+        })
+        .await?;
+    let began = Instant::now();
+    let mut messages = consumer.messages().await?.take(job.events);
+    let mut handling = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            message = messages.next(), if handling.len() < DB::HANDLERS => match message {
+                Some(message) => handling.push(handle(world, message?.message)),
+                None => break,
+            },
+            Some(handled) = handling.next() => handled?,
+        }
+    }
+    while let Some(handled) = handling.next().await {
+        handled?;
+    }
+    Ok(per_second(job.events, began.elapsed()))
+}
+
+async fn handle<DB: BenchStore>(world: &World<DB>, message: Message) -> anyhow::Result<()> {
+    let event: Written = serde_json::from_slice(&message.payload)?;
+    let headers = message.headers.as_ref();
+    let id = headers.and_then(|headers| headers.get(wire::MESSAGE_ID));
+    let id = Uuid::try_parse(id.context("an id")?.as_str())?;
+    let mut tx = world.outbox.pool().begin_with(DB::BEGIN).await?;
+    if DB::remember_plainly(&mut tx, id).await? {
+        DB::effect(&mut tx, i64::try_from(event.number)?).await?;
+        tx.commit().await?;
+    }
+    let reply = message.reply.context("a reply subject")?;
+    let request = Request::new().payload(Bytes::from_static(b"+ACK"));
+    world.client.send_request(reply, request).await?;
+    Ok(())
+}

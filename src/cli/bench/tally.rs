@@ -1,0 +1,112 @@
+//! Which events came, how often, and in what order within their keys. Millions of events cost a bit each, and
+//! a number a key; counting takes no lock.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+
+use super::{Job, event::Written, report::Wrong};
+
+pub(super) struct Tally {
+    events: usize,
+    seen: Vec<AtomicU64>,
+    /// One more than the number that came last, for each key; 0 before.
+    last: Vec<AtomicUsize>,
+    entered: AtomicUsize,
+    duplicates: AtomicUsize,
+    inversions: AtomicUsize,
+    strangers: AtomicUsize,
+}
+
+impl Tally {
+    pub(super) fn new(job: Job) -> Self {
+        // Written, not only reserved: what is counted later is not to look like a growing process.
+        let mut seen: Vec<_> = (0..job.events.div_ceil(64))
+            .map(|_| AtomicU64::new(u64::MAX))
+            .collect();
+        seen.iter_mut().for_each(|word| *word.get_mut() = 0);
+        Self {
+            events: job.events,
+            seen,
+            last: (0..job.keys).map(|_| AtomicUsize::new(0)).collect(),
+            entered: AtomicUsize::new(0),
+            duplicates: AtomicUsize::new(0),
+            inversions: AtomicUsize::new(0),
+            strangers: AtomicUsize::new(0),
+        }
+    }
+
+    pub(super) fn enter(&self, event: &Written) {
+        let number = event.number;
+        self.entered.fetch_add(1, Relaxed);
+        if number >= self.events {
+            self.strangers.fetch_add(1, Relaxed);
+            return;
+        }
+        let bit = 1 << (number % 64);
+        if self.seen[number / 64].fetch_or(bit, Relaxed) & bit != 0 {
+            self.duplicates.fetch_add(1, Relaxed);
+            return;
+        }
+        let before = self.last[number % self.last.len()].swap(number + 1, Relaxed);
+        if before > number {
+            self.inversions.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// How many came, the same ones again included.
+    pub(super) fn entered(&self) -> usize {
+        self.entered.load(Relaxed)
+    }
+
+    /// How many came that nobody wrote.
+    pub(super) fn strangers(&self) -> usize {
+        self.strangers.load(Relaxed)
+    }
+
+    pub(super) fn wrong(&self) -> Wrong {
+        let bits = self.seen.iter().map(|word| word.load(Relaxed).count_ones());
+        let seen: u32 = bits.sum();
+        Wrong {
+            lost: self.events - seen as usize,
+            duplicates: self.duplicates.load(Relaxed),
+            inversions: self.inversions.load(Relaxed),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const JOB: Job = Job {
+        events: 130,
+        payload: 64,
+        keys: 10,
+    };
+
+    fn tallied(numbers: impl IntoIterator<Item = usize>) -> Tally {
+        let tally = Tally::new(JOB);
+        for number in numbers {
+            tally.enter(&Written::new(JOB, number));
+        }
+        tally
+    }
+
+    #[test]
+    fn what_is_missing_double_or_inverted_is_counted() {
+        assert_eq!(tallied(0..130).wrong(), Wrong::default());
+        // Events of different keys may pass each other.
+        let backwards = (0..13).flat_map(|of_key| (0..10).rev().map(move |key| of_key * 10 + key));
+        assert_eq!(tallied(backwards).wrong(), Wrong::default());
+        let wrong = tallied((0..128).filter(|n| *n != 64).chain([5])).wrong();
+        assert_eq!((wrong.lost, wrong.duplicates, wrong.inversions), (3, 1, 0));
+        let numbers = (0..110).chain([121, 111, 110]);
+        let wrong = tallied(numbers.chain(112..121).chain(122..130)).wrong();
+        assert_eq!((wrong.lost, wrong.duplicates, wrong.inversions), (0, 0, 1));
+    }
+
+    #[test]
+    fn an_event_that_nobody_wrote_is_a_stranger() {
+        let tally = tallied([130]);
+        assert_eq!((tally.entered(), tally.strangers()), (1, 1));
+    }
+}
