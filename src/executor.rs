@@ -22,6 +22,7 @@ use crate::{
     outcome::{self, Cause, DeadLetter, Handled, Outcome},
     retry::Retry,
     subscriber::EventSubscriber,
+    tally::Tally,
 };
 
 /// How often the server hears that a delivery is still being worked on: a third of [`ACK_WAIT`].
@@ -107,6 +108,7 @@ pub(crate) struct Executor<S> {
     name: Arc<str>,
     state: Arc<S>,
     flow: Arc<Flow>,
+    tally: Arc<Tally>,
 }
 
 /// How one attempt ended.
@@ -126,12 +128,18 @@ impl<S: Send + Sync + 'static> Executor<S> {
             subscriber,
             state,
             flow: Arc::new(flow),
+            tally: Arc::default(),
         }
     }
 
     /// When attempts may begin.
     pub(crate) fn flow(&self) -> &Arc<Flow> {
         &self.flow
+    }
+
+    /// What became of events.
+    pub(crate) fn tally(&self) -> &Arc<Tally> {
+        &self.tally
     }
 
     /// One attempt: decode, call, decide, acknowledge, record. When `halt` is cancelled what runs is handed
@@ -320,6 +328,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
                 Outcome::Reject(letter) => acknowledger.dead_letter(letter).await,
             };
             let Err(error) = answered else {
+                self.tally.confirmed();
                 return Step::Over;
             };
             self.unconfirmed(arrival, outcome.as_str(), tried, &error);
@@ -333,6 +342,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
     }
 
     fn unconfirmed(&self, arrival: &Arrival, outcome: &str, tried: u32, error: &Unanswered) {
+        self.tally.unconfirmed(&error.to_string());
         tracing::warn!(
             subscriber = &*self.name,
             sequence = arrival.sequence,
@@ -412,6 +422,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
         error: Option<String>,
         elapsed: Duration,
     ) {
+        self.tally.ended(outcome);
         macro_rules! log {
             ($level:ident, $($more:tt)*) => {
                 tracing::$level!(

@@ -99,7 +99,6 @@ impl Flow {
     }
 
     /// The state of the circuit: `closed`, `open` or `half-open`.
-    #[allow(dead_code)] // the live status shows it
     pub(crate) fn circuit(&self) -> &'static str {
         self.inner().circuit.word(now())
     }

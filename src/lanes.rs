@@ -116,7 +116,6 @@ impl<T> Lanes<T> {
 
     /// The keys with the most items behind the one that is ready or runs, the longest first; `most` of them at
     /// most.
-    #[allow(dead_code)] // the live status shows them
     pub(crate) fn hottest(&self, most: usize) -> Vec<(&str, usize)> {
         let queued = self.lanes.iter().filter(|(_, lane)| !lane.is_empty());
         let mut hottest: Vec<_> = queued.map(|(key, lane)| (&**key, lane.len())).collect();

@@ -14,6 +14,7 @@
 //! | keep a subscriber from too much | [`CircuitBreaker`], [`Rate`] |
 //! | run it all until told to stop | [`Worker`], [`shutdown_signal`] |
 //! | look after dead letters, and redrive them | [`DeadLetters`], [`Redriver`] |
+//! | see how subscribers do, pause and resume them | [`Subscribers`], [`Replica`] |
 //! | connect, and declare streams | [`Bus`], [`NatsOptions`], [`StreamSpec`] |
 //! | test with real servers | [`testing`] |
 
@@ -33,8 +34,11 @@ mod lanes;
 mod outbox;
 mod outcome;
 mod rate;
+mod replica;
 mod retry;
 mod subscriber;
+mod subscribers;
+mod tally;
 pub mod testing;
 mod worker;
 
@@ -62,8 +66,12 @@ pub use outbox::{
 pub use outbox::{Rebase, RebaseError, RebasedEvent};
 pub use outcome::{Cause, DeadLetter, Outcome};
 pub use rate::Rate;
+pub use replica::{Activity, HotKey, Replica, WantedConsumer};
 pub use retry::Retry;
 pub use subscriber::{EventSubscriber, SubscriberError};
+pub use subscribers::{
+    ConsumerDrift, SubscriberConsumer, SubscriberState, Subscribers, SubscribersError,
+};
 pub use tidings_contract::{
     Envelope, EnvelopeError, EventId, HeaderError, Headers, IntoEnvelope, Name, NameError, Pattern,
     PatternError, event::Event, wire,

@@ -1,6 +1,9 @@
 //! How many attempts may begin in a time: a token bucket. A plain value: time comes in; it never waits.
 
-use std::time::{Duration, Instant};
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
 
 /// How many events a subscriber begins with in a time.
 ///
@@ -45,6 +48,22 @@ impl Rate {
     /// By how much a beginning may be before its time.
     fn tolerance(self) -> Duration {
         BURST.saturating_sub(self.interval)
+    }
+}
+
+/// `100 per second`, or `90 per minute` when that is no whole number a second.
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let nanos = self.interval.as_nanos().max(1);
+        let rounded = |time: u128| (time + nanos / 2) / nanos;
+        let second = Duration::from_secs(1).as_nanos();
+        // The interval is a whole number of nanoseconds, so a rate may miss a whole number by a little.
+        match rounded(second) {
+            events if (events * nanos).abs_diff(second) <= events => {
+                write!(f, "{events} per second")
+            }
+            _ => write!(f, "{} per minute", rounded(60 * second)),
+        }
     }
 }
 
@@ -118,6 +137,17 @@ mod tests {
             let took = *begun.last().unwrap() - begun[0];
             prop_assert!(took <= rate.interval * 39);
         }
+    }
+
+    #[test]
+    fn a_rate_is_shown_as_it_was_said() {
+        for events in [1, 3, 7, 100, 3000, 29_999] {
+            let shown = Rate::per_second(events).to_string();
+            assert_eq!(shown, format!("{events} per second"));
+        }
+        assert_eq!(Rate::per_minute(100).to_string(), "100 per minute");
+        assert_eq!(Rate::per_minute(6).to_string(), "6 per minute");
+        assert_eq!(Rate::per_minute(120).to_string(), "2 per second");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! When a failed delivery is tried again. A pure value: randomness comes in.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 /// A schedule of retries: exponential, jittered, bounded.
 ///
@@ -61,6 +61,48 @@ impl Retry {
         let share = 0.5 + random.clamp(0.0, 1.0) / 2.0;
         self.longest(attempt).map(|longest| longest.mul_f64(share))
     }
+
+    /// The longest waits between the attempts, in their order: one less than there are attempts.
+    pub fn schedule(self) -> impl Iterator<Item = Duration> {
+        (1..).map_while(move |attempt| self.longest(attempt))
+    }
+}
+
+/// `5 attempts: after 1 s, 2 s, 4 s, 8 s (each 50 to 100 %), then dead letter`.
+impl fmt::Display for Retry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let waits = self.attempts - 1;
+        if waits == 0 {
+            return f.write_str("1 attempt, then dead letter");
+        }
+        write!(f, "{} attempts: after ", self.attempts)?;
+        let last = self.longest(waits).unwrap_or_default();
+        for (before, wait) in (0_u32..).zip(self.schedule()) {
+            // From here on it stays the same.
+            if wait == last && waits - before > 1 {
+                write!(f, "{} times {}", waits - before, Shown(wait))?;
+                break;
+            }
+            let comma = if wait == last { "" } else { ", " };
+            write!(f, "{}{comma}", Shown(wait))?;
+        }
+        f.write_str(" (each 50 to 100 %), then dead letter")
+    }
+}
+
+/// In the largest unit that needs no fraction.
+struct Shown(Duration);
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let millis = self.0.as_millis();
+        let units = [(3_600_000, "h"), (60_000, "min"), (1000, "s")];
+        let whole = |(unit, _): &&(u128, &str)| millis > 0 && millis.is_multiple_of(*unit);
+        match units.iter().find(whole) {
+            Some((unit, name)) => write!(f, "{} {name}", millis / unit),
+            None => write!(f, "{millis} ms"),
+        }
+    }
 }
 
 /// 1 s to 5 min, 8 attempts: about two minutes in all.
@@ -97,6 +139,47 @@ mod tests {
             let retry = Retry::exponential(Duration::from_millis(first), Duration::from_secs(300)).attempts(40);
             prop_assert!(retry.longest(attempt) <= retry.longest(attempt + 1));
         }
+    }
+
+    #[test]
+    fn the_schedule_says_every_wait_once() {
+        let exponential = |first, max, attempts| {
+            let [first, max] = [first, max].map(Duration::from_millis);
+            Retry::exponential(first, max).attempts(attempts)
+        };
+        let shown = [
+            (Retry::never(), "1 attempt, then dead letter"),
+            (
+                exponential(1000, 300_000, 5),
+                "5 attempts: after 1 s, 2 s, 4 s, 8 s (each 50 to 100 %), then dead letter",
+            ),
+            (
+                exponential(250, 60_000, 12),
+                "12 attempts: after 250 ms, 500 ms, 1 s, 2 s, 4 s, 8 s, 16 s, 32 s, 3 times 1 min \
+                 (each 50 to 100 %), then dead letter",
+            ),
+            (
+                exponential(9000, 3_600_000, 2),
+                "2 attempts: after 9 s (each 50 to 100 %), then dead letter",
+            ),
+            (
+                exponential(0, 0, u32::MAX),
+                "4294967295 attempts: after 4294967294 times 0 ms (each 50 to 100 %), then dead letter",
+            ),
+        ];
+        for (retry, text) in shown {
+            assert_eq!(retry.to_string(), text);
+        }
+        let waits: Vec<_> = exponential(1000, 3000, 4).schedule().collect();
+        assert_eq!(waits, [1, 2, 3].map(Duration::from_secs));
+    }
+
+    #[test]
+    fn the_shares_are_those_that_are_shown() {
+        let retry = Retry::default();
+        let longest = retry.longest(3).unwrap();
+        assert_eq!(retry.delay(3, 0.0), Some(longest / 2));
+        assert_eq!(retry.delay(3, 1.0), Some(longest));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The run loop of a service: subscribers and what runs beside them, from start to drain. The order of
 //! the drain is written in [`Worker::run`] and nowhere else.
 
+mod board;
 mod hands;
 mod lease;
 mod runner;
@@ -17,6 +18,7 @@ use crate::{
     executor::Executor,
     subscriber::{EventSubscriber, SubscriberError},
 };
+use board::Board;
 use runner::Runner;
 
 /// Runs subscribers and background work over one connection until it is told to stop.
@@ -142,6 +144,11 @@ impl<S: Send + Sync + 'static> Worker<S> {
         let runners = self.runners().await?;
         // Dropped at the end, which ends it.
         let _housekeeping: JoinSet<()> = work.into_iter().collect();
+        // Dropped at the end as well: until then it is told how the drain does.
+        let _answering: JoinSet<()> = runners
+            .iter()
+            .map(|runner| Arc::clone(&runner.board).answer(self.bus.clone()))
+            .collect();
         let mut subscribers: JoinSet<()> = runners
             .into_iter()
             .map(|runner| runner.run(pulling.clone(), handling.clone()))
@@ -205,12 +212,12 @@ impl<S: Send + Sync + 'static> Worker<S> {
                 })?;
             }
             let subscriber = Arc::new(subscriber);
+            let executor = Executor::new(Arc::clone(&subscriber), Arc::clone(&self.state));
+            let board = Board::new(&subscriber, &consumers, executor.flow(), executor.tally());
             runners.push(Runner {
                 bus: self.bus.clone(),
-                executor: Arc::new(Executor::new(
-                    Arc::clone(&subscriber),
-                    Arc::clone(&self.state),
-                )),
+                executor: Arc::new(executor),
+                board: Arc::new(board),
                 subscriber,
                 consumers,
             });

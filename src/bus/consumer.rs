@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{Bus, BusError, tail::Start};
+use super::{Bus, BusError, streams::retry_subject, tail::Start};
 use crate::executor::ACK_WAIT;
 
 /// How many deliveries may be unanswered at once, over all replicas; delayed retries count. It bounds
@@ -63,7 +63,7 @@ struct Info {
 
 impl ConsumerSpec {
     /// The settings that Tidings owns, under the names of the JetStream API.
-    fn settings(&self) -> Map<String, Value> {
+    pub(crate) fn settings(&self) -> Map<String, Value> {
         let settings = json!({
             "durable_name": self.durable,
             "name": self.durable,
@@ -84,6 +84,18 @@ impl ConsumerSpec {
     }
 }
 
+/// What of a configuration is not as it should be: the setting, what it is, what it should be.
+pub(crate) fn drift(
+    config: &Map<String, Value>,
+    wanted: &Map<String, Value>,
+) -> Vec<(String, Value, Value)> {
+    let differs = wanted.iter().filter_map(|(name, wanted)| {
+        let now = config.get(name).unwrap_or(&Value::Null);
+        (now != wanted).then(|| (name.clone(), now.clone(), wanted.clone()))
+    });
+    differs.collect()
+}
+
 impl Bus {
     /// Creates a consumer that is gone, at a sequence; one that is there stays as it is, because a newer
     /// replica may have changed it.
@@ -94,27 +106,47 @@ impl Bus {
     ) -> Result<(), BusError> {
         match self.consumer_config(spec).await? {
             Some(_) => Ok(()),
-            None => self.put_consumer(spec, at.settings(), "create").await,
+            None => self.create_consumer(spec, at).await,
         }
+    }
+
+    /// A consumer of a subscriber that is paused begins paused.
+    async fn create_consumer(&self, spec: &ConsumerSpec, at: Start) -> Result<(), BusError> {
+        let mut begins = at.settings();
+        if let Some(until) = self.pause_of(&spec.durable).await? {
+            begins.insert("pause_until".into(), until);
+        }
+        self.put_consumer(spec, begins, "create").await
+    }
+
+    /// Until when a subscriber is paused, by the consumer of its retries, which every subscriber has.
+    async fn pause_of(&self, durable: &str) -> Result<Option<Value>, BusError> {
+        let retries = retry_subject(durable, ">");
+        let Some(stream) = self.stream_of(&retries).await? else {
+            return Ok(None);
+        };
+        let spec = ConsumerSpec {
+            stream,
+            durable: durable.to_owned(),
+            subjects: vec![retries],
+        };
+        let config = self.consumer_config(&spec).await?;
+        Ok(config.and_then(|mut config| config.remove("pause_until")))
     }
 
     /// Creates the consumer, or updates what differs and says so. Where it stands is never changed.
     pub(crate) async fn apply_consumer(&self, spec: &ConsumerSpec) -> Result<(), BusError> {
         let Some(config) = self.consumer_config(spec).await? else {
-            let begins = Start::Beginning.settings();
-            return self.put_consumer(spec, begins, "create").await;
+            return self.create_consumer(spec, Start::Beginning).await;
         };
-        let settings = spec.settings();
-        let differs: Vec<_> = settings
-            .iter()
-            .filter(|(name, wanted)| config.get(*name) != Some(wanted))
-            .map(|(name, _)| name.as_str())
-            .collect();
+        let differs = drift(&config, &spec.settings());
         if differs.is_empty() {
             return Ok(());
         }
         let (stream, durable) = (&spec.stream, &spec.durable);
-        tracing::warn!(stream, durable, ?differs, "the consumer is updated");
+        for (setting, now, wanted) in differs {
+            tracing::warn!(stream, durable, setting, %now, %wanted, "the consumer is updated");
+        }
         self.put_consumer(spec, config, "update").await
     }
 

@@ -4,6 +4,7 @@
 //! * [`EventPublisher`]: publishes without a database, confirmed by the server.
 //! * [`streams`]: which streams there should be, and making it so.
 
+mod ask;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod batch;
 mod connect;
@@ -11,6 +12,7 @@ mod consumer;
 mod credit;
 mod delivery;
 mod denied;
+mod durables;
 mod letter;
 mod letters;
 mod link;
@@ -34,8 +36,9 @@ use tokio::sync::watch;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) use batch::{BatchId, Cause, Confirmed, Refusal, Submission, cause_of_denial};
 pub use connect::{Auth, ConnectError, NatsOptions, Tls};
-pub(crate) use consumer::ConsumerSpec;
+pub(crate) use consumer::{ConsumerSpec, drift};
 pub(crate) use delivery::Delivery;
+pub(crate) use durables::Durable;
 pub(crate) use letters::{Kept, Upkeep};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) use publisher::check_size;

@@ -18,6 +18,7 @@ mod relay;
 mod report;
 mod run;
 mod streams;
+mod subscribers;
 mod tail;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -77,6 +78,8 @@ enum Command {
     Outbox(outbox::OutboxCommand),
     /// Look at what subscribers gave up, and give it back to them
     DeadLetters(dead_letters::DeadLettersCommand),
+    /// See how subscribers do, pause and resume them
+    Subscribers(subscribers::SubscribersCommand),
     /// Show the whole way on servers of its own: commits, rollbacks, a killed relay, and a judge
     Demo(demo::Demo),
     /// Measure a job here, and the limit of the servers in the same run
@@ -152,6 +155,7 @@ async fn run(command: Command, config: &Config) -> Outcome {
         Command::Tail(command) => command.run(config).await,
         Command::Outbox(command) => command.run(config).await,
         Command::DeadLetters(command) => command.run(config).await,
+        Command::Subscribers(command) => command.run(config).await,
         Command::Demo(command) => command.run().await,
         Command::Bench(command) => command.run(config).await,
         Command::Config(command) => command.run(config),

@@ -5,7 +5,7 @@ use std::{error::Error, fmt, io, process::ExitCode};
 
 use tidings::{
     BusError, ConnectError, DeadLettersError, MigrateError, OutboxError, PublishError, ReaderError,
-    RebaseError, RelayError, SchemaError, WorkerError,
+    RebaseError, RelayError, SchemaError, SubscribersError, WorkerError,
 };
 
 use super::database;
@@ -181,6 +181,20 @@ impl From<DeadLettersError> for Report {
                     .cure("tidings streams apply, which creates it")
             }
             DeadLettersError::Bus(source) => Self::of(exit_of(source), &error),
+            _ => Self::of(Exit::Failed, &error),
+        }
+    }
+}
+
+impl From<SubscribersError> for Report {
+    fn from(error: SubscribersError) -> Self {
+        match &error {
+            SubscribersError::Unknown { .. } => Self::of(Exit::Failed, &error)
+                .cure("tidings subscribers list, which lists those that there are"),
+            SubscribersError::Partly { source, .. } => {
+                Self::of(exit_of(source), &error).cure("the same command again, which goes on")
+            }
+            SubscribersError::Bus(source) => Self::of(exit_of(source), &error),
             _ => Self::of(Exit::Failed, &error),
         }
     }

@@ -34,7 +34,19 @@ struct Inner {
     /// What was handled above the oldest in hand.
     handled: BTreeSet<u64>,
     bytes: usize,
+    stall: Option<Stall>,
 }
+
+/// Why nothing is pulled.
+struct Stall {
+    why: String,
+    /// When it was tried again; whether it helped shows with the next delivery, or in a while.
+    resumed_at: Option<Instant>,
+}
+
+/// For so long pulling that has resumed counts as stalled, unless something comes: what stops it may stop it
+/// again.
+const UNSURE: Duration = Duration::from_secs(10);
 
 struct Held {
     delivery: Arc<Delivery>,
@@ -99,6 +111,7 @@ impl Hands {
     /// Takes a delivery in, by its sequence.
     pub(super) fn take(&self, sequence: u64, delivery: &Arc<Delivery>) -> Taken {
         let mut inner = self.inner();
+        inner.stall = None;
         if inner.held.contains_key(&sequence) {
             return Taken::Held;
         }
@@ -149,6 +162,33 @@ impl Hands {
     /// The oldest in hand.
     pub(super) fn oldest(&self) -> Option<u64> {
         self.inner().held.keys().next().copied()
+    }
+
+    /// How much is in hand: events and bytes.
+    pub(super) fn held(&self) -> (usize, usize) {
+        let inner = self.inner();
+        (inner.held.len(), inner.bytes)
+    }
+
+    /// Nothing is pulled.
+    pub(super) fn stalled(&self, why: String) {
+        let resumed_at = None;
+        self.inner().stall = Some(Stall { why, resumed_at });
+    }
+
+    /// It is pulled again.
+    pub(super) fn resumed(&self) {
+        if let Some(stall) = &mut self.inner().stall {
+            stall.resumed_at = Some(Instant::now());
+        }
+    }
+
+    /// Why nothing is pulled, if so.
+    pub(super) fn stall(&self) -> Option<String> {
+        let inner = self.inner();
+        let stall = inner.stall.as_ref()?;
+        let is_over = stall.resumed_at.is_some_and(|at| at.elapsed() > UNSURE);
+        (!is_over).then(|| stall.why.clone())
     }
 
     /// What has been in hand for longer than this.

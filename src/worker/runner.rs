@@ -11,6 +11,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    board::{Asked, Board, Figures},
     hands::Hands,
     lease::{Handled, Lease},
     source::{Item, Source, hand_back, until},
@@ -36,6 +37,7 @@ pub(super) struct Runner<S> {
     pub(super) bus: Bus,
     pub(super) subscriber: Arc<EventSubscriber<S>>,
     pub(super) executor: Arc<Executor<S>>,
+    pub(super) board: Arc<Board>,
     pub(super) consumers: Vec<ConsumerSpec>,
 }
 
@@ -55,6 +57,8 @@ struct Run<S> {
     /// What the sources may ask for, as they know it.
     pulls: Pulls,
     hands: Vec<Arc<Hands>>,
+    board: Arc<Board>,
+    asked: Asked,
     halt: CancellationToken,
 }
 
@@ -75,7 +79,9 @@ impl<S: Send + Sync + 'static> Runner<S> {
                 let worked = self.work(&Handled::new(), &stop, &halt).await;
                 worked.map(drop)
             };
+            self.board.ended();
             if let Err(error) = worked {
+                self.board.cannot_begin(error.to_string());
                 let name = self.subscriber.name();
                 tracing::error!(subscriber = name, %error, "the subscriber cannot begin");
                 stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await;
@@ -93,15 +99,18 @@ impl<S: Send + Sync + 'static> Runner<S> {
             self.bus.open_state(&consumer.stream).await?;
         }
         let lease = Lease::new(&self.bus, self.subscriber.name());
+        self.board.stands_by();
         let Some(mut tenure) = lease.acquire(stop).await else {
             return Ok(());
         };
+        self.board.has_lease();
         let (stop, halt) = (stop.child_token(), halt.child_token());
         let before = std::mem::take(&mut tenure.handled);
         let mut working = std::pin::pin!(self.work(&before, &stop, &halt));
         let worked = tokio::select! {
             worked = &mut working => worked,
             () = lease.hold(&mut tenure) => {
+                self.board.drains();
                 stop.cancel();
                 halt.cancel();
                 return working.await.map(drop);
@@ -144,6 +153,8 @@ impl<S: Send + Sync + 'static> Runner<S> {
             flow: Arc::clone(self.executor.flow()),
             later: None,
             pulls: Pulls::All,
+            asked: self.board.works(&hands),
+            board: Arc::clone(&self.board),
             hands,
             halt: halt.clone(),
         };
@@ -191,14 +202,22 @@ impl<S: Send + Sync + 'static> Run<S> {
                 Some(finished) = self.running.join_next() => self.finish(unpanicked(finished)),
                 Some(item) = arriving.recv() => self.admit(item),
                 () = until(due), if due.is_some() => self.wake(),
+                Some(asked) = self.asked.recv() => {
+                    let figures = Figures::of(self.running.len(), self.resting.len(), &self.lanes);
+                    // Who asked may have given up.
+                    let _ = asked.send(figures);
+                    continue;
+                }
             }
             self.start();
             self.tell_sources();
         }
+        self.board.drains();
         self.drain(arriving).await;
     }
 
     fn admit(&mut self, item: Item) {
+        self.executor.tally().delivered();
         let key = match &item.arrival.envelope {
             Ok(envelope) if self.ordered => envelope.key().map(str::to_owned),
             _ => None,

@@ -205,6 +205,7 @@ impl Source {
     fn interrupt(&mut self, error: &PullError) {
         let (stream, pause) = (&self.consumer.stream, self.pause);
         tracing::warn!(subscriber = &*self.subscriber, stream, %error, ?pause, "pulling is interrupted");
+        self.hands.stalled(format!("{stream}: {error}"));
         self.resume_at = Some(Instant::now() + pause);
         self.pause = (pause * 2).min(LONGEST_PAUSE);
     }
@@ -212,10 +213,14 @@ impl Source {
     /// Sets the consumer up again, where it is missing, and pulls anew.
     async fn resume(&mut self) {
         match self.reopened().await {
-            Ok(()) => self.resume_at = None,
+            Ok(()) => {
+                self.hands.resumed();
+                self.resume_at = None;
+            }
             Err(error) => {
                 let stream = &self.consumer.stream;
                 tracing::error!(subscriber = &*self.subscriber, stream, %error, "the consumer cannot be set up");
+                self.hands.stalled(format!("{stream}: {error}"));
                 self.resume_at = Some(Instant::now() + self.pause);
                 self.pause = (self.pause * 2).min(LONGEST_PAUSE);
             }

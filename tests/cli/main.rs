@@ -17,4 +17,5 @@ mod publish;
 mod rebase;
 mod run;
 mod streams;
+mod subscribers;
 mod tail;

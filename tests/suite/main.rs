@@ -33,5 +33,6 @@ mod stalls;
 mod storage;
 mod streams;
 mod subscriber;
+mod subscribers;
 mod upgrade;
 mod worst_days;

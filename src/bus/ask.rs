@@ -1,0 +1,89 @@
+//! Questions that are answered at once or not at all: plain requests, answered by everyone whom they concern.
+//! Nothing is stored, and neither side waits for long.
+
+use std::time::Duration;
+
+use async_nats::{Message, StatusCode};
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use tokio::time::Instant;
+
+use super::{Bus, BusError};
+
+/// How long the client may take to queue an answer.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How long it is waited for the first answer, and for all of them.
+const ALL: Duration = Duration::from_secs(2);
+/// How long after one answer the next one may come.
+const NEXT: Duration = Duration::from_millis(600);
+
+/// What somebody wants to know.
+pub(crate) struct Question {
+    bus: Bus,
+    message: Message,
+}
+
+impl Question {
+    /// Answers it, if the asker can be reached.
+    pub(crate) async fn answer(&self, answer: Bytes) {
+        let Some(asker) = &self.message.reply else {
+            return;
+        };
+        let telling = self.bus.client.publish(asker.clone(), answer);
+        // Who asked does not wait for longer. While the connection is down there is nobody to tell.
+        if !matches!(tokio::time::timeout(PATIENCE, telling).await, Ok(Ok(()))) {
+            tracing::debug!(subject = %self.message.subject, "a question was not answered");
+        }
+    }
+}
+
+impl Bus {
+    /// Listens for questions, across reconnections.
+    pub(crate) async fn questions(
+        &self,
+        subject: &str,
+    ) -> Result<impl Stream<Item = Question> + Unpin + use<>, BusError> {
+        let subscribing = self.client.subscribe(subject.to_owned()).await;
+        let subscriber = subscribing.map_err(|error| BusError::Broken {
+            subject: subject.to_owned(),
+            reason: error.to_string(),
+        })?;
+        let bus = self.clone();
+        Ok(subscriber.map(move |message| Question {
+            bus: bus.clone(),
+            message,
+        }))
+    }
+
+    /// Asks everyone who listens, and gives their answers; none when nobody listens.
+    pub(crate) async fn ask_all(&self, subject: &str) -> Result<Vec<Bytes>, BusError> {
+        let broken = |reason: String| BusError::Broken {
+            subject: subject.to_owned(),
+            reason,
+        };
+        let denials = self.denied.times(subject);
+        let inbox = self.client.new_inbox();
+        let subscribing = self.client.subscribe(inbox.clone()).await;
+        let mut answers = subscribing.map_err(|error| broken(error.to_string()))?;
+        let asking = self
+            .client
+            .publish_with_reply(subject.to_owned(), inbox, Bytes::new());
+        asking.await.map_err(|error| broken(error.to_string()))?;
+        let end = Instant::now() + ALL;
+        let (mut until, mut found) = (end, Vec::new());
+        loop {
+            let answer = tokio::select! {
+                answer = answers.next() => answer,
+                () = self.denied.once_more(subject, denials) => return Err(BusError::denied(subject)),
+                () = tokio::time::sleep_until(until) => None,
+            };
+            match answer {
+                Some(message) if message.status == Some(StatusCode::NO_RESPONDERS) => break,
+                Some(message) => found.push(message.payload),
+                None => break,
+            }
+            until = end.min(Instant::now() + NEXT);
+        }
+        Ok(found)
+    }
+}

@@ -1,0 +1,132 @@
+//! Durable consumers as the server has them: finding them, pausing them. Never creates, changes or deletes one.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Map, Value, json};
+
+use super::{Bus, BusError};
+
+/// A durable consumer.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Durable {
+    #[serde(rename = "stream_name")]
+    pub(crate) stream: String,
+    pub(crate) name: String,
+    pub(crate) config: Map<String, Value>,
+    /// Messages that were never delivered.
+    #[serde(default)]
+    pub(crate) num_pending: u64,
+    /// Deliveries that are not answered.
+    #[serde(default)]
+    pub(crate) num_ack_pending: u64,
+    /// Of those, the ones that were delivered more than once.
+    #[serde(default)]
+    pub(crate) num_redelivered: u64,
+    /// Pulls that wait.
+    #[serde(default)]
+    pub(crate) num_waiting: u64,
+    #[serde(default)]
+    delivered: Delivered,
+    #[serde(default)]
+    paused: bool,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+struct Delivered {
+    last_active: Option<DateTime<Utc>>,
+}
+
+impl Durable {
+    /// Until when it is paused, if it is.
+    pub(crate) fn paused_until(&self) -> Option<DateTime<Utc>> {
+        let until = self.config.get("pause_until")?.as_str()?.parse().ok();
+        until.filter(|_| self.paused)
+    }
+
+    pub(crate) fn last_delivery_at(&self) -> Option<DateTime<Utc>> {
+        self.delivered.last_active
+    }
+
+    /// Whether it delivers messages of this subject, and only those.
+    pub(crate) fn takes_only(&self, subject: &str) -> bool {
+        self.config.get("filter_subject").and_then(Value::as_str) == Some(subject)
+    }
+}
+
+impl Bus {
+    /// All durable consumers of all streams.
+    pub(crate) async fn durables(&self) -> Result<Vec<Durable>, BusError> {
+        const NO_SUCH_STREAM: u64 = 10059;
+        let streams: Vec<String> = self.paged("$JS.API.STREAM.NAMES", "streams").await?;
+        let mut durables: Vec<Durable> = Vec::new();
+        for stream in streams {
+            let subject = format!("$JS.API.CONSUMER.LIST.{stream}");
+            match self.paged::<Durable>(&subject, "consumers").await {
+                Ok(consumers) => durables.extend(consumers),
+                Err(BusError::Api {
+                    code: NO_SUCH_STREAM,
+                    ..
+                }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        durables.retain(|consumer| consumer.config.contains_key("durable_name"));
+        Ok(durables)
+    }
+
+    /// Pauses a consumer until then, or ends its pause. False when it is not there any more.
+    pub(crate) async fn pause_consumer(
+        &self,
+        (stream, durable): (&str, &str),
+        until: Option<DateTime<Utc>>,
+    ) -> Result<bool, BusError> {
+        const GONE: [u64; 2] = [10014, 10059];
+        let subject = format!("$JS.API.CONSUMER.PAUSE.{stream}.{durable}");
+        let request = match until {
+            Some(until) => json!({ "pause_until": until }),
+            None => json!({}),
+        };
+        match self.api::<Map<String, Value>>(&subject, &request).await {
+            Ok(_) => Ok(true),
+            Err(BusError::Api { code, .. }) if GONE.contains(&code) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// All items of a list that the server gives page by page.
+    async fn paged<T: DeserializeOwned>(
+        &self,
+        subject: &str,
+        field: &str,
+    ) -> Result<Vec<T>, BusError> {
+        let broken = |reason: String| BusError::Broken {
+            subject: subject.to_owned(),
+            reason,
+        };
+        let mut items = Vec::new();
+        loop {
+            let request = json!({ "offset": items.len() });
+            let mut page: Map<String, Value> = self.api(subject, &request).await?;
+            if let Some(Value::Array(missing)) = page.get("missing")
+                && !missing.is_empty()
+            {
+                let missing = Value::from(missing.clone());
+                return Err(broken(format!("these have no leader now: {missing}")));
+            }
+            let total = page.get("total").and_then(Value::as_u64).unwrap_or(0);
+            let found = match page.remove(field) {
+                Some(Value::Array(found)) => found,
+                _ => Vec::new(),
+            };
+            if found.is_empty() {
+                return Ok(items);
+            }
+            for item in found {
+                items.push(serde_json::from_value(item).map_err(|e| broken(e.to_string()))?);
+            }
+            if items.len() as u64 >= total {
+                return Ok(items);
+            }
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! `tidings subscribers`: how subscribers do, and pausing them. One file an action.
+
+mod list;
+mod pause;
+mod show;
+
+use chrono::{DateTime, Datelike, SecondsFormat, Utc};
+use clap::Subcommand;
+
+use super::report::Outcome;
+use crate::config::Config;
+
+#[derive(clap::Args)]
+pub(super) struct SubscribersCommand {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// List them: what waits, what is not answered, until when they are paused, how many replicas answer
+    List(list::List),
+    /// Print all of one: each consumer and what of it differs, each replica, retries, hot keys
+    Show(show::Show),
+    /// Have the server deliver nothing to one, all replicas of it, until resumed or for a time
+    ///
+    /// What its replicas have in hand they end. The pause outlasts restarts of workers and servers.
+    Pause(pause::Pause),
+    /// End the pause of one
+    Resume(pause::Resume),
+}
+
+impl SubscribersCommand {
+    pub(super) async fn run(&self, config: &Config) -> Outcome {
+        match &self.action {
+            Action::List(action) => action.run(config).await,
+            Action::Show(action) => action.run(config).await,
+            Action::Pause(action) => action.run(config).await,
+            Action::Resume(action) => action.run(config).await,
+        }
+    }
+}
+
+/// Until when something is paused, in words.
+fn pause(until: Option<DateTime<Utc>>) -> String {
+    match until {
+        None => "-".to_owned(),
+        // The library's word for ever, and what other tools may say.
+        Some(until) if until.year() >= 2200 => "resumed".to_owned(),
+        Some(until) => time(until),
+    }
+}
+
+fn time(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Secs, true)
+}

@@ -1,0 +1,99 @@
+//! `tidings subscribers pause` and `resume`.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use clap::Args;
+use serde_json::json;
+use tidings::Subscribers;
+
+use super::time;
+use crate::{
+    cli::{
+        connect, output,
+        report::{Exit, Outcome, Report},
+    },
+    config::{Config, duration},
+};
+
+#[derive(Args)]
+pub(super) struct Pause {
+    /// The subscriber
+    name: String,
+    /// For how long; without it and --until, until it is resumed
+    #[arg(long = "for", value_name = "1h", value_parser = duration::parse, conflicts_with = "until")]
+    period: Option<Duration>,
+    /// Until when, such as 2026-01-31T12:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    until: Option<DateTime<Utc>>,
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+pub(super) struct Resume {
+    /// The subscriber
+    name: String,
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl Pause {
+    pub(super) async fn run(&self, config: &Config) -> Outcome {
+        let until = self.end()?;
+        let bus = connect(config).await?;
+        let end = Subscribers::over(&bus).pause(&self.name, until).await?;
+        let Self { name, .. } = self;
+        if self.json {
+            let answer = json!({ "subscriber": name, "paused_until": end });
+            return Ok(output::json(&answer)?);
+        }
+        let resume = format!("`tidings subscribers resume {name}`");
+        let end = match until {
+            Some(_) => format!("{}, or {resume}", time(end)),
+            None => resume,
+        };
+        Ok(output::line(format!("{name} is paused until {end}"))?)
+    }
+
+    fn end(&self) -> Result<Option<DateTime<Utc>>, Report> {
+        let now = Utc::now();
+        let end = match self.period {
+            Some(period) => {
+                let end = TimeDelta::from_std(period).ok();
+                let end = end.and_then(|period| now.checked_add_signed(period));
+                Some(end.unwrap_or(DateTime::<Utc>::MAX_UTC))
+            }
+            None => self.until,
+        };
+        match end {
+            Some(end) if end <= now => Err(Report::new(
+                Exit::Usage,
+                format!("{} is not in the future", time(end)),
+            )
+            .cure("a later time, or tidings subscribers resume, which ends a pause")),
+            end => Ok(end),
+        }
+    }
+}
+
+impl Resume {
+    pub(super) async fn run(&self, config: &Config) -> Outcome {
+        let bus = connect(config).await?;
+        Subscribers::over(&bus).resume(&self.name).await?;
+        let Self { name, .. } = self;
+        if self.json {
+            let answer = json!({ "subscriber": name, "paused_until": null });
+            return Ok(output::json(&answer)?);
+        }
+        Ok(output::line(format!("{name} is not paused"))?)
+    }
+}
+
+fn moment(text: &str) -> Result<DateTime<Utc>, String> {
+    let time = DateTime::parse_from_rfc3339(text);
+    time.map(|time| time.to_utc())
+        .map_err(|_| "write 2026-01-31T12:00:00Z, or --for 1h".to_owned())
+}

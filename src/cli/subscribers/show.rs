@@ -1,0 +1,139 @@
+//! `tidings subscribers show`: all of one. Never changes anything.
+
+use chrono::{DateTime, Utc};
+use clap::Args;
+use serde_json::Value;
+use tidings::{Replica, SubscriberConsumer, Subscribers};
+
+use super::{pause, time};
+use crate::{
+    cli::{connect, output, report::Outcome},
+    config::{Config, duration},
+};
+
+#[derive(Args)]
+pub(super) struct Show {
+    /// The subscriber
+    name: String,
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl Show {
+    pub(super) async fn run(&self, config: &Config) -> Outcome {
+        let bus = connect(config).await?;
+        let subscriber = Subscribers::over(&bus).find(&self.name).await?;
+        if self.json {
+            return Ok(output::json(&subscriber)?);
+        }
+        let mut rows = vec![
+            row("subscriber", &subscriber.name),
+            row("paused until", pause(subscriber.paused_until)),
+        ];
+        for consumer in &subscriber.consumers {
+            add_consumer(&mut rows, consumer);
+        }
+        if subscriber.replicas.is_empty() {
+            rows.push(row("replica", "none answers"));
+        }
+        for replica in &subscriber.replicas {
+            add_replica(&mut rows, replica);
+        }
+        Ok(output::table(&rows)?)
+    }
+}
+
+fn row(what: &str, text: impl AsRef<str>) -> [String; 2] {
+    [what.to_owned(), output::printable(text.as_ref())]
+}
+
+fn add_consumer(rows: &mut Vec<[String; 2]>, consumer: &SubscriberConsumer) {
+    let SubscriberConsumer {
+        pending,
+        unanswered,
+        redelivered,
+        pulls,
+        ..
+    } = consumer;
+    let counts = format!(
+        "{pending} pending, {unanswered} unanswered, {redelivered} of them redelivered, {pulls} pulls wait"
+    );
+    rows.push(row("stream", &consumer.stream));
+    rows.push(row("  events", counts));
+    rows.push(row("  paused until", pause(consumer.paused_until)));
+    rows.push(row("  last delivery", at(consumer.last_delivery_at)));
+    for (setting, value) in &consumer.config {
+        rows.push(row("  setting", format!("{setting} = {value}")));
+    }
+    for drift in &consumer.drift {
+        let text = format!(
+            "{} is {}, and {} of the replicas want {}; a worker that starts updates it",
+            drift.setting,
+            shown(&drift.now),
+            drift.replicas.len(),
+            shown(&drift.wanted)
+        );
+        rows.push(row("  differs", text));
+    }
+}
+
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Null => "not set".to_owned(),
+        value => value.to_string(),
+    }
+}
+
+fn add_replica(rows: &mut Vec<[String; 2]>, replica: &Replica) {
+    let number = |number: Option<usize>| number.map_or("-".to_owned(), |number| number.to_string());
+    let place = format!(
+        "{}, process {} on {}, tidings {}, since {}",
+        replica.id,
+        replica.pid,
+        replica.host,
+        replica.version,
+        time(replica.started_at)
+    );
+    let (running, resting) = (number(replica.running), number(replica.resting));
+    let (held, bytes) = (replica.in_hand, replica.in_hand_bytes);
+    let in_hand = format!("{held} events of {bytes} bytes: {running} running, {resting} resting");
+    let counts = format!(
+        "{} handled, {} failed attempts, {} dead letters",
+        replica.handled, replica.failed, replica.dead_lettered
+    );
+    let limits = format!(
+        "{} at once, {}, {} bytes, {} an attempt",
+        replica.concurrency,
+        replica.rate.as_deref().unwrap_or("no rate"),
+        replica.memory,
+        duration::show(std::time::Duration::from_millis(replica.timeout_ms))
+    );
+    let lease = match replica.holds_lease {
+        None => "not ordered",
+        Some(true) => "ordered, holds the lease",
+        Some(false) => "ordered, does not hold the lease",
+    };
+    rows.extend([
+        row("replica", place),
+        row("  activity", replica.activity.as_str()),
+        row("  trouble", replica.trouble.as_deref().unwrap_or("-")),
+        row("  circuit", &replica.circuit),
+        row("  order", lease),
+        row("  in hand", in_hand),
+        row("  since its start", counts),
+        row("  last delivery", at(replica.last_delivery_at)),
+        row("  limits", limits),
+        row("  retry", &replica.retry),
+    ]);
+    for hot in &replica.hottest {
+        rows.push(row(
+            "  hot key",
+            format!("{}: {} wait", hot.key, hot.waiting),
+        ));
+    }
+}
+
+fn at(moment: Option<DateTime<Utc>>) -> String {
+    moment.map_or("-".to_owned(), time)
+}

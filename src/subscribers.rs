@@ -1,0 +1,295 @@
+//! Subscribers from the outside: how their consumers and replicas do, and pausing them. Never creates, changes or
+//! deletes a consumer, and stores nothing but the pause, which the server keeps.
+//!
+//! ```no_run
+//! use tidings::{Bus, Subscribers};
+//!
+//! # async fn example(bus: Bus) -> Result<(), Box<dyn std::error::Error>> {
+//! let subscribers = Subscribers::over(&bus);
+//! for subscriber in subscribers.list().await? {
+//!     println!("{}: {} wait, {} replicas", subscriber.name, subscriber.pending(), subscriber.replicas.len());
+//! }
+//! let in_an_hour = chrono::Utc::now() + chrono::TimeDelta::hours(1);
+//! subscribers.pause("welcome-email", Some(in_an_hour)).await?;
+//! # Ok(())
+//! # }
+//! ```
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use futures::future::try_join_all;
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::{
+    bus::{Bus, BusError, Durable, drift, streams::retry_subject},
+    replica::{Replica, status_subject},
+};
+
+/// A pause that nobody set an end to; 2200-01-01, because the server counts in nanoseconds.
+const FOREVER: i64 = 7_258_118_400;
+
+/// The subscribers of a NATS server. Cheap to make; holds nothing but the connection.
+#[derive(Debug, Clone)]
+pub struct Subscribers {
+    bus: Bus,
+}
+
+/// A subscriber as the server and its replicas have it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct SubscriberState {
+    /// The durable's name.
+    pub name: String,
+    /// Until when it is paused, if all its consumers are.
+    pub paused_until: Option<DateTime<Utc>>,
+    /// One consumer for each stream that has events for it, and one for its retries.
+    pub consumers: Vec<SubscriberConsumer>,
+    /// The processes that run it and answered within two seconds.
+    pub replicas: Vec<Replica>,
+}
+
+/// One consumer of a subscriber.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct SubscriberConsumer {
+    /// The stream.
+    pub stream: String,
+    /// Messages that were never delivered.
+    pub pending: u64,
+    /// Deliveries that are not answered.
+    pub unanswered: u64,
+    /// Of those, the ones that were delivered more than once.
+    pub redelivered: u64,
+    /// Pulls that wait at the server.
+    pub pulls: u64,
+    /// Until when it is paused, if it is.
+    pub paused_until: Option<DateTime<Utc>>,
+    /// When the last message was delivered.
+    pub last_delivery_at: Option<DateTime<Utc>>,
+    /// What is not as a replica that answered wants it.
+    pub drift: Vec<ConsumerDrift>,
+    /// The whole configuration, under the names of the JetStream API.
+    pub config: Map<String, Value>,
+}
+
+/// A setting of a consumer that is not as replicas want it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct ConsumerDrift {
+    /// The setting, as the JetStream API calls it.
+    pub setting: String,
+    /// What it is; null when it is not set.
+    pub now: Value,
+    /// What it should be.
+    pub wanted: Value,
+    /// The ids of the replicas that want it so.
+    pub replicas: Vec<String>,
+}
+
+/// Why subscribers cannot be looked at, paused or resumed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SubscribersError {
+    /// There is no such subscriber.
+    #[error("there is no subscriber {name}")]
+    Unknown {
+        /// The name.
+        name: String,
+    },
+    /// Some of its consumers are paused or resumed, and then NATS did not answer, or refused.
+    #[error("of the consumers of {name} only those of {done:?} are done")]
+    Partly {
+        /// The subscriber.
+        name: String,
+        /// The streams whose consumers are as was asked for.
+        done: Vec<String>,
+        /// What NATS said of the next one.
+        #[source]
+        source: BusError,
+    },
+    /// NATS does not answer, or refuses.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+}
+
+impl Subscribers {
+    /// The subscribers that are reached over a connection.
+    #[must_use]
+    pub fn over(bus: &Bus) -> Self {
+        Self { bus: bus.clone() }
+    }
+
+    /// All subscribers, by name: every durable consumer that has retries.
+    ///
+    /// # Errors
+    /// [`SubscribersError::Bus`].
+    pub async fn list(&self) -> Result<Vec<SubscriberState>, SubscribersError> {
+        let mut named: BTreeMap<String, Vec<Durable>> = BTreeMap::new();
+        for durable in self.bus.durables().await? {
+            named.entry(durable.name.clone()).or_default().push(durable);
+        }
+        named.retain(|name, durables| {
+            let retries = retry_subject(name, ">");
+            durables.iter().any(|durable| durable.takes_only(&retries))
+        });
+        let asking = named
+            .into_iter()
+            .map(|(name, durables)| self.state(name, durables));
+        Ok(try_join_all(asking).await?)
+    }
+
+    /// One subscriber, by the name of its durable.
+    ///
+    /// # Errors
+    /// [`SubscribersError::Unknown`] when no stream has a consumer of this name, else [`SubscribersError::Bus`].
+    pub async fn find(&self, name: &str) -> Result<SubscriberState, SubscribersError> {
+        let durables = self.durables(name).await?;
+        Ok(self.state(name.to_owned(), durables).await?)
+    }
+
+    /// Pauses a subscriber, all replicas of it, until a time, or until it is [resumed](Subscribers::resume). The
+    /// server delivers nothing to it meanwhile, whoever restarts; what its replicas have in hand they end. Gives
+    /// until when it is paused.
+    ///
+    /// # Errors
+    /// As [`Subscribers::find`], and [`SubscribersError::Partly`]; the same again goes on.
+    pub async fn pause(
+        &self,
+        name: &str,
+        until: Option<DateTime<Utc>>,
+    ) -> Result<DateTime<Utc>, SubscribersError> {
+        let forever = || DateTime::from_timestamp(FOREVER, 0).unwrap_or(DateTime::<Utc>::MAX_UTC);
+        let until = until.map_or_else(forever, |until| until.min(forever()));
+        self.set_pause(name, Some(until)).await?;
+        Ok(until)
+    }
+
+    /// Ends the pause of a subscriber. One that is not paused stays as it is.
+    ///
+    /// # Errors
+    /// As [`Subscribers::pause`].
+    pub async fn resume(&self, name: &str) -> Result<(), SubscribersError> {
+        self.set_pause(name, None).await
+    }
+
+    async fn set_pause(
+        &self,
+        name: &str,
+        until: Option<DateTime<Utc>>,
+    ) -> Result<(), SubscribersError> {
+        let mut done = Vec::new();
+        for durable in self.durables(name).await? {
+            let consumer = (&*durable.stream, &*durable.name);
+            match self.bus.pause_consumer(consumer, until).await {
+                // A worker that creates one that is gone asks whether the others are paused.
+                Ok(_) => done.push(durable.stream),
+                Err(source) if done.is_empty() => return Err(source.into()),
+                Err(source) => {
+                    return Err(SubscribersError::Partly {
+                        name: name.to_owned(),
+                        done,
+                        source,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn durables(&self, name: &str) -> Result<Vec<Durable>, SubscribersError> {
+        let mut durables = self.bus.durables().await?;
+        durables.retain(|durable| durable.name == name);
+        match durables.is_empty() {
+            true => Err(SubscribersError::Unknown {
+                name: name.to_owned(),
+            }),
+            false => Ok(durables),
+        }
+    }
+
+    async fn state(
+        &self,
+        name: String,
+        durables: Vec<Durable>,
+    ) -> Result<SubscriberState, BusError> {
+        let answers = self.bus.ask_all(&status_subject(&name)).await?;
+        // Whoever answers something else is no replica of ours.
+        let read = |answer: &bytes::Bytes| serde_json::from_slice::<Replica>(answer).ok();
+        let mut replicas: Vec<Replica> = answers.iter().filter_map(read).collect();
+        replicas.sort_by(|a, b| (a.started_at, &a.id).cmp(&(b.started_at, &b.id)));
+        let consumers: Vec<_> = durables
+            .into_iter()
+            .map(|durable| SubscriberConsumer::of(durable, &replicas))
+            .collect();
+        let pauses = consumers.iter().map(|consumer| consumer.paused_until);
+        Ok(SubscriberState {
+            name,
+            paused_until: pauses.min().flatten(),
+            consumers,
+            replicas,
+        })
+    }
+}
+
+impl SubscriberState {
+    /// Messages that were never delivered, of all streams.
+    #[must_use]
+    pub fn pending(&self) -> u64 {
+        self.consumers.iter().map(|one| one.pending).sum()
+    }
+
+    /// Deliveries that are not answered, of all streams.
+    #[must_use]
+    pub fn unanswered(&self) -> u64 {
+        self.consumers.iter().map(|one| one.unanswered).sum()
+    }
+
+    /// Of the unanswered deliveries those that were delivered more than once, of all streams.
+    #[must_use]
+    pub fn redelivered(&self) -> u64 {
+        self.consumers.iter().map(|one| one.redelivered).sum()
+    }
+}
+
+impl SubscriberConsumer {
+    fn of(durable: Durable, replicas: &[Replica]) -> Self {
+        Self {
+            pending: durable.num_pending,
+            unanswered: durable.num_ack_pending,
+            redelivered: durable.num_redelivered,
+            pulls: durable.num_waiting,
+            paused_until: durable.paused_until(),
+            last_delivery_at: durable.last_delivery_at(),
+            drift: drift_of(&durable, replicas),
+            stream: durable.stream,
+            config: durable.config,
+        }
+    }
+}
+
+/// What differs from what replicas want. Two versions of a service may want different things.
+fn drift_of(durable: &Durable, replicas: &[Replica]) -> Vec<ConsumerDrift> {
+    let mut found: Vec<ConsumerDrift> = Vec::new();
+    for replica in replicas {
+        let wanted = replica.wants.iter();
+        let wanted = wanted.filter(|wanted| wanted.stream == durable.stream);
+        let differs = wanted.flat_map(|wanted| drift(&durable.config, &wanted.settings));
+        for (setting, now, wanted) in differs {
+            let same =
+                |other: &&mut ConsumerDrift| (&other.setting, &other.wanted) == (&setting, &wanted);
+            if let Some(same) = found.iter_mut().find(same) {
+                same.replicas.push(replica.id.clone());
+                continue;
+            }
+            found.push(ConsumerDrift {
+                setting,
+                now,
+                wanted,
+                replicas: vec![replica.id.clone()],
+            });
+        }
+    }
+    found
+}

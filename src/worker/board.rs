@@ -1,0 +1,237 @@
+//! What a worker tells of one subscriber, to whoever asks on `tidings.status.<subscriber>`. Stores nothing, and
+//! nobody who works waits for it.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use chrono::Utc;
+use futures::StreamExt;
+use tokio::sync::{mpsc, oneshot};
+use uuid::Uuid;
+
+use super::hands::Hands;
+use crate::{
+    bus::{Bus, ConsumerSpec},
+    flow::Flow,
+    lanes::Lanes,
+    replica::{Activity, HotKey, Replica, WantedConsumer, status_subject},
+    subscriber::EventSubscriber,
+    tally::Tally,
+};
+
+/// How long the runner may take to say what only it knows.
+const PATIENCE: Duration = Duration::from_millis(250);
+/// How many such questions may wait.
+const QUESTIONS: usize = 4;
+/// How long it is waited before it is listened anew.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How many keys are told.
+const HOTTEST: usize = 10;
+
+/// What only the runner knows.
+#[derive(Debug, Default)]
+pub(super) struct Figures {
+    running: usize,
+    resting: usize,
+    hottest: Vec<HotKey>,
+}
+
+/// Where the runner finds who wants to know its figures.
+pub(super) type Asked = mpsc::Receiver<oneshot::Sender<Figures>>;
+
+/// Written by the runner, read by whoever answers.
+pub(super) struct Board {
+    /// What stays as it is.
+    facts: Replica,
+    flow: Arc<Flow>,
+    tally: Arc<Tally>,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    activity: Activity,
+    holds_lease: bool,
+    hands: Vec<Arc<Hands>>,
+    trouble: Option<String>,
+    runner: Option<mpsc::Sender<oneshot::Sender<Figures>>>,
+}
+
+impl Board {
+    pub(super) fn new<S: Send + Sync + 'static>(
+        subscriber: &EventSubscriber<S>,
+        consumers: &[ConsumerSpec],
+        flow: &Arc<Flow>,
+        tally: &Arc<Tally>,
+    ) -> Self {
+        let wanted =
+            |spec: &ConsumerSpec| WantedConsumer::new(spec.stream.clone(), spec.settings());
+        Self {
+            facts: facts(subscriber, consumers.iter().map(wanted).collect()),
+            flow: Arc::clone(flow),
+            tally: Arc::clone(tally),
+            inner: Mutex::new(Inner {
+                activity: Activity::Begins,
+                holds_lease: false,
+                hands: Vec::new(),
+                trouble: None,
+                runner: None,
+            }),
+        }
+    }
+
+    /// Another replica has the lease, as far as is known.
+    pub(super) fn stands_by(&self) {
+        let mut inner = self.inner();
+        inner.activity = Activity::StandsBy;
+        inner.holds_lease = false;
+    }
+
+    /// This replica has the lease.
+    pub(super) fn has_lease(&self) {
+        let mut inner = self.inner();
+        inner.activity = Activity::Begins;
+        inner.holds_lease = true;
+    }
+
+    /// The subscriber is at work, with these in its hands.
+    pub(super) fn works(&self, hands: &[Arc<Hands>]) -> Asked {
+        let (to, asked) = mpsc::channel(QUESTIONS);
+        let mut inner = self.inner();
+        inner.activity = Activity::Works;
+        inner.hands = hands.to_vec();
+        inner.trouble = None;
+        inner.runner = Some(to);
+        asked
+    }
+
+    /// It was told to stop.
+    pub(super) fn drains(&self) {
+        let mut inner = self.inner();
+        inner.activity = Activity::Drains;
+        inner.runner = None;
+    }
+
+    /// It works no more.
+    pub(super) fn ended(&self) {
+        let mut inner = self.inner();
+        inner.activity = Activity::Begins;
+        inner.holds_lease = false;
+        inner.hands.clear();
+        inner.runner = None;
+    }
+
+    /// It cannot begin.
+    pub(super) fn cannot_begin(&self, why: String) {
+        self.inner().trouble = Some(why);
+    }
+
+    /// Answers whoever asks, as long as it is polled.
+    pub(super) async fn answer(self: Arc<Self>, bus: Bus) {
+        let subject = status_subject(&self.facts.subscriber);
+        loop {
+            match bus.questions(&subject).await {
+                Ok(mut questions) => {
+                    while let Some(question) = questions.next().await {
+                        let status = self.status().await;
+                        // Texts and numbers always serialise.
+                        let status = serde_json::to_vec(&status).unwrap_or_default();
+                        question.answer(Bytes::from(status)).await;
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(subject, %error, "nobody can be told how the subscriber does");
+                }
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    async fn status(&self) -> Replica {
+        let figures = self.figures().await;
+        let counts = self.tally.counts();
+        let inner = self.inner();
+        let held = inner.hands.iter().map(|hands| hands.held());
+        let (in_hand, in_hand_bytes) =
+            held.fold((0, 0), |sum, held| (sum.0 + held.0, sum.1 + held.1));
+        let stall = inner.hands.iter().find_map(|hands| hands.stall());
+        let trouble = inner.trouble.clone().or(stall);
+        Replica {
+            activity: inner.activity,
+            trouble: trouble.or_else(|| self.tally.why_unconfirmed()),
+            holds_lease: self.facts.ordered.then_some(inner.holds_lease),
+            circuit: self.flow.circuit().to_owned(),
+            running: figures.as_ref().map(|figures| figures.running),
+            resting: figures.as_ref().map(|figures| figures.resting),
+            hottest: figures.unwrap_or_default().hottest,
+            in_hand,
+            in_hand_bytes,
+            handled: counts.handled,
+            failed: counts.failed,
+            dead_lettered: counts.dead_lettered,
+            last_delivery_at: self.tally.last_delivery_at(),
+            ..self.facts.clone()
+        }
+    }
+
+    /// What the runner says, if it works.
+    async fn figures(&self) -> Option<Figures> {
+        let runner = self.inner().runner.clone()?;
+        let (to, figures) = oneshot::channel();
+        runner.try_send(to).ok()?;
+        tokio::time::timeout(PATIENCE, figures).await.ok()?.ok()
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Figures {
+    pub(super) fn of<T>(running: usize, resting: usize, lanes: &Lanes<T>) -> Self {
+        let hottest = lanes.hottest(HOTTEST).into_iter();
+        Self {
+            running,
+            resting,
+            hottest: hottest.map(|(key, n)| HotKey::new(key, n)).collect(),
+        }
+    }
+}
+
+fn facts<S: Send + Sync + 'static>(
+    subscriber: &EventSubscriber<S>,
+    wants: Vec<WantedConsumer>,
+) -> Replica {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let timeout_ms = u64::try_from(subscriber.timeout.as_millis()).unwrap_or(u64::MAX);
+    Replica {
+        subscriber: subscriber.name().to_owned(),
+        id: Uuid::now_v7().to_string(),
+        host: host.trim().to_owned(),
+        pid: std::process::id(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started_at: Utc::now(),
+        ordered: subscriber.ordered,
+        concurrency: subscriber.concurrency,
+        rate: subscriber.rate.map(|rate| rate.to_string()),
+        memory: subscriber.memory,
+        timeout_ms,
+        retry: subscriber.retry.to_string(),
+        wants,
+        activity: Activity::Begins,
+        trouble: None,
+        holds_lease: None,
+        circuit: String::new(),
+        running: None,
+        resting: None,
+        in_hand: 0,
+        in_hand_bytes: 0,
+        hottest: Vec::new(),
+        handled: 0,
+        failed: 0,
+        dead_lettered: 0,
+        last_delivery_at: None,
+    }
+}

@@ -1,0 +1,199 @@
+//! `tidings subscribers`: how subscribers do, and pausing them.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tidings::{
+    Bus, Context, Event, EventPublisher, EventSubscriber, Failure, Retry, Worker, WorkerError,
+};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{Store, World, eventually};
+
+#[derive(Debug, Clone, Serialize, Deserialize, Event)]
+#[event(name = "user.counted", version = 1, key = key)]
+struct Counted {
+    key: String,
+}
+
+type Handled = Arc<AtomicUsize>;
+
+async fn count(_: Counted, cx: Context<Handled>) -> Result<(), Failure> {
+    cx.state().fetch_add(1, SeqCst);
+    Ok(())
+}
+
+/// A service with the subscriber `counts`, and what it has handled.
+struct Service {
+    bus: Bus,
+    handled: Handled,
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), WorkerError>>,
+}
+
+impl Service {
+    async fn start(world: &World) -> Self {
+        world.ok(&["streams", "apply"]).await;
+        let bus = Bus::connect(world.nats.url().into()).await.unwrap();
+        let handled = Handled::default();
+        let second = Duration::from_secs(1);
+        let subscriber = EventSubscriber::durable("counts")
+            .on(count)
+            .retry(Retry::exponential(second, 300 * second).attempts(5));
+        let worker = Worker::new(bus.clone(), Arc::clone(&handled)).subscribe(subscriber);
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(worker.run(stop.clone().cancelled_owned()));
+        eventually("a replica that works", || async {
+            let shown = world.run(&["subscribers", "show", "counts"]).await;
+            shown.stdout.contains("activity         works")
+        })
+        .await;
+        Self {
+            bus,
+            handled,
+            stop,
+            task,
+        }
+    }
+
+    async fn publish(&self) {
+        let key = "k".to_owned();
+        let publisher = EventPublisher::new(&self.bus);
+        publisher.publish(&Counted { key }).await.unwrap();
+    }
+
+    async fn handles(&self, count: usize) {
+        eventually("it is handled", || async {
+            self.handled.load(SeqCst) == count
+        })
+        .await;
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        self.task.await.unwrap().unwrap();
+    }
+}
+
+async fn listed(world: &World) -> Value {
+    let mut listed = world.json(&["subscribers", "list", "--json"]).await;
+    assert_eq!(listed.len(), 1);
+    listed.remove(0)
+}
+
+#[tokio::test]
+async fn they_are_listed_and_shown_with_all_that_is_known() {
+    let world = World::start(Store::Sqlite).await;
+    assert_eq!(
+        world.ok(&["subscribers", "list"]).await,
+        "there are no subscribers\n"
+    );
+    let service = Service::start(&world).await;
+    service.publish().await;
+    service.handles(1).await;
+
+    let list = world.ok(&["subscribers", "list"]).await;
+    let lines: Vec<Vec<&str>> = list
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    assert_eq!(lines[1], ["counts", "0", "0", "0", "-", "1", "-"], "{list}");
+    let shown = world.ok(&["subscribers", "show", "counts"]).await;
+    for expected in [
+        "stream             EVENTS",
+        "stream             RETRIES",
+        "max_ack_pending = 10000",
+        "5 attempts: after 1 s, 2 s, 4 s, 8 s (each 50 to 100 %), then dead letter",
+        "1 handled, 0 failed attempts, 0 dead letters",
+        "16 at once, no rate, 67108864 bytes, 30s an attempt",
+        "not ordered",
+    ] {
+        assert!(shown.contains(expected), "{expected} is not in\n{shown}");
+    }
+    let json = world
+        .json(&["subscribers", "show", "counts", "--json"])
+        .await
+        .remove(0);
+    assert_eq!(json["replicas"][0]["handled"], 1);
+    assert_eq!(json["consumers"][0]["config"]["durable_name"], "counts");
+    service.stop().await;
+    let shown = world.ok(&["subscribers", "show", "counts"]).await;
+    assert!(shown.contains("none answers"), "{shown}");
+}
+
+#[tokio::test]
+async fn a_pause_holds_until_it_is_resumed_or_over() {
+    let world = World::start(Store::Sqlite).await;
+    let service = Service::start(&world).await;
+    let said = world.ok(&["subscribers", "pause", "counts"]).await;
+    assert_eq!(
+        said,
+        "counts is paused until `tidings subscribers resume counts`\n"
+    );
+    service.publish().await;
+    let is_waiting = || async { listed(&world).await["consumers"][0]["pending"] == 1 };
+    eventually("it waits", is_waiting).await;
+    assert!(
+        world
+            .ok(&["subscribers", "list"])
+            .await
+            .contains("  resumed  ")
+    );
+    let said = world
+        .ok(&["subscribers", "resume", "counts", "--json"])
+        .await;
+    assert_eq!(said, "{\"paused_until\":null,\"subscriber\":\"counts\"}\n");
+    service.handles(1).await;
+
+    let args = ["subscribers", "pause", "counts", "--for", "2s", "--json"];
+    let paused = world.json(&args).await.remove(0);
+    assert_eq!(paused["subscriber"], "counts");
+    assert!(paused["paused_until"].is_string());
+    service.publish().await;
+    service.handles(2).await;
+    assert_eq!(listed(&world).await["paused_until"], Value::Null);
+    let until = [
+        "subscribers",
+        "pause",
+        "counts",
+        "--until",
+        "2100-01-01T00:00:00Z",
+    ];
+    let said = world.ok(&until).await;
+    assert!(
+        said.starts_with("counts is paused until 2100-01-01T00:00:00Z, or "),
+        "{said}"
+    );
+    assert_eq!(listed(&world).await["paused_until"], "2100-01-01T00:00:00Z");
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_done_says_why_and_what_to_do() {
+    let world = World::start(Store::Sqlite).await;
+    let said = world.refused(1, &["subscribers", "show", "nobody"]).await;
+    assert!(said.contains("there is no subscriber nobody"), "{said}");
+    assert!(said.contains("try: tidings subscribers list"), "{said}");
+    let past = [
+        "subscribers",
+        "pause",
+        "x",
+        "--until",
+        "2001-01-01T00:00:00Z",
+    ];
+    let said = world.refused(2, &past).await;
+    assert!(said.contains("is not in the future"), "{said}");
+    world
+        .refused(2, &["subscribers", "pause", "x", "--for", "0s"])
+        .await;
+    world.nats.stop().await.unwrap();
+    world.refused(3, &["subscribers", "list"]).await;
+}
