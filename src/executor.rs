@@ -1,5 +1,7 @@
 //! One delivery, from its arrival to its record. Never pulls, never decides which delivery is next.
 
+mod bury;
+
 use std::{
     collections::hash_map::RandomState,
     error::Error,

@@ -65,6 +65,8 @@ pub enum Cause {
     Unknown,
     /// The event's time is not in the reach of the inbox, which cannot tell whether it was handled.
     OutsideInbox,
+    /// The process died again and again while only this event was being handled.
+    Crashed,
 }
 
 impl Cause {
@@ -77,6 +79,7 @@ impl Cause {
             Self::Undecodable => "undecodable",
             Self::Unknown => "unknown",
             Self::OutsideInbox => "outside-inbox",
+            Self::Crashed => "crashed",
         }
     }
 }

@@ -6,6 +6,7 @@ mod hands;
 mod lease;
 mod runner;
 mod source;
+mod suspects;
 
 use std::{collections::HashSet, error::Error, sync::Arc, time::Duration};
 

@@ -161,6 +161,21 @@ impl Bus {
         self.api_within(patience, &subject, &json!({})).await
     }
 
+    /// The last sequence of the stream that the consumer has delivered.
+    pub(crate) async fn delivered_up_to(&self, spec: &ConsumerSpec) -> Result<u64, BusError> {
+        #[derive(Deserialize)]
+        struct Delivered {
+            delivered: Place,
+        }
+        #[derive(Deserialize)]
+        struct Place {
+            stream_seq: u64,
+        }
+        let subject = format!("$JS.API.CONSUMER.INFO.{}.{}", spec.stream, spec.durable);
+        let Delivered { delivered } = self.api(&subject, &json!({})).await?;
+        Ok(delivered.stream_seq)
+    }
+
     /// Takes the consumer back to its acknowledgement floor: what was delivered and not acknowledged comes again,
     /// in order, as if for the first time, and with it what was acknowledged behind a gap. Gives the sequence of
     /// the stream that comes next.

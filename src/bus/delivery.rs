@@ -132,6 +132,11 @@ impl Delivery {
         headers.is_some_and(|headers| headers.get(REDRIVE).is_some())
     }
 
+    /// Names the event's way through its subscriber, from its first delivery or from a redrive: one word.
+    pub(crate) fn life(&self) -> String {
+        retry::id_of(self)
+    }
+
     /// The size of the message.
     pub(crate) fn bytes(&self) -> usize {
         self.message.length

@@ -1,6 +1,8 @@
 //! What workers have to agree on, in a key-value bucket of NATS: an entry is written only over the revision
 //! that its writer has seen. Never decides what an entry means.
 
+use std::time::Duration;
+
 use async_nats::{HeaderMap, Request, StatusCode, header};
 use bytes::Bytes;
 use serde::Deserialize;
@@ -24,7 +26,13 @@ impl Bus {
         #[derive(Deserialize)]
         struct Created {}
         let stream = format!("KV_{BUCKET}");
-        if self.stream_info(&stream).await?.is_some() {
+        if let Some(mut info) = self.stream_info(&stream).await? {
+            let timed = info.config.insert("allow_msg_ttl".to_owned(), json!(true));
+            if timed == Some(json!(true)) {
+                return Ok(());
+            }
+            let subject = format!("$JS.API.STREAM.UPDATE.{stream}");
+            let _: Created = self.api(&subject, &info.config).await?;
             return Ok(());
         }
         let info = self.stream_info(like).await?;
@@ -39,6 +47,7 @@ impl Bus {
             "deny_delete": true,
             "allow_rollup_hdrs": true,
             "allow_direct": true,
+            "allow_msg_ttl": true,
         });
         let subject = format!("$JS.API.STREAM.CREATE.{stream}");
         let _: Created = self.api(&subject, &config).await?;
@@ -80,21 +89,56 @@ impl Bus {
         value: Bytes,
         seen: u64,
     ) -> Result<Option<u64>, BusError> {
+        self.write_state_for(None, key, value, seen).await
+    }
+
+    /// The same for a time, after which there is no entry.
+    pub(crate) async fn write_state_for(
+        &self,
+        time: Option<Duration>,
+        key: &str,
+        value: Bytes,
+        seen: u64,
+    ) -> Result<Option<u64>, BusError> {
         const CHANGED: [u64; 2] = [10071, 10164];
-        let subject = format!("$KV.{BUCKET}.{key}");
         let mut headers = HeaderMap::new();
         headers.insert(
             header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE,
             seen.to_string(),
         );
+        if let Some(time) = time {
+            headers.insert("Nats-TTL", seconds(time));
+        }
+        match self.put_state(key, headers, value).await {
+            Ok(revision) => Ok(Some(revision)),
+            Err(BusError::Api { code, .. }) if CHANGED.contains(&code) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes an entry empty, whatever it is; after a time it is gone.
+    pub(crate) async fn clear_state(&self, time: Duration, key: &str) -> Result<(), BusError> {
+        let mut headers = HeaderMap::new();
+        headers.insert("KV-Operation", "DEL");
+        headers.insert("Nats-TTL", seconds(time));
+        let cleared = self.put_state(key, headers, Bytes::new()).await;
+        cleared.map(drop)
+    }
+
+    async fn put_state(
+        &self,
+        key: &str,
+        headers: HeaderMap,
+        value: Bytes,
+    ) -> Result<u64, BusError> {
+        let subject = format!("$KV.{BUCKET}.{key}");
         let request = Request::new()
             .headers(headers)
             .payload(value)
             .timeout(Some(REQUEST_TIMEOUT));
         let answer = self.request(&subject, request).await?;
         match Receipt::read(&answer).into_result() {
-            Ok(receipt) => Ok(Some(receipt.seq)),
-            Err(error) if CHANGED.contains(&error.err_code) => Ok(None),
+            Ok(receipt) => Ok(receipt.seq),
             Err(error) => Err(BusError::Api {
                 subject,
                 code: error.err_code,
@@ -102,4 +146,8 @@ impl Bus {
             }),
         }
     }
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{}s", time.as_secs().max(1))
 }

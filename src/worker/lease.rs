@@ -30,6 +30,9 @@ struct Written {
     /// What whoever stopped had handled.
     #[serde(default)]
     handled: Handled,
+    /// How often in a row it was taken from one who did not let it go.
+    #[serde(default)]
+    unclean: u32,
 }
 
 pub(super) struct Lease {
@@ -46,6 +49,8 @@ pub(super) struct Tenure {
     until: Instant,
     /// What the one before has handled, if it stopped by itself.
     pub(super) handled: Handled,
+    /// How many in a row did not let it go before: their processes died, or lost their connection.
+    pub(super) unclean: u32,
 }
 
 impl Lease {
@@ -100,11 +105,18 @@ impl Lease {
         if !is_free && now - since < LEASE {
             return Ok(None);
         }
-        let written = self.bus.write_state(&self.key, self.mine(), revision);
+        let unclean = if is_free {
+            0
+        } else {
+            found.unclean.saturating_add(1)
+        };
+        let mine = self.mine(unclean);
+        let written = self.bus.write_state(&self.key, mine, revision);
         Ok(written.await?.map(|revision| Tenure {
             revision,
             until: now + LEASE,
             handled: found.handled,
+            unclean,
         }))
     }
 
@@ -127,9 +139,8 @@ impl Lease {
     async fn renew(&self, tenure: &mut Tenure) -> bool {
         loop {
             let now = Instant::now();
-            let written = self
-                .bus
-                .write_state(&self.key, self.mine(), tenure.revision);
+            let mine = self.mine(tenure.unclean);
+            let written = self.bus.write_state(&self.key, mine, tenure.revision);
             match written.await {
                 Ok(Some(revision)) => {
                     tenure.revision = revision;
@@ -155,17 +166,20 @@ impl Lease {
         tracing::warn!(subscriber = self.subscriber, %error, "the lease is not renewed");
     }
 
-    fn mine(&self) -> Bytes {
+    fn mine(&self, unclean: u32) -> Bytes {
         bytes_of(&Written {
             owner: Some(self.owner.clone()),
             handled: Handled::new(),
+            unclean,
         })
     }
 
     /// Lets a stand-by take over at once, and tells it what was handled.
     pub(super) async fn release(&self, tenure: &Tenure, handled: Handled) {
-        let owner = None;
-        let free = bytes_of(&Written { owner, handled });
+        let free = bytes_of(&Written {
+            handled,
+            ..Written::default()
+        });
         let written = self.bus.write_state(&self.key, free, tenure.revision);
         match tokio::time::timeout(LEASE, written).await {
             Ok(Ok(_)) => {}

@@ -15,6 +15,7 @@ use super::{
     hands::Hands,
     lease::{Handled, Lease},
     source::{Item, Source, hand_back, until},
+    suspects::Suspects,
 };
 use crate::{
     breaker::Permit,
@@ -45,6 +46,7 @@ pub(super) struct Runner<S> {
 struct Run<S> {
     name: Arc<str>,
     executor: Arc<Executor<S>>,
+    suspects: Arc<Suspects>,
     ordered: bool,
     lanes: Lanes<Item>,
     running: JoinSet<Finished>,
@@ -76,7 +78,7 @@ impl<S: Send + Sync + 'static> Runner<S> {
             let worked = if self.subscriber.ordered {
                 self.work_alone(&stop, &halt).await
             } else {
-                let worked = self.work(&Handled::new(), &stop, &halt).await;
+                let worked = self.work(&Handled::new(), 0, &stop, &halt).await;
                 worked.map(drop)
             };
             self.board.ended();
@@ -106,7 +108,8 @@ impl<S: Send + Sync + 'static> Runner<S> {
         self.board.has_lease();
         let (stop, halt) = (stop.child_token(), halt.child_token());
         let before = std::mem::take(&mut tenure.handled);
-        let mut working = std::pin::pin!(self.work(&before, &stop, &halt));
+        let unclean = tenure.unclean;
+        let mut working = std::pin::pin!(self.work(&before, unclean, &stop, &halt));
         let worked = tokio::select! {
             worked = &mut working => worked,
             () = lease.hold(&mut tenure) => {
@@ -129,6 +132,7 @@ impl<S: Send + Sync + 'static> Runner<S> {
     async fn work(
         &self,
         before: &Handled,
+        unclean: u32,
         stop: &CancellationToken,
         halt: &CancellationToken,
     ) -> Result<Handled, BusError> {
@@ -137,14 +141,18 @@ impl<S: Send + Sync + 'static> Runner<S> {
         let mut sources = JoinSet::new();
         let mut hands = Vec::new();
         for consumer in &self.consumers {
-            let source = self.source(&name, consumer, before, to.clone()).await?;
+            let source = self.source(&name, consumer, (before, unclean), to.clone());
+            let source = source.await?;
             hands.push(Arc::clone(source.hands()));
             sources.spawn(source.run(stop.clone()));
         }
         drop(to);
+        let retries = self.consumers.last();
+        let retries = retries.map_or("", |consumer| &consumer.stream);
         let run = Run {
             name,
             executor: Arc::clone(&self.executor),
+            suspects: Suspects::new(&self.bus, self.subscriber.name(), retries),
             ordered: self.subscriber.ordered,
             lanes: Lanes::new(self.subscriber.concurrency),
             running: JoinSet::new(),
@@ -171,7 +179,7 @@ impl<S: Send + Sync + 'static> Runner<S> {
         &self,
         name: &Arc<str>,
         consumer: &ConsumerSpec,
-        before: &Handled,
+        (before, unclean): (&Handled, u32),
         to: mpsc::Sender<Item>,
     ) -> Result<Source, BusError> {
         let concurrency = self.subscriber.concurrency;
@@ -184,7 +192,7 @@ impl<S: Send + Sync + 'static> Runner<S> {
                 .min(MAX_CONCURRENCY);
             let hands = Hands::new(capacity, memory, flow);
             let source = Source::open(&self.bus, name, consumer.clone(), hands, to).await?;
-            source.ordered(before).await
+            source.ordered(before, unclean).await
         } else {
             let hands = Hands::new(concurrency, memory, flow);
             Source::open(&self.bus, name, consumer.clone(), hands, to).await
@@ -243,10 +251,10 @@ impl<S: Send + Sync + 'static> Run<S> {
 
     fn attempt(&mut self, turn: Turn, mut item: Item, permit: Permit) {
         let executor = Arc::clone(&self.executor);
+        let suspects = Arc::clone(&self.suspects);
         let halt = self.halt.clone();
         self.running.spawn(async move {
-            let step = executor.run(&mut item.arrival, &*item.delivery, &halt, permit);
-            let step = step.await;
+            let step = suspects.run(&executor, &mut item, &halt, permit).await;
             Finished { turn, item, step }
         });
     }

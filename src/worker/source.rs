@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     hands::{Hands, Taken},
     lease::Handled,
+    suspects,
 };
 use crate::{
     bus::{Bus, BusError, ConsumerSpec, Delivery, PullError, Pulled, Puller, PullerOptions, Start},
@@ -28,6 +29,8 @@ pub(super) struct Item {
     pub(super) delivery: Arc<Delivery>,
     pub(super) arrival: Arrival,
     pub(super) hands: Arc<Hands>,
+    /// Whether the process may have died of it before.
+    pub(super) is_suspect: bool,
 }
 
 pub(super) struct Source {
@@ -39,6 +42,8 @@ pub(super) struct Source {
     created: Option<String>,
     /// The highest sequence that was delivered.
     seen: u64,
+    /// What replicas that died had in hand, up to this sequence.
+    suspect_to: u64,
     puller: Puller,
     hands: Arc<Hands>,
     to: mpsc::Sender<Item>,
@@ -72,6 +77,7 @@ impl Source {
             order: None,
             created,
             seen: 0,
+            suspect_to: 0,
             puller,
             hands: Arc::new(hands),
             to,
@@ -94,7 +100,14 @@ impl Source {
 
     /// Keeps the order of the stream: begins at the ack floor, and again there when a delivery is missing.
     /// What the replica before has handled above it is only acknowledged.
-    pub(super) async fn ordered(mut self, handled: &Handled) -> Result<Self, BusError> {
+    pub(super) async fn ordered(
+        mut self,
+        handled: &Handled,
+        unclean: u32,
+    ) -> Result<Self, BusError> {
+        if unclean >= suspects::UNCLEAN {
+            self.suspect_to = self.bus.delivered_up_to(&self.consumer).await?;
+        }
         let known = handled.get(&self.place()).cloned().unwrap_or_default();
         if let Some(hands) = Arc::get_mut(&mut self.hands) {
             hands.remember(known);
@@ -170,10 +183,13 @@ impl Source {
         match self.hands.take(arrival.at, &delivery) {
             Taken::New => {
                 let hands = Arc::clone(&self.hands);
+                let is_suspect =
+                    arrival.delivered >= suspects::DELIVERIES || arrival.at <= self.suspect_to;
                 let item = Item {
                     delivery,
                     arrival,
                     hands,
+                    is_suspect,
                 };
                 // The runner takes what it can hold; when it has ended, so does this.
                 let _ = self.to.send(item).await;
@@ -234,6 +250,7 @@ impl Source {
             Start::Sequence(self.hands.oldest().unwrap_or(self.seen + 1))
         } else {
             self.seen = 0;
+            self.suspect_to = 0;
             self.created = created;
             self.hands.forget_handled();
             Start::Beginning

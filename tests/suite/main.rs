@@ -8,6 +8,7 @@ mod support;
 
 mod bulk;
 mod bus;
+mod crashes;
 mod dead_letters;
 mod deaths;
 mod delayed;

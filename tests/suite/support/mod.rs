@@ -19,7 +19,7 @@ pub use journal::{Journal, Verdict};
 pub use oracle::Stream;
 pub use pgbouncer::{POOL, Pgbouncer};
 pub use proxy::Proxy;
-pub use world::{Database, Running, World, events_stream};
+pub use world::{Database, Folder, Running, World, events_stream};
 
 /// How long anything may take on a busy machine.
 pub const DEADLINE: Duration = Duration::from_secs(60);

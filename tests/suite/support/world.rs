@@ -105,6 +105,12 @@ impl Database for Postgres {
 /// A folder that goes with its owner.
 pub struct Folder(std::path::PathBuf);
 
+impl Folder {
+    pub fn path(&self) -> &std::path::Path {
+        &self.0
+    }
+}
+
 impl Drop for Folder {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);

@@ -1,0 +1,203 @@
+//! Events that may have killed their process. One runs alone, under a mark that stays when the process dies of
+//! it; found with enough of them it is given up. Never decides what becomes of an attempt.
+//!
+//! That an event is delivered again says little: its process may have been stopped, or have lost its
+//! connection. So a delivery is only a suspicion, and what proves it is a death while nothing else ran in the
+//! process. Whatever ends under its mark is innocent, and the mark goes.
+
+use std::{
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{OnceCell, RwLock, RwLockWriteGuard};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::source::Item;
+use crate::{
+    breaker::Permit,
+    bus::{Bus, BusError},
+    executor::{Executor, Step},
+    outcome::{Cause, DeadLetter},
+};
+
+/// From which delivery on an event is a suspect.
+pub(super) const DELIVERIES: u32 = 3;
+/// After how many replicas in a row that did not let their lease go the events that they had in hand are.
+pub(super) const UNCLEAN: u32 = 2;
+/// How many processes have to die of an event.
+const DEATHS: usize = 3;
+/// How long a mark stays that nobody removes.
+const KEPT: Duration = Duration::from_secs(86_400);
+/// How long a removed one is still an empty entry.
+const EMPTY: Duration = Duration::from_secs(60);
+/// The pause before the bucket is asked again.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Whoever kills the process ends what other subscribers do too: so what runs alone does so in all of them.
+static BESIDE: RwLock<()> = RwLock::const_new(());
+/// This process, and none before or after it.
+static PROCESS: LazyLock<Uuid> = LazyLock::new(Uuid::now_v7);
+
+/// Runs the attempts of a subscriber, suspects alone.
+pub(super) struct Suspects {
+    bus: Bus,
+    subscriber: String,
+    /// The stream that the bucket is as safe as.
+    like: String,
+    bucket: OnceCell<()>,
+}
+
+/// What is in the bucket while a suspect runs.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Mark {
+    /// Where the event is first stored.
+    stream: String,
+    sequence: u64,
+    /// When it was marked first.
+    since: Option<DateTime<Utc>>,
+    /// The processes that ran it, the last one last.
+    processes: Vec<Uuid>,
+}
+
+/// What there is about a suspect before it runs.
+enum Marked {
+    /// It may run.
+    Tried,
+    /// It has killed every process that ran it.
+    Convicted(Mark),
+}
+
+impl Suspects {
+    pub(super) fn new(bus: &Bus, subscriber: &str, like: &str) -> Arc<Self> {
+        Arc::new(Self {
+            bus: bus.clone(),
+            subscriber: subscriber.to_owned(),
+            like: like.to_owned(),
+            bucket: OnceCell::new(),
+        })
+    }
+
+    /// One attempt.
+    pub(super) async fn run<S: Send + Sync + 'static>(
+        &self,
+        executor: &Executor<S>,
+        item: &mut Item,
+        halt: &CancellationToken,
+        permit: Permit,
+    ) -> Step {
+        if item.is_suspect && executor.takes(&item.arrival) {
+            // Halted, it is only handed back.
+            if let Some(alone) = halt.run_until_cancelled(BESIDE.write()).await {
+                return self.run_marked(executor, item, halt, permit, alone).await;
+            }
+        }
+        let _beside = BESIDE.read().await;
+        let (arrival, delivery) = (&mut item.arrival, &*item.delivery);
+        executor.run(arrival, delivery, halt, permit).await
+    }
+
+    async fn run_marked<S: Send + Sync + 'static>(
+        &self,
+        executor: &Executor<S>,
+        item: &mut Item,
+        halt: &CancellationToken,
+        permit: Permit,
+        alone: RwLockWriteGuard<'static, ()>,
+    ) -> Step {
+        let (stream, sequence) = (item.arrival.stream.clone(), item.arrival.sequence);
+        let key = format!("suspect.{}.{}", self.subscriber, item.delivery.life());
+        let (arrival, delivery) = (&mut item.arrival, &*item.delivery);
+        let step = match self.mark(&key, &stream, sequence).await {
+            Ok(Marked::Tried) => executor.run(arrival, delivery, halt, permit).await,
+            Ok(Marked::Convicted(mark)) => {
+                let letter = letter(&mark, arrival.past.failures);
+                executor.bury(arrival, letter, delivery, halt, permit).await
+            }
+            Err(error) => {
+                let subscriber = &self.subscriber;
+                tracing::error!(
+                    subscriber, stream, sequence, %error,
+                    "an event that may have killed its process waits: it cannot be marked"
+                );
+                executor.pass(arrival, permit);
+                return Step::Again(PAUSE);
+            }
+        };
+        drop(alone);
+        item.is_suspect = false;
+        self.clear(&key, halt).await;
+        step
+    }
+
+    /// Writes that this process runs the event, confirmed, unless too many have died of it.
+    async fn mark(&self, key: &str, stream: &str, sequence: u64) -> Result<Marked, BusError> {
+        let open = || self.bus.open_state(&self.like);
+        self.bucket.get_or_try_init(open).await?;
+        loop {
+            let entry = self.bus.read_state(key).await?;
+            let revision = entry.as_ref().map_or(0, |entry| entry.revision);
+            let mut mark = entry.map(|entry| read(&entry.value)).unwrap_or_default();
+            // It lives.
+            mark.processes.retain(|process| *process != *PROCESS);
+            if mark.processes.len() >= DEATHS {
+                return Ok(Marked::Convicted(mark));
+            }
+            let deaths = mark.processes.len();
+            tracing::warn!(
+                subscriber = self.subscriber,
+                stream,
+                sequence,
+                deaths,
+                "the process may have died of an event: it runs alone"
+            );
+            mark.stream = stream.to_owned();
+            mark.sequence = sequence;
+            mark.since.get_or_insert_with(Utc::now);
+            mark.processes.push(*PROCESS);
+            // Texts and numbers always serialise.
+            let value: Bytes = serde_json::to_vec(&mark).unwrap_or_default().into();
+            let writing = self.bus.write_state_for(Some(KEPT), key, value, revision);
+            if writing.await?.is_some() {
+                return Ok(Marked::Tried);
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Takes the mark away, confirmed: left there it would be a death. What is in it does not matter, because
+    /// the process has outlived the event.
+    async fn clear(&self, key: &str, halt: &CancellationToken) {
+        loop {
+            let Err(error) = self.bus.clear_state(EMPTY, key).await else {
+                return;
+            };
+            let subscriber = &self.subscriber;
+            tracing::warn!(subscriber, key, %error, "the mark of an innocent event is not removed");
+            let pause = tokio::time::sleep(PAUSE);
+            if halt.run_until_cancelled(pause).await.is_none() {
+                return;
+            }
+        }
+    }
+}
+
+fn letter(mark: &Mark, failures: u32) -> DeadLetter {
+    let deaths = mark.processes.len();
+    DeadLetter {
+        cause: Cause::Crashed,
+        error: format!("the process died {deaths} times while only this event was being handled"),
+        attempts: failures.saturating_add(u32::try_from(deaths).unwrap_or(u32::MAX)),
+        first_failed_at: mark.since,
+        handler: None,
+    }
+}
+
+/// An entry that is empty, or that nobody can read, marks nothing.
+fn read(value: &[u8]) -> Mark {
+    serde_json::from_slice(value).unwrap_or_default()
+}

@@ -1,0 +1,292 @@
+//! A handler that kills its process does so a few times and no more; nothing else is given up for it.
+
+use std::{io::Write, path::PathBuf, process::Stdio, time::Duration};
+
+use serde_json::{Value, json};
+use tidings::{Bus, Context, EventPublisher, EventSubscriber, Failure, Worker, shutdown_signal};
+use tokio::process::{Child, Command};
+
+use crate::support::{Counted, Database, Folder, Stream, User, World, eventually, within};
+
+type Sqlite = sqlx::Sqlite;
+
+/// What the service is told by its environment.
+const URL: &str = "CRASHES_URL";
+const NOTES: &str = "CRASHES_NOTES";
+const MODE: &str = "CRASHES_MODE";
+
+/// How often the process dies: until the event is a suspect, and then of it alone.
+const DEATHS: usize = 5;
+
+struct Service {
+    notes: PathBuf,
+    mode: String,
+}
+
+impl Service {
+    /// In one write: the process may be gone after it.
+    fn note(&self, what: &str) {
+        let mut file = std::fs::File::options();
+        let mut file = file.append(true).create(true).open(&self.notes).unwrap();
+        file.write_all(format!("{what}\n").as_bytes()).unwrap();
+    }
+
+    async fn handle(&self, subscriber: &str, id: &str) {
+        if id == "poison" && subscriber != "other" {
+            match &*self.mode {
+                "abort" => std::process::abort(),
+                "hang" => {
+                    self.note("hangs");
+                    std::future::pending::<()>().await;
+                }
+                _ => {}
+            }
+        }
+        if subscriber == "other" {
+            tokio::time::sleep(Duration::from_millis(100)).await; // real time: in hand when the process dies
+        }
+        self.note(&format!("{subscriber} {id}"));
+    }
+}
+
+async fn user(user: User, cx: Context<Service>) -> Result<(), Failure> {
+    cx.state().handle(cx.subscriber(), &user.id).await;
+    Ok(())
+}
+
+async fn counted(event: Counted, cx: Context<Service>) -> Result<(), Failure> {
+    let id = match event.count {
+        -1 => "poison".to_owned(),
+        count => format!("{} {count}", event.key),
+    };
+    cx.state().handle(cx.subscriber(), &id).await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "the service that the other tests start as a process"]
+async fn the_service() {
+    let Ok(url) = std::env::var(URL) else { return };
+    let bus = Bus::connect(url.as_str().into()).await.unwrap();
+    let state = Service {
+        notes: std::env::var(NOTES).unwrap().into(),
+        mode: std::env::var(MODE).unwrap(),
+    };
+    let worker = Worker::new(bus, state)
+        .subscribe(EventSubscriber::durable("plain").on(user).concurrency(4))
+        .subscribe(EventSubscriber::durable("other").on(user).concurrency(4))
+        .subscribe(
+            EventSubscriber::durable("ordered")
+                .on(counted)
+                .concurrency(4)
+                .ordered_by_key(),
+        )
+        .drain_within(Duration::ZERO);
+    worker.run(shutdown_signal()).await.unwrap();
+}
+
+struct Supervised {
+    world: World<Sqlite>,
+    notes: PathBuf,
+    _folder: Folder,
+}
+
+impl Supervised {
+    async fn new() -> Self {
+        let world = World::<Sqlite>::start().await;
+        let (_, folder) = Sqlite::open().await;
+        let notes = folder.path().join("notes");
+        Self {
+            world,
+            notes,
+            _folder: folder,
+        }
+    }
+
+    fn start(&self, mode: &str) -> Child {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
+            .args(["--exact", "crashes::the_service", "--ignored"])
+            .env(URL, self.world.nats.url())
+            .env(NOTES, &self.notes)
+            .env(MODE, mode)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true);
+        command.spawn().unwrap()
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let notes = std::fs::read_to_string(&self.notes).unwrap_or_default();
+        notes.lines().map(str::to_owned).collect()
+    }
+
+    fn has(&self, note: &str) -> bool {
+        self.notes().iter().any(|known| known == note)
+    }
+
+    /// Restarts the service when it dies, until something holds; says how often it died.
+    async fn supervise(&self, mode: &str, holds: impl AsyncFn() -> bool) -> usize {
+        let mut deaths = 0;
+        let mut service = self.start(mode);
+        eventually_longer("the service is through", async || {
+            if service.try_wait().unwrap().is_some() {
+                deaths += 1;
+                self.hurry().await;
+                service = self.start(mode);
+            }
+            holds().await
+        })
+        .await;
+        within("its end", service.kill()).await.unwrap();
+        deaths
+    }
+
+    /// Has the server give up at once what a dead process had in hand, for which it would wait half a minute.
+    async fn hurry(&self) {
+        let client = async_nats::connect(self.world.nats.url()).await.unwrap();
+        for durable in ["plain", "other"] {
+            let ask = async |subject: String, request: Value| {
+                let answer = client.request(subject, request.to_string().into()).await;
+                serde_json::from_slice::<Value>(&answer.unwrap().payload).unwrap()
+            };
+            let info = ask(format!("$JS.API.CONSUMER.INFO.EVENTS.{durable}"), json!({}));
+            let mut config = info.await["config"].take();
+            config["ack_wait"] = json!(100_000_000);
+            let subject = format!("$JS.API.CONSUMER.CREATE.EVENTS.{durable}.user.created");
+            let request = json!({ "stream_name": "EVENTS", "config": config, "action": "update" });
+            let updated = ask(subject, request).await;
+            assert_eq!(updated.get("error"), None);
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await; // real time: the server's own
+    }
+
+    /// The marks that are left.
+    async fn marks(&self) -> usize {
+        let entries = Stream::read(&self.world.nats.url(), "KV_TIDINGS").await;
+        let marks = entries.0.iter();
+        let marks = marks.filter(|entry| entry.subject.starts_with("$KV.TIDINGS.suspect."));
+        marks.filter(|entry| !entry.payload.is_empty()).count()
+    }
+
+    async fn redrive(&self) {
+        let mut redrive = Command::new(env!("CARGO_BIN_EXE_tidings"));
+        redrive
+            .args(["dead-letters", "redrive", "--cause", "crashed"])
+            .env_clear()
+            .current_dir(self.notes.parent().unwrap())
+            .env("TIDINGS_NATS_URL", self.world.nats.url());
+        let redriven = within("the redrive", redrive.output()).await.unwrap();
+        assert!(redriven.status.success(), "{redriven:?}");
+    }
+}
+
+/// A lease ends after five seconds, and several have to.
+async fn eventually_longer(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(120);
+    while !holds().await {
+        assert!(tokio::time::Instant::now() < deadline, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await; // real time: other processes
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_kills_the_process_is_given_up_and_no_other() {
+    let service = Supervised::new().await;
+    let publisher = EventPublisher::new(&service.world.bus);
+    let mut wanted = vec!["other poison".to_owned()];
+    for id in ["a", "b", "poison", "c", "d", "e", "f", "g", "h"] {
+        publisher.publish(&User::new(id)).await.unwrap();
+        if id != "poison" {
+            wanted.extend([format!("plain {id}"), format!("other {id}")]);
+        }
+    }
+    let deaths = service
+        .supervise("abort", async || {
+            let letters = service.world.dead_letters().await;
+            !letters.0.is_empty() && wanted.iter().all(|note| service.has(note))
+        })
+        .await;
+    assert_eq!(deaths, DEATHS);
+    let letters = service.world.dead_letters().await.0;
+    let subjects: Vec<&str> = letters.iter().map(|letter| &*letter.subject).collect();
+    assert_eq!(subjects, ["dead-letter.plain.user.created"]);
+    assert_eq!(letters[0].json()["id"], "poison");
+    assert_eq!(letters[0].header("tidings-dead-cause"), "crashed");
+    assert_eq!(letters[0].header("tidings-dead-attempts"), "3");
+    assert!(letters[0].header("tidings-dead-handler").ends_with("user"));
+    assert_eq!(service.marks().await, 0);
+
+    service.redrive().await;
+    let deaths = service
+        .supervise("harmless", async || service.has("plain poison"))
+        .await;
+    assert_eq!(deaths, 0);
+    assert_eq!(service.world.dead_letters().await.len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_order_too_and_the_keys_later_events_come_after_it() {
+    let service = Supervised::new().await;
+    let publisher = EventPublisher::new(&service.world.bus);
+    let mut wanted = Vec::new();
+    for count in [1, 2, -1, 4, 5] {
+        for key in ["k", "l"] {
+            if count == -1 && key == "l" {
+                continue;
+            }
+            let event = Counted {
+                key: key.to_owned(),
+                count,
+            };
+            publisher.publish(&event).await.unwrap();
+            if count > 0 {
+                wanted.push(format!("ordered {key} {count}"));
+            }
+        }
+    }
+    let deaths = service
+        .supervise("abort", async || {
+            let letters = service.world.dead_letters().await;
+            !letters.0.is_empty() && wanted.iter().all(|note| service.has(note))
+        })
+        .await;
+    assert_eq!(deaths, DEATHS);
+    let letters = service.world.dead_letters().await.0;
+    assert_eq!(letters.len(), 1);
+    assert_eq!(letters[0].header("tidings-dead-cause"), "crashed");
+    let notes = service.notes();
+    let of_key = notes.iter().filter(|note| note.starts_with("ordered k"));
+    let mut of_key: Vec<&String> = of_key.collect();
+    of_key.dedup();
+    assert!(of_key.is_sorted(), "{of_key:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_every_stop_interrupts_is_no_poison() {
+    let service = Supervised::new().await;
+    let publisher = EventPublisher::new(&service.world.bus);
+    publisher.publish(&User::new("poison")).await.unwrap();
+    for stop in 1..=8 {
+        let mut process = service.start("hang");
+        eventually("it hangs", || async {
+            service
+                .notes()
+                .iter()
+                .filter(|note| *note == "hangs")
+                .count()
+                >= stop
+        })
+        .await;
+        let pid = process.id().unwrap().to_string();
+        let kill = Command::new("kill").args(["-s", "TERM", &pid]).status();
+        assert!(kill.await.unwrap().success());
+        let status = within("a clean stop", process.wait()).await.unwrap();
+        assert!(status.success());
+    }
+    assert_eq!(service.marks().await, 0);
+    let deaths = service
+        .supervise("harmless", async || service.has("plain poison"))
+        .await;
+    assert_eq!((deaths, service.world.dead_letters().await.len()), (0, 0));
+}
