@@ -52,7 +52,7 @@ struct Filter {
     /// Those with this kind of error, as `list --groups` prints it
     #[arg(long)]
     fingerprint: Option<String>,
-    /// Those with this cause, such as exhausted, rejected, undecodable, unknown or outside-inbox
+    /// Those with this cause, such as exhausted, rejected, undecodable, unknown, outside-inbox or crashed
     #[arg(long)]
     cause: Option<String>,
     /// Those given up since then: 5m ago, or at a time such as 2026-01-31T12:00:00Z
