@@ -86,6 +86,8 @@ pub(crate) trait Acknowledger: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), Unanswered>> + Send;
     /// Leaves the event to another replica, as if it had not been delivered.
     fn hand_back(&self, after: Duration) -> impl Future<Output = Result<(), Unanswered>> + Send;
+    /// Hears what was decided of an attempt, and the failure's text, before it is answered.
+    fn decided(&self, _outcome: &Outcome, _error: Option<&str>) {}
     /// Stores the letter, and only then ends the delivery.
     fn dead_letter(
         &self,
@@ -111,6 +113,8 @@ pub(crate) struct Executor<S> {
     state: Arc<S>,
     flow: Arc<Flow>,
     tally: Arc<Tally>,
+    /// From 0 to 1, for jitter.
+    random: fn() -> f64,
 }
 
 /// How one attempt ended.
@@ -131,7 +135,14 @@ impl<S: Send + Sync + 'static> Executor<S> {
             state,
             flow: Arc::new(flow),
             tally: Arc::default(),
+            random,
         }
+    }
+
+    /// Waits the longest that the policy allows, each time.
+    pub(crate) fn without_jitter(mut self) -> Self {
+        self.random = || 1.0;
+        self
     }
 
     /// When attempts may begin.
@@ -163,6 +174,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
             Err(letter) => {
                 self.flow.end(permit, &arrival.subject, Attempted::Void);
                 let outcome = Outcome::Reject(letter);
+                acknowledger.decided(&outcome, None);
                 self.record(arrival, attempt, &outcome, None, Duration::ZERO);
                 return self.answer(arrival, &outcome, acknowledger, halt).await;
             }
@@ -180,6 +192,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
             Err(panic) => self.decide(Err(panicked(&*panic)), arrival, attempt, permit),
         };
         let outcome = self.dated(outcome, arrival, attempt);
+        acknowledger.decided(&outcome, error.as_deref());
         self.record(arrival, attempt, &outcome, error, began.elapsed());
         match outcome {
             // What the handlers need is not there: it is no use to take in more meanwhile.
@@ -273,7 +286,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
         };
         let counts = self.flow.end(permit, &arrival.subject, ended);
         let (put_off, retry) = (arrival.past.put_off, &self.subscriber.retry);
-        let outcome = outcome::decide(result, attempt, put_off, retry, random());
+        let outcome = outcome::decide(result, attempt, put_off, retry, (self.random)());
         let outcome = match (counts, verdict) {
             (false, Some(Verdict::Retry)) => Outcome::Postpone(Duration::ZERO),
             (false, Some(Verdict::RetryAfter(after))) => Outcome::Postpone(after),
@@ -370,7 +383,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
         );
         arrival.past.put_off = arrival.past.put_off.saturating_add(1);
         let times = arrival.past.put_off.max(arrival.delivered);
-        let after = NOT_OURS.delay(times, random()).unwrap_or_default();
+        let after = NOT_OURS.delay(times, (self.random)()).unwrap_or_default();
         if self.subscriber.ordered {
             return Step::Again(after);
         }

@@ -3,7 +3,7 @@
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use crate::{
@@ -20,6 +20,8 @@ pub(crate) struct Flow {
 struct Inner {
     circuit: Circuit,
     bucket: Option<Bucket>,
+    /// Where the clock stands, when it is moved by hand.
+    stands_at: Option<Instant>,
 }
 
 /// What comes of wanting to begin.
@@ -48,14 +50,15 @@ impl Flow {
             inner: Mutex::new(Inner {
                 circuit: Circuit::new(breaker),
                 bucket: rate.map(Bucket::new),
+                stands_at: None,
             }),
         }
     }
 
     /// Begins what `next` has, if an attempt may begin.
     pub(crate) fn begin<T>(&self, next: impl FnOnce() -> Option<T>) -> Begin<T> {
-        let now = now();
         let mut inner = self.inner();
+        let now = inner.now();
         match inner.circuit.gate(now) {
             Gate::Free | Gate::Probe => {}
             Gate::Until(moment) => return Begin::Later(moment),
@@ -78,7 +81,8 @@ impl Flow {
     /// An attempt at an event of this name has ended; says whether a failure counts against the event.
     pub(crate) fn end(&self, permit: Permit, name: &str, ended: Attempted) -> bool {
         let mut inner = self.inner();
-        let change = inner.circuit.end(permit, name, ended, now());
+        let now = inner.now();
+        let change = inner.circuit.end(permit, name, ended, now);
         let counts = inner.circuit.counts_failures();
         drop(inner);
         if let Some(change) = change {
@@ -92,7 +96,7 @@ impl Flow {
         if inner.circuit.counts_failures() {
             return Pulls::All;
         }
-        match inner.circuit.gate(now()) {
+        match inner.circuit.gate(inner.now()) {
             Gate::Probe => Pulls::One,
             _ => Pulls::None,
         }
@@ -100,7 +104,19 @@ impl Flow {
 
     /// The state of the circuit: `closed`, `open` or `half-open`.
     pub(crate) fn circuit(&self) -> &'static str {
-        self.inner().circuit.word(now())
+        let inner = self.inner();
+        inner.circuit.word(inner.now())
+    }
+
+    /// Has so much time pass at once; from now on time passes only like this.
+    pub(crate) fn skip(&self, time: Duration) {
+        let mut inner = self.inner();
+        inner.stands_at = Some(inner.now() + time);
+    }
+
+    /// How long until this moment, which [`Begin::Later`] has named.
+    pub(crate) fn until(&self, moment: Instant) -> Duration {
+        moment.saturating_duration_since(self.inner().now())
     }
 
     fn log(&self, change: Change) {
@@ -133,7 +149,10 @@ impl Flow {
     }
 }
 
-/// By the clock that the runner waits by.
-fn now() -> Instant {
-    tokio::time::Instant::now().into_std()
+impl Inner {
+    /// By the clock that the runner waits by.
+    fn now(&self) -> Instant {
+        let runs = || tokio::time::Instant::now().into_std();
+        self.stands_at.unwrap_or_else(runs)
+    }
 }

@@ -1,9 +1,10 @@
 //! What a user writes to handle an event, and how it is called without its type.
 
-use std::{marker::PhantomData, sync::Arc};
+use std::{error::Error, marker::PhantomData, sync::Arc};
 
 use futures::future::{BoxFuture, FutureExt};
 use tidings_contract::{Envelope, Event};
+use tokio::sync::Notify;
 
 use crate::{
     context::{self, Context, Facts},
@@ -54,6 +55,18 @@ pub(crate) trait Erased<S>: Send + Sync {
     fn housekeeping(&self) -> Option<Housekeeping> {
         None
     }
+
+    /// What is in the outbox that it writes to, if it has one.
+    fn outbox(&self) -> Option<Contents<'_>> {
+        None
+    }
+}
+
+/// What is in an outbox.
+pub(crate) struct Contents<'a> {
+    /// Which outbox: handlers may share one.
+    pub(crate) of: usize,
+    pub(crate) events: BoxFuture<'a, Result<Vec<Envelope>, Box<dyn Error + Send + Sync>>>,
 }
 
 /// Runs the user's part of a call within its time; what it publishes inherits the delivery's lineage. What a
@@ -64,7 +77,11 @@ pub(crate) async fn within(
 ) -> Result<(), Failure> {
     let handling = context::handling(Arc::clone(facts), handler);
     match tokio::time::timeout(facts.timeout, handling).await {
-        Ok(handled) => handled,
+        Ok(Ok(())) => {
+            survive().await;
+            Ok(())
+        }
+        Ok(failed) => failed,
         Err(_) => {
             facts.cancelled.cancel();
             let timeout = facts.timeout;
@@ -72,6 +89,19 @@ pub(crate) async fn within(
                 "the handler took longer than {timeout:?}"
             )))
         }
+    }
+}
+
+tokio::task_local! {
+    /// Set where the process is to die, as it were, once a handler has succeeded: by tests alone.
+    pub(crate) static DIES: Arc<Notify>;
+}
+
+/// The point between a handler's success and what follows from it.
+async fn survive() {
+    if let Ok(dies) = DIES.try_with(Arc::clone) {
+        dies.notify_one();
+        std::future::pending().await
     }
 }
 

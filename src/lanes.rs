@@ -107,8 +107,12 @@ impl<T> Lanes<T> {
         }
     }
 
+    /// Whether something may run as soon as there is a place.
+    pub(crate) fn is_ready(&self) -> bool {
+        !self.live.is_empty() || !self.replays.is_empty()
+    }
+
     /// Everything that waits.
-    #[cfg(test)]
     pub(crate) fn waiting(&self) -> impl Iterator<Item = &T> {
         let ready = self.live.iter().chain(&self.replays).map(|(_, item)| item);
         ready.chain(self.lanes.values().flatten().map(|(_, item)| item))

@@ -16,7 +16,7 @@
 //! | look after dead letters, and redrive them | [`DeadLetters`], [`Redriver`] |
 //! | see how subscribers do, pause and resume them | [`Subscribers`], [`Replica`] |
 //! | connect, and declare streams | [`Bus`], [`NatsOptions`], [`StreamSpec`] |
-//! | test with real servers | [`testing`] |
+//! | test handlers, without servers and with real ones | [`testing`] |
 
 mod background;
 mod breaker;

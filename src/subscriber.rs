@@ -6,7 +6,7 @@ use tidings_contract::{Envelope, Event};
 
 use crate::{
     breaker::CircuitBreaker,
-    handler::{Erased, Handler, Typed},
+    handler::{Contents, Erased, Handler, Typed},
     housekeeping::Housekeeping,
     rate::Rate,
     retry::Retry,
@@ -105,6 +105,20 @@ impl<S: Send + Sync + 'static> EventSubscriber<S> {
         self.routes
             .iter()
             .filter_map(|route| route.handler.housekeeping())
+    }
+
+    /// What is in the outboxes that its handlers write to, each once.
+    pub(crate) fn outboxes(&self) -> impl Iterator<Item = Contents<'_>> {
+        let mut seen = Vec::new();
+        let outboxes = self
+            .routes
+            .iter()
+            .filter_map(|route| route.handler.outbox());
+        outboxes.filter(move |outbox| {
+            let is_new = !seen.contains(&outbox.of);
+            seen.push(outbox.of);
+            is_new
+        })
     }
 
     /// When failures are tried again; default [`Retry::default`].

@@ -7,6 +7,7 @@
 //! * [`Store`]: the two databases, Postgres and SQLite.
 
 mod chunks;
+mod contents;
 mod delayed;
 mod inbox;
 mod migrate;

@@ -1,6 +1,7 @@
 //! The outbox on PostgreSQL 14 or newer: an insert-only log in a ring of partitions, and a cursor that
 //! is a snapshot. Needs no superuser and no extension.
 
+mod contents;
 mod delayed;
 mod fetch;
 mod inbox;

@@ -1,26 +1,26 @@
 //! The outbox on SQLite, the embedded default. One writer at a time, so the order of ids is the order
 //! of commits and the cursor is an id.
 
+mod contents;
 mod delayed;
 mod inbox;
+mod open;
 mod parked;
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
 use sqlx::{
-    Row as _, Sqlite, SqliteConnection, SqlitePool,
-    sqlite::{
-        SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
-    },
+    Row as _, Sqlite, SqliteConnection,
+    sqlite::{SqliteConnectOptions, SqliteRow},
 };
 use tidings_contract::{Envelope, EventId, wire};
 use uuid::Uuid;
 
 use super::{
-    Outbox, ParkedEvent, ParkedSelection,
+    ParkedEvent, ParkedSelection,
     parked::WaitsFor,
     status::{LastBatch, LeaseStatus, Status, troubles_from},
     store::{
@@ -36,29 +36,6 @@ const CREATE_MIGRATION_TABLE: &str = "create table if not exists tidings_migrati
     name       text    not null,
     applied_at integer not null default (cast(unixepoch('subsec') * 1000000 as integer))
 )";
-
-impl Outbox<Sqlite> {
-    /// Opens a database file, creating it if it is missing, with the settings that an outbox needs:
-    /// write-ahead log, `synchronous = full` (a relay must not publish what a power cut undoes), and 5 s
-    /// of patience for the lock.
-    ///
-    /// # Errors
-    /// What SQLite says.
-    pub async fn open(path: impl AsRef<Path>) -> Result<Self, sqlx::Error> {
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(Duration::from_secs(5))
-            .foreign_keys(true);
-        let pool: SqlitePool = SqlitePoolOptions::new()
-            .max_connections(8)
-            .connect_with(options)
-            .await?;
-        Ok(Self::new(pool))
-    }
-}
 
 impl Statements for Sqlite {
     const KIND: &'static str = "sqlite";

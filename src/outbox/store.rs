@@ -10,8 +10,8 @@ use sqlx::{Connection, Database};
 use tidings_contract::{Envelope, EventId};
 
 use super::{
-    HeldSlot, ParkedEvent, ParkedSelection, Status, delayed::Schedule, inbox::Remember,
-    origin::Origin, parked::WaitsFor,
+    HeldSlot, ParkedEvent, ParkedSelection, Status, contents::Contents, delayed::Schedule,
+    inbox::Remember, origin::Origin, parked::WaitsFor,
 };
 
 pub(super) use super::names::Names;
@@ -27,7 +27,7 @@ pub trait Cursor: Clone + Debug + Send + Sync + 'static {}
 impl<T: Clone + Debug + Send + Sync + 'static> Cursor for T {}
 
 /// The statements of one database. Every time is the database's clock.
-pub trait Statements: Schedule + Remember {
+pub trait Statements: Schedule + Remember + Contents {
     /// The word for logs and messages.
     const KIND: &'static str;
     /// How a transaction that writes begins.

@@ -35,5 +35,6 @@ mod storage;
 mod streams;
 mod subscriber;
 mod subscribers;
+mod test_kit;
 mod upgrade;
 mod worst_days;

@@ -140,14 +140,16 @@ fn the_changelog_knows_this_version() {
 }
 
 #[test]
-fn the_readme_shows_the_quickstart_as_it_is_compiled() {
+fn the_readme_shows_the_examples_as_they_are_compiled() {
     let readme = fs::read_to_string(root().join("README.md")).unwrap();
-    let example = fs::read_to_string(root().join("examples/quickstart.rs")).unwrap();
-    let (_, code) = example.split_once("\n\n").unwrap();
-    assert!(
-        readme.contains(&format!("```rust,no_run\n{code}```")),
-        "README.md:1: the quickstart is not examples/quickstart.rs below its first paragraph"
-    );
+    for file in ["examples/quickstart.rs", "examples/ledger.rs"] {
+        let example = fs::read_to_string(root().join(file)).unwrap();
+        let (_, code) = example.split_once("\n\n").unwrap();
+        assert!(
+            readme.contains(&format!("```rust,no_run\n{code}```")),
+            "README.md:1: an example is not {file} below its first paragraph"
+        );
+    }
 }
 
 fn no_more(broken: &[String]) {

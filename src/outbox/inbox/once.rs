@@ -10,7 +10,7 @@ use super::{Begun, Inbox, InboxTransaction, housekeeping::housekeeping};
 use crate::{
     context::Context,
     failure::Failure,
-    handler::{Erased, within},
+    handler::{Contents, Erased, within},
     housekeeping::Housekeeping,
     outbox::{Outbox, Store},
     outcome::Handled,
@@ -108,6 +108,13 @@ where
 
     fn housekeeping(&self) -> Option<Housekeeping> {
         Some(housekeeping(&self.inbox.outbox))
+    }
+
+    fn outbox(&self) -> Option<Contents<'_>> {
+        Some(Contents {
+            of: Arc::as_ptr(&self.inbox.outbox.shared).addr(),
+            events: self.inbox.outbox.contents().boxed(),
+        })
     }
 }
 

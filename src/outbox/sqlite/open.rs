@@ -1,0 +1,101 @@
+//! Opening an outbox in a file, for good or for one test. Never migrates what is there.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use sqlx::{
+    Sqlite,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+
+use crate::outbox::{MigrateError, Outbox};
+
+impl Outbox<Sqlite> {
+    /// Opens a database file, creating it if it is missing, with the settings that an outbox needs:
+    /// write-ahead log, `synchronous = full` (a relay must not publish what a power cut undoes), and 5 s
+    /// of patience for the lock.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub async fn open(path: impl AsRef<Path>) -> Result<Self, sqlx::Error> {
+        let options = options(path.as_ref()).synchronous(SqliteSynchronous::Full);
+        Ok(Self::new(pool().connect_with(options).await?))
+    }
+
+    /// A migrated outbox for one test, in a file of its own in the system's temporary folder, which is removed
+    /// with the last clone of its [pool](Outbox::pool). Make your tables through the pool. It survives no power cut.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let outbox = tidings::Outbox::temporary().await?;
+    /// sqlx::query("create table account (id text primary key)").execute(outbox.pool()).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// What SQLite says, or the temporary folder.
+    pub async fn temporary() -> Result<Self, MigrateError> {
+        let name = format!("tidings-outbox-{}", uuid::Uuid::now_v7());
+        let folder = Folder(std::env::temp_dir().join(name));
+        std::fs::create_dir(&folder.0).map_err(sqlx::Error::Io)?;
+        let options = options(&folder.0.join("outbox.db")).synchronous(SqliteSynchronous::Off);
+        // The pool owns what it calls, and so the folder.
+        let folder = Arc::new(folder);
+        let pool = pool()
+            .after_connect(move |_, _| {
+                let folder = Arc::clone(&folder);
+                Box::pin(async move {
+                    drop(folder);
+                    Ok(())
+                })
+            })
+            .connect_with(options)
+            .await?;
+        let outbox = Self::new(pool);
+        outbox.migrate().await?;
+        Ok(outbox)
+    }
+}
+
+fn options(file: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(file)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .busy_timeout(Duration::from_secs(5))
+        .foreign_keys(true)
+}
+
+fn pool() -> SqlitePoolOptions {
+    SqlitePoolOptions::new().max_connections(8)
+}
+
+/// Removed on drop.
+struct Folder(PathBuf);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // What cannot be removed is the system's to sweep.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn its_folder_goes_with_the_last_clone_of_the_pool() {
+        let outbox = Outbox::temporary().await.unwrap();
+        let file = outbox.pool().connect_options().get_filename().to_owned();
+        assert!(file.exists());
+        let pool = outbox.pool().clone();
+        drop(outbox);
+        assert!(file.exists(), "the pool is in use");
+        drop(pool);
+        assert!(!file.exists());
+    }
+}

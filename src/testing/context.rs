@@ -1,0 +1,169 @@
+//! A context for calling a handler as the function that it is. Never runs anything.
+
+use std::{sync::Arc, time::Duration};
+
+use chrono::{DateTime, Utc};
+use tidings_contract::{Envelope, EnvelopeError, EventId, IntoEnvelope};
+use tokio_util::sync::CancellationToken;
+
+use crate::context::{Context, Facts};
+
+impl<S> Context<S> {
+    /// A context for calling a handler in a test; [`TestContext`] makes one that knows of an event.
+    ///
+    /// ```
+    /// use serde::{Deserialize, Serialize};
+    /// use tidings::{Context, Event, Failure};
+    ///
+    /// #[derive(Serialize, Deserialize, Event)]
+    /// #[event(name = "payment.received", version = 1, key = id)]
+    /// struct PaymentReceived {
+    ///     id: u32,
+    ///     cents: u32,
+    /// }
+    ///
+    /// async fn book(event: PaymentReceived, _: Context<()>) -> Result<(), Failure> {
+    ///     match event.cents {
+    ///         0 => Err(Failure::reject("nothing was paid")),
+    ///         _ => Ok(()),
+    ///     }
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let nothing = PaymentReceived { id: 1, cents: 0 };
+    /// let failure = book(nothing, Context::test(())).await.unwrap_err();
+    /// assert_eq!(failure.to_string(), "nothing was paid");
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn test(state: S) -> Self {
+        TestContext::new(state).build()
+    }
+}
+
+/// Makes a [`Context`] for calling a handler in a test. Unless it is told otherwise the event is a new one without
+/// a key, this is the first attempt, and it was stored now.
+///
+/// ```
+/// use tidings::testing::TestContext;
+///
+/// let cx = TestContext::new("state").key("ada").attempt(3).header("tenant", "7").build();
+/// assert_eq!((cx.key(), cx.attempt()), (Some("ada"), 3));
+/// assert_eq!(cx.headers().get("tenant"), Some("7"));
+/// ```
+#[derive(Debug)]
+pub struct TestContext<S> {
+    state: S,
+    envelope: Envelope,
+    attempt: u32,
+    stored_at: DateTime<Utc>,
+}
+
+impl<S> TestContext<S> {
+    /// A context with this state.
+    #[must_use]
+    #[track_caller]
+    pub fn new(state: S) -> Self {
+        Self {
+            state,
+            envelope: fine(Envelope::raw("test.event", 1, None, "{}")),
+            attempt: 1,
+            stored_at: Utc::now(),
+        }
+    }
+
+    /// Takes name, version, key and payload from an event; of an [`Envelope`] everything, so say this first.
+    ///
+    /// # Panics
+    /// When the event could not be published.
+    #[must_use]
+    #[track_caller]
+    pub fn event(mut self, event: impl IntoEnvelope) -> Self {
+        self.envelope = fine(event.into_envelope());
+        self
+    }
+
+    /// The event's id.
+    #[must_use]
+    pub fn event_id(mut self, id: EventId) -> Self {
+        self.envelope = self.envelope.with_id(id);
+        self
+    }
+
+    /// What the event is about.
+    ///
+    /// # Panics
+    /// When no event could have this key.
+    #[must_use]
+    #[track_caller]
+    pub fn key(mut self, key: &str) -> Self {
+        let old = self.envelope;
+        let (name, payload) = (old.name().as_str(), old.payload().clone());
+        let mut new = fine(Envelope::raw(name, old.version(), Some(key), payload));
+        new = new.with_id(old.id()).inherit(old.lineage());
+        if let Some(time) = old.time() {
+            new = new.at(time);
+        }
+        for (name, value) in old.headers().iter() {
+            new = fine(new.header(name, value));
+        }
+        self.envelope = new;
+        self
+    }
+
+    /// When the fact happened.
+    #[must_use]
+    pub fn time(mut self, time: DateTime<Utc>) -> Self {
+        self.envelope = self.envelope.at(time);
+        self
+    }
+
+    /// When the stream stored the event.
+    #[must_use]
+    pub fn stored_at(mut self, time: DateTime<Utc>) -> Self {
+        self.stored_at = time;
+        self
+    }
+
+    /// A header of the user's own.
+    ///
+    /// # Panics
+    /// When no event could have this header.
+    #[must_use]
+    #[track_caller]
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.envelope = fine(self.envelope.header(name, value));
+        self
+    }
+
+    /// Which attempt it is, from 1.
+    #[must_use]
+    pub fn attempt(mut self, attempt: u32) -> Self {
+        self.attempt = attempt.max(1);
+        self
+    }
+
+    /// The context, as a handler gets it.
+    #[must_use]
+    pub fn build(self) -> Context<S> {
+        let facts = Facts {
+            envelope: self.envelope,
+            subscriber: "test".into(),
+            stream: "TEST".to_owned(),
+            sequence: 1,
+            stored_at: self.stored_at,
+            attempt: self.attempt,
+            timeout: Duration::from_secs(30),
+            cancelled: CancellationToken::new(),
+        };
+        Context::new(Arc::new(self.state), Arc::new(facts))
+    }
+}
+
+#[track_caller]
+fn fine(envelope: Result<Envelope, EnvelopeError>) -> Envelope {
+    match envelope {
+        Ok(envelope) => envelope,
+        Err(error) => panic!("no event could be like that: {error}"),
+    }
+}

@@ -1,0 +1,194 @@
+//! Whether a handler may be run again for the same event. Never how it is made so.
+
+use std::fmt::{self, Debug};
+
+use tidings_contract::{Envelope, IntoEnvelope};
+
+use super::{
+    fate::Death,
+    worker::{TestWorker, envelope_of},
+};
+
+/// How many awaits of a handler are tried at most.
+const MOST_AWAITS: u32 = 32;
+
+/// Fails unless handling an event twice, because the process died while it was handled, does the same as handling
+/// it once. Workers die, acknowledgements get lost, and then the event comes again: this is what a handler has to
+/// bear.
+///
+/// `setup` makes a worker and everything that its handlers change, anew each time it is called. `observe` returns
+/// what they have changed, as a value that is the same whenever the same was done: a count, a sum, a sorted list;
+/// no times and no random ids. It is asked first after one run. Then, each time with a worker of its own, the
+/// process dies: before the acknowledgement; right after the handler, before its transaction commits; at each
+/// await of the attempt, up to 32. The event is delivered again, and `observe` has to return the same.
+///
+/// ```
+/// use serde::{Deserialize, Serialize};
+/// use tidings::{
+///     Context, Event, EventSubscriber, Failure, InboxTransaction, Outbox,
+///     testing::{TestWorker, assert_idempotent},
+/// };
+///
+/// #[derive(Serialize, Deserialize, Event)]
+/// #[event(name = "payment.received", version = 1, key = account)]
+/// struct PaymentReceived {
+///     account: String,
+///     cents: i64,
+/// }
+///
+/// async fn book(
+///     event: PaymentReceived,
+///     mut tx: InboxTransaction<sqlx::Sqlite>,
+///     _: Context<Outbox<sqlx::Sqlite>>,
+/// ) -> Result<(), Failure> {
+///     sqlx::query("update account set cents = cents + ? where id = ?")
+///         .bind(event.cents)
+///         .bind(&event.account)
+///         .execute(&mut *tx)
+///         .await?;
+///     Ok(())
+/// }
+///
+/// async fn worker() -> TestWorker<Outbox<sqlx::Sqlite>> {
+///     let outbox = Outbox::temporary().await.unwrap();
+///     let tables = "create table account (id text, cents integer); insert into account values ('ada', 0)";
+///     sqlx::raw_sql(tables).execute(outbox.pool()).await.unwrap();
+///     let subscriber = EventSubscriber::durable("ledger").on_once(&outbox, book);
+///     TestWorker::new(subscriber, outbox)
+/// }
+///
+/// async fn balance(worker: &TestWorker<Outbox<sqlx::Sqlite>>) -> i64 {
+///     let sum = sqlx::query_scalar("select cents from account where id = 'ada'");
+///     sum.fetch_one(worker.state().pool()).await.unwrap()
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let event = PaymentReceived { account: "ada".into(), cents: 100 };
+/// assert_idempotent(&event, worker, balance).await;
+/// # }
+/// ```
+///
+/// # Panics
+/// When it does not do the same, with both observations and the cure. Also when the check itself could not fail:
+/// the handler does not succeed, `observe` does not see what it does, or `setup` does not begin anew.
+pub async fn assert_idempotent<S, T>(
+    event: impl IntoEnvelope,
+    setup: impl AsyncFn() -> TestWorker<S>,
+    observe: impl AsyncFn(&TestWorker<S>) -> T,
+) where
+    S: Send + Sync + 'static,
+    T: PartialEq + Debug,
+{
+    let check = Check {
+        envelope: envelope_of(event),
+        setup,
+        observe,
+    };
+    let (before, once) = check.once().await;
+    for death in [Death::BeforeTheAck, Death::AfterTheHandler] {
+        let died = check.twice(death, &before, &once).await;
+        assert!(
+            died,
+            "{}: nothing of it was run the second time",
+            check.envelope.name()
+        );
+    }
+    for at in 1..=MOST_AWAITS {
+        if !check.twice(Death::AtAwait(at), &before, &once).await {
+            return;
+        }
+    }
+}
+
+struct Check<A, B> {
+    envelope: Envelope,
+    setup: A,
+    observe: B,
+}
+
+impl<A, B> Check<A, B> {
+    /// What is observed before and after one run.
+    async fn once<S, T>(&self) -> (T, T)
+    where
+        S: Send + Sync + 'static,
+        T: PartialEq + Debug,
+        A: AsyncFn() -> TestWorker<S>,
+        B: AsyncFn(&TestWorker<S>) -> T,
+    {
+        let mut worker = (self.setup)().await;
+        let before = (self.observe)(&worker).await;
+        self.handle(&mut worker).await;
+        let once = (self.observe)(&worker).await;
+        assert!(
+            before != once,
+            "the check of {} sees nothing: before it was handled and after, `observe` returns {once:?}",
+            worker.handler_of(&self.envelope)
+        );
+        (before, once)
+    }
+
+    /// The process dies there, and the event is delivered again; false when the handling ends before that.
+    async fn twice<S, T>(&self, death: Death, before: &T, once: &T) -> bool
+    where
+        S: Send + Sync + 'static,
+        T: PartialEq + Debug,
+        A: AsyncFn() -> TestWorker<S>,
+        B: AsyncFn(&TestWorker<S>) -> T,
+    {
+        let mut worker = (self.setup)().await;
+        let handler = worker.handler_of(&self.envelope);
+        let begun = (self.observe)(&worker).await;
+        assert!(
+            begun == *before,
+            "the check of {handler} does not begin anew: `observe` returned {before:?} before the first run, and \
+             now {begun:?}; have `setup` make everything that the handler changes"
+        );
+        if !worker.deliver_to_death(&self.envelope, death).await {
+            return false;
+        }
+        self.handle(&mut worker).await;
+        let twice = (self.observe)(&worker).await;
+        assert!(
+            twice == *once,
+            "{handler} is not idempotent: the process died {death}, {} was delivered again, and then there is\n  \
+             {twice:?}\nwhile after one run there is\n  {once:?}\n{}",
+            self.envelope.name(),
+            death.cure(worker.has_inbox(&self.envelope)),
+        );
+        true
+    }
+
+    async fn handle<S: Send + Sync + 'static>(&self, worker: &mut TestWorker<S>) {
+        let delivered = worker.deliver(self.envelope.clone()).await;
+        assert!(
+            delivered.is_done(),
+            "the check of {} needs a state in which it succeeds at once: {delivered:?}",
+            worker.handler_of(&self.envelope)
+        );
+    }
+}
+
+impl Death {
+    fn cure(self, has_inbox: bool) -> &'static str {
+        if has_inbox {
+            return "What a handler of `on_once` does besides its transaction happens again: do it through the \
+                    transaction, or publish an event there whose handler does it, or let `cx.event_id()` be its \
+                    key where it is done.";
+        }
+        "Handle it with `.on_once(&outbox, ...)`, which commits effect and memory of the event together; or let \
+         `cx.event_id()` be the key of the effect: `insert ... on conflict do nothing`, or the idempotency key of \
+         whatever it calls."
+    }
+}
+
+impl fmt::Display for Death {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BeforeTheAck => f.write_str("between the effect and the acknowledgement"),
+            Self::AfterTheHandler => {
+                f.write_str("after the handler and before what follows, such as a commit")
+            }
+            Self::AtAwait(at) => write!(f, "within the handling, at its await number {at}"),
+        }
+    }
+}

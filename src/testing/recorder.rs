@@ -1,0 +1,80 @@
+//! Answers that go nowhere and are remembered. Never decides anything.
+
+use std::{
+    future::pending,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::Notify;
+
+use crate::{
+    executor::{Acknowledger, Past, Unanswered},
+    outcome::{DeadLetter, Outcome},
+};
+
+/// Stands for the server.
+pub(super) struct Recorder {
+    answers: Mutex<Answers>,
+    /// Where the process dies instead of an acknowledgement.
+    dies: Option<Arc<Notify>>,
+}
+
+/// What was heard of an attempt.
+#[derive(Debug, Default)]
+pub(super) struct Answers {
+    pub(super) outcome: Option<Outcome>,
+    pub(super) error: Option<String>,
+    /// When the event comes again.
+    pub(super) retry: Option<Duration>,
+}
+
+impl Recorder {
+    pub(super) fn new(dies: Option<Arc<Notify>>) -> Self {
+        Self {
+            answers: Mutex::default(),
+            dies,
+        }
+    }
+
+    pub(super) fn answers(self) -> Answers {
+        self.answers
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn record(&self) -> MutexGuard<'_, Answers> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Acknowledger for Recorder {
+    fn decided(&self, outcome: &Outcome, error: Option<&str>) {
+        let mut answers = self.record();
+        answers.outcome = Some(outcome.clone());
+        answers.error = error.map(str::to_owned);
+    }
+
+    async fn ack(&self) -> Result<(), Unanswered> {
+        if let Some(dies) = &self.dies {
+            dies.notify_one();
+            pending::<()>().await;
+        }
+        Ok(())
+    }
+
+    async fn retry(&self, after: Duration, _past: &Past) -> Result<(), Unanswered> {
+        self.record().retry = Some(after);
+        Ok(())
+    }
+
+    async fn hand_back(&self, _after: Duration) -> Result<(), Unanswered> {
+        Ok(())
+    }
+
+    async fn dead_letter(&self, letter: &DeadLetter) -> Result<(), Unanswered> {
+        let mut answers = self.record();
+        answers.error = Some(letter.error.clone());
+        Ok(())
+    }
+}

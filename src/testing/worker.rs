@@ -1,0 +1,463 @@
+//! A worker without servers: the executor, the lanes and the flow of a real one, a clock that is moved by hand,
+//! and a record in place of the acknowledgements. Never runs two handlers at once.
+
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use chrono::Utc;
+use tidings_contract::{Envelope, Event, EventId, IntoEnvelope, wire};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    contents::typed,
+    delivered::Delivered,
+    fate::{Death, Fate},
+};
+use crate::{
+    breaker::Permit,
+    executor::{Arrival, Executor, Past, Step},
+    flow::Begin,
+    lanes::{Lanes, Priority, Turn},
+    subscriber::EventSubscriber,
+};
+
+/// What is made of an endless retry.
+const MOST_ATTEMPTS: usize = 10_000;
+/// How often in a row an event is postponed before that is taken for endless.
+const MOST_POSTPONED: u32 = 100;
+
+/// Runs a subscriber's handlers as a [`Worker`](crate::Worker) does, without any server, and tells what became of
+/// each delivery: decoding, timeout, retry policy, dead letters, inbox, order by key, circuit and rate are the
+/// real ones.
+///
+/// Its clock stands still between deliveries and is moved by [`settle`](TestWorker::settle) and
+/// [`advance`](TestWorker::advance): an hour of retries takes no time. Delays have no jitter: each is the
+/// [longest](crate::Retry::longest) that the policy allows. What a handler awaits itself takes real time.
+///
+/// ```
+/// use std::time::Duration;
+/// use serde::{Deserialize, Serialize};
+/// use tidings::{Context, Event, EventSubscriber, Failure, Outcome, testing::TestWorker};
+///
+/// #[derive(Serialize, Deserialize, Event)]
+/// #[event(name = "user.created", version = 1, key = id)]
+/// struct UserCreated {
+///     id: u32,
+/// }
+///
+/// async fn welcome(_: UserCreated, cx: Context<()>) -> Result<(), Failure> {
+///     match cx.attempt() {
+///         1 => Err(Failure::retry("the mail server is down")),
+///         _ => Ok(()),
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let mut worker = TestWorker::new(EventSubscriber::durable("welcome").on(welcome), ());
+/// let first = worker.deliver(&UserCreated { id: 1 }).await;
+/// assert_eq!(first.outcome, Some(Outcome::Retry(Duration::from_secs(1))));
+///
+/// let later = worker.settle().await;
+/// assert_eq!((later[0].attempt, &later[0].outcome), (2, &Some(Outcome::Ack)));
+/// # }
+/// ```
+pub struct TestWorker<S> {
+    subscriber: Arc<EventSubscriber<S>>,
+    state: Arc<S>,
+    executor: Executor<S>,
+    lanes: Lanes<Arrival>,
+    /// What is run again later, by the time.
+    resting: BTreeMap<(Duration, u64), Resting>,
+    rested: u64,
+    elapsed: Duration,
+    sequence: u64,
+    history: Vec<Delivered>,
+}
+
+/// What waits for its time.
+enum Resting {
+    /// In its lane, which waits for it.
+    InHand(Turn, Arrival),
+    /// In the stream of retries: it comes as another delivery.
+    Away(Arrival),
+}
+
+/// An event that is to be attempted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Waiting {
+    /// The event's id.
+    pub event_id: EventId,
+    /// The event's key.
+    pub key: Option<String>,
+    /// How many attempts at it have failed.
+    pub failures: u32,
+    /// How long until it is attempted again; `None` when it waits behind an earlier event of its key.
+    pub due_in: Option<Duration>,
+}
+
+impl<S: Send + Sync + 'static> TestWorker<S> {
+    /// A worker with this subscriber alone.
+    ///
+    /// # Panics
+    /// When a real worker would refuse the subscriber: [`SubscriberError`](crate::SubscriberError).
+    #[must_use]
+    #[track_caller]
+    pub fn new(subscriber: EventSubscriber<S>, state: S) -> Self {
+        if let Err(error) = subscriber.check() {
+            panic!("{error}");
+        }
+        let (subscriber, state) = (Arc::new(subscriber), Arc::new(state));
+        let executor = Executor::new(Arc::clone(&subscriber), Arc::clone(&state)).without_jitter();
+        executor.flow().skip(Duration::ZERO);
+        Self {
+            lanes: Lanes::new(subscriber.concurrency),
+            executor,
+            subscriber,
+            state,
+            resting: BTreeMap::new(),
+            rested: 0,
+            elapsed: Duration::ZERO,
+            sequence: 0,
+            history: Vec::new(),
+        }
+    }
+
+    /// The state that it was made with.
+    #[must_use]
+    pub fn state(&self) -> &S {
+        &self.state
+    }
+
+    /// Delivers an event once, and makes one attempt at it, unless an earlier event of its key is in the way. A
+    /// `&event` is a new event each time; give an [`Envelope`] to deliver the same one again, to set its id, key,
+    /// headers and time, or to have a payload that does not decode.
+    ///
+    /// Where rate or circuit would have it wait, the clock moves on.
+    ///
+    /// # Panics
+    /// When the event could not have been published.
+    pub async fn deliver(&mut self, event: impl IntoEnvelope) -> Delivered {
+        let arrival = self.arrival(&envelope_of(event));
+        self.take(arrival, Fate::Lives).await
+    }
+
+    /// Delivers the same event so many times, each at a place of its own in the stream: as after a publisher that
+    /// published it again, or a replay.
+    ///
+    /// # Panics
+    /// As for [`TestWorker::deliver`].
+    pub async fn deliver_times(
+        &mut self,
+        event: impl IntoEnvelope,
+        times: usize,
+    ) -> Vec<Delivered> {
+        let envelope = envelope_of(event);
+        let mut delivered = Vec::new();
+        for _ in 0..times {
+            let arrival = self.arrival(&envelope);
+            delivered.push(self.take(arrival, Fate::Lives).await);
+        }
+        delivered
+    }
+
+    /// Delivers a message of a publisher that knows nothing of Tidings: a subject and a payload, no headers.
+    ///
+    /// # Panics
+    /// When the subject is not the name of an event.
+    pub async fn deliver_raw(&mut self, subject: &str, payload: impl Into<Bytes>) -> Delivered {
+        let place = format!("TEST/{}/0", self.sequence + 1);
+        let read = wire::read(subject, std::iter::empty(), payload.into(), || place);
+        let envelope = read.unwrap_or_else(|error| panic!("{error}"));
+        let arrival = self.arrived(envelope);
+        self.take(arrival, Fate::Lives).await
+    }
+
+    /// Delivers an event to a worker that has to stop before the handler is done: it is dropped at its first await
+    /// that does not end at once, and the event handed back.
+    ///
+    /// # Panics
+    /// As for [`TestWorker::deliver`].
+    pub async fn deliver_halted(&mut self, event: impl IntoEnvelope) -> Delivered {
+        let arrival = self.arrival(&envelope_of(event));
+        self.take(arrival, Fate::Halts).await
+    }
+
+    /// Delivers an event to a process that dies over it, after which it could be delivered again; whether it came
+    /// so far.
+    pub(super) async fn deliver_to_death(&mut self, envelope: &Envelope, death: Death) -> bool {
+        let before = self.history.len();
+        let arrival = self.arrival(envelope);
+        self.take(arrival, Fate::Dies(death)).await;
+        self.history.len() == before
+    }
+
+    /// Moves the clock as far as it takes until nothing waits any more, and makes every attempt that comes due.
+    /// Returns those attempts; the last one of an event says how it ended.
+    ///
+    /// # Panics
+    /// When there is no end: an event was postponed a hundred times in a row because what its handler needs, such
+    /// as a migrated database, is not there; or ten thousand attempts were made.
+    pub async fn settle(&mut self) -> Vec<Delivered> {
+        let from = self.history.len();
+        while let Some((due, _)) = self.resting.keys().next().copied() {
+            self.reach(due).await;
+            let made = self.history.len() - from;
+            assert!(
+                made < MOST_ATTEMPTS,
+                "after {made} attempts something still waits: {:?}",
+                self.history.last()
+            );
+        }
+        self.history[from..].to_vec()
+    }
+
+    /// Moves the clock, and makes every attempt that comes due meanwhile; returns those.
+    ///
+    /// # Panics
+    /// As for [`TestWorker::settle`].
+    pub async fn advance(&mut self, time: Duration) -> Vec<Delivered> {
+        let from = self.history.len();
+        let until = self.elapsed + time;
+        while let Some((due, _)) = self.resting.keys().next().copied()
+            && due <= until
+        {
+            self.reach(due).await;
+        }
+        self.skip(until.saturating_sub(self.elapsed));
+        self.history[from..].to_vec()
+    }
+
+    /// How far its clock was moved.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.elapsed
+    }
+
+    /// What is to be attempted still: first what has a time, the soonest first, then what waits behind another
+    /// event of its key, key by key in order.
+    #[must_use]
+    pub fn waiting(&self) -> Vec<Waiting> {
+        let resting = self.resting.iter().map(|((due, _), resting)| {
+            let (Resting::InHand(_, arrival) | Resting::Away(arrival)) = resting;
+            (arrival, Some(due.saturating_sub(self.elapsed)))
+        });
+        let behind = self.lanes.waiting().map(|arrival| (arrival, None));
+        let waiting = resting.chain(behind).map(|(arrival, due_in)| {
+            let waits = self.nothing_yet(arrival);
+            Waiting {
+                event_id: waits.event_id,
+                key: waits.key,
+                failures: arrival.past.failures,
+                due_in,
+            }
+        });
+        waiting.collect()
+    }
+
+    /// Every attempt so far, in order, and what was handed back.
+    #[must_use]
+    pub fn history(&self) -> &[Delivered] {
+        &self.history
+    }
+
+    /// What went to the dead letters, in order.
+    pub fn dead_letters(&self) -> impl Iterator<Item = &Delivered> {
+        self.history
+            .iter()
+            .filter(|delivered| delivered.dead_letter().is_some())
+    }
+
+    /// The events of one kind that are in the outbox of its handlers, in order, such as what a handler of
+    /// `on_once` has published. For an outbox in the state there is [`published`](super::published()).
+    ///
+    /// # Panics
+    /// When no handler has an outbox, it cannot be read, or an event does not decode.
+    pub async fn published<E: Event>(&self) -> Vec<E> {
+        let name = self.subscriber.name();
+        let mut events = Vec::new();
+        let mut has_outbox = false;
+        for outbox in self.subscriber.outboxes() {
+            has_outbox = true;
+            match outbox.events.await {
+                Ok(envelopes) => events.extend(typed(&envelopes)),
+                Err(error) => panic!("the outbox of subscriber {name} cannot be read: {error}"),
+            }
+        }
+        assert!(has_outbox, "no handler of subscriber {name} has an outbox");
+        events
+    }
+
+    /// A handler's type, for messages.
+    pub(super) fn handler_of(&self, envelope: &Envelope) -> &'static str {
+        let route = self.subscriber.route(envelope);
+        route.map_or("no handler", |route| route.handler.name())
+    }
+
+    /// Whether the handler's effect happens in a transaction that remembers the event.
+    pub(super) fn has_inbox(&self, envelope: &Envelope) -> bool {
+        let route = self.subscriber.route(envelope);
+        route.is_some_and(|route| route.handler.outbox().is_some())
+    }
+
+    /// An event as it comes from the wire.
+    fn arrival(&mut self, envelope: &Envelope) -> Arrival {
+        let defaults = wire::Defaults {
+            source: wire::DEFAULT_SOURCE,
+            time: Utc::now(),
+        };
+        let mut headers = Vec::new();
+        wire::write_headers(envelope, defaults, |name, value| {
+            headers.push((name.to_owned(), value.to_owned()));
+        });
+        let lines = headers.iter().map(|(name, value)| (&**name, &**value));
+        let subject = envelope.name().as_str();
+        let read = wire::read(subject, lines, envelope.payload().clone(), String::new);
+        let envelope = read.unwrap_or_else(|error| panic!("{error}"));
+        self.arrived(envelope)
+    }
+
+    fn arrived(&mut self, envelope: Envelope) -> Arrival {
+        self.sequence += 1;
+        Arrival {
+            subject: envelope.name().as_str().to_owned(),
+            envelope: Ok(envelope),
+            stream: "TEST".to_owned(),
+            sequence: self.sequence,
+            stored_at: Utc::now(),
+            at: self.sequence,
+            consumer_sequence: self.sequence,
+            delivered: 1,
+            past: Past::default(),
+        }
+    }
+
+    /// Takes a delivery in, and tells what became of it.
+    async fn take(&mut self, arrival: Arrival, fate: Fate) -> Delivered {
+        let (untold, from) = (self.nothing_yet(&arrival), self.history.len());
+        self.admit(arrival);
+        self.work(fate).await;
+        self.history.get(from).cloned().unwrap_or(untold)
+    }
+
+    fn admit(&mut self, arrival: Arrival) {
+        let key = match &arrival.envelope {
+            Ok(envelope) if self.subscriber.ordered => envelope.key().map(str::to_owned),
+            _ => None,
+        };
+        let priority = Priority::Live;
+        self.lanes.admit(Turn { key, priority }, arrival);
+    }
+
+    /// Moves the clock to the time of what comes first, and makes the attempts that follow.
+    async fn reach(&mut self, due: Duration) {
+        self.skip(due.saturating_sub(self.elapsed));
+        while let Some(first) = self.resting.first_entry()
+            && first.key().0 <= self.elapsed
+        {
+            match first.remove() {
+                Resting::InHand(turn, arrival) => self.lanes.again(turn, arrival),
+                Resting::Away(arrival) => self.admit(arrival),
+            }
+        }
+        self.work(Fate::Lives).await;
+    }
+
+    /// Makes an attempt at all that is ready, and at what gets ready by that.
+    async fn work(&mut self, fate: Fate) {
+        while self.lanes.is_ready() {
+            match self.executor.flow().begin(|| self.lanes.start()) {
+                Begin::Begun((turn, arrival), permit) => {
+                    self.attempt(turn, arrival, permit, fate).await;
+                }
+                Begin::Later(moment) => self.skip(self.executor.flow().until(moment)),
+                Begin::Nothing => return,
+            }
+        }
+    }
+
+    async fn attempt(&mut self, turn: Turn, mut arrival: Arrival, permit: Permit, fate: Fate) {
+        let attempt = arrival.past.failures.saturating_add(1);
+        let (halt, dies) = (CancellationToken::new(), Arc::new(Notify::new()));
+        let recorder = fate.recorder(&dies);
+        let run = self.executor.run(&mut arrival, &recorder, &halt, permit);
+        let Some(step) = fate.befall(run, &halt, &dies).await else {
+            return self.lanes.finish(turn);
+        };
+        let answers = recorder.answers();
+        let (retry, was_handed_back) = (answers.retry, answers.outcome.is_none());
+        self.history.push(Delivered {
+            attempt,
+            outcome: answers.outcome,
+            error: answers.error,
+            was_handed_back,
+            ..self.nothing_yet(&arrival)
+        });
+        assert!(
+            arrival.past.put_off < MOST_POSTPONED,
+            "postponed {MOST_POSTPONED} times in a row, because what the handler needs is not there, or the \
+             circuit is open: {:?}",
+            self.history.last()
+        );
+        match step {
+            // What no handler takes is another replica's.
+            Step::Again(after) if !was_handed_back => {
+                self.lanes.rest(&turn);
+                self.rest(after, Resting::InHand(turn, arrival));
+                return;
+            }
+            _ => self.lanes.finish(turn),
+        }
+        if let Some(after) = retry {
+            self.rest(after, Resting::Away(arrival));
+        }
+    }
+
+    fn rest(&mut self, after: Duration, resting: Resting) {
+        self.rested += 1;
+        let due = self.elapsed.saturating_add(after);
+        self.resting.insert((due, self.rested), resting);
+    }
+
+    fn skip(&mut self, time: Duration) {
+        self.elapsed = self.elapsed.saturating_add(time);
+        self.executor.flow().skip(time);
+    }
+
+    /// A delivery that nothing became of.
+    fn nothing_yet(&self, arrival: &Arrival) -> Delivered {
+        #[allow(clippy::expect_used)] // `arrived` is given one
+        let envelope = arrival
+            .envelope
+            .as_ref()
+            .expect("every arrival here has an envelope");
+        Delivered {
+            event_id: envelope.id(),
+            name: envelope.name().as_str().to_owned(),
+            key: envelope.key().map(str::to_owned),
+            attempt: 0,
+            outcome: None,
+            error: None,
+            at: self.elapsed,
+            was_handed_back: false,
+        }
+    }
+}
+
+pub(super) fn envelope_of(event: impl IntoEnvelope) -> Envelope {
+    match event.into_envelope() {
+        Ok(envelope) => envelope,
+        Err(error) => panic!("the event cannot be published: {error}"),
+    }
+}
+
+impl<S> fmt::Debug for TestWorker<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TestWorker")
+            .field("subscriber", &self.subscriber)
+            .field("elapsed", &self.elapsed)
+            .field("history", &self.history)
+            .finish_non_exhaustive()
+    }
+}
