@@ -104,10 +104,33 @@ impl Bus {
         spec: &ConsumerSpec,
         at: Start,
     ) -> Result<(), BusError> {
-        match self.consumer_config(spec).await? {
-            Some(_) => Ok(()),
-            None => self.create_consumer(spec, at).await,
+        // What is acknowledged leaves a work queue: everything that is in it is left to do.
+        const WORK_QUEUE_HAS_ONE_BEGINNING: u64 = 10101;
+        if self.consumer_config(spec).await?.is_some() {
+            return Ok(());
         }
+        match self.create_consumer(spec, at).await {
+            Err(BusError::Api {
+                code: WORK_QUEUE_HAS_ONE_BEGINNING,
+                ..
+            }) => self.create_consumer(spec, Start::Beginning).await,
+            created => created,
+        }
+    }
+
+    /// The sequence of the stream up to which everything was acknowledged.
+    pub(crate) async fn ack_floor(&self, spec: &ConsumerSpec) -> Result<u64, BusError> {
+        #[derive(Deserialize)]
+        struct Floor {
+            stream_seq: u64,
+        }
+        #[derive(Deserialize)]
+        struct Asked {
+            ack_floor: Floor,
+        }
+        let subject = format!("$JS.API.CONSUMER.INFO.{}.{}", spec.stream, spec.durable);
+        let Asked { ack_floor } = self.api(&subject, &json!({})).await?;
+        Ok(ack_floor.stream_seq)
     }
 
     /// A consumer of a subscriber that is paused begins paused.

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use chrono::{DateTime, Utc};
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
@@ -21,8 +22,8 @@ pub(super) struct Hands {
     /// How many bytes may be in hand.
     memory: usize,
     flow: Arc<Flow>,
-    /// Whether what was handled is remembered, because the consumer may begin again at its ack floor.
-    remembers: bool,
+    /// Whether one replica works, and so its acknowledgement floor is right below the oldest in hand.
+    alone: bool,
     inner: Mutex<Inner>,
     /// Enough places have become free to be worth a request.
     freed: Notify,
@@ -31,8 +32,10 @@ pub(super) struct Hands {
 #[derive(Default)]
 struct Inner {
     held: BTreeMap<u64, Held>,
-    /// What was handled above the oldest in hand.
+    /// What was handled above the oldest in hand, by whoever is alone.
     handled: BTreeSet<u64>,
+    /// What was answered lately by one of several, and when it was stored.
+    recent: BTreeMap<u64, DateTime<Utc>>,
     bytes: usize,
     stall: Option<Stall>,
 }
@@ -48,8 +51,12 @@ struct Stall {
 /// again.
 const UNSURE: Duration = Duration::from_secs(10);
 
+/// How much of what was answered lately is remembered, while the acknowledgement floor does not move.
+const MOST_RECENT: usize = 65_536;
+
 struct Held {
     delivery: Arc<Delivery>,
+    stored_at: DateTime<Utc>,
     since: Instant,
 }
 
@@ -59,7 +66,8 @@ pub(super) enum Taken {
     New,
     /// It was delivered again while it is in hand.
     Held,
-    /// It was handled here already, and is delivered again from the ack floor.
+    /// It was handled here already, and is delivered again: from the ack floor, or because the server has lost
+    /// the answer.
     Handled,
 }
 
@@ -69,15 +77,15 @@ impl Hands {
             capacity,
             memory,
             flow,
-            remembers: false,
+            alone: false,
             inner: Mutex::default(),
             freed: Notify::new(),
         }
     }
 
-    /// Remembers what is handled from now on, and what was by the replica before.
-    pub(super) fn remember(&mut self, handled: Vec<u64>) {
-        self.remembers = true;
+    /// This replica alone works from now on, and this is what the one before has handled.
+    pub(super) fn alone(&mut self, handled: Vec<u64>) {
+        self.alone = true;
         self.inner().handled = handled.into_iter().collect();
     }
 
@@ -88,7 +96,15 @@ impl Hands {
 
     /// The stream is another one: its sequences mean other events.
     pub(super) fn forget_handled(&self) {
-        self.inner().handled.clear();
+        let mut inner = self.inner();
+        inner.handled.clear();
+        inner.recent.clear();
+    }
+
+    /// Up to here everything was acknowledged: it does not come again.
+    pub(super) fn forget_up_to(&self, floor: u64) {
+        let mut inner = self.inner();
+        inner.recent = inner.recent.split_off(&floor.saturating_add(1));
     }
 
     /// How many places are free, of how many.
@@ -108,18 +124,25 @@ impl Hands {
         self.memory.saturating_sub(self.inner().bytes)
     }
 
-    /// Takes a delivery in, by its sequence.
-    pub(super) fn take(&self, sequence: u64, delivery: &Arc<Delivery>) -> Taken {
+    /// Takes a delivery in, by its sequence. One of several replicas does not learn soon that the stream is
+    /// another one, so the sequence alone does not tell it what it has handled.
+    pub(super) fn take(
+        &self,
+        sequence: u64,
+        stored_at: DateTime<Utc>,
+        delivery: &Arc<Delivery>,
+    ) -> Taken {
         let mut inner = self.inner();
         inner.stall = None;
         if inner.held.contains_key(&sequence) {
             return Taken::Held;
         }
-        if inner.handled.contains(&sequence) {
+        if inner.handled.contains(&sequence) || inner.recent.get(&sequence) == Some(&stored_at) {
             return Taken::Handled;
         }
         let held = Held {
             delivery: Arc::clone(delivery),
+            stored_at,
             since: Instant::now(),
         };
         inner.bytes += delivery.bytes();
@@ -140,10 +163,9 @@ impl Hands {
     /// Lets a delivery go that was answered.
     pub(super) fn release(&self, sequence: u64) {
         let mut inner = self.inner();
-        if let Some(held) = inner.held.remove(&sequence) {
-            inner.bytes -= held.delivery.bytes();
-        }
-        if self.remembers {
+        let held = inner.held.remove(&sequence);
+        inner.bytes -= held.as_ref().map_or(0, |held| held.delivery.bytes());
+        if self.alone {
             inner.handled.insert(sequence);
             // The ack floor is right below the oldest in hand: what is older never comes again.
             match inner.held.keys().next().copied() {
@@ -153,6 +175,11 @@ impl Hands {
                     }
                 }
                 None => inner.handled.clear(),
+            }
+        } else if let Some(held) = held {
+            inner.recent.insert(sequence, held.stored_at);
+            if inner.recent.len() > MOST_RECENT {
+                inner.recent.pop_first();
             }
         }
         drop(inner);

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use futures::future::join_all;
 use tokio::{
     sync::mpsc,
-    task::JoinSet,
+    task::{JoinError, JoinSet},
     time::{Instant, MissedTickBehavior},
 };
 use tokio_util::sync::CancellationToken;
@@ -40,10 +40,13 @@ pub(super) struct Source {
     order: Option<Order>,
     /// When the stream was created: sequences of another one mean nothing here.
     created: Option<String>,
-    /// The highest sequence that was delivered.
+    /// The highest sequence that was delivered here; what is below the first one was acknowledged before.
     seen: u64,
     /// What replicas that died had in hand, up to this sequence.
     suspect_to: u64,
+    /// Up to here everything was acknowledged when it was last looked, whichever replica had it.
+    floor: u64,
+    looks: JoinSet<Result<u64, BusError>>,
     puller: Puller,
     hands: Arc<Hands>,
     to: mpsc::Sender<Item>,
@@ -69,6 +72,7 @@ impl Source {
         to: mpsc::Sender<Item>,
     ) -> Result<Self, BusError> {
         let created = bus.stream_created(&consumer.stream).await?;
+        let floor = bus.ack_floor(&consumer).await?;
         let puller = puller(bus, &consumer).await?;
         Ok(Self {
             bus: bus.clone(),
@@ -76,8 +80,10 @@ impl Source {
             consumer,
             order: None,
             created,
-            seen: 0,
             suspect_to: 0,
+            seen: floor,
+            floor,
+            looks: JoinSet::new(),
             puller,
             hands: Arc::new(hands),
             to,
@@ -110,7 +116,7 @@ impl Source {
         }
         let known = handled.get(&self.place()).cloned().unwrap_or_default();
         if let Some(hands) = Arc::get_mut(&mut self.hands) {
-            hands.remember(known);
+            hands.alone(known);
         }
         self.rewind().await?;
         Ok(self)
@@ -135,7 +141,11 @@ impl Source {
                 () = hands.freed(), if interrupted.is_none() => {}
                 () = until(interrupted), if interrupted.is_some() => self.resume().await,
                 Some(_) = self.repeated.join_next() => {}
-                _ = progress.tick() => self.tell_progress().await,
+                Some(looked) = self.looks.join_next() => self.note_floor(looked),
+                _ = progress.tick() => {
+                    self.look_at_floor();
+                    self.tell_progress().await;
+                }
             }
         }
         let place = self.place();
@@ -180,7 +190,7 @@ impl Source {
         self.pause = FIRST_PAUSE;
         self.seen = self.seen.max(arrival.at);
         let delivery = Arc::new(delivery);
-        match self.hands.take(arrival.at, &delivery) {
+        match self.hands.take(arrival.at, arrival.stored_at, &delivery) {
             Taken::New => {
                 let hands = Arc::clone(&self.hands);
                 let is_suspect =
@@ -217,6 +227,27 @@ impl Source {
         }
     }
 
+    /// Should the consumer be deleted, it begins again at the floor.
+    fn look_at_floor(&mut self) {
+        if self.order.is_none() && self.looks.is_empty() {
+            let (bus, consumer) = (self.bus.clone(), self.consumer.clone());
+            self.looks
+                .spawn(async move { bus.ack_floor(&consumer).await });
+        }
+    }
+
+    fn note_floor(&mut self, looked: Result<Result<u64, BusError>, JoinError>) {
+        match looked {
+            Ok(Ok(floor)) => {
+                self.floor = floor;
+                self.hands.forget_up_to(floor);
+            }
+            // Whoever pulls finds out why.
+            Ok(Err(error)) => tracing::debug!(%error, "the acknowledgement floor is not known"),
+            Err(error) => tracing::error!(%error, "a look at the consumer panicked"),
+        }
+    }
+
     /// The consumer does not answer: pulling pauses while what is in hand goes on.
     fn interrupt(&mut self, error: &PullError) {
         let (stream, pause) = (&self.consumer.stream, self.pause);
@@ -243,14 +274,15 @@ impl Source {
         }
     }
 
-    /// A consumer that is gone begins where this replica stands, unless the stream is another one.
+    /// A consumer that is gone begins where nothing is lost, and at the beginning of a stream that is another one.
     async fn reopened(&mut self) -> Result<(), BusError> {
         let created = self.bus.stream_created(&self.consumer.stream).await?;
+        // What was asked of the one before.
+        self.looks = JoinSet::new();
         let start = if created == self.created {
-            Start::Sequence(self.hands.oldest().unwrap_or(self.seen + 1))
+            Start::Sequence(self.first_open())
         } else {
-            self.seen = 0;
-            self.suspect_to = 0;
+            (self.seen, self.floor, self.suspect_to) = (0, 0, 0);
             self.created = created;
             self.hands.forget_handled();
             Start::Beginning
@@ -261,6 +293,16 @@ impl Source {
         } else {
             self.puller = puller(&self.bus, &self.consumer).await?;
             Ok(())
+        }
+    }
+
+    /// The first event that may not be handled. In order this replica alone works, and knows. Else it may be
+    /// one that another replica had in hand when it died, or has failed to handle: what was acknowledged above
+    /// the floor comes again with it.
+    fn first_open(&self) -> u64 {
+        match self.order {
+            Some(_) => self.hands.oldest().unwrap_or(self.seen + 1),
+            None => self.floor + 1,
         }
     }
 
@@ -294,7 +336,9 @@ impl Source {
         let hands = &self.hands;
         let back = read
             .map(|(delivery, arrival)| (Arc::new(delivery), arrival))
-            .filter(|(delivery, arrival)| hands.take(arrival.at, delivery) == Taken::New)
+            .filter(|(delivery, arrival)| {
+                hands.take(arrival.at, arrival.stored_at, delivery) == Taken::New
+            })
             .map(|(delivery, _)| delivery);
         hand_back(&self.subscriber, back).await;
         while self.repeated.join_next().await.is_some() {}

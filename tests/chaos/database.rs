@@ -8,7 +8,7 @@ use tidings::{Outbox, testing::PostgresServer};
 use crate::{support::World, table, trial::Trial};
 
 /// A world with a Postgres that nobody else uses.
-async fn world() -> (Arc<PostgresServer>, World<Postgres>) {
+pub async fn world() -> (Arc<PostgresServer>, World<Postgres>) {
     let options = PostgresServer::options().fsync(false);
     let server = Arc::new(options.start().await.unwrap());
     let pool = PgPoolOptions::new()

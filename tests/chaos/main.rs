@@ -1,5 +1,6 @@
-//! What may happen to a relay, its database and its NATS while services write: nothing is lost, made up,
-//! repeated or turned round, and events flow again. One test is one row of the table that `make chaos` prints.
+//! What may happen to relay, workers, database and NATS while services write and handlers have effects: nothing
+//! is lost, made up, repeated or turned round, and events flow again. One test is one row of the table that
+//! `make chaos` prints.
 
 #![allow(unreachable_pub)] // one binary
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests are tests
@@ -10,9 +11,17 @@ mod support;
 mod answers;
 mod cluster;
 mod database;
+mod effects;
+mod failing;
+mod gone;
+mod handling;
 mod links;
 mod nats;
+mod once;
+mod ordered;
 mod process;
 mod relay;
+mod replica;
 mod table;
 mod trial;
+mod worker;

@@ -1,6 +1,6 @@
 //! The rows that `make chaos` prints. It names a file in `TIDINGS_CHAOS`; without it the faults are short.
 
-use std::{fs::OpenOptions, io::Write, time::Duration};
+use std::{fmt::Display, fs::OpenOptions, io::Write, time::Duration};
 
 use crate::support::Verdict;
 
@@ -9,6 +9,11 @@ const FILE: &str = "TIDINGS_CHAOS";
 /// Whether there is time: the load goes on for longer, and leases are those of a service.
 pub fn is_long() -> bool {
     std::env::var_os(FILE).is_some()
+}
+
+/// How often a fault happens that comes again and again.
+pub fn rounds(long: usize) -> usize {
+    if is_long() { long } else { 1 }
 }
 
 /// The stores that a fault is tried on: in the short form one, where the other makes no difference to it.
@@ -43,14 +48,24 @@ pub fn has_time_for(store: &str, short: &str) -> bool {
     has_time
 }
 
-/// Appends a row; the first one comes with a head.
+/// Appends a row.
 pub fn row(fault: &str, store: &str, verdict: Verdict, recovered: Duration) {
+    write(fault, store, verdict, &verdict.inverted, recovered);
+}
+
+/// Appends a row of what has no order.
+pub fn row_without_order(fault: &str, store: &str, verdict: Verdict, recovered: Duration) {
+    write(fault, store, verdict, &"-", recovered);
+}
+
+/// The first row comes with a head.
+fn write(fault: &str, store: &str, verdict: Verdict, inverted: &dyn Display, recovered: Duration) {
     let Verdict {
         events,
         lost,
         phantom,
         duplicated,
-        inverted,
+        ..
     } = verdict;
     let seconds = format!("{:.2} s", recovered.as_secs_f64());
     let row = format!(

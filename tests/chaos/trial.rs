@@ -55,7 +55,7 @@ impl Chaos for Sqlite {
 }
 
 pub struct Trial<DB: Chaos> {
-    fault: &'static str,
+    pub fault: &'static str,
     pub world: Arc<World<DB>>,
     jetstream: jetstream::Context,
     stop: CancellationToken,
@@ -194,7 +194,7 @@ impl<DB: Chaos> Trial<DB> {
     }
 
     /// Commits an event of its own kind, as soon as that works; its id.
-    async fn marker(&self) -> String {
+    pub async fn marker(&self) -> String {
         let committed = async || {
             let mut tx = self.world.outbox.begin().await.ok()?;
             let marker = User::new(&uuid::Uuid::now_v7().to_string());

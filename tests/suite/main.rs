@@ -12,6 +12,7 @@ mod crashes;
 mod dead_letters;
 mod deaths;
 mod delayed;
+mod deleted;
 mod faults;
 mod flow;
 mod fuzz;

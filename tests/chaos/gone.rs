@@ -1,0 +1,124 @@
+//! Consumers and streams that are gone, and a server that is restarted under two workers on one durable: each
+//! recovers within ten seconds.
+
+use std::{sync::Arc, time::Duration};
+
+use async_nats::jetstream;
+
+use crate::{
+    effects::Effects,
+    handling::Handling,
+    support::{World, events_stream, eventually},
+    table, trials,
+    worker::{DURABLE, Kind},
+};
+
+trials!(
+    a_consumer_that_is_deleted: in short on sqlite,
+    a_consumer_that_is_deleted_behind_a_dead_worker: in short on sqlite,
+    the_consumer_of_retries_is_deleted: in short on sqlite,
+    an_ordered_consumer_that_is_deleted: in short on sqlite,
+    a_stream_that_is_deleted_and_created_anew: in short on sqlite,
+    a_server_that_is_restarted: in short on sqlite,
+);
+
+const RECOVERS: Duration = Duration::from_secs(10);
+
+async fn jetstream<DB: Effects>(handling: &Handling<DB>) -> jetstream::Context {
+    let client = async_nats::connect(handling.trial.world.nats.url()).await;
+    jetstream::new(client.unwrap())
+}
+
+async fn delete_the_consumer<DB: Effects>(handling: &mut Handling<DB>, of: &str) {
+    let stream = jetstream(handling).await.get_stream(of).await.unwrap();
+    stream.delete_consumer(DURABLE).await.unwrap();
+    assert!(handling.recovers().await < RECOVERS);
+}
+
+async fn a_consumer_that_is_deleted<DB: Effects>(world: World<DB>) {
+    let fault = "once: consumer deleted, two workers";
+    let mut handling = Handling::with(fault, world, Kind::Once, 2).await;
+    for _ in 0..table::rounds(8) {
+        handling.goes_on().await;
+        delete_the_consumer(&mut handling, "EVENTS").await;
+    }
+    handling.judge().await;
+}
+
+async fn a_consumer_that_is_deleted_behind_a_dead_worker<DB: Effects>(world: World<DB>) {
+    let fault = "once: worker SIGKILL, then consumer deleted";
+    let mut handling = Handling::with(fault, world, Kind::Once, 2).await;
+    for round in 0..table::rounds(8) {
+        handling.goes_on().await;
+        handling.replicas[round % 2].signal("KILL").await;
+        handling.goes_on().await;
+        delete_the_consumer(&mut handling, "EVENTS").await;
+    }
+    handling.judge().await;
+}
+
+/// What waits for its next attempt is still in the stream.
+async fn the_consumer_of_retries_is_deleted<DB: Effects>(world: World<DB>) {
+    let fault = "retries: consumer of RETRIES deleted";
+    let mut handling = Handling::with(fault, world, Kind::Failing, 1).await;
+    for _ in 0..table::rounds(8) {
+        handling.goes_on().await;
+        delete_the_consumer(&mut handling, "RETRIES").await;
+    }
+    handling.judge().await;
+}
+
+async fn an_ordered_consumer_that_is_deleted<DB: Effects>(world: World<DB>) {
+    let fault = "ordered: consumer deleted, three workers";
+    let mut handling = Handling::with(fault, world, Kind::Ordered, 3).await;
+    for _ in 0..table::rounds(8) {
+        handling.goes_on().await;
+        delete_the_consumer(&mut handling, "EVENTS").await;
+    }
+    handling.judge().await;
+}
+
+/// What was in the stream is gone with it: that is the operator's, and here everything is handled.
+async fn a_stream_that_is_deleted_and_created_anew<DB: Effects>(world: World<DB>) {
+    let fault = "once: stream deleted, then created anew";
+    let mut handling = Handling::with(fault, world, Kind::Once, 2).await;
+    handling.goes_on().await;
+    handling.trial.still().await;
+    let pool = handling.trial.world.outbox.pool().clone();
+    let noted = DB::noted(&pool).await.len();
+    eventually("all is handled", || async {
+        handling.effects().await.len() == noted
+    })
+    .await;
+    jetstream(&handling)
+        .await
+        .delete_stream("EVENTS")
+        .await
+        .unwrap();
+    DB::execute(&pool, "delete from journal").await;
+    DB::execute(&pool, "delete from effect").await;
+    handling.trial.write();
+    handling.trial.goes_on().await;
+    handling
+        .trial
+        .world
+        .bus
+        .apply_stream(&events_stream())
+        .await
+        .unwrap();
+    assert!(handling.recovers().await < RECOVERS);
+    handling.judge().await;
+}
+
+async fn a_server_that_is_restarted<DB: Effects>(world: World<DB>) {
+    let fault = "once: nats-server restarted, two workers";
+    let mut handling = Handling::with(fault, world, Kind::Once, 2).await;
+    let nats = Arc::clone(&handling.trial.world.nats);
+    for _ in 0..table::rounds(6) {
+        handling.goes_on().await;
+        nats.stop().await.unwrap();
+        nats.restart().await.unwrap();
+        assert!(handling.recovers().await < RECOVERS);
+    }
+    handling.judge().await;
+}

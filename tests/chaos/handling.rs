@@ -1,0 +1,197 @@
+//! One fault on the consuming side: services write, a relay moves, workers handle, something happens, and in the
+//! end the effects are compared with what was committed.
+
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use async_nats::jetstream;
+use serde_json::json;
+
+use crate::{
+    effects::{Effect, Effects, verdict},
+    process::Process,
+    replica::{Orders, Replica},
+    support::{World, eventually},
+    table,
+    trial::Trial,
+    worker::{DURABLE, Kind},
+};
+
+/// How long it may take until the last event is handled: what a worker had in hand when it died comes again
+/// after 30 s.
+const SETTLES: Duration = Duration::from_secs(60);
+
+pub struct Handling<DB: Effects> {
+    pub trial: Trial<DB>,
+    kind: Kind,
+    pub replicas: Vec<Replica>,
+    /// Goes with the trial.
+    logs: Logs,
+    _relay: Process,
+    slowest: Duration,
+}
+
+/// A folder of logs, one for each replica.
+struct Logs(PathBuf);
+
+impl Drop for Logs {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+}
+
+impl<DB: Effects> Handling<DB> {
+    /// Services, a relay, and nobody who handles.
+    pub async fn begin(fault: &'static str, world: World<DB>, kind: Kind) -> Self {
+        DB::execute(world.outbox.pool(), DB::TABLE).await;
+        let trial = Trial::begin(fault, world).await;
+        let folder = std::env::temp_dir().join(format!("tidings-chaos-{}", uuid::Uuid::now_v7()));
+        std::fs::create_dir(&folder).expect("a folder");
+        Self {
+            _relay: trial.relay(),
+            trial,
+            kind,
+            replicas: Vec::new(),
+            logs: Logs(folder),
+            slowest: Duration::ZERO,
+        }
+    }
+
+    /// So many workers on one durable, at work.
+    pub async fn with(fault: &'static str, world: World<DB>, kind: Kind, replicas: usize) -> Self {
+        let mut handling = Self::begin(fault, world, kind).await;
+        for _ in 0..replicas {
+            let nats = handling.trial.world.nats.url();
+            handling.add(nats, handling.trial.database_url());
+        }
+        handling.flows().await;
+        handling
+    }
+
+    /// One more worker, which reaches its servers here.
+    pub fn add(&mut self, nats: String, database: String) {
+        let number = self.replicas.len();
+        let log = self.logs.0.join(format!("replica-{number}.log"));
+        let kind = self.kind;
+        let orders = Orders {
+            kind,
+            nats,
+            database,
+            number,
+            log,
+        };
+        self.replicas.push(Replica::start(orders));
+    }
+
+    pub async fn effects(&self) -> Vec<Effect> {
+        DB::effects(self.trial.world.outbox.pool()).await
+    }
+
+    /// The replica that had the last effect.
+    pub async fn active(&self) -> usize {
+        let effects = self.effects().await;
+        let last = effects.last().expect("it has begun").replica;
+        usize::try_from(last).expect("a number")
+    }
+
+    /// Waits until an event that is committed from now on is handled.
+    pub async fn flows(&self) {
+        let id = self.trial.marker().await;
+        eventually("events are handled", || async {
+            let written = DB::written(self.trial.world.outbox.pool(), &id).await;
+            written.is_some_and(|(_, of_it)| of_it > 0)
+        })
+        .await;
+    }
+
+    async fn dead(&self) -> Vec<String> {
+        self.trial.world.dead_letters().await.ids()
+    }
+
+    /// The fault is over: how long until events are handled again? The longest time counts.
+    pub async fn recovers(&mut self) -> Duration {
+        let over = Instant::now();
+        self.flows().await;
+        let recovered = over.elapsed();
+        self.slowest = self.slowest.max(recovered);
+        recovered
+    }
+
+    /// Lets handlers go on, until there are so many more effects.
+    pub async fn goes_on(&self) {
+        let more = if table::is_long() { 200 } else { 40 };
+        let pool = self.trial.world.outbox.pool();
+        let before = std::cell::Cell::new(None);
+        eventually("handlers go on", || async {
+            let now = DB::written(pool, "").await.map(|(all, _)| all);
+            before.set(before.get().or(now));
+            now.zip(before.get())
+                .is_some_and(|(now, before)| now >= before + more)
+        })
+        .await;
+    }
+
+    /// Has the server deliver again what is above the acknowledgement floor, whatever was acknowledged of it: in
+    /// the short form nobody waits until it does so by itself.
+    async fn hurry(&self) {
+        if table::is_long() || self.kind != Kind::Once {
+            return;
+        }
+        let client = async_nats::connect(self.trial.world.nats.url())
+            .await
+            .unwrap();
+        let jetstream = jetstream::new(client);
+        let reset = format!("CONSUMER.RESET.EVENTS.{DURABLE}");
+        let _: serde_json::Value = jetstream.request(reset, &json!({})).await.unwrap();
+    }
+
+    /// Services stop; when everything is handled the effects are judged.
+    pub async fn judge(mut self) {
+        self.goes_on().await;
+        self.trial.still().await;
+        self.hurry().await;
+        let noted = DB::noted(self.trial.world.outbox.pool()).await;
+        let began = Instant::now();
+        let mut found;
+        loop {
+            // Where no handler fails, a dead letter is a loss.
+            let dead = match self.kind {
+                Kind::Failing => self.dead().await,
+                Kind::Once | Kind::Ordered => Vec::new(),
+            };
+            found = verdict(noted.clone(), &self.effects().await, &dead);
+            if found.lost == 0 || began.elapsed() > SETTLES {
+                break;
+            }
+            // real time: what is waited for happens in other processes
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        if self.kind != Kind::Ordered {
+            found.inverted = 0;
+            table::row_without_order(self.trial.fault, DB::STORE, found, self.slowest);
+        } else {
+            table::row(self.trial.fault, DB::STORE, found, self.slowest);
+        }
+        self.tell(began.elapsed()).await;
+        assert_eq!(found, found.flawless(), "logs: {}", self.logs.0.display());
+    }
+
+    /// What the table has no column for.
+    async fn tell(&self, settled: Duration) {
+        let mut absorbed = 0;
+        for replica in &self.replicas {
+            let log = self.logs.0.join(format!("replica-{}.log", replica.number));
+            let log = std::fs::read_to_string(log).unwrap_or_default();
+            absorbed += log.matches("handled before").count();
+        }
+        let dead = self.dead().await.len();
+        println!(
+            "  absorbed by the inbox: {absorbed}; dead letters: {dead}; the last was handled after {:.1} s",
+            settled.as_secs_f64()
+        );
+    }
+}

@@ -1,0 +1,155 @@
+//! The worker of the trials, as a process of its own: this program again, told to run one test only, which is
+//! the worker. Whatever it is told to handle has its effect in the transaction of the inbox.
+
+use std::time::Duration;
+
+use sqlx::{Postgres, Sqlite, postgres::PgPoolOptions};
+use tidings::{
+    Bus, Context, EventSubscriber, Failure, InboxTransaction, NatsOptions, Outbox, Retry, Worker,
+    shutdown_signal,
+};
+
+use crate::{
+    effects::{Effect, Effects},
+    support::{Counted, User},
+    table,
+};
+
+/// What a worker is told.
+pub const NATS: &str = "TIDINGS_CHAOS_NATS";
+pub const DATABASE: &str = "TIDINGS_CHAOS_DATABASE";
+pub const KIND: &str = "TIDINGS_CHAOS_KIND";
+pub const NUMBER: &str = "TIDINGS_CHAOS_NUMBER";
+/// The test that is the worker.
+pub const TEST: &str = "worker::as_a_process";
+/// The durable of all of them.
+pub const DURABLE: &str = "effects";
+
+/// How a worker handles events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Once,
+    Ordered,
+    /// One attempt of five fails where events are counted, and the second attempt is the last.
+    Failing,
+}
+
+impl Kind {
+    pub const ALL: [Self; 3] = [Self::Once, Self::Ordered, Self::Failing];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Once => "once",
+            Self::Ordered => "ordered",
+            Self::Failing => "failing",
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct App {
+    kind: Kind,
+    replica: i64,
+}
+
+/// Notes the effect, and takes its time while the transaction is open.
+async fn note<DB: Effects>(
+    tx: &mut InboxTransaction<DB>,
+    cx: &Context<App>,
+    (key, count): (String, i64),
+) -> Result<(), Failure> {
+    let App { replica, .. } = *cx.state();
+    let event = cx.event_id().to_string();
+    let effect = Effect {
+        event,
+        key,
+        count,
+        replica,
+    };
+    DB::add(tx, effect).await?;
+    // real time: the handler's work
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    Ok(())
+}
+
+/// One attempt of five, where that is wanted.
+fn fail(cx: &Context<App>) -> Result<(), Failure> {
+    if cx.state().kind == Kind::Failing && uuid::Uuid::now_v7().as_u128().is_multiple_of(5) {
+        return Err(Failure::retry("one of five"));
+    }
+    Ok(())
+}
+
+async fn counted<DB: Effects>(
+    event: Counted,
+    mut tx: InboxTransaction<DB>,
+    cx: Context<App>,
+) -> Result<(), Failure> {
+    note(&mut tx, &cx, (event.key, event.count)).await?;
+    fail(&cx)
+}
+
+async fn created<DB: Effects>(
+    event: User,
+    mut tx: InboxTransaction<DB>,
+    cx: Context<App>,
+) -> Result<(), Failure> {
+    note(&mut tx, &cx, (event.id, 1)).await
+}
+
+async fn work<DB: Effects>(outbox: &Outbox<DB>, app: App) {
+    let url = told(NATS);
+    let mut options = NatsOptions::from(&*url);
+    if !table::is_long() {
+        options.ping_interval = Duration::from_millis(500);
+    }
+    let bus = Bus::connect(options).await.expect("a connection");
+    let subscriber = EventSubscriber::durable(DURABLE)
+        .on_once(outbox, counted::<DB>)
+        .on_once(outbox, created::<DB>);
+    let subscriber = match app.kind {
+        Kind::Once => subscriber.concurrency(8),
+        Kind::Ordered => subscriber.concurrency(4).ordered_by_key(),
+        Kind::Failing => {
+            let retry = Retry::exponential(Duration::from_millis(400), Duration::from_secs(1));
+            subscriber.concurrency(8).retry(retry.attempts(2))
+        }
+    };
+    let worker = Worker::new(bus, app).subscribe(subscriber);
+    worker.run(shutdown_signal()).await.expect("a clean stop");
+}
+
+fn told(name: &str) -> String {
+    std::env::var(name).expect(name)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn as_a_process() {
+    let Ok(kind) = std::env::var(KIND) else {
+        println!("skipped: it is a process that the trials start");
+        return;
+    };
+    let log = tracing_subscriber::fmt().with_writer(std::io::stderr);
+    log.with_env_filter("tidings=debug,warn").init();
+    let kind = Kind::ALL.into_iter().find(|known| known.name() == kind);
+    let app = App {
+        kind: kind.expect("a kind"),
+        replica: told(NUMBER).parse().expect("a number"),
+    };
+    let url = told(DATABASE);
+    match url.strip_prefix("sqlite:") {
+        Some(path) => {
+            let outbox: Outbox<Sqlite> = Outbox::open(path).await.expect("a database");
+            work(&outbox, app).await;
+        }
+        None => {
+            let pool = PgPoolOptions::new().max_connections(10);
+            let pool = pool
+                .acquire_timeout(Duration::from_secs(5))
+                .connect(&url)
+                .await;
+            let outbox: Outbox<Postgres> = Outbox::new(pool.expect("a pool"));
+            work(&outbox, app).await;
+        }
+    }
+}

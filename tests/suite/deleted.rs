@@ -1,0 +1,135 @@
+//! P7: a consumer that somebody deletes takes no event with it, and brings none back that was handled.
+
+use std::time::Duration;
+
+use async_nats::jetstream;
+use tidings::{Bus, Context, EventPublisher, EventSubscriber, Failure, Retry, Worker};
+
+use crate::support::{Noted, User, World, eventually};
+
+type Sqlite = sqlx::Sqlite;
+
+const DURABLE: &str = "deleted-consumer";
+
+/// What handlers note, and whether the one with this state never ends.
+#[derive(Clone, Default)]
+struct App {
+    noted: Noted,
+    hangs: bool,
+}
+
+async fn note(event: User, cx: Context<App>) -> Result<(), Failure> {
+    cx.state().noted.note(event.id.clone());
+    if cx.state().hangs {
+        std::future::pending::<()>().await;
+    }
+    if event.id.starts_with("failing") && cx.attempt() == 1 {
+        return Err(Failure::retry("not yet"));
+    }
+    Ok(())
+}
+
+fn worker(bus: &Bus, app: &App) -> Worker<App> {
+    let retry = Retry::exponential(Duration::from_millis(1500), Duration::from_millis(1500));
+    let subscriber = EventSubscriber::durable(DURABLE).on(note).retry(retry);
+    Worker::new(bus.clone(), app.clone()).subscribe(subscriber)
+}
+
+async fn publish(world: &World<Sqlite>, users: &[&str]) {
+    let publisher = EventPublisher::new(&world.bus);
+    for user in users {
+        publisher.publish(&User::new(user)).await.unwrap();
+    }
+}
+
+async fn stream(world: &World<Sqlite>, name: &str) -> jetstream::stream::Stream {
+    let client = async_nats::connect(world.nats.url()).await.unwrap();
+    jetstream::new(client).get_stream(name).await.unwrap()
+}
+
+async fn delete_the_consumer(world: &World<Sqlite>, of: &str) {
+    stream(world, of)
+        .await
+        .delete_consumer(DURABLE)
+        .await
+        .unwrap();
+}
+
+async fn is_acknowledged(world: &World<Sqlite>, up_to: u64) {
+    let stream = stream(world, "EVENTS").await;
+    eventually("all is acknowledged", || async {
+        let info = stream.consumer_info(DURABLE).await;
+        info.is_ok_and(|info| info.ack_floor.stream_sequence >= up_to)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dead_worker_had_in_hand_is_handled_by_another_one() {
+    let world = World::<Sqlite>::start().await;
+    let (dying, lives) = (
+        App {
+            hangs: true,
+            ..App::default()
+        },
+        App::default(),
+    );
+    let bus = world.bus.another().await.unwrap();
+    let worker_that_dies = world.run(worker(&bus, &dying));
+    publish(&world, &["in-hand"]).await;
+    dying.noted.reach(1).await;
+    worker_that_dies.kill().await;
+    bus.close().await.unwrap();
+    let running = world.run(worker(&world.bus, &lives));
+    publish(&world, &["later"]).await;
+    lives.noted.reach(1).await;
+    delete_the_consumer(&world, "EVENTS").await;
+    publish(&world, &["last"]).await;
+    lives.noted.reach(3).await;
+    running.stop().await.unwrap();
+    let mut handled = lives.noted.all();
+    handled.sort();
+    assert_eq!(handled, ["in-hand", "last", "later"], "all, and each once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_handled_before_the_worker_began_does_not_come_again() {
+    let world = World::<Sqlite>::start().await;
+    let (before, after) = (App::default(), App::default());
+    let running = world.run(worker(&world.bus, &before));
+    publish(&world, &["one", "two", "three"]).await;
+    is_acknowledged(&world, 3).await;
+    running.stop().await.unwrap();
+    let running = world.run(worker(&world.bus, &after));
+    eventually("it pulls", || async {
+        let info = stream(&world, "EVENTS").await;
+        let info = info.consumer_info(DURABLE).await;
+        info.is_ok_and(|info| info.num_waiting > 0)
+    })
+    .await;
+    delete_the_consumer(&world, "EVENTS").await;
+    publish(&world, &["four"]).await;
+    after.noted.reach(1).await;
+    is_acknowledged(&world, 4).await;
+    running.stop().await.unwrap();
+    assert_eq!(after.noted.all(), ["four"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_its_next_attempt_still_gets_it() {
+    let world = World::<Sqlite>::start().await;
+    let app = App::default();
+    let running = world.run(worker(&world.bus, &app));
+    // A retry was delivered, so that the replica stands somewhere in the stream of retries.
+    publish(&world, &["failing-1"]).await;
+    app.noted.reach(2).await;
+    publish(&world, &["failing-2"]).await;
+    app.noted.reach(3).await;
+    delete_the_consumer(&world, "RETRIES").await;
+    app.noted.reach(4).await;
+    running.stop().await.unwrap();
+    assert_eq!(
+        app.noted.all(),
+        ["failing-1", "failing-1", "failing-2", "failing-2"]
+    );
+}
