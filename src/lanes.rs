@@ -16,8 +16,14 @@ pub(crate) struct Lanes<T> {
     replays: VecDeque<(Turn, T)>,
     /// How many live events were started since a replay was, while one waited.
     passed: usize,
-    /// A lane exists while its head is ready, runs or rests; the queue holds what is behind the head.
-    lanes: HashMap<String, VecDeque<(Priority, T)>>,
+    /// A lane exists while its head is ready, runs or rests.
+    lanes: HashMap<String, Lane<T>>,
+}
+
+struct Lane<T> {
+    behind: VecDeque<(Priority, T)>,
+    /// The head has rested: who knows when it is done.
+    is_held_up: bool,
 }
 
 /// Which lane an item belongs to, and how urgent it is.
@@ -53,10 +59,14 @@ impl<T> Lanes<T> {
     pub(crate) fn admit(&mut self, turn: Turn, item: T) {
         if let Some(key) = &turn.key {
             if let Some(lane) = self.lanes.get_mut(key) {
-                lane.push_back((turn.priority, item));
+                lane.behind.push_back((turn.priority, item));
                 return;
             }
-            self.lanes.insert(key.clone(), VecDeque::new());
+            let lane = Lane {
+                behind: VecDeque::new(),
+                is_held_up: false,
+            };
+            self.lanes.insert(key.clone(), lane);
         }
         self.again(turn, item);
     }
@@ -80,7 +90,12 @@ impl<T> Lanes<T> {
     pub(crate) fn finish(&mut self, turn: Turn) {
         self.rest(&turn);
         let Some(key) = turn.key else { return };
-        match self.lanes.get_mut(&key).and_then(VecDeque::pop_front) {
+        let lane = self.lanes.get_mut(&key);
+        let next = lane.and_then(|lane| {
+            lane.is_held_up = false;
+            lane.behind.pop_front()
+        });
+        match next {
             Some((priority, next)) => {
                 let key = Some(key);
                 self.again(Turn { key, priority }, next);
@@ -99,6 +114,27 @@ impl<T> Lanes<T> {
         }
     }
 
+    /// Whether the head of an item's lane has rested, and is not [finished](Lanes::finish).
+    pub(crate) fn is_held_up(&self, turn: &Turn) -> bool {
+        self.lane(turn).is_some_and(|lane| lane.is_held_up)
+    }
+
+    /// Holds a lane up until its head is [finished](Lanes::finish), and says whether it was not held up before.
+    pub(crate) fn hold_up(&mut self, turn: &Turn) -> bool {
+        let lane = turn.key.as_ref().and_then(|key| self.lanes.get_mut(key));
+        lane.is_some_and(|lane| !std::mem::replace(&mut lane.is_held_up, true))
+    }
+
+    /// What waits behind the head of a lane.
+    pub(crate) fn behind(&self, turn: &Turn) -> impl Iterator<Item = &T> {
+        let behind = self.lane(turn).into_iter().flat_map(|lane| &lane.behind);
+        behind.map(|(_, item)| item)
+    }
+
+    fn lane(&self, turn: &Turn) -> Option<&Lane<T>> {
+        self.lanes.get(turn.key.as_ref()?)
+    }
+
     /// An item that rested is ready.
     pub(crate) fn again(&mut self, turn: Turn, item: T) {
         match turn.priority {
@@ -115,14 +151,17 @@ impl<T> Lanes<T> {
     /// Everything that waits.
     pub(crate) fn waiting(&self) -> impl Iterator<Item = &T> {
         let ready = self.live.iter().chain(&self.replays).map(|(_, item)| item);
-        ready.chain(self.lanes.values().flatten().map(|(_, item)| item))
+        let behind = self.lanes.values().flat_map(|lane| &lane.behind);
+        ready.chain(behind.map(|(_, item)| item))
     }
 
     /// The keys with the most items behind the one that is ready or runs, the longest first; `most` of them at
     /// most.
     pub(crate) fn hottest(&self, most: usize) -> Vec<(&str, usize)> {
-        let queued = self.lanes.iter().filter(|(_, lane)| !lane.is_empty());
-        let mut hottest: Vec<_> = queued.map(|(key, lane)| (&**key, lane.len())).collect();
+        let lanes = self.lanes.iter();
+        let queued = lanes.filter(|(_, lane)| !lane.behind.is_empty());
+        let waiting = queued.map(|(key, lane)| (&**key, lane.behind.len()));
+        let mut hottest: Vec<_> = waiting.collect();
         hottest.sort_unstable_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(b.0)));
         hottest.truncate(most);
         hottest
@@ -133,7 +172,7 @@ impl<T> Lanes<T> {
         let ready = self.live.drain(..).chain(self.replays.drain(..));
         let mut items: Vec<T> = ready.map(|(_, item)| item).collect();
         for lane in self.lanes.values_mut() {
-            items.extend(lane.drain(..).map(|(_, item)| item));
+            items.extend(lane.behind.drain(..).map(|(_, item)| item));
         }
         items
     }
@@ -286,6 +325,30 @@ mod tests {
             assert_eq!(started, item);
             lanes.finish(turn);
         }
+    }
+
+    #[test]
+    fn a_lane_is_held_up_from_the_rest_of_its_head_to_its_end() {
+        let mut lanes = Lanes::new(2);
+        for item in 1..=3 {
+            lanes.admit(live("k"), item);
+        }
+        let (turn, head) = lanes.start().expect("it is ready");
+        assert!(!lanes.is_held_up(&turn));
+        lanes.rest(&turn);
+        assert!(lanes.hold_up(&turn));
+        assert!(lanes.behind(&turn).eq(&[2, 3]));
+        lanes.again(turn, head);
+        let (turn, _) = lanes.start().expect("it has rested");
+        assert!(lanes.is_held_up(&turn), "while it runs again");
+        assert!(!lanes.hold_up(&turn), "it is already");
+        lanes.finish(turn);
+        assert!(!lanes.is_held_up(&live("k")));
+        assert!(!lanes.hold_up(&turn_without_key()), "it has no lane");
+    }
+
+    fn turn_without_key() -> Turn {
+        turn(false, None)
     }
 
     #[test]

@@ -13,6 +13,7 @@ use tokio::{sync::Notify, time::Instant};
 use crate::{
     bus::Delivery,
     flow::{Flow, Pulls},
+    subscriber::MAX_CONCURRENCY,
 };
 
 /// Shared by the source, which takes deliveries in, and the runner, which lets them go.
@@ -37,6 +38,8 @@ struct Inner {
     /// What was answered lately by one of several, and when it was stored.
     recent: BTreeMap<u64, DateTime<Utc>>,
     bytes: usize,
+    /// How many of those that are held wait behind a head that has failed: they take no place.
+    held_up: usize,
     stall: Option<Stall>,
 }
 
@@ -107,10 +110,15 @@ impl Hands {
         inner.recent = inner.recent.split_off(&floor.saturating_add(1));
     }
 
-    /// How many places are free, of how many.
+    /// How many places are free, of how many. All are free only when nothing is held.
     pub(super) fn free(&self) -> (usize, usize) {
-        let held = self.inner().held.len();
-        let free = self.capacity.saturating_sub(held);
+        let (held, held_up) = {
+            let inner = self.inner();
+            (inner.held.len(), inner.held_up)
+        };
+        let taken = held.saturating_sub(held_up).max(usize::from(held > 0));
+        let free = self.capacity.saturating_sub(taken);
+        let free = free.min(MAX_CONCURRENCY.saturating_sub(held));
         match self.flow.pulls() {
             Pulls::All => (free, self.capacity),
             Pulls::One if held == 0 => (1, 1),
@@ -189,6 +197,17 @@ impl Hands {
     /// The oldest in hand.
     pub(super) fn oldest(&self) -> Option<u64> {
         self.inner().held.keys().next().copied()
+    }
+
+    /// What waits behind a head that has failed does not keep others out.
+    pub(super) fn hold_up(&self) {
+        self.inner().held_up += 1;
+        self.freed.notify_one();
+    }
+
+    /// It takes a place again.
+    pub(super) fn go_on(&self) {
+        self.inner().held_up -= 1;
     }
 
     /// How much is in hand: events and bytes.

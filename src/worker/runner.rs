@@ -234,7 +234,11 @@ impl<S: Send + Sync + 'static> Run<S> {
             true => Priority::Replay,
             false => Priority::Live,
         };
-        self.lanes.admit(Turn { key, priority }, item);
+        let turn = Turn { key, priority };
+        if self.lanes.is_held_up(&turn) {
+            item.hands.hold_up();
+        }
+        self.lanes.admit(turn, item);
     }
 
     /// Begins what is ready, as far as there is place, and circuit and rate let it.
@@ -272,6 +276,9 @@ impl<S: Send + Sync + 'static> Run<S> {
 
     fn finish(&mut self, finished: Finished) {
         let Finished { turn, item, step } = finished;
+        if !matches!(step, Step::Again(_)) && self.lanes.is_held_up(&turn) {
+            self.lanes.behind(&turn).for_each(|item| item.hands.go_on());
+        }
         match step {
             Step::Over => {
                 item.hands.release(item.arrival.at);
@@ -283,6 +290,10 @@ impl<S: Send + Sync + 'static> Run<S> {
             }
             Step::Again(after) => {
                 self.lanes.rest(&turn);
+                if self.lanes.hold_up(&turn) {
+                    let behind = self.lanes.behind(&turn);
+                    behind.for_each(|item| item.hands.hold_up());
+                }
                 self.rested += 1;
                 let due = (Instant::now() + after, self.rested);
                 self.resting.insert(due, (turn, item));

@@ -171,6 +171,77 @@ async fn an_ordered_subscriber_keeps_its_rate() {
     .await;
 }
 
+/// Notes what it handles. The key `bad` fails once, and hangs at its second attempt until the gate is open.
+async fn note_but_the_bad(user: User, cx: Context<(Noted, Arc<Semaphore>)>) -> Result<(), Failure> {
+    let (noted, gate) = cx.state();
+    if user.id == "bad" {
+        if cx.attempt() == 1 && gate.available_permits() == 0 {
+            return Err(Failure::retry("not yet"));
+        }
+        let _open = gate.acquire().await?;
+    }
+    noted.note(user.email);
+    Ok(())
+}
+
+fn ordered() -> EventSubscriber<(Noted, Arc<Semaphore>)> {
+    let retry = Retry::exponential(Duration::from_millis(10), Duration::from_millis(10));
+    EventSubscriber::durable("flow")
+        .on(note_but_the_bad)
+        .retry(retry)
+        .concurrency(CONCURRENCY)
+        .timeout(Duration::from_secs(3600))
+        .ordered_by_key()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failing_key_keeps_no_other_key_out() {
+    const BAD: usize = 300;
+    let world = World::<Sqlite>::start().await;
+    let (noted, gate) = (Noted::default(), Arc::new(Semaphore::new(0)));
+    let bad = |n: usize| User {
+        id: "bad".to_owned(),
+        email: n.to_string(),
+    };
+    publish(&world, (0..BAD).map(bad)).await;
+    let worker = Worker::new(world.bus.clone(), (noted.clone(), Arc::clone(&gate)));
+    let running = world.run(worker.subscribe(ordered()));
+    publish(&world, (0..50).map(|n| User::new(&n.to_string()))).await;
+
+    noted.reach(50).await;
+    assert_eq!(info(&world).await.num_ack_pending, BAD);
+    gate.add_permits(1);
+    noted.reach(50 + BAD).await;
+    let in_order: Vec<_> = (0..BAD).map(|n| n.to_string()).collect();
+    assert_eq!(noted.all()[50..], in_order);
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_behind_a_failing_key_is_held_within_the_memory() {
+    const LARGE: usize = 200_000;
+    const MEMORY: usize = 6_000_000;
+    let world = World::<Sqlite>::start().await;
+    let (noted, gate) = (Noted::default(), Arc::new(Semaphore::new(0)));
+    let large = |_| User {
+        id: "bad".to_owned(),
+        email: "x".repeat(LARGE),
+    };
+    publish(&world, (0..60).map(large)).await;
+    let worker = Worker::new(world.bus.clone(), (noted.clone(), gate));
+    let running = world.run(worker.subscribe(ordered().memory(MEMORY)));
+    // One stream has half of the memory, the retries have the other. It is full when no message of 1 MiB fits.
+    let held = || async { info(&world).await.num_ack_pending * LARGE };
+    eventually("a full memory", || async {
+        held().await > MEMORY / 2 - (1 << 20) - LARGE
+    })
+    .await;
+    for _ in 0..50 {
+        assert!(held().await <= MEMORY / 2, "{} bytes", held().await);
+    }
+    running.stop().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn large_events_are_held_within_the_memory() {
     async fn gated(_: User, cx: Context<(Noted, Arc<Semaphore>)>) -> Result<(), Failure> {
