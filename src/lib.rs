@@ -40,6 +40,8 @@ mod subscriber;
 mod subscribers;
 mod tally;
 pub mod testing;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod verify;
 mod worker;
 
 pub use background::Background;
@@ -77,6 +79,10 @@ pub use tidings_contract::{
     PatternError, event::Event, wire,
 };
 pub use tidings_derive::EventInTidings as Event;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub use verify::{
+    Difference, DifferenceKind, Standing, Verification, VerifiedStream, Verify, VerifyError,
+};
 pub use worker::{Worker, WorkerError, shutdown_signal};
 
 /// The examples of the README are compiled.

@@ -9,6 +9,8 @@ mod ask;
 mod batch;
 mod connect;
 mod consumer;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod contents;
 mod credit;
 mod delivery;
 mod denied;
@@ -37,6 +39,9 @@ use tokio::sync::watch;
 pub(crate) use batch::{BatchId, Cause, Confirmed, Refusal, Submission, cause_of_denial};
 pub use connect::{Auth, ConnectError, NatsOptions, Tls};
 pub(crate) use consumer::{ConsumerSpec, drift};
+pub(crate) use consumer::ConsumerSpec;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(crate) use contents::Stored;
 pub(crate) use delivery::Delivery;
 pub(crate) use durables::Durable;
 pub(crate) use letters::{Kept, Upkeep};

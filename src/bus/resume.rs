@@ -18,7 +18,10 @@ const PURGED: Duration = Duration::from_secs(7);
 pub(crate) struct StreamState {
     /// When the stream was created, in the server's words: tells a recreated stream from its predecessor.
     pub(crate) incarnation: String,
+    /// The oldest message that is there, or the next one when there is none.
+    pub(crate) first_sequence: u64,
     pub(crate) last_sequence: u64,
+    pub(crate) subjects: Vec<String>,
     pub(crate) atomic: bool,
     /// By its own limits it takes no message: full with `discard: new`, or sealed.
     pub(crate) is_closed: bool,
@@ -38,7 +41,17 @@ impl Bus {
             };
             let is_full =
                 reached("max_msgs", info.state.messages) || reached("max_bytes", info.state.bytes);
+            let subjects = info
+                .config
+                .get("subjects")
+                .and_then(serde_json::Value::as_array);
+            let subjects = subjects
+                .into_iter()
+                .flatten()
+                .filter_map(|subject| subject.as_str());
             StreamState {
+                subjects: subjects.map(str::to_owned).collect(),
+                first_sequence: info.state.first_seq,
                 atomic: is_set("allow_atomic"),
                 is_closed: is_set("sealed")
                     || is_full && info.config.get("discard") == Some(&json!("new")),

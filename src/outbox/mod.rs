@@ -17,6 +17,7 @@ mod parked;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod relay;
+mod relayed;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod status;
@@ -46,7 +47,9 @@ pub use postgres::{Rebase, RebaseError, RebasedEvent};
 #[cfg(feature = "failpoints")]
 pub use relay::failpoint;
 pub use relay::{Relay, RelayError};
+pub(crate) use relayed::{Passed, Relayed, Stretch};
 pub use status::{HeldSlot, LastBatch, LeaseStatus, Status, Trouble};
+pub(crate) use store::Entry;
 use store::Names;
 pub use store::Store;
 pub use transaction::OutboxTransaction;

@@ -9,6 +9,7 @@ mod origin;
 mod parked;
 mod rebase;
 mod reclaim;
+mod relayed;
 mod slots;
 mod turn;
 

@@ -6,6 +6,7 @@ mod delayed;
 mod inbox;
 mod open;
 mod parked;
+mod relayed;
 
 use std::time::Duration;
 

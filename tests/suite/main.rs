@@ -38,4 +38,5 @@ mod subscriber;
 mod subscribers;
 mod test_kit;
 mod upgrade;
+mod verify;
 mod worst_days;

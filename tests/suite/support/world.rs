@@ -106,6 +106,15 @@ impl Database for Postgres {
 pub struct Folder(std::path::PathBuf);
 
 impl Folder {
+<<<<<<< HEAD
+=======
+    pub fn new() -> Self {
+        let folder = std::env::temp_dir().join(format!("tidings-test-{}", uuid::Uuid::now_v7()));
+        std::fs::create_dir(&folder).expect("a folder");
+        Self(folder)
+    }
+
+>>>>>>> 4f21804 (verify: whether the streams hold what was confirmed (library))
     pub fn path(&self) -> &std::path::Path {
         &self.0
     }
@@ -121,12 +130,11 @@ impl Database for Sqlite {
     type Home = Folder;
 
     async fn open() -> (Outbox<Self>, Folder) {
-        let folder = std::env::temp_dir().join(format!("tidings-test-{}", uuid::Uuid::now_v7()));
-        std::fs::create_dir(&folder).expect("a folder");
-        let outbox = Outbox::open(folder.join("test.db"))
+        let folder = Folder::new();
+        let outbox = Outbox::open(folder.path().join("test.db"))
             .await
             .expect("a database");
-        (outbox, Folder(folder))
+        (outbox, folder)
     }
 
     async fn count_up(connection: &mut Self::Connection, key: &str) -> Result<i64, sqlx::Error> {

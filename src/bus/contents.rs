@@ -1,0 +1,99 @@
+//! What a stream holds, message after message, as far as it is needed to compare it with something else. Never
+//! decides what a difference means.
+
+use std::{hash::BuildHasher, time::Duration};
+
+use tidings_contract::EventId;
+
+use super::{Bus, Reader, ReaderError, Start, envelope_of};
+
+/// How long a message that the server has announced may take.
+const PURGED: Duration = Duration::from_secs(7);
+/// Where the server says how large a message is whose payload it leaves out.
+const SIZE: &str = "Nats-Msg-Size";
+
+/// An event as a stream holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Stored {
+    pub(crate) sequence: u64,
+    pub(crate) event: EventId,
+    pub(crate) name: String,
+    pub(crate) key: Option<String>,
+    /// Of the payload.
+    pub(crate) bytes: usize,
+    /// The payload's hash, when payloads are read.
+    pub(crate) payload: Option<u64>,
+}
+
+/// Reads a part of a stream.
+pub(crate) struct Contents<H> {
+    reader: Reader,
+    up_to: u64,
+    is_over: bool,
+    payloads: Option<H>,
+}
+
+impl Bus {
+    /// What a stream holds from one sequence up to another; with payloads when there is a hasher for them.
+    pub(crate) async fn contents<H: BuildHasher>(
+        &self,
+        stream: &str,
+        from: u64,
+        up_to: u64,
+        payloads: Option<H>,
+    ) -> Result<Contents<H>, ReaderError> {
+        let headers_only = payloads.is_none();
+        let start = Start::Sequence(from);
+        let reader = Reader::open(self, stream, Vec::new(), start, headers_only).await?;
+        Ok(Contents {
+            reader,
+            up_to,
+            is_over: from > up_to,
+            payloads,
+        })
+    }
+}
+
+impl<H: BuildHasher> Contents<H> {
+    /// The next message; `None` behind the last one.
+    pub(crate) async fn next(&mut self) -> Result<Option<Stored>, ReaderError> {
+        while !self.is_over && self.reader.pending() > 0 {
+            let Ok(next) = tokio::time::timeout(PURGED, self.reader.next_message()).await else {
+                // What was waiting may be gone by now: the server is asked how much there is.
+                self.reader.begin_anew(&mut 0, "no message came").await?;
+                continue;
+            };
+            let (message, place) = next?;
+            self.is_over = place.sequence >= self.up_to;
+            if place.sequence > self.up_to {
+                break;
+            }
+            let header = |name| {
+                message
+                    .headers
+                    .as_ref()?
+                    .get(name)
+                    .map(|value| value.as_str())
+            };
+            let size = header(SIZE).and_then(|size| size.parse().ok());
+            let bytes = size.unwrap_or(message.payload.len());
+            let payload = self
+                .payloads
+                .as_ref()
+                .map(|hasher| hasher.hash_one(&*message.payload));
+            // Without a name it is nobody's event, and has no row.
+            let Ok(envelope) = envelope_of(&message, || place.identity()) else {
+                continue;
+            };
+            return Ok(Some(Stored {
+                sequence: place.sequence,
+                event: envelope.id(),
+                name: envelope.name().to_string(),
+                key: envelope.key().map(str::to_owned),
+                bytes,
+                payload,
+            }));
+        }
+        Ok(None)
+    }
+}

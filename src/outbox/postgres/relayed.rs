@@ -1,0 +1,116 @@
+//! The statements that look back: what the relay has passed, and what the ledger says of it. Never writes.
+
+use std::hash::BuildHasher;
+
+use futures::TryStreamExt;
+use sqlx::{PgConnection, Postgres, Row as _};
+use tidings_contract::EventId;
+use uuid::Uuid;
+
+use super::turn::{Turn, query};
+use crate::outbox::{
+    relayed::{Archive, Beginning, Passed, Relayed, Stretch},
+    store::{Entry, Names, positions_from, unsigned},
+};
+
+impl Archive for Postgres {
+    async fn passed(connection: &mut PgConnection, names: &Names) -> Result<Passed, sqlx::Error> {
+        let ask = "select cursor::text, streams::text from tidings.relay";
+        let mut turn = Turn::begin(connection, names).await?;
+        let row = query(names, ask).fetch_one(&mut *turn).await?;
+        turn.end().await?;
+        Ok(Passed {
+            cursor: row.try_get(0)?,
+            streams: positions_from(row.try_get(1)?)?,
+        })
+    }
+
+    async fn relayed(
+        connection: &mut PgConnection,
+        names: &Names,
+        stretch: &Stretch<'_>,
+    ) -> Result<Vec<Relayed>, sqlx::Error> {
+        let ask =
+            "select id, event, name, key, octet_length(payload), case when $5 then payload end
+            from tidings.outbox as log
+            where id > $1 and pg_visible_in_snapshot(xid, $2::text::pg_snapshot)
+              and ($3::timestamptz is null or at >= $3)
+              and not exists (select from tidings.parked as parked where parked.id = log.id)
+            order by id limit $4";
+        let mut turn = Turn::begin(connection, names).await?;
+        let mut relayed = Vec::new();
+        {
+            let mut rows = query(names, ask)
+                .bind(stretch.behind)
+                .bind(&stretch.passed.cursor)
+                .bind(stretch.since)
+                .bind(i64::try_from(stretch.limit).unwrap_or(i64::MAX))
+                .bind(stretch.payloads.is_some())
+                .fetch(&mut *turn);
+            while let Some(row) = rows.try_next().await? {
+                let payload: Option<&[u8]> = row.try_get(5)?;
+                let hasher = stretch.payloads.zip(payload);
+                relayed.push(Relayed {
+                    id: row.try_get(0)?,
+                    event: EventId::from(row.try_get::<Uuid, _>(1)?),
+                    name: row.try_get(2)?,
+                    key: row.try_get(3)?,
+                    bytes: usize::try_from(row.try_get::<i32, _>(4)?).unwrap_or(0),
+                    payload: hasher.map(|(hasher, payload)| hasher.hash_one(payload)),
+                });
+            }
+        }
+        turn.end().await?;
+        Ok(relayed)
+    }
+
+    async fn beginnings(
+        connection: &mut PgConnection,
+        names: &Names,
+        from: i64,
+    ) -> Result<Vec<Beginning>, sqlx::Error> {
+        let ask = "select stream, incarnation, min(first_sequence) from tidings.ledger
+            where last_id >= $1 group by stream, incarnation order by stream, min(at)";
+        let mut turn = Turn::begin(connection, names).await?;
+        let rows = query(names, ask).bind(from).fetch_all(&mut *turn).await?;
+        turn.end().await?;
+        let beginnings = rows.iter().map(|row| {
+            Ok(Beginning {
+                stream: row.try_get(0)?,
+                incarnation: row.try_get(1)?,
+                sequence: unsigned(row.try_get(2)?),
+            })
+        });
+        beginnings.collect()
+    }
+
+    async fn entries(
+        connection: &mut PgConnection,
+        names: &Names,
+        behind: i64,
+        limit: usize,
+    ) -> Result<Vec<Entry>, sqlx::Error> {
+        let ask =
+            "select first_id, last_id, events, stream, incarnation, first_sequence, last_sequence
+            from tidings.ledger where last_id > $1 order by last_id limit $2";
+        let mut turn = Turn::begin(connection, names).await?;
+        let rows = query(names, ask)
+            .bind(behind)
+            .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+            .fetch_all(&mut *turn)
+            .await?;
+        turn.end().await?;
+        let entries = rows.iter().map(|row| {
+            Ok(Entry {
+                first_id: row.try_get(0)?,
+                last_id: row.try_get(1)?,
+                events: row.try_get(2)?,
+                stream: row.try_get(3)?,
+                incarnation: row.try_get(4)?,
+                first_sequence: unsigned(row.try_get(5)?),
+                last_sequence: unsigned(row.try_get(6)?),
+            })
+        });
+        entries.collect()
+    }
+}

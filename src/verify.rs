@@ -1,0 +1,375 @@
+//! Whether the streams hold what the relay has put into them: every event that was confirmed, as it was written,
+//! once, and in the order of its key. Only reads.
+//!
+//! The rows that the outbox still keeps and the messages of a stream are read side by side; the ledger says where
+//! a row went that has no message. Nothing of it needs the relay, which may go on meanwhile: what it passes
+//! after the beginning is not looked at.
+
+mod compare;
+mod report;
+
+use std::{collections::BTreeMap, hash::RandomState};
+
+use chrono::{DateTime, Utc};
+use tidings_contract::{Name, Pattern};
+
+use crate::{
+    bus::{Bus, BusError, ReaderError, StreamState},
+    outbox::{Entry, Outbox, OutboxError, Passed, Relayed, Store, Stretch},
+};
+use compare::{Comparison, Finding, difference};
+pub use report::{Difference, DifferenceKind, Standing, Verification, VerifiedStream};
+
+/// Rows that are read at once.
+const ROWS: usize = 5000;
+/// How many more rows than messages are read, so that small differences of order keep nothing waiting.
+const AHEAD: u64 = 10_000;
+
+/// Compares the outbox with the streams.
+///
+/// It holds in memory what the two differ in, and 48 bytes for every key. Rows can be compared for as long as the
+/// outbox keeps them (`relay.retention`).
+///
+/// ```no_run
+/// use tidings::{Bus, Outbox, Verify};
+///
+/// # async fn example(bus: Bus, outbox: Outbox<sqlx::Postgres>) -> Result<(), tidings::VerifyError> {
+/// let found = Verify::new(&bus, &outbox).run().await?;
+/// assert!(found.is_sound(), "{found:?}");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Verify<DB: Store> {
+    bus: Bus,
+    outbox: Outbox<DB>,
+    since: Option<DateTime<Utc>>,
+    payloads: bool,
+}
+
+/// Why nothing can be said.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum VerifyError {
+    /// The outbox cannot be read.
+    #[error(transparent)]
+    Outbox(#[from] OutboxError),
+    /// A stream cannot be read.
+    #[error(transparent)]
+    Stream(#[from] ReaderError),
+    /// The server does not answer.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+}
+
+/// A stream as it is and as the relay knows it.
+struct Side {
+    name: String,
+    state: Option<StreamState>,
+    standing: Standing,
+    covers: Vec<Pattern>,
+    /// Where to begin.
+    from: u64,
+}
+
+/// Where an event is that should be in a stream and is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Absence {
+    /// The ledger does not know.
+    Unconfirmed,
+    /// The stream has let go of that part.
+    Expired,
+    Missing(&'static str),
+}
+
+impl<DB: Store> Verify<DB> {
+    /// Compares all that the outbox keeps.
+    #[must_use]
+    pub fn new(bus: &Bus, outbox: &Outbox<DB>) -> Self {
+        Self {
+            bus: bus.clone(),
+            outbox: outbox.clone(),
+            since: None,
+            payloads: false,
+        }
+    }
+
+    /// Compares what was written then or later.
+    #[must_use]
+    pub fn since(mut self, since: DateTime<Utc>) -> Self {
+        self.since = Some(since);
+        self
+    }
+
+    /// Compares the payloads too, byte for byte; without it their sizes, which is a lot faster.
+    #[must_use]
+    pub fn payloads(mut self) -> Self {
+        self.payloads = true;
+        self
+    }
+
+    /// Reads both sides and compares.
+    ///
+    /// # Errors
+    /// [`VerifyError`] when one side cannot be read.
+    pub async fn run(&self) -> Result<Verification, VerifyError> {
+        let passed = self.outbox.passed().await?;
+        let mut rows = Rows::new(self, &passed, 1, None);
+        let first = rows.page().await?.first().map_or(i64::MAX, |row| row.id);
+        let sides = self.sides(&passed, first).await?;
+        let mut found = Verification::default();
+        for side in &sides {
+            let stream = match &side.state {
+                Some(state) => self.compare(side, state, &passed).await?,
+                None => self.gone(side, &sides, &passed).await?,
+            };
+            found.streams.push(stream);
+        }
+        Ok(found)
+    }
+
+    /// The streams that the relay knows.
+    async fn sides(&self, passed: &Passed, first: i64) -> Result<Vec<Side>, VerifyError> {
+        let beginnings = self.outbox.beginnings(first).await?;
+        let mut names: Vec<&String> = passed.streams.keys().collect();
+        names.extend(beginnings.iter().map(|beginning| &beginning.stream));
+        names.sort();
+        names.dedup();
+        let mut sides = Vec::new();
+        for name in names {
+            let state = self.bus.stream_state(name).await?;
+            let position = passed.streams.get(name);
+            let standing = match (&state, position) {
+                (None, _) => Standing::Gone,
+                (Some(state), Some(position)) if state.incarnation != position.incarnation => {
+                    Standing::Recreated {
+                        was: position.incarnation.clone(),
+                        now: state.incarnation.clone(),
+                    }
+                }
+                (Some(state), Some(position)) if state.last_sequence < position.sequence => {
+                    Standing::RolledBack {
+                        known: position.sequence,
+                        now: state.last_sequence,
+                    }
+                }
+                _ => Standing::Known,
+            };
+            let subjects = state.iter().flat_map(|state| &state.subjects);
+            let from = beginnings
+                .iter()
+                .find(|beginning| {
+                    let incarnation = state.as_ref().map(|state| &state.incarnation);
+                    &beginning.stream == name && Some(&beginning.incarnation) == incarnation
+                })
+                .map_or(1, |beginning| beginning.sequence);
+            sides.push(Side {
+                name: name.clone(),
+                covers: subjects
+                    .filter_map(|subject| Pattern::parse(subject).ok())
+                    .collect(),
+                state,
+                standing,
+                from,
+            });
+        }
+        Ok(sides)
+    }
+
+    async fn compare(
+        &self,
+        side: &Side,
+        state: &StreamState,
+        passed: &Passed,
+    ) -> Result<VerifiedStream, VerifyError> {
+        let hasher = self.payloads.then(RandomState::new);
+        let mut stream = VerifiedStream::new(&side.name, side.standing.clone());
+        let (mut comparison, mut findings) = (Comparison::default(), Vec::new());
+        let mut rows = Rows::new(self, passed, ROWS, hasher.as_ref());
+        let contents =
+            self.bus
+                .contents(&side.name, side.from, state.last_sequence, hasher.clone());
+        let mut contents = contents.await?;
+        let (mut rows_read, mut messages_read) = (0_u64, 0_u64);
+        loop {
+            while !rows.is_over && rows_read < messages_read + AHEAD {
+                for row in rows.page().await? {
+                    if side.has(&row.name) {
+                        rows_read += 1;
+                        comparison.row(row, &mut findings);
+                    }
+                }
+            }
+            match contents.next().await? {
+                Some(message) => {
+                    messages_read += 1;
+                    comparison.message(message, &mut findings);
+                }
+                None if rows.is_over => break,
+                None => messages_read = messages_read.saturating_add(AHEAD).max(rows_read),
+            }
+            findings
+                .drain(..)
+                .for_each(|finding| stream.tell(finding.told()));
+        }
+        findings
+            .drain(..)
+            .for_each(|finding| stream.tell(finding.told()));
+        self.look_for_seconds(&mut comparison, &mut stream, passed)
+            .await?;
+        stream.sound = comparison.pairs - stream.altered - stream.out_of_order;
+        stream.others = comparison.strays().len() as u64;
+        let missing = comparison.into_missing();
+        self.look_up(&mut stream, side, missing).await?;
+        Ok(stream)
+    }
+
+    /// Messages without a row may be second ones of an event whose first has been paired.
+    async fn look_for_seconds(
+        &self,
+        comparison: &mut Comparison,
+        stream: &mut VerifiedStream,
+        passed: &Passed,
+    ) -> Result<(), VerifyError> {
+        let strays = comparison.strays();
+        let mut rows = Rows::new(self, passed, ROWS, None);
+        while !rows.is_over && !strays.is_empty() {
+            for row in rows.page().await? {
+                if let Some(message) = strays.remove(&row.event) {
+                    stream.tell(Finding::Duplicated { message }.told());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The rows of a stream that is gone: those that no other stream takes.
+    async fn gone(
+        &self,
+        side: &Side,
+        sides: &[Side],
+        passed: &Passed,
+    ) -> Result<VerifiedStream, VerifyError> {
+        let mut stream = VerifiedStream::new(&side.name, side.standing.clone());
+        let mut rows = Rows::new(self, passed, ROWS, None);
+        let mut missing = Vec::new();
+        while !rows.is_over {
+            let page = rows.page().await?;
+            missing.extend(
+                page.into_iter()
+                    .filter(|row| !sides.iter().any(|side| side.has(&row.name))),
+            );
+        }
+        self.look_up(&mut stream, side, missing).await?;
+        Ok(stream)
+    }
+
+    /// Asks the ledger where the events went that are missing.
+    async fn look_up(
+        &self,
+        stream: &mut VerifiedStream,
+        side: &Side,
+        missing: Vec<Relayed>,
+    ) -> Result<(), VerifyError> {
+        let Some(first) = missing.first() else {
+            return Ok(());
+        };
+        let mut behind = first.id - 1;
+        let unknown = |row: Relayed| (row.id, (row, Absence::Unconfirmed));
+        let mut missing: BTreeMap<i64, (Relayed, Absence)> =
+            missing.into_iter().map(unknown).collect();
+        loop {
+            let entries = self.outbox.entries(behind).await?;
+            let Some(last) = entries.last() else {
+                break;
+            };
+            behind = last.last_id;
+            for entry in entries.iter().filter(|entry| entry.stream == side.name) {
+                let absence = side.absence(entry);
+                for (_, known) in missing
+                    .range_mut(entry.first_id..=entry.last_id)
+                    .map(|(_, row)| row)
+                {
+                    // The last word is the newest.
+                    *known = absence;
+                }
+            }
+        }
+        for (row, absence) in missing.into_values() {
+            match absence {
+                Absence::Expired => stream.expired += 1,
+                // Another stream may be the one that it is in.
+                Absence::Unconfirmed if side.state.is_none() => {}
+                Absence::Unconfirmed => {
+                    stream.tell(difference(DifferenceKind::Unconfirmed, row, None, None));
+                }
+                Absence::Missing(why) => {
+                    stream.tell(difference(DifferenceKind::Missing, row, None, Some(why)));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Side {
+    fn has(&self, name: &str) -> bool {
+        let name = Name::parse(name);
+        name.is_ok_and(|name| self.covers.iter().any(|pattern| pattern.covers(&name)))
+    }
+
+    /// Why the events of an entry are not in the stream.
+    fn absence(&self, entry: &Entry) -> Absence {
+        let Some(state) = &self.state else {
+            return Absence::Missing("the stream is gone");
+        };
+        if entry.incarnation != state.incarnation {
+            return Absence::Missing("it was in a stream of this name that was deleted");
+        }
+        if entry.first_sequence < state.first_sequence {
+            return Absence::Expired;
+        }
+        if entry.first_sequence > state.last_sequence {
+            return Absence::Missing("it lay behind the present end of the stream");
+        }
+        Absence::Missing("it was deleted")
+    }
+}
+
+/// The rows that the relay had passed, page by page.
+struct Rows<'a, DB: Store> {
+    outbox: &'a Outbox<DB>,
+    stretch: Stretch<'a>,
+    is_over: bool,
+}
+
+impl<'a, DB: Store> Rows<'a, DB> {
+    fn new(
+        verify: &'a Verify<DB>,
+        passed: &'a Passed,
+        limit: usize,
+        payloads: Option<&'a RandomState>,
+    ) -> Self {
+        let stretch = Stretch {
+            behind: 0,
+            since: verify.since,
+            passed,
+            limit,
+            payloads,
+        };
+        Self {
+            outbox: &verify.outbox,
+            stretch,
+            is_over: false,
+        }
+    }
+
+    async fn page(&mut self) -> Result<Vec<Relayed>, OutboxError> {
+        let page = self.outbox.relayed(&self.stretch).await?;
+        self.is_over = page.len() < self.stretch.limit;
+        if let Some(last) = page.last() {
+            self.stretch.behind = last.id;
+        }
+        Ok(page)
+    }
+}

@@ -1,0 +1,279 @@
+//! Two walks that tell of the same events, in nearly the same order: rows of the outbox, and messages of a
+//! stream. Pairs them and names what differs. Reads nothing and writes nothing.
+
+use std::{
+    collections::{HashMap, hash_map::RandomState},
+    hash::BuildHasher,
+};
+
+use tidings_contract::EventId;
+
+use super::report::{Difference, DifferenceKind};
+use crate::{bus::Stored, outbox::Relayed};
+
+/// Something that is not as it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Finding {
+    /// The message is another one than the row.
+    Altered {
+        row: Relayed,
+        sequence: u64,
+        what: &'static str,
+    },
+    /// It lies behind a later event of its key.
+    OutOfOrder { row: Relayed, sequence: u64 },
+    /// The stream holds it a second time.
+    Duplicated { message: Stored },
+}
+
+impl Finding {
+    pub(super) fn told(self) -> Difference {
+        match self {
+            Self::Altered {
+                row,
+                sequence,
+                what,
+            } => difference(DifferenceKind::Altered, row, Some(sequence), Some(what)),
+            Self::OutOfOrder { row, sequence } => {
+                difference(DifferenceKind::OutOfOrder, row, Some(sequence), None)
+            }
+            Self::Duplicated { message } => Difference {
+                kind: DifferenceKind::Duplicated,
+                event: message.event,
+                name: message.name,
+                key: message.key,
+                id: None,
+                sequence: Some(message.sequence),
+                detail: None,
+            },
+        }
+    }
+}
+
+/// What is told of a row.
+pub(super) fn difference(
+    kind: DifferenceKind,
+    row: Relayed,
+    sequence: Option<u64>,
+    detail: Option<&'static str>,
+) -> Difference {
+    Difference {
+        kind,
+        event: row.event,
+        name: row.name,
+        key: row.key,
+        id: Some(row.id),
+        sequence,
+        detail,
+    }
+}
+
+/// A pair: the place in the outbox, and in the stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Pair {
+    id: i64,
+    sequence: u64,
+}
+
+/// The ends of what a key has in the stream.
+struct Ends {
+    /// The pair with the highest id.
+    by_id: Pair,
+    /// The pair with the highest sequence.
+    by_sequence: Pair,
+}
+
+/// Rows and messages that have no counterpart yet. It holds as much as the two walks differ, and for every
+/// key 48 bytes.
+#[derive(Default)]
+pub(super) struct Comparison {
+    rows: HashMap<EventId, Relayed>,
+    messages: HashMap<EventId, Stored>,
+    keys: HashMap<u64, Ends>,
+    seed: RandomState,
+    pub(super) pairs: u64,
+}
+
+impl Comparison {
+    /// The next row, in the order of ids.
+    pub(super) fn row(&mut self, row: Relayed, findings: &mut Vec<Finding>) {
+        match self.messages.remove(&row.event) {
+            Some(message) => self.pair(row, &message, findings),
+            None => drop(self.rows.insert(row.event, row)),
+        }
+    }
+
+    /// The next message, in the order of sequences.
+    pub(super) fn message(&mut self, message: Stored, findings: &mut Vec<Finding>) {
+        if let Some(row) = self.rows.remove(&message.event) {
+            return self.pair(row, &message, findings);
+        }
+        if self.messages.contains_key(&message.event) {
+            return findings.push(Finding::Duplicated { message });
+        }
+        self.messages.insert(message.event, message);
+    }
+
+    /// The messages that have no row.
+    pub(super) fn strays(&mut self) -> &mut HashMap<EventId, Stored> {
+        &mut self.messages
+    }
+
+    /// The rows that have no message, in the order of ids.
+    pub(super) fn into_missing(self) -> Vec<Relayed> {
+        let mut missing: Vec<Relayed> = self.rows.into_values().collect();
+        missing.sort_unstable_by_key(|row| row.id);
+        missing
+    }
+
+    fn pair(&mut self, row: Relayed, message: &Stored, findings: &mut Vec<Finding>) {
+        self.pairs += 1;
+        let sequence = message.sequence;
+        if let Some(what) = altered(&row, message) {
+            let row = row.clone();
+            findings.push(Finding::Altered {
+                row,
+                sequence,
+                what,
+            });
+        }
+        let pair = Pair {
+            id: row.id,
+            sequence,
+        };
+        if let Some(key) = &row.key
+            && !self.follows(key, pair)
+        {
+            findings.push(Finding::OutOfOrder { row, sequence });
+        }
+    }
+
+    /// Whether a pair lies where its key's others allow it.
+    fn follows(&mut self, key: &str, pair: Pair) -> bool {
+        let first = Ends {
+            by_id: pair,
+            by_sequence: pair,
+        };
+        let ends = self.keys.entry(self.seed.hash_one(key)).or_insert(first);
+        let inverted =
+            |other: Pair| (pair.id < other.id) != (pair.sequence < other.sequence) && pair != other;
+        let follows = !inverted(ends.by_id) && !inverted(ends.by_sequence);
+        if pair.id > ends.by_id.id {
+            ends.by_id = pair;
+        }
+        if pair.sequence > ends.by_sequence.sequence {
+            ends.by_sequence = pair;
+        }
+        follows
+    }
+}
+
+fn altered(row: &Relayed, message: &Stored) -> Option<&'static str> {
+    if row.name != message.name {
+        return Some("name");
+    }
+    if row.key != message.key {
+        return Some("key");
+    }
+    if row.bytes != message.bytes {
+        return Some("size of the payload");
+    }
+    let both = row.payload.as_ref().zip(message.payload.as_ref());
+    both.is_some_and(|(row, message)| row != message)
+        .then_some("payload")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(n: u8) -> EventId {
+        EventId::from(uuid::Uuid::from_bytes([n; 16]))
+    }
+
+    fn row(id: u8, key: &str) -> Relayed {
+        Relayed {
+            id: id.into(),
+            event: event(id),
+            name: "user.created".into(),
+            key: Some(key.into()),
+            bytes: 2,
+            payload: None,
+        }
+    }
+
+    fn stored(id: u8, sequence: u64, key: &str) -> Stored {
+        Stored {
+            sequence,
+            event: event(id),
+            name: "user.created".into(),
+            key: Some(key.into()),
+            bytes: 2,
+            payload: None,
+        }
+    }
+
+    fn compare(rows: &[Relayed], messages: &[Stored]) -> (Vec<Finding>, Comparison) {
+        let (mut findings, mut comparison) = (Vec::new(), Comparison::default());
+        let mut messages = messages.iter().cloned();
+        for row in rows {
+            comparison.row(row.clone(), &mut findings);
+            if let Some(message) = messages.next() {
+                comparison.message(message, &mut findings);
+            }
+        }
+        for message in messages {
+            comparison.message(message, &mut findings);
+        }
+        (findings, comparison)
+    }
+
+    #[test]
+    fn the_same_in_any_order_of_keys_differs_in_nothing() {
+        let rows = [row(1, "a"), row(2, "b"), row(3, "a")];
+        let messages = [stored(2, 7, "b"), stored(1, 8, "a"), stored(3, 9, "a")];
+        let (findings, comparison) = compare(&rows, &messages);
+        assert_eq!((findings, comparison.pairs), (vec![], 3));
+        assert!(comparison.messages.is_empty());
+        assert_eq!(comparison.into_missing(), []);
+    }
+
+    #[test]
+    fn what_is_missing_and_what_nobody_wrote_is_left_over() {
+        let rows = [row(1, "a"), row(2, "b")];
+        let (findings, mut comparison) = compare(&rows, &[stored(2, 1, "b"), stored(9, 2, "x")]);
+        assert_eq!(findings, []);
+        assert_eq!(
+            comparison.strays().remove(&event(9)),
+            Some(stored(9, 2, "x"))
+        );
+        assert_eq!(comparison.into_missing(), [row(1, "a")]);
+    }
+
+    #[test]
+    fn an_inversion_within_a_key_is_named() {
+        let rows = [row(1, "a"), row(2, "a"), row(3, "a")];
+        let messages = [stored(1, 1, "a"), stored(3, 2, "a"), stored(2, 3, "a")];
+        let (findings, _) = compare(&rows, &messages);
+        let expected = Finding::OutOfOrder {
+            row: row(2, "a"),
+            sequence: 3,
+        };
+        assert_eq!(findings, [expected]);
+    }
+
+    #[test]
+    fn another_key_size_or_payload_is_an_alteration() {
+        let mut other_key = stored(1, 1, "b");
+        other_key.key = None;
+        let mut shorter = stored(2, 2, "a");
+        shorter.bytes = 1;
+        let (mut read, mut changed) = (row(3, "a"), stored(3, 3, "a"));
+        (read.payload, changed.payload) = (Some(1), Some(2));
+        let rows = [row(1, "a"), row(2, "a"), read];
+        let (findings, _) = compare(&rows, &[other_key, shorter, changed]);
+        let what = findings.into_iter().map(|finding| finding.told().detail);
+        let expected = [Some("key"), Some("size of the payload"), Some("payload")];
+        assert_eq!(what.collect::<Vec<_>>(), expected);
+    }
+}

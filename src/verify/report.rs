@@ -1,0 +1,166 @@
+//! What a verification found: figures, and examples of each difference. Never reads or writes anything else.
+
+use serde::Serialize;
+use tidings_contract::EventId;
+
+/// So many differences of one kind are told one by one, in each stream; the figures count all.
+const TOLD: u64 = 1000;
+
+/// What a verification found.
+#[derive(Debug, Clone, Default, Serialize)]
+#[non_exhaustive]
+pub struct Verification {
+    /// Stream by stream, in the order of their names.
+    pub streams: Vec<VerifiedStream>,
+}
+
+/// What was found in one stream.
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
+pub struct VerifiedStream {
+    /// Its name.
+    pub stream: String,
+    /// Whether it is the stream that the relay knows.
+    pub standing: Standing,
+    /// Events that are there as they were written.
+    pub sound: u64,
+    /// Events that were confirmed and are not there.
+    pub missing: u64,
+    /// Events that the stream no longer keeps, by its limits or a purge of its beginning.
+    pub expired: u64,
+    /// Events of which the ledger does not say that they were confirmed; `outbox discard` leaves such.
+    pub unconfirmed: u64,
+    /// Events whose message is another one than the row.
+    pub altered: u64,
+    /// Messages with an event that is there already.
+    pub duplicated: u64,
+    /// Events that lie behind a later one of their key.
+    pub out_of_order: u64,
+    /// Messages whose event is not in the outbox: published by others, or no longer kept there.
+    pub others: u64,
+    /// The differences one by one: a thousand of each kind at most.
+    pub differences: Vec<Difference>,
+}
+
+/// Whether a stream is the one that the relay wrote to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "is")]
+#[non_exhaustive]
+pub enum Standing {
+    /// It is, and it ends where the relay knows it to end, or later.
+    Known,
+    /// There is no such stream.
+    Gone,
+    /// It was created anew.
+    Recreated {
+        /// When the one that the relay knows was created, in the server's words.
+        was: String,
+        /// When this one was.
+        now: String,
+    },
+    /// It ends before what the server has confirmed: it was restored from an older copy, or has lost its end.
+    RolledBack {
+        /// The last sequence that was confirmed.
+        known: u64,
+        /// Its last sequence.
+        now: u64,
+    },
+}
+
+/// One event that is not as it was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Difference {
+    /// What is wrong.
+    pub kind: DifferenceKind,
+    /// The event.
+    pub event: EventId,
+    /// Its name.
+    pub name: String,
+    /// Its key.
+    pub key: Option<String>,
+    /// Its place in the outbox, when it has one there.
+    pub id: Option<i64>,
+    /// Its place in the stream, when it is there.
+    pub sequence: Option<u64>,
+    /// What else is known.
+    pub detail: Option<&'static str>,
+}
+
+/// What is wrong with an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum DifferenceKind {
+    /// It was confirmed, and is not in the stream.
+    Missing,
+    /// It is not in the stream, and the ledger does not know of a confirmation.
+    Unconfirmed,
+    /// Its message is another one than its row.
+    Altered,
+    /// It is in the stream once more.
+    Duplicated,
+    /// It lies behind a later event of its key.
+    OutOfOrder,
+}
+
+impl DifferenceKind {
+    /// The word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Unconfirmed => "unconfirmed",
+            Self::Altered => "altered",
+            Self::Duplicated => "duplicated",
+            Self::OutOfOrder => "out-of-order",
+        }
+    }
+}
+
+impl Verification {
+    /// Whether every stream holds what was confirmed, as it was written, once and in order.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        self.streams.iter().all(VerifiedStream::is_sound)
+    }
+}
+
+impl VerifiedStream {
+    pub(super) fn new(stream: &str, standing: Standing) -> Self {
+        Self {
+            stream: stream.to_owned(),
+            standing,
+            sound: 0,
+            missing: 0,
+            expired: 0,
+            unconfirmed: 0,
+            altered: 0,
+            duplicated: 0,
+            out_of_order: 0,
+            others: 0,
+            differences: Vec::new(),
+        }
+    }
+
+    /// Whether it holds what was confirmed, as it was written, once and in order.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        let wrong = self.missing + self.altered + self.duplicated + self.out_of_order;
+        self.standing == Standing::Known && wrong == 0
+    }
+
+    pub(super) fn tell(&mut self, difference: Difference) {
+        let count = match difference.kind {
+            DifferenceKind::Missing => &mut self.missing,
+            DifferenceKind::Unconfirmed => &mut self.unconfirmed,
+            DifferenceKind::Altered => &mut self.altered,
+            DifferenceKind::Duplicated => &mut self.duplicated,
+            DifferenceKind::OutOfOrder => &mut self.out_of_order,
+        };
+        *count += 1;
+        if *count <= TOLD {
+            self.differences.push(difference);
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! P8: whether a stream holds what was confirmed can be told, and what it does not hold is named.
+
+use async_nats::{HeaderMap, jetstream};
+use tidings::{Difference, DifferenceKind, Standing, Verification, Verify, testing::NatsServer};
+
+use crate::{
+    both,
+    support::{Counted, Database, Folder, World, events_stream, eventually},
+};
+
+both!(
+    a_stream_that_holds_everything_is_sound,
+    what_was_deleted_altered_or_stored_twice_is_named,
+    a_stream_that_was_made_anew_misses_what_its_predecessor_held,
+    a_stream_that_is_gone_misses_everything,
+    what_a_limit_has_removed_is_not_missing,
+);
+
+const EVENTS: u64 = 60;
+
+/// Commits events of three keys and lets the relay publish them, and no longer.
+async fn publish<DB: Database>(world: &World<DB>, from: i64) {
+    let mut tx = world.outbox.begin().await.unwrap();
+    for count in from..from + EVENTS as i64 {
+        let key = format!("key-{}", count % 3);
+        tx.publish(&Counted { key, count }).unwrap();
+    }
+    tx.commit().await.unwrap();
+    let relay = world.relay();
+    eventually("everything is published", || async {
+        world.outbox.status().await.unwrap().backlog == 0
+    })
+    .await;
+    relay.stop().await.unwrap();
+}
+
+async fn verify<DB: Database>(world: &World<DB>) -> Verification {
+    let verify = Verify::new(&world.bus, &world.outbox);
+    let (quickly, all) = (
+        verify.run().await.unwrap(),
+        verify.payloads().run().await.unwrap(),
+    );
+    assert_eq!(
+        kinds(&quickly.streams[0].differences).len(),
+        kinds(&all.streams[0].differences).len()
+    );
+    assert_eq!(quickly.streams.len(), 1);
+    all
+}
+
+fn kinds(differences: &[Difference]) -> Vec<(DifferenceKind, Option<u64>)> {
+    let told = differences.iter().map(|told| (told.kind, told.sequence));
+    told.collect()
+}
+
+async fn context<DB: Database>(world: &World<DB>) -> jetstream::Context {
+    jetstream::new(async_nats::connect(world.nats.url()).await.unwrap())
+}
+
+async fn a_stream_that_holds_everything_is_sound<DB: Database>(world: World<DB>) {
+    publish(&world, 0).await;
+    let found = verify(&world).await;
+    let stream = &found.streams[0];
+    assert_eq!((stream.sound, stream.others), (EVENTS, 0), "{found:?}");
+    assert!(found.is_sound());
+}
+
+async fn what_was_deleted_altered_or_stored_twice_is_named<DB: Database>(world: World<DB>) {
+    publish(&world, 0).await;
+    let context = context(&world).await;
+    let stream = context.get_stream("EVENTS").await.unwrap();
+    let again = |message: jetstream::message::StreamMessage, payload: &'static str| {
+        let context = context.clone();
+        async move {
+            let mut headers = HeaderMap::new();
+            for (name, values) in message.headers.iter() {
+                if !name.to_string().starts_with("Nats-") {
+                    headers.insert(name.clone(), values[0].clone());
+                }
+            }
+            let payload = match payload {
+                "" => message.payload,
+                other => other.into(),
+            };
+            let stored = context.publish_with_headers(message.subject, headers, payload);
+            stored.await.unwrap().await.unwrap();
+        }
+    };
+    stream.delete_message(7).await.unwrap();
+    again(stream.get_raw_message(8).await.unwrap(), "").await;
+    let last = stream.get_raw_message(60).await.unwrap();
+    stream.delete_message(60).await.unwrap();
+    again(last, "{\"key\": \"another\"}").await;
+    let found = verify(&world).await;
+    let stream = &found.streams[0];
+    assert_eq!(
+        kinds(&stream.differences),
+        [
+            (DifferenceKind::Altered, Some(62)),
+            (DifferenceKind::Duplicated, Some(61)),
+            (DifferenceKind::Missing, None),
+        ],
+        "{found:?}"
+    );
+    let missing = &stream.differences[2];
+    assert_eq!(missing.key.as_deref(), Some("key-0"));
+    assert_eq!(missing.detail, Some("it was deleted"));
+    assert_eq!(stream.sound, EVENTS - 2);
+    assert!(!found.is_sound());
+}
+
+async fn a_stream_that_was_made_anew_misses_what_its_predecessor_held<DB: Database>(
+    world: World<DB>,
+) {
+    publish(&world, 0).await;
+    let context = context(&world).await;
+    context.delete_stream("EVENTS").await.unwrap();
+    world.bus.apply_stream(&events_stream()).await.unwrap();
+    let found = verify(&world).await;
+    let stream = &found.streams[0];
+    assert!(
+        matches!(stream.standing, Standing::Recreated { .. }),
+        "{found:?}"
+    );
+    assert_eq!((stream.sound, stream.missing), (0, EVENTS));
+}
+
+async fn a_stream_that_is_gone_misses_everything<DB: Database>(world: World<DB>) {
+    publish(&world, 0).await;
+    context(&world).await.delete_stream("EVENTS").await.unwrap();
+    let found = verify(&world).await;
+    let stream = &found.streams[0];
+    assert_eq!(
+        (&stream.standing, stream.missing),
+        (&Standing::Gone, EVENTS)
+    );
+}
+
+async fn what_a_limit_has_removed_is_not_missing<DB: Database>(world: World<DB>) {
+    publish(&world, 0).await;
+    let context = context(&world).await;
+    let stream = context.get_stream("EVENTS").await.unwrap();
+    stream.purge().sequence(21).await.unwrap();
+    let found = verify(&world).await;
+    let stream = &found.streams[0];
+    assert_eq!(stream.sound, EVENTS - 20, "{found:?}");
+    assert_eq!((stream.missing, stream.expired), (0, 20), "{found:?}");
+    assert!(found.is_sound());
+}
+
+/// The store's folder is put back as it was an hour ago, so to speak.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_copy_of_the_store_is_told_from_the_stream_that_confirmed() {
+    let folder = Folder::new();
+    let (store, copy) = (&folder.path().join("store"), &folder.path().join("copy"));
+    let nats = NatsServer::options().store(store);
+    let nats = nats.start().await.unwrap();
+    let world = World::<sqlx::Sqlite>::with(<sqlx::Sqlite as Database>::open().await, nats).await;
+    publish(&world, 0).await;
+    world.nats.stop().await.unwrap();
+    copy_folder(store, copy);
+    world.nats.restart().await.unwrap();
+    publish(&world, EVENTS as i64).await;
+    world.nats.stop().await.unwrap();
+    std::fs::remove_dir_all(store).unwrap();
+    copy_folder(copy, store);
+    world.nats.restart().await.unwrap();
+    let found = verify(&world).await;
+    let stream = &found.streams[0];
+    let standing = Standing::RolledBack {
+        known: 2 * EVENTS,
+        now: EVENTS,
+    };
+    assert_eq!(stream.standing, standing);
+    assert_eq!((stream.sound, stream.missing), (EVENTS, EVENTS));
+}
+
+fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
