@@ -5,7 +5,7 @@ use std::{error::Error, fmt, io, process::ExitCode};
 
 use tidings::{
     BusError, ConnectError, DeadLettersError, MigrateError, OutboxError, PublishError, ReaderError,
-    RebaseError, RelayError, SchemaError, SubscribersError, WorkerError,
+    RebaseError, RelayError, SchemaError, SubscribersError, VerifyError, WorkerError,
 };
 
 use super::database;
@@ -182,6 +182,17 @@ impl From<DeadLettersError> for Report {
             }
             DeadLettersError::Bus(source) => Self::of(exit_of(source), &error),
             _ => Self::of(Exit::Failed, &error),
+        }
+    }
+}
+
+impl From<VerifyError> for Report {
+    fn from(error: VerifyError) -> Self {
+        match error {
+            VerifyError::Outbox(source) => source.into(),
+            VerifyError::Stream(source) => source.into(),
+            VerifyError::Bus(source) => source.into(),
+            other => Self::of(Exit::Failed, &other),
         }
     }
 }

@@ -7,9 +7,9 @@ use tidings::{Difference, Standing, Verification, VerifiedStream, Verify};
 use super::{
     connect,
     database::{Database, with_outbox},
+    dead_letters::moment,
     output,
     report::{Exit, Outcome, Report},
-    tail::since,
 };
 use crate::config::Config;
 
@@ -19,7 +19,7 @@ use crate::config::Config;
 #[derive(Args)]
 pub(super) struct RunVerify {
     /// Only what was written since then: 2h ago, or at a time such as 2026-01-31T12:00:00Z
-    #[arg(long, value_parser = since)]
+    #[arg(long, value_name = "5m|TIME", value_parser = moment)]
     since: Option<DateTime<Utc>>,
     /// Compare payloads byte for byte, and not only their sizes; this reads all of them
     #[arg(long)]

@@ -16,6 +16,11 @@ impl<S: Send + Sync + 'static> Executor<S> {
         self.subscriber.takes(&arrival.subject)
     }
 
+    /// How long an attempt may take.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.subscriber.timeout
+    }
+
     /// Makes a dead letter of an event; the handler is named if it was called before.
     pub(crate) async fn bury(
         &self,

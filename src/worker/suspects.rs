@@ -3,9 +3,11 @@
 //!
 //! That an event is delivered again says little: its process may have been stopped, or have lost its
 //! connection. So a delivery is only a suspicion, and what proves it is a death while nothing else ran in the
-//! process. Whatever ends under its mark is innocent, and the mark goes.
+//! process. Whatever ends under its mark is innocent, and the mark goes. Nobody waits for long: handlers that run
+//! for minutes, or a suspect that does, cannot be told apart by a death, and are not.
 
 use std::{
+    pin::pin,
     sync::{Arc, LazyLock},
     time::Duration,
 };
@@ -29,6 +31,10 @@ use crate::{
 pub(super) const DELIVERIES: u32 = 3;
 /// After how many replicas in a row that did not let their lease go the events that they had in hand are.
 pub(super) const UNCLEAN: u32 = 2;
+/// How long a suspect waits at most for those that run, and at most for its own timeout. Meanwhile nothing else begins.
+const TURN: Duration = Duration::from_secs(30);
+/// How long the others wait for a suspect. After that it is not the event that a death tells of.
+const ALONE: Duration = Duration::from_secs(60);
 /// How many processes have to die of an event.
 const DEATHS: usize = 3;
 /// How long a mark stays that nobody removes.
@@ -91,9 +97,15 @@ impl Suspects {
         permit: Permit,
     ) -> Step {
         if item.is_suspect && executor.takes(&item.arrival) {
-            // Halted, it is only handed back.
-            if let Some(alone) = halt.run_until_cancelled(BESIDE.write()).await {
-                return self.run_marked(executor, item, halt, permit, alone).await;
+            let turn = executor.timeout().min(TURN);
+            let turn = tokio::time::timeout(turn, BESIDE.write());
+            match halt.run_until_cancelled(turn).await {
+                Some(Ok(alone)) => {
+                    return self.run_marked(executor, item, halt, permit, alone).await;
+                }
+                Some(Err(_)) => self.cannot_tell(item, "handlers run for too long to wait for"),
+                // Halted, it is only handed back.
+                None => {}
             }
         }
         let _beside = BESIDE.read().await;
@@ -113,7 +125,25 @@ impl Suspects {
         let key = format!("suspect.{}.{}", self.subscriber, item.delivery.life());
         let (arrival, delivery) = (&mut item.arrival, &*item.delivery);
         let step = match self.mark(&key, &stream, sequence).await {
-            Ok(Marked::Tried) => executor.run(arrival, delivery, halt, permit).await,
+            Ok(Marked::Tried) => {
+                let mut running = pin!(executor.run(arrival, delivery, halt, permit));
+                match tokio::time::timeout(ALONE, &mut running).await {
+                    Ok(step) => step,
+                    Err(_) => {
+                        let release = async {
+                            self.clear(&key, halt).await;
+                            drop(alone);
+                        };
+                        tracing::warn!(
+                            subscriber = self.subscriber,
+                            stream,
+                            sequence,
+                            "an event that may have killed its process runs for long: others no longer wait for it"
+                        );
+                        return futures::join!(running, release).0;
+                    }
+                }
+            }
             Ok(Marked::Convicted(mark)) => {
                 let letter = letter(&mark, arrival.past.failures);
                 executor.bury(arrival, letter, delivery, halt, permit).await
@@ -132,6 +162,17 @@ impl Suspects {
         item.is_suspect = false;
         self.clear(&key, halt).await;
         step
+    }
+
+    fn cannot_tell(&self, item: &Item, why: &str) {
+        let (stream, sequence) = (&item.arrival.stream, item.arrival.sequence);
+        tracing::warn!(
+            subscriber = self.subscriber,
+            stream,
+            sequence,
+            why,
+            "an event that may have killed its process does not run alone"
+        );
     }
 
     /// Writes that this process runs the event, confirmed, unless too many have died of it.

@@ -19,3 +19,4 @@ mod run;
 mod streams;
 mod subscribers;
 mod tail;
+mod verify;

@@ -1,12 +1,24 @@
 //! A handler that kills its process does so a few times and no more; nothing else is given up for it.
 
-use std::{io::Write, path::PathBuf, process::Stdio, time::Duration};
+use std::{
+    io::Write,
+    path::PathBuf,
+    process::Stdio,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 use tidings::{Bus, Context, EventPublisher, EventSubscriber, Failure, Worker, shutdown_signal};
-use tokio::process::{Child, Command};
+use tokio::{
+    process::{Child, Command},
+    sync::Semaphore,
+};
 
-use crate::support::{Counted, Database, Folder, Stream, User, World, eventually, within};
+use crate::support::{Counted, Database, Folder, Noted, Stream, User, World, eventually, within};
 
 type Sqlite = sqlx::Sqlite;
 
@@ -289,4 +301,68 @@ async fn an_event_that_every_stop_interrupts_is_no_poison() {
         .supervise("harmless", async || service.has("plain poison"))
         .await;
     assert_eq!((deaths, service.world.dead_letters().await.len()), (0, 0));
+}
+
+/// Handlers that take hours would hold up everything.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspect_does_not_wait_for_a_handler_that_takes_hours() {
+    struct State {
+        began: Semaphore,
+        is_calm: AtomicBool,
+        noted: Noted,
+    }
+    async fn hours(_: Counted, cx: Context<Arc<State>>) -> Result<(), Failure> {
+        cx.state().began.add_permits(1);
+        std::future::pending().await
+    }
+    async fn handle(user: User, cx: Context<Arc<State>>) -> Result<(), Failure> {
+        if !cx.state().is_calm.load(Ordering::SeqCst) {
+            cx.state().began.add_permits(1);
+            std::future::pending::<()>().await;
+        }
+        cx.state().noted.note(user.id);
+        Ok(())
+    }
+    let world = World::<Sqlite>::start().await;
+    let state = Arc::new(State {
+        began: Semaphore::new(0),
+        is_calm: AtomicBool::new(false),
+        noted: Noted::default(),
+    });
+    let worker = |subscriber| {
+        Worker::new(world.bus.clone(), Arc::clone(&state))
+            .subscribe(subscriber)
+            .drain_within(Duration::ZERO)
+    };
+    let began = || async {
+        let began = within("a handler begins", state.began.acquire());
+        began.await.unwrap().forget();
+    };
+    let suspected = || {
+        let subscriber = EventSubscriber::durable("w").on(handle);
+        worker(subscriber.timeout(Duration::from_secs(2)))
+    };
+    let publisher = EventPublisher::new(&world.bus);
+    publisher.publish(&User::new("ada")).await.unwrap();
+    for _ in 0..3 {
+        let running = world.run(suspected());
+        began().await;
+        running.stop().await.unwrap();
+    }
+    let hour = Duration::from_secs(3_600);
+    let slow = world.run(worker(
+        EventSubscriber::durable("slow").on(hours).timeout(hour),
+    ));
+    let counted = Counted {
+        key: "a".into(),
+        count: 1,
+    };
+    publisher.publish(&counted).await.unwrap();
+    began().await;
+    state.is_calm.store(true, Ordering::SeqCst);
+    let running = world.run(suspected());
+    state.noted.reach(1).await;
+    running.stop().await.unwrap();
+    slow.stop().await.unwrap();
+    assert_eq!(world.dead_letters().await.len(), 0);
 }

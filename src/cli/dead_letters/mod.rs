@@ -123,7 +123,7 @@ impl Which {
     }
 }
 
-fn moment(text: &str) -> Result<DateTime<Utc>, String> {
+pub(super) fn moment(text: &str) -> Result<DateTime<Utc>, String> {
     if let Ok(ago) = duration::parse(text) {
         let time = TimeDelta::from_std(ago)
             .ok()

@@ -106,15 +106,12 @@ impl Database for Postgres {
 pub struct Folder(std::path::PathBuf);
 
 impl Folder {
-<<<<<<< HEAD
-=======
     pub fn new() -> Self {
         let folder = std::env::temp_dir().join(format!("tidings-test-{}", uuid::Uuid::now_v7()));
         std::fs::create_dir(&folder).expect("a folder");
         Self(folder)
     }
 
->>>>>>> 4f21804 (verify: whether the streams hold what was confirmed (library))
     pub fn path(&self) -> &std::path::Path {
         &self.0
     }
