@@ -1,9 +1,13 @@
-//! P7: handlers that fail while workers die: every event ends as an effect or as a dead letter.
+//! P7: handlers that fail while workers and nats-servers die: every event ends as an effect or as a dead letter.
+
+use std::sync::Arc;
 
 use crate::{effects::Effects, handling::Handling, support::World, table, trials, worker::Kind};
 
 trials!(
-    handlers_that_fail_while_a_worker_is_killed: in short on sqlite,
+    handlers_that_fail_while_a_worker_is_killed: in short on none,
+    handlers_that_fail_while_the_nats_server_is_killed: in short on sqlite,
+    handlers_that_fail_at_random_while_the_nats_server_is_killed: in short on none,
 );
 
 async fn handlers_that_fail_while_a_worker_is_killed<DB: Effects>(world: World<DB>) {
@@ -12,6 +16,31 @@ async fn handlers_that_fail_while_a_worker_is_killed<DB: Effects>(world: World<D
     for round in 0..table::rounds(12) {
         handling.goes_on().await;
         handling.replicas[round % 2].signal("KILL").await;
+        handling.recovers().await;
+    }
+    handling.judge().await;
+}
+
+async fn handlers_that_fail_while_the_nats_server_is_killed<DB: Effects>(world: World<DB>) {
+    let fault = "retries: 20 % fail, nats-server SIGKILL";
+    kill_the_nats_server(Handling::with(fault, world, Kind::Failing, 2).await).await;
+}
+
+/// An event whose last attempt failed may succeed when it is delivered again, because its answer was lost: then it
+/// is both. This is counted as duplicated, and told beside the row.
+async fn handlers_that_fail_at_random_while_the_nats_server_is_killed<DB: Effects>(
+    world: World<DB>,
+) {
+    let fault = "retries: the same, failing at random";
+    kill_the_nats_server(Handling::with(fault, world, Kind::Random, 2).await).await;
+}
+
+async fn kill_the_nats_server<DB: Effects>(mut handling: Handling<DB>) {
+    let nats = Arc::clone(&handling.trial.world.nats);
+    for _ in 0..table::rounds(12) {
+        handling.goes_on().await;
+        nats.kill().unwrap();
+        nats.restart().await.unwrap();
         handling.recovers().await;
     }
     handling.judge().await;

@@ -1,7 +1,10 @@
 //! The worker of the trials, as a process of its own: this program again, told to run one test only, which is
 //! the worker. Whatever it is told to handle has its effect in the transaction of the inbox.
 
-use std::time::Duration;
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    time::Duration,
+};
 
 use sqlx::{Postgres, Sqlite, postgres::PgPoolOptions};
 use tidings::{
@@ -30,18 +33,22 @@ pub const DURABLE: &str = "effects";
 pub enum Kind {
     Once,
     Ordered,
-    /// One attempt of five fails where events are counted, and the second attempt is the last.
+    /// One attempt of five fails where events are counted, and the second attempt is the last. Which ones is said
+    /// by the event and the number of the attempt.
     Failing,
+    /// The same, and nothing says which ones: another delivery of an event may end otherwise.
+    Random,
 }
 
 impl Kind {
-    pub const ALL: [Self; 3] = [Self::Once, Self::Ordered, Self::Failing];
+    pub const ALL: [Self; 4] = [Self::Once, Self::Ordered, Self::Failing, Self::Random];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Once => "once",
             Self::Ordered => "ordered",
             Self::Failing => "failing",
+            Self::Random => "random",
         }
     }
 }
@@ -74,7 +81,16 @@ async fn note<DB: Effects>(
 
 /// One attempt of five, where that is wanted.
 fn fail(cx: &Context<App>) -> Result<(), Failure> {
-    if cx.state().kind == Kind::Failing && uuid::Uuid::now_v7().as_u128().is_multiple_of(5) {
+    let chance = match cx.state().kind {
+        Kind::Once | Kind::Ordered => return Ok(()),
+        Kind::Failing => {
+            let mut chance = DefaultHasher::new();
+            (cx.event_id().as_uuid(), cx.attempt()).hash(&mut chance);
+            chance.finish()
+        }
+        Kind::Random => uuid::Uuid::now_v7().as_u64_pair().1,
+    };
+    if chance.is_multiple_of(5) {
         return Err(Failure::retry("one of five"));
     }
     Ok(())
@@ -110,7 +126,7 @@ async fn work<DB: Effects>(outbox: &Outbox<DB>, app: App) {
     let subscriber = match app.kind {
         Kind::Once => subscriber.concurrency(8),
         Kind::Ordered => subscriber.concurrency(4).ordered_by_key(),
-        Kind::Failing => {
+        Kind::Failing | Kind::Random => {
             let retry = Retry::exponential(Duration::from_millis(400), Duration::from_secs(1));
             subscriber.concurrency(8).retry(retry.attempts(2))
         }
