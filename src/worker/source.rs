@@ -20,6 +20,8 @@ use crate::{
     executor::{Acknowledger, Arrival, PROGRESS},
 };
 
+/// How often it is looked how far everything is acknowledged.
+const LOOK: Duration = Duration::from_secs(2);
 /// How long a consumer that does not answer is left alone, at first and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -127,6 +129,8 @@ impl Source {
     pub(super) async fn run(mut self, stop: CancellationToken) -> (String, Arc<Hands>) {
         let mut progress = tokio::time::interval(PROGRESS);
         progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looks = tokio::time::interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let hands = Arc::clone(&self.hands);
         loop {
             self.ask().await;
@@ -142,10 +146,8 @@ impl Source {
                 () = until(interrupted), if interrupted.is_some() => self.resume().await,
                 Some(_) = self.repeated.join_next() => {}
                 Some(looked) = self.looks.join_next() => self.note_floor(looked),
-                _ = progress.tick() => {
-                    self.look_at_floor();
-                    self.tell_progress().await;
-                }
+                _ = looks.tick() => self.look_at_floor(),
+                _ = progress.tick() => self.tell_progress().await,
             }
         }
         let place = self.place();

@@ -1,11 +1,15 @@
 //! P6: three replicas that handle in the order of each key, while the one that works dies, freezes, loses its
 //! link or is replaced.
 
+use sqlx::Postgres;
+
 use crate::{
     effects::Effects,
     handling::Handling,
     support::{Proxy, World},
-    table, trials,
+    table,
+    trial::postgres_url,
+    trials,
     worker::Kind,
 };
 
@@ -100,6 +104,36 @@ async fn replicas_are_replaced_one_by_one<DB: Effects>(world: World<DB>) {
             handling.recovers().await;
             handling.goes_on().await;
         }
+    }
+    handling.judge().await;
+}
+
+/// Both its links are silent and nobody closes them, as when the power of its host fails: Postgres keeps its
+/// transactions open, and with them the inbox's rows of what it had in hand.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_host_of_the_active_replica_is_gone() {
+    let world = World::<Postgres>::start().await;
+    let fault = "ordered: host of the active gone, links open";
+    let mut handling = Handling::begin(fault, world, Kind::Ordered).await;
+    let options = handling.trial.world.outbox.pool().connect_options();
+    let mut links = Vec::new();
+    for _ in 0..3 {
+        let nats = Proxy::to(handling.trial.world.nats.port()).await;
+        let database = Proxy::to(options.get_port()).await;
+        let url = format!("nats://127.0.0.1:{}", nats.port);
+        handling.add(url, postgres_url(&options, database.port));
+        links.push([nats, database]);
+    }
+    handling.flows().await;
+    handling.goes_on().await;
+    for _ in 0..table::rounds(4) {
+        let active = handling.active().await;
+        for link in &links[active] {
+            link.silence();
+        }
+        handling.replicas[active].signal("KILL").await;
+        handling.recovers().await;
+        handling.goes_on().await;
     }
     handling.judge().await;
 }

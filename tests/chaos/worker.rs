@@ -125,7 +125,10 @@ async fn work<DB: Effects>(outbox: &Outbox<DB>, app: App) {
         .on_once(outbox, created::<DB>);
     let subscriber = match app.kind {
         Kind::Once => subscriber.concurrency(8),
-        Kind::Ordered => subscriber.concurrency(4).ordered_by_key(),
+        Kind::Ordered => subscriber
+            .concurrency(4)
+            .timeout(Duration::from_secs(5))
+            .ordered_by_key(),
         Kind::Failing | Kind::Random => {
             let retry = Retry::exponential(Duration::from_millis(400), Duration::from_secs(1));
             subscriber.concurrency(8).retry(retry.attempts(2))

@@ -29,6 +29,10 @@ pub use transaction::InboxTransaction;
 /// How long a connection, the inbox's answer or a commit is waited for. An event that another replica has in
 /// hand is waited for, too.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How much longer than its handler may run a transaction may wait for its client.
+const SPARE: Duration = Duration::from_secs(5);
+/// The longest time that Postgres takes for this: milliseconds in 31 bits.
+const LONGEST_IDLE: Duration = Duration::from_millis(i32::MAX as u64);
 /// How long a rollback is waited for, and then the database, to tell a slow statement from a lost server.
 const ROLLBACK: Duration = Duration::from_secs(2);
 
@@ -76,6 +80,8 @@ pub struct Memory<'a> {
     pub period: i64,
     /// The events' ids, sorted.
     pub events: &'a [Uuid],
+    /// A client that is silent for so long in the transaction is gone.
+    pub idle: Duration,
 }
 
 /// What the inbox says.
@@ -157,6 +163,7 @@ impl<DB: Store> Inbox<DB> {
                 slot_seconds,
                 period,
                 events: &event,
+                idle: facts.timeout.saturating_add(SPARE).min(LONGEST_IDLE),
             };
             let remembering = DB::remember(connection, names, &memory).await;
             let remembered = remembering.map_err(Outbox::<DB>::explain)?;

@@ -23,7 +23,8 @@ macro_rules! for_each_slot {
     };
 }
 
-/// Without an array, which costs more than the one row.
+/// Without an array, which costs more than the one row. Both say, for this transaction, how long Postgres waits
+/// for the client: a host that is gone closes no connection, and its rows would be locked for hours.
 const REMEMBER_ONE: [&str; 16] = for_each_slot!(
     "with ring as materialized (
         select floor(date_part('epoch', clock_timestamp()) / slot_seconds)::bigint as now,
@@ -36,7 +37,9 @@ const REMEMBER_ONE: [&str; 16] = for_each_slot!(
         where slot_seconds = $3 and $4::bigint between greatest(now - 13, first) and now + 1
         on conflict do nothing returning 1
     )
-    select now, slot_seconds, first, exists (select from added) from ring"
+    select now, slot_seconds, first, exists (select from added),
+           set_config('idle_in_transaction_session_timeout', $5, true)
+    from ring"
 );
 
 const REMEMBER: [&str; 16] = for_each_slot!(
@@ -52,7 +55,8 @@ const REMEMBER: [&str; 16] = for_each_slot!(
         on conflict do nothing returning event
     )
     select now, slot_seconds, first, count = cardinality($1::uuid[]),
-           case when count < cardinality($1::uuid[]) then events end
+           case when count < cardinality($1::uuid[]) then events end,
+           set_config('idle_in_transaction_session_timeout', $5, true)
     from ring, (select count(*), array_agg(event) as events from added) as added"
 );
 
@@ -81,6 +85,7 @@ impl Remember for Postgres {
             .bind(memory.scope)
             .bind(memory.slot_seconds)
             .bind(memory.period)
+            .bind(memory.idle.as_millis().to_string())
             .fetch_one(connection)
             .await?;
         let added = match (row.try_get(3)?, memory.events) {
@@ -164,8 +169,9 @@ impl Remember for Postgres {
         // Data, constraints, a transaction that had failed before, statements, rights, user-defined ones.
         const CLASSES: [&str; 7] = ["22", "23", "25", "42", "44", "P0", "54"];
         code.is_some_and(|code| {
-            let is_read_only = code == "25006";
-            !is_read_only && CLASSES.iter().any(|class| code.starts_with(class))
+            // Read-only, and closed because the client was silent for too long.
+            let is_state = code == "25006" || code == "25P03";
+            !is_state && CLASSES.iter().any(|class| code.starts_with(class))
         })
     }
 }
