@@ -29,10 +29,10 @@ async fn jetstream<DB: Effects>(handling: &Handling<DB>) -> jetstream::Context {
     jetstream::new(client.unwrap())
 }
 
-async fn delete_the_consumer<DB: Effects>(handling: &mut Handling<DB>, of: &str) {
+async fn delete_the_consumer<DB: Effects>(handling: &mut Handling<DB>, of: &str) -> Duration {
     let stream = jetstream(handling).await.get_stream(of).await.unwrap();
     stream.delete_consumer(DURABLE).await.unwrap();
-    assert!(handling.recovers().await < RECOVERS);
+    handling.recovers().await
 }
 
 async fn a_consumer_that_is_deleted<DB: Effects>(world: World<DB>) {
@@ -40,11 +40,13 @@ async fn a_consumer_that_is_deleted<DB: Effects>(world: World<DB>) {
     let mut handling = Handling::with(fault, world, Kind::Once, 2).await;
     for _ in 0..table::rounds(8) {
         handling.goes_on().await;
-        delete_the_consumer(&mut handling, "EVENTS").await;
+        assert!(delete_the_consumer(&mut handling, "EVENTS").await < RECOVERS);
     }
     handling.judge().await;
 }
 
+/// What the dead worker had in hand holds the acknowledgement floor down: whatever was handled since comes again
+/// before anything new, and how long that takes depends on the load.
 async fn a_consumer_that_is_deleted_behind_a_dead_worker<DB: Effects>(world: World<DB>) {
     let fault = "once: worker SIGKILL, then consumer deleted";
     let mut handling = Handling::with(fault, world, Kind::Once, 2).await;
@@ -63,7 +65,7 @@ async fn the_consumer_of_retries_is_deleted<DB: Effects>(world: World<DB>) {
     let mut handling = Handling::with(fault, world, Kind::Failing, 1).await;
     for _ in 0..table::rounds(8) {
         handling.goes_on().await;
-        delete_the_consumer(&mut handling, "RETRIES").await;
+        assert!(delete_the_consumer(&mut handling, "RETRIES").await < RECOVERS);
     }
     handling.judge().await;
 }
@@ -73,7 +75,7 @@ async fn an_ordered_consumer_that_is_deleted<DB: Effects>(world: World<DB>) {
     let mut handling = Handling::with(fault, world, Kind::Ordered, 3).await;
     for _ in 0..table::rounds(8) {
         handling.goes_on().await;
-        delete_the_consumer(&mut handling, "EVENTS").await;
+        assert!(delete_the_consumer(&mut handling, "EVENTS").await < RECOVERS);
     }
     handling.judge().await;
 }
