@@ -127,6 +127,13 @@ pub(crate) struct Permit {
     probe: Option<u64>,
 }
 
+impl Permit {
+    /// Whether the attempt is the one that finds out whether the circuit may close.
+    pub(crate) fn is_probe(self) -> bool {
+        self.probe.is_some()
+    }
+}
+
 /// How an attempt ended, as far as the circuit is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Attempted {

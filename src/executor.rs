@@ -1,6 +1,7 @@
 //! One delivery, from its arrival to its record. Never pulls, never decides which delivery is next.
 
 mod bury;
+mod wait;
 
 use std::{
     collections::hash_map::RandomState,
@@ -38,8 +39,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// fixed wait would bring it back to the same one.
 const NOT_OURS: Retry =
     Retry::exponential(Duration::from_millis(50), Duration::from_secs(5)).attempts(u32::MAX);
-/// Shorter waits than the server's schedules can make are waited for in hand.
-const IN_PLACE: Duration = Duration::from_millis(250);
 /// How often an answer to the server is tried before the server's own redelivery is left to work.
 const ANSWER_TRIES: u32 = 3;
 
@@ -84,6 +83,10 @@ pub(crate) trait Acknowledger: Send + Sync + 'static {
         after: Duration,
         past: &Past,
     ) -> impl Future<Output = Result<(), Unanswered>> + Send;
+    /// Whether the event can be stored to come again; else it has to wait in hand.
+    fn can_come_again(&self, _past: &Past) -> bool {
+        true
+    }
     /// Leaves the event to another replica, as if it had not been delivered.
     fn hand_back(&self, after: Duration) -> impl Future<Output = Result<(), Unanswered>> + Send;
     /// Hears what was decided of an attempt, and the failure's text, before it is answered.
@@ -191,16 +194,12 @@ impl<S: Send + Sync + 'static> Executor<S> {
             }
             Err(panic) => self.decide(Err(panicked(&*panic)), arrival, attempt, permit),
         };
-        let outcome = self.dated(outcome, arrival, attempt);
+        let mut outcome = self.dated(outcome, arrival, attempt);
         acknowledger.decided(&outcome, error.as_deref());
         self.record(arrival, attempt, &outcome, error, began.elapsed());
-        match outcome {
-            // What the handlers need is not there: it is no use to take in more meanwhile.
-            Outcome::Postpone(after) => Step::Again(after),
-            Outcome::Retry(after) if self.subscriber.ordered || after <= IN_PLACE => {
-                Step::Again(after)
-            }
-            outcome => self.answer(arrival, &outcome, acknowledger, halt).await,
+        match self.stays_for(&mut outcome, arrival, acknowledger, permit) {
+            Some(wait) => Step::Again(wait),
+            None => self.answer(arrival, &outcome, acknowledger, halt).await,
         }
     }
 

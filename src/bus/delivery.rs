@@ -12,7 +12,7 @@ use tidings_contract::wire;
 
 use super::{
     Bus, BusError, Pulled, envelope_of,
-    letter::{Letter, REDRIVE},
+    letter::{Letter, REDRIVE, size_of},
     retry,
     streams::retry_at_subject,
 };
@@ -186,6 +186,13 @@ impl Acknowledger for Delivery {
         let payload = self.message.payload.clone();
         self.bus.store(subject, headers, payload).await?;
         Ok(self.answer("+ACK").await?)
+    }
+
+    /// Not when the server would refuse the message for its size, with what a retry says of itself.
+    fn can_come_again(&self, past: &Past) -> bool {
+        let headers = size_of(&retry::headers(self, past, Utc::now()));
+        headers <= wire::MAX_HEADER_BYTES
+            && headers + self.message.payload.len() <= self.bus.max_payload()
     }
 
     async fn hand_back(&self, after: Duration) -> Result<(), Unanswered> {

@@ -148,7 +148,7 @@ pub(super) fn time(at: DateTime<Utc>) -> String {
 }
 
 /// The bytes of headers on the wire.
-fn size_of(headers: &HeaderMap) -> usize {
+pub(super) fn size_of(headers: &HeaderMap) -> usize {
     let line = |name: &str, value: &str| name.len() + value.len() + ": \r\n".len();
     let lines = headers.iter().flat_map(|(name, values)| {
         let name: &str = name.as_ref();

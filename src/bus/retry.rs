@@ -58,13 +58,14 @@ pub(super) fn restore(message: &mut Message, subscriber: &str) -> Restored {
         let name: &str = (*name).as_ref();
         !name.starts_with(PREFIX) && !is_natss(name)
     });
-    let mut kept: HeaderMap = kept
-        .flat_map(|(name, values)| {
-            values
-                .iter()
-                .map(move |value| (name.clone(), value.clone()))
-        })
-        .collect();
+    // Not collected: that would keep one value of each name.
+    let mut own = HeaderMap::new();
+    for (name, values) in kept {
+        for value in values {
+            own.append(name.clone(), value.clone());
+        }
+    }
+    let mut kept = own;
     if let Some(original) = original {
         kept.insert(wire::MESSAGE_ID, original);
     }

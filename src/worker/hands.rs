@@ -33,8 +33,10 @@ pub(super) struct Hands {
 #[derive(Default)]
 struct Inner {
     held: BTreeMap<u64, Held>,
-    /// What was handled above the oldest in hand, by whoever is alone.
+    /// What was handled above the oldest in hand, or is to be delivered again, by whoever is alone.
     handled: BTreeSet<u64>,
+    /// How far the consumer has delivered since it began at its ack floor.
+    through: u64,
     /// What was answered lately by one of several, and when it was stored.
     recent: BTreeMap<u64, DateTime<Utc>>,
     bytes: usize,
@@ -69,8 +71,8 @@ pub(super) enum Taken {
     New,
     /// It was delivered again while it is in hand.
     Held,
-    /// It was handled here already, and is delivered again: from the ack floor, or because the server has lost
-    /// the answer.
+    /// It was handled already, and is delivered again: from the ack floor, or because the server has lost the
+    /// answer. It is in hand until that is confirmed.
     Handled,
 }
 
@@ -95,6 +97,11 @@ impl Hands {
     /// What was handled above the ack floor.
     pub(super) fn handled(&self) -> Vec<u64> {
         self.inner().handled.iter().copied().collect()
+    }
+
+    /// The consumer begins again at its ack floor: what was handled above it is delivered again.
+    pub(super) fn begin_again(&self) {
+        self.inner().through = 0;
     }
 
     /// The stream is another one: its sequences mean other events.
@@ -142,12 +149,12 @@ impl Hands {
     ) -> Taken {
         let mut inner = self.inner();
         inner.stall = None;
+        inner.through = inner.through.max(sequence);
         if inner.held.contains_key(&sequence) {
             return Taken::Held;
         }
-        if inner.handled.contains(&sequence) || inner.recent.get(&sequence) == Some(&stored_at) {
-            return Taken::Handled;
-        }
+        let is_known =
+            inner.handled.contains(&sequence) || inner.recent.get(&sequence) == Some(&stored_at);
         let held = Held {
             delivery: Arc::clone(delivery),
             stored_at,
@@ -155,7 +162,10 @@ impl Hands {
         };
         inner.bytes += delivery.bytes();
         inner.held.insert(sequence, held);
-        Taken::New
+        match is_known {
+            true => Taken::Handled,
+            false => Taken::New,
+        }
     }
 
     /// Lets a delivery go that was not answered.
@@ -175,14 +185,12 @@ impl Hands {
         inner.bytes -= held.as_ref().map_or(0, |held| held.delivery.bytes());
         if self.alone {
             inner.handled.insert(sequence);
-            // The ack floor is right below the oldest in hand: what is older never comes again.
-            match inner.held.keys().next().copied() {
-                Some(oldest) => {
-                    while inner.handled.first().is_some_and(|first| *first < oldest) {
-                        inner.handled.pop_first();
-                    }
-                }
-                None => inner.handled.clear(),
+            // Of what was delivered, the ack floor is right below the oldest in hand: what is older never comes
+            // again. Of what was not yet, it says nothing.
+            let oldest = inner.held.keys().next().copied().unwrap_or(u64::MAX);
+            let floor = oldest.min(inner.through.saturating_add(1));
+            while inner.handled.first().is_some_and(|first| *first < floor) {
+                inner.handled.pop_first();
             }
         } else if let Some(held) = held {
             inner.recent.insert(sequence, held.stored_at);

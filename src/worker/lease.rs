@@ -16,6 +16,8 @@ use crate::bus::{Bus, BusError};
 
 /// How long a stand-by waits for a holder that died.
 const LEASE: Duration = Duration::from_secs(5);
+/// What the message of an entry has beside its value, at most.
+const AROUND: usize = 1024;
 /// How often a stand-by looks.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -176,15 +178,40 @@ impl Lease {
 
     /// Lets a stand-by take over at once, and tells it what was handled.
     pub(super) async fn release(&self, tenure: &Tenure, handled: Handled) {
-        let free = bytes_of(&Written {
+        let mut free = bytes_of(&Written {
             handled,
             ..Written::default()
         });
-        let written = self.bus.write_state(&self.key, free, tenure.revision);
+        if free.len() + AROUND > self.bus.max_payload() {
+            tracing::warn!(
+                subscriber = self.subscriber,
+                bytes = free.len(),
+                "more was handled ahead of an older event than the lease can tell: it is handled again"
+            );
+            free = bytes_of(&Written::default());
+        }
+        let written = self.write_free(free, tenure.revision);
         match tokio::time::timeout(LEASE, written).await {
-            Ok(Ok(_)) => {}
+            Ok(Ok(())) => {}
             Ok(Err(error)) => self.unreleased(&error),
             Err(late) => self.unreleased(&late),
+        }
+    }
+
+    /// Over our own entry, whichever its revision: the answer to a renewal may have been lost, or not waited for.
+    async fn write_free(&self, free: Bytes, mut revision: u64) -> Result<(), BusError> {
+        loop {
+            let written = self.bus.write_state(&self.key, free.clone(), revision);
+            if written.await?.is_some() {
+                return Ok(());
+            }
+            match self.bus.read_state(&self.key).await? {
+                Some(entry) if read(&entry.value).owner.as_ref() == Some(&self.owner) => {
+                    revision = entry.revision;
+                }
+                _ => return Ok(()),
+            }
+            tokio::time::sleep(LOOK).await;
         }
     }
 

@@ -14,13 +14,13 @@ use super::{
     board::{Asked, Board, Figures},
     hands::Hands,
     lease::{Handled, Lease},
-    source::{Item, Source, hand_back, until},
+    source::{Item, Source, hand_back, tell_progress, until},
     suspects::Suspects,
 };
 use crate::{
     breaker::Permit,
     bus::{Bus, BusError, ConsumerSpec},
-    executor::{Executor, Step},
+    executor::{Executor, PROGRESS, Step},
     flow::{Begin, Flow, Pulls},
     lanes::{Lanes, Priority, Turn},
     subscriber::{EventSubscriber, MAX_CONCURRENCY},
@@ -74,9 +74,10 @@ impl<S: Send + Sync + 'static> Runner<S> {
     /// Runs until `stop` is cancelled and everything in hand is answered; what still runs when `halt` is
     /// cancelled is handed back.
     pub(super) async fn run(self, stop: CancellationToken, halt: CancellationToken) {
+        let mut known = Handled::new();
         while !stop.is_cancelled() {
             let worked = if self.subscriber.ordered {
-                self.work_alone(&stop, &halt).await
+                self.work_alone(&mut known, &stop, &halt).await
             } else {
                 let worked = self.work(&Handled::new(), 0, &stop, &halt).await;
                 worked.map(drop)
@@ -91,9 +92,11 @@ impl<S: Send + Sync + 'static> Runner<S> {
         }
     }
 
-    /// Works as long as this replica has the lease.
+    /// Works as long as this replica has the lease. When it is lost, what was handled is still known here:
+    /// nobody has told whoever takes over, and that may be this replica again.
     async fn work_alone(
         &self,
+        known: &mut Handled,
         stop: &CancellationToken,
         halt: &CancellationToken,
     ) -> Result<(), BusError> {
@@ -107,7 +110,10 @@ impl<S: Send + Sync + 'static> Runner<S> {
         };
         self.board.has_lease();
         let (stop, halt) = (stop.child_token(), halt.child_token());
-        let before = std::mem::take(&mut tenure.handled);
+        let mut before = std::mem::take(&mut tenure.handled);
+        for (place, handled) in std::mem::take(known) {
+            before.entry(place).or_default().extend(handled);
+        }
         let unclean = tenure.unclean;
         let mut working = std::pin::pin!(self.work(&before, unclean, &stop, &halt));
         let worked = tokio::select! {
@@ -116,7 +122,10 @@ impl<S: Send + Sync + 'static> Runner<S> {
                 self.board.drains();
                 stop.cancel();
                 halt.cancel();
-                return working.await.map(drop);
+                let worked = working.await;
+                let handled = worked.as_ref().unwrap_or(&before);
+                *known = handled.clone();
+                return worked.map(drop);
             }
         };
         let (handled, worked) = match worked {
@@ -325,9 +334,25 @@ impl<S: Send + Sync + 'static> Run<S> {
             back.push(item);
         }
         if !self.ordered {
+            for item in &back {
+                item.hands.let_go(item.arrival.at);
+            }
             hand_back(&self.name, back.into_iter().map(|item| item.delivery)).await;
         }
-        while let Some(finished) = self.running.join_next().await {
+        // Not at once, and not once it is halted: a sign that comes behind what is handed back would keep it from
+        // others until the acknowledgement time is over.
+        let mut progress = tokio::time::interval_at(Instant::now() + PROGRESS, PROGRESS);
+        loop {
+            let finished = tokio::select! {
+                finished = self.running.join_next() => finished,
+                _ = progress.tick(), if !self.halt.is_cancelled() => {
+                    for hands in &self.hands {
+                        tell_progress(&self.name, hands, Duration::ZERO).await;
+                    }
+                    continue;
+                }
+            };
+            let Some(finished) = finished else { return };
             let Finished { item, step, .. } = unpanicked(finished);
             match step {
                 Step::Over => item.hands.release(item.arrival.at),

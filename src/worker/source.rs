@@ -147,7 +147,9 @@ impl Source {
                 Some(_) = self.repeated.join_next() => {}
                 Some(looked) = self.looks.join_next() => self.note_floor(looked),
                 _ = looks.tick() => self.look_at_floor(),
-                _ = progress.tick() => self.tell_progress().await,
+                _ = progress.tick() => {
+                    tell_progress(&self.subscriber, &hands, PROGRESS / 2).await;
+                }
             }
         }
         let place = self.place();
@@ -210,21 +212,9 @@ impl Source {
                 tracing::debug!(sequence = arrival.at, "delivered again while in hand");
             }
             Taken::Handled => {
-                self.repeated.spawn(async move {
-                    if let Err(error) = delivery.ack().await {
-                        tracing::warn!(%error, "an event that was handled already is not acknowledged");
-                    }
-                });
-            }
-        }
-    }
-
-    /// What waits or runs is in hand; without a sign the server would give it to somebody else.
-    async fn tell_progress(&self) {
-        for delivery in self.hands.older_than(PROGRESS / 2) {
-            if let Err(error) = delivery.progress().await {
-                tracing::warn!(subscriber = &*self.subscriber, %error, "progress could not be told");
-                return;
+                let hands = Arc::clone(&self.hands);
+                let again = acknowledge_again(delivery, hands, arrival.at);
+                self.repeated.spawn(again);
             }
         }
     }
@@ -320,6 +310,7 @@ impl Source {
         let before = std::mem::replace(&mut self.puller, fresh);
         // Closed, not dropped: what its pulls still got would be missing after the beginning.
         drop(before.close().await);
+        self.hands.begin_again();
         self.bus.reset_consumer(&self.consumer).await?;
         self.order = Some(Order { next: 1 });
         Ok(())
@@ -341,10 +332,34 @@ impl Source {
             .filter(|(delivery, arrival)| {
                 hands.take(arrival.at, arrival.stored_at, delivery) == Taken::New
             })
-            .map(|(delivery, _)| delivery);
+            .map(|(delivery, arrival)| {
+                hands.let_go(arrival.at);
+                delivery
+            });
         hand_back(&self.subscriber, back).await;
-        while self.repeated.join_next().await.is_some() {}
+        // What is not confirmed in time comes again, to whoever pulls then.
+        let repeated = async { while self.repeated.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(LONGEST_PAUSE, repeated).await;
     }
+}
+
+/// What waits or runs is in hand; without a sign the server would give it to somebody else.
+pub(super) async fn tell_progress(subscriber: &str, hands: &Hands, age: Duration) {
+    for delivery in hands.older_than(age) {
+        if let Err(error) = delivery.progress().await {
+            tracing::warn!(subscriber, %error, "progress could not be told");
+            return;
+        }
+    }
+}
+
+/// Acknowledges what was handled before, until it is confirmed: until then it may come again, and must be known.
+async fn acknowledge_again(delivery: Arc<Delivery>, hands: Arc<Hands>, sequence: u64) {
+    while let Err(error) = delivery.ack().await {
+        tracing::warn!(sequence, %error, "an event that was handled already is not acknowledged");
+        tokio::time::sleep(LONGEST_PAUSE).await;
+    }
+    hands.release(sequence);
 }
 
 /// Leaves deliveries to other replicas.

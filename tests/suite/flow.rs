@@ -275,3 +275,30 @@ async fn large_events_are_held_within_the_memory() {
         "{most} of {LARGE} bytes"
     );
 }
+
+/// Events that never succeed open the circuit and take all places; those behind them have a chance.
+#[tokio::test(flavor = "multi_thread")]
+async fn events_that_always_fail_do_not_keep_the_circuit_open_for_the_others() {
+    async fn fail_if_bad(user: User, cx: Context<Arc<Downstream>>) -> Result<(), Failure> {
+        if user.id.starts_with("bad") {
+            return Err(Failure::retry("bad"));
+        }
+        cx.state().noted.note(user.id);
+        Ok(())
+    }
+    let world = World::<Sqlite>::start().await;
+    let downstream = Arc::new(Downstream::default());
+    let bad = (0..2 * CONCURRENCY).map(|n| User::new(&format!("bad{n}")));
+    publish(&world, bad.chain([User::new("good")])).await;
+    let breaker = CircuitBreaker::default()
+        .within(Duration::from_secs(30), 3)
+        .open_for(Duration::from_millis(50), Duration::from_millis(100));
+    let subscriber = EventSubscriber::durable("flow")
+        .on(fail_if_bad)
+        .circuit_breaker(breaker)
+        .concurrency(CONCURRENCY);
+    let worker = Worker::new(world.bus.clone(), Arc::clone(&downstream)).subscribe(subscriber);
+    let running = world.run(worker);
+    downstream.noted.reach(1).await;
+    running.stop().await.unwrap();
+}

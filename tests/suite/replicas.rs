@@ -1,6 +1,12 @@
 //! P6: the order of a key over several replicas, through their starts, stops and deaths.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
 
 use tidings::{Context, EventPublisher, EventSubscriber, Failure, Worker};
 
@@ -194,4 +200,116 @@ async fn order_holds_when_deliveries_are_lost_on_their_way() {
     running.stop().await.unwrap();
     assert_in_order(&noted, 100);
     assert_eq!(noted.len(), 300, "nothing twice");
+}
+
+/// A handler that never ends the first event of the key `stuck` when it gets it for the first time.
+async fn note_unless_stuck(event: Counted, cx: Context<Stuck>) -> Result<(), Failure> {
+    let Stuck { noted, times } = cx.state();
+    if event.key == "stuck" && times.fetch_add(1, SeqCst) == 0 {
+        std::future::pending::<()>().await;
+    }
+    noted.note(format!("0 {} {}", event.key, event.count));
+    Ok(())
+}
+
+#[derive(Clone, Default)]
+struct Stuck {
+    noted: Noted,
+    times: Arc<AtomicUsize>,
+}
+
+/// How many events are above the floor: more than a replica holds, so that it does not hear of all of them
+/// before the first one is done.
+const AHEAD: i64 = 60;
+
+impl Stuck {
+    fn worker(&self, world: &World<Sqlite>) -> Worker<Self> {
+        let subscriber = EventSubscriber::durable("counter")
+            .on(note_unless_stuck)
+            .concurrency(2)
+            .ordered_by_key();
+        Worker::new(world.bus.clone(), self.clone())
+            .subscribe(subscriber)
+            .drain_within(Duration::ZERO)
+    }
+
+    /// The first event hangs, and everything behind it was handled.
+    async fn hangs(&self, world: &World<Sqlite>) {
+        let publisher = EventPublisher::new(&world.bus);
+        let counted = |key: &str, count| Counted {
+            key: key.to_owned(),
+            count,
+        };
+        publisher.publish(&counted("stuck", 1)).await.unwrap();
+        for count in 1..=AHEAD {
+            publisher.publish(&counted("a", count)).await.unwrap();
+        }
+        self.noted.reach(usize::try_from(AHEAD).unwrap()).await;
+    }
+
+    /// The event that hung is done, and nothing else was done again.
+    async fn is_over(&self, world: &World<Sqlite>) {
+        let publisher = EventPublisher::new(&world.bus);
+        for key in ["a", "stuck"] {
+            let (key, count) = (key.to_owned(), AHEAD + 1);
+            publisher.publish(&Counted { key, count }).await.unwrap();
+        }
+        let ended = |key, last| seen(&self.noted, key).last() == Some(&(0, last));
+        eventually("the last of both keys", || async {
+            ended("a", AHEAD + 1) && ended("stuck", AHEAD + 1)
+        })
+        .await;
+        let counts: Vec<i64> = seen(&self.noted, "a").iter().map(|(_, n)| *n).collect();
+        assert_eq!(counts, (1..=AHEAD + 1).collect::<Vec<_>>(), "nothing twice");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_takes_over_repeats_nothing_however_much_was_done_ahead() {
+    let world = World::<Sqlite>::start().await;
+    let stuck = Stuck::default();
+    let first = world.run(stuck.worker(&world));
+    stuck.hangs(&world).await;
+    first.stop().await.unwrap();
+    let second = world.run(stuck.worker(&world));
+    stuck.is_over(&world).await;
+    second.stop().await.unwrap();
+}
+
+/// A renewal that was stored, though its answer was lost, must not keep the lease from being released.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clean_stop_hands_over_though_the_answer_to_a_renewal_was_lost() {
+    let world = World::<Sqlite>::start().await;
+    let stuck = Stuck::default();
+    let first = world.run(stuck.worker(&world));
+    stuck.hangs(&world).await;
+    write_lease(&world, None).await;
+    first.stop().await.unwrap();
+    let second = world.run(stuck.worker(&world));
+    stuck.is_over(&world).await;
+    second.stop().await.unwrap();
+}
+
+/// What it has handled, a process knows, whoever has the lease meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_gets_its_lease_back_repeats_nothing() {
+    let world = World::<Sqlite>::start().await;
+    let stuck = Stuck::default();
+    let running = world.run(stuck.worker(&world));
+    stuck.hangs(&world).await;
+    write_lease(&world, Some(r#"{"owner":"thief"}"#)).await;
+    stuck.is_over(&world).await;
+    running.stop().await.unwrap();
+}
+
+/// Writes the entry of the lease as somebody else; `None` leaves in it what it holds.
+async fn write_lease(world: &World<Sqlite>, value: Option<&'static str>) {
+    const ENTRY: &str = "$KV.TIDINGS.lease.counter";
+    let client = async_nats::connect(world.nats.url()).await.unwrap();
+    let context = async_nats::jetstream::new(client);
+    let bucket = context.get_stream("KV_TIDINGS").await.unwrap();
+    let held = bucket.get_last_raw_message_by_subject(ENTRY).await.unwrap();
+    let value = value.map_or(held.payload, Into::into);
+    let written = context.publish(ENTRY, value).await.unwrap();
+    written.await.unwrap();
 }

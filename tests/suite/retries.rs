@@ -135,3 +135,65 @@ async fn failures_are_counted_across_workers() {
     assert_eq!(dead.0[0].header("tidings-dead-sequence"), "1");
     assert!(dead.0[0].header("tidings-dead-handler").ends_with("fail"));
 }
+
+/// With what a retry has to say of itself, the message would be larger than the server takes.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_is_too_large_to_be_stored_again_has_its_attempts() {
+    async fn fail(_: User, cx: Context<Noted>) -> Result<(), Failure> {
+        cx.state().note(cx.attempt().to_string());
+        Err(Failure::retry("no"))
+    }
+    let world = World::<Sqlite>::start().await;
+    let publisher = EventPublisher::new(&world.bus);
+    let mut user = User::new("ada");
+    // The largest that can be published at all, give or take a few bytes.
+    user.email = "x".repeat(world.bus.max_payload());
+    while publisher.publish(&user).await.is_err() {
+        user.email.truncate(user.email.len() - 32);
+    }
+    let noted = Noted::default();
+    let retry = Retry::exponential(Duration::from_millis(400), Duration::from_millis(400));
+    let worker = Worker::new(world.bus.clone(), noted.clone()).subscribe(
+        EventSubscriber::durable("w")
+            .on(fail)
+            .retry(retry.attempts(3)),
+    );
+    let running = world.run(worker);
+    eventually("a dead letter", || async {
+        world.dead_letters().await.len() == 1
+    })
+    .await;
+    running.stop().await.unwrap();
+    assert_eq!(noted.all(), ["1", "2", "3"]);
+}
+
+/// While a handler uses the time that it has after the signal, its event is not given to somebody else.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_hears_of_what_runs_until_the_drain_is_over() {
+    use futures::StreamExt;
+    async fn wait(_: User, cx: Context<std::sync::Arc<[Semaphore; 2]>>) -> Result<(), Failure> {
+        let [began, end] = &**cx.state();
+        began.add_permits(1);
+        end.acquire().await?.forget();
+        Ok(())
+    }
+    let world = World::<Sqlite>::start().await;
+    let gates = std::sync::Arc::new([0, 0].map(Semaphore::new));
+    let worker = Worker::new(world.bus.clone(), std::sync::Arc::clone(&gates))
+        .subscribe(EventSubscriber::durable("w").on(wait))
+        .drain_within(Duration::from_secs(600));
+    let running = world.run(worker);
+    publish(&world, "ada").await;
+    let began = within("the handler begins", gates[0].acquire()).await;
+    began.unwrap().forget();
+    let client = async_nats::connect(world.nats.url()).await.unwrap();
+    let mut answers = client.subscribe("$JS.ACK.EVENTS.w.>").await.unwrap();
+    client.flush().await.unwrap();
+    let stopping = tokio::spawn(running.stop());
+    let answer = within("a sign", answers.next()).await.unwrap();
+    assert_eq!(&*answer.payload, b"+WPI");
+    gates[1].add_permits(1);
+    let answer = within("the answer", answers.next()).await.unwrap();
+    assert_eq!(&*answer.payload, b"+ACK");
+    stopping.await.unwrap().unwrap();
+}
