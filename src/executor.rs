@@ -35,10 +35,6 @@ pub(crate) const ACK_WAIT: Duration = Duration::from_secs(30);
 /// The pauses between two tries of an answer.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// When an event that this replica does not handle comes again. With jitter: replicas ask in turns, and a
-/// fixed wait would bring it back to the same one.
-const NOT_OURS: Retry =
-    Retry::exponential(Duration::from_millis(50), Duration::from_secs(5)).attempts(u32::MAX);
 /// How often an answer to the server is tried before the server's own redelivery is left to work.
 const ANSWER_TRIES: u32 = 3;
 
@@ -365,28 +361,6 @@ impl<S: Send + Sync + 'static> Executor<S> {
             %error,
             "the server did not confirm the outcome: without it the event comes again"
         );
-    }
-
-    /// Leaves an event to another replica: a newer one may have made the durable wider. An ordered subscriber
-    /// has no other one at the moment, and must not let the key's next event pass.
-    async fn leave(
-        &self,
-        arrival: &mut Arrival,
-        acknowledger: &impl Acknowledger,
-        halt: &CancellationToken,
-    ) -> Step {
-        tracing::warn!(
-            subscriber = &*self.name,
-            subject = arrival.subject,
-            "the durable delivers a name that this replica does not handle: it is left to another one"
-        );
-        arrival.past.put_off = arrival.past.put_off.saturating_add(1);
-        let times = arrival.past.put_off.max(arrival.delivered);
-        let after = NOT_OURS.delay(times, (self.random)()).unwrap_or_default();
-        if self.subscriber.ordered {
-            return Step::Again(after);
-        }
-        self.give_back(arrival, after, acknowledger, halt).await
     }
 
     /// An ordered subscriber's next replica begins at the ack floor: it needs no sign.

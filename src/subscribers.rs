@@ -1,5 +1,5 @@
-//! Subscribers from the outside: how their consumers and replicas do, and pausing them. Never creates, changes or
-//! deletes a consumer, and stores nothing but the pause, which the server keeps.
+//! Subscribers from the outside: how their consumers and replicas do, pausing and narrowing them. Never creates or
+//! deletes a consumer, and stores nothing: the server keeps what is changed.
 //!
 //! ```no_run
 //! use tidings::{Bus, Subscribers};
@@ -23,7 +23,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::{
-    bus::{Bus, BusError, Durable, drift, streams::retry_subject},
+    bus::{Bus, BusError, ConsumerSpec, Durable, drift, filters, streams::retry_subject},
     replica::{Replica, status_subject},
 };
 
@@ -95,6 +95,12 @@ pub enum SubscribersError {
     /// There is no such subscriber.
     #[error("there is no subscriber {name}")]
     Unknown {
+        /// The name.
+        name: String,
+    },
+    /// No replica answers, so nobody says what it wants.
+    #[error("no replica of {name} answers: which events it handles is known by those that run")]
+    NoReplica {
         /// The name.
         name: String,
     },
@@ -172,6 +178,45 @@ impl Subscribers {
     /// As [`Subscribers::pause`].
     pub async fn resume(&self, name: &str) -> Result<(), SubscribersError> {
         self.set_pause(name, None).await
+    }
+
+    /// Has a subscriber no longer get the events that none of its running replicas handles. A worker never does
+    /// this by itself: events that come while a name is not delivered are skipped, for a replica that handles it
+    /// too. Gives what is no longer delivered, by stream.
+    ///
+    /// # Errors
+    /// [`SubscribersError::NoReplica`], else as [`Subscribers::pause`].
+    pub async fn narrow(
+        &self,
+        name: &str,
+    ) -> Result<BTreeMap<String, Vec<String>>, SubscribersError> {
+        let state = self.find(name).await?;
+        if state.replicas.is_empty() {
+            return Err(SubscribersError::NoReplica {
+                name: name.to_owned(),
+            });
+        }
+        let mut ended = BTreeMap::new();
+        for consumer in &state.consumers {
+            let wants = state.replicas.iter().flat_map(|replica| &replica.wants);
+            let wants = wants.filter(|wanted| wanted.stream == consumer.stream);
+            let wanted: Vec<String> = wants.flat_map(|wanted| filters(&wanted.settings)).collect();
+            let (subjects, rest) = filters(&consumer.config)
+                .into_iter()
+                .partition::<Vec<_>, _>(|subject| wanted.contains(subject));
+            // Without a name that is wanted, the whole consumer is left over.
+            if rest.is_empty() || subjects.is_empty() {
+                continue;
+            }
+            let spec = ConsumerSpec {
+                stream: consumer.stream.clone(),
+                durable: name.to_owned(),
+                subjects,
+            };
+            self.bus.narrow_consumer(&spec).await?;
+            ended.insert(spec.stream, rest);
+        }
+        Ok(ended)
     }
 
     async fn set_pause(

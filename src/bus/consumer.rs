@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use tidings_contract::Name;
 
 use super::{Bus, BusError, streams::retry_subject, tail::Start};
 use crate::executor::ACK_WAIT;
@@ -62,6 +63,33 @@ struct Info {
 }
 
 impl ConsumerSpec {
+    /// With the names that the consumer has besides.
+    fn at_least(&self, config: &Map<String, Value>) -> Self {
+        // A pattern is nothing that a worker has set.
+        let mut subjects = filters(config);
+        subjects.retain(|subject| self.subjects.contains(subject) || Name::parse(subject).is_ok());
+        let (durable, stream) = (&self.durable, &self.stream);
+        for name in subjects.iter().filter(|name| !self.subjects.contains(name)) {
+            tracing::warn!(
+                subscriber = durable,
+                stream,
+                name,
+                "the durable delivers a name that this build does not handle: it waits for a replica that does; \
+                 if none ever will, `tidings subscribers narrow {durable}` ends it"
+            );
+        }
+        let missing = self
+            .subjects
+            .iter()
+            .filter(|subject| !subjects.contains(subject));
+        let missing: Vec<String> = missing.cloned().collect();
+        subjects.extend(missing);
+        Self {
+            subjects,
+            ..self.clone()
+        }
+    }
+
     /// The settings that Tidings owns, under the names of the JetStream API.
     pub(crate) fn settings(&self) -> Map<String, Value> {
         let settings = json!({
@@ -82,6 +110,17 @@ impl ConsumerSpec {
         }
         settings
     }
+}
+
+/// What a consumer delivers; nothing when it delivers everything.
+pub(crate) fn filters(config: &Map<String, Value>) -> Vec<String> {
+    let one = config.get("filter_subject").into_iter();
+    let many = config.get("filter_subjects").and_then(Value::as_array);
+    let all = one.chain(many.into_iter().flatten());
+    let all = all
+        .filter_map(Value::as_str)
+        .filter(|text| !text.is_empty());
+    all.map(str::to_owned).collect()
 }
 
 /// What of a configuration is not as it should be: the setting, what it is, what it should be.
@@ -157,11 +196,13 @@ impl Bus {
         Ok(config.and_then(|mut config| config.remove("pause_until")))
     }
 
-    /// Creates the consumer, or updates what differs and says so. Where it stands is never changed.
+    /// Creates the consumer, or updates what differs and says so. Where it stands is never changed, and it never
+    /// stops delivering a name: what is stored meanwhile would be skipped, and a newer replica may want it.
     pub(crate) async fn apply_consumer(&self, spec: &ConsumerSpec) -> Result<(), BusError> {
         let Some(config) = self.consumer_config(spec).await? else {
             return self.create_consumer(spec, Start::Beginning).await;
         };
+        let spec = &spec.at_least(&config);
         let differs = drift(&config, &spec.settings());
         if differs.is_empty() {
             return Ok(());
@@ -235,6 +276,14 @@ impl Bus {
                 ..
             }) => Ok(None),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Has a consumer deliver these subjects and no others.
+    pub(crate) async fn narrow_consumer(&self, spec: &ConsumerSpec) -> Result<(), BusError> {
+        match self.consumer_config(spec).await? {
+            Some(config) => self.put_consumer(spec, config, "update").await,
+            None => Ok(()),
         }
     }
 

@@ -38,7 +38,7 @@ use tokio::sync::watch;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) use batch::{BatchId, Cause, Confirmed, Refusal, Submission, cause_of_denial};
 pub use connect::{Auth, ConnectError, NatsOptions, Tls};
-pub(crate) use consumer::{ConsumerSpec, drift};
+pub(crate) use consumer::{ConsumerSpec, drift, filters};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) use contents::Stored;
 pub(crate) use delivery::Delivery;

@@ -202,6 +202,9 @@ impl From<SubscribersError> for Report {
         match &error {
             SubscribersError::Unknown { .. } => Self::of(Exit::Failed, &error)
                 .cure("tidings subscribers list, which lists those that there are"),
+            SubscribersError::NoReplica { .. } => {
+                Self::of(Exit::Failed, &error).cure("start a worker that runs it")
+            }
             SubscribersError::Partly { source, .. } => {
                 Self::of(exit_of(source), &error).cure("the same command again, which goes on")
             }

@@ -1,9 +1,15 @@
-//! Where an event is until its next attempt: in hand, or away. Never decides when that is due.
+//! Where an event is until its next attempt: in hand, or away, maybe with another replica.
 
 use std::time::Duration;
 
-use super::{Acknowledger, Arrival, Executor};
-use crate::{breaker::Permit, outcome::Outcome};
+use tokio_util::sync::CancellationToken;
+
+use super::{Acknowledger, Arrival, Executor, Step};
+use crate::{
+    breaker::Permit,
+    outcome::{Cause, DeadLetter, Outcome},
+    retry::Retry,
+};
 
 /// Shorter waits than the server's schedules can make are waited for in hand.
 const IN_PLACE: Duration = Duration::from_millis(250);
@@ -11,6 +17,13 @@ const IN_PLACE: Duration = Duration::from_millis(250);
 const LONGEST_IN_HAND: Duration = Duration::from_secs(30);
 /// For so long the event of a probe that failed leaves its place to another one.
 const AFTER_PROBE: Duration = Duration::from_secs(1);
+
+/// When an event that this replica does not handle comes again. With jitter: replicas ask in turns, and a
+/// fixed wait would bring it back to the same one.
+const NOT_OURS: Retry =
+    Retry::exponential(Duration::from_millis(50), Duration::from_secs(5)).attempts(u32::MAX);
+/// How often it is left to another one before it is given up: an hour, with the waits above.
+const LEFT_AT_MOST: u32 = 720;
 
 impl<S: Send + Sync + 'static> Executor<S> {
     /// For how long the event stays in hand; `None` when the outcome is to be answered.
@@ -33,5 +46,126 @@ impl<S: Send + Sync + 'static> Executor<S> {
             Outcome::Retry(after) if *after <= IN_PLACE || must_stay() => Some(*after),
             _ => None,
         }
+    }
+
+    /// Leaves an event to another replica: a newer one may have made the durable wider. An ordered subscriber
+    /// has no other one at the moment, and must not let the key's next event pass.
+    pub(super) async fn leave(
+        &self,
+        arrival: &mut Arrival,
+        acknowledger: &impl Acknowledger,
+        halt: &CancellationToken,
+    ) -> Step {
+        tracing::warn!(
+            subscriber = &*self.name,
+            subject = arrival.subject,
+            "the durable delivers a name that this replica does not handle: it is left to another one"
+        );
+        arrival.past.put_off = arrival.past.put_off.saturating_add(1);
+        let times = arrival.past.put_off.max(arrival.delivered);
+        if times > LEFT_AT_MOST {
+            let letter = DeadLetter {
+                cause: Cause::Unknown,
+                error: format!("no replica of {} handles {}", self.name, arrival.subject),
+                attempts: 0,
+                first_failed_at: None,
+                handler: None,
+            };
+            let outcome = Outcome::Reject(letter);
+            self.record(arrival, 0, &outcome, None, Duration::ZERO);
+            return self.answer(arrival, &outcome, acknowledger, halt).await;
+        }
+        let after = NOT_OURS.delay(times, (self.random)()).unwrap_or_default();
+        if self.subscriber.ordered {
+            return Step::Again(after);
+        }
+        self.give_back(arrival, after, acknowledger, halt).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use chrono::Utc;
+    use tidings_contract::{Envelope, Event};
+
+    use super::*;
+    use crate::{
+        context::Context,
+        executor::{Past, Unanswered},
+        failure::Failure,
+        subscriber::EventSubscriber,
+    };
+
+    /// What was answered.
+    #[derive(Default)]
+    struct Answers(Mutex<Vec<String>>);
+
+    impl Answers {
+        fn note(&self, answer: impl Into<String>) -> Result<(), Unanswered> {
+            self.0.lock().unwrap().push(answer.into());
+            Ok(())
+        }
+    }
+
+    impl Acknowledger for Answers {
+        async fn ack(&self) -> Result<(), Unanswered> {
+            self.note("ack")
+        }
+        async fn retry(&self, _: Duration, _: &Past) -> Result<(), Unanswered> {
+            self.note("retry")
+        }
+        async fn hand_back(&self, _: Duration) -> Result<(), Unanswered> {
+            self.note("hand back")
+        }
+        async fn dead_letter(&self, letter: &DeadLetter) -> Result<(), Unanswered> {
+            self.note(format!("{}: {}", letter.cause.as_str(), letter.error))
+        }
+    }
+
+    #[derive(serde::Serialize, serde::Deserialize)]
+    struct Known;
+
+    impl Event for Known {
+        const NAME: &'static str = "user.created";
+        const VERSION: u32 = 1;
+
+        fn key(&self) -> Option<String> {
+            None
+        }
+    }
+
+    async fn left(times: u32) -> Vec<String> {
+        async fn handle(_: Known, _: Context<()>) -> Result<(), Failure> {
+            Ok(())
+        }
+        let subscriber = EventSubscriber::durable("w").on(handle);
+        let executor = Executor::new(Arc::new(subscriber), Arc::new(()));
+        let envelope = Envelope::raw("user.renamed", 1, None, "{}").unwrap();
+        let mut arrival = Arrival {
+            envelope: Ok(envelope),
+            subject: "user.renamed".into(),
+            stream: "EVENTS".into(),
+            sequence: 1,
+            stored_at: Utc::now(),
+            at: 1,
+            consumer_sequence: u64::from(times),
+            delivered: times,
+            past: Past::default(),
+        };
+        let answers = Answers::default();
+        let halt = CancellationToken::new();
+        let permit = Permit::default();
+        executor.run(&mut arrival, &answers, &halt, permit).await;
+        answers.0.into_inner().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_name_that_no_replica_handles_is_given_up_after_an_hour() {
+        assert_eq!(left(1).await, ["hand back"]);
+        assert_eq!(left(LEFT_AT_MOST).await, ["hand back"]);
+        let given_up = ["unknown: no replica of w handles user.renamed"];
+        assert_eq!(left(LEFT_AT_MOST + 1).await, given_up);
     }
 }

@@ -30,6 +30,7 @@ mod replicas;
 mod resume;
 mod retries;
 mod roles;
+mod rollouts;
 mod sql;
 mod stalls;
 mod storage;

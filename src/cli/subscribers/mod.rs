@@ -1,6 +1,7 @@
 //! `tidings subscribers`: how subscribers do, and pausing them. One file an action.
 
 mod list;
+mod narrow;
 mod pause;
 mod show;
 
@@ -28,6 +29,11 @@ enum Action {
     Pause(pause::Pause),
     /// End the pause of one
     Resume(pause::Resume),
+    /// Have one no longer get the events that none of its running replicas handles
+    ///
+    /// A worker never does this by itself, because an older one that starts would have the events of a newer one
+    /// skipped. Events of the names that are dropped are skipped from now on.
+    Narrow(narrow::Narrow),
 }
 
 impl SubscribersCommand {
@@ -37,6 +43,7 @@ impl SubscribersCommand {
             Action::Show(action) => action.run(config).await,
             Action::Pause(action) => action.run(config).await,
             Action::Resume(action) => action.run(config).await,
+            Action::Narrow(action) => action.run(config).await,
         }
     }
 }

@@ -1,0 +1,39 @@
+//! `tidings subscribers narrow`.
+
+use clap::Args;
+use tidings::Subscribers;
+
+use crate::{
+    cli::{connect, output, report::Outcome},
+    config::Config,
+};
+
+#[derive(Args)]
+pub(super) struct Narrow {
+    /// The subscriber
+    name: String,
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl Narrow {
+    pub(super) async fn run(&self, config: &Config) -> Outcome {
+        let bus = connect(config).await?;
+        let ended = Subscribers::over(&bus).narrow(&self.name).await?;
+        if self.json {
+            return Ok(output::json(&ended)?);
+        }
+        let name = &self.name;
+        if ended.is_empty() {
+            return Ok(output::line(format!(
+                "{name} gets what its replicas handle, and nothing else"
+            ))?);
+        }
+        for (stream, names) in ended {
+            let names = names.join(", ");
+            output::line(format!("{name} no longer gets from {stream}: {names}"))?;
+        }
+        Ok(())
+    }
+}

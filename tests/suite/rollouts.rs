@@ -1,0 +1,97 @@
+//! Two versions of a service beside each other: what the newer one wants is not lost to the older one.
+
+use async_nats::jetstream;
+use tidings::{
+    Context, EventPublisher, EventSubscriber, Failure, Subscribers, SubscribersError, Worker,
+};
+
+use crate::support::{Counted, Noted, User, World, eventually};
+
+type Sqlite = sqlx::Sqlite;
+
+async fn note(user: User, cx: Context<Noted>) -> Result<(), Failure> {
+    cx.state().note(user.id);
+    Ok(())
+}
+
+async fn count(event: Counted, cx: Context<Noted>) -> Result<(), Failure> {
+    cx.state().note(event.key);
+    Ok(())
+}
+
+fn worker(world: &World<Sqlite>, noted: &Noted, is_newer: bool) -> Worker<Noted> {
+    let subscriber = EventSubscriber::durable("w").on(note);
+    let subscriber = match is_newer {
+        true => subscriber.on(count),
+        false => subscriber,
+    };
+    Worker::new(world.bus.clone(), noted.clone()).subscribe(subscriber)
+}
+
+async fn publish(world: &World<Sqlite>, key: &str) {
+    let publisher = EventPublisher::new(&world.bus);
+    let key = key.to_owned();
+    let counted = Counted { key, count: 1 };
+    publisher.publish(&counted).await.unwrap();
+}
+
+async fn filters(world: &World<Sqlite>) -> Vec<String> {
+    let client = async_nats::connect(world.nats.url()).await.unwrap();
+    let stream = jetstream::new(client).get_stream("EVENTS").await.unwrap();
+    let config = stream.consumer_info("w").await.unwrap().config;
+    match config.filter_subjects.is_empty() {
+        true => vec![config.filter_subject],
+        false => config.filter_subjects,
+    }
+}
+
+/// A rollback, or a pod of the older version that restarts while the newer one is rolled out.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_replica_does_not_have_the_events_of_a_newer_one_skipped() {
+    let world = World::<Sqlite>::start().await;
+    let noted = Noted::default();
+    let newer = world.run(worker(&world, &noted, true));
+    publish(&world, "first").await;
+    noted.reach(1).await;
+    newer.stop().await.unwrap();
+
+    let older = world.run(worker(&world, &noted, false));
+    publish(&world, "second").await;
+    let publisher = EventPublisher::new(&world.bus);
+    publisher.publish(&User::new("ada")).await.unwrap();
+    noted.reach(2).await;
+    older.stop().await.unwrap();
+
+    let newer = world.run(worker(&world, &noted, true));
+    noted.reach(3).await;
+    newer.stop().await.unwrap();
+    assert_eq!(noted.all(), ["first", "ada", "second"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_no_replica_wants_any_more_is_dropped_when_somebody_says_so() {
+    let world = World::<Sqlite>::start().await;
+    let noted = Noted::default();
+    let newer = world.run(worker(&world, &noted, true));
+    publish(&world, "first").await;
+    noted.reach(1).await;
+    newer.stop().await.unwrap();
+    let subscribers = Subscribers::over(&world.bus);
+    let nobody = subscribers.narrow("w").await;
+    assert!(
+        matches!(nobody, Err(SubscribersError::NoReplica { .. })),
+        "{nobody:?}"
+    );
+
+    let older = world.run(worker(&world, &noted, false));
+    eventually("a replica answers", || async {
+        !subscribers.find("w").await.unwrap().replicas.is_empty()
+    })
+    .await;
+    assert_eq!(filters(&world).await.len(), 2);
+    let ended = subscribers.narrow("w").await.unwrap();
+    assert_eq!(ended["EVENTS"], ["count.raised"]);
+    assert_eq!(filters(&world).await, ["user.created"]);
+    assert!(subscribers.narrow("w").await.unwrap().is_empty());
+    older.stop().await.unwrap();
+}
