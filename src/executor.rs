@@ -23,7 +23,6 @@ use crate::{
     failure::{Failure, Verdict},
     flow::Flow,
     outcome::{self, Cause, DeadLetter, Handled, Outcome},
-    retry::Retry,
     subscriber::EventSubscriber,
     tally::Tally,
 };

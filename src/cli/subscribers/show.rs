@@ -67,8 +67,12 @@ fn add_consumer(rows: &mut Vec<[String; 2]>, consumer: &SubscriberConsumer) {
         rows.push(row("  setting", format!("{setting} = {value}")));
     }
     for drift in &consumer.drift {
+        let cure = match drift.setting.starts_with("filter_subject") {
+            true => "`tidings subscribers narrow` drops what none of them wants",
+            false => "a worker that starts updates it",
+        };
         let text = format!(
-            "{} is {}, and {} of the replicas want {}; a worker that starts updates it",
+            "{} is {}, and {} of the replicas want {}; {cure}",
             drift.setting,
             shown(&drift.now),
             drift.replicas.len(),
