@@ -18,6 +18,7 @@
 
 mod group;
 mod letter;
+mod park;
 mod redrive;
 mod selection;
 
@@ -27,6 +28,7 @@ use crate::bus::{Bus, BusError, Kept, Start, streams::StreamSpec};
 pub use group::DeadLetterGroup;
 use group::Groups;
 pub use letter::StoredDeadLetter;
+pub use park::{KeyRedrive, KeyStep, ParkedKey};
 pub use redrive::{Edit, Redriver};
 pub use selection::DeadLetterSelection;
 
@@ -79,6 +81,16 @@ pub enum DeadLettersError {
     Impossible {
         /// The letter.
         sequence: u64,
+        /// Why.
+        reason: String,
+    },
+    /// A key is still parked: it was not brought back to its end.
+    #[error("{subscriber} keeps the key {key} parked: {reason}")]
+    StillParked {
+        /// The subscriber.
+        subscriber: String,
+        /// The key.
+        key: String,
         /// Why.
         reason: String,
     },
@@ -146,7 +158,8 @@ impl DeadLetters {
         Ok(groups.largest_first())
     }
 
-    /// Gives a dead letter up, for ever. False when it was not there any more.
+    /// Gives a dead letter up, for ever. False when it was not there any more. When it was the last one of a parked
+    /// key, [`KeyRedrive::unpark_if_empty`] has the key go on.
     ///
     /// # Errors
     /// [`DeadLettersError::Undeletable`] when the stream does not allow it, else [`DeadLettersError::Bus`].

@@ -54,7 +54,7 @@ pub use bus::{
 pub use context::Context;
 pub use dead_letter::{
     DeadLetterGroup, DeadLetterReader, DeadLetterSelection, DeadLetters, DeadLettersError, Edit,
-    Redriver, StoredDeadLetter,
+    KeyRedrive, KeyStep, ParkedKey, Redriver, StoredDeadLetter,
 };
 pub use failure::Failure;
 pub use handler::Handler;
@@ -70,7 +70,7 @@ pub use outcome::{Cause, DeadLetter, Outcome};
 pub use rate::Rate;
 pub use replica::{Activity, HotKey, Replica, WantedConsumer};
 pub use retry::Retry;
-pub use subscriber::{EventSubscriber, SubscriberError};
+pub use subscriber::{EventSubscriber, Exhausted, SubscriberError};
 pub use subscribers::{
     ConsumerDrift, SubscriberConsumer, SubscriberState, Subscribers, SubscribersError,
 };

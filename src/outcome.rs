@@ -67,6 +67,8 @@ pub enum Cause {
     OutsideInbox,
     /// The process died again and again while only this event was being handled.
     Crashed,
+    /// An earlier event of its key was given up, and the subscriber parks such a key.
+    ParkedKey,
 }
 
 impl Cause {
@@ -80,6 +82,7 @@ impl Cause {
             Self::Unknown => "unknown",
             Self::OutsideInbox => "outside-inbox",
             Self::Crashed => "crashed",
+            Self::ParkedKey => "parked-key",
         }
     }
 }

@@ -28,9 +28,23 @@ pub struct EventSubscriber<S> {
     pub(crate) timeout: Duration,
     pub(crate) concurrency: usize,
     pub(crate) ordered: bool,
+    pub(crate) exhausted: Exhausted,
     pub(crate) breaker: CircuitBreaker,
     pub(crate) rate: Option<Rate>,
     pub(crate) memory: usize,
+}
+
+/// What an ordered subscriber does when an event is out of attempts, rejected, or a dead letter for another
+/// reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Exhausted {
+    /// It is a dead letter, and the later events of its key are handled.
+    Skip,
+    /// The key is parked: the event and every later one of the key are dead letters, in order, until
+    /// `tidings dead-letters redrive` has brought them back, in order. No handler is called for the later ones
+    /// meanwhile; their cause is `parked-key`.
+    ParkKey,
 }
 
 /// Which events a handler takes.
@@ -52,6 +66,9 @@ pub enum SubscriberError {
     /// There is no `.on(...)`.
     #[error("subscriber {0} has no handler: add one with `.on(...)`")]
     NoHandler(String),
+    /// It parks keys and is not ordered by them.
+    #[error("subscriber {0} parks keys and is not ordered: add `.ordered_by_key()`")]
+    ParksUnordered(String),
     /// Two handlers take the same events.
     #[error(
         "subscriber {subscriber} has two handlers for {name} version {version}: use two subscribers"
@@ -78,6 +95,7 @@ impl<S: Send + Sync + 'static> EventSubscriber<S> {
             timeout: Duration::from_secs(30),
             concurrency: 16,
             ordered: false,
+            exhausted: Exhausted::Skip,
             breaker: CircuitBreaker::default(),
             rate: None,
             memory: MEMORY,
@@ -180,6 +198,13 @@ impl<S: Send + Sync + 'static> EventSubscriber<S> {
         self
     }
 
+    /// What becomes of a key when one of its events is given up; default [`Exhausted::Skip`]. Only in order.
+    #[must_use]
+    pub fn when_exhausted(mut self, exhausted: Exhausted) -> Self {
+        self.exhausted = exhausted;
+        self
+    }
+
     /// The durable's name.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -206,6 +231,9 @@ impl<S: Send + Sync + 'static> EventSubscriber<S> {
         }
         if self.routes.is_empty() {
             return Err(SubscriberError::NoHandler(self.durable.clone()));
+        }
+        if self.exhausted == Exhausted::ParkKey && !self.ordered {
+            return Err(SubscriberError::ParksUnordered(self.durable.clone()));
         }
         for (at, route) in self.routes.iter().enumerate() {
             let same =
@@ -247,6 +275,7 @@ impl<S> std::fmt::Debug for EventSubscriber<S> {
             .field("timeout", &self.timeout)
             .field("concurrency", &self.concurrency)
             .field("ordered", &self.ordered)
+            .field("exhausted", &self.exhausted)
             .field("breaker", &self.breaker)
             .field("rate", &self.rate)
             .field("memory", &self.memory)

@@ -4,6 +4,7 @@
 mod board;
 mod hands;
 mod lease;
+mod parks;
 mod runner;
 mod source;
 mod suspects;

@@ -9,10 +9,12 @@ use async_nats::{Message, Request, jetstream};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use tidings_contract::wire;
+use uuid::Uuid;
 
 use super::{
     Bus, BusError, Pulled, envelope_of,
     letter::{Letter, REDRIVE, size_of},
+    park::Question,
     retry,
     streams::retry_at_subject,
 };
@@ -38,6 +40,10 @@ pub(crate) struct Delivery {
     /// What no other event ever has.
     identity: String,
     consumer_sequence: u64,
+    /// The park of its key that it may pass.
+    pass: Option<Uuid>,
+    /// It is no event, but asks whether a key may go on.
+    question: Option<Question>,
 }
 
 /// Where a message stands, from its reply subject.
@@ -89,6 +95,7 @@ impl Delivery {
         let (mut message, place) = Place::of(bus, message.0);
         let place = place?;
         let restored = retry::restore(&mut message, subscriber);
+        let question = Question::of(&message);
         let identity = restored.identity.unwrap_or_else(|| place.identity());
         let origin = restored.origin;
         let (stream, sequence) = origin.unwrap_or_else(|| (place.stream.clone(), place.sequence));
@@ -111,6 +118,8 @@ impl Delivery {
             sequence,
             identity,
             consumer_sequence: place.consumer_sequence,
+            pass: restored.pass,
+            question,
         };
         Some((delivery, arrival))
     }
@@ -137,6 +146,16 @@ impl Delivery {
         retry::id_of(self)
     }
 
+    /// The park of its key that it may pass, because it was redriven in it.
+    pub(crate) fn pass(&self) -> Option<Uuid> {
+        self.pass
+    }
+
+    /// What it asks, if it is no event.
+    pub(crate) fn question(&self) -> Option<&Question> {
+        self.question.as_ref()
+    }
+
     /// The size of the message.
     pub(crate) fn bytes(&self) -> usize {
         self.message.length
@@ -151,7 +170,7 @@ impl Delivery {
     }
 
     /// The stream and the sequence where the event was first stored.
-    pub(super) fn origin(&self) -> (&str, u64) {
+    pub(crate) fn origin(&self) -> (&str, u64) {
         (&self.stream, self.sequence)
     }
 

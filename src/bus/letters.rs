@@ -193,7 +193,12 @@ impl Bus {
         }
     }
 
-    async fn single(&self, stream: &str, wanted: &Value) -> Result<Option<Kept>, BusError> {
+    /// One message, asked of the leader.
+    pub(super) async fn single(
+        &self,
+        stream: &str,
+        wanted: &Value,
+    ) -> Result<Option<Kept>, BusError> {
         const NO_MESSAGE: u64 = 10037;
         #[derive(Deserialize)]
         struct Answer {

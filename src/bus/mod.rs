@@ -18,6 +18,7 @@ mod durables;
 mod letter;
 mod letters;
 mod link;
+mod park;
 mod publisher;
 mod pull;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
@@ -44,6 +45,7 @@ pub(crate) use contents::Stored;
 pub(crate) use delivery::Delivery;
 pub(crate) use durables::Durable;
 pub(crate) use letters::{Kept, Upkeep};
+pub(crate) use park::{Head, PASS, Park, Question, letters_of};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) use publisher::check_size;
 pub use publisher::{EventPublisher, PublishError, TooLarge};

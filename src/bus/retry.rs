@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::{
     delivery::{Delivery, message_id},
     letter::{REDRIVE, time},
+    park::PASS,
     streams::retry_subject,
 };
 use crate::executor::Past;
@@ -27,6 +28,8 @@ pub(super) struct Restored {
     pub(super) origin: Option<(String, u64)>,
     pub(super) identity: Option<String>,
     pub(super) past: Past,
+    /// The park of its key that it may pass.
+    pub(super) pass: Option<Uuid>,
 }
 
 /// Makes a message of the retries what it was when it first came, and gives what it carried besides.
@@ -52,6 +55,7 @@ pub(super) fn restore(message: &mut Message, subscriber: &str) -> Restored {
             first_failed_at: text(FIRST_FAILED_AT).and_then(|at| at.parse().ok()),
             ..Past::default()
         },
+        pass: text(PASS).and_then(|park| park.parse().ok()),
     };
     let original = headers.get(ORIGINAL_ID).cloned();
     let kept = headers.iter().filter(|(name, _)| {

@@ -11,7 +11,7 @@ use serde_json::json;
 use super::{Bus, BusError, REQUEST_TIMEOUT, Receipt};
 
 /// The bucket, as other clients of NATS see it.
-const BUCKET: &str = "TIDINGS";
+pub(super) const BUCKET: &str = "TIDINGS";
 
 /// An entry as it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]

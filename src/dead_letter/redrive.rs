@@ -9,14 +9,15 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::de::IgnoredAny;
 use sha2::{Digest, Sha256};
 use tidings_contract::wire;
+use uuid::Uuid;
 
 use super::{DeadLettersError, StoredDeadLetter, retried, stream};
-use crate::bus::{Bus, BusError, Kept, Upkeep, streams};
+use crate::bus::{Bus, BusError, Kept, PASS, Upkeep, streams};
 
 /// Redrives dead letters, one after the other, in the order in which it is asked to. Whoever asks sets the pace.
 #[derive(Debug, Clone)]
 pub struct Redriver {
-    bus: Bus,
+    pub(super) bus: Bus,
     /// Tells this stream of dead letters from another one, whose letters have the same sequences.
     incarnation: String,
 }
@@ -39,6 +40,13 @@ struct Redrive {
     subject: String,
     headers: Vec<(String, String)>,
     payload: Bytes,
+}
+
+impl Redrive {
+    fn let_pass(&mut self, park: Option<Uuid>) {
+        let pass = park.map(|park| (PASS.to_owned(), park.to_string()));
+        self.headers.extend(pass);
+    }
 }
 
 impl Edit {
@@ -67,7 +75,8 @@ impl Redriver {
     }
 
     /// Gives an event back to the subscriber that failed, and deletes the letter when that is confirmed. The
-    /// event keeps its id, its lineage and its headers; its attempts count from 1 again.
+    /// event keeps its id, its lineage and its headers; its attempts count from 1 again. Of a parked key only the
+    /// first letter can be redriven by itself; [`Redriver::redrive_key`] redrives all.
     ///
     /// # Errors
     /// [`DeadLettersError::Impossible`] when the letter names no subject or has lost its payload,
@@ -78,8 +87,7 @@ impl Redriver {
     /// When the future is dropped the event may be on its way and the letter still be there: redriving it again
     /// within the stream's window (2 min) changes nothing.
     pub async fn redrive(&self, letter: &StoredDeadLetter) -> Result<(), DeadLettersError> {
-        let redrive = self.prepare(letter, None).await?;
-        self.carry_out(letter, &redrive).await
+        self.bring_back(letter, None).await
     }
 
     /// The same with another payload. Who, when, and the SHA-256 of the payload before are in the headers of the
@@ -92,8 +100,7 @@ impl Redriver {
         letter: &StoredDeadLetter,
         edit: &Edit,
     ) -> Result<(), DeadLettersError> {
-        let redrive = self.prepare(letter, Some(edit)).await?;
-        self.carry_out(letter, &redrive).await
+        self.bring_back(letter, Some(edit)).await
     }
 
     /// Whether a letter can be redriven as it is. Changes nothing.
@@ -102,6 +109,27 @@ impl Redriver {
     /// As [`Redriver::redrive`] would fail.
     pub async fn check(&self, letter: &StoredDeadLetter) -> Result<(), DeadLettersError> {
         self.prepare(letter, None).await.map(drop)
+    }
+
+    async fn bring_back(
+        &self,
+        letter: &StoredDeadLetter,
+        edit: Option<&Edit>,
+    ) -> Result<(), DeadLettersError> {
+        let mut redrive = self.prepare(letter, edit).await?;
+        redrive.let_pass(self.pass(letter).await?);
+        self.carry_out(letter, &redrive).await
+    }
+
+    /// Redrives a letter of a parked key, whatever its place.
+    pub(super) async fn redrive_passing(
+        &self,
+        letter: &StoredDeadLetter,
+        park: Uuid,
+    ) -> Result<(), DeadLettersError> {
+        let mut redrive = self.prepare(letter, None).await?;
+        redrive.let_pass(Some(park));
+        self.carry_out(letter, &redrive).await
     }
 
     async fn carry_out(

@@ -91,6 +91,14 @@ impl DeadLetterSelection {
         *self == Self::default()
     }
 
+    /// Whether, of a key of a subscriber, it selects all letters or none: then parked keys can be brought back.
+    #[must_use]
+    pub fn is_of_whole_keys(&self) -> bool {
+        let mut rest = self.clone();
+        (rest.subscriber, rest.key) = (None, None);
+        rest.is_all()
+    }
+
     /// Whether a letter is meant.
     #[must_use]
     pub fn selects(&self, letter: &StoredDeadLetter) -> bool {

@@ -14,6 +14,7 @@ use super::{
     board::{Asked, Board, Figures},
     hands::Hands,
     lease::{Handled, Lease},
+    parks::{Parks, key_of},
     source::{Item, Source, hand_back, tell_progress, until},
     suspects::Suspects,
 };
@@ -46,7 +47,7 @@ pub(super) struct Runner<S> {
 struct Run<S> {
     name: Arc<str>,
     executor: Arc<Executor<S>>,
-    suspects: Arc<Suspects>,
+    parks: Arc<Parks>,
     ordered: bool,
     lanes: Lanes<Item>,
     running: JoinSet<Finished>,
@@ -147,6 +148,10 @@ impl<S: Send + Sync + 'static> Runner<S> {
     ) -> Result<Handled, BusError> {
         let (to, arriving) = mpsc::channel(MAX_CONCURRENCY);
         let name: Arc<str> = self.subscriber.name().into();
+        let retries = self.consumers.last();
+        let retries = retries.map_or("", |consumer| &consumer.stream);
+        let suspects = Suspects::new(&self.bus, &name, retries);
+        let parks = Parks::open(&self.bus, &self.subscriber, suspects).await?;
         let mut sources = JoinSet::new();
         let mut hands = Vec::new();
         for consumer in &self.consumers {
@@ -156,12 +161,10 @@ impl<S: Send + Sync + 'static> Runner<S> {
             sources.spawn(source.run(stop.clone()));
         }
         drop(to);
-        let retries = self.consumers.last();
-        let retries = retries.map_or("", |consumer| &consumer.stream);
         let run = Run {
             name,
             executor: Arc::clone(&self.executor),
-            suspects: Suspects::new(&self.bus, self.subscriber.name(), retries),
+            parks,
             ordered: self.subscriber.ordered,
             lanes: Lanes::new(self.subscriber.concurrency),
             running: JoinSet::new(),
@@ -235,10 +238,8 @@ impl<S: Send + Sync + 'static> Run<S> {
 
     fn admit(&mut self, item: Item) {
         self.executor.tally().delivered();
-        let key = match &item.arrival.envelope {
-            Ok(envelope) if self.ordered => envelope.key().map(str::to_owned),
-            _ => None,
-        };
+        let key = self.ordered.then(|| key_of(&item.delivery, &item.arrival));
+        let key = key.flatten();
         let priority = match item.delivery.is_redriven() {
             true => Priority::Replay,
             false => Priority::Live,
@@ -264,10 +265,11 @@ impl<S: Send + Sync + 'static> Run<S> {
 
     fn attempt(&mut self, turn: Turn, mut item: Item, permit: Permit) {
         let executor = Arc::clone(&self.executor);
-        let suspects = Arc::clone(&self.suspects);
+        let parks = Arc::clone(&self.parks);
         let halt = self.halt.clone();
         self.running.spawn(async move {
-            let step = suspects.run(&executor, &mut item, &halt, permit).await;
+            let key = turn.key.as_deref();
+            let step = parks.run(&executor, &mut item, key, &halt, permit).await;
             Finished { turn, item, step }
         });
     }

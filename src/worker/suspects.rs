@@ -6,11 +6,7 @@
 //! process. Whatever ends under its mark is innocent, and the mark goes. Nobody waits for long: handlers that run
 //! for minutes, or a suspect that does, cannot be told apart by a death, and are not.
 
-use std::{
-    pin::pin,
-    sync::{Arc, LazyLock},
-    time::Duration,
-};
+use std::{pin::pin, sync::LazyLock, time::Duration};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -23,7 +19,7 @@ use super::source::Item;
 use crate::{
     breaker::Permit,
     bus::{Bus, BusError},
-    executor::{Executor, Step},
+    executor::{Acknowledger, Executor, Step},
     outcome::{Cause, DeadLetter},
 };
 
@@ -79,13 +75,13 @@ enum Marked {
 }
 
 impl Suspects {
-    pub(super) fn new(bus: &Bus, subscriber: &str, like: &str) -> Arc<Self> {
-        Arc::new(Self {
+    pub(super) fn new(bus: &Bus, subscriber: &str, like: &str) -> Self {
+        Self {
             bus: bus.clone(),
             subscriber: subscriber.to_owned(),
             like: like.to_owned(),
             bucket: OnceCell::new(),
-        })
+        }
     }
 
     /// One attempt.
@@ -93,6 +89,7 @@ impl Suspects {
         &self,
         executor: &Executor<S>,
         item: &mut Item,
+        acknowledger: &impl Acknowledger,
         halt: &CancellationToken,
         permit: Permit,
     ) -> Step {
@@ -101,7 +98,9 @@ impl Suspects {
             let turn = tokio::time::timeout(turn, BESIDE.write());
             match halt.run_until_cancelled(turn).await {
                 Some(Ok(alone)) => {
-                    return self.run_marked(executor, item, halt, permit, alone).await;
+                    return self
+                        .run_marked(executor, item, acknowledger, halt, permit, alone)
+                        .await;
                 }
                 Some(Err(_)) => self.cannot_tell(item, "handlers run for too long to wait for"),
                 // Halted, it is only handed back.
@@ -109,24 +108,25 @@ impl Suspects {
             }
         }
         let _beside = BESIDE.read().await;
-        let (arrival, delivery) = (&mut item.arrival, &*item.delivery);
-        executor.run(arrival, delivery, halt, permit).await
+        let running = executor.run(&mut item.arrival, acknowledger, halt, permit);
+        running.await
     }
 
     async fn run_marked<S: Send + Sync + 'static>(
         &self,
         executor: &Executor<S>,
         item: &mut Item,
+        acknowledger: &impl Acknowledger,
         halt: &CancellationToken,
         permit: Permit,
         alone: RwLockWriteGuard<'static, ()>,
     ) -> Step {
         let (stream, sequence) = (item.arrival.stream.clone(), item.arrival.sequence);
         let key = format!("suspect.{}.{}", self.subscriber, item.delivery.life());
-        let (arrival, delivery) = (&mut item.arrival, &*item.delivery);
+        let arrival = &mut item.arrival;
         let step = match self.mark(&key, &stream, sequence).await {
             Ok(Marked::Tried) => {
-                let mut running = pin!(executor.run(arrival, delivery, halt, permit));
+                let mut running = pin!(executor.run(arrival, acknowledger, halt, permit));
                 match tokio::time::timeout(ALONE, &mut running).await {
                     Ok(step) => step,
                     Err(_) => {
@@ -146,7 +146,9 @@ impl Suspects {
             }
             Ok(Marked::Convicted(mark)) => {
                 let letter = letter(&mark, arrival.past.failures);
-                executor.bury(arrival, letter, delivery, halt, permit).await
+                executor
+                    .bury(arrival, letter, acknowledger, halt, permit)
+                    .await
             }
             Err(error) => {
                 let subscriber = &self.subscriber;

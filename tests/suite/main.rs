@@ -21,6 +21,7 @@ mod inbox;
 mod moves;
 mod order;
 mod outbox;
+mod parked_keys;
 mod poison;
 mod pooler;
 mod producers;

@@ -3,7 +3,7 @@
 use clap::Args;
 use tidings::DeadLetters;
 
-use super::{Which, not_there};
+use super::{Which, not_there, parked::Touched};
 use crate::{
     cli::{
         connect, output,
@@ -35,6 +35,7 @@ impl Discard {
         let dead_letters = DeadLetters::over(&bus);
         let mut letters = dead_letters.read(selection).await?;
         let mut is_none = true;
+        let mut touched = Touched::of(&dead_letters).await?;
         loop {
             let letter = tokio::select! {
                 letter = letters.next() => letter?,
@@ -44,7 +45,9 @@ impl Discard {
             is_none = false;
             output::json(&letter)?;
             dead_letters.discard(&letter).await?;
+            touched.note(&letter);
         }
+        touched.unpark(&dead_letters).await?;
         match (is_none, self.which.letter) {
             (true, Some(letter)) => Err(not_there(letter)),
             _ => Ok(()),

@@ -3,6 +3,7 @@
 mod discard;
 mod export;
 mod list;
+mod parked;
 mod redrive;
 mod show;
 
@@ -28,9 +29,12 @@ enum Action {
     List(list::List),
     /// Print one dead letter, with its headers and its payload
     Show(show::Show),
-    /// Give events back to the subscriber that failed, in order; what was confirmed leaves the list
+    /// Give events back to the subscriber that failed, in order; what was confirmed leaves the list.
+    ///
+    /// With --subscriber, --key or --all alone, parked keys are brought back whole: their events run in their order, and
+    /// those that come meanwhile behind them. Else only the first letter of a parked key is.
     Redrive(redrive::Redrive),
-    /// Give dead letters up, for ever; prints them, one JSON object each
+    /// Give dead letters up, for ever; prints them, one JSON object each. A parked key without letters goes on
     Discard(discard::Discard),
     /// Print dead letters with all that is needed to redrive them elsewhere, one JSON object each
     Export(export::Export),
@@ -52,7 +56,7 @@ struct Filter {
     /// Those with this kind of error, as `list --groups` prints it
     #[arg(long)]
     fingerprint: Option<String>,
-    /// Those with this cause, such as exhausted, rejected, undecodable, unknown, outside-inbox or crashed
+    /// Those with this cause, such as exhausted, rejected, undecodable, unknown, outside-inbox, crashed or parked-key
     #[arg(long)]
     cause: Option<String>,
     /// Those given up since then: 5m ago, or at a time such as 2026-01-31T12:00:00Z

@@ -2,7 +2,7 @@
 //! is between its subscriber and the list.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     io::{self, Read},
     time::Duration,
@@ -10,11 +10,16 @@ use std::{
 
 use clap::Args;
 use serde_json::json;
-use tidings::{DeadLetterReader, DeadLetters, DeadLettersError, Edit, Redriver, StoredDeadLetter};
+use tidings::{
+    DeadLetterReader, DeadLetters, DeadLettersError, Edit, ParkedKey, Redriver, StoredDeadLetter,
+};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::{Which, not_there, or_dash};
+use super::{
+    Which, not_there, or_dash,
+    parked::{self, Key, Touched},
+};
 use crate::{
     cli::{
         connect, output,
@@ -57,6 +62,10 @@ struct Done {
     redriven: BTreeMap<[String; 3], u64>,
     gone: u64,
     impossible: u64,
+    /// The keys that stay parked although they were to be brought back.
+    parked: BTreeSet<Key>,
+    /// The keys of what was redriven.
+    touched: Touched,
     /// Why, for the first of them.
     reasons: Vec<String>,
 }
@@ -69,11 +78,26 @@ impl Redrive {
         let bus = connect(config).await?;
         let dead_letters = DeadLetters::over(&bus);
         let redriver = dead_letters.redriver().await?;
-        let mut letters = dead_letters.read(selection).await?;
         let mut done = Done::default();
-        let ended = self
-            .each(&mut letters, &redriver, edit.as_ref(), &mut done, &stop)
-            .await;
+        let is_whole = !self.dry_run && selection.is_of_whole_keys();
+        let mut ended = Ok(());
+        if is_whole {
+            let parked = dead_letters.parked_keys(&selection).await?;
+            ended = self.keys(&parked, &redriver, &mut done, &stop).await;
+        }
+        if !self.dry_run && !is_whole {
+            done.touched = Touched::of(&dead_letters).await?;
+        }
+        let mut letters = dead_letters.read(selection).await?;
+        if ended.is_ok() {
+            let edit = edit.as_ref();
+            ended = self
+                .each(&mut letters, &redriver, edit, &mut done, &stop)
+                .await;
+        }
+        if ended.is_ok() && !self.dry_run && !is_whole {
+            ended = done.touched.unpark(&dead_letters).await;
+        }
         if let (Ok(()), Some(letter), true) = (&ended, self.which.letter, done.is_nothing()) {
             return Err(not_there(letter));
         }
@@ -84,6 +108,34 @@ impl Redrive {
                 .cure("the same again, which goes on with what is left"));
         }
         done.outcome()
+    }
+
+    /// Brings parked keys back, one after the other.
+    async fn keys(
+        &self,
+        keys: &[ParkedKey],
+        redriver: &Redriver,
+        done: &mut Done,
+        stop: &CancellationToken,
+    ) -> Outcome {
+        let mut pace = pace(self.rate);
+        for key in keys {
+            let tell = |letter: &StoredDeadLetter| done.redriven(letter);
+            let redriven = parked::redrive(redriver, key, &mut pace, stop, tell).await;
+            match redriven {
+                Ok(()) => {}
+                Err(DeadLettersError::Bus(error)) => {
+                    return Err(Report::from(DeadLettersError::Bus(error))
+                        .cure("the same again, which goes on with what is left"));
+                }
+                Err(error) => {
+                    done.parked
+                        .insert((key.subscriber.clone(), key.key.clone()));
+                    done.reason(&error);
+                }
+            }
+        }
+        Ok(())
     }
 
     async fn each(
@@ -102,6 +154,9 @@ impl Redrive {
                 () = stop.cancelled() => return Ok(()),
             };
             let Some(letter) = letter else { return Ok(()) };
+            if parked::key_of(&letter).is_some_and(|key| done.parked.contains(&key)) {
+                continue;
+            }
             if !self.dry_run {
                 tokio::select! {
                     _ = pace.tick() => {}
@@ -138,6 +193,9 @@ impl Redrive {
                 "redriven": done.count(),
                 "gone": done.gone,
                 "impossible": done.impossible,
+                "parked_keys": done.parked.iter().map(|(subscriber, key)| {
+                    json!({ "subscriber": subscriber, "key": key })
+                }).collect::<Vec<_>>(),
                 "reasons": done.reasons,
                 "groups": groups.map(group).collect::<Vec<_>>(),
             }))?);
@@ -155,6 +213,9 @@ impl Redrive {
         output::line(format!("{} {}", done.count(), self.verb()))?;
         if done.gone > 0 {
             output::line(format!("{} were gone meanwhile", done.gone))?;
+        }
+        if !done.parked.is_empty() {
+            output::line(format!("{} keys stay parked", done.parked.len()))?;
         }
         if done.impossible > 0 {
             output::line(format!("{} stay: they cannot be redriven", done.impossible))?;
@@ -202,17 +263,11 @@ impl Done {
         redriven: Result<(), DeadLettersError>,
     ) -> Outcome {
         match redriven {
-            Ok(()) => {
-                let fingerprint = letter.fingerprint.clone().unwrap_or_default();
-                let group = [letter.subscriber.clone(), letter.name.clone(), fingerprint];
-                *self.redriven.entry(group).or_default() += 1;
-            }
+            Ok(()) => self.redriven(letter),
             Err(DeadLettersError::Gone { .. }) => self.gone += 1,
             Err(error @ DeadLettersError::Impossible { .. }) => {
                 self.impossible += 1;
-                if self.reasons.len() < NAMED {
-                    self.reasons.push(error.to_string());
-                }
+                self.reason(&error);
             }
             Err(error) => {
                 return Err(
@@ -221,6 +276,19 @@ impl Done {
             }
         }
         Ok(())
+    }
+
+    fn redriven(&mut self, letter: &StoredDeadLetter) {
+        let fingerprint = letter.fingerprint.clone().unwrap_or_default();
+        let group = [letter.subscriber.clone(), letter.name.clone(), fingerprint];
+        *self.redriven.entry(group).or_default() += 1;
+        self.touched.note(letter);
+    }
+
+    fn reason(&mut self, error: &DeadLettersError) {
+        if self.reasons.len() < NAMED {
+            self.reasons.push(error.to_string());
+        }
     }
 
     fn count(&self) -> u64 {

@@ -1,0 +1,211 @@
+//! The marks of parked keys, in the bucket of the workers, and the question whether a key may go on. What workers
+//! and redrives have to agree on; never decides that a key is parked, or that it is not.
+//!
+//! Marks are asked of the stream's leader: a copy that lags would have an event overtake those that are parked.
+
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tidings_contract::wire;
+use uuid::Uuid;
+
+use super::{Bus, BusError, Kept, state, streams};
+
+/// What a redriven event of a parked key carries: the park that it may pass.
+pub(crate) const PASS: &str = "tidings-retry-park";
+/// Among the retries, the question whether a key may go on.
+const QUESTION: &str = "UNPARK";
+/// How long a mark that is removed is still an empty entry.
+const EMPTY: Duration = Duration::from_secs(60);
+
+/// A key whose events go to the dead letters.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Park {
+    /// Another one whenever another event has parked the key.
+    pub(crate) id: Uuid,
+    pub(crate) key: String,
+    pub(crate) since: DateTime<Utc>,
+    pub(crate) head: Head,
+    /// The redrive that may ask whether the key may go on.
+    pub(crate) redrive: Option<Uuid>,
+}
+
+/// The event that has parked a key, and why, for whoever finds it without its letter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Head {
+    pub(crate) life: String,
+    pub(crate) stream: String,
+    pub(crate) sequence: u64,
+    pub(crate) cause: String,
+    pub(crate) error: String,
+    pub(crate) attempts: u32,
+    pub(crate) first_failed_at: Option<DateTime<Utc>>,
+}
+
+/// Asks, behind everything of a key that was redriven, whether the key may go on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Question {
+    pub(crate) key: String,
+    pub(crate) park: Uuid,
+    /// Counts as long as the redrive of the park is this one.
+    pub(crate) redrive: Uuid,
+    /// Up to this sequence there is no letter of the key.
+    pub(crate) after: u64,
+}
+
+impl Question {
+    /// Reads it from a message of the retries.
+    pub(super) fn of(message: &async_nats::Message) -> Option<Self> {
+        let is_one = message.subject.as_str() == QUESTION;
+        let question = is_one.then(|| serde_json::from_slice(&message.payload))?;
+        question.ok()
+    }
+}
+
+impl Bus {
+    /// The keys that are parked, with their subscribers: of one, or of all.
+    pub(crate) async fn parks(
+        &self,
+        subscriber: Option<&str>,
+    ) -> Result<Vec<(String, Park)>, BusError> {
+        let subjects = format!(
+            "$KV.{}.parked.{}.>",
+            state::BUCKET,
+            subscriber.unwrap_or("*")
+        );
+        let mut parks = Vec::new();
+        let mut after = 0;
+        while let Some(kept) = self
+            .mark_at(&json!({ "seq": after + 1, "next_by_subj": subjects }))
+            .await?
+        {
+            after = kept.sequence;
+            let subscriber = kept
+                .subject
+                .split('.')
+                .nth(3)
+                .unwrap_or_default()
+                .to_owned();
+            parks.extend(read(&kept).map(|park| (subscriber, park)));
+        }
+        Ok(parks)
+    }
+
+    /// Whether a key is parked, and the revision that says so, or that it is not.
+    pub(crate) async fn park_of(
+        &self,
+        subscriber: &str,
+        key: &str,
+    ) -> Result<(u64, Option<Park>), BusError> {
+        let subject = format!("$KV.{}.{}", state::BUCKET, entry(subscriber, key));
+        let kept = self.mark_at(&json!({ "last_by_subj": subject })).await?;
+        Ok(kept.map_or((0, None), |kept| (kept.sequence, read(&kept))))
+    }
+
+    /// Writes a mark over the revision that was seen; false when somebody has written since.
+    pub(crate) async fn write_park(
+        &self,
+        subscriber: &str,
+        park: &Park,
+        seen: u64,
+    ) -> Result<bool, BusError> {
+        // Texts, numbers and times always serialise.
+        let value = serde_json::to_vec(park).unwrap_or_default().into();
+        let key = entry(subscriber, &park.key);
+        Ok(self.write_state(&key, value, seen).await?.is_some())
+    }
+
+    /// Removes a mark; false when somebody has written since.
+    pub(crate) async fn remove_park(
+        &self,
+        subscriber: &str,
+        key: &str,
+        seen: u64,
+    ) -> Result<bool, BusError> {
+        let key = entry(subscriber, key);
+        let writing = self.write_state_for(Some(EMPTY), &key, Bytes::new(), seen);
+        Ok(writing.await?.is_some())
+    }
+
+    /// Puts a question behind what was redriven.
+    pub(crate) async fn ask_to_go_on(
+        &self,
+        subscriber: &str,
+        question: &Question,
+    ) -> Result<(), BusError> {
+        let payload = serde_json::to_vec(question).unwrap_or_default().into();
+        let subject = streams::retry_subject(subscriber, QUESTION);
+        self.store(subject, HeaderMap::new(), payload).await
+    }
+
+    /// Whether a letter of a key comes after a sequence, asked of the leader.
+    pub(crate) async fn is_letter_after(
+        &self,
+        subscriber: &str,
+        key: &str,
+        mut after: u64,
+    ) -> Result<bool, BusError> {
+        let stream = streams::StreamSpec::dead_letters().name;
+        let subjects = letters_of(subscriber);
+        loop {
+            let wanted = json!({ "seq": after + 1, "next_by_subj": subjects });
+            let Some(kept) = self.single(&stream, &wanted).await? else {
+                return Ok(false);
+            };
+            if key_of(&kept, subscriber).as_deref() == Some(key) {
+                return Ok(true);
+            }
+            after = kept.sequence;
+        }
+    }
+
+    /// The last letter of a subscriber, asked of the leader; 0 when there is none.
+    pub(crate) async fn last_letter(&self, subscriber: &str) -> Result<u64, BusError> {
+        let stream = streams::StreamSpec::dead_letters().name;
+        let wanted = json!({ "last_by_subj": letters_of(subscriber) });
+        let last = self.single(&stream, &wanted).await?;
+        Ok(last.map_or(0, |kept| kept.sequence))
+    }
+
+    async fn mark_at(&self, wanted: &serde_json::Value) -> Result<Option<Kept>, BusError> {
+        const NO_STREAM: u64 = 10059;
+        let stream = format!("KV_{}", state::BUCKET);
+        match self.single(&stream, wanted).await {
+            // Nobody has parked anything yet.
+            Err(BusError::Api {
+                code: NO_STREAM, ..
+            }) => Ok(None),
+            kept => kept,
+        }
+    }
+}
+
+/// The subjects of a subscriber's dead letters.
+pub(crate) fn letters_of(subscriber: &str) -> String {
+    format!("dead-letter.{subscriber}.>")
+}
+
+/// A key may be any text; an entry's name may not.
+fn entry(subscriber: &str, key: &str) -> String {
+    let key = Uuid::new_v5(&Uuid::NAMESPACE_OID, key.as_bytes());
+    format!("parked.{subscriber}.{}", key.simple())
+}
+
+/// An entry that is empty, or that nobody can read, parks nothing.
+fn read(kept: &Kept) -> Option<Park> {
+    serde_json::from_slice(&kept.payload).ok()
+}
+
+fn key_of(letter: &Kept, subscriber: &str) -> Option<String> {
+    let subject = letter
+        .subject
+        .strip_prefix(&format!("dead-letter.{subscriber}."))?;
+    let headers = letter.headers.iter();
+    let headers = headers.map(|(name, value)| (&**name, &**value));
+    let envelope = wire::read(subject, headers, letter.payload.clone(), String::new).ok()?;
+    envelope.key().map(str::to_owned)
+}

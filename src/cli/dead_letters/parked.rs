@@ -1,0 +1,86 @@
+//! The parked keys that a command has to do with. Never more than one is brought back at a time.
+
+use std::collections::BTreeSet;
+
+use tidings::{
+    DeadLetterSelection, DeadLetters, DeadLettersError, KeyRedrive, KeyStep, Redriver,
+    StoredDeadLetter,
+};
+use tokio::time::Interval;
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::report::Outcome;
+
+/// A subscriber and a key.
+pub(super) type Key = (String, String);
+
+/// The key that a letter belongs to.
+pub(super) fn key_of(letter: &StoredDeadLetter) -> Option<Key> {
+    let key = letter.key.clone()?;
+    Some((letter.subscriber.clone(), key))
+}
+
+/// The parked keys that lose letters one by one.
+#[derive(Default)]
+pub(super) struct Touched {
+    parked: BTreeSet<Key>,
+    touched: BTreeSet<Key>,
+}
+
+impl Touched {
+    /// Of the keys that are parked now.
+    pub(super) async fn of(dead_letters: &DeadLetters) -> Result<Self, DeadLettersError> {
+        let all = DeadLetterSelection::default();
+        let parked = dead_letters.parked_keys(&all).await?.into_iter();
+        Ok(Self {
+            parked: parked
+                .map(|parked| (parked.subscriber, parked.key))
+                .collect(),
+            touched: BTreeSet::new(),
+        })
+    }
+
+    pub(super) fn note(&mut self, letter: &StoredDeadLetter) {
+        let key = key_of(letter).filter(|key| self.parked.contains(key));
+        self.touched.extend(key);
+    }
+
+    /// Has those keys go on none of whose letters is left.
+    pub(super) async fn unpark(&self, dead_letters: &DeadLetters) -> Outcome {
+        for (subscriber, key) in &self.touched {
+            let of_key = DeadLetterSelection::default()
+                .subscriber(subscriber)
+                .key(key);
+            for parked in dead_letters.parked_keys(&of_key).await? {
+                let redriver = dead_letters.redriver().await?;
+                if redriver.redrive_key(&parked).unpark_if_empty().await? {
+                    eprintln!("{subscriber} does not keep the key {key} parked any more");
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Brings a parked key back, and tells each letter; an error leaves the rest of the key where it is.
+pub(super) async fn redrive(
+    redriver: &Redriver,
+    parked: &tidings::ParkedKey,
+    pace: &mut Interval,
+    stop: &CancellationToken,
+    mut tell: impl FnMut(&StoredDeadLetter),
+) -> Result<(), DeadLettersError> {
+    let mut key: KeyRedrive = redriver.redrive_key(parked);
+    loop {
+        tokio::select! {
+            _ = pace.tick() => {}
+            () = stop.cancelled() => return Ok(()),
+        }
+        // Not cut off: between its publishing and its deletion a letter is in two places.
+        match key.next().await? {
+            KeyStep::Redriven(letter) => tell(&letter),
+            KeyStep::Unparked => return Ok(()),
+            _ => {}
+        }
+    }
+}

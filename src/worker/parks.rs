@@ -1,0 +1,256 @@
+//! The keys of an ordered subscriber whose events go to the dead letters, because one of them did. Never calls a
+//! handler for such an event, and never brings one back.
+//!
+//! A key is parked by a mark that is confirmed before the letter of the event that parks it, so whoever takes over
+//! knows it. What is redriven carries the park that it may pass; when one of those fails, that is another park,
+//! and what comes behind it goes back to the dead letters. A question behind the last one has the key go on, if no
+//! letter of it is left then.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use chrono::Utc;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{source::Item, suspects::Suspects};
+use crate::{
+    breaker::Permit,
+    bus::{Bus, BusError, Delivery, Head, Park, Question},
+    executor::{Acknowledger, Arrival, Executor, Past, Step, Unanswered},
+    outcome::{Cause, DeadLetter},
+    subscriber::{EventSubscriber, Exhausted},
+};
+
+/// The pause before a question is looked at again.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Why an event can be what parks its key.
+const CAUSES: [Cause; 6] = [
+    Cause::Rejected,
+    Cause::Exhausted,
+    Cause::Undecodable,
+    Cause::Unknown,
+    Cause::OutsideInbox,
+    Cause::Crashed,
+];
+
+pub(super) struct Parks {
+    bus: Bus,
+    subscriber: String,
+    /// Whether an event that is given up parks its key.
+    parks: bool,
+    suspects: Suspects,
+    /// Those that are parked: only whoever works parks and unparks.
+    known: Mutex<HashMap<String, Park>>,
+}
+
+impl Parks {
+    /// Knows what is parked; an unordered subscriber knows of none.
+    pub(super) async fn open<S: Send + Sync + 'static>(
+        bus: &Bus,
+        subscriber: &EventSubscriber<S>,
+        suspects: Suspects,
+    ) -> Result<Arc<Self>, BusError> {
+        let mut known = HashMap::new();
+        if subscriber.ordered {
+            let parks = bus.parks(Some(subscriber.name())).await?;
+            known.extend(parks.into_iter().map(|(_, park)| (park.key.clone(), park)));
+        }
+        Ok(Arc::new(Self {
+            bus: bus.clone(),
+            subscriber: subscriber.name().to_owned(),
+            parks: subscriber.exhausted == Exhausted::ParkKey,
+            suspects,
+            known: Mutex::new(known),
+        }))
+    }
+
+    /// One attempt, unless the event's key is parked.
+    pub(super) async fn run<S: Send + Sync + 'static>(
+        self: Arc<Self>,
+        executor: &Executor<S>,
+        item: &mut Item,
+        key: Option<&str>,
+        halt: &CancellationToken,
+        permit: Permit,
+    ) -> Step {
+        if let Some(question) = item.delivery.question() {
+            executor.pass(&item.arrival, permit);
+            return self.answer(question, &item.delivery).await;
+        }
+        let park = key.and_then(|key| self.known().get(key).cloned());
+        if let Some(park) = &park
+            && item.delivery.pass() != Some(park.id)
+        {
+            let letter = letter(park, &item.delivery.life());
+            let (arrival, delivery) = (&item.arrival, &*item.delivery);
+            return executor.bury(arrival, letter, delivery, halt, permit).await;
+        }
+        let acknowledger = Parking {
+            key: key
+                .filter(|_| self.parks || park.is_some())
+                .map(str::to_owned),
+            delivery: Arc::clone(&item.delivery),
+            parks: Arc::clone(&self),
+        };
+        let running = self
+            .suspects
+            .run(executor, item, &acknowledger, halt, permit);
+        running.await
+    }
+
+    /// Parks a key, confirmed, because this event is given up.
+    async fn park(
+        &self,
+        key: &str,
+        delivery: &Delivery,
+        letter: &DeadLetter,
+    ) -> Result<(), BusError> {
+        let life = delivery.life();
+        let has = |park: &Park| park.head.life == life;
+        while !self.known().get(key).is_some_and(has) {
+            let (revision, found) = self.bus.park_of(&self.subscriber, key).await?;
+            // Our own, if the answer was lost.
+            if let Some(found) = found.filter(has) {
+                self.known().insert(key.to_owned(), found);
+                break;
+            }
+            let (stream, sequence) = delivery.origin();
+            let park = Park {
+                id: Uuid::now_v7(),
+                key: key.to_owned(),
+                since: Utc::now(),
+                head: Head {
+                    life: life.clone(),
+                    stream: stream.to_owned(),
+                    sequence,
+                    cause: letter.cause.as_str().to_owned(),
+                    error: letter.error.clone(),
+                    attempts: letter.attempts,
+                    first_failed_at: letter.first_failed_at,
+                },
+                redrive: None,
+            };
+            let writing = self.bus.write_park(&self.subscriber, &park, revision);
+            if writing.await? {
+                let subscriber = &self.subscriber;
+                tracing::error!(
+                    subscriber,
+                    key,
+                    stream,
+                    sequence,
+                    "a key is parked: its events go to the dead letters until they are redriven"
+                );
+                self.known().insert(key.to_owned(), park);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a key may go on; whoever asked looks for what follows.
+    async fn answer(&self, question: &Question, delivery: &Delivery) -> Step {
+        let answered = match self.unpark(question).await {
+            Ok(()) => delivery.ack().await,
+            Err(error) => Err(error.into()),
+        };
+        match answered {
+            Ok(()) => Step::Over,
+            Err(error) => {
+                let (subscriber, key) = (&self.subscriber, &question.key);
+                tracing::warn!(subscriber, key, %error, "whether a parked key may go on is not known");
+                Step::Again(PAUSE)
+            }
+        }
+    }
+
+    async fn unpark(&self, question: &Question) -> Result<(), BusError> {
+        let (subscriber, key) = (&self.subscriber, &question.key);
+        loop {
+            let (revision, park) = self.bus.park_of(subscriber, key).await?;
+            let Some(park) = park else {
+                self.known().remove(key);
+                return Ok(());
+            };
+            let counts = park.id == question.park && park.redrive == Some(question.redrive);
+            let left = self.bus.is_letter_after(subscriber, key, question.after);
+            if !counts || left.await? {
+                tracing::info!(subscriber, key, "a key stays parked");
+                return Ok(());
+            }
+            if self.bus.remove_park(subscriber, key, revision).await? {
+                tracing::info!(subscriber, key, "a key is not parked any more");
+            }
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<String, Park>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why an event of a parked key is given up: what has parked it as it was before, the others because of that.
+fn letter(park: &Park, life: &str) -> DeadLetter {
+    let head = &park.head;
+    if head.life == life {
+        let cause = CAUSES
+            .into_iter()
+            .find(|cause| cause.as_str() == head.cause);
+        return DeadLetter {
+            cause: cause.unwrap_or(Cause::Exhausted),
+            error: head.error.clone(),
+            attempts: head.attempts,
+            first_failed_at: head.first_failed_at,
+            handler: None,
+        };
+    }
+    let Head {
+        stream, sequence, ..
+    } = head;
+    DeadLetter {
+        cause: Cause::ParkedKey,
+        error: format!("its key is parked since {stream} {sequence} was given up"),
+        attempts: 0,
+        first_failed_at: None,
+        handler: None,
+    }
+}
+
+/// Parks the key before the letter is written.
+struct Parking {
+    parks: Arc<Parks>,
+    key: Option<String>,
+    delivery: Arc<Delivery>,
+}
+
+impl Acknowledger for Parking {
+    async fn ack(&self) -> Result<(), Unanswered> {
+        self.delivery.ack().await
+    }
+
+    async fn retry(&self, after: Duration, past: &Past) -> Result<(), Unanswered> {
+        self.delivery.retry(after, past).await
+    }
+
+    async fn hand_back(&self, after: Duration) -> Result<(), Unanswered> {
+        self.delivery.hand_back(after).await
+    }
+
+    async fn dead_letter(&self, letter: &DeadLetter) -> Result<(), Unanswered> {
+        if let Some(key) = &self.key {
+            self.parks.park(key, &self.delivery, letter).await?;
+        }
+        self.delivery.dead_letter(letter).await
+    }
+}
+
+/// The lane of a delivery, if order is wanted.
+pub(super) fn key_of(delivery: &Delivery, arrival: &Arrival) -> Option<String> {
+    if let Some(question) = delivery.question() {
+        return Some(question.key.clone());
+    }
+    let envelope = arrival.envelope.as_ref().ok()?;
+    envelope.key().map(str::to_owned)
+}

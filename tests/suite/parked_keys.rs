@@ -1,0 +1,298 @@
+//! A key whose event is given up goes to the dead letters, and comes back in its order.
+
+use std::{
+    collections::BTreeSet,
+    process::Output,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use tidings::{Context, EventPublisher, EventSubscriber, Exhausted, Failure, Worker, WorkerError};
+use tokio::{process::Command, task::JoinHandle};
+
+use crate::support::{Counted, Noted, Running, World, eventually, within};
+
+type Sqlite = sqlx::Sqlite;
+
+#[derive(Clone, Default)]
+struct State {
+    noted: Noted,
+    /// The counts of the key `k` that are rejected.
+    bad: Arc<Mutex<BTreeSet<i64>>>,
+}
+
+async fn handle(event: Counted, cx: Context<State>) -> Result<(), Failure> {
+    let State { noted, bad } = cx.state();
+    tokio::time::sleep(Duration::from_millis(1)).await; // real time: the handler's work
+    if event.key == "k" && bad.lock().unwrap().contains(&event.count) {
+        return Err(Failure::reject("bad"));
+    }
+    noted.note(format!("{} {}", event.key, event.count));
+    Ok(())
+}
+
+fn subscriber() -> EventSubscriber<State> {
+    EventSubscriber::durable("counter")
+        .on(handle)
+        .concurrency(4)
+        .when_exhausted(Exhausted::ParkKey)
+}
+
+struct Parking {
+    world: Arc<World<Sqlite>>,
+    state: State,
+}
+
+/// Publishes one count of the key after the other.
+struct Traffic {
+    stop: Arc<AtomicBool>,
+    task: JoinHandle<()>,
+    last: Arc<AtomicI64>,
+}
+
+impl Parking {
+    async fn new(bad: &[i64]) -> Self {
+        let state = State::default();
+        state.bad.lock().unwrap().extend(bad);
+        Self {
+            world: Arc::new(World::start().await),
+            state,
+        }
+    }
+
+    fn run(&self) -> Running<WorkerError> {
+        let worker = Worker::new(self.world.bus.clone(), self.state.clone());
+        self.world
+            .run(worker.subscribe(subscriber().ordered_by_key()))
+    }
+
+    fn heal(&self) {
+        self.state.bad.lock().unwrap().clear();
+    }
+
+    async fn publish(&self, key: &str, counts: std::ops::RangeInclusive<i64>) {
+        let publisher = EventPublisher::new(&self.world.bus);
+        for count in counts {
+            let key = key.to_owned();
+            publisher.publish(&Counted { key, count }).await.unwrap();
+        }
+    }
+
+    fn traffic(&self, from: i64) -> Traffic {
+        let (stop, last) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(AtomicI64::new(from - 1)),
+        );
+        let (stopped, reached) = (Arc::clone(&stop), Arc::clone(&last));
+        let publisher = EventPublisher::new(&self.world.bus);
+        let task = tokio::spawn(async move {
+            for count in from.. {
+                if stopped.load(Ordering::SeqCst) {
+                    return;
+                }
+                let key = "k".to_owned();
+                publisher.publish(&Counted { key, count }).await.unwrap();
+                reached.store(count, Ordering::SeqCst);
+                tokio::time::sleep(Duration::from_millis(5)).await; // real time: the pace of the world
+            }
+        });
+        Traffic { stop, task, last }
+    }
+
+    /// Which counts of the key were handled.
+    fn handled(&self) -> Vec<i64> {
+        let notes = self.state.noted.all();
+        let of_key = notes.iter().filter_map(|note| note.strip_prefix("k "));
+        of_key.map(|count| count.parse().unwrap()).collect()
+    }
+
+    /// The counts among the dead letters, with their causes.
+    async fn letters(&self) -> Vec<(i64, String)> {
+        let letters = self.world.dead_letters().await.0.into_iter();
+        let letters = letters.map(|letter| {
+            let cause = letter.header("tidings-dead-cause").to_owned();
+            (letter.json()["count"].as_i64().unwrap(), cause)
+        });
+        letters.collect()
+    }
+
+    async fn until_letters(&self, count: usize) {
+        eventually("the dead letters", || async {
+            self.letters().await.len() == count
+        })
+        .await;
+    }
+
+    async fn until_handled(&self, count: i64) {
+        eventually("the last one is handled", || async {
+            self.handled().contains(&count)
+        })
+        .await;
+    }
+
+    fn program(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
+        command
+            .arg("dead-letters")
+            .args(arguments)
+            .env_clear()
+            .current_dir(std::env::temp_dir())
+            .env("TIDINGS_NATS_URL", self.world.nats.url())
+            .kill_on_drop(true);
+        command
+    }
+
+    async fn dead_letters(&self, arguments: &[&str]) -> Output {
+        let mut program = self.program(arguments);
+        within("its end", program.output()).await.unwrap()
+    }
+
+    async fn redrive(&self) -> Output {
+        let key = ["redrive", "--subscriber", "counter", "--key", "k"];
+        self.dead_letters(&[&key[..], &["--rate", "1000/s"]].concat())
+            .await
+    }
+}
+
+impl Traffic {
+    async fn stop(self) -> i64 {
+        self.stop.store(true, Ordering::SeqCst);
+        self.task.await.unwrap();
+        self.last.load(Ordering::SeqCst)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_parked_in_order_and_comes_back_in_order_while_events_keep_coming() {
+    let parking = Parking::new(&[3]).await;
+    let worker = parking.run();
+    for count in 1..=10 {
+        parking.publish("k", count..=count).await;
+        parking.publish("l", count..=count).await;
+    }
+    parking.until_letters(8).await;
+    parking.state.noted.reach(12).await;
+    assert_eq!(parking.handled(), [1, 2]);
+    let mut wanted = vec![(3, "rejected".to_owned())];
+    wanted.extend((4..=10).map(|count| (count, "parked-key".to_owned())));
+    assert_eq!(parking.letters().await, wanted);
+    let listed = parking
+        .dead_letters(&["list", "--cause", "parked-key"])
+        .await;
+    assert!(String::from_utf8_lossy(&listed.stdout).contains("its key is parked since EVENTS 5"));
+
+    parking.heal();
+    let traffic = parking.traffic(11);
+    let redriven = parking.redrive().await;
+    assert!(redriven.status.success(), "{redriven:?}");
+    let last = traffic.stop().await + 5;
+    parking.publish("k", last - 4..=last).await;
+    parking.until_handled(last).await;
+    assert_eq!(parking.handled(), (1..=last).collect::<Vec<_>>());
+    assert_eq!(parking.letters().await, []);
+    worker.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fails_again_parks_the_key_anew_and_nothing_passes_it() {
+    let parking = Parking::new(&[3, 6]).await;
+    let worker = parking.run();
+    parking.publish("k", 1..=10).await;
+    parking.until_letters(8).await;
+    parking.state.bad.lock().unwrap().remove(&3);
+    let traffic = parking.traffic(11);
+    let redriven = parking.redrive().await;
+    assert_eq!(redriven.status.code(), Some(1), "{redriven:?}");
+    let said = String::from_utf8_lossy(&redriven.stderr).into_owned();
+    assert!(
+        said.contains("keeps the key k parked: one of its events was given up again"),
+        "{said}"
+    );
+    let last = traffic.stop().await;
+    let left = usize::try_from(last).unwrap() - 5;
+    parking.until_letters(left).await;
+    assert_eq!(parking.handled(), [1, 2, 3, 4, 5]);
+
+    parking.heal();
+    let redriven = parking.redrive().await;
+    assert!(redriven.status.success(), "{redriven:?}");
+    parking.until_handled(last).await;
+    assert_eq!(parking.handled(), (1..=last).collect::<Vec<_>>());
+    worker.stop().await.unwrap();
+}
+
+/// None before the one below it; some again, after a death.
+fn assert_in_order(handled: &[i64], last: i64) {
+    let mut highest = 0;
+    for count in handled {
+        assert!(*count <= highest + 1, "{count} overtook: {handled:?}");
+        highest = highest.max(*count);
+    }
+    assert_eq!(highest, last);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_take_over_keeps_the_park_and_a_redrive_that_died_is_gone_on_with() {
+    let parking = Parking::new(&[3]).await;
+    let worker = parking.run();
+    parking.publish("k", 1..=40).await;
+    parking.until_letters(38).await;
+    worker.kill().await;
+    let worker = parking.run();
+    parking.publish("k", 41..=50).await;
+    parking.until_letters(48).await;
+    assert_eq!(parking.handled(), [1, 2]);
+
+    parking.heal();
+    let slowly = ["redrive", "--subscriber", "counter", "--rate", "50/s"];
+    let mut redrive = parking.program(&slowly).spawn().unwrap();
+    parking.until_handled(10).await;
+    redrive.kill().await.unwrap();
+    worker.kill().await;
+    parking.publish("k", 51..=60).await;
+    let worker = parking.run();
+    let redriven = parking.redrive().await;
+    assert!(redriven.status.success(), "{redriven:?}");
+    parking.publish("k", 61..=70).await;
+    parking.until_handled(70).await;
+    assert_in_order(&parking.handled(), 70);
+    assert_eq!(parking.letters().await, []);
+    worker.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_whose_letters_are_all_gone_is_not_parked() {
+    let parking = Parking::new(&[2]).await;
+    let worker = parking.run();
+    parking.publish("k", 1..=4).await;
+    parking.until_letters(3).await;
+    let refused = parking.dead_letters(&["redrive", "2"]).await;
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("not the key's first letter"));
+    parking.heal();
+    let first = parking.dead_letters(&["redrive", "1"]).await;
+    assert!(first.status.success(), "{first:?}");
+    parking.until_handled(2).await;
+    parking.publish("k", 5..=5).await;
+    parking.until_letters(3).await;
+
+    let discarded = parking
+        .dead_letters(&["discard", "--subscriber", "counter", "--key", "k"])
+        .await;
+    assert!(discarded.status.success(), "{discarded:?}");
+    parking.publish("k", 6..=6).await;
+    parking.until_handled(6).await;
+    assert_eq!(parking.handled(), [1, 2, 6]);
+    worker.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_parked_only_in_order() {
+    let parking = Parking::new(&[]).await;
+    let worker = Worker::new(parking.world.bus.clone(), State::default()).subscribe(subscriber());
+    let refused = worker.run(std::future::pending()).await.unwrap_err();
+    assert!(refused.to_string().contains("add `.ordered_by_key()`"));
+}
