@@ -21,7 +21,7 @@ use crate::{
     breaker::Permit,
     bus::{Bus, BusError, Delivery, Head, Park, Question},
     executor::{Acknowledger, Arrival, Executor, Past, Step, Unanswered},
-    outcome::{Cause, DeadLetter},
+    outcome::{Cause, DeadLetter, Outcome},
     subscriber::{EventSubscriber, Exhausted},
 };
 
@@ -232,6 +232,14 @@ impl Acknowledger for Parking {
 
     async fn retry(&self, after: Duration, past: &Past) -> Result<(), Unanswered> {
         self.delivery.retry(after, past).await
+    }
+
+    fn can_come_again(&self, past: &Past) -> bool {
+        self.delivery.can_come_again(past)
+    }
+
+    fn decided(&self, outcome: &Outcome, error: Option<&str>) {
+        self.delivery.decided(outcome, error);
     }
 
     async fn hand_back(&self, after: Duration) -> Result<(), Unanswered> {

@@ -230,6 +230,12 @@ async fn what_waits_behind_a_failing_key_is_held_within_the_memory() {
     publish(&world, (0..60).map(large)).await;
     let worker = Worker::new(world.bus.clone(), (noted.clone(), gate));
     let running = world.run(worker.subscribe(ordered().memory(MEMORY)));
+    let client = async_nats::connect(world.nats.url()).await.unwrap();
+    let stream = jetstream::new(client).get_stream("EVENTS").await.unwrap();
+    eventually("the consumer", || async {
+        stream.consumer_info("flow").await.is_ok()
+    })
+    .await;
     // One stream has half of the memory, the retries have the other. It is full when no message of 1 MiB fits.
     let held = || async { info(&world).await.num_ack_pending * LARGE };
     eventually("a full memory", || async {
