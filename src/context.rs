@@ -17,7 +17,7 @@ pub struct Context<S> {
 /// What is known of one delivery.
 #[derive(Debug)]
 pub(crate) struct Facts {
-    pub(crate) envelope: Envelope,
+    pub(crate) envelope: Arc<Envelope>,
     pub(crate) subscriber: Arc<str>,
     pub(crate) stream: String,
     pub(crate) sequence: u64,
@@ -38,6 +38,10 @@ tokio::task_local! {
 impl<S> Context<S> {
     pub(crate) fn new(state: Arc<S>, delivery: Arc<Facts>) -> Self {
         Self { state, delivery }
+    }
+
+    pub(crate) fn shared_state(&self) -> &Arc<S> {
+        &self.state
     }
 
     pub(crate) fn facts(&self) -> &Arc<Facts> {

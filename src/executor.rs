@@ -1,5 +1,6 @@
 //! One delivery, from its arrival to its record. Never pulls, never decides which delivery is next.
 
+pub(crate) mod batch;
 mod bury;
 mod wait;
 
@@ -22,6 +23,7 @@ use crate::{
     context::{Context, Facts},
     failure::{Failure, Verdict},
     flow::Flow,
+    handler::panicked,
     outcome::{self, Cause, DeadLetter, Handled, Outcome},
     subscriber::EventSubscriber,
     tally::Tally,
@@ -39,7 +41,7 @@ const ANSWER_TRIES: u32 = 3;
 
 /// A delivery as the executor sees it.
 pub(crate) struct Arrival {
-    pub(crate) envelope: Result<Envelope, NameError>,
+    pub(crate) envelope: Result<Arc<Envelope>, NameError>,
     /// The event's own subject, also when it comes from the retries.
     pub(crate) subject: String,
     /// Where the event was first stored.
@@ -189,9 +191,26 @@ impl<S: Send + Sync + 'static> Executor<S> {
             }
             Err(panic) => self.decide(Err(panicked(&*panic)), arrival, attempt, permit),
         };
+        let elapsed = began.elapsed();
+        let decided = (outcome, error);
+        self.conclude(arrival, decided, elapsed, acknowledger, halt, permit)
+            .await
+    }
+
+    /// What is done about an attempt.
+    async fn conclude(
+        &self,
+        arrival: &mut Arrival,
+        (outcome, error): (Outcome, Option<String>),
+        elapsed: Duration,
+        acknowledger: &impl Acknowledger,
+        halt: &CancellationToken,
+        permit: Permit,
+    ) -> Step {
+        let attempt = arrival.past.failures.saturating_add(1);
         let mut outcome = self.dated(outcome, arrival, attempt);
         acknowledger.decided(&outcome, error.as_deref());
-        self.record(arrival, attempt, &outcome, error, began.elapsed());
+        self.record(arrival, attempt, &outcome, error, elapsed);
         match self.stays_for(&mut outcome, arrival, acknowledger, permit) {
             Some(wait) => Step::Again(wait),
             None => self.answer(arrival, &outcome, acknowledger, halt).await,
@@ -220,7 +239,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
     }
 
     /// The envelope, when the message names an event.
-    fn known<'a>(&self, arrival: &'a Arrival) -> Result<&'a Envelope, DeadLetter> {
+    fn known<'a>(&self, arrival: &'a Arrival) -> Result<&'a Arc<Envelope>, DeadLetter> {
         arrival.envelope.as_ref().map_err(|error| DeadLetter {
             cause: Cause::Unknown,
             error: error.to_string(),
@@ -230,24 +249,34 @@ impl<S: Send + Sync + 'static> Executor<S> {
         })
     }
 
-    async fn attempt(
+    fn facts(
         &self,
         arrival: &Arrival,
-        envelope: &Envelope,
+        envelope: &Arc<Envelope>,
         attempt: u32,
-        halt: &CancellationToken,
-        permit: Permit,
-    ) -> Ended {
-        let facts = Arc::new(Facts {
-            envelope: envelope.clone(),
+        cancelled: CancellationToken,
+    ) -> Facts {
+        Facts {
+            envelope: Arc::clone(envelope),
             subscriber: Arc::clone(&self.name),
             stream: arrival.stream.clone(),
             sequence: arrival.sequence,
             stored_at: arrival.stored_at,
             attempt,
             timeout: self.subscriber.timeout,
-            cancelled: halt.child_token(),
-        });
+            cancelled,
+        }
+    }
+
+    async fn attempt(
+        &self,
+        arrival: &Arrival,
+        envelope: &Arc<Envelope>,
+        attempt: u32,
+        halt: &CancellationToken,
+        permit: Permit,
+    ) -> Ended {
+        let facts = Arc::new(self.facts(arrival, envelope, attempt, halt.child_token()));
         let call = match self.call(envelope, &facts) {
             Ok(call) => call,
             Err(letter) => {
@@ -276,7 +305,9 @@ impl<S: Send + Sync + 'static> Executor<S> {
         let ended = match verdict {
             None | Some(Verdict::Reject | Verdict::RetryAfter(_)) => Attempted::Decided,
             Some(Verdict::Retry | Verdict::Unavailable) => Attempted::Failed,
-            Some(Verdict::OutsideInbox) => Attempted::Void,
+            Some(Verdict::OutsideInbox | Verdict::Undecodable | Verdict::Undecided) => {
+                Attempted::Void
+            }
         };
         let counts = self.flow.end(permit, &arrival.subject, ended);
         let (put_off, retry) = (arrival.past.put_off, &self.subscriber.retry);
@@ -416,7 +447,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
                     subscriber = &*self.name,
                     event.id = arrival.envelope.as_ref().ok().map(|e| tracing::field::display(e.id())),
                     event.name = arrival.envelope.as_ref().map_or(&*arrival.subject, |e| e.name().as_str()),
-                    key = arrival.envelope.as_ref().ok().and_then(Envelope::key),
+                    key = arrival.envelope.as_ref().ok().and_then(|e| e.key()),
                     stream = arrival.stream,
                     sequence = arrival.sequence,
                     attempt,
@@ -450,15 +481,6 @@ impl<S: Send + Sync + 'static> Executor<S> {
 /// Waits; `None` when the worker halts first.
 async fn waited(pause: Duration, halt: &CancellationToken) -> Option<()> {
     halt.run_until_cancelled(tokio::time::sleep(pause)).await
-}
-
-fn panicked(panic: &(dyn std::any::Any + Send)) -> Failure {
-    let text = panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no message");
-    Failure::retry(format!("the handler panicked: {text}"))
 }
 
 /// From 0 to 1, for jitter only: the standard library seeds every `RandomState` anew.

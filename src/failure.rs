@@ -20,6 +20,11 @@ pub(crate) enum Verdict {
     /// What the handler needs is not there, so it could not decide anything: tried again, for as long as it
     /// takes, without costing an attempt.
     Unavailable,
+    /// It failed only together with others, so nobody knows whether it is at fault: tried again without costing
+    /// an attempt.
+    Undecided,
+    /// The payload does not decode as the event.
+    Undecodable,
     /// The event's time is not in the reach of the inbox.
     OutsideInbox,
 }
@@ -51,6 +56,20 @@ impl Failure {
     #[cfg_attr(not(any(feature = "postgres", feature = "sqlite")), allow(dead_code))] // the inbox says so
     pub(crate) fn outside_inbox(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::new(Verdict::OutsideInbox, source.into())
+    }
+
+    /// The same error, as that of an event which may have no part in it.
+    pub(crate) fn undecided(&self) -> Self {
+        Self::new(Verdict::Undecided, self.to_string().into())
+    }
+
+    pub(crate) fn undecodable(source: serde_json::Error) -> Self {
+        Self::new(Verdict::Undecodable, source.into())
+    }
+
+    /// The same verdict, and the error as a text.
+    pub(crate) fn copy(&self) -> Self {
+        Self::new(self.verdict, self.to_string().into())
     }
 
     fn new(verdict: Verdict, source: Box<dyn Error + Send + Sync>) -> Self {

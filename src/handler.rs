@@ -1,6 +1,8 @@
 //! What a user writes to handle an event, and how it is called without its type.
 
-use std::{error::Error, marker::PhantomData, sync::Arc};
+pub(crate) mod batch;
+
+use std::{any::Any, error::Error, marker::PhantomData, sync::Arc, time::Duration};
 
 use futures::future::{BoxFuture, FutureExt};
 use tidings_contract::{Envelope, Event};
@@ -12,6 +14,7 @@ use crate::{
     housekeeping::Housekeeping,
     outcome::Handled,
 };
+use batch::ErasedBatch;
 
 /// Handles one kind of event. Every `async fn(E, Context<S>) -> Result<(), Failure>` is one; implement
 /// it for a struct when a handler has fields of its own.
@@ -51,6 +54,11 @@ pub(crate) trait Erased<S>: Send + Sync {
         cx: Context<S>,
     ) -> Result<BoxFuture<'a, Result<Handled, Failure>>, serde_json::Error>;
 
+    /// The same handler for many events, when it is one.
+    fn batch(&self) -> Option<&dyn ErasedBatch<S>> {
+        None
+    }
+
     /// What the handler needs to be done for as long as the worker runs.
     fn housekeeping(&self) -> Option<Housekeeping> {
         None
@@ -84,10 +92,7 @@ pub(crate) async fn within(
         Ok(failed) => failed,
         Err(_) => {
             facts.cancelled.cancel();
-            let timeout = facts.timeout;
-            Err(Failure::retry(format!(
-                "the handler took longer than {timeout:?}"
-            )))
+            Err(timed_out(facts.timeout))
         }
     }
 }
@@ -103,6 +108,19 @@ async fn survive() {
         dies.notify_one();
         std::future::pending().await
     }
+}
+
+pub(crate) fn timed_out(timeout: Duration) -> Failure {
+    Failure::retry(format!("the handler took longer than {timeout:?}"))
+}
+
+pub(crate) fn panicked(panic: &(dyn Any + Send)) -> Failure {
+    let text = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message");
+    Failure::retry(format!("the handler panicked: {text}"))
 }
 
 pub(crate) struct Typed<E, H> {

@@ -86,6 +86,11 @@ impl<T> Lanes<T> {
         Some(started)
     }
 
+    /// How many were started and neither finished nor rest.
+    pub(crate) fn running(&self) -> usize {
+        self.running
+    }
+
     /// The running item of this lane is done: the next one of the lane is ready.
     pub(crate) fn finish(&mut self, turn: Turn) {
         self.rest(&turn);

@@ -11,6 +11,7 @@
 //! | publish without a database | [`EventPublisher`] |
 //! | handle events | [`EventSubscriber`], [`Handler`], [`Context`], [`Failure`], [`Retry`] |
 //! | handle them once | [`EventSubscriber::on_once`], [`OnceHandler`], [`InboxTransaction`] |
+//! | handle many at once | [`EventSubscriber::on_batch`], [`EventSubscriber::on_batch_once`], [`Batching`], [`Verdicts`] |
 //! | keep a subscriber from too much | [`CircuitBreaker`], [`Rate`] |
 //! | run it all until told to stop | [`Worker`], [`shutdown_signal`] |
 //! | look after dead letters, and redrive them | [`DeadLetters`], [`Redriver`] |
@@ -57,12 +58,15 @@ pub use dead_letter::{
     KeyRedrive, KeyStep, ParkedKey, Redriver, StoredDeadLetter,
 };
 pub use failure::Failure;
-pub use handler::Handler;
+pub use handler::{
+    Handler,
+    batch::{BatchContext, BatchHandler, Batching, Item, Verdicts},
+};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use outbox::{
-    DelayedEvent, HeldSlot, InboxTransaction, LastBatch, LeaseStatus, MigrateError, OnceHandler,
-    Outbox, OutboxError, OutboxTransaction, ParkedEvent, ParkedSelection, Relay, RelayError,
-    SchemaError, Status, Store, Trouble,
+    BatchOnceHandler, DelayedEvent, HeldSlot, InboxTransaction, LastBatch, LeaseStatus,
+    MigrateError, OnceHandler, Outbox, OutboxError, OutboxTransaction, ParkedEvent,
+    ParkedSelection, Relay, RelayError, SchemaError, Status, Store, Trouble,
 };
 #[cfg(feature = "postgres")]
 pub use outbox::{Rebase, RebaseError, RebasedEvent};

@@ -129,10 +129,11 @@ pub(crate) fn decide(
         })
     };
     match (failure.verdict, retry.delay(attempt, random)) {
-        (Verdict::Unavailable, _) => {
+        (Verdict::Unavailable | Verdict::Undecided, _) => {
             let after = POSTPONED.delay(postponed.saturating_add(1), random);
             Outcome::Postpone(after.unwrap_or_default())
         }
+        (Verdict::Undecodable, _) => dead(Cause::Undecodable),
         (Verdict::OutsideInbox, _) => dead(Cause::OutsideInbox),
         (Verdict::Reject, _) => dead(Cause::Rejected),
         (_, None) => dead(Cause::Exhausted),

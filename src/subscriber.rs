@@ -6,7 +6,10 @@ use tidings_contract::{Envelope, Event};
 
 use crate::{
     breaker::CircuitBreaker,
-    handler::{Contents, Erased, Handler, Typed},
+    handler::{
+        Contents, Erased, Handler, Typed,
+        batch::{BatchHandler, Batching, Many, Plain},
+    },
     housekeeping::Housekeeping,
     rate::Rate,
     retry::Retry,
@@ -69,6 +72,9 @@ pub enum SubscriberError {
     /// It parks keys and is not ordered by them.
     #[error("subscriber {0} parks keys and is not ordered: add `.ordered_by_key()`")]
     ParksUnordered(String),
+    /// Some handlers handle batches, and some do not.
+    #[error("subscriber {0} has handlers of batches and others: use two subscribers")]
+    Mixed(String),
     /// Two handlers take the same events.
     #[error(
         "subscriber {subscriber} has two handlers for {name} version {version}: use two subscribers"
@@ -107,6 +113,14 @@ impl<S: Send + Sync + 'static> EventSubscriber<S> {
     #[must_use]
     pub fn on<E: Event, H: Handler<E, S>>(self, handler: H) -> Self {
         self.routed::<E>(Typed::<E, H>::new(handler))
+    }
+
+    /// Adds a handler of batches: see [`BatchHandler`]. All handlers of a subscriber handle batches, or none
+    /// does. [`EventSubscriber::concurrency`] says how many batches are handled at once. In an ordered
+    /// subscriber a batch has one event of a key at most, and a key's next one waits for it.
+    #[must_use]
+    pub fn on_batch<E: Event, H: BatchHandler<E, S>>(self, batching: Batching, handler: H) -> Self {
+        self.routed::<E>(Many::<E, _>::new(batching, Plain(handler)))
     }
 
     pub(crate) fn routed<E: Event>(mut self, handler: impl Erased<S> + 'static) -> Self {
@@ -154,7 +168,8 @@ impl<S: Send + Sync + 'static> EventSubscriber<S> {
         self
     }
 
-    /// How many events of one stream are handled at once in this process: 1 to 10 000, default 16.
+    /// How many events of one stream are handled at once in this process: 1 to 10 000, default 16. Of handlers of
+    /// batches: how many batches.
     #[must_use]
     pub fn concurrency(mut self, concurrency: usize) -> Self {
         self.concurrency = concurrency.clamp(1, MAX_CONCURRENCY);
@@ -169,7 +184,7 @@ impl<S: Send + Sync + 'static> EventSubscriber<S> {
     }
 
     /// How many attempts begin in a time, in this process; by default as many as there are places for. What is
-    /// over waits; retries are attempts too.
+    /// over waits; retries are attempts too. Each event of a batch counts, when it joins the batch.
     #[must_use]
     pub fn rate(mut self, rate: Rate) -> Self {
         self.rate = Some(rate);
@@ -235,6 +250,10 @@ impl<S: Send + Sync + 'static> EventSubscriber<S> {
         if self.exhausted == Exhausted::ParkKey && !self.ordered {
             return Err(SubscriberError::ParksUnordered(self.durable.clone()));
         }
+        let batches = |route: &Route<S>| route.handler.batch().is_some();
+        if self.routes.iter().any(batches) && !self.routes.iter().all(batches) {
+            return Err(SubscriberError::Mixed(self.durable.clone()));
+        }
         for (at, route) in self.routes.iter().enumerate() {
             let same =
                 |other: &Route<S>| (other.name, other.version) == (route.name, route.version);
@@ -247,6 +266,22 @@ impl<S: Send + Sync + 'static> EventSubscriber<S> {
             }
         }
         Ok(())
+    }
+
+    /// The most events of a batch, for each handler of batches.
+    pub(crate) fn largest_batches(&self) -> impl Iterator<Item = usize> {
+        let batches = self.routes.iter().filter_map(|route| route.handler.batch());
+        batches.map(|batch| batch.batching().most())
+    }
+
+    /// The place of an event's handler among the others, and how its batches are made, when it handles batches.
+    pub(crate) fn batching(&self, envelope: &Envelope) -> Option<(usize, Batching)> {
+        let route = self.route(envelope)?;
+        let at = self
+            .routes
+            .iter()
+            .position(|other| std::ptr::eq(other, route))?;
+        Some((at, route.handler.batch()?.batching()))
     }
 
     /// The handler for an event: of its own version, else of the next newer one, whose type may still

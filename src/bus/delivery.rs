@@ -100,7 +100,7 @@ impl Delivery {
         let origin = restored.origin;
         let (stream, sequence) = origin.unwrap_or_else(|| (place.stream.clone(), place.sequence));
         let arrival = Arrival {
-            envelope: envelope_of(&message, || identity.clone()),
+            envelope: envelope_of(&message, || identity.clone()).map(Arc::new),
             subject: message.subject.to_string(),
             stream: stream.clone(),
             sequence,

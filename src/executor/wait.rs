@@ -144,7 +144,7 @@ mod tests {
         let executor = Executor::new(Arc::new(subscriber), Arc::new(()));
         let envelope = Envelope::raw("user.renamed", 1, None, "{}").unwrap();
         let mut arrival = Arrival {
-            envelope: Ok(envelope),
+            envelope: Ok(envelope.into()),
             subject: "user.renamed".into(),
             stream: "EVENTS".into(),
             sequence: 1,

@@ -39,7 +39,7 @@ use crate::{
 };
 use chunks::chunks;
 pub use delayed::DelayedEvent;
-pub use inbox::{InboxTransaction, OnceHandler};
+pub use inbox::{BatchOnceHandler, InboxTransaction, OnceHandler};
 pub use migrate::MigrateError;
 pub use parked::{ParkedEvent, ParkedSelection};
 #[cfg(feature = "postgres")]

@@ -147,7 +147,7 @@ impl<S> TestContext<S> {
     #[must_use]
     pub fn build(self) -> Context<S> {
         let facts = Facts {
-            envelope: self.envelope,
+            envelope: self.envelope.into(),
             subscriber: "test".into(),
             stream: "TEST".to_owned(),
             sequence: 1,

@@ -322,7 +322,7 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
         self.sequence += 1;
         Arrival {
             subject: envelope.name().as_str().to_owned(),
-            envelope: Ok(envelope),
+            envelope: Ok(Arc::new(envelope)),
             stream: "TEST".to_owned(),
             sequence: self.sequence,
             stored_at: Utc::now(),

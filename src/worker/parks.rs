@@ -13,6 +13,7 @@ use std::{
 };
 
 use chrono::Utc;
+use tokio::sync::RwLockReadGuard;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -89,17 +90,40 @@ impl Parks {
             let (arrival, delivery) = (&item.arrival, &*item.delivery);
             return executor.bury(arrival, letter, delivery, halt, permit).await;
         }
-        let acknowledger = Parking {
-            key: key
-                .filter(|_| self.parks || park.is_some())
-                .map(str::to_owned),
-            delivery: Arc::clone(&item.delivery),
-            parks: Arc::clone(&self),
-        };
+        let key = key.filter(|_| self.parks || park.is_some());
+        let acknowledger = self.parking(key, &item.delivery);
         let running = self
             .suspects
             .run(executor, item, &acknowledger, halt, permit);
         running.await
+    }
+
+    /// Whether an event must not be in a batch: it is a question, or its key is parked. A key is parked by its own
+    /// events only, one at a time.
+    pub(super) fn concerns(&self, key: Option<&str>, delivery: &Delivery) -> bool {
+        delivery.question().is_some() || key.is_some_and(|key| self.known().contains_key(key))
+    }
+
+    /// Answers for an event of a batch.
+    pub(super) fn acknowledger(
+        self: &Arc<Self>,
+        key: Option<&str>,
+        delivery: &Arc<Delivery>,
+    ) -> Parking {
+        self.parking(key.filter(|_| self.parks), delivery)
+    }
+
+    fn parking(self: &Arc<Self>, key: Option<&str>, delivery: &Arc<Delivery>) -> Parking {
+        Parking {
+            key: key.map(str::to_owned),
+            delivery: Arc::clone(delivery),
+            parks: Arc::clone(self),
+        }
+    }
+
+    /// While it is held, no suspect runs.
+    pub(super) async fn beside(&self) -> RwLockReadGuard<'static, ()> {
+        self.suspects.beside().await
     }
 
     /// Parks a key, confirmed, because this event is given up.
@@ -219,7 +243,7 @@ fn letter(park: &Park, life: &str) -> DeadLetter {
 }
 
 /// Parks the key before the letter is written.
-struct Parking {
+pub(super) struct Parking {
     parks: Arc<Parks>,
     key: Option<String>,
     delivery: Arc<Delivery>,

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     board::{Asked, Board, Figures},
+    gather::Gather,
     hands::Hands,
     lease::{Handled, Lease},
     parks::{Parks, key_of},
@@ -19,9 +20,9 @@ use super::{
     suspects::Suspects,
 };
 use crate::{
-    breaker::Permit,
+    breaker::{Attempted, Permit},
     bus::{Bus, BusError, ConsumerSpec},
-    executor::{Executor, PROGRESS, Step},
+    executor::{Executor, PROGRESS, Step, batch::InHand},
     flow::{Begin, Flow, Pulls},
     lanes::{Lanes, Priority, Turn},
     subscriber::{EventSubscriber, MAX_CONCURRENCY},
@@ -30,6 +31,9 @@ use crate::{
 /// How many more events an ordered subscriber holds than it runs, so that a hot key does not leave
 /// places empty.
 const AHEAD_WHEN_ORDERED: usize = 8;
+
+/// How many deliveries are taken in at a time.
+const AT_A_TIME: usize = 256;
 
 /// How long a subscriber that cannot begin is left alone.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -49,8 +53,11 @@ struct Run<S> {
     executor: Arc<Executor<S>>,
     parks: Arc<Parks>,
     ordered: bool,
+    subscriber: Arc<EventSubscriber<S>>,
     lanes: Lanes<Item>,
-    running: JoinSet<Finished>,
+    /// What waits for its batch.
+    gather: Gather<Begun>,
+    running: JoinSet<Vec<Finished>>,
     /// What is run again later, by the time.
     resting: BTreeMap<(Instant, u64), (Turn, Item)>,
     rested: u64,
@@ -63,6 +70,13 @@ struct Run<S> {
     board: Arc<Board>,
     asked: Asked,
     halt: CancellationToken,
+}
+
+/// What may be attempted.
+struct Begun {
+    turn: Turn,
+    item: Item,
+    permit: Permit,
 }
 
 struct Finished {
@@ -166,7 +180,9 @@ impl<S: Send + Sync + 'static> Runner<S> {
             executor: Arc::clone(&self.executor),
             parks,
             ordered: self.subscriber.ordered,
-            lanes: Lanes::new(self.subscriber.concurrency),
+            subscriber: Arc::clone(&self.subscriber),
+            lanes: Lanes::new(self.at_once()),
+            gather: Gather::default(),
             running: JoinSet::new(),
             resting: BTreeMap::new(),
             rested: 0,
@@ -194,41 +210,57 @@ impl<S: Send + Sync + 'static> Runner<S> {
         (before, unclean): (&Handled, u32),
         to: mpsc::Sender<Item>,
     ) -> Result<Source, BusError> {
-        let concurrency = self.subscriber.concurrency;
+        let at_once = self.at_once();
         // Each has its share: what one has asked for the others do not know of.
         let memory = self.subscriber.memory / self.consumers.len().max(1);
         let flow = Arc::clone(self.executor.flow());
         if self.subscriber.ordered {
-            let capacity = concurrency
+            let capacity = at_once
                 .saturating_mul(AHEAD_WHEN_ORDERED)
                 .min(MAX_CONCURRENCY);
             let hands = Hands::new(capacity, memory, flow);
             let source = Source::open(&self.bus, name, consumer.clone(), hands, to).await?;
             source.ordered(before, unclean).await
         } else {
-            let hands = Hands::new(concurrency, memory, flow);
+            let hands = Hands::new(at_once, memory, flow);
             Source::open(&self.bus, name, consumer.clone(), hands, to).await
         }
+    }
+
+    /// How many events are begun at once. In batches: as many as all hands hold, and for each handler one
+    /// batch in the making.
+    fn at_once(&self) -> usize {
+        let concurrency = self.subscriber.concurrency;
+        let batches = || self.subscriber.largest_batches();
+        let at_once = match batches().max() {
+            Some(largest) => {
+                batches().fold(concurrency.saturating_mul(largest), usize::saturating_add)
+            }
+            None => concurrency,
+        };
+        at_once.min(MAX_CONCURRENCY)
     }
 }
 
 impl<S: Send + Sync + 'static> Run<S> {
     async fn run(mut self, mut arriving: mpsc::Receiver<Item>, stop: &CancellationToken) {
+        let mut came = Vec::with_capacity(AT_A_TIME);
         loop {
-            let rested = self.resting.first_key_value().map(|((due, _), _)| *due);
-            let due = rested.into_iter().chain(self.later).min();
+            let due = self.due();
             tokio::select! {
-                () = stop.cancelled() => break,
-                Some(finished) = self.running.join_next() => self.finish(unpanicked(finished)),
-                Some(item) = arriving.recv() => self.admit(item),
-                () = until(due), if due.is_some() => self.wake(),
-                Some(asked) = self.asked.recv() => {
-                    let figures = Figures::of(self.running.len(), self.resting.len(), &self.lanes);
-                    // Who asked may have given up.
-                    let _ = asked.send(figures);
-                    continue;
-                }
+                           () = stop.cancelled() => break,
+                           Some(finished) = self.running.join_next() => {
+            unpanicked(finished).into_iter().for_each(|finished| self.finish(finished));
             }
+                           1.. = arriving.recv_many(&mut came, AT_A_TIME) => came.drain(..).for_each(|item| self.admit(item)),
+                           () = until(due), if due.is_some() => self.wake(),
+                           Some(asked) = self.asked.recv() => {
+                               let figures = Figures::of(self.attempts(), self.resting.len(), &self.lanes);
+                               // Who asked may have given up.
+                               let _ = asked.send(figures);
+                               continue;
+                           }
+                       }
             self.start();
             self.tell_sources();
         }
@@ -251,27 +283,105 @@ impl<S: Send + Sync + 'static> Run<S> {
         self.lanes.admit(turn, item);
     }
 
+    /// When something has rested, or waited for a permit or its batch, for long enough.
+    fn due(&self) -> Option<Instant> {
+        let rested = self.resting.first_key_value().map(|((due, _), _)| *due);
+        // A batch that is due has to wait for a hand.
+        let batch = self.gather.due().filter(|_| self.has_a_hand());
+        rested.into_iter().chain(self.later).chain(batch).min()
+    }
+
+    /// How many events are being handled.
+    fn attempts(&self) -> usize {
+        self.lanes.running() - self.gather.len()
+    }
+
+    fn has_a_hand(&self) -> bool {
+        self.running.len() < self.subscriber.concurrency
+    }
+
     /// Begins what is ready, as far as there is place, and circuit and rate let it.
     fn start(&mut self) {
         self.later = None;
+        if self.flow.pulls() != Pulls::All {
+            self.scatter();
+            if !self.has_a_hand() {
+                return;
+            }
+        }
+        let now = Instant::now();
         loop {
             match self.flow.begin(|| self.lanes.start()) {
-                Begin::Begun((turn, item), permit) => self.attempt(turn, item, permit),
-                Begin::Later(moment) => return self.later = Some(moment.into()),
-                Begin::Nothing => return,
+                Begin::Begun((turn, item), permit) => self.begin(Begun { turn, item, permit }, now),
+                Begin::Later(moment) => {
+                    self.later = Some(moment.into());
+                    break;
+                }
+                Begin::Nothing => break,
             }
+        }
+        while self.has_a_hand()
+            && let Some(batch) = self.gather.ready(now)
+        {
+            self.attempt_batch(batch);
         }
     }
 
-    fn attempt(&mut self, turn: Turn, mut item: Item, permit: Permit) {
+    /// Attempts an event, or has it wait for its batch. A probe waits for nobody, and a suspect runs alone.
+    fn begin(&mut self, begun: Begun, now: Instant) {
+        let envelope = begun.item.arrival.envelope.as_ref().ok();
+        let batching = envelope.and_then(|envelope| self.subscriber.batching(envelope));
+        let (key, item) = (begun.turn.key.as_deref(), &begun.item);
+        let is_alone =
+            begun.permit.is_probe() || item.is_suspect || self.parks.concerns(key, &item.delivery);
+        match batching.filter(|_| !is_alone) {
+            Some((handler, batching)) => self.gather.add(handler, batching, begun, now),
+            None => self.attempt(begun),
+        }
+    }
+
+    fn attempt(&mut self, begun: Begun) {
         let executor = Arc::clone(&self.executor);
         let parks = Arc::clone(&self.parks);
         let halt = self.halt.clone();
         self.running.spawn(async move {
+            let Begun {
+                turn,
+                mut item,
+                permit,
+            } = begun;
             let key = turn.key.as_deref();
             let step = parks.run(&executor, &mut item, key, &halt, permit).await;
-            Finished { turn, item, step }
+            vec![Finished { turn, item, step }]
         });
+    }
+
+    fn attempt_batch(&mut self, mut batch: Vec<Begun>) {
+        let executor = Arc::clone(&self.executor);
+        let parks = Arc::clone(&self.parks);
+        let halt = self.halt.clone();
+        self.running.spawn(async move {
+            let _beside = parks.beside().await;
+            let in_hand = batch.iter_mut().map(|begun| InHand {
+                acknowledger: parks.acknowledger(begun.turn.key.as_deref(), &begun.item.delivery),
+                arrival: &mut begun.item.arrival,
+                permit: begun.permit,
+            });
+            let steps = executor.run_batch(in_hand.collect(), &halt).await;
+            let each = batch.into_iter().zip(steps);
+            each.map(|(Begun { turn, item, .. }, step)| Finished { turn, item, step })
+                .collect()
+        });
+    }
+
+    /// While the circuit is open no batch begins: what waits for one waits for the circuit.
+    fn scatter(&mut self) {
+        for Begun { turn, item, permit } in self.gather.abandon() {
+            self.flow
+                .end(permit, &item.arrival.subject, Attempted::Void);
+            self.lanes.rest(&turn);
+            self.lanes.again(turn, item);
+        }
     }
 
     /// When the circuit has opened or closed, or waits for a probe, the sources ask for less or more.
@@ -327,6 +437,8 @@ impl<S: Send + Sync + 'static> Run<S> {
     /// next begins at the ack floor.
     async fn drain(mut self, mut arriving: mpsc::Receiver<Item>) {
         let mut back = self.lanes.abandon();
+        let gathered = self.gather.abandon().into_iter();
+        back.extend(gathered.map(|begun| begun.item));
         back.extend(
             std::mem::take(&mut self.resting)
                 .into_values()
@@ -355,15 +467,22 @@ impl<S: Send + Sync + 'static> Run<S> {
                 }
             };
             let Some(finished) = finished else { return };
-            let Finished { item, step, .. } = unpanicked(finished);
-            match step {
-                Step::Over => item.hands.release(item.arrival.at),
-                Step::Again(_) if !self.ordered => {
-                    hand_back(&self.name, std::iter::once(item.delivery)).await;
-                }
-                // In order it stays in hand until the next one begins at the ack floor.
-                Step::Left | Step::Again(_) => {}
+            for finished in unpanicked(finished) {
+                self.let_go(finished).await;
             }
+        }
+    }
+
+    /// What has ended in a drain.
+    async fn let_go(&self, finished: Finished) {
+        let Finished { item, step, .. } = finished;
+        match step {
+            Step::Over => item.hands.release(item.arrival.at),
+            Step::Again(_) if !self.ordered => {
+                hand_back(&self.name, std::iter::once(item.delivery)).await;
+            }
+            // In order it stays in hand until the next one begins at the ack floor.
+            Step::Left | Step::Again(_) => {}
         }
     }
 }

@@ -11,7 +11,7 @@ use std::{pin::pin, sync::LazyLock, time::Duration};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{OnceCell, RwLock, RwLockWriteGuard};
+use tokio::sync::{OnceCell, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -107,9 +107,14 @@ impl Suspects {
                 None => {}
             }
         }
-        let _beside = BESIDE.read().await;
+        let _beside = self.beside().await;
         let running = executor.run(&mut item.arrival, acknowledger, halt, permit);
         running.await
+    }
+
+    /// While it is held, no suspect runs.
+    pub(super) async fn beside(&self) -> RwLockReadGuard<'static, ()> {
+        BESIDE.read().await
     }
 
     async fn run_marked<S: Send + Sync + 'static>(

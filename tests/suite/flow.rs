@@ -130,6 +130,8 @@ async fn an_open_circuit_pulls_nothing() {
 async fn info(world: &World<Sqlite>) -> jetstream::consumer::Info {
     let client = async_nats::connect(world.nats.url()).await.unwrap();
     let stream = jetstream::new(client).get_stream("EVENTS").await.unwrap();
+    let is_there = || async { stream.consumer_info("flow").await.is_ok() };
+    eventually("the consumer", is_there).await;
     stream.consumer_info("flow").await.unwrap()
 }
 

@@ -19,7 +19,7 @@ use crate::{
 const DAY: i64 = 86_400;
 
 /// Publishes an event with the NATS client alone: the same id as often as it is called.
-async fn deliver(nats: &str, id: Uuid, user: &str) {
+pub async fn deliver(nats: &str, id: Uuid, user: &str) {
     let client = async_nats::connect(nats).await.unwrap();
     let mut headers = async_nats::HeaderMap::new();
     headers.insert("ce-specversion", "1.0");
@@ -93,13 +93,13 @@ fn worker<DB: Database>(world: &World<DB>, app: &App) -> Worker<App> {
 
 impl<DB: Database> World<DB> {
     /// What the inbox remembers.
-    async fn remembered(&self) -> i64 {
+    pub async fn remembered(&self) -> i64 {
         let sql = format!("select count(*) from {}", DB::table("inbox"));
         DB::number(self.outbox.pool(), &sql).await
     }
 
     /// How often a user was counted up.
-    async fn counted(&self, user: &str) -> i64 {
+    pub async fn counted(&self, user: &str) -> i64 {
         let sql = format!("select coalesce(max(count), 0) from counter where key = '{user}'");
         DB::number(self.outbox.pool(), &sql).await
     }
@@ -112,7 +112,7 @@ impl<DB: Database> World<DB> {
     }
 
     /// Waits until nothing is left to do for the subscriber.
-    async fn is_handled(&self, deliveries: u64) {
+    pub async fn is_handled(&self, deliveries: u64) {
         let context =
             async_nats::jetstream::new(async_nats::connect(self.nats.url()).await.unwrap());
         eventually("all deliveries are acknowledged", || async {

@@ -2,6 +2,7 @@
 //! Never decides what becomes of a delivery, and never acknowledges one.
 
 mod housekeeping;
+mod many;
 mod once;
 mod ring;
 mod transaction;
@@ -21,6 +22,7 @@ use crate::{
     context::Facts,
     failure::{Failure, Verdict},
 };
+pub use many::BatchOnceHandler;
 pub use once::OnceHandler;
 
 pub(super) use ring::{Ring, may_empty, slot_of};
@@ -163,7 +165,7 @@ impl<DB: Store> Inbox<DB> {
                 slot_seconds,
                 period,
                 events: &event,
-                idle: facts.timeout.saturating_add(SPARE).min(LONGEST_IDLE),
+                idle: idle(facts.timeout),
             };
             let remembering = DB::remember(connection, names, &memory).await;
             let remembered = remembering.map_err(Outbox::<DB>::explain)?;
@@ -179,10 +181,15 @@ impl<DB: Store> Inbox<DB> {
     /// lost, nobody's: the inbox tells at the next delivery whether it did commit.
     async fn commit(&self, tx: OutboxTransaction<DB>) -> Result<(), Failure> {
         let committed = patiently(tx.conclude());
-        committed.await.map_err(|error| match &error {
+        committed.await.map_err(Self::blamed)
+    }
+
+    /// Whose failure it is that the database did not do something.
+    fn blamed(error: OutboxError) -> Failure {
+        match &error {
             OutboxError::Database(said) if DB::is_refusal(said) => Failure::retry(error),
             _ => Failure::unavailable(error),
-        })
+        }
     }
 
     /// Rolls back after a failure, and says whether that was the handler's, or the database was lost under it.
@@ -208,10 +215,23 @@ impl<DB: Store> Inbox<DB> {
     }
 }
 
+/// How long the transaction of a handler that may take so long may wait for its client.
+fn idle(timeout: Duration) -> Duration {
+    timeout.saturating_add(SPARE).min(LONGEST_IDLE)
+}
+
 /// The period of an event.
 fn period_of(envelope: &Envelope, stored_at: DateTime<Utc>, slot_seconds: i64) -> i64 {
     let time = ring::time_of(envelope, stored_at, slot_seconds);
     ring::period_of(time, slot_seconds)
+}
+
+/// What is said of a handler that has kept its transaction.
+fn leaked() -> Failure {
+    Failure::retry(
+        "the handler ended and did not give its transaction back, so nothing was committed: \
+         do not move it into a task that goes on",
+    )
 }
 
 /// What is said of an event that is not in reach.

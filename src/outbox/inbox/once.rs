@@ -132,10 +132,7 @@ impl<E: Event, DB: Store, H> Once<E, DB, H> {
         let handled = within(&facts, self.handler.handle(event, tx, cx)).await;
         match (handled, lent.back()) {
             (Ok(()), Some(tx)) => self.inbox.commit(tx).await.map(|()| Handled::Done),
-            (Ok(()), None) => Err(Failure::retry(
-                "the handler ended and did not give its transaction back, so nothing was committed: \
-                 do not move it into a task that goes on",
-            )),
+            (Ok(()), None) => Err(super::leaked()),
             (Err(failure), Some(tx)) => Err(self.inbox.roll_back(tx, failure).await),
             (Err(failure), None) => Err(failure),
         }

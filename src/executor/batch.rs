@@ -1,0 +1,91 @@
+//! Many deliveries with one call. Never forms the batch.
+
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
+
+use futures::{FutureExt, future::join_all};
+use tokio_util::sync::CancellationToken;
+
+use super::{Acknowledger, Arrival, Executor, Step};
+use crate::{
+    breaker::{Attempted, Permit},
+    failure::Failure,
+    handler::{batch::Batch, panicked},
+    outcome::{Handled, Outcome},
+};
+
+/// A delivery and its acknowledger.
+pub(crate) struct InHand<'a, A> {
+    pub(crate) arrival: &'a mut Arrival,
+    pub(crate) acknowledger: A,
+    pub(crate) permit: Permit,
+}
+
+impl<S: Send + Sync + 'static> Executor<S> {
+    /// One attempt of events that have one handler of batches: call, then decide, acknowledge and record each.
+    pub(crate) async fn run_batch<A: Acknowledger>(
+        &self,
+        mut in_hand: Vec<InHand<'_, A>>,
+        halt: &CancellationToken,
+    ) -> Vec<Step> {
+        let began = Instant::now();
+        let called = AssertUnwindSafe(self.call_batch(&in_hand, halt)).catch_unwind();
+        let results = match called.await {
+            Ok(Some(results)) => results,
+            Ok(None) => {
+                let back = in_hand.iter().map(|held| {
+                    let subject = &held.arrival.subject;
+                    self.flow.end(held.permit, subject, Attempted::Void);
+                    self.hand_back(held.arrival, &held.acknowledger, halt)
+                });
+                return join_all(back).await;
+            }
+            Err(panic) => {
+                let failure = panicked(&*panic);
+                in_hand.iter().map(|_| Err(failure.copy())).collect()
+            }
+        };
+        let elapsed = began.elapsed();
+        let each = in_hand.iter_mut().zip(results);
+        let each = each.map(|(held, result)| {
+            let decided = self.decide_caught(held, result);
+            let (acknowledger, permit) = (&held.acknowledger, held.permit);
+            self.conclude(held.arrival, decided, elapsed, acknowledger, halt, permit)
+        });
+        join_all(each).await
+    }
+
+    /// The text of an error is the user's, too.
+    fn decide_caught<A>(
+        &self,
+        held: &InHand<'_, A>,
+        result: Result<Handled, Failure>,
+    ) -> (Outcome, Option<String>) {
+        let attempt = held.arrival.past.failures.saturating_add(1);
+        let decide = |result| self.decide(result, held.arrival, attempt, held.permit);
+        let deciding = AssertUnwindSafe(|| decide(result));
+        std::panic::catch_unwind(deciding).unwrap_or_else(|panic| decide(Err(panicked(&*panic))))
+    }
+
+    /// The handler's results; `None` when the worker halts first.
+    async fn call_batch<A>(
+        &self,
+        in_hand: &[InHand<'_, A>],
+        halt: &CancellationToken,
+    ) -> Option<Vec<Result<Handled, Failure>>> {
+        let cancelled = halt.child_token();
+        let facts = in_hand.iter().filter_map(|held| {
+            let envelope = held.arrival.envelope.as_ref().ok()?;
+            let attempt = held.arrival.past.failures.saturating_add(1);
+            Some(self.facts(held.arrival, envelope, attempt, cancelled.clone()))
+        });
+        let batch = Batch {
+            state: Arc::clone(&self.state),
+            deliveries: facts.map(Arc::new).collect(),
+            cancelled,
+        };
+        let first = batch.deliveries.first()?;
+        let handler = self.subscriber.route(&first.envelope)?.handler.batch()?;
+        let calling = handler.call_batch(&batch);
+        halt.run_until_cancelled(calling).await
+    }
+}

@@ -1,0 +1,481 @@
+//! Handlers of many events at once: what they get, what they say about each, and how they are called without
+//! their type. Never forms a batch.
+
+mod settle;
+
+use std::{
+    marker::PhantomData,
+    ops::{Deref, Range},
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::Duration,
+};
+
+use chrono::{DateTime, Utc};
+use futures::{FutureExt, future::BoxFuture};
+use tidings_contract::{Envelope, Event, EventId, Headers};
+use tokio_util::sync::CancellationToken;
+
+use super::{Contents, Erased, panicked, survive, timed_out};
+use crate::{
+    context::{Context, Facts},
+    failure::Failure,
+    housekeeping::Housekeeping,
+    outcome::Handled,
+};
+pub(crate) use settle::{Attempted, settle};
+
+/// How many events make a batch, and how long it is waited for them.
+///
+/// ```
+/// use std::time::Duration;
+/// use tidings::Batching;
+///
+/// let batching = Batching::of(500).linger(Duration::from_millis(20));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Batching {
+    most: usize,
+    linger: Duration,
+}
+
+/// The largest batch.
+const MOST: usize = 1_000;
+
+impl Batching {
+    /// At most this many events: 1 to 1 000. What has come is handed over 10 ms after the first of it.
+    #[must_use]
+    pub const fn of(most: usize) -> Self {
+        let most = match most {
+            0 => 1,
+            1..=MOST => most,
+            _ => MOST,
+        };
+        Self {
+            most,
+            linger: Duration::from_millis(10),
+        }
+    }
+
+    /// How long the first event of a batch waits for others at most; default 10 ms.
+    #[must_use]
+    pub const fn linger(mut self, linger: Duration) -> Self {
+        self.linger = linger;
+        self
+    }
+
+    pub(crate) const fn most(&self) -> usize {
+        self.most
+    }
+
+    pub(crate) const fn waits(&self) -> Duration {
+        self.linger
+    }
+}
+
+/// An event of a batch, with what is known of its delivery. It derefs to the event.
+#[derive(Debug)]
+pub struct Item<E> {
+    event: E,
+    delivery: Arc<Facts>,
+}
+
+impl<E> Item<E> {
+    pub(crate) fn new(event: E, delivery: Arc<Facts>) -> Self {
+        Self { event, delivery }
+    }
+
+    /// The event alone.
+    #[must_use]
+    pub fn into_event(self) -> E {
+        self.event
+    }
+
+    /// The event's id: the same at every delivery.
+    #[must_use]
+    pub fn id(&self) -> EventId {
+        self.delivery.envelope.id()
+    }
+
+    /// What the event is about.
+    #[must_use]
+    pub fn key(&self) -> Option<&str> {
+        self.delivery.envelope.key()
+    }
+
+    /// When the fact happened, if its publisher said so.
+    #[must_use]
+    pub fn time(&self) -> Option<DateTime<Utc>> {
+        self.delivery.envelope.time()
+    }
+
+    /// Which attempt this is, from 1.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.delivery.attempt
+    }
+
+    /// The user's own headers.
+    #[must_use]
+    pub fn headers(&self) -> &Headers {
+        self.delivery.envelope.headers()
+    }
+
+    /// Everything known about the event. What is published because of it inherits its lineage by
+    /// `envelope.inherit(&item.envelope().descent())`: a batch has no lineage of its own.
+    #[must_use]
+    pub fn envelope(&self) -> &Envelope {
+        &self.delivery.envelope
+    }
+
+    /// The stream and the sequence of the message that carries the event.
+    #[must_use]
+    pub fn place(&self) -> (&str, u64) {
+        (&self.delivery.stream, self.delivery.sequence)
+    }
+}
+
+impl<E> Deref for Item<E> {
+    type Target = E;
+
+    fn deref(&self) -> &E {
+        &self.event
+    }
+}
+
+/// What a handler says about the events of a batch, one by one. What it does not name is done.
+#[derive(Debug, Default)]
+#[must_use = "return it: what it does not say is done"]
+pub struct Verdicts {
+    failed: Vec<(EventId, Failure)>,
+}
+
+impl Verdicts {
+    /// All are done.
+    pub fn done() -> Self {
+        Self::default()
+    }
+
+    /// This one failed: it is tried again, or is a dead letter, as the failure says.
+    pub fn fail(&mut self, event: EventId, failure: Failure) {
+        self.failed.push((event, failure));
+    }
+
+    /// The same, chained.
+    pub fn failing(mut self, event: EventId, failure: Failure) -> Self {
+        self.fail(event, failure);
+        self
+    }
+
+    /// What it says about an event, once.
+    pub(crate) fn take(&mut self, event: EventId) -> Result<Handled, Failure> {
+        match self.failed.iter().position(|(failed, _)| *failed == event) {
+            Some(at) => Err(self.failed.swap_remove(at).1),
+            None => Ok(Handled::Done),
+        }
+    }
+
+    /// Says so when it names events that were not handed over.
+    fn warn_of_strangers(&self, events: &[EventId]) {
+        let strangers = self
+            .failed
+            .iter()
+            .filter(|(event, _)| !events.contains(event));
+        for (event, failure) in strangers {
+            tracing::warn!(event.id = %event, %failure, "a verdict on an event that is not in the batch is ignored");
+        }
+    }
+}
+
+/// What a handler of batches gets besides the events.
+pub struct BatchContext<S> {
+    state: Arc<S>,
+    subscriber: Arc<str>,
+    cancelled: CancellationToken,
+}
+
+impl<S> BatchContext<S> {
+    /// The state that the worker was made with.
+    #[must_use]
+    pub fn state(&self) -> &S {
+        &self.state
+    }
+
+    /// The subscriber's durable name.
+    #[must_use]
+    pub fn subscriber(&self) -> &str {
+        &self.subscriber
+    }
+
+    /// Cancelled when the handler should stop: its time is over, or the drain's deadline has passed.
+    #[must_use]
+    pub fn cancelled(&self) -> &CancellationToken {
+        &self.cancelled
+    }
+}
+
+impl<S> Clone for BatchContext<S> {
+    fn clone(&self) -> Self {
+        Self {
+            state: Arc::clone(&self.state),
+            subscriber: Arc::clone(&self.subscriber),
+            cancelled: self.cancelled.clone(),
+        }
+    }
+}
+
+impl<S> std::fmt::Debug for BatchContext<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BatchContext")
+            .field("subscriber", &self.subscriber)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Handles events of one kind, many at once. Every
+/// `async fn(Vec<Item<E>>, BatchContext<S>) -> Result<Verdicts, Failure>` is one.
+///
+/// An error is about all of them: when there are several, and it does not say how long to wait, they are
+/// handed over again in halves, until the one stands alone that it is about. So make the effects idempotent.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not handle batches of `{E}` with state `{S}`",
+    label = "not a handler of batches",
+    note = "such a handler is `async fn(events: Vec<Item<{E}>>, cx: BatchContext<{S}>) -> Result<Verdicts, Failure>`, and what it holds across an await is `Send`"
+)]
+pub trait BatchHandler<E: Event, S>: Send + Sync + 'static {
+    /// Handles the events, at least one, in the order of their delivery.
+    fn handle(
+        &self,
+        events: Vec<Item<E>>,
+        cx: BatchContext<S>,
+    ) -> impl Future<Output = Result<Verdicts, Failure>> + Send;
+}
+
+impl<E, S, F, Fut> BatchHandler<E, S> for F
+where
+    E: Event,
+    F: Fn(Vec<Item<E>>, BatchContext<S>) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<Verdicts, Failure>> + Send,
+{
+    fn handle(
+        &self,
+        events: Vec<Item<E>>,
+        cx: BatchContext<S>,
+    ) -> impl Future<Output = Result<Verdicts, Failure>> + Send {
+        self(events, cx)
+    }
+}
+
+/// Events of one route, to be handled together. There is at least one.
+pub(crate) struct Batch<S> {
+    pub(crate) state: Arc<S>,
+    pub(crate) deliveries: Vec<Arc<Facts>>,
+    pub(crate) cancelled: CancellationToken,
+}
+
+impl<S> Batch<S> {
+    fn context(&self) -> BatchContext<S> {
+        BatchContext {
+            state: Arc::clone(&self.state),
+            subscriber: Arc::clone(&self.deliveries[0].subscriber),
+            cancelled: self.cancelled.child_token(),
+        }
+    }
+}
+
+/// A handler of batches whose event's type is behind the decoding.
+pub(crate) trait ErasedBatch<S>: Send + Sync {
+    fn batching(&self) -> Batching;
+
+    /// Runs the handler as often as it takes, each time within its time; a result for each event, in order.
+    fn call_batch<'a>(
+        &'a self,
+        batch: &'a Batch<S>,
+    ) -> BoxFuture<'a, Vec<Result<Handled, Failure>>>;
+}
+
+/// How the user's part of a call with many events is run.
+pub(crate) trait Call<E, S>: Send + Sync + 'static {
+    /// The handler's type.
+    fn name(&self) -> &'static str;
+
+    /// Calls it once with these deliveries of the batch.
+    fn attempt(
+        &self,
+        batch: &Batch<S>,
+        range: Range<usize>,
+    ) -> impl Future<Output = Attempted> + Send;
+
+    fn housekeeping(&self) -> Option<Housekeeping> {
+        None
+    }
+
+    fn outbox(&self) -> Option<Contents<'_>> {
+        None
+    }
+}
+
+/// A handler of batches behind both doors: alone, an event is a batch of one.
+pub(crate) struct Many<E, C> {
+    batching: Batching,
+    call: C,
+    event: PhantomData<fn(E)>,
+}
+
+impl<E, C> Many<E, C> {
+    pub(crate) fn new(batching: Batching, call: C) -> Self {
+        Self {
+            batching,
+            call,
+            event: PhantomData,
+        }
+    }
+}
+
+impl<E, S, C> ErasedBatch<S> for Many<E, C>
+where
+    E: Event,
+    S: Send + Sync + 'static,
+    C: Call<E, S>,
+{
+    fn batching(&self) -> Batching {
+        self.batching
+    }
+
+    fn call_batch<'a>(
+        &'a self,
+        batch: &'a Batch<S>,
+    ) -> BoxFuture<'a, Vec<Result<Handled, Failure>>> {
+        let attempt = |range| self.call.attempt(batch, range);
+        settle(batch.deliveries.len(), attempt).boxed()
+    }
+}
+
+impl<E, S, C> Erased<S> for Many<E, C>
+where
+    E: Event,
+    S: Send + Sync + 'static,
+    C: Call<E, S>,
+{
+    fn name(&self) -> &'static str {
+        self.call.name()
+    }
+
+    fn call<'a>(
+        &'a self,
+        _: &Envelope,
+        cx: Context<S>,
+    ) -> Result<BoxFuture<'a, Result<Handled, Failure>>, serde_json::Error> {
+        let call = async move {
+            let batch = Batch {
+                state: Arc::clone(cx.shared_state()),
+                deliveries: vec![Arc::clone(cx.facts())],
+                cancelled: cx.cancelled().clone(),
+            };
+            let mut settled = self.call_batch(&batch).await;
+            settled.pop().unwrap_or(Ok(Handled::Done))
+        };
+        Ok(call.boxed())
+    }
+
+    fn batch(&self) -> Option<&dyn ErasedBatch<S>> {
+        Some(self)
+    }
+
+    fn housekeeping(&self) -> Option<Housekeeping> {
+        self.call.housekeeping()
+    }
+
+    fn outbox(&self) -> Option<Contents<'_>> {
+        self.call.outbox()
+    }
+}
+
+/// A handler without a database.
+pub(crate) struct Plain<H>(pub(crate) H);
+
+impl<E, S, H> Call<E, S> for Plain<H>
+where
+    E: Event,
+    S: Send + Sync + 'static,
+    H: BatchHandler<E, S>,
+{
+    fn name(&self) -> &'static str {
+        std::any::type_name::<H>()
+    }
+
+    async fn attempt(&self, batch: &Batch<S>, range: Range<usize>) -> Attempted {
+        let mut results = Vec::with_capacity(range.len());
+        let mut items = Vec::with_capacity(range.len());
+        for delivery in &batch.deliveries[range] {
+            results.push(decoded(delivery, &mut items));
+        }
+        if items.is_empty() {
+            return Attempted::Each(results);
+        }
+        let events: Vec<EventId> = items.iter().map(Item::id).collect();
+        let verdicts = match in_time(batch, |cx| self.0.handle(items, cx)).await {
+            Ok(verdicts) => verdicts,
+            Err(failure) => return Attempted::Together(results, failure),
+        };
+        Attempted::Each(judged(results, &events, verdicts))
+    }
+}
+
+/// Decodes an event into `items`, or says why that cannot be.
+pub(crate) fn decoded<E: Event>(
+    delivery: &Arc<Facts>,
+    items: &mut Vec<Item<E>>,
+) -> Result<Handled, Failure> {
+    let event = delivery.envelope.decode::<E>();
+    let event = event.map_err(Failure::undecodable)?;
+    items.push(Item::new(event, Arc::clone(delivery)));
+    Ok(Handled::Done)
+}
+
+/// What became of each: those with a result other than `Done` were not handed over.
+pub(crate) fn judged(
+    results: Vec<Result<Handled, Failure>>,
+    all: &[EventId],
+    mut verdicts: Verdicts,
+) -> Vec<Result<Handled, Failure>> {
+    let mut events = all.iter();
+    let judge = |result| match result {
+        Ok(Handled::Done) => match events.next() {
+            Some(event) => verdicts.take(*event),
+            None => Ok(Handled::Done),
+        },
+        other => other,
+    };
+    let judged = results.into_iter().map(judge).collect();
+    verdicts.warn_of_strangers(all);
+    judged
+}
+
+/// Calls the user's part within its time. Its panic is a failure of these events, not of the whole batch.
+pub(crate) async fn in_time<S, Fut>(
+    batch: &Batch<S>,
+    call: impl FnOnce(BatchContext<S>) -> Fut,
+) -> Result<Verdicts, Failure>
+where
+    Fut: Future<Output = Result<Verdicts, Failure>>,
+{
+    let timeout = batch.deliveries[0].timeout;
+    let cx = batch.context();
+    let cancelled = cx.cancelled.clone();
+    let handling = async move { call(cx).await };
+    let handling = AssertUnwindSafe(handling).catch_unwind();
+    match tokio::time::timeout(timeout, handling).await {
+        Ok(Ok(handled)) => {
+            if handled.is_ok() {
+                survive().await;
+            }
+            handled
+        }
+        Ok(Err(panic)) => Err(panicked(&*panic)),
+        Err(_) => {
+            cancelled.cancel();
+            Err(timed_out(timeout))
+        }
+    }
+}

@@ -1,0 +1,348 @@
+//! Handlers of many events whose effect happens once: one transaction, and one statement for the inbox. Never
+//! hands over what the inbox remembers.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet, hash_map::Entry},
+    ops::Range,
+    sync::{Arc, atomic::Ordering},
+};
+
+use futures::FutureExt;
+use tidings_contract::{Event, EventId};
+use uuid::Uuid;
+
+use super::{
+    Added, Inbox, InboxTransaction, Memory, Ring, housekeeping::housekeeping, idle, outside,
+    patiently, period_of, ring,
+};
+use crate::{
+    context::Facts,
+    failure::Failure,
+    handler::{
+        Contents,
+        batch::{
+            Attempted, Batch, BatchContext, Batching, Call, Item, Many, Verdicts, decoded, in_time,
+            judged,
+        },
+    },
+    housekeeping::Housekeeping,
+    outbox::{Outbox, OutboxError, OutboxTransaction, Store},
+    outcome::Handled,
+    subscriber::EventSubscriber,
+};
+
+/// Handles events of one kind, many at once, in a transaction that remembers them. Every
+/// `async fn(Vec<Item<E>>, InboxTransaction<DB>, BatchContext<S>) -> Result<Verdicts, Failure>` is one.
+///
+/// What it does through the transaction happens once for each event; an event that it names in its verdicts is
+/// not remembered, so it must not have written anything for that one. An error is about all of them, and
+/// nothing is committed: when there are several, and it does not say how long to wait, they are handed over
+/// again in halves, until the one stands alone that it is about.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not handle batches of `{E}` once, in `{DB}` and with state `{S}`",
+    label = "not a handler of batches with a transaction",
+    note = "such a handler is `async fn(events: Vec<Item<{E}>>, tx: InboxTransaction<{DB}>, cx: BatchContext<{S}>) -> Result<Verdicts, Failure>`, and what it holds across an await is `Send`"
+)]
+pub trait BatchOnceHandler<E: Event, DB: Store, S>: Send + Sync + 'static {
+    /// Handles the events, at least one, in the order of their delivery.
+    fn handle(
+        &self,
+        events: Vec<Item<E>>,
+        tx: InboxTransaction<DB>,
+        cx: BatchContext<S>,
+    ) -> impl Future<Output = Result<Verdicts, Failure>> + Send;
+}
+
+impl<E, DB, S, F, Fut> BatchOnceHandler<E, DB, S> for F
+where
+    E: Event,
+    DB: Store,
+    F: Fn(Vec<Item<E>>, InboxTransaction<DB>, BatchContext<S>) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<Verdicts, Failure>> + Send,
+{
+    fn handle(
+        &self,
+        events: Vec<Item<E>>,
+        tx: InboxTransaction<DB>,
+        cx: BatchContext<S>,
+    ) -> impl Future<Output = Result<Verdicts, Failure>> + Send {
+        self(events, tx, cx)
+    }
+}
+
+impl<S: Send + Sync + 'static> EventSubscriber<S> {
+    /// Adds a handler of batches whose effect in this database happens once: see [`BatchOnceHandler`], and
+    /// [`EventSubscriber::on_once`] for what the inbox remembers.
+    #[must_use]
+    pub fn on_batch_once<E, DB, H>(
+        self,
+        outbox: &Outbox<DB>,
+        batching: Batching,
+        handler: H,
+    ) -> Self
+    where
+        E: Event,
+        DB: Store,
+        H: BatchOnceHandler<E, DB, S>,
+    {
+        let inbox = Inbox::new(outbox.clone());
+        self.routed::<E>(Many::<E, _>::new(batching, Once { inbox, handler }))
+    }
+}
+
+struct Once<DB: Store, H> {
+    inbox: Inbox<DB>,
+    handler: H,
+}
+
+/// Events of a batch in their transaction.
+struct Begun<DB: Store> {
+    tx: OutboxTransaction<DB>,
+    ring: Ring,
+    /// What was added, by period.
+    added: BTreeMap<i64, HashSet<Uuid>>,
+}
+
+impl<E, DB, S, H> Call<E, S> for Once<DB, H>
+where
+    E: Event,
+    DB: Store,
+    S: Send + Sync + 'static,
+    H: BatchOnceHandler<E, DB, S>,
+{
+    fn name(&self) -> &'static str {
+        std::any::type_name::<H>()
+    }
+
+    async fn attempt(&self, batch: &Batch<S>, range: Range<usize>) -> Attempted {
+        let deliveries = &batch.deliveries[range];
+        let begun = match self.inbox.begin_many(deliveries).await {
+            Ok(begun) => begun,
+            Err(failure) => {
+                let all = deliveries.iter().map(|_| Ok(Handled::Done));
+                return Attempted::Together(all.collect(), failure);
+            }
+        };
+        let mut sorted = Sorted::<E>::of(deliveries, &begun);
+        if sorted.items.is_empty() {
+            return Attempted::Each(sorted.settled());
+        }
+        let events: Vec<EventId> = sorted.items.iter().map(Item::id).collect();
+        let items = std::mem::take(&mut sorted.items);
+        let (tx, lent) = InboxTransaction::lend(begun.tx);
+        let handled = in_time(batch, |cx| self.handler.handle(items, tx, cx)).await;
+        match (handled, lent.back()) {
+            (Ok(verdicts), Some(tx)) => {
+                sorted.results = judged(sorted.results, &events, verdicts);
+                let failed = sorted.failed(deliveries);
+                let kept = self.inbox.keep(tx, &deliveries[0], &begun.added, &failed);
+                match kept.await {
+                    Ok(()) => Attempted::Each(sorted.settled()),
+                    Err(failure) => Attempted::Together(sorted.open(), failure),
+                }
+            }
+            (Ok(_), None) => Attempted::Together(sorted.open(), super::leaked()),
+            (Err(failure), Some(tx)) => {
+                let failure = self.inbox.roll_back(tx, failure).await;
+                Attempted::Together(sorted.open(), failure)
+            }
+            (Err(failure), None) => Attempted::Together(sorted.open(), failure),
+        }
+    }
+
+    fn housekeeping(&self) -> Option<Housekeeping> {
+        Some(housekeeping(&self.inbox.outbox))
+    }
+
+    fn outbox(&self) -> Option<Contents<'_>> {
+        Some(Contents {
+            of: Arc::as_ptr(&self.inbox.outbox.shared).addr(),
+            events: self.inbox.outbox.contents().boxed(),
+        })
+    }
+}
+
+/// The events of a batch, sorted by what the inbox says.
+struct Sorted<E> {
+    /// What is handed over.
+    items: Vec<Item<E>>,
+    /// What is known of each; `Done` of what is handed over.
+    results: Vec<Result<Handled, Failure>>,
+    /// The places of those that are in the batch already, and of the first one each: they share its result.
+    copies: Vec<(usize, usize)>,
+}
+
+impl<E: Event> Sorted<E> {
+    fn of<DB: Store>(deliveries: &[Arc<Facts>], begun: &Begun<DB>) -> Self {
+        let mut sorted = Self {
+            items: Vec::with_capacity(deliveries.len()),
+            results: Vec::with_capacity(deliveries.len()),
+            copies: Vec::new(),
+        };
+        let mut places = HashMap::with_capacity(deliveries.len());
+        for (place, delivery) in deliveries.iter().enumerate() {
+            let result = match places.entry(delivery.envelope.id()) {
+                Entry::Occupied(first) => {
+                    sorted.copies.push((place, *first.get()));
+                    Ok(Handled::Already)
+                }
+                Entry::Vacant(vacant) => {
+                    vacant.insert(place);
+                    match new_or_not(delivery, &begun.ring, &begun.added) {
+                        Ok(Handled::Done) => decoded::<E>(delivery, &mut sorted.items),
+                        known => known,
+                    }
+                }
+            };
+            sorted.results.push(result);
+        }
+        sorted
+    }
+
+    /// The ids of those that are not done.
+    fn failed(&self, deliveries: &[Arc<Facts>]) -> HashSet<Uuid> {
+        let all = self.results.iter().zip(deliveries);
+        let failed = all.filter(|(result, _)| result.is_err());
+        failed
+            .map(|(_, delivery)| *delivery.envelope.id().as_uuid())
+            .collect()
+    }
+
+    /// The results when nothing was committed.
+    fn open(self) -> Vec<Result<Handled, Failure>> {
+        self.shared(Handled::Done)
+    }
+
+    /// The results when everything was.
+    fn settled(self) -> Vec<Result<Handled, Failure>> {
+        self.shared(Handled::Already)
+    }
+
+    fn shared(mut self, of_done: Handled) -> Vec<Result<Handled, Failure>> {
+        for (copy, first) in self.copies {
+            self.results[copy] = match &self.results[first] {
+                Ok(Handled::Done) => Ok(of_done),
+                Ok(Handled::Already) => Ok(Handled::Already),
+                Err(failure) => Err(failure.copy()),
+            };
+        }
+        self.results
+    }
+}
+
+/// `Done` when the event is to be handled.
+fn new_or_not(
+    delivery: &Facts,
+    ring: &Ring,
+    added: &BTreeMap<i64, HashSet<Uuid>>,
+) -> Result<Handled, Failure> {
+    let (envelope, stored_at) = (&delivery.envelope, delivery.stored_at);
+    let period = period_of(envelope, stored_at, ring.slot_seconds);
+    let ids = added.get(&period);
+    if ids.is_some_and(|ids| ids.contains(envelope.id().as_uuid())) {
+        return Ok(Handled::Done);
+    }
+    if ring.reaches(period) {
+        return Ok(Handled::Already);
+    }
+    let time = ring::time_of(envelope, stored_at, ring.slot_seconds);
+    Err(Failure::outside_inbox(outside(time, ring)))
+}
+
+impl<DB: Store> Inbox<DB> {
+    /// A transaction that remembers those of the events that are new.
+    async fn begin_many(&self, deliveries: &[Arc<Facts>]) -> Result<Begun<DB>, Failure> {
+        let begun = patiently(async {
+            let mut tx = self.outbox.begin().await?;
+            loop {
+                let slot_seconds = self.slot_seconds.load(Ordering::Relaxed);
+                let (ring, added) = self.remember_all(&mut tx, deliveries, slot_seconds).await?;
+                if ring.slot_seconds == slot_seconds {
+                    return Ok(Begun { tx, ring, added });
+                }
+                self.slot_seconds
+                    .store(ring.slot_seconds, Ordering::Relaxed);
+            }
+        });
+        begun.await.map_err(Failure::unavailable)
+    }
+
+    /// One statement for each period: there is one, or two about midnight. Periods and ids are in their order,
+    /// so that two batches with the same events do not wait for each other.
+    async fn remember_all(
+        &self,
+        connection: &mut DB::Connection,
+        deliveries: &[Arc<Facts>],
+        slot_seconds: i64,
+    ) -> Result<(Ring, BTreeMap<i64, HashSet<Uuid>>), OutboxError> {
+        let (names, first) = (&self.outbox.shared.names, &deliveries[0]);
+        let mut periods: BTreeMap<i64, Vec<Uuid>> = BTreeMap::new();
+        for delivery in deliveries {
+            let period = period_of(&delivery.envelope, delivery.stored_at, slot_seconds);
+            let id = *delivery.envelope.id().as_uuid();
+            periods.entry(period).or_default().push(id);
+        }
+        let mut all_added = BTreeMap::new();
+        let mut known = None;
+        for (period, mut events) in periods {
+            events.sort_unstable();
+            events.dedup();
+            let memory = Memory {
+                scope: &first.subscriber,
+                slot_seconds,
+                period,
+                events: &events,
+                idle: idle(first.timeout),
+            };
+            let remembering = DB::remember(connection, names, &memory).await;
+            let remembered = remembering.map_err(Outbox::<DB>::explain)?;
+            let added = match remembered.added {
+                Added::All => events.into_iter().collect(),
+                Added::Only(added) => added.into_iter().collect(),
+            };
+            all_added.insert(period, added);
+            // The first says what is in reach: another may be a period later.
+            let ring = *known.get_or_insert(remembered.ring);
+            if ring.slot_seconds != slot_seconds {
+                break;
+            }
+        }
+        let ring = known.unwrap_or(Ring {
+            slot_seconds,
+            now: 0,
+            first: 0,
+        });
+        Ok((ring, all_added))
+    }
+
+    /// Commits, without the memory of those that failed.
+    async fn keep(
+        &self,
+        mut tx: OutboxTransaction<DB>,
+        facts: &Facts,
+        added: &BTreeMap<i64, HashSet<Uuid>>,
+        failed: &HashSet<Uuid>,
+    ) -> Result<(), Failure> {
+        let names = &self.outbox.shared.names;
+        for (period, added) in added {
+            let mut events: Vec<Uuid> = added.intersection(failed).copied().collect();
+            if events.is_empty() {
+                continue;
+            }
+            events.sort_unstable();
+            let memory = Memory {
+                scope: &facts.subscriber,
+                idle: idle(facts.timeout),
+                slot_seconds: self.slot_seconds.load(Ordering::Relaxed),
+                period: *period,
+                events: &events,
+            };
+            let forgetting = patiently(async {
+                let forgotten = DB::forget(&mut tx, names, &memory).await;
+                forgotten.map_err(OutboxError::Database)
+            });
+            forgetting.await.map_err(Self::blamed)?;
+        }
+        self.commit(tx).await
+    }
+}

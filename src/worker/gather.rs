@@ -1,0 +1,119 @@
+//! Batches in the making: what has come for each handler of batches, and since when. A plain data structure; it
+//! never waits and never runs anything.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use tokio::time::Instant;
+
+use crate::handler::batch::Batching;
+
+/// What waits for its batch, by the place of its handler.
+pub(super) struct Gather<T>(BTreeMap<usize, Gathering<T>>);
+
+struct Gathering<T> {
+    batching: Batching,
+    items: Vec<T>,
+    /// When the first of them came.
+    since: Instant,
+}
+
+impl<T> Default for Gather<T> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<T> Gathering<T> {
+    fn is_full(&self) -> bool {
+        self.items.len() >= self.batching.most()
+    }
+
+    fn due(&self) -> Instant {
+        let linger = self.batching.waits().min(LONGEST);
+        self.since + linger
+    }
+}
+
+/// An hour is for ever.
+const LONGEST: Duration = Duration::from_secs(3_600);
+
+impl<T> Gather<T> {
+    pub(super) fn add(&mut self, handler: usize, batching: Batching, item: T, now: Instant) {
+        let gathering = self.0.entry(handler).or_insert_with(|| Gathering {
+            batching,
+            items: Vec::new(),
+            since: now,
+        });
+        if gathering.items.is_empty() {
+            gathering.since = now;
+        }
+        gathering.items.push(item);
+    }
+
+    /// A batch that is full, or has waited for long enough: the one that has waited longest.
+    pub(super) fn ready(&mut self, now: Instant) -> Option<Vec<T>> {
+        let all = self.0.values_mut();
+        let ready = all.filter(|gathering| {
+            !gathering.items.is_empty() && (gathering.is_full() || gathering.due() <= now)
+        });
+        let gathering = ready.min_by_key(|gathering| gathering.since)?;
+        let most = gathering.batching.most().min(gathering.items.len());
+        Some(gathering.items.drain(..most).collect())
+    }
+
+    /// When the next one has waited for long enough.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let waiting = self
+            .0
+            .values()
+            .filter(|gathering| !gathering.items.is_empty());
+        waiting.map(Gathering::due).min()
+    }
+
+    /// How many wait.
+    pub(super) fn len(&self) -> usize {
+        self.0.values().map(|gathering| gathering.items.len()).sum()
+    }
+
+    /// Gives up everything that waits.
+    pub(super) fn abandon(&mut self) -> Vec<T> {
+        let all = std::mem::take(&mut self.0).into_values();
+        all.flat_map(|gathering| gathering.items).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINGER: Duration = Duration::from_millis(10);
+
+    fn gather(items: u32, now: Instant) -> Gather<u32> {
+        let mut gather = Gather::default();
+        for item in 0..items {
+            gather.add(0, Batching::of(3).linger(LINGER), item, now);
+        }
+        gather
+    }
+
+    #[test]
+    fn a_full_batch_is_ready_at_once_and_another_one_after_its_linger() {
+        let now = Instant::now();
+        let mut gather = gather(5, now);
+        assert_eq!(gather.ready(now), Some(vec![0, 1, 2]));
+        assert_eq!(gather.ready(now), None);
+        assert_eq!(gather.due(), Some(now + LINGER));
+        assert_eq!(gather.ready(now + LINGER), Some(vec![3, 4]));
+        assert_eq!((gather.ready(now + LINGER), gather.due()), (None, None));
+    }
+
+    #[test]
+    fn handlers_have_batches_of_their_own_and_nothing_is_lost() {
+        let now = Instant::now();
+        let mut gather = gather(2, now);
+        gather.add(1, Batching::of(1), 7, now + LINGER);
+        assert_eq!(gather.ready(now), Some(vec![7]));
+        assert_eq!(gather.abandon(), [0, 1]);
+        assert_eq!(gather.ready(now + LINGER), None);
+    }
+}
