@@ -1,0 +1,20 @@
+//! A handler of one event where batches are handled.
+
+use serde::{Deserialize, Serialize};
+use tidings::{BatchContext, Batching, Event, EventSubscriber, Failure, Verdicts};
+
+#[derive(Serialize, Deserialize, Event)]
+#[event(name = "user.created", version = 1, key = id)]
+struct UserCreated {
+    id: u64,
+}
+
+struct App;
+
+async fn count(_: UserCreated, _: BatchContext<App>) -> Result<Verdicts, Failure> {
+    Ok(Verdicts::done())
+}
+
+fn main() {
+    let _ = EventSubscriber::<App>::durable("counts").on_batch(Batching::of(100), count);
+}

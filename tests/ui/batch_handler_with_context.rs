@@ -1,0 +1,20 @@
+//! A handler of batches with the context of a single event.
+
+use serde::{Deserialize, Serialize};
+use tidings::{Batching, Context, Event, EventSubscriber, Failure, Item, Verdicts};
+
+#[derive(Serialize, Deserialize, Event)]
+#[event(name = "user.created", version = 1, key = id)]
+struct UserCreated {
+    id: u64,
+}
+
+struct App;
+
+async fn count(_: Vec<Item<UserCreated>>, _: Context<App>) -> Result<Verdicts, Failure> {
+    Ok(Verdicts::done())
+}
+
+fn main() {
+    let _ = EventSubscriber::<App>::durable("counts").on_batch(Batching::of(100), count);
+}

@@ -1,0 +1,24 @@
+//! A handler of batches that does not take the transaction that it is to work in.
+
+use serde::{Deserialize, Serialize};
+use tidings::{BatchContext, Batching, Event, EventSubscriber, Failure, Item, Outbox, Verdicts};
+
+#[derive(Serialize, Deserialize, Event)]
+#[event(name = "user.created", version = 1, key = id)]
+struct UserCreated {
+    id: u64,
+}
+
+struct App;
+
+async fn count(_: Vec<Item<UserCreated>>, _: BatchContext<App>) -> Result<Verdicts, Failure> {
+    Ok(Verdicts::done())
+}
+
+fn subscribe(outbox: &Outbox<sqlx::Sqlite>) -> EventSubscriber<App> {
+    EventSubscriber::durable("counts").on_batch_once(outbox, Batching::of(100), count)
+}
+
+fn main() {
+    let _ = subscribe;
+}
