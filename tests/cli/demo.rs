@@ -60,6 +60,7 @@ async fn every_bench_counts_right_on_servers_that_are_given(world: World) {
         ),
         ("consume", "consume", "ratio"),
         ("consume --mode once", "consume", "ratio"),
+        ("consume --mode batch", "consume", "ratio"),
         ("consume --mode ordered", "consume", "ratio"),
         ("idle --for 1s", "idle", "seconds"),
     ];

@@ -24,6 +24,8 @@ pub(super) enum Mode {
     Plain,
     /// A handler whose row commits with the inbox's, against a loop of the same two statements.
     Once,
+    /// A handler of a thousand events whose rows commit with the inbox's, against a loop of the same two statements.
+    Batch,
     /// A handler that does nothing, in the order of each key, against one without order.
     Ordered,
 }
@@ -31,7 +33,7 @@ pub(super) enum Mode {
 impl Mode {
     pub(super) fn default_events(self) -> usize {
         match self {
-            Self::Plain | Self::Ordered => 200_000,
+            Self::Plain | Self::Ordered | Self::Batch => 200_000,
             Self::Once => 30_000,
         }
     }
@@ -40,6 +42,7 @@ impl Mode {
         match self {
             Self::Plain => "plain",
             Self::Once => "once",
+            Self::Batch => "batch",
             Self::Ordered => "ordered",
         }
     }
@@ -63,6 +66,7 @@ pub(super) async fn run<DB: BenchStore>(
     let between = match mode {
         Mode::Plain => plain(world, job).await?,
         Mode::Once => once(world, job).await?,
+        Mode::Batch => batch(world, job).await?,
         Mode::Ordered => ordered(world, job).await?,
     };
     let limit = f64::midpoint(between.before, between.after);
@@ -111,6 +115,21 @@ async fn once<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::Result<Bet
         after: raw_once::pull_commit_and_confirm(world, job).await?,
         wrong,
         in_flight: DB::HANDLERS,
+    })
+}
+
+async fn batch<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::Result<Between> {
+    let before = raw_once::pull_commit_and_confirm_all(world, job).await?;
+    DB::empty(world.outbox.pool()).await?;
+    DB::settle(world.outbox.pool()).await;
+    let (worked, _) = counted(world, job, effects::batches(world)).await?;
+    let wrong = effects::wrong(world, job).await?;
+    Ok(Between {
+        before,
+        worked,
+        after: raw_once::pull_commit_and_confirm_all(world, job).await?,
+        wrong,
+        in_flight: DB::BATCHES * effects::BATCH,
     })
 }
 

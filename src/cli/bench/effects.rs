@@ -1,16 +1,42 @@
 //! A handler whose effect is a row, and what the rows say afterwards.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use tidings::{Context, EventSubscriber, Failure, InboxTransaction};
+use tidings::{
+    BatchContext, Batching, Context, EventSubscriber, Failure, InboxTransaction, Item, Verdicts,
+};
 
 use super::{Job, event::Written, report::Wrong, store::BenchStore, tally::Tally, world::World};
+
+/// Events of a batch.
+pub(super) const BATCH: usize = 1000;
+const LINGER: Duration = Duration::from_millis(5);
 
 /// Handles each event once: a row for each.
 pub(super) fn once<DB: BenchStore>(world: &World<DB>) -> EventSubscriber<Arc<Tally>> {
     EventSubscriber::durable("bench")
         .on_once(&world.outbox, effect::<DB>)
         .concurrency(DB::HANDLERS)
+}
+
+/// Handles each event once, many in a transaction: a row for each.
+pub(super) fn batches<DB: BenchStore>(world: &World<DB>) -> EventSubscriber<Arc<Tally>> {
+    let batching = Batching::of(BATCH).linger(LINGER);
+    EventSubscriber::durable("bench")
+        .on_batch_once(&world.outbox, batching, effect_of_all::<DB>)
+        .concurrency(DB::BATCHES)
+}
+
+async fn effect_of_all<DB: BenchStore>(
+    events: Vec<Item<Written>>,
+    mut tx: InboxTransaction<DB>,
+    cx: BatchContext<Arc<Tally>>,
+) -> Result<Verdicts, Failure> {
+    let numbers = events.iter().map(|event| i64::try_from(event.number));
+    let numbers: Vec<i64> = numbers.collect::<Result<_, _>>()?;
+    DB::effect_of_all(&mut tx, &numbers).await?;
+    events.iter().for_each(|event| cx.state().enter(event));
+    Ok(Verdicts::done())
 }
 
 async fn effect<DB: BenchStore>(

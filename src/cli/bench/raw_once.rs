@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::{
     Job,
+    effects::BATCH,
     event::Written,
     raw::per_second,
     store::BenchStore,
@@ -48,6 +49,66 @@ pub(super) async fn pull_commit_and_confirm<DB: BenchStore>(
         handled?;
     }
     Ok(per_second(job.events, began.elapsed()))
+}
+
+/// The same with a transaction for a thousand events: all into the inbox by one statement, all effects by another.
+pub(super) async fn pull_commit_and_confirm_all<DB: BenchStore>(
+    world: &World<DB>,
+    job: Job,
+) -> anyhow::Result<f64> {
+    DB::empty(world.outbox.pool()).await?;
+    DB::settle(world.outbox.pool()).await;
+    let stream = world.jetstream().get_stream(STREAM).await?;
+    let consumer = stream
+        .create_consumer(jetstream::consumer::pull::Config {
+            max_ack_pending: 10_000,
+            ..Default::default()
+        })
+        .await?;
+    let began = Instant::now();
+    let messages = consumer.messages().await?.take(job.events);
+    let mut batches = messages.chunks(BATCH);
+    let mut handling = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            batch = batches.next(), if handling.len() < DB::BATCHES => match batch {
+                Some(batch) => handling.push(handle_all(world, batch)),
+                None => break,
+            },
+            Some(handled) = handling.next() => handled?,
+        }
+    }
+    while let Some(handled) = handling.next().await {
+        handled?;
+    }
+    Ok(per_second(job.events, began.elapsed()))
+}
+
+async fn handle_all<DB: BenchStore, E: std::error::Error + Send + Sync + 'static>(
+    world: &World<DB>,
+    batch: Vec<Result<jetstream::Message, E>>,
+) -> anyhow::Result<()> {
+    let (mut events, mut numbers, mut replies) = (Vec::new(), Vec::new(), Vec::new());
+    for message in batch {
+        let message = message?.message;
+        let event: Written = serde_json::from_slice(&message.payload)?;
+        let headers = message.headers.as_ref();
+        let id = headers.and_then(|headers| headers.get(wire::MESSAGE_ID));
+        events.push(Uuid::try_parse(id.context("an id")?.as_str())?);
+        numbers.push(i64::try_from(event.number)?);
+        replies.push(message.reply.context("a reply subject")?);
+    }
+    let mut tx = world.outbox.pool().begin_with(DB::BEGIN).await?;
+    let added = DB::remember_all_plainly(&mut tx, &events).await?;
+    anyhow::ensure!(added == events.len(), "an event was there already");
+    DB::effect_of_all(&mut tx, &numbers).await?;
+    tx.commit().await?;
+    let acks = replies.into_iter().map(|reply| {
+        let request = Request::new().payload(Bytes::from_static(b"+ACK"));
+        world.client.send_request(reply, request)
+    });
+    futures::future::try_join_all(acks).await?;
+    Ok(())
 }
 
 async fn handle<DB: BenchStore>(world: &World<DB>, message: Message) -> anyhow::Result<()> {

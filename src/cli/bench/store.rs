@@ -13,6 +13,8 @@ pub(super) trait BenchStore: Store + Sized {
     const WRITERS: usize;
     /// How many handlers with a transaction work side by side.
     const HANDLERS: usize;
+    /// Batches that are handled at once.
+    const BATCHES: usize;
 
     async fn connect(url: &str) -> anyhow::Result<Outbox<Self>>;
     async fn prepare(pool: &Pool<Self>) -> Result<(), sqlx::Error>;
@@ -31,6 +33,11 @@ pub(super) trait BenchStore: Store + Sized {
         connection: &mut Self::Connection,
         number: i64,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+    /// The rows that a handler of batches writes, in one statement.
+    fn effect_of_all(
+        connection: &mut Self::Connection,
+        numbers: &[i64],
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
     /// How many rows handlers wrote, and of how many events.
     fn effects(
         pool: &Pool<Self>,
@@ -40,6 +47,11 @@ pub(super) trait BenchStore: Store + Sized {
         connection: &mut Self::Connection,
         event: Uuid,
     ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
+    /// Adds events to an inbox made by hand, the way that is quickest here; how many were not there.
+    fn remember_all_plainly(
+        connection: &mut Self::Connection,
+        events: &[Uuid],
+    ) -> impl Future<Output = Result<usize, sqlx::Error>> + Send;
     /// Removes the rows of handlers, and the inbox made by hand.
     fn empty(pool: &Pool<Self>) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
     /// Has what was written reach the disk now, so that it does not later, under a measurement. What is not
@@ -111,6 +123,7 @@ macro_rules! business {
 impl BenchStore for Postgres {
     const WRITERS: usize = 8;
     const HANDLERS: usize = 16;
+    const BATCHES: usize = 4;
 
     async fn connect(url: &str) -> anyhow::Result<Outbox<Self>> {
         let pool = PgPoolOptions::new()
@@ -173,6 +186,26 @@ impl BenchStore for Postgres {
         sqlx::query(truncate).execute(pool).await.map(drop)
     }
 
+    async fn effect_of_all(
+        connection: &mut sqlx::PgConnection,
+        numbers: &[i64],
+    ) -> Result<(), sqlx::Error> {
+        let insert = "insert into tidings_bench_effect (number, name)
+            select number, 'somebody' from unnest($1::bigint[]) as number";
+        let insert = sqlx::query(insert).bind(numbers);
+        insert.execute(connection).await.map(drop)
+    }
+
+    async fn remember_all_plainly(
+        connection: &mut sqlx::PgConnection,
+        events: &[Uuid],
+    ) -> Result<usize, sqlx::Error> {
+        let insert = "insert into tidings_bench_memory (event, scope)
+            select event, 'bench' from unnest($1::uuid[]) as event on conflict do nothing";
+        let done = sqlx::query(insert).bind(events).execute(connection).await?;
+        Ok(usize::try_from(done.rows_affected()).unwrap_or(usize::MAX))
+    }
+
     async fn settle(pool: &Pool<Self>) {
         let settled = sqlx::query("checkpoint").execute(pool).await;
         if let Err(error) = settled {
@@ -208,6 +241,7 @@ impl BenchStore for Postgres {
 impl BenchStore for Sqlite {
     const WRITERS: usize = 1;
     const HANDLERS: usize = 4;
+    const BATCHES: usize = 1;
 
     async fn connect(url: &str) -> anyhow::Result<Outbox<Self>> {
         let path = url.strip_prefix("sqlite:").unwrap_or(url);
@@ -253,6 +287,28 @@ impl BenchStore for Sqlite {
     async fn empty(pool: &Pool<Self>) -> Result<(), sqlx::Error> {
         let delete = "delete from tidings_bench_effect; delete from tidings_bench_memory";
         sqlx::raw_sql(delete).execute(pool).await.map(drop)
+    }
+
+    async fn effect_of_all(
+        connection: &mut sqlx::SqliteConnection,
+        numbers: &[i64],
+    ) -> Result<(), sqlx::Error> {
+        let insert = "insert into tidings_bench_effect (number, name)
+            select value, 'somebody' from json_each($1)";
+        let numbers = serde_json::to_string(numbers).unwrap_or_default();
+        let insert = sqlx::query(insert).bind(numbers);
+        insert.execute(connection).await.map(drop)
+    }
+
+    async fn remember_all_plainly(
+        connection: &mut sqlx::SqliteConnection,
+        events: &[Uuid],
+    ) -> Result<usize, sqlx::Error> {
+        let mut added = 0;
+        for event in events {
+            added += usize::from(Self::remember_plainly(&mut *connection, *event).await?);
+        }
+        Ok(added)
     }
 
     async fn settle(pool: &Pool<Self>) {
