@@ -248,19 +248,21 @@ impl<S: Send + Sync + 'static> Run<S> {
         loop {
             let due = self.due();
             tokio::select! {
-                           () = stop.cancelled() => break,
-                           Some(finished) = self.running.join_next() => {
-            unpanicked(finished).into_iter().for_each(|finished| self.finish(finished));
+                () = stop.cancelled() => break,
+                Some(finished) = self.running.join_next() => {
+                    unpanicked(finished).into_iter().for_each(|finished| self.finish(finished));
+                }
+                1.. = arriving.recv_many(&mut came, AT_A_TIME) => {
+                    came.drain(..).for_each(|item| self.admit(item));
+                }
+                () = until(due), if due.is_some() => self.wake(),
+                Some(asked) = self.asked.recv() => {
+                    let figures = Figures::of(self.attempts(), self.resting.len(), &self.lanes);
+                    // Who asked may have given up.
+                    let _ = asked.send(figures);
+                    continue;
+                }
             }
-                           1.. = arriving.recv_many(&mut came, AT_A_TIME) => came.drain(..).for_each(|item| self.admit(item)),
-                           () = until(due), if due.is_some() => self.wake(),
-                           Some(asked) = self.asked.recv() => {
-                               let figures = Figures::of(self.attempts(), self.resting.len(), &self.lanes);
-                               // Who asked may have given up.
-                               let _ = asked.send(figures);
-                               continue;
-                           }
-                       }
             self.start();
             self.tell_sources();
         }
