@@ -16,6 +16,7 @@
 //! | run it all until told to stop | [`Worker`], [`shutdown_signal`] |
 //! | look after dead letters, and redrive them | [`DeadLetters`], [`Redriver`] |
 //! | see how subscribers do, pause and resume them | [`Subscribers`], [`Replica`] |
+//! | find out what a stream has lost | [`Verify`] |
 //! | connect, and declare streams | [`Bus`], [`NatsOptions`], [`StreamSpec`] |
 //! | test handlers, without servers and with real ones | [`testing`] |
 

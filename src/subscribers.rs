@@ -182,7 +182,8 @@ impl Subscribers {
 
     /// Has a subscriber no longer get the events that none of its running replicas handles. A worker never does
     /// this by itself: events that come while a name is not delivered are skipped, for a replica that handles it
-    /// too. Gives what is no longer delivered, by stream.
+    /// too. Not while a newer version is being rolled out: a replica that starts at the same moment is not asked.
+    /// Gives what is no longer delivered, by stream.
     ///
     /// # Errors
     /// [`SubscribersError::NoReplica`], else as [`Subscribers::pause`].

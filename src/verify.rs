@@ -186,10 +186,10 @@ impl<DB: Store> Verify<DB> {
         let mut stream = VerifiedStream::new(&side.name, side.standing.clone());
         let (mut comparison, mut findings) = (Comparison::default(), Vec::new());
         let mut rows = Rows::new(self, passed, ROWS, hasher.as_ref());
-        let contents =
+        let messages =
             self.bus
-                .contents(&side.name, side.from, state.last_sequence, hasher.clone());
-        let mut contents = contents.await?;
+                .read_stored(&side.name, side.from, state.last_sequence, hasher.clone());
+        let mut messages = messages.await?;
         let (mut rows_read, mut messages_read) = (0_u64, 0_u64);
         loop {
             while !rows.is_over && rows_read < messages_read + AHEAD {
@@ -200,7 +200,7 @@ impl<DB: Store> Verify<DB> {
                     }
                 }
             }
-            match contents.next().await? {
+            match messages.next().await? {
                 Some(message) => {
                     messages_read += 1;
                     comparison.message(message, &mut findings);
@@ -217,7 +217,7 @@ impl<DB: Store> Verify<DB> {
             .for_each(|finding| stream.tell(finding.told()));
         self.look_for_seconds(&mut comparison, &mut stream, passed)
             .await?;
-        stream.sound = comparison.pairs - stream.altered - stream.out_of_order;
+        stream.sound = comparison.sound;
         stream.others = comparison.strays().len() as u64;
         let missing = comparison.into_missing();
         self.look_up(&mut stream, side, missing).await?;
@@ -274,6 +274,9 @@ impl<DB: Store> Verify<DB> {
         let Some(first) = missing.first() else {
             return Ok(());
         };
+        // What the stream has let go of since the beginning is not missing either.
+        let now = self.bus.stream_state(&side.name).await?;
+        let oldest = now.map_or(0, |state| state.first_sequence);
         let mut behind = first.id - 1;
         let unknown = |row: Relayed| (row.id, (row, Absence::Unconfirmed));
         let mut missing: BTreeMap<i64, (Relayed, Absence)> =
@@ -285,12 +288,11 @@ impl<DB: Store> Verify<DB> {
             };
             behind = last.last_id;
             for entry in entries.iter().filter(|entry| entry.stream == side.name) {
-                let absence = side.absence(entry);
+                let absence = side.absence(entry, oldest);
                 for (_, known) in missing
                     .range_mut(entry.first_id..=entry.last_id)
                     .map(|(_, row)| row)
                 {
-                    // The last word is the newest.
                     *known = absence;
                 }
             }
@@ -319,14 +321,14 @@ impl Side {
     }
 
     /// Why the events of an entry are not in the stream.
-    fn absence(&self, entry: &Entry) -> Absence {
+    fn absence(&self, entry: &Entry, oldest: u64) -> Absence {
         let Some(state) = &self.state else {
             return Absence::Missing("the stream is gone");
         };
         if entry.incarnation != state.incarnation {
             return Absence::Missing("it was in a stream of this name that was deleted");
         }
-        if entry.first_sequence < state.first_sequence {
+        if entry.first_sequence < oldest {
             return Absence::Expired;
         }
         if entry.first_sequence > state.last_sequence {

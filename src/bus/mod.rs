@@ -9,8 +9,6 @@ mod ask;
 mod batch;
 mod connect;
 mod consumer;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
-mod contents;
 mod credit;
 mod delivery;
 mod denied;
@@ -25,6 +23,8 @@ mod pull;
 mod resume;
 mod retry;
 mod state;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod stored;
 pub(crate) mod streams;
 mod tail;
 mod watchdog;
@@ -40,8 +40,6 @@ use tokio::sync::watch;
 pub(crate) use batch::{BatchId, Cause, Confirmed, Refusal, Submission, cause_of_denial};
 pub use connect::{Auth, ConnectError, NatsOptions, Tls};
 pub(crate) use consumer::{ConsumerSpec, drift, filters};
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
-pub(crate) use contents::Stored;
 pub(crate) use delivery::Delivery;
 pub(crate) use durables::Durable;
 pub(crate) use letters::{Kept, Upkeep};
@@ -52,6 +50,8 @@ pub use publisher::{EventPublisher, PublishError, TooLarge};
 pub(crate) use pull::{PullError, Pulled, Puller, PullerOptions};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) use resume::{Found, StreamState};
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(crate) use stored::Stored;
 pub use tail::{Reader, ReaderError, Seen, Start};
 
 /// How long the server may take to answer a request.

@@ -1,7 +1,7 @@
 //! What a relay asks of NATS besides writing: where a stream ends, which events it holds behind a place,
 //! and hints that there is something to do. Never writes to a stream.
 
-use std::{collections::HashMap, time::Duration};
+use std::collections::HashMap;
 
 use bytes::Bytes;
 use futures::{FutureExt, Stream, StreamExt};
@@ -9,9 +9,6 @@ use serde_json::json;
 use tidings_contract::{EventId, wire};
 
 use super::{Bus, BusError, Reader, ReaderError, Start};
-
-/// How long a message that the server has announced may take.
-const PURGED: Duration = Duration::from_secs(7);
 
 /// A stream as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,19 +68,10 @@ impl Bus {
         let start = Start::Sequence(behind + 1);
         let mut reader = Reader::open(self, stream, Vec::new(), start, true).await?;
         let mut found = Found::new();
-        while reader.pending() > 0 {
-            let Ok(next) = tokio::time::timeout(PURGED, reader.next_message()).await else {
-                // What was waiting may be gone by now: the server is asked how much there is.
-                reader.begin_anew(&mut 0, "no message came").await?;
-                continue;
-            };
-            let (message, place) = next?;
+        while let Some((message, place)) = reader.next_up_to(up_to).await? {
             let headers = message.headers.as_ref();
             if let Some(id) = headers.and_then(|headers| headers.get(wire::MESSAGE_ID)) {
                 found.insert(EventId::of_foreign("message", id.as_str()), place.sequence);
-            }
-            if place.sequence >= up_to {
-                break;
             }
         }
         Ok(found)

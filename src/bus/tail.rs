@@ -4,6 +4,8 @@
 //! restarted server), the consumer's own sequence shows a gap, and reading begins anew behind the last
 //! message that was seen.
 
+use std::time::Duration;
+
 use async_nats::Message;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Deserialize;
@@ -18,6 +20,9 @@ use super::{
 const AHEAD: usize = 512;
 /// And how many bytes.
 const AHEAD_BYTES: usize = 32 * 1024 * 1024;
+/// How long a message that the server has announced may take.
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+const REMOVED: Duration = Duration::from_secs(7);
 /// How often in a row reading begins anew before it gives up.
 const MAX_TRIES: u32 = 20;
 
@@ -140,6 +145,24 @@ impl Reader {
         })
     }
 
+    /// The next message up to a sequence, if there is one. What the server had announced and has removed since is
+    /// not waited for.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub(super) async fn next_up_to(
+        &mut self,
+        last: u64,
+    ) -> Result<Option<(Message, Place)>, ReaderError> {
+        while self.pending > 0 && !self.start.is_behind(last) {
+            let Ok(next) = tokio::time::timeout(REMOVED, self.next_message()).await else {
+                self.begin_anew(&mut 0, "no message came").await?;
+                continue;
+            };
+            let (message, place) = next?;
+            return Ok((place.sequence <= last).then_some((message, place)));
+        }
+        Ok(None)
+    }
+
     pub(super) async fn next_message(&mut self) -> Result<(Message, Place), ReaderError> {
         let mut tries = 0;
         loop {
@@ -174,11 +197,7 @@ impl Reader {
     }
 
     /// Goes on with a new consumer, which also says anew how many messages are waiting.
-    pub(super) async fn begin_anew(
-        &mut self,
-        tries: &mut u32,
-        why: &str,
-    ) -> Result<(), ReaderError> {
+    async fn begin_anew(&mut self, tries: &mut u32, why: &str) -> Result<(), ReaderError> {
         *tries += 1;
         tracing::debug!(stream = self.stream, why, tries, "reading begins anew");
         loop {
@@ -204,7 +223,7 @@ impl Reader {
                 }
                 Err(_) => {
                     *tries += 1;
-                    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+                    tokio::time::sleep(Duration::from_millis(500)).await;
                 }
             }
         }
@@ -259,6 +278,12 @@ async fn consumer(
 }
 
 impl Start {
+    /// Whether it lies behind a sequence.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    fn is_behind(self, sequence: u64) -> bool {
+        matches!(self, Self::Sequence(next) if next > sequence)
+    }
+
     /// The settings of a consumer that begins here, under the names of the JetStream API.
     pub(super) fn settings(self) -> Map<String, Value> {
         let settings = match self {

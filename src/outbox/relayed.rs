@@ -68,7 +68,7 @@ pub struct Beginning {
 
 /// The statements that look back.
 pub trait Archive: sqlx::Database {
-    /// How far the relay is; `None` before the first migration has run.
+    /// How far the relay is.
     fn passed(
         connection: &mut Self::Connection,
         names: &Names,

@@ -133,6 +133,8 @@ async fn they_are_listed_and_shown_with_all_that_is_known() {
 async fn a_pause_holds_until_it_is_resumed_or_over() {
     let world = World::start(Store::Sqlite).await;
     let service = Service::start(&world).await;
+    let said = world.ok(&["subscribers", "narrow", "counts"]).await;
+    assert!(said.contains("gets what its replicas handle"), "{said}");
     let said = world.ok(&["subscribers", "pause", "counts"]).await;
     assert_eq!(
         said,
@@ -182,6 +184,8 @@ async fn what_cannot_be_done_says_why_and_what_to_do() {
     let said = world.refused(1, &["subscribers", "show", "nobody"]).await;
     assert!(said.contains("there is no subscriber nobody"), "{said}");
     assert!(said.contains("try: tidings subscribers list"), "{said}");
+    let said = world.refused(1, &["subscribers", "narrow", "nobody"]).await;
+    assert!(said.contains("there is no subscriber nobody"), "{said}");
     let past = [
         "subscribers",
         "pause",

@@ -3,9 +3,12 @@
 use std::time::Instant;
 
 use anyhow::Context as _;
-use async_nats::{Message, Request, jetstream};
+use async_nats::{
+    Message, Request,
+    jetstream::{self, consumer::pull::Stream as Messages},
+};
 use bytes::Bytes;
-use futures::{StreamExt, stream::FuturesUnordered};
+use futures::{StreamExt, TryStreamExt, stream::Take};
 use tidings::wire;
 use uuid::Uuid;
 
@@ -24,30 +27,13 @@ pub(super) async fn pull_commit_and_confirm<DB: BenchStore>(
     world: &World<DB>,
     job: Job,
 ) -> anyhow::Result<f64> {
-    DB::empty(world.outbox.pool()).await?;
-    DB::settle(world.outbox.pool()).await;
-    let stream = world.jetstream().get_stream(STREAM).await?;
-    let consumer = stream
-        .create_consumer(jetstream::consumer::pull::Config {
-            max_ack_pending: 10_000,
-            ..Default::default()
+    let (began, messages) = pull(world, job).await?;
+    let handling = messages.map(anyhow::Ok);
+    handling
+        .try_for_each_concurrent(DB::HANDLERS, |message| async {
+            handle(world, message?.message).await
         })
         .await?;
-    let began = Instant::now();
-    let mut messages = consumer.messages().await?.take(job.events);
-    let mut handling = FuturesUnordered::new();
-    loop {
-        tokio::select! {
-            message = messages.next(), if handling.len() < DB::HANDLERS => match message {
-                Some(message) => handling.push(handle(world, message?.message)),
-                None => break,
-            },
-            Some(handled) = handling.next() => handled?,
-        }
-    }
-    while let Some(handled) = handling.next().await {
-        handled?;
-    }
     Ok(per_second(job.events, began.elapsed()))
 }
 
@@ -56,6 +42,19 @@ pub(super) async fn pull_commit_and_confirm_all<DB: BenchStore>(
     world: &World<DB>,
     job: Job,
 ) -> anyhow::Result<f64> {
+    let (began, messages) = pull(world, job).await?;
+    let handling = messages.chunks(BATCH).map(anyhow::Ok);
+    handling
+        .try_for_each_concurrent(DB::BATCHES, |batch| handle_all(world, batch))
+        .await?;
+    Ok(per_second(job.events, began.elapsed()))
+}
+
+/// All messages of the stream, from a moment on.
+async fn pull<DB: BenchStore>(
+    world: &World<DB>,
+    job: Job,
+) -> anyhow::Result<(Instant, Take<Messages>)> {
     DB::empty(world.outbox.pool()).await?;
     DB::settle(world.outbox.pool()).await;
     let stream = world.jetstream().get_stream(STREAM).await?;
@@ -67,21 +66,7 @@ pub(super) async fn pull_commit_and_confirm_all<DB: BenchStore>(
         .await?;
     let began = Instant::now();
     let messages = consumer.messages().await?.take(job.events);
-    let mut batches = messages.chunks(BATCH);
-    let mut handling = FuturesUnordered::new();
-    loop {
-        tokio::select! {
-            batch = batches.next(), if handling.len() < DB::BATCHES => match batch {
-                Some(batch) => handling.push(handle_all(world, batch)),
-                None => break,
-            },
-            Some(handled) = handling.next() => handled?,
-        }
-    }
-    while let Some(handled) = handling.next().await {
-        handled?;
-    }
-    Ok(per_second(job.events, began.elapsed()))
+    Ok((began, messages))
 }
 
 async fn handle_all<DB: BenchStore, E: std::error::Error + Send + Sync + 'static>(

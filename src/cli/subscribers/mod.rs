@@ -32,7 +32,7 @@ enum Action {
     /// Have one no longer get the events that none of its running replicas handles
     ///
     /// A worker never does this by itself, because an older one that starts would have the events of a newer one
-    /// skipped. Events of the names that are dropped are skipped from now on.
+    /// skipped. Events of the names that are dropped are skipped from now on. Not while a newer version is rolled out.
     Narrow(narrow::Narrow),
 }
 

@@ -1,14 +1,12 @@
 //! What a stream holds, message after message, as far as it is needed to compare it with something else. Never
 //! decides what a difference means.
 
-use std::{hash::BuildHasher, time::Duration};
+use std::hash::BuildHasher;
 
 use tidings_contract::EventId;
 
 use super::{Bus, Reader, ReaderError, Start, envelope_of};
 
-/// How long a message that the server has announced may take.
-const PURGED: Duration = Duration::from_secs(7);
 /// Where the server says how large a message is whose payload it leaves out.
 const SIZE: &str = "Nats-Msg-Size";
 
@@ -26,48 +24,36 @@ pub(crate) struct Stored {
 }
 
 /// Reads a part of a stream.
-pub(crate) struct Contents<H> {
+pub(crate) struct StoredReader<H> {
     reader: Reader,
     up_to: u64,
-    is_over: bool,
     payloads: Option<H>,
 }
 
 impl Bus {
     /// What a stream holds from one sequence up to another; with payloads when there is a hasher for them.
-    pub(crate) async fn contents<H: BuildHasher>(
+    pub(crate) async fn read_stored<H: BuildHasher>(
         &self,
         stream: &str,
         from: u64,
         up_to: u64,
         payloads: Option<H>,
-    ) -> Result<Contents<H>, ReaderError> {
+    ) -> Result<StoredReader<H>, ReaderError> {
         let headers_only = payloads.is_none();
         let start = Start::Sequence(from);
         let reader = Reader::open(self, stream, Vec::new(), start, headers_only).await?;
-        Ok(Contents {
+        Ok(StoredReader {
             reader,
             up_to,
-            is_over: from > up_to,
             payloads,
         })
     }
 }
 
-impl<H: BuildHasher> Contents<H> {
+impl<H: BuildHasher> StoredReader<H> {
     /// The next message; `None` behind the last one.
     pub(crate) async fn next(&mut self) -> Result<Option<Stored>, ReaderError> {
-        while !self.is_over && self.reader.pending() > 0 {
-            let Ok(next) = tokio::time::timeout(PURGED, self.reader.next_message()).await else {
-                // What was waiting may be gone by now: the server is asked how much there is.
-                self.reader.begin_anew(&mut 0, "no message came").await?;
-                continue;
-            };
-            let (message, place) = next?;
-            self.is_over = place.sequence >= self.up_to;
-            if place.sequence > self.up_to {
-                break;
-            }
+        while let Some((message, place)) = self.reader.next_up_to(self.up_to).await? {
             let header = |name| {
                 message
                     .headers
