@@ -38,6 +38,7 @@ mod outcome;
 mod rate;
 mod replica;
 mod retry;
+mod start;
 mod subscriber;
 mod subscribers;
 mod tally;
@@ -50,7 +51,7 @@ pub use background::Background;
 pub use breaker::CircuitBreaker;
 pub use bus::{
     Auth, Bus, BusError, ConnectError, EventPublisher, NatsOptions, PublishError, Reader,
-    ReaderError, Seen, Start, Tls, TooLarge,
+    ReaderError, Seen, Tls, TooLarge,
     streams::{Plan, StreamNameError, StreamSpec},
 };
 pub use context::Context;
@@ -75,6 +76,7 @@ pub use outcome::{Cause, DeadLetter, Outcome};
 pub use rate::Rate;
 pub use replica::{Activity, HotKey, Replica, WantedConsumer};
 pub use retry::Retry;
+pub use start::Start;
 pub use subscriber::{EventSubscriber, Exhausted, SubscriberError};
 pub use subscribers::{
     ConsumerDrift, SubscriberConsumer, SubscriberState, Subscribers, SubscribersError,

@@ -13,6 +13,7 @@ use crate::{
     housekeeping::Housekeeping,
     rate::Rate,
     retry::Retry,
+    start::Start,
 };
 
 /// What the server lets be unanswered at once.
@@ -23,7 +24,7 @@ const MEMORY: usize = 64 * 1024 * 1024;
 
 /// A durable subscriber: several replicas of it share the work, and it continues where it was.
 ///
-/// A new one begins with the oldest event that its stream keeps.
+/// A new one begins with the oldest event that its stream keeps, unless it says [otherwise](Self::start).
 pub struct EventSubscriber<S> {
     durable: String,
     routes: Vec<Route<S>>,
@@ -35,6 +36,7 @@ pub struct EventSubscriber<S> {
     pub(crate) breaker: CircuitBreaker,
     pub(crate) rate: Option<Rate>,
     pub(crate) memory: usize,
+    pub(crate) start: Start,
 }
 
 /// What an ordered subscriber does when an event is out of attempts, rejected, or a dead letter for another
@@ -105,7 +107,19 @@ impl<S: Send + Sync + 'static> EventSubscriber<S> {
             breaker: CircuitBreaker::default(),
             rate: None,
             memory: MEMORY,
+            start: Start::Beginning,
         }
+    }
+
+    /// Where it begins when it is new on a stream; default [`Start::Beginning`], which hands it everything that the
+    /// stream still keeps. It counts only when a worker makes the durable: one that is there stays where it is, and
+    /// one that was deleted while a worker ran goes on where that worker knows it was. Of several streams each
+    /// begins there, so a sequence is for one stream only: with more, the worker refuses to start. A place behind
+    /// the end of the stream, in time or sequence, means the next event.
+    #[must_use]
+    pub fn start(mut self, start: Start) -> Self {
+        self.start = start;
+        self
     }
 
     /// Adds a handler. Several make one durable with several names; the same name may occur in several
@@ -314,6 +328,7 @@ impl<S> std::fmt::Debug for EventSubscriber<S> {
             .field("breaker", &self.breaker)
             .field("rate", &self.rate)
             .field("memory", &self.memory)
+            .field("start", &self.start)
             .finish()
     }
 }

@@ -56,8 +56,12 @@ pub struct SubscriberState {
 pub struct SubscriberConsumer {
     /// The stream.
     pub stream: String,
-    /// Messages that were never delivered.
+    /// Messages that were never delivered: what it catches up on.
     pub pending: u64,
+    /// The last sequence of the stream that was delivered.
+    pub delivered: u64,
+    /// The sequence of the stream up to which everything was acknowledged.
+    pub acknowledged: u64,
     /// Deliveries that are not answered.
     pub unanswered: u64,
     /// Of those, the ones that were delivered more than once.
@@ -303,6 +307,8 @@ impl SubscriberConsumer {
     fn of(durable: Durable, replicas: &[Replica]) -> Self {
         Self {
             pending: durable.num_pending,
+            delivered: durable.delivered(),
+            acknowledged: durable.acknowledged(),
             unanswered: durable.num_ack_pending,
             redelivered: durable.num_redelivered,
             pulls: durable.num_waiting,

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     background::Background,
-    bus::{Bus, BusError, ConnectError, ConsumerSpec},
+    bus::{Bus, BusError, ConnectError, ConsumerSpec, Start},
     executor::Executor,
     subscriber::{EventSubscriber, SubscriberError},
 };
@@ -52,6 +52,18 @@ pub enum WorkerError {
         subscriber: String,
         /// The event's name, or the subject of its dead letters.
         subject: String,
+    },
+    /// It begins at a sequence, and has several streams.
+    #[error(
+        "{subscriber} begins at a sequence and reads {}: a sequence is a place in one stream, so begin at a time, \
+         or use a subscriber for each stream",
+        streams.join(" and ")
+    )]
+    StartOfStreams {
+        /// The subscriber.
+        subscriber: String,
+        /// Its streams.
+        streams: Vec<String>,
     },
     /// NATS did not answer while the worker started.
     #[error("the subscriber {subscriber} cannot be set up")]
@@ -207,13 +219,7 @@ impl<S: Send + Sync + 'static> Worker<S> {
                 return Err(WorkerError::NameTaken(subscriber.name().to_owned()));
             }
             let consumers = consumers_of(&self.bus, &subscriber).await?;
-            for consumer in &consumers {
-                let applied = self.bus.apply_consumer(consumer).await;
-                applied.map_err(|source| WorkerError::Setup {
-                    subscriber: subscriber.name().to_owned(),
-                    source,
-                })?;
-            }
+            apply(&self.bus, &subscriber, &consumers).await?;
             let subscriber = Arc::new(subscriber);
             let executor = Executor::new(Arc::clone(&subscriber), Arc::clone(&self.state));
             let board = Board::new(&subscriber, &consumers, executor.flow(), executor.tally());
@@ -266,6 +272,33 @@ async fn consumers_of<S: Send + Sync + 'static>(
         subjects: vec![retries],
     });
     Ok(consumers)
+}
+
+/// Sets consumers up. A subscriber that is new begins where it says; its retries are all its own.
+async fn apply<S: Send + Sync + 'static>(
+    bus: &Bus,
+    subscriber: &EventSubscriber<S>,
+    consumers: &[ConsumerSpec],
+) -> Result<(), WorkerError> {
+    let name = subscriber.name();
+    let (of_retries, of_events) = consumers.split_last().unzip();
+    let of_events = of_events.unwrap_or_default();
+    if matches!(subscriber.start, Start::Sequence(_)) && of_events.len() > 1 {
+        return Err(WorkerError::StartOfStreams {
+            subscriber: name.to_owned(),
+            streams: of_events.iter().map(|one| one.stream.clone()).collect(),
+        });
+    }
+    let of_events = of_events.iter().map(|one| (one, subscriber.start));
+    let of_retries = of_retries.map(|one| (one, Start::Beginning));
+    for (consumer, start) in of_events.chain(of_retries) {
+        let applied = bus.apply_consumer(consumer, start).await;
+        applied.map_err(|source| WorkerError::Setup {
+            subscriber: name.to_owned(),
+            source,
+        })?;
+    }
+    Ok(())
 }
 
 fn outcome_of(ended: Result<Ended, tokio::task::JoinError>) -> Result<(), WorkerError> {

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use chrono::Utc;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tidings_contract::Name;
 
-use super::{Bus, BusError, streams::retry_subject, tail::Start};
-use crate::executor::ACK_WAIT;
+use super::{Bus, BusError, streams::retry_subject};
+use crate::{executor::ACK_WAIT, start::Start};
 
 /// How many deliveries may be unanswered at once, over all replicas; delayed retries count. It bounds
 /// the server's memory, not ours: each replica asks only for as much as it has places.
@@ -60,6 +61,14 @@ impl ConsumerState {
 #[derive(Deserialize)]
 struct Info {
     config: Map<String, Value>,
+    delivered: Place,
+    /// Messages that were never delivered.
+    num_pending: u64,
+}
+
+#[derive(Deserialize)]
+struct Place {
+    stream_seq: u64,
 }
 
 impl ConsumerSpec {
@@ -160,12 +169,8 @@ impl Bus {
     /// The sequence of the stream up to which everything was acknowledged.
     pub(crate) async fn ack_floor(&self, spec: &ConsumerSpec) -> Result<u64, BusError> {
         #[derive(Deserialize)]
-        struct Floor {
-            stream_seq: u64,
-        }
-        #[derive(Deserialize)]
         struct Asked {
-            ack_floor: Floor,
+            ack_floor: Place,
         }
         let subject = format!("$JS.API.CONSUMER.INFO.{}.{}", spec.stream, spec.durable);
         let Asked { ack_floor } = self.api(&subject, &json!({})).await?;
@@ -174,11 +179,48 @@ impl Bus {
 
     /// A consumer of a subscriber that is paused begins paused.
     async fn create_consumer(&self, spec: &ConsumerSpec, at: Start) -> Result<(), BusError> {
-        let mut begins = at.settings();
+        let mut begins = self.within_stream(spec, at).await?.settings();
         if let Some(until) = self.pause_of(&spec.durable).await? {
             begins.insert("pause_until".into(), until);
         }
-        self.put_consumer(spec, begins, "create").await
+        let made = self.put_consumer(spec, begins, "create").await?;
+        tracing::info!(
+            stream = spec.stream,
+            durable = spec.durable,
+            start = made.delivered.stream_seq + 1,
+            events = made.num_pending,
+            "the consumer is made: it begins with this sequence, and so many events are there already"
+        );
+        Ok(())
+    }
+
+    /// A place up to the end of the stream: the server would deliver nothing until a sequence behind it is there.
+    /// The end is a sequence too, because a consumer that begins with what is new cannot be reset to an event.
+    async fn within_stream(&self, spec: &ConsumerSpec, at: Start) -> Result<Start, BusError> {
+        let is_past = match at {
+            Start::Beginning | Start::Sequence(0 | 1) => true,
+            Start::Time(time) => time < Utc::now(),
+            Start::Sequence(_) | Start::New => false,
+        };
+        if is_past {
+            return Ok(at);
+        }
+        let Some(info) = self.stream_info(&spec.stream).await? else {
+            return Ok(at);
+        };
+        let end = info.state.last_seq + 1;
+        match at {
+            Start::Sequence(sequence) if sequence <= end => return Ok(at),
+            Start::Sequence(sequence) => tracing::warn!(
+                stream = spec.stream,
+                durable = spec.durable,
+                sequence,
+                end,
+                "the stream is not that long: the consumer begins at its end"
+            ),
+            _ => {}
+        }
+        Ok(Start::Sequence(end))
     }
 
     /// Until when a subscriber is paused, by the consumer of its retries, which every subscriber has.
@@ -196,11 +238,24 @@ impl Bus {
         Ok(config.and_then(|mut config| config.remove("pause_until")))
     }
 
-    /// Creates the consumer, or updates what differs and says so. Where it stands is never changed, and it never
-    /// stops delivering a name: what is stored meanwhile would be skipped, and a newer replica may want it.
-    pub(crate) async fn apply_consumer(&self, spec: &ConsumerSpec) -> Result<(), BusError> {
-        let Some(config) = self.consumer_config(spec).await? else {
-            return self.create_consumer(spec, Start::Beginning).await;
+    /// Creates the consumer at a place, or updates what differs and says so. Where one stands that is there is never
+    /// changed, and it never stops delivering a name: what is stored meanwhile would be skipped, and a newer replica
+    /// may want it.
+    pub(crate) async fn apply_consumer(
+        &self,
+        spec: &ConsumerSpec,
+        at: Start,
+    ) -> Result<(), BusError> {
+        const EXISTS: u64 = 10148;
+        let config = match self.consumer_config(spec).await? {
+            Some(config) => config,
+            None => match self.create_consumer(spec, at).await {
+                // Another replica was faster, and the stream has grown in between.
+                Err(error @ BusError::Api { code: EXISTS, .. }) => {
+                    self.consumer_config(spec).await?.ok_or(error)?
+                }
+                created => return created,
+            },
         };
         let spec = &spec.at_least(&config);
         let differs = drift(&config, &spec.settings());
@@ -211,7 +266,8 @@ impl Bus {
         for (setting, now, wanted) in differs {
             tracing::warn!(stream, durable, setting, %now, %wanted, "the consumer is updated");
         }
-        self.put_consumer(spec, config, "update").await
+        let updated = self.put_consumer(spec, config, "update").await;
+        updated.map(drop)
     }
 
     /// How a consumer does, if the server says so within the time.
@@ -230,10 +286,6 @@ impl Bus {
         #[derive(Deserialize)]
         struct Delivered {
             delivered: Place,
-        }
-        #[derive(Deserialize)]
-        struct Place {
-            stream_seq: u64,
         }
         let subject = format!("$JS.API.CONSUMER.INFO.{}.{}", spec.stream, spec.durable);
         let Delivered { delivered } = self.api(&subject, &json!({})).await?;
@@ -282,7 +334,7 @@ impl Bus {
     /// Has a consumer deliver these subjects and no others.
     pub(crate) async fn narrow_consumer(&self, spec: &ConsumerSpec) -> Result<(), BusError> {
         match self.consumer_config(spec).await? {
-            Some(config) => self.put_consumer(spec, config, "update").await,
+            Some(config) => self.put_consumer(spec, config, "update").await.map(drop),
             None => Ok(()),
         }
     }
@@ -293,7 +345,7 @@ impl Bus {
         spec: &ConsumerSpec,
         mut config: Map<String, Value>,
         action: &str,
-    ) -> Result<(), BusError> {
+    ) -> Result<Info, BusError> {
         let (stream, durable) = (&spec.stream, &spec.durable);
         config.remove("filter_subject");
         config.remove("filter_subjects");
@@ -303,9 +355,9 @@ impl Bus {
             _ => format!("$JS.API.CONSUMER.CREATE.{stream}.{durable}"),
         };
         let request = json!({ "stream_name": stream, "config": config, "action": action });
-        self.api::<Info>(&subject, &request).await?;
+        let info = self.api(&subject, &request).await?;
         tracing::info!(stream, durable, action, "the consumer is set up");
-        Ok(())
+        Ok(info)
     }
 
     /// When a stream was created, in the server's words; `None` when there is no such stream.

@@ -26,13 +26,16 @@ pub(crate) struct Durable {
     #[serde(default)]
     pub(crate) num_waiting: u64,
     #[serde(default)]
-    delivered: Delivered,
+    delivered: Place,
+    #[serde(default)]
+    ack_floor: Place,
     #[serde(default)]
     paused: bool,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
-struct Delivered {
+struct Place {
+    stream_seq: u64,
     last_active: Option<DateTime<Utc>>,
 }
 
@@ -41,6 +44,16 @@ impl Durable {
     pub(crate) fn paused_until(&self) -> Option<DateTime<Utc>> {
         let until = self.config.get("pause_until")?.as_str()?.parse().ok();
         until.filter(|_| self.paused)
+    }
+
+    /// The last sequence of the stream that was delivered.
+    pub(crate) fn delivered(&self) -> u64 {
+        self.delivered.stream_seq
+    }
+
+    /// The sequence of the stream up to which everything was acknowledged.
+    pub(crate) fn acknowledged(&self) -> u64 {
+        self.ack_floor.stream_seq
     }
 
     pub(crate) fn last_delivery_at(&self) -> Option<DateTime<Utc>> {

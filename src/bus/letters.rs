@@ -15,7 +15,7 @@ use futures::StreamExt;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Bus, BusError, tail::Start};
+use super::{Bus, BusError, Start};
 
 /// How much is read at once, in messages and in bytes.
 const PAGE: usize = 256;

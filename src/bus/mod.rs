@@ -52,7 +52,9 @@ pub(crate) use pull::{PullError, Pulled, Puller, PullerOptions};
 pub(crate) use resume::{Found, StreamState};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) use stored::Stored;
-pub use tail::{Reader, ReaderError, Seen, Start};
+pub use tail::{Reader, ReaderError, Seen};
+
+pub(crate) use crate::start::Start;
 
 /// How long the server may take to answer a request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);

@@ -15,6 +15,7 @@ use tidings_contract::{Envelope, EventId, NameError, Pattern};
 use super::{
     Bus, BusError, PullError, Pulled, Puller, PullerOptions, delivery::Place, envelope_of,
 };
+use crate::start::Start;
 
 /// How many messages are asked for at once.
 const AHEAD: usize = 512;
@@ -25,20 +26,6 @@ const AHEAD_BYTES: usize = 32 * 1024 * 1024;
 const REMOVED: Duration = Duration::from_secs(7);
 /// How often in a row reading begins anew before it gives up.
 const MAX_TRIES: u32 = 20;
-
-/// Where reading begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Start {
-    /// With the oldest event that is kept.
-    Beginning,
-    /// With the next event to come.
-    New,
-    /// With this sequence of the stream.
-    Sequence(u64),
-    /// With the first event stored at or after this time.
-    Time(DateTime<Utc>),
-}
 
 /// A message as a reader sees it.
 #[derive(Debug, Clone)]

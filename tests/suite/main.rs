@@ -35,6 +35,7 @@ mod roles;
 mod rollouts;
 mod sql;
 mod stalls;
+mod starts;
 mod storage;
 mod streams;
 mod subscriber;

@@ -11,6 +11,7 @@ const LAYERS: &[&[&str]] = &[
         "retry",
         "rate",
         "breaker",
+        "start",
     ],
     &["outcome"],
     &["context"],

@@ -20,6 +20,8 @@ pub(super) struct SubscribersCommand {
 #[derive(Subcommand)]
 enum Action {
     /// List them: what waits, what is not answered, until when they are paused, how many replicas answer
+    ///
+    /// Pending is what was never delivered: how many events a new one still has to catch up on.
     List(list::List),
     /// Print all of one: each consumer and what of it differs, each replica, retries, hot keys
     Show(show::Show),

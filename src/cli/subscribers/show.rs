@@ -54,13 +54,17 @@ fn add_consumer(rows: &mut Vec<[String; 2]>, consumer: &SubscriberConsumer) {
         unanswered,
         redelivered,
         pulls,
+        delivered,
+        acknowledged,
         ..
     } = consumer;
+    let place = format!("delivered to sequence {delivered}, acknowledged to {acknowledged}");
     let counts = format!(
         "{pending} pending, {unanswered} unanswered, {redelivered} of them redelivered, {pulls} pulls wait"
     );
     rows.push(row("stream", &consumer.stream));
     rows.push(row("  events", counts));
+    rows.push(row("  place", place));
     rows.push(row("  paused until", pause(consumer.paused_until)));
     rows.push(row("  last delivery", at(consumer.last_delivery_at)));
     for (setting, value) in &consumer.config {

@@ -1,0 +1,220 @@
+//! Where a new subscriber begins, and that it matters only when its durable is made.
+
+use std::time::Duration;
+
+use async_nats::jetstream;
+use chrono::{DateTime, TimeDelta, Utc};
+use futures::future::join_all;
+use tidings::{
+    Context, EventPublisher, EventSubscriber, Failure, Pattern, Start, StreamSpec, Subscribers,
+    Worker, WorkerError,
+};
+use tokio::sync::watch;
+
+use crate::support::{Counted, Noted, Running, User, World, eventually, log};
+
+type Sqlite = sqlx::Sqlite;
+
+const NAME: &str = "begins";
+
+async fn note(user: User, cx: Context<Noted>) -> Result<(), Failure> {
+    cx.state().note(user.id);
+    Ok(())
+}
+
+fn subscriber(start: Start) -> EventSubscriber<Noted> {
+    EventSubscriber::durable(NAME).on(note).start(start)
+}
+
+fn run(
+    world: &World<Sqlite>,
+    subscriber: EventSubscriber<Noted>,
+    noted: &Noted,
+) -> Running<WorkerError> {
+    world.run(Worker::new(world.bus.clone(), noted.clone()).subscribe(subscriber))
+}
+
+async fn publish(world: &World<Sqlite>, ids: &[&str]) {
+    let publisher = EventPublisher::new(&world.bus);
+    for id in ids {
+        publisher.publish(&User::new(id)).await.unwrap();
+    }
+}
+
+async fn is_made(world: &World<Sqlite>, name: &str) {
+    eventually("the consumers are there", || async {
+        let found = Subscribers::over(&world.bus).find(name).await;
+        found.is_ok_and(|found| found.consumers.iter().all(|one| one.pulls > 0))
+    })
+    .await;
+}
+
+/// What a subscriber gets that begins there, up to the last of what is published after it has begun.
+async fn begins(world: &World<Sqlite>, durable: &str, start: Start) -> Vec<String> {
+    let noted = Noted::default();
+    let subscriber = EventSubscriber::durable(durable).on(note).start(start);
+    let running = run(world, subscriber.ordered_by_key(), &noted);
+    is_made(world, durable).await;
+    publish(world, &["last"]).await;
+    eventually("the last one", || async {
+        noted.all().iter().any(|id| id == "last")
+    })
+    .await;
+    running.stop().await.unwrap();
+    let mut all = noted.all();
+    all.retain(|id| id != "last");
+    all.sort();
+    all
+}
+
+async fn stored_at(world: &World<Sqlite>, sequence: u64) -> DateTime<Utc> {
+    let start = Start::Sequence(sequence);
+    let mut reader = world.bus.read("EVENTS", &[], start).await.unwrap();
+    reader.next().await.unwrap().stored_at
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_subscriber_begins_where_it_says() {
+    let world = World::<Sqlite>::start().await;
+    publish(&world, &["1", "2", "3", "4"]).await;
+    let third = Start::Time(stored_at(&world, 3).await);
+    assert_eq!(
+        begins(&world, "all", Start::Beginning).await,
+        ["1", "2", "3", "4"]
+    );
+    assert_eq!(
+        begins(&world, "sequence", Start::Sequence(2)).await,
+        ["2", "3", "4"]
+    );
+    assert_eq!(begins(&world, "time", third).await, ["3", "4"]);
+    assert_eq!(begins(&world, "new", Start::New).await, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_place_behind_the_end_is_the_next_event() {
+    let world = World::<Sqlite>::start().await;
+    publish(&world, &["1", "2"]).await;
+    let tomorrow = Start::Time(Utc::now() + TimeDelta::days(1));
+    assert_eq!(begins(&world, "far", Start::Sequence(1000)).await, [""; 0]);
+    assert_eq!(begins(&world, "future", tomorrow).await, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_durable_that_is_there_stays_where_it_is() {
+    log::listen();
+    let world = World::<Sqlite>::start().await;
+    let noted = Noted::default();
+    publish(&world, &["1"]).await;
+    let running = run(&world, subscriber(Start::Beginning), &noted);
+    noted.reach(1).await;
+    running.stop().await.unwrap();
+    publish(&world, &["2", "3"]).await;
+    let running = run(&world, subscriber(Start::New), &noted);
+    noted.reach(3).await;
+    let state = Subscribers::over(&world.bus).find(NAME).await.unwrap();
+    assert!(state.consumers.iter().all(|one| one.drift.is_empty()));
+    running.stop().await.unwrap();
+    let mut all = noted.all();
+    all.sort();
+    assert_eq!(all, ["1", "2", "3"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_is_deleted_goes_on_where_its_worker_knows_it_was() {
+    let world = World::<Sqlite>::start().await;
+    let noted = Noted::default();
+    publish(&world, &["before it"]).await;
+    let running = run(&world, subscriber(Start::New), &noted);
+    is_made(&world, NAME).await;
+    let client = async_nats::connect(world.nats.url()).await.unwrap();
+    let stream = jetstream::new(client).get_stream("EVENTS").await.unwrap();
+    stream.delete_consumer(NAME).await.unwrap();
+    publish(&world, &["while it is gone"]).await;
+    noted.reach(1).await;
+    running.stop().await.unwrap();
+    assert_eq!(noted.all(), ["while it is gone"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_may_begin_at_once_while_the_stream_grows() {
+    let world = World::<Sqlite>::start().await;
+    let noted = Noted::default();
+    let (done, is_done) = watch::channel(false);
+    let publishing = async {
+        while !*is_done.borrow() {
+            publish(&world, &["one of many"]).await;
+        }
+        publish(&world, &["last"]).await;
+    };
+    let replicas = async {
+        let replicas = (0..8).map(|_| run(&world, subscriber(Start::New), &noted));
+        let replicas: Vec<_> = replicas.collect();
+        eventually("all of them answer", || async {
+            let found = Subscribers::over(&world.bus).find(NAME).await;
+            found.is_ok_and(|found| found.replicas.len() == 8)
+        })
+        .await;
+        done.send(true).unwrap();
+        replicas
+    };
+    let (replicas, ()) = tokio::join!(replicas, publishing);
+    eventually("the last one", || async {
+        noted.all().iter().any(|id| id == "last")
+    })
+    .await;
+    for ended in join_all(replicas.into_iter().map(Running::stop)).await {
+        ended.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sequence_is_a_place_in_one_stream() {
+    async fn count(_: Counted, _: Context<Noted>) -> Result<(), Failure> {
+        Ok(())
+    }
+    let world = World::<Sqlite>::start().await;
+    let users = StreamSpec::new("EVENTS", [Pattern::parse("user.>").unwrap()]);
+    let counts = StreamSpec::new("COUNTS", [Pattern::parse("count.>").unwrap()]);
+    world.bus.apply_stream(&users.unwrap()).await.unwrap();
+    world.bus.apply_stream(&counts.unwrap()).await.unwrap();
+    let both = |start| subscriber(start).on(count);
+    let refused = run(&world, both(Start::Sequence(7)), &Noted::default())
+        .end()
+        .await;
+    let refused = refused.unwrap_err();
+    assert!(matches!(&refused, WorkerError::StartOfStreams { .. }));
+    assert!(
+        refused.to_string().contains("reads COUNTS and EVENTS"),
+        "{refused}"
+    );
+    let hour_ago = Start::Time(Utc::now() - Duration::from_secs(3600));
+    let running = run(&world, both(hour_ago), &Noted::default());
+    is_made(&world, NAME).await;
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_it_will_catch_up_on_is_told() {
+    log::listen();
+    let world = World::<Sqlite>::start().await;
+    let noted = Noted::default();
+    publish(&world, &["1", "2", "3", "4", "5", "6", "7"]).await;
+    let running = run(&world, subscriber(Start::Sequence(4)), &noted);
+    noted.reach(4).await;
+    Subscribers::over(&world.bus)
+        .pause(NAME, None)
+        .await
+        .unwrap();
+    publish(&world, &["8", "9"]).await;
+    let found = Subscribers::over(&world.bus).find(NAME).await.unwrap();
+    let of_events = found
+        .consumers
+        .iter()
+        .find(|one| one.stream == "EVENTS")
+        .unwrap();
+    assert_eq!((of_events.delivered, of_events.pending), (7, 2));
+    running.stop().await.unwrap();
+    let said = log::said("the consumer is made");
+    let is_told = |line: &String| line.contains("start=4 events=4") && line.contains(NAME);
+    assert!(said.iter().any(is_told), "{said:?}");
+}
