@@ -15,6 +15,7 @@
 //! | keep a subscriber from too much | [`CircuitBreaker`], [`Rate`] |
 //! | run it all until told to stop | [`Worker`], [`shutdown_signal`] |
 //! | look after dead letters, and redrive them | [`DeadLetters`], [`Redriver`] |
+//! | replay events into a subscriber | [`Replays`], [`ReplayRequest`] |
 //! | see how subscribers do, pause and resume them | [`Subscribers`], [`Replica`] |
 //! | find out what a stream has lost | [`Verify`] |
 //! | connect, and declare streams | [`Bus`], [`NatsOptions`], [`StreamSpec`] |
@@ -31,11 +32,14 @@ mod fingerprint;
 mod flow;
 mod handler;
 mod housekeeping;
+mod job;
 mod lanes;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod outbox;
 mod outcome;
 mod rate;
+mod replay;
+mod replaying;
 mod replica;
 mod retry;
 mod start;
@@ -64,6 +68,10 @@ pub use handler::{
     Handler,
     batch::{BatchContext, BatchHandler, Batching, Item, Verdicts},
 };
+pub use job::{
+    Rehearsal, RehearsedEvents, Replay, ReplayPoint, ReplayProgress, ReplayRange, ReplayRequest,
+    ReplayState, StreamProgress, UndecodableEvent,
+};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use outbox::{
     BatchOnceHandler, DelayedEvent, HeldSlot, InboxTransaction, LastBatch, LeaseStatus,
@@ -74,6 +82,8 @@ pub use outbox::{
 pub use outbox::{Rebase, RebaseError, RebasedEvent};
 pub use outcome::{Cause, DeadLetter, Outcome};
 pub use rate::Rate;
+pub use replay::{ReplayConsumer, ReplayError, ReplayStatus, Replays};
+pub use replaying::{ReplayId, ReplayIdError};
 pub use replica::{Activity, HotKey, Replica, WantedConsumer};
 pub use retry::Retry;
 pub use start::Start;

@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde::{Deserialize, Serialize};
+
 /// How many events a subscriber begins with in a time.
 ///
 /// They are spread evenly. After a lull as many may begin at once as are due in a tenth of a second, one at
@@ -16,7 +18,7 @@ use std::{
 ///
 /// assert_eq!(Rate::per_second(10), Rate::per_minute(600));
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rate {
     interval: Duration,
 }

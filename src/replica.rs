@@ -1,5 +1,7 @@
 //! What one process tells of a subscriber that it runs. A plain value; nothing here is stored anywhere.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -60,6 +62,9 @@ pub struct Replica {
     pub last_delivery_at: Option<DateTime<Utc>>,
     /// How it wants the consumers of the subscriber to be.
     pub wants: Vec<WantedConsumer>,
+    /// Its shadows, and the names of the events that each handles.
+    #[serde(default)]
+    pub shadows: BTreeMap<String, Vec<String>>,
 }
 
 /// What a replica is doing.

@@ -19,6 +19,7 @@ mod link;
 mod park;
 mod publisher;
 mod pull;
+mod replays;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod resume;
 mod retry;
@@ -48,6 +49,7 @@ pub(crate) use park::{Head, PASS, Park, Question, letters_of};
 pub(crate) use publisher::check_size;
 pub use publisher::{EventPublisher, PublishError, TooLarge};
 pub(crate) use pull::{PullError, Pulled, Puller, PullerOptions};
+pub(crate) use replays::Part;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) use resume::{Found, StreamState};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]

@@ -193,7 +193,6 @@ pub(super) struct Info {
 
 #[derive(Deserialize)]
 pub(super) struct InfoState {
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(super) first_seq: u64,
     pub(super) last_seq: u64,
     #[cfg(any(feature = "postgres", feature = "sqlite"))]

@@ -2,6 +2,7 @@
 //! nobody who works waits for it.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -220,6 +221,7 @@ fn facts<S: Send + Sync + 'static>(
         timeout_ms,
         retry: subscriber.retry.to_string(),
         wants,
+        shadows: BTreeMap::new(),
         activity: Activity::Begins,
         trouble: None,
         holds_lease: None,

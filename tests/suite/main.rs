@@ -28,6 +28,7 @@ mod pooler;
 mod producers;
 mod refusals;
 mod refused;
+mod replay_requests;
 mod replicas;
 mod resume;
 mod retries;

@@ -1,0 +1,254 @@
+//! What replays have in NATS: their entries in the bucket of the workers, and their consumers. Never decides what
+//! becomes of a replay.
+//!
+//! Entries are asked of the stream's leader: a copy that lags would show a replay that is over.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::{Map, Value, json};
+use tidings_contract::EventId;
+
+use super::{Bus, BusError, state, tail::Start};
+use crate::{
+    job::{self, Replay, ReplayProgress},
+    replaying::ReplayId,
+};
+
+/// A stream, as far as it concerns a replay.
+#[derive(Debug, Clone)]
+pub(crate) struct Part {
+    /// When it was created, in the server's words.
+    pub(crate) incarnation: String,
+    /// The oldest and the newest message; of an empty stream, the one to come and the last there was.
+    pub(crate) first: u64,
+    pub(crate) last: u64,
+}
+
+/// What the server says of the consumer of a replay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// Messages that were never delivered.
+    pub(crate) pending: u64,
+    /// Deliveries that are not answered.
+    pub(crate) in_hand: u64,
+    /// Everything up to this sequence is acknowledged.
+    pub(crate) floor: u64,
+}
+
+/// An entry of the bucket, and what is behind it.
+#[derive(Debug)]
+pub(crate) struct Written<T> {
+    pub(crate) revision: u64,
+    pub(crate) value: T,
+}
+
+const NO_SUCH_STREAM: u64 = 10059;
+const NO_SUCH_CONSUMER: u64 = 10014;
+
+#[derive(Deserialize)]
+struct Created {
+    num_pending: u64,
+    delivered: Delivered,
+}
+
+#[derive(Deserialize)]
+struct Delivered {
+    stream_seq: u64,
+}
+
+/// How long a replay that is over is remembered.
+const KEPT: Duration = Duration::from_secs(90 * 86_400);
+
+impl Bus {
+    /// The next replay behind a revision, of one subscriber or of all; `None` in its place when nobody can read it.
+    pub(crate) async fn next_replay(
+        &self,
+        subscriber: Option<&str>,
+        after: u64,
+    ) -> Result<Option<Written<Option<Replay>>>, BusError> {
+        let subjects = subject(&job::entry(subscriber.unwrap_or("*"), "*"));
+        self.entry_at(&json!({ "seq": after + 1, "next_by_subj": subjects }))
+            .await
+    }
+
+    /// A replay, and its revision.
+    pub(crate) async fn replay(&self, id: ReplayId) -> Result<Option<Written<Replay>>, BusError> {
+        self.last_entry(&job::entry("*", &id.to_string())).await
+    }
+
+    /// How far a replay has come, and the revision that says so.
+    pub(crate) async fn replay_progress(
+        &self,
+        replay: &Replay,
+    ) -> Result<Option<Written<ReplayProgress>>, BusError> {
+        let entry = job::progress_entry(&replay.subscriber, replay.id);
+        self.last_entry(&entry).await
+    }
+
+    /// Writes a replay over the revision that was seen, 0 for none, and gives the new one; `None` when somebody
+    /// has written since.
+    pub(crate) async fn write_replay(
+        &self,
+        replay: &Replay,
+        seen: u64,
+    ) -> Result<Option<u64>, BusError> {
+        let key = job::entry(&replay.subscriber, &replay.id.to_string());
+        let time = replay.state.is_final().then_some(KEPT);
+        self.write_state_for(time, &key, bytes_of(replay), seen)
+            .await
+    }
+
+    async fn last_entry<T: DeserializeOwned>(
+        &self,
+        key: &str,
+    ) -> Result<Option<Written<T>>, BusError> {
+        let entry = self
+            .entry_at(&json!({ "last_by_subj": subject(key) }))
+            .await?;
+        Ok(entry.and_then(|entry| {
+            let (revision, value) = (entry.revision, entry.value?);
+            Some(Written { revision, value })
+        }))
+    }
+
+    async fn entry_at<T: DeserializeOwned>(
+        &self,
+        wanted: &Value,
+    ) -> Result<Option<Written<Option<T>>>, BusError> {
+        match self.single(&format!("KV_{}", state::BUCKET), wanted).await {
+            Ok(kept) => Ok(kept.map(|kept| Written {
+                revision: kept.sequence,
+                value: serde_json::from_slice(&kept.payload).ok(),
+            })),
+            // Nobody has replayed anything yet.
+            Err(BusError::Api {
+                code: NO_SUCH_STREAM,
+                ..
+            }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A stream that may be replayed; `None` when there is no such stream.
+    pub(crate) async fn part(&self, stream: &str) -> Result<Option<Part>, BusError> {
+        Ok(self.stream_info(stream).await?.map(|info| Part {
+            incarnation: info.created,
+            first: info.state.first_seq,
+            last: info.state.last_seq,
+        }))
+    }
+
+    /// The first sequence that was stored at or after a time; the one to come when none was.
+    pub(crate) async fn sequence_at(
+        &self,
+        stream: &str,
+        time: DateTime<Utc>,
+    ) -> Result<u64, BusError> {
+        // With several filters nats-server 2.15.1 begins behind where it should.
+        let created = self.look_from(stream, &[], Start::Time(time)).await?;
+        Ok(created.delivered.stream_seq + 1)
+    }
+
+    /// How many messages of these subjects there are from a sequence on.
+    pub(crate) async fn count_from(
+        &self,
+        stream: &str,
+        subjects: &[String],
+        sequence: u64,
+    ) -> Result<u64, BusError> {
+        let start = Start::Sequence(sequence);
+        Ok(self.look_from(stream, subjects, start).await?.num_pending)
+    }
+
+    /// What the server says of a consumer that begins there.
+    async fn look_from(
+        &self,
+        stream: &str,
+        subjects: &[String],
+        start: Start,
+    ) -> Result<Created, BusError> {
+        let name = EventId::now().as_uuid().simple().to_string();
+        let mut config = start.settings();
+        config.extend(settings(json!({
+            "name": name,
+            "ack_policy": "none",
+            "max_deliver": 1,
+            "mem_storage": true,
+            "num_replicas": 1,
+            "inactive_threshold": 5_000_000_000_u64,
+            "filter_subjects": subjects,
+        })));
+        let request = json!({ "stream_name": stream, "config": config, "action": "create" });
+        let subject = format!("$JS.API.CONSUMER.CREATE.{stream}.{name}");
+        let created: Created = self.api(&subject, &request).await?;
+        // It goes by itself in a few seconds.
+        if let Err(error) = self.delete_consumer(stream, &name).await {
+            tracing::debug!(stream, %error, "a consumer that only counted is not deleted");
+        }
+        Ok(created)
+    }
+
+    /// How a consumer stands; `None` when it, or its stream, is not there.
+    pub(crate) async fn standing(
+        &self,
+        stream: &str,
+        consumer: &str,
+    ) -> Result<Option<Standing>, BusError> {
+        #[derive(Deserialize)]
+        struct Floor {
+            stream_seq: u64,
+        }
+        #[derive(Deserialize)]
+        struct Info {
+            num_pending: u64,
+            num_ack_pending: u64,
+            ack_floor: Floor,
+        }
+        let subject = format!("$JS.API.CONSUMER.INFO.{stream}.{consumer}");
+        match self.api::<Info>(&subject, &json!({})).await {
+            Ok(info) => Ok(Some(Standing {
+                pending: info.num_pending,
+                in_hand: info.num_ack_pending,
+                floor: info.ack_floor.stream_seq,
+            })),
+            Err(BusError::Api { code, .. }) if is_gone(code) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Deletes a consumer; one that is not there is deleted already.
+    pub(crate) async fn delete_consumer(
+        &self,
+        stream: &str,
+        consumer: &str,
+    ) -> Result<(), BusError> {
+        let subject = format!("$JS.API.CONSUMER.DELETE.{stream}.{consumer}");
+        match self.api::<Map<String, Value>>(&subject, &json!({})).await {
+            Err(BusError::Api { code, .. }) if is_gone(code) => Ok(()),
+            deleted => deleted.map(drop),
+        }
+    }
+}
+
+fn subject(key: &str) -> String {
+    format!("$KV.{}.{key}", state::BUCKET)
+}
+
+fn bytes_of(value: &impl Serialize) -> Bytes {
+    // Texts, numbers and times always serialise.
+    serde_json::to_vec(value).unwrap_or_default().into()
+}
+
+fn is_gone(code: u64) -> bool {
+    [NO_SUCH_CONSUMER, NO_SUCH_STREAM].contains(&code)
+}
+
+fn settings(settings: Value) -> Map<String, Value> {
+    match settings {
+        Value::Object(settings) => settings,
+        _ => Map::new(),
+    }
+}

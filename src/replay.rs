@@ -1,0 +1,223 @@
+//! Replays from the outside: asking for one, seeing how it does, pausing, resuming and cancelling it. Never
+//! handles an event; the replicas of the subscriber do.
+//!
+//! ```no_run
+//! use tidings::{Bus, ReplayPoint, ReplayRequest, Replays};
+//!
+//! # async fn example(bus: Bus) -> Result<(), Box<dyn std::error::Error>> {
+//! let replays = Replays::over(&bus);
+//! let two_days_ago = chrono::Utc::now() - chrono::TimeDelta::days(2);
+//! let request = ReplayRequest::new(ReplayPoint::Time(two_days_ago)).names(["user.created"]);
+//! let replay = replays.start("welcome-email", &request).await?;
+//! let status = replays.find(replay.id).await?;
+//! println!("{} of {} events are over", status.over(), status.replay.events());
+//! # Ok(())
+//! # }
+//! ```
+
+mod error;
+mod resolve;
+
+use chrono::Utc;
+use serde::Serialize;
+
+use crate::{
+    bus::Bus,
+    job::{Replay, ReplayProgress, ReplayRequest, ReplayState},
+    replaying::ReplayId,
+    replica::status_subject,
+};
+pub use error::ReplayError;
+
+/// The replays of a NATS server. Cheap to make; holds nothing but the connection.
+#[derive(Debug, Clone)]
+pub struct Replays {
+    bus: Bus,
+}
+
+/// How a replay does.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct ReplayStatus {
+    /// What was asked for, and whether it runs.
+    pub replay: Replay,
+    /// How far it has come, as the replica that works at it tells, at most once a second; `None` when none has.
+    pub progress: Option<ReplayProgress>,
+    /// What the server says of its consumers; none when it is over, or not begun.
+    pub consumers: Vec<ReplayConsumer>,
+}
+
+/// The consumer of a replay in one stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct ReplayConsumer {
+    /// The stream.
+    pub stream: String,
+    /// Messages that were never delivered, those beyond the range included.
+    pub pending: u64,
+    /// Deliveries that are not answered.
+    pub in_hand: u64,
+    /// Everything up to this sequence is over.
+    pub floor: u64,
+}
+
+impl ReplayStatus {
+    /// How many events of its range are over.
+    #[must_use]
+    pub fn over(&self) -> u64 {
+        self.progress.as_ref().map_or(0, ReplayProgress::over)
+    }
+}
+
+impl Replays {
+    /// The replays that are reached over a connection.
+    #[must_use]
+    pub fn over(bus: &Bus) -> Self {
+        Self { bus: bus.clone() }
+    }
+
+    /// Asks for a replay: the replicas of the subscriber begin with it at once. Its range is fixed now, in each
+    /// stream that has events for it, and what is published from now on is not in it.
+    ///
+    /// # Errors
+    /// [`ReplayError`] names what speaks against it. Nothing is begun then.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, the replay may or may not be begun: [`Replays::list`] tells.
+    pub async fn start(
+        &self,
+        subscriber: &str,
+        request: &ReplayRequest,
+    ) -> Result<Replay, ReplayError> {
+        if !request.force {
+            self.refuse_another(subscriber).await?;
+        }
+        let ranges = resolve::ranges(&self.bus, subscriber, request).await?;
+        let now = Utc::now();
+        let replay = Replay {
+            id: ReplayId::new(),
+            subscriber: subscriber.to_owned(),
+            request: request.clone(),
+            ranges,
+            created_at: now,
+            state: ReplayState::Running,
+            reason: None,
+            state_at: now,
+        };
+        let like = replay.ranges.first().map_or("", |range| &range.stream);
+        self.bus.open_state(like).await?;
+        // Nobody else has its id: what is there is this one, if an answer was lost.
+        self.bus.write_replay(&replay, 0).await?;
+        Ok(replay)
+    }
+
+    /// The replays of one subscriber, or of all, the oldest first. What is over is kept for 90 days.
+    ///
+    /// # Errors
+    /// [`ReplayError::Bus`].
+    pub async fn list(&self, subscriber: Option<&str>) -> Result<Vec<Replay>, ReplayError> {
+        let (mut replays, mut after) = (Vec::new(), 0);
+        while let Some(entry) = self.bus.next_replay(subscriber, after).await? {
+            after = entry.revision;
+            replays.extend(entry.value);
+        }
+        replays.sort_by_key(|replay| replay.id);
+        Ok(replays)
+    }
+
+    /// How one replay does.
+    ///
+    /// # Errors
+    /// [`ReplayError::NoReplay`] when there is none of this id, else [`ReplayError::Bus`].
+    pub async fn find(&self, id: ReplayId) -> Result<ReplayStatus, ReplayError> {
+        let (_, replay) = self.entry(id).await?;
+        let progress = self.bus.replay_progress(&replay).await?;
+        let (consumer, mut consumers) = (replay.consumer(), Vec::new());
+        for range in &replay.ranges {
+            let standing = self.bus.standing(&range.stream, &consumer);
+            consumers.extend(standing.await?.map(|standing| ReplayConsumer {
+                stream: range.stream.clone(),
+                pending: standing.pending,
+                in_hand: standing.in_hand,
+                floor: standing.floor,
+            }));
+        }
+        Ok(ReplayStatus {
+            replay,
+            progress: progress.map(|entry| entry.value),
+            consumers,
+        })
+    }
+
+    /// Has a replay stand still: what is in hand ends, and nothing more is begun. One that is paused stays so.
+    ///
+    /// # Errors
+    /// [`ReplayError::NoReplay`]; [`ReplayError::Over`] when it is over; else [`ReplayError::Bus`].
+    pub async fn pause(&self, id: ReplayId) -> Result<Replay, ReplayError> {
+        self.set(id, ReplayState::Paused).await
+    }
+
+    /// Has a paused replay go on where it is. One that runs stays so.
+    ///
+    /// # Errors
+    /// As [`Replays::pause`].
+    pub async fn resume(&self, id: ReplayId) -> Result<Replay, ReplayError> {
+        self.set(id, ReplayState::Running).await
+    }
+
+    /// Ends a replay for good: nothing more is begun, and what of it waits among the retries is dropped when it is
+    /// due. Handlers that run end. One that is cancelled stays so.
+    ///
+    /// # Errors
+    /// As [`Replays::pause`].
+    pub async fn cancel(&self, id: ReplayId) -> Result<Replay, ReplayError> {
+        let replay = self.set(id, ReplayState::Cancelled).await?;
+        // The replica that works deletes the consumers; when there is none, they would stay.
+        let asking = status_subject(&replay.subscriber);
+        if self.bus.ask_all(&asking).await?.is_empty() {
+            let consumer = replay.consumer();
+            for range in &replay.ranges {
+                self.bus.delete_consumer(&range.stream, &consumer).await?;
+            }
+        }
+        Ok(replay)
+    }
+
+    async fn set(&self, id: ReplayId, state: ReplayState) -> Result<Replay, ReplayError> {
+        loop {
+            let (revision, mut replay) = self.entry(id).await?;
+            if replay.state == state {
+                return Ok(replay);
+            }
+            if replay.state.is_final() {
+                let state = replay.state;
+                return Err(ReplayError::Over { id, state });
+            }
+            replay.state = state;
+            replay.reason = None;
+            replay.state_at = Utc::now();
+            if self.bus.write_replay(&replay, revision).await?.is_some() {
+                return Ok(replay);
+            }
+        }
+    }
+
+    async fn entry(&self, id: ReplayId) -> Result<(u64, Replay), ReplayError> {
+        match self.bus.replay(id).await? {
+            Some(entry) => Ok((entry.revision, entry.value)),
+            None => Err(ReplayError::NoReplay { id }),
+        }
+    }
+
+    async fn refuse_another(&self, subscriber: &str) -> Result<(), ReplayError> {
+        let replays = self.list(Some(subscriber)).await?;
+        match replays.into_iter().find(|replay| !replay.state.is_final()) {
+            Some(replay) => Err(ReplayError::Unfinished {
+                subscriber: replay.subscriber,
+                id: replay.id,
+                state: replay.state,
+            }),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Why a replay is not begun or changed. Never decides it.
+
+use chrono::{DateTime, Utc};
+
+use crate::{bus::BusError, job::ReplayState, replaying::ReplayId, subscribers::SubscribersError};
+
+/// Why a replay is not begun, found or changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReplayError {
+    /// There is no such subscriber.
+    #[error(
+        "there is no subscriber {subscriber}: `tidings subscribers list` shows those there are"
+    )]
+    Unknown {
+        /// The name.
+        subscriber: String,
+    },
+    /// No replica answers, so nobody would work at the replay. Forced, it waits for one.
+    #[error(
+        "no replica of {subscriber} answers, and its replicas run the replay: start one, or force it"
+    )]
+    NoReplica {
+        /// The subscriber.
+        subscriber: String,
+    },
+    /// The subscriber does not handle these events.
+    #[error("{subscriber} does not handle {name}: it handles {}", .names.join(", "))]
+    UnknownName {
+        /// The subscriber.
+        subscriber: String,
+        /// The name that was asked for.
+        name: String,
+        /// What it handles.
+        names: Vec<String>,
+    },
+    /// No replica has handlers of this name.
+    #[error(
+        "no replica of {subscriber} has a shadow {shadow}: add `.shadow({shadow:?}, ...)` to it; they have {shadows:?}"
+    )]
+    UnknownShadow {
+        /// The subscriber.
+        subscriber: String,
+        /// The shadow that was asked for.
+        shadow: String,
+        /// Those that there are.
+        shadows: Vec<String>,
+    },
+    /// A sequence says something in one stream only.
+    #[error(
+        "the events are in {}: a sequence is a place in one of them, so name events of one, or give a time",
+        .streams.join(" and ")
+    )]
+    Ambiguous {
+        /// The streams.
+        streams: Vec<String>,
+    },
+    /// The stream has removed the beginning. Forced, what is left is replayed.
+    #[error(
+        "{stream} no longer keeps what was asked for: its oldest message is {first}, stored at {}; begin there, \
+         or force it", kept_since(.stored_at)
+    )]
+    TooOld {
+        /// The stream.
+        stream: String,
+        /// Its oldest message.
+        first: u64,
+        /// When that was stored.
+        stored_at: Option<DateTime<Utc>>,
+    },
+    /// There is no event in the range.
+    #[error(
+        "there is nothing to replay: {} no events of these names there; from and to are the first and the last \
+         event, or two times", holds(.streams)
+    )]
+    Nothing {
+        /// The streams that were looked at.
+        streams: Vec<String>,
+    },
+    /// Another replay of the subscriber is not over. Forced, both run.
+    #[error("the replay {id} of {subscriber} is {}: wait for it, cancel it, or force this one", .state.as_str())]
+    Unfinished {
+        /// The subscriber.
+        subscriber: String,
+        /// The other one.
+        id: ReplayId,
+        /// Its state.
+        state: ReplayState,
+    },
+    /// No stream takes the events of a shadow.
+    #[error("no stream takes {name}: declare it and run `tidings streams apply`")]
+    NoStream {
+        /// The event's name.
+        name: String,
+    },
+    /// There is no such replay.
+    #[error("there is no replay {id}: `tidings replay list` shows those there are")]
+    NoReplay {
+        /// The id.
+        id: ReplayId,
+    },
+    /// The replay is over.
+    #[error("the replay {id} is {}: start another one", .state.as_str())]
+    Over {
+        /// The id.
+        id: ReplayId,
+        /// Its state.
+        state: ReplayState,
+    },
+    /// NATS does not answer, or refuses.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+}
+
+impl From<SubscribersError> for ReplayError {
+    fn from(error: SubscribersError) -> Self {
+        match error {
+            SubscribersError::Unknown { name } => Self::Unknown { subscriber: name },
+            SubscribersError::NoReplica { name } => Self::NoReplica { subscriber: name },
+            SubscribersError::Partly { source, .. } | SubscribersError::Bus(source) => {
+                Self::Bus(source)
+            }
+        }
+    }
+}
+
+fn kept_since(stored_at: &Option<DateTime<Utc>>) -> String {
+    let text = |at: &DateTime<Utc>| at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
+    stored_at.as_ref().map_or("an unknown time".into(), text)
+}
+
+fn holds(streams: &[String]) -> String {
+    match streams {
+        [one] => format!("{one} holds"),
+        many => format!("{} hold", many.join(" and ")),
+    }
+}

@@ -1,0 +1,193 @@
+//! From what is asked of a replay to the sequences of streams that it is. Never changes anything.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::ReplayError;
+use crate::{
+    bus::{Bus, Part, filters, streams::retry_subject},
+    job::{ReplayPoint, ReplayRange, ReplayRequest},
+    subscribers::{SubscriberState, Subscribers},
+};
+
+/// The names of events, by the streams that carry them.
+type Names = BTreeMap<String, BTreeSet<String>>;
+
+/// The part of each stream that holds what is asked for.
+pub(super) async fn ranges(
+    bus: &Bus,
+    subscriber: &str,
+    request: &ReplayRequest,
+) -> Result<Vec<ReplayRange>, ReplayError> {
+    let state = Subscribers::over(bus).find(subscriber).await?;
+    if state.replicas.is_empty() && !request.force {
+        return Err(ReplayError::NoReplica {
+            subscriber: subscriber.to_owned(),
+        });
+    }
+    let known = match &request.shadow {
+        Some(shadow) => of_shadow(bus, &state, shadow).await?,
+        None => of_subscriber(&state),
+    };
+    let names = only(known, subscriber, &request.names)?;
+    let is_sequence = |point: &ReplayPoint| matches!(point, ReplayPoint::Sequence(_));
+    if names.len() > 1
+        && (is_sequence(&request.from) || request.to.as_ref().is_some_and(is_sequence))
+    {
+        return Err(ReplayError::Ambiguous {
+            streams: names.into_keys().collect(),
+        });
+    }
+    let mut ranges = Vec::new();
+    for (stream, names) in &names {
+        let names = names.iter().cloned().collect();
+        ranges.extend(range(bus, stream, names, request).await?);
+    }
+    if ranges.is_empty() {
+        return Err(ReplayError::Nothing {
+            streams: names.into_keys().collect(),
+        });
+    }
+    Ok(ranges)
+}
+
+/// What the replicas handle; when none answers, what their consumers deliver.
+fn of_subscriber(state: &SubscriberState) -> Names {
+    let retries = retry_subject(&state.name, ">");
+    let wanted = state.replicas.iter().flat_map(|replica| &replica.wants);
+    let wanted = wanted.map(|wanted| (&wanted.stream, filters(&wanted.settings)));
+    let delivered = state.consumers.iter();
+    let delivered = delivered.map(|consumer| (&consumer.stream, filters(&consumer.config)));
+    let all: Vec<_> = match state.replicas.is_empty() {
+        false => wanted.collect(),
+        true => delivered.collect(),
+    };
+    let mut names = Names::new();
+    for (stream, subjects) in all {
+        let subjects = subjects.into_iter().filter(|subject| *subject != retries);
+        for subject in subjects {
+            names.entry(stream.clone()).or_default().insert(subject);
+        }
+    }
+    names
+}
+
+/// What the handlers of a shadow take.
+async fn of_shadow(bus: &Bus, state: &SubscriberState, shadow: &str) -> Result<Names, ReplayError> {
+    if state.replicas.is_empty() {
+        return Ok(of_subscriber(state));
+    }
+    let shadows = || state.replicas.iter().flat_map(|replica| &replica.shadows);
+    let of_name = shadows().filter(|(name, _)| *name == shadow);
+    let wanted: BTreeSet<&str> = of_name
+        .flat_map(|(_, names)| names)
+        .map(|name| &**name)
+        .collect();
+    if wanted.is_empty() {
+        let shadows: BTreeSet<&String> = shadows().map(|(name, _)| name).collect();
+        return Err(ReplayError::UnknownShadow {
+            subscriber: state.name.clone(),
+            shadow: shadow.to_owned(),
+            shadows: shadows.into_iter().cloned().collect(),
+        });
+    }
+    let mut names = Names::new();
+    for (stream, taken) in bus.streams_of(wanted).await? {
+        let Some(stream) = stream else {
+            return Err(ReplayError::NoStream {
+                name: taken.join(", "),
+            });
+        };
+        let taken = taken.into_iter().map(str::to_owned);
+        names.insert(stream, taken.collect());
+    }
+    Ok(names)
+}
+
+/// Those of the names that are asked for; all when none is.
+fn only(mut known: Names, subscriber: &str, wanted: &[String]) -> Result<Names, ReplayError> {
+    let is_known = |name: &&String| known.values().any(|names| names.contains(*name));
+    if let Some(name) = wanted.iter().find(|name| !is_known(name)) {
+        return Err(ReplayError::UnknownName {
+            subscriber: subscriber.to_owned(),
+            name: name.clone(),
+            names: known.into_values().flatten().collect(),
+        });
+    }
+    if !wanted.is_empty() {
+        for names in known.values_mut() {
+            names.retain(|name| wanted.contains(name));
+        }
+        known.retain(|_, names| !names.is_empty());
+    }
+    Ok(known)
+}
+
+/// The part of one stream; `None` when there is nothing in it.
+async fn range(
+    bus: &Bus,
+    stream: &str,
+    names: Vec<String>,
+    request: &ReplayRequest,
+) -> Result<Option<ReplayRange>, ReplayError> {
+    let Some(part) = bus.part(stream).await? else {
+        return Ok(None);
+    };
+    if !request.force {
+        refuse_too_old(bus, stream, &part, request.from).await?;
+    }
+    let first = match request.from {
+        ReplayPoint::Beginning => part.first,
+        ReplayPoint::Sequence(sequence) => sequence.max(part.first),
+        ReplayPoint::Time(time) => bus.sequence_at(stream, time).await?,
+    };
+    let last = match request.to {
+        None => part.last,
+        Some(ReplayPoint::Beginning) => part.first,
+        Some(ReplayPoint::Sequence(sequence)) => sequence,
+        Some(ReplayPoint::Time(time)) => bus.sequence_at(stream, time).await? - 1,
+    };
+    let last = last.min(part.last);
+    if last < first {
+        return Ok(None);
+    }
+    let from_here = bus.count_from(stream, &names, first).await?;
+    let from_there = bus.count_from(stream, &names, last + 1).await?;
+    let events = from_here.saturating_sub(from_there);
+    Ok((events > 0).then(|| ReplayRange {
+        stream: stream.to_owned(),
+        incarnation: part.incarnation,
+        names,
+        first,
+        last,
+        events,
+    }))
+}
+
+/// Unless the stream keeps everything from there on.
+async fn refuse_too_old(
+    bus: &Bus,
+    stream: &str,
+    part: &Part,
+    from: ReplayPoint,
+) -> Result<(), ReplayError> {
+    // Nothing was ever removed from its beginning.
+    if part.first <= 1 {
+        return Ok(());
+    }
+    let oldest = match from {
+        ReplayPoint::Beginning => return Ok(()),
+        ReplayPoint::Sequence(sequence) if sequence >= part.first => return Ok(()),
+        ReplayPoint::Sequence(_) | ReplayPoint::Time(_) => bus.kept(stream, part.first).await?,
+    };
+    let stored_at = oldest.map(|oldest| oldest.stored_at);
+    if let (ReplayPoint::Time(time), Some(stored_at)) = (from, stored_at)
+        && time >= stored_at
+    {
+        return Ok(());
+    }
+    Err(ReplayError::TooOld {
+        stream: stream.to_owned(),
+        first: part.first,
+        stored_at,
+    })
+}
