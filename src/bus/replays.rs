@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 use tidings_contract::EventId;
 
-use super::{Bus, BusError, state, tail::Start};
+use super::{Bus, BusError, Start, state};
 use crate::{
     job::{self, Replay, ReplayProgress},
     replaying::ReplayId,
