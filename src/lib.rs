@@ -18,6 +18,7 @@
 //! | replay events into a subscriber | [`Replays`], [`ReplayRequest`] |
 //! | see how subscribers do, pause and resume them | [`Subscribers`], [`Replica`] |
 //! | find out what a stream has lost | [`Verify`] |
+//! | find out where an event is | [`Trace`] |
 //! | connect, and declare streams | [`Bus`], [`NatsOptions`], [`StreamSpec`] |
 //! | test handlers, without servers and with real ones | [`testing`] |
 
@@ -47,6 +48,7 @@ mod subscriber;
 mod subscribers;
 mod tally;
 pub mod testing;
+mod trace;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod verify;
 mod worker;
@@ -96,6 +98,10 @@ pub use tidings_contract::{
     PatternError, event::Event, wire,
 };
 pub use tidings_derive::EventInTidings as Event;
+pub use trace::{
+    DeadLetterTrace, DeliveryTrace, OutboxTrace, RetryTrace, Searched, Sought, StoredEvent,
+    SubscriberTrace, Trace, TraceError, Traced, TracedBatch, TracedEvent, TracedOutcome,
+};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use verify::{
     Difference, DifferenceKind, Standing, Verification, VerifiedStream, Verify, VerifyError,

@@ -25,6 +25,8 @@ pub(crate) struct Durable {
     /// Pulls that wait.
     #[serde(default)]
     pub(crate) num_waiting: u64,
+    /// When it was created.
+    pub(crate) created: DateTime<Utc>,
     #[serde(default)]
     delivered: Place,
     #[serde(default)]
@@ -33,8 +35,10 @@ pub(crate) struct Durable {
     paused: bool,
 }
 
+/// How far it is.
 #[derive(Debug, Clone, Default, Deserialize)]
 struct Place {
+    #[serde(default)]
     stream_seq: u64,
     last_active: Option<DateTime<Utc>>,
 }
@@ -58,6 +62,11 @@ impl Durable {
 
     pub(crate) fn last_delivery_at(&self) -> Option<DateTime<Utc>> {
         self.delivered.last_active
+    }
+
+    /// The last sequence that was delivered, and the one up to which everything is answered.
+    pub(crate) fn reach(&self) -> (u64, u64) {
+        (self.delivered.stream_seq, self.ack_floor.stream_seq)
     }
 
     /// Whether it delivers messages of this subject, and only those.

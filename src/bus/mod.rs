@@ -23,6 +23,7 @@ mod replays;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod resume;
 mod retry;
+mod seek;
 mod state;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod stored;
@@ -52,6 +53,8 @@ pub(crate) use pull::{PullError, Pulled, Puller, PullerOptions};
 pub(crate) use replays::Part;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) use resume::{Found, StreamState};
+pub(crate) use retry::Waiting;
+pub(crate) use seek::{Expanse, Read, Sighting};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) use stored::Stored;
 pub use tail::{Reader, ReaderError, Seen};

@@ -1,11 +1,13 @@
 //! What a message carries from its failure to its next attempt. Never decides when that is.
 
 use async_nats::{HeaderMap, Message};
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use tidings_contract::wire;
+use tidings_contract::{Envelope, wire};
 use uuid::Uuid;
 
 use super::{
+    Kept,
     delivery::{Delivery, message_id},
     letter::{REDRIVE, time},
     park::PASS,
@@ -106,6 +108,55 @@ pub(super) fn headers(delivery: &Delivery, past: &Past, due: DateTime<Utc>) -> H
     // No message id: the subject is the event's, and a schedule of the same subject replaces the one before.
     // An id would swallow the failure of an event that is delivered again from the beginning.
     headers
+}
+
+/// A message that waits for its subscriber to try it again, as the stream of the retries has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Waiting {
+    pub(crate) subscriber: String,
+    /// What no other event ever has, and the event's own id.
+    pub(crate) identity: Option<String>,
+    pub(crate) envelope: Envelope,
+    pub(crate) failures: u32,
+    pub(crate) first_failed_at: Option<DateTime<Utc>>,
+    /// When it is tried again; nothing when that is now.
+    pub(crate) due: Option<DateTime<Utc>>,
+    /// How often it was redriven before.
+    pub(crate) redrives: u32,
+    pub(crate) stored_at: DateTime<Utc>,
+}
+
+impl Waiting {
+    /// `None` for what is no event.
+    pub(crate) fn of(kept: &Kept) -> Option<Self> {
+        let header = |name: &str| {
+            let found = kept.headers.iter().find(|(header, _)| header == name);
+            found.map(|(_, value)| value.as_str())
+        };
+        let parsed = |name| header(name).and_then(|n| n.parse().ok()).unwrap_or(0);
+        let target = header("Nats-Schedule-Target").unwrap_or(&kept.subject);
+        let rest = target.strip_prefix("tidings.retry.")?;
+        let (subscriber, name) = rest.split_once('.')?;
+        let identity = header(IDENTITY).map(str::to_owned);
+        let foreign = || identity.clone().unwrap_or_default();
+        let own = |(name, value): &&(String, String)| name != wire::MESSAGE_ID && !value.is_empty();
+        let headers = kept.headers.iter().filter(own);
+        let headers = headers.map(|(name, value)| match name == ORIGINAL_ID {
+            true => (wire::MESSAGE_ID, value.as_str()),
+            false => (name.as_str(), value.as_str()),
+        });
+        let due = header("Nats-Schedule").and_then(|at| at.strip_prefix("@at "));
+        Some(Self {
+            subscriber: subscriber.to_owned(),
+            envelope: wire::read(name, headers, Bytes::new(), foreign).ok()?,
+            failures: parsed(FAILURES),
+            first_failed_at: header(FIRST_FAILED_AT).and_then(|at| at.parse().ok()),
+            due: due.and_then(|at| at.parse().ok()),
+            redrives: parsed("tidings-redrives"),
+            stored_at: kept.stored_at,
+            identity,
+        })
+    }
 }
 
 /// Names the event's way through its subscriber, from its first delivery or from a redrive: a word for a

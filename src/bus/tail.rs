@@ -22,7 +22,6 @@ const AHEAD: usize = 512;
 /// And how many bytes.
 const AHEAD_BYTES: usize = 32 * 1024 * 1024;
 /// How long a message that the server has announced may take.
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
 const REMOVED: Duration = Duration::from_secs(7);
 /// How often in a row reading begins anew before it gives up.
 const MAX_TRIES: u32 = 20;
@@ -134,7 +133,6 @@ impl Reader {
 
     /// The next message up to a sequence, if there is one. What the server had announced and has removed since is
     /// not waited for.
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(super) async fn next_up_to(
         &mut self,
         last: u64,
@@ -266,7 +264,6 @@ async fn consumer(
 
 impl Start {
     /// Whether it lies behind a sequence.
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     fn is_behind(self, sequence: u64) -> bool {
         matches!(self, Self::Sequence(next) if next > sequence)
     }

@@ -20,6 +20,7 @@ mod run;
 mod streams;
 mod subscribers;
 mod tail;
+mod trace;
 mod verify;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -81,6 +82,8 @@ enum Command {
     DeadLetters(dead_letters::DeadLettersCommand),
     /// See how subscribers do, pause and resume them
     Subscribers(subscribers::SubscribersCommand),
+    /// Tell where an event is: in the outbox, in a stream, at its subscribers
+    Trace(trace::RunTrace),
     /// Tell whether the streams hold what was confirmed
     Verify(verify::RunVerify),
     /// Show the whole way on servers of its own: commits, rollbacks, a killed relay, and a judge
@@ -159,6 +162,7 @@ async fn run(command: Command, config: &Config) -> Outcome {
         Command::Outbox(command) => command.run(config).await,
         Command::DeadLetters(command) => command.run(config).await,
         Command::Subscribers(command) => command.run(config).await,
+        Command::Trace(command) => command.run(config).await,
         Command::Verify(command) => command.run(config).await,
         Command::Demo(command) => command.run().await,
         Command::Bench(command) => command.run(config).await,

@@ -5,7 +5,7 @@ use std::{error::Error, fmt, io, process::ExitCode};
 
 use tidings::{
     BusError, ConnectError, DeadLettersError, MigrateError, OutboxError, PublishError, ReaderError,
-    RebaseError, RelayError, SchemaError, SubscribersError, VerifyError, WorkerError,
+    RebaseError, RelayError, SchemaError, SubscribersError, TraceError, VerifyError, WorkerError,
 };
 
 use super::database;
@@ -77,6 +77,11 @@ impl Report {
     pub(crate) fn cure(mut self, cure: impl Into<String>) -> Self {
         self.cure = Some(cure.into());
         self
+    }
+
+    /// What it says first.
+    pub(crate) fn what(&self) -> &str {
+        &self.what
     }
 
     /// Prints it and gives the exit code.
@@ -192,6 +197,17 @@ impl From<VerifyError> for Report {
             VerifyError::Outbox(source) => source.into(),
             VerifyError::Stream(source) => source.into(),
             VerifyError::Bus(source) => source.into(),
+            other => Self::of(Exit::Failed, &other),
+        }
+    }
+}
+
+impl From<TraceError> for Report {
+    fn from(error: TraceError) -> Self {
+        match error {
+            TraceError::Stream(source) => source.into(),
+            TraceError::DeadLetters(source) => source.into(),
+            TraceError::Bus(source) => source.into(),
             other => Self::of(Exit::Failed, &other),
         }
     }

@@ -22,6 +22,7 @@ mod relayed;
 mod sqlite;
 mod status;
 mod store;
+mod traced;
 mod transaction;
 mod wake;
 
@@ -52,6 +53,7 @@ pub use status::{HeldSlot, LastBatch, LeaseStatus, Status, Trouble};
 pub(crate) use store::Entry;
 use store::Names;
 pub use store::Store;
+pub(crate) use traced::{Asked, Spot, Spotted, TracedBatch, TracedRow, Wanted};
 pub use transaction::OutboxTransaction;
 use wake::Wake;
 

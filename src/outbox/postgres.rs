@@ -11,6 +11,7 @@ mod rebase;
 mod reclaim;
 mod relayed;
 mod slots;
+mod traced;
 mod turn;
 
 use std::time::Duration;

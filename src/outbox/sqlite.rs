@@ -7,6 +7,7 @@ mod inbox;
 mod open;
 mod parked;
 mod relayed;
+mod traced;
 
 use std::time::Duration;
 

@@ -11,7 +11,7 @@ use tidings_contract::{Envelope, EventId};
 
 use super::{
     HeldSlot, ParkedEvent, ParkedSelection, Status, contents::Contents, delayed::Schedule,
-    inbox::Remember, origin::Origin, parked::WaitsFor, relayed::Archive,
+    inbox::Remember, origin::Origin, parked::WaitsFor, relayed::Archive, traced::Trail,
 };
 
 pub(super) use super::names::Names;
@@ -27,7 +27,7 @@ pub trait Cursor: Clone + Debug + Send + Sync + 'static {}
 impl<T: Clone + Debug + Send + Sync + 'static> Cursor for T {}
 
 /// The statements of one database. Every time is the database's clock.
-pub trait Statements: Schedule + Remember + Contents + Archive {
+pub trait Statements: Schedule + Remember + Contents + Archive + Trail {
     /// The word for logs and messages.
     const KIND: &'static str;
     /// How a transaction that writes begins.

@@ -42,6 +42,7 @@ mod streams;
 mod subscriber;
 mod subscribers;
 mod test_kit;
+mod trace;
 mod upgrade;
 mod verify;
 mod worst_days;

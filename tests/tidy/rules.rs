@@ -32,6 +32,7 @@ const LAYERS: &[&[&str]] = &[
     &["outbox", "worker"],
     &["dead_letter", "subscribers", "verify"],
     &["replay"],
+    &["trace"],
     &["ops"],
     &["testing"],
     &["config"],

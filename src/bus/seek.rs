@@ -1,0 +1,96 @@
+//! Finding events in a part of a stream by what their headers say. Payloads are not read, and nothing is changed.
+
+use std::ops::ControlFlow;
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use tidings_contract::Envelope;
+
+use super::{Bus, BusError, Reader, ReaderError, Start, envelope_of};
+
+/// From where to where a stream goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Expanse {
+    /// When it was created, in the server's words.
+    pub(crate) incarnation: String,
+    /// The oldest message that is there, or the next one when there is none.
+    pub(crate) first: u64,
+    pub(crate) last: u64,
+    pub(crate) subjects: Vec<String>,
+}
+
+/// An event where a stream has it; its payload is left out.
+#[derive(Debug, Clone)]
+pub(crate) struct Sighting {
+    pub(crate) sequence: u64,
+    pub(crate) stored_at: DateTime<Utc>,
+    /// What no other message ever has.
+    pub(crate) identity: String,
+    pub(crate) envelope: Envelope,
+}
+
+/// What was read to find something.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Read {
+    pub(crate) messages: u64,
+    /// When the first and the last of them were stored.
+    pub(crate) from: Option<DateTime<Utc>>,
+    pub(crate) to: Option<DateTime<Utc>>,
+    /// There were more before the first one than were to be read.
+    pub(crate) is_cut: bool,
+}
+
+impl Bus {
+    /// From where to where a stream goes, if there is such a stream.
+    pub(crate) async fn expanse(&self, stream: &str) -> Result<Option<Expanse>, BusError> {
+        Ok(self.stream_info(stream).await?.map(|info| {
+            let subjects = info.config.get("subjects").and_then(Value::as_array);
+            let subjects = subjects.into_iter().flatten().filter_map(Value::as_str);
+            Expanse {
+                subjects: subjects.map(str::to_owned).collect(),
+                incarnation: info.created,
+                first: info.state.first_seq,
+                last: info.state.last_seq,
+            }
+        }))
+    }
+
+    /// Hands over the events of a stream from `start` up to a sequence, until it is told to break off; of more
+    /// than `most` messages the last ones.
+    pub(crate) async fn seek(
+        &self,
+        stream: &str,
+        start: Start,
+        up_to: u64,
+        most: u64,
+        mut see: impl FnMut(Sighting) -> ControlFlow<()> + Send,
+    ) -> Result<Read, ReaderError> {
+        let mut reader = Reader::open(self, stream, Vec::new(), start, true).await?;
+        let mut read = Read::default();
+        if reader.pending() > most {
+            let start = Start::Sequence(up_to.saturating_sub(most) + 1);
+            reader = Reader::open(self, stream, Vec::new(), start, true).await?;
+            read.is_cut = true;
+        }
+        while let Some((message, place)) = reader.next_up_to(up_to).await? {
+            read.messages += 1;
+            read.from.get_or_insert(place.stored_at);
+            read.to = Some(place.stored_at);
+            let identity = place.identity();
+            // Without a name it is nobody's event.
+            let Ok(envelope) = envelope_of(&message, || identity.clone()) else {
+                continue;
+            };
+            let sighting = Sighting {
+                sequence: place.sequence,
+                stored_at: place.stored_at,
+                identity,
+                envelope,
+            };
+            if see(sighting).is_break() {
+                break;
+            }
+        }
+        Ok(read)
+    }
+}

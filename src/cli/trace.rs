@@ -1,0 +1,295 @@
+//! `tidings trace`: where an event is, place by place. Never changes anything.
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use clap::Args;
+use tidings::{
+    DeadLetterTrace, DeliveryTrace, EventId, OutboxTrace, RetryTrace, Sought, SubscriberTrace,
+    Trace, Traced, TracedBatch, TracedEvent, TracedOutcome,
+};
+
+use super::{
+    connect,
+    database::{Database, with_outbox},
+    dead_letters::moment,
+    output,
+    report::{Exit, Outcome, Report},
+};
+use crate::config::Config;
+
+/// Tells of an event, or of those of a key or a conversation, when it was written, relayed and stored, and what became
+/// of it at each subscriber. What nobody knows is said to be unknown, and why. Without a database it tells what NATS
+/// knows. Ends with 1 when nothing is found.
+#[derive(Args)]
+pub(super) struct RunTrace {
+    #[command(flatten)]
+    wanted: WantedEvents,
+    /// Search streams, and for a key or a correlation the outbox, from then on: 2h ago, or at a time such as
+    /// 2026-01-31T12:00:00Z [default: the time in the event's id, else 24h]
+    #[arg(long, value_name = "2h|TIME", value_parser = moment)]
+    since: Option<DateTime<Utc>>,
+    /// How many events to tell of at most, the newest
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    limit: usize,
+    /// How many messages of each stream to read at most, the newest
+    #[arg(long, value_name = "N", default_value_t = 1_000_000)]
+    messages: u64,
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct WantedEvents {
+    /// The event's id, as `publish`, `tail` and the logs print it
+    #[arg(value_name = "ID")]
+    event: Option<EventId>,
+    /// The events of a key
+    #[arg(long)]
+    key: Option<String>,
+    /// The events of a conversation: its first one, whose id this is unless it was set, and all that followed
+    #[arg(long, value_name = "ID")]
+    correlation: Option<String>,
+}
+
+impl RunTrace {
+    pub(super) async fn run(&self, config: &Config) -> Outcome {
+        let bus = connect(config).await?;
+        let streams = config.streams.iter().map(|spec| spec.name.clone());
+        let mut trace = Trace::over(&bus)
+            .streams(streams)
+            .limit(self.limit)
+            .messages(self.messages);
+        if let Some(since) = self.since {
+            trace = trace.since(since);
+        }
+        // Whoever has no database at hand learns what NATS knows.
+        trace = match Database::open(config).await {
+            Ok(database) => with_outbox!(&database, outbox => trace.outbox(outbox)),
+            Err(report) => trace.without_outbox(report.what()),
+        };
+        let found = trace.run(&self.sought()).await?;
+        match self.json {
+            true => output::json(&found)?,
+            false => print(&found)?,
+        }
+        if found.events.is_empty() {
+            let report = Report::new(Exit::Failed, format!("nothing is known of {}", self.name()));
+            return Err(
+                report.cure("an earlier --since, or more --messages; the id may be mistyped")
+            );
+        }
+        Ok(())
+    }
+
+    fn sought(&self) -> Sought {
+        match &self.wanted {
+            WantedEvents {
+                event: Some(event), ..
+            } => Sought::Event(*event),
+            WantedEvents { key: Some(key), .. } => Sought::Key(key.clone()),
+            WantedEvents { correlation, .. } => {
+                Sought::Correlation(correlation.clone().unwrap_or_default())
+            }
+        }
+    }
+
+    fn name(&self) -> String {
+        match self.sought() {
+            Sought::Event(event) => format!("the event {event}"),
+            Sought::Key(key) => format!("an event of the key {key}"),
+            Sought::Correlation(id) => format!("an event of the conversation {id}"),
+            _ => "it".to_owned(),
+        }
+    }
+}
+
+/// When, where, what.
+type Line = (Option<DateTime<Utc>>, String, String);
+
+fn print(found: &Traced) -> std::io::Result<()> {
+    for event in &found.events {
+        let key = event.key.as_deref().unwrap_or("-");
+        let head = format!(
+            "{}  {} v{}  key {key}  correlation {}",
+            event.event, event.name, event.version, event.correlation_id
+        );
+        output::line(output::printable(&head))?;
+        let rows: Vec<[String; 4]> = lines(event)
+            .into_iter()
+            .map(|(at, place, what)| {
+                let at = at.map_or_else(|| "-".to_owned(), time);
+                [String::new(), at, place, output::printable(&what)]
+            })
+            .collect();
+        output::table(&rows)?;
+        output::line("")?;
+    }
+    let mut rows = Vec::new();
+    for searched in &found.searched {
+        let head = if rows.is_empty() { "searched" } else { "" };
+        rows.push([
+            head.to_owned(),
+            searched.place.clone(),
+            output::printable(&searched.what),
+        ]);
+    }
+    output::table(&rows)
+}
+
+/// What is known of an event, in the order of time; what has no time comes last.
+fn lines(event: &TracedEvent) -> Vec<Line> {
+    let mut lines = of_outbox(&event.outbox);
+    lines.extend(event.batches.iter().map(of_batch));
+    for stored in event.stored.iter().filter(|stored| stored.is_there) {
+        let what = format!("stored at sequence {}, and there now", stored.sequence);
+        lines.push((stored.stored_at, stored.stream.clone(), what));
+    }
+    lines.extend(event.subscribers.iter().flat_map(of_subscriber));
+    let unstored = event.unstored.iter();
+    lines.extend(unstored.map(|why| (None, "streams".to_owned(), why.clone())));
+    lines.sort_by_key(|(at, ..)| (at.is_none(), *at));
+    lines
+}
+
+fn of_outbox(outbox: &OutboxTrace) -> Vec<Line> {
+    let line = |at: Option<DateTime<Utc>>, what: String| (at, "outbox".to_owned(), what);
+    let written = |at: &DateTime<Utc>, row: &i64| line(Some(*at), format!("written, row {row}"));
+    match outbox {
+        OutboxTrace::NotSearched { why } => vec![line(None, format!("not searched: {why}"))],
+        OutboxTrace::Absent { why } => vec![line(None, format!("has no row of it: {why}"))],
+        OutboxTrace::Waiting {
+            row,
+            written_at,
+            relay,
+        } => vec![
+            written(written_at, row),
+            line(None, format!("waits for the relay: {}", relay.join("; "))),
+        ],
+        OutboxTrace::Relayed { row, written_at } => vec![written(written_at, row)],
+        OutboxTrace::Parked {
+            row,
+            written_at,
+            parked_at,
+            error,
+            waits_for,
+            asked_at,
+        } => {
+            let back = match (waits_for, asked_at) {
+                (_, Some(at)) => format!("goes back to the relay, as was asked at {}", time(*at)),
+                (Some(what), _) => format!("goes back by itself, with {what}"),
+                (None, None) => "stays until `tidings outbox unpark` or `discard`".to_owned(),
+            };
+            vec![
+                written(written_at, row),
+                line(Some(*parked_at), format!("parked: {error}; {back}")),
+            ]
+        }
+        OutboxTrace::Delayed { written_at, due } => vec![
+            line(
+                Some(*written_at),
+                "written, to be published later".to_owned(),
+            ),
+            line(Some(*due), "due".to_owned()),
+        ],
+        other => vec![line(None, format!("{other:?}"))],
+    }
+}
+
+fn of_batch(batch: &TracedBatch) -> Line {
+    let TracedBatch {
+        events,
+        epoch,
+        first_row,
+        last_row,
+        first_sequence,
+        last_sequence,
+        stream,
+        ..
+    } = batch;
+    let what = format!(
+        "confirmed by {stream} in a run of {events} (rows {first_row} to {last_row}, sequences {first_sequence} to \
+         {last_sequence}) under epoch {epoch}"
+    );
+    (Some(batch.at), "relay".to_owned(), what)
+}
+
+fn of_subscriber(one: &SubscriberTrace) -> Vec<Line> {
+    let place = || one.subscriber.clone();
+    let letters = one.dead_letters.iter();
+    let mut lines: Vec<Line> = letters
+        .map(|letter| (Some(letter.at), place(), of_letter(letter)))
+        .collect();
+    let retry = one.retry.iter();
+    lines.extend(retry.map(|retry| (Some(retry.since), place(), of_retry(retry))));
+    let replays = one.replays.iter();
+    lines.extend(replays.map(|id| (None, place(), format!("handled in the replay {id}"))));
+    lines.push((None, place(), summary(one)));
+    lines
+}
+
+fn of_letter(letter: &DeadLetterTrace) -> String {
+    let cause = letter.cause.as_deref().unwrap_or("unknown");
+    let attempts = letter
+        .attempts
+        .map_or_else(|| "an unknown number of".to_owned(), |n| n.to_string());
+    let redriven = match letter.redrives {
+        0 => String::new(),
+        times => format!(", redriven {times} times before"),
+    };
+    format!(
+        "given up: {cause} after {attempts} attempts{redriven}: {} (dead letter {})",
+        letter.error, letter.letter
+    )
+}
+
+fn of_retry(retry: &RetryTrace) -> String {
+    let redriven = match retry.redrives {
+        0 => "",
+        _ => "redriven; ",
+    };
+    let failed = match (retry.failures, retry.first_failed_at) {
+        (0, _) => "has not failed since".to_owned(),
+        (times, Some(first)) => format!("has failed {times} times, first at {}", time(first)),
+        (times, None) => format!("has failed {times} times"),
+    };
+    let next = match retry.due {
+        Some(due) => format!("is tried again at {}", time(due)),
+        None => "is tried again when the subscriber comes to it".to_owned(),
+    };
+    format!("{redriven}{failed}, {next}")
+}
+
+/// What can be concluded, and what it is concluded from.
+fn summary(one: &SubscriberTrace) -> String {
+    let delivery = match &one.delivery {
+        DeliveryTrace::NotYet { delivered } => format!("its consumer is at {delivered}"),
+        DeliveryTrace::Delivered { floor, delivered } => format!(
+            "delivered; the server does not say which of {floor} to {delivered} are answered"
+        ),
+        DeliveryTrace::Answered { floor } => format!("everything up to {floor} is answered"),
+        DeliveryTrace::Before { beginning } => format!("its consumer begins {beginning}"),
+        DeliveryTrace::Unknown { why } => why.clone(),
+        other => format!("{other:?}"),
+    };
+    let outcome = match one.outcome {
+        TracedOutcome::NotDelivered => "not delivered yet",
+        TracedOutcome::Delivered => "in hand, or answered",
+        TracedOutcome::WaitsForRetry => "waits for its next attempt",
+        TracedOutcome::DeadLetter => "given up",
+        TracedOutcome::Handled => "handled, says the inbox",
+        TracedOutcome::Answered => {
+            "answered; how is not recorded, and no retry and no dead letter of it is there"
+        }
+        TracedOutcome::Before => "never delivered by its present consumer",
+        _ => "unknown",
+    };
+    match one.paused_until {
+        Some(until) => format!("{outcome}: {delivery}; paused until {}", time(until)),
+        None => format!("{outcome}: {delivery}"),
+    }
+}
+
+fn time(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Millis, true)
+}

@@ -1,0 +1,163 @@
+//! The statements about single events: rows, ledger and inbox. Never writes.
+
+use chrono::{DateTime, Utc};
+use futures::TryStreamExt;
+use sqlx::{PgConnection, Postgres, Row as _, postgres::PgRow};
+use tidings_contract::EventId;
+use uuid::Uuid;
+
+use super::turn::{Turn, query};
+use crate::outbox::{
+    store::{Names, unsigned},
+    traced::{Asked, Spot, TracedBatch, TracedRow, Trail},
+};
+
+impl Trail for Postgres {
+    /// No index has what is asked for: it reads the log, which is as long as the retention.
+    async fn rows_of(
+        connection: &mut PgConnection,
+        names: &Names,
+        asked: &Asked,
+    ) -> Result<Vec<TracedRow>, sqlx::Error> {
+        let rows = "select id, at, event, name, version, key, headers,
+                   state, moment, error, waits_for, asked_at
+            from (
+                select id, at, event, name, version, key, headers,
+                       case when pg_visible_in_snapshot(xid, cursor) then 'passed' else 'waits' end as state,
+                       null::timestamptz as moment, null as error, null as waits_for, null::timestamptz as asked_at
+                from tidings.outbox as log cross join (select cursor from tidings.relay) as relay
+                where not exists (select from tidings.parked as parked where parked.id = log.id)
+                union all
+                select id, at, event, name, version, key, headers, 'parked', parked_at, error, waits_for, asked_at
+                from tidings.parked
+                union all
+                select place, at, event, name, version, key, headers, 'delayed', due, null, null, null
+                from tidings.delayed
+            ) as known
+            where ($2::text is null or key = $2)
+              and ($3::text is null and ($1::uuid is null or event = $1) or event = $1 or strpos(headers, $3) > 0)
+              and ($4::timestamptz is null or state in ('parked', 'delayed') or at >= $4)
+            order by at desc, id desc";
+        let mut turn = Turn::begin(connection, names).await?;
+        let mut found = Vec::new();
+        {
+            let mut rows = query(names, rows)
+                .bind(asked.event.map(Uuid::from))
+                .bind(&asked.key)
+                .bind(&asked.needle)
+                .bind(asked.since)
+                .fetch(&mut *turn);
+            while found.len() < asked.limit
+                && let Some(row) = rows.try_next().await?
+            {
+                let row = read(&row)?;
+                if asked.means(&row) {
+                    found.push(row);
+                }
+            }
+        }
+        turn.end().await?;
+        Ok(found)
+    }
+
+    async fn batches_of(
+        connection: &mut PgConnection,
+        names: &Names,
+        id: i64,
+    ) -> Result<Vec<TracedBatch>, sqlx::Error> {
+        let batches = "select at, epoch, events, first_id, last_id, stream, incarnation, first_sequence, last_sequence
+            from tidings.ledger where last_id >= $1 and first_id <= $1 order by at";
+        let mut turn = Turn::begin(connection, names).await?;
+        let rows = query(names, batches).bind(id).fetch_all(&mut *turn).await?;
+        turn.end().await?;
+        rows.iter().map(read_batch).collect()
+    }
+
+    async fn batches_at(
+        connection: &mut PgConnection,
+        names: &Names,
+        stream: &str,
+        incarnation: &str,
+        sequence: i64,
+    ) -> Result<Vec<TracedBatch>, sqlx::Error> {
+        let batches = "select at, epoch, events, first_id, last_id, stream, incarnation, first_sequence, last_sequence
+            from tidings.ledger
+            where stream = $1 and incarnation = $2 and first_sequence <= $3 and last_sequence >= $3 order by at";
+        let mut turn = Turn::begin(connection, names).await?;
+        let rows = query(names, batches)
+            .bind(stream)
+            .bind(incarnation)
+            .bind(sequence)
+            .fetch_all(&mut *turn)
+            .await?;
+        turn.end().await?;
+        rows.iter().map(read_batch).collect()
+    }
+
+    async fn scopes_of(
+        connection: &mut PgConnection,
+        names: &Names,
+        event: EventId,
+    ) -> Result<Vec<String>, sqlx::Error> {
+        let scopes = "select distinct scope from tidings.inbox where event = $1 order by scope";
+        let mut turn = Turn::begin(connection, names).await?;
+        let rows = query(names, scopes)
+            .bind(event.as_uuid())
+            .fetch_all(&mut *turn)
+            .await?;
+        turn.end().await?;
+        rows.iter().map(|row| row.try_get(0)).collect()
+    }
+
+    async fn oldest(
+        connection: &mut PgConnection,
+        names: &Names,
+    ) -> Result<Option<DateTime<Utc>>, sqlx::Error> {
+        let oldest = "select at from tidings.outbox order by id limit 1";
+        let mut turn = Turn::begin(connection, names).await?;
+        let row = query(names, oldest).fetch_optional(&mut *turn).await?;
+        turn.end().await?;
+        row.map(|row| row.try_get(0)).transpose()
+    }
+}
+
+fn read(row: &PgRow) -> Result<TracedRow, sqlx::Error> {
+    let spot = match row.try_get(7)? {
+        "parked" => Spot::Parked {
+            at: row.try_get(8)?,
+            error: row.try_get(9)?,
+            waits_for: row.try_get(10)?,
+            asked_at: row.try_get(11)?,
+        },
+        "delayed" => Spot::Delayed {
+            due: row.try_get(8)?,
+        },
+        state => Spot::Log {
+            is_passed: state == "passed",
+        },
+    };
+    Ok(TracedRow {
+        id: row.try_get(0)?,
+        at: row.try_get(1)?,
+        event: EventId::from(row.try_get::<Uuid, _>(2)?),
+        name: row.try_get(3)?,
+        version: row.try_get(4)?,
+        key: row.try_get(5)?,
+        headers: row.try_get(6)?,
+        spot,
+    })
+}
+
+fn read_batch(row: &PgRow) -> Result<TracedBatch, sqlx::Error> {
+    Ok(TracedBatch {
+        at: row.try_get(0)?,
+        epoch: row.try_get(1)?,
+        events: row.try_get(2)?,
+        first_id: row.try_get(3)?,
+        last_id: row.try_get(4)?,
+        stream: row.try_get(5)?,
+        incarnation: row.try_get(6)?,
+        first_sequence: unsigned(row.try_get(7)?),
+        last_sequence: unsigned(row.try_get(8)?),
+    })
+}

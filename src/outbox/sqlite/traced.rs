@@ -1,0 +1,161 @@
+//! The statements about single events: rows, ledger and inbox. Never writes.
+
+use chrono::{DateTime, Utc};
+use futures::TryStreamExt;
+use sqlx::{Row as _, Sqlite, SqliteConnection, sqlite::SqliteRow};
+use tidings_contract::EventId;
+use uuid::Uuid;
+
+use crate::outbox::{
+    store::{Names, unsigned},
+    traced::{Asked, Spot, TracedBatch, TracedRow, Trail},
+};
+
+impl Trail for Sqlite {
+    /// No index has what is asked for: it reads the log, which is as long as the retention.
+    async fn rows_of(
+        connection: &mut SqliteConnection,
+        names: &Names,
+        asked: &Asked,
+    ) -> Result<Vec<TracedRow>, sqlx::Error> {
+        let rows = "select id, at, event, name, version, key, headers,
+                   state, moment, error, waits_for, asked_at
+            from (
+                select id, at, event, name, version, key, headers,
+                       case when id <= cursor then 'passed' else 'waits' end as state,
+                       null as moment, null as error, null as waits_for, null as asked_at
+                from tidings_outbox as log cross join (select cursor from tidings_relay) as relay
+                where not exists (select 1 from tidings_parked as parked where parked.id = log.id)
+                union all
+                select id, at, event, name, version, key, headers, 'parked', parked_at, error, waits_for, asked_at
+                from tidings_parked
+                union all
+                select place, at, event, name, version, key, headers, 'delayed', due, null, null, null
+                from tidings_delayed
+            ) as known
+            where (?2 is null or key = ?2)
+              and (?3 is null and (?1 is null or event = ?1) or event = ?1 or instr(headers, ?3) > 0)
+              and (?4 is null or state in ('parked', 'delayed') or at >= ?4)
+            order by at desc, id desc";
+        let mut found = Vec::new();
+        {
+            let mut rows = sqlx::query(names.sql(rows, '_'))
+                .bind(asked.event.map(Uuid::from))
+                .bind(&asked.key)
+                .bind(&asked.needle)
+                .bind(asked.since.map(|since| since.timestamp_micros()))
+                .fetch(&mut *connection);
+            while found.len() < asked.limit
+                && let Some(row) = rows.try_next().await?
+            {
+                let row = read(&row)?;
+                if asked.means(&row) {
+                    found.push(row);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    async fn batches_of(
+        connection: &mut SqliteConnection,
+        names: &Names,
+        id: i64,
+    ) -> Result<Vec<TracedBatch>, sqlx::Error> {
+        let batches = "select at, epoch, events, first_id, last_id, stream, incarnation, first_sequence, last_sequence
+            from tidings_ledger where last_id >= ?1 and first_id <= ?1 order by at";
+        let rows = sqlx::query(names.sql(batches, '_'))
+            .bind(id)
+            .fetch_all(&mut *connection)
+            .await?;
+        rows.iter().map(read_batch).collect()
+    }
+
+    async fn batches_at(
+        connection: &mut SqliteConnection,
+        names: &Names,
+        stream: &str,
+        incarnation: &str,
+        sequence: i64,
+    ) -> Result<Vec<TracedBatch>, sqlx::Error> {
+        let batches = "select at, epoch, events, first_id, last_id, stream, incarnation, first_sequence, last_sequence
+            from tidings_ledger
+            where stream = ?1 and incarnation = ?2 and first_sequence <= ?3 and last_sequence >= ?3 order by at";
+        let rows = sqlx::query(names.sql(batches, '_'))
+            .bind(stream)
+            .bind(incarnation)
+            .bind(sequence)
+            .fetch_all(&mut *connection)
+            .await?;
+        rows.iter().map(read_batch).collect()
+    }
+
+    async fn scopes_of(
+        connection: &mut SqliteConnection,
+        names: &Names,
+        event: EventId,
+    ) -> Result<Vec<String>, sqlx::Error> {
+        let scopes = "select distinct scope from tidings_inbox where event = ?1 order by scope";
+        let rows = sqlx::query(names.sql(scopes, '_'))
+            .bind(event.as_uuid())
+            .fetch_all(&mut *connection)
+            .await?;
+        rows.iter().map(|row| row.try_get(0)).collect()
+    }
+
+    async fn oldest(
+        connection: &mut SqliteConnection,
+        names: &Names,
+    ) -> Result<Option<DateTime<Utc>>, sqlx::Error> {
+        let oldest = "select at from tidings_outbox order by id limit 1";
+        let row = sqlx::query(names.sql(oldest, '_'))
+            .fetch_optional(&mut *connection)
+            .await?;
+        row.map(|row| Ok(moment(row.try_get(0)?))).transpose()
+    }
+}
+
+fn read(row: &SqliteRow) -> Result<TracedRow, sqlx::Error> {
+    let spot = match row.try_get::<&str, _>(7)? {
+        "parked" => Spot::Parked {
+            at: moment(row.try_get(8)?),
+            error: row.try_get(9)?,
+            waits_for: row.try_get(10)?,
+            asked_at: row.try_get::<Option<i64>, _>(11)?.map(moment),
+        },
+        "delayed" => Spot::Delayed {
+            due: moment(row.try_get(8)?),
+        },
+        state => Spot::Log {
+            is_passed: state == "passed",
+        },
+    };
+    Ok(TracedRow {
+        id: row.try_get(0)?,
+        at: moment(row.try_get(1)?),
+        event: EventId::from(row.try_get::<Uuid, _>(2)?),
+        name: row.try_get(3)?,
+        version: row.try_get(4)?,
+        key: row.try_get(5)?,
+        headers: row.try_get(6)?,
+        spot,
+    })
+}
+
+fn read_batch(row: &SqliteRow) -> Result<TracedBatch, sqlx::Error> {
+    Ok(TracedBatch {
+        at: moment(row.try_get(0)?),
+        epoch: row.try_get(1)?,
+        events: row.try_get(2)?,
+        first_id: row.try_get(3)?,
+        last_id: row.try_get(4)?,
+        stream: row.try_get(5)?,
+        incarnation: row.try_get(6)?,
+        first_sequence: unsigned(row.try_get(7)?),
+        last_sequence: unsigned(row.try_get(8)?),
+    })
+}
+
+fn moment(micros: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp_micros(micros).unwrap_or(DateTime::UNIX_EPOCH)
+}

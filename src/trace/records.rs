@@ -1,0 +1,199 @@
+//! What the outbox is asked about events, whichever database it is in. Never fails a search: what cannot be asked
+//! is told.
+
+use std::fmt::Debug;
+
+use chrono::{DateTime, Utc};
+use futures::future::BoxFuture;
+use tidings_contract::{Envelope, EventId};
+
+use super::{
+    Sought,
+    report::{OutboxTrace, TracedBatch},
+};
+
+/// Why the outbox did not answer.
+pub(super) type RecordsError = Box<dyn std::error::Error + Send + Sync>;
+
+type Answer<'a, T> = BoxFuture<'a, Result<T, RecordsError>>;
+
+/// An event of the outbox.
+#[derive(Debug)]
+pub(super) struct Noted {
+    pub(super) event: EventId,
+    pub(super) name: String,
+    pub(super) version: u32,
+    pub(super) key: Option<String>,
+    /// Nothing when a foreign writer has written what is no event.
+    pub(super) envelope: Option<Envelope>,
+    pub(super) outbox: OutboxTrace,
+}
+
+/// An outbox, as far as events are traced in it.
+pub(super) trait Records: Debug + Send + Sync {
+    /// The rows that are sought, the newest first; of those that the relay has got past, those since then.
+    fn rows<'a>(
+        &'a self,
+        sought: &'a Sought,
+        since: Option<DateTime<Utc>>,
+        limit: usize,
+    ) -> Answer<'a, Vec<Noted>>;
+
+    /// The batches that may have had a row.
+    fn batches_of(&self, row: i64) -> Answer<'_, Vec<TracedBatch>>;
+
+    /// The batches that a stream has confirmed at a sequence.
+    fn batches_at<'a>(
+        &'a self,
+        stream: &'a str,
+        incarnation: &'a str,
+        sequence: u64,
+    ) -> Answer<'a, Vec<TracedBatch>>;
+
+    /// The scopes in which the inbox remembers an event.
+    fn scopes(&self, event: EventId) -> Answer<'_, Vec<String>>;
+
+    /// When the oldest row was written.
+    fn oldest(&self) -> Answer<'_, Option<DateTime<Utc>>>;
+
+    /// The streams that the relay knows.
+    fn streams(&self) -> Answer<'_, Vec<String>>;
+
+    /// What the relay does, and what hinders it.
+    fn relay(&self) -> Answer<'_, Vec<String>>;
+}
+
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod of_an_outbox {
+    use super::{Answer, DateTime, EventId, Noted, OutboxTrace, Records, Sought, TracedBatch, Utc};
+    use crate::outbox::{self, Asked, Outbox, Spot, Spotted, Store, TracedRow, Wanted};
+
+    impl<DB: Store> Records for Outbox<DB> {
+        fn rows<'a>(
+            &'a self,
+            sought: &'a Sought,
+            since: Option<DateTime<Utc>>,
+            limit: usize,
+        ) -> Answer<'a, Vec<Noted>> {
+            let wanted = match sought {
+                Sought::Event(event) => Wanted::Event(*event),
+                Sought::Key(key) => Wanted::Key(key),
+                Sought::Correlation(id) => Wanted::Correlation(id),
+            };
+            let asked = Asked::of(wanted, since, limit);
+            Box::pin(async move {
+                let rows = self.rows_of(&asked).await?;
+                Ok(rows.into_iter().map(Noted::from).collect())
+            })
+        }
+
+        fn batches_of(&self, row: i64) -> Answer<'_, Vec<TracedBatch>> {
+            Box::pin(async move { Ok(batches(Outbox::batches_of(self, row).await?)) })
+        }
+
+        fn batches_at<'a>(
+            &'a self,
+            stream: &'a str,
+            incarnation: &'a str,
+            sequence: u64,
+        ) -> Answer<'a, Vec<TracedBatch>> {
+            let place = Spotted {
+                stream,
+                incarnation,
+                sequence,
+            };
+            Box::pin(async move { Ok(batches(Outbox::batches_at(self, place).await?)) })
+        }
+
+        fn scopes(&self, event: EventId) -> Answer<'_, Vec<String>> {
+            Box::pin(async move { Ok(self.scopes_of(event).await?) })
+        }
+
+        fn oldest(&self) -> Answer<'_, Option<DateTime<Utc>>> {
+            Box::pin(async move { Ok(Outbox::oldest(self).await?) })
+        }
+
+        fn streams(&self) -> Answer<'_, Vec<String>> {
+            Box::pin(async move { Ok(self.passed().await?.streams.into_keys().collect()) })
+        }
+
+        fn relay(&self) -> Answer<'_, Vec<String>> {
+            Box::pin(async move {
+                let status = self.status().await?;
+                let lease = &status.lease;
+                let mut said = vec![match &lease.owner {
+                    Some(owner) if lease.remaining_seconds > 0.0 => format!("{owner} relays"),
+                    Some(owner) => {
+                        format!("no relay works: {owner} has stopped renewing its lease")
+                    }
+                    None => "no relay works".to_owned(),
+                }];
+                said.push(format!("{} events wait", status.backlog));
+                said.extend(status.refuses);
+                let troubles = status.troubles.into_iter();
+                said.extend(troubles.map(|trouble| {
+                    format!(
+                        "{}: {}; try: {}",
+                        trouble.place, trouble.cause, trouble.cure
+                    )
+                }));
+                Ok(said)
+            })
+        }
+    }
+
+    fn batches(found: Vec<outbox::TracedBatch>) -> Vec<TracedBatch> {
+        let found = found.into_iter().map(|batch| TracedBatch {
+            at: batch.at,
+            epoch: batch.epoch,
+            events: u64::try_from(batch.events).unwrap_or(0),
+            first_row: batch.first_id,
+            last_row: batch.last_id,
+            stream: batch.stream,
+            incarnation: batch.incarnation,
+            first_sequence: batch.first_sequence,
+            last_sequence: batch.last_sequence,
+        });
+        found.collect()
+    }
+
+    impl From<TracedRow> for Noted {
+        fn from(row: TracedRow) -> Self {
+            let envelope = row.envelope();
+            let (written_at, id) = (row.at, row.id);
+            let outbox = match row.spot {
+                Spot::Log { is_passed: true } => OutboxTrace::Relayed {
+                    row: id,
+                    written_at,
+                },
+                Spot::Log { is_passed: false } => OutboxTrace::Waiting {
+                    row: id,
+                    written_at,
+                    relay: Vec::new(),
+                },
+                Spot::Parked {
+                    at,
+                    error,
+                    waits_for,
+                    asked_at,
+                } => OutboxTrace::Parked {
+                    row: id,
+                    written_at,
+                    parked_at: at,
+                    error,
+                    waits_for,
+                    asked_at,
+                },
+                Spot::Delayed { due } => OutboxTrace::Delayed { written_at, due },
+            };
+            Self {
+                event: row.event,
+                name: row.name,
+                version: row.version.unsigned_abs(),
+                key: row.key,
+                envelope,
+                outbox,
+            }
+        }
+    }
+}

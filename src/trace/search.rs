@@ -1,0 +1,526 @@
+//! Searching for events, place by place: the outbox, its ledger, the streams. Never decides what became of them.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    ops::ControlFlow,
+    sync::Arc,
+};
+
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use tidings_contract::{Envelope, EventId, Name, Pattern};
+
+use super::{
+    Sought, Trace, TraceError,
+    inventory::Inventory,
+    records::{Noted, Records, RecordsError},
+    report::{OutboxTrace, Searched, StoredEvent, Traced, TracedBatch, TracedEvent},
+};
+use crate::bus::{Expanse, Read, Sighting, Start};
+
+/// How far clocks may be apart.
+const SKEW: TimeDelta = TimeDelta::minutes(5);
+/// How far back streams are read when nothing says more.
+const DAY: TimeDelta = TimeDelta::days(1);
+
+/// A search on its way.
+pub(super) struct Search<'a> {
+    pub(super) trace: &'a Trace,
+    pub(super) sought: &'a Sought,
+    pub(super) records: Option<Arc<dyn Records>>,
+    pub(super) searched: Vec<Searched>,
+    pub(super) events: BTreeMap<EventId, TracedEvent>,
+}
+
+/// Asks the outbox; nothing when there is none, or it does not answer.
+macro_rules! ask {
+    ($search:expr, $records:ident => $ask:expr) => {
+        match $search.records.clone() {
+            None => Default::default(),
+            Some($records) => match $ask.await {
+                Ok(answer) => answer,
+                Err(error) => $search.lose(error),
+            },
+        }
+    };
+}
+pub(super) use ask;
+
+impl<'a> Search<'a> {
+    pub(super) fn new(trace: &'a Trace, sought: &'a Sought) -> Self {
+        Self {
+            trace,
+            sought,
+            records: trace.records.clone(),
+            searched: Vec::new(),
+            events: BTreeMap::new(),
+        }
+    }
+
+    pub(super) async fn run(mut self) -> Result<Traced, TraceError> {
+        self.read_rows().await;
+        let known = ask!(self, records => records.streams());
+        let inventory = Inventory::take(self.trace, known).await?;
+        if matches!(self.sought, Sought::Event(_)) {
+            self.read_ledger(&inventory).await?;
+            if self.is_anywhere_else() {
+                self.read_streams(&inventory).await?;
+            }
+        } else {
+            self.read_streams(&inventory).await?;
+            self.read_ledger(&inventory).await?;
+        }
+        self.read_retries().await?;
+        self.read_letters().await?;
+        self.read_batches().await;
+        self.read_inbox(&inventory).await;
+        self.explain(&inventory).await;
+        Ok(self.told())
+    }
+
+    /// The outbox does not answer, and is not asked again.
+    pub(super) fn lose<T: Default>(&mut self, error: RecordsError) -> T {
+        self.records = None;
+        let mut text = error.to_string();
+        let mut cause = error.source();
+        while let Some(next) = cause {
+            text = format!("{text}: {next}");
+            cause = next.source();
+        }
+        self.say("outbox", format!("not searched: {text}"));
+        T::default()
+    }
+
+    pub(super) fn say(&mut self, place: &str, what: impl Into<String>) {
+        self.searched.push(Searched {
+            place: place.to_owned(),
+            what: what.into(),
+        });
+    }
+
+    async fn read_rows(&mut self) {
+        if self.records.is_none() {
+            return self.say("outbox", format!("not searched: {}", self.trace.without));
+        }
+        let since = match self.sought {
+            Sought::Event(_) => None,
+            _ => Some(self.since()),
+        };
+        let (sought, limit) = (self.sought, self.trace.limit);
+        let rows: Vec<Noted> = ask!(self, records => records.rows(sought, since, limit));
+        for row in rows {
+            let id = row.event;
+            let mut event = match &row.envelope {
+                Some(envelope) => TracedEvent::of(envelope),
+                None => TracedEvent::named(id, &row.name, row.version, row.key.clone()),
+            };
+            event.outbox = row.outbox;
+            // The newest row comes first; an id that was used again has another one.
+            self.events.entry(id).or_insert(event);
+        }
+        if self.records.is_some() {
+            let how = match since {
+                Some(since) => format!(
+                    "all that is committed since {}, delayed or parked",
+                    time(since)
+                ),
+                None => "all that it keeps".to_owned(),
+            };
+            self.say("outbox", how);
+        }
+    }
+
+    /// From when on streams are read.
+    pub(super) fn since(&self) -> DateTime<Utc> {
+        if let Some(since) = self.trace.since {
+            return since;
+        }
+        let Sought::Event(id) = self.sought else {
+            return Utc::now() - DAY;
+        };
+        let written = self.events.get(id).and_then(TracedEvent::written_at);
+        let earliest = written.into_iter().chain(made_at(*id)).min();
+        earliest.unwrap_or_else(|| Utc::now() - DAY) - SKEW
+    }
+
+    /// Whether the event may be in a stream where the ledger has not led to.
+    fn is_anywhere_else(&self) -> bool {
+        let mut events = self.events.values();
+        !events.any(|event| {
+            let is_away = matches!(
+                event.outbox,
+                OutboxTrace::Delayed { .. } | OutboxTrace::Parked { .. }
+            );
+            is_away || event.stored.iter().any(|stored| stored.is_there)
+        })
+    }
+
+    /// Where the ledger says that the rows went which are not found yet.
+    async fn read_ledger(&mut self, inventory: &Inventory) -> Result<(), TraceError> {
+        let rows: Vec<(EventId, i64)> = self
+            .events
+            .values()
+            .filter(|event| event.stored.is_empty())
+            .filter_map(|event| Some((event.event, event.outbox.row()?)))
+            .collect();
+        for (id, row) in rows {
+            let batches: Vec<TracedBatch> = ask!(self, records => records.batches_of(row));
+            let name = self.events.get(&id).map(|event| event.name.clone());
+            let batches = batches.into_iter().filter(|batch| {
+                let stream = inventory.streams.get(&batch.stream);
+                let (Some(Some(stream)), Some(name)) = (stream, &name) else {
+                    return true;
+                };
+                stream.incarnation != batch.incarnation || takes(stream, name)
+            });
+            for batch in batches.collect::<Vec<_>>() {
+                let found = self.look_into(&batch, id, inventory).await?;
+                let Some(event) = self.events.get_mut(&id) else {
+                    continue;
+                };
+                let exact = batch.sequence_of(row);
+                let place = found.or_else(|| exact.map(|at| StoredEvent::missing(&batch, at)));
+                event.stored.extend(place);
+                event.batches.push(batch);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what a stream holds of a batch.
+    async fn look_into(
+        &mut self,
+        batch: &TracedBatch,
+        id: EventId,
+        inventory: &Inventory,
+    ) -> Result<Option<StoredEvent>, TraceError> {
+        let Some(Some(stream)) = inventory.streams.get(&batch.stream) else {
+            return Ok(None);
+        };
+        if stream.incarnation != batch.incarnation || batch.last_sequence < stream.first {
+            return Ok(None);
+        }
+        let mut found = None;
+        let (first, last) = (batch.first_sequence, batch.last_sequence);
+        let start = Start::Sequence(first);
+        let (bus, most) = (&self.trace.bus, last - first + 1);
+        let see = |sighting: Sighting| match sighting.envelope.id() == id {
+            true => {
+                found = Some(StoredEvent::of(&batch.stream, stream, &sighting));
+                ControlFlow::Break(())
+            }
+            false => ControlFlow::Continue(()),
+        };
+        bus.seek(&batch.stream, start, last, most, see).await?;
+        let (name, what) = (&batch.stream, format!("sequences {first} to {last}"));
+        self.say(name, format!("{what}, by the ledger of the outbox"));
+        Ok(found)
+    }
+
+    /// Reads the headers of the streams.
+    async fn read_streams(&mut self, inventory: &Inventory) -> Result<(), TraceError> {
+        let start = Start::Time(self.since());
+        let is_one = matches!(self.sought, Sought::Event(_));
+        let (sought, limit) = (self.sought, self.trace.limit);
+        for (name, stream) in &inventory.streams {
+            let Some(stream) = stream else {
+                self.say(name, "there is no such stream");
+                continue;
+            };
+            let mut found: VecDeque<Sighting> = VecDeque::new();
+            let see = |sighting: Sighting| {
+                if sought.means(&sighting.envelope) {
+                    found.push_back(sighting);
+                    if found.len() > limit {
+                        found.pop_front();
+                    }
+                }
+                match is_one && !found.is_empty() {
+                    true => ControlFlow::Break(()),
+                    false => ControlFlow::Continue(()),
+                }
+            };
+            let (bus, most) = (&self.trace.bus, self.trace.messages);
+            let read = bus.seek(name, start, stream.last, most, see).await?;
+            self.say(name, said(&read));
+            for sighting in found {
+                let stored = StoredEvent::of(name, stream, &sighting);
+                self.meet(&sighting.envelope).stored.push(stored);
+            }
+        }
+        Ok(())
+    }
+
+    /// The event, known from now on.
+    pub(super) fn meet(&mut self, envelope: &Envelope) -> &mut TracedEvent {
+        let event = self.events.entry(envelope.id());
+        event.or_insert_with(|| TracedEvent::of(envelope))
+    }
+
+    /// The batches of what was found without a row, and of what was found in one of several.
+    async fn read_batches(&mut self) {
+        let ids: Vec<EventId> = self.events.keys().copied().collect();
+        for id in ids {
+            let Some(event) = self.events.get(&id) else {
+                continue;
+            };
+            let there: Vec<StoredEvent> = event
+                .stored
+                .iter()
+                .filter(|stored| stored.is_there)
+                .cloned()
+                .collect();
+            let mut batches = Vec::new();
+            for stored in &there {
+                let (stream, incarnation) = (&stored.stream, &stored.incarnation);
+                let found: Vec<TracedBatch> =
+                    ask!(self, records => records.batches_at(stream, incarnation, stored.sequence));
+                batches.extend(found);
+            }
+            if let Some(event) = self.events.get_mut(&id)
+                && !there.is_empty()
+            {
+                event.stored = there;
+                event.batches = batches;
+            }
+        }
+    }
+
+    /// Says of what is not found why that is so.
+    async fn explain(&mut self, inventory: &Inventory) {
+        let waits = |event: &TracedEvent| matches!(event.outbox, OutboxTrace::Waiting { .. });
+        let relay: Vec<String> = match self.events.values().any(waits) {
+            true => ask!(self, records => records.relay()),
+            false => Vec::new(),
+        };
+        let oldest: Option<DateTime<Utc>> = ask!(self, records => records.oldest());
+        let absent = match (&self.records, &self.trace.records) {
+            (Some(_), _) => OutboxTrace::Absent {
+                why: match oldest {
+                    Some(oldest) => format!(
+                        "it was published without the outbox, or before {}, where what is kept begins",
+                        time(oldest)
+                    ),
+                    None => {
+                        "the outbox keeps nothing now, or it was published without it".to_owned()
+                    }
+                },
+            },
+            (None, Some(_)) => OutboxTrace::NotSearched {
+                why: "it did not answer".to_owned(),
+            },
+            (None, None) => OutboxTrace::NotSearched {
+                why: self.trace.without.clone(),
+            },
+        };
+        for event in self.events.values_mut() {
+            match &mut event.outbox {
+                OutboxTrace::Waiting { relay: said, .. } => said.clone_from(&relay),
+                OutboxTrace::Absent { .. } => event.outbox = absent.clone(),
+                _ => {}
+            }
+            if !event.stored.iter().any(|stored| stored.is_there) {
+                event.unstored = Some(why_unstored(event, inventory));
+            }
+        }
+    }
+
+    fn told(self) -> Traced {
+        let Self {
+            trace,
+            mut searched,
+            events,
+            ..
+        } = self;
+        let mut events: Vec<TracedEvent> = events.into_values().collect();
+        for event in &mut events {
+            event.subscribers.iter_mut().for_each(|one| one.conclude());
+        }
+        events.sort_by_key(|event| (event.first_seen_at(), event.event));
+        if events.len() >= trace.limit && !matches!(self.sought, Sought::Event(_)) {
+            events.drain(..events.len() - trace.limit);
+            let what = format!("the newest {} are told; there may be more", trace.limit);
+            searched.push(Searched {
+                place: "events".to_owned(),
+                what,
+            });
+        }
+        Traced { events, searched }
+    }
+}
+
+impl TracedEvent {
+    fn of(envelope: &Envelope) -> Self {
+        let key = envelope.key().map(str::to_owned);
+        let (name, version) = (envelope.name().as_str(), envelope.version());
+        Self {
+            correlation_id: envelope.correlation_id(),
+            causation_id: envelope.lineage().causation_id.clone(),
+            source: envelope.source().map(str::to_owned),
+            ..Self::named(envelope.id(), name, version, key)
+        }
+    }
+
+    pub(super) fn named(event: EventId, name: &str, version: u32, key: Option<String>) -> Self {
+        Self {
+            event,
+            name: name.to_owned(),
+            version,
+            key,
+            correlation_id: event.to_string(),
+            causation_id: None,
+            source: None,
+            outbox: OutboxTrace::Absent { why: String::new() },
+            batches: Vec::new(),
+            stored: Vec::new(),
+            unstored: None,
+            subscribers: Vec::new(),
+        }
+    }
+
+    fn written_at(&self) -> Option<DateTime<Utc>> {
+        match &self.outbox {
+            OutboxTrace::Waiting { written_at, .. }
+            | OutboxTrace::Relayed { written_at, .. }
+            | OutboxTrace::Parked { written_at, .. }
+            | OutboxTrace::Delayed { written_at, .. } => Some(*written_at),
+            _ => None,
+        }
+    }
+
+    /// The earliest that is known of it.
+    pub(super) fn first_seen_at(&self) -> DateTime<Utc> {
+        let stored = self.stored.iter().filter_map(|stored| stored.stored_at);
+        let earliest = stored.chain(self.written_at()).min();
+        let letters = || {
+            let all = self.subscribers.iter().flat_map(|one| &one.dead_letters);
+            all.map(|letter| letter.at).min()
+        };
+        let earliest = earliest.or_else(letters).or_else(|| made_at(self.event));
+        earliest.unwrap_or(DateTime::UNIX_EPOCH)
+    }
+}
+
+impl OutboxTrace {
+    /// The place in the log.
+    fn row(&self) -> Option<i64> {
+        match self {
+            Self::Waiting { row, .. } | Self::Relayed { row, .. } => Some(*row),
+            _ => None,
+        }
+    }
+}
+
+impl TracedBatch {
+    /// The sequence of a row, when no place of the batch's range is another batch's.
+    fn sequence_of(&self, row: i64) -> Option<u64> {
+        let places = u64::try_from(self.last_row - self.first_row + 1).ok()?;
+        let at = u64::try_from(row - self.first_row).ok()?;
+        (places == self.events).then_some(self.first_sequence + at)
+    }
+}
+
+impl StoredEvent {
+    fn of(name: &str, stream: &Expanse, sighting: &Sighting) -> Self {
+        Self {
+            stream: name.to_owned(),
+            sequence: sighting.sequence,
+            stored_at: Some(sighting.stored_at),
+            is_there: true,
+            incarnation: stream.incarnation.clone(),
+            identity: sighting.identity.clone(),
+        }
+    }
+
+    fn missing(batch: &TracedBatch, sequence: u64) -> Self {
+        Self {
+            stream: batch.stream.clone(),
+            sequence,
+            stored_at: None,
+            is_there: false,
+            incarnation: batch.incarnation.clone(),
+            identity: String::new(),
+        }
+    }
+}
+
+/// Whether a stream takes events of a name.
+pub(super) fn takes(stream: &Expanse, name: &str) -> bool {
+    let patterns = stream
+        .subjects
+        .iter()
+        .filter_map(|subject| Pattern::parse(subject).ok());
+    let mut patterns = patterns;
+    Name::parse(name).is_ok_and(|name| patterns.any(|pattern| pattern.covers(&name)))
+}
+
+/// Why an event is in no stream.
+fn why_unstored(event: &TracedEvent, inventory: &Inventory) -> String {
+    match (&event.outbox, event.batches.as_slice()) {
+        (OutboxTrace::Delayed { .. }, _) => "it is not due yet".to_owned(),
+        (OutboxTrace::Parked { .. }, _) => "it is put aside".to_owned(),
+        (_, [.., batch]) => {
+            let (first, last) = (batch.first_sequence, batch.last_sequence);
+            let place = match event.stored.last() {
+                Some(stored) => format!("at {}", stored.sequence),
+                None if first == last => format!("at {first}"),
+                None => format!("somewhere from {first} to {last}"),
+            };
+            let stream = &batch.stream;
+            let why = absence(batch, inventory.streams.get(stream).and_then(Option::as_ref));
+            format!("{stream} confirmed it {place}, and has it no more: {why}")
+        }
+        (OutboxTrace::Waiting { .. }, []) => {
+            "the relay has not published it, or not written down that it did".to_owned()
+        }
+        (OutboxTrace::Relayed { .. }, []) => {
+            "the relay has got past it, and the ledger does not say where it went: it was given up while it was \
+             parked, or the ledger is older"
+                .to_owned()
+        }
+        _ => "no stream has it, as far as they were searched".to_owned(),
+    }
+}
+
+fn absence(batch: &TracedBatch, stream: Option<&Expanse>) -> &'static str {
+    match stream {
+        None => "the stream is gone",
+        Some(stream) if stream.incarnation != batch.incarnation => {
+            "that stream was deleted, and this is another one of its name"
+        }
+        Some(stream) if batch.first_sequence < stream.first => {
+            "a limit of the stream or a purge has removed it"
+        }
+        Some(stream) if batch.last_sequence > stream.last => {
+            "the stream ends before it, so an older copy of it was restored"
+        }
+        Some(_) => "it was deleted from the stream",
+    }
+}
+
+/// The time in a UUIDv7.
+fn made_at(id: EventId) -> Option<DateTime<Utc>> {
+    let (seconds, nanos) = id.as_uuid().get_timestamp()?.to_unix();
+    DateTime::from_timestamp(i64::try_from(seconds).ok()?, nanos)
+}
+
+fn said(read: &Read) -> String {
+    let Some((from, to)) = read.from.zip(read.to) else {
+        return "nothing was stored in the time that was searched".to_owned();
+    };
+    let Read {
+        messages, is_cut, ..
+    } = read;
+    let more = match is_cut {
+        true => "; those before were not read",
+        false => "",
+    };
+    format!(
+        "{messages} messages, of {} to {}{more}",
+        time(from),
+        time(to)
+    )
+}
+
+fn time(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Secs, true)
+}

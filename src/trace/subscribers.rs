@@ -1,0 +1,266 @@
+//! What became of events at their subscribers: consumers, retries, dead letters, inbox. Never guesses an outcome.
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use tidings_contract::{EventId, Name, Pattern};
+
+use super::{
+    Sought, TraceError,
+    inventory::Inventory,
+    report::{
+        DeadLetterTrace, DeliveryTrace, RetryTrace, StoredEvent, SubscriberTrace, TracedEvent,
+    },
+    search::{Search, ask},
+};
+use crate::{
+    bus::{BusError, Durable, Start, Waiting, filters, streams::StreamSpec},
+    dead_letter::{DeadLetterSelection, DeadLetters, DeadLettersError, StoredDeadLetter},
+};
+
+/// How many waiting messages, and how many dead letters, are read at most.
+const MOST: usize = 100_000;
+const NO_SUCH_STREAM: u64 = 10059;
+
+impl Search<'_> {
+    /// Reads what waits for another attempt.
+    pub(super) async fn read_retries(&mut self) -> Result<(), TraceError> {
+        let stream = StreamSpec::retries().name;
+        let (mut next, mut read) = (1, 0);
+        loop {
+            let page = self
+                .trace
+                .bus
+                .page(&stream, ">", Start::Sequence(next))
+                .await;
+            let page = match page {
+                Ok(page) => page,
+                Err(BusError::NoResponders { .. })
+                | Err(BusError::Api {
+                    code: NO_SUCH_STREAM,
+                    ..
+                }) => {
+                    self.say(&stream, "there is no such stream");
+                    return Ok(());
+                }
+                Err(error) => return Err(error.into()),
+            };
+            read += page.len();
+            let Some(last) = page.last() else {
+                self.say(&stream, format!("all {read} messages"));
+                return Ok(());
+            };
+            next = last.sequence + 1;
+            for waiting in page.iter().filter_map(Waiting::of) {
+                self.waits(waiting);
+            }
+            if read >= MOST {
+                self.say(&stream, format!("the first {read} messages, and no more"));
+                return Ok(());
+            }
+        }
+    }
+
+    fn waits(&mut self, waiting: Waiting) {
+        let known = self.known(waiting.envelope.id(), waiting.identity.as_deref());
+        let event = match known {
+            Some(id) => self.events.get_mut(&id),
+            None if self.sought.means(&waiting.envelope) => Some(self.meet(&waiting.envelope)),
+            None => None,
+        };
+        let Some(event) = event else {
+            return;
+        };
+        event.at(&waiting.subscriber).retry = Some(RetryTrace {
+            failures: waiting.failures,
+            first_failed_at: waiting.first_failed_at,
+            due: waiting.due,
+            redrives: waiting.redrives,
+            since: waiting.stored_at,
+        });
+    }
+
+    /// Reads the dead letters.
+    pub(super) async fn read_letters(&mut self) -> Result<(), TraceError> {
+        let stream = StreamSpec::dead_letters().name;
+        let selection = DeadLetterSelection::default().since(self.earliest());
+        let letters = DeadLetters::over(&self.trace.bus).read(selection).await;
+        let mut letters = match letters {
+            Ok(letters) => letters,
+            Err(DeadLettersError::NoStream { stream }) => {
+                self.say(&stream, "there is no such stream");
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let mut read = 0;
+        while let Some(letter) = letters.next().await? {
+            read += 1;
+            self.is_given_up(&letter);
+            if read >= MOST {
+                self.say(&stream, format!("{read} letters, and no more"));
+                return Ok(());
+            }
+        }
+        self.say(
+            &stream,
+            format!("{read} letters, all since the event was made"),
+        );
+        Ok(())
+    }
+
+    fn is_given_up(&mut self, letter: &StoredDeadLetter) {
+        let Some(id) = letter.event else {
+            return;
+        };
+        let is_meant = match self.sought {
+            Sought::Event(event) => id == *event,
+            Sought::Key(key) => letter.key.as_ref() == Some(key),
+            Sought::Correlation(_) => false,
+        };
+        let known = self.known(id, letter.identity.as_deref());
+        let event = match known {
+            Some(id) => self.events.get_mut(&id),
+            None if is_meant => {
+                let (name, version) = (&letter.name, letter.version);
+                let new = TracedEvent::named(id, name, version, letter.key.clone());
+                Some(self.events.entry(id).or_insert(new))
+            }
+            None => None,
+        };
+        let Some(event) = event else {
+            return;
+        };
+        event
+            .at(&letter.subscriber)
+            .dead_letters
+            .push(DeadLetterTrace {
+                letter: letter.sequence,
+                at: letter.stored_at,
+                cause: letter.cause.clone(),
+                attempts: letter.attempts,
+                error: letter.error.clone(),
+                redrives: letter.redrives,
+            });
+    }
+
+    /// Which of the events that are known this is.
+    fn known(&self, id: EventId, identity: Option<&str>) -> Option<EventId> {
+        if self.events.contains_key(&id) {
+            return Some(id);
+        }
+        let identity = identity?;
+        let has = |event: &&TracedEvent| event.stored.iter().any(|at| at.identity == identity);
+        self.events.values().find(has).map(|event| event.event)
+    }
+
+    /// No letter of what is sought is older.
+    fn earliest(&self) -> DateTime<Utc> {
+        let known = self.events.values().map(TracedEvent::first_seen_at).min();
+        match known {
+            Some(known) => known.min(self.since()),
+            None => self.since(),
+        }
+    }
+
+    /// Asks the inbox, and looks at the consumers.
+    pub(super) async fn read_inbox(&mut self, inventory: &Inventory) {
+        let ids: Vec<EventId> = self.events.keys().copied().collect();
+        for id in ids {
+            let scopes: Vec<String> = ask!(self, records => records.scopes(id));
+            let Some(event) = self.events.get_mut(&id) else {
+                continue;
+            };
+            for scope in scopes {
+                match scope.split_once("/replay/") {
+                    Some((subscriber, replay)) => {
+                        event.at(subscriber).replays.push(replay.to_owned());
+                    }
+                    None => event.at(&scope).is_in_inbox = true,
+                }
+            }
+            let stored = event.stored.clone();
+            for durable in &inventory.durables {
+                let places = stored.iter().filter(|at| at.stream == durable.stream);
+                // Where it was stored last it was delivered last.
+                let Some(place) = places.last().filter(|_| takes(durable, &event.name)) else {
+                    continue;
+                };
+                let stream = inventory.streams.get(&durable.stream);
+                let incarnation = stream.and_then(Option::as_ref).map(|s| &s.incarnation);
+                let one = event.at(&durable.name);
+                one.paused_until = durable.paused_until();
+                one.delivery = match incarnation == Some(&place.incarnation) {
+                    true => delivery(durable, place),
+                    false => DeliveryTrace::Unknown {
+                        why: "it was in a stream that is gone, and its consumers with it"
+                            .to_owned(),
+                    },
+                };
+            }
+            event
+                .subscribers
+                .sort_by(|a, b| a.subscriber.cmp(&b.subscriber));
+        }
+    }
+}
+
+impl TracedEvent {
+    /// What became of it at a subscriber.
+    fn at(&mut self, subscriber: &str) -> &mut SubscriberTrace {
+        let known = self.subscribers.iter();
+        let mut known = known.map(|one| &one.subscriber);
+        let at = known.position(|one| one == subscriber).unwrap_or_else(|| {
+            let why = "no consumer of it has the event's name and stream now".to_owned();
+            let new = SubscriberTrace::new(subscriber, DeliveryTrace::Unknown { why });
+            self.subscribers.push(new);
+            self.subscribers.len() - 1
+        });
+        &mut self.subscribers[at]
+    }
+}
+
+/// Whether a consumer delivers events of a name.
+fn takes(durable: &Durable, name: &str) -> bool {
+    let filters = filters(&durable.config);
+    let Ok(name) = Name::parse(name) else {
+        return filters.is_empty();
+    };
+    let covers = |filter: &String| Pattern::parse(filter).is_ok_and(|one| one.covers(&name));
+    filters.is_empty() || filters.iter().any(covers)
+}
+
+/// How far a consumer is, seen from a place of its stream.
+fn delivery(durable: &Durable, place: &StoredEvent) -> DeliveryTrace {
+    let (delivered, floor) = durable.reach();
+    if let Some(beginning) = begins_behind(durable, place) {
+        return DeliveryTrace::Before { beginning };
+    }
+    match place.sequence {
+        sequence if sequence <= floor => DeliveryTrace::Answered { floor },
+        sequence if sequence <= delivered => DeliveryTrace::Delivered { floor, delivered },
+        _ => DeliveryTrace::NotYet { delivered },
+    }
+}
+
+/// Where a consumer begins, when that is behind a place.
+fn begins_behind(durable: &Durable, place: &StoredEvent) -> Option<String> {
+    let setting = |name| durable.config.get(name);
+    let policy = setting("deliver_policy").and_then(Value::as_str);
+    let behind = |begin: DateTime<Utc>| place.stored_at.is_some_and(|at| at < begin);
+    match policy? {
+        "by_start_sequence" => {
+            let begin = setting("opt_start_seq").and_then(Value::as_u64);
+            let begin = begin.filter(|begin| place.sequence < *begin)?;
+            Some(format!("at sequence {begin}"))
+        }
+        "by_start_time" => {
+            let begin = setting("opt_start_time").and_then(Value::as_str)?;
+            let begin = begin.parse().ok().filter(|begin| behind(*begin))?;
+            Some(format!("with what was stored at {begin} or later"))
+        }
+        "new" if behind(durable.created) => {
+            Some(format!("with what came after {}", durable.created))
+        }
+        _ => None,
+    }
+}
