@@ -128,7 +128,7 @@ mod of_an_outbox {
                     }
                     None => "no relay works".to_owned(),
                 }];
-                said.push(format!("{} events wait", status.backlog));
+                said.push(format!("the backlog is {}", status.backlog));
                 said.extend(status.refuses);
                 let troubles = status.troubles.into_iter();
                 said.extend(troubles.map(|trouble| {

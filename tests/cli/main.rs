@@ -19,4 +19,5 @@ mod run;
 mod streams;
 mod subscribers;
 mod tail;
+mod trace;
 mod verify;

@@ -1,0 +1,129 @@
+//! `tidings trace`: an event is told place by place, and one that nobody knows ends with 1.
+
+use crate::support::{Ended, World, user};
+
+const ADA: &str = "0190e6e4-7a3e-7c3e-9d3e-3b1f0d8a6a11";
+
+both!(
+    an_event_is_told_from_its_commit_to_its_subscribers,
+    an_event_that_nobody_knows_ends_with_1,
+);
+
+impl World {
+    async fn publish_user(&self, more: &[&str]) -> String {
+        let event = user(ADA, "ada@example.org");
+        let mut arguments = vec!["publish", "user.created", "--data", &event, "--json"];
+        arguments.extend(more);
+        let printed = self.json(&arguments).await.remove(0);
+        printed["id"].as_str().unwrap().to_owned()
+    }
+
+    async fn traced(&self, arguments: &[&str]) -> String {
+        let said = self.ok(&[&["trace"], arguments].concat()).await;
+        assert!(said.contains("searched"), "{said}");
+        said
+    }
+}
+
+fn says(text: &str, expected: &[&str]) {
+    for expected in expected {
+        assert!(text.contains(expected), "{expected:?} is not in:\n{text}");
+    }
+}
+
+async fn an_event_is_told_from_its_commit_to_its_subscribers(world: World) {
+    let world = world.set_up().await;
+    let id = world.publish_user(&[]).await;
+    let waiting = world.traced(&[&id]).await;
+    says(
+        &waiting,
+        &[
+            &id,
+            "user.created v1",
+            ADA,
+            "written, row 1",
+            "no relay works",
+        ],
+    );
+
+    let worker = world.spawn(&["run", "--setup"]);
+    world.backlog_is(0).await;
+    let done = || async {
+        let event = &world.json(&["trace", &id, "--json"]).await[0]["events"][0];
+        let all = event["subscribers"].as_array().unwrap().clone();
+        all.len() == 2 && all.iter().all(|one| one["outcome"] == "answered")
+    };
+    crate::support::eventually("both have answered", done).await;
+    assert_eq!(worker.signalled("TERM").await, Some(0));
+    let all = world.traced(&[&id]).await;
+    let line = |of: &str, what: &str| {
+        let found = all
+            .lines()
+            .find(|line| line.contains(of) && line.contains(what));
+        assert!(found.is_some(), "{of}: {what} is not in:\n{all}");
+    };
+    line("outbox", "written, row 1");
+    line(
+        "relay",
+        "in a run of 1 (rows 1 to 1, sequences 1 to 1) under epoch 1",
+    );
+    line("EVENTS", "stored at sequence 1, and there now");
+    line("welcome-email", "answered; how is not recorded");
+    line("user-directory", "everything up to 1 is answered");
+    says(&world.traced(&["--key", ADA]).await, &[&id]);
+    says(&world.traced(&["--correlation", &id]).await, &[&id]);
+
+    // Without its database NATS still knows where it is.
+    let mut alone = world.command(&["trace", &id]);
+    alone.env("TIDINGS_DATABASE_URL", "sqlite:nowhere.db");
+    let alone: Ended = crate::support::ended(alone).await;
+    assert_eq!(alone.code, Some(0), "{alone:?}");
+    says(
+        &alone.stdout,
+        &[
+            "not searched: there is no database nowhere.db",
+            "stored at sequence 1",
+        ],
+    );
+
+    // Later, and straight to NATS.
+    let later = world.publish_user(&["--in", "1h"]).await;
+    says(
+        &world.traced(&[&later]).await,
+        &["to be published later", "due", "it is not due yet"],
+    );
+    let direct = world.publish_user(&["--direct"]).await;
+    says(
+        &world.traced(&[&direct]).await,
+        &[
+            "has no row of it",
+            "not delivered yet: its consumer is at 1",
+        ],
+    );
+}
+
+async fn an_event_that_nobody_knows_ends_with_1(world: World) {
+    let world = world.set_up().await;
+    let ended = world.run(&["trace", ADA]).await;
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    says(
+        &ended.stderr,
+        &["nothing is known of the event", ADA, "an earlier --since"],
+    );
+    says(
+        &ended.stdout,
+        &["searched", "EVENTS", "RETRIES", "DEAD_LETTERS"],
+    );
+    let found = world.run(&["trace", "--key", "nobody", "--json"]).await;
+    assert_eq!(found.code, Some(1), "{found:?}");
+    says(&found.stdout, &["\"events\":[]"]);
+    says(
+        &world.refused(2, &["trace"]).await,
+        &["<ID|--key <KEY>|--correlation <ID>>"],
+    );
+    says(
+        &world.refused(2, &["trace", "7"]).await,
+        &["invalid value '7'"],
+    );
+    world.refused(2, &["trace", ADA, "--key", "ada"]).await;
+}
