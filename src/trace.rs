@@ -4,6 +4,7 @@
 //! the consumers, the retries, the dead letters, the inbox. They are put together here; what none of them knows is
 //! said to be unknown, and why.
 
+mod explain;
 mod inventory;
 mod records;
 mod report;

@@ -64,11 +64,6 @@ impl Durable {
         self.delivered.last_active
     }
 
-    /// The last sequence that was delivered, and the one up to which everything is answered.
-    pub(crate) fn reach(&self) -> (u64, u64) {
-        (self.delivered.stream_seq, self.ack_floor.stream_seq)
-    }
-
     /// Whether it delivers messages of this subject, and only those.
     pub(crate) fn takes_only(&self, subject: &str) -> bool {
         self.config.get("filter_subject").and_then(Value::as_str) == Some(subject)

@@ -180,9 +180,9 @@ impl Search<'_> {
             }
             let stored = event.stored.clone();
             for durable in &inventory.durables {
-                let places = stored.iter().filter(|at| at.stream == durable.stream);
+                let mut places = stored.iter().rev().filter(|at| at.stream == durable.stream);
                 // Where it was stored last it was delivered last.
-                let Some(place) = places.last().filter(|_| takes(durable, &event.name)) else {
+                let Some(place) = places.next().filter(|_| takes(durable, &event.name)) else {
                     continue;
                 };
                 let stream = inventory.streams.get(&durable.stream);
@@ -231,7 +231,7 @@ fn takes(durable: &Durable, name: &str) -> bool {
 
 /// How far a consumer is, seen from a place of its stream.
 fn delivery(durable: &Durable, place: &StoredEvent) -> DeliveryTrace {
-    let (delivered, floor) = durable.reach();
+    let (delivered, floor) = (durable.delivered(), durable.acknowledged());
     if let Some(beginning) = begins_behind(durable, place) {
         return DeliveryTrace::Before { beginning };
     }
