@@ -24,6 +24,10 @@ pub(crate) struct Facts {
     /// When the stream stored the message.
     pub(crate) stored_at: DateTime<Utc>,
     pub(crate) attempt: u32,
+    /// How often the event was redriven.
+    #[cfg_attr(not(any(feature = "postgres", feature = "sqlite")), allow(dead_code))]
+    // for the inbox
+    pub(crate) redrives: u32,
     /// How long the handler may take.
     pub(crate) timeout: Duration,
     pub(crate) cancelled: CancellationToken,

@@ -1,12 +1,12 @@
 //! One delivery, from its arrival to its record. Never pulls, never decides which delivery is next.
 
+mod acknowledger;
 pub(crate) mod batch;
 mod bury;
 mod wait;
 
 use std::{
     collections::hash_map::RandomState,
-    error::Error,
     hash::{BuildHasher, Hasher},
     panic::AssertUnwindSafe,
     sync::Arc,
@@ -28,6 +28,7 @@ use crate::{
     subscriber::EventSubscriber,
     tally::Tally,
 };
+pub(crate) use acknowledger::{Acknowledger, Unanswered};
 
 /// How often the server hears that a delivery is still being worked on: a third of [`ACK_WAIT`].
 pub(crate) const PROGRESS: Duration = Duration::from_secs(10);
@@ -66,33 +67,8 @@ pub(crate) struct Past {
     pub(crate) first_failed_at: Option<DateTime<Utc>>,
     /// How often in a row it was put off without an attempt.
     pub(crate) put_off: u32,
-}
-
-/// Why an answer did not reach the server.
-pub(crate) type Unanswered = Box<dyn Error + Send + Sync>;
-
-/// What can be answered to whoever delivered. Every answer is confirmed before its future ends.
-pub(crate) trait Acknowledger: Send + Sync + 'static {
-    fn ack(&self) -> impl Future<Output = Result<(), Unanswered>> + Send;
-    /// Has the event come again, with what became of it so far.
-    fn retry(
-        &self,
-        after: Duration,
-        past: &Past,
-    ) -> impl Future<Output = Result<(), Unanswered>> + Send;
-    /// Whether the event can be stored to come again; else it has to wait in hand.
-    fn can_come_again(&self, _past: &Past) -> bool {
-        true
-    }
-    /// Leaves the event to another replica, as if it had not been delivered.
-    fn hand_back(&self, after: Duration) -> impl Future<Output = Result<(), Unanswered>> + Send;
-    /// Hears what was decided of an attempt, and the failure's text, before it is answered.
-    fn decided(&self, _outcome: &Outcome, _error: Option<&str>) {}
-    /// Stores the letter, and only then ends the delivery.
-    fn dead_letter(
-        &self,
-        letter: &DeadLetter,
-    ) -> impl Future<Output = Result<(), Unanswered>> + Send;
+    /// How often it was redriven.
+    pub(crate) redrives: u32,
 }
 
 /// What is left to do about a delivery.
@@ -208,12 +184,16 @@ impl<S: Send + Sync + 'static> Executor<S> {
         permit: Permit,
     ) -> Step {
         let attempt = arrival.past.failures.saturating_add(1);
-        let mut outcome = self.dated(outcome, arrival, attempt);
+        let outcome = self.dated(outcome, arrival, attempt);
+        let remembering = self.remember(arrival, (outcome, error), acknowledger);
+        let Some((mut outcome, error)) = halt.run_until_cancelled(remembering).await else {
+            return self.hand_back(arrival, acknowledger, halt).await;
+        };
         acknowledger.decided(&outcome, error.as_deref());
         self.record(arrival, attempt, &outcome, error, elapsed);
         match self.stays_for(&mut outcome, arrival, acknowledger, permit) {
             Some(wait) => Step::Again(wait),
-            None => self.answer(arrival, &outcome, acknowledger, halt).await,
+            None => self.end(arrival, &outcome, acknowledger, halt).await,
         }
     }
 
@@ -232,7 +212,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
         if let Outcome::Reject(letter) = &mut outcome {
             let envelope = arrival.envelope.as_ref().ok();
             let route = envelope.and_then(|envelope| self.subscriber.route(envelope));
-            letter.first_failed_at = Some(first_failed_at);
+            letter.first_failed_at.get_or_insert(first_failed_at);
             letter.handler = route.map(|route| route.handler.name());
         }
         outcome
@@ -263,6 +243,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
             sequence: arrival.sequence,
             stored_at: arrival.stored_at,
             attempt,
+            redrives: arrival.past.redrives,
             timeout: self.subscriber.timeout,
             cancelled,
         }

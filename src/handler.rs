@@ -1,6 +1,7 @@
 //! What a user writes to handle an event, and how it is called without its type.
 
 pub(crate) mod batch;
+pub(crate) mod memory;
 
 use std::{any::Any, error::Error, marker::PhantomData, sync::Arc, time::Duration};
 
@@ -15,6 +16,7 @@ use crate::{
     outcome::Handled,
 };
 use batch::ErasedBatch;
+use memory::Remembers;
 
 /// Handles one kind of event. Every `async fn(E, Context<S>) -> Result<(), Failure>` is one; implement
 /// it for a struct when a handler has fields of its own.
@@ -56,6 +58,11 @@ pub(crate) trait Erased<S>: Send + Sync {
 
     /// The same handler for many events, when it is one.
     fn batch(&self) -> Option<&dyn ErasedBatch<S>> {
+        None
+    }
+
+    /// What remembers the events that the handler has handled, if something does.
+    fn memory(&self) -> Option<&dyn Remembers> {
         None
     }
 

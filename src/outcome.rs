@@ -10,13 +10,17 @@ use crate::{
 };
 
 /// How a call succeeded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Handled {
     Done,
     /// The inbox holds the event: the handler was not called.
     #[cfg_attr(not(any(feature = "postgres", feature = "sqlite")), allow(dead_code))]
     // the inbox says so
     Already,
+    /// It was given up before, says the inbox, for this reason: the handler was not called.
+    #[cfg_attr(not(any(feature = "postgres", feature = "sqlite")), allow(dead_code))]
+    // the inbox says so
+    GivenUp(Box<DeadLetter>),
 }
 
 /// What becomes of a delivery.
@@ -72,6 +76,23 @@ pub enum Cause {
 }
 
 impl Cause {
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    const ALL: [Self; 7] = [
+        Self::Rejected,
+        Self::Exhausted,
+        Self::Undecodable,
+        Self::Unknown,
+        Self::OutsideInbox,
+        Self::Crashed,
+        Self::ParkedKey,
+    ];
+
+    /// The cause of this word.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub(crate) fn named(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|cause| cause.as_str() == word)
+    }
+
     /// The word for headers, logs and queries.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -117,6 +138,7 @@ pub(crate) fn decide(
     let failure = match result {
         Ok(Handled::Done) => return Outcome::Ack,
         Ok(Handled::Already) => return Outcome::Duplicate,
+        Ok(Handled::GivenUp(letter)) => return Outcome::Reject(*letter),
         Err(failure) => failure,
     };
     let dead = |cause| {

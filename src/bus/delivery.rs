@@ -178,6 +178,20 @@ impl Delivery {
         &self.identity
     }
 
+    fn letter<'a>(&'a self, why: &'a DeadLetter) -> Letter<'a> {
+        Letter {
+            subscriber: &self.subscriber,
+            message: &self.message,
+            subject: &self.message.subject,
+            message_id: message_id(&self.message),
+            stream: &self.stream,
+            sequence: self.sequence,
+            identity: &self.identity,
+            consumer_sequence: Some(self.consumer_sequence),
+            why,
+        }
+    }
+
     async fn answer(&self, payload: impl Into<Bytes> + Send) -> Result<(), BusError> {
         let Some(reply) = &self.message.reply else {
             return Ok(());
@@ -219,20 +233,16 @@ impl Acknowledger for Delivery {
         Ok(self.answer(format!("-NAK {{\"delay\":{nanos}}}")).await?)
     }
 
+    async fn is_buried(
+        &self,
+        letter: &DeadLetter,
+        since: DateTime<Utc>,
+    ) -> Result<bool, Unanswered> {
+        Ok(self.letter(letter).is_stored(&self.bus, since).await?)
+    }
+
     async fn dead_letter(&self, letter: &DeadLetter) -> Result<(), Unanswered> {
-        Letter {
-            subscriber: &self.subscriber,
-            message: &self.message,
-            subject: &self.message.subject,
-            message_id: message_id(&self.message),
-            stream: &self.stream,
-            sequence: self.sequence,
-            identity: &self.identity,
-            consumer_sequence: Some(self.consumer_sequence),
-            why: letter,
-        }
-        .bury(&self.bus)
-        .await?;
+        self.letter(letter).bury(&self.bus).await?;
         let reason = format!("+TERM {}", letter.cause.as_str());
         Ok(self.answer(reason).await?)
     }

@@ -3,20 +3,24 @@
 
 use async_nats::{HeaderMap, HeaderName, HeaderValue, Message};
 use bytes::Bytes;
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use tidings_contract::wire;
 
-use super::{Bus, BusError};
+use super::{Bus, BusError, Kept, streams::StreamSpec, tail::Start};
 use crate::{fingerprint::fingerprint, outcome::DeadLetter};
 
 /// How much of an error's text a dead letter carries, in bytes.
 const MAX_ERROR_BYTES: usize = 2_048;
+/// How far the clocks of a worker and a server may differ.
+const CLOCKS_DIFFER: TimeDelta = TimeDelta::minutes(5);
 /// What a letter says of itself.
 const OURS: &str = "tidings-dead-";
 /// What a retry says of itself; the letter tells it in its own words.
 const RETRY: &str = "tidings-retry-";
 /// The letter that the event was redriven from.
 pub(super) const REDRIVE: &str = "tidings-redrive";
+/// How often it was.
+pub(super) const REDRIVES: &str = "tidings-redrives";
 
 /// An event that is given up.
 pub(super) struct Letter<'a> {
@@ -40,9 +44,40 @@ pub(super) struct Letter<'a> {
 impl Letter<'_> {
     /// Stores the letter; the server has confirmed it when this ends.
     pub(super) async fn bury(&self, bus: &Bus) -> Result<(), BusError> {
-        let subject = format!("dead-letter.{}.{}", self.subscriber, self.subject);
         let (headers, payload) = self.fitting(bus.max_payload(), Utc::now());
-        bus.store(subject, headers, payload).await
+        bus.store(self.stored_under(), headers, payload).await
+    }
+
+    /// Whether it was stored since then, maybe longer ago than its stream knows its id.
+    pub(super) async fn is_stored(
+        &self,
+        bus: &Bus,
+        since: DateTime<Utc>,
+    ) -> Result<bool, BusError> {
+        let (stream, subject, id) = (
+            StreamSpec::dead_letters().name,
+            self.stored_under(),
+            self.id(),
+        );
+        let is_it = |kept: &Kept| {
+            let mut headers = kept.headers.iter();
+            headers.any(|(name, value)| name == wire::MESSAGE_ID && *value == id)
+        };
+        let mut from = Start::Time(since - CLOCKS_DIFFER);
+        loop {
+            let page = bus.page(&stream, &subject, from).await?;
+            if page.iter().any(is_it) {
+                return Ok(true);
+            }
+            let Some(last) = page.last() else {
+                return Ok(false);
+            };
+            from = Start::Sequence(last.sequence + 1);
+        }
+    }
+
+    fn stored_under(&self) -> String {
+        format!("dead-letter.{}.{}", self.subscriber, self.subject)
     }
 
     /// The letter as the server takes it. What was wrong with an event may not be what keeps it from the dead

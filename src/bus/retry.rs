@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{
     Kept,
     delivery::{Delivery, message_id},
-    letter::{REDRIVE, time},
+    letter::{REDRIVE, REDRIVES, time},
     park::PASS,
     streams::retry_subject,
 };
@@ -55,6 +55,7 @@ pub(super) fn restore(message: &mut Message, subscriber: &str) -> Restored {
         past: Past {
             failures: text(FAILURES).and_then(|n| n.parse().ok()).unwrap_or(0),
             first_failed_at: text(FIRST_FAILED_AT).and_then(|at| at.parse().ok()),
+            redrives: text(REDRIVES).and_then(|n| n.parse().ok()).unwrap_or(0),
             ..Past::default()
         },
         pass: text(PASS).and_then(|park| park.parse().ok()),

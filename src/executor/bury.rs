@@ -1,4 +1,5 @@
-//! An event that is given up without an attempt. Never decides that it is.
+//! An event that is given up: remembered first, where its handler remembers events, then a dead letter. Never
+//! decides that it is.
 
 use std::time::Duration;
 
@@ -7,7 +8,9 @@ use tokio_util::sync::CancellationToken;
 use super::{Acknowledger, Arrival, Executor, Step};
 use crate::{
     breaker::{Attempted, Permit},
-    outcome::{DeadLetter, Outcome},
+    failure::Failure,
+    handler::memory::{GivenUp, Remembers},
+    outcome::{self, DeadLetter, Outcome},
 };
 
 impl<S: Send + Sync + 'static> Executor<S> {
@@ -24,7 +27,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
     /// Makes a dead letter of an event; the handler is named if it was called before.
     pub(crate) async fn bury(
         &self,
-        arrival: &Arrival,
+        arrival: &mut Arrival,
         mut letter: DeadLetter,
         acknowledger: &impl Acknowledger,
         halt: &CancellationToken,
@@ -37,13 +40,115 @@ impl<S: Send + Sync + 'static> Executor<S> {
             letter.handler = route.map(|route| route.handler.name());
         }
         let attempts = letter.attempts;
-        let outcome = Outcome::Reject(letter);
-        self.record(arrival, attempts, &outcome, None, Duration::ZERO);
-        self.answer(arrival, &outcome, acknowledger, halt).await
+        // What is counted is an attempt that failed: this is none.
+        let failures = arrival.past.failures;
+        arrival.past.failures = failures.saturating_add(1);
+        let decided = (Outcome::Reject(letter), None);
+        let remembering = self.remember(arrival, decided, acknowledger);
+        let remembered = halt.run_until_cancelled(remembering).await;
+        arrival.past.failures = failures;
+        let Some((mut outcome, error)) = remembered else {
+            return self.hand_back(arrival, acknowledger, halt).await;
+        };
+        self.record(arrival, attempts, &outcome, error, Duration::ZERO);
+        match self.stays_for(&mut outcome, arrival, acknowledger, permit) {
+            Some(wait) => Step::Again(wait),
+            None => self.end(arrival, &outcome, acknowledger, halt).await,
+        }
     }
 
     /// What was to be an attempt is none.
     pub(crate) fn pass(&self, arrival: &Arrival, permit: Permit) {
         self.flow.end(permit, &arrival.subject, Attempted::Void);
+    }
+
+    /// Has the handler's memory know that an event is given up, before its letter is stored: the server may forget
+    /// that it was ended, and a handler that is called again may succeed. Where the memory is not there, or it knows
+    /// that the event has ended, that is what becomes of the event.
+    pub(super) async fn remember(
+        &self,
+        arrival: &mut Arrival,
+        (outcome, error): (Outcome, Option<String>),
+        acknowledger: &impl Acknowledger,
+    ) -> (Outcome, Option<String>) {
+        let Outcome::Reject(letter) = &outcome else {
+            return (outcome, error);
+        };
+        match self.given_up(arrival, letter, acknowledger).await {
+            Ok(true) => (outcome, error),
+            Ok(false) => (Outcome::Duplicate, None),
+            Err(failure) => {
+                // It comes again as it was.
+                let attempt = arrival.past.failures;
+                arrival.past.failures = attempt.saturating_sub(1);
+                let put_off = arrival.past.put_off;
+                arrival.past.put_off = put_off.saturating_add(1);
+                let error =
+                    format!("its memory cannot be told that the event is given up: {failure}");
+                let retry = &self.subscriber.retry;
+                let outcome =
+                    outcome::decide(Err(failure), attempt, put_off, retry, (self.random)());
+                (outcome, Some(error))
+            }
+        }
+    }
+
+    /// Whether the letter is to be stored.
+    async fn given_up(
+        &self,
+        arrival: &Arrival,
+        letter: &DeadLetter,
+        acknowledger: &impl Acknowledger,
+    ) -> Result<bool, Failure> {
+        let Some((memory, facts)) = self.memory(arrival) else {
+            return Ok(true);
+        };
+        match memory.give_up(&facts, letter).await? {
+            GivenUp::Now => Ok(true),
+            GivenUp::Ended => Ok(false),
+            GivenUp::Before(since) => {
+                let looking = acknowledger.is_buried(letter, since).await;
+                let is_buried = looking.map_err(Failure::unavailable)?;
+                if is_buried {
+                    self.note_buried(arrival).await;
+                }
+                Ok(!is_buried)
+            }
+        }
+    }
+
+    /// Answers; when a letter is stored, the memory knows it.
+    pub(super) async fn end(
+        &self,
+        arrival: &Arrival,
+        outcome: &Outcome,
+        acknowledger: &impl Acknowledger,
+        halt: &CancellationToken,
+    ) -> Step {
+        let step = self.answer(arrival, outcome, acknowledger, halt).await;
+        if step == Step::Over && matches!(outcome, Outcome::Reject(_)) {
+            self.note_buried(arrival).await;
+        }
+        step
+    }
+
+    /// Without it another delivery has to look for the letter.
+    async fn note_buried(&self, arrival: &Arrival) {
+        let Some((memory, facts)) = self.memory(arrival) else {
+            return;
+        };
+        if let Err(error) = memory.buried(&facts).await {
+            let (subscriber, sequence) = (&*self.name, arrival.sequence);
+            tracing::debug!(subscriber, sequence, %error, "that its letter is stored is not remembered");
+        }
+    }
+
+    /// What remembers the event, if something does.
+    fn memory(&self, arrival: &Arrival) -> Option<(&dyn Remembers, crate::context::Facts)> {
+        let envelope = arrival.envelope.as_ref().ok()?;
+        let memory = self.subscriber.route(envelope)?.handler.memory()?;
+        let attempt = arrival.past.failures;
+        let facts = self.facts(arrival, envelope, attempt, CancellationToken::new());
+        Some((memory, facts))
     }
 }

@@ -16,7 +16,7 @@ use futures::{FutureExt, future::BoxFuture};
 use tidings_contract::{Envelope, Event, EventId, Headers};
 use tokio_util::sync::CancellationToken;
 
-use super::{Contents, Erased, panicked, survive, timed_out};
+use super::{Contents, Erased, memory::Remembers, panicked, survive, timed_out};
 use crate::{
     context::{Context, Facts},
     failure::Failure,
@@ -306,6 +306,10 @@ pub(crate) trait Call<E, S>: Send + Sync + 'static {
         range: Range<usize>,
     ) -> impl Future<Output = Attempted> + Send;
 
+    fn memory(&self) -> Option<&dyn Remembers> {
+        None
+    }
+
     fn housekeeping(&self) -> Option<Housekeeping> {
         None
     }
@@ -380,6 +384,10 @@ where
 
     fn batch(&self) -> Option<&dyn ErasedBatch<S>> {
         Some(self)
+    }
+
+    fn memory(&self) -> Option<&dyn Remembers> {
+        self.call.memory()
     }
 
     fn housekeeping(&self) -> Option<Housekeeping> {

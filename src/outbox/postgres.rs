@@ -57,6 +57,10 @@ impl Statements for Postgres {
             name: "0003_inbox",
             sql: include_str!("../../migrations/postgres/0003_inbox.sql"),
         },
+        Migration {
+            name: "0004_given_up",
+            sql: include_str!("../../migrations/postgres/0004_given_up.sql"),
+        },
     ];
     type Cursor = PgCursor;
 

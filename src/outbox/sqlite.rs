@@ -58,6 +58,10 @@ impl Statements for Sqlite {
             name: "0003_inbox",
             sql: include_str!("../../migrations/sqlite/0003_inbox.sql"),
         },
+        Migration {
+            name: "0004_given_up",
+            sql: include_str!("../../migrations/sqlite/0004_given_up.sql"),
+        },
     ];
     /// The id of the last row that is confirmed or parked.
     type Cursor = i64;

@@ -153,6 +153,7 @@ impl<S> TestContext<S> {
             sequence: 1,
             stored_at: self.stored_at,
             attempt: self.attempt,
+            redrives: 0,
             timeout: Duration::from_secs(30),
             cancelled: CancellationToken::new(),
         };

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use tokio::sync::RwLockReadGuard;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -87,7 +87,7 @@ impl Parks {
             && item.delivery.pass() != Some(park.id)
         {
             let letter = letter(park, &item.delivery.life());
-            let (arrival, delivery) = (&item.arrival, &*item.delivery);
+            let (arrival, delivery) = (&mut item.arrival, &*item.delivery);
             return executor.bury(arrival, letter, delivery, halt, permit).await;
         }
         let key = key.filter(|_| self.parks || park.is_some());
@@ -268,6 +268,14 @@ impl Acknowledger for Parking {
 
     async fn hand_back(&self, after: Duration) -> Result<(), Unanswered> {
         self.delivery.hand_back(after).await
+    }
+
+    async fn is_buried(
+        &self,
+        letter: &DeadLetter,
+        since: DateTime<Utc>,
+    ) -> Result<bool, Unanswered> {
+        self.delivery.is_buried(letter, since).await
     }
 
     async fn dead_letter(&self, letter: &DeadLetter) -> Result<(), Unanswered> {

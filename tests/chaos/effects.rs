@@ -84,13 +84,6 @@ pub fn verdict(noted: Vec<String>, effects: &[Effect], dead: &[String]) -> Verdi
     }
 }
 
-/// How many events have an effect, and are a dead letter, too.
-pub fn both(effects: &[Effect], dead: &[String]) -> usize {
-    let effects: HashSet<&String> = effects.iter().map(|effect| &effect.event).collect();
-    let dead: HashSet<&String> = dead.iter().collect();
-    effects.intersection(&dead).count()
-}
-
 /// How often the count of a key goes down from one effect to the next.
 fn inverted(effects: &[Effect]) -> usize {
     let mut last = HashMap::new();

@@ -92,9 +92,12 @@ fn worker<DB: Database>(world: &World<DB>, app: &App) -> Worker<App> {
 }
 
 impl<DB: Database> World<DB> {
-    /// What the inbox remembers.
+    /// What the inbox remembers as handled.
     pub async fn remembered(&self) -> i64 {
-        let sql = format!("select count(*) from {}", DB::table("inbox"));
+        let sql = format!(
+            "select count(*) from {} where given_up is null",
+            DB::table("inbox")
+        );
         DB::number(self.outbox.pool(), &sql).await
     }
 

@@ -17,6 +17,7 @@ mod deleted;
 mod faults;
 mod flow;
 mod fuzz;
+mod given_up;
 mod idle;
 mod inbox;
 mod moves;

@@ -12,8 +12,8 @@ use tidings_contract::{Event, EventId};
 use uuid::Uuid;
 
 use super::{
-    Added, Inbox, InboxTransaction, Memory, Ring, housekeeping::housekeeping, idle, outside,
-    patiently, period_of, ring,
+    Added, Inbox, InboxTransaction, Memory, Ring, given_up::Known, housekeeping::housekeeping,
+    outside, patiently, period_of, ring,
 };
 use crate::{
     context::Facts,
@@ -24,6 +24,7 @@ use crate::{
             Attempted, Batch, BatchContext, Batching, Call, Item, Many, Verdicts, decoded, in_time,
             judged,
         },
+        memory::Remembers,
     },
     housekeeping::Housekeeping,
     outbox::{Outbox, OutboxError, OutboxTransaction, Store},
@@ -101,6 +102,8 @@ struct Begun<DB: Store> {
     ring: Ring,
     /// What was added, by period.
     added: BTreeMap<i64, HashSet<Uuid>>,
+    /// What the inbox says of others that were given up.
+    known: HashMap<Uuid, Known>,
 }
 
 impl<E, DB, S, H> Call<E, S> for Once<DB, H>
@@ -129,13 +132,16 @@ where
         }
         let events: Vec<EventId> = sorted.items.iter().map(Item::id).collect();
         let items = std::mem::take(&mut sorted.items);
-        let (tx, lent) = InboxTransaction::lend(begun.tx);
+        let Begun {
+            tx, added, known, ..
+        } = begun;
+        let (tx, lent) = InboxTransaction::lend(tx);
         let handled = in_time(batch, |cx| self.handler.handle(items, tx, cx)).await;
         match (handled, lent.back()) {
             (Ok(verdicts), Some(tx)) => {
                 sorted.results = judged(sorted.results, &events, verdicts);
                 let failed = sorted.failed(deliveries);
-                let kept = self.inbox.keep(tx, &deliveries[0], &begun.added, &failed);
+                let kept = self.inbox.keep(tx, &failed, &added, &known);
                 match kept.await {
                     Ok(()) => Attempted::Each(sorted.settled()),
                     Err(failure) => Attempted::Together(sorted.open(), failure),
@@ -148,6 +154,10 @@ where
             }
             (Err(failure), None) => Attempted::Together(sorted.open(), failure),
         }
+    }
+
+    fn memory(&self) -> Option<&dyn Remembers> {
+        Some(&self.inbox)
     }
 
     fn housekeeping(&self) -> Option<Housekeeping> {
@@ -170,6 +180,8 @@ struct Sorted<E> {
     results: Vec<Result<Handled, Failure>>,
     /// The places of those that are in the batch already, and of the first one each: they share its result.
     copies: Vec<(usize, usize)>,
+    /// The places of those that are in the batch already, and were redriven since: another time.
+    later: Vec<usize>,
 }
 
 impl<E: Event> Sorted<E> {
@@ -178,17 +190,22 @@ impl<E: Event> Sorted<E> {
             items: Vec::with_capacity(deliveries.len()),
             results: Vec::with_capacity(deliveries.len()),
             copies: Vec::new(),
+            later: Vec::new(),
         };
-        let mut places = HashMap::with_capacity(deliveries.len());
+        let mut places: HashMap<_, usize> = HashMap::with_capacity(deliveries.len());
         for (place, delivery) in deliveries.iter().enumerate() {
             let result = match places.entry(delivery.envelope.id()) {
                 Entry::Occupied(first) => {
-                    sorted.copies.push((place, *first.get()));
+                    let first = *first.get();
+                    match delivery.redrives > deliveries[first].redrives {
+                        true => sorted.later.push(place),
+                        false => sorted.copies.push((place, first)),
+                    }
                     Ok(Handled::Already)
                 }
                 Entry::Vacant(vacant) => {
                     vacant.insert(place);
-                    match new_or_not(delivery, &begun.ring, &begun.added) {
+                    match new_or_not(delivery, begun) {
                         Ok(Handled::Done) => decoded::<E>(delivery, &mut sorted.items),
                         known => known,
                     }
@@ -199,12 +216,12 @@ impl<E: Event> Sorted<E> {
         sorted
     }
 
-    /// The ids of those that are not done.
-    fn failed(&self, deliveries: &[Arc<Facts>]) -> HashSet<Uuid> {
+    /// Those that are not done, by id.
+    fn failed<'a>(&self, deliveries: &'a [Arc<Facts>]) -> HashMap<Uuid, &'a Facts> {
         let all = self.results.iter().zip(deliveries);
         let failed = all.filter(|(result, _)| result.is_err());
         failed
-            .map(|(_, delivery)| *delivery.envelope.id().as_uuid())
+            .map(|(_, delivery)| (*delivery.envelope.id().as_uuid(), &**delivery))
             .collect()
     }
 
@@ -221,26 +238,33 @@ impl<E: Event> Sorted<E> {
     fn shared(mut self, of_done: Handled) -> Vec<Result<Handled, Failure>> {
         for (copy, first) in self.copies {
             self.results[copy] = match &self.results[first] {
-                Ok(Handled::Done) => Ok(of_done),
-                Ok(Handled::Already) => Ok(Handled::Already),
+                Ok(Handled::Done) => Ok(of_done.clone()),
+                // The letter is the first one's.
+                Ok(Handled::Already | Handled::GivenUp(_)) => Ok(Handled::Already),
                 Err(failure) => Err(failure.copy()),
             };
+        }
+        for place in self.later {
+            let why = Failure::retry("an earlier delivery of the event is in the batch");
+            self.results[place] = Err(why.undecided());
         }
         self.results
     }
 }
 
 /// `Done` when the event is to be handled.
-fn new_or_not(
-    delivery: &Facts,
-    ring: &Ring,
-    added: &BTreeMap<i64, HashSet<Uuid>>,
-) -> Result<Handled, Failure> {
-    let (envelope, stored_at) = (&delivery.envelope, delivery.stored_at);
+fn new_or_not<DB: Store>(delivery: &Facts, begun: &Begun<DB>) -> Result<Handled, Failure> {
+    let (envelope, stored_at, ring) = (&delivery.envelope, delivery.stored_at, &begun.ring);
+    let event = *envelope.id().as_uuid();
     let period = period_of(envelope, stored_at, ring.slot_seconds);
-    let ids = added.get(&period);
-    if ids.is_some_and(|ids| ids.contains(envelope.id().as_uuid())) {
+    let ids = begun.added.get(&period);
+    if ids.is_some_and(|ids| ids.contains(&event)) {
         return Ok(Handled::Done);
+    }
+    match begun.known.get(&event) {
+        Some(Known::Reopened { .. }) => return Ok(Handled::Done),
+        Some(Known::GivenUp(letter)) => return Ok(Handled::GivenUp(letter.clone().into())),
+        Some(Known::Handled) | None => {}
     }
     if ring.reaches(period) {
         return Ok(Handled::Already);
@@ -258,13 +282,51 @@ impl<DB: Store> Inbox<DB> {
                 let slot_seconds = self.slot_seconds.load(Ordering::Relaxed);
                 let (ring, added) = self.remember_all(&mut tx, deliveries, slot_seconds).await?;
                 if ring.slot_seconds == slot_seconds {
-                    return Ok(Begun { tx, ring, added });
+                    let known = self.known_of(&mut tx, deliveries, &added).await?;
+                    return Ok(Begun {
+                        tx,
+                        ring,
+                        added,
+                        known,
+                    });
                 }
                 self.slot_seconds
                     .store(ring.slot_seconds, Ordering::Relaxed);
             }
         });
         begun.await.map_err(Failure::unavailable)
+    }
+
+    /// What is known of those that were not added, and were given up.
+    async fn known_of(
+        &self,
+        connection: &mut DB::Connection,
+        deliveries: &[Arc<Facts>],
+        all_added: &BTreeMap<i64, HashSet<Uuid>>,
+    ) -> Result<HashMap<Uuid, Known>, OutboxError> {
+        let mut known = HashMap::new();
+        for (period, added) in all_added {
+            let id_of = |delivery: &Arc<Facts>| *delivery.envelope.id().as_uuid();
+            let of_period = deliveries
+                .iter()
+                .filter(|delivery| self.period(delivery) == *period);
+            let others = of_period.map(id_of).filter(|event| !added.contains(event));
+            let mut others: Vec<Uuid> = others.collect();
+            others.sort_unstable();
+            others.dedup();
+            if others.is_empty() {
+                continue;
+            }
+            let memory = self.memory(&deliveries[0], *period, &others);
+            for (event, _) in self.notes(connection, &memory).await? {
+                let first = deliveries.iter().find(|delivery| id_of(delivery) == event);
+                if let Some(delivery) = first {
+                    let said = self.known(connection, &memory, delivery).await?;
+                    known.insert(event, said);
+                }
+            }
+        }
+        Ok(known)
     }
 
     /// One statement for each period: there is one, or two about midnight. Periods and ids are in their order,
@@ -288,11 +350,8 @@ impl<DB: Store> Inbox<DB> {
             events.sort_unstable();
             events.dedup();
             let memory = Memory {
-                scope: &first.subscriber,
                 slot_seconds,
-                period,
-                events: &events,
-                idle: idle(first.timeout),
+                ..self.memory(first, period, &events)
             };
             let remembering = DB::remember(connection, names, &memory).await;
             let remembered = remembering.map_err(Outbox::<DB>::explain)?;
@@ -319,30 +378,33 @@ impl<DB: Store> Inbox<DB> {
     async fn keep(
         &self,
         mut tx: OutboxTransaction<DB>,
-        facts: &Facts,
+        failed: &HashMap<Uuid, &Facts>,
         added: &BTreeMap<i64, HashSet<Uuid>>,
-        failed: &HashSet<Uuid>,
+        known: &HashMap<Uuid, Known>,
     ) -> Result<(), Failure> {
         let names = &self.outbox.shared.names;
-        for (period, added) in added {
-            let mut events: Vec<Uuid> = added.intersection(failed).copied().collect();
-            if events.is_empty() {
-                continue;
-            }
-            events.sort_unstable();
-            let memory = Memory {
-                scope: &facts.subscriber,
-                idle: idle(facts.timeout),
-                slot_seconds: self.slot_seconds.load(Ordering::Relaxed),
-                period: *period,
-                events: &events,
-            };
-            let forgetting = patiently(async {
+        let forgetting = patiently(async {
+            for (period, added) in added {
+                let mut events: Vec<Uuid> = failed.keys().copied().collect();
+                events.retain(|event| added.contains(event));
+                events.sort_unstable();
+                let Some(facts) = events.first().and_then(|event| failed.get(event)) else {
+                    continue;
+                };
+                let memory = self.memory(facts, *period, &events);
                 let forgotten = DB::forget(&mut tx, names, &memory).await;
-                forgotten.map_err(OutboxError::Database)
-            });
-            forgetting.await.map_err(Self::blamed)?;
-        }
+                forgotten.map_err(OutboxError::Database)?;
+            }
+            for (event, facts) in failed {
+                if let Some(Known::Reopened { note }) = known.get(event) {
+                    let event = [*event];
+                    let memory = self.memory(facts, self.period(facts), &event);
+                    self.change(&mut tx, &memory, None, Some(note)).await?;
+                }
+            }
+            Ok(())
+        });
+        forgetting.await.map_err(Self::blamed)?;
         self.commit(tx).await
     }
 }

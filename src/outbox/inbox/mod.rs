@@ -1,6 +1,7 @@
 //! The inbox: which events a subscriber has handled, remembered in the transaction of the handler's effect.
 //! Never decides what becomes of a delivery, and never acknowledges one.
 
+mod given_up;
 mod housekeeping;
 mod many;
 mod once;
@@ -15,13 +16,16 @@ use std::{
 use chrono::{DateTime, SecondsFormat, Utc};
 use sqlx::{Database, Transaction};
 use tidings_contract::Envelope;
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::{Outbox, OutboxError, OutboxTransaction, Store, store::Names};
 use crate::{
     context::Facts,
     failure::{Failure, Verdict},
+    outcome::DeadLetter,
 };
+use given_up::Known;
 pub use many::BatchOnceHandler;
 pub use once::OnceHandler;
 
@@ -56,6 +60,23 @@ pub trait Remember: Database<Connection: Send> {
         memory: &Memory<'_>,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
+    /// What is noted of those events that were given up.
+    fn given_up(
+        connection: &mut Self::Connection,
+        names: &Names,
+        memory: &Memory<'_>,
+    ) -> impl Future<Output = Result<Vec<(Uuid, String)>, sqlx::Error>> + Send;
+
+    /// Changes what is noted of one event, from nothing or to nothing, too. False when something else is noted of
+    /// it, or it is not there.
+    fn mark(
+        connection: &mut Self::Connection,
+        names: &Names,
+        memory: &Memory<'_>,
+        from: Option<&str>,
+        to: Option<&str>,
+    ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
+
     /// Empties the slot that is not in reach; returns which, if it held something.
     fn empty_dead_slot(
         connection: &mut Self::Connection,
@@ -72,7 +93,7 @@ pub trait Remember: Database<Connection: Send> {
 }
 
 /// Events of one period in the inbox.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Memory<'a> {
     /// Whose: a subscriber.
     pub scope: &'a str,
@@ -109,12 +130,15 @@ struct Inbox<DB: Store> {
     outbox: Outbox<DB>,
     /// How long a period is, as far as is known.
     slot_seconds: AtomicI64,
+    /// Whose turn it is to note that an event is given up.
+    giving_up: Semaphore,
 }
 
 /// How a delivery of an event begins.
 enum Begun<DB: Store> {
     New(OutboxTransaction<DB>),
     Already,
+    GivenUp(DeadLetter),
 }
 
 impl<DB: Store> Inbox<DB> {
@@ -122,37 +146,39 @@ impl<DB: Store> Inbox<DB> {
         Self {
             outbox,
             slot_seconds: AtomicI64::new(ring::DEFAULT_SECONDS),
+            giving_up: Semaphore::new(given_up::AT_ONCE),
         }
     }
 
     /// A transaction that remembers the event.
-    async fn begin(&self, scope: &str, facts: &Facts) -> Result<Begun<DB>, Failure> {
+    async fn begin(&self, facts: &Facts) -> Result<Begun<DB>, Failure> {
         let begun = patiently(async {
             let mut tx = self.outbox.begin().await?;
-            let remembered = self.remember(&mut tx, scope, facts).await?;
-            Ok((tx, remembered))
+            let (remembered, period) = self.remember(&mut tx, facts).await?;
+            if remembered.added == Added::All {
+                return Ok(Ok(Begun::New(tx)));
+            }
+            if !remembered.ring.reaches(period) {
+                return Ok(Err(remembered.ring));
+            }
+            let memory = self.memory(facts, period, &[]);
+            Ok(Ok(match self.known(&mut tx, &memory, facts).await? {
+                Known::Handled => Begun::Already,
+                Known::GivenUp(letter) => Begun::GivenUp(letter),
+                Known::Reopened { .. } => Begun::New(tx),
+            }))
         });
-        let (tx, (remembered, period)) = begun.await.map_err(Failure::unavailable)?;
-        if remembered.added == Added::All {
-            return Ok(Begun::New(tx));
-        }
-        drop(tx);
-        if remembered.ring.reaches(period) {
-            return Ok(Begun::Already);
-        }
-        let event = ring::time_of(
-            &facts.envelope,
-            facts.stored_at,
-            remembered.ring.slot_seconds,
-        );
-        Err(Failure::outside_inbox(outside(event, &remembered.ring)))
+        let begun = begun.await.map_err(Failure::unavailable)?;
+        begun.map_err(|ring| {
+            let event = ring::time_of(&facts.envelope, facts.stored_at, ring.slot_seconds);
+            Failure::outside_inbox(outside(event, &ring))
+        })
     }
 
     /// Adds the event to the inbox; also says which period is its own.
     async fn remember(
         &self,
         connection: &mut DB::Connection,
-        scope: &str,
         facts: &Facts,
     ) -> Result<(Remembered, i64), OutboxError> {
         let names = &self.outbox.shared.names;
@@ -160,13 +186,7 @@ impl<DB: Store> Inbox<DB> {
         loop {
             let slot_seconds = self.slot_seconds.load(Ordering::Relaxed);
             let period = period_of(&facts.envelope, facts.stored_at, slot_seconds);
-            let memory = Memory {
-                scope,
-                slot_seconds,
-                period,
-                events: &event,
-                idle: idle(facts.timeout),
-            };
+            let memory = self.memory(facts, period, &event);
             let remembering = DB::remember(connection, names, &memory).await;
             let remembered = remembering.map_err(Outbox::<DB>::explain)?;
             if remembered.ring.slot_seconds == slot_seconds {
@@ -174,6 +194,23 @@ impl<DB: Store> Inbox<DB> {
             }
             let known = remembered.ring.slot_seconds;
             self.slot_seconds.store(known, Ordering::Relaxed);
+        }
+    }
+
+    /// The period of an event, with periods as they are known.
+    fn period(&self, facts: &Facts) -> i64 {
+        let slot_seconds = self.slot_seconds.load(Ordering::Relaxed);
+        period_of(&facts.envelope, facts.stored_at, slot_seconds)
+    }
+
+    /// Events of one period, as this subscriber has them, with periods as they are known.
+    fn memory<'a>(&self, facts: &'a Facts, period: i64, events: &'a [Uuid]) -> Memory<'a> {
+        Memory {
+            scope: scope_of(facts),
+            slot_seconds: self.slot_seconds.load(Ordering::Relaxed),
+            period,
+            events,
+            idle: idle(facts.timeout),
         }
     }
 
@@ -218,6 +255,11 @@ impl<DB: Store> Inbox<DB> {
 /// How long the transaction of a handler that may take so long may wait for its client.
 fn idle(timeout: Duration) -> Duration {
     timeout.saturating_add(SPARE).min(LONGEST_IDLE)
+}
+
+/// Whose memory it is.
+fn scope_of(facts: &Facts) -> &str {
+    &facts.subscriber
 }
 
 /// The period of an event.

@@ -10,7 +10,7 @@ use super::{Begun, Inbox, InboxTransaction, housekeeping::housekeeping};
 use crate::{
     context::Context,
     failure::Failure,
-    handler::{Contents, Erased, within},
+    handler::{Contents, Erased, memory::Remembers, within},
     housekeeping::Housekeeping,
     outbox::{Outbox, Store},
     outcome::Handled,
@@ -61,6 +61,9 @@ impl<S: Send + Sync + 'static> EventSubscriber<S> {
     /// inbox remembers is acknowledged without a call. The inbox knows the subscriber by its name, and each
     /// event by its id.
     ///
+    /// It also remembers what it gave up, before the dead letter is stored: the handler is not called for such an
+    /// event again, whatever is delivered how often, until it is redriven.
+    ///
     /// It remembers the events of the last 13 days, each by the event's own time: the time in its id, which
     /// Tidings makes; else the `ce-time` that a foreign publisher states; else when the stream stored it. An
     /// older event is a dead letter with the cause `outside-inbox`, because nobody can tell whether it was
@@ -106,6 +109,10 @@ where
         Ok(self.handle(event, cx).boxed())
     }
 
+    fn memory(&self) -> Option<&dyn Remembers> {
+        Some(&self.inbox)
+    }
+
     fn housekeeping(&self) -> Option<Housekeeping> {
         Some(housekeeping(&self.inbox.outbox))
     }
@@ -124,9 +131,10 @@ impl<E: Event, DB: Store, H> Once<E, DB, H> {
         H: OnceHandler<E, DB, S>,
     {
         let facts = Arc::clone(cx.facts());
-        let tx = match self.inbox.begin(&facts.subscriber, &facts).await? {
+        let tx = match self.inbox.begin(&facts).await? {
             Begun::New(tx) => tx,
             Begun::Already => return Ok(Handled::Already),
+            Begun::GivenUp(letter) => return Ok(Handled::GivenUp(letter.into())),
         };
         let (tx, lent) = InboxTransaction::lend(tx);
         let handled = within(&facts, self.handler.handle(event, tx, cx)).await;

@@ -1,6 +1,6 @@
-//! The inbox on Postgres: a ring of tables that are truncated. Never updates a row.
+//! The inbox on Postgres: a ring of tables that are truncated. Never updates the row of an event that was handled.
 
-use sqlx::{Connection, PgConnection, Postgres, Row as _, Transaction};
+use sqlx::{Connection, PgConnection, Postgres, Row as _, Transaction, postgres::PgRow};
 use uuid::Uuid;
 
 use super::{
@@ -65,6 +65,16 @@ const FORGET: [&str; 16] = for_each_slot!(
     " where event = any($1) and scope = $2"
 );
 
+const GIVEN_UP: [&str; 16] = for_each_slot!(
+    "select event, given_up from tidings.inbox_",
+    " where event = any($1) and scope = $2 and given_up is not null"
+);
+
+const MARK: [&str; 16] = for_each_slot!(
+    "update tidings.inbox_",
+    " set given_up = $4 where event = any($1) and scope = $2 and given_up is not distinct from $3"
+);
+
 const RING: &str = "select floor(date_part('epoch', clock_timestamp()) / slot_seconds)::bigint,
         slot_seconds::bigint, first,
         date_part('epoch', clock_timestamp()) - slot_seconds * floor(date_part('epoch', clock_timestamp()) / slot_seconds)
@@ -115,6 +125,37 @@ impl Remember for Postgres {
             .execute(connection)
             .await
             .map(drop)
+    }
+
+    async fn given_up(
+        connection: &mut PgConnection,
+        names: &Names,
+        memory: &Memory<'_>,
+    ) -> Result<Vec<(Uuid, String)>, sqlx::Error> {
+        let rows = query(names, GIVEN_UP[slot_of(memory.period)])
+            .bind(memory.events)
+            .bind(memory.scope)
+            .fetch_all(connection)
+            .await?;
+        let note = |row: PgRow| Ok((row.try_get(0)?, row.try_get(1)?));
+        rows.into_iter().map(note).collect()
+    }
+
+    async fn mark(
+        connection: &mut PgConnection,
+        names: &Names,
+        memory: &Memory<'_>,
+        from: Option<&str>,
+        to: Option<&str>,
+    ) -> Result<bool, sqlx::Error> {
+        let changed = query(names, MARK[slot_of(memory.period)])
+            .bind(memory.events)
+            .bind(memory.scope)
+            .bind(from)
+            .bind(to)
+            .execute(connection)
+            .await?;
+        Ok(changed.rows_affected() > 0)
     }
 
     /// The ring is asked again under the lock: the clock may have been set, and periods made longer.

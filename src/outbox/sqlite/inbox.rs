@@ -1,4 +1,5 @@
-//! The inbox on SQLite: a ring of tables that are emptied whole. Never updates a row.
+//! The inbox on SQLite: a ring of tables that are emptied whole. Never updates the row of an event that
+//! was handled.
 
 use sqlx::{Connection, Row as _, Sqlite, SqliteConnection, Transaction, sqlite::SqliteRow};
 use uuid::Uuid;
@@ -68,6 +69,50 @@ impl Remember for Sqlite {
                 .await?;
         }
         Ok(())
+    }
+
+    async fn given_up(
+        connection: &mut SqliteConnection,
+        names: &Names,
+        memory: &Memory<'_>,
+    ) -> Result<Vec<(Uuid, String)>, sqlx::Error> {
+        let select =
+            "select given_up from $slot where event = ?1 and scope = ?2 and given_up is not null";
+        let mut notes = Vec::new();
+        for event in memory.events {
+            let row = sqlx::query(sql(names, slot_of(memory.period), select))
+                .bind(event)
+                .bind(memory.scope)
+                .fetch_optional(&mut *connection)
+                .await?;
+            if let Some(row) = row {
+                notes.push((*event, row.try_get(0)?));
+            }
+        }
+        Ok(notes)
+    }
+
+    async fn mark(
+        connection: &mut SqliteConnection,
+        names: &Names,
+        memory: &Memory<'_>,
+        from: Option<&str>,
+        to: Option<&str>,
+    ) -> Result<bool, sqlx::Error> {
+        let update =
+            "update $slot set given_up = ?4 where event = ?1 and scope = ?2 and given_up is ?3";
+        let mut changed = 0;
+        for event in memory.events {
+            let done = sqlx::query(sql(names, slot_of(memory.period), update))
+                .bind(event)
+                .bind(memory.scope)
+                .bind(from)
+                .bind(to)
+                .execute(&mut *connection)
+                .await?;
+            changed += done.rows_affected();
+        }
+        Ok(changed > 0)
     }
 
     async fn empty_dead_slot(

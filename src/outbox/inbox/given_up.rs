@@ -1,0 +1,306 @@
+//! What the inbox remembers of an event that is given up, so that another delivery of it does not have an effect
+//! beside its dead letter. Never decides that an event is given up, and never stores a letter.
+//!
+//! It is written before the letter is stored, and says when that is done. An event that was redriven since is handled:
+//! the transaction of its effect takes the note away, and when it is given up again it gets another one.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use futures::future::{BoxFuture, FutureExt};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{Added, Inbox, Memory, patiently};
+use crate::{
+    context::Facts,
+    failure::Failure,
+    handler::memory::{GivenUp, Remembers},
+    outbox::{Outbox, OutboxError, Store},
+    outcome::{Cause, DeadLetter},
+};
+
+/// How long is waited to note that a letter is stored: it can be found out otherwise.
+const NOTING: Duration = Duration::from_secs(2);
+/// How many events a handler gives up at a time: a batch may have a thousand of them.
+pub(super) const AT_ONCE: usize = 4;
+
+/// An event that is given up, in one of its deliveries.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Note {
+    /// Where it was stored first.
+    stream: String,
+    sequence: u64,
+    stored_at: DateTime<Utc>,
+    /// How often it was redriven before.
+    redrives: u32,
+    /// When it was given up, by the worker's clock.
+    at: DateTime<Utc>,
+    cause: String,
+    error: String,
+    attempts: u32,
+    first_failed_at: Option<DateTime<Utc>>,
+    /// Whether its letter is stored.
+    is_buried: bool,
+}
+
+/// What a note means for a delivery of the event.
+#[derive(Debug, PartialEq, Eq)]
+enum Meaning {
+    /// It was redriven since.
+    Anew,
+    /// It was given up in this very delivery, then, and its letter may not be stored.
+    Unburied(DateTime<Utc>, DeadLetter),
+    /// Its letter is stored, or will be by another delivery.
+    Ended,
+}
+
+impl Note {
+    fn of(facts: &Facts, letter: &DeadLetter) -> Self {
+        Self {
+            stream: facts.stream.clone(),
+            sequence: facts.sequence,
+            stored_at: facts.stored_at,
+            redrives: facts.redrives,
+            at: Utc::now(),
+            cause: letter.cause.as_str().to_owned(),
+            error: letter.error.clone(),
+            attempts: letter.attempts,
+            first_failed_at: letter.first_failed_at,
+            is_buried: false,
+        }
+    }
+
+    fn read(text: &str) -> Result<Self, OutboxError> {
+        let read = serde_json::from_str(text);
+        read.map_err(|error| OutboxError::Database(sqlx::Error::Decode(error.into())))
+    }
+
+    fn text(&self) -> String {
+        // Texts, numbers and times always serialise.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    fn is_of(&self, facts: &Facts) -> bool {
+        (&*self.stream, self.sequence) == (&*facts.stream, facts.sequence)
+            && (self.stored_at, self.redrives) == (facts.stored_at, facts.redrives)
+    }
+
+    fn means(self, facts: &Facts) -> Meaning {
+        if facts.redrives > self.redrives {
+            return Meaning::Anew;
+        }
+        if self.is_buried || !self.is_of(facts) {
+            return Meaning::Ended;
+        }
+        let letter = DeadLetter {
+            cause: Cause::named(&self.cause).unwrap_or(Cause::Exhausted),
+            error: self.error,
+            attempts: self.attempts,
+            first_failed_at: self.first_failed_at,
+            handler: None,
+        };
+        Meaning::Unburied(self.at, letter)
+    }
+}
+
+/// What the inbox says of an event that it has.
+pub(super) enum Known {
+    Handled,
+    /// Its letter may not be stored.
+    GivenUp(DeadLetter),
+    /// It was given up, and redriven since: from now on, in this transaction, it is handled.
+    Reopened {
+        /// What was noted of it.
+        note: String,
+    },
+}
+
+impl<DB: Store> Inbox<DB> {
+    /// What is known of an event that the inbox has, of this memory.
+    pub(super) async fn known(
+        &self,
+        connection: &mut DB::Connection,
+        memory: &Memory<'_>,
+        facts: &Facts,
+    ) -> Result<Known, OutboxError> {
+        let event = [*facts.envelope.id().as_uuid()];
+        let memory = Memory {
+            events: &event,
+            ..*memory
+        };
+        loop {
+            let mut notes = self.notes(connection, &memory).await?;
+            let Some((_, note)) = notes.pop() else {
+                return Ok(Known::Handled);
+            };
+            match Note::read(&note)?.means(facts) {
+                Meaning::Ended => return Ok(Known::Handled),
+                Meaning::Unburied(_, letter) => return Ok(Known::GivenUp(letter)),
+                Meaning::Anew => {
+                    if self.change(connection, &memory, Some(&note), None).await? {
+                        return Ok(Known::Reopened { note });
+                    }
+                }
+            }
+        }
+    }
+
+    /// What is noted of those events that were given up.
+    pub(super) async fn notes(
+        &self,
+        connection: &mut DB::Connection,
+        memory: &Memory<'_>,
+    ) -> Result<Vec<(Uuid, String)>, OutboxError> {
+        let reading = DB::given_up(connection, &self.outbox.shared.names, memory).await;
+        reading.map_err(Outbox::<DB>::explain)
+    }
+
+    /// Changes what is noted of one event; false when somebody else has done so.
+    pub(super) async fn change(
+        &self,
+        connection: &mut DB::Connection,
+        memory: &Memory<'_>,
+        from: Option<&str>,
+        to: Option<&str>,
+    ) -> Result<bool, OutboxError> {
+        let names = &self.outbox.shared.names;
+        let changing = DB::mark(connection, names, memory, from, to).await;
+        changing.map_err(Outbox::<DB>::explain)
+    }
+
+    async fn give_it_up(&self, facts: &Facts, letter: &DeadLetter) -> Result<GivenUp, OutboxError> {
+        // Never closed.
+        let _turn = self.giving_up.acquire().await.ok();
+        let mut tx = self.outbox.begin().await?;
+        let (remembered, period) = self.remember(&mut tx, facts).await?;
+        let event = [*facts.envelope.id().as_uuid()];
+        let memory = self.memory(facts, period, &event);
+        let note = Note::of(facts, letter).text();
+        if remembered.added == Added::All {
+            self.change(&mut tx, &memory, None, Some(&note)).await?;
+            tx.commit().await?;
+            return Ok(GivenUp::Now);
+        }
+        if !remembered.ring.reaches(period) {
+            // It was never handled, and never will be.
+            return Ok(GivenUp::Now);
+        }
+        loop {
+            let Some((_, before)) = self.notes(&mut tx, &memory).await?.pop() else {
+                return Ok(GivenUp::Ended);
+            };
+            match Note::read(&before)?.means(facts) {
+                Meaning::Ended => return Ok(GivenUp::Ended),
+                Meaning::Unburied(since, _) => return Ok(GivenUp::Before(since)),
+                Meaning::Anew => {
+                    let changing = self.change(&mut tx, &memory, Some(&before), Some(&note));
+                    if changing.await? {
+                        tx.commit().await?;
+                        return Ok(GivenUp::Now);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn note_buried(&self, facts: &Facts) -> Result<(), OutboxError> {
+        let _turn = self.giving_up.acquire().await.ok();
+        let mut tx = self.outbox.begin().await?;
+        let period = self.period(facts);
+        let event = [*facts.envelope.id().as_uuid()];
+        let memory = self.memory(facts, period, &event);
+        let Some((_, before)) = self.notes(&mut tx, &memory).await?.pop() else {
+            return Ok(());
+        };
+        let mut note = Note::read(&before)?;
+        if note.is_of(facts) && !note.is_buried {
+            note.is_buried = true;
+            let note = note.text();
+            self.change(&mut tx, &memory, Some(&before), Some(&note))
+                .await?;
+            tx.commit().await?;
+        }
+        Ok(())
+    }
+}
+
+impl<DB: Store> Remembers for Inbox<DB> {
+    fn give_up<'a>(
+        &'a self,
+        facts: &'a Facts,
+        letter: &'a DeadLetter,
+    ) -> BoxFuture<'a, Result<GivenUp, Failure>> {
+        let giving_up = patiently(self.give_it_up(facts, letter));
+        giving_up
+            .map(|done| done.map_err(Failure::unavailable))
+            .boxed()
+    }
+
+    fn buried<'a>(&'a self, facts: &'a Facts) -> BoxFuture<'a, Result<(), Failure>> {
+        let noting = tokio::time::timeout(NOTING, self.note_buried(facts));
+        let noting = noting.map(|noted| match noted {
+            Ok(noted) => noted.map_err(Failure::unavailable),
+            Err(late) => Err(Failure::unavailable(late)),
+        });
+        noting.boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tidings_contract::Envelope;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+
+    fn facts(sequence: u64, redrives: u32) -> Facts {
+        Facts {
+            envelope: Arc::new(Envelope::raw("user.created", 1, None, "{}").unwrap()),
+            subscriber: "w".into(),
+            stream: "EVENTS".to_owned(),
+            sequence,
+            stored_at: DateTime::UNIX_EPOCH,
+            attempt: 1,
+            redrives,
+            timeout: Duration::from_secs(1),
+            cancelled: CancellationToken::new(),
+        }
+    }
+
+    fn note(facts: &Facts, is_buried: bool) -> Note {
+        let letter = DeadLetter {
+            cause: Cause::Rejected,
+            error: "no".to_owned(),
+            attempts: 3,
+            first_failed_at: None,
+            handler: None,
+        };
+        let text = Note::of(facts, &letter).text();
+        Note {
+            is_buried,
+            ..Note::read(&text).unwrap()
+        }
+    }
+
+    #[test]
+    fn the_delivery_that_was_given_up_has_its_letter_again_until_that_is_stored() {
+        let facts = facts(1, 0);
+        let again = note(&facts, false).means(&facts);
+        let Meaning::Unburied(_, letter) = again else {
+            panic!("{again:?}")
+        };
+        assert_eq!((letter.cause, letter.attempts), (Cause::Rejected, 3));
+        assert_eq!(note(&facts, true).means(&facts), Meaning::Ended);
+    }
+
+    #[test]
+    fn only_a_later_redrive_is_handled_again() {
+        let noted = note(&facts(1, 1), false);
+        assert_eq!(noted.clone().means(&facts(1, 2)), Meaning::Anew);
+        assert_eq!(noted.clone().means(&facts(1, 0)), Meaning::Ended);
+        assert_eq!(noted.means(&facts(2, 1)), Meaning::Ended);
+    }
+}
