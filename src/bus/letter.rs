@@ -6,8 +6,8 @@ use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use tidings_contract::wire;
 
-use super::{Bus, BusError, Kept, streams::StreamSpec, tail::Start};
-use crate::{fingerprint::fingerprint, outcome::DeadLetter};
+use super::{Bus, BusError, Kept, streams::StreamSpec};
+use crate::{fingerprint::fingerprint, outcome::DeadLetter, start::Start};
 
 /// How much of an error's text a dead letter carries, in bytes.
 const MAX_ERROR_BYTES: usize = 2_048;
