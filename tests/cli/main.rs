@@ -16,6 +16,7 @@ mod parked;
 mod publish;
 mod rebase;
 mod run;
+mod runbooks;
 mod streams;
 mod subscribers;
 mod tail;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use serde_json::Value;
-use tidings::testing::{NatsServer, PostgresServer};
+use tidings::testing::{NatsServer, NatsServerOptions, PostgresServer};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
     process::{Child, ChildStdout, Command},
@@ -137,6 +137,19 @@ impl World {
     pub async fn backlog_is(&self, events: u64) {
         let what = format!("a backlog of {events}");
         eventually(&what, || async { self.status().await["backlog"] == events }).await;
+    }
+
+    /// Ends the NATS server and starts another one, which may have the same port.
+    pub async fn replace_nats(&mut self, options: NatsServerOptions) {
+        // The port is the old one's until that is dropped.
+        let meanwhile = NatsServer::start().await.expect("a NATS server");
+        drop(std::mem::replace(&mut self.nats, meanwhile));
+        self.nats = options.start().await.expect("another NATS server");
+    }
+
+    /// A path in the folder in which the program runs.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.0.join(name)
     }
 
     /// Whether a file is in the folder in which the program runs.

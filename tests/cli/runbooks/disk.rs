@@ -1,0 +1,74 @@
+//! A stream, or the storage of a nats-server, takes nothing more.
+
+use tidings::testing::NatsServer;
+
+use super::{Runbook, World, eventually};
+
+both!(
+    a_stream_that_has_reached_its_limit_takes_events_again,
+    a_nats_server_without_storage_takes_events_again,
+);
+
+/// The configuration with a limit of the stream.
+fn limited(max_bytes: &str) -> String {
+    format!("[[stream]]\nname = \"EVENTS\"\nsubjects = [\"user.>\"]\nmax_bytes = {max_bytes}\n")
+}
+
+/// Commits more than some kilobytes, and waits until the relay is held up.
+async fn fill_up(world: &World) {
+    for n in 0..6 {
+        world
+            .rename("ada", &format!("{n}{}", "x".repeat(20_000)))
+            .await;
+    }
+    eventually("the relay is held up", || async {
+        world.status().await["troubles"]
+            .as_array()
+            .is_some_and(|all| !all.is_empty())
+    })
+    .await;
+}
+
+async fn a_stream_that_has_reached_its_limit_takes_events_again(world: World) {
+    world.write("tidings.toml", &limited("65536"));
+    let world = world.set_up().await;
+    let relay = world.spawn(&["relay"]);
+    fill_up(&world).await;
+    let mut first = Runbook::open("A disk is full");
+    let seen = first.next(&world).await;
+    assert!(seen.stdout.contains("stream EVENTS"), "{seen:?}");
+    first.is_done();
+    let mut runbook = Runbook::open("A stream has reached its limit");
+    world.write("tidings.toml", &limited("10485760"));
+    runbook.next(&world).await;
+    runbook.next(&world).await;
+    runbook.until(&world).await;
+    runbook.is_done();
+    let status = world.status().await;
+    assert_eq!(
+        status["troubles"].as_array().map(Vec::len),
+        Some(0),
+        "{status}"
+    );
+    assert_eq!(relay.signalled("TERM").await, Some(0));
+}
+
+async fn a_nats_server_without_storage_takes_events_again(mut world: World) {
+    let store = world.path("store");
+    let options = NatsServer::options().store(&store);
+    world.nats = options.clone().max_file(64 * 1024).start().await.unwrap();
+    let mut world = world.set_up().await;
+    let relay = world.spawn(&["relay"]);
+    fill_up(&world).await;
+    let mut first = Runbook::open("A disk is full");
+    first.next(&world).await;
+    let mut runbook = Runbook::open("The storage of a nats-server is full");
+    let port = world.nats.port();
+    world
+        .replace_nats(options.port(port).max_file(64 * 1024 * 1024))
+        .await;
+    runbook.until(&world).await;
+    runbook.next(&world).await;
+    runbook.is_done();
+    assert_eq!(relay.signalled("TERM").await, Some(0));
+}
