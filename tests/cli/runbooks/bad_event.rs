@@ -23,7 +23,7 @@ async fn a_bad_event_is_corrected_or_given_up(world: World) {
     for _ in 0..3 {
         begin.next(&world).await;
     }
-    begin.is_done();
+    begin.done();
     let mut runbook = Runbook::open("A bad event was published");
     runbook
         .fill("SUBSCRIBER", SUBSCRIBER)
@@ -42,7 +42,7 @@ async fn a_bad_event_is_corrected_or_given_up(world: World) {
     runbook.next(&world).await;
     runbook.next(&world).await;
     runbook.fill("EVENT", &bad).until(&world).await;
-    runbook.is_done();
+    runbook.done();
     desk.has_greeted(&["Ada"]).await;
     assert_eq!(world.status().await["delayed"], 0);
     assert_eq!(relay.signalled("TERM").await, Some(0));

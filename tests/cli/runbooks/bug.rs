@@ -32,7 +32,7 @@ async fn what_failed_by_a_bug_is_given_back_by_the_kind_of_error(world: World) {
     assert!(desk.greeted().is_empty(), "--dry-run gives nothing back");
     runbook.next(&world).await;
     runbook.next(&world).await;
-    runbook.is_done();
+    runbook.done();
     desk.has_greeted(&names).await;
     assert_eq!(relay.signalled("TERM").await, Some(0));
     service.stop().await;

@@ -37,13 +37,13 @@ async fn a_stream_that_has_reached_its_limit_takes_events_again(world: World) {
     let mut first = Runbook::open("A disk is full");
     let seen = first.next(&world).await;
     assert!(seen.stdout.contains("stream EVENTS"), "{seen:?}");
-    first.is_done();
+    first.done();
     let mut runbook = Runbook::open("A stream has reached its limit");
     world.write("tidings.toml", &limited("10485760"));
     runbook.next(&world).await;
     runbook.next(&world).await;
     runbook.until(&world).await;
-    runbook.is_done();
+    runbook.done();
     let status = world.status().await;
     assert_eq!(
         status["troubles"].as_array().map(Vec::len),
@@ -69,6 +69,6 @@ async fn a_nats_server_without_storage_takes_events_again(mut world: World) {
         .await;
     runbook.until(&world).await;
     runbook.next(&world).await;
-    runbook.is_done();
+    runbook.done();
     assert_eq!(relay.signalled("TERM").await, Some(0));
 }

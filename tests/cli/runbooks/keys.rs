@@ -30,7 +30,7 @@ async fn a_key_that_is_parked_in_the_outbox_goes_on(mut world: World) {
     let mut first = Runbook::open("One key is stuck");
     let seen = first.fill("KEY", "ada").next(&world).await;
     assert!(seen.stdout.contains("parked: "), "{seen:?}");
-    first.is_done();
+    first.done();
     let mut runbook = Runbook::open("A key is parked in the outbox");
     runbook.fill("KEY", "ada").fill("ROW", "1");
     runbook.next(&world).await;
@@ -51,7 +51,7 @@ async fn a_key_that_is_parked_in_the_outbox_goes_on(mut world: World) {
     runbook.next(&world).await;
     desk.has_greeted(&[&"long".repeat(1000), "ada is next", "bob is next"])
         .await;
-    runbook.is_done();
+    runbook.done();
     assert_eq!(relay.signalled("TERM").await, Some(0));
     service.stop().await;
 }
@@ -84,7 +84,7 @@ async fn a_key_that_its_subscriber_has_parked_goes_on(world: World) {
         runbook.next(&world).await;
     }
     runbook.until(&world).await;
-    runbook.is_done();
+    runbook.done();
     desk.has_greeted(&["Bob", "Ada", "Ada L.", "Ada Lovelace"])
         .await;
     world.rename("ada", "Ada King").await;
@@ -113,7 +113,7 @@ async fn a_key_behind_an_event_that_fails_goes_on(world: World) {
     runbook.until(&world).await;
     desk.breaks(false);
     runbook.until(&world).await;
-    runbook.is_done();
+    runbook.done();
     desk.has_greeted(&["Ada", "Ada L."]).await;
     assert_eq!(relay.signalled("TERM").await, Some(0));
     service.stop().await;

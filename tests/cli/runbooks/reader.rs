@@ -79,7 +79,7 @@ impl Runbook {
     }
 
     /// Everything was performed.
-    pub fn is_done(self) {
+    pub fn done(self) {
         let left: Vec<&String> = self.steps.iter().map(|step| &step.command).collect();
         assert!(left.is_empty(), "{}: not performed: {left:?}", self.title);
     }
