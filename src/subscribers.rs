@@ -1,5 +1,5 @@
-//! Subscribers from the outside: how their consumers and replicas do, pausing and narrowing them. Never creates or
-//! deletes a consumer, and stores nothing: the server keeps what is changed.
+//! Subscribers from the outside: how their consumers and replicas do, pausing, narrowing and resetting them. Never creates
+//! or deletes a consumer, and stores nothing: the server keeps what is changed.
 //!
 //! ```no_run
 //! use tidings::{Bus, Subscribers};
@@ -15,6 +15,8 @@
 //! # }
 //! ```
 
+mod reset;
+
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
@@ -23,9 +25,13 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::{
-    bus::{Bus, BusError, ConsumerSpec, Durable, drift, filters, streams::retry_subject},
+    bus::{
+        Bus, BusError, ConsumerSpec, Durable, ReaderError, drift, filters, streams::retry_subject,
+    },
     replica::{Replica, status_subject},
 };
+
+pub use reset::{StreamReset, SubscriberReset};
 
 /// A pause that nobody set an end to; 2200-01-01, because the server counts in nanoseconds.
 const FOREVER: i64 = 7_258_118_400;
@@ -92,7 +98,7 @@ pub struct ConsumerDrift {
     pub replicas: Vec<String>,
 }
 
-/// Why subscribers cannot be looked at, paused or resumed.
+/// Why subscribers cannot be looked at, or changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SubscribersError {
@@ -108,7 +114,48 @@ pub enum SubscribersError {
         /// The name.
         name: String,
     },
-    /// Some of its consumers are paused or resumed, and then NATS did not answer, or refused.
+    /// It reads several streams, and a sequence is a place in one.
+    #[error("{name} reads {}: a sequence is a place in one of them", streams.join(" and "))]
+    WhichStream {
+        /// The name.
+        name: String,
+        /// Its streams.
+        streams: Vec<String>,
+    },
+    /// It does not read this stream.
+    #[error("{name} does not read {stream}: it reads {}", streams.join(" and "))]
+    NotItsStream {
+        /// The name.
+        name: String,
+        /// The stream.
+        stream: String,
+        /// Those that it reads.
+        streams: Vec<String>,
+    },
+    /// The stream does not go that far.
+    #[error("{stream} ends with sequence {last}: there is no {sequence}")]
+    BehindTheEnd {
+        /// The stream.
+        stream: String,
+        /// What was asked for.
+        sequence: u64,
+        /// Its last one.
+        last: u64,
+    },
+    /// The server takes no durable to before the place where it was made to begin.
+    #[error(
+        "the durable {name} of {stream} was made to begin later: the server does not take it to before that"
+    )]
+    BeforeItsStart {
+        /// The name.
+        name: String,
+        /// The stream.
+        stream: String,
+    },
+    /// A stream cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReaderError),
+    /// Some of its consumers are as was asked for, and then NATS did not answer, or refused.
     #[error("of the consumers of {name} only those of {done:?} are done")]
     Partly {
         /// The subscriber.

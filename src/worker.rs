@@ -10,6 +10,8 @@ mod runner;
 mod source;
 mod suspects;
 
+pub(crate) use lease::forget_handled;
+
 use std::{collections::HashSet, error::Error, sync::Arc, time::Duration};
 
 use tokio::task::JoinSet;

@@ -60,6 +60,7 @@ impl ConsumerState {
 
 #[derive(Deserialize)]
 struct Info {
+    created: String,
     config: Map<String, Value>,
     delivered: Place,
     /// Messages that were never delivered.
@@ -292,10 +293,14 @@ impl Bus {
         Ok(delivered.stream_seq)
     }
 
-    /// Takes the consumer back to its acknowledgement floor: what was delivered and not acknowledged comes again,
-    /// in order, as if for the first time, and with it what was acknowledged behind a gap. Gives the sequence of
-    /// the stream that comes next.
-    pub(crate) async fn reset_consumer(&self, spec: &ConsumerSpec) -> Result<u64, BusError> {
+    /// Takes the consumer to a sequence, or back to its acknowledgement floor: what was delivered from there on comes
+    /// again, in order, as if for the first time, whether it was acknowledged or not. Gives the sequence of the stream
+    /// that comes next.
+    pub(crate) async fn reset_consumer(
+        &self,
+        spec: &ConsumerSpec,
+        to: Option<u64>,
+    ) -> Result<u64, BusError> {
         #[derive(Deserialize)]
         struct Reset {
             reset_seq: u64,
@@ -310,19 +315,32 @@ impl Bus {
                 version: self.server_version(),
             });
         }
-        let Reset { reset_seq } = self.api(&subject, &json!({})).await?;
+        let request = to.map_or_else(|| json!({}), |to| json!({ "seq": to }));
+        let Reset { reset_seq } = self.api(&subject, &request).await?;
         tracing::info!(stream, durable, reset_seq, "the consumer is reset");
         Ok(reset_seq)
+    }
+
+    /// When the consumer was made, in the server's words; `None` when there is none.
+    pub(crate) async fn consumer_created(
+        &self,
+        spec: &ConsumerSpec,
+    ) -> Result<Option<String>, BusError> {
+        Ok(self.consumer_info(spec).await?.map(|info| info.created))
     }
 
     async fn consumer_config(
         &self,
         spec: &ConsumerSpec,
     ) -> Result<Option<Map<String, Value>>, BusError> {
+        Ok(self.consumer_info(spec).await?.map(|info| info.config))
+    }
+
+    async fn consumer_info(&self, spec: &ConsumerSpec) -> Result<Option<Info>, BusError> {
         const NO_SUCH_CONSUMER: u64 = 10014;
         let subject = format!("$JS.API.CONSUMER.INFO.{}.{}", spec.stream, spec.durable);
-        match self.api::<Info>(&subject, &json!({})).await {
-            Ok(info) => Ok(Some(info.config)),
+        match self.api(&subject, &json!({})).await {
+            Ok(info) => Ok(Some(info)),
             Err(BusError::Api {
                 code: NO_SUCH_CONSUMER,
                 ..

@@ -64,6 +64,17 @@ impl Durable {
         self.delivered.last_active
     }
 
+    /// The sequence before which the server takes it nowhere: the one at which it was made. `None` when it can be
+    /// taken to no sequence at all.
+    pub(crate) fn earliest(&self) -> Option<u64> {
+        match self.config.get("deliver_policy").and_then(Value::as_str) {
+            // Of a time the server says it itself.
+            None | Some("all" | "by_start_time") => Some(1),
+            Some("by_start_sequence") => self.config.get("opt_start_seq")?.as_u64(),
+            Some(_) => None,
+        }
+    }
+
     /// Whether it delivers messages of this subject, and only those.
     pub(crate) fn takes_only(&self, subject: &str) -> bool {
         self.config.get("filter_subject").and_then(Value::as_str) == Some(subject)

@@ -28,6 +28,7 @@ mod state;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod stored;
 pub(crate) mod streams;
+mod survey;
 mod tail;
 mod watchdog;
 

@@ -11,6 +11,7 @@ mod logging;
 mod migrate;
 mod outbox;
 mod output;
+mod place;
 mod process;
 mod publish;
 mod reference;
@@ -80,7 +81,7 @@ enum Command {
     Outbox(outbox::OutboxCommand),
     /// Look at what subscribers gave up, and give it back to them
     DeadLetters(dead_letters::DeadLettersCommand),
-    /// See how subscribers do, pause and resume them
+    /// See how subscribers do, pause, resume and reset them
     Subscribers(subscribers::SubscribersCommand),
     /// Tell where an event is: in the outbox, in a stream, at its subscribers
     Trace(trace::RunTrace),

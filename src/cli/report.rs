@@ -215,9 +215,25 @@ impl From<TraceError> for Report {
 
 impl From<SubscribersError> for Report {
     fn from(error: SubscribersError) -> Self {
+        let error = match error {
+            SubscribersError::Read(source) => return source.into(),
+            error => error,
+        };
         match &error {
             SubscribersError::Unknown { .. } => Self::of(Exit::Failed, &error)
                 .cure("tidings subscribers list, which lists those that there are"),
+            SubscribersError::WhichStream { streams, .. } => {
+                let cure = format!("--stream {}, or a time", streams.join(" or --stream "));
+                Self::of(Exit::Usage, &error).cure(cure)
+            }
+            SubscribersError::NotItsStream { streams, .. } => Self::of(Exit::Usage, &error)
+                .cure(format!("--stream {}", streams.join(" or --stream "))),
+            SubscribersError::BehindTheEnd { .. } => {
+                Self::of(Exit::Usage, &error).cure("now, which is behind its last event")
+            }
+            SubscribersError::BeforeItsStart { name, .. } => Self::of(Exit::Failed, &error).cure(
+                format!("tidings replay start {name}, which hands it what lies before that"),
+            ),
             SubscribersError::NoReplica { .. } => {
                 Self::of(Exit::Failed, &error).cure("start a worker that runs it")
             }

@@ -35,6 +35,8 @@ struct Inner {
     held: BTreeMap<u64, Held>,
     /// What was handled above the oldest in hand, or is to be delivered again, by whoever is alone.
     handled: BTreeSet<u64>,
+    /// Somebody has taken the consumer to another place: what was handled is to be handled again.
+    is_reset: bool,
     /// How far the consumer has delivered since it began at its ack floor.
     through: u64,
     /// What was answered lately by one of several, and when it was stored.
@@ -96,7 +98,21 @@ impl Hands {
 
     /// What was handled above the ack floor.
     pub(super) fn handled(&self) -> Vec<u64> {
-        self.inner().handled.iter().copied().collect()
+        let inner = self.inner();
+        let handled = inner.handled.iter().filter(|_| !inner.is_reset);
+        handled.copied().collect()
+    }
+
+    /// What this replica alone has handled is to be handled again, and what it still ends as well.
+    pub(super) fn reset(&self) {
+        self.inner().is_reset = true;
+    }
+
+    /// The last of what was answered lately.
+    pub(super) fn latest(&self) -> u64 {
+        let inner = self.inner();
+        let last = inner.recent.last_key_value();
+        last.map_or(0, |(sequence, _)| *sequence)
     }
 
     /// The consumer begins again at its ack floor: what was handled above it is delivered again.
@@ -104,7 +120,7 @@ impl Hands {
         self.inner().through = 0;
     }
 
-    /// The stream is another one: its sequences mean other events.
+    /// The stream is another one, and its sequences mean other events; or they are to be handled again.
     pub(super) fn forget_handled(&self) {
         let mut inner = self.inner();
         inner.handled.clear();

@@ -223,6 +223,36 @@ impl Lease {
     }
 }
 
+/// Has whoever takes the lease next handle what the one before has handled of a stream: its consumer is reset.
+pub(crate) async fn forget_handled(
+    bus: &Bus,
+    subscriber: &str,
+    stream: &str,
+) -> Result<(), BusError> {
+    let key = format!("lease.{subscriber}");
+    loop {
+        let entry = match bus.read_state(&key).await {
+            Ok(entry) => entry,
+            // No subscriber that is ordered has made the bucket.
+            Err(BusError::NoResponders { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        let Some(entry) = entry else { return Ok(()) };
+        let mut written = read(&entry.value);
+        let (before, of_stream) = (written.handled.len(), format!("{stream} "));
+        written
+            .handled
+            .retain(|place, _| !place.starts_with(&of_stream));
+        if written.handled.len() == before {
+            return Ok(());
+        }
+        let wrote = bus.write_state(&key, bytes_of(&written), entry.revision);
+        if wrote.await?.is_some() {
+            return Ok(());
+        }
+    }
+}
+
 /// An entry that nobody can read is nobody's.
 fn read(value: &[u8]) -> Written {
     serde_json::from_slice(value).unwrap_or_else(|error| {

@@ -172,7 +172,7 @@ impl<S: Send + Sync + 'static> Runner<S> {
             let source = self.source(&name, consumer, (before, unclean), to.clone());
             let source = source.await?;
             hands.push(Arc::clone(source.hands()));
-            sources.spawn(source.run(stop.clone()));
+            sources.spawn(source.run(stop.clone(), halt.clone()));
         }
         drop(to);
         let run = Run {

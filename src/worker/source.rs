@@ -1,6 +1,6 @@
 //! One stream of a subscriber: pulls what there is place for, and passes it on. Never runs a handler.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::ControlFlow, sync::Arc, time::Duration};
 
 use futures::future::join_all;
 use tokio::{
@@ -42,6 +42,10 @@ pub(super) struct Source {
     order: Option<Order>,
     /// When the stream was created: sequences of another one mean nothing here.
     created: Option<String>,
+    /// When the consumer was made.
+    made: Option<String>,
+    /// What was answered up to here comes again because the consumer was made anew.
+    again_to: u64,
     /// The highest sequence that was delivered here; what is below the first one was acknowledged before.
     seen: u64,
     /// What replicas that died had in hand, up to this sequence.
@@ -63,6 +67,16 @@ pub(super) struct Source {
 struct Order {
     /// The place of the next delivery among those of the consumer.
     next: u64,
+    /// The sequence of the stream from which on they come.
+    from: u64,
+}
+
+impl Order {
+    /// Whether somebody else has taken the consumer to another place: its count begins anew, while what is lost on
+    /// its way leaves a gap in it.
+    fn was_reset(&self, arrival: &Arrival) -> bool {
+        arrival.consumer_sequence < self.next || arrival.at < self.from
+    }
 }
 
 impl Source {
@@ -74,6 +88,7 @@ impl Source {
         to: mpsc::Sender<Item>,
     ) -> Result<Self, BusError> {
         let created = bus.stream_created(&consumer.stream).await?;
+        let made = bus.consumer_created(&consumer).await?;
         let floor = bus.ack_floor(&consumer).await?;
         let puller = puller(bus, &consumer).await?;
         Ok(Self {
@@ -82,6 +97,8 @@ impl Source {
             consumer,
             order: None,
             created,
+            made,
+            again_to: 0,
             suspect_to: 0,
             seen: floor,
             floor,
@@ -125,8 +142,13 @@ impl Source {
     }
 
     /// Runs until it is told to stop, then hands back what was on its way. Gives where it was and what it had
-    /// in hand.
-    pub(super) async fn run(mut self, stop: CancellationToken) -> (String, Arc<Hands>) {
+    /// in hand. In order it halts the whole subscriber when somebody resets the consumer: what is in hand would come
+    /// before what is older.
+    pub(super) async fn run(
+        mut self,
+        stop: CancellationToken,
+        halt: CancellationToken,
+    ) -> (String, Arc<Hands>) {
         let mut progress = tokio::time::interval(PROGRESS);
         progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut looks = tokio::time::interval(LOOK);
@@ -138,7 +160,10 @@ impl Source {
             tokio::select! {
                 () = stop.cancelled() => break,
                 pulled = self.puller.next(), if interrupted.is_none() => match pulled {
-                    Ok(Some(message)) => self.take(message).await,
+                    Ok(Some(message)) => if self.take(message).await.is_break() {
+                        stop.cancel();
+                        halt.cancel();
+                    },
                     Ok(None) => {}
                     Err(error) => self.interrupt(&error),
                 },
@@ -169,15 +194,20 @@ impl Source {
         }
     }
 
-    async fn take(&mut self, message: Pulled) {
+    async fn take(&mut self, message: Pulled) -> ControlFlow<()> {
         let Some((delivery, arrival)) = Delivery::read(&self.bus, &self.subscriber, message) else {
             tracing::warn!(
                 subscriber = &*self.subscriber,
                 "a message from outside the consumer is ignored"
             );
-            return;
+            return ControlFlow::Continue(());
         };
         if let Some(order) = &mut self.order {
+            if order.was_reset(&arrival) {
+                self.tell_reset(arrival.at);
+                self.hands.reset();
+                return ControlFlow::Break(());
+            }
             if arrival.consumer_sequence != order.next {
                 let (wanted, found) = (order.next, arrival.consumer_sequence);
                 tracing::info!(
@@ -187,14 +217,24 @@ impl Source {
                     found,
                     "a delivery was lost on its way: the consumer begins again at its ack floor"
                 );
-                return self.begin_again().await;
+                self.begin_again().await;
+                return ControlFlow::Continue(());
             }
             order.next += 1;
         }
         self.pause = FIRST_PAUSE;
         self.seen = self.seen.max(arrival.at);
         let delivery = Arc::new(delivery);
-        match self.hands.take(arrival.at, arrival.stored_at, &delivery) {
+        let mut taken = self.hands.take(arrival.at, arrival.stored_at, &delivery);
+        if taken == Taken::Handled && self.was_reset(&arrival).await {
+            self.tell_reset(arrival.at);
+            self.hands.forget_handled();
+            (self.seen, self.floor) = (arrival.at, arrival.at.saturating_sub(1));
+            // What was asked before.
+            self.looks = JoinSet::new();
+            taken = Taken::New;
+        }
+        match taken {
             Taken::New => {
                 let hands = Arc::clone(&self.hands);
                 let is_suspect =
@@ -217,6 +257,42 @@ impl Source {
                 self.repeated.spawn(again);
             }
         }
+        ControlFlow::Continue(())
+    }
+
+    /// Whether what was answered comes again because somebody has reset the consumer, and not because it was made
+    /// anew: the server counts deliveries from one in both cases, and otherwise not.
+    async fn was_reset(&mut self, arrival: &Arrival) -> bool {
+        if self.order.is_some() || arrival.delivered != 1 || arrival.at <= self.again_to {
+            return false;
+        }
+        match self.bus.consumer_created(&self.consumer).await {
+            Ok(made) if made != self.made => {
+                self.note_made(made);
+                false
+            }
+            Ok(_) => true,
+            Err(error) => {
+                tracing::warn!(subscriber = &*self.subscriber, %error, "why an event comes again is not known: it is handled again");
+                true
+            }
+        }
+    }
+
+    fn note_made(&mut self, made: Option<String>) {
+        if made != self.made {
+            self.made = made;
+            self.again_to = self.hands.latest();
+        }
+    }
+
+    fn tell_reset(&self, sequence: u64) {
+        tracing::warn!(
+            subscriber = &*self.subscriber,
+            stream = self.consumer.stream,
+            sequence,
+            "the consumer was reset by somebody else: what comes from there on is handled, whatever was before"
+        );
     }
 
     /// Should the consumer be deleted, it begins again at the floor.
@@ -280,6 +356,8 @@ impl Source {
             Start::Beginning
         };
         self.bus.restore_consumer(&self.consumer, start).await?;
+        let made = self.bus.consumer_created(&self.consumer).await?;
+        self.note_made(made);
         if self.order.is_some() {
             self.rewind().await
         } else {
@@ -311,8 +389,8 @@ impl Source {
         // Closed, not dropped: what its pulls still got would be missing after the beginning.
         drop(before.close().await);
         self.hands.begin_again();
-        self.bus.reset_consumer(&self.consumer).await?;
-        self.order = Some(Order { next: 1 });
+        let from = self.bus.reset_consumer(&self.consumer, None).await?;
+        self.order = Some(Order { next: 1, from });
         Ok(())
     }
 

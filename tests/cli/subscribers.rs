@@ -179,6 +179,65 @@ async fn a_pause_holds_until_it_is_resumed_or_over() {
 }
 
 #[tokio::test]
+async fn a_reset_tells_first_what_comes_again() {
+    let world = World::start(Store::Sqlite).await;
+    let service = Service::start(&world).await;
+    for count in 1..=4 {
+        service.publish().await;
+        service.handles(count).await;
+    }
+    let to = |place, more| ["subscribers", "reset", "counts", "--to", place, more];
+    let said = world.ok(&to("2", "--dry-run")).await;
+    for expected in [
+        "  place     from sequence 5 to 2",
+        "  events    3 again, stored from ",
+        "  name      3 user.counted",
+        "tidings replay start counts",
+        "nothing is changed",
+    ] {
+        assert!(said.contains(expected), "{expected} is not in\n{said}");
+    }
+    let args = ["subscribers", "reset", "counts", "--to", "2"];
+    let refused = world.refused(2, &args).await;
+    assert!(refused.contains("nobody to ask"), "{refused}");
+    assert!(refused.contains("--yes"), "{refused}");
+    assert_eq!(service.handled.load(SeqCst), 4);
+
+    let said = world.ok(&to("2", "--yes")).await;
+    assert!(said.ends_with("counts is reset\n"), "{said}");
+    service.handles(7).await;
+    let args = ["--json", "--yes"].map(|more| more.to_owned());
+    let mut args: Vec<&str> = args.iter().map(String::as_str).collect();
+    args.splice(0..0, ["subscribers", "reset", "counts", "--to", "beginning"]);
+    let done = world.json(&args).await.remove(0);
+    assert_eq!((&done["done"], &done["again"]), (&true.into(), &4.into()));
+    assert_eq!(done["streams"][0]["names"]["user.counted"], 4);
+    service.handles(11).await;
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_reset_to_nowhere_is_refused() {
+    let world = World::start(Store::Sqlite).await;
+    let service = Service::start(&world).await;
+    service.publish().await;
+    let refused = async |code, more: &[&str]| {
+        let args = [&["subscribers", "reset", "counts", "--yes"], more].concat();
+        world.refused(code, &args).await
+    };
+    let said = refused(2, &["--to", "3"]).await;
+    assert!(said.contains("EVENTS ends with sequence 1"), "{said}");
+    let said = refused(2, &["--to", "now", "--stream", "USERS"]).await;
+    assert!(said.contains("try: --stream EVENTS"), "{said}");
+    let said = refused(2, &["--to", "yesterday"]).await;
+    assert!(said.contains("write 2h, "), "{said}");
+    let args = ["subscribers", "reset", "nobody", "--to", "1", "--yes"];
+    let said = world.refused(1, &args).await;
+    assert!(said.contains("there is no subscriber nobody"), "{said}");
+    service.stop().await;
+}
+
+#[tokio::test]
 async fn what_cannot_be_done_says_why_and_what_to_do() {
     let world = World::start(Store::Sqlite).await;
     let said = world.refused(1, &["subscribers", "show", "nobody"]).await;

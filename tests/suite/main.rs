@@ -31,6 +31,7 @@ mod refusals;
 mod refused;
 mod replay_requests;
 mod replicas;
+mod resets;
 mod resume;
 mod retries;
 mod roles;

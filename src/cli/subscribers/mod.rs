@@ -1,8 +1,9 @@
-//! `tidings subscribers`: how subscribers do, and pausing them. One file an action.
+//! `tidings subscribers`: how subscribers do, pausing and resetting them. One file an action.
 
 mod list;
 mod narrow;
 mod pause;
+mod reset;
 mod show;
 
 use chrono::{DateTime, Datelike, SecondsFormat, Utc};
@@ -31,6 +32,12 @@ enum Action {
     Pause(pause::Pause),
     /// End the pause of one
     Resume(pause::Resume),
+    /// Take one to another place of its streams: back, so that it gets events again, or on, so that it skips some
+    ///
+    /// Says first what is delivered again or skipped, and asks. What its replicas have in hand they end; an ordered one
+    /// lets it go and begins at the place. Retries that wait keep their time. Handlers whose effect happens once do not
+    /// handle again what their inbox remembers: `tidings replay start` has them do so. Needs nats-server 2.14.
+    Reset(reset::Reset),
     /// Have one no longer get the events that none of its running replicas handles
     ///
     /// A worker never does this by itself, because an older one that starts would have the events of a newer one
@@ -45,6 +52,7 @@ impl SubscribersCommand {
             Action::Show(action) => action.run(config).await,
             Action::Pause(action) => action.run(config).await,
             Action::Resume(action) => action.run(config).await,
+            Action::Reset(action) => action.run(config).await,
             Action::Narrow(action) => action.run(config).await,
         }
     }

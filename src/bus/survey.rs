@@ -1,0 +1,59 @@
+//! How much of a stream lies between two places, by name. Never says what that means.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+
+use super::{Bus, BusError, Reader, ReaderError, Start};
+
+/// What lies between two places of a stream.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Survey {
+    /// How many events, by their names.
+    pub(crate) names: BTreeMap<String, u64>,
+    /// When the first and the last one were stored.
+    pub(crate) first_at: Option<DateTime<Utc>>,
+    pub(crate) last_at: Option<DateTime<Utc>>,
+}
+
+impl Bus {
+    /// What lies between two sequences, both included; only what these subjects cover.
+    pub(crate) async fn survey(
+        &self,
+        stream: &str,
+        subjects: &[String],
+        (first, last): (u64, u64),
+    ) -> Result<Survey, ReaderError> {
+        let mut survey = Survey::default();
+        if first > last {
+            return Ok(survey);
+        }
+        let start = Start::Sequence(first);
+        let mut reader = Reader::open(self, stream, subjects.to_vec(), start, true).await?;
+        while let Some((message, place)) = reader.next_up_to(last).await? {
+            *survey.names.entry(message.subject.to_string()).or_default() += 1;
+            survey.first_at.get_or_insert(place.stored_at);
+            survey.last_at = Some(place.stored_at);
+        }
+        Ok(survey)
+    }
+
+    /// The last sequence of a stream; 0 when it is empty, or not there.
+    pub(crate) async fn last_sequence(&self, stream: &str) -> Result<u64, BusError> {
+        let info = self.stream_info(stream).await?;
+        Ok(info.map_or(0, |info| info.state.last_seq))
+    }
+
+    /// The sequence of the first event that was stored at or after a time, if there is one.
+    pub(crate) async fn first_since(
+        &self,
+        stream: &str,
+        subjects: &[String],
+        time: DateTime<Utc>,
+    ) -> Result<Option<u64>, ReaderError> {
+        let start = Start::Time(time);
+        let mut reader = Reader::open(self, stream, subjects.to_vec(), start, true).await?;
+        let first = reader.next_up_to(u64::MAX).await?;
+        Ok(first.map(|(_, place)| place.sequence))
+    }
+}

@@ -1,0 +1,127 @@
+//! `tidings subscribers reset`: taking one to another place of its streams. Never without saying what that means.
+
+use std::io::{self, BufRead, IsTerminal};
+
+use clap::Args;
+use serde_json::json;
+use tidings::{Start, StreamReset, SubscriberReset, Subscribers};
+
+use super::time;
+use crate::{
+    cli::{
+        connect, output, place,
+        report::{Exit, Outcome, Report},
+    },
+    config::Config,
+};
+
+#[derive(Args)]
+pub(super) struct Reset {
+    /// The subscriber
+    name: String,
+    /// Where it is to begin: with what was stored since 2h or TIME, at a sequence, at the beginning, or behind the last
+    /// event (now)
+    #[arg(long, value_name = "2h|TIME|SEQ|beginning|now", value_parser = place::parse)]
+    to: Start,
+    /// Only in this stream
+    #[arg(long)]
+    stream: Option<String>,
+    /// Only print what would be delivered again or skipped
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl Reset {
+    pub(super) async fn run(&self, config: &Config) -> Outcome {
+        let is_asked = !self.dry_run && !self.yes;
+        if is_asked && (self.json || !io::stdin().is_terminal()) {
+            let what = "there is nobody to ask whether that is meant";
+            return Err(Report::new(Exit::Usage, what)
+                .cure("--dry-run, which tells what would happen, then --yes"));
+        }
+        let bus = connect(config).await?;
+        let subscribers = Subscribers::over(&bus);
+        let stream = self.stream.as_deref();
+        let plan = subscribers.plan_reset(&self.name, self.to, stream).await?;
+        if !self.json {
+            preview(&plan)?;
+        }
+        let is_done = !self.dry_run && (!is_asked || is_meant());
+        if is_done {
+            subscribers.reset(&plan).await?;
+        }
+        if self.json {
+            let answer = json!({
+                "subscriber": plan.subscriber,
+                "done": is_done,
+                "again": plan.again(),
+                "skipped": plan.skipped(),
+                "streams": plan.streams,
+            });
+            return Ok(output::json(&answer)?);
+        }
+        let name = &self.name;
+        Ok(output::line(match is_done {
+            true => format!("{name} is reset"),
+            false => "nothing is changed".to_owned(),
+        })?)
+    }
+}
+
+fn preview(plan: &SubscriberReset) -> Outcome {
+    let mut rows = vec![["subscriber".to_owned(), output::printable(&plan.subscriber)]];
+    for stream in &plan.streams {
+        add_stream(&mut rows, stream);
+    }
+    output::table(&rows)?;
+    let name = &plan.subscriber;
+    if plan.again() > 0 {
+        output::line(format!(
+            "handlers that handle an event once (.on_once) find in the inbox what they have handled, and do not \
+             handle it again: for those, tidings replay start {name}"
+        ))?;
+    }
+    if plan.skipped() > 0 {
+        output::line("what is skipped is never delivered, unless it is reset again or replayed")?;
+    }
+    Ok(())
+}
+
+fn add_stream(rows: &mut Vec<[String; 2]>, reset: &StreamReset) {
+    let mut add = |what: &str, text: String| rows.push([what.to_owned(), output::printable(&text)]);
+    let StreamReset { from, to, .. } = reset;
+    add("stream", reset.stream.clone());
+    add("  place", format!("from sequence {from} to {to}"));
+    let when = match (reset.first_at, reset.last_at) {
+        (Some(first), Some(last)) => format!(", stored from {} to {}", time(first), time(last)),
+        _ => String::new(),
+    };
+    match (reset.again, reset.skipped) {
+        (0, 0) => add("  events", "none again, none skipped".to_owned()),
+        (0, skipped) => add("  events", format!("{skipped} skipped{when}")),
+        (again, _) => add("  events", format!("{again} again{when}")),
+    }
+    for (name, count) in &reset.names {
+        add("  name", format!("{count} {name}"));
+    }
+    if reset.unanswered > 0 {
+        let count = reset.unanswered;
+        let text = format!(
+            "{count}: in hand, or lost with their process, and then delivered again from there on only"
+        );
+        add("  unanswered", text);
+    }
+}
+
+fn is_meant() -> bool {
+    eprint!("reset? [y/N] ");
+    let mut answer = String::new();
+    let read = io::stdin().lock().read_line(&mut answer);
+    read.is_ok() && matches!(answer.trim(), "y" | "yes")
+}

@@ -1,0 +1,198 @@
+//! Taking a subscriber to another place of its streams: what that would deliver again or skip, and doing it. Never
+//! touches the retries, and never makes or deletes a consumer.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use super::{Subscribers, SubscribersError};
+use crate::{
+    bus::{BusError, ConsumerSpec, Durable, filters, streams::retry_subject},
+    start::Start,
+    worker,
+};
+
+/// What a reset of a subscriber would do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct SubscriberReset {
+    /// The subscriber.
+    pub subscriber: String,
+    /// What becomes of each of its streams.
+    pub streams: Vec<StreamReset>,
+}
+
+/// What a reset of one consumer would do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct StreamReset {
+    /// The stream.
+    pub stream: String,
+    /// The sequence that the consumer would deliver next, or that of a later event.
+    pub from: u64,
+    /// The sequence with which it begins after the reset.
+    pub to: u64,
+    /// How many events are delivered again.
+    pub again: u64,
+    /// How many events are never delivered.
+    pub skipped: u64,
+    /// How many deliveries are not answered now: what is in hand, or was lost with its process.
+    pub unanswered: u64,
+    /// What is delivered again or skipped, by name.
+    pub names: BTreeMap<String, u64>,
+    /// When the first of them was stored.
+    pub first_at: Option<DateTime<Utc>>,
+    /// When the last of them was stored.
+    pub last_at: Option<DateTime<Utc>>,
+}
+
+impl Subscribers {
+    /// What [`Subscribers::reset`] would do; with a stream, in that one only. Reads what lies between, without
+    /// payloads. [`Start::New`] and a time that is to come mean behind the last event that is there now.
+    ///
+    /// # Errors
+    /// As [`Subscribers::find`]; [`SubscribersError::WhichStream`], [`SubscribersError::NotItsStream`],
+    /// [`SubscribersError::BehindTheEnd`] and [`SubscribersError::BeforeItsStart`] when it cannot be taken there.
+    pub async fn plan_reset(
+        &self,
+        name: &str,
+        to: Start,
+        stream: Option<&str>,
+    ) -> Result<SubscriberReset, SubscribersError> {
+        let mut durables = self.durables(name).await?;
+        let retries = retry_subject(name, ">");
+        durables.retain(|durable| !durable.takes_only(&retries));
+        let names = durables.iter().map(|durable| durable.stream.clone());
+        let names: Vec<String> = names.collect();
+        if let Some(stream) = stream {
+            durables.retain(|durable| durable.stream == stream);
+            if durables.is_empty() {
+                return Err(SubscribersError::NotItsStream {
+                    name: name.to_owned(),
+                    stream: stream.to_owned(),
+                    streams: names,
+                });
+            }
+        } else if names.len() > 1 && matches!(to, Start::Sequence(_)) {
+            return Err(SubscribersError::WhichStream {
+                name: name.to_owned(),
+                streams: names,
+            });
+        }
+        let mut streams = Vec::new();
+        for durable in durables {
+            streams.push(self.plan_of(&durable, to).await?);
+        }
+        Ok(SubscriberReset {
+            subscriber: name.to_owned(),
+            streams,
+        })
+    }
+
+    /// Takes a subscriber to another place: it gets everything from there on again, handled or not, and nothing from
+    /// before. What its replicas have in hand they end, unless it is ordered: then they let it go, and begin there.
+    /// Retries that wait keep their time. A handler whose effect happens once finds in the inbox what it has handled,
+    /// and does not handle it again. Needs nats-server 2.14.
+    ///
+    /// # Errors
+    /// [`SubscribersError::BeforeItsStart`] when the server takes it there not; [`SubscribersError::Partly`] when
+    /// some of its streams are done, and the same again goes on; else [`SubscribersError::Bus`].
+    pub async fn reset(&self, reset: &SubscriberReset) -> Result<(), SubscribersError> {
+        let mut done = Vec::new();
+        for one in &reset.streams {
+            match self.reset_one(&reset.subscriber, one).await {
+                Ok(()) => done.push(one.stream.clone()),
+                Err(SubscribersError::Bus(source)) if !done.is_empty() => {
+                    return Err(SubscribersError::Partly {
+                        name: reset.subscriber.clone(),
+                        done,
+                        source,
+                    });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    async fn plan_of(&self, durable: &Durable, to: Start) -> Result<StreamReset, SubscribersError> {
+        let stream = &durable.stream;
+        let subjects = filters(&durable.config);
+        let end = self.bus.last_sequence(stream).await? + 1;
+        let to = match to {
+            Start::Beginning => 1,
+            Start::New => end,
+            Start::Sequence(sequence) => sequence.max(1),
+            Start::Time(time) => {
+                let first = self.bus.first_since(stream, &subjects, time).await?;
+                first.unwrap_or(end)
+            }
+        };
+        if to > end {
+            return Err(SubscribersError::BehindTheEnd {
+                stream: stream.clone(),
+                sequence: to,
+                last: end - 1,
+            });
+        }
+        if durable.earliest().is_none_or(|earliest| to < earliest) {
+            return Err(before_its_start(&durable.name, stream));
+        }
+        let from = durable.delivered() + 1;
+        let between = (from.min(to), from.max(to) - 1);
+        let survey = self.bus.survey(stream, &subjects, between).await?;
+        let events = survey.names.values().sum();
+        let (again, skipped) = if to < from { (events, 0) } else { (0, events) };
+        Ok(StreamReset {
+            stream: stream.clone(),
+            from,
+            to,
+            again,
+            skipped,
+            unanswered: durable.num_ack_pending,
+            names: survey.names,
+            first_at: survey.first_at,
+            last_at: survey.last_at,
+        })
+    }
+
+    async fn reset_one(&self, name: &str, reset: &StreamReset) -> Result<(), SubscribersError> {
+        const NOT_ALLOWED: u64 = 10204;
+        let stream = &reset.stream;
+        let spec = ConsumerSpec {
+            stream: stream.clone(),
+            durable: name.to_owned(),
+            subjects: Vec::new(),
+        };
+        worker::forget_handled(&self.bus, name, stream).await?;
+        match self.bus.reset_consumer(&spec, Some(reset.to)).await {
+            Ok(_) => Ok(()),
+            Err(BusError::Api {
+                code: NOT_ALLOWED, ..
+            }) => Err(before_its_start(name, stream)),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl SubscriberReset {
+    /// How many events are delivered again, of all streams.
+    #[must_use]
+    pub fn again(&self) -> u64 {
+        self.streams.iter().map(|one| one.again).sum()
+    }
+
+    /// How many events are never delivered, of all streams.
+    #[must_use]
+    pub fn skipped(&self) -> u64 {
+        self.streams.iter().map(|one| one.skipped).sum()
+    }
+}
+
+fn before_its_start(name: &str, stream: &str) -> SubscribersError {
+    SubscribersError::BeforeItsStart {
+        name: name.to_owned(),
+        stream: stream.to_owned(),
+    }
+}

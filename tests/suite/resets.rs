@@ -1,0 +1,310 @@
+//! A subscriber that somebody takes to another place gets what lies from there on, handled or not.
+
+use std::{sync::Arc, time::Duration};
+
+use async_nats::jetstream;
+use tidings::{
+    Context, EventPublisher, EventSubscriber, Failure, InboxTransaction, Pattern, Retry, Start,
+    StreamSpec, SubscriberReset, Subscribers, SubscribersError, Worker, WorkerError,
+};
+use tokio::sync::Semaphore;
+
+use crate::{
+    both,
+    support::{Counted, Database, Noted, Running, User, World, eventually},
+};
+
+type Sqlite = sqlx::Sqlite;
+
+const NAME: &str = "rewound";
+
+/// What handlers note; those of `stuck` wait for a permit once they have.
+#[derive(Clone)]
+struct App {
+    noted: Noted,
+    open: Arc<Semaphore>,
+}
+
+impl App {
+    fn new() -> Self {
+        Self {
+            noted: Noted::default(),
+            open: Arc::new(Semaphore::new(0)),
+        }
+    }
+
+    /// What was handled of it, in that order.
+    fn of(&self, id: &str) -> Vec<String> {
+        let mut all = self.noted.all();
+        all.retain(|note| note.starts_with(id));
+        all
+    }
+}
+
+async fn note(user: User, cx: Context<App>) -> Result<(), Failure> {
+    cx.state()
+        .noted
+        .note(user.email.replace("@example.org", ""));
+    match &*user.id {
+        "failing" => Err(Failure::retry("it always fails")),
+        "stuck" => {
+            let _ = cx.state().open.acquire().await;
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn subscriber() -> EventSubscriber<App> {
+    let hour = Duration::from_secs(3600);
+    let retry = Retry::exponential(hour, hour).attempts(3);
+    EventSubscriber::durable(NAME).on(note).retry(retry)
+}
+
+fn run<DB: Database>(
+    world: &World<DB>,
+    app: &App,
+    subscriber: EventSubscriber<App>,
+) -> Running<WorkerError> {
+    world.run(Worker::new(world.bus.clone(), app.clone()).subscribe(subscriber))
+}
+
+/// Publishes the n-th event of a key.
+async fn publish<DB: Database>(world: &World<DB>, key: &str, n: u32) {
+    let user = User {
+        id: key.to_owned(),
+        email: format!("{key}-{n}@example.org"),
+    };
+    let publisher = EventPublisher::new(&world.bus);
+    publisher.publish(&user).await.unwrap();
+}
+
+async fn publish_many<DB: Database>(world: &World<DB>, key: &str, count: u32) {
+    for n in 1..=count {
+        publish(world, key, n).await;
+    }
+}
+
+async fn reset<DB: Database>(world: &World<DB>, to: Start) -> SubscriberReset {
+    let subscribers = Subscribers::over(&world.bus);
+    let plan = subscribers.plan_reset(NAME, to, None).await.unwrap();
+    subscribers.reset(&plan).await.unwrap();
+    plan
+}
+
+/// Waits until everything that was published is handled and acknowledged.
+async fn is_idle<DB: Database>(world: &World<DB>) {
+    eventually("all is acknowledged", || async {
+        let found = Subscribers::over(&world.bus).find(NAME).await.unwrap();
+        found.pending() == 0 && found.unanswered() == 0
+    })
+    .await;
+}
+
+fn ids(key: &str, numbers: impl IntoIterator<Item = u32>) -> Vec<String> {
+    let numbers = numbers.into_iter();
+    numbers.map(|n| format!("{key}-{n}")).collect()
+}
+
+async fn what_this_process_has_handled_is_handled_again(subscriber: EventSubscriber<App>) {
+    let world = World::<Sqlite>::start().await;
+    let app = App::new();
+    let running = run(&world, &app, subscriber);
+    // The first one keeps the floor down, so that the process remembers the others.
+    publish(&world, "stuck", 0).await;
+    publish_many(&world, "a", 5).await;
+    app.noted.reach(6).await;
+    let plan = reset(&world, Start::Sequence(3)).await;
+    assert_eq!((plan.again(), plan.skipped()), (4, 0));
+    eventually("it is handled again", || async { app.of("a").len() >= 9 }).await;
+    app.open.close();
+    is_idle(&world).await;
+    running.stop().await.unwrap();
+    let mut handled = app.of("a");
+    handled[5..].sort();
+    assert_eq!(handled[5..], ids("a", 2..=5));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_this_process_has_handled_is_handled_again_without_order() {
+    what_this_process_has_handled_is_handled_again(subscriber()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_this_process_has_handled_is_handled_again_in_order() {
+    what_this_process_has_handled_is_handled_again(subscriber().ordered_by_key()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_replicas_share_what_comes_again() {
+    let world = World::<Sqlite>::start().await;
+    let app = App::new();
+    let (one, other) = (
+        run(&world, &app, subscriber()),
+        run(&world, &app, subscriber()),
+    );
+    publish(&world, "stuck", 0).await;
+    publish_many(&world, "a", 60).await;
+    app.noted.reach(61).await;
+    reset(&world, Start::Beginning).await;
+    app.open.close();
+    eventually("all of it again", || async {
+        ids("a", 1..=60)
+            .iter()
+            .all(|id| app.noted.all().iter().filter(|note| *note == id).count() >= 2)
+    })
+    .await;
+    is_idle(&world).await;
+    one.stop().await.unwrap();
+    other.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_order_what_is_in_hand_comes_again_behind_what_is_older() {
+    let world = World::<Sqlite>::start().await;
+    let app = App::new();
+    let running = run(&world, &app, subscriber().ordered_by_key());
+    app.open.add_permits(1000);
+    publish_many(&world, "stuck", 4).await;
+    app.noted.reach(4).await;
+    app.open.forget_permits(1000);
+    publish_many(&world, "stuck", 1).await;
+    app.noted.reach(5).await;
+    // The fifth runs, and waits.
+    reset(&world, Start::Sequence(2)).await;
+    app.noted.reach(6).await;
+    app.open.close();
+    is_idle(&world).await;
+    running.stop().await.unwrap();
+    let handled = app.of("stuck");
+    assert_eq!(handled[5..], ids("stuck", [2, 3, 4, 1]), "{handled:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_replica_has_told_its_successor_is_handled_again() {
+    let world = World::<Sqlite>::start().await;
+    let app = App::new();
+    let running = run(&world, &app, subscriber().ordered_by_key());
+    publish(&world, "failing", 0).await;
+    publish_many(&world, "a", 3).await;
+    app.noted.reach(4).await;
+    running.stop().await.unwrap();
+    reset(&world, Start::Beginning).await;
+    let running = run(&world, &app, subscriber().ordered_by_key());
+    eventually("they come again", || async { app.of("a").len() == 6 }).await;
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_skipped_is_never_delivered() {
+    let world = World::<Sqlite>::start().await;
+    let app = App::new();
+    let running = run(&world, &app, subscriber().ordered_by_key());
+    publish(&world, "a", 0).await;
+    app.noted.reach(1).await;
+    running.stop().await.unwrap();
+    publish_many(&world, "a", 4).await;
+    let plan = reset(&world, Start::New).await;
+    assert_eq!((plan.again(), plan.skipped()), (0, 4));
+    let one = &plan.streams[0];
+    assert_eq!((one.from, one.to, one.names["user.created"]), (2, 6, 4));
+    assert!(one.first_at < one.last_at);
+    let running = run(&world, &app, subscriber().ordered_by_key());
+    publish(&world, "a", 5).await;
+    app.noted.reach(2).await;
+    running.stop().await.unwrap();
+    assert_eq!(app.noted.all(), ids("a", [0, 5]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_durable_that_is_only_made_anew_brings_nothing_again_that_was_answered() {
+    let world = World::<Sqlite>::start().await;
+    let app = App::new();
+    let running = run(&world, &app, subscriber());
+    publish(&world, "stuck", 0).await;
+    publish_many(&world, "a", 5).await;
+    app.noted.reach(6).await;
+    let client = async_nats::connect(world.nats.url()).await.unwrap();
+    let stream = jetstream::new(client).get_stream("EVENTS").await.unwrap();
+    stream.delete_consumer(NAME).await.unwrap();
+    publish(&world, "a", 6).await;
+    app.noted.reach(7).await;
+    app.open.close();
+    is_idle(&world).await;
+    running.stop().await.unwrap();
+    let mut handled = app.of("a");
+    handled.sort();
+    assert_eq!(handled, ids("a", 1..=6));
+}
+
+async fn an_effect_that_happens_once_happens_not_again<DB: Database>(world: World<DB>) {
+    async fn once<DB: Database>(
+        user: User,
+        _: InboxTransaction<DB>,
+        cx: Context<Noted>,
+    ) -> Result<(), Failure> {
+        cx.state().note(user.id);
+        Ok(())
+    }
+    let noted = Noted::default();
+    let subscriber = EventSubscriber::durable(NAME).on_once(&world.outbox, once::<DB>);
+    let running = world.run(Worker::new(world.bus.clone(), noted.clone()).subscribe(subscriber));
+    publish_many(&world, "a", 3).await;
+    noted.reach(3).await;
+    is_idle(&world).await;
+    reset(&world, Start::Beginning).await;
+    publish(&world, "a", 4).await;
+    noted.reach(4).await;
+    is_idle(&world).await;
+    running.stop().await.unwrap();
+    assert_eq!(noted.len(), 4);
+}
+
+both!(an_effect_that_happens_once_happens_not_again);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_place_that_there_is_not_is_refused() {
+    async fn count(_: Counted, _: Context<App>) -> Result<(), Failure> {
+        Ok(())
+    }
+    let world = World::<Sqlite>::start().await;
+    let users = StreamSpec::new("EVENTS", [Pattern::parse("user.>").unwrap()]);
+    let counts = StreamSpec::new("COUNTS", [Pattern::parse("count.>").unwrap()]);
+    world.bus.apply_stream(&users.unwrap()).await.unwrap();
+    world.bus.apply_stream(&counts.unwrap()).await.unwrap();
+    publish_many(&world, "a", 3).await;
+    let app = App::new();
+    let running = run(&world, &app, subscriber().on(count).start(Start::New));
+    eventually("the consumers are there", || async {
+        let found = Subscribers::over(&world.bus).find(NAME).await;
+        found.is_ok_and(|found| found.consumers.len() == 3)
+    })
+    .await;
+    let subscribers = Subscribers::over(&world.bus);
+    let plan = async |to, stream| subscribers.plan_reset(NAME, to, stream).await;
+    let of_two = plan(Start::Sequence(1), None).await;
+    assert!(matches!(of_two, Err(SubscribersError::WhichStream { .. })));
+    let of_none = plan(Start::New, Some("OTHERS")).await;
+    assert!(matches!(
+        of_none,
+        Err(SubscribersError::NotItsStream { .. })
+    ));
+    let of_retries = plan(Start::New, Some("RETRIES")).await;
+    assert!(matches!(
+        of_retries,
+        Err(SubscribersError::NotItsStream { .. })
+    ));
+    let behind = plan(Start::Sequence(5), Some("EVENTS")).await;
+    assert!(matches!(
+        behind,
+        Err(SubscribersError::BehindTheEnd { last: 3, .. })
+    ));
+    let before = plan(Start::Sequence(3), Some("EVENTS")).await;
+    assert!(matches!(
+        before,
+        Err(SubscribersError::BeforeItsStart { .. })
+    ));
+    let at_its_start = plan(Start::Sequence(4), Some("EVENTS")).await;
+    assert_eq!(at_its_start.unwrap().streams.len(), 1);
+    running.stop().await.unwrap();
+}
