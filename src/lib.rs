@@ -91,8 +91,8 @@ pub use retry::Retry;
 pub use start::Start;
 pub use subscriber::{EventSubscriber, Exhausted, SubscriberError};
 pub use subscribers::{
-    ConsumerDrift, StreamReset, SubscriberConsumer, SubscriberReset, SubscriberState, Subscribers,
-    SubscribersError,
+    ConsumerDrift, ResetError, StreamReset, SubscriberConsumer, SubscriberReset, SubscriberState,
+    Subscribers, SubscribersError,
 };
 pub use tidings_contract::{
     Envelope, EnvelopeError, EventId, HeaderError, Headers, IntoEnvelope, Name, NameError, Pattern,

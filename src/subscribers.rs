@@ -25,13 +25,11 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::{
-    bus::{
-        Bus, BusError, ConsumerSpec, Durable, ReaderError, drift, filters, streams::retry_subject,
-    },
+    bus::{Bus, BusError, ConsumerSpec, Durable, drift, filters, streams::retry_subject},
     replica::{Replica, status_subject},
 };
 
-pub use reset::{StreamReset, SubscriberReset};
+pub use reset::{ResetError, StreamReset, SubscriberReset};
 
 /// A pause that nobody set an end to; 2200-01-01, because the server counts in nanoseconds.
 const FOREVER: i64 = 7_258_118_400;
@@ -114,47 +112,6 @@ pub enum SubscribersError {
         /// The name.
         name: String,
     },
-    /// It reads several streams, and a sequence is a place in one.
-    #[error("{name} reads {}: a sequence is a place in one of them", streams.join(" and "))]
-    WhichStream {
-        /// The name.
-        name: String,
-        /// Its streams.
-        streams: Vec<String>,
-    },
-    /// It does not read this stream.
-    #[error("{name} does not read {stream}: it reads {}", streams.join(" and "))]
-    NotItsStream {
-        /// The name.
-        name: String,
-        /// The stream.
-        stream: String,
-        /// Those that it reads.
-        streams: Vec<String>,
-    },
-    /// The stream does not go that far.
-    #[error("{stream} ends with sequence {last}: there is no {sequence}")]
-    BehindTheEnd {
-        /// The stream.
-        stream: String,
-        /// What was asked for.
-        sequence: u64,
-        /// Its last one.
-        last: u64,
-    },
-    /// The server takes no durable to before the place where it was made to begin.
-    #[error(
-        "the durable {name} of {stream} was made to begin later: the server does not take it to before that"
-    )]
-    BeforeItsStart {
-        /// The name.
-        name: String,
-        /// The stream.
-        stream: String,
-    },
-    /// A stream cannot be read.
-    #[error(transparent)]
-    Read(#[from] ReaderError),
     /// Some of its consumers are as was asked for, and then NATS did not answer, or refused.
     #[error("of the consumers of {name} only those of {done:?} are done")]
     Partly {

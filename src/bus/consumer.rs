@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use chrono::Utc;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tidings_contract::Name;
@@ -196,15 +195,16 @@ impl Bus {
     }
 
     /// A place up to the end of the stream: the server would deliver nothing until a sequence behind it is there.
-    /// The end is a sequence too, because a consumer that begins with what is new cannot be reset to an event.
+    /// The end is a sequence too, because a consumer that begins with what is new cannot be reset to an event; and
+    /// so is a time, because with several names nats-server 2.15.1 begins behind it.
     async fn within_stream(&self, spec: &ConsumerSpec, at: Start) -> Result<Start, BusError> {
-        let is_past = match at {
-            Start::Beginning | Start::Sequence(0 | 1) => true,
-            Start::Time(time) => time < Utc::now(),
-            Start::Sequence(_) | Start::New => false,
-        };
-        if is_past {
-            return Ok(at);
+        match at {
+            Start::Beginning | Start::Sequence(0 | 1) => return Ok(at),
+            Start::Time(time) => {
+                let sequence = self.sequence_at(&spec.stream, time).await?;
+                return Ok(Start::Sequence(sequence));
+            }
+            Start::Sequence(_) | Start::New => {}
         }
         let Some(info) = self.stream_info(&spec.stream).await? else {
             return Ok(at);

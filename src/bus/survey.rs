@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 
-use super::{Bus, BusError, Reader, ReaderError, Start};
+use super::{Bus, Reader, ReaderError, Start};
 
 /// What lies between two places of a stream.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -36,24 +36,5 @@ impl Bus {
             survey.last_at = Some(place.stored_at);
         }
         Ok(survey)
-    }
-
-    /// The last sequence of a stream; 0 when it is empty, or not there.
-    pub(crate) async fn last_sequence(&self, stream: &str) -> Result<u64, BusError> {
-        let info = self.stream_info(stream).await?;
-        Ok(info.map_or(0, |info| info.state.last_seq))
-    }
-
-    /// The sequence of the first event that was stored at or after a time, if there is one.
-    pub(crate) async fn first_since(
-        &self,
-        stream: &str,
-        subjects: &[String],
-        time: DateTime<Utc>,
-    ) -> Result<Option<u64>, ReaderError> {
-        let start = Start::Time(time);
-        let mut reader = Reader::open(self, stream, subjects.to_vec(), start, true).await?;
-        let first = reader.next_up_to(u64::MAX).await?;
-        Ok(first.map(|(_, place)| place.sequence))
     }
 }

@@ -89,11 +89,19 @@ impl Reader {
         start: Start,
         headers_only: bool,
     ) -> Result<Self, ReaderError> {
-        let consumer = consumer(bus, stream, &subjects, start, headers_only).await;
-        let (puller, pending) = consumer.map_err(|source| ReaderError {
+        let failed = |source| ReaderError {
             stream: stream.to_owned(),
             source,
-        })?;
+        };
+        let start = match start {
+            // With several filters nats-server 2.15.1 begins behind the time.
+            Start::Time(time) if subjects.len() > 1 => {
+                Start::Sequence(bus.sequence_at(stream, time).await.map_err(failed)?)
+            }
+            start => start,
+        };
+        let consumer = consumer(bus, stream, &subjects, start, headers_only).await;
+        let (puller, pending) = consumer.map_err(failed)?;
         Ok(Self {
             bus: bus.clone(),
             stream: stream.to_owned(),

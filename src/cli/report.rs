@@ -5,7 +5,8 @@ use std::{error::Error, fmt, io, process::ExitCode};
 
 use tidings::{
     BusError, ConnectError, DeadLettersError, MigrateError, OutboxError, PublishError, ReaderError,
-    RebaseError, RelayError, SchemaError, SubscribersError, TraceError, VerifyError, WorkerError,
+    RebaseError, RelayError, ResetError, SchemaError, SubscribersError, TraceError, VerifyError,
+    WorkerError,
 };
 
 use super::database;
@@ -215,25 +216,9 @@ impl From<TraceError> for Report {
 
 impl From<SubscribersError> for Report {
     fn from(error: SubscribersError) -> Self {
-        let error = match error {
-            SubscribersError::Read(source) => return source.into(),
-            error => error,
-        };
         match &error {
             SubscribersError::Unknown { .. } => Self::of(Exit::Failed, &error)
                 .cure("tidings subscribers list, which lists those that there are"),
-            SubscribersError::WhichStream { streams, .. } => {
-                let cure = format!("--stream {}, or a time", streams.join(" or --stream "));
-                Self::of(Exit::Usage, &error).cure(cure)
-            }
-            SubscribersError::NotItsStream { streams, .. } => Self::of(Exit::Usage, &error)
-                .cure(format!("--stream {}", streams.join(" or --stream "))),
-            SubscribersError::BehindTheEnd { .. } => {
-                Self::of(Exit::Usage, &error).cure("now, which is behind its last event")
-            }
-            SubscribersError::BeforeItsStart { name, .. } => Self::of(Exit::Failed, &error).cure(
-                format!("tidings replay start {name}, which hands it what lies before that"),
-            ),
             SubscribersError::NoReplica { .. } => {
                 Self::of(Exit::Failed, &error).cure("start a worker that runs it")
             }
@@ -242,6 +227,30 @@ impl From<SubscribersError> for Report {
             }
             SubscribersError::Bus(source) => Self::of(exit_of(source), &error),
             _ => Self::of(Exit::Failed, &error),
+        }
+    }
+}
+
+impl From<ResetError> for Report {
+    fn from(error: ResetError) -> Self {
+        match &error {
+            ResetError::WhichStream { streams, .. } => {
+                let cure = format!("--stream {}, or a time", streams.join(" or --stream "));
+                Self::of(Exit::Usage, &error).cure(cure)
+            }
+            ResetError::NotItsStream { streams, .. } => Self::of(Exit::Usage, &error)
+                .cure(format!("--stream {}", streams.join(" or --stream "))),
+            ResetError::BehindTheEnd { .. } => {
+                Self::of(Exit::Usage, &error).cure("now, which is behind its last event")
+            }
+            ResetError::BeforeItsStart { name, .. } => Self::of(Exit::Failed, &error).cure(
+                format!("tidings replay start {name}, which hands it what lies before that"),
+            ),
+            _ => match error {
+                ResetError::Read(source) => source.into(),
+                ResetError::Subscribers(source) => source.into(),
+                other => Self::of(Exit::Failed, &other),
+            },
         }
     }
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{Subscribers, SubscribersError};
 use crate::{
-    bus::{BusError, ConsumerSpec, Durable, filters, streams::retry_subject},
+    bus::{BusError, ConsumerSpec, Durable, ReaderError, filters, streams::retry_subject},
     start::Start,
     worker,
 };
@@ -47,19 +47,74 @@ pub struct StreamReset {
     pub last_at: Option<DateTime<Utc>>,
 }
 
+/// Why a subscriber is not taken to another place.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ResetError {
+    /// It reads several streams, and a sequence is a place in one.
+    #[error("{name} reads {}: a sequence is a place in one of them", streams.join(" and "))]
+    WhichStream {
+        /// The name.
+        name: String,
+        /// Its streams.
+        streams: Vec<String>,
+    },
+    /// It does not read this stream.
+    #[error("{name} does not read {stream}: it reads {}", streams.join(" and "))]
+    NotItsStream {
+        /// The name.
+        name: String,
+        /// The stream.
+        stream: String,
+        /// Those that it reads.
+        streams: Vec<String>,
+    },
+    /// The stream does not go that far.
+    #[error("{stream} ends with sequence {last}: there is no {sequence}")]
+    BehindTheEnd {
+        /// The stream.
+        stream: String,
+        /// What was asked for.
+        sequence: u64,
+        /// Its last one.
+        last: u64,
+    },
+    /// The server takes no durable to before the place where it was made to begin.
+    #[error(
+        "the durable {name} of {stream} was made to begin later: the server does not take it to before that"
+    )]
+    BeforeItsStart {
+        /// The name.
+        name: String,
+        /// The stream.
+        stream: String,
+    },
+    /// A stream cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReaderError),
+    /// There is no such subscriber, or NATS does not answer, or refuses.
+    #[error(transparent)]
+    Subscribers(#[from] SubscribersError),
+}
+
+impl From<BusError> for ResetError {
+    fn from(error: BusError) -> Self {
+        Self::Subscribers(error.into())
+    }
+}
+
 impl Subscribers {
     /// What [`Subscribers::reset`] would do; with a stream, in that one only. Reads what lies between, without
     /// payloads. [`Start::New`] and a time that is to come mean behind the last event that is there now.
     ///
     /// # Errors
-    /// As [`Subscribers::find`]; [`SubscribersError::WhichStream`], [`SubscribersError::NotItsStream`],
-    /// [`SubscribersError::BehindTheEnd`] and [`SubscribersError::BeforeItsStart`] when it cannot be taken there.
+    /// [`ResetError`] names why it cannot be taken there.
     pub async fn plan_reset(
         &self,
         name: &str,
         to: Start,
         stream: Option<&str>,
-    ) -> Result<SubscriberReset, SubscribersError> {
+    ) -> Result<SubscriberReset, ResetError> {
         let mut durables = self.durables(name).await?;
         let retries = retry_subject(name, ">");
         durables.retain(|durable| !durable.takes_only(&retries));
@@ -68,14 +123,14 @@ impl Subscribers {
         if let Some(stream) = stream {
             durables.retain(|durable| durable.stream == stream);
             if durables.is_empty() {
-                return Err(SubscribersError::NotItsStream {
+                return Err(ResetError::NotItsStream {
                     name: name.to_owned(),
                     stream: stream.to_owned(),
                     streams: names,
                 });
             }
         } else if names.len() > 1 && matches!(to, Start::Sequence(_)) {
-            return Err(SubscribersError::WhichStream {
+            return Err(ResetError::WhichStream {
                 name: name.to_owned(),
                 streams: names,
             });
@@ -96,19 +151,16 @@ impl Subscribers {
     /// and does not handle it again. Needs nats-server 2.14.
     ///
     /// # Errors
-    /// [`SubscribersError::BeforeItsStart`] when the server takes it there not; [`SubscribersError::Partly`] when
+    /// [`ResetError::BeforeItsStart`] when the server takes it there not; [`SubscribersError::Partly`] when
     /// some of its streams are done, and the same again goes on; else [`SubscribersError::Bus`].
-    pub async fn reset(&self, reset: &SubscriberReset) -> Result<(), SubscribersError> {
+    pub async fn reset(&self, reset: &SubscriberReset) -> Result<(), ResetError> {
         let mut done = Vec::new();
         for one in &reset.streams {
             match self.reset_one(&reset.subscriber, one).await {
                 Ok(()) => done.push(one.stream.clone()),
-                Err(SubscribersError::Bus(source)) if !done.is_empty() => {
-                    return Err(SubscribersError::Partly {
-                        name: reset.subscriber.clone(),
-                        done,
-                        source,
-                    });
+                Err(ResetError::Subscribers(SubscribersError::Bus(source))) if !done.is_empty() => {
+                    let name = reset.subscriber.clone();
+                    return Err(SubscribersError::Partly { name, done, source }.into());
                 }
                 Err(error) => return Err(error),
             }
@@ -116,21 +168,19 @@ impl Subscribers {
         Ok(())
     }
 
-    async fn plan_of(&self, durable: &Durable, to: Start) -> Result<StreamReset, SubscribersError> {
+    async fn plan_of(&self, durable: &Durable, to: Start) -> Result<StreamReset, ResetError> {
         let stream = &durable.stream;
         let subjects = filters(&durable.config);
-        let end = self.bus.last_sequence(stream).await? + 1;
+        let part = self.bus.part(stream).await?;
+        let end = part.map_or(0, |part| part.last) + 1;
         let to = match to {
             Start::Beginning => 1,
             Start::New => end,
             Start::Sequence(sequence) => sequence.max(1),
-            Start::Time(time) => {
-                let first = self.bus.first_since(stream, &subjects, time).await?;
-                first.unwrap_or(end)
-            }
+            Start::Time(time) => self.bus.sequence_at(stream, time).await?.min(end),
         };
         if to > end {
-            return Err(SubscribersError::BehindTheEnd {
+            return Err(ResetError::BehindTheEnd {
                 stream: stream.clone(),
                 sequence: to,
                 last: end - 1,
@@ -157,7 +207,7 @@ impl Subscribers {
         })
     }
 
-    async fn reset_one(&self, name: &str, reset: &StreamReset) -> Result<(), SubscribersError> {
+    async fn reset_one(&self, name: &str, reset: &StreamReset) -> Result<(), ResetError> {
         const NOT_ALLOWED: u64 = 10204;
         let stream = &reset.stream;
         let spec = ConsumerSpec {
@@ -190,8 +240,8 @@ impl SubscriberReset {
     }
 }
 
-fn before_its_start(name: &str, stream: &str) -> SubscribersError {
-    SubscribersError::BeforeItsStart {
+fn before_its_start(name: &str, stream: &str) -> ResetError {
+    ResetError::BeforeItsStart {
         name: name.to_owned(),
         stream: stream.to_owned(),
     }

@@ -208,7 +208,10 @@ async fn a_reset_tells_first_what_comes_again() {
     service.handles(7).await;
     let args = ["--json", "--yes"].map(|more| more.to_owned());
     let mut args: Vec<&str> = args.iter().map(String::as_str).collect();
-    args.splice(0..0, ["subscribers", "reset", "counts", "--to", "beginning"]);
+    args.splice(
+        0..0,
+        ["subscribers", "reset", "counts", "--to", "beginning"],
+    );
     let done = world.json(&args).await.remove(0);
     assert_eq!((&done["done"], &done["again"]), (&true.into(), &4.into()));
     assert_eq!(done["streams"][0]["names"]["user.counted"], 4);

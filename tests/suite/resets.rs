@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use async_nats::jetstream;
 use tidings::{
-    Context, EventPublisher, EventSubscriber, Failure, InboxTransaction, Pattern, Retry, Start,
-    StreamSpec, SubscriberReset, Subscribers, SubscribersError, Worker, WorkerError,
+    Context, EventPublisher, EventSubscriber, Failure, InboxTransaction, Pattern, ResetError,
+    Retry, Start, StreamSpec, SubscriberReset, Subscribers, Worker, WorkerError,
 };
 use tokio::sync::Semaphore;
 
@@ -283,27 +283,18 @@ async fn a_place_that_there_is_not_is_refused() {
     let subscribers = Subscribers::over(&world.bus);
     let plan = async |to, stream| subscribers.plan_reset(NAME, to, stream).await;
     let of_two = plan(Start::Sequence(1), None).await;
-    assert!(matches!(of_two, Err(SubscribersError::WhichStream { .. })));
+    assert!(matches!(of_two, Err(ResetError::WhichStream { .. })));
     let of_none = plan(Start::New, Some("OTHERS")).await;
-    assert!(matches!(
-        of_none,
-        Err(SubscribersError::NotItsStream { .. })
-    ));
+    assert!(matches!(of_none, Err(ResetError::NotItsStream { .. })));
     let of_retries = plan(Start::New, Some("RETRIES")).await;
-    assert!(matches!(
-        of_retries,
-        Err(SubscribersError::NotItsStream { .. })
-    ));
+    assert!(matches!(of_retries, Err(ResetError::NotItsStream { .. })));
     let behind = plan(Start::Sequence(5), Some("EVENTS")).await;
     assert!(matches!(
         behind,
-        Err(SubscribersError::BehindTheEnd { last: 3, .. })
+        Err(ResetError::BehindTheEnd { last: 3, .. })
     ));
     let before = plan(Start::Sequence(3), Some("EVENTS")).await;
-    assert!(matches!(
-        before,
-        Err(SubscribersError::BeforeItsStart { .. })
-    ));
+    assert!(matches!(before, Err(ResetError::BeforeItsStart { .. })));
     let at_its_start = plan(Start::Sequence(4), Some("EVENTS")).await;
     assert_eq!(at_its_start.unwrap().streams.len(), 1);
     running.stop().await.unwrap();

@@ -91,6 +91,31 @@ async fn a_new_subscriber_begins_where_it_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_time_is_kept_with_several_names() {
+    async fn count(counted: Counted, cx: Context<Noted>) -> Result<(), Failure> {
+        cx.state().note(counted.key);
+        Ok(())
+    }
+    let world = World::<Sqlite>::start().await;
+    publish(&world, &["1", "2", "3"]).await;
+    let key = "4".to_owned();
+    let counted = Counted { key, count: 1 };
+    let publisher = EventPublisher::new(&world.bus);
+    publisher.publish(&counted).await.unwrap();
+    let second = Start::Time(stored_at(&world, 2).await);
+    let names = ["user.created", "count.raised"].map(|name| Pattern::parse(name).unwrap());
+    let mut reader = world.bus.read("EVENTS", &names, second).await.unwrap();
+    assert_eq!(reader.next().await.unwrap().sequence, 2);
+    let noted = Noted::default();
+    let running = run(&world, subscriber(second).on(count), &noted);
+    noted.reach(3).await;
+    running.stop().await.unwrap();
+    let mut all = noted.all();
+    all.sort();
+    assert_eq!(all, ["2", "3", "4"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_place_behind_the_end_is_the_next_event() {
     let world = World::<Sqlite>::start().await;
     publish(&world, &["1", "2"]).await;
