@@ -16,6 +16,7 @@ mod process;
 mod publish;
 mod reference;
 mod relay;
+mod replay;
 mod report;
 mod run;
 mod streams;
@@ -81,6 +82,8 @@ enum Command {
     Outbox(outbox::OutboxCommand),
     /// Look at what subscribers gave up, and give it back to them
     DeadLetters(dead_letters::DeadLettersCommand),
+    /// Have a subscriber handle events again: a part of its streams, at a rate, watched to its end
+    Replay(replay::ReplayCommand),
     /// See how subscribers do, pause, resume and reset them
     Subscribers(subscribers::SubscribersCommand),
     /// Tell where an event is: in the outbox, in a stream, at its subscribers
@@ -162,6 +165,7 @@ async fn run(command: Command, config: &Config) -> Outcome {
         Command::Tail(command) => command.run(config).await,
         Command::Outbox(command) => command.run(config).await,
         Command::DeadLetters(command) => command.run(config).await,
+        Command::Replay(command) => command.run(config).await,
         Command::Subscribers(command) => command.run(config).await,
         Command::Trace(command) => command.run(config).await,
         Command::Verify(command) => command.run(config).await,

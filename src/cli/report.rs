@@ -5,8 +5,8 @@ use std::{error::Error, fmt, io, process::ExitCode};
 
 use tidings::{
     BusError, ConnectError, DeadLettersError, MigrateError, OutboxError, PublishError, ReaderError,
-    RebaseError, RelayError, ResetError, SchemaError, SubscribersError, TraceError, VerifyError,
-    WorkerError,
+    RebaseError, RelayError, ReplayError, ResetError, SchemaError, SubscribersError, TraceError,
+    VerifyError, WorkerError,
 };
 
 use super::database;
@@ -252,6 +252,42 @@ impl From<ResetError> for Report {
                 other => Self::of(Exit::Failed, &other),
             },
         }
+    }
+}
+
+impl From<ReplayError> for Report {
+    fn from(error: ReplayError) -> Self {
+        let (exit, cure) = match &error {
+            ReplayError::Unknown { .. } => (Exit::Failed, "tidings subscribers list".to_owned()),
+            ReplayError::NoReplica { .. } => {
+                let cure = "start a worker that runs it, or --force, and it waits for one";
+                (Exit::Failed, cure.to_owned())
+            }
+            ReplayError::UnknownName { names, .. } => {
+                (Exit::Usage, format!("--name {}", names.join(" or --name ")))
+            }
+            ReplayError::Ambiguous { streams } | ReplayError::UnknownStream { streams, .. } => (
+                Exit::Usage,
+                format!("--stream {}", streams.join(" or --stream ")),
+            ),
+            ReplayError::UnknownShadow { .. } => {
+                (Exit::Usage, "the same without --shadow".to_owned())
+            }
+            ReplayError::TooOld { first, .. } => {
+                let cure = format!("--from {first}, or --force, which replays what is left");
+                (Exit::Failed, cure)
+            }
+            ReplayError::Unfinished { id, .. } => {
+                let cure =
+                    format!("tidings replay watch {id}, tidings replay cancel {id}, or --force");
+                (Exit::Failed, cure)
+            }
+            ReplayError::NoStream { name } => return no_stream(name),
+            ReplayError::NoReplay { .. } => (Exit::Failed, "tidings replay list".to_owned()),
+            ReplayError::Bus(source) => return Self::of(exit_of(source), &error),
+            _ => return Self::of(Exit::Failed, &error),
+        };
+        Self::of(exit, &error).cure(cure)
     }
 }
 

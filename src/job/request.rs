@@ -38,6 +38,9 @@ pub struct ReplayRequest {
     pub to: Option<ReplayPoint>,
     /// The names of the events; all that the subscriber handles when there are none.
     pub names: Vec<String>,
+    /// Only events of this stream.
+    #[serde(default)]
+    pub stream: Option<String>,
     /// Only events with this key.
     pub key: Option<String>,
     /// Only events of this conversation.
@@ -62,6 +65,7 @@ impl ReplayRequest {
             from,
             to: None,
             names: Vec::new(),
+            stream: None,
             key: None,
             correlation: None,
             rate: None,
@@ -83,6 +87,13 @@ impl ReplayRequest {
     #[must_use]
     pub fn names<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
         self.names = names.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Only events of this stream.
+    #[must_use]
+    pub fn stream(mut self, stream: impl Into<String>) -> Self {
+        self.stream = Some(stream.into());
         self
     }
 

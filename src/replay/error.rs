@@ -34,6 +34,16 @@ pub enum ReplayError {
         /// What it handles.
         names: Vec<String>,
     },
+    /// The events of the subscriber are in other streams.
+    #[error("{stream} has no events for {subscriber}: they are in {}", .streams.join(" and "))]
+    UnknownStream {
+        /// The subscriber.
+        subscriber: String,
+        /// The stream that was asked for.
+        stream: String,
+        /// The streams that have them.
+        streams: Vec<String>,
+    },
     /// No replica has handlers of this name.
     #[error(
         "no replica of {subscriber} has a shadow {shadow}: add `.shadow({shadow:?}, ...)` to it; they have {shadows:?}"
@@ -48,7 +58,7 @@ pub enum ReplayError {
     },
     /// A sequence says something in one stream only.
     #[error(
-        "the events are in {}: a sequence is a place in one of them, so name events of one, or give a time",
+        "the events are in {}: a sequence is a place in one of them, so name one, or give a time",
         .streams.join(" and ")
     )]
     Ambiguous {

@@ -28,7 +28,18 @@ pub(super) async fn ranges(
         Some(shadow) => of_shadow(bus, &state, shadow).await?,
         None => of_subscriber(&state),
     };
-    let names = only(known, subscriber, &request.names)?;
+    let mut names = only(known, subscriber, &request.names)?;
+    if let Some(wanted) = &request.stream {
+        let streams: Vec<String> = names.keys().cloned().collect();
+        names.retain(|stream, _| stream == wanted);
+        if names.is_empty() {
+            return Err(ReplayError::UnknownStream {
+                subscriber: subscriber.to_owned(),
+                stream: wanted.clone(),
+                streams,
+            });
+        }
+    }
     let is_sequence = |point: &ReplayPoint| matches!(point, ReplayPoint::Sequence(_));
     if names.len() > 1
         && (is_sequence(&request.from) || request.to.as_ref().is_some_and(is_sequence))

@@ -1,0 +1,53 @@
+//! `tidings replay list`: how all of them do. Never changes anything.
+
+use clap::Args;
+use tidings::{Replay, ReplayStatus, Replays};
+
+use super::{show, time};
+use crate::{
+    cli::{connect, output, report::Outcome},
+    config::Config,
+};
+
+#[derive(Args)]
+pub(super) struct List {
+    /// Only those of this subscriber
+    subscriber: Option<String>,
+    /// Print a JSON object for each
+    #[arg(long)]
+    json: bool,
+}
+
+const HEAD: [&str; 6] = ["id", "subscriber", "state", "over", "of", "begun"];
+
+impl List {
+    pub(super) async fn run(&self, config: &Config) -> Outcome {
+        let replays = Replays::over(&connect(config).await?);
+        let mut rows = vec![HEAD.map(str::to_owned)];
+        for replay in replays.list(self.subscriber.as_deref()).await? {
+            let status = replays.find(replay.id).await?;
+            if self.json {
+                output::json(&status)?;
+            } else {
+                rows.push(row(&status));
+            }
+        }
+        match (self.json, rows.len()) {
+            (true, _) => Ok(()),
+            (false, 1) => Ok(output::line("there are no replays")?),
+            (false, _) => Ok(output::table(&rows)?),
+        }
+    }
+}
+
+fn row(status: &ReplayStatus) -> [String; 6] {
+    let replay: &Replay = &status.replay;
+    [
+        replay.id.to_string(),
+        output::printable(&replay.subscriber),
+        show::state(replay),
+        status.over().to_string(),
+        replay.events().to_string(),
+        time(replay.created_at),
+    ]
+}

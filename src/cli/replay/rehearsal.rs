@@ -1,0 +1,136 @@
+//! What a rehearsal has found, and how long the replay would take. Never begins one.
+
+use std::time::Duration;
+
+use tidings::{Rehearsal, Replay, ReplayState, ReplayStatus, Replays};
+
+use super::{lasting, start::Pace};
+use crate::cli::{
+    output,
+    report::{Outcome, Report},
+};
+
+const HEAD: [&str; 6] = [
+    "name",
+    "version",
+    "events",
+    "would call",
+    "would skip",
+    "undecodable",
+];
+
+/// How long a replay would take, and how that is known.
+pub(super) struct Estimate {
+    time: Option<Duration>,
+    why: String,
+}
+
+pub(super) fn print(found: &Rehearsal) -> Outcome {
+    let mut rows = vec![HEAD.map(str::to_owned)];
+    for events in &found.events {
+        rows.push([
+            output::printable(&events.name),
+            events.version.to_string(),
+            events.events.to_string(),
+            events.would_call.to_string(),
+            events.would_skip.to_string(),
+            events.undecodable.to_string(),
+        ]);
+    }
+    let sum = |count: fn(&tidings::RehearsedEvents) -> u64| found.events.iter().map(count).sum();
+    let sums: [u64; 4] = [
+        sum(|events| events.events),
+        sum(|events| events.would_call),
+        sum(|events| events.would_skip),
+        sum(|events| events.undecodable),
+    ];
+    let [events, call, skip, undecodable] = sums.map(|sum| sum.to_string());
+    let all = [
+        "all".to_owned(),
+        String::new(),
+        events,
+        call,
+        skip,
+        undecodable,
+    ];
+    rows.push(all);
+    output::table(&rows)?;
+    for error in &found.errors {
+        let (name, version) = (&error.name, error.version);
+        let place = format!("{} {}", error.stream, error.sequence);
+        let text = format!("{place}: {name} version {version}: {}", error.error);
+        output::line(output::printable(&text))?;
+    }
+    Ok(())
+}
+
+impl Estimate {
+    /// From the rate that was asked for, else from how fast the last replay of the subscriber was.
+    pub(super) async fn of(
+        replays: &Replays,
+        status: &ReplayStatus,
+        rate: Option<Pace>,
+    ) -> Result<Self, Report> {
+        let found = status.progress.as_ref();
+        let found = found.and_then(|progress| progress.rehearsal.as_ref());
+        let events = found.map_or(0, |found| {
+            found.events.iter().map(|events| events.would_call).sum()
+        });
+        if let Some(Pace { rate, per_second }) = rate {
+            let time = taking(events, per_second);
+            let why = format!("at {rate}");
+            return Ok(Self { time, why });
+        }
+        for replay in before(replays, &status.replay).await? {
+            if let Some(per_second) = speed(&replays.find(replay.id).await?) {
+                let time = taking(events, per_second);
+                let why = format!(
+                    "at {per_second:.0} per second, as the replay {} was",
+                    replay.id
+                );
+                return Ok(Self { time, why });
+            }
+        }
+        Ok(Self {
+            time: None,
+            why: "no replay of the subscriber has told how fast it is; --rate bounds it".to_owned(),
+        })
+    }
+
+    pub(super) fn seconds(&self) -> Option<f64> {
+        self.time.map(|time| time.as_secs_f64())
+    }
+
+    pub(super) fn text(&self) -> String {
+        let time = self.time.map_or("unknown".to_owned(), lasting);
+        format!("estimated time: {time} ({})", self.why)
+    }
+}
+
+fn taking(events: u64, per_second: f64) -> Option<Duration> {
+    #[allow(clippy::cast_precision_loss)] // an estimate
+    let seconds = events as f64 / per_second;
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
+/// The replays of the same subscriber that are done, the newest first; a shadow has a speed of its own.
+async fn before(replays: &Replays, this: &Replay) -> Result<Vec<Replay>, Report> {
+    let mut before = replays.list(Some(&this.subscriber)).await?;
+    before.retain(|one| {
+        one.state == ReplayState::Done
+            && !one.request.rehearse
+            && one.request.shadow == this.request.shadow
+    });
+    before.reverse();
+    before.truncate(5);
+    Ok(before)
+}
+
+/// How many events a second it has handled.
+fn speed(status: &ReplayStatus) -> Option<f64> {
+    let progress = status.progress.as_ref()?;
+    let took = (progress.at - progress.began_at?).as_seconds_f64();
+    #[allow(clippy::cast_precision_loss)] // an estimate
+    let handled = progress.handled as f64;
+    (took > 0.0 && handled > 0.0).then(|| handled / took)
+}

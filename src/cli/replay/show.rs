@@ -1,0 +1,150 @@
+//! `tidings replay show`: all of one. Never changes anything.
+
+use clap::Args;
+use tidings::{Replay, ReplayId, ReplayPoint, ReplayProgress, ReplayStatus, Replays};
+
+use super::{rehearsal, time};
+use crate::{
+    cli::{connect, output, report::Outcome},
+    config::Config,
+};
+
+#[derive(Args)]
+pub(super) struct Show {
+    /// The replay, as `list` prints it
+    id: ReplayId,
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+type Row = [String; 2];
+
+impl Show {
+    pub(super) async fn run(&self, config: &Config) -> Outcome {
+        let replays = Replays::over(&connect(config).await?);
+        let status = replays.find(self.id).await?;
+        if self.json {
+            return Ok(output::json(&status)?);
+        }
+        output::table(&rows(&status))?;
+        let progress = status.progress.as_ref();
+        match progress.and_then(|progress| progress.rehearsal.as_ref()) {
+            Some(found) => rehearsal::print(found),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whether it runs; of a rehearsal, that it is one.
+pub(super) fn state(replay: &Replay) -> String {
+    match replay.request.rehearse {
+        true => format!("{} (rehearsal)", replay.state.as_str()),
+        false => replay.state.as_str().to_owned(),
+    }
+}
+
+fn rows(status: &ReplayStatus) -> Vec<Row> {
+    let replay = &status.replay;
+    let mut rows = vec![
+        row("replay", replay.id.to_string()),
+        row("subscriber", &replay.subscriber),
+        row(
+            "state",
+            format!("{}, since {}", state(replay), time(replay.state_at)),
+        ),
+    ];
+    rows.extend(replay.reason.as_ref().map(|reason| row("reason", reason)));
+    rows.push(row("asked for", asked_for(replay)));
+    rows.push(row("begun", time(replay.created_at)));
+    for range in &replay.ranges {
+        let names = range.names.join(", ");
+        let text = format!(
+            "{} to {}: {} events of {names}",
+            range.first, range.last, range.events
+        );
+        rows.push(row(&range.stream, text));
+    }
+    match &status.progress {
+        None => rows.push(row("progress", "no replica has begun with it")),
+        Some(progress) => {
+            let over = format!("{} of {} events are over", progress.over(), replay.events());
+            rows.push(row("progress", format!("{over}, at {}", time(progress.at))));
+            rows.extend(counts(progress));
+        }
+    }
+    for consumer in &status.consumers {
+        let text = format!(
+            "{} in hand, {} not delivered, everything up to {} is over",
+            consumer.in_hand, consumer.pending, consumer.floor
+        );
+        rows.push(row(&format!("consumer of {}", consumer.stream), text));
+    }
+    rows
+}
+
+/// What became of its events.
+fn counts(progress: &ReplayProgress) -> impl Iterator<Item = Row> + use<> {
+    let counts = [
+        ("handled", progress.handled, ""),
+        (
+            "duplicates",
+            progress.duplicates,
+            ": handled before in this replay",
+        ),
+        (
+            "left out",
+            progress.filtered,
+            ": another key or conversation",
+        ),
+        (
+            "skipped",
+            progress.skipped,
+            ": the handler wants no replays",
+        ),
+        (
+            "retried",
+            progress.retried,
+            ": failed, and among the retries",
+        ),
+        ("dead letters", progress.dead_lettered, ""),
+        (
+            "suppressed",
+            progress.suppressed,
+            ": what handlers wanted to publish",
+        ),
+    ];
+    let told = counts.into_iter().filter(|(_, count, _)| *count > 0);
+    told.map(|(what, count, text)| row(&format!("  {what}"), format!("{count}{text}")))
+}
+
+fn asked_for(replay: &Replay) -> String {
+    let request = &replay.request;
+    let point = |point: &ReplayPoint| match point {
+        ReplayPoint::Beginning => "the beginning".to_owned(),
+        ReplayPoint::Sequence(sequence) => format!("sequence {sequence}"),
+        ReplayPoint::Time(at) => time(*at),
+        _ => "a place of a later version".to_owned(),
+    };
+    let mut text = vec![format!("from {}", point(&request.from))];
+    text.extend(request.to.as_ref().map(|to| format!("to {}", point(to))));
+    text.extend(request.stream.as_ref().map(|stream| format!("in {stream}")));
+    text.extend((!request.names.is_empty()).then(|| request.names.join(" and ")));
+    text.extend(request.key.as_ref().map(|key| format!("key {key}")));
+    let correlation = request.correlation.as_ref();
+    text.extend(correlation.map(|correlation| format!("correlation {correlation}")));
+    text.extend(request.rate.map(|rate| rate.to_string()));
+    text.extend(
+        request
+            .shadow
+            .as_ref()
+            .map(|shadow| format!("shadow {shadow}")),
+    );
+    text.extend(request.follow_ups.then(|| "with follow-ups".to_owned()));
+    text.extend(request.force.then(|| "forced".to_owned()));
+    text.join(", ")
+}
+
+fn row(what: &str, text: impl AsRef<str>) -> Row {
+    [what.to_owned(), output::printable(text.as_ref())]
+}

@@ -1,0 +1,164 @@
+//! `tidings replay`: a subscriber handles a part of its streams again.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tidings::{Bus, Context, Event, EventPublisher, EventSubscriber, Failure, Worker, WorkerError};
+use tokio::{sync::Semaphore, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{Store, World, eventually};
+
+#[derive(Debug, Clone, Serialize, Deserialize, Event)]
+#[event(name = "user.counted", version = 1, key = key)]
+struct Counted {
+    key: String,
+}
+
+/// What handlers share: a permit for each event.
+type Gate = Arc<Semaphore>;
+
+async fn count(_: Counted, cx: Context<Gate>) -> Result<(), Failure> {
+    cx.state().acquire().await?.forget();
+    Ok(())
+}
+
+/// A service with the subscriber `counts`.
+struct Service {
+    bus: Bus,
+    gate: Gate,
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), WorkerError>>,
+}
+
+impl Service {
+    /// It has handled five events, one of them with the key `other`.
+    async fn start(world: &World) -> Self {
+        world.ok(&["streams", "apply"]).await;
+        let bus = Bus::connect(world.nats.url().into()).await.unwrap();
+        let gate = Gate::new(Semaphore::new(5));
+        let subscriber = EventSubscriber::durable("counts").on(count);
+        let worker = Worker::new(bus.clone(), Arc::clone(&gate)).subscribe(subscriber);
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(worker.run(stop.clone().cancelled_owned()));
+        let service = Self {
+            bus,
+            gate,
+            stop,
+            task,
+        };
+        for key in ["k", "k", "other", "k", "k"] {
+            let key = key.to_owned();
+            service.publish(&Counted { key }).await;
+        }
+        eventually("all is handled", || async {
+            let listed = world.json(&["subscribers", "list", "--json"]).await;
+            listed
+                .first()
+                .is_some_and(|one| one["replicas"][0]["handled"] == 5)
+        })
+        .await;
+        service
+    }
+
+    async fn publish(&self, event: &Counted) {
+        EventPublisher::new(&self.bus).publish(event).await.unwrap();
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        self.task.await.unwrap().unwrap();
+    }
+}
+
+async fn begin(world: &World, more: &[&str]) -> String {
+    let args = [&["replay", "start", "counts", "--json"], more].concat();
+    let replay = world.json(&args).await.remove(0);
+    replay["id"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn one_that_is_paused_goes_on_and_one_that_is_cancelled_ends() {
+    let world = World::start(Store::Sqlite).await;
+    let service = Service::start(&world).await;
+    let id = begin(&world, &["--from", "beginning", "--rate", "500/s"]).await;
+    let said = world.ok(&["replay", "pause", &id]).await;
+    assert_eq!(said, format!("the replay {id} is paused\n"));
+    let other = ["replay", "start", "counts", "--from", "1"];
+    let refused = world.refused(1, &other).await;
+    assert!(
+        refused.contains(&id) && refused.contains("--force"),
+        "{refused}"
+    );
+    world.ok(&["replay", "resume", &id]).await;
+    let mut watching = world.spawn(&["replay", "watch", &id, "--json"]);
+    let mut line = watching.line().await.unwrap();
+    assert!(line.contains("\"state\":\"running\""), "{line}");
+    let said = world.ok(&["replay", "cancel", &id, "--json"]).await;
+    assert!(said.contains("\"state\":\"cancelled\""), "{said}");
+    while let Some(next) = watching.line().await {
+        line = next;
+    }
+    assert!(line.contains("\"state\":\"cancelled\""), "{line}");
+    let refused = world.run(&["replay", "watch", &id]).await;
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.stderr.contains("is cancelled"), "{refused:?}");
+    service.gate.add_permits(100);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_done_says_why_and_what_to_do() {
+    let world = World::start(Store::Sqlite).await;
+    let service = Service::start(&world).await;
+    let refused = async |code, more: &[&str], expected: &[&str]| {
+        let args = [&["replay", "start"], more].concat();
+        let said = world.refused(code, &args).await;
+        for expected in expected {
+            assert!(said.contains(expected), "{expected} is not in\n{said}");
+        }
+    };
+    let unknown = ["there is no subscriber nobody", "tidings subscribers list"];
+    refused(1, &["nobody", "--from", "1"], &unknown).await;
+    refused(2, &["counts"], &["--from"]).await;
+    refused(2, &["counts", "--from", "yesterday"], &["write 2h, "]).await;
+    refused(2, &["counts", "--from", "now"], &["--from 2h"]).await;
+    refused(
+        2,
+        &["counts", "--from", "1", "--rate", "fast"],
+        &["write 500/s"],
+    )
+    .await;
+    refused(
+        2,
+        &["counts", "--from", "1", "--name", "user.x"],
+        &["user.counted"],
+    )
+    .await;
+    refused(
+        2,
+        &["counts", "--from", "1", "--stream", "X"],
+        &["--stream EVENTS"],
+    )
+    .await;
+    refused(
+        2,
+        &["counts", "--from", "1", "--shadow", "v2"],
+        &[".shadow(\"v2\""],
+    )
+    .await;
+    refused(1, &["counts", "--from", "99"], &["nothing to replay"]).await;
+    let said = world.refused(2, &["replay", "show", "x"]).await;
+    assert!(said.contains("is no id of a replay"), "{said}");
+    let id = "01890a5d2c6b7000800000000000000a";
+    let said = world.refused(1, &["replay", "cancel", id]).await;
+    assert!(said.contains("try: tidings replay list"), "{said}");
+    service.stop().await;
+    let nobody = ["no replica of counts answers", "--force"];
+    refused(1, &["counts", "--from", "1"], &nobody).await;
+    let id = begin(&world, &["--from", "1", "--force"]).await;
+    let show = world.ok(&["replay", "show", &id]).await;
+    assert!(show.contains("no replica has begun with it"), "{show}");
+    world.nats.stop().await.unwrap();
+    world.refused(3, &["replay", "list"]).await;
+}
