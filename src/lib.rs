@@ -100,8 +100,9 @@ pub use tidings_contract::{
 };
 pub use tidings_derive::EventInTidings as Event;
 pub use trace::{
-    DeadLetterTrace, DeliveryTrace, OutboxTrace, RetryTrace, Searched, Sought, StoredEvent,
-    SubscriberTrace, Trace, TraceError, Traced, TracedBatch, TracedEvent, TracedOutcome,
+    DeadLetterTrace, DeliveryTrace, InboxTrace, OutboxTrace, ReplayTrace, RetryTrace, Searched,
+    Sought, StoredEvent, SubscriberTrace, Trace, TraceError, Traced, TracedBatch, TracedEvent,
+    TracedOutcome,
 };
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use verify::{

@@ -22,8 +22,8 @@ use crate::{
 };
 use records::Records;
 pub use report::{
-    DeadLetterTrace, DeliveryTrace, OutboxTrace, RetryTrace, Searched, StoredEvent,
-    SubscriberTrace, Traced, TracedBatch, TracedEvent, TracedOutcome,
+    DeadLetterTrace, DeliveryTrace, InboxTrace, OutboxTrace, ReplayTrace, RetryTrace, Searched,
+    StoredEvent, SubscriberTrace, Traced, TracedBatch, TracedEvent, TracedOutcome,
 };
 use search::Search;
 

@@ -3,8 +3,8 @@
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::Args;
 use tidings::{
-    DeadLetterTrace, DeliveryTrace, EventId, OutboxTrace, RetryTrace, Sought, SubscriberTrace,
-    Trace, Traced, TracedBatch, TracedEvent, TracedOutcome,
+    DeadLetterTrace, DeliveryTrace, EventId, InboxTrace, OutboxTrace, ReplayTrace, RetryTrace,
+    Sought, SubscriberTrace, Trace, Traced, TracedBatch, TracedEvent, TracedOutcome,
 };
 
 use super::{
@@ -223,7 +223,15 @@ fn of_subscriber(one: &SubscriberTrace) -> Vec<Line> {
     let retry = one.retry.iter();
     lines.extend(retry.map(|retry| (Some(retry.since), place(), of_retry(retry))));
     let replays = one.replays.iter();
-    lines.extend(replays.map(|id| (None, place(), format!("handled in the replay {id}"))));
+    lines.extend(replays.map(|replay| (replay.created_at, place(), of_replay(replay))));
+    if let Some(InboxTrace::GivenUp { at, cause, error }) = &one.inbox
+        && one.dead_letters.is_empty()
+    {
+        let what = format!(
+            "given up, says the inbox: {cause}: {error}; its dead letter was redriven or discarded"
+        );
+        lines.push((*at, place(), what));
+    }
     lines.push((None, place(), summary(one)));
     lines
 }
@@ -240,6 +248,21 @@ fn of_letter(letter: &DeadLetterTrace) -> String {
     format!(
         "given up: {cause} after {attempts} attempts{redriven}: {} (dead letter {})",
         letter.error, letter.letter
+    )
+}
+
+fn of_replay(replay: &ReplayTrace) -> String {
+    let outcome = match &replay.inbox {
+        Some(InboxTrace::Handled) => "; handled in it, says the inbox".to_owned(),
+        Some(InboxTrace::GivenUp { cause, error, .. }) => {
+            format!("; given up in it, says the inbox: {cause}: {error}")
+        }
+        _ => String::new(),
+    };
+    let state = replay.state.unwrap_or("forgotten");
+    format!(
+        "in the range of the replay {}, which is {state}{outcome}",
+        replay.id
     )
 }
 

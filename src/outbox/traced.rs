@@ -136,12 +136,12 @@ pub trait Trail: Database<Connection: Send> {
         sequence: i64,
     ) -> impl Future<Output = Result<Vec<TracedBatch>, sqlx::Error>> + Send;
 
-    /// The scopes in which the inbox remembers an event.
+    /// The scopes in which the inbox remembers an event, and why it was given up, when it was not handled.
     fn scopes_of(
         connection: &mut Self::Connection,
         names: &Names,
         event: EventId,
-    ) -> impl Future<Output = Result<Vec<String>, sqlx::Error>> + Send;
+    ) -> impl Future<Output = Result<Vec<(String, Option<String>)>, sqlx::Error>> + Send;
 
     /// When the oldest row of the log was written.
     fn oldest(
@@ -223,7 +223,10 @@ impl<DB: Store> Outbox<DB> {
         batches.map_err(Self::explain)
     }
 
-    pub(crate) async fn scopes_of(&self, event: EventId) -> Result<Vec<String>, OutboxError> {
+    pub(crate) async fn scopes_of(
+        &self,
+        event: EventId,
+    ) -> Result<Vec<(String, Option<String>)>, OutboxError> {
         let mut connection = self.acquire().await?;
         let scopes = DB::scopes_of(&mut connection, &self.shared.names, event).await;
         scopes.map_err(Self::explain)

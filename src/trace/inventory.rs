@@ -3,9 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Trace, TraceError};
-use crate::bus::{
-    Durable, Expanse,
-    streams::{StreamSpec, retry_subject},
+use crate::{
+    bus::{
+        Bus, BusError, Durable, Expanse,
+        streams::{StreamSpec, retry_subject},
+    },
+    job::Replay,
 };
 
 /// Streams and consumers.
@@ -14,6 +17,8 @@ pub(super) struct Inventory {
     pub(super) streams: BTreeMap<String, Option<Expanse>>,
     /// The durable consumers of these streams.
     pub(super) durables: Vec<Durable>,
+    /// The replays that are running or remembered.
+    pub(super) replays: Vec<Replay>,
 }
 
 impl Inventory {
@@ -41,6 +46,21 @@ impl Inventory {
         durables.retain(|durable| {
             streams.contains_key(&durable.stream) && !durable.name.starts_with("replay-")
         });
-        Ok(Self { streams, durables })
+        Ok(Self {
+            streams,
+            durables,
+            replays: replays_of(&trace.bus).await?,
+        })
     }
+}
+
+/// All replays, the oldest first.
+async fn replays_of(bus: &Bus) -> Result<Vec<Replay>, BusError> {
+    let (mut replays, mut after) = (Vec::new(), 0);
+    while let Some(entry) = bus.next_replay(None, after).await? {
+        after = entry.revision;
+        replays.extend(entry.value);
+    }
+    replays.sort_by_key(|replay: &Replay| replay.id);
+    Ok(replays)
 }

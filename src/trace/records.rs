@@ -50,8 +50,8 @@ pub(super) trait Records: Debug + Send + Sync {
         sequence: u64,
     ) -> Answer<'a, Vec<TracedBatch>>;
 
-    /// The scopes in which the inbox remembers an event.
-    fn scopes(&self, event: EventId) -> Answer<'_, Vec<String>>;
+    /// The scopes in which the inbox remembers an event, and why it was given up, when it was not handled.
+    fn scopes(&self, event: EventId) -> Answer<'_, Vec<(String, Option<String>)>>;
 
     /// When the oldest row was written.
     fn oldest(&self) -> Answer<'_, Option<DateTime<Utc>>>;
@@ -105,7 +105,7 @@ mod of_an_outbox {
             Box::pin(async move { Ok(batches(Outbox::batches_at(self, place).await?)) })
         }
 
-        fn scopes(&self, event: EventId) -> Answer<'_, Vec<String>> {
+        fn scopes(&self, event: EventId) -> Answer<'_, Vec<(String, Option<String>)>> {
             Box::pin(async move { Ok(self.scopes_of(event).await?) })
         }
 

@@ -168,10 +168,42 @@ pub struct SubscriberTrace {
     pub retry: Option<RetryTrace>,
     /// Its dead letters of the event.
     pub dead_letters: Vec<DeadLetterTrace>,
-    /// Whether the inbox of this database says that it was handled; a subscriber without one is not known there.
-    pub is_in_inbox: bool,
-    /// The replays that have handled it, by the inbox.
-    pub replays: Vec<String>,
+    /// What the inbox of this database remembers; nothing of a subscriber that has none, or has it elsewhere.
+    pub inbox: Option<InboxTrace>,
+    /// The replays that have it in their range, the oldest first.
+    pub replays: Vec<ReplayTrace>,
+}
+
+/// What an inbox remembers of an event.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "is")]
+#[non_exhaustive]
+pub enum InboxTrace {
+    /// It was handled.
+    Handled,
+    /// It was given up; the letter may have been redriven or discarded since.
+    GivenUp {
+        /// When.
+        at: Option<DateTime<Utc>>,
+        /// The kind of cause.
+        cause: String,
+        /// The error's text.
+        error: String,
+    },
+}
+
+/// A replay that has an event in its range.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct ReplayTrace {
+    /// Its id.
+    pub id: String,
+    /// When it was asked for.
+    pub created_at: Option<DateTime<Utc>>,
+    /// Whether it runs: `running`, `paused`, `done` and so on; nothing when it is forgotten.
+    pub state: Option<&'static str>,
+    /// What the inbox of this database remembers.
+    pub inbox: Option<InboxTrace>,
 }
 
 /// What can be concluded about an event and a subscriber.
@@ -274,7 +306,7 @@ impl SubscriberTrace {
             paused_until: None,
             retry: None,
             dead_letters: Vec::new(),
-            is_in_inbox: false,
+            inbox: None,
             replays: Vec::new(),
         }
     }
@@ -283,8 +315,8 @@ impl SubscriberTrace {
     pub(super) fn conclude(&mut self) {
         self.outcome = match &self.delivery {
             _ if self.retry.is_some() => TracedOutcome::WaitsForRetry,
-            _ if self.is_in_inbox => TracedOutcome::Handled,
-            _ if !self.dead_letters.is_empty() => TracedOutcome::DeadLetter,
+            _ if self.inbox == Some(InboxTrace::Handled) => TracedOutcome::Handled,
+            _ if self.inbox.is_some() || !self.dead_letters.is_empty() => TracedOutcome::DeadLetter,
             DeliveryTrace::NotYet { .. } => TracedOutcome::NotDelivered,
             DeliveryTrace::Delivered { .. } => TracedOutcome::Delivered,
             DeliveryTrace::Answered { .. } => TracedOutcome::Answered,

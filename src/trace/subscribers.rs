@@ -8,13 +8,15 @@ use super::{
     Sought, TraceError,
     inventory::Inventory,
     report::{
-        DeadLetterTrace, DeliveryTrace, RetryTrace, StoredEvent, SubscriberTrace, TracedEvent,
+        DeadLetterTrace, DeliveryTrace, InboxTrace, ReplayTrace, RetryTrace, StoredEvent,
+        SubscriberTrace, TracedEvent,
     },
     search::{Search, ask},
 };
 use crate::{
     bus::{BusError, Durable, Start, Waiting, filters, streams::StreamSpec},
     dead_letter::{DeadLetterSelection, DeadLetters, DeadLettersError, StoredDeadLetter},
+    job::Replay,
 };
 
 /// How many waiting messages, and how many dead letters, are read at most.
@@ -166,16 +168,26 @@ impl Search<'_> {
     pub(super) async fn read_inbox(&mut self, inventory: &Inventory) {
         let ids: Vec<EventId> = self.events.keys().copied().collect();
         for id in ids {
-            let scopes: Vec<String> = ask!(self, records => records.scopes(id));
+            let scopes: Vec<(String, Option<String>)> = ask!(self, records => records.scopes(id));
             let Some(event) = self.events.get_mut(&id) else {
                 continue;
             };
-            for scope in scopes {
+            for replay in &inventory.replays {
+                if !covers(replay, event) {
+                    continue;
+                }
+                event.at(&replay.subscriber).replays.push(ReplayTrace {
+                    id: replay.id.to_string(),
+                    created_at: Some(replay.created_at),
+                    state: Some(replay.state.as_str()),
+                    inbox: None,
+                });
+            }
+            for (scope, given_up) in scopes {
+                let remembered = Some(remembered(given_up.as_deref()));
                 match scope.split_once("/replay/") {
-                    Some((subscriber, replay)) => {
-                        event.at(subscriber).replays.push(replay.to_owned());
-                    }
-                    None => event.at(&scope).is_in_inbox = true,
+                    Some((subscriber, id)) => event.at(subscriber).replay(id).inbox = remembered,
+                    None => event.at(&scope).inbox = remembered,
                 }
             }
             let stored = event.stored.clone();
@@ -202,6 +214,55 @@ impl Search<'_> {
                 .sort_by(|a, b| a.subscriber.cmp(&b.subscriber));
         }
     }
+}
+
+impl SubscriberTrace {
+    /// A replay, as it is known already or by its id alone.
+    fn replay(&mut self, id: &str) -> &mut ReplayTrace {
+        let known = self.replays.iter().position(|replay| replay.id == id);
+        let at = known.unwrap_or_else(|| {
+            self.replays.push(ReplayTrace {
+                id: id.to_owned(),
+                created_at: None,
+                state: None,
+                inbox: None,
+            });
+            self.replays.len() - 1
+        });
+        &mut self.replays[at]
+    }
+}
+
+/// What a row of the inbox says.
+fn remembered(given_up: Option<&str>) -> InboxTrace {
+    let Some(note) = given_up else {
+        return InboxTrace::Handled;
+    };
+    let note: Value = serde_json::from_str(note).unwrap_or_default();
+    let text = |name: &str| note.get(name).and_then(Value::as_str).unwrap_or_default();
+    InboxTrace::GivenUp {
+        at: text("at").parse().ok(),
+        cause: text("cause").to_owned(),
+        error: text("error").to_owned(),
+    }
+}
+
+/// Whether an event is in the range of a replay, and its filters take it.
+fn covers(replay: &Replay, event: &TracedEvent) -> bool {
+    let same = |wanted: &Option<String>, is: Option<&str>| {
+        wanted.as_deref().is_none_or(|wanted| is == Some(wanted))
+    };
+    let has = |place: &StoredEvent| {
+        replay.ranges.iter().any(|range| {
+            range.stream == place.stream
+                && range.incarnation == place.incarnation
+                && (range.first..=range.last).contains(&place.sequence)
+                && range.names.contains(&event.name)
+        })
+    };
+    same(&replay.request.key, event.key.as_deref())
+        && same(&replay.request.correlation, Some(&event.correlation_id))
+        && event.stored.iter().any(has)
 }
 
 impl TracedEvent {

@@ -6,8 +6,9 @@ use async_nats::jetstream;
 use chrono::{TimeDelta, Utc};
 use tidings::{
     CircuitBreaker, Context, DeadLetterSelection, DeadLetters, DeliveryTrace, Envelope, EventId,
-    EventPublisher, EventSubscriber, Failure, InboxTransaction, OutboxTrace, Retry, Sought,
-    SubscriberTrace, Trace, Traced, TracedEvent, TracedOutcome, Worker,
+    EventPublisher, EventSubscriber, Failure, InboxTrace, InboxTransaction, OutboxTrace,
+    ReplayPoint, ReplayRequest, Replays, Retry, Sought, SubscriberTrace, Trace, Traced,
+    TracedEvent, TracedOutcome, Worker,
 };
 
 use crate::{
@@ -20,6 +21,7 @@ both!(
     what_is_relayed_has_its_batch_its_place_and_nobody_who_got_it,
     what_is_handled_is_known_by_the_inbox_else_by_the_floor,
     what_fails_is_told_from_its_retry_to_its_last_letter,
+    what_the_inbox_gave_up_and_what_is_replayed_is_told,
     what_is_parked_is_told_with_its_reason_and_its_way_back,
     what_is_delayed_is_told_with_its_time,
     what_a_stream_has_lost_is_told_with_the_reason,
@@ -176,7 +178,10 @@ async fn what_is_handled_is_known_by_the_inbox_else_by_the_floor<DB: Database>(w
     world.becomes(id, "mail", TracedOutcome::Answered).await;
     let event = world.becomes(id, "books", TracedOutcome::Handled).await;
     running.stop().await.unwrap();
-    assert!(at(&event, "books").is_in_inbox && !at(&event, "mail").is_in_inbox);
+    assert!(
+        at(&event, "books").inbox == Some(InboxTrace::Handled)
+            && at(&event, "mail").inbox.is_none()
+    );
     // A consumer that began behind the event has a floor behind it too, and never got it.
     let consumer = jetstream::consumer::pull::Config {
         durable_name: Some("late".to_owned()),
@@ -244,6 +249,59 @@ async fn what_fails_is_told_from_its_retry_to_its_last_letter<DB: Database>(worl
     running.stop().await.unwrap();
     assert_eq!(at(&event, "mail").dead_letters[0].redrives, 1);
     assert_eq!(at(&event, "mail").dead_letters.len(), 1);
+}
+
+async fn what_the_inbox_gave_up_and_what_is_replayed_is_told<DB: Database>(world: World<DB>) {
+    async fn refuse<DB: Database>(
+        _: User,
+        _: InboxTransaction<DB>,
+        _: Context<()>,
+    ) -> Result<(), Failure> {
+        Err(Failure::reject("no mailbox"))
+    }
+    let books = EventSubscriber::durable("books").on_once(&world.outbox, refuse::<DB>);
+    let running = world.run(Worker::new(world.bus.clone(), ()).subscribe(books));
+    let id = world.commit("ada").await;
+    world.publish_all().await;
+    world.becomes(id, "books", TracedOutcome::DeadLetter).await;
+    running.stop().await.unwrap();
+    let letters = DeadLetters::over(&world.bus);
+    let mut reader = letters.read(DeadLetterSelection::default()).await.unwrap();
+    let letter = reader.next().await.unwrap().unwrap();
+    letters.discard(&letter).await.unwrap();
+    let other = world.commit("bob").await;
+    world.publish_all().await;
+    let of_ada = ReplayRequest::new(ReplayPoint::Beginning)
+        .key("ada")
+        .force();
+    let replay = Replays::over(&world.bus)
+        .start("books", &of_ada)
+        .await
+        .unwrap();
+
+    let event = world.traced(id).await;
+    let at_books = at(&event, "books");
+    assert_eq!(at_books.outcome, TracedOutcome::DeadLetter);
+    assert!(at_books.dead_letters.is_empty());
+    let Some(InboxTrace::GivenUp {
+        cause,
+        error,
+        at: when,
+    }) = &at_books.inbox
+    else {
+        panic!("{event:?}")
+    };
+    assert_eq!((&**cause, &**error), ("rejected", "no mailbox"));
+    assert!(when.unwrap() <= Utc::now());
+    let [told] = &at_books.replays[..] else {
+        panic!("{event:?}")
+    };
+    assert_eq!(
+        (&told.id, told.state),
+        (&replay.id.to_string(), Some("running"))
+    );
+    let event = world.traced(other).await;
+    assert!(at(&event, "books").replays.is_empty(), "it has another key");
 }
 
 async fn what_is_parked_is_told_with_its_reason_and_its_way_back<DB: Database>(world: World<DB>) {

@@ -98,15 +98,17 @@ impl Trail for Postgres {
         connection: &mut PgConnection,
         names: &Names,
         event: EventId,
-    ) -> Result<Vec<String>, sqlx::Error> {
-        let scopes = "select distinct scope from tidings.inbox where event = $1 order by scope";
+    ) -> Result<Vec<(String, Option<String>)>, sqlx::Error> {
+        let scopes = "select scope, given_up from tidings.inbox where event = $1 order by scope";
         let mut turn = Turn::begin(connection, names).await?;
         let rows = query(names, scopes)
             .bind(event.as_uuid())
             .fetch_all(&mut *turn)
             .await?;
         turn.end().await?;
-        rows.iter().map(|row| row.try_get(0)).collect()
+        rows.iter()
+            .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
+            .collect()
     }
 
     async fn oldest(

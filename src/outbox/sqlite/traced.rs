@@ -94,13 +94,15 @@ impl Trail for Sqlite {
         connection: &mut SqliteConnection,
         names: &Names,
         event: EventId,
-    ) -> Result<Vec<String>, sqlx::Error> {
-        let scopes = "select distinct scope from tidings_inbox where event = ?1 order by scope";
+    ) -> Result<Vec<(String, Option<String>)>, sqlx::Error> {
+        let scopes = "select scope, given_up from tidings_inbox where event = ?1 order by scope";
         let rows = sqlx::query(names.sql(scopes, '_'))
             .bind(event.as_uuid())
             .fetch_all(&mut *connection)
             .await?;
-        rows.iter().map(|row| row.try_get(0)).collect()
+        rows.iter()
+            .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
+            .collect()
     }
 
     async fn oldest(
