@@ -2,6 +2,7 @@
 
 mod bad_event;
 mod bug;
+mod database;
 mod disk;
 mod keys;
 mod reader;
@@ -23,7 +24,7 @@ use crate::support::{World, eventually};
 use reader::Runbook;
 
 /// The runbooks that have a test, in the order of the document.
-const PERFORMED: [&str; 10] = [
+const PERFORMED: [&str; 12] = [
     "Where to begin",
     "One key is stuck",
     "A key is parked in the outbox",
@@ -34,6 +35,8 @@ const PERFORMED: [&str; 10] = [
     "The storage of a nats-server is full",
     "A bad event was published",
     "A handler had a bug for two days",
+    "Postgres: the relay's cursor is another server's",
+    "Handlers whose effects were in the database",
 ];
 
 const SUBSCRIBER: &str = "greeter";
