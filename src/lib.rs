@@ -42,6 +42,8 @@ mod rate;
 mod replay;
 mod replaying;
 mod replica;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod republish;
 mod retry;
 mod start;
 mod subscriber;
@@ -76,9 +78,10 @@ pub use job::{
 };
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use outbox::{
-    BatchOnceHandler, DelayedEvent, HeldSlot, InboxTransaction, LastBatch, LeaseStatus,
+    BatchOnceHandler, DelayedEvent, HeldSlot, InboxTransaction, LastBatch, LeaseStatus, Loss,
     MigrateError, OnceHandler, Outbox, OutboxError, OutboxTransaction, ParkedEvent,
-    ParkedSelection, Relay, RelayError, SchemaError, Status, Store, Trouble,
+    ParkedSelection, Relay, RelayError, RepublishError, SchemaError, Standing, Status, Store,
+    Trouble,
 };
 #[cfg(feature = "postgres")]
 pub use outbox::{Rebase, RebaseError, RebasedEvent};
@@ -87,6 +90,8 @@ pub use rate::Rate;
 pub use replay::{ReplayConsumer, ReplayError, ReplayStatus, Replays};
 pub use replaying::{ReplayId, ReplayIdError};
 pub use replica::{Activity, HotKey, Replica, WantedConsumer};
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub use republish::{Republish, Republished};
 pub use retry::Retry;
 pub use start::Start;
 pub use subscriber::{EventSubscriber, Exhausted, SubscriberError};
@@ -106,7 +111,8 @@ pub use trace::{
 };
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use verify::{
-    Difference, DifferenceKind, Standing, Verification, VerifiedStream, Verify, VerifyError,
+    Difference, DifferenceKind, Repair, RepairError, Verification, VerifiedStream, Verify,
+    VerifyError,
 };
 pub use worker::{Worker, WorkerError, shutdown_signal};
 

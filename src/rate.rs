@@ -47,6 +47,12 @@ impl Rate {
         }
     }
 
+    /// The time from one event to the next.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub(crate) fn interval(self) -> Duration {
+        self.interval
+    }
+
     /// By how much a beginning may be before its time.
     fn tolerance(self) -> Duration {
         BURST.saturating_sub(self.interval)

@@ -1,24 +1,32 @@
 //! Whether the streams hold what the relay has put into them: every event that was confirmed, as it was written,
-//! once, and in the order of its key. Only reads.
+//! once, and in the order of its key. Only reads; a repair publishes what is missing again.
 //!
 //! The rows that the outbox still keeps and the messages of a stream are read side by side; the ledger says where
 //! a row went that has no message. Nothing of it needs the relay, which may go on meanwhile: what it passes
 //! after the beginning is not looked at.
 
 mod compare;
+mod repair;
 mod report;
 
-use std::{collections::BTreeMap, hash::RandomState};
+use std::{
+    collections::{BTreeMap, HashSet},
+    hash::RandomState,
+};
 
 use chrono::{DateTime, Utc};
 use tidings_contract::{Name, Pattern};
 
 use crate::{
     bus::{Bus, BusError, ReaderError, StreamState},
-    outbox::{Entry, Outbox, OutboxError, Passed, Relayed, Store, Stretch},
+    outbox::{
+        Ends, Entry, Outbox, OutboxError, Passed, Position, Range, Relayed, Standing, Store,
+        Stretch, Way, standing,
+    },
 };
 use compare::{Comparison, Finding, difference};
-pub use report::{Difference, DifferenceKind, Standing, Verification, VerifiedStream};
+pub use repair::{Repair, RepairError};
+pub use report::{Difference, DifferenceKind, Verification, VerifiedStream};
 
 /// Rows that are read at once.
 const ROWS: usize = 5000;
@@ -43,7 +51,7 @@ const AHEAD: u64 = 10_000;
 pub struct Verify<DB: Store> {
     bus: Bus,
     outbox: Outbox<DB>,
-    since: Option<DateTime<Utc>>,
+    range: Range,
     payloads: bool,
 }
 
@@ -60,6 +68,20 @@ pub enum VerifyError {
     /// The server does not answer.
     #[error(transparent)]
     Bus(#[from] BusError),
+}
+
+/// What was found, and what a repair has to know.
+#[derive(Default)]
+struct Examined {
+    found: Verification,
+    /// The places of the events that were confirmed and are gone.
+    missing: Vec<i64>,
+    /// How many of them have a later event of their key in the stream.
+    late: u64,
+    /// Where the streams ended.
+    ends: Ends,
+    /// Where the relay was in each stream.
+    passed: BTreeMap<String, Position>,
 }
 
 /// A stream as it is and as the relay knows it.
@@ -89,7 +111,7 @@ impl<DB: Store> Verify<DB> {
         Self {
             bus: bus.clone(),
             outbox: outbox.clone(),
-            since: None,
+            range: Range::default(),
             payloads: false,
         }
     }
@@ -97,7 +119,7 @@ impl<DB: Store> Verify<DB> {
     /// Compares what was written then or later.
     #[must_use]
     pub fn since(mut self, since: DateTime<Utc>) -> Self {
-        self.since = Some(since);
+        self.range.since = Some(since);
         self
     }
 
@@ -113,19 +135,25 @@ impl<DB: Store> Verify<DB> {
     /// # Errors
     /// [`VerifyError`] when one side cannot be read.
     pub async fn run(&self) -> Result<Verification, VerifyError> {
+        Ok(self.examine().await?.found)
+    }
+
+    /// The same, with what a repair has to know.
+    async fn examine(&self) -> Result<Examined, VerifyError> {
         let passed = self.outbox.passed().await?;
         let mut rows = Rows::new(self, &passed, 1, None);
         let first = rows.page().await?.first().map_or(i64::MAX, |row| row.id);
         let sides = self.sides(&passed, first).await?;
-        let mut found = Verification::default();
+        let mut examined = Examined::default();
         for side in &sides {
             let stream = match &side.state {
-                Some(state) => self.compare(side, state, &passed).await?,
-                None => self.gone(side, &sides, &passed).await?,
+                Some(state) => self.compare(side, state, &passed, &mut examined).await?,
+                None => self.gone(side, &sides, &passed, &mut examined).await?,
             };
-            found.streams.push(stream);
+            examined.found.streams.push(stream);
         }
-        Ok(found)
+        examined.passed = passed.streams;
+        Ok(examined)
     }
 
     /// The streams that the relay knows.
@@ -135,26 +163,17 @@ impl<DB: Store> Verify<DB> {
         names.extend(beginnings.iter().map(|beginning| &beginning.stream));
         names.sort();
         names.dedup();
+        let losses = self.outbox.known_losses().await?;
         let mut sides = Vec::new();
         for name in names {
             let state = self.bus.stream_state(name).await?;
             let position = passed.streams.get(name);
-            let standing = match (&state, position) {
-                (None, _) => Standing::Gone,
-                (Some(state), Some(position)) if state.incarnation != position.incarnation => {
-                    Standing::Recreated {
-                        was: position.incarnation.clone(),
-                        now: state.incarnation.clone(),
-                    }
-                }
-                (Some(state), Some(position)) if state.last_sequence < position.sequence => {
-                    Standing::RolledBack {
-                        known: position.sequence,
-                        now: state.last_sequence,
-                    }
-                }
-                _ => Standing::Known,
+            let standing = match position {
+                Some(position) => standing(&self.bus, name, position, state.as_ref()).await?,
+                None if state.is_none() => Standing::Gone,
+                None => Standing::Known,
             };
+            let standing = losses.judge(name, standing, position);
             let subjects = state.iter().flat_map(|state| &state.subjects);
             let from = beginnings
                 .iter()
@@ -181,6 +200,7 @@ impl<DB: Store> Verify<DB> {
         side: &Side,
         state: &StreamState,
         passed: &Passed,
+        examined: &mut Examined,
     ) -> Result<VerifiedStream, VerifyError> {
         let hasher = self.payloads.then(RandomState::new);
         let mut stream = VerifiedStream::new(&side.name, side.standing.clone());
@@ -219,8 +239,15 @@ impl<DB: Store> Verify<DB> {
             .await?;
         stream.sound = comparison.sound;
         stream.others = comparison.strays().len() as u64;
+        stream.late = comparison.late;
+        let behind = comparison.missing().filter(|row| comparison.has_later(row));
+        let behind: HashSet<i64> = behind.map(|row| row.id).collect();
         let missing = comparison.into_missing();
-        self.look_up(&mut stream, side, missing).await?;
+        let missing = self.look_up(&mut stream, side, missing).await?;
+        examined.late += missing.iter().filter(|id| behind.contains(id)).count() as u64;
+        examined.missing.extend(missing);
+        let end = state.last_sequence;
+        examined.ends.insert(side.name.clone(), end);
         Ok(stream)
     }
 
@@ -249,6 +276,7 @@ impl<DB: Store> Verify<DB> {
         side: &Side,
         sides: &[Side],
         passed: &Passed,
+        examined: &mut Examined,
     ) -> Result<VerifiedStream, VerifyError> {
         let mut stream = VerifiedStream::new(&side.name, side.standing.clone());
         let mut rows = Rows::new(self, passed, ROWS, None);
@@ -260,24 +288,27 @@ impl<DB: Store> Verify<DB> {
                     .filter(|row| !sides.iter().any(|side| side.has(&row.name))),
             );
         }
-        self.look_up(&mut stream, side, missing).await?;
+        let missing = self.look_up(&mut stream, side, missing).await?;
+        examined.missing.extend(missing);
         Ok(stream)
     }
 
-    /// Asks the ledger where the events went that are missing.
+    /// Asks the ledger where the events went that are missing; returns the places of those that were confirmed
+    /// and are gone.
     async fn look_up(
         &self,
         stream: &mut VerifiedStream,
         side: &Side,
         missing: Vec<Relayed>,
-    ) -> Result<(), VerifyError> {
+    ) -> Result<Vec<i64>, VerifyError> {
         let Some(first) = missing.first() else {
-            return Ok(());
+            return Ok(Vec::new());
         };
         // What the stream has let go of since the beginning is not missing either.
         let now = self.bus.stream_state(&side.name).await?;
         let oldest = now.map_or(0, |state| state.first_sequence);
         let mut behind = first.id - 1;
+        let mut discarded = Vec::new();
         let unknown = |row: Relayed| (row.id, (row, Absence::Unconfirmed));
         let mut missing: BTreeMap<i64, (Relayed, Absence)> =
             missing.into_iter().map(unknown).collect();
@@ -287,7 +318,10 @@ impl<DB: Store> Verify<DB> {
                 break;
             };
             behind = last.last_id;
-            for entry in entries.iter().filter(|entry| entry.stream == side.name) {
+            let given_up = entries.iter().filter(|entry| entry.way == Way::Discarded);
+            discarded.extend(given_up.map(|entry| entry.last_id));
+            let of_this = |entry: &&Entry| entry.stream == side.name && entry.way != Way::Copied;
+            for entry in entries.iter().filter(of_this) {
                 let absence = side.absence(entry, oldest);
                 for (_, known) in missing
                     .range_mut(entry.first_id..=entry.last_id)
@@ -295,6 +329,12 @@ impl<DB: Store> Verify<DB> {
                 {
                     *known = absence;
                 }
+            }
+        }
+        let mut gone = Vec::new();
+        for id in discarded {
+            if let Some((_, absence)) = missing.get_mut(&id) {
+                *absence = Absence::Unconfirmed;
             }
         }
         for (row, absence) in missing.into_values() {
@@ -306,11 +346,12 @@ impl<DB: Store> Verify<DB> {
                     stream.tell(difference(DifferenceKind::Unconfirmed, row, None, None));
                 }
                 Absence::Missing(why) => {
+                    gone.push(row.id);
                     stream.tell(difference(DifferenceKind::Missing, row, None, Some(why)));
                 }
             }
         }
-        Ok(())
+        Ok(gone)
     }
 }
 
@@ -334,6 +375,10 @@ impl Side {
         if entry.first_sequence > state.last_sequence {
             return Absence::Missing("it lay behind the present end of the stream");
         }
+        // Such a limit removes from the middle.
+        if state.limits_subjects {
+            return Absence::Expired;
+        }
         Absence::Missing("it was deleted")
     }
 }
@@ -353,8 +398,8 @@ impl<'a, DB: Store> Rows<'a, DB> {
         payloads: Option<&'a RandomState>,
     ) -> Self {
         let stretch = Stretch {
-            behind: 0,
-            since: verify.since,
+            behind: verify.range.first - 1,
+            range: &verify.range,
             passed,
             limit,
             payloads,

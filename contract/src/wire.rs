@@ -40,7 +40,8 @@ pub const BATCH_HEADER_BYTES: usize = 256;
 /// The source of an event whose publisher did not say.
 pub const DEFAULT_SOURCE: &str = "tidings";
 
-const ID: &str = "ce-id";
+/// The header that carries the event's id, whatever the server takes for the id of the message.
+pub const ID: &str = "ce-id";
 const TYPE: &str = "ce-type";
 const SOURCE: &str = "ce-source";
 const TIME: &str = "ce-time";

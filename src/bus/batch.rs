@@ -15,6 +15,9 @@ use super::{Bus, CONNECTION_LOST, Receipt, headers_of};
 /// The server stores a whole batch before it answers, so it may take longer than a plain request.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Names the run that has published an event again.
+pub(super) const REPUBLISHED: &str = "tidings-republished";
+
 /// One message, ready to be sent.
 pub(crate) struct Submission {
     subject: String,
@@ -30,6 +33,8 @@ pub(crate) struct BatchId(String);
 pub(crate) struct Confirmed {
     /// The sequence of the last message.
     pub(crate) sequence: u64,
+    /// It was stored before, by the id of the message; since then it may have been removed.
+    pub(crate) is_duplicate: bool,
 }
 
 /// The server has not stored it, or did not say.
@@ -69,6 +74,23 @@ impl Submission {
             headers: headers_of(envelope, defaults),
             payload: envelope.payload().clone(),
         }
+    }
+
+    /// The same to another subject.
+    pub(crate) fn to(self, subject: String) -> Self {
+        Self { subject, ..self }
+    }
+
+    /// The same under another id of the message; the event's stays.
+    pub(crate) fn known_as(mut self, id: &str) -> Self {
+        self.headers.insert(wire::MESSAGE_ID, id);
+        self
+    }
+
+    /// The same, with the name of the run that publishes it again.
+    pub(crate) fn republished(mut self, run: &str) -> Self {
+        self.headers.insert(REPUBLISHED, run);
+        self
     }
 
     fn in_batch(mut self, batch: &BatchId, sequence: usize) -> Self {
@@ -244,6 +266,7 @@ fn classify(receipt: Receipt) -> Result<Confirmed, Refusal> {
     };
     Ok(Confirmed {
         sequence: receipt.seq,
+        is_duplicate: receipt.duplicate,
     })
 }
 
@@ -300,7 +323,7 @@ mod tests {
     #[test]
     fn a_duplicate_is_stored_already() {
         let confirmed = answer(r#"{"stream":"EVENTS","seq":7,"duplicate":true}"#).unwrap();
-        assert_eq!(confirmed.sequence, 7);
+        assert_eq!((confirmed.sequence, confirmed.is_duplicate), (7, true));
     }
 
     #[test]

@@ -4,9 +4,11 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use futures::{FutureExt, Stream, StreamExt};
 use serde_json::json;
 use tidings_contract::{EventId, wire};
+use tokio::sync::watch;
 
 use super::{Bus, BusError, Reader, ReaderError, Start};
 
@@ -18,8 +20,12 @@ pub(crate) struct StreamState {
     /// The oldest message that is there, or the next one when there is none.
     pub(crate) first_sequence: u64,
     pub(crate) last_sequence: u64,
+    /// When this was so, by the server's clock.
+    pub(crate) at: Option<DateTime<Utc>>,
     pub(crate) subjects: Vec<String>,
     pub(crate) atomic: bool,
+    /// Each subject has a limit of its own.
+    pub(crate) limits_subjects: bool,
     /// By its own limits it takes no message: full with `discard: new`, or sealed.
     pub(crate) is_closed: bool,
 }
@@ -50,11 +56,29 @@ impl Bus {
                 subjects: subjects.map(str::to_owned).collect(),
                 first_sequence: info.state.first_seq,
                 atomic: is_set("allow_atomic"),
+                limits_subjects: reached("max_msgs_per_subject", u64::MAX),
                 is_closed: is_set("sealed")
                     || is_full && info.config.get("discard") == Some(&json!("new")),
                 last_sequence: info.state.last_seq,
+                at: info.ts,
                 incarnation: info.created,
             }
+        }))
+    }
+
+    /// The event that lies at a sequence of a stream, if there is a message.
+    pub(crate) async fn event_at(
+        &self,
+        stream: &str,
+        sequence: u64,
+    ) -> Result<Option<EventId>, BusError> {
+        let message = self.single(stream, &json!({ "seq": sequence })).await?;
+        Ok(message.and_then(|message| {
+            let header = |name: &str| {
+                let mut headers = message.headers.iter();
+                headers.find_map(|(known, value)| (known == name).then_some(&**value))
+            };
+            event_of(header)
         }))
     }
 
@@ -65,16 +89,34 @@ impl Bus {
         behind: u64,
         up_to: u64,
     ) -> Result<Found, ReaderError> {
-        let start = Start::Sequence(behind + 1);
+        self.ids_from(stream, Start::Sequence(behind + 1), up_to)
+            .await
+    }
+
+    /// The same from a place on.
+    pub(crate) async fn ids_from(
+        &self,
+        stream: &str,
+        start: Start,
+        up_to: u64,
+    ) -> Result<Found, ReaderError> {
         let mut reader = Reader::open(self, stream, Vec::new(), start, true).await?;
         let mut found = Found::new();
         while let Some((message, place)) = reader.next_up_to(up_to).await? {
             let headers = message.headers.as_ref();
-            if let Some(id) = headers.and_then(|headers| headers.get(wire::MESSAGE_ID)) {
-                found.insert(EventId::of_foreign("message", id.as_str()), place.sequence);
+            let header = |name: &str| Some(headers?.get(name)?.as_str());
+            if let Some(event) = event_of(header) {
+                found.insert(event, place.sequence);
             }
         }
         Ok(found)
+    }
+
+    /// Rises each time the connection is lost: whatever was known of a stream may not hold for the next one.
+    pub(crate) fn interruptions(&self) -> watch::Receiver<u64> {
+        let mut interruptions = self.lost.clone();
+        interruptions.mark_unchanged();
+        interruptions
     }
 
     /// Sends a hint to whoever listens, or drops it when the connection is busy. Never waits.
@@ -110,4 +152,10 @@ impl Bus {
             })?;
         Ok(subscriber.map(|_| ()))
     }
+}
+
+/// The event of a message. What was published again has a message id of its own, and the event's id all the same.
+fn event_of<'a>(header: impl Fn(&str) -> Option<&'a str>) -> Option<EventId> {
+    let id = header(wire::ID).and_then(|id| id.parse().ok());
+    id.or_else(|| Some(EventId::of_foreign("message", header(wire::MESSAGE_ID)?)))
 }

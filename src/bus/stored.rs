@@ -5,7 +5,7 @@ use std::hash::BuildHasher;
 
 use tidings_contract::EventId;
 
-use super::{Bus, Reader, ReaderError, Start, envelope_of};
+use super::{Bus, Reader, ReaderError, Start, batch::REPUBLISHED, envelope_of};
 
 /// Where the server says how large a message is whose payload it leaves out.
 const SIZE: &str = "Nats-Msg-Size";
@@ -21,6 +21,8 @@ pub(crate) struct Stored {
     pub(crate) bytes: usize,
     /// The payload's hash, when payloads are read.
     pub(crate) payload: Option<u64>,
+    /// It was published again.
+    pub(crate) is_republished: bool,
 }
 
 /// Reads a part of a stream.
@@ -62,6 +64,7 @@ impl<H: BuildHasher> StoredReader<H> {
                     .map(|value| value.as_str())
             };
             let size = header(SIZE).and_then(|size| size.parse().ok());
+            let is_republished = header(REPUBLISHED).is_some();
             let bytes = size.unwrap_or(message.payload.len());
             let payload = self
                 .payloads
@@ -78,6 +81,7 @@ impl<H: BuildHasher> StoredReader<H> {
                 key: envelope.key().map(str::to_owned),
                 bytes,
                 payload,
+                is_republished,
             }));
         }
         Ok(None)

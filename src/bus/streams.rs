@@ -189,6 +189,10 @@ pub(super) struct Info {
     pub(super) created: String,
     pub(super) config: Map<String, Value>,
     pub(super) state: InfoState,
+    /// When the server said so, by its clock.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    #[serde(default)]
+    pub(super) ts: Option<chrono::DateTime<chrono::Utc>>,
 }
 
 #[derive(Deserialize)]

@@ -5,8 +5,8 @@ use std::{error::Error, fmt, io, process::ExitCode};
 
 use tidings::{
     BusError, ConnectError, DeadLettersError, MigrateError, OutboxError, PublishError, ReaderError,
-    RebaseError, RelayError, ReplayError, ResetError, SchemaError, SubscribersError, TraceError,
-    VerifyError, WorkerError,
+    RebaseError, RelayError, RepairError, ReplayError, RepublishError, ResetError, SchemaError,
+    SubscribersError, TraceError, VerifyError, WorkerError,
 };
 
 use super::database;
@@ -210,6 +210,35 @@ impl From<TraceError> for Report {
             TraceError::DeadLetters(source) => source.into(),
             TraceError::Bus(source) => source.into(),
             other => Self::of(Exit::Failed, &other),
+        }
+    }
+}
+
+impl From<RepairError> for Report {
+    fn from(error: RepairError) -> Self {
+        match error {
+            RepairError::Verify(source) => source.into(),
+            RepairError::Republish(source) => source.into(),
+            other => Self::of(Exit::Failed, &other),
+        }
+    }
+}
+
+impl From<RepublishError> for Report {
+    fn from(error: RepublishError) -> Self {
+        const AGAIN: &str = "the same command again, which goes on with what is left";
+        let report = Self::of(Exit::Failed, &error);
+        match error {
+            RepublishError::Outbox(source) => source.into(),
+            RepublishError::Stream(source) => source.into(),
+            RepublishError::Bus(source) => source.into(),
+            RepublishError::NoStream { .. } => {
+                report.cure("tidings streams apply, with a [[stream]] that takes it")
+            }
+            RepublishError::Busy
+            | RepublishError::Changed { .. }
+            | RepublishError::Unconfirmed { .. } => report.cure(AGAIN),
+            _ => report,
         }
     }
 }

@@ -1,8 +1,8 @@
-//! `tidings verify`: whether the streams hold what was confirmed. Never changes anything.
+//! `tidings verify`: whether the streams hold what was confirmed, and bringing back what they do not.
 
 use chrono::{DateTime, Utc};
 use clap::Args;
-use tidings::{Difference, Standing, Verification, VerifiedStream, Verify};
+use tidings::{Bus, Difference, Outbox, Repair, Store, Verification, VerifiedStream, Verify};
 
 use super::{
     connect,
@@ -16,6 +16,10 @@ use crate::config::Config;
 /// Compares what the outbox keeps with what the streams hold: every event that was confirmed has to be there, as it
 /// was written, once, and in the order of its key. The relay may go on meanwhile. Ends with 1 when something is
 /// wrong. What a stream's limits have removed is not wrong.
+///
+/// With --repair, what was confirmed and is missing is published again, in the order in which it was written, with
+/// the ids that it had. Ends with 0 when nothing is wrong any more. A stream only grows: what is published again
+/// may lie behind later events of its key (`late`), and what is altered, there twice or inverted stays so.
 #[derive(Args)]
 pub(super) struct RunVerify {
     /// Only what was written since then: 2h ago, or at a time such as 2026-01-31T12:00:00Z
@@ -24,6 +28,12 @@ pub(super) struct RunVerify {
     /// Compare payloads byte for byte, and not only their sizes; this reads all of them
     #[arg(long)]
     payloads: bool,
+    /// Publish again what is missing
+    #[arg(long)]
+    repair: bool,
+    /// With --repair: print what is missing, and publish nothing
+    #[arg(long, requires = "repair")]
+    dry_run: bool,
     /// How many differences to print at most
     #[arg(long, value_name = "N", default_value_t = 100)]
     limit: usize,
@@ -36,16 +46,12 @@ impl RunVerify {
     pub(super) async fn run(&self, config: &Config) -> Outcome {
         let database = Database::open(config).await?;
         let bus = connect(config).await?;
-        let found = with_outbox!(&database, outbox => {
-            let mut verify = Verify::new(&bus, outbox);
-            if let Some(since) = self.since {
-                verify = verify.since(since);
-            }
-            if self.payloads {
-                verify = verify.payloads();
-            }
-            verify.run().await
-        })?;
+        if self.repair && !self.dry_run {
+            let repair =
+                with_outbox!(&database, outbox => self.verify(&bus, outbox).repair().await)?;
+            return self.repaired(&repair);
+        }
+        let found = with_outbox!(&database, outbox => self.verify(&bus, outbox).run().await)?;
         match self.json {
             true => output::json(&found)?,
             false => self.print(&found)?,
@@ -53,10 +59,37 @@ impl RunVerify {
         if found.is_sound() {
             return Ok(());
         }
-        Err(Report::new(
-            Exit::Failed,
-            "the streams do not hold what was confirmed",
-        ))
+        Err(
+            Report::new(Exit::Failed, "the streams do not hold what was confirmed")
+                .cure("tidings verify --repair, for what is missing"),
+        )
+    }
+
+    fn verify<DB: Store>(&self, bus: &Bus, outbox: &Outbox<DB>) -> Verify<DB> {
+        let mut verify = Verify::new(bus, outbox);
+        if let Some(since) = self.since {
+            verify = verify.since(since);
+        }
+        if self.payloads {
+            verify = verify.payloads();
+        }
+        verify
+    }
+
+    fn repaired(&self, repair: &Repair) -> Outcome {
+        match self.json {
+            true => output::json(repair)?,
+            false => {
+                self.print(&repair.found)?;
+                output::line("")?;
+                output::table(&done(repair))?;
+            }
+        }
+        if repair.is_whole() {
+            return Ok(());
+        }
+        let what = "what is altered, there twice, inverted or out of reach cannot be repaired";
+        Err(Report::new(Exit::Failed, what))
     }
 
     fn print(&self, found: &Verification) -> std::io::Result<()> {
@@ -81,13 +114,14 @@ impl RunVerify {
     }
 }
 
-const HEAD: [&str; 10] = [
+const HEAD: [&str; 11] = [
     "stream",
     "sound",
     "missing",
     "altered",
     "twice",
     "inverted",
+    "late",
     "unconfirmed",
     "expired",
     "others",
@@ -97,16 +131,7 @@ const DIFFERENCES: [&str; 8] = [
     "what", "stream", "sequence", "row", "event", "name", "key", "detail",
 ];
 
-fn row(stream: &VerifiedStream) -> [String; 10] {
-    let standing = match &stream.standing {
-        Standing::Known => "is the one that the relay knows".to_owned(),
-        Standing::Gone => "is gone".to_owned(),
-        Standing::Recreated { was, now } => format!("was made anew: of {now}, not of {was}"),
-        Standing::RolledBack { known, now } => {
-            format!("ends at {now}, and {known} was confirmed: an older copy was restored")
-        }
-        other => format!("{other:?}"),
-    };
+fn row(stream: &VerifiedStream) -> [String; 11] {
     [
         stream.stream.clone(),
         stream.sound.to_string(),
@@ -114,11 +139,35 @@ fn row(stream: &VerifiedStream) -> [String; 10] {
         stream.altered.to_string(),
         stream.duplicated.to_string(),
         stream.out_of_order.to_string(),
+        stream.late.to_string(),
         stream.unconfirmed.to_string(),
         stream.expired.to_string(),
         stream.others.to_string(),
-        standing,
+        stream.standing.to_string(),
     ]
+}
+
+fn done(repair: &Repair) -> Vec<[String; 2]> {
+    let mut rows = Vec::new();
+    for (stream, events) in &repair.republished {
+        rows.push(["republished".into(), format!("{events} into {stream}")]);
+    }
+    if repair.republished.is_empty() {
+        rows.push(["republished".into(), "nothing: nothing was missing".into()]);
+    }
+    if repair.late > 0 {
+        let late = format!("{}, behind later events of their keys", repair.late);
+        rows.push(["late".into(), late]);
+    }
+    if repair.out_of_reach > 0 {
+        let gone = format!("{}: the outbox has let go of them", repair.out_of_reach);
+        rows.push(["out of reach".into(), gone]);
+    }
+    for loss in &repair.settled {
+        let settled = format!("stream {} {}", loss.stream, loss.standing);
+        rows.push(["settled".into(), settled]);
+    }
+    rows
 }
 
 fn line(stream: &str, difference: &Difference) -> [String; 8] {

@@ -10,6 +10,7 @@ mod chunks;
 mod contents;
 mod delayed;
 mod inbox;
+mod mend;
 mod migrate;
 mod names;
 mod origin;
@@ -20,6 +21,7 @@ mod relay;
 mod relayed;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+mod standing;
 mod status;
 mod store;
 mod traced;
@@ -41,6 +43,8 @@ use crate::{
 use chunks::chunks;
 pub use delayed::DelayedEvent;
 pub use inbox::{BatchOnceHandler, InboxTransaction, OnceHandler};
+pub use mend::RepublishError;
+pub(crate) use mend::{Ends, Sender, Sending, Way};
 pub use migrate::MigrateError;
 pub use parked::{ParkedEvent, ParkedSelection};
 #[cfg(feature = "postgres")]
@@ -48,11 +52,13 @@ pub use postgres::{Rebase, RebaseError, RebasedEvent};
 #[cfg(feature = "failpoints")]
 pub use relay::failpoint;
 pub use relay::{Relay, RelayError};
-pub(crate) use relayed::{Passed, Relayed, Stretch};
+pub(crate) use relayed::{Passed, Range, Relayed, Stretch};
+pub use standing::{Loss, Standing};
+pub(crate) use standing::{Settled, standing};
 pub use status::{HeldSlot, LastBatch, LeaseStatus, Status, Trouble};
-pub(crate) use store::Entry;
 use store::Names;
 pub use store::Store;
+pub(crate) use store::{Entry, Position};
 pub(crate) use traced::{Asked, Spot, Spotted, TracedBatch, TracedRow, Wanted};
 pub use transaction::OutboxTransaction;
 use wake::Wake;

@@ -5,9 +5,10 @@ use std::{fmt, str::FromStr};
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use sqlx::Connection;
 use tidings_contract::EventId;
 
-use super::{Outbox, OutboxError, Store};
+use super::{Entry, Outbox, OutboxError, Store, Way};
 
 /// An event that is put aside.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -149,10 +150,18 @@ impl<DB: Store> Outbox<DB> {
         selection: &ParkedSelection,
         limit: u32,
     ) -> Result<Vec<ParkedEvent>, OutboxError> {
-        let mut connection = self.acquire().await?;
-        let mut discarded = DB::discard(&mut connection, &self.shared.names, selection, limit)
-            .await
-            .map_err(Self::explain)?;
+        let discarding = async {
+            let names = &self.shared.names;
+            let mut connection = self.shared.pool.acquire().await?;
+            let mut tx = connection.begin_with(DB::BEGIN).await?;
+            let discarded = DB::discard(&mut tx, names, selection, limit).await?;
+            // Otherwise a verification could take them for lost.
+            let given_up: Vec<Entry> = discarded.iter().map(given_up).collect();
+            DB::record(&mut tx, names, &given_up, Way::Discarded).await?;
+            tx.commit().await?;
+            Ok(discarded)
+        };
+        let mut discarded = discarding.await.map_err(Self::explain)?;
         discarded.sort_by_key(|event| event.id);
         for ParkedEvent {
             id,
@@ -165,6 +174,20 @@ impl<DB: Store> Outbox<DB> {
             tracing::warn!(row = id, event.id = %event, event.name = name, key, "a parked event is discarded");
         }
         Ok(discarded)
+    }
+}
+
+/// What the ledger says of an event that was given up.
+fn given_up(event: &ParkedEvent) -> Entry {
+    Entry {
+        first_id: event.id,
+        last_id: event.id,
+        events: 0,
+        stream: String::new(),
+        incarnation: String::new(),
+        first_sequence: 0,
+        last_sequence: 0,
+        way: Way::Discarded,
     }
 }
 

@@ -5,18 +5,20 @@ mod contents;
 mod delayed;
 mod fetch;
 mod inbox;
+mod losses;
+mod mend;
 mod origin;
 mod parked;
 mod rebase;
 mod reclaim;
 mod relayed;
 mod slots;
+mod status;
 mod traced;
 mod turn;
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, Postgres, Row as _, postgres::PgConnectOptions};
 use tidings_contract::{Envelope, EventId, wire};
 use uuid::Uuid;
@@ -30,10 +32,10 @@ use super::{
     ParkedEvent, ParkedSelection,
     origin::Origin,
     parked::WaitsFor,
-    status::{HeldSlot, LastBatch, LeaseStatus, Status, troubles_from},
+    status::{HeldSlot, Status},
     store::{
         Bound, Checkpoint, Claim, Entry, Migration, Names, Page, Parked, Reclaimed, Row,
-        Statements, Tenure, Waiting, Written, positions_from, positions_text, sequence, unsigned,
+        Statements, Tenure, Waiting, Written, positions_from, positions_text, sequence,
     },
 };
 
@@ -61,6 +63,10 @@ impl Statements for Postgres {
             name: "0004_given_up",
             sql: include_str!("../../migrations/postgres/0004_given_up.sql"),
         },
+        Migration {
+            name: "0005_repairs",
+            sql: include_str!("../../migrations/postgres/0005_repairs.sql"),
+        },
     ];
     type Cursor = PgCursor;
 
@@ -71,10 +77,14 @@ impl Statements for Postgres {
     fn is_missing_table(error: &sqlx::Error) -> bool {
         const UNDEFINED_TABLE: &str = "42P01";
         const UNDEFINED_SCHEMA: &str = "3F000";
+        // Of a later migration than the last one that was run.
+        const UNDEFINED_COLUMN: &str = "42703";
         error
             .as_database_error()
             .and_then(|error| error.code())
-            .is_some_and(|code| code == UNDEFINED_TABLE || code == UNDEFINED_SCHEMA)
+            .is_some_and(|code| {
+                [UNDEFINED_TABLE, UNDEFINED_SCHEMA, UNDEFINED_COLUMN].contains(&&*code)
+            })
     }
 
     fn migration_preamble(names: &Names) -> String {
@@ -407,59 +417,7 @@ impl Statements for Postgres {
     }
 
     async fn status(connection: &mut PgConnection, names: &Names) -> Result<Status, sqlx::Error> {
-        let figures = "
-            select
-                relay.owner, relay.epoch,
-                coalesce(date_part('epoch', nullif(relay.lease_until, '-infinity') - clock_timestamp()), 0),
-                backlog.events, date_part('epoch', clock_timestamp() - backlog.oldest),
-                (select count(*) from tidings.parked),
-                last.at, last.events, last.stream, last.last_sequence,
-                (select count(*) from tidings.delayed),
-                (select date_part('epoch', min(due) - clock_timestamp()) from tidings.delayed),
-                coalesce(date_part('epoch', nullif(relay.lease_until, '-infinity') - relay.checkpointed_at), 0),
-                (select count(waits_for) from tidings.parked), relay.trouble::text
-            from tidings.relay
-            cross join lateral (
-                select count(*) as events, min(log.at) as oldest from tidings.outbox as log
-                where log.xid >= pg_snapshot_xmin(relay.cursor)
-                  and not pg_visible_in_snapshot(log.xid, relay.cursor)
-                  and (relay.page_id is null or log.id > relay.page_id
-                       or not pg_visible_in_snapshot(log.xid, relay.page_snapshot))
-            ) as backlog
-            left join lateral (
-                select at, events, stream, last_sequence from tidings.ledger order by last_id desc limit 1
-            ) as last on true";
-        let mut turn = Turn::begin(connection, names).await?;
-        let row = query(names, figures).fetch_one(&mut *turn).await?;
-        turn.end().await?;
-        let last_at: Option<DateTime<Utc>> = row.try_get(6)?;
-        let last_batch = match last_at {
-            None => None,
-            Some(at) => Some(LastBatch {
-                at,
-                events: unsigned(row.try_get::<i32, _>(7)?.into()),
-                stream: row.try_get(8)?,
-                last_sequence: unsigned(row.try_get(9)?),
-            }),
-        };
-        Ok(Status {
-            backlog: unsigned(row.try_get(3)?),
-            oldest_unpublished_seconds: row.try_get(4)?,
-            lease: LeaseStatus {
-                owner: row.try_get(0)?,
-                epoch: row.try_get(1)?,
-                remaining_seconds: row.try_get(2)?,
-                lasts_seconds: row.try_get(12)?,
-            },
-            last_batch,
-            parked: unsigned(row.try_get(5)?),
-            delayed: unsigned(row.try_get(10)?),
-            next_due_seconds: row.try_get(11)?,
-            refuses: None,
-            held: Vec::new(),
-            waiting: unsigned(row.try_get(13)?),
-            troubles: troubles_from(row.try_get(14)?)?,
-        })
+        status::status(connection, names).await
     }
 }
 

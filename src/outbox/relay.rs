@@ -27,6 +27,7 @@ mod janitor;
 mod keeper;
 mod lane;
 mod ledger;
+mod lost;
 mod progress;
 mod resume;
 mod route;
@@ -242,6 +243,7 @@ impl<DB: Store> Relay<DB> {
     /// database that has gone silent must not keep the relay from trying again.
     async fn tenure(&self, life: &Life) -> Result<Tenured, Fault> {
         let asked = Instant::now();
+        let mut interruptions = life.bus.interruptions();
         let claiming = tokio::time::timeout(self.settings.lease, self.claim()).await;
         let Some(claimed) = claiming.map_err(|_| Fault::Silent)?? else {
             return Ok(Tenured::StandBy);
@@ -294,6 +296,8 @@ impl<DB: Store> Relay<DB> {
             result = self.pipeline(life, claim, keys, waiting, way) => result?,
             Some(ended) = crew.join_next() => return Err(fault_of(ended)),
             () = fence.passed() => return Err(Fault::Fenced),
+            // Behind a new connection there may be another stream of that name, or an older copy of it.
+            Ok(()) = interruptions.changed() => return Err(Fault::Disconnected),
         }
         // The reports' channel is closed: the keeper writes the last checkpoint.
         tokio::select! {
@@ -356,6 +360,8 @@ impl<DB: Store> Relay<DB> {
             .report(Report::Began {
                 ends: stored.ends.clone(),
                 held: stored.found.keys().cloned().collect(),
+                losses: stored.losses.clone(),
+                resets: stored.resets.clone(),
             })
             .await?;
         if waiting.is_something() {

@@ -40,13 +40,43 @@ pub struct Passed {
     pub streams: Positions,
 }
 
+/// Which events are meant; by default all.
+#[derive(Debug, Clone)]
+pub struct Range {
+    /// From this place on.
+    pub first: i64,
+    /// Up to this place.
+    pub last: i64,
+    /// Written then or later.
+    pub since: Option<DateTime<Utc>>,
+    /// Written then or before.
+    pub until: Option<DateTime<Utc>>,
+    /// Of these names; all when there is none.
+    pub names: Vec<String>,
+    /// Of this key.
+    pub key: Option<String>,
+}
+
+impl Default for Range {
+    fn default() -> Self {
+        Self {
+            first: 0,
+            last: i64::MAX,
+            since: None,
+            until: None,
+            names: Vec::new(),
+            key: None,
+        }
+    }
+}
+
 /// Which of the events that the relay has passed.
 #[derive(Debug, Clone, Copy)]
 pub struct Stretch<'a> {
     /// Behind this place.
     pub behind: i64,
-    /// Written then or later.
-    pub since: Option<DateTime<Utc>>,
+    /// Of these.
+    pub range: &'a Range,
     /// How far the relay was.
     pub passed: &'a Passed,
     /// At most so many.

@@ -4,6 +4,8 @@
 mod contents;
 mod delayed;
 mod inbox;
+mod losses;
+mod mend;
 mod open;
 mod parked;
 mod relayed;
@@ -24,6 +26,7 @@ use uuid::Uuid;
 use super::{
     ParkedEvent, ParkedSelection,
     parked::WaitsFor,
+    standing::{losses_from, open},
     status::{LastBatch, LeaseStatus, Status, troubles_from},
     store::{
         Bound, Checkpoint, Claim, LEDGER_RETENTION, Migration, Names, Page, Parked, Reclaimed, Row,
@@ -62,6 +65,10 @@ impl Statements for Sqlite {
             name: "0004_given_up",
             sql: include_str!("../../migrations/sqlite/0004_given_up.sql"),
         },
+        Migration {
+            name: "0005_repairs",
+            sql: include_str!("../../migrations/sqlite/0005_repairs.sql"),
+        },
     ];
     /// The id of the last row that is confirmed or parked.
     type Cursor = i64;
@@ -71,9 +78,11 @@ impl Statements for Sqlite {
     }
 
     fn is_missing_table(error: &sqlx::Error) -> bool {
-        error
-            .as_database_error()
-            .is_some_and(|error| error.message().starts_with("no such table"))
+        error.as_database_error().is_some_and(|error| {
+            let message = error.message();
+            // A column: of a later migration than the last one that was run.
+            message.starts_with("no such table") || message.starts_with("no such column")
+        })
     }
 
     fn migration_preamble(names: &Names) -> String {
@@ -425,9 +434,10 @@ impl Statements for Sqlite {
                 (select min(due) / 1000000.0 - unixepoch('subsec') from tidings_delayed),
                 case when relay.lease_until = 0 then 0.0
                      else (relay.lease_until - relay.checkpointed_at) / 1000000.0 end,
-                (select count(waits_for) from tidings_parked), relay.trouble
+                (select count(waits_for) from tidings_parked), relay.trouble, relay.losses
             from tidings_relay as relay
-            left join (select * from tidings_ledger order by last_id desc limit 1) as last on true";
+            left join (select * from tidings_ledger where way <> 'discarded'
+                       order by last_id desc limit 1) as last on true";
         let row = sqlx::query(names.sql(figures, '_'))
             .fetch_one(connection)
             .await?;
@@ -458,6 +468,7 @@ impl Statements for Sqlite {
             held: Vec::new(),
             waiting: unsigned(row.try_get(13)?),
             troubles: troubles_from(row.try_get(14)?)?,
+            losses: open(&losses_from(row.try_get(15)?)?),
         })
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{Outbox, OutboxError, Store};
+use super::{Loss, Outbox, OutboxError, Store};
 
 /// How an outbox stands.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -33,6 +33,8 @@ pub struct Status {
     pub troubles: Vec<Trouble>,
     /// Slots of the log that should be free, and the transactions that hold them. Only freeing waits for those.
     pub held: Vec<HeldSlot>,
+    /// Streams that have lost what they had confirmed, or may have, until somebody has seen to it.
+    pub losses: Vec<Loss>,
 }
 
 /// A transaction that holds a slot of the log.

@@ -10,8 +10,16 @@ use sqlx::{Connection, Database};
 use tidings_contract::{Envelope, EventId};
 
 use super::{
-    HeldSlot, ParkedEvent, ParkedSelection, Status, contents::Contents, delayed::Schedule,
-    inbox::Remember, origin::Origin, parked::WaitsFor, relayed::Archive, traced::Trail,
+    HeldSlot, ParkedEvent, ParkedSelection, Status,
+    contents::Contents,
+    delayed::Schedule,
+    inbox::Remember,
+    mend::{Mending, Way},
+    origin::Origin,
+    parked::WaitsFor,
+    relayed::Archive,
+    standing::LossKeeping,
+    traced::Trail,
 };
 
 pub(super) use super::names::Names;
@@ -27,7 +35,9 @@ pub trait Cursor: Clone + Debug + Send + Sync + 'static {}
 impl<T: Clone + Debug + Send + Sync + 'static> Cursor for T {}
 
 /// The statements of one database. Every time is the database's clock.
-pub trait Statements: Schedule + Remember + Contents + Archive + Trail {
+pub trait Statements:
+    Schedule + Remember + Contents + Archive + LossKeeping + Mending + Trail
+{
     /// The word for logs and messages.
     const KIND: &'static str;
     /// How a transaction that writes begins.
@@ -262,6 +272,37 @@ pub struct Position {
     pub incarnation: String,
     /// The last sequence that is in the ledger.
     pub sequence: u64,
+    /// The last event that was confirmed; it may lie behind the sequence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<Last>,
+    /// No event of the relay that is not in the ledger was stored before, by the server's clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<DateTime<Utc>>,
+}
+
+/// Where an event was confirmed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Last {
+    /// The sequence in the stream.
+    pub sequence: u64,
+    /// The event.
+    pub event: EventId,
+}
+
+impl Position {
+    pub(super) fn new(incarnation: String, sequence: u64) -> Self {
+        Self {
+            incarnation,
+            sequence,
+            last: None,
+            since: None,
+        }
+    }
+
+    /// How far the stream is known to have gone.
+    pub(crate) fn known(&self) -> u64 {
+        self.sequence.max(self.last.map_or(0, |last| last.sequence))
+    }
 }
 
 /// How far the relay is, and what was confirmed since it last said so.
@@ -350,6 +391,8 @@ pub struct Entry {
     pub first_sequence: u64,
     /// The sequence of the last event.
     pub last_sequence: u64,
+    /// How they came there.
+    pub way: Way,
 }
 
 /// The bounds of a page.

@@ -44,7 +44,7 @@ pub struct TracedEvent {
     pub source: Option<String>,
     /// What the outbox knows.
     pub outbox: OutboxTrace,
-    /// The batches of the relay that had it, as far as the ledger knows.
+    /// The batches that had it, as far as the ledger knows.
     pub batches: Vec<TracedBatch>,
     /// Where it is stored; more than one place when it was stored again.
     pub stored: Vec<StoredEvent>,
@@ -115,7 +115,8 @@ pub enum OutboxTrace {
 pub struct TracedBatch {
     /// When that was written down.
     pub at: DateTime<Utc>,
-    /// The epoch of the relay's lease: it rises with every take-over and every fault.
+    /// The epoch of the relay's lease: it rises with every take-over and every fault. 0 when it was published again,
+    /// by a repair or by hand.
     pub epoch: i64,
     /// How many events.
     pub events: u64,

@@ -81,6 +81,8 @@ struct Ends {
     by_id: Pair,
     /// The pair with the highest sequence.
     by_sequence: Pair,
+    /// Of what was published again: how many pairs have no later one before them, as far as is known.
+    in_order: u64,
 }
 
 /// Rows and messages that have no counterpart yet. It holds as much as the two walks differ, and for every
@@ -90,9 +92,13 @@ pub(super) struct Comparison {
     rows: HashMap<EventId, Relayed>,
     messages: HashMap<EventId, Stored>,
     keys: HashMap<u64, Ends>,
+    /// The same of what was published again.
+    republished: HashMap<u64, Ends>,
     seed: RandomState,
     /// Pairs about which there is nothing to say.
     pub(super) sound: u64,
+    /// Events that were published again and lie behind later ones of their key.
+    pub(super) late: u64,
 }
 
 impl Comparison {
@@ -120,6 +126,21 @@ impl Comparison {
         &mut self.messages
     }
 
+    /// Whether the stream holds a later event of a row's key.
+    pub(super) fn has_later(&self, row: &Relayed) -> bool {
+        let Some(key) = &row.key else { return false };
+        let hash = self.seed.hash_one(key);
+        let ends = [self.keys.get(&hash), self.republished.get(&hash)];
+        ends.into_iter()
+            .flatten()
+            .any(|ends| ends.by_id.id > row.id)
+    }
+
+    /// The rows that have no message.
+    pub(super) fn missing(&self) -> impl Iterator<Item = &Relayed> {
+        self.rows.values()
+    }
+
     /// The rows that have no message, in the order of ids.
     pub(super) fn into_missing(self) -> Vec<Relayed> {
         let mut missing: Vec<Relayed> = self.rows.into_values().collect();
@@ -143,30 +164,56 @@ impl Comparison {
             sequence,
         };
         if let Some(key) = &row.key
-            && !self.follows(key, pair)
+            && !self.follows(key, pair, message.is_republished)
         {
             findings.push(Finding::OutOfOrder { row, sequence });
         }
         self.sound += u64::from(findings.len() == told);
     }
 
-    /// Whether a pair lies where its key's others allow it.
-    fn follows(&mut self, key: &str, pair: Pair) -> bool {
+    /// Whether a pair lies where its key's others allow it. A stream only grows, so what was published again may lie
+    /// behind later ones: that is counted, and is no inversion of the relay's.
+    fn follows(&mut self, key: &str, pair: Pair, is_republished: bool) -> bool {
+        let hash = self.seed.hash_one(key);
+        let is_inverted = |ends: &HashMap<u64, Ends>| {
+            let ends = ends.get(&hash);
+            ends.is_some_and(|ends| ends.by_id.inverts(pair) || ends.by_sequence.inverts(pair))
+        };
+        let inverts_relayed = is_inverted(&self.keys);
+        let inverts_republished = is_inverted(&self.republished);
+        let keys = match is_republished {
+            true => &mut self.republished,
+            false => &mut self.keys,
+        };
         let first = Ends {
             by_id: pair,
             by_sequence: pair,
+            in_order: 0,
         };
-        let ends = self.keys.entry(self.seed.hash_one(key)).or_insert(first);
-        let inverted =
-            |other: Pair| (pair.id < other.id) != (pair.sequence < other.sequence) && pair != other;
-        let follows = !inverted(ends.by_id) && !inverted(ends.by_sequence);
+        let ends = keys.entry(hash).or_insert(first);
         if pair.id > ends.by_id.id {
             ends.by_id = pair;
         }
         if pair.sequence > ends.by_sequence.sequence {
             ends.by_sequence = pair;
         }
-        follows
+        if is_republished {
+            match inverts_relayed || inverts_republished {
+                true => self.late += 1,
+                false => ends.in_order += 1,
+            }
+            return true;
+        }
+        if inverts_republished && let Some(ends) = self.republished.get_mut(&hash) {
+            self.late += std::mem::take(&mut ends.in_order);
+        }
+        !inverts_relayed
+    }
+}
+
+impl Pair {
+    fn inverts(self, other: Self) -> bool {
+        (other.id < self.id) != (other.sequence < self.sequence) && self != other
     }
 }
 
@@ -212,6 +259,7 @@ mod tests {
             key: Some(key.into()),
             bytes: 2,
             payload: None,
+            is_republished: false,
         }
     }
 
@@ -262,6 +310,26 @@ mod tests {
             sequence: 3,
         };
         assert_eq!(findings, [expected]);
+    }
+
+    #[test]
+    fn what_was_published_again_is_late_and_inverts_nothing() {
+        let again = |id, sequence| Stored {
+            is_republished: true,
+            ..stored(id, sequence, "a")
+        };
+        let rows = [row(1, "a"), row(2, "a"), row(3, "a")];
+        let messages = [stored(3, 1, "a"), again(1, 2), again(2, 3)];
+        let (findings, comparison) = compare(&rows, &messages);
+        assert_eq!(
+            (findings, comparison.late, comparison.sound),
+            (vec![], 2, 3)
+        );
+        assert!(comparison.has_later(&row(2, "a")) && !comparison.has_later(&row(3, "a")));
+        assert!(!comparison.has_later(&row(1, "b")));
+        let messages = [stored(2, 1, "a"), stored(1, 2, "a"), again(3, 3)];
+        let (findings, comparison) = compare(&rows, &messages);
+        assert_eq!((findings.len(), comparison.late), (1, 0), "{findings:?}");
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use serde::Serialize;
 use tidings_contract::EventId;
 
+use crate::outbox::Standing;
+
 /// So many differences of one kind are told one by one, in each stream; the figures count all.
 const TOLD: u64 = 1000;
 
@@ -36,35 +38,12 @@ pub struct VerifiedStream {
     pub duplicated: u64,
     /// Events that lie behind a later one of their key.
     pub out_of_order: u64,
+    /// Events, of the sound ones, that were published again and lie behind later ones of their key.
+    pub late: u64,
     /// Messages whose event is not in the outbox: published by others, or no longer kept there.
     pub others: u64,
     /// The differences one by one: a thousand of each kind at most.
     pub differences: Vec<Difference>,
-}
-
-/// Whether a stream is the one that the relay wrote to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case", tag = "is")]
-#[non_exhaustive]
-pub enum Standing {
-    /// It is, and it ends where the relay knows it to end, or later.
-    Known,
-    /// There is no such stream.
-    Gone,
-    /// It was created anew.
-    Recreated {
-        /// When the one that the relay knows was created, in the server's words.
-        was: String,
-        /// When this one was.
-        now: String,
-    },
-    /// It ends before what the server has confirmed: it was restored from an older copy, or has lost its end.
-    RolledBack {
-        /// The last sequence that was confirmed.
-        known: u64,
-        /// Its last sequence.
-        now: u64,
-    },
 }
 
 /// One event that is not as it was written.
@@ -138,6 +117,7 @@ impl VerifiedStream {
             altered: 0,
             duplicated: 0,
             out_of_order: 0,
+            late: 0,
             others: 0,
             differences: Vec::new(),
         }

@@ -1,10 +1,14 @@
 //! `tidings verify`: whether the streams hold what was confirmed.
 
-use crate::support::{World, user};
+use crate::support::{World, eventually, user};
 
 const ADA: &str = "0190e6e4-7a3e-7c3e-9d3e-3b1f0d8a6a11";
 
-both!(a_stream_that_lost_an_event_is_told_from_one_that_did_not);
+both!(
+    a_stream_that_lost_an_event_is_told_from_one_that_did_not,
+    what_a_stream_has_lost_is_published_again,
+    a_loss_can_be_accepted,
+);
 
 async fn a_stream_that_lost_an_event_is_told_from_one_that_did_not(world: World) {
     let world = world.set_up().await;
@@ -44,4 +48,147 @@ async fn a_stream_that_lost_an_event_is_told_from_one_that_did_not(world: World)
         gone.stderr.contains("do not hold what was confirmed"),
         "{gone:?}"
     );
+}
+
+/// Three events are relayed, and the relay has stopped; the stream that has them.
+async fn relayed(world: &World) -> String {
+    for n in 1..=3 {
+        let event = user(ADA, &format!("ada-{n}@example.org"));
+        world
+            .ok(&["publish", "user.created", "--data", &event])
+            .await;
+    }
+    let relay = world.spawn(&["relay"]);
+    world.backlog_is(0).await;
+    assert_eq!(relay.signalled("TERM").await, Some(0));
+    let sound = world.json(&["verify", "--json"]).await;
+    sound[0]["streams"][0]["stream"]
+        .as_str()
+        .unwrap()
+        .to_owned()
+}
+
+async fn jetstream(world: &World) -> async_nats::jetstream::Context {
+    let client = async_nats::connect(world.nats.url()).await.unwrap();
+    async_nats::jetstream::new(client)
+}
+
+async fn what_a_stream_has_lost_is_published_again(world: World) {
+    let world = world.set_up().await;
+    let name = relayed(&world).await;
+    let jetstream = jetstream(&world).await;
+    let stream = jetstream.get_stream(&name).await.unwrap();
+    stream.delete_message(2).await.unwrap();
+
+    let found = world.run(&["verify"]).await;
+    assert_eq!(found.code, Some(1), "{found:?}");
+    assert!(
+        found.stderr.contains("try: tidings verify --repair"),
+        "{found:?}"
+    );
+    let dry = world.run(&["verify", "--repair", "--dry-run"]).await;
+    assert_eq!((dry.code, &dry.stdout), (Some(1), &found.stdout));
+    let planned = [
+        "outbox",
+        "republish",
+        "--from",
+        "2h",
+        "--missing",
+        "--dry-run",
+        "--json",
+    ];
+    let planned = world.json(&planned).await.remove(0);
+    assert_eq!(
+        (&planned["held"], &planned["wanted"]),
+        (&2.into(), &1.into())
+    );
+
+    let repaired = world.ok(&["verify", "--repair"]).await;
+    assert!(repaired.contains(&format!("1 into {name}")), "{repaired}");
+    assert!(repaired.contains("late"), "{repaired}");
+    world.ok(&["verify", "--payloads"]).await;
+    let again = world.ok(&["verify", "--repair"]).await;
+    assert!(again.contains("nothing was missing"), "{again}");
+
+    stream.delete_message(3).await.unwrap();
+    let told = world
+        .ok(&[
+            "outbox",
+            "republish",
+            "--from",
+            "3",
+            "--to",
+            "3",
+            "--rate",
+            "100/s",
+        ])
+        .await;
+    assert!(told.contains(&format!("1 event into {name}")), "{told}");
+    world.ok(&["verify"]).await;
+    let nowhere = ["outbox", "republish", "--from", "1", "--into", "recovery"];
+    let refused = world.refused(1, &nowhere).await;
+    for said in [
+        "no stream takes recovery.user.created",
+        "try: tidings streams apply",
+    ] {
+        assert!(refused.contains(said), "{refused}");
+    }
+    world
+        .refused(2, &["outbox", "republish", "--from", "yesterday"])
+        .await;
+
+    jetstream.delete_stream(&name).await.unwrap();
+    let refused = world.run(&["verify", "--repair"]).await;
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(
+        refused.stderr.contains("no stream takes user.created"),
+        "{refused:?}"
+    );
+    world.ok(&["streams", "apply"]).await;
+    let repaired = world.ok(&["verify", "--repair"]).await;
+    assert!(repaired.contains(&format!("3 into {name}")), "{repaired}");
+    assert!(repaired.contains("was made anew"), "{repaired}");
+    world.ok(&["verify"]).await;
+    // The relay learns of it only now.
+    let relay = world.spawn(&["relay"]);
+    let event = user(ADA, "ada-4@example.org");
+    world
+        .ok(&["publish", "user.created", "--data", &event])
+        .await;
+    world.backlog_is(0).await;
+    assert_eq!(relay.signalled("TERM").await, Some(0));
+    world.ok(&["outbox", "status"]).await;
+    let sound = world.json(&["verify", "--json"]).await.remove(0);
+    assert_eq!(sound["streams"][0]["sound"], 4);
+}
+
+async fn a_loss_can_be_accepted(world: World) {
+    let world = world.set_up().await;
+    let name = relayed(&world).await;
+    jetstream(&world).await.delete_stream(&name).await.unwrap();
+    let relay = world.spawn(&["relay"]);
+    eventually("the status says it", || async {
+        world.run(&["outbox", "status"]).await.code == Some(1)
+    })
+    .await;
+    let told = world.run(&["outbox", "status"]).await;
+    for said in ["lost", &name, "it is gone", "tidings verify --repair"] {
+        assert!(told.stdout.contains(said), "{told:?}");
+    }
+    assert!(
+        told.stderr.contains("try: tidings verify --repair"),
+        "{told:?}"
+    );
+    assert_eq!(relay.signalled("TERM").await, Some(0));
+    // It is told without a relay, too.
+    let told = world.run(&["outbox", "status", "--json"]).await;
+    assert_eq!(told.code, Some(1), "{told:?}");
+    let status: serde_json::Value = serde_json::from_str(&told.stdout).unwrap();
+    assert_eq!(status["losses"][0]["standing"]["is"], "gone");
+
+    let accepted = world.ok(&["outbox", "accept", &name]).await;
+    assert!(accepted.contains("accepted"), "{accepted}");
+    world.ok(&["outbox", "status"]).await;
+    let refused = world.refused(1, &["outbox", "accept", &name]).await;
+    assert!(refused.contains("nothing is known to be lost"), "{refused}");
 }

@@ -1,11 +1,11 @@
 //! P8: whether a stream holds what was confirmed can be told, and what it does not hold is named.
 
 use async_nats::{HeaderMap, jetstream};
-use tidings::{Difference, DifferenceKind, Standing, Verification, Verify, testing::NatsServer};
+use tidings::{Difference, DifferenceKind, Standing, Verification, Verify};
 
 use crate::{
     both,
-    support::{Counted, Database, Folder, World, events_stream, eventually},
+    support::{Counted, Database, Past, World, events_stream, eventually},
 };
 
 both!(
@@ -151,20 +151,11 @@ async fn what_a_limit_has_removed_is_not_missing<DB: Database>(world: World<DB>)
 /// The store's folder is put back as it was an hour ago, so to speak.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_older_copy_of_the_store_is_told_from_the_stream_that_confirmed() {
-    let folder = Folder::new();
-    let (store, copy) = (&folder.path().join("store"), &folder.path().join("copy"));
-    let nats = NatsServer::options().store(store);
-    let nats = nats.start().await.unwrap();
-    let world = World::<sqlx::Sqlite>::with(<sqlx::Sqlite as Database>::open().await, nats).await;
+    let (world, past) = Past::world::<sqlx::Sqlite>().await;
     publish(&world, 0).await;
-    world.nats.stop().await.unwrap();
-    copy_folder(store, copy);
-    world.nats.restart().await.unwrap();
+    past.keep(&world.nats).await;
     publish(&world, EVENTS as i64).await;
-    world.nats.stop().await.unwrap();
-    std::fs::remove_dir_all(store).unwrap();
-    copy_folder(copy, store);
-    world.nats.restart().await.unwrap();
+    past.put_back(&world.nats).await;
     let found = verify(&world).await;
     let stream = &found.streams[0];
     let standing = Standing::RolledBack {
@@ -173,17 +164,4 @@ async fn an_older_copy_of_the_store_is_told_from_the_stream_that_confirmed() {
     };
     assert_eq!(stream.standing, standing);
     assert_eq!((stream.sound, stream.missing), (EVENTS, EVENTS));
-}
-
-fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy_folder(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }

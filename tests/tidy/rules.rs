@@ -30,7 +30,7 @@ const LAYERS: &[&[&str]] = &[
     &["bus"],
     &["background"],
     &["outbox", "worker"],
-    &["dead_letter", "subscribers", "verify"],
+    &["dead_letter", "subscribers", "verify", "republish"],
     &["replay"],
     &["trace"],
     &["ops"],

@@ -127,7 +127,7 @@ impl Which {
     }
 }
 
-pub(super) fn moment(text: &str) -> Result<DateTime<Utc>, String> {
+pub(in crate::cli) fn moment(text: &str) -> Result<DateTime<Utc>, String> {
     if let Ok(ago) = duration::parse(text) {
         let time = TimeDelta::from_std(ago)
             .ok()

@@ -1,8 +1,10 @@
-//! `tidings outbox`: looking into the outbox. One file an action.
+//! `tidings outbox`: looking into the outbox, and what to do about it. One file an action.
 
+mod accept;
 mod delayed;
 mod parked;
 mod rebase;
+mod republish;
 mod status;
 
 use clap::{Args, Subcommand};
@@ -32,6 +34,10 @@ enum Action {
     Delayed(delayed::ListDelayed),
     /// Take delayed events back, so that they are never published
     Cancel(delayed::Cancel),
+    /// Publish again what the outbox still keeps
+    Republish(republish::RunRepublish),
+    /// Let it be that a stream has lost something: relay and status tell of it no more
+    Accept(accept::AcceptLoss),
     /// Make an outbox that was restored from a dump, or copied row by row, this database's own
     Rebase(rebase::RunRebase),
 }
@@ -46,6 +52,8 @@ impl OutboxCommand {
             Action::Discard(action) => action.run(config).await,
             Action::Delayed(action) => action.run(config).await,
             Action::Cancel(action) => action.run(config).await,
+            Action::Republish(action) => action.run(config).await,
+            Action::Accept(action) => action.run(config).await,
             Action::Rebase(action) => action.run(config).await,
         }
     }

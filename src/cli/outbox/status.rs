@@ -4,18 +4,23 @@ use std::time::Duration;
 
 use chrono::SecondsFormat;
 use clap::Args;
-use tidings::{HeldSlot, LastBatch, LeaseStatus, Status, Trouble};
+use tidings::{HeldSlot, LastBatch, LeaseStatus, Loss, Status, Trouble};
 
 use super::events;
 use crate::{
     cli::{
         database::{Database, with_outbox},
         output,
-        report::Outcome,
+        report::{Exit, Outcome, Report},
     },
     config::Config,
 };
 
+/// What helps when a stream has lost something.
+const REPAIR: &str = "tidings verify --repair, or tidings outbox accept STREAM";
+
+/// Prints what waits, who relays, what was confirmed last, what is parked, what hinders the relay, and which
+/// streams have lost something. Ends with 1 in that last case, until somebody has seen to it.
 #[derive(Args)]
 pub(super) struct ShowStatus {
     /// Print a JSON object
@@ -27,10 +32,17 @@ impl ShowStatus {
     pub(super) async fn run(&self, config: &Config) -> Outcome {
         let database = Database::open(config).await?;
         let status = with_outbox!(&database, outbox => outbox.status().await)?;
-        if self.json {
-            return Ok(output::json(&status)?);
+        match self.json {
+            true => output::json(&status)?,
+            false => output::table(&rows(&status))?,
         }
-        Ok(output::table(&rows(&status))?)
+        let [loss, ..] = &status.losses[..] else {
+            return Ok(());
+        };
+        let Loss {
+            stream, standing, ..
+        } = loss;
+        Err(Report::new(Exit::Failed, format!("stream {stream} {standing}")).cure(REPAIR))
     }
 }
 
@@ -46,6 +58,7 @@ fn rows(status: &Status) -> Vec<[String; 2]> {
     ];
     let troubles = status.troubles.iter();
     rows.extend(troubles.map(|trouble| ["trouble".into(), self::trouble(trouble)]));
+    rows.extend(status.losses.iter().map(|loss| ["lost".into(), lost(loss)]));
     rows.extend(status.held.iter().map(|slot| ["held".into(), held(slot)]));
     rows.extend(status.refuses.clone().map(|why| ["refuses".into(), why]));
     rows
@@ -67,6 +80,14 @@ fn trouble(trouble: &Trouble) -> String {
     } = trouble;
     let since = trouble.since.to_rfc3339_opts(SecondsFormat::Secs, true);
     output::printable(&format!("{place}, since {since}: {cause}; try: {cure}"))
+}
+
+fn lost(loss: &Loss) -> String {
+    let since = loss.since.to_rfc3339_opts(SecondsFormat::Secs, true);
+    format!(
+        "stream {}, since {since}: it {}; try: {REPAIR}",
+        loss.stream, loss.standing
+    )
 }
 
 fn held(held: &HeldSlot) -> String {

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::turn::{Turn, query};
 use crate::outbox::{
+    mend::Way,
     relayed::{Archive, Beginning, Passed, Relayed, Stretch},
     store::{Entry, Names, positions_from, unsigned},
 };
@@ -35,6 +36,8 @@ impl Archive for Postgres {
             from tidings.outbox as log
             where id > $1 and pg_visible_in_snapshot(xid, $2::text::pg_snapshot)
               and ($3::timestamptz is null or at >= $3)
+              and ($6::timestamptz is null or at <= $6) and id <= $7
+              and (cardinality($8::text[]) = 0 or name = any($8)) and ($9::text is null or key = $9)
               and not exists (select from tidings.parked as parked where parked.id = log.id)
             order by id limit $4";
         let mut turn = Turn::begin(connection, names).await?;
@@ -43,9 +46,13 @@ impl Archive for Postgres {
             let mut rows = query(names, ask)
                 .bind(stretch.behind)
                 .bind(&stretch.passed.cursor)
-                .bind(stretch.since)
+                .bind(stretch.range.since)
                 .bind(i64::try_from(stretch.limit).unwrap_or(i64::MAX))
                 .bind(stretch.payloads.is_some())
+                .bind(stretch.range.until)
+                .bind(stretch.range.last)
+                .bind(&stretch.range.names)
+                .bind(&stretch.range.key)
                 .fetch(&mut *turn);
             while let Some(row) = rows.try_next().await? {
                 let payload: Option<&[u8]> = row.try_get(5)?;
@@ -70,7 +77,7 @@ impl Archive for Postgres {
         from: i64,
     ) -> Result<Vec<Beginning>, sqlx::Error> {
         let ask = "select stream, incarnation, min(first_sequence) from tidings.ledger
-            where last_id >= $1 group by stream, incarnation order by stream, min(at)";
+            where last_id >= $1 and way not in ('copied', 'discarded') group by stream, incarnation order by stream, min(at)";
         let mut turn = Turn::begin(connection, names).await?;
         let rows = query(names, ask).bind(from).fetch_all(&mut *turn).await?;
         turn.end().await?;
@@ -91,7 +98,7 @@ impl Archive for Postgres {
         limit: usize,
     ) -> Result<Vec<Entry>, sqlx::Error> {
         let ask =
-            "select first_id, last_id, events, stream, incarnation, first_sequence, last_sequence
+            "select first_id, last_id, events, stream, incarnation, first_sequence, last_sequence, way
             from tidings.ledger where last_id > $1 order by last_id limit $2";
         let mut turn = Turn::begin(connection, names).await?;
         let rows = query(names, ask)
@@ -109,6 +116,7 @@ impl Archive for Postgres {
                 incarnation: row.try_get(4)?,
                 first_sequence: unsigned(row.try_get(5)?),
                 last_sequence: unsigned(row.try_get(6)?),
+                way: Way::parse(row.try_get(7)?),
             })
         });
         entries.collect()

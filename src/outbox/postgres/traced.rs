@@ -66,7 +66,7 @@ impl Trail for Postgres {
         id: i64,
     ) -> Result<Vec<TracedBatch>, sqlx::Error> {
         let batches = "select at, epoch, events, first_id, last_id, stream, incarnation, first_sequence, last_sequence
-            from tidings.ledger where last_id >= $1 and first_id <= $1 order by at";
+            from tidings.ledger where last_id >= $1 and first_id <= $1 and way <> 'discarded' order by at";
         let mut turn = Turn::begin(connection, names).await?;
         let rows = query(names, batches).bind(id).fetch_all(&mut *turn).await?;
         turn.end().await?;

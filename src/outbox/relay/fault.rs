@@ -16,6 +16,10 @@ pub(in crate::outbox) enum Fault {
     Reader(#[from] ReaderError),
     #[error("stream {stream} did not confirm: {refusal}")]
     Unconfirmed { stream: String, refusal: Refusal },
+    #[error("the connection to NATS was lost")]
+    Disconnected,
+    #[error("stream {stream} is not the one that it was a moment ago, or has lost its end")]
+    WentBack { stream: String },
     #[error("stream {stream} is gone")]
     Gone { stream: String },
     #[error("the lease is over: it was not renewed in time, or another relay has it")]
@@ -41,7 +45,7 @@ impl Fault {
             Self::Database(_) | Self::Silent => {
                 "see to the database: the relay tries again for ever"
             }
-            Self::Bus(_) | Self::Reader(_) | Self::Unconfirmed { .. } => {
+            Self::Bus(_) | Self::Reader(_) | Self::Unconfirmed { .. } | Self::Disconnected => {
                 "see to NATS: the relay tries again for ever"
             }
             _ => "none is needed, the relay begins again",

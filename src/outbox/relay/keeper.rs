@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use chrono::{DateTime, Utc};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -20,6 +21,7 @@ use super::{
     fence::Fence,
     give_back::{LookAgain, may_go},
     janitor::Janitor,
+    lost::Lost,
     progress::{Confirmation, Progress, Report},
     trouble::{SAY_AGAIN, Troubles},
 };
@@ -27,6 +29,7 @@ use crate::{
     bus::Bus,
     outbox::{
         Outbox, Store,
+        standing::{keep, losses_from},
         store::{Checkpoint, Entry, Parked, Position, Positions, Tenure},
     },
 };
@@ -81,6 +84,7 @@ pub(super) struct Keeper<DB: Store> {
     is_waiting: bool,
     /// The cursor that is in the database.
     written: watch::Sender<Option<DB::Cursor>>,
+    losses: Lost,
     /// Ends with the keeper.
     _janitor: JoinSet<()>,
 }
@@ -106,6 +110,7 @@ impl<DB: Store> Keeper<DB> {
             is_relaying: false,
             is_waiting: false,
             written,
+            losses: Lost::default(),
             _janitor: janitor,
         }
     }
@@ -149,6 +154,9 @@ impl<DB: Store> Keeper<DB> {
                 }
                 () = tokio::time::sleep_until(say_at) => {
                     self.post.troubles.say();
+                    let names = &self.post.outbox.shared.names;
+                    let kept = DB::losses(&mut self.post.connection, names).await?;
+                    self.losses.know(losses_from(&kept)?);
                     say_at = Instant::now() + SAY_AGAIN;
                 }
             }
@@ -167,9 +175,19 @@ impl<DB: Store> Keeper<DB> {
 
     async fn take(&mut self, report: Report<DB::Cursor>) -> Result<(), Fault> {
         match report {
-            Report::Began { ends, held } => {
+            Report::Began {
+                ends,
+                held,
+                losses,
+                resets,
+            } => {
                 self.ends = ends;
                 self.held = held;
+                self.streams.extend(resets);
+                let names = &self.post.outbox.shared.names;
+                let kept = keep::<DB>(&mut self.post.connection, names, losses).await?;
+                self.losses.know(kept);
+                self.dirty = true;
             }
             Report::Page {
                 number,
@@ -186,9 +204,10 @@ impl<DB: Store> Keeper<DB> {
                 stream,
                 incarnation,
                 sequence,
+                at,
                 written,
             } => {
-                self.begin_stream(stream, incarnation, sequence);
+                self.begin_stream(stream, incarnation, sequence, at)?;
                 self.checkpoint().await?;
                 // A lane that is gone does not wait.
                 let _ = written.send(());
@@ -218,18 +237,23 @@ impl<DB: Store> Keeper<DB> {
     }
 
     /// A stream that is known keeps its place: what lies behind it may be of an unfinished page. One that
-    /// was created anew, or has lost its end, was read from further back.
-    fn begin_stream(&mut self, stream: String, incarnation: String, sequence: u64) {
-        let sequence = match self.streams.get(&stream) {
-            Some(known) if known.incarnation == incarnation => known.sequence.min(sequence),
-            Some(_) => 0,
-            None => sequence,
-        };
-        let position = Position {
-            incarnation,
-            sequence,
-        };
+    /// was created anew, or has lost its end, since the tenure began is the next tenure's to find.
+    fn begin_stream(
+        &mut self,
+        stream: String,
+        incarnation: String,
+        sequence: u64,
+        at: Option<DateTime<Utc>>,
+    ) -> Result<(), Fault> {
+        let known = self.streams.get(&stream);
+        if known.is_some_and(|known| known.incarnation != incarnation || known.known() > sequence) {
+            return Err(Fault::WentBack { stream });
+        }
+        let known = known.cloned();
+        let mut position = known.unwrap_or_else(|| Position::new(incarnation, sequence));
+        position.since = at;
         self.streams.insert(stream, position);
+        Ok(())
     }
 
     /// What was confirmed is written down under the last of its pages: rows that went side by side may be
@@ -238,8 +262,18 @@ impl<DB: Store> Keeper<DB> {
         let Confirmation {
             pages,
             entries,
+            last,
             returned,
         } = confirmation;
+        if let Some((entry, last)) = entries.first().zip(last)
+            && let Some(known) = self.streams.get_mut(&entry.stream)
+            && known.incarnation == entry.incarnation
+            && known
+                .last
+                .is_none_or(|known| known.sequence < last.sequence)
+        {
+            known.last = Some(last);
+        }
         // What was parked is of no page. It moves no position, since what lies before it may be of one.
         if let Some(last) = pages.iter().map(|(page, _)| *page).max() {
             let ahead = entries.iter().map(|entry| (last, entry.clone()));
@@ -279,11 +313,7 @@ impl<DB: Store> Keeper<DB> {
                 ahead.push((of_page, entry));
                 continue;
             }
-            let position = Position {
-                incarnation: entry.incarnation,
-                sequence: entry.last_sequence,
-            };
-            self.move_on(entry.stream, position);
+            self.move_on(entry.stream, entry.incarnation, entry.last_sequence);
         }
         self.ahead = ahead;
     }
@@ -295,19 +325,20 @@ impl<DB: Store> Keeper<DB> {
         self.is_caught_up = true;
         self.held.clear();
         for (stream, end) in std::mem::take(&mut self.ends) {
-            self.move_on(stream, end);
+            self.move_on(stream, end.incarnation, end.sequence);
         }
     }
 
-    fn move_on(&mut self, stream: String, position: Position) {
-        let known = self
-            .streams
-            .entry(stream)
-            .or_insert_with(|| position.clone());
-        if known.incarnation != position.incarnation || known.sequence < position.sequence {
-            *known = position;
-            self.dirty = true;
+    fn move_on(&mut self, stream: String, incarnation: String, sequence: u64) {
+        match self.streams.get_mut(&stream) {
+            Some(known) if known.incarnation == incarnation && known.sequence >= sequence => return,
+            Some(known) if known.incarnation == incarnation => known.sequence = sequence,
+            _ => drop(
+                self.streams
+                    .insert(stream, Position::new(incarnation, sequence)),
+            ),
         }
+        self.dirty = true;
     }
 
     /// Moves the positions over what others have written, so that whoever resumes need not read it. Only
@@ -320,17 +351,20 @@ impl<DB: Store> Keeper<DB> {
             if !is_quiet(self) {
                 return;
             }
+            let Some(known) = self.streams.get(&stream).cloned() else {
+                continue;
+            };
             match self.post.bus.stream_state(&stream).await {
+                // Another incarnation, or a lost end, is the next tenure's to look into.
+                Ok(Some(state))
+                    if state.incarnation != known.incarnation
+                        || state.last_sequence < known.known() =>
+                {
+                    return self.end_tenure();
+                }
+                Ok(None) if !self.losses.is_gone(&stream) => return self.end_tenure(),
                 Ok(Some(state)) if is_quiet(self) => {
-                    let known = self.streams.get(&stream);
-                    // Another incarnation, or a lost end, is the next tenure's to find.
-                    if known.is_some_and(|known| known.incarnation == state.incarnation) {
-                        let position = Position {
-                            incarnation: state.incarnation,
-                            sequence: state.last_sequence,
-                        };
-                        self.move_on(stream, position);
-                    }
+                    self.move_on(stream, state.incarnation, state.last_sequence);
                 }
                 Ok(_) => {}
                 Err(error) => tracing::debug!(stream, %error, "the stream was not surveyed"),

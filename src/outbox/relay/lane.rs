@@ -7,12 +7,11 @@
 //! A stream that takes nothing is tried again with the first row. When the outbox feeds others too, its
 //! rows are put aside after a while, and go back in a later tenure.
 
-use std::{
-    collections::VecDeque,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+mod closed;
 
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use chrono::{DateTime, Utc};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
@@ -27,7 +26,7 @@ use crate::{
     bus::{BatchId, Cause, Confirmed, Refusal, StreamState, cause_of_denial},
     outbox::{
         parked::WaitsFor,
-        store::{Cursor, Entry},
+        store::{Cursor, Entry, Last},
     },
 };
 
@@ -43,7 +42,9 @@ pub(super) struct Lane<C> {
     course: Arc<Course<C>>,
     stream: String,
     ledger: Ledger,
+    /// How far the stream has gone, as far as this lane knows.
     last_sequence: u64,
+    at: Option<DateTime<Utc>>,
     /// How many events a batch may have here.
     most: usize,
     /// How many it has now: fewer while the stream has little room.
@@ -81,6 +82,7 @@ impl<C: Cursor> Lane<C> {
             ledger: Ledger::new(&stream, &state.incarnation),
             stream,
             last_sequence: state.last_sequence,
+            at: state.at,
             most: batch,
             size: batch,
             again: VecDeque::new(),
@@ -137,6 +139,7 @@ impl<C: Cursor> Lane<C> {
                 stream: self.stream.clone(),
                 incarnation: self.ledger.incarnation().to_owned(),
                 sequence: self.last_sequence,
+                at: self.at,
                 written,
             })
             .await?;
@@ -281,6 +284,9 @@ impl<C: Cursor> Lane<C> {
         let refusal = match answer {
             Answer::Each(answers) => return self.settle_each(items, answers).await,
             Answer::Batch(Ok(last)) => {
+                let first = last.sequence.saturating_sub(items.len() as u64 - 1);
+                self.is_behind(self.last_sequence, first)?;
+                self.last_sequence = last.sequence;
                 let entries = self.ledger.batch(&items, &last);
                 self.confirm(&items, entries).await?;
                 self.is_open();
@@ -323,9 +329,17 @@ impl<C: Cursor> Lane<C> {
         let (mut confirmed, mut entries, mut back) = (Vec::new(), Vec::new(), Vec::new());
         let mut settled = Settled::Stored;
         let mut fault = None;
+        let before = self.last_sequence;
         for (item, answer) in items.into_iter().zip(answers) {
             let refusal = match answer {
-                Ok(Confirmed { sequence }) => {
+                Ok(Confirmed {
+                    sequence,
+                    is_duplicate,
+                }) => {
+                    if !is_duplicate {
+                        self.is_behind(before, sequence)?;
+                        self.last_sequence = self.last_sequence.max(sequence);
+                    }
                     self.ledger.add(&mut entries, &item.row, sequence);
                     confirmed.push(item);
                     continue;
@@ -366,7 +380,14 @@ impl<C: Cursor> Lane<C> {
             };
             let message = item.submission(&self.course.source);
             match self.course.bus.publish_one(&self.stream, message).await {
-                Ok(Confirmed { sequence }) => {
+                Ok(Confirmed {
+                    sequence,
+                    is_duplicate,
+                }) => {
+                    if !is_duplicate {
+                        self.is_behind(self.last_sequence, sequence)?;
+                        self.last_sequence = sequence;
+                    }
                     let entry = self.ledger.entry(item.row.id, sequence);
                     self.confirm(&[item], vec![entry]).await?;
                 }
@@ -389,75 +410,15 @@ impl<C: Cursor> Lane<C> {
         Ok(settled)
     }
 
-    /// What becomes of one row that was refused by itself: it is put aside, or given back to be sent again.
-    async fn refused(
-        &self,
-        item: Item,
-        refusal: Refusal,
-    ) -> Result<(Option<Item>, Settled), Fault> {
-        match refusal {
-            Refusal::Permanent { .. } => {
-                let parked = self.course.aside.refuse(item.row, refusal.to_string());
-                self.course.park(vec![item.origin], vec![parked]).await?;
-                Ok((None, Settled::Changed))
-            }
-            Refusal::Closed(cause) if cause.is_of_subject => {
-                let Cause { reason, cure, .. } = &cause;
-                self.course.close_name(&item.row.name, reason, cure);
-                Ok((Some(item), Settled::Changed))
-            }
-            Refusal::Closed(cause) => Ok((Some(item), Settled::Closed(cause))),
-            refusal => Err(self.unconfirmed(refusal)),
+    /// What is stored lies behind what was there before. Else it is another stream, or an older copy: what was
+    /// confirmed is looked for when the next tenure begins.
+    fn is_behind(&self, before: u64, sequence: u64) -> Result<(), Fault> {
+        match sequence > before {
+            true => Ok(()),
+            false => Err(Fault::WentBack {
+                stream: self.stream.clone(),
+            }),
         }
-    }
-
-    /// Tries the first row again until the stream takes it, or until others have waited long enough.
-    async fn hold(&mut self, mut cause: Cause) -> Result<(), Fault> {
-        let began = Instant::now();
-        let mut pause = FIRST_PAUSE;
-        let place = self.place();
-        loop {
-            let Cause { reason, cure, .. } = &cause;
-            self.course.troubles.begin(&place, reason, cure);
-            let patience = self.course.patience;
-            if began.elapsed() >= patience
-                && (self.course.aside.feeds_several() || patience.is_zero())
-            {
-                self.course.aside.close_stream(&self.stream, reason);
-                // Putting aside goes in large steps again.
-                self.size = self.most;
-                return Ok(());
-            }
-            tokio::select! {
-                () = self.course.stop.cancelled() => return Err(Fault::Stopped),
-                () = tokio::time::sleep(pause) => {}
-            }
-            pause = (pause * 2).min(LONGEST_PAUSE);
-            let first = self.again.pop_front().into_iter().collect();
-            match self.one_by_one(first).await? {
-                Settled::Stored => return Ok(()),
-                Settled::Changed => {}
-                Settled::Closed(now) => cause = now,
-            }
-        }
-    }
-
-    /// The stream has taken something.
-    fn is_open(&mut self) {
-        self.size = (self.size * 2).min(self.most);
-        if !self.course.aside.is_closed_stream(&self.stream) {
-            self.course.troubles.end(&self.place());
-        }
-    }
-
-    fn place(&self) -> String {
-        WaitsFor::Stream(self.stream.clone()).to_string()
-    }
-
-    async fn is_for_want_of_permission(&self, items: &[Item]) -> bool {
-        tokio::time::sleep(HEARSAY).await;
-        let is_denied = |item: &Item| self.course.bus.is_denied(&item.row.name);
-        items.iter().any(is_denied)
     }
 
     fn take_back(&mut self, items: Vec<Item>) {
@@ -467,6 +428,15 @@ impl<C: Cursor> Lane<C> {
     }
 
     async fn confirm(&self, items: &[Item], entries: Vec<Entry>) -> Result<(), Fault> {
+        let last = entries.iter().max_by_key(|entry| entry.last_sequence);
+        let last = last.and_then(|entry| {
+            let mut items = items.iter();
+            let item = items.find(|item| item.row.id == entry.last_id)?;
+            Some(Last {
+                sequence: entry.last_sequence,
+                event: item.row.event,
+            })
+        });
         let returned = items
             .iter()
             .filter(|item| item.origin == Origin::Parked)
@@ -476,6 +446,7 @@ impl<C: Cursor> Lane<C> {
             .report(Report::Confirmed(Confirmation {
                 pages: by_page(items.iter().map(|item| item.origin)),
                 entries,
+                last,
                 returned,
             }))
             .await

@@ -3,7 +3,10 @@
 use super::flight::Item;
 use crate::{
     bus::Confirmed,
-    outbox::store::{Entry, Row},
+    outbox::{
+        mend::Way,
+        store::{Entry, Row},
+    },
 };
 
 /// The stream that the entries are about.
@@ -55,6 +58,7 @@ impl Ledger {
             incarnation: self.incarnation.clone(),
             first_sequence: sequence,
             last_sequence: sequence,
+            way: Way::Relayed,
         }
     }
 }

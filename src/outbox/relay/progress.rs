@@ -3,9 +3,13 @@
 
 use std::collections::{HashSet, VecDeque};
 
+use chrono::{DateTime, Utc};
 use tokio::sync::oneshot;
 
-use crate::outbox::store::{Entry, Parked, Positions};
+use crate::outbox::{
+    standing::Losses,
+    store::{Entry, Last, Parked, Positions},
+};
 
 /// What the keeper is told.
 #[derive(Debug)]
@@ -15,6 +19,9 @@ pub(super) enum Report<C> {
     Began {
         ends: Positions,
         held: HashSet<String>,
+        /// The streams that are not what was written down, and where they are from now on.
+        losses: Losses,
+        resets: Positions,
     },
     /// A page was read; it holds this many rows. When it is whole, everything that was committed before the
     /// tenure began lies before its end.
@@ -30,6 +37,8 @@ pub(super) enum Report<C> {
         stream: String,
         incarnation: String,
         sequence: u64,
+        /// When it did, by the server's clock.
+        at: Option<DateTime<Utc>>,
         written: oneshot::Sender<()>,
     },
     /// Rows were confirmed.
@@ -52,6 +61,8 @@ pub(super) struct Confirmation {
     pub(super) pages: Vec<(u64, usize)>,
     /// What to write down.
     pub(super) entries: Vec<Entry>,
+    /// The one that lies last in the stream of the entries.
+    pub(super) last: Option<Last>,
     /// Those of them that were parked.
     pub(super) returned: Vec<i64>,
 }

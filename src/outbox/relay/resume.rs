@@ -1,8 +1,9 @@
-//! What the streams hold already when a tenure begins: stored by an owner who did not live to write it down.
-//! Never writes.
+//! What the streams hold already when a tenure begins: stored by an owner who did not live to write it down; and
+//! whether they are still the streams that it wrote to. Never writes.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
+use chrono::TimeDelta;
 use tidings_contract::EventId;
 
 use super::{
@@ -11,8 +12,11 @@ use super::{
     progress::{Confirmation, Origin, by_page},
 };
 use crate::{
-    bus::{Bus, Found, StreamState},
-    outbox::store::{Entry, Position, Positions, Row},
+    bus::{Bus, Found, Start, StreamState},
+    outbox::{
+        standing::{Losses, Standing, StoredLoss, standing},
+        store::{Entry, Position, Positions, Row},
+    },
 };
 
 /// What the streams held when the tenure began.
@@ -22,7 +26,16 @@ pub(super) struct Stored {
     pub(super) found: HashMap<String, Found>,
     /// Per stream, its end.
     pub(super) ends: Positions,
+    /// The streams that are not what their positions mean.
+    pub(super) losses: Losses,
+    /// And their new positions.
+    pub(super) resets: Positions,
 }
+
+/// Until a stream that seems to have lost something is asked for again.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+/// By how much the server's clock may have gone back.
+const SLACK: TimeDelta = TimeDelta::minutes(1);
 
 impl Stored {
     /// What is to be written down about an event that a stream holds already.
@@ -41,60 +54,96 @@ impl Stored {
         Some(Confirmation {
             pages: by_page([origin]),
             entries: vec![entry],
+            last: None,
             returned: is_parked.then_some(row.id).into_iter().collect(),
         })
     }
 }
 
-/// What the streams hold behind their positions: stored by an owner who did not live to write it down.
+/// What the streams hold behind their positions: stored by an owner who did not live to write it down; and
+/// whether they are the streams that the positions mean.
 pub(super) async fn stored_behind(bus: &Bus, streams: &Positions) -> Result<Stored, Fault> {
     let mut stored = Stored::default();
     for (stream, position) in streams {
-        let Some(state) = bus.stream_state(stream).await? else {
-            tracing::error!(
-                stream,
-                "the stream is gone: what was published into it is gone too"
-            );
-            continue;
-        };
-        let known = known_place(stream, position, &state);
-        if state.last_sequence > known {
-            let found = bus.ids_between(stream, known, state.last_sequence).await?;
+        let (state, standing) = look(bus, stream, position).await?;
+        if standing != Standing::Known {
+            let loss = StoredLoss::new(standing.clone(), position.clone());
+            stored.losses.insert(stream.clone(), loss);
+        }
+        let Some(state) = state else { continue };
+        let found = tail(bus, stream, position, &state, &standing).await?;
+        if standing != Standing::Known {
+            let reset = reset(position, &state, &found);
+            stored.resets.insert(stream.clone(), reset);
+        }
+        if !found.is_empty() {
             tracing::info!(
                 stream,
-                behind = known,
+                behind = position.sequence,
                 events = found.len(),
                 "read the stream's tail"
             );
             stored.found.insert(stream.clone(), found);
         }
-        let end = Position {
-            incarnation: state.incarnation,
-            sequence: state.last_sequence,
-        };
+        let end = Position::new(state.incarnation, state.last_sequence);
         stored.ends.insert(stream.clone(), end);
     }
     Ok(stored)
 }
 
-/// Up to where everything in the stream is known; its beginning when it is not the stream it was.
-fn known_place(stream: &str, position: &Position, state: &StreamState) -> u64 {
+/// How a stream stands. What looks like a loss is asked for again: a cluster that begins may not know all yet.
+async fn look(
+    bus: &Bus,
+    stream: &str,
+    position: &Position,
+) -> Result<(Option<StreamState>, Standing), Fault> {
+    let mut is_sure = false;
+    loop {
+        let state = bus.stream_state(stream).await?;
+        let standing = standing(bus, stream, position, state.as_ref()).await?;
+        if standing == Standing::Known || is_sure {
+            return Ok((state, standing));
+        }
+        is_sure = true;
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
+}
+
+/// What may be of a relay and is not in the ledger. In a stream that has lost its end it may also lie before the
+/// position: stored after the loss, by an owner who did not know of it.
+async fn tail(
+    bus: &Bus,
+    stream: &str,
+    position: &Position,
+    state: &StreamState,
+    standing: &Standing,
+) -> Result<Found, Fault> {
+    let end = state.last_sequence;
+    let mut found = Found::new();
+    let behind = match standing {
+        Standing::Recreated { .. } => 0,
+        _ => position.sequence,
+    };
+    if end > behind {
+        found = bus.ids_between(stream, behind, end).await?;
+    }
+    if let Standing::RolledBack { .. } | Standing::Overwritten { .. } = standing {
+        let since = position.since.map(|since| Start::Time(since - SLACK));
+        let start = since.unwrap_or(Start::Beginning);
+        found.extend(bus.ids_from(stream, start, end).await?);
+    }
+    Ok(found)
+}
+
+/// Where a stream is from now on that is not what it was: before all that was found.
+fn reset(position: &Position, state: &StreamState, found: &Found) -> Position {
     if state.incarnation != position.incarnation {
-        tracing::error!(
-            stream,
-            was = position.incarnation,
-            is = state.incarnation,
-            "the stream was created anew: what was published into its predecessor is not in it"
-        );
-        return 0;
+        return Position::new(state.incarnation.clone(), 0);
     }
-    if state.last_sequence < position.sequence {
-        tracing::error!(
-            stream,
-            known = position.sequence,
-            is = state.last_sequence,
-            "the stream has lost confirmed events: its last sequence went back"
-        );
+    let before = found.values().min().map_or(u64::MAX, |first| first - 1);
+    Position {
+        sequence: position.sequence.min(state.last_sequence).min(before),
+        last: None,
+        ..position.clone()
     }
-    position.sequence
 }

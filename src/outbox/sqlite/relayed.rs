@@ -8,6 +8,7 @@ use tidings_contract::EventId;
 use uuid::Uuid;
 
 use crate::outbox::{
+    mend::Way,
     relayed::{Archive, Beginning, Passed, Relayed, Stretch},
     store::{Entry, Names, positions_from, unsigned},
 };
@@ -35,16 +36,24 @@ impl Archive for Sqlite {
         let ask = "select id, event, name, key, length(payload), case when ?5 then payload end
             from tidings_outbox as log
             where id > ?1 and id <= cast(?2 as integer) and (?3 is null or at >= ?3)
+              and (?6 is null or at <= ?6) and id <= ?7
+              and (?8 = '[]' or name in (select value from json_each(?8))) and (?9 is null or key = ?9)
               and not exists (select 1 from tidings_parked as parked where parked.id = log.id)
             order by id limit ?4";
+        let wanted = serde_json::to_string(&stretch.range.names)
+            .map_err(|error| sqlx::Error::Encode(error.into()))?;
         let mut relayed = Vec::new();
         {
             let mut rows = sqlx::query(names.sql(ask, '_'))
                 .bind(stretch.behind)
                 .bind(&stretch.passed.cursor)
-                .bind(stretch.since.map(|since| since.timestamp_micros()))
+                .bind(stretch.range.since.map(|since| since.timestamp_micros()))
                 .bind(i64::try_from(stretch.limit).unwrap_or(i64::MAX))
                 .bind(stretch.payloads.is_some())
+                .bind(stretch.range.until.map(|until| until.timestamp_micros()))
+                .bind(stretch.range.last)
+                .bind(wanted)
+                .bind(&stretch.range.key)
                 .fetch(&mut *connection);
             while let Some(row) = rows.try_next().await? {
                 let payload: Option<&[u8]> = row.try_get(5)?;
@@ -68,7 +77,7 @@ impl Archive for Sqlite {
         from: i64,
     ) -> Result<Vec<Beginning>, sqlx::Error> {
         let ask = "select stream, incarnation, min(first_sequence) from tidings_ledger
-            where last_id >= ?1 group by stream, incarnation order by stream, min(at)";
+            where last_id >= ?1 and way not in ('copied', 'discarded') group by stream, incarnation order by stream, min(at)";
         let rows = sqlx::query(names.sql(ask, '_'))
             .bind(from)
             .fetch_all(&mut *connection)
@@ -90,7 +99,7 @@ impl Archive for Sqlite {
         limit: usize,
     ) -> Result<Vec<Entry>, sqlx::Error> {
         let ask =
-            "select first_id, last_id, events, stream, incarnation, first_sequence, last_sequence
+            "select first_id, last_id, events, stream, incarnation, first_sequence, last_sequence, way
             from tidings_ledger where last_id > ?1 order by last_id limit ?2";
         let rows = sqlx::query(names.sql(ask, '_'))
             .bind(behind)
@@ -106,6 +115,7 @@ impl Archive for Sqlite {
                 incarnation: row.try_get(4)?,
                 first_sequence: unsigned(row.try_get(5)?),
                 last_sequence: unsigned(row.try_get(6)?),
+                way: Way::parse(row.try_get(7)?),
             })
         });
         entries.collect()

@@ -63,7 +63,7 @@ impl Trail for Sqlite {
         id: i64,
     ) -> Result<Vec<TracedBatch>, sqlx::Error> {
         let batches = "select at, epoch, events, first_id, last_id, stream, incarnation, first_sequence, last_sequence
-            from tidings_ledger where last_id >= ?1 and first_id <= ?1 order by at";
+            from tidings_ledger where last_id >= ?1 and first_id <= ?1 and way <> 'discarded' order by at";
         let rows = sqlx::query(names.sql(batches, '_'))
             .bind(id)
             .fetch_all(&mut *connection)

@@ -1,0 +1,189 @@
+//! `tidings outbox republish`: publishing again what the outbox still keeps.
+
+use chrono::{DateTime, Utc};
+use clap::Args;
+use tidings::{Bus, Outbox, Rate, Republish, Republished, Store};
+
+use super::events;
+use crate::{
+    cli::{
+        connect,
+        database::{Database, with_outbox},
+        dead_letters::moment,
+        output,
+        report::{Exit, Outcome, Report},
+    },
+    config::Config,
+};
+
+/// Publishes rows that the outbox still keeps (`relay.retention`) once more, in the order in which they were written,
+/// with the ids and all that they carry. Into their own streams goes only what is missing there, and was there,
+/// unless it is forced. A row that the relay has yet to publish, or that is parked, is left to the relay.
+#[derive(Args)]
+pub(super) struct RunRepublish {
+    /// From where on: 2h ago, a time such as 2026-01-31T12:00:00Z, or a row's number
+    #[arg(long, value_name = "2h|TIME|ROW", value_parser = edge)]
+    from: Edge,
+    /// Up to where: the same; what was written last by default
+    #[arg(long, value_name = "5m|TIME|ROW", value_parser = edge)]
+    to: Option<Edge>,
+    /// Only events of this name; may be given again
+    #[arg(long, value_name = "NAME")]
+    name: Vec<String>,
+    /// Only events of this key
+    #[arg(long, value_name = "KEY")]
+    key: Option<String>,
+    /// Only what the stream that they go to does not hold; without --into that is so unless it is forced
+    #[arg(long, conflicts_with = "force")]
+    missing: bool,
+    /// To the subjects PREFIX.NAME, which a stream has to take, and not to their own
+    #[arg(long, value_name = "PREFIX")]
+    into: Option<String>,
+    /// How many events at most in a second or a minute; as fast as it goes by default
+    #[arg(long, value_name = "N/s", value_parser = rate)]
+    rate: Option<Rate>,
+    /// Only print what would be published
+    #[arg(long)]
+    dry_run: bool,
+    /// Also what the streams hold already: it is there twice then
+    #[arg(long)]
+    force: bool,
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// An end of a range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Edge {
+    Row(i64),
+    Time(DateTime<Utc>),
+}
+
+impl RunRepublish {
+    pub(super) async fn run(&self, config: &Config) -> Outcome {
+        let database = Database::open(config).await?;
+        let bus = connect(config).await?;
+        let done = with_outbox!(&database, outbox => {
+            let republish = self.republish(&bus, outbox);
+            match self.dry_run {
+                true => republish.dry_run().await,
+                false => republish.run().await,
+            }
+        })?;
+        match self.json {
+            true => output::json(&done)?,
+            false => output::table(&self.rows(&done))?,
+        }
+        if done.gone == 0 {
+            return Ok(());
+        }
+        let what = format!("the outbox has let go of {} meanwhile", events(done.gone));
+        Err(Report::new(Exit::Failed, what))
+    }
+
+    fn republish<DB: Store>(&self, bus: &Bus, outbox: &Outbox<DB>) -> Republish<DB> {
+        let mut republish = Republish::new(bus, outbox);
+        republish = match self.from {
+            Edge::Row(row) => republish.from_row(row),
+            Edge::Time(time) => republish.since(time),
+        };
+        republish = match self.to {
+            Some(Edge::Row(row)) => republish.to_row(row),
+            Some(Edge::Time(time)) => republish.until(time),
+            None => republish,
+        };
+        for name in &self.name {
+            republish = republish.name(name);
+        }
+        if let Some(key) = &self.key {
+            republish = republish.key(key);
+        }
+        if let Some(prefix) = &self.into {
+            republish = republish.into_prefix(prefix);
+        }
+        if let Some(rate) = self.rate {
+            republish = republish.rate(rate);
+        }
+        if self.missing {
+            republish = republish.missing();
+        }
+        match self.force {
+            true => republish.force(),
+            false => republish,
+        }
+    }
+
+    fn rows(&self, done: &Republished) -> Vec<[String; 2]> {
+        let mut rows = vec![
+            ["named".into(), events(done.rows)],
+            ["there already".into(), events(done.held)],
+            ["never confirmed".into(), events(done.unconfirmed)],
+        ];
+        let places = done.first.zip(done.last);
+        let places = places.map_or_else(String::new, |(first, last)| {
+            format!(", rows {first} to {last}")
+        });
+        rows.push(["to publish".into(), events(done.wanted) + &places]);
+        if done.late > 0 {
+            let late = format!(
+                "{}, at most: behind later ones of their keys",
+                events(done.late)
+            );
+            rows.push(["late".into(), late]);
+        }
+        for (stream, count) in &done.republished {
+            rows.push([
+                "published".into(),
+                format!("{} into {stream}", events(*count)),
+            ]);
+        }
+        if self.dry_run {
+            rows.push(["done".into(), "nothing: run it without --dry-run".into()]);
+        } else if done.republished.is_empty() {
+            rows.push(["published".into(), "nothing".into()]);
+        }
+        rows
+    }
+}
+
+fn edge(text: &str) -> Result<Edge, String> {
+    if let Ok(row) = text.parse() {
+        return Ok(Edge::Row(row));
+    }
+    let time = moment(text).map(Edge::Time);
+    time.map_err(|_| "write 2h, 2026-01-31T12:00:00Z, or a row's number".to_owned())
+}
+
+fn rate(text: &str) -> Result<Rate, String> {
+    let refused = || "write 500/s or 30/m".to_owned();
+    let (number, unit) = text.split_once('/').ok_or_else(refused)?;
+    let number = number.parse().ok().filter(|number| *number > 0);
+    match (number, unit) {
+        (Some(number), "s") => Ok(Rate::per_second(number)),
+        (Some(number), "m") => Ok(Rate::per_minute(number)),
+        _ => Err(refused()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_edge_is_a_row_a_time_or_so_long_ago() {
+        assert_eq!(edge("17"), Ok(Edge::Row(17)));
+        assert!(matches!(edge("2h"), Ok(Edge::Time(_))));
+        assert!(matches!(edge("2026-01-31T12:00:00Z"), Ok(Edge::Time(_))));
+        assert!(edge("yesterday").is_err());
+    }
+
+    #[test]
+    fn a_rate_is_a_number_and_a_unit() {
+        assert_eq!(rate("500/s"), Ok(Rate::per_second(500)));
+        assert_eq!(rate("30/m"), Ok(Rate::per_minute(30)));
+        for text in ["500", "0/s", "5/h", "/s"] {
+            assert!(rate(text).is_err(), "{text}");
+        }
+    }
+}

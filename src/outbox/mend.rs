@@ -1,0 +1,190 @@
+//! Rows that are published again: one who does so at a time, the rows themselves, and the entries of the ledger.
+//! Never decides which.
+
+mod lane;
+mod sender;
+
+use std::time::Duration;
+
+use super::{
+    Outbox, OutboxError, Store,
+    names::Names,
+    origin::Origin,
+    store::{Bound, Entry, Row},
+};
+use crate::bus::BusError;
+pub(crate) use sender::{Ends, Sender, Sending};
+
+/// How long whoever publishes again may be silent before another one may.
+pub(super) const LEASE: Duration = Duration::from_secs(10);
+/// Payload that is read at once, in bytes, one row excepted.
+const PAGE_BYTES: usize = 16 * 1024 * 1024;
+
+/// How events came into a stream, as the ledger says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// The relay has carried them.
+    Relayed,
+    /// They were published again.
+    Republished,
+    /// They were published again under another subject.
+    Copied,
+    /// They did not: they were parked, and somebody has given them up.
+    Discarded,
+}
+
+/// Why events were not published again.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RepublishError {
+    /// Somebody else does so already.
+    #[error("events are being published again by somebody else, or were until a moment ago")]
+    Busy,
+    /// The relay would not run on this database either.
+    #[error("{0}")]
+    Refused(String),
+    /// No stream takes a subject.
+    #[error("no stream takes {subject}")]
+    NoStream {
+        /// The subject.
+        subject: String,
+    },
+    /// The stream that events go to is not the one that it was at the beginning.
+    #[error("the stream {stream} is not the one that it was when this began")]
+    Changed {
+        /// The stream.
+        stream: String,
+    },
+    /// The stream does not take an event.
+    #[error("the stream {stream} does not take row {row}: {reason}")]
+    NotTaken {
+        /// The stream.
+        stream: String,
+        /// The row's place in the outbox.
+        row: i64,
+        /// Why, in the server's words.
+        reason: String,
+    },
+    /// The stream has not confirmed an event for a minute.
+    #[error("the stream {stream} does not confirm: {reason}")]
+    Unconfirmed {
+        /// The stream.
+        stream: String,
+        /// What it said last.
+        reason: String,
+    },
+    /// A stream cannot be read.
+    #[error(transparent)]
+    Stream(#[from] crate::bus::ReaderError),
+    /// The outbox cannot be read or written.
+    #[error(transparent)]
+    Outbox(#[from] OutboxError),
+    /// The server does not answer.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+}
+
+/// The statements about it.
+pub trait Mending: sqlx::Database {
+    /// Takes or renews the lease of whoever publishes again; false while somebody else has it.
+    fn mend(
+        connection: &mut Self::Connection,
+        names: &Names,
+        mender: &str,
+        lease: Duration,
+    ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
+
+    /// Ends the lease.
+    fn mended(
+        connection: &mut Self::Connection,
+        names: &Names,
+        mender: &str,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+
+    /// Writes entries into the ledger.
+    fn record(
+        connection: &mut Self::Connection,
+        names: &Names,
+        entries: &[Entry],
+        way: Way,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+
+    /// Rows by their places, in that order, as many as the bound allows. Those that are gone are left out.
+    fn rows_at(
+        connection: &mut Self::Connection,
+        names: &Names,
+        places: &[i64],
+        bound: Bound,
+    ) -> impl Future<Output = Result<Vec<Row>, sqlx::Error>> + Send;
+}
+
+impl Way {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Relayed => "relayed",
+            Self::Republished => "republished",
+            Self::Copied => "copied",
+            Self::Discarded => "discarded",
+        }
+    }
+
+    pub(super) fn parse(text: &str) -> Self {
+        match text {
+            "republished" => Self::Republished,
+            "copied" => Self::Copied,
+            "discarded" => Self::Discarded,
+            _ => Self::Relayed,
+        }
+    }
+}
+
+impl<DB: Store> Outbox<DB> {
+    /// Takes the lease of whoever publishes again, or renews it.
+    pub(super) async fn mend(&self, mender: &str) -> Result<(), RepublishError> {
+        let mut connection = self.acquire().await?;
+        let names = &self.shared.names;
+        // In a copy the cursor means nothing, and a rebase needs the relay's row as it is.
+        let origin = DB::origin(&mut connection, names).await;
+        if let Some(refusal) = origin
+            .map(|origin: Origin| origin.refusal())
+            .map_err(Self::explain)?
+        {
+            return Err(RepublishError::Refused(refusal));
+        }
+        let has = DB::mend(&mut connection, names, mender, LEASE).await;
+        match has.map_err(Self::explain)? {
+            true => Ok(()),
+            false => Err(RepublishError::Busy),
+        }
+    }
+
+    pub(super) async fn mended(&self, mender: &str) -> Result<(), OutboxError> {
+        let mut connection = self.acquire().await?;
+        let ended = DB::mended(&mut connection, &self.shared.names, mender).await;
+        ended.map_err(Self::explain)
+    }
+
+    pub(super) async fn record(&self, entries: &[Entry], way: Way) -> Result<(), OutboxError> {
+        let mut connection = self.acquire().await?;
+        let recorded = DB::record(&mut connection, &self.shared.names, entries, way).await;
+        recorded.map_err(Self::explain)
+    }
+
+    /// The rows at some places, and how many of the places that covers.
+    pub(super) async fn rows_at(&self, places: &[i64]) -> Result<(Vec<Row>, usize), OutboxError> {
+        let bound = Bound {
+            rows: places.len(),
+            bytes: PAGE_BYTES,
+            with_due: false,
+        };
+        let mut connection = self.acquire().await?;
+        let rows = DB::rows_at(&mut connection, &self.shared.names, places, bound).await;
+        let rows = rows.map_err(Self::explain)?;
+        let is_cut = rows.iter().map(|row| row.payload.len()).sum::<usize>() >= PAGE_BYTES;
+        let covered = match rows.last() {
+            Some(last) if is_cut => places.partition_point(|place| *place <= last.id),
+            _ => places.len(),
+        };
+        Ok((rows, covered))
+    }
+}

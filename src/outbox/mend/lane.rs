@@ -1,0 +1,396 @@
+//! One stream's part of what is published again: batches in order, the next one under way while the last one's
+//! commit is being answered. Never gives a row up: it is stored, or the error says why not.
+
+use std::time::Duration;
+
+use futures::{FutureExt, future::BoxFuture};
+use tidings_contract::{Envelope, EventId, wire};
+use tokio::time::Instant;
+
+use super::RepublishError;
+use crate::{
+    bus::{BatchId, Bus, Confirmed, Refusal, StreamState, Submission},
+    outbox::store::{Entry, Row},
+};
+
+/// No more payload than this in one batch, in bytes, one row excepted.
+const BATCH_BYTES: usize = 4 * 1024 * 1024;
+/// How long a stream may confirm nothing.
+const PATIENCE: Duration = Duration::from_secs(60);
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// A row and its event.
+pub(super) struct Item {
+    pub(super) row: Row,
+    pub(super) envelope: Envelope,
+}
+
+/// How the messages of a run are made.
+#[derive(Clone)]
+pub(super) struct Form {
+    /// What stands before the event's name in the subject.
+    pub(super) prefix: Option<String>,
+    pub(super) source: String,
+    /// The name of the run.
+    pub(super) run: String,
+    /// What follows the event's id in the id of the message. Without it the server takes the message for the
+    /// first one, and keeps it out for as long as it remembers that.
+    pub(super) suffix: Option<String>,
+}
+
+pub(super) struct Lane {
+    bus: Bus,
+    stream: String,
+    incarnation: String,
+    /// Nothing of this run lies before it.
+    base: u64,
+    /// How many events a batch may have.
+    most: usize,
+    form: Form,
+    flying: Option<Flying>,
+    /// What was confirmed since it was last taken.
+    entries: Vec<Entry>,
+}
+
+struct Flying {
+    items: Vec<Item>,
+    answer: BoxFuture<'static, Result<Confirmed, Refusal>>,
+}
+
+impl Form {
+    pub(super) fn subject(&self, name: &str) -> String {
+        match &self.prefix {
+            Some(prefix) => format!("{prefix}.{name}"),
+            None => name.to_owned(),
+        }
+    }
+
+    fn message(&self, item: &Item) -> Submission {
+        let defaults = wire::Defaults {
+            source: &self.source,
+            time: item.row.at,
+        };
+        let mut message = Submission::new(&item.envelope, defaults).republished(&self.run);
+        if self.prefix.is_some() {
+            message = message.to(self.subject(&item.row.name));
+        }
+        match &self.suffix {
+            Some(suffix) => message.known_as(&format!("{}/{suffix}", item.row.event)),
+            None => message,
+        }
+    }
+}
+
+impl Lane {
+    /// `end` is where the stream ended when it was found out what is missing.
+    pub(super) fn new(
+        bus: Bus,
+        stream: String,
+        state: &StreamState,
+        end: Option<u64>,
+        form: Form,
+    ) -> Self {
+        Self {
+            bus,
+            stream,
+            incarnation: state.incarnation.clone(),
+            base: end.unwrap_or(state.last_sequence),
+            most: if state.atomic { 1000 } else { 1 },
+            form,
+            flying: None,
+            entries: Vec::new(),
+        }
+    }
+
+    pub(super) fn take_entries(&mut self) -> Vec<Entry> {
+        std::mem::take(&mut self.entries)
+    }
+
+    /// Sends rows behind those that were sent before, at most so many.
+    pub(super) fn fits(&self, items: &[Item], at_most: usize) -> usize {
+        let mut bytes = 0;
+        let fitting = items.iter().take_while(|item| {
+            bytes += item.row.payload.len();
+            bytes <= BATCH_BYTES
+        });
+        fitting.count().min(self.most).min(at_most).max(1)
+    }
+
+    /// Sends a batch; its answer is taken with the next one.
+    pub(super) async fn send(&mut self, items: Vec<Item>) -> Result<(), RepublishError> {
+        let batch = BatchId::new();
+        let sending = members(&self.bus, &self.form, &batch, &items);
+        let (sent, before) = match self.flying.take() {
+            Some(Flying { items, answer }) => {
+                let (sent, answer) = futures::join!(sending, answer);
+                (sent, Some((items, answer)))
+            }
+            None => (sending.await, None),
+        };
+        let is_stored = before.as_ref().is_none_or(|(_, answer)| answer.is_ok());
+        if let Some((items, answer)) = before {
+            self.settle(items, answer).await?;
+        }
+        if sent.is_err() || !is_stored {
+            // What was prepared meanwhile is left to the server, which drops it.
+            return self.insist(items, sent.err()).await;
+        }
+        let answer = commit(&self.bus, &self.stream, &self.form, batch, &items);
+        self.flying = Some(Flying { items, answer });
+        Ok(())
+    }
+
+    /// Waits until everything that was sent is stored.
+    pub(super) async fn land(&mut self) -> Result<(), RepublishError> {
+        match self.flying.take() {
+            Some(Flying { items, answer }) => {
+                let answer = answer.await;
+                self.settle(items, answer).await
+            }
+            None => Ok(()),
+        }
+    }
+
+    async fn settle(
+        &mut self,
+        items: Vec<Item>,
+        answer: Result<Confirmed, Refusal>,
+    ) -> Result<(), RepublishError> {
+        match answer {
+            // A single one that the server takes for the first one: it may have been removed since.
+            Ok(confirmed) if confirmed.is_duplicate => {
+                self.insist(items, Some(Refusal::Duplicate)).await
+            }
+            Ok(confirmed) => {
+                self.note(&items, confirmed.sequence);
+                Ok(())
+            }
+            Err(refusal) => self.insist(items, Some(refusal)).await,
+        }
+    }
+
+    /// Rows were stored without a gap, up to a sequence.
+    fn note(&mut self, items: &[Item], last: u64) {
+        let before = last.saturating_sub(items.len() as u64);
+        for (item, sequence) in items.iter().zip(before + 1..) {
+            self.note_one(item.row.id, sequence);
+        }
+    }
+
+    fn note_one(&mut self, id: i64, sequence: u64) {
+        match self.entries.last_mut() {
+            Some(run) if run.last_sequence + 1 == sequence && run.last_id < id => {
+                run.last_id = id;
+                run.last_sequence = sequence;
+                run.events += 1;
+            }
+            _ => self.entries.push(Entry {
+                first_id: id,
+                last_id: id,
+                events: 1,
+                stream: self.stream.clone(),
+                incarnation: self.incarnation.clone(),
+                first_sequence: sequence,
+                last_sequence: sequence,
+                way: super::Way::Republished,
+            }),
+        }
+    }
+
+    /// Sends rows until they are stored: what is there is left out, and the others are sent again.
+    async fn insist(
+        &mut self,
+        mut items: Vec<Item>,
+        mut refusal: Option<Refusal>,
+    ) -> Result<(), RepublishError> {
+        let mut patience = Patience::new();
+        while !items.is_empty() {
+            let left = items.len();
+            let mut is_one_by_one = false;
+            if let Some(heard) = refusal.take() {
+                is_one_by_one = self.heed(heard, &items, &mut patience).await?;
+                if let Err(unknown) = self.leave_out_stored(&mut items).await? {
+                    // Until that is known, nothing may be sent.
+                    refusal = Some(unknown);
+                    continue;
+                }
+            }
+            (items, refusal) = self.send_in_turn(items, is_one_by_one).await?;
+            if items.len() < left {
+                patience = Patience::new();
+            }
+        }
+        Ok(())
+    }
+
+    /// What follows from a refusal: whether the rows have to go one by one.
+    async fn heed(
+        &mut self,
+        refusal: Refusal,
+        items: &[Item],
+        patience: &mut Patience,
+    ) -> Result<bool, RepublishError> {
+        tracing::debug!(stream = self.stream, events = items.len(), %refusal, "to be sent again");
+        match refusal {
+            // The server remembers ids of what it holds no more.
+            Refusal::Duplicate => self.form.suffix = Some(fresh()),
+            Refusal::TooMany { most } => self.most = most.clamp(1, self.most),
+            // It does not say for which of them.
+            Refusal::Incomplete | Refusal::Permanent { .. } => return Ok(true),
+            Refusal::Closed(_) | Refusal::Moved => return Err(self.not_taken(items, &refusal)),
+            Refusal::Transient { .. } if patience.is_over() => {
+                return Err(RepublishError::Unconfirmed {
+                    stream: self.stream.clone(),
+                    reason: refusal.to_string(),
+                });
+            }
+            Refusal::Transient { .. } => patience.wait().await,
+        }
+        Ok(false)
+    }
+
+    /// Notes what the stream holds by now, and leaves the others. The inner error: it could not be read.
+    async fn leave_out_stored(
+        &mut self,
+        items: &mut Vec<Item>,
+    ) -> Result<Result<(), Refusal>, RepublishError> {
+        let unknown = |reason: String| Ok(Err(Refusal::Transient { code: 0, reason }));
+        let state = match self.bus.stream_state(&self.stream).await {
+            Ok(state) => state,
+            Err(error) => return unknown(error.to_string()),
+        };
+        let state = state.filter(|state| {
+            state.incarnation == self.incarnation && state.last_sequence >= self.base
+        });
+        let Some(state) = state else {
+            return Err(RepublishError::Changed {
+                stream: self.stream.clone(),
+            });
+        };
+        let found = self
+            .bus
+            .ids_between(&self.stream, self.base, state.last_sequence);
+        let found = match found.await {
+            Ok(found) => found,
+            Err(error) => return unknown(error.to_string()),
+        };
+        for item in items.iter() {
+            if let Some(sequence) = found.get(&item.row.event) {
+                self.note_one(item.row.id, *sequence);
+            }
+        }
+        items.retain(|item| !found.contains_key(&item.row.event));
+        Ok(Ok(()))
+    }
+
+    /// Sends batch after batch, and returns what is left when one is refused, and why.
+    async fn send_in_turn(
+        &mut self,
+        mut items: Vec<Item>,
+        is_one_by_one: bool,
+    ) -> Result<(Vec<Item>, Option<Refusal>), RepublishError> {
+        while !items.is_empty() {
+            let size = if is_one_by_one {
+                1
+            } else {
+                self.fits(&items, usize::MAX)
+            };
+            let rest = items.split_off(size.min(items.len()));
+            let batch = BatchId::new();
+            let refusal = match members(&self.bus, &self.form, &batch, &items).await {
+                Err(refusal) => refusal,
+                Ok(()) => match commit(&self.bus, &self.stream, &self.form, batch, &items).await {
+                    Ok(confirmed) if !confirmed.is_duplicate => {
+                        self.note(&items, confirmed.sequence);
+                        items = rest;
+                        continue;
+                    }
+                    Ok(_) => Refusal::Duplicate,
+                    Err(refusal @ Refusal::Permanent { .. }) if items.len() == 1 => {
+                        return Err(self.not_taken(&items, &refusal));
+                    }
+                    Err(refusal) => refusal,
+                },
+            };
+            items.extend(rest);
+            return Ok((items, Some(refusal)));
+        }
+        Ok((items, None))
+    }
+
+    fn not_taken(&self, items: &[Item], refusal: &Refusal) -> RepublishError {
+        let reason = match refusal {
+            Refusal::Closed(cause) => format!("{}; try: {}", cause.reason, cause.cure),
+            other => other.to_string(),
+        };
+        RepublishError::NotTaken {
+            stream: self.stream.clone(),
+            row: items.first().map_or(0, |item| item.row.id),
+            reason,
+        }
+    }
+}
+
+/// How long a stream may confirm nothing.
+struct Patience {
+    until: Instant,
+    pause: Duration,
+}
+
+impl Patience {
+    fn new() -> Self {
+        Self {
+            until: Instant::now() + PATIENCE,
+            pause: FIRST_PAUSE,
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        Instant::now() > self.until
+    }
+
+    async fn wait(&mut self) {
+        tokio::time::sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Sends all of a batch but the last; a single one has no batch.
+async fn members(bus: &Bus, form: &Form, batch: &BatchId, items: &[Item]) -> Result<(), Refusal> {
+    let Some((_, members)) = items.split_last() else {
+        return Ok(());
+    };
+    for (at, item) in members.iter().enumerate() {
+        bus.send_member(batch, at + 1, form.message(item)).await?;
+    }
+    match members {
+        [] => Ok(()),
+        _ => bus.members_left().await,
+    }
+}
+
+/// Sends the last one, which is answered.
+fn commit(
+    bus: &Bus,
+    stream: &str,
+    form: &Form,
+    batch: BatchId,
+    items: &[Item],
+) -> BoxFuture<'static, Result<Confirmed, Refusal>> {
+    let (bus, stream, size) = (bus.clone(), stream.to_owned(), items.len());
+    let last = items.last().map(|item| form.message(item));
+    async move {
+        match last {
+            Some(last) if size > 1 => bus.commit_batch(&stream, &batch, size, last).await,
+            Some(last) => bus.publish_one(&stream, last).await,
+            None => Err(Refusal::Incomplete),
+        }
+    }
+    .boxed()
+}
+
+/// What no other run has.
+pub(super) fn fresh() -> String {
+    EventId::now().as_uuid().simple().to_string()
+}

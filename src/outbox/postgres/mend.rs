@@ -1,0 +1,119 @@
+//! The statements about rows that are published again. Never decides which.
+
+use std::time::Duration;
+
+use futures::TryStreamExt;
+use sqlx::{PgConnection, Postgres, Row as _};
+
+use super::turn::{Turn, query};
+use crate::outbox::{
+    mend::{Mending, Way},
+    store::{Bound, Entry, Names, Row, sequence},
+};
+
+impl Mending for Postgres {
+    async fn mend(
+        connection: &mut PgConnection,
+        names: &Names,
+        mender: &str,
+        lease: Duration,
+    ) -> Result<bool, sqlx::Error> {
+        let mend = "update tidings.relay
+            set mender = $1, mending_until = clock_timestamp() + make_interval(secs => $2)
+            where mender = $1 or mender is null or mending_until < clock_timestamp()";
+        let mut turn = Turn::begin(connection, names).await?;
+        let has = query(names, mend)
+            .bind(mender)
+            .bind(lease.as_secs_f64())
+            .execute(&mut *turn)
+            .await?;
+        turn.end().await?;
+        Ok(has.rows_affected() == 1)
+    }
+
+    async fn mended(
+        connection: &mut PgConnection,
+        names: &Names,
+        mender: &str,
+    ) -> Result<(), sqlx::Error> {
+        let mended =
+            "update tidings.relay set mender = null, mending_until = '-infinity' where mender = $1";
+        let mut turn = Turn::begin(connection, names).await?;
+        query(names, mended)
+            .bind(mender)
+            .execute(&mut *turn)
+            .await?;
+        turn.end().await
+    }
+
+    async fn record(
+        connection: &mut PgConnection,
+        names: &Names,
+        entries: &[Entry],
+        way: Way,
+    ) -> Result<(), sqlx::Error> {
+        // No relay has this epoch.
+        let record = "insert into tidings.ledger
+                (epoch, first_id, last_id, events, stream, incarnation, first_sequence, last_sequence, way)
+            select 0, entry.*, $8
+            from unnest($1::bigint[], $2::bigint[], $3::int[], $4::text[], $5::text[], $6::bigint[],
+                        $7::bigint[]) as entry";
+        let column = |value: fn(&Entry) -> i64| entries.iter().map(value).collect::<Vec<i64>>();
+        let events: Vec<i32> = entries.iter().map(|e| e.events).collect();
+        let streams: Vec<&str> = entries.iter().map(|e| &*e.stream).collect();
+        let incarnations: Vec<&str> = entries.iter().map(|e| &*e.incarnation).collect();
+        let mut turn = Turn::begin(connection, names).await?;
+        query(names, record)
+            .bind(column(|e| e.first_id))
+            .bind(column(|e| e.last_id))
+            .bind(events)
+            .bind(streams)
+            .bind(incarnations)
+            .bind(column(|e| sequence(e.first_sequence)))
+            .bind(column(|e| sequence(e.last_sequence)))
+            .bind(way.as_str())
+            .execute(&mut *turn)
+            .await?;
+        turn.end().await
+    }
+
+    /// A range of the index is read where the places lie close together, which is a lot faster than a look for
+    /// each of them in every slot.
+    async fn rows_at(
+        connection: &mut PgConnection,
+        names: &Names,
+        places: &[i64],
+        bound: Bound,
+    ) -> Result<Vec<Row>, sqlx::Error> {
+        let (Some(first), Some(last)) = (places.first(), places.last()) else {
+            return Ok(Vec::new());
+        };
+        let close = "select id, at, event, name, version, key, headers, payload from tidings.outbox
+            where id >= $1 and id <= $2 order by id";
+        let apart = "select id, at, event, name, version, key, headers, payload from tidings.outbox
+            where id >= $1 and id <= $2 and id = any($3) order by id";
+        let is_close = last - first < 2 * i64::try_from(places.len()).unwrap_or(i64::MAX / 2);
+        let mut turn = Turn::begin(connection, names).await?;
+        let mut rows: Vec<Row> = Vec::new();
+        {
+            let asked = query(names, if is_close { close } else { apart });
+            let asked = asked.bind(first).bind(last);
+            let asked = if is_close { asked } else { asked.bind(places) };
+            let mut found = asked.fetch(&mut *turn);
+            let mut bytes = 0;
+            while bytes < bound.bytes
+                && let Some(row) = found.try_next().await?
+            {
+                let id: i64 = row.try_get(0)?;
+                if places.binary_search(&id).is_err() {
+                    continue;
+                }
+                let row = super::fetch::read(&row)?;
+                bytes += row.payload.len();
+                rows.push(row);
+            }
+        }
+        turn.end().await?;
+        Ok(rows)
+    }
+}

@@ -1,0 +1,81 @@
+//! What a lane does about a stream that does not take a row, or takes nothing. Never sends but through the lane.
+
+use std::time::Instant;
+
+use super::{
+    Cause, Cursor, FIRST_PAUSE, Fault, HEARSAY, Item, LONGEST_PAUSE, Lane, Refusal, Settled,
+    WaitsFor,
+};
+
+impl<C: Cursor> Lane<C> {
+    /// What becomes of one row that was refused by itself: it is put aside, or given back to be sent again.
+    pub(super) async fn refused(
+        &self,
+        item: Item,
+        refusal: Refusal,
+    ) -> Result<(Option<Item>, Settled), Fault> {
+        match refusal {
+            Refusal::Permanent { .. } => {
+                let parked = self.course.aside.refuse(item.row, refusal.to_string());
+                self.course.park(vec![item.origin], vec![parked]).await?;
+                Ok((None, Settled::Changed))
+            }
+            Refusal::Closed(cause) if cause.is_of_subject => {
+                let Cause { reason, cure, .. } = &cause;
+                self.course.close_name(&item.row.name, reason, cure);
+                Ok((Some(item), Settled::Changed))
+            }
+            Refusal::Closed(cause) => Ok((Some(item), Settled::Closed(cause))),
+            refusal => Err(self.unconfirmed(refusal)),
+        }
+    }
+
+    /// Tries the first row again until the stream takes it, or until others have waited long enough.
+    pub(super) async fn hold(&mut self, mut cause: Cause) -> Result<(), Fault> {
+        let began = Instant::now();
+        let mut pause = FIRST_PAUSE;
+        let place = self.place();
+        loop {
+            let Cause { reason, cure, .. } = &cause;
+            self.course.troubles.begin(&place, reason, cure);
+            let patience = self.course.patience;
+            if began.elapsed() >= patience
+                && (self.course.aside.feeds_several() || patience.is_zero())
+            {
+                self.course.aside.close_stream(&self.stream, reason);
+                // Putting aside goes in large steps again.
+                self.size = self.most;
+                return Ok(());
+            }
+            tokio::select! {
+                () = self.course.stop.cancelled() => return Err(Fault::Stopped),
+                () = tokio::time::sleep(pause) => {}
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+            let first = self.again.pop_front().into_iter().collect();
+            match self.one_by_one(first).await? {
+                Settled::Stored => return Ok(()),
+                Settled::Changed => {}
+                Settled::Closed(now) => cause = now,
+            }
+        }
+    }
+
+    /// The stream has taken something.
+    pub(super) fn is_open(&mut self) {
+        self.size = (self.size * 2).min(self.most);
+        if !self.course.aside.is_closed_stream(&self.stream) {
+            self.course.troubles.end(&self.place());
+        }
+    }
+
+    fn place(&self) -> String {
+        WaitsFor::Stream(self.stream.clone()).to_string()
+    }
+
+    pub(super) async fn is_for_want_of_permission(&self, items: &[Item]) -> bool {
+        tokio::time::sleep(HEARSAY).await;
+        let is_denied = |item: &Item| self.course.bus.is_denied(&item.row.name);
+        items.iter().any(is_denied)
+    }
+}

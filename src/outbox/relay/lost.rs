@@ -1,0 +1,39 @@
+//! Streams that have lost what they had confirmed, said loudly: when it is noticed, again and again, and when
+//! somebody has seen to it. Never holds events up for it: what is new goes on.
+
+use chrono::Utc;
+
+use crate::outbox::standing::{Losses, REPAIR, Standing};
+
+/// What is known of it.
+#[derive(Debug, Default)]
+pub(super) struct Lost(Losses);
+
+impl Lost {
+    /// Takes what the database keeps, and says it.
+    pub(super) fn know(&mut self, kept: Losses) {
+        for (stream, loss) in &kept {
+            let was_open = self.0.get(stream).is_some_and(|known| known.is_open());
+            if loss.is_open() {
+                let (standing, for_s) =
+                    (loss.standing(), (Utc::now() - loss.since()).num_seconds());
+                tracing::error!(
+                    stream,
+                    %standing,
+                    for_s,
+                    cure = REPAIR,
+                    "the stream has lost what it had confirmed; what is new goes on into it"
+                );
+            } else if was_open {
+                tracing::info!(stream, "somebody has seen to what the stream had lost");
+            }
+        }
+        self.0 = kept;
+    }
+
+    /// Whether it is known that there is no such stream.
+    pub(super) fn is_gone(&self, stream: &str) -> bool {
+        let known = self.0.get(stream);
+        known.is_some_and(|known| *known.standing() == Standing::Gone)
+    }
+}

@@ -1,0 +1,30 @@
+//! The statements about streams that lost something. Never decides what a loss is.
+
+use sqlx::{Row as _, Sqlite, SqliteConnection};
+
+use crate::outbox::{standing::LossKeeping, store::Names};
+
+impl LossKeeping for Sqlite {
+    async fn losses(
+        connection: &mut SqliteConnection,
+        names: &Names,
+    ) -> Result<String, sqlx::Error> {
+        let losses = names.sql("select losses from tidings_relay", '_');
+        sqlx::query(losses).fetch_one(connection).await?.try_get(0)
+    }
+
+    async fn keep_losses(
+        connection: &mut SqliteConnection,
+        names: &Names,
+        losses: &str,
+    ) -> Result<(), sqlx::Error> {
+        // What a patch leaves out stays, and what it gives as null goes: what was kept of these goes first.
+        let keep = "update tidings_relay set losses = json_patch(
+            json_patch(losses, (select json_group_object(key, null) from json_each(?1))), ?1)";
+        sqlx::query(names.sql(keep, '_'))
+            .bind(losses)
+            .execute(connection)
+            .await
+            .map(drop)
+    }
+}

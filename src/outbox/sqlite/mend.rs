@@ -1,0 +1,97 @@
+//! The statements about rows that are published again. Never decides which.
+
+use std::time::Duration;
+
+use futures::TryStreamExt;
+use sqlx::{Connection as _, Sqlite, SqliteConnection};
+
+use super::{micros, read};
+use crate::outbox::{
+    mend::{Mending, Way},
+    store::{Bound, Entry, Names, Row, sequence},
+};
+
+impl Mending for Sqlite {
+    async fn mend(
+        connection: &mut SqliteConnection,
+        names: &Names,
+        mender: &str,
+        lease: Duration,
+    ) -> Result<bool, sqlx::Error> {
+        let mend = "update tidings_relay
+            set mender = ?1, mending_until = cast(unixepoch('subsec') * 1000000 as integer) + ?2
+            where mender = ?1 or mender is null
+               or mending_until < cast(unixepoch('subsec') * 1000000 as integer)";
+        let has = sqlx::query(names.sql(mend, '_'))
+            .bind(mender)
+            .bind(micros(lease))
+            .execute(connection)
+            .await?;
+        Ok(has.rows_affected() == 1)
+    }
+
+    async fn mended(
+        connection: &mut SqliteConnection,
+        names: &Names,
+        mender: &str,
+    ) -> Result<(), sqlx::Error> {
+        let mended = "update tidings_relay set mender = null, mending_until = 0 where mender = ?1";
+        sqlx::query(names.sql(mended, '_'))
+            .bind(mender)
+            .execute(connection)
+            .await
+            .map(drop)
+    }
+
+    async fn record(
+        connection: &mut SqliteConnection,
+        names: &Names,
+        entries: &[Entry],
+        way: Way,
+    ) -> Result<(), sqlx::Error> {
+        // No relay has this epoch.
+        let record = "insert into tidings_ledger
+                (epoch, first_id, last_id, events, stream, incarnation, first_sequence, last_sequence, way)
+            values (0, ?, ?, ?, ?, ?, ?, ?, ?)";
+        let mut tx = connection.begin().await?;
+        for entry in entries {
+            sqlx::query(names.sql(record, '_'))
+                .bind(entry.first_id)
+                .bind(entry.last_id)
+                .bind(entry.events)
+                .bind(&entry.stream)
+                .bind(&entry.incarnation)
+                .bind(sequence(entry.first_sequence))
+                .bind(sequence(entry.last_sequence))
+                .bind(way.as_str())
+                .execute(&mut *tx)
+                .await?;
+        }
+        tx.commit().await
+    }
+
+    async fn rows_at(
+        connection: &mut SqliteConnection,
+        names: &Names,
+        places: &[i64],
+        bound: Bound,
+    ) -> Result<Vec<Row>, sqlx::Error> {
+        let ask = "select id, at, event, name, version, key, headers, payload from tidings_outbox
+            where id in (select value from json_each(?1)) order by id";
+        let places =
+            serde_json::to_string(places).map_err(|error| sqlx::Error::Encode(error.into()))?;
+        let mut found = sqlx::query(names.sql(ask, '_'))
+            .bind(places)
+            .fetch(connection);
+        let mut rows: Vec<Row> = Vec::new();
+        let mut bytes = 0;
+        while bytes < bound.bytes
+            && let Some(row) = found.try_next().await?
+        {
+            let row = read(&row)?;
+            bytes += row.payload.len();
+            rows.push(row);
+        }
+        Ok(rows)
+    }
+}

@@ -1,0 +1,399 @@
+//! Whether a stream is the one that the relay wrote to, and what is known of those that are not, until somebody
+//! has seen to it. Never brings anything back.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use tidings_contract::EventId;
+
+use super::{
+    Outbox, OutboxError, Store,
+    names::Names,
+    store::{Position, Statements},
+};
+use crate::bus::{Bus, BusError, StreamState};
+
+/// Whether a stream is the one that the relay wrote to. Shown as what is said of the stream: `is gone`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "is")]
+#[non_exhaustive]
+pub enum Standing {
+    /// It is, and it ends where the relay knows it to end, or later.
+    Known,
+    /// There is no such stream.
+    Gone,
+    /// It was created anew.
+    Recreated {
+        /// When the one that the relay knows was created, in the server's words.
+        was: String,
+        /// When this one was.
+        now: String,
+    },
+    /// It ends before what the server has confirmed: it was restored from an older copy, or has lost its end.
+    RolledBack {
+        /// The last sequence that was confirmed.
+        known: u64,
+        /// Its last sequence.
+        now: u64,
+    },
+    /// Another event lies where the last one was confirmed: it was restored from an older copy, or has lost its
+    /// end, and others have written since.
+    Overwritten {
+        /// Where that is.
+        sequence: u64,
+        /// The event that was confirmed.
+        event: EventId,
+    },
+}
+
+/// A stream that lost what it had confirmed, or may have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Loss {
+    /// The stream.
+    pub stream: String,
+    /// When it was noticed.
+    pub since: DateTime<Utc>,
+    /// What is known of the stream.
+    pub standing: Standing,
+}
+
+/// What helps when a stream lost something.
+pub(super) const REPAIR: &str = "tidings verify --repair";
+
+/// A loss as the database keeps it, under the stream's name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct StoredLoss {
+    since: DateTime<Utc>,
+    standing: Standing,
+    /// The stream that the relay wrote to, and how far.
+    was: Position,
+    /// When somebody had seen to it, and how.
+    settled: Option<(DateTime<Utc>, Settled)>,
+}
+
+/// What became of a loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Settled {
+    /// What the outbox still kept was published again.
+    Repaired,
+    /// Somebody has said that it may stay as it is.
+    Accepted,
+}
+
+/// Losses by stream.
+pub(super) type Losses = BTreeMap<String, StoredLoss>;
+
+/// The statements about losses.
+pub trait LossKeeping: sqlx::Database {
+    /// All that is kept, as JSON.
+    fn losses(
+        connection: &mut Self::Connection,
+        names: &Names,
+    ) -> impl Future<Output = Result<String, sqlx::Error>> + Send;
+
+    /// Keeps these, as JSON, and leaves those of other streams as they are.
+    fn keep_losses(
+        connection: &mut Self::Connection,
+        names: &Names,
+        losses: &str,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+}
+
+impl std::fmt::Display for Standing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Known => f.write_str("is the one that the relay knows"),
+            Self::Gone => f.write_str("is gone"),
+            Self::Recreated { was, now } => write!(f, "was made anew: of {now}, not of {was}"),
+            Self::RolledBack { known, now } => write!(
+                f,
+                "ends at {now}, and {known} was confirmed: an older copy was restored"
+            ),
+            Self::Overwritten { sequence, event } => write!(
+                f,
+                "has another event at {sequence} than {event}, which was confirmed there: an older copy was restored"
+            ),
+        }
+    }
+}
+
+/// Whether a stream is the one of a position.
+pub(crate) async fn standing(
+    bus: &Bus,
+    stream: &str,
+    position: &Position,
+    state: Option<&StreamState>,
+) -> Result<Standing, BusError> {
+    let Some(state) = state else {
+        return Ok(Standing::Gone);
+    };
+    if state.incarnation != position.incarnation {
+        return Ok(Standing::Recreated {
+            was: position.incarnation.clone(),
+            now: state.incarnation.clone(),
+        });
+    }
+    let known = position.known();
+    if state.last_sequence < known {
+        return Ok(Standing::RolledBack {
+            known,
+            now: state.last_sequence,
+        });
+    }
+    if let Some(last) = &position.last
+        && last.sequence >= state.first_sequence
+        && let Some(found) = bus.event_at(stream, last.sequence).await?
+        && found != last.event
+    {
+        return Ok(Standing::Overwritten {
+            sequence: last.sequence,
+            event: last.event,
+        });
+    }
+    Ok(Standing::Known)
+}
+
+impl StoredLoss {
+    pub(super) fn new(standing: Standing, was: Position) -> Self {
+        Self {
+            since: Utc::now(),
+            standing,
+            was,
+            settled: None,
+        }
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.settled.is_none()
+    }
+
+    pub(super) fn since(&self) -> DateTime<Utc> {
+        self.since
+    }
+
+    pub(super) fn standing(&self) -> &Standing {
+        &self.standing
+    }
+
+    /// The same thing as was known before: of one stream, with the same end.
+    fn is(&self, other: &Self) -> bool {
+        let is_of_one_kind = match (&self.standing, &other.standing) {
+            // It may have grown since.
+            (Standing::RolledBack { .. }, Standing::RolledBack { .. }) => true,
+            (one, other) => one == other,
+        };
+        is_of_one_kind
+            && self.was.incarnation == other.was.incarnation
+            && self.was.known() == other.was.known()
+            && self.was.last == other.was.last
+    }
+
+    fn shown(&self, stream: &str) -> Loss {
+        Loss {
+            stream: stream.to_owned(),
+            since: self.since,
+            standing: self.standing.clone(),
+        }
+    }
+}
+
+/// Adds what was noticed to what is kept, and returns what is new: what was settled stays so, and what is open
+/// keeps its beginning.
+pub(super) fn noticed(kept: &Losses, noticed: Losses) -> Losses {
+    let mut new = Losses::new();
+    for (stream, mut loss) in noticed {
+        match kept.get(&stream) {
+            Some(known) if known.is(&loss) => continue,
+            Some(known) if known.is_open() => loss.since = known.since,
+            _ => {}
+        }
+        new.insert(stream, loss);
+    }
+    new
+}
+
+pub(super) fn open(losses: &Losses) -> Vec<Loss> {
+    let open = losses.iter().filter(|(_, loss)| loss.is_open());
+    open.map(|(stream, loss)| loss.shown(stream)).collect()
+}
+
+pub(super) fn losses_from(text: &str) -> Result<Losses, sqlx::Error> {
+    serde_json::from_str(text).map_err(|error| sqlx::Error::Decode(error.into()))
+}
+
+/// Keeps what was noticed; returns all that is known now.
+pub(super) async fn keep<DB: Statements>(
+    connection: &mut DB::Connection,
+    names: &Names,
+    found: Losses,
+) -> Result<Losses, sqlx::Error> {
+    let mut kept = losses_from(&DB::losses(connection, names).await?)?;
+    let new = noticed(&kept, found);
+    if !new.is_empty() {
+        write::<DB>(connection, names, &new).await?;
+        kept.extend(new);
+    }
+    Ok(kept)
+}
+
+async fn write<DB: Statements>(
+    connection: &mut DB::Connection,
+    names: &Names,
+    losses: &Losses,
+) -> Result<(), sqlx::Error> {
+    let text = serde_json::to_string(losses).map_err(|error| sqlx::Error::Encode(error.into()))?;
+    DB::keep_losses(connection, names, &text).await
+}
+
+/// What is kept of losses, for whoever looks at the streams.
+pub(crate) struct KnownLosses(Losses);
+
+impl KnownLosses {
+    /// How a stream stands, in the light of what is kept: what was noticed stays so until somebody has seen to it,
+    /// and not longer, though no relay has written to the stream since.
+    pub(crate) fn judge(&self, stream: &str, found: Standing, was: Option<&Position>) -> Standing {
+        let Some(known) = self.0.get(stream) else {
+            return found;
+        };
+        let Some(was) = was.filter(|_| found != Standing::Known) else {
+            return match known.is_open() {
+                true => known.standing.clone(),
+                false => found,
+            };
+        };
+        match !known.is_open() && known.is(&StoredLoss::new(found.clone(), was.clone())) {
+            true => Standing::Known,
+            false => found,
+        }
+    }
+}
+
+impl<DB: Store> Outbox<DB> {
+    pub(crate) async fn known_losses(&self) -> Result<KnownLosses, OutboxError> {
+        Ok(KnownLosses(self.stored_losses().await?))
+    }
+
+    /// The streams that have lost something, as far as a relay or a verification has noticed and nobody has seen
+    /// to it.
+    ///
+    /// # Errors
+    /// [`OutboxError::NotMigrated`] without tables, else [`OutboxError::Database`].
+    pub async fn losses(&self) -> Result<Vec<Loss>, OutboxError> {
+        Ok(open(&self.stored_losses().await?))
+    }
+
+    /// Says that what a stream has lost may stay lost: the relay and the status tell of it no more. Returns what
+    /// it was; `None` when nothing is known of that stream.
+    ///
+    /// # Errors
+    /// [`OutboxError::NotMigrated`] without tables, else [`OutboxError::Database`].
+    pub async fn accept_loss(&self, stream: &str) -> Result<Option<Loss>, OutboxError> {
+        self.settle(stream, Settled::Accepted).await
+    }
+
+    pub(crate) async fn settle(
+        &self,
+        stream: &str,
+        how: Settled,
+    ) -> Result<Option<Loss>, OutboxError> {
+        let mut losses = self.stored_losses().await?;
+        let Some(mut loss) = losses.remove(stream).filter(StoredLoss::is_open) else {
+            return Ok(None);
+        };
+        loss.settled = Some((Utc::now(), how));
+        let shown = loss.shown(stream);
+        tracing::warn!(stream, ?how, "what the stream has lost is seen to");
+        let mut connection = self.acquire().await?;
+        let settled = Losses::from([(stream.to_owned(), loss)]);
+        let written = write::<DB>(&mut connection, &self.shared.names, &settled).await;
+        written.map_err(Self::explain)?;
+        Ok(Some(shown))
+    }
+
+    /// Keeps what a verification has noticed, which may know it before the relay.
+    pub(crate) async fn notice(
+        &self,
+        stream: &str,
+        standing: &Standing,
+        was: &Position,
+    ) -> Result<(), OutboxError> {
+        let loss = StoredLoss::new(standing.clone(), was.clone());
+        let found = Losses::from([(stream.to_owned(), loss)]);
+        let mut connection = self.acquire().await?;
+        let kept = keep::<DB>(&mut connection, &self.shared.names, found).await;
+        kept.map(drop).map_err(Self::explain)
+    }
+
+    async fn stored_losses(&self) -> Result<Losses, OutboxError> {
+        let mut connection = self.acquire().await?;
+        let text = DB::losses(&mut connection, &self.shared.names).await;
+        text.and_then(|text| losses_from(&text))
+            .map_err(Self::explain)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outbox::store::Last;
+
+    fn loss(standing: Standing, sequence: u64, event: u8) -> Losses {
+        let last = Last {
+            sequence,
+            event: EventId::from(uuid::Uuid::from_bytes([event; 16])),
+        };
+        let was = Position {
+            last: Some(last),
+            ..Position::new("then".to_owned(), sequence)
+        };
+        Losses::from([("A".to_owned(), StoredLoss::new(standing, was))])
+    }
+
+    fn rolled_back(now: u64) -> Standing {
+        Standing::RolledBack { known: 9, now }
+    }
+
+    #[test]
+    fn what_was_settled_stays_so_until_something_else_is_lost() {
+        let mut kept = loss(rolled_back(5), 9, 1);
+        kept.get_mut("A").unwrap().settled = Some((Utc::now(), Settled::Repaired));
+        assert!(noticed(&kept, loss(rolled_back(7), 9, 1)).is_empty());
+        // The same figures, and another event: it happened again.
+        assert_eq!(noticed(&kept, loss(rolled_back(5), 9, 2)).len(), 1);
+        assert_eq!(noticed(&kept, loss(Standing::Gone, 9, 1)).len(), 1);
+    }
+
+    #[test]
+    fn what_is_open_keeps_its_beginning_when_it_gets_worse() {
+        let mut kept = loss(rolled_back(5), 9, 1);
+        kept.get_mut("A").unwrap().since = DateTime::UNIX_EPOCH;
+        let worse = noticed(&kept, loss(Standing::Gone, 9, 1));
+        assert_eq!(worse["A"].since, DateTime::UNIX_EPOCH);
+        assert_eq!(worse["A"].standing, Standing::Gone);
+    }
+
+    #[test]
+    fn what_was_settled_is_no_loss_to_who_looks_before_the_relay_does() {
+        let mut kept = loss(rolled_back(5), 9, 1);
+        let was = kept["A"].was.clone();
+        let judge = |kept: &Losses, found: Standing| {
+            KnownLosses(kept.clone()).judge("A", found, Some(&was))
+        };
+        assert_eq!(judge(&kept, Standing::Known), rolled_back(5));
+        assert_eq!(judge(&kept, rolled_back(7)), rolled_back(7));
+        kept.get_mut("A").unwrap().settled = Some((Utc::now(), Settled::Accepted));
+        assert_eq!(judge(&kept, rolled_back(7)), Standing::Known);
+        assert_eq!(judge(&kept, Standing::Known), Standing::Known);
+        assert_eq!(judge(&kept, Standing::Gone), Standing::Gone);
+    }
+
+    #[test]
+    fn a_position_of_an_earlier_version_is_read() {
+        let old: Position =
+            serde_json::from_str(r#"{"incarnation": "then", "sequence": 7}"#).unwrap();
+        assert_eq!(old, Position::new("then".to_owned(), 7));
+    }
+}

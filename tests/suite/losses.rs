@@ -1,0 +1,252 @@
+//! P2, P9: a stream that is not what the relay wrote to is told loudly, until somebody has seen to it; what is new
+//! goes on, and nothing is skipped or repeated for it.
+
+use std::time::Duration;
+
+use async_nats::jetstream;
+use sqlx::{Postgres, Sqlite};
+use tidings::{
+    EventPublisher, Loss, Standing, Verify,
+    testing::failpoint::{self, Point},
+};
+
+use crate::{
+    both,
+    support::{
+        Counted, Database, Past, Stored, User, World, events_stream, eventually, log, within,
+    },
+};
+
+both!(
+    a_stream_that_is_made_anew_under_an_idle_relay_is_told_until_it_is_accepted,
+    a_stream_that_is_deleted_is_told,
+);
+
+const EVENTS: i64 = 30;
+const WINDOW: Duration = Duration::from_millis(100);
+
+async fn commit<DB: Database>(world: &World<DB>, from: i64) {
+    let mut tx = world.outbox.begin().await.unwrap();
+    for count in from..from + EVENTS {
+        let key = format!("key-{}", count % 3);
+        tx.publish(&Counted { key, count }).unwrap();
+    }
+    tx.commit().await.unwrap();
+}
+
+async fn backlog_is_gone<DB: Database>(world: &World<DB>) {
+    eventually("everything is published", || async {
+        let status = world.outbox.status().await;
+        status.is_ok_and(|status| status.backlog == 0)
+    })
+    .await;
+}
+
+async fn losses<DB: Database>(world: &World<DB>) -> Vec<Loss> {
+    world.outbox.status().await.unwrap().losses
+}
+
+async fn is_told<DB: Database>(world: &World<DB>) -> Standing {
+    eventually("the loss is told", || async {
+        !losses(world).await.is_empty()
+    })
+    .await;
+    losses(world).await.remove(0).standing
+}
+
+async fn jetstream_of<DB: Database>(world: &World<DB>) -> jetstream::Context {
+    jetstream::new(async_nats::connect(world.nats.url()).await.unwrap())
+}
+
+/// The stream forgets ids after a moment, so that only what the relay knows protects.
+async fn forgetful<DB: Database>(world: &World<DB>) {
+    let mut stream = events_stream();
+    stream.duplicate_window = WINDOW;
+    world.bus.apply_stream(&stream).await.unwrap();
+}
+
+async fn counts<DB: Database>(world: &World<DB>) -> Vec<i64> {
+    let stored = world.stored().await;
+    let count = |message: &Stored| message.json()["count"].as_i64().unwrap();
+    let mut counts: Vec<i64> = stored.0.iter().map(count).collect();
+    counts.sort_unstable();
+    counts
+}
+
+async fn a_stream_that_is_made_anew_under_an_idle_relay_is_told_until_it_is_accepted<
+    DB: Database,
+>(
+    world: World<DB>,
+) {
+    log::listen();
+    let relay = world.relay();
+    commit(&world, 0).await;
+    backlog_is_gone(&world).await;
+    assert_eq!(losses(&world).await, []);
+    jetstream_of(&world)
+        .await
+        .delete_stream("EVENTS")
+        .await
+        .unwrap();
+    forgetful(&world).await;
+    commit(&world, EVENTS).await;
+    backlog_is_gone(&world).await;
+    assert!(matches!(is_told(&world).await, Standing::Recreated { .. }));
+    // What is new has gone on, though the first batch into the new stream was answered before anybody knew.
+    assert_eq!(
+        counts(&world).await,
+        (EVENTS..2 * EVENTS).collect::<Vec<_>>()
+    );
+    let said = log::said("the stream has lost what it had confirmed");
+    assert!(
+        said[0].contains("ERROR") && said[0].contains("tidings verify --repair"),
+        "{said:?}"
+    );
+    relay.stop().await.unwrap();
+
+    let relay = world.relay();
+    commit(&world, 2 * EVENTS).await;
+    backlog_is_gone(&world).await;
+    assert_eq!(losses(&world).await.len(), 1, "a restart forgets nothing");
+    let verified = Verify::new(&world.bus, &world.outbox).run().await.unwrap();
+    let stream = &verified.streams[0];
+    assert!(
+        matches!(stream.standing, Standing::Recreated { .. }),
+        "{verified:?}"
+    );
+
+    let accepted = world.outbox.accept_loss("EVENTS").await.unwrap();
+    assert!(accepted.is_some());
+    assert_eq!(losses(&world).await, []);
+    assert_eq!(world.outbox.accept_loss("EVENTS").await.unwrap(), None);
+    relay.stop().await.unwrap();
+    let relay = world.relay();
+    commit(&world, 3 * EVENTS).await;
+    backlog_is_gone(&world).await;
+    assert_eq!(losses(&world).await, []);
+    relay.stop().await.unwrap();
+    assert_eq!(
+        counts(&world).await,
+        (EVENTS..4 * EVENTS).collect::<Vec<_>>()
+    );
+}
+
+async fn a_stream_that_is_deleted_is_told<DB: Database>(world: World<DB>) {
+    let relay = world.relay();
+    commit(&world, 0).await;
+    backlog_is_gone(&world).await;
+    relay.stop().await.unwrap();
+    jetstream_of(&world)
+        .await
+        .delete_stream("EVENTS")
+        .await
+        .unwrap();
+    let relay = world.relay();
+    assert_eq!(is_told(&world).await, Standing::Gone);
+    world.outbox.accept_loss("EVENTS").await.unwrap();
+    relay.stop().await.unwrap();
+    let relay = world.relay();
+    world.bus.apply_stream(&events_stream()).await.unwrap();
+    commit(&world, EVENTS).await;
+    backlog_is_gone(&world).await;
+    relay.stop().await.unwrap();
+    // It is another thing that there is a new one: that was not accepted.
+    let relay = world.relay();
+    assert!(matches!(is_told(&world).await, Standing::Recreated { .. }));
+    relay.stop().await.unwrap();
+}
+
+/// The relay is idle, and nobody writes: it notices by its connection alone.
+async fn an_older_copy_of_the_store_is_told<DB: Database>() {
+    let (world, past) = Past::world::<DB>().await;
+    forgetful(&world).await;
+    let relay = world.relay();
+    commit(&world, 0).await;
+    backlog_is_gone(&world).await;
+    past.keep(&world.nats).await;
+    commit(&world, EVENTS).await;
+    backlog_is_gone(&world).await;
+    past.put_back(&world.nats).await;
+    let told = Standing::RolledBack {
+        known: 2 * EVENTS as u64,
+        now: EVENTS as u64,
+    };
+    assert_eq!(is_told(&world).await, told);
+    commit(&world, 2 * EVENTS).await;
+    backlog_is_gone(&world).await;
+    relay.stop().await.unwrap();
+    let relay = world.relay();
+    commit(&world, 3 * EVENTS).await;
+    backlog_is_gone(&world).await;
+    relay.stop().await.unwrap();
+    assert_eq!(losses(&world).await.len(), 1);
+    let expected: Vec<i64> = (0..EVENTS).chain(2 * EVENTS..4 * EVENTS).collect();
+    assert_eq!(
+        counts(&world).await,
+        expected,
+        "nothing new is skipped or repeated"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_copy_of_the_store_is_told_on_postgres() {
+    an_older_copy_of_the_store_is_told::<Postgres>().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_copy_of_the_store_is_told_on_sqlite() {
+    an_older_copy_of_the_store_is_told::<Sqlite>().await;
+}
+
+/// Its end lies beyond what was confirmed, so only the event that was confirmed last shows it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_copy_that_others_have_written_to_is_told() {
+    let (world, past) = Past::world::<Sqlite>().await;
+    past.keep(&world.nats).await;
+    let relay = world.relay();
+    commit(&world, 0).await;
+    backlog_is_gone(&world).await;
+    relay.stop().await.unwrap();
+    past.put_back(&world.nats).await;
+    let publisher = EventPublisher::new(&world.bus);
+    for n in 0..=EVENTS {
+        publisher.publish(&User::new(&n.to_string())).await.unwrap();
+    }
+    let relay = world.relay();
+    let told = is_told(&world).await;
+    assert!(
+        matches!(told, Standing::Overwritten { sequence, .. } if sequence == EVENTS as u64),
+        "{told}"
+    );
+    relay.stop().await.unwrap();
+}
+
+/// Somebody who did not know of the loss has stored events before the position that was written down.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_stored_before_anybody_knew_of_the_loss_is_not_stored_again() {
+    let world = World::<Sqlite>::start().await;
+    forgetful(&world).await;
+    let relay = world.relay();
+    commit(&world, 0).await;
+    backlog_is_gone(&world).await;
+    relay.stop().await.unwrap();
+    let relay = world.new_relay();
+    let armed = failpoint::arm(relay.owner(), Point::Answered, 1);
+    let relay = world.run_relay(relay);
+    commit(&world, EVENTS).await;
+    within("the answer", armed.reached()).await;
+    relay.kill().await;
+    let position =
+        "update tidings_relay set streams = json_set(streams, '$.EVENTS.sequence', 1000)";
+    Sqlite::execute(world.outbox.pool(), position).await;
+    // real time: until the server has forgotten the ids
+    tokio::time::sleep(WINDOW + Duration::from_millis(50)).await;
+    let relay = world.relay();
+    backlog_is_gone(&world).await;
+    assert!(matches!(
+        is_told(&world).await,
+        Standing::RolledBack { known: 1000, .. }
+    ));
+    relay.stop().await.unwrap();
+    assert_eq!(counts(&world).await, (0..2 * EVENTS).collect::<Vec<_>>());
+}

@@ -1,0 +1,385 @@
+//! P8: what a stream has lost comes back from the outbox: what is missing and nothing else, in order, once, as it was.
+
+use std::time::Duration;
+
+use async_nats::jetstream;
+use sqlx::{Postgres, Sqlite};
+use tidings::{
+    Envelope, EventId, ParkedSelection, Rate, Repair, Republish, RepublishError, Standing,
+    StreamSpec, Verification, Verify,
+};
+
+use crate::{
+    both,
+    support::{Counted, Database, Past, Stored, World, events_stream, eventually},
+};
+
+both!(
+    deleted_events_come_back_within_the_window_as_they_were,
+    a_repair_of_a_stream_that_was_made_anew_ends_the_alarm,
+    what_comes_back_behind_later_events_is_late_and_not_inverted,
+    what_somebody_gave_up_does_not_come_back,
+    only_what_is_named_and_missing_is_published_again,
+    rows_go_to_another_stream_under_a_prefix,
+    what_is_forced_is_there_twice,
+    a_name_that_no_stream_takes_is_named_before_anything_is_published,
+);
+
+const EVENTS: i64 = 60;
+
+/// Commits events of three keys and lets the relay publish them, and no longer.
+async fn publish<DB: Database>(world: &World<DB>, from: i64) {
+    let mut tx = world.outbox.begin().await.unwrap();
+    for count in from..from + EVENTS {
+        let key = format!("key-{}", count % 3);
+        tx.publish(&Counted { key, count }).unwrap();
+    }
+    tx.commit().await.unwrap();
+    relay(world).await;
+}
+
+async fn publish_one<DB: Database>(world: &World<DB>, count: i64) {
+    let mut tx = world.outbox.begin().await.unwrap();
+    let key = format!("key-{count}");
+    tx.publish(&Counted { key, count }).unwrap();
+    tx.commit().await.unwrap();
+}
+
+async fn relay<DB: Database>(world: &World<DB>) {
+    let relay = world.relay();
+    eventually("everything is published", || async {
+        let status = world.outbox.status().await;
+        status.is_ok_and(|status| status.backlog == 0)
+    })
+    .await;
+    relay.stop().await.unwrap();
+}
+
+async fn jetstream_of<DB: Database>(world: &World<DB>) -> jetstream::Context {
+    jetstream::new(async_nats::connect(world.nats.url()).await.unwrap())
+}
+
+async fn delete<DB: Database>(world: &World<DB>, sequences: impl IntoIterator<Item = u64>) {
+    let jetstream = jetstream_of(world).await;
+    let stream = jetstream.get_stream("EVENTS").await.unwrap();
+    for sequence in sequences {
+        stream.delete_message(sequence).await.unwrap();
+    }
+}
+
+async fn repair<DB: Database>(world: &World<DB>) -> Repair {
+    let verify = Verify::new(&world.bus, &world.outbox);
+    verify.repair().await.unwrap()
+}
+
+async fn verify<DB: Database>(world: &World<DB>) -> Verification {
+    let verify = Verify::new(&world.bus, &world.outbox).payloads();
+    verify.run().await.unwrap()
+}
+
+/// The counts of what a stream holds, in its order.
+async fn counts<DB: Database>(world: &World<DB>, stream: &str) -> Vec<i64> {
+    let stored = crate::support::Stream::read(&world.nats.url(), stream).await;
+    let count = |message: &Stored| message.json()["count"].as_i64().unwrap();
+    stored.0.iter().map(count).collect()
+}
+
+async fn ledger_says<DB: Database>(world: &World<DB>, way: &str) -> i64 {
+    let ledger = DB::table("ledger");
+    let sql = format!(
+        "select cast(coalesce(sum(events), 0) as bigint) from {ledger} where way = '{way}'"
+    );
+    DB::number(world.outbox.pool(), &sql).await
+}
+
+async fn deleted_events_come_back_within_the_window_as_they_were<DB: Database>(world: World<DB>) {
+    publish(&world, 0).await;
+    let before = world.stored().await;
+    // Many of one batch, and one by itself; the server remembers the ids of all.
+    delete(&world, (30..50).chain([60])).await;
+    let repair = repair(&world).await;
+    assert_eq!(
+        (repair.events(), repair.out_of_reach),
+        (21, 0),
+        "{repair:?}"
+    );
+    assert!(repair.is_whole());
+    assert_eq!(repair.found.streams[0].missing, 21);
+    let after = world.stored().await;
+    assert_eq!((after.len(), after.duplicated()), (EVENTS as usize, 0));
+    for message in &after.0[39..] {
+        let id = message.header("ce-id");
+        let original = before.0.iter().find(|other| other.header("ce-id") == id);
+        let original = original.expect("an event of before");
+        assert_eq!(message.payload, original.payload);
+        assert_eq!(message.subject, original.subject);
+        for header in ["ce-type", "ce-time", "ce-source", "ce-partitionkey"] {
+            assert_eq!(message.header(header), original.header(header));
+        }
+    }
+    let found = verify(&world).await;
+    assert!(found.is_sound(), "{found:?}");
+    assert_eq!(found.streams[0].sound, EVENTS as u64);
+    assert_eq!(ledger_says(&world, "republished").await, 21);
+    let again = self::repair(&world).await;
+    assert_eq!(again.events(), 0);
+}
+
+async fn a_repair_of_a_stream_that_was_made_anew_ends_the_alarm<DB: Database>(world: World<DB>) {
+    publish(&world, 0).await;
+    let jetstream = jetstream_of(&world).await;
+    jetstream.delete_stream("EVENTS").await.unwrap();
+    world.bus.apply_stream(&events_stream()).await.unwrap();
+    let repair = repair(&world).await;
+    assert_eq!(repair.events(), EVENTS as u64);
+    assert!(matches!(
+        repair.settled[0].standing,
+        Standing::Recreated { .. }
+    ));
+    assert_eq!(
+        counts(&world, "EVENTS").await,
+        (0..EVENTS).collect::<Vec<_>>()
+    );
+    // The relay looks for the first time now, and finds what was settled before.
+    publish(&world, EVENTS).await;
+    assert_eq!(world.outbox.losses().await.unwrap(), []);
+    let found = verify(&world).await;
+    assert!(found.is_sound(), "{found:?}");
+    assert_eq!(found.streams[0].sound, 2 * EVENTS as u64);
+    assert_eq!(
+        counts(&world, "EVENTS").await,
+        (0..2 * EVENTS).collect::<Vec<_>>()
+    );
+}
+
+async fn what_comes_back_behind_later_events_is_late_and_not_inverted<DB: Database>(
+    world: World<DB>,
+) {
+    publish(&world, 0).await;
+    let jetstream = jetstream_of(&world).await;
+    jetstream.delete_stream("EVENTS").await.unwrap();
+    world.bus.apply_stream(&events_stream()).await.unwrap();
+    publish(&world, EVENTS).await;
+    let repair = repair(&world).await;
+    assert_eq!(
+        (repair.events(), repair.late),
+        (EVENTS as u64, EVENTS as u64)
+    );
+    let found = verify(&world).await;
+    assert!(found.is_sound(), "{found:?}");
+    let stream = &found.streams[0];
+    assert_eq!(
+        (stream.late, stream.out_of_order),
+        (EVENTS as u64, 0),
+        "{found:?}"
+    );
+    assert_eq!(stream.sound, 2 * EVENTS as u64);
+}
+
+async fn what_somebody_gave_up_does_not_come_back<DB: Database>(world: World<DB>) {
+    for count in 0..3 {
+        publish_one(&world, count).await;
+    }
+    // A row that is no event, in the middle of the batch.
+    let sql = format!(
+        "update {} set headers = '[]' where id = 2",
+        DB::table("outbox")
+    );
+    DB::execute(world.outbox.pool(), &sql).await;
+    relay(&world).await;
+    let given_up = world
+        .outbox
+        .discard(&ParkedSelection::All, 10)
+        .await
+        .unwrap();
+    assert_eq!(given_up.len(), 1);
+    let found = verify(&world).await;
+    assert_eq!(
+        (found.streams[0].missing, found.streams[0].unconfirmed),
+        (0, 1)
+    );
+    assert_eq!(repair(&world).await.events(), 0);
+    let done = Republish::new(&world.bus, &world.outbox)
+        .run()
+        .await
+        .unwrap();
+    assert_eq!((done.rows, done.unconfirmed, done.events()), (3, 1, 0));
+}
+
+async fn only_what_is_named_and_missing_is_published_again<DB: Database>(world: World<DB>) {
+    publish(&world, 0).await;
+    delete(&world, 1..60).await;
+    let named = Republish::new(&world.bus, &world.outbox)
+        .from_row(10)
+        .to_row(21)
+        .name("count.raised")
+        .key("key-0")
+        .rate(Rate::per_second(1000));
+    let dry = named.dry_run().await.unwrap();
+    assert_eq!(
+        (dry.rows, dry.wanted, dry.first, dry.last),
+        (4, 4, Some(10), Some(19))
+    );
+    // At most: it is not asked whether the later ones of the key are there.
+    assert_eq!(dry.late, 4, "{dry:?}");
+    assert_eq!(world.stored().await.len(), 1);
+    let done = named.run().await.unwrap();
+    assert_eq!(done.events(), 4);
+    assert_eq!(counts(&world, "EVENTS").await, [59, 9, 12, 15, 18]);
+    assert_eq!(named.run().await.unwrap().held, 4);
+    assert_eq!(world.stored().await.len(), 5);
+    let now = chrono::Utc::now();
+    let later = Republish::new(&world.bus, &world.outbox).since(now);
+    assert_eq!(later.run().await.unwrap().rows, 0);
+    let before = Republish::new(&world.bus, &world.outbox).until(now);
+    let before = before.name("user.created");
+    assert_eq!(before.dry_run().await.unwrap().rows, 0);
+}
+
+async fn rows_go_to_another_stream_under_a_prefix<DB: Database>(world: World<DB>) {
+    publish(&world, 0).await;
+    let subjects = ["recovery.>".parse().unwrap()];
+    let spec = StreamSpec::new("RECOVERY", subjects).unwrap();
+    world.bus.apply_stream(&spec).await.unwrap();
+    let into = || {
+        let republish = Republish::new(&world.bus, &world.outbox);
+        republish.into_prefix("recovery").from_row(11).to_row(30)
+    };
+    let done = into().run().await.unwrap();
+    assert_eq!(done.republished.get("RECOVERY"), Some(&20), "{done:?}");
+    assert_eq!(
+        counts(&world, "RECOVERY").await,
+        (10..30).collect::<Vec<_>>()
+    );
+    let stored = crate::support::Stream::read(&world.nats.url(), "RECOVERY").await;
+    assert_eq!(stored.0[0].subject, "recovery.count.raised");
+    assert_eq!(stored.0[0].header("ce-type"), "count.raised.v1");
+    // The same again goes on where it was.
+    let more = into().to_row(40).missing().run().await.unwrap();
+    assert_eq!((more.held, more.events()), (20, 10));
+    assert_eq!(
+        counts(&world, "RECOVERY").await,
+        (10..40).collect::<Vec<_>>()
+    );
+    // What was copied is nothing that the stream of events has twice.
+    let found = verify(&world).await;
+    assert!(found.is_sound(), "{found:?}");
+    assert_eq!((found.streams.len(), found.streams[0].duplicated), (1, 0));
+    assert_eq!(ledger_says(&world, "copied").await, 30);
+}
+
+async fn what_is_forced_is_there_twice<DB: Database>(world: World<DB>) {
+    publish(&world, 0).await;
+    let forced = Republish::new(&world.bus, &world.outbox);
+    let forced = forced.from_row(1).to_row(3).force();
+    assert_eq!(forced.run().await.unwrap().events(), 3);
+    assert_eq!(world.stored().await.duplicated(), 3);
+    assert_eq!(verify(&world).await.streams[0].duplicated, 3);
+}
+
+async fn a_name_that_no_stream_takes_is_named_before_anything_is_published<DB: Database>(
+    world: World<DB>,
+) {
+    publish(&world, 0).await;
+    let republish = Republish::new(&world.bus, &world.outbox).into_prefix("nowhere");
+    let refused = republish.run().await.unwrap_err();
+    assert!(
+        matches!(&refused, RepublishError::NoStream { subject } if subject == "nowhere.count.raised"),
+        "{refused}"
+    );
+}
+
+async fn an_older_copy_of_the_store_is_made_whole<DB: Database>() {
+    let (world, past) = Past::world::<DB>().await;
+    publish(&world, 0).await;
+    past.keep(&world.nats).await;
+    publish(&world, EVENTS).await;
+    past.put_back(&world.nats).await;
+    let relay = world.relay();
+    eventually("the loss is told", || async {
+        !world.outbox.losses().await.unwrap().is_empty()
+    })
+    .await;
+    let repair = repair(&world).await;
+    assert_eq!((repair.events(), repair.late), (EVENTS as u64, 0));
+    assert_eq!(world.outbox.losses().await.unwrap(), []);
+    relay.stop().await.unwrap();
+    publish(&world, 2 * EVENTS).await;
+    assert_eq!(
+        counts(&world, "EVENTS").await,
+        (0..3 * EVENTS).collect::<Vec<_>>()
+    );
+    let found = verify(&world).await;
+    assert!(found.is_sound(), "{found:?}");
+    assert_eq!(world.outbox.losses().await.unwrap(), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_copy_of_the_store_is_made_whole_on_postgres() {
+    an_older_copy_of_the_store_is_made_whole::<Postgres>().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_copy_of_the_store_is_made_whole_on_sqlite() {
+    an_older_copy_of_the_store_is_made_whole::<Sqlite>().await;
+}
+
+/// What comes back under another id of the message is the same event to a relay that begins again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_reads_the_stream_knows_what_came_back() {
+    let world = World::<Sqlite>::start().await;
+    publish(&world, 0).await;
+    delete(&world, 2..=21).await;
+    assert_eq!(repair(&world).await.events(), 20);
+    // The database is put back as it was before the relay had published anything.
+    let before =
+        "update tidings_relay set cursor = 0, streams = '{\"EVENTS\": {\"incarnation\": \"' ||
+        json_extract(streams, '$.EVENTS.incarnation') || '\", \"sequence\": 0}}'";
+    Sqlite::execute(world.outbox.pool(), before).await;
+    let mut forgetful = events_stream();
+    forgetful.duplicate_window = Duration::from_millis(100);
+    world.bus.apply_stream(&forgetful).await.unwrap();
+    // real time: until the server has forgotten the ids
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    relay(&world).await;
+    let stored = world.stored().await;
+    assert_eq!((stored.len(), stored.duplicated()), (EVENTS as usize, 0));
+}
+
+/// A subject with a limit of its own loses from the middle, and that is no loss.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_limit_of_a_subject_has_removed_does_not_come_back() {
+    let world = World::<Sqlite>::start().await;
+    let jetstream = jetstream_of(&world).await;
+    let mut stream = jetstream.get_stream("EVENTS").await.unwrap();
+    let mut config = stream.info().await.unwrap().config.clone();
+    config.max_messages_per_subject = 10;
+    config.discard = jetstream::stream::DiscardPolicy::Old;
+    jetstream.update_stream(config).await.unwrap();
+    let first = Envelope::raw("user.created", 1, Some("u"), "{}").unwrap();
+    let mut tx = world.outbox.begin().await.unwrap();
+    tx.publish(first.with_id(EventId::now())).unwrap();
+    tx.commit().await.unwrap();
+    publish(&world, 0).await;
+    let found = verify(&world).await;
+    let stream = &found.streams[0];
+    assert_eq!(
+        (stream.missing, stream.expired),
+        (0, EVENTS as u64 - 10),
+        "{found:?}"
+    );
+    assert_eq!(repair(&world).await.events(), 0);
+    assert_eq!(world.stored().await.len(), 11);
+}
+
+/// One works at a time, and one that has died does not stop the others for long.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_repairs_at_once_bring_everything_back_once() {
+    let world = World::<Postgres>::start().await;
+    publish(&world, 0).await;
+    delete(&world, 2..60).await;
+    let (one, other) = tokio::join!(repair(&world), repair(&world));
+    assert_eq!(one.events() + other.events(), 58);
+    let stored = world.stored().await;
+    assert_eq!((stored.len(), stored.duplicated()), (EVENTS as usize, 0));
+}
