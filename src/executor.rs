@@ -205,7 +205,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
                 arrival.past.put_off = arrival.past.put_off.saturating_add(1);
                 return outcome;
             }
-            Outcome::Retry(_) | Outcome::Reject(_) => {}
+            Outcome::Retry(_) | Outcome::Reject(_) => arrival.past.put_off = 0,
         }
         arrival.past.failures = attempt;
         let first_failed_at = *arrival.past.first_failed_at.get_or_insert_with(Utc::now);

@@ -17,11 +17,15 @@ use crate::executor::Past;
 
 const PREFIX: &str = "tidings-retry-";
 const FAILURES: &str = "tidings-retry-failures";
+const PUT_OFF: &str = "tidings-retry-put-off";
 const FIRST_FAILED_AT: &str = "tidings-retry-first-failed-at";
 const STREAM: &str = "tidings-retry-stream";
 const SEQUENCE: &str = "tidings-retry-sequence";
 const IDENTITY: &str = "tidings-retry-identity";
 const ORIGINAL_ID: &str = "tidings-retry-message-id";
+
+/// More than that no wait grows by. It is not what a replica without the handler counts.
+const MOST_PUT_OFF: u32 = 16;
 
 /// What is known of a message that was here before.
 #[derive(Default)]
@@ -56,7 +60,7 @@ pub(super) fn restore(message: &mut Message, subscriber: &str) -> Restored {
             failures: text(FAILURES).and_then(|n| n.parse().ok()).unwrap_or(0),
             first_failed_at: text(FIRST_FAILED_AT).and_then(|at| at.parse().ok()),
             redrives: text(REDRIVES).and_then(|n| n.parse().ok()).unwrap_or(0),
-            ..Past::default()
+            put_off: text(PUT_OFF).and_then(|n| n.parse().ok()).unwrap_or(0),
         },
         pass: text(PASS).and_then(|park| park.parse().ok()),
     };
@@ -100,6 +104,9 @@ pub(super) fn headers(delivery: &Delivery, past: &Past, due: DateTime<Utc>) -> H
     headers.insert(SEQUENCE, sequence.to_string());
     headers.insert(IDENTITY, delivery.identity());
     headers.insert(FAILURES, past.failures.to_string());
+    if past.put_off > 0 {
+        headers.insert(PUT_OFF, past.put_off.min(MOST_PUT_OFF).to_string());
+    }
     if let Some(at) = past.first_failed_at {
         headers.insert(FIRST_FAILED_AT, time(at));
     }

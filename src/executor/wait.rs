@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Acknowledger, Arrival, Executor, Step};
 use crate::{
     breaker::Permit,
+    flow::Pulls,
     outcome::{Cause, DeadLetter, Outcome},
     retry::Retry,
 };
@@ -17,6 +18,12 @@ const IN_PLACE: Duration = Duration::from_millis(250);
 const LONGEST_IN_HAND: Duration = Duration::from_secs(30);
 /// For so long the event of a probe that failed leaves its place to another one.
 const AFTER_PROBE: Duration = Duration::from_secs(1);
+
+/// How often in a row an event is put off in hand, before it makes place for others.
+const IN_HAND: u32 = 2;
+/// When it comes again then. Not soon: as long as what it needs is not there, each time costs two messages.
+const AWAY: Retry =
+    Retry::exponential(Duration::from_secs(2), Duration::from_secs(30)).attempts(u32::MAX);
 
 /// When an event that this replica does not handle comes again. With jitter: replicas ask in turns, and a
 /// fixed wait would bring it back to the same one.
@@ -39,6 +46,16 @@ impl<S: Send + Sync + 'static> Executor<S> {
             // With only those in hand for probes, events that always fail would keep the circuit open.
             Outcome::Postpone(after) if permit.is_probe() && !must_stay() => {
                 *after = (*after).max(AFTER_PROBE);
+                None
+            }
+            // Another handler may not need what this one does: its events are behind this one.
+            Outcome::Postpone(after)
+                if arrival.past.put_off > IN_HAND
+                    && self.flow.pulls() == Pulls::All
+                    && !must_stay() =>
+            {
+                let away = AWAY.delay(arrival.past.put_off - IN_HAND, (self.random)());
+                *after = (*after).max(away.unwrap_or_default());
                 None
             }
             // What the handlers need is not there: it is no use to take in more meanwhile.

@@ -3,11 +3,16 @@
 
 use std::{
     path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
 use async_nats::jetstream;
 use serde_json::json;
+use tokio::task::JoinHandle;
 
 use crate::{
     effects::{Effect, Effects, verdict},
@@ -31,6 +36,49 @@ pub struct Handling<DB: Effects> {
     logs: Logs,
     _relay: Process,
     slowest: Duration,
+    slowing: Slowing,
+}
+
+/// So many events may wait for the workers.
+const MOST_WAITING: u64 = 300;
+
+/// Has services wait while too many events do. They write faster than an ordered subscriber handles on a machine that
+/// is busy, and whoever waits for the last event of an ever longer queue waits for ever.
+struct Slowing {
+    most: Arc<AtomicU64>,
+    looking: JoinHandle<()>,
+}
+
+impl Slowing {
+    fn begin(nats: String, wait: Arc<AtomicBool>) -> Self {
+        let most = Arc::new(AtomicU64::new(0));
+        let looking = tokio::spawn(look(nats, wait, Arc::clone(&most)));
+        Self { most, looking }
+    }
+}
+
+impl Drop for Slowing {
+    fn drop(&mut self) {
+        self.looking.abort();
+    }
+}
+
+/// Where the server does not know how many wait, services go on.
+async fn look(nats: String, wait: Arc<AtomicBool>, most: Arc<AtomicU64>) {
+    let client = async_nats::connect(nats).await.expect("a connection");
+    let mut jetstream = jetstream::new(client);
+    jetstream.set_timeout(Duration::from_secs(1));
+    let subject = format!("CONSUMER.INFO.EVENTS.{DURABLE}");
+    loop {
+        let asked = jetstream.request(subject.clone(), &json!({})).await;
+        let info: serde_json::Value = asked.unwrap_or_default();
+        let of = |count: &str| info[count].as_u64().unwrap_or_default();
+        let waiting = of("num_pending") + of("num_ack_pending");
+        most.fetch_max(waiting, Relaxed);
+        wait.store(waiting > MOST_WAITING, Relaxed);
+        // real time: the workers are other processes
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 /// A folder of logs, one for each replica.
@@ -53,6 +101,7 @@ impl<DB: Effects> Handling<DB> {
         std::fs::create_dir(&folder).expect("a folder");
         Self {
             _relay: trial.relay(),
+            slowing: Slowing::begin(trial.world.nats.url(), Arc::clone(&trial.wait)),
             trial,
             kind,
             replicas: Vec::new(),
@@ -191,7 +240,9 @@ impl<DB: Effects> Handling<DB> {
         }
         let dead = self.dead().await.len();
         println!(
-            "  absorbed by the inbox: {absorbed}; dead letters: {dead}; the last was handled after {:.1} s",
+            "  absorbed by the inbox: {absorbed}; dead letters: {dead}; at most {} events waited; the last was handled \
+             after {:.1} s",
+            self.slowing.most.load(Relaxed),
             settled.as_secs_f64()
         );
     }

@@ -2,7 +2,10 @@
 //! was committed.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -60,6 +63,8 @@ pub struct Trial<DB: Chaos> {
     jetstream: jetstream::Context,
     stop: CancellationToken,
     writers: JoinSet<()>,
+    /// Services wait while it says so.
+    pub wait: Arc<AtomicBool>,
     recovered: Duration,
 }
 
@@ -86,6 +91,7 @@ impl<DB: Chaos> Trial<DB> {
             jetstream,
             stop: CancellationToken::new(),
             writers: JoinSet::new(),
+            wait: Arc::default(),
             recovered: Duration::ZERO,
         };
         trial.write();
@@ -97,11 +103,15 @@ impl<DB: Chaos> Trial<DB> {
         self.stop = CancellationToken::new();
         for writer in 0..DB::WRITERS {
             let (world, stop) = (Arc::clone(&self.world), self.stop.clone());
+            let wait = Arc::clone(&self.wait);
             self.writers.spawn(async move {
                 for n in 0.. {
                     let Some(()) = stop.run_until_cancelled(pause()).await else {
                         return;
                     };
+                    if wait.load(Ordering::Relaxed) {
+                        continue;
+                    }
                     // A database that is away is one of the faults; the journal knows what was committed.
                     let _ = write(&world, writer, n).await;
                 }

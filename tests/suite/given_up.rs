@@ -153,6 +153,7 @@ both!(
     a_redrive_in_a_batch_is_handled_whatever_comes_again_besides,
     a_letter_that_was_stored_unheard_is_not_stored_again,
     a_letter_that_was_not_stored_is_stored_by_the_next_worker,
+    a_letter_that_was_discarded_does_not_come_back,
     another_copy_of_an_event_that_was_given_up_has_no_effect,
     without_the_database_nothing_is_given_up,
 );
@@ -289,6 +290,26 @@ async fn a_letter_that_was_not_stored_is_stored_by_the_next_worker<DB: Database>
         .map(|about| letter.header(&format!("tidings-dead-{about}")).to_owned());
     assert_eq!(told, ["rejected", "declined", "1"]);
     assert!(letter.header("tidings-dead-handler").contains("charge"));
+}
+
+async fn a_letter_that_was_discarded_does_not_come_back<DB: Database>(world: World<DB>) {
+    forgetful_letters(&world).await;
+    let app = App::default();
+    let running = run(&world, &world.bus, Of::One, &app);
+    publish(&world, &["ada"]).await;
+    are_dead(&world, 1).await;
+    is_idle(&world, "EVENTS").await;
+    running.stop().await.unwrap();
+    let letters = DeadLetters::over(&world.bus);
+    let letter = letters.find(1).await.unwrap();
+    assert!(letters.discard(&letter).await.unwrap());
+    // real time: until the server has forgotten the letter's id
+    tokio::time::sleep(WINDOW + Duration::from_millis(50)).await;
+    forget_the_answers(&world).await;
+    let running = run(&world, &world.bus, Of::One, &app);
+    is_idle(&world, "EVENTS").await;
+    running.stop().await.unwrap();
+    assert_eq!((app.called.len(), world.dead_letters().await.len()), (1, 0));
 }
 
 async fn another_copy_of_an_event_that_was_given_up_has_no_effect<DB: Database>(world: World<DB>) {

@@ -6,6 +6,7 @@
 
 mod support;
 
+mod away;
 mod batches;
 mod bulk;
 mod bus;

@@ -276,7 +276,7 @@ fn new_or_not<DB: Store>(delivery: &Facts, begun: &Begun<DB>) -> Result<Handled,
 impl<DB: Store> Inbox<DB> {
     /// A transaction that remembers those of the events that are new.
     async fn begin_many(&self, deliveries: &[Arc<Facts>]) -> Result<Begun<DB>, Failure> {
-        let begun = patiently(async {
+        let begun = self.ask(async {
             let mut tx = self.outbox.begin().await?;
             loop {
                 let slot_seconds = self.slot_seconds.load(Ordering::Relaxed);
@@ -294,7 +294,7 @@ impl<DB: Store> Inbox<DB> {
                     .store(ring.slot_seconds, Ordering::Relaxed);
             }
         });
-        begun.await.map_err(Failure::unavailable)
+        begun.await
     }
 
     /// What is known of those that were not added, and were given up.

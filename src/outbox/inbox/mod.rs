@@ -9,14 +9,14 @@ mod ring;
 mod transaction;
 
 use std::{
-    sync::atomic::{AtomicI64, Ordering},
+    sync::atomic::{AtomicBool, AtomicI64, Ordering},
     time::Duration,
 };
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use sqlx::{Database, Transaction};
 use tidings_contract::Envelope;
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 use uuid::Uuid;
 
 use super::{Outbox, OutboxError, OutboxTransaction, Store, store::Names};
@@ -130,6 +130,10 @@ struct Inbox<DB: Store> {
     outbox: Outbox<DB>,
     /// How long a period is, as far as is known.
     slot_seconds: AtomicI64,
+    /// Whether the database was not there when it was asked last.
+    is_away: AtomicBool,
+    /// Whoever asks then.
+    asking: Mutex<()>,
     /// Whose turn it is to note that an event is given up.
     giving_up: Semaphore,
 }
@@ -146,13 +150,15 @@ impl<DB: Store> Inbox<DB> {
         Self {
             outbox,
             slot_seconds: AtomicI64::new(ring::DEFAULT_SECONDS),
+            is_away: AtomicBool::new(false),
+            asking: Mutex::new(()),
             giving_up: Semaphore::new(given_up::AT_ONCE),
         }
     }
 
     /// A transaction that remembers the event.
     async fn begin(&self, facts: &Facts) -> Result<Begun<DB>, Failure> {
-        let begun = patiently(async {
+        let begun = self.ask(async {
             let mut tx = self.outbox.begin().await?;
             let (remembered, period) = self.remember(&mut tx, facts).await?;
             if remembered.added == Added::All {
@@ -168,11 +174,29 @@ impl<DB: Store> Inbox<DB> {
                 Known::Reopened { .. } => Begun::New(tx),
             }))
         });
-        let begun = begun.await.map_err(Failure::unavailable)?;
-        begun.map_err(|ring| {
+        begun.await?.map_err(|ring| {
             let event = ring::time_of(&facts.envelope, facts.stored_at, ring.slot_seconds);
             Failure::outside_inbox(outside(event, &ring))
         })
+    }
+
+    /// Asks the database to begin with something. While it is away one asks, and the others do not wait besides: each
+    /// would keep a place from events that do not need it.
+    async fn ask<T>(
+        &self,
+        work: impl Future<Output = Result<T, OutboxError>>,
+    ) -> Result<T, Failure> {
+        let is_away = self.is_away.load(Ordering::Relaxed);
+        let asking = is_away.then(|| self.asking.try_lock());
+        if let Some(Err(_)) = asking {
+            return Err(Failure::unavailable("the database is away"));
+        }
+        let done = patiently(work).await;
+        // What the database has said comes at once.
+        let is_away = |error: &OutboxError| matches!(error, OutboxError::Database(error) if error.as_database_error().is_none());
+        let is_away = done.as_ref().is_err_and(is_away);
+        self.is_away.store(is_away, Ordering::Relaxed);
+        done.map_err(Failure::unavailable)
     }
 
     /// Adds the event to the inbox; also says which period is its own.
