@@ -1,6 +1,9 @@
 //! What a handler knows besides the event. It owns nothing that outlives the delivery.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
 use tidings_contract::{Envelope, EventId, Headers};
@@ -30,7 +33,28 @@ pub(crate) struct Facts {
     pub(crate) redrives: u32,
     /// How long the handler may take.
     pub(crate) timeout: Duration,
-    pub(crate) cancelled: CancellationToken,
+    pub(crate) cancelled: Cancelled,
+}
+
+/// When a handler should stop. Most handlers never ask, so it is made for those that do.
+#[derive(Debug)]
+pub(crate) struct Cancelled {
+    halt: CancellationToken,
+    own: OnceLock<CancellationToken>,
+}
+
+impl Cancelled {
+    /// Cancelled when the worker halts, or by itself.
+    pub(crate) fn by(halt: &CancellationToken) -> Self {
+        Self {
+            halt: halt.clone(),
+            own: OnceLock::new(),
+        }
+    }
+
+    pub(crate) fn token(&self) -> &CancellationToken {
+        self.own.get_or_init(|| self.halt.child_token())
+    }
 }
 
 tokio::task_local! {
@@ -134,7 +158,7 @@ impl<S> Context<S> {
     /// The handler is dropped at its next await then.
     #[must_use]
     pub fn cancelled(&self) -> &CancellationToken {
-        &self.delivery.cancelled
+        self.delivery.cancelled.token()
     }
 }
 

@@ -3,6 +3,7 @@
 mod acknowledger;
 pub(crate) mod batch;
 mod bury;
+mod record;
 mod wait;
 
 use std::{
@@ -10,6 +11,7 @@ use std::{
     hash::{BuildHasher, Hasher},
     panic::AssertUnwindSafe,
     sync::Arc,
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -20,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     breaker::{Attempted, Permit},
-    context::{Context, Facts},
+    context::{Cancelled, Context, Facts},
     failure::{Failure, Verdict},
     flow::Flow,
     handler::panicked,
@@ -142,7 +144,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
     ) -> Step {
         if !self.subscriber.takes(&arrival.subject) {
             self.flow.end(permit, &arrival.subject, Attempted::Void);
-            return self.leave(arrival, acknowledger, halt).await;
+            return Box::pin(self.leave(arrival, acknowledger, halt)).await;
         }
         let attempt = arrival.past.failures.saturating_add(1);
         let envelope = match self.known(arrival) {
@@ -163,7 +165,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
             Ok(Ended::Decided(outcome, error)) => (outcome, error),
             Ok(Ended::HandedBack) => {
                 self.flow.end(permit, &arrival.subject, Attempted::Void);
-                return self.hand_back(arrival, acknowledger, halt).await;
+                return Box::pin(self.hand_back(arrival, acknowledger, halt)).await;
             }
             Err(panic) => self.decide(Err(panicked(&*panic)), arrival, attempt, permit),
         };
@@ -234,7 +236,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
         arrival: &Arrival,
         envelope: &Arc<Envelope>,
         attempt: u32,
-        cancelled: CancellationToken,
+        cancelled: Cancelled,
     ) -> Facts {
         Facts {
             envelope: Arc::clone(envelope),
@@ -257,7 +259,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
         halt: &CancellationToken,
         permit: Permit,
     ) -> Ended {
-        let facts = Arc::new(self.facts(arrival, envelope, attempt, halt.child_token()));
+        let facts = Arc::new(self.facts(arrival, envelope, attempt, Cancelled::by(halt)));
         let call = match self.call(envelope, &facts) {
             Ok(call) => call,
             Err(letter) => {
@@ -265,7 +267,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
                 return Ended::Decided(Outcome::Reject(letter), None);
             }
         };
-        let result = halt.run_until_cancelled(call).await;
+        let result = run_until(halt, call).await;
         let Some(result) = result else {
             return Ended::HandedBack;
         };
@@ -362,18 +364,6 @@ impl<S: Send + Sync + 'static> Executor<S> {
         Step::Left
     }
 
-    fn unconfirmed(&self, arrival: &Arrival, outcome: &str, tried: u32, error: &Unanswered) {
-        self.tally.unconfirmed(&error.to_string());
-        tracing::warn!(
-            subscriber = &*self.name,
-            sequence = arrival.sequence,
-            outcome,
-            tried,
-            %error,
-            "the server did not confirm the outcome: without it the event comes again"
-        );
-    }
-
     /// An ordered subscriber's next replica begins at the ack floor: it needs no sign.
     async fn hand_back(
         &self,
@@ -411,51 +401,17 @@ impl<S: Send + Sync + 'static> Executor<S> {
         }
         Step::Left
     }
+}
 
-    /// The one log event of a delivery's attempt.
-    fn record(
-        &self,
-        arrival: &Arrival,
-        attempt: u32,
-        outcome: &Outcome,
-        error: Option<String>,
-        elapsed: Duration,
-    ) {
-        self.tally.ended(outcome);
-        macro_rules! log {
-            ($level:ident, $($more:tt)*) => {
-                tracing::$level!(
-                    subscriber = &*self.name,
-                    event.id = arrival.envelope.as_ref().ok().map(|e| tracing::field::display(e.id())),
-                    event.name = arrival.envelope.as_ref().map_or(&*arrival.subject, |e| e.name().as_str()),
-                    key = arrival.envelope.as_ref().ok().and_then(|e| e.key()),
-                    stream = arrival.stream,
-                    sequence = arrival.sequence,
-                    attempt,
-                    outcome = outcome.as_str(),
-                    elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
-                    $($more)*
-                )
-            };
-        }
-        match outcome {
-            Outcome::Ack => log!(debug, "handled"),
-            Outcome::Duplicate => log!(debug, "handled before"),
-            Outcome::Retry(after) => {
-                log!(warn, retry_after = ?after, error, "failed: it is tried again");
-            }
-            Outcome::Postpone(after) => {
-                log!(warn, retry_after = ?after, error, "what the handler needs is not there: it is tried again");
-            }
-            Outcome::Reject(letter) => {
-                log!(
-                    error,
-                    cause = letter.cause.as_str(),
-                    error = letter.error,
-                    "dead letter"
-                );
-            }
-        }
+/// Runs a call unless the worker halts first. What ends at once does not have to wait for that, which costs as
+/// much as a short call does.
+async fn run_until<T>(halt: &CancellationToken, mut call: BoxFuture<'_, T>) -> Option<T> {
+    if halt.is_cancelled() {
+        return None;
+    }
+    match futures::poll!(&mut call) {
+        Poll::Ready(ended) => Some(ended),
+        Poll::Pending => halt.run_until_cancelled(call).await,
     }
 }
 

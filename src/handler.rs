@@ -3,7 +3,9 @@
 pub(crate) mod batch;
 pub(crate) mod memory;
 
-use std::{any::Any, error::Error, marker::PhantomData, sync::Arc, time::Duration};
+use std::{
+    any::Any, error::Error, marker::PhantomData, pin::pin, sync::Arc, task::Poll, time::Duration,
+};
 
 use futures::future::{BoxFuture, FutureExt};
 use tidings_contract::{Envelope, Event};
@@ -90,15 +92,20 @@ pub(crate) async fn within(
     facts: &Arc<Facts>,
     handler: impl Future<Output = Result<(), Failure>>,
 ) -> Result<(), Failure> {
-    let handling = context::handling(Arc::clone(facts), handler);
-    match tokio::time::timeout(facts.timeout, handling).await {
+    let mut handling = pin!(context::handling(Arc::clone(facts), handler));
+    // What ends at once needs no clock.
+    let ended = match futures::poll!(&mut handling) {
+        Poll::Ready(ended) => Ok(ended),
+        Poll::Pending => tokio::time::timeout(facts.timeout, handling).await,
+    };
+    match ended {
         Ok(Ok(())) => {
             survive().await;
             Ok(())
         }
         Ok(failed) => failed,
         Err(_) => {
-            facts.cancelled.cancel();
+            facts.cancelled.token().cancel();
             Err(timed_out(facts.timeout))
         }
     }

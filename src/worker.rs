@@ -2,6 +2,7 @@
 //! the drain is written in [`Worker::run`] and nowhere else.
 
 mod board;
+mod crew;
 mod gather;
 mod hands;
 mod lease;

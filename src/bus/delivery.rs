@@ -5,14 +5,19 @@
 
 use std::{sync::Arc, time::Duration};
 
-use async_nats::{Message, Request, jetstream};
+use async_nats::{
+    Message,
+    jetstream::{self, Context},
+};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use tidings_contract::wire;
 use uuid::Uuid;
 
 use super::{
-    Bus, BusError, Pulled, envelope_of,
+    Bus, BusError, Pulled,
+    answers::Answers,
+    envelope_of,
     letter::{Letter, REDRIVE, size_of},
     park::Question,
     retry,
@@ -31,7 +36,8 @@ const LONGEST_DELAY: Duration = Duration::from_secs(365 * 86_400);
 /// A message as the consumer delivered it. One that comes from the retries is as it first came, but for where
 /// it is answered.
 pub(crate) struct Delivery {
-    bus: Bus,
+    bus: Arc<Bus>,
+    answers: Answers,
     subscriber: Arc<str>,
     message: Message,
     /// Where the event was first stored.
@@ -59,10 +65,12 @@ pub(super) struct Place {
 impl Place {
     /// `None` when the message does not come from a consumer.
     pub(super) fn of(bus: &Bus, message: Message) -> (Message, Option<Self>) {
-        let message = jetstream::Message {
-            message,
-            context: bus.jetstream.clone(),
-        };
+        let (message, place, _) = Self::with(bus.jetstream.clone(), message);
+        (message, place)
+    }
+
+    fn with(context: Context, message: Message) -> (Message, Option<Self>, Context) {
+        let message = jetstream::Message { message, context };
         let place = message.info().ok().map(|info| Self {
             stream: info.stream.to_owned(),
             sequence: info.stream_sequence,
@@ -73,7 +81,7 @@ impl Place {
                 .unwrap_or_default(),
             pending: info.pending,
         });
-        (message.message, place)
+        (message.message, place, message.context)
     }
 }
 
@@ -85,16 +93,33 @@ impl Place {
     }
 }
 
-impl Delivery {
-    /// Reads a message of a subscriber; `None` when it does not come from a consumer.
-    pub(crate) fn read(
-        bus: &Bus,
-        subscriber: &Arc<str>,
-        message: Pulled,
-    ) -> Option<(Self, Arrival)> {
-        let (mut message, place) = Place::of(bus, message.0);
+/// Reads the messages of a subscriber, and keeps what is expensive to clone for each of them.
+pub(crate) struct Deliveries {
+    bus: Arc<Bus>,
+    answers: Answers,
+    subscriber: Arc<str>,
+    /// Here between two messages.
+    context: Option<Context>,
+}
+
+impl Deliveries {
+    pub(crate) fn new(bus: &Bus, subscriber: &Arc<str>) -> Self {
+        Self {
+            bus: Arc::new(bus.clone()),
+            answers: Answers::new(bus),
+            subscriber: Arc::clone(subscriber),
+            context: None,
+        }
+    }
+
+    /// Reads a message; `None` when it does not come from a consumer.
+    pub(crate) fn read(&mut self, message: Pulled) -> Option<(Delivery, Arrival)> {
+        let context = self.context.take();
+        let context = context.unwrap_or_else(|| self.bus.jetstream.clone());
+        let (mut message, place, context) = Place::with(context, message.0);
+        self.context = Some(context);
         let place = place?;
-        let restored = retry::restore(&mut message, subscriber);
+        let restored = retry::restore(&mut message, &self.subscriber);
         let question = Question::of(&message);
         let identity = restored.identity.unwrap_or_else(|| place.identity());
         let origin = restored.origin;
@@ -110,9 +135,10 @@ impl Delivery {
             delivered: place.delivered,
             past: restored.past,
         };
-        let delivery = Self {
-            bus: bus.clone(),
-            subscriber: Arc::clone(subscriber),
+        let delivery = Delivery {
+            bus: Arc::clone(&self.bus),
+            answers: self.answers.clone(),
+            subscriber: Arc::clone(&self.subscriber),
             message,
             stream,
             sequence,
@@ -123,7 +149,9 @@ impl Delivery {
         };
         Some((delivery, arrival))
     }
+}
 
+impl Delivery {
     /// Tells the server that the delivery is still in hand; it may be lost.
     pub(crate) async fn progress(&self) -> Result<(), Unanswered> {
         let Some(reply) = &self.message.reply else {
@@ -196,8 +224,7 @@ impl Delivery {
         let Some(reply) = &self.message.reply else {
             return Ok(());
         };
-        let request = Request::new().payload(payload.into());
-        self.bus.request(reply.as_str(), request).await.map(drop)
+        self.answers.send(reply, payload.into()).await
     }
 }
 
@@ -217,7 +244,8 @@ impl Acknowledger for Delivery {
         let subject = retry_at_subject(&self.subscriber, &retry::id_of(self));
         let headers = retry::headers(self, past, due);
         let payload = self.message.payload.clone();
-        self.bus.store(subject, headers, payload).await?;
+        // Boxed: most deliveries are only acknowledged.
+        Box::pin(self.bus.store(subject, headers, payload)).await?;
         Ok(self.answer("+ACK").await?)
     }
 
@@ -242,7 +270,7 @@ impl Acknowledger for Delivery {
     }
 
     async fn dead_letter(&self, letter: &DeadLetter) -> Result<(), Unanswered> {
-        self.letter(letter).bury(&self.bus).await?;
+        Box::pin(self.letter(letter).bury(&self.bus)).await?;
         let reason = format!("+TERM {}", letter.cause.as_str());
         Ok(self.answer(reason).await?)
     }

@@ -64,6 +64,11 @@ impl Denied {
         self.0.borrow().subscription.clone()
     }
 
+    /// Changes whenever something is denied.
+    pub(super) fn reports(&self) -> watch::Receiver<impl Sized + use<>> {
+        self.0.subscribe()
+    }
+
     /// How often publishing to a subject was denied.
     pub(super) fn times(&self, subject: &str) -> u64 {
         self.0.borrow().times(subject)

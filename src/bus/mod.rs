@@ -4,6 +4,7 @@
 //! * [`EventPublisher`]: publishes without a database, confirmed by the server.
 //! * [`streams`]: which streams there should be, and making it so.
 
+mod answers;
 mod ask;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod batch;
@@ -32,9 +33,9 @@ mod survey;
 mod tail;
 mod watchdog;
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
-use async_nats::{HeaderMap, jetstream};
+use async_nats::{HeaderMap, RequestErrorKind, jetstream};
 use bytes::Bytes;
 use tidings_contract::{Envelope, wire};
 use tokio::sync::watch;
@@ -43,7 +44,7 @@ use tokio::sync::watch;
 pub(crate) use batch::{BatchId, Cause, Confirmed, Refusal, Submission, cause_of_denial};
 pub use connect::{Auth, ConnectError, NatsOptions, Tls};
 pub(crate) use consumer::{ConsumerSpec, drift, filters};
-pub(crate) use delivery::Delivery;
+pub(crate) use delivery::{Deliveries, Delivery};
 pub(crate) use durables::Durable;
 pub(crate) use letters::{Kept, Upkeep};
 pub(crate) use park::{Head, PASS, Park, Question, letters_of};
@@ -64,6 +65,8 @@ pub(crate) use crate::start::Start;
 
 /// How long the server may take to answer a request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an answer is waited for before anything is looked at that would keep it away.
+const AT_ONCE: Duration = Duration::from_millis(50);
 const CONNECTION_LOST: &str = "the connection was lost while the answer was awaited";
 
 /// A connection to NATS with JetStream. Cheap to clone; clones share the connection.
@@ -299,12 +302,21 @@ impl Bus {
     /// Waits for an answer; `None` when the connection is lost meanwhile, because then no answer comes,
     /// though the client would wait for it.
     async fn unless_lost<T>(&self, answer: impl Future<Output = T>) -> Option<T> {
+        let losses = *self.lost.borrow();
+        self.unless_lost_since(losses, answer).await
+    }
+
+    /// The same, counted from when so many connections had been lost.
+    async fn unless_lost_since<T>(
+        &self,
+        losses: u64,
+        answer: impl Future<Output = T>,
+    ) -> Option<T> {
         let mut lost = self.lost.clone();
-        lost.mark_unchanged();
         tokio::select! {
             biased;
             answer = answer => Some(answer),
-            Ok(()) = lost.changed() => None,
+            Ok(_) = lost.wait_for(|lost| *lost != losses) => None,
         }
     }
 
@@ -344,54 +356,66 @@ impl Bus {
         subject: &str,
         request: async_nats::Request,
     ) -> Result<async_nats::Message, BusError> {
-        use async_nats::RequestErrorKind as Kind;
-        let denials = self.denied.times(subject);
         let patience = request.timeout.flatten().unwrap_or(REQUEST_TIMEOUT);
-        let timeout = |after| BusError::Timeout {
-            subject: subject.to_owned(),
-            after,
-        };
-        let sending = self.client.send_request(subject.to_owned(), request);
-        // The client's own timeout does not cover the time in its queue.
-        let sending = tokio::time::timeout(patience * 2, self.unless_lost(sending));
-        let answer = tokio::select! {
-            biased;
-            answer = sending => answer,
-            () = self.denied.once_more(subject, denials) => return Err(BusError::denied(subject)),
-        };
-        let Ok(answer) = answer else {
-            return Err(timeout(patience * 2));
-        };
-        let Some(answer) = answer else {
-            return Err(BusError::Broken {
-                subject: subject.to_owned(),
-                reason: CONNECTION_LOST.to_owned(),
-            });
-        };
-        match answer {
-            Ok(message) => Ok(message),
-            Err(error) => Err(match error.kind() {
-                Kind::NoResponders => BusError::NoResponders {
-                    subject: subject.to_owned(),
-                },
-                Kind::TimedOut => match self.denied.subscription() {
-                    Some(inbox) if inbox.starts_with("_INBOX") => BusError::Denied {
-                        action: "subscribe to",
-                        permission: denied::permission_for(&inbox),
-                        subject: inbox,
+        // Its own timeout does not cover the time in its queue.
+        let request = request.timeout(None);
+        let (denials, losses) = (self.denied.times(subject), *self.lost.borrow());
+        let mut sending = pin!(self.client.send_request(subject.to_owned(), request));
+        // Most answers come at once, and watching what could keep them away costs as much as they do.
+        let answer = match tokio::time::timeout(AT_ONCE, &mut sending).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                let sending = self.unless_lost_since(losses, sending);
+                let patience = patience.saturating_sub(AT_ONCE);
+                let sending = Box::pin(tokio::time::timeout(patience, sending));
+                tokio::select! {
+                    biased;
+                    answer = sending => match answer {
+                        Ok(Some(answer)) => answer,
+                        Ok(None) => return Err(BusError::lost(subject)),
+                        Err(_) => return Err(self.unanswered(subject, patience)),
                     },
-                    _ => timeout(patience),
-                },
-                _ => BusError::Broken {
-                    subject: subject.to_owned(),
-                    reason: error.to_string(),
-                },
-            }),
+                    () = self.denied.once_more(subject, denials) => {
+                        return Err(BusError::denied(subject));
+                    }
+                }
+            }
+        };
+        answer.map_err(|error| match error.kind() {
+            RequestErrorKind::NoResponders => BusError::NoResponders {
+                subject: subject.to_owned(),
+            },
+            _ => BusError::Broken {
+                subject: subject.to_owned(),
+                reason: error.to_string(),
+            },
+        })
+    }
+
+    /// What it is when no answer came.
+    fn unanswered(&self, subject: &str, after: Duration) -> BusError {
+        match self.denied.subscription() {
+            Some(inbox) if inbox.starts_with("_INBOX") => BusError::Denied {
+                action: "subscribe to",
+                permission: denied::permission_for(&inbox),
+                subject: inbox,
+            },
+            _ => BusError::Timeout {
+                subject: subject.to_owned(),
+                after,
+            },
         }
     }
 }
 
 impl BusError {
+    fn lost(subject: &str) -> Self {
+        Self::Broken {
+            subject: subject.to_owned(),
+            reason: CONNECTION_LOST.to_owned(),
+        }
+    }
+
     fn denied(subject: &str) -> Self {
         Self::Denied {
             action: "publish to",

@@ -15,6 +15,8 @@ use super::{
 };
 use crate::executor::Past;
 
+/// What the subjects of all retries begin with.
+const RETRIES: &str = "tidings.retry.";
 const PREFIX: &str = "tidings-retry-";
 const FAILURES: &str = "tidings-retry-failures";
 const PUT_OFF: &str = "tidings-retry-put-off";
@@ -40,11 +42,9 @@ pub(super) struct Restored {
 
 /// Makes a message of the retries what it was when it first came, and gives what it carried besides.
 pub(super) fn restore(message: &mut Message, subscriber: &str) -> Restored {
-    let name = message
-        .subject
-        .strip_prefix(&retry_subject(subscriber, ""))
-        .map(str::to_owned);
-    let Some(name) = name else {
+    let name = message.subject.strip_prefix(RETRIES);
+    let name = name.and_then(|name| name.strip_prefix(subscriber)?.strip_prefix('.'));
+    let Some(name) = name.map(str::to_owned) else {
         return Restored::default();
     };
     message.subject = name.into();

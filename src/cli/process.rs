@@ -51,11 +51,7 @@ impl Process {
 
     /// For how long it has had a core, in seconds; `None` where there is no `/proc`.
     pub(crate) fn core_seconds(&self) -> Option<f64> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id()?)).ok()?;
-        // The name, in parentheses, may hold anything; user and system time are 14th and 15th.
-        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-        let ticks = |at: usize| fields.get(at)?.parse::<f64>().ok();
-        Some((ticks(11)? + ticks(12)?) / TICKS_PER_SECOND)
+        core_seconds(&self.0.id()?.to_string())
     }
 
     /// Fails when it has ended by itself.
@@ -99,6 +95,19 @@ impl Process {
 /// The memory that this process has, in bytes; `None` where there is no `/proc`.
 pub(crate) fn memory_of_this() -> Option<u64> {
     memory("self", "VmRSS:")
+}
+
+/// For how long this process has had a core, in seconds; `None` where there is no `/proc`.
+pub(crate) fn core_seconds_of_this() -> Option<f64> {
+    core_seconds("self")
+}
+
+fn core_seconds(of: &str) -> Option<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{of}/stat")).ok()?;
+    // The name, in parentheses, may hold anything; user and system time are 14th and 15th.
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let ticks = |at: usize| fields.get(at)?.parse::<f64>().ok();
+    Some((ticks(11)? + ticks(12)?) / TICKS_PER_SECOND)
 }
 
 fn memory(of: &str, kind: &str) -> Option<u64> {

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Acknowledger, Arrival, Executor, Step};
 use crate::{
     breaker::{Attempted, Permit},
+    context::Cancelled,
     failure::Failure,
     handler::{batch::Batch, panicked},
     outcome::{Handled, Outcome},
@@ -76,7 +77,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
         let facts = in_hand.iter().filter_map(|held| {
             let envelope = held.arrival.envelope.as_ref().ok()?;
             let attempt = held.arrival.past.failures.saturating_add(1);
-            Some(self.facts(held.arrival, envelope, attempt, cancelled.clone()))
+            Some(self.facts(held.arrival, envelope, attempt, Cancelled::by(&cancelled)))
         });
         let batch = Batch {
             state: Arc::clone(&self.state),

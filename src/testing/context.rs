@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use tidings_contract::{Envelope, EnvelopeError, EventId, IntoEnvelope};
 use tokio_util::sync::CancellationToken;
 
-use crate::context::{Context, Facts};
+use crate::context::{Cancelled, Context, Facts};
 
 impl<S> Context<S> {
     /// A context for calling a handler in a test; [`TestContext`] makes one that knows of an event.
@@ -155,7 +155,7 @@ impl<S> TestContext<S> {
             attempt: self.attempt,
             redrives: 0,
             timeout: Duration::from_secs(30),
-            cancelled: CancellationToken::new(),
+            cancelled: Cancelled::by(&CancellationToken::new()),
         };
         Context::new(Arc::new(self.state), Arc::new(facts))
     }

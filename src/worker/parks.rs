@@ -80,7 +80,7 @@ impl Parks {
     ) -> Step {
         if let Some(question) = item.delivery.question() {
             executor.pass(&item.arrival, permit);
-            return self.answer(question, &item.delivery).await;
+            return Box::pin(self.answer(question, &item.delivery)).await;
         }
         let park = key.and_then(|key| self.known().get(key).cloned());
         if let Some(park) = &park
@@ -88,7 +88,8 @@ impl Parks {
         {
             let letter = letter(park, &item.delivery.life());
             let (arrival, delivery) = (&mut item.arrival, &*item.delivery);
-            return executor.bury(arrival, letter, delivery, halt, permit).await;
+            let burying = executor.bury(arrival, letter, delivery, halt, permit);
+            return Box::pin(burying).await;
         }
         let key = key.filter(|_| self.parks || park.is_some());
         let acknowledger = self.parking(key, &item.delivery);
@@ -280,7 +281,7 @@ impl Acknowledger for Parking {
 
     async fn dead_letter(&self, letter: &DeadLetter) -> Result<(), Unanswered> {
         if let Some(key) = &self.key {
-            self.parks.park(key, &self.delivery, letter).await?;
+            Box::pin(self.parks.park(key, &self.delivery, letter)).await?;
         }
         self.delivery.dead_letter(letter).await
     }

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     board::{Asked, Board, Figures},
+    crew::{Begun, Crew, Finished, Means},
     gather::Gather,
     hands::Hands,
     lease::{Handled, Lease},
@@ -20,9 +21,9 @@ use super::{
     suspects::Suspects,
 };
 use crate::{
-    breaker::{Attempted, Permit},
+    breaker::Attempted,
     bus::{Bus, BusError, ConsumerSpec},
-    executor::{Executor, PROGRESS, Step, batch::InHand},
+    executor::{Executor, PROGRESS, Step},
     flow::{Begin, Flow, Pulls},
     lanes::{Lanes, Priority, Turn},
     subscriber::{EventSubscriber, MAX_CONCURRENCY},
@@ -50,14 +51,14 @@ pub(super) struct Runner<S> {
 /// A subscriber at work.
 struct Run<S> {
     name: Arc<str>,
-    executor: Arc<Executor<S>>,
     parks: Arc<Parks>,
+    executor: Arc<Executor<S>>,
     ordered: bool,
     subscriber: Arc<EventSubscriber<S>>,
     lanes: Lanes<Item>,
     /// What waits for its batch.
     gather: Gather<Begun>,
-    running: JoinSet<Vec<Finished>>,
+    crew: Crew<S>,
     /// What is run again later, by the time.
     resting: BTreeMap<(Instant, u64), (Turn, Item)>,
     rested: u64,
@@ -70,19 +71,6 @@ struct Run<S> {
     board: Arc<Board>,
     asked: Asked,
     halt: CancellationToken,
-}
-
-/// What may be attempted.
-struct Begun {
-    turn: Turn,
-    item: Item,
-    permit: Permit,
-}
-
-struct Finished {
-    turn: Turn,
-    item: Item,
-    step: Step,
 }
 
 impl<S: Send + Sync + 'static> Runner<S> {
@@ -175,15 +163,20 @@ impl<S: Send + Sync + 'static> Runner<S> {
             sources.spawn(source.run(stop.clone(), halt.clone()));
         }
         drop(to);
+        let means = Means {
+            executor: Arc::clone(&self.executor),
+            parks: Arc::clone(&parks),
+            halt: halt.clone(),
+        };
         let run = Run {
             name,
-            executor: Arc::clone(&self.executor),
             parks,
+            executor: Arc::clone(&self.executor),
             ordered: self.subscriber.ordered,
             subscriber: Arc::clone(&self.subscriber),
             lanes: Lanes::new(self.at_once()),
             gather: Gather::default(),
-            running: JoinSet::new(),
+            crew: Crew::new(means),
             resting: BTreeMap::new(),
             rested: 0,
             flow: Arc::clone(self.executor.flow()),
@@ -249,8 +242,8 @@ impl<S: Send + Sync + 'static> Run<S> {
             let due = self.due();
             tokio::select! {
                 () = stop.cancelled() => break,
-                Some(finished) = self.running.join_next() => {
-                    unpanicked(finished).into_iter().for_each(|finished| self.finish(finished));
+                Some(finished) = self.crew.done() => {
+                    finished.into_iter().for_each(|finished| self.finish(finished));
                 }
                 1.. = arriving.recv_many(&mut came, AT_A_TIME) => {
                     came.drain(..).for_each(|item| self.admit(item));
@@ -299,7 +292,7 @@ impl<S: Send + Sync + 'static> Run<S> {
     }
 
     fn has_a_hand(&self) -> bool {
-        self.running.len() < self.subscriber.concurrency
+        self.crew.at_work() < self.subscriber.concurrency
     }
 
     /// Begins what is ready, as far as there is place, and circuit and rate let it.
@@ -325,7 +318,7 @@ impl<S: Send + Sync + 'static> Run<S> {
         while self.has_a_hand()
             && let Some(batch) = self.gather.ready(now)
         {
-            self.attempt_batch(batch);
+            self.crew.attempt_batch(batch);
         }
     }
 
@@ -338,42 +331,8 @@ impl<S: Send + Sync + 'static> Run<S> {
             begun.permit.is_probe() || item.is_suspect || self.parks.concerns(key, &item.delivery);
         match batching.filter(|_| !is_alone) {
             Some((handler, batching)) => self.gather.add(handler, batching, begun, now),
-            None => self.attempt(begun),
+            None => self.crew.attempt(begun),
         }
-    }
-
-    fn attempt(&mut self, begun: Begun) {
-        let executor = Arc::clone(&self.executor);
-        let parks = Arc::clone(&self.parks);
-        let halt = self.halt.clone();
-        self.running.spawn(async move {
-            let Begun {
-                turn,
-                mut item,
-                permit,
-            } = begun;
-            let key = turn.key.as_deref();
-            let step = parks.run(&executor, &mut item, key, &halt, permit).await;
-            vec![Finished { turn, item, step }]
-        });
-    }
-
-    fn attempt_batch(&mut self, mut batch: Vec<Begun>) {
-        let executor = Arc::clone(&self.executor);
-        let parks = Arc::clone(&self.parks);
-        let halt = self.halt.clone();
-        self.running.spawn(async move {
-            let _beside = parks.beside().await;
-            let in_hand = batch.iter_mut().map(|begun| InHand {
-                acknowledger: parks.acknowledger(begun.turn.key.as_deref(), &begun.item.delivery),
-                arrival: &mut begun.item.arrival,
-                permit: begun.permit,
-            });
-            let steps = executor.run_batch(in_hand.collect(), &halt).await;
-            let each = batch.into_iter().zip(steps);
-            each.map(|(Begun { turn, item, .. }, step)| Finished { turn, item, step })
-                .collect()
-        });
     }
 
     /// While the circuit is open no batch begins: what waits for one waits for the circuit.
@@ -460,7 +419,7 @@ impl<S: Send + Sync + 'static> Run<S> {
         let mut progress = tokio::time::interval_at(Instant::now() + PROGRESS, PROGRESS);
         loop {
             let finished = tokio::select! {
-                finished = self.running.join_next() => finished,
+                finished = self.crew.done() => finished,
                 _ = progress.tick(), if !self.halt.is_cancelled() => {
                     for hands in &self.hands {
                         tell_progress(&self.name, hands, Duration::ZERO).await;
@@ -469,7 +428,7 @@ impl<S: Send + Sync + 'static> Run<S> {
                 }
             };
             let Some(finished) = finished else { return };
-            for finished in unpanicked(finished) {
+            for finished in finished {
                 self.let_go(finished).await;
             }
         }

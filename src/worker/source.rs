@@ -16,7 +16,10 @@ use super::{
     suspects,
 };
 use crate::{
-    bus::{Bus, BusError, ConsumerSpec, Delivery, PullError, Pulled, Puller, PullerOptions, Start},
+    bus::{
+        Bus, BusError, ConsumerSpec, Deliveries, Delivery, PullError, Pulled, Puller,
+        PullerOptions, Start,
+    },
     executor::{Acknowledger, Arrival, PROGRESS},
 };
 
@@ -37,6 +40,7 @@ pub(super) struct Item {
 
 pub(super) struct Source {
     bus: Bus,
+    deliveries: Deliveries,
     subscriber: Arc<str>,
     consumer: ConsumerSpec,
     order: Option<Order>,
@@ -93,6 +97,7 @@ impl Source {
         let puller = puller(bus, &consumer).await?;
         Ok(Self {
             bus: bus.clone(),
+            deliveries: Deliveries::new(bus, subscriber),
             subscriber: Arc::clone(subscriber),
             consumer,
             order: None,
@@ -195,7 +200,7 @@ impl Source {
     }
 
     async fn take(&mut self, message: Pulled) -> ControlFlow<()> {
-        let Some((delivery, arrival)) = Delivery::read(&self.bus, &self.subscriber, message) else {
+        let Some((delivery, arrival)) = self.deliveries.read(message) else {
             tracing::warn!(
                 subscriber = &*self.subscriber,
                 "a message from outside the consumer is ignored"
@@ -403,7 +408,7 @@ impl Source {
         }
         let read = left
             .into_iter()
-            .filter_map(|pulled| Delivery::read(&self.bus, &self.subscriber, pulled));
+            .filter_map(|pulled| self.deliveries.read(pulled));
         let hands = &self.hands;
         let back = read
             .map(|(delivery, arrival)| (Arc::new(delivery), arrival))

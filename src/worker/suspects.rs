@@ -98,9 +98,10 @@ impl Suspects {
             let turn = tokio::time::timeout(turn, BESIDE.write());
             match halt.run_until_cancelled(turn).await {
                 Some(Ok(alone)) => {
-                    return self
-                        .run_marked(executor, item, acknowledger, halt, permit, alone)
-                        .await;
+                    let running =
+                        self.run_marked(executor, item, acknowledger, halt, permit, alone);
+                    // Boxed, as all that is rare: a task is as large as the largest thing that it may do.
+                    return Box::pin(running).await;
                 }
                 Some(Err(_)) => self.cannot_tell(item, "handlers run for too long to wait for"),
                 // Halted, it is only handed back.

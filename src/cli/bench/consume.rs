@@ -10,12 +10,13 @@ use super::{
     event::Written,
     raw::{self, IN_FLIGHT, per_second},
     raw_once,
-    report::{Report, Wrong},
+    report::{Report, Wrong, rounded},
     store::BenchStore,
     tally::Tally,
     work::{Worked, work},
     world::{STREAM, World},
 };
+use crate::cli::process;
 
 /// What handles the events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -55,6 +56,24 @@ struct Between {
     after: f64,
     wrong: Wrong,
     in_flight: usize,
+    /// For how long this process had a core, in seconds: in the measurement, and in both limits together.
+    cores: Option<[f64; 2]>,
+}
+
+/// How long this process has had a core, by and by.
+#[derive(Default)]
+struct Cores(Vec<f64>);
+
+impl Cores {
+    fn look(&mut self) {
+        self.0.extend(process::core_seconds_of_this());
+    }
+
+    /// In the measurement, and in both limits together, when it was looked before and after each.
+    fn of_three(self) -> Option<[f64; 2]> {
+        let [start, before, worked, after]: [f64; 4] = self.0.try_into().ok()?;
+        Some([worked - before, before - start + after - worked])
+    }
 }
 
 pub(super) async fn run<DB: BenchStore>(
@@ -71,6 +90,8 @@ pub(super) async fn run<DB: BenchStore>(
     };
     let limit = f64::midpoint(between.before, between.after);
     let took = between.worked.took;
+    #[allow(clippy::cast_precision_loss)] // a rate
+    let events = job.events as f64;
     let mut report = Report::new("consume", DB::KIND, world.servers, job)
         .figure("mode", mode.as_str())
         .against(took.as_secs_f64(), per_second(job.events, took), limit)
@@ -84,16 +105,31 @@ pub(super) async fn run<DB: BenchStore>(
             .figure("memory_middle_mb", middle / 1_000_000)
             .figure("memory_end_mb", end / 1_000_000);
     }
+    if let Some([ours, limits]) = between.cores {
+        report = report
+            .figure("core_us_per_event", rounded(ours / events * 1e6, 10.0))
+            .figure(
+                "limit_core_us_per_event",
+                rounded(limits / 2.0 / events * 1e6, 10.0),
+            );
+    }
     Ok(report)
 }
 
 async fn plain<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::Result<Between> {
+    let mut cores = Cores::default();
+    cores.look();
     let before = raw::pull_and_confirm(world, job, STREAM).await?;
+    cores.look();
     let (worked, wrong) = counted(world, job, does_nothing("bench")).await?;
+    cores.look();
+    let after = raw::pull_and_confirm(world, job, STREAM).await?;
+    cores.look();
     Ok(Between {
         before,
         worked,
-        after: raw::pull_and_confirm(world, job, STREAM).await?,
+        after,
+        cores: cores.of_three(),
         wrong: Wrong {
             // Without order nobody promised any.
             inversions: 0,
@@ -104,45 +140,65 @@ async fn plain<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::Result<Be
 }
 
 async fn once<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::Result<Between> {
+    let mut cores = Cores::default();
+    cores.look();
     let before = raw_once::pull_commit_and_confirm(world, job).await?;
+    cores.look();
     DB::empty(world.outbox.pool()).await?;
     DB::settle(world.outbox.pool()).await;
     let (worked, _) = counted(world, job, effects::once(world)).await?;
     let wrong = effects::wrong(world, job).await?;
+    cores.look();
+    let after = raw_once::pull_commit_and_confirm(world, job).await?;
+    cores.look();
     Ok(Between {
         before,
         worked,
-        after: raw_once::pull_commit_and_confirm(world, job).await?,
+        after,
+        cores: cores.of_three(),
         wrong,
         in_flight: DB::HANDLERS,
     })
 }
 
 async fn batch<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::Result<Between> {
+    let mut cores = Cores::default();
+    cores.look();
     let before = raw_once::pull_commit_and_confirm_all(world, job).await?;
+    cores.look();
     DB::empty(world.outbox.pool()).await?;
     DB::settle(world.outbox.pool()).await;
     let (worked, _) = counted(world, job, effects::batches(world)).await?;
     let wrong = effects::wrong(world, job).await?;
+    cores.look();
+    let after = raw_once::pull_commit_and_confirm_all(world, job).await?;
+    cores.look();
     Ok(Between {
         before,
         worked,
-        after: raw_once::pull_commit_and_confirm_all(world, job).await?,
+        after,
+        cores: cores.of_three(),
         wrong,
         in_flight: DB::BATCHES * effects::BATCH,
     })
 }
 
 async fn ordered<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::Result<Between> {
+    let mut cores = Cores::default();
+    cores.look();
     let (before, _) = counted(world, job, does_nothing("bench-before")).await?;
+    cores.look();
     let (worked, wrong) = counted(world, job, does_nothing("bench").ordered_by_key()).await?;
+    cores.look();
     let (after, _) = counted(world, job, does_nothing("bench-after")).await?;
+    cores.look();
     Ok(Between {
         before: per_second(job.events, before.took),
         worked,
         after: per_second(job.events, after.took),
         wrong,
         in_flight: IN_FLIGHT,
+        cores: cores.of_three(),
     })
 }
 
