@@ -301,6 +301,7 @@ impl Bus {
 
     /// Waits for an answer; `None` when the connection is lost meanwhile, because then no answer comes,
     /// though the client would wait for it.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     async fn unless_lost<T>(&self, answer: impl Future<Output = T>) -> Option<T> {
         let losses = *self.lost.borrow();
         self.unless_lost_since(losses, answer).await

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Acknowledger, Arrival, Executor, Step};
 use crate::{
     breaker::{Attempted, Permit},
+    context::Cancelled,
     failure::Failure,
     handler::memory::{GivenUp, Remembers},
     outcome::{self, DeadLetter, Outcome},
@@ -148,7 +149,12 @@ impl<S: Send + Sync + 'static> Executor<S> {
         let envelope = arrival.envelope.as_ref().ok()?;
         let memory = self.subscriber.route(envelope)?.handler.memory()?;
         let attempt = arrival.past.failures;
-        let facts = self.facts(arrival, envelope, attempt, CancellationToken::new());
+        let facts = self.facts(
+            arrival,
+            envelope,
+            attempt,
+            Cancelled::by(&CancellationToken::new()),
+        );
         Some((memory, facts))
     }
 }

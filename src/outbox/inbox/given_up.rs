@@ -255,6 +255,7 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
+    use crate::context::Cancelled;
 
     fn facts(sequence: u64, redrives: u32) -> Facts {
         Facts {
@@ -266,7 +267,7 @@ mod tests {
             attempt: 1,
             redrives,
             timeout: Duration::from_secs(1),
-            cancelled: CancellationToken::new(),
+            cancelled: Cancelled::by(&CancellationToken::new()),
         }
     }
 
