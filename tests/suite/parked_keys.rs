@@ -96,7 +96,8 @@ impl Parking {
                 let key = "k".to_owned();
                 publisher.publish(&Counted { key, count }).await.unwrap();
                 reached.store(count, Ordering::SeqCst);
-                tokio::time::sleep(Duration::from_millis(5)).await; // real time: the pace of the world
+                // real time: the pace of the world, which a redrive must be faster than, on a busy machine too
+                tokio::time::sleep(Duration::from_millis(40)).await;
             }
         });
         Traffic { stop, task, last }
