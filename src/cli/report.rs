@@ -270,7 +270,7 @@ impl From<ResetError> for Report {
             ResetError::NotItsStream { streams, .. } => Self::of(Exit::Usage, &error)
                 .cure(format!("--stream {}", streams.join(" or --stream "))),
             ResetError::BehindTheEnd { .. } => {
-                Self::of(Exit::Usage, &error).cure("now, which is behind its last event")
+                Self::of(Exit::Usage, &error).cure("--to now, which is behind its last event")
             }
             ResetError::BeforeItsStart { name, .. } => Self::of(Exit::Failed, &error).cure(
                 format!("tidings replay start {name}, which hands it what lies before that"),
