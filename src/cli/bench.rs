@@ -18,8 +18,10 @@ mod raw;
 mod raw_once;
 mod relay;
 mod report;
+mod republish;
 mod store;
 mod tally;
+mod verify;
 mod work;
 mod world;
 
@@ -71,6 +73,10 @@ enum Measurement {
     /// From a full stream through handlers, with confirmed acknowledgements, against a loop that does the same
     /// alone; and the memory of this process meanwhile.
     Consume(ConsumeOptions),
+    /// Comparing the outbox with a stream, against reading the stream alone.
+    Verify(StoreOptions),
+    /// Everything that a stream has lost published again, against the relay.
+    Republish(StoreOptions),
     /// What a relay costs that has nothing to do.
     Idle(IdleOptions),
 }
@@ -81,7 +87,7 @@ struct Options {
     /// The database of the outbox.
     #[arg(long, value_enum, default_value_t = StoreKind::Postgres)]
     store: StoreKind,
-    /// How many events [default: 20000 for enqueue, 200000 for relay and consume, 30000 for consume --mode
+    /// How many events [default: 20000 for enqueue, 200000 for relay, consume, verify and republish, 30000 for consume --mode
     /// once, 5000 for latency, 1 for idle].
     #[arg(long)]
     events: Option<usize>,
@@ -138,6 +144,12 @@ struct LatencyOptions {
     /// With `enqueue` in a transaction of sqlx: nobody tells a relay elsewhere of the commit.
     #[arg(long)]
     enqueue: bool,
+}
+
+#[derive(Debug, Clone, Copy, Args)]
+struct StoreOptions {
+    #[command(flatten)]
+    of: Options,
 }
 
 #[derive(Debug, Clone, Copy, Args)]
@@ -222,6 +234,8 @@ async fn measure(what: Measurement, given: Given) -> anyhow::Result<Report> {
         | Measurement::Relay(RelayOptions { of, .. })
         | Measurement::Latency(LatencyOptions { of, .. })
         | Measurement::Idle(IdleOptions { of, .. })
+        | Measurement::Verify(StoreOptions { of })
+        | Measurement::Republish(StoreOptions { of })
         | Measurement::Consume(ConsumeOptions { of, .. }) => of.store,
     };
     match store {
@@ -255,6 +269,10 @@ async fn measured<DB: store::BenchStore>(
                 enqueue: options.enqueue,
             };
             latency::run(&world, options.of.job(5000), how).await
+        }
+        Measurement::Verify(StoreOptions { of }) => verify::run(&world, of.job(200_000)).await,
+        Measurement::Republish(StoreOptions { of }) => {
+            republish::run(&world, of.job(200_000)).await
         }
         Measurement::Idle(IdleOptions { of, length }) => idle::run(&world, of.job(1), length).await,
     };

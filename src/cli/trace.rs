@@ -207,9 +207,14 @@ fn of_batch(batch: &TracedBatch) -> Line {
         stream,
         ..
     } = batch;
+    // No relay has the epoch 0.
+    let how = match epoch {
+        0 => "published again".to_owned(),
+        epoch => format!("under epoch {epoch}"),
+    };
     let what = format!(
         "confirmed by {stream} in a run of {events} (rows {first_row} to {last_row}, sequences {first_sequence} to \
-         {last_sequence}) under epoch {epoch}"
+         {last_sequence}) {how}"
     );
     (Some(batch.at), "relay".to_owned(), what)
 }

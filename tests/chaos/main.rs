@@ -21,6 +21,7 @@ mod once;
 mod ordered;
 mod process;
 mod relay;
+mod repair;
 mod replica;
 mod table;
 mod trial;

@@ -1,4 +1,4 @@
-//! The program itself, `tidings relay`, as a process that can be sent signals.
+//! The program itself, `tidings relay` or another command, as a process that can be sent signals.
 
 use std::process::Stdio;
 
@@ -12,6 +12,11 @@ pub struct Process(Child);
 impl Process {
     /// A relay of these servers.
     pub fn relay(nats: &str, database: &str) -> Self {
+        Self::of(nats, database, &["relay"])
+    }
+
+    /// A command on these servers.
+    pub fn of(nats: &str, database: &str, arguments: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
         // What it says is shown when the test fails; the table is not mixed with it.
         let said = if table::is_long() {
@@ -31,7 +36,7 @@ impl Process {
             .env("TIDINGS_RELAY_BATCH", "20")
             .env("TIDINGS_LOG", "warn")
             .current_dir(std::env::temp_dir())
-            .arg("relay")
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(said)

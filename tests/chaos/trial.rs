@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     process::Process,
-    support::{Journal, User, World, eventually, within},
+    support::{Journal, User, Verdict, World, eventually, within},
     table,
 };
 
@@ -189,6 +189,25 @@ impl<DB: Chaos> Trial<DB> {
         let verdict = self.world.verdict().await;
         table::row(self.fault, DB::STORE, verdict, self.recovered);
         assert_eq!(verdict, verdict.flawless());
+    }
+
+    /// The same for a stream that was repaired while services wrote: it only grows, so what came back may lie behind
+    /// later events of its key. That is shown, and not judged.
+    pub async fn judge_but_order(mut self) {
+        self.goes_on().await;
+        self.still().await;
+        let verdict = self.world.verdict().await;
+        table::row(self.fault, DB::STORE, verdict, self.recovered);
+        let in_order = Verdict {
+            inverted: 0,
+            ..verdict
+        };
+        assert_eq!(in_order, verdict.flawless());
+    }
+
+    /// A command of the program on the servers of this trial.
+    pub fn command(&self, arguments: &[&str]) -> Process {
+        Process::of(&self.world.nats.url(), &self.database_url(), arguments)
     }
 
     /// Services stop, and the backlog is relayed.

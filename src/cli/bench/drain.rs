@@ -3,6 +3,8 @@
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
+use tidings::Relay;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Job,
@@ -84,6 +86,24 @@ pub(super) async fn until_stored<DB: BenchStore>(
         tokio::time::sleep(LOOK_AGAIN).await;
     }
     Ok(())
+}
+
+/// Writes a backlog and has a relay in this process carry it; how long that took.
+pub(super) async fn relayed<DB: BenchStore>(
+    world: &World<DB>,
+    job: Job,
+) -> anyhow::Result<Duration> {
+    fill(world, job).await?;
+    DB::settle(world.outbox.pool()).await;
+    let stop = CancellationToken::new();
+    let began = Instant::now();
+    let relay = Relay::new(world.outbox.clone());
+    let relaying = tokio::spawn(relay.run(world.bus.clone(), stop.clone()));
+    world.until_stored(STREAM, job.events as u64).await?;
+    let took = began.elapsed();
+    stop.cancel();
+    relaying.await??;
+    Ok(took)
 }
 
 /// Writes a backlog, in the order of its numbers.

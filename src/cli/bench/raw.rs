@@ -14,7 +14,7 @@ use super::{
     Job,
     event::Written,
     store::BenchStore,
-    world::{RAW_STREAM, RAW_SUBJECT, World},
+    world::{RAW_STREAM, RAW_SUBJECT, STREAM, World},
 };
 
 /// Messages in one atomic batch: the server's limit.
@@ -112,6 +112,29 @@ async fn confirmed(
         Some(error) => bail!("the limit cannot be measured: {error}"),
         None => Ok(()),
     }
+}
+
+/// Messages a second of the stream that is measured with, read without their payloads.
+pub(super) async fn headers<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::Result<f64> {
+    let stream = world.jetstream().get_stream(STREAM).await?;
+    let consumer = stream
+        .create_consumer(jetstream::consumer::pull::Config {
+            ack_policy: jetstream::consumer::AckPolicy::None,
+            headers_only: true,
+            ..Default::default()
+        })
+        .await?;
+    let began = Instant::now();
+    let messages = consumer
+        .stream()
+        .max_messages_per_batch(IN_FLIGHT)
+        .messages()
+        .await?;
+    let mut messages = messages.take(job.events);
+    while let Some(message) = messages.next().await {
+        message?;
+    }
+    Ok(per_second(job.events, began.elapsed()))
 }
 
 /// Events a second with a pull consumer and confirmed acknowledgements, 512 under way.

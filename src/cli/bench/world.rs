@@ -110,6 +110,14 @@ impl<DB: BenchStore> World<DB> {
         jetstream::new(self.client.clone())
     }
 
+    /// Deletes the stream that is measured with, and makes it anew.
+    pub(super) async fn lose_the_stream(&self) -> anyhow::Result<()> {
+        self.jetstream().delete_stream(STREAM).await?;
+        let spec = StreamSpec::new(STREAM, [Pattern::parse("bench.>")?])?;
+        self.bus.apply_stream(&spec).await?;
+        Ok(())
+    }
+
     /// How many messages a stream holds.
     pub(super) async fn stored(&self, stream: &str) -> anyhow::Result<u64> {
         let stream = self.jetstream().get_stream(stream).await?;

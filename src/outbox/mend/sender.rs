@@ -224,6 +224,10 @@ impl<DB: Store> Sender<DB> {
                 self.due = self.due.max(now) + interval * events;
                 return Ok(());
             }
+            // A commit is not on the wire before it is waited for.
+            for lane in self.lanes.values_mut() {
+                lane.land().await?;
+            }
             tokio::time::sleep_until(self.due.min(now + LEASE / 8)).await;
         }
     }
