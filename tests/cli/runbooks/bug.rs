@@ -24,8 +24,13 @@ async fn what_failed_by_a_bug_is_given_back_by_the_kind_of_error(world: World) {
     let mut runbook = Runbook::open("A handler had a bug for two days");
     runbook
         .fill("SUBSCRIBER", SUBSCRIBER)
-        .fill("FINGERPRINT", fingerprint);
+        .fill("FINGERPRINT", &fingerprint);
     runbook.next(&world).await;
+    runbook.done();
+    let mut runbook = Runbook::open("It failed");
+    runbook
+        .fill("SUBSCRIBER", SUBSCRIBER)
+        .fill("FINGERPRINT", fingerprint);
     desk.breaks(false);
     let service = Service::start(&world, &desk, greeter().concurrency(1)).await;
     runbook.next(&world).await;

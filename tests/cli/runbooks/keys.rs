@@ -26,6 +26,7 @@ async fn a_key_that_is_parked_in_the_outbox_goes_on(mut world: World) {
         world.rename(key, &format!("{key} is next")).await;
     }
     world.is_parked(4).await;
+    world.backlog_is(0).await;
 
     let mut first = Runbook::open("One key is stuck");
     let seen = first.fill("KEY", "ada").next(&world).await;

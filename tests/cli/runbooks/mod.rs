@@ -5,6 +5,7 @@ mod bug;
 mod database;
 mod disk;
 mod keys;
+mod losses;
 mod reader;
 
 use std::sync::{
@@ -24,7 +25,7 @@ use crate::support::{World, eventually};
 use reader::Runbook;
 
 /// The runbooks that have a test, in the order of the document.
-const PERFORMED: [&str; 12] = [
+const PERFORMED: [&str; 15] = [
     "Where to begin",
     "One key is stuck",
     "A key is parked in the outbox",
@@ -35,6 +36,9 @@ const PERFORMED: [&str; 12] = [
     "The storage of a nats-server is full",
     "A bad event was published",
     "A handler had a bug for two days",
+    "It failed",
+    "A stream was deleted",
+    "NATS has lost its data",
     "Postgres: the relay's cursor is another server's",
     "Handlers whose effects were in the database",
 ];
