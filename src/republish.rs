@@ -331,8 +331,9 @@ impl<DB: Store> Republish<DB> {
                 if entry.way == Way::Discarded {
                     discarded.insert(entry.first_id);
                 }
-                let from = places.partition_point(|place| *place < entry.first_id);
-                let to = places.partition_point(|place| *place <= entry.last_id);
+                let (first, last) = (entry.first_id, entry.last_id);
+                let from = places.partition_point(|place| *place < first.min(last));
+                let to = places.partition_point(|place| *place <= first.max(last));
                 known.extend(&places[from..to]);
             }
         }

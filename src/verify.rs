@@ -323,8 +323,10 @@ impl<DB: Store> Verify<DB> {
             let of_this = |entry: &&Entry| entry.stream == side.name && entry.way != Way::Copied;
             for entry in entries.iter().filter(of_this) {
                 let absence = side.absence(entry, oldest);
+                // An earlier version wrote the places of late commits the wrong way round.
+                let first = entry.first_id.min(entry.last_id);
                 for (_, known) in missing
-                    .range_mut(entry.first_id..=entry.last_id)
+                    .range_mut(first..=entry.last_id.max(entry.first_id))
                     .map(|(_, row)| row)
                 {
                     *known = absence;

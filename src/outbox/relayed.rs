@@ -36,6 +36,8 @@ pub struct Relayed {
 pub struct Passed {
     /// The relay's cursor, as the database writes it.
     pub cursor: String,
+    /// While a backlog drains: the snapshot that it is read under, and the last place that is passed of it.
+    pub page: Option<(String, i64)>,
     /// Where it was in each stream.
     pub streams: Positions,
 }

@@ -16,12 +16,15 @@ use crate::outbox::{
 
 impl Archive for Postgres {
     async fn passed(connection: &mut PgConnection, names: &Names) -> Result<Passed, sqlx::Error> {
-        let ask = "select cursor::text, streams::text from tidings.relay";
+        let ask =
+            "select cursor::text, streams::text, page_snapshot::text, page_id from tidings.relay";
         let mut turn = Turn::begin(connection, names).await?;
         let row = query(names, ask).fetch_one(&mut *turn).await?;
         turn.end().await?;
+        let page: (Option<String>, Option<i64>) = (row.try_get(2)?, row.try_get(3)?);
         Ok(Passed {
             cursor: row.try_get(0)?,
+            page: page.0.zip(page.1),
             streams: positions_from(row.try_get(1)?)?,
         })
     }
@@ -34,7 +37,9 @@ impl Archive for Postgres {
         let ask =
             "select id, event, name, key, octet_length(payload), case when $5 then payload end
             from tidings.outbox as log
-            where id > $1 and pg_visible_in_snapshot(xid, $2::text::pg_snapshot)
+            where id > $1
+              and (pg_visible_in_snapshot(xid, $2::text::pg_snapshot)
+                   or coalesce(id <= $11 and pg_visible_in_snapshot(xid, $10::text::pg_snapshot), false))
               and ($3::timestamptz is null or at >= $3)
               and ($6::timestamptz is null or at <= $6) and id <= $7
               and (cardinality($8::text[]) = 0 or name = any($8)) and ($9::text is null or key = $9)
@@ -53,6 +58,8 @@ impl Archive for Postgres {
                 .bind(stretch.range.last)
                 .bind(&stretch.range.names)
                 .bind(&stretch.range.key)
+                .bind(stretch.passed.page.as_ref().map(|(snapshot, _)| snapshot))
+                .bind(stretch.passed.page.as_ref().map(|(_, id)| id))
                 .fetch(&mut *turn);
             while let Some(row) = rows.try_next().await? {
                 let payload: Option<&[u8]> = row.try_get(5)?;

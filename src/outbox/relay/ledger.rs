@@ -37,10 +37,11 @@ impl Ledger {
         entries
     }
 
-    /// What has no gap is written down as one.
+    /// What has no gap is written down as one; a row that was committed late begins another one, so that an entry
+    /// goes from its lowest place to its highest.
     pub(super) fn add(&self, entries: &mut Vec<Entry>, row: &Row, sequence: u64) {
         match entries.last_mut() {
-            Some(run) if run.last_sequence + 1 == sequence => {
+            Some(run) if run.last_sequence + 1 == sequence && run.last_id < row.id => {
                 run.last_id = row.id;
                 run.last_sequence = sequence;
                 run.events += 1;
@@ -60,5 +61,48 @@ impl Ledger {
             last_sequence: sequence,
             way: Way::Relayed,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use chrono::DateTime;
+    use tidings_contract::EventId;
+
+    use super::*;
+
+    fn row(id: i64) -> Row {
+        Row {
+            id,
+            at: DateTime::UNIX_EPOCH,
+            event: EventId::now(),
+            name: "a.b".to_owned(),
+            version: 1,
+            key: None,
+            headers: "{}".to_owned(),
+            payload: Bytes::new(),
+        }
+    }
+
+    /// Whoever looks for a row looks into ranges of places.
+    #[test]
+    fn an_entry_goes_from_its_lowest_place_to_its_highest() {
+        let (ledger, mut entries) = (Ledger::new("A", "then"), Vec::new());
+        for (id, sequence) in [(5, 1), (7, 2), (6, 3), (9, 4), (10, 6)] {
+            ledger.add(&mut entries, &row(id), sequence);
+        }
+        let ranges: Vec<_> = entries
+            .iter()
+            .map(|entry| {
+                (
+                    entry.first_id,
+                    entry.last_id,
+                    entry.events,
+                    entry.first_sequence,
+                )
+            })
+            .collect();
+        assert_eq!(ranges, [(5, 7, 2, 1), (6, 9, 2, 3), (10, 10, 1, 6)]);
     }
 }

@@ -24,6 +24,7 @@ impl Archive for Sqlite {
             .await?;
         Ok(Passed {
             cursor: row.try_get(0)?,
+            page: None,
             streams: positions_from(row.try_get(1)?)?,
         })
     }
