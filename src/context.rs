@@ -9,6 +9,8 @@ use chrono::{DateTime, Utc};
 use tidings_contract::{Envelope, EventId, Headers};
 use tokio_util::sync::CancellationToken;
 
+use crate::replaying::{Count, ReplayId, Replaying};
+
 /// What a handler gets besides the event: the application's state, and what is known of the delivery.
 ///
 /// Cheap to clone.
@@ -34,6 +36,8 @@ pub(crate) struct Facts {
     /// How long the handler may take.
     pub(crate) timeout: Duration,
     pub(crate) cancelled: Cancelled,
+    /// The replay that it is part of.
+    pub(crate) replay: Option<Arc<Replaying>>,
 }
 
 /// When a handler should stop. Most handlers never ask, so it is made for those that do.
@@ -61,6 +65,8 @@ tokio::task_local! {
     /// The delivery whose handler is running, so that what it publishes inherits the lineage without
     /// the handler having to pass it on.
     static HANDLING: Arc<Facts>;
+    /// The replay whose batch is being handled: a batch has no lineage.
+    static REPLAYING: Arc<Replaying>;
 }
 
 impl<S> Context<S> {
@@ -154,11 +160,31 @@ impl<S> Context<S> {
         (&self.delivery.stream, self.delivery.sequence)
     }
 
+    /// Whether the event is handled again on purpose, as part of a replay. What must not happen twice, such as
+    /// sending a mail, asks for this; a handler as a whole is left out with
+    /// [`skip_on_replay`](crate::EventSubscriber::skip_on_replay).
+    #[must_use]
+    pub fn is_replay(&self) -> bool {
+        self.delivery.replay.is_some()
+    }
+
+    /// The replay that it is part of, if it is.
+    #[must_use]
+    pub fn replay_id(&self) -> Option<ReplayId> {
+        self.delivery.replay_id()
+    }
+
     /// Cancelled when the handler should stop: its time is over, or the drain's deadline has passed.
     /// The handler is dropped at its next await then.
     #[must_use]
     pub fn cancelled(&self) -> &CancellationToken {
         self.delivery.cancelled.token()
+    }
+}
+
+impl Facts {
+    pub(crate) fn replay_id(&self) -> Option<ReplayId> {
+        self.replay.as_ref().map(|replay| replay.mark.id)
     }
 }
 
@@ -182,6 +208,32 @@ impl<S> std::fmt::Debug for Context<S> {
 /// Runs a handler such that what it publishes inherits the delivery's lineage.
 pub(crate) async fn handling<T>(delivery: Arc<Facts>, handler: impl Future<Output = T>) -> T {
     HANDLING.scope(delivery, handler).await
+}
+
+/// Runs a handler of a batch, which may be part of a replay.
+pub(crate) async fn replaying<T>(
+    replay: Option<&Arc<Replaying>>,
+    handler: impl Future<Output = T>,
+) -> T {
+    match replay {
+        Some(replay) => REPLAYING.scope(Arc::clone(replay), handler).await,
+        None => handler.await,
+    }
+}
+
+/// Whether so many events that are published here are not: a replay has published them when it was none. They
+/// are counted then.
+pub(crate) fn suppresses(events: usize) -> bool {
+    let suppressed = |replay: &Arc<Replaying>| {
+        let is_suppressed = !replay.mark.follow_ups;
+        if is_suppressed {
+            replay.course.add(Count::Suppressed, events as u64);
+        }
+        is_suppressed
+    };
+    let of_one = HANDLING.try_with(|facts| facts.replay.as_ref().is_some_and(suppressed));
+    let of_batch = || REPLAYING.try_with(suppressed).unwrap_or(false);
+    of_one.unwrap_or(false) || of_batch()
 }
 
 /// Fills the lineage of an event that is published inside a handler; outside it stays as it is.

@@ -1,9 +1,11 @@
 //! One delivery, from its arrival to its record. Never pulls, never decides which delivery is next.
 
 mod acknowledger;
+mod answer;
 pub(crate) mod batch;
 mod bury;
 mod record;
+pub(crate) mod replay;
 mod wait;
 
 use std::{
@@ -27,6 +29,7 @@ use crate::{
     flow::Flow,
     handler::panicked,
     outcome::{self, Cause, DeadLetter, Handled, Outcome},
+    replaying::Replaying,
     subscriber::EventSubscriber,
     tally::Tally,
 };
@@ -36,11 +39,6 @@ pub(crate) use acknowledger::{Acknowledger, Unanswered};
 pub(crate) const PROGRESS: Duration = Duration::from_secs(10);
 /// After this much silence the server gives a delivery to somebody else.
 pub(crate) const ACK_WAIT: Duration = Duration::from_secs(30);
-/// The pauses between two tries of an answer.
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// How often an answer to the server is tried before the server's own redelivery is left to work.
-const ANSWER_TRIES: u32 = 3;
 
 /// A delivery as the executor sees it.
 pub(crate) struct Arrival {
@@ -59,6 +57,8 @@ pub(crate) struct Arrival {
     /// How often the server has delivered the message, this time included; says nothing about attempts.
     pub(crate) delivered: u32,
     pub(crate) past: Past,
+    /// The replay that it is part of.
+    pub(crate) replay: Option<Arc<Replaying>>,
 }
 
 /// What became of an event so far.
@@ -142,7 +142,13 @@ impl<S: Send + Sync + 'static> Executor<S> {
         halt: &CancellationToken,
         permit: Permit,
     ) -> Step {
-        if !self.subscriber.takes(&arrival.subject) {
+        if arrival.replay.is_some() {
+            let unwanted = self.without_a_call(arrival, acknowledger, halt, permit);
+            if let Some(step) = Box::pin(unwanted).await {
+                return step;
+            }
+        }
+        if !self.takes(arrival) {
             self.flow.end(permit, &arrival.subject, Attempted::Void);
             return Box::pin(self.leave(arrival, acknowledger, halt)).await;
         }
@@ -213,7 +219,8 @@ impl<S: Send + Sync + 'static> Executor<S> {
         let first_failed_at = *arrival.past.first_failed_at.get_or_insert_with(Utc::now);
         if let Outcome::Reject(letter) = &mut outcome {
             let envelope = arrival.envelope.as_ref().ok();
-            let route = envelope.and_then(|envelope| self.subscriber.route(envelope));
+            let replay = arrival.replay.as_deref();
+            let route = envelope.and_then(|envelope| self.subscriber.route(envelope, replay));
             letter.first_failed_at.get_or_insert(first_failed_at);
             letter.handler = route.map(|route| route.handler.name());
         }
@@ -248,6 +255,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
             redrives: arrival.past.redrives,
             timeout: self.subscriber.timeout,
             cancelled,
+            replay: arrival.replay.clone(),
         }
     }
 
@@ -271,6 +279,9 @@ impl<S: Send + Sync + 'static> Executor<S> {
         let Some(result) = result else {
             return Ended::HandedBack;
         };
+        if self.fails_replay(arrival, &result) {
+            return Ended::HandedBack;
+        }
         let (outcome, error) = self.decide(result, arrival, attempt, permit);
         Ended::Decided(outcome, error)
     }
@@ -316,14 +327,8 @@ impl<S: Send + Sync + 'static> Executor<S> {
             first_failed_at: None,
             handler: None,
         };
-        let Some(route) = self.subscriber.route(envelope) else {
-            let error = format!(
-                "subscriber {} has no handler for {} version {}",
-                self.name,
-                envelope.name(),
-                envelope.version()
-            );
-            return Err(dead(Cause::Unknown, error));
+        let Some(route) = self.subscriber.route(envelope, facts.replay.as_deref()) else {
+            return Err(dead(Cause::Unknown, self.no_handler(envelope)));
         };
         let cx = Context::new(Arc::clone(&self.state), Arc::clone(facts));
         route
@@ -332,74 +337,9 @@ impl<S: Send + Sync + 'static> Executor<S> {
             .map_err(|error| dead(Cause::Undecodable, error.to_string()))
     }
 
-    /// Answers until it is confirmed. An ordered subscriber stays with it: its lane must not go on while the
-    /// server may deliver this event again. Another one leaves it to that delivery after a few tries.
-    async fn answer(
-        &self,
-        arrival: &Arrival,
-        outcome: &Outcome,
-        acknowledger: &impl Acknowledger,
-        halt: &CancellationToken,
-    ) -> Step {
-        let mut pause = FIRST_PAUSE;
-        for tried in 1_u32.. {
-            let answered = match outcome {
-                Outcome::Ack | Outcome::Duplicate => acknowledger.ack().await,
-                Outcome::Retry(after) | Outcome::Postpone(after) => {
-                    acknowledger.retry(*after, &arrival.past).await
-                }
-                Outcome::Reject(letter) => acknowledger.dead_letter(letter).await,
-            };
-            let Err(error) = answered else {
-                self.tally.confirmed();
-                return Step::Over;
-            };
-            self.unconfirmed(arrival, outcome.as_str(), tried, &error);
-            let is_enough = tried >= ANSWER_TRIES && !self.subscriber.ordered;
-            if is_enough || waited(pause, halt).await.is_none() {
-                break;
-            }
-            pause = (pause * 2).min(LONGEST_PAUSE);
-        }
-        Step::Left
-    }
-
-    /// An ordered subscriber's next replica begins at the ack floor: it needs no sign.
-    async fn hand_back(
-        &self,
-        arrival: &Arrival,
-        acknowledger: &impl Acknowledger,
-        halt: &CancellationToken,
-    ) -> Step {
-        tracing::info!(
-            subscriber = &*self.name,
-            sequence = arrival.sequence,
-            "the worker stops: the event is handed back"
-        );
-        if self.subscriber.ordered {
-            return Step::Left;
-        }
-        self.give_back(arrival, Duration::ZERO, acknowledger, halt)
-            .await
-    }
-
-    async fn give_back(
-        &self,
-        arrival: &Arrival,
-        after: Duration,
-        acknowledger: &impl Acknowledger,
-        halt: &CancellationToken,
-    ) -> Step {
-        for tried in 1..=ANSWER_TRIES {
-            let Err(error) = acknowledger.hand_back(after).await else {
-                break;
-            };
-            self.unconfirmed(arrival, "hand back", tried, &error);
-            if waited(FIRST_PAUSE, halt).await.is_none() {
-                break;
-            }
-        }
-        Step::Left
+    fn no_handler(&self, envelope: &Envelope) -> String {
+        let (subscriber, name, version) = (&self.name, envelope.name(), envelope.version());
+        format!("subscriber {subscriber} has no handler for {name} version {version}")
     }
 }
 
@@ -413,11 +353,6 @@ async fn run_until<T>(halt: &CancellationToken, mut call: BoxFuture<'_, T>) -> O
         Poll::Ready(ended) => Some(ended),
         Poll::Pending => halt.run_until_cancelled(call).await,
     }
-}
-
-/// Waits; `None` when the worker halts first.
-async fn waited(pause: Duration, halt: &CancellationToken) -> Option<()> {
-    halt.run_until_cancelled(tokio::time::sleep(pause)).await
 }
 
 /// From 0 to 1, for jitter only: the standard library seeds every `RandomState` anew.

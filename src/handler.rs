@@ -58,6 +58,9 @@ pub(crate) trait Erased<S>: Send + Sync {
         cx: Context<S>,
     ) -> Result<BoxFuture<'a, Result<Handled, Failure>>, serde_json::Error>;
 
+    /// Whether the event decodes.
+    fn decodes(&self, envelope: &Envelope) -> Result<(), serde_json::Error>;
+
     /// The same handler for many events, when it is one.
     fn batch(&self) -> Option<&dyn ErasedBatch<S>> {
         None
@@ -173,5 +176,9 @@ where
             Ok(Handled::Done)
         };
         Ok(call.boxed())
+    }
+
+    fn decodes(&self, envelope: &Envelope) -> Result<(), serde_json::Error> {
+        envelope.decode::<E>().map(drop)
     }
 }

@@ -1,5 +1,7 @@
 //! A named durable with its handlers and its policy: a plain value. Never runs anything.
 
+mod shadow;
+
 use std::time::Duration;
 
 use tidings_contract::{Envelope, Event};
@@ -12,9 +14,12 @@ use crate::{
     },
     housekeeping::Housekeeping,
     rate::Rate,
+    replaying::Replaying,
     retry::Retry,
     start::Start,
 };
+
+use shadow::Shadow;
 
 /// What the server lets be unanswered at once.
 pub(crate) const MAX_CONCURRENCY: usize = 10_000;
@@ -37,6 +42,7 @@ pub struct EventSubscriber<S> {
     pub(crate) rate: Option<Rate>,
     pub(crate) memory: usize,
     pub(crate) start: Start,
+    shadows: Vec<Shadow<S>>,
 }
 
 /// What an ordered subscriber does when an event is out of attempts, rejected, or a dead letter for another
@@ -56,6 +62,8 @@ pub enum Exhausted {
 pub(crate) struct Route<S> {
     name: &'static str,
     version: u32,
+    /// Whether the events of a replay pass it by.
+    pub(crate) skips_replays: bool,
     pub(crate) handler: Box<dyn Erased<S>>,
 }
 
@@ -77,6 +85,17 @@ pub enum SubscriberError {
     /// Some handlers handle batches, and some do not.
     #[error("subscriber {0} has handlers of batches and others: use two subscribers")]
     Mixed(String),
+    /// A shadow has no name, no handler, or shadows of its own.
+    #[error(
+        "the shadow {shadow:?} of subscriber {subscriber} needs a name of lower-case letters, digits, `-` and `_` \
+         that no other one has, and handlers, and has no shadows of its own"
+    )]
+    Shadow {
+        /// The subscriber.
+        subscriber: String,
+        /// The shadow.
+        shadow: String,
+    },
     /// Two handlers take the same events.
     #[error(
         "subscriber {subscriber} has two handlers for {name} version {version}: use two subscribers"
@@ -108,6 +127,7 @@ impl<S: Send + Sync + 'static> EventSubscriber<S> {
             rate: None,
             memory: MEMORY,
             start: Start::Beginning,
+            shadows: Vec::new(),
         }
     }
 
@@ -141,6 +161,7 @@ impl<S: Send + Sync + 'static> EventSubscriber<S> {
         self.routes.push(Route {
             name: E::NAME,
             version: E::VERSION,
+            skips_replays: false,
             handler: Box::new(handler),
         });
         self
@@ -148,18 +169,15 @@ impl<S: Send + Sync + 'static> EventSubscriber<S> {
 
     /// What its handlers need to be done for as long as the worker runs.
     pub(crate) fn housekeeping(&self) -> impl Iterator<Item = Housekeeping> {
-        self.routes
-            .iter()
+        self.all_routes()
             .filter_map(|route| route.handler.housekeeping())
     }
 
     /// What is in the outboxes that its handlers write to, each once.
     pub(crate) fn outboxes(&self) -> impl Iterator<Item = Contents<'_>> {
         let mut seen = Vec::new();
-        let outboxes = self
-            .routes
-            .iter()
-            .filter_map(|route| route.handler.outbox());
+        let outboxes = self.all_routes();
+        let outboxes = outboxes.filter_map(|route| route.handler.outbox());
         outboxes.filter(move |outbox| {
             let is_new = !seen.contains(&outbox.of);
             seen.push(outbox.of);
@@ -249,13 +267,13 @@ impl<S: Send + Sync + 'static> EventSubscriber<S> {
     }
 
     /// Whether a subject is a name that it handles.
-    pub(crate) fn takes(&self, subject: &str) -> bool {
-        self.routes.iter().any(|route| route.name == subject)
+    pub(crate) fn takes(&self, subject: &str, replay: Option<&Replaying>) -> bool {
+        let mut routes = self.routes_of(replay).iter();
+        routes.any(|route| route.name == subject)
     }
 
     pub(crate) fn check(&self) -> Result<(), SubscriberError> {
-        let letter = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
-        if self.durable.is_empty() || self.durable.len() > 64 || !self.durable.bytes().all(letter) {
+        if !is_name(&self.durable) {
             return Err(SubscriberError::Name(self.durable.clone()));
         }
         if self.routes.is_empty() {
@@ -265,13 +283,19 @@ impl<S: Send + Sync + 'static> EventSubscriber<S> {
             return Err(SubscriberError::ParksUnordered(self.durable.clone()));
         }
         let batches = |route: &Route<S>| route.handler.batch().is_some();
-        if self.routes.iter().any(batches) && !self.routes.iter().all(batches) {
+        if self.all_routes().any(batches) && !self.all_routes().all(batches) {
             return Err(SubscriberError::Mixed(self.durable.clone()));
         }
-        for (at, route) in self.routes.iter().enumerate() {
+        self.check_shadows()?;
+        self.unique(&self.routes)
+    }
+
+    /// Whether each event has one handler at most.
+    fn unique(&self, routes: &[Route<S>]) -> Result<(), SubscriberError> {
+        for (at, route) in routes.iter().enumerate() {
             let same =
                 |other: &Route<S>| (other.name, other.version) == (route.name, route.version);
-            if self.routes[..at].iter().any(same) {
+            if routes[..at].iter().any(same) {
                 return Err(SubscriberError::Twice {
                     subscriber: self.durable.clone(),
                     name: route.name,
@@ -284,27 +308,35 @@ impl<S: Send + Sync + 'static> EventSubscriber<S> {
 
     /// The most events of a batch, for each handler of batches.
     pub(crate) fn largest_batches(&self) -> impl Iterator<Item = usize> {
-        let batches = self.routes.iter().filter_map(|route| route.handler.batch());
+        let batches = self.all_routes();
+        let batches = batches.filter_map(|route| route.handler.batch());
         batches.map(|batch| batch.batching().most())
     }
 
     /// The place of an event's handler among the others, and how its batches are made, when it handles batches.
-    pub(crate) fn batching(&self, envelope: &Envelope) -> Option<(usize, Batching)> {
-        let route = self.route(envelope)?;
-        let at = self
-            .routes
-            .iter()
-            .position(|other| std::ptr::eq(other, route))?;
+    pub(crate) fn batching(
+        &self,
+        envelope: &Envelope,
+        replay: Option<&Replaying>,
+    ) -> Option<(usize, Batching)> {
+        let route = self.route(envelope, replay)?;
+        if replay.is_some() && route.skips_replays {
+            return None;
+        }
+        let mut all = self.all_routes();
+        let at = all.position(|other| std::ptr::eq(other, route))?;
         Some((at, route.handler.batch()?.batching()))
     }
 
     /// The handler for an event: of its own version, else of the next newer one, whose type may still
     /// read the older payload. A foreign publisher that names no version means the newest.
-    pub(crate) fn route(&self, envelope: &Envelope) -> Option<&Route<S>> {
-        let named = self
-            .routes
-            .iter()
-            .filter(|route| route.name == envelope.name().as_str());
+    pub(crate) fn route(
+        &self,
+        envelope: &Envelope,
+        replay: Option<&Replaying>,
+    ) -> Option<&Route<S>> {
+        let routes = self.routes_of(replay).iter();
+        let named = routes.filter(|route| route.name == envelope.name().as_str());
         match envelope.version() {
             0 => named.max_by_key(|route| route.version),
             wanted => named
@@ -312,6 +344,12 @@ impl<S: Send + Sync + 'static> EventSubscriber<S> {
                 .min_by_key(|route| route.version),
         }
     }
+}
+
+/// Lower-case letters, digits, `-` and `_`, at most 64.
+fn is_name(text: &str) -> bool {
+    let letter = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
+    !text.is_empty() && text.len() <= 64 && text.bytes().all(letter)
 }
 
 impl<S> std::fmt::Debug for EventSubscriber<S> {

@@ -1,12 +1,14 @@
 //! The run loop of a service: subscribers and what runs beside them, from start to drain. The order of
 //! the drain is written in [`Worker::run`] and nowhere else.
 
+mod answers;
 mod board;
 mod crew;
 mod gather;
 mod hands;
 mod lease;
 mod parks;
+mod replays;
 mod runner;
 mod source;
 mod suspects;

@@ -19,6 +19,7 @@ use super::{
     answers::Answers,
     envelope_of,
     letter::{Letter, REDRIVE, size_of},
+    mark,
     park::Question,
     retry,
     streams::retry_at_subject,
@@ -26,6 +27,7 @@ use super::{
 use crate::{
     executor::{Acknowledger, Arrival, Past, Unanswered},
     outcome::DeadLetter,
+    replaying::Replaying,
 };
 
 /// How long the client may take to queue a message.
@@ -50,6 +52,8 @@ pub(crate) struct Delivery {
     pass: Option<Uuid>,
     /// It is no event, but asks whether a key may go on.
     question: Option<Question>,
+    /// The replay whose consumer delivered it.
+    replay: Option<Arc<Replaying>>,
 }
 
 /// Where a message stands, from its reply subject.
@@ -93,11 +97,13 @@ impl Place {
     }
 }
 
-/// Reads the messages of a subscriber, and keeps what is expensive to clone for each of them.
+/// Reads the messages of a subscriber, or of a replay of it, and keeps what is expensive to clone for each of them.
 pub(crate) struct Deliveries {
     bus: Arc<Bus>,
     answers: Answers,
     subscriber: Arc<str>,
+    /// The replay whose consumer delivers them.
+    replay: Option<Arc<Replaying>>,
     /// Here between two messages.
     context: Option<Context>,
 }
@@ -108,8 +114,14 @@ impl Deliveries {
             bus: Arc::new(bus.clone()),
             answers: Answers::new(bus),
             subscriber: Arc::clone(subscriber),
+            replay: None,
             context: None,
         }
+    }
+
+    /// They are delivered by the consumer of a replay.
+    pub(crate) fn of_replay(&mut self, replay: &Arc<Replaying>) {
+        self.replay = Some(Arc::clone(replay));
     }
 
     /// Reads a message; `None` when it does not come from a consumer.
@@ -120,6 +132,12 @@ impl Deliveries {
         self.context = Some(context);
         let place = place?;
         let restored = retry::restore(&mut message, &self.subscriber);
+        let replay = self.replay.clone();
+        let mark = replay.as_ref().map(|replay| &replay.mark);
+        mark::write(&mut message, mark.or(restored.replay.as_ref()));
+        let retried = restored
+            .replay
+            .map(|mark| Arc::new(mark.retried(&self.subscriber)));
         let question = Question::of(&message);
         let identity = restored.identity.unwrap_or_else(|| place.identity());
         let origin = restored.origin;
@@ -134,6 +152,7 @@ impl Deliveries {
             consumer_sequence: place.consumer_sequence,
             delivered: place.delivered,
             past: restored.past,
+            replay: replay.clone().or(retried),
         };
         let delivery = Delivery {
             bus: Arc::clone(&self.bus),
@@ -146,6 +165,7 @@ impl Deliveries {
             consumer_sequence: place.consumer_sequence,
             pass: restored.pass,
             question,
+            replay,
         };
         Some((delivery, arrival))
     }
@@ -154,13 +174,7 @@ impl Deliveries {
 impl Delivery {
     /// Tells the server that the delivery is still in hand; it may be lost.
     pub(crate) async fn progress(&self) -> Result<(), Unanswered> {
-        let Some(reply) = &self.message.reply else {
-            return Ok(());
-        };
-        let payload = Bytes::from_static(b"+WPI");
-        let telling = self.bus.client.publish(reply.clone(), payload);
-        // While the connection is down the client's queue may be full, and nobody must wait for it.
-        Ok(tokio::time::timeout(PATIENCE, telling).await??)
+        self.tell(Bytes::from_static(b"+WPI")).await
     }
 
     /// Whether the event was among the dead letters, and comes again because somebody wanted it to.
@@ -224,7 +238,33 @@ impl Delivery {
         let Some(reply) = &self.message.reply else {
             return Ok(());
         };
-        self.answers.send(reply, payload.into()).await
+        if self.is_nobodys() {
+            return Ok(());
+        }
+        match self.answers.send(reply, payload.into()).await {
+            Err(_) if self.is_nobodys() => Ok(()),
+            answered => answered,
+        }
+    }
+
+    /// Whether the consumer that delivered it is, or will be, deleted: then nobody takes an answer.
+    fn is_nobodys(&self) -> bool {
+        let replay = self.replay.as_ref();
+        replay.is_some_and(|replay| replay.course.is_over())
+    }
+
+    /// Acknowledges, and does not wait until that is confirmed: it may be lost.
+    pub(crate) async fn ack_unconfirmed(&self) -> Result<(), Unanswered> {
+        self.tell(Bytes::from_static(b"+ACK")).await
+    }
+
+    async fn tell(&self, what: Bytes) -> Result<(), Unanswered> {
+        let Some(reply) = &self.message.reply else {
+            return Ok(());
+        };
+        let telling = self.bus.client.publish(reply.clone(), what);
+        // While the connection is down the client's queue may be full, and nobody must wait for it.
+        Ok(tokio::time::timeout(PATIENCE, telling).await??)
     }
 }
 
@@ -240,6 +280,10 @@ impl Acknowledger for Delivery {
     }
 
     async fn retry(&self, after: Duration, past: &Past) -> Result<(), Unanswered> {
+        // It would be dropped when it is due.
+        if self.is_nobodys() {
+            return Ok(());
+        }
         let due = Utc::now() + after.min(LONGEST_DELAY);
         let subject = retry_at_subject(&self.subscriber, &retry::id_of(self));
         let headers = retry::headers(self, past, due);

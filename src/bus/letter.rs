@@ -6,7 +6,7 @@ use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use tidings_contract::wire;
 
-use super::{Bus, BusError, Kept, streams::StreamSpec};
+use super::{Bus, BusError, Kept, mark, streams::StreamSpec};
 use crate::{fingerprint::fingerprint, outcome::DeadLetter, start::Start};
 
 /// How much of an error's text a dead letter carries, in bytes.
@@ -100,8 +100,10 @@ impl Letter<'_> {
         }
         let own = |(name, values): (&HeaderName, &Vec<HeaderValue>)| {
             let known: &str = name.as_ref();
-            let is_ours =
-                known.starts_with(OURS) || known.starts_with(REDRIVE) || known == wire::MESSAGE_ID;
+            let is_ours = [OURS, REDRIVE, mark::REPLAY]
+                .iter()
+                .any(|of| known.starts_with(of))
+                || known == wire::MESSAGE_ID;
             let value = values.first().filter(|_| is_ours)?;
             Some((name.clone(), value.clone()))
         };
@@ -162,7 +164,7 @@ impl Letter<'_> {
     }
 
     /// The same when the letter is written again, because its confirmation was lost; another one when the
-    /// event was redriven meanwhile, or the server would take its second letter for its first.
+    /// event was redriven meanwhile, or replayed, or the server would take its second letter for its first.
     fn id(&self) -> String {
         let headers = self.message.headers.as_ref();
         let redriven = headers.and_then(|headers| headers.get(REDRIVE));
@@ -171,9 +173,11 @@ impl Letter<'_> {
             identity,
             ..
         } = self;
+        let replay = headers.and_then(mark::id);
+        let replay = replay.map_or(String::new(), |id| format!("/replay/{id}"));
         match redriven {
-            Some(from) => format!("dead/{subscriber}/{identity}/{from}"),
-            None => format!("dead/{subscriber}/{identity}"),
+            Some(from) => format!("dead/{subscriber}/{identity}{replay}/{from}"),
+            None => format!("dead/{subscriber}/{identity}{replay}"),
         }
     }
 }

@@ -17,6 +17,7 @@ mod durables;
 mod letter;
 mod letters;
 mod link;
+mod mark;
 mod park;
 mod publisher;
 mod pull;

@@ -85,7 +85,8 @@ impl EventPublisher {
     }
 
     /// Publishes an event, or an [`Envelope`] with more said about it, and waits until it is stored.
-    /// Inside a handler the event inherits correlation and trace.
+    /// Inside a handler the event inherits correlation and trace; in a [replay](crate::Replays) it is only counted,
+    /// unless follow-up events are wanted.
     ///
     /// # Errors
     /// [`PublishError`]; only after [`PublishError::Unconfirmed`] may the event be stored.
@@ -99,6 +100,9 @@ impl EventPublisher {
             time: Utc::now(),
         };
         check_size(&envelope, defaults, self.bus.max_payload())?;
+        if context::suppresses(1) {
+            return Ok(envelope.id());
+        }
         let subject = envelope.name().to_string();
         let request = Request::new()
             .headers(headers_of(&envelope, defaults))

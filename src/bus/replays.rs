@@ -101,6 +101,18 @@ impl Bus {
             .await
     }
 
+    /// Writes how far it has come, as [`Bus::write_replay`].
+    pub(crate) async fn write_replay_progress(
+        &self,
+        replay: &Replay,
+        progress: &ReplayProgress,
+        seen: u64,
+    ) -> Result<Option<u64>, BusError> {
+        let key = job::progress_entry(&replay.subscriber, replay.id);
+        self.write_state_for(Some(KEPT), &key, bytes_of(progress), seen)
+            .await
+    }
+
     async fn last_entry<T: DeserializeOwned>(
         &self,
         key: &str,

@@ -10,10 +10,11 @@ use super::{
     Kept,
     delivery::{Delivery, message_id},
     letter::{REDRIVE, REDRIVES, time},
+    mark,
     park::PASS,
     streams::retry_subject,
 };
-use crate::executor::Past;
+use crate::{executor::Past, replaying::Mark};
 
 /// What the subjects of all retries begin with.
 const RETRIES: &str = "tidings.retry.";
@@ -38,6 +39,8 @@ pub(super) struct Restored {
     pub(super) past: Past,
     /// The park of its key that it may pass.
     pub(super) pass: Option<Uuid>,
+    /// The replay that it is part of.
+    pub(super) replay: Option<Mark>,
 }
 
 /// Makes a message of the retries what it was when it first came, and gives what it carried besides.
@@ -63,6 +66,7 @@ pub(super) fn restore(message: &mut Message, subscriber: &str) -> Restored {
             put_off: text(PUT_OFF).and_then(|n| n.parse().ok()).unwrap_or(0),
         },
         pass: text(PASS).and_then(|park| park.parse().ok()),
+        replay: mark::read(headers),
     };
     let original = headers.get(ORIGINAL_ID).cloned();
     let kept = headers.iter().filter(|(name, _)| {
@@ -173,7 +177,8 @@ pub(super) fn id_of(delivery: &Delivery) -> String {
     let headers = delivery.message().headers.as_ref();
     let redrive = headers.and_then(|headers| headers.get(REDRIVE));
     let redrive = redrive.map_or("", |redrive| redrive.as_str());
-    let life = format!("{}/{redrive}", delivery.identity());
+    let replay = headers.and_then(mark::id).unwrap_or_default();
+    let life = format!("{}/{redrive}{replay}", delivery.identity());
     Uuid::new_v5(&Uuid::NAMESPACE_OID, life.as_bytes())
         .simple()
         .to_string()

@@ -31,8 +31,8 @@ impl<S: Send + Sync + 'static> Executor<S> {
         let began = Instant::now();
         let called = AssertUnwindSafe(self.call_batch(&in_hand, halt)).catch_unwind();
         let results = match called.await {
-            Ok(Some(results)) => results,
-            Ok(None) => {
+            Ok(Some(results)) if !self.fails_its_replay(&in_hand, &results) => results,
+            Ok(_) => {
                 let back = in_hand.iter().map(|held| {
                     let subject = &held.arrival.subject;
                     self.flow.end(held.permit, subject, Attempted::Void);
@@ -53,6 +53,16 @@ impl<S: Send + Sync + 'static> Executor<S> {
             self.conclude(held.arrival, decided, elapsed, acknowledger, halt, permit)
         });
         join_all(each).await
+    }
+
+    /// Whether it is their replay that cannot go on: all are of one, or of none.
+    fn fails_its_replay<A>(
+        &self,
+        in_hand: &[InHand<'_, A>],
+        results: &[Result<Handled, Failure>],
+    ) -> bool {
+        let mut each = in_hand.iter().zip(results);
+        each.any(|(held, result)| self.fails_replay(held.arrival, result))
     }
 
     /// The text of an error is the user's, too.
@@ -85,7 +95,9 @@ impl<S: Send + Sync + 'static> Executor<S> {
             cancelled,
         };
         let first = batch.deliveries.first()?;
-        let handler = self.subscriber.route(&first.envelope)?.handler.batch()?;
+        let replay = first.replay.as_deref();
+        let handler = self.subscriber.route(&first.envelope, replay)?;
+        let handler = handler.handler.batch()?;
         let calling = handler.call_batch(&batch);
         halt.run_until_cancelled(calling).await
     }

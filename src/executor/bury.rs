@@ -17,7 +17,8 @@ use crate::{
 impl<S: Send + Sync + 'static> Executor<S> {
     /// Whether this replica knows the name of the event.
     pub(crate) fn takes(&self, arrival: &Arrival) -> bool {
-        self.subscriber.takes(&arrival.subject)
+        let replay = arrival.replay.as_deref();
+        self.subscriber.takes(&arrival.subject, replay)
     }
 
     /// How long an attempt may take.
@@ -37,7 +38,8 @@ impl<S: Send + Sync + 'static> Executor<S> {
         self.pass(arrival, permit);
         if letter.attempts > 0 {
             let envelope = arrival.envelope.as_ref().ok();
-            let route = envelope.and_then(|envelope| self.subscriber.route(envelope));
+            let replay = arrival.replay.as_deref();
+            let route = envelope.and_then(|envelope| self.subscriber.route(envelope, replay));
             letter.handler = route.map(|route| route.handler.name());
         }
         let attempts = letter.attempts;
@@ -147,7 +149,8 @@ impl<S: Send + Sync + 'static> Executor<S> {
     /// What remembers the event, if something does.
     fn memory(&self, arrival: &Arrival) -> Option<(&dyn Remembers, crate::context::Facts)> {
         let envelope = arrival.envelope.as_ref().ok()?;
-        let memory = self.subscriber.route(envelope)?.handler.memory()?;
+        let route = self.subscriber.route(envelope, arrival.replay.as_deref())?;
+        let memory = route.handler.memory()?;
         let attempt = arrival.past.failures;
         let facts = self.facts(
             arrival,

@@ -25,6 +25,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
                     key = arrival.envelope.as_ref().ok().and_then(|e| e.key()),
                     stream = arrival.stream,
                     sequence = arrival.sequence,
+                    replay = arrival.replay.as_ref().map(|replay| tracing::field::display(replay.mark.id)),
                     attempt,
                     outcome = outcome.as_str(),
                     elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),

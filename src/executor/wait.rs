@@ -170,6 +170,7 @@ mod tests {
             consumer_sequence: u64::from(times),
             delivered: times,
             past: Past::default(),
+            replay: None,
         };
         let answers = Answers::default();
         let halt = CancellationToken::new();

@@ -1,6 +1,7 @@
 //! Handlers of many events at once: what they get, what they say about each, and how they are called without
 //! their type. Never forms a batch.
 
+mod besides;
 mod settle;
 
 use std::{
@@ -18,11 +19,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Contents, Erased, memory::Remembers, panicked, survive, timed_out};
 use crate::{
-    context::{Context, Facts},
+    context::{self, Context, Facts},
     failure::Failure,
     housekeeping::Housekeeping,
     outcome::Handled,
 };
+pub use besides::BatchContext;
 pub(crate) use settle::{Attempted, settle};
 
 /// How many events make a batch, and how long it is waited for them.
@@ -115,6 +117,12 @@ impl<E> Item<E> {
         self.delivery.attempt
     }
 
+    /// Whether the event is handled again on purpose, as part of a replay.
+    #[must_use]
+    pub fn is_replay(&self) -> bool {
+        self.delivery.replay.is_some()
+    }
+
     /// The user's own headers.
     #[must_use]
     pub fn headers(&self) -> &Headers {
@@ -187,51 +195,6 @@ impl Verdicts {
     }
 }
 
-/// What a handler of batches gets besides the events.
-pub struct BatchContext<S> {
-    state: Arc<S>,
-    subscriber: Arc<str>,
-    cancelled: CancellationToken,
-}
-
-impl<S> BatchContext<S> {
-    /// The state that the worker was made with.
-    #[must_use]
-    pub fn state(&self) -> &S {
-        &self.state
-    }
-
-    /// The subscriber's durable name.
-    #[must_use]
-    pub fn subscriber(&self) -> &str {
-        &self.subscriber
-    }
-
-    /// Cancelled when the handler should stop: its time is over, or the drain's deadline has passed.
-    #[must_use]
-    pub fn cancelled(&self) -> &CancellationToken {
-        &self.cancelled
-    }
-}
-
-impl<S> Clone for BatchContext<S> {
-    fn clone(&self) -> Self {
-        Self {
-            state: Arc::clone(&self.state),
-            subscriber: Arc::clone(&self.subscriber),
-            cancelled: self.cancelled.clone(),
-        }
-    }
-}
-
-impl<S> std::fmt::Debug for BatchContext<S> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("BatchContext")
-            .field("subscriber", &self.subscriber)
-            .finish_non_exhaustive()
-    }
-}
-
 /// Handles events of one kind, many at once. Every
 /// `async fn(Vec<Item<E>>, BatchContext<S>) -> Result<Verdicts, Failure>` is one.
 ///
@@ -278,6 +241,7 @@ impl<S> Batch<S> {
         BatchContext {
             state: Arc::clone(&self.state),
             subscriber: Arc::clone(&self.deliveries[0].subscriber),
+            replay: self.deliveries[0].replay_id(),
             cancelled: self.cancelled.child_token(),
         }
     }
@@ -382,6 +346,10 @@ where
         Ok(call.boxed())
     }
 
+    fn decodes(&self, envelope: &Envelope) -> Result<(), serde_json::Error> {
+        envelope.decode::<E>().map(drop)
+    }
+
     fn batch(&self) -> Option<&dyn ErasedBatch<S>> {
         Some(self)
     }
@@ -472,6 +440,7 @@ where
     let cx = batch.context();
     let cancelled = cx.cancelled.clone();
     let handling = async move { call(cx).await };
+    let handling = context::replaying(batch.deliveries[0].replay.as_ref(), handling);
     let handling = AssertUnwindSafe(handling).catch_unwind();
     match tokio::time::timeout(timeout, handling).await {
         Ok(Ok(handled)) => {

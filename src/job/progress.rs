@@ -13,9 +13,7 @@ pub struct ReplayProgress {
     pub at: DateTime<Utc>,
     /// When a replica first worked at it.
     pub began_at: Option<DateTime<Utc>>,
-    /// Events of the range that have come.
-    pub read: u64,
-    /// Of those, the ones that its filters leave out.
+    /// Events that its filters leave out.
     pub filtered: u64,
     /// Events whose handler does not want replays.
     pub skipped: u64,

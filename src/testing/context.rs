@@ -6,7 +6,10 @@ use chrono::{DateTime, Utc};
 use tidings_contract::{Envelope, EnvelopeError, EventId, IntoEnvelope};
 use tokio_util::sync::CancellationToken;
 
-use crate::context::{Cancelled, Context, Facts};
+use crate::{
+    context::{Cancelled, Context, Facts},
+    replaying::{Mark, ReplayId, Replaying},
+};
 
 impl<S> Context<S> {
     /// A context for calling a handler in a test; [`TestContext`] makes one that knows of an event.
@@ -57,6 +60,7 @@ pub struct TestContext<S> {
     envelope: Envelope,
     attempt: u32,
     stored_at: DateTime<Utc>,
+    is_replay: bool,
 }
 
 impl<S> TestContext<S> {
@@ -69,6 +73,7 @@ impl<S> TestContext<S> {
             envelope: fine(Envelope::raw("test.event", 1, None, "{}")),
             attempt: 1,
             stored_at: Utc::now(),
+            is_replay: false,
         }
     }
 
@@ -143,6 +148,20 @@ impl<S> TestContext<S> {
         self
     }
 
+    /// As in a replay.
+    ///
+    /// ```
+    /// use tidings::testing::TestContext;
+    ///
+    /// let cx = TestContext::new(()).as_replay().build();
+    /// assert!(cx.is_replay());
+    /// ```
+    #[must_use]
+    pub fn as_replay(mut self) -> Self {
+        self.is_replay = true;
+        self
+    }
+
     /// The context, as a handler gets it.
     #[must_use]
     pub fn build(self) -> Context<S> {
@@ -156,8 +175,24 @@ impl<S> TestContext<S> {
             redrives: 0,
             timeout: Duration::from_secs(30),
             cancelled: Cancelled::by(&CancellationToken::new()),
+            replay: self
+                .is_replay
+                .then(|| Arc::new(replaying("test", None, false))),
         };
         Context::new(Arc::new(self.state), Arc::new(facts))
+    }
+}
+
+/// A replay that nobody has asked for.
+pub(super) fn replaying(subscriber: &str, shadow: Option<&str>, follow_ups: bool) -> Replaying {
+    let mark = Mark {
+        id: ReplayId::new(),
+        shadow: shadow.map(str::to_owned),
+        follow_ups,
+    };
+    Replaying {
+        is_retry: false,
+        ..mark.retried(subscriber)
     }
 }
 

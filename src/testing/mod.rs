@@ -21,6 +21,7 @@ mod nats_server;
 mod postgres_server;
 mod process;
 mod recorder;
+mod replay;
 mod server_error;
 mod worker;
 

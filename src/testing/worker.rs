@@ -19,6 +19,7 @@ use crate::{
     executor::{Arrival, Executor, Past, Step},
     flow::Begin,
     lanes::{Lanes, Priority, Turn},
+    replaying::Replaying,
     subscriber::EventSubscriber,
 };
 
@@ -63,7 +64,7 @@ const MOST_POSTPONED: u32 = 100;
 /// # }
 /// ```
 pub struct TestWorker<S> {
-    subscriber: Arc<EventSubscriber<S>>,
+    pub(super) subscriber: Arc<EventSubscriber<S>>,
     state: Arc<S>,
     executor: Executor<S>,
     lanes: Lanes<Arrival>,
@@ -73,6 +74,8 @@ pub struct TestWorker<S> {
     elapsed: Duration,
     sequence: u64,
     history: Vec<Delivered>,
+    /// What is delivered is part of it.
+    pub(super) replay: Option<Arc<Replaying>>,
 }
 
 /// What waits for its time.
@@ -121,6 +124,7 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
             elapsed: Duration::ZERO,
             sequence: 0,
             history: Vec::new(),
+            replay: None,
         }
     }
 
@@ -291,13 +295,13 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
 
     /// A handler's type, for messages.
     pub(super) fn handler_of(&self, envelope: &Envelope) -> &'static str {
-        let route = self.subscriber.route(envelope);
+        let route = self.subscriber.route(envelope, self.replay.as_deref());
         route.map_or("no handler", |route| route.handler.name())
     }
 
     /// Whether the handler's effect happens in a transaction that remembers the event.
     pub(super) fn has_inbox(&self, envelope: &Envelope) -> bool {
-        let route = self.subscriber.route(envelope);
+        let route = self.subscriber.route(envelope, self.replay.as_deref());
         route.is_some_and(|route| route.handler.outbox().is_some())
     }
 
@@ -330,6 +334,7 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
             consumer_sequence: self.sequence,
             delivered: 1,
             past: Past::default(),
+            replay: self.replay.clone(),
         }
     }
 
@@ -346,7 +351,10 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
             Ok(envelope) if self.subscriber.ordered => envelope.key().map(str::to_owned),
             _ => None,
         };
-        let priority = Priority::Live;
+        let priority = match arrival.replay {
+            Some(_) => Priority::Replay,
+            None => Priority::Live,
+        };
         self.lanes.admit(Turn { key, priority }, arrival);
     }
 

@@ -2,7 +2,6 @@
 //! nobody who works waits for it.
 
 use std::{
-    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -221,7 +220,7 @@ fn facts<S: Send + Sync + 'static>(
         timeout_ms,
         retry: subscriber.retry.to_string(),
         wants,
-        shadows: BTreeMap::new(),
+        shadows: subscriber.shadows(),
         activity: Activity::Begins,
         trouble: None,
         holds_lease: None,

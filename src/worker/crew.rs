@@ -175,7 +175,11 @@ impl<S: Send + Sync + 'static> Means<S> {
         let in_hand = batch.iter_mut().map(|begun| {
             let key = begun.turn.key.as_deref();
             InHand {
-                acknowledger: self.parks.acknowledger(key, &begun.item.delivery),
+                acknowledger: self.parks.acknowledger(
+                    key,
+                    &begun.item.delivery,
+                    &begun.item.arrival,
+                ),
                 arrival: &mut begun.item.arrival,
                 permit: begun.permit,
             }

@@ -7,8 +7,8 @@ use tokio::time::Instant;
 
 use crate::handler::batch::Batching;
 
-/// What waits for its batch, by the place of its handler.
-pub(super) struct Gather<T>(BTreeMap<usize, Gathering<T>>);
+/// What waits for its batch, by what a batch has in common.
+pub(super) struct Gather<K, T>(BTreeMap<K, Gathering<T>>);
 
 struct Gathering<T> {
     batching: Batching,
@@ -17,7 +17,7 @@ struct Gathering<T> {
     since: Instant,
 }
 
-impl<T> Default for Gather<T> {
+impl<K, T> Default for Gather<K, T> {
     fn default() -> Self {
         Self(BTreeMap::new())
     }
@@ -37,9 +37,9 @@ impl<T> Gathering<T> {
 /// An hour is for ever.
 const LONGEST: Duration = Duration::from_secs(3_600);
 
-impl<T> Gather<T> {
-    pub(super) fn add(&mut self, handler: usize, batching: Batching, item: T, now: Instant) {
-        let gathering = self.0.entry(handler).or_insert_with(|| Gathering {
+impl<K: Ord, T> Gather<K, T> {
+    pub(super) fn add(&mut self, of: K, batching: Batching, item: T, now: Instant) {
+        let gathering = self.0.entry(of).or_insert_with(|| Gathering {
             batching,
             items: Vec::new(),
             since: now,
@@ -88,7 +88,7 @@ mod tests {
 
     const LINGER: Duration = Duration::from_millis(10);
 
-    fn gather(items: u32, now: Instant) -> Gather<u32> {
+    fn gather(items: u32, now: Instant) -> Gather<usize, u32> {
         let mut gather = Gather::default();
         for item in 0..items {
             gather.add(0, Batching::of(3).linger(LINGER), item, now);

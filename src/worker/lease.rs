@@ -1,4 +1,4 @@
-//! Who of several replicas works for an ordered subscriber. Never says what the work is.
+//! Who of several replicas works for an ordered subscriber, or at a replay. Never says what the work is.
 //!
 //! The lease is an entry that its holder writes again and again. No clock is compared: a stand-by takes over
 //! when it has seen the same revision for the whole lease, and the holder stops when it has not managed to
@@ -12,7 +12,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::bus::{Bus, BusError};
+use crate::{
+    bus::{Bus, BusError},
+    replaying::ReplayId,
+};
 
 /// How long a stand-by waits for a holder that died.
 const LEASE: Duration = Duration::from_secs(5);
@@ -62,6 +65,21 @@ impl Lease {
             subscriber: subscriber.to_owned(),
             key: format!("lease.{subscriber}"),
             owner: Uuid::now_v7().to_string(),
+        }
+    }
+
+    /// The lease of a replay of the subscriber.
+    pub(super) fn of_replay(bus: &Bus, subscriber: &str, id: ReplayId) -> Self {
+        Self {
+            key: format!("lease.{subscriber}.{id}"),
+            ..Self::new(bus, &format!("{subscriber}/replay/{id}"))
+        }
+    }
+
+    /// Leaves nothing of a lease that nobody will want again.
+    pub(super) async fn forget(&self) {
+        if let Err(error) = self.bus.clear_state(LEASE, &self.key).await {
+            tracing::debug!(subscriber = self.subscriber, %error, "a lease that nobody wants is kept");
         }
     }
 

@@ -91,7 +91,9 @@ impl Parks {
             let burying = executor.bury(arrival, letter, delivery, halt, permit);
             return Box::pin(burying).await;
         }
-        let key = key.filter(|_| self.parks || park.is_some());
+        // A replay runs beside the live events, and must not stop them.
+        let may_park = self.parks && item.arrival.replay.is_none();
+        let key = key.filter(|_| may_park || park.is_some());
         let acknowledger = self.parking(key, &item.delivery);
         let running = self
             .suspects
@@ -110,8 +112,10 @@ impl Parks {
         self: &Arc<Self>,
         key: Option<&str>,
         delivery: &Arc<Delivery>,
+        arrival: &Arrival,
     ) -> Parking {
-        self.parking(key.filter(|_| self.parks), delivery)
+        let may_park = self.parks && arrival.replay.is_none();
+        self.parking(key.filter(|_| may_park), delivery)
     }
 
     fn parking(self: &Arc<Self>, key: Option<&str>, delivery: &Arc<Delivery>) -> Parking {

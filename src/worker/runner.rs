@@ -1,6 +1,8 @@
 //! One subscriber: runs what its sources deliver, as many at once as it may, in the order of each key where
 //! that is wanted. Never pulls, never decides what becomes of a delivery.
 
+mod drain;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::{
@@ -17,15 +19,17 @@ use super::{
     hands::Hands,
     lease::{Handled, Lease},
     parks::{Parks, key_of},
-    source::{Item, Source, hand_back, tell_progress, until},
+    replays::{Courses, Desk, Replays},
+    source::{Item, Outlet, Source, until},
     suspects::Suspects,
 };
 use crate::{
     breaker::Attempted,
     bus::{Bus, BusError, ConsumerSpec},
-    executor::{Executor, PROGRESS, Step},
+    executor::{Executor, Step},
     flow::{Begin, Flow, Pulls},
     lanes::{Lanes, Priority, Turn},
+    replaying::{ReplayId, Replaying},
     subscriber::{EventSubscriber, MAX_CONCURRENCY},
 };
 
@@ -57,7 +61,7 @@ struct Run<S> {
     subscriber: Arc<EventSubscriber<S>>,
     lanes: Lanes<Item>,
     /// What waits for its batch.
-    gather: Gather<Begun>,
+    gather: Gather<(usize, Option<ReplayId>), Begun>,
     crew: Crew<S>,
     /// What is run again later, by the time.
     resting: BTreeMap<(Instant, u64), (Turn, Item)>,
@@ -154,15 +158,39 @@ impl<S: Send + Sync + 'static> Runner<S> {
         let retries = retries.map_or("", |consumer| &consumer.stream);
         let suspects = Suspects::new(&self.bus, &name, retries);
         let parks = Parks::open(&self.bus, &self.subscriber, suspects).await?;
+        let courses = Arc::new(Courses::default());
+        let outlet = Outlet {
+            to: to.clone(),
+            courses: Arc::clone(&courses),
+        };
         let mut sources = JoinSet::new();
         let mut hands = Vec::new();
         for consumer in &self.consumers {
-            let source = self.source(&name, consumer, (before, unclean), to.clone());
+            let source = self.source(&name, consumer, (before, unclean), outlet.clone());
             let source = source.await?;
             hands.push(Arc::clone(source.hands()));
             sources.spawn(source.run(stop.clone(), halt.clone()));
         }
-        drop(to);
+        drop(outlet);
+        let ended = CancellationToken::new();
+        let _ended = ended.clone().drop_guard();
+        let mut replays = JoinSet::new();
+        replays.spawn(Replays::run(
+            Desk {
+                bus: self.bus.clone(),
+                name: Arc::clone(&name),
+                subscriber: Arc::clone(&self.subscriber),
+                executor: Arc::clone(&self.executor),
+                courses,
+                runner: to.downgrade(),
+                before: before.clone(),
+                unclean,
+                at_once: self.at_once(),
+                stop: stop.clone(),
+                ended: ended.clone(),
+            },
+            to,
+        ));
         let means = Means {
             executor: Arc::clone(&self.executor),
             parks: Arc::clone(&parks),
@@ -188,7 +216,11 @@ impl<S: Send + Sync + 'static> Runner<S> {
             halt: halt.clone(),
         };
         run.run(arriving, stop).await;
+        ended.cancel();
         let mut handled = Handled::new();
+        while let Some(ended) = replays.join_next().await {
+            handled.extend(unpanicked(ended));
+        }
         while let Some(ended) = sources.join_next().await {
             let (place, hands) = unpanicked(ended);
             handled.insert(place, hands.handled());
@@ -201,7 +233,7 @@ impl<S: Send + Sync + 'static> Runner<S> {
         name: &Arc<str>,
         consumer: &ConsumerSpec,
         (before, unclean): (&Handled, u32),
-        to: mpsc::Sender<Item>,
+        to: Outlet,
     ) -> Result<Source, BusError> {
         let at_once = self.at_once();
         // Each has its share: what one has asked for the others do not know of.
@@ -267,7 +299,7 @@ impl<S: Send + Sync + 'static> Run<S> {
         self.executor.tally().delivered();
         let key = self.ordered.then(|| key_of(&item.delivery, &item.arrival));
         let key = key.flatten();
-        let priority = match item.delivery.is_redriven() {
+        let priority = match item.delivery.is_redriven() || item.arrival.replay.is_some() {
             true => Priority::Replay,
             false => Priority::Live,
         };
@@ -325,12 +357,19 @@ impl<S: Send + Sync + 'static> Run<S> {
     /// Attempts an event, or has it wait for its batch. A probe waits for nobody, and a suspect runs alone.
     fn begin(&mut self, begun: Begun, now: Instant) {
         let envelope = begun.item.arrival.envelope.as_ref().ok();
-        let batching = envelope.and_then(|envelope| self.subscriber.batching(envelope));
+        let replay = begun.item.arrival.replay.as_deref();
+        let batching = envelope.and_then(|envelope| self.subscriber.batching(envelope, replay));
         let (key, item) = (begun.turn.key.as_deref(), &begun.item);
-        let is_alone =
-            begun.permit.is_probe() || item.is_suspect || self.parks.concerns(key, &item.delivery);
+        let is_void = replay.is_some_and(Replaying::is_void);
+        let is_alone = begun.permit.is_probe()
+            || item.is_suspect
+            || is_void
+            || self.parks.concerns(key, &item.delivery);
         match batching.filter(|_| !is_alone) {
-            Some((handler, batching)) => self.gather.add(handler, batching, begun, now),
+            Some((handler, batching)) => {
+                let of = (handler, replay.map(|replay| replay.mark.id));
+                self.gather.add(of, batching, begun, now);
+            }
             None => self.crew.attempt(begun),
         }
     }
@@ -391,59 +430,6 @@ impl<S: Send + Sync + 'static> Run<S> {
         {
             let (turn, item) = first.remove();
             self.lanes.again(turn, item);
-        }
-    }
-
-    /// What waits goes back, what runs ends by itself or is halted. In order nothing goes back: whoever is
-    /// next begins at the ack floor.
-    async fn drain(mut self, mut arriving: mpsc::Receiver<Item>) {
-        let mut back = self.lanes.abandon();
-        let gathered = self.gather.abandon().into_iter();
-        back.extend(gathered.map(|begun| begun.item));
-        back.extend(
-            std::mem::take(&mut self.resting)
-                .into_values()
-                .map(|(_, item)| item),
-        );
-        while let Some(item) = arriving.recv().await {
-            back.push(item);
-        }
-        if !self.ordered {
-            for item in &back {
-                item.hands.let_go(item.arrival.at);
-            }
-            hand_back(&self.name, back.into_iter().map(|item| item.delivery)).await;
-        }
-        // Not at once, and not once it is halted: a sign that comes behind what is handed back would keep it from
-        // others until the acknowledgement time is over.
-        let mut progress = tokio::time::interval_at(Instant::now() + PROGRESS, PROGRESS);
-        loop {
-            let finished = tokio::select! {
-                finished = self.crew.done() => finished,
-                _ = progress.tick(), if !self.halt.is_cancelled() => {
-                    for hands in &self.hands {
-                        tell_progress(&self.name, hands, Duration::ZERO).await;
-                    }
-                    continue;
-                }
-            };
-            let Some(finished) = finished else { return };
-            for finished in finished {
-                self.let_go(finished).await;
-            }
-        }
-    }
-
-    /// What has ended in a drain.
-    async fn let_go(&self, finished: Finished) {
-        let Finished { item, step, .. } = finished;
-        match step {
-            Step::Over => item.hands.release(item.arrival.at),
-            Step::Again(_) if !self.ordered => {
-                hand_back(&self.name, std::iter::once(item.delivery)).await;
-            }
-            // In order it stays in hand until the next one begins at the ack floor.
-            Step::Left | Step::Again(_) => {}
         }
     }
 }

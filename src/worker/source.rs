@@ -2,7 +2,6 @@
 
 use std::{ops::ControlFlow, sync::Arc, time::Duration};
 
-use futures::future::join_all;
 use tokio::{
     sync::mpsc,
     task::{JoinError, JoinSet},
@@ -11,8 +10,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    answers::{acknowledge_again, hand_back, tell_progress},
     hands::{Hands, Taken},
     lease::Handled,
+    replays::Courses,
     suspects,
 };
 use crate::{
@@ -20,7 +21,8 @@ use crate::{
         Bus, BusError, ConsumerSpec, Deliveries, Delivery, PullError, Pulled, Puller,
         PullerOptions, Start,
     },
-    executor::{Acknowledger, Arrival, PROGRESS},
+    executor::{Arrival, PROGRESS},
+    replaying::Replaying,
 };
 
 /// How often it is looked how far everything is acknowledged.
@@ -59,12 +61,21 @@ pub(super) struct Source {
     looks: JoinSet<Result<u64, BusError>>,
     puller: Puller,
     hands: Arc<Hands>,
-    to: mpsc::Sender<Item>,
+    to: Outlet,
+    /// The replay whose consumer it is.
+    replay: Option<Arc<Replaying>>,
     /// Acknowledgements of what was handled here before.
     repeated: JoinSet<()>,
     /// While pulling is interrupted: when it is tried again.
     resume_at: Option<Instant>,
     pause: Duration,
+}
+
+/// Where deliveries go.
+#[derive(Clone)]
+pub(super) struct Outlet {
+    pub(super) to: mpsc::Sender<Item>,
+    pub(super) courses: Arc<Courses>,
 }
 
 /// What keeps the order of deliveries: nothing is taken behind one that was lost on its way.
@@ -89,7 +100,7 @@ impl Source {
         subscriber: &Arc<str>,
         consumer: ConsumerSpec,
         hands: Hands,
-        to: mpsc::Sender<Item>,
+        to: Outlet,
     ) -> Result<Self, BusError> {
         let created = bus.stream_created(&consumer.stream).await?;
         let made = bus.consumer_created(&consumer).await?;
@@ -111,6 +122,7 @@ impl Source {
             puller,
             hands: Arc::new(hands),
             to,
+            replay: None,
             repeated: JoinSet::new(),
             resume_at: None,
             pause: FIRST_PAUSE,
@@ -120,7 +132,23 @@ impl Source {
     /// Which stream it is, and which of its name: what sequences mean something in.
     pub(super) fn place(&self) -> String {
         let created = self.created.as_deref().unwrap_or_default();
-        format!("{} {created}", self.consumer.stream)
+        let stream = &self.consumer.stream;
+        match &self.replay {
+            Some(replay) => format!("{stream} {created} {}", replay.mark.id),
+            None => format!("{stream} {created}"),
+        }
+    }
+
+    /// The consumer is that of a replay: all that it delivers is part of it.
+    pub(super) fn of_replay(mut self, replay: &Arc<Replaying>) -> Self {
+        self.deliveries.of_replay(replay);
+        self.replay = Some(Arc::clone(replay));
+        self
+    }
+
+    /// Whether the stream is still the one that was created then.
+    pub(super) fn is_of(&self, incarnation: &str) -> bool {
+        self.created.as_deref() == Some(incarnation)
     }
 
     /// What of this stream is in hand.
@@ -200,7 +228,7 @@ impl Source {
     }
 
     async fn take(&mut self, message: Pulled) -> ControlFlow<()> {
-        let Some((delivery, arrival)) = self.deliveries.read(message) else {
+        let Some((delivery, mut arrival)) = self.deliveries.read(message) else {
             tracing::warn!(
                 subscriber = &*self.subscriber,
                 "a message from outside the consumer is ignored"
@@ -227,6 +255,9 @@ impl Source {
             }
             order.next += 1;
         }
+        if let Some(replay) = &mut arrival.replay {
+            self.to.courses.join(replay);
+        }
         self.pause = FIRST_PAUSE;
         self.seen = self.seen.max(arrival.at);
         let delivery = Arc::new(delivery);
@@ -251,7 +282,7 @@ impl Source {
                     is_suspect,
                 };
                 // The runner takes what it can hold; when it has ended, so does this.
-                let _ = self.to.send(item).await;
+                let _ = self.to.to.send(item).await;
             }
             Taken::Held => {
                 tracing::debug!(sequence = arrival.at, "delivered again while in hand");
@@ -352,6 +383,12 @@ impl Source {
         let created = self.bus.stream_created(&self.consumer.stream).await?;
         // What was asked of the one before.
         self.looks = JoinSet::new();
+        if self.replay.is_some() && created != self.created {
+            return Err(BusError::Broken {
+                subject: self.consumer.durable.clone(),
+                reason: "the stream that is replayed is another one, or gone".to_owned(),
+            });
+        }
         let start = if created == self.created {
             Start::Sequence(self.first_open())
         } else {
@@ -423,34 +460,6 @@ impl Source {
         // What is not confirmed in time comes again, to whoever pulls then.
         let repeated = async { while self.repeated.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(LONGEST_PAUSE, repeated).await;
-    }
-}
-
-/// What waits or runs is in hand; without a sign the server would give it to somebody else.
-pub(super) async fn tell_progress(subscriber: &str, hands: &Hands, age: Duration) {
-    for delivery in hands.older_than(age) {
-        if let Err(error) = delivery.progress().await {
-            tracing::warn!(subscriber, %error, "progress could not be told");
-            return;
-        }
-    }
-}
-
-/// Acknowledges what was handled before, until it is confirmed: until then it may come again, and must be known.
-async fn acknowledge_again(delivery: Arc<Delivery>, hands: Arc<Hands>, sequence: u64) {
-    while let Err(error) = delivery.ack().await {
-        tracing::warn!(sequence, %error, "an event that was handled already is not acknowledged");
-        tokio::time::sleep(LONGEST_PAUSE).await;
-    }
-    hands.release(sequence);
-}
-
-/// Leaves deliveries to other replicas.
-pub(super) async fn hand_back(subscriber: &str, deliveries: impl Iterator<Item = Arc<Delivery>>) {
-    let answers =
-        deliveries.map(|delivery| async move { delivery.hand_back(Duration::ZERO).await });
-    for error in join_all(answers).await.into_iter().filter_map(Result::err) {
-        tracing::warn!(subscriber, %error, "an event could not be handed back");
     }
 }
 

@@ -10,11 +10,11 @@ const LAYERS: &[&[&str]] = &[
         "housekeeping",
         "retry",
         "rate",
-        "replaying",
         "breaker",
         "start",
     ],
     &["outcome"],
+    &["replaying"],
     &["context"],
     &["handler"],
     &[

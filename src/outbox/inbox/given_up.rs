@@ -268,6 +268,7 @@ mod tests {
             redrives,
             timeout: Duration::from_secs(1),
             cancelled: Cancelled::by(&CancellationToken::new()),
+            replay: None,
         }
     }
 

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::{
     Added, Inbox, InboxTransaction, Memory, Ring, given_up::Known, housekeeping::housekeeping,
-    outside, patiently, period_of, ring,
+    outside, patiently, period_of, time_of,
 };
 use crate::{
     context::Facts,
@@ -254,9 +254,9 @@ impl<E: Event> Sorted<E> {
 
 /// `Done` when the event is to be handled.
 fn new_or_not<DB: Store>(delivery: &Facts, begun: &Begun<DB>) -> Result<Handled, Failure> {
-    let (envelope, stored_at, ring) = (&delivery.envelope, delivery.stored_at, &begun.ring);
-    let event = *envelope.id().as_uuid();
-    let period = period_of(envelope, stored_at, ring.slot_seconds);
+    let ring = &begun.ring;
+    let event = *delivery.envelope.id().as_uuid();
+    let period = period_of(delivery, ring.slot_seconds);
     let ids = begun.added.get(&period);
     if ids.is_some_and(|ids| ids.contains(&event)) {
         return Ok(Handled::Done);
@@ -269,7 +269,7 @@ fn new_or_not<DB: Store>(delivery: &Facts, begun: &Begun<DB>) -> Result<Handled,
     if ring.reaches(period) {
         return Ok(Handled::Already);
     }
-    let time = ring::time_of(envelope, stored_at, ring.slot_seconds);
+    let time = time_of(delivery, ring.slot_seconds);
     Err(Failure::outside_inbox(outside(time, ring)))
 }
 
@@ -340,7 +340,7 @@ impl<DB: Store> Inbox<DB> {
         let (names, first) = (&self.outbox.shared.names, &deliveries[0]);
         let mut periods: BTreeMap<i64, Vec<Uuid>> = BTreeMap::new();
         for delivery in deliveries {
-            let period = period_of(&delivery.envelope, delivery.stored_at, slot_seconds);
+            let period = period_of(delivery, slot_seconds);
             let id = *delivery.envelope.id().as_uuid();
             periods.entry(period).or_default().push(id);
         }

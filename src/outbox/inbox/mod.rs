@@ -15,7 +15,6 @@ use std::{
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use sqlx::{Database, Transaction};
-use tidings_contract::Envelope;
 use tokio::sync::{Mutex, Semaphore};
 use uuid::Uuid;
 
@@ -95,7 +94,7 @@ pub trait Remember: Database<Connection: Send> {
 /// Events of one period in the inbox.
 #[derive(Debug, Clone, Copy)]
 pub struct Memory<'a> {
-    /// Whose: a subscriber.
+    /// Whose: a subscriber, or a replay of one.
     pub scope: &'a str,
     /// How long a period is thought to be.
     pub slot_seconds: i64,
@@ -175,7 +174,7 @@ impl<DB: Store> Inbox<DB> {
             }))
         });
         begun.await?.map_err(|ring| {
-            let event = ring::time_of(&facts.envelope, facts.stored_at, ring.slot_seconds);
+            let event = time_of(facts, ring.slot_seconds);
             Failure::outside_inbox(outside(event, &ring))
         })
     }
@@ -209,7 +208,7 @@ impl<DB: Store> Inbox<DB> {
         let event = [*facts.envelope.id().as_uuid()];
         loop {
             let slot_seconds = self.slot_seconds.load(Ordering::Relaxed);
-            let period = period_of(&facts.envelope, facts.stored_at, slot_seconds);
+            let period = period_of(facts, slot_seconds);
             let memory = self.memory(facts, period, &event);
             let remembering = DB::remember(connection, names, &memory).await;
             let remembered = remembering.map_err(Outbox::<DB>::explain)?;
@@ -224,7 +223,7 @@ impl<DB: Store> Inbox<DB> {
     /// The period of an event, with periods as they are known.
     fn period(&self, facts: &Facts) -> i64 {
         let slot_seconds = self.slot_seconds.load(Ordering::Relaxed);
-        period_of(&facts.envelope, facts.stored_at, slot_seconds)
+        period_of(facts, slot_seconds)
     }
 
     /// Events of one period, as this subscriber has them, with periods as they are known.
@@ -281,15 +280,26 @@ fn idle(timeout: Duration) -> Duration {
     timeout.saturating_add(SPARE).min(LONGEST_IDLE)
 }
 
-/// Whose memory it is.
+/// Whose memory it is: each replay has its own.
 fn scope_of(facts: &Facts) -> &str {
-    &facts.subscriber
+    match &facts.replay {
+        Some(replay) => &replay.scope,
+        None => &facts.subscriber,
+    }
+}
+
+/// The time by which an event is remembered. In a replay it is the time of the replay: the event may be older than
+/// what is in reach.
+fn time_of(facts: &Facts, slot_seconds: i64) -> DateTime<Utc> {
+    match facts.replay_id() {
+        Some(id) => id.made_at(),
+        None => ring::time_of(&facts.envelope, facts.stored_at, slot_seconds),
+    }
 }
 
 /// The period of an event.
-fn period_of(envelope: &Envelope, stored_at: DateTime<Utc>, slot_seconds: i64) -> i64 {
-    let time = ring::time_of(envelope, stored_at, slot_seconds);
-    ring::period_of(time, slot_seconds)
+fn period_of(facts: &Facts, slot_seconds: i64) -> i64 {
+    ring::period_of(time_of(facts, slot_seconds), slot_seconds)
 }
 
 /// What is said of a handler that has kept its transaction.

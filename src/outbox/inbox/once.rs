@@ -113,6 +113,10 @@ where
         Some(&self.inbox)
     }
 
+    fn decodes(&self, envelope: &Envelope) -> Result<(), serde_json::Error> {
+        envelope.decode::<E>().map(drop)
+    }
+
     fn housekeeping(&self) -> Option<Housekeeping> {
         Some(housekeeping(&self.inbox.outbox))
     }

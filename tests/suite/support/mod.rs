@@ -10,6 +10,7 @@ mod oracle;
 mod past;
 mod pgbouncer;
 mod proxy;
+mod replays;
 mod world;
 
 use std::time::Duration;
@@ -21,6 +22,7 @@ pub use oracle::{Stored, Stream};
 pub use past::Past;
 pub use pgbouncer::{POOL, Pgbouncer};
 pub use proxy::Proxy;
+pub use replays::everything;
 pub use world::{Database, Folder, Running, World, events_stream};
 
 /// How long anything may take on a busy machine.

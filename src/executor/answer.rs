@@ -1,0 +1,106 @@
+//! What is told to whoever delivered, until it is confirmed. Never decides what.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Acknowledger, Arrival, Executor, Step};
+use crate::outcome::Outcome;
+
+/// The pauses between two tries of an answer.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How often an answer to the server is tried before the server's own redelivery is left to work.
+const ANSWER_TRIES: u32 = 3;
+
+impl<S: Send + Sync + 'static> Executor<S> {
+    /// Answers, and counts what was confirmed of a replay.
+    pub(super) async fn answer(
+        &self,
+        arrival: &Arrival,
+        outcome: &Outcome,
+        acknowledger: &impl Acknowledger,
+        halt: &CancellationToken,
+    ) -> Step {
+        let step = self.answered(arrival, outcome, acknowledger, halt).await;
+        if let (Step::Over, Some(replay)) = (step, &arrival.replay) {
+            replay.ended(outcome);
+        }
+        step
+    }
+
+    /// Answers until it is confirmed. An ordered subscriber stays with it: its lane must not go on while the
+    /// server may deliver this event again. Another one leaves it to that delivery after a few tries.
+    pub(super) async fn answered(
+        &self,
+        arrival: &Arrival,
+        outcome: &Outcome,
+        acknowledger: &impl Acknowledger,
+        halt: &CancellationToken,
+    ) -> Step {
+        let mut pause = FIRST_PAUSE;
+        for tried in 1_u32.. {
+            let answered = match outcome {
+                Outcome::Ack | Outcome::Duplicate => acknowledger.ack().await,
+                Outcome::Retry(after) | Outcome::Postpone(after) => {
+                    acknowledger.retry(*after, &arrival.past).await
+                }
+                Outcome::Reject(letter) => acknowledger.dead_letter(letter).await,
+            };
+            let Err(error) = answered else {
+                self.tally.confirmed();
+                return Step::Over;
+            };
+            self.unconfirmed(arrival, outcome.as_str(), tried, &error);
+            let is_enough = tried >= ANSWER_TRIES && !self.subscriber.ordered;
+            if is_enough || waited(pause, halt).await.is_none() {
+                break;
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+        Step::Left
+    }
+
+    /// An ordered subscriber's next replica begins at the ack floor: it needs no sign.
+    pub(super) async fn hand_back(
+        &self,
+        arrival: &Arrival,
+        acknowledger: &impl Acknowledger,
+        halt: &CancellationToken,
+    ) -> Step {
+        tracing::info!(
+            subscriber = &*self.name,
+            sequence = arrival.sequence,
+            "the worker stops: the event is handed back"
+        );
+        if self.subscriber.ordered {
+            return Step::Left;
+        }
+        self.give_back(arrival, Duration::ZERO, acknowledger, halt)
+            .await
+    }
+
+    pub(super) async fn give_back(
+        &self,
+        arrival: &Arrival,
+        after: Duration,
+        acknowledger: &impl Acknowledger,
+        halt: &CancellationToken,
+    ) -> Step {
+        for tried in 1..=ANSWER_TRIES {
+            let Err(error) = acknowledger.hand_back(after).await else {
+                break;
+            };
+            self.unconfirmed(arrival, "hand back", tried, &error);
+            if waited(FIRST_PAUSE, halt).await.is_none() {
+                break;
+            }
+        }
+        Step::Left
+    }
+}
+
+/// Waits; `None` when the worker halts first.
+async fn waited(pause: Duration, halt: &CancellationToken) -> Option<()> {
+    halt.run_until_cancelled(tokio::time::sleep(pause)).await
+}

@@ -1,0 +1,100 @@
+//! What is special about an event that is replayed. Never decides what is replayed.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Acknowledger, Arrival, Executor, Step};
+use crate::{
+    breaker::Permit,
+    failure::{Failure, Verdict},
+    handler::panicked,
+    outcome::{Handled, Outcome},
+    replaying::Count,
+};
+
+/// What would become of an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Rehearsed {
+    /// A handler would be called.
+    Call,
+    /// Its handler does not want replays.
+    Skip,
+    /// It would be a dead letter.
+    Undecodable(String),
+}
+
+impl<S: Send + Sync + 'static> Executor<S> {
+    /// Answers what of a replay no handler is called for: because it is over, or the handler does not want it.
+    /// `None` for everything else.
+    pub(super) async fn without_a_call(
+        &self,
+        arrival: &Arrival,
+        acknowledger: &impl Acknowledger,
+        halt: &CancellationToken,
+        permit: Permit,
+    ) -> Option<Step> {
+        let replay = arrival.replay.as_ref()?;
+        let is_skipped = || {
+            let envelope = arrival.envelope.as_ref().ok()?;
+            Some(self.subscriber.route(envelope, Some(replay))?.skips_replays)
+        };
+        if replay.is_void() {
+            self.pass(arrival, permit);
+            return Some(match acknowledger.ack().await {
+                Ok(()) => Step::Over,
+                Err(_) => Step::Left,
+            });
+        }
+        if !is_skipped().unwrap_or(false) {
+            return None;
+        }
+        self.pass(arrival, permit);
+        acknowledger.decided(&Outcome::Ack, None);
+        let step = self
+            .answered(arrival, &Outcome::Ack, acknowledger, halt)
+            .await;
+        if step == Step::Over {
+            replay.course.add(Count::Skipped, 1);
+        }
+        Some(step)
+    }
+
+    /// Whether it is the replay that cannot go on, and not the event: its own time is out of the inbox's reach.
+    pub(super) fn fails_replay(
+        &self,
+        arrival: &Arrival,
+        result: &Result<Handled, Failure>,
+    ) -> bool {
+        let (Some(replay), Err(failure)) = (&arrival.replay, result) else {
+            return false;
+        };
+        let is_old = !replay.is_retry && failure.verdict == Verdict::OutsideInbox;
+        if is_old {
+            let why = "it is too old: the inbox remembers what it has handled for 13 days; start another one";
+            replay.course.fail(why.to_owned());
+        }
+        is_old
+    }
+
+    /// Routes and decodes an event, and calls nothing.
+    pub(crate) fn rehearse(&self, arrival: &Arrival) -> Rehearsed {
+        let envelope = match &arrival.envelope {
+            Ok(envelope) => envelope,
+            Err(error) => return Rehearsed::Undecodable(error.to_string()),
+        };
+        let Some(route) = self.subscriber.route(envelope, arrival.replay.as_deref()) else {
+            return Rehearsed::Undecodable(self.no_handler(envelope));
+        };
+        if route.skips_replays {
+            return Rehearsed::Skip;
+        }
+        // Decoding is the user's, and may panic.
+        let decoding = catch_unwind(AssertUnwindSafe(|| route.handler.decodes(envelope)));
+        match decoding {
+            Ok(Ok(())) => Rehearsed::Call,
+            Ok(Err(error)) => Rehearsed::Undecodable(error.to_string()),
+            Err(panic) => Rehearsed::Undecodable(panicked(&*panic).to_string()),
+        }
+    }
+}

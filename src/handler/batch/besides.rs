@@ -1,0 +1,66 @@
+//! What a handler of batches knows besides the events. It owns nothing that outlives the batch.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::replaying::ReplayId;
+
+/// What a handler of batches gets besides the events.
+pub struct BatchContext<S> {
+    pub(super) state: Arc<S>,
+    pub(super) subscriber: Arc<str>,
+    pub(super) replay: Option<ReplayId>,
+    pub(super) cancelled: CancellationToken,
+}
+
+impl<S> BatchContext<S> {
+    /// The state that the worker was made with.
+    #[must_use]
+    pub fn state(&self) -> &S {
+        &self.state
+    }
+
+    /// The subscriber's durable name.
+    #[must_use]
+    pub fn subscriber(&self) -> &str {
+        &self.subscriber
+    }
+
+    /// Whether the events are handled again on purpose, as part of a replay: all of a batch, or none.
+    #[must_use]
+    pub fn is_replay(&self) -> bool {
+        self.replay.is_some()
+    }
+
+    /// The replay that they are part of, if they are.
+    #[must_use]
+    pub fn replay_id(&self) -> Option<ReplayId> {
+        self.replay
+    }
+
+    /// Cancelled when the handler should stop: its time is over, or the drain's deadline has passed.
+    #[must_use]
+    pub fn cancelled(&self) -> &CancellationToken {
+        &self.cancelled
+    }
+}
+
+impl<S> Clone for BatchContext<S> {
+    fn clone(&self) -> Self {
+        Self {
+            state: Arc::clone(&self.state),
+            subscriber: Arc::clone(&self.subscriber),
+            replay: self.replay,
+            cancelled: self.cancelled.clone(),
+        }
+    }
+}
+
+impl<S> std::fmt::Debug for BatchContext<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BatchContext")
+            .field("subscriber", &self.subscriber)
+            .finish_non_exhaustive()
+    }
+}

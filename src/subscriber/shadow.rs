@@ -1,0 +1,102 @@
+//! What a subscriber does with the events of a replay: which handlers are called. Never calls one.
+
+use std::collections::BTreeMap;
+
+use super::{EventSubscriber, Route, SubscriberError, is_name};
+use crate::replaying::Replaying;
+
+/// Handlers that only a replay calls, instead of the others.
+pub(super) struct Shadow<S> {
+    name: String,
+    routes: Vec<Route<S>>,
+    /// Nobody would call them.
+    has_shadows: bool,
+}
+
+impl<S: Send + Sync + 'static> EventSubscriber<S> {
+    /// The handler that was added last is not called with the events of a [replay](crate::Replays): they are
+    /// acknowledged, and counted as skipped. For an effect that must not happen again, such as a mail.
+    #[must_use]
+    pub fn skip_on_replay(mut self) -> Self {
+        if let Some(last) = self.routes.last_mut() {
+            last.skips_replays = true;
+        }
+        self
+    }
+
+    /// Adds handlers that only a replay with this shadow calls, instead of all others: to try a new version of a
+    /// handler with the events of last week, or to fill a new table. Of the subscriber that `handlers` gives back
+    /// only the handlers count; everything else is as this subscriber has it.
+    ///
+    /// ```
+    /// # use serde::{Deserialize, Serialize};
+    /// # use tidings::{Context, Event, EventSubscriber, Failure};
+    /// # #[derive(Serialize, Deserialize, Event)]
+    /// # #[event(name = "user.created", version = 1, key = id)]
+    /// # struct UserCreated { id: u32 }
+    /// async fn count(_: UserCreated, _: Context<()>) -> Result<(), Failure> {
+    ///     Ok(())
+    /// }
+    ///
+    /// async fn count_anew(_: UserCreated, _: Context<()>) -> Result<(), Failure> {
+    ///     Ok(())
+    /// }
+    ///
+    /// let subscriber = EventSubscriber::durable("statistics")
+    ///     .on(count)
+    ///     .shadow("v2", |shadow| shadow.on(count_anew));
+    /// ```
+    #[must_use]
+    pub fn shadow(mut self, name: impl Into<String>, handlers: impl FnOnce(Self) -> Self) -> Self {
+        let shadow = handlers(Self::durable(self.durable.clone()));
+        self.shadows.push(Shadow {
+            name: name.into(),
+            routes: shadow.routes,
+            has_shadows: !shadow.shadows.is_empty(),
+        });
+        self
+    }
+
+    /// Its shadows, and the names of the events that each handles.
+    pub(crate) fn shadows(&self) -> BTreeMap<String, Vec<String>> {
+        let shadows = self.shadows.iter().map(|shadow| {
+            let names = shadow.routes.iter().map(|route| route.name.to_owned());
+            let mut names: Vec<_> = names.collect();
+            names.sort_unstable();
+            names.dedup();
+            (shadow.name.clone(), names)
+        });
+        shadows.collect()
+    }
+
+    /// The handlers that are called.
+    pub(super) fn routes_of(&self, replay: Option<&Replaying>) -> &[Route<S>] {
+        let Some(wanted) = replay.and_then(|replay| replay.mark.shadow.as_ref()) else {
+            return &self.routes;
+        };
+        let shadow = self.shadows.iter().find(|shadow| shadow.name == *wanted);
+        shadow.map_or(&[], |shadow| &shadow.routes)
+    }
+
+    /// All handlers, those of its shadows too.
+    pub(super) fn all_routes(&self) -> impl Iterator<Item = &Route<S>> {
+        let shadows = self.shadows.iter().flat_map(|shadow| &shadow.routes);
+        self.routes.iter().chain(shadows)
+    }
+
+    pub(super) fn check_shadows(&self) -> Result<(), SubscriberError> {
+        for (at, shadow) in self.shadows.iter().enumerate() {
+            let same = |other: &Shadow<S>| other.name == shadow.name;
+            let is_taken = self.shadows[..at].iter().any(same);
+            let is_named = is_name(&shadow.name);
+            if !is_named || is_taken || shadow.routes.is_empty() || shadow.has_shadows {
+                return Err(SubscriberError::Shadow {
+                    subscriber: self.durable.clone(),
+                    shadow: shadow.name.clone(),
+                });
+            }
+            self.unique(&shadow.routes)?;
+        }
+        Ok(())
+    }
+}

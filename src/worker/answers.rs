@@ -1,0 +1,39 @@
+//! What is told to the server about deliveries besides what became of them. Never decides it.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::future::join_all;
+
+use super::hands::Hands;
+use crate::{bus::Delivery, executor::Acknowledger};
+
+/// The pause before an answer that was not confirmed is given again.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// What waits or runs is in hand; without a sign the server would give it to somebody else.
+pub(super) async fn tell_progress(subscriber: &str, hands: &Hands, age: Duration) {
+    for delivery in hands.older_than(age) {
+        if let Err(error) = delivery.progress().await {
+            tracing::warn!(subscriber, %error, "progress could not be told");
+            return;
+        }
+    }
+}
+
+/// Acknowledges what was handled before, until it is confirmed: until then it may come again, and must be known.
+pub(super) async fn acknowledge_again(delivery: Arc<Delivery>, hands: Arc<Hands>, sequence: u64) {
+    while let Err(error) = delivery.ack().await {
+        tracing::warn!(sequence, %error, "an event that was handled already is not acknowledged");
+        tokio::time::sleep(PAUSE).await;
+    }
+    hands.release(sequence);
+}
+
+/// Leaves deliveries to other replicas.
+pub(super) async fn hand_back(subscriber: &str, deliveries: impl Iterator<Item = Arc<Delivery>>) {
+    let answers =
+        deliveries.map(|delivery| async move { delivery.hand_back(Duration::ZERO).await });
+    for error in join_all(answers).await.into_iter().filter_map(Result::err) {
+        tracing::warn!(subscriber, %error, "an event could not be handed back");
+    }
+}

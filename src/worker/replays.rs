@@ -1,0 +1,312 @@
+//! The replays of one subscriber: finds those that there are, and has each run that this replica may run. Never
+//! handles an event: what is replayed goes to the runner, beside the live events.
+
+mod courses;
+mod feed;
+mod work;
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use chrono::{TimeDelta, Utc};
+use futures::StreamExt;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    lease::{Handled, Lease},
+    source::Item,
+};
+use crate::{
+    bus::{Bus, BusError},
+    executor::Executor,
+    job::{Replay, ReplayState},
+    replaying::ReplayId,
+    subscriber::EventSubscriber,
+};
+pub(super) use courses::Courses;
+use work::Work;
+
+/// How often it is looked for replays when nothing is heard of one.
+const LOOK: Duration = Duration::from_secs(5);
+/// How soon, and how often, it is looked when something is: it is heard of before it is stored.
+const SOON: Duration = Duration::from_millis(100);
+const TIMES: u32 = 3;
+/// How often all are looked at again, should the bucket be another one.
+const ALL: Duration = Duration::from_secs(600);
+/// What was over for longer has left nothing behind.
+const LATELY: TimeDelta = TimeDelta::hours(1);
+/// How long a replay that cannot begin is left alone.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// What replays are run with.
+pub(super) struct Desk<S> {
+    pub(super) bus: Bus,
+    pub(super) name: Arc<str>,
+    pub(super) subscriber: Arc<EventSubscriber<S>>,
+    pub(super) executor: Arc<Executor<S>>,
+    pub(super) courses: Arc<Courses>,
+    /// The runner waits until nobody can send to it any more, and replays wait for what it has of them.
+    pub(super) runner: mpsc::WeakSender<Item>,
+    /// What the replica before has handled above the ack floors; only in order.
+    pub(super) before: Handled,
+    pub(super) unclean: u32,
+    pub(super) at_once: usize,
+    /// Nothing more is begun.
+    pub(super) stop: CancellationToken,
+    /// The runner has nothing in hand any more.
+    pub(super) ended: CancellationToken,
+}
+
+/// What working at a replay came to.
+enum Worked {
+    /// It is over.
+    Over,
+    /// It may go on, here or elsewhere; this was handled above the ack floors.
+    For(Handled),
+}
+
+/// The replays that there are.
+pub(super) struct Replays<S> {
+    desk: Arc<Desk<S>>,
+    /// Everything up to this revision of the bucket is known.
+    revision: u64,
+    all_at: Instant,
+    /// Those that are not over, and whoever runs each.
+    open: HashMap<ReplayId, watch::Sender<Replay>>,
+    /// Those that are over and were seen to it.
+    over: HashSet<ReplayId>,
+    running: JoinSet<Handled>,
+    handled: Handled,
+    is_known_to_fail: bool,
+}
+
+impl<S: Send + Sync + 'static> Replays<S> {
+    /// Runs until it is told to stop and the runner has nothing in hand any more. Gives what was handled above the
+    /// ack floors.
+    pub(super) async fn run(desk: Desk<S>, runner: mpsc::Sender<Item>) -> Handled {
+        let desk = Arc::new(desk);
+        let stop = desk.stop.clone();
+        let mut replays = Self {
+            desk,
+            revision: 0,
+            all_at: Instant::now(),
+            open: HashMap::new(),
+            over: HashSet::new(),
+            running: JoinSet::new(),
+            handled: Handled::new(),
+            is_known_to_fail: false,
+        };
+        stop.run_until_cancelled(replays.watch()).await;
+        drop(runner);
+        while let Some(ended) = replays.running.join_next().await {
+            replays.note_end(ended);
+        }
+        replays.handled
+    }
+
+    async fn watch(&mut self) {
+        let keys = format!("$KV.TIDINGS.replay.{}.*", self.desk.name);
+        let heard = self.desk.bus.questions(&keys).await;
+        let mut heard = match heard {
+            Ok(heard) => heard.map(drop).boxed(),
+            Err(error) => {
+                tracing::debug!(%error, "replays are not heard of, and looked for");
+                futures::stream::pending().boxed()
+            }
+        };
+        let mut soon = 0;
+        loop {
+            if let Err(error) = self.look().await {
+                self.cannot_look(&error);
+            } else {
+                self.is_known_to_fail = false;
+            }
+            let pause = if soon > 0 { SOON } else { LOOK };
+            tokio::select! {
+                Some(()) = heard.next() => soon = TIMES,
+                Some(ended) = self.running.join_next() => self.note_end(ended),
+                () = tokio::time::sleep(pause) => soon = soon.saturating_sub(1),
+            }
+        }
+    }
+
+    fn cannot_look(&mut self, error: &BusError) {
+        let subscriber = &*self.desk.name;
+        match std::mem::replace(&mut self.is_known_to_fail, true) {
+            false => tracing::warn!(subscriber, %error, "it is not known if there are replays"),
+            true => {
+                tracing::debug!(subscriber, %error, "it is still not known if there are replays")
+            }
+        }
+    }
+
+    /// Reads what was written since.
+    async fn look(&mut self) -> Result<(), BusError> {
+        if self.all_at.elapsed() > ALL {
+            self.all_at = Instant::now();
+            self.revision = 0;
+        }
+        let bus = self.desk.bus.clone();
+        let name = Arc::clone(&self.desk.name);
+        while let Some(entry) = bus.next_replay(Some(&name), self.revision).await? {
+            self.revision = entry.revision;
+            if let Some(replay) = entry.value {
+                self.note(replay).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn note(&mut self, replay: Replay) -> Result<(), BusError> {
+        let id = replay.id;
+        if replay.state == ReplayState::Cancelled {
+            self.desk.courses.of(id).cancel();
+        }
+        if replay.state.is_final() {
+            let was_open = self.open.remove(&id);
+            let is_run = was_open.is_some_and(|open| open.send(replay.clone()).is_ok());
+            // Whoever ran it may have died before this.
+            let is_new = self.over.insert(id);
+            if is_new && !is_run && Utc::now() - replay.state_at < LATELY {
+                self.desk.clean_up(&replay).await?;
+            }
+            return Ok(());
+        }
+        if let Some(open) = self.open.get(&id) {
+            open.send_replace(replay);
+            return Ok(());
+        }
+        let shadow = replay.request.shadow.as_ref();
+        if shadow.is_some_and(|shadow| !self.desk.subscriber.shadows().contains_key(shadow)) {
+            tracing::info!(
+                subscriber = &*self.desk.name,
+                replay = %id,
+                shadow,
+                "a replay wants a shadow that this replica does not have: it is left to another one"
+            );
+            return Ok(());
+        }
+        let (open, entry) = watch::channel(replay);
+        self.open.insert(id, open);
+        let desk = Arc::clone(&self.desk);
+        self.running.spawn(desk.see_to(entry));
+        Ok(())
+    }
+
+    fn note_end(&mut self, ended: Result<Handled, tokio::task::JoinError>) {
+        match ended {
+            Ok(handled) => self.handled.extend(handled),
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => {}
+        }
+    }
+}
+
+impl<S: Send + Sync + 'static> Desk<S> {
+    /// Runs a replay whenever it may run here, until it is over or the worker stops.
+    async fn see_to(self: Arc<Self>, mut entry: watch::Receiver<Replay>) -> Handled {
+        let mut handled = Handled::new();
+        while !self.stop.is_cancelled() {
+            let replay = entry.borrow_and_update().clone();
+            if replay.state.is_final() {
+                if let Err(error) = self.clean_up(&replay).await {
+                    tracing::warn!(replay = %replay.id, %error, "a replay that is over is not cleaned up");
+                }
+                break;
+            }
+            if replay.state != ReplayState::Running {
+                let changed = self.stop.run_until_cancelled(entry.changed());
+                match changed.await {
+                    Some(Ok(())) => continue,
+                    _ => break,
+                }
+            }
+            let worked = match self.subscriber.ordered {
+                true => {
+                    self.work(replay, &mut entry, &CancellationToken::new())
+                        .await
+                }
+                false => self.work_alone(replay, &mut entry).await,
+            };
+            match worked {
+                Ok(Worked::Over) => break,
+                Ok(Worked::For(now)) => handled.extend(now),
+                Err(error) => {
+                    let (subscriber, id) = (&*self.name, entry.borrow().id);
+                    tracing::error!(subscriber, replay = %id, %error, "the replay cannot go on now");
+                    self.stop
+                        .run_until_cancelled(tokio::time::sleep(PAUSE))
+                        .await;
+                }
+            }
+        }
+        handled
+    }
+
+    /// Works as long as this replica has the lease of the replay.
+    async fn work_alone(
+        &self,
+        replay: Replay,
+        entry: &mut watch::Receiver<Replay>,
+    ) -> Result<Worked, BusError> {
+        let lease = Lease::of_replay(&self.bus, &self.name, replay.id);
+        let tenure = tokio::select! {
+            tenure = lease.acquire(&self.stop) => tenure,
+            _ = entry.changed() => None,
+        };
+        let Some(mut tenure) = tenure else {
+            return Ok(Worked::For(Handled::new()));
+        };
+        let lost = CancellationToken::new();
+        let mut working = std::pin::pin!(self.work(replay, entry, &lost));
+        let worked = tokio::select! {
+            worked = &mut working => worked,
+            () = lease.hold(&mut tenure) => {
+                lost.cancel();
+                return working.await;
+            }
+        };
+        lease.release(&tenure, Handled::new()).await;
+        if let Ok(Worked::Over) = worked {
+            lease.forget().await;
+        }
+        worked
+    }
+
+    async fn work(
+        &self,
+        replay: Replay,
+        entry: &mut watch::Receiver<Replay>,
+        lost: &CancellationToken,
+    ) -> Result<Worked, BusError> {
+        // Who had the lease before may have ended it.
+        let Some(now) = self.bus.replay(replay.id).await? else {
+            return Ok(Worked::For(Handled::new()));
+        };
+        if now.value.state != ReplayState::Running {
+            // What is written will be heard of.
+            self.stop
+                .run_until_cancelled(tokio::time::sleep(SOON))
+                .await;
+            return Ok(Worked::For(Handled::new()));
+        }
+        Work::new(self, replay).await?.run(entry, lost).await
+    }
+
+    /// Deletes what a replay that is over has at the server.
+    async fn clean_up(&self, replay: &Replay) -> Result<(), BusError> {
+        let consumer = replay.consumer();
+        for range in &replay.ranges {
+            self.bus.delete_consumer(&range.stream, &consumer).await?;
+        }
+        Ok(())
+    }
+}

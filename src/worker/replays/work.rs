@@ -1,0 +1,429 @@
+//! One replay at work in this replica: its consumers and sources, how far it has come, and its end. Never decides
+//! which event is replayed, and never handles one.
+
+mod progress;
+
+use std::{collections::BTreeMap, pin::pin, sync::Arc, time::Duration};
+
+use chrono::Utc;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior},
+};
+use tokio_util::sync::CancellationToken;
+
+use progress::counts;
+
+use super::{
+    Desk, Worked,
+    feed::{Feed, Found, Outlet},
+};
+use crate::{
+    bus::{BusError, ConsumerSpec, Start},
+    executor::PROGRESS,
+    job::{Replay, ReplayProgress, ReplayRange, ReplayState},
+    replaying::{Course, Mark, Replaying},
+    subscriber::MAX_CONCURRENCY,
+    worker::{
+        answers::tell_progress,
+        hands::Hands,
+        lease::Handled,
+        source::{self, Source},
+    },
+};
+
+/// How often it is looked if the end is reached, once nothing is in hand.
+const LOOK: Duration = Duration::from_millis(200);
+/// How often otherwise, and how often progress is written.
+const SELDOM: Duration = Duration::from_secs(1);
+/// How often it is looked if what is in hand has ended.
+const SETTLE: Duration = Duration::from_millis(20);
+/// How many events are taken in ahead of those that run, without a rate or an order to keep.
+const AHEAD: usize = 256;
+/// And when none runs.
+const AHEAD_IN_REHEARSAL: usize = 1_024;
+
+/// Why a replay stops here.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    Done,
+    Failed(String),
+    Cancelled,
+    Paused,
+    /// Its consumer was taken elsewhere: it begins anew there.
+    Again,
+    /// The worker stops.
+    Stopped,
+    /// Another replica may work at it.
+    Lost,
+}
+
+pub(super) struct Work<'a, S> {
+    desk: &'a Desk<S>,
+    replay: Replay,
+    replaying: Arc<Replaying>,
+    progress: ReplayProgress,
+    /// The revision of the progress.
+    revision: u64,
+    written_at: Instant,
+    is_written: bool,
+    parts: Vec<Part>,
+    sources: JoinSet<(String, Arc<Hands>)>,
+    feed: JoinSet<()>,
+    feeding: CancellationToken,
+    found: Arc<Found>,
+}
+
+/// The part of one stream.
+struct Part {
+    range: ReplayRange,
+    hands: Arc<Hands>,
+    pulling: CancellationToken,
+    looked_at: Instant,
+    is_over: bool,
+}
+
+impl<'a, S: Send + Sync + 'static> Work<'a, S> {
+    /// Goes on where the replica before has written that it was.
+    pub(super) async fn new(desk: &'a Desk<S>, replay: Replay) -> Result<Self, BusError> {
+        let entry = desk.bus.replay_progress(&replay).await?;
+        let revision = entry.as_ref().map_or(0, |entry| entry.revision);
+        let mut progress = entry.map(|entry| entry.value).unwrap_or_default();
+        progress.began_at.get_or_insert_with(Utc::now);
+        let found = Arc::new(Found::default());
+        *found.rehearsal() = progress.rehearsal.clone().unwrap_or_default();
+        let course = desk.courses.of(replay.id);
+        for (what, count) in counts(&mut progress) {
+            course.set(what, *count);
+        }
+        let mark = Mark {
+            id: replay.id,
+            shadow: replay.request.shadow.clone(),
+            follow_ups: replay.request.follow_ups,
+        };
+        Ok(Self {
+            desk,
+            replaying: Arc::new(Replaying {
+                is_retry: false,
+                course,
+                ..mark.retried(&desk.name)
+            }),
+            replay,
+            progress,
+            revision,
+            written_at: Instant::now(),
+            is_written: revision > 0,
+            parts: Vec::new(),
+            sources: JoinSet::new(),
+            feed: JoinSet::new(),
+            feeding: CancellationToken::new(),
+            found,
+        })
+    }
+
+    /// Runs until it is over, paused, or told to stop.
+    pub(super) async fn run(
+        mut self,
+        entry: &mut watch::Receiver<Replay>,
+        lost: &CancellationToken,
+    ) -> Result<Worked, BusError> {
+        tracing::info!(
+            subscriber = &*self.desk.name,
+            replay = %self.replay.id,
+            over = self.progress.over(),
+            "the replay runs"
+        );
+        let end = match self.open().await? {
+            Some(why) => End::Failed(why),
+            None => self.watch(entry, lost).await,
+        };
+        if matches!(end, End::Cancelled) {
+            self.replaying.course.cancel();
+        }
+        let handled = self.settle(&end, entry, lost).await;
+        self.conclude(end, handled).await
+    }
+
+    /// Begins to pull; says why if that can never be.
+    async fn open(&mut self) -> Result<Option<String>, BusError> {
+        let (to, from) = mpsc::channel(MAX_CONCURRENCY);
+        let to = source::Outlet {
+            to,
+            courses: Arc::clone(&self.desk.courses),
+        };
+        let mut sources = Vec::new();
+        for range in self.replay.ranges.clone() {
+            if let Some(why) = self.is_another(&range).await? {
+                return Ok(Some(why));
+            }
+            let floor = self.progress.floor(&range.stream);
+            if floor >= range.last {
+                continue;
+            }
+            let consumer = ConsumerSpec {
+                stream: range.stream.clone(),
+                durable: self.replay.consumer(),
+                subjects: range.names.clone(),
+            };
+            let start = Start::Sequence(range.first.max(floor + 1));
+            self.desk.bus.restore_consumer(&consumer, start).await?;
+            let opening = Source::open(
+                &self.desk.bus,
+                &self.desk.name,
+                consumer,
+                self.hands(),
+                to.clone(),
+            );
+            let mut source = opening.await?.of_replay(&self.replaying);
+            if !source.is_of(&range.incarnation) {
+                return Ok(Some(another(&range)));
+            }
+            if self.desk.subscriber.ordered {
+                source = source.ordered(&self.desk.before, self.desk.unclean).await?;
+            }
+            self.parts.push(Part {
+                hands: Arc::clone(source.hands()),
+                pulling: CancellationToken::new(),
+                looked_at: Instant::now(),
+                is_over: false,
+                range,
+            });
+            sources.push(source);
+        }
+        let Some(outlet) = self.outlet() else {
+            return Ok(None);
+        };
+        let feed = Feed::new(
+            &self.replay,
+            self.desk.subscriber.ordered,
+            Arc::clone(self.course()),
+            outlet,
+            Arc::clone(&self.found),
+        );
+        self.feed.spawn(feed.run(from, self.feeding.clone()));
+        for (part, source) in self.parts.iter().zip(sources) {
+            let halted = CancellationToken::new();
+            self.sources.spawn(source.run(part.pulling.clone(), halted));
+        }
+        Ok(None)
+    }
+
+    /// Where its events go; nowhere when the runner has ended.
+    fn outlet(&self) -> Option<Outlet<S>> {
+        match self.replay.request.rehearse {
+            true => Some(Outlet::Report(Arc::clone(&self.desk.executor))),
+            false => self.desk.runner.upgrade().map(Outlet::Runner),
+        }
+    }
+
+    fn hands(&self) -> Hands {
+        let (subscriber, at_once) = (&self.desk.subscriber, self.desk.at_once);
+        let request = &self.replay.request;
+        let capacity = match () {
+            () if request.rehearse => AHEAD_IN_REHEARSAL,
+            // What is taken in ahead waits, and is told to be in hand all the while.
+            () if request.rate.is_some() => at_once,
+            () => at_once.max(AHEAD),
+        };
+        let memory = subscriber.memory / self.replay.ranges.len().max(1);
+        let flow = Arc::clone(self.desk.executor.flow());
+        Hands::new(capacity.min(MAX_CONCURRENCY), memory, flow)
+    }
+
+    fn course(&self) -> &Arc<Course> {
+        &self.replaying.course
+    }
+
+    /// Why a range means nothing any more, if so.
+    async fn is_another(&self, range: &ReplayRange) -> Result<Option<String>, BusError> {
+        let created = self.desk.bus.stream_created(&range.stream).await?;
+        Ok((created.as_ref() != Some(&range.incarnation)).then(|| another(range)))
+    }
+
+    /// Looks after it until something ends it.
+    async fn watch(
+        &mut self,
+        entry: &mut watch::Receiver<Replay>,
+        lost: &CancellationToken,
+    ) -> End {
+        let mut looks = tokio::time::interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let course = Arc::clone(self.course());
+        let mut failure = pin!(course.failure());
+        loop {
+            tokio::select! {
+                biased;
+                () = lost.cancelled() => return End::Lost,
+                () = self.desk.stop.cancelled() => return End::Stopped,
+                why = &mut failure => return End::Failed(why),
+                changed = entry.changed() => {
+                    if let Some(end) = end_of(changed.is_ok(), entry) {
+                        return end;
+                    }
+                }
+                _ = looks.tick() => {
+                    if let Some(end) = self.look().await {
+                        return end;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Looks how far it is.
+    async fn look(&mut self) -> Option<End> {
+        let is_beyond = self.found.is_beyond();
+        let consumer = self.replay.consumer();
+        for at in 0..self.parts.len() {
+            let part = &self.parts[at];
+            let is_idle = part.hands.held().0 == 0;
+            if part.pulling.is_cancelled() && !part.is_over {
+                return Some(End::Again);
+            }
+            if part.is_over || !is_idle && !is_beyond && part.looked_at.elapsed() < SELDOM {
+                continue;
+            }
+            let standing = self.desk.bus.standing(&part.range.stream, &consumer).await;
+            let standing = match standing {
+                Ok(Some(standing)) => standing,
+                Ok(None) => match self.is_another(&part.range).await {
+                    Ok(Some(why)) => return Some(End::Failed(why)),
+                    // Its source makes it anew.
+                    _ => continue,
+                },
+                Err(error) => {
+                    tracing::debug!(replay = %self.replay.id, %error, "it is not known how far it is");
+                    continue;
+                }
+            };
+            let part = &mut self.parts[at];
+            part.looked_at = Instant::now();
+            let last = part.range.last;
+            let is_empty = standing.pending == 0 && standing.in_hand == 0 && is_idle;
+            part.is_over = standing.floor >= last || is_empty;
+            let floor = match part.is_over {
+                true => last,
+                false => standing.floor,
+            };
+            if part.is_over {
+                part.pulling.cancel();
+            }
+            let stream = part.range.stream.clone();
+            self.note_floor(stream, floor);
+        }
+        self.found.forget_beyond();
+        if self.written_at.elapsed() >= SELDOM {
+            self.write_progress().await;
+        }
+        let is_over = self.parts.iter().all(|part| part.is_over);
+        is_over.then_some(End::Done)
+    }
+
+    /// Ends the pulls, and waits until what is in hand has ended, where that is of use. Gives what was handled
+    /// above the ack floors.
+    async fn settle(
+        &mut self,
+        end: &End,
+        entry: &mut watch::Receiver<Replay>,
+        lost: &CancellationToken,
+    ) -> Handled {
+        self.feeding.cancel();
+        self.parts.iter().for_each(|part| part.pulling.cancel());
+        let mut hands: BTreeMap<String, Arc<Hands>> = BTreeMap::new();
+        while let Some(ended) = self.sources.join_next().await {
+            hands.extend(ended);
+        }
+        while self.feed.join_next().await.is_some() {}
+        self.found.forget_beyond();
+        if matches!(end, End::Paused | End::Again | End::Stopped) {
+            let mut progress = tokio::time::interval(PROGRESS / 2);
+            let mut looks = tokio::time::interval(SETTLE);
+            loop {
+                tokio::select! {
+                    () = lost.cancelled() => break,
+                    () = self.desk.ended.cancelled() => break,
+                    changed = entry.changed(), if *end != End::Stopped => {
+                        if matches!(end_of(changed.is_ok(), entry), Some(End::Cancelled)) {
+                            self.course().cancel();
+                        }
+                        if changed.is_err() {
+                            break;
+                        }
+                    }
+                    _ = progress.tick() => for hands in hands.values() {
+                        tell_progress(&self.desk.name, hands, PROGRESS / 4).await;
+                    },
+                    _ = looks.tick() => if hands.values().all(|hands| hands.held().0 == 0) {
+                        break;
+                    },
+                }
+            }
+        }
+        let handled = hands
+            .into_iter()
+            .map(|(place, hands)| (place, hands.handled()));
+        handled.collect()
+    }
+
+    /// Says what it came to, where everyone sees it.
+    async fn conclude(mut self, end: End, handled: Handled) -> Result<Worked, BusError> {
+        let (subscriber, id) = (&*self.desk.name, self.replay.id);
+        tracing::info!(subscriber, replay = %id, ?end, "the replay stops here");
+        if end == End::Lost {
+            return Ok(Worked::For(handled));
+        }
+        if matches!(end, End::Paused | End::Again | End::Stopped) {
+            self.note_floors().await;
+        }
+        self.write_progress().await;
+        let state = match end {
+            End::Done => (ReplayState::Done, None),
+            End::Failed(why) => (ReplayState::Failed, Some(why)),
+            End::Cancelled => (ReplayState::Cancelled, None),
+            End::Paused | End::Again | End::Stopped | End::Lost => return Ok(Worked::For(handled)),
+        };
+        self.write_state(state).await?;
+        self.replaying.course.end();
+        self.desk.clean_up(&self.replay).await?;
+        Ok(Worked::Over)
+    }
+
+    /// Writes the end, unless somebody else has.
+    async fn write_state(
+        &self,
+        (state, reason): (ReplayState, Option<String>),
+    ) -> Result<(), BusError> {
+        let bus = &self.desk.bus;
+        while let Some(entry) = bus.replay(self.replay.id).await? {
+            let mut replay = entry.value;
+            if replay.state.is_final() {
+                break;
+            }
+            replay.state = state;
+            replay.reason.clone_from(&reason);
+            replay.state_at = Utc::now();
+            if bus.write_replay(&replay, entry.revision).await?.is_some() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a change of its entry means for whoever runs it.
+fn end_of(is_there: bool, entry: &mut watch::Receiver<Replay>) -> Option<End> {
+    if !is_there {
+        return Some(End::Stopped);
+    }
+    match entry.borrow_and_update().state {
+        ReplayState::Running | ReplayState::Unknown => None,
+        ReplayState::Paused => Some(End::Paused),
+        ReplayState::Cancelled | ReplayState::Done | ReplayState::Failed => Some(End::Cancelled),
+    }
+}
+
+fn another(range: &ReplayRange) -> String {
+    let (stream, incarnation) = (&range.stream, &range.incarnation);
+    format!("the stream {stream} is gone, or is not the one that was created at {incarnation}")
+}

@@ -1,0 +1,98 @@
+//! How far a replay has come, written where everyone sees it, at most once a second. Never decides anything.
+
+use std::sync::Arc;
+
+use chrono::Utc;
+use tokio::time::Instant;
+
+use super::Work;
+use crate::{
+    bus::BusError,
+    job::{ReplayProgress, StreamProgress},
+    replaying::Count,
+};
+
+impl<S: Send + Sync + 'static> Work<'_, S> {
+    /// What has ended since it was looked last is over, too.
+    pub(super) async fn note_floors(&mut self) {
+        let consumer = self.replay.consumer();
+        let streams = self.parts.iter().map(|part| part.range.stream.clone());
+        for stream in streams.collect::<Vec<_>>() {
+            match self.desk.bus.standing(&stream, &consumer).await {
+                Ok(Some(standing)) => self.note_floor(stream, standing.floor),
+                Ok(None) => {}
+                Err(error) => tracing::debug!(stream, %error, "it is not known how far it is"),
+            }
+        }
+    }
+
+    pub(super) fn note_floor(&mut self, stream: String, floor: u64) {
+        let range = self
+            .replay
+            .ranges
+            .iter()
+            .find(|range| range.stream == stream);
+        // What is beyond the range is acknowledged, too.
+        let floor = range.map_or(floor, |range| floor.min(range.last));
+        let streams = &mut self.progress.streams;
+        match streams.iter_mut().find(|one| one.stream == stream) {
+            Some(one) if one.floor >= floor => return,
+            Some(one) => one.floor = floor,
+            None => streams.push(StreamProgress { stream, floor }),
+        }
+        self.is_written = false;
+    }
+
+    /// Writes what has changed. Should it not be written, the next time has it.
+    pub(super) async fn write_progress(&mut self) {
+        let mut progress = self.progress.clone();
+        let course = Arc::clone(self.course());
+        for (what, count) in counts(&mut progress) {
+            *count = course.count(what);
+        }
+        if self.replay.request.rehearse {
+            progress.rehearsal = Some(self.found.rehearsal().clone());
+        }
+        self.written_at = Instant::now();
+        if self.is_written && self.progress == progress {
+            return;
+        }
+        progress.at = Utc::now();
+        self.progress = progress;
+        self.is_written = match self.put_progress().await {
+            Ok(()) => true,
+            Err(error) => {
+                let (subscriber, id) = (&*self.desk.name, self.replay.id);
+                tracing::warn!(subscriber, replay = %id, %error, "the progress of the replay is not written");
+                false
+            }
+        };
+    }
+
+    async fn put_progress(&mut self) -> Result<(), BusError> {
+        let bus = &self.desk.bus;
+        loop {
+            let writing = bus.write_replay_progress(&self.replay, &self.progress, self.revision);
+            if let Some(revision) = writing.await? {
+                self.revision = revision;
+                return Ok(());
+            }
+            // Our own, if its answer was lost; nobody else writes while this replica has the lease.
+            let entry = bus.replay_progress(&self.replay).await?;
+            self.revision = entry.map_or(0, |entry| entry.revision);
+        }
+    }
+}
+
+/// What is counted, and where it stands in the progress.
+pub(super) fn counts(progress: &mut ReplayProgress) -> [(Count, &mut u64); 7] {
+    [
+        (Count::Filtered, &mut progress.filtered),
+        (Count::Skipped, &mut progress.skipped),
+        (Count::Handled, &mut progress.handled),
+        (Count::Duplicates, &mut progress.duplicates),
+        (Count::Retried, &mut progress.retried),
+        (Count::DeadLettered, &mut progress.dead_lettered),
+        (Count::Suppressed, &mut progress.suppressed),
+    ]
+}

@@ -1,0 +1,69 @@
+//! The end of a subscriber at work: what waits goes back, what runs ends. Never begins anything.
+
+use std::time::Duration;
+
+use tokio::{sync::mpsc, time::Instant};
+
+use super::{Finished, Run};
+use crate::{
+    executor::{PROGRESS, Step},
+    worker::{
+        answers::{hand_back, tell_progress},
+        source::Item,
+    },
+};
+
+impl<S: Send + Sync + 'static> Run<S> {
+    /// What waits goes back, what runs ends by itself or is halted. In order nothing goes back: whoever is
+    /// next begins at the ack floor.
+    pub(super) async fn drain(mut self, mut arriving: mpsc::Receiver<Item>) {
+        let mut back = self.lanes.abandon();
+        let gathered = self.gather.abandon().into_iter();
+        back.extend(gathered.map(|begun| begun.item));
+        back.extend(
+            std::mem::take(&mut self.resting)
+                .into_values()
+                .map(|(_, item)| item),
+        );
+        while let Some(item) = arriving.recv().await {
+            back.push(item);
+        }
+        if !self.ordered {
+            for item in &back {
+                item.hands.let_go(item.arrival.at);
+            }
+            hand_back(&self.name, back.into_iter().map(|item| item.delivery)).await;
+        }
+        // Not at once, and not once it is halted: a sign that comes behind what is handed back would keep it from
+        // others until the acknowledgement time is over.
+        let mut progress = tokio::time::interval_at(Instant::now() + PROGRESS, PROGRESS);
+        loop {
+            let finished = tokio::select! {
+                finished = self.crew.done() => finished,
+                _ = progress.tick(), if !self.halt.is_cancelled() => {
+                    for hands in &self.hands {
+                        tell_progress(&self.name, hands, Duration::ZERO).await;
+                    }
+                    continue;
+                }
+            };
+            let Some(finished) = finished else { return };
+            for finished in finished {
+                self.let_go(finished).await;
+            }
+        }
+    }
+
+    /// What has ended in a drain.
+    async fn let_go(&self, finished: Finished) {
+        let Finished { item, step, .. } = finished;
+        match step {
+            Step::Over => item.hands.release(item.arrival.at),
+            Step::Again(_) if !self.ordered => {
+                hand_back(&self.name, std::iter::once(item.delivery)).await;
+            }
+            // In order it stays in hand until the next one begins at the ack floor.
+            Step::Left | Step::Again(_) => {}
+        }
+    }
+}

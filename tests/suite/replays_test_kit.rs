@@ -1,0 +1,130 @@
+//! The test kit: what is delivered as part of a replay.
+
+use tidings::{
+    Context, Envelope, EventSubscriber, Failure, InboxTransaction, Outcome, SubscriberError,
+    testing::{TestContext, TestWorker},
+};
+
+use crate::{
+    both,
+    support::{Counted, Database, Noted, User, World},
+};
+
+both!(a_replay_handles_again_and_once);
+
+async fn count<DB: Database>(
+    user: User,
+    mut tx: InboxTransaction<DB>,
+    cx: Context<Noted>,
+) -> Result<(), Failure> {
+    let count = DB::count_up(&mut tx, &user.id).await?;
+    let key = user.id.clone();
+    tx.publish(&Counted { key, count })?;
+    cx.state().note(format!("{count} {}", cx.is_replay()));
+    Ok(())
+}
+
+async fn a_replay_handles_again_and_once<DB: Database>(world: World<DB>) {
+    let subscriber = EventSubscriber::durable("counter").on_once(&world.outbox, count::<DB>);
+    let noted = Noted::default();
+    let mut worker = TestWorker::new(subscriber, noted.clone());
+    let event = Envelope::of(&User::new("ada")).unwrap();
+    let mut outcomes = Vec::new();
+    for part in 0..4 {
+        match part {
+            1 => drop(worker.as_replay()),
+            2 => drop(worker.as_replay_with_follow_ups()),
+            3 => worker.as_live(),
+            _ => {}
+        }
+        for _ in 0..2 {
+            outcomes.extend(worker.deliver(event.clone()).await.outcome);
+        }
+        if part == 1 {
+            assert_eq!(worker.suppressed(), 1);
+        }
+    }
+    let (once, again) = (Outcome::Ack, Outcome::Duplicate);
+    let each = [&once, &again, &once, &again, &once, &again, &again, &again];
+    assert_eq!(Vec::from_iter(&outcomes), each);
+    assert_eq!(noted.all(), ["1 false", "2 true", "3 true"]);
+    let counts: Vec<i64> = worker
+        .published::<Counted>()
+        .await
+        .iter()
+        .map(|it| it.count)
+        .collect();
+    assert_eq!(counts, [1, 3]);
+}
+
+async fn note(user: User, cx: Context<Noted>) -> Result<(), Failure> {
+    cx.state().note(user.id);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_shadow_and_a_skip_are_the_real_ones() {
+    async fn shadow(user: User, cx: Context<Noted>) -> Result<(), Failure> {
+        cx.state().note(format!("shadow of {}", user.id));
+        Ok(())
+    }
+    let subscriber = EventSubscriber::durable("s")
+        .on(note)
+        .skip_on_replay()
+        .shadow("v2", |handlers| handlers.on(shadow));
+    let noted = Noted::default();
+    let mut worker = TestWorker::new(subscriber, noted.clone());
+    worker.as_replay();
+    let skipped = worker.deliver(&User::new("a")).await;
+    assert_eq!((skipped.outcome, noted.len()), (Some(Outcome::Ack), 0));
+    let id = worker.as_shadow("v2");
+    worker.deliver(&User::new("b")).await;
+    worker.as_live();
+    worker.deliver(&User::new("c")).await;
+    assert_eq!(noted.all(), ["shadow of b", "c"]);
+    let cx = TestContext::new(()).as_replay().build();
+    assert!(cx.replay_id().is_some_and(|other| other != id));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shadow_that_nobody_could_call_is_refused() {
+    let world = World::<sqlx::Sqlite>::start().await;
+    let of = |name: &str| {
+        EventSubscriber::durable("s")
+            .on(note)
+            .shadow(name, |s| s.on(note))
+    };
+    let refused = [
+        of(""),
+        of("V 2"),
+        of("v2").shadow("v2", |s| s.on(note)),
+        of("v2").shadow("v3", |s| s),
+        of("v2").shadow("v3", |s| s.on(note).shadow("v4", |s| s.on(note))),
+    ];
+    for subscriber in refused {
+        let worker = tidings::Worker::new(world.bus.clone(), Noted::default());
+        let error = worker
+            .subscribe(subscriber)
+            .run(std::future::ready(()))
+            .await
+            .unwrap_err();
+        let is_it = |error: &tidings::WorkerError| {
+            matches!(
+                error,
+                tidings::WorkerError::Subscriber(SubscriberError::Shadow { .. })
+            )
+        };
+        assert!(is_it(&error), "{error}");
+    }
+    let twice = of("v2").shadow("v3", |s| s.on(note).on(note));
+    let worker = tidings::Worker::new(world.bus.clone(), Noted::default());
+    let error = worker
+        .subscribe(twice)
+        .run(std::future::ready(()))
+        .await
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("two handlers for user.created"),
+        "{error}"
+    );
+}

@@ -1,0 +1,65 @@
+//! Asking for replays and waiting for what comes of them.
+
+use tidings::{
+    EventPublisher, IntoEnvelope, Replay, ReplayId, ReplayPoint, ReplayRequest, ReplayState,
+    ReplayStatus, Replays,
+};
+
+use super::{Database, World, eventually};
+
+/// Everything there is.
+pub fn everything() -> ReplayRequest {
+    ReplayRequest::new(ReplayPoint::Beginning)
+}
+
+impl<DB: Database> World<DB> {
+    pub async fn publish(&self, events: impl IntoIterator<Item = impl IntoEnvelope>) {
+        let publisher = EventPublisher::new(&self.bus);
+        for event in events {
+            publisher.publish(event).await.expect("it is stored");
+        }
+    }
+
+    pub fn replays(&self) -> Replays {
+        Replays::over(&self.bus)
+    }
+
+    pub async fn replay(&self, subscriber: &str, request: &ReplayRequest) -> Replay {
+        let started = self.replays().start(subscriber, request).await;
+        started.expect("a replay")
+    }
+
+    pub async fn replay_status(&self, id: ReplayId) -> ReplayStatus {
+        self.replays().find(id).await.expect("a replay")
+    }
+
+    /// Waits until a replay is in a state.
+    pub async fn replay_is(&self, id: ReplayId, state: ReplayState) -> ReplayStatus {
+        eventually(&format!("the replay is {}", state.as_str()), || async {
+            let now = self.replay_status(id).await.replay;
+            assert!(
+                now.state == state || !now.state.is_final(),
+                "{:?}: {:?}",
+                now.state,
+                now.reason
+            );
+            now.state == state
+        })
+        .await;
+        self.replay_status(id).await
+    }
+
+    /// Replays, and waits until it is done.
+    pub async fn replayed(&self, subscriber: &str, request: &ReplayRequest) -> ReplayStatus {
+        let replay = self.replay(subscriber, request).await;
+        self.replay_is(replay.id, ReplayState::Done).await
+    }
+
+    /// Waits until nothing of a replay is left at the server.
+    pub async fn nothing_is_left_of(&self, id: ReplayId) {
+        eventually("its consumers are deleted", || async {
+            self.replay_status(id).await.consumers.is_empty()
+        })
+        .await;
+    }
+}
