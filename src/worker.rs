@@ -217,7 +217,8 @@ impl<S: Send + Sync + 'static> Worker<S> {
     /// Checks the subscribers and sets their consumers up.
     async fn runners(&mut self) -> Result<Vec<Runner<S>>, WorkerError> {
         let mut runners = Vec::new();
-        let mut taken = std::collections::HashSet::new();
+        let mut taken = HashSet::new();
+        let mut looked_at = HashSet::new();
         for subscriber in std::mem::take(&mut self.subscribers) {
             subscriber.check()?;
             if !taken.insert(subscriber.name().to_owned()) {
@@ -225,6 +226,11 @@ impl<S: Send + Sync + 'static> Worker<S> {
             }
             let consumers = consumers_of(&self.bus, &subscriber).await?;
             apply(&self.bus, &subscriber, &consumers).await?;
+            if let Some(of_retries) = consumers.last()
+                && looked_at.insert(of_retries.stream.clone())
+            {
+                warn_of_limits(&self.bus, &of_retries.stream).await;
+            }
             let subscriber = Arc::new(subscriber);
             let executor = Executor::new(Arc::clone(&subscriber), Arc::clone(&self.state));
             let board = Board::new(&subscriber, &consumers, executor.flow(), executor.tally());
@@ -277,6 +283,16 @@ async fn consumers_of<S: Send + Sync + 'static>(
         subjects: vec![retries],
     });
     Ok(consumers)
+}
+
+/// Retries that wait must not be dropped by the stream that they wait in.
+async fn warn_of_limits(bus: &Bus, stream: &str) {
+    match bus.silent_limits(stream).await {
+        Ok(limits) => limits
+            .iter()
+            .for_each(|limit| tracing::warn!(stream, "{limit}")),
+        Err(error) => tracing::debug!(stream, %error, "whether retries are bounded is not known"),
+    }
 }
 
 /// Sets consumers up. A subscriber that is new begins where it says; its retries are all its own.

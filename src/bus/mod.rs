@@ -16,6 +16,7 @@ mod denied;
 mod durables;
 mod letter;
 mod letters;
+mod limits;
 mod link;
 mod mark;
 mod park;

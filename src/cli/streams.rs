@@ -51,10 +51,13 @@ impl Streams {
                 Mode::Apply => bus.apply_stream(&spec).await?,
                 Mode::List | Mode::Plan => bus.plan_stream(&spec).await?,
             };
+            let limits = bus.silent_limits(&spec.name).await?;
             if self.json {
-                output::json(&as_json(&spec, &plan, mode))?;
+                output::json(&as_json(&spec, &plan, &limits, mode))?;
             } else {
-                output::line(as_text(&spec, &plan, mode))?;
+                let warnings = limits.iter().map(|limit| format!("\n  warning: {limit}"));
+                let warnings: String = warnings.collect();
+                output::line(as_text(&spec, &plan, mode) + &warnings)?;
             }
         }
         Ok(())
@@ -98,7 +101,7 @@ fn as_text(spec: &StreamSpec, plan: &Plan, mode: Mode) -> String {
     text
 }
 
-fn as_json(spec: &StreamSpec, plan: &Plan, mode: Mode) -> serde_json::Value {
+fn as_json(spec: &StreamSpec, plan: &Plan, limits: &[String], mode: Mode) -> serde_json::Value {
     let plan_name = match plan {
         Plan::Create => "create",
         Plan::Update(_) => "update",
@@ -110,6 +113,7 @@ fn as_json(spec: &StreamSpec, plan: &Plan, mode: Mode) -> serde_json::Value {
         "subjects": subjects(spec),
         "plan": plan_name,
         "changes": changes(plan).iter().map(change).collect::<Vec<_>>(),
+        "warnings": limits,
         "applied": mode == Mode::Apply && *plan != Plan::Unchanged,
     })
 }

@@ -170,6 +170,14 @@ impl<DB: Store> Outbox<DB> {
             .map_err(OutboxError::Database)
     }
 
+    /// The same, for an event that is remembered in it.
+    async fn begin_to_remember(&self) -> Result<OutboxTransaction<DB>, OutboxError> {
+        let begun = self.shared.pool.begin_with(DB::BEGIN_TO_REMEMBER).await;
+        begun
+            .map(|tx| OutboxTransaction::new(tx, self.clone()))
+            .map_err(OutboxError::Database)
+    }
+
     /// Writes an event in a transaction that the caller owns and commits.
     ///
     /// For order by key, enqueue *after* the statement that locks what the event is about;

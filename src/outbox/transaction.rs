@@ -107,12 +107,17 @@ impl<DB: Store> OutboxTransaction<DB> {
     }
 
     /// The same of a transaction in which a statement may have failed without the caller's saying so: an
-    /// error, then. Writing an event finds that out, too.
-    pub(super) async fn conclude(self) -> Result<(), OutboxError> {
-        if self.is_empty() {
-            return DB::conclude(self.tx).await.map_err(OutboxError::Database);
+    /// error, then. False when the caller has ended it, and maybe begun another one: then nothing is committed.
+    pub(super) async fn conclude(mut self) -> Result<bool, OutboxError> {
+        let wakes = !self.is_empty();
+        if wakes {
+            self.write().await?;
         }
-        self.commit().await
+        let concluded = DB::conclude(self.tx).await.map_err(OutboxError::Database)?;
+        if wakes && concluded {
+            self.outbox.shared.wake.committed();
+        }
+        Ok(concluded)
     }
 
     fn is_empty(&self) -> bool {

@@ -135,11 +135,12 @@ impl Hands {
 
     /// How many places are free, of how many. All are free only when nothing is held.
     pub(super) fn free(&self) -> (usize, usize) {
-        let (held, held_up) = {
+        let (held, taken) = {
             let inner = self.inner();
-            (inner.held.len(), inner.held_up)
+            let (taken, _) = self.taken(&inner);
+            (inner.held.len(), taken.saturating_sub(inner.held_up))
         };
-        let taken = held.saturating_sub(held_up).max(usize::from(held > 0));
+        let taken = taken.max(usize::from(held > 0));
         let free = self.capacity.saturating_sub(taken);
         let free = free.min(MAX_CONCURRENCY.saturating_sub(held));
         match self.flow.pulls() {
@@ -152,7 +153,21 @@ impl Hands {
 
     /// How many bytes more there is place for.
     pub(super) fn bytes_free(&self) -> usize {
-        self.memory.saturating_sub(self.inner().bytes)
+        let (_, bytes) = self.taken(&self.inner());
+        self.memory.saturating_sub(bytes)
+    }
+
+    /// How many places and bytes are taken. A consumer that began again at its floor confirms an answer only when it
+    /// has delivered the event again, so what it has not yet takes none: with no place left it never would.
+    fn taken(&self, inner: &Inner) -> (usize, usize) {
+        let last = inner.held.last_key_value().map(|(last, _)| *last);
+        if !self.alone || last.is_none_or(|last| last <= inner.through) {
+            return (inner.held.len(), inner.bytes);
+        }
+        let delivered = inner.held.range(..=inner.through).map(|(_, held)| held);
+        delivered.fold((0, 0), |(taken, bytes), held| {
+            (taken + 1, bytes + held.delivery.bytes())
+        })
     }
 
     /// Takes a delivery in, by its sequence. One of several replicas does not learn soon that the stream is

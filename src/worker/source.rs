@@ -31,6 +31,9 @@ const LOOK: Duration = Duration::from_secs(2);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
+/// What the server says of a consumer that is not there.
+const GONE: u64 = 10014;
+
 /// A delivery on its way through the runner.
 pub(super) struct Item {
     pub(super) delivery: Arc<Delivery>,
@@ -331,9 +334,10 @@ impl Source {
         );
     }
 
-    /// Should the consumer be deleted, it begins again at the floor.
+    /// Should the consumer be deleted, it begins again at the floor. And that it is: who has no place asks for
+    /// nothing, and so is not told, while what is in hand in order waits for its answers to be confirmed.
     fn look_at_floor(&mut self) {
-        if self.order.is_none() && self.looks.is_empty() {
+        if self.resume_at.is_none() && self.looks.is_empty() {
             let (bus, consumer) = (self.bus.clone(), self.consumer.clone());
             self.looks
                 .spawn(async move { bus.ack_floor(&consumer).await });
@@ -345,6 +349,9 @@ impl Source {
             Ok(Ok(floor)) => {
                 self.floor = floor;
                 self.hands.forget_up_to(floor);
+            }
+            Ok(Err(error @ BusError::Api { code: GONE, .. })) => {
+                self.interrupt(&PullError::Bus(error));
             }
             // Whoever pulls finds out why.
             Ok(Err(error)) => tracing::debug!(%error, "the acknowledgement floor is not known"),

@@ -90,3 +90,21 @@ async fn what_the_server_refuses_ends_with_1() {
     let said = world.refused(1, &["streams", "apply"]).await;
     assert!(said.contains("overlap"), "{said}");
 }
+
+#[tokio::test]
+async fn a_limit_of_the_retries_is_warned_of() {
+    let world = World::start(Store::Sqlite).await;
+    world.ok(&["streams", "apply"]).await;
+    let subjects = "[\"tidings.retry.>\", \"tidings.retry-at.>\"]";
+    world.write(
+        "tidings.toml",
+        &format!("[[stream]]\nname = \"RETRIES\"\nsubjects = {subjects}\nmax_bytes = 1000000\n"),
+    );
+    let applied = world.ok(&["streams", "apply"]).await;
+    let warning = "\n  warning: max_bytes is ";
+    assert!(applied.contains(warning), "{applied}");
+    let listed = world.json(&["streams", "--json"]).await;
+    let warnings = |stream: &Value| stream["warnings"].as_array().map(Vec::len);
+    let retries = listed.iter().find(|stream| stream["stream"] == "RETRIES");
+    assert_eq!(retries.and_then(warnings), Some(1));
+}

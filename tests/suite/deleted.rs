@@ -1,9 +1,10 @@
 //! P7: a consumer that somebody deletes takes no event with it, and brings none back that was handled.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_nats::jetstream;
 use tidings::{Bus, Context, EventPublisher, EventSubscriber, Failure, Retry, Worker};
+use tokio::sync::Semaphore;
 
 use crate::support::{Noted, User, World, eventually};
 
@@ -27,6 +28,41 @@ async fn note(event: User, cx: Context<App>) -> Result<(), Failure> {
         return Err(Failure::retry("not yet"));
     }
     Ok(())
+}
+
+/// All its places are taken, so it asks for nothing and is told nothing: what it has in hand waits to be confirmed.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ordered_subscriber_without_a_free_place_finds_it_out() {
+    async fn wait(event: User, cx: Context<(Noted, Arc<Semaphore>)>) -> Result<(), Failure> {
+        let (noted, gate) = cx.state();
+        noted.note(event.id);
+        gate.acquire().await?.forget();
+        Ok(())
+    }
+    let world = World::<Sqlite>::start().await;
+    let (noted, gate) = (Noted::default(), Arc::new(Semaphore::new(0)));
+    let subscriber = EventSubscriber::durable(DURABLE)
+        .on(wait)
+        .concurrency(2)
+        .ordered_by_key();
+    let state = (noted.clone(), Arc::clone(&gate));
+    let running = world.run(Worker::new(world.bus.clone(), state).subscribe(subscriber));
+    let users: Vec<String> = (0..60).map(|n| format!("user-{n}")).collect();
+    let users: Vec<&str> = users.iter().map(|user| &**user).collect();
+    publish(&world, &users).await;
+    noted.reach(2).await;
+    let events = stream(&world, "EVENTS").await;
+    eventually("its places are taken, and it pulls no more", || async {
+        let info = events.consumer_info(DURABLE).await.unwrap();
+        info.num_ack_pending == 16 && info.num_waiting == 0
+    })
+    .await;
+    delete_the_consumer(&world, "EVENTS").await;
+    gate.add_permits(1_000);
+    noted.reach(60).await;
+    is_acknowledged(&world, 60).await;
+    running.stop().await.unwrap();
+    assert_eq!(noted.len(), 60, "each once");
 }
 
 fn worker(bus: &Bus, app: &App) -> Worker<App> {

@@ -15,6 +15,7 @@ mod dead_letters;
 mod deaths;
 mod delayed;
 mod deleted;
+mod ended;
 mod faults;
 mod flow;
 mod fuzz;

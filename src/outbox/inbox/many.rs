@@ -277,7 +277,7 @@ impl<DB: Store> Inbox<DB> {
     /// A transaction that remembers those of the events that are new.
     async fn begin_many(&self, deliveries: &[Arc<Facts>]) -> Result<Begun<DB>, Failure> {
         let begun = self.ask(async {
-            let mut tx = self.outbox.begin().await?;
+            let mut tx = self.outbox.begin_to_remember().await?;
             loop {
                 let slot_seconds = self.slot_seconds.load(Ordering::Relaxed);
                 let (ring, added) = self.remember_all(&mut tx, deliveries, slot_seconds).await?;

@@ -43,6 +43,9 @@ const ROLLBACK: Duration = Duration::from_secs(2);
 
 /// The statements about the inbox. Every time is the database's clock.
 pub trait Remember: Database<Connection: Send> {
+    /// How a transaction begins that remembers an event.
+    const BEGIN_TO_REMEMBER: &'static str;
+
     /// Adds events to the slot of their period, unless they are there, or the slot is not in reach, or the
     /// ring has other periods. Waits for a transaction that has added one of them. The events are sorted, so
     /// that two that add the same do not wait for each other.
@@ -82,10 +85,11 @@ pub trait Remember: Database<Connection: Send> {
         names: &Names,
     ) -> impl Future<Output = Result<Option<usize>, sqlx::Error>> + Send;
 
-    /// Commits what may have failed in the hands of a user: an error when the database has rolled it back.
+    /// Commits what may have failed in the hands of a user: an error when the database has rolled it back, and false
+    /// when the user has ended it, and so what remembers the event with it.
     fn conclude(
         tx: Transaction<'static, Self>,
-    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+    ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
 
     /// Whether the server is there, and what it said is the statements' fault.
     fn is_refusal(error: &sqlx::Error) -> bool;
@@ -158,7 +162,7 @@ impl<DB: Store> Inbox<DB> {
     /// A transaction that remembers the event.
     async fn begin(&self, facts: &Facts) -> Result<Begun<DB>, Failure> {
         let begun = self.ask(async {
-            let mut tx = self.outbox.begin().await?;
+            let mut tx = self.outbox.begin_to_remember().await?;
             let (remembered, period) = self.remember(&mut tx, facts).await?;
             if remembered.added == Added::All {
                 return Ok(Ok(Begun::New(tx)));
@@ -241,7 +245,10 @@ impl<DB: Store> Inbox<DB> {
     /// lost, nobody's: the inbox tells at the next delivery whether it did commit.
     async fn commit(&self, tx: OutboxTransaction<DB>) -> Result<(), Failure> {
         let committed = patiently(tx.conclude());
-        committed.await.map_err(Self::blamed)
+        match committed.await.map_err(Self::blamed)? {
+            true => Ok(()),
+            false => Err(ended()),
+        }
     }
 
     /// Whose failure it is that the database did not do something.
@@ -307,6 +314,15 @@ fn leaked() -> Failure {
     Failure::retry(
         "the handler ended and did not give its transaction back, so nothing was committed: \
          do not move it into a task that goes on",
+    )
+}
+
+/// What is said of a handler that has ended its transaction.
+fn ended() -> Failure {
+    Failure::retry(
+        "the handler has ended its transaction by a COMMIT or ROLLBACK of its own: what it did may be there without \
+         the memory of the event, or the memory without it. Leave both to its result; for a part that may fail, \
+         begin a transaction within it (`tx.begin()`, a savepoint)",
     )
 }
 

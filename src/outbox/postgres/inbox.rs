@@ -9,7 +9,7 @@ use super::{
 };
 use crate::outbox::{
     inbox::{Added, Memory, Remember, Remembered, Ring, may_empty, slot_of},
-    store::Names,
+    store::{Names, Statements},
 };
 
 /// A statement for each slot. It names the slot, so it has the lock before it reads the clock: no slot is
@@ -24,7 +24,8 @@ macro_rules! for_each_slot {
 }
 
 /// Without an array, which costs more than the one row. Both say, for this transaction, how long Postgres waits
-/// for the client: a host that is gone closes no connection, and its rows would be locked for hours.
+/// for the client: a host that is gone closes no connection, and its rows would be locked for hours. And both leave a
+/// sign that is there as long as this transaction is.
 const REMEMBER_ONE: [&str; 16] = for_each_slot!(
     "with ring as materialized (
         select floor(date_part('epoch', clock_timestamp()) / slot_seconds)::bigint as now,
@@ -38,7 +39,7 @@ const REMEMBER_ONE: [&str; 16] = for_each_slot!(
         on conflict do nothing returning 1
     )
     select now, slot_seconds, first, exists (select from added),
-           set_config('idle_in_transaction_session_timeout', $5, true)
+           set_config('idle_in_transaction_session_timeout', $5, true), set_config('tidings.inbox', 'on', true)
     from ring"
 );
 
@@ -56,7 +57,7 @@ const REMEMBER: [&str; 16] = for_each_slot!(
     )
     select now, slot_seconds, first, count = cardinality($1::uuid[]),
            case when count < cardinality($1::uuid[]) then events end,
-           set_config('idle_in_transaction_session_timeout', $5, true)
+           set_config('idle_in_transaction_session_timeout', $5, true), set_config('tidings.inbox', 'on', true)
     from ring, (select count(*), array_agg(event) as events from added) as added"
 );
 
@@ -81,6 +82,8 @@ const RING: &str = "select floor(date_part('epoch', clock_timestamp()) / slot_se
     from tidings.inbox_ring";
 
 impl Remember for Postgres {
+    const BEGIN_TO_REMEMBER: &'static str = Self::BEGIN;
+
     async fn remember(
         connection: &mut PgConnection,
         names: &Names,
@@ -196,13 +199,22 @@ impl Remember for Postgres {
     }
 
     /// A COMMIT of a transaction in which a statement has failed is answered as if all were well, though it
-    /// has rolled back. So something is asked before, in the same message. What is begun behind keeps the
-    /// client's count of open transactions right: it ends when the connection goes back.
-    async fn conclude(mut tx: Transaction<'static, Self>) -> Result<(), sqlx::Error> {
-        sqlx::raw_sql("select; commit; begin")
-            .execute(&mut *tx)
-            .await
-            .map(drop)
+    /// has rolled back. So something is asked before, in the same message: whether the sign is there. What is begun
+    /// behind keeps the client's count of open transactions right: it ends when the connection goes back.
+    async fn conclude(mut tx: Transaction<'static, Self>) -> Result<bool, sqlx::Error> {
+        const DIVISION_BY_ZERO: &str = "22012";
+        let conclude =
+            "select 1 / (coalesce(current_setting('tidings.inbox', true), '') = 'on')::int;
+            commit; begin";
+        match sqlx::raw_sql(conclude).execute(&mut *tx).await {
+            Ok(_) => Ok(true),
+            Err(sqlx::Error::Database(said))
+                if said.code().as_deref() == Some(DIVISION_BY_ZERO) =>
+            {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn is_refusal(error: &sqlx::Error) -> bool {

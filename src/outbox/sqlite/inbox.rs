@@ -14,6 +14,9 @@ const RING: &str = "select unixepoch() / slot_seconds, slot_seconds, first,
     from tidings_inbox_ring";
 
 impl Remember for Sqlite {
+    /// The savepoint is there as long as the transaction is.
+    const BEGIN_TO_REMEMBER: &'static str = "begin immediate; savepoint tidings_inbox";
+
     /// The transaction is the only one that writes, so what was read of the ring is true until it ends.
     async fn remember(
         connection: &mut SqliteConnection,
@@ -135,8 +138,19 @@ impl Remember for Sqlite {
         Ok((emptied.rows_affected() > 0).then_some(slot))
     }
 
-    async fn conclude(tx: Transaction<'static, Self>) -> Result<(), sqlx::Error> {
-        tx.commit().await
+    /// What is begun behind keeps the client's count of open transactions right: it ends when the connection goes
+    /// back.
+    async fn conclude(mut tx: Transaction<'static, Self>) -> Result<bool, sqlx::Error> {
+        let conclude = "release tidings_inbox; commit; begin";
+        match sqlx::raw_sql(conclude).execute(&mut *tx).await {
+            Ok(_) => Ok(true),
+            Err(sqlx::Error::Database(said)) if said.message().contains("no such savepoint") => {
+                // It may have begun another one: then this fails.
+                let _ = sqlx::raw_sql("begin").execute(&mut *tx).await;
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn is_refusal(error: &sqlx::Error) -> bool {

@@ -1,0 +1,100 @@
+//! P5: a handler that commits or rolls back its transaction by itself has failed, and is told so: what it did, and the
+//! memory of the event, do not go together any more.
+
+use sqlx::AssertSqlSafe;
+use tidings::{
+    Context, Envelope, EventSubscriber, Failure, InboxTransaction, Outcome, Worker,
+    testing::TestWorker,
+};
+
+use crate::{
+    both,
+    support::{Database, User, World, log},
+};
+
+/// Ends its transaction on the first attempt, in these words; then does what it is there for.
+async fn end<DB>(
+    user: User,
+    mut tx: InboxTransaction<DB>,
+    cx: Context<&'static str>,
+) -> Result<(), Failure>
+where
+    DB: Database,
+    for<'c> &'c mut DB::Connection: sqlx::Executor<'c, Database = DB>,
+{
+    if cx.attempt() == 1 && user.id == "ada" {
+        let words = AssertSqlSafe((*cx.state()).to_owned());
+        sqlx::raw_sql(words).execute(&mut *tx).await?;
+        return Ok(());
+    }
+    DB::count_up(&mut tx, &user.id).await?;
+    Ok(())
+}
+
+async fn ends<DB>(world: World<DB>, words: &'static str, then: Outcome)
+where
+    DB: Database,
+    for<'c> &'c mut DB::Connection: sqlx::Executor<'c, Database = DB>,
+{
+    let subscriber = EventSubscriber::durable("ending").on_once(&world.outbox, end::<DB>);
+    let mut worker = TestWorker::new(subscriber, words);
+    let event = Envelope::of(&User::new("ada")).unwrap();
+    let delivered = worker.deliver(event).await;
+    let error = delivered.error.unwrap_or_default();
+    assert!(error.contains("has ended its transaction"), "{error}");
+    assert!(matches!(delivered.outcome, Some(Outcome::Retry(_))));
+    let later = worker.settle().await;
+    assert_eq!(later.last().unwrap().outcome, Some(then), "{words}");
+    // Its connection is as good as another one.
+    for _ in 0..20 {
+        let bob = worker.deliver(&User::new("bob")).await;
+        assert_eq!(bob.outcome, Some(Outcome::Ack), "{words}: {:?}", bob.error);
+    }
+    assert_eq!(world.counted("bob").await, 20);
+    let handled = 20 + 1;
+    assert_eq!(world.remembered().await, handled, "{words}");
+}
+
+macro_rules! ends {
+    ($($name:ident: $words:literal, then $then:ident;)+) => {
+        both!($($name),+);
+        $(async fn $name<DB>(world: World<DB>)
+        where
+            DB: Database,
+            for<'c> &'c mut DB::Connection: sqlx::Executor<'c, Database = DB>,
+        {
+            ends(world, $words, Outcome::$then).await;
+        })+
+    };
+}
+
+ends!(
+    a_handler_that_rolls_back_is_told_and_handles_it_again: "rollback", then Ack;
+    a_handler_that_rolls_back_and_begins_is_told_and_handles_it_again: "rollback; begin", then Ack;
+    a_handler_that_commits_is_told_and_not_called_again: "commit", then Duplicate;
+    a_handler_that_commits_and_begins_is_told_and_not_called_again: "commit; begin", then Duplicate;
+);
+
+/// Not the transaction: retries that wait, in a stream that somebody has given a limit.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_warns_of_retries_that_may_be_dropped() {
+    async fn nothing(_: User, _: Context<()>) -> Result<(), Failure> {
+        Ok(())
+    }
+    log::listen();
+    let world = World::<sqlx::Sqlite>::start().await;
+    let client = async_nats::connect(world.nats.url()).await.unwrap();
+    let context = async_nats::jetstream::new(client);
+    let retries = context.get_stream("RETRIES").await.unwrap();
+    let mut config = retries.cached_info().config.clone();
+    config.max_messages = 1_000;
+    context.update_stream(config).await.unwrap();
+    let subscriber = EventSubscriber::durable("bounded").on(nothing);
+    let running = world.run(Worker::new(world.bus.clone(), ()).subscribe(subscriber));
+    crate::support::eventually("it is said", || async {
+        let said = log::said("RETRIES drops the oldest retries that wait");
+        said.iter().any(|line| line.contains("max_msgs is 1000"))
+    })
+    .await;
+    running.stop().await.unwrap();
+}
