@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use tidings::{Bus, Context, Event, EventPublisher, EventSubscriber, Failure, Worker, WorkerError};
+use serde_json::Value;
+use tidings::{
+    Bus, Context, Envelope, Event, EventPublisher, EventSubscriber, Failure, Worker, WorkerError,
+};
 use tokio::{sync::Semaphore, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
@@ -77,11 +80,109 @@ async fn begin(world: &World, more: &[&str]) -> String {
     replay["id"].as_str().unwrap().to_owned()
 }
 
+async fn shown(world: &World, id: &str) -> Value {
+    world
+        .json(&["replay", "show", id, "--json"])
+        .await
+        .remove(0)
+}
+
+#[tokio::test]
+async fn one_is_begun_followed_to_its_end_and_listed() {
+    let world = World::start(Store::Sqlite).await;
+    let service = Service::start(&world).await;
+    assert_eq!(
+        world.ok(&["replay", "list"]).await,
+        "there are no replays\n"
+    );
+    service.gate.add_permits(100);
+    let args = [
+        "replay", "start", "counts", "--from", "2", "--to", "4", "--key", "k", "--watch",
+    ];
+    let said = world.ok(&args).await;
+    assert!(
+        said.contains("EVENTS 2 to 4: 3 events of user.counted"),
+        "{said}"
+    );
+    let last = said.lines().last().unwrap();
+    assert!(last.starts_with("done: 3 of 3"), "{said}");
+
+    let list = world.ok(&["replay", "list", "counts"]).await;
+    let line: Vec<_> = list.lines().last().unwrap().split_whitespace().collect();
+    assert_eq!(line[1..5], ["counts", "done", "3", "3"], "{list}");
+    let show = world.ok(&["replay", "show", line[0]]).await;
+    for expected in [
+        "from sequence 2, to sequence 4, key k",
+        "  handled",
+        "  left out",
+    ] {
+        assert!(show.contains(expected), "{expected} is not in\n{show}");
+    }
+    let status = shown(&world, line[0]).await;
+    assert_eq!(status["progress"]["handled"], 2);
+    assert_eq!(status["progress"]["filtered"], 1);
+    let over = world.refused(1, &["replay", "pause", line[0]]).await;
+    assert!(over.contains("is done"), "{over}");
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_rehearsal_tells_what_would_happen_and_calls_nobody() {
+    let world = World::start(Store::Sqlite).await;
+    let service = Service::start(&world).await;
+    let broken = Envelope::raw("user.counted", 1, Some("k"), r#"{"key":7}"#).unwrap();
+    EventPublisher::new(&service.bus)
+        .publish(broken)
+        .await
+        .unwrap();
+    let args = [
+        "replay",
+        "start",
+        "counts",
+        "--from",
+        "1h",
+        "--dry-run",
+        "--rate",
+        "1/m",
+    ];
+    let said = world.ok(&args).await;
+    let rows: Vec<Vec<&str>> = said
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    assert!(
+        rows.contains(&vec!["user.counted", "1", "6", "5", "0", "1"]),
+        "{said}"
+    );
+    assert!(
+        said.contains("EVENTS 6: user.counted version 1: "),
+        "{said}"
+    );
+    assert!(
+        said.contains("estimated time: 5 min 0 s (at 1 per minute)"),
+        "{said}"
+    );
+    let args = [
+        "replay",
+        "start",
+        "counts",
+        "--from",
+        "1",
+        "--dry-run",
+        "--json",
+    ];
+    let found = world.json(&args).await.remove(0);
+    assert_eq!(found["events"][0]["would_call"], 5);
+    assert_eq!(found["estimated_seconds"], Value::Null);
+    service.stop().await;
+}
+
 #[tokio::test]
 async fn one_that_is_paused_goes_on_and_one_that_is_cancelled_ends() {
     let world = World::start(Store::Sqlite).await;
     let service = Service::start(&world).await;
-    let id = begin(&world, &["--from", "beginning", "--rate", "500/s"]).await;
+    service.gate.add_permits(100);
+    let id = begin(&world, &["--from", "beginning", "--rate", "20/m"]).await;
     let said = world.ok(&["replay", "pause", &id]).await;
     assert_eq!(said, format!("the replay {id} is paused\n"));
     let other = ["replay", "start", "counts", "--from", "1"];
@@ -91,6 +192,11 @@ async fn one_that_is_paused_goes_on_and_one_that_is_cancelled_ends() {
         "{refused}"
     );
     world.ok(&["replay", "resume", &id]).await;
+    eventually("it goes on", || async {
+        let handled = &shown(&world, &id).await["progress"]["handled"];
+        handled.as_u64().is_some_and(|handled| handled >= 2)
+    })
+    .await;
     let mut watching = world.spawn(&["replay", "watch", &id, "--json"]);
     let mut line = watching.line().await.unwrap();
     assert!(line.contains("\"state\":\"running\""), "{line}");
@@ -103,7 +209,6 @@ async fn one_that_is_paused_goes_on_and_one_that_is_cancelled_ends() {
     let refused = world.run(&["replay", "watch", &id]).await;
     assert_eq!(refused.code, Some(1), "{refused:?}");
     assert!(refused.stderr.contains("is cancelled"), "{refused:?}");
-    service.gate.add_permits(100);
     service.stop().await;
 }
 
