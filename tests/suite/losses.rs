@@ -166,6 +166,8 @@ async fn an_older_copy_of_the_store_is_told<DB: Database>() {
     past.keep(&world.nats).await;
     commit(&world, EVENTS).await;
     backlog_is_gone(&world).await;
+    // real time: the relay looks at its streams a second after it began, and then once a minute
+    tokio::time::sleep(Duration::from_secs(2)).await;
     past.put_back(&world.nats).await;
     let told = Standing::RolledBack {
         known: 2 * EVENTS as u64,
