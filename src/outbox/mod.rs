@@ -79,6 +79,8 @@ struct Shared<DB: Store> {
     source: String,
     max_payload: AtomicUsize,
     wake: Wake,
+    /// Whose turn it is among the handlers of this process, where the database has one writer at a time.
+    turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// Why an event was not written to the outbox, or a transaction not committed.
@@ -122,6 +124,7 @@ impl<DB: Store> Outbox<DB> {
                 source: wire::DEFAULT_SOURCE.to_owned(),
                 max_payload: AtomicUsize::new(DEFAULT_MAX_PAYLOAD),
                 wake: Wake::default(),
+                turn: Arc::default(),
             }),
         }
     }
@@ -299,6 +302,7 @@ impl<DB: Store> Outbox<DB> {
             source: self.shared.source.clone(),
             max_payload: AtomicUsize::new(self.shared.max_payload.load(Ordering::Relaxed)),
             wake: self.shared.wake.clone(),
+            turn: Arc::clone(&self.shared.turn),
         };
         change(&mut shared);
         Self {

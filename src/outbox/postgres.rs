@@ -45,6 +45,7 @@ const LOCK_MIGRATIONS: &str = "select pg_advisory_xact_lock(7163384699739271)";
 impl Statements for Postgres {
     const KIND: &'static str = "postgres";
     const BEGIN: &'static str = "begin";
+    const TAKES_TURNS: bool = false;
     const MIGRATION_TABLE: &'static str = "tidings.migration";
     const MIGRATIONS: &'static [Migration] = &[
         Migration {

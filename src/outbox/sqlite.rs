@@ -47,6 +47,7 @@ impl Statements for Sqlite {
     /// Immediate: a deferred transaction that reads before it writes fails at once when another one
     /// has written meanwhile, whatever the busy timeout.
     const BEGIN: &'static str = "begin immediate";
+    const TAKES_TURNS: bool = true;
     const MIGRATION_TABLE: &'static str = "tidings_migration";
     const MIGRATIONS: &'static [Migration] = &[
         Migration {

@@ -42,6 +42,8 @@ pub trait Statements:
     const KIND: &'static str;
     /// How a transaction that writes begins.
     const BEGIN: &'static str;
+    /// Whether it has one writer at a time. The others look again and again, which is neither quick nor fair.
+    const TAKES_TURNS: bool;
     /// The table that records migrations, in the default schema.
     const MIGRATION_TABLE: &'static str;
     /// The migrations, in order; a migration's version is its place, from 1.

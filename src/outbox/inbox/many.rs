@@ -119,7 +119,11 @@ where
 
     async fn attempt(&self, batch: &Batch<S>, range: Range<usize>) -> Attempted {
         let deliveries = &batch.deliveries[range];
-        let begun = match self.inbox.begin_many(deliveries).await {
+        let begun = async {
+            let turn = self.inbox.turn().await?;
+            Ok((turn, self.inbox.begin_many(deliveries).await?))
+        };
+        let (_turn, begun) = match begun.await {
             Ok(begun) => begun,
             Err(failure) => {
                 let all = deliveries.iter().map(|_| Ok(Handled::Done));

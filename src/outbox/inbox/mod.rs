@@ -15,7 +15,7 @@ use std::{
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use sqlx::{Database, Transaction};
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Mutex, MutexGuard, Semaphore};
 use uuid::Uuid;
 
 use super::{Outbox, OutboxError, OutboxTransaction, Store, store::Names};
@@ -159,6 +159,23 @@ impl<DB: Store> Inbox<DB> {
         }
     }
 
+    /// Waits for this handler's turn to write, where the database has one writer at a time; not for one that is
+    /// away.
+    async fn turn(&self) -> Result<Option<MutexGuard<'_, ()>>, Failure> {
+        if !DB::TAKES_TURNS || self.is_away.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let turn = self.outbox.shared.turn.lock().await;
+        match self.is_away.load(Ordering::Relaxed) {
+            true => Err(Self::away()),
+            false => Ok(Some(turn)),
+        }
+    }
+
+    fn away() -> Failure {
+        Failure::unavailable("the database is away")
+    }
+
     /// A transaction that remembers the event.
     async fn begin(&self, facts: &Facts) -> Result<Begun<DB>, Failure> {
         let begun = self.ask(async {
@@ -192,7 +209,7 @@ impl<DB: Store> Inbox<DB> {
         let is_away = self.is_away.load(Ordering::Relaxed);
         let asking = is_away.then(|| self.asking.try_lock());
         if let Some(Err(_)) = asking {
-            return Err(Failure::unavailable("the database is away"));
+            return Err(Self::away());
         }
         let done = patiently(work).await;
         // What the database has said comes at once.
