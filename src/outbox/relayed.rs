@@ -1,6 +1,6 @@
 //! What the relay has passed, and where the ledger says it went. Only reads.
 
-use std::{future::Future, hash::RandomState};
+use std::{collections::HashSet, future::Future, hash::RandomState};
 
 use chrono::{DateTime, Utc};
 use tidings_contract::EventId;
@@ -105,6 +105,13 @@ pub trait Archive: sqlx::Database {
         connection: &mut Self::Connection,
         names: &Names,
     ) -> impl Future<Output = Result<Passed, sqlx::Error>> + Send;
+
+    /// Which of these places are put aside.
+    fn parked_places(
+        connection: &mut Self::Connection,
+        names: &Names,
+        ids: &[i64],
+    ) -> impl Future<Output = Result<HashSet<i64>, sqlx::Error>> + Send;
 
     /// What the relay has passed, in the order of places.
     fn relayed(

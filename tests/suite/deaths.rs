@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use tidings::{
-    Envelope,
+    Envelope, ParkedSelection,
     testing::failpoint::{self, Point},
 };
 
@@ -16,6 +16,7 @@ use crate::{
 both!(
     a_relay_may_die_at_any_point_however_long_the_next_one_takes,
     a_page_that_was_begun_is_gone_on_with_by_the_next_relay,
+    what_was_put_aside_before_a_death_stays_aside_and_is_published_once,
 );
 
 /// The stream forgets ids after this, so that only its tail protects.
@@ -130,4 +131,59 @@ async fn a_page_that_was_begun_is_gone_on_with_by_the_next_relay<DB: Journal>(wo
     assert_eq!(verdict.events, 4 * if has_snapshots { 67 } else { 66 });
     let full = full.get_info().await.unwrap();
     assert_eq!(full.state.last_sequence, 1 + 4);
+}
+
+async fn what_was_put_aside_before_a_death_stays_aside_and_is_published_once<DB: Journal>(
+    world: World<DB>,
+) {
+    forgetful(&world).await;
+    let large = format!("\"{}\"", "x".repeat(2048));
+    let publish = async || {
+        let mut tx = world.outbox.begin().await.unwrap();
+        for key in [Some("key"), Some("key"), None] {
+            tx.publish(Envelope::raw("count.raised", 1, key, large.clone()).unwrap())
+                .unwrap();
+        }
+        // One that its stream has no room for: the cursor does not move past the page.
+        tx.publish(Envelope::raw("full.up", 1, None, "{}").unwrap())
+            .unwrap();
+        tx.commit().await.unwrap();
+    };
+    let full = world.full_stream().await.get_stream("FULL").await.unwrap();
+    world.nats.reload("max_payload: 1024").unwrap();
+    world.nats.restart().await.unwrap();
+    eventually("the limit is known", || async {
+        world.bus.max_payload() == 1024
+    })
+    .await;
+    publish().await;
+    let relay = world.run_relay(world.new_relay().patience(AN_HOUR));
+    eventually("they are parked", || async { world.parked().await == 3 }).await;
+    relay.kill().await;
+    world.end_the_lease().await;
+    assert_eq!(world.outbox.status().await.unwrap().backlog, 4);
+    full.purge().await.unwrap();
+
+    world.nats.reload("max_payload: 1048576").unwrap();
+    world.nats.restart().await.unwrap();
+    eventually("the limit is known", || async {
+        world.bus.max_payload() == 1_048_576
+    })
+    .await;
+    let relay = world.relay();
+    eventually("the cursor has passed them", || async {
+        world
+            .outbox
+            .status()
+            .await
+            .is_ok_and(|status| status.backlog == 0)
+    })
+    .await;
+    assert_eq!((world.parked().await, world.stored().await.0.len()), (3, 0));
+    // real time: until the server would have forgotten the ids
+    tokio::time::sleep(WINDOW + Duration::from_millis(50)).await;
+    world.outbox.unpark(&ParkedSelection::All).await.unwrap();
+    eventually("they are published", || async { world.parked().await == 0 }).await;
+    relay.stop().await.unwrap();
+    assert_eq!(world.stored().await.0.len(), 3);
 }

@@ -1,6 +1,6 @@
 //! The statements that look back: what the relay has passed, and what the ledger says of it. Never writes.
 
-use std::hash::BuildHasher;
+use std::{collections::HashSet, hash::BuildHasher};
 
 use futures::TryStreamExt;
 use sqlx::{PgConnection, Postgres, Row as _};
@@ -27,6 +27,18 @@ impl Archive for Postgres {
             page: page.0.zip(page.1),
             streams: positions_from(row.try_get(1)?)?,
         })
+    }
+
+    async fn parked_places(
+        connection: &mut PgConnection,
+        names: &Names,
+        ids: &[i64],
+    ) -> Result<HashSet<i64>, sqlx::Error> {
+        let ask = "select id from tidings.parked where id = any($1)";
+        let mut turn = Turn::begin(connection, names).await?;
+        let rows = query(names, ask).bind(ids).fetch_all(&mut *turn).await?;
+        turn.end().await?;
+        rows.iter().map(|row| row.try_get(0)).collect()
     }
 
     async fn relayed(

@@ -41,6 +41,8 @@ pub(super) struct Fetcher<DB: Store> {
     pings: Pin<Box<dyn Stream<Item = ()> + Send>>,
     poll: Poll,
     agenda: Agenda,
+    /// Whatever a predecessor may have read lies behind.
+    is_past: bool,
 }
 
 impl<DB: Store> Fetcher<DB> {
@@ -64,6 +66,7 @@ impl<DB: Store> Fetcher<DB> {
             pings: Box::pin(bus.pings(&subject).await?),
             poll: Poll::new(Instant::now()),
             agenda: Agenda::new(Instant::now()),
+            is_past: false,
         })
     }
 
@@ -77,10 +80,13 @@ impl<DB: Store> Fetcher<DB> {
             if self.agenda.is_due(Instant::now()) {
                 self.move_due().await?;
             }
-            let page = self.fetch().await?;
+            let mut page = self.fetch().await?;
             self.cursor = page.next.clone();
             self.adapt(&page);
             let is_empty = page.rows.is_empty();
+            if !self.is_past {
+                self.pass_over_parked(&mut page).await?;
+            }
             if pages.send(page).await.is_err() {
                 return Ok(());
             }
@@ -105,6 +111,19 @@ impl<DB: Store> Fetcher<DB> {
             self.agenda.looked(asked, Instant::now(), page.due_in);
         }
         Ok(page)
+    }
+
+    /// A predecessor may have put rows aside and not lived to move the cursor past them. They stay there, though what
+    /// was wrong with them may be gone: somebody decides, or they go back with what follows them.
+    async fn pass_over_parked(&mut self, page: &mut Page<DB::Cursor>) -> Result<(), Fault> {
+        let ids: Vec<i64> = page.rows.iter().map(|row| row.id).collect();
+        if !ids.is_empty() {
+            let names = &self.outbox.shared.names;
+            let parked = DB::parked_places(&mut self.connection, names, &ids).await?;
+            page.rows.retain(|row| !parked.contains(&row.id));
+        }
+        self.is_past = page.is_whole;
+        Ok(())
     }
 
     /// Moves what is due into the log, where the next page finds it. A relay that has lost its lease may

@@ -1,6 +1,6 @@
 //! The statements that look back: what the relay has passed, and what the ledger says of it. Never writes.
 
-use std::hash::BuildHasher;
+use std::{collections::HashSet, hash::BuildHasher};
 
 use futures::TryStreamExt;
 use sqlx::{Row as _, Sqlite, SqliteConnection};
@@ -27,6 +27,20 @@ impl Archive for Sqlite {
             page: None,
             streams: positions_from(row.try_get(1)?)?,
         })
+    }
+
+    async fn parked_places(
+        connection: &mut SqliteConnection,
+        names: &Names,
+        ids: &[i64],
+    ) -> Result<HashSet<i64>, sqlx::Error> {
+        let ask = "select id from tidings_parked where id in (select value from json_each(?1))";
+        let ids = serde_json::to_string(ids).map_err(|error| sqlx::Error::Encode(error.into()))?;
+        let rows = sqlx::query(names.sql(ask, '_'))
+            .bind(ids)
+            .fetch_all(&mut *connection)
+            .await?;
+        rows.iter().map(|row| row.try_get(0)).collect()
     }
 
     async fn relayed(
