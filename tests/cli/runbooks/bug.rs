@@ -1,6 +1,9 @@
 //! A handler had a bug: what failed is given back, what went wrong is done again.
 
-use super::{Desk, Runbook, SUBSCRIBER, Service, World, greeter};
+use tidings::{Bus, Context, EventPublisher, EventSubscriber, Failure};
+
+use super::{Desk, Renamed, Runbook, SUBSCRIBER, Service, World, eventually, greeter};
+use crate::support::Store;
 
 both!(what_failed_by_a_bug_is_given_back_by_the_kind_of_error);
 
@@ -40,5 +43,72 @@ async fn what_failed_by_a_bug_is_given_back_by_the_kind_of_error(world: World) {
     runbook.done();
     desk.has_greeted(&names).await;
     assert_eq!(relay.signalled("TERM").await, Some(0));
+    service.stop().await;
+}
+
+/// How many events the wrong handler has had.
+const EVENTS: usize = 40;
+
+async fn greet_wrongly(event: Renamed, cx: Context<Desk>) -> Result<(), Failure> {
+    let wrong = format!("not {}", event.name);
+    cx.state().greeted.lock().unwrap().push(wrong);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_went_wrong_is_handled_again() {
+    let world = World::start(Store::Sqlite).await.set_up().await;
+    let desk = Desk::default();
+    let wrong = EventSubscriber::durable(SUBSCRIBER).on(greet_wrongly);
+    let service = Service::start(&world, &desk, wrong).await;
+    let bus = Bus::connect(world.nats.url().into()).await.unwrap();
+    let publisher = EventPublisher::new(&bus);
+    let mut events = Vec::new();
+    for n in 0..EVENTS {
+        let (id, name) = (n.to_string(), format!("user {n}"));
+        events.push(publisher.publish(&Renamed { id, name }).await.unwrap());
+    }
+    eventually("all are greeted wrongly", || async {
+        desk.greeted().len() == EVENTS
+    })
+    .await;
+    service.stop().await;
+    desk.greeted.lock().unwrap().clear();
+
+    let service = Service::start(&world, &desk, greeter()).await;
+    eventually("a replica answers", || async {
+        let listed = world.json(&["subscribers", "list", "--json"]).await;
+        !listed[0]["replicas"].as_array().unwrap().is_empty()
+    })
+    .await;
+    let mut runbook = Runbook::open("It did the wrong thing");
+    runbook.fill("SUBSCRIBER", SUBSCRIBER);
+    let rehearsed = runbook.next(&world).await;
+    let counted = format!("{EVENTS} events of user.renamed");
+    assert!(rehearsed.stdout.contains(&counted), "{rehearsed:?}");
+    assert!(desk.greeted().is_empty(), "--dry-run calls nobody");
+    let begun = runbook.next(&world).await;
+    let id = begun.stdout.split_whitespace().nth(2).unwrap().to_owned();
+    runbook
+        .fill("REPLAY", id)
+        .fill("EVENT", events[0].to_string());
+    runbook.next(&world).await;
+    let (id, name) = ("live".to_owned(), "Live".to_owned());
+    publisher.publish(&Renamed { id, name }).await.unwrap();
+    eventually("live events go on", || async {
+        desk.greeted().iter().any(|one| one == "Live")
+    })
+    .await;
+    assert!(desk.greeted().len() <= EVENTS, "the replay is paused");
+    for _ in 0..4 {
+        runbook.next(&world).await;
+    }
+    runbook.done();
+    let mut greeted = desk.greeted();
+    greeted.retain(|one| one != "Live");
+    greeted.sort();
+    let mut expected: Vec<String> = (0..EVENTS).map(|n| format!("user {n}")).collect();
+    expected.sort();
+    assert_eq!(greeted, expected);
     service.stop().await;
 }

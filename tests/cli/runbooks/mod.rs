@@ -25,7 +25,7 @@ use crate::support::{World, eventually};
 use reader::Runbook;
 
 /// The runbooks that have a test, in the order of the document.
-const PERFORMED: [&str; 15] = [
+const PERFORMED: [&str; 16] = [
     "Where to begin",
     "One key is stuck",
     "A key is parked in the outbox",
@@ -37,6 +37,7 @@ const PERFORMED: [&str; 15] = [
     "A bad event was published",
     "A handler had a bug for two days",
     "It failed",
+    "It did the wrong thing",
     "A stream was deleted",
     "NATS has lost its data",
     "Postgres: the relay's cursor is another server's",
