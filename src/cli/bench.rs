@@ -5,6 +5,7 @@
 
 mod backlog;
 mod consume;
+mod cores;
 mod drain;
 mod effects;
 mod enqueue;
@@ -17,6 +18,7 @@ mod pinned;
 mod raw;
 mod raw_once;
 mod relay;
+mod replay;
 mod report;
 mod republish;
 mod store;
@@ -73,6 +75,9 @@ enum Measurement {
     /// From a full stream through handlers, with confirmed acknowledgements, against a loop that does the same
     /// alone; and the memory of this process meanwhile.
     Consume(ConsumeOptions),
+    /// A full stream handled again, as a replay of a subscriber that has passed it, against a loop that reads and
+    /// acknowledges the same alone.
+    Replay(StoreOptions),
     /// Comparing the outbox with a stream, against reading the stream alone.
     Verify(StoreOptions),
     /// Everything that a stream has lost published again, against the relay.
@@ -87,8 +92,8 @@ struct Options {
     /// The database of the outbox.
     #[arg(long, value_enum, default_value_t = StoreKind::Postgres)]
     store: StoreKind,
-    /// How many events [default: 20000 for enqueue, 200000 for relay, consume, verify and republish, 30000 for consume --mode
-    /// once, 5000 for latency, 1 for idle].
+    /// How many events [default: 20000 for enqueue, 200000 for relay, consume, replay, verify and republish, 30000 for
+    /// consume --mode once, 5000 for latency, 1 for idle].
     #[arg(long)]
     events: Option<usize>,
     /// The size of a payload in bytes, 64 at least.
@@ -234,6 +239,7 @@ async fn measure(what: Measurement, given: Given) -> anyhow::Result<Report> {
         | Measurement::Relay(RelayOptions { of, .. })
         | Measurement::Latency(LatencyOptions { of, .. })
         | Measurement::Idle(IdleOptions { of, .. })
+        | Measurement::Replay(StoreOptions { of })
         | Measurement::Verify(StoreOptions { of })
         | Measurement::Republish(StoreOptions { of })
         | Measurement::Consume(ConsumeOptions { of, .. }) => of.store,
@@ -270,6 +276,7 @@ async fn measured<DB: store::BenchStore>(
             };
             latency::run(&world, options.of.job(5000), how).await
         }
+        Measurement::Replay(StoreOptions { of }) => replay::run(&world, of.job(200_000)).await,
         Measurement::Verify(StoreOptions { of }) => verify::run(&world, of.job(200_000)).await,
         Measurement::Republish(StoreOptions { of }) => {
             republish::run(&world, of.job(200_000)).await

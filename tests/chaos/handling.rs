@@ -37,6 +37,8 @@ pub struct Handling<DB: Effects> {
     _relay: Process,
     slowest: Duration,
     slowing: Slowing,
+    /// What has effects besides the events that were committed.
+    besides: Vec<String>,
 }
 
 /// So many events may wait for the workers.
@@ -107,6 +109,7 @@ impl<DB: Effects> Handling<DB> {
             replicas: Vec::new(),
             logs: Logs(folder),
             slowest: Duration::ZERO,
+            besides: Vec::new(),
         }
     }
 
@@ -166,8 +169,18 @@ impl<DB: Effects> Handling<DB> {
         let over = Instant::now();
         self.flows().await;
         let recovered = over.elapsed();
-        self.slowest = self.slowest.max(recovered);
+        self.took(recovered);
         recovered
+    }
+
+    /// So long did it take until all was as before.
+    pub fn took(&mut self, recovered: Duration) {
+        self.slowest = self.slowest.max(recovered);
+    }
+
+    /// These are to have their effect, too.
+    pub fn expect_besides(&mut self, events: impl IntoIterator<Item = String>) {
+        self.besides.extend(events);
     }
 
     /// Lets handlers go on, until there are so many more effects.
@@ -184,9 +197,9 @@ impl<DB: Effects> Handling<DB> {
         .await;
     }
 
-    /// Has the server deliver again what is above the acknowledgement floor, whatever was acknowledged of it: in
+    /// Has the server deliver to a durable again what is above the acknowledgement floor, whatever was acknowledged of it: in
     /// the short form nobody waits until it does so by itself.
-    async fn hurry(&self) {
+    pub async fn hurry(&self, durable: &str) {
         if table::is_long() || self.kind != Kind::Once {
             return;
         }
@@ -194,7 +207,7 @@ impl<DB: Effects> Handling<DB> {
             .await
             .unwrap();
         let jetstream = jetstream::new(client);
-        let reset = format!("CONSUMER.RESET.EVENTS.{DURABLE}");
+        let reset = format!("CONSUMER.RESET.EVENTS.{durable}");
         let _: serde_json::Value = jetstream.request(reset, &json!({})).await.unwrap();
     }
 
@@ -202,8 +215,9 @@ impl<DB: Effects> Handling<DB> {
     pub async fn judge(mut self) {
         self.goes_on().await;
         self.trial.still().await;
-        self.hurry().await;
-        let noted = DB::noted(self.trial.world.outbox.pool()).await;
+        self.hurry(DURABLE).await;
+        let mut noted = DB::noted(self.trial.world.outbox.pool()).await;
+        noted.append(&mut self.besides);
         let began = Instant::now();
         let mut found;
         loop {

@@ -22,6 +22,7 @@ mod ordered;
 mod process;
 mod relay;
 mod repair;
+mod replays;
 mod replica;
 mod table;
 mod trial;

@@ -66,10 +66,14 @@ async fn note<DB: Effects>(
     (key, count): (String, i64),
 ) -> Result<(), Failure> {
     let App { replica, .. } = *cx.state();
-    let event = cx.event_id().to_string();
+    // Each replay has effects of its own, in an order of its own.
+    let of = |what: String| match cx.replay_id() {
+        Some(replay) => format!("{replay}/{what}"),
+        None => what,
+    };
     let effect = Effect {
-        event,
-        key,
+        event: of(cx.event_id().to_string()),
+        key: of(key),
         count,
         replica,
     };

@@ -62,6 +62,7 @@ async fn every_bench_counts_right_on_servers_that_are_given(world: World) {
         ("consume --mode once", "consume", "ratio"),
         ("consume --mode batch", "consume", "ratio"),
         ("consume --mode ordered", "consume", "ratio"),
+        ("replay", "replay", "done_seconds"),
         ("idle --for 1s", "idle", "seconds"),
     ];
     if world.store == Store::Postgres {

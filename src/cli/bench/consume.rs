@@ -6,17 +6,18 @@ use clap::ValueEnum;
 use tidings::{Context, EventSubscriber, Failure, Worker};
 
 use super::{
-    Job, effects,
+    Job,
+    cores::Cores,
+    effects,
     event::Written,
     raw::{self, IN_FLIGHT, per_second},
     raw_once,
-    report::{Report, Wrong, rounded},
+    report::{Report, Wrong},
     store::BenchStore,
     tally::Tally,
     work::{Worked, work},
     world::{STREAM, World},
 };
-use crate::cli::process;
 
 /// What handles the events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -60,22 +61,6 @@ struct Between {
     cores: Option<[f64; 2]>,
 }
 
-/// How long this process has had a core, by and by.
-#[derive(Default)]
-struct Cores(Vec<f64>);
-
-impl Cores {
-    fn look(&mut self) {
-        self.0.extend(process::core_seconds_of_this());
-    }
-
-    /// In the measurement, and in both limits together, when it was looked before and after each.
-    fn of_three(self) -> Option<[f64; 2]> {
-        let [start, before, worked, after]: [f64; 4] = self.0.try_into().ok()?;
-        Some([worked - before, before - start + after - worked])
-    }
-}
-
 pub(super) async fn run<DB: BenchStore>(
     world: &World<DB>,
     job: Job,
@@ -90,8 +75,6 @@ pub(super) async fn run<DB: BenchStore>(
     };
     let limit = f64::midpoint(between.before, between.after);
     let took = between.worked.took;
-    #[allow(clippy::cast_precision_loss)] // a rate
-    let events = job.events as f64;
     let mut report = Report::new("consume", DB::KIND, world.servers, job)
         .figure("mode", mode.as_str())
         .against(took.as_secs_f64(), per_second(job.events, took), limit)
@@ -105,15 +88,7 @@ pub(super) async fn run<DB: BenchStore>(
             .figure("memory_middle_mb", middle / 1_000_000)
             .figure("memory_end_mb", end / 1_000_000);
     }
-    if let Some([ours, limits]) = between.cores {
-        report = report
-            .figure("core_us_per_event", rounded(ours / events * 1e6, 10.0))
-            .figure(
-                "limit_core_us_per_event",
-                rounded(limits / 2.0 / events * 1e6, 10.0),
-            );
-    }
-    Ok(report)
+    Ok(report.cores(between.cores))
 }
 
 async fn plain<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::Result<Between> {
@@ -202,7 +177,7 @@ async fn ordered<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::Result<
     })
 }
 
-fn does_nothing(durable: &str) -> EventSubscriber<Arc<Tally>> {
+pub(super) fn does_nothing(durable: &str) -> EventSubscriber<Arc<Tally>> {
     EventSubscriber::durable(durable)
         .on(count)
         .concurrency(IN_FLIGHT)

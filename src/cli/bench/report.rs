@@ -71,6 +71,18 @@ impl Report {
             .figure("inversions", wrong.inversions)
     }
 
+    /// For how long this process had a core, in seconds: in the measurement, and in both limits together.
+    pub(super) fn cores(self, cores: Option<[f64; 2]>) -> Self {
+        let Some([ours, limits]) = cores else {
+            return self;
+        };
+        #[allow(clippy::cast_precision_loss)] // a rate
+        let each = |seconds: f64| rounded(seconds / self.job.events as f64 * 1e6, 10.0);
+        let (ours, limit) = (each(ours), each(limits / 2.0));
+        self.figure("core_us_per_event", ours)
+            .figure("limit_core_us_per_event", limit)
+    }
+
     pub(super) fn json(&self) -> Value {
         let mut object = Map::new();
         object.insert("bench".into(), json!(self.bench));

@@ -35,16 +35,7 @@ pub(super) async fn work<S: Send + Sync + 'static>(
     let working = tokio::spawn(worker.run(stop.clone().cancelled_owned()));
     let mut memory = Vec::new();
     for share in [WARM, 50, 100] {
-        let mut before = (tally.entered(), Instant::now());
-        while before.0 < job.events * share / 100 {
-            ensure!(!working.is_finished(), "the worker has ended");
-            ensure!(before.1.elapsed() < PATIENCE, "nothing was handled in 60 s");
-            tokio::time::sleep(LOOK_AGAIN).await;
-            let entered = tally.entered();
-            if entered != before.0 {
-                before = (entered, Instant::now());
-            }
-        }
+        reached(tally, job.events * share / 100, || !working.is_finished()).await?;
         memory.extend(process::memory_of_this());
     }
     stop.cancel();
@@ -54,4 +45,23 @@ pub(super) async fn work<S: Send + Sync + 'static>(
         took: began.elapsed(),
         memory: memory.try_into().ok(),
     })
+}
+
+/// Waits until handlers have been called for so many events, as long as the worker works.
+pub(super) async fn reached(
+    tally: &Tally,
+    events: usize,
+    is_working: impl Fn() -> bool,
+) -> anyhow::Result<()> {
+    let mut before = (tally.entered(), Instant::now());
+    while before.0 < events {
+        ensure!(is_working(), "the worker has ended");
+        ensure!(before.1.elapsed() < PATIENCE, "nothing was handled in 60 s");
+        tokio::time::sleep(LOOK_AGAIN).await;
+        let entered = tally.entered();
+        if entered != before.0 {
+            before = (entered, Instant::now());
+        }
+    }
+    Ok(())
 }

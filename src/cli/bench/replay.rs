@@ -1,0 +1,138 @@
+//! A full stream through the handlers of a subscriber that has passed it, again: as a replay.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, ensure};
+use chrono::Utc;
+use tidings::{
+    Replay, ReplayPoint, ReplayRequest, ReplayState, Replays, Start, Subscribers, Worker,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Job, consume,
+    cores::Cores,
+    raw::{self, IN_FLIGHT, per_second},
+    report::{Report, Wrong, rounded},
+    store::BenchStore,
+    tally::Tally,
+    work::reached,
+    world::{STREAM, World},
+};
+
+const NAME: &str = "bench-replay";
+/// How often the state of the replay is looked at, once everything is handled.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// How long a worker may take to answer, and a replay to end.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What it took.
+struct Replayed {
+    /// From the question until the job was there: its range is found, and the replicas are asked.
+    asked: Duration,
+    /// From the start of the job until the last event was handled.
+    handled: Duration,
+    /// And until the job was done.
+    done: Duration,
+    wrong: Wrong,
+}
+
+/// The limit is a loop of pulls and confirmed acknowledgements over the same stream.
+pub(super) async fn run<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::Result<Report> {
+    raw::fill(world, job).await?;
+    let mut cores = Cores::default();
+    cores.look();
+    let before = raw::pull_and_confirm(world, job, STREAM).await?;
+    cores.look();
+    let replayed = replay(world, job).await?;
+    cores.look();
+    let after = raw::pull_and_confirm(world, job, STREAM).await?;
+    cores.look();
+    let limit = f64::midpoint(before, after);
+    let took = replayed.handled;
+    Ok(Report::new("replay", DB::KIND, world.servers, job)
+        .against(took.as_secs_f64(), per_second(job.events, took), limit)
+        .wrong(replayed.wrong)
+        .figure("asked_seconds", seconds(replayed.asked))
+        .figure("done_seconds", seconds(replayed.done))
+        .figure("in_flight", IN_FLIGHT)
+        .figure("limit_before", before.round())
+        .figure("limit_after", after.round())
+        .cores(cores.of_three()))
+}
+
+fn seconds(took: Duration) -> f64 {
+    rounded(took.as_secs_f64(), 1000.0)
+}
+
+/// Has a subscriber whose durable is behind all of it handle every event.
+async fn replay<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::Result<Replayed> {
+    let tally = Arc::new(Tally::new(job));
+    let subscriber = consume::does_nothing(NAME).start(Start::New);
+    let worker = Worker::new(world.bus.clone(), Arc::clone(&tally)).subscribe(subscriber);
+    let stop = CancellationToken::new();
+    let working = tokio::spawn(worker.run(stop.clone().cancelled_owned()));
+    let answering = tokio::time::timeout(PATIENCE, until_it_answers(world));
+    answering.await.context("no worker answered in 60 s")?;
+    ensure!(
+        tally.entered() == 0,
+        "the subscriber has not passed the stream"
+    );
+
+    let replays = Replays::over(&world.bus);
+    let request = ReplayRequest::new(ReplayPoint::Beginning);
+    let asking = Instant::now();
+    let job_of_it = replays.start(NAME, &request).await?;
+    // Its worker may have begun before its answer was here.
+    let begun = age(&job_of_it);
+    let here = Instant::now();
+    reached(&tally, job.events, || !working.is_finished()).await?;
+    let handled = here.elapsed() + begun;
+    let ending = tokio::time::timeout(PATIENCE, until_it_ends(&replays, &job_of_it));
+    let state = ending.await.context("the replay did not end in 60 s")??;
+    let done = here.elapsed() + begun;
+    stop.cancel();
+    working.await??;
+    let word = state.as_str();
+    ensure!(state == ReplayState::Done, "the replay is {word}");
+    Ok(Replayed {
+        asked: here.duration_since(asking).saturating_sub(begun),
+        handled,
+        done,
+        wrong: Wrong {
+            // Without order nobody promised any.
+            inversions: 0,
+            ..tally.wrong()
+        },
+    })
+}
+
+async fn until_it_answers<DB: BenchStore>(world: &World<DB>) {
+    loop {
+        let found = Subscribers::over(&world.bus).find(NAME).await;
+        if found.is_ok_and(|subscriber| !subscriber.replicas.is_empty()) {
+            return;
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+async fn until_it_ends(replays: &Replays, replay: &Replay) -> anyhow::Result<ReplayState> {
+    loop {
+        let state = replays.find(replay.id).await?.replay.state;
+        if state.is_final() {
+            return Ok(state);
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// For how long it has been there.
+fn age(replay: &Replay) -> Duration {
+    (Utc::now() - replay.created_at)
+        .to_std()
+        .unwrap_or_default()
+}

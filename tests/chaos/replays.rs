@@ -1,0 +1,250 @@
+//! P8: replays whose workers and nats-servers die, that stand still for long, or are cancelled at once. Live events go
+//! on meanwhile. Each event has one effect, and one more in each replay that has it in its range.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use async_nats::jetstream::{self, consumer};
+use tidings::{Rate, Replay, ReplayPoint, ReplayRequest, ReplayState};
+
+use crate::{
+    effects::Effects,
+    handling::Handling,
+    support::{World, eventually, everything},
+    table, trials,
+    worker::{DURABLE, Kind},
+};
+
+trials!(
+    a_worker_is_killed_during_a_replay: in short on postgres,
+    the_active_replica_is_killed_during_a_replay: in short on sqlite,
+    a_nats_server_is_killed_during_a_replay: in short on sqlite,
+    a_replay_that_is_paused_for_long: in short on postgres,
+    a_replay_that_is_cancelled_at_once: in short on sqlite,
+);
+
+/// How many events are replayed, and how many in a second: slow enough to be met by faults on its way.
+fn size() -> (u64, u32) {
+    if table::is_long() {
+        (800, 25)
+    } else {
+        (120, 40)
+    }
+}
+
+/// The oldest events.
+fn the_past() -> ReplayRequest {
+    everything().to(ReplayPoint::Sequence(size().0))
+}
+
+/// Workers that have handled what is to be replayed, and go on.
+async fn with_a_past<DB: Effects>(
+    fault: &'static str,
+    world: World<DB>,
+    kind: Kind,
+    replicas: usize,
+) -> Handling<DB> {
+    let handling = Handling::with(fault, world, kind, replicas).await;
+    eventually("there is a past", || async {
+        let written = DB::written(handling.trial.world.outbox.pool(), "").await;
+        written.is_some_and(|(all, _)| all >= size().0.cast_signed())
+    })
+    .await;
+    handling
+}
+
+/// One replay, on its way.
+struct Replaying<DB: Effects> {
+    handling: Handling<DB>,
+    replay: Replay,
+}
+
+impl<DB: Effects> Replaying<DB> {
+    async fn with(fault: &'static str, world: World<DB>, kind: Kind, replicas: usize) -> Self {
+        let handling = with_a_past(fault, world, kind, replicas).await;
+        let slowly = the_past().rate(Rate::per_second(size().1));
+        let replay = handling.trial.world.replay(DURABLE, &slowly).await;
+        Self { handling, replay }
+    }
+
+    fn world(&self) -> &World<DB> {
+        &self.handling.trial.world
+    }
+
+    fn durable(&self) -> String {
+        format!("replay-{}", self.replay.id)
+    }
+
+    /// What is asked of its effects.
+    async fn asked(&self, what: &str, in_order: &str) -> i64 {
+        let id = self.replay.id;
+        let sql = format!("select {what} from effect where event like '{id}/%' {in_order}");
+        DB::number(self.world().outbox.pool(), &sql).await
+    }
+
+    async fn effects(&self) -> i64 {
+        self.asked("count(*)", "").await
+    }
+
+    /// The replica that had its last effect.
+    async fn active(&self) -> usize {
+        let last = self.asked("replica", "order by number desc limit 1").await;
+        usize::try_from(last).expect("a number")
+    }
+
+    /// Waits until it has more effects than these.
+    async fn has_more_than(&self, effects: i64) {
+        eventually("the replay goes on", || async {
+            self.effects().await > effects
+        })
+        .await;
+    }
+
+    async fn goes_on(&self) {
+        self.has_more_than(self.effects().await + 20).await;
+    }
+
+    /// The fault is over: how long until live events are handled, and the replay goes on?
+    async fn recovers(&mut self) {
+        let over = Instant::now();
+        let effects = self.effects().await;
+        self.handling.flows().await;
+        self.has_more_than(effects).await;
+        self.handling.took(over.elapsed());
+    }
+
+    async fn tell(&self, what: &str) {
+        let id = self.replay.id.to_string();
+        let command = self.handling.trial.command(&["replay", what, &id]);
+        assert_eq!(command.ended().await, Some(0));
+    }
+
+    /// Waits until what was in hand has ended; how many effects there are then.
+    async fn stands_still(&self) -> i64 {
+        let mut before = -1;
+        loop {
+            let now = self.effects().await;
+            if now == before {
+                return now;
+            }
+            before = now;
+            // real time: the handlers are in other processes
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+
+    /// Its consumer, as the server has it.
+    async fn consumer(&self) -> consumer::Info {
+        let client = async_nats::connect(self.world().nats.url()).await.unwrap();
+        let stream = jetstream::new(client).get_stream("EVENTS").await.unwrap();
+        stream.consumer_info(self.durable()).await.unwrap()
+    }
+
+    /// What it is to have effects of.
+    async fn range(&self) -> Vec<String> {
+        let range = &self.replay.ranges[0];
+        assert_eq!((range.first, range.last), (1, size().0));
+        let stored = self.world().stored().await.ids();
+        let events = stored
+            .into_iter()
+            .take(usize::try_from(range.last).unwrap());
+        events
+            .map(|event| format!("{}/{event}", self.replay.id))
+            .collect()
+    }
+
+    async fn judge(mut self) {
+        let id = self.replay.id;
+        eventually("the replay is done", || async {
+            let found = self.world().replays().find(id).await;
+            found.is_ok_and(|status| status.replay.state == ReplayState::Done)
+        })
+        .await;
+        self.world().nothing_is_left_of(id).await;
+        let range = self.range().await;
+        self.handling.expect_besides(range);
+        self.handling.judge().await;
+    }
+}
+
+async fn a_worker_is_killed_during_a_replay<DB: Effects>(world: World<DB>) {
+    let fault = "replay: worker SIGKILL, two workers";
+    let mut replaying = Replaying::with(fault, world, Kind::Once, 2).await;
+    for _ in 0..table::rounds(4) {
+        replaying.goes_on().await;
+        let active = replaying.active().await;
+        replaying.handling.replicas[active].signal("KILL").await;
+        replaying.recovers().await;
+        replaying.handling.hurry(&replaying.durable()).await;
+    }
+    replaying.judge().await;
+}
+
+async fn the_active_replica_is_killed_during_a_replay<DB: Effects>(world: World<DB>) {
+    let fault = "replay: ordered, SIGKILL of the active of three";
+    let mut replaying = Replaying::with(fault, world, Kind::Ordered, 3).await;
+    for _ in 0..table::rounds(4) {
+        replaying.goes_on().await;
+        let active = replaying.active().await;
+        replaying.handling.replicas[active].signal("KILL").await;
+        replaying.recovers().await;
+    }
+    replaying.judge().await;
+}
+
+async fn a_nats_server_is_killed_during_a_replay<DB: Effects>(world: World<DB>) {
+    let fault = "replay: nats-server SIGKILL and restart";
+    let mut replaying = Replaying::with(fault, world, Kind::Once, 2).await;
+    let nats = Arc::clone(&replaying.world().nats);
+    for _ in 0..table::rounds(4) {
+        replaying.goes_on().await;
+        nats.kill().unwrap();
+        nats.restart().await.unwrap();
+        replaying.recovers().await;
+    }
+    replaying.judge().await;
+}
+
+/// The server would delete an idle consumer after five seconds if it was not durable.
+async fn a_replay_that_is_paused_for_long<DB: Effects>(world: World<DB>) {
+    let fault = "replay: paused beyond a consumer's inactivity";
+    let long = Duration::from_secs(if table::is_long() { 20 } else { 6 });
+    let mut replaying = Replaying::with(fault, world, Kind::Once, 2).await;
+    for _ in 0..table::rounds(3) {
+        replaying.goes_on().await;
+        let before = replaying.consumer().await;
+        assert_eq!(before.config.inactive_threshold, Duration::ZERO);
+        replaying.tell("pause").await;
+        let paused = replaying.stands_still().await;
+        // real time: longer than what the server waits
+        tokio::time::sleep(long).await;
+        assert_eq!(replaying.effects().await, paused);
+        assert_eq!(replaying.consumer().await.created, before.created);
+        replaying.tell("resume").await;
+        replaying.recovers().await;
+    }
+    replaying.judge().await;
+}
+
+/// Recovered is when its consumer is gone.
+async fn a_replay_that_is_cancelled_at_once<DB: Effects>(world: World<DB>) {
+    let fault = "replay: cancelled at once";
+    let mut handling = with_a_past(fault, world, Kind::Once, 2).await;
+    for _ in 0..table::rounds(8) {
+        let world = Arc::clone(&handling.trial.world);
+        let id = world.replay(DURABLE, &the_past()).await.id;
+        let began = Instant::now();
+        world.replays().cancel(id).await.unwrap();
+        // What it has effects of from now on is made up.
+        let of_it = format!("{id}/");
+        let until_now = handling.effects().await.into_iter();
+        let until_now = until_now.map(|effect| effect.event);
+        handling.expect_besides(until_now.filter(|event| event.starts_with(&of_it)));
+        world.nothing_is_left_of(id).await;
+        handling.took(began.elapsed());
+        handling.goes_on().await;
+    }
+    handling.judge().await;
+}
