@@ -2,6 +2,7 @@
 //! on meanwhile. Each event has one effect, and one more in each replay that has it in its range.
 
 use std::{
+    cell::Cell,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -19,6 +20,7 @@ use crate::{
 
 trials!(
     a_worker_is_killed_during_a_replay: in short on postgres,
+    all_is_delivered_again_behind_a_dead_worker: in short on sqlite,
     the_active_replica_is_killed_during_a_replay: in short on sqlite,
     a_nats_server_is_killed_during_a_replay: in short on sqlite,
     a_replay_that_is_paused_for_long: in short on postgres,
@@ -28,7 +30,7 @@ trials!(
 /// How many events are replayed, and how many in a second: slow enough to be met by faults on its way.
 fn size() -> (u64, u32) {
     if table::is_long() {
-        (800, 25)
+        (600, 25)
     } else {
         (120, 40)
     }
@@ -155,13 +157,23 @@ impl<DB: Effects> Replaying<DB> {
             .collect()
     }
 
+    /// Waits until it is done. While live events wait it has an eighth of the places, so it may take its time.
+    async fn is_done(&self) {
+        let (before, is_over) = (Cell::new(-1), Cell::new(false));
+        while !is_over.get() {
+            eventually("the replay goes on, or is done", || async {
+                let found = self.world().replays().find(self.replay.id).await;
+                is_over.set(found.is_ok_and(|status| status.replay.state == ReplayState::Done));
+                let now = self.effects().await;
+                is_over.get() || before.replace(now) < now
+            })
+            .await;
+        }
+    }
+
     async fn judge(mut self) {
         let id = self.replay.id;
-        eventually("the replay is done", || async {
-            let found = self.world().replays().find(id).await;
-            found.is_ok_and(|status| status.replay.state == ReplayState::Done)
-        })
-        .await;
+        self.is_done().await;
         self.world().nothing_is_left_of(id).await;
         let range = self.range().await;
         self.handling.expect_besides(range);
@@ -178,6 +190,24 @@ async fn a_worker_is_killed_during_a_replay<DB: Effects>(world: World<DB>) {
         replaying.handling.replicas[active].signal("KILL").await;
         replaying.recovers().await;
         replaying.handling.hurry(&replaying.durable()).await;
+    }
+    replaying.judge().await;
+}
+
+/// The inbox knows all that the dead worker has handled for the replay.
+async fn all_is_delivered_again_behind_a_dead_worker<DB: Effects>(world: World<DB>) {
+    let fault = "replay: worker SIGKILL, all is delivered again";
+    let mut replaying = Replaying::with(fault, world, Kind::Once, 2).await;
+    for _ in 0..table::rounds(4) {
+        replaying.goes_on().await;
+        let active = replaying.active().await;
+        replaying.handling.replicas[active].signal("KILL").await;
+        replaying.recovers().await;
+        let client = async_nats::connect(replaying.world().nats.url())
+            .await
+            .unwrap();
+        let reset = format!("$JS.API.CONSUMER.RESET.EVENTS.{}", replaying.durable());
+        client.request(reset, "{\"seq\":1}".into()).await.unwrap();
     }
     replaying.judge().await;
 }
@@ -245,6 +275,8 @@ async fn a_replay_that_is_cancelled_at_once<DB: Effects>(world: World<DB>) {
         world.nothing_is_left_of(id).await;
         handling.took(began.elapsed());
         handling.goes_on().await;
+        let left = world.replay_status(id).await.consumers;
+        assert_eq!(left, [], "it came back");
     }
     handling.judge().await;
 }
