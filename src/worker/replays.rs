@@ -43,8 +43,9 @@ const TIMES: u32 = 3;
 const ALL: Duration = Duration::from_secs(600);
 /// What was over for longer has left nothing behind.
 const LATELY: TimeDelta = TimeDelta::hours(1);
-/// How long a replay that cannot begin is left alone.
+/// How long a replay that cannot begin, or cannot be cleaned up, is left alone, and the latter at most.
 const PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// What replays are run with.
 pub(super) struct Desk<S> {
@@ -159,13 +160,13 @@ impl<S: Send + Sync + 'static> Replays<S> {
         while let Some(entry) = bus.next_replay(Some(&name), self.revision).await? {
             self.revision = entry.revision;
             if let Some(replay) = entry.value {
-                self.note(replay).await?;
+                self.note(replay);
             }
         }
         Ok(())
     }
 
-    async fn note(&mut self, replay: Replay) -> Result<(), BusError> {
+    fn note(&mut self, replay: Replay) {
         let id = replay.id;
         if replay.state == ReplayState::Cancelled {
             self.desk.courses.of(id).cancel();
@@ -176,13 +177,17 @@ impl<S: Send + Sync + 'static> Replays<S> {
             // Whoever ran it may have died before this.
             let is_new = self.over.insert(id);
             if is_new && !is_run && Utc::now() - replay.state_at < LATELY {
-                self.desk.clean_up(&replay).await?;
+                let desk = Arc::clone(&self.desk);
+                self.running.spawn(async move {
+                    desk.leave_nothing(&replay).await;
+                    Handled::new()
+                });
             }
-            return Ok(());
+            return;
         }
         if let Some(open) = self.open.get(&id) {
             open.send_replace(replay);
-            return Ok(());
+            return;
         }
         let shadow = replay.request.shadow.as_ref();
         if shadow.is_some_and(|shadow| !self.desk.subscriber.shadows().contains_key(shadow)) {
@@ -192,13 +197,12 @@ impl<S: Send + Sync + 'static> Replays<S> {
                 shadow,
                 "a replay wants a shadow that this replica does not have: it is left to another one"
             );
-            return Ok(());
+            return;
         }
         let (open, entry) = watch::channel(replay);
         self.open.insert(id, open);
         let desk = Arc::clone(&self.desk);
         self.running.spawn(desk.see_to(entry));
-        Ok(())
     }
 
     fn note_end(&mut self, ended: Result<Handled, tokio::task::JoinError>) {
@@ -217,9 +221,7 @@ impl<S: Send + Sync + 'static> Desk<S> {
         while !self.stop.is_cancelled() {
             let replay = entry.borrow_and_update().clone();
             if replay.state.is_final() {
-                if let Err(error) = self.clean_up(&replay).await {
-                    tracing::warn!(replay = %replay.id, %error, "a replay that is over is not cleaned up");
-                }
+                self.leave_nothing(&replay).await;
                 break;
             }
             if replay.state != ReplayState::Running {
@@ -289,6 +291,10 @@ impl<S: Send + Sync + 'static> Desk<S> {
     ) -> Result<Worked, BusError> {
         // Who had the lease before may have ended it.
         let Some(now) = self.bus.replay(replay.id).await? else {
+            // Somebody has removed it: who looks for it every moment does not bring it back.
+            self.stop
+                .run_until_cancelled(tokio::time::sleep(PAUSE))
+                .await;
             return Ok(Worked::For(Handled::new()));
         };
         if now.value.state != ReplayState::Running {
@@ -301,7 +307,25 @@ impl<S: Send + Sync + 'static> Desk<S> {
         Work::new(self, replay).await?.run(entry, lost).await
     }
 
-    /// Deletes what a replay that is over has at the server.
+    /// Deletes what a replay that is over has at the server, and the lease that whoever paused it has let go, until
+    /// that is done.
+    async fn leave_nothing(&self, replay: &Replay) {
+        let mut pause = PAUSE;
+        while let Err(error) = self.clean_up(replay).await {
+            tracing::warn!(replay = %replay.id, %error, ?pause, "a replay that is over is not cleaned up");
+            let pausing = self.stop.run_until_cancelled(tokio::time::sleep(pause));
+            if pausing.await.is_none() {
+                return;
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+        if !self.subscriber.ordered {
+            let lease = Lease::of_replay(&self.bus, &self.name, replay.id);
+            lease.forget().await;
+        }
+    }
+
+    /// Deletes the consumers of a replay that is over.
     async fn clean_up(&self, replay: &Replay) -> Result<(), BusError> {
         let consumer = replay.consumer();
         for range in &replay.ranges {

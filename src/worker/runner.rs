@@ -350,6 +350,18 @@ impl<S: Send + Sync + 'static> Run<S> {
         while self.has_a_hand()
             && let Some(batch) = self.gather.ready(now)
         {
+            self.attempt_batch(batch);
+        }
+    }
+
+    /// What has become void while it waited for its batch is answered without it.
+    fn attempt_batch(&mut self, mut batch: Vec<Begun>) {
+        if batch.iter().any(is_void) {
+            for void in batch.extract_if(.., |begun| is_void(begun)) {
+                self.crew.attempt(void);
+            }
+        }
+        if !batch.is_empty() {
             self.crew.attempt_batch(batch);
         }
     }
@@ -360,10 +372,9 @@ impl<S: Send + Sync + 'static> Run<S> {
         let replay = begun.item.arrival.replay.as_deref();
         let batching = envelope.and_then(|envelope| self.subscriber.batching(envelope, replay));
         let (key, item) = (begun.turn.key.as_deref(), &begun.item);
-        let is_void = replay.is_some_and(Replaying::is_void);
         let is_alone = begun.permit.is_probe()
             || item.is_suspect
-            || is_void
+            || is_void(&begun)
             || self.parks.concerns(key, &item.delivery);
         match batching.filter(|_| !is_alone) {
             Some((handler, batching)) => {
@@ -432,6 +443,12 @@ impl<S: Send + Sync + 'static> Run<S> {
             self.lanes.again(turn, item);
         }
     }
+}
+
+/// Whether nothing more is to be done about an event.
+fn is_void(begun: &Begun) -> bool {
+    let replay = begun.item.arrival.replay.as_deref();
+    replay.is_some_and(Replaying::is_void)
 }
 
 /// Handlers' panics are caught where they are called: this one is our own.

@@ -6,6 +6,8 @@ use tidings::{
     Context, EventSubscriber, Exhausted, Failure, Rate, ReplayState, Retry, Worker, WorkerError,
 };
 
+use tokio::sync::watch;
+
 use crate::support::{Counted, Noted, Running, World, eventually, everything};
 
 type Sqlite = sqlx::Sqlite;
@@ -164,4 +166,44 @@ async fn a_replay_that_gives_an_event_up_does_not_park_the_key() {
     noted.reach(5).await;
     assert_eq!(noted.all()[2..], ["1 true", "2 true", "3 false"]);
     running.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_handled_behind_an_event_that_fails_is_not_handled_again_by_the_next_replica() {
+    type State = (Noted, watch::Receiver<bool>);
+    async fn wait(counted: Counted, cx: Context<State>) -> Result<(), Failure> {
+        let (noted, may_end) = cx.state();
+        let Counted { key, count } = counted;
+        if cx.is_replay() && (&*key, count) == ("k0", 1) && !*may_end.borrow() {
+            return Err(Failure::retry("not yet"));
+        }
+        let how = if cx.is_replay() { "again" } else { "live" };
+        noted.note(format!("{how} {key} {count}"));
+        Ok(())
+    }
+    let world = World::<Sqlite>::start().await;
+    let noted = Noted::default();
+    let (end, may_end) = watch::channel(false);
+    let run = || {
+        let pause = Duration::from_millis(200);
+        let subscriber = EventSubscriber::durable(NAME)
+            .on(wait)
+            .retry(Retry::exponential(pause, pause).attempts(1_000))
+            .ordered_by_key();
+        let state = (noted.clone(), may_end.clone());
+        world.run(Worker::new(world.bus.clone(), state).subscribe(subscriber))
+    };
+    let first = run();
+    world.publish(&counts(1..=20)).await;
+    let all = usize::try_from(KEYS * 20).unwrap();
+    noted.reach(all).await;
+    let replay = world.replay(NAME, &everything()).await;
+    // All keys but one, which its first event holds up.
+    noted.reach(2 * all - 20).await;
+    first.stop().await.unwrap();
+    end.send(true).unwrap();
+    let second = run();
+    world.replay_is(replay.id, ReplayState::Done).await;
+    assert_whole(&by_key(&noted, "again"), 20);
+    second.stop().await.unwrap();
 }

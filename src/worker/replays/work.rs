@@ -425,5 +425,7 @@ fn end_of(is_there: bool, entry: &mut watch::Receiver<Replay>) -> Option<End> {
 
 fn another(range: &ReplayRange) -> String {
     let (stream, incarnation) = (&range.stream, &range.incarnation);
-    format!("the stream {stream} is gone, or is not the one that was created at {incarnation}")
+    format!(
+        "the stream {stream} is gone, or is not the one that was created at {incarnation}: start another replay"
+    )
 }

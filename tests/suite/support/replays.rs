@@ -1,11 +1,13 @@
 //! Asking for replays and waiting for what comes of them.
 
+use std::time::Instant;
+
 use tidings::{
-    EventPublisher, IntoEnvelope, Replay, ReplayId, ReplayPoint, ReplayRequest, ReplayState,
-    ReplayStatus, Replays,
+    EventPublisher, IntoEnvelope, Replay, ReplayError, ReplayId, ReplayPoint, ReplayRequest,
+    ReplayState, ReplayStatus, Replays,
 };
 
-use super::{Database, World, eventually};
+use super::{DEADLINE, Database, World, eventually};
 
 /// Everything there is.
 pub fn everything() -> ReplayRequest {
@@ -25,8 +27,15 @@ impl<DB: Database> World<DB> {
     }
 
     pub async fn replay(&self, subscriber: &str, request: &ReplayRequest) -> Replay {
-        let started = self.replays().start(subscriber, request).await;
-        started.expect("a replay")
+        let replays = self.replays();
+        let end = Instant::now() + DEADLINE;
+        loop {
+            match replays.start(subscriber, request).await {
+                // A worker that was started just now does not answer yet.
+                Err(ReplayError::NoReplica { .. }) if Instant::now() < end => {}
+                started => return started.expect("a replay"),
+            }
+        }
     }
 
     pub async fn replay_status(&self, id: ReplayId) -> ReplayStatus {
