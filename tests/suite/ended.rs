@@ -1,9 +1,9 @@
 //! P5: a handler that commits or rolls back its transaction by itself has failed, and is told so: what it did, and the
 //! memory of the event, do not go together any more.
 
-use sqlx::AssertSqlSafe;
+use sqlx::{AssertSqlSafe, Postgres};
 use tidings::{
-    Context, Envelope, EventSubscriber, Failure, InboxTransaction, Outcome, Worker,
+    Context, Envelope, EventSubscriber, Failure, InboxTransaction, Outbox, Outcome, Worker,
     testing::TestWorker,
 };
 
@@ -97,4 +97,17 @@ async fn a_worker_warns_of_retries_that_may_be_dropped() {
     })
     .await;
     running.stop().await.unwrap();
+}
+
+/// The sign that the transaction is still the one that was begun is not the schema's.
+#[tokio::test(flavor = "multi_thread")]
+async fn in_a_schema_of_another_name_nothing_has_ended() {
+    let world = World::<Postgres>::start().await;
+    let outbox = Outbox::new(world.outbox.pool().clone());
+    let outbox = outbox.in_schema("elsewhere").unwrap();
+    outbox.migrate().await.unwrap();
+    let subscriber = EventSubscriber::durable("ending").on_once(&outbox, end::<Postgres>);
+    let mut worker = TestWorker::new(subscriber, "");
+    let bob = worker.deliver(&User::new("bob")).await;
+    assert_eq!(bob.outcome, Some(Outcome::Ack), "{:?}", bob.error);
 }

@@ -39,7 +39,7 @@ const REMEMBER_ONE: [&str; 16] = for_each_slot!(
         on conflict do nothing returning 1
     )
     select now, slot_seconds, first, exists (select from added),
-           set_config('idle_in_transaction_session_timeout', $5, true), set_config('tidings.inbox', 'on', true)
+           set_config('idle_in_transaction_session_timeout', $5, true), set_config('tidings_inbox.open', 'on', true)
     from ring"
 );
 
@@ -57,7 +57,7 @@ const REMEMBER: [&str; 16] = for_each_slot!(
     )
     select now, slot_seconds, first, count = cardinality($1::uuid[]),
            case when count < cardinality($1::uuid[]) then events end,
-           set_config('idle_in_transaction_session_timeout', $5, true), set_config('tidings.inbox', 'on', true)
+           set_config('idle_in_transaction_session_timeout', $5, true), set_config('tidings_inbox.open', 'on', true)
     from ring, (select count(*), array_agg(event) as events from added) as added"
 );
 
@@ -204,7 +204,7 @@ impl Remember for Postgres {
     async fn conclude(mut tx: Transaction<'static, Self>) -> Result<bool, sqlx::Error> {
         const DIVISION_BY_ZERO: &str = "22012";
         let conclude =
-            "select 1 / (coalesce(current_setting('tidings.inbox', true), '') = 'on')::int;
+            "select 1 / (coalesce(current_setting('tidings_inbox.open', true), '') = 'on')::int;
             commit; begin";
         match sqlx::raw_sql(conclude).execute(&mut *tx).await {
             Ok(_) => Ok(true),
