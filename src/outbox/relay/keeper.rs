@@ -154,9 +154,12 @@ impl<DB: Store> Keeper<DB> {
                 }
                 () = tokio::time::sleep_until(say_at) => {
                     self.post.troubles.say();
-                    let names = &self.post.outbox.shared.names;
-                    let kept = DB::losses(&mut self.post.connection, names).await?;
-                    self.losses.know(losses_from(&kept)?);
+                    // Whoever sees to a loss is not this relay.
+                    if self.losses.are_open() {
+                        let names = &self.post.outbox.shared.names;
+                        let kept = DB::losses(&mut self.post.connection, names).await?;
+                        self.losses.know(losses_from(&kept)?);
+                    }
                     say_at = Instant::now() + SAY_AGAIN;
                 }
             }

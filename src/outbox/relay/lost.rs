@@ -31,6 +31,11 @@ impl Lost {
         self.0 = kept;
     }
 
+    /// Whether anything is known that nobody has seen to.
+    pub(super) fn are_open(&self) -> bool {
+        self.0.values().any(|loss| loss.is_open())
+    }
+
     /// Whether it is known that there is no such stream.
     pub(super) fn is_gone(&self, stream: &str) -> bool {
         let known = self.0.get(stream);
