@@ -12,8 +12,8 @@ use std::{
     collections::hash_map::RandomState,
     hash::{BuildHasher, Hasher},
     panic::AssertUnwindSafe,
+    pin::pin,
     sync::Arc,
-    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -27,7 +27,7 @@ use crate::{
     context::{Cancelled, Context, Facts},
     failure::{Failure, Verdict},
     flow::Flow,
-    handler::panicked,
+    handler::{panicked, unless},
     outcome::{self, Cause, DeadLetter, Handled, Outcome},
     replaying::Replaying,
     subscriber::EventSubscriber,
@@ -275,7 +275,10 @@ impl<S: Send + Sync + 'static> Executor<S> {
                 return Ended::Decided(Outcome::Reject(letter), None);
             }
         };
-        let result = run_until(halt, call).await;
+        let result = match halt.is_cancelled() {
+            true => None,
+            false => unless(pin!(call), || halt.cancelled()).await,
+        };
         let Some(result) = result else {
             return Ended::HandedBack;
         };
@@ -340,18 +343,6 @@ impl<S: Send + Sync + 'static> Executor<S> {
     fn no_handler(&self, envelope: &Envelope) -> String {
         let (subscriber, name, version) = (&self.name, envelope.name(), envelope.version());
         format!("subscriber {subscriber} has no handler for {name} version {version}")
-    }
-}
-
-/// Runs a call unless the worker halts first. What ends at once does not have to wait for that, which costs as
-/// much as a short call does.
-async fn run_until<T>(halt: &CancellationToken, mut call: BoxFuture<'_, T>) -> Option<T> {
-    if halt.is_cancelled() {
-        return None;
-    }
-    match futures::poll!(&mut call) {
-        Poll::Ready(ended) => Some(ended),
-        Poll::Pending => halt.run_until_cancelled(call).await,
     }
 }
 

@@ -4,7 +4,13 @@ pub(crate) mod batch;
 pub(crate) mod memory;
 
 use std::{
-    any::Any, error::Error, marker::PhantomData, pin::pin, sync::Arc, task::Poll, time::Duration,
+    any::Any,
+    error::Error,
+    marker::PhantomData,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::Poll,
+    time::Duration,
 };
 
 use futures::future::{BoxFuture, FutureExt};
@@ -95,23 +101,40 @@ pub(crate) async fn within(
     facts: &Arc<Facts>,
     handler: impl Future<Output = Result<(), Failure>>,
 ) -> Result<(), Failure> {
-    let mut handling = pin!(context::handling(Arc::clone(facts), handler));
-    // What ends at once needs no clock.
-    let ended = match futures::poll!(&mut handling) {
-        Poll::Ready(ended) => Ok(ended),
-        Poll::Pending => tokio::time::timeout(facts.timeout, handling).await,
-    };
-    match ended {
-        Ok(Ok(())) => {
+    let handling = pin!(context::handling(Arc::clone(facts), handler));
+    match unless(handling, || tokio::time::sleep(facts.timeout)).await {
+        Some(Ok(())) => {
             survive().await;
             Ok(())
         }
-        Ok(failed) => failed,
-        Err(_) => {
+        Some(failed) => failed,
+        None => {
             facts.cancelled.token().cancel();
             Err(timed_out(facts.timeout))
         }
     }
+}
+
+/// Waits for work unless something ends the wait before. What is done at once does not have to watch for that, which
+/// costs as much as a short handler does. The work is not polled twice in a row: that would hide an await.
+pub(crate) async fn unless<T, E: Future<Output = ()>>(
+    mut work: Pin<&mut impl Future<Output = T>>,
+    end: impl FnOnce() -> E,
+) -> Option<T> {
+    if let Poll::Ready(done) = futures::poll!(work.as_mut()) {
+        return Some(done);
+    }
+    let mut end = pin!(end());
+    let mut was_polled = true;
+    std::future::poll_fn(|cx| {
+        if !std::mem::take(&mut was_polled)
+            && let Poll::Ready(done) = work.as_mut().poll(cx)
+        {
+            return Poll::Ready(Some(done));
+        }
+        end.as_mut().poll(cx).map(|()| None)
+    })
+    .await
 }
 
 tokio::task_local! {
