@@ -4,8 +4,8 @@
 //! messages or rows, measured before and after the job so that a drifting machine shows.
 
 mod backlog;
+mod between;
 mod consume;
-mod cores;
 mod drain;
 mod effects;
 mod enqueue;

@@ -7,7 +7,7 @@ use tidings::{Context, EventSubscriber, Failure, Worker};
 
 use super::{
     Job,
-    cores::Cores,
+    between::Between,
     effects,
     event::Written,
     raw::{self, IN_FLIGHT, per_second},
@@ -50,15 +50,11 @@ impl Mode {
     }
 }
 
-/// A measurement between its two limits.
-struct Between {
-    before: f64,
+/// What was measured.
+struct Consumed {
     worked: Worked,
-    after: f64,
     wrong: Wrong,
     in_flight: usize,
-    /// For how long this process had a core, in seconds: in the measurement, and in both limits together.
-    cores: Option<[f64; 2]>,
 }
 
 pub(super) async fn run<DB: BenchStore>(
@@ -73,108 +69,92 @@ pub(super) async fn run<DB: BenchStore>(
         Mode::Batch => batch(world, job).await?,
         Mode::Ordered => ordered(world, job).await?,
     };
-    let limit = f64::midpoint(between.before, between.after);
-    let took = between.worked.took;
+    let Consumed {
+        worked,
+        wrong,
+        in_flight,
+    } = &between.measured;
     let mut report = Report::new("consume", DB::KIND, world.servers, job)
         .figure("mode", mode.as_str())
-        .against(took.as_secs_f64(), per_second(job.events, took), limit)
-        .wrong(between.wrong)
-        .figure("in_flight", between.in_flight)
-        .figure("limit_before", between.before.round())
-        .figure("limit_after", between.after.round());
-    if let Some([start, middle, end]) = between.worked.memory {
+        .between(worked.took, &between)
+        .wrong(*wrong)
+        .figure("in_flight", *in_flight);
+    if let Some([start, middle, end]) = worked.memory {
         report = report
             .figure("memory_start_mb", start / 1_000_000)
             .figure("memory_middle_mb", middle / 1_000_000)
             .figure("memory_end_mb", end / 1_000_000);
     }
-    Ok(report.cores(between.cores))
+    Ok(report)
 }
 
-async fn plain<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::Result<Between> {
-    let mut cores = Cores::default();
-    cores.look();
-    let before = raw::pull_and_confirm(world, job, STREAM).await?;
-    cores.look();
-    let (worked, wrong) = counted(world, job, does_nothing("bench")).await?;
-    cores.look();
-    let after = raw::pull_and_confirm(world, job, STREAM).await?;
-    cores.look();
-    Ok(Between {
-        before,
-        worked,
-        after,
-        cores: cores.of_three(),
-        wrong: Wrong {
-            // Without order nobody promised any.
-            inversions: 0,
-            ..wrong
-        },
-        in_flight: IN_FLIGHT,
-    })
+async fn plain<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::Result<Between<Consumed>> {
+    let limit = async |_| raw::pull_and_confirm(world, job, STREAM).await;
+    let work = async {
+        let (worked, wrong) = counted(world, job, does_nothing("bench")).await?;
+        Ok(Consumed {
+            worked,
+            wrong: Wrong {
+                // Without order nobody promised any.
+                inversions: 0,
+                ..wrong
+            },
+            in_flight: IN_FLIGHT,
+        })
+    };
+    Between::measure(limit, work).await
 }
 
-async fn once<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::Result<Between> {
-    let mut cores = Cores::default();
-    cores.look();
-    let before = raw_once::pull_commit_and_confirm(world, job).await?;
-    cores.look();
+async fn once<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::Result<Between<Consumed>> {
+    let limit = async |_| raw_once::pull_commit_and_confirm(world, job).await;
+    let work = effective(world, job, effects::once(world), DB::HANDLERS);
+    Between::measure(limit, work).await
+}
+
+async fn batch<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::Result<Between<Consumed>> {
+    let limit = async |_| raw_once::pull_commit_and_confirm_all(world, job).await;
+    let in_flight = DB::BATCHES * effects::BATCH;
+    let work = effective(world, job, effects::batches(world), in_flight);
+    Between::measure(limit, work).await
+}
+
+/// Has a subscriber write a row for every event.
+async fn effective<DB: BenchStore>(
+    world: &World<DB>,
+    job: Job,
+    subscriber: EventSubscriber<Arc<Tally>>,
+    in_flight: usize,
+) -> anyhow::Result<Consumed> {
     DB::empty(world.outbox.pool()).await?;
     DB::settle(world.outbox.pool()).await;
-    let (worked, _) = counted(world, job, effects::once(world)).await?;
-    let wrong = effects::wrong(world, job).await?;
-    cores.look();
-    let after = raw_once::pull_commit_and_confirm(world, job).await?;
-    cores.look();
-    Ok(Between {
-        before,
+    let (worked, _) = counted(world, job, subscriber).await?;
+    Ok(Consumed {
         worked,
-        after,
-        cores: cores.of_three(),
-        wrong,
-        in_flight: DB::HANDLERS,
+        wrong: effects::wrong(world, job).await?,
+        in_flight,
     })
 }
 
-async fn batch<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::Result<Between> {
-    let mut cores = Cores::default();
-    cores.look();
-    let before = raw_once::pull_commit_and_confirm_all(world, job).await?;
-    cores.look();
-    DB::empty(world.outbox.pool()).await?;
-    DB::settle(world.outbox.pool()).await;
-    let (worked, _) = counted(world, job, effects::batches(world)).await?;
-    let wrong = effects::wrong(world, job).await?;
-    cores.look();
-    let after = raw_once::pull_commit_and_confirm_all(world, job).await?;
-    cores.look();
-    Ok(Between {
-        before,
-        worked,
-        after,
-        cores: cores.of_three(),
-        wrong,
-        in_flight: DB::BATCHES * effects::BATCH,
-    })
-}
-
-async fn ordered<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::Result<Between> {
-    let mut cores = Cores::default();
-    cores.look();
-    let (before, _) = counted(world, job, does_nothing("bench-before")).await?;
-    cores.look();
-    let (worked, wrong) = counted(world, job, does_nothing("bench").ordered_by_key()).await?;
-    cores.look();
-    let (after, _) = counted(world, job, does_nothing("bench-after")).await?;
-    cores.look();
-    Ok(Between {
-        before: per_second(job.events, before.took),
-        worked,
-        after: per_second(job.events, after.took),
-        wrong,
-        in_flight: IN_FLIGHT,
-        cores: cores.of_three(),
-    })
+async fn ordered<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::Result<Between<Consumed>> {
+    let limit = async |is_first| {
+        let durable = if is_first {
+            "bench-before"
+        } else {
+            "bench-after"
+        };
+        let (worked, _) = counted(world, job, does_nothing(durable)).await?;
+        Ok(per_second(job.events, worked.took))
+    };
+    let work = async {
+        let subscriber = does_nothing("bench").ordered_by_key();
+        let (worked, wrong) = counted(world, job, subscriber).await?;
+        Ok(Consumed {
+            worked,
+            wrong,
+            in_flight: IN_FLIGHT,
+        })
+    };
+    Between::measure(limit, work).await
 }
 
 pub(super) fn does_nothing(durable: &str) -> EventSubscriber<Arc<Tally>> {

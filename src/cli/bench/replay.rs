@@ -13,9 +13,10 @@ use tidings::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Job, consume,
-    cores::Cores,
-    raw::{self, IN_FLIGHT, per_second},
+    Job,
+    between::Between,
+    consume,
+    raw::{self, IN_FLIGHT},
     report::{Report, Wrong, rounded},
     store::BenchStore,
     tally::Tally,
@@ -43,25 +44,15 @@ struct Replayed {
 /// The limit is a loop of pulls and confirmed acknowledgements over the same stream.
 pub(super) async fn run<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::Result<Report> {
     raw::fill(world, job).await?;
-    let mut cores = Cores::default();
-    cores.look();
-    let before = raw::pull_and_confirm(world, job, STREAM).await?;
-    cores.look();
-    let replayed = replay(world, job).await?;
-    cores.look();
-    let after = raw::pull_and_confirm(world, job, STREAM).await?;
-    cores.look();
-    let limit = f64::midpoint(before, after);
-    let took = replayed.handled;
+    let limit = async |_| raw::pull_and_confirm(world, job, STREAM).await;
+    let between = Between::measure(limit, replay(world, job)).await?;
+    let replayed = &between.measured;
     Ok(Report::new("replay", DB::KIND, world.servers, job)
-        .against(took.as_secs_f64(), per_second(job.events, took), limit)
+        .between(replayed.handled, &between)
         .wrong(replayed.wrong)
         .figure("asked_seconds", seconds(replayed.asked))
         .figure("done_seconds", seconds(replayed.done))
-        .figure("in_flight", IN_FLIGHT)
-        .figure("limit_before", before.round())
-        .figure("limit_after", after.round())
-        .cores(cores.of_three()))
+        .figure("in_flight", IN_FLIGHT))
 }
 
 fn seconds(took: Duration) -> f64 {

@@ -5,7 +5,7 @@ use std::{fmt, ops::Add, time::Duration};
 use anyhow::bail;
 use serde_json::{Map, Value, json};
 
-use super::Job;
+use super::{Job, between::Between, raw::per_second};
 
 /// One measurement.
 pub(super) struct Report {
@@ -71,15 +71,21 @@ impl Report {
             .figure("inversions", wrong.inversions)
     }
 
-    /// For how long this process had a core, in seconds: in the measurement, and in both limits together.
-    pub(super) fn cores(self, cores: Option<[f64; 2]>) -> Self {
-        let Some([ours, limits]) = cores else {
-            return self;
+    /// The rate of what was measured, the limit of the same run, and for how long each had a core.
+    pub(super) fn between<T>(self, took: Duration, between: &Between<T>) -> Self {
+        let rate = per_second(self.job.events, took);
+        let report = self
+            .against(took.as_secs_f64(), rate, between.limit())
+            .figure("limit_before", between.before.round())
+            .figure("limit_after", between.after.round());
+        let Some([ours, limits]) = between.cores else {
+            return report;
         };
         #[allow(clippy::cast_precision_loss)] // a rate
-        let each = |seconds: f64| rounded(seconds / self.job.events as f64 * 1e6, 10.0);
+        let each = |seconds: f64| rounded(seconds / report.job.events as f64 * 1e6, 10.0);
         let (ours, limit) = (each(ours), each(limits / 2.0));
-        self.figure("core_us_per_event", ours)
+        report
+            .figure("core_us_per_event", ours)
             .figure("limit_core_us_per_event", limit)
     }
 

@@ -1,0 +1,44 @@
+//! A measurement between two of its limit, because a machine that is shared moves the figures. Never knows what is
+//! measured.
+
+use crate::cli::process;
+
+/// What was measured, and the limit in the same run.
+pub(super) struct Between<T> {
+    pub(super) measured: T,
+    /// Events a second.
+    pub(super) before: f64,
+    pub(super) after: f64,
+    /// For how long this process had a core, in seconds: in the measurement, and in both limits together; `None`
+    /// where it cannot be known.
+    pub(super) cores: Option<[f64; 2]>,
+}
+
+impl<T> Between<T> {
+    /// Measures the limit, which is told whether it is the first time, then the work, then the limit again.
+    pub(super) async fn measure(
+        limit: impl AsyncFn(bool) -> anyhow::Result<f64>,
+        work: impl Future<Output = anyhow::Result<T>>,
+    ) -> anyhow::Result<Self> {
+        let look = process::core_seconds_of_this;
+        let start = look();
+        let before = limit(true).await?;
+        let begun = look();
+        let measured = work.await?;
+        let worked = look();
+        let after = limit(false).await?;
+        let ended = look();
+        let cores = || Some([worked? - begun?, begun? - start? + ended? - worked?]);
+        Ok(Self {
+            measured,
+            before,
+            after,
+            cores: cores(),
+        })
+    }
+
+    /// The limit, in events a second.
+    pub(super) fn limit(&self) -> f64 {
+        f64::midpoint(self.before, self.after)
+    }
+}
