@@ -8,7 +8,9 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::replaying::ReplayId;
-pub use progress::{Rehearsal, RehearsedEvents, ReplayProgress, StreamProgress, UndecodableEvent};
+pub use progress::{
+    Rehearsal, RehearsedEvents, ReplayProgress, ReplayTrouble, StreamProgress, UndecodableEvent,
+};
 pub use request::{ReplayPoint, ReplayRequest};
 
 /// A replay of a subscriber.

@@ -74,7 +74,7 @@ pub use handler::{
 };
 pub use job::{
     Rehearsal, RehearsedEvents, Replay, ReplayPoint, ReplayProgress, ReplayRange, ReplayRequest,
-    ReplayState, StreamProgress, UndecodableEvent,
+    ReplayState, ReplayTrouble, StreamProgress, UndecodableEvent,
 };
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use outbox::{

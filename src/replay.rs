@@ -17,13 +17,14 @@
 
 mod error;
 mod resolve;
+mod standstill;
 
 use chrono::Utc;
 use serde::Serialize;
 
 use crate::{
     bus::Bus,
-    job::{Replay, ReplayProgress, ReplayRequest, ReplayState},
+    job::{Replay, ReplayProgress, ReplayRequest, ReplayState, ReplayTrouble},
     replaying::ReplayId,
     replica::status_subject,
 };
@@ -43,6 +44,8 @@ pub struct ReplayStatus {
     pub replay: Replay,
     /// How far it has come, as the replica that works at it tells, at most once a second; `None` when none has.
     pub progress: Option<ReplayProgress>,
+    /// Why it does not go on though it should, if so: what its replica has written, or that nobody runs it.
+    pub trouble: Option<ReplayTrouble>,
     /// What the server says of its consumers; none when it is over, or not begun.
     pub consumers: Vec<ReplayConsumer>,
 }
@@ -125,7 +128,8 @@ impl Replays {
         Ok(replays)
     }
 
-    /// How one replay does.
+    /// How one replay does. When nothing was heard of one that should run for five seconds, its replicas are asked,
+    /// which takes up to two.
     ///
     /// # Errors
     /// [`ReplayError::NoReplay`] when there is none of this id, else [`ReplayError::Bus`].
@@ -142,9 +146,11 @@ impl Replays {
                 floor: standing.floor,
             }));
         }
+        let progress = progress.map(|entry| entry.value);
         Ok(ReplayStatus {
+            trouble: standstill::trouble(&self.bus, &replay, progress.as_ref()).await?,
             replay,
-            progress: progress.map(|entry| entry.value),
+            progress,
             consumers,
         })
     }

@@ -26,6 +26,9 @@ pub struct Replica {
     pub activity: Activity,
     /// Why it is not getting on, if so: a stall, a missing permission, an answer that is not confirmed.
     pub trouble: Option<String>,
+    /// Why it runs no [replays](crate::Replays), if so: it may not look for them.
+    #[serde(default)]
+    pub replay_trouble: Option<String>,
     /// Whether it keeps the order of keys.
     pub ordered: bool,
     /// Whether it is the replica that works; only of an ordered subscriber.

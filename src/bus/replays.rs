@@ -245,6 +245,12 @@ impl Bus {
     }
 }
 
+/// Whether a replay that was refused so can never be: the stream is a work queue, where no event has a second reader.
+pub(crate) fn never_mends(error: &BusError) -> bool {
+    const QUEUE_HAS_ONE_READER: [u64; 3] = [10099, 10100, 10101];
+    matches!(error, BusError::Api { code, .. } if QUEUE_HAS_ONE_READER.contains(code))
+}
+
 fn subject(key: &str) -> String {
     format!("$KV.{}.{key}", state::BUCKET)
 }

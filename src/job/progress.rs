@@ -32,6 +32,18 @@ pub struct ReplayProgress {
     pub streams: Vec<StreamProgress>,
     /// What was found without calling a handler; only of a rehearsal.
     pub rehearsal: Option<Rehearsal>,
+    /// Why it does not go on, as the replica that works at it knows.
+    pub trouble: Option<ReplayTrouble>,
+}
+
+/// Why a replay that should run does not go on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ReplayTrouble {
+    /// The cause.
+    pub why: String,
+    /// Since when it does not.
+    pub since: DateTime<Utc>,
 }
 
 /// How far a replay has come in one stream.

@@ -56,6 +56,12 @@ pub enum ReplayError {
         /// Those that there are.
         shadows: Vec<String>,
     },
+    /// In order one replica works, and it has no handlers of this name. Forced, the replay waits for one that has.
+    #[error("{why}; or force it, and it waits")]
+    ShadowElsewhere {
+        /// Which replica that is.
+        why: String,
+    },
     /// A sequence says something in one stream only.
     #[error(
         "the events are in {}: a sequence is a place in one of them, so name one, or give a time",

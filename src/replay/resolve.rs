@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::ReplayError;
+use super::{ReplayError, standstill::lacks_shadow};
 use crate::{
     bus::{Bus, Part, filters, streams::retry_subject},
     job::{ReplayPoint, ReplayRange, ReplayRequest},
@@ -25,7 +25,7 @@ pub(super) async fn ranges(
         });
     }
     let known = match &request.shadow {
-        Some(shadow) => of_shadow(bus, &state, shadow).await?,
+        Some(shadow) => of_shadow(bus, &state, shadow, request.force).await?,
         None => of_subscriber(&state),
     };
     let mut names = only(known, subscriber, &request.names)?;
@@ -83,7 +83,12 @@ fn of_subscriber(state: &SubscriberState) -> Names {
 }
 
 /// What the handlers of a shadow take.
-async fn of_shadow(bus: &Bus, state: &SubscriberState, shadow: &str) -> Result<Names, ReplayError> {
+async fn of_shadow(
+    bus: &Bus,
+    state: &SubscriberState,
+    shadow: &str,
+    is_forced: bool,
+) -> Result<Names, ReplayError> {
     if state.replicas.is_empty() {
         return Ok(of_subscriber(state));
     }
@@ -100,6 +105,9 @@ async fn of_shadow(bus: &Bus, state: &SubscriberState, shadow: &str) -> Result<N
             shadow: shadow.to_owned(),
             shadows: shadows.into_iter().cloned().collect(),
         });
+    }
+    if let Some(why) = lacks_shadow(&state.replicas, shadow).filter(|_| !is_forced) {
+        return Err(ReplayError::ShadowElsewhere { why });
     }
     let mut names = Names::new();
     for (stream, taken) in bus.streams_of(wanted).await? {

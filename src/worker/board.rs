@@ -56,6 +56,8 @@ struct Inner {
     holds_lease: bool,
     hands: Vec<Arc<Hands>>,
     trouble: Option<String>,
+    /// Why it is not known if there are replays.
+    replay_trouble: Option<String>,
     runner: Option<mpsc::Sender<oneshot::Sender<Figures>>>,
 }
 
@@ -77,6 +79,7 @@ impl Board {
                 holds_lease: false,
                 hands: Vec::new(),
                 trouble: None,
+                replay_trouble: None,
                 runner: None,
             }),
         }
@@ -128,6 +131,11 @@ impl Board {
         self.inner().trouble = Some(why);
     }
 
+    /// Whether it is known which replays there are, or why not.
+    pub(super) fn knows_replays(&self, why_not: Option<String>) {
+        self.inner().replay_trouble = why_not;
+    }
+
     /// Answers whoever asks, as long as it is polled.
     pub(super) async fn answer(self: Arc<Self>, bus: Bus) {
         let subject = status_subject(&self.facts.subscriber);
@@ -161,6 +169,7 @@ impl Board {
         Replica {
             activity: inner.activity,
             trouble: trouble.or_else(|| self.tally.why_unconfirmed()),
+            replay_trouble: inner.replay_trouble.clone(),
             holds_lease: self.facts.ordered.then_some(inner.holds_lease),
             circuit: self.flow.circuit().to_owned(),
             running: figures.as_ref().map(|figures| figures.running),
@@ -223,6 +232,7 @@ fn facts<S: Send + Sync + 'static>(
         shadows: subscriber.shadows(),
         activity: Activity::Begins,
         trouble: None,
+        replay_trouble: None,
         holds_lease: None,
         circuit: String::new(),
         running: None,

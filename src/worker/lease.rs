@@ -23,6 +23,8 @@ const LEASE: Duration = Duration::from_secs(5);
 const AROUND: usize = 1024;
 /// How often a stand-by looks.
 const LOOK: Duration = Duration::from_millis(250);
+/// How often it is said again that it cannot be read.
+const AGAIN: Duration = Duration::from_secs(60);
 
 /// What was handled above the ack floors, by the streams.
 pub(super) type Handled = BTreeMap<String, Vec<u64>>;
@@ -83,20 +85,29 @@ impl Lease {
         }
     }
 
-    /// Waits until the lease is free, and takes it; `None` when told to stop before.
-    pub(super) async fn acquire(&self, stop: &CancellationToken) -> Option<Tenure> {
+    /// Waits until the lease is free, and takes it; `None` when told to stop before. Tells whether it can be read.
+    pub(super) async fn acquire(
+        &self,
+        stop: &CancellationToken,
+        tell: impl Fn(Option<String>),
+    ) -> Option<Tenure> {
         let mut seen: Option<(u64, Instant)> = None;
+        let mut said_at: Option<Instant> = None;
         loop {
-            match self.look(&mut seen).await {
+            let looked = self.look(&mut seen).await;
+            tell(looked.as_ref().err().map(BusError::to_string));
+            match looked {
                 Ok(Some(tenure)) => {
                     let revision = tenure.revision;
                     tracing::info!(subscriber = self.subscriber, revision, "this replica works");
                     return Some(tenure);
                 }
                 Ok(None) => {}
-                Err(error) => {
+                Err(error) if said_at.is_none_or(|at| at.elapsed() > AGAIN) => {
+                    said_at = Some(Instant::now());
                     tracing::warn!(subscriber = self.subscriber, %error, "the lease cannot be read");
                 }
+                Err(_) => {}
             }
             stop.run_until_cancelled(tokio::time::sleep(LOOK)).await?;
         }

@@ -3,6 +3,7 @@
 
 mod courses;
 mod feed;
+mod trouble;
 mod work;
 
 use std::{
@@ -21,17 +22,19 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    board::Board,
     lease::{Handled, Lease},
     source::Item,
 };
 use crate::{
-    bus::{Bus, BusError},
+    bus::{Bus, BusError, never_mends},
     executor::Executor,
     job::{Replay, ReplayState},
     replaying::ReplayId,
     subscriber::EventSubscriber,
 };
 pub(super) use courses::Courses;
+use trouble::Trouble;
 use work::Work;
 
 /// How often it is looked for replays when nothing is heard of one.
@@ -43,7 +46,7 @@ const TIMES: u32 = 3;
 const ALL: Duration = Duration::from_secs(600);
 /// What was over for longer has left nothing behind.
 const LATELY: TimeDelta = TimeDelta::hours(1);
-/// How long a replay that cannot begin, or cannot be cleaned up, is left alone, and the latter at most.
+/// How long a replay that was removed, or cannot be cleaned up, is left alone, and the latter at most.
 const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
@@ -60,6 +63,7 @@ pub(super) struct Desk<S> {
     pub(super) before: Handled,
     pub(super) unclean: u32,
     pub(super) at_once: usize,
+    pub(super) board: Arc<Board>,
     /// Nothing more is begun.
     pub(super) stop: CancellationToken,
     /// The runner has nothing in hand any more.
@@ -84,6 +88,8 @@ pub(super) struct Replays<S> {
     open: HashMap<ReplayId, watch::Sender<Replay>>,
     /// Those that are over and were seen to it.
     over: HashSet<ReplayId>,
+    /// Those that want what this replica does not have.
+    left: HashSet<ReplayId>,
     running: JoinSet<Handled>,
     handled: Handled,
     is_known_to_fail: bool,
@@ -101,6 +107,7 @@ impl<S: Send + Sync + 'static> Replays<S> {
             all_at: Instant::now(),
             open: HashMap::new(),
             over: HashSet::new(),
+            left: HashSet::new(),
             running: JoinSet::new(),
             handled: Handled::new(),
             is_known_to_fail: false,
@@ -129,6 +136,7 @@ impl<S: Send + Sync + 'static> Replays<S> {
                 self.cannot_look(&error);
             } else {
                 self.is_known_to_fail = false;
+                self.desk.board.knows_replays(None);
             }
             let pause = if soon > 0 { SOON } else { LOOK };
             tokio::select! {
@@ -141,6 +149,7 @@ impl<S: Send + Sync + 'static> Replays<S> {
 
     fn cannot_look(&mut self, error: &BusError) {
         let subscriber = &*self.desk.name;
+        self.desk.board.knows_replays(Some(error.to_string()));
         match std::mem::replace(&mut self.is_known_to_fail, true) {
             false => tracing::warn!(subscriber, %error, "it is not known if there are replays"),
             true => {
@@ -191,18 +200,29 @@ impl<S: Send + Sync + 'static> Replays<S> {
         }
         let shadow = replay.request.shadow.as_ref();
         if shadow.is_some_and(|shadow| !self.desk.subscriber.shadows().contains_key(shadow)) {
-            tracing::info!(
-                subscriber = &*self.desk.name,
-                replay = %id,
-                shadow,
-                "a replay wants a shadow that this replica does not have: it is left to another one"
-            );
+            self.leave(id, shadow);
             return;
         }
         let (open, entry) = watch::channel(replay);
         self.open.insert(id, open);
         let desk = Arc::clone(&self.desk);
         self.running.spawn(desk.see_to(entry));
+    }
+
+    /// Says once that a replay is left to a replica that has its shadow. In order no other one works.
+    fn leave(&mut self, id: ReplayId, shadow: Option<&String>) {
+        if !self.left.insert(id) {
+            return;
+        }
+        let subscriber = &*self.desk.name;
+        match self.desk.subscriber.ordered {
+            true => {
+                tracing::warn!(subscriber, replay = %id, shadow, "a replay wants a shadow that this replica does not have: it waits until one works that has");
+            }
+            false => {
+                tracing::info!(subscriber, replay = %id, shadow, "a replay wants a shadow that this replica does not have: it is left to another one");
+            }
+        }
     }
 
     fn note_end(&mut self, ended: Result<Handled, tokio::task::JoinError>) {
@@ -217,7 +237,7 @@ impl<S: Send + Sync + 'static> Replays<S> {
 impl<S: Send + Sync + 'static> Desk<S> {
     /// Runs a replay whenever it may run here, until it is over or the worker stops.
     async fn see_to(self: Arc<Self>, mut entry: watch::Receiver<Replay>) -> Handled {
-        let mut handled = Handled::new();
+        let (mut handled, mut trouble) = (Handled::new(), Trouble::default());
         while !self.stop.is_cancelled() {
             let replay = entry.borrow_and_update().clone();
             if replay.state.is_final() {
@@ -240,14 +260,11 @@ impl<S: Send + Sync + 'static> Desk<S> {
             };
             match worked {
                 Ok(Worked::Over) => break,
-                Ok(Worked::For(now)) => handled.extend(now),
-                Err(error) => {
-                    let (subscriber, id) = (&*self.name, entry.borrow().id);
-                    tracing::error!(subscriber, replay = %id, %error, "the replay cannot go on now");
-                    self.stop
-                        .run_until_cancelled(tokio::time::sleep(PAUSE))
-                        .await;
+                Ok(Worked::For(now)) => {
+                    trouble = Trouble::default();
+                    handled.extend(now);
                 }
+                Err(error) => self.leave_alone(&error, &mut trouble, &mut entry).await,
             }
         }
         handled
@@ -261,7 +278,7 @@ impl<S: Send + Sync + 'static> Desk<S> {
     ) -> Result<Worked, BusError> {
         let lease = Lease::of_replay(&self.bus, &self.name, replay.id);
         let tenure = tokio::select! {
-            tenure = lease.acquire(&self.stop) => tenure,
+            tenure = lease.acquire(&self.stop, |error| self.board.knows_replays(error)) => tenure,
             _ = entry.changed() => None,
         };
         let Some(mut tenure) = tenure else {
@@ -283,7 +300,30 @@ impl<S: Send + Sync + 'static> Desk<S> {
         worked
     }
 
+    /// Works at a replay, and says why it cannot.
     async fn work(
+        &self,
+        replay: Replay,
+        entry: &mut watch::Receiver<Replay>,
+        lost: &CancellationToken,
+    ) -> Result<Worked, BusError> {
+        match self.try_to_work(replay.clone(), entry, lost).await {
+            Err(error) if never_mends(&error) => {
+                let end = (ReplayState::Failed, Some(error.to_string()));
+                self.write_end(replay.id, end).await?;
+                self.courses.of(replay.id).end();
+                self.clean_up(&replay).await?;
+                Ok(Worked::Over)
+            }
+            Err(error) => {
+                self.tell(&replay, &error).await;
+                Err(error)
+            }
+            worked => worked,
+        }
+    }
+
+    async fn try_to_work(
         &self,
         replay: Replay,
         entry: &mut watch::Receiver<Replay>,
@@ -305,6 +345,28 @@ impl<S: Send + Sync + 'static> Desk<S> {
             return Ok(Worked::For(Handled::new()));
         }
         Work::new(self, replay).await?.run(entry, lost).await
+    }
+
+    /// Writes the end of a replay, unless somebody else has.
+    async fn write_end(
+        &self,
+        id: ReplayId,
+        (state, reason): (ReplayState, Option<String>),
+    ) -> Result<(), BusError> {
+        while let Some(entry) = self.bus.replay(id).await? {
+            let mut replay = entry.value;
+            if replay.state.is_final() {
+                break;
+            }
+            replay.state = state;
+            replay.reason.clone_from(&reason);
+            replay.state_at = Utc::now();
+            let writing = self.bus.write_replay(&replay, entry.revision);
+            if writing.await?.is_some() {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Deletes what a replay that is over has at the server, and the lease that whoever paused it has let go, until

@@ -112,7 +112,7 @@ impl<S: Send + Sync + 'static> Runner<S> {
         }
         let lease = Lease::new(&self.bus, self.subscriber.name());
         self.board.stands_by();
-        let Some(mut tenure) = lease.acquire(stop).await else {
+        let Some(mut tenure) = lease.acquire(stop, |_| ()).await else {
             return Ok(());
         };
         self.board.has_lease();
@@ -186,6 +186,7 @@ impl<S: Send + Sync + 'static> Runner<S> {
                 before: before.clone(),
                 unclean,
                 at_once: self.at_once(),
+                board: Arc::clone(&self.board),
                 stop: stop.clone(),
                 ended: ended.clone(),
             },

@@ -18,7 +18,15 @@ pub(super) struct List {
     json: bool,
 }
 
-const HEAD: [&str; 6] = ["id", "subscriber", "state", "over", "of", "begun"];
+const HEAD: [&str; 7] = [
+    "id",
+    "subscriber",
+    "state",
+    "over",
+    "of",
+    "begun",
+    "trouble",
+];
 
 impl List {
     pub(super) async fn run(&self, config: &Config) -> Outcome {
@@ -40,7 +48,7 @@ impl List {
     }
 }
 
-fn row(status: &ReplayStatus) -> [String; 6] {
+fn row(status: &ReplayStatus) -> [String; 7] {
     let replay: &Replay = &status.replay;
     [
         replay.id.to_string(),
@@ -49,5 +57,9 @@ fn row(status: &ReplayStatus) -> [String; 6] {
         status.over().to_string(),
         replay.events().to_string(),
         time(replay.created_at),
+        status
+            .trouble
+            .as_ref()
+            .map_or("-".to_owned(), show::trouble),
     ]
 }

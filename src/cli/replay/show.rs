@@ -1,7 +1,9 @@
 //! `tidings replay show`: all of one. Never changes anything.
 
 use clap::Args;
-use tidings::{Replay, ReplayId, ReplayPoint, ReplayProgress, ReplayStatus, Replays};
+use tidings::{
+    Replay, ReplayId, ReplayPoint, ReplayProgress, ReplayStatus, ReplayTrouble, Replays,
+};
 
 use super::{rehearsal, time};
 use crate::{
@@ -44,6 +46,11 @@ pub(super) fn state(replay: &Replay) -> String {
     }
 }
 
+/// Why it does not go on.
+pub(super) fn trouble(trouble: &ReplayTrouble) -> String {
+    output::printable(&format!("since {}: {}", time(trouble.since), trouble.why))
+}
+
 fn rows(status: &ReplayStatus) -> Vec<Row> {
     let replay = &status.replay;
     let mut rows = vec![
@@ -55,6 +62,8 @@ fn rows(status: &ReplayStatus) -> Vec<Row> {
         ),
     ];
     rows.extend(replay.reason.as_ref().map(|reason| row("reason", reason)));
+    let troubles = status.trouble.iter();
+    rows.extend(troubles.map(|it| row("trouble", trouble(it))));
     rows.push(row("asked for", asked_for(replay)));
     rows.push(row("begun", time(replay.created_at)));
     for range in &replay.ranges {

@@ -12,7 +12,7 @@ use tidings::{ReplayId, ReplayProgress, ReplayState, ReplayStatus, Replays};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::lasting;
+use super::{lasting, show};
 use crate::{
     cli::{
         connect, output,
@@ -211,6 +211,9 @@ fn line(status: &ReplayStatus, per_second: Option<f64>) -> String {
     let mut text = format!("{}: {over} of {all}", state.as_str());
     if status.progress.is_none() && !state.is_final() {
         text += ", no replica has begun with it";
+    }
+    if let Some(trouble) = &status.trouble {
+        return text + ", it does not go on " + &show::trouble(trouble);
     }
     if let Some(per_second) = per_second {
         text += &format!(", {per_second:.0}/s");

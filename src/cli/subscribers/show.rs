@@ -134,6 +134,8 @@ fn add_replica(rows: &mut Vec<[String; 2]>, replica: &Replica) {
         row("  limits", limits),
         row("  retry", &replica.retry),
     ]);
+    let of_replays = replica.replay_trouble.as_ref();
+    rows.extend(of_replays.map(|why| row("  replays", format!("none is run: {why}"))));
     for hot in &replica.hottest {
         rows.push(row(
             "  hot key",

@@ -275,6 +275,7 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
     async fn look(&mut self) -> Option<End> {
         let is_beyond = self.found.is_beyond();
         let consumer = self.replay.consumer();
+        let mut unknown = None;
         for at in 0..self.parts.len() {
             let part = &self.parts[at];
             let is_idle = part.hands.held().0 == 0;
@@ -290,10 +291,14 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
                 Ok(None) => match self.is_another(&part.range).await {
                     Ok(Some(why)) => return Some(End::Failed(why)),
                     // Its source makes it anew.
-                    _ => continue,
+                    Ok(None) => continue,
+                    Err(error) => {
+                        unknown = Some(error.to_string());
+                        continue;
+                    }
                 },
                 Err(error) => {
-                    tracing::debug!(replay = %self.replay.id, %error, "it is not known how far it is");
+                    unknown = Some(error.to_string());
                     continue;
                 }
             };
@@ -313,6 +318,7 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
             self.note_floor(stream, floor);
         }
         self.found.forget_beyond();
+        self.note_trouble(unknown);
         if self.written_at.elapsed() >= SELDOM {
             self.write_progress().await;
         }
@@ -376,6 +382,9 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
         if matches!(end, End::Paused | End::Again | End::Stopped) {
             self.note_floors().await;
         }
+        if end != End::Stopped {
+            self.progress.trouble = None;
+        }
         self.write_progress().await;
         let state = match end {
             End::Done => (ReplayState::Done, None),
@@ -383,31 +392,10 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
             End::Cancelled => (ReplayState::Cancelled, None),
             End::Paused | End::Again | End::Stopped | End::Lost => return Ok(Worked::For(handled)),
         };
-        self.write_state(state).await?;
+        self.desk.write_end(self.replay.id, state).await?;
         self.replaying.course.end();
         self.desk.clean_up(&self.replay).await?;
         Ok(Worked::Over)
-    }
-
-    /// Writes the end, unless somebody else has.
-    async fn write_state(
-        &self,
-        (state, reason): (ReplayState, Option<String>),
-    ) -> Result<(), BusError> {
-        let bus = &self.desk.bus;
-        while let Some(entry) = bus.replay(self.replay.id).await? {
-            let mut replay = entry.value;
-            if replay.state.is_final() {
-                break;
-            }
-            replay.state = state;
-            replay.reason.clone_from(&reason);
-            replay.state_at = Utc::now();
-            if bus.write_replay(&replay, entry.revision).await?.is_some() {
-                break;
-            }
-        }
-        Ok(())
     }
 }
 

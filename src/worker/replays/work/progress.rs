@@ -10,6 +10,7 @@ use crate::{
     bus::BusError,
     job::{ReplayProgress, StreamProgress},
     replaying::Count,
+    worker::replays::trouble::lasting,
 };
 
 impl<S: Send + Sync + 'static> Work<'_, S> {
@@ -41,6 +42,30 @@ impl<S: Send + Sync + 'static> Work<'_, S> {
             None => streams.push(StreamProgress { stream, floor }),
         }
         self.is_written = false;
+    }
+
+    /// Takes note of what keeps it from going on, which may be that its consumers cannot be looked at.
+    pub(super) fn note_trouble(&mut self, unknown: Option<String>) {
+        let stall = self.parts.iter().find_map(|part| part.hands.stall());
+        let executor = &self.desk.executor;
+        let circuit = || {
+            let circuit = executor.flow().circuit();
+            (circuit != "closed").then(|| format!("the circuit of the subscriber is {circuit}"))
+        };
+        let why = stall.or(unknown).or_else(circuit);
+        let why = why.or_else(|| executor.tally().why_unconfirmed());
+        let before = self.progress.trouble.take();
+        let (subscriber, id) = (&*self.desk.name, self.replay.id);
+        match (&before, &why) {
+            (None, Some(why)) => {
+                tracing::warn!(subscriber, replay = %id, why, "the replay does not go on");
+            }
+            (Some(_), None) => tracing::info!(subscriber, replay = %id, "the replay goes on"),
+            _ => {}
+        }
+        let now = why.map(|why| lasting(before.as_ref(), why));
+        self.is_written &= now == before;
+        self.progress.trouble = now;
     }
 
     /// Writes what has changed. Should it not be written, the next time has it.

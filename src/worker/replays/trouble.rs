@@ -1,0 +1,134 @@
+//! A replay that does not go on here: how long it is left alone, how often that is said, and that everyone sees
+//! why. Never decides what else becomes of it.
+
+use std::time::Duration;
+
+use chrono::Utc;
+use tokio::{sync::watch, time::Instant};
+
+use super::Desk;
+use crate::{
+    bus::BusError,
+    job::{Replay, ReplayProgress, ReplayTrouble},
+};
+
+/// How long it is left alone, at first and at most.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+/// How often what lasts is said again.
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// Errors of one replay, one after the other.
+pub(super) struct Trouble {
+    pause: Duration,
+    said: Option<(String, Instant)>,
+}
+
+impl Default for Trouble {
+    fn default() -> Self {
+        Self {
+            pause: FIRST_PAUSE,
+            said: None,
+        }
+    }
+}
+
+impl Trouble {
+    /// How long it is left alone now.
+    fn pause(&mut self) -> Duration {
+        let pause = self.pause;
+        self.pause = (pause * 2).min(LONGEST_PAUSE);
+        pause
+    }
+
+    /// Whether that is news.
+    pub(super) fn is_news(&mut self, why: &str) -> bool {
+        let now = Instant::now();
+        let is_known = |(said, at): &(String, Instant)| said == why && now < *at + AGAIN;
+        if self.said.as_ref().is_some_and(is_known) {
+            return false;
+        }
+        self.said = Some((why.to_owned(), now));
+        true
+    }
+}
+
+/// Since when it lasts: a cause may follow another one.
+pub(super) fn lasting(before: Option<&ReplayTrouble>, why: String) -> ReplayTrouble {
+    let since = before.map_or_else(Utc::now, |before| before.since);
+    ReplayTrouble { why, since }
+}
+
+impl<S: Send + Sync + 'static> Desk<S> {
+    /// Leaves a replay alone for a while, or until somebody changes it.
+    pub(super) async fn leave_alone(
+        &self,
+        error: &BusError,
+        trouble: &mut Trouble,
+        entry: &mut watch::Receiver<Replay>,
+    ) {
+        let pause = trouble.pause();
+        if trouble.is_news(&error.to_string()) {
+            let (subscriber, id) = (&*self.name, entry.borrow().id);
+            tracing::error!(subscriber, replay = %id, %error, ?pause, "the replay cannot go on now");
+        }
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            _ = entry.changed() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+
+    /// Writes why it does not go on; only whoever may run it does.
+    pub(super) async fn tell(&self, replay: &Replay, error: &BusError) {
+        if let Err(error) = self.put_trouble(replay, error.to_string()).await {
+            tracing::debug!(replay = %replay.id, %error, "why it does not go on is not written");
+        }
+    }
+
+    async fn put_trouble(&self, replay: &Replay, why: String) -> Result<(), BusError> {
+        loop {
+            let entry = self.bus.replay_progress(replay).await?;
+            let revision = entry.as_ref().map_or(0, |entry| entry.revision);
+            let mut progress: ReplayProgress = entry.map(|entry| entry.value).unwrap_or_default();
+            if progress.trouble.as_ref().is_some_and(|it| it.why == why) {
+                return Ok(());
+            }
+            progress.trouble = Some(lasting(progress.trouble.as_ref(), why.clone()));
+            progress.at = Utc::now();
+            let writing = self.bus.write_replay_progress(replay, &progress, revision);
+            if writing.await?.is_some() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_lasts_is_tried_ever_less_and_said_once_a_minute() {
+        let mut trouble = Trouble::default();
+        let (mut tries, mut said) = (0, 0);
+        let end = Instant::now() + Duration::from_secs(600);
+        while Instant::now() < end {
+            tries += 1;
+            said += usize::from(trouble.is_news("denied"));
+            let pause = trouble.pause();
+            // real time: the clock is the test's
+            tokio::time::sleep(pause).await;
+        }
+        assert!((40..50).contains(&tries), "{tries}");
+        assert!((8..=10).contains(&said), "{said}");
+        assert!(trouble.is_news("another cause"));
+    }
+
+    #[test]
+    fn a_cause_that_follows_another_one_does_not_begin_anew() {
+        let first = lasting(None, "denied".to_owned());
+        let then = lasting(Some(&first), "no leader".to_owned());
+        assert_eq!((&*then.why, then.since), ("no leader", first.since));
+    }
+}
