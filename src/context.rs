@@ -221,8 +221,8 @@ pub(crate) async fn replaying<T>(
     }
 }
 
-/// Whether so many events that are published here are not: a replay has published them when it was none. They
-/// are counted then.
+/// Whether so many events that are published, or taken back, here are not: that has happened when the replay was
+/// none. They are counted then.
 pub(crate) fn suppresses(events: usize) -> bool {
     let suppressed = |replay: &Arc<Replaying>| {
         let is_suppressed = !replay.mark.follow_ups;

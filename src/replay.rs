@@ -92,9 +92,10 @@ impl Replays {
         subscriber: &str,
         request: &ReplayRequest,
     ) -> Result<Replay, ReplayError> {
-        if !request.force {
-            self.refuse_another(subscriber).await?;
-        }
+        let mut seen = match request.force {
+            true => None,
+            false => Some(self.refuse_another(subscriber).await?),
+        };
         let ranges = resolve::ranges(&self.bus, subscriber, request).await?;
         let now = Utc::now();
         let replay = Replay {
@@ -109,6 +110,13 @@ impl Replays {
         };
         let like = replay.ranges.first().map_or("", |range| &range.stream);
         self.bus.open_state(like).await?;
+        while let Some(revision) = seen {
+            if self.bus.begin_replay(&replay, revision).await? {
+                return Ok(replay);
+            }
+            // Somebody has begun, changed or ended one at the same moment.
+            seen = Some(self.refuse_another(subscriber).await?);
+        }
         // Nobody else has its id: what is there is this one, if an answer was lost.
         self.bus.write_replay(&replay, 0).await?;
         Ok(replay)
@@ -215,15 +223,19 @@ impl Replays {
         }
     }
 
-    async fn refuse_another(&self, subscriber: &str) -> Result<(), ReplayError> {
-        let replays = self.list(Some(subscriber)).await?;
-        match replays.into_iter().find(|replay| !replay.state.is_final()) {
-            Some(replay) => Err(ReplayError::Unfinished {
-                subscriber: replay.subscriber,
-                id: replay.id,
-                state: replay.state,
-            }),
-            None => Ok(()),
+    /// Unless all of a subscriber are over; gives up to which revision that is known.
+    async fn refuse_another(&self, subscriber: &str) -> Result<u64, ReplayError> {
+        let mut seen = 0;
+        while let Some(entry) = self.bus.next_replay(Some(subscriber), seen).await? {
+            seen = entry.revision;
+            if let Some(replay) = entry.value.filter(|replay| !replay.state.is_final()) {
+                return Err(ReplayError::Unfinished {
+                    subscriber: replay.subscriber,
+                    id: replay.id,
+                    state: replay.state,
+                });
+            }
         }
+        Ok(seen)
     }
 }

@@ -54,7 +54,7 @@ pub(crate) use park::{Head, PASS, Park, Question, letters_of};
 pub(crate) use publisher::check_size;
 pub use publisher::{EventPublisher, PublishError, TooLarge};
 pub(crate) use pull::{PullError, Pulled, Puller, PullerOptions};
-pub(crate) use replays::{Part, never_mends};
+pub(crate) use replays::{Part, Standing};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) use resume::{Found, StreamState};
 pub(crate) use retry::Waiting;

@@ -36,6 +36,8 @@ pub(crate) struct Standing {
     pub(crate) in_hand: u64,
     /// Everything up to this sequence is acknowledged.
     pub(crate) floor: u64,
+    /// Everything up to this sequence was delivered.
+    pub(crate) delivered: u64,
 }
 
 /// An entry of the bucket, and what is behind it.
@@ -99,6 +101,14 @@ impl Bus {
         let time = replay.state.is_final().then_some(KEPT);
         self.write_state_for(time, &key, bytes_of(replay), seen)
             .await
+    }
+
+    /// Writes a new replay, unless something of a replay of its subscriber was written behind this revision: `false`.
+    pub(crate) async fn begin_replay(&self, replay: &Replay, seen: u64) -> Result<bool, BusError> {
+        let key = job::entry(&replay.subscriber, &replay.id.to_string());
+        let all = job::entry(&replay.subscriber, "*");
+        let begun = self.write_state_behind(&key, bytes_of(replay), (&all, seen));
+        Ok(begun.await?.is_some())
     }
 
     /// Writes how far it has come, as [`Bus::write_replay`].
@@ -218,6 +228,7 @@ impl Bus {
             num_pending: u64,
             num_ack_pending: u64,
             ack_floor: Floor,
+            delivered: Floor,
         }
         let subject = format!("$JS.API.CONSUMER.INFO.{stream}.{consumer}");
         match self.api::<Info>(&subject, &json!({})).await {
@@ -225,6 +236,7 @@ impl Bus {
                 pending: info.num_pending,
                 in_hand: info.num_ack_pending,
                 floor: info.ack_floor.stream_seq,
+                delivered: info.delivered.stream_seq,
             })),
             Err(BusError::Api { code, .. }) if is_gone(code) => Ok(None),
             Err(error) => Err(error),
@@ -243,12 +255,6 @@ impl Bus {
             deleted => deleted.map(drop),
         }
     }
-}
-
-/// Whether a replay that was refused so can never be: the stream is a work queue, where no event has a second reader.
-pub(crate) fn never_mends(error: &BusError) -> bool {
-    const QUEUE_HAS_ONE_READER: [u64; 3] = [10099, 10100, 10101];
-    matches!(error, BusError::Api { code, .. } if QUEUE_HAS_ONE_READER.contains(code))
 }
 
 fn subject(key: &str) -> String {

@@ -100,20 +100,24 @@ impl Bus {
         value: Bytes,
         seen: u64,
     ) -> Result<Option<u64>, BusError> {
-        const CHANGED: [u64; 2] = [10071, 10164];
-        let mut headers = HeaderMap::new();
-        headers.insert(
-            header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE,
-            seen.to_string(),
-        );
+        let mut headers = over(seen);
         if let Some(time) = time {
             headers.insert("Nats-TTL", seconds(time));
         }
-        match self.put_state(key, headers, value).await {
-            Ok(revision) => Ok(Some(revision)),
-            Err(BusError::Api { code, .. }) if CHANGED.contains(&code) => Ok(None),
-            Err(error) => Err(error),
-        }
+        unless_changed(self.put_state(key, headers, value).await)
+    }
+
+    /// Writes an entry when the newest of several, named with `*`, has the revision that was seen.
+    pub(crate) async fn write_state_behind(
+        &self,
+        key: &str,
+        value: Bytes,
+        (of, seen): (&str, u64),
+    ) -> Result<Option<u64>, BusError> {
+        let mut headers = over(seen);
+        let all = format!("$KV.{BUCKET}.{of}");
+        headers.insert("Nats-Expected-Last-Subject-Sequence-Subject", all);
+        unless_changed(self.put_state(key, headers, value).await)
     }
 
     /// Makes an entry empty, whatever it is; after a time it is gone.
@@ -145,6 +149,22 @@ impl Bus {
                 description: error.description,
             }),
         }
+    }
+}
+
+fn over(seen: u64) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    let seen = seen.to_string();
+    headers.insert(header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, seen);
+    headers
+}
+
+fn unless_changed(written: Result<u64, BusError>) -> Result<Option<u64>, BusError> {
+    const CHANGED: [u64; 2] = [10071, 10164];
+    match written {
+        Ok(revision) => Ok(Some(revision)),
+        Err(BusError::Api { code, .. }) if CHANGED.contains(&code) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

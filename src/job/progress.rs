@@ -28,6 +28,8 @@ pub struct ReplayProgress {
     pub dead_lettered: u64,
     /// Events that handlers wanted to publish, and that were not published.
     pub suppressed: u64,
+    /// Events of the range that their stream had removed before they came, as far as was counted when it was done.
+    pub gone: u64,
     /// How far it is, stream by stream.
     pub streams: Vec<StreamProgress>,
     /// What was found without calling a handler; only of a rehearsal.

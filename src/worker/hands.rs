@@ -44,6 +44,8 @@ struct Inner {
     bytes: usize,
     /// How many of those that are held wait behind a head that has failed: they take no place.
     held_up: usize,
+    /// All that is wanted was delivered: only so much more is asked for, which was lost on its way.
+    lost: Option<usize>,
     stall: Option<Stall>,
 }
 
@@ -92,8 +94,9 @@ impl Hands {
 
     /// This replica alone works from now on, and this is what the one before has handled.
     pub(super) fn alone(&mut self, handled: Vec<u64>) {
-        self.alone = true;
-        self.inner().handled = handled.into_iter().collect();
+        if !std::mem::replace(&mut self.alone, true) {
+            self.inner().handled = handled.into_iter().collect();
+        }
     }
 
     /// What was handled above the ack floor.
@@ -117,7 +120,14 @@ impl Hands {
 
     /// The consumer begins again at its ack floor: what was handled above it is delivered again.
     pub(super) fn begin_again(&self) {
-        self.inner().through = 0;
+        let mut inner = self.inner();
+        (inner.through, inner.lost) = (0, None);
+    }
+
+    /// Whether all that is wanted was delivered, and so nothing more is asked for but what of it was lost.
+    pub(super) fn has_come(&self, has_come: bool, lost: usize) {
+        self.inner().lost = has_come.then_some(lost);
+        self.freed.notify_one();
     }
 
     /// The stream is another one, and its sequences mean other events; or they are to be handled again.
@@ -135,16 +145,22 @@ impl Hands {
 
     /// How many places are free, of how many. All are free only when nothing is held.
     pub(super) fn free(&self) -> (usize, usize) {
-        let (held, taken) = {
+        let (held, taken, lost) = {
             let inner = self.inner();
             let (taken, _) = self.taken(&inner);
-            (inner.held.len(), taken.saturating_sub(inner.held_up))
+            let taken = taken.saturating_sub(inner.held_up);
+            (inner.held.len(), taken, inner.lost)
         };
         let taken = taken.max(usize::from(held > 0));
         let free = self.capacity.saturating_sub(taken);
         let free = free.min(MAX_CONCURRENCY.saturating_sub(held));
         match self.flow.pulls() {
-            Pulls::All => (free, self.capacity),
+            Pulls::All => match lost.map(|lost| free.min(lost)) {
+                // One is always worth a request.
+                Some(few) => (few, few + 1),
+                None => (free, self.capacity),
+            },
+            Pulls::One | Pulls::None if lost == Some(0) => (0, self.capacity),
             Pulls::One if held == 0 => (1, 1),
             Pulls::One => (free.min(1), self.capacity),
             Pulls::None => (0, self.capacity),

@@ -80,6 +80,13 @@ impl Lease {
 
     /// Leaves nothing of a lease that nobody will want again.
     pub(super) async fn forget(&self) {
+        let is_there = match self.bus.read_state(&self.key).await {
+            Ok(entry) => entry.is_some_and(|entry| !entry.value.is_empty()),
+            Err(_) => true,
+        };
+        if !is_there {
+            return;
+        }
         if let Err(error) = self.bus.clear_state(LEASE, &self.key).await {
             tracing::debug!(subscriber = self.subscriber, %error, "a lease that nobody wants is kept");
         }

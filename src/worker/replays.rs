@@ -27,7 +27,7 @@ use super::{
     source::Item,
 };
 use crate::{
-    bus::{Bus, BusError, never_mends},
+    bus::{Bus, BusError},
     executor::Executor,
     job::{Replay, ReplayState},
     replaying::ReplayId,
@@ -44,7 +44,7 @@ const SOON: Duration = Duration::from_millis(100);
 const TIMES: u32 = 3;
 /// How often all are looked at again, should the bucket be another one.
 const ALL: Duration = Duration::from_secs(600);
-/// What was over for longer has left nothing behind.
+/// What was over for longer most likely has left nothing behind, and does not press.
 const LATELY: TimeDelta = TimeDelta::hours(1);
 /// How long a replay that was removed, or cannot be cleaned up, is left alone, and the latter at most.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -88,6 +88,8 @@ pub(super) struct Replays<S> {
     open: HashMap<ReplayId, watch::Sender<Replay>>,
     /// Those that are over and were seen to it.
     over: HashSet<ReplayId>,
+    /// Those of them that were over long before this was looked at.
+    long_over: Vec<Replay>,
     /// Those that want what this replica does not have.
     left: HashSet<ReplayId>,
     running: JoinSet<Handled>,
@@ -107,6 +109,7 @@ impl<S: Send + Sync + 'static> Replays<S> {
             all_at: Instant::now(),
             open: HashMap::new(),
             over: HashSet::new(),
+            long_over: Vec::new(),
             left: HashSet::new(),
             running: JoinSet::new(),
             handled: Handled::new(),
@@ -172,25 +175,37 @@ impl<S: Send + Sync + 'static> Replays<S> {
                 self.note(replay);
             }
         }
+        if !self.long_over.is_empty() {
+            let long_over = std::mem::take(&mut self.long_over);
+            self.clean_up(long_over);
+        }
         Ok(())
+    }
+
+    /// Has nothing be left of these, one after the other.
+    fn clean_up(&mut self, over: Vec<Replay>) {
+        let desk = Arc::clone(&self.desk);
+        self.running.spawn(async move {
+            for replay in &over {
+                desk.leave_nothing(replay).await;
+            }
+            Handled::new()
+        });
     }
 
     fn note(&mut self, replay: Replay) {
         let id = replay.id;
-        if replay.state == ReplayState::Cancelled {
-            self.desk.courses.of(id).cancel();
-        }
+        self.desk.courses.note(&replay);
         if replay.state.is_final() {
             let was_open = self.open.remove(&id);
             let is_run = was_open.is_some_and(|open| open.send(replay.clone()).is_ok());
             // Whoever ran it may have died before this.
             let is_new = self.over.insert(id);
-            if is_new && !is_run && Utc::now() - replay.state_at < LATELY {
-                let desk = Arc::clone(&self.desk);
-                self.running.spawn(async move {
-                    desk.leave_nothing(&replay).await;
-                    Handled::new()
-                });
+            if is_new && !is_run {
+                match Utc::now() - replay.state_at < LATELY {
+                    true => self.clean_up(vec![replay]),
+                    false => self.long_over.push(replay),
+                }
             }
             return;
         }
@@ -307,20 +322,11 @@ impl<S: Send + Sync + 'static> Desk<S> {
         entry: &mut watch::Receiver<Replay>,
         lost: &CancellationToken,
     ) -> Result<Worked, BusError> {
-        match self.try_to_work(replay.clone(), entry, lost).await {
-            Err(error) if never_mends(&error) => {
-                let end = (ReplayState::Failed, Some(error.to_string()));
-                self.write_end(replay.id, end).await?;
-                self.courses.of(replay.id).end();
-                self.clean_up(&replay).await?;
-                Ok(Worked::Over)
-            }
-            Err(error) => {
-                self.tell(&replay, &error).await;
-                Err(error)
-            }
-            worked => worked,
+        let worked = self.try_to_work(replay.clone(), entry, lost).await;
+        if let Err(error) = &worked {
+            self.tell(&replay, error).await;
         }
+        worked
     }
 
     async fn try_to_work(

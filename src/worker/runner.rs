@@ -244,11 +244,11 @@ impl<S: Send + Sync + 'static> Runner<S> {
             let capacity = at_once
                 .saturating_mul(AHEAD_WHEN_ORDERED)
                 .min(MAX_CONCURRENCY);
-            let hands = Hands::new(capacity, memory, flow);
+            let hands = Arc::new(Hands::new(capacity, memory, flow));
             let source = Source::open(&self.bus, name, consumer.clone(), hands, to).await?;
             source.ordered(before, unclean).await
         } else {
-            let hands = Hands::new(at_once, memory, flow);
+            let hands = Arc::new(Hands::new(at_once, memory, flow));
             Source::open(&self.bus, name, consumer.clone(), hands, to).await
         }
     }

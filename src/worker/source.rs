@@ -102,7 +102,7 @@ impl Source {
         bus: &Bus,
         subscriber: &Arc<str>,
         consumer: ConsumerSpec,
-        hands: Hands,
+        hands: Arc<Hands>,
         to: Outlet,
     ) -> Result<Self, BusError> {
         let created = bus.stream_created(&consumer.stream).await?;
@@ -123,7 +123,7 @@ impl Source {
             floor,
             looks: JoinSet::new(),
             puller,
-            hands: Arc::new(hands),
+            hands,
             to,
             replay: None,
             repeated: JoinSet::new(),
@@ -259,7 +259,7 @@ impl Source {
             order.next += 1;
         }
         if let Some(replay) = &mut arrival.replay {
-            self.to.courses.join(replay);
+            self.to.courses.join(&self.bus, replay).await;
         }
         self.pause = FIRST_PAUSE;
         self.seen = self.seen.max(arrival.at);
@@ -407,6 +407,7 @@ impl Source {
         self.bus.restore_consumer(&self.consumer, start).await?;
         let made = self.bus.consumer_created(&self.consumer).await?;
         self.note_made(made);
+        self.hands.begin_again();
         if self.order.is_some() {
             self.rewind().await
         } else {

@@ -264,6 +264,17 @@ async fn what_cannot_be_done_says_why_and_what_to_do() {
     let id = begin(&world, &["--from", "1", "--force"]).await;
     let show = world.ok(&["replay", "show", &id]).await;
     assert!(show.contains("no replica has begun with it"), "{show}");
+    let why = "no replica of counts answers";
+    eventually("it is named", || async {
+        world.ok(&["replay", "show", &id]).await.contains(why)
+    })
+    .await;
+    let list = world.ok(&["replay", "list"]).await;
+    assert!(list.contains(why), "{list}");
+    let mut watching = world.spawn(&["replay", "watch", &id]);
+    let line = watching.line().await.unwrap();
+    assert!(line.contains("it does not go on since 20"), "{line}");
+    watching.signalled("INT").await;
     world.nats.stop().await.unwrap();
     world.refused(3, &["replay", "list"]).await;
 }

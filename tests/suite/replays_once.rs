@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
 use tidings::{
-    BatchContext, Batching, Context, EventPublisher, EventSubscriber, Failure, InboxTransaction,
-    Item, Replay, ReplayState, Retry, Verdicts, Worker,
+    BatchContext, Batching, Context, EventId, EventPublisher, EventSubscriber, Failure,
+    InboxTransaction, Item, Replay, ReplayState, Retry, Verdicts, Worker,
 };
 
 use crate::{
@@ -20,6 +20,7 @@ both!(
     a_replay_counts_everything_again_and_once,
     a_worker_that_dies_and_a_consumer_that_is_reset_do_not_count_twice,
     what_is_published_in_a_replay_is_counted_unless_it_is_wanted,
+    what_is_taken_back_in_a_replay_is_counted_unless_it_is_wanted,
     batches_are_counted_again_and_once,
 );
 
@@ -130,6 +131,46 @@ async fn what_is_published_in_a_replay_is_counted_unless_it_is_wanted<DB: Databa
         .unwrap();
     assert_eq!(progress.suppressed, 0);
     assert_eq!(in_outbox(&world).await, 2 * before);
+    running.stop().await.unwrap();
+}
+
+async fn what_is_taken_back_in_a_replay_is_counted_unless_it_is_wanted<DB: Database>(
+    world: World<DB>,
+) {
+    type Wanted = std::sync::Arc<std::sync::Mutex<Option<EventId>>>;
+    async fn take_back<DB: Database>(
+        _: User,
+        mut tx: InboxTransaction<DB>,
+        cx: Context<Wanted>,
+    ) -> Result<(), Failure> {
+        let wanted = *cx.state().lock().expect("no panic");
+        if let Some(id) = wanted {
+            tx.cancel(id).await?;
+        }
+        Ok(())
+    }
+    let wanted = Wanted::default();
+    let subscriber = EventSubscriber::durable(NAME).on_once(&world.outbox, take_back::<DB>);
+    let worker = Worker::new(world.bus.clone(), wanted.clone()).subscribe(subscriber);
+    let running = world.run(worker);
+    let mut tx = world.outbox.begin().await.unwrap();
+    let tomorrow = Utc::now() + TimeDelta::days(1);
+    let delayed = tx.publish_at(&User::new("later"), tomorrow).unwrap();
+    tx.commit().await.unwrap();
+    *wanted.lock().unwrap() = Some(delayed);
+    world.publish(&[User::new("a")]).await;
+    let left = async || world.outbox.delayed(None, 10).await.unwrap().len();
+    eventually("it is taken back", || async { left().await == 0 }).await;
+
+    let mut tx = world.outbox.begin().await.unwrap();
+    let delayed = tx.publish_at(&User::new("later"), tomorrow).unwrap();
+    tx.commit().await.unwrap();
+    *wanted.lock().unwrap() = Some(delayed);
+    let progress = world.replayed(NAME, &everything()).await.progress.unwrap();
+    assert_eq!((left().await, progress.suppressed), (1, 1));
+    let request = everything().follow_ups();
+    let progress = world.replayed(NAME, &request).await.progress.unwrap();
+    assert_eq!((left().await, progress.suppressed), (0, 0));
     running.stop().await.unwrap();
 }
 

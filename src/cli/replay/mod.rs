@@ -29,15 +29,15 @@ enum Action {
     /// another one. Handlers whose effect happens once handle each event once more. What handlers publish meanwhile is
     /// counted, and not published, unless --follow-ups is given.
     Start(start::Start),
-    /// List replays, the oldest first; what is over is kept for 90 days
+    /// List replays, the oldest first, and why one does not go on; what is over is kept for 90 days
     List(list::List),
-    /// Print all of one: what was asked for, how far it is, what became of its events
+    /// Print all of one: what was asked for, how far it is, why it does not go on, what became of its events
     Show(show::Show),
     /// Follow one to its end; the exit code is 0 when it is done, and 1 when it was cancelled or failed
     Watch(watch::Watch),
     /// Have one stand still
     Pause(set::Pause),
-    /// Have a paused one go on where it is
+    /// Have a paused one go on where it is, also beside what is still in hand
     Resume(set::Resume),
     /// End one for good; what it has in hand ends
     Cancel(set::Cancel),

@@ -118,6 +118,11 @@ fn counts(progress: &ReplayProgress) -> impl Iterator<Item = Row> + use<> {
         ),
         ("dead letters", progress.dead_lettered, ""),
         (
+            "gone",
+            progress.gone,
+            ": removed by their stream before they came",
+        ),
+        (
             "suppressed",
             progress.suppressed,
             ": what handlers wanted to publish",

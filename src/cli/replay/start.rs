@@ -133,6 +133,7 @@ impl Start {
                 "subscriber": replay.subscriber,
                 "ranges": replay.ranges,
                 "left_out": filtered,
+                "gone": progress.map_or(0, |progress| progress.gone),
                 "events": found.events,
                 "errors": found.errors,
                 "estimated_seconds": estimate.seconds(),
@@ -141,6 +142,11 @@ impl Start {
         }
         tell_ranges(replay)?;
         rehearsal::print(found)?;
+        let gone = progress.map_or(0, |progress| progress.gone);
+        if gone > 0 {
+            let text = format!("{gone} gone: removed by their stream before they came");
+            output::line(text)?;
+        }
         if filtered > 0 {
             output::line(format!("{filtered} left out: another key or conversation"))?;
         }

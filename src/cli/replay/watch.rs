@@ -209,6 +209,10 @@ fn line(status: &ReplayStatus, per_second: Option<f64>) -> String {
     let (over, all) = (status.over(), status.replay.events());
     let state = status.replay.state;
     let mut text = format!("{}: {over} of {all}", state.as_str());
+    let gone = status.progress.as_ref().map_or(0, |progress| progress.gone);
+    if gone > 0 {
+        text += &format!(", {gone} were gone: their stream had removed them");
+    }
     if status.progress.is_none() && !state.is_final() {
         text += ", no replica has begun with it";
     }

@@ -3,7 +3,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use tokio::{sync::mpsc, time::Instant};
@@ -44,8 +47,8 @@ pub(super) struct Feed<S> {
 #[derive(Default)]
 pub(super) struct Found {
     rehearsal: Mutex<Rehearsal>,
-    /// What is beyond the range keeps its place for a while, so that little of it is pulled.
-    beyond: Mutex<Vec<Item>>,
+    /// Something came from the end of a range, or from beyond it.
+    is_at_end: AtomicBool,
 }
 
 impl Found {
@@ -55,21 +58,9 @@ impl Found {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether something came from beyond the range.
-    pub(super) fn is_beyond(&self) -> bool {
-        !self.beyond().is_empty()
-    }
-
-    /// Lets what is beyond the range go.
-    pub(super) fn forget_beyond(&self) {
-        let beyond = std::mem::take(&mut *self.beyond());
-        for item in beyond {
-            item.hands.release(item.arrival.at);
-        }
-    }
-
-    fn beyond(&self) -> MutexGuard<'_, Vec<Item>> {
-        self.beyond.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether something has come from the end of a range since it was asked last.
+    pub(super) fn is_at_end(&self) -> bool {
+        self.is_at_end.swap(false, Relaxed)
     }
 }
 
@@ -118,11 +109,16 @@ impl<S: Send + Sync + 'static> Feed<S> {
     async fn take(&mut self, item: Item, stop: &CancellationToken) -> Option<Item> {
         let arrival = &item.arrival;
         let last = self.last.get(&arrival.stream).copied().unwrap_or(0);
+        if arrival.at >= last {
+            item.hands.has_come(true, 0);
+            self.found.is_at_end.store(true, Relaxed);
+        }
         if arrival.at > last {
             if item.delivery.ack_unconfirmed().await.is_err() {
                 return Some(item);
             }
-            self.found.beyond().push(item);
+            // Not as one that was handled: nobody needs to know that.
+            item.hands.let_go(arrival.at);
             return None;
         }
         if !self.matches(&item) {

@@ -20,7 +20,7 @@ use super::{
     feed::{Feed, Found, Outlet},
 };
 use crate::{
-    bus::{BusError, ConsumerSpec, Start},
+    bus::{BusError, ConsumerSpec, Standing, Start},
     executor::PROGRESS,
     job::{Replay, ReplayProgress, ReplayRange, ReplayState},
     replaying::{Course, Mark, Replaying},
@@ -39,6 +39,8 @@ const LOOK: Duration = Duration::from_millis(200);
 const SELDOM: Duration = Duration::from_secs(1);
 /// How often it is looked if what is in hand has ended.
 const SETTLE: Duration = Duration::from_millis(20);
+/// For how long a delivery that is unanswered and not in hand is on its way.
+const LOST: Duration = Duration::from_secs(5);
 /// How many events are taken in ahead of those that run, without a rate or an order to keep.
 const AHEAD: usize = 256;
 /// And when none runs.
@@ -59,6 +61,14 @@ enum End {
     Lost,
 }
 
+/// What waiting for what is in hand came to.
+enum Settled {
+    /// All has ended that is waited for; this was handled above the ack floors.
+    For(Handled),
+    /// It is to go on, and some of it is still in hand.
+    Resumed,
+}
+
 pub(super) struct Work<'a, S> {
     desk: &'a Desk<S>,
     replay: Replay,
@@ -73,6 +83,8 @@ pub(super) struct Work<'a, S> {
     feed: JoinSet<()>,
     feeding: CancellationToken,
     found: Arc<Found>,
+    /// What is still in hand of each stream since a pause that was a short one.
+    kept: BTreeMap<String, Arc<Hands>>,
 }
 
 /// The part of one stream.
@@ -81,6 +93,8 @@ struct Part {
     hands: Arc<Hands>,
     pulling: CancellationToken,
     looked_at: Instant,
+    /// Since when deliveries are unanswered that are not in hand, though all of the range was delivered.
+    lost_since: Option<Instant>,
     is_over: bool,
 }
 
@@ -119,6 +133,7 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
             feed: JoinSet::new(),
             feeding: CancellationToken::new(),
             found,
+            kept: BTreeMap::new(),
         })
     }
 
@@ -128,21 +143,34 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
         entry: &mut watch::Receiver<Replay>,
         lost: &CancellationToken,
     ) -> Result<Worked, BusError> {
-        tracing::info!(
-            subscriber = &*self.desk.name,
-            replay = %self.replay.id,
-            over = self.progress.over(),
-            "the replay runs"
-        );
-        let end = match self.open().await? {
-            Some(why) => End::Failed(why),
-            None => self.watch(entry, lost).await,
-        };
-        if matches!(end, End::Cancelled) {
-            self.replaying.course.cancel();
+        loop {
+            let end = match self.open().await {
+                Ok(Some(why)) => End::Failed(why),
+                Ok(None) => self.watch(entry, lost).await,
+                Err(error) => {
+                    // What is in hand since a pause.
+                    self.settle(&End::Again, entry, lost).await;
+                    return Err(error);
+                }
+            };
+            if matches!(end, End::Cancelled) {
+                self.replaying.course.cancel();
+            }
+            match self.settle(&end, entry, lost).await {
+                Settled::For(handled) => return self.conclude(end, handled).await,
+                Settled::Resumed => self.go_on(),
+            }
         }
-        let handled = self.settle(&end, entry, lost).await;
-        self.conclude(end, handled).await
+    }
+
+    /// Keeps what is in hand, and begins to pull anew.
+    fn go_on(&mut self) {
+        self.feeding = CancellationToken::new();
+        for part in self.parts.drain(..) {
+            // What went back comes again.
+            part.hands.begin_again();
+            self.kept.insert(part.range.stream, part.hands);
+        }
     }
 
     /// Begins to pull; says why if that can never be.
@@ -168,13 +196,10 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
             };
             let start = Start::Sequence(range.first.max(floor + 1));
             self.desk.bus.restore_consumer(&consumer, start).await?;
-            let opening = Source::open(
-                &self.desk.bus,
-                &self.desk.name,
-                consumer,
-                self.hands(),
-                to.clone(),
-            );
+            let kept = self.kept.remove(&range.stream);
+            let hands = kept.unwrap_or_else(|| Arc::new(self.hands()));
+            let opening =
+                Source::open(&self.desk.bus, &self.desk.name, consumer, hands, to.clone());
             let mut source = opening.await?.of_replay(&self.replaying);
             if !source.is_of(&range.incarnation) {
                 return Ok(Some(another(&range)));
@@ -186,6 +211,7 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
                 hands: Arc::clone(source.hands()),
                 pulling: CancellationToken::new(),
                 looked_at: Instant::now(),
+                lost_since: None,
                 is_over: false,
                 range,
             });
@@ -206,6 +232,12 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
             let halted = CancellationToken::new();
             self.sources.spawn(source.run(part.pulling.clone(), halted));
         }
+        tracing::info!(
+            subscriber = &*self.desk.name,
+            replay = %self.replay.id,
+            over = self.progress.over(),
+            "the replay runs"
+        );
         Ok(None)
     }
 
@@ -273,16 +305,17 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
 
     /// Looks how far it is.
     async fn look(&mut self) -> Option<End> {
-        let is_beyond = self.found.is_beyond();
+        let is_at_end = self.found.is_at_end();
         let consumer = self.replay.consumer();
         let mut unknown = None;
         for at in 0..self.parts.len() {
             let part = &self.parts[at];
-            let is_idle = part.hands.held().0 == 0;
+            let held = part.hands.held().0;
+            let is_idle = held == 0;
             if part.pulling.is_cancelled() && !part.is_over {
                 return Some(End::Again);
             }
-            if part.is_over || !is_idle && !is_beyond && part.looked_at.elapsed() < SELDOM {
+            if part.is_over || !is_idle && !is_at_end && part.looked_at.elapsed() < SELDOM {
                 continue;
             }
             let standing = self.desk.bus.standing(&part.range.stream, &consumer).await;
@@ -305,8 +338,10 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
             let part = &mut self.parts[at];
             part.looked_at = Instant::now();
             let last = part.range.last;
-            let is_empty = standing.pending == 0 && standing.in_hand == 0 && is_idle;
-            part.is_over = standing.floor >= last || is_empty;
+            part.note_delivered(&standing, held);
+            let is_empty = standing.pending == 0 && standing.in_hand == 0;
+            // What was acknowledged is counted a moment later.
+            part.is_over = is_idle && (standing.floor >= last || is_empty);
             let floor = match part.is_over {
                 true => last,
                 false => standing.floor,
@@ -317,7 +352,6 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
             let stream = part.range.stream.clone();
             self.note_floor(stream, floor);
         }
-        self.found.forget_beyond();
         self.note_trouble(unknown);
         if self.written_at.elapsed() >= SELDOM {
             self.write_progress().await;
@@ -326,14 +360,13 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
         is_over.then_some(End::Done)
     }
 
-    /// Ends the pulls, and waits until what is in hand has ended, where that is of use. Gives what was handled
-    /// above the ack floors.
+    /// Ends the pulls, and waits until what is in hand has ended, where that is of use, or until a pause is over.
     async fn settle(
         &mut self,
         end: &End,
         entry: &mut watch::Receiver<Replay>,
         lost: &CancellationToken,
-    ) -> Handled {
+    ) -> Settled {
         self.feeding.cancel();
         self.parts.iter().for_each(|part| part.pulling.cancel());
         let mut hands: BTreeMap<String, Arc<Hands>> = BTreeMap::new();
@@ -341,8 +374,10 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
             hands.extend(ended);
         }
         while self.feed.join_next().await.is_some() {}
-        self.found.forget_beyond();
         if matches!(end, End::Paused | End::Again | End::Stopped) {
+            self.write_progress().await;
+            let in_hand = self.parts.iter().map(|part| &part.hands);
+            let in_hand: Vec<_> = in_hand.chain(self.kept.values()).cloned().collect();
             let mut progress = tokio::time::interval(PROGRESS / 2);
             let mut looks = tokio::time::interval(SETTLE);
             loop {
@@ -356,11 +391,15 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
                         if changed.is_err() {
                             break;
                         }
+                        let is_running = entry.borrow().state == ReplayState::Running;
+                        if *end == End::Paused && is_running {
+                            return Settled::Resumed;
+                        }
                     }
-                    _ = progress.tick() => for hands in hands.values() {
+                    _ = progress.tick() => for hands in &in_hand {
                         tell_progress(&self.desk.name, hands, PROGRESS / 4).await;
                     },
-                    _ = looks.tick() => if hands.values().all(|hands| hands.held().0 == 0) {
+                    _ = looks.tick() => if in_hand.iter().all(|hands| hands.held().0 == 0) {
                         break;
                     },
                 }
@@ -369,7 +408,7 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
         let handled = hands
             .into_iter()
             .map(|(place, hands)| (place, hands.handled()));
-        handled.collect()
+        Settled::For(handled.collect())
     }
 
     /// Says what it came to, where everyone sees it.
@@ -385,6 +424,9 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
         if end != End::Stopped {
             self.progress.trouble = None;
         }
+        if end == End::Done {
+            self.count_gone().await?;
+        }
         self.write_progress().await;
         let state = match end {
             End::Done => (ReplayState::Done, None),
@@ -396,6 +438,21 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
         self.replaying.course.end();
         self.desk.clean_up(&self.replay).await?;
         Ok(Worked::Over)
+    }
+}
+
+impl Part {
+    /// Nothing is pulled from beyond the range, unless something of it was lost on its way and comes again. `held` was
+    /// asked before the server: what ends meanwhile is not lost.
+    fn note_delivered(&mut self, standing: &Standing, held: usize) {
+        let has_come = standing.delivered >= self.range.last;
+        let lost = usize::try_from(standing.in_hand).map_or(0, |it| it.saturating_sub(held));
+        let since = self.lost_since.take().filter(|_| has_come && lost > 0);
+        let since = since.or_else(|| (has_come && lost > 0).then(Instant::now));
+        self.lost_since = since;
+        let is_lost = since.is_some_and(|since| since.elapsed() > LOST);
+        self.hands
+            .has_come(has_come, if is_lost { lost } else { 0 });
     }
 }
 

@@ -1,7 +1,5 @@
 //! How far a replay has come, written where everyone sees it, at most once a second. Never decides anything.
 
-use std::sync::Arc;
-
 use chrono::Utc;
 use tokio::time::Instant;
 
@@ -70,14 +68,7 @@ impl<S: Send + Sync + 'static> Work<'_, S> {
 
     /// Writes what has changed. Should it not be written, the next time has it.
     pub(super) async fn write_progress(&mut self) {
-        let mut progress = self.progress.clone();
-        let course = Arc::clone(self.course());
-        for (what, count) in counts(&mut progress) {
-            *count = course.count(what);
-        }
-        if self.replay.request.rehearse {
-            progress.rehearsal = Some(self.found.rehearsal().clone());
-        }
+        let mut progress = self.counted();
         self.written_at = Instant::now();
         if self.is_written && self.progress == progress {
             return;
@@ -92,6 +83,37 @@ impl<S: Send + Sync + 'static> Work<'_, S> {
                 false
             }
         };
+    }
+
+    /// With what was counted until now.
+    fn counted(&self) -> ReplayProgress {
+        let mut progress = self.progress.clone();
+        for (what, count) in counts(&mut progress) {
+            *count = self.course().count(what);
+        }
+        if self.replay.request.rehearse {
+            progress.rehearsal = Some(self.found.rehearsal().clone());
+        }
+        progress
+    }
+
+    /// Counts what its streams have removed before it came: no more than they have removed at all, because what a
+    /// replica did last before its death may not be counted.
+    pub(super) async fn count_gone(&mut self) -> Result<(), BusError> {
+        let uncounted = self.replay.events().saturating_sub(self.counted().over());
+        if uncounted == 0 {
+            return Ok(());
+        }
+        let (bus, mut removed) = (&self.desk.bus, 0);
+        for range in &self.replay.ranges {
+            let (stream, names) = (&range.stream, &range.names);
+            let from_here = bus.count_from(stream, names, range.first).await?;
+            let from_there = bus.count_from(stream, names, range.last + 1).await?;
+            let left = from_here.saturating_sub(from_there);
+            removed += range.events.saturating_sub(left);
+        }
+        self.progress.gone = uncounted.min(removed);
+        Ok(())
     }
 
     async fn put_progress(&mut self) -> Result<(), BusError> {

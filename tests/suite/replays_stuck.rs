@@ -1,0 +1,277 @@
+//! P9: a replay that does not go on says why and since when, and goes on when that is over; one that never can fails.
+
+use std::time::Duration;
+
+use tidings::{
+    Auth, Bus, Context, EventPublisher, EventSubscriber, Failure, NatsOptions, Rate, Replay,
+    ReplayError, ReplayId, ReplayState, ReplayStatus, Replays, StreamSpec, Worker, WorkerError,
+    testing::NatsServer,
+};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{
+    Counted, Noted, User, World, events_stream, eventually, everything, log, within,
+};
+
+type Sqlite = sqlx::Sqlite;
+
+const NAME: &str = "stuck";
+const USERS: usize = 100;
+
+async fn note(user: User, cx: Context<Noted>) -> Result<(), Failure> {
+    if cx.is_replay() {
+        cx.state().note(user.id);
+    }
+    Ok(())
+}
+
+/// A server with a user `all`, and one, `limited`, whose permissions change.
+struct Limited {
+    server: NatsServer,
+    all: Bus,
+    noted: Noted,
+}
+
+/// A worker of that user.
+struct Working {
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), WorkerError>>,
+}
+
+impl Limited {
+    async fn start() -> Self {
+        let server = NatsServer::options().config(users("")).start().await;
+        let server = server.expect("nats-server starts");
+        let all = connect(&server, "all").await;
+        let streams = StreamSpec::of_subscribers().into_iter();
+        for stream in streams.chain([events_stream()]) {
+            all.apply_stream(&stream).await.expect("a stream");
+        }
+        let publisher = EventPublisher::new(&all);
+        for id in 0..USERS {
+            publisher
+                .publish(&User::new(&id.to_string()))
+                .await
+                .unwrap();
+        }
+        let noted = Noted::default();
+        Self { server, all, noted }
+    }
+
+    fn deny(&self, subject: &str) {
+        let deny = format!("publish: {{ deny: [{subject:?}] }}");
+        self.server.reload(users(&deny)).unwrap();
+    }
+
+    fn allow(&self) {
+        self.server.reload(users("")).unwrap();
+    }
+
+    async fn work(&self) -> Working {
+        let bus = connect(&self.server, "limited").await;
+        let subscriber = EventSubscriber::durable(NAME).on(note);
+        let worker = Worker::new(bus, self.noted.clone()).subscribe(subscriber);
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(worker.run(stop.clone().cancelled_owned()));
+        Working { stop, task }
+    }
+
+    async fn replay(&self) -> Replay {
+        // A fifth of a minute at the most, so that it can be met on its way.
+        let slowly = everything().rate(Rate::per_second(50));
+        loop {
+            match Replays::over(&self.all).start(NAME, &slowly).await {
+                Err(ReplayError::NoReplica { .. } | ReplayError::Unknown { .. }) => {}
+                started => return started.unwrap(),
+            }
+        }
+    }
+
+    async fn status(&self, id: ReplayId) -> ReplayStatus {
+        Replays::over(&self.all).find(id).await.unwrap()
+    }
+
+    /// Waits until it says that it lacks this, and gives how it does then.
+    async fn lacks(&self, id: ReplayId, permission: &str) -> ReplayStatus {
+        let expected = format!("allow it to publish to {permission}");
+        eventually(&expected, || async {
+            let trouble = self.status(id).await.trouble;
+            trouble.is_some_and(|trouble| trouble.why.contains(&expected))
+        })
+        .await;
+        let status = self.status(id).await;
+        assert_eq!(status.replay.state, ReplayState::Running);
+        status
+    }
+
+    /// Waits until it is done, with all events.
+    async fn is_done(&self, id: ReplayId) {
+        eventually("it is done", || async {
+            self.status(id).await.replay.state == ReplayState::Done
+        })
+        .await;
+        let status = self.status(id).await;
+        let left = status.progress.clone().unwrap().trouble;
+        assert_eq!((status.trouble.clone(), left), (None, None));
+        assert_eq!(status.over(), USERS as u64);
+    }
+}
+
+impl Working {
+    async fn stop(self) {
+        self.stop.cancel();
+        let ended = within("a clean stop", self.task).await;
+        ended.expect("no panic").expect("a clean end");
+    }
+}
+
+async fn connect(server: &NatsServer, user: &str) -> Bus {
+    let options = NatsOptions::servers([server.url()]).auth(Auth::User {
+        user: user.into(),
+        password: "secret".into(),
+    });
+    Bus::connect(options).await.expect("a connection")
+}
+
+fn users(less: &str) -> String {
+    format!(
+        "authorization {{ users: [ {{ user: all, password: secret }}, {{ user: limited, password: secret, permissions: {{ {less} }} }} ] }}"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_whose_consumer_may_not_be_made_says_so_and_goes_on_once_it_may() {
+    log::listen();
+    let limited = Limited::start().await;
+    // Its own consumers are there already.
+    limited.work().await.stop().await;
+    limited.deny("$JS.API.CONSUMER.CREATE.EVENTS.>");
+    let worker = limited.work().await;
+    let replay = limited.replay().await;
+    let permission = format!("$JS.API.CONSUMER.CREATE.EVENTS.replay-{}", replay.id);
+    let first = limited.lacks(replay.id, &permission).await.trouble.unwrap();
+    assert!(first.since >= replay.created_at);
+    let id = replay.id.to_string();
+    let runs = || {
+        log::said("the replay cannot go on now")
+            .into_iter()
+            .filter(|line| line.contains(&id))
+            .count()
+    };
+    // real time: it is tried several times
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    assert_eq!(runs(), 1, "it is said once a minute");
+    let then = limited.lacks(replay.id, &permission).await.trouble.unwrap();
+    assert_eq!(then.since, first.since);
+    limited.allow();
+    limited.is_done(replay.id).await;
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_that_may_not_pull_any_more_says_so_and_goes_on_once_it_may() {
+    let limited = Limited::start().await;
+    let worker = limited.work().await;
+    let replay = limited.replay().await;
+    limited.noted.reach(10).await;
+    let permission = format!("$JS.API.CONSUMER.MSG.NEXT.EVENTS.replay-{}", replay.id);
+    limited.deny(&permission);
+    limited.lacks(replay.id, &permission).await;
+    assert!(limited.noted.len() < USERS);
+    limited.allow();
+    limited.is_done(replay.id).await;
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_may_not_look_for_replays_says_so_in_their_status() {
+    let limited = Limited::start().await;
+    limited.work().await.stop().await;
+    let permission = "$JS.API.STREAM.MSG.GET.KV_TIDINGS";
+    limited.deny(permission);
+    let worker = limited.work().await;
+    let replay = limited.replay().await;
+    limited.lacks(replay.id, permission).await;
+    limited.allow();
+    limited.is_done(replay.id).await;
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_that_nobody_runs_any_more_says_so() {
+    let world = World::<Sqlite>::start().await;
+    let noted = Noted::default();
+    let subscriber = EventSubscriber::durable(NAME).on(note);
+    let running = world.run(Worker::new(world.bus.clone(), noted.clone()).subscribe(subscriber));
+    let users: Vec<User> = (0..USERS).map(|id| User::new(&id.to_string())).collect();
+    world.publish(&users).await;
+    let slowly = everything().rate(Rate::per_second(10));
+    let replay = world.replay(NAME, &slowly).await;
+    noted.reach(5).await;
+    assert_eq!(world.replay_status(replay.id).await.trouble, None);
+    running.stop().await.unwrap();
+    eventually("it is named", || async {
+        let trouble = world.replay_status(replay.id).await.trouble;
+        trouble.is_some_and(|trouble| trouble.why.contains("no replica of stuck answers"))
+    })
+    .await;
+    let paused = world.replays().pause(replay.id).await.unwrap();
+    assert_eq!(paused.state, ReplayState::Paused);
+    let trouble = world.replay_status(replay.id).await.trouble;
+    assert_eq!(trouble, None, "it should not run");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shadow_that_the_active_replica_does_not_have_is_refused_and_named() {
+    async fn count(counted: Counted, cx: Context<Noted>) -> Result<(), Failure> {
+        if cx.is_replay() {
+            cx.state().note(counted.key);
+        }
+        Ok(())
+    }
+    let world = World::<Sqlite>::start().await;
+    let noted = Noted::default();
+    let run = |subscriber: EventSubscriber<Noted>| {
+        let subscriber = subscriber.on(count).ordered_by_key();
+        world.run(Worker::new(world.bus.clone(), noted.clone()).subscribe(subscriber))
+    };
+    let key = "k".to_owned();
+    world.publish(&[Counted { key, count: 1 }]).await;
+    let first = run(EventSubscriber::durable(NAME));
+    let replicas = async || {
+        let subscribers = tidings::Subscribers::over(&world.bus);
+        subscribers
+            .find(NAME)
+            .await
+            .map_or(Vec::new(), |one| one.replicas)
+    };
+    eventually("the first one works", || async {
+        replicas()
+            .await
+            .iter()
+            .any(|one| one.holds_lease == Some(true))
+    })
+    .await;
+    let second = run(EventSubscriber::durable(NAME).shadow("v2", |shadow| shadow.on(count)));
+    eventually("the second one answers", || async {
+        replicas().await.len() == 2
+    })
+    .await;
+    let request = everything().shadow("v2");
+    let refused = world.replays().start(NAME, &request).await.unwrap_err();
+    assert!(
+        matches!(refused, ReplayError::ShadowElsewhere { .. }),
+        "{refused}"
+    );
+    let replay = world.replay(NAME, &request.force()).await;
+    eventually("it is named", || async {
+        let trouble = world.replay_status(replay.id).await.trouble;
+        trouble.is_some_and(|trouble| trouble.why.contains("has no shadow v2"))
+    })
+    .await;
+    first.stop().await.unwrap();
+    let status = world.replay_is(replay.id, ReplayState::Done).await;
+    assert_eq!((noted.all(), status.trouble), (vec!["k".to_owned()], None));
+    second.stop().await.unwrap();
+}
