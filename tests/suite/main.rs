@@ -27,6 +27,7 @@ mod moves;
 mod order;
 mod outbox;
 mod parked_keys;
+mod permissions;
 mod poison;
 mod pooler;
 mod producers;

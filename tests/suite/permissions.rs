@@ -1,0 +1,377 @@
+//! The users of `deploy/nats/permissions.conf` may do what they have to, and are allowed nothing that they do not
+//! need.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    process::Output,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use tidings::{
+    Bus, Context, Event, EventPublisher, EventSubscriber, Exhausted, Failure, InboxTransaction,
+    Outbox, Relay, Retry, Worker, WorkerError, testing::NatsServer,
+};
+use tokio::{process::Command, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{Folder, Noted, User, eventually, within};
+
+type Sqlite = sqlx::Sqlite;
+
+const DOCUMENT: &str = include_str!("../../deploy/nats/permissions.conf");
+const PROGRAM: &str = r#"
+[[stream]]
+name = "EVENTS"
+subjects = ["user.>", "payment.>"]
+"#;
+
+/// The n-th settlement of a payment.
+#[derive(Debug, Serialize, Deserialize, Event)]
+#[event(name = "payment.settled", version = 1, key = id)]
+struct Settled {
+    id: String,
+    count: i64,
+}
+
+/// A server whose users are those of the document, and what happens there.
+struct Guarded {
+    server: NatsServer,
+    folder: Folder,
+    outbox: Outbox<Sqlite>,
+    producer: Bus,
+    /// The outbox of another process than the relay's.
+    elsewhere: Outbox<Sqlite>,
+    shop: Shop,
+}
+
+#[derive(Clone, Default)]
+struct Shop {
+    noted: Noted,
+    is_repaired: Arc<AtomicBool>,
+}
+
+struct Service<E> {
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), E>>,
+}
+
+async fn welcome(user: User, cx: Context<Shop>) -> Result<(), Failure> {
+    match (&*user.id, cx.attempt()) {
+        ("again", 1) => return Err(Failure::retry("not yet")),
+        ("bad", _) if !cx.state().is_repaired.load(Ordering::SeqCst) => {
+            return Err(Failure::reject("no such mailbox"));
+        }
+        _ => {}
+    }
+    cx.state().noted.note(format!("welcome {}", user.id));
+    Ok(())
+}
+
+async fn settle(
+    event: Settled,
+    mut tx: InboxTransaction<Sqlite>,
+    cx: Context<Shop>,
+) -> Result<(), Failure> {
+    let Settled { id, count } = event;
+    if id == "slow" {
+        return Err(Failure::retry("not yet"));
+    }
+    if count == 2 && !cx.state().is_repaired.load(Ordering::SeqCst) {
+        return Err(Failure::reject("no such account"));
+    }
+    tx.publish(&User::new(&format!("{id}-{count}")))?;
+    cx.state().noted.note(format!("settle {id} {count}"));
+    Ok(())
+}
+
+async fn bus(server: &NatsServer, user: &str) -> Bus {
+    let user = format!("nats://{user}:secret@");
+    let url = server.url().replace("nats://", &user);
+    Bus::connect(url.into()).await.expect("a connection")
+}
+
+impl Guarded {
+    async fn start() -> Self {
+        let folder = Folder::new();
+        let log = folder.path().join("nats.log");
+        let passwords = ["RELAY", "WORKER", "OPERATOR", "PRODUCER"];
+        let passwords = passwords.map(|user| format!("{user}_PASSWORD: secret\n"));
+        let config = format!(
+            "{}\n{DOCUMENT}\ntrace: true\nlog_file: {:?}\n",
+            passwords.concat(),
+            log.display().to_string()
+        );
+        let server = NatsServer::options().config(config).start().await;
+        let server = server.expect("nats-server starts");
+        fs::write(folder.path().join("tidings.toml"), PROGRAM).expect("a file");
+        let shop = folder.path().join("shop.db");
+        let outbox = Outbox::open(&shop).await.unwrap();
+        outbox.migrate().await.unwrap();
+        let producer = bus(&server, "producer").await;
+        Self {
+            elsewhere: Outbox::open(&shop).await.unwrap().over(&producer),
+            shop: Shop::default(),
+            server,
+            folder,
+            outbox,
+            producer,
+        }
+    }
+
+    async fn relay(&self) -> Service<tidings::RelayError> {
+        let stop = CancellationToken::new();
+        let relay = Relay::new(self.outbox.clone()).lease(Duration::from_secs(1));
+        let task = tokio::spawn(relay.run(bus(&self.server, "relay").await, stop.clone()));
+        Service { stop, task }
+    }
+
+    async fn worker(&self) -> Service<WorkerError> {
+        // Half of it is more than what is waited for in the process.
+        let second = Duration::from_secs(1);
+        let retry = Retry::exponential(second, second);
+        let worker = Worker::new(bus(&self.server, "worker").await, self.shop.clone())
+            .subscribe(
+                EventSubscriber::durable("welcome-email")
+                    .on(welcome)
+                    .retry(retry),
+            )
+            .subscribe(
+                EventSubscriber::durable("user-directory")
+                    .on_once(&self.outbox, settle)
+                    .when_exhausted(Exhausted::ParkKey)
+                    .ordered_by_key(),
+            );
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(worker.run(stop.clone().cancelled_owned()));
+        Service { stop, task }
+    }
+
+    /// The program, as the operator.
+    async fn tidings(&self, arguments: &str) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
+        command
+            .args(arguments.split_whitespace())
+            .env_clear()
+            .current_dir(self.folder.path())
+            .env("TIDINGS_NATS_URL", self.server.url())
+            .env("TIDINGS_NATS_USER", "operator")
+            .env("TIDINGS_NATS_PASSWORD", "secret")
+            .env("TIDINGS_DATABASE_URL", "sqlite:shop.db")
+            .kill_on_drop(true);
+        within(arguments, command.output()).await.expect("it runs")
+    }
+
+    /// What a command that succeeds prints.
+    async fn ok(&self, arguments: &str) -> String {
+        let output = self.tidings(arguments).await;
+        assert!(output.status.success(), "{arguments}: {output:?}");
+        String::from_utf8(output.stdout).expect("text")
+    }
+
+    async fn settles(&self, counts: std::ops::RangeInclusive<i64>) {
+        let mut tx = self.elsewhere.begin().await.unwrap();
+        for count in counts {
+            let id = "p-7".to_owned();
+            tx.publish(&Settled { id, count }).unwrap();
+        }
+        tx.commit().await.unwrap();
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("nats.log")).expect("the log")
+    }
+
+    /// Ends with what is denied, if ever something is.
+    async fn denied(&self) -> String {
+        loop {
+            if let Some(denied) = denied(&self.log()) {
+                return denied;
+            }
+            // real time: the server's log
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+    }
+
+    async fn has(&self, note: &str) {
+        eventually(note, || async {
+            self.shop.noted.all().iter().any(|noted| noted == note)
+        })
+        .await;
+    }
+}
+
+impl<E: std::fmt::Debug> Service<E> {
+    async fn stop(self) {
+        self.stop.cancel();
+        let ended = within("a clean stop", self.task).await;
+        ended.expect("no panic").expect("a clean end");
+    }
+
+    async fn die(self) {
+        self.task.abort();
+        let _ = self.task.await;
+    }
+}
+
+/// Subjects, by the user and what it does with them: `publish` or `subscribe`.
+type Subjects = BTreeMap<(String, &'static str), BTreeSet<String>>;
+
+/// What the document allows.
+fn allowed() -> Subjects {
+    let (mut allowed, mut user, mut what) = (Subjects::new(), "", "");
+    for line in DOCUMENT.lines() {
+        let line = line.split_once('#').map_or(line, |(line, _)| line);
+        if let Some((_, named)) = line.split_once("user: ") {
+            user = named.split(',').next().unwrap_or_default();
+        }
+        for verb in ["publish", "subscribe"] {
+            if line.contains(&format!("{verb} {{")) {
+                what = verb;
+            }
+        }
+        let subjects = line.split('"').skip(1).step_by(2).map(str::to_owned);
+        let of = allowed.entry((user.to_owned(), what)).or_default();
+        of.extend(subjects);
+    }
+    allowed.retain(|_, subjects| !subjects.is_empty());
+    allowed
+}
+
+/// What the server has denied, in its own words.
+fn denied(log: &str) -> Option<String> {
+    let line = log.lines().find(|line| line.contains("Violation"));
+    line.map(str::to_owned)
+}
+
+/// What the users have asked of the server, by its own log.
+fn asked(log: &str) -> Subjects {
+    let mut asked = Subjects::new();
+    for line in log.lines() {
+        let user = line.split_once("/user:").map(|(_, rest)| rest);
+        let command = line.split_once("<<- [").map(|(_, rest)| rest);
+        let (Some(user), Some(command)) = (user, command) else {
+            continue;
+        };
+        let user = user.split('"').next().unwrap_or_default();
+        let mut words = command.split([' ', ']']);
+        let what = match words.next() {
+            Some("PUB" | "HPUB") => "publish",
+            Some("SUB") => "subscribe",
+            _ => continue,
+        };
+        let subjects = asked.entry((user.to_owned(), what)).or_default();
+        subjects.extend(words.next().map(str::to_owned));
+    }
+    asked
+}
+
+/// Whether a subject that may have wildcards covers another one.
+fn covers(wide: &str, subject: &str) -> bool {
+    let mut tokens = subject.split('.');
+    for token in wide.split('.') {
+        match (token, tokens.next()) {
+            (">", Some(_)) => return true,
+            (_, None) => return false,
+            ("*", Some(_)) => {}
+            (token, Some(is)) if token == is => {}
+            _ => return false,
+        }
+    }
+    tokens.next().is_none()
+}
+
+/// Everything that the document's users are there for, but for what needs a fault to happen.
+async fn all_of_it(guarded: &Guarded) {
+    guarded.ok("streams apply").await;
+    let relay = guarded.relay().await;
+    let worker = guarded.worker().await;
+    guarded.settles(1..=4).await;
+    guarded.has("settle p-7 1").await;
+    guarded.has("welcome p-7-1").await;
+    // The next one finds what it has not published itself, behind an end that it knows.
+    relay.stop().await;
+    let producer = EventPublisher::new(&guarded.producer);
+    for id in ["good", "again", "bad"] {
+        producer.publish(&User::new(id)).await.unwrap();
+    }
+    guarded.has("welcome good").await;
+    guarded.has("welcome again").await;
+    eventually("four letters", || async {
+        let listed = guarded.ok("dead-letters list --json").await;
+        listed.lines().count() == 4
+    })
+    .await;
+    worker.die().await;
+    let relay = guarded.relay().await;
+    let worker = guarded.worker().await;
+    guarded.ok("dead-letters show 1").await;
+    guarded.ok("dead-letters export").await;
+    guarded.shop.is_repaired.store(true, Ordering::SeqCst);
+    for subscriber in ["user-directory --key p-7", "welcome-email"] {
+        let redrive = format!("dead-letters redrive --subscriber {subscriber}");
+        guarded.ok(&redrive).await;
+    }
+    guarded.has("settle p-7 4").await;
+    guarded.has("welcome p-7-4").await;
+    guarded.has("welcome bad").await;
+    fs::write(
+        guarded.folder.path().join("tidings.toml"),
+        PROGRAM.replace("EVENTS\"", "EVENTS\"\nduplicate_window = \"3m\""),
+    )
+    .expect("a file");
+    for command in [
+        "streams apply",
+        "subscribers list",
+        "subscribers show user-directory",
+        "subscribers pause welcome-email",
+        "subscribers resume welcome-email",
+        "subscribers narrow welcome-email",
+        "replay start welcome-email --from beginning --watch",
+        "replay start user-directory --from beginning --dry-run",
+        "replay list",
+        "outbox status",
+        "verify --payloads",
+        "trace --key p-7",
+        "outbox republish --from 1h --force",
+        "publish user.created --direct --data \
+         {\"id\":\"0190e6e4-7a3e-7c3e-9d3e-3b1f0d8a6a11\",\"email\":\"a@b\",\"created_at\":\"2026-11-21T09:30:00Z\"}",
+    ] {
+        guarded.ok(command).await;
+    }
+    // Stopped while it is ahead of an older event, which a reset has to be forgotten.
+    for id in ["slow", "p-8"].map(str::to_owned) {
+        producer.publish(&Settled { id, count: 1 }).await.unwrap();
+    }
+    guarded.has("settle p-8 1").await;
+    worker.stop().await;
+    guarded
+        .ok("subscribers reset user-directory --to beginning --yes")
+        .await;
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_document_allows_is_enough_and_all_of_it_is_needed() {
+    let guarded = Guarded::start().await;
+    tokio::select! {
+        () = all_of_it(&guarded) => {}
+        denied = guarded.denied() => panic!("{denied}"),
+    }
+    assert_eq!(denied(&guarded.log()), None);
+    let (allowed, asked) = (allowed(), asked(&guarded.log()));
+    assert_eq!(Vec::from_iter(allowed.keys()), Vec::from_iter(asked.keys()));
+    let mut needless = Vec::new();
+    for (who, subjects) in &allowed {
+        let of_user = &asked[who];
+        let is_needless = |wide: &&String| !of_user.iter().any(|subject| covers(wide, subject));
+        let of_user = subjects.iter().filter(is_needless);
+        needless.extend(of_user.map(|subject| (who, subject)));
+    }
+    assert!(needless.is_empty(), "{needless:#?}");
+}
