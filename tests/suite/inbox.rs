@@ -16,7 +16,7 @@ use crate::{
     support::{Counted, Database, Noted, User, World, eventually, log},
 };
 
-const DAY: i64 = 86_400;
+pub const DAY: i64 = 86_400;
 
 /// Publishes an event with the NATS client alone: the same id as often as it is called.
 pub async fn deliver(nats: &str, id: Uuid, user: &str) {
@@ -32,19 +32,19 @@ pub async fn deliver(nats: &str, id: Uuid, user: &str) {
     stored.await.unwrap().await.unwrap();
 }
 
-fn now() -> i64 {
+pub fn now() -> i64 {
     chrono::Utc::now().timestamp()
 }
 
 /// An id that was made then.
-fn made_at(seconds: i64) -> Uuid {
+pub fn made_at(seconds: i64) -> Uuid {
     Uuid::new_v7(Timestamp::from_unix_time(seconds.unsigned_abs(), 0, 0, 0))
 }
 
 /// What handlers of these tests share.
 #[derive(Clone, Default)]
-struct App {
-    noted: Noted,
+pub struct App {
+    pub noted: Noted,
     /// What a handler waits for, where it waits.
     gate: Option<Arc<Semaphore>>,
     /// Where a handler leaves its transaction.
@@ -87,7 +87,7 @@ fn subscriber<DB: Database>(world: &World<DB>) -> EventSubscriber<App> {
         .retry(retry.attempts(4))
 }
 
-fn worker<DB: Database>(world: &World<DB>, app: &App) -> Worker<App> {
+pub fn worker<DB: Database>(world: &World<DB>, app: &App) -> Worker<App> {
     Worker::new(world.bus.clone(), app.clone()).subscribe(subscriber(world))
 }
 
@@ -135,8 +135,6 @@ both!(
     a_rejected_event_leaves_no_memory,
     two_replicas_with_the_same_event_handle_it_once,
     a_worker_that_dies_before_the_acknowledgement_handles_it_once,
-    an_event_outside_the_ring_is_a_dead_letter_that_says_why,
-    a_slot_is_emptied_when_it_is_out_of_reach_and_not_before,
     two_subscribers_have_memories_of_their_own,
     a_foreign_event_is_remembered_by_its_place,
     a_database_that_is_not_migrated_costs_no_attempt,
@@ -263,77 +261,6 @@ async fn a_worker_that_dies_before_the_acknowledgement_handles_it_once<DB: Datab
     );
 }
 
-async fn an_event_outside_the_ring_is_a_dead_letter_that_says_why<DB: Database>(world: World<DB>) {
-    let app = App::default();
-    let running = world.run(worker(&world, &app));
-    let outside = [now() - 15 * DAY, now() + 3 * DAY];
-    let inside = [now() - 12 * DAY, now() + 100];
-    for seconds in outside.into_iter().chain(inside) {
-        deliver(&world.nats.url(), made_at(seconds), "ada").await;
-    }
-    world.is_handled(4).await;
-    running.stop().await.unwrap();
-    let dead = world.dead_letters().await;
-    assert_eq!((dead.len(), app.noted.len()), (2, 2));
-    for letter in &dead.0 {
-        assert_eq!(letter.header("tidings-dead-cause"), "outside-inbox");
-        let error = letter.header("tidings-dead-error");
-        assert!(
-            error.contains("the inbox remembers events from 20"),
-            "{error}"
-        );
-    }
-}
-
-/// What a slot of a period holds: one row of each of these, so many periods from now.
-async fn fill<DB: Database>(
-    world: &World<DB>,
-    slot_seconds: i64,
-    periods: std::ops::RangeInclusive<i64>,
-) {
-    for period in periods {
-        let slot = (now() / slot_seconds + period).rem_euclid(16);
-        let table = DB::table(&format!("inbox_{slot}"));
-        let id = match DB::table("x").starts_with("tidings_") {
-            true => "randomblob(16)",
-            false => "gen_random_uuid()",
-        };
-        let sql = format!("insert into {table} (event, scope) values ({id}, 'counter')");
-        DB::execute(world.outbox.pool(), &sql).await;
-    }
-}
-
-async fn a_slot_is_emptied_when_it_is_out_of_reach_and_not_before<DB: Database>(world: World<DB>) {
-    // Half of the present period is over, and no test sees its end.
-    let long = now() * 2 / 41;
-    let set = format!(
-        "update {} set slot_seconds = {long}",
-        DB::table("inbox_ring")
-    );
-    DB::execute(world.outbox.pool(), &set).await;
-    fill(&world, long, -13..=2).await;
-    assert_eq!(world.remembered().await, 16);
-    let running = world.run(worker(&world, &App::default()));
-    eventually("the dead slot is empty", || async {
-        world.remembered().await == 15
-    })
-    .await;
-    deliver(&world.nats.url(), Uuid::now_v7(), "ada").await;
-    world.is_handled(1).await;
-    running.stop().await.unwrap();
-    let dead = (now() / long + 2).rem_euclid(16);
-    let sql = format!(
-        "select count(*) from {}",
-        DB::table(&format!("inbox_{dead}"))
-    );
-    assert_eq!(DB::number(world.outbox.pool(), &sql).await, 0);
-    assert_eq!(
-        world.remembered().await,
-        16,
-        "the others are left, and the new one is there"
-    );
-}
-
 async fn two_subscribers_have_memories_of_their_own<DB: Database>(world: World<DB>) {
     let app = App::default();
     let other = EventSubscriber::durable("other").on_once(&world.outbox, count::<DB>);
@@ -385,34 +312,6 @@ async fn a_database_that_is_not_migrated_costs_no_attempt<DB: Database>(world: W
     running.stop().await.unwrap();
     assert_eq!(app.noted.all(), ["ada 1"]);
     assert_eq!(world.dead_letters().await.len(), 0);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn work_as_usual_leaves_nothing_for_vacuum() {
-    let world = World::<Postgres>::start().await;
-    let app = App::default();
-    let running = world.run(worker(&world, &app));
-    let ids: Vec<Uuid> = (0..50).map(|_| Uuid::now_v7()).collect();
-    // Not side by side: of two that insert the same key in the same moment, Postgres may throw one row away.
-    for round in 1..=2 {
-        for id in &ids {
-            deliver(&world.nats.url(), *id, &id.to_string()).await;
-        }
-        world.is_handled(50 * round).await;
-    }
-    running.stop().await.unwrap();
-    let dead = "select pg_stat_force_next_flush()::text";
-    Postgres::word(world.outbox.pool(), dead).await;
-    let dead =
-        "select (sum(n_dead_tup) + sum(n_tup_del) + sum(n_tup_upd))::bigint from pg_stat_all_tables
-        where schemaname = 'tidings' and relname like 'inbox%'";
-    eventually("the statistics have come", || async {
-        let inserted = "select sum(n_tup_ins)::bigint from pg_stat_all_tables
-            where schemaname = 'tidings' and relname ~ 'inbox_[0-9]'";
-        Postgres::number(world.outbox.pool(), inserted).await == 50
-    })
-    .await;
-    assert_eq!(Postgres::number(world.outbox.pool(), dead).await, 0);
 }
 
 /// A statement failed, the handler said nothing of it, and Postgres answers its COMMIT as if all were well.

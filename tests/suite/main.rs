@@ -22,6 +22,7 @@ mod fuzz;
 mod given_up;
 mod idle;
 mod inbox;
+mod inbox_ring;
 mod losses;
 mod moves;
 mod order;
