@@ -53,7 +53,7 @@ fn rows(status: &Status) -> Vec<[String; 2]> {
         ["oldest".into(), oldest.map_or_else(|| "-".into(), seconds)],
         ["relay".into(), relay(&status.lease)],
         ["last batch".into(), last_batch(status.last_batch.as_ref())],
-        ["parked".into(), parked(status)],
+        ["parked".into(), parked(status.parked, status.waiting)],
         ["delayed".into(), delayed(status)],
     ];
     let troubles = status.troubles.iter();
@@ -64,13 +64,17 @@ fn rows(status: &Status) -> Vec<[String; 2]> {
     rows
 }
 
-fn parked(status: &Status) -> String {
-    let count = events(status.parked);
-    match status.waiting {
+/// How many are put aside, and how many of these for a stream or a subject that does not take them now.
+fn parked(parked: u64, waiting: u64) -> String {
+    let count = events(parked);
+    match waiting {
         0 => count,
-        waiting => {
-            format!("{count}, {waiting} of them go back by themselves, with what follows them")
-        }
+        1 if parked == 1 => format!("{count}, which goes back by itself"),
+        all if parked == all => format!("{count}, which go back by themselves"),
+        1 => format!("{count}; 1 goes back by itself, with what follows it under its key"),
+        some => format!(
+            "{count}; {some} go back by themselves, with what follows them under their keys"
+        ),
     }
 }
 
@@ -144,4 +148,32 @@ fn delayed(status: &Status) -> String {
 fn seconds(seconds: f64) -> String {
     let duration = Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX);
     format!("{:.1} s", duration.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_parked_is_said_in_words_that_fit_its_number() {
+        let said = [
+            (0, 0, "0 events"),
+            (1, 0, "1 event"),
+            (1, 1, "1 event, which goes back by itself"),
+            (2, 2, "2 events, which go back by themselves"),
+            (
+                3,
+                1,
+                "3 events; 1 goes back by itself, with what follows it under its key",
+            ),
+            (
+                9,
+                2,
+                "9 events; 2 go back by themselves, with what follows them under their keys",
+            ),
+        ];
+        for (all, waiting, expected) in said {
+            assert_eq!(parked(all, waiting), expected);
+        }
+    }
 }
