@@ -19,6 +19,7 @@ mod parked;
 mod postgres;
 mod relay;
 mod relayed;
+mod reserved;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod standing;
@@ -104,7 +105,8 @@ pub enum OutboxError {
 /// A schema or prefix that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is not a schema name: use lower-case letters, digits and `_`, at most 40, a letter first"
+    "{0:?} is not a schema name: use lower-case letters, digits and `_`, at most 40, a letter first, \
+     no reserved word of SQL such as `user`, and no `pg_` at the beginning"
 )]
 pub struct SchemaError(String);
 
@@ -132,7 +134,7 @@ impl<DB: Store> Outbox<DB> {
     /// Uses another schema (SQLite: another prefix) than `tidings`.
     ///
     /// # Errors
-    /// [`SchemaError`] when the name is not a plain identifier.
+    /// [`SchemaError`] when the name is not a plain identifier, or a reserved word of SQL.
     pub fn in_schema(self, schema: &str) -> Result<Self, SchemaError> {
         let names = Names::new(schema)?;
         Ok(self.rebuilt(|shared| shared.names = names.pooled(shared.names.is_pooled())))

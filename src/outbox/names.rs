@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
-use super::SchemaError;
+use super::{SchemaError, reserved};
 
 /// The schema, or the prefix, that the tables have.
 #[derive(Debug, Clone)]
@@ -30,7 +30,9 @@ impl Names {
         let letter = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
         let plain = schema.starts_with(|c: char| c.is_ascii_lowercase())
             && schema.len() <= 40
-            && schema.bytes().all(letter);
+            && schema.bytes().all(letter)
+            && !schema.starts_with("pg_")
+            && !reserved::is_reserved(schema);
         if !plain {
             return Err(SchemaError(schema.to_owned()));
         }
@@ -85,6 +87,8 @@ mod tests {
             "a\"b",
             "A",
             "a;drop",
+            "user",
+            "pg_shop",
             &"a".repeat(41),
         ] {
             assert!(Names::new(schema).is_err(), "{schema:?}");

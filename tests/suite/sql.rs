@@ -86,3 +86,22 @@ async fn the_log_is_never_updated_or_deleted_from_and_a_slot_is_truncated_when_i
         where relname like 'outbox_%'";
     assert_eq!(Postgres::number(pool, touched).await, 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schema_is_not_called_by_a_word_that_postgres_reserves() {
+    let world = Pg::start().await;
+    let pool = world.outbox.pool();
+    let reserved =
+        "select string_agg(word, ' ') from pg_get_keywords() where catcode in ('R', 'T')";
+    let reserved = Postgres::word(pool, reserved).await;
+    assert!(reserved.contains("user"));
+    for word in reserved.split(' ').chain(["pg_shop"]) {
+        let refused = world.outbox.clone().in_schema(word);
+        let refused = refused.expect_err(word).to_string();
+        assert!(refused.contains("no reserved word of SQL"), "{refused}");
+    }
+    // A word that Postgres knows and does not reserve.
+    let outbox = world.outbox.clone().in_schema("schema").unwrap();
+    outbox.migrate().await.unwrap();
+    outbox.status().await.unwrap();
+}
