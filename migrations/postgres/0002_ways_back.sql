@@ -46,7 +46,8 @@ update tidings.relay set system = system || '/' ||
     (select oid from pg_database where datname = current_database())
 where system = (select system_identifier::text from pg_control_system());
 
-drop function tidings.enqueue(text, integer, text, json, jsonb);
+-- until the new one has its grants
+alter function tidings.enqueue(text, integer, text, json, jsonb) rename to enqueue_before;
 
 -- Enqueues an event from any language, in the caller's transaction, and returns its id. Call it after
 -- the statement that locks what the event is about. `event` is an id of the caller's, a new one by
@@ -108,3 +109,28 @@ begin
     end if;
     return id;
 end $$;
+
+-- Who might call the old one may call this one, and nobody else.
+do $$
+declare
+    before constant regprocedure := 'tidings.enqueue_before(text, integer, text, json, jsonb)';
+    after  constant text := 'function tidings.enqueue(text, integer, text, json, jsonb, uuid, timestamptz)';
+    may    record;
+begin
+    -- null: everybody may, which is what a new one begins with
+    if (select proacl from pg_proc where oid = before) is null then
+        return;
+    end if;
+    execute format('revoke all on %s from public', after);
+    for may in
+        select entry.grantee, entry.is_grantable
+        from pg_proc, aclexplode(proacl) as entry
+        where pg_proc.oid = before and entry.privilege_type = 'EXECUTE'
+    loop
+        execute format('grant execute on %s to %s%s', after,
+            case may.grantee when 0 then 'public' else may.grantee::regrole::text end,
+            case when may.is_grantable then ' with grant option' else '' end);
+    end loop;
+end $$;
+
+drop function tidings.enqueue_before(text, integer, text, json, jsonb);

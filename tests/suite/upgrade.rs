@@ -62,6 +62,36 @@ async fn an_outbox_is_upgraded_under_a_relay_and_writers_of_the_first_version() 
     assert!(zombie.unwrap().is_none(), "the old one has lost its lease");
 }
 
+/// Whoever was given the function has its successor, and nobody else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_may_call_the_function_may_after_an_upgrade_and_nobody_else() {
+    let (outbox, _home) = first_version().await;
+    let name = format!("Producer {}", uuid::Uuid::now_v7());
+    let given = format!(
+        "create role \"{name}\"; create role \"{name} else\";
+        revoke execute on function tidings.enqueue from public;
+        grant execute on function tidings.enqueue to \"{name}\" with grant option"
+    );
+    Postgres::execute(outbox.pool(), &given).await;
+
+    outbox.migrate().await.unwrap();
+
+    for (role, may) in [
+        (name.clone(), "true/true"),
+        (format!("{name} else"), "false/false"),
+    ] {
+        let asked = "has_function_privilege('ROLE', oid, 'execute')";
+        let asked = format!(
+            "select {asked} || '/' || {} from pg_proc where oid = 'tidings.enqueue'::regproc",
+            asked.replace("'execute'", "'execute with grant option'")
+        );
+        let found = Postgres::word(outbox.pool(), &asked.replace("ROLE", &role)).await;
+        assert_eq!(found, may, "{role}");
+    }
+    let clean = format!("drop owned by \"{name}\"; drop role \"{name}\", \"{name} else\"");
+    Postgres::execute(outbox.pool(), &clean).await;
+}
+
 /// The second migration must not make the relay's row younger than what was written since the restore: by its
 /// age a rebase tells those rows.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
