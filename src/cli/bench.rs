@@ -35,6 +35,7 @@ use sqlx::{Postgres, Sqlite};
 use super::{
     output,
     report::{Exit, Outcome, Report as Failure},
+    told_to_stop,
 };
 use crate::config::{Config, DatabaseUrl, duration};
 use consume::Mode;
@@ -197,13 +198,13 @@ impl BenchCommand {
                     DatabaseUrl::Sqlite(path) => format!("sqlite:{}", path.display()),
                 }),
         };
-        let report = match measurement {
-            Measurement::Relay(RelayOptions {
-                of,
-                pinned_xmin: Some(age),
-                ..
-            }) => under_a_pin(of, age, given).await?,
-            _ => measure(measurement, given).await.map_err(failed)?,
+        let stop = told_to_stop();
+        // What it has started, the relay of its own and the servers, ends with it.
+        let report = tokio::select! {
+            report = report(measurement, given) => report?,
+            () = stop.cancelled() => {
+                return Err(Failure::new(Exit::Failed, "it was stopped before its end"));
+            }
         };
         if self.json {
             output::json(&report.json())?;
@@ -211,6 +212,17 @@ impl BenchCommand {
             output::line(report.to_string().trim_end())?;
         }
         report.verdict().map_err(failed)
+    }
+}
+
+async fn report(measurement: Measurement, given: Given) -> Result<Report, Failure> {
+    match measurement {
+        Measurement::Relay(RelayOptions {
+            of,
+            pinned_xmin: Some(age),
+            ..
+        }) => under_a_pin(of, age, given).await,
+        _ => measure(measurement, given).await.map_err(failed),
     }
 }
 

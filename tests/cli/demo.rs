@@ -180,3 +180,41 @@ async fn a_bench_without_servers_starts_its_own() {
     );
     assert!(measured.stdout.contains("ratio"), "{measured:?}");
 }
+
+/// The processes that another one has started.
+#[cfg(target_os = "linux")]
+fn children(of: u32) -> Vec<u32> {
+    let tasks = std::fs::read_dir(format!("/proc/{of}/task")).expect("its tasks");
+    let of_task = |task: std::io::Result<std::fs::DirEntry>| {
+        let children = task.ok()?.path().join("children");
+        std::fs::read_to_string(children).ok()
+    };
+    let children: Vec<String> = tasks.filter_map(of_task).collect();
+    let children = children.iter().flat_map(|ids| ids.split_whitespace());
+    children.map(|id| id.parse().expect("an id")).collect()
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_bench_that_is_told_to_stop_leaves_no_relay_behind() {
+    use std::path::Path;
+
+    use crate::support::eventually;
+
+    let world = World::start(Store::Sqlite).await;
+    let bench = world.spawn(&["bench", "idle", "--store", "sqlite", "--for", "10m"]);
+    let relay = || {
+        let says = |id: &u32| std::fs::read_to_string(format!("/proc/{id}/cmdline"));
+        let is_relay = |id: &u32| says(id).is_ok_and(|line| line.ends_with("relay\0"));
+        children(bench.id()).into_iter().find(is_relay)
+    };
+    eventually("the bench has a relay", || async { relay().is_some() }).await;
+    let relay = relay().expect("a relay");
+    assert_eq!(bench.signalled("TERM").await, Some(1));
+    eventually("the relay is gone", || async {
+        let state = std::fs::read_to_string(format!("/proc/{relay}/stat"));
+        state.is_ok_and(|state| state.contains(") Z "))
+            || !Path::new(&format!("/proc/{relay}")).exists()
+    })
+    .await;
+}
