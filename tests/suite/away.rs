@@ -1,10 +1,17 @@
 //! P5: what a handler's database does not let be handled waits elsewhere, and keeps no place from the events of others.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
 
 use sqlx::{Postgres, postgres::PgPoolOptions};
 use tidings::{
     Context, EventPublisher, EventSubscriber, Failure, InboxTransaction, Outbox, Worker,
+};
+use tokio::{
+    io::AsyncReadExt,
+    net::{TcpListener, TcpStream},
 };
 
 use crate::{
@@ -119,4 +126,67 @@ async fn a_postgres_that_does_not_answer_keeps_no_place_from_other_handlers() {
     drop(taken);
     are_booked(&world).await;
     running.stop().await.unwrap();
+}
+
+/// A server that takes connections and never says anything; for how long each of them lasted.
+struct Mute {
+    port: u16,
+    connections: Arc<Mutex<Vec<(Instant, Instant)>>>,
+}
+
+impl Mute {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let connections: Arc<Mutex<Vec<_>>> = Arc::default();
+        let ended = Arc::clone(&connections);
+        tokio::spawn(async move {
+            while let Ok((connection, _)) = listener.accept().await {
+                tokio::spawn(Self::wait(connection, Instant::now(), Arc::clone(&ended)));
+            }
+        });
+        Self { port, connections }
+    }
+
+    async fn wait(
+        mut connection: TcpStream,
+        began: Instant,
+        ended: Arc<Mutex<Vec<(Instant, Instant)>>>,
+    ) {
+        let mut said = [0; 1024];
+        while connection.read(&mut said).await.is_ok_and(|read| read > 0) {}
+        ended.lock().unwrap().push((began, Instant::now()));
+    }
+
+    /// Those that have ended, in the order in which they began.
+    fn ended(&self) -> Vec<(Instant, Instant)> {
+        let mut ended = self.connections.lock().unwrap().clone();
+        ended.sort();
+        ended
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_a_database_is_away_one_event_asks_for_it_and_the_others_are_put_off() {
+    let world = World::<Postgres>::start().await;
+    let mute = Mute::start().await;
+    let options = (*world.outbox.pool().connect_options()).clone();
+    let pool = PgPoolOptions::new()
+        .max_connections(10)
+        .acquire_timeout(Duration::from_secs(1));
+    let pool = pool.connect_lazy_with(options.host("127.0.0.1").port(mute.port));
+    let noted = Noted::default();
+    let running = run(&world, &Outbox::new(pool), &noted);
+    publish(&world).await;
+    eventually("it is asked for again and again", || async {
+        mute.ended().len() >= PLACES + 5
+    })
+    .await;
+    running.kill().await;
+    assert_eq!(noted.len(), EVENTS);
+    // Before it was known to be away, as many as there are places asked.
+    let later = &mute.ended()[PLACES..];
+    for two in later.windows(2) {
+        assert!(two[0].1 <= two[1].0, "two asked at once: {later:?}");
+    }
 }
