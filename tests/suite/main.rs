@@ -7,6 +7,7 @@
 mod support;
 
 mod away;
+mod batch_deaths;
 mod batches;
 mod bulk;
 mod bus;
@@ -19,6 +20,7 @@ mod ended;
 mod faults;
 mod flow;
 mod fuzz;
+mod given_back;
 mod given_up;
 mod idle;
 mod inbox;
