@@ -4,6 +4,8 @@
 //! While letters are brought back, later events of the key keep coming to the dead letters; so rounds are made until
 //! one finds nothing. Then a question is put behind what was redriven. The subscriber has the key go on if no letter
 //! of it has been stored since that round; else there is another round. A question of before a round does not count.
+//! So this ends when letters go back faster than they come. A pace is for those that were there in the first round: were
+//! it for the later ones too, which are as new as any live event, a key with more traffic would never come back.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -43,6 +45,8 @@ pub struct KeyRedrive {
     queue: VecDeque<u64>,
     /// Up to this sequence there is none that is not in the queue.
     listed: u64,
+    /// Up to this sequence they were there when it began.
+    first_round: Option<u64>,
     /// When to give up waiting for the answer, once it was asked.
     asked: Option<Instant>,
 }
@@ -93,6 +97,7 @@ impl Redriver {
             parked: parked.clone(),
             queue: VecDeque::new(),
             listed: 0,
+            first_round: None,
             asked: None,
         }
     }
@@ -133,6 +138,20 @@ impl KeyRedrive {
     #[must_use]
     pub fn parked(&self) -> &ParkedKey {
         &self.parked
+    }
+
+    /// How many letters are listed and not redriven yet; more may have come since.
+    #[must_use]
+    pub fn left(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Whether all letters are redriven that were there when it began. Those that are left came meanwhile, and redriving
+    /// them ends only if it is faster than they come: a pace is for the others.
+    #[must_use]
+    pub fn is_catching_up(&self) -> bool {
+        let is_later = |first: u64| self.queue.iter().all(|sequence| *sequence > first);
+        self.first_round.is_some_and(is_later)
     }
 
     /// Redrives the next letter, or looks whether the key may go on.
@@ -207,6 +226,7 @@ impl KeyRedrive {
                 }
             }
         }
+        self.first_round.get_or_insert(self.listed);
         if found.is_empty() {
             return Ok(false);
         }

@@ -7,10 +7,13 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicI64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use tidings::{Context, EventPublisher, EventSubscriber, Exhausted, Failure, Worker, WorkerError};
+use tidings::{
+    BatchContext, Batching, Context, EventPublisher, EventSubscriber, Exhausted, Failure, Item,
+    Verdicts, Worker, WorkerError,
+};
 use tokio::{process::Command, task::JoinHandle};
 
 use crate::support::{Counted, Noted, Running, World, eventually, within};
@@ -34,6 +37,22 @@ async fn handle(event: Counted, cx: Context<State>) -> Result<(), Failure> {
     Ok(())
 }
 
+async fn handle_many(
+    events: Vec<Item<Counted>>,
+    cx: BatchContext<State>,
+) -> Result<Verdicts, Failure> {
+    let State { noted, bad } = cx.state();
+    let mut verdicts = Verdicts::done();
+    for event in &events {
+        let Counted { key, count } = &**event;
+        match key == "k" && bad.lock().unwrap().contains(count) {
+            true => verdicts.fail(event.id(), Failure::reject("bad")),
+            false => noted.note(format!("{key} {count}")),
+        }
+    }
+    Ok(verdicts)
+}
+
 fn subscriber() -> EventSubscriber<State> {
     EventSubscriber::durable("counter")
         .on(handle)
@@ -41,9 +60,17 @@ fn subscriber() -> EventSubscriber<State> {
         .when_exhausted(Exhausted::ParkKey)
 }
 
+fn subscriber_of_batches() -> EventSubscriber<State> {
+    EventSubscriber::durable("counter")
+        .on_batch(Batching::of(4), handle_many)
+        .concurrency(4)
+        .when_exhausted(Exhausted::ParkKey)
+}
+
 struct Parking {
     world: Arc<World<Sqlite>>,
     state: State,
+    subscriber: fn() -> EventSubscriber<State>,
 }
 
 /// Publishes one count of the key after the other.
@@ -60,13 +87,14 @@ impl Parking {
         Self {
             world: Arc::new(World::start().await),
             state,
+            subscriber,
         }
     }
 
     fn run(&self) -> Running<WorkerError> {
         let worker = Worker::new(self.world.bus.clone(), self.state.clone());
         self.world
-            .run(worker.subscribe(subscriber().ordered_by_key()))
+            .run(worker.subscribe((self.subscriber)().ordered_by_key()))
     }
 
     fn heal(&self) {
@@ -152,8 +180,12 @@ impl Parking {
     }
 
     async fn redrive(&self) -> Output {
+        self.redrive_at("1000/s").await
+    }
+
+    async fn redrive_at(&self, rate: &str) -> Output {
         let key = ["redrive", "--subscriber", "counter", "--key", "k"];
-        self.dead_letters(&[&key[..], &["--rate", "1000/s"]].concat())
+        self.dead_letters(&[&key[..], &["--rate", rate]].concat())
             .await
     }
 }
@@ -168,7 +200,19 @@ impl Traffic {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_is_parked_in_order_and_comes_back_in_order_while_events_keep_coming() {
-    let parking = Parking::new(&[3]).await;
+    is_parked_and_comes_back_in_order(Parking::new(&[3]).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_of_a_handler_of_batches_is_parked_and_comes_back_too() {
+    let parking = Parking {
+        subscriber: subscriber_of_batches,
+        ..Parking::new(&[3]).await
+    };
+    is_parked_and_comes_back_in_order(parking).await;
+}
+
+async fn is_parked_and_comes_back_in_order(parking: Parking) {
     let worker = parking.run();
     for count in 1..=10 {
         parking.publish("k", count..=count).await;
@@ -191,6 +235,29 @@ async fn a_key_is_parked_in_order_and_comes_back_in_order_while_events_keep_comi
     assert!(redriven.status.success(), "{redriven:?}");
     let last = traffic.stop().await + 5;
     parking.publish("k", last - 4..=last).await;
+    parking.until_handled(last).await;
+    assert_eq!(parking.handled(), (1..=last).collect::<Vec<_>>());
+    assert_eq!(parking.letters().await, []);
+    worker.stop().await.unwrap();
+}
+
+/// Its pace is for what was there: a key whose events come faster than that would be parked for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redrive_ends_though_the_keys_events_come_faster_than_its_rate() {
+    let parking = Parking::new(&[3]).await;
+    let worker = parking.run();
+    parking.publish("k", 1..=10).await;
+    parking.until_letters(8).await;
+    parking.heal();
+    let traffic = parking.traffic(11);
+    let began = Instant::now();
+    let redriven = parking.redrive_at("4/s").await;
+    assert!(redriven.status.success(), "{redriven:?}");
+    // Eight letters, a quarter of a second between two.
+    assert!(began.elapsed() > Duration::from_millis(1_600));
+    let said = String::from_utf8_lossy(&redriven.stderr).into_owned();
+    assert!(said.contains("that came meanwhile are left"), "{said}");
+    let last = traffic.stop().await;
     parking.until_handled(last).await;
     assert_eq!(parking.handled(), (1..=last).collect::<Vec<_>>());
     assert_eq!(parking.letters().await, []);

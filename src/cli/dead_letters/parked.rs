@@ -6,10 +6,13 @@ use tidings::{
     DeadLetterSelection, DeadLetters, DeadLettersError, KeyRedrive, KeyStep, Redriver,
     StoredDeadLetter,
 };
-use tokio::time::Interval;
+use tokio::time::{Duration, Instant, Interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::report::Outcome;
+use crate::cli::{output, report::Outcome};
+
+/// How often progress is told.
+const TOLD_EVERY: Duration = Duration::from_secs(2);
 
 /// A subscriber and a key.
 pub(super) type Key = (String, String);
@@ -62,7 +65,8 @@ impl Touched {
     }
 }
 
-/// Brings a parked key back, and tells each letter; an error leaves the rest of the key where it is.
+/// Brings a parked key back, and tells each letter; an error leaves the rest of the key where it is. The pace is for the
+/// letters that are there at the beginning: the later ones would come as fast if the key were not parked.
 pub(super) async fn redrive(
     redriver: &Redriver,
     parked: &tidings::ParkedKey,
@@ -71,16 +75,63 @@ pub(super) async fn redrive(
     mut tell: impl FnMut(&StoredDeadLetter),
 ) -> Result<(), DeadLettersError> {
     let mut key: KeyRedrive = redriver.redrive_key(parked);
+    let mut progress = Progress::new();
     loop {
-        tokio::select! {
-            _ = pace.tick() => {}
-            () = stop.cancelled() => return Ok(()),
+        if stop.is_cancelled() {
+            return Ok(());
+        }
+        let is_later = key.is_catching_up();
+        if !is_later {
+            tokio::select! {
+                _ = pace.tick() => {}
+                () = stop.cancelled() => return Ok(()),
+            }
         }
         // Not cut off: between its publishing and its deletion a letter is in two places.
         match key.next().await? {
-            KeyStep::Redriven(letter) => tell(&letter),
+            KeyStep::Redriven(letter) => {
+                tell(&letter);
+                progress.redriven(&key, is_later);
+            }
             KeyStep::Unparked => return Ok(()),
             _ => {}
+        }
+    }
+}
+
+/// How far a key has come, on stderr.
+struct Progress {
+    told: Instant,
+    redriven: u64,
+    is_later: bool,
+}
+
+impl Progress {
+    fn new() -> Self {
+        Self {
+            told: Instant::now(),
+            redriven: 0,
+            is_later: false,
+        }
+    }
+
+    /// After a letter that was there at the beginning, or came later.
+    fn redriven(&mut self, of: &KeyRedrive, is_later: bool) {
+        self.redriven += 1;
+        let is_turn = is_later != self.is_later;
+        if !is_turn && self.told.elapsed() < TOLD_EVERY {
+            return;
+        }
+        self.is_later = is_later;
+        self.told = Instant::now();
+        let (redriven, left) = (self.redriven, of.left());
+        let key = output::printable(&of.parked().key);
+        match is_later {
+            false => eprintln!("{redriven} redriven of the key {key}, {left} left"),
+            true => eprintln!(
+                "{redriven} redriven of the key {key}, with all that were there; {left} that came meanwhile are left and \
+                 do not wait for --rate. It ends when they go back faster than they come"
+            ),
         }
     }
 }
