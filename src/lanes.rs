@@ -119,6 +119,35 @@ impl<T> Lanes<T> {
         }
     }
 
+    /// The running item of this lane lets some of those behind it go first, in their order, and those that wait behind it
+    /// stay there; it is given back when there is none.
+    pub(crate) fn give_way(
+        &mut self,
+        turn: Turn,
+        item: T,
+        goes_first: impl Fn(&T) -> bool,
+    ) -> Option<(Turn, T)> {
+        let lane = turn.key.as_ref().and_then(|key| self.lanes.get_mut(key));
+        let Some(lane) = lane else {
+            return Some((turn, item));
+        };
+        let behind = std::mem::take(&mut lane.behind);
+        let (mut first, others): (VecDeque<_>, VecDeque<_>) =
+            behind.into_iter().partition(|(_, item)| goes_first(item));
+        let Some((priority, next)) = first.pop_front() else {
+            lane.behind = others;
+            return Some((turn, item));
+        };
+        first.push_back((turn.priority, item));
+        first.extend(others);
+        lane.behind = first;
+        lane.is_held_up = false;
+        self.rest(&turn);
+        let key = turn.key;
+        self.again(Turn { key, priority }, next);
+        None
+    }
+
     /// Whether the head of an item's lane has rested, and is not [finished](Lanes::finish).
     pub(crate) fn is_held_up(&self, turn: &Turn) -> bool {
         self.lane(turn).is_some_and(|lane| lane.is_held_up)
@@ -370,5 +399,25 @@ mod tests {
             3,
             "nothing waits behind a head alone"
         );
+    }
+
+    #[test]
+    fn what_gives_way_comes_behind_what_may_pass_and_before_the_others() {
+        let mut lanes = Lanes::new(2);
+        for item in ["a1", "a2", "PASS 1", "a3", "PASS 2"] {
+            lanes.admit(live("a"), item);
+        }
+        let may_pass = |item: &&str| item.starts_with("PASS");
+        let (turn, first) = lanes.start().unwrap();
+        assert_eq!(lanes.give_way(turn, first, may_pass), None);
+        let mut order = Vec::new();
+        while let Some((turn, item)) = lanes.start() {
+            order.push(item);
+            // Nothing that may pass is left.
+            let item = lanes.give_way(turn, item, |item| may_pass(item) && item.is_empty());
+            lanes.finish(item.unwrap().0);
+        }
+        assert_eq!(order, ["PASS 1", "PASS 2", "a1", "a2", "a3"]);
+        assert_eq!(lanes.running(), 0);
     }
 }

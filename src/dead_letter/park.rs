@@ -4,8 +4,10 @@
 //! While letters are brought back, later events of the key keep coming to the dead letters; so rounds are made until
 //! one finds nothing. Then a question is put behind what was redriven. The subscriber has the key go on if no letter
 //! of it has been stored since that round; else there is another round. A question of before a round does not count.
-//! So this ends when letters go back faster than they come. A pace is for those that were there in the first round: were
-//! it for the later ones too, which are as new as any live event, a key with more traffic would never come back.
+//!
+//! Nobody has to be faster than the events come: a question that is not answered by going on has the key's later events
+//! give way in the subscriber for a time, so that they become no letters. One is put before the letters of each round but
+//! the first. A pace is for those of the first: the later ones are as new as any live event.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -146,8 +148,8 @@ impl KeyRedrive {
         self.queue.len()
     }
 
-    /// Whether all letters are redriven that were there when it began. Those that are left came meanwhile, and redriving
-    /// them ends only if it is faster than they come: a pace is for the others.
+    /// Whether all letters are redriven that were there when it began. Those that are left came meanwhile, and while they
+    /// are brought back the subscriber holds newer events of the key back: a pace is for the others.
     #[must_use]
     pub fn is_catching_up(&self) -> bool {
         let is_later = |first: u64| self.queue.iter().all(|sequence| *sequence > first);
@@ -226,6 +228,7 @@ impl KeyRedrive {
                 }
             }
         }
+        let is_first = self.first_round.is_none();
         self.first_round.get_or_insert(self.listed);
         if found.is_empty() {
             return Ok(false);
@@ -234,8 +237,22 @@ impl KeyRedrive {
         found.sort();
         self.queue = found.into_iter().map(|(_, _, sequence)| sequence).collect();
         self.asked = None;
-        self.renew().await?;
+        if self.renew().await?.is_some() && !is_first {
+            self.ask_to_give_way().await?;
+        }
         Ok(true)
+    }
+
+    /// A question that never counts: the letters of this round are behind it.
+    async fn ask_to_give_way(&self) -> Result<(), DeadLettersError> {
+        let (subscriber, bus) = (&self.parked.subscriber, &self.redriver.bus);
+        let question = Question {
+            key: self.parked.key.clone(),
+            park: self.parked.park,
+            redrive: Uuid::nil(),
+            after: self.listed,
+        };
+        Ok(retried(|| bus.ask_to_go_on(subscriber, &question)).await?)
     }
 
     /// Asks behind what was redriven whether the key may go on, and whether it does.

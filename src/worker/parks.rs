@@ -5,6 +5,9 @@
 //! knows it. What is redriven carries the park that it may pass; when one of those fails, that is another park,
 //! and what comes behind it goes back to the dead letters. A question behind the last one has the key go on, if no
 //! letter of it is left then.
+//!
+//! If some are left, because the key's events keep coming, those that are in hand give way for a time: they become no
+//! letters, and wait in their lane while what is redriven passes them. So no redrive has to be faster than they come.
 
 use std::{
     collections::HashMap,
@@ -13,7 +16,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use tokio::sync::RwLockReadGuard;
+use tokio::{sync::RwLockReadGuard, time::Instant};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -28,6 +31,10 @@ use crate::{
 
 /// The pause before a question is looked at again.
 const PAUSE: Duration = Duration::from_secs(1);
+/// For how long later events give way after a question.
+const GIVE_WAY: Duration = Duration::from_secs(30);
+/// How long one rests before it is looked whether something may pass it.
+const LOOK: Duration = Duration::from_millis(100);
 /// Why an event can be what parks its key.
 const CAUSES: [Cause; 6] = [
     Cause::Rejected,
@@ -45,7 +52,22 @@ pub(super) struct Parks {
     parks: bool,
     suspects: Suspects,
     /// Those that are parked: only whoever works parks and unparks.
-    known: Mutex<HashMap<String, Park>>,
+    known: Mutex<HashMap<String, Known>>,
+}
+
+/// A key that is parked.
+#[derive(Clone)]
+struct Known {
+    park: Park,
+    /// Until when its later events give way to what is redriven.
+    gives_way: Option<Instant>,
+}
+
+impl From<Park> for Known {
+    fn from(park: Park) -> Self {
+        let gives_way = None;
+        Self { park, gives_way }
+    }
 }
 
 impl Parks {
@@ -58,7 +80,8 @@ impl Parks {
         let mut known = HashMap::new();
         if subscriber.ordered {
             let parks = bus.parks(Some(subscriber.name())).await?;
-            known.extend(parks.into_iter().map(|(_, park)| (park.key.clone(), park)));
+            let parks = parks.into_iter();
+            known.extend(parks.map(|(_, park)| (park.key.clone(), park.into())));
         }
         Ok(Arc::new(Self {
             bus: bus.clone(),
@@ -82,7 +105,11 @@ impl Parks {
             executor.pass(&item.arrival, permit);
             return Box::pin(self.answer(question, &item.delivery)).await;
         }
-        let park = key.and_then(|key| self.known().get(key).cloned());
+        if self.gives_way(key, &item.delivery) {
+            executor.pass(&item.arrival, permit);
+            return Step::Again(LOOK);
+        }
+        let park = key.and_then(|key| Some(self.known().get(key)?.park.clone()));
         if let Some(park) = &park
             && item.delivery.pass() != Some(park.id)
         {
@@ -105,6 +132,17 @@ impl Parks {
     /// events only, one at a time.
     pub(super) fn concerns(&self, key: Option<&str>, delivery: &Delivery) -> bool {
         delivery.question().is_some() || key.is_some_and(|key| self.known().contains_key(key))
+    }
+
+    /// Whether an event waits for what is redriven of its key.
+    pub(super) fn gives_way(&self, key: Option<&str>, delivery: &Delivery) -> bool {
+        let known = self.known();
+        let known = key.and_then(|key| known.get(key));
+        known.is_some_and(|Known { park, gives_way }| {
+            gives_way.is_some_and(|until| Instant::now() < until)
+                && delivery.pass() != Some(park.id)
+                && delivery.question().is_none()
+        })
     }
 
     /// Answers for an event of a batch.
@@ -140,11 +178,11 @@ impl Parks {
     ) -> Result<(), BusError> {
         let life = delivery.life();
         let has = |park: &Park| park.head.life == life;
-        while !self.known().get(key).is_some_and(has) {
+        while !self.known().get(key).is_some_and(|known| has(&known.park)) {
             let (revision, found) = self.bus.park_of(&self.subscriber, key).await?;
             // Our own, if the answer was lost.
             if let Some(found) = found.filter(has) {
-                self.known().insert(key.to_owned(), found);
+                self.known().insert(key.to_owned(), found.into());
                 break;
             }
             let (stream, sequence) = delivery.origin();
@@ -173,7 +211,7 @@ impl Parks {
                     sequence,
                     "a key is parked: its events go to the dead letters until they are redriven"
                 );
-                self.known().insert(key.to_owned(), park);
+                self.known().insert(key.to_owned(), park.into());
             }
         }
         Ok(())
@@ -207,6 +245,11 @@ impl Parks {
             let left = self.bus.is_letter_after(subscriber, key, question.after);
             if !counts || left.await? {
                 tracing::info!(subscriber, key, "a key stays parked");
+                if let Some(known) = self.known().get_mut(key)
+                    && known.park.id == question.park
+                {
+                    known.gives_way = Some(Instant::now() + GIVE_WAY);
+                }
                 return Ok(());
             }
             if self.bus.remove_park(subscriber, key, revision).await? {
@@ -215,7 +258,7 @@ impl Parks {
         }
     }
 
-    fn known(&self) -> MutexGuard<'_, HashMap<String, Park>> {
+    fn known(&self) -> MutexGuard<'_, HashMap<String, Known>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -289,6 +332,11 @@ impl Acknowledger for Parking {
         }
         self.delivery.dead_letter(letter).await
     }
+}
+
+/// Whether events of its key may have to give way to it.
+pub(super) fn may_pass(item: &Item) -> bool {
+    item.delivery.pass().is_some() || item.delivery.question().is_some()
 }
 
 /// The lane of a delivery, if order is wanted.

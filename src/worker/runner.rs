@@ -18,7 +18,7 @@ use super::{
     gather::Gather,
     hands::Hands,
     lease::{Handled, Lease},
-    parks::{Parks, key_of},
+    parks::{Parks, key_of, may_pass},
     replays::{Courses, Desk, Replays},
     source::{Item, Outlet, Source, until},
     suspects::Suspects,
@@ -409,8 +409,16 @@ impl<S: Send + Sync + 'static> Run<S> {
 
     fn finish(&mut self, finished: Finished) {
         let Finished { turn, item, step } = finished;
-        if !matches!(step, Step::Again(_)) && self.lanes.is_held_up(&turn) {
+        let gives_way = matches!(step, Step::Again(_))
+            && self.parks.gives_way(turn.key.as_deref(), &item.delivery)
+            && self.lanes.behind(&turn).any(may_pass);
+        if (gives_way || !matches!(step, Step::Again(_))) && self.lanes.is_held_up(&turn) {
             self.lanes.behind(&turn).for_each(|item| item.hands.go_on());
+        }
+        if gives_way {
+            let stays = self.lanes.give_way(turn, item, may_pass);
+            debug_assert!(stays.is_none(), "something may pass");
+            return;
         }
         match step {
             Step::Over => {

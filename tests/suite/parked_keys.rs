@@ -110,6 +110,11 @@ impl Parking {
     }
 
     fn traffic(&self, from: i64) -> Traffic {
+        // The pace of the world, which a redrive must be faster than, on a busy machine too.
+        self.traffic_every(Duration::from_millis(40), from)
+    }
+
+    fn traffic_every(&self, pause: Duration, from: i64) -> Traffic {
         let (stop, last) = (
             Arc::new(AtomicBool::new(false)),
             Arc::new(AtomicI64::new(from - 1)),
@@ -124,8 +129,8 @@ impl Parking {
                 let key = "k".to_owned();
                 publisher.publish(&Counted { key, count }).await.unwrap();
                 reached.store(count, Ordering::SeqCst);
-                // real time: the pace of the world, which a redrive must be faster than, on a busy machine too
-                tokio::time::sleep(Duration::from_millis(40)).await;
+                // real time: the pace of the world
+                tokio::time::sleep(pause).await;
             }
         });
         Traffic { stop, task, last }
@@ -257,6 +262,24 @@ async fn a_redrive_ends_though_the_keys_events_come_faster_than_its_rate() {
     assert!(began.elapsed() > Duration::from_millis(1_600));
     let said = String::from_utf8_lossy(&redriven.stderr).into_owned();
     assert!(said.contains("that came meanwhile are left"), "{said}");
+    let last = traffic.stop().await;
+    parking.until_handled(last).await;
+    assert_eq!(parking.handled(), (1..=last).collect::<Vec<_>>());
+    assert_eq!(parking.letters().await, []);
+    worker.stop().await.unwrap();
+}
+
+/// It cannot be as fast as they come: the subscriber has them give way.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redrive_ends_however_fast_the_keys_events_come() {
+    let parking = Parking::new(&[3]).await;
+    let worker = parking.run();
+    parking.publish("k", 1..=10).await;
+    parking.until_letters(8).await;
+    parking.heal();
+    let traffic = parking.traffic_every(Duration::from_millis(1), 11);
+    let redriven = parking.redrive_at("10/s").await;
+    assert!(redriven.status.success(), "{redriven:?}");
     let last = traffic.stop().await;
     parking.until_handled(last).await;
     assert_eq!(parking.handled(), (1..=last).collect::<Vec<_>>());

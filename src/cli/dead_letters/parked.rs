@@ -130,7 +130,7 @@ impl Progress {
             false => eprintln!("{redriven} redriven of the key {key}, {left} left"),
             true => eprintln!(
                 "{redriven} redriven of the key {key}, with all that were there; {left} that came meanwhile are left and \
-                 do not wait for --rate. It ends when they go back faster than they come"
+                 do not wait for --rate, and newer ones wait for them"
             ),
         }
     }
