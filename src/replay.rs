@@ -156,7 +156,7 @@ impl Replays {
         }
         let progress = progress.map(|entry| entry.value);
         Ok(ReplayStatus {
-            trouble: standstill::trouble(&self.bus, &replay, progress.as_ref()).await?,
+            trouble: standstill::trouble(&self.bus, &replay, progress.as_ref()).await,
             replay,
             progress,
             consumers,

@@ -2,9 +2,8 @@
 
 use chrono::{TimeDelta, Utc};
 
-use super::ReplayError;
 use crate::{
-    bus::Bus,
+    bus::{Bus, BusError},
     job::{Replay, ReplayProgress, ReplayState, ReplayTrouble},
     replica::{Replica, status_subject},
 };
@@ -12,30 +11,36 @@ use crate::{
 /// Its replicas are asked when nothing was written for so long.
 const SILENCE: TimeDelta = TimeDelta::seconds(5);
 
-/// What the replica that works has written, or what can be told without one.
+/// What the replica that works has written, or what can be told without one, as far as who asks is allowed to.
 pub(super) async fn trouble(
     bus: &Bus,
     replay: &Replay,
     progress: Option<&ReplayProgress>,
-) -> Result<Option<ReplayTrouble>, ReplayError> {
+) -> Option<ReplayTrouble> {
     if replay.state != ReplayState::Running {
-        return Ok(None);
+        return None;
     }
     let written = progress.and_then(|progress| progress.trouble.clone());
     let heard_at = progress.map_or(replay.state_at, |progress| progress.at.max(replay.state_at));
     if Utc::now() - heard_at < SILENCE {
-        return Ok(written);
+        return written;
     }
-    let replicas = replicas_of(bus, &replay.subscriber).await?;
+    let replicas = match replicas_of(bus, &replay.subscriber).await {
+        Ok(replicas) => replicas,
+        Err(error) => {
+            tracing::debug!(%error, "no replica can be asked why the replay does not go on");
+            return written;
+        }
+    };
     let begun = progress.is_some();
     let found = reason(&replicas, replay, begun).map(|why| ReplayTrouble {
         why,
         since: written.as_ref().map_or(heard_at, |trouble| trouble.since),
     });
-    Ok(found.or(written))
+    found.or(written)
 }
 
-async fn replicas_of(bus: &Bus, subscriber: &str) -> Result<Vec<Replica>, ReplayError> {
+async fn replicas_of(bus: &Bus, subscriber: &str) -> Result<Vec<Replica>, BusError> {
     let answers = bus.ask_all(&status_subject(subscriber)).await?;
     let read = |answer: &bytes::Bytes| serde_json::from_slice(answer).ok();
     Ok(answers.iter().filter_map(read).collect())

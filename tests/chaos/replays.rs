@@ -21,6 +21,7 @@ use crate::{
 trials!(
     a_worker_is_killed_during_a_replay: in short on postgres,
     all_is_delivered_again_behind_a_dead_worker: in short on sqlite,
+    a_worker_with_plain_handlers_is_killed_during_a_replay: in short on sqlite,
     the_active_replica_is_killed_during_a_replay: in short on sqlite,
     a_nats_server_is_killed_during_a_replay: in short on sqlite,
     a_replay_that_is_paused_for_long: in short on postgres,
@@ -208,6 +209,20 @@ async fn all_is_delivered_again_behind_a_dead_worker<DB: Effects>(world: World<D
             .unwrap();
         let reset = format!("$JS.API.CONSUMER.RESET.EVENTS.{}", replaying.durable());
         client.request(reset, "{\"seq\":1}".into()).await.unwrap();
+    }
+    replaying.judge().await;
+}
+
+/// What it had in hand may have its effect again, and nothing is without one.
+async fn a_worker_with_plain_handlers_is_killed_during_a_replay<DB: Effects>(world: World<DB>) {
+    let fault = "replay: plain handlers, worker SIGKILL";
+    let mut replaying = Replaying::with(fault, world, Kind::Plain, 2).await;
+    for _ in 0..table::rounds(4) {
+        replaying.goes_on().await;
+        let active = replaying.active().await;
+        replaying.handling.replicas[active].signal("KILL").await;
+        replaying.recovers().await;
+        replaying.handling.hurry(&replaying.durable()).await;
     }
     replaying.judge().await;
 }

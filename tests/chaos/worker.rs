@@ -38,10 +38,18 @@ pub enum Kind {
     Failing,
     /// The same, and nothing says which ones: another delivery of an event may end otherwise.
     Random,
+    /// The inbox is not asked: what is delivered again has its effect again.
+    Plain,
 }
 
 impl Kind {
-    pub const ALL: [Self; 4] = [Self::Once, Self::Ordered, Self::Failing, Self::Random];
+    pub const ALL: [Self; 5] = [
+        Self::Once,
+        Self::Ordered,
+        Self::Failing,
+        Self::Random,
+        Self::Plain,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -49,6 +57,7 @@ impl Kind {
             Self::Ordered => "ordered",
             Self::Failing => "failing",
             Self::Random => "random",
+            Self::Plain => "plain",
         }
     }
 }
@@ -61,7 +70,7 @@ struct App {
 
 /// Notes the effect, and takes its time while the transaction is open.
 async fn note<DB: Effects>(
-    tx: &mut InboxTransaction<DB>,
+    tx: &mut DB::Connection,
     cx: &Context<App>,
     (key, count): (String, i64),
 ) -> Result<(), Failure> {
@@ -86,7 +95,7 @@ async fn note<DB: Effects>(
 /// One attempt of five, where that is wanted.
 fn fail(cx: &Context<App>) -> Result<(), Failure> {
     let chance = match cx.state().kind {
-        Kind::Once | Kind::Ordered => return Ok(()),
+        Kind::Once | Kind::Ordered | Kind::Plain => return Ok(()),
         Kind::Failing => {
             let mut chance = DefaultHasher::new();
             (cx.event_id().as_uuid(), cx.attempt()).hash(&mut chance);
@@ -105,7 +114,7 @@ async fn counted<DB: Effects>(
     mut tx: InboxTransaction<DB>,
     cx: Context<App>,
 ) -> Result<(), Failure> {
-    note(&mut tx, &cx, (event.key, event.count)).await?;
+    note::<DB>(&mut tx, &cx, (event.key, event.count)).await?;
     fail(&cx)
 }
 
@@ -114,7 +123,27 @@ async fn created<DB: Effects>(
     mut tx: InboxTransaction<DB>,
     cx: Context<App>,
 ) -> Result<(), Failure> {
-    note(&mut tx, &cx, (event.id, 1)).await
+    note::<DB>(&mut tx, &cx, (event.id, 1)).await
+}
+
+/// Without the inbox, in a transaction of its own.
+async fn note_plainly<DB: Effects>(
+    outbox: Outbox<DB>,
+    cx: Context<App>,
+    what: (String, i64),
+) -> Result<(), Failure> {
+    let mut tx = outbox.begin().await?;
+    note::<DB>(&mut tx, &cx, what).await?;
+    Ok(tx.commit().await?)
+}
+
+fn plain<DB: Effects>(outbox: &Outbox<DB>) -> EventSubscriber<App> {
+    let (of_counts, of_users) = (outbox.clone(), outbox.clone());
+    EventSubscriber::durable(DURABLE)
+        .on(move |event: Counted, cx: Context<App>| {
+            note_plainly(of_counts.clone(), cx, (event.key, event.count))
+        })
+        .on(move |event: User, cx: Context<App>| note_plainly(of_users.clone(), cx, (event.id, 1)))
 }
 
 async fn work<DB: Effects>(outbox: &Outbox<DB>, app: App) {
@@ -129,6 +158,7 @@ async fn work<DB: Effects>(outbox: &Outbox<DB>, app: App) {
         .on_once(outbox, created::<DB>);
     let subscriber = match app.kind {
         Kind::Once => subscriber.concurrency(8),
+        Kind::Plain => plain(outbox).concurrency(8),
         Kind::Ordered => subscriber
             .concurrency(4)
             .timeout(Duration::from_secs(5))

@@ -5,14 +5,17 @@ use std::time::{Duration, Instant};
 use async_nats::jetstream::{self, consumer};
 use futures::StreamExt;
 use tidings::{
-    Context, EventSubscriber, Failure, Rate, Replay, ReplayError, ReplayPoint, ReplayState, Retry,
-    Worker, WorkerError,
+    Context, EventPublisher, EventSubscriber, Failure, Rate, Replay, ReplayError, ReplayPoint,
+    ReplayState, Replays, Retry, StreamSpec, Worker, WorkerError,
 };
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     both,
-    support::{Counted, Database, Noted, Running, User, World, eventually, everything},
+    support::{
+        Cluster, Counted, Database, Noted, Running, User, World, eventually, everything, within,
+    },
 };
 
 type Sqlite = sqlx::Sqlite;
@@ -243,6 +246,52 @@ async fn one_of_many_that_are_asked_for_at_once_is_begun<DB: Database>(world: Wo
     }
     assert_eq!(replays.list(Some(NAME)).await.unwrap().len(), 2);
     running.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_many_that_are_asked_for_at_once_on_three_servers_is_begun() {
+    let cluster = Cluster::start().await;
+    let bus = cluster.bus().await;
+    cluster.apply(&bus, Duration::from_secs(1)).await;
+    for mut stream in StreamSpec::of_subscribers() {
+        stream.replicas = 3;
+        bus.apply_stream(&stream).await.unwrap();
+    }
+    let (noted, (_open, is_open)) = (Noted::default(), watch::channel(true));
+    let worker = Worker::new(bus.clone(), (noted, is_open));
+    let stop = CancellationToken::new();
+    let worker = worker.subscribe(EventSubscriber::durable(NAME).on(note));
+    let working = tokio::spawn(worker.run(stop.clone().cancelled_owned()));
+    let publisher = EventPublisher::new(&bus);
+    for user in users(1..=5) {
+        publisher.publish(&user).await.unwrap();
+    }
+    let mut buses = Vec::new();
+    for _ in 0..3 {
+        buses.push(cluster.bus().await);
+    }
+    eventually("it can be replayed", || async {
+        let first = Replays::over(&bus).start(NAME, &everything()).await;
+        first.is_ok()
+    })
+    .await;
+    for _ in 0..5 {
+        let replays = Replays::over(&bus);
+        for replay in replays.list(Some(NAME)).await.unwrap() {
+            let _ = replays.cancel(replay.id).await;
+        }
+        // So slow that it is not over meanwhile.
+        let slowly = everything().rate(Rate::per_minute(1));
+        let asked = (0..9).map(|n| {
+            let (bus, slowly) = (buses[n % 3].clone(), slowly.clone());
+            async move { Replays::over(&bus).start(NAME, &slowly).await }
+        });
+        let answers = futures::future::join_all(asked).await;
+        let begun = answers.iter().filter(|answer| answer.is_ok());
+        assert_eq!(begun.count(), 1, "{answers:?}");
+    }
+    stop.cancel();
+    within("a clean stop", working).await.unwrap().unwrap();
 }
 
 /// Puts an entry of a replay over the one that is there.
