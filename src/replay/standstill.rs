@@ -5,7 +5,7 @@ use chrono::{TimeDelta, Utc};
 use crate::{
     bus::{Bus, BusError},
     job::{Replay, ReplayProgress, ReplayState, ReplayTrouble},
-    replica::{Replica, status_subject},
+    replica::{Activity, Replica, status_subject},
 };
 
 /// Its replicas are asked when nothing was written for so long.
@@ -32,8 +32,7 @@ pub(super) async fn trouble(
             return written;
         }
     };
-    let begun = progress.is_some();
-    let found = reason(&replicas, replay, begun).map(|why| ReplayTrouble {
+    let found = reason(&replicas, replay).map(|why| ReplayTrouble {
         why,
         since: written.as_ref().map_or(heard_at, |trouble| trouble.since),
     });
@@ -47,7 +46,7 @@ async fn replicas_of(bus: &Bus, subscriber: &str) -> Result<Vec<Replica>, BusErr
 }
 
 /// Why none of these replicas runs it.
-fn reason(replicas: &[Replica], replay: &Replay, begun: bool) -> Option<String> {
+fn reason(replicas: &[Replica], replay: &Replay) -> Option<String> {
     let subscriber = &replay.subscriber;
     if replicas.is_empty() {
         return Some(format!(
@@ -58,12 +57,14 @@ fn reason(replicas: &[Replica], replay: &Replay, begun: bool) -> Option<String> 
     if let Some(why) = shadow.and_then(|shadow| lacks_shadow(replicas, shadow)) {
         return Some(why);
     }
-    if begun {
+    let may_run = |replica: &&Replica| {
+        replica.activity == Activity::Works && replica.replay_trouble.is_none()
+    };
+    if replicas.iter().any(|replica| may_run(&replica)) {
         return None;
     }
     let why = |replica: &Replica| replica.replay_trouble.clone().or(replica.trouble.clone());
-    let troubles: Option<Vec<String>> = replicas.iter().map(why).collect();
-    troubles?.into_iter().next()
+    replicas.iter().find_map(why)
 }
 
 /// Why nobody calls the handlers of a shadow: none has it, or, in order, the only replica that works has not.
@@ -79,5 +80,71 @@ pub(super) fn lacks_shadow(replicas: &[Replica], shadow: &str) -> Option<String>
             "no replica has a shadow {shadow}: start one with a build that has"
         )),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// A replica that works, but for what is said.
+    fn replica(but: &Value) -> Replica {
+        let mut replica = json!({
+            "subscriber": "s", "id": "1", "host": "h", "pid": 7, "version": "0", "started_at": Utc::now(),
+            "activity": "works", "trouble": null, "ordered": false, "holds_lease": null, "circuit": "closed",
+            "running": null, "resting": null, "in_hand": 0, "in_hand_bytes": 0, "hottest": [], "concurrency": 1,
+            "rate": null, "memory": 1, "timeout_ms": 1, "retry": "", "handled": 0, "failed": 0,
+            "dead_lettered": 0, "last_delivery_at": null, "wants": [],
+        });
+        for (field, value) in but.as_object().unwrap() {
+            replica[field] = value.clone();
+        }
+        serde_json::from_value(replica).unwrap()
+    }
+
+    fn reason_of(replicas: &[Value], shadow: Option<&str>) -> Option<String> {
+        let replay = json!({
+            "id": crate::replaying::ReplayId::new(), "subscriber": "s", "ranges": [], "created_at": Utc::now(),
+            "request": {
+                "from": "beginning", "to": null, "names": [], "key": null, "correlation": null, "rate": null,
+                "shadow": shadow, "follow_ups": false, "rehearse": false, "force": false,
+            },
+            "state": "running", "reason": null, "state_at": Utc::now(),
+        });
+        let replicas: Vec<Replica> = replicas.iter().map(replica).collect();
+        reason(&replicas, &serde_json::from_value(replay).unwrap())
+    }
+
+    #[test]
+    fn who_may_run_it_is_no_reason_why_it_stands_still() {
+        let well = json!({});
+        assert_eq!(reason_of(std::slice::from_ref(&well), None), None);
+        let stuck = json!({ "activity": "begins", "trouble": "denied" });
+        assert_eq!(reason_of(&[stuck.clone(), well], None), None);
+        assert_eq!(reason_of(&[stuck], None).as_deref(), Some("denied"));
+        let blind = json!({ "replay_trouble": "it may not look" });
+        assert_eq!(
+            reason_of(&[blind], None).as_deref(),
+            Some("it may not look")
+        );
+        assert!(
+            reason_of(&[], None)
+                .unwrap()
+                .contains("no replica of s answers")
+        );
+    }
+
+    #[test]
+    fn in_order_the_replica_that_works_has_to_have_the_shadow() {
+        let has = json!({ "shadows": { "v2": [] } });
+        let without = json!({});
+        assert_eq!(reason_of(&[has.clone(), without.clone()], Some("v2")), None);
+        let nobody = reason_of(&[without], Some("v2")).unwrap();
+        assert!(nobody.contains("no replica has a shadow v2"), "{nobody}");
+        let active = json!({ "ordered": true, "holds_lease": true });
+        let named = reason_of(&[has, active], Some("v2")).unwrap();
+        assert!(named.contains("pid 7 on h"), "{named}");
     }
 }

@@ -138,7 +138,8 @@ async fn stands(noted: &Noted) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replay_that_is_resumed_goes_on_while_an_event_from_before_is_in_hand() {
     let world = World::<Sqlite>::start().await;
-    let (running, noted, open) = start(&world, EventSubscriber::durable(NAME)).await;
+    let patient = EventSubscriber::durable(NAME).timeout(Duration::from_secs(300));
+    let (running, noted, open) = start(&world, patient).await;
     let slowly = everything().rate(Rate::per_second(30));
     let replay = world.replay(NAME, &slowly).await;
     noted.reach(22).await;

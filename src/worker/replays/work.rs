@@ -18,6 +18,7 @@ use progress::counts;
 use super::{
     Desk, Worked,
     feed::{Feed, Found, Outlet},
+    trouble::Trouble,
 };
 use crate::{
     bus::{BusError, ConsumerSpec, Standing, Start},
@@ -78,6 +79,8 @@ pub(super) struct Work<'a, S> {
     revision: u64,
     written_at: Instant,
     is_written: bool,
+    /// That it cannot be written.
+    unwritten: Trouble,
     parts: Vec<Part>,
     sources: JoinSet<(String, Arc<Hands>)>,
     feed: JoinSet<()>,
@@ -128,6 +131,7 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
             revision,
             written_at: Instant::now(),
             is_written: revision > 0,
+            unwritten: Trouble::default(),
             parts: Vec::new(),
             sources: JoinSet::new(),
             feed: JoinSet::new(),

@@ -78,8 +78,10 @@ impl<S: Send + Sync + 'static> Work<'_, S> {
         self.is_written = match self.put_progress().await {
             Ok(()) => true,
             Err(error) => {
-                let (subscriber, id) = (&*self.desk.name, self.replay.id);
-                tracing::warn!(subscriber, replay = %id, %error, "the progress of the replay is not written");
+                if self.unwritten.is_news(&error.to_string()) {
+                    let (subscriber, id) = (&*self.desk.name, self.replay.id);
+                    tracing::warn!(subscriber, replay = %id, %error, "the progress of the replay is not written");
+                }
                 false
             }
         };
