@@ -287,6 +287,35 @@ async fn a_redrive_ends_however_fast_the_keys_events_come() {
     worker.stop().await.unwrap();
 }
 
+/// What waits for it becomes letters again, in order.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redrive_that_dies_while_later_events_give_way_is_gone_on_with() {
+    let parking = Parking::new(&[3]).await;
+    let worker = parking.run();
+    parking.publish("k", 1..=10).await;
+    parking.until_letters(8).await;
+    parking.heal();
+    let slowly = ["redrive", "--subscriber", "counter", "--rate", "10/s"];
+    let mut redrive = parking.program(&slowly).spawn().unwrap();
+    parking.until_handled(3).await;
+    let traffic = parking.traffic_every(Duration::from_millis(1), 11);
+    // It has come to those that were not there when it began.
+    parking.until_handled(11).await;
+    redrive.kill().await.unwrap();
+    let last = traffic.stop().await;
+    eventually("nothing waits any more", || async {
+        let rest = usize::try_from(last).unwrap() - parking.handled().len();
+        parking.letters().await.len() == rest
+    })
+    .await;
+    assert!(!parking.letters().await.is_empty());
+    let redriven = parking.redrive().await;
+    assert!(redriven.status.success(), "{redriven:?}");
+    parking.until_handled(last).await;
+    assert_eq!(parking.handled(), (1..=last).collect::<Vec<_>>());
+    worker.stop().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_fails_again_parks_the_key_anew_and_nothing_passes_it() {
     let parking = Parking::new(&[3, 6]).await;
