@@ -111,13 +111,6 @@ impl Hands {
         self.inner().is_reset = true;
     }
 
-    /// The last of what was answered lately.
-    pub(super) fn latest(&self) -> u64 {
-        let inner = self.inner();
-        let last = inner.recent.last_key_value();
-        last.map_or(0, |(sequence, _)| *sequence)
-    }
-
     /// The consumer begins again at its ack floor: what was handled above it is delivered again.
     pub(super) fn begin_again(&self) {
         let mut inner = self.inner();

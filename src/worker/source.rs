@@ -53,7 +53,7 @@ pub(super) struct Source {
     created: Option<String>,
     /// When the consumer was made.
     made: Option<String>,
-    /// What was answered up to here comes again because the consumer was made anew.
+    /// What was delivered up to here comes again because the consumer was made anew.
     again_to: u64,
     /// The highest sequence that was delivered here; what is below the first one was acknowledged before.
     seen: u64,
@@ -321,7 +321,8 @@ impl Source {
     fn note_made(&mut self, made: Option<String>) {
         if made != self.made {
             self.made = made;
-            self.again_to = self.hands.latest();
+            // What is in hand now is answered before it comes again.
+            self.again_to = self.seen;
         }
     }
 
