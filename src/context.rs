@@ -24,7 +24,7 @@ pub struct Context<S> {
 pub(crate) struct Facts {
     pub(crate) envelope: Arc<Envelope>,
     pub(crate) subscriber: Arc<str>,
-    pub(crate) stream: String,
+    pub(crate) stream: Arc<str>,
     pub(crate) sequence: u64,
     /// When the stream stored the message.
     pub(crate) stored_at: DateTime<Utc>,

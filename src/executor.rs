@@ -44,9 +44,9 @@ pub(crate) const ACK_WAIT: Duration = Duration::from_secs(30);
 pub(crate) struct Arrival {
     pub(crate) envelope: Result<Arc<Envelope>, NameError>,
     /// The event's own subject, also when it comes from the retries.
-    pub(crate) subject: String,
+    pub(crate) subject: Arc<str>,
     /// Where the event was first stored.
-    pub(crate) stream: String,
+    pub(crate) stream: Arc<str>,
     pub(crate) sequence: u64,
     /// When it was first stored.
     pub(crate) stored_at: DateTime<Utc>,
@@ -193,9 +193,16 @@ impl<S: Send + Sync + 'static> Executor<S> {
     ) -> Step {
         let attempt = arrival.past.failures.saturating_add(1);
         let outcome = self.dated(outcome, arrival, attempt);
-        let remembering = self.remember(arrival, (outcome, error), acknowledger);
-        let Some((mut outcome, error)) = halt.run_until_cancelled(remembering).await else {
-            return self.hand_back(arrival, acknowledger, halt).await;
+        let (mut outcome, error) = match outcome {
+            Outcome::Reject(_) => {
+                let remembering = self.remember(arrival, (outcome, error), acknowledger);
+                let remembering = halt.run_until_cancelled(Box::pin(remembering));
+                let Some(remembered) = remembering.await else {
+                    return self.hand_back(arrival, acknowledger, halt).await;
+                };
+                remembered
+            }
+            outcome => (outcome, error),
         };
         acknowledger.decided(&outcome, error.as_deref());
         self.record(arrival, attempt, &outcome, error, elapsed);
@@ -248,7 +255,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
         Facts {
             envelope: Arc::clone(envelope),
             subscriber: Arc::clone(&self.name),
-            stream: arrival.stream.clone(),
+            stream: Arc::clone(&arrival.stream),
             sequence: arrival.sequence,
             stored_at: arrival.stored_at,
             attempt,

@@ -1,6 +1,7 @@
 //! The run loop of a service: subscribers and what runs beside them, from start to drain. The order of
 //! the drain is written in [`Worker::run`] and nowhere else.
 
+mod again;
 mod answers;
 mod board;
 mod crew;

@@ -3,12 +3,9 @@
 //! Every answer is confirmed: it is a request, because a plain publish that dies in a socket's buffer
 //! is a message handled twice.
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
-use async_nats::{
-    Message,
-    jetstream::{self, Context},
-};
+use async_nats::{HeaderMap, Message};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use tidings_contract::wire;
@@ -21,6 +18,7 @@ use super::{
     letter::{Letter, REDRIVE, size_of},
     mark,
     park::Question,
+    place::{self, Places},
     retry,
     streams::retry_at_subject,
 };
@@ -43,11 +41,13 @@ pub(crate) struct Delivery {
     subscriber: Arc<str>,
     message: Message,
     /// Where the event was first stored.
-    stream: String,
+    stream: Arc<str>,
     sequence: u64,
-    /// What no other event ever has.
-    identity: String,
+    stored_at: DateTime<Utc>,
+    /// What no other event ever has, where its place is not that.
+    identity: Option<String>,
     consumer_sequence: u64,
+    is_redriven: bool,
     /// The park of its key that it may pass.
     pass: Option<Uuid>,
     /// It is no event, but asks whether a key may go on.
@@ -56,66 +56,27 @@ pub(crate) struct Delivery {
     replay: Option<Arc<Replaying>>,
 }
 
-/// Where a message stands, from its reply subject.
-pub(super) struct Place {
-    pub(super) stream: String,
-    pub(super) sequence: u64,
-    pub(super) consumer_sequence: u64,
-    pub(super) delivered: u32,
-    pub(super) stored_at: DateTime<Utc>,
-    pub(super) pending: u64,
-}
-
-impl Place {
-    /// `None` when the message does not come from a consumer.
-    pub(super) fn of(bus: &Bus, message: Message) -> (Message, Option<Self>) {
-        let (message, place, _) = Self::with(bus.jetstream.clone(), message);
-        (message, place)
-    }
-
-    fn with(context: Context, message: Message) -> (Message, Option<Self>, Context) {
-        let message = jetstream::Message { message, context };
-        let place = message.info().ok().map(|info| Self {
-            stream: info.stream.to_owned(),
-            sequence: info.stream_sequence,
-            consumer_sequence: info.consumer_sequence,
-            delivered: u32::try_from(info.delivered).unwrap_or(u32::MAX),
-            stored_at: i64::try_from(info.published.unix_timestamp_nanos())
-                .map(DateTime::from_timestamp_nanos)
-                .unwrap_or_default(),
-            pending: info.pending,
-        });
-        (message.message, place, message.context)
-    }
-}
-
-impl Place {
-    /// What no other message ever has: a sequence comes again when a stream is created anew.
-    pub(super) fn identity(&self) -> String {
-        let stored_at = self.stored_at.timestamp_nanos_opt().unwrap_or_default();
-        format!("{}/{}/{stored_at}", self.stream, self.sequence)
-    }
-}
-
-/// Reads the messages of a subscriber, or of a replay of it, and keeps what is expensive to clone for each of them.
+/// Reads the messages of a subscriber, or of a replay of it, and keeps what is expensive to make for each of them.
 pub(crate) struct Deliveries {
     bus: Arc<Bus>,
+    places: Places,
     answers: Answers,
     subscriber: Arc<str>,
     /// The replay whose consumer delivers them.
     replay: Option<Arc<Replaying>>,
-    /// Here between two messages.
-    context: Option<Context>,
+    /// The subject of the last one.
+    subject: Arc<str>,
 }
 
 impl Deliveries {
     pub(crate) fn new(bus: &Bus, subscriber: &Arc<str>) -> Self {
         Self {
             bus: Arc::new(bus.clone()),
+            places: Places::new(bus),
             answers: Answers::new(bus),
             subscriber: Arc::clone(subscriber),
             replay: None,
-            context: None,
+            subject: "".into(),
         }
     }
 
@@ -126,28 +87,39 @@ impl Deliveries {
 
     /// Reads a message; `None` when it does not come from a consumer.
     pub(crate) fn read(&mut self, message: Pulled) -> Option<(Delivery, Arrival)> {
-        let context = self.context.take();
-        let context = context.unwrap_or_else(|| self.bus.jetstream.clone());
-        let (mut message, place, context) = Place::with(context, message.0);
-        self.context = Some(context);
+        let (mut message, place) = self.places.read(message.0);
         let place = place?;
         let restored = retry::restore(&mut message, &self.subscriber);
         let replay = self.replay.clone();
         let mark = replay.as_ref().map(|replay| &replay.mark);
-        mark::write(&mut message, mark.or(restored.replay.as_ref()));
+        let mark = mark.or(restored.replay.as_ref());
+        // Nearly no message says anything of ours: what is said is looked for once.
+        let says_ours = message.headers.as_ref().is_some_and(says_ours);
+        mark::write(&mut message, mark, says_ours);
+        let is_redriven = says_ours && header(&message, REDRIVE).is_some();
         let retried = restored
             .replay
             .map(|mark| Arc::new(mark.retried(&self.subscriber)));
         let question = Question::of(&message);
-        let identity = restored.identity.unwrap_or_else(|| place.identity());
-        let origin = restored.origin;
-        let (stream, sequence) = origin.unwrap_or_else(|| (place.stream.clone(), place.sequence));
+        // Of a retry that does not say it, its own place is all that is known.
+        let its_own = || restored.origin.as_ref().map(|_| place.identity());
+        let identity = restored.identity.or_else(its_own);
+        let stored_at = identity.as_deref().and_then(stored_at);
+        let stored_at = stored_at.unwrap_or(place.stored_at);
+        let (stream, sequence) = match restored.origin {
+            Some((stream, sequence)) => (stream.into(), sequence),
+            None => (Arc::clone(&place.stream), place.sequence),
+        };
+        if *self.subject != *message.subject {
+            self.subject = message.subject.as_str().into();
+        }
+        let named = || identity.clone().unwrap_or_else(|| place.identity());
         let arrival = Arrival {
-            envelope: envelope_of(&message, || identity.clone()).map(Arc::new),
-            subject: message.subject.to_string(),
-            stream: stream.clone(),
+            envelope: envelope_of(&message, named).map(Arc::new),
+            subject: Arc::clone(&self.subject),
+            stream: Arc::clone(&stream),
             sequence,
-            stored_at: stored_at(&identity).unwrap_or(place.stored_at),
+            stored_at,
             at: place.sequence,
             consumer_sequence: place.consumer_sequence,
             delivered: place.delivered,
@@ -161,14 +133,27 @@ impl Deliveries {
             message,
             stream,
             sequence,
+            stored_at,
             identity,
             consumer_sequence: place.consumer_sequence,
+            is_redriven,
             pass: restored.pass,
             question,
             replay,
         };
         Some((delivery, arrival))
     }
+}
+
+/// Whether a message says something that Tidings says, or may be forged to.
+fn says_ours(headers: &HeaderMap) -> bool {
+    let mut names = headers.iter().map(|(name, _)| AsRef::<str>::as_ref(name));
+    names.any(|name| name.starts_with("tidings-"))
+}
+
+fn header<'a>(message: &'a Message, name: &str) -> Option<&'a str> {
+    let headers = message.headers.as_ref()?;
+    Some(headers.get(name)?.as_str())
 }
 
 impl Delivery {
@@ -179,8 +164,7 @@ impl Delivery {
 
     /// Whether the event was among the dead letters, and comes again because somebody wanted it to.
     pub(crate) fn is_redriven(&self) -> bool {
-        let headers = self.message.headers.as_ref();
-        headers.is_some_and(|headers| headers.get(REDRIVE).is_some())
+        self.is_redriven
     }
 
     /// Names the event's way through its subscriber, from its first delivery or from a redrive: one word.
@@ -216,8 +200,12 @@ impl Delivery {
         (&self.stream, self.sequence)
     }
 
-    pub(super) fn identity(&self) -> &str {
-        &self.identity
+    /// What no other event ever has.
+    pub(super) fn identity(&self) -> Cow<'_, str> {
+        match &self.identity {
+            Some(identity) => identity.into(),
+            None => place::identity(&self.stream, self.sequence, self.stored_at).into(),
+        }
     }
 
     fn letter<'a>(&'a self, why: &'a DeadLetter) -> Letter<'a> {
@@ -228,7 +216,7 @@ impl Delivery {
             message_id: message_id(&self.message),
             stream: &self.stream,
             sequence: self.sequence,
-            identity: &self.identity,
+            identity: self.identity(),
             consumer_sequence: Some(self.consumer_sequence),
             why,
         }
@@ -322,6 +310,5 @@ impl Acknowledger for Delivery {
 
 /// The id that whoever published the message gave it.
 pub(super) fn message_id(message: &Message) -> Option<&str> {
-    let headers = message.headers.as_ref()?;
-    Some(headers.get(wire::MESSAGE_ID)?.as_str())
+    header(message, wire::MESSAGE_ID)
 }

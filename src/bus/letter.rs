@@ -1,6 +1,8 @@
 //! A dead letter as NATS keeps it: subject, headers and payload of an event that is given up, and what gave
 //! it up. Never decides that it is, never reads one.
 
+use std::borrow::Cow;
+
 use async_nats::{HeaderMap, HeaderName, HeaderValue, Message};
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
@@ -35,7 +37,7 @@ pub(super) struct Letter<'a> {
     pub(super) stream: &'a str,
     pub(super) sequence: u64,
     /// What no other message ever has.
-    pub(super) identity: &'a str,
+    pub(super) identity: Cow<'a, str>,
     /// The consumer's own count of its deliveries.
     pub(super) consumer_sequence: Option<u64>,
     pub(super) why: &'a DeadLetter,
@@ -139,7 +141,7 @@ impl Letter<'_> {
         headers.insert("tidings-dead-subscriber", self.subscriber);
         headers.insert("tidings-dead-stream", self.stream);
         headers.insert("tidings-dead-sequence", self.sequence.to_string());
-        headers.insert("tidings-dead-identity", self.identity);
+        headers.insert("tidings-dead-identity", &*self.identity);
         headers.insert("tidings-dead-subject", self.subject);
         headers.insert("tidings-dead-cause", cause);
         headers.insert("tidings-dead-fingerprint", fingerprint(cause, &error));
@@ -252,7 +254,7 @@ mod tests {
             message_id: Some("m1"),
             stream: "EVENTS",
             sequence: 7,
-            identity: "EVENTS/7/1",
+            identity: "EVENTS/7/1".into(),
             consumer_sequence: Some(9),
             why,
         };

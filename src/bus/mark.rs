@@ -26,30 +26,25 @@ pub(super) fn id(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// Marks a message as part of a replay, or as none, whatever it says itself: its publisher may be anybody.
-pub(super) fn write(message: &mut Message, mark: Option<&Mark>) {
-    let is_marked = |headers: &HeaderMap| {
-        let mut names = headers.iter().map(|(name, _)| AsRef::<str>::as_ref(name));
-        names.any(|name| name.starts_with(REPLAY))
-    };
-    if mark.is_none() && !message.headers.as_ref().is_some_and(is_marked) {
-        return;
-    }
-    let mut headers = HeaderMap::new();
-    for (name, values) in message.headers.iter().flat_map(HeaderMap::iter) {
-        let text: &str = name.as_ref();
-        let values = values.iter().filter(|_| !text.starts_with(REPLAY));
-        values.for_each(|value| headers.append(name.clone(), value.clone()));
-    }
-    if let Some(mark) = mark {
-        headers.insert(REPLAY, mark.id.to_string());
-        if let Some(shadow) = &mark.shadow {
-            headers.insert(SHADOW, shadow.as_str());
+pub(super) fn write(message: &mut Message, mark: Option<&Mark>, may_be_forged: bool) {
+    if may_be_forged {
+        let mut headers = HeaderMap::new();
+        for (name, values) in message.headers.iter().flat_map(HeaderMap::iter) {
+            let text: &str = name.as_ref();
+            let values = values.iter().filter(|_| !text.starts_with(REPLAY));
+            values.for_each(|value| headers.append(name.clone(), value.clone()));
         }
-        if mark.follow_ups {
-            headers.insert(FOLLOW_UPS, "true");
-        }
+        message.headers = Some(headers);
     }
-    message.headers = Some(headers);
+    let Some(mark) = mark else { return };
+    let headers = message.headers.get_or_insert_default();
+    headers.insert(REPLAY, mark.id.to_string());
+    if let Some(shadow) = &mark.shadow {
+        headers.insert(SHADOW, shadow.as_str());
+    }
+    if mark.follow_ups {
+        headers.insert(FOLLOW_UPS, "true");
+    }
 }
 
 #[cfg(test)]
@@ -81,9 +76,9 @@ mod tests {
             follow_ups: false,
         };
         let mut message = message(forged);
-        write(&mut message, Some(&mark));
+        write(&mut message, Some(&mark), true);
         assert_eq!(read(message.headers.as_ref().unwrap()), Some(mark));
-        write(&mut message, None);
+        write(&mut message, None, true);
         let headers = message.headers.unwrap();
         assert_eq!((read(&headers), headers.len()), (None, 1));
     }

@@ -20,6 +20,7 @@ mod limits;
 mod link;
 mod mark;
 mod park;
+mod place;
 mod publisher;
 mod pull;
 mod replays;
@@ -299,6 +300,11 @@ impl Bus {
             });
         }
         serde_json::from_slice(&answer).map_err(|error| broken(error.to_string()))
+    }
+
+    /// Changes whenever the connection is lost.
+    pub(crate) fn losses(&self) -> watch::Receiver<u64> {
+        self.lost.clone()
     }
 
     /// Waits for an answer; `None` when the connection is lost meanwhile, because then no answer comes,

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use async_nats::{Message, StatusCode, Subscriber};
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use serde_json::json;
 use tokio::{sync::watch, time::Instant};
 
@@ -176,6 +176,17 @@ impl Puller {
             }
             finding = finding(&mut self.watchdog, waiting) => self.act_on(finding).await,
         }
+    }
+
+    /// What has arrived already, if something has: as [`Puller::next`], without what a wait costs.
+    pub(crate) fn next_now(&mut self) -> Option<Result<Option<Pulled>, PullError>> {
+        if let Some(previous) = &mut self.previous
+            && let Some(Some(message)) = previous.next().now_or_never()
+        {
+            return Some(Ok(message.status.is_none().then_some(Pulled(message))));
+        }
+        let message = self.subscriber.next().now_or_never()?;
+        Some(self.take(message))
     }
 
     fn take(&mut self, message: Option<Message>) -> Result<Option<Pulled>, PullError> {

@@ -106,7 +106,7 @@ pub(super) fn headers(delivery: &Delivery, past: &Past, due: DateTime<Utc>) -> H
     let (stream, sequence) = delivery.origin();
     headers.insert(STREAM, stream);
     headers.insert(SEQUENCE, sequence.to_string());
-    headers.insert(IDENTITY, delivery.identity());
+    headers.insert(IDENTITY, &*delivery.identity());
     headers.insert(FAILURES, past.failures.to_string());
     if past.put_off > 0 {
         headers.insert(PUT_OFF, past.put_off.min(MOST_PUT_OFF).to_string());

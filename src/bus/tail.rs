@@ -4,7 +4,7 @@
 //! restarted server), the consumer's own sequence shows a gap, and reading begins anew behind the last
 //! message that was seen.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use async_nats::Message;
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -13,9 +13,10 @@ use serde_json::{Map, Value, json};
 use tidings_contract::{Envelope, EventId, NameError, Pattern};
 
 use super::{
-    Bus, BusError, PullError, Pulled, Puller, PullerOptions, delivery::Place, envelope_of,
+    Bus, BusError, PullError, Pulled, Puller, PullerOptions, envelope_of,
+    place::{Place, Places},
 };
-use crate::start::Start;
+use crate::{handler::unless, start::Start};
 
 /// How many messages are asked for at once.
 const AHEAD: usize = 512;
@@ -54,6 +55,7 @@ pub struct Reader {
     puller: Puller,
     pending: u64,
     last_consumer_sequence: u64,
+    places: Places,
 }
 
 /// Why a stream cannot be read.
@@ -111,6 +113,7 @@ impl Reader {
             puller,
             pending,
             last_consumer_sequence: 0,
+            places: Places::new(bus),
         })
     }
 
@@ -132,7 +135,7 @@ impl Reader {
         Ok(Seen {
             envelope: envelope_of(&message, || place.identity()),
             subject: message.subject.to_string(),
-            stream: place.stream,
+            stream: place.stream.to_string(),
             sequence: place.sequence,
             stored_at: place.stored_at,
             pending: place.pending,
@@ -146,7 +149,11 @@ impl Reader {
         last: u64,
     ) -> Result<Option<(Message, Place)>, ReaderError> {
         while self.pending > 0 && !self.start.is_behind(last) {
-            let Ok(next) = tokio::time::timeout(REMOVED, self.next_message()).await else {
+            let next = {
+                let next = pin!(self.next_message());
+                unless(next, || tokio::time::sleep(REMOVED)).await
+            };
+            let Some(next) = next else {
                 self.begin_anew(&mut 0, "no message came").await?;
                 continue;
             };
@@ -160,7 +167,10 @@ impl Reader {
         let mut tries = 0;
         loop {
             let pulled = match self.puller.ask(AHEAD, AHEAD, AHEAD_BYTES).await {
-                Ok(()) => self.puller.next().await,
+                Ok(()) => match self.puller.next_now() {
+                    Some(pulled) => pulled,
+                    None => self.puller.next().await,
+                },
                 Err(error) => Err(error),
             };
             match pulled {
@@ -178,7 +188,7 @@ impl Reader {
 
     /// The message, when it is the one that follows.
     fn in_sequence(&mut self, message: Message) -> Option<(Message, Place)> {
-        let (message, place) = Place::of(&self.bus, message);
+        let (message, place) = self.places.read(message);
         let place = place?;
         if place.consumer_sequence != self.last_consumer_sequence + 1 {
             return None;

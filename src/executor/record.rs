@@ -23,7 +23,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
                     event.id = arrival.envelope.as_ref().ok().map(|e| tracing::field::display(e.id())),
                     event.name = arrival.envelope.as_ref().map_or(&*arrival.subject, |e| e.name().as_str()),
                     key = arrival.envelope.as_ref().ok().and_then(|e| e.key()),
-                    stream = arrival.stream,
+                    stream = &*arrival.stream,
                     sequence = arrival.sequence,
                     replay = arrival.replay.as_ref().map(|replay| tracing::field::display(replay.mark.id)),
                     attempt,

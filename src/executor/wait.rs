@@ -75,7 +75,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
     ) -> Step {
         tracing::warn!(
             subscriber = &*self.name,
-            subject = arrival.subject,
+            subject = &*arrival.subject,
             "the durable delivers a name that this replica does not handle: it is left to another one"
         );
         arrival.past.put_off = arrival.past.put_off.saturating_add(1);

@@ -168,7 +168,7 @@ impl<S> TestContext<S> {
         let facts = Facts {
             envelope: self.envelope.into(),
             subscriber: "test".into(),
-            stream: "TEST".to_owned(),
+            stream: "TEST".into(),
             sequence: 1,
             stored_at: self.stored_at,
             attempt: self.attempt,

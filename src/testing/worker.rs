@@ -325,9 +325,9 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
     fn arrived(&mut self, envelope: Envelope) -> Arrival {
         self.sequence += 1;
         Arrival {
-            subject: envelope.name().as_str().to_owned(),
+            subject: envelope.name().as_str().into(),
             envelope: Ok(Arc::new(envelope)),
-            stream: "TEST".to_owned(),
+            stream: "TEST".into(),
             sequence: self.sequence,
             stored_at: Utc::now(),
             at: self.sequence,

@@ -4,10 +4,15 @@
 //! A task for each attempt would be allocated anew each time, and it is as large as everything that an attempt may
 //! have to wait for.
 
-use std::{any::Any, panic::AssertUnwindSafe, sync::Arc};
+use std::{
+    any::Any,
+    panic::AssertUnwindSafe,
+    sync::{Arc, Mutex, PoisonError},
+    task::Poll,
+};
 
-use futures::FutureExt;
-use tokio::{sync::mpsc, task::JoinSet};
+use futures::{FutureExt, task::AtomicWaker};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{parks::Parks, source::Item};
@@ -54,24 +59,50 @@ enum Done {
 /// The tasks. When it is dropped they are cut off.
 pub(super) struct Crew<S> {
     means: Arc<Means<S>>,
-    /// How each is given work.
-    members: Vec<mpsc::Sender<Work>>,
+    /// Where each finds its work.
+    members: Vec<Arc<Place<Option<Work>>>>,
     /// Those without work, the one that had some last at the end.
     free: Vec<usize>,
-    to: mpsc::UnboundedSender<(usize, Done)>,
-    done: mpsc::UnboundedReceiver<(usize, Done)>,
+    done: Arc<Place<Vec<(usize, Done)>>>,
     tasks: JoinSet<()>,
+}
+
+/// Where one task leaves something for another one, which waits for it. A channel has room for many, in blocks that
+/// are allocated and moved; here is one at a time, or all that has come.
+#[derive(Default)]
+struct Place<T> {
+    what: Mutex<T>,
+    waits: AtomicWaker,
+}
+
+impl<T: Default> Place<T> {
+    fn leave(&self, change: impl FnOnce(&mut T)) {
+        change(&mut self.what.lock().unwrap_or_else(PoisonError::into_inner));
+        self.waits.wake();
+    }
+
+    /// Waits until what is there is something, and takes it.
+    async fn take(&self, is_something: impl Fn(&T) -> bool) -> T {
+        std::future::poll_fn(|cx| {
+            // What is left behind this wakes.
+            self.waits.register(cx.waker());
+            let mut what = self.what.lock().unwrap_or_else(PoisonError::into_inner);
+            match is_something(&what) {
+                true => Poll::Ready(std::mem::take(&mut *what)),
+                false => Poll::Pending,
+            }
+        })
+        .await
+    }
 }
 
 impl<S: Send + Sync + 'static> Crew<S> {
     pub(super) fn new(means: Means<S>) -> Self {
-        let (to, done) = mpsc::unbounded_channel();
         Self {
             means: Arc::new(means),
             members: Vec::new(),
             free: Vec::new(),
-            to,
-            done,
+            done: Arc::default(),
             tasks: JoinSet::new(),
         }
     }
@@ -89,66 +120,53 @@ impl<S: Send + Sync + 'static> Crew<S> {
         self.give(Work::Batch(batch));
     }
 
-    fn give(&mut self, mut work: Work) {
-        while let Some(free) = self.free.pop() {
-            match self.members[free].try_send(work) {
-                Ok(()) => return,
-                // It is going down with the runtime.
-                Err(left) => work = left.into_inner(),
-            }
-        }
-        let (member, more) = mpsc::channel(1);
+    fn give(&mut self, work: Work) {
+        let number = self.free.pop().unwrap_or_else(|| self.hire());
+        self.members[number].leave(|place| *place = Some(work));
+    }
+
+    fn hire(&mut self) -> usize {
         let number = self.members.len();
-        self.members.push(member);
-        let (means, to) = (Arc::clone(&self.means), self.to.clone());
-        self.tasks.spawn(member_of(means, number, work, more, to));
+        let place = Arc::default();
+        self.members.push(Arc::clone(&place));
+        let (means, done) = (Arc::clone(&self.means), Arc::clone(&self.done));
+        self.tasks.spawn(member(means, number, place, done));
+        number
     }
 
     /// Waits for what is done, and takes what else is done by then; `None` when nobody has work.
     pub(super) async fn done(&mut self) -> Option<Vec<Finished>> {
-        const AT_A_TIME: usize = 256;
         if self.at_work() == 0 {
             return None;
         }
-        let mut finished = Vec::new();
-        let (number, done) = self.done.recv().await?;
-        self.take(number, done, &mut finished);
-        while finished.len() < AT_A_TIME
-            && let Ok((number, done)) = self.done.try_recv()
-        {
-            self.take(number, done, &mut finished);
+        let done = self.done.take(|done| !done.is_empty()).await;
+        let mut finished = Vec::with_capacity(done.len());
+        for (number, done) in done {
+            self.free.push(number);
+            match done {
+                Done::One(one) => finished.push(one),
+                Done::Batch(batch) => finished.extend(batch),
+                Done::Panicked(panic) => std::panic::resume_unwind(panic),
+            }
         }
         Some(finished)
     }
-
-    fn take(&mut self, number: usize, done: Done, finished: &mut Vec<Finished>) {
-        self.free.push(number);
-        match done {
-            Done::One(one) => finished.push(one),
-            Done::Batch(batch) => finished.extend(batch),
-            Done::Panicked(panic) => std::panic::resume_unwind(panic),
-        }
-    }
 }
 
-/// One task: ends when there can be no more work, or nobody wants to know what became of it.
-async fn member_of<S: Send + Sync + 'static>(
+/// One task: does what it finds at its place, one after another.
+async fn member<S: Send + Sync + 'static>(
     means: Arc<Means<S>>,
     number: usize,
-    mut work: Work,
-    mut more: mpsc::Receiver<Work>,
-    to: mpsc::UnboundedSender<(usize, Done)>,
+    place: Arc<Place<Option<Work>>>,
+    to: Arc<Place<Vec<(usize, Done)>>>,
 ) {
     loop {
+        let Some(work) = place.take(Option::is_some).await else {
+            continue;
+        };
         let done = AssertUnwindSafe(means.work(work)).catch_unwind().await;
         let done = done.unwrap_or_else(Done::Panicked);
-        if to.send((number, done)).is_err() {
-            return;
-        }
-        match more.recv().await {
-            Some(next) => work = next,
-            None => return,
-        }
+        to.leave(|all| all.push((number, done)));
     }
 }
 

@@ -10,6 +10,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    again::Again,
     answers::{acknowledge_again, hand_back, tell_progress},
     hands::{Hands, Taken},
     lease::Handled,
@@ -25,6 +26,8 @@ use crate::{
     replaying::Replaying,
 };
 
+/// How many deliveries are taken before anything else is looked at.
+const AT_A_TIME: usize = 64;
 /// How often it is looked how far everything is acknowledged.
 const LOOK: Duration = Duration::from_secs(2);
 /// How long a consumer that does not answer is left alone, at first and at most.
@@ -51,10 +54,7 @@ pub(super) struct Source {
     order: Option<Order>,
     /// When the stream was created: sequences of another one mean nothing here.
     created: Option<String>,
-    /// When the consumer was made.
-    made: Option<String>,
-    /// What was delivered up to here comes again because the consumer was made anew.
-    again_to: u64,
+    again: Again,
     /// The highest sequence that was delivered here; what is below the first one was acknowledged before.
     seen: u64,
     /// What replicas that died had in hand, up to this sequence.
@@ -106,7 +106,7 @@ impl Source {
         to: Outlet,
     ) -> Result<Self, BusError> {
         let created = bus.stream_created(&consumer.stream).await?;
-        let made = bus.consumer_created(&consumer).await?;
+        let again = Again::open(bus, &consumer).await?;
         let floor = bus.ack_floor(&consumer).await?;
         let puller = puller(bus, &consumer).await?;
         Ok(Self {
@@ -116,8 +116,7 @@ impl Source {
             consumer,
             order: None,
             created,
-            made,
-            again_to: 0,
+            again,
             suspect_to: 0,
             seen: floor,
             floor,
@@ -191,18 +190,17 @@ impl Source {
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let hands = Arc::clone(&self.hands);
         loop {
+            self.again.look();
             self.ask().await;
             let interrupted = self.resume_at;
             tokio::select! {
                 () = stop.cancelled() => break,
-                pulled = self.puller.next(), if interrupted.is_none() => match pulled {
-                    Ok(Some(message)) => if self.take(message).await.is_break() {
+                pulled = self.puller.next(), if interrupted.is_none() => {
+                    if self.take_all(pulled).await.is_break() {
                         stop.cancel();
                         halt.cancel();
-                    },
-                    Ok(None) => {}
-                    Err(error) => self.interrupt(&error),
-                },
+                    }
+                }
                 () = hands.freed(), if interrupted.is_none() => {}
                 () = until(interrupted), if interrupted.is_some() => self.resume().await,
                 Some(_) = self.repeated.join_next() => {}
@@ -228,6 +226,24 @@ impl Source {
         if let Err(error) = self.puller.ask(free, capacity, bytes_free).await {
             self.interrupt(&error);
         }
+    }
+
+    /// Takes what was pulled, and what else has arrived by then: all that the loop looks after is looked at once for
+    /// all of them.
+    async fn take_all(&mut self, first: Result<Option<Pulled>, PullError>) -> ControlFlow<()> {
+        let mut pulled = Some(first);
+        for left in (0..AT_A_TIME).rev() {
+            match pulled {
+                Some(Ok(Some(message))) => self.take(message).await?,
+                Some(Err(error)) => self.interrupt(&error),
+                Some(Ok(None)) | None => break,
+            }
+            if left == 0 || self.resume_at.is_some() {
+                break;
+            }
+            pulled = self.puller.next_now();
+        }
+        ControlFlow::Continue(())
     }
 
     async fn take(&mut self, message: Pulled) -> ControlFlow<()> {
@@ -265,7 +281,10 @@ impl Source {
         self.seen = self.seen.max(arrival.at);
         let delivery = Arc::new(delivery);
         let mut taken = self.hands.take(arrival.at, arrival.stored_at, &delivery);
-        if taken == Taken::Handled && self.was_reset(&arrival).await {
+        if taken == Taken::Handled
+            && self.order.is_none()
+            && self.again.was_reset(&arrival, self.seen).await
+        {
             self.tell_reset(arrival.at);
             self.hands.forget_handled();
             (self.seen, self.floor) = (arrival.at, arrival.at.saturating_sub(1));
@@ -297,33 +316,6 @@ impl Source {
             }
         }
         ControlFlow::Continue(())
-    }
-
-    /// Whether what was answered comes again because somebody has reset the consumer, and not because it was made
-    /// anew: the server counts deliveries from one in both cases, and otherwise not.
-    async fn was_reset(&mut self, arrival: &Arrival) -> bool {
-        if self.order.is_some() || arrival.delivered != 1 || arrival.at <= self.again_to {
-            return false;
-        }
-        match self.bus.consumer_created(&self.consumer).await {
-            Ok(made) if made != self.made => {
-                self.note_made(made);
-                false
-            }
-            Ok(_) => true,
-            Err(error) => {
-                tracing::warn!(subscriber = &*self.subscriber, %error, "why an event comes again is not known: it is handled again");
-                true
-            }
-        }
-    }
-
-    fn note_made(&mut self, made: Option<String>) {
-        if made != self.made {
-            self.made = made;
-            // What is in hand now is answered before it comes again.
-            self.again_to = self.seen;
-        }
     }
 
     fn tell_reset(&self, sequence: u64) {
@@ -406,8 +398,7 @@ impl Source {
             Start::Beginning
         };
         self.bus.restore_consumer(&self.consumer, start).await?;
-        let made = self.bus.consumer_created(&self.consumer).await?;
-        self.note_made(made);
+        self.again.look_at_consumer(self.seen).await?;
         self.hands.begin_again();
         if self.order.is_some() {
             self.rewind().await

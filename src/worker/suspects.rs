@@ -142,7 +142,7 @@ impl Suspects {
                         };
                         tracing::warn!(
                             subscriber = self.subscriber,
-                            stream,
+                            stream = &*stream,
                             sequence,
                             "an event that may have killed its process runs for long: others no longer wait for it"
                         );
@@ -159,7 +159,7 @@ impl Suspects {
             Err(error) => {
                 let subscriber = &self.subscriber;
                 tracing::error!(
-                    subscriber, stream, sequence, %error,
+                    subscriber, stream = &*stream, sequence, %error,
                     "an event that may have killed its process waits: it cannot be marked"
                 );
                 executor.pass(arrival, permit);
@@ -176,7 +176,7 @@ impl Suspects {
         let (stream, sequence) = (&item.arrival.stream, item.arrival.sequence);
         tracing::warn!(
             subscriber = self.subscriber,
-            stream,
+            stream = &**stream,
             sequence,
             why,
             "an event that may have killed its process does not run alone"

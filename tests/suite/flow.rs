@@ -310,3 +310,23 @@ async fn events_that_always_fail_do_not_keep_the_circuit_open_for_the_others() {
     downstream.noted.reach(1).await;
     running.stop().await.unwrap();
 }
+
+/// Of what arrives faster than it is taken in, nothing is dropped for the server to deliver it again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_stream_is_delivered_once() {
+    const EVENTS: usize = 3_000;
+    let world = World::<Sqlite>::start().await;
+    publish(&world, (0..EVENTS).map(|n| User::new(&n.to_string()))).await;
+    let downstream = Arc::new(Downstream::default());
+    let subscriber = EventSubscriber::durable("flow").on(call).concurrency(512);
+    let worker = Worker::new(world.bus.clone(), Arc::clone(&downstream)).subscribe(subscriber);
+    let running = world.run(worker);
+    downstream.noted.reach(EVENTS).await;
+    running.stop().await.unwrap();
+    let context = jetstream::new(async_nats::connect(world.nats.url()).await.unwrap());
+    let stream = context.get_stream("EVENTS").await.unwrap();
+    let info = stream.consumer_info("flow").await.unwrap();
+    let deliveries = usize::try_from(info.delivered.consumer_sequence).unwrap();
+    assert_eq!((deliveries, info.num_ack_pending), (EVENTS, 0));
+    assert_eq!(downstream.noted.len(), EVENTS);
+}

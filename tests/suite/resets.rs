@@ -237,6 +237,36 @@ async fn a_durable_that_is_only_made_anew_brings_nothing_again_that_was_answered
     assert_eq!(handled, ids("a", 1..=6));
 }
 
+/// A server that was killed may have forgotten what it had confirmed. The process has not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_killed_server_has_forgotten_is_not_handled_again() {
+    let world = World::<Sqlite>::start().await;
+    let app = App::new();
+    let running = run(&world, &app, subscriber());
+    // It keeps the floor down, so that the process remembers the others.
+    publish(&world, "stuck", 0).await;
+    let mut published = 0;
+    for _ in 0..5 {
+        for _ in 0..30 {
+            published += 1;
+            publish(&world, "a", published).await;
+        }
+        app.noted.reach(1 + published as usize).await;
+        world.nats.kill().unwrap();
+        world.nats.restart().await.unwrap();
+        eventually("it is back", || async {
+            Subscribers::over(&world.bus).find(NAME).await.is_ok()
+        })
+        .await;
+    }
+    app.open.close();
+    is_idle(&world).await;
+    running.stop().await.unwrap();
+    let mut handled = app.of("a");
+    handled.sort_by_key(|id| id[2..].parse::<u32>().unwrap());
+    assert_eq!(handled, ids("a", 1..=published));
+}
+
 async fn an_effect_that_happens_once_happens_not_again<DB: Database>(world: World<DB>) {
     async fn once<DB: Database>(
         user: User,

@@ -58,7 +58,7 @@ enum Meaning {
 impl Note {
     fn of(facts: &Facts, letter: &DeadLetter) -> Self {
         Self {
-            stream: facts.stream.clone(),
+            stream: facts.stream.to_string(),
             sequence: facts.sequence,
             stored_at: facts.stored_at,
             redrives: facts.redrives,
@@ -261,7 +261,7 @@ mod tests {
         Facts {
             envelope: Arc::new(Envelope::raw("user.created", 1, None, "{}").unwrap()),
             subscriber: "w".into(),
-            stream: "EVENTS".to_owned(),
+            stream: "EVENTS".into(),
             sequence,
             stored_at: DateTime::UNIX_EPOCH,
             attempt: 1,

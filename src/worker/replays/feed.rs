@@ -20,6 +20,8 @@ use crate::{
     worker::{answers::hand_back, source::Item},
 };
 
+/// How many events are taken in at a time.
+const AT_A_TIME: usize = 64;
 /// How many errors a rehearsal tells.
 const ERRORS: usize = 10;
 
@@ -90,8 +92,17 @@ impl<S: Send + Sync + 'static> Feed<S> {
     /// Runs until its sources have ended, or until it is told to stop; what it has then goes back.
     pub(super) async fn run(mut self, mut from: mpsc::Receiver<Item>, stop: CancellationToken) {
         let mut back = Vec::new();
-        while let Some(Some(item)) = stop.run_until_cancelled(from.recv()).await {
-            back.extend(self.take(item, &stop).await);
+        let mut came = Vec::with_capacity(AT_A_TIME);
+        while let Some(1..) = stop
+            .run_until_cancelled(from.recv_many(&mut came, AT_A_TIME))
+            .await
+        {
+            for item in came.drain(..) {
+                match stop.is_cancelled() {
+                    true => back.push(item),
+                    false => back.extend(self.take(item, &stop).await),
+                }
+            }
         }
         while let Some(item) = from.recv().await {
             back.push(item);
@@ -108,7 +119,7 @@ impl<S: Send + Sync + 'static> Feed<S> {
     /// Gives an event back that has no time left.
     async fn take(&mut self, item: Item, stop: &CancellationToken) -> Option<Item> {
         let arrival = &item.arrival;
-        let last = self.last.get(&arrival.stream).copied().unwrap_or(0);
+        let last = self.last.get(&*arrival.stream).copied().unwrap_or(0);
         if arrival.at >= last {
             item.hands.has_come(true, 0);
             self.found.is_at_end.store(true, Relaxed);
@@ -141,7 +152,8 @@ impl<S: Send + Sync + 'static> Feed<S> {
             }
             Outlet::Runner(runner) => {
                 let runner = runner.clone();
-                if stop.run_until_cancelled(self.its_time()).await.is_none() {
+                let waits = self.bucket.is_some();
+                if waits && stop.run_until_cancelled(self.its_time()).await.is_none() {
                     return Some(item);
                 }
                 runner.send(item).await.err().map(|unsent| unsent.0)
@@ -191,7 +203,7 @@ fn entry_of(item: &Item, rehearsed: Rehearsed) -> (RehearsedEvents, Option<Undec
     let arrival = &item.arrival;
     let (name, version) = match &arrival.envelope {
         Ok(envelope) => (envelope.name().to_string(), envelope.version()),
-        Err(_) => (arrival.subject.clone(), 0),
+        Err(_) => (arrival.subject.to_string(), 0),
     };
     let mut events = RehearsedEvents {
         name: name.clone(),
@@ -211,7 +223,7 @@ fn entry_of(item: &Item, rehearsed: Rehearsed) -> (RehearsedEvents, Option<Undec
         Rehearsed::Undecodable(error) => {
             events.undecodable = 1;
             Some(UndecodableEvent {
-                stream: arrival.stream.clone(),
+                stream: arrival.stream.to_string(),
                 sequence: arrival.at,
                 name,
                 version,

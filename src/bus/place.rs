@@ -1,0 +1,77 @@
+//! Where a message stands, from its reply subject. Never decides what that means.
+
+use std::sync::Arc;
+
+use async_nats::{
+    Message,
+    jetstream::{self, Context},
+};
+use chrono::{DateTime, Utc};
+
+use super::Bus;
+
+/// Where a message stands.
+pub(super) struct Place {
+    pub(super) stream: Arc<str>,
+    pub(super) sequence: u64,
+    pub(super) consumer_sequence: u64,
+    pub(super) delivered: u32,
+    pub(super) stored_at: DateTime<Utc>,
+    pub(super) pending: u64,
+}
+
+impl Place {
+    /// What no other message ever has: a sequence comes again when a stream is created anew.
+    pub(super) fn identity(&self) -> String {
+        identity(&self.stream, self.sequence, self.stored_at)
+    }
+}
+
+/// What no message has that is stored elsewhere, or at another time.
+pub(super) fn identity(stream: &str, sequence: u64, stored_at: DateTime<Utc>) -> String {
+    let stored_at = stored_at.timestamp_nanos_opt().unwrap_or_default();
+    format!("{stream}/{sequence}/{stored_at}")
+}
+
+/// Reads places, and keeps what is expensive to make for each of them.
+pub(super) struct Places {
+    bus: Bus,
+    /// Here between two messages.
+    context: Option<Context>,
+    /// The stream of the last one.
+    stream: Arc<str>,
+}
+
+impl Places {
+    pub(super) fn new(bus: &Bus) -> Self {
+        Self {
+            bus: bus.clone(),
+            context: None,
+            stream: "".into(),
+        }
+    }
+
+    /// `None` when the message does not come from a consumer.
+    pub(super) fn read(&mut self, message: Message) -> (Message, Option<Place>) {
+        let context = self.context.take();
+        let context = context.unwrap_or_else(|| self.bus.jetstream.clone());
+        let message = jetstream::Message { message, context };
+        let place = message.info().ok().map(|info| {
+            if *self.stream != *info.stream {
+                self.stream = info.stream.into();
+            }
+            Place {
+                stream: Arc::clone(&self.stream),
+                sequence: info.stream_sequence,
+                consumer_sequence: info.consumer_sequence,
+                delivered: u32::try_from(info.delivered).unwrap_or(u32::MAX),
+                stored_at: i64::try_from(info.published.unix_timestamp_nanos())
+                    .map(DateTime::from_timestamp_nanos)
+                    .unwrap_or_default(),
+                pending: info.pending,
+            }
+        });
+        self.context = Some(message.context);
+        (message.message, place)
+    }
+}
