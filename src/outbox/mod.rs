@@ -28,6 +28,7 @@ mod store;
 mod traced;
 mod transaction;
 mod wake;
+mod walk;
 
 use std::sync::{
     Arc,
@@ -43,6 +44,7 @@ use crate::{
 };
 use chunks::chunks;
 pub use delayed::DelayedEvent;
+use inbox::Kept;
 pub use inbox::{BatchOnceHandler, InboxTransaction, OnceHandler};
 pub use mend::RepublishError;
 pub(crate) use mend::{Ends, Sender, Sending, Way};
@@ -82,6 +84,8 @@ struct Shared<DB: Store> {
     wake: Wake,
     /// Whose turn it is among the handlers of this process, where the database has one writer at a time.
     turn: Arc<tokio::sync::Mutex<()>>,
+    /// Connections of handlers between two transactions.
+    kept: Kept<DB>,
 }
 
 /// Why an event was not written to the outbox, or a transaction not committed.
@@ -127,6 +131,7 @@ impl<DB: Store> Outbox<DB> {
                 max_payload: AtomicUsize::new(DEFAULT_MAX_PAYLOAD),
                 wake: Wake::default(),
                 turn: Arc::default(),
+                kept: Kept::default(),
             }),
         }
     }
@@ -177,6 +182,10 @@ impl<DB: Store> Outbox<DB> {
 
     /// The same, for an event that is remembered in it.
     async fn begin_to_remember(&self) -> Result<OutboxTransaction<DB>, OutboxError> {
+        if let Some(begun) = self.shared.kept.begin().await {
+            let (tx, taken) = begun.map_err(OutboxError::Database)?;
+            return Ok(OutboxTransaction::new(tx, self.clone()).taken(taken));
+        }
         let begun = self.shared.pool.begin_with(DB::BEGIN_TO_REMEMBER).await;
         begun
             .map(|tx| OutboxTransaction::new(tx, self.clone()))
@@ -305,6 +314,7 @@ impl<DB: Store> Outbox<DB> {
             max_payload: AtomicUsize::new(self.shared.max_payload.load(Ordering::Relaxed)),
             wake: self.shared.wake.clone(),
             turn: Arc::clone(&self.shared.turn),
+            kept: Kept::default(),
         };
         change(&mut shared);
         Self {

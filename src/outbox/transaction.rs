@@ -4,8 +4,9 @@ use std::ops::{Deref, DerefMut};
 
 use chrono::{DateTime, Utc};
 use tidings_contract::{Envelope, EventId, IntoEnvelope};
+use tokio::time::Instant;
 
-use super::{Outbox, OutboxError, Store, delayed::Delayed};
+use super::{Outbox, OutboxError, Store, delayed::Delayed, inbox::Concluded};
 use crate::context;
 
 /// A transaction of the outbox's database. It derefs to the sqlx connection; what is published in it
@@ -17,6 +18,8 @@ use crate::context;
 #[must_use = "a transaction that is dropped is rolled back"]
 pub struct OutboxTransaction<DB: Store> {
     tx: sqlx::Transaction<'static, DB>,
+    /// When the pool gave the connection.
+    taken: Instant,
     outbox: Outbox<DB>,
     events: Vec<Envelope>,
     delayed: Vec<Delayed>,
@@ -26,10 +29,17 @@ impl<DB: Store> OutboxTransaction<DB> {
     pub(super) fn new(tx: sqlx::Transaction<'static, DB>, outbox: Outbox<DB>) -> Self {
         Self {
             tx,
+            taken: Instant::now(),
             outbox,
             events: Vec::new(),
             delayed: Vec::new(),
         }
+    }
+
+    /// On a connection that the pool gave then.
+    pub(super) fn taken(mut self, taken: Instant) -> Self {
+        self.taken = taken;
+        self
     }
 
     /// Adds an event, or an [`Envelope`] with more said about it. Whatever can be refused is refused
@@ -113,9 +123,15 @@ impl<DB: Store> OutboxTransaction<DB> {
         if wakes {
             self.write().await?;
         }
-        let concluded = DB::conclude(self.tx).await.map_err(OutboxError::Database)?;
+        let mut connection = Concluded::new(self.tx);
+        let concluded = connection.conclude().await;
+        let concluded = concluded.map_err(OutboxError::Database)?;
+        let shared = &self.outbox.shared;
+        if concluded {
+            shared.kept.keep(connection, self.taken);
+        }
         if wakes && concluded {
-            self.outbox.shared.wake.committed();
+            shared.wake.committed();
         }
         Ok(concluded)
     }
@@ -134,7 +150,8 @@ impl<DB: Store> OutboxTransaction<DB> {
     /// # Errors
     /// [`OutboxError::Database`] when the connection is lost; nothing is committed then either.
     pub async fn rollback(self) -> Result<(), OutboxError> {
-        self.tx.rollback().await.map_err(OutboxError::Database)
+        let rolled_back = Concluded::new(self.tx).roll_back().await;
+        rolled_back.map_err(OutboxError::Database)
     }
 }
 

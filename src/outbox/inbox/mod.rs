@@ -3,6 +3,7 @@
 
 mod given_up;
 mod housekeeping;
+mod kept;
 mod many;
 mod once;
 mod ring;
@@ -14,7 +15,7 @@ use std::{
 };
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use sqlx::{Database, Transaction};
+use sqlx::Database;
 use tokio::sync::{Mutex, MutexGuard, Semaphore};
 use uuid::Uuid;
 
@@ -28,6 +29,7 @@ use given_up::Known;
 pub use many::BatchOnceHandler;
 pub use once::OnceHandler;
 
+pub(super) use kept::{Concluded, Kept};
 pub(super) use ring::{Ring, may_empty, slot_of};
 pub use transaction::InboxTransaction;
 
@@ -85,11 +87,21 @@ pub trait Remember: Database<Connection: Send> {
         names: &Names,
     ) -> impl Future<Output = Result<Option<usize>, sqlx::Error>> + Send;
 
+    /// Has the database begin or end something. The client's count of open transactions stays as it is.
+    fn say(
+        connection: &mut Self::Connection,
+        what: &'static str,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+
     /// Commits what may have failed in the hands of a user: an error when the database has rolled it back, and false
-    /// when the user has ended it, and so what remembers the event with it.
+    /// when the user has ended it, and so what remembers the event with it. The client's count of open transactions
+    /// stays as it is.
     fn conclude(
-        tx: Transaction<'static, Self>,
+        connection: &mut Self::Connection,
     ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
+
+    /// Whether the connection is of no use any more.
+    fn is_lost(error: &sqlx::Error) -> bool;
 
     /// Whether the server is there, and what it said is the statements' fault.
     fn is_refusal(error: &sqlx::Error) -> bool;
@@ -280,7 +292,10 @@ impl<DB: Store> Inbox<DB> {
     async fn roll_back(&self, tx: OutboxTransaction<DB>, failure: Failure) -> Failure {
         let rolled_back = tokio::time::timeout(ROLLBACK, tx.rollback()).await;
         let is_there = match rolled_back {
-            Ok(rolled_back) => rolled_back.is_ok(),
+            Ok(Ok(())) => true,
+            // The database may have rolled back before.
+            Ok(Err(OutboxError::Database(error))) => !DB::is_lost(&error),
+            Ok(Err(_)) => false,
             // A statement of the handler's may be running still.
             Err(_) => self.is_there().await,
         };

@@ -1,6 +1,6 @@
 //! The inbox on Postgres: a ring of tables that are truncated. Never updates the row of an event that was handled.
 
-use sqlx::{Connection, PgConnection, Postgres, Row as _, Transaction, postgres::PgRow};
+use sqlx::{Connection, PgConnection, Postgres, Row as _, postgres::PgRow};
 use uuid::Uuid;
 
 use super::{
@@ -198,15 +198,18 @@ impl Remember for Postgres {
         Ok(Some(slot))
     }
 
+    async fn say(connection: &mut PgConnection, what: &'static str) -> Result<(), sqlx::Error> {
+        sqlx::raw_sql(what).execute(connection).await.map(drop)
+    }
+
     /// A COMMIT of a transaction in which a statement has failed is answered as if all were well, though it
-    /// has rolled back. So something is asked before, in the same message: whether the sign is there. What is begun
-    /// behind keeps the client's count of open transactions right: it ends when the connection goes back.
-    async fn conclude(mut tx: Transaction<'static, Self>) -> Result<bool, sqlx::Error> {
+    /// has rolled back. So something is asked before, in the same message: whether the sign is there.
+    async fn conclude(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
         const DIVISION_BY_ZERO: &str = "22012";
         let conclude =
             "select 1 / (coalesce(current_setting('tidings_inbox.open', true), '') = 'on')::int;
-            commit; begin";
-        match sqlx::raw_sql(conclude).execute(&mut *tx).await {
+            commit";
+        match sqlx::raw_sql(conclude).execute(connection).await {
             Ok(_) => Ok(true),
             Err(sqlx::Error::Database(said))
                 if said.code().as_deref() == Some(DIVISION_BY_ZERO) =>
@@ -215,6 +218,12 @@ impl Remember for Postgres {
             }
             Err(error) => Err(error),
         }
+    }
+
+    fn is_lost(error: &sqlx::Error) -> bool {
+        let code = error.as_database_error().and_then(|error| error.code());
+        // Connections that are ended, and servers that go down.
+        code.is_none_or(|code| code.starts_with("08") || code.starts_with("57P"))
     }
 
     fn is_refusal(error: &sqlx::Error) -> bool {

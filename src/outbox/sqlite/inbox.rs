@@ -1,7 +1,7 @@
 //! The inbox on SQLite: a ring of tables that are emptied whole. Never updates the row of an event that
 //! was handled.
 
-use sqlx::{Connection, Row as _, Sqlite, SqliteConnection, Transaction, sqlite::SqliteRow};
+use sqlx::{Connection, Row as _, Sqlite, SqliteConnection, sqlite::SqliteRow};
 use uuid::Uuid;
 
 use crate::outbox::{
@@ -144,19 +144,23 @@ impl Remember for Sqlite {
         Ok((emptied.rows_affected() > 0).then_some(slot))
     }
 
-    /// What is begun behind keeps the client's count of open transactions right: it ends when the connection goes
-    /// back.
-    async fn conclude(mut tx: Transaction<'static, Self>) -> Result<bool, sqlx::Error> {
-        let conclude = "release tidings_inbox; commit; begin";
-        match sqlx::raw_sql(conclude).execute(&mut *tx).await {
+    async fn say(connection: &mut SqliteConnection, what: &'static str) -> Result<(), sqlx::Error> {
+        sqlx::raw_sql(what).execute(connection).await.map(drop)
+    }
+
+    async fn conclude(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+        let conclude = "release tidings_inbox; commit";
+        match sqlx::raw_sql(conclude).execute(connection).await {
             Ok(_) => Ok(true),
             Err(sqlx::Error::Database(said)) if said.message().contains("no such savepoint") => {
-                // It may have begun another one: then this fails.
-                let _ = sqlx::raw_sql("begin").execute(&mut *tx).await;
                 Ok(false)
             }
             Err(error) => Err(error),
         }
+    }
+
+    fn is_lost(error: &sqlx::Error) -> bool {
+        error.as_database_error().is_none()
     }
 
     fn is_refusal(error: &sqlx::Error) -> bool {

@@ -1,0 +1,91 @@
+//! P5: whatever a handler leaves behind, nothing of it is open on its connection when somebody else has it.
+
+use sqlx::{AssertSqlSafe, Connection as _, pool::PoolOptions};
+use tidings::{
+    Context, Envelope, EventSubscriber, Failure, InboxTransaction, Outbox, Outcome,
+    testing::TestWorker,
+};
+
+use crate::{
+    both,
+    support::{Database, User, World, within},
+};
+
+/// Has a statement refused, and the savepoint behind it, and says nothing of either; or has the database roll back.
+async fn stumble<DB>(
+    user: User,
+    mut tx: InboxTransaction<DB>,
+    cx: Context<&'static str>,
+) -> Result<(), Failure>
+where
+    DB: Database,
+    for<'c> &'c mut DB::Connection: sqlx::Executor<'c, Database = DB>,
+{
+    if cx.attempt() == 1 && user.id == "ada" {
+        let words = AssertSqlSafe((*cx.state()).to_owned());
+        let refused = sqlx::raw_sql(words).execute(&mut *tx).await;
+        let mut savepoint = Box::pin(tx.begin());
+        // It is sent, and its answer is not waited for.
+        let cut_off = futures::poll!(&mut savepoint).is_pending();
+        drop(savepoint);
+        return match (refused, cut_off) {
+            (Ok(_), _) => Err(Failure::retry("rolled back")),
+            (Err(_), _) => Ok(()),
+        };
+    }
+    DB::count_up(&mut tx, &user.id).await?;
+    Ok(())
+}
+
+/// Three times, with a pool of one connection.
+async fn leaves_nothing_open<DB>(world: World<DB>, words: &'static str)
+where
+    DB: Database,
+    for<'c> &'c mut DB::Connection: sqlx::Executor<'c, Database = DB>,
+{
+    let to = (*world.outbox.pool().connect_options()).clone();
+    let one = PoolOptions::<DB>::new().max_connections(1);
+    let pool = one.connect_lazy_with(to);
+    let outbox = Outbox::new(pool.clone());
+    let subscriber = EventSubscriber::durable("stumbling").on_once(&outbox, stumble::<DB>);
+    let mut worker = TestWorker::new(subscriber, words);
+    for round in 1..=3 {
+        let event = Envelope::of(&User::new("ada")).unwrap();
+        let delivered = worker.deliver(event).await;
+        let outcome = delivered.outcome;
+        assert!(
+            matches!(outcome, Some(Outcome::Retry(_) | Outcome::Postpone(_))),
+            "{outcome:?}"
+        );
+        // What is written without a transaction is there for everyone at once.
+        let mut connection = within("one", pool.acquire()).await.unwrap();
+        assert!(!connection.is_in_transaction());
+        DB::count_up(&mut connection, "bob").await.unwrap();
+        assert_eq!(world.counted("bob").await, round, "{words}");
+        drop(connection);
+        let later = worker.settle().await;
+        assert_eq!(later.last().unwrap().outcome, Some(Outcome::Ack), "{words}");
+        assert_eq!(world.counted("ada").await, round, "{words}");
+    }
+}
+
+both!(
+    what_follows_a_refused_statement_is_whole,
+    what_follows_a_rollback_and_a_failure_is_whole,
+);
+
+async fn what_follows_a_rollback_and_a_failure_is_whole<DB>(world: World<DB>)
+where
+    DB: Database,
+    for<'c> &'c mut DB::Connection: sqlx::Executor<'c, Database = DB>,
+{
+    leaves_nothing_open(world, "rollback").await;
+}
+
+async fn what_follows_a_refused_statement_is_whole<DB>(world: World<DB>)
+where
+    DB: Database,
+    for<'c> &'c mut DB::Connection: sqlx::Executor<'c, Database = DB>,
+{
+    leaves_nothing_open(world, "select nonsense").await;
+}
