@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    hash::RandomState,
+    hash::{BuildHasher, RandomState},
 };
 
 use chrono::{DateTime, Utc};
@@ -12,14 +12,9 @@ use tidings_contract::{EventId, Name};
 
 use crate::{
     bus::Bus,
-    outbox::{
-        Ends, Outbox, Passed, Range, Relayed, RepublishError, Sender, Sending, Store, Stretch, Way,
-    },
+    outbox::{Ends, Outbox, Passed, Range, Relayed, RepublishError, Sender, Sending, Store, Way},
     rate::Rate,
 };
-
-/// Rows that are read at once.
-const ROWS: usize = 5000;
 
 /// Publishes rows of the outbox again; by default only what their streams do not hold.
 ///
@@ -228,20 +223,21 @@ impl<DB: Store> Republish<DB> {
         let mut plan = Plan::default();
         let mut streams: HashMap<String, String> = HashMap::new();
         let mut rows: BTreeMap<String, Rows> = BTreeMap::new();
-        let mut pages = Pages::new(&self.outbox, &self.range, &passed);
+        let mut order = self.sees_what_follows().then(KeyOrder::default);
+        let mut pages = self.outbox.walk(&self.range, &passed, None);
         while let Some(page) = pages.next().await? {
             for row in page {
-                let stream = match streams.get(&row.name) {
-                    Some(stream) => stream.clone(),
-                    None => {
-                        let stream = self.stream_of(&row.name).await?;
-                        streams.insert(row.name.clone(), stream.clone());
-                        stream
-                    }
-                };
+                if !streams.contains_key(&row.name) {
+                    let stream = self.stream_of(&row.name).await?;
+                    rows.entry(stream.clone()).or_default();
+                    streams.insert(row.name.clone(), stream);
+                }
                 plan.told.rows += 1;
-                if looks {
-                    let rows = rows.entry(stream).or_default();
+                if let Some(order) = &mut order {
+                    order.add(&row);
+                }
+                let stream = streams.get(&row.name).filter(|_| looks);
+                if let Some(rows) = stream.and_then(|stream| rows.get_mut(stream)) {
                     rows.first.get_or_insert(row.id);
                     rows.events.insert(row.event, row.id);
                 } else {
@@ -249,6 +245,7 @@ impl<DB: Store> Republish<DB> {
                 }
             }
         }
+        rows.retain(|_, rows| !rows.events.is_empty());
         for (stream, rows) in rows {
             let left = self.not_held(&stream, rows, &mut plan).await?;
             plan.places.extend(left);
@@ -258,7 +255,10 @@ impl<DB: Store> Republish<DB> {
         plan.told.first = plan.places.first().copied();
         plan.told.last = plan.places.last().copied();
         if self.prefix.is_none() {
-            plan.told.late = self.late(&plan.places, &passed).await?;
+            plan.told.late = match order {
+                Some(order) => order.late(&plan.places),
+                None => self.late(&plan.places, &passed).await?,
+            };
         }
         Ok(plan)
     }
@@ -321,7 +321,8 @@ impl<DB: Store> Republish<DB> {
 
     /// Those of the rows that the ledger knows.
     async fn confirmed(&self, places: Vec<i64>) -> Result<Vec<i64>, RepublishError> {
-        let (mut known, mut discarded) = (HashSet::<i64>::new(), HashSet::<i64>::new());
+        let mut known = vec![false; places.len()];
+        let mut discarded = Vec::new();
         let mut behind = places.first().map_or(i64::MAX, |first| first - 1);
         while places.last().is_some_and(|last| behind < *last) {
             let entries = self.outbox.entries(behind).await?;
@@ -329,18 +330,30 @@ impl<DB: Store> Republish<DB> {
             behind = last.last_id;
             for entry in &entries {
                 if entry.way == Way::Discarded {
-                    discarded.insert(entry.first_id);
+                    discarded.push(entry.first_id);
                 }
                 let (first, last) = (entry.first_id, entry.last_id);
                 let from = places.partition_point(|place| *place < first.min(last));
                 let to = places.partition_point(|place| *place <= first.max(last));
-                known.extend(&places[from..to]);
+                known[from..to].fill(true);
             }
         }
-        Ok(places
-            .into_iter()
-            .filter(|place| known.contains(place) && !discarded.contains(place))
+        for place in discarded {
+            if let Ok(at) = places.binary_search(&place) {
+                known[at] = false;
+            }
+        }
+        let known = places.into_iter().zip(known);
+        Ok(known
+            .filter_map(|(place, is)| is.then_some(place))
             .collect())
+    }
+
+    /// Whether every row behind the first one of the range is in it, or of another key.
+    fn sees_what_follows(&self) -> bool {
+        let range = &self.range;
+        let is_open = range.last == i64::MAX && range.since.is_none() && range.until.is_none();
+        is_open && range.names.is_empty() && self.prefix.is_none()
     }
 
     /// How many of these rows have a later one of their key that is not among them.
@@ -355,7 +368,7 @@ impl<DB: Store> Republish<DB> {
         };
         let mut wanted: HashMap<String, Vec<i64>> = HashMap::new();
         let mut late = 0;
-        let mut pages = Pages::new(&self.outbox, &range, passed);
+        let mut pages = self.outbox.walk(&range, passed, None);
         while let Some(page) = pages.next().await? {
             for row in page {
                 let Some(key) = row.key else { continue };
@@ -370,38 +383,31 @@ impl<DB: Store> Republish<DB> {
     }
 }
 
-/// Rows of a range, page by page.
-struct Pages<'a, DB: Store> {
-    outbox: &'a Outbox<DB>,
-    stretch: Stretch<'a>,
-    is_over: bool,
+/// The keys of rows, in the order of places: 16 bytes for each row that has one.
+#[derive(Default)]
+struct KeyOrder {
+    seed: RandomState,
+    keys: Vec<(i64, u64)>,
 }
 
-impl<'a, DB: Store> Pages<'a, DB> {
-    fn new(outbox: &'a Outbox<DB>, range: &'a Range, passed: &'a Passed) -> Self {
-        let stretch = Stretch {
-            behind: range.first.saturating_sub(1),
-            range,
-            passed,
-            limit: ROWS,
-            payloads: None,
-        };
-        Self {
-            outbox,
-            stretch,
-            is_over: false,
-        }
+impl KeyOrder {
+    fn add(&mut self, row: &Relayed) {
+        let key = row.key.as_ref();
+        self.keys
+            .extend(key.map(|key| (row.id, self.seed.hash_one(key))));
     }
 
-    async fn next(&mut self) -> Result<Option<Vec<Relayed>>, RepublishError> {
-        if self.is_over {
-            return Ok(None);
+    /// How many of these rows have a later one of their key that is not among them.
+    fn late(&self, places: &[i64]) -> u64 {
+        let mut others = HashSet::new();
+        let mut late = 0;
+        for (place, key) in self.keys.iter().rev() {
+            if places.binary_search(place).is_err() {
+                others.insert(*key);
+            } else if others.contains(key) {
+                late += 1;
+            }
         }
-        let page = self.outbox.relayed(&self.stretch).await?;
-        self.is_over = page.len() < self.stretch.limit;
-        if let Some(last) = page.last() {
-            self.stretch.behind = last.id;
-        }
-        Ok(Some(page))
+        late
     }
 }

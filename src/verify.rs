@@ -28,8 +28,6 @@ use compare::{Comparison, Finding, difference};
 pub use repair::{Repair, RepairError};
 pub use report::{Difference, DifferenceKind, Verification, VerifiedStream};
 
-/// Rows that are read at once.
-const ROWS: usize = 5000;
 /// How many more rows than messages are read, so that small differences of order keep nothing waiting.
 const AHEAD: u64 = 10_000;
 
@@ -141,8 +139,15 @@ impl<DB: Store> Verify<DB> {
     /// The same, with what a repair has to know.
     async fn examine(&self) -> Result<Examined, VerifyError> {
         let passed = self.outbox.passed().await?;
-        let mut rows = Rows::new(self, &passed, 1, None);
-        let first = rows.page().await?.first().map_or(i64::MAX, |row| row.id);
+        let first = Stretch {
+            behind: self.range.first.saturating_sub(1),
+            range: &self.range,
+            passed: &passed,
+            limit: 1,
+            payloads: None,
+        };
+        let first = self.outbox.relayed(&first).await?;
+        let first = first.first().map_or(i64::MAX, |row| row.id);
         let sides = self.sides(&passed, first).await?;
         let mut examined = Examined::default();
         for side in &sides {
@@ -205,15 +210,18 @@ impl<DB: Store> Verify<DB> {
         let hasher = self.payloads.then(RandomState::new);
         let mut stream = VerifiedStream::new(&side.name, side.standing.clone());
         let (mut comparison, mut findings) = (Comparison::default(), Vec::new());
-        let mut rows = Rows::new(self, passed, ROWS, hasher.as_ref());
+        let mut rows = self.outbox.walk(&self.range, passed, hasher.as_ref());
         let messages =
             self.bus
                 .read_stored(&side.name, side.from, state.last_sequence, hasher.clone());
         let mut messages = messages.await?;
         let (mut rows_read, mut messages_read) = (0_u64, 0_u64);
+        let mut is_over = false;
         loop {
-            while !rows.is_over && rows_read < messages_read + AHEAD {
-                for row in rows.page().await? {
+            while !is_over && rows_read < messages_read + AHEAD {
+                let page = rows.next().await?;
+                is_over = page.is_none();
+                for row in page.into_iter().flatten() {
                     if side.has(&row.name) {
                         rows_read += 1;
                         comparison.row(row, &mut findings);
@@ -225,7 +233,7 @@ impl<DB: Store> Verify<DB> {
                     messages_read += 1;
                     comparison.message(message, &mut findings);
                 }
-                None if rows.is_over => break,
+                None if is_over => break,
                 None => messages_read = messages_read.saturating_add(AHEAD).max(rows_read),
             }
             findings
@@ -259,9 +267,14 @@ impl<DB: Store> Verify<DB> {
         passed: &Passed,
     ) -> Result<(), VerifyError> {
         let strays = comparison.strays();
-        let mut rows = Rows::new(self, passed, ROWS, None);
-        while !rows.is_over && !strays.is_empty() {
-            for row in rows.page().await? {
+        if strays.is_empty() {
+            return Ok(());
+        }
+        let mut rows = self.outbox.walk(&self.range, passed, None);
+        while !strays.is_empty()
+            && let Some(page) = rows.next().await?
+        {
+            for row in page {
                 if let Some(message) = strays.remove(&row.event) {
                     stream.tell(Finding::Duplicated { message }.told());
                 }
@@ -279,10 +292,9 @@ impl<DB: Store> Verify<DB> {
         examined: &mut Examined,
     ) -> Result<VerifiedStream, VerifyError> {
         let mut stream = VerifiedStream::new(&side.name, side.standing.clone());
-        let mut rows = Rows::new(self, passed, ROWS, None);
+        let mut rows = self.outbox.walk(&self.range, passed, None);
         let mut missing = Vec::new();
-        while !rows.is_over {
-            let page = rows.page().await?;
+        while let Some(page) = rows.next().await? {
             missing.extend(
                 page.into_iter()
                     .filter(|row| !sides.iter().any(|side| side.has(&row.name))),
@@ -382,43 +394,5 @@ impl Side {
             return Absence::Expired;
         }
         Absence::Missing("it was deleted")
-    }
-}
-
-/// The rows that the relay had passed, page by page.
-struct Rows<'a, DB: Store> {
-    outbox: &'a Outbox<DB>,
-    stretch: Stretch<'a>,
-    is_over: bool,
-}
-
-impl<'a, DB: Store> Rows<'a, DB> {
-    fn new(
-        verify: &'a Verify<DB>,
-        passed: &'a Passed,
-        limit: usize,
-        payloads: Option<&'a RandomState>,
-    ) -> Self {
-        let stretch = Stretch {
-            behind: verify.range.first - 1,
-            range: &verify.range,
-            passed,
-            limit,
-            payloads,
-        };
-        Self {
-            outbox: &verify.outbox,
-            stretch,
-            is_over: false,
-        }
-    }
-
-    async fn page(&mut self) -> Result<Vec<Relayed>, OutboxError> {
-        let page = self.outbox.relayed(&self.stretch).await?;
-        self.is_over = page.len() < self.stretch.limit;
-        if let Some(last) = page.last() {
-            self.stretch.behind = last.id;
-        }
-        Ok(page)
     }
 }

@@ -1,9 +1,12 @@
 //! The statements that look back: what the relay has passed, and what the ledger says of it. Never writes.
 
-use std::{collections::HashSet, hash::BuildHasher};
+use std::{
+    collections::HashSet,
+    hash::{BuildHasher, RandomState},
+};
 
 use futures::TryStreamExt;
-use sqlx::{Row as _, Sqlite, SqliteConnection};
+use sqlx::{Row as _, Sqlite, SqliteConnection, sqlite::SqliteArguments};
 use tidings_contract::EventId;
 use uuid::Uuid;
 
@@ -48,42 +51,10 @@ impl Archive for Sqlite {
         names: &Names,
         stretch: &Stretch<'_>,
     ) -> Result<Vec<Relayed>, sqlx::Error> {
-        let ask = "select id, event, name, key, length(payload), case when ?5 then payload end
-            from tidings_outbox as log
-            where id > ?1 and id <= cast(?2 as integer) and (?3 is null or at >= ?3)
-              and (?6 is null or at <= ?6) and id <= ?7
-              and (?8 = '[]' or name in (select value from json_each(?8))) and (?9 is null or key = ?9)
-              and not exists (select 1 from tidings_parked as parked where parked.id = log.id)
-            order by id limit ?4";
-        let wanted = serde_json::to_string(&stretch.range.names)
-            .map_err(|error| sqlx::Error::Encode(error.into()))?;
-        let mut relayed = Vec::new();
-        {
-            let mut rows = sqlx::query(names.sql(ask, '_'))
-                .bind(stretch.behind)
-                .bind(&stretch.passed.cursor)
-                .bind(stretch.range.since.map(|since| since.timestamp_micros()))
-                .bind(i64::try_from(stretch.limit).unwrap_or(i64::MAX))
-                .bind(stretch.payloads.is_some())
-                .bind(stretch.range.until.map(|until| until.timestamp_micros()))
-                .bind(stretch.range.last)
-                .bind(wanted)
-                .bind(&stretch.range.key)
-                .fetch(&mut *connection);
-            while let Some(row) = rows.try_next().await? {
-                let payload: Option<&[u8]> = row.try_get(5)?;
-                let hasher = stretch.payloads.zip(payload);
-                relayed.push(Relayed {
-                    id: row.try_get(0)?,
-                    event: EventId::from(row.try_get::<Uuid, _>(1)?),
-                    name: row.try_get(2)?,
-                    key: row.try_get(3)?,
-                    bytes: usize::try_from(row.try_get::<i64, _>(4)?).unwrap_or(0),
-                    payload: hasher.map(|(hasher, payload)| hasher.hash_one(payload)),
-                });
-            }
+        match stretch.payloads {
+            Some(hasher) => with_payloads(connection, names, stretch, hasher).await,
+            None => without_payloads(connection, names, stretch).await,
         }
-        Ok(relayed)
     }
 
     async fn beginnings(
@@ -135,4 +106,90 @@ impl Archive for Sqlite {
         });
         entries.collect()
     }
+}
+
+/// Where the rows are that a stretch means.
+macro_rules! relayed {
+    ($columns:literal) => {
+        concat!(
+            "select ",
+            $columns,
+            " from tidings_outbox as log
+            where id > ?1 and id <= cast(?2 as integer) and (?3 is null or at >= ?3)
+              and (?5 is null or at <= ?5) and id <= ?6
+              and (?7 = '[]' or name in (select value from json_each(?7))) and (?8 is null or key = ?8)
+              and not exists (select 1 from tidings_parked as parked where parked.id = log.id)
+            order by id limit ?4"
+        )
+    };
+}
+
+type Asked = sqlx::query::Query<'static, Sqlite, SqliteArguments>;
+
+fn asked(names: &Names, ask: &'static str, stretch: &Stretch<'_>) -> Result<Asked, sqlx::Error> {
+    let wanted = serde_json::to_string(&stretch.range.names)
+        .map_err(|error| sqlx::Error::Encode(error.into()))?;
+    Ok(sqlx::query(names.sql(ask, '_'))
+        .bind(stretch.behind)
+        .bind(stretch.passed.cursor.clone())
+        .bind(stretch.range.since.map(|since| since.timestamp_micros()))
+        .bind(i64::try_from(stretch.limit).unwrap_or(i64::MAX))
+        .bind(stretch.range.until.map(|until| until.timestamp_micros()))
+        .bind(stretch.range.last)
+        .bind(wanted)
+        .bind(stretch.range.key.clone()))
+}
+
+async fn with_payloads(
+    connection: &mut SqliteConnection,
+    names: &Names,
+    stretch: &Stretch<'_>,
+    hasher: &RandomState,
+) -> Result<Vec<Relayed>, sqlx::Error> {
+    let ask = relayed!("id, event, name, key, payload");
+    let mut rows = asked(names, ask, stretch)?.fetch(connection);
+    let mut relayed = Vec::new();
+    while let Some(row) = rows.try_next().await? {
+        let payload: &[u8] = row.try_get(4)?;
+        relayed.push(Relayed {
+            id: row.try_get(0)?,
+            event: EventId::from(row.try_get::<Uuid, _>(1)?),
+            name: row.try_get(2)?,
+            key: row.try_get(3)?,
+            bytes: payload.len(),
+            payload: Some(hasher.hash_one(payload)),
+        });
+    }
+    Ok(relayed)
+}
+
+/// As one text: a row each is a way from the thread of the connection to this one.
+async fn without_payloads(
+    connection: &mut SqliteConnection,
+    names: &Names,
+    stretch: &Stretch<'_>,
+) -> Result<Vec<Relayed>, sqlx::Error> {
+    let ask = concat!(
+        "select json_group_array(json_array(id, hex(event), name, key, bytes)) from (",
+        relayed!("id, event, name, key, length(payload) as bytes"),
+        ")"
+    );
+    let row = asked(names, ask, stretch)?.fetch_one(connection).await?;
+    let rows: Vec<(i64, &str, String, Option<String>, usize)> =
+        serde_json::from_str(row.try_get(0)?).map_err(undecodable)?;
+    let rows = rows.into_iter().map(|(id, event, name, key, bytes)| {
+        Ok(Relayed {
+            id,
+            event: EventId::from(Uuid::try_parse(event).map_err(undecodable)?),
+            name,
+            key,
+            bytes,
+            payload: None,
+        })
+    });
+    rows.collect()
+}
+
+fn undecodable(error: impl std::error::Error + Send + Sync + 'static) -> sqlx::Error {
+    sqlx::Error::Decode(error.into())
 }
