@@ -118,6 +118,26 @@ impl<DB: Effects> Replaying<DB> {
         self.handling.took(over.elapsed());
     }
 
+    /// On its way something breaks, time and again. When it goes on this follows; in the end its effects are judged.
+    async fn outlives(mut self, fault: impl AsyncFn(&Self), then: impl AsyncFn(&Self)) {
+        for _ in 0..table::rounds(4) {
+            self.goes_on().await;
+            fault(&self).await;
+            self.recovers().await;
+            then(&self).await;
+        }
+        self.judge().await;
+    }
+
+    async fn kill_the_active(&self) {
+        let active = self.active().await;
+        self.handling.replicas[active].signal("KILL").await;
+    }
+
+    async fn hurry(&self) {
+        self.handling.hurry(&self.durable()).await;
+    }
+
     async fn tell(&self, what: &str) {
         let id = self.replay.id.to_string();
         let command = self.handling.trial.command(&["replay", what, &id]);
@@ -184,81 +204,57 @@ impl<DB: Effects> Replaying<DB> {
 
 async fn a_worker_is_killed_during_a_replay<DB: Effects>(world: World<DB>) {
     let fault = "replay: worker SIGKILL, two workers";
-    let mut replaying = Replaying::with(fault, world, Kind::Once, 2).await;
-    for _ in 0..table::rounds(4) {
-        replaying.goes_on().await;
-        let active = replaying.active().await;
-        replaying.handling.replicas[active].signal("KILL").await;
-        replaying.recovers().await;
-        replaying.handling.hurry(&replaying.durable()).await;
-    }
-    replaying.judge().await;
+    let replaying = Replaying::with(fault, world, Kind::Once, 2).await;
+    let (kill, hurry) = (Replaying::kill_the_active, Replaying::hurry);
+    replaying.outlives(kill, hurry).await;
 }
 
 /// The inbox knows all that the dead worker has handled for the replay.
 async fn all_is_delivered_again_behind_a_dead_worker<DB: Effects>(world: World<DB>) {
     let fault = "replay: worker SIGKILL, all is delivered again";
-    let mut replaying = Replaying::with(fault, world, Kind::Once, 2).await;
-    for _ in 0..table::rounds(4) {
-        replaying.goes_on().await;
-        let active = replaying.active().await;
-        replaying.handling.replicas[active].signal("KILL").await;
-        replaying.recovers().await;
-        let client = async_nats::connect(replaying.world().nats.url())
-            .await
-            .unwrap();
+    let replaying = Replaying::with(fault, world, Kind::Once, 2).await;
+    let begin_anew = async |replaying: &Replaying<DB>| {
+        let url = replaying.world().nats.url();
+        let client = async_nats::connect(url).await.unwrap();
         let reset = format!("$JS.API.CONSUMER.RESET.EVENTS.{}", replaying.durable());
         client.request(reset, "{\"seq\":1}".into()).await.unwrap();
-    }
-    replaying.judge().await;
+    };
+    let kill = Replaying::kill_the_active;
+    replaying.outlives(kill, begin_anew).await;
 }
 
 /// What it had in hand may have its effect again, and nothing is without one.
 async fn a_worker_with_plain_handlers_is_killed_during_a_replay<DB: Effects>(world: World<DB>) {
     let fault = "replay: plain handlers, worker SIGKILL";
-    let mut replaying = Replaying::with(fault, world, Kind::Plain, 2).await;
-    for _ in 0..table::rounds(4) {
-        replaying.goes_on().await;
-        let active = replaying.active().await;
-        replaying.handling.replicas[active].signal("KILL").await;
-        replaying.recovers().await;
-        replaying.handling.hurry(&replaying.durable()).await;
-    }
-    replaying.judge().await;
+    let replaying = Replaying::with(fault, world, Kind::Plain, 2).await;
+    let (kill, hurry) = (Replaying::kill_the_active, Replaying::hurry);
+    replaying.outlives(kill, hurry).await;
 }
 
 async fn the_active_replica_is_killed_during_a_replay<DB: Effects>(world: World<DB>) {
     let fault = "replay: ordered, SIGKILL of the active of three";
-    let mut replaying = Replaying::with(fault, world, Kind::Ordered, 3).await;
-    for _ in 0..table::rounds(4) {
-        replaying.goes_on().await;
-        let active = replaying.active().await;
-        replaying.handling.replicas[active].signal("KILL").await;
-        replaying.recovers().await;
-    }
-    replaying.judge().await;
+    let replaying = Replaying::with(fault, world, Kind::Ordered, 3).await;
+    let kill = Replaying::kill_the_active;
+    replaying.outlives(kill, async |_| {}).await;
 }
 
 async fn a_nats_server_is_killed_during_a_replay<DB: Effects>(world: World<DB>) {
     let fault = "replay: nats-server SIGKILL and restart";
-    let mut replaying = Replaying::with(fault, world, Kind::Once, 2).await;
-    let nats = Arc::clone(&replaying.world().nats);
-    for _ in 0..table::rounds(4) {
-        replaying.goes_on().await;
+    let replaying = Replaying::with(fault, world, Kind::Once, 2).await;
+    let restart = async |replaying: &Replaying<DB>| {
+        let nats = &replaying.world().nats;
         nats.kill().unwrap();
         nats.restart().await.unwrap();
-        replaying.recovers().await;
-    }
-    replaying.judge().await;
+    };
+    replaying.outlives(restart, async |_| {}).await;
 }
 
 /// The server would delete an idle consumer after five seconds if it was not durable.
 async fn a_replay_that_is_paused_for_long<DB: Effects>(world: World<DB>) {
     let fault = "replay: paused beyond a consumer's inactivity";
     let long = Duration::from_secs(if table::is_long() { 20 } else { 6 });
-    let mut replaying = Replaying::with(fault, world, Kind::Once, 2).await;
-    for _ in 0..table::rounds(3) {
-        replaying.goes_on().await;
+    let replaying = Replaying::with(fault, world, Kind::Once, 2).await;
+    let pause = async |replaying: &Replaying<DB>| {
         let before = replaying.consumer().await;
         assert_eq!(before.config.inactive_threshold, Duration::ZERO);
         replaying.tell("pause").await;
@@ -268,9 +264,8 @@ async fn a_replay_that_is_paused_for_long<DB: Effects>(world: World<DB>) {
         assert_eq!(replaying.effects().await, paused);
         assert_eq!(replaying.consumer().await.created, before.created);
         replaying.tell("resume").await;
-        replaying.recovers().await;
-    }
-    replaying.judge().await;
+    };
+    replaying.outlives(pause, async |_| {}).await;
 }
 
 /// Recovered is when its consumer is gone.
