@@ -3,15 +3,7 @@
 pub(crate) mod batch;
 pub(crate) mod memory;
 
-use std::{
-    any::Any,
-    error::Error,
-    marker::PhantomData,
-    pin::{Pin, pin},
-    sync::Arc,
-    task::Poll,
-    time::Duration,
-};
+use std::{any::Any, error::Error, marker::PhantomData, pin::pin, sync::Arc, time::Duration};
 
 use futures::future::{BoxFuture, FutureExt};
 use tidings_contract::{Envelope, Event};
@@ -21,6 +13,7 @@ use crate::{
     context::{self, Context, Facts},
     failure::Failure,
     housekeeping::Housekeeping,
+    interrupt::unless,
     outcome::Handled,
 };
 use batch::ErasedBatch;
@@ -113,28 +106,6 @@ pub(crate) async fn within(
             Err(timed_out(facts.timeout))
         }
     }
-}
-
-/// Waits for work unless something ends the wait before. What is done at once does not have to watch for that, which
-/// costs as much as a short handler does. The work is not polled twice in a row: that would hide an await.
-pub(crate) async fn unless<T, E: Future<Output = ()>>(
-    mut work: Pin<&mut impl Future<Output = T>>,
-    end: impl FnOnce() -> E,
-) -> Option<T> {
-    if let Poll::Ready(done) = futures::poll!(work.as_mut()) {
-        return Some(done);
-    }
-    let mut end = pin!(end());
-    let mut was_polled = true;
-    std::future::poll_fn(|cx| {
-        if !std::mem::take(&mut was_polled)
-            && let Poll::Ready(done) = work.as_mut().poll(cx)
-        {
-            return Poll::Ready(Some(done));
-        }
-        end.as_mut().poll(cx).map(|()| None)
-    })
-    .await
 }
 
 tokio::task_local! {

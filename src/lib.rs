@@ -33,6 +33,7 @@ mod fingerprint;
 mod flow;
 mod handler;
 mod housekeeping;
+mod interrupt;
 mod job;
 mod lanes;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]

@@ -16,7 +16,7 @@ use super::{
     Bus, BusError, PullError, Pulled, Puller, PullerOptions, envelope_of,
     place::{Place, Places},
 };
-use crate::{handler::unless, start::Start};
+use crate::{interrupt::unless, start::Start};
 
 /// How many messages are asked for at once.
 const AHEAD: usize = 512;

@@ -8,6 +8,7 @@ const LAYERS: &[&[&str]] = &[
         "failure",
         "fingerprint",
         "housekeeping",
+        "interrupt",
         "retry",
         "rate",
         "breaker",
