@@ -1,14 +1,19 @@
 //! Handlers pass their connections on, and keep none from those who wait for one.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use sqlx::{Connection as _, Pool, pool::PoolOptions};
 use tidings::{
     Context, EventPublisher, EventSubscriber, Failure, InboxTransaction, Outbox, Worker,
 };
+use tokio::sync::{Notify, mpsc};
 
 use crate::{
     both,
@@ -87,32 +92,57 @@ async fn a_connection_goes_from_handler_to_handler<DB: Database>(world: World<DB
     running.stop().await.unwrap();
 }
 
+/// So long does each of these handlers take at least, and so many of them fit into the 50 ms for which a connection goes
+/// from one to the next.
+const EACH: Duration = Duration::from_millis(10);
+const MOST: usize = 5;
+
 async fn whoever_waits_at_the_pool_gets_a_connection_in_time<DB: Database>(world: World<DB>) {
-    let (pool, _) = pool(&world, 1);
-    let (running, handled) = run(&world, &pool);
-    let is_over = Arc::new(AtomicBool::new(false));
-    let publishing = tokio::spawn({
-        let (bus, is_over) = (world.bus.clone(), Arc::clone(&is_over));
+    let (pool, given) = pool(&world, 1);
+    // How often the pool had given its connection when a handler had it.
+    let (has, mut had) = mpsc::unbounded_channel();
+    let handle = move |user: User, mut tx: InboxTransaction<DB>, _: Context<()>| {
+        has.send(given.load(Ordering::Relaxed)).unwrap();
         async move {
-            let publisher = EventPublisher::new(&bus);
-            let mut published = 0;
-            while !is_over.load(Ordering::Relaxed) {
-                let users = (0..50).map(|number| User::new(&format!("user-{published}-{number}")));
-                for user in users {
-                    publisher.publish(&user).await.unwrap();
-                }
-                published += 50;
-            }
-            published
+            // real time: the bound is one of time
+            tokio::time::sleep(EACH).await;
+            DB::count_up(&mut tx, &user.id).await?;
+            Ok(())
         }
-    });
-    are_handled(&handled, 1).await;
-    // While there is always another event.
-    for _ in 0..5 {
-        drop(within("one is free", pool.acquire()).await.unwrap());
+    };
+    let subscriber = EventSubscriber::durable("slow")
+        .on_once(&Outbox::new(pool.clone()), handle)
+        .concurrency(1);
+    let running = world.run(Worker::new(world.bus.clone(), ()).subscribe(subscriber));
+    let publisher = EventPublisher::new(&world.bus);
+    let publishing = async {
+        // There is always another one.
+        loop {
+            publisher.publish(&User::new("somebody")).await.unwrap();
+        }
+    };
+    let goes_on = Notify::new();
+    let counting = async {
+        let mut together = BTreeMap::<_, usize>::new();
+        loop {
+            let given = within("one is handled", had.recv()).await.unwrap();
+            let handlers = together.entry(given).or_default();
+            *handlers += 1;
+            assert!(*handlers <= MOST, "one after the other: {together:?}");
+            goes_on.notify_one();
+        }
+    };
+    let waiting = async {
+        for _ in 0..10 {
+            goes_on.notified().await;
+            drop(within("one is free", pool.acquire()).await.unwrap());
+        }
+    };
+    tokio::select! {
+        () = publishing => {}
+        () = counting => {}
+        () = waiting => {}
     }
-    is_over.store(true, Ordering::Relaxed);
-    are_handled(&handled, publishing.await.unwrap()).await;
     running.stop().await.unwrap();
 }
 
