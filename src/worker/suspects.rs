@@ -74,6 +74,14 @@ enum Marked {
     Convicted(Mark),
 }
 
+/// How a suspect has run.
+enum Ran<T> {
+    /// To its end before anybody else.
+    Alone(T),
+    /// Beside others in the end.
+    Beside(T),
+}
+
 impl Suspects {
     pub(super) fn new(bus: &Bus, subscriber: &str, like: &str) -> Self {
         Self {
@@ -132,29 +140,27 @@ impl Suspects {
         let arrival = &mut item.arrival;
         let step = match self.mark(&key, &stream, sequence).await {
             Ok(Marked::Tried) => {
-                let mut running = pin!(executor.run(arrival, acknowledger, halt, permit));
-                match tokio::time::timeout(ALONE, &mut running).await {
-                    Ok(step) => step,
-                    Err(_) => {
-                        let release = async {
-                            self.clear(&key, halt).await;
-                            drop(alone);
-                        };
-                        tracing::warn!(
-                            subscriber = self.subscriber,
-                            stream = &*stream,
-                            sequence,
-                            "an event that may have killed its process runs for long: others no longer wait for it"
-                        );
-                        return futures::join!(running, release).0;
-                    }
+                let running = executor.run(arrival, acknowledger, halt, permit);
+                let unmark = async {
+                    tracing::warn!(
+                        subscriber = self.subscriber,
+                        stream = &*stream,
+                        sequence,
+                        "an event that may have killed its process runs for long: others no longer wait for it"
+                    );
+                    self.clear(&key, halt).await;
+                };
+                match run_alone(running, alone, unmark).await {
+                    Ran::Alone(step) => step,
+                    Ran::Beside(step) => return step,
                 }
             }
             Ok(Marked::Convicted(mark)) => {
                 let letter = letter(&mark, arrival.past.failures);
-                executor
-                    .bury(arrival, letter, acknowledger, halt, permit)
-                    .await
+                let burying = executor.bury(arrival, letter, acknowledger, halt, permit);
+                let step = burying.await;
+                drop(alone);
+                step
             }
             Err(error) => {
                 let subscriber = &self.subscriber;
@@ -166,7 +172,6 @@ impl Suspects {
                 return Step::Again(PAUSE);
             }
         };
-        drop(alone);
         item.is_suspect = false;
         self.clear(&key, halt).await;
         step
@@ -235,6 +240,24 @@ impl Suspects {
     }
 }
 
+/// Has the others wait for a suspect, and no longer than that. Then it is unmarked first, because it is not what a
+/// death would tell of.
+async fn run_alone<T>(
+    running: impl Future<Output = T>,
+    alone: RwLockWriteGuard<'_, ()>,
+    unmark: impl Future<Output = ()>,
+) -> Ran<T> {
+    let mut running = pin!(running);
+    if let Ok(done) = tokio::time::timeout(ALONE, &mut running).await {
+        return Ran::Alone(done);
+    }
+    let release = async {
+        unmark.await;
+        drop(alone);
+    };
+    Ran::Beside(futures::join!(running, release).0)
+}
+
 fn letter(mark: &Mark, failures: u32) -> DeadLetter {
     let deaths = mark.processes.len();
     DeadLetter {
@@ -249,4 +272,50 @@ fn letter(mark: &Mark, failures: u32) -> DeadLetter {
 /// An entry that is empty, or that nobody can read, marks nothing.
 fn read(value: &[u8]) -> Mark {
     serde_json::from_slice(value).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+
+    /// A suspect that takes so long: how it ran, how long others waited for it, and whether it was marked then.
+    async fn others_wait_for(suspect: Duration) -> (Ran<Duration>, Duration, bool) {
+        let (began, beside, is_marked) = (Instant::now(), RwLock::new(()), Cell::new(true));
+        let alone = beside.write().await;
+        let running = async {
+            sleep(suspect).await;
+            began.elapsed()
+        };
+        let others = async {
+            let _beside = beside.read().await;
+            (began.elapsed(), is_marked.get())
+        };
+        let unmark = async {
+            sleep(Duration::from_secs(1)).await;
+            is_marked.set(false);
+        };
+        let running = run_alone(running, alone, unmark);
+        let (ran, (waited, was_marked)) = futures::join!(running, others);
+        (ran, waited, was_marked)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn others_wait_for_a_suspect_until_it_has_ended() {
+        let long = Duration::from_secs(59);
+        let (ran, waited, was_marked) = others_wait_for(long).await;
+        assert!(matches!(ran, Ran::Alone(took) if took >= long));
+        assert!(waited >= long && was_marked, "{waited:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn others_wait_for_a_suspect_that_takes_hours_for_a_minute_and_until_it_is_unmarked() {
+        let hours = Duration::from_secs(7_200);
+        let (ran, waited, was_marked) = others_wait_for(hours).await;
+        assert_eq!((waited.as_secs(), was_marked), (60 + 1, false));
+        assert!(matches!(ran, Ran::Beside(took) if took >= hours));
+    }
 }
