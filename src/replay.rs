@@ -23,7 +23,7 @@ use chrono::Utc;
 use serde::Serialize;
 
 use crate::{
-    bus::Bus,
+    bus::{Bus, BusError},
     job::{Replay, ReplayProgress, ReplayRequest, ReplayState, ReplayTrouble},
     replaying::ReplayId,
     replica::status_subject,
@@ -44,9 +44,10 @@ pub struct ReplayStatus {
     pub replay: Replay,
     /// How far it has come, as the replica that works at it tells, at most once a second; `None` when none has.
     pub progress: Option<ReplayProgress>,
-    /// Why it does not go on though it should, if so: what its replica has written, or that nobody runs it.
+    /// Why it does not go on though it should, if so: what its replica has written, or that nobody runs it,
+    /// or that its stream does not answer.
     pub trouble: Option<ReplayTrouble>,
-    /// What the server says of its consumers; none when it is over, or not begun.
+    /// What the server says of its consumers; none when it is over, or not begun, or its stream does not answer.
     pub consumers: Vec<ReplayConsumer>,
 }
 
@@ -137,7 +138,7 @@ impl Replays {
     }
 
     /// How one replay does. When nothing was heard of one that should run for five seconds, its replicas are asked,
-    /// which takes up to two.
+    /// which takes up to two. A stream that does not answer, for instance without a leader, takes five.
     ///
     /// # Errors
     /// [`ReplayError::NoReplay`] when there is none of this id, else [`ReplayError::Bus`].
@@ -145,9 +146,17 @@ impl Replays {
         let (_, replay) = self.entry(id).await?;
         let progress = self.bus.replay_progress(&replay).await?;
         let (consumer, mut consumers) = (replay.consumer(), Vec::new());
+        let mut unseen = None;
         for range in &replay.ranges {
-            let standing = self.bus.standing(&range.stream, &consumer);
-            consumers.extend(standing.await?.map(|standing| ReplayConsumer {
+            let standing = match self.bus.standing(&range.stream, &consumer).await {
+                // The entries were there: it is this stream that does not answer.
+                Err(error @ (BusError::Timeout { .. } | BusError::NoResponders { .. })) => {
+                    unseen = Some(error.to_string());
+                    continue;
+                }
+                standing => standing?,
+            };
+            consumers.extend(standing.map(|standing| ReplayConsumer {
                 stream: range.stream.clone(),
                 pending: standing.pending,
                 in_hand: standing.in_hand,
@@ -156,7 +165,7 @@ impl Replays {
         }
         let progress = progress.map(|entry| entry.value);
         Ok(ReplayStatus {
-            trouble: standstill::trouble(&self.bus, &replay, progress.as_ref()).await,
+            trouble: standstill::trouble(&self.bus, &replay, progress.as_ref(), unseen).await,
             replay,
             progress,
             consumers,

@@ -107,7 +107,7 @@ pub enum BusError {
     },
     /// No answer within the time.
     #[error(
-        "no answer on {subject} within {after:?}: the connection is down, or the server is stuck"
+        "no answer on {subject} within {after:?}: the connection is down, the server is stuck, or the stream has no leader"
     )]
     Timeout {
         /// The subject of the request.

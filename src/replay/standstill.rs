@@ -11,15 +11,27 @@ use crate::{
 /// Its replicas are asked when nothing was written for so long.
 const SILENCE: TimeDelta = TimeDelta::seconds(5);
 
-/// What the replica that works has written, or what can be told without one, as far as who asks is allowed to.
+/// What the replica that works has written, or what can be told without one, as far as who asks is allowed to; else
+/// why its consumers could not be looked at.
 pub(super) async fn trouble(
     bus: &Bus,
     replay: &Replay,
     progress: Option<&ReplayProgress>,
+    unseen: Option<String>,
 ) -> Option<ReplayTrouble> {
     if replay.state != ReplayState::Running {
         return None;
     }
+    let since = Utc::now();
+    let told = told(bus, replay, progress).await;
+    told.or_else(|| unseen.map(|why| ReplayTrouble { why, since }))
+}
+
+async fn told(
+    bus: &Bus,
+    replay: &Replay,
+    progress: Option<&ReplayProgress>,
+) -> Option<ReplayTrouble> {
     let written = progress.and_then(|progress| progress.trouble.clone());
     let heard_at = progress.map_or(replay.state_at, |progress| progress.at.max(replay.state_at));
     if Utc::now() - heard_at < SILENCE {

@@ -2,16 +2,17 @@
 
 use std::time::Duration;
 
+use async_nats::jetstream;
 use tidings::{
     Auth, Bus, Context, EventPublisher, EventSubscriber, Failure, NatsOptions, Rate, Replay,
-    ReplayError, ReplayId, ReplayState, ReplayStatus, Replays, StreamSpec, Worker, WorkerError,
-    testing::NatsServer,
+    ReplayError, ReplayId, ReplayState, ReplayStatus, ReplayTrouble, Replays, StreamSpec, Worker,
+    WorkerError, testing::NatsServer,
 };
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{
-    Counted, Noted, User, World, events_stream, eventually, everything, log, within,
+    Cluster, Counted, Noted, User, World, events_stream, eventually, everything, log, within,
 };
 
 type Sqlite = sqlx::Sqlite;
@@ -274,4 +275,78 @@ async fn a_shadow_that_the_active_replica_does_not_have_is_refused_and_named() {
     let status = world.replay_is(replay.id, ReplayState::Done).await;
     assert_eq!((noted.all(), status.trouble), (vec!["k".to_owned()], None));
     second.stop().await.unwrap();
+}
+
+/// Three servers, of which one alone has the events. While it is away their stream has no leader, and all else has one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_whose_stream_has_no_leader_says_so_and_goes_on_once_it_has_one() {
+    let cluster = Cluster::start().await;
+    let bus = cluster.bus().await;
+    cluster.apply(&bus, Duration::from_secs(1)).await;
+    for mut stream in StreamSpec::of_subscribers() {
+        stream.replicas = 3;
+        bus.apply_stream(&stream).await.unwrap();
+    }
+    let noted = Noted::default();
+    let subscriber = EventSubscriber::durable(NAME).on(note);
+    let stop = CancellationToken::new();
+    let worker = Worker::new(bus.clone(), noted.clone()).subscribe(subscriber);
+    let task = tokio::spawn(worker.run(stop.clone().cancelled_owned()));
+    let working = Working { stop, task };
+    let publisher = EventPublisher::new(&bus);
+    for id in 0..USERS {
+        let user = User::new(&id.to_string());
+        publisher.publish(&user).await.unwrap();
+    }
+    let replays = Replays::over(&bus);
+    // Most of a minute: it is met on its way.
+    let slowly = everything().rate(Rate::per_second(2));
+    let starting = async {
+        loop {
+            match replays.start(NAME, &slowly).await {
+                // The consumers of its subscriber have no leader yet.
+                Err(ReplayError::Bus(_)) => {}
+                Err(ReplayError::NoReplica { .. } | ReplayError::Unknown { .. }) => {}
+                started => return started.unwrap(),
+            }
+        }
+    };
+    let replay = within("it is begun", starting).await;
+    noted.reach(3).await;
+    let mut alone = events_stream();
+    alone.replicas = 1;
+    bus.apply_stream(&alone).await.unwrap();
+    let client = async_nats::connect(cluster.urls()).await.unwrap();
+    let context = jetstream::new(client);
+    eventually("one server has the events alone", || async {
+        let stream = context.get_stream("EVENTS").await;
+        let cluster = stream.ok().and_then(|it| it.cached_info().cluster.clone());
+        cluster.is_some_and(|it| it.leader.is_some() && it.replicas.is_empty())
+    })
+    .await;
+    let away = cluster.leader().await;
+    away.kill().unwrap();
+    let is_it = |it: &ReplayTrouble| it.why.contains("EVENTS") && it.why.contains("leader");
+    eventually("whoever asks is told", || async {
+        let found = replays.find(replay.id).await;
+        found.is_ok_and(|status| status.trouble.as_ref().is_some_and(is_it))
+    })
+    .await;
+    eventually("its replica has written it", || async {
+        let found = replays.find(replay.id).await;
+        let progress = found.ok().and_then(|status| status.progress);
+        progress.is_some_and(|it| it.trouble.as_ref().is_some_and(is_it))
+    })
+    .await;
+    let handled = noted.len();
+    assert!(handled < USERS);
+    away.restart().await.unwrap();
+    noted.reach(handled + 5).await;
+    eventually("nothing is said any more", || async {
+        let found = replays.find(replay.id).await;
+        found.is_ok_and(|status| status.trouble.is_none() && status.consumers.len() == 1)
+    })
+    .await;
+    replays.cancel(replay.id).await.unwrap();
+    working.stop().await;
 }
