@@ -18,7 +18,7 @@ use chrono::{DateTime, Utc};
 use tidings_contract::{Name, Pattern};
 
 use crate::{
-    bus::{Bus, BusError, ReaderError, StreamState},
+    bus::{Bus, BusError, ReaderError, Removal, StreamState},
     outbox::{
         Ends, Entry, Outbox, OutboxError, Passed, Position, Range, Relayed, Standing, Store,
         Stretch, Way, standing,
@@ -97,7 +97,7 @@ struct Side {
 enum Absence {
     /// The ledger does not know.
     Unconfirmed,
-    /// The stream has let go of that part.
+    /// A limit of the stream may have removed it.
     Expired,
     Missing(&'static str),
 }
@@ -334,14 +334,14 @@ impl<DB: Store> Verify<DB> {
             discarded.extend(given_up.map(|entry| entry.last_id));
             let of_this = |entry: &&Entry| entry.stream == side.name && entry.way != Way::Copied;
             for entry in entries.iter().filter(of_this) {
-                let absence = side.absence(entry, oldest);
                 // An earlier version wrote the places of late commits the wrong way round.
                 let first = entry.first_id.min(entry.last_id);
-                for (_, known) in missing
-                    .range_mut(first..=entry.last_id.max(entry.first_id))
-                    .map(|(_, row)| row)
+                for (id, (_, known)) in missing.range_mut(first..=entry.last_id.max(entry.first_id))
                 {
-                    *known = absence;
+                    // Rows that were committed late lie among the places of other entries.
+                    if *known != Absence::Expired || is_without_gaps(entry) {
+                        *known = side.absence(entry, *id, oldest);
+                    }
                 }
             }
         }
@@ -375,24 +375,36 @@ impl Side {
         name.is_ok_and(|name| self.covers.iter().any(|pattern| pattern.covers(&name)))
     }
 
-    /// Why the events of an entry are not in the stream.
-    fn absence(&self, entry: &Entry, oldest: u64) -> Absence {
+    /// Why an event of an entry is not in the stream.
+    fn absence(&self, entry: &Entry, id: i64, oldest: u64) -> Absence {
         let Some(state) = &self.state else {
             return Absence::Missing("the stream is gone");
         };
         if entry.incarnation != state.incarnation {
             return Absence::Missing("it was in a stream of this name that was deleted");
         }
-        if entry.first_sequence < oldest {
-            return Absence::Expired;
-        }
-        if entry.first_sequence > state.last_sequence {
+        let earliest = earliest(entry, id);
+        if earliest > state.last_sequence {
             return Absence::Missing("it lay behind the present end of the stream");
         }
-        // Such a limit removes from the middle.
-        if state.limits_subjects {
-            return Absence::Expired;
+        match (state.removal, earliest < oldest) {
+            (Removal::Anywhere, _) | (Removal::Oldest, true) => Absence::Expired,
+            (Removal::Never, true) => {
+                Absence::Missing("it was purged or deleted: the stream has no limit")
+            }
+            (_, false) => Absence::Missing("it was deleted"),
         }
-        Absence::Missing("it was deleted")
     }
+}
+
+/// The lowest sequence that an event of an entry can have had: its own, where the entry has all places of its range.
+fn earliest(entry: &Entry, id: i64) -> u64 {
+    let later = u64::try_from(entry.last_id - id).unwrap_or(u64::MAX);
+    let lowest = entry.last_sequence.saturating_sub(later);
+    lowest.max(entry.first_sequence)
+}
+
+/// Whether all places of its range are the entry's.
+fn is_without_gaps(entry: &Entry) -> bool {
+    entry.last_id - entry.first_id + 1 == i64::from(entry.events)
 }

@@ -23,6 +23,8 @@ mod park;
 mod place;
 mod publisher;
 mod pull;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod removal;
 mod replays;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod resume;
@@ -55,6 +57,8 @@ pub(crate) use park::{Head, PASS, Park, Question, letters_of};
 pub(crate) use publisher::check_size;
 pub use publisher::{EventPublisher, PublishError, TooLarge};
 pub(crate) use pull::{PullError, Pulled, Puller, PullerOptions};
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(crate) use removal::Removal;
 pub(crate) use replays::{Part, Standing};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) use resume::{Found, StreamState};

@@ -10,7 +10,7 @@ use serde_json::json;
 use tidings_contract::{EventId, wire};
 use tokio::sync::watch;
 
-use super::{Bus, BusError, Reader, ReaderError, Start};
+use super::{Bus, BusError, Reader, ReaderError, Removal, Start};
 
 /// A stream as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,8 +24,7 @@ pub(crate) struct StreamState {
     pub(crate) at: Option<DateTime<Utc>>,
     pub(crate) subjects: Vec<String>,
     pub(crate) atomic: bool,
-    /// Each subject has a limit of its own.
-    pub(crate) limits_subjects: bool,
+    pub(crate) removal: Removal,
     /// By its own limits it takes no message: full with `discard: new`, or sealed.
     pub(crate) is_closed: bool,
 }
@@ -56,7 +55,7 @@ impl Bus {
                 subjects: subjects.map(str::to_owned).collect(),
                 first_sequence: info.state.first_seq,
                 atomic: is_set("allow_atomic"),
-                limits_subjects: reached("max_msgs_per_subject", u64::MAX),
+                removal: Removal::of(&info.config),
                 is_closed: is_set("sealed")
                     || is_full && info.config.get("discard") == Some(&json!("new")),
                 last_sequence: info.state.last_seq,

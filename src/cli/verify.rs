@@ -15,7 +15,8 @@ use crate::config::Config;
 
 /// Compares what the outbox keeps with what the streams hold: every event that was confirmed has to be there, as it
 /// was written, once, and in the order of its key. The relay may go on meanwhile. Ends with 1 when something is
-/// wrong. What a stream's limits have removed is not wrong.
+/// wrong. What a stream's limits may have removed (`expired`) is not wrong; a stream without a limit that removes
+/// has none, and what was purged from it is missing.
 ///
 /// With --repair, what was confirmed and is missing is published again, in the order in which it was written, with
 /// the ids that it had. Ends with 0 when nothing is wrong any more. A stream only grows: what is published again

@@ -28,7 +28,8 @@ pub struct VerifiedStream {
     pub sound: u64,
     /// Events that were confirmed and are not there.
     pub missing: u64,
-    /// Events that the stream no longer keeps, by its limits or a purge of its beginning.
+    /// Events of a part of the stream that its limits may have removed. A stream without a limit has none: there a
+    /// purge is a loss.
     pub expired: u64,
     /// Events of which the ledger does not say that they were confirmed; `outbox discard` leaves such.
     pub unconfirmed: u64,

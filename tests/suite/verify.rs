@@ -14,6 +14,7 @@ both!(
     a_stream_that_was_made_anew_misses_what_its_predecessor_held,
     a_stream_that_is_gone_misses_everything,
     what_a_limit_has_removed_is_not_missing,
+    a_purge_of_a_stream_without_a_limit_is_a_loss_that_comes_back,
 );
 
 const EVENTS: u64 = 60;
@@ -139,13 +140,47 @@ async fn a_stream_that_is_gone_misses_everything<DB: Database>(world: World<DB>)
 async fn what_a_limit_has_removed_is_not_missing<DB: Database>(world: World<DB>) {
     publish(&world, 0).await;
     let context = context(&world).await;
-    let stream = context.get_stream("EVENTS").await.unwrap();
+    let mut stream = context.get_stream("EVENTS").await.unwrap();
+    let mut config = stream.info().await.unwrap().config.clone();
+    config.max_messages = 40;
+    config.discard = jetstream::stream::DiscardPolicy::Old;
+    context.update_stream(config).await.unwrap();
+    let found = verify(&world).await;
+    let told = &found.streams[0];
+    assert_eq!(
+        (told.sound, told.missing, told.expired),
+        (EVENTS - 20, 0, 20)
+    );
+    assert!(found.is_sound(), "{found:?}");
+    // Behind the beginning no limit removes, also from a batch that has lost its first ones.
+    stream.delete_message(31).await.unwrap();
+    let found = verify(&world).await;
+    let told = &found.streams[0];
+    assert_eq!((told.missing, told.expired), (1, 20), "{found:?}");
+    assert_eq!(told.differences[0].detail, Some("it was deleted"));
+}
+
+async fn a_purge_of_a_stream_without_a_limit_is_a_loss_that_comes_back<DB: Database>(
+    world: World<DB>,
+) {
+    publish(&world, 0).await;
+    let stream = context(&world).await.get_stream("EVENTS").await.unwrap();
+    stream.delete_message(41).await.unwrap();
     stream.purge().sequence(21).await.unwrap();
     let found = verify(&world).await;
-    let stream = &found.streams[0];
-    assert_eq!(stream.sound, EVENTS - 20, "{found:?}");
-    assert_eq!((stream.missing, stream.expired), (0, 20), "{found:?}");
-    assert!(found.is_sound());
+    let told = &found.streams[0];
+    assert_eq!((told.missing, told.expired), (21, 0), "{found:?}");
+    let details = told.differences.iter().map(|told| told.detail.unwrap());
+    let purged = details.filter(|detail| detail.contains("purged")).count();
+    assert_eq!(purged, 20, "{found:?}");
+    stream.purge().await.unwrap();
+    let missing = verify(&world).await.streams[0].missing;
+    assert_eq!(missing, EVENTS);
+    let repair = Verify::new(&world.bus, &world.outbox).repair().await;
+    assert_eq!(repair.unwrap().events(), EVENTS);
+    let found = verify(&world).await;
+    assert_eq!(found.streams[0].sound, EVENTS, "{found:?}");
+    assert!(found.is_sound(), "{found:?}");
 }
 
 /// The store's folder is put back as it was an hour ago, so to speak.
