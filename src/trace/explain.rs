@@ -40,6 +40,12 @@ impl Search<'_> {
         for event in self.events.values_mut() {
             match &mut event.outbox {
                 OutboxTrace::Waiting { relay: said, .. } => said.clone_from(&relay),
+                OutboxTrace::Absent { why }
+                    if self.records.is_some() && !event.batches.is_empty() =>
+                {
+                    *why = "the relay has published it, and the outbox has let go of its row since"
+                        .to_owned();
+                }
                 OutboxTrace::Absent { .. } => event.outbox = absent.clone(),
                 _ => {}
             }
@@ -57,13 +63,15 @@ fn why_unstored(event: &TracedEvent, inventory: &Inventory) -> String {
         (OutboxTrace::Parked { .. }, _) => "it is put aside".to_owned(),
         (_, [.., batch]) => {
             let (first, last) = (batch.first_sequence, batch.last_sequence);
-            let place = match event.stored.last() {
-                Some(stored) => format!("at {}", stored.sequence),
-                None if first == last => format!("at {first}"),
-                None => format!("somewhere from {first} to {last}"),
+            let exact = event.stored.last().map(|stored| stored.sequence);
+            let (first, last) = exact.map_or((first, last), |at| (at, at));
+            let place = match first == last {
+                true => format!("at {first}"),
+                false => format!("somewhere from {first} to {last}"),
             };
             let stream = &batch.stream;
-            let why = absence(batch, inventory.streams.get(stream).and_then(Option::as_ref));
+            let now = inventory.streams.get(stream).and_then(Option::as_ref);
+            let why = absence(batch, (first, last), now);
             format!("{stream} confirmed it {place}, and has it no more: {why}")
         }
         (OutboxTrace::Waiting { .. }, []) => {
@@ -78,16 +86,14 @@ fn why_unstored(event: &TracedEvent, inventory: &Inventory) -> String {
     }
 }
 
-fn absence(batch: &TracedBatch, stream: Option<&Expanse>) -> &'static str {
+fn absence(batch: &TracedBatch, place: (u64, u64), stream: Option<&Expanse>) -> &'static str {
     match stream {
         None => "the stream is gone",
         Some(stream) if stream.incarnation != batch.incarnation => {
             "that stream was deleted, and this is another one of its name"
         }
-        Some(stream) if batch.first_sequence < stream.first => {
-            "a limit of the stream or a purge has removed it"
-        }
-        Some(stream) if batch.last_sequence > stream.last => {
+        Some(stream) if place.0 < stream.first => "a limit of the stream or a purge has removed it",
+        Some(stream) if place.1 > stream.last => {
             "the stream ends before it, so an older copy of it was restored"
         }
         Some(_) => "it was deleted from the stream",

@@ -72,6 +72,7 @@ impl<'a> Search<'a> {
         self.read_retries().await?;
         self.read_letters().await?;
         self.read_batches().await;
+        self.read_left_out_rows(&inventory).await?;
         self.read_inbox(&inventory).await;
         self.explain(&inventory).await;
         Ok(self.told())
@@ -159,7 +160,7 @@ impl<'a> Search<'a> {
         let rows: Vec<(EventId, i64)> = self
             .events
             .values()
-            .filter(|event| event.stored.is_empty())
+            .filter(|event| event.stored.is_empty() && event.batches.is_empty())
             .filter_map(|event| Some((event.event, event.outbox.row()?)))
             .collect();
         for (id, row) in rows {
@@ -179,7 +180,10 @@ impl<'a> Search<'a> {
                 };
                 let exact = batch.sequence_of(row);
                 let place = found.or_else(|| exact.map(|at| StoredEvent::missing(&batch, at)));
-                event.stored.extend(place);
+                // What was published again may be where it was, and two batches have the place.
+                event
+                    .stored
+                    .extend(place.filter(|place| !event.stored.contains(place)));
                 event.batches.push(batch);
             }
         }
@@ -276,6 +280,8 @@ impl<'a> Search<'a> {
                     ask!(self, records => records.batches_at(stream, incarnation, stored.sequence));
                 batches.extend(found);
             }
+            batches.sort_by_key(|batch| batch.at);
+            batches.dedup();
             if let Some(event) = self.events.get_mut(&id)
                 && !there.is_empty()
             {
@@ -283,6 +289,29 @@ impl<'a> Search<'a> {
                 event.batches = batches;
             }
         }
+    }
+
+    /// The rows of events that streams have, or had, and that are not among the newest rows that were read.
+    async fn read_left_out_rows(&mut self, inventory: &Inventory) -> Result<(), TraceError> {
+        if matches!(self.sought, Sought::Event(_)) {
+            return Ok(());
+        }
+        // Where the ledger knows no batch of a place, no relay has published it.
+        let has_one = |event: &&TracedEvent| {
+            let is_stored = event.stored.iter().any(|stored| stored.is_there);
+            let is_absent = matches!(event.outbox, OutboxTrace::Absent { .. });
+            is_absent && (!is_stored || !event.batches.is_empty())
+        };
+        let left_out = self.events.values().filter(has_one);
+        let left_out: Vec<EventId> = left_out.map(|event| event.event).collect();
+        for id in left_out {
+            let sought = Sought::Event(id);
+            let rows: Vec<Noted> = ask!(self, records => records.rows(&sought, None, 1));
+            if let Some((event, row)) = self.events.get_mut(&id).zip(rows.into_iter().next()) {
+                event.outbox = row.outbox;
+            }
+        }
+        self.read_ledger(inventory).await
     }
 
     fn told(self) -> Traced {

@@ -63,6 +63,7 @@ mod subscriber;
 mod subscribers;
 mod test_kit;
 mod trace;
+mod trace_again;
 mod upgrade;
 mod verify;
 mod worst_days;

@@ -33,18 +33,18 @@ both!(
 const HOUR: Duration = Duration::from_secs(3600);
 
 impl<DB: Database> World<DB> {
-    fn trace(&self) -> Trace {
+    pub(crate) fn trace(&self) -> Trace {
         Trace::over(&self.bus)
             .outbox(&self.outbox)
             .streams(["EVENTS"])
     }
 
-    async fn traced(&self, id: EventId) -> TracedEvent {
+    pub(crate) async fn traced(&self, id: EventId) -> TracedEvent {
         let found = self.trace().run(&Sought::Event(id)).await.unwrap();
         one(found)
     }
 
-    async fn commit(&self, user: &str) -> EventId {
+    pub(crate) async fn commit(&self, user: &str) -> EventId {
         let mut tx = self.outbox.begin().await.unwrap();
         let id = tx.publish(&User::new(user)).unwrap();
         tx.commit().await.unwrap();
@@ -52,7 +52,7 @@ impl<DB: Database> World<DB> {
     }
 
     /// Lets the relay publish what there is, and no longer.
-    async fn publish_all(&self) {
+    pub(crate) async fn publish_all(&self) {
         let relay = self.relay();
         eventually("everything is published", || async {
             self.outbox.status().await.unwrap().backlog == 0
