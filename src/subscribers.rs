@@ -180,11 +180,11 @@ impl Subscribers {
         Ok(until)
     }
 
-    /// Ends the pause of a subscriber. One that is not paused stays as it is.
+    /// Ends the pause of a subscriber. One that is not paused stays as it is. Gives whether it was.
     ///
     /// # Errors
     /// As [`Subscribers::pause`].
-    pub async fn resume(&self, name: &str) -> Result<(), SubscribersError> {
+    pub async fn resume(&self, name: &str) -> Result<bool, SubscribersError> {
         self.set_pause(name, None).await
     }
 
@@ -228,13 +228,16 @@ impl Subscribers {
         Ok(ended)
     }
 
+    /// Gives whether it was paused before.
     async fn set_pause(
         &self,
         name: &str,
         until: Option<DateTime<Utc>>,
-    ) -> Result<(), SubscribersError> {
+    ) -> Result<bool, SubscribersError> {
+        let durables = self.durables(name).await?;
+        let was_paused = durables.iter().any(|one| one.paused_until().is_some());
         let mut done = Vec::new();
-        for durable in self.durables(name).await? {
+        for durable in durables {
             let consumer = (&*durable.stream, &*durable.name);
             match self.bus.pause_consumer(consumer, until).await {
                 // A worker that creates one that is gone asks whether the others are paused.
@@ -249,7 +252,7 @@ impl Subscribers {
                 }
             }
         }
-        Ok(())
+        Ok(was_paused)
     }
 
     async fn durables(&self, name: &str) -> Result<Vec<Durable>, SubscribersError> {

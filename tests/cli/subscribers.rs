@@ -147,13 +147,18 @@ async fn a_pause_holds_until_it_is_resumed_or_over() {
         world
             .ok(&["subscribers", "list"])
             .await
-            .contains("  resumed  ")
+            .contains("  it is resumed  ")
     );
     let said = world
         .ok(&["subscribers", "resume", "counts", "--json"])
         .await;
-    assert_eq!(said, "{\"paused_until\":null,\"subscriber\":\"counts\"}\n");
+    assert_eq!(
+        said,
+        "{\"paused_until\":null,\"subscriber\":\"counts\",\"was_paused\":true}\n"
+    );
     service.handles(1).await;
+    let resume = ["subscribers", "resume", "counts"];
+    assert_eq!(world.ok(&resume).await, "counts was not paused\n");
 
     let args = ["subscribers", "pause", "counts", "--for", "2s", "--json"];
     let paused = world.json(&args).await.remove(0);
@@ -175,6 +180,7 @@ async fn a_pause_holds_until_it_is_resumed_or_over() {
         "{said}"
     );
     assert_eq!(listed(&world).await["paused_until"], "2100-01-01T00:00:00Z");
+    assert_eq!(world.ok(&resume).await, "counts goes on\n");
     service.stop().await;
 }
 

@@ -58,12 +58,12 @@ impl SubscribersCommand {
     }
 }
 
-/// Until when something is paused, in words.
+/// Until when something is paused, in words that stand behind `paused until`.
 fn pause(until: Option<DateTime<Utc>>) -> String {
     match until {
         None => "-".to_owned(),
         // The library's word for ever, and what other tools may say.
-        Some(until) if until.year() >= 2200 => "resumed".to_owned(),
+        Some(until) if until.year() >= 2200 => "it is resumed".to_owned(),
         Some(until) => time(until),
     }
 }

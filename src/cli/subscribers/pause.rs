@@ -82,13 +82,17 @@ impl Pause {
 impl Resume {
     pub(super) async fn run(&self, config: &Config) -> Outcome {
         let bus = connect(config).await?;
-        Subscribers::over(&bus).resume(&self.name).await?;
+        let was_paused = Subscribers::over(&bus).resume(&self.name).await?;
         let Self { name, .. } = self;
         if self.json {
-            let answer = json!({ "subscriber": name, "paused_until": null });
+            let answer =
+                json!({ "subscriber": name, "paused_until": null, "was_paused": was_paused });
             return Ok(output::json(&answer)?);
         }
-        Ok(output::line(format!("{name} is not paused"))?)
+        Ok(output::line(match was_paused {
+            true => format!("{name} goes on"),
+            false => format!("{name} was not paused"),
+        })?)
     }
 }
 
