@@ -172,15 +172,21 @@ async fn what_was_given_up_is_listed_in_groups_and_shown() {
     let none = world
         .ok(&["dead-letters", "list", "--subscriber", "nobody"])
         .await;
-    assert_eq!(none, "there are no dead letters\n");
-    assert_eq!(
-        world
-            .ok(&["dead-letters", "list", "--limit", "2"])
-            .await
-            .lines()
-            .count(),
-        3
-    );
+    let others = "none of the dead letters is meant: there are others\n";
+    assert_eq!(none, others);
+    let none = ["dead-letters", "list", "--groups", "--cause", "crashed"];
+    assert_eq!(world.ok(&none).await, others);
+    let limited = |limit| ["dead-letters", "list", "--limit", limit];
+    let cut = world.ok(&limited("2")).await;
+    assert_eq!(cut.lines().count(), 4, "{cut}");
+    assert!(cut.contains("the 2 oldest, and there are more"), "{cut}");
+    let all = world.ok(&limited("6")).await;
+    assert_eq!(all.lines().count(), 7, "{all}");
+    let cut = world.run(&[&limited("2")[..], &["--json"]].concat()).await;
+    assert_eq!(cut.stdout.lines().count(), 2, "{cut:?}");
+    assert!(cut.stderr.contains("there are more"), "{cut:?}");
+    let refused = world.refused(2, &limited("0")).await;
+    assert!(refused.contains("--limit"), "{refused}");
     world
         .refused(2, &["dead-letters", "list", "--since", "yesterday"])
         .await;
@@ -410,6 +416,8 @@ async fn what_is_discarded_is_printed_and_gone_and_nothing_else() {
         .ok(&["dead-letters", "discard", "--all", "--yes"])
         .await;
     assert_eq!(list(&world).await, [] as [Value; 0]);
+    let over = ["dead-letters", "list", "--cause", "rejected"];
+    assert_eq!(world.ok(&over).await, "there are no dead letters\n");
 }
 
 #[tokio::test]

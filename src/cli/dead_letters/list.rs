@@ -1,5 +1,7 @@
 //! `tidings dead-letters list`: what subscribers gave up. Never changes anything.
 
+use std::num::NonZeroUsize;
+
 use clap::Args;
 use tidings::{DeadLetterGroup, DeadLetterSelection, DeadLetters, StoredDeadLetter};
 
@@ -16,11 +18,11 @@ const ERROR: usize = 100;
 
 #[derive(Args)]
 pub(super) struct List {
-    /// How many to list at most
-    #[arg(long, value_name = "N", default_value_t = 100)]
-    limit: usize,
-    /// Group them by the kind of error: how many, the first and the last one, an example
-    #[arg(long)]
+    /// How many to list at most, the oldest; says when there are more
+    #[arg(long, value_name = "N", default_value = "100")]
+    limit: NonZeroUsize,
+    /// Group all of them by the kind of error: how many, the first and the last one, an example
+    #[arg(long, conflicts_with = "limit")]
     groups: bool,
     /// Print a JSON object for each
     #[arg(long)]
@@ -41,10 +43,11 @@ impl List {
     }
 
     async fn letters(&self, dead_letters: &DeadLetters, selection: DeadLetterSelection) -> Outcome {
+        let is_filtered = !selection.is_all();
         let mut letters = dead_letters.read(selection).await?;
         let mut rows = vec![HEAD.map(str::to_owned)];
         let mut listed = 0;
-        while listed < self.limit {
+        while listed < self.limit.get() {
             let Some(letter) = letters.next().await? else {
                 break;
             };
@@ -59,29 +62,60 @@ impl List {
                 rows.clear();
             }
         }
+        let is_cut = listed == self.limit.get() && letters.next().await?.is_some();
         match (self.json, listed) {
-            (true, _) => Ok(()),
-            (false, 0) => Ok(output::line("there are no dead letters")?),
-            (false, _) => Ok(output::table(&rows)?),
+            (true, _) if is_cut => eprintln!("{}", self.more()),
+            (true, _) => {}
+            (false, 0) => none(dead_letters, is_filtered).await?,
+            (false, _) => {
+                output::table(&rows)?;
+                if is_cut {
+                    output::line(self.more())?;
+                }
+            }
         }
+        Ok(())
+    }
+
+    /// That not all of them are listed.
+    fn more(&self) -> String {
+        format!(
+            "these are the {} oldest, and there are more: a higher --limit lists them, --since 1h those of the last \
+             hour, --groups counts all",
+            self.limit
+        )
     }
 
     async fn groups(&self, dead_letters: &DeadLetters, selection: DeadLetterSelection) -> Outcome {
+        let is_filtered = !selection.is_all();
         let groups = dead_letters.groups(selection).await?;
-        let groups = groups.iter().take(self.limit);
         if self.json {
-            for group in groups {
+            for group in &groups {
                 output::json(group)?;
             }
             return Ok(());
         }
         let head = GROUP_HEAD.map(str::to_owned);
-        let rows: Vec<[String; 8]> = [head].into_iter().chain(groups.map(group_row)).collect();
+        let rows = [head].into_iter().chain(groups.iter().map(group_row));
+        let rows: Vec<[String; 8]> = rows.collect();
         match rows.len() {
-            1 => Ok(output::line("there are no dead letters")?),
+            1 => none(dead_letters, is_filtered).await,
             _ => Ok(output::table(&rows)?),
         }
     }
+}
+
+/// Says that there is none, or that only the conditions leave out all that there are.
+async fn none(dead_letters: &DeadLetters, is_filtered: bool) -> Outcome {
+    if is_filtered {
+        let mut all = dead_letters.read(DeadLetterSelection::default()).await?;
+        if all.next().await?.is_some() {
+            return Ok(output::line(
+                "none of the dead letters is meant: there are others",
+            )?);
+        }
+    }
+    Ok(output::line("there are no dead letters")?)
 }
 
 const HEAD: [&str; 9] = [
