@@ -1,6 +1,6 @@
 //! `tidings replay`: a subscriber handles a part of its streams again.
 
-use std::sync::Arc;
+use std::{process::Stdio, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -10,7 +10,7 @@ use tidings::{
 use tokio::{sync::Semaphore, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{Store, World, eventually};
+use crate::support::{Running, Store, World, eventually};
 
 #[derive(Debug, Clone, Serialize, Deserialize, Event)]
 #[event(name = "user.counted", version = 1, key = key)]
@@ -105,7 +105,8 @@ async fn one_is_begun_followed_to_its_end_and_listed() {
         "{said}"
     );
     let last = said.lines().last().unwrap();
-    assert!(last.starts_with("done: 3 of 3"), "{said}");
+    let counts = "done: 3 of 3, 2 handled, 1 left out, 0 dead letters";
+    assert_eq!(last, counts, "{said}");
 
     let list = world.ok(&["replay", "list", "counts"]).await;
     let line: Vec<_> = list.lines().last().unwrap().split_whitespace().collect();
@@ -228,6 +229,9 @@ async fn what_cannot_be_done_says_why_and_what_to_do() {
     refused(2, &["counts"], &["--from"]).await;
     refused(2, &["counts", "--from", "yesterday"], &["write 2h, "]).await;
     refused(2, &["counts", "--from", "now"], &["--from 2h"]).await;
+    let to_nothing = ["counts", "--from", "1", "--to", "beginning"];
+    refused(2, &to_nothing, &["there is nothing before"]).await;
+    refused(2, &["counts", "--from", "1", "--key", ""], &["--key"]).await;
     refused(
         2,
         &["counts", "--from", "1", "--rate", "fast"],
@@ -277,4 +281,28 @@ async fn what_cannot_be_done_says_why_and_what_to_do() {
     watching.signalled("INT").await;
     world.nats.stop().await.unwrap();
     world.refused(3, &["replay", "list"]).await;
+}
+
+#[tokio::test]
+async fn whoever_watches_outlasts_an_outage() {
+    let world = World::start(Store::Sqlite).await;
+    let service = Service::start(&world).await;
+    let id = begin(&world, &["--from", "1", "--rate", "1/m"]).await;
+    world.ok(&["replay", "pause", &id]).await;
+    let mut watch = world.command(&["replay", "watch", &id]);
+    watch.stderr(Stdio::piped());
+    let mut watching = Running::of(watch);
+    let line = watching.line().await.unwrap();
+    assert!(line.starts_with("paused: "), "{line}");
+    world.nats.stop().await.unwrap();
+    watching.says("NATS does not answer").await;
+    world.nats.restart().await.unwrap();
+    world.ok(&["replay", "cancel", &id]).await;
+    let mut last = line;
+    while let Some(line) = watching.line().await {
+        last = line;
+    }
+    assert!(last.starts_with("cancelled: "), "{last}");
+    assert_eq!(watching.left().await, Some(1));
+    service.stop().await;
 }

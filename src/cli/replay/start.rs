@@ -1,6 +1,6 @@
 //! `tidings replay start`: beginning one, or rehearsing it.
 
-use clap::Args;
+use clap::{Args, builder::NonEmptyStringValueParser};
 use serde_json::json;
 use tidings::{Rate, Replay, ReplayPoint, ReplayRequest, ReplayState, Replays, Start as Place};
 
@@ -25,7 +25,7 @@ pub(super) struct Start {
     #[arg(long, value_name = "2h|TIME|SEQ|beginning", value_parser = place::parse)]
     from: Place,
     /// The end: what was stored before 5m or TIME, or a sequence, itself included [default: the newest event there is]
-    #[arg(long, value_name = "5m|TIME|SEQ|now", value_parser = place::parse)]
+    #[arg(long, value_name = "5m|TIME|SEQ|now", value_parser = end)]
     to: Option<Place>,
     /// Only events of this name; may be given several times [default: all that it handles]
     #[arg(long = "name", value_name = "NAME")]
@@ -34,10 +34,10 @@ pub(super) struct Start {
     #[arg(long)]
     stream: Option<String>,
     /// Only events with this key
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     key: Option<String>,
     /// Only events of this conversation
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = NonEmptyStringValueParser::new())]
     correlation: Option<String>,
     /// How many of them begin in a time, over all replicas [default: as many as there is place for]
     #[arg(long, value_name = "500/s", value_parser = pace)]
@@ -183,6 +183,16 @@ fn point(place: Place) -> Option<ReplayPoint> {
         Place::Sequence(sequence) => Some(ReplayPoint::Sequence(sequence)),
         Place::Time(time) => Some(ReplayPoint::Time(time)),
         _ => None,
+    }
+}
+
+/// Where a replay ends.
+fn end(text: &str) -> Result<Place, String> {
+    match place::parse(text)? {
+        Place::Beginning => Err(
+            "there is nothing before the beginning: write 5m, a time, a sequence or now".to_owned(),
+        ),
+        place => Ok(place),
     }
 }
 

@@ -1,4 +1,4 @@
-//! `tidings replay watch`: following one to its end. Never changes it.
+//! `tidings replay watch`: following one to its end, also while NATS does not answer. Never changes it.
 
 use std::{
     collections::VecDeque,
@@ -8,7 +8,7 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use clap::Args;
-use tidings::{ReplayId, ReplayProgress, ReplayState, ReplayStatus, Replays};
+use tidings::{BusError, ReplayError, ReplayId, ReplayState, ReplayStatus, Replays};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -52,7 +52,7 @@ pub(super) enum Told {
     Nothing,
 }
 
-/// How fast it is.
+/// How fast it was in the last seconds.
 #[derive(Default)]
 struct Speed {
     seen: VecDeque<(DateTime<Utc>, u64)>,
@@ -64,6 +64,8 @@ struct Teller {
     is_drawn: bool,
     last: Option<ReplayStatus>,
     told_at: Option<Instant>,
+    /// NATS does not answer, and that is told.
+    is_missed: bool,
     speed: Speed,
 }
 
@@ -94,21 +96,41 @@ pub(super) async fn follow(
     stop: &CancellationToken,
 ) -> Result<Option<ReplayStatus>, Report> {
     let mut teller = Teller::new(told);
-    loop {
-        let status = replays.find(id).await?;
-        let is_over = status.replay.state.is_final();
-        teller.tell(&status, is_over)?;
-        if is_over {
-            return Ok(Some(status));
+    let look = async {
+        loop {
+            match replays.find(id).await {
+                Ok(status) => {
+                    let is_over = status.replay.state.is_final();
+                    teller.tell(&status, is_over)?;
+                    if is_over {
+                        return Ok(status);
+                    }
+                }
+                // The replay does not end with an outage, and who follows it is not told to begin anew.
+                Err(ReplayError::Bus(error)) if teller.last.is_some() && is_away(&error) => {
+                    teller.miss(&error);
+                }
+                Err(error) => return Err(error.into()),
+            }
+            tokio::time::sleep(LOOK).await;
         }
-        if stop
-            .run_until_cancelled(tokio::time::sleep(LOOK))
-            .await
-            .is_none()
-        {
+    };
+    match stop.run_until_cancelled(look).await {
+        Some(status) => status.map(Some),
+        None => {
             teller.end();
-            return Ok(None);
+            Ok(None)
         }
+    }
+}
+
+/// Whether the same question may be answered later.
+fn is_away(error: &BusError) -> bool {
+    const UNAVAILABLE: u64 = 10008;
+    match error {
+        BusError::NoResponders { .. } | BusError::Timeout { .. } | BusError::Broken { .. } => true,
+        BusError::Api { code, .. } => *code == UNAVAILABLE,
+        _ => false,
     }
 }
 
@@ -138,13 +160,18 @@ impl Teller {
             is_drawn,
             last: None,
             told_at: None,
+            is_missed: false,
             speed: Speed::default(),
         }
     }
 
     fn tell(&mut self, status: &ReplayStatus, is_last: bool) -> io::Result<()> {
-        if let Some(progress) = &status.progress {
-            self.speed.note(progress);
+        self.is_missed = false;
+        match &status.progress {
+            Some(progress) if status.replay.state == ReplayState::Running => {
+                self.speed.note(progress.at, progress.over());
+            }
+            _ => self.speed.rest(),
         }
         let is_new = self.last.as_ref() != Some(status);
         let text = || line(status, self.speed.per_second());
@@ -170,6 +197,16 @@ impl Teller {
         Ok(())
     }
 
+    /// Says once that nothing is known of it now.
+    fn miss(&mut self, error: &BusError) {
+        self.speed.rest();
+        if !self.is_missed {
+            self.end();
+            eprintln!("NATS does not answer, and is asked again: {error}");
+            self.is_missed = true;
+        }
+    }
+
     /// Leaves the line of the bar.
     fn end(&self) {
         match (self.is_drawn, self.told) {
@@ -181,19 +218,20 @@ impl Teller {
 }
 
 impl Speed {
-    fn note(&mut self, progress: &ReplayProgress) {
-        if self.seen.is_empty() {
-            self.seen
-                .extend(progress.began_at.map(|began_at| (began_at, 0)));
+    /// So many were over then.
+    fn note(&mut self, at: DateTime<Utc>, over: u64) {
+        if self.seen.back().is_none_or(|(last, _)| *last < at) {
+            self.seen.push_back((at, over));
         }
-        let last = self.seen.back().map(|(at, _)| *at);
-        if last.is_none_or(|last| last < progress.at) {
-            self.seen.push_back((progress.at, progress.over()));
-        }
-        let is_old = |(at, _): &(DateTime<Utc>, u64)| (progress.at - *at).as_seconds_f64() > SPAN;
+        let is_old = |(then, _): &(DateTime<Utc>, u64)| (at - *then).as_seconds_f64() > SPAN;
         while self.seen.len() > 2 && self.seen.get(1).is_some_and(is_old) {
             self.seen.pop_front();
         }
+    }
+
+    /// It does not run, and the time until it does again is not counted.
+    fn rest(&mut self) {
+        self.seen.clear();
     }
 
     fn per_second(&self) -> Option<f64> {
@@ -219,13 +257,38 @@ fn line(status: &ReplayStatus, per_second: Option<f64>) -> String {
     if let Some(trouble) = &status.trouble {
         return text + ", it does not go on " + &show::trouble(trouble);
     }
+    if state.is_final() {
+        return text + &became(status);
+    }
     if let Some(per_second) = per_second {
         text += &format!(", {per_second:.0}/s");
-        if state == ReplayState::Running && per_second > 0.0 {
+        if per_second > 0.0 {
             #[allow(clippy::cast_precision_loss)] // it is shown
             let left = all.saturating_sub(over) as f64 / per_second;
             let left = Duration::try_from_secs_f64(left).unwrap_or(Duration::MAX);
             text += &format!(", {} left", lasting(left));
+        }
+    }
+    text
+}
+
+/// What became of its events, once it is over.
+fn became(status: &ReplayStatus) -> String {
+    let Some(progress) = &status.progress else {
+        return String::new();
+    };
+    if status.replay.request.rehearse {
+        return String::new();
+    }
+    let left_out = progress.filtered + progress.skipped;
+    let (handled, letters) = (progress.handled, progress.dead_lettered);
+    let mut text = format!(", {handled} handled, {left_out} left out, {letters} dead letters");
+    for (count, what) in [
+        (progress.duplicates, "handled before in it"),
+        (progress.retried, "among the retries"),
+    ] {
+        if count > 0 {
+            text += &format!(", {count} {what}");
         }
     }
     text
@@ -246,4 +309,34 @@ fn draw(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;
     out.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::TimeDelta;
+
+    use super::*;
+
+    #[test]
+    fn the_speed_is_that_of_the_last_seconds_and_a_pause_is_not_counted() {
+        let second = |second| DateTime::UNIX_EPOCH + TimeDelta::seconds(second);
+        let mut speed = Speed::default();
+        speed.note(second(0), 1000);
+        assert_eq!(
+            speed.per_second(),
+            None,
+            "what was over before is not counted"
+        );
+        speed.note(second(1), 1100);
+        assert_eq!(speed.per_second(), Some(100.0));
+        for at in 2..=20 {
+            speed.note(second(at), 1100 + 10 * (at.unsigned_abs() - 1));
+        }
+        assert_eq!(speed.per_second(), Some(10.0));
+        speed.rest();
+        speed.note(second(600), 1290);
+        assert_eq!(speed.per_second(), None);
+        speed.note(second(601), 1340);
+        assert_eq!(speed.per_second(), Some(50.0));
+    }
 }
