@@ -15,7 +15,7 @@ use futures::StreamExt;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Bus, BusError, Start};
+use super::{Bus, BusError, Start, unreadable::Raw};
 
 /// How much is read at once, in messages and in bytes.
 const PAGE: usize = 256;
@@ -199,15 +199,20 @@ impl Bus {
         stream: &str,
         wanted: &Value,
     ) -> Result<Option<Kept>, BusError> {
+        Ok(self.raw(stream, wanted).await?.map(Kept::of_raw))
+    }
+
+    /// The same, byte for byte.
+    pub(super) async fn raw(&self, stream: &str, wanted: &Value) -> Result<Option<Raw>, BusError> {
         const NO_MESSAGE: u64 = 10037;
         #[derive(Deserialize)]
         struct Answer {
-            message: Raw,
+            message: Told,
         }
         let subject = format!("$JS.API.STREAM.MSG.GET.{stream}");
         match self.api::<Answer>(&subject, wanted).await {
-            Ok(Answer { message }) => match message.kept() {
-                Some(kept) => Ok(Some(kept)),
+            Ok(Answer { message }) => match message.raw() {
+                Some(raw) => Ok(Some(raw)),
                 None => Err(BusError::Broken {
                     subject,
                     reason: "the message is not base64".to_owned(),
@@ -243,11 +248,29 @@ impl Kept {
             payload: message.payload,
         })
     }
+
+    /// Whatever its headers are.
+    fn of_raw(raw: Raw) -> Self {
+        let headers = String::from_utf8_lossy(&raw.headers);
+        let header = |line: &str| {
+            let (name, value) = line.split_once(':')?;
+            Some((name.trim().to_owned(), value.trim().to_owned()))
+        };
+        let mut headers: Vec<_> = headers.lines().skip(1).filter_map(header).collect();
+        headers.sort();
+        Self {
+            sequence: raw.sequence,
+            stored_at: raw.stored_at,
+            subject: raw.subject,
+            headers,
+            payload: raw.payload.into(),
+        }
+    }
 }
 
 /// A message as the API tells it in JSON.
 #[derive(Deserialize)]
-struct Raw {
+struct Told {
     subject: String,
     seq: u64,
     time: DateTime<Utc>,
@@ -257,22 +280,14 @@ struct Raw {
     data: String,
 }
 
-impl Raw {
-    fn kept(self) -> Option<Kept> {
-        let headers = STANDARD.decode(self.hdrs).ok()?;
-        let headers = String::from_utf8_lossy(&headers);
-        let header = |line: &str| {
-            let (name, value) = line.split_once(':')?;
-            Some((name.trim().to_owned(), value.trim().to_owned()))
-        };
-        let mut headers: Vec<_> = headers.lines().skip(1).filter_map(header).collect();
-        headers.sort();
-        Some(Kept {
+impl Told {
+    fn raw(self) -> Option<Raw> {
+        Some(Raw {
+            subject: self.subject,
             sequence: self.seq,
             stored_at: self.time,
-            subject: self.subject,
-            headers,
-            payload: STANDARD.decode(self.data).ok()?.into(),
+            headers: STANDARD.decode(self.hdrs).ok()?,
+            payload: STANDARD.decode(self.data).ok()?,
         })
     }
 }
@@ -295,14 +310,14 @@ mod tests {
 
     #[test]
     fn a_message_is_read_whatever_its_headers_are() {
-        let raw = Raw {
+        let told = Told {
             subject: "dead-letter.x".to_owned(),
             seq: 7,
             time: DateTime::UNIX_EPOCH,
             hdrs: STANDARD.encode(b"NATS/1.0\r\nb: 1\r\nno colon\r\na: \xff\r\n\r\n"),
             data: STANDARD.encode([0, 255]),
         };
-        let kept = raw.kept().unwrap();
+        let kept = Kept::of_raw(told.raw().unwrap());
         let headers = [("a", "\u{fffd}"), ("b", "1")];
         assert_eq!(
             kept.headers,

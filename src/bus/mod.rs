@@ -36,6 +36,7 @@ mod stored;
 pub(crate) mod streams;
 mod survey;
 mod tail;
+mod unreadable;
 mod watchdog;
 
 use std::{pin::pin, sync::Arc, time::Duration};

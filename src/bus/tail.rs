@@ -2,7 +2,10 @@
 //!
 //! An ephemeral consumer hands the messages out once. When one is missing (a lost connection, a
 //! restarted server), the consumer's own sequence shows a gap, and reading begins anew behind the last
-//! message that was seen.
+//! message that was seen. Where the connection was lost, the next message is read [alone](singly) first: it may have
+//! died of it.
+
+mod singly;
 
 use std::{pin::pin, time::Duration};
 
@@ -11,6 +14,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tidings_contract::{Envelope, EventId, NameError, Pattern};
+use tokio::sync::watch;
 
 use super::{
     Bus, BusError, PullError, Pulled, Puller, PullerOptions, envelope_of,
@@ -56,6 +60,9 @@ pub struct Reader {
     pending: u64,
     last_consumer_sequence: u64,
     places: Places,
+    lost: watch::Receiver<u64>,
+    /// How many messages are read alone before the consumer is asked again.
+    singly: u32,
 }
 
 /// Why a stream cannot be read.
@@ -102,8 +109,15 @@ impl Reader {
             }
             start => start,
         };
+        // What is lost from here on may be lost because of what is read.
+        let mut lost = bus.lost.clone();
+        lost.mark_unchanged();
         let consumer = consumer(bus, stream, &subjects, start, headers_only).await;
-        let (puller, pending) = consumer.map_err(failed)?;
+        let Opened {
+            puller,
+            pending,
+            start,
+        } = consumer.map_err(failed)?;
         Ok(Self {
             bus: bus.clone(),
             stream: stream.to_owned(),
@@ -114,6 +128,8 @@ impl Reader {
             pending,
             last_consumer_sequence: 0,
             places: Places::new(bus),
+            lost,
+            singly: 0,
         })
     }
 
@@ -166,6 +182,12 @@ impl Reader {
     pub(super) async fn next_message(&mut self) -> Result<(Message, Place), ReaderError> {
         let mut tries = 0;
         loop {
+            if self.singly > 0 {
+                match self.next_single(&mut tries).await? {
+                    Some(seen) => return Ok(seen),
+                    None => continue,
+                }
+            }
             let pulled = match self.puller.ask(AHEAD, AHEAD, AHEAD_BYTES).await {
                 Ok(()) => match self.puller.next_now() {
                     Some(pulled) => pulled,
@@ -174,7 +196,7 @@ impl Reader {
                 Err(error) => Err(error),
             };
             match pulled {
-                Ok(None) => {}
+                Ok(None) => drop(self.take_loss()),
                 Ok(Some(Pulled(message))) => {
                     if let Some(seen) = self.in_sequence(message) {
                         return Ok(seen);
@@ -203,26 +225,31 @@ impl Reader {
     async fn begin_anew(&mut self, tries: &mut u32, why: &str) -> Result<(), ReaderError> {
         *tries += 1;
         tracing::debug!(stream = self.stream, why, tries, "reading begins anew");
+        if self.take_loss() {
+            return Ok(());
+        }
+        self.reopen(self.start, tries).await
+    }
+
+    async fn reopen(&mut self, start: Start, tries: &mut u32) -> Result<(), ReaderError> {
         loop {
             let opened = consumer(
                 &self.bus,
                 &self.stream,
                 &self.subjects,
-                self.start,
+                start,
                 self.headers_only,
             );
             match opened.await {
-                Ok((puller, pending)) => {
-                    self.puller = puller;
-                    self.pending = pending;
+                Ok(opened) => {
+                    self.puller = opened.puller;
+                    self.pending = opened.pending;
+                    self.start = opened.start;
                     self.last_consumer_sequence = 0;
                     return Ok(());
                 }
                 Err(source) if *tries >= MAX_TRIES || matches!(source, BusError::Api { .. }) => {
-                    return Err(ReaderError {
-                        stream: self.stream.clone(),
-                        source,
-                    });
+                    return Err(self.failed(source));
                 }
                 Err(_) => {
                     *tries += 1;
@@ -231,19 +258,40 @@ impl Reader {
             }
         }
     }
+
+    fn failed(&self, source: BusError) -> ReaderError {
+        ReaderError {
+            stream: self.stream.clone(),
+            source,
+        }
+    }
 }
 
-/// Makes an ephemeral consumer and says how many messages wait in it.
+/// A consumer to read from.
+struct Opened {
+    puller: Puller,
+    /// How many messages wait in it.
+    pending: u64,
+    /// Where it begins, by its sequence where it could be another one the next time.
+    start: Start,
+}
+
+/// Makes an ephemeral consumer.
 async fn consumer(
     bus: &Bus,
     stream: &str,
     subjects: &[String],
     start: Start,
     headers_only: bool,
-) -> Result<(Puller, u64), BusError> {
+) -> Result<Opened, BusError> {
     #[derive(Deserialize)]
     struct Created {
         num_pending: u64,
+        delivered: Delivered,
+    }
+    #[derive(Deserialize)]
+    struct Delivered {
+        stream_seq: u64,
     }
     let name = EventId::now().as_uuid().simple().to_string();
     let mut config = json!({
@@ -274,7 +322,14 @@ async fn consumer(
         consumer: name,
     };
     match Puller::open(bus, &options).await {
-        Ok(puller) => Ok((puller.unwatched(), created.num_pending)),
+        Ok(puller) => Ok(Opened {
+            puller: puller.unwatched(),
+            pending: created.num_pending,
+            start: match start {
+                Start::New | Start::Time(_) => Start::Sequence(created.delivered.stream_seq + 1),
+                start => start,
+            },
+        }),
         Err(PullError::Bus(error)) => Err(error),
         Err(PullError::Gone(reason)) => Err(BusError::Broken { subject, reason }),
     }

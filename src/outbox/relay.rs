@@ -58,7 +58,7 @@ use fetch::Fetcher;
 use give_back::{LookAgain, give_back, nothing_aside};
 use keeper::{Keeper, Post};
 use progress::Report;
-use resume::stored_behind;
+use resume::{Stored, stored_behind};
 use route::Router;
 use stand_by::StandBy;
 use trouble::{RELAY, Troubles};
@@ -243,7 +243,6 @@ impl<DB: Store> Relay<DB> {
     /// database that has gone silent must not keep the relay from trying again.
     async fn tenure(&self, life: &Life) -> Result<Tenured, Fault> {
         let asked = Instant::now();
-        let mut interruptions = life.bus.interruptions();
         let claiming = tokio::time::timeout(self.settings.lease, self.claim()).await;
         let Some(claimed) = claiming.map_err(|_| Fault::Silent)?? else {
             return Ok(Tenured::StandBy);
@@ -293,11 +292,9 @@ impl<DB: Store> Relay<DB> {
             reports,
         };
         tokio::select! {
-            result = self.pipeline(life, claim, keys, waiting, way) => result?,
+            result = self.resume(life, claim, (keys, waiting), way) => result?,
             Some(ended) = crew.join_next() => return Err(fault_of(ended)),
             () = fence.passed() => return Err(Fault::Fenced),
-            // Behind a new connection there may be another stream of that name, or an older copy of it.
-            Ok(()) = interruptions.changed() => return Err(Fault::Disconnected),
         }
         // The reports' channel is closed: the keeper writes the last checkpoint.
         tokio::select! {
@@ -331,17 +328,31 @@ impl<DB: Store> Relay<DB> {
         }))
     }
 
-    /// Resumes behind the last checkpoint, gives back what was parked, and carries events until the turn, or
-    /// until a fault.
+    /// Resumes behind the last checkpoint, and carries events until the connection is lost.
+    async fn resume(
+        &self,
+        life: &Life,
+        claim: Claim<DB::Cursor>,
+        aside: (Vec<(String, i64)>, Waiting),
+        way: Way<DB::Cursor>,
+    ) -> Result<(), Fault> {
+        let (stored, mut interruptions) = stored_behind(&life.bus, &claim.streams).await?;
+        tokio::select! {
+            result = self.pipeline(life, claim, stored.into(), aside, way) => result,
+            // Behind a new connection there may be another stream of that name, or an older copy of it.
+            Ok(()) = interruptions.changed() => Err(Fault::Disconnected),
+        }
+    }
+
+    /// Gives back what was parked, and carries events until the turn, or until a fault.
     async fn pipeline(
         &self,
         life: &Life,
         claim: Claim<DB::Cursor>,
-        mut keys: Vec<(String, i64)>,
-        mut waiting: Waiting,
+        stored: Arc<Stored>,
+        (mut keys, mut waiting): (Vec<(String, i64)>, Waiting),
         way: Way<DB::Cursor>,
     ) -> Result<(), Fault> {
-        let stored = Arc::new(stored_behind(&life.bus, &claim.streams).await?);
         let course = |aside: Aside, patience: Duration| Course {
             owner: self.settings.owner.clone(),
             bus: life.bus.clone(),

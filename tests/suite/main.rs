@@ -64,6 +64,7 @@ mod subscribers;
 mod test_kit;
 mod trace;
 mod trace_again;
+mod unreadable;
 mod upgrade;
 mod verify;
 mod worst_days;

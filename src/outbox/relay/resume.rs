@@ -5,6 +5,7 @@ use std::{collections::HashMap, time::Duration};
 
 use chrono::TimeDelta;
 use tidings_contract::EventId;
+use tokio::sync::watch;
 
 use super::{
     Fault,
@@ -12,7 +13,7 @@ use super::{
     progress::{Confirmation, Origin, by_page},
 };
 use crate::{
-    bus::{Bus, Found, Start, StreamState},
+    bus::{Bus, BusError, Found, Kept, Start, StreamState},
     outbox::{
         standing::{Losses, Standing, StoredLoss, standing},
         store::{Entry, Position, Positions, Row},
@@ -30,6 +31,8 @@ pub(super) struct Stored {
     pub(super) losses: Losses,
     /// And their new positions.
     pub(super) resets: Positions,
+    /// What lay at their ends.
+    last: HashMap<String, Option<Kept>>,
 }
 
 /// Until a stream that seems to have lost something is asked for again.
@@ -47,6 +50,23 @@ impl Stored {
         Some(Ledger::new(stream, incarnation).entry(id, sequence))
     }
 
+    /// Whether the streams are still those that were read, with all that was in them.
+    async fn still_holds(&self, bus: &Bus) -> Result<bool, BusError> {
+        for (stream, end) in &self.ends {
+            let state = bus.stream_state(stream).await?;
+            let is_there = state.is_some_and(|state| {
+                state.incarnation == end.incarnation && state.last_sequence >= end.sequence
+            });
+            let last = at_end(bus, stream, end.sequence).await?;
+            // It may have been removed meanwhile.
+            let is_same = last.is_none() || Some(&last) == self.last.get(stream);
+            if !is_there || !is_same {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// The same for a row that is not on its way to a stream.
     pub(super) fn confirmation(&self, origin: Origin, row: &Row) -> Option<Confirmation> {
         let entry = self.entry(row.id, &row.event)?;
@@ -60,9 +80,28 @@ impl Stored {
     }
 }
 
-/// What the streams hold behind their positions: stored by an owner who did not live to write it down; and
-/// whether they are the streams that the positions mean.
-pub(super) async fn stored_behind(bus: &Bus, streams: &Positions) -> Result<Stored, Fault> {
+/// What the streams hold behind their positions, and what tells of the first connection that is lost from then on.
+///
+/// Reading may cost connections, because there are messages that end them. What was read holds all the same, when
+/// the streams are still the ones that were read.
+pub(super) async fn stored_behind(
+    bus: &Bus,
+    streams: &Positions,
+) -> Result<(Stored, watch::Receiver<u64>), Fault> {
+    let mut interruptions = bus.interruptions();
+    let stored = read_behind(bus, streams).await?;
+    while interruptions.has_changed().unwrap_or(false) {
+        interruptions.mark_unchanged();
+        if !stored.still_holds(bus).await? {
+            return Err(Fault::Disconnected);
+        }
+    }
+    Ok((stored, interruptions))
+}
+
+/// What was stored by an owner who did not live to write it down; and whether they are the streams that the
+/// positions mean.
+async fn read_behind(bus: &Bus, streams: &Positions) -> Result<Stored, Fault> {
     let mut stored = Stored::default();
     for (stream, position) in streams {
         let (state, standing) = look(bus, stream, position).await?;
@@ -71,6 +110,8 @@ pub(super) async fn stored_behind(bus: &Bus, streams: &Positions) -> Result<Stor
             stored.losses.insert(stream.clone(), loss);
         }
         let Some(state) = state else { continue };
+        let last = at_end(bus, stream, state.last_sequence).await?;
+        stored.last.insert(stream.clone(), last);
         let found = tail(bus, stream, position, &state, &standing).await?;
         if standing != Standing::Known {
             let reset = reset(position, &state, &found);
@@ -89,6 +130,14 @@ pub(super) async fn stored_behind(bus: &Bus, streams: &Positions) -> Result<Stor
         stored.ends.insert(stream.clone(), end);
     }
     Ok(stored)
+}
+
+/// What lies at the end of a stream, if anything does.
+async fn at_end(bus: &Bus, stream: &str, sequence: u64) -> Result<Option<Kept>, BusError> {
+    match sequence {
+        0 => Ok(None),
+        sequence => bus.kept(stream, sequence).await,
+    }
 }
 
 /// How a stream stands. What looks like a loss is asked for again: a cluster that begins may not know all yet.

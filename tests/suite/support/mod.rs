@@ -10,6 +10,7 @@ mod oracle;
 mod past;
 mod pgbouncer;
 mod proxy;
+mod raw;
 mod replays;
 mod world;
 

@@ -1,0 +1,92 @@
+//! Reading one message after the other, in JSON, where the connection was lost: it may have died of the next one.
+//! Never reads on that way when nothing is wrong there.
+
+use std::time::Duration;
+
+use async_nats::Message;
+
+use super::{MAX_TRIES, Reader, ReaderError};
+use crate::{
+    bus::{BusError, place::Place},
+    start::Start,
+};
+
+/// How many are read alone behind one that cannot be read otherwise: there may be more of them.
+const SINGLES: u32 = 32;
+/// Until a server that did not answer is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+
+impl Reader {
+    /// Whether the connection was lost since this was last asked. Then the next message is read alone.
+    pub(super) fn take_loss(&mut self) -> bool {
+        let was_lost = self.lost.has_changed().unwrap_or(false);
+        if was_lost {
+            self.lost.mark_unchanged();
+            self.singly = self.singly.max(1);
+        }
+        was_lost
+    }
+
+    /// The next message, read alone; `None` when reading goes on as ever, or has to be tried again.
+    ///
+    /// # Cancel safety
+    /// No message is skipped when the future is dropped.
+    pub(super) async fn next_single(
+        &mut self,
+        tries: &mut u32,
+    ) -> Result<Option<(Message, Place)>, ReaderError> {
+        let from = match self.start {
+            Start::Sequence(sequence) => sequence,
+            _ => 1,
+        };
+        let asked = self.bus.single_from(&self.stream, &self.subjects, from);
+        let single = match asked.await {
+            Ok(Some(single)) => single,
+            Ok(None) => {
+                self.reopen(self.start, tries).await?;
+                self.singly = 0;
+                return Ok(None);
+            }
+            Err(error @ BusError::Denied { .. }) => {
+                let stream = &self.stream;
+                tracing::warn!(stream, %error, "what the connection may have died of cannot be looked at");
+                self.reopen(self.start, tries).await?;
+                self.singly = 0;
+                return Ok(None);
+            }
+            Err(source) if *tries >= MAX_TRIES || matches!(source, BusError::Api { .. }) => {
+                return Err(self.failed(source));
+            }
+            Err(_) => {
+                *tries += 1;
+                tokio::time::sleep(ASK_AGAIN).await;
+                return Ok(None);
+            }
+        };
+        let left = match single.fault {
+            Some(_) => SINGLES,
+            None => self.singly.saturating_sub(1),
+        };
+        let next = Start::Sequence(single.sequence + 1);
+        let pending = self.pending.saturating_sub(1);
+        // How many really wait behind the last one that was announced a new consumer says.
+        let is_over = left == 0 || pending == 0;
+        if is_over {
+            self.reopen(next, tries).await?;
+        } else {
+            self.pending = pending;
+        }
+        self.singly = if is_over { 0 } else { left };
+        self.start = next;
+        single.tell(&self.stream);
+        let place = Place {
+            stream: self.stream.as_str().into(),
+            sequence: single.sequence,
+            consumer_sequence: 0,
+            delivered: 1,
+            stored_at: single.stored_at,
+            pending: self.pending,
+        };
+        Ok(Some((single.message, place)))
+    }
+}

@@ -1,0 +1,214 @@
+//! Messages as the client would read them, and what of one it cannot read can be read all the same. Never decides
+//! what becomes of them.
+//!
+//! A header that is not UTF-8, has no colon or a name that is none, or a subject that is not UTF-8, ends the
+//! connection of the client that receives it, each time anew. In JSON nothing is misread.
+
+use std::str::FromStr;
+
+use async_nats::{HeaderMap, HeaderName, HeaderValue, Message, StatusCode};
+use chrono::{DateTime, Utc};
+use serde_json::json;
+
+use super::{Bus, BusError};
+
+/// A message that was asked for alone.
+pub(super) struct Single {
+    /// Without the headers that cannot be read, and without a reply subject.
+    pub(super) message: Message,
+    pub(super) sequence: u64,
+    pub(super) stored_at: DateTime<Utc>,
+    /// Why the client cannot read it.
+    pub(super) fault: Option<&'static str>,
+}
+
+impl Bus {
+    /// The first message from a sequence on that these subjects cover, all without any; asked of the leader.
+    pub(super) async fn single_from(
+        &self,
+        stream: &str,
+        subjects: &[String],
+        from: u64,
+    ) -> Result<Option<Single>, BusError> {
+        let any = [">".to_owned()];
+        let subjects = match subjects {
+            [] => &any,
+            subjects => subjects,
+        };
+        let mut first: Option<Single> = None;
+        for subject in subjects {
+            let wanted = json!({ "seq": from.max(1), "next_by_subj": subject });
+            let Some(raw) = self.raw(stream, &wanted).await? else {
+                continue;
+            };
+            let earlier = first.as_ref().map_or(u64::MAX, |first| first.sequence);
+            if raw.sequence < earlier {
+                first = Some(Single::new(raw));
+            }
+        }
+        Ok(first)
+    }
+}
+
+/// A message of a stream, byte for byte but for its subject.
+pub(super) struct Raw {
+    pub(super) subject: String,
+    pub(super) sequence: u64,
+    pub(super) stored_at: DateTime<Utc>,
+    pub(super) headers: Vec<u8>,
+    pub(super) payload: Vec<u8>,
+}
+
+impl Single {
+    fn new(raw: Raw) -> Self {
+        let length = raw.subject.len() + raw.headers.len() + raw.payload.len();
+        let (headers, fault) = headers(&raw.headers);
+        let message = Message {
+            headers: (!raw.headers.is_empty()).then_some(headers),
+            reply: None,
+            payload: raw.payload.into(),
+            status: None,
+            description: None,
+            length,
+            // The server replaces what is not UTF-8; and the client takes any white space for an end.
+            subject: raw.subject.into(),
+        };
+        let is_odd = |letter: char| letter == char::REPLACEMENT_CHARACTER || letter.is_whitespace();
+        let odd = message.subject.contains(is_odd);
+        Self {
+            fault: fault.or(odd.then_some("the subject is not one")),
+            sequence: raw.sequence,
+            stored_at: raw.stored_at,
+            message,
+        }
+    }
+
+    /// Says which message it is, if the client cannot read it.
+    pub(super) fn tell(&self, stream: &str) {
+        if let Some(fault) = self.fault {
+            tracing::warn!(
+                stream,
+                sequence = self.sequence,
+                subject = %self.message.subject,
+                fault,
+                "a message ends the connection of whoever receives it: it is read without what cannot be read"
+            );
+        }
+    }
+}
+
+/// The headers that can be read, and why the client cannot read the others.
+fn headers(raw: &[u8]) -> (HeaderMap, Option<&'static str>) {
+    let mut read = HeaderMap::new();
+    let mut fault = None;
+    let mut open: Option<(HeaderName, String)> = None;
+    let mut lines = raw.split(|byte| *byte == b'\n');
+    if !raw.is_empty() && !lines.next().is_some_and(begins_headers) {
+        fault = Some("the headers do not begin as such");
+    }
+    for line in lines {
+        let line = match std::str::from_utf8(line) {
+            Ok(line) => line.strip_suffix('\r').unwrap_or(line),
+            Err(_) => {
+                fault = Some("a header is not UTF-8");
+                close(&mut read, open.take());
+                continue;
+            }
+        };
+        // A value may go on in the next line.
+        if let Some((_, value)) = &mut open
+            && line.starts_with(char::is_whitespace)
+        {
+            value.push_str(line);
+            continue;
+        }
+        close(&mut read, open.take());
+        match line
+            .split_once(':')
+            .map(|(name, value)| (name.parse(), value))
+        {
+            _ if line.is_empty() => {}
+            Some((Ok(name), value)) => open = Some((name, value.to_owned())),
+            Some((Err(_), _)) => fault = Some("the name of a header is none"),
+            None => fault = Some("a header has no colon"),
+        }
+    }
+    close(&mut read, open);
+    (read, fault)
+}
+
+fn begins_headers(line: &[u8]) -> bool {
+    let line = std::str::from_utf8(line).ok();
+    let said = line.and_then(|line| line.strip_prefix("NATS/1.0"));
+    said.is_some_and(|said| match said.split_whitespace().next() {
+        Some(status) => StatusCode::from_str(status).is_ok(),
+        None => true,
+    })
+}
+
+fn close(read: &mut HeaderMap, header: Option<(HeaderName, String)>) {
+    if let Some((name, value)) = header {
+        read.append(name, HeaderValue::from(value.trim()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn single(subject: &str, headers: &[u8]) -> Single {
+        Single::new(Raw {
+            subject: subject.to_owned(),
+            sequence: 7,
+            stored_at: DateTime::UNIX_EPOCH,
+            headers: headers.to_vec(),
+            payload: vec![0, 255],
+        })
+    }
+
+    fn readable(single: &Single) -> Vec<(String, String)> {
+        let headers = single.message.headers.iter().flat_map(HeaderMap::iter);
+        let mut headers: Vec<_> = headers
+            .flat_map(|(name, values)| {
+                let values = values.iter();
+                values.map(move |value| (name.to_string(), value.to_string()))
+            })
+            .collect();
+        headers.sort();
+        headers
+    }
+
+    #[test]
+    fn what_can_be_read_is_kept_and_what_cannot_is_left_out() {
+        for bad in [
+            b"x: \xff".as_slice(),
+            b"no colon",
+            b"a name: 1",
+            "n\u{e4}me: 1".as_bytes(),
+        ] {
+            let raw = [b"NATS/1.0\r\na: 1\r\n", bad, b"\r\nb:2\r\n  3\r\n\r\n"].concat();
+            let single = single("user.created", &raw);
+            assert!(single.fault.is_some(), "{bad:?}");
+            let kept = [("a", "1"), ("b", "2  3")];
+            assert_eq!(
+                readable(&single),
+                kept.map(|(name, value)| (name.to_owned(), value.to_owned()))
+            );
+            assert_eq!(single.message.payload, [0, 255].as_slice());
+        }
+    }
+
+    #[test]
+    fn an_ordinary_message_has_no_fault() {
+        let headers = b"NATS/1.0\r\na: 1\r\na: \xc3\xa4\r\n\r\n";
+        assert_eq!(single("user.created", headers).fault, None);
+        assert_eq!(single("user.created", b"").fault, None);
+        assert!(single("user.created", b"").message.headers.is_none());
+    }
+
+    #[test]
+    fn a_subject_that_the_client_takes_apart_is_a_fault() {
+        assert!(single("user.\u{fffd}", b"").fault.is_some());
+        assert!(single("user.\u{2003}x", b"").fault.is_some());
+    }
+}

@@ -1,0 +1,182 @@
+//! What a foreign publisher writes that a client cannot read ends its connection, and holds nobody up.
+
+use std::time::Duration;
+
+use chrono::Utc;
+use sqlx::Sqlite;
+use tidings::{Pattern, Sought, Start, Trace, Verify};
+
+use crate::{
+    both,
+    support::{Counted, Database, User, World, eventually, log, within},
+};
+
+both!(
+    a_relay_starts_behind_what_cannot_be_read_and_goes_on,
+    a_stream_is_verified_and_searched_through_what_cannot_be_read,
+);
+
+/// Each ends the connection of a client that receives it.
+const BAD: [&[u8]; 4] = [
+    b"x-bad: \xff\xfe",
+    b"no colon here",
+    b"a name: 1",
+    b"n\xc3\xa4me: 1",
+];
+
+async fn bad<DB: Database>(world: &World<DB>) {
+    for lines in BAD {
+        world.publish_raw(b"count.raised", lines).await;
+    }
+    world.publish_raw(b"count.r\xff", b"a: 1").await;
+}
+
+async fn commit<DB: Database>(world: &World<DB>, counts: std::ops::Range<i64>) {
+    let mut tx = world.outbox.begin().await.unwrap();
+    for count in counts {
+        let key = "one".to_owned();
+        tx.publish(&Counted { key, count }).unwrap();
+    }
+    tx.commit().await.unwrap();
+}
+
+async fn is_relayed<DB: Database>(world: &World<DB>) {
+    eventually("everything is published", || async {
+        world.outbox.status().await.unwrap().backlog == 0
+    })
+    .await;
+}
+
+async fn a_relay_starts_behind_what_cannot_be_read_and_goes_on<DB: Database>(world: World<DB>) {
+    log::listen();
+    let relay = world.relay();
+    commit(&world, 0..3).await;
+    is_relayed(&world).await;
+    relay.stop().await.unwrap();
+    bad(&world).await;
+    world.publish([&User::new("between")]).await;
+    bad(&world).await;
+
+    let relay = world.relay();
+    commit(&world, 3..6).await;
+    is_relayed(&world).await;
+    relay.stop().await.unwrap();
+    assert_eq!(
+        world
+            .bus
+            .read("EVENTS", &[], Start::Beginning)
+            .await
+            .unwrap()
+            .pending(),
+        3 + 5 + 1 + 5 + 3
+    );
+    let fault = "a header is not UTF-8";
+    let said = log::said(fault);
+    assert!(
+        said.iter().any(|line| line.contains("sequence=4 ")),
+        "{said:?}"
+    );
+    assert!(
+        said.iter().all(|line| line.contains("stream=\"EVENTS\"")),
+        "{said:?}"
+    );
+}
+
+async fn a_stream_is_verified_and_searched_through_what_cannot_be_read<DB: Database>(
+    world: World<DB>,
+) {
+    bad(&world).await;
+    let relay = world.relay();
+    commit(&world, 0..3).await;
+    is_relayed(&world).await;
+    bad(&world).await;
+    commit(&world, 3..6).await;
+    is_relayed(&world).await;
+    relay.stop().await.unwrap();
+    bad(&world).await;
+
+    let verify = Verify::new(&world.bus, &world.outbox).payloads();
+    let found = within("it is verified", verify.run()).await.unwrap();
+    assert_eq!(found.streams[0].sound, 6, "{found:?}");
+
+    let trace = Trace::over(&world.bus).streams(["EVENTS"]);
+    let key = Sought::Key("one".to_owned());
+    let found = within("it is searched", trace.run(&key)).await.unwrap();
+    assert_eq!(found.events.len(), 6, "{found:?}");
+}
+
+/// The sequences that are read, up to one.
+async fn read<DB: Database>(
+    world: &World<DB>,
+    subjects: &[&str],
+    start: Start,
+    up_to: u64,
+) -> Vec<u64> {
+    let subjects: Vec<_> = subjects
+        .iter()
+        .map(|s| Pattern::parse(s).unwrap())
+        .collect();
+    let mut reader = world.bus.read("EVENTS", &subjects, start).await.unwrap();
+    let mut sequences = Vec::new();
+    while sequences.last() != Some(&up_to) {
+        sequences.push(
+            within("the next one", reader.next())
+                .await
+                .unwrap()
+                .sequence,
+        );
+    }
+    sequences
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_sees_every_message_wherever_it_begins() {
+    let world = World::<Sqlite>::start().await;
+    let begin = Utc::now() - Duration::from_secs(60);
+    world.publish([&User::new("first")]).await;
+    for _ in 0..20 {
+        bad(&world).await;
+    }
+    let users: Vec<_> = (0..60).map(|n| User::new(&n.to_string())).collect();
+    world.publish(&users).await;
+    // The last one is one of them.
+    world.publish_raw(b"user.created", BAD[0]).await;
+
+    let all: Vec<u64> = (1..=162).collect();
+    assert_eq!(read(&world, &[], Start::Beginning, 162).await, all);
+    assert_eq!(read(&world, &[], Start::Time(begin), 162).await, all);
+    assert_eq!(read(&world, &[], Start::Sequence(30), 162).await, all[29..]);
+    let users: Vec<u64> = std::iter::once(1).chain(102..=162).collect();
+    assert_eq!(
+        read(&world, &["user.>"], Start::Beginning, 162).await,
+        users
+    );
+    let both = ["user.>", "count.raised"];
+    assert_eq!(
+        read(&world, &both, Start::Beginning, 162).await.len(),
+        62 + 80
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_of_what_is_new_sees_what_cannot_be_read_first() {
+    let world = World::<Sqlite>::start().await;
+    world.publish([&User::new("before")]).await;
+    let mut reader = world.bus.read("EVENTS", &[], Start::New).await.unwrap();
+    world
+        .publish_raw(
+            b"user.created",
+            b"ce-type: user.created.v1\r\nce-id: 0190d1e2-0000-7000-8000-000000000001\r\nx: \xff",
+        )
+        .await;
+    world.publish([&User::new("after")]).await;
+    let first = within("the first one", reader.next()).await.unwrap();
+    assert_eq!(
+        (first.sequence, first.subject.as_str()),
+        (2, "user.created")
+    );
+    let id = first.envelope.unwrap().id().to_string();
+    assert_eq!(id, "0190d1e2-0000-7000-8000-000000000001");
+    let second = within("the second one", reader.next()).await.unwrap();
+    assert_eq!(second.sequence, 3);
+}
