@@ -100,6 +100,12 @@ impl RunVerify {
         let mut rows = vec![HEAD.map(str::to_owned)];
         rows.extend(found.streams.iter().map(row));
         output::table(&rows)?;
+        for stream in found.streams.iter().filter(|stream| stream.expired > 0) {
+            output::line(format!(
+                "{}: a limit of the stream may have removed what is expired; a purge of it looks the same",
+                stream.stream
+            ))?;
+        }
         let differences = found.streams.iter().flat_map(|stream| {
             let told = stream.differences.iter();
             told.map(|difference| line(&stream.stream, difference))

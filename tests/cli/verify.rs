@@ -39,6 +39,14 @@ async fn a_stream_that_lost_an_event_is_told_from_one_that_did_not(world: World)
     let lost = world.run(&["verify"]).await;
     assert_eq!(lost.code, Some(1), "{lost:?}");
     assert!(lost.stdout.contains("purged or deleted"), "{lost:?}");
+    let mut limited = stored.cached_info().config.clone();
+    limited.max_age = std::time::Duration::from_secs(3600);
+    context.update_stream(limited).await.unwrap();
+    let expired = world.ok(&["verify"]).await;
+    assert!(
+        expired.contains("a purge of it looks the same"),
+        "{expired}"
+    );
     context.delete_stream(name).await.unwrap();
     let gone = world.run(&["verify"]).await;
     assert_eq!(gone.code, Some(1), "{gone:?}");
