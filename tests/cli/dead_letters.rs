@@ -185,6 +185,8 @@ async fn what_was_given_up_is_listed_in_groups_and_shown() {
     let cut = world.run(&[&limited("2")[..], &["--json"]].concat()).await;
     assert_eq!(cut.stdout.lines().count(), 2, "{cut:?}");
     assert!(cut.stderr.contains("there are more"), "{cut:?}");
+    let groups = [&limited("1")[..], &["--groups"]].concat();
+    world.refused(2, &groups).await;
     let refused = world.refused(2, &limited("0")).await;
     assert!(refused.contains("--limit"), "{refused}");
     world

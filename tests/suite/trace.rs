@@ -350,36 +350,39 @@ async fn what_a_stream_has_lost_is_told_with_the_reason<DB: Database>(world: Wor
         world.commit("ada").await,
         world.commit("bob").await,
         world.commit("eve").await,
+        world.commit("zoe").await,
     ];
     world.publish_all().await;
     let stream = events(&world).await;
-    stream.delete_message(2).await.unwrap();
-    let event = world.traced(ids[1]).await;
+    stream.delete_message(3).await.unwrap();
+    let event = world.traced(ids[2]).await;
     let why = event.unstored.clone().unwrap();
     assert!(
-        why.contains("EVENTS confirmed it at 2") && why.contains("was deleted from"),
+        why.contains("EVENTS confirmed it at 3") && why.contains("was deleted from"),
         "{why}"
     );
     assert_eq!(
         (event.stored[0].sequence, event.stored[0].is_there),
-        (2, false)
+        (3, false)
     );
     stream.purge().sequence(2).await.unwrap();
     let why = world.traced(ids[0]).await.unstored.unwrap();
     assert!(why.contains("a limit of the stream or a purge"), "{why}");
+    let why = world.traced(ids[2]).await.unstored.unwrap();
+    assert!(why.contains("was deleted from"), "{why}");
     let client = async_nats::connect(world.nats.url()).await.unwrap();
     jetstream::new(client)
         .delete_stream("EVENTS")
         .await
         .unwrap();
-    let why = world.traced(ids[2]).await.unstored.unwrap();
+    let why = world.traced(ids[3]).await.unstored.unwrap();
     assert!(why.contains("the stream is gone"), "{why}");
     world
         .bus
         .apply_stream(&crate::support::events_stream())
         .await
         .unwrap();
-    let why = world.traced(ids[2]).await.unstored.unwrap();
+    let why = world.traced(ids[3]).await.unstored.unwrap();
     assert!(why.contains("another one of its name"), "{why}");
 }
 

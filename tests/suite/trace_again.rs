@@ -62,4 +62,10 @@ async fn what_came_back_to_its_place_is_told_once() {
     assert_eq!(event.stored[0].sequence, 2);
     let epochs: Vec<i64> = event.batches.iter().map(|batch| batch.epoch).collect();
     assert_eq!(epochs, [2, 0], "the relay's, and the repair's");
+    Sqlite::execute(world.outbox.pool(), "delete from tidings_outbox").await;
+    let event = world.traced(id).await;
+    let OutboxTrace::Absent { why } = &event.outbox else {
+        panic!("{event:?}")
+    };
+    assert!(why.contains("has let go of its row"), "{why}");
 }
