@@ -408,3 +408,35 @@ fn earliest(entry: &Entry, id: i64) -> u64 {
 fn is_without_gaps(entry: &Entry) -> bool {
     entry.last_id - entry.first_id + 1 == i64::from(entry.events)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(last_id: i64) -> Entry {
+        Entry {
+            first_id: 10,
+            last_id,
+            events: 3,
+            stream: "A".to_owned(),
+            incarnation: "then".to_owned(),
+            first_sequence: 5,
+            last_sequence: 7,
+            way: Way::Relayed,
+        }
+    }
+
+    #[test]
+    fn the_place_of_an_event_is_known_where_its_entry_has_no_gaps() {
+        let whole = entry(12);
+        assert!(is_without_gaps(&whole));
+        assert_eq!([10, 11, 12].map(|id| earliest(&whole, id)), [5, 6, 7]);
+        // The third lies at 14; 13 may be the second, and 12 then none of them.
+        let with_gaps = entry(14);
+        assert!(!is_without_gaps(&with_gaps));
+        assert_eq!(
+            [10, 12, 13, 14].map(|id| earliest(&with_gaps, id)),
+            [5, 5, 6, 7]
+        );
+    }
+}
