@@ -4,7 +4,9 @@
 //! A pull is a request that the server answers with up to `batch` messages of at most `max_bytes` together
 //! within `expires`; until then it sends a heartbeat. Silence for longer than the heartbeat means that the
 //! pulls are lost (a restarted server forgets them) and begins anew on a fresh inbox. When nothing comes though
-//! it should, the [watchdog](super::watchdog) finds out why.
+//! it should, the [watchdog](super::watchdog) finds out why. What ended the connection is [looked for](lost).
+
+mod lost;
 
 use std::time::Duration;
 
@@ -14,6 +16,7 @@ use futures::{FutureExt, StreamExt};
 use serde_json::json;
 use tokio::{sync::watch, time::Instant};
 
+use self::lost::Lost;
 use super::{
     Bus, BusError,
     credit::{Credit, Room},
@@ -51,6 +54,8 @@ pub(crate) struct Puller {
     refusals: u32,
     /// The inbox before this one: what was on its way to it is not thrown away.
     previous: Option<Subscriber>,
+    /// What was delivered and never came; not looked for where nobody looks after the consumer.
+    missing: Option<Lost>,
 }
 
 /// A message that was pulled, not yet read.
@@ -75,6 +80,11 @@ impl Puller {
         // Losses before this moment do not concern us.
         let mut lost = bus.lost.clone();
         lost.mark_unchanged();
+        let mut missing = Lost::new(bus, options);
+        // Whoever pulled before may have begun to look, and not have ended.
+        if *lost.borrow() > 0 {
+            missing.begin();
+        }
         Ok(Self {
             bus: bus.clone(),
             next_subject: format!(
@@ -91,12 +101,20 @@ impl Puller {
             is_refused: false,
             refusals: 0,
             previous: None,
+            missing: Some(missing),
         })
     }
 
     /// For a consumer that is given up when something is wrong with it.
     pub(super) fn unwatched(mut self) -> Self {
         self.watchdog = None;
+        self.missing = None;
+        self
+    }
+
+    /// For whoever misses each delivery that is not there.
+    pub(crate) fn in_order(mut self) -> Self {
+        self.missing.iter_mut().for_each(Lost::in_order);
         self
     }
 
@@ -108,7 +126,7 @@ impl Puller {
         capacity: usize,
         bytes_free: usize,
     ) -> Result<(), PullError> {
-        if self.is_refused {
+        if self.is_refused || self.missing.as_ref().is_some_and(Lost::holds_up) {
             return Ok(());
         }
         let room = Room {
@@ -152,6 +170,13 @@ impl Puller {
     /// # Cancel safety
     /// No message is lost when the future is dropped, unless the pulls were found lost.
     pub(crate) async fn next(&mut self) -> Result<Option<Pulled>, PullError> {
+        if let Some(message) = self.missing.as_mut().and_then(Lost::take) {
+            return Ok(Some(Pulled(message)));
+        }
+        if self.missing.as_ref().is_some_and(Lost::holds_up) {
+            looked(&mut self.missing).await;
+            return Ok(None);
+        }
         let silent_until = self.last_heard + SILENCE;
         let waiting = self.credit.is_outstanding();
         tokio::select! {
@@ -167,6 +192,7 @@ impl Puller {
             Ok(()) = self.lost.changed(), if waiting => {
                 self.watchdog.iter_mut().for_each(Watchdog::begin_anew);
                 self.begin_anew("the connection was lost").await?;
+                self.look_for_lost();
                 Ok(None)
             }
             () = tokio::time::sleep_until(silent_until), if waiting => {
@@ -174,12 +200,21 @@ impl Puller {
                 self.begin_anew("no heartbeat").await?;
                 Ok(None)
             }
+            () = looked(&mut self.missing) => Ok(None),
             finding = finding(&mut self.watchdog, waiting) => self.act_on(finding).await,
         }
     }
 
     /// What has arrived already, if something has: as [`Puller::next`], without what a wait costs.
     pub(crate) fn next_now(&mut self) -> Option<Result<Option<Pulled>, PullError>> {
+        if let Some(missing) = &mut self.missing {
+            if let Some(message) = missing.take() {
+                return Some(Ok(Some(Pulled(message))));
+            }
+            if missing.holds_up() {
+                return None;
+            }
+        }
         if let Some(previous) = &mut self.previous
             && let Some(Some(message)) = previous.next().now_or_never()
         {
@@ -197,6 +232,9 @@ impl Puller {
         match message.status {
             None => {
                 self.credit.arrived(message.length);
+                self.missing
+                    .iter_mut()
+                    .for_each(|missing| missing.came(&message));
                 self.moved();
                 Ok(Some(Pulled(message)))
             }
@@ -306,6 +344,16 @@ impl Puller {
         Ok(())
     }
 
+    /// What still comes to the inbox before comes behind what was lost: whoever misses that must not get it first.
+    fn look_for_lost(&mut self) {
+        if let Some(missing) = &mut self.missing {
+            missing.begin();
+            if missing.holds_up() {
+                self.previous = None;
+            }
+        }
+    }
+
     fn broken(&self, error: &impl std::fmt::Display) -> PullError {
         PullError::Bus(BusError::Broken {
             subject: self.next_subject.clone(),
@@ -318,6 +366,14 @@ impl Puller {
 async fn late(inbox: &mut Option<Subscriber>) -> Option<Message> {
     match inbox {
         Some(inbox) => inbox.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Ends when a look for what was lost has ended; never, when there is none.
+async fn looked(missing: &mut Option<Lost>) {
+    match missing {
+        Some(missing) => missing.looked().await,
         None => std::future::pending().await,
     }
 }

@@ -426,7 +426,7 @@ impl Source {
 
     /// Begins at the ack floor, on an inbox that nothing from before reaches.
     async fn rewind(&mut self) -> Result<(), BusError> {
-        let fresh = puller(&self.bus, &self.consumer).await?;
+        let fresh = puller(&self.bus, &self.consumer).await?.in_order();
         let before = std::mem::replace(&mut self.puller, fresh);
         // Closed, not dropped: what its pulls still got would be missing after the beginning.
         drop(before.close().await);

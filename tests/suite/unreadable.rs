@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use chrono::Utc;
 use sqlx::Sqlite;
-use tidings::{Pattern, Sought, Start, Trace, Verify};
+use tidings::{
+    CircuitBreaker, Context, EventSubscriber, Failure, Pattern, Sought, Start, Trace, Verify,
+    Worker,
+};
 
 use crate::{
     both,
-    support::{Counted, Database, User, World, eventually, log, within},
+    support::{Counted, Database, Noted, User, World, eventually, log, within},
 };
 
 both!(
@@ -179,4 +182,97 @@ async fn a_reader_of_what_is_new_sees_what_cannot_be_read_first() {
     assert_eq!(id, "0190d1e2-0000-7000-8000-000000000001");
     let second = within("the second one", reader.next()).await.unwrap();
     assert_eq!(second.sequence, 3);
+}
+
+/// A worker that notes what it counts.
+fn counting(
+    world: &World<Sqlite>,
+    noted: &Noted,
+    subscriber: EventSubscriber<Noted>,
+) -> Worker<Noted> {
+    async fn count(counted: Counted, cx: Context<Noted>) -> Result<(), Failure> {
+        cx.state().note(counted.count.to_string());
+        Ok(())
+    }
+    Worker::new(world.bus.clone(), noted.clone()).subscribe(subscriber.on(count))
+}
+
+/// Nothing is left to be answered.
+async fn is_settled(world: &World<Sqlite>, up_to: u64) {
+    let client = async_nats::connect(world.nats.url()).await.unwrap();
+    let stream = async_nats::jetstream::new(client)
+        .get_stream("EVENTS")
+        .await
+        .unwrap();
+    eventually("everything is answered", || async {
+        let info = stream.consumer_info("counting").await;
+        info.is_ok_and(|info| (info.ack_floor.stream_sequence, info.num_ack_pending) == (up_to, 0))
+    })
+    .await;
+}
+
+const EVENT: &[u8] = b"ce-type: count.raised.v1\r\nce-id: 0190d1e2-0000-7000-8000-00000000000";
+
+/// Bad ones that are no event, one that is, and good ones before, between and behind them: 13 messages.
+async fn mixture(world: &World<Sqlite>) {
+    let counted = |count| Counted {
+        key: "one".to_owned(),
+        count,
+    };
+    world.publish([&counted(1)]).await;
+    for lines in BAD {
+        world.publish_raw(b"count.raised", lines).await;
+    }
+    world.publish([&counted(2)]).await;
+    let event = [EVENT, b"1\r\nx: \xff"].concat();
+    let payload = br#"{"key":"one","count":3}"#;
+    world
+        .publish_raw_with(b"count.raised", &event, payload)
+        .await;
+    for count in 4..10 {
+        world.publish([&counted(count)]).await;
+    }
+}
+
+async fn is_handled(world: &World<Sqlite>, noted: &Noted) {
+    is_settled(world, 13).await;
+    let dead = world.dead_letters().await;
+    assert_eq!(dead.len(), BAD.len(), "no event has a payload that is none");
+    let said = log::said("a message ends the connection");
+    assert!(
+        said.iter().any(|line| line.contains("sequence=7 ")),
+        "{said:?}"
+    );
+    assert!(log::said("may have died of an event").is_empty());
+    let mut all = noted.all();
+    all.sort();
+    assert_eq!(all, ["1", "2", "3", "4", "5", "6", "7", "8", "9"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_handles_what_can_be_read_of_it_and_buries_the_rest() {
+    log::listen();
+    let world = World::<Sqlite>::start().await;
+    mixture(&world).await;
+    let noted = Noted::default();
+    let subscriber = EventSubscriber::durable("counting").circuit_breaker(CircuitBreaker::off());
+    let worker = world.run(counting(&world, &noted, subscriber));
+    is_handled(&world, &noted).await;
+    worker.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ordered_worker_keeps_the_order_through_it() {
+    log::listen();
+    let world = World::<Sqlite>::start().await;
+    mixture(&world).await;
+    let noted = Noted::default();
+    let subscriber = EventSubscriber::durable("counting")
+        .ordered_by_key()
+        .circuit_breaker(CircuitBreaker::off());
+    let worker = world.run(counting(&world, &noted, subscriber));
+    is_handled(&world, &noted).await;
+    let all = noted.all();
+    assert!(all.is_sorted(), "{all:?}");
+    worker.stop().await.unwrap();
 }

@@ -1,0 +1,281 @@
+//! What a consumer has delivered and the client could not read: it ended the connection, and would do so each time it
+//! is delivered again. Makes an ordinary delivery of it. Never answers one.
+//!
+//! The server knows a delivery by its place in the stream, so one that was read in JSON is answered as any other.
+
+use std::collections::VecDeque;
+
+use async_nats::{Message, Subject};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use tokio::task::JoinSet;
+
+use crate::bus::{Bus, BusError, PullerOptions, consumer::filters, unreadable::Single};
+
+/// How long the server may take to say how the consumer does: one that restarts need not.
+const PATIENCE: std::time::Duration = std::time::Duration::from_millis(2_500);
+/// How many messages a look reads.
+const MOST: usize = 1_024;
+
+/// Looks, after a lost connection, for what it may have died of.
+pub(super) struct Lost {
+    bus: Bus,
+    consumer: PullerOptions,
+    /// Nothing may be missing among the deliveries.
+    is_ordered: bool,
+    /// Where the last message that came is answered.
+    last: Option<Subject>,
+    look: JoinSet<Result<Looked, BusError>>,
+    found: VecDeque<Message>,
+    /// Below here it was looked before.
+    looked_to: u64,
+}
+
+#[derive(Default)]
+struct Looked {
+    found: Vec<Message>,
+    to: u64,
+}
+
+/// A consumer, as far as it has come.
+#[derive(Deserialize)]
+struct Info {
+    config: Map<String, Value>,
+    delivered: Pair,
+    ack_floor: Pair,
+}
+
+#[derive(Deserialize)]
+struct Pair {
+    consumer_seq: u64,
+    stream_seq: u64,
+}
+
+/// A delivery, from where it is answered.
+struct Last {
+    /// All before the numbers.
+    prefix: String,
+    sequence: u64,
+    consumer_sequence: u64,
+}
+
+impl Lost {
+    pub(super) fn new(bus: &Bus, consumer: &PullerOptions) -> Self {
+        Self {
+            bus: bus.clone(),
+            consumer: consumer.clone(),
+            is_ordered: false,
+            last: None,
+            look: JoinSet::new(),
+            found: VecDeque::new(),
+            looked_to: 0,
+        }
+    }
+
+    /// Whoever takes the deliveries misses each that is not there.
+    pub(super) fn in_order(&mut self) {
+        self.is_ordered = true;
+        self.look = JoinSet::new();
+    }
+
+    pub(super) fn came(&mut self, message: &Message) {
+        self.last.clone_from(&message.reply);
+    }
+
+    /// The connection was lost.
+    pub(super) fn begin(&mut self) {
+        self.look = JoinSet::new();
+        let look = Look {
+            bus: self.bus.clone(),
+            consumer: self.consumer.clone(),
+            last: self.last.as_deref().and_then(Last::read),
+            looked_to: self.looked_to,
+        };
+        match self.is_ordered {
+            true => drop(self.look.spawn(look.all())),
+            false => drop(self.look.spawn(look.unreadable())),
+        };
+    }
+
+    /// Whether nothing more may be asked for, because it would come before what was lost.
+    pub(super) fn holds_up(&self) -> bool {
+        self.is_ordered && !self.look.is_empty()
+    }
+
+    /// What was found and not yet taken.
+    pub(super) fn take(&mut self) -> Option<Message> {
+        let message = self.found.pop_front()?;
+        self.came(&message);
+        Some(message)
+    }
+
+    /// Ends when a look has ended; never, when there is none.
+    pub(super) async fn looked(&mut self) {
+        let looked = match self.look.join_next().await {
+            Some(Ok(looked)) => looked,
+            Some(Err(_)) => return,
+            None => std::future::pending().await,
+        };
+        let PullerOptions { stream, consumer } = &self.consumer;
+        match looked {
+            Ok(looked) => {
+                self.looked_to = looked.to;
+                self.found.extend(looked.found);
+            }
+            Err(error @ BusError::Denied { .. }) => {
+                tracing::warn!(
+                    subscriber = consumer,
+                    stream,
+                    %error,
+                    "what the connection may have died of cannot be looked at"
+                );
+            }
+            // An ordinary outage.
+            Err(error) => tracing::debug!(stream, %error, "what was lost is not known"),
+        }
+    }
+}
+
+struct Look {
+    bus: Bus,
+    consumer: PullerOptions,
+    last: Option<Last>,
+    looked_to: u64,
+}
+
+impl Look {
+    /// What cannot be read of what is delivered and may be unanswered: first what came last, then what may have come
+    /// again, from where the look before has ended.
+    async fn unreadable(self) -> Result<Looked, BusError> {
+        let info = self.info().await?;
+        let (floor, end) = (info.ack_floor.stream_seq, info.delivered.stream_seq);
+        let last = self.last.as_ref().map_or(floor, |last| last.sequence);
+        let last = last.clamp(floor, end.max(floor));
+        let filters = filters(&info.config);
+        let (mut singles, _) = self.singles(&filters, last, end, MOST).await?;
+        let left = MOST - singles.len();
+        let behind = if self.looked_to > last {
+            0
+        } else {
+            self.looked_to
+        };
+        let (older, to) = self
+            .singles(&filters, behind.max(floor), last, left)
+            .await?;
+        singles.extend(older);
+        singles.retain(|single| single.fault.is_some());
+        let place = info.delivered.consumer_seq;
+        let found = singles
+            .into_iter()
+            .map(|single| self.delivery(single, place));
+        Ok(Looked {
+            found: found.collect(),
+            to: if to >= last { 0 } else { to },
+        })
+    }
+
+    /// All that was delivered behind the last message that came, when some of it cannot be read: what comes next comes
+    /// behind it.
+    async fn all(self) -> Result<Looked, BusError> {
+        let info = self.info().await?;
+        let (from, before) = match &self.last {
+            Some(last) => (last.sequence, last.consumer_sequence),
+            None => (info.ack_floor.stream_seq, 0),
+        };
+        let filters = filters(&info.config);
+        let end = info.delivered.stream_seq;
+        let (singles, _) = self.singles(&filters, from, end, MOST).await?;
+        let is_all = before + singles.len() as u64 == info.delivered.consumer_seq;
+        let is_bad = singles.iter().any(|single| single.fault.is_some());
+        let mut looked = Looked::default();
+        if is_all && is_bad {
+            let places = before + 1..;
+            let numbered = singles.into_iter().zip(places);
+            let deliveries = numbered.map(|(single, place)| self.delivery(single, place));
+            looked.found = deliveries.collect();
+        }
+        Ok(looked)
+    }
+
+    async fn info(&self) -> Result<Info, BusError> {
+        let PullerOptions { stream, consumer } = &self.consumer;
+        let subject = format!("$JS.API.CONSUMER.INFO.{stream}.{consumer}");
+        self.bus.api_within(PATIENCE, &subject, &json!({})).await
+    }
+
+    /// What lies behind one sequence and up to another, so many at most, and how far that is.
+    async fn singles(
+        &self,
+        filters: &[String],
+        behind: u64,
+        up_to: u64,
+        most: usize,
+    ) -> Result<(Vec<Single>, u64), BusError> {
+        let (mut singles, mut to) = (Vec::new(), behind);
+        while to < up_to && singles.len() < most {
+            let asked = self.bus.single_from(&self.consumer.stream, filters, to + 1);
+            match asked.await? {
+                Some(single) if single.sequence <= up_to => {
+                    to = single.sequence;
+                    singles.push(single);
+                }
+                _ => to = up_to,
+            }
+        }
+        Ok((singles, to))
+    }
+
+    fn delivery(&self, single: Single, place: u64) -> Message {
+        let PullerOptions { stream, consumer } = &self.consumer;
+        single.tell(stream);
+        let usual = || format!("$JS.ACK.{stream}.{consumer}");
+        let known = self.last.as_ref().map(|last| last.prefix.clone());
+        let prefix = known.unwrap_or_else(usual);
+        let (sequence, at) = (single.sequence, single.stored_at);
+        let nanos = at.timestamp_nanos_opt().unwrap_or_default();
+        Message {
+            reply: Some(format!("{prefix}.1.{sequence}.{place}.{nanos}.0").into()),
+            ..single.message
+        }
+    }
+}
+
+impl Last {
+    fn read(reply: &str) -> Option<Self> {
+        let tokens: Vec<&str> = reply.split('.').collect();
+        // With a domain and an account there are two more before the stream.
+        let before = if tokens.len() > 9 { 6 } else { 4 };
+        let number = |at: usize| tokens.get(at)?.parse().ok();
+        Some(Self {
+            prefix: tokens.get(..before)?.join("."),
+            sequence: number(before + 1)?,
+            consumer_sequence: number(before + 2)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_delivery_is_known_by_where_it_is_answered() {
+        for (reply, prefix) in [
+            (
+                "$JS.ACK.EVENTS.welcome.1.7.3.99.0",
+                "$JS.ACK.EVENTS.welcome",
+            ),
+            (
+                "$JS.ACK.hub.acc.EVENTS.welcome.1.7.3.99.0.x",
+                "$JS.ACK.hub.acc.EVENTS.welcome",
+            ),
+        ] {
+            let last = Last::read(reply).unwrap();
+            assert_eq!(
+                (&*last.prefix, last.sequence, last.consumer_sequence),
+                (prefix, 7, 3)
+            );
+        }
+        assert!(Last::read("_INBOX.x").is_none());
+    }
+}
