@@ -143,11 +143,9 @@ impl<S: Send + Sync + 'static> Executor<S> {
         halt: &CancellationToken,
         permit: Permit,
     ) -> Step {
-        if arrival.replay.is_some() {
-            let unwanted = self.without_a_call(arrival, acknowledger, halt, permit);
-            if let Some(step) = Box::pin(unwanted).await {
-                return step;
-            }
+        if let Some(uncalled) = self.uncalled(arrival) {
+            let uncalled = self.without_a_call(arrival, uncalled, acknowledger, halt, permit);
+            return Box::pin(uncalled).await;
         }
         if !self.takes(arrival) {
             self.flow.end(permit, &arrival.subject, Attempted::Void);

@@ -1,20 +1,26 @@
 //! Publishing again what the outbox still keeps: the rows that are named, in the order in which they were written.
 //! Never a row that the relay has yet to publish, and never twice into a stream unless that is forced.
 
-use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    hash::{BuildHasher, RandomState},
-};
+mod held;
+mod late;
+mod ledger;
+mod sift;
+
+use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use tidings_contract::{EventId, Name};
+use tokio::{sync::mpsc, task::JoinSet};
 
 use crate::{
     bus::Bus,
-    outbox::{Ends, Outbox, Passed, Range, Relayed, RepublishError, Sender, Sending, Store, Way},
+    outbox::{Outbox, Range, RepublishError, Sender, Sending, Store},
     rate::Rate,
 };
+use sift::Sift;
+
+/// Chunks of places that wait to be read.
+const AHEAD: usize = 2;
 
 /// Publishes rows of the outbox again; by default only what their streams do not hold.
 ///
@@ -73,21 +79,6 @@ impl Republished {
     pub fn events(&self) -> u64 {
         self.republished.values().sum()
     }
-}
-
-/// The rows that are to be published.
-#[derive(Default)]
-struct Plan {
-    places: Vec<i64>,
-    ends: Ends,
-    told: Republished,
-}
-
-/// The rows of one stream.
-#[derive(Default)]
-struct Rows {
-    events: HashMap<EventId, i64>,
-    first: Option<i64>,
 }
 
 impl<DB: Store> Republish<DB> {
@@ -180,10 +171,11 @@ impl<DB: Store> Republish<DB> {
     /// # Errors
     /// [`RepublishError`] when that cannot be found out, or a subject is taken by no stream.
     pub async fn dry_run(&self) -> Result<Republished, RepublishError> {
-        Ok(self.plan().await?.told)
+        Sift::begin(self.shared(), None).await?.run().await
     }
 
-    /// Publishes, and returns when everything is stored and written down. The relay may go on meanwhile.
+    /// Publishes, and returns when everything is stored and written down. The relay may go on meanwhile. What is found
+    /// first is published while the rest is looked for.
     ///
     /// # Errors
     /// [`RepublishError`]; what was published until then is there. Without [`Republish::force`] the same again
@@ -206,147 +198,36 @@ impl<DB: Store> Republish<DB> {
     }
 
     async fn send(&self, sender: &mut Sender<DB>) -> Result<Republished, RepublishError> {
-        let Plan {
-            places,
-            ends,
-            mut told,
-        } = self.plan().await?;
-        sender.behind(ends);
-        let read = sender.send(&places).await?;
-        told.gone = places.len() as u64 - read;
+        let (to, wanted) = mpsc::channel(AHEAD);
+        let sift = Sift::begin(self.shared(), Some(to)).await?;
+        let mut sifting = JoinSet::new();
+        sifting.spawn(sift.run());
+        let gone = sender.send(wanted).await?;
+        let mut told = match sifting.join_next().await {
+            Some(Ok(told)) => told?,
+            Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // Nobody else ends it.
+            _ => Republished::default(),
+        };
+        told.gone = gone;
         Ok(told)
     }
 
-    async fn plan(&self) -> Result<Plan, RepublishError> {
-        let passed = self.outbox.passed().await?;
-        let looks = !self.is_forced && (self.prefix.is_none() || self.is_missing_only);
-        let mut plan = Plan::default();
-        let mut streams: HashMap<String, String> = HashMap::new();
-        let mut rows: BTreeMap<String, Rows> = BTreeMap::new();
-        let mut order = self.sees_what_follows().then(KeyOrder::default);
-        let mut pages = self.outbox.walk(&self.range, &passed, None);
-        while let Some(page) = pages.next().await? {
-            for row in page {
-                if !streams.contains_key(&row.name) {
-                    let stream = self.stream_of(&row.name).await?;
-                    rows.entry(stream.clone()).or_default();
-                    streams.insert(row.name.clone(), stream);
-                }
-                plan.told.rows += 1;
-                if let Some(order) = &mut order {
-                    order.add(&row);
-                }
-                let stream = streams.get(&row.name).filter(|_| looks);
-                if let Some(rows) = stream.and_then(|stream| rows.get_mut(stream)) {
-                    rows.first.get_or_insert(row.id);
-                    rows.events.insert(row.event, row.id);
-                } else {
-                    plan.places.push(row.id);
-                }
-            }
+    fn shared(&self) -> Self {
+        Self {
+            bus: self.bus.clone(),
+            outbox: self.outbox.clone(),
+            range: self.range.clone(),
+            is_missing_only: self.is_missing_only,
+            prefix: self.prefix.clone(),
+            rate: self.rate,
+            is_forced: self.is_forced,
         }
-        rows.retain(|_, rows| !rows.events.is_empty());
-        for (stream, rows) in rows {
-            let left = self.not_held(&stream, rows, &mut plan).await?;
-            plan.places.extend(left);
-        }
-        plan.places.sort_unstable();
-        plan.told.wanted = plan.places.len() as u64;
-        plan.told.first = plan.places.first().copied();
-        plan.told.last = plan.places.last().copied();
-        if self.prefix.is_none() {
-            plan.told.late = match order {
-                Some(order) => order.late(&plan.places),
-                None => self.late(&plan.places, &passed).await?,
-            };
-        }
-        Ok(plan)
     }
 
-    async fn stream_of(&self, name: &str) -> Result<String, RepublishError> {
-        let subject = match &self.prefix {
-            Some(prefix) => format!("{prefix}.{name}"),
-            None => name.to_owned(),
-        };
-        if Name::parse(&subject).is_err() {
-            return Err(RepublishError::NoStream { subject });
-        }
-        let stream = self.bus.stream_of(&subject).await?;
-        stream.ok_or(RepublishError::NoStream { subject })
-    }
-
-    /// The rows that a stream does not hold.
-    async fn not_held(
-        &self,
-        stream: &str,
-        rows: Rows,
-        plan: &mut Plan,
-    ) -> Result<Vec<i64>, RepublishError> {
-        let Rows { mut events, first } = rows;
-        let first = first.unwrap_or(0);
-        let Some(state) = self.bus.stream_state(stream).await? else {
-            return Err(RepublishError::Changed {
-                stream: stream.to_owned(),
-            });
-        };
-        plan.ends.insert(stream.to_owned(), state.last_sequence);
-        let beginnings = self.outbox.beginnings(first).await?;
-        let from = beginnings.iter().find(|beginning| {
-            beginning.stream == stream && beginning.incarnation == state.incarnation
-        });
-        // What was copied is not in the ledger's beginnings.
-        let from = from.filter(|_| self.prefix.is_none());
-        let from = from.map_or(1, |beginning| beginning.sequence);
-        let payloads: Option<RandomState> = None;
-        let read = self
-            .bus
-            .read_stored(stream, from, state.last_sequence, payloads);
-        let mut messages = read.await?;
-        while !events.is_empty()
-            && let Some(message) = messages.next().await?
-        {
-            if events.remove(&message.event).is_some() {
-                plan.told.held += 1;
-            }
-        }
-        let mut left: Vec<i64> = events.into_values().collect();
-        left.sort_unstable();
-        if self.prefix.is_none() {
-            let wanted = left.len();
-            left = self.confirmed(left).await?;
-            plan.told.unconfirmed += (wanted - left.len()) as u64;
-        }
-        Ok(left)
-    }
-
-    /// Those of the rows that the ledger knows.
-    async fn confirmed(&self, places: Vec<i64>) -> Result<Vec<i64>, RepublishError> {
-        let mut known = vec![false; places.len()];
-        let mut discarded = Vec::new();
-        let mut behind = places.first().map_or(i64::MAX, |first| first - 1);
-        while places.last().is_some_and(|last| behind < *last) {
-            let entries = self.outbox.entries(behind).await?;
-            let Some(last) = entries.last() else { break };
-            behind = last.last_id;
-            for entry in &entries {
-                if entry.way == Way::Discarded {
-                    discarded.push(entry.first_id);
-                }
-                let (first, last) = (entry.first_id, entry.last_id);
-                let from = places.partition_point(|place| *place < first.min(last));
-                let to = places.partition_point(|place| *place <= first.max(last));
-                known[from..to].fill(true);
-            }
-        }
-        for place in discarded {
-            if let Ok(at) = places.binary_search(&place) {
-                known[at] = false;
-            }
-        }
-        let known = places.into_iter().zip(known);
-        Ok(known
-            .filter_map(|(place, is)| is.then_some(place))
-            .collect())
+    /// Whether it matters what the streams hold already.
+    fn looks(&self) -> bool {
+        !self.is_forced && (self.prefix.is_none() || self.is_missing_only)
     }
 
     /// Whether every row behind the first one of the range is in it, or of another key.
@@ -354,60 +235,5 @@ impl<DB: Store> Republish<DB> {
         let range = &self.range;
         let is_open = range.last == i64::MAX && range.since.is_none() && range.until.is_none();
         is_open && range.names.is_empty() && self.prefix.is_none()
-    }
-
-    /// How many of these rows have a later one of their key that is not among them.
-    async fn late(&self, places: &[i64], passed: &Passed) -> Result<u64, RepublishError> {
-        let Some(first) = places.first() else {
-            return Ok(0);
-        };
-        let range = Range {
-            first: *first,
-            key: self.range.key.clone(),
-            ..Range::default()
-        };
-        let mut wanted: HashMap<String, Vec<i64>> = HashMap::new();
-        let mut late = 0;
-        let mut pages = self.outbox.walk(&range, passed, None);
-        while let Some(page) = pages.next().await? {
-            for row in page {
-                let Some(key) = row.key else { continue };
-                if places.binary_search(&row.id).is_ok() {
-                    wanted.entry(key).or_default().push(row.id);
-                } else if let Some(earlier) = wanted.remove(&key) {
-                    late += earlier.len() as u64;
-                }
-            }
-        }
-        Ok(late)
-    }
-}
-
-/// The keys of rows, in the order of places: 16 bytes for each row that has one.
-#[derive(Default)]
-struct KeyOrder {
-    seed: RandomState,
-    keys: Vec<(i64, u64)>,
-}
-
-impl KeyOrder {
-    fn add(&mut self, row: &Relayed) {
-        let key = row.key.as_ref();
-        self.keys
-            .extend(key.map(|key| (row.id, self.seed.hash_one(key))));
-    }
-
-    /// How many of these rows have a later one of their key that is not among them.
-    fn late(&self, places: &[i64]) -> u64 {
-        let mut others = HashSet::new();
-        let mut late = 0;
-        for (place, key) in self.keys.iter().rev() {
-            if places.binary_search(place).is_err() {
-                others.insert(*key);
-            } else if others.contains(key) {
-                late += 1;
-            }
-        }
-        late
     }
 }

@@ -5,31 +5,43 @@
 //! the client's own has an inbox, a timer and a watch of the connection for itself, which costs as much as a
 //! short handler does.
 
-use std::{collections::HashMap, pin::pin, task::Poll, time::Duration};
+use std::{
+    pin::pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use async_nats::{Message, StatusCode, Subject, Subscriber};
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{OnceCell, oneshot},
     time::{Instant, MissedTickBehavior},
 };
+use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{Bus, BusError, REQUEST_TIMEOUT};
+use super::{Bus, BusError, REQUEST_TIMEOUT, unconfirmed::Unconfirmed};
+use crate::interrupt::unless;
 
 /// How often it is looked whether an answer is late.
 const LOOK: Duration = Duration::from_millis(500);
-/// How many are sent, or heard, before the other is looked at.
+/// How many are heard before anything else is looked at.
 const AT_A_TIME: usize = 256;
 
 /// Where answers are sent from. Clones share it; it ends with the last one.
 #[derive(Clone)]
-pub(super) struct Answers(mpsc::UnboundedSender<Answer>);
+pub(super) struct Answers(Arc<Desk>);
 
-struct Answer {
-    to: Subject,
-    payload: Bytes,
-    confirmed: oneshot::Sender<Result<(), BusError>>,
+struct Desk {
+    shared: Arc<Shared>,
+    /// Who listens for confirmations, from the first answer on.
+    listener: OnceCell<DropGuard>,
+}
+
+struct Shared {
+    bus: Bus,
+    inbox: String,
+    open: Mutex<Unconfirmed<Open>>,
 }
 
 /// An answer that is not confirmed.
@@ -41,63 +53,85 @@ struct Open {
     confirmed: oneshot::Sender<Result<(), BusError>>,
 }
 
-struct Answering {
-    bus: Bus,
-    inbox: String,
-    open: HashMap<u64, Open>,
-    sent: u64,
-}
-
 impl Answers {
     pub(super) fn new(bus: &Bus) -> Self {
-        let (answers, asked) = mpsc::unbounded_channel();
-        let answering = Answering {
-            bus: bus.clone(),
-            inbox: bus.client.new_inbox(),
-            open: HashMap::new(),
-            sent: 0,
-        };
-        // Ends when nobody is left who could answer.
-        tokio::spawn(answering.run(asked));
-        Self(answers)
+        Self(Arc::new(Desk {
+            shared: Arc::new(Shared {
+                bus: bus.clone(),
+                inbox: bus.client.new_inbox(),
+                open: Mutex::default(),
+            }),
+            listener: OnceCell::new(),
+        }))
     }
 
     /// Sends an answer and waits until it is confirmed.
     pub(super) async fn send(&self, to: &Subject, payload: Bytes) -> Result<(), BusError> {
+        let Desk { shared, listener } = &*self.0;
+        let broken = |reason: String| BusError::Broken {
+            subject: to.to_string(),
+            reason,
+        };
+        if !listener.initialized() {
+            // Boxed: it is so once.
+            let listening = Box::pin(listener.get_or_try_init(|| shared.listen()));
+            listening.await.map_err(broken)?;
+        }
         let (confirmed, confirmation) = oneshot::channel();
-        let answer = Answer {
+        let open = Open {
             to: to.clone(),
-            payload,
+            since: Instant::now(),
+            denials: shared.bus.denied.times(to),
             confirmed,
         };
-        // What is not taken, or let go of, is not confirmed.
-        let _ = self.0.send(answer);
+        let number = shared.open().add(open);
+        let inbox = format!("{}.{number}", shared.inbox);
+        let client = &shared.bus.client;
+        let sending = pin!(client.publish_with_reply(to.clone(), inbox, payload));
+        // It waits when the client's queue is full.
+        let sent = match unless(sending, || tokio::time::sleep(REQUEST_TIMEOUT)).await {
+            Some(sent) => sent.map_err(|error| broken(error.to_string())),
+            None => Err(BusError::lost(to)),
+        };
+        if let Err(error) = sent {
+            shared.open().remove(number);
+            return Err(error);
+        }
         let confirmation = confirmation.await;
         confirmation.unwrap_or_else(|_| Err(BusError::lost(to)))
     }
 }
 
-impl Answering {
-    async fn run(mut self, mut asked: mpsc::UnboundedReceiver<Answer>) {
-        let Some(mut heard) = self.listen(&mut asked).await else {
-            return;
-        };
+impl Shared {
+    fn open(&self) -> MutexGuard<'_, Unconfirmed<Open>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Listens for confirmations until nobody is left who could wait for one.
+    async fn listen(self: &Arc<Self>) -> Result<DropGuard, String> {
+        let subject = format!("{}.*", self.inbox);
+        let heard = self.bus.client.subscribe(subject).await;
+        let heard = heard.map_err(|error| error.to_string())?;
+        let ended = CancellationToken::new();
+        let listening = Arc::clone(self).run(heard);
+        tokio::spawn(ended.clone().run_until_cancelled_owned(listening));
+        Ok(ended.drop_guard())
+    }
+
+    async fn run(self: Arc<Self>, mut heard: Subscriber) {
         let mut lost = self.bus.lost.clone();
         let mut denied = self.bus.denied.reports();
         let mut looks = tokio::time::interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut answers = Vec::with_capacity(AT_A_TIME);
-        let mut is_over = false;
-        while !(is_over && self.open.is_empty()) {
+        let mut is_closed = false;
+        loop {
             tokio::select! {
-                taken = asked.recv_many(&mut answers, AT_A_TIME), if !is_over => {
-                    is_over = taken == 0;
-                    for answer in answers.drain(..) {
-                        self.send(answer).await;
-                    }
-                }
-                message = heard.next() => {
-                    let Some(message) = message else { return };
+                message = heard.next(), if !is_closed => {
+                    let Some(message) = message else {
+                        is_closed = true;
+                        self.fail(|_| true, |open| BusError::lost(&open.to));
+                        continue;
+                    };
                     self.hear(&message);
                     for _ in 1..AT_A_TIME {
                         let Some(Some(message)) = heard.next().now_or_never() else { break };
@@ -105,73 +139,18 @@ impl Answering {
                     }
                 }
                 // The connection's end is the end of its watch as well.
-                Ok(()) = lost.changed() => self.fail(|_| true, BusError::lost),
+                Ok(()) = lost.changed() => self.fail(|_| true, |open| BusError::lost(&open.to)),
                 Ok(()) = denied.changed() => self.fail_denied(),
-                _ = looks.tick(), if !self.open.is_empty() => self.fail_late(),
+                _ = looks.tick() => self.fail_late(),
             }
         }
     }
 
-    /// Listens for confirmations; `None` when there is nobody left to listen for.
-    async fn listen(&self, asked: &mut mpsc::UnboundedReceiver<Answer>) -> Option<Subscriber> {
-        loop {
-            let error = match self.bus.client.subscribe(format!("{}.*", self.inbox)).await {
-                Ok(heard) => return Some(heard),
-                Err(error) => error.to_string(),
-            };
-            let Answer { to, confirmed, .. } = asked.recv().await?;
-            let _ = confirmed.send(Err(BusError::Broken {
-                subject: to.to_string(),
-                reason: error,
-            }));
-        }
-    }
-
-    async fn send(&mut self, answer: Answer) {
-        let Answer {
-            to,
-            payload,
-            confirmed,
-        } = answer;
-        self.sent += 1;
-        let open = Open {
-            denials: self.bus.denied.times(&to),
-            to: to.clone(),
-            since: Instant::now(),
-            confirmed,
-        };
-        self.open.insert(self.sent, open);
-        let inbox = format!("{}.{}", self.inbox, self.sent);
-        let sent = {
-            let mut sending = pin!(self.bus.client.publish_with_reply(to, inbox, payload));
-            match futures::poll!(&mut sending) {
-                Poll::Ready(sent) => Ok(sent),
-                // The client's queue is full.
-                Poll::Pending => tokio::time::timeout(REQUEST_TIMEOUT, sending).await,
-            }
-        };
-        match sent {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                let number = self.sent;
-                self.fail(
-                    |open| open == number,
-                    |to| BusError::Broken {
-                        subject: to.to_owned(),
-                        reason: error.to_string(),
-                    },
-                );
-            }
-            // Nobody else's answer can be on its way any more.
-            Err(_) => self.fail(|_| true, BusError::lost),
-        }
-    }
-
-    fn hear(&mut self, message: &Message) {
+    fn hear(&self, message: &Message) {
         let number = message.subject.rsplit('.').next();
         let number = number.and_then(|number| number.parse().ok());
         // Given up already, otherwise.
-        let Some(open) = number.and_then(|number: u64| self.open.remove(&number)) else {
+        let Some(open) = number.and_then(|number| self.open().remove(number)) else {
             return;
         };
         let confirmation = match message.status {
@@ -183,30 +162,29 @@ impl Answering {
         let _ = open.confirmed.send(confirmation);
     }
 
-    fn fail_late(&mut self) {
+    fn fail_late(&self) {
         let Some(before) = Instant::now().checked_sub(REQUEST_TIMEOUT) else {
             return;
         };
-        let late = self.open.extract_if(|_, open| open.since < before);
-        for (_, open) in late {
-            let error = self.bus.unanswered(&open.to, REQUEST_TIMEOUT);
-            let _ = open.confirmed.send(Err(error));
-        }
+        self.fail(
+            |open| open.since < before,
+            |open| self.bus.unanswered(&open.to, REQUEST_TIMEOUT),
+        );
     }
 
-    fn fail_denied(&mut self) {
+    fn fail_denied(&self) {
         let denied = &self.bus.denied;
-        let now = self
-            .open
-            .extract_if(|_, open| denied.times(&open.to) > open.denials);
-        for (_, open) in now {
-            let _ = open.confirmed.send(Err(BusError::denied(&open.to)));
-        }
+        self.fail(
+            |open| denied.times(&open.to) > open.denials,
+            |open| BusError::denied(&open.to),
+        );
     }
 
-    fn fail(&mut self, which: impl Fn(u64) -> bool, error: impl Fn(&str) -> BusError) {
-        for (_, open) in self.open.extract_if(|number, _| which(*number)) {
-            let _ = open.confirmed.send(Err(error(&open.to)));
+    fn fail(&self, which: impl Fn(&Open) -> bool, error: impl Fn(&Open) -> BusError) {
+        let failed = self.open().remove_if(which);
+        for open in failed {
+            let error = error(&open);
+            let _ = open.confirmed.send(Err(error));
         }
     }
 }

@@ -25,7 +25,7 @@ use super::{
 use crate::{
     executor::{Acknowledger, Arrival, Past, Unanswered},
     outcome::DeadLetter,
-    replaying::Replaying,
+    replaying::{Mark, Replaying},
 };
 
 /// How long the client may take to queue a message.
@@ -52,7 +52,7 @@ pub(crate) struct Delivery {
     pass: Option<Uuid>,
     /// It is no event, but asks whether a key may go on.
     question: Option<Question>,
-    /// The replay whose consumer delivered it.
+    /// The replay that it is part of.
     replay: Option<Arc<Replaying>>,
 }
 
@@ -90,16 +90,14 @@ impl Deliveries {
         let (mut message, place) = self.places.read(message.0);
         let place = place?;
         let restored = retry::restore(&mut message, &self.subscriber);
-        let replay = self.replay.clone();
-        let mark = replay.as_ref().map(|replay| &replay.mark);
-        let mark = mark.or(restored.replay.as_ref());
         // Nearly no message says anything of ours: what is said is looked for once.
         let says_ours = message.headers.as_ref().is_some_and(says_ours);
-        mark::write(&mut message, mark, says_ours);
+        if says_ours {
+            mark::strip(&mut message);
+        }
         let is_redriven = says_ours && header(&message, REDRIVE).is_some();
-        let retried = restored
-            .replay
-            .map(|mark| Arc::new(mark.retried(&self.subscriber)));
+        let retried = restored.replay.map(|mark| mark.retried(&self.subscriber));
+        let replay = self.replay.clone().or(retried.map(Arc::new));
         let question = Question::of(&message);
         // Of a retry that does not say it, its own place is all that is known.
         let its_own = || restored.origin.as_ref().map(|_| place.identity());
@@ -124,7 +122,7 @@ impl Deliveries {
             consumer_sequence: place.consumer_sequence,
             delivered: place.delivered,
             past: restored.past,
-            replay: replay.clone().or(retried),
+            replay: replay.clone(),
         };
         let delivery = Delivery {
             bus: Arc::clone(&self.bus),
@@ -191,6 +189,11 @@ impl Delivery {
         &self.message
     }
 
+    /// The replay that it is part of, as it is told to whoever gets it next.
+    pub(super) fn mark(&self) -> Option<&Mark> {
+        Some(&self.replay.as_ref()?.mark)
+    }
+
     pub(super) fn subscriber(&self) -> &str {
         &self.subscriber
     }
@@ -219,6 +222,7 @@ impl Delivery {
             identity: self.identity(),
             consumer_sequence: Some(self.consumer_sequence),
             why,
+            replay: self.mark(),
         }
     }
 
@@ -237,7 +241,7 @@ impl Delivery {
 
     /// Whether the consumer that delivered it is, or will be, deleted: then nobody takes an answer.
     fn is_nobodys(&self) -> bool {
-        let replay = self.replay.as_ref();
+        let replay = self.replay.as_ref().filter(|replay| !replay.is_retry);
         replay.is_some_and(|replay| replay.course.is_over())
     }
 

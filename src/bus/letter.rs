@@ -9,7 +9,7 @@ use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use tidings_contract::wire;
 
 use super::{Bus, BusError, Kept, mark, streams::StreamSpec};
-use crate::{fingerprint::fingerprint, outcome::DeadLetter, start::Start};
+use crate::{fingerprint::fingerprint, outcome::DeadLetter, replaying::Mark, start::Start};
 
 /// How much of an error's text a dead letter carries, in bytes.
 const MAX_ERROR_BYTES: usize = 2_048;
@@ -41,6 +41,8 @@ pub(super) struct Letter<'a> {
     /// The consumer's own count of its deliveries.
     pub(super) consumer_sequence: Option<u64>,
     pub(super) why: &'a DeadLetter,
+    /// The replay that the event is part of.
+    pub(super) replay: Option<&'a Mark>,
 }
 
 impl Letter<'_> {
@@ -134,6 +136,9 @@ impl Letter<'_> {
                 headers.append(name.clone(), value.clone());
             }
         }
+        if let Some(replay) = self.replay {
+            mark::write(&mut headers, replay);
+        }
         let why = self.why;
         let cause = why.cause.as_str();
         let error = one_line(&why.error);
@@ -175,8 +180,8 @@ impl Letter<'_> {
             identity,
             ..
         } = self;
-        let replay = headers.and_then(mark::id);
-        let replay = replay.map_or(String::new(), |id| format!("/replay/{id}"));
+        let replay = self.replay.map(|mark| format!("/replay/{}", mark.id));
+        let replay = replay.unwrap_or_default();
         match redriven {
             Some(from) => format!("dead/{subscriber}/{identity}{replay}/{from}"),
             None => format!("dead/{subscriber}/{identity}{replay}"),
@@ -257,6 +262,7 @@ mod tests {
             identity: "EVENTS/7/1".into(),
             consumer_sequence: Some(9),
             why,
+            replay: None,
         };
         letter.fitting(1 << 20, DateTime::UNIX_EPOCH).0
     }

@@ -36,6 +36,7 @@ mod stored;
 pub(crate) mod streams;
 mod survey;
 mod tail;
+mod unconfirmed;
 mod unreadable;
 mod watchdog;
 

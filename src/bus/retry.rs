@@ -103,6 +103,9 @@ pub(super) fn headers(delivery: &Delivery, past: &Past, due: DateTime<Utc>) -> H
     if let Some(id) = message_id(message) {
         headers.insert(ORIGINAL_ID, id);
     }
+    if let Some(replay) = delivery.mark() {
+        mark::write(&mut headers, replay);
+    }
     let (stream, sequence) = delivery.origin();
     headers.insert(STREAM, stream);
     headers.insert(SEQUENCE, sequence.to_string());
@@ -177,7 +180,8 @@ pub(super) fn id_of(delivery: &Delivery) -> String {
     let headers = delivery.message().headers.as_ref();
     let redrive = headers.and_then(|headers| headers.get(REDRIVE));
     let redrive = redrive.map_or("", |redrive| redrive.as_str());
-    let replay = headers.and_then(mark::id).unwrap_or_default();
+    let replay = delivery.mark().map(|mark| mark.id.to_string());
+    let replay = replay.unwrap_or_default();
     let life = format!("{}/{redrive}{replay}", delivery.identity());
     Uuid::new_v5(&Uuid::NAMESPACE_OID, life.as_bytes())
         .simple()

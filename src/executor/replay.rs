@@ -24,40 +24,51 @@ pub(crate) enum Rehearsed {
     Undecodable(String),
 }
 
+/// Why no handler is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Uncalled {
+    /// Its replay is over.
+    Void,
+    /// The handler does not want replays.
+    Skipped,
+}
+
 impl<S: Send + Sync + 'static> Executor<S> {
-    /// Answers what of a replay no handler is called for: because it is over, or the handler does not want it.
-    /// `None` for everything else.
+    /// Why no handler is called for an event of a replay, if so.
+    pub(super) fn uncalled(&self, arrival: &Arrival) -> Option<Uncalled> {
+        let replay = arrival.replay.as_ref()?;
+        if replay.is_void() {
+            return Some(Uncalled::Void);
+        }
+        let envelope = arrival.envelope.as_ref().ok()?;
+        let route = self.subscriber.route(envelope, Some(replay))?;
+        route.skips_replays.then_some(Uncalled::Skipped)
+    }
+
+    /// Answers for an event that no handler is called for.
     pub(super) async fn without_a_call(
         &self,
         arrival: &Arrival,
+        uncalled: Uncalled,
         acknowledger: &impl Acknowledger,
         halt: &CancellationToken,
         permit: Permit,
-    ) -> Option<Step> {
-        let replay = arrival.replay.as_ref()?;
-        let is_skipped = || {
-            let envelope = arrival.envelope.as_ref().ok()?;
-            Some(self.subscriber.route(envelope, Some(replay))?.skips_replays)
-        };
-        if replay.is_void() {
-            self.pass(arrival, permit);
-            return Some(match acknowledger.ack().await {
+    ) -> Step {
+        self.pass(arrival, permit);
+        if uncalled == Uncalled::Void {
+            return match acknowledger.ack().await {
                 Ok(()) => Step::Over,
                 Err(_) => Step::Left,
-            });
+            };
         }
-        if !is_skipped().unwrap_or(false) {
-            return None;
-        }
-        self.pass(arrival, permit);
         acknowledger.decided(&Outcome::Ack, None);
         let step = self
             .answered(arrival, &Outcome::Ack, acknowledger, halt)
             .await;
-        if step == Step::Over {
+        if let (Step::Over, Some(replay)) = (step, &arrival.replay) {
             replay.course.add(Count::Skipped, 1);
         }
-        Some(step)
+        step
     }
 
     /// Whether it is the replay that cannot go on, and not the event: its own time is out of the inbox's reach.

@@ -2,7 +2,9 @@
 //! Never decides which.
 
 mod lane;
+mod reading;
 mod sender;
+mod tenure;
 
 use std::time::Duration;
 
@@ -13,6 +15,7 @@ use super::{
     store::{Bound, Entry, Row},
 };
 use crate::bus::BusError;
+pub(crate) use reading::Chosen;
 pub(crate) use sender::{Ends, Sender, Sending};
 
 /// How long whoever publishes again may be silent before another one may.
@@ -63,6 +66,14 @@ pub enum RepublishError {
         /// The row's place in the outbox.
         row: i64,
         /// Why, in the server's words.
+        reason: String,
+    },
+    /// A row is no event.
+    #[error("row {row} of the outbox cannot be read: {reason}")]
+    Unreadable {
+        /// The row's place in the outbox.
+        row: i64,
+        /// Why.
         reason: String,
     },
     /// The stream has not confirmed an event for a minute.

@@ -47,7 +47,7 @@ pub use delayed::DelayedEvent;
 use inbox::Kept;
 pub use inbox::{BatchOnceHandler, InboxTransaction, OnceHandler};
 pub use mend::RepublishError;
-pub(crate) use mend::{Ends, Sender, Sending, Way};
+pub(crate) use mend::{Chosen, Ends, Sender, Sending, Way};
 pub use migrate::MigrateError;
 pub use parked::{ParkedEvent, ParkedSelection};
 #[cfg(feature = "postgres")]

@@ -4,9 +4,12 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use tokio::sync::mpsc;
 
 use super::{Examined, Verification, Verify, VerifyError};
-use crate::outbox::{Loss, OutboxError, RepublishError, Sender, Sending, Settled, Standing, Store};
+use crate::outbox::{
+    Chosen, Loss, OutboxError, RepublishError, Sender, Sending, Settled, Standing, Store,
+};
 
 /// What a repair found and did.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -84,11 +87,14 @@ impl<DB: Store> Verify<DB> {
         } = self.examine().await?;
         missing.sort_unstable();
         missing.dedup();
-        sender.behind(ends);
-        let read = sender.send(&missing).await?;
+        let (to, wanted) = mpsc::channel(1);
+        let places = missing;
+        // There is room for it.
+        let _ = to.send(Chosen { places, ends }).await;
+        drop(to);
         let mut repair = Repair {
             late,
-            out_of_reach: missing.len() as u64 - read,
+            out_of_reach: sender.send(wanted).await?,
             ..Repair::default()
         };
         if self.range.since.is_none() {

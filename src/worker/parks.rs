@@ -136,9 +136,11 @@ impl Parks {
 
     /// Whether an event waits for what is redriven of its key.
     pub(super) fn gives_way(&self, key: Option<&str>, delivery: &Delivery) -> bool {
+        let Some(key) = key else {
+            return false;
+        };
         let known = self.known();
-        let known = key.and_then(|key| known.get(key));
-        known.is_some_and(|Known { park, gives_way }| {
+        known.get(key).is_some_and(|Known { park, gives_way }| {
             gives_way.is_some_and(|until| Instant::now() < until)
                 && delivery.pass() != Some(park.id)
                 && delivery.question().is_none()

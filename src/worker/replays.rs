@@ -3,6 +3,7 @@
 
 mod courses;
 mod feed;
+mod sieve;
 mod trouble;
 mod work;
 
@@ -34,6 +35,7 @@ use crate::{
     subscriber::EventSubscriber,
 };
 pub(super) use courses::Courses;
+pub(super) use sieve::Sieve;
 use trouble::Trouble;
 use work::Work;
 

@@ -14,7 +14,7 @@ use super::{
     answers::{acknowledge_again, hand_back, tell_progress},
     hands::{Hands, Taken},
     lease::Handled,
-    replays::Courses,
+    replays::{Courses, Sieve},
     suspects,
 };
 use crate::{
@@ -65,8 +65,8 @@ pub(super) struct Source {
     puller: Puller,
     hands: Arc<Hands>,
     to: Outlet,
-    /// The replay whose consumer it is.
-    replay: Option<Arc<Replaying>>,
+    /// The replay whose consumer it is, and what that wants.
+    replay: Option<(Arc<Replaying>, Sieve)>,
     /// Acknowledgements of what was handled here before.
     repeated: JoinSet<()>,
     /// While pulling is interrupted: when it is tried again.
@@ -136,15 +136,15 @@ impl Source {
         let created = self.created.as_deref().unwrap_or_default();
         let stream = &self.consumer.stream;
         match &self.replay {
-            Some(replay) => format!("{stream} {created} {}", replay.mark.id),
+            Some((replay, _)) => format!("{stream} {created} {}", replay.mark.id),
             None => format!("{stream} {created}"),
         }
     }
 
     /// The consumer is that of a replay: all that it delivers is part of it.
-    pub(super) fn of_replay(mut self, replay: &Arc<Replaying>) -> Self {
+    pub(super) fn of_replay(mut self, replay: &Arc<Replaying>, sieve: Sieve) -> Self {
         self.deliveries.of_replay(replay);
-        self.replay = Some(Arc::clone(replay));
+        self.replay = Some((Arc::clone(replay), sieve));
         self
     }
 
@@ -303,8 +303,14 @@ impl Source {
                     hands,
                     is_suspect,
                 };
-                // The runner takes what it can hold; when it has ended, so does this.
-                let _ = self.to.to.send(item).await;
+                let item = match &self.replay {
+                    Some((_, sieve)) => sieve.sift(item).await,
+                    None => Some(item),
+                };
+                if let Some(item) = item {
+                    // The runner takes what it can hold; when it has ended, so does this.
+                    let _ = self.to.to.send(item).await;
+                }
             }
             Taken::Held => {
                 tracing::debug!(sequence = arrival.at, "delivered again while in hand");

@@ -6,20 +6,19 @@ use std::{
     time::Duration,
 };
 
-use tidings_contract::wire;
-use tokio::time::Instant;
+use tokio::{sync::mpsc, time::Instant};
 
 use super::{
-    LEASE, RepublishError, Way,
+    Chosen, LEASE, RepublishError, Way,
     lane::{Form, Item, Lane, fresh},
+    reading::Reading,
+    tenure::Tenure,
 };
 use crate::{
     bus::Bus,
-    outbox::{Outbox, OutboxError, Store, store::Row},
+    outbox::{Outbox, OutboxError, Store},
 };
 
-/// Rows that are read at once.
-const ROWS: usize = 10_000;
 /// How often it is looked whether somebody else has ended.
 const LOOK: Duration = Duration::from_millis(500);
 /// Entries are written down no later than this.
@@ -43,7 +42,7 @@ pub(crate) struct Sending {
 pub(crate) struct Sender<DB: Store> {
     bus: Bus,
     outbox: Outbox<DB>,
-    name: String,
+    tenure: Tenure<DB>,
     form: Form,
     interval: Option<Duration>,
     ends: Ends,
@@ -53,7 +52,6 @@ pub(crate) struct Sender<DB: Store> {
     /// When the next event may go.
     due: Instant,
     written_at: Instant,
-    renewed_at: Instant,
     /// Events by stream, as they are written down.
     sent: BTreeMap<String, u64>,
 }
@@ -68,14 +66,17 @@ impl<DB: Store> Sender<DB> {
         let name = fresh();
         let asked = Instant::now();
         // One that has died lets its lease run out.
-        while let Err(error) = outbox.mend(&name).await {
-            let is_busy = matches!(error, RepublishError::Busy);
-            if !is_busy || asked.elapsed() > LEASE + LOOK {
-                return Err(error);
+        let tenure = loop {
+            match Tenure::begin(outbox, &name).await {
+                Err(RepublishError::Busy) if asked.elapsed() <= LEASE + LOOK => {
+                    tracing::info!(
+                        "somebody else publishes again, or has until a moment ago: waiting"
+                    );
+                    tokio::time::sleep(LOOK).await;
+                }
+                begun => break begun?,
             }
-            tracing::info!("somebody else publishes again, or has until a moment ago: waiting");
-            tokio::time::sleep(LOOK).await;
-        }
+        };
         let now = Instant::now();
         Ok(Self {
             bus: bus.clone(),
@@ -83,24 +84,18 @@ impl<DB: Store> Sender<DB> {
             form: Form {
                 prefix: sending.prefix,
                 source: outbox.shared.source.clone(),
-                run: name.clone(),
                 suffix: sending.is_forced.then(|| name.clone()),
+                run: name,
             },
-            name,
+            tenure,
             interval: sending.interval,
             ends: Ends::new(),
             streams: HashMap::new(),
             lanes: BTreeMap::new(),
             due: now,
             written_at: now,
-            renewed_at: now,
             sent: BTreeMap::new(),
         })
-    }
-
-    /// Behind these ends lies whatever was stored since it was found out what is missing.
-    pub(crate) fn behind(&mut self, ends: Ends) {
-        self.ends = ends;
     }
 
     /// The stream that takes an event of a name.
@@ -115,57 +110,48 @@ impl<DB: Store> Sender<DB> {
         Ok(stream)
     }
 
-    /// Sends the rows at these places, which are in their order, and waits until they are stored and written
-    /// down. Returns how many there were; the others are no longer kept.
-    pub(crate) async fn send(&mut self, mut places: &[i64]) -> Result<u64, RepublishError> {
-        let mut read = 0;
-        let outbox = self.outbox.clone();
-        let page = |places: &[i64]| places[..places.len().min(ROWS)].to_vec();
-        let mut next = outbox.rows_at(&page(places)).await?;
-        while !places.is_empty() {
-            let (rows, covered) = next;
-            read += rows.len() as u64;
-            places = &places[covered..];
-            let ahead = page(places);
-            let reading = async {
-                match ahead.is_empty() {
-                    true => Ok((Vec::new(), 0)),
-                    false => outbox.rows_at(&ahead).await,
-                }
-            };
-            let (sent, page) = futures::join!(self.send_page(rows), reading);
-            sent?;
-            next = page?;
+    /// Sends the rows at these places, and waits until they are stored and written down. Returns how many are no longer
+    /// kept.
+    pub(crate) async fn send(
+        &mut self,
+        wanted: mpsc::Receiver<Chosen>,
+    ) -> Result<u64, RepublishError> {
+        let mut reading = Reading::begin(&self.outbox, wanted);
+        let mut gone = 0;
+        while let Some(mut page) = reading.next().await? {
+            gone += page.gone;
+            self.ends.append(&mut page.ends);
+            self.send_page(page.items).await?;
         }
         for lane in self.lanes.values_mut() {
             lane.land().await?;
         }
         self.write().await?;
-        Ok(read)
+        Ok(gone)
     }
 
     /// Ends the lease; what was sent, by stream.
     pub(crate) async fn end(self) -> Result<BTreeMap<String, u64>, OutboxError> {
-        self.outbox.mended(&self.name).await?;
+        self.tenure.end().await?;
         Ok(self.sent)
     }
 
-    async fn send_page(&mut self, rows: Vec<Row>) -> Result<(), RepublishError> {
+    async fn send_page(&mut self, items: Vec<Item>) -> Result<(), RepublishError> {
         let mut by_stream: BTreeMap<String, Vec<Item>> = BTreeMap::new();
-        for row in rows {
-            let stream = self.stream_of(&row.name).await?;
-            let item = item(row, &stream)?;
+        for item in items {
+            let stream = self.stream_of(&item.row.name).await?;
             by_stream.entry(stream).or_default().push(item);
         }
-        for (stream, mut items) in by_stream {
+        for (stream, items) in by_stream {
             self.lane(&stream).await?;
-            while !items.is_empty() {
+            let mut items = items.into_iter();
+            while !items.as_slice().is_empty() {
                 let at_most = self.burst();
                 let Some(lane) = self.lanes.get_mut(&stream) else {
                     break;
                 };
-                let rest = items.split_off(lane.fits(&items, at_most));
-                let batch = std::mem::replace(&mut items, rest);
+                let fits = lane.fits(items.as_slice(), at_most);
+                let batch: Vec<Item> = items.by_ref().take(fits).collect();
                 self.pace(batch.len()).await?;
                 if let Some(lane) = self.lanes.get_mut(&stream) {
                     let sent = lane.send(batch).await;
@@ -208,14 +194,11 @@ impl<DB: Store> Sender<DB> {
         usize::try_from(due).unwrap_or(usize::MAX).max(1)
     }
 
-    /// Waits until so many events may go; the lease is renewed meanwhile.
+    /// Waits until so many events may go.
     async fn pace(&mut self, events: usize) -> Result<(), RepublishError> {
         loop {
+            self.tenure.holds()?;
             let now = Instant::now();
-            if self.renewed_at.elapsed() > LEASE / 4 {
-                self.outbox.mend(&self.name).await?;
-                self.renewed_at = now;
-            }
             let Some(interval) = self.interval else {
                 return Ok(());
             };
@@ -249,20 +232,5 @@ impl<DB: Store> Sender<DB> {
         }
         self.written_at = Instant::now();
         Ok(())
-    }
-}
-
-fn item(row: Row, stream: &str) -> Result<Item, RepublishError> {
-    let version = u32::try_from(row.version).unwrap_or(0);
-    let key = row.key.as_deref();
-    let payload = row.payload.clone();
-    let read = wire::from_stored(row.event, &row.name, version, key, &row.headers, payload);
-    match read {
-        Ok(envelope) => Ok(Item { row, envelope }),
-        Err(error) => Err(RepublishError::NotTaken {
-            stream: stream.to_owned(),
-            row: row.id,
-            reason: error.to_string(),
-        }),
     }
 }

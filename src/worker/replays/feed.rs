@@ -1,22 +1,16 @@
-//! From the sources of a replay to the runner: what is in its range and matches its filters, at its rate. Never
-//! pulls, and never handles an event.
+//! From the sources of a replay to the runner at its rate, or into the report of a rehearsal. Never pulls, and never
+//! handles an event.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
-};
+use std::sync::Arc;
 
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
+use super::sieve::Found;
 use crate::{
     executor::{Executor, replay::Rehearsed},
-    job::{Rehearsal, RehearsedEvents, Replay, ReplayRequest, UndecodableEvent},
+    job::{RehearsedEvents, ReplayRequest, UndecodableEvent},
     rate::Bucket,
-    replaying::{Count, Course},
     worker::{answers::hand_back, source::Item},
 };
 
@@ -36,56 +30,25 @@ pub(super) enum Outlet<S> {
 pub(super) struct Feed<S> {
     subscriber: Arc<str>,
     ordered: bool,
-    request: ReplayRequest,
-    /// The last sequence of each stream.
-    last: HashMap<String, u64>,
     bucket: Option<Bucket>,
-    course: Arc<Course>,
     outlet: Outlet<S>,
     found: Arc<Found>,
 }
 
-/// What whoever looks after the replay wants to know of its feed.
-#[derive(Default)]
-pub(super) struct Found {
-    rehearsal: Mutex<Rehearsal>,
-    /// Something came from the end of a range, or from beyond it.
-    is_at_end: AtomicBool,
-}
-
-impl Found {
-    pub(super) fn rehearsal(&self) -> MutexGuard<'_, Rehearsal> {
-        self.rehearsal
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether something has come from the end of a range since it was asked last.
-    pub(super) fn is_at_end(&self) -> bool {
-        self.is_at_end.swap(false, Relaxed)
-    }
-}
-
 impl<S: Send + Sync + 'static> Feed<S> {
     pub(super) fn new(
-        replay: &Replay,
+        subscriber: &Arc<str>,
         ordered: bool,
-        course: Arc<Course>,
+        request: &ReplayRequest,
         outlet: Outlet<S>,
-        found: Arc<Found>,
+        found: &Arc<Found>,
     ) -> Self {
-        let last = replay.ranges.iter();
         Self {
-            subscriber: (&*replay.subscriber).into(),
+            subscriber: Arc::clone(subscriber),
             ordered,
-            request: replay.request.clone(),
-            last: last
-                .map(|range| (range.stream.clone(), range.last))
-                .collect(),
-            bucket: replay.request.rate.map(Bucket::new),
-            course,
+            bucket: request.rate.map(Bucket::new),
             outlet,
-            found,
+            found: Arc::clone(found),
         }
     }
 
@@ -118,72 +81,29 @@ impl<S: Send + Sync + 'static> Feed<S> {
 
     /// Gives an event back that has no time left.
     async fn take(&mut self, item: Item, stop: &CancellationToken) -> Option<Item> {
-        let arrival = &item.arrival;
-        let last = self.last.get(&*arrival.stream).copied().unwrap_or(0);
-        if arrival.at >= last {
-            item.hands.has_come(true, 0);
-            self.found.is_at_end.store(true, Relaxed);
-        }
-        if arrival.at > last {
-            if item.delivery.ack_unconfirmed().await.is_err() {
-                return Some(item);
-            }
-            // Not as one that was handled: nobody needs to know that.
-            item.hands.let_go(arrival.at);
-            return None;
-        }
-        if !self.matches(&item) {
-            return self
-                .dispose(item, |feed| feed.course.add(Count::Filtered, 1))
-                .await;
-        }
         match &self.outlet {
             Outlet::Report(executor) => {
-                let rehearsed = executor.rehearse(arrival);
+                let rehearsed = executor.rehearse(&item.arrival);
+                if item.delivery.ack_unconfirmed().await.is_err() {
+                    return Some(item);
+                }
                 let (mut entry, error) = entry_of(&item, rehearsed);
-                let note = |feed: &Self| {
-                    let mut report = feed.found.rehearsal();
-                    add(&mut report.events, &mut entry);
-                    if report.errors.len() < ERRORS {
-                        report.errors.extend(error);
-                    }
-                };
-                self.dispose(item, note).await
+                let mut report = self.found.rehearsal();
+                add(&mut report.events, &mut entry);
+                if report.errors.len() < ERRORS {
+                    report.errors.extend(error);
+                }
+                item.hands.release(item.arrival.at);
+                None
             }
             Outlet::Runner(runner) => {
                 let runner = runner.clone();
-                let waits = self.bucket.is_some();
-                if waits && stop.run_until_cancelled(self.its_time()).await.is_none() {
+                if stop.run_until_cancelled(self.its_time()).await.is_none() {
                     return Some(item);
                 }
                 runner.send(item).await.err().map(|unsent| unsent.0)
             }
         }
-    }
-
-    /// Answers an event that no handler gets. Should the answer be lost it comes again, and is answered again.
-    async fn dispose(&self, item: Item, note: impl FnOnce(&Self)) -> Option<Item> {
-        if item.delivery.ack_unconfirmed().await.is_err() {
-            return Some(item);
-        }
-        note(self);
-        item.hands.release(item.arrival.at);
-        None
-    }
-
-    fn matches(&self, item: &Item) -> bool {
-        let Self { request, .. } = self;
-        if request.key.is_none() && request.correlation.is_none() {
-            return true;
-        }
-        // What names no event has neither.
-        let Ok(envelope) = &item.arrival.envelope else {
-            return false;
-        };
-        let is_key = |key: &String| envelope.key() == Some(key);
-        let is_correlation = |id: &String| envelope.correlation_id() == *id;
-        request.key.as_ref().is_none_or(is_key)
-            && request.correlation.as_ref().is_none_or(is_correlation)
     }
 
     /// Waits until the next event may begin.

@@ -17,20 +17,21 @@ use progress::counts;
 
 use super::{
     Desk, Worked,
-    feed::{Feed, Found, Outlet},
+    feed::{Feed, Outlet},
+    sieve::{Found, Sieve},
     trouble::Trouble,
 };
 use crate::{
     bus::{BusError, ConsumerSpec, Standing, Start},
     executor::PROGRESS,
-    job::{Replay, ReplayProgress, ReplayRange, ReplayState},
+    job::{Replay, ReplayProgress, ReplayRange, ReplayRequest, ReplayState},
     replaying::{Course, Mark, Replaying},
     subscriber::MAX_CONCURRENCY,
     worker::{
         answers::tell_progress,
         hands::Hands,
         lease::Handled,
-        source::{self, Source},
+        source::{self, Item, Source},
     },
 };
 
@@ -179,9 +180,11 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
 
     /// Begins to pull; says why if that can never be.
     async fn open(&mut self) -> Result<Option<String>, BusError> {
-        let (to, from) = mpsc::channel(MAX_CONCURRENCY);
+        let (fed, from) = mpsc::channel(MAX_CONCURRENCY);
+        let direct = self.direct();
+        let is_fed = direct.is_none();
         let to = source::Outlet {
-            to,
+            to: direct.unwrap_or(fed),
             courses: Arc::clone(&self.desk.courses),
         };
         let mut sources = Vec::new();
@@ -204,7 +207,8 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
             let hands = kept.unwrap_or_else(|| Arc::new(self.hands()));
             let opening =
                 Source::open(&self.desk.bus, &self.desk.name, consumer, hands, to.clone());
-            let mut source = opening.await?.of_replay(&self.replaying);
+            let sieve = Sieve::new(&range, &self.replay.request, self.course(), &self.found);
+            let mut source = opening.await?.of_replay(&self.replaying, sieve);
             if !source.is_of(&range.incarnation) {
                 return Ok(Some(another(&range)));
             }
@@ -221,17 +225,14 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
             });
             sources.push(source);
         }
-        let Some(outlet) = self.outlet() else {
-            return Ok(None);
-        };
-        let feed = Feed::new(
-            &self.replay,
-            self.desk.subscriber.ordered,
-            Arc::clone(self.course()),
-            outlet,
-            Arc::clone(&self.found),
-        );
-        self.feed.spawn(feed.run(from, self.feeding.clone()));
+        if is_fed {
+            let Some(outlet) = self.outlet() else {
+                return Ok(None);
+            };
+            let (name, ordered) = (&self.desk.name, self.desk.subscriber.ordered);
+            let feed = Feed::new(name, ordered, &self.replay.request, outlet, &self.found);
+            self.feed.spawn(feed.run(from, self.feeding.clone()));
+        }
         for (part, source) in self.parts.iter().zip(sources) {
             let halted = CancellationToken::new();
             self.sources.spawn(source.run(part.pulling.clone(), halted));
@@ -243,6 +244,13 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
             "the replay runs"
         );
         Ok(None)
+    }
+
+    /// The runner, when nothing is between it and the sources.
+    fn direct(&self) -> Option<mpsc::Sender<Item>> {
+        let ReplayRequest { rehearse, rate, .. } = &self.replay.request;
+        let is_direct = !rehearse && rate.is_none();
+        is_direct.then(|| self.desk.runner.upgrade()).flatten()
     }
 
     /// Where its events go; nowhere when the runner has ended.

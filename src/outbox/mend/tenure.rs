@@ -1,0 +1,81 @@
+//! The lease of whoever publishes again, held from beginning to end, whatever takes how long meanwhile. Never decides
+//! what is published.
+
+use tokio::{task::JoinSet, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::{LEASE, RepublishError};
+use crate::outbox::{Outbox, OutboxError, Store};
+
+/// A lease that renews itself until it is ended, or dropped; then it runs out.
+pub(super) struct Tenure<DB: Store> {
+    outbox: Outbox<DB>,
+    mender: String,
+    lost: CancellationToken,
+    renewing: JoinSet<()>,
+}
+
+impl<DB: Store> Tenure<DB> {
+    /// Takes the lease.
+    pub(super) async fn begin(outbox: &Outbox<DB>, mender: &str) -> Result<Self, RepublishError> {
+        let asked = Instant::now();
+        outbox.mend(mender).await?;
+        let lost = CancellationToken::new();
+        let mut renewing = JoinSet::new();
+        let renew = renew(outbox.clone(), mender.to_owned(), asked, lost.clone());
+        renewing.spawn(renew);
+        Ok(Self {
+            outbox: outbox.clone(),
+            mender: mender.to_owned(),
+            lost,
+            renewing,
+        })
+    }
+
+    /// An error when somebody else may have the lease.
+    pub(super) fn holds(&self) -> Result<(), RepublishError> {
+        match self.lost.is_cancelled() {
+            true => Err(RepublishError::Busy),
+            false => Ok(()),
+        }
+    }
+
+    /// Ends it, so that another one needs not wait until it has run out.
+    pub(super) async fn end(mut self) -> Result<(), OutboxError> {
+        self.renewing.shutdown().await;
+        self.outbox.mended(&self.mender).await
+    }
+}
+
+/// Until the lease is somebody else's, or has run out because the database has not answered for so long.
+async fn renew<DB: Store>(
+    outbox: Outbox<DB>,
+    mender: String,
+    mut asked: Instant,
+    lost: CancellationToken,
+) {
+    let _lost = lost.drop_guard();
+    loop {
+        tokio::time::sleep_until(asked + LEASE / 4).await;
+        let until = asked + LEASE;
+        loop {
+            let now = Instant::now();
+            match tokio::time::timeout_at(until, outbox.mend(&mender)).await {
+                Ok(Ok(())) => {
+                    asked = now;
+                    break;
+                }
+                Ok(Err(error @ (RepublishError::Busy | RepublishError::Refused(_)))) => {
+                    return tracing::error!(%error, "the lease of whoever publishes again is lost");
+                }
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "the lease of whoever publishes again is not renewed");
+                    tokio::time::sleep(LEASE / 16).await;
+                }
+                Err(_) => {
+                    return tracing::error!("the lease of whoever publishes again has run out");
+                }
+            }
+        }
+    }
+}

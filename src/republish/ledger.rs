@@ -1,0 +1,102 @@
+//! Which rows the ledger knows as confirmed. Only reads.
+
+use std::collections::HashSet;
+
+use crate::outbox::{Entry, Outbox, OutboxError, Store, Way};
+
+/// From a place on; 16 bytes for each stretch of rows.
+pub(super) struct Ledger {
+    /// The first and the last place of each, in their order, apart from each other.
+    stretches: Vec<(i64, i64)>,
+    discarded: HashSet<i64>,
+}
+
+impl Ledger {
+    /// What it says of the rows from a place on.
+    pub(super) async fn read<DB: Store>(
+        outbox: &Outbox<DB>,
+        first: i64,
+    ) -> Result<Self, OutboxError> {
+        let mut all = Vec::new();
+        let mut behind = first.saturating_sub(1);
+        loop {
+            let page = outbox.entries(behind).await?;
+            let Some(last) = page.last() else { break };
+            behind = last.last_id;
+            all.extend(page.iter().map(Stretch::of));
+        }
+        Ok(Self::of(all))
+    }
+
+    fn of(all: Vec<Stretch>) -> Self {
+        let (discarded, known): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|stretch| stretch.is_discarded);
+        let mut known: Vec<_> = known
+            .iter()
+            .map(|known| (known.first, known.last))
+            .collect();
+        known.sort_unstable();
+        let mut stretches: Vec<(i64, i64)> = Vec::new();
+        for (first, last) in known {
+            match stretches.last_mut() {
+                Some(before) if first <= before.1 => before.1 = before.1.max(last),
+                _ => stretches.push((first, last)),
+            }
+        }
+        Self {
+            stretches,
+            discarded: discarded.iter().map(|stretch| stretch.first).collect(),
+        }
+    }
+
+    /// Whether a stream has confirmed the row at this place.
+    pub(super) fn knows(&self, place: i64) -> bool {
+        let behind = self.stretches.partition_point(|(first, _)| *first <= place);
+        let stretch = behind.checked_sub(1).map(|at| self.stretches[at]);
+        stretch.is_some_and(|(_, last)| place <= last) && !self.discarded.contains(&place)
+    }
+}
+
+struct Stretch {
+    first: i64,
+    last: i64,
+    is_discarded: bool,
+}
+
+impl Stretch {
+    /// The relay may have sent rows in another order than that of their places.
+    fn of(entry: &Entry) -> Self {
+        let (first, last) = (entry.first_id, entry.last_id);
+        Self {
+            first: first.min(last),
+            last: first.max(last),
+            is_discarded: entry.way == Way::Discarded,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stretch(first: i64, last: i64) -> Stretch {
+        Stretch {
+            first,
+            last,
+            is_discarded: false,
+        }
+    }
+
+    #[test]
+    fn a_row_is_known_when_a_stretch_has_it_and_it_was_not_discarded() {
+        let discarded = Stretch {
+            is_discarded: true,
+            ..stretch(4, 4)
+        };
+        let all = vec![stretch(20, 25), stretch(1, 6), stretch(3, 9), discarded];
+        let ledger = Ledger::of(all);
+        let known: Vec<i64> = (0..30).filter(|place| ledger.knows(*place)).collect();
+        let expected: Vec<i64> = (1..=9).filter(|n| *n != 4).chain(20..=25).collect();
+        assert_eq!(known, expected);
+    }
+}

@@ -1,0 +1,226 @@
+//! Which rows are published again: page after page, while those before are sent. Never sends one.
+
+use std::{
+    collections::{HashMap, HashSet, hash_map::Entry},
+    sync::Arc,
+};
+
+use tidings_contract::Name;
+use tokio::sync::mpsc;
+
+use super::{
+    Republish, Republished,
+    held::{Held, Part},
+    late::Late,
+    ledger::Ledger,
+};
+use crate::outbox::{Chosen, Passed, Range, Relayed, RepublishError, Store};
+
+/// Places that are handed on together.
+const CHUNK: usize = 4_000;
+
+pub(super) struct Sift<DB: Store> {
+    republish: Republish<DB>,
+    passed: Passed,
+    /// Where they go; nowhere when it is only to be known which they are.
+    to: Option<mpsc::Sender<Chosen>>,
+    chosen: Chosen,
+    /// Of each name, the stream that takes it.
+    streams: HashMap<String, Arc<str>>,
+    held: HashMap<Arc<str>, Held>,
+    ledger: Option<Ledger>,
+    late: Late,
+    /// All that are wanted, when what follows them has to be looked at by itself.
+    places: Option<Vec<i64>>,
+    told: Republished,
+}
+
+impl<DB: Store> Sift<DB> {
+    pub(super) async fn begin(
+        republish: Republish<DB>,
+        to: Option<mpsc::Sender<Chosen>>,
+    ) -> Result<Self, RepublishError> {
+        let passed = republish.outbox.passed().await?;
+        let looks_further = republish.prefix.is_none() && !republish.sees_what_follows();
+        Ok(Self {
+            republish,
+            passed,
+            to,
+            chosen: Chosen::default(),
+            streams: HashMap::new(),
+            held: HashMap::new(),
+            ledger: None,
+            late: Late::default(),
+            places: looks_further.then(Vec::new),
+            told: Republished::default(),
+        })
+    }
+
+    /// Runs to the end of the range, or until nobody takes what is wanted.
+    pub(super) async fn run(mut self) -> Result<Republished, RepublishError> {
+        let outbox = self.republish.outbox.clone();
+        let mut pages = outbox.walk(&self.republish.range, &self.passed, None);
+        while let Some(page) = pages.next().await? {
+            for row in page {
+                self.take(&row).await?;
+            }
+            if self.chosen.places.len() >= CHUNK && !self.hand_on().await {
+                return Ok(self.told);
+            }
+        }
+        drop(pages);
+        self.hand_on().await;
+        // Whoever sends need not wait for what is only told.
+        self.to = None;
+        if let Some(places) = self.places.take() {
+            self.look_further(&places).await?;
+        }
+        if self.republish.prefix.is_none() {
+            self.told.late = self.late.count();
+        }
+        Ok(self.told)
+    }
+
+    async fn take(&mut self, row: &Relayed) -> Result<(), RepublishError> {
+        self.told.rows += 1;
+        let is_wanted = self.wants(row).await?;
+        if self.places.is_none() {
+            self.late.note(row.key.as_deref(), is_wanted);
+        }
+        if is_wanted {
+            self.told.wanted += 1;
+            self.told.first.get_or_insert(row.id);
+            self.told.last = Some(row.id);
+            self.places
+                .iter_mut()
+                .for_each(|places| places.push(row.id));
+            self.chosen.places.push(row.id);
+        }
+        Ok(())
+    }
+
+    async fn wants(&mut self, row: &Relayed) -> Result<bool, RepublishError> {
+        let looks = self.republish.looks();
+        // What nobody has ever taken need not have a stream now.
+        if looks && self.republish.prefix.is_none() && !self.is_confirmed(row.id).await? {
+            self.told.unconfirmed += 1;
+            return Ok(false);
+        }
+        let stream = self.stream_of(&row.name).await?;
+        if !looks {
+            return Ok(true);
+        }
+        if !self.held.contains_key(&stream) {
+            let held = self.read(&stream, row.id).await?;
+            self.held.insert(Arc::clone(&stream), held);
+        }
+        let is_held = self.held.get(&stream);
+        let is_held = is_held.is_some_and(|held| held.has(row.event));
+        self.told.held += u64::from(is_held);
+        Ok(!is_held)
+    }
+
+    async fn is_confirmed(&mut self, place: i64) -> Result<bool, RepublishError> {
+        let ledger = match &mut self.ledger {
+            Some(ledger) => ledger,
+            ledger => ledger.insert(Ledger::read(&self.republish.outbox, place).await?),
+        };
+        Ok(ledger.knows(place))
+    }
+
+    /// What a stream holds of the rows from a place on.
+    async fn read(&mut self, stream: &Arc<str>, first: i64) -> Result<Held, RepublishError> {
+        let (bus, outbox) = (&self.republish.bus, &self.republish.outbox);
+        let Some(state) = bus.stream_state(stream).await? else {
+            return Err(RepublishError::Changed {
+                stream: stream.to_string(),
+            });
+        };
+        let up_to = state.last_sequence;
+        self.chosen.ends.insert(stream.to_string(), up_to);
+        let beginnings = outbox.beginnings(first).await?;
+        let from = beginnings.iter().find(|beginning| {
+            *beginning.stream == **stream && beginning.incarnation == state.incarnation
+        });
+        // What was copied is not in the ledger's beginnings.
+        let from = from.filter(|_| self.republish.prefix.is_none());
+        let part = Part {
+            stream,
+            from: from.map_or(1, |beginning| beginning.sequence),
+            up_to,
+        };
+        if part.is_small() {
+            return part.read(bus).await;
+        }
+        let (bus, outbox) = (bus.clone(), outbox.clone());
+        let mut events = HashSet::new();
+        let range = Range {
+            first,
+            ..self.republish.range.clone()
+        };
+        let mut pages = outbox.walk(&range, &self.passed, None);
+        while let Some(page) = pages.next().await? {
+            for row in page {
+                // One that no stream takes is told when it is its turn.
+                let taken = self.stream_of(&row.name).await;
+                if taken.is_ok_and(|taken| taken == *stream) {
+                    events.insert(row.event);
+                }
+            }
+        }
+        part.look_for(&bus, events).await
+    }
+
+    async fn stream_of(&mut self, name: &str) -> Result<Arc<str>, RepublishError> {
+        if let Some(stream) = self.streams.get(name) {
+            return Ok(Arc::clone(stream));
+        }
+        let subject = match &self.republish.prefix {
+            Some(prefix) => format!("{prefix}.{name}"),
+            None => name.to_owned(),
+        };
+        if Name::parse(&subject).is_err() {
+            return Err(RepublishError::NoStream { subject });
+        }
+        let stream = self.republish.bus.stream_of(&subject).await?;
+        let stream: Arc<str> = stream.ok_or(RepublishError::NoStream { subject })?.into();
+        match self.streams.entry(name.to_owned()) {
+            Entry::Occupied(known) => Ok(Arc::clone(known.get())),
+            Entry::Vacant(new) => Ok(Arc::clone(new.insert(stream))),
+        }
+    }
+
+    /// Whether somebody takes it.
+    async fn hand_on(&mut self) -> bool {
+        let chosen = std::mem::take(&mut self.chosen);
+        match &self.to {
+            Some(to) if !chosen.places.is_empty() => to.send(chosen).await.is_ok(),
+            // The ends are told with the first places.
+            Some(_) => {
+                self.chosen = chosen;
+                true
+            }
+            None => true,
+        }
+    }
+
+    /// Counts those that have a later one of their key outside the range.
+    async fn look_further(&mut self, places: &[i64]) -> Result<(), RepublishError> {
+        let Some(first) = places.first() else {
+            return Ok(());
+        };
+        let range = Range {
+            first: *first,
+            key: self.republish.range.key.clone(),
+            ..Range::default()
+        };
+        let mut pages = self.republish.outbox.walk(&range, &self.passed, None);
+        while let Some(page) = pages.next().await? {
+            for row in page {
+                let is_wanted = places.binary_search(&row.id).is_ok();
+                self.late.note(row.key.as_deref(), is_wanted);
+            }
+        }
+        Ok(())
+    }
+}
