@@ -22,7 +22,7 @@ both!(
     only_what_is_named_and_missing_is_published_again,
     rows_go_to_another_stream_under_a_prefix,
     what_is_forced_is_there_twice,
-    a_name_that_no_stream_takes_is_named_before_anything_is_published,
+    a_name_that_no_stream_takes_is_named,
 );
 
 const EVENTS: i64 = 60;
@@ -181,10 +181,8 @@ async fn what_somebody_gave_up_does_not_come_back<DB: Database>(world: World<DB>
         publish_one(&world, count).await;
     }
     // A row that is no event, in the middle of the batch.
-    let sql = format!(
-        "update {} set headers = '[]' where id = 2",
-        DB::table("outbox")
-    );
+    let row = "update {} set headers = '[]', name = 'nobody.takes.this' where id = 2";
+    let sql = row.replace("{}", &DB::table("outbox"));
     DB::execute(world.outbox.pool(), &sql).await;
     relay(&world).await;
     let given_up = world
@@ -203,6 +201,7 @@ async fn what_somebody_gave_up_does_not_come_back<DB: Database>(world: World<DB>
         .run()
         .await
         .unwrap();
+    // Nor does it matter that no stream takes it.
     assert_eq!((done.rows, done.unconfirmed, done.events()), (3, 1, 0));
 }
 
@@ -277,9 +276,7 @@ async fn what_is_forced_is_there_twice<DB: Database>(world: World<DB>) {
     assert_eq!(verify(&world).await.streams[0].duplicated, 3);
 }
 
-async fn a_name_that_no_stream_takes_is_named_before_anything_is_published<DB: Database>(
-    world: World<DB>,
-) {
+async fn a_name_that_no_stream_takes_is_named<DB: Database>(world: World<DB>) {
     publish(&world, 0).await;
     let republish = Republish::new(&world.bus, &world.outbox).into_prefix("nowhere");
     let refused = republish.run().await.unwrap_err();
@@ -287,6 +284,35 @@ async fn a_name_that_no_stream_takes_is_named_before_anything_is_published<DB: D
         matches!(&refused, RepublishError::NoStream { subject } if subject == "nowhere.count.raised"),
         "{refused}"
     );
+}
+
+/// With more messages than are remembered it is the rows that are.
+#[tokio::test]
+async fn what_a_large_stream_misses_is_found_among_what_others_publish() {
+    const FOREIGN: u64 = 100_000;
+    let world = World::<Sqlite>::start().await;
+    publish(&world, 0).await;
+    let client = async_nats::connect(world.nats.url()).await.unwrap();
+    for _ in 0..FOREIGN {
+        let foreign = client.publish("user.foreign", "{}".into());
+        foreign.await.unwrap();
+    }
+    client.flush().await.unwrap();
+    let jetstream = jetstream_of(&world).await;
+    let all = EVENTS as u64 + FOREIGN;
+    eventually("all of it is stored", || async {
+        let mut stream = jetstream.get_stream("EVENTS").await.unwrap();
+        stream.info().await.unwrap().state.messages == all
+    })
+    .await;
+    delete(&world, [7, 8, 30]).await;
+    let republish = || Republish::new(&world.bus, &world.outbox);
+    let dry = republish().dry_run().await.unwrap();
+    assert_eq!((dry.rows, dry.held, dry.wanted), (60, 57, 3), "{dry:?}");
+    let done = republish().from_row(8).run().await.unwrap();
+    assert_eq!((done.held, done.events(), done.late), (51, 2, 2), "{done:?}");
+    assert_eq!(republish().run().await.unwrap().events(), 1);
+    assert_eq!(republish().dry_run().await.unwrap().wanted, 0);
 }
 
 async fn an_older_copy_of_the_store_is_made_whole<DB: Database>() {
