@@ -30,6 +30,9 @@ pub struct ReplayProgress {
     pub suppressed: u64,
     /// Events of the range that their stream had removed before they came, as far as was counted when it was done.
     pub gone: u64,
+    /// Events that have ended without being counted, as far as was found when it was done: a replica died, or lost its
+    /// lease, before it could say what became of them. They are among those of the kinds above.
+    pub uncounted: u64,
     /// How far it is, stream by stream.
     pub streams: Vec<StreamProgress>,
     /// What was found without calling a handler; only of a rehearsal.

@@ -98,7 +98,9 @@ async fn one_of_several_replicas_runs_a_replay_and_another_takes_over_when_it_di
     assert_eq!(two.len(), 0, "the replay has one replica at a time");
     first.kill().await;
     two.reach(1).await;
-    world.replay_is(replay.id, ReplayState::Done).await;
+    let status = world.replay_is(replay.id, ReplayState::Done).await;
+    let uncounted = status.progress.as_ref().unwrap().uncounted;
+    assert!(status.over() + uncounted >= USERS as u64, "{status:?}");
     let both = [one.all(), two.all()].concat();
     let of_both = Noted::default();
     both.into_iter().for_each(|note| of_both.note(note));

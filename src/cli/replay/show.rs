@@ -123,6 +123,11 @@ fn counts(progress: &ReplayProgress) -> impl Iterator<Item = Row> + use<> {
             ": removed by their stream before they came",
         ),
         (
+            "not counted",
+            progress.uncounted,
+            ": ended while a replica died, or lost its lease, and among those of the other kinds",
+        ),
+        (
             "suppressed",
             progress.suppressed,
             ": what handlers wanted to publish",

@@ -251,6 +251,13 @@ fn line(status: &ReplayStatus, per_second: Option<f64>) -> String {
     if gone > 0 {
         text += &format!(", {gone} were gone: their stream had removed them");
     }
+    let progress = status.progress.as_ref();
+    let uncounted = progress.map_or(0, |progress| progress.uncounted);
+    if uncounted > 0 {
+        text += &format!(
+            ", {uncounted} ended without being counted: a replica died, or lost its lease"
+        );
+    }
     if status.progress.is_none() && !state.is_final() {
         text += ", no replica has begun with it";
     }

@@ -100,7 +100,7 @@ impl<S: Send + Sync + 'static> Work<'_, S> {
     }
 
     /// Counts what its streams have removed before it came: no more than they have removed at all, because what a
-    /// replica did last before its death may not be counted.
+    /// replica did last before its death may not be counted. That is told as what it is.
     pub(super) async fn count_gone(&mut self) -> Result<(), BusError> {
         let uncounted = self.replay.events().saturating_sub(self.counted().over());
         if uncounted == 0 {
@@ -115,6 +115,7 @@ impl<S: Send + Sync + 'static> Work<'_, S> {
             removed += range.events.saturating_sub(left);
         }
         self.progress.gone = uncounted.min(removed);
+        self.progress.uncounted = uncounted - self.progress.gone;
         Ok(())
     }
 
