@@ -211,7 +211,7 @@ async fn is_settled(world: &World<Sqlite>, up_to: u64) {
     .await;
 }
 
-const EVENT: &[u8] = b"ce-type: count.raised.v1\r\nce-id: 0190d1e2-0000-7000-8000-00000000000";
+const EVENT: &[u8] = b"ce-type: count.raised.v1\r\nce-partitionkey: one\r\nce-id: 0190d1e2-0000-7000-8000-00000000000";
 
 /// Bad ones that are no event, one that is, and good ones before, between and behind them: 13 messages.
 async fn mixture(world: &World<Sqlite>) {
