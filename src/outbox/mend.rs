@@ -4,6 +4,7 @@
 mod lane;
 mod reading;
 mod sender;
+mod streams;
 mod tenure;
 
 use std::time::Duration;
@@ -17,6 +18,7 @@ use super::{
 use crate::bus::BusError;
 pub(crate) use reading::Chosen;
 pub(crate) use sender::{Ends, Sender, Sending};
+pub(crate) use streams::Streams;
 
 /// How long whoever publishes again may be silent before another one may.
 pub(super) const LEASE: Duration = Duration::from_secs(10);

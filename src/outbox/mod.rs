@@ -6,6 +6,7 @@
 //! * [`Relay`]: moves what was committed into the stream, in order, once.
 //! * [`Store`]: the two databases, Postgres and SQLite.
 
+mod ahead;
 mod chunks;
 mod contents;
 mod delayed;
@@ -47,7 +48,7 @@ pub use delayed::DelayedEvent;
 use inbox::Kept;
 pub use inbox::{BatchOnceHandler, InboxTransaction, OnceHandler};
 pub use mend::RepublishError;
-pub(crate) use mend::{Chosen, Ends, Sender, Sending, Way};
+pub(crate) use mend::{Chosen, Ends, Sender, Sending, Streams, Way};
 pub use migrate::MigrateError;
 pub use parked::{ParkedEvent, ParkedSelection};
 #[cfg(feature = "postgres")]

@@ -3,10 +3,9 @@
 
 use std::hash::RandomState;
 
-use tokio::{sync::mpsc, task::JoinSet};
-
 use super::{
     Outbox, OutboxError, Store,
+    ahead::Ahead,
     relayed::{Passed, Range, Relayed, Stretch},
 };
 
@@ -16,23 +15,7 @@ const ROWS: usize = 5000;
 const AHEAD: usize = 2;
 
 /// A walk through rows. Reading ends when it is dropped.
-pub(crate) struct Walk {
-    pages: mpsc::Receiver<Result<Vec<Relayed>, OutboxError>>,
-    reading: JoinSet<()>,
-}
-
-impl Walk {
-    /// The next page; `None` behind the last one.
-    pub(crate) async fn next(&mut self) -> Result<Option<Vec<Relayed>>, OutboxError> {
-        if let Some(page) = self.pages.recv().await {
-            return page.map(Some);
-        }
-        match self.reading.join_next().await {
-            Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            _ => Ok(None),
-        }
-    }
-}
+pub(crate) type Walk = Ahead<Vec<Relayed>, OutboxError>;
 
 impl<DB: Store> Outbox<DB> {
     /// Walks through a range; with the hashes of the payloads when there is a hasher for them.
@@ -42,11 +25,9 @@ impl<DB: Store> Outbox<DB> {
         passed: &Passed,
         payloads: Option<&RandomState>,
     ) -> Walk {
-        let (to, pages) = mpsc::channel(AHEAD);
         let (outbox, range, passed) = (self.clone(), range.clone(), passed.clone());
         let payloads = payloads.cloned();
-        let mut reading = JoinSet::new();
-        reading.spawn(async move {
+        Walk::begin(AHEAD, async move |to| {
             let mut stretch = Stretch {
                 behind: range.first.saturating_sub(1),
                 range: &range,
@@ -64,7 +45,6 @@ impl<DB: Store> Outbox<DB> {
                 }
                 stretch.behind = last.unwrap_or(i64::MAX);
             }
-        });
-        Walk { pages, reading }
+        })
     }
 }

@@ -1,11 +1,10 @@
 //! Which rows are published again: page after page, while those before are sent. Never sends one.
 
 use std::{
-    collections::{HashMap, HashSet, hash_map::Entry},
+    collections::{HashMap, HashSet},
     sync::Arc,
 };
 
-use tidings_contract::Name;
 use tokio::sync::mpsc;
 
 use super::{
@@ -14,7 +13,7 @@ use super::{
     late::Late,
     ledger::Ledger,
 };
-use crate::outbox::{Chosen, Passed, Range, Relayed, RepublishError, Store};
+use crate::outbox::{Chosen, Passed, Range, Relayed, RepublishError, Store, Streams};
 
 /// Places that are handed on together.
 const CHUNK: usize = 4_000;
@@ -25,8 +24,7 @@ pub(super) struct Sift<DB: Store> {
     /// Where they go; nowhere when it is only to be known which they are.
     to: Option<mpsc::Sender<Chosen>>,
     chosen: Chosen,
-    /// Of each name, the stream that takes it.
-    streams: HashMap<String, Arc<str>>,
+    streams: Streams,
     held: HashMap<Arc<str>, Held>,
     ledger: Option<Ledger>,
     late: Late,
@@ -42,12 +40,13 @@ impl<DB: Store> Sift<DB> {
     ) -> Result<Self, RepublishError> {
         let passed = republish.outbox.passed().await?;
         let looks_further = republish.prefix.is_none() && !republish.sees_what_follows();
+        let streams = Streams::new(&republish.bus, republish.prefix.clone());
         Ok(Self {
             republish,
             passed,
             to,
             chosen: Chosen::default(),
-            streams: HashMap::new(),
+            streams,
             held: HashMap::new(),
             ledger: None,
             late: Late::default(),
@@ -106,7 +105,7 @@ impl<DB: Store> Sift<DB> {
             self.told.unconfirmed += 1;
             return Ok(false);
         }
-        let stream = self.stream_of(&row.name).await?;
+        let stream = self.streams.of(&row.name).await?;
         if !looks {
             return Ok(true);
         }
@@ -162,32 +161,13 @@ impl<DB: Store> Sift<DB> {
         while let Some(page) = pages.next().await? {
             for row in page {
                 // One that no stream takes is told when it is its turn.
-                let taken = self.stream_of(&row.name).await;
+                let taken = self.streams.of(&row.name).await;
                 if taken.is_ok_and(|taken| taken == *stream) {
                     events.insert(row.event);
                 }
             }
         }
         part.look_for(&bus, events).await
-    }
-
-    async fn stream_of(&mut self, name: &str) -> Result<Arc<str>, RepublishError> {
-        if let Some(stream) = self.streams.get(name) {
-            return Ok(Arc::clone(stream));
-        }
-        let subject = match &self.republish.prefix {
-            Some(prefix) => format!("{prefix}.{name}"),
-            None => name.to_owned(),
-        };
-        if Name::parse(&subject).is_err() {
-            return Err(RepublishError::NoStream { subject });
-        }
-        let stream = self.republish.bus.stream_of(&subject).await?;
-        let stream: Arc<str> = stream.ok_or(RepublishError::NoStream { subject })?.into();
-        match self.streams.entry(name.to_owned()) {
-            Entry::Occupied(known) => Ok(Arc::clone(known.get())),
-            Entry::Vacant(new) => Ok(Arc::clone(new.insert(stream))),
-        }
     }
 
     /// Whether somebody takes it.

@@ -20,7 +20,7 @@ use tidings::{
 use tokio::{process::Command, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{Folder, Noted, User, eventually, within};
+use crate::support::{Folder, Noted, User, eventually, publish_raw, within};
 
 type Sqlite = sqlx::Sqlite;
 
@@ -349,6 +349,19 @@ async fn all_of_it(guarded: &Guarded) {
         producer.publish(&Settled { id, count: 1 }).await.unwrap();
     }
     guarded.has("settle p-8 1").await;
+    publish_raw(
+        &guarded.server.url(),
+        "{\"headers\":true,\"verbose\":false,\"user\":\"producer\",\"pass\":\"secret\"}",
+        b"user.created",
+        b"a header that no client can read",
+        b"",
+    )
+    .await;
+    eventually("its letter", || async {
+        let listed = guarded.ok("dead-letters list --json").await;
+        listed.lines().count() == 1
+    })
+    .await;
     worker.stop().await;
     guarded
         .ok("subscribers reset user-directory --to beginning --yes")

@@ -6,7 +6,7 @@ use async_nats::jetstream::{self, consumer};
 use futures::StreamExt;
 use tidings::{
     Context, EventPublisher, EventSubscriber, Failure, Rate, Replay, ReplayError, ReplayPoint,
-    ReplayState, Replays, Retry, StreamSpec, Worker, WorkerError,
+    ReplayState, Replays, Retry, Worker, WorkerError,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -253,11 +253,7 @@ async fn one_of_many_that_are_asked_for_at_once_is_begun<DB: Database>(world: Wo
 async fn one_of_many_that_are_asked_for_at_once_on_three_servers_is_begun() {
     let cluster = Cluster::start().await;
     let bus = cluster.bus().await;
-    cluster.apply(&bus, Duration::from_secs(1)).await;
-    for mut stream in StreamSpec::of_subscribers() {
-        stream.replicas = 3;
-        bus.apply_stream(&stream).await.unwrap();
-    }
+    cluster.apply_all(&bus, Duration::from_secs(1)).await;
     let (noted, (_open, is_open)) = (Noted::default(), watch::channel(true));
     let worker = Worker::new(bus.clone(), (noted, is_open));
     let stop = CancellationToken::new();

@@ -282,11 +282,7 @@ async fn a_shadow_that_the_active_replica_does_not_have_is_refused_and_named() {
 async fn a_replay_whose_stream_has_no_leader_says_so_and_goes_on_once_it_has_one() {
     let cluster = Cluster::start().await;
     let bus = cluster.bus().await;
-    cluster.apply(&bus, Duration::from_secs(1)).await;
-    for mut stream in StreamSpec::of_subscribers() {
-        stream.replicas = 3;
-        bus.apply_stream(&stream).await.unwrap();
-    }
+    cluster.apply_all(&bus, Duration::from_secs(1)).await;
     let noted = Noted::default();
     let subscriber = EventSubscriber::durable(NAME).on(note);
     let stop = CancellationToken::new();

@@ -155,11 +155,7 @@ async fn a_deleted_stream_is_named_and_a_new_one_is_read_from_its_beginning() {
 async fn a_consumer_that_changes_its_leader_goes_on() {
     let cluster = Cluster::start().await;
     let bus = cluster.bus().await;
-    cluster.apply(&bus, Duration::from_secs(120)).await;
-    for mut stream in StreamSpec::of_subscribers() {
-        stream.replicas = 3;
-        bus.apply_stream(&stream).await.unwrap();
-    }
+    cluster.apply_all(&bus, Duration::from_secs(120)).await;
     let worker = Working::begin(&bus, "led").await;
     worker.handles(&bus, "before").await;
     let client = async_nats::connect(cluster.urls()).await.unwrap();
@@ -177,11 +173,7 @@ async fn a_consumer_that_changes_its_leader_goes_on() {
 async fn a_server_that_is_about_to_stop_is_left_for_another_one() {
     let cluster = Cluster::start().await;
     let bus = cluster.bus().await;
-    cluster.apply(&bus, Duration::from_secs(120)).await;
-    for mut stream in StreamSpec::of_subscribers() {
-        stream.replicas = 3;
-        bus.apply_stream(&stream).await.unwrap();
-    }
+    cluster.apply_all(&bus, Duration::from_secs(120)).await;
     // Only one seed: the others are known from the cluster itself.
     let [first, ..] = &cluster.nodes;
     let one = Bus::connect(first.url().into()).await.unwrap();

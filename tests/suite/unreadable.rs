@@ -184,19 +184,6 @@ async fn a_reader_of_what_is_new_sees_what_cannot_be_read_first() {
     assert_eq!(second.sequence, 3);
 }
 
-/// A worker that notes what it counts.
-fn counting(
-    world: &World<Sqlite>,
-    noted: &Noted,
-    subscriber: EventSubscriber<Noted>,
-) -> Worker<Noted> {
-    async fn count(counted: Counted, cx: Context<Noted>) -> Result<(), Failure> {
-        cx.state().note(counted.count.to_string());
-        Ok(())
-    }
-    Worker::new(world.bus.clone(), noted.clone()).subscribe(subscriber.on(count))
-}
-
 /// Nothing is left to be answered.
 async fn is_settled(world: &World<Sqlite>, up_to: u64) {
     let client = async_nats::connect(world.nats.url()).await.unwrap();
@@ -234,8 +221,21 @@ async fn mixture(world: &World<Sqlite>) {
     }
 }
 
-async fn is_handled(world: &World<Sqlite>, noted: &Noted) {
-    is_settled(world, 13).await;
+/// What a subscriber handles of the mixture, in the order in which it does.
+async fn handled(subscriber: EventSubscriber<Noted>) -> Vec<String> {
+    async fn count(counted: Counted, cx: Context<Noted>) -> Result<(), Failure> {
+        cx.state().note(counted.count.to_string());
+        Ok(())
+    }
+    log::listen();
+    let world = World::<Sqlite>::start().await;
+    mixture(&world).await;
+    let noted = Noted::default();
+    let subscriber = subscriber.on(count).circuit_breaker(CircuitBreaker::off());
+    let worker = Worker::new(world.bus.clone(), noted.clone()).subscribe(subscriber);
+    let worker = world.run(worker);
+    is_settled(&world, 13).await;
+    worker.stop().await.unwrap();
     let dead = world.dead_letters().await;
     assert_eq!(dead.len(), BAD.len(), "no event has a payload that is none");
     let said = log::said("a message ends the connection");
@@ -244,35 +244,20 @@ async fn is_handled(world: &World<Sqlite>, noted: &Noted) {
         "{said:?}"
     );
     assert!(log::said("may have died of an event").is_empty());
-    let mut all = noted.all();
-    all.sort();
-    assert_eq!(all, ["1", "2", "3", "4", "5", "6", "7", "8", "9"]);
+    noted.all()
 }
+
+const NINE: [&str; 9] = ["1", "2", "3", "4", "5", "6", "7", "8", "9"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_handles_what_can_be_read_of_it_and_buries_the_rest() {
-    log::listen();
-    let world = World::<Sqlite>::start().await;
-    mixture(&world).await;
-    let noted = Noted::default();
-    let subscriber = EventSubscriber::durable("counting").circuit_breaker(CircuitBreaker::off());
-    let worker = world.run(counting(&world, &noted, subscriber));
-    is_handled(&world, &noted).await;
-    worker.stop().await.unwrap();
+    let mut all = handled(EventSubscriber::durable("counting")).await;
+    all.sort();
+    assert_eq!(all, NINE);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ordered_worker_keeps_the_order_through_it() {
-    log::listen();
-    let world = World::<Sqlite>::start().await;
-    mixture(&world).await;
-    let noted = Noted::default();
-    let subscriber = EventSubscriber::durable("counting")
-        .ordered_by_key()
-        .circuit_breaker(CircuitBreaker::off());
-    let worker = world.run(counting(&world, &noted, subscriber));
-    is_handled(&world, &noted).await;
-    let all = noted.all();
-    assert!(all.is_sorted(), "{all:?}");
-    worker.stop().await.unwrap();
+    let all = handled(EventSubscriber::durable("counting").ordered_by_key()).await;
+    assert_eq!(all, NINE);
 }

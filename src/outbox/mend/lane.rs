@@ -7,7 +7,7 @@ use futures::{FutureExt, future::BoxFuture};
 use tidings_contract::{Envelope, EventId, wire};
 use tokio::time::Instant;
 
-use super::RepublishError;
+use super::{RepublishError, streams};
 use crate::{
     bus::{BatchId, Bus, Confirmed, Refusal, StreamState, Submission},
     outbox::store::{Entry, Row},
@@ -59,11 +59,8 @@ struct Flying {
 }
 
 impl Form {
-    pub(super) fn subject(&self, name: &str) -> String {
-        match &self.prefix {
-            Some(prefix) => format!("{prefix}.{name}"),
-            None => name.to_owned(),
-        }
+    fn subject(&self, name: &str) -> String {
+        streams::subject(self.prefix.as_deref(), name)
     }
 
     fn message(&self, item: &Item) -> Submission {

@@ -1,10 +1,10 @@
 //! Rows that are to be published again, read while others are sent. Never decides which, and never sends one.
 
 use tidings_contract::wire;
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::sync::mpsc;
 
 use super::{Ends, RepublishError, lane::Item};
-use crate::outbox::{Outbox, Store, store::Row};
+use crate::outbox::{Outbox, Store, ahead::Ahead, store::Row};
 
 /// Rows that are read at once.
 const ROWS: usize = 4_000;
@@ -28,44 +28,22 @@ pub(super) struct Page {
 }
 
 /// Reads ahead until it is dropped.
-pub(super) struct Reading {
-    pages: mpsc::Receiver<Result<Page, RepublishError>>,
-    reading: JoinSet<()>,
-}
+pub(super) type Reading = Ahead<Page, RepublishError>;
 
-impl Reading {
-    pub(super) fn begin<DB: Store>(
-        outbox: &Outbox<DB>,
-        mut chosen: mpsc::Receiver<Chosen>,
-    ) -> Self {
-        let (to, pages) = mpsc::channel(AHEAD);
-        let outbox = outbox.clone();
-        let mut reading = JoinSet::new();
-        reading.spawn(async move {
-            while let Some(Chosen { places, mut ends }) = chosen.recv().await {
-                let mut left = &places[..];
-                while !left.is_empty() {
-                    let page = page(&outbox, &mut left, std::mem::take(&mut ends)).await;
-                    let is_last = page.is_err();
-                    if to.send(page).await.is_err() || is_last {
-                        return;
-                    }
+pub(super) fn read<DB: Store>(outbox: &Outbox<DB>, mut chosen: mpsc::Receiver<Chosen>) -> Reading {
+    let outbox = outbox.clone();
+    Reading::begin(AHEAD, async move |to| {
+        while let Some(Chosen { places, mut ends }) = chosen.recv().await {
+            let mut left = &places[..];
+            while !left.is_empty() {
+                let page = page(&outbox, &mut left, std::mem::take(&mut ends)).await;
+                let is_last = page.is_err();
+                if to.send(page).await.is_err() || is_last {
+                    return;
                 }
             }
-        });
-        Self { pages, reading }
-    }
-
-    /// The next page; `None` behind the last one.
-    pub(super) async fn next(&mut self) -> Result<Option<Page>, RepublishError> {
-        if let Some(page) = self.pages.recv().await {
-            return page.map(Some);
         }
-        match self.reading.join_next().await {
-            Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            _ => Ok(None),
-        }
-    }
+    })
 }
 
 /// Reads the first ones of these places, and leaves the others.

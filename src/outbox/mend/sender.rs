@@ -1,17 +1,15 @@
 //! Sends rows again: in the order of their places, at a rate, and writes down where they are. Never decides which
 //! rows, and never what is missing.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{
     Chosen, LEASE, RepublishError, Way,
     lane::{Form, Item, Lane, fresh},
-    reading::Reading,
+    reading,
+    streams::Streams,
     tenure::Tenure,
 };
 use crate::{
@@ -46,8 +44,7 @@ pub(crate) struct Sender<DB: Store> {
     form: Form,
     interval: Option<Duration>,
     ends: Ends,
-    /// Per event's name, its stream.
-    streams: HashMap<String, String>,
+    streams: Streams,
     lanes: BTreeMap<String, Lane>,
     /// When the next event may go.
     due: Instant,
@@ -81,6 +78,7 @@ impl<DB: Store> Sender<DB> {
         Ok(Self {
             bus: bus.clone(),
             outbox: outbox.clone(),
+            streams: Streams::new(bus, sending.prefix.clone()),
             form: Form {
                 prefix: sending.prefix,
                 source: outbox.shared.source.clone(),
@@ -90,24 +88,11 @@ impl<DB: Store> Sender<DB> {
             tenure,
             interval: sending.interval,
             ends: Ends::new(),
-            streams: HashMap::new(),
             lanes: BTreeMap::new(),
             due: now,
             written_at: now,
             sent: BTreeMap::new(),
         })
-    }
-
-    /// The stream that takes an event of a name.
-    pub(crate) async fn stream_of(&mut self, name: &str) -> Result<String, RepublishError> {
-        if let Some(stream) = self.streams.get(name) {
-            return Ok(stream.clone());
-        }
-        let subject = self.form.subject(name);
-        let stream = self.bus.stream_of(&subject).await?;
-        let stream = stream.ok_or(RepublishError::NoStream { subject })?;
-        self.streams.insert(name.to_owned(), stream.clone());
-        Ok(stream)
     }
 
     /// Sends the rows at these places, and waits until they are stored and written down. Returns how many are no longer
@@ -116,7 +101,7 @@ impl<DB: Store> Sender<DB> {
         &mut self,
         wanted: mpsc::Receiver<Chosen>,
     ) -> Result<u64, RepublishError> {
-        let mut reading = Reading::begin(&self.outbox, wanted);
+        let mut reading = reading::read(&self.outbox, wanted);
         let mut gone = 0;
         while let Some(mut page) = reading.next().await? {
             gone += page.gone;
@@ -139,8 +124,8 @@ impl<DB: Store> Sender<DB> {
     async fn send_page(&mut self, items: Vec<Item>) -> Result<(), RepublishError> {
         let mut by_stream: BTreeMap<String, Vec<Item>> = BTreeMap::new();
         for item in items {
-            let stream = self.stream_of(&item.row.name).await?;
-            by_stream.entry(stream).or_default().push(item);
+            let stream = self.streams.of(&item.row.name).await?;
+            by_stream.entry(stream.to_string()).or_default().push(item);
         }
         for (stream, items) in by_stream {
             self.lane(&stream).await?;

@@ -2,7 +2,7 @@
 
 use std::{fs, time::Duration};
 
-use sqlx::{Connection, PgConnection, Postgres, Row, Sqlite, SqliteConnection};
+use sqlx::{PgPool, Postgres, Sqlite};
 use tidings::{
     Context, EventSubscriber, Failure, InboxTransaction, Outbox, testing::PostgresServer,
 };
@@ -38,56 +38,49 @@ async fn greet_once_on_sqlite(
     Ok(())
 }
 
-impl World {
-    /// The subscriber whose effect is in the world's database.
-    async fn once(&self) -> EventSubscriber<Desk> {
-        let subscriber = EventSubscriber::durable(SUBSCRIBER);
-        match self.store {
+/// The database in which handlers greet, for as long as it is not closed.
+enum Effects {
+    Postgres(Outbox<Postgres>),
+    Sqlite(Outbox<Sqlite>),
+}
+
+impl Effects {
+    async fn open(world: &World) -> Self {
+        match world.store {
             Store::Postgres => {
-                let pool = sqlx::PgPool::connect(&self.database_url).await.unwrap();
-                subscriber.on_once(&Outbox::<Postgres>::new(pool), greet_once_on_postgres)
+                let pool = PgPool::connect(&world.database_url).await.unwrap();
+                Self::Postgres(Outbox::<Postgres>::new(pool))
             }
             Store::Sqlite => {
-                let outbox = Outbox::<Sqlite>::open(self.path("tidings.db"))
-                    .await
-                    .unwrap();
-                subscriber.on_once(&outbox, greet_once_on_sqlite)
+                let outbox = Outbox::<Sqlite>::open(world.path("tidings.db")).await;
+                Self::Sqlite(outbox.unwrap())
             }
         }
     }
 
     async fn create_table(&self) {
-        match self.store {
-            Store::Postgres => {
-                let mut connection = PgConnection::connect(&self.database_url).await.unwrap();
-                sqlx::raw_sql(TABLE).execute(&mut connection).await.unwrap();
-            }
-            Store::Sqlite => {
-                let mut connection = SqliteConnection::connect(&self.database_url).await.unwrap();
-                sqlx::raw_sql(TABLE).execute(&mut connection).await.unwrap();
-            }
+        let refused = match self {
+            Self::Postgres(outbox) => sqlx::query(TABLE).execute(outbox.pool()).await.err(),
+            Self::Sqlite(outbox) => sqlx::query(TABLE).execute(outbox.pool()).await.err(),
+        };
+        assert!(refused.is_none(), "{refused:?}");
+    }
+
+    /// The subscriber that greets.
+    fn subscriber(&self) -> EventSubscriber<Desk> {
+        let subscriber = EventSubscriber::durable(SUBSCRIBER);
+        match self {
+            Self::Postgres(outbox) => subscriber.on_once(outbox, greet_once_on_postgres),
+            Self::Sqlite(outbox) => subscriber.on_once(outbox, greet_once_on_sqlite),
         }
     }
 
     async fn greeted(&self) -> Vec<String> {
-        match self.store {
-            Store::Postgres => {
-                let mut connection = PgConnection::connect(&self.database_url).await.unwrap();
-                let rows = sqlx::query(GREETED)
-                    .fetch_all(&mut connection)
-                    .await
-                    .unwrap();
-                rows.iter().map(|row| row.get(0)).collect()
-            }
-            Store::Sqlite => {
-                let mut connection = SqliteConnection::connect(&self.database_url).await.unwrap();
-                let rows = sqlx::query(GREETED)
-                    .fetch_all(&mut connection)
-                    .await
-                    .unwrap();
-                rows.iter().map(|row| row.get(0)).collect()
-            }
-        }
+        let names = match self {
+            Self::Postgres(outbox) => sqlx::query_scalar(GREETED).fetch_all(outbox.pool()).await,
+            Self::Sqlite(outbox) => sqlx::query_scalar(GREETED).fetch_all(outbox.pool()).await,
+        };
+        names.unwrap()
     }
 
     async fn has_greeted(&self, names: &[&str]) {
@@ -96,38 +89,53 @@ impl World {
         })
         .await;
     }
+
+    /// Returns when nothing has the database open any more, which may be a file that is copied next.
+    async fn close(self) {
+        match self {
+            Self::Postgres(outbox) => outbox.pool().close().await,
+            Self::Sqlite(outbox) => outbox.pool().close().await,
+        }
+    }
 }
 
 /// Commits and handles events of these names with a relay and a worker that run no longer than that.
 async fn work(world: &World, names: &[&str], greeted: &[&str]) {
-    let service = Service::start(world, &Desk::default(), world.once().await).await;
+    let effects = Effects::open(world).await;
+    let service = Service::start(world, &Desk::default(), effects.subscriber()).await;
     let relay = world.spawn(&["relay"]);
     for name in names {
         world.rename(name, name).await;
     }
-    world.has_greeted(greeted).await;
+    effects.has_greeted(greeted).await;
     world.backlog_is(0).await;
     assert_eq!(relay.signalled("TERM").await, Some(0));
     service.stop().await;
+    effects.close().await;
 }
 
 /// What comes after the restore, on both databases.
 async fn effects_come_back(world: &World, time: &str) {
-    world.has_greeted(&["Ada"]).await;
-    let service = Service::start(world, &Desk::default(), world.once().await).await;
+    let effects = Effects::open(world).await;
+    effects.has_greeted(&["Ada"]).await;
+    let service = Service::start(world, &Desk::default(), effects.subscriber()).await;
     let relay = world.spawn(&["relay"]);
     let mut runbook = Runbook::open("Handlers whose effects were in the database");
     runbook.fill("SUBSCRIBER", SUBSCRIBER).fill("TIME", time);
     runbook.next(world).await;
-    assert_eq!(world.greeted().await, ["Ada"], "--dry-run changes nothing");
+    assert_eq!(
+        effects.greeted().await,
+        ["Ada"],
+        "--dry-run changes nothing"
+    );
     runbook.next(world).await;
     runbook.until(world).await;
     // Ada, whose effect and inbox row are in the backup, is greeted once.
-    world.has_greeted(&["Ada", "Bob", "Eve"]).await;
+    effects.has_greeted(&["Ada", "Bob", "Eve"]).await;
     runbook.next(world).await;
     runbook.done();
     world.rename("Kim", "Kim").await;
-    world.has_greeted(&["Ada", "Bob", "Eve", "Kim"]).await;
+    effects.has_greeted(&["Ada", "Bob", "Eve", "Kim"]).await;
     assert_eq!(relay.signalled("TERM").await, Some(0));
     service.stop().await;
 }
@@ -151,7 +159,9 @@ async fn a_postgres_that_was_dumped_and_restored_relays_and_its_effects_come_bac
     }
     world.database_url = server.url_of("shop");
     let mut world = world.set_up().await;
-    world.create_table().await;
+    let effects = Effects::open(&world).await;
+    effects.create_table().await;
+    effects.close().await;
     let time = before_the_backup();
     work(&world, &["Ada"], &["Ada"]).await;
     server
@@ -185,7 +195,9 @@ async fn a_postgres_that_was_dumped_and_restored_relays_and_its_effects_come_bac
 #[tokio::test]
 async fn the_effects_of_handlers_come_back_to_a_sqlite_file_that_was_restored() {
     let world = World::start(Store::Sqlite).await.set_up().await;
-    world.create_table().await;
+    let effects = Effects::open(&world).await;
+    effects.create_table().await;
+    effects.close().await;
     let time = before_the_backup();
     work(&world, &["Ada"], &["Ada"]).await;
     let files = ["tidings.db", "tidings.db-wal", "tidings.db-shm"];

@@ -58,6 +58,15 @@ impl Cluster {
         .await;
     }
 
+    /// The same, and what subscribers need besides.
+    pub async fn apply_all(&self, bus: &Bus, window: Duration) {
+        self.apply(bus, window).await;
+        for mut stream in StreamSpec::of_subscribers() {
+            stream.replicas = 3;
+            bus.apply_stream(&stream).await.expect("a stream");
+        }
+    }
+
     /// The server that leads the stream of events.
     pub async fn leader(&self) -> &NatsServer {
         let client = async_nats::connect(self.urls())

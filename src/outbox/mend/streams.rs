@@ -1,0 +1,47 @@
+//! Which stream takes the events of a name, asked once for each. Never decides what goes there.
+
+use std::{collections::HashMap, sync::Arc};
+
+use tidings_contract::Name;
+
+use super::RepublishError;
+use crate::bus::Bus;
+
+pub(crate) struct Streams {
+    bus: Bus,
+    prefix: Option<String>,
+    known: HashMap<String, Arc<str>>,
+}
+
+impl Streams {
+    /// Of subjects that begin with a prefix, or are the events' own.
+    pub(crate) fn new(bus: &Bus, prefix: Option<String>) -> Self {
+        Self {
+            bus: bus.clone(),
+            prefix,
+            known: HashMap::new(),
+        }
+    }
+
+    pub(crate) async fn of(&mut self, name: &str) -> Result<Arc<str>, RepublishError> {
+        if let Some(stream) = self.known.get(name) {
+            return Ok(Arc::clone(stream));
+        }
+        let subject = subject(self.prefix.as_deref(), name);
+        if Name::parse(&subject).is_err() {
+            return Err(RepublishError::NoStream { subject });
+        }
+        let stream = self.bus.stream_of(&subject).await?;
+        let stream: Arc<str> = stream.ok_or(RepublishError::NoStream { subject })?.into();
+        self.known.insert(name.to_owned(), Arc::clone(&stream));
+        Ok(stream)
+    }
+}
+
+/// Where an event of a name is published.
+pub(super) fn subject(prefix: Option<&str>, name: &str) -> String {
+    match prefix {
+        Some(prefix) => format!("{prefix}.{name}"),
+        None => name.to_owned(),
+    }
+}
