@@ -36,6 +36,7 @@ mod housekeeping;
 mod interrupt;
 mod job;
 mod lanes;
+mod others;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod outbox;
 mod outcome;

@@ -6,7 +6,7 @@
 //! short handler does.
 
 use std::{
-    pin::pin,
+    collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -15,13 +15,16 @@ use async_nats::{Message, StatusCode, Subject, Subscriber};
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
 use tokio::{
-    sync::{OnceCell, oneshot},
+    sync::{Notify, OnceCell, oneshot},
     time::{Instant, MissedTickBehavior},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{Bus, BusError, REQUEST_TIMEOUT, unconfirmed::Unconfirmed};
-use crate::interrupt::unless;
+use super::{
+    Bus, BusError, REQUEST_TIMEOUT,
+    unconfirmed::{Number, Unconfirmed},
+};
+use crate::others::others_first;
 
 /// How often it is looked whether an answer is late.
 const LOOK: Duration = Duration::from_millis(500);
@@ -34,19 +37,31 @@ pub(super) struct Answers(Arc<Desk>);
 
 struct Desk {
     shared: Arc<Shared>,
-    /// Who listens for confirmations, from the first answer on.
-    listener: OnceCell<DropGuard>,
+    /// Who sends and listens for confirmations, from the first answer on.
+    clerk: OnceCell<DropGuard>,
 }
 
 struct Shared {
     bus: Bus,
     inbox: String,
-    open: Mutex<Unconfirmed<Open>>,
+    answers: Mutex<Given>,
+    /// The first one that is not sent has come.
+    asked: Notify,
+}
+
+/// The answers that were given.
+#[derive(Default)]
+struct Given {
+    open: Unconfirmed<Open>,
+    /// Those that are not sent yet, the first one first.
+    unsent: VecDeque<Number>,
 }
 
 /// An answer that is not confirmed.
 struct Open {
     to: Subject,
+    payload: Bytes,
+    is_sent: bool,
     since: Instant,
     /// How often it had been denied before.
     denials: u64,
@@ -59,62 +74,119 @@ impl Answers {
             shared: Arc::new(Shared {
                 bus: bus.clone(),
                 inbox: bus.client.new_inbox(),
-                open: Mutex::default(),
+                answers: Mutex::default(),
+                asked: Notify::new(),
             }),
-            listener: OnceCell::new(),
+            clerk: OnceCell::new(),
         }))
     }
 
     /// Sends an answer and waits until it is confirmed.
     pub(super) async fn send(&self, to: &Subject, payload: Bytes) -> Result<(), BusError> {
-        let Desk { shared, listener } = &*self.0;
-        let broken = |reason: String| BusError::Broken {
-            subject: to.to_string(),
-            reason,
-        };
-        if !listener.initialized() {
+        let Desk { shared, clerk } = &*self.0;
+        if !clerk.initialized() {
             // Boxed: it is so once.
-            let listening = Box::pin(listener.get_or_try_init(|| shared.listen()));
-            listening.await.map_err(broken)?;
+            let beginning = Box::pin(clerk.get_or_try_init(|| shared.begin()));
+            beginning.await.map_err(|reason| broken(to, reason))?;
         }
         let (confirmed, confirmation) = oneshot::channel();
-        let open = Open {
+        shared.add(Open {
             to: to.clone(),
+            payload,
+            is_sent: false,
             since: Instant::now(),
             denials: shared.bus.denied.times(to),
             confirmed,
-        };
-        let number = shared.open().add(open);
-        let inbox = format!("{}.{number}", shared.inbox);
-        let client = &shared.bus.client;
-        let sending = pin!(client.publish_with_reply(to.clone(), inbox, payload));
-        // It waits when the client's queue is full.
-        let sent = match unless(sending, || tokio::time::sleep(REQUEST_TIMEOUT)).await {
-            Some(sent) => sent.map_err(|error| broken(error.to_string())),
-            None => Err(BusError::lost(to)),
-        };
-        if let Err(error) = sent {
-            shared.open().remove(number);
-            return Err(error);
-        }
+        });
         let confirmation = confirmation.await;
         confirmation.unwrap_or_else(|_| Err(BusError::lost(to)))
     }
 }
 
-impl Shared {
-    fn open(&self) -> MutexGuard<'_, Unconfirmed<Open>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+fn broken(to: &Subject, reason: String) -> BusError {
+    BusError::Broken {
+        subject: to.to_string(),
+        reason,
+    }
+}
+
+impl Given {
+    /// The next one to be sent.
+    fn next(&mut self) -> Option<(Number, Subject, Bytes)> {
+        loop {
+            let number = *self.unsent.front()?;
+            match self.open.get(number) {
+                Some(open) => return Some((number, open.to.clone(), open.payload.clone())),
+                // Given up already.
+                None => drop(self.unsent.pop_front()),
+            }
+        }
     }
 
-    /// Listens for confirmations until nobody is left who could wait for one.
-    async fn listen(self: &Arc<Self>) -> Result<DropGuard, String> {
+    /// The first one was sent, or could not be, and is open no more.
+    fn sent(&mut self, number: Number, is_sent: bool) -> Option<Open> {
+        self.unsent.pop_front();
+        match is_sent {
+            true => {
+                self.open.get(number)?.is_sent = true;
+                None
+            }
+            false => self.open.remove(number),
+        }
+    }
+}
+
+impl Shared {
+    fn answers(&self) -> MutexGuard<'_, Given> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Leaves an answer to be sent, with what else is by then.
+    fn add(&self, answer: Open) {
+        let mut answers = self.answers();
+        let number = answers.open.add(answer);
+        answers.unsent.push_back(number);
+        let is_first = answers.unsent.len() == 1;
+        drop(answers);
+        if is_first {
+            self.asked.notify_one();
+        }
+    }
+
+    /// Sends what is to be sent, as soon as something is.
+    ///
+    /// # Cancel safety
+    /// What was not sent when the future is dropped is sent by the next one.
+    async fn send(&self) {
+        if self.answers().unsent.is_empty() {
+            self.asked.notified().await;
+            others_first().await;
+        }
+        loop {
+            let next = self.answers().next();
+            let Some((number, to, payload)) = next else {
+                return;
+            };
+            let inbox = format!("{}.{number}", self.inbox);
+            // It waits while the client's queue is full.
+            let sending = self.bus.client.publish_with_reply(to, inbox, payload);
+            let sent = sending.await;
+            let failed = self.answers().sent(number, sent.is_ok());
+            if let (Some(open), Err(error)) = (failed, sent) {
+                let error = broken(&open.to, error.to_string());
+                let _ = open.confirmed.send(Err(error));
+            }
+        }
+    }
+
+    /// Sends and listens until nobody is left who could wait for a confirmation.
+    async fn begin(self: &Arc<Self>) -> Result<DropGuard, String> {
         let subject = format!("{}.*", self.inbox);
         let heard = self.bus.client.subscribe(subject).await;
         let heard = heard.map_err(|error| error.to_string())?;
         let ended = CancellationToken::new();
-        let listening = Arc::clone(self).run(heard);
-        tokio::spawn(ended.clone().run_until_cancelled_owned(listening));
+        let running = Arc::clone(self).run(heard);
+        tokio::spawn(ended.clone().run_until_cancelled_owned(running));
         Ok(ended.drop_guard())
     }
 
@@ -138,6 +210,7 @@ impl Shared {
                         self.hear(&message);
                     }
                 }
+                () = self.send() => {}
                 // The connection's end is the end of its watch as well.
                 Ok(()) = lost.changed() => self.fail(|_| true, |open| BusError::lost(&open.to)),
                 Ok(()) = denied.changed() => self.fail_denied(),
@@ -150,7 +223,7 @@ impl Shared {
         let number = message.subject.rsplit('.').next();
         let number = number.and_then(|number| number.parse().ok());
         // Given up already, otherwise.
-        let Some(open) = number.and_then(|number| self.open().remove(number)) else {
+        let Some(open) = number.and_then(|number| self.answers().open.remove(number)) else {
             return;
         };
         let confirmation = match message.status {
@@ -168,7 +241,10 @@ impl Shared {
         };
         self.fail(
             |open| open.since < before,
-            |open| self.bus.unanswered(&open.to, REQUEST_TIMEOUT),
+            |open| match open.is_sent {
+                true => self.bus.unanswered(&open.to, REQUEST_TIMEOUT),
+                false => BusError::lost(&open.to),
+            },
         );
     }
 
@@ -181,10 +257,48 @@ impl Shared {
     }
 
     fn fail(&self, which: impl Fn(&Open) -> bool, error: impl Fn(&Open) -> BusError) {
-        let failed = self.open().remove_if(which);
+        let failed = self.answers().open.remove_if(which);
         for open in failed {
             let error = error(&open);
             let _ = open.confirmed.send(Err(error));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn add(given: &mut Given, to: &'static str) -> Number {
+        let number = given.open.add(Open {
+            to: to.into(),
+            payload: Bytes::from_static(b"+ACK"),
+            is_sent: false,
+            since: Instant::now(),
+            denials: 0,
+            confirmed: oneshot::channel().0,
+        });
+        given.unsent.push_back(number);
+        number
+    }
+
+    #[test]
+    fn each_is_sent_once_and_what_was_given_up_is_not() {
+        let mut given = Given::default();
+        let [first, second, third] = ["a", "b", "c"].map(|to| add(&mut given, to));
+        assert_eq!(given.next().map(|next| next.0), Some(first));
+        assert_eq!(
+            given.next().map(|next| next.0),
+            Some(first),
+            "it could not be sent yet"
+        );
+        assert!(given.sent(first, true).is_none());
+        assert!(given.open.get(first).is_some_and(|open| open.is_sent));
+        given.open.remove(second);
+        let (number, to, _) = given.next().expect("the third one");
+        assert_eq!((number, to.as_str()), (third, "c"));
+        let failed = given.sent(third, false).expect("it is open no more");
+        assert_eq!(failed.to.as_str(), "c");
+        assert!(given.next().is_none() && given.open.get(third).is_none());
     }
 }

@@ -15,6 +15,10 @@ use super::{Bus, CONNECTION_LOST, Receipt, headers_of};
 /// The server stores a whole batch before it answers, so it may take longer than a plain request.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// So many messages are made before the first of them is sent. To make one takes as long as a system call: sent each as
+/// soon as it is made, each is written by a call of its own.
+const AT_A_TIME: usize = 64;
+
 /// Names the run that has published an event again.
 pub(super) const REPUBLISHED: &str = "tidings-republished";
 
@@ -111,26 +115,32 @@ impl BatchId {
 }
 
 impl Bus {
-    /// Sends one member of a batch, counted from 1; nothing is answered before the commit.
-    pub(crate) async fn send_member(
+    /// Sends all members of a batch but its commit, and waits until they have left this process; nothing is answered
+    /// before the commit.
+    pub(crate) async fn send_members(
         &self,
         batch: &BatchId,
-        sequence: usize,
-        message: Submission,
+        members: Box<dyn Iterator<Item = Submission> + Send + '_>,
     ) -> Result<(), Refusal> {
-        let Submission {
-            subject,
-            headers,
-            payload,
-        } = message.in_batch(batch, sequence);
-        self.client
-            .publish_with_headers(subject, headers, payload)
-            .await
-            .map_err(|error| transient(&error))
-    }
-
-    /// Waits until the members that were sent have left this process.
-    pub(crate) async fn members_left(&self) -> Result<(), Refusal> {
+        let mut members = (1..).zip(members).peekable();
+        if members.peek().is_none() {
+            return Ok(());
+        }
+        while members.peek().is_some() {
+            let made = members.by_ref().take(AT_A_TIME);
+            let made: Vec<_> = made
+                .map(|(at, member)| member.in_batch(batch, at))
+                .collect();
+            for member in made {
+                let Submission {
+                    subject,
+                    headers,
+                    payload,
+                } = member;
+                let sending = self.client.publish_with_headers(subject, headers, payload);
+                sending.await.map_err(|error| transient(&error))?;
+            }
+        }
         match self.unless_lost(self.client.flush()).await {
             Some(Ok(())) => Ok(()),
             Some(Err(error)) => Err(transient(&error)),

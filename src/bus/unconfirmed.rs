@@ -65,6 +65,12 @@ impl<T> Unconfirmed<T> {
         Number { place, round }
     }
 
+    /// The one that has this number, if it is still open.
+    pub(super) fn get(&mut self, number: Number) -> Option<&mut T> {
+        let place = self.places.get_mut(number.place as usize)?;
+        place.what.as_mut().filter(|_| place.round == number.round)
+    }
+
     /// Takes out the one that has this number, if it is still open.
     pub(super) fn remove(&mut self, number: Number) -> Option<T> {
         let place = self.places.get_mut(number.place as usize)?;
@@ -105,9 +111,11 @@ mod tests {
     fn a_number_means_one_thing_only() {
         let mut open = Unconfirmed::default();
         let a = open.add("a");
+        assert_eq!(open.get(a), Some(&mut "a"));
         assert_eq!(open.remove(a), Some("a"));
         let b = open.add("b");
         assert_eq!(a.place, b.place, "the place is used again");
+        assert_eq!(open.get(a), None);
         assert_eq!(open.remove(a), None, "its confirmation came late");
         assert_eq!(open.remove(b.to_string().parse().unwrap()), Some("b"));
         let unknown = Number { place: 7, round: 0 };

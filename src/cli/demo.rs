@@ -6,7 +6,13 @@ mod load;
 mod servers;
 mod store;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use clap::Args;
 use tidings::{Bus, Failure, Outbox, Worker};
@@ -51,7 +57,7 @@ impl Demo {
         streams::apply(&bus, &config).await?;
         let directory = Directory::of(&database);
         with_outbox!(database, outbox => {
-            let stage = Stage { outbox, bus, servers, stop, keep: self.keep };
+            let stage = Stage { outbox, bus, servers, stop, keep: self.keep, is_told: AtomicBool::new(false) };
             stage.run(directory).await
         })
     }
@@ -64,6 +70,8 @@ struct Stage<DB: DemoStore> {
     servers: Servers,
     stop: CancellationToken,
     keep: bool,
+    /// Everything has been printed, and waits for whoever looks at it.
+    is_told: AtomicBool,
 }
 
 impl<DB: DemoStore> Stage<DB> {
@@ -74,8 +82,9 @@ impl<DB: DemoStore> Stage<DB> {
         directory.create().await.map_err(broken)?;
 
         let played = tokio::select! {
+            biased;
             played = self.play(directory) => played,
-            () = self.stop.cancelled() => Err(Report::new(Exit::Failed, "the demo was interrupted")),
+            () = self.interrupted() => Err(Report::new(Exit::Failed, "the demo was interrupted")),
         };
         DB::clean_up(self.outbox.pool()).await.map_err(broken)?;
         self.outbox.pool().close().await;
@@ -120,7 +129,16 @@ impl<DB: DemoStore> Stage<DB> {
         truth
     }
 
+    /// Once everything was told, to stop it is its end.
+    async fn interrupted(&self) {
+        self.stop.cancelled().await;
+        if self.is_told.load(Ordering::Relaxed) {
+            std::future::pending().await
+        }
+    }
+
     async fn stay(&self) -> Outcome {
+        self.is_told.store(true, Ordering::Relaxed);
         let servers = &self.servers;
         let flags = servers.flags();
         output::line("\neverything is still running; in another terminal, try:\n")?;

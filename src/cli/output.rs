@@ -6,6 +6,7 @@ use std::{
     os::fd::AsFd,
 };
 
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 use tokio::{io::Interest, net::unix::pipe};
 
@@ -42,6 +43,24 @@ pub(crate) fn table<const N: usize>(rows: &[[String; N]]) -> io::Result<()> {
         line(text.trim_end())?;
     }
     Ok(())
+}
+
+/// So many events.
+pub(crate) fn events(count: u64) -> String {
+    match count {
+        1 => "1 event".to_owned(),
+        count => format!("{count} events"),
+    }
+}
+
+/// A time to the millisecond.
+pub(crate) fn time(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Millis, true)
+}
+
+/// A time to the second.
+pub(crate) fn second(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
 /// A text without control characters, which a terminal would obey. JSON has them only between its parts.

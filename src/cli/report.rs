@@ -64,6 +64,18 @@ impl Report {
         Self::new(exit, error.to_string()).because(error.source())
     }
 
+    /// A report of an error that comes from the servers.
+    fn of_bus(cause: &BusError, error: &(dyn Error + 'static)) -> Self {
+        let report = Self::of(exit_of(cause), error);
+        match cause {
+            BusError::Api { code, .. } => match cure_of(*code) {
+                Some(cure) => report.cure(cure),
+                None => report,
+            },
+            _ => report,
+        }
+    }
+
     /// Adds what is behind it.
     pub(crate) fn because(mut self, error: Option<&(dyn Error + 'static)>) -> Self {
         let mut next = error;
@@ -160,21 +172,15 @@ impl From<ConnectError> for Report {
 
 impl From<BusError> for Report {
     fn from(error: BusError) -> Self {
-        Self::of(exit_of(&error), &error)
+        Self::of_bus(&error, &error)
     }
 }
 
 impl From<ReaderError> for Report {
     fn from(error: ReaderError) -> Self {
-        const NO_SUCH_STREAM: u64 = 10059;
-        let cause: Option<&BusError> = error.source().and_then(<dyn Error>::downcast_ref);
-        let report = Self::of(cause.map_or(Exit::Failed, exit_of), &error);
-        match cause {
-            Some(BusError::Api {
-                code: NO_SUCH_STREAM,
-                ..
-            }) => report.cure("tidings streams apply, which creates it"),
-            _ => report,
+        match error.source().and_then(<dyn Error>::downcast_ref) {
+            Some(cause) => Self::of_bus(cause, &error),
+            None => Self::of(Exit::Failed, &error),
         }
     }
 }
@@ -318,6 +324,23 @@ impl From<ReplayError> for Report {
         };
         Self::of(exit, &error).cure(cure)
     }
+}
+
+/// What helps against an error of the server, by its code in nats-server's `server/errors.json`.
+fn cure_of(code: u64) -> Option<&'static str> {
+    Some(match code {
+        // stream not found
+        10059 => "tidings streams apply, which creates it",
+        // no message found
+        10037 => "another sequence: this one is not there, or not any more",
+        // subjects overlap with an existing stream
+        10065 => {
+            "subjects that no other stream takes, in the [[stream]]; `nats stream ls` lists those that there are"
+        }
+        // JetStream is not enabled, or not for the account
+        10039 | 10076 => "a nats-server that is started with -js, and an account that may use it",
+        _ => return None,
+    })
 }
 
 fn exit_of(error: &BusError) -> Exit {

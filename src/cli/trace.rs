@@ -1,6 +1,8 @@
 //! `tidings trace`: where an event is, place by place. Never changes anything.
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use std::num::NonZeroUsize;
+
+use chrono::{DateTime, Utc};
 use clap::Args;
 use tidings::{
     DeadLetterTrace, DeliveryTrace, EventId, InboxTrace, OutboxTrace, ReplayTrace, RetryTrace,
@@ -28,7 +30,7 @@ pub(super) struct RunTrace {
     #[arg(long, value_name = "2h|TIME", value_parser = moment)]
     since: Option<DateTime<Utc>>,
     /// How many events to tell of at most, the newest
-    #[arg(long, value_name = "N", default_value_t = 20)]
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = at_least_one)]
     limit: usize,
     /// How many messages of each stream to read at most, the newest
     #[arg(long, value_name = "N", default_value_t = 1_000_000)]
@@ -104,6 +106,13 @@ impl RunTrace {
     }
 }
 
+fn at_least_one(text: &str) -> Result<usize, String> {
+    let number: Option<NonZeroUsize> = text.parse().ok();
+    number
+        .map(NonZeroUsize::get)
+        .ok_or_else(|| "write a number from 1 on".to_owned())
+}
+
 /// When, where, what.
 type Line = (Option<DateTime<Utc>>, String, String);
 
@@ -118,7 +127,7 @@ fn print(found: &Traced) -> std::io::Result<()> {
         let rows: Vec<[String; 4]> = lines(event)
             .into_iter()
             .map(|(at, place, what)| {
-                let at = at.map_or_else(|| "-".to_owned(), time);
+                let at = at.map_or_else(|| "-".to_owned(), output::time);
                 [String::new(), at, place, output::printable(&what)]
             })
             .collect();
@@ -176,7 +185,10 @@ fn of_outbox(outbox: &OutboxTrace) -> Vec<Line> {
             asked_at,
         } => {
             let back = match (waits_for, asked_at) {
-                (_, Some(at)) => format!("goes back to the relay, as was asked at {}", time(*at)),
+                (_, Some(at)) => format!(
+                    "goes back to the relay, as was asked at {}",
+                    output::time(*at)
+                ),
                 (Some(what), _) => format!("goes back by itself, with {what}"),
                 (None, None) => "stays until `tidings outbox unpark` or `discard`".to_owned(),
             };
@@ -278,11 +290,13 @@ fn of_retry(retry: &RetryTrace) -> String {
     };
     let failed = match (retry.failures, retry.first_failed_at) {
         (0, _) => "has not failed since".to_owned(),
-        (times, Some(first)) => format!("has failed {times} times, first at {}", time(first)),
+        (times, Some(first)) => {
+            format!("has failed {times} times, first at {}", output::time(first))
+        }
         (times, None) => format!("has failed {times} times"),
     };
     let next = match retry.due {
-        Some(due) => format!("is tried again at {}", time(due)),
+        Some(due) => format!("is tried again at {}", output::time(due)),
         None => "is tried again when the subscriber comes to it".to_owned(),
     };
     format!("{redriven}{failed}, {next}")
@@ -313,11 +327,10 @@ fn summary(one: &SubscriberTrace) -> String {
         _ => "unknown",
     };
     match one.paused_until {
-        Some(until) => format!("{outcome}: {delivery}; paused until {}", time(until)),
+        Some(until) => format!(
+            "{outcome}: {delivery}; paused until {}",
+            output::time(until)
+        ),
         None => format!("{outcome}: {delivery}"),
     }
-}
-
-fn time(at: DateTime<Utc>) -> String {
-    at.to_rfc3339_opts(SecondsFormat::Millis, true)
 }

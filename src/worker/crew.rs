@@ -81,18 +81,22 @@ impl<T: Default> Place<T> {
         self.waits.wake();
     }
 
-    /// Waits until what is there is something, and takes it.
-    async fn take(&self, is_something: impl Fn(&T) -> bool) -> T {
+    /// Waits until what is there is something.
+    async fn has(&self, is_something: impl Fn(&T) -> bool) {
         std::future::poll_fn(|cx| {
             // What is left behind this wakes.
             self.waits.register(cx.waker());
-            let mut what = self.what.lock().unwrap_or_else(PoisonError::into_inner);
+            let what = self.what.lock().unwrap_or_else(PoisonError::into_inner);
             match is_something(&what) {
-                true => Poll::Ready(std::mem::take(&mut *what)),
+                true => Poll::Ready(()),
                 false => Poll::Pending,
             }
         })
-        .await
+        .await;
+    }
+
+    fn take(&self) -> T {
+        std::mem::take(&mut self.what.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -134,12 +138,14 @@ impl<S: Send + Sync + 'static> Crew<S> {
         number
     }
 
-    /// Waits for what is done, and takes what else is done by then; `None` when nobody has work.
-    pub(super) async fn done(&mut self) -> Option<Vec<Finished>> {
-        if self.at_work() == 0 {
-            return None;
-        }
-        let done = self.done.take(|done| !done.is_empty()).await;
+    /// Waits until something is done.
+    pub(super) async fn has_done(&self) {
+        self.done.has(|done| !done.is_empty()).await;
+    }
+
+    /// What is done.
+    pub(super) fn take_done(&mut self) -> Vec<Finished> {
+        let done = self.done.take();
         let mut finished = Vec::with_capacity(done.len());
         for (number, done) in done {
             self.free.push(number);
@@ -149,7 +155,7 @@ impl<S: Send + Sync + 'static> Crew<S> {
                 Done::Panicked(panic) => std::panic::resume_unwind(panic),
             }
         }
-        Some(finished)
+        finished
     }
 }
 
@@ -161,9 +167,8 @@ async fn member<S: Send + Sync + 'static>(
     to: Arc<Place<Vec<(usize, Done)>>>,
 ) {
     loop {
-        let Some(work) = place.take(Option::is_some).await else {
-            continue;
-        };
+        place.has(Option::is_some).await;
+        let Some(work) = place.take() else { continue };
         let done = AssertUnwindSafe(means.work(work)).catch_unwind().await;
         let done = done.unwrap_or_else(Done::Panicked);
         to.leave(|all| all.push((number, done)));

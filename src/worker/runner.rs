@@ -29,6 +29,7 @@ use crate::{
     executor::{Executor, Step},
     flow::{Begin, Flow, Pulls},
     lanes::{Lanes, Priority, Turn},
+    others::others_first,
     replaying::{ReplayId, Replaying},
     subscriber::{EventSubscriber, MAX_CONCURRENCY},
 };
@@ -275,12 +276,8 @@ impl<S: Send + Sync + 'static> Run<S> {
             let due = self.due();
             tokio::select! {
                 () = stop.cancelled() => break,
-                Some(finished) = self.crew.done() => {
-                    finished.into_iter().for_each(|finished| self.finish(finished));
-                }
-                1.. = arriving.recv_many(&mut came, AT_A_TIME) => {
-                    came.drain(..).for_each(|item| self.admit(item));
-                }
+                () = self.crew.has_done() => {}
+                1.. = arriving.recv_many(&mut came, AT_A_TIME) => {}
                 () = until(due), if due.is_some() => self.wake(),
                 Some(asked) = self.asked.recv() => {
                     let figures = Figures::of(self.attempts(), self.resting.len(), &self.lanes);
@@ -289,6 +286,16 @@ impl<S: Send + Sync + 'static> Run<S> {
                     continue;
                 }
             }
+            others_first().await;
+            for finished in self.crew.take_done() {
+                self.finish(finished);
+            }
+            while came.len() < AT_A_TIME
+                && let Ok(item) = arriving.try_recv()
+            {
+                came.push(item);
+            }
+            came.drain(..).for_each(|item| self.admit(item));
             self.start();
             self.tell_sources();
         }

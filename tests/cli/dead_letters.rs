@@ -334,14 +334,18 @@ async fn a_redrive_that_is_killed_again_and_again_loses_and_doubles_nothing() {
     let (world, _bus, shop, service) = broken(LETTERS).await;
     shop.is_repaired.store(true, Ordering::SeqCst);
     let mut target = 0;
-    while !list(&world).await.is_empty() {
+    while target < LETTERS as usize {
         let killed = world.spawn(&["dead-letters", "redrive", "--all", "--rate", "1000/s"]);
         target = (target + 7).min(LETTERS as usize);
         // Somewhere in its work: between a letter's publishing and its deletion too.
         shop.reaches(target).await;
         killed.signalled("KILL").await;
     }
-    shop.reaches(LETTERS as usize).await;
+    // The last ones may be handled, and their letters there.
+    if !list(&world).await.is_empty() {
+        world.ok(&["dead-letters", "redrive", "--all"]).await;
+    }
+    assert!(list(&world).await.is_empty());
     service.stop().await;
     assert_done(&shop, LETTERS);
 }

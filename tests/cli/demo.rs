@@ -1,6 +1,8 @@
 //! `tidings demo` and `tidings bench`: they judge themselves, and say so with their exit code.
 
-use crate::support::{Ended, Store, World, ended};
+use tokio::process::Command;
+
+use crate::support::{Ended, Running, Store, World, ended};
 
 both!(
     the_demo_loses_duplicates_and_inverts_nothing_though_its_relay_is_killed,
@@ -12,6 +14,10 @@ both!(
 
 /// Runs the program where it finds the servers' programs, as a person in a checkout would.
 async fn in_the_checkout(world: &World, arguments: &[&str]) -> Ended {
+    ended(checkout(world, arguments)).await
+}
+
+fn checkout(world: &World, arguments: &[&str]) -> Command {
     let mut command = world.command(arguments);
     command.current_dir(env!("CARGO_MANIFEST_DIR"));
     for variable in ["PATH", "TIDINGS_NATS_SERVER", "TIDINGS_POSTGRES_BIN"] {
@@ -19,7 +25,15 @@ async fn in_the_checkout(world: &World, arguments: &[&str]) -> Ended {
             command.env(variable, value);
         }
     }
-    ended(command).await
+    command
+}
+
+#[tokio::test]
+async fn a_demo_that_is_kept_ends_well_when_it_is_told_to() {
+    let world = World::start(Store::Sqlite).await;
+    let mut demo = Running::of(checkout(&world, &["demo", "--keep"]));
+    while demo.line().await.expect("it says how to end it") != "Ctrl-C ends it." {}
+    assert_eq!(demo.signalled("INT").await, Some(0));
 }
 
 fn cells<'a>(table: &'a str, row: &str) -> Vec<&'a str> {

@@ -89,6 +89,10 @@ async fn what_the_server_refuses_ends_with_1() {
     );
     let said = world.refused(1, &["streams", "apply"]).await;
     assert!(said.contains("overlap"), "{said}");
+    assert!(
+        said.contains("try: subjects that no other stream takes"),
+        "{said}"
+    );
 }
 
 #[tokio::test]

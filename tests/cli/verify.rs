@@ -142,9 +142,27 @@ async fn what_a_stream_has_lost_is_published_again(world: World) {
     ] {
         assert!(refused.contains(said), "{refused}");
     }
-    world
-        .refused(2, &["outbox", "republish", "--from", "yesterday"])
-        .await;
+    for (arguments, said) in [
+        ("--from yesterday", "write 2h"),
+        ("--from 3 --to 1", "row 3 is behind row 1"),
+        (
+            "--from 2026-01-31T12:00:00Z --to 2026-01-30T12:00:00Z",
+            "2026-01-31T12:00:00Z is later than 2026-01-30T12:00:00Z",
+        ),
+        (
+            "--from 1 --name user.>",
+            "--name user.> is no name of an event",
+        ),
+        (
+            "--from 1 --into a.>",
+            "--into a.> cannot stand before a name",
+        ),
+    ] {
+        let arguments = format!("outbox republish {arguments}");
+        let arguments: Vec<&str> = arguments.split(' ').collect();
+        let refused = world.refused(2, &arguments).await;
+        assert!(refused.contains(said), "{refused}");
+    }
 
     jetstream.delete_stream(&name).await.unwrap();
     let refused = world.run(&["verify", "--repair"]).await;

@@ -1,6 +1,7 @@
 //! P8: whether a stream holds what was confirmed can be told, and what it does not hold is named.
 
 use async_nats::{HeaderMap, jetstream};
+use sqlx::Postgres;
 use tidings::{Difference, DifferenceKind, Standing, Verification, Verify};
 
 use crate::{
@@ -199,4 +200,47 @@ async fn an_older_copy_of_the_store_is_told_from_the_stream_that_confirmed() {
     };
     assert_eq!(stream.standing, standing);
     assert_eq!((stream.sound, stream.missing), (EVENTS, EVENTS));
+}
+
+/// The entries of the log's index of ids that were read, with what each connection has not reported yet.
+async fn entries_read(world: &World<Postgres>) -> i64 {
+    let pool = world.outbox.pool();
+    let mut held = Vec::new();
+    for _ in 0..pool.size() {
+        held.push(pool.acquire().await.unwrap());
+    }
+    for connection in &mut held {
+        let report = sqlx::query("select pg_stat_force_next_flush()");
+        report.execute(&mut **connection).await.unwrap();
+    }
+    drop(held);
+    let read = "select sum(idx_tup_read)::bigint from pg_stat_user_indexes
+        where indexrelname ~ '^outbox_[0-9]_id_idx$'";
+    Postgres::number(pool, read).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_page_of_a_log_that_nobody_has_counted_costs_a_page() {
+    const ROWS: i64 = 20_000;
+    let world = World::<Postgres>::start().await;
+    let commit = format!(
+        "select tidings.enqueue('count.raised', 1, 'one', '{{}}') from generate_series(1, {ROWS})"
+    );
+    Postgres::execute(world.outbox.pool(), &commit).await;
+    let relay = world.relay();
+    eventually("everything is published", || async {
+        world.outbox.status().await.unwrap().backlog == 0
+    })
+    .await;
+    relay.stop().await.unwrap();
+
+    let before = entries_read(&world).await;
+    let found = Verify::new(&world.bus, &world.outbox).run().await.unwrap();
+    assert_eq!(found.streams[0].sound, ROWS as u64);
+    eventually("it is reported", || async {
+        entries_read(&world).await - before >= ROWS
+    })
+    .await;
+    let read = entries_read(&world).await - before;
+    assert!(read < ROWS + ROWS / 2, "{read} for {ROWS} rows");
 }

@@ -9,6 +9,7 @@ const LAYERS: &[&[&str]] = &[
         "fingerprint",
         "housekeeping",
         "interrupt",
+        "others",
         "retry",
         "rate",
         "breaker",

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use clap::Args;
 use tidings::{DeadLetterGroup, DeadLetterSelection, DeadLetters, StoredDeadLetter};
 
-use super::{Filter, head_of, or_dash, time};
+use super::{Filter, head_of, or_dash};
 use crate::{
     cli::{connect, output, report::Outcome},
     config::Config,
@@ -138,7 +138,7 @@ fn row(letter: &StoredDeadLetter) -> [String; 9] {
         subscriber,
         name,
         key,
-        time(letter.stored_at),
+        output::time(letter.stored_at),
         or_dash(letter.cause.as_deref()),
         or_dash(attempts.as_deref()),
         or_dash(letter.fingerprint.as_deref()),
@@ -166,8 +166,8 @@ fn group_row(group: &DeadLetterGroup) -> [String; 8] {
         or_dash(group.fingerprint.as_deref()),
         group.count.to_string(),
         or_dash(group.cause.as_deref()),
-        time(group.first_at),
-        time(group.last_at),
+        output::time(group.first_at),
+        output::time(group.last_at),
         joined(&group.subscribers),
         joined(&group.names),
         shortened(&group.error),

@@ -7,7 +7,7 @@ mod parked;
 mod redrive;
 mod show;
 
-use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use clap::{Args, Subcommand};
 use tidings::{DeadLetterSelection, Pattern, StoredDeadLetter};
 
@@ -147,10 +147,6 @@ fn not_there(letter: u64) -> Report {
 /// A part of a letter that may be missing.
 fn or_dash(text: Option<&str>) -> String {
     output::printable(text.filter(|text| !text.is_empty()).unwrap_or("-"))
-}
-
-fn time(at: DateTime<Utc>) -> String {
-    at.to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
 /// Letter, subscriber, name, key.

@@ -3,7 +3,7 @@
 use clap::Args;
 use tidings::{DeadLetters, DeadLettersError};
 
-use super::{head_of, not_there, or_dash, time};
+use super::{head_of, not_there, or_dash};
 use crate::{
     cli::{
         connect, output,
@@ -15,6 +15,7 @@ use crate::{
 #[derive(Args)]
 pub(super) struct Show {
     /// The letter, as `list` prints it
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     letter: u64,
     /// Print a JSON object
     #[arg(long)]
@@ -47,11 +48,11 @@ impl Show {
                 format!("{name}, version {}", letter.version),
             ],
             ["key".to_owned(), key],
-            ["given up at".to_owned(), time(letter.stored_at)],
+            ["given up at".to_owned(), output::time(letter.stored_at)],
         ];
         let known = [
-            ("first failed at", letter.first_failed_at.map(time)),
-            ("last failed at", letter.last_failed_at.map(time)),
+            ("first failed at", letter.first_failed_at.map(output::time)),
+            ("last failed at", letter.last_failed_at.map(output::time)),
             ("attempts", attempts),
             ("cause", letter.cause.clone()),
             ("error", Some(letter.error.clone())),

@@ -58,10 +58,3 @@ impl OutboxCommand {
         }
     }
 }
-
-fn events(count: u64) -> String {
-    match count {
-        1 => "1 event".to_owned(),
-        count => format!("{count} events"),
-    }
-}

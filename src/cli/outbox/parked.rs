@@ -1,10 +1,8 @@
 //! `tidings outbox parked`, `show`, `unpark` and `discard`: what is put aside, and its way back.
 
-use chrono::SecondsFormat;
 use clap::Args;
 use tidings::{ParkedEvent, ParkedSelection};
 
-use super::events;
 use crate::{
     cli::{
         database::{Database, with_outbox},
@@ -120,7 +118,7 @@ impl ShowParked {
             ["event", &event.event.to_string()],
             ["name", &format!("{name}, version {}", event.version)],
             ["key", &key],
-            ["written at", &time(event.at)],
+            ["written at", &output::time(event.at)],
             ["parked at", &parked_at],
             ["goes back", &goes_back],
             ["why", &why],
@@ -141,7 +139,7 @@ impl Unpark {
         }
         let said = format!(
             "asked for {}: the relay publishes them in their order",
-            events(asked)
+            output::events(asked)
         );
         Ok(output::line(said)?)
     }
@@ -211,12 +209,8 @@ fn row(event: &ParkedEvent) -> [String; 6] {
         event.id.to_string(),
         output::printable(&event.name),
         output::printable(event.key.as_deref().unwrap_or("-")),
-        time(event.parked_at),
+        output::time(event.parked_at),
         goes_back,
         output::printable(&event.error),
     ]
-}
-
-fn time(at: chrono::DateTime<chrono::Utc>) -> String {
-    at.to_rfc3339_opts(SecondsFormat::Millis, true)
 }

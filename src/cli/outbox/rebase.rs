@@ -4,7 +4,6 @@ use clap::Args;
 use serde::Serialize;
 use tidings::{Rebase, RebasedEvent};
 
-use super::events;
 use crate::{
     cli::{
         database::Database,
@@ -64,9 +63,9 @@ impl RunRebase {
     fn rows(&self, rebase: &Rebase) -> Vec<[String; 2]> {
         let mut rows = vec![
             ["reason".into(), rebase.reason.clone()],
-            ["in the log".into(), events(rebase.events)],
-            ["published".into(), events(rebase.published)],
-            ["to publish".into(), events(rebase.to_publish)],
+            ["in the log".into(), output::events(rebase.events)],
+            ["published".into(), output::events(rebase.published)],
+            ["to publish".into(), output::events(rebase.to_publish)],
             ["oldest".into(), named(rebase.oldest.as_ref())],
             ["newest".into(), named(rebase.newest.as_ref())],
         ];

@@ -2,9 +2,8 @@
 
 use chrono::{DateTime, Utc};
 use clap::Args;
-use tidings::{Bus, Outbox, Rate, Republish, Republished, Store};
+use tidings::{Bus, Name, Outbox, Rate, Republish, Republished, Store};
 
-use super::events;
 use crate::{
     cli::{
         connect,
@@ -62,6 +61,7 @@ enum Edge {
 
 impl RunRepublish {
     pub(super) async fn run(&self, config: &Config) -> Outcome {
+        self.check()?;
         let database = Database::open(config).await?;
         let bus = connect(config).await?;
         let done = with_outbox!(&database, outbox => {
@@ -78,8 +78,52 @@ impl RunRepublish {
         if done.gone == 0 {
             return Ok(());
         }
-        let what = format!("the outbox has let go of {} meanwhile", events(done.gone));
+        let what = format!(
+            "the outbox has let go of {} meanwhile",
+            output::events(done.gone)
+        );
         Err(Report::new(Exit::Failed, what))
+    }
+
+    /// Refuses what nothing can match.
+    fn check(&self) -> Outcome {
+        let refused = |what: String, cure: &str| Err(Report::new(Exit::Usage, what).cure(cure));
+        match (self.from, self.to) {
+            (Edge::Row(from), Some(Edge::Row(to))) if from > to => {
+                return refused(
+                    format!("row {from} is behind row {to}"),
+                    "--from with the first row, and --to with the last one",
+                );
+            }
+            (Edge::Time(from), Some(Edge::Time(to))) if from > to => {
+                return refused(
+                    format!(
+                        "{} is later than {}",
+                        output::second(from),
+                        output::second(to)
+                    ),
+                    "--from with the earlier time, and --to with the later one",
+                );
+            }
+            _ => {}
+        }
+        for name in &self.name {
+            if let Err(error) = Name::parse(name) {
+                return refused(
+                    format!("--name {name} is no name of an event: {error}"),
+                    "a name such as user.created; more than one, with more of --name",
+                );
+            }
+        }
+        if let Some(prefix) = &self.into
+            && let Err(error) = Name::parse(&format!("{prefix}.user.created"))
+        {
+            return refused(
+                format!("--into {prefix} cannot stand before a name: {error}"),
+                "a prefix such as recovered, for recovered.user.created",
+            );
+        }
+        Ok(())
     }
 
     fn republish<DB: Store>(&self, bus: &Bus, outbox: &Outbox<DB>) -> Republish<DB> {
@@ -116,26 +160,26 @@ impl RunRepublish {
 
     fn rows(&self, done: &Republished) -> Vec<[String; 2]> {
         let mut rows = vec![
-            ["named".into(), events(done.rows)],
-            ["there already".into(), events(done.held)],
-            ["never confirmed".into(), events(done.unconfirmed)],
+            ["named".into(), output::events(done.rows)],
+            ["there already".into(), output::events(done.held)],
+            ["never confirmed".into(), output::events(done.unconfirmed)],
         ];
         let places = done.first.zip(done.last);
         let places = places.map_or_else(String::new, |(first, last)| {
             format!(", rows {first} to {last}")
         });
-        rows.push(["to publish".into(), events(done.wanted) + &places]);
+        rows.push(["to publish".into(), output::events(done.wanted) + &places]);
         if done.late > 0 {
             let late = format!(
                 "{}, at most: behind later ones of their keys",
-                events(done.late)
+                output::events(done.late)
             );
             rows.push(["late".into(), late]);
         }
         for (stream, count) in &done.republished {
             rows.push([
                 "published".into(),
-                format!("{} into {stream}", events(*count)),
+                format!("{} into {stream}", output::events(*count)),
             ]);
         }
         if self.dry_run {

@@ -6,7 +6,6 @@ use chrono::SecondsFormat;
 use clap::Args;
 use tidings::{HeldSlot, LastBatch, LeaseStatus, Loss, Status, Trouble};
 
-use super::events;
 use crate::{
     cli::{
         database::{Database, with_outbox},
@@ -49,7 +48,7 @@ impl ShowStatus {
 fn rows(status: &Status) -> Vec<[String; 2]> {
     let oldest = status.oldest_unpublished_seconds;
     let mut rows = vec![
-        ["backlog".into(), events(status.backlog)],
+        ["backlog".into(), output::events(status.backlog)],
         ["oldest".into(), oldest.map_or_else(|| "-".into(), seconds)],
         ["relay".into(), relay(&status.lease)],
         ["last batch".into(), last_batch(status.last_batch.as_ref())],
@@ -66,7 +65,7 @@ fn rows(status: &Status) -> Vec<[String; 2]> {
 
 /// How many are put aside, and how many of these for a stream or a subject that does not take them now.
 fn parked(parked: u64, waiting: u64) -> String {
-    let count = events(parked);
+    let count = output::events(parked);
     match waiting {
         0 => count,
         1 if parked == 1 => format!("{count}, which goes back by itself"),
@@ -129,7 +128,7 @@ fn last_batch(batch: Option<&LastBatch>) -> String {
     };
     format!(
         "{} into {}, up to sequence {}, at {}",
-        events(batch.events),
+        output::events(batch.events),
         batch.stream,
         batch.last_sequence,
         batch.at.to_rfc3339_opts(SecondsFormat::Millis, true)
@@ -137,7 +136,7 @@ fn last_batch(batch: Option<&LastBatch>) -> String {
 }
 
 fn delayed(status: &Status) -> String {
-    let count = events(status.delayed);
+    let count = output::events(status.delayed);
     match status.next_due_seconds {
         None => count,
         Some(wait) if wait < 0.0 => format!("{count}, the next due since {}", seconds(-wait)),

@@ -3,7 +3,7 @@
 use clap::Args;
 use tidings::{Replay, ReplayStatus, Replays};
 
-use super::{show, time};
+use super::show;
 use crate::{
     cli::{connect, output, report::Outcome},
     config::Config,
@@ -56,7 +56,7 @@ fn row(status: &ReplayStatus) -> [String; 7] {
         show::state(replay),
         status.over().to_string(),
         replay.events().to_string(),
-        time(replay.created_at),
+        output::second(replay.created_at),
         status
             .trouble
             .as_ref()

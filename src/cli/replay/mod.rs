@@ -9,7 +9,6 @@ mod watch;
 
 use std::time::Duration;
 
-use chrono::{DateTime, SecondsFormat, Utc};
 use clap::Subcommand;
 
 use super::report::Outcome;
@@ -55,10 +54,6 @@ impl ReplayCommand {
             Action::Cancel(action) => action.run(config).await,
         }
     }
-}
-
-fn time(at: DateTime<Utc>) -> String {
-    at.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
 /// A time that something takes, in words.

@@ -5,7 +5,7 @@ use tidings::{
     Replay, ReplayId, ReplayPoint, ReplayProgress, ReplayStatus, ReplayTrouble, Replays,
 };
 
-use super::{rehearsal, time};
+use super::rehearsal;
 use crate::{
     cli::{connect, output, report::Outcome},
     config::Config,
@@ -48,7 +48,11 @@ pub(super) fn state(replay: &Replay) -> String {
 
 /// Why it does not go on.
 pub(super) fn trouble(trouble: &ReplayTrouble) -> String {
-    output::printable(&format!("since {}: {}", time(trouble.since), trouble.why))
+    output::printable(&format!(
+        "since {}: {}",
+        output::second(trouble.since),
+        trouble.why
+    ))
 }
 
 fn rows(status: &ReplayStatus) -> Vec<Row> {
@@ -58,27 +62,40 @@ fn rows(status: &ReplayStatus) -> Vec<Row> {
         row("subscriber", &replay.subscriber),
         row(
             "state",
-            format!("{}, since {}", state(replay), time(replay.state_at)),
+            format!(
+                "{}, since {}",
+                state(replay),
+                output::second(replay.state_at)
+            ),
         ),
     ];
     rows.extend(replay.reason.as_ref().map(|reason| row("reason", reason)));
     let troubles = status.trouble.iter();
     rows.extend(troubles.map(|it| row("trouble", trouble(it))));
     rows.push(row("asked for", asked_for(replay)));
-    rows.push(row("begun", time(replay.created_at)));
+    rows.push(row("begun", output::second(replay.created_at)));
     for range in &replay.ranges {
         let names = range.names.join(", ");
         let text = format!(
-            "{} to {}: {} events of {names}",
-            range.first, range.last, range.events
+            "{} to {}: {} of {names}",
+            range.first,
+            range.last,
+            output::events(range.events)
         );
         rows.push(row(&range.stream, text));
     }
     match &status.progress {
         None => rows.push(row("progress", "no replica has begun with it")),
         Some(progress) => {
-            let over = format!("{} of {} events are over", progress.over(), replay.events());
-            rows.push(row("progress", format!("{over}, at {}", time(progress.at))));
+            let over = format!(
+                "{} of {} are over",
+                progress.over(),
+                output::events(replay.events())
+            );
+            rows.push(row(
+                "progress",
+                format!("{over}, at {}", output::second(progress.at)),
+            ));
             rows.extend(counts(progress));
         }
     }
@@ -142,7 +159,7 @@ fn asked_for(replay: &Replay) -> String {
     let point = |point: &ReplayPoint| match point {
         ReplayPoint::Beginning => "the beginning".to_owned(),
         ReplayPoint::Sequence(sequence) => format!("sequence {sequence}"),
-        ReplayPoint::Time(at) => time(*at),
+        ReplayPoint::Time(at) => output::second(*at),
         _ => "a place of a later version".to_owned(),
     };
     let mut text = vec![format!("from {}", point(&request.from))];

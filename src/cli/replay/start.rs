@@ -168,8 +168,8 @@ fn tell_ranges(replay: &Replay) -> Outcome {
         let (stream, first, last) = (&range.stream, range.first, range.last);
         let names = range.names.join(", ");
         let text = format!(
-            "{stream} {first} to {last}: {} events of {names}",
-            range.events
+            "{stream} {first} to {last}: {} of {names}",
+            output::events(range.events)
         );
         output::line(output::printable(&text))?;
     }

@@ -6,10 +6,10 @@ mod pause;
 mod reset;
 mod show;
 
-use chrono::{DateTime, Datelike, SecondsFormat, Utc};
+use chrono::{DateTime, Datelike, Utc};
 use clap::Subcommand;
 
-use super::report::Outcome;
+use super::{output, report::Outcome};
 use crate::config::Config;
 
 #[derive(clap::Args)]
@@ -64,10 +64,6 @@ fn pause(until: Option<DateTime<Utc>>) -> String {
         None => "-".to_owned(),
         // The library's word for ever, and what other tools may say.
         Some(until) if until.year() >= 2200 => "it is resumed".to_owned(),
-        Some(until) => time(until),
+        Some(until) => output::second(until),
     }
-}
-
-fn time(at: DateTime<Utc>) -> String {
-    at.to_rfc3339_opts(SecondsFormat::Secs, true)
 }

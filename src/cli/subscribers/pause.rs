@@ -7,7 +7,6 @@ use clap::Args;
 use serde_json::json;
 use tidings::Subscribers;
 
-use super::time;
 use crate::{
     cli::{
         connect, output,
@@ -52,7 +51,7 @@ impl Pause {
         }
         let resume = format!("`tidings subscribers resume {name}`");
         let end = match until {
-            Some(_) => format!("{}, or {resume}", time(end)),
+            Some(_) => format!("{}, or {resume}", output::second(end)),
             None => resume,
         };
         Ok(output::line(format!("{name} is paused until {end}"))?)
@@ -71,7 +70,7 @@ impl Pause {
         match end {
             Some(end) if end <= now => Err(Report::new(
                 Exit::Usage,
-                format!("{} is not in the future", time(end)),
+                format!("{} is not in the future", output::second(end)),
             )
             .cure("a later time, or tidings subscribers resume, which ends a pause")),
             end => Ok(end),

@@ -6,7 +6,6 @@ use clap::Args;
 use serde_json::json;
 use tidings::{Start, StreamReset, SubscriberReset, Subscribers};
 
-use super::time;
 use crate::{
     cli::{
         connect, output, place,
@@ -99,7 +98,11 @@ fn add_stream(rows: &mut Vec<[String; 2]>, reset: &StreamReset) {
     add("stream", reset.stream.clone());
     add("  place", format!("from sequence {from} to {to}"));
     let when = match (reset.first_at, reset.last_at) {
-        (Some(first), Some(last)) => format!(", stored from {} to {}", time(first), time(last)),
+        (Some(first), Some(last)) => format!(
+            ", stored from {} to {}",
+            output::second(first),
+            output::second(last)
+        ),
         _ => String::new(),
     };
     match (reset.again, reset.skipped) {

@@ -5,7 +5,7 @@ use clap::Args;
 use serde_json::Value;
 use tidings::{Replica, SubscriberConsumer, Subscribers};
 
-use super::{pause, time};
+use super::pause;
 use crate::{
     cli::{connect, output, report::Outcome},
     config::{Config, duration},
@@ -101,7 +101,7 @@ fn add_replica(rows: &mut Vec<[String; 2]>, replica: &Replica) {
         replica.pid,
         replica.host,
         replica.version,
-        time(replica.started_at)
+        output::second(replica.started_at)
     );
     let (running, resting) = (number(replica.running), number(replica.resting));
     let (held, bytes) = (replica.in_hand, replica.in_hand_bytes);
@@ -145,5 +145,5 @@ fn add_replica(rows: &mut Vec<[String; 2]>, replica: &Replica) {
 }
 
 fn at(moment: Option<DateTime<Utc>>) -> String {
-    moment.map_or("-".to_owned(), time)
+    moment.map_or("-".to_owned(), output::second)
 }

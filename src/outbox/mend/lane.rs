@@ -1,9 +1,12 @@
 //! One stream's part of what is published again: batches in order, the next one under way while the last one's
 //! commit is being answered. Never gives a row up: it is stored, or the error says why not.
 
-use std::time::Duration;
+use std::{task::Poll, time::Duration};
 
-use futures::{FutureExt, future::BoxFuture};
+use futures::{
+    FutureExt,
+    future::{self, BoxFuture},
+};
 use tidings_contract::{Envelope, EventId, wire};
 use tokio::time::Instant;
 
@@ -120,7 +123,7 @@ impl Lane {
         let sending = members(&self.bus, &self.form, &batch, &items);
         let (sent, before) = match self.flying.take() {
             Some(Flying { items, answer }) => {
-                let (sent, answer) = futures::join!(sending, answer);
+                let (answer, sent) = futures::join!(answer, sending);
                 (sent, Some((items, answer)))
             }
             None => (sending.await, None),
@@ -133,7 +136,11 @@ impl Lane {
             // What was prepared meanwhile is left to the server, which drops it.
             return self.insist(items, sent.err()).await;
         }
-        let answer = commit(&self.bus, &self.stream, &self.form, batch, &items);
+        let mut answer = commit(&self.bus, &self.stream, &self.form, batch, &items);
+        // It is not on the wire before it is polled, and the next rows may have to be waited for.
+        if let Poll::Ready(answered) = futures::poll!(&mut answer) {
+            answer = future::ready(answered).boxed();
+        }
         self.flying = Some(Flying { items, answer });
         Ok(())
     }
@@ -355,16 +362,9 @@ impl Patience {
 
 /// Sends all of a batch but the last; a single one has no batch.
 async fn members(bus: &Bus, form: &Form, batch: &BatchId, items: &[Item]) -> Result<(), Refusal> {
-    let Some((_, members)) = items.split_last() else {
-        return Ok(());
-    };
-    for (at, item) in members.iter().enumerate() {
-        bus.send_member(batch, at + 1, form.message(item)).await?;
-    }
-    match members {
-        [] => Ok(()),
-        _ => bus.members_left().await,
-    }
+    let members = items.split_last().map_or(&[][..], |(_, members)| members);
+    let messages = members.iter().map(|item| form.message(item));
+    bus.send_members(batch, Box::new(messages)).await
 }
 
 /// Sends the last one, which is answered.

@@ -192,7 +192,7 @@ impl<DB: Store> Sender<DB> {
                 self.due = self.due.max(now) + interval * events;
                 return Ok(());
             }
-            // A commit is not on the wire before it is waited for.
+            // What is stored is known while there is time.
             for lane in self.lanes.values_mut() {
                 lane.land().await?;
             }

@@ -93,7 +93,7 @@ impl Mending for Postgres {
         let apart = "select id, at, event, name, version, key, headers, payload from tidings.outbox
             where id >= $1 and id <= $2 and id = any($3) order by id";
         let is_close = last - first < 2 * i64::try_from(places.len()).unwrap_or(i64::MAX / 2);
-        let mut turn = Turn::begin(connection, names).await?;
+        let mut turn = Turn::in_order(connection).await?;
         let mut rows: Vec<Row> = Vec::new();
         {
             let asked = query(names, if is_close { close } else { apart });

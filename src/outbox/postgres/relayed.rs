@@ -57,7 +57,7 @@ impl Archive for Postgres {
               and (cardinality($8::text[]) = 0 or name = any($8)) and ($9::text is null or key = $9)
               and not exists (select from tidings.parked as parked where parked.id = log.id)
             order by id limit $4";
-        let mut turn = Turn::begin(connection, names).await?;
+        let mut turn = Turn::in_order(connection).await?;
         let mut relayed = Vec::new();
         {
             let mut rows = query(names, ask)

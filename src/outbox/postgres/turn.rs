@@ -56,6 +56,14 @@ impl<'c> Turn<'c> {
         Ok(Self::Own(connection))
     }
 
+    /// For a page in the order of ids, which is read by their index and costs what it holds. While nobody has counted
+    /// the rows, the planner takes them for few, and reads and sorts all that is left of the log for each page: 219 ms
+    /// of 200,000 rows, instead of 3.
+    pub(super) async fn in_order(connection: &'c mut PgConnection) -> Result<Self, sqlx::Error> {
+        let begin = "begin; set local enable_sort = off; set local enable_bitmapscan = off";
+        Ok(Self::Shared(connection.begin_with(begin).await?))
+    }
+
     /// Without it, what was written behind a pooler is rolled back.
     pub(super) async fn end(self) -> Result<(), sqlx::Error> {
         match self {

@@ -236,19 +236,18 @@ impl<C: Cursor> Lane<C> {
             Some((_, members)) if !Flying::is_few(items) => members,
             _ => &[],
         };
+        let messages = members
+            .iter()
+            .map(|item| item.submission(&self.course.source));
+        // Until they have left, the commit would wait behind them in this process: one that is frozen then would send it
+        // when its lease is long over.
         let sending = async {
-            for (at, item) in members.iter().enumerate() {
-                let message = item.submission(&self.course.source);
-                let sent = self.course.bus.send_member(batch, at + 1, message).await;
-                sent.map_err(|refusal| self.unconfirmed(refusal))?;
-            }
-            // Until here they wait in this process, and the commit would wait behind them: one that is
-            // frozen then would send it when its lease is long over.
-            if !members.is_empty() {
-                let left = self.course.bus.members_left().await;
-                left.map_err(|refusal| self.unconfirmed(refusal))?;
-            }
-            Ok(())
+            let sent = self
+                .course
+                .bus
+                .send_members(batch, Box::new(messages))
+                .await;
+            sent.map_err(|refusal| self.unconfirmed(refusal))
         };
         match flying {
             // The commit is not on the wire before its future is polled.

@@ -434,7 +434,7 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
             self.note_floors().await;
         }
         if end != End::Stopped {
-            self.progress.trouble = None;
+            self.is_written &= self.progress.trouble.take().is_none();
         }
         if end == End::Done {
             self.count_gone().await?;

@@ -38,17 +38,19 @@ impl<S: Send + Sync + 'static> Run<S> {
         // others until the acknowledgement time is over.
         let mut progress = tokio::time::interval_at(Instant::now() + PROGRESS, PROGRESS);
         loop {
-            let finished = tokio::select! {
-                finished = self.crew.done() => finished,
+            if self.crew.at_work() == 0 {
+                return;
+            }
+            tokio::select! {
+                () = self.crew.has_done() => {}
                 _ = progress.tick(), if !self.halt.is_cancelled() => {
                     for hands in &self.hands {
                         tell_progress(&self.name, hands, Duration::ZERO).await;
                     }
                     continue;
                 }
-            };
-            let Some(finished) = finished else { return };
-            for finished in finished {
+            }
+            for finished in self.crew.take_done() {
                 self.let_go(finished).await;
             }
         }

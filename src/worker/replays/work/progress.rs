@@ -116,6 +116,7 @@ impl<S: Send + Sync + 'static> Work<'_, S> {
         }
         self.progress.gone = uncounted.min(removed);
         self.progress.uncounted = uncounted - self.progress.gone;
+        self.is_written = false;
         Ok(())
     }
 
