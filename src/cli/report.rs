@@ -192,7 +192,7 @@ impl From<DeadLettersError> for Report {
                 Self::new(Exit::Failed, format!("there is no stream {stream}"))
                     .cure("tidings streams apply, which creates it")
             }
-            DeadLettersError::Bus(source) => Self::of(exit_of(source), &error),
+            DeadLettersError::Bus(source) => Self::of_bus(source, &error),
             _ => Self::of(Exit::Failed, &error),
         }
     }
@@ -260,7 +260,7 @@ impl From<SubscribersError> for Report {
             SubscribersError::Partly { source, .. } => {
                 Self::of(exit_of(source), &error).cure("the same command again, which goes on")
             }
-            SubscribersError::Bus(source) => Self::of(exit_of(source), &error),
+            SubscribersError::Bus(source) => Self::of_bus(source, &error),
             _ => Self::of(Exit::Failed, &error),
         }
     }
@@ -319,7 +319,7 @@ impl From<ReplayError> for Report {
             }
             ReplayError::NoStream { name } => return no_stream(name),
             ReplayError::NoReplay { .. } => (Exit::Failed, "tidings replay list".to_owned()),
-            ReplayError::Bus(source) => return Self::of(exit_of(source), &error),
+            ReplayError::Bus(source) => return Self::of_bus(source, &error),
             _ => return Self::of(Exit::Failed, &error),
         };
         Self::of(exit, &error).cure(cure)
@@ -331,8 +331,6 @@ fn cure_of(code: u64) -> Option<&'static str> {
     Some(match code {
         // stream not found
         10059 => "tidings streams apply, which creates it",
-        // no message found
-        10037 => "another sequence: this one is not there, or not any more",
         // subjects overlap with an existing stream
         10065 => {
             "subjects that no other stream takes, in the [[stream]]; `nats stream ls` lists those that there are"
@@ -405,7 +403,7 @@ impl From<WorkerError> for Report {
     fn from(error: WorkerError) -> Self {
         match &error {
             WorkerError::NoStream { subject, .. } => no_stream(subject),
-            WorkerError::Setup { source, .. } => Self::of(exit_of(source), &error),
+            WorkerError::Setup { source, .. } => Self::of_bus(source, &error),
             _ => Self::of(Exit::Failed, &error),
         }
     }

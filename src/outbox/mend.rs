@@ -190,9 +190,10 @@ impl<DB: Store> Outbox<DB> {
             bytes: PAGE_BYTES,
             with_due: false,
         };
-        let mut connection = self.acquire().await?;
-        let rows = DB::rows_at(&mut connection, &self.shared.names, places, bound).await;
+        let mut paging = self.paging().await?;
+        let rows = DB::rows_at(&mut paging.connection, &self.shared.names, places, bound).await;
         let rows = rows.map_err(Self::explain)?;
+        paging.end();
         let is_cut = rows.iter().map(|row| row.payload.len()).sum::<usize>() >= PAGE_BYTES;
         let covered = match rows.last() {
             Some(last) if is_cut => places.partition_point(|place| *place <= last.id),

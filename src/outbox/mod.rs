@@ -15,6 +15,7 @@ mod mend;
 mod migrate;
 mod names;
 mod origin;
+mod paging;
 mod parked;
 #[cfg(feature = "postgres")]
 mod postgres;

@@ -46,6 +46,7 @@ impl Statements for Postgres {
     const KIND: &'static str = "postgres";
     const BEGIN: &'static str = "begin";
     const TAKES_TURNS: bool = false;
+    const PAGES_IN_TRANSACTIONS: bool = true;
     const MIGRATION_TABLE: &'static str = "tidings.migration";
     const MIGRATIONS: &'static [Migration] = &[
         Migration {

@@ -144,9 +144,11 @@ impl<DB: Store> Outbox<DB> {
     }
 
     pub(crate) async fn relayed(&self, stretch: &Stretch<'_>) -> Result<Vec<Relayed>, OutboxError> {
-        let mut connection = self.acquire().await?;
-        let relayed = DB::relayed(&mut connection, &self.shared.names, stretch).await;
-        relayed.map_err(Self::explain)
+        let mut paging = self.paging().await?;
+        let relayed = DB::relayed(&mut paging.connection, &self.shared.names, stretch).await;
+        let relayed = relayed.map_err(Self::explain)?;
+        paging.end();
+        Ok(relayed)
     }
 
     pub(crate) async fn beginnings(&self, from: i64) -> Result<Vec<Beginning>, OutboxError> {

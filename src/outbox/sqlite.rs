@@ -48,6 +48,7 @@ impl Statements for Sqlite {
     /// has written meanwhile, whatever the busy timeout.
     const BEGIN: &'static str = "begin immediate";
     const TAKES_TURNS: bool = true;
+    const PAGES_IN_TRANSACTIONS: bool = false;
     const MIGRATION_TABLE: &'static str = "tidings_migration";
     const MIGRATIONS: &'static [Migration] = &[
         Migration {

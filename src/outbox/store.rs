@@ -44,6 +44,8 @@ pub trait Statements:
     const BEGIN: &'static str;
     /// Whether it has one writer at a time. The others look again and again, which is neither quick nor fair.
     const TAKES_TURNS: bool;
+    /// Whether a page of the log is read in a transaction, which has to end.
+    const PAGES_IN_TRANSACTIONS: bool;
     /// The table that records migrations, in the default schema.
     const MIGRATION_TABLE: &'static str;
     /// The migrations, in order; a migration's version is its place, from 1.

@@ -147,7 +147,7 @@ async fn what_a_stream_has_lost_is_published_again(world: World) {
         ("--from 3 --to 1", "row 3 is behind row 1"),
         (
             "--from 2026-01-31T12:00:00Z --to 2026-01-30T12:00:00Z",
-            "2026-01-31T12:00:00Z is later than 2026-01-30T12:00:00Z",
+            "2026-01-31T12:00:00.000Z is later than 2026-01-30T12:00:00.000Z",
         ),
         (
             "--from 1 --name user.>",

@@ -1,8 +1,10 @@
 //! P8: whether a stream holds what was confirmed can be told, and what it does not hold is named.
 
+use std::{future::poll_fn, task::Poll};
+
 use async_nats::{HeaderMap, jetstream};
-use sqlx::Postgres;
-use tidings::{Difference, DifferenceKind, Standing, Verification, Verify};
+use sqlx::{Postgres, postgres::PgPoolOptions};
+use tidings::{Difference, DifferenceKind, Outbox, Standing, Verification, Verify};
 
 use crate::{
     both,
@@ -243,4 +245,32 @@ async fn each_page_of_a_log_that_nobody_has_counted_costs_a_page() {
     .await;
     let read = entries_read(&world).await - before;
     assert!(read < ROWS + ROWS / 2, "{read} for {ROWS} rows");
+}
+
+#[tokio::test]
+async fn a_look_that_is_given_up_leaves_no_transaction_in_the_pool() {
+    let world = World::<Postgres>::start().await;
+    publish(&world, 0).await;
+    let options = world.outbox.pool().connect_options();
+    let pool = PgPoolOptions::new().max_connections(1);
+    let pool = pool.connect_with((*options).clone()).await.unwrap();
+    let outbox = Outbox::<Postgres>::new(pool.clone());
+    let verify = Verify::new(&world.bus, &outbox);
+    // After one of them a page is being begun. The next page would end what this one has left open.
+    for polls in 1..40 {
+        let mut left = polls;
+        let mut running = Box::pin(verify.run());
+        poll_fn(|cx| match left {
+            0 => Poll::Ready(()),
+            _ => {
+                left -= 1;
+                running.as_mut().poll(cx).map(drop)
+            }
+        })
+        .await;
+        drop(running);
+        let setting = sqlx::query_scalar::<_, String>("show enable_sort");
+        let setting = setting.fetch_one(&pool).await.unwrap();
+        assert_eq!(setting, "on", "a transaction is open after {polls} polls");
+    }
 }

@@ -97,11 +97,7 @@ impl RunRepublish {
             }
             (Edge::Time(from), Some(Edge::Time(to))) if from > to => {
                 return refused(
-                    format!(
-                        "{} is later than {}",
-                        output::second(from),
-                        output::second(to)
-                    ),
+                    format!("{} is later than {}", output::time(from), output::time(to)),
                     "--from with the earlier time, and --to with the later one",
                 );
             }

@@ -10,7 +10,7 @@ use futures::{
 use tidings_contract::{Envelope, EventId, wire};
 use tokio::time::Instant;
 
-use super::{RepublishError, streams};
+use super::{RepublishError, streams, tenure::Held};
 use crate::{
     bus::{BatchId, Bus, Confirmed, Refusal, StreamState, Submission},
     outbox::store::{Entry, Row},
@@ -44,6 +44,8 @@ pub(super) struct Form {
 
 pub(super) struct Lane {
     bus: Bus,
+    /// The lease: without it nothing is committed.
+    held: Held,
     stream: String,
     incarnation: String,
     /// Nothing of this run lies before it.
@@ -58,8 +60,10 @@ pub(super) struct Lane {
 
 struct Flying {
     items: Vec<Item>,
-    answer: BoxFuture<'static, Result<Confirmed, Refusal>>,
+    answer: Answer,
 }
+
+type Answer = BoxFuture<'static, Result<Confirmed, Refusal>>;
 
 impl Form {
     fn subject(&self, name: &str) -> String {
@@ -86,6 +90,7 @@ impl Lane {
     /// `end` is where the stream ended when it was found out what is missing.
     pub(super) fn new(
         bus: Bus,
+        held: Held,
         stream: String,
         state: &StreamState,
         end: Option<u64>,
@@ -93,6 +98,7 @@ impl Lane {
     ) -> Self {
         Self {
             bus,
+            held,
             stream,
             incarnation: state.incarnation.clone(),
             base: end.unwrap_or(state.last_sequence),
@@ -136,13 +142,28 @@ impl Lane {
             // What was prepared meanwhile is left to the server, which drops it.
             return self.insist(items, sent.err()).await;
         }
-        let mut answer = commit(&self.bus, &self.stream, &self.form, batch, &items);
+        let mut answer = self.commit(batch, &items)?;
         // It is not on the wire before it is polled, and the next rows may have to be waited for.
         if let Poll::Ready(answered) = futures::poll!(&mut answer) {
             answer = future::ready(answered).boxed();
         }
         self.flying = Some(Flying { items, answer });
         Ok(())
+    }
+
+    /// Sends the last one of a batch, which is answered.
+    fn commit(&self, batch: BatchId, items: &[Item]) -> Result<Answer, RepublishError> {
+        self.held.check()?;
+        let (bus, stream, size) = (self.bus.clone(), self.stream.clone(), items.len());
+        let last = items.last().map(|item| self.form.message(item));
+        let answer = async move {
+            match last {
+                Some(last) if size > 1 => bus.commit_batch(&stream, &batch, size, last).await,
+                Some(last) => bus.publish_one(&stream, last).await,
+                None => Err(Refusal::Incomplete),
+            }
+        };
+        Ok(answer.boxed())
     }
 
     /// Waits until everything that was sent is stored.
@@ -304,7 +325,7 @@ impl Lane {
             let batch = BatchId::new();
             let refusal = match members(&self.bus, &self.form, &batch, &items).await {
                 Err(refusal) => refusal,
-                Ok(()) => match commit(&self.bus, &self.stream, &self.form, batch, &items).await {
+                Ok(()) => match self.commit(batch, &items)?.await {
                     Ok(confirmed) if !confirmed.is_duplicate => {
                         self.note(&items, confirmed.sequence);
                         items = rest;
@@ -365,26 +386,6 @@ async fn members(bus: &Bus, form: &Form, batch: &BatchId, items: &[Item]) -> Res
     let members = items.split_last().map_or(&[][..], |(_, members)| members);
     let messages = members.iter().map(|item| form.message(item));
     bus.send_members(batch, Box::new(messages)).await
-}
-
-/// Sends the last one, which is answered.
-fn commit(
-    bus: &Bus,
-    stream: &str,
-    form: &Form,
-    batch: BatchId,
-    items: &[Item],
-) -> BoxFuture<'static, Result<Confirmed, Refusal>> {
-    let (bus, stream, size) = (bus.clone(), stream.to_owned(), items.len());
-    let last = items.last().map(|item| form.message(item));
-    async move {
-        match last {
-            Some(last) if size > 1 => bus.commit_batch(&stream, &batch, size, last).await,
-            Some(last) => bus.publish_one(&stream, last).await,
-            None => Err(Refusal::Incomplete),
-        }
-    }
-    .boxed()
 }
 
 /// What no other run has.

@@ -165,7 +165,8 @@ impl<DB: Store> Sender<DB> {
         };
         let end = self.ends.get(stream).copied();
         let (bus, form) = (self.bus.clone(), self.form.clone());
-        let lane = Lane::new(bus, stream.to_owned(), &state, end, form);
+        let held = self.tenure.held().clone();
+        let lane = Lane::new(bus, held, stream.to_owned(), &state, end, form);
         self.lanes.insert(stream.to_owned(), lane);
         Ok(())
     }
@@ -182,7 +183,7 @@ impl<DB: Store> Sender<DB> {
     /// Waits until so many events may go.
     async fn pace(&mut self, events: usize) -> Result<(), RepublishError> {
         loop {
-            self.tenure.holds()?;
+            self.tenure.held().check()?;
             let now = Instant::now();
             let Some(interval) = self.interval else {
                 return Ok(());

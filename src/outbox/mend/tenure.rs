@@ -1,6 +1,8 @@
 //! The lease of whoever publishes again, held from beginning to end, whatever takes how long meanwhile. Never decides
 //! what is published.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -11,8 +13,37 @@ use crate::outbox::{Outbox, OutboxError, Store};
 pub(super) struct Tenure<DB: Store> {
     outbox: Outbox<DB>,
     mender: String,
-    lost: CancellationToken,
+    held: Held,
     renewing: JoinSet<()>,
+}
+
+/// Until when nobody else has the lease.
+#[derive(Clone)]
+pub(super) struct Held {
+    lost: CancellationToken,
+    until: Arc<Mutex<Instant>>,
+}
+
+impl Held {
+    fn new(until: Instant) -> Self {
+        Self {
+            lost: CancellationToken::new(),
+            until: Arc::new(Mutex::new(until)),
+        }
+    }
+
+    fn until(&self) -> MutexGuard<'_, Instant> {
+        self.until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An error when somebody else may have the lease. By the clock too: whoever was frozen may ask before its renewal
+    /// has seen that it comes too late.
+    pub(super) fn check(&self) -> Result<(), RepublishError> {
+        match self.lost.is_cancelled() || Instant::now() >= *self.until() {
+            true => Err(RepublishError::Busy),
+            false => Ok(()),
+        }
+    }
 }
 
 impl<DB: Store> Tenure<DB> {
@@ -20,24 +51,20 @@ impl<DB: Store> Tenure<DB> {
     pub(super) async fn begin(outbox: &Outbox<DB>, mender: &str) -> Result<Self, RepublishError> {
         let asked = Instant::now();
         outbox.mend(mender).await?;
-        let lost = CancellationToken::new();
+        let held = Held::new(asked + LEASE);
         let mut renewing = JoinSet::new();
-        let renew = renew(outbox.clone(), mender.to_owned(), asked, lost.clone());
+        let renew = renew(outbox.clone(), mender.to_owned(), asked, held.clone());
         renewing.spawn(renew);
         Ok(Self {
             outbox: outbox.clone(),
             mender: mender.to_owned(),
-            lost,
+            held,
             renewing,
         })
     }
 
-    /// An error when somebody else may have the lease.
-    pub(super) fn holds(&self) -> Result<(), RepublishError> {
-        match self.lost.is_cancelled() {
-            true => Err(RepublishError::Busy),
-            false => Ok(()),
-        }
+    pub(super) fn held(&self) -> &Held {
+        &self.held
     }
 
     /// Ends it, so that another one needs not wait until it has run out.
@@ -48,13 +75,8 @@ impl<DB: Store> Tenure<DB> {
 }
 
 /// Until the lease is somebody else's, or has run out because the database has not answered for so long.
-async fn renew<DB: Store>(
-    outbox: Outbox<DB>,
-    mender: String,
-    mut asked: Instant,
-    lost: CancellationToken,
-) {
-    let _lost = lost.drop_guard();
+async fn renew<DB: Store>(outbox: Outbox<DB>, mender: String, mut asked: Instant, held: Held) {
+    let _lost = held.lost.clone().drop_guard();
     loop {
         tokio::time::sleep_until(asked + LEASE / 4).await;
         let until = asked + LEASE;
@@ -63,6 +85,7 @@ async fn renew<DB: Store>(
             match tokio::time::timeout_at(until, outbox.mend(&mender)).await {
                 Ok(Ok(())) => {
                     asked = now;
+                    *held.until() = asked + LEASE;
                     break;
                 }
                 Ok(Err(error @ (RepublishError::Busy | RepublishError::Refused(_)))) => {

@@ -440,6 +440,10 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
             self.count_gone().await?;
         }
         self.write_progress().await;
+        // What is not written now, nobody writes later.
+        if end == End::Done && !self.is_written {
+            self.put_progress().await?;
+        }
         let state = match end {
             End::Done => (ReplayState::Done, None),
             End::Failed(why) => (ReplayState::Failed, Some(why)),

@@ -120,7 +120,7 @@ impl<S: Send + Sync + 'static> Work<'_, S> {
         Ok(())
     }
 
-    async fn put_progress(&mut self) -> Result<(), BusError> {
+    pub(super) async fn put_progress(&mut self) -> Result<(), BusError> {
         let bus = &self.desk.bus;
         loop {
             let writing = bus.write_replay_progress(&self.replay, &self.progress, self.revision);
