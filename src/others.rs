@@ -4,7 +4,7 @@ use std::task::Poll;
 
 /// Ends once the tasks that are ready have had their turn. Whoever takes from many calls it before it takes: a task that
 /// is woken runs right behind the one that has woken it, before the others can add to what there is to take. Measured:
-/// acknowledgements that were sent without it went out 2.5 to a system call, instead of 25.
+/// acknowledgements that were sent without it went out 2.5 to a system call, instead of some 40.
 ///
 /// Not [`tokio::task::yield_now`]: that has no other thread take the task over while its own is kept busy.
 pub(crate) async fn others_first() {

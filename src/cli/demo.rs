@@ -82,7 +82,6 @@ impl<DB: DemoStore> Stage<DB> {
         directory.create().await.map_err(broken)?;
 
         let played = tokio::select! {
-            biased;
             played = self.play(directory) => played,
             () = self.interrupted() => Err(Report::new(Exit::Failed, "the demo was interrupted")),
         };

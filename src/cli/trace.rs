@@ -30,8 +30,8 @@ pub(super) struct RunTrace {
     #[arg(long, value_name = "2h|TIME", value_parser = moment)]
     since: Option<DateTime<Utc>>,
     /// How many events to tell of at most, the newest
-    #[arg(long, value_name = "N", default_value_t = 20, value_parser = at_least_one)]
-    limit: usize,
+    #[arg(long, value_name = "N", default_value = "20")]
+    limit: NonZeroUsize,
     /// How many messages of each stream to read at most, the newest
     #[arg(long, value_name = "N", default_value_t = 1_000_000)]
     messages: u64,
@@ -60,7 +60,7 @@ impl RunTrace {
         let streams = config.streams.iter().map(|spec| spec.name.clone());
         let mut trace = Trace::over(&bus)
             .streams(streams)
-            .limit(self.limit)
+            .limit(self.limit.get())
             .messages(self.messages);
         if let Some(since) = self.since {
             trace = trace.since(since);
@@ -104,13 +104,6 @@ impl RunTrace {
             _ => "it".to_owned(),
         }
     }
-}
-
-fn at_least_one(text: &str) -> Result<usize, String> {
-    let number: Option<NonZeroUsize> = text.parse().ok();
-    number
-        .map(NonZeroUsize::get)
-        .ok_or_else(|| "write a number from 1 on".to_owned())
 }
 
 /// When, where, what.

@@ -357,6 +357,7 @@ async fn a_payload_is_edited_on_its_way_back() {
     world.write("payload.json", r#"{"key":"ada","count":100}"#);
     let edit = ["dead-letters", "redrive", "1", "--payload", "payload.json"];
     world.refused(2, &edit).await;
+    world.refused(2, &["dead-letters", "show", "0"]).await;
     world
         .refused(
             2,

@@ -126,4 +126,5 @@ async fn an_event_that_nobody_knows_ends_with_1(world: World) {
         &["invalid value '7'"],
     );
     world.refused(2, &["trace", ADA, "--key", "ada"]).await;
+    world.refused(2, &["trace", ADA, "--limit", "0"]).await;
 }

@@ -4,7 +4,6 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::{task::JoinSet, time::Instant};
-use tokio_util::sync::CancellationToken;
 
 use super::{LEASE, RepublishError};
 use crate::outbox::{Outbox, OutboxError, Store};
@@ -19,27 +18,17 @@ pub(super) struct Tenure<DB: Store> {
 
 /// Until when nobody else has the lease.
 #[derive(Clone)]
-pub(super) struct Held {
-    lost: CancellationToken,
-    until: Arc<Mutex<Instant>>,
-}
+pub(super) struct Held(Arc<Mutex<Instant>>);
 
 impl Held {
-    fn new(until: Instant) -> Self {
-        Self {
-            lost: CancellationToken::new(),
-            until: Arc::new(Mutex::new(until)),
-        }
-    }
-
     fn until(&self) -> MutexGuard<'_, Instant> {
-        self.until.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An error when somebody else may have the lease. By the clock too: whoever was frozen may ask before its renewal
-    /// has seen that it comes too late.
+    /// An error when somebody else may have the lease. By the clock: whoever was frozen may ask before its renewal has
+    /// seen that it comes too late.
     pub(super) fn check(&self) -> Result<(), RepublishError> {
-        match self.lost.is_cancelled() || Instant::now() >= *self.until() {
+        match Instant::now() >= *self.until() {
             true => Err(RepublishError::Busy),
             false => Ok(()),
         }
@@ -51,7 +40,7 @@ impl<DB: Store> Tenure<DB> {
     pub(super) async fn begin(outbox: &Outbox<DB>, mender: &str) -> Result<Self, RepublishError> {
         let asked = Instant::now();
         outbox.mend(mender).await?;
-        let held = Held::new(asked + LEASE);
+        let held = Held(Arc::new(Mutex::new(asked + LEASE)));
         let mut renewing = JoinSet::new();
         let renew = renew(outbox.clone(), mender.to_owned(), asked, held.clone());
         renewing.spawn(renew);
@@ -76,7 +65,6 @@ impl<DB: Store> Tenure<DB> {
 
 /// Until the lease is somebody else's, or has run out because the database has not answered for so long.
 async fn renew<DB: Store>(outbox: Outbox<DB>, mender: String, mut asked: Instant, held: Held) {
-    let _lost = held.lost.clone().drop_guard();
     loop {
         tokio::time::sleep_until(asked + LEASE / 4).await;
         let until = asked + LEASE;
@@ -89,6 +77,7 @@ async fn renew<DB: Store>(outbox: Outbox<DB>, mender: String, mut asked: Instant
                     break;
                 }
                 Ok(Err(error @ (RepublishError::Busy | RepublishError::Refused(_)))) => {
+                    *held.until() = Instant::now();
                     return tracing::error!(%error, "the lease of whoever publishes again is lost");
                 }
                 Ok(Err(error)) => {
@@ -100,5 +89,21 @@ async fn renew<DB: Store>(outbox: Outbox<DB>, mender: String, mut asked: Instant
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_has_run_out_is_not_held_though_nobody_has_noticed() {
+        let held = Held(Arc::new(Mutex::new(Instant::now() + LEASE)));
+        tokio::time::advance(LEASE - Duration::from_millis(1)).await;
+        assert!(held.check().is_ok());
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert!(matches!(held.check(), Err(RepublishError::Busy)));
     }
 }
