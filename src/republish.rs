@@ -19,8 +19,8 @@ use crate::{
 };
 use sift::Sift;
 
-/// Chunks of places that wait to be read.
-const AHEAD: usize = 2;
+/// Chunks of rows that wait to be read or sent.
+const AHEAD: usize = 1;
 
 /// Publishes rows of the outbox again; by default only what their streams do not hold.
 ///

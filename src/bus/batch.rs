@@ -19,7 +19,7 @@ const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
 /// soon as it is made, each is written by a call of its own.
 const AT_A_TIME: usize = 64;
 
-/// Names the run that has published an event again.
+/// Says that an event was published again, and by which run.
 pub(super) const REPUBLISHED: &str = "tidings-republished";
 
 /// One message, ready to be sent.
@@ -91,9 +91,9 @@ impl Submission {
         self
     }
 
-    /// The same, with the name of the run that publishes it again.
-    pub(crate) fn republished(mut self, run: &str) -> Self {
-        self.headers.insert(REPUBLISHED, run);
+    /// The same, with a mark of the run that publishes it again.
+    pub(crate) fn republished(mut self, mark: &str) -> Self {
+        self.headers.insert(REPUBLISHED, mark);
         self
     }
 
@@ -109,8 +109,10 @@ impl Submission {
 }
 
 impl BatchId {
+    /// 62 random bits, as two batches that one stream is sent at once must not be taken for one. Each message carries it.
     pub(crate) fn new() -> Self {
-        Self(EventId::now().as_uuid().simple().to_string())
+        let (_, random) = EventId::now().as_uuid().as_u64_pair();
+        Self(format!("{random:x}"))
     }
 }
 

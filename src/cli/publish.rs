@@ -6,7 +6,7 @@ use std::{
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
-use clap::Args;
+use clap::{Args, builder::NonEmptyStringValueParser};
 use serde::de::IgnoredAny;
 use serde_json::json;
 use tidings::{
@@ -39,7 +39,7 @@ pub(super) struct Publish {
     #[arg(long, value_name = "NAME=VALUE", value_parser = header)]
     header: Vec<(String, String)>,
     /// The conversation that the event belongs to
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = NonEmptyStringValueParser::new())]
     correlation: Option<String>,
     /// The event's id, a UUID: the same id again is the same event [default: a new one]
     #[arg(long, value_name = "UUID")]

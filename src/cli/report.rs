@@ -241,6 +241,7 @@ impl From<RepublishError> for Report {
             RepublishError::NoStream { .. } => {
                 report.cure("tidings streams apply, with a [[stream]] that takes it")
             }
+            RepublishError::NotAName { .. } => report.cure("another prefix"),
             RepublishError::Busy
             | RepublishError::Changed { .. }
             | RepublishError::Unconfirmed { .. } => report.cure(AGAIN),

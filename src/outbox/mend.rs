@@ -13,7 +13,7 @@ use super::{
     Outbox, OutboxError, Store,
     names::Names,
     origin::Origin,
-    store::{Bound, Entry, Row},
+    store::{Entry, Rows},
 };
 use crate::bus::BusError;
 pub(crate) use reading::Chosen;
@@ -22,8 +22,6 @@ pub(crate) use streams::Streams;
 
 /// How long whoever publishes again may be silent before another one may.
 pub(super) const LEASE: Duration = Duration::from_secs(10);
-/// Payload that is read at once, in bytes, one row excepted.
-const PAGE_BYTES: usize = 16 * 1024 * 1024;
 
 /// How events came into a stream, as the ledger says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +51,14 @@ pub enum RepublishError {
     NoStream {
         /// The subject.
         subject: String,
+    },
+    /// With the prefix it is not the name of an event any more.
+    #[error("{subject} cannot be published: {reason}")]
+    NotAName {
+        /// The subject.
+        subject: String,
+        /// Why.
+        reason: String,
     },
     /// The stream that events go to is not the one that it was at the beginning.
     #[error("the stream {stream} is not the one that it was when this began")]
@@ -122,13 +128,12 @@ pub trait Mending: sqlx::Database {
         way: Way,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
-    /// Rows by their places, in that order, as many as the bound allows. Those that are gone are left out.
+    /// Rows by their places, in that order, as many as a page may have. Those that are gone are left out.
     fn rows_at(
         connection: &mut Self::Connection,
         names: &Names,
         places: &[i64],
-        bound: Bound,
-    ) -> impl Future<Output = Result<Vec<Row>, sqlx::Error>> + Send;
+    ) -> impl Future<Output = Result<Rows, sqlx::Error>> + Send;
 }
 
 impl Way {
@@ -183,22 +188,12 @@ impl<DB: Store> Outbox<DB> {
         recorded.map_err(Self::explain)
     }
 
-    /// The rows at some places, and how many of the places that covers.
-    pub(super) async fn rows_at(&self, places: &[i64]) -> Result<(Vec<Row>, usize), OutboxError> {
-        let bound = Bound {
-            rows: places.len(),
-            bytes: PAGE_BYTES,
-            with_due: false,
-        };
+    /// The rows at some places, as many as a page may have.
+    pub(super) async fn rows_at(&self, places: &[i64]) -> Result<Rows, OutboxError> {
         let mut paging = self.paging().await?;
-        let rows = DB::rows_at(&mut paging.connection, &self.shared.names, places, bound).await;
+        let rows = DB::rows_at(&mut paging.connection, &self.shared.names, places).await;
         let rows = rows.map_err(Self::explain)?;
         paging.end();
-        let is_cut = rows.iter().map(|row| row.payload.len()).sum::<usize>() >= PAGE_BYTES;
-        let covered = match rows.last() {
-            Some(last) if is_cut => places.partition_point(|place| *place <= last.id),
-            _ => places.len(),
-        };
-        Ok((rows, covered))
+        Ok(rows)
     }
 }

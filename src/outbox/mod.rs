@@ -15,6 +15,7 @@ mod mend;
 mod migrate;
 mod names;
 mod origin;
+mod page_size;
 mod paging;
 mod parked;
 #[cfg(feature = "postgres")]
@@ -22,6 +23,7 @@ mod postgres;
 mod relay;
 mod relayed;
 mod reserved;
+mod row;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod standing;
@@ -58,6 +60,7 @@ pub use postgres::{Rebase, RebaseError, RebasedEvent};
 pub use relay::failpoint;
 pub use relay::{Relay, RelayError};
 pub(crate) use relayed::{Passed, Range, Relayed, Stretch};
+pub(crate) use row::Row;
 pub use standing::{Loss, Standing};
 pub(crate) use standing::{Settled, standing};
 pub use status::{HeldSlot, LastBatch, LeaseStatus, Status, Trouble};
@@ -67,6 +70,7 @@ pub(crate) use store::{Entry, Position};
 pub(crate) use traced::{Asked, Spot, Spotted, TracedBatch, TracedRow, Wanted};
 pub use transaction::OutboxTransaction;
 use wake::Wake;
+pub(crate) use walk::{Walked, WantsWhole};
 
 /// What a nats-server takes when it is not told otherwise, in bytes.
 const DEFAULT_MAX_PAYLOAD: usize = 1024 * 1024;

@@ -34,7 +34,7 @@ use super::{
     parked::WaitsFor,
     status::{HeldSlot, Status},
     store::{
-        Bound, Checkpoint, Claim, Entry, Migration, Names, Page, Parked, Reclaimed, Row,
+        Bound, Checkpoint, Claim, Entry, Migration, Names, Page, Parked, Reclaimed, Rows,
         Statements, Tenure, Waiting, Written, positions_from, positions_text, sequence,
     },
 };
@@ -363,7 +363,7 @@ impl Statements for Postgres {
         open: &[WaitsFor],
         behind: i64,
         bound: Bound,
-    ) -> Result<Vec<Row>, sqlx::Error> {
+    ) -> Result<Rows, sqlx::Error> {
         parked::returning(connection, names, open, behind, bound).await
     }
 

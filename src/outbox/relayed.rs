@@ -8,7 +8,7 @@ use tidings_contract::EventId;
 use super::{
     Outbox, OutboxError, Store,
     names::Names,
-    store::{Entry, Positions},
+    store::{Entry, Positions, Rows},
 };
 
 /// Entries that are read at once.
@@ -120,6 +120,13 @@ pub trait Archive: sqlx::Database {
         stretch: &Stretch<'_>,
     ) -> impl Future<Output = Result<Vec<Relayed>, sqlx::Error>> + Send;
 
+    /// The same with all that the rows hold; of hashes there is none.
+    fn relayed_rows(
+        connection: &mut Self::Connection,
+        names: &Names,
+        stretch: &Stretch<'_>,
+    ) -> impl Future<Output = Result<Rows, sqlx::Error>> + Send;
+
     /// Where the entries begin that are about a place or a later one.
     fn beginnings(
         connection: &mut Self::Connection,
@@ -149,6 +156,15 @@ impl<DB: Store> Outbox<DB> {
         let relayed = relayed.map_err(Self::explain)?;
         paging.end();
         Ok(relayed)
+    }
+
+    pub(super) async fn relayed_rows(&self, stretch: &Stretch<'_>) -> Result<Rows, OutboxError> {
+        let mut paging = self.paging().await?;
+        let names = &self.shared.names;
+        let rows = DB::relayed_rows(&mut paging.connection, names, stretch).await;
+        let rows = rows.map_err(Self::explain)?;
+        paging.end();
+        Ok(rows)
     }
 
     pub(crate) async fn beginnings(&self, from: i64) -> Result<Vec<Beginning>, OutboxError> {

@@ -15,7 +15,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use futures::TryStreamExt;
 use sqlx::{
     Row as _, Sqlite, SqliteConnection,
     sqlite::{SqliteConnectOptions, SqliteRow},
@@ -30,7 +29,8 @@ use super::{
     status::{LastBatch, LeaseStatus, Status, troubles_from},
     store::{
         Bound, Checkpoint, Claim, LEDGER_RETENTION, Migration, Names, Page, Parked, Reclaimed, Row,
-        Statements, Tenure, Waiting, Written, positions_from, positions_text, sequence, unsigned,
+        Rows, Statements, Tenure, Waiting, Written, positions_from, positions_text, sequence,
+        unsigned,
     },
 };
 
@@ -296,24 +296,18 @@ impl Statements for Sqlite {
         };
         let fetch = "select id, at, event, name, version, key, headers, payload from tidings_outbox
             where id > ? order by id limit ?";
-        let mut found = sqlx::query(names.sql(fetch, '_'))
+        let found = sqlx::query(names.sql(fetch, '_'))
             .bind(*cursor)
             .bind(i64::try_from(bound.rows).unwrap_or(i64::MAX))
             .fetch(connection);
-        let mut rows: Vec<Row> = Vec::new();
-        let mut bytes = 0;
-        while bytes < bound.bytes
-            && let Some(row) = found.try_next().await?
-        {
-            let row = read(&row)?;
-            bytes += row.payload.len();
-            rows.push(row);
-        }
+        let read = Rows::read(found, |row| read(&row).map(Some)).await?;
+        let Rows { rows, are_cut } = read;
         let next = rows.last().map_or(*cursor, |row| row.id);
-        let is_whole = rows.len() < bound.rows && bytes < bound.bytes;
+        let is_whole = rows.len() < bound.rows && !are_cut;
         Ok(Page {
             rows,
             next,
+            is_cut: are_cut,
             is_whole,
             due_in,
         })
@@ -347,7 +341,7 @@ impl Statements for Sqlite {
         open: &[WaitsFor],
         behind: i64,
         bound: Bound,
-    ) -> Result<Vec<Row>, sqlx::Error> {
+    ) -> Result<Rows, sqlx::Error> {
         parked::returning(connection, names, open, behind, bound).await
     }
 

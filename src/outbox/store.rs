@@ -3,7 +3,6 @@
 
 use std::{collections::BTreeMap, fmt::Debug, time::Duration};
 
-use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sqlx::{Connection, Database};
@@ -22,7 +21,10 @@ use super::{
     traced::Trail,
 };
 
-pub(super) use super::names::Names;
+pub(super) use super::{
+    names::Names,
+    row::{Row, Rows},
+};
 
 /// A database that can hold an outbox. Sealed: Postgres and SQLite.
 pub trait Store: Database<Connection: Send> + Statements {}
@@ -164,7 +166,7 @@ pub trait Statements:
         open: &[WaitsFor],
         behind: i64,
         bound: Bound,
-    ) -> impl Future<Output = Result<Vec<Row>, sqlx::Error>> + Send;
+    ) -> impl Future<Output = Result<Rows, sqlx::Error>> + Send;
 
     /// Those of these events that are parked.
     fn parked_among(
@@ -404,8 +406,6 @@ pub struct Entry {
 pub struct Bound {
     /// At most this many rows.
     pub rows: usize,
-    /// No further row once this many bytes of payload are there.
-    pub bytes: usize,
     /// Whether to say when the next delayed event is due.
     pub with_due: bool,
 }
@@ -417,31 +417,12 @@ pub struct Page<C> {
     pub rows: Vec<Row>,
     /// Where the next page begins.
     pub next: C,
+    /// The bound on bytes has ended it.
+    pub is_cut: bool,
     /// Everything that was committed before it was read lies before its end.
     pub is_whole: bool,
     /// How long until the next delayed event is due, when that was asked for and there is one.
     pub due_in: Option<Duration>,
-}
-
-/// A row of the outbox.
-#[derive(Debug, Clone)]
-pub struct Row {
-    /// The place in the outbox.
-    pub id: i64,
-    /// When it was written.
-    pub at: DateTime<Utc>,
-    /// The event's id.
-    pub event: EventId,
-    /// The event's name.
-    pub name: String,
-    /// The payload's version.
-    pub version: i32,
-    /// The event's key.
-    pub key: Option<String>,
-    /// The headers, as JSON.
-    pub headers: String,
-    /// The payload.
-    pub payload: Bytes,
 }
 
 /// A row that is put aside.

@@ -1,21 +1,58 @@
 //! The rows that the relay has passed, page after page, in the order of their places: the next ones are read while the
 //! last one is looked at. Never decides which are wanted.
 
-use std::hash::RandomState;
+use std::{
+    hash::RandomState,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use super::{
     Outbox, OutboxError, Store,
     ahead::Ahead,
+    page_size::PageSize,
     relayed::{Passed, Range, Relayed, Stretch},
+    store::{Row, Rows},
 };
 
-/// Rows of a page.
-const ROWS: usize = 5000;
+/// Rows of the first page. Each further one has twice as many, so that what is done with them begins early.
+const FIRST_ROWS: usize = 500;
+/// The same of whole rows, which may be large.
+const FIRST_WHOLE: usize = 100;
+/// Rows of a page at most.
+const ROWS: usize = 4000;
 /// Pages that wait to be looked at.
 const AHEAD: usize = 2;
 
 /// A walk through rows. Reading ends when it is dropped.
 pub(crate) type Walk = Ahead<Vec<Relayed>, OutboxError>;
+/// The same, of which some pages hold whole rows.
+pub(crate) type WalkOfWhole = Ahead<Walked, OutboxError>;
+
+/// What was read of a stretch of rows.
+pub(crate) enum Walked {
+    /// What tells them apart.
+    Outlines(Vec<Relayed>),
+    /// All that they hold.
+    Whole(Vec<Row>),
+}
+
+/// Whether the next pages that are read are to hold whole rows. What is found to be wanted has to be read in any
+/// case; what is not has to be found out without its payload.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct WantsWhole(Arc<AtomicBool>);
+
+impl WantsWhole {
+    pub(crate) fn set(&self, is_wanted: bool) {
+        self.0.store(is_wanted, Ordering::Relaxed);
+    }
+
+    fn is_wanted(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
 
 impl<DB: Store> Outbox<DB> {
     /// Walks through a range; with the hashes of the payloads when there is a hasher for them.
@@ -25,26 +62,102 @@ impl<DB: Store> Outbox<DB> {
         passed: &Passed,
         payloads: Option<&RandomState>,
     ) -> Walk {
-        let (outbox, range, passed) = (self.clone(), range.clone(), passed.clone());
+        let mut walker = Walker::new(self, range, passed);
         let payloads = payloads.cloned();
         Walk::begin(AHEAD, async move |to| {
-            let mut stretch = Stretch {
-                behind: range.first.saturating_sub(1),
-                range: &range,
-                passed: &passed,
-                limit: ROWS,
-                payloads: payloads.as_ref(),
-            };
-            loop {
-                let page = outbox.relayed(&stretch).await;
-                let last = page.as_ref().ok().and_then(|page| page.last());
-                let last = last.map(|row| row.id);
-                let is_last = page.as_ref().map_or(true, |page| page.len() < ROWS);
-                if to.send(page).await.is_err() || is_last {
+            while !walker.is_over {
+                let page = walker.outlines(payloads.as_ref()).await;
+                if to.send(page).await.is_err() {
                     return;
                 }
-                stretch.behind = last.unwrap_or(i64::MAX);
             }
         })
+    }
+
+    /// Walks through a range, with whole rows while they are wanted.
+    pub(crate) fn walk_whole(
+        &self,
+        range: &Range,
+        passed: &Passed,
+        whole: &WantsWhole,
+    ) -> WalkOfWhole {
+        let mut walker = Walker::new(self, range, passed);
+        let whole = whole.clone();
+        WalkOfWhole::begin(AHEAD, async move |to| {
+            while !walker.is_over {
+                let page = match whole.is_wanted() {
+                    true => walker.whole().await.map(Walked::Whole),
+                    false => walker.outlines(None).await.map(Walked::Outlines),
+                };
+                if to.send(page).await.is_err() {
+                    return;
+                }
+            }
+        })
+    }
+}
+
+/// How far a walk is. It is over after an error.
+struct Walker<DB: Store> {
+    outbox: Outbox<DB>,
+    range: Range,
+    passed: Passed,
+    behind: i64,
+    outlines: PageSize,
+    whole: PageSize,
+    is_over: bool,
+}
+
+impl<DB: Store> Walker<DB> {
+    fn new(outbox: &Outbox<DB>, range: &Range, passed: &Passed) -> Self {
+        Self {
+            outbox: outbox.clone(),
+            range: range.clone(),
+            passed: passed.clone(),
+            behind: range.first.saturating_sub(1),
+            outlines: PageSize::new(FIRST_ROWS, ROWS),
+            whole: PageSize::new(FIRST_WHOLE, ROWS),
+            is_over: false,
+        }
+    }
+
+    async fn outlines(
+        &mut self,
+        payloads: Option<&RandomState>,
+    ) -> Result<Vec<Relayed>, OutboxError> {
+        self.is_over = true;
+        let rows = self.outlines.rows();
+        let page = self.outbox.relayed(&self.stretch(rows, payloads)).await?;
+        self.outlines.adapt(page.len(), false);
+        self.go_on(page.last().map(|row| row.id), page.len() < rows);
+        Ok(page)
+    }
+
+    async fn whole(&mut self) -> Result<Vec<Row>, OutboxError> {
+        self.is_over = true;
+        let rows = self.whole.rows();
+        let page = self.outbox.relayed_rows(&self.stretch(rows, None)).await?;
+        let Rows {
+            rows: page,
+            are_cut,
+        } = page;
+        self.whole.adapt(page.len(), are_cut);
+        self.go_on(page.last().map(|row| row.id), page.len() < rows && !are_cut);
+        Ok(page)
+    }
+
+    fn stretch<'a>(&'a self, rows: usize, payloads: Option<&'a RandomState>) -> Stretch<'a> {
+        Stretch {
+            behind: self.behind,
+            range: &self.range,
+            passed: &self.passed,
+            limit: rows,
+            payloads,
+        }
+    }
+
+    fn go_on(&mut self, last: Option<i64>, is_last: bool) {
+        self.behind = last.unwrap_or(i64::MAX);
+        self.is_over = is_last;
     }
 }

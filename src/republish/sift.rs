@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use tidings_contract::EventId;
 use tokio::sync::mpsc;
 
 use super::{
@@ -13,10 +14,43 @@ use super::{
     late::Late,
     ledger::Ledger,
 };
-use crate::outbox::{Chosen, Passed, Range, Relayed, RepublishError, Store, Streams};
+use crate::outbox::{
+    Chosen, Passed, Range, Relayed, RepublishError, Row, Store, Streams, Walked, WantsWhole,
+};
 
-/// Places that are handed on together.
+/// Places that are handed on together, unless most of a page are.
 const CHUNK: usize = 4_000;
+
+/// What is known of a row, however it was read.
+#[derive(Clone, Copy)]
+struct Seen<'a> {
+    id: i64,
+    event: EventId,
+    name: &'a str,
+    key: Option<&'a str>,
+}
+
+impl<'a> From<&'a Relayed> for Seen<'a> {
+    fn from(row: &'a Relayed) -> Self {
+        Self {
+            id: row.id,
+            event: row.event,
+            name: &row.name,
+            key: row.key.as_deref(),
+        }
+    }
+}
+
+impl<'a> From<&'a Row> for Seen<'a> {
+    fn from(row: &'a Row) -> Self {
+        Self {
+            id: row.id,
+            event: row.event,
+            name: &row.name,
+            key: row.key.as_deref(),
+        }
+    }
+}
 
 pub(super) struct Sift<DB: Store> {
     republish: Republish<DB>,
@@ -24,6 +58,7 @@ pub(super) struct Sift<DB: Store> {
     /// Where they go; nowhere when it is only to be known which they are.
     to: Option<mpsc::Sender<Chosen>>,
     chosen: Chosen,
+    whole: WantsWhole,
     streams: Streams,
     held: HashMap<Arc<str>, Held>,
     ledger: Option<Ledger>,
@@ -40,12 +75,15 @@ impl<DB: Store> Sift<DB> {
     ) -> Result<Self, RepublishError> {
         let passed = republish.outbox.passed().await?;
         let looks_further = republish.prefix.is_none() && !republish.sees_what_follows();
+        let whole = WantsWhole::default();
+        whole.set(!republish.looks() && to.is_some());
         let streams = Streams::new(&republish.bus, republish.prefix.clone());
         Ok(Self {
             republish,
             passed,
             to,
             chosen: Chosen::default(),
+            whole,
             streams,
             held: HashMap::new(),
             ledger: None,
@@ -58,12 +96,9 @@ impl<DB: Store> Sift<DB> {
     /// Runs to the end of the range, or until nobody takes what is wanted.
     pub(super) async fn run(mut self) -> Result<Republished, RepublishError> {
         let outbox = self.republish.outbox.clone();
-        let mut pages = outbox.walk(&self.republish.range, &self.passed, None);
+        let mut pages = outbox.walk_whole(&self.republish.range, &self.passed, &self.whole);
         while let Some(page) = pages.next().await? {
-            for row in page {
-                self.take(&row).await?;
-            }
-            if self.chosen.places.len() >= CHUNK && !self.hand_on().await {
+            if !self.take_page(page).await? {
                 return Ok(self.told);
             }
         }
@@ -80,11 +115,36 @@ impl<DB: Store> Sift<DB> {
         Ok(self.told)
     }
 
-    async fn take(&mut self, row: &Relayed) -> Result<(), RepublishError> {
+    /// Chooses from a page; false when nobody takes what is chosen.
+    async fn take_page(&mut self, page: Walked) -> Result<bool, RepublishError> {
+        let before = (self.told.rows, self.told.wanted);
+        match page {
+            Walked::Outlines(rows) => {
+                for row in rows {
+                    if self.takes(Seen::from(&row)).await? {
+                        self.chosen.places.push(row.id);
+                    }
+                }
+            }
+            Walked::Whole(rows) => {
+                for row in rows {
+                    if self.takes(Seen::from(&row)).await? {
+                        self.chosen.rows.push(row);
+                    }
+                }
+            }
+        }
+        let are_most_wanted = 2 * (self.told.wanted - before.1) > self.told.rows - before.0;
+        self.whole.set(are_most_wanted && self.to.is_some());
+        let is_little = self.chosen.rows.is_empty() && self.chosen.places.len() < CHUNK;
+        Ok(is_little && !are_most_wanted || self.hand_on().await)
+    }
+
+    async fn takes(&mut self, row: Seen<'_>) -> Result<bool, RepublishError> {
         self.told.rows += 1;
         let is_wanted = self.wants(row).await?;
         if self.places.is_none() {
-            self.late.note(row.key.as_deref(), is_wanted);
+            self.late.note(row.key, is_wanted);
         }
         if is_wanted {
             self.told.wanted += 1;
@@ -93,19 +153,18 @@ impl<DB: Store> Sift<DB> {
             self.places
                 .iter_mut()
                 .for_each(|places| places.push(row.id));
-            self.chosen.places.push(row.id);
         }
-        Ok(())
+        Ok(is_wanted)
     }
 
-    async fn wants(&mut self, row: &Relayed) -> Result<bool, RepublishError> {
+    async fn wants(&mut self, row: Seen<'_>) -> Result<bool, RepublishError> {
         let looks = self.republish.looks();
         // What nobody has ever taken need not have a stream now.
         if looks && self.republish.prefix.is_none() && !self.is_confirmed(row.id).await? {
             self.told.unconfirmed += 1;
             return Ok(false);
         }
-        let stream = self.streams.of(&row.name).await?;
+        let stream = self.streams.of(row.name).await?;
         if !looks {
             return Ok(true);
         }
@@ -174,8 +233,10 @@ impl<DB: Store> Sift<DB> {
     async fn hand_on(&mut self) -> bool {
         let chosen = std::mem::take(&mut self.chosen);
         match &self.to {
-            Some(to) if !chosen.places.is_empty() => to.send(chosen).await.is_ok(),
-            // The ends are told with the first places.
+            Some(to) if !chosen.places.is_empty() || !chosen.rows.is_empty() => {
+                to.send(chosen).await.is_ok()
+            }
+            // The ends are told with the first rows.
             Some(_) => {
                 self.chosen = chosen;
                 true

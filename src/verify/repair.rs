@@ -88,9 +88,13 @@ impl<DB: Store> Verify<DB> {
         missing.sort_unstable();
         missing.dedup();
         let (to, wanted) = mpsc::channel(1);
-        let places = missing;
+        let chosen = Chosen {
+            places: missing,
+            ends,
+            ..Chosen::default()
+        };
         // There is room for it.
-        let _ = to.send(Chosen { places, ends }).await;
+        let _ = to.send(chosen).await;
         drop(to);
         let mut repair = Repair {
             late,

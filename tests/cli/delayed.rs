@@ -1,6 +1,6 @@
 //! `tidings publish --at`, `--in`, `tidings outbox delayed` and `tidings outbox cancel`.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::World;
 
@@ -54,9 +54,11 @@ async fn what_is_published_later_is_listed_counted_and_cancelled(world: World) {
 
     let cancelled = world.ok(&["outbox", "cancel", last]).await;
     assert_eq!(cancelled, format!("{last} cancelled\n"));
-    let ended = world.run(&["outbox", "cancel", last, first]).await;
+    let cancel = ["outbox", "cancel", last, first, "--json"];
+    let ended = world.run(&cancel).await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
-    assert_eq!(ended.stdout, format!("{first} cancelled\n"));
+    let said: Value = serde_json::from_str(&ended.stdout).unwrap();
+    assert_eq!(said, json!({ "cancelled": [first], "missing": [last] }));
     let what = format!("error: not delayed, or published meanwhile: {last}\n");
     assert!(ended.stderr.starts_with(&what), "{ended:?}");
     assert_eq!(world.status().await["delayed"], 0);

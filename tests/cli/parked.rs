@@ -43,6 +43,8 @@ async fn what_is_parked_is_listed_shown_asked_for_and_given_up(world: World) {
     assert!(asked.starts_with("asked for 2 events"), "{asked}");
     let list = world.ok(&["outbox", "parked", "--key", "ada"]).await;
     assert!(list.contains("it was asked for"), "{list}");
+    let asked = world.json(&["outbox", "unpark", "--all", "--json"]).await;
+    assert_eq!(asked[0]["asked"], 3);
     let said = world.refused(1, &["outbox", "unpark", "99"]).await;
     assert!(said.contains("row 99 is not parked"), "{said}");
     assert!(said.contains("try: tidings outbox parked"), "{said}");

@@ -132,6 +132,9 @@ async fn what_no_subscriber_could_read_is_refused_before_it_is_written() {
         .refused(2, &["publish", "user.noted", "--data", "@none.json"])
         .await;
     assert!(file.contains("@none.json"), "{file}");
+    let nobodys = ["publish", "user.noted", "--data", "{}", "--correlation", ""];
+    let said = world.refused(2, &nobodys).await;
+    assert!(said.contains("--correlation <ID>"), "{said}");
     assert_eq!(world.status().await["backlog"], 0);
 }
 

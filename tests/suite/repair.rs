@@ -23,6 +23,7 @@ both!(
     rows_go_to_another_stream_under_a_prefix,
     what_is_forced_is_there_twice,
     a_name_that_no_stream_takes_is_named,
+    what_is_missing_in_stretches_and_here_and_there_comes_back_in_order,
 );
 
 const EVENTS: i64 = 60;
@@ -284,6 +285,53 @@ async fn a_name_that_no_stream_takes_is_named<DB: Database>(world: World<DB>) {
         matches!(&refused, RepublishError::NoStream { subject } if subject == "nowhere.count.raised"),
         "{refused}"
     );
+    let republish = Republish::new(&world.bus, &world.outbox).into_prefix("x".repeat(190));
+    let refused = republish.dry_run().await.unwrap_err();
+    assert!(refused.to_string().contains("use at most 200"), "{refused}");
+}
+
+/// Where most are missing they are read whole while it is looked which are, behind the 7,500 that are read before; where
+/// few are, by themselves.
+async fn what_is_missing_in_stretches_and_here_and_there_comes_back_in_order<DB: Database>(
+    world: World<DB>,
+) {
+    const ROWS: i64 = 16_000;
+    // Of these a page has 105, however it is read.
+    let is_large = |count: i64| matches!(count, 1_000..1_250 | 8_000..8_250);
+    let mut tx = world.outbox.begin().await.unwrap();
+    for count in 0..ROWS {
+        let text = "x".repeat(if is_large(count) { 40_000 } else { 1 });
+        let payload = format!(r#"{{"count":{count},"text":"{text}"}}"#);
+        let key = format!("key-{}", count % 3);
+        let event = Envelope::raw("count.raised", 1, Some(&key), payload);
+        tx.publish(event.unwrap()).unwrap();
+    }
+    tx.commit().await.unwrap();
+    relay(&world).await;
+
+    let stream = jetstream_of(&world).await.get_stream("EVENTS").await;
+    let stream = stream.unwrap();
+    stream.purge().sequence(12_001).await.unwrap();
+    let is_missing = |count: i64| count < 12_000 || count % 10 == 0 || count >= ROWS - 300;
+    let (missing, held): (Vec<i64>, _) = (0..ROWS).partition(|count| is_missing(*count));
+    let further = missing.iter().filter(|count| **count >= 12_000);
+    delete(&world, further.map(|count| count.unsigned_abs() + 1)).await;
+    assert_eq!(counts(&world, "EVENTS").await, held);
+    // The last ones have no later one of their key there.
+    let last = |key: i64| held.iter().rfind(|count| *count % 3 == key).unwrap();
+    let late = missing.iter().filter(|count| *count < last(*count % 3));
+    let late = late.count() as u64;
+
+    let republish = Republish::new(&world.bus, &world.outbox);
+    let looked = republish.dry_run().await.unwrap();
+    let done = republish.run().await.unwrap();
+    let all = (ROWS as u64, held.len() as u64, missing.len() as u64, late);
+    assert_eq!((looked.rows, looked.held, looked.wanted, looked.late), all);
+    assert_eq!((done.rows, done.held, done.events(), done.late), all);
+    assert_eq!(done.gone, 0);
+    assert_eq!(counts(&world, "EVENTS").await, [held, missing].concat());
+    assert_eq!(verify(&world).await.streams[0].sound, ROWS as u64);
+    assert_eq!(republish.run().await.unwrap().events(), 0);
 }
 
 /// With more messages than are remembered it is the rows that are.

@@ -62,15 +62,13 @@ async fn send(
     subject: &'static str,
     messages: impl Iterator<Item = anyhow::Result<(HeaderMap, Bytes)>>,
 ) -> anyhow::Result<()> {
-    let run = EventId::now().as_uuid().simple();
     let mut committing: Option<tokio::task::JoinHandle<anyhow::Result<()>>> = None;
     let mut messages = messages.peekable();
-    let mut number = 0;
     while messages.peek().is_some() {
-        number += 1;
         let batch: Vec<_> = messages.by_ref().take(BATCH).collect();
         let size = batch.len();
-        let id = format!("{run}-{number}");
+        let (_, random) = EventId::now().as_uuid().as_u64_pair();
+        let id = format!("{random:x}");
         for (at, message) in batch.into_iter().enumerate() {
             let (mut headers, payload) = message?;
             headers.insert("Nats-Batch-Id", &*id);

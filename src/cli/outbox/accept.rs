@@ -17,6 +17,9 @@ use crate::{
 pub(super) struct AcceptLoss {
     /// The stream
     stream: String,
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
 }
 
 impl AcceptLoss {
@@ -27,9 +30,12 @@ impl AcceptLoss {
             let what = format!("nothing is known to be lost by a stream {}", self.stream);
             return Err(Report::new(Exit::Failed, what).cure("tidings outbox status"));
         };
-        Ok(output::line(format!(
-            "accepted: stream {} {}",
-            loss.stream, loss.standing
-        ))?)
+        Ok(match self.json {
+            true => output::json(&loss),
+            false => output::line(format!(
+                "accepted: stream {} {}",
+                loss.stream, loss.standing
+            )),
+        }?)
     }
 }

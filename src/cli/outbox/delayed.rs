@@ -2,6 +2,7 @@
 
 use chrono::SecondsFormat;
 use clap::Args;
+use serde_json::json;
 use tidings::{DelayedEvent, EventId, Outbox, OutboxError, Store};
 
 use crate::{
@@ -31,6 +32,9 @@ pub(super) struct Cancel {
     /// The events' ids, as `publish` and `delayed` print them
     #[arg(required = true, value_name = "ID")]
     ids: Vec<EventId>,
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
 }
 
 impl ListDelayed {
@@ -54,11 +58,15 @@ impl Cancel {
     pub(super) async fn run(&self, config: &Config) -> Outcome {
         let database = Database::open(config).await?;
         let cancelled = with_outbox!(&database, outbox => cancel(outbox, &self.ids).await)?;
-        for id in &cancelled {
-            output::line(format!("{id} cancelled"))?;
-        }
         let missing = self.ids.iter().filter(|id| !cancelled.contains(id));
         let missing: Vec<String> = missing.map(ToString::to_string).collect();
+        if self.json {
+            output::json(&json!({ "cancelled": cancelled, "missing": missing }))?;
+        } else {
+            for id in &cancelled {
+                output::line(format!("{id} cancelled"))?;
+            }
+        }
         if missing.is_empty() {
             return Ok(());
         }

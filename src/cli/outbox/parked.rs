@@ -1,6 +1,7 @@
 //! `tidings outbox parked`, `show`, `unpark` and `discard`: what is put aside, and its way back.
 
 use clap::Args;
+use serde_json::json;
 use tidings::{ParkedEvent, ParkedSelection};
 
 use crate::{
@@ -55,6 +56,9 @@ struct Which {
 pub(super) struct Unpark {
     #[command(flatten)]
     which: Which,
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args)]
@@ -136,6 +140,9 @@ impl Unpark {
         let asked = with_outbox!(&database, outbox => outbox.unpark(&selection).await)?;
         if asked == 0 {
             return self.which.nothing();
+        }
+        if self.json {
+            return Ok(output::json(&json!({ "asked": asked }))?);
         }
         let said = format!(
             "asked for {}: the relay publishes them in their order",

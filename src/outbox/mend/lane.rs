@@ -35,8 +35,8 @@ pub(super) struct Form {
     /// What stands before the event's name in the subject.
     pub(super) prefix: Option<String>,
     pub(super) source: String,
-    /// The name of the run.
-    pub(super) run: String,
+    /// What marks the messages of the run.
+    pub(super) mark: String,
     /// What follows the event's id in the id of the message. Without it the server takes the message for the
     /// first one, and keeps it out for as long as it remembers that.
     pub(super) suffix: Option<String>,
@@ -75,7 +75,7 @@ impl Form {
             source: &self.source,
             time: item.row.at,
         };
-        let mut message = Submission::new(&item.envelope, defaults).republished(&self.run);
+        let mut message = Submission::new(&item.envelope, defaults).republished(&self.mark);
         if self.prefix.is_some() {
             message = message.to(self.subject(&item.row.name));
         }

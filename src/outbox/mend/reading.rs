@@ -4,17 +4,26 @@ use tidings_contract::wire;
 use tokio::sync::mpsc;
 
 use super::{Ends, RepublishError, lane::Item};
-use crate::outbox::{Outbox, Store, ahead::Ahead, store::Row};
+use crate::outbox::{
+    Outbox, Store,
+    ahead::Ahead,
+    page_size::PageSize,
+    store::{Row, Rows},
+};
 
-/// Rows that are read at once.
+/// Rows that are read at once: at first, as they may be large, and at most.
+const FIRST_ROWS: usize = 500;
 const ROWS: usize = 4_000;
 /// Pages that wait to be sent.
 const AHEAD: usize = 2;
 
-/// Places of rows, in their order, that are to be published again.
+/// Rows that are to be published again, in the order of their places.
 #[derive(Debug, Default)]
 pub(crate) struct Chosen {
+    /// The places of those that have to be read.
     pub(crate) places: Vec<i64>,
+    /// Behind them, those that have been.
+    pub(crate) rows: Vec<Row>,
     /// Where streams ended when it was found out what is missing, if they are not known yet.
     pub(crate) ends: Ends,
 }
@@ -32,11 +41,26 @@ pub(super) type Reading = Ahead<Page, RepublishError>;
 
 pub(super) fn read<DB: Store>(outbox: &Outbox<DB>, mut chosen: mpsc::Receiver<Chosen>) -> Reading {
     let outbox = outbox.clone();
+    let mut size = PageSize::new(FIRST_ROWS, ROWS);
     Reading::begin(AHEAD, async move |to| {
-        while let Some(Chosen { places, mut ends }) = chosen.recv().await {
+        while let Some(mut chosen) = chosen.recv().await {
+            let places = std::mem::take(&mut chosen.places);
             let mut left = &places[..];
             while !left.is_empty() {
-                let page = page(&outbox, &mut left, std::mem::take(&mut ends)).await;
+                let page = page(
+                    &outbox,
+                    &mut left,
+                    &mut size,
+                    std::mem::take(&mut chosen.ends),
+                )
+                .await;
+                let is_last = page.is_err();
+                if to.send(page).await.is_err() || is_last {
+                    return;
+                }
+            }
+            if !chosen.rows.is_empty() {
+                let page = Page::of(chosen.rows, chosen.ends, 0);
                 let is_last = page.is_err();
                 if to.send(page).await.is_err() || is_last {
                     return;
@@ -50,14 +74,29 @@ pub(super) fn read<DB: Store>(outbox: &Outbox<DB>, mut chosen: mpsc::Receiver<Ch
 async fn page<DB: Store>(
     outbox: &Outbox<DB>,
     left: &mut &[i64],
+    size: &mut PageSize,
     ends: Ends,
 ) -> Result<Page, RepublishError> {
-    let (rows, covered) = outbox.rows_at(&left[..left.len().min(ROWS)]).await?;
+    let asked = left.len().min(size.rows());
+    let Rows { rows, are_cut } = outbox.rows_at(&left[..asked]).await?;
+    if are_cut || asked == size.rows() {
+        size.adapt(rows.len(), are_cut);
+    }
+    let covered = match rows.last() {
+        Some(last) if are_cut => left.partition_point(|place| *place <= last.id),
+        _ => asked,
+    };
     *left = &left[covered..];
     let gone = (covered - rows.len()) as u64;
-    let items: Result<Vec<_>, _> = rows.into_iter().map(item).collect();
-    let items = items?;
-    Ok(Page { items, ends, gone })
+    Page::of(rows, ends, gone)
+}
+
+impl Page {
+    fn of(rows: Vec<Row>, ends: Ends, gone: u64) -> Result<Self, RepublishError> {
+        let items: Result<Vec<_>, _> = rows.into_iter().map(item).collect();
+        let items = items?;
+        Ok(Self { items, ends, gone })
+    }
 }
 
 fn item(row: Row) -> Result<Item, RepublishError> {

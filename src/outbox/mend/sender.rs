@@ -17,6 +17,8 @@ use crate::{
     outbox::{Outbox, OutboxError, Store},
 };
 
+/// How much of a run's name its messages carry, of the end, which is random: each byte of a header costs time.
+const MARK: usize = 8;
 /// How often it is looked whether somebody else has ended.
 const LOOK: Duration = Duration::from_millis(500);
 /// Entries are written down no later than this.
@@ -74,6 +76,8 @@ impl<DB: Store> Sender<DB> {
                 begun => break begun?,
             }
         };
+        let mark = name[name.len() - MARK..].to_owned();
+        tracing::info!(mark, "publishing again");
         let now = Instant::now();
         Ok(Self {
             bus: bus.clone(),
@@ -82,8 +86,8 @@ impl<DB: Store> Sender<DB> {
             form: Form {
                 prefix: sending.prefix,
                 source: outbox.shared.source.clone(),
-                suffix: sending.is_forced.then(|| name.clone()),
-                run: name,
+                mark,
+                suffix: sending.is_forced.then_some(name),
             },
             tenure,
             interval: sending.interval,
@@ -95,7 +99,7 @@ impl<DB: Store> Sender<DB> {
         })
     }
 
-    /// Sends the rows at these places, and waits until they are stored and written down. Returns how many are no longer
+    /// Sends these rows, and waits until they are stored and written down. Returns how many are no longer
     /// kept.
     pub(crate) async fn send(
         &mut self,

@@ -28,8 +28,9 @@ impl Streams {
             return Ok(Arc::clone(stream));
         }
         let subject = subject(self.prefix.as_deref(), name);
-        if Name::parse(&subject).is_err() {
-            return Err(RepublishError::NoStream { subject });
+        if let Err(error) = Name::parse(&subject) {
+            let reason = error.to_string();
+            return Err(RepublishError::NotAName { subject, reason });
         }
         let stream = self.bus.stream_of(&subject).await?;
         let stream: Arc<str> = stream.ok_or(RepublishError::NoStream { subject })?.into();

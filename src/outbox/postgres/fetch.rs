@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::turn::query;
 use crate::outbox::{
     delayed::due_in,
-    store::{Bound, Names, Page, Row},
+    store::{Bound, Names, Page, Row, Rows},
 };
 
 /// How far the relay is.
@@ -97,20 +97,14 @@ pub(super) async fn page(
     let snapshot: String = head.try_get("headers")?;
     let seconds: Option<String> = head.try_get("key")?;
     cursor.refuse_another(head.try_get("name")?)?;
-    let mut rows: Vec<Row> = Vec::new();
-    let mut bytes = 0;
-    while bytes < bound.bytes
-        && let Some(row) = found.try_next().await?
-    {
-        let row = read(&row)?;
-        bytes += row.payload.len();
-        rows.push(row);
-    }
-    let is_cut = rows.len() >= bound.rows || bytes >= bound.bytes;
+    let read = Rows::read(found, |row| read(&row).map(Some)).await?;
+    let Rows { rows, are_cut } = read;
+    let is_cut = rows.len() >= bound.rows || are_cut;
     let next = cursor.after(rows.last().map(|row| row.id), snapshot, is_cut);
     Ok(Page {
         rows,
         next,
+        is_cut: are_cut,
         is_whole: !is_cut && cursor.page.is_none(),
         due_in: seconds.and_then(|text| text.parse().ok()).map(due_in),
     })

@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use futures::TryStreamExt;
-use sqlx::{PgConnection, Postgres, Row as _};
+use sqlx::{PgConnection, Postgres};
 
-use super::turn::{Turn, query};
+use super::{
+    fetch,
+    turn::{Turn, query},
+};
 use crate::outbox::{
     mend::{Mending, Way},
-    store::{Bound, Entry, Names, Row, sequence},
+    store::{Entry, Names, Row, Rows, sequence},
 };
 
 impl Mending for Postgres {
@@ -83,10 +85,12 @@ impl Mending for Postgres {
         connection: &mut PgConnection,
         names: &Names,
         places: &[i64],
-        bound: Bound,
-    ) -> Result<Vec<Row>, sqlx::Error> {
+    ) -> Result<Rows, sqlx::Error> {
         let (Some(first), Some(last)) = (places.first(), places.last()) else {
-            return Ok(Vec::new());
+            return Ok(Rows {
+                rows: Vec::new(),
+                are_cut: false,
+            });
         };
         let close = "select id, at, event, name, version, key, headers, payload from tidings.outbox
             where id >= $1 and id <= $2 order by id";
@@ -94,25 +98,12 @@ impl Mending for Postgres {
             where id >= $1 and id <= $2 and id = any($3) order by id";
         let is_close = last - first < 2 * i64::try_from(places.len()).unwrap_or(i64::MAX / 2);
         let mut turn = Turn::in_order(connection).await?;
-        let mut rows: Vec<Row> = Vec::new();
-        {
-            let asked = query(names, if is_close { close } else { apart });
-            let asked = asked.bind(first).bind(last);
-            let asked = if is_close { asked } else { asked.bind(places) };
-            let mut found = asked.fetch(&mut *turn);
-            let mut bytes = 0;
-            while bytes < bound.bytes
-                && let Some(row) = found.try_next().await?
-            {
-                let id: i64 = row.try_get(0)?;
-                if places.binary_search(&id).is_err() {
-                    continue;
-                }
-                let row = super::fetch::read(&row)?;
-                bytes += row.payload.len();
-                rows.push(row);
-            }
-        }
+        let asked = query(names, if is_close { close } else { apart });
+        let asked = asked.bind(first).bind(last);
+        let asked = if is_close { asked } else { asked.bind(places) };
+        let is_wanted = |row: &Row| places.binary_search(&row.id).is_ok();
+        let read = |row| Ok(Some(fetch::read(&row)?).filter(is_wanted));
+        let rows = Rows::read(asked.fetch(&mut *turn), read).await?;
         turn.end().await?;
         Ok(rows)
     }

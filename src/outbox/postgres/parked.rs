@@ -1,6 +1,5 @@
 //! The statements about parked rows. Never decides which go back.
 
-use futures::TryStreamExt;
 use sqlx::{PgConnection, Row as _, postgres::PgRow};
 use tidings_contract::EventId;
 use uuid::Uuid;
@@ -8,7 +7,7 @@ use uuid::Uuid;
 use super::turn::{Turn, query};
 use crate::outbox::{
     parked::{ParkedEvent, ParkedSelection, WaitsFor},
-    store::{Bound, Names, Parked, Row, Waiting},
+    store::{Bound, Names, Parked, Rows, Waiting},
 };
 
 /// A row that is parked already gets the new reason. What follows it is asked for no more; or is from now on,
@@ -130,7 +129,7 @@ pub(super) async fn returning(
     open: &[WaitsFor],
     behind: i64,
     bound: Bound,
-) -> Result<Vec<Row>, sqlx::Error> {
+) -> Result<Rows, sqlx::Error> {
     let returning = "select id, at, event, name, version, key, headers, payload from tidings.parked as log
         where id > $2 and case
             when key is null or waits_for like 'stream %'
@@ -142,21 +141,12 @@ pub(super) async fn returning(
         order by id limit $3";
     let open: Vec<String> = open.iter().map(ToString::to_string).collect();
     let mut turn = Turn::begin(connection, names).await?;
-    let mut found = query(names, returning)
+    let found = query(names, returning)
         .bind(open)
         .bind(behind)
         .bind(i64::try_from(bound.rows).unwrap_or(i64::MAX))
         .fetch(&mut *turn);
-    let mut rows: Vec<Row> = Vec::new();
-    let mut bytes = 0;
-    while bytes < bound.bytes
-        && let Some(row) = found.try_next().await?
-    {
-        let row = super::fetch::read(&row)?;
-        bytes += row.payload.len();
-        rows.push(row);
-    }
-    drop(found);
+    let rows = Rows::read(found, |row| super::fetch::read(&row).map(Some)).await?;
     turn.end().await?;
     Ok(rows)
 }

@@ -3,16 +3,38 @@
 use std::{collections::HashSet, hash::BuildHasher};
 
 use futures::TryStreamExt;
-use sqlx::{PgConnection, Postgres, Row as _};
+use sqlx::{PgConnection, Postgres, Row as _, postgres::PgArguments};
 use tidings_contract::EventId;
 use uuid::Uuid;
 
-use super::turn::{Turn, query};
+use super::{
+    fetch,
+    turn::{Turn, query},
+};
 use crate::outbox::{
     mend::Way,
     relayed::{Archive, Beginning, Passed, Relayed, Stretch},
-    store::{Entry, Names, positions_from, unsigned},
+    store::{Entry, Names, Rows, positions_from, unsigned},
 };
+
+/// The rows that a stretch means.
+macro_rules! relayed {
+    ($columns:literal) => {
+        concat!(
+            "select ",
+            $columns,
+            " from tidings.outbox as log
+            where id > $1
+              and (pg_visible_in_snapshot(xid, $2::text::pg_snapshot)
+                   or coalesce(id <= $10 and pg_visible_in_snapshot(xid, $9::text::pg_snapshot), false))
+              and ($3::timestamptz is null or at >= $3)
+              and ($5::timestamptz is null or at <= $5) and id <= $6
+              and (cardinality($7::text[]) = 0 or name = any($7)) and ($8::text is null or key = $8)
+              and not exists (select from tidings.parked as parked where parked.id = log.id)
+            order by id limit $4"
+        )
+    };
+}
 
 impl Archive for Postgres {
     async fn passed(connection: &mut PgConnection, names: &Names) -> Result<Passed, sqlx::Error> {
@@ -47,32 +69,12 @@ impl Archive for Postgres {
         stretch: &Stretch<'_>,
     ) -> Result<Vec<Relayed>, sqlx::Error> {
         let ask =
-            "select id, event, name, key, octet_length(payload), case when $5 then payload end
-            from tidings.outbox as log
-            where id > $1
-              and (pg_visible_in_snapshot(xid, $2::text::pg_snapshot)
-                   or coalesce(id <= $11 and pg_visible_in_snapshot(xid, $10::text::pg_snapshot), false))
-              and ($3::timestamptz is null or at >= $3)
-              and ($6::timestamptz is null or at <= $6) and id <= $7
-              and (cardinality($8::text[]) = 0 or name = any($8)) and ($9::text is null or key = $9)
-              and not exists (select from tidings.parked as parked where parked.id = log.id)
-            order by id limit $4";
+            relayed!("id, event, name, key, octet_length(payload), case when $11 then payload end");
+        let asked = asked(names, ask, stretch).bind(stretch.payloads.is_some());
         let mut turn = Turn::in_order(connection).await?;
         let mut relayed = Vec::new();
         {
-            let mut rows = query(names, ask)
-                .bind(stretch.behind)
-                .bind(&stretch.passed.cursor)
-                .bind(stretch.range.since)
-                .bind(i64::try_from(stretch.limit).unwrap_or(i64::MAX))
-                .bind(stretch.payloads.is_some())
-                .bind(stretch.range.until)
-                .bind(stretch.range.last)
-                .bind(&stretch.range.names)
-                .bind(&stretch.range.key)
-                .bind(stretch.passed.page.as_ref().map(|(snapshot, _)| snapshot))
-                .bind(stretch.passed.page.as_ref().map(|(_, id)| id))
-                .fetch(&mut *turn);
+            let mut rows = asked.fetch(&mut *turn);
             while let Some(row) = rows.try_next().await? {
                 let payload: Option<&[u8]> = row.try_get(5)?;
                 let hasher = stretch.payloads.zip(payload);
@@ -88,6 +90,19 @@ impl Archive for Postgres {
         }
         turn.end().await?;
         Ok(relayed)
+    }
+
+    async fn relayed_rows(
+        connection: &mut PgConnection,
+        names: &Names,
+        stretch: &Stretch<'_>,
+    ) -> Result<Rows, sqlx::Error> {
+        let ask = relayed!("id, at, event, name, version, key, headers, payload");
+        let mut turn = Turn::in_order(connection).await?;
+        let found = asked(names, ask, stretch).fetch(&mut *turn);
+        let rows = Rows::read(found, |row| fetch::read(&row).map(Some)).await?;
+        turn.end().await?;
+        Ok(rows)
     }
 
     async fn beginnings(
@@ -140,4 +155,21 @@ impl Archive for Postgres {
         });
         entries.collect()
     }
+}
+
+type Asked<'q> = sqlx::query::Query<'q, Postgres, PgArguments>;
+
+fn asked<'q>(names: &Names, ask: &'static str, stretch: &'q Stretch<'_>) -> Asked<'q> {
+    let page = stretch.passed.page.as_ref();
+    query(names, ask)
+        .bind(stretch.behind)
+        .bind(&stretch.passed.cursor)
+        .bind(stretch.range.since)
+        .bind(i64::try_from(stretch.limit).unwrap_or(i64::MAX))
+        .bind(stretch.range.until)
+        .bind(stretch.range.last)
+        .bind(&stretch.range.names)
+        .bind(&stretch.range.key)
+        .bind(page.map(|(snapshot, _)| snapshot))
+        .bind(page.map(|(_, id)| id))
 }

@@ -15,13 +15,12 @@ use crate::{
     bus::Bus,
     outbox::{
         Outbox, Store,
+        page_size::PageSize,
         store::{Bound, Page},
         wake,
     },
 };
 
-/// No more payload than this in one page, in bytes, one row excepted.
-const PAGE_BYTES: usize = 4 * 1024 * 1024;
 /// How long the database may take for a page; a dead connection would be waited for for ever.
 const SILENCE: Duration = Duration::from_secs(60);
 /// How many batches a page may fill.
@@ -36,8 +35,7 @@ pub(super) struct Fetcher<DB: Store> {
     outbox: Outbox<DB>,
     connection: DB::Connection,
     cursor: DB::Cursor,
-    bound: Bound,
-    most_rows: usize,
+    size: PageSize,
     pings: Pin<Box<dyn Stream<Item = ()> + Send>>,
     poll: Poll,
     agenda: Agenda,
@@ -57,12 +55,7 @@ impl<DB: Store> Fetcher<DB> {
             outbox: outbox.clone(),
             connection: outbox.connect().await?,
             cursor,
-            bound: Bound {
-                rows: batch * BATCHES_A_PAGE,
-                bytes: PAGE_BYTES,
-                with_due: true,
-            },
-            most_rows: batch * BATCHES_A_PAGE,
+            size: PageSize::new(batch * BATCHES_A_PAGE, batch * BATCHES_A_PAGE),
             pings: Box::pin(bus.pings(&subject).await?),
             poll: Poll::new(Instant::now()),
             agenda: Agenda::new(Instant::now()),
@@ -82,7 +75,7 @@ impl<DB: Store> Fetcher<DB> {
             }
             let mut page = self.fetch().await?;
             self.cursor = page.next.clone();
-            self.adapt(&page);
+            self.size.adapt(page.rows.len(), page.is_cut);
             let is_empty = page.rows.is_empty();
             if !self.is_past {
                 self.pass_over_parked(&mut page).await?;
@@ -102,12 +95,15 @@ impl<DB: Store> Fetcher<DB> {
     /// Reads a page, and asks for the next delayed event when it is time to.
     async fn fetch(&mut self) -> Result<Page<DB::Cursor>, Fault> {
         let asked = Instant::now();
-        self.bound.with_due = self.agenda.is_looked_into(asked);
+        let bound = Bound {
+            rows: self.size.rows(),
+            with_due: self.agenda.is_looked_into(asked),
+        };
         let names = &self.outbox.shared.names;
-        let fetching = DB::fetch(&mut self.connection, names, &self.cursor, self.bound);
+        let fetching = DB::fetch(&mut self.connection, names, &self.cursor, bound);
         let page = tokio::time::timeout(SILENCE, fetching).await;
         let page = page.map_err(|_| Fault::Silent)??;
-        if self.bound.with_due {
+        if bound.with_due {
             self.agenda.looked(asked, Instant::now(), page.due_in);
         }
         Ok(page)
@@ -135,17 +131,6 @@ impl<DB: Store> Fetcher<DB> {
         let moved = moved.map_err(|_| Fault::Silent)??;
         self.agenda.moved(Instant::now(), moved);
         Ok(())
-    }
-
-    /// The database sends as many rows as it was asked for, also those that the bound on bytes cuts off: so
-    /// fewer are asked for while rows are large.
-    fn adapt(&mut self, page: &Page<DB::Cursor>) {
-        let bytes: usize = page.rows.iter().map(|row| row.payload.len()).sum();
-        self.bound.rows = if bytes >= PAGE_BYTES {
-            page.rows.len().max(1)
-        } else {
-            (self.bound.rows * 2).min(self.most_rows)
-        };
     }
 
     /// Waits for a commit, here or elsewhere, or until a delayed event is due or it is time to look anyway.

@@ -28,17 +28,17 @@ use crate::{
     bus::Bus,
     outbox::{
         Outbox, Store,
+        page_size::PageSize,
         parked::WaitsFor,
-        store::{Bound, Reason, Row, Waiting},
+        store::{Bound, Reason, Row, Rows, Waiting},
     },
 };
 
 /// The pauses between two looks at what is waited for.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// Rows that are read at once, and how much payload.
+/// Rows that are read at once, at most.
 const ROWS: usize = 1000;
-const PAGE_BYTES: usize = 4 * 1024 * 1024;
 /// So many ids are looked for at once.
 const IDS: usize = 10_000;
 
@@ -124,6 +124,7 @@ pub(super) async fn give_back<DB: Store>(
     routing.spawn(Router::new(course).run_parked(routed));
     let mut behind = 0;
     let mut events = 0;
+    let mut size = PageSize::new(ROWS, ROWS);
     while !stop.is_cancelled() {
         // What is refused again is not read to its end: it is parked as it is.
         open.retain(|waits_for| !aside.is_closed(waits_for));
@@ -132,13 +133,17 @@ pub(super) async fn give_back<DB: Store>(
         }
         let names = &outbox.shared.names;
         let bound = Bound {
-            rows: ROWS,
-            bytes: PAGE_BYTES,
+            rows: size.rows(),
             with_due: false,
         };
-        let mut page = DB::returning(connection, names, &open, behind, bound).await?;
+        let read = DB::returning(connection, names, &open, behind, bound).await?;
+        let Rows {
+            rows: mut page,
+            are_cut,
+        } = read;
         let Some(last) = page.last() else { break };
         behind = last.id;
+        size.adapt(page.len(), are_cut);
         page.retain(|row| firsts.lets_go(row));
         events += page.len();
         if rows.send(page).await.is_err() {

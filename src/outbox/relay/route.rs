@@ -83,6 +83,7 @@ impl<C: Cursor> Router<C> {
                 rows,
                 next,
                 is_whole,
+                is_cut: _,
                 due_in: _,
             } = page;
             let report = Report::Page {

@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use futures::TryStreamExt;
 use sqlx::{Connection as _, Sqlite, SqliteConnection};
 
 use super::{micros, read};
 use crate::outbox::{
     mend::{Mending, Way},
-    store::{Bound, Entry, Names, Row, sequence},
+    store::{Entry, Names, Rows, sequence},
 };
 
 impl Mending for Sqlite {
@@ -74,24 +73,14 @@ impl Mending for Sqlite {
         connection: &mut SqliteConnection,
         names: &Names,
         places: &[i64],
-        bound: Bound,
-    ) -> Result<Vec<Row>, sqlx::Error> {
+    ) -> Result<Rows, sqlx::Error> {
         let ask = "select id, at, event, name, version, key, headers, payload from tidings_outbox
             where id in (select value from json_each(?1)) order by id";
         let places =
             serde_json::to_string(places).map_err(|error| sqlx::Error::Encode(error.into()))?;
-        let mut found = sqlx::query(names.sql(ask, '_'))
+        let found = sqlx::query(names.sql(ask, '_'))
             .bind(places)
             .fetch(connection);
-        let mut rows: Vec<Row> = Vec::new();
-        let mut bytes = 0;
-        while bytes < bound.bytes
-            && let Some(row) = found.try_next().await?
-        {
-            let row = read(&row)?;
-            bytes += row.payload.len();
-            rows.push(row);
-        }
-        Ok(rows)
+        Rows::read(found, |row| read(&row).map(Some)).await
     }
 }

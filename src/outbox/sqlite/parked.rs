@@ -1,14 +1,13 @@
 //! The statements about parked rows. Never decides which go back.
 
 use chrono::{DateTime, Utc};
-use futures::TryStreamExt;
 use sqlx::{Connection, Row as _, SqliteConnection, sqlite::SqliteRow};
 use tidings_contract::EventId;
 use uuid::Uuid;
 
 use crate::outbox::{
     parked::{ParkedEvent, ParkedSelection, WaitsFor},
-    store::{Bound, Names, Parked, Row, Waiting},
+    store::{Bound, Names, Parked, Rows, Waiting},
 };
 
 /// A row that is parked already gets the new reason. What follows it is asked for no more; or is from now on,
@@ -114,7 +113,7 @@ pub(super) async fn returning(
     open: &[WaitsFor],
     behind: i64,
     bound: Bound,
-) -> Result<Vec<Row>, sqlx::Error> {
+) -> Result<Rows, sqlx::Error> {
     let returning = "select id, at, event, name, version, key, headers, payload from tidings_parked as log
         where id > ?2 and case
             when key is null or coalesce(waits_for, '') like 'stream %'
@@ -127,21 +126,12 @@ pub(super) async fn returning(
         order by id limit ?3";
     let open: Vec<String> = open.iter().map(ToString::to_string).collect();
     let open = serde_json::to_string(&open).map_err(|error| sqlx::Error::Encode(error.into()))?;
-    let mut found = sqlx::query(names.sql(returning, '_'))
+    let found = sqlx::query(names.sql(returning, '_'))
         .bind(open)
         .bind(behind)
         .bind(i64::try_from(bound.rows).unwrap_or(i64::MAX))
         .fetch(connection);
-    let mut rows: Vec<Row> = Vec::new();
-    let mut bytes = 0;
-    while bytes < bound.bytes
-        && let Some(row) = found.try_next().await?
-    {
-        let row = super::read(&row)?;
-        bytes += row.payload.len();
-        rows.push(row);
-    }
-    Ok(rows)
+    Rows::read(found, |row| super::read(&row).map(Some)).await
 }
 
 /// Those of these events that are parked.

@@ -10,11 +10,28 @@ use sqlx::{Row as _, Sqlite, SqliteConnection, sqlite::SqliteArguments};
 use tidings_contract::EventId;
 use uuid::Uuid;
 
+use super::read;
 use crate::outbox::{
     mend::Way,
     relayed::{Archive, Beginning, Passed, Relayed, Stretch},
-    store::{Entry, Names, positions_from, unsigned},
+    store::{Entry, Names, Rows, positions_from, unsigned},
 };
+
+/// The rows that a stretch means.
+macro_rules! relayed {
+    ($columns:literal) => {
+        concat!(
+            "select ",
+            $columns,
+            " from tidings_outbox as log
+            where id > ?1 and id <= cast(?2 as integer) and (?3 is null or at >= ?3)
+              and (?5 is null or at <= ?5) and id <= ?6
+              and (?7 = '[]' or name in (select value from json_each(?7))) and (?8 is null or key = ?8)
+              and not exists (select 1 from tidings_parked as parked where parked.id = log.id)
+            order by id limit ?4"
+        )
+    };
+}
 
 impl Archive for Sqlite {
     async fn passed(
@@ -55,6 +72,16 @@ impl Archive for Sqlite {
             Some(hasher) => with_payloads(connection, names, stretch, hasher).await,
             None => without_payloads(connection, names, stretch).await,
         }
+    }
+
+    async fn relayed_rows(
+        connection: &mut SqliteConnection,
+        names: &Names,
+        stretch: &Stretch<'_>,
+    ) -> Result<Rows, sqlx::Error> {
+        let ask = relayed!("id, at, event, name, version, key, headers, payload");
+        let found = asked(names, ask, stretch)?.fetch(connection);
+        Rows::read(found, |row| read(&row).map(Some)).await
     }
 
     async fn beginnings(
@@ -106,22 +133,6 @@ impl Archive for Sqlite {
         });
         entries.collect()
     }
-}
-
-/// Where the rows are that a stretch means.
-macro_rules! relayed {
-    ($columns:literal) => {
-        concat!(
-            "select ",
-            $columns,
-            " from tidings_outbox as log
-            where id > ?1 and id <= cast(?2 as integer) and (?3 is null or at >= ?3)
-              and (?5 is null or at <= ?5) and id <= ?6
-              and (?7 = '[]' or name in (select value from json_each(?7))) and (?8 is null or key = ?8)
-              and not exists (select 1 from tidings_parked as parked where parked.id = log.id)
-            order by id limit ?4"
-        )
-    };
 }
 
 type Asked = sqlx::query::Query<'static, Sqlite, SqliteArguments>;

@@ -1,0 +1,106 @@
+//! Rows of the outbox as they were written, and reading a page of them. Never decides which.
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use futures::{Stream, TryStreamExt};
+use tidings_contract::EventId;
+
+/// A row of the outbox.
+#[derive(Debug, Clone)]
+pub struct Row {
+    /// The place in the outbox.
+    pub id: i64,
+    /// When it was written.
+    pub at: DateTime<Utc>,
+    /// The event's id.
+    pub event: EventId,
+    /// The event's name.
+    pub name: String,
+    /// The payload's version.
+    pub version: i32,
+    /// The event's key.
+    pub key: Option<String>,
+    /// The headers, as JSON.
+    pub headers: String,
+    /// The payload.
+    pub payload: Bytes,
+}
+
+/// A page of them.
+#[derive(Debug)]
+pub struct Rows {
+    /// In the order of their ids.
+    pub rows: Vec<Row>,
+    /// They ended where they had [`PAGE_BYTES`]; there may be more.
+    pub are_cut: bool,
+}
+
+/// With the row that reaches so many bytes a page ends.
+pub(super) const PAGE_BYTES: usize = 4 * 1024 * 1024;
+
+impl Row {
+    fn bytes(&self) -> usize {
+        let key = self.key.as_ref().map_or(0, String::len);
+        self.payload.len() + self.headers.len() + self.name.len() + key
+    }
+}
+
+impl Rows {
+    /// Reads those that are wanted.
+    pub(super) async fn read<R>(
+        mut found: impl Stream<Item = Result<R, sqlx::Error>> + Unpin,
+        read: impl Fn(R) -> Result<Option<Row>, sqlx::Error>,
+    ) -> Result<Self, sqlx::Error> {
+        let (mut rows, mut bytes) = (Vec::new(), 0);
+        while bytes < PAGE_BYTES
+            && let Some(row) = found.try_next().await?
+        {
+            if let Some(row) = read(row)? {
+                bytes += row.bytes();
+                rows.push(row);
+            }
+        }
+        let are_cut = bytes >= PAGE_BYTES;
+        Ok(Self { rows, are_cut })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::{FutureExt, stream};
+
+    use super::*;
+
+    /// The ids of those of some rows with so many bytes each that a page has, of those with an even id.
+    fn page(bytes: &[usize]) -> (Vec<i64>, bool) {
+        let rows = bytes.iter().zip(1..).map(|(bytes, id)| Row {
+            id,
+            at: DateTime::UNIX_EPOCH,
+            event: EventId::now(),
+            name: "a.b".into(),
+            version: 1,
+            key: Some("k".into()),
+            headers: "x".repeat(bytes - bytes / 2 - 4),
+            payload: vec![0; bytes / 2].into(),
+        });
+        let even = |row: Row| Ok(Some(row).filter(|row| row.id % 2 == 0));
+        let reading = Rows::read(stream::iter(rows.map(Ok)), even);
+        let Rows { rows, are_cut } = reading.now_or_never().unwrap().unwrap();
+        (rows.iter().map(|row| row.id).collect(), are_cut)
+    }
+
+    #[test]
+    fn a_page_ends_with_the_row_that_reaches_its_bytes() {
+        let half = PAGE_BYTES / 2;
+        assert_eq!(page(&[]), (vec![], false));
+        assert_eq!(page(&[10; 5]), (vec![2, 4], false));
+        assert_eq!(page(&[half; 4]), (vec![2, 4], true));
+        assert_eq!(page(&[half; 6]), (vec![2, 4], true));
+        let below = [10, half, 10, half - 1];
+        assert_eq!(page(&below), (vec![2, 4], false));
+        assert_eq!(
+            page(&[10, 10, 10, 2 * PAGE_BYTES, 10, 10]),
+            (vec![2, 4], true)
+        );
+    }
+}
