@@ -313,6 +313,7 @@ impl From<ReplayError> for Report {
                 let cure = format!("--from {first}, or --force, which replays what is left");
                 (Exit::Failed, cure)
             }
+            ReplayError::Gone { .. } => (Exit::Failed, "tidings streams apply".to_owned()),
             ReplayError::Unfinished { id, .. } => {
                 let cure =
                     format!("tidings replay watch {id}, tidings replay cancel {id}, or --force");

@@ -6,7 +6,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use clap::Args;
 use futures::{Stream, StreamExt, stream};
 use serde_json::{Value, json};
-use tidings::{Bus, Envelope, Pattern, Reader, ReaderError, Seen, Start};
+use tidings::{Bus, Envelope, Pattern, Reader, ReaderError, Seen, Start, StreamSpec};
 
 use super::{
     connect, output,
@@ -65,7 +65,10 @@ impl Tail {
                 .map(|spec| spec.name.clone())
                 .collect());
         };
-        let streams = bus.streams_taking(pattern).await?;
+        let mut streams = bus.streams_taking(pattern).await?;
+        // Nobody can look into the queue of what is tried again; buckets hold no events.
+        let retries = StreamSpec::retries().name;
+        streams.retain(|name| *name != retries && !name.starts_with("KV_"));
         if streams.is_empty() {
             return Err(no_stream(pattern.as_str()));
         }

@@ -76,7 +76,11 @@ impl RunTrace {
             false => print(&found)?,
         }
         if found.events.is_empty() {
-            let report = Report::new(Exit::Failed, format!("nothing is known of {}", self.name()));
+            let mut what = format!("nothing is known of {}", self.name());
+            for missed in found.searched.iter().filter(|place| !place.was_searched) {
+                what = format!("{what}; {} {}", missed.place, missed.what);
+            }
+            let report = Report::new(Exit::Failed, what);
             return Err(
                 report.cure("an earlier --since, or more --messages; the id may be mistyped")
             );

@@ -84,6 +84,15 @@ pub enum ReplayError {
         /// When that was stored.
         stored_at: Option<DateTime<Utc>>,
     },
+    /// A stream of the subscriber is gone. Forced, the others are replayed.
+    #[error(
+        "there is no stream {stream}: `tidings streams apply` makes it anew, and `tidings outbox republish` brings back \
+         what the outbox keeps"
+    )]
+    Gone {
+        /// The stream.
+        stream: String,
+    },
     /// There is no event in the range.
     #[error(
         "there is nothing to replay: {} no events of these names there; from and to are the first and the last \

@@ -148,8 +148,14 @@ async fn range(
     names: Vec<String>,
     request: &ReplayRequest,
 ) -> Result<Option<ReplayRange>, ReplayError> {
-    let Some(part) = bus.part(stream).await? else {
-        return Ok(None);
+    let part = match bus.part(stream).await? {
+        Some(part) => part,
+        None if request.force => return Ok(None),
+        None => {
+            return Err(ReplayError::Gone {
+                stream: stream.to_owned(),
+            });
+        }
     };
     if !request.force {
         refuse_too_old(bus, stream, &part, request.from).await?;

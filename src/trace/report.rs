@@ -20,8 +20,10 @@ pub struct Traced {
 pub struct Searched {
     /// `outbox`, or the name of a stream.
     pub place: String,
-    /// How far, in words.
+    /// How far, in words; why not, when it was not.
     pub what: String,
+    /// Whether it was.
+    pub was_searched: bool,
 }
 
 /// One event.

@@ -87,7 +87,7 @@ impl<'a> Search<'a> {
             text = format!("{text}: {next}");
             cause = next.source();
         }
-        self.say("outbox", format!("not searched: {text}"));
+        self.miss("outbox", &text);
         T::default()
     }
 
@@ -95,12 +95,21 @@ impl<'a> Search<'a> {
         self.searched.push(Searched {
             place: place.to_owned(),
             what: what.into(),
+            was_searched: true,
+        });
+    }
+
+    fn miss(&mut self, place: &str, why: &str) {
+        self.searched.push(Searched {
+            place: place.to_owned(),
+            what: format!("not searched: {why}"),
+            was_searched: false,
         });
     }
 
     async fn read_rows(&mut self) {
         if self.records.is_none() {
-            return self.say("outbox", format!("not searched: {}", self.trace.without));
+            return self.miss("outbox", &self.trace.without);
         }
         let since = match self.sought {
             Sought::Event(_) => None,
@@ -332,6 +341,7 @@ impl<'a> Search<'a> {
             searched.push(Searched {
                 place: "events".to_owned(),
                 what,
+                was_searched: true,
             });
         }
         Traced { events, searched }

@@ -175,6 +175,15 @@ async fn a_rehearsal_tells_what_would_happen_and_calls_nobody() {
     let found = world.json(&args).await.remove(0);
     assert_eq!(found["events"][0]["would_call"], 5);
     assert_eq!(found["estimated_seconds"], Value::Null);
+    // One with a rate tells of the rate and not of how fast it could be.
+    service.gate.add_permits(100);
+    let watched = ["replay", "start", "counts", "--from=1", "--to=5", "--watch"];
+    world.ok(&[&watched[..], &["--rate=100/s"]].concat()).await;
+    let found = world.json(&args).await.remove(0);
+    assert_eq!(found["estimated_seconds"], Value::Null);
+    world.ok(&watched).await;
+    let found = world.json(&args).await.remove(0);
+    assert!(found["estimated_seconds"].as_f64().is_some(), "{found}");
     service.stop().await;
 }
 

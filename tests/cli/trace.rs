@@ -85,6 +85,14 @@ async fn an_event_is_told_from_its_commit_to_its_subscribers(world: World) {
             "stored at sequence 1",
         ],
     );
+    let mut alone = world.command(&["trace", "--key", "nobody"]);
+    alone.env("TIDINGS_DATABASE_URL", "sqlite:nowhere.db");
+    let alone: Ended = crate::support::ended(alone).await;
+    assert_eq!(alone.code, Some(1), "{alone:?}");
+    says(
+        &alone.stderr,
+        &["of the key nobody; outbox not searched: there is no database nowhere.db"],
+    );
 
     // Later, and straight to NATS.
     let later = world.publish_user(&["--in", "1h"]).await;

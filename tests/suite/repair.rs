@@ -11,7 +11,7 @@ use tidings::{
 
 use crate::{
     both,
-    support::{Counted, Database, Past, Stored, World, events_stream, eventually},
+    support::{Counted, Database, Past, Stored, World, events_stream, eventually, within},
 };
 
 both!(
@@ -24,6 +24,7 @@ both!(
     what_is_forced_is_there_twice,
     a_name_that_no_stream_takes_is_named,
     what_is_missing_in_stretches_and_here_and_there_comes_back_in_order,
+    whoever_has_lost_the_lease_publishes_no_more,
 );
 
 const EVENTS: i64 = 60;
@@ -288,6 +289,25 @@ async fn a_name_that_no_stream_takes_is_named<DB: Database>(world: World<DB>) {
     let republish = Republish::new(&world.bus, &world.outbox).into_prefix("x".repeat(190));
     let refused = republish.dry_run().await.unwrap_err();
     assert!(refused.to_string().contains("use at most 200"), "{refused}");
+}
+
+async fn whoever_has_lost_the_lease_publishes_no_more<DB: Database>(world: World<DB>) {
+    publish(&world, 0).await;
+    let stream = jetstream_of(&world).await.get_stream("EVENTS").await;
+    stream.unwrap().purge().await.unwrap();
+    let slow = Republish::new(&world.bus, &world.outbox).rate(Rate::per_second(10));
+    let running = tokio::spawn(async move { slow.run().await });
+    eventually("some are back", || async { world.stored().await.len() > 2 }).await;
+    // As if it had been frozen for so long that another one could begin.
+    let taken = format!("update {} set mender = 'another'", DB::table("relay"));
+    DB::execute(world.outbox.pool(), &taken).await;
+    let ended = within("its end", running).await.unwrap().unwrap_err();
+    assert!(matches!(ended, RepublishError::Busy), "{ended}");
+    let stored = world.stored().await;
+    assert!(stored.len() < EVENTS as usize, "{}", stored.len());
+    // What is there is written down all the same.
+    let written = ledger_says(&world, "republished").await;
+    assert_eq!(written, stored.len() as i64);
 }
 
 /// Where most are missing they are read whole while it is looked which are, behind the 7,500 that are read before; where

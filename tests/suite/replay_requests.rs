@@ -130,6 +130,23 @@ async fn what_cannot_be_replayed_is_refused_by_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_is_gone_is_told_from_one_that_holds_nothing() {
+    let (world, running) = world().await;
+    let client = async_nats::connect(world.nats.url()).await.unwrap();
+    let context = jetstream::new(client);
+    context.delete_stream("EVENTS").await.unwrap();
+    let request = from(ReplayPoint::Beginning);
+    let refused = ask(&world, &request).await.unwrap_err();
+    assert!(
+        matches!(&refused, ReplayError::Gone { stream } if stream == "EVENTS"),
+        "{refused}"
+    );
+    let forced = ask(&world, &request.force()).await.unwrap_err();
+    assert!(matches!(forced, ReplayError::Nothing { .. }), "{forced}");
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_the_stream_has_removed_is_refused_unless_forced() {
     use ReplayPoint::{Beginning, Sequence, Time};
     let (world, running) = world().await;

@@ -84,8 +84,9 @@ impl Estimate {
         for replay in before(replays, &status.replay).await? {
             if let Some(per_second) = speed(&replays.find(replay.id).await?) {
                 let time = taking(events, per_second);
+                let digits = usize::from(per_second < 10.0);
                 let why = format!(
-                    "at {per_second:.0} per second, as the replay {} was",
+                    "at {per_second:.digits$} per second, as the replay {} was",
                     replay.id
                 );
                 return Ok(Self { time, why });
@@ -113,12 +114,13 @@ fn taking(events: u64, per_second: f64) -> Option<Duration> {
     Duration::try_from_secs_f64(seconds).ok()
 }
 
-/// The replays of the same subscriber that are done, the newest first; a shadow has a speed of its own.
+/// The replays of the same subscriber that are done and had no rate, the newest first; a shadow has a speed of its own.
 async fn before(replays: &Replays, this: &Replay) -> Result<Vec<Replay>, Report> {
     let mut before = replays.list(Some(&this.subscriber)).await?;
     before.retain(|one| {
         one.state == ReplayState::Done
             && !one.request.rehearse
+            && one.request.rate.is_none()
             && one.request.shadow == this.request.shadow
     });
     before.reverse();

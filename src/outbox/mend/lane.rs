@@ -177,6 +177,16 @@ impl Lane {
         }
     }
 
+    /// Notes what is stored of what was sent, and leaves the rest.
+    pub(super) async fn leave(&mut self) {
+        if let Some(Flying { items, answer }) = self.flying.take()
+            && let Ok(confirmed) = answer.await
+            && !confirmed.is_duplicate
+        {
+            self.note(&items, confirmed.sequence);
+        }
+    }
+
     async fn settle(
         &mut self,
         items: Vec<Item>,

@@ -105,6 +105,20 @@ impl<DB: Store> Sender<DB> {
         &mut self,
         wanted: mpsc::Receiver<Chosen>,
     ) -> Result<u64, RepublishError> {
+        let sent = self.send_all(wanted).await;
+        if sent.is_err() {
+            for lane in self.lanes.values_mut() {
+                lane.leave().await;
+            }
+        }
+        // What is stored is written down, whatever comes of the others.
+        let written = self.write().await;
+        let gone = sent?;
+        written?;
+        Ok(gone)
+    }
+
+    async fn send_all(&mut self, wanted: mpsc::Receiver<Chosen>) -> Result<u64, RepublishError> {
         let mut reading = reading::read(&self.outbox, wanted);
         let mut gone = 0;
         while let Some(mut page) = reading.next().await? {
@@ -115,7 +129,6 @@ impl<DB: Store> Sender<DB> {
         for lane in self.lanes.values_mut() {
             lane.land().await?;
         }
-        self.write().await?;
         Ok(gone)
     }
 
@@ -143,12 +156,7 @@ impl<DB: Store> Sender<DB> {
                 let batch: Vec<Item> = items.by_ref().take(fits).collect();
                 self.pace(batch.len()).await?;
                 if let Some(lane) = self.lanes.get_mut(&stream) {
-                    let sent = lane.send(batch).await;
-                    if sent.is_err() {
-                        // What is stored is written down, whatever comes of the others.
-                        self.write().await?;
-                    }
-                    sent?;
+                    lane.send(batch).await?;
                 }
                 if self.written_at.elapsed() > WRITE {
                     self.write().await?;
