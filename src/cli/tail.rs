@@ -10,7 +10,7 @@ use tidings::{Bus, Envelope, Pattern, Reader, ReaderError, Seen, Start, StreamSp
 
 use super::{
     connect, output,
-    report::{Outcome, Report, no_stream},
+    report::{Exit, Outcome, Report, no_stream},
     told_to_stop,
 };
 use crate::config::{Config, duration};
@@ -68,7 +68,15 @@ impl Tail {
         let mut streams = bus.streams_taking(pattern).await?;
         // Nobody can look into the queue of what is tried again; buckets hold no events.
         let retries = StreamSpec::retries().name;
-        streams.retain(|name| *name != retries && !name.starts_with("KV_"));
+        let is_bucket = |name: &str| name.starts_with("KV_") || name.starts_with("OBJ_");
+        let before = streams.len();
+        streams.retain(|name| *name != retries && !is_bucket(name));
+        if streams.is_empty() && before > 0 {
+            let what =
+                format!("no stream of events takes {pattern}: only a queue or a bucket does");
+            return Err(Report::new(Exit::Failed, what)
+                .cure("tidings trace, which tells of what is tried again"));
+        }
         if streams.is_empty() {
             return Err(no_stream(pattern.as_str()));
         }

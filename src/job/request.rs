@@ -140,7 +140,7 @@ impl ReplayRequest {
     }
 
     /// Begins also when another replay of the subscriber is not over, when the stream no longer keeps all that is
-    /// asked for, or when no replica of the subscriber answers.
+    /// asked for, when one of several streams is gone, or when no replica of the subscriber answers.
     #[must_use]
     pub fn force(mut self) -> Self {
         self.force = true;

@@ -356,11 +356,42 @@ fn end_family(child: &mut Child) -> io::Result<()> {
 /// The server is held still first, so that it forks nothing between the look at its children and the signal.
 fn send_to_family(signal: Signal, id: u32) -> io::Result<()> {
     if signal != Signal::Resume {
-        send(Signal::Pause, &[id])?;
+        hold_still(&[id])?;
     }
     let mut family = children(id);
     family.push(id);
-    send(signal, &family)
+    match signal {
+        Signal::Pause => hold_still(&family),
+        signal => send(signal, &family),
+    }
+}
+
+/// One thread of a process takes the signal, and on a busy machine the others run on until that one has had a turn.
+fn hold_still(ids: &[u32]) -> io::Result<()> {
+    send(Signal::Pause, ids)?;
+    let deadline = Instant::now() + STOPPED_WITHIN;
+    while !ids.iter().copied().all(is_still) {
+        if Instant::now() > deadline {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        thread::sleep(POLL / 10);
+    }
+    Ok(())
+}
+
+/// Whether no thread of a process runs; true where the system does not tell.
+fn is_still(id: u32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{id}/task"));
+    let mut threads = threads.into_iter().flatten().flatten();
+    threads.all(|thread| {
+        let state = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        // The name before it may hold anything but a second last parenthesis.
+        let state = state
+            .rsplit(") ")
+            .next()
+            .and_then(|rest| rest.chars().next());
+        matches!(state, None | Some('T' | 't' | 'Z' | 'X'))
+    })
 }
 
 /// What a process forked; empty where the system does not tell.

@@ -87,7 +87,7 @@ impl<'a> Search<'a> {
             text = format!("{text}: {next}");
             cause = next.source();
         }
-        self.miss("outbox", &text);
+        self.miss("outbox", format!("not searched: {text}"));
         T::default()
     }
 
@@ -99,17 +99,18 @@ impl<'a> Search<'a> {
         });
     }
 
-    fn miss(&mut self, place: &str, why: &str) {
+    /// It was not searched.
+    pub(super) fn miss(&mut self, place: &str, why: impl Into<String>) {
         self.searched.push(Searched {
             place: place.to_owned(),
-            what: format!("not searched: {why}"),
+            what: why.into(),
             was_searched: false,
         });
     }
 
     async fn read_rows(&mut self) {
         if self.records.is_none() {
-            return self.miss("outbox", &self.trace.without);
+            return self.miss("outbox", format!("not searched: {}", self.trace.without));
         }
         let since = match self.sought {
             Sought::Event(_) => None,
@@ -236,7 +237,7 @@ impl<'a> Search<'a> {
         let (sought, limit) = (self.sought, self.trace.limit);
         for (name, stream) in &inventory.streams {
             let Some(stream) = stream else {
-                self.say(name, "there is no such stream");
+                self.miss(name, "there is no such stream");
                 continue;
             };
             let mut found: VecDeque<Sighting> = VecDeque::new();

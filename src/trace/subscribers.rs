@@ -41,7 +41,7 @@ impl Search<'_> {
                     code: NO_SUCH_STREAM,
                     ..
                 }) => {
-                    self.say(&stream, "there is no such stream");
+                    self.miss(&stream, "there is no such stream");
                     return Ok(());
                 }
                 Err(error) => return Err(error.into()),
@@ -89,7 +89,7 @@ impl Search<'_> {
         let mut letters = match letters {
             Ok(letters) => letters,
             Err(DeadLettersError::NoStream { stream }) => {
-                self.say(&stream, "there is no such stream");
+                self.miss(&stream, "there is no such stream");
                 return Ok(());
             }
             Err(error) => return Err(error.into()),

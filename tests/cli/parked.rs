@@ -22,6 +22,8 @@ async fn what_is_parked_is_listed_shown_asked_for_and_given_up(world: World) {
         world.ok(&publish).await;
     }
     assert_eq!(world.ok(&["outbox", "parked"]).await, "nothing is parked\n");
+    let asked = world.json(&["outbox", "unpark", "--all", "--json"]).await;
+    assert_eq!(asked[0]["asked"], 0);
     let relay = world.spawn(&["relay"]);
     eventually("they are parked", || async {
         world.status().await["parked"] == 3

@@ -46,6 +46,8 @@ async fn only_what_the_pattern_covers_is_shown() {
     let mut tail = world.spawn(&["tail", "payment.*", "--since", "beginning"]);
     let line = tail.line().await.unwrap();
     assert!(line.contains("  payment.noted  -  "), "{line}");
+    let said = world.refused(1, &["tail", "tidings.>"]).await;
+    assert!(said.contains("only a queue or a bucket does"), "{said}");
     let mut tail = world.spawn(&["tail", ">", "--since", "beginning"]);
     for name in ["user.created", "payment.noted"] {
         let line = tail.line().await.unwrap();

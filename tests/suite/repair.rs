@@ -25,6 +25,7 @@ both!(
     a_name_that_no_stream_takes_is_named,
     what_is_missing_in_stretches_and_here_and_there_comes_back_in_order,
     whoever_has_lost_the_lease_publishes_no_more,
+    what_is_on_its_way_when_a_row_cannot_be_read_is_written_down,
 );
 
 const EVENTS: i64 = 60;
@@ -295,7 +296,7 @@ async fn whoever_has_lost_the_lease_publishes_no_more<DB: Database>(world: World
     publish(&world, 0).await;
     let stream = jetstream_of(&world).await.get_stream("EVENTS").await;
     stream.unwrap().purge().await.unwrap();
-    let slow = Republish::new(&world.bus, &world.outbox).rate(Rate::per_second(10));
+    let slow = Republish::new(&world.bus, &world.outbox).rate(Rate::per_second(2));
     let running = tokio::spawn(async move { slow.run().await });
     eventually("some are back", || async { world.stored().await.len() > 2 }).await;
     // As if it had been frozen for so long that another one could begin.
@@ -308,6 +309,28 @@ async fn whoever_has_lost_the_lease_publishes_no_more<DB: Database>(world: World
     // What is there is written down all the same.
     let written = ledger_says(&world, "republished").await;
     assert_eq!(written, stored.len() as i64);
+}
+
+async fn what_is_on_its_way_when_a_row_cannot_be_read_is_written_down<DB: Database>(
+    world: World<DB>,
+) {
+    for from in [0, EVENTS, 2 * EVENTS] {
+        publish(&world, from).await;
+    }
+    let broken = format!(
+        "update {} set headers = '[]' where id = 150",
+        DB::table("outbox")
+    );
+    DB::execute(world.outbox.pool(), &broken).await;
+    // The first page, of 100, is one batch; the row is in the second.
+    let republish = Republish::new(&world.bus, &world.outbox).force();
+    let ended = republish.run().await.unwrap_err();
+    assert!(
+        matches!(ended, RepublishError::Unreadable { row: 150, .. }),
+        "{ended}"
+    );
+    assert_eq!(world.stored().await.duplicated(), 100);
+    assert_eq!(ledger_says(&world, "republished").await, 100);
 }
 
 /// Where most are missing they are read whole while it is looked which are, behind the 7,500 that are read before; where

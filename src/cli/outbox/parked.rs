@@ -138,7 +138,7 @@ impl Unpark {
         let database = Database::open(config).await?;
         let selection = self.which.selection();
         let asked = with_outbox!(&database, outbox => outbox.unpark(&selection).await)?;
-        if asked == 0 {
+        if asked == 0 && !(self.json && self.which.all) {
             return self.which.nothing();
         }
         if self.json {

@@ -65,7 +65,7 @@ pub(super) fn print(found: &Rehearsal) -> Outcome {
 }
 
 impl Estimate {
-    /// From the rate that was asked for, else from how fast the last replay of the subscriber was.
+    /// From the rate that was asked for, else from how fast the last replay of the subscriber was that had none.
     pub(super) async fn of(
         replays: &Replays,
         status: &ReplayStatus,
@@ -84,11 +84,11 @@ impl Estimate {
         for replay in before(replays, &status.replay).await? {
             if let Some(per_second) = speed(&replays.find(replay.id).await?) {
                 let time = taking(events, per_second);
-                let digits = usize::from(per_second < 10.0);
-                let why = format!(
-                    "at {per_second:.digits$} per second, as the replay {} was",
-                    replay.id
-                );
+                let speed = match per_second {
+                    slow if slow < 1.0 => format!("{:.1} per minute", slow * 60.0),
+                    fast => format!("{fast:.1} per second"),
+                };
+                let why = format!("at {speed}, as the replay {} was", replay.id);
                 return Ok(Self { time, why });
             }
         }

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     bus::Bus,
-    outbox::{Outbox, OutboxError, Store},
+    outbox::{Outbox, OutboxError, Store, store::Entry},
 };
 
 /// How much of a run's name its messages carry, of the end, which is random: each byte of a header costs time.
@@ -50,6 +50,8 @@ pub(crate) struct Sender<DB: Store> {
     lanes: BTreeMap<String, Lane>,
     /// When the next event may go.
     due: Instant,
+    /// What is stored and not written down yet.
+    unwritten: Vec<Entry>,
     written_at: Instant,
     /// Events by stream, as they are written down.
     sent: BTreeMap<String, u64>,
@@ -94,6 +96,7 @@ impl<DB: Store> Sender<DB> {
             ends: Ends::new(),
             lanes: BTreeMap::new(),
             due: now,
+            unwritten: Vec::new(),
             written_at: now,
             sent: BTreeMap::new(),
         })
@@ -220,11 +223,11 @@ impl<DB: Store> Sender<DB> {
             None => Way::Republished,
         };
         let lanes = self.lanes.values_mut();
-        let entries: Vec<_> = lanes.flat_map(Lane::take_entries).collect();
-        if !entries.is_empty() {
-            self.outbox.record(&entries, way).await?;
+        self.unwritten.extend(lanes.flat_map(Lane::take_entries));
+        if !self.unwritten.is_empty() {
+            self.outbox.record(&self.unwritten, way).await?;
         }
-        for entry in entries {
+        for entry in self.unwritten.drain(..) {
             let events = u64::try_from(entry.events).unwrap_or(0);
             *self.sent.entry(entry.stream).or_default() += events;
         }

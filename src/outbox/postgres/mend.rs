@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sqlx::{PgConnection, Postgres};
+use sqlx::{PgConnection, Postgres, Row as _, postgres::PgRow};
 
 use super::{
     fetch,
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::outbox::{
     mend::{Mending, Way},
-    store::{Entry, Names, Row, Rows, sequence},
+    store::{Entry, Names, Rows, sequence},
 };
 
 impl Mending for Postgres {
@@ -101,8 +101,10 @@ impl Mending for Postgres {
         let asked = query(names, if is_close { close } else { apart });
         let asked = asked.bind(first).bind(last);
         let asked = if is_close { asked } else { asked.bind(places) };
-        let is_wanted = |row: &Row| places.binary_search(&row.id).is_ok();
-        let read = |row| Ok(Some(fetch::read(&row)?).filter(is_wanted));
+        let read = |row: PgRow| match places.binary_search(&row.try_get(0)?) {
+            Ok(_) => fetch::read(&row).map(Some),
+            Err(_) => Ok(None),
+        };
         let rows = Rows::read(asked.fetch(&mut *turn), read).await?;
         turn.end().await?;
         Ok(rows)
