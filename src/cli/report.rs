@@ -9,7 +9,7 @@ use tidings::{
     SubscribersError, TraceError, VerifyError, WorkerError,
 };
 
-use super::database;
+use super::{database, untrusted};
 use crate::config::ConfigError;
 
 /// How a command ends. The numbers are part of the interface.
@@ -116,7 +116,10 @@ impl From<Exit> for ExitCode {
 /// The lines for stderr. A cause that an earlier line has told already is left out.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let line = |text: &str| {
+            let words: Vec<_> = text.split_whitespace().collect();
+            untrusted::neutral(&words.join(" ")).into_owned()
+        };
         let mut told = vec![line(&self.what)];
         writeln!(f, "error: {}", told[0])?;
         for cause in &self.causes {
@@ -127,7 +130,7 @@ impl fmt::Display for Report {
             }
         }
         match &self.cure {
-            Some(cure) => writeln!(f, "  try: {cure}"),
+            Some(cure) => writeln!(f, "  try: {}", untrusted::neutral(cure)),
             None => Ok(()),
         }
     }
