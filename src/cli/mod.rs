@@ -3,6 +3,7 @@
 mod bench;
 mod completions;
 mod config;
+mod consent;
 mod database;
 mod dead_letters;
 mod demo;

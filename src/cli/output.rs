@@ -12,7 +12,10 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 use tokio::{io::Interest, net::unix::pipe};
 
-use super::untrusted;
+use super::{
+    report::{Exit, Report},
+    untrusted,
+};
 
 /// Cells above this width, in characters, do not widen their column.
 const WIDEST: usize = 80;
@@ -81,6 +84,32 @@ fn laid_out<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
         line
     });
     lines.collect()
+}
+
+/// What a command goes on with that changes things, though the reader of its output has left.
+///
+/// # Errors
+/// Those of stdout, but for that one.
+pub(crate) fn unless_left(printed: io::Result<()>) -> io::Result<()> {
+    match printed {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        printed => printed,
+    }
+}
+
+/// What a command stops at that gives up what it prints: what is not read is not given up.
+///
+/// # Errors
+/// A report that says so, when the reader of the output has left.
+pub(crate) fn as_kept(printed: io::Result<()>) -> Result<(), Report> {
+    match printed {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+            let what =
+                "the reader of the output has left, and what it has not read is not given up";
+            Err(Report::new(Exit::Failed, what).cure("the same command again, into a file"))
+        }
+        printed => Ok(printed?),
+    }
 }
 
 /// So many events.

@@ -86,6 +86,12 @@ impl Report {
         self
     }
 
+    /// Adds one of several causes.
+    pub(crate) fn cause(mut self, cause: impl Into<String>) -> Self {
+        self.causes.push(cause.into());
+        self
+    }
+
     /// Says what to do.
     pub(crate) fn cure(mut self, cure: impl Into<String>) -> Self {
         self.cure = Some(cure.into());
@@ -168,6 +174,17 @@ impl From<ConnectError> for Report {
             ConnectError::Unreachable { .. } => Self::of(Exit::Unreachable, &error).cure(
                 "start a nats-server with JetStream, or correct --nats-url or the credentials",
             ),
+            ConnectError::NkeySeed { .. } => Self::of(Exit::Usage, &error)
+                .cure("another nats.nkey_seed, as `nsc` or `nk` makes one"),
+            ConnectError::TlsFile { what, .. } => {
+                Self::of(Exit::Usage, &error).cure(format!("another nats.{what}, a file in PEM"))
+            }
+            ConnectError::Credentials { .. } => {
+                Self::of(Exit::Usage, &error).cure("another nats.credentials, as `nsc` writes it")
+            }
+            ConnectError::InboxPrefix(_) => {
+                Self::of(Exit::Usage, &error).cure("another nats.inbox_prefix")
+            }
             _ => Self::of(Exit::Usage, &error),
         }
     }

@@ -58,8 +58,7 @@ fn nothing_given_is_a_whole_configuration() {
     let config = Config::of(None, &BTreeMap::new(), Flags::default()).unwrap();
     assert_eq!(config.nats.servers, ["nats://127.0.0.1:4222"]);
     assert_eq!(config.database.to_string(), "sqlite:tidings.db");
-    assert_eq!(config.streams[0].name, "EVENTS");
-    assert_eq!(source_of(&config, "stream.EVENTS").1, "default");
+    assert_eq!(config.streams, [], "the program knows no events");
 }
 
 #[test]
@@ -220,6 +219,18 @@ fn a_stream_that_cannot_be_is_refused() {
         (
             "name = \"A\"\nsubjects = [\"a.>\"]\nreplicas = 2",
             "1, 3 or 5",
+        ),
+        (
+            "name = \"A\"\nsubjects = [\"a.>\"]\nmax_age = \"1m\"",
+            "max_age (60s) is below duplicate_window (120s)",
+        ),
+        (
+            "name = \"A\"\nsubjects = [\"a.>\"]\nmax_bytes = 0",
+            "max_bytes is 0",
+        ),
+        (
+            "name = \"A\"\nsubjects = [\"a.*\", \"*.b\"]",
+            "a.* and *.b overlap",
         ),
     ] {
         let message = refused(&format!("[[stream]]\n{stream}\n"));
