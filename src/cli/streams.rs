@@ -151,6 +151,7 @@ async fn apply_one(bus: &Bus, found: &mut Found<'_>, consent: Consent) -> Outcom
         ));
     }
     found.plan = bus.apply_stream(spec).await?;
+    found.limits = bus.silent_limits(&spec.name).await?;
     if found.extra.is_empty() || !consent.is_possible() {
         return Ok(());
     }

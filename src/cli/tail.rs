@@ -193,4 +193,10 @@ mod tests {
         assert_eq!(start("99999999999d"), Ok(Start::Beginning));
         assert!(start("yesterday").is_err());
     }
+
+    #[test]
+    fn fuzz_starts() {
+        let seeds = ["5m", "beginning", "2026-01-31T12:00:00Z"];
+        crate::fuzz::fuzz_text("start", &seeds, |text| start(text).is_ok());
+    }
 }

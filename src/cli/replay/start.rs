@@ -254,4 +254,10 @@ mod tests {
             assert!(pace(text).is_err(), "{text:?}");
         }
     }
+
+    #[test]
+    fn fuzz_rates() {
+        let seeds = ["500/s", "300/m", "0/s", "1000000/s"];
+        crate::fuzz::fuzz_text("rate", &seeds, |text| pace(text).is_ok());
+    }
 }
