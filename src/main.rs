@@ -4,6 +4,8 @@
 
 mod cli;
 mod config;
+#[cfg(test)]
+mod fuzz;
 
 /// Each event allocates a few dozen times, and what one thread takes another gives back: the allocator of the
 /// platform spends a quarter of the work on that. A service chooses its own.

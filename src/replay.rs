@@ -80,7 +80,7 @@ impl Replays {
         Self { bus: bus.clone() }
     }
 
-    /// Asks for a replay: the replicas of the subscriber begin with it at once. Its range is fixed now, in each
+    /// Starts a replay: the replicas of the subscriber begin with it at once. Its range is fixed now, in each
     /// stream that has events for it, and what is published from now on is not in it.
     ///
     /// # Errors
@@ -93,13 +93,26 @@ impl Replays {
         subscriber: &str,
         request: &ReplayRequest,
     ) -> Result<Replay, ReplayError> {
-        let mut seen = match request.force {
-            true => None,
-            false => Some(self.refuse_another(subscriber).await?),
-        };
+        let replay = self.plan(subscriber, request).await?;
+        self.begin(replay).await
+    }
+
+    /// The replay that [`Replays::start`] would begin, with its ranges and how many events they have. Nothing is
+    /// begun; [`Replays::begin`] does so.
+    ///
+    /// # Errors
+    /// As for [`Replays::start`].
+    pub async fn plan(
+        &self,
+        subscriber: &str,
+        request: &ReplayRequest,
+    ) -> Result<Replay, ReplayError> {
+        if !request.force {
+            self.refuse_another(subscriber).await?;
+        }
         let ranges = resolve::ranges(&self.bus, subscriber, request).await?;
         let now = Utc::now();
-        let replay = Replay {
+        Ok(Replay {
             id: ReplayId::new(),
             subscriber: subscriber.to_owned(),
             request: request.clone(),
@@ -108,6 +121,22 @@ impl Replays {
             state: ReplayState::Running,
             reason: None,
             state_at: now,
+        })
+    }
+
+    /// Begins what [`Replays::plan`] has given, with the ranges that it has.
+    ///
+    /// # Errors
+    /// [`ReplayError::Unfinished`] when another replay of the subscriber was begun meanwhile, else
+    /// [`ReplayError::Bus`]. Nothing is begun then.
+    ///
+    /// # Cancel safety
+    /// As for [`Replays::start`].
+    pub async fn begin(&self, replay: Replay) -> Result<Replay, ReplayError> {
+        let subscriber = &replay.subscriber;
+        let mut seen = match replay.request.force {
+            true => None,
+            false => Some(self.refuse_another(subscriber).await?),
         };
         let like = replay.ranges.first().map_or("", |range| &range.stream);
         self.bus.open_state(like).await?;

@@ -68,17 +68,24 @@ impl Retry {
     }
 }
 
-/// `5 attempts: after 1 s, 2 s, 4 s, 8 s (each 50 to 100 %), then dead letter`.
+/// With `u32::MAX` attempts there is no last one. Else `5 attempts: after 1 s, 2 s, 4 s, 8 s (each 50 to 100 %), then dead letter`.
 impl fmt::Display for Retry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let waits = self.attempts - 1;
         if waits == 0 {
             return f.write_str("1 attempt, then dead letter");
         }
-        write!(f, "{} attempts: after ", self.attempts)?;
+        let is_endless = self.attempts == u32::MAX;
+        match is_endless {
+            true => f.write_str("any number of attempts: after ")?,
+            false => write!(f, "{} attempts: after ", self.attempts)?,
+        }
         let last = self.longest(waits).unwrap_or_default();
         for (before, wait) in (0_u32..).zip(self.schedule()) {
             // From here on it stays the same.
+            if wait == last && is_endless {
+                return write!(f, "{} each (each 50 to 100 %)", Shown(wait));
+            }
             if wait == last && waits - before > 1 {
                 write!(f, "{} times {}", waits - before, Shown(wait))?;
                 break;
@@ -164,7 +171,7 @@ mod tests {
             ),
             (
                 exponential(0, 0, u32::MAX),
-                "4294967295 attempts: after 4294967294 times 0 ms (each 50 to 100 %), then dead letter",
+                "any number of attempts: after 0 ms each (each 50 to 100 %)",
             ),
         ];
         for (retry, text) in shown {

@@ -348,7 +348,7 @@ async fn joined(tasks: &mut JoinSet<()>) {
     }
 }
 
-/// Ends at the first SIGTERM or Ctrl-C.
+/// Ends at the first SIGTERM, Ctrl-C or SIGHUP, which a terminal sends when it is closed.
 ///
 /// # Panics
 /// When the signals cannot be listened for, which happens only outside a tokio runtime.
@@ -358,8 +358,11 @@ pub async fn shutdown_signal() {
     let mut terminate = signal(SignalKind::terminate()).expect("SIGTERM can be listened for");
     #[allow(clippy::expect_used)] // as above
     let mut interrupt = signal(SignalKind::interrupt()).expect("SIGINT can be listened for");
+    #[allow(clippy::expect_used)] // as above
+    let mut hangup = signal(SignalKind::hangup()).expect("SIGHUP can be listened for");
     tokio::select! {
         _ = terminate.recv() => tracing::info!("SIGTERM"),
         _ = interrupt.recv() => tracing::info!("SIGINT"),
+        _ = hangup.recv() => tracing::info!("SIGHUP"),
     }
 }

@@ -1,6 +1,9 @@
 //! Making a connection: servers, credentials, TLS, and what is logged about it afterwards.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use async_nats::{ConnectOptions, Event};
 use tokio::sync::watch;
@@ -11,14 +14,21 @@ use super::{
 };
 
 /// How to reach NATS. Every field has a default but the servers.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct NatsOptions {
     /// The servers to try, such as `nats://127.0.0.1:4222`; give all seeds of a cluster.
     pub servers: Vec<String>,
     /// The credentials; default none.
     pub auth: Auth,
-    /// TLS; default: as the URL says (`tls://`), with the system's roots.
+    /// TLS; default: as the URLs say (`tls://`), with the system's roots. One `tls://` requires it of all servers, those
+    /// that a server tells of included.
     pub tls: Tls,
+    /// Whether servers that the connected one tells of are tried too; default true. What a server says before TLS
+    /// begins can be changed on its way, so give all seeds and set this to false where the network is not trusted.
+    pub discover_servers: bool,
+    /// What the subjects of answers begin with; default `_INBOX`. With a prefix for each user, and permissions to match,
+    /// no user can read the answers of another one.
+    pub inbox_prefix: Option<String>,
     /// The name that the server shows for the connection; default `tidings`.
     pub name: String,
     /// How long one attempt to connect may take; default 5 s.
@@ -28,7 +38,7 @@ pub struct NatsOptions {
 }
 
 /// Credentials of one kind. They are never printed.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Auth {
     /// None.
@@ -52,8 +62,11 @@ pub enum Auth {
 /// TLS material; files in PEM.
 #[derive(Clone, Debug, Default)]
 pub struct Tls {
-    /// Whether a plain connection is refused; default false.
+    /// Whether a plain connection is refused; default false. A `tls://` among the servers refuses it too.
     pub required: bool,
+    /// Whether TLS begins before the server says anything (`handshake_first` of the server); default false. Then
+    /// nothing that is said before TLS can be changed on its way.
+    pub first: bool,
     /// Certificates to trust besides the system's.
     pub roots: Option<PathBuf>,
     /// The client's certificate and its key.
@@ -72,6 +85,53 @@ pub enum ConnectError {
     Address {
         /// The address as it was given.
         address: String,
+        /// What is wrong with it.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The scheme of a server is not one that is spoken here.
+    #[error(
+        "{address:?} cannot be used: write nats://host:4222, or tls://host:4222; WebSocket is not spoken"
+    )]
+    Scheme {
+        /// The address, without credentials.
+        address: String,
+    },
+    /// One server is to be reached with TLS and another one without.
+    #[error(
+        "{servers}: tls:// and nats:// in one list would send credentials in the clear to some: write tls:// for all"
+    )]
+    MixedTls {
+        /// The servers.
+        servers: String,
+    },
+    /// The credentials in a server's address cannot be read.
+    #[error("the credentials in the address of {address} cannot be used: {reason}")]
+    AddressCredentials {
+        /// The address, without credentials.
+        address: String,
+        /// What is wrong with them.
+        reason: &'static str,
+    },
+    /// The seed of an nkey is none.
+    #[error("the nkey seed cannot be used: it begins with SU and has 58 characters")]
+    NkeySeed {
+        /// What is wrong with it.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The prefix of answers is no subject.
+    #[error(
+        "{0:?} is not an inbox prefix: use words joined by dots, without wildcards, such as _INBOX_worker"
+    )]
+    InboxPrefix(String),
+    /// A file with TLS material cannot be used.
+    #[error("the file {path} cannot be used as {what}")]
+    TlsFile {
+        /// `tls_roots`, `tls_certificate` or `tls_key`.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
         /// What is wrong with it.
         #[source]
         source: std::io::Error,
@@ -111,6 +171,8 @@ impl NatsOptions {
             servers: servers.into_iter().map(Into::into).collect(),
             auth: Auth::default(),
             tls: Tls::default(),
+            discover_servers: true,
+            inbox_prefix: None,
             name: "tidings".into(),
             connect_timeout: Duration::from_secs(5),
             ping_interval: Duration::from_secs(10),
@@ -131,6 +193,20 @@ impl NatsOptions {
         self
     }
 
+    /// Sets whether servers that the connected one tells of are tried too.
+    #[must_use]
+    pub fn discover_servers(mut self, discover: bool) -> Self {
+        self.discover_servers = discover;
+        self
+    }
+
+    /// Sets what the subjects of answers begin with.
+    #[must_use]
+    pub fn inbox_prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.inbox_prefix = Some(prefix.into());
+        self
+    }
+
     /// Sets the connection's name.
     #[must_use]
     pub fn name(mut self, name: impl Into<String>) -> Self {
@@ -148,6 +224,22 @@ impl From<&str> for NatsOptions {
 impl From<String> for NatsOptions {
     fn from(server: String) -> Self {
         Self::servers([server])
+    }
+}
+
+/// Without credentials, also those in addresses.
+impl std::fmt::Debug for NatsOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NatsOptions")
+            .field("servers", &shown(&self.servers))
+            .field("auth", &self.auth)
+            .field("tls", &self.tls)
+            .field("discover_servers", &self.discover_servers)
+            .field("inbox_prefix", &self.inbox_prefix)
+            .field("name", &self.name)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("ping_interval", &self.ping_interval)
+            .finish()
     }
 }
 
@@ -174,7 +266,11 @@ pub(super) struct Connected {
 
 /// Connects.
 pub(super) async fn connect(options: &NatsOptions) -> Result<Connected, ConnectError> {
-    let addresses = addresses(&options.servers)?;
+    let Addresses {
+        addresses,
+        auth,
+        is_tls,
+    } = Addresses::of(&options.servers)?;
     let servers = shown(&options.servers);
     let (losses, lost) = watch::channel(0);
     let denied = Denied::new();
@@ -202,8 +298,12 @@ pub(super) async fn connect(options: &NatsOptions) -> Result<Connected, ConnectE
                 }
             }
         });
-    let auth = auth_of(options, &addresses);
-    let with = secured(authenticated(with, auth)?, &options.tls);
+    let auth = match (&options.auth, auth) {
+        (Auth::Anonymous, Some(auth)) => auth,
+        (auth, _) => auth.clone(),
+    };
+    let with = secured(authenticated(with, auth)?, &options.tls, is_tls)?;
+    let with = reachable(with, options)?;
     match with.connect(addresses).await {
         Ok(client) if client.is_server_compatible(2, 12, 1) => Ok(Connected {
             link: Link::new(&client, &lost, &leaving),
@@ -222,34 +322,51 @@ pub(super) async fn connect(options: &NatsOptions) -> Result<Connected, ConnectE
     }
 }
 
-fn addresses(servers: &[String]) -> Result<Vec<async_nats::ServerAddr>, ConnectError> {
-    if servers.is_empty() {
-        return Err(ConnectError::NoServer);
-    }
-    let parse = |address: &String| {
-        address.parse().map_err(|source| ConnectError::Address {
-            address: without_secrets(address),
-            source,
-        })
-    };
-    servers.iter().map(parse).collect()
+/// The servers of a list, as the client takes them.
+struct Addresses {
+    /// Without credentials, which the client would log.
+    addresses: Vec<async_nats::ServerAddr>,
+    /// The first credentials among them.
+    auth: Option<Auth>,
+    /// One of them is to be reached with TLS, and so all.
+    is_tls: bool,
 }
 
-/// The credentials: as they were set, else those in a server's address, which the client itself ignores.
-fn auth_of(options: &NatsOptions, addresses: &[async_nats::ServerAddr]) -> Auth {
-    let in_address = addresses.iter().find_map(|address| {
-        let user = address.username()?.to_owned();
-        Some(match address.password() {
-            Some(password) => Auth::User {
-                user,
-                password: password.to_owned(),
-            },
-            None => Auth::Token(user),
-        })
-    });
-    match (&options.auth, in_address) {
-        (Auth::Anonymous, Some(auth)) => auth,
-        (auth, _) => auth.clone(),
+impl Addresses {
+    fn of(servers: &[String]) -> Result<Self, ConnectError> {
+        if servers.is_empty() {
+            return Err(ConnectError::NoServer);
+        }
+        let scheme = |server: &String| Some(server.split_once("://")?.0.to_ascii_lowercase());
+        let schemes: Vec<_> = servers.iter().map(scheme).collect();
+        let is_tls = schemes.iter().flatten().any(|scheme| scheme == "tls");
+        if is_tls && schemes.iter().flatten().any(|scheme| scheme != "tls") {
+            return Err(ConnectError::MixedTls {
+                servers: shown(servers),
+            });
+        }
+        let mut found = Self {
+            addresses: Vec::new(),
+            auth: None,
+            is_tls,
+        };
+        for (server, scheme) in servers.iter().zip(schemes) {
+            if scheme.is_some_and(|scheme| scheme != "nats" && scheme != "tls") {
+                let address = without_secrets(server);
+                return Err(ConnectError::Scheme { address });
+            }
+            let (address, auth) = Auth::in_url(server).map_err(|reason| {
+                let address = without_secrets(server);
+                ConnectError::AddressCredentials { address, reason }
+            })?;
+            let address = address.parse().map_err(|source| {
+                let address = without_secrets(server);
+                ConnectError::Address { address, source }
+            });
+            found.addresses.push(address?);
+            found.auth = found.auth.or(auth);
+        }
+        Ok(found)
     }
 }
 
@@ -258,21 +375,72 @@ fn authenticated(with: ConnectOptions, auth: Auth) -> Result<ConnectOptions, Con
         Auth::Anonymous => with,
         Auth::User { user, password } => with.user_and_password(user, password),
         Auth::Token(token) => with.token(token),
-        Auth::NkeySeed(seed) => with.nkey(seed),
+        Auth::NkeySeed(seed) => match nkeys::KeyPair::from_seed(&seed) {
+            Ok(_) => with.nkey(seed),
+            Err(error) => {
+                return Err(ConnectError::NkeySeed {
+                    source: error.into(),
+                });
+            }
+        },
         Auth::CredentialsFile(path) => std::fs::read_to_string(&path)
             .and_then(|text| with.credentials(&text))
             .map_err(|source| ConnectError::Credentials { path, source })?,
     })
 }
 
-fn secured(mut with: ConnectOptions, tls: &Tls) -> ConnectOptions {
+fn secured(
+    mut with: ConnectOptions,
+    tls: &Tls,
+    is_tls: bool,
+) -> Result<ConnectOptions, ConnectError> {
     if let Some(roots) = &tls.roots {
+        check_pem("tls_roots", roots, "CERTIFICATE-----")?;
         with = with.add_root_certificates(roots.clone());
     }
     if let Some((certificate, key)) = &tls.client {
+        check_pem("tls_certificate", certificate, "CERTIFICATE-----")?;
+        check_pem("tls_key", key, "PRIVATE KEY-----")?;
         with = with.add_client_certificate(certificate.clone(), key.clone());
     }
-    with.require_tls(tls.required)
+    if tls.first {
+        with = with.tls_first();
+    }
+    Ok(with.require_tls(tls.required || tls.first || is_tls))
+}
+
+/// Whether a file is there and has what it should have; the client would say no more than that it cannot connect.
+fn check_pem(what: &'static str, path: &Path, kind: &str) -> Result<(), ConnectError> {
+    let unusable = |source| {
+        let path = path.to_owned();
+        ConnectError::TlsFile { what, path, source }
+    };
+    let text = std::fs::read(path).map_err(unusable)?;
+    if String::from_utf8_lossy(&text).contains(kind) {
+        return Ok(());
+    }
+    let reason = format!("it has no part that begins with a line \"-----BEGIN ... {kind}\"");
+    Err(unusable(std::io::Error::other(reason)))
+}
+
+fn reachable(
+    mut with: ConnectOptions,
+    options: &NatsOptions,
+) -> Result<ConnectOptions, ConnectError> {
+    if !options.discover_servers {
+        with = with.ignore_discovered_servers();
+    }
+    let Some(prefix) = &options.inbox_prefix else {
+        return Ok(with);
+    };
+    let is_word = |word: &str| {
+        let plain = |byte: u8| byte.is_ascii_graphic() && byte != b'*' && byte != b'>';
+        !word.is_empty() && word.bytes().all(plain)
+    };
+    match prefix.split('.').all(is_word) {
+        true => Ok(with.custom_inbox_prefix(prefix)),
+        false => Err(ConnectError::InboxPrefix(prefix.clone())),
+    }
 }
 
 /// Doubles from 10 ms to 2 s. The client picks a random server each time, which spreads a herd.
@@ -305,9 +473,14 @@ fn shown(servers: &[String]) -> String {
     shown.join(", ")
 }
 
-/// An address without user and password.
+/// An address without user and password. A scheme is a word: what stands before a `://` may be a part of a password.
 pub(crate) fn without_secrets(address: &str) -> String {
-    let (scheme, rest) = address.split_once("://").unwrap_or(("nats", address));
+    let is_scheme =
+        |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric());
+    let (scheme, rest) = match address.split_once("://") {
+        Some((scheme, rest)) if is_scheme(scheme) => (scheme, rest),
+        _ => ("nats", address),
+    };
     let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
     format!("{scheme}://{host}")
 }
@@ -320,7 +493,61 @@ mod tests {
     fn secrets_of_an_address_are_not_shown() {
         assert_eq!(without_secrets("nats://u:p@host:4222"), "nats://host:4222");
         assert_eq!(without_secrets("host:4222"), "nats://host:4222");
+        assert_eq!(without_secrets("nats://u:p://q@h"), "nats://h");
+        assert_eq!(without_secrets("u:p://q@h"), "nats://h");
+        let options = NatsOptions::servers(["nats://u:s3cret@h", "u:s3://cret@h"])
+            .auth(Auth::Token("s3cret".into()));
+        assert!(!format!("{options:?}").contains("cret"), "{options:?}");
         assert_eq!(format!("{:?}", Auth::Token("s3cret".into())), "Token");
+    }
+
+    fn refused(servers: &[&str]) -> String {
+        let servers: Vec<String> = servers.iter().map(|server| (*server).to_owned()).collect();
+        match Addresses::of(&servers) {
+            Ok(_) => panic!("{servers:?} are taken"),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn one_server_with_tls_asks_it_of_all_and_none_may_be_without() {
+        let of = |servers: &[&str]| {
+            let servers: Vec<String> = servers.iter().map(|server| (*server).to_owned()).collect();
+            Addresses::of(&servers).unwrap().is_tls
+        };
+        assert!(of(&["tls://a", "TLS://b"]) && of(&["tls://a", "b:4222"]));
+        assert!(!of(&["nats://a", "b"]));
+        for list in [["tls://a", "nats://b"], ["nats://u:p@b", "tls://a"]] {
+            let said = refused(&list);
+            assert!(
+                said.contains("write tls:// for all") && !said.contains("u:p"),
+                "{said}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_not_spoken_is_refused() {
+        for server in ["ws://u:s3cret@h", "wss://h", "http://h"] {
+            let said = refused(&[server]);
+            assert!(
+                said.contains("write nats://host:4222") && !said.contains("s3cret"),
+                "{said}"
+            );
+        }
+        assert!(refused(&["nats://u:%zz@h"]).contains("two hex digits"));
+    }
+
+    #[test]
+    fn credentials_are_taken_out_of_an_address_and_decoded() {
+        let servers = ["nats://ada:p%40s@h:4222".to_owned()];
+        let found = Addresses::of(&servers).unwrap();
+        assert_eq!(
+            (found.addresses[0].username(), found.addresses[0].password()),
+            (None, None)
+        );
+        let (user, password) = ("ada".to_owned(), "p@s".to_owned());
+        assert_eq!(found.auth, Some(Auth::User { user, password }));
     }
 
     #[test]

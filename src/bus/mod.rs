@@ -10,6 +10,7 @@ mod ask;
 mod batch;
 mod connect;
 mod consumer;
+mod credentials;
 mod credit;
 mod delivery;
 mod denied;
@@ -19,6 +20,7 @@ mod letters;
 mod limits;
 mod link;
 mod mark;
+mod objections;
 mod park;
 mod place;
 mod publisher;
@@ -34,6 +36,7 @@ mod state;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod stored;
 pub(crate) mod streams;
+mod subjects;
 mod survey;
 mod tail;
 mod unconfirmed;
@@ -140,6 +143,14 @@ pub enum BusError {
         needs: &'static str,
         /// The version that is there.
         version: String,
+    },
+    /// A stream cannot be as it is declared. Nothing was changed.
+    #[error("stream {stream} cannot be as it is declared: {reason}")]
+    Declaration {
+        /// The stream's name.
+        stream: String,
+        /// What speaks against it, and what to do.
+        reason: String,
     },
     /// The request could not be sent, or its answer not be read.
     #[error("the request on {subject} failed: {reason}")]

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tidings_contract::Pattern;
 
-use super::{Bus, BusError};
+use super::{Bus, BusError, objections::taken, subjects};
 
 /// The subjects of dead letters: `dead-letter.<subscriber>.<name>`.
 pub(crate) const DEAD_LETTER_SUBJECTS: &str = "dead-letter.>";
@@ -121,7 +121,7 @@ impl StreamSpec {
     }
 
     /// The settings that Tidings owns, under the names of the JetStream API.
-    fn settings(&self) -> Map<String, Value> {
+    pub(super) fn settings(&self) -> Map<String, Value> {
         let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         let max_bytes = match self.max_bytes {
             Some(bytes) => json!(bytes),
@@ -153,13 +153,24 @@ impl StreamSpec {
         }
     }
 
+    /// The settings that the stream gets: its other subjects stay, those of other services.
+    fn settings_over(&self, current: &Map<String, Value>) -> Map<String, Value> {
+        let mut settings = self.settings();
+        let taken = taken(current);
+        // What overlaps is an objection, which is made before.
+        if let Ok(subjects) = subjects::added(&taken, &self.subjects) {
+            settings.insert("subjects".into(), json!(subjects));
+        }
+        settings
+    }
+
     fn plan(&self, current: &Map<String, Value>) -> Plan {
         let shown = |value: Option<&Value>| match value {
             Some(value) => value.to_string(),
             None => "unset".into(),
         };
         let differs: Vec<_> = self
-            .settings()
+            .settings_over(current)
             .into_iter()
             .filter(|(name, wanted)| !same(current.get(name), wanted))
             .map(|(name, wanted)| {
@@ -217,25 +228,105 @@ impl Bus {
         })
     }
 
-    /// Creates or updates a stream; settings that Tidings does not own stay as they are.
+    /// Creates or updates a stream. Its subjects are added to those that it takes: several services may declare the
+    /// same stream, each with its own, and none takes another's away; [`Bus::remove_subjects`] does. Settings that
+    /// Tidings does not own stay as they are.
     ///
     /// # Errors
-    /// [`BusError`] when the server does not answer or refuses, for instance because another stream
-    /// has one of the subjects.
+    /// [`BusError::Declaration`] when the stream cannot be so, for instance because another one has one of the
+    /// subjects; nothing is changed then. [`BusError`] when the server does not answer or refuses.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, the stream may or may not be changed. Applying it again is safe.
     pub async fn apply_stream(&self, spec: &StreamSpec) -> Result<Plan, BusError> {
-        let (plan, verb, mut config) = match self.stream_info(&spec.name).await? {
-            None => (Plan::Create, "CREATE", Map::new()),
-            Some(info) => match spec.plan(&info.config) {
-                Plan::Unchanged => return Ok(Plan::Unchanged),
-                plan => (plan, "UPDATE", info.config),
-            },
+        const NAME_IN_USE: u64 = 10058;
+        let mut is_second = false;
+        loop {
+            let info = self.stream_info(&spec.name).await?;
+            if let Some(reason) = self
+                .objections(spec, info.as_ref())
+                .await?
+                .into_iter()
+                .next()
+            {
+                let stream = spec.name.clone();
+                return Err(BusError::Declaration { stream, reason });
+            }
+            let (plan, verb, mut config) = match info {
+                None => (Plan::Create, "CREATE", Map::new()),
+                Some(info) => match spec.plan(&info.config) {
+                    Plan::Unchanged => return Ok(Plan::Unchanged),
+                    plan => (plan, "UPDATE", info.config),
+                },
+            };
+            config.insert("name".into(), json!(spec.name));
+            let settings = spec.settings_over(&config);
+            config.extend(settings);
+            let subject = format!("$JS.API.STREAM.{verb}.{}", spec.name);
+            match self.api::<Info>(&subject, &config).await {
+                Ok(_) => {
+                    let extra = subjects::extra(&taken(&config), &spec.subjects);
+                    tracing::info!(stream = spec.name, %plan, subjects_of_others = ?extra, "stream applied");
+                    return Ok(plan);
+                }
+                // Another service has created it at the same moment.
+                Err(BusError::Api {
+                    code: NAME_IN_USE, ..
+                }) if !is_second => is_second = true,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The subjects that a stream takes and its declaration does not name, each with the number of events that are
+    /// stored under it; nothing when there is no such stream.
+    ///
+    /// # Errors
+    /// [`BusError`] when the server does not answer or refuses.
+    pub async fn extra_subjects(&self, spec: &StreamSpec) -> Result<Vec<(String, u64)>, BusError> {
+        #[derive(Deserialize)]
+        struct Counted {
+            state: Counts,
+        }
+        #[derive(Deserialize)]
+        struct Counts {
+            #[serde(default)]
+            subjects: Option<BTreeMap<String, u64>>,
+        }
+        let Some(info) = self.stream_info(&spec.name).await? else {
+            return Ok(Vec::new());
         };
-        config.insert("name".into(), json!(spec.name));
-        config.extend(spec.settings());
-        let subject = format!("$JS.API.STREAM.{verb}.{}", spec.name);
+        let mut extra = Vec::new();
+        for subject in subjects::extra(&taken(&info.config), &spec.subjects) {
+            let asked = format!("$JS.API.STREAM.INFO.{}", spec.name);
+            let counted: Counted = self
+                .api(&asked, &json!({ "subjects_filter": subject }))
+                .await?;
+            let events = counted.state.subjects.unwrap_or_default();
+            extra.push((subject, events.values().sum()));
+        }
+        Ok(extra)
+    }
+
+    /// Has a stream no longer take subjects. What is stored under them stays; what is published to them from now on is
+    /// refused, or taken by another stream.
+    ///
+    /// # Errors
+    /// [`BusError`] when the server does not answer or refuses.
+    ///
+    /// # Cancel safety
+    /// As for [`Bus::apply_stream`].
+    pub async fn remove_subjects(&self, stream: &str, subjects: &[String]) -> Result<(), BusError> {
+        let Some(Info { mut config, .. }) = self.stream_info(stream).await? else {
+            return Ok(());
+        };
+        let mut left = taken(&config);
+        left.retain(|subject| !subjects.contains(subject));
+        config.insert("subjects".into(), json!(left));
+        let subject = format!("$JS.API.STREAM.UPDATE.{stream}");
         let _: Info = self.api(&subject, &config).await?;
-        tracing::info!(stream = spec.name, %plan, "stream applied");
-        Ok(plan)
+        tracing::info!(stream, ?subjects, "stream no longer takes subjects");
+        Ok(())
     }
 
     /// The streams that take something of what a pattern covers.
@@ -251,7 +342,7 @@ impl Bus {
         Ok(self.stream_names(subject).await?.into_iter().next())
     }
 
-    async fn stream_names(&self, subject: &str) -> Result<Vec<String>, BusError> {
+    pub(super) async fn stream_names(&self, subject: &str) -> Result<Vec<String>, BusError> {
         #[derive(Deserialize)]
         struct Names {
             #[serde(default)]

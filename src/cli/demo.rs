@@ -23,7 +23,7 @@ use super::{
     database::{Database, with_outbox},
     output,
     process::Process,
-    reference::{App, Directory, user_directory, welcome_email},
+    reference::{App, Directory, events_stream, user_directory, welcome_email},
     report::{Exit, Outcome, Report},
     streams, told_to_stop,
 };
@@ -54,7 +54,7 @@ impl Demo {
         let config = servers.config()?;
         let database = Database::open_or_create(&config).await?;
         let bus = connect(&config).await?;
-        streams::apply(&bus, &config).await?;
+        streams::apply(&bus, &config, &events_stream(&config)).await?;
         let directory = Directory::of(&database);
         with_outbox!(database, outbox => {
             let stage = Stage { outbox, bus, servers, stop, keep: self.keep, is_told: AtomicBool::new(false) };

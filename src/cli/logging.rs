@@ -1,6 +1,6 @@
 //! Where log lines go: to stderr, so that results stay clean. No line shows a secret.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 
 use tracing::{Level, Metadata};
 use tracing_subscriber::{
@@ -12,20 +12,40 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
+use super::untrusted;
 use crate::config::{Log, LogFormat};
 
 /// Begins logging; `default` is the filter when the configuration has none.
 pub(super) fn begin(log: &Log, default: &str) {
     let filter = EnvFilter::new(log.filter.as_deref().unwrap_or(default));
     let filter = filter.and(filter_fn(is_public));
+    let shown = match log.format {
+        LogFormat::Pretty => untrusted::log_line,
+        LogFormat::Json => untrusted::log_object,
+    };
     let lines = fmt::layer()
-        .with_writer(io::stderr)
+        .with_writer(move || Lines(shown))
         .with_ansi(io::stderr().is_terminal());
     let lines = match log.format {
         LogFormat::Pretty => lines.with_target(false).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
     registry().with(lines.with_filter(filter)).init();
+}
+
+/// Writes to stderr what a line becomes. A layer hands over each line whole.
+struct Lines(fn(&str) -> String);
+
+impl Write for Lines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let shown = (self.0)(&String::from_utf8_lossy(line));
+        io::stderr().write_all(shown.as_bytes())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
 }
 
 /// The trace of async-nats has the CONNECT line, and with it password or token.

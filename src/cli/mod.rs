@@ -3,6 +3,7 @@
 mod bench;
 mod completions;
 mod config;
+mod consent;
 mod database;
 mod dead_letters;
 mod demo;
@@ -23,6 +24,7 @@ mod streams;
 mod subscribers;
 mod tail;
 mod trace;
+mod untrusted;
 mod verify;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -131,11 +133,23 @@ impl From<GlobalFlags> for Flags {
 
 /// Runs the command of the command line.
 pub(crate) fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(refused) => return refuse(&refused),
+    };
     match begin(cli) {
         Ok(()) => Exit::Ok.into(),
         Err(report) => report.end(),
     }
+}
+
+/// Help and version as they are; of what is wrong with the arguments, which it repeats, nothing that a terminal obeys.
+fn refuse(refused: &clap::Error) -> ExitCode {
+    if !refused.use_stderr() {
+        refused.exit();
+    }
+    output::note(refused.to_string().trim_end());
+    Exit::Usage.into()
 }
 
 fn begin(cli: Cli) -> Outcome {

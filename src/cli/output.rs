@@ -1,4 +1,6 @@
-//! Results on stdout: lines, tables, JSON. Logs and errors never come here.
+//! Results on stdout: lines, tables, JSON; what is said beside them on stderr. Logs and errors never come here.
+//!
+//! All of it passes [`untrusted`], so that no caller has to remember which of its texts others wrote.
 
 use std::{
     fmt::Display,
@@ -10,14 +12,32 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 use tokio::{io::Interest, net::unix::pipe};
 
-/// Prints a line, at once.
+use super::{
+    report::{Exit, Report},
+    untrusted,
+};
+
+/// Cells above this width, in characters, do not widen their column.
+const WIDEST: usize = 80;
+
+/// Prints a line, or several, at once.
 ///
 /// # Errors
 /// Those of stdout; `BrokenPipe` when its reader has left.
 pub(crate) fn line(text: impl Display) -> io::Result<()> {
+    write(&untrusted::neutral_lines(&text.to_string()))
+}
+
+fn write(line: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    writeln!(out, "{text}")?;
+    writeln!(out, "{line}")?;
     out.flush()
+}
+
+/// Says something on stderr that is no result. Nobody is left to tell when that fails.
+pub(crate) fn note(text: impl Display) {
+    let text = untrusted::neutral_lines(&text.to_string());
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// Prints a value as one line of JSON.
@@ -25,24 +45,71 @@ pub(crate) fn line(text: impl Display) -> io::Result<()> {
 /// # Errors
 /// Those of stdout.
 pub(crate) fn json(value: &impl Serialize) -> io::Result<()> {
-    line(serde_json::to_string(value)?)
+    write(&untrusted::json(&serde_json::to_string(value)?))
 }
 
-/// Prints rows with their columns below each other.
+/// Prints rows with their columns below each other. A cell is one line, whatever is in it.
 ///
 /// # Errors
 /// Those of stdout.
 pub(crate) fn table<const N: usize>(rows: &[[String; N]]) -> io::Result<()> {
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
-    let widths: [usize; N] = std::array::from_fn(|column| width(column).unwrap_or(0));
-    for row in rows {
-        let cells = row.iter().zip(widths);
-        let text: String = cells
-            .map(|(cell, width)| format!("{cell:width$}  "))
-            .collect();
-        line(text.trim_end())?;
+    for row in laid_out(rows) {
+        write(&row)?;
     }
     Ok(())
+}
+
+/// The lines of a table. Padded by hand: a width that comes from data may be more than a format takes.
+fn laid_out<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
+    let shown = |row: &[String; N]| {
+        row.each_ref()
+            .map(|cell| untrusted::neutral(cell).into_owned())
+    };
+    let rows: Vec<[String; N]> = rows.iter().map(shown).collect();
+    let width = |text: &String| text.chars().count();
+    let widths: [usize; N] = std::array::from_fn(|column| {
+        let cells = rows.iter().map(|row| width(&row[column]));
+        cells.filter(|width| *width <= WIDEST).max().unwrap_or(0)
+    });
+    let lines = rows.iter().map(|row| {
+        let mut line = String::new();
+        for (cell, column) in row.iter().zip(widths) {
+            line.push_str(cell);
+            line.extend(std::iter::repeat_n(
+                ' ',
+                column.saturating_sub(width(cell)) + 2,
+            ));
+        }
+        line.truncate(line.trim_end().len());
+        line
+    });
+    lines.collect()
+}
+
+/// What a command goes on with that changes things, though the reader of its output has left.
+///
+/// # Errors
+/// Those of stdout, but for that one.
+pub(crate) fn unless_left(printed: io::Result<()>) -> io::Result<()> {
+    match printed {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        printed => printed,
+    }
+}
+
+/// What a command stops at that gives up what it prints: what is not read is not given up.
+///
+/// # Errors
+/// A report that says so, when the reader of the output has left.
+pub(crate) fn as_kept(printed: io::Result<()>) -> Result<(), Report> {
+    match printed {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+            let what =
+                "the reader of the output has left, and what it has not read is not given up";
+            Err(Report::new(Exit::Failed, what).cure("the same command again, into a file"))
+        }
+        printed => Ok(printed?),
+    }
 }
 
 /// So many events.
@@ -63,9 +130,9 @@ pub(crate) fn second(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
-/// A text without control characters, which a terminal would obey. JSON has them only between its parts.
+/// A text on one line, for a line that has several parts.
 pub(crate) fn printable(text: &str) -> String {
-    text.replace(char::is_control, " ")
+    untrusted::neutral(text).into_owned()
 }
 
 /// Ends when whoever reads stdout has left; never for a file or a terminal.
@@ -80,5 +147,38 @@ pub(crate) async fn reader_left() {
     };
     if stdout.ready(Interest::ERROR).await.is_err() {
         std::future::pending().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows<const N: usize>(rows: &[[&str; N]]) -> Vec<String> {
+        let owned: Vec<_> = rows.iter().map(|row| row.map(str::to_owned)).collect();
+        laid_out(&owned)
+    }
+
+    #[test]
+    fn columns_stand_below_each_other() {
+        assert_eq!(rows(&[["a", "b"], ["long", "c"]]), ["a     b", "long  c"]);
+    }
+
+    #[test]
+    fn a_cell_of_any_length_is_printed_and_widens_no_column() {
+        for length in [81, 65_535, 65_536, 1_000_000] {
+            let cell = "x".repeat(length);
+            let lines = rows(&[["a", "b"], [&cell, "c"]]);
+            assert_eq!(lines[0], "a  b");
+            assert_eq!(lines[1].len(), length + 3);
+        }
+    }
+
+    #[test]
+    fn no_cell_breaks_its_line() {
+        assert_eq!(
+            rows(&[["a\nb\u{1b}[2J", "\u{202e}c"]]),
+            ["a b\u{fffd}[2J  \u{fffd}c"]
+        );
     }
 }

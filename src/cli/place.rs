@@ -63,4 +63,17 @@ mod tests {
             assert!(parse(text).is_err(), "{text:?}");
         }
     }
+
+    #[test]
+    fn fuzz_places() {
+        let seeds = [
+            "2h",
+            "2026-01-31T12:00:00Z",
+            "4711",
+            "beginning",
+            "now",
+            "1970-01-01T01:01:00+01:00",
+        ];
+        crate::fuzz::fuzz_text("place", &seeds, |text| parse(text).is_ok());
+    }
 }

@@ -1,4 +1,4 @@
-//! `tidings publish`: one event, given as text. Events that this repository knows are checked.
+//! `tidings publish`: one event, given as text. It knows the rules of every event, and no event.
 
 use std::{
     fs,
@@ -12,7 +12,6 @@ use serde_json::json;
 use tidings::{
     Envelope, EnvelopeError, EventId, EventPublisher, Outbox, OutboxError, PublishError, Store,
 };
-use tidings_events::Known;
 
 use super::{
     connect,
@@ -26,15 +25,15 @@ use crate::config::{Config, duration};
 pub(super) struct Publish {
     /// The event's name, such as user.created
     name: String,
-    /// What the event is about; by default the key of the payload, when the event is a known one
+    /// What the event is about: events of one key keep their order. Without it the event has none
     #[arg(long)]
     key: Option<String>,
     /// The payload: JSON, @FILE, or - for stdin
     #[arg(long, value_name = "JSON|@FILE|-", allow_hyphen_values = true)]
     data: String,
-    /// The version of the payload [default: the newest known one, else 1]
-    #[arg(long)]
-    version: Option<u32>,
+    /// The version of the payload
+    #[arg(long, default_value_t = 1)]
+    version: u32,
     /// A header of your own; may be given several times
     #[arg(long, value_name = "NAME=VALUE", value_parser = header)]
     header: Vec<(String, String)>,
@@ -95,16 +94,8 @@ impl Publish {
 
     fn envelope(&self) -> Result<Envelope, Report> {
         let payload = read(&self.data)?;
-        let known = self.known();
-        let key = match known {
-            Some(known) => self.checked_key(known, &payload)?,
-            None => {
-                check_json(&payload)?;
-                self.key.clone()
-            }
-        };
-        let version = self.version.or(known.map(|known| known.version));
-        let envelope = Envelope::raw(&self.name, version.unwrap_or(1), key.as_deref(), payload);
+        check_json(&payload)?;
+        let envelope = Envelope::raw(&self.name, self.version, self.key.as_deref(), payload);
         let envelope = self.with_headers(envelope.map_err(refused)?);
         Ok(match self.id {
             Some(id) => envelope.map_err(refused)?.with_id(id),
@@ -119,42 +110,6 @@ impl Publish {
         match &self.correlation {
             Some(id) => envelope.correlated(id),
             None => Ok(envelope),
-        }
-    }
-
-    /// The event, when this repository has its type: in the version that was asked for, else the newest.
-    fn known(&self) -> Option<&'static Known> {
-        let named = tidings_events::ALL
-            .iter()
-            .filter(|known| known.name == self.name);
-        match self.version {
-            Some(version) => named.clone().find(|known| known.version == version),
-            None => named.max_by_key(|known| known.version),
-        }
-    }
-
-    /// The key that the payload has, once it is sure that a subscriber can decode it.
-    fn checked_key(&self, known: &Known, payload: &[u8]) -> Result<Option<String>, Report> {
-        let Known { name, version, .. } = known;
-        let key = (known.check)(payload).map_err(|error| {
-            let what = format!("the payload is not that of {name} version {version}");
-            Report::new(Exit::Usage, what)
-                .because(Some(&error))
-                .cure(format!(
-                    "a payload as in events/schema/{name}.v{version}.json"
-                ))
-        })?;
-        match (&self.key, key) {
-            (Some(given), Some(key)) if *given != key => {
-                let what =
-                    format!("the key {given:?} is not that of the payload, which is {key:?}");
-                Err(Report::new(Exit::Usage, what).cure("the same without --key"))
-            }
-            (Some(given), None) => {
-                let what = format!("{name} has no key, and {given:?} was given");
-                Err(Report::new(Exit::Usage, what).cure("the same without --key"))
-            }
-            (_, key) => Ok(key),
         }
     }
 }
@@ -179,7 +134,13 @@ fn read(data: &str) -> Result<Vec<u8>, Report> {
 }
 
 fn check_json(payload: &[u8]) -> Outcome {
-    match serde_json::from_slice::<IgnoredAny>(payload) {
+    // What is skipped is not looked at as text.
+    let text = std::str::from_utf8(payload).map_err(|error| {
+        Report::new(Exit::Usage, "the payload is not UTF-8, and so not JSON")
+            .because(Some(&error))
+            .cure("a file in UTF-8; iconv -t UTF-8 makes one")
+    })?;
+    match serde_json::from_str::<IgnoredAny>(text) {
         Ok(_) => Ok(()),
         Err(error) => Err(Report::new(Exit::Usage, "the payload is not JSON")
             .because(Some(&error))

@@ -7,10 +7,12 @@ mod directory;
 
 use std::time::Duration;
 
-use tidings::{Context, EventSubscriber, Failure, Retry};
+use tidings::{Context, EventSubscriber, Failure, Retry, StreamSpec};
 use tidings_events::{UserCreated, UserDeleted, UserEmailChanged};
 
 pub(crate) use directory::Directory;
+
+use crate::config::Config;
 
 /// What the handlers share.
 pub(crate) struct App {
@@ -30,6 +32,17 @@ impl App {
             None => Ok(()),
         }
     }
+}
+
+/// The stream of this repository's own events, where none is configured.
+pub(crate) fn events_stream(config: &Config) -> Vec<StreamSpec> {
+    if !config.streams.is_empty() {
+        return Vec::new();
+    }
+    let subjects = ["user.>", "payment.>"]
+        .into_iter()
+        .filter_map(|text| text.parse().ok());
+    StreamSpec::new("EVENTS", subjects).into_iter().collect()
 }
 
 /// Greets new users. Mails need no order; one that cannot be sent holds up no other.

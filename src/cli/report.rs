@@ -9,7 +9,7 @@ use tidings::{
     SubscribersError, TraceError, VerifyError, WorkerError,
 };
 
-use super::database;
+use super::{database, untrusted};
 use crate::config::ConfigError;
 
 /// How a command ends. The numbers are part of the interface.
@@ -86,6 +86,12 @@ impl Report {
         self
     }
 
+    /// Adds one of several causes.
+    pub(crate) fn cause(mut self, cause: impl Into<String>) -> Self {
+        self.causes.push(cause.into());
+        self
+    }
+
     /// Says what to do.
     pub(crate) fn cure(mut self, cure: impl Into<String>) -> Self {
         self.cure = Some(cure.into());
@@ -116,7 +122,10 @@ impl From<Exit> for ExitCode {
 /// The lines for stderr. A cause that an earlier line has told already is left out.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let line = |text: &str| {
+            let words: Vec<_> = text.split_whitespace().collect();
+            untrusted::neutral(&words.join(" ")).into_owned()
+        };
         let mut told = vec![line(&self.what)];
         writeln!(f, "error: {}", told[0])?;
         for cause in &self.causes {
@@ -127,7 +136,7 @@ impl fmt::Display for Report {
             }
         }
         match &self.cure {
-            Some(cure) => writeln!(f, "  try: {cure}"),
+            Some(cure) => writeln!(f, "  try: {}", untrusted::neutral(cure)),
             None => Ok(()),
         }
     }
@@ -165,6 +174,17 @@ impl From<ConnectError> for Report {
             ConnectError::Unreachable { .. } => Self::of(Exit::Unreachable, &error).cure(
                 "start a nats-server with JetStream, or correct --nats-url or the credentials",
             ),
+            ConnectError::NkeySeed { .. } => Self::of(Exit::Usage, &error)
+                .cure("another nats.nkey_seed, as `nsc` or `nk` makes one"),
+            ConnectError::TlsFile { what, .. } => {
+                Self::of(Exit::Usage, &error).cure(format!("another nats.{what}, a file in PEM"))
+            }
+            ConnectError::Credentials { .. } => {
+                Self::of(Exit::Usage, &error).cure("another nats.credentials, as `nsc` writes it")
+            }
+            ConnectError::InboxPrefix(_) => {
+                Self::of(Exit::Usage, &error).cure("another nats.inbox_prefix")
+            }
             _ => Self::of(Exit::Usage, &error),
         }
     }

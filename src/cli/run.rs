@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     connect,
     database::{self, Database, with_outbox},
-    reference::{App, Directory, user_directory, welcome_email},
+    reference::{App, Directory, events_stream, user_directory, welcome_email},
     relay::relay,
     report::{Exit, Outcome, Report},
     streams, told_to_stop,
@@ -32,7 +32,7 @@ impl Run {
         let directory = Directory::of(&database);
         if self.setup {
             with_outbox!(&database, outbox => outbox.migrate().await)?;
-            streams::apply(&bus, config).await?;
+            streams::apply(&bus, config, &events_stream(config)).await?;
             directory
                 .create()
                 .await

@@ -1,12 +1,18 @@
 //! `tidings streams`: the streams that there should be, and making it so.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
+use chrono::{TimeDelta, Utc};
 use clap::{Args, Subcommand};
 use serde_json::json;
-use tidings::{Bus, Plan, StreamSpec};
+use tidings::{Bus, Pattern, PatternError, Plan, ReaderError, Start, StreamSpec};
 
-use super::{connect, output, report::Outcome};
+use super::{
+    connect,
+    consent::Consent,
+    output,
+    report::{Exit, Outcome, Report},
+};
 use crate::config::{Config, duration};
 
 #[derive(Args)]
@@ -22,54 +28,216 @@ pub(super) struct Streams {
 enum Action {
     /// Show the configured streams and what of them differs (the default)
     List,
-    /// Create and update the streams; what is not configured stays as it is
+    /// Create and update the streams; what is not configured stays as it is.
+    ///
+    /// Subjects that a stream takes and the configuration does not name are those of other services, or old ones: they
+    /// are taken away only when that is said on the terminal, or with --yes. The same holds for a `max_age` that
+    /// removes events.
     Apply {
         /// Only show what would be done
-        #[arg(long)]
+        #[arg(long, conflicts_with = "yes")]
         dry_run: bool,
+        #[command(flatten)]
+        consent: Consent,
     },
 }
 
 /// What is done with a plan.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 enum Mode {
     List,
     Plan,
-    Apply,
+    Apply(Consent),
+}
+
+/// What is so of a stream, or would be.
+struct Found<'a> {
+    spec: &'a StreamSpec,
+    plan: Plan,
+    /// Subjects that are not configured, with their events.
+    extra: Vec<(String, u64)>,
+    /// They were taken away.
+    is_narrowed: bool,
+    /// What speaks against it.
+    objections: Vec<String>,
+    /// What it drops without a word.
+    limits: Vec<String>,
 }
 
 impl Streams {
     pub(super) async fn run(&self, config: &Config) -> Outcome {
         let mode = match self.action {
             None | Some(Action::List) => Mode::List,
-            Some(Action::Apply { dry_run: true }) => Mode::Plan,
-            Some(Action::Apply { dry_run: false }) => Mode::Apply,
+            Some(Action::Apply { dry_run: true, .. }) => Mode::Plan,
+            Some(Action::Apply { consent, .. }) => Mode::Apply(consent),
         };
         let bus = connect(config).await?;
-        for spec in wanted(config) {
-            let plan = match mode {
-                Mode::Apply => bus.apply_stream(&spec).await?,
-                Mode::List | Mode::Plan => bus.plan_stream(&spec).await?,
-            };
-            let limits = bus.silent_limits(&spec.name).await?;
-            if self.json {
-                output::json(&as_json(&spec, &plan, &limits, mode))?;
-            } else {
-                let warnings = limits.iter().map(|limit| format!("\n  warning: {limit}"));
-                let warnings: String = warnings.collect();
-                output::line(as_text(&spec, &plan, mode) + &warnings)?;
+        let specs = wanted(config);
+        if config.streams.is_empty() && !self.json {
+            output::note(NO_STREAMS);
+        }
+        // Before anything is changed, so that nothing stops half way that could have been known.
+        let mut found = Vec::new();
+        for spec in &specs {
+            found.push(look(&bus, spec).await?);
+        }
+        if !matches!(mode, Mode::List) {
+            refuse(&found)?;
+        }
+        for found in &mut found {
+            if let Mode::Apply(consent) = mode {
+                apply_one(&bus, found, consent).await?;
             }
+            // Whoever reads this may leave: that changes nothing of what is to be done.
+            output::unless_left(match self.json {
+                true => output::json(&as_json(found, mode)),
+                false => output::line(as_text(found, mode)),
+            })?;
         }
         Ok(())
     }
 }
 
-/// Creates and updates all streams.
-pub(super) async fn apply(bus: &Bus, config: &Config) -> Outcome {
-    for spec in wanted(config) {
+/// Refuses what cannot be, before anything is changed.
+fn refuse(found: &[Found<'_>]) -> Outcome {
+    let mut refused = found.iter().filter(|found| !found.objections.is_empty());
+    let Some(first) = refused.next() else {
+        return Ok(());
+    };
+    let what = format!(
+        "stream {} cannot be as it is declared, so nothing is changed",
+        first.spec.name
+    );
+    let mut report = Report::new(Exit::Failed, what);
+    for objection in &first.objections {
+        report = report.cause(objection);
+    }
+    for other in refused {
+        for objection in &other.objections {
+            report = report.cause(format!("stream {}: {objection}", other.spec.name));
+        }
+    }
+    Err(report.cure("another [[stream]] in tidings.toml; tidings streams list shows what there is"))
+}
+
+const NO_STREAMS: &str = "no stream of events is configured: each is a [[stream]] with name and subjects in tidings.toml, \
+     or in TIDINGS_STREAM; only the streams of subscribers are looked at";
+
+async fn look<'a>(bus: &Bus, spec: &'a StreamSpec) -> Result<Found<'a>, Report> {
+    let objections = bus.stream_objections(spec).await?;
+    let plan = match objections.is_empty() {
+        true => bus.plan_stream(spec).await?,
+        false => Plan::Unchanged,
+    };
+    Ok(Found {
+        spec,
+        plan,
+        extra: bus.extra_subjects(spec).await?,
+        is_narrowed: false,
+        objections,
+        limits: bus.silent_limits(&spec.name).await?,
+    })
+}
+
+/// Creates or updates a stream; takes subjects away when that is meant.
+async fn apply_one(bus: &Bus, found: &mut Found<'_>, consent: Consent) -> Outcome {
+    let spec = found.spec;
+    if let Some(what) = shortens(bus, found).await?
+        && !consent.to(&what)?
+    {
+        return Err(Report::new(
+            Exit::Failed,
+            format!("stream {} is not changed", spec.name),
+        ));
+    }
+    found.plan = bus.apply_stream(spec).await?;
+    found.limits = bus.silent_limits(&spec.name).await?;
+    if found.extra.is_empty() || !consent.is_possible() {
+        return Ok(());
+    }
+    let subjects: Vec<String> = found
+        .extra
+        .iter()
+        .map(|(subject, _)| subject.clone())
+        .collect();
+    let counts = found.extra.iter().map(counted);
+    let counts: Vec<String> = counts.collect();
+    let what = format!("has {} take no longer {}", spec.name, counts.join(", "));
+    if consent.to(&what)? {
+        bus.remove_subjects(&spec.name, &subjects).await?;
+        found.is_narrowed = true;
+    }
+    Ok(())
+}
+
+/// What a shorter age removes at once, if it removes anything.
+async fn shortens(bus: &Bus, found: &Found<'_>) -> Result<Option<String>, Report> {
+    let is_changed = changes(&found.plan)
+        .iter()
+        .any(|(setting, ..)| setting == "max_age");
+    let Some(age) = found.spec.max_age.filter(|_| is_changed) else {
+        return Ok(None);
+    };
+    let name = &found.spec.name;
+    let events = match older_than(bus, name, age).await {
+        Ok(0) => return Ok(None),
+        Ok(count) => output::events(count),
+        // A queue cannot be read beside its consumers.
+        Err(_) => "all events".to_owned(),
+    };
+    let age = duration::show(age);
+    Ok(Some(format!(
+        "removes {events} of {name} that are older than {age}, for good"
+    )))
+}
+
+/// How many messages of a stream are older.
+async fn older_than(bus: &Bus, stream: &str, age: Duration) -> Result<u64, ReaderError> {
+    let age = TimeDelta::from_std(age).unwrap_or(TimeDelta::MAX);
+    let Some(then) = Utc::now().checked_sub_signed(age) else {
+        return Ok(0);
+    };
+    let all = bus.read(stream, &[], Start::Beginning).await?.pending();
+    let newer = bus.read(stream, &[], Start::Time(then)).await?.pending();
+    Ok(all.saturating_sub(newer))
+}
+
+fn counted((subject, events): &(String, u64)) -> String {
+    format!("{subject} ({} stored)", output::events(*events))
+}
+
+/// Creates and updates all streams, and those that are given.
+pub(super) async fn apply(bus: &Bus, config: &Config, more: &[StreamSpec]) -> Outcome {
+    for spec in wanted(config).into_iter().chain(more.iter().cloned()) {
         bus.apply_stream(&spec).await?;
     }
     Ok(())
+}
+
+/// The streams that have events: the configured ones, or, without any, all of the account that are neither those of
+/// subscribers nor buckets.
+pub(super) async fn of_events(bus: &Bus, config: &Config) -> Result<BTreeSet<String>, Report> {
+    if !config.streams.is_empty() {
+        return Ok(config
+            .streams
+            .iter()
+            .map(|spec| spec.name.clone())
+            .collect());
+    }
+    let everything: Pattern = ">"
+        .parse()
+        .map_err(|error: PatternError| Report::of(Exit::Failed, &error))?;
+    let all = bus.streams_taking(&everything).await?.into_iter();
+    Ok(all.filter(|name| may_have_events(name)).collect())
+}
+
+/// Whether a stream is neither one of subscribers nor a bucket.
+pub(super) fn may_have_events(name: &str) -> bool {
+    let is_bucket = name.starts_with("KV_") || name.starts_with("OBJ_");
+    let is_of_subscribers = StreamSpec::of_subscribers()
+        .iter()
+        .any(|spec| spec.name == name);
+    !is_bucket && !is_of_subscribers
 }
 
 /// The configured streams, and those that subscribers need.
@@ -83,38 +251,61 @@ fn wanted(config: &Config) -> Vec<StreamSpec> {
     wanted
 }
 
-fn as_text(spec: &StreamSpec, plan: &Plan, mode: Mode) -> String {
+fn as_text(found: &Found<'_>, mode: Mode) -> String {
+    let Found { spec, plan, .. } = found;
     let verdict = match (plan, mode) {
+        _ if !found.objections.is_empty() => "cannot be so",
         (Plan::Create, Mode::List) => "missing",
-        (Plan::Create, Mode::Plan) => "would be created",
-        (Plan::Create, Mode::Apply) => "created",
         (Plan::Update(_), Mode::List) => "differs",
-        (Plan::Update(_), Mode::Plan) => "would be updated",
-        (Plan::Update(_), Mode::Apply) => "updated",
+        (Plan::Create, Mode::Apply(_)) => "created",
+        (Plan::Update(_), Mode::Apply(_)) => "updated",
+        (Plan::Create, _) => "would be created",
+        (Plan::Update(_), _) => "would be updated",
+        _ if found.is_narrowed => "updated",
         _ => "unchanged",
     };
     let mut text = format!("{} ({}): {verdict}", spec.name, subjects(spec).join(", "));
+    for objection in &found.objections {
+        text += &format!("\n  {objection}");
+    }
     for (setting, now, wanted) in changes(plan) {
         let (now, wanted) = (shown(setting, now), shown(setting, wanted));
         text += &format!("\n  {setting}: {now} -> {wanted}");
     }
+    for extra in &found.extra {
+        let extra = counted(extra);
+        text += &match (found.is_narrowed, mode) {
+            (true, _) => format!("\n  no longer takes {extra}"),
+            (false, Mode::List) => format!("\n  takes {extra} too, which is not configured"),
+            (false, _) => {
+                format!("\n  goes on taking {extra}, which is not configured: --yes takes it away")
+            }
+        };
+    }
+    for limit in &found.limits {
+        text += &format!("\n  warning: {limit}");
+    }
     text
 }
 
-fn as_json(spec: &StreamSpec, plan: &Plan, limits: &[String], mode: Mode) -> serde_json::Value {
-    let plan_name = match plan {
+fn as_json(found: &Found<'_>, mode: Mode) -> serde_json::Value {
+    let plan_name = match found.plan {
         Plan::Create => "create",
         Plan::Update(_) => "update",
         _ => "unchanged",
     };
     let change = |(setting, now, wanted): &(String, String, String)| json!({ "setting": setting, "now": now, "wanted": wanted });
+    let extra = |(subject, events): &(String, u64)| json!({ "subject": subject, "events": events });
+    let is_applied = matches!(mode, Mode::Apply(_));
     json!({
-        "stream": spec.name,
-        "subjects": subjects(spec),
+        "stream": found.spec.name,
+        "subjects": subjects(found.spec),
         "plan": plan_name,
-        "changes": changes(plan).iter().map(change).collect::<Vec<_>>(),
-        "warnings": limits,
-        "applied": mode == Mode::Apply && *plan != Plan::Unchanged,
+        "changes": changes(&found.plan).iter().map(change).collect::<Vec<_>>(),
+        "extra_subjects": found.extra.iter().map(extra).collect::<Vec<_>>(),
+        "objections": found.objections,
+        "warnings": found.limits,
+        "applied": is_applied && (found.plan != Plan::Unchanged || found.is_narrowed),
     })
 }
 

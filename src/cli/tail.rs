@@ -11,13 +11,13 @@ use tidings::{Bus, Envelope, Pattern, Reader, ReaderError, Seen, Start, StreamSp
 use super::{
     connect, output,
     report::{Exit, Outcome, Report, no_stream},
-    told_to_stop,
+    streams, told_to_stop,
 };
 use crate::config::{Config, duration};
 
 #[derive(Args)]
 pub(super) struct Tail {
-    /// Which events, such as "user.>" or user.created [default: all of the configured streams]
+    /// Which events, such as "user.>" or user.created [default: all of the configured streams, or of all streams]
     pattern: Option<Pattern>,
     /// Begin in the past: 5m ago, at a time such as 2026-01-31T12:00:00Z, or at the beginning
     #[arg(long, value_name = "5m|TIME|beginning", value_parser = start)]
@@ -59,11 +59,7 @@ impl Tail {
 
     async fn streams(&self, bus: &Bus, config: &Config) -> Result<BTreeSet<String>, Report> {
         let Some(pattern) = &self.pattern else {
-            return Ok(config
-                .streams
-                .iter()
-                .map(|spec| spec.name.clone())
-                .collect());
+            return streams::of_events(bus, config).await;
         };
         let mut streams = bus.streams_taking(pattern).await?;
         // Nobody can look into the queue of what is tried again; buckets hold no events.
@@ -196,5 +192,11 @@ mod tests {
         assert!((Utc::now() - ago).num_seconds() >= 300);
         assert_eq!(start("99999999999d"), Ok(Start::Beginning));
         assert!(start("yesterday").is_err());
+    }
+
+    #[test]
+    fn fuzz_starts() {
+        let seeds = ["5m", "beginning", "2026-01-31T12:00:00Z"];
+        crate::fuzz::fuzz_text("start", &seeds, |text| start(text).is_ok());
     }
 }

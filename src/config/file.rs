@@ -104,7 +104,7 @@ impl<'a> Text<'a> {
         Ok(())
     }
 
-    /// A text, or a whole number as text.
+    /// A text, or a whole number or `true` or `false` as text.
     pub(super) fn text(
         &self,
         key: &str,
@@ -113,6 +113,7 @@ impl<'a> Text<'a> {
         match value.get_ref() {
             DeValue::String(text) => Ok(text.to_string()),
             DeValue::Integer(number) if number.radix() == 10 => Ok(number.as_str().to_owned()),
+            DeValue::Boolean(value) => Ok(value.to_string()),
             _ => Err(self.invalid(key, value, "write a text in quotes, or a whole number")),
         }
     }

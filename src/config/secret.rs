@@ -4,8 +4,23 @@ use super::settings::{Secret, Setting};
 
 /// What stands where a secret was.
 const HIDDEN: &str = "***";
-/// Query parameters of a database URL that hold a secret.
-const SECRET_PARAMETERS: [&str; 2] = ["password=", "sslpassword="];
+/// Query parameters of a database URL that hold no secret; what another one holds is not known.
+const OPEN_PARAMETERS: [&str; 14] = [
+    "sslmode",
+    "ssl-mode",
+    "sslrootcert",
+    "ssl-root-cert",
+    "ssl-ca",
+    "sslcert",
+    "ssl-cert",
+    "statement-cache-capacity",
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+    "application_name",
+];
 
 /// A value as it may be shown.
 pub(super) fn shown(setting: &Setting, text: &str) -> String {
@@ -19,28 +34,59 @@ pub(super) fn shown(setting: &Setting, text: &str) -> String {
 /// URLs, separated by commas, without passwords. What cannot be told from a secret is hidden too.
 pub(crate) fn without_passwords(urls: &str) -> String {
     let mut shown = String::new();
-    let mut scheme = "";
-    for (place, part) in urls.split("://").enumerate() {
-        if place > 0 {
-            shown.push_str("://");
-        }
-        shown.push_str(&without_password(scheme, part));
-        scheme = part.rsplit([',', ' ']).next().unwrap_or(part);
+    let mut rest = urls;
+    while !rest.is_empty() {
+        let (url, next) = rest.split_at(next_url(rest));
+        shown += &without_password(url);
+        rest = next;
     }
-    without_parameters(&shown)
+    shown
 }
 
-/// What follows a scheme, up to the next one. The last `@` ends the credentials: a password may have
-/// one that nobody escaped.
-fn without_password(scheme: &str, part: &str) -> String {
-    let Some((credentials, host)) = part.rsplit_once('@') else {
-        return part.to_owned();
+/// Where the URL after the first one begins: behind a comma or a space, with a scheme.
+fn next_url(urls: &str) -> usize {
+    let starts = urls.match_indices([',', ' ']).map(|(at, _)| at + 1);
+    let mut starts = starts.filter(|at| scheme(&urls[*at..]).is_some());
+    starts.next().unwrap_or(urls.len())
+}
+
+/// The scheme that a text begins with.
+fn scheme(text: &str) -> Option<&str> {
+    let (scheme, _) = text.split_once("://")?;
+    let is_scheme = !scheme.is_empty() && scheme.bytes().all(|b| b.is_ascii_alphanumeric());
+    is_scheme.then_some(scheme)
+}
+
+/// One URL. The last `@` ends the credentials: a password may have one that is not encoded.
+fn without_password(url: &str) -> String {
+    let scheme = scheme(url);
+    let rest = scheme.map_or(url, |scheme| &url[scheme.len() + 3..]);
+    let is_database = scheme.is_some_and(|scheme| scheme.starts_with("postgres"));
+    let shown = match rest.rsplit_once('@') {
+        Some((credentials, host)) => match credentials.split_once(':') {
+            Some((user, _)) => format!("{user}:{HIDDEN}@{}", without_parameters(host)),
+            // A database's user; in NATS the only part is a token.
+            None if is_database => format!("{credentials}@{}", without_parameters(host)),
+            None => format!("{HIDDEN}@{}", without_parameters(host)),
+        },
+        // A piece of a password that the next URL goes on with.
+        None if scheme.is_some() && !is_host(rest) => HIDDEN.to_owned(),
+        None => without_parameters(rest),
     };
-    match credentials.split_once(':') {
-        Some((user, _)) => format!("{user}:{HIDDEN}@{host}"),
-        // A database's user; in NATS the only part is a token.
-        None if scheme.starts_with("postgres") => part.to_owned(),
-        None => format!("{HIDDEN}@{host}"),
+    match scheme {
+        Some(scheme) => format!("{scheme}://{shown}"),
+        None => shown,
+    }
+}
+
+/// Whether what follows a scheme can be a host with a port, and maybe a path.
+fn is_host(rest: &str) -> bool {
+    let end = rest.find(['/', '?', ',', ' ']).unwrap_or(rest.len());
+    match rest[..end].rsplit_once(':') {
+        Some((host, port)) => {
+            host.starts_with('[') || port.bytes().all(|byte| byte.is_ascii_digit())
+        }
+        None => true,
     }
 }
 
@@ -48,14 +94,38 @@ fn without_parameters(url: &str) -> String {
     let Some((before, query)) = url.split_once('?') else {
         return url.to_owned();
     };
-    let parameters = query.split('&').map(|parameter| {
-        let is_secret = |name: &&&str| parameter.starts_with(**name);
-        match SECRET_PARAMETERS.iter().find(is_secret) {
-            Some(name) => format!("{name}{HIDDEN}"),
-            None => parameter.to_owned(),
-        }
-    });
+    let parameters = query
+        .split('&')
+        .map(|parameter| match parameter.split_once('=') {
+            Some((name, _)) if !OPEN_PARAMETERS.contains(&name) => format!("{name}={HIDDEN}"),
+            _ => parameter.to_owned(),
+        });
     format!("{before}?{}", parameters.collect::<Vec<_>>().join("&"))
+}
+
+/// The parameters of a database URL.
+pub(super) fn parameters() -> Vec<&'static str> {
+    [
+        &OPEN_PARAMETERS[..],
+        &["sslkey", "ssl-key", "password", "options"],
+    ]
+    .concat()
+}
+
+/// The parameter of a database URL that its client does not know, and would pass over.
+pub(super) fn unknown_parameter(url: &str) -> Option<String> {
+    let (_, query) = url.split_once('?')?;
+    let names = query.split('&').map(|parameter| {
+        let name = parameter
+            .split_once('=')
+            .map_or(parameter, |(name, _)| name);
+        name.split_once('#').map_or(name, |(name, _)| name)
+    });
+    let is_known = |name: &&str| {
+        name.is_empty() || name.starts_with("options[") || parameters().contains(name)
+    };
+    let mut unknown = names.filter(|name| !is_known(name));
+    unknown.next().map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -85,8 +155,28 @@ mod tests {
                 "postgres://h/db?password=***&sslmode=require",
             ),
             ("sqlite:tidings.db", "sqlite:tidings.db"),
+            ("nats://u:s3://cret@h", "nats://u:***@h"),
+            ("u:s3://cret@h", "u:***@h"),
+            ("nats://u:s3,nats://cret@h", "nats://***nats://***@h"),
+            ("nats://[::1]:4222,nats://h", "nats://[::1]:4222,nats://h"),
+            (
+                "postgres://h/db?pasword=s3cret&sslmode=require",
+                "postgres://h/db?pasword=***&sslmode=require",
+            ),
         ] {
             assert_eq!(without_passwords(url), hidden);
         }
+    }
+
+    #[test]
+    fn a_misspelt_parameter_is_found() {
+        let of = |query: &str| unknown_parameter(&format!("postgres://h/db{query}"));
+        assert_eq!(of(""), None);
+        assert_eq!(of("?sslmode=require&password=x&options[a]=b"), None);
+        assert_eq!(
+            of("?sslmode=require&pasword=s3cret").as_deref(),
+            Some("pasword")
+        );
+        assert_eq!(of("?connect_timeout=3").as_deref(), Some("connect_timeout"));
     }
 }

@@ -74,6 +74,12 @@ pub(super) const NATS_TLS_ROOTS: Setting = Setting::new("nats.tls_roots", "TIDIN
 pub(super) const NATS_TLS_CERTIFICATE: Setting =
     Setting::new("nats.tls_certificate", "TIDINGS_NATS_TLS_CERTIFICATE");
 pub(super) const NATS_TLS_KEY: Setting = Setting::new("nats.tls_key", "TIDINGS_NATS_TLS_KEY");
+pub(super) const NATS_TLS_FIRST: Setting =
+    Setting::new("nats.tls_first", "TIDINGS_NATS_TLS_FIRST").or("false");
+pub(super) const NATS_DISCOVER_SERVERS: Setting =
+    Setting::new("nats.discover_servers", "TIDINGS_NATS_DISCOVER_SERVERS").or("true");
+pub(super) const NATS_INBOX_PREFIX: Setting =
+    Setting::new("nats.inbox_prefix", "TIDINGS_NATS_INBOX_PREFIX");
 pub(crate) const DATABASE_URL: Setting = Setting::new("database.url", "TIDINGS_DATABASE_URL")
     .or("sqlite:tidings.db")
     .hiding(Secret::InUrl);
@@ -93,7 +99,7 @@ pub(super) const LOG_FORMAT: Setting =
     Setting::new("log.format", "TIDINGS_LOG_FORMAT").or("pretty");
 
 /// All of them, in the order in which they are shown; the streams are a list of their own.
-pub(super) const ALL: [&Setting; 19] = [
+pub(super) const ALL: [&Setting; 22] = [
     &NATS_URL,
     &NATS_USER,
     &NATS_PASSWORD,
@@ -103,6 +109,9 @@ pub(super) const ALL: [&Setting; 19] = [
     &NATS_TLS_ROOTS,
     &NATS_TLS_CERTIFICATE,
     &NATS_TLS_KEY,
+    &NATS_TLS_FIRST,
+    &NATS_DISCOVER_SERVERS,
+    &NATS_INBOX_PREFIX,
     &DATABASE_URL,
     &SCHEMA,
     &SOURCE,

@@ -15,16 +15,6 @@ use super::{
     settings::{STREAM, STREAM_KEYS},
 };
 
-/// The streams when none is configured: those of this repository's own events.
-const DEFAULT: &str = r#"stream = [{ name = "EVENTS", subjects = ["user.>", "payment.>"] }]"#;
-
-/// The default streams.
-pub(super) fn default() -> Result<Vec<(StreamSpec, Source)>, ConfigError> {
-    let streams = Text::of_variable(DEFAULT).read()?.streams;
-    let streams = streams.unwrap_or_default().into_iter();
-    Ok(streams.map(|(spec, _)| (spec, Source::Default)).collect())
-}
-
 /// The streams that the environment variable gives.
 pub(super) fn of_variable(value: &str) -> Result<Vec<(StreamSpec, Source)>, ConfigError> {
     let text = format!("stream = {value}");
@@ -85,7 +75,14 @@ impl Table<'_> {
         if let Some(value) = take("duplicate_window") {
             spec.duplicate_window = self.parsed("duplicate_window", value, duration::parse)?;
         }
-        Ok(spec)
+        match spec.objections().into_iter().next() {
+            Some(objection) => {
+                Err(self
+                    .text
+                    .invalid(&format!("stream {}", spec.name), self.item, objection))
+            }
+            None => Ok(spec),
+        }
     }
 
     /// The keys that are given, all of them known.

@@ -58,8 +58,7 @@ fn nothing_given_is_a_whole_configuration() {
     let config = Config::of(None, &BTreeMap::new(), Flags::default()).unwrap();
     assert_eq!(config.nats.servers, ["nats://127.0.0.1:4222"]);
     assert_eq!(config.database.to_string(), "sqlite:tidings.db");
-    assert_eq!(config.streams[0].name, "EVENTS");
-    assert_eq!(source_of(&config, "stream.EVENTS").1, "default");
+    assert_eq!(config.streams, [], "the program knows no events");
 }
 
 #[test]
@@ -221,6 +220,18 @@ fn a_stream_that_cannot_be_is_refused() {
             "name = \"A\"\nsubjects = [\"a.>\"]\nreplicas = 2",
             "1, 3 or 5",
         ),
+        (
+            "name = \"A\"\nsubjects = [\"a.>\"]\nmax_age = \"1m\"",
+            "max_age (60s) is below duplicate_window (120s)",
+        ),
+        (
+            "name = \"A\"\nsubjects = [\"a.>\"]\nmax_bytes = 0",
+            "max_bytes is 0",
+        ),
+        (
+            "name = \"A\"\nsubjects = [\"a.*\", \"*.b\"]",
+            "a.* and *.b overlap",
+        ),
     ] {
         let message = refused(&format!("[[stream]]\n{stream}\n"));
         assert!(message.contains(reason), "{message}");
@@ -263,4 +274,65 @@ fn the_example_as_it_is_gives_the_defaults() {
         config.effective.iter().map(|e| e.value.clone()).collect()
     };
     assert_eq!(values(&example), values(&default));
+}
+
+/// Whatever a configuration holds, it is read or refused, with the place, and never with a secret.
+#[test]
+fn fuzz_configurations() {
+    let seeds = [
+        EXAMPLE.to_owned(),
+        EXAMPLE.replace("\n#", "\n"),
+        "[nats]\nurl = [\"nats://u:p@h:4222\", \"tls://t0ken@h\"]\ntls_first = true\n[database]\nurl = \
+         \"postgres://ada:p@h/db?sslmode=require&password=x\"\nschema = \"a_b\"\n"
+            .to_owned(),
+        "[relay]\nlease = \"5s\"\nbatch = 100\nretention = 7\n[worker]\ndrain = \"25s\"\n[log]\nfilter = \
+         \"info,tidings=debug\"\nformat = \"json\"\n"
+            .to_owned(),
+        "[[stream]]\nname = \"EVENTS\"\nsubjects = [\"user.>\", \"a.*.b\"]\nreplicas = 3\nmax_age = \"7d\"\n\
+         max_bytes = 10_000\nduplicate_window = \"2m\"\n"
+            .to_owned(),
+    ];
+    let seeds: Vec<&str> = seeds.iter().map(String::as_str).collect();
+    crate::fuzz::fuzz_text("configuration", &seeds, |text| match of_file(text) {
+        Ok(_) => true,
+        Err(error) => error.to_string().is_empty(),
+    });
+}
+
+#[test]
+fn fuzz_durations() {
+    let seeds = [
+        "250ms",
+        "30s",
+        "5m",
+        "18h",
+        "7d",
+        "1.5s",
+        "99999999999d",
+        "0s",
+    ];
+    crate::fuzz::fuzz_text("duration", &seeds, |text| {
+        let parsed = duration::parse(text);
+        // What is shown is read again.
+        parsed.is_ok_and(|parsed| duration::parse(&duration::show(parsed)) == Ok(parsed))
+    });
+}
+
+#[test]
+fn fuzz_urls_that_are_shown() {
+    let seeds = [
+        "nats://u:s3cret@h:4222,tls://s3cret@h2",
+        "postgres://a:s3cret@h/db?password=s3cret&sslmode=require",
+    ];
+    crate::fuzz::fuzz_text("shown url", &seeds, |url| {
+        !without_passwords(url).is_empty()
+    });
+}
+
+#[test]
+fn fuzz_schema_names_streams_and_sources() {
+    let seeds = ["tidings", "a_b", "user", "pg_x", "EVENTS"];
+    crate::fuzz::fuzz_text("stream name", &seeds, |name| {
+        StreamSpec::new(name, []).is_ok()
+    });
 }

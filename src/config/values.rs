@@ -6,12 +6,10 @@ use tidings::{Auth, NatsOptions, StreamSpec, Tls};
 use tracing_subscriber::EnvFilter;
 
 use super::{
-    Config, ConfigError, DatabaseUrl, Effective, Log, LogFormat, RelaySettings, Source,
-    credentials, duration,
+    Config, ConfigError, DatabaseUrl, Effective, Log, LogFormat, RelaySettings, Source, duration,
     file::{Given, Layer},
     secret,
     settings::{self, Setting},
-    streams,
 };
 
 /// The values in effect, not read yet.
@@ -29,7 +27,7 @@ impl Values {
         };
         Ok(Self {
             given: settings::ALL.iter().filter_map(default).collect(),
-            streams: streams::default()?,
+            streams: Vec::new(),
         })
     }
 
@@ -93,7 +91,10 @@ impl Values {
     fn nats(&self) -> Result<NatsOptions, ConfigError> {
         let (servers, in_url) = self.read(&settings::NATS_URL, servers)?;
         let auth = self.auth(in_url)?;
-        Ok(NatsOptions::servers(servers).auth(auth).tls(self.tls()?))
+        let mut options = NatsOptions::servers(servers).auth(auth).tls(self.tls()?);
+        options.discover_servers = self.read(&settings::NATS_DISCOVER_SERVERS, yes_or_no)?;
+        options.inbox_prefix = self.optional(&settings::NATS_INBOX_PREFIX);
+        Ok(options)
     }
 
     /// The credentials, which are of one kind.
@@ -155,6 +156,7 @@ impl Values {
         let roots = self.path(&settings::NATS_TLS_ROOTS);
         Ok(Tls {
             required: roots.is_some() || client.is_some(),
+            first: self.read(&settings::NATS_TLS_FIRST, yes_or_no)?,
             roots,
             client,
         })
@@ -224,13 +226,13 @@ fn servers(list: &str) -> Result<(Vec<String>, Option<Auth>), &'static str> {
     let mut servers = Vec::new();
     let mut credentials: Option<Auth> = None;
     for url in list.split(',').map(str::trim).filter(|url| !url.is_empty()) {
-        let (server, auth) = credentials::split(url)?;
+        let (server, auth) = Auth::in_url(url)?;
         if !has_good_port(&server) {
             return Err("a server is HOST:PORT, and a comma in a password is written %2C");
         }
         servers.push(server);
         match (&credentials, auth) {
-            (Some(one), Some(other)) if !credentials::same(one, &other) => {
+            (Some(one), Some(other)) if *one != other => {
                 return Err("its servers have different credentials");
             }
             (None, Some(auth)) => credentials = Some(auth),
@@ -248,6 +250,10 @@ fn has_good_port(server: &str) -> bool {
         Some((_, port)) => address.ends_with(']') || port.parse::<u16>().is_ok(),
         None => true,
     }
+}
+
+fn yes_or_no(text: &str) -> Result<bool, &'static str> {
+    text.parse().map_err(|_| "write true or false")
 }
 
 fn positive(text: &str) -> Result<Duration, String> {

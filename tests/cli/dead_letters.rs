@@ -406,7 +406,7 @@ async fn what_is_discarded_is_printed_and_gone_and_nothing_else() {
     assert!(said.contains("there is no dead letter 99"), "{said}");
     assert!(list(&world).await == before, "nothing has changed");
     let discarded = world
-        .json(&["dead-letters", "discard", "--cause", "rejected"])
+        .json(&["dead-letters", "discard", "--cause", "rejected", "--yes"])
         .await;
     let rejected = |letter: &&Value| letter["cause"] == "rejected";
     assert!(

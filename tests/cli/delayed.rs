@@ -52,9 +52,9 @@ async fn what_is_published_later_is_listed_counted_and_cancelled(world: World) {
         "{told}"
     );
 
-    let cancelled = world.ok(&["outbox", "cancel", last]).await;
+    let cancelled = world.ok(&["outbox", "cancel", last, "--yes"]).await;
     assert_eq!(cancelled, format!("{last} cancelled\n"));
-    let cancel = ["outbox", "cancel", last, first, "--json"];
+    let cancel = ["outbox", "cancel", last, first, "--json", "--yes"];
     let ended = world.run(&cancel).await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
     let said: Value = serde_json::from_str(&ended.stdout).unwrap();

@@ -55,7 +55,8 @@ impl World {
 
     async fn publish(&self, id: &str) {
         let data = user(id, "ada@example.org");
-        self.ok(&["publish", "user.created", "--data", &data]).await;
+        self.ok(&["publish", "user.created", "--key", id, "--data", &data])
+            .await;
     }
 }
 

@@ -11,6 +11,7 @@ mod dead_letters;
 mod delayed;
 mod demo;
 mod failover;
+mod hostile;
 mod migrate;
 mod parked;
 mod publish;

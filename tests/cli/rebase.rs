@@ -11,7 +11,7 @@ async fn copied() -> World {
     let world = World::start(Store::Postgres).await.set_up().await;
     let event = user(ADA, "ada@example.org");
     world
-        .ok(&["publish", "user.created", "--data", &event])
+        .ok(&["publish", "user.created", "--key", ADA, "--data", &event])
         .await;
     let mut connection = PgConnection::connect(&world.database_url).await.unwrap();
     sqlx::query("update tidings.relay set system = '4711/1'")

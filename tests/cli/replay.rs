@@ -75,7 +75,7 @@ impl Service {
 }
 
 async fn begin(world: &World, more: &[&str]) -> String {
-    let args = [&["replay", "start", "counts", "--json"], more].concat();
+    let args = [&["replay", "start", "counts", "--json", "--yes"], more].concat();
     let replay = world.json(&args).await.remove(0);
     replay["id"].as_str().unwrap().to_owned()
 }
@@ -97,7 +97,7 @@ async fn one_is_begun_followed_to_its_end_and_listed() {
     );
     service.gate.add_permits(100);
     let args = [
-        "replay", "start", "counts", "--from", "2", "--to", "4", "--key", "k", "--watch",
+        "replay", "start", "counts", "--from", "2", "--to", "4", "--key", "k", "--watch", "--yes",
     ];
     let said = world.ok(&args).await;
     assert!(
@@ -177,7 +177,9 @@ async fn a_rehearsal_tells_what_would_happen_and_calls_nobody() {
     assert_eq!(found["estimated_seconds"], Value::Null);
     // One with a rate tells of the rate and not of how fast it could be.
     service.gate.add_permits(100);
-    let watched = ["replay", "start", "counts", "--from=1", "--to=5", "--watch"];
+    let watched = [
+        "replay", "start", "counts", "--from=1", "--to=5", "--watch", "--yes",
+    ];
     world.ok(&[&watched[..], &["--rate=100/s"]].concat()).await;
     let found = world.json(&args).await.remove(0);
     assert_eq!(found["estimated_seconds"], Value::Null);
@@ -195,7 +197,7 @@ async fn one_that_is_paused_goes_on_and_one_that_is_cancelled_ends() {
     let id = begin(&world, &["--from", "beginning", "--rate", "20/m"]).await;
     let said = world.ok(&["replay", "pause", &id]).await;
     assert_eq!(said, format!("the replay {id} is paused\n"));
-    let other = ["replay", "start", "counts", "--from", "1"];
+    let other = ["replay", "start", "counts", "--from", "1", "--yes"];
     let refused = world.refused(1, &other).await;
     assert!(
         refused.contains(&id) && refused.contains("--force"),
@@ -266,6 +268,17 @@ async fn what_cannot_be_done_says_why_and_what_to_do() {
     )
     .await;
     refused(1, &["counts", "--from", "99"], &["nothing to replay"]).await;
+    let again = "this has the handlers of counts handle 5 events again";
+    refused(
+        2,
+        &["counts", "--from", "1"],
+        &[again, "the same with --yes"],
+    )
+    .await;
+    assert_eq!(
+        world.ok(&["replay", "list"]).await,
+        "there are no replays\n"
+    );
     let said = world.refused(2, &["replay", "show", "x"]).await;
     assert!(said.contains("is no id of a replay"), "{said}");
     let id = "01890a5d2c6b7000800000000000000a";

@@ -23,6 +23,8 @@ async fn it_sets_itself_up_keeps_the_directory_and_ends_cleanly(world: World) {
         .ok(&[
             "publish",
             "user.created",
+            "--key",
+            USER,
             "--data",
             &user(USER, "ada@example.org"),
         ])
@@ -32,12 +34,19 @@ async fn it_sets_itself_up_keeps_the_directory_and_ends_cleanly(world: World) {
         r#"{{"id":"{USER}","old_email":"ada@example.org","new_email":"ada@example.com","changed_at":"2026-11-21T09:31:00Z"}}"#
     );
     world
-        .ok(&["publish", "user.email_changed", "--data", &changed])
+        .ok(&[
+            "publish",
+            "user.email_changed",
+            "--key",
+            USER,
+            "--data",
+            &changed,
+        ])
         .await;
     known_as(&world, Some("ada@example.com")).await;
     let deleted = format!(r#"{{"id":"{USER}","deleted_at":"2026-11-21T09:32:00Z"}}"#);
     world
-        .ok(&["publish", "user.deleted", "--data", &deleted])
+        .ok(&["publish", "user.deleted", "--key", USER, "--data", &deleted])
         .await;
     known_as(&world, None).await;
     // The creation again, as a new event: it tells what is over.
@@ -45,6 +54,8 @@ async fn it_sets_itself_up_keeps_the_directory_and_ends_cleanly(world: World) {
         .ok(&[
             "publish",
             "user.created",
+            "--key",
+            USER,
             "--data",
             &user(USER, "ada@example.org"),
         ])

@@ -54,7 +54,8 @@ async fn a_changed_setting_is_shown_before_and_after_in_words_of_the_configurati
     );
 
     let planned = world.ok(&["streams", "apply", "--dry-run"]).await;
-    let applied = world.ok(&["streams", "apply"]).await;
+    let kept = world.ok(&["streams", "apply"]).await;
+    let applied = world.ok(&["streams", "apply", "--yes"]).await;
     let listed = world.ok(&["streams", "list"]).await;
 
     assert!(
@@ -65,12 +66,13 @@ async fn a_changed_setting_is_shown_before_and_after_in_words_of_the_configurati
         planned.contains("\n  max_age: no limit -> 7d\n"),
         "{planned}"
     );
+    for said in [&planned, &kept] {
+        let extra = "\n  goes on taking payment.> (0 events stored), which is not configured: --yes takes it away";
+        assert!(said.contains(extra), "{said}");
+    }
+    assert!(kept.starts_with("EVENTS (user.>): updated\n"), "{kept}");
     assert!(
-        planned.contains("[\"user.>\",\"payment.>\"] -> [\"user.>\"]"),
-        "{planned}"
-    );
-    assert!(
-        applied.starts_with("EVENTS (user.>): updated\n"),
+        applied.starts_with("EVENTS (user.>): updated\n  no longer takes payment.>"),
         "{applied}"
     );
     assert!(
@@ -79,20 +81,91 @@ async fn a_changed_setting_is_shown_before_and_after_in_words_of_the_configurati
     );
 }
 
+/// P2: what the server would refuse is known before anything is changed, by a dry run too.
 #[tokio::test]
-async fn what_the_server_refuses_ends_with_1() {
+async fn what_the_server_would_refuse_ends_with_1_and_changes_nothing() {
     let world = World::start(Store::Sqlite).await;
     world.ok(&["streams", "apply"]).await;
     world.write(
         "tidings.toml",
-        "[[stream]]\nname = \"OTHER\"\nsubjects = [\"user.>\"]\n",
+        "[[stream]]\nname = \"NEW\"\nsubjects = [\"new.>\"]\n\
+         [[stream]]\nname = \"OTHER\"\nsubjects = [\"user.>\"]\n",
     );
-    let said = world.refused(1, &["streams", "apply"]).await;
-    assert!(said.contains("overlap"), "{said}");
+    for arguments in [
+        &["streams", "apply", "--dry-run"][..],
+        &["streams", "apply", "--yes"],
+    ] {
+        let said = world.refused(1, arguments).await;
+        assert!(
+            said.contains("stream OTHER cannot be as it is declared"),
+            "{said}"
+        );
+        assert!(
+            said.contains("stream EVENTS takes user.>, or a part of it"),
+            "{said}"
+        );
+        assert!(said.contains("try: another [[stream]]"), "{said}");
+    }
+    let listed = world.ok(&["streams", "list"]).await;
+    assert!(listed.contains("NEW (new.>): missing"), "{listed}");
+    assert!(listed.contains("OTHER (user.>): cannot be so"), "{listed}");
+}
+
+/// E1: without a stream configured, none but those of subscribers is touched.
+#[tokio::test]
+async fn a_program_that_is_not_configured_leaves_the_streams_of_services_alone() {
+    let world = World::start(Store::Sqlite).await;
+    world.write(
+        "tidings.toml",
+        "[[stream]]\nname = \"EVENTS\"\nsubjects = [\"order.>\"]\n",
+    );
+    world.ok(&["streams", "apply"]).await;
+    world.write("tidings.toml", "");
+    let applied = world.json(&["streams", "apply", "--yes", "--json"]).await;
+    assert_eq!(
+        plans(&applied),
+        [("DEAD_LETTERS", "unchanged"), ("RETRIES", "unchanged")]
+    );
+    let order = ["publish", "order.placed", "--data", "{}", "--direct"];
+    world.ok(&order).await;
+    let noted = world
+        .refused(1, &["publish", "user.noted", "--data", "{}", "--direct"])
+        .await;
+    assert!(noted.contains("no stream takes user.noted"), "{noted}");
+    // All events of the account are shown, where nothing says which.
+    let mut tail = world.spawn(&["tail", "--since", "beginning"]);
+    let line = tail.line().await.unwrap();
+    assert!(line.contains("order.placed"), "{line}");
+}
+
+/// A shorter age removes at once what is older.
+#[tokio::test]
+async fn an_age_that_removes_events_has_to_be_meant() {
+    let world = World::start(Store::Sqlite).await.set_up().await;
+    let note = ["publish", "user.noted", "--data", "{}", "--direct"];
+    world.ok(&note).await;
+    let of = |age: &str| {
+        format!(
+            "[[stream]]\nname = \"EVENTS\"\nsubjects = [\"user.>\", \"payment.>\"]\nmax_age = \"{age}\"\n\
+             duplicate_window = \"100ms\"\n"
+        )
+    };
+    world.write("tidings.toml", &of("7d"));
+    world.ok(&["streams", "apply"]).await;
+    world.write("tidings.toml", &of("100ms"));
+    let stored = std::time::Instant::now();
+    while stored.elapsed() < std::time::Duration::from_millis(200) {
+        tokio::task::yield_now().await;
+    }
+    let refused = world.refused(2, &["streams", "apply"]).await;
     assert!(
-        said.contains("try: subjects that no other stream takes"),
-        "{said}"
+        refused.contains("this removes 1 event of EVENTS that are older than 100ms"),
+        "{refused}"
     );
+    assert!(refused.contains("--yes"), "{refused}");
+    let status = world.ok(&["streams", "list"]).await;
+    assert!(status.contains("max_age: 7d -> 100ms"), "{status}");
+    world.ok(&["streams", "apply", "--yes"]).await;
 }
 
 #[tokio::test]

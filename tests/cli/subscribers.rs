@@ -205,7 +205,7 @@ async fn a_reset_tells_first_what_comes_again() {
     }
     let args = ["subscribers", "reset", "counts", "--to", "2"];
     let refused = world.refused(2, &args).await;
-    assert!(refused.contains("nobody to ask"), "{refused}");
+    assert!(refused.contains("no terminal to ask"), "{refused}");
     assert!(refused.contains("--yes"), "{refused}");
     assert_eq!(service.handled.load(SeqCst), 4);
 

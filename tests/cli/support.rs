@@ -68,6 +68,9 @@ macro_rules! both {
     };
 }
 
+/// The stream of the events that these tests publish.
+pub const EVENTS: &str = "[[stream]]\nname = \"EVENTS\"\nsubjects = [\"user.>\", \"payment.>\"]\n";
+
 impl World {
     pub async fn start(store: Store) -> Self {
         let folder = Folder::new();
@@ -75,12 +78,14 @@ impl World {
             Store::Postgres => fresh_database().await,
             Store::Sqlite => format!("sqlite:{}", folder.0.join("tidings.db").display()),
         };
-        Self {
+        let world = Self {
             nats: NatsServer::start().await.expect("a NATS server"),
             store,
             database_url,
             folder,
-        }
+        };
+        world.write("tidings.toml", EVENTS);
+        world
     }
 
     /// A world whose outbox and streams are there.

@@ -9,7 +9,15 @@ async fn world_with_an_event() -> World {
     world.ok(&["streams", "apply"]).await;
     let payload = user(USER, "ada@example.org");
     world
-        .ok(&["publish", "user.created", "--data", &payload, "--direct"])
+        .ok(&[
+            "publish",
+            "user.created",
+            "--key",
+            USER,
+            "--data",
+            &payload,
+            "--direct",
+        ])
         .await;
     world
 }

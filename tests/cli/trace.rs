@@ -12,7 +12,15 @@ both!(
 impl World {
     async fn publish_user(&self, more: &[&str]) -> String {
         let event = user(ADA, "ada@example.org");
-        let mut arguments = vec!["publish", "user.created", "--data", &event, "--json"];
+        let mut arguments = vec![
+            "publish",
+            "user.created",
+            "--key",
+            ADA,
+            "--data",
+            &event,
+            "--json",
+        ];
         arguments.extend(more);
         let printed = self.json(&arguments).await.remove(0);
         printed["id"].as_str().unwrap().to_owned()

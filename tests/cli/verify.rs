@@ -16,7 +16,7 @@ async fn a_stream_that_lost_an_event_is_told_from_one_that_did_not(world: World)
     assert!(nothing.contains("has not published anything"), "{nothing}");
     let event = user(ADA, "ada@example.org");
     world
-        .ok(&["publish", "user.created", "--data", &event])
+        .ok(&["publish", "user.created", "--key", ADA, "--data", &event])
         .await;
     let relay = world.spawn(&["relay"]);
     world.backlog_is(0).await;
@@ -64,7 +64,7 @@ async fn relayed(world: &World) -> String {
     for n in 1..=3 {
         let event = user(ADA, &format!("ada-{n}@example.org"));
         world
-            .ok(&["publish", "user.created", "--data", &event])
+            .ok(&["publish", "user.created", "--key", ADA, "--data", &event])
             .await;
     }
     let relay = world.spawn(&["relay"]);
@@ -180,7 +180,7 @@ async fn what_a_stream_has_lost_is_published_again(world: World) {
     let relay = world.spawn(&["relay"]);
     let event = user(ADA, "ada-4@example.org");
     world
-        .ok(&["publish", "user.created", "--data", &event])
+        .ok(&["publish", "user.created", "--key", ADA, "--data", &event])
         .await;
     world.backlog_is(0).await;
     assert_eq!(relay.signalled("TERM").await, Some(0));

@@ -66,52 +66,123 @@ async fn a_credentials_file_that_is_none_is_an_error_that_names_it() {
     assert!(error.to_string().contains("/nowhere/user.creds"), "{error}");
 }
 
-#[tokio::test]
-async fn tls_with_a_root_and_a_client_certificate() {
-    let folder = std::env::temp_dir().join(format!("tidings-tls-{}", uuid::Uuid::now_v7()));
-    std::fs::create_dir(&folder).unwrap();
-    let mut authority = rcgen::CertificateParams::new(Vec::new()).unwrap();
-    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let authority_key = rcgen::KeyPair::generate().unwrap();
-    let root = authority.self_signed(&authority_key).unwrap();
-    let issuer = rcgen::Issuer::from_params(&authority, &authority_key);
-    let write = |name: &str, text: String| {
-        let path = folder.join(name);
-        std::fs::write(&path, text).unwrap();
-        path
-    };
-    let signed = |name: &str| {
+/// An authority of a test's own, in a folder of its own.
+struct Authority {
+    folder: PathBuf,
+    params: rcgen::CertificateParams,
+    key: rcgen::KeyPair,
+    roots: PathBuf,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let folder = std::env::temp_dir().join(format!("tidings-tls-{}", uuid::Uuid::now_v7()));
+        std::fs::create_dir(&folder).unwrap();
+        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let root = params.self_signed(&key).unwrap();
+        let roots = folder.join("root.pem");
+        std::fs::write(&roots, root.pem()).unwrap();
+        Self {
+            folder,
+            params,
+            key,
+            roots,
+        }
+    }
+
+    /// A certificate for this machine and its key.
+    fn signed(&self, name: &str) -> (PathBuf, PathBuf) {
         let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
         let key = rcgen::KeyPair::generate().unwrap();
+        let issuer = rcgen::Issuer::from_params(&self.params, &self.key);
         let certificate = rcgen::CertificateParams::new(names)
             .unwrap()
             .signed_by(&key, &issuer);
-        let certificate = write(&format!("{name}.pem"), certificate.unwrap().pem());
-        (
-            certificate,
-            write(&format!("{name}.key"), key.serialize_pem()),
-        )
-    };
-    let roots = write("root.pem", root.pem());
-    let (certificate, key) = signed("server");
+        let paths = ["pem", "key"].map(|kind| self.folder.join(format!("{name}.{kind}")));
+        std::fs::write(&paths[0], certificate.unwrap().pem()).unwrap();
+        std::fs::write(&paths[1], key.serialize_pem()).unwrap();
+        paths.into()
+    }
+}
+
+impl Drop for Authority {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+#[tokio::test]
+async fn tls_with_a_root_and_a_client_certificate() {
+    let authority = Authority::new();
+    let roots = &authority.roots;
+    let (certificate, key) = authority.signed("server");
+    for first in [false, true] {
+        let config = format!(
+            "tls {{ cert_file: {certificate:?}, key_file: {key:?}, ca_file: {roots:?}, verify: true, \
+             handshake_first: {first} }}"
+        );
+        let server = NatsServer::options().config(config).start().await.unwrap();
+        let url = server.url().replace("nats://", "tls://");
+        let with = |client| {
+            let tls = Tls {
+                required: true,
+                first,
+                roots: Some(roots.clone()),
+                client,
+            };
+            NatsOptions::servers([url.clone()]).tls(tls)
+        };
+        assert!(connects(with(Some(authority.signed("client")))).await);
+        assert!(!connects(with(None)).await);
+        let unknown_root = NatsOptions::servers([url.clone()]);
+        assert!(!connects(unknown_root).await);
+    }
+}
+
+/// No secret is given away: a server that is only told of, and speaks no TLS, gets nothing of a client that began
+/// with TLS.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_began_with_tls_never_goes_on_without_it() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let authority = Authority::new();
+    let (certificate, key) = authority.signed("server");
+    let plain = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let told = plain.local_addr().unwrap();
     let config = format!(
-        "tls {{ cert_file: {certificate:?}, key_file: {key:?}, ca_file: {roots:?}, verify: true }}"
+        "client_advertise: \"{told}\"\nauthorization {{ user: ada, password: s3cret }}\n\
+         tls {{ cert_file: {certificate:?}, key_file: {key:?} }}"
     );
     let server = NatsServer::options().config(config).start().await.unwrap();
-    let url = server.url().replace("nats://", "tls://");
-    let with = |client| {
-        let tls = Tls {
-            required: true,
-            roots: Some(roots.clone()),
-            client,
-        };
-        NatsOptions::servers([url.clone()]).tls(tls)
+    let tls = Tls {
+        roots: Some(authority.roots.clone()),
+        ..Tls::default()
     };
-    assert!(connects(with(Some(signed("client")))).await);
-    assert!(!connects(with(None)).await);
-    let unknown_root = NatsOptions::servers([url.clone()]);
-    assert!(!connects(unknown_root).await);
-    std::fs::remove_dir_all(folder).unwrap();
+    let (user, password) = ("ada".to_owned(), "s3cret".to_owned());
+    let url = server.url().replace("nats://", "tls://");
+    let options = NatsOptions::servers([url])
+        .tls(tls)
+        .auth(Auth::User { user, password });
+    let bus = Bus::connect(options).await.unwrap();
+    server.stop().await.unwrap();
+    let deadline = std::time::Duration::from_secs(30);
+    let (mut stranger, _) = tokio::time::timeout(deadline, plain.accept())
+        .await
+        .unwrap()
+        .unwrap();
+    let info = "INFO {\"server_id\":\"x\",\"version\":\"2.15.1\",\"proto\":1,\"headers\":true,\"max_payload\":1048576}\r\n";
+    stranger.write_all(info.as_bytes()).await.unwrap();
+    let mut heard = vec![0; 1024];
+    let read = tokio::time::timeout(deadline, stranger.read(&mut heard))
+        .await
+        .unwrap();
+    let heard = String::from_utf8_lossy(&heard[..read.unwrap_or(0)]).into_owned();
+    assert!(
+        !heard.contains("CONNECT") && !heard.contains("s3cret"),
+        "{heard:?}"
+    );
+    assert!(!bus.is_connected());
 }
 
 #[tokio::test]

@@ -403,7 +403,7 @@ async fn a_key_whose_letters_are_all_gone_is_not_parked() {
     parking.until_letters(3).await;
 
     let discarded = parking
-        .dead_letters(&["discard", "--subscriber", "counter", "--key", "k"])
+        .dead_letters(&["discard", "--subscriber", "counter", "--key", "k", "--yes"])
         .await;
     assert!(discarded.status.success(), "{discarded:?}");
     parking.publish("k", 6..=6).await;

@@ -332,14 +332,14 @@ async fn all_of_it(guarded: &Guarded) {
         "subscribers pause welcome-email",
         "subscribers resume welcome-email",
         "subscribers narrow welcome-email",
-        "replay start welcome-email --from beginning --watch",
+        "replay start welcome-email --from beginning --watch --yes",
         "replay start user-directory --from beginning --dry-run",
         "replay list",
         "outbox status",
         "verify --payloads",
         "trace --key p-7",
-        "outbox republish --from 1h --force",
-        "publish user.created --direct --data \
+        "outbox republish --from 1h --force --yes",
+        "publish user.created --direct --key 0190e6e4-7a3e-7c3e-9d3e-3b1f0d8a6a11 --data \
          {\"id\":\"0190e6e4-7a3e-7c3e-9d3e-3b1f0d8a6a11\",\"email\":\"a@b\",\"created_at\":\"2026-11-21T09:30:00Z\"}",
     ] {
         guarded.ok(command).await;

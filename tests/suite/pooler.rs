@@ -188,7 +188,7 @@ async fn through_pgbouncer_the_program_works_and_without_the_parameter_it_names_
         let user = format!(
             r#"{{"id":"{id}","email":"ada-{at}@example.org","created_at":"2026-11-21T09:30:0{at}Z"}}"#
         );
-        said(&["publish", "user.created", "--data", &user]).await;
+        said(&["publish", "user.created", "--key", id, "--data", &user]).await;
     }
     let mut direct = PgConnection::connect(&pgbouncer.postgres.url())
         .await

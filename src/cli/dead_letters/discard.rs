@@ -1,13 +1,15 @@
 //! `tidings dead-letters discard`: giving dead letters up, for ever. Never without saying which.
 
 use clap::Args;
-use tidings::DeadLetters;
+use tidings::{DeadLetterSelection, DeadLetters, DeadLettersError};
 
 use super::{Which, not_there, parked::Touched};
 use crate::{
     cli::{
-        connect, output,
-        report::{Exit, Outcome, Report},
+        connect,
+        consent::{Consent, NOTHING_CHANGED},
+        output,
+        report::Outcome,
         told_to_stop,
     },
     config::Config,
@@ -15,9 +17,8 @@ use crate::{
 
 #[derive(Args)]
 pub(super) struct Discard {
-    /// Needed with `--all`
-    #[arg(long)]
-    yes: bool,
+    #[command(flatten)]
+    consent: Consent,
     #[command(flatten)]
     which: Which,
 }
@@ -26,31 +27,57 @@ impl Discard {
     /// Each is printed before it is deleted, so that it can be kept.
     pub(super) async fn run(&self, config: &Config) -> Outcome {
         let selection = self.which.selection()?;
-        if self.which.all && !self.yes {
-            let what = "--all gives up all dead letters, for ever";
-            return Err(Report::new(Exit::Usage, what).cure("--all --yes, if that is meant"));
-        }
-        let stop = told_to_stop();
         let bus = connect(config).await?;
         let dead_letters = DeadLetters::over(&bus);
+        let Some((count, last)) = count(&dead_letters, selection.clone()).await? else {
+            return match self.which.letter {
+                Some(letter) => Err(not_there(letter)),
+                None => Ok(()),
+            };
+        };
+        if !self
+            .consent
+            .to(&format!("deletes {} for good", letters_text(count)))?
+        {
+            return Ok(output::line(NOTHING_CHANGED)?);
+        }
+        let stop = told_to_stop();
         let mut letters = dead_letters.read(selection).await?;
-        let mut is_none = true;
         let mut touched = Touched::of(&dead_letters).await?;
         loop {
             let letter = tokio::select! {
                 letter = letters.next() => letter?,
                 () = stop.cancelled() => return Ok(()),
             };
-            let Some(letter) = letter else { break };
-            is_none = false;
-            output::json(&letter)?;
+            // What came after the question is not meant.
+            let Some(letter) = letter.filter(|letter| letter.sequence <= last) else {
+                break;
+            };
+            output::as_kept(output::json(&letter))?;
             dead_letters.discard(&letter).await?;
             touched.note(&letter);
         }
-        touched.unpark(&dead_letters).await?;
-        match (is_none, self.which.letter) {
-            (true, Some(letter)) => Err(not_there(letter)),
-            _ => Ok(()),
-        }
+        touched.unpark(&dead_letters).await
+    }
+}
+
+/// How many there are, and the last one; `None` without any.
+async fn count(
+    dead_letters: &DeadLetters,
+    selection: DeadLetterSelection,
+) -> Result<Option<(u64, u64)>, DeadLettersError> {
+    let mut letters = dead_letters.read(selection).await?;
+    let mut found = None;
+    while let Some(letter) = letters.next().await? {
+        let (count, _) = found.unwrap_or((0, 0));
+        found = Some((count + 1, letter.sequence));
+    }
+    Ok(found)
+}
+
+fn letters_text(count: u64) -> String {
+    match count {
+        1 => "1 dead letter".to_owned(),
+        count => format!("{count} dead letters"),
     }
 }

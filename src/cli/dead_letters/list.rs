@@ -64,7 +64,7 @@ impl List {
         }
         let is_cut = listed == self.limit.get() && letters.next().await?.is_some();
         match (self.json, listed) {
-            (true, _) if is_cut => eprintln!("{}", self.more()),
+            (true, _) if is_cut => output::note(self.more()),
             (true, _) => {}
             (false, 0) => none(dead_letters, is_filtered).await?,
             (false, _) => {

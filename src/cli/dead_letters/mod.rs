@@ -172,4 +172,15 @@ mod tests {
         assert_eq!(moment("99999999999d"), Ok(DateTime::UNIX_EPOCH));
         assert!(moment("yesterday").is_err());
     }
+
+    #[test]
+    fn fuzz_moments() {
+        let seeds = [
+            "5m",
+            "2026-01-31T12:00:00Z",
+            "99999999999d",
+            "-262143-01-01T00:00:00Z",
+        ];
+        crate::fuzz::fuzz_text("moment", &seeds, |text| moment(text).is_ok());
+    }
 }

@@ -57,7 +57,9 @@ impl Touched {
             for parked in dead_letters.parked_keys(&of_key).await? {
                 let redriver = dead_letters.redriver().await?;
                 if redriver.redrive_key(&parked).unpark_if_empty().await? {
-                    eprintln!("{subscriber} does not keep the key {key} parked any more");
+                    output::note(format!(
+                        "{subscriber} does not keep the key {key} parked any more"
+                    ));
                 }
             }
         }
@@ -127,11 +129,11 @@ impl Progress {
         let (redriven, left) = (self.redriven, of.left());
         let key = output::printable(&of.parked().key);
         match is_later {
-            false => eprintln!("{redriven} redriven of the key {key}, {left} left"),
-            true => eprintln!(
+            false => output::note(format!("{redriven} redriven of the key {key}, {left} left")),
+            true => output::note(format!(
                 "{redriven} redriven of the key {key}, with all that were there; {left} that came meanwhile are left and \
                  do not wait for --rate, and newer ones wait for them"
-            ),
+            )),
         }
     }
 }

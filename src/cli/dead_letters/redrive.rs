@@ -174,7 +174,7 @@ impl Redrive {
                 told = Instant::now();
                 let (read, last) = letters.progress();
                 let count = done.count();
-                eprintln!("{count} {}, letter {read} of {last}", self.verb());
+                output::note(format!("{count} {}, letter {read} of {last}", self.verb()));
             }
         }
     }

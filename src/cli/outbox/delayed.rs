@@ -1,5 +1,7 @@
 //! `tidings outbox delayed` and `tidings outbox cancel`: what is published later, and taking it back.
 
+use std::num::NonZeroU32;
+
 use chrono::SecondsFormat;
 use clap::Args;
 use serde_json::json;
@@ -7,6 +9,7 @@ use tidings::{DelayedEvent, EventId, Outbox, OutboxError, Store};
 
 use crate::{
     cli::{
+        consent::{Consent, NOTHING_CHANGED},
         database::{Database, with_outbox},
         output,
         report::{Exit, Outcome, Report},
@@ -20,8 +23,8 @@ pub(super) struct ListDelayed {
     #[arg(long)]
     key: Option<String>,
     /// At most so many
-    #[arg(long, value_name = "N", default_value_t = 100)]
-    limit: u32,
+    #[arg(long, value_name = "N", default_value = "100")]
+    limit: NonZeroU32,
     /// Print a JSON object for each event
     #[arg(long)]
     json: bool,
@@ -32,6 +35,8 @@ pub(super) struct Cancel {
     /// The events' ids, as `publish` and `delayed` print them
     #[arg(required = true, value_name = "ID")]
     ids: Vec<EventId>,
+    #[command(flatten)]
+    consent: Consent,
     /// Print a JSON object
     #[arg(long)]
     json: bool,
@@ -41,7 +46,8 @@ impl ListDelayed {
     pub(super) async fn run(&self, config: &Config) -> Outcome {
         let database = Database::open(config).await?;
         let key = self.key.as_deref();
-        let coming = with_outbox!(&database, outbox => outbox.delayed(key, self.limit).await)?;
+        let coming =
+            with_outbox!(&database, outbox => outbox.delayed(key, self.limit.get()).await)?;
         if self.json {
             for event in &coming {
                 output::json(event)?;
@@ -57,6 +63,11 @@ impl Cancel {
     /// Cancels what can be, in one transaction, and fails when that was not all.
     pub(super) async fn run(&self, config: &Config) -> Outcome {
         let database = Database::open(config).await?;
+        let count = u64::try_from(self.ids.len()).unwrap_or(u64::MAX);
+        let what = format!("takes back {}, for good", output::events(count));
+        if !self.consent.to(&what)? {
+            return Ok(output::line(NOTHING_CHANGED)?);
+        }
         let cancelled = with_outbox!(&database, outbox => cancel(outbox, &self.ids).await)?;
         let missing = self.ids.iter().filter(|id| !cancelled.contains(id));
         let missing: Vec<String> = missing.map(ToString::to_string).collect();

@@ -1,11 +1,14 @@
 //! `tidings outbox parked`, `show`, `unpark` and `discard`: what is put aside, and its way back.
 
+use std::num::NonZeroU32;
+
 use clap::Args;
 use serde_json::json;
-use tidings::{ParkedEvent, ParkedSelection};
+use tidings::{Outbox, OutboxError, ParkedEvent, ParkedSelection, Store};
 
 use crate::{
     cli::{
+        consent::{Consent, NOTHING_CHANGED},
         database::{Database, with_outbox},
         output,
         report::{Exit, Outcome, Report},
@@ -22,8 +25,8 @@ pub(super) struct ListParked {
     #[arg(long)]
     key: Option<String>,
     /// How many to list at most
-    #[arg(long, default_value_t = 100)]
-    limit: u32,
+    #[arg(long, default_value = "100")]
+    limit: NonZeroU32,
     /// Print a JSON object for each
     #[arg(long)]
     json: bool,
@@ -65,9 +68,8 @@ pub(super) struct Unpark {
 pub(super) struct Discard {
     #[command(flatten)]
     which: Which,
-    /// Needed with `--all`
-    #[arg(long)]
-    yes: bool,
+    #[command(flatten)]
+    consent: Consent,
 }
 
 impl ListParked {
@@ -77,7 +79,7 @@ impl ListParked {
             .key
             .clone()
             .map_or(ParkedSelection::All, ParkedSelection::Key);
-        let (mut behind, mut left) = (0, self.limit);
+        let (mut behind, mut left) = (i64::MIN, self.limit.get());
         let head = ["row", "name", "key", "parked at", "goes back", "why"].map(str::to_owned);
         let mut rows = vec![head];
         while left > 0 {
@@ -155,12 +157,16 @@ impl Unpark {
 impl Discard {
     /// What is given up is printed, a JSON object for each, so that it can be kept.
     pub(super) async fn run(&self, config: &Config) -> Outcome {
-        if self.which.all && !self.yes {
-            let what = "--all gives up everything that is parked, for ever";
-            return Err(Report::new(Exit::Usage, what).cure("--all --yes, if that is meant"));
-        }
         let database = Database::open(config).await?;
         let selection = self.which.selection();
+        let count = with_outbox!(&database, outbox => count(outbox, &selection).await)?;
+        if count == 0 {
+            return self.which.nothing();
+        }
+        let what = format!("gives up {} for good", output::events(count));
+        if !self.consent.to(&what)? {
+            return Ok(output::line(NOTHING_CHANGED)?);
+        }
         let mut discarded: u64 = 0;
         loop {
             let page = with_outbox!(&database, outbox => outbox.discard(&selection, PAGE).await)?;
@@ -198,6 +204,22 @@ impl Which {
             .cure("tidings outbox parked, which lists what is")),
             (None, None) => Ok(output::line("nothing is parked")?),
         }
+    }
+}
+
+/// How many are parked.
+async fn count<DB: Store>(
+    outbox: &Outbox<DB>,
+    selection: &ParkedSelection,
+) -> Result<u64, OutboxError> {
+    let (mut behind, mut count) = (i64::MIN, 0);
+    loop {
+        let page = outbox.parked(selection, behind, PAGE).await?;
+        let Some(last) = page.last() else {
+            return Ok(count);
+        };
+        behind = last.id;
+        count += page.len() as u64;
     }
 }
 

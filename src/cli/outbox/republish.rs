@@ -7,6 +7,7 @@ use tidings::{Bus, Name, Outbox, Rate, Republish, Republished, Store};
 use crate::{
     cli::{
         connect,
+        consent::{Consent, NOTHING_CHANGED},
         database::{Database, with_outbox},
         dead_letters::moment,
         output,
@@ -47,6 +48,8 @@ pub(super) struct RunRepublish {
     /// Also what the streams hold already: it is there twice then
     #[arg(long)]
     force: bool,
+    #[command(flatten)]
+    consent: Consent,
     /// Print a JSON object
     #[arg(long)]
     json: bool,
@@ -64,13 +67,22 @@ impl RunRepublish {
         self.check()?;
         let database = Database::open(config).await?;
         let bus = connect(config).await?;
-        let done = with_outbox!(&database, outbox => {
-            let republish = self.republish(&bus, outbox);
-            match self.dry_run {
-                true => republish.dry_run().await,
-                false => republish.run().await,
+        let planned = match self.dry_run || self.force {
+            true => Some(with_outbox!(&database, outbox =>
+                self.republish(&bus, outbox).dry_run().await)?),
+            false => None,
+        };
+        // What is only missing comes back; what is there is handled again by all that subscribe to it.
+        if let Some(planned) = planned.as_ref().filter(|_| !self.dry_run) {
+            let what = format!("publishes {} again", output::events(planned.wanted));
+            if !self.consent.to(&what)? {
+                return Ok(output::line(NOTHING_CHANGED)?);
             }
-        })?;
+        }
+        let done = match planned.filter(|_| self.dry_run) {
+            Some(planned) => planned,
+            None => with_outbox!(&database, outbox => self.republish(&bus, outbox).run().await)?,
+        };
         match self.json {
             true => output::json(&done)?,
             false => output::table(&self.rows(&done))?,

@@ -10,7 +10,9 @@ use super::{
 };
 use crate::{
     cli::{
-        connect, output, place,
+        connect,
+        consent::{Consent, NOTHING_CHANGED},
+        output, place,
         report::{Exit, Outcome, Report},
         told_to_stop,
     },
@@ -57,6 +59,8 @@ pub(super) struct Start {
     /// Follow it to its end, as `watch` does
     #[arg(long, conflicts_with = "dry_run")]
     watch: bool,
+    #[command(flatten)]
+    consent: Consent,
     /// Print JSON objects
     #[arg(long)]
     json: bool,
@@ -73,7 +77,11 @@ impl Start {
     pub(super) async fn run(&self, config: &Config) -> Outcome {
         let request = self.request()?;
         let replays = Replays::over(&connect(config).await?);
-        let replay = replays.start(&self.subscriber, &request).await?;
+        let planned = replays.plan(&self.subscriber, &request).await?;
+        if !self.dry_run && !self.consent.to(&what(&planned))? {
+            return Ok(output::line(NOTHING_CHANGED)?);
+        }
+        let replay = replays.begin(planned).await?;
         if self.dry_run {
             return self.rehearse(&replays, &replay).await;
         }
@@ -163,6 +171,26 @@ fn tell(replay: &Replay) -> Outcome {
     ))?)
 }
 
+/// What a replay means, in one line. Before it runs, only its ranges are known.
+fn what(replay: &Replay) -> String {
+    let request = &replay.request;
+    let is_filtered = request.key.is_some() || request.correlation.is_some();
+    let most = if is_filtered {
+        "those that match of "
+    } else {
+        ""
+    };
+    let follow_ups = match request.follow_ups {
+        true => ", and publishes what they publish",
+        false => "",
+    };
+    format!(
+        "has the handlers of {} handle {most}{} again{follow_ups}",
+        replay.subscriber,
+        output::events(replay.events())
+    )
+}
+
 fn tell_ranges(replay: &Replay) -> Outcome {
     for range in &replay.ranges {
         let (stream, first, last) = (&range.stream, range.first, range.last);
@@ -225,5 +253,11 @@ mod tests {
         for text in ["500", "0/s", "-1/s", "1/d", "x/s", "9999999/s"] {
             assert!(pace(text).is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn fuzz_rates() {
+        let seeds = ["500/s", "300/m", "0/s", "1000000/s"];
+        crate::fuzz::fuzz_text("rate", &seeds, |text| pace(text).is_ok());
     }
 }

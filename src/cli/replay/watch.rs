@@ -176,7 +176,7 @@ impl Teller {
         let is_new = self.last.as_ref() != Some(status);
         let text = || line(status, self.speed.per_second());
         if self.is_drawn {
-            let text = format!("\r{}  {}\x1b[K", bar(status), text());
+            let text = format!("\r{}  {}\x1b[K", bar(status), output::printable(&text()));
             match self.told {
                 Told::Errors => eprint!("{text}"),
                 _ => draw(&text)?,
@@ -202,7 +202,7 @@ impl Teller {
         self.speed.rest();
         if !self.is_missed {
             self.end();
-            eprintln!("NATS does not answer, and is asked again: {error}");
+            output::note(format!("NATS does not answer, and is asked again: {error}"));
             self.is_missed = true;
         }
     }

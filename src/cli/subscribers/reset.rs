@@ -1,15 +1,15 @@
 //! `tidings subscribers reset`: taking one to another place of its streams. Never without saying what that means.
 
-use std::io::{self, BufRead, IsTerminal};
-
 use clap::Args;
 use serde_json::json;
 use tidings::{Start, StreamReset, SubscriberReset, Subscribers};
 
 use crate::{
     cli::{
-        connect, output, place,
-        report::{Exit, Outcome, Report},
+        connect,
+        consent::{Consent, NOTHING_CHANGED},
+        output, place,
+        report::Outcome,
     },
     config::Config,
 };
@@ -28,9 +28,8 @@ pub(super) struct Reset {
     /// Only print what would be delivered again or skipped
     #[arg(long)]
     dry_run: bool,
-    /// Do not ask
-    #[arg(long)]
-    yes: bool,
+    #[command(flatten)]
+    consent: Consent,
     /// Print a JSON object
     #[arg(long)]
     json: bool,
@@ -38,20 +37,15 @@ pub(super) struct Reset {
 
 impl Reset {
     pub(super) async fn run(&self, config: &Config) -> Outcome {
-        let is_asked = !self.dry_run && !self.yes;
-        if is_asked && (self.json || !io::stdin().is_terminal()) {
-            let what = "there is nobody to ask whether that is meant";
-            return Err(Report::new(Exit::Usage, what)
-                .cure("--dry-run, which tells what would happen, then --yes"));
-        }
         let bus = connect(config).await?;
         let subscribers = Subscribers::over(&bus);
         let stream = self.stream.as_deref();
         let plan = subscribers.plan_reset(&self.name, self.to, stream).await?;
-        if !self.json {
+        // Where nothing can be done the refusal tells it.
+        if !self.json && (self.dry_run || self.consent.is_possible()) {
             preview(&plan)?;
         }
-        let is_done = !self.dry_run && (!is_asked || is_meant());
+        let is_done = !self.dry_run && self.consent.to(&what(&plan))?;
         if is_done {
             subscribers.reset(&plan).await?;
         }
@@ -68,9 +62,16 @@ impl Reset {
         let name = &self.name;
         Ok(output::line(match is_done {
             true => format!("{name} is reset"),
-            false => "nothing is changed".to_owned(),
+            false => NOTHING_CHANGED.to_owned(),
         })?)
     }
+}
+
+/// What a reset means, in one line.
+fn what(plan: &SubscriberReset) -> String {
+    let (again, skipped) = (output::events(plan.again()), output::events(plan.skipped()));
+    let name = &plan.subscriber;
+    format!("hands {again} to {name} again, and has it skip {skipped}")
 }
 
 fn preview(plan: &SubscriberReset) -> Outcome {
@@ -120,11 +121,4 @@ fn add_stream(rows: &mut Vec<[String; 2]>, reset: &StreamReset) {
         );
         add("  unanswered", text);
     }
-}
-
-fn is_meant() -> bool {
-    eprint!("reset? [y/N] ");
-    let mut answer = String::new();
-    let read = io::stdin().lock().read_line(&mut answer);
-    read.is_ok() && matches!(answer.trim(), "y" | "yes")
 }

@@ -16,11 +16,12 @@ use crate::outbox::{MigrateError, Outbox};
 impl Outbox<Sqlite> {
     /// Opens a database file, creating it if it is missing, with the settings that an outbox needs:
     /// write-ahead log, `synchronous = full` (a relay must not publish what a power cut undoes), and 5 s
-    /// of patience for the lock.
+    /// of patience for the lock. A file that it makes can be read by its owner only; SQLite makes those beside it alike.
     ///
     /// # Errors
     /// What SQLite says.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, sqlx::Error> {
+        create(path.as_ref())?;
         let options = options(path.as_ref()).synchronous(SqliteSynchronous::Full);
         Ok(Self::new(pool().connect_with(options).await?))
     }
@@ -60,6 +61,20 @@ impl Outbox<Sqlite> {
     }
 }
 
+/// Makes the file, if it is missing, with events that only its owner may read.
+fn create(file: &Path) -> Result<(), sqlx::Error> {
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    match options.open(file) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(sqlx::Error::Io(error))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn options(file: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(file)
@@ -86,6 +101,27 @@ impl Drop for Folder {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn a_file_that_it_makes_is_its_owners_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = Outbox::temporary().await.unwrap();
+        let file = folder
+            .pool()
+            .connect_options()
+            .get_filename()
+            .with_file_name("made.db");
+        let outbox = Outbox::<Sqlite>::open(&file).await.unwrap();
+        outbox.migrate().await.unwrap();
+        for suffix in ["", "-wal", "-shm"] {
+            let mut name = file.clone().into_os_string();
+            name.push(suffix);
+            let mode = std::fs::metadata(&name).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{}", name.display());
+        }
+        outbox.pool().close().await;
+    }
 
     #[tokio::test]
     async fn its_folder_goes_with_the_last_clone_of_the_pool() {

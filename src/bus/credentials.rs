@@ -1,13 +1,20 @@
 //! Credentials inside the URLs of NATS servers. async-nats 0.51 neither uses them nor keeps them out of
 //! its debug log, so they are taken out here.
 
-use tidings::Auth;
+use super::Auth;
 
-/// Splits a URL into the server and the credentials before its `@`: `user:password`, or a token.
-///
-/// # Errors
-/// What is wrong, without the URL.
-pub(super) fn split(url: &str) -> Result<(String, Option<Auth>), &'static str> {
+impl Auth {
+    /// Splits the URL of a server into its address and the credentials before its `@`: `user:password`, or a token,
+    /// percent-encoded (RFC 3986) where they have characters of a URL.
+    ///
+    /// # Errors
+    /// What is wrong, without the URL.
+    pub fn in_url(url: &str) -> Result<(String, Option<Self>), &'static str> {
+        split(url)
+    }
+}
+
+fn split(url: &str) -> Result<(String, Option<Auth>), &'static str> {
     let (scheme, rest) = url.split_once("://").unwrap_or(("nats", url));
     let Some((credentials, host)) = rest.rsplit_once('@') else {
         return Ok((url.to_owned(), None));
@@ -42,21 +49,6 @@ fn decoded(text: &str) -> Result<String, &'static str> {
     String::from_utf8(bytes).map_err(|_| WRONG)
 }
 
-/// Whether two servers are given the same credentials.
-pub(super) fn same(one: &Auth, other: &Auth) -> bool {
-    match (one, other) {
-        (Auth::Token(one), Auth::Token(other)) => one == other,
-        (
-            Auth::User { user, password },
-            Auth::User {
-                user: u,
-                password: p,
-            },
-        ) => (user, password) == (u, p),
-        _ => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,7 +71,7 @@ mod tests {
     fn the_only_part_is_a_token_and_no_part_is_no_credentials() {
         let (server, auth) = split("nats://t0ken@h").unwrap();
         assert_eq!(server, "nats://h");
-        assert!(auth.is_some_and(|auth| same(&auth, &Auth::Token("t0ken".into()))));
+        assert_eq!(auth, Some(Auth::Token("t0ken".into())));
         assert!(matches!(split("h:4222"), Ok((server, None)) if server == "h:4222"));
     }
 

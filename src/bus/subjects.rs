@@ -1,0 +1,141 @@
+//! What a stream takes when several services declare it: the subjects of all of them. Pure.
+
+use tidings_contract::Pattern;
+
+/// Subjects that a stream takes and that a declaration of it cannot be added to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Overlap {
+    pub(super) taken: String,
+    pub(super) wanted: String,
+}
+
+/// The subjects that a stream takes once `wanted` is added, in a stable order: what it takes, then what is new. One
+/// that another covers is left out, because a server refuses both.
+///
+/// # Errors
+/// [`Overlap`] when two subjects have something in common and neither covers the other.
+pub(super) fn added(taken: &[String], wanted: &[Pattern]) -> Result<Vec<String>, Overlap> {
+    let mut all = taken.to_vec();
+    for wanted in wanted.iter().map(Pattern::as_str) {
+        if all.iter().any(|taken| covers(taken, wanted)) {
+            continue;
+        }
+        all.retain(|taken| !covers(wanted, taken));
+        if let Some(taken) = all.iter().find(|taken| overlaps(taken, wanted)) {
+            let (taken, wanted) = (taken.clone(), wanted.to_owned());
+            return Err(Overlap { taken, wanted });
+        }
+        all.push(wanted.to_owned());
+    }
+    Ok(all)
+}
+
+/// The subjects that a stream takes and that no wanted one covers.
+pub(super) fn extra(taken: &[String], wanted: &[Pattern]) -> Vec<String> {
+    let is_wanted = |taken: &&String| {
+        let mut wanted = wanted.iter();
+        wanted.any(|wanted| covers(wanted.as_str(), taken))
+    };
+    let extra = taken.iter().filter(|taken| !is_wanted(taken));
+    extra.cloned().collect()
+}
+
+/// Whether everything that the narrow one takes is taken by the wide one.
+fn covers(wide: &str, narrow: &str) -> bool {
+    let mut narrow = narrow.split('.');
+    for word in wide.split('.') {
+        match (word, narrow.next()) {
+            (_, None) => return false,
+            (">", Some(_)) => return true,
+            (_, Some(">")) => return false,
+            ("*", Some(_)) => {}
+            (word, Some(other)) if word == other => {}
+            _ => return false,
+        }
+    }
+    narrow.next().is_none()
+}
+
+/// Whether some subject is taken by both.
+fn overlaps(a: &str, b: &str) -> bool {
+    let (mut a, mut b) = (a.split('.'), b.split('.'));
+    loop {
+        match (a.next(), b.next()) {
+            (None, None) => return true,
+            (None, _) | (_, None) => return false,
+            (Some(">"), _) | (_, Some(">")) => return true,
+            (Some("*"), _) | (_, Some("*")) => {}
+            (Some(a), Some(b)) if a == b => {}
+            _ => return false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn patterns(texts: &[&str]) -> Vec<Pattern> {
+        texts
+            .iter()
+            .map(|text| Pattern::parse(text).unwrap())
+            .collect()
+    }
+
+    fn owned(texts: &[&str]) -> Vec<String> {
+        texts.iter().map(|text| (*text).to_owned()).collect()
+    }
+
+    #[test]
+    fn what_others_declared_stays() {
+        let added = |taken: &[&str], wanted: &[&str]| added(&owned(taken), &patterns(wanted));
+        assert_eq!(
+            added(&["order.>"], &["user.>"]),
+            Ok(owned(&["order.>", "user.>"]))
+        );
+        assert_eq!(
+            added(&["user.>"], &["user.created"]),
+            Ok(owned(&["user.>"]))
+        );
+        assert_eq!(
+            added(&["user.created", "a.b"], &["user.>"]),
+            Ok(owned(&["a.b", "user.>"]))
+        );
+        assert_eq!(added(&[], &["a.>", "a.b"]), Ok(owned(&["a.>"])));
+        let overlap = Overlap {
+            taken: "a.*".into(),
+            wanted: "*.b".into(),
+        };
+        assert_eq!(added(&["a.*"], &["*.b"]), Err(overlap));
+    }
+
+    #[test]
+    fn what_nobody_wants_is_extra() {
+        let extra = |taken: &[&str], wanted: &[&str]| extra(&owned(taken), &patterns(wanted));
+        assert_eq!(
+            extra(&["user.>", "order.>"], &["user.>"]),
+            owned(&["order.>"])
+        );
+        assert_eq!(extra(&["user.created"], &["user.*"]), owned(&[]));
+        assert_eq!(extra(&["user.>"], &["user.*"]), owned(&["user.>"]));
+    }
+
+    #[test]
+    fn covering_is_overlapping() {
+        let all = [
+            "a", "*", ">", "a.b", "a.*", "*.b", "a.>", "*.>", "a.b.c", "a.*.c", "b.>",
+        ];
+        for wide in all {
+            assert!(covers(wide, wide) && overlaps(wide, wide));
+            for narrow in all {
+                assert_eq!(overlaps(wide, narrow), overlaps(narrow, wide));
+                assert!(
+                    !covers(wide, narrow) || overlaps(wide, narrow),
+                    "{wide} {narrow}"
+                );
+            }
+        }
+        assert!(covers("a.*", "a.b") && !covers("a.*", "a.>") && covers("a.>", "a.*.c"));
+        assert!(!covers("a.>", "a") && !overlaps("a.>", "a") && overlaps("a.*", "*.b"));
+    }
+}
