@@ -17,7 +17,7 @@ mod status;
 mod traced;
 mod turn;
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use sqlx::{PgConnection, Postgres, Row as _, postgres::PgConnectOptions};
 use tidings_contract::{Envelope, EventId, wire};
@@ -371,8 +371,18 @@ impl Statements for Postgres {
         connection: &mut PgConnection,
         names: &Names,
         events: &[EventId],
-    ) -> Result<Vec<(i64, EventId)>, sqlx::Error> {
-        parked::among(connection, names, events).await
+        behind: i64,
+    ) -> Result<Rows, sqlx::Error> {
+        parked::among(connection, names, events, behind).await
+    }
+
+    async fn ahead(
+        connection: &mut PgConnection,
+        names: &Names,
+        cursor: &PgCursor,
+        ids: &[i64],
+    ) -> Result<HashSet<i64>, sqlx::Error> {
+        relayed::ahead(connection, names, cursor, ids).await
     }
 
     async fn parked(

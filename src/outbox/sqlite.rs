@@ -11,7 +11,7 @@ mod parked;
 mod relayed;
 mod traced;
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -349,8 +349,18 @@ impl Statements for Sqlite {
         connection: &mut SqliteConnection,
         names: &Names,
         events: &[EventId],
-    ) -> Result<Vec<(i64, EventId)>, sqlx::Error> {
-        parked::among(connection, names, events).await
+        behind: i64,
+    ) -> Result<Rows, sqlx::Error> {
+        parked::among(connection, names, events, behind).await
+    }
+
+    async fn ahead(
+        connection: &mut SqliteConnection,
+        names: &Names,
+        cursor: &i64,
+        ids: &[i64],
+    ) -> Result<HashSet<i64>, sqlx::Error> {
+        relayed::ahead(connection, names, cursor, ids).await
     }
 
     async fn parked(

@@ -151,23 +151,24 @@ pub(super) async fn returning(
     Ok(rows)
 }
 
-/// Those of these events that are parked.
+/// The parked rows that have one of these ids.
 pub(super) async fn among(
     connection: &mut PgConnection,
     names: &Names,
     events: &[EventId],
-) -> Result<Vec<(i64, EventId)>, sqlx::Error> {
-    let among = "select id, event from tidings.parked where event = any($1) order by id";
+    behind: i64,
+) -> Result<Rows, sqlx::Error> {
+    let among = "select id, at, event, name, version, key, headers, payload from tidings.parked
+        where id > $2 and event = any($1) order by id";
     let events: Vec<Uuid> = events.iter().map(|event| (*event).into()).collect();
     let mut turn = Turn::begin(connection, names).await?;
-    let rows = query(names, among)
+    let found = query(names, among)
         .bind(events)
-        .fetch_all(&mut *turn)
-        .await?;
+        .bind(behind)
+        .fetch(&mut *turn);
+    let rows = Rows::read(found, |row| super::fetch::read(&row).map(Some)).await?;
     turn.end().await?;
-    rows.iter()
-        .map(|row| Ok((row.try_get(0)?, EventId::from(row.try_get::<Uuid, _>(1)?))))
-        .collect()
+    Ok(rows)
 }
 
 pub(super) async fn list(

@@ -8,7 +8,7 @@ use tidings_contract::EventId;
 use uuid::Uuid;
 
 use super::{
-    fetch,
+    fetch::{self, PgCursor},
     turn::{Turn, query},
 };
 use crate::outbox::{
@@ -155,6 +155,29 @@ impl Archive for Postgres {
         });
         entries.collect()
     }
+}
+
+/// Which of these places the relay has not passed.
+pub(super) async fn ahead(
+    connection: &mut PgConnection,
+    names: &Names,
+    cursor: &PgCursor,
+    ids: &[i64],
+) -> Result<HashSet<i64>, sqlx::Error> {
+    let ask = "select id from tidings.outbox
+        where id = any($1) and not pg_visible_in_snapshot(xid, $2::text::pg_snapshot)
+          and not coalesce(id <= $4 and pg_visible_in_snapshot(xid, $3::text::pg_snapshot), false)";
+    let page = cursor.page.as_ref();
+    let mut turn = Turn::begin(connection, names).await?;
+    let rows = query(names, ask)
+        .bind(ids)
+        .bind(&cursor.seen)
+        .bind(page.map(|page| &page.snapshot))
+        .bind(page.map(|page| page.last_id))
+        .fetch_all(&mut *turn)
+        .await?;
+    turn.end().await?;
+    rows.iter().map(|row| row.try_get(0)).collect()
 }
 
 type Asked<'q> = sqlx::query::Query<'q, Postgres, PgArguments>;

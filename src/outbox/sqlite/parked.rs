@@ -134,27 +134,26 @@ pub(super) async fn returning(
     Rows::read(found, |row| super::read(&row).map(Some)).await
 }
 
-/// Those of these events that are parked.
+/// The parked rows that have one of these ids.
 pub(super) async fn among(
     connection: &mut SqliteConnection,
     names: &Names,
     events: &[EventId],
-) -> Result<Vec<(i64, EventId)>, sqlx::Error> {
-    let among = "select id, event from tidings_parked
-        where lower(hex(event)) in (select value from json_each(?)) order by id";
+    behind: i64,
+) -> Result<Rows, sqlx::Error> {
+    let among = "select id, at, event, name, version, key, headers, payload from tidings_parked
+        where id > ?2 and lower(hex(event)) in (select value from json_each(?1)) order by id";
     let events: Vec<String> = events
         .iter()
         .map(|event| event.as_uuid().simple().to_string())
         .collect();
     let events =
         serde_json::to_string(&events).map_err(|error| sqlx::Error::Encode(error.into()))?;
-    let rows = sqlx::query(names.sql(among, '_'))
+    let found = sqlx::query(names.sql(among, '_'))
         .bind(events)
-        .fetch_all(connection)
-        .await?;
-    rows.iter()
-        .map(|row| Ok((row.try_get(0)?, EventId::from(row.try_get::<Uuid, _>(1)?))))
-        .collect()
+        .bind(behind)
+        .fetch(connection);
+    Rows::read(found, |row| super::read(&row).map(Some)).await
 }
 
 pub(super) async fn list(

@@ -135,6 +135,26 @@ impl Archive for Sqlite {
     }
 }
 
+/// Which of these places the relay has not passed.
+pub(super) async fn ahead(
+    connection: &mut SqliteConnection,
+    names: &Names,
+    cursor: &i64,
+    ids: &[i64],
+) -> Result<HashSet<i64>, sqlx::Error> {
+    let ahead: Vec<i64> = ids.iter().copied().filter(|id| id > cursor).collect();
+    if ahead.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let ask = "select id from tidings_outbox where id in (select value from json_each(?1))";
+    let ids = serde_json::to_string(&ahead).map_err(|error| sqlx::Error::Encode(error.into()))?;
+    let rows = sqlx::query(names.sql(ask, '_'))
+        .bind(ids)
+        .fetch_all(&mut *connection)
+        .await?;
+    rows.iter().map(|row| row.try_get(0)).collect()
+}
+
 type Asked = sqlx::query::Query<'static, Sqlite, SqliteArguments>;
 
 fn asked(names: &Names, ask: &'static str, stretch: &Stretch<'_>) -> Result<Asked, sqlx::Error> {
