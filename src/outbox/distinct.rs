@@ -30,9 +30,8 @@ pub(super) fn distinct(events: &mut Vec<Envelope>, delayed: &[Delayed]) -> Resul
             return Err(two(first, envelope));
         }
     }
-    for at in again.into_iter().rev() {
-        events.remove(at);
-    }
+    let (mut again, mut at) = (again.into_iter().peekable(), 0..);
+    events.retain(|_| again.next_if_eq(&at.next().unwrap_or_default()).is_none());
     Ok(())
 }
 

@@ -314,7 +314,7 @@ impl Lane {
         };
         let mut left = Vec::with_capacity(items.len());
         for item in items.drain(..) {
-            match self.holders(&found, &item).await {
+            match holders(&self.bus, &self.stream, &found, &item).await {
                 Ok((Some(sequence), _)) => self.note_one(item.row.id, sequence),
                 // Only what is forced, or goes elsewhere, goes beside it.
                 Ok((None, Some(other))) if !self.form.is_forced => {
@@ -327,24 +327,6 @@ impl Lane {
         }
         *items = left;
         Ok(Ok(()))
-    }
-
-    /// Where the stream has an event, of the places that have its id; and which other event has it there.
-    async fn holders(
-        &self,
-        found: &Found,
-        item: &Item,
-    ) -> Result<(Option<u64>, Option<String>), BusError> {
-        let mut other = None;
-        for sequence in found.sequences(&item.row.event) {
-            let identity = (&item.envelope).into();
-            match self.bus.holder(&self.stream, sequence, identity).await? {
-                Holder::Same => return Ok((Some(sequence), None)),
-                Holder::Nothing => {}
-                Holder::Other(is) => other = Some(is),
-            }
-        }
-        Ok((None, other))
     }
 
     /// Sends batch after batch, and returns what is left when one is refused, and why.
@@ -417,6 +399,27 @@ impl Patience {
         tokio::time::sleep(self.pause).await;
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
     }
+}
+
+/// Where a stream has an event, of the places that have its id; and which other event has it there.
+async fn holders(
+    bus: &Bus,
+    stream: &str,
+    found: &Found,
+    item: &Item,
+) -> Result<(Option<u64>, Option<String>), BusError> {
+    let mut other = None;
+    for sequence in found.sequences(&item.row.event) {
+        match bus
+            .holder(stream, sequence, (&item.envelope).into())
+            .await?
+        {
+            Holder::Same => return Ok((Some(sequence), None)),
+            Holder::Nothing => {}
+            Holder::Other(is) => other = Some(is),
+        }
+    }
+    Ok((None, other))
 }
 
 /// Sends all of a batch but the last; a single one has no batch.
