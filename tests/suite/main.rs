@@ -61,6 +61,7 @@ mod streams;
 mod stumbles;
 mod subscriber;
 mod subscribers;
+mod taken_before;
 mod taken_ids;
 mod test_kit;
 mod trace;

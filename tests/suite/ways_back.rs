@@ -21,6 +21,7 @@ both!(
     what_goes_back_by_itself_passes_no_older_event_that_is_still_on_its_way,
     what_is_asked_for_passes_no_older_event_that_is_still_on_its_way,
     what_follows_it_goes_back_behind_it,
+    what_is_given_up_and_is_in_the_log_still_is_not_published,
     what_goes_back_and_is_in_the_log_still_is_stored_once,
     what_goes_back_is_stored_once_though_the_next_relay_dies_too,
 );
@@ -159,6 +160,29 @@ async fn what_follows_it_goes_back_behind_it<DB: Journal>(world: World<DB>) {
         (of("ABCGI"), of("DF")),
         ("ABCGI".to_owned(), "DF".to_owned())
     );
+}
+
+async fn what_is_given_up_and_is_in_the_log_still_is_not_published<DB: Journal>(world: World<DB>) {
+    publish(&world, &A_AND_B).await;
+    publish(&world, &[("full.up", Some("k"), "C")]).await;
+    let jetstream = one_is_on_its_way(&world, 2).await;
+    let parked = world
+        .outbox
+        .parked(&ParkedSelection::All, 0, 9)
+        .await
+        .unwrap();
+    world
+        .outbox
+        .discard(&ParkedSelection::Id(parked[0].id), 1)
+        .await
+        .unwrap();
+    takes(&jetstream, &["full.>", "nobody.>"], 1000).await;
+    let relay = world.relay();
+    eventually("A is stored", || async { stored(&world).await == ["A"] }).await;
+    world.outbox.unpark(&ParkedSelection::All).await.unwrap();
+    settled(&world).await;
+    relay.stop().await.unwrap();
+    assert_eq!(stored(&world).await, ["A", "C"]);
 }
 
 const MANY: usize = 43;
