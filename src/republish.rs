@@ -57,6 +57,9 @@ pub struct Republished {
     pub rows: u64,
     /// How many of them the streams hold already; not counted where that makes no difference.
     pub held: u64,
+    /// How many of them have an id under which their stream holds another event. They are left out; forced, they lie
+    /// beside it.
+    pub taken_ids: u64,
     /// How many of them no stream has ever confirmed: `outbox discard` leaves such. They are left out.
     pub unconfirmed: u64,
     /// Those that are to be published: how many, and the first and the last of their places in the outbox.

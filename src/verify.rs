@@ -10,26 +10,29 @@ mod repair;
 mod report;
 
 use std::{
-    collections::{BTreeMap, HashSet},
-    hash::RandomState,
+    collections::{BTreeMap, HashMap, HashSet, btree_map::Entry},
+    hash::{BuildHasher, RandomState},
 };
 
 use chrono::{DateTime, Utc};
-use tidings_contract::{Name, Pattern};
+use futures::{FutureExt, future::try_join_all};
+use tidings_contract::{EventId, Name, Pattern};
 
 use crate::{
-    bus::{Bus, BusError, ReaderError, Removal, StreamState},
+    bus::{Bus, BusError, ReaderError, Removal, Stored, StreamState},
     outbox::{
-        Ends, Entry, Outbox, OutboxError, Passed, Position, Range, Relayed, Standing, Store,
-        Stretch, Way, standing,
+        Ends, Entry as LedgerEntry, Outbox, OutboxError, Passed, Position, Range, Relayed,
+        Standing, Store, Stretch, Way, standing,
     },
 };
-use compare::{Comparison, Finding, difference};
+use compare::{Comparison, Finding, altered, difference, is_same};
 pub use repair::{Repair, RepairError};
 pub use report::{Difference, DifferenceKind, Verification, VerifiedStream};
 
 /// How many more rows than messages are read, so that small differences of order keep nothing waiting.
 const AHEAD: u64 = 10_000;
+/// Messages that are looked at side by side.
+const LOOKS: usize = 64;
 
 /// Compares the outbox with the streams.
 ///
@@ -243,15 +246,16 @@ impl<DB: Store> Verify<DB> {
         findings
             .drain(..)
             .for_each(|finding| stream.tell(finding.told()));
-        self.look_for_seconds(&mut comparison, &mut stream, passed)
-            .await?;
+        let strays = comparison.take_strays();
+        self.look_for_seconds(strays, &mut stream, passed).await?;
         stream.sound = comparison.sound;
-        stream.others = comparison.strays().len() as u64;
         stream.late = comparison.late;
         let behind = comparison.missing().filter(|row| comparison.has_later(row));
         let behind: HashSet<i64> = behind.map(|row| row.id).collect();
         let missing = comparison.into_missing();
-        let missing = self.look_up(&mut stream, side, missing).await?;
+        let missing = self
+            .look_up(&mut stream, side, missing, hasher.as_ref())
+            .await?;
         examined.late += missing.iter().filter(|id| behind.contains(id)).count() as u64;
         examined.missing.extend(missing);
         let end = state.last_sequence;
@@ -262,24 +266,25 @@ impl<DB: Store> Verify<DB> {
     /// Messages without a row may be second ones of an event whose first has been paired.
     async fn look_for_seconds(
         &self,
-        comparison: &mut Comparison,
+        mut strays: HashMap<EventId, Vec<Stored>>,
         stream: &mut VerifiedStream,
         passed: &Passed,
     ) -> Result<(), VerifyError> {
-        let strays = comparison.strays();
-        if strays.is_empty() {
-            return Ok(());
-        }
         let mut rows = self.outbox.walk(&self.range, passed, None);
         while !strays.is_empty()
             && let Some(page) = rows.next().await?
         {
             for row in page {
-                if let Some(message) = strays.remove(&row.event) {
-                    stream.tell(Finding::Duplicated { message }.told());
+                for message in strays.remove(&row.event).into_iter().flatten() {
+                    match is_same(&row, &message) {
+                        true => stream.tell(Finding::Duplicated { message }.told()),
+                        // Another publisher has used the id.
+                        false => stream.others += 1,
+                    }
                 }
             }
         }
+        stream.others += strays.into_values().flatten().count() as u64;
         Ok(())
     }
 
@@ -300,7 +305,7 @@ impl<DB: Store> Verify<DB> {
                     .filter(|row| !sides.iter().any(|side| side.has(&row.name))),
             );
         }
-        let missing = self.look_up(&mut stream, side, missing).await?;
+        let missing = self.look_up(&mut stream, side, missing, None).await?;
         examined.missing.extend(missing);
         Ok(stream)
     }
@@ -312,6 +317,7 @@ impl<DB: Store> Verify<DB> {
         stream: &mut VerifiedStream,
         side: &Side,
         missing: Vec<Relayed>,
+        hasher: Option<&RandomState>,
     ) -> Result<Vec<i64>, VerifyError> {
         let Some(first) = missing.first() else {
             return Ok(Vec::new());
@@ -324,6 +330,8 @@ impl<DB: Store> Verify<DB> {
         let unknown = |row: Relayed| (row.id, (row, Absence::Unconfirmed));
         let mut missing: BTreeMap<i64, (Relayed, Absence)> =
             missing.into_iter().map(unknown).collect();
+        // Where they were confirmed, as far as that is within the stream and exact.
+        let mut places: BTreeMap<i64, u64> = BTreeMap::new();
         loop {
             let entries = self.outbox.entries(behind).await?;
             let Some(last) = entries.last() else {
@@ -332,7 +340,8 @@ impl<DB: Store> Verify<DB> {
             behind = last.last_id;
             let given_up = entries.iter().filter(|entry| entry.way == Way::Discarded);
             discarded.extend(given_up.map(|entry| entry.last_id));
-            let of_this = |entry: &&Entry| entry.stream == side.name && entry.way != Way::Copied;
+            let of_this =
+                |entry: &&LedgerEntry| entry.stream == side.name && entry.way != Way::Copied;
             for entry in entries.iter().filter(of_this) {
                 // An earlier version wrote the places of late commits the wrong way round.
                 let first = entry.first_id.min(entry.last_id);
@@ -341,6 +350,9 @@ impl<DB: Store> Verify<DB> {
                     // Rows that were committed late lie among the places of other entries.
                     if *known != Absence::Expired || is_without_gaps(entry) {
                         *known = side.absence(entry, *id, oldest);
+                    }
+                    if is_without_gaps(entry) && side.has_place(entry, *id, oldest) {
+                        places.insert(*id, earliest(entry, *id));
                     }
                 }
             }
@@ -351,6 +363,7 @@ impl<DB: Store> Verify<DB> {
                 *absence = Absence::Unconfirmed;
             }
         }
+        self.look_at(stream, &mut missing, places, hasher).await?;
         for (row, absence) in missing.into_values() {
             match absence {
                 Absence::Expired => stream.expired += 1,
@@ -369,14 +382,66 @@ impl<DB: Store> Verify<DB> {
     }
 }
 
+impl<DB: Store> Verify<DB> {
+    /// Looks at what lies where rows were confirmed that have no message of their own. Such a row was taken for one that
+    /// the stream had, by its id: it is the same event, which was written twice, or another one. Others stay missing.
+    async fn look_at(
+        &self,
+        stream: &mut VerifiedStream,
+        missing: &mut BTreeMap<i64, (Relayed, Absence)>,
+        places: BTreeMap<i64, u64>,
+        hasher: Option<&RandomState>,
+    ) -> Result<(), VerifyError> {
+        // What was read without payloads is compared with them here: both sides are at hand, and they are few.
+        let own = RandomState::new();
+        let seed = hasher.unwrap_or(&own);
+        let places: Vec<(i64, u64)> = places.into_iter().collect();
+        for places in places.chunks(LOOKS) {
+            let name = stream.stream.clone();
+            let look =
+                |(_, sequence): &(i64, u64)| self.bus.stored_at(&name, *sequence, seed).boxed();
+            let found = try_join_all(places.iter().map(look)).await?;
+            for ((id, sequence), found) in places.iter().zip(found) {
+                let Entry::Occupied(entry) = missing.entry(*id) else {
+                    continue;
+                };
+                let Some(message) = found.filter(|found| found.event == entry.get().0.event) else {
+                    continue;
+                };
+                let (mut row, _) = entry.remove();
+                if row.payload.is_none() {
+                    let whole = self.outbox.rows_at(&[*id]).await?.rows;
+                    row.payload = whole.first().map(|whole| seed.hash_one(&*whole.payload));
+                }
+                match altered(&row, &message) {
+                    None => stream.sound += 1,
+                    what => {
+                        let kind = DifferenceKind::Altered;
+                        stream.tell(difference(kind, row, Some(*sequence), what));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Side {
+    /// Whether the place of an event of an entry is within the stream.
+    fn has_place(&self, entry: &LedgerEntry, id: i64, oldest: u64) -> bool {
+        self.state.as_ref().is_some_and(|state| {
+            let place = oldest..=state.last_sequence;
+            entry.incarnation == state.incarnation && place.contains(&earliest(entry, id))
+        })
+    }
+
     fn has(&self, name: &str) -> bool {
         let name = Name::parse(name);
         name.is_ok_and(|name| self.covers.iter().any(|pattern| pattern.covers(&name)))
     }
 
     /// Why an event of an entry is not in the stream.
-    fn absence(&self, entry: &Entry, id: i64, oldest: u64) -> Absence {
+    fn absence(&self, entry: &LedgerEntry, id: i64, oldest: u64) -> Absence {
         let Some(state) = &self.state else {
             return Absence::Missing("the stream is gone");
         };
@@ -398,14 +463,14 @@ impl Side {
 }
 
 /// The lowest sequence that an event of an entry can have had: its own, where the entry has all places of its range.
-fn earliest(entry: &Entry, id: i64) -> u64 {
+fn earliest(entry: &LedgerEntry, id: i64) -> u64 {
     let later = u64::try_from(entry.last_id - id).unwrap_or(u64::MAX);
     let lowest = entry.last_sequence.saturating_sub(later);
     lowest.max(entry.first_sequence)
 }
 
 /// Whether all places of its range are the entry's.
-fn is_without_gaps(entry: &Entry) -> bool {
+fn is_without_gaps(entry: &LedgerEntry) -> bool {
     entry.last_id - entry.first_id + 1 == i64::from(entry.events)
 }
 
@@ -413,8 +478,8 @@ fn is_without_gaps(entry: &Entry) -> bool {
 mod tests {
     use super::*;
 
-    fn entry(last_id: i64) -> Entry {
-        Entry {
+    fn entry(last_id: i64) -> LedgerEntry {
+        LedgerEntry {
             first_id: 10,
             last_id,
             events: 3,

@@ -37,15 +37,17 @@ pub(crate) struct BatchId(String);
 pub(crate) struct Confirmed {
     /// The sequence of the last message.
     pub(crate) sequence: u64,
-    /// It was stored before, by the id of the message; since then it may have been removed.
+    /// A message with its id was stored before: the same one or another one. Since then it may have been removed.
     pub(crate) is_duplicate: bool,
 }
 
 /// The server has not stored it, or did not say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// The batch holds something that the stream already has.
+    /// The batch holds the id of something that the stream already has, or one id twice.
     Duplicate,
+    /// Another event has its id: which, and where.
+    TakenId(String),
     /// Another stream takes the subject now. Nothing was stored.
     Moved,
     /// It will never be taken as it is.
@@ -164,8 +166,8 @@ impl Bus {
         self.publish_one(stream, last).await
     }
 
-    /// Publishes one message into a stream, and into no other, and waits until it is stored. A duplicate is
-    /// stored already.
+    /// Publishes one message into a stream, and into no other, and waits until it is stored. Of a duplicate the
+    /// server says only that it has had its id.
     pub(crate) async fn publish_one(
         &self,
         stream: &str,
@@ -310,7 +312,10 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Moved => f.write_str("another stream takes the subject now"),
-            Self::Duplicate => f.write_str("the stream already holds an event of the batch"),
+            Self::TakenId(other) => f.write_str(other),
+            Self::Duplicate => {
+                f.write_str("the stream already has an id of the batch, or the batch has one twice")
+            }
             Self::Closed(cause) => f.write_str(&cause.reason),
             Self::TooMany { most } => write!(f, "a batch may have {most} messages here"),
             Self::Incomplete => f.write_str("a part of the batch did not arrive"),
@@ -333,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn a_duplicate_is_stored_already() {
+    fn a_duplicate_is_told_with_its_place() {
         let confirmed = answer(r#"{"stream":"EVENTS","seq":7,"duplicate":true}"#).unwrap();
         assert_eq!((confirmed.sequence, confirmed.is_duplicate), (7, true));
     }

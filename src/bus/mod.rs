@@ -15,6 +15,7 @@ mod credit;
 mod delivery;
 mod denied;
 mod durables;
+mod identity;
 mod letter;
 mod letters;
 mod limits;
@@ -56,6 +57,7 @@ pub use connect::{Auth, ConnectError, NatsOptions, Tls};
 pub(crate) use consumer::{ConsumerSpec, drift, filters};
 pub(crate) use delivery::{Deliveries, Delivery};
 pub(crate) use durables::Durable;
+pub(crate) use identity::{Holder, Identity};
 pub(crate) use letters::{Kept, Upkeep};
 pub(crate) use park::{Head, PASS, Park, Question, letters_of};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
@@ -66,7 +68,7 @@ pub(crate) use pull::{PullError, Pulled, Puller, PullerOptions};
 pub(crate) use removal::Removal;
 pub(crate) use replays::{Part, Standing};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
-pub(crate) use resume::{Found, StreamState};
+pub(crate) use resume::{At, Found, StreamState};
 pub(crate) use retry::Waiting;
 pub(crate) use seek::{Expanse, Read, Sighting};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]

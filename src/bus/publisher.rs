@@ -4,11 +4,12 @@ use async_nats::Request;
 use chrono::Utc;
 use tidings_contract::{Envelope, EnvelopeError, EventId, IntoEnvelope, wire};
 
-use super::{Bus, BusError, Receipt, headers_of};
+use super::{Bus, BusError, Holder, Receipt, headers_of};
 use crate::context;
 
 /// Publishes events straight to their stream. An event published twice under one id within the
-/// stream's deduplication window is stored once.
+/// stream's deduplication window is stored once; another event with that id is refused, if this user may look at the
+/// stream's messages (`$JS.API.STREAM.MSG.GET.<stream>`).
 ///
 /// Use an [`Outbox`](crate::Outbox) when the event tells of a change in a database: between the
 /// commit and this call a crash loses the event.
@@ -45,6 +46,14 @@ pub enum PublishError {
         code: u64,
         /// The server's words.
         description: String,
+    },
+    /// Another event has its id: it was not stored. Give it an id of its own.
+    #[error("{event} was not stored: {holder}")]
+    TakenId {
+        /// The event's id.
+        event: EventId,
+        /// Where the other one is, and which it is.
+        holder: String,
     },
     /// It is unknown whether the event was stored. Publishing it again with the same id is safe.
     #[error("{subject} was not confirmed: publish it again with the same id")]
@@ -109,6 +118,7 @@ impl EventPublisher {
             .payload(envelope.payload().clone());
         match self.bus.request(&subject, request).await {
             Ok(answer) => match Receipt::read(&answer).into_result() {
+                Ok(receipt) if receipt.duplicate => self.recognised(&envelope, receipt).await,
                 Ok(_) => Ok(envelope.id()),
                 Err(error) => Err(PublishError::Refused {
                     subject,
@@ -118,6 +128,24 @@ impl EventPublisher {
             },
             Err(BusError::NoResponders { .. }) => Err(PublishError::NoStream { subject }),
             Err(source) => Err(PublishError::Unconfirmed { subject, source }),
+        }
+    }
+
+    /// The stream has had the event's id. Whether it was the event's, a look tells.
+    async fn recognised(
+        &self,
+        envelope: &Envelope,
+        Receipt { stream, seq, .. }: Receipt,
+    ) -> Result<EventId, PublishError> {
+        let event = envelope.id();
+        match self.bus.holder(&stream, seq, envelope.into()).await {
+            Ok(Holder::Other(holder)) => Err(PublishError::TakenId { event, holder }),
+            Ok(Holder::Same | Holder::Nothing) => Ok(event),
+            Err(error) => {
+                tracing::warn!(event.id = %event, stream, sequence = seq, %error,
+                    "the stream has had this id; it is not known whether the event's");
+                Ok(event)
+            }
         }
     }
 }

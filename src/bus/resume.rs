@@ -29,8 +29,78 @@ pub(crate) struct StreamState {
     pub(crate) is_closed: bool,
 }
 
-/// What a part of a stream holds: the sequence of each event.
-pub(crate) type Found = HashMap<EventId, u64>;
+/// What lies at a sequence of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum At {
+    /// There is no message, or not any more.
+    Nothing,
+    /// The message has this event's id.
+    Event(EventId),
+    /// The message has no id: it is nobody's event.
+    Nameless,
+}
+
+/// The ids that a part of a stream holds, and where. An id may be there more than once, and need not be of one
+/// event: whoever finds an id looks at the message.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Found {
+    firsts: HashMap<EventId, u64>,
+    /// Where ids are once more.
+    others: HashMap<EventId, Vec<u64>>,
+}
+
+impl Found {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.firsts.is_empty()
+    }
+
+    /// How many ids.
+    pub(crate) fn len(&self) -> usize {
+        self.firsts.len()
+    }
+
+    pub(crate) fn has(&self, event: &EventId) -> bool {
+        self.firsts.contains_key(event)
+    }
+
+    pub(crate) fn ids(&self) -> impl Iterator<Item = EventId> {
+        self.firsts.keys().copied()
+    }
+
+    /// Where an id is, the first place first.
+    pub(crate) fn sequences(&self, event: &EventId) -> impl Iterator<Item = u64> {
+        let others = self.others.get(event).into_iter().flatten();
+        self.firsts.get(event).into_iter().chain(others).copied()
+    }
+
+    /// The lowest place.
+    pub(crate) fn first_sequence(&self) -> Option<u64> {
+        self.firsts.values().min().copied()
+    }
+
+    /// Adds a place behind those that are known.
+    pub(crate) fn add(&mut self, event: EventId, sequence: u64) {
+        let first = *self.firsts.entry(event).or_insert(sequence);
+        if first != sequence {
+            let others = self.others.entry(event).or_default();
+            if !others.contains(&sequence) {
+                others.push(sequence);
+            }
+        }
+    }
+
+    /// Adds what was found in another part.
+    pub(crate) fn extend(&mut self, other: Self) {
+        for (event, sequence) in other.firsts {
+            self.add(event, sequence);
+        }
+        for (event, sequences) in other.others {
+            for sequence in sequences {
+                self.add(event, sequence);
+            }
+        }
+    }
+}
 
 impl Bus {
     /// The state of a stream, if it exists.
@@ -65,20 +135,16 @@ impl Bus {
         }))
     }
 
-    /// The event that lies at a sequence of a stream, if there is a message.
-    pub(crate) async fn event_at(
-        &self,
-        stream: &str,
-        sequence: u64,
-    ) -> Result<Option<EventId>, BusError> {
-        let message = self.single(stream, &json!({ "seq": sequence })).await?;
-        Ok(message.and_then(|message| {
-            let header = |name: &str| {
-                let mut headers = message.headers.iter();
-                headers.find_map(|(known, value)| (known == name).then_some(&**value))
-            };
-            event_of(header)
-        }))
+    /// What lies at a sequence of a stream.
+    pub(crate) async fn event_at(&self, stream: &str, sequence: u64) -> Result<At, BusError> {
+        let Some(message) = self.kept(stream, sequence).await? else {
+            return Ok(At::Nothing);
+        };
+        let header = |name: &str| {
+            let mut headers = message.headers.iter();
+            headers.find_map(|(known, value)| (known == name).then_some(&**value))
+        };
+        Ok(event_of(header).map_or(At::Nameless, At::Event))
     }
 
     /// The ids of the events of a stream behind one sequence and up to another, as far as they are there.
@@ -100,12 +166,12 @@ impl Bus {
         up_to: u64,
     ) -> Result<Found, ReaderError> {
         let mut reader = Reader::open(self, stream, Vec::new(), start, true).await?;
-        let mut found = Found::new();
+        let mut found = Found::default();
         while let Some((message, place)) = reader.next_up_to(up_to).await? {
             let headers = message.headers.as_ref();
             let header = |name: &str| Some(headers?.get(name)?.as_str());
             if let Some(event) = event_of(header) {
-                found.insert(event, place.sequence);
+                found.add(event, place.sequence);
             }
         }
         Ok(found)
@@ -157,4 +223,28 @@ impl Bus {
 fn event_of<'a>(header: impl Fn(&str) -> Option<&'a str>) -> Option<EventId> {
     let id = header(wire::ID).and_then(|id| id.parse().ok());
     id.or_else(|| Some(EventId::of_foreign("message", header(wire::MESSAGE_ID)?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_place_of_an_id_is_known_once() {
+        let id = |n: u8| EventId::from(uuid::Uuid::from_bytes([n; 16]));
+        let mut found = Found::default();
+        for (event, sequence) in [(1, 5), (2, 6), (1, 7), (1, 9)] {
+            found.add(id(event), sequence);
+        }
+        let mut again = Found::default();
+        again.add(id(1), 7);
+        again.add(id(3), 4);
+        found.extend(again);
+        let places = |n: u8| found.sequences(&id(n)).collect::<Vec<_>>();
+        assert_eq!(
+            [places(1), places(2), places(4)],
+            [vec![5, 7, 9], vec![6], vec![]]
+        );
+        assert_eq!((found.len(), found.first_sequence()), (3, Some(4)));
+    }
 }

@@ -3,9 +3,9 @@
 
 use std::hash::BuildHasher;
 
-use tidings_contract::EventId;
+use tidings_contract::{EventId, wire};
 
-use super::{Bus, Reader, ReaderError, Start, batch::REPUBLISHED, envelope_of};
+use super::{Bus, BusError, Reader, ReaderError, Start, batch::REPUBLISHED, envelope_of};
 
 /// Where the server says how large a message is whose payload it leaves out.
 const SIZE: &str = "Nats-Msg-Size";
@@ -16,6 +16,8 @@ pub(crate) struct Stored {
     pub(crate) sequence: u64,
     pub(crate) event: EventId,
     pub(crate) name: String,
+    /// 0 when its publisher did not say.
+    pub(crate) version: u32,
     pub(crate) key: Option<String>,
     /// Of the payload.
     pub(crate) bytes: usize,
@@ -52,6 +54,34 @@ impl Bus {
     }
 }
 
+impl Bus {
+    /// What lies at a sequence of a stream, if it is an event; with the hash of its payload.
+    pub(crate) async fn stored_at<H: BuildHasher>(
+        &self,
+        stream: &str,
+        sequence: u64,
+        payloads: &H,
+    ) -> Result<Option<Stored>, BusError> {
+        let Some(kept) = self.kept(stream, sequence).await? else {
+            return Ok(None);
+        };
+        let headers = kept.headers.iter();
+        let headers = headers.map(|(name, value)| (&**name, &**value));
+        let foreign = || format!("{stream}/{sequence}");
+        let read = wire::read(&kept.subject, headers, kept.payload.clone(), foreign);
+        Ok(read.ok().map(|envelope| Stored {
+            sequence,
+            event: envelope.id(),
+            name: envelope.name().to_string(),
+            version: envelope.version(),
+            key: envelope.key().map(str::to_owned),
+            bytes: kept.payload.len(),
+            payload: Some(payloads.hash_one(&*kept.payload)),
+            is_republished: kept.headers.iter().any(|(name, _)| name == REPUBLISHED),
+        }))
+    }
+}
+
 impl<H: BuildHasher> StoredReader<H> {
     /// The next message; `None` behind the last one.
     pub(crate) async fn next(&mut self) -> Result<Option<Stored>, ReaderError> {
@@ -78,6 +108,7 @@ impl<H: BuildHasher> StoredReader<H> {
                 sequence: place.sequence,
                 event: envelope.id(),
                 name: envelope.name().to_string(),
+                version: envelope.version(),
                 key: envelope.key().map(str::to_owned),
                 bytes,
                 payload,

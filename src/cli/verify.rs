@@ -62,7 +62,7 @@ impl RunVerify {
         }
         Err(
             Report::new(Exit::Failed, "the streams do not hold what was confirmed")
-                .cure("tidings verify --repair, for what is missing"),
+                .cure(cure(&found)),
         )
     }
 
@@ -90,7 +90,13 @@ impl RunVerify {
             return Ok(());
         }
         let what = "what is altered, there twice, inverted or out of reach cannot be repaired";
-        Err(Report::new(Exit::Failed, what))
+        let report = Report::new(Exit::Failed, what);
+        Err(
+            match repair.found.streams.iter().any(|stream| stream.altered > 0) {
+                true => report.cure(OF_ITS_OWN),
+                false => report,
+            },
+        )
     }
 
     fn print(&self, found: &Verification) -> std::io::Result<()> {
@@ -120,6 +126,18 @@ impl RunVerify {
         output::table(&rows)
     }
 }
+
+fn cure(found: &Verification) -> String {
+    const REPAIR: &str = "tidings verify --repair, for what is missing";
+    match found.streams.iter().any(|stream| stream.altered > 0) {
+        false => REPAIR.to_owned(),
+        true => format!("{REPAIR}; {OF_ITS_OWN}"),
+    }
+}
+
+/// What helps when another event has the id of one.
+const OF_ITS_OWN: &str = "what is altered is not stored, because another event has its id: publish it once more with an \
+                          id of its own";
 
 const HEAD: [&str; 11] = [
     "stream",

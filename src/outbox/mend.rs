@@ -189,7 +189,7 @@ impl<DB: Store> Outbox<DB> {
     }
 
     /// The rows at some places, as many as a page may have.
-    pub(super) async fn rows_at(&self, places: &[i64]) -> Result<Rows, OutboxError> {
+    pub(crate) async fn rows_at(&self, places: &[i64]) -> Result<Rows, OutboxError> {
         let mut paging = self.paging().await?;
         let rows = DB::rows_at(&mut paging.connection, &self.shared.names, places).await;
         let rows = rows.map_err(Self::explain)?;

@@ -10,6 +10,7 @@ mod ahead;
 mod chunks;
 mod contents;
 mod delayed;
+mod distinct;
 mod inbox;
 mod mend;
 mod migrate;
@@ -48,6 +49,7 @@ use crate::{
 };
 use chunks::chunks;
 pub use delayed::DelayedEvent;
+use distinct::distinct;
 use inbox::Kept;
 pub use inbox::{BatchOnceHandler, InboxTransaction, OnceHandler};
 pub use mend::RepublishError;
@@ -104,6 +106,16 @@ pub enum OutboxError {
     /// The event is larger than the server takes.
     #[error(transparent)]
     TooLarge(#[from] TooLarge),
+    /// Two events that are written together have one id. None of them is written.
+    #[error("{event} is the id of two events, {first} and {second}: give each an id of its own")]
+    TakenId {
+        /// The id.
+        event: EventId,
+        /// The name and the key of one.
+        first: String,
+        /// The name and the key of the other.
+        second: String,
+    },
     /// The tables are not there.
     #[error("the database has no outbox: run `tidings migrate`, or call `Outbox::migrate`")]
     NotMigrated(#[source] sqlx::Error),
@@ -223,18 +235,21 @@ impl<DB: Store> Outbox<DB> {
     /// each thousand of them instead of one for each. What [`Outbox::enqueue`] says holds for it.
     ///
     /// # Errors
-    /// [`OutboxError`]; when an event is refused as it is, none was written.
+    /// [`OutboxError`]; when an event is refused as it is, or two of them have one id, none was written. The same
+    /// event twice is written once.
     pub async fn enqueue_all<E: IntoEnvelope>(
         &self,
         tx: &mut sqlx::Transaction<'_, DB>,
         events: impl IntoIterator<Item = E>,
     ) -> Result<Vec<EventId>, OutboxError> {
-        let envelopes = self.all_checked(events)?;
+        let mut envelopes = self.all_checked(events)?;
+        let ids = envelopes.iter().map(Envelope::id).collect();
+        distinct(&mut envelopes, &[])?;
         if !context::suppresses(envelopes.len()) {
             self.insert(tx, &envelopes).await?;
             self.shared.wake.local();
         }
-        Ok(envelopes.iter().map(Envelope::id).collect())
+        Ok(ids)
     }
 
     /// The pool that the outbox was made with.

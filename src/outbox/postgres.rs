@@ -17,7 +17,7 @@ mod status;
 mod traced;
 mod turn;
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use sqlx::{PgConnection, Postgres, Row as _, postgres::PgConnectOptions};
 use tidings_contract::{Envelope, EventId, wire};
@@ -236,15 +236,19 @@ impl Statements for Postgres {
             ), returned as (
                 delete from tidings.parked where id = any($17::bigint[]) and exists (select from moved)
                 returning key, waits_for
+            ), freed as (
+                -- what waits for a stream has no followers
+                select key from returned where waits_for is null or waits_for not like 'stream %'
+            ), held as materialized (
+                -- who waits for another subject is another first one; once, and not for each row that follows
+                select key, min(id) as id from tidings.parked
+                where key in (select key from freed) and waits_for like 'subject %' and id <> all($17::bigint[])
+                group by key
             ), following as (
-                -- what waits for a stream has no followers; who waits for another subject is another first one
                 update tidings.parked as log set asked_at = clock_timestamp()
-                where key in (select key from returned where waits_for is null or waits_for not like 'stream %')
+                where key in (select key from freed)
                   and waits_for is null and asked_at is null and id <> all($17::bigint[])
-                  and not exists (
-                      select from tidings.parked as other
-                      where other.key = log.key and other.id < log.id and other.waits_for like 'subject %'
-                        and other.id <> all($17::bigint[]))
+                  and not exists (select from held where held.key = log.key and held.id < log.id)
             )
             select exists (select from tidings.parked where asked_at is not null),
                    exists (select from tidings.parked where waits_for is not null)
@@ -371,8 +375,18 @@ impl Statements for Postgres {
         connection: &mut PgConnection,
         names: &Names,
         events: &[EventId],
-    ) -> Result<Vec<(i64, EventId)>, sqlx::Error> {
-        parked::among(connection, names, events).await
+        behind: i64,
+    ) -> Result<Rows, sqlx::Error> {
+        parked::among(connection, names, events, behind).await
+    }
+
+    async fn ahead(
+        connection: &mut PgConnection,
+        names: &Names,
+        cursor: &PgCursor,
+        ids: &[i64],
+    ) -> Result<HashSet<i64>, sqlx::Error> {
+        relayed::ahead(connection, names, cursor, ids).await
     }
 
     async fn parked(

@@ -378,11 +378,10 @@ impl<DB: Store> Relay<DB> {
         if waiting.is_something() {
             let names = &self.outbox.shared.names;
             let mut connection = self.outbox.connect().await?;
-            give_back(&self.outbox, &mut connection, &waiting, &keys, returning).await?;
+            let parked = (&waiting, &*keys, &claim.cursor);
+            give_back(&self.outbox, &mut connection, parked, returning).await?;
             waiting = DB::waiting(&mut connection, names).await?;
             keys = DB::parked_keys(&mut connection, names).await?;
-        } else {
-            drop(returning);
         }
         life.recall(&waiting);
         let closed = waiting.reasons.into_iter();

@@ -23,6 +23,8 @@ pub struct Relayed {
     pub event: EventId,
     /// The event's name.
     pub name: String,
+    /// The payload's version.
+    pub version: i32,
     /// The event's key.
     pub key: Option<String>,
     /// Of the payload.
@@ -106,7 +108,7 @@ pub trait Archive: sqlx::Database {
         names: &Names,
     ) -> impl Future<Output = Result<Passed, sqlx::Error>> + Send;
 
-    /// Which of these places are put aside.
+    /// Which of these places are put aside, or have been and were given up.
     fn parked_places(
         connection: &mut Self::Connection,
         names: &Names,

@@ -5,6 +5,8 @@ use chrono::{DateTime, Utc};
 use futures::{Stream, TryStreamExt};
 use tidings_contract::EventId;
 
+use crate::bus::Identity;
+
 /// A row of the outbox.
 #[derive(Debug, Clone)]
 pub struct Row {
@@ -37,6 +39,18 @@ pub struct Rows {
 
 /// With the row that reaches so many bytes a page ends.
 pub(super) const PAGE_BYTES: usize = 4 * 1024 * 1024;
+
+impl<'a> From<&'a Row> for Identity<'a> {
+    fn from(row: &'a Row) -> Self {
+        Self {
+            event: row.event,
+            name: &row.name,
+            version: u32::try_from(row.version).unwrap_or(0),
+            key: row.key.as_deref(),
+            payload: &row.payload,
+        }
+    }
+}
 
 impl Row {
     fn bytes(&self) -> usize {

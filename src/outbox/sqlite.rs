@@ -11,7 +11,7 @@ mod parked;
 mod relayed;
 mod traced;
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -220,16 +220,18 @@ impl Statements for Sqlite {
             .map_err(|error| sqlx::Error::Encode(error.into()))?;
         if !checkpoint.returned.is_empty() {
             // What waits for a stream has no followers; who waits for another subject is another first one.
-            let following = "update tidings_parked as log
-                set asked_at = cast(unixepoch('subsec') * 1000000 as integer)
-                where key in (select key from tidings_parked where id in (select value from json_each(?1))
-                                and coalesce(waits_for, '') not like 'stream %')
-                  and waits_for is null and asked_at is null
+            // Those are looked for once, and not for each row: a key may have very many.
+            let following = "with freed (key) as (
+                    select distinct key from tidings_parked where id in (select value from json_each(?1))
+                      and key is not null and coalesce(waits_for, '') not like 'stream %'
+                ), held (key, id) as materialized (
+                    select key, min(id) from tidings_parked where key in (select key from freed)
+                      and waits_for like 'subject %' and id not in (select value from json_each(?1)) group by key
+                )
+                update tidings_parked as log set asked_at = cast(unixepoch('subsec') * 1000000 as integer)
+                where key in (select key from freed) and waits_for is null and asked_at is null
                   and id not in (select value from json_each(?1))
-                  and not exists (
-                      select 1 from tidings_parked as other
-                      where other.key = log.key and other.id < log.id and other.waits_for like 'subject %'
-                        and other.id not in (select value from json_each(?1)))";
+                  and not exists (select 1 from held where held.key = log.key and held.id < log.id)";
             sqlx::query(names.sql(following, '_'))
                 .bind(&returned)
                 .execute(&mut *tx)
@@ -349,8 +351,18 @@ impl Statements for Sqlite {
         connection: &mut SqliteConnection,
         names: &Names,
         events: &[EventId],
-    ) -> Result<Vec<(i64, EventId)>, sqlx::Error> {
-        parked::among(connection, names, events).await
+        behind: i64,
+    ) -> Result<Rows, sqlx::Error> {
+        parked::among(connection, names, events, behind).await
+    }
+
+    async fn ahead(
+        connection: &mut SqliteConnection,
+        names: &Names,
+        cursor: &i64,
+        ids: &[i64],
+    ) -> Result<HashSet<i64>, sqlx::Error> {
+        relayed::ahead(connection, names, cursor, ids).await
     }
 
     async fn parked(

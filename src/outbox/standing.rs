@@ -12,7 +12,7 @@ use super::{
     names::Names,
     store::{Position, Statements},
 };
-use crate::bus::{Bus, BusError, StreamState};
+use crate::bus::{At, Bus, BusError, StreamState};
 
 /// Whether a stream is the one that the relay wrote to. Shown as what is said of the stream: `is gone`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,7 +37,7 @@ pub enum Standing {
         /// Its last sequence.
         now: u64,
     },
-    /// Another event lies where the last one was confirmed: it was restored from an older copy, or has lost its
+    /// Another message lies where the last event was confirmed: it was restored from an older copy, or has lost its
     /// end, and others have written since.
     Overwritten {
         /// Where that is.
@@ -114,7 +114,7 @@ impl std::fmt::Display for Standing {
             ),
             Self::Overwritten { sequence, event } => write!(
                 f,
-                "has another event at {sequence} than {event}, which was confirmed there: an older copy was restored"
+                "has another message at {sequence} than {event}, which was confirmed there: an older copy was restored"
             ),
         }
     }
@@ -145,13 +145,15 @@ pub(crate) async fn standing(
     }
     if let Some(last) = &position.last
         && last.sequence >= state.first_sequence
-        && let Some(found) = bus.event_at(stream, last.sequence).await?
-        && found != last.event
     {
-        return Ok(Standing::Overwritten {
-            sequence: last.sequence,
-            event: last.event,
-        });
+        let at = bus.event_at(stream, last.sequence).await?;
+        // What was confirmed may have been deleted since. A message without an id is not it.
+        if at != At::Nothing && at != At::Event(last.event) {
+            return Ok(Standing::Overwritten {
+                sequence: last.sequence,
+                event: last.event,
+            });
+        }
     }
     Ok(Standing::Known)
 }

@@ -1,7 +1,11 @@
 //! What the outbox asks of a database. Each database answers in a file of its own; nothing here knows
 //! which one it is.
 
-use std::{collections::BTreeMap, fmt::Debug, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    fmt::Debug,
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -168,12 +172,21 @@ pub trait Statements:
         bound: Bound,
     ) -> impl Future<Output = Result<Rows, sqlx::Error>> + Send;
 
-    /// Those of these events that are parked.
+    /// The parked rows that have one of these ids, in the order of their places, behind a place.
     fn parked_among(
         connection: &mut Self::Connection,
         names: &Names,
         events: &[EventId],
-    ) -> impl Future<Output = Result<Vec<(i64, EventId)>, sqlx::Error>> + Send;
+        behind: i64,
+    ) -> impl Future<Output = Result<Rows, sqlx::Error>> + Send;
+
+    /// Which of these places of the log the cursor has not passed.
+    fn ahead(
+        connection: &mut Self::Connection,
+        names: &Names,
+        cursor: &Self::Cursor,
+        ids: &[i64],
+    ) -> impl Future<Output = Result<HashSet<i64>, sqlx::Error>> + Send;
 
     /// Parked rows in the order of ids, behind an id.
     fn parked(

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use tidings_contract::{Envelope, EventId, IntoEnvelope};
 use tokio::time::Instant;
 
-use super::{Outbox, OutboxError, Store, delayed::Delayed, inbox::Concluded};
+use super::{Outbox, OutboxError, Store, delayed::Delayed, distinct::distinct, inbox::Concluded};
 use crate::context;
 
 /// A transaction of the outbox's database. It derefs to the sqlx connection; what is published in it
@@ -101,10 +101,11 @@ impl<DB: Store> OutboxTransaction<DB> {
         self.outbox.cancel(&mut self.tx, id).await
     }
 
-    /// Writes the events, commits, and wakes the relay.
+    /// Writes the events, commits, and wakes the relay. The same event twice is written once.
     ///
     /// # Errors
-    /// [`OutboxError::Database`] when the database failed: before COMMIT was sent nothing is committed;
+    /// [`OutboxError::TakenId`] when two different events have one id, or one is also to be published later: nothing
+    /// is committed. [`OutboxError::Database`] when the database failed: before COMMIT was sent nothing is committed;
     /// when its answer was lost it is unknown.
     pub async fn commit(mut self) -> Result<(), OutboxError> {
         if self.is_empty() {
@@ -141,6 +142,7 @@ impl<DB: Store> OutboxTransaction<DB> {
     }
 
     async fn write(&mut self) -> Result<(), OutboxError> {
+        distinct(&mut self.events, &self.delayed)?;
         self.outbox.delay(&mut self.tx, &self.delayed).await?;
         self.outbox.insert(&mut self.tx, &self.events).await
     }

@@ -1,16 +1,13 @@
 //! Which rows are published again: page after page, while those before are sent. Never sends one.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use tidings_contract::EventId;
 use tokio::sync::mpsc;
 
 use super::{
     Republish, Republished,
-    held::{Held, Part},
+    held::{Held, Holds, Marked, Marks, Part},
     late::Late,
     ledger::Ledger,
 };
@@ -26,8 +23,7 @@ const CHUNK: usize = 4_000;
 struct Seen<'a> {
     id: i64,
     event: EventId,
-    name: &'a str,
-    key: Option<&'a str>,
+    marked: Marked<'a>,
 }
 
 impl<'a> From<&'a Relayed> for Seen<'a> {
@@ -35,8 +31,12 @@ impl<'a> From<&'a Relayed> for Seen<'a> {
         Self {
             id: row.id,
             event: row.event,
-            name: &row.name,
-            key: row.key.as_deref(),
+            marked: Marked {
+                name: &row.name,
+                version: u32::try_from(row.version).unwrap_or(0),
+                key: row.key.as_deref(),
+                bytes: row.bytes,
+            },
         }
     }
 }
@@ -46,8 +46,12 @@ impl<'a> From<&'a Row> for Seen<'a> {
         Self {
             id: row.id,
             event: row.event,
-            name: &row.name,
-            key: row.key.as_deref(),
+            marked: Marked {
+                name: &row.name,
+                version: u32::try_from(row.version).unwrap_or(0),
+                key: row.key.as_deref(),
+                bytes: row.payload.len(),
+            },
         }
     }
 }
@@ -144,7 +148,7 @@ impl<DB: Store> Sift<DB> {
         self.told.rows += 1;
         let is_wanted = self.wants(row).await?;
         if self.places.is_none() {
-            self.late.note(row.key, is_wanted);
+            self.late.note(row.marked.key, is_wanted);
         }
         if is_wanted {
             self.told.wanted += 1;
@@ -164,7 +168,7 @@ impl<DB: Store> Sift<DB> {
             self.told.unconfirmed += 1;
             return Ok(false);
         }
-        let stream = self.streams.of(row.name).await?;
+        let stream = self.streams.of(row.marked.name).await?;
         if !looks {
             return Ok(true);
         }
@@ -172,10 +176,14 @@ impl<DB: Store> Sift<DB> {
             let held = self.read(&stream, row.id).await?;
             self.held.insert(Arc::clone(&stream), held);
         }
-        let is_held = self.held.get(&stream);
-        let is_held = is_held.is_some_and(|held| held.has(row.event));
-        self.told.held += u64::from(is_held);
-        Ok(!is_held)
+        let held = self.held.get(&stream);
+        let holds = held.map(|held| held.holds(row.event, row.marked));
+        match holds {
+            Some(Holds::Event) => self.told.held += 1,
+            Some(Holds::Another) => self.told.taken_ids += 1,
+            Some(Holds::Nothing) | None => return Ok(true),
+        }
+        Ok(false)
     }
 
     async fn is_confirmed(&mut self, place: i64) -> Result<bool, RepublishError> {
@@ -211,7 +219,7 @@ impl<DB: Store> Sift<DB> {
             return part.read(bus).await;
         }
         let (bus, outbox) = (bus.clone(), outbox.clone());
-        let mut events = HashSet::new();
+        let mut events = Marks::default();
         let range = Range {
             first,
             ..self.republish.range.clone()
@@ -222,7 +230,7 @@ impl<DB: Store> Sift<DB> {
                 // One that no stream takes is told when it is its turn.
                 let taken = self.streams.of(&row.name).await;
                 if taken.is_ok_and(|taken| taken == *stream) {
-                    events.insert(row.event);
+                    events.insert(row.event, Seen::from(&row).marked);
                 }
             }
         }

@@ -58,6 +58,9 @@ impl Search<'_> {
 
 /// Why an event is in no stream.
 fn why_unstored(event: &TracedEvent, inventory: &Inventory) -> String {
+    if let Some(taken) = &event.taken {
+        return format!("another event has its id: {taken}");
+    }
     match (&event.outbox, event.batches.as_slice()) {
         (OutboxTrace::Delayed { .. }, _) => "it is not due yet".to_owned(),
         (OutboxTrace::Parked { .. }, _) => "it is put aside".to_owned(),

@@ -52,6 +52,9 @@ pub struct TracedEvent {
     pub stored: Vec<StoredEvent>,
     /// Why it is in no stream, or why that is not known.
     pub unstored: Option<String>,
+    /// Where another event has its id, in words.
+    #[serde(skip)]
+    pub(super) taken: Option<String>,
     /// What became of it, subscriber by subscriber.
     pub subscribers: Vec<SubscriberTrace>,
 }

@@ -21,6 +21,8 @@ use crate::bus::{Expanse, Read, Sighting, Start};
 const SKEW: TimeDelta = TimeDelta::minutes(5);
 /// How far back streams are read when nothing says more.
 const DAY: TimeDelta = TimeDelta::days(1);
+/// Rows of one id that are looked at.
+const ROWS_OF_ONE: usize = 20;
 
 /// A search on its way.
 pub(super) struct Search<'a> {
@@ -28,7 +30,35 @@ pub(super) struct Search<'a> {
     pub(super) sought: &'a Sought,
     pub(super) records: Option<Arc<dyn Records>>,
     pub(super) searched: Vec<Searched>,
-    pub(super) events: BTreeMap<EventId, TracedEvent>,
+    pub(super) events: BTreeMap<Told, TracedEvent>,
+}
+
+/// An event that is told. An id may be that of several, though it should not.
+pub(super) type Told = (EventId, usize);
+
+/// What tells an event from others with its id, as far as headers do.
+#[derive(Debug, Clone)]
+pub(super) struct Meant {
+    pub(super) id: EventId,
+    pub(super) name: String,
+    pub(super) version: u32,
+    pub(super) key: Option<String>,
+}
+
+impl Meant {
+    pub(super) fn of(envelope: &Envelope) -> Self {
+        Self {
+            id: envelope.id(),
+            name: envelope.name().to_string(),
+            version: envelope.version(),
+            key: envelope.key().map(str::to_owned),
+        }
+    }
+
+    fn is(&self, envelope: &Envelope) -> bool {
+        let (name, key) = (envelope.name().as_str(), envelope.key());
+        envelope.version() == self.version && name == self.name && key == self.key.as_deref()
+    }
 }
 
 /// Asks the outbox; nothing when there is none, or it does not answer.
@@ -125,8 +155,11 @@ impl<'a> Search<'a> {
                 None => TracedEvent::named(id, &row.name, row.version, row.key.clone()),
             };
             event.outbox = row.outbox;
-            // The newest row comes first; an id that was used again has another one.
-            self.events.entry(id).or_insert(event);
+            // The newest row comes first. Of the same event once more it is enough, but what is parked is by itself.
+            let is_parked = matches!(event.outbox, OutboxTrace::Parked { .. });
+            if is_parked || self.like(&event.meant()).is_none() {
+                self.add(event);
+            }
         }
         if self.records.is_some() {
             let how = match since {
@@ -148,8 +181,8 @@ impl<'a> Search<'a> {
         let Sought::Event(id) = self.sought else {
             return Utc::now() - DAY;
         };
-        let written = self.events.get(id).and_then(TracedEvent::written_at);
-        let earliest = written.into_iter().chain(made_at(*id)).min();
+        let written = self.of_id(*id).filter_map(|(_, event)| event.written_at());
+        let earliest = written.chain(made_at(*id)).min();
         earliest.unwrap_or_else(|| Utc::now() - DAY) - SKEW
     }
 
@@ -167,29 +200,29 @@ impl<'a> Search<'a> {
 
     /// Where the ledger says that the rows went which are not found yet.
     async fn read_ledger(&mut self, inventory: &Inventory) -> Result<(), TraceError> {
-        let rows: Vec<(EventId, i64)> = self
+        let rows: Vec<(Told, Meant, i64)> = self
             .events
-            .values()
-            .filter(|event| event.stored.is_empty() && event.batches.is_empty())
-            .filter_map(|event| Some((event.event, event.outbox.row()?)))
+            .iter()
+            .filter(|(_, event)| event.stored.is_empty() && event.batches.is_empty())
+            .filter_map(|(told, event)| Some((*told, event.meant(), event.outbox.row()?)))
             .collect();
-        for (id, row) in rows {
+        for (told, meant, row) in rows {
             let batches: Vec<TracedBatch> = ask!(self, records => records.batches_of(row));
-            let name = self.events.get(&id).map(|event| event.name.clone());
             let batches = batches.into_iter().filter(|batch| {
                 let stream = inventory.streams.get(&batch.stream);
-                let (Some(Some(stream)), Some(name)) = (stream, &name) else {
+                let Some(Some(stream)) = stream else {
                     return true;
                 };
-                stream.incarnation != batch.incarnation || takes(stream, name)
+                stream.incarnation != batch.incarnation || takes(stream, &meant.name)
             });
             for batch in batches.collect::<Vec<_>>() {
-                let found = self.look_into(&batch, id, inventory).await?;
-                let Some(event) = self.events.get_mut(&id) else {
+                let (found, taken) = self.look_into(&batch, &meant, inventory).await?;
+                let Some(event) = self.events.get_mut(&told) else {
                     continue;
                 };
-                let exact = batch.sequence_of(row);
+                let exact = batch.sequence_of(row).filter(|_| taken.is_none());
                 let place = found.or_else(|| exact.map(|at| StoredEvent::missing(&batch, at)));
+                event.taken = event.taken.take().or(taken);
                 // What was published again may be where it was, and two batches have the place.
                 event
                     .stored
@@ -200,34 +233,46 @@ impl<'a> Search<'a> {
         Ok(())
     }
 
-    /// Reads what a stream holds of a batch.
+    /// Reads what a stream holds of a batch: the event, else another one that has its id.
     async fn look_into(
         &mut self,
         batch: &TracedBatch,
-        id: EventId,
+        meant: &Meant,
         inventory: &Inventory,
-    ) -> Result<Option<StoredEvent>, TraceError> {
+    ) -> Result<(Option<StoredEvent>, Option<String>), TraceError> {
         let Some(Some(stream)) = inventory.streams.get(&batch.stream) else {
-            return Ok(None);
+            return Ok((None, None));
         };
         if stream.incarnation != batch.incarnation || batch.last_sequence < stream.first {
-            return Ok(None);
+            return Ok((None, None));
         }
-        let mut found = None;
+        let (mut found, mut taken) = (None, None);
         let (first, last) = (batch.first_sequence, batch.last_sequence);
         let start = Start::Sequence(first);
         let (bus, most) = (&self.trace.bus, last - first + 1);
-        let see = |sighting: Sighting| match sighting.envelope.id() == id {
-            true => {
-                found = Some(StoredEvent::of(&batch.stream, stream, &sighting));
-                ControlFlow::Break(())
+        let see = |sighting: Sighting| {
+            let Sighting {
+                sequence, envelope, ..
+            } = &sighting;
+            if envelope.id() != meant.id {
+                return ControlFlow::Continue(());
             }
-            false => ControlFlow::Continue(()),
+            if meant.is(envelope) {
+                found = Some(StoredEvent::of(&batch.stream, stream, &sighting));
+                return ControlFlow::Break(());
+            }
+            let (name, key) = (envelope.name(), envelope.key().unwrap_or_default());
+            taken = Some(format!(
+                "sequence {sequence} of {} is {name} {key}",
+                batch.stream
+            ));
+            ControlFlow::Continue(())
         };
         bus.seek(&batch.stream, start, last, most, see).await?;
         let (name, what) = (&batch.stream, format!("sequences {first} to {last}"));
         self.say(name, format!("{what}, by the ledger of the outbox"));
-        Ok(found)
+        let taken = taken.filter(|_| found.is_none());
+        Ok((found, taken.map(|taken| taken.trim_end().to_owned())))
     }
 
     /// Reads the headers of the streams.
@@ -266,14 +311,43 @@ impl<'a> Search<'a> {
 
     /// The event, known from now on.
     pub(super) fn meet(&mut self, envelope: &Envelope) -> &mut TracedEvent {
-        let event = self.events.entry(envelope.id());
-        event.or_insert_with(|| TracedEvent::of(envelope))
+        self.meet_one(TracedEvent::of(envelope))
+    }
+
+    pub(super) fn meet_one(&mut self, event: TracedEvent) -> &mut TracedEvent {
+        let known = self.like(&event.meant());
+        let told = known.unwrap_or_else(|| self.new_of(event.event));
+        self.events.entry(told).or_insert(event)
+    }
+
+    /// The events of an id.
+    pub(super) fn of_id(&self, id: EventId) -> impl Iterator<Item = (&Told, &TracedEvent)> {
+        self.events.range((id, 0)..=(id, usize::MAX))
+    }
+
+    fn new_of(&self, id: EventId) -> Told {
+        (id, self.of_id(id).count())
+    }
+
+    fn add(&mut self, event: TracedEvent) {
+        self.events.insert(self.new_of(event.event), event);
+    }
+
+    /// The event of an id that says the same, unless it is parked: what is parked is in no stream.
+    pub(super) fn like(&self, meant: &Meant) -> Option<Told> {
+        let is_like = |event: &TracedEvent| {
+            let is_parked = matches!(event.outbox, OutboxTrace::Parked { .. });
+            let is_named = event.name == meant.name && event.version == meant.version;
+            !is_parked && is_named && event.key == meant.key
+        };
+        let mut like = self.of_id(meant.id).filter(|(_, event)| is_like(event));
+        like.next().map(|(told, _)| *told)
     }
 
     /// The batches of what was found without a row, and of what was found in one of several.
     async fn read_batches(&mut self) {
-        let ids: Vec<EventId> = self.events.keys().copied().collect();
-        for id in ids {
+        let all: Vec<Told> = self.events.keys().copied().collect();
+        for id in all {
             let Some(event) = self.events.get(&id) else {
                 continue;
             };
@@ -307,17 +381,25 @@ impl<'a> Search<'a> {
             return Ok(());
         }
         // Where the ledger knows no batch of a place, no relay has published it.
-        let has_one = |event: &&TracedEvent| {
+        let has_one = |event: &TracedEvent| {
             let is_stored = event.stored.iter().any(|stored| stored.is_there);
             let is_absent = matches!(event.outbox, OutboxTrace::Absent { .. });
             is_absent && (!is_stored || !event.batches.is_empty())
         };
-        let left_out = self.events.values().filter(has_one);
-        let left_out: Vec<EventId> = left_out.map(|event| event.event).collect();
-        for id in left_out {
-            let sought = Sought::Event(id);
-            let rows: Vec<Noted> = ask!(self, records => records.rows(&sought, None, 1));
-            if let Some((event, row)) = self.events.get_mut(&id).zip(rows.into_iter().next()) {
+        let left_out = self.events.iter().filter(|(_, event)| has_one(event));
+        let left_out: Vec<Told> = left_out.map(|(told, _)| *told).collect();
+        for told in left_out {
+            let sought = Sought::Event(told.0);
+            let rows: Vec<Noted> = ask!(self, records => records.rows(&sought, None, ROWS_OF_ONE));
+            let Some(event) = self.events.get_mut(&told) else {
+                continue;
+            };
+            let is_it = |row: &Noted| {
+                let is_parked = matches!(row.outbox, OutboxTrace::Parked { .. });
+                let is_named = row.name == event.name && row.version == event.version;
+                !is_parked && is_named && row.key == event.key
+            };
+            if let Some(row) = rows.into_iter().find(is_it) {
                 event.outbox = row.outbox;
             }
         }
@@ -374,7 +456,17 @@ impl TracedEvent {
             batches: Vec::new(),
             stored: Vec::new(),
             unstored: None,
+            taken: None,
             subscribers: Vec::new(),
+        }
+    }
+
+    fn meant(&self) -> Meant {
+        Meant {
+            id: self.event,
+            name: self.name.clone(),
+            version: self.version,
+            key: self.key.clone(),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use tidings_contract::{EventId, Name, Pattern};
+use tidings_contract::{Name, Pattern};
 
 use super::{
     Sought, TraceError,
@@ -11,7 +11,7 @@ use super::{
         DeadLetterTrace, DeliveryTrace, InboxTrace, ReplayTrace, RetryTrace, StoredEvent,
         SubscriberTrace, TracedEvent,
     },
-    search::{Search, ask},
+    search::{Meant, Search, Told, ask},
 };
 use crate::{
     bus::{BusError, Durable, Start, Waiting, filters, streams::StreamSpec},
@@ -63,7 +63,8 @@ impl Search<'_> {
     }
 
     fn waits(&mut self, waiting: Waiting) {
-        let known = self.known(waiting.envelope.id(), waiting.identity.as_deref());
+        let meant = Meant::of(&waiting.envelope);
+        let known = self.known(&meant, waiting.identity.as_deref());
         let event = match known {
             Some(id) => self.events.get_mut(&id),
             None if self.sought.means(&waiting.envelope) => Some(self.meet(&waiting.envelope)),
@@ -119,13 +120,19 @@ impl Search<'_> {
             Sought::Key(key) => letter.key.as_ref() == Some(key),
             Sought::Correlation(_) => false,
         };
-        let known = self.known(id, letter.identity.as_deref());
+        let meant = Meant {
+            id,
+            name: letter.name.clone(),
+            version: letter.version,
+            key: letter.key.clone(),
+        };
+        let known = self.known(&meant, letter.identity.as_deref());
         let event = match known {
             Some(id) => self.events.get_mut(&id),
             None if is_meant => {
                 let (name, version) = (&letter.name, letter.version);
                 let new = TracedEvent::named(id, name, version, letter.key.clone());
-                Some(self.events.entry(id).or_insert(new))
+                Some(self.meet_one(new))
             }
             None => None,
         };
@@ -146,13 +153,20 @@ impl Search<'_> {
     }
 
     /// Which of the events that are known this is.
-    fn known(&self, id: EventId, identity: Option<&str>) -> Option<EventId> {
-        if self.events.contains_key(&id) {
-            return Some(id);
-        }
-        let identity = identity?;
-        let has = |event: &&TracedEvent| event.stored.iter().any(|at| at.identity == identity);
-        self.events.values().find(has).map(|event| event.event)
+    fn known(&self, meant: &Meant, identity: Option<&str>) -> Option<Told> {
+        let by_message = identity.and_then(|identity| {
+            let has = |event: &TracedEvent| event.stored.iter().any(|at| at.identity == identity);
+            let mut all = self.events.iter();
+            all.find(|(_, event)| has(event)).map(|(told, _)| *told)
+        });
+        let by_name = || {
+            let mut of_id = self.of_id(meant.id);
+            let only = of_id.next().filter(|_| of_id.next().is_none())?;
+            Some(only)
+                .filter(|(_, event)| event.name == meant.name)
+                .map(|(told, _)| *told)
+        };
+        by_message.or_else(|| self.like(meant)).or_else(by_name)
     }
 
     /// No letter of what is sought is older.
@@ -166,12 +180,19 @@ impl Search<'_> {
 
     /// Asks the inbox, and looks at the consumers.
     pub(super) async fn read_inbox(&mut self, inventory: &Inventory) {
-        let ids: Vec<EventId> = self.events.keys().copied().collect();
-        for id in ids {
-            let scopes: Vec<(String, Option<String>)> = ask!(self, records => records.scopes(id));
-            let Some(event) = self.events.get_mut(&id) else {
+        let all: Vec<Told> = self.events.keys().copied().collect();
+        for told in all {
+            let (id, is_one) = (told.0, self.of_id(told.0).count() == 1);
+            let mut scopes: Vec<(String, Option<String>)> =
+                ask!(self, records => records.scopes(id));
+            let Some(event) = self.events.get_mut(&told) else {
                 continue;
             };
+            // The inbox knows ids alone: what it says is of the event that is stored.
+            let is_stored = event.stored.iter().any(|stored| stored.is_there);
+            if !is_stored && (!is_one || event.taken.is_some()) {
+                scopes.clear();
+            }
             for replay in &inventory.replays {
                 if !covers(replay, event) {
                     continue;

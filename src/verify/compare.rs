@@ -2,7 +2,10 @@
 //! stream. Pairs them and names what differs. Reads nothing and writes nothing.
 
 use std::{
-    collections::{HashMap, hash_map::RandomState},
+    collections::{
+        HashMap,
+        hash_map::{Entry, RandomState},
+    },
     hash::BuildHasher,
 };
 
@@ -91,6 +94,9 @@ struct Ends {
 pub(super) struct Comparison {
     rows: HashMap<EventId, Relayed>,
     messages: HashMap<EventId, Stored>,
+    /// Rows and messages with an id that another one without a counterpart has.
+    more_rows: HashMap<EventId, Vec<Relayed>>,
+    more_messages: Vec<Stored>,
     keys: HashMap<u64, Ends>,
     /// The same of what was published again.
     republished: HashMap<u64, Ends>,
@@ -106,24 +112,53 @@ impl Comparison {
     pub(super) fn row(&mut self, row: Relayed, findings: &mut Vec<Finding>) {
         match self.messages.remove(&row.event) {
             Some(message) => self.pair(row, &message, findings),
-            None => drop(self.rows.insert(row.event, row)),
+            None => match self.rows.entry(row.event) {
+                Entry::Vacant(entry) => drop(entry.insert(row)),
+                Entry::Occupied(_) => self.more_rows.entry(row.event).or_default().push(row),
+            },
         }
     }
 
     /// The next message, in the order of sequences.
     pub(super) fn message(&mut self, message: Stored, findings: &mut Vec<Finding>) {
-        if let Some(row) = self.rows.remove(&message.event) {
+        if let Some(row) = self.counterpart(&message) {
             return self.pair(row, &message, findings);
         }
-        if self.messages.contains_key(&message.event) {
-            return findings.push(Finding::Duplicated { message });
+        match self.messages.entry(message.event) {
+            Entry::Vacant(entry) => drop(entry.insert(message)),
+            Entry::Occupied(_) => self.more_messages.push(message),
         }
-        self.messages.insert(message.event, message);
     }
 
-    /// The messages that have no row.
-    pub(super) fn strays(&mut self) -> &mut HashMap<EventId, Stored> {
-        &mut self.messages
+    /// The row of a message: of those with its id the one that it is, else the first one.
+    fn counterpart(&mut self, message: &Stored) -> Option<Relayed> {
+        let first = self.rows.remove(&message.event);
+        if self.more_rows.is_empty() || first.as_ref().is_some_and(|row| is_same(row, message)) {
+            return first;
+        }
+        let Some(more) = self.more_rows.get_mut(&message.event) else {
+            return first;
+        };
+        let same = more.iter().position(|row| is_same(row, message));
+        let row = match (first, same) {
+            (Some(first), None) => return Some(first),
+            (Some(first), Some(same)) => std::mem::replace(&mut more[same], first),
+            (None, same) => more.remove(same.unwrap_or(0)),
+        };
+        if more.is_empty() {
+            self.more_rows.remove(&message.event);
+        }
+        Some(row)
+    }
+
+    /// The messages that have no row, by their ids.
+    pub(super) fn take_strays(&mut self) -> HashMap<EventId, Vec<Stored>> {
+        let mut strays: HashMap<EventId, Vec<Stored>> = HashMap::new();
+        let first = std::mem::take(&mut self.messages).into_values();
+        for message in first.chain(std::mem::take(&mut self.more_messages)) {
+            strays.entry(message.event).or_default().push(message);
+        }
+        strays
     }
 
     /// Whether the stream holds a later event of a row's key.
@@ -138,12 +173,14 @@ impl Comparison {
 
     /// The rows that have no message.
     pub(super) fn missing(&self) -> impl Iterator<Item = &Relayed> {
-        self.rows.values()
+        let more = self.more_rows.values().flatten();
+        self.rows.values().chain(more)
     }
 
     /// The rows that have no message, in the order of ids.
     pub(super) fn into_missing(self) -> Vec<Relayed> {
-        let mut missing: Vec<Relayed> = self.rows.into_values().collect();
+        let more = self.more_rows.into_values().flatten();
+        let mut missing: Vec<Relayed> = self.rows.into_values().chain(more).collect();
         missing.sort_unstable_by_key(|row| row.id);
         missing
     }
@@ -217,9 +254,18 @@ impl Pair {
     }
 }
 
-fn altered(row: &Relayed, message: &Stored) -> Option<&'static str> {
+/// Whether a message is a row's event, as far as both were read.
+pub(super) fn is_same(row: &Relayed, message: &Stored) -> bool {
+    row.event == message.event && altered(row, message).is_none()
+}
+
+/// What tells a message from the row that has its id.
+pub(super) fn altered(row: &Relayed, message: &Stored) -> Option<&'static str> {
     if row.name != message.name {
         return Some("name");
+    }
+    if u32::try_from(row.version).unwrap_or(0) != message.version {
+        return Some("version");
     }
     if row.key != message.key {
         return Some("key");
@@ -245,6 +291,7 @@ mod tests {
             id: id.into(),
             event: event(id),
             name: "user.created".into(),
+            version: 1,
             key: Some(key.into()),
             bytes: 2,
             payload: None,
@@ -256,6 +303,7 @@ mod tests {
             sequence,
             event: event(id),
             name: "user.created".into(),
+            version: 1,
             key: Some(key.into()),
             bytes: 2,
             payload: None,
@@ -294,10 +342,47 @@ mod tests {
         let (findings, mut comparison) = compare(&rows, &[stored(2, 1, "b"), stored(9, 2, "x")]);
         assert_eq!(findings, []);
         assert_eq!(
-            comparison.strays().remove(&event(9)),
-            Some(stored(9, 2, "x"))
+            comparison.take_strays().remove(&event(9)),
+            Some(vec![stored(9, 2, "x")])
         );
         assert_eq!(comparison.into_missing(), [row(1, "a")]);
+    }
+
+    /// Whatever comes first, no row is lost for another one's sake.
+    #[test]
+    fn of_two_rows_with_one_id_the_message_is_the_one_that_it_is() {
+        let other = Relayed {
+            event: event(1),
+            name: "user.deleted".into(),
+            ..row(2, "b")
+        };
+        let deleted = Stored {
+            name: "user.deleted".into(),
+            ..stored(1, 7, "b")
+        };
+        let rows = [row(1, "a"), other.clone()];
+        for (message, left) in [(stored(1, 7, "a"), &other), (deleted.clone(), &rows[0])] {
+            let (mut findings, mut comparison) = (Vec::new(), Comparison::default());
+            rows.iter()
+                .for_each(|row| comparison.row(row.clone(), &mut findings));
+            comparison.message(message, &mut findings);
+            assert_eq!((&findings[..], comparison.sound), (&[][..], 1));
+            assert_eq!(comparison.into_missing(), std::slice::from_ref(left));
+        }
+        // Both are there, whichever was read first.
+        for messages in [
+            [stored(1, 7, "a"), deleted.clone()],
+            [deleted.clone(), stored(1, 8, "a")],
+        ] {
+            let (mut findings, mut comparison) = (Vec::new(), Comparison::default());
+            rows.iter()
+                .for_each(|row| comparison.row(row.clone(), &mut findings));
+            messages
+                .into_iter()
+                .for_each(|message| comparison.message(message, &mut findings));
+            assert_eq!((findings.len(), comparison.sound), (0, 2));
+            assert!(comparison.take_strays().is_empty());
+        }
     }
 
     #[test]

@@ -33,7 +33,8 @@ pub struct VerifiedStream {
     pub expired: u64,
     /// Events of which the ledger does not say that they were confirmed; `outbox discard` leaves such.
     pub unconfirmed: u64,
-    /// Events whose message is another one than the row.
+    /// Events whose message is another one than the row: another event has their id in the stream, so that they are not
+    /// stored.
     pub altered: u64,
     /// Messages with an event that is there already.
     pub duplicated: u64,
@@ -76,7 +77,7 @@ pub enum DifferenceKind {
     Missing,
     /// It is not in the stream, and the ledger does not know of a confirmation.
     Unconfirmed,
-    /// Its message is another one than its row.
+    /// Its message is another one than its row: another event has its id in the stream.
     Altered,
     /// It is in the stream once more.
     Duplicated,

@@ -223,6 +223,33 @@ async fn an_older_copy_that_others_have_written_to_is_told() {
     relay.stop().await.unwrap();
 }
 
+/// The same with messages that have no id: none of them is the event that was confirmed.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_copy_that_was_written_to_without_ids_is_told() {
+    let (world, past) = Past::world::<Sqlite>().await;
+    past.keep(&world.nats).await;
+    let relay = world.relay();
+    commit(&world, 0).await;
+    backlog_is_gone(&world).await;
+    relay.stop().await.unwrap();
+    past.put_back(&world.nats).await;
+    let jetstream = jetstream_of(&world).await;
+    for _ in 0..=EVENTS {
+        let stored = jetstream
+            .publish("user.created", "{}".into())
+            .await
+            .unwrap();
+        stored.await.unwrap();
+    }
+    let found = Verify::new(&world.bus, &world.outbox).run().await.unwrap();
+    let is_overwritten = |standing: &Standing| matches!(standing, Standing::Overwritten { sequence, .. } if *sequence == EVENTS as u64);
+    assert!(is_overwritten(&found.streams[0].standing), "{found:?}");
+    let relay = world.relay();
+    let told = is_told(&world).await;
+    assert!(is_overwritten(&told), "{told}");
+    relay.stop().await.unwrap();
+}
+
 /// Somebody who did not know of the loss has stored events before the position that was written down.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_stored_before_anybody_knew_of_the_loss_is_not_stored_again() {

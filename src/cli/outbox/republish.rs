@@ -172,6 +172,13 @@ impl RunRepublish {
             ["there already".into(), output::events(done.held)],
             ["never confirmed".into(), output::events(done.unconfirmed)],
         ];
+        if done.taken_ids > 0 {
+            let taken = format!(
+                "{}, left out: publish them with ids of their own",
+                output::events(done.taken_ids)
+            );
+            rows.push(["another has the id".into(), taken]);
+        }
         let places = done.first.zip(done.last);
         let places = places.map_or_else(String::new, |(first, last)| {
             format!(", rows {first} to {last}")

@@ -284,6 +284,7 @@ impl<DB: Store> Inbox<DB> {
     fn blamed(error: OutboxError) -> Failure {
         match &error {
             OutboxError::Database(said) if DB::is_refusal(said) => Failure::retry(error),
+            OutboxError::TakenId { .. } => Failure::retry(error),
             _ => Failure::unavailable(error),
         }
     }

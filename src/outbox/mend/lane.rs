@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::{RepublishError, streams, tenure::Held};
 use crate::{
-    bus::{BatchId, Bus, Confirmed, Refusal, StreamState, Submission},
+    bus::{BatchId, Bus, BusError, Confirmed, Found, Holder, Refusal, StreamState, Submission},
     outbox::store::{Entry, Row},
 };
 
@@ -37,6 +37,8 @@ pub(super) struct Form {
     pub(super) source: String,
     /// What marks the messages of the run.
     pub(super) mark: String,
+    /// Although the stream may hold what is sent.
+    pub(super) is_forced: bool,
     /// What follows the event's id in the id of the message. Without it the server takes the message for the
     /// first one, and keeps it out for as long as it remembers that.
     pub(super) suffix: Option<String>,
@@ -269,7 +271,7 @@ impl Lane {
         tracing::debug!(stream = self.stream, events = items.len(), %refusal, "to be sent again");
         match refusal {
             // The server remembers ids of what it holds no more.
-            Refusal::Duplicate => self.form.suffix = Some(fresh()),
+            Refusal::Duplicate | Refusal::TakenId(_) => self.form.suffix = Some(fresh()),
             Refusal::TooMany { most } => self.most = most.clamp(1, self.most),
             // It does not say for which of them.
             Refusal::Incomplete | Refusal::Permanent { .. } => return Ok(true),
@@ -310,12 +312,20 @@ impl Lane {
             Ok(found) => found,
             Err(error) => return unknown(error.to_string()),
         };
-        for item in items.iter() {
-            if let Some(sequence) = found.get(&item.row.event) {
-                self.note_one(item.row.id, *sequence);
+        let mut left = Vec::with_capacity(items.len());
+        for item in items.drain(..) {
+            match holders(&self.bus, &self.stream, &found, &item).await {
+                Ok((Some(sequence), _)) => self.note_one(item.row.id, sequence),
+                // Only what is forced, or goes elsewhere, goes beside it.
+                Ok((None, Some(other))) if !self.form.is_forced => {
+                    let (row, event) = (item.row.id, item.row.event);
+                    tracing::error!(row, event.id = %event, other, "the event is left out");
+                }
+                Ok((None, _)) => left.push(item),
+                Err(error) => return unknown(error.to_string()),
             }
         }
-        items.retain(|item| !found.contains_key(&item.row.event));
+        *items = left;
         Ok(Ok(()))
     }
 
@@ -389,6 +399,27 @@ impl Patience {
         tokio::time::sleep(self.pause).await;
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
     }
+}
+
+/// Where a stream has an event, of the places that have its id; and which other event has it there.
+async fn holders(
+    bus: &Bus,
+    stream: &str,
+    found: &Found,
+    item: &Item,
+) -> Result<(Option<u64>, Option<String>), BusError> {
+    let mut other = None;
+    for sequence in found.sequences(&item.row.event) {
+        match bus
+            .holder(stream, sequence, (&item.envelope).into())
+            .await?
+        {
+            Holder::Same => return Ok((Some(sequence), None)),
+            Holder::Nothing => {}
+            Holder::Other(is) => other = Some(is),
+        }
+    }
+    Ok((None, other))
 }
 
 /// Sends all of a batch but the last; a single one has no batch.

@@ -89,6 +89,7 @@ impl<DB: Store> Sender<DB> {
                 prefix: sending.prefix,
                 source: outbox.shared.source.clone(),
                 mark,
+                is_forced: sending.is_forced,
                 suffix: sending.is_forced.then_some(name),
             },
             tenure,

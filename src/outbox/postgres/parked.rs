@@ -20,15 +20,17 @@ pub(super) async fn park(
     let park = "with row as (
             select key, holds_up, min(id) as id
             from unnest($1::bigint[], $6::text[], $11::bool[]) as row (id, key, holds_up) group by key, holds_up
+        ), waiting as materialized (
+            select key, min(id) as id from tidings.parked
+            where key in (select key from row where not holds_up) and waits_for like 'subject %'
+              and id <> all($1::bigint[])
+            group by key
         ), let_go as (
             update tidings.parked as log set asked_at = clock_timestamp() from row
             where log.key = row.key and not row.holds_up and log.id > row.id
               and log.waits_for is null and log.asked_at is null and log.id <> all($1::bigint[])
               and not exists (select from row as held where held.key = log.key and held.holds_up)
-              and not exists (
-                  select from tidings.parked as other
-                  where other.key = log.key and other.id < log.id and other.waits_for like 'subject %'
-                    and other.id <> all($1::bigint[]))
+              and not exists (select from waiting as other where other.key = log.key and other.id < log.id)
         ), following as (
             update tidings.parked as log set asked_at = null
             from row as held
@@ -151,23 +153,24 @@ pub(super) async fn returning(
     Ok(rows)
 }
 
-/// Those of these events that are parked.
+/// The parked rows that have one of these ids.
 pub(super) async fn among(
     connection: &mut PgConnection,
     names: &Names,
     events: &[EventId],
-) -> Result<Vec<(i64, EventId)>, sqlx::Error> {
-    let among = "select id, event from tidings.parked where event = any($1) order by id";
+    behind: i64,
+) -> Result<Rows, sqlx::Error> {
+    let among = "select id, at, event, name, version, key, headers, payload from tidings.parked
+        where id > $2 and event = any($1) order by id";
     let events: Vec<Uuid> = events.iter().map(|event| (*event).into()).collect();
     let mut turn = Turn::begin(connection, names).await?;
-    let rows = query(names, among)
+    let found = query(names, among)
         .bind(events)
-        .fetch_all(&mut *turn)
-        .await?;
+        .bind(behind)
+        .fetch(&mut *turn);
+    let rows = Rows::read(found, |row| super::fetch::read(&row).map(Some)).await?;
     turn.end().await?;
-    rows.iter()
-        .map(|row| Ok((row.try_get(0)?, EventId::from(row.try_get::<Uuid, _>(1)?))))
-        .collect()
+    Ok(rows)
 }
 
 pub(super) async fn list(

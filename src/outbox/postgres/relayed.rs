@@ -8,7 +8,7 @@ use tidings_contract::EventId;
 use uuid::Uuid;
 
 use super::{
-    fetch,
+    fetch::{self, PgCursor},
     turn::{Turn, query},
 };
 use crate::outbox::{
@@ -56,7 +56,9 @@ impl Archive for Postgres {
         names: &Names,
         ids: &[i64],
     ) -> Result<HashSet<i64>, sqlx::Error> {
-        let ask = "select id from tidings.parked where id = any($1)";
+        let ask = "select id from tidings.parked where id = any($1)
+            union all
+            select last_id from tidings.ledger where last_id = any($1) and way = 'discarded'";
         let mut turn = Turn::begin(connection, names).await?;
         let rows = query(names, ask).bind(ids).fetch_all(&mut *turn).await?;
         turn.end().await?;
@@ -68,8 +70,9 @@ impl Archive for Postgres {
         names: &Names,
         stretch: &Stretch<'_>,
     ) -> Result<Vec<Relayed>, sqlx::Error> {
-        let ask =
-            relayed!("id, event, name, key, octet_length(payload), case when $11 then payload end");
+        let ask = relayed!(
+            "id, event, name, key, octet_length(payload), case when $11 then payload end, version"
+        );
         let asked = asked(names, ask, stretch).bind(stretch.payloads.is_some());
         let mut turn = Turn::in_order(connection).await?;
         let mut relayed = Vec::new();
@@ -82,6 +85,7 @@ impl Archive for Postgres {
                     id: row.try_get(0)?,
                     event: EventId::from(row.try_get::<Uuid, _>(1)?),
                     name: row.try_get(2)?,
+                    version: row.try_get(6)?,
                     key: row.try_get(3)?,
                     bytes: usize::try_from(row.try_get::<i32, _>(4)?).unwrap_or(0),
                     payload: hasher.map(|(hasher, payload)| hasher.hash_one(payload)),
@@ -155,6 +159,29 @@ impl Archive for Postgres {
         });
         entries.collect()
     }
+}
+
+/// Which of these places the relay has not passed.
+pub(super) async fn ahead(
+    connection: &mut PgConnection,
+    names: &Names,
+    cursor: &PgCursor,
+    ids: &[i64],
+) -> Result<HashSet<i64>, sqlx::Error> {
+    let ask = "select id from tidings.outbox
+        where id = any($1) and not pg_visible_in_snapshot(xid, $2::text::pg_snapshot)
+          and not coalesce(id <= $4 and pg_visible_in_snapshot(xid, $3::text::pg_snapshot), false)";
+    let page = cursor.page.as_ref();
+    let mut turn = Turn::begin(connection, names).await?;
+    let rows = query(names, ask)
+        .bind(ids)
+        .bind(&cursor.seen)
+        .bind(page.map(|page| &page.snapshot))
+        .bind(page.map(|page| page.last_id))
+        .fetch_all(&mut *turn)
+        .await?;
+    turn.end().await?;
+    rows.iter().map(|row| row.try_get(0)).collect()
 }
 
 type Asked<'q> = sqlx::query::Query<'q, Postgres, PgArguments>;

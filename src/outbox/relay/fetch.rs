@@ -110,7 +110,8 @@ impl<DB: Store> Fetcher<DB> {
     }
 
     /// A predecessor may have put rows aside and not lived to move the cursor past them. They stay there, though what
-    /// was wrong with them may be gone: somebody decides, or they go back with what follows them.
+    /// was wrong with them may be gone: somebody decides, or they go back with what follows them. What somebody has
+    /// given up since stays out, too.
     async fn pass_over_parked(&mut self, page: &mut Page<DB::Cursor>) -> Result<(), Fault> {
         let ids: Vec<i64> = page.rows.iter().map(|row| row.id).collect();
         if !ids.is_empty() {

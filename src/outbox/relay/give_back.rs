@@ -3,6 +3,9 @@
 //!
 //! Only then, and not beside the log: what is published here lies in the stream behind the relay's position,
 //! and the position does not move meanwhile, so whoever resumes after a crash finds it there.
+//!
+//! What the cursor has not passed is parked no more instead: the log has it still, behind older rows of its key, and
+//! brings it in its turn, once.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -22,10 +25,11 @@ use super::{
     course::Course,
     fault_of,
     progress::{Confirmation, Report},
+    resume::Known,
     route::Router,
 };
 use crate::{
-    bus::Bus,
+    bus::{Bus, Found},
     outbox::{
         Outbox, Store,
         page_size::PageSize,
@@ -96,8 +100,7 @@ pub(super) async fn may_go(bus: &Bus, reasons: &[Reason]) -> Result<Vec<WaitsFor
 pub(super) async fn give_back<DB: Store>(
     outbox: &Outbox<DB>,
     connection: &mut DB::Connection,
-    waiting: &Waiting,
-    keys: &[(String, i64)],
+    (waiting, keys, cursor): (&Waiting, &[(String, i64)], &DB::Cursor),
     course: Course<DB::Cursor>,
 ) -> Result<(), Fault> {
     note_stored(outbox, connection, &course).await?;
@@ -146,6 +149,7 @@ pub(super) async fn give_back<DB: Store>(
         size.adapt(page.len(), are_cut);
         page.retain(|row| firsts.lets_go(row));
         events += page.len();
+        leave_to_the_log(outbox, connection, cursor, &mut page, &reports).await?;
         if rows.send(page).await.is_err() {
             break;
         }
@@ -171,14 +175,26 @@ async fn note_stored<DB: Store>(
     connection: &mut DB::Connection,
     course: &Course<DB::Cursor>,
 ) -> Result<(), Fault> {
+    let names = &outbox.shared.names;
     let found = course.stored.found.values();
-    let events: Vec<EventId> = found.flat_map(|found| found.keys().copied()).collect();
+    let events: Vec<EventId> = found.flat_map(Found::ids).collect();
     let mut confirmation = Confirmation::default();
     for events in events.chunks(IDS) {
-        let names = &outbox.shared.names;
-        for (id, event) in DB::parked_among(connection, names, events).await? {
-            confirmation.entries.extend(course.stored.entry(id, &event));
-            confirmation.returned.push(id);
+        let mut behind = 0;
+        loop {
+            let among = DB::parked_among(connection, names, events, behind).await?;
+            for row in &among.rows {
+                behind = row.id;
+                let known = course.stored.anywhere(&course.bus, row.id, row.into());
+                // One that has another event's id is not stored.
+                if let (Known::Event(_), entry) = known.await? {
+                    confirmation.entries.extend(entry);
+                    confirmation.returned.push(row.id);
+                }
+            }
+            if !among.are_cut {
+                break;
+            }
         }
     }
     if confirmation.returned.is_empty() {
@@ -186,6 +202,33 @@ async fn note_stored<DB: Store>(
     }
     course.report(Report::Confirmed(confirmation)).await?;
     write(&course.reports).await
+}
+
+/// Leaves those that the cursor has passed. The others are parked no more, and are read from the log.
+async fn leave_to_the_log<DB: Store>(
+    outbox: &Outbox<DB>,
+    connection: &mut DB::Connection,
+    cursor: &DB::Cursor,
+    page: &mut Vec<Row>,
+    reports: &mpsc::Sender<Report<DB::Cursor>>,
+) -> Result<(), Fault> {
+    let ids: Vec<i64> = page.iter().map(|row| row.id).collect();
+    let ahead = DB::ahead(connection, &outbox.shared.names, cursor, &ids).await?;
+    if ahead.is_empty() {
+        return Ok(());
+    }
+    page.retain(|row| !ahead.contains(&row.id));
+    tracing::info!(
+        outbox = DB::KIND,
+        events = ahead.len(),
+        "parked events that the relay has not passed go back in their turn"
+    );
+    let confirmation = Confirmation {
+        returned: ahead.into_iter().collect(),
+        ..Confirmation::default()
+    };
+    let reported = reports.send(Report::Confirmed(confirmation)).await;
+    reported.map_err(|_| Fault::Ended("the keeper".to_owned()))
 }
 
 /// Has everything written down that was reported.

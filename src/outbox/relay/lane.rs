@@ -8,6 +8,7 @@
 //! rows are put aside after a while, and go back in a later tenure.
 
 mod closed;
+mod ids;
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -21,6 +22,7 @@ use super::{
     flight::{Answer, Flying, Item},
     ledger::Ledger,
     progress::{Confirmation, Origin, Report, by_page},
+    resume::Known,
 };
 use crate::{
     bus::{BatchId, Cause, Confirmed, Refusal, StreamState, cause_of_denial},
@@ -188,15 +190,24 @@ impl<C: Cursor> Lane<C> {
         Ok(Next::Send(items))
     }
 
-    /// Takes out what the stream already holds and what has to wait.
+    /// Takes out what the stream already holds, what has another event's id, and what has to wait.
     async fn publishable(&self, items: Vec<Item>) -> Result<Vec<Item>, Fault> {
         let mut left = Vec::with_capacity(items.len());
         let (mut found, mut entries, mut aside, mut parked) = (vec![], vec![], vec![], vec![]);
+        let mut known = self.known(&items).await?.into_iter();
         for item in items {
-            if let Some(sequence) = self.found(&item) {
-                entries.push(self.ledger.entry(item.row.id, sequence));
-                found.push(item);
-                continue;
+            match known.next().unwrap_or(Known::Nothing) {
+                Known::Nothing => {}
+                Known::Event(sequence) => {
+                    entries.push(self.ledger.entry(item.row.id, sequence));
+                    found.push(item);
+                    continue;
+                }
+                Known::Other(other) => {
+                    aside.push(item.origin);
+                    parked.push(self.course.aside.refuse(item.row, other));
+                    continue;
+                }
             }
             let name = &item.row.name;
             if self.course.bus.is_denied(name) && !self.course.aside.is_closed_name(name) {
@@ -218,11 +229,6 @@ impl<C: Cursor> Lane<C> {
             self.course.park(aside, parked).await?;
         }
         Ok(left)
-    }
-
-    fn found(&self, item: &Item) -> Option<u64> {
-        let found = self.course.stored.found.get(&self.stream)?;
-        found.get(&item.row.event).copied()
     }
 
     /// Sends all but the last; meanwhile the last commit's answer may come.
@@ -313,6 +319,7 @@ impl<C: Cursor> Lane<C> {
             // It does not say for which of them; one that is too large for the stream makes it incomplete.
             Refusal::Duplicate
             | Refusal::Permanent { .. }
+            | Refusal::TakenId(_)
             | Refusal::Closed(_)
             | Refusal::Incomplete => self.one_by_one(items).await,
             Refusal::Moved | Refusal::Transient { .. } => Err(self.unconfirmed(refusal)),
@@ -333,16 +340,26 @@ impl<C: Cursor> Lane<C> {
             let refusal = match answer {
                 Ok(Confirmed {
                     sequence,
-                    is_duplicate,
+                    is_duplicate: false,
                 }) => {
-                    if !is_duplicate {
-                        self.is_behind(before, sequence)?;
-                        self.last_sequence = self.last_sequence.max(sequence);
-                    }
+                    self.is_behind(before, sequence)?;
+                    self.last_sequence = self.last_sequence.max(sequence);
                     self.ledger.add(&mut entries, &item.row, sequence);
                     confirmed.push(item);
                     continue;
                 }
+                Ok(Confirmed { sequence, .. }) => match self.taken_id(&item, sequence).await {
+                    Ok(None) => {
+                        self.ledger.add(&mut entries, &item.row, sequence);
+                        confirmed.push(item);
+                        continue;
+                    }
+                    Ok(Some(other)) => Refusal::TakenId(other),
+                    Err(other) => {
+                        fault = Some(other);
+                        continue;
+                    }
+                },
                 Err(refusal) => refusal,
             };
             match self.refused(item, refusal).await {
@@ -378,7 +395,16 @@ impl<C: Cursor> Lane<C> {
                 continue;
             };
             let message = item.submission(&self.course.source);
-            match self.course.bus.publish_one(&self.stream, message).await {
+            let answer = match self.course.bus.publish_one(&self.stream, message).await {
+                Ok(confirmed) if confirmed.is_duplicate => {
+                    match self.taken_id(&item, confirmed.sequence).await? {
+                        Some(other) => Err(Refusal::TakenId(other)),
+                        None => Ok(confirmed),
+                    }
+                }
+                answer => answer,
+            };
+            match answer {
                 Ok(Confirmed {
                     sequence,
                     is_duplicate,

@@ -67,6 +67,19 @@ pub(super) struct Confirmation {
     pub(super) returned: Vec<i64>,
 }
 
+impl Confirmation {
+    /// Of a row that is not on its way to a stream.
+    pub(super) fn of_one(origin: Origin, id: i64, entry: Option<Entry>) -> Self {
+        let is_parked = origin == Origin::Parked;
+        Self {
+            pages: by_page([origin]),
+            entries: entry.into_iter().collect(),
+            last: None,
+            returned: is_parked.then_some(id).into_iter().collect(),
+        }
+    }
+}
+
 /// Where a row on its way was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Origin {

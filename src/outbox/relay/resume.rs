@@ -4,19 +4,15 @@
 use std::{collections::HashMap, time::Duration};
 
 use chrono::TimeDelta;
-use tidings_contract::EventId;
+use futures::{FutureExt, future::try_join_all};
 use tokio::sync::watch;
 
-use super::{
-    Fault,
-    ledger::Ledger,
-    progress::{Confirmation, Origin, by_page},
-};
+use super::{Fault, ledger::Ledger};
 use crate::{
-    bus::{Bus, BusError, Found, Kept, Start, StreamState},
+    bus::{Bus, BusError, Found, Holder, Identity, Kept, Start, StreamState},
     outbox::{
         standing::{Losses, Standing, StoredLoss, standing},
-        store::{Entry, Position, Positions, Row},
+        store::{Entry, Position, Positions},
     },
 };
 
@@ -31,23 +27,98 @@ pub(super) struct Stored {
     pub(super) losses: Losses,
     /// And their new positions.
     pub(super) resets: Positions,
+    /// Per stream, the position that it was read from: what lies before is written down.
+    behind: HashMap<String, u64>,
     /// What lay at their ends.
     last: HashMap<String, Option<Kept>>,
 }
 
 /// Until a stream that seems to have lost something is asked for again.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
+/// So many messages are looked at side by side.
+const LOOKS: usize = 64;
 /// By how much the server's clock may have gone back.
 const SLACK: TimeDelta = TimeDelta::minutes(1);
 
+/// What the streams hold under the id of an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Known {
+    /// Nothing behind the position.
+    Nothing,
+    /// The event, at this sequence.
+    Event(u64),
+    /// Another event has its id; where, and which.
+    Other(String),
+}
+
 impl Stored {
-    /// What is to be written down about an event that a stream holds already.
-    pub(super) fn entry(&self, id: i64, event: &EventId) -> Option<Entry> {
-        let mut streams = self.found.iter();
-        let (stream, sequence) =
-            streams.find_map(|(stream, found)| Some((stream, *found.get(event)?)))?;
-        let incarnation = &self.ends.get(stream)?.incarnation;
-        Some(Ledger::new(stream, incarnation).entry(id, sequence))
+    /// What a stream holds of an event. An id that was found is looked at: it may be another event's.
+    pub(super) async fn known(
+        &self,
+        bus: &Bus,
+        stream: &str,
+        identity: Identity<'_>,
+    ) -> Result<Known, BusError> {
+        let mut known = Known::Nothing;
+        let found = self.found.get(stream);
+        let sequences = found
+            .iter()
+            .flat_map(|found| found.sequences(&identity.event));
+        for sequence in sequences {
+            match bus.holder(stream, sequence, identity).await? {
+                // It was there when the tail was read, and nothing says that it was another one.
+                Holder::Same | Holder::Nothing => return Ok(Known::Event(sequence)),
+                Holder::Other(other) if known == Known::Nothing => known = Known::Other(other),
+                Holder::Other(_) => {}
+            }
+        }
+        Ok(known)
+    }
+
+    /// The same of several, in their order.
+    pub(super) async fn all_known(
+        &self,
+        bus: &Bus,
+        stream: &str,
+        identities: Vec<Identity<'_>>,
+    ) -> Result<Vec<Known>, BusError> {
+        let mut all = Vec::with_capacity(identities.len());
+        for some in identities.chunks(LOOKS) {
+            let looks = some.iter();
+            let looks = looks.map(|identity| self.known(bus, stream, *identity).boxed());
+            all.extend(try_join_all(looks).await?);
+        }
+        Ok(all)
+    }
+
+    /// Whether what lies at a sequence was written down before the tenure began: it is no row that is still to be
+    /// carried.
+    pub(super) fn is_written_down(&self, stream: &str, sequence: u64) -> bool {
+        let behind = self.behind.get(stream);
+        behind.is_some_and(|behind| sequence <= *behind)
+    }
+
+    /// What any stream holds of an event, and what is to be written down about it.
+    pub(super) async fn anywhere(
+        &self,
+        bus: &Bus,
+        id: i64,
+        identity: Identity<'_>,
+    ) -> Result<(Known, Option<Entry>), BusError> {
+        let mut known = Known::Nothing;
+        for stream in self.found.keys() {
+            match self.known(bus, stream, identity).await? {
+                Known::Nothing => {}
+                Known::Event(sequence) => {
+                    let end = self.ends.get(stream);
+                    let entry =
+                        end.map(|end| Ledger::new(stream, &end.incarnation).entry(id, sequence));
+                    return Ok((Known::Event(sequence), entry));
+                }
+                other => known = other,
+            }
+        }
+        Ok((known, None))
     }
 
     /// Whether the streams are still those that were read, with all that was in them.
@@ -65,18 +136,6 @@ impl Stored {
             }
         }
         Ok(true)
-    }
-
-    /// The same for a row that is not on its way to a stream.
-    pub(super) fn confirmation(&self, origin: Origin, row: &Row) -> Option<Confirmation> {
-        let entry = self.entry(row.id, &row.event)?;
-        let is_parked = origin == Origin::Parked;
-        Some(Confirmation {
-            pages: by_page([origin]),
-            entries: vec![entry],
-            last: None,
-            returned: is_parked.then_some(row.id).into_iter().collect(),
-        })
     }
 }
 
@@ -113,10 +172,13 @@ async fn read_behind(bus: &Bus, streams: &Positions) -> Result<Stored, Fault> {
         let last = at_end(bus, stream, state.last_sequence).await?;
         stored.last.insert(stream.clone(), last);
         let found = tail(bus, stream, position, &state, &standing).await?;
+        let mut behind = position.sequence;
         if standing != Standing::Known {
             let reset = reset(position, &state, &found);
+            behind = reset.sequence;
             stored.resets.insert(stream.clone(), reset);
         }
+        stored.behind.insert(stream.clone(), behind);
         if !found.is_empty() {
             tracing::info!(
                 stream,
@@ -168,7 +230,7 @@ async fn tail(
     standing: &Standing,
 ) -> Result<Found, Fault> {
     let end = state.last_sequence;
-    let mut found = Found::new();
+    let mut found = Found::default();
     let behind = match standing {
         Standing::Recreated { .. } => 0,
         _ => position.sequence,
@@ -189,7 +251,7 @@ fn reset(position: &Position, state: &StreamState, found: &Found) -> Position {
     if state.incarnation != position.incarnation {
         return Position::new(state.incarnation.clone(), 0);
     }
-    let before = found.values().min().map_or(u64::MAX, |first| first - 1);
+    let before = found.first_sequence().map_or(u64::MAX, |first| first - 1);
     Position {
         sequence: position.sequence.min(state.last_sequence).min(before),
         last: None,

@@ -15,7 +15,8 @@ use super::{
     fault_of,
     flight::Item,
     lane::Lane,
-    progress::{Origin, Report},
+    progress::{Confirmation, Origin, Report},
+    resume::Known,
 };
 use crate::{
     bus::check_size,
@@ -166,8 +167,20 @@ impl<C: Cursor> Router<C> {
             self.wait().await?;
         }
         let Some(stream) = self.stream(&row.name).await? else {
-            if let Some(confirmation) = self.course.stored.confirmation(origin, &row) {
-                return self.course.report(Report::Confirmed(confirmation)).await;
+            let course = &self.course;
+            let known = course
+                .stored
+                .anywhere(&course.bus, row.id, (&envelope).into());
+            match known.await? {
+                (Known::Event(_), entry) => {
+                    let confirmation = Confirmation::of_one(origin, row.id, entry);
+                    return course.report(Report::Confirmed(confirmation)).await;
+                }
+                (Known::Other(other), _) => {
+                    let parked = course.aside.refuse(row, other);
+                    return course.park(vec![origin], vec![parked]).await;
+                }
+                (Known::Nothing, _) => {}
             }
             return match self.course.aside.take(None, &row) {
                 Some(parked) => self.course.park(vec![origin], vec![parked]).await,

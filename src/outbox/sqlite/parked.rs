@@ -1,5 +1,7 @@
 //! The statements about parked rows. Never decides which go back.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use sqlx::{Connection, Row as _, SqliteConnection, sqlite::SqliteRow};
 use tidings_contract::EventId;
@@ -22,28 +24,37 @@ pub(super) async fn park(
         values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
         on conflict (id) do update
         set error = excluded.error, waits_for = excluded.waits_for, asked_at = null";
+    // Once for each key, and not for each row: a key may have very many.
     let following = "update tidings_parked set asked_at = null
-        where key = ? and id > ? and asked_at is not null and coalesce(waits_for, '') not like 'stream %'";
-    let let_go = "update tidings_parked as log
-        set asked_at = cast(unixepoch('subsec') * 1000000 as integer)
+        where key = ?1 and id > ?2 and asked_at is not null and coalesce(waits_for, '') not like 'stream %'";
+    let let_go = "update tidings_parked set asked_at = cast(unixepoch('subsec') * 1000000 as integer)
         where key = ?1 and id > ?2 and waits_for is null and asked_at is null
-          and not exists (
-              select 1 from tidings_parked as other
-              where other.key = log.key and other.id < log.id and other.id <> ?2
-                and other.waits_for like 'subject %')";
+          and id not in (select value from json_each(?3))
+          and id < coalesce((
+              select min(id) from tidings_parked
+              where key = ?1 and waits_for like 'subject %' and id not in (select value from json_each(?3))),
+              9223372036854775807)";
+    let ids: Vec<i64> = rows.iter().map(|parked| parked.row.id).collect();
+    let ids = serde_json::to_string(&ids).map_err(|error| sqlx::Error::Encode(error.into()))?;
     let mut tx = connection.begin_with("begin immediate").await?;
+    for (key, first) in firsts(rows) {
+        let query = match first.holds_up {
+            true => sqlx::query(names.sql(following, '_'))
+                .bind(key)
+                .bind(first.id),
+            false => {
+                let query = sqlx::query(names.sql(let_go, '_')).bind(key);
+                query.bind(first.id).bind(&ids)
+            }
+        };
+        query.execute(&mut *tx).await?;
+    }
     for parked in rows {
         let Parked {
             row,
             error,
             waits_for,
         } = parked;
-        let followers = if parked.holds_up() { following } else { let_go };
-        sqlx::query(names.sql(followers, '_'))
-            .bind(&row.key)
-            .bind(row.id)
-            .execute(&mut *tx)
-            .await?;
         sqlx::query(names.sql(park, '_'))
             .bind(row.id)
             .bind(row.at.timestamp_micros())
@@ -59,6 +70,30 @@ pub(super) async fn park(
             .await?;
     }
     tx.commit().await
+}
+
+/// The first one of the rows of a key that holds up what follows; without such a one the first one of all.
+struct First {
+    id: i64,
+    holds_up: bool,
+}
+
+fn firsts(rows: &[Parked]) -> BTreeMap<&str, First> {
+    let mut firsts: BTreeMap<&str, First> = BTreeMap::new();
+    for parked in rows {
+        let Some(key) = parked.row.key.as_deref() else {
+            continue;
+        };
+        let (id, holds_up) = (parked.row.id, parked.holds_up());
+        let first = firsts.entry(key).or_insert(First { id, holds_up });
+        if holds_up && !first.holds_up {
+            *first = First { id, holds_up };
+        }
+        if holds_up == first.holds_up {
+            first.id = first.id.min(id);
+        }
+    }
+    firsts
 }
 
 /// What waits for a stream holds up nobody: all of that stream waits.
@@ -134,27 +169,26 @@ pub(super) async fn returning(
     Rows::read(found, |row| super::read(&row).map(Some)).await
 }
 
-/// Those of these events that are parked.
+/// The parked rows that have one of these ids.
 pub(super) async fn among(
     connection: &mut SqliteConnection,
     names: &Names,
     events: &[EventId],
-) -> Result<Vec<(i64, EventId)>, sqlx::Error> {
-    let among = "select id, event from tidings_parked
-        where lower(hex(event)) in (select value from json_each(?)) order by id";
+    behind: i64,
+) -> Result<Rows, sqlx::Error> {
+    let among = "select id, at, event, name, version, key, headers, payload from tidings_parked
+        where id > ?2 and lower(hex(event)) in (select value from json_each(?1)) order by id";
     let events: Vec<String> = events
         .iter()
         .map(|event| event.as_uuid().simple().to_string())
         .collect();
     let events =
         serde_json::to_string(&events).map_err(|error| sqlx::Error::Encode(error.into()))?;
-    let rows = sqlx::query(names.sql(among, '_'))
+    let found = sqlx::query(names.sql(among, '_'))
         .bind(events)
-        .fetch_all(connection)
-        .await?;
-    rows.iter()
-        .map(|row| Ok((row.try_get(0)?, EventId::from(row.try_get::<Uuid, _>(1)?))))
-        .collect()
+        .bind(behind)
+        .fetch(connection);
+    Rows::read(found, |row| super::read(&row).map(Some)).await
 }
 
 pub(super) async fn list(

@@ -54,7 +54,10 @@ impl Archive for Sqlite {
         names: &Names,
         ids: &[i64],
     ) -> Result<HashSet<i64>, sqlx::Error> {
-        let ask = "select id from tidings_parked where id in (select value from json_each(?1))";
+        let ask = "select id from tidings_parked where id in (select value from json_each(?1))
+            union all
+            select last_id from tidings_ledger
+            where last_id in (select value from json_each(?1)) and way = 'discarded'";
         let ids = serde_json::to_string(ids).map_err(|error| sqlx::Error::Encode(error.into()))?;
         let rows = sqlx::query(names.sql(ask, '_'))
             .bind(ids)
@@ -135,6 +138,26 @@ impl Archive for Sqlite {
     }
 }
 
+/// Which of these places the relay has not passed.
+pub(super) async fn ahead(
+    connection: &mut SqliteConnection,
+    names: &Names,
+    cursor: &i64,
+    ids: &[i64],
+) -> Result<HashSet<i64>, sqlx::Error> {
+    let ahead: Vec<i64> = ids.iter().copied().filter(|id| id > cursor).collect();
+    if ahead.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let ask = "select id from tidings_outbox where id in (select value from json_each(?1))";
+    let ids = serde_json::to_string(&ahead).map_err(|error| sqlx::Error::Encode(error.into()))?;
+    let rows = sqlx::query(names.sql(ask, '_'))
+        .bind(ids)
+        .fetch_all(&mut *connection)
+        .await?;
+    rows.iter().map(|row| row.try_get(0)).collect()
+}
+
 type Asked = sqlx::query::Query<'static, Sqlite, SqliteArguments>;
 
 fn asked(names: &Names, ask: &'static str, stretch: &Stretch<'_>) -> Result<Asked, sqlx::Error> {
@@ -157,7 +180,7 @@ async fn with_payloads(
     stretch: &Stretch<'_>,
     hasher: &RandomState,
 ) -> Result<Vec<Relayed>, sqlx::Error> {
-    let ask = relayed!("id, event, name, key, payload");
+    let ask = relayed!("id, event, name, key, payload, version");
     let mut rows = asked(names, ask, stretch)?.fetch(connection);
     let mut relayed = Vec::new();
     while let Some(row) = rows.try_next().await? {
@@ -166,6 +189,7 @@ async fn with_payloads(
             id: row.try_get(0)?,
             event: EventId::from(row.try_get::<Uuid, _>(1)?),
             name: row.try_get(2)?,
+            version: row.try_get(5)?,
             key: row.try_get(3)?,
             bytes: payload.len(),
             payload: Some(hasher.hash_one(payload)),
@@ -181,23 +205,26 @@ async fn without_payloads(
     stretch: &Stretch<'_>,
 ) -> Result<Vec<Relayed>, sqlx::Error> {
     let ask = concat!(
-        "select json_group_array(json_array(id, hex(event), name, key, bytes)) from (",
-        relayed!("id, event, name, key, length(payload) as bytes"),
+        "select json_group_array(json_array(id, hex(event), name, key, bytes, version)) from (",
+        relayed!("id, event, name, key, length(payload) as bytes, version"),
         ")"
     );
     let row = asked(names, ask, stretch)?.fetch_one(connection).await?;
-    let rows: Vec<(i64, &str, String, Option<String>, usize)> =
+    let rows: Vec<(i64, &str, String, Option<String>, usize, i32)> =
         serde_json::from_str(row.try_get(0)?).map_err(undecodable)?;
-    let rows = rows.into_iter().map(|(id, event, name, key, bytes)| {
-        Ok(Relayed {
-            id,
-            event: EventId::from(Uuid::try_parse(event).map_err(undecodable)?),
-            name,
-            key,
-            bytes,
-            payload: None,
-        })
-    });
+    let rows = rows
+        .into_iter()
+        .map(|(id, event, name, key, bytes, version)| {
+            Ok(Relayed {
+                id,
+                event: EventId::from(Uuid::try_parse(event).map_err(undecodable)?),
+                name,
+                version,
+                key,
+                bytes,
+                payload: None,
+            })
+        });
     rows.collect()
 }
 

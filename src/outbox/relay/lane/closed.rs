@@ -15,7 +15,7 @@ impl<C: Cursor> Lane<C> {
         refusal: Refusal,
     ) -> Result<(Option<Item>, Settled), Fault> {
         match refusal {
-            Refusal::Permanent { .. } => {
+            Refusal::Permanent { .. } | Refusal::TakenId(_) => {
                 let parked = self.course.aside.refuse(item.row, refusal.to_string());
                 self.course.park(vec![item.origin], vec![parked]).await?;
                 Ok((None, Settled::Changed))

@@ -1,0 +1,96 @@
+//! One id for one event, among those that are written together. Pure.
+
+use std::collections::HashMap;
+
+use tidings_contract::{Envelope, EventId};
+
+use super::{OutboxError, delayed::Delayed};
+use crate::bus::Identity;
+
+/// Leaves the first one of each event: the same event twice, with the same id, name, version, key and payload, is
+/// written once. Two events with one id are refused, because the stream would take the second one for the first; so
+/// is an event that is also to be published later, and one that is so twice.
+pub(super) fn distinct(events: &mut Vec<Envelope>, delayed: &[Delayed]) -> Result<(), OutboxError> {
+    if events.len() + delayed.len() < 2 {
+        return Ok(());
+    }
+    let mut firsts: HashMap<EventId, &Envelope> = HashMap::with_capacity(events.len());
+    let mut again = Vec::new();
+    for (at, event) in events.iter().enumerate() {
+        let first = *firsts.entry(event.id()).or_insert(event);
+        if Identity::from(first) != Identity::from(event) {
+            return Err(two(first, event));
+        }
+        if !std::ptr::eq(first, event) {
+            again.push(at);
+        }
+    }
+    for Delayed { envelope, .. } in delayed {
+        if let Some(first) = firsts.insert(envelope.id(), envelope) {
+            return Err(two(first, envelope));
+        }
+    }
+    let (mut again, mut at) = (again.into_iter().peekable(), 0..);
+    events.retain(|_| again.next_if_eq(&at.next().unwrap_or_default()).is_none());
+    Ok(())
+}
+
+fn two(first: &Envelope, second: &Envelope) -> OutboxError {
+    let shown = |envelope: &Envelope| match envelope.key() {
+        Some(key) => format!("{} {key}", envelope.name()),
+        None => envelope.name().to_string(),
+    };
+    OutboxError::TakenId {
+        event: first.id(),
+        first: shown(first),
+        second: shown(second),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+
+    use super::*;
+
+    fn event(id: u8, name: &str, payload: &'static str) -> Envelope {
+        let envelope = Envelope::raw(name, 1, Some("k"), payload).unwrap();
+        envelope.with_id(EventId::from(uuid::Uuid::from_bytes([id; 16])))
+    }
+
+    fn written(events: &[Envelope], delayed: &[Envelope]) -> Result<Vec<String>, String> {
+        let later = |envelope: &Envelope| Delayed::new(envelope.clone(), DateTime::UNIX_EPOCH);
+        let delayed: Vec<_> = delayed.iter().map(later).collect();
+        let mut events = events.to_vec();
+        distinct(&mut events, &delayed).map_err(|error| error.to_string())?;
+        Ok(events
+            .iter()
+            .map(|event| event.name().to_string())
+            .collect())
+    }
+
+    #[test]
+    fn the_same_event_twice_is_written_once_and_in_its_first_place() {
+        let (a, b, c) = (
+            event(1, "a.a", "{}"),
+            event(2, "b.b", "{}"),
+            event(3, "c.c", "{}"),
+        );
+        let events = [a.clone(), b.clone(), a.clone(), c, b, a];
+        assert_eq!(written(&events, &[]).unwrap(), ["a.a", "b.b", "c.c"]);
+    }
+
+    #[test]
+    fn two_events_with_one_id_are_refused_and_named() {
+        let (a, b) = (event(1, "a.a", "{}"), event(1, "b.b", "{}"));
+        let refused = written(&[a.clone(), event(2, "c.c", "{}"), b], &[]).unwrap_err();
+        assert!(
+            refused.contains("a.a k") && refused.contains("b.b k"),
+            "{refused}"
+        );
+        assert!(written(&[a.clone(), event(1, "a.a", "[]")], &[]).is_err());
+        assert!(written(std::slice::from_ref(&a), std::slice::from_ref(&a)).is_err());
+        assert!(written(&[], &[a.clone(), a.clone()]).is_err());
+        assert!(written(std::slice::from_ref(&a), &[event(2, "a.a", "{}")]).is_ok());
+    }
+}

@@ -1,0 +1,51 @@
+//! Whose an id is that a stream has already: the row's own, which is stored then, or another event's. Never decides what
+//! follows.
+
+use super::{Course, Cursor, Fault, Item, Known, Lane};
+use crate::bus::Holder;
+
+impl<C: Cursor> Lane<C> {
+    /// What the stream held of these when the tenure began; nothing at all when it had none of their ids.
+    pub(super) async fn known(&self, items: &[Item]) -> Result<Vec<Known>, Fault> {
+        let Course { stored, bus, .. } = &*self.course;
+        let found = stored.found.get(&self.stream);
+        let is_found = |item: &Item| found.is_some_and(|found| found.has(&item.row.event));
+        if !items.iter().any(is_found) {
+            return Ok(Vec::new());
+        }
+        let identities = items.iter().map(|item| (&item.envelope).into()).collect();
+        Ok(stored.all_known(bus, &self.stream, identities).await?)
+    }
+
+    /// Why a row is not stored, though the server takes it for one that the stream has: another event has its id.
+    /// What lies there no more was the event, as far as can be known.
+    pub(super) async fn taken_id(
+        &self,
+        item: &Item,
+        sequence: u64,
+    ) -> Result<Option<String>, Fault> {
+        let identity = (&item.envelope).into();
+        let holder = self
+            .course
+            .bus
+            .holder(&self.stream, sequence, identity)
+            .await?;
+        Ok(match holder {
+            Holder::Other(other) => Some(other),
+            Holder::Same => None,
+            Holder::Nothing if self.course.stored.is_written_down(&self.stream, sequence) => {
+                Some(format!(
+                    "sequence {sequence} of {} had this id, and is gone: the stream takes it when its duplicate window \
+                     is over",
+                    self.stream
+                ))
+            }
+            Holder::Nothing => {
+                let (stream, event) = (&self.stream, item.row.event);
+                tracing::warn!(stream, sequence, event.id = %event,
+                    "the server takes the event for one that it had, and that is gone");
+                None
+            }
+        })
+    }
+}

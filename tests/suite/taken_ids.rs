@@ -1,0 +1,437 @@
+//! P2, P4, P7: an id is not an event. A second event with the id of a first one costs that event its place, with its name
+//! and the other's; nothing else, and nothing silently.
+
+use std::time::Duration;
+
+use tidings::{
+    Envelope, EventId, EventPublisher, OutboxError, ParkedEvent, ParkedSelection, Pattern,
+    PublishError, StreamSpec,
+    testing::failpoint::{self, Point},
+};
+
+use crate::{
+    both,
+    support::{Journal, World, events_stream, eventually, within},
+};
+
+both!(
+    a_second_event_with_an_id_is_parked_and_named_whatever_it_differs_in,
+    it_is_parked_from_a_batch_and_from_another_page_too,
+    it_is_parked_behind_the_window_when_the_tail_has_the_id,
+    it_stays_parked_however_often_a_relay_finds_the_first_one_again,
+    it_is_parked_when_another_publisher_has_used_the_id,
+    it_is_parked_when_it_was_delayed,
+    it_is_parked_when_its_stream_has_taken_a_message_without_headers_of_an_event,
+    it_stays_parked_while_the_id_is_remembered_of_a_message_that_is_gone,
+    what_follows_it_waits_and_goes_when_it_is_discarded,
+    the_same_event_again_is_stored_once_and_nothing_is_parked,
+    a_transaction_with_two_events_of_one_id_is_refused_at_its_commit,
+    a_publisher_is_told_that_another_event_has_its_id,
+);
+
+const WINDOW: Duration = Duration::from_millis(100);
+const AN_HOUR: Duration = Duration::from_secs(3600);
+
+fn event(id: EventId, name: &str, key: &str, payload: &str) -> Envelope {
+    let envelope = Envelope::raw(name, 1, Some(key), payload.to_owned());
+    envelope.unwrap().with_id(id)
+}
+
+async fn commit<DB: Journal>(world: &World<DB>, events: impl IntoIterator<Item = Envelope>) {
+    let mut tx = world.outbox.begin().await.unwrap();
+    for event in events {
+        tx.publish(event).unwrap();
+    }
+    tx.commit().await.unwrap();
+}
+
+fn others(count: usize) -> impl Iterator<Item = Envelope> {
+    (0..count).map(|n| event(EventId::now(), "count.raised", "others", &n.to_string()))
+}
+
+async fn settled<DB: Journal>(world: &World<DB>) {
+    eventually("everything is stored or parked", || async {
+        let status = world.outbox.status().await;
+        status.is_ok_and(|status| status.backlog == 0)
+    })
+    .await;
+}
+
+async fn relayed<DB: Journal>(world: &World<DB>) {
+    let relay = world.relay();
+    settled(world).await;
+    relay.stop().await.unwrap();
+}
+
+async fn parked<DB: Journal>(world: &World<DB>) -> Vec<ParkedEvent> {
+    let parked = world.outbox.parked(&ParkedSelection::All, 0, 100).await;
+    parked.unwrap()
+}
+
+async fn payloads<DB: Journal>(world: &World<DB>) -> Vec<String> {
+    let stored = world.stored().await.0;
+    let payloads = stored.into_iter().map(|message| message.payload);
+    payloads
+        .map(|payload| String::from_utf8(payload).unwrap())
+        .collect()
+}
+
+/// Only this one is parked, for this reason, until somebody decides.
+async fn only_parked<DB: Journal>(world: &World<DB>, payload: &str, error: &str) {
+    let parked = parked(world).await;
+    assert_eq!(parked.len(), 1, "{parked:?}");
+    assert_eq!(parked[0].payload, payload.as_bytes());
+    assert_eq!((&*parked[0].error, &parked[0].waits_for), (error, &None));
+}
+
+async fn forgetful<DB: Journal>(world: &World<DB>) {
+    let mut stream = events_stream();
+    stream.duplicate_window = WINDOW;
+    world.bus.apply_stream(&stream).await.unwrap();
+}
+
+async fn is_forgotten() {
+    // real time: until the server has forgotten the ids
+    tokio::time::sleep(WINDOW * 2).await;
+}
+
+async fn a_second_event_with_an_id_is_parked_and_named_whatever_it_differs_in<DB: Journal>(
+    world: World<DB>,
+) {
+    let of_version_2 = |id| {
+        let envelope = Envelope::raw("user.created", 2, Some("k1"), "2");
+        envelope.unwrap().with_id(id)
+    };
+    let keyless = |id| {
+        Envelope::raw("user.created", 1, None, "2")
+            .unwrap()
+            .with_id(id)
+    };
+    for (name, key, why) in [
+        ("user.deleted", "k2", "user.created k1"),
+        ("user.created", "k2", "user.created k1"),
+        (
+            "user.created",
+            "k1",
+            "user.created k1, with another payload",
+        ),
+    ] {
+        let id = EventId::now();
+        commit(&world, [event(id, "user.created", "k1", "1")]).await;
+        relayed(&world).await;
+        let sequence = world.stored().await.len();
+        commit(&world, [event(id, name, key, "2")]).await;
+        relayed(&world).await;
+        only_parked(
+            &world,
+            "2",
+            &format!("sequence {sequence} of EVENTS has this id: {why}"),
+        )
+        .await;
+        world
+            .outbox
+            .discard(&ParkedSelection::All, 9)
+            .await
+            .unwrap();
+    }
+    let id = EventId::now();
+    commit(&world, [event(id, "user.created", "k1", "1")]).await;
+    commit(&world, [of_version_2(id)]).await;
+    commit(&world, [keyless(id)]).await;
+    relayed(&world).await;
+    let errors: Vec<String> = parked(&world)
+        .await
+        .into_iter()
+        .map(|event| event.error)
+        .collect();
+    let taken = "sequence 4 of EVENTS has this id: user.created k1";
+    assert_eq!(errors, [format!("{taken}, of version 1"), taken.to_owned()]);
+    assert_eq!(world.stored().await.len(), 4);
+}
+
+/// In one batch, in two that are under way, and in two pages: none of the others is lost or stored twice.
+async fn it_is_parked_from_a_batch_and_from_another_page_too<DB: Journal>(world: World<DB>) {
+    for (batch, apart) in [(1000, 0), (1000, 100), (20, 19), (20, 200), (1, 0), (1, 7)] {
+        let before = world.stored().await.len();
+        let id = EventId::now();
+        commit(&world, others(30)).await;
+        commit(&world, [event(id, "user.created", "k1", "first")]).await;
+        commit(&world, others(apart)).await;
+        commit(&world, [event(id, "user.deleted", "k2", "second")]).await;
+        commit(&world, others(30)).await;
+        let relay = world.run_relay(world.new_relay().batch(batch));
+        settled(&world).await;
+        relay.stop().await.unwrap();
+        let why = format!(
+            "sequence {} of EVENTS has this id: user.created k1",
+            before + 31
+        );
+        only_parked(&world, "second", &why).await;
+        let stored = world.stored().await;
+        assert_eq!(
+            (stored.len() - before, stored.duplicated()),
+            (61 + apart, 0)
+        );
+        world
+            .outbox
+            .discard(&ParkedSelection::All, 9)
+            .await
+            .unwrap();
+    }
+}
+
+async fn it_is_parked_behind_the_window_when_the_tail_has_the_id<DB: Journal>(world: World<DB>) {
+    forgetful(&world).await;
+    let id = EventId::now();
+    commit(&world, [event(id, "user.created", "k1", "first")]).await;
+    let relay = world.new_relay();
+    let armed = failpoint::arm(relay.owner(), Point::Answered, 1);
+    let relay = world.run_relay(relay);
+    within("the stream has answered", armed.reached()).await;
+    relay.kill().await;
+    commit(&world, [event(id, "user.deleted", "k2", "second")]).await;
+    commit(&world, [event(id, "user.created", "k1", "third")]).await;
+    is_forgotten().await;
+    world.end_the_lease().await;
+    relayed(&world).await;
+    assert_eq!(payloads(&world).await, ["first"]);
+    let errors: Vec<String> = parked(&world)
+        .await
+        .into_iter()
+        .map(|event| event.error)
+        .collect();
+    let taken = "sequence 1 of EVENTS has this id: user.created k1";
+    assert_eq!(
+        errors,
+        [taken.to_owned(), format!("{taken}, with another payload")]
+    );
+}
+
+async fn it_stays_parked_however_often_a_relay_finds_the_first_one_again<DB: Journal>(
+    world: World<DB>,
+) {
+    // An event that its stream does not take keeps the page open, so that the position does not pass the first one.
+    world.full_stream().await;
+    let id = EventId::now();
+    commit(&world, others(1)).await;
+    relayed(&world).await;
+    commit(&world, [event(id, "user.created", "k1", "first")]).await;
+    commit(&world, [event(id, "user.deleted", "k2", "second")]).await;
+    commit(&world, [event(EventId::now(), "full.up", "k3", "{}")]).await;
+    for _ in 0..2 {
+        let relay = world.run_relay(world.new_relay().patience(AN_HOUR));
+        eventually("it is parked", || async { world.parked().await == 1 }).await;
+        eventually("the full stream is met", || async {
+            let status = world.outbox.status().await.unwrap();
+            status
+                .troubles
+                .iter()
+                .any(|trouble| trouble.place == "stream FULL")
+        })
+        .await;
+        relay.kill().await;
+        world.end_the_lease().await;
+    }
+    let subjects = [Pattern::parse("full.>").unwrap()];
+    let roomy = StreamSpec::new("FULL", subjects).unwrap();
+    world.bus.apply_stream(&roomy).await.unwrap();
+    async_nats::jetstream::new(async_nats::connect(world.nats.url()).await.unwrap())
+        .get_stream("FULL")
+        .await
+        .unwrap()
+        .purge()
+        .await
+        .unwrap();
+    relayed(&world).await;
+    let why = "sequence 2 of EVENTS has this id: user.created k1";
+    only_parked(&world, "second", why).await;
+}
+
+async fn it_is_parked_when_another_publisher_has_used_the_id<DB: Journal>(world: World<DB>) {
+    let id = EventId::now();
+    let publisher = EventPublisher::new(&world.bus);
+    let theirs = event(id, "user.created", "\u{1f600}", "theirs");
+    publisher.publish(theirs).await.unwrap();
+    commit(&world, [event(id, "user.created", "k1", "ours")]).await;
+    commit(&world, others(1)).await;
+    relayed(&world).await;
+    assert_eq!(payloads(&world).await, ["theirs", "0"]);
+    let why = "sequence 1 of EVENTS has this id: user.created \\u{1f600}";
+    only_parked(&world, "ours", why).await;
+}
+
+async fn it_is_parked_when_it_was_delayed<DB: Journal>(world: World<DB>) {
+    let id = EventId::now();
+    commit(&world, [event(id, "user.created", "k1", "first")]).await;
+    let mut tx = world.outbox.begin().await.unwrap();
+    let soon = chrono::Utc::now() + chrono::TimeDelta::milliseconds(300);
+    tx.publish_at(event(id, "user.deleted", "k1", "second"), soon)
+        .unwrap();
+    tx.commit().await.unwrap();
+    let relay = world.relay();
+    eventually("it is parked", || async { world.parked().await == 1 }).await;
+    relay.stop().await.unwrap();
+    let why = "sequence 1 of EVENTS has this id: user.created k1";
+    only_parked(&world, "second", why).await;
+}
+
+async fn it_is_parked_when_its_stream_has_taken_a_message_without_headers_of_an_event<
+    DB: Journal,
+>(
+    world: World<DB>,
+) {
+    let id = EventId::now();
+    let line = format!("Nats-Msg-Id: {id}");
+    world.publish_raw(b"user.created", line.as_bytes()).await;
+    world
+        .publish_raw(b"user.Created\t", b"Nats-Msg-Id: none")
+        .await;
+    commit(&world, [event(id, "user.created", "k1", "ours")]).await;
+    relayed(&world).await;
+    only_parked(
+        &world,
+        "ours",
+        "sequence 1 of EVENTS has this id: user.created",
+    )
+    .await;
+}
+
+async fn it_stays_parked_while_the_id_is_remembered_of_a_message_that_is_gone<DB: Journal>(
+    world: World<DB>,
+) {
+    let mut stream = events_stream();
+    stream.duplicate_window = Duration::from_secs(1);
+    world.bus.apply_stream(&stream).await.unwrap();
+    let id = EventId::now();
+    let context = async_nats::jetstream::new(async_nats::connect(world.nats.url()).await.unwrap());
+    let relay = world.relay();
+    commit(&world, [event(id, "user.created", "k1", "first")]).await;
+    settled(&world).await;
+    commit(&world, [event(id, "user.deleted", "k2", "second")]).await;
+    settled(&world).await;
+    relay.stop().await.unwrap();
+    // Somebody makes way for it.
+    context
+        .get_stream("EVENTS")
+        .await
+        .unwrap()
+        .purge()
+        .await
+        .unwrap();
+    world.outbox.unpark(&ParkedSelection::All).await.unwrap();
+    let relay = world.relay();
+    eventually("it is tried again", || async {
+        let parked = parked(&world).await;
+        parked.is_empty() || parked[0].asked_at.is_none()
+    })
+    .await;
+    // Until the server has forgotten the id it takes nothing; then it is asked for once more.
+    while world.parked().await > 0 {
+        world.outbox.unpark(&ParkedSelection::All).await.unwrap();
+        settled(&world).await;
+        // real time: the server forgets by its clock
+        tokio::time::sleep(WINDOW).await;
+    }
+    relay.stop().await.unwrap();
+    assert_eq!(payloads(&world).await, ["second"]);
+}
+
+async fn what_follows_it_waits_and_goes_when_it_is_discarded<DB: Journal>(world: World<DB>) {
+    let id = EventId::now();
+    let relay = world.relay();
+    commit(&world, [event(id, "user.created", "k1", "first")]).await;
+    commit(&world, [event(id, "user.deleted", "k2", "second")]).await;
+    commit(
+        &world,
+        [event(EventId::now(), "user.created", "k2", "third")],
+    )
+    .await;
+    commit(
+        &world,
+        [event(EventId::now(), "user.created", "k1", "fourth")],
+    )
+    .await;
+    settled(&world).await;
+    assert_eq!(payloads(&world).await, ["first", "fourth"]);
+    assert_eq!(world.parked().await, 2);
+    let second = parked(&world).await[0].id;
+    world.outbox.unpark(&ParkedSelection::All).await.unwrap();
+    eventually("nothing is asked for any more", || async {
+        parked(&world)
+            .await
+            .iter()
+            .all(|event| event.asked_at.is_none())
+    })
+    .await;
+    assert_eq!(world.parked().await, 2);
+    let given_up = world.outbox.discard(&ParkedSelection::Id(second), 1).await;
+    assert_eq!(given_up.unwrap()[0].payload, b"second");
+    world.outbox.unpark(&ParkedSelection::All).await.unwrap();
+    eventually("nothing is parked", || async { world.parked().await == 0 }).await;
+    relay.stop().await.unwrap();
+    assert_eq!(payloads(&world).await, ["first", "fourth", "third"]);
+}
+
+async fn the_same_event_again_is_stored_once_and_nothing_is_parked<DB: Journal>(world: World<DB>) {
+    let id = EventId::now();
+    let same = || event(id, "user.created", "k1", "same");
+    commit(&world, [same(), same()]).await;
+    commit(&world, others(40)).await;
+    commit(&world, [same()]).await;
+    let relay = world.relay();
+    settled(&world).await;
+    commit(&world, [same()]).await;
+    settled(&world).await;
+    relay.stop().await.unwrap();
+    let stored = world.stored().await;
+    assert_eq!((stored.len(), stored.duplicated()), (41, 0));
+    assert_eq!(world.parked().await, 0);
+    let found = tidings::Verify::new(&world.bus, &world.outbox)
+        .run()
+        .await
+        .unwrap();
+    assert!(found.is_sound(), "{found:?}");
+}
+
+async fn a_transaction_with_two_events_of_one_id_is_refused_at_its_commit<DB: Journal>(
+    world: World<DB>,
+) {
+    let id = EventId::now();
+    let (first, second) = (
+        || event(id, "user.created", "k1", "1"),
+        || event(id, "user.deleted", "k2", "2"),
+    );
+    let mut tx = world.outbox.begin().await.unwrap();
+    tx.publish(first()).unwrap();
+    tx.publish(second()).unwrap();
+    let refused = tx.commit().await.unwrap_err();
+    assert!(
+        matches!(refused, OutboxError::TakenId { event, .. } if event == id),
+        "{refused}"
+    );
+    let mut tx = world.outbox.begin().await.unwrap();
+    tx.publish(first()).unwrap();
+    tx.publish_at(second(), chrono::Utc::now()).unwrap();
+    assert!(tx.commit().await.is_err());
+    let mut tx = world.outbox.pool().begin().await.unwrap();
+    let all = world.outbox.enqueue_all(&mut tx, [first(), second()]).await;
+    assert!(matches!(all, Err(OutboxError::TakenId { .. })));
+    drop(tx);
+    assert_eq!(world.outbox.status().await.unwrap().backlog, 0);
+}
+
+async fn a_publisher_is_told_that_another_event_has_its_id<DB: Journal>(world: World<DB>) {
+    let id = EventId::now();
+    let publisher = EventPublisher::new(&world.bus);
+    let first = || event(id, "user.created", "k1", "1");
+    publisher.publish(first()).await.unwrap();
+    publisher.publish(first()).await.unwrap();
+    let told = publisher
+        .publish(event(id, "user.deleted", "k2", "2"))
+        .await;
+    let Err(PublishError::TakenId { event, holder }) = told else {
+        panic!("{told:?}")
+    };
+    assert_eq!(event, id);
+    assert_eq!(holder, "sequence 1 of EVENTS has this id: user.created k1");
+}
