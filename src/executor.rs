@@ -30,6 +30,7 @@ use crate::{
     handler::panicked,
     interrupt::unless,
     outcome::{self, Cause, DeadLetter, Handled, Outcome},
+    position::Position,
     replaying::Replaying,
     subscriber::EventSubscriber,
     tally::Tally,
@@ -51,8 +52,8 @@ pub(crate) struct Arrival {
     pub(crate) sequence: u64,
     /// When it was first stored.
     pub(crate) stored_at: DateTime<Utc>,
-    /// The sequence of its message in the stream that delivered it.
-    pub(crate) at: u64,
+    /// Its message in the stream that delivered it.
+    pub(crate) at: Position,
     /// The place of the delivery among those of its consumer, from 1.
     pub(crate) consumer_sequence: u64,
     /// How often the server has delivered the message, this time included; says nothing about attempts.

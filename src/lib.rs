@@ -40,6 +40,7 @@ mod others;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod outbox;
 mod outcome;
+mod position;
 mod rate;
 mod replay;
 mod replaying;

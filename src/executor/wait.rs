@@ -112,6 +112,7 @@ mod tests {
         context::Context,
         executor::{Past, Unanswered},
         failure::Failure,
+        position::Position,
         subscriber::EventSubscriber,
     };
 
@@ -166,7 +167,7 @@ mod tests {
             stream: "EVENTS".into(),
             sequence: 1,
             stored_at: Utc::now(),
-            at: 1,
+            at: Position::from((1, 0)),
             consumer_sequence: u64::from(times),
             delivered: times,
             past: Past::default(),

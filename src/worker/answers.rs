@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use futures::future::join_all;
 
 use super::hands::Hands;
-use crate::{bus::Delivery, executor::Acknowledger};
+use crate::{bus::Delivery, executor::Acknowledger, position::Position};
 
 /// The pause before an answer that was not confirmed is given again.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -21,12 +21,13 @@ pub(super) async fn tell_progress(subscriber: &str, hands: &Hands, age: Duration
 }
 
 /// Acknowledges what was handled before, until it is confirmed: until then it may come again, and must be known.
-pub(super) async fn acknowledge_again(delivery: Arc<Delivery>, hands: Arc<Hands>, sequence: u64) {
+pub(super) async fn acknowledge_again(delivery: Arc<Delivery>, hands: Arc<Hands>, at: Position) {
     while let Err(error) = delivery.ack().await {
+        let sequence = at.sequence;
         tracing::warn!(sequence, %error, "an event that was handled already is not acknowledged");
         tokio::time::sleep(PAUSE).await;
     }
-    hands.release(sequence);
+    hands.release(at);
 }
 
 /// Leaves deliveries to other replicas.

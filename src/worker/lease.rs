@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use crate::{
     bus::{Bus, BusError},
+    position::Position,
     replaying::ReplayId,
 };
 
@@ -27,7 +28,7 @@ const LOOK: Duration = Duration::from_millis(250);
 const AGAIN: Duration = Duration::from_secs(60);
 
 /// What was handled above the ack floors, by the streams.
-pub(super) type Handled = BTreeMap<String, Vec<u64>>;
+pub(super) type Handled = BTreeMap<String, Vec<Position>>;
 
 /// What the entry holds.
 #[derive(Debug, Default, Serialize, Deserialize)]

@@ -10,6 +10,7 @@ const LAYERS: &[&[&str]] = &[
         "housekeeping",
         "interrupt",
         "others",
+        "position",
         "retry",
         "rate",
         "breaker",
