@@ -33,9 +33,11 @@ mod fingerprint;
 mod flow;
 mod handler;
 mod housekeeping;
+mod in_flight;
 mod interrupt;
 mod job;
 mod lanes;
+mod log;
 mod others;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod outbox;

@@ -8,6 +8,7 @@ use super::{Acknowledger, Arrival, Executor, Step};
 use crate::{
     breaker::Permit,
     flow::Pulls,
+    log::short,
     outcome::{Cause, DeadLetter, Outcome},
     retry::Retry,
 };
@@ -31,6 +32,8 @@ const NOT_OURS: Retry =
     Retry::exponential(Duration::from_millis(50), Duration::from_secs(5)).attempts(u32::MAX);
 /// How often it is left to another one before it is given up: an hour, with the waits above.
 const LEFT_AT_MOST: u32 = 720;
+/// In order it is waited for that in hand, and at once: this replica will not know the name later either.
+const LEFT_FOR: Duration = Duration::from_secs(3_600);
 
 impl<S: Send + Sync + 'static> Executor<S> {
     /// For how long the event stays in hand; `None` when the outcome is to be answered.
@@ -67,17 +70,22 @@ impl<S: Send + Sync + 'static> Executor<S> {
 
     /// Leaves an event to another replica: a newer one may have made the durable wider. An ordered subscriber
     /// has no other one at the moment, and must not let the key's next event pass.
-    pub(super) async fn leave(
+    pub(crate) async fn leave(
         &self,
         arrival: &mut Arrival,
         acknowledger: &impl Acknowledger,
         halt: &CancellationToken,
     ) -> Step {
-        tracing::warn!(
-            subscriber = &*self.name,
-            subject = &*arrival.subject,
-            "the durable delivers a name that this replica does not handle: it is left to another one"
-        );
+        if let Some(unsaid) = self.tally.unhandled(&arrival.subject) {
+            tracing::warn!(
+                subscriber = &*self.name,
+                subject = &*short(&arrival.subject),
+                unsaid,
+                "the durable delivers a name that this replica does not handle: it is left to another one; if none \
+                 ever will, `tidings subscribers narrow {}` ends it",
+                self.name
+            );
+        }
         arrival.past.put_off = arrival.past.put_off.saturating_add(1);
         let times = arrival.past.put_off.max(arrival.delivered);
         if times > LEFT_AT_MOST {
@@ -93,6 +101,11 @@ impl<S: Send + Sync + 'static> Executor<S> {
             return self.answer(arrival, &outcome, acknowledger, halt).await;
         }
         let after = NOT_OURS.delay(times, (self.random)()).unwrap_or_default();
+        if self.subscriber.ordered && arrival.replay.is_none() {
+            arrival.past.put_off = LEFT_AT_MOST;
+            return Step::Again(LEFT_FOR);
+        }
+        // It may be cancelled meanwhile.
         if self.subscriber.ordered {
             return Step::Again(after);
         }

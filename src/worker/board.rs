@@ -168,7 +168,9 @@ impl Board {
         let trouble = inner.trouble.clone().or(stall);
         Replica {
             activity: inner.activity,
-            trouble: trouble.or_else(|| self.tally.why_unconfirmed()),
+            trouble: trouble
+                .or_else(|| self.tally.why_unconfirmed())
+                .or_else(|| self.tally.why_unhandled()),
             replay_trouble: inner.replay_trouble.clone(),
             holds_lease: self.facts.ordered.then_some(inner.holds_lease),
             circuit: self.flow.circuit().to_owned(),

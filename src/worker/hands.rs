@@ -360,9 +360,13 @@ impl Inner {
     }
 
     fn go_back(&mut self, to: u64, before: DateTime<Utc>) {
-        self.handled.retain(|sequence, at| *sequence < to || *at >= before);
-        self.recent.retain(|sequence, at| *sequence < to || *at >= before);
-        let gone = self.held.extract_if(to.., |_, held| held.at.stored_at < before);
+        self.handled
+            .retain(|sequence, at| *sequence < to || *at >= before);
+        self.recent
+            .retain(|sequence, at| *sequence < to || *at >= before);
+        let gone = self
+            .held
+            .extract_if(to.., |_, held| held.at.stored_at < before);
         for (_, held) in gone.collect::<Vec<_>>() {
             self.supersede(held);
         }

@@ -46,6 +46,8 @@ pub(super) struct Item {
     pub(super) hands: Arc<Hands>,
     /// Whether the process may have died of it before.
     pub(super) is_suspect: bool,
+    /// It waits for a replica that handles it, and takes no place meanwhile.
+    pub(super) stands_aside: bool,
 }
 
 pub(super) struct Source {
@@ -305,6 +307,7 @@ impl Source {
                     arrival,
                     hands,
                     is_suspect,
+                    stands_aside: false,
                 };
                 let item = match &self.replay {
                     Some((_, sieve)) => sieve.sift(item).await,
@@ -441,7 +444,8 @@ impl Source {
         } else {
             (self.seen, self.floor, self.suspect_to) = (None, 0, 0);
             let since = created.as_deref().and_then(|it| it.parse().ok());
-            self.hands.went_back(0, since.unwrap_or(DateTime::<Utc>::MAX_UTC));
+            self.hands
+                .went_back(0, since.unwrap_or(DateTime::<Utc>::MAX_UTC));
             self.created = created;
             Start::Beginning
         };
@@ -517,9 +521,7 @@ impl Source {
         let hands = &self.hands;
         let back = read
             .map(|(delivery, arrival)| (Arc::new(delivery), arrival))
-            .filter(|(delivery, arrival)| {
-                hands.take(arrival.at, delivery).0 == Taken::New
-            })
+            .filter(|(delivery, arrival)| hands.take(arrival.at, delivery).0 == Taken::New)
             .map(|(delivery, arrival)| {
                 hands.let_go(arrival.at);
                 delivery

@@ -28,6 +28,7 @@ mod inbox_ring;
 mod kept;
 mod losses;
 mod moves;
+mod older_copies;
 mod order;
 mod outbox;
 mod parked_keys;

@@ -9,6 +9,7 @@ const LAYERS: &[&[&str]] = &[
         "fingerprint",
         "housekeeping",
         "interrupt",
+        "log",
         "others",
         "position",
         "retry",
@@ -22,6 +23,7 @@ const LAYERS: &[&[&str]] = &[
     &["handler"],
     &[
         "subscriber",
+        "in_flight",
         "lanes",
         "flow",
         "tally",
