@@ -167,14 +167,13 @@ mod tests {
         }
     }
 
-    async fn left(times: u32) -> Vec<String> {
-        async fn handle(_: Known, _: Context<()>) -> Result<(), Failure> {
-            Ok(())
-        }
-        let subscriber = EventSubscriber::durable("w").on(handle);
-        let executor = Executor::new(Arc::new(subscriber), Arc::new(()));
+    async fn handle(_: Known, _: Context<()>) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn arrival(times: u32) -> Arrival {
         let envelope = Envelope::raw("user.renamed", 1, None, "{}").unwrap();
-        let mut arrival = Arrival {
+        Arrival {
             envelope: Ok(envelope.into()),
             subject: "user.renamed".into(),
             stream: "EVENTS".into(),
@@ -185,12 +184,31 @@ mod tests {
             delivered: times,
             past: Past::default(),
             replay: None,
-        };
-        let answers = Answers::default();
-        let halt = CancellationToken::new();
-        let permit = Permit::default();
+        }
+    }
+
+    async fn left(times: u32) -> Vec<String> {
+        let subscriber = EventSubscriber::durable("w").on(handle);
+        let executor = Executor::new(Arc::new(subscriber), Arc::new(()));
+        let (mut arrival, answers) = (arrival(times), Answers::default());
+        let (halt, permit) = (CancellationToken::new(), Permit::default());
         executor.run(&mut arrival, &answers, &halt, permit).await;
         answers.0.into_inner().unwrap()
+    }
+
+    #[tokio::test]
+    async fn in_order_it_waits_for_an_hour_at_once_and_is_then_given_up() {
+        let subscriber = EventSubscriber::durable("w").on(handle).ordered_by_key();
+        let executor = Executor::new(Arc::new(subscriber), Arc::new(()));
+        let (mut arrival, answers) = (arrival(1), Answers::default());
+        let (halt, permit) = (CancellationToken::new(), Permit::default());
+        let waits = executor.run(&mut arrival, &answers, &halt, permit).await;
+        assert_eq!(waits, Step::Again(LEFT_FOR));
+        assert!(executor.tally().why_unhandled().is_some());
+        let ends = executor.run(&mut arrival, &answers, &halt, permit).await;
+        assert_eq!(ends, Step::Over);
+        let given_up = ["unknown: no replica of w handles user.renamed"];
+        assert_eq!(answers.0.into_inner().unwrap(), given_up);
     }
 
     #[tokio::test]

@@ -13,6 +13,7 @@ use tokio::{sync::Notify, time::Instant};
 use crate::{
     bus::Delivery,
     flow::{Flow, Pulls},
+    log::Lasting,
     position::Position,
     subscriber::MAX_CONCURRENCY,
 };
@@ -27,6 +28,9 @@ pub(super) struct Hands {
     /// Whether one replica works, and so its acknowledgement floor is right below the oldest in hand.
     alone: bool,
     inner: Mutex<Inner>,
+    /// That what was handled before is not acknowledged, and that progress cannot be told.
+    unanswered: Lasting,
+    untold: Lasting,
     /// Enough places have become free to be worth a request.
     freed: Notify,
 }
@@ -98,6 +102,8 @@ impl Hands {
             flow,
             alone: false,
             inner: Mutex::default(),
+            unanswered: Lasting::default(),
+            untold: Lasting::default(),
             freed: Notify::new(),
         }
     }
@@ -326,6 +332,16 @@ impl Hands {
         let inner = self.inner();
         let old = inner.held.values().filter(|held| now - held.since >= age);
         old.map(|held| Arc::clone(&held.delivery)).collect()
+    }
+
+    /// For the log: how often what was handled before is not acknowledged.
+    pub(super) fn unanswered(&self) -> &Lasting {
+        &self.unanswered
+    }
+
+    /// For the log: how often progress cannot be told.
+    pub(super) fn untold(&self) -> &Lasting {
+        &self.untold
     }
 
     /// Has whoever waits for a place look again.

@@ -24,6 +24,7 @@ use crate::{
         PullerOptions, Start,
     },
     executor::{Arrival, PROGRESS},
+    log::{Lasting, short},
     position::Position,
     replaying::Replaying,
 };
@@ -76,6 +77,9 @@ pub(super) struct Source {
     /// While pulling is interrupted: when it is tried again.
     resume_at: Option<Instant>,
     pause: Duration,
+    /// That pulling is interrupted, and that the consumer cannot be set up.
+    interrupted: Lasting,
+    unset: Lasting,
 }
 
 /// Where deliveries go.
@@ -132,6 +136,8 @@ impl Source {
             repeated: JoinSet::new(),
             resume_at: None,
             pause: FIRST_PAUSE,
+            interrupted: Lasting::default(),
+            unset: Lasting::default(),
         })
     }
 
@@ -281,7 +287,10 @@ impl Source {
         if let Some(replay) = &mut arrival.replay {
             self.to.courses.join(&self.bus, replay).await;
         }
-        self.pause = FIRST_PAUSE;
+        if self.pause > FIRST_PAUSE {
+            self.pause = FIRST_PAUSE;
+            self.interrupted.is_over();
+        }
         let delivery = Arc::new(delivery);
         let (mut taken, went_back) = self.hands.take(arrival.at, &delivery);
         self.note_seen(arrival.at, went_back);
@@ -404,7 +413,18 @@ impl Source {
     /// The consumer does not answer: pulling pauses while what is in hand goes on.
     fn interrupt(&mut self, error: &PullError) {
         let (stream, pause) = (&self.consumer.stream, self.pause);
-        tracing::warn!(subscriber = &*self.subscriber, stream, %error, ?pause, "pulling is interrupted");
+        let error = error.to_string();
+        if let Some(unsaid) = self.interrupted.again_as(&error, Instant::now().into_std()) {
+            let error = &*short(&error);
+            tracing::warn!(
+                subscriber = &*self.subscriber,
+                stream,
+                error,
+                ?pause,
+                unsaid,
+                "pulling is interrupted"
+            );
+        }
         self.hands.stalled(format!("{stream}: {error}"));
         self.resume_at = Some(Instant::now() + pause);
         self.pause = (pause * 2).min(LONGEST_PAUSE);
@@ -415,11 +435,22 @@ impl Source {
         match self.reopened().await {
             Ok(()) => {
                 self.hands.resumed();
+                self.unset.is_over();
                 self.resume_at = None;
             }
             Err(error) => {
                 let stream = &self.consumer.stream;
-                tracing::error!(subscriber = &*self.subscriber, stream, %error, "the consumer cannot be set up");
+                let error = error.to_string();
+                if let Some(unsaid) = self.unset.again_as(&error, Instant::now().into_std()) {
+                    let error = &*short(&error);
+                    tracing::error!(
+                        subscriber = &*self.subscriber,
+                        stream,
+                        error,
+                        unsaid,
+                        "the consumer cannot be set up"
+                    );
+                }
                 self.hands.stalled(format!("{stream}: {error}"));
                 self.resume_at = Some(Instant::now() + self.pause);
                 self.pause = (self.pause * 2).min(LONGEST_PAUSE);

@@ -48,7 +48,9 @@ async fn note(user: User, cx: Context<App>) -> Result<(), Failure> {
     match &*user.id {
         "failing" => Err(Failure::retry("it always fails")),
         "stuck" => {
-            let _ = cx.state().open.acquire().await;
+            if let Ok(permit) = cx.state().open.acquire().await {
+                permit.forget();
+            }
             Ok(())
         }
         _ => Ok(()),
