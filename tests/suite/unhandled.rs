@@ -37,22 +37,15 @@ async fn handled_names_go_on(name: &'static str, is_ordered: bool) {
     let run =
         |subscriber| world.run(Worker::new(world.bus.clone(), noted.clone()).subscribe(subscriber));
     let newer = run(subscriber(name, is_ordered).on(count));
-    world
-        .publish([Counted {
-            key: "known".to_owned(),
-            count: 1,
-        }])
-        .await;
+    let counted = |key: String| Counted { key, count: 1 };
+    world.publish(&[counted("known".to_owned())]).await;
     noted.reach(1).await;
     newer.stop().await.unwrap();
 
-    let keys = (0..UNHANDLED).map(|n| format!("key-{n}"));
-    world
-        .publish(keys.map(|key| Counted { key, count: 1 }))
-        .await;
-    world
-        .publish((0..300).map(|n| User::new(&format!("user-{n}"))))
-        .await;
+    let unhandled = (0..UNHANDLED).map(|n| counted(format!("key-{n}")));
+    world.publish(&unhandled.collect::<Vec<_>>()).await;
+    let users = (0..300).map(|n| User::new(&format!("user-{n}")));
+    world.publish(&users.collect::<Vec<_>>()).await;
     let rate = Rate::per_second(400);
     let running = run(subscriber(name, is_ordered).rate(rate));
     let began = std::time::Instant::now();
