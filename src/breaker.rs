@@ -17,6 +17,11 @@ const SLICES: usize = 10;
 /// does not stop the others. It stays open for 5 s; then one event is attempted. If that fails too, it
 /// stays open for twice as long, up to 1 min; if not, it closes.
 ///
+/// Handlers that hang fail seldom: 16 at once with a timeout of 30 s make 16 attempts in 30 s. So attempts that take
+/// too long to be made often enough within the window, as many at once as the subscriber handles, are counted over a
+/// longer one, which follows its concurrency and its timeout: of 16 at once and 30 s it is 135 s, and the circuit opens
+/// with the second round. One event that hangs does not fail often enough in it.
+///
 /// A failure is an error, a timeout, a panic, a database that does not answer. A rejected event is none, nor is
 /// [`Failure::retry_after`](crate::Failure::retry_after): their handlers have decided.
 /// While the circuit is open, nothing is rejected and a failed attempt is not counted against its event.
@@ -57,7 +62,8 @@ impl CircuitBreaker {
         self
     }
 
-    /// The window, and how many attempts there have to be in it; default 30 s and 20.
+    /// The window, and how many attempts there have to be in it; default 30 s and 20. Attempts that take too long for
+    /// that are counted over a longer window.
     #[must_use]
     pub fn within(mut self, window: Duration, attempts: u32) -> Self {
         self.window = window.max(Duration::from_millis(1));
@@ -87,11 +93,20 @@ impl Default for CircuitBreaker {
     }
 }
 
+/// How many attempts of which length a subscriber makes at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Load {
+    pub(crate) concurrency: usize,
+    pub(crate) timeout: Duration,
+}
+
 /// The state of one subscriber's circuit.
 #[derive(Debug)]
 pub(crate) struct Circuit {
     policy: CircuitBreaker,
     window: Window,
+    /// Of attempts that take too long for the window, if there can be any.
+    slow: Option<Slow>,
     state: State,
     probes: u64,
 }
@@ -125,6 +140,7 @@ pub(crate) enum Gate {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Permit {
     probe: Option<u64>,
+    began: Option<Instant>,
 }
 
 impl Permit {
@@ -165,9 +181,16 @@ impl Circuit {
         Self {
             policy,
             window: Window::new(policy.window),
+            slow: None,
             state: State::Closed,
             probes: 0,
         }
+    }
+
+    /// Of a subscriber that makes so many attempts at once.
+    pub(crate) fn under(mut self, load: Load) -> Self {
+        self.slow = Slow::of(self.policy, load);
+        self
     }
 
     pub(crate) fn gate(&self, now: Instant) -> Gate {
@@ -196,11 +219,17 @@ impl Circuit {
     /// Lets one attempt begin, if one may.
     pub(crate) fn begin(&mut self, now: Instant) -> Option<Permit> {
         match (self.gate(now), &mut self.state) {
-            (Gate::Free, _) => Some(Permit { probe: None }),
+            (Gate::Free, _) => Some(Permit {
+                probe: None,
+                began: Some(now),
+            }),
             (Gate::Probe, State::Open { probe, .. }) => {
                 self.probes += 1;
                 *probe = Some(self.probes);
-                Some(Permit { probe: *probe })
+                Some(Permit {
+                    probe: *probe,
+                    began: Some(now),
+                })
             }
             _ => None,
         }
@@ -216,7 +245,7 @@ impl Circuit {
         now: Instant,
     ) -> Option<Change> {
         match &mut self.state {
-            State::Closed => self.count(name, ended, now),
+            State::Closed => self.count(permit, name, ended, now),
             State::Open {
                 until,
                 pause,
@@ -235,6 +264,7 @@ impl Circuit {
                     }
                     Attempted::Decided => {
                         self.window = Window::new(self.policy.window);
+                        self.slow.iter_mut().for_each(Slow::forget);
                         self.state = State::Closed;
                         Some(Change::Closed)
                     }
@@ -243,20 +273,34 @@ impl Circuit {
         }
     }
 
-    fn count(&mut self, name: &str, ended: Attempted, now: Instant) -> Option<Change> {
-        match ended {
+    fn count(
+        &mut self,
+        permit: Permit,
+        name: &str,
+        ended: Attempted,
+        now: Instant,
+    ) -> Option<Change> {
+        let has_failed = match ended {
             Attempted::Void => return None,
-            Attempted::Decided => {
-                self.window.count(name, false, now);
-                return None;
-            }
-            Attempted::Failed => self.window.count(name, true, now),
+            Attempted::Decided => false,
+            Attempted::Failed => true,
+        };
+        self.window.count(name, has_failed, now);
+        let took = permit
+            .began
+            .map(|began| now.saturating_duration_since(began));
+        if let Some(slow) = &mut self.slow {
+            slow.count(name, has_failed, took.unwrap_or_default(), now);
         }
-        let all = self.window.all();
-        let enough = all.attempts >= self.policy.attempts;
-        if !enough || !self.window.each_fails(self.policy.percent) {
+        if !has_failed {
             return None;
         }
+        let windows = [
+            Some(&self.window),
+            self.slow.as_ref().map(|slow| &slow.window),
+        ];
+        let mut windows = windows.into_iter().flatten();
+        let all = windows.find_map(|window| window.opens(self.policy))?;
         let pause = self.policy.pause;
         self.state = State::Open {
             until: now + pause,
@@ -268,6 +312,45 @@ impl Circuit {
             attempts: all.attempts,
             pause,
         })
+    }
+}
+
+/// Attempts that take too long for the window of the policy.
+#[derive(Debug)]
+struct Slow {
+    /// Failures that took longer than that are counted here; successes all.
+    longer_than: Duration,
+    length: Duration,
+    window: Window,
+}
+
+impl Slow {
+    /// How many rounds of attempts are waited for at least: there may be fewer events than could be handled at once.
+    const ROUNDS: u32 = 3;
+
+    /// `None` when no attempt takes too long: even those that run into the timeout are made often enough.
+    fn of(policy: CircuitBreaker, load: Load) -> Option<Self> {
+        let concurrency = u32::try_from(load.concurrency).unwrap_or(u32::MAX).max(1);
+        let rounds = policy.attempts.div_ceil(concurrency).max(Self::ROUNDS);
+        // A slice of the window may be over already.
+        let longer_than = policy.window / 10 * 9 / (rounds - 1);
+        let length = load.timeout.saturating_mul(rounds);
+        let length = length.saturating_add(length / 2);
+        (load.timeout > longer_than).then(|| Self {
+            longer_than,
+            length,
+            window: Window::new(length),
+        })
+    }
+
+    fn count(&mut self, name: &str, has_failed: bool, took: Duration, now: Instant) {
+        if !has_failed || took > self.longer_than {
+            self.window.count(name, has_failed, now);
+        }
+    }
+
+    fn forget(&mut self) {
+        self.window = Window::new(self.length);
     }
 }
 
@@ -345,6 +428,13 @@ impl Window {
         }
         self.latest = Some((began, slice));
         slice
+    }
+
+    /// The attempts, when they open the circuit.
+    fn opens(&self, policy: CircuitBreaker) -> Option<Tally> {
+        let all = self.all();
+        let opens = all.attempts >= policy.attempts && self.each_fails(policy.percent);
+        opens.then_some(all)
     }
 
     fn all(&self) -> Tally {

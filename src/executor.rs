@@ -23,13 +23,16 @@ use tidings_contract::{Envelope, NameError};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    breaker::{Attempted, Permit},
+    breaker::{Attempted, Load, Permit},
     context::{Cancelled, Context, Facts},
     failure::{Failure, Verdict},
     flow::Flow,
     handler::panicked,
+    in_flight::InFlight,
     interrupt::unless,
+    log::Lasting,
     outcome::{self, Cause, DeadLetter, Handled, Outcome},
+    position::Position,
     replaying::Replaying,
     subscriber::EventSubscriber,
     tally::Tally,
@@ -51,8 +54,8 @@ pub(crate) struct Arrival {
     pub(crate) sequence: u64,
     /// When it was first stored.
     pub(crate) stored_at: DateTime<Utc>,
-    /// The sequence of its message in the stream that delivered it.
-    pub(crate) at: u64,
+    /// Its message in the stream that delivered it.
+    pub(crate) at: Position,
     /// The place of the delivery among those of its consumer, from 1.
     pub(crate) consumer_sequence: u64,
     /// How often the server has delivered the message, this time included; says nothing about attempts.
@@ -92,6 +95,9 @@ pub(crate) struct Executor<S> {
     state: Arc<S>,
     flow: Arc<Flow>,
     tally: Arc<Tally>,
+    in_flight: Arc<InFlight>,
+    /// That answers are not confirmed.
+    unconfirmed: Lasting,
     /// From 0 to 1, for jitter.
     random: fn() -> f64,
 }
@@ -107,13 +113,20 @@ enum Ended {
 impl<S: Send + Sync + 'static> Executor<S> {
     pub(crate) fn new(subscriber: Arc<EventSubscriber<S>>, state: Arc<S>) -> Self {
         let name: Arc<str> = subscriber.name().into();
-        let flow = Flow::new(Arc::clone(&name), subscriber.breaker, subscriber.rate);
+        let load = Load {
+            concurrency: subscriber.concurrency,
+            timeout: subscriber.timeout,
+        };
+        let (breaker, rate) = (subscriber.breaker, subscriber.rate);
+        let flow = Flow::new(Arc::clone(&name), breaker, load, rate);
         Self {
             name,
             subscriber,
             state,
             flow: Arc::new(flow),
             tally: Arc::default(),
+            in_flight: Arc::default(),
+            unconfirmed: Lasting::default(),
             random,
         }
     }
@@ -121,6 +134,12 @@ impl<S: Send + Sync + 'static> Executor<S> {
     /// Waits the longest that the policy allows, each time.
     pub(crate) fn without_jitter(mut self) -> Self {
         self.random = || 1.0;
+        self
+    }
+
+    /// Its calls are among these.
+    pub(crate) fn among(mut self, in_flight: &Arc<InFlight>) -> Self {
+        self.in_flight = Arc::clone(in_flight);
         self
     }
 
@@ -274,8 +293,10 @@ impl<S: Send + Sync + 'static> Executor<S> {
         permit: Permit,
     ) -> Ended {
         let facts = Arc::new(self.facts(arrival, envelope, attempt, Cancelled::by(halt)));
-        let call = match self.call(envelope, &facts) {
-            Ok(call) => call,
+        let running = self.in_flight.begin(&self.name, envelope, 1);
+        // Decoding is the user's, too.
+        let call = match running.inside(|| self.call(envelope, &facts)) {
+            Ok(call) => running.watched(call),
             Err(letter) => {
                 self.flow.end(permit, &arrival.subject, Attempted::Void);
                 return Ended::Decided(Outcome::Reject(letter), None);
@@ -359,3 +380,6 @@ fn random() -> f64 {
     let random = bits as f64 / (1_u64 << 53) as f64;
     random
 }
+
+#[cfg(test)]
+mod tests;

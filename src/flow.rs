@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    breaker::{Attempted, Change, Circuit, CircuitBreaker, Gate, Permit},
+    breaker::{Attempted, Change, Circuit, CircuitBreaker, Gate, Load, Permit},
     rate::{Bucket, Rate},
 };
 
@@ -44,11 +44,16 @@ pub(crate) enum Pulls {
 }
 
 impl Flow {
-    pub(crate) fn new(subscriber: Arc<str>, breaker: CircuitBreaker, rate: Option<Rate>) -> Self {
+    pub(crate) fn new(
+        subscriber: Arc<str>,
+        breaker: CircuitBreaker,
+        load: Load,
+        rate: Option<Rate>,
+    ) -> Self {
         Self {
             subscriber,
             inner: Mutex::new(Inner {
-                circuit: Circuit::new(breaker),
+                circuit: Circuit::new(breaker).under(load),
                 bucket: rate.map(Bucket::new),
                 stands_at: None,
             }),

@@ -49,6 +49,9 @@ pub struct ReplayRange {
     pub first: u64,
     /// The last sequence.
     pub last: u64,
+    /// When its message was stored, if it was there: in an older copy of the stream the sequence is another message's.
+    #[serde(default)]
+    pub last_at: Option<DateTime<Utc>>,
     /// How many events of these names it held when the replay was asked for.
     pub events: u64,
 }

@@ -35,13 +35,16 @@ mod flow;
 mod fuzz;
 mod handler;
 mod housekeeping;
+mod in_flight;
 mod interrupt;
 mod job;
 mod lanes;
+mod log;
 mod others;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod outbox;
 mod outcome;
+mod position;
 mod rate;
 mod replay;
 mod replaying;

@@ -1,16 +1,20 @@
 //! What became of a subscriber's events in this process, counted since its start. Never decides anything.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
     },
-    time::SystemTime,
+    time::{Duration, Instant, SystemTime},
 };
 
 use chrono::{DateTime, Utc};
 
-use crate::outcome::Outcome;
+use crate::{
+    log::{Lasting, short},
+    outcome::Outcome,
+};
 
 /// Written by whoever runs events, read by whoever tells of them.
 #[derive(Debug, Default)]
@@ -23,6 +27,29 @@ pub(crate) struct Tally {
     unconfirmed: Mutex<Option<String>>,
     /// Answers that were not confirmed since one was.
     unconfirmed_answers: AtomicU64,
+    unhandled: Mutex<Unhandled>,
+}
+
+/// Events whose names no handler takes, lately.
+#[derive(Debug, Default)]
+struct Unhandled {
+    names: BTreeMap<String, OfName>,
+    /// When a name came that there is no more place for.
+    others_at: Option<Instant>,
+}
+
+/// How many names are told.
+const MOST_NAMES: usize = 10;
+/// For so long a name counts that came and does not wait here: it comes again sooner.
+const LATELY: Duration = Duration::from_secs(15);
+
+#[derive(Debug)]
+struct OfName {
+    /// How many of its events wait in the process.
+    waiting: usize,
+    since: DateTime<Utc>,
+    last: Instant,
+    said: Lasting,
 }
 
 /// The numbers of one moment.
@@ -64,6 +91,60 @@ impl Tally {
         }
     }
 
+    /// An event has come whose name no handler takes. When that is to be said: how often it was so since it was said.
+    pub(crate) fn unhandled(&self, name: &str) -> Option<u64> {
+        let now = Instant::now();
+        self.unhandled_names().of(name, now)?.said.again(now)
+    }
+
+    /// It waits in the process.
+    pub(crate) fn unhandled_waits(&self, name: &str) {
+        if let Some(known) = self.unhandled_names().of(name, Instant::now()) {
+            known.waiting += 1;
+        }
+    }
+
+    /// It does not wait any more.
+    pub(crate) fn unhandled_ends(&self, name: &str) {
+        if let Some(known) = self.unhandled_names().names.get_mut(&*short(name)) {
+            known.waiting = known.waiting.saturating_sub(1);
+        }
+    }
+
+    /// Nothing waits any more.
+    pub(crate) fn nothing_waits(&self) {
+        self.unhandled_names().names.clear();
+    }
+
+    /// Which names no handler takes, if there are such events now.
+    pub(crate) fn why_unhandled(&self) -> Option<String> {
+        let now = Instant::now();
+        let mut unhandled = self.unhandled_names();
+        unhandled.forget(now);
+        if unhandled.names.is_empty() {
+            return None;
+        }
+        let names = unhandled.names.iter().map(|(name, known)| {
+            let (waiting, since) = (known.waiting, known.since.format("%FT%TZ"));
+            match waiting {
+                0 => format!("{name} (since {since})"),
+                waiting => format!("{name} ({waiting} wait, since {since})"),
+            }
+        });
+        let names = names.collect::<Vec<_>>().join(", ");
+        let more = unhandled.others_at.map_or("", |_| ", and others");
+        Some(format!(
+            "no handler here takes {names}{more}, which the durable delivers: they wait for a replica that does, and \
+             are dead letters after an hour; if none ever will, `tidings subscribers narrow` ends it"
+        ))
+    }
+
+    fn unhandled_names(&self) -> MutexGuard<'_, Unhandled> {
+        self.unhandled
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn counts(&self) -> Counts {
         Counts {
             handled: self.handled.load(Relaxed),
@@ -91,10 +172,40 @@ impl Tally {
     }
 }
 
+impl Unhandled {
+    /// What is known of a name; nothing when there are too many.
+    fn of(&mut self, name: &str, now: Instant) -> Option<&mut OfName> {
+        let name = short(name);
+        if !self.names.contains_key(&*name) {
+            self.forget(now);
+            if self.names.len() == MOST_NAMES {
+                self.others_at = Some(now);
+                return None;
+            }
+        }
+        let known = self
+            .names
+            .entry(name.into_owned())
+            .or_insert_with(|| OfName {
+                waiting: 0,
+                since: Utc::now(),
+                last: now,
+                said: Lasting::default(),
+            });
+        known.last = now;
+        Some(known)
+    }
+
+    fn forget(&mut self, now: Instant) {
+        let is_late = |at: Instant| now.saturating_duration_since(at) > LATELY;
+        self.names
+            .retain(|_, known| known.waiting > 0 || !is_late(known.last));
+        self.others_at = self.others_at.filter(|at| !is_late(*at));
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::outcome::{Cause, DeadLetter};
 
@@ -135,5 +246,32 @@ mod tests {
         assert_eq!(tally.why_unconfirmed().as_deref(), Some("denied"));
         tally.confirmed();
         assert_eq!(tally.why_unconfirmed(), None);
+    }
+
+    #[test]
+    fn names_that_no_handler_takes_are_told_while_they_come_and_are_bounded() {
+        let tally = Tally::default();
+        assert_eq!(tally.why_unhandled(), None);
+        assert_eq!(tally.unhandled("user.renamed"), Some(0));
+        assert_eq!(tally.unhandled("user.renamed"), None, "it was said");
+        for _ in 0..3 {
+            tally.unhandled_waits("user.renamed");
+        }
+        let told = tally.why_unhandled().unwrap();
+        assert!(told.contains("user.renamed (3 wait, since "), "{told}");
+        for n in 0..1_000 {
+            let name = format!("user.{n}{}", "x".repeat(10_000));
+            tally.unhandled(&name);
+        }
+        let told = tally.why_unhandled().unwrap();
+        assert!(
+            told.contains(", and others") && told.len() < 5_000,
+            "{told}"
+        );
+        for _ in 0..3 {
+            tally.unhandled_ends("user.renamed");
+        }
+        tally.nothing_waits();
+        assert_eq!(tally.why_unhandled(), None);
     }
 }

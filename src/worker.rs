@@ -13,6 +13,7 @@ mod replays;
 mod runner;
 mod source;
 mod suspects;
+mod watch;
 
 pub(crate) use lease::forget_handled;
 
@@ -25,10 +26,12 @@ use crate::{
     background::Background,
     bus::{Bus, BusError, ConnectError, ConsumerSpec, Start},
     executor::Executor,
+    in_flight::InFlight,
     subscriber::{EventSubscriber, SubscriberError},
 };
 use board::Board;
 use runner::Runner;
+use watch::Watch;
 
 /// Runs subscribers and background work over one connection until it is told to stop.
 pub struct Worker<S> {
@@ -37,6 +40,7 @@ pub struct Worker<S> {
     subscribers: Vec<EventSubscriber<S>>,
     background: Vec<Box<dyn Background>>,
     drain: Duration,
+    exit_when_stuck: Option<i32>,
 }
 
 /// Why a worker did not start, or ended by itself.
@@ -114,6 +118,7 @@ impl<S: Send + Sync + 'static> Worker<S> {
             subscribers: Vec::new(),
             background: Vec::new(),
             drain: Duration::from_secs(25),
+            exit_when_stuck: None,
         }
     }
 
@@ -136,6 +141,23 @@ impl<S: Send + Sync + 'static> Worker<S> {
     #[must_use]
     pub fn drain_within(mut self, drain: Duration) -> Self {
         self.drain = drain;
+        self
+    }
+
+    /// Has the process end with this code when the drain cannot: when handlers block their threads, 4 s after the
+    /// drain's time is over at the latest. Not so by default.
+    ///
+    /// A handler that does not await, such as one that calls `std::thread::sleep` or waits for a lock, cannot be cut off.
+    /// It keeps its thread, and with it the end of the runtime; when handlers have taken all threads, nothing else runs
+    /// any more, the drain included. A thread of the worker's own says so within ten seconds, with the names of the
+    /// handlers, and keeps the time of the drain. Without this it only says which handlers have not come back, and
+    /// whatever has started the process has to kill it.
+    ///
+    /// When all threads are blocked, a shutdown is noticed only if it comes by a signal, and only if the process
+    /// listens with [`shutdown_signal`].
+    #[must_use]
+    pub fn exit_when_stuck(mut self, code: i32) -> Self {
+        self.exit_when_stuck = Some(code);
         self
     }
 
@@ -162,7 +184,9 @@ impl<S: Send + Sync + 'static> Worker<S> {
             .flat_map(EventSubscriber::housekeeping);
         let needed = needed.filter(|needed| kept.insert(needed.of));
         let work: Vec<_> = needed.map(|needed| needed.work).collect();
-        let runners = self.runners().await?;
+        let in_flight = Arc::default();
+        let runners = self.runners(&in_flight).await?;
+        let watch = Watch::begin(in_flight, self.drain, self.exit_when_stuck);
         // Dropped at the end, which ends it.
         let _housekeeping: JoinSet<()> = work.into_iter().collect();
         // Dropped at the end as well: until then it is told how the drain does.
@@ -189,6 +213,7 @@ impl<S: Send + Sync + 'static> Worker<S> {
         };
 
         tracing::info!(within = ?self.drain, "draining");
+        watch.drains();
         pulling.cancel();
         if tokio::time::timeout(self.drain, joined(&mut subscribers))
             .await
@@ -206,17 +231,19 @@ impl<S: Send + Sync + 'static> Worker<S> {
                 subscribers.abort_all();
             }
         }
+        watch.stops();
         relaying.cancel();
         let stopped = tokio::time::timeout(BACKGROUND, all_outcomes(&mut background)).await;
         if stopped.is_err() {
             tracing::error!("background work does not stop: it is cut off");
         }
+        watch.end().await;
         tracing::info!("drained");
         ended.and(stopped.unwrap_or(Ok(())))
     }
 
     /// Checks the subscribers and sets their consumers up.
-    async fn runners(&mut self) -> Result<Vec<Runner<S>>, WorkerError> {
+    async fn runners(&mut self, in_flight: &Arc<InFlight>) -> Result<Vec<Runner<S>>, WorkerError> {
         let mut runners = Vec::new();
         let mut taken = HashSet::new();
         let mut looked_at = HashSet::new();
@@ -234,6 +261,7 @@ impl<S: Send + Sync + 'static> Worker<S> {
             }
             let subscriber = Arc::new(subscriber);
             let executor = Executor::new(Arc::clone(&subscriber), Arc::clone(&self.state));
+            let executor = executor.among(in_flight);
             let board = Board::new(&subscriber, &consumers, executor.flow(), executor.tally());
             runners.push(Runner {
                 bus: self.bus.clone(),
@@ -360,6 +388,7 @@ pub async fn shutdown_signal() {
     let mut interrupt = signal(SignalKind::interrupt()).expect("SIGINT can be listened for");
     #[allow(clippy::expect_used)] // as above
     let mut hangup = signal(SignalKind::hangup()).expect("SIGHUP can be listened for");
+    watch::note_signals();
     tokio::select! {
         _ = terminate.recv() => tracing::info!("SIGTERM"),
         _ = interrupt.recv() => tracing::info!("SIGINT"),

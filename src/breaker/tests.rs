@@ -167,6 +167,138 @@ fn it_never_opens_when_it_is_off() {
     assert_eq!(circuit.gate(now), Gate::Free);
 }
 
+/// Has every handler hang, of as many events as there are, until the circuit opens: after how long, and how often the
+/// event that was attempted most had failed.
+fn hangs(policy: CircuitBreaker, load: Load, events: usize) -> Option<(Duration, u32)> {
+    let began = Instant::now();
+    let mut circuit = Circuit::new(policy).under(load);
+    let at_once = load.concurrency.min(events);
+    let mut attempts = vec![0; events];
+    let mut next = 0;
+    for round in 1..1_000 {
+        let now = began + load.timeout * (round - 1);
+        let permits: Vec<_> = (0..at_once).map_while(|_| circuit.begin(now)).collect();
+        let now = began + load.timeout * round;
+        for permit in permits {
+            attempts[next % events] += 1;
+            next += 1;
+            let change = circuit.end(permit, "a.b", Attempted::Failed, now);
+            if change.is_some() {
+                return Some((now - began, attempts.into_iter().max()?));
+            }
+        }
+    }
+    None
+}
+
+fn load(concurrency: usize, timeout: Duration) -> Load {
+    Load {
+        concurrency,
+        timeout,
+    }
+}
+
+#[test]
+fn it_opens_with_all_defaults_when_every_handler_hangs() {
+    let opened = hangs(CircuitBreaker::default(), load(16, 30 * SECOND), 400);
+    assert_eq!(opened, Some((60 * SECOND, 1)), "with the second round");
+    // Of fewer events than could be handled at once.
+    let opened = hangs(CircuitBreaker::default(), load(64, 30 * SECOND), 8);
+    assert_eq!(opened, Some((90 * SECOND, 3)));
+}
+
+#[test]
+fn it_opens_for_every_concurrency_and_every_timeout() {
+    let timeouts = [
+        1, 100, 2_000, 27_000, 29_000, 30_000, 31_000, 600_000, 86_400_000,
+    ];
+    for concurrency in (1..=25).chain([100, 10_000]) {
+        for timeout in timeouts.map(Duration::from_millis) {
+            let load = load(concurrency, timeout);
+            let opened = hangs(CircuitBreaker::default(), load, 10_000);
+            let rounds = 20_u32.div_ceil(u32::try_from(concurrency).unwrap());
+            assert_eq!(opened, Some((timeout * rounds, 1)), "{load:?}");
+        }
+    }
+    assert_eq!(
+        hangs(CircuitBreaker::off(), load(16, 30 * SECOND), 400),
+        None
+    );
+    let forever = load(1, Duration::MAX);
+    assert!(
+        Circuit::new(CircuitBreaker::default())
+            .under(forever)
+            .slow
+            .is_some()
+    );
+}
+
+#[test]
+fn one_event_that_hangs_until_it_is_given_up_does_not_open_it() {
+    for concurrency in [1, 16] {
+        let load = load(concurrency, 30 * SECOND);
+        let mut circuit = Circuit::new(CircuitBreaker::default()).under(load);
+        let mut now = Instant::now();
+        // Eight attempts, as by default.
+        for attempt in 0..8 {
+            let permit = circuit.begin(now).expect("it is closed");
+            now += load.timeout;
+            circuit.end(permit, "a.b", Attempted::Failed, now);
+            assert_eq!(circuit.gate(now), Gate::Free);
+            now += SECOND * 2_u32.pow(attempt);
+        }
+    }
+}
+
+#[test]
+fn failures_that_come_at_once_are_not_counted_for_longer_than_the_window() {
+    let mut circuit = Circuit::new(CircuitBreaker::default()).under(load(1, 30 * SECOND));
+    let began = Instant::now();
+    for second in 0..200 {
+        let now = began + second * 2 * SECOND;
+        attempt(&mut circuit, "a.b", Attempted::Failed, now);
+        assert_eq!(circuit.gate(now), Gate::Free, "15 in 30 s are not 20");
+    }
+}
+
+#[test]
+fn a_few_that_hang_among_many_that_succeed_do_not_open_it() {
+    let load = load(16, 30 * SECOND);
+    let mut circuit = Circuit::new(CircuitBreaker::default()).under(load);
+    let mut now = Instant::now();
+    for _ in 0..50 {
+        let hanging: Vec<_> = (0..15).map_while(|_| circuit.begin(now)).collect();
+        for _ in 0..5 {
+            now += 6 * SECOND;
+            attempt(&mut circuit, "a.b", Attempted::Decided, now);
+        }
+        for permit in hanging {
+            circuit.end(permit, "a.b", Attempted::Failed, now);
+            assert_eq!(circuit.gate(now), Gate::Free, "one in four succeeds");
+        }
+    }
+}
+
+#[test]
+fn what_hung_before_it_closed_again_is_forgotten() {
+    let load = load(16, 30 * SECOND);
+    let mut circuit = Circuit::new(CircuitBreaker::default()).under(load);
+    let mut now = Instant::now();
+    while circuit.gate(now) == Gate::Free {
+        let permits: Vec<_> = (0..16).map_while(|_| circuit.begin(now)).collect();
+        now += load.timeout;
+        for permit in permits {
+            circuit.end(permit, "a.b", Attempted::Failed, now);
+        }
+    }
+    now += 5 * SECOND;
+    attempt(&mut circuit, "a.b", Attempted::Decided, now);
+    let permit = circuit.begin(now).expect("it is closed");
+    now += load.timeout;
+    circuit.end(permit, "a.b", Attempted::Failed, now);
+    assert_eq!(circuit.gate(now), Gate::Free);
+}
+
 proptest! {
     /// Whatever happens when: an open circuit has one attempt under way at most besides those from before, and
     /// it can always be closed by what succeeds.

@@ -2,16 +2,17 @@
 
 use std::{
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_nats::{ConnectOptions, Event};
 use tokio::sync::watch;
 
 use super::{
-    denied::Denied,
+    denied::{self, Denied},
     link::{Leaving, Link},
 };
+use crate::log::{Lasting, short};
 
 /// How to reach NATS. Every field has a default but the servers.
 #[derive(Clone)]
@@ -277,6 +278,7 @@ pub(super) async fn connect(options: &NatsOptions) -> Result<Connected, ConnectE
     let hearing = denied.clone();
     let leaving = Leaving::default();
     let (to_leave, seeds) = (leaving.clone(), options.servers.len());
+    let said = Said::default();
     let with = ConnectOptions::new()
         .name(&options.name)
         .connection_timeout(options.connect_timeout)
@@ -291,8 +293,8 @@ pub(super) async fn connect(options: &NatsOptions) -> Result<Connected, ConnectE
                 _ => {}
             }
             let to_leave = to_leave.clone();
+            said.log(&event);
             async move {
-                log(&event);
                 if matches!(event, Event::LameDuckMode) {
                     to_leave.leave(seeds).await;
                 }
@@ -451,20 +453,45 @@ fn reconnect_delay(attempts: usize) -> Duration {
     Duration::from_millis(10 << doublings).min(Duration::from_secs(2))
 }
 
-fn log(event: &Event) {
-    match event {
-        Event::Connected => tracing::info!("connected to NATS"),
-        Event::Disconnected => tracing::warn!("connection to NATS lost: reconnecting"),
-        Event::LameDuckMode => tracing::warn!("the NATS server is about to stop"),
-        Event::SlowConsumer(subscription) => {
-            tracing::error!(
-                subscription,
-                "messages were dropped: the subscription is too slow"
-            );
+/// What was said of a connection. Each message that is dropped or denied is an event of its own.
+#[derive(Default)]
+struct Said {
+    slow: Lasting,
+    server: Lasting,
+    client: Lasting,
+}
+
+impl Said {
+    fn log(&self, event: &Event) {
+        let now = Instant::now();
+        match event {
+            Event::Connected => tracing::info!("connected to NATS"),
+            Event::Disconnected => tracing::warn!("connection to NATS lost: reconnecting"),
+            Event::LameDuckMode => tracing::warn!("the NATS server is about to stop"),
+            Event::SlowConsumer(subscription) => {
+                if let Some(unsaid) = self.slow.again(now) {
+                    tracing::error!(
+                        subscription,
+                        unsaid,
+                        "messages were dropped: the subscription is too slow"
+                    );
+                }
+            }
+            Event::ServerError(error) => {
+                let error = error.to_string();
+                let cause = denied::permission_of(&error).unwrap_or_else(|| error.clone());
+                if let Some(unsaid) = self.server.again_as(&cause, now) {
+                    tracing::error!(error = &*short(&error), unsaid, "NATS reports an error");
+                }
+            }
+            Event::ClientError(error) => {
+                let error = error.to_string();
+                if let Some(unsaid) = self.client.again_as(&error, now) {
+                    tracing::warn!(error = &*short(&error), unsaid, "NATS client error");
+                }
+            }
+            Event::Draining | Event::Closed => tracing::debug!(%event, "NATS connection"),
         }
-        Event::ServerError(error) => tracing::error!(%error, "NATS reports an error"),
-        Event::ClientError(error) => tracing::warn!(%error, "NATS client error"),
-        Event::Draining | Event::Closed => tracing::debug!(%event, "NATS connection"),
     }
 }
 

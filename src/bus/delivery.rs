@@ -3,7 +3,14 @@
 //! Every answer is confirmed: it is a request, because a plain publish that dies in a socket's buffer
 //! is a message handled twice.
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use async_nats::{HeaderMap, Message};
 use bytes::Bytes;
@@ -54,6 +61,8 @@ pub(crate) struct Delivery {
     question: Option<Question>,
     /// The replay that it is part of.
     replay: Option<Arc<Replaying>>,
+    /// Another message of the stream has its sequence now.
+    is_superseded: AtomicBool,
 }
 
 /// Reads the messages of a subscriber, or of a replay of it, and keeps what is expensive to make for each of them.
@@ -118,7 +127,7 @@ impl Deliveries {
             stream: Arc::clone(&stream),
             sequence,
             stored_at,
-            at: place.sequence,
+            at: place.position(),
             consumer_sequence: place.consumer_sequence,
             delivered: place.delivered,
             past: restored.past,
@@ -138,6 +147,7 @@ impl Deliveries {
             pass: restored.pass,
             question,
             replay,
+            is_superseded: AtomicBool::new(false),
         };
         Some((delivery, arrival))
     }
@@ -230,13 +240,24 @@ impl Delivery {
         let Some(reply) = &self.message.reply else {
             return Ok(());
         };
-        if self.is_nobodys() {
+        let is_void = || self.is_nobodys() || self.is_superseded();
+        if is_void() {
             return Ok(());
         }
         match self.answers.send(reply, payload.into()).await {
-            Err(_) if self.is_nobodys() => Ok(()),
+            Err(_) if is_void() => Ok(()),
             answered => answered,
         }
+    }
+
+    /// From now on nothing is answered: the server knows a delivery by its sequence, and would take the answer for
+    /// one to the message that has it now.
+    pub(crate) fn supersede(&self) {
+        self.is_superseded.store(true, Relaxed);
+    }
+
+    fn is_superseded(&self) -> bool {
+        self.is_superseded.load(Relaxed)
     }
 
     /// Whether the consumer that delivered it is, or will be, deleted: then nobody takes an answer.
@@ -254,6 +275,9 @@ impl Delivery {
         let Some(reply) = &self.message.reply else {
             return Ok(());
         };
+        if self.is_superseded() {
+            return Ok(());
+        }
         let telling = self.bus.client.publish(reply.clone(), what);
         // While the connection is down the client's queue may be full, and nobody must wait for it.
         Ok(tokio::time::timeout(PATIENCE, telling).await??)

@@ -108,6 +108,17 @@ pub(super) fn permission_for(subject: &str) -> String {
     }
 }
 
+/// The permission that a report of the server is about, if it is about one: each acknowledgement has a subject of its own.
+pub(super) fn permission_of(report: &str) -> Option<String> {
+    let of = |what| {
+        Some(format!(
+            "{what}{}",
+            permission_for(subject_of(report, what)?)
+        ))
+    };
+    of("publish to ").or_else(|| of("subscription to "))
+}
+
 fn subject_of<'a>(report: &'a str, what: &str) -> Option<&'a str> {
     let words = format!("permissions violation for {what}");
     let at = report.to_ascii_lowercase().find(&words)?;

@@ -68,7 +68,7 @@ pub(crate) use pull::{PullError, Pulled, Puller, PullerOptions};
 pub(crate) use removal::Removal;
 pub(crate) use replays::{Part, Standing};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
-pub(crate) use resume::{At, Found, StreamState};
+pub(crate) use resume::{At, Found, Pings, StreamState};
 pub(crate) use retry::Waiting;
 pub(crate) use seek::{Expanse, Read, Sighting};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]

@@ -9,6 +9,7 @@ use async_nats::{
 use chrono::{DateTime, Utc};
 
 use super::Bus;
+use crate::position::Position;
 
 /// Where a message stands.
 pub(super) struct Place {
@@ -21,6 +22,14 @@ pub(super) struct Place {
 }
 
 impl Place {
+    /// Which message of the stream it is.
+    pub(super) fn position(&self) -> Position {
+        Position {
+            sequence: self.sequence,
+            stored_at: self.stored_at,
+        }
+    }
+
     /// What no other message ever has: a sequence comes again when a stream is created anew.
     pub(super) fn identity(&self) -> String {
         identity(&self.stream, self.sequence, self.stored_at)

@@ -1,16 +1,21 @@
 //! What a relay asks of NATS besides writing: where a stream ends, which events it holds behind a place,
 //! and hints that there is something to do. Never writes to a stream.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
+use async_nats::Message;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures::{FutureExt, Stream, StreamExt};
 use serde_json::json;
 use tidings_contract::{EventId, wire};
-use tokio::sync::watch;
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinSet,
+};
 
 use super::{Bus, BusError, Reader, ReaderError, Removal, Start};
+use crate::log::Lasting;
 
 /// A stream as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -203,10 +208,7 @@ impl Bus {
     }
 
     /// Listens for the hints that [`Bus::ping`] sends.
-    pub(crate) async fn pings(
-        &self,
-        subject: &str,
-    ) -> Result<impl Stream<Item = ()> + Unpin + use<>, BusError> {
+    pub(crate) async fn pings(&self, subject: &str) -> Result<Pings, BusError> {
         let subscriber = self
             .client
             .subscribe(subject.to_owned())
@@ -215,7 +217,53 @@ impl Bus {
                 subject: subject.to_owned(),
                 reason: error.to_string(),
             })?;
-        Ok(subscriber.map(|_| ()))
+        let heard = Arc::new(Notify::new());
+        let mut hearing = JoinSet::new();
+        hearing.spawn(hear(subscriber, Arc::clone(&heard)));
+        Ok(Pings {
+            heard,
+            _hearing: hearing,
+        })
+    }
+}
+
+/// Hints that come from elsewhere. However many have come, they are one: whoever looks sees what all of them are about.
+pub(crate) struct Pings {
+    heard: Arc<Notify>,
+    /// Takes them in at once, so that they do not pile up while nobody waits for one.
+    _hearing: JoinSet<()>,
+}
+
+impl Pings {
+    /// Waits for one; one that came before counts.
+    pub(crate) async fn next(&self) {
+        self.heard.notified().await;
+    }
+}
+
+/// How many are taken in before anything else has its turn.
+const PINGS: usize = 256;
+
+async fn hear(subscriber: impl Stream<Item = Message> + Unpin, heard: Arc<Notify>) {
+    let strange = Lasting::default();
+    let mut many = subscriber.ready_chunks(PINGS);
+    while let Some(pings) = many.next().await {
+        // A hint says nothing; what does is somebody else's.
+        let others = pings.iter().filter(|ping| !ping.payload.is_empty());
+        if let Some(other) = others.clone().next()
+            && let Some(unsaid) = strange.again(Instant::now())
+        {
+            tracing::warn!(
+                subject = %other.subject,
+                bytes = other.payload.len(),
+                unsaid,
+                "a message on a subject of Tidings that is none of its own is ignored"
+            );
+        }
+        if others.count() < pings.len() {
+            heard.notify_one();
+        }
+        tokio::task::yield_now().await;
     }
 }
 

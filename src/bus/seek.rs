@@ -2,11 +2,12 @@
 
 use std::ops::ControlFlow;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
 use tidings_contract::Envelope;
 
 use super::{Bus, BusError, Reader, ReaderError, Start, envelope_of};
+use crate::position::Position;
 
 /// From where to where a stream goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +54,21 @@ impl Bus {
                 last: info.state.last_seq,
             }
         }))
+    }
+
+    /// The first sequence of other messages than those up to this one, if the stream has gone back behind it: an older
+    /// copy of it was put back. What it has from there on was stored later. Not known without the right to ask.
+    pub(crate) async fn others_since(
+        &self,
+        stream: &str,
+        seen: Position,
+    ) -> Result<Option<u64>, BusError> {
+        let behind = seen.stored_at + TimeDelta::nanoseconds(1);
+        match self.sequence_at(stream, behind).await {
+            Ok(next) => Ok((next <= seen.sequence).then_some(next)),
+            Err(BusError::Denied { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Hands over the events of a stream from `start` up to a sequence, until it is told to break off; of more

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::{task::JoinSet, time::Instant};
 
 use super::{Bus, BusError, PullError, PullerOptions, consumer::ConsumerState};
+use crate::log::Lasting;
 
 /// How long nothing may come from a consumer that was asked before it is looked at.
 const QUIET: Duration = Duration::from_secs(5);
@@ -20,8 +21,6 @@ const ABOUT_TO: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_secs(2);
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_millis(2_500);
-/// How often what lasts is said again.
-const AGAIN: Duration = Duration::from_secs(60);
 
 /// What a look found.
 #[derive(Debug)]
@@ -46,7 +45,7 @@ pub(super) struct Watchdog {
     /// It had something for us and did not send it, at the last look.
     owed: bool,
     is_paused: bool,
-    said_at: Option<Instant>,
+    said: Lasting,
 }
 
 enum Looked {
@@ -68,7 +67,7 @@ impl Watchdog {
             bytes: bus.link.received(),
             owed: false,
             is_paused: false,
-            said_at: None,
+            said: Lasting::default(),
         }
     }
 
@@ -241,15 +240,13 @@ impl Watchdog {
                 stream,
                 "the subscriber is not paused any more"
             );
-            self.said_at = None;
+            self.said.is_over();
         }
     }
 
-    /// Says what lasts, at a bounded rate.
-    fn say(&mut self, what: impl FnOnce(&PullerOptions)) {
-        let now = Instant::now();
-        if self.said_at.is_none_or(|said| now >= said + AGAIN) {
-            self.said_at = Some(now);
+    /// Says what lasts, ever less.
+    fn say(&self, what: impl FnOnce(&PullerOptions)) {
+        if self.said.again(Instant::now().into_std()).is_some() {
             what(&self.consumer);
         }
     }

@@ -23,6 +23,8 @@ pub(crate) enum Exit {
     Usage = 2,
     /// NATS or the database cannot be reached.
     Unreachable = 3,
+    /// The drain did not end, because handlers block their threads.
+    Stuck = 4,
 }
 
 /// The exit codes, for `--help`.
@@ -32,6 +34,7 @@ Exit codes:
   1  refused, or failed on the way
   2  the command line, the configuration or the event cannot be used as it is
   3  NATS or the database cannot be reached
+  4  the drain did not end, because handlers block their threads
 
 Configuration, the later wins: tidings.toml, the environment (TIDINGS_...), flags.
 `tidings config` prints what is in effect, and where it comes from.";

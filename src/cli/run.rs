@@ -63,6 +63,7 @@ async fn work<DB: Store>(
         .subscribe(user_directory())
         .with(relay(outbox, config))
         .drain_within(config.drain)
+        .exit_when_stuck(Exit::Stuck as i32)
         .run(stop.cancelled_owned())
         .await?;
     Ok(())

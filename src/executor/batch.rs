@@ -98,7 +98,10 @@ impl<S: Send + Sync + 'static> Executor<S> {
         let replay = first.replay.as_deref();
         let handler = self.subscriber.route(&first.envelope, replay)?;
         let handler = handler.handler.batch()?;
-        let calling = handler.call_batch(&batch);
+        let events = batch.deliveries.len();
+        let running = self.in_flight.begin(&self.name, &first.envelope, events);
+        let calling = running.inside(|| handler.call_batch(&batch));
+        let calling = running.watched(calling);
         halt.run_until_cancelled(calling).await
     }
 }

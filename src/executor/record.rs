@@ -1,9 +1,9 @@
 //! What the log and the counts say of attempts. Decides nothing.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Arrival, Executor, Unanswered};
-use crate::outcome::Outcome;
+use crate::{log::short, outcome::Outcome};
 
 impl<S: Send + Sync + 'static> Executor<S> {
     /// The one log event of a delivery's attempt.
@@ -21,8 +21,8 @@ impl<S: Send + Sync + 'static> Executor<S> {
                 tracing::$level!(
                     subscriber = &*self.name,
                     event.id = arrival.envelope.as_ref().ok().map(|e| tracing::field::display(e.id())),
-                    event.name = arrival.envelope.as_ref().map_or(&*arrival.subject, |e| e.name().as_str()),
-                    key = arrival.envelope.as_ref().ok().and_then(|e| e.key()),
+                    event.name = &*short(arrival.envelope.as_ref().map_or(&*arrival.subject, |e| e.name().as_str())),
+                    key = arrival.envelope.as_ref().ok().and_then(|e| e.key()).map(short).as_deref(),
                     stream = &*arrival.stream,
                     sequence = arrival.sequence,
                     replay = arrival.replay.as_ref().map(|replay| tracing::field::display(replay.mark.id)),
@@ -60,13 +60,19 @@ impl<S: Send + Sync + 'static> Executor<S> {
         tried: u32,
         error: &Unanswered,
     ) {
-        self.tally.unconfirmed(&error.to_string());
+        let error = error.to_string();
+        self.tally.unconfirmed(&error);
+        // Each answer has a subject of its own, which is no other cause.
+        let Some(unsaid) = self.unconfirmed.again(Instant::now()) else {
+            return;
+        };
         tracing::warn!(
             subscriber = &*self.name,
             sequence = arrival.sequence,
             outcome,
             tried,
-            %error,
+            unsaid,
+            error = &*short(&error),
             "the server did not confirm the outcome: without it the event comes again"
         );
     }

@@ -8,6 +8,7 @@ use super::{Acknowledger, Arrival, Executor, Step};
 use crate::{
     breaker::Permit,
     flow::Pulls,
+    log::short,
     outcome::{Cause, DeadLetter, Outcome},
     retry::Retry,
 };
@@ -31,6 +32,8 @@ const NOT_OURS: Retry =
     Retry::exponential(Duration::from_millis(50), Duration::from_secs(5)).attempts(u32::MAX);
 /// How often it is left to another one before it is given up: an hour, with the waits above.
 const LEFT_AT_MOST: u32 = 720;
+/// In order it is waited for that in hand, and at once: this replica will not know the name later either.
+const LEFT_FOR: Duration = Duration::from_secs(3_600);
 
 impl<S: Send + Sync + 'static> Executor<S> {
     /// For how long the event stays in hand; `None` when the outcome is to be answered.
@@ -67,17 +70,22 @@ impl<S: Send + Sync + 'static> Executor<S> {
 
     /// Leaves an event to another replica: a newer one may have made the durable wider. An ordered subscriber
     /// has no other one at the moment, and must not let the key's next event pass.
-    pub(super) async fn leave(
+    pub(crate) async fn leave(
         &self,
         arrival: &mut Arrival,
         acknowledger: &impl Acknowledger,
         halt: &CancellationToken,
     ) -> Step {
-        tracing::warn!(
-            subscriber = &*self.name,
-            subject = &*arrival.subject,
-            "the durable delivers a name that this replica does not handle: it is left to another one"
-        );
+        if let Some(unsaid) = self.tally.unhandled(&arrival.subject) {
+            tracing::warn!(
+                subscriber = &*self.name,
+                subject = &*short(&arrival.subject),
+                unsaid,
+                "the durable delivers a name that this replica does not handle: it is left to another one; if none \
+                 ever will, `tidings subscribers narrow {}` ends it",
+                self.name
+            );
+        }
         arrival.past.put_off = arrival.past.put_off.saturating_add(1);
         let times = arrival.past.put_off.max(arrival.delivered);
         if times > LEFT_AT_MOST {
@@ -93,6 +101,11 @@ impl<S: Send + Sync + 'static> Executor<S> {
             return self.answer(arrival, &outcome, acknowledger, halt).await;
         }
         let after = NOT_OURS.delay(times, (self.random)()).unwrap_or_default();
+        if self.subscriber.ordered && arrival.replay.is_none() {
+            arrival.past.put_off = LEFT_AT_MOST;
+            return Step::Again(LEFT_FOR);
+        }
+        // It may be cancelled meanwhile.
         if self.subscriber.ordered {
             return Step::Again(after);
         }
@@ -112,6 +125,7 @@ mod tests {
         context::Context,
         executor::{Past, Unanswered},
         failure::Failure,
+        position::Position,
         subscriber::EventSubscriber,
     };
 
@@ -153,30 +167,48 @@ mod tests {
         }
     }
 
-    async fn left(times: u32) -> Vec<String> {
-        async fn handle(_: Known, _: Context<()>) -> Result<(), Failure> {
-            Ok(())
-        }
-        let subscriber = EventSubscriber::durable("w").on(handle);
-        let executor = Executor::new(Arc::new(subscriber), Arc::new(()));
+    async fn handle(_: Known, _: Context<()>) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn arrival(times: u32) -> Arrival {
         let envelope = Envelope::raw("user.renamed", 1, None, "{}").unwrap();
-        let mut arrival = Arrival {
+        Arrival {
             envelope: Ok(envelope.into()),
             subject: "user.renamed".into(),
             stream: "EVENTS".into(),
             sequence: 1,
             stored_at: Utc::now(),
-            at: 1,
+            at: Position::from((1, 0)),
             consumer_sequence: u64::from(times),
             delivered: times,
             past: Past::default(),
             replay: None,
-        };
-        let answers = Answers::default();
-        let halt = CancellationToken::new();
-        let permit = Permit::default();
+        }
+    }
+
+    async fn left(times: u32) -> Vec<String> {
+        let subscriber = EventSubscriber::durable("w").on(handle);
+        let executor = Executor::new(Arc::new(subscriber), Arc::new(()));
+        let (mut arrival, answers) = (arrival(times), Answers::default());
+        let (halt, permit) = (CancellationToken::new(), Permit::default());
         executor.run(&mut arrival, &answers, &halt, permit).await;
         answers.0.into_inner().unwrap()
+    }
+
+    #[tokio::test]
+    async fn in_order_it_waits_for_an_hour_at_once_and_is_then_given_up() {
+        let subscriber = EventSubscriber::durable("w").on(handle).ordered_by_key();
+        let executor = Executor::new(Arc::new(subscriber), Arc::new(()));
+        let (mut arrival, answers) = (arrival(1), Answers::default());
+        let (halt, permit) = (CancellationToken::new(), Permit::default());
+        let waits = executor.run(&mut arrival, &answers, &halt, permit).await;
+        assert_eq!(waits, Step::Again(LEFT_FOR));
+        assert!(executor.tally().why_unhandled().is_some());
+        let ends = executor.run(&mut arrival, &answers, &halt, permit).await;
+        assert_eq!(ends, Step::Over);
+        let given_up = ["unknown: no replica of w handles user.renamed"];
+        assert_eq!(answers.0.into_inner().unwrap(), given_up);
     }
 
     #[tokio::test]

@@ -194,7 +194,7 @@ impl<DB: Store> Relay<DB> {
     pub async fn run(self, bus: Bus, stop: CancellationToken) -> Result<(), RelayError> {
         self.outbox.learn_limit(&bus);
         let schema = self.outbox.shared.names.schema();
-        let mut stand_by = StandBy::listen(&bus, schema).await;
+        let stand_by = StandBy::listen(&bus, schema).await;
         let life = Life {
             bus: bus.clone(),
             stop: stop.clone(),

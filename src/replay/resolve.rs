@@ -178,12 +178,14 @@ async fn range(
     let from_here = bus.count_from(stream, &names, first).await?;
     let from_there = bus.count_from(stream, &names, last + 1).await?;
     let events = from_here.saturating_sub(from_there);
+    let last_at = bus.kept(stream, last).await?.map(|kept| kept.stored_at);
     Ok((events > 0).then(|| ReplayRange {
         stream: stream.to_owned(),
         incarnation: part.incarnation,
         names,
         first,
         last,
+        last_at,
         events,
     }))
 }

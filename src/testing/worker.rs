@@ -19,6 +19,7 @@ use crate::{
     executor::{Arrival, Executor, Past, Step},
     flow::Begin,
     lanes::{Lanes, Priority, Turn},
+    position::Position,
     replaying::Replaying,
     subscriber::EventSubscriber,
 };
@@ -324,13 +325,17 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
 
     fn arrived(&mut self, envelope: Envelope) -> Arrival {
         self.sequence += 1;
+        let stored_at = Utc::now();
         Arrival {
             subject: envelope.name().as_str().into(),
             envelope: Ok(Arc::new(envelope)),
             stream: "TEST".into(),
             sequence: self.sequence,
-            stored_at: Utc::now(),
-            at: self.sequence,
+            stored_at,
+            at: Position {
+                sequence: self.sequence,
+                stored_at,
+            },
             consumer_sequence: self.sequence,
             delivered: 1,
             past: Past::default(),

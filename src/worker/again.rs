@@ -68,12 +68,18 @@ impl Again {
         if arrival.delivered != 1 || self.forgets_until.is_some_and(|until| now < until) {
             return false;
         }
-        if arrival.at > self.up_to
+        let sequence = arrival.at.sequence;
+        if sequence > self.up_to
             && let Err(error) = self.look_at_consumer(delivered).await
         {
-            let (stream, sequence) = (&self.consumer.stream, arrival.at);
+            let stream = &self.consumer.stream;
             tracing::warn!(stream, sequence, %error, "why an event comes again is not known: it is handled again");
         }
-        arrival.at > self.up_to
+        sequence > self.up_to
+    }
+
+    /// From this sequence on the stream has other messages, which were never delivered.
+    pub(super) fn went_back(&mut self, to: u64) {
+        self.up_to = self.up_to.min(to.saturating_sub(1));
     }
 }

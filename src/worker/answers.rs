@@ -1,11 +1,14 @@
 //! What is told to the server about deliveries besides what became of them. Never decides it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::future::join_all;
 
 use super::hands::Hands;
-use crate::{bus::Delivery, executor::Acknowledger};
+use crate::{bus::Delivery, executor::Acknowledger, position::Position};
 
 /// The pause before an answer that was not confirmed is given again.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -14,26 +17,34 @@ const PAUSE: Duration = Duration::from_secs(5);
 pub(super) async fn tell_progress(subscriber: &str, hands: &Hands, age: Duration) {
     for delivery in hands.older_than(age) {
         if let Err(error) = delivery.progress().await {
-            tracing::warn!(subscriber, %error, "progress could not be told");
+            if let Some(unsaid) = hands.untold().again(Instant::now()) {
+                tracing::warn!(subscriber, %error, unsaid, "progress could not be told");
+            }
             return;
         }
     }
 }
 
 /// Acknowledges what was handled before, until it is confirmed: until then it may come again, and must be known.
-pub(super) async fn acknowledge_again(delivery: Arc<Delivery>, hands: Arc<Hands>, sequence: u64) {
+pub(super) async fn acknowledge_again(delivery: Arc<Delivery>, hands: Arc<Hands>, at: Position) {
     while let Err(error) = delivery.ack().await {
-        tracing::warn!(sequence, %error, "an event that was handled already is not acknowledged");
+        let sequence = at.sequence;
+        if let Some(unsaid) = hands.unanswered().again(Instant::now()) {
+            tracing::warn!(sequence, %error, unsaid, "an event that was handled already is not acknowledged");
+        }
         tokio::time::sleep(PAUSE).await;
     }
-    hands.release(sequence);
+    hands.release(at);
 }
 
 /// Leaves deliveries to other replicas.
 pub(super) async fn hand_back(subscriber: &str, deliveries: impl Iterator<Item = Arc<Delivery>>) {
     let answers =
         deliveries.map(|delivery| async move { delivery.hand_back(Duration::ZERO).await });
-    for error in join_all(answers).await.into_iter().filter_map(Result::err) {
-        tracing::warn!(subscriber, %error, "an event could not be handed back");
+    let answered = join_all(answers).await;
+    let mut failed = answered.into_iter().filter_map(Result::err);
+    if let Some(error) = failed.next() {
+        let events = 1 + failed.count();
+        tracing::warn!(subscriber, events, %error, "events could not be handed back");
     }
 }

@@ -3,7 +3,7 @@
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -17,6 +17,7 @@ use crate::{
     bus::{Bus, ConsumerSpec},
     flow::Flow,
     lanes::Lanes,
+    log::Lasting,
     replica::{Activity, HotKey, Replica, WantedConsumer, status_subject},
     subscriber::EventSubscriber,
     tally::Tally,
@@ -139,6 +140,7 @@ impl Board {
     /// Answers whoever asks, as long as it is polled.
     pub(super) async fn answer(self: Arc<Self>, bus: Bus) {
         let subject = status_subject(&self.facts.subscriber);
+        let untold = Lasting::default();
         loop {
             match bus.questions(&subject).await {
                 Ok(mut questions) => {
@@ -150,7 +152,9 @@ impl Board {
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(subject, %error, "nobody can be told how the subscriber does");
+                    if let Some(unsaid) = untold.again(Instant::now()) {
+                        tracing::warn!(subject, %error, unsaid, "nobody can be told how the subscriber does");
+                    }
                 }
             }
             tokio::time::sleep(PAUSE).await;
@@ -168,7 +172,9 @@ impl Board {
         let trouble = inner.trouble.clone().or(stall);
         Replica {
             activity: inner.activity,
-            trouble: trouble.or_else(|| self.tally.why_unconfirmed()),
+            trouble: trouble
+                .or_else(|| self.tally.why_unconfirmed())
+                .or_else(|| self.tally.why_unhandled()),
             replay_trouble: inner.replay_trouble.clone(),
             holds_lease: self.facts.ordered.then_some(inner.holds_lease),
             circuit: self.flow.circuit().to_owned(),

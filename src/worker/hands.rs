@@ -2,7 +2,7 @@
 //! never runs anything.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -13,6 +13,8 @@ use tokio::{sync::Notify, time::Instant};
 use crate::{
     bus::Delivery,
     flow::{Flow, Pulls},
+    log::Lasting,
+    position::Position,
     subscriber::MAX_CONCURRENCY,
 };
 
@@ -26,15 +28,23 @@ pub(super) struct Hands {
     /// Whether one replica works, and so its acknowledgement floor is right below the oldest in hand.
     alone: bool,
     inner: Mutex<Inner>,
+    /// That what was handled before is not acknowledged, and that progress cannot be told.
+    unanswered: Lasting,
+    untold: Lasting,
     /// Enough places have become free to be worth a request.
     freed: Notify,
 }
 
 #[derive(Default)]
 struct Inner {
+    /// By sequence. What is remembered is the message all the same: see [`Position`].
     held: BTreeMap<u64, Held>,
-    /// What was handled above the oldest in hand, or is to be delivered again, by whoever is alone.
-    handled: BTreeSet<u64>,
+    /// Messages that the stream does not have any more: another one has their sequence. Their handlers still run, and
+    /// nothing is answered for them.
+    superseded: Vec<Held>,
+    /// What was handled above the oldest in hand, or is to be delivered again, by whoever is alone; and when it was
+    /// stored.
+    handled: BTreeMap<u64, DateTime<Utc>>,
     /// Somebody has taken the consumer to another place: what was handled is to be handled again.
     is_reset: bool,
     /// How far the consumer has delivered since it began at its ack floor.
@@ -65,7 +75,7 @@ const MOST_RECENT: usize = 65_536;
 
 struct Held {
     delivery: Arc<Delivery>,
-    stored_at: DateTime<Utc>,
+    at: Position,
     since: Instant,
 }
 
@@ -80,6 +90,10 @@ pub(super) enum Taken {
     Handled,
 }
 
+/// Whether a delivery shows that the stream has another message at its sequence than the one that was known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct WentBack(pub(super) bool);
+
 impl Hands {
     pub(super) fn new(capacity: usize, memory: usize, flow: Arc<Flow>) -> Self {
         Self {
@@ -88,22 +102,29 @@ impl Hands {
             flow,
             alone: false,
             inner: Mutex::default(),
+            unanswered: Lasting::default(),
+            untold: Lasting::default(),
             freed: Notify::new(),
         }
     }
 
     /// This replica alone works from now on, and this is what the one before has handled.
-    pub(super) fn alone(&mut self, handled: Vec<u64>) {
+    pub(super) fn alone(&mut self, handled: Vec<Position>) {
         if !std::mem::replace(&mut self.alone, true) {
-            self.inner().handled = handled.into_iter().collect();
+            let handled = handled.into_iter();
+            self.inner().handled = handled.map(|it| (it.sequence, it.stored_at)).collect();
         }
     }
 
     /// What was handled above the ack floor.
-    pub(super) fn handled(&self) -> Vec<u64> {
+    pub(super) fn handled(&self) -> Vec<Position> {
         let inner = self.inner();
         let handled = inner.handled.iter().filter(|_| !inner.is_reset);
-        handled.copied().collect()
+        let position = |(sequence, stored_at): (&u64, &DateTime<Utc>)| Position {
+            sequence: *sequence,
+            stored_at: *stored_at,
+        };
+        handled.map(position).collect()
     }
 
     /// What this replica alone has handled is to be handled again, and what it still ends as well.
@@ -123,11 +144,17 @@ impl Hands {
         self.freed.notify_one();
     }
 
-    /// The stream is another one, and its sequences mean other events; or they are to be handled again.
+    /// What was handled is to be handled again.
     pub(super) fn forget_handled(&self) {
         let mut inner = self.inner();
         inner.handled.clear();
         inner.recent.clear();
+    }
+
+    /// From this sequence on the stream has other messages than those that were stored before this moment: it was made
+    /// anew, or an older copy of it was put back.
+    pub(super) fn went_back(&self, to: u64, before: DateTime<Utc>) {
+        self.inner().go_back(to, before);
     }
 
     /// Up to here everything was acknowledged: it does not come again.
@@ -141,8 +168,9 @@ impl Hands {
         let (held, taken, lost) = {
             let inner = self.inner();
             let (taken, _) = self.taken(&inner);
-            let taken = taken.saturating_sub(inner.held_up);
-            (inner.held.len(), taken, inner.lost)
+            let superseded = inner.superseded.len();
+            let taken = (taken + superseded).saturating_sub(inner.held_up);
+            (inner.held.len() + superseded, taken, inner.lost)
         };
         let taken = taken.max(usize::from(held > 0));
         let free = self.capacity.saturating_sub(taken);
@@ -179,61 +207,74 @@ impl Hands {
         })
     }
 
-    /// Takes a delivery in, by its sequence. One of several replicas does not learn soon that the stream is
-    /// another one, so the sequence alone does not tell it what it has handled.
-    pub(super) fn take(
-        &self,
-        sequence: u64,
-        stored_at: DateTime<Utc>,
-        delivery: &Arc<Delivery>,
-    ) -> Taken {
+    /// Takes a delivery in. Where another message was known by its sequence, the stream has gone back.
+    pub(super) fn take(&self, at: Position, delivery: &Arc<Delivery>) -> (Taken, WentBack) {
         let mut inner = self.inner();
         inner.stall = None;
-        inner.through = inner.through.max(sequence);
-        if inner.held.contains_key(&sequence) {
-            return Taken::Held;
-        }
-        let is_known =
-            inner.handled.contains(&sequence) || inner.recent.get(&sequence) == Some(&stored_at);
-        let held = Held {
-            delivery: Arc::clone(delivery),
+        let Position {
+            sequence,
             stored_at,
+        } = at;
+        let held = inner.held.get(&sequence).map(|held| held.at.stored_at);
+        if held == Some(stored_at) {
+            inner.through = inner.through.max(sequence);
+            return (Taken::Held, WentBack(false));
+        }
+        let handled = inner.handled.get(&sequence).copied();
+        let recent = inner.recent.get(&sequence).copied();
+        let is_known = handled == Some(stored_at) || recent == Some(stored_at);
+        let is_another = |known: Option<DateTime<Utc>>| known.is_some_and(|it| it < stored_at);
+        let went_back = is_another(held) || is_another(handled) || is_another(recent);
+        if went_back {
+            inner.go_back(sequence, stored_at);
+        }
+        inner.through = inner.through.max(sequence);
+        let new = Held {
+            delivery: Arc::clone(delivery),
+            at,
             since: Instant::now(),
         };
         inner.bytes += delivery.bytes();
-        inner.held.insert(sequence, held);
-        match is_known {
+        // By a server whose clock was set back, the message before this one.
+        if let Some(before) = inner.held.insert(sequence, new) {
+            inner.supersede(before);
+        }
+        let taken = match is_known {
             true => Taken::Handled,
             false => Taken::New,
-        }
+        };
+        (taken, WentBack(went_back))
     }
 
     /// Lets a delivery go that was not answered.
-    pub(super) fn let_go(&self, sequence: u64) {
-        let mut inner = self.inner();
-        if let Some(held) = inner.held.remove(&sequence) {
-            inner.bytes -= held.delivery.bytes();
-        }
-        drop(inner);
+    pub(super) fn let_go(&self, at: Position) {
+        self.inner().remove(at);
         self.freed.notify_one();
     }
 
     /// Lets a delivery go that was answered.
-    pub(super) fn release(&self, sequence: u64) {
+    pub(super) fn release(&self, at: Position) {
         let mut inner = self.inner();
-        let held = inner.held.remove(&sequence);
-        inner.bytes -= held.as_ref().map_or(0, |held| held.delivery.bytes());
+        let was_held = inner.remove(at);
+        let Position {
+            sequence,
+            stored_at,
+        } = at;
         if self.alone {
-            inner.handled.insert(sequence);
+            if was_held {
+                inner.handled.insert(sequence, stored_at);
+            }
             // Of what was delivered, the ack floor is right below the oldest in hand: what is older never comes
             // again. Of what was not yet, it says nothing.
             let oldest = inner.held.keys().next().copied().unwrap_or(u64::MAX);
             let floor = oldest.min(inner.through.saturating_add(1));
-            while inner.handled.first().is_some_and(|first| *first < floor) {
-                inner.handled.pop_first();
+            while let Some(first) = inner.handled.first_entry()
+                && *first.key() < floor
+            {
+                first.remove();
             }
-        } else if let Some(held) = held {
-            inner.recent.insert(sequence, held.stored_at);
+        } else if was_held {
+            inner.recent.insert(sequence, stored_at);
             if inner.recent.len() > MOST_RECENT {
                 inner.recent.pop_first();
             }
@@ -261,7 +302,7 @@ impl Hands {
     /// How much is in hand: events and bytes.
     pub(super) fn held(&self) -> (usize, usize) {
         let inner = self.inner();
-        (inner.held.len(), inner.bytes)
+        (inner.held.len() + inner.superseded.len(), inner.bytes)
     }
 
     /// Nothing is pulled.
@@ -293,6 +334,16 @@ impl Hands {
         old.map(|held| Arc::clone(&held.delivery)).collect()
     }
 
+    /// For the log: how often what was handled before is not acknowledged.
+    pub(super) fn unanswered(&self) -> &Lasting {
+        &self.unanswered
+    }
+
+    /// For the log: how often progress cannot be told.
+    pub(super) fn untold(&self) -> &Lasting {
+        &self.untold
+    }
+
     /// Has whoever waits for a place look again.
     pub(super) fn look_again(&self) {
         self.freed.notify_one();
@@ -305,5 +356,42 @@ impl Hands {
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// Takes what is held out, and says whether it was held under its sequence.
+    fn remove(&mut self, at: Position) -> bool {
+        let is_it = |held: &Held| held.at == at;
+        if self.held.get(&at.sequence).is_some_and(is_it) {
+            let held = self.held.remove(&at.sequence);
+            self.bytes -= held.map_or(0, |held| held.delivery.bytes());
+            return true;
+        }
+        if let Some(place) = self.superseded.iter().position(is_it) {
+            let held = self.superseded.swap_remove(place);
+            self.bytes -= held.delivery.bytes();
+        }
+        false
+    }
+
+    fn go_back(&mut self, to: u64, before: DateTime<Utc>) {
+        self.handled
+            .retain(|sequence, at| *sequence < to || *at >= before);
+        self.recent
+            .retain(|sequence, at| *sequence < to || *at >= before);
+        let gone = self
+            .held
+            .extract_if(to.., |_, held| held.at.stored_at < before);
+        for (_, held) in gone.collect::<Vec<_>>() {
+            self.supersede(held);
+        }
+        self.through = to.saturating_sub(1);
+    }
+
+    /// The server would take an answer for one to the message that has its sequence now.
+    fn supersede(&mut self, held: Held) {
+        held.delivery.supersede();
+        self.superseded.push(held);
     }
 }

@@ -14,6 +14,8 @@ use uuid::Uuid;
 
 use crate::{
     bus::{Bus, BusError},
+    log::{Lasting, short},
+    position::Position,
     replaying::ReplayId,
 };
 
@@ -23,11 +25,9 @@ const LEASE: Duration = Duration::from_secs(5);
 const AROUND: usize = 1024;
 /// How often a stand-by looks.
 const LOOK: Duration = Duration::from_millis(250);
-/// How often it is said again that it cannot be read.
-const AGAIN: Duration = Duration::from_secs(60);
 
 /// What was handled above the ack floors, by the streams.
-pub(super) type Handled = BTreeMap<String, Vec<u64>>;
+pub(super) type Handled = BTreeMap<String, Vec<Position>>;
 
 /// What the entry holds.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -47,6 +47,9 @@ pub(super) struct Lease {
     subscriber: String,
     key: String,
     owner: String,
+    /// That it cannot be read, and that it is not renewed.
+    unread: Lasting,
+    unrenewed: Lasting,
 }
 
 /// The lease as its holder has it.
@@ -67,6 +70,8 @@ impl Lease {
             subscriber: subscriber.to_owned(),
             key: format!("lease.{subscriber}"),
             owner: Uuid::now_v7().to_string(),
+            unread: Lasting::default(),
+            unrenewed: Lasting::default(),
         }
     }
 
@@ -99,7 +104,6 @@ impl Lease {
         tell: impl Fn(Option<String>),
     ) -> Option<Tenure> {
         let mut seen: Option<(u64, Instant)> = None;
-        let mut said_at: Option<Instant> = None;
         loop {
             let looked = self.look(&mut seen).await;
             tell(looked.as_ref().err().map(BusError::to_string));
@@ -110,11 +114,18 @@ impl Lease {
                     return Some(tenure);
                 }
                 Ok(None) => {}
-                Err(error) if said_at.is_none_or(|at| at.elapsed() > AGAIN) => {
-                    said_at = Some(Instant::now());
-                    tracing::warn!(subscriber = self.subscriber, %error, "the lease cannot be read");
+                Err(error) => {
+                    let error = error.to_string();
+                    if let Some(unsaid) = self.unread.again_as(&error, Instant::now().into_std()) {
+                        let error = &*short(&error);
+                        tracing::warn!(
+                            subscriber = self.subscriber,
+                            error,
+                            unsaid,
+                            "the lease cannot be read"
+                        );
+                    }
                 }
-                Err(_) => {}
             }
             stop.run_until_cancelled(tokio::time::sleep(LOOK)).await?;
         }
@@ -201,7 +212,9 @@ impl Lease {
     }
 
     fn unrenewed(&self, error: &BusError) {
-        tracing::warn!(subscriber = self.subscriber, %error, "the lease is not renewed");
+        if let Some(unsaid) = self.unrenewed.again(Instant::now().into_std()) {
+            tracing::warn!(subscriber = self.subscriber, %error, unsaid, "the lease is not renewed");
+        }
     }
 
     fn mine(&self, unclean: u32) -> Bytes {

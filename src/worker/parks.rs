@@ -25,6 +25,7 @@ use crate::{
     breaker::Permit,
     bus::{Bus, BusError, Delivery, Head, Park, Question},
     executor::{Acknowledger, Arrival, Executor, Past, Step, Unanswered},
+    log::{Lasting, short},
     outcome::{Cause, DeadLetter, Outcome},
     subscriber::{EventSubscriber, Exhausted},
 };
@@ -51,6 +52,8 @@ pub(super) struct Parks {
     /// Whether an event that is given up parks its key.
     parks: bool,
     suspects: Suspects,
+    /// That it is not known whether a key may go on.
+    unknown: Lasting,
     /// Those that are parked: only whoever works parks and unparks.
     known: Mutex<HashMap<String, Known>>,
 }
@@ -88,6 +91,7 @@ impl Parks {
             subscriber: subscriber.name().to_owned(),
             parks: subscriber.exhausted == Exhausted::ParkKey,
             suspects,
+            unknown: Lasting::default(),
             known: Mutex::new(known),
         }))
     }
@@ -208,7 +212,7 @@ impl Parks {
                 let subscriber = &self.subscriber;
                 tracing::error!(
                     subscriber,
-                    key,
+                    key = &*short(key),
                     stream,
                     sequence,
                     "a key is parked: its events go to the dead letters until they are redriven"
@@ -228,8 +232,10 @@ impl Parks {
         match answered {
             Ok(()) => Step::Over,
             Err(error) => {
-                let (subscriber, key) = (&self.subscriber, &question.key);
-                tracing::warn!(subscriber, key, %error, "whether a parked key may go on is not known");
+                let (subscriber, key) = (&self.subscriber, &*short(&question.key));
+                if let Some(unsaid) = self.unknown.again(Instant::now().into_std()) {
+                    tracing::warn!(subscriber, key, %error, unsaid, "whether a parked key may go on is not known");
+                }
                 Step::Again(PAUSE)
             }
         }
@@ -246,7 +252,7 @@ impl Parks {
             let counts = park.id == question.park && park.redrive == Some(question.redrive);
             let left = self.bus.is_letter_after(subscriber, key, question.after);
             if !counts || left.await? {
-                tracing::info!(subscriber, key, "a key stays parked");
+                tracing::info!(subscriber, key = &*short(key), "a key stays parked");
                 if let Some(known) = self.known().get_mut(key)
                     && known.park.id == question.park
                 {
@@ -255,7 +261,11 @@ impl Parks {
                 return Ok(());
             }
             if self.bus.remove_park(subscriber, key, revision).await? {
-                tracing::info!(subscriber, key, "a key is not parked any more");
+                tracing::info!(
+                    subscriber,
+                    key = &*short(key),
+                    "a key is not parked any more"
+                );
             }
         }
     }

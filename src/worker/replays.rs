@@ -86,6 +86,8 @@ pub(super) struct Replays<S> {
     /// Everything up to this revision of the bucket is known.
     revision: u64,
     all_at: Instant,
+    /// Behind a new connection the bucket may be an older copy, with other entries at the revisions that are known.
+    lost: watch::Receiver<u64>,
     /// Those that are not over, and whoever runs each.
     open: HashMap<ReplayId, watch::Sender<Replay>>,
     /// Those that are over and were seen to it.
@@ -105,10 +107,12 @@ impl<S: Send + Sync + 'static> Replays<S> {
     pub(super) async fn run(desk: Desk<S>, runner: mpsc::Sender<Item>) -> Handled {
         let desk = Arc::new(desk);
         let stop = desk.stop.clone();
+        let lost = desk.bus.losses();
         let mut replays = Self {
             desk,
             revision: 0,
             all_at: Instant::now(),
+            lost,
             open: HashMap::new(),
             over: HashSet::new(),
             long_over: Vec::new(),
@@ -165,7 +169,9 @@ impl<S: Send + Sync + 'static> Replays<S> {
 
     /// Reads what was written since.
     async fn look(&mut self) -> Result<(), BusError> {
-        if self.all_at.elapsed() > ALL {
+        let was_lost = self.lost.has_changed().unwrap_or(false);
+        if was_lost || self.all_at.elapsed() > ALL {
+            self.lost.mark_unchanged();
             self.all_at = Instant::now();
             self.revision = 0;
         }

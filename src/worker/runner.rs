@@ -64,6 +64,8 @@ struct Run<S> {
     /// What waits for its batch.
     gather: Gather<(usize, Option<ReplayId>), Begun>,
     crew: Crew<S>,
+    /// Events on their way to other replicas.
+    leaving: JoinSet<()>,
     /// What is run again later, by the time.
     resting: BTreeMap<(Instant, u64), (Turn, Item)>,
     rested: u64,
@@ -207,6 +209,7 @@ impl<S: Send + Sync + 'static> Runner<S> {
             lanes: Lanes::new(self.at_once()),
             gather: Gather::default(),
             crew: Crew::new(means),
+            leaving: JoinSet::new(),
             resting: BTreeMap::new(),
             rested: 0,
             flow: Arc::clone(self.executor.flow()),
@@ -305,6 +308,10 @@ impl<S: Send + Sync + 'static> Run<S> {
 
     fn admit(&mut self, item: Item) {
         self.executor.tally().delivered();
+        if !self.ordered && !self.is_ours(&item) {
+            self.leave(item);
+            return;
+        }
         let key = self.ordered.then(|| key_of(&item.delivery, &item.arrival));
         let key = key.flatten();
         let priority = match item.delivery.is_redriven() || item.arrival.replay.is_some() {
@@ -316,6 +323,43 @@ impl<S: Send + Sync + 'static> Run<S> {
             item.hands.hold_up();
         }
         self.lanes.admit(turn, item);
+    }
+
+    /// Whether something here concerns itself with an event, if only to drop it with its replay.
+    fn is_ours(&self, item: &Item) -> bool {
+        self.executor.takes(&item.arrival)
+            || item.arrival.replay.is_some()
+            || item.delivery.question().is_some()
+    }
+
+    /// Leaves an event to another replica, beside those that are handled here: neither places nor circuit nor rate
+    /// are for it.
+    fn leave(&mut self, mut item: Item) {
+        while self.leaving.try_join_next().is_some() {}
+        let (executor, halt) = (Arc::clone(&self.executor), self.halt.clone());
+        self.leaving.spawn(async move {
+            let (arrival, delivery) = (&mut item.arrival, &*item.delivery);
+            match executor.leave(arrival, delivery, &halt).await {
+                Step::Over => item.hands.release(item.arrival.at),
+                Step::Left | Step::Again(_) => item.hands.let_go(item.arrival.at),
+            }
+        });
+    }
+
+    /// In order it waits here, in front of its key, and takes no place.
+    fn stand_aside(&self, item: &mut Item) {
+        if !item.stands_aside && !self.is_ours(item) {
+            item.stands_aside = true;
+            item.hands.hold_up();
+            self.executor.tally().unhandled_waits(&item.arrival.subject);
+        }
+    }
+
+    fn stand_aside_no_more(&self, item: &Item) {
+        if item.stands_aside {
+            item.hands.go_on();
+            self.executor.tally().unhandled_ends(&item.arrival.subject);
+        }
     }
 
     /// When something has rested, or waited for a permit or its batch, for long enough.
@@ -415,7 +459,11 @@ impl<S: Send + Sync + 'static> Run<S> {
     }
 
     fn finish(&mut self, finished: Finished) {
-        let Finished { turn, item, step } = finished;
+        let Finished {
+            turn,
+            mut item,
+            step,
+        } = finished;
         let gives_way = matches!(step, Step::Again(_))
             && self.parks.gives_way(turn.key.as_deref(), &item.delivery)
             && self.lanes.behind(&turn).any(may_pass);
@@ -429,14 +477,17 @@ impl<S: Send + Sync + 'static> Run<S> {
         }
         match step {
             Step::Over => {
+                self.stand_aside_no_more(&item);
                 item.hands.release(item.arrival.at);
                 self.lanes.finish(turn);
             }
             Step::Left => {
+                self.stand_aside_no_more(&item);
                 item.hands.let_go(item.arrival.at);
                 self.lanes.finish(turn);
             }
             Step::Again(after) => {
+                self.stand_aside(&mut item);
                 self.lanes.rest(&turn);
                 if self.lanes.hold_up(&turn) {
                     let behind = self.lanes.behind(&turn);

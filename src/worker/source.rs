@@ -2,6 +2,7 @@
 
 use std::{ops::ControlFlow, sync::Arc, time::Duration};
 
+use chrono::{DateTime, TimeDelta, Utc};
 use tokio::{
     sync::mpsc,
     task::{JoinError, JoinSet},
@@ -12,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     again::Again,
     answers::{acknowledge_again, hand_back, tell_progress},
-    hands::{Hands, Taken},
+    hands::{Hands, Taken, WentBack},
     lease::Handled,
     replays::{Courses, Sieve},
     suspects,
@@ -23,6 +24,8 @@ use crate::{
         PullerOptions, Start,
     },
     executor::{Arrival, PROGRESS},
+    log::{Lasting, short},
+    position::Position,
     replaying::Replaying,
 };
 
@@ -44,6 +47,8 @@ pub(super) struct Item {
     pub(super) hands: Arc<Hands>,
     /// Whether the process may have died of it before.
     pub(super) is_suspect: bool,
+    /// It waits for a replica that handles it, and takes no place meanwhile.
+    pub(super) stands_aside: bool,
 }
 
 pub(super) struct Source {
@@ -55,8 +60,8 @@ pub(super) struct Source {
     /// When the stream was created: sequences of another one mean nothing here.
     created: Option<String>,
     again: Again,
-    /// The highest sequence that was delivered here; what is below the first one was acknowledged before.
-    seen: u64,
+    /// What was delivered here last of the stream as it is now; what is below the first one was acknowledged before.
+    seen: Option<Position>,
     /// What replicas that died had in hand, up to this sequence.
     suspect_to: u64,
     /// Up to here everything was acknowledged when it was last looked, whichever replica had it.
@@ -72,6 +77,9 @@ pub(super) struct Source {
     /// While pulling is interrupted: when it is tried again.
     resume_at: Option<Instant>,
     pause: Duration,
+    /// That pulling is interrupted, and that the consumer cannot be set up.
+    interrupted: Lasting,
+    unset: Lasting,
 }
 
 /// Where deliveries go.
@@ -93,7 +101,7 @@ impl Order {
     /// Whether somebody else has taken the consumer to another place: its count begins anew, while what is lost on
     /// its way leaves a gap in it.
     fn was_reset(&self, arrival: &Arrival) -> bool {
-        arrival.consumer_sequence < self.next || arrival.at < self.from
+        arrival.consumer_sequence < self.next || arrival.at.sequence < self.from
     }
 }
 
@@ -118,7 +126,7 @@ impl Source {
             created,
             again,
             suspect_to: 0,
-            seen: floor,
+            seen: None,
             floor,
             looks: JoinSet::new(),
             puller,
@@ -128,6 +136,8 @@ impl Source {
             repeated: JoinSet::new(),
             resume_at: None,
             pause: FIRST_PAUSE,
+            interrupted: Lasting::default(),
+            unset: Lasting::default(),
         })
     }
 
@@ -256,7 +266,7 @@ impl Source {
         };
         if let Some(order) = &mut self.order {
             if order.was_reset(&arrival) {
-                self.tell_reset(arrival.at);
+                self.tell_reset(arrival.at.sequence);
                 self.hands.reset();
                 return ControlFlow::Break(());
             }
@@ -277,17 +287,21 @@ impl Source {
         if let Some(replay) = &mut arrival.replay {
             self.to.courses.join(&self.bus, replay).await;
         }
-        self.pause = FIRST_PAUSE;
-        self.seen = self.seen.max(arrival.at);
+        if self.pause > FIRST_PAUSE {
+            self.pause = FIRST_PAUSE;
+            self.interrupted.is_over();
+        }
         let delivery = Arc::new(delivery);
-        let mut taken = self.hands.take(arrival.at, arrival.stored_at, &delivery);
+        let (mut taken, went_back) = self.hands.take(arrival.at, &delivery);
+        self.note_seen(arrival.at, went_back);
+        let sequence = arrival.at.sequence;
         if taken == Taken::Handled
             && self.order.is_none()
-            && self.again.was_reset(&arrival, self.seen).await
+            && self.again.was_reset(&arrival, self.seen()).await
         {
-            self.tell_reset(arrival.at);
+            self.tell_reset(sequence);
             self.hands.forget_handled();
-            (self.seen, self.floor) = (arrival.at, arrival.at.saturating_sub(1));
+            (self.seen, self.floor) = (Some(arrival.at), sequence.saturating_sub(1));
             // What was asked before.
             self.looks = JoinSet::new();
             taken = Taken::New;
@@ -296,12 +310,13 @@ impl Source {
             Taken::New => {
                 let hands = Arc::clone(&self.hands);
                 let is_suspect =
-                    arrival.delivered >= suspects::DELIVERIES || arrival.at <= self.suspect_to;
+                    arrival.delivered >= suspects::DELIVERIES || sequence <= self.suspect_to;
                 let item = Item {
                     delivery,
                     arrival,
                     hands,
                     is_suspect,
+                    stands_aside: false,
                 };
                 let item = match &self.replay {
                     Some((_, sieve)) => sieve.sift(item).await,
@@ -313,7 +328,7 @@ impl Source {
                 }
             }
             Taken::Held => {
-                tracing::debug!(sequence = arrival.at, "delivered again while in hand");
+                tracing::debug!(sequence, "delivered again while in hand");
             }
             Taken::Handled => {
                 let hands = Arc::clone(&self.hands);
@@ -322,6 +337,43 @@ impl Source {
             }
         }
         ControlFlow::Continue(())
+    }
+
+    /// The highest sequence that was delivered.
+    fn seen(&self) -> u64 {
+        self.seen.map_or(self.floor, |seen| seen.sequence)
+    }
+
+    /// A message that was stored later has a higher sequence, unless the stream has gone back.
+    fn note_seen(&mut self, at: Position, WentBack(went_back): WentBack) {
+        let is_new = |seen: Position| at.sequence > seen.sequence || at.stored_at > seen.stored_at;
+        if self.seen.is_none_or(is_new) {
+            self.seen = Some(at);
+        }
+        if went_back {
+            self.tell_went_back(at.sequence);
+            self.forget_from(at.sequence);
+        }
+    }
+
+    fn tell_went_back(&self, sequence: u64) {
+        tracing::warn!(
+            subscriber = &*self.subscriber,
+            stream = self.consumer.stream,
+            sequence,
+            "the stream has gone back: from this sequence on it has other messages than before, and they are handled; \
+             `tidings verify` tells what it has lost"
+        );
+    }
+
+    /// What was known of this sequence, and of higher ones, was said of other messages.
+    fn forget_from(&mut self, sequence: u64) {
+        let before = sequence.saturating_sub(1);
+        self.again.went_back(sequence);
+        self.floor = self.floor.min(before);
+        self.suspect_to = self.suspect_to.min(before);
+        // What was asked before.
+        self.looks = JoinSet::new();
     }
 
     fn tell_reset(&self, sequence: u64) {
@@ -361,7 +413,18 @@ impl Source {
     /// The consumer does not answer: pulling pauses while what is in hand goes on.
     fn interrupt(&mut self, error: &PullError) {
         let (stream, pause) = (&self.consumer.stream, self.pause);
-        tracing::warn!(subscriber = &*self.subscriber, stream, %error, ?pause, "pulling is interrupted");
+        let error = error.to_string();
+        if let Some(unsaid) = self.interrupted.again_as(&error, Instant::now().into_std()) {
+            let error = &*short(&error);
+            tracing::warn!(
+                subscriber = &*self.subscriber,
+                stream,
+                error,
+                ?pause,
+                unsaid,
+                "pulling is interrupted"
+            );
+        }
         self.hands.stalled(format!("{stream}: {error}"));
         self.resume_at = Some(Instant::now() + pause);
         self.pause = (pause * 2).min(LONGEST_PAUSE);
@@ -372,11 +435,22 @@ impl Source {
         match self.reopened().await {
             Ok(()) => {
                 self.hands.resumed();
+                self.unset.is_over();
                 self.resume_at = None;
             }
             Err(error) => {
                 let stream = &self.consumer.stream;
-                tracing::error!(subscriber = &*self.subscriber, stream, %error, "the consumer cannot be set up");
+                let error = error.to_string();
+                if let Some(unsaid) = self.unset.again_as(&error, Instant::now().into_std()) {
+                    let error = &*short(&error);
+                    tracing::error!(
+                        subscriber = &*self.subscriber,
+                        stream,
+                        error,
+                        unsaid,
+                        "the consumer cannot be set up"
+                    );
+                }
                 self.hands.stalled(format!("{stream}: {error}"));
                 self.resume_at = Some(Instant::now() + self.pause);
                 self.pause = (self.pause * 2).min(LONGEST_PAUSE);
@@ -396,15 +470,18 @@ impl Source {
             });
         }
         let start = if created == self.created {
+            self.forget_what_is_gone().await?;
             Start::Sequence(self.first_open())
         } else {
-            (self.seen, self.floor, self.suspect_to) = (0, 0, 0);
+            (self.seen, self.floor, self.suspect_to) = (None, 0, 0);
+            let since = created.as_deref().and_then(|it| it.parse().ok());
+            self.hands
+                .went_back(0, since.unwrap_or(DateTime::<Utc>::MAX_UTC));
             self.created = created;
-            self.hands.forget_handled();
             Start::Beginning
         };
         self.bus.restore_consumer(&self.consumer, start).await?;
-        self.again.look_at_consumer(self.seen).await?;
+        self.again.look_at_consumer(self.seen()).await?;
         self.hands.begin_again();
         if self.order.is_some() {
             self.rewind().await
@@ -414,12 +491,32 @@ impl Source {
         }
     }
 
+    /// An older copy of the stream has its creation time, but not the message that was delivered last. From where it has
+    /// others, all that is known was said of those before.
+    async fn forget_what_is_gone(&mut self) -> Result<(), BusError> {
+        let Some(seen) = self.seen else {
+            return Ok(());
+        };
+        let Some(others) = self.bus.others_since(&self.consumer.stream, seen).await? else {
+            return Ok(());
+        };
+        self.tell_went_back(others);
+        self.forget_from(others);
+        let behind = seen.stored_at + TimeDelta::nanoseconds(1);
+        self.hands.went_back(others, behind);
+        self.seen = Some(Position {
+            sequence: others.saturating_sub(1),
+            ..seen
+        });
+        Ok(())
+    }
+
     /// The first event that may not be handled. In order this replica alone works, and knows. Else it may be
     /// one that another replica had in hand when it died, or has failed to handle: what was acknowledged above
     /// the floor comes again with it.
     fn first_open(&self) -> u64 {
         match self.order {
-            Some(_) => self.hands.oldest().unwrap_or(self.seen + 1),
+            Some(_) => self.hands.oldest().unwrap_or(self.seen() + 1),
             None => self.floor + 1,
         }
     }
@@ -455,9 +552,7 @@ impl Source {
         let hands = &self.hands;
         let back = read
             .map(|(delivery, arrival)| (Arc::new(delivery), arrival))
-            .filter(|(delivery, arrival)| {
-                hands.take(arrival.at, arrival.stored_at, delivery) == Taken::New
-            })
+            .filter(|(delivery, arrival)| hands.take(arrival.at, delivery).0 == Taken::New)
             .map(|(delivery, arrival)| {
                 hands.let_go(arrival.at);
                 delivery

@@ -6,7 +6,11 @@
 //! process. Whatever ends under its mark is innocent, and the mark goes. Nobody waits for long: handlers that run
 //! for minutes, or a suspect that does, cannot be told apart by a death, and are not.
 
-use std::{pin::pin, sync::LazyLock, time::Duration};
+use std::{
+    pin::pin,
+    sync::LazyLock,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -20,6 +24,7 @@ use crate::{
     breaker::Permit,
     bus::{Bus, BusError},
     executor::{Acknowledger, Executor, Step},
+    log::Lasting,
     outcome::{Cause, DeadLetter},
 };
 
@@ -52,6 +57,9 @@ pub(super) struct Suspects {
     /// The stream that the bucket is as safe as.
     like: String,
     bucket: OnceCell<()>,
+    /// That events cannot be marked, and that marks are not removed.
+    unmarked: Lasting,
+    uncleared: Lasting,
 }
 
 /// What is in the bucket while a suspect runs.
@@ -89,6 +97,8 @@ impl Suspects {
             subscriber: subscriber.to_owned(),
             like: like.to_owned(),
             bucket: OnceCell::new(),
+            unmarked: Lasting::default(),
+            uncleared: Lasting::default(),
         }
     }
 
@@ -164,10 +174,12 @@ impl Suspects {
             }
             Err(error) => {
                 let subscriber = &self.subscriber;
-                tracing::error!(
-                    subscriber, stream = &*stream, sequence, %error,
-                    "an event that may have killed its process waits: it cannot be marked"
-                );
+                if let Some(unsaid) = self.unmarked.again(Instant::now()) {
+                    tracing::error!(
+                        subscriber, stream = &*stream, sequence, %error, unsaid,
+                        "an event that may have killed its process waits: it cannot be marked"
+                    );
+                }
                 executor.pass(arrival, permit);
                 return Step::Again(PAUSE);
             }
@@ -231,7 +243,9 @@ impl Suspects {
                 return;
             };
             let subscriber = &self.subscriber;
-            tracing::warn!(subscriber, key, %error, "the mark of an innocent event is not removed");
+            if let Some(unsaid) = self.uncleared.again(Instant::now()) {
+                tracing::warn!(subscriber, key, %error, unsaid, "the mark of an innocent event is not removed");
+            }
             let pause = tokio::time::sleep(PAUSE);
             if halt.run_until_cancelled(pause).await.is_none() {
                 return;
@@ -280,7 +294,7 @@ mod tests {
 
     use tokio::time::{Instant, sleep};
 
-    use super::*;
+    use super::{Duration, Ran, RwLock, run_alone};
 
     /// A suspect that takes so long: how it ran, how long others waited for it, and whether it was marked then.
     async fn others_wait_for(suspect: Duration) -> (Ran<Duration>, Duration, bool) {

@@ -9,7 +9,9 @@ const LAYERS: &[&[&str]] = &[
         "fingerprint",
         "housekeeping",
         "interrupt",
+        "log",
         "others",
+        "position",
         "retry",
         "rate",
         "breaker",
@@ -21,6 +23,7 @@ const LAYERS: &[&[&str]] = &[
     &["handler"],
     &[
         "subscriber",
+        "in_flight",
         "lanes",
         "flow",
         "tally",

@@ -1,9 +1,8 @@
 //! Reads the outbox, page after page, ahead of what is being sent; moves delayed events into it when they
 //! are due; waits when there is nothing. Never decides what happens to a row.
 
-use std::{pin::Pin, time::Duration};
+use std::time::Duration;
 
-use futures::{Stream, StreamExt};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -12,7 +11,7 @@ use super::{
     agenda::{Agenda, CHUNK},
 };
 use crate::{
-    bus::Bus,
+    bus::{Bus, Pings},
     outbox::{
         Outbox, Store,
         page_size::PageSize,
@@ -36,7 +35,8 @@ pub(super) struct Fetcher<DB: Store> {
     connection: DB::Connection,
     cursor: DB::Cursor,
     size: PageSize,
-    pings: Pin<Box<dyn Stream<Item = ()> + Send>>,
+    pings: Pings,
+    hints: Hints,
     poll: Poll,
     agenda: Agenda,
     /// Whatever a predecessor may have read lies behind.
@@ -56,7 +56,8 @@ impl<DB: Store> Fetcher<DB> {
             connection: outbox.connect().await?,
             cursor,
             size: PageSize::new(batch * BATCHES_A_PAGE, batch * BATCHES_A_PAGE),
-            pings: Box::pin(bus.pings(&subject).await?),
+            pings: bus.pings(&subject).await?,
+            hints: Hints::default(),
             poll: Poll::new(Instant::now()),
             agenda: Agenda::new(Instant::now()),
             is_past: false,
@@ -83,6 +84,7 @@ impl<DB: Store> Fetcher<DB> {
             if pages.send(page).await.is_err() {
                 return Ok(());
             }
+            self.hints.looked(is_empty);
             if is_empty {
                 self.rest(&stop).await;
             } else {
@@ -145,9 +147,49 @@ impl<DB: Store> Fetcher<DB> {
         tokio::select! {
             () = stop.cancelled() => {}
             () = self.outbox.shared.wake.heard() => self.poll = Poll::new(Instant::now()),
-            Some(()) = self.pings.next() => self.poll = Poll::new(Instant::now()),
+            () = hinted(&self.pings, self.hints.pause()) => {
+                if self.hints.pause().is_zero() {
+                    self.poll = Poll::new(Instant::now());
+                }
+                self.hints.followed();
+            }
             () = tokio::time::sleep(delay) => {}
         }
+    }
+}
+
+/// Waits for a hint from elsewhere, which counts after a pause.
+async fn hinted(pings: &Pings, pause: Duration) {
+    if !pause.is_zero() {
+        tokio::time::sleep(pause).await;
+    }
+    pings.next().await;
+}
+
+/// Hints that were true are followed at once. As long as nothing is there though there were some, they are followed ever
+/// less: anybody may send them.
+#[derive(Default)]
+struct Hints {
+    /// The last look was because of one.
+    is_followed: bool,
+    pause: Duration,
+}
+
+impl Hints {
+    fn followed(&mut self) {
+        self.is_followed = true;
+    }
+
+    fn looked(&mut self, is_empty: bool) {
+        if !is_empty {
+            *self = Self::default();
+        } else if std::mem::take(&mut self.is_followed) {
+            self.pause = (self.pause * 2).clamp(BUSY_FIRST, BUSY_LONGEST);
+        }
+    }
+
+    fn pause(&self) -> Duration {
+        self.pause
     }
 }
 
@@ -177,6 +219,27 @@ impl Poll {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hints_that_are_not_true_are_followed_ever_less_until_one_is() {
+        let mut hints = Hints::default();
+        let mut pauses = Vec::new();
+        for _ in 0..8 {
+            pauses.push(hints.pause().as_millis());
+            hints.followed();
+            hints.looked(true);
+        }
+        assert_eq!(pauses, [0, 1, 2, 4, 8, 16, 32, 50]);
+        hints.looked(true);
+        assert_eq!(
+            hints.pause(),
+            BUSY_LONGEST,
+            "a look without a hint says nothing of them"
+        );
+        hints.followed();
+        hints.looked(false);
+        assert_eq!(hints.pause(), Duration::ZERO);
+    }
 
     #[test]
     fn polling_slows_down_from_a_millisecond_to_four_times_a_second() {

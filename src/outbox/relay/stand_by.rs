@@ -3,38 +3,47 @@
 //! A relay that stops cleanly says so to those who wait, over NATS; they look from time to time besides, so
 //! that a word that is lost costs time only.
 
-use std::{pin::Pin, time::Duration};
+use std::time::Duration;
 
-use futures::{Stream, StreamExt};
-
-use crate::{bus::Bus, outbox::wake};
+use crate::{
+    bus::{Bus, Pings},
+    outbox::wake,
+};
 
 /// How long the last word may take to leave.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
+/// Looks that follow words which were not true are so far apart, however many words come.
+const APART: Duration = Duration::from_millis(50);
+
 pub(super) struct StandBy {
-    released: Pin<Box<dyn Stream<Item = ()> + Send>>,
+    /// `None` when releases are not heard.
+    released: Option<Pings>,
 }
 
 impl StandBy {
     /// Listens from now on, so that no release after the next look is missed.
     pub(super) async fn listen(bus: &Bus, outbox: &str) -> Self {
         let released = match bus.pings(&wake::release_subject(outbox)).await {
-            Ok(released) => released.boxed(),
+            Ok(released) => Some(released),
             Err(error) => {
                 tracing::debug!(%error, "releases of the lease are not heard, so it is looked for");
-                futures::stream::pending().boxed()
+                None
             }
         };
         Self { released }
     }
 
     /// Waits until a relay says that it has released the lease, or for so long.
-    pub(super) async fn wait(&mut self, at_most: Duration) {
+    pub(super) async fn wait(&self, at_most: Duration) {
         tracing::debug!("another relay has the lease, this one stands by");
         let heard = async {
-            if self.released.next().await.is_none() {
-                std::future::pending::<()>().await;
+            match &self.released {
+                Some(released) => {
+                    tokio::time::sleep(APART).await;
+                    released.next().await;
+                }
+                None => std::future::pending().await,
             }
         };
         // Elapsing is no failure: it is time to look.

@@ -144,7 +144,7 @@ fn entry_of(item: &Item, rehearsed: Rehearsed) -> (RehearsedEvents, Option<Undec
             events.undecodable = 1;
             Some(UndecodableEvent {
                 stream: arrival.stream.to_string(),
-                sequence: arrival.at,
+                sequence: arrival.at.sequence,
                 name,
                 version,
                 error,

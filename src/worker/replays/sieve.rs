@@ -6,6 +6,8 @@ use std::sync::{
     atomic::{AtomicBool, Ordering::Relaxed},
 };
 
+use chrono::{DateTime, Utc};
+
 use crate::{
     job::{Rehearsal, ReplayRange, ReplayRequest},
     replaying::{Count, Course},
@@ -37,6 +39,8 @@ impl Found {
 pub(in crate::worker) struct Sieve {
     /// The last sequence that is wanted.
     last: u64,
+    /// When its message was stored.
+    last_at: Option<DateTime<Utc>>,
     key: Option<String>,
     correlation: Option<String>,
     course: Arc<Course>,
@@ -52,6 +56,7 @@ impl Sieve {
     ) -> Self {
         Self {
             last: range.last,
+            last_at: range.last_at,
             key: request.key.clone(),
             correlation: request.correlation.clone(),
             course: Arc::clone(course),
@@ -63,11 +68,13 @@ impl Sieve {
     /// again.
     pub(in crate::worker) async fn sift(&self, item: Item) -> Option<Item> {
         let at = item.arrival.at;
-        if at >= self.last {
+        if at.sequence >= self.last {
             item.hands.has_come(true, 0);
             self.found.is_at_end.store(true, Relaxed);
         }
-        let is_within = at <= self.last;
+        // In an older copy of the stream, the sequences of the range are given to messages that were stored behind it.
+        let is_behind = self.last_at.is_some_and(|last_at| at.stored_at > last_at);
+        let is_within = at.sequence <= self.last && !is_behind;
         if is_within && self.matches(&item) {
             return Some(item);
         }

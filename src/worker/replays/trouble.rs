@@ -10,25 +10,24 @@ use super::Desk;
 use crate::{
     bus::BusError,
     job::{Replay, ReplayProgress, ReplayTrouble},
+    log::Lasting,
 };
 
 /// How long it is left alone, at first and at most.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
-/// How often what lasts is said again.
-const AGAIN: Duration = Duration::from_secs(60);
 
 /// Errors of one replay, one after the other.
 pub(super) struct Trouble {
     pause: Duration,
-    said: Option<(String, Instant)>,
+    said: Lasting,
 }
 
 impl Default for Trouble {
     fn default() -> Self {
         Self {
             pause: FIRST_PAUSE,
-            said: None,
+            said: Lasting::default(),
         }
     }
 }
@@ -42,14 +41,9 @@ impl Trouble {
     }
 
     /// Whether that is news.
-    pub(super) fn is_news(&mut self, why: &str) -> bool {
-        let now = Instant::now();
-        let is_known = |(said, at): &(String, Instant)| said == why && now < *at + AGAIN;
-        if self.said.as_ref().is_some_and(is_known) {
-            return false;
-        }
-        self.said = Some((why.to_owned(), now));
-        true
+    pub(super) fn is_news(&self, why: &str) -> bool {
+        let now = Instant::now().into_std();
+        self.said.again_as(why, now).is_some()
     }
 }
 
@@ -109,7 +103,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn what_lasts_is_tried_ever_less_and_said_once_a_minute() {
+    async fn what_lasts_is_tried_and_said_ever_less() {
         let mut trouble = Trouble::default();
         let (mut tries, mut said) = (0, 0);
         let end = Instant::now() + Duration::from_secs(600);
@@ -121,7 +115,8 @@ mod tests {
             tokio::time::sleep(pause).await;
         }
         assert!((40..50).contains(&tries), "{tries}");
-        assert!((8..=10).contains(&said), "{said}");
+        assert!((5..=7).contains(&said), "{said}");
+        tokio::time::sleep(LONGEST_PAUSE).await; // real time: the clock is the test's
         assert!(trouble.is_news("another cause"));
     }
 

@@ -25,6 +25,7 @@ use crate::{
     bus::{BusError, ConsumerSpec, Standing, Start},
     executor::PROGRESS,
     job::{Replay, ReplayProgress, ReplayRange, ReplayRequest, ReplayState},
+    position::Position,
     replaying::{Course, Mark, Replaying},
     subscriber::MAX_CONCURRENCY,
     worker::{
@@ -281,8 +282,22 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
 
     /// Why a range means nothing any more, if so.
     async fn is_another(&self, range: &ReplayRange) -> Result<Option<String>, BusError> {
-        let created = self.desk.bus.stream_created(&range.stream).await?;
-        Ok((created.as_ref() != Some(&range.incarnation)).then(|| another(range)))
+        let (bus, stream) = (&self.desk.bus, &range.stream);
+        let now = bus.part(stream).await?;
+        let Some(now) = now.filter(|now| now.incarnation == range.incarnation) else {
+            return Ok(Some(another(range)));
+        };
+        let has_gone_back = match range.last_at {
+            Some(stored_at) => {
+                let last = Position {
+                    sequence: range.last,
+                    stored_at,
+                };
+                bus.others_since(stream, last).await?.is_some()
+            }
+            None => now.last < range.last,
+        };
+        Ok(has_gone_back.then(|| older(range)))
     }
 
     /// Looks after it until something ends it.
@@ -436,6 +451,10 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
         if end != End::Stopped {
             self.is_written &= self.progress.trouble.take().is_none();
         }
+        let end = match end {
+            End::Done => self.is_done().await?,
+            end => end,
+        };
         if end == End::Done {
             self.count_gone().await?;
         }
@@ -454,6 +473,18 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
         self.replaying.course.end();
         self.desk.clean_up(&self.replay).await?;
         Ok(Worked::Over)
+    }
+}
+
+impl<S: Send + Sync + 'static> Work<'_, S> {
+    /// All of its ranges were handled, if the streams still have them.
+    async fn is_done(&self) -> Result<End, BusError> {
+        for range in &self.replay.ranges {
+            if let Some(why) = self.is_another(range).await? {
+                return Ok(End::Failed(why));
+            }
+        }
+        Ok(End::Done)
     }
 }
 
@@ -488,5 +519,12 @@ fn another(range: &ReplayRange) -> String {
     let (stream, incarnation) = (&range.stream, &range.incarnation);
     format!(
         "the stream {stream} is gone, or is not the one that was created at {incarnation}: start another replay"
+    )
+}
+
+fn older(range: &ReplayRange) -> String {
+    let (stream, last) = (&range.stream, range.last);
+    format!(
+        "an older copy of the stream {stream} was put back, without the message that was {last}: start another replay"
     )
 }

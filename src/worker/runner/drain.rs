@@ -39,7 +39,7 @@ impl<S: Send + Sync + 'static> Run<S> {
         let mut progress = tokio::time::interval_at(Instant::now() + PROGRESS, PROGRESS);
         loop {
             if self.crew.at_work() == 0 {
-                return;
+                break;
             }
             tokio::select! {
                 () = self.crew.has_done() => {}
@@ -54,6 +54,8 @@ impl<S: Send + Sync + 'static> Run<S> {
                 self.let_go(finished).await;
             }
         }
+        while self.leaving.join_next().await.is_some() {}
+        self.executor.tally().nothing_waits();
     }
 
     /// What has ended in a drain.

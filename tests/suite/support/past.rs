@@ -37,6 +37,15 @@ impl Past {
         nats.restart().await.expect("it starts");
     }
 
+    /// Puts one stream back, with its consumers: files that were not synced when the power went.
+    pub async fn put_back_stream(&self, nats: &NatsServer, stream: &str) {
+        let of = |folder: PathBuf| folder.join("jetstream/$G/streams").join(stream);
+        nats.stop().await.expect("it stops");
+        std::fs::remove_dir_all(of(self.store())).expect("the stream");
+        copy_folder(&of(self.copy()), &of(self.store()));
+        nats.restart().await.expect("it starts");
+    }
+
     fn store(&self) -> PathBuf {
         self.folder.path().join("store")
     }

@@ -1,0 +1,91 @@
+//! The executor with handlers that hang, in virtual time.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex},
+};
+
+use tidings_contract::Event;
+use tokio::task::JoinSet;
+
+use super::*;
+use crate::flow::Begin;
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Created;
+
+impl Event for Created {
+    const NAME: &'static str = "user.created";
+    const VERSION: u32 = 1;
+
+    fn key(&self) -> Option<String> {
+        None
+    }
+}
+
+/// Confirms everything at once.
+struct Confirms;
+
+impl Acknowledger for Confirms {
+    async fn ack(&self) -> Result<(), Unanswered> {
+        Ok(())
+    }
+    async fn retry(&self, _: Duration, _: &Past) -> Result<(), Unanswered> {
+        Ok(())
+    }
+    async fn hand_back(&self, _: Duration) -> Result<(), Unanswered> {
+        Ok(())
+    }
+    async fn dead_letter(&self, _: &DeadLetter) -> Result<(), Unanswered> {
+        Ok(())
+    }
+}
+
+fn arrival(sequence: u64) -> Arrival {
+    let envelope = Envelope::raw("user.created", 1, None, "null").unwrap();
+    Arrival {
+        envelope: Ok(envelope.into()),
+        subject: "user.created".into(),
+        stream: "EVENTS".into(),
+        sequence,
+        stored_at: Utc::now(),
+        at: Position::from((sequence, 0)),
+        consumer_sequence: sequence,
+        delivered: 1,
+        past: Past::default(),
+        replay: None,
+    }
+}
+
+/// P9: with every default of a subscriber, a dependency that hangs opens the circuit, and costs no event.
+#[tokio::test(start_paused = true)]
+async fn the_circuit_opens_with_all_defaults_when_every_handler_hangs() {
+    async fn hang(_: Created, _: Context<()>) -> Result<(), Failure> {
+        std::future::pending().await
+    }
+    let subscriber = EventSubscriber::durable("w").on(hang);
+    let at_once = subscriber.concurrency;
+    let executor = Arc::new(Executor::new(Arc::new(subscriber), Arc::new(())));
+    let events: VecDeque<Arrival> = (1..=400).map(arrival).collect();
+    let events = Arc::new(Mutex::new(events));
+    let began = tokio::time::Instant::now();
+    let mut attempts = JoinSet::new();
+    for _ in 0..at_once {
+        let (executor, events) = (Arc::clone(&executor), Arc::clone(&events));
+        attempts.spawn(async move {
+            let mut most = 0;
+            let next = || events.lock().unwrap().pop_front();
+            while let Begin::Begun(mut event, permit) = executor.flow().begin(next) {
+                let halt = CancellationToken::new();
+                executor.run(&mut event, &Confirms, &halt, permit).await;
+                most = most.max(event.past.failures);
+                events.lock().unwrap().push_back(event);
+            }
+            most
+        });
+    }
+    let most = attempts.join_all().await.into_iter().max();
+    assert_eq!(executor.flow().circuit(), "open");
+    assert_eq!(most, Some(1), "no event has failed more than once");
+    assert_eq!(began.elapsed().as_secs(), 60, "after the second round");
+}

@@ -1,0 +1,152 @@
+//! What keeps the log small: texts are cut, and what lasts is said once, and then at growing intervals with a count.
+//! Writes no line itself.
+
+use std::{
+    borrow::Cow,
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+/// How much of a text that somebody else wrote stands in a line, in bytes.
+const LONGEST_TEXT: usize = 256;
+/// How long after the first line the next one follows; each pause is twice as long as the one before.
+const FIRST_PAUSE: Duration = Duration::from_secs(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+/// Another cause is said at once, but no sooner than this behind the line before.
+const ANOTHER: Duration = Duration::from_secs(1);
+/// What did not happen for so long is over.
+const QUIET: Duration = Duration::from_secs(60);
+
+/// A text as a field of a log line: cut when it is long, on a character.
+pub(crate) fn short(text: &str) -> Cow<'_, str> {
+    if text.len() <= LONGEST_TEXT {
+        return text.into();
+    }
+    let end = text.floor_char_boundary(LONGEST_TEXT);
+    format!("{}... ({} bytes)", &text[..end], text.len()).into()
+}
+
+/// One thing that may happen again and again.
+#[derive(Debug, Default)]
+pub(crate) struct Lasting(Mutex<Option<Said>>);
+
+#[derive(Debug, Clone, Copy)]
+struct Said {
+    cause: u64,
+    at: Instant,
+    pause: Duration,
+    /// When it happened last.
+    last: Instant,
+    /// How often it has happened since it was said.
+    unsaid: u64,
+}
+
+impl Lasting {
+    /// It happens. When it is to be said: how often it has happened since it was said last.
+    pub(crate) fn again(&self, now: Instant) -> Option<u64> {
+        self.again_as("", now)
+    }
+
+    /// The same, for this cause: another one than the last is news.
+    pub(crate) fn again_as(&self, cause: &str, now: Instant) -> Option<u64> {
+        let cause = hash_of(cause);
+        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (pause, unsaid) = match &mut *said {
+            None => (FIRST_PAUSE, 0),
+            Some(said) => {
+                let is_over = now.saturating_duration_since(said.last) > said.pause.max(QUIET);
+                let behind = now.saturating_duration_since(said.at);
+                said.last = now;
+                match () {
+                    () if is_over => (FIRST_PAUSE, said.unsaid),
+                    () if behind >= said.pause => {
+                        ((said.pause * 2).min(LONGEST_PAUSE), said.unsaid)
+                    }
+                    () if said.cause != cause && behind >= ANOTHER => (said.pause, said.unsaid),
+                    () => {
+                        said.unsaid += 1;
+                        return None;
+                    }
+                }
+            }
+        };
+        *said = Some(Said {
+            cause,
+            at: now,
+            pause,
+            last: now,
+            unsaid: 0,
+        });
+        Some(unsaid)
+    }
+
+    /// It is over; whether it had been said.
+    pub(crate) fn is_over(&self) -> bool {
+        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        said.take().is_some()
+    }
+}
+
+fn hash_of(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_text_is_cut_on_a_character_and_says_how_long_it_was() {
+        assert_eq!(short("short"), "short");
+        let long = "\u{1f600}".repeat(1_000_000);
+        let cut = short(&long);
+        assert!(
+            cut.len() < 300 && cut.ends_with("... (4000000 bytes)"),
+            "{cut}"
+        );
+    }
+
+    #[test]
+    fn what_lasts_is_said_once_and_then_ever_less_with_a_count() {
+        let (lasting, began) = (Lasting::default(), Instant::now());
+        let millis = (0..3_600_000).step_by(10);
+        let said = millis.filter_map(|millis| {
+            let unsaid = lasting.again(began + Duration::from_millis(millis))?;
+            Some((millis / 1000, unsaid))
+        });
+        let said: Vec<_> = said.collect();
+        let first = [(0, 0), (10, 999), (30, 1_999), (70, 3_999), (150, 7_999)];
+        assert_eq!(said[..5], first);
+        assert!(said.len() <= 14, "{said:?}");
+    }
+
+    #[test]
+    fn another_cause_is_said_and_causes_that_take_turns_are_no_flood() {
+        let (lasting, began) = (Lasting::default(), Instant::now());
+        assert_eq!(lasting.again_as("denied", began), Some(0));
+        let soon = began + Duration::from_millis(1_500);
+        assert_eq!(lasting.again_as("denied", soon), None);
+        assert_eq!(lasting.again_as("no leader", soon), Some(1));
+        let said = (0..10_000).filter(|n| {
+            let cause = if n % 2 == 0 { "denied" } else { "no leader" };
+            let now = soon + Duration::from_millis(*n);
+            lasting.again_as(cause, now).is_some()
+        });
+        assert!(said.count() <= 10);
+    }
+
+    #[test]
+    fn what_is_over_begins_anew() {
+        let (lasting, began) = (Lasting::default(), Instant::now());
+        assert!(!lasting.is_over());
+        assert_eq!(lasting.again(began), Some(0));
+        assert!(lasting.is_over());
+        assert_eq!(lasting.again(began), Some(0));
+        assert_eq!(lasting.again(began), None);
+        let later = began + QUIET * 2;
+        assert_eq!(lasting.again(later), Some(1), "it had been quiet");
+    }
+}

@@ -1,0 +1,321 @@
+//! A thread of its own that looks whether the handlers of a worker come back, and whether the drain ends. Never stops a
+//! handler: one that blocks its thread cannot be stopped.
+//!
+//! The worker's own clocks stand still when handlers block all threads of the runtime, and so do signals. So the thread
+//! has a small runtime for itself. What it counts are its own seconds: a process that was frozen and goes on has not
+//! been blocked.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+    task::JoinSet,
+    time::Instant,
+};
+
+use super::{BACKGROUND, HALT};
+use crate::{
+    in_flight::{InFlight, NotBack},
+    log::Lasting,
+};
+
+/// How often it looks.
+const LOOK: Duration = Duration::from_secs(1);
+/// How many looks in a row have to find the same thing.
+const LOOKS: u32 = 5;
+/// How often the runtime shows that it runs.
+const BEAT: Duration = Duration::from_millis(250);
+/// How much later than the worker itself it finds that something does not end.
+const GRACE: Duration = Duration::from_secs(1);
+/// How long two looks are apart that decide whether a handler is left behind.
+const MOMENT: Duration = Duration::from_millis(100);
+
+/// Whether this process listens for the signals that stop it: only then does the thread, too.
+static LISTENS: AtomicBool = AtomicBool::new(false);
+
+/// The process listens for signals from now on.
+pub(super) fn note_signals() {
+    LISTENS.store(true, Relaxed);
+}
+
+/// How far a worker is.
+#[derive(Debug, Clone, Copy)]
+enum Stage {
+    Running,
+    /// The handlers are to have ended by then.
+    Drains(Instant),
+    /// Background work is to have ended by then.
+    Stops(Instant),
+}
+
+/// The thread; it ends when this is dropped.
+pub(super) struct Watch {
+    in_flight: Arc<InFlight>,
+    stage: watch::Sender<Stage>,
+    drain: Duration,
+    exit: Option<i32>,
+    /// Beats on the worker's runtime.
+    _heart: JoinSet<()>,
+}
+
+impl Watch {
+    /// Looks from now on. When the drain does not end, and there is an exit code, the process does.
+    pub(super) fn begin(in_flight: Arc<InFlight>, drain: Duration, exit: Option<i32>) -> Self {
+        let (stage, stages) = watch::channel(Stage::Running);
+        let beats = Arc::new(AtomicU64::new(0));
+        let look = Look {
+            in_flight: Arc::clone(&in_flight),
+            beats: Arc::clone(&beats),
+            drain,
+            exit,
+            seen: 0,
+            silent: 0,
+            polls: HashMap::new(),
+            blocks: Lasting::default(),
+            is_blocked: false,
+            signals: None,
+            told: None,
+        };
+        let thread = std::thread::Builder::new().name("tidings-watch".to_owned());
+        if let Err(error) = thread.spawn(move || look.run(stages)) {
+            tracing::error!(%error, "nobody looks whether handlers block the runtime: no thread can be made");
+        }
+        let mut heart = JoinSet::new();
+        heart.spawn(async move {
+            loop {
+                beats.fetch_add(1, Relaxed);
+                tokio::time::sleep(BEAT).await;
+            }
+        });
+        Self {
+            in_flight,
+            stage,
+            drain,
+            exit,
+            _heart: heart,
+        }
+    }
+
+    /// The drain begins.
+    pub(super) fn drains(&self) {
+        let by = Instant::now() + self.drain + HALT + GRACE;
+        self.stage.send_replace(Stage::Drains(by));
+    }
+
+    /// The handlers have ended, or were cut off.
+    pub(super) fn stops(&self) {
+        let by = Instant::now() + BACKGROUND + GRACE;
+        self.stage.send_replace(Stage::Stops(by));
+    }
+
+    /// Says which handlers are left behind: they block their threads, and so the end of the runtime.
+    pub(super) async fn end(self) {
+        let before = self.in_flight.polled();
+        if before.is_empty() {
+            return;
+        }
+        tokio::time::sleep(MOMENT).await;
+        let now = self.in_flight.polled();
+        let same = before
+            .iter()
+            .filter(|(place, since)| now.get(place) == Some(since));
+        let places: Vec<usize> = same.map(|(place, _)| *place).collect();
+        let handlers = self.in_flight.named(&places);
+        if !handlers.is_nothing() {
+            leave(&handlers, self.exit);
+        }
+    }
+}
+
+/// The last words about handlers that do not come back.
+fn leave(handlers: &NotBack, exit: Option<i32>) {
+    tracing::error!(
+        %handlers,
+        exit,
+        "the drain is over, and these handlers have not come back: they block their threads; their events come again"
+    );
+    if let Some(code) = exit {
+        std::process::exit(code);
+    }
+}
+
+/// What the thread does.
+struct Look {
+    in_flight: Arc<InFlight>,
+    beats: Arc<AtomicU64>,
+    drain: Duration,
+    exit: Option<i32>,
+    /// The beats at the last look, and for how many looks there was none.
+    seen: u64,
+    silent: u32,
+    /// For how many looks each call has been inside the same poll.
+    polls: HashMap<(usize, u64), u32>,
+    blocks: Lasting,
+    is_blocked: bool,
+    signals: Option<(Signal, Signal)>,
+    /// By when the worker should have ended, had it heard of the signal.
+    told: Option<Instant>,
+}
+
+impl Look {
+    fn run(mut self, stages: watch::Receiver<Stage>) {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        match runtime.enable_all().build() {
+            Ok(runtime) => runtime.block_on(self.look(stages)),
+            Err(error) => {
+                tracing::error!(%error, "nobody looks whether handlers block the runtime");
+            }
+        }
+    }
+
+    /// Looks until the worker has ended.
+    async fn look(&mut self, mut stages: watch::Receiver<Stage>) {
+        let mut next = Instant::now() + LOOK;
+        loop {
+            self.listen();
+            let stage = *stages.borrow_and_update();
+            let by = self.by(stage);
+            tokio::select! {
+                changed = stages.changed() => if changed.is_err() {
+                    return;
+                },
+                () = heard(&mut self.signals) => self.hear(),
+                () = tokio::time::sleep_until(by.unwrap_or(next).min(next)) => {
+                    if by.is_some_and(|by| by <= Instant::now()) {
+                        return self.give_up(stage);
+                    }
+                    next = Instant::now() + LOOK;
+                    self.look_once();
+                }
+            }
+        }
+    }
+
+    fn by(&self, stage: Stage) -> Option<Instant> {
+        match stage {
+            Stage::Running => self.told,
+            Stage::Drains(by) | Stage::Stops(by) => Some(by),
+        }
+    }
+
+    /// Registering for a signal changes what it does to the process, so somebody else has to have done so.
+    fn listen(&mut self) {
+        if self.signals.is_some() || !LISTENS.load(Relaxed) {
+            return;
+        }
+        let both = [SignalKind::terminate(), SignalKind::interrupt()].map(signal);
+        if let [Ok(terminate), Ok(interrupt)] = both {
+            self.signals = Some((terminate, interrupt));
+        }
+    }
+
+    /// The worker drains within a moment, unless its runtime is blocked. Whoever says it twice does not wait.
+    fn hear(&mut self) {
+        let now = Instant::now();
+        let wait = self.drain + HALT + GRACE;
+        self.told = match self.told {
+            Some(told) if self.silent >= LOOKS => Some(told.min(now)),
+            Some(told) => Some(told),
+            None => Some(now + wait),
+        };
+    }
+
+    fn look_once(&mut self) {
+        let beats = self.beats.load(Relaxed);
+        let has_beaten = std::mem::replace(&mut self.seen, beats) != beats;
+        self.silent = if has_beaten { 0 } else { self.silent + 1 };
+        let now = self.in_flight.polled().into_iter();
+        let now = now.map(|poll| (poll, self.polls.get(&poll).map_or(0, |looks| looks + 1)));
+        self.polls = now.collect();
+        let blocked = self.blocked();
+        let is_silent = self.silent >= LOOKS;
+        match (is_silent, blocked.is_nothing()) {
+            (false, true) => self.runs(),
+            (true, _) => {
+                self.is_blocked = true;
+                let handlers = match blocked.is_nothing() {
+                    true => self.in_flight.all(),
+                    false => blocked,
+                };
+                let silent_s = self.silent;
+                if let Some(unsaid) = self.blocks.again_as("all", std::time::Instant::now()) {
+                    tracing::error!(
+                        silent_s,
+                        %handlers,
+                        unsaid,
+                        "the runtime is blocked: handlers have taken all of its threads and do not give them back; \
+                         `tokio::task::spawn_blocking` is for what does not await"
+                    );
+                }
+            }
+            (false, false) => {
+                self.is_blocked = true;
+                if let Some(unsaid) = self.blocks.again_as("some", std::time::Instant::now()) {
+                    tracing::warn!(
+                        handlers = %blocked,
+                        unsaid,
+                        "handlers block their threads: `tokio::task::spawn_blocking` is for what does not await"
+                    );
+                }
+            }
+        }
+    }
+
+    fn runs(&mut self) {
+        if std::mem::take(&mut self.is_blocked) && self.blocks.is_over() {
+            tracing::info!("no handler blocks its thread any more");
+        }
+    }
+
+    /// The handlers that have been inside one poll for long.
+    fn blocked(&self) -> NotBack {
+        let long = self.polls.iter().filter(|(_, looks)| **looks >= LOOKS);
+        let places: Vec<usize> = long.map(|((place, _), _)| *place).collect();
+        self.in_flight.named(&places)
+    }
+
+    /// What was to have ended has not, by the clock of this thread.
+    fn give_up(&self, stage: Stage) {
+        match stage {
+            Stage::Running | Stage::Drains(_) => {
+                let inside = self.in_flight.polled();
+                let places: Vec<usize> = inside.into_keys().collect();
+                let handlers = self.in_flight.named(&places);
+                match handlers.is_nothing() {
+                    true => leave(&self.in_flight.all(), self.exit),
+                    false => leave(&handlers, self.exit),
+                }
+            }
+            Stage::Stops(_) => {
+                tracing::error!(
+                    exit = self.exit,
+                    "background work does not end: the runtime is blocked"
+                );
+                if let Some(code) = self.exit {
+                    std::process::exit(code);
+                }
+            }
+        }
+    }
+}
+
+/// Ends with a signal; never when they are not listened for.
+async fn heard(signals: &mut Option<(Signal, Signal)>) {
+    match signals {
+        Some((terminate, interrupt)) => {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        }
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,154 @@
+//! P9: what others send and what lasts makes neither a flood of lines nor of looks: it is said once, and then ever less.
+
+use std::time::Duration;
+
+use sqlx::{Connection, PgConnection, Postgres, Sqlite};
+use tidings::{
+    Bus, Context, EventPublisher, EventSubscriber, Failure, Relay, Retry, Subscribers, Worker,
+    testing::NatsServer,
+};
+
+use crate::support::{Counted, Database, Noted, User, World, eventually, log};
+
+const FLOOD: usize = 200_000;
+
+/// Anybody may send hints: far more than the client's queue for them holds.
+async fn flood<DB: Database>(world: &World<DB>, payload: &'static str) {
+    let client = async_nats::connect(world.nats.url()).await.unwrap();
+    let subject = "tidings.wake.tidings";
+    for _ in 0..FLOOD {
+        client.publish(subject, payload.into()).await.unwrap();
+    }
+    client.flush().await.unwrap();
+}
+
+async fn commit<DB: Database>(world: &World<DB>, id: &str) {
+    let mut tx = world.outbox.begin().await.unwrap();
+    tx.publish(&User::new(id)).unwrap();
+    tx.commit().await.unwrap();
+}
+
+async fn is_stored<DB: Database>(world: &World<DB>, events: usize) {
+    eventually("it is stored", || async {
+        world.stored().await.len() == events
+    })
+    .await;
+}
+
+/// Counted by the server, for this database only, on a connection to another one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_wake_pings_is_a_few_looks_and_a_few_lines() {
+    log::listen();
+    let world = World::<Postgres>::start().await;
+    let options = (*world.outbox.pool().connect_options()).clone();
+    let database = options.get_database().unwrap().to_owned();
+    let mut elsewhere = PgConnection::connect_with(&options.database("postgres"))
+        .await
+        .unwrap();
+    let relay = world.run_relay(Relay::new(world.outbox.clone()));
+    commit(&world, "first").await;
+    is_stored(&world, 1).await;
+    let mut transactions = async || {
+        let count = "select xact_commit + xact_rollback from pg_stat_database where datname = $1";
+        let count = sqlx::query_scalar::<_, i64>(count).bind(&database);
+        count.fetch_one(&mut elsewhere).await.unwrap()
+    };
+    // real time: the server's counters are up to a second old
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let before = transactions().await;
+    flood(&world, "").await;
+    // real time: a rate
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    let looks = transactions().await - before;
+    assert!(looks < 1_000, "{looks} looks");
+    let slow = log::said("the subscription is too slow").len();
+    assert!(slow < 5, "{slow} lines");
+    commit(&world, "second").await;
+    is_stored(&world, 2).await;
+    relay.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_that_are_no_pings_are_ignored_and_said_seldom() {
+    log::listen();
+    let world = World::<Sqlite>::start().await;
+    let relay = world.relay();
+    commit(&world, "first").await;
+    is_stored(&world, 1).await;
+    flood(&world, "{\"wake\": true}").await;
+    let lines = || log::said("that is none of its own is ignored");
+    eventually("it is said", || async { !lines().is_empty() }).await;
+    commit(&world, "second").await;
+    is_stored(&world, 2).await;
+    relay.stop().await.unwrap();
+    assert!(lines().len() < 5, "{:?}", lines());
+}
+
+/// Each event that is not acknowledged comes again, and each answer to it is denied.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_missing_right_to_acknowledge_is_a_few_lines_and_a_trouble() {
+    async fn note(user: User, cx: Context<Noted>) -> Result<(), Failure> {
+        cx.state().note(user.id);
+        Ok(())
+    }
+    log::listen();
+    let config = "authorization { users = [
+            { user: worker, password: secret, permissions: { publish: { deny: [\"$JS.ACK.EVENTS.>\"] } } }
+            { user: admin, password: secret }
+        ] }
+        no_auth_user: admin";
+    let server = NatsServer::options().config(config).start().await.unwrap();
+    let world = World::<Sqlite>::with(Sqlite::open().await, server).await;
+    let url = world.nats.url().replace("nats://", "nats://worker:secret@");
+    let bus = Bus::connect(url.as_str().into()).await.unwrap();
+    let noted = Noted::default();
+    let subscriber = EventSubscriber::durable("silent").on(note);
+    let running = world.run(Worker::new(bus, noted.clone()).subscribe(subscriber));
+    let publisher = EventPublisher::new(&world.bus);
+    for n in 0..300 {
+        publisher.publish(&User::new(&n.to_string())).await.unwrap();
+    }
+    noted.reach(300).await;
+    eventually("the status shows it", || async {
+        let found = Subscribers::over(&world.bus).find("silent").await.unwrap();
+        let troubles = found.replicas.iter().filter_map(|it| it.trouble.as_ref());
+        troubles
+            .into_iter()
+            .any(|it| it.contains("$JS.ACK.EVENTS.silent.>"))
+    })
+    .await;
+    running.stop().await.unwrap();
+    let (denied, unconfirmed) = (
+        log::said("NATS reports an error"),
+        log::said("did not confirm the outcome"),
+    );
+    assert!(!denied.is_empty() && !unconfirmed.is_empty());
+    let lines = denied.len() + unconfirmed.len();
+    assert!(lines < 20, "{lines} lines for 300 events");
+}
+
+/// A key is as long as its publisher wants it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_key_does_not_make_a_long_line() {
+    async fn fail(_: Counted, cx: Context<Noted>) -> Result<(), Failure> {
+        cx.state().note("failed");
+        Err(Failure::reject("never"))
+    }
+    log::listen();
+    let world = World::<Sqlite>::start().await;
+    let noted = Noted::default();
+    let hour = Duration::from_secs(3600);
+    let subscriber = EventSubscriber::durable("long").on(fail).ordered_by_key();
+    let subscriber = subscriber.retry(Retry::exponential(hour, hour));
+    let running = world.run(Worker::new(world.bus.clone(), noted.clone()).subscribe(subscriber));
+    let key = "k".repeat(20_000);
+    let publisher = EventPublisher::new(&world.bus);
+    publisher.publish(&Counted { key, count: 1 }).await.unwrap();
+    noted.reach(1).await;
+    let lines = || log::said("kkkkkkkk");
+    eventually("it is said", || async { !lines().is_empty() }).await;
+    running.stop().await.unwrap();
+    let longest = lines().iter().map(String::len).max();
+    assert!(longest < Some(1_500), "{longest:?}");
+    assert!(lines()[0].contains("(20000 bytes)"));
+}

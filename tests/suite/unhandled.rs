@@ -1,0 +1,82 @@
+//! P7, P9: names that no handler takes, because a durable delivers more than a replica knows: its other events go on, and
+//! it is told.
+
+use std::time::Duration;
+
+use tidings::{Context, EventSubscriber, Failure, Rate, Subscribers, Worker};
+
+use crate::support::{Counted, Noted, User, World, eventually, log};
+
+type Sqlite = sqlx::Sqlite;
+
+async fn note(user: User, cx: Context<Noted>) -> Result<(), Failure> {
+    cx.state().note(user.id);
+    Ok(())
+}
+
+async fn count(event: Counted, cx: Context<Noted>) -> Result<(), Failure> {
+    cx.state().note(event.key);
+    Ok(())
+}
+
+fn subscriber(name: &str, is_ordered: bool) -> EventSubscriber<Noted> {
+    let subscriber = EventSubscriber::durable(name).on(note);
+    match is_ordered {
+        true => subscriber.ordered_by_key(),
+        false => subscriber,
+    }
+}
+
+/// More events that nobody handles than there are places; then events that are handled, while a rate is kept that the
+/// others would use up.
+async fn handled_names_go_on(name: &'static str, is_ordered: bool) {
+    const UNHANDLED: usize = 1_500;
+    log::listen();
+    let world = World::<Sqlite>::start().await;
+    let noted = Noted::default();
+    let run =
+        |subscriber| world.run(Worker::new(world.bus.clone(), noted.clone()).subscribe(subscriber));
+    let newer = run(subscriber(name, is_ordered).on(count));
+    let counted = |key: String| Counted { key, count: 1 };
+    world.publish(&[counted("known".to_owned())]).await;
+    noted.reach(1).await;
+    newer.stop().await.unwrap();
+
+    let unhandled = (0..UNHANDLED).map(|n| counted(format!("key-{n}")));
+    world.publish(&unhandled.collect::<Vec<_>>()).await;
+    let users = (0..300).map(|n| User::new(&format!("user-{n}")));
+    world.publish(&users.collect::<Vec<_>>()).await;
+    let rate = Rate::per_second(400);
+    let running = run(subscriber(name, is_ordered).rate(rate));
+    let began = std::time::Instant::now();
+    noted.reach(301).await;
+    let took = began.elapsed();
+    eventually("the status shows it", || async {
+        let found = Subscribers::over(&world.bus).find(name).await.unwrap();
+        let troubles = found.replicas.iter().filter_map(|it| it.trouble.as_ref());
+        troubles
+            .into_iter()
+            .any(|it| it.contains("count.raised") && it.contains("tidings subscribers narrow"))
+    })
+    .await;
+    let lines = log::said("a name that this replica does not handle: it is left");
+    assert!((1..10).contains(&lines.len()), "{} lines", lines.len());
+    running.stop().await.unwrap();
+    assert!(took < Duration::from_secs(30), "{took:?}");
+
+    // Nothing of it is lost.
+    let newer = run(subscriber(name, is_ordered).on(count));
+    noted.reach(301 + UNHANDLED).await;
+    newer.stop().await.unwrap();
+    assert_eq!(world.dead_letters().await.len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn handled_names_go_on_in_order() {
+    handled_names_go_on("unhandled-ordered", true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn handled_names_go_on_without_order() {
+    handled_names_go_on("unhandled", false).await;
+}
