@@ -137,6 +137,7 @@ impl DeadLetters {
             return Err(DeadLettersError::NoStream { stream });
         }
         let kept = retried(|| self.bus.kept(&stream, sequence)).await?;
+        let kept = kept.filter(|kept| !kept.is_marker());
         let kept = kept.ok_or(DeadLettersError::Gone { sequence })?;
         Ok(StoredDeadLetter::of(kept))
     }
@@ -205,6 +206,9 @@ impl DeadLetterReader {
             while let Some(kept) = self.page.pop_front() {
                 if kept.sequence > self.last_sequence {
                     return Ok(None);
+                }
+                if kept.is_marker() {
+                    continue;
                 }
                 let letter = StoredDeadLetter::of(kept);
                 if self.selection.is_past(&letter) {

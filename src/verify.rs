@@ -24,7 +24,7 @@ use crate::{
         Stretch, Way, standing,
     },
 };
-use compare::{Comparison, Finding, difference};
+use compare::{Comparison, difference};
 pub use repair::{Repair, RepairError};
 pub use report::{Difference, DifferenceKind, Verification, VerifiedStream};
 
@@ -246,7 +246,7 @@ impl<DB: Store> Verify<DB> {
         self.look_for_seconds(&mut comparison, &mut stream, passed)
             .await?;
         stream.sound = comparison.sound;
-        stream.others = comparison.strays().len() as u64;
+        stream.others = comparison.strays() as u64;
         stream.late = comparison.late;
         let behind = comparison.missing().filter(|row| comparison.has_later(row));
         let behind: HashSet<i64> = behind.map(|row| row.id).collect();
@@ -266,18 +266,13 @@ impl<DB: Store> Verify<DB> {
         stream: &mut VerifiedStream,
         passed: &Passed,
     ) -> Result<(), VerifyError> {
-        let strays = comparison.strays();
-        if strays.is_empty() {
-            return Ok(());
-        }
         let mut rows = self.outbox.walk(&self.range, passed, None);
-        while !strays.is_empty()
+        while comparison.strays() > 0
             && let Some(page) = rows.next().await?
         {
             for row in page {
-                if let Some(message) = strays.remove(&row.event) {
-                    stream.tell(Finding::Duplicated { message }.told());
-                }
+                let seconds = comparison.take_seconds(row.event);
+                seconds.for_each(|second| stream.tell(second.told()));
             }
         }
         Ok(())

@@ -5,10 +5,7 @@ use std::hash::BuildHasher;
 
 use tidings_contract::EventId;
 
-use super::{Bus, Reader, ReaderError, Start, batch::REPUBLISHED, envelope_of};
-
-/// Where the server says how large a message is whose payload it leaves out.
-const SIZE: &str = "Nats-Msg-Size";
+use super::{Bus, Reader, ReaderError, Start, batch::REPUBLISHED, envelope_of, ours::SIZE};
 
 /// An event as a stream holds it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use tidings_contract::wire;
 use uuid::Uuid;
 
 use super::{DeadLettersError, StoredDeadLetter, retried, stream};
-use crate::bus::{Bus, BusError, Kept, PASS, Upkeep, streams};
+use crate::bus::{Bus, BusError, Kept, PASS, Upkeep, is_ours, streams};
 
 /// Redrives dead letters, one after the other, in the order in which it is asked to. Whoever asks sets the pace.
 #[derive(Debug, Clone)]
@@ -149,7 +149,9 @@ impl Redriver {
         if kept.is_none_or(|kept| kept.stored_at != letter.stored_at) {
             return Err(DeadLettersError::Gone { sequence });
         }
-        retried(|| self.bus.store_again(subject, headers, payload)).await?;
+        let retries = streams::StreamSpec::retries().name;
+        let storing = || self.bus.store_again(&retries, subject, headers, payload);
+        retried(storing).await?;
         let deleted = retried(|| self.bus.remove(&letters, sequence)).await;
         deleted.map_err(|error| match error {
             BusError::Api { .. } => DeadLettersError::Undeletable { stream: stream() },
@@ -205,6 +207,10 @@ impl Redriver {
         let (Some(stream), Some(sequence)) = (&letter.stream, letter.stream_sequence) else {
             return Ok(None);
         };
+        // Whoever wrote the letter may have written anything there.
+        if streams::StreamSpec::new(stream.as_str(), []).is_err() {
+            return Ok(None);
+        }
         let kept = retried(|| self.bus.kept(stream, sequence)).await;
         let kept = match kept {
             Ok(kept) => kept,
@@ -244,12 +250,15 @@ fn redrive(
     let identity = letter.identity.as_deref().unwrap_or_default();
     let mut id = format!("redrive/{incarnation}/{sequence}/{identity}");
     let mut headers: Vec<(String, String)> = Vec::new();
-    // What is kept of an earlier edit comes from the letter; what is the event's own, from the event.
+    // What is kept of an earlier edit or of its replay comes from the letter; what is the event's own, from the event.
     let of_event = original.map_or(&letter.headers, |original| &original.headers);
+    // What the event's own message says in our name was never believed.
+    let is_believed = |name: &str| original.is_none() || !is_ours(name);
+    let of_event = of_event.iter().filter(|(name, _)| is_believed(name));
     let history = original.iter().flat_map(|_| letter.headers.iter());
-    let history = history.filter(|(name, _)| name.starts_with(EDITED));
-    for (name, value) in of_event.iter().chain(history) {
-        if is_event_own(name) {
+    let history = history.filter(|(name, _)| is_ours(name));
+    for (name, value) in of_event.chain(history) {
+        if is_carried(name) {
             headers.push((name.clone(), value.clone()));
         }
     }
@@ -269,7 +278,10 @@ fn redrive(
     let ours = [
         (wire::MESSAGE_ID, Some(id)),
         ("tidings-redrive", Some(sequence.to_string())),
-        ("tidings-redrives", Some((letter.redrives + 1).to_string())),
+        (
+            "tidings-redrives",
+            Some(letter.redrives.saturating_add(1).to_string()),
+        ),
         ("tidings-retry-failures", Some("0".to_owned())),
         ("tidings-retry-stream", letter.stream.clone()),
         (
@@ -295,13 +307,13 @@ fn redrive(
 /// What an edit says of itself.
 const EDITED: &str = "tidings-redrive-edited";
 
-/// Whether a header is the event's, and not the letter's, the retry's or the server's.
-fn is_event_own(name: &str) -> bool {
+/// Whether a header goes with the event, and is not the letter's, the retry's or the server's.
+fn is_carried(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
-    let others = ["nats-", "tidings-dead-", "tidings-retry-"];
-    !others.iter().any(|others| name.starts_with(others))
-        && name != "tidings-redrive"
-        && name != "tidings-redrives"
+    match is_ours(&name) {
+        true => name.starts_with(EDITED) || name.starts_with("tidings-replay"),
+        false => !name.starts_with("nats-"),
+    }
 }
 
 fn sha256(bytes: &[u8]) -> String {

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use tidings_contract::Envelope;
+
 use super::{Arrival, Executor, Unanswered};
-use crate::outcome::Outcome;
+use crate::{failure::told, outcome::Outcome};
 
 impl<S: Send + Sync + 'static> Executor<S> {
     /// The one log event of a delivery's attempt.
@@ -21,8 +23,8 @@ impl<S: Send + Sync + 'static> Executor<S> {
                 tracing::$level!(
                     subscriber = &*self.name,
                     event.id = arrival.envelope.as_ref().ok().map(|e| tracing::field::display(e.id())),
-                    event.name = arrival.envelope.as_ref().map_or(&*arrival.subject, |e| e.name().as_str()),
-                    key = arrival.envelope.as_ref().ok().and_then(|e| e.key()),
+                    event.name = arrival.envelope.as_ref().map_or_else(|_| shortened(&arrival.subject), |e| e.name().as_str()),
+                    key = arrival.envelope.as_ref().ok().and_then(|e| e.key()).map(shortened),
                     stream = &*arrival.stream,
                     sequence = arrival.sequence,
                     replay = arrival.replay.as_ref().map(|replay| tracing::field::display(replay.mark.id)),
@@ -60,14 +62,20 @@ impl<S: Send + Sync + 'static> Executor<S> {
         tried: u32,
         error: &Unanswered,
     ) {
-        self.tally.unconfirmed(&error.to_string());
+        let error = told(error);
+        self.tally.unconfirmed(&error);
         tracing::warn!(
             subscriber = &*self.name,
             sequence = arrival.sequence,
             outcome,
             tried,
-            %error,
+            error,
             "the server did not confirm the outcome: without it the event comes again"
         );
     }
+}
+
+/// As much of a text of anybody's as a line of the log needs.
+fn shortened(text: &str) -> &str {
+    &text[..text.floor_char_boundary(Envelope::MAX_KEY_BYTES)]
 }

@@ -2,7 +2,10 @@
 //! stream. Pairs them and names what differs. Reads nothing and writes nothing.
 
 use std::{
-    collections::{HashMap, hash_map::RandomState},
+    collections::{
+        HashMap,
+        hash_map::{Entry, RandomState},
+    },
     hash::BuildHasher,
 };
 
@@ -91,6 +94,8 @@ struct Ends {
 pub(super) struct Comparison {
     rows: HashMap<EventId, Relayed>,
     messages: HashMap<EventId, Stored>,
+    /// Further messages of those events: second ones of a row, if there is one, else others have published them.
+    seconds: HashMap<EventId, Vec<Stored>>,
     keys: HashMap<u64, Ends>,
     /// The same of what was published again.
     republished: HashMap<u64, Ends>,
@@ -115,15 +120,27 @@ impl Comparison {
         if let Some(row) = self.rows.remove(&message.event) {
             return self.pair(row, &message, findings);
         }
-        if self.messages.contains_key(&message.event) {
-            return findings.push(Finding::Duplicated { message });
+        match self.messages.entry(message.event) {
+            Entry::Vacant(vacant) => drop(vacant.insert(message)),
+            Entry::Occupied(first) => {
+                let seconds = self.seconds.entry(*first.key());
+                seconds.or_default().push(message);
+            }
         }
-        self.messages.insert(message.event, message);
     }
 
-    /// The messages that have no row.
-    pub(super) fn strays(&mut self) -> &mut HashMap<EventId, Stored> {
-        &mut self.messages
+    /// How many messages have no row.
+    pub(super) fn strays(&self) -> usize {
+        self.messages.len() + self.seconds.values().map(Vec::len).sum::<usize>()
+    }
+
+    /// The messages of an event whose row is paired: second ones.
+    pub(super) fn take_seconds(&mut self, event: EventId) -> impl Iterator<Item = Finding> + use<> {
+        let first = self.messages.remove(&event).into_iter();
+        let seconds = self.seconds.remove(&event).into_iter().flatten();
+        first
+            .chain(seconds)
+            .map(|message| Finding::Duplicated { message })
     }
 
     /// Whether the stream holds a later event of a row's key.
@@ -293,11 +310,27 @@ mod tests {
         let rows = [row(1, "a"), row(2, "b")];
         let (findings, mut comparison) = compare(&rows, &[stored(2, 1, "b"), stored(9, 2, "x")]);
         assert_eq!(findings, []);
-        assert_eq!(
-            comparison.strays().remove(&event(9)),
-            Some(stored(9, 2, "x"))
-        );
+        let message = stored(9, 2, "x");
+        let seconds: Vec<_> = comparison.take_seconds(event(9)).collect();
+        assert_eq!(seconds, [Finding::Duplicated { message }]);
         assert_eq!(comparison.into_missing(), [row(1, "a")]);
+    }
+
+    #[test]
+    fn what_others_publish_twice_is_no_second_one_of_a_row() {
+        let messages = [
+            stored(9, 1, "x"),
+            stored(9, 2, "x"),
+            stored(1, 3, "a"),
+            stored(1, 4, "a"),
+        ];
+        let (findings, mut comparison) = compare(&[], &messages);
+        assert_eq!((findings, comparison.strays()), (vec![], 4));
+        let mut findings = Vec::new();
+        comparison.row(row(1, "a"), &mut findings);
+        assert_eq!((findings, comparison.sound), (vec![], 1));
+        assert_eq!(comparison.take_seconds(event(1)).count(), 1);
+        assert_eq!(comparison.strays(), 2);
     }
 
     #[test]
