@@ -16,6 +16,7 @@
 //! # }
 //! ```
 
+mod fate;
 mod group;
 mod letter;
 mod park;
@@ -25,6 +26,7 @@ mod selection;
 use std::{collections::VecDeque, time::Duration};
 
 use crate::bus::{Bus, BusError, Kept, Start, streams::StreamSpec};
+pub use fate::{RedriveFates, RedriveWatch};
 pub use group::DeadLetterGroup;
 use group::Groups;
 pub use letter::StoredDeadLetter;
@@ -180,6 +182,14 @@ impl DeadLetters {
             "a dead letter is discarded"
         );
         Ok(discarded)
+    }
+
+    /// What tells what became of the events that are redriven from now on.
+    ///
+    /// # Errors
+    /// [`DeadLettersError::NoStream`] before `tidings streams apply`, else [`DeadLettersError::Bus`].
+    pub async fn watch(&self) -> Result<RedriveWatch, DeadLettersError> {
+        RedriveWatch::open(&self.bus).await
     }
 
     /// What brings dead letters back to their subscribers.

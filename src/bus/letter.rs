@@ -20,7 +20,7 @@ const OURS: &str = "tidings-dead-";
 /// What a retry says of itself; the letter tells it in its own words.
 const RETRY: &str = "tidings-retry-";
 /// The letter that the event was redriven from.
-pub(super) const REDRIVE: &str = "tidings-redrive";
+pub(crate) const REDRIVE: &str = "tidings-redrive";
 /// How often it was.
 pub(super) const REDRIVES: &str = "tidings-redrives";
 

@@ -204,7 +204,7 @@ impl Bus {
     }
 
     /// One message, asked of the leader.
-    pub(super) async fn single(
+    pub(crate) async fn single(
         &self,
         stream: &str,
         wanted: &Value,

@@ -55,6 +55,7 @@ pub use connect::{Auth, ConnectError, NatsOptions, Tls};
 pub(crate) use consumer::{ConsumerSpec, drift, filters};
 pub(crate) use delivery::{Deliveries, Delivery};
 pub(crate) use durables::Durable;
+pub(crate) use letter::REDRIVE;
 pub(crate) use letters::{Kept, Upkeep};
 pub(crate) use ours::{count, is_ours};
 pub(crate) use park::{Head, PASS, Park, Question, letters_of};
@@ -67,7 +68,7 @@ pub(crate) use removal::Removal;
 pub(crate) use replays::{Part, Standing};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) use resume::{Found, StreamState};
-pub(crate) use retry::Waiting;
+pub(crate) use retry::{Waiting, retries_of};
 pub(crate) use seek::{Expanse, Read, Sighting};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) use stored::Stored;

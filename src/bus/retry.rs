@@ -29,6 +29,11 @@ const ORIGINAL_ID: &str = "tidings-retry-message-id";
 /// More than that no wait grows by. It is not what a replica without the handler counts.
 const MOST_PUT_OFF: u32 = 16;
 
+/// The subjects of all that a subscriber has among the retries, due or not.
+pub(crate) fn retries_of(subscriber: &str) -> String {
+    format!("tidings.*.{subscriber}.>")
+}
+
 /// What is known of a message that was here before.
 #[derive(Default)]
 pub(super) struct Restored {

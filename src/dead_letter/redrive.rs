@@ -43,6 +43,17 @@ struct Redrive {
 }
 
 impl Redrive {
+    /// Whether it is an event, as its subscriber will read it.
+    fn read(&self, subject: &str) -> Result<(), wire::ReadError> {
+        let headers = self.headers.iter();
+        let headers = headers.map(|(name, value)| (&**name, &**value));
+        match wire::read(subject, headers, self.payload.clone(), String::new) {
+            // A name that is none is another matter.
+            Err(error @ wire::ReadError::Malformed(_)) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     fn let_pass(&mut self, park: Option<Uuid>) {
         let pass = park.map(|park| (PASS.to_owned(), park.to_string()));
         self.headers.extend(pass);
@@ -193,6 +204,11 @@ impl Redriver {
         if edit.is_some() && serde_json::from_slice::<IgnoredAny>(&redrive.payload).is_err() {
             return Err(impossible("the payload is not JSON"));
         }
+        if edit.is_some()
+            && let Err(reason) = redrive.read(&letter.event_subject)
+        {
+            return Err(impossible(&reason.to_string()));
+        }
         let headers: usize = redrive.headers.iter().map(size).sum();
         if headers + FRAME > wire::MAX_HEADER_BYTES
             || headers + FRAME + redrive.payload.len() > self.bus.max_payload()
@@ -264,6 +280,7 @@ fn redrive(
     }
     if let Some(edit) = edit {
         headers.retain(|(name, _)| !name.starts_with(EDITED));
+        reads_as_json(&mut headers);
         id += &format!("/{}", sha256(&edit.payload));
         let time = edit.at.to_rfc3339_opts(SecondsFormat::Micros, true);
         for (name, value) in [
@@ -301,6 +318,20 @@ fn redrive(
         subject: streams::retry_subject(&letter.subscriber, &letter.event_subject),
         headers,
         payload: edit.map_or(before, |edit| &edit.payload).clone(),
+    }
+}
+
+/// What was edited is JSON: of an event in structured mode the whole wrapper, else the event itself.
+fn reads_as_json(headers: &mut Vec<(String, String)>) {
+    headers.retain(|(name, _)| !name.eq_ignore_ascii_case("content-encoding"));
+    for (name, value) in headers {
+        let is_type = name.eq_ignore_ascii_case("content-type");
+        let is_wrapper = || {
+            wire::is_in_payload(value) && value.to_ascii_lowercase().contains("cloudevents+json")
+        };
+        if is_type && wire::is_in_payload(value) && !is_wrapper() {
+            *value = "application/json".to_owned();
+        }
     }
 }
 
