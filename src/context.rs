@@ -33,6 +33,10 @@ pub(crate) struct Facts {
     #[cfg_attr(not(any(feature = "postgres", feature = "sqlite")), allow(dead_code))]
     // for the inbox
     pub(crate) redrives: u32,
+    /// The letter that it was redriven from last.
+    #[cfg_attr(not(any(feature = "postgres", feature = "sqlite")), allow(dead_code))]
+    // for the inbox
+    pub(crate) redriven_from: u64,
     /// How long the handler may take.
     pub(crate) timeout: Duration,
     pub(crate) cancelled: Cancelled,
@@ -134,6 +138,12 @@ impl<S> Context<S> {
     #[must_use]
     pub fn headers(&self) -> &Headers {
         self.delivery.envelope.headers()
+    }
+
+    /// A CloudEvents extension of the event, such as `tenant` for the header `ce-tenant`.
+    #[must_use]
+    pub fn extension(&self, name: &str) -> Option<&str> {
+        self.delivery.envelope.extensions().get(name)
     }
 
     /// The conversation that the event belongs to.

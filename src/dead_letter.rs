@@ -16,6 +16,7 @@
 //! # }
 //! ```
 
+mod fate;
 mod group;
 mod letter;
 mod park;
@@ -25,6 +26,7 @@ mod selection;
 use std::{collections::VecDeque, time::Duration};
 
 use crate::bus::{Bus, BusError, Kept, Start, streams::StreamSpec};
+pub use fate::{RedriveFates, RedriveWatch};
 pub use group::DeadLetterGroup;
 use group::Groups;
 pub use letter::StoredDeadLetter;
@@ -137,6 +139,7 @@ impl DeadLetters {
             return Err(DeadLettersError::NoStream { stream });
         }
         let kept = retried(|| self.bus.kept(&stream, sequence)).await?;
+        let kept = kept.filter(|kept| !kept.is_marker());
         let kept = kept.ok_or(DeadLettersError::Gone { sequence })?;
         Ok(StoredDeadLetter::of(kept))
     }
@@ -181,6 +184,14 @@ impl DeadLetters {
         Ok(discarded)
     }
 
+    /// What tells what became of the events that are redriven from now on.
+    ///
+    /// # Errors
+    /// [`DeadLettersError::NoStream`] before `tidings streams apply`, else [`DeadLettersError::Bus`].
+    pub async fn watch(&self) -> Result<RedriveWatch, DeadLettersError> {
+        RedriveWatch::open(&self.bus).await
+    }
+
     /// What brings dead letters back to their subscribers.
     ///
     /// # Errors
@@ -205,6 +216,9 @@ impl DeadLetterReader {
             while let Some(kept) = self.page.pop_front() {
                 if kept.sequence > self.last_sequence {
                     return Ok(None);
+                }
+                if kept.is_marker() {
+                    continue;
                 }
                 let letter = StoredDeadLetter::of(kept);
                 if self.selection.is_past(&letter) {

@@ -19,13 +19,13 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use futures::{FutureExt, future::BoxFuture};
-use tidings_contract::{Envelope, NameError};
+use tidings_contract::{Envelope, wire::ReadError};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     breaker::{Attempted, Load, Permit},
     context::{Cancelled, Context, Facts},
-    failure::{Failure, Verdict},
+    failure::{Failure, Verdict, told, undecodable},
     flow::Flow,
     handler::panicked,
     in_flight::InFlight,
@@ -46,7 +46,7 @@ pub(crate) const ACK_WAIT: Duration = Duration::from_secs(30);
 
 /// A delivery as the executor sees it.
 pub(crate) struct Arrival {
-    pub(crate) envelope: Result<Arc<Envelope>, NameError>,
+    pub(crate) envelope: Result<Arc<Envelope>, ReadError>,
     /// The event's own subject, also when it comes from the retries.
     pub(crate) subject: Arc<str>,
     /// Where the event was first stored.
@@ -75,6 +75,8 @@ pub(crate) struct Past {
     pub(crate) put_off: u32,
     /// How often it was redriven.
     pub(crate) redrives: u32,
+    /// The letter that it was redriven from last; 0 without one.
+    pub(crate) redriven_from: u64,
 }
 
 /// What is left to do about a delivery.
@@ -254,12 +256,12 @@ impl<S: Send + Sync + 'static> Executor<S> {
 
     /// The envelope, when the message names an event.
     fn known<'a>(&self, arrival: &'a Arrival) -> Result<&'a Arc<Envelope>, DeadLetter> {
-        arrival.envelope.as_ref().map_err(|error| DeadLetter {
-            cause: Cause::Unknown,
-            error: error.to_string(),
-            attempts: 0,
-            first_failed_at: None,
-            handler: None,
+        arrival.envelope.as_ref().map_err(|error| {
+            let cause = match error {
+                ReadError::Name(_) => Cause::Unknown,
+                _ => Cause::Undecodable,
+            };
+            DeadLetter::new(cause, error, 0)
         })
     }
 
@@ -278,6 +280,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
             stored_at: arrival.stored_at,
             attempt,
             redrives: arrival.past.redrives,
+            redriven_from: arrival.past.redriven_from,
             timeout: self.subscriber.timeout,
             cancelled,
             replay: arrival.replay.clone(),
@@ -324,7 +327,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
         attempt: u32,
         permit: Permit,
     ) -> (Outcome, Option<String>) {
-        let error = result.as_ref().err().map(ToString::to_string);
+        let error = result.as_ref().err().map(|failure| told(failure));
         let verdict = result.as_ref().err().map(|failure| failure.verdict);
         let ended = match verdict {
             None | Some(Verdict::Reject | Verdict::RetryAfter(_)) => Attempted::Decided,
@@ -350,13 +353,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
         envelope: &Envelope,
         facts: &Arc<Facts>,
     ) -> Result<BoxFuture<'a, Result<Handled, Failure>>, DeadLetter> {
-        let dead = |cause, error| DeadLetter {
-            cause,
-            error,
-            attempts: facts.attempt,
-            first_failed_at: None,
-            handler: None,
-        };
+        let dead = |cause, error: String| DeadLetter::new(cause, &error, facts.attempt);
         let Some(route) = self.subscriber.route(envelope, facts.replay.as_deref()) else {
             return Err(dead(Cause::Unknown, self.no_handler(envelope)));
         };
@@ -364,7 +361,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
         route
             .handler
             .call(envelope, cx)
-            .map_err(|error| dead(Cause::Undecodable, error.to_string()))
+            .map_err(|error| dead(Cause::Undecodable, undecodable(envelope, &error)))
     }
 
     fn no_handler(&self, envelope: &Envelope) -> String {

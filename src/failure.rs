@@ -1,6 +1,16 @@
 //! What a handler says when it does not succeed. Never what is done about it.
 
-use std::{error::Error, fmt, time::Duration};
+use std::{
+    error::Error,
+    fmt::{self, Write as _},
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::Duration,
+};
+
+use tidings_contract::Envelope;
+
+/// How much of an error's text is kept, in bytes.
+pub(crate) const MAX_TEXT: usize = 2_048;
 
 /// A handler's verdict on a delivery that failed: retry by policy, retry after a time, or reject.
 ///
@@ -60,16 +70,17 @@ impl Failure {
 
     /// The same error, as that of an event which may have no part in it.
     pub(crate) fn undecided(&self) -> Self {
-        Self::new(Verdict::Undecided, self.to_string().into())
+        Self::new(Verdict::Undecided, told(self).into())
     }
 
-    pub(crate) fn undecodable(source: serde_json::Error) -> Self {
-        Self::new(Verdict::Undecodable, source.into())
+    /// The payload does not decode.
+    pub(crate) fn undecodable(envelope: &Envelope, source: &serde_json::Error) -> Self {
+        Self::new(Verdict::Undecodable, undecodable(envelope, source).into())
     }
 
     /// The same verdict, and the error as a text.
     pub(crate) fn copy(&self) -> Self {
-        Self::new(self.verdict, self.to_string().into())
+        Self::new(self.verdict, told(self).into())
     }
 
     fn new(verdict: Verdict, source: Box<dyn Error + Send + Sync>) -> Self {
@@ -108,9 +119,102 @@ impl fmt::Debug for Failure {
     }
 }
 
+/// Why a payload does not decode.
+pub(crate) fn undecodable(envelope: &Envelope, error: &serde_json::Error) -> String {
+    match envelope.media_type() {
+        Some(media_type) => told(&format_args!(
+            "the payload is {media_type}, and no JSON: {error}"
+        )),
+        None => told(error),
+    }
+}
+
+/// The text of an error as it is kept, wherever it goes from there: in headers, in the marks of parked keys, in the
+/// inbox, in the log. One line of at most [`MAX_TEXT`] bytes. It is anybody's: it may quote a whole payload, and its
+/// `Display` may panic.
+pub(crate) fn told(error: &dyn fmt::Display) -> String {
+    let mut line = Line::default();
+    // More than fits is an error too, and what was written before either is kept.
+    let writing = AssertUnwindSafe(|| write!(line, "{error}"));
+    if catch_unwind(writing).is_err() {
+        line.is_full = false;
+        let _ = line.write_str(" (the text of the error panicked)");
+    }
+    line.text.truncate(line.text.trim_end().len());
+    line.text
+}
+
+/// Takes one line of a text, up to its bound.
+#[derive(Default)]
+struct Line {
+    text: String,
+    is_full: bool,
+}
+
+impl fmt::Write for Line {
+    fn write_str(&mut self, more: &str) -> fmt::Result {
+        for letter in more.chars() {
+            let letter = match letter {
+                '\u{2028}' | '\u{2029}' => ' ',
+                letter if letter.is_control() => ' ',
+                letter => letter,
+            };
+            self.is_full |= self.text.len() + letter.len_utf8() > MAX_TEXT;
+            if self.is_full {
+                return Err(fmt::Error);
+            }
+            if !(self.text.is_empty() && letter.is_whitespace()) {
+                self.text.push(letter);
+            }
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn an_error_is_told_in_one_bounded_line(text in any::<String>()) {
+            let line = told(&text);
+            prop_assert!(line.len() <= MAX_TEXT && !line.contains(char::is_control));
+            prop_assert_eq!(line.trim(), &line);
+        }
+    }
+
+    #[test]
+    fn a_long_error_is_cut_between_characters() {
+        let line = told(&"\u{e9}".repeat(3_000));
+        assert_eq!((line.len(), line.chars().count()), (MAX_TEXT, MAX_TEXT / 2));
+    }
+
+    #[test]
+    fn an_error_without_an_end_is_cut() {
+        struct Endless;
+        impl fmt::Display for Endless {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                loop {
+                    f.write_str("again ")?;
+                }
+            }
+        }
+        assert!(told(&Endless).len() <= MAX_TEXT);
+    }
+
+    #[test]
+    fn an_error_whose_text_panics_is_told_as_far_as_it_came() {
+        struct Panics;
+        impl fmt::Display for Panics {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("so far")?;
+                panic!("no further")
+            }
+        }
+        assert_eq!(told(&Panics), "so far (the text of the error panicked)");
+    }
 
     #[test]
     fn a_question_mark_means_retry() {

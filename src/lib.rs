@@ -72,7 +72,7 @@ pub use bus::{
 pub use context::Context;
 pub use dead_letter::{
     DeadLetterGroup, DeadLetterReader, DeadLetterSelection, DeadLetters, DeadLettersError, Edit,
-    KeyRedrive, KeyStep, ParkedKey, Redriver, StoredDeadLetter,
+    KeyRedrive, KeyStep, ParkedKey, RedriveFates, RedriveWatch, Redriver, StoredDeadLetter,
 };
 pub use failure::Failure;
 pub use handler::{
@@ -107,8 +107,8 @@ pub use subscribers::{
     Subscribers, SubscribersError,
 };
 pub use tidings_contract::{
-    Envelope, EnvelopeError, EventId, HeaderError, Headers, IntoEnvelope, Name, NameError, Pattern,
-    PatternError, event::Event, wire,
+    Envelope, EnvelopeError, EventId, Extensions, HeaderError, Headers, IntoEnvelope, Name,
+    NameError, Pattern, PatternError, event::Event, wire,
 };
 pub use tidings_derive::EventInTidings as Event;
 pub use trace::{

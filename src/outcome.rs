@@ -1,11 +1,11 @@
 //! What is done about a delivery: decided here from values, carried out elsewhere.
 
-use std::time::Duration;
+use std::{fmt::Display, time::Duration};
 
 use chrono::{DateTime, Utc};
 
 use crate::{
-    failure::{Failure, Verdict},
+    failure::{Failure, Verdict, told},
     retry::Retry,
 };
 
@@ -53,6 +53,19 @@ pub struct DeadLetter {
     pub first_failed_at: Option<DateTime<Utc>>,
     /// The type of the handler that failed; `None` when none was called.
     pub handler: Option<&'static str>,
+}
+
+impl DeadLetter {
+    /// A letter of an event that was attempted so often. Its error is told here, once, for all that keep it.
+    pub(crate) fn new(cause: Cause, error: &dyn Display, attempts: u32) -> Self {
+        Self {
+            cause,
+            error: told(error),
+            attempts,
+            first_failed_at: None,
+            handler: None,
+        }
+    }
 }
 
 /// The kinds of cause.
@@ -141,15 +154,7 @@ pub(crate) fn decide(
         Ok(Handled::GivenUp(letter)) => return Outcome::Reject(*letter),
         Err(failure) => failure,
     };
-    let dead = |cause| {
-        Outcome::Reject(DeadLetter {
-            cause,
-            error: failure.to_string(),
-            attempts: attempt,
-            first_failed_at: None,
-            handler: None,
-        })
-    };
+    let dead = |cause| Outcome::Reject(DeadLetter::new(cause, &failure, attempt));
     match (failure.verdict, retry.delay(attempt, random)) {
         (Verdict::Unavailable | Verdict::Undecided, _) => {
             let after = POSTPONED.delay(postponed.saturating_add(1), random);

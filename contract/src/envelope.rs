@@ -4,7 +4,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
 use crate::{
-    Event, EventId, HeaderError, Headers, Lineage, Name, NameError, headers::is_clean,
+    Event, EventId, Extensions, HeaderError, Headers, Lineage, Name, NameError, headers::is_clean,
     lineage::checked,
 };
 
@@ -23,6 +23,9 @@ pub struct Envelope {
     pub(crate) source: Option<String>,
     pub(crate) lineage: Lineage,
     pub(crate) headers: Headers,
+    pub(crate) extensions: Extensions,
+    /// What the payload is, where another publisher says that it is not JSON.
+    pub(crate) media_type: Option<String>,
     pub(crate) payload: Bytes,
 }
 
@@ -45,6 +48,16 @@ pub enum EnvelopeError {
     /// Versions count from 1.
     #[error("{0} has version 0: versions count from 1")]
     Version(Name),
+    /// Only another publisher can have made it: its payload is not JSON.
+    #[error(
+        "the payload of {name} is {media_type:?}, and only JSON is published: make a new envelope of it"
+    )]
+    MediaType {
+        /// The event's name.
+        name: Name,
+        /// What the payload is, cut to 64 characters.
+        media_type: String,
+    },
     /// The key cannot be carried.
     #[error(
         "the key {key:?} of {name} is refused: use 1 to {max} bytes without control characters or white space at an end",
@@ -82,8 +95,8 @@ impl<E: Event> IntoEnvelope for &E {
 }
 
 impl IntoEnvelope for Envelope {
-    /// Refuses what only a foreign publisher can have made: an event without a version, or with a
-    /// key over [`Envelope::MAX_KEY_BYTES`]. Make a new envelope of it with [`Envelope::raw`].
+    /// Refuses what only a foreign publisher can have made: an event without a version, with a key over
+    /// [`Envelope::MAX_KEY_BYTES`], or with a payload that is not JSON. Make a new envelope of it with [`Envelope::raw`].
     fn into_envelope(self) -> Result<Envelope, EnvelopeError> {
         self.check()?;
         Ok(self)
@@ -144,6 +157,8 @@ impl Envelope {
             source: None,
             lineage: Lineage::default(),
             headers: Headers::default(),
+            extensions: Extensions::default(),
+            media_type: None,
             payload,
         };
         envelope.check()?;
@@ -153,6 +168,12 @@ impl Envelope {
     fn check(&self) -> Result<(), EnvelopeError> {
         if self.version == 0 {
             return Err(EnvelopeError::Version(self.name.clone()));
+        }
+        if let Some(media_type) = &self.media_type {
+            return Err(EnvelopeError::MediaType {
+                name: self.name.clone(),
+                media_type: media_type.chars().take(64).collect(),
+            });
         }
         match &self.key {
             Some(key) if key.len() > Self::MAX_KEY_BYTES || !is_key(key) => {
@@ -190,6 +211,19 @@ impl Envelope {
         value: impl Into<String>,
     ) -> Result<Self, EnvelopeError> {
         self.headers.set(name, value)?;
+        Ok(self)
+    }
+
+    /// Sets a CloudEvents extension, such as `tenant`: on the wire it is the header `ce-tenant`.
+    ///
+    /// # Errors
+    /// [`EnvelopeError::Header`] as in [`Extensions::set`].
+    pub fn extension(
+        mut self,
+        name: impl Into<String>,
+        value: impl Into<String>,
+    ) -> Result<Self, EnvelopeError> {
+        self.extensions.set(name, value)?;
         Ok(self)
     }
 
@@ -294,6 +328,18 @@ impl Envelope {
     #[must_use]
     pub fn headers(&self) -> &Headers {
         &self.headers
+    }
+
+    /// The CloudEvents extensions of the event.
+    #[must_use]
+    pub fn extensions(&self) -> &Extensions {
+        &self.extensions
+    }
+
+    /// What the payload is, such as `application/xml`, when its publisher says that it is not JSON.
+    #[must_use]
+    pub fn media_type(&self) -> Option<&str> {
+        self.media_type.as_deref()
     }
 
     /// The payload: JSON.

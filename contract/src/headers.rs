@@ -26,6 +26,11 @@ pub enum HeaderError {
         "the value of header {0:?} has a control character, or white space at an end: encode it first"
     )]
     Value(String),
+    /// The name is not that of a CloudEvents extension.
+    #[error(
+        "{0:?} is not the name of an extension: use 1 to 20 characters of a-z and 0-9, and not the name of another attribute"
+    )]
+    Extension(String),
     /// A text of the event's [`Lineage`] or its source cannot be carried by this header.
     #[error(
         "the value of {0} is refused: use 1 to {max} bytes without control characters or white space at an end",

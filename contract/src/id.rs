@@ -25,12 +25,15 @@ impl EventId {
     /// `scope` is what the text is unique within: the same text of another scope is another event.
     #[must_use]
     pub fn of_foreign(scope: &str, text: &str) -> Self {
+        Uuid::try_parse(text).map_or_else(|_| Self::derived(scope, text), Self)
+    }
+
+    /// The UUID version 5 of a scope and a text, also where the text is a UUID: two publishers may have one.
+    #[must_use]
+    pub fn derived(scope: &str, text: &str) -> Self {
         // Scope and text are hashed apart: joined, "a/b" + "c" would be "a" + "b/c".
-        let derived = || {
-            let scope = Uuid::new_v5(&Uuid::NAMESPACE_URL, scope.as_bytes());
-            Uuid::new_v5(&scope, text.as_bytes())
-        };
-        Self(Uuid::try_parse(text).unwrap_or_else(|_| derived()))
+        let scope = Uuid::new_v5(&Uuid::NAMESPACE_URL, scope.as_bytes());
+        Self(Uuid::new_v5(&scope, text.as_bytes()))
     }
 
     /// The UUID itself.

@@ -27,6 +27,7 @@ mod envelope;
 // Public for `tidings`, which exports the trait with a derive of its own.
 #[doc(hidden)]
 pub mod event;
+mod extensions;
 mod headers;
 mod id;
 mod lineage;
@@ -36,6 +37,7 @@ pub mod wire;
 
 pub use envelope::{Envelope, EnvelopeError, IntoEnvelope};
 pub use event::Event;
+pub use extensions::Extensions;
 pub use headers::{HeaderError, Headers};
 pub use id::EventId;
 pub use lineage::Lineage;

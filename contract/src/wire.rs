@@ -1,4 +1,5 @@
-//! How an envelope looks as a NATS message: CloudEvents 1.0, binary mode. Never how it is sent.
+//! How an envelope looks as a NATS message: CloudEvents 1.0, written in binary mode, read in structured mode too. Never
+//! how it is sent.
 //!
 //! The subject is the event's name, the payload its JSON. Attribute values are percent-encoded as
 //! the CloudEvents bindings ask, so that a key in any script survives. The same header names are
@@ -19,14 +20,16 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod media;
 mod percent;
 mod read;
 mod stored;
+mod structured;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 
 use self::percent::encode;
-pub use self::read::read;
+pub use self::read::{ReadError, is_in_payload, read};
 pub use self::stored::{StoredError, from_stored, stored_headers};
 use crate::Envelope;
 
@@ -51,7 +54,12 @@ const CORRELATION: &str = "ce-correlationid";
 const CAUSATION: &str = "ce-causationid";
 const TRACEPARENT: &str = "traceparent";
 const TRACESTATE: &str = "tracestate";
+const SPEC_VERSION: &str = "ce-specversion";
+const DATA_CONTENT_TYPE: &str = "ce-datacontenttype";
 const CONTENT_TYPE: &str = "content-type";
+const CONTENT_ENCODING: &str = "content-encoding";
+/// What the payload of an event is.
+const JSON: &str = "application/json";
 
 /// What is filled in for an envelope that does not say it itself.
 #[derive(Debug, Clone, Copy)]
@@ -68,7 +76,7 @@ pub fn write_headers(envelope: &Envelope, defaults: Defaults<'_>, mut put: impl 
     let lineage = &envelope.lineage;
     let time = envelope.time.unwrap_or(defaults.time);
     put(MESSAGE_ID, &id);
-    put("ce-specversion", "1.0");
+    put(SPEC_VERSION, "1.0");
     put(ID, &id);
     put(TYPE, &format!("{}.v{}", envelope.name, envelope.version));
     put(
@@ -81,7 +89,9 @@ pub fn write_headers(envelope: &Envelope, defaults: Defaults<'_>, mut put: impl 
         put(SUBJECT, &key);
         put(PARTITION_KEY, &key);
     }
-    put(CONTENT_TYPE, "application/json");
+    // Readers by the binding know the one with the prefix, some SDKs the other one only.
+    put(CONTENT_TYPE, JSON);
+    put(DATA_CONTENT_TYPE, JSON);
     put(
         CORRELATION,
         &encode(lineage.correlation_id.as_deref().unwrap_or(&id)),
@@ -94,6 +104,9 @@ pub fn write_headers(envelope: &Envelope, defaults: Defaults<'_>, mut put: impl 
     }
     if let Some(tracestate) = &lineage.tracestate {
         put(TRACESTATE, tracestate);
+    }
+    for (name, value) in envelope.extensions.iter() {
+        put(&format!("ce-{name}"), &encode(value));
     }
     for (name, value) in envelope.headers.iter() {
         put(name, value);
@@ -134,7 +147,11 @@ pub fn header_bytes_at_most(envelope: &Envelope, defaults: Defaults<'_>) -> usiz
     let users: usize = users
         .map(|(name, value)| name.len() + value.len() + ": \r\n".len())
         .sum();
-    OURS + ENCODED * encoded + plain + users
+    let extensions = envelope.extensions.iter();
+    let extensions: usize = extensions
+        .map(|(name, value)| "ce-: \r\n".len() + name.len() + ENCODED * value.len())
+        .sum();
+    OURS + ENCODED * encoded + plain + extensions + users
 }
 
 fn time_text(time: DateTime<Utc>) -> String {
@@ -228,6 +245,7 @@ mod tests {
             correlation in proptest::option::of("\\PC{1,20}"),
             trace in proptest::option::of("[ -~]{1,20}"),
             headers in proptest::collection::vec(("[xX]-[a-z]{1,6}", "\\PC{0,12}"), 0..4),
+            extensions in proptest::collection::vec(("[a-z0-9]{1,20}", "\\PC{1,12}"), 0..3),
             payload in proptest::collection::vec(any::<u8>(), 0..64),
         ) -> Option<Envelope> {
             let mut envelope = Envelope::raw("user.created", version, key.as_deref(), payload).ok()?;
@@ -240,6 +258,9 @@ mod tests {
             for (name, value) in headers {
                 envelope = envelope.header(name, value).ok()?;
             }
+            for (name, value) in extensions {
+                envelope = envelope.extension(name, value).ok()?;
+            }
             Some(envelope.at(DateTime::from_timestamp_micros(1_700_000_000_123_456)?))
         }
     }
@@ -249,7 +270,8 @@ mod tests {
     }
 
     fn any_headers() -> impl Strategy<Value = Lines> {
-        let attributes = "ce-(id|source|time|subject|partitionkey|correlationid|causationid)";
+        let attributes =
+            "ce-(id|source|time|subject|partitionkey|correlationid|causationid|[A-Za-z0-9]{1,3})";
         let names = format!("{attributes}|trace(parent|state)|[!-~]{{1,4}}");
         let names = proptest::string::string_regex(&names).unwrap();
         proptest::collection::vec((names, "[ -~\u{e9}]{0,6}|(%[0-9a-f]{2}){1,3}"), 0..8)

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{HeaderMap, Message};
+use async_nats::Message;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use tidings_contract::wire;
@@ -22,8 +22,8 @@ use super::{
     Bus, BusError, Pulled,
     answers::Answers,
     envelope_of,
-    letter::{Letter, REDRIVE, size_of},
-    mark,
+    letter::{Letter, size_of},
+    ours,
     park::Question,
     place::{self, Places},
     retry,
@@ -31,6 +31,7 @@ use super::{
 };
 use crate::{
     executor::{Acknowledger, Arrival, Past, Unanswered},
+    handler::memory::{Noted, Whereabouts},
     outcome::DeadLetter,
     replaying::{Mark, Replaying},
 };
@@ -54,6 +55,10 @@ pub(crate) struct Delivery {
     /// What no other event ever has, where its place is not that.
     identity: Option<String>,
     consumer_sequence: u64,
+    /// Where it is among the retries, if it comes from there.
+    retry_at: Option<u64>,
+    /// JetStream has written it itself.
+    is_marker: bool,
     is_redriven: bool,
     /// The park of its key that it may pass.
     pass: Option<Uuid>,
@@ -98,16 +103,11 @@ impl Deliveries {
     pub(crate) fn read(&mut self, message: Pulled) -> Option<(Delivery, Arrival)> {
         let (mut message, place) = self.places.read(message.0);
         let place = place?;
-        let restored = retry::restore(&mut message, &self.subscriber);
-        // Nearly no message says anything of ours: what is said is looked for once.
-        let says_ours = message.headers.as_ref().is_some_and(says_ours);
-        if says_ours {
-            mark::strip(&mut message);
-        }
-        let is_redriven = says_ours && header(&message, REDRIVE).is_some();
+        let restored = retry::restore(&mut message, &place.stream, &self.subscriber);
+        let is_marker = ours::is_marker(message.headers.as_ref(), &message.payload);
         let retried = restored.replay.map(|mark| mark.retried(&self.subscriber));
         let replay = self.replay.clone().or(retried.map(Arc::new));
-        let question = Question::of(&message);
+        let question = restored.is_retry.then(|| Question::of(&message)).flatten();
         // Of a retry that does not say it, its own place is all that is known.
         let its_own = || restored.origin.as_ref().map(|_| place.identity());
         let identity = restored.identity.or_else(its_own);
@@ -143,7 +143,9 @@ impl Deliveries {
             stored_at,
             identity,
             consumer_sequence: place.consumer_sequence,
-            is_redriven,
+            retry_at: restored.is_retry.then_some(place.sequence),
+            is_marker,
+            is_redriven: restored.is_redriven,
             pass: restored.pass,
             question,
             replay,
@@ -151,12 +153,6 @@ impl Deliveries {
         };
         Some((delivery, arrival))
     }
-}
-
-/// Whether a message says something that Tidings says, or may be forged to.
-fn says_ours(headers: &HeaderMap) -> bool {
-    let mut names = headers.iter().map(|(name, _)| AsRef::<str>::as_ref(name));
-    names.any(|name| name.starts_with("tidings-"))
 }
 
 fn header<'a>(message: &'a Message, name: &str) -> Option<&'a str> {
@@ -185,6 +181,11 @@ impl Delivery {
         self.pass
     }
 
+    /// Whether JetStream has written it itself: it is nobody's event.
+    pub(crate) fn is_marker(&self) -> bool {
+        self.is_marker
+    }
+
     /// What it asks, if it is no event.
     pub(crate) fn question(&self) -> Option<&Question> {
         self.question.as_ref()
@@ -204,6 +205,15 @@ impl Delivery {
         Some(&self.replay.as_ref()?.mark)
     }
 
+    pub(super) fn bus(&self) -> &Bus {
+        &self.bus
+    }
+
+    /// Whether it is the message of the retries with this sequence.
+    pub(super) fn is_retry_at(&self, sequence: u64) -> bool {
+        self.retry_at == Some(sequence)
+    }
+
     pub(super) fn subscriber(&self) -> &str {
         &self.subscriber
     }
@@ -221,7 +231,8 @@ impl Delivery {
         }
     }
 
-    fn letter<'a>(&'a self, why: &'a DeadLetter) -> Letter<'a> {
+    /// The letter that it becomes.
+    pub(super) fn letter<'a>(&'a self, why: &'a DeadLetter) -> Letter<'a> {
         Letter {
             subscriber: &self.subscriber,
             message: &self.message,
@@ -321,18 +332,15 @@ impl Acknowledger for Delivery {
         Ok(self.answer(format!("-NAK {{\"delay\":{nanos}}}")).await?)
     }
 
-    async fn is_buried(
-        &self,
-        letter: &DeadLetter,
-        since: DateTime<Utc>,
-    ) -> Result<bool, Unanswered> {
-        Ok(self.letter(letter).is_stored(&self.bus, since).await?)
+    async fn whereabouts(&self, noted: &Noted) -> Result<Whereabouts, Unanswered> {
+        Ok(Box::pin(self.find_letter(noted)).await?)
     }
 
-    async fn dead_letter(&self, letter: &DeadLetter) -> Result<(), Unanswered> {
-        Box::pin(self.letter(letter).bury(&self.bus)).await?;
+    async fn dead_letter(&self, letter: &DeadLetter) -> Result<u64, Unanswered> {
+        let stored = Box::pin(self.letter(letter).bury(&self.bus)).await?;
         let reason = format!("+TERM {}", letter.cause.as_str());
-        Ok(self.answer(reason).await?)
+        self.answer(reason).await?;
+        Ok(stored)
     }
 }
 

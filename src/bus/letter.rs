@@ -9,18 +9,18 @@ use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use tidings_contract::wire;
 
 use super::{Bus, BusError, Kept, mark, streams::StreamSpec};
-use crate::{fingerprint::fingerprint, outcome::DeadLetter, replaying::Mark, start::Start};
+use crate::{
+    failure::told, fingerprint::fingerprint, outcome::DeadLetter, replaying::Mark, start::Start,
+};
 
-/// How much of an error's text a dead letter carries, in bytes.
-const MAX_ERROR_BYTES: usize = 2_048;
 /// How far the clocks of a worker and a server may differ.
-const CLOCKS_DIFFER: TimeDelta = TimeDelta::minutes(5);
+pub(super) const CLOCKS_DIFFER: TimeDelta = TimeDelta::minutes(5);
 /// What a letter says of itself.
 const OURS: &str = "tidings-dead-";
 /// What a retry says of itself; the letter tells it in its own words.
 const RETRY: &str = "tidings-retry-";
 /// The letter that the event was redriven from.
-pub(super) const REDRIVE: &str = "tidings-redrive";
+pub(crate) const REDRIVE: &str = "tidings-redrive";
 /// How often it was.
 pub(super) const REDRIVES: &str = "tidings-redrives";
 
@@ -46,18 +46,19 @@ pub(super) struct Letter<'a> {
 }
 
 impl Letter<'_> {
-    /// Stores the letter; the server has confirmed it when this ends.
-    pub(super) async fn bury(&self, bus: &Bus) -> Result<(), BusError> {
+    /// Stores the letter, and gives its sequence; the server has confirmed it when this ends.
+    pub(super) async fn bury(&self, bus: &Bus) -> Result<u64, BusError> {
         let (headers, payload) = self.fitting(bus.max_payload(), Utc::now());
-        bus.store(self.stored_under(), headers, payload).await
+        let storing = bus.store(self.stored_under(), headers, payload);
+        Ok(storing.await?.seq)
     }
 
-    /// Whether it was stored since then, maybe longer ago than its stream knows its id.
-    pub(super) async fn is_stored(
+    /// Its sequence, if it was stored since then, maybe longer ago than its stream knows its id.
+    pub(super) async fn stored_since(
         &self,
         bus: &Bus,
         since: DateTime<Utc>,
-    ) -> Result<bool, BusError> {
+    ) -> Result<Option<u64>, BusError> {
         let (stream, subject, id) = (
             StreamSpec::dead_letters().name,
             self.stored_under(),
@@ -70,17 +71,17 @@ impl Letter<'_> {
         let mut from = Start::Time(since - CLOCKS_DIFFER);
         loop {
             let page = bus.page(&stream, &subject, from).await?;
-            if page.iter().any(is_it) {
-                return Ok(true);
+            if let Some(kept) = page.iter().find(|kept| is_it(kept)) {
+                return Ok(Some(kept.sequence));
             }
             let Some(last) = page.last() else {
-                return Ok(false);
+                return Ok(None);
             };
             from = Start::Sequence(last.sequence + 1);
         }
     }
 
-    fn stored_under(&self) -> String {
+    pub(super) fn stored_under(&self) -> String {
         format!("dead-letter.{}.{}", self.subscriber, self.subject)
     }
 
@@ -141,7 +142,7 @@ impl Letter<'_> {
         }
         let why = self.why;
         let cause = why.cause.as_str();
-        let error = one_line(&why.error);
+        let error = told(&why.error);
         headers.insert(wire::MESSAGE_ID, self.id());
         headers.insert("tidings-dead-subscriber", self.subscriber);
         headers.insert("tidings-dead-stream", self.stream);
@@ -203,38 +204,10 @@ pub(super) fn size_of(headers: &HeaderMap) -> usize {
     "NATS/1.0\r\n\r\n".len() + lines.sum::<usize>()
 }
 
-/// A text as a header can carry it: one line, of a bounded length.
-fn one_line(text: &str) -> String {
-    let mut line: String = text
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
-    let mut end = line.len().min(MAX_ERROR_BYTES);
-    while !line.is_char_boundary(end) {
-        end -= 1;
-    }
-    line.truncate(end);
-    line.trim().to_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::outcome::Cause;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn an_error_becomes_one_bounded_line(text in any::<String>()) {
-            let line = one_line(&text);
-            prop_assert!(line.len() <= MAX_ERROR_BYTES && !line.contains(char::is_control));
-        }
-    }
-
-    #[test]
-    fn a_long_error_is_cut_between_characters() {
-        assert!(one_line(&"\u{e9}".repeat(3_000)).len() <= MAX_ERROR_BYTES);
-    }
 
     fn message(headers: &[(&'static str, &'static str)], payload: &str) -> Message {
         let header = |(name, value): &(&'static str, &'static str)| {

@@ -118,15 +118,25 @@ impl Bus {
         }
     }
 
-    /// Stores a message, confirmed; what no client may send is left out of its headers.
+    /// Stores a message in this stream, confirmed, and gives its sequence there; what no client may send is left out of
+    /// its headers.
     pub(crate) async fn store_again(
         &self,
+        stream: &str,
         subject: &str,
         headers: &[(String, String)],
         payload: &Bytes,
-    ) -> Result<(), BusError> {
-        self.store(subject.to_owned(), header_map(headers), payload.clone())
-            .await
+    ) -> Result<u64, BusError> {
+        let headers = header_map(headers);
+        let storing = self.store(subject.to_owned(), headers, payload.clone());
+        let receipt = storing.await?;
+        match receipt.stream == stream {
+            true => Ok(receipt.seq),
+            false => Err(BusError::Broken {
+                subject: subject.to_owned(),
+                reason: format!("the stream {} took it, and not {stream}", receipt.stream),
+            }),
+        }
     }
 
     async fn page_at_once(
@@ -194,7 +204,7 @@ impl Bus {
     }
 
     /// One message, asked of the leader.
-    pub(super) async fn single(
+    pub(crate) async fn single(
         &self,
         stream: &str,
         wanted: &Value,
@@ -239,7 +249,8 @@ impl Kept {
             own.map(move |value| (name.to_owned(), value.as_str().to_owned()))
         });
         let mut own: Vec<(String, String)> = own.collect();
-        own.sort();
+        // The values of one name stay in their order: the first one counts.
+        own.sort_by(|(a, _), (b, _)| a.cmp(b));
         Some(Self {
             sequence: added("Nats-Sequence")?.parse().ok()?,
             stored_at: added("Nats-Time-Stamp")?.parse().ok()?,
@@ -257,7 +268,7 @@ impl Kept {
             Some((name.trim().to_owned(), value.trim().to_owned()))
         };
         let mut headers: Vec<_> = headers.lines().skip(1).filter_map(header).collect();
-        headers.sort();
+        headers.sort_by(|(a, _), (b, _)| a.cmp(b));
         Self {
             sequence: raw.sequence,
             stored_at: raw.stored_at,

@@ -1,7 +1,7 @@
 //! What the event of a replay carries among the retries and the dead letters, so that it stays one. Never decides
 //! what is replayed.
 
-use async_nats::{HeaderMap, HeaderName, Message};
+use async_nats::HeaderMap;
 
 use crate::replaying::Mark;
 
@@ -18,24 +18,6 @@ pub(super) fn read(headers: &HeaderMap) -> Option<Mark> {
         shadow: text(SHADOW).map(str::to_owned),
         follow_ups: text(FOLLOW_UPS).is_some(),
     })
-}
-
-/// Takes away what a message says of a replay itself: its publisher may be anybody.
-pub(super) fn strip(message: &mut Message) {
-    let Some(headers) = &mut message.headers else {
-        return;
-    };
-    let is_mark = |name: &HeaderName| AsRef::<str>::as_ref(name).starts_with(REPLAY);
-    if !headers.iter().any(|(name, _)| is_mark(name)) {
-        return;
-    }
-    let mut others = HeaderMap::new();
-    for (name, values) in headers.iter().filter(|(name, _)| !is_mark(name)) {
-        for value in values {
-            others.append(name.clone(), value.clone());
-        }
-    }
-    *headers = others;
 }
 
 /// Marks what comes again as part of a replay.
@@ -55,9 +37,8 @@ mod tests {
     use crate::replaying::ReplayId;
 
     #[test]
-    fn a_mark_is_read_as_it_was_written_and_what_a_publisher_says_is_none() {
+    fn a_mark_is_read_as_it_was_written() {
         let mut headers = HeaderMap::new();
-        headers.insert("x-tenant", "acme");
         let mark = Mark {
             id: ReplayId::new(),
             shadow: Some("v2".to_owned()),
@@ -65,17 +46,5 @@ mod tests {
         };
         write(&mut headers, &mark);
         assert_eq!(read(&headers), Some(mark));
-        let mut forged = Message {
-            subject: "user.created".into(),
-            reply: None,
-            payload: "{}".into(),
-            headers: Some(headers),
-            status: None,
-            description: None,
-            length: 0,
-        };
-        strip(&mut forged);
-        let headers = forged.headers.unwrap();
-        assert_eq!((read(&headers), headers.len()), (None, 1));
     }
 }

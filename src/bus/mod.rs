@@ -22,6 +22,7 @@ mod limits;
 mod link;
 mod mark;
 mod objections;
+mod ours;
 mod park;
 mod place;
 mod publisher;
@@ -43,6 +44,7 @@ mod tail;
 mod unconfirmed;
 mod unreadable;
 mod watchdog;
+mod whereabouts;
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -58,7 +60,9 @@ pub(crate) use consumer::{ConsumerSpec, drift, filters};
 pub(crate) use delivery::{Deliveries, Delivery};
 pub(crate) use durables::Durable;
 pub(crate) use identity::{Holder, Identity};
+pub(crate) use letter::REDRIVE;
 pub(crate) use letters::{Kept, Upkeep};
+pub(crate) use ours::{count, is_ours};
 pub(crate) use park::{Head, PASS, Park, Question, letters_of};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) use publisher::check_size;
@@ -69,7 +73,7 @@ pub(crate) use removal::Removal;
 pub(crate) use replays::{Part, Standing};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) use resume::{At, Found, Pings, StreamState};
-pub(crate) use retry::Waiting;
+pub(crate) use retry::{Waiting, retries_of};
 pub(crate) use seek::{Expanse, Read, Sighting};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) use stored::Stored;
@@ -348,17 +352,17 @@ impl Bus {
         }
     }
 
-    /// Publishes a message, and waits for JetStream to confirm it.
+    /// Publishes a message, and waits for JetStream to confirm it; says where it is.
     async fn store(
         &self,
         subject: String,
         headers: HeaderMap,
         payload: Bytes,
-    ) -> Result<(), BusError> {
+    ) -> Result<Receipt, BusError> {
         let request = async_nats::Request::new().headers(headers).payload(payload);
         let answer = self.request(&subject, request).await?;
         match Receipt::read(&answer).into_result() {
-            Ok(_) => Ok(()),
+            Ok(receipt) => Ok(receipt),
             Err(ApiError {
                 err_code,
                 description,
@@ -474,12 +478,25 @@ fn headers_of(envelope: &Envelope, defaults: wire::Defaults<'_>) -> HeaderMap {
 fn envelope_of(
     message: &async_nats::Message,
     place: impl FnOnce() -> String,
-) -> Result<Envelope, tidings_contract::NameError> {
+) -> Result<Envelope, wire::ReadError> {
+    // The first value of each, as the server does with its own.
     let headers = message.headers.iter().flat_map(|headers| {
         headers.iter().filter_map(|(name, values)| {
             let name: &str = name.as_ref();
-            values.last().map(|value| (name, value.as_str()))
+            values.first().map(|value| (name, value.as_str()))
         })
     });
     wire::read(&message.subject, headers, message.payload.clone(), place)
+}
+
+/// Whether what a message is can only be read with its payload.
+fn is_in_payload(message: &async_nats::Message) -> bool {
+    let headers = message.headers.iter().flat_map(HeaderMap::iter);
+    let said = headers.flat_map(|(name, values)| {
+        let name: &str = name.as_ref();
+        let is_said = name.eq_ignore_ascii_case("content-type");
+        values.first().filter(|_| is_said)
+    });
+    said.into_iter()
+        .any(|value| wire::is_in_payload(value.as_str()))
 }

@@ -139,7 +139,8 @@ impl Bus {
     ) -> Result<(), BusError> {
         let payload = serde_json::to_vec(question).unwrap_or_default().into();
         let subject = streams::retry_subject(subscriber, QUESTION);
-        self.store(subject, HeaderMap::new(), payload).await
+        let storing = self.store(subject, HeaderMap::new(), payload);
+        storing.await.map(drop)
     }
 
     /// Whether a letter of a key comes after a sequence, asked of the leader.

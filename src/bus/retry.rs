@@ -1,7 +1,6 @@
 //! What a message carries from its failure to its next attempt. Never decides when that is.
 
 use async_nats::{HeaderMap, Message};
-use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use tidings_contract::{Envelope, wire};
 use uuid::Uuid;
@@ -11,76 +10,88 @@ use super::{
     delivery::{Delivery, message_id},
     letter::{REDRIVE, REDRIVES, time},
     mark,
+    ours::{self, count},
     park::PASS,
-    streams::retry_subject,
+    streams::{RETRIES as RETRIES_STREAM, retry_subject},
 };
 use crate::{executor::Past, replaying::Mark};
 
 /// What the subjects of all retries begin with.
 const RETRIES: &str = "tidings.retry.";
-const PREFIX: &str = "tidings-retry-";
 const FAILURES: &str = "tidings-retry-failures";
 const PUT_OFF: &str = "tidings-retry-put-off";
 const FIRST_FAILED_AT: &str = "tidings-retry-first-failed-at";
 const STREAM: &str = "tidings-retry-stream";
 const SEQUENCE: &str = "tidings-retry-sequence";
-const IDENTITY: &str = "tidings-retry-identity";
+pub(super) const IDENTITY: &str = "tidings-retry-identity";
 const ORIGINAL_ID: &str = "tidings-retry-message-id";
 
 /// More than that no wait grows by. It is not what a replica without the handler counts.
 const MOST_PUT_OFF: u32 = 16;
 
+/// The subjects of all that a subscriber has among the retries, due or not.
+pub(crate) fn retries_of(subscriber: &str) -> String {
+    format!("tidings.*.{subscriber}.>")
+}
+
 /// What is known of a message that was here before.
 #[derive(Default)]
 pub(super) struct Restored {
+    /// It comes from the retries.
+    pub(super) is_retry: bool,
     /// The stream and the sequence of the event.
     pub(super) origin: Option<(String, u64)>,
     pub(super) identity: Option<String>,
     pub(super) past: Past,
+    /// Whether it was among the dead letters.
+    pub(super) is_redriven: bool,
     /// The park of its key that it may pass.
     pub(super) pass: Option<Uuid>,
     /// The replay that it is part of.
     pub(super) replay: Option<Mark>,
 }
 
-/// Makes a message of the retries what it was when it first came, and gives what it carried besides.
-pub(super) fn restore(message: &mut Message, subscriber: &str) -> Restored {
-    let name = message.subject.strip_prefix(RETRIES);
+/// Makes a message of the retries what it was when it first came, and gives what it carried besides. What comes from
+/// elsewhere is the event of whoever published it: it keeps nothing that says something in our name.
+pub(super) fn restore(message: &mut Message, stream: &str, subscriber: &str) -> Restored {
+    let name = (stream == RETRIES_STREAM).then(|| message.subject.strip_prefix(RETRIES));
+    let name = name.flatten();
     let name = name.and_then(|name| name.strip_prefix(subscriber)?.strip_prefix('.'));
     let Some(name) = name.map(str::to_owned) else {
+        message.headers.iter_mut().for_each(ours::strip);
         return Restored::default();
     };
     message.subject = name.into();
+    let is_retry = true;
     let Some(headers) = &mut message.headers else {
-        return Restored::default();
+        return Restored {
+            is_retry,
+            ..Restored::default()
+        };
     };
     let text = |name| headers.get(name).map(|value| value.as_str());
     let origin = text(STREAM).zip(text(SEQUENCE).and_then(|sequence| sequence.parse().ok()));
     let restored = Restored {
+        is_retry,
         origin: origin.map(|(stream, sequence)| (stream.to_owned(), sequence)),
         identity: text(IDENTITY).map(str::to_owned),
         past: Past {
-            failures: text(FAILURES).and_then(|n| n.parse().ok()).unwrap_or(0),
+            failures: text(FAILURES).map_or(0, count),
             first_failed_at: text(FIRST_FAILED_AT).and_then(|at| at.parse().ok()),
-            redrives: text(REDRIVES).and_then(|n| n.parse().ok()).unwrap_or(0),
-            put_off: text(PUT_OFF).and_then(|n| n.parse().ok()).unwrap_or(0),
+            redrives: text(REDRIVES).map_or(0, count),
+            redriven_from: text(REDRIVE)
+                .and_then(|letter| letter.parse().ok())
+                .unwrap_or(0),
+            put_off: text(PUT_OFF).map_or(0, count).min(MOST_PUT_OFF),
         },
+        is_redriven: text(REDRIVE).is_some(),
         pass: text(PASS).and_then(|park| park.parse().ok()),
         replay: mark::read(headers),
     };
     let original = headers.get(ORIGINAL_ID).cloned();
-    let kept = headers.iter().filter(|(name, _)| {
-        let name: &str = (*name).as_ref();
-        !name.starts_with(PREFIX) && !is_natss(name)
-    });
-    // Not collected: that would keep one value of each name.
-    let mut own = HeaderMap::new();
-    for (name, values) in kept {
-        for value in values {
-            own.append(name.clone(), value.clone());
-        }
-    }
-    let mut kept = own;
+    // What says that it was redriven stays: it is carried on.
+    let is_carried = |name: &str| !ours::is_ours(name) || name.starts_with(REDRIVE);
+    let mut kept = ours::only(headers, |name| is_carried(name) && !is_natss(name));
     if let Some(original) = original {
         kept.insert(wire::MESSAGE_ID, original);
     }
@@ -148,7 +159,10 @@ impl Waiting {
             let found = kept.headers.iter().find(|(header, _)| header == name);
             found.map(|(_, value)| value.as_str())
         };
-        let parsed = |name| header(name).and_then(|n| n.parse().ok()).unwrap_or(0);
+        if kept.is_marker() {
+            return None;
+        }
+        let counted = |name| header(name).map_or(0, count);
         let target = header("Nats-Schedule-Target").unwrap_or(&kept.subject);
         let rest = target.strip_prefix("tidings.retry.")?;
         let (subscriber, name) = rest.split_once('.')?;
@@ -163,11 +177,11 @@ impl Waiting {
         let due = header("Nats-Schedule").and_then(|at| at.strip_prefix("@at "));
         Some(Self {
             subscriber: subscriber.to_owned(),
-            envelope: wire::read(name, headers, Bytes::new(), foreign).ok()?,
-            failures: parsed(FAILURES),
+            envelope: wire::read(name, headers, kept.payload.clone(), foreign).ok()?,
+            failures: counted(FAILURES),
             first_failed_at: header(FIRST_FAILED_AT).and_then(|at| at.parse().ok()),
             due: due.and_then(|at| at.parse().ok()),
-            redrives: parsed("tidings-redrives"),
+            redrives: counted(REDRIVES),
             stored_at: kept.stored_at,
             identity,
         })

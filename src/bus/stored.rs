@@ -5,10 +5,9 @@ use std::hash::BuildHasher;
 
 use tidings_contract::{EventId, wire};
 
-use super::{Bus, BusError, Reader, ReaderError, Start, batch::REPUBLISHED, envelope_of};
-
-/// Where the server says how large a message is whose payload it leaves out.
-const SIZE: &str = "Nats-Msg-Size";
+use super::{
+    Bus, BusError, Reader, ReaderError, Start, batch::REPUBLISHED, envelope_of, ours::SIZE,
+};
 
 /// An event as a stream holds it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,6 +10,8 @@ use super::{Bus, BusError, objections::taken, subjects};
 
 /// The subjects of dead letters: `dead-letter.<subscriber>.<name>`.
 pub(crate) const DEAD_LETTER_SUBJECTS: &str = "dead-letter.>";
+/// The stream of retries.
+pub(super) const RETRIES: &str = "RETRIES";
 /// Events that are due again: `tidings.retry.<subscriber>.<name>`.
 const RETRY_SUBJECTS: &str = "tidings.retry.>";
 /// Events that wait until they are: `tidings.retry-at.<subscriber>.<id>`.
@@ -104,7 +106,7 @@ impl StreamSpec {
     pub fn retries() -> Self {
         let subjects = [RETRY_SUBJECTS, RETRY_AT_SUBJECTS]
             .map(|subjects| Pattern::parse(subjects).expect("a constant pattern"));
-        Self::new("RETRIES", subjects).expect("a constant name")
+        Self::new(RETRIES, subjects).expect("a constant name")
     }
 
     /// The streams that subscribers need besides those of their events: the dead letters and the retries.

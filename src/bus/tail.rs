@@ -13,11 +13,11 @@ use async_nats::Message;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use tidings_contract::{Envelope, EventId, NameError, Pattern};
+use tidings_contract::{Envelope, EventId, Pattern, wire::ReadError};
 use tokio::sync::watch;
 
 use super::{
-    Bus, BusError, PullError, Pulled, Puller, PullerOptions, envelope_of,
+    Bus, BusError, PullError, Pulled, Puller, PullerOptions, envelope_of, is_in_payload, ours,
     place::{Place, Places},
 };
 use crate::{interrupt::unless, start::Start};
@@ -43,8 +43,8 @@ pub struct Seen {
     pub stored_at: DateTime<Utc>,
     /// The subject.
     pub subject: String,
-    /// The event; an error when neither headers nor subject name one.
-    pub envelope: Result<Envelope, NameError>,
+    /// The event; an error when neither headers nor subject name one, or it is carried in a way that is not read.
+    pub envelope: Result<Envelope, ReadError>,
     /// How many messages were waiting behind it.
     pub pending: u64,
 }
@@ -139,7 +139,8 @@ impl Reader {
         self.pending
     }
 
-    /// The next message; waits for it at the end of the stream.
+    /// The next message; waits for it at the end of the stream. What JetStream has written itself, in place of what has
+    /// expired or was deleted, is passed over.
     ///
     /// # Errors
     /// [`ReaderError`] when the stream is gone or the server did not come back.
@@ -147,7 +148,12 @@ impl Reader {
     /// # Cancel safety
     /// No message is skipped when the future is dropped.
     pub async fn next(&mut self) -> Result<Seen, ReaderError> {
-        let (message, place) = self.next_message().await?;
+        let (message, place) = loop {
+            let (message, place) = self.next_message().await?;
+            if !ours::is_marker(message.headers.as_ref(), &message.payload) {
+                break (message, place);
+            }
+        };
         Ok(Seen {
             envelope: envelope_of(&message, || place.identity()),
             subject: message.subject.to_string(),
@@ -158,7 +164,7 @@ impl Reader {
         })
     }
 
-    /// The next message up to a sequence, if there is one. What the server had announced and has removed since is
+    /// The next message up to a sequence, if there is one, passing over those that JetStream has written itself. What the server had announced and has removed since is
     /// not waited for.
     pub(super) async fn next_up_to(
         &mut self,
@@ -174,9 +180,27 @@ impl Reader {
                 continue;
             };
             let (message, place) = next?;
-            return Ok((place.sequence <= last).then_some((message, place)));
+            if ours::is_marker(message.headers.as_ref(), &message.payload) {
+                continue;
+            }
+            if place.sequence > last {
+                return Ok(None);
+            }
+            return Ok(Some((self.whole(message, &place).await?, place)));
         }
         Ok(None)
+    }
+
+    /// A message whose payload says what it is, with it: it is left out of what is read.
+    async fn whole(&self, mut message: Message, place: &Place) -> Result<Message, ReaderError> {
+        if self.headers_only && is_in_payload(&message) {
+            let kept = self.bus.kept(&self.stream, place.sequence).await;
+            let kept = kept.map_err(|source| self.failed(source))?;
+            if let Some(kept) = kept.filter(|kept| kept.stored_at == place.stored_at) {
+                message.payload = kept.payload;
+            }
+        }
+        Ok(message)
     }
 
     pub(super) async fn next_message(&mut self) -> Result<(Message, Place), ReaderError> {

@@ -7,7 +7,10 @@ use chrono::{DateTime, Utc};
 use serde::{Serialize, Serializer, ser::SerializeStruct};
 use tidings_contract::{Envelope, EventId, wire};
 
-use crate::{bus::Kept, fingerprint::fingerprint};
+use crate::{
+    bus::{Kept, count},
+    fingerprint::fingerprint,
+};
 
 const SUBJECTS: &str = "dead-letter.";
 
@@ -95,17 +98,14 @@ impl StoredDeadLetter {
             version: envelope.as_ref().map_or(0, Envelope::version),
             key: envelope.as_ref().and_then(Envelope::key).map(str::to_owned),
             fingerprint: headers.text("fingerprint").or_else(of_error),
-            attempts: headers.parsed("attempts"),
+            attempts: headers.text("attempts").map(|attempts| count(&attempts)),
             first_failed_at: headers.parsed("first-failed-at"),
             last_failed_at: headers.parsed("at"),
             handler: headers.text("handler"),
             stream: headers.text("stream"),
             stream_sequence: headers.parsed("sequence"),
             consumer_sequence: headers.parsed("consumer-sequence"),
-            redrives: headers
-                .get("tidings-redrives")
-                .and_then(|n| n.parse().ok())
-                .unwrap_or(0),
+            redrives: headers.get("tidings-redrives").map_or(0, count),
             truncated: headers.text("truncated"),
             identity,
             cause,

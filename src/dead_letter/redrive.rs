@@ -12,7 +12,7 @@ use tidings_contract::wire;
 use uuid::Uuid;
 
 use super::{DeadLettersError, StoredDeadLetter, retried, stream};
-use crate::bus::{Bus, BusError, Kept, PASS, Upkeep, streams};
+use crate::bus::{Bus, BusError, Kept, PASS, Upkeep, is_ours, streams};
 
 /// Redrives dead letters, one after the other, in the order in which it is asked to. Whoever asks sets the pace.
 #[derive(Debug, Clone)]
@@ -43,6 +43,17 @@ struct Redrive {
 }
 
 impl Redrive {
+    /// Whether it is an event, as its subscriber will read it.
+    fn read(&self, subject: &str) -> Result<(), wire::ReadError> {
+        let headers = self.headers.iter();
+        let headers = headers.map(|(name, value)| (&**name, &**value));
+        match wire::read(subject, headers, self.payload.clone(), String::new) {
+            // A name that is none is another matter.
+            Err(error @ wire::ReadError::Malformed(_)) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     fn let_pass(&mut self, park: Option<Uuid>) {
         let pass = park.map(|park| (PASS.to_owned(), park.to_string()));
         self.headers.extend(pass);
@@ -149,7 +160,9 @@ impl Redriver {
         if kept.is_none_or(|kept| kept.stored_at != letter.stored_at) {
             return Err(DeadLettersError::Gone { sequence });
         }
-        retried(|| self.bus.store_again(subject, headers, payload)).await?;
+        let retries = streams::StreamSpec::retries().name;
+        let storing = || self.bus.store_again(&retries, subject, headers, payload);
+        retried(storing).await?;
         let deleted = retried(|| self.bus.remove(&letters, sequence)).await;
         deleted.map_err(|error| match error {
             BusError::Api { .. } => DeadLettersError::Undeletable { stream: stream() },
@@ -191,6 +204,11 @@ impl Redriver {
         if edit.is_some() && serde_json::from_slice::<IgnoredAny>(&redrive.payload).is_err() {
             return Err(impossible("the payload is not JSON"));
         }
+        if edit.is_some()
+            && let Err(reason) = redrive.read(&letter.event_subject)
+        {
+            return Err(impossible(&reason.to_string()));
+        }
         let headers: usize = redrive.headers.iter().map(size).sum();
         if headers + FRAME > wire::MAX_HEADER_BYTES
             || headers + FRAME + redrive.payload.len() > self.bus.max_payload()
@@ -205,6 +223,10 @@ impl Redriver {
         let (Some(stream), Some(sequence)) = (&letter.stream, letter.stream_sequence) else {
             return Ok(None);
         };
+        // Whoever wrote the letter may have written anything there.
+        if streams::StreamSpec::new(stream.as_str(), []).is_err() {
+            return Ok(None);
+        }
         let kept = retried(|| self.bus.kept(stream, sequence)).await;
         let kept = match kept {
             Ok(kept) => kept,
@@ -244,17 +266,21 @@ fn redrive(
     let identity = letter.identity.as_deref().unwrap_or_default();
     let mut id = format!("redrive/{incarnation}/{sequence}/{identity}");
     let mut headers: Vec<(String, String)> = Vec::new();
-    // What is kept of an earlier edit comes from the letter; what is the event's own, from the event.
+    // What is kept of an earlier edit or of its replay comes from the letter; what is the event's own, from the event.
     let of_event = original.map_or(&letter.headers, |original| &original.headers);
+    // What the event's own message says in our name was never believed.
+    let is_believed = |name: &str| original.is_none() || !is_ours(name);
+    let of_event = of_event.iter().filter(|(name, _)| is_believed(name));
     let history = original.iter().flat_map(|_| letter.headers.iter());
-    let history = history.filter(|(name, _)| name.starts_with(EDITED));
-    for (name, value) in of_event.iter().chain(history) {
-        if is_event_own(name) {
+    let history = history.filter(|(name, _)| is_ours(name));
+    for (name, value) in of_event.chain(history) {
+        if is_carried(name) {
             headers.push((name.clone(), value.clone()));
         }
     }
     if let Some(edit) = edit {
         headers.retain(|(name, _)| !name.starts_with(EDITED));
+        reads_as_json(&mut headers);
         id += &format!("/{}", sha256(&edit.payload));
         let time = edit.at.to_rfc3339_opts(SecondsFormat::Micros, true);
         for (name, value) in [
@@ -269,7 +295,10 @@ fn redrive(
     let ours = [
         (wire::MESSAGE_ID, Some(id)),
         ("tidings-redrive", Some(sequence.to_string())),
-        ("tidings-redrives", Some((letter.redrives + 1).to_string())),
+        (
+            "tidings-redrives",
+            Some(letter.redrives.saturating_add(1).to_string()),
+        ),
         ("tidings-retry-failures", Some("0".to_owned())),
         ("tidings-retry-stream", letter.stream.clone()),
         (
@@ -292,16 +321,30 @@ fn redrive(
     }
 }
 
+/// What was edited is JSON: of an event in structured mode the whole wrapper, else the event itself.
+fn reads_as_json(headers: &mut Vec<(String, String)>) {
+    headers.retain(|(name, _)| !name.eq_ignore_ascii_case("content-encoding"));
+    for (name, value) in headers {
+        let is_type = name.eq_ignore_ascii_case("content-type");
+        let is_wrapper = || {
+            wire::is_in_payload(value) && value.to_ascii_lowercase().contains("cloudevents+json")
+        };
+        if is_type && wire::is_in_payload(value) && !is_wrapper() {
+            *value = "application/json".to_owned();
+        }
+    }
+}
+
 /// What an edit says of itself.
 const EDITED: &str = "tidings-redrive-edited";
 
-/// Whether a header is the event's, and not the letter's, the retry's or the server's.
-fn is_event_own(name: &str) -> bool {
+/// Whether a header goes with the event, and is not the letter's, the retry's or the server's.
+fn is_carried(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
-    let others = ["nats-", "tidings-dead-", "tidings-retry-"];
-    !others.iter().any(|others| name.starts_with(others))
-        && name != "tidings-redrive"
-        && name != "tidings-redrives"
+    match is_ours(&name) {
+        true => name.starts_with(EDITED) || name.starts_with("tidings-replay"),
+        false => !name.starts_with("nats-"),
+    }
 }
 
 fn sha256(bytes: &[u8]) -> String {

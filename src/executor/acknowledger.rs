@@ -2,10 +2,11 @@
 
 use std::{error::Error, time::Duration};
 
-use chrono::{DateTime, Utc};
-
 use super::Past;
-use crate::outcome::{DeadLetter, Outcome};
+use crate::{
+    handler::memory::{Noted, Whereabouts},
+    outcome::{DeadLetter, Outcome},
+};
 
 /// Why an answer did not reach the server.
 pub(crate) type Unanswered = Box<dyn Error + Send + Sync>;
@@ -27,17 +28,20 @@ pub(crate) trait Acknowledger: Send + Sync + 'static {
     fn hand_back(&self, after: Duration) -> impl Future<Output = Result<(), Unanswered>> + Send;
     /// Hears what was decided of an attempt, and the failure's text, before it is answered.
     fn decided(&self, _outcome: &Outcome, _error: Option<&str>) {}
-    /// Whether a letter of this delivery was stored since then.
-    fn is_buried(
+    /// Where the letter is of an event that was given up before.
+    fn whereabouts(
         &self,
-        _letter: &DeadLetter,
-        _since: DateTime<Utc>,
-    ) -> impl Future<Output = Result<bool, Unanswered>> + Send {
-        std::future::ready(Ok(false))
+        noted: &Noted,
+    ) -> impl Future<Output = Result<Whereabouts, Unanswered>> + Send {
+        let known = match noted.letter {
+            Some(_) => Whereabouts::Known(None),
+            None => Whereabouts::Lost,
+        };
+        std::future::ready(Ok(known))
     }
-    /// Stores the letter, and only then ends the delivery.
+    /// Stores the letter, and only then ends the delivery; says under which sequence, 0 when that is not known.
     fn dead_letter(
         &self,
         letter: &DeadLetter,
-    ) -> impl Future<Output = Result<(), Unanswered>> + Send;
+    ) -> impl Future<Output = Result<u64, Unanswered>> + Send;
 }

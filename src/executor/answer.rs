@@ -22,11 +22,23 @@ impl<S: Send + Sync + 'static> Executor<S> {
         acknowledger: &impl Acknowledger,
         halt: &CancellationToken,
     ) -> Step {
-        let step = self.answered(arrival, outcome, acknowledger, halt).await;
-        if let (Step::Over, Some(replay)) = (step, &arrival.replay) {
+        let answering = self.answer_with_letter(arrival, outcome, acknowledger, halt);
+        answering.await.0
+    }
+
+    /// The same; of a dead letter with its sequence.
+    pub(super) async fn answer_with_letter(
+        &self,
+        arrival: &Arrival,
+        outcome: &Outcome,
+        acknowledger: &impl Acknowledger,
+        halt: &CancellationToken,
+    ) -> (Step, u64) {
+        let answered = self.answered(arrival, outcome, acknowledger, halt).await;
+        if let (Step::Over, Some(replay)) = (answered.0, &arrival.replay) {
             replay.ended(outcome);
         }
-        step
+        answered
     }
 
     /// Answers until it is confirmed. An ordered subscriber stays with it: its lane must not go on while the
@@ -37,19 +49,23 @@ impl<S: Send + Sync + 'static> Executor<S> {
         outcome: &Outcome,
         acknowledger: &impl Acknowledger,
         halt: &CancellationToken,
-    ) -> Step {
+    ) -> (Step, u64) {
         let mut pause = FIRST_PAUSE;
         for tried in 1_u32.. {
             let answered = match outcome {
-                Outcome::Ack | Outcome::Duplicate => acknowledger.ack().await,
+                Outcome::Ack | Outcome::Duplicate => acknowledger.ack().await.map(|()| 0),
                 Outcome::Retry(after) | Outcome::Postpone(after) => {
-                    acknowledger.retry(*after, &arrival.past).await
+                    let retrying = acknowledger.retry(*after, &arrival.past);
+                    retrying.await.map(|()| 0)
                 }
                 Outcome::Reject(letter) => acknowledger.dead_letter(letter).await,
             };
-            let Err(error) = answered else {
-                self.tally.confirmed();
-                return Step::Over;
+            let error = match answered {
+                Ok(letter) => {
+                    self.tally.confirmed();
+                    return (Step::Over, letter);
+                }
+                Err(error) => error,
             };
             self.unconfirmed(arrival, outcome.as_str(), tried, &error);
             let is_enough = tried >= ANSWER_TRIES && !self.subscriber.ordered;
@@ -58,7 +74,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
-        Step::Left
+        (Step::Left, 0)
     }
 
     /// An ordered subscriber's next replica begins at the ack floor: it needs no sign.

@@ -9,8 +9,8 @@ use super::{Acknowledger, Arrival, Executor, Step};
 use crate::{
     breaker::{Attempted, Permit},
     context::Cancelled,
-    failure::Failure,
-    handler::memory::{GivenUp, Remembers},
+    failure::{Failure, told},
+    handler::memory::{GivenUp, Remembers, Whereabouts},
     outcome::{self, DeadLetter, Outcome},
 };
 
@@ -78,16 +78,17 @@ impl<S: Send + Sync + 'static> Executor<S> {
             return (outcome, error);
         };
         match self.given_up(arrival, letter, acknowledger).await {
-            Ok(true) => (outcome, error),
-            Ok(false) => (Outcome::Duplicate, None),
+            Ok(Some(letter)) => (Outcome::Reject(letter), error),
+            Ok(None) => (Outcome::Duplicate, None),
             Err(failure) => {
                 // It comes again as it was.
                 let attempt = arrival.past.failures;
                 arrival.past.failures = attempt.saturating_sub(1);
                 let put_off = arrival.past.put_off;
                 arrival.past.put_off = put_off.saturating_add(1);
-                let error =
-                    format!("its memory cannot be told that the event is given up: {failure}");
+                let error = told(&format_args!(
+                    "its memory cannot be told that the event is given up: {failure}"
+                ));
                 let retry = &self.subscriber.retry;
                 let outcome =
                     outcome::decide(Err(failure), attempt, put_off, retry, (self.random)());
@@ -96,26 +97,46 @@ impl<S: Send + Sync + 'static> Executor<S> {
         }
     }
 
-    /// Whether the letter is to be stored.
+    /// The letter that is to be stored, if one is.
     async fn given_up(
         &self,
         arrival: &Arrival,
         letter: &DeadLetter,
         acknowledger: &impl Acknowledger,
-    ) -> Result<bool, Failure> {
+    ) -> Result<Option<DeadLetter>, Failure> {
         let Some((memory, facts)) = self.memory(arrival) else {
-            return Ok(true);
+            return Ok(Some(letter.clone()));
         };
-        match memory.give_up(&facts, letter).await? {
-            GivenUp::Now => Ok(true),
-            GivenUp::Ended => Ok(false),
-            GivenUp::Before(since) => {
-                let looking = acknowledger.is_buried(letter, since).await;
-                let is_buried = looking.map_err(Failure::unavailable)?;
-                if is_buried {
-                    self.note_buried(arrival).await;
+        let noted = match memory.give_up(&facts, letter, None).await? {
+            GivenUp::Now => return Ok(Some(letter.clone())),
+            GivenUp::Ended => return Ok(None),
+            GivenUp::Before(noted) => noted,
+        };
+        let looking = acknowledger.whereabouts(&noted).await;
+        match looking.map_err(Failure::unavailable)? {
+            Whereabouts::Known(None) => Ok(None),
+            Whereabouts::Known(Some(letter)) => {
+                self.note_buried(arrival, letter).await;
+                Ok(None)
+            }
+            Whereabouts::Lost => {
+                // Why it was given up is what was noted then.
+                let mut why = noted.why.clone();
+                why.handler = letter.handler;
+                if noted.letter.is_none() && noted.is_this {
+                    return Ok(Some(why));
                 }
-                Ok(!is_buried)
+                let (subscriber, sequence) = (&*self.name, arrival.sequence);
+                tracing::warn!(
+                    subscriber,
+                    stream = &*arrival.stream,
+                    sequence,
+                    given_up_at = %noted.at,
+                    "dead letter lost: no stream has the letter of an event that was given up; it is stored again"
+                );
+                // Another delivery that does the same is the one that stores it.
+                let again = memory.give_up(&facts, &why, Some(&noted)).await?;
+                Ok((again == GivenUp::Now).then_some(why))
             }
         }
     }
@@ -128,19 +149,20 @@ impl<S: Send + Sync + 'static> Executor<S> {
         acknowledger: &impl Acknowledger,
         halt: &CancellationToken,
     ) -> Step {
-        let step = self.answer(arrival, outcome, acknowledger, halt).await;
+        let answering = self.answer_with_letter(arrival, outcome, acknowledger, halt);
+        let (step, letter) = answering.await;
         if step == Step::Over && matches!(outcome, Outcome::Reject(_)) {
-            self.note_buried(arrival).await;
+            self.note_buried(arrival, letter).await;
         }
         step
     }
 
     /// Without it another delivery has to look for the letter.
-    async fn note_buried(&self, arrival: &Arrival) {
+    async fn note_buried(&self, arrival: &Arrival, letter: u64) {
         let Some((memory, facts)) = self.memory(arrival) else {
             return;
         };
-        if let Err(error) = memory.buried(&facts).await {
+        if let Err(error) = memory.buried(&facts, letter).await {
             let (subscriber, sequence) = (&*self.name, arrival.sequence);
             tracing::debug!(subscriber, sequence, %error, "that its letter is stored is not remembered");
         }

@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use tidings_contract::Envelope;
+
 use super::{Arrival, Executor, Unanswered};
-use crate::{log::short, outcome::Outcome};
+use crate::{failure::told, log::short, outcome::Outcome};
 
 impl<S: Send + Sync + 'static> Executor<S> {
     /// The one log event of a delivery's attempt.
@@ -60,7 +62,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
         tried: u32,
         error: &Unanswered,
     ) {
-        let error = error.to_string();
+        let error = told(error);
         self.tally.unconfirmed(&error);
         // Each answer has a subject of its own, which is no other cause.
         let Some(unsaid) = self.unconfirmed.again(Instant::now()) else {
@@ -72,8 +74,9 @@ impl<S: Send + Sync + 'static> Executor<S> {
             outcome,
             tried,
             unsaid,
-            error = &*short(&error),
+            error,
             "the server did not confirm the outcome: without it the event comes again"
         );
     }
 }
+

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Acknowledger, Arrival, Executor, Step};
 use crate::{
     breaker::Permit,
-    failure::{Failure, Verdict},
+    failure::{Failure, Verdict, told, undecodable},
     handler::panicked,
     outcome::{Handled, Outcome},
     replaying::Count,
@@ -62,9 +62,8 @@ impl<S: Send + Sync + 'static> Executor<S> {
             };
         }
         acknowledger.decided(&Outcome::Ack, None);
-        let step = self
-            .answered(arrival, &Outcome::Ack, acknowledger, halt)
-            .await;
+        let answering = self.answered(arrival, &Outcome::Ack, acknowledger, halt);
+        let (step, _) = answering.await;
         if let (Step::Over, Some(replay)) = (step, &arrival.replay) {
             replay.course.add(Count::Skipped, 1);
         }
@@ -92,10 +91,10 @@ impl<S: Send + Sync + 'static> Executor<S> {
     pub(crate) fn rehearse(&self, arrival: &Arrival) -> Rehearsed {
         let envelope = match &arrival.envelope {
             Ok(envelope) => envelope,
-            Err(error) => return Rehearsed::Undecodable(error.to_string()),
+            Err(error) => return Rehearsed::Undecodable(told(error)),
         };
         let Some(route) = self.subscriber.route(envelope, arrival.replay.as_deref()) else {
-            return Rehearsed::Undecodable(self.no_handler(envelope));
+            return Rehearsed::Undecodable(told(&self.no_handler(envelope)));
         };
         if route.skips_replays {
             return Rehearsed::Skip;
@@ -104,8 +103,8 @@ impl<S: Send + Sync + 'static> Executor<S> {
         let decoding = catch_unwind(AssertUnwindSafe(|| route.handler.decodes(envelope)));
         match decoding {
             Ok(Ok(())) => Rehearsed::Call,
-            Ok(Err(error)) => Rehearsed::Undecodable(error.to_string()),
-            Err(panic) => Rehearsed::Undecodable(panicked(&*panic).to_string()),
+            Ok(Err(error)) => Rehearsed::Undecodable(undecodable(envelope, &error)),
+            Err(panic) => Rehearsed::Undecodable(told(&panicked(&*panic))),
         }
     }
 }

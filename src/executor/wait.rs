@@ -89,13 +89,9 @@ impl<S: Send + Sync + 'static> Executor<S> {
         arrival.past.put_off = arrival.past.put_off.saturating_add(1);
         let times = arrival.past.put_off.max(arrival.delivered);
         if times > LEFT_AT_MOST {
-            let letter = DeadLetter {
-                cause: Cause::Unknown,
-                error: format!("no replica of {} handles {}", self.name, arrival.subject),
-                attempts: 0,
-                first_failed_at: None,
-                handler: None,
-            };
+            let (name, subject) = (&self.name, &arrival.subject);
+            let error = format!("no replica of {name} handles {subject}");
+            let letter = DeadLetter::new(Cause::Unknown, &error, 0);
             let outcome = Outcome::Reject(letter);
             self.record(arrival, 0, &outcome, None, Duration::ZERO);
             return self.answer(arrival, &outcome, acknowledger, halt).await;
@@ -150,8 +146,9 @@ mod tests {
         async fn hand_back(&self, _: Duration) -> Result<(), Unanswered> {
             self.note("hand back")
         }
-        async fn dead_letter(&self, letter: &DeadLetter) -> Result<(), Unanswered> {
-            self.note(format!("{}: {}", letter.cause.as_str(), letter.error))
+        async fn dead_letter(&self, letter: &DeadLetter) -> Result<u64, Unanswered> {
+            let noted = self.note(format!("{}: {}", letter.cause.as_str(), letter.error));
+            noted.map(|()| 0)
         }
     }
 

@@ -403,8 +403,9 @@ pub(crate) fn decoded<E: Event>(
     delivery: &Arc<Facts>,
     items: &mut Vec<Item<E>>,
 ) -> Result<Handled, Failure> {
-    let event = delivery.envelope.decode::<E>();
-    let event = event.map_err(Failure::undecodable)?;
+    let envelope = &delivery.envelope;
+    let event = envelope.decode::<E>();
+    let event = event.map_err(|error| Failure::undecodable(envelope, &error))?;
     items.push(Item::new(event, Arc::clone(delivery)));
     Ok(Handled::Done)
 }

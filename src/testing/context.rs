@@ -173,6 +173,7 @@ impl<S> TestContext<S> {
             stored_at: self.stored_at,
             attempt: self.attempt,
             redrives: 0,
+            redriven_from: 0,
             timeout: Duration::from_secs(30),
             cancelled: Cancelled::by(&CancellationToken::new()),
             replay: self

@@ -72,9 +72,9 @@ impl Acknowledger for Recorder {
         Ok(())
     }
 
-    async fn dead_letter(&self, letter: &DeadLetter) -> Result<(), Unanswered> {
+    async fn dead_letter(&self, letter: &DeadLetter) -> Result<u64, Unanswered> {
         let mut answers = self.record();
         answers.error = Some(letter.error.clone());
-        Ok(())
+        Ok(0)
     }
 }

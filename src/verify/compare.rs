@@ -386,6 +386,24 @@ mod tests {
     }
 
     #[test]
+    fn what_others_publish_twice_is_no_second_one_of_a_row() {
+        let messages = [
+            stored(9, 1, "x"),
+            stored(9, 2, "x"),
+            stored(1, 3, "a"),
+            stored(1, 4, "a"),
+        ];
+        let (findings, mut comparison) = compare(&[], &messages);
+        assert_eq!(findings, []);
+        let mut findings = Vec::new();
+        comparison.row(row(1, "a"), &mut findings);
+        assert_eq!((findings, comparison.sound), (vec![], 1));
+        let strays = comparison.take_strays();
+        let count = |n| strays.get(&event(n)).map(Vec::len);
+        assert_eq!((count(9), count(1)), (Some(2), Some(1)));
+    }
+
+    #[test]
     fn an_inversion_within_a_key_is_named() {
         let rows = [row(1, "a"), row(2, "a"), row(3, "a")];
         let messages = [stored(1, 1, "a"), stored(3, 2, "a"), stored(2, 3, "a")];

@@ -7,7 +7,7 @@ use std::{
 
 use futures::future::join_all;
 
-use super::hands::Hands;
+use super::{hands::Hands, source::Item};
 use crate::{bus::Delivery, executor::Acknowledger, position::Position};
 
 /// The pause before an answer that was not confirmed is given again.
@@ -35,6 +35,14 @@ pub(super) async fn acknowledge_again(delivery: Arc<Delivery>, hands: Arc<Hands>
         tokio::time::sleep(PAUSE).await;
     }
     hands.release(at);
+}
+
+/// Answers for what is no event. Should that be lost, it comes again, and is answered again.
+pub(super) async fn pass_over(item: &Item) {
+    match item.delivery.ack_unconfirmed().await {
+        Ok(()) => item.hands.release(item.arrival.at),
+        Err(_) => item.hands.let_go(item.arrival.at),
+    }
 }
 
 /// Leaves deliveries to other replicas.

@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use chrono::{DateTime, Utc};
+use chrono::Utc;
 use tokio::{sync::RwLockReadGuard, time::Instant};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -25,6 +25,7 @@ use crate::{
     breaker::Permit,
     bus::{Bus, BusError, Delivery, Head, Park, Question},
     executor::{Acknowledger, Arrival, Executor, Past, Step, Unanswered},
+    handler::memory::{Noted, Whereabouts},
     log::{Lasting, short},
     outcome::{Cause, DeadLetter, Outcome},
     subscriber::{EventSubscriber, Exhausted},
@@ -283,23 +284,19 @@ fn letter(park: &Park, life: &str) -> DeadLetter {
             .into_iter()
             .find(|cause| cause.as_str() == head.cause);
         return DeadLetter {
-            cause: cause.unwrap_or(Cause::Exhausted),
-            error: head.error.clone(),
-            attempts: head.attempts,
             first_failed_at: head.first_failed_at,
-            handler: None,
+            ..DeadLetter::new(
+                cause.unwrap_or(Cause::Exhausted),
+                &head.error,
+                head.attempts,
+            )
         };
     }
     let Head {
         stream, sequence, ..
     } = head;
-    DeadLetter {
-        cause: Cause::ParkedKey,
-        error: format!("its key is parked since {stream} {sequence} was given up"),
-        attempts: 0,
-        first_failed_at: None,
-        handler: None,
-    }
+    let error = format!("its key is parked since {stream} {sequence} was given up");
+    DeadLetter::new(Cause::ParkedKey, &error, 0)
 }
 
 /// Parks the key before the letter is written.
@@ -330,15 +327,11 @@ impl Acknowledger for Parking {
         self.delivery.hand_back(after).await
     }
 
-    async fn is_buried(
-        &self,
-        letter: &DeadLetter,
-        since: DateTime<Utc>,
-    ) -> Result<bool, Unanswered> {
-        self.delivery.is_buried(letter, since).await
+    async fn whereabouts(&self, noted: &Noted) -> Result<Whereabouts, Unanswered> {
+        self.delivery.whereabouts(noted).await
     }
 
-    async fn dead_letter(&self, letter: &DeadLetter) -> Result<(), Unanswered> {
+    async fn dead_letter(&self, letter: &DeadLetter) -> Result<u64, Unanswered> {
         if let Some(key) = &self.key {
             Box::pin(self.parks.park(key, &self.delivery, letter)).await?;
         }

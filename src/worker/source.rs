@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     again::Again,
-    answers::{acknowledge_again, hand_back, tell_progress},
+    answers::{acknowledge_again, hand_back, pass_over, tell_progress},
     hands::{Hands, Taken, WentBack},
     lease::Handled,
     replays::{Courses, Sieve},
@@ -320,6 +320,10 @@ impl Source {
                 };
                 let item = match &self.replay {
                     Some((_, sieve)) => sieve.sift(item).await,
+                    None if item.delivery.is_marker() => {
+                        pass_over(&item).await;
+                        None
+                    }
                     None => Some(item),
                 };
                 if let Some(item) = item {

@@ -274,12 +274,11 @@ async fn run_alone<T>(
 
 fn letter(mark: &Mark, failures: u32) -> DeadLetter {
     let deaths = mark.processes.len();
+    let error = format!("the process died {deaths} times while only this event was being handled");
+    let attempts = failures.saturating_add(u32::try_from(deaths).unwrap_or(u32::MAX));
     DeadLetter {
-        cause: Cause::Crashed,
-        error: format!("the process died {deaths} times while only this event was being handled"),
-        attempts: failures.saturating_add(u32::try_from(deaths).unwrap_or(u32::MAX)),
         first_failed_at: mark.since,
-        handler: None,
+        ..DeadLetter::new(Cause::Crashed, &error, attempts)
     }
 }
 

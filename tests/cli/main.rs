@@ -16,6 +16,7 @@ mod migrate;
 mod parked;
 mod publish;
 mod rebase;
+mod redrives;
 mod replay;
 mod run;
 mod runbooks;

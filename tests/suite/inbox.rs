@@ -26,6 +26,8 @@ pub async fn deliver(nats: &str, id: Uuid, user: &str) {
     headers.insert("ce-id", id.to_string());
     headers.insert("ce-type", "user.created.v1");
     headers.insert("ce-source", "tests");
+    // As what is published again: the id of the message begins with the event's.
+    headers.insert("Nats-Msg-Id", format!("{id}/{}", Uuid::now_v7()));
     let payload = serde_json::to_vec(&User::new(user)).unwrap();
     let context = async_nats::jetstream::new(client);
     let stored = context.publish_with_headers("user.created", headers, payload.into());

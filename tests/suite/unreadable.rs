@@ -169,7 +169,8 @@ async fn a_reader_of_what_is_new_sees_what_cannot_be_read_first() {
     world
         .publish_raw(
             b"user.created",
-            b"ce-type: user.created.v1\r\nce-id: 0190d1e2-0000-7000-8000-000000000001\r\nx: \xff",
+            b"ce-type: user.created.v1\r\nce-id: 0190d1e2-0000-7000-8000-000000000001\r\n\
+              Nats-Msg-Id: 0190d1e2-0000-7000-8000-000000000001\r\nx: \xff",
         )
         .await;
     world.publish([&User::new("after")]).await;

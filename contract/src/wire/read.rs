@@ -5,56 +5,79 @@ use std::borrow::Cow;
 use bytes::Bytes;
 
 use super::{
-    CAUSATION, CORRELATION, ID, MESSAGE_ID, PARTITION_KEY, SOURCE, SUBJECT, TIME, TRACEPARENT,
-    TRACESTATE, TYPE, percent::decode,
+    CAUSATION, CONTENT_ENCODING, CONTENT_TYPE, CORRELATION, DATA_CONTENT_TYPE, ID, MESSAGE_ID,
+    PARTITION_KEY, SOURCE, SPEC_VERSION, SUBJECT, TIME, TRACEPARENT, TRACESTATE, TYPE,
+    media::{self, Mode},
+    percent::decode,
+    structured,
 };
 use crate::{
-    Envelope, EventId, Headers, Lineage, Name, NameError, envelope::is_key, headers::is_reserved,
-    lineage::is_carried,
+    Envelope, EventId, Extensions, Headers, Lineage, Name, NameError, envelope::is_key,
+    headers::is_reserved, lineage::is_carried,
 };
 
-/// Reads an envelope off the wire.
+/// Why a message is not an event.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// Neither `ce-type` nor the subject is an event name.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// It is carried in a way that is not read, or not as it says.
+    #[error("{0}")]
+    Malformed(String),
+}
+
+/// Reads an envelope off the wire: CloudEvents in binary mode, or in structured mode as JSON
+/// (`content-type: application/cloudevents+json`), where the attributes are in the payload.
 ///
 /// * Name and version: `ce-type`, else the subject and version 0.
-/// * Id: `ce-id` (unique within `ce-source`), else `Nats-Msg-Id` (unique within the name), else
+/// * Id: `ce-id`; where another publisher made it, it is unique within `ce-source` only, and both are the identity. The
+///   `Nats-Msg-Id` of our own messages begins with it. Without one `Nats-Msg-Id` (unique within the name), else
 ///   `foreign_id`: a text that names this message and never another one, such as its stream, its
 ///   sequence and the time at which it was stored. A sequence alone occurs again when a stream is
 ///   deleted and made anew.
 /// * Key: `ce-partitionkey`, else `ce-subject`.
+/// * Other attributes are [`Extensions`].
 ///
 /// Our own headers are known in any letter case, as CloudEvents asks; `Nats-Msg-Id` only as the
-/// server knows it. The first value of a repeated header counts. What an envelope cannot carry
-/// (control characters, a lineage over [`Lineage::MAX_BYTES`], other reserved headers) is left out.
+/// server knows it. The first value of a repeated header counts. A value in double quotes is what is in them. What an
+/// envelope cannot carry (control characters, a lineage over [`Lineage::MAX_BYTES`], other reserved headers) is left
+/// out.
 ///
 /// # Errors
-/// [`NameError`] when neither `ce-type` nor the subject is an event name.
+/// [`ReadError::Name`] when neither `ce-type` nor the subject is an event name; [`ReadError::Malformed`] for a batch, a
+/// `content-encoding`, other formats of CloudEvents, and a wrapper that cannot be read.
 pub fn read<'a>(
     subject: &str,
     headers: impl Iterator<Item = (&'a str, &'a str)>,
     payload: Bytes,
     foreign_id: impl FnOnce() -> String,
-) -> Result<Envelope, NameError> {
+) -> Result<Envelope, ReadError> {
     let mut found = Found::default();
     headers.for_each(|(name, value)| found.take(name, value));
-    let (name, version) = match found.attribute(TYPE).as_deref().and_then(parse_type) {
-        Some(kind) => kind,
-        None => (Name::parse(subject)?, 0),
-    };
-    Ok(Envelope {
-        id: found.id(&name, foreign_id),
-        name,
-        version,
-        key: found.key(),
-        time: found.attribute(TIME).and_then(|time| time.parse().ok()),
-        source: found.text(SOURCE),
-        lineage: found.lineage(),
-        headers: found.own(),
-        payload,
-    })
+    match media::mode(found.raw(CONTENT_TYPE), found.raw(CONTENT_ENCODING))? {
+        Mode::Binary => found.envelope(subject, payload, foreign_id),
+        Mode::Structured => {
+            let (attributes, payload) = structured::open(&payload)?;
+            let mut opened = found.without_attributes();
+            for (name, value) in &attributes {
+                opened.take(name, value);
+            }
+            opened.envelope(subject, payload, foreign_id)
+        }
+    }
+}
+
+/// Whether the attributes of a message are in its payload, so that nothing can be read without it. `content_type` is the
+/// value of that header.
+#[must_use]
+pub fn is_in_payload(content_type: &str) -> bool {
+    media::is_cloudevents(content_type)
 }
 
 /// The headers that an envelope is read from, `Nats-Msg-Id` aside.
-const READ: [&str; 10] = [
+const READ: [&str; 14] = [
     ID,
     TYPE,
     SOURCE,
@@ -65,6 +88,10 @@ const READ: [&str; 10] = [
     CAUSATION,
     TRACEPARENT,
     TRACESTATE,
+    SPEC_VERSION,
+    CONTENT_TYPE,
+    DATA_CONTENT_TYPE,
+    CONTENT_ENCODING,
 ];
 
 /// The headers of a message, sorted out. Clients hand them over in any order (async-nats from a
@@ -76,6 +103,8 @@ struct Found<'a> {
     /// Spelling and value of each of `READ`.
     system: [Option<(&'a str, &'a str)>; READ.len()],
     own: Vec<(&'a str, &'a str)>,
+    /// Attributes that are none of `READ`, without `ce-`.
+    extensions: Vec<(&'a str, &'a str)>,
 }
 
 impl<'a> Found<'a> {
@@ -91,9 +120,49 @@ impl<'a> Found<'a> {
             // Of several spellings the lower-case one, ours, which sorts last.
             Some(Some((spelling, _))) if name <= *spelling => {}
             Some(slot) => *slot = Some((name, value)),
-            None if is_reserved(name) => {}
-            None => self.own.push((name, value)),
+            None => match extension(name) {
+                Some(extension) => self.extensions.push((extension, value)),
+                None if is_reserved(name) => {}
+                None => self.own.push((name, value)),
+            },
         }
+    }
+
+    /// What is not said by attributes.
+    fn without_attributes(mut self) -> Self {
+        for (slot, name) in self.system.iter_mut().zip(READ) {
+            if ![TRACEPARENT, TRACESTATE].contains(&name) {
+                *slot = None;
+            }
+        }
+        self.extensions.clear();
+        self
+    }
+
+    fn envelope(
+        self,
+        subject: &str,
+        payload: Bytes,
+        foreign_id: impl FnOnce() -> String,
+    ) -> Result<Envelope, ReadError> {
+        let (name, version) = match self.attribute(TYPE).as_deref().and_then(parse_type) {
+            Some(kind) => kind,
+            None => (Name::parse(subject)?, 0),
+        };
+        let extensions = self.extensions();
+        Ok(Envelope {
+            id: self.id(&name, foreign_id),
+            name,
+            version,
+            key: self.key(),
+            time: self.attribute(TIME).and_then(|time| time.parse().ok()),
+            source: self.text(SOURCE),
+            lineage: self.lineage(&extensions),
+            media_type: self.media_type(),
+            extensions,
+            headers: self.own(),
+            payload,
+        })
     }
 
     fn raw(&self, wanted: &str) -> Option<&'a str> {
@@ -104,7 +173,7 @@ impl<'a> Found<'a> {
 
     fn attribute(&self, wanted: &str) -> Option<Cow<'a, str>> {
         self.raw(wanted)
-            .map(decode)
+            .map(value_of)
             .filter(|value| !value.is_empty())
     }
 
@@ -116,15 +185,26 @@ impl<'a> Found<'a> {
 
     fn id(&self, name: &Name, foreign_id: impl FnOnce() -> String) -> EventId {
         if let Some(id) = self.attribute(ID) {
-            return id.parse().unwrap_or_else(|_| {
-                let source = self.attribute(SOURCE).unwrap_or_default();
-                EventId::of_foreign(&format!("ce-id/{source}"), &id)
-            });
+            let uuid: Option<EventId> = id.parse().ok();
+            if let Some(uuid) = uuid.filter(|_| self.is_ours(&id)) {
+                return uuid;
+            }
+            // A UUID in any spelling is one id.
+            let id = uuid.map_or(id, |uuid| uuid.to_string().into());
+            let source = self.attribute(SOURCE).unwrap_or_default();
+            return EventId::derived(&format!("ce-id/{source}"), &id);
         }
         match self.message_id {
             Some(id) if !id.is_empty() => EventId::of_foreign(&format!("message/{name}"), id),
             _ => EventId::of_foreign("stream", &foreign_id()),
         }
+    }
+
+    /// Whether a message is known to the server by its event's id, as all are that Tidings has written: then the id is
+    /// unique wherever it comes from. What was published again has something behind it.
+    fn is_ours(&self, id: &str) -> bool {
+        let rest = self.message_id.and_then(|known| known.strip_prefix(id));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 
     fn key(&self) -> Option<String> {
@@ -135,11 +215,11 @@ impl<'a> Found<'a> {
             .map(Cow::into_owned)
     }
 
-    fn lineage(&self) -> Lineage {
-        // The trace context is not CloudEvents': it goes as it is.
+    fn lineage(&self, extensions: &Extensions) -> Lineage {
+        // The trace context is not CloudEvents': it goes as it is. In the extension of that name is where it began.
         let trace = |wanted| {
-            let text = self.raw(wanted).filter(|text| is_carried(text));
-            text.map(str::to_owned)
+            let text = self.raw(wanted).or_else(|| extensions.get(wanted));
+            text.filter(|text| is_carried(text)).map(str::to_owned)
         };
         Lineage {
             correlation_id: self.text(CORRELATION),
@@ -147,6 +227,29 @@ impl<'a> Found<'a> {
             traceparent: trace(TRACEPARENT),
             tracestate: trace(TRACESTATE),
         }
+    }
+
+    /// What the payload is, when it is not JSON.
+    fn media_type(&self) -> Option<String> {
+        let said = self.attribute(DATA_CONTENT_TYPE);
+        let said = said.or_else(|| self.raw(CONTENT_TYPE).map(Cow::Borrowed))?;
+        let is_other = !said.trim().is_empty() && !media::is_json(&said);
+        is_other.then(|| said.into_owned())
+    }
+
+    fn extensions(&self) -> Extensions {
+        let mut extensions = Extensions::default();
+        if self.extensions.is_empty() {
+            return extensions;
+        }
+        // As with the others, of several spellings the lower-case one.
+        let mut found = self.extensions.clone();
+        found.sort_by_key(|(name, _)| *name);
+        for (name, value) in found {
+            // What cannot be carried `read` leaves out.
+            let _ = extensions.keep(name.to_ascii_lowercase(), value_of(value).into_owned());
+        }
+        extensions
     }
 
     fn own(mut self) -> Headers {
@@ -160,6 +263,35 @@ impl<'a> Found<'a> {
         }
         headers
     }
+}
+
+/// The name of an attribute, by that of its header.
+fn extension(header: &str) -> Option<&str> {
+    let (prefix, name) = header.split_at_checked(3)?;
+    prefix.eq_ignore_ascii_case("ce-").then_some(name)
+}
+
+/// The value that a header stands for: without double quotes about it first, then without escapes.
+fn value_of(text: &str) -> Cow<'_, str> {
+    match unquoted(text) {
+        Some(text) => Cow::Owned(decode(&text).into_owned()),
+        None => decode(text),
+    }
+}
+
+/// What is in double quotes, if all of it is.
+fn unquoted(text: &str) -> Option<String> {
+    let inner = text.strip_prefix('"')?.strip_suffix('"')?;
+    let mut plain = String::with_capacity(inner.len());
+    let mut letters = inner.chars();
+    while let Some(letter) = letters.next() {
+        match letter {
+            '\\' => plain.push(letters.next()?),
+            '"' => return None,
+            letter => plain.push(letter),
+        }
+    }
+    Some(plain)
 }
 
 /// `user.created.v1` is version 1 of `user.created`.
@@ -212,6 +344,25 @@ mod tests {
         let id = |source| foreign(&[(ID, "7"), (SOURCE, source)]).id();
         assert_eq!(id("shop"), id("shop"));
         assert_ne!(id("shop"), id("bank"));
+    }
+
+    #[test]
+    fn one_uuid_of_two_sources_is_two_events_unless_the_message_is_known_by_it() {
+        let uuid = "0190e6e4-7a3e-7c3e-9d3e-3b1f0d8a6a11";
+        let id = |source| foreign(&[(ID, uuid), (SOURCE, source)]).id();
+        assert_eq!(id("shop"), id("shop"));
+        assert_ne!(id("shop"), id("bank"));
+        assert_ne!(id("shop").to_string(), uuid);
+        let spelt = foreign(&[(ID, &uuid.to_uppercase()), (SOURCE, "shop")]).id();
+        assert_eq!(spelt, id("shop"));
+        let again = format!("{uuid}/0190e6e4");
+        for known in [uuid, &*again] {
+            let ours = foreign(&[(ID, uuid), (MESSAGE_ID, known), (SOURCE, "bank")]);
+            assert_eq!(ours.id().to_string(), uuid);
+        }
+        let other = format!("{uuid}0");
+        let others = foreign(&[(ID, uuid), (MESSAGE_ID, &other), (SOURCE, "shop")]);
+        assert_eq!(others.id(), id("shop"));
     }
 
     #[test]
@@ -271,6 +422,7 @@ mod tests {
             ("Ce-Partitionkey", "7"),
             ("Traceparent", "00-a-b-01"),
             ("Content-Type", "application/json"),
+            (MESSAGE_ID, "0190e6e4-7a3e-7c3e-9d3e-3b1f0d8a6a11"),
         ]);
         assert!(read.id().to_string().starts_with("0190e6e4"));
         assert_eq!((read.name().as_str(), read.version()), ("user.deleted", 2));
@@ -339,9 +491,135 @@ mod tests {
             (TRACESTATE, &giant),
             ("x y", "1"),
             ("x", "1\r2"),
-            ("ce-other", "1"),
+            ("ce-no-attribute", "1"),
+            ("ce-tenant", "a%0Ab"),
             ("Nats-Rollup", "all"),
+            ("tidings-redrives", "4294967295"),
         ]);
         assert_eq!(read, foreign(&[]));
+    }
+
+    #[test]
+    fn extensions_are_kept_and_quotes_are_taken_off() {
+        let read = foreign(&[
+            (SUBJECT, r#""Ada \"x\" L%21""#),
+            ("ce-tenant", "acme"),
+            ("CE-Tenant", "other"),
+            ("ce-dataschema", "\"https://x/y\""),
+            ("ce-traceparent", "00-a-b-01"),
+        ]);
+        assert_eq!(read.key(), Some(r#"Ada "x" L!"#));
+        let extensions: Vec<_> = read.extensions().iter().collect();
+        let expected = [
+            ("dataschema", "https://x/y"),
+            ("tenant", "acme"),
+            ("traceparent", "00-a-b-01"),
+        ];
+        assert_eq!(extensions, expected);
+        assert_eq!(read.lineage().traceparent.as_deref(), Some("00-a-b-01"));
+    }
+
+    #[test]
+    fn what_is_only_half_quoted_stays() {
+        for text in ["\"", "\"a", "a\"", "\"a\"b\"", r#""a\""#] {
+            assert_eq!(value_of(text), text);
+        }
+        assert_eq!(value_of("\"\""), "");
+    }
+
+    const WRAPPED: (&str, &str) = (
+        "content-type",
+        "application/cloudevents+json; charset=utf-8",
+    );
+
+    fn structured(headers: &[(&str, &str)], payload: &str) -> Result<Envelope, ReadError> {
+        let headers = headers.iter().copied();
+        let payload = Bytes::copy_from_slice(payload.as_bytes());
+        read("user.created", headers, payload, || "S/7/2026".into())
+    }
+
+    #[test]
+    fn structured_mode_says_the_same_as_binary_mode() {
+        let wrapper = r#"{"specversion":"1.0","id":"7","source":"/sh\u00f6p","type":"user.deleted.v2","subject":"Zo\u00eb",
+            "time":"2026-11-21T09:30:00Z","datacontenttype":"application/json","tenant":"acme","sampled":true,"rate":3,
+            "gone":null,"data":{"n": 12345678901234567890.5}}"#;
+        let headers = [
+            WRAPPED,
+            ("x-own", "1"),
+            ("ce-id", "8"),
+            (TRACEPARENT, "00-a-b-01"),
+        ];
+        let opened = structured(&headers, wrapper).unwrap();
+        let mut binary = foreign(&[
+            (ID, "7"),
+            (SOURCE, "/sh%C3%B6p"),
+            (TYPE, "user.deleted.v2"),
+            (SUBJECT, "Zo%C3%AB"),
+            (TIME, "2026-11-21T09:30:00Z"),
+            ("ce-tenant", "acme"),
+            ("ce-sampled", "true"),
+            ("ce-rate", "3"),
+            ("x-own", "1"),
+            (TRACEPARENT, "00-a-b-01"),
+        ]);
+        binary.payload = r#"{"n": 12345678901234567890.5}"#.into();
+        assert_eq!(opened, binary);
+    }
+
+    #[test]
+    fn data_is_json_text_or_base64() {
+        let data = |wrapper: &str| structured(&[WRAPPED], wrapper).unwrap();
+        assert_eq!(data(r#"{"data":"a\nb"}"#).payload(), r#""a\nb""#);
+        assert_eq!(
+            data(r#"{"data_base64":"eyJhIjoxfQ=="}"#).payload(),
+            r#"{"a":1}"#
+        );
+        assert_eq!(data("{}").payload(), "");
+        let xml = data(r#"{"datacontenttype":"text/xml","data":"<a\n/>"}"#);
+        assert_eq!(
+            (xml.payload(), xml.media_type()),
+            (&Bytes::from("<a\n/>"), Some("text/xml"))
+        );
+    }
+
+    #[test]
+    fn a_wrapper_that_cannot_be_read_says_why() {
+        let long = format!(r#"{{"subject":"{}"}}"#, "k".repeat(70_000));
+        for (wrapper, why) in [
+            ("", "JSON object"),
+            ("[]", "JSON object"),
+            (r#"{"data":1,"data_base64":"AA=="}"#, "both"),
+            (r#"{"data_base64":"*"}"#, "not base64"),
+            (r#"{"subject":{"a":1}}"#, "neither a text"),
+            (r#"{"specversion":"0.3"}"#, "version \"0.3\""),
+            (&long, "larger than headers"),
+        ] {
+            let refused = structured(&[WRAPPED], wrapper).unwrap_err().to_string();
+            assert!(refused.contains(why) && refused.len() < 400, "{refused}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_json_is_named_and_not_published_again() {
+        use crate::{EnvelopeError, IntoEnvelope as _};
+        let typed =
+            |media_type| foreign(&[(TYPE, "user.created.v1"), ("content-type", media_type)]);
+        for json in [
+            "application/json",
+            "",
+            "Application/JSON; charset=utf-8",
+            "application/x+json",
+        ] {
+            assert_eq!(typed(json).media_type(), None, "{json}");
+        }
+        let xml = typed("text/xml");
+        assert_eq!(xml.media_type(), Some("text/xml"));
+        let refused = xml.into_envelope();
+        assert!(matches!(refused, Err(EnvelopeError::MediaType { .. })));
+        let said = [
+            ("content-type", "text/plain"),
+            ("ce-datacontenttype", "application/json"),
+        ];
+        assert_eq!(foreign(&said).media_type(), None);
     }
 }

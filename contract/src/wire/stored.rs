@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{CAUSATION, CORRELATION, SOURCE, TIME, TRACEPARENT, TRACESTATE, time_text};
 use crate::{Envelope, EnvelopeError, EventId, HeaderError, lineage::checked};
 
-/// Source, time, lineage and the user's own headers of an envelope, for the outbox: a JSON object
+/// Source, time, lineage, extensions and the user's own headers of an envelope, for the outbox: a JSON object
 /// of texts under the names they have on the wire, not percent-encoded. `{}` when there is none.
 #[must_use]
 pub fn stored_headers(envelope: &Envelope) -> String {
@@ -24,10 +24,11 @@ pub fn stored_headers(envelope: &Envelope) -> String {
     let said = system
         .into_iter()
         .filter_map(|(name, value)| Some((name, value?)));
-    let object: serde_json::Map<_, _> = said
-        .chain(envelope.headers.iter())
-        .map(|(name, value)| (name.to_owned(), value.into()))
-        .collect();
+    let said = said.chain(envelope.headers.iter());
+    let said = said.map(|(name, value)| (name.to_owned(), value.into()));
+    let extensions = envelope.extensions.iter();
+    let extensions = extensions.map(|(name, value)| (format!("ce-{name}"), value.into()));
+    let object: serde_json::Map<_, _> = said.chain(extensions).collect();
     serde_json::Value::Object(object).to_string()
 }
 
@@ -69,7 +70,8 @@ pub fn from_stored(
     let stored: BTreeMap<String, String> = serde_json::from_str(headers)?;
     let lineage = &mut envelope.lineage;
     for (name, value) in stored {
-        let slot = match &*name.to_ascii_lowercase() {
+        let known = name.to_ascii_lowercase();
+        let slot = match &*known {
             TIME => {
                 envelope.time = Some(value.parse()?);
                 continue;
@@ -79,8 +81,18 @@ pub fn from_stored(
             CAUSATION => &mut lineage.causation_id,
             TRACEPARENT => &mut lineage.traceparent,
             TRACESTATE => &mut lineage.tracestate,
-            _ => {
-                envelope.headers.set(name, value)?;
+            known => {
+                let extension = known.strip_prefix("ce-").map(str::to_owned);
+                let kept = extension.map(|name| envelope.extensions.keep(name, value.clone()));
+                match kept {
+                    Some(Ok(())) => {}
+                    // A name that belongs to another attribute, or to none.
+                    Some(Err(HeaderError::Extension(_))) => {
+                        return Err(HeaderError::Reserved(name).into());
+                    }
+                    Some(Err(refused)) => return Err(refused.into()),
+                    None => envelope.headers.set(name, value)?,
+                }
                 continue;
             }
         };

@@ -11,7 +11,8 @@ use std::{
 use clap::Args;
 use serde_json::json;
 use tidings::{
-    DeadLetterReader, DeadLetters, DeadLettersError, Edit, ParkedKey, Redriver, StoredDeadLetter,
+    DeadLetterReader, DeadLetters, DeadLettersError, Edit, ParkedKey, RedriveFates, RedriveWatch,
+    Redriver, StoredDeadLetter,
 };
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -26,7 +27,7 @@ use crate::{
         report::{Exit, Outcome, Report},
         told_to_stop,
     },
-    config::Config,
+    config::{Config, duration},
 };
 
 /// How often progress is told.
@@ -48,6 +49,9 @@ pub(super) struct Redrive {
     /// Who has edited the payload: it is recorded in the event's headers
     #[arg(long, value_name = "WHO", requires = "payload")]
     by: Option<String>,
+    /// How long to wait for what becomes of the events that were redriven; 0s does not
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration::parse)]
+    wait: Duration,
     /// Print the report as a JSON object
     #[arg(long)]
     json: bool,
@@ -66,6 +70,10 @@ struct Done {
     parked: BTreeSet<Key>,
     /// The keys of what was redriven.
     touched: Touched,
+    /// Tells what becomes of what was redriven.
+    watch: Option<RedriveWatch>,
+    /// What became of it.
+    fates: Option<RedriveFates>,
     /// Why, for the first of them.
     reasons: Vec<String>,
 }
@@ -78,7 +86,10 @@ impl Redrive {
         let bus = connect(config).await?;
         let dead_letters = DeadLetters::over(&bus);
         let redriver = dead_letters.redriver().await?;
-        let mut done = Done::default();
+        let mut done = Done {
+            watch: Some(dead_letters.watch().await?).filter(|_| !self.dry_run),
+            ..Done::default()
+        };
         let is_whole = !self.dry_run && selection.is_of_whole_keys();
         let mut ended = Ok(());
         if is_whole {
@@ -101,7 +112,11 @@ impl Redrive {
         if let (Ok(()), Some(letter), true) = (&ended, self.which.letter, done.is_nothing()) {
             return Err(not_there(letter));
         }
-        self.report(&done, ended.is_err() || stop.is_cancelled())?;
+        let is_partial = ended.is_err() || stop.is_cancelled();
+        if ended.is_ok() && done.count() > 0 {
+            ended = done.await_fates(self.wait, &stop).await;
+        }
+        self.report(&done, is_partial)?;
         ended?;
         if stop.is_cancelled() {
             return Err(Report::new(Exit::Failed, "it was stopped before its end")
@@ -191,6 +206,10 @@ impl Redrive {
                 "dry_run": self.dry_run,
                 "complete": !is_partial,
                 "redriven": done.count(),
+                "handled": done.fates.as_ref().map(|fates| fates.handled),
+                "failed_again": done.fates.as_ref().map(|fates| fates.failed_again),
+                "open": done.fates.as_ref().map(|fates| fates.open),
+                "letters": done.fates.as_ref().map(|fates| &fates.letters),
                 "gone": done.gone,
                 "impossible": done.impossible,
                 "parked_keys": done.parked.iter().map(|(subscriber, key)| {
@@ -211,6 +230,17 @@ impl Redrive {
             output::table(&rows)?;
         }
         output::line(format!("{} {}", done.count(), self.verb()))?;
+        if let Some(fates) = &done.fates {
+            let RedriveFates {
+                handled,
+                failed_again,
+                open,
+                ..
+            } = fates;
+            output::line(format!(
+                "{handled} handled, {failed_again} failed again, {open} still open"
+            ))?;
+        }
         if done.gone > 0 {
             output::line(format!("{} were gone meanwhile", done.gone))?;
         }
@@ -283,6 +313,20 @@ impl Done {
         let group = [letter.subscriber.clone(), letter.name.clone(), fingerprint];
         *self.redriven.entry(group).or_default() += 1;
         self.touched.note(letter);
+        self.watch.iter_mut().for_each(|watch| watch.add(letter));
+    }
+
+    /// Waits for what becomes of what was redriven; told to stop, it says what is known by then.
+    async fn await_fates(&mut self, wait: Duration, stop: &CancellationToken) -> Outcome {
+        let Some(watch) = &self.watch else {
+            return Ok(());
+        };
+        let fates = match stop.run_until_cancelled(watch.wait(wait)).await {
+            Some(fates) => fates,
+            None => watch.wait(Duration::ZERO).await,
+        };
+        self.fates = Some(fates?);
+        Ok(())
     }
 
     fn reason(&mut self, error: &DeadLettersError) {
@@ -300,7 +344,16 @@ impl Done {
     }
 
     fn outcome(&self) -> Outcome {
+        let failed = self.fates.as_ref().map_or(0, |fates| fates.failed_again);
         match &*self.reasons {
+            [] if failed > 0 => {
+                let count = self.count();
+                let why = format!("{failed} of {count} redriven events failed again");
+                let letters = self.fates.iter().flat_map(|fates| fates.letters.first());
+                let letter = letters.map(ToString::to_string).next().unwrap_or_default();
+                let cure = format!("tidings dead-letters show {letter}, which says why");
+                Err(Report::new(Exit::Failed, why).cure(cure))
+            }
             [] => Ok(()),
             [first, ..] => {
                 let cure = "tidings dead-letters show LETTER, then discard it, or --payload";

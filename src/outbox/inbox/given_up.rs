@@ -4,7 +4,7 @@
 //! It is written before the letter is stored, and says when that is done. An event that was redriven since is handled:
 //! the transaction of its effect takes the note away, and when it is given up again it gets another one.
 
-use std::time::Duration;
+use std::{fmt::Write as _, time::Duration};
 
 use chrono::{DateTime, Utc};
 use futures::future::{BoxFuture, FutureExt};
@@ -15,7 +15,7 @@ use super::{Added, Inbox, Memory, patiently};
 use crate::{
     context::Facts,
     failure::Failure,
-    handler::memory::{GivenUp, Remembers},
+    handler::memory::{GivenUp, Noted, Remembers},
     outbox::{Outbox, OutboxError, Store},
     outcome::{Cause, DeadLetter},
 };
@@ -32,8 +32,10 @@ struct Note {
     stream: String,
     sequence: u64,
     stored_at: DateTime<Utc>,
-    /// How often it was redriven before.
+    /// How often it was redriven before, and from which letter last.
     redrives: u32,
+    #[serde(default)]
+    redriven_from: u64,
     /// When it was given up, by the worker's clock.
     at: DateTime<Utc>,
     cause: String,
@@ -42,17 +44,9 @@ struct Note {
     first_failed_at: Option<DateTime<Utc>>,
     /// Whether its letter is stored.
     is_buried: bool,
-}
-
-/// What a note means for a delivery of the event.
-#[derive(Debug, PartialEq, Eq)]
-enum Meaning {
-    /// It was redriven since.
-    Anew,
-    /// It was given up in this very delivery, then, and its letter may not be stored.
-    Unburied(DateTime<Utc>, DeadLetter),
-    /// Its letter is stored, or will be by another delivery.
-    Ended,
+    /// Where; 0 when that is not known.
+    #[serde(default)]
+    letter: u64,
 }
 
 impl Note {
@@ -62,12 +56,14 @@ impl Note {
             sequence: facts.sequence,
             stored_at: facts.stored_at,
             redrives: facts.redrives,
+            redriven_from: facts.redriven_from,
             at: Utc::now(),
             cause: letter.cause.as_str().to_owned(),
             error: letter.error.clone(),
             attempts: letter.attempts,
             first_failed_at: letter.first_failed_at,
             is_buried: false,
+            letter: 0,
         }
     }
 
@@ -76,9 +72,25 @@ impl Note {
         read.map_err(|error| OutboxError::Database(sqlx::Error::Decode(error.into())))
     }
 
+    /// In ASCII: a database may be in any encoding, and none may keep an event from being given up.
     fn text(&self) -> String {
         // Texts, numbers and times always serialise.
-        serde_json::to_string(self).unwrap_or_default()
+        let text = serde_json::to_string(self).unwrap_or_default();
+        if text.is_ascii() {
+            return text;
+        }
+        let mut ascii = String::with_capacity(text.len() * 3);
+        for letter in text.chars() {
+            if letter.is_ascii() {
+                ascii.push(letter);
+                continue;
+            }
+            for unit in letter.encode_utf16(&mut [0; 2]) {
+                // Writing to a String cannot fail.
+                let _ = write!(ascii, "\\u{unit:04x}");
+            }
+        }
+        ascii
     }
 
     fn is_of(&self, facts: &Facts) -> bool {
@@ -86,28 +98,41 @@ impl Note {
             && (self.stored_at, self.redrives) == (facts.stored_at, facts.redrives)
     }
 
-    fn means(self, facts: &Facts) -> Meaning {
-        if facts.redrives > self.redrives {
-            return Meaning::Anew;
-        }
-        if self.is_buried || !self.is_of(facts) {
-            return Meaning::Ended;
-        }
-        let letter = DeadLetter {
-            cause: Cause::named(&self.cause).unwrap_or(Cause::Exhausted),
-            error: self.error,
-            attempts: self.attempts,
+    /// Whether the event was redriven since. A count that somebody has forged may be as high as it goes: then the letter
+    /// says it, which has a later place than the one before.
+    fn is_before(&self, facts: &Facts) -> bool {
+        facts.redrives > self.redrives
+            || facts.redrives == u32::MAX && facts.redriven_from > self.redriven_from
+    }
+
+    fn why(&self) -> DeadLetter {
+        let cause = Cause::named(&self.cause).unwrap_or(Cause::Exhausted);
+        DeadLetter {
             first_failed_at: self.first_failed_at,
-            handler: None,
-        };
-        Meaning::Unburied(self.at, letter)
+            ..DeadLetter::new(cause, &self.error, self.attempts)
+        }
+    }
+
+    /// What is noted, for a delivery that was not redriven since.
+    fn noted(self, text: String, facts: &Facts) -> Noted {
+        Noted {
+            is_this: self.is_of(facts),
+            why: self.why(),
+            stream: self.stream,
+            sequence: self.sequence,
+            stored_at: self.stored_at,
+            redrives: self.redrives,
+            at: self.at,
+            letter: self.is_buried.then_some(self.letter),
+            text,
+        }
     }
 }
 
 /// What the inbox says of an event that it has.
 pub(super) enum Known {
     Handled,
-    /// Its letter may not be stored.
+    /// It was given up: whether its letter is stored is another question.
     GivenUp(DeadLetter),
     /// It was given up, and redriven since: from now on, in this transaction, it is handled.
     Reopened {
@@ -134,14 +159,12 @@ impl<DB: Store> Inbox<DB> {
             let Some((_, note)) = notes.pop() else {
                 return Ok(Known::Handled);
             };
-            match Note::read(&note)?.means(facts) {
-                Meaning::Ended => return Ok(Known::Handled),
-                Meaning::Unburied(_, letter) => return Ok(Known::GivenUp(letter)),
-                Meaning::Anew => {
-                    if self.change(connection, &memory, Some(&note), None).await? {
-                        return Ok(Known::Reopened { note });
-                    }
-                }
+            let read = Note::read(&note)?;
+            if !read.is_before(facts) {
+                return Ok(Known::GivenUp(read.why()));
+            }
+            if self.change(connection, &memory, Some(&note), None).await? {
+                return Ok(Known::Reopened { note });
             }
         }
     }
@@ -169,7 +192,12 @@ impl<DB: Store> Inbox<DB> {
         changing.map_err(Outbox::<DB>::explain)
     }
 
-    async fn give_it_up(&self, facts: &Facts, letter: &DeadLetter) -> Result<GivenUp, OutboxError> {
+    async fn give_it_up(
+        &self,
+        facts: &Facts,
+        letter: &DeadLetter,
+        lost: Option<&Noted>,
+    ) -> Result<GivenUp, OutboxError> {
         // Never closed.
         let _turn = self.giving_up.acquire().await.ok();
         let mut tx = self.outbox.begin().await?;
@@ -190,21 +218,20 @@ impl<DB: Store> Inbox<DB> {
             let Some((_, before)) = self.notes(&mut tx, &memory).await?.pop() else {
                 return Ok(GivenUp::Ended);
             };
-            match Note::read(&before)?.means(facts) {
-                Meaning::Ended => return Ok(GivenUp::Ended),
-                Meaning::Unburied(since, _) => return Ok(GivenUp::Before(since)),
-                Meaning::Anew => {
-                    let changing = self.change(&mut tx, &memory, Some(&before), Some(&note));
-                    if changing.await? {
-                        tx.commit().await?;
-                        return Ok(GivenUp::Now);
-                    }
-                }
+            let read = Note::read(&before)?;
+            let is_lost = lost.is_some_and(|lost| lost.text == before);
+            if !is_lost && !read.is_before(facts) {
+                return Ok(GivenUp::Before(read.noted(before, facts).into()));
+            }
+            let changing = self.change(&mut tx, &memory, Some(&before), Some(&note));
+            if changing.await? {
+                tx.commit().await?;
+                return Ok(GivenUp::Now);
             }
         }
     }
 
-    async fn note_buried(&self, facts: &Facts) -> Result<(), OutboxError> {
+    async fn note_buried(&self, facts: &Facts, letter: u64) -> Result<(), OutboxError> {
         let _turn = self.giving_up.acquire().await.ok();
         let mut tx = self.outbox.begin().await?;
         let period = self.period(facts);
@@ -215,7 +242,7 @@ impl<DB: Store> Inbox<DB> {
         };
         let mut note = Note::read(&before)?;
         if note.is_of(facts) && !note.is_buried {
-            note.is_buried = true;
+            (note.is_buried, note.letter) = (true, letter);
             let note = note.text();
             self.change(&mut tx, &memory, Some(&before), Some(&note))
                 .await?;
@@ -230,15 +257,16 @@ impl<DB: Store> Remembers for Inbox<DB> {
         &'a self,
         facts: &'a Facts,
         letter: &'a DeadLetter,
+        lost: Option<&'a Noted>,
     ) -> BoxFuture<'a, Result<GivenUp, Failure>> {
-        let giving_up = patiently(self.give_it_up(facts, letter));
+        let giving_up = patiently(self.give_it_up(facts, letter, lost));
         giving_up
             .map(|done| done.map_err(Failure::unavailable))
             .boxed()
     }
 
-    fn buried<'a>(&'a self, facts: &'a Facts) -> BoxFuture<'a, Result<(), Failure>> {
-        let noting = tokio::time::timeout(NOTING, self.note_buried(facts));
+    fn buried<'a>(&'a self, facts: &'a Facts, letter: u64) -> BoxFuture<'a, Result<(), Failure>> {
+        let noting = tokio::time::timeout(NOTING, self.note_buried(facts, letter));
         let noting = noting.map(|noted| match noted {
             Ok(noted) => noted.map_err(Failure::unavailable),
             Err(late) => Err(Failure::unavailable(late)),
@@ -266,6 +294,7 @@ mod tests {
             stored_at: DateTime::UNIX_EPOCH,
             attempt: 1,
             redrives,
+            redriven_from: 0,
             timeout: Duration::from_secs(1),
             cancelled: Cancelled::by(&CancellationToken::new()),
             replay: None,
@@ -288,21 +317,53 @@ mod tests {
     }
 
     #[test]
-    fn the_delivery_that_was_given_up_has_its_letter_again_until_that_is_stored() {
-        let facts = facts(1, 0);
-        let again = note(&facts, false).means(&facts);
-        let Meaning::Unburied(_, letter) = again else {
-            panic!("{again:?}")
+    fn a_note_tells_why_and_of_which_delivery_and_where_the_letter_is() {
+        let told = |note: Note, facts: &Facts| {
+            let text = note.text();
+            let noted = note.noted(text, facts);
+            (
+                noted.is_this,
+                noted.letter,
+                noted.why.cause,
+                noted.why.attempts,
+            )
         };
-        assert_eq!((letter.cause, letter.attempts), (Cause::Rejected, 3));
-        assert_eq!(note(&facts, true).means(&facts), Meaning::Ended);
+        let first = facts(1, 0);
+        assert_eq!(
+            told(note(&first, false), &first),
+            (true, None, Cause::Rejected, 3)
+        );
+        let other = facts(2, 0);
+        assert_eq!(
+            told(note(&first, true), &other),
+            (false, Some(0), Cause::Rejected, 3)
+        );
     }
 
     #[test]
     fn only_a_later_redrive_is_handled_again() {
         let noted = note(&facts(1, 1), false);
-        assert_eq!(noted.clone().means(&facts(1, 2)), Meaning::Anew);
-        assert_eq!(noted.clone().means(&facts(1, 0)), Meaning::Ended);
-        assert_eq!(noted.means(&facts(2, 1)), Meaning::Ended);
+        assert!(noted.is_before(&facts(1, 2)));
+        assert!(!noted.is_before(&facts(1, 0)) && !noted.is_before(&facts(2, 1)));
+    }
+
+    #[test]
+    fn at_the_highest_count_the_letter_says_which_redrive_is_later() {
+        let at = |letter| Facts {
+            redriven_from: letter,
+            ..facts(1, u32::MAX)
+        };
+        let noted = note(&at(7), true);
+        assert!(noted.is_before(&at(8)));
+        assert!(!noted.is_before(&at(7)) && !noted.is_before(&at(6)));
+    }
+
+    #[test]
+    fn a_note_is_ascii_whatever_the_error_is() {
+        let mut noted = note(&facts(1, 0), false);
+        noted.error = "\u{1f600} \u{e9} \u{200b} \u{0} \\u0041 \"".to_owned();
+        let text = noted.text();
+        assert!(text.is_ascii() && text.contains("\\ud83d\\ude00"), "{text}");
+        assert_eq!(Note::read(&text).unwrap(), noted);
     }
 }

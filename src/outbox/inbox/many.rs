@@ -201,7 +201,7 @@ impl<E: Event> Sorted<E> {
             let result = match places.entry(delivery.envelope.id()) {
                 Entry::Occupied(first) => {
                     let first = *first.get();
-                    match delivery.redrives > deliveries[first].redrives {
+                    match is_later(delivery, &deliveries[first]) {
                         true => sorted.later.push(place),
                         false => sorted.copies.push((place, first)),
                     }
@@ -254,6 +254,15 @@ impl<E: Event> Sorted<E> {
         }
         self.results
     }
+}
+
+/// Whether a delivery of an event was redriven after another one of it.
+fn is_later(delivery: &Facts, other: &Facts) -> bool {
+    let redrive = |facts: &Facts| match facts.redrives {
+        u32::MAX => (u32::MAX, facts.redriven_from),
+        redrives => (redrives, 0),
+    };
+    redrive(delivery) > redrive(other)
 }
 
 /// `Done` when the event is to be handled.

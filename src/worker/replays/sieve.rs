@@ -90,6 +90,9 @@ impl Sieve {
     }
 
     fn matches(&self, item: &Item) -> bool {
+        if item.delivery.is_marker() {
+            return false;
+        }
         if self.key.is_none() && self.correlation.is_none() {
             return true;
         }

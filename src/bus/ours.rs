@@ -1,0 +1,142 @@
+//! Which messages and headers are whose: what only Tidings writes, and what JetStream writes itself. The one place
+//! that says what is believed. Never decides what follows.
+//!
+//! Anybody may publish to a stream of events, so what begins with `tidings-` means something among the retries and
+//! the dead letters only. It is taken away from everything else before anything reads it, and so is never carried on.
+
+use async_nats::{HeaderMap, HeaderName, header::NATS_MARKER_REASON};
+
+use super::letters::Kept;
+
+/// How all headers begin that Tidings writes.
+const PREFIX: &str = "tidings-";
+/// Says in a stream why the server has written a message itself.
+const MARKER: &str = "Nats-Marker-Reason";
+/// Where the server says how large a message is whose payload it leaves out.
+pub(super) const SIZE: &str = "Nats-Msg-Size";
+
+/// Whether a header is one that Tidings writes, or that looks like it to another reader.
+pub(crate) fn is_ours(name: &str) -> bool {
+    let start = name.as_bytes().get(..PREFIX.len());
+    start.is_some_and(|start| start.eq_ignore_ascii_case(PREFIX.as_bytes()))
+}
+
+/// Takes away what a message from elsewhere says in the name of Tidings. Nearly none does.
+pub(super) fn strip(headers: &mut HeaderMap) {
+    let is_forged = |name: &HeaderName| is_ours(name.as_ref());
+    if headers.iter().any(|(name, _)| is_forged(name)) {
+        *headers = only(headers, |name| !is_ours(name));
+    }
+}
+
+/// Those headers that are wanted, with all their values in their order.
+pub(super) fn only(headers: &HeaderMap, is_wanted: impl Fn(&str) -> bool) -> HeaderMap {
+    let wanted = headers.iter().filter(|(name, _)| is_wanted(name.as_ref()));
+    // Not collected: that would keep one value of each name.
+    let mut kept = HeaderMap::new();
+    for (name, values) in wanted {
+        for value in values {
+            kept.append(name.clone(), value.clone());
+        }
+    }
+    kept
+}
+
+/// A count in a header of ours: what is too large is the largest one, what is none is 0.
+pub(crate) fn count(text: &str) -> u32 {
+    match !text.is_empty() && text.bytes().all(|digit| digit.is_ascii_digit()) {
+        true => text.parse().unwrap_or(u32::MAX),
+        false => 0,
+    }
+}
+
+/// Whether JetStream has written a message itself, in place of one that has expired or was deleted
+/// (`subject_delete_marker_ttl`): it has a reason and no payload. It is nobody's event.
+pub(super) fn is_marker(headers: Option<&HeaderMap>, payload: &[u8]) -> bool {
+    let Some(headers) = headers.filter(|_| payload.is_empty()) else {
+        return false;
+    };
+    headers.get(NATS_MARKER_REASON).is_some()
+        // Left out, it may be there all the same.
+        && headers.get(SIZE).is_none_or(|size| size.as_str() == "0")
+}
+
+impl Kept {
+    /// Whether JetStream has written it itself.
+    pub(crate) fn is_marker(&self) -> bool {
+        self.payload.is_empty() && self.headers.iter().any(|(name, _)| name == MARKER)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(given: &[(&str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in given {
+            headers.append(*name, *value);
+        }
+        headers
+    }
+
+    #[test]
+    fn all_that_looks_like_ours_is_taken_away_and_nothing_else() {
+        let mut given = headers(&[
+            ("tidings-redrives", "4294967295"),
+            ("tidings-redrive", "7"),
+            ("Tidings-Retry-Failures", "9"),
+            ("TIDINGS-dead-cause", "x"),
+            ("tidings-replay", "0"),
+            ("tidings-republished", "0"),
+            ("tidings", "1"),
+            ("tiding-s", "1"),
+            ("x-tenant", "a"),
+            ("x-tenant", "b"),
+        ]);
+        strip(&mut given);
+        let mut left: Vec<_> = given
+            .iter()
+            .map(|(name, values)| (name.to_string(), values.len()))
+            .collect();
+        left.sort();
+        let expected = [("tiding-s", 1), ("tidings", 1), ("x-tenant", 2)];
+        assert_eq!(
+            left,
+            expected.map(|(name, values)| (name.to_owned(), values))
+        );
+    }
+
+    #[test]
+    fn a_count_is_never_wrapped() {
+        let digits = "9".repeat(5_000);
+        for (text, expected) in [
+            ("0", 0),
+            ("007", 7),
+            ("4294967295", u32::MAX),
+            ("4294967296", u32::MAX),
+            (&*digits, u32::MAX),
+            ("", 0),
+            ("-1", 0),
+            ("+1", 0),
+            ("1.5", 0),
+            ("\u{663}", 0),
+        ] {
+            assert_eq!(count(text), expected, "{text:.20}");
+        }
+    }
+
+    #[test]
+    fn a_marker_has_a_reason_and_no_payload() {
+        for reason in ["MaxAge", "Purge", "Remove"] {
+            let marker = headers(&[(MARKER, reason), ("Nats-TTL", "5m0s")]);
+            assert!(is_marker(Some(&marker), b""));
+            assert!(!is_marker(Some(&marker), b"{}"));
+        }
+        let left_out = headers(&[(MARKER, "MaxAge"), (SIZE, "2")]);
+        assert!(!is_marker(Some(&left_out), b""));
+        let none = headers(&[(MARKER, "MaxAge"), (SIZE, "0")]);
+        assert!(is_marker(Some(&none), b""));
+        assert!(!is_marker(Some(&headers(&[("a", "b")])), b"") && !is_marker(None, b""));
+    }
+}

@@ -1,0 +1,172 @@
+//! Where the letter is of an event that was given up before, as its handler's memory says. Never stores one, and
+//! never decides that an event is given up.
+//!
+//! A letter that is not where it was stored was redriven or discarded, as long as the stream is the one that it was
+//! stored in. When an older copy of the stream has taken its place (a disk of before, a power cut), the letter is lost
+//! with all that was stored since, and nobody else has the event.
+
+use chrono::{DateTime, Utc};
+use serde_json::json;
+
+use super::{
+    Bus, BusError, Kept,
+    delivery::Delivery,
+    letter::{CLOCKS_DIFFER, REDRIVES},
+    mark::REPLAY,
+    ours::count,
+    place,
+    retry::IDENTITY,
+    streams::{RETRIES, StreamSpec, retry_at_subject, retry_subject},
+};
+use crate::handler::memory::{Noted, Whereabouts};
+
+impl Delivery {
+    /// Looks for the letter of what is noted of the event.
+    pub(super) async fn find_letter(&self, noted: &Noted) -> Result<Whereabouts, BusError> {
+        let is_known = match noted.letter {
+            None if noted.is_this => {
+                let letter = self.letter(&noted.why);
+                return Ok(match letter.stored_since(self.bus(), noted.at).await? {
+                    Some(letter) => Whereabouts::Known(Some(letter)),
+                    None => Whereabouts::Lost,
+                });
+            }
+            // The other delivery stores it, if it comes again.
+            None => self.comes(noted).await? || self.is_held(noted).await?,
+            // A note of before letters were numbered.
+            Some(0) => true,
+            Some(letter) => !self.is_set_back(letter, noted).await? || self.is_held(noted).await?,
+        };
+        Ok(match is_known {
+            true => Whereabouts::Known(None),
+            false => Whereabouts::Lost,
+        })
+    }
+
+    /// Whether the stream of dead letters is older than a letter that it has stored once.
+    async fn is_set_back(&self, letter: u64, noted: &Noted) -> Result<bool, BusError> {
+        let stream = StreamSpec::dead_letters().name;
+        if let Some(kept) = self.bus().kept(&stream, letter).await? {
+            return Ok(!self.is_letter_of(&kept, noted));
+        }
+        // What was stored since then lies before it.
+        let since = noted.at + CLOCKS_DIFFER;
+        let behind = json!({ "seq": letter + 1, "next_by_subj": ">" });
+        if self.bus().single(&stream, &behind).await?.is_some() {
+            return self.bus().is_newer_before(&stream, letter, since).await;
+        }
+        match self.bus().upkeep(&stream).await {
+            Ok(upkeep) => Ok(upkeep.is_none_or(|upkeep| upkeep.last_sequence < letter)),
+            Err(error @ BusError::Denied { .. }) => {
+                let (subscriber, sequence) = (self.subscriber(), noted.sequence);
+                tracing::warn!(
+                    subscriber,
+                    sequence,
+                    %error,
+                    "dead letter not found: it cannot be told whether it was redriven or discarded, or its stream set back"
+                );
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn is_letter_of(&self, kept: &Kept, noted: &Noted) -> bool {
+        let sequence = noted.sequence.to_string();
+        kept.subject == self.letter(&noted.why).stored_under()
+            && header(kept, "tidings-dead-stream") == Some(&noted.stream)
+            && header(kept, "tidings-dead-sequence") == Some(&sequence)
+            && header(kept, REDRIVES).map_or(0, count) == noted.redrives
+    }
+
+    /// Whether the message will be delivered that was given up, which is another one than this.
+    async fn comes(&self, noted: &Noted) -> Result<bool, BusError> {
+        if self.origin() == (&noted.stream, noted.sequence) {
+            return Ok(false);
+        }
+        let kept = match self.bus().kept(&noted.stream, noted.sequence).await {
+            // Its stream is gone.
+            Err(BusError::Api { .. }) => None,
+            kept => kept?,
+        };
+        Ok(kept.is_some_and(|kept| kept.stored_at == noted.stored_at))
+    }
+
+    /// Whether a letter of the event is stored, or the event among the retries, beside this delivery.
+    async fn is_held(&self, noted: &Noted) -> Result<bool, BusError> {
+        let subject = &self.message().subject;
+        let letters = self.letter(&noted.why).stored_under();
+        let dead_letters = StreamSpec::dead_letters().name;
+        let waiting = retry_at_subject(self.subscriber(), ">");
+        let due = retry_subject(self.subscriber(), subject);
+        let identities = [
+            self.identity().into_owned(),
+            place::identity(&noted.stream, noted.sequence, noted.stored_at),
+        ];
+        for (stream, subjects, about) in [
+            (&*dead_letters, letters, "tidings-dead-identity"),
+            (RETRIES, due, IDENTITY),
+            (RETRIES, waiting, IDENTITY),
+        ] {
+            let is_it = |kept: &Kept| {
+                let replay = self.mark().map(|mark| mark.id.to_string());
+                let has = header(kept, about);
+                has.is_some_and(|has| identities.iter().any(|identity| identity == has))
+                    && header(kept, REPLAY) == replay.as_deref()
+                    && !(stream == RETRIES && self.is_retry_at(kept.sequence))
+            };
+            if self.bus().has(stream, &subjects, is_it).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+impl Bus {
+    /// Whether a stream has such a message. One by one: a worker may ask its leader only, which knows best.
+    async fn has(
+        &self,
+        stream: &str,
+        subjects: &str,
+        is_it: impl Fn(&Kept) -> bool,
+    ) -> Result<bool, BusError> {
+        let mut next = 1;
+        loop {
+            let wanted = json!({ "seq": next, "next_by_subj": subjects });
+            let Some(kept) = self.single(stream, &wanted).await? else {
+                return Ok(false);
+            };
+            if is_it(&kept) {
+                return Ok(true);
+            }
+            next = kept.sequence + 1;
+        }
+    }
+
+    /// Whether something was stored since then that lies before a sequence. In a stream the later lies behind the
+    /// earlier: what lies last before it tells.
+    async fn is_newer_before(
+        &self,
+        stream: &str,
+        before: u64,
+        since: DateTime<Utc>,
+    ) -> Result<bool, BusError> {
+        let (mut from, mut to) = (1, before);
+        while from < to {
+            let middle = from + (to - from) / 2;
+            let wanted = json!({ "seq": middle, "next_by_subj": ">" });
+            match self.single(stream, &wanted).await? {
+                Some(kept) if kept.sequence < before && kept.stored_at >= since => return Ok(true),
+                Some(kept) if kept.sequence < before => from = kept.sequence + 1,
+                _ => to = middle,
+            }
+        }
+        Ok(false)
+    }
+}
+
+fn header<'a>(kept: &'a Kept, name: &str) -> Option<&'a str> {
+    let mut headers = kept.headers.iter();
+    headers.find_map(|(known, value)| (known == name).then_some(&**value))
+}

@@ -1,0 +1,192 @@
+//! What became of events that were redriven. Never redrives one, and never asks a worker.
+//!
+//! An event that was redriven is among the retries until it is handled or a dead letter again: the next attempt is
+//! stored before the one before is acknowledged, and always behind it, and a letter before its event is ended. What is
+//! redriven carries the letter that it comes from. So the retries are read from their beginning to their end first, and
+//! then the letters that came since: what is in neither was handled.
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
+
+use serde::Serialize;
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::{DeadLettersError, StoredDeadLetter, retried, stream};
+use crate::bus::{
+    Bus, BusError, Kept, REDRIVE, Start, letters_of, retries_of, streams::StreamSpec,
+};
+
+/// The pause before it is looked again, at first and at most.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// How many retries are asked of the leader one by one; what is beyond is read from a copy, which may lag a moment.
+const EXACTLY: usize = 10_000;
+/// How many new letters are named.
+const NAMED: usize = 100;
+
+/// Watches events that are redriven from now on.
+#[derive(Debug)]
+pub struct RedriveWatch {
+    bus: Bus,
+    /// Up to here letters were there before.
+    after: u64,
+    /// The letters that were redriven, by their subscriber.
+    redriven: HashMap<String, HashSet<u64>>,
+}
+
+/// What became of events that were redriven.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct RedriveFates {
+    /// Handled: answered, and not a dead letter.
+    pub handled: u64,
+    /// Dead letters again.
+    pub failed_again: u64,
+    /// Neither so far: not delivered, being handled, or waiting for another attempt.
+    pub open: u64,
+    /// The new letters, in their order: a hundred at most.
+    pub letters: Vec<u64>,
+}
+
+impl RedriveWatch {
+    pub(super) async fn open(bus: &Bus) -> Result<Self, DeadLettersError> {
+        let stream = stream();
+        let upkeep = retried(|| bus.upkeep(&stream)).await?;
+        let upkeep = upkeep.ok_or(DeadLettersError::NoStream { stream })?;
+        Ok(Self {
+            bus: bus.clone(),
+            after: upkeep.last_sequence,
+            redriven: HashMap::new(),
+        })
+    }
+
+    /// Watches the event of a letter that was redriven.
+    pub fn add(&mut self, letter: &StoredDeadLetter) {
+        let of = self.redriven.entry(letter.subscriber.clone()).or_default();
+        of.insert(letter.sequence);
+    }
+
+    /// Waits until none is open any more, at most so long.
+    ///
+    /// # Errors
+    /// [`DeadLettersError::Bus`] when the server does not answer.
+    ///
+    /// # Cancel safety
+    /// Nothing is changed: it can be asked again.
+    pub async fn wait(&self, longest: Duration) -> Result<RedriveFates, DeadLettersError> {
+        let (began, mut pause) = (Instant::now(), FIRST_PAUSE);
+        loop {
+            let left = longest.saturating_sub(began.elapsed());
+            // While some are there nothing has to be exact.
+            if left.is_zero() || self.waiting(false).await?.is_empty() {
+                let fates = self.fates().await?;
+                if left.is_zero() || fates.open == 0 {
+                    return Ok(fates);
+                }
+            }
+            tokio::time::sleep(pause.min(left)).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    async fn fates(&self) -> Result<RedriveFates, DeadLettersError> {
+        // In this order: what leaves the retries meanwhile is a letter by then.
+        let open = self.waiting(true).await?;
+        let mut fates = RedriveFates::default();
+        for (subscriber, redriven) in &self.redriven {
+            let again = self.again(subscriber, redriven).await?;
+            let is_open = |letter: &&u64| {
+                !again.contains_key(letter) && open.contains(&(&**subscriber, **letter))
+            };
+            let still = redriven.iter().filter(is_open).count();
+            fates.open += still as u64;
+            fates.failed_again += again.len() as u64;
+            fates.handled += (redriven.len() - again.len() - still) as u64;
+            fates.letters.extend(again.into_values());
+        }
+        fates.letters.sort_unstable();
+        fates.letters.truncate(NAMED);
+        Ok(fates)
+    }
+
+    /// The events that are among the retries, by subscriber and letter.
+    async fn waiting(&self, exactly: bool) -> Result<HashSet<(&str, u64)>, DeadLettersError> {
+        let mut waiting = HashSet::new();
+        let stream = StreamSpec::retries().name;
+        for (subscriber, redriven) in &self.redriven {
+            let subjects = retries_of(subscriber);
+            let (mut next, mut read, mut exactly) = (1, 0, exactly);
+            loop {
+                let from = Start::Sequence(next);
+                let page = match exactly && read < EXACTLY {
+                    true => {
+                        let wanted = json!({ "seq": next, "next_by_subj": subjects });
+                        match retried(|| self.bus.single(&stream, &wanted)).await {
+                            // A copy may be asked.
+                            Err(BusError::Denied { .. }) => {
+                                exactly = false;
+                                continue;
+                            }
+                            kept => kept?.into_iter().collect(),
+                        }
+                    }
+                    false => retried(|| self.bus.page(&stream, &subjects, from)).await?,
+                };
+                let Some(last) = page.last() else {
+                    break;
+                };
+                next = last.sequence + 1;
+                read += page.len();
+                let ours = page.iter().filter_map(redriven_from);
+                let ours = ours.filter(|letter| redriven.contains(letter));
+                waiting.extend(ours.map(|letter| (&**subscriber, letter)));
+            }
+        }
+        Ok(waiting)
+    }
+
+    /// Those that are dead letters again, with the new letter of each.
+    async fn again(
+        &self,
+        subscriber: &str,
+        redriven: &HashSet<u64>,
+    ) -> Result<HashMap<u64, u64>, DeadLettersError> {
+        let (stream, subjects) = (stream(), letters_of(subscriber));
+        let mut again = HashMap::new();
+        let (mut next, mut is_end) = (self.after + 1, false);
+        loop {
+            // Behind what a copy has, the leader may have more.
+            let page = match is_end {
+                false => {
+                    let from = Start::Sequence(next);
+                    retried(|| self.bus.page(&stream, &subjects, from)).await?
+                }
+                true => {
+                    let wanted = json!({ "seq": next, "next_by_subj": subjects });
+                    let kept = retried(|| self.bus.single(&stream, &wanted)).await?;
+                    kept.into_iter().collect()
+                }
+            };
+            match page.last() {
+                Some(last) => next = last.sequence + 1,
+                None if is_end => return Ok(again),
+                None => is_end = true,
+            }
+            for kept in &page {
+                if let Some(from) = redriven_from(kept).filter(|from| redriven.contains(from)) {
+                    again.insert(from, kept.sequence);
+                }
+            }
+        }
+    }
+}
+
+/// The letter that an event was redriven from.
+fn redriven_from(kept: &Kept) -> Option<u64> {
+    let mut headers = kept.headers.iter();
+    let (_, letter) = headers.find(|(name, _)| name == REDRIVE)?;
+    letter.parse().ok()
+}

@@ -1,0 +1,181 @@
+//! P7: what an error says, however much and in whatever script, keeps no event from being given up.
+
+use std::fmt;
+
+use sqlx::{Connection, Postgres, Sqlite};
+use tidings::{
+    Context, DeadLetterSelection, DeadLetters, EventSubscriber, Exhausted, Failure,
+    InboxTransaction, Outbox, Retry, Worker, testing::NatsServer, testing::PostgresServer,
+};
+
+use crate::{
+    both,
+    support::{Database, Noted, User, World, eventually},
+};
+
+both!(an_error_that_no_text_of_a_database_can_be_is_noted);
+
+#[derive(Debug)]
+struct Odd(&'static str);
+
+impl std::error::Error for Odd {}
+
+impl fmt::Display for Odd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            "panics" => panic!("its text panics"),
+            "long" => (0..1_000_000).try_for_each(|_| f.write_str("\u{1f600}\u{200b}")),
+            text => f.write_str(text),
+        }
+    }
+}
+
+async fn reject<DB: Database>(
+    user: User,
+    tx: InboxTransaction<DB>,
+    cx: Context<Noted>,
+) -> Result<(), Failure> {
+    drop(tx);
+    cx.state().note(user.id.clone());
+    let text = match &*user.id {
+        "panics" => "panics",
+        "long" => "long",
+        _ => "line 1\nline 2 \u{0}\u{1b}[31m \u{1f600} \u{e9} \u{65e5}\u{672c} \u{2028}",
+    };
+    Err(Failure::reject(Odd(text)))
+}
+
+async fn an_error_that_no_text_of_a_database_can_be_is_noted<DB: Database>(world: World<DB>) {
+    let noted = Noted::default();
+    let subscriber = EventSubscriber::durable("odd")
+        .on_once(&world.outbox, reject::<DB>)
+        .retry(Retry::never());
+    let running = world.run(Worker::new(world.bus.clone(), noted.clone()).subscribe(subscriber));
+    world
+        .publish(&["panics", "long", "odd"].map(User::new))
+        .await;
+    eventually("the dead letters", || async {
+        world.dead_letters().await.len() == 3
+    })
+    .await;
+    let sql = format!(
+        "select count(*) from {} where given_up is not null",
+        DB::table("inbox")
+    );
+    eventually("the notes", || async {
+        DB::number(world.outbox.pool(), &sql).await == 3
+    })
+    .await;
+    running.stop().await.unwrap();
+    for letter in world.dead_letters().await.0 {
+        let error = letter.header("tidings-dead-error");
+        assert!(
+            error.len() <= 2_048 && !error.contains(char::is_control),
+            "{error}"
+        );
+        let expected = match letter.json()["id"].as_str().unwrap() {
+            "panics" => "panicked",
+            "long" => "\u{1f600}\u{200b}\u{1f600}",
+            _ => "line 1 line 2",
+        };
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn databases_in_other_encodings_remember_what_is_given_up() {
+    let server = PostgresServer::options()
+        .fsync(false)
+        .start()
+        .await
+        .unwrap();
+    for encoding in ["LATIN1", "SQL_ASCII", "EUC_JP"] {
+        let mut connection = sqlx::PgConnection::connect(&server.url_of("postgres"))
+            .await
+            .unwrap();
+        let name = format!("in_{}", encoding.to_lowercase());
+        let create = format!(
+            "create database {name} encoding '{encoding}' lc_collate 'C' lc_ctype 'C' template template0"
+        );
+        sqlx::raw_sql(sqlx::AssertSqlSafe(create))
+            .execute(&mut connection)
+            .await
+            .unwrap();
+        let pool = sqlx::PgPool::connect(&server.url_of(&name)).await.unwrap();
+        let nats = NatsServer::start().await.unwrap();
+        let world = World::<Postgres>::with((Outbox::new(pool), ()), nats).await;
+        an_error_that_no_text_of_a_database_can_be_is_noted(world).await;
+    }
+}
+
+/// The error quotes the payload, and its text is escaped: three times as long.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_parked_however_much_its_error_says() {
+    async fn handle(user: User, cx: Context<Noted>) -> Result<(), Failure> {
+        cx.state().note(user.id);
+        Ok(())
+    }
+    let world = World::<Sqlite>::start().await;
+    let noted = Noted::default();
+    let subscriber = EventSubscriber::durable("strict")
+        .on(handle)
+        .ordered_by_key()
+        .when_exhausted(Exhausted::ParkKey);
+    let running = world.run(Worker::new(world.bus.clone(), noted.clone()).subscribe(subscriber));
+    let payload = format!("\"{}\"", "\u{200b}".repeat(349_000));
+    let key = b"ce-type: user.created.v1\r\nce-partitionkey: k";
+    world
+        .publish_raw_with(b"user.created", key, payload.as_bytes())
+        .await;
+    eventually("the dead letter", || async {
+        world.dead_letters().await.len() == 1
+    })
+    .await;
+    let letters = DeadLetters::over(&world.bus);
+    let parked = letters
+        .parked_keys(&DeadLetterSelection::default())
+        .await
+        .unwrap();
+    assert_eq!(
+        parked.iter().map(|parked| &*parked.key).collect::<Vec<_>>(),
+        ["k"]
+    );
+    running.stop().await.unwrap();
+    let letter = &world.dead_letters().await.0[0];
+    let error = letter.header("tidings-dead-error");
+    assert!(
+        error.len() <= 2_048 && error.starts_with("invalid type: string"),
+        "{error:.100}"
+    );
+    assert_eq!(letter.payload.len(), payload.len());
+}
+
+/// The report of a rehearsal quotes errors too, and is an entry of a bucket.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rehearsal_ends_however_much_its_errors_say() {
+    async fn handle(user: User, cx: Context<Noted>) -> Result<(), Failure> {
+        cx.state().note(user.id);
+        Ok(())
+    }
+    let world = World::<Sqlite>::start().await;
+    let payload = format!("\"{}\"", "\u{200b}".repeat(300_000));
+    for _ in 0..5 {
+        world
+            .publish_raw_with(b"user.created", b"x: 1", payload.as_bytes())
+            .await;
+    }
+    let noted = Noted::default();
+    let subscriber = EventSubscriber::durable("strict").on(handle);
+    let running = world.run(Worker::new(world.bus.clone(), noted).subscribe(subscriber));
+    eventually("the dead letters", || async {
+        world.dead_letters().await.len() == 5
+    })
+    .await;
+    let status = world
+        .replayed("strict", &crate::support::everything().rehearse())
+        .await;
+    let report = status.progress.unwrap().rehearsal.unwrap();
+    assert_eq!(report.errors.len(), 5);
+    assert!(report.errors.iter().all(|error| error.error.len() <= 2_048));
+    running.stop().await.unwrap();
+}

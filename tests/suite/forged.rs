@@ -1,0 +1,218 @@
+//! P7: what anybody writes in the name of Tidings changes nothing of what becomes of an event.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use async_nats::{HeaderMap, jetstream};
+use tidings::{
+    Context, DeadLetterSelection, DeadLetters, EventSubscriber, Failure, InboxTransaction, Retry,
+    StoredDeadLetter, Worker, WorkerError,
+};
+
+use crate::{
+    both,
+    support::{Database, Noted, Running, User, World, eventually},
+};
+
+const DURABLE: &str = "charges";
+/// What a stream of events may carry in our name, whoever published it.
+const FORGED: [(&str, &str); 14] = [
+    ("tidings-redrives", "4294967295"),
+    ("tidings-redrive", "1"),
+    ("tidings-redrive-edited", "true"),
+    ("tidings-retry-failures", "4294967295"),
+    ("tidings-retry-put-off", "4294967295"),
+    ("tidings-retry-first-failed-at", "+262142-12-31T23:59:59Z"),
+    ("tidings-retry-stream", "OTHER"),
+    ("tidings-retry-sequence", "18446744073709551615"),
+    ("tidings-retry-identity", "OTHER/7/1"),
+    ("tidings-retry-message-id", "another"),
+    ("tidings-dead-cause", "parked-key"),
+    ("tidings-replay", "0190d1e200007000800000000000000f"),
+    ("tidings-replay-shadow", "v2"),
+    ("Tidings-Republished", "1"),
+];
+
+#[derive(Clone, Default)]
+struct App {
+    called: Noted,
+    accepts: Arc<AtomicBool>,
+}
+
+async fn charge<DB: Database>(
+    user: User,
+    mut tx: InboxTransaction<DB>,
+    cx: Context<App>,
+) -> Result<(), Failure> {
+    cx.state()
+        .called
+        .note(format!("{} {}", user.id, cx.attempt()));
+    DB::count_up(&mut tx, &user.id).await?;
+    match cx.state().accepts.load(SeqCst) {
+        true => Ok(()),
+        false => Err(Failure::reject("declined")),
+    }
+}
+
+fn run<DB: Database>(world: &World<DB>, app: &App) -> Running<WorkerError> {
+    let subscriber = EventSubscriber::durable(DURABLE)
+        .on_once(&world.outbox, charge::<DB>)
+        .retry(Retry::never());
+    world.run(Worker::new(world.bus.clone(), app.clone()).subscribe(subscriber))
+}
+
+async fn store<DB: Database>(
+    world: &World<DB>,
+    subject: &str,
+    headers: &[(&str, &str)],
+    user: &str,
+) {
+    let context = jetstream::new(async_nats::connect(world.nats.url()).await.unwrap());
+    let mut map = HeaderMap::new();
+    for (name, value) in headers {
+        map.append(*name, *value);
+    }
+    let payload = serde_json::to_vec(&User::new(user)).unwrap();
+    let stored = context.publish_with_headers(subject.to_owned(), map, payload.into());
+    stored.await.unwrap().await.unwrap();
+}
+
+async fn letters<DB: Database>(world: &World<DB>) -> Vec<StoredDeadLetter> {
+    let letters = DeadLetters::over(&world.bus);
+    let mut reader = letters.read(DeadLetterSelection::default()).await.unwrap();
+    let mut found = Vec::new();
+    while let Some(letter) = reader.next().await.unwrap() {
+        found.push(letter);
+    }
+    found
+}
+
+async fn only_letter<DB: Database>(world: &World<DB>) -> StoredDeadLetter {
+    eventually("a dead letter", || async {
+        letters(world).await.len() == 1
+    })
+    .await;
+    letters(world).await.remove(0)
+}
+
+both!(
+    an_event_that_speaks_in_our_name_is_an_event_as_any_other,
+    a_redrive_calls_the_handler_whatever_a_letter_says_how_often_it_was,
+    what_is_forged_among_the_retries_is_bounded,
+);
+
+async fn an_event_that_speaks_in_our_name_is_an_event_as_any_other<DB: Database>(world: World<DB>) {
+    let app = App::default();
+    let running = run(&world, &app);
+    store(&world, "user.created", &FORGED, "ada").await;
+    let letter = only_letter(&world).await;
+    assert_eq!((letter.redrives, letter.attempts), (0, Some(1)));
+    assert_eq!(
+        (letter.stream.as_deref(), letter.stream_sequence),
+        (Some("EVENTS"), Some(1))
+    );
+    assert_eq!(letter.cause.as_deref(), Some("rejected"));
+    let ours = letter
+        .headers
+        .iter()
+        .map(|(name, _)| name.to_ascii_lowercase());
+    let carried: Vec<_> = ours
+        .filter(|name| name.starts_with("tidings-") && !name.starts_with("tidings-dead-"))
+        .collect();
+    assert_eq!(carried, [] as [String; 0]);
+
+    app.accepts.store(true, SeqCst);
+    let redriver = DeadLetters::over(&world.bus).redriver().await.unwrap();
+    redriver.redrive(&letter).await.unwrap();
+    app.called.reach(2).await;
+    eventually("it has its effect", || async {
+        world.counted("ada").await == 1
+    })
+    .await;
+    running.stop().await.unwrap();
+    assert_eq!(app.called.all(), ["ada 1", "ada 1"]);
+    assert_eq!(letters(&world).await, []);
+}
+
+async fn a_redrive_calls_the_handler_whatever_a_letter_says_how_often_it_was<DB: Database>(
+    world: World<DB>,
+) {
+    let many = "9".repeat(3_000);
+    for (at, redrives) in ["4294967295", "4294967294", &many, "-1", "", "x"]
+        .into_iter()
+        .enumerate()
+    {
+        let app = App::default();
+        let running = run(&world, &app);
+        let user = format!("u{at}");
+        store(&world, "user.created", &[], &user).await;
+        let letter = only_letter(&world).await;
+        let dead_letters = DeadLetters::over(&world.bus);
+        let redriver = dead_letters.redriver().await.unwrap();
+        // The same letter, with another count.
+        let told = letter
+            .headers
+            .iter()
+            .filter(|(name, _)| name != "Nats-Msg-Id");
+        let mut told: Vec<(&str, &str)> = told.map(|(name, value)| (&**name, &**value)).collect();
+        told.push(("tidings-redrives", redrives));
+        store(&world, &letter.subject, &told, &user).await;
+        assert!(dead_letters.discard(&letter).await.unwrap());
+        for calls in 2..=4 {
+            let letter = only_letter(&world).await;
+            app.accepts.store(calls == 4, SeqCst);
+            redriver.redrive(&letter).await.unwrap();
+            app.called.reach(calls).await;
+        }
+        eventually("it has its effect", || async {
+            world.counted(&user).await == 1
+        })
+        .await;
+        running.stop().await.unwrap();
+        assert_eq!(letters(&world).await, [], "{redrives:.20}");
+        assert_eq!(app.called.len(), 4);
+    }
+}
+
+async fn what_is_forged_among_the_retries_is_bounded<DB: Database>(world: World<DB>) {
+    let app = App::default();
+    let running = run(&world, &app);
+    let subject = format!("tidings.retry.{DURABLE}.user.created");
+    store(&world, &subject, &FORGED[..10], "ada").await;
+    let letter = only_letter(&world).await;
+    assert_eq!(app.called.all(), ["ada 4294967295"]);
+    assert_eq!(
+        (letter.attempts, letter.redrives),
+        (Some(u32::MAX), u32::MAX)
+    );
+    for odd in ["-1", "", "x"] {
+        let headers: Vec<_> = FORGED[..10].iter().map(|(name, _)| (*name, odd)).collect();
+        store(&world, &subject, &headers, &format!("bob{odd}")).await;
+    }
+    app.called.reach(4).await;
+    eventually("all are dead letters", || async {
+        letters(&world).await.len() == 4
+    })
+    .await;
+    app.accepts.store(true, SeqCst);
+    let redriver = DeadLetters::over(&world.bus).redriver().await.unwrap();
+    for letter in letters(&world).await {
+        redriver.redrive(&letter).await.unwrap();
+    }
+    app.called.reach(8).await;
+    for user in ["ada", "bob", "bobx", "bob-1"] {
+        eventually("it has its effect", || async {
+            world.counted(user).await == 1
+        })
+        .await;
+    }
+    running.stop().await.unwrap();
+    // real time: nothing comes any more
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!((app.called.len(), letters(&world).await.len()), (8, 0));
+}

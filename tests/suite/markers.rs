@@ -1,0 +1,175 @@
+//! P7, P9: what JetStream writes itself, in place of what has expired or was deleted, is nobody's event.
+
+use std::time::Duration;
+
+use async_nats::jetstream;
+use serde_json::{Value, json};
+use sqlx::Sqlite;
+use tidings::{Context, EventSubscriber, Failure, Retry, Sought, Start, Trace, Verify, Worker};
+
+use crate::support::{Noted, User, World, eventually, everything, within};
+
+async fn context(world: &World<Sqlite>) -> jetstream::Context {
+    jetstream::new(async_nats::connect(world.nats.url()).await.unwrap())
+}
+
+/// Has a stream write markers.
+async fn marks(world: &World<Sqlite>, stream: &str) {
+    let context = context(world).await;
+    let info: Value = context
+        .request(format!("STREAM.INFO.{stream}"), &json!({}))
+        .await
+        .unwrap();
+    let mut config = info["config"].clone();
+    config["allow_msg_ttl"] = json!(true);
+    config["allow_rollup_hdrs"] = json!(true);
+    config["subject_delete_marker_ttl"] = json!(3_600_000_000_000_u64);
+    let updated: Value = context
+        .request(format!("STREAM.UPDATE.{stream}"), &config)
+        .await
+        .unwrap();
+    assert_eq!(
+        updated["config"]["subject_delete_marker_ttl"], 3_600_000_000_000_u64,
+        "{updated}"
+    );
+}
+
+async fn markers(world: &World<Sqlite>, stream: &str) -> usize {
+    let stored = crate::support::Stream::read(&world.nats.url(), stream).await;
+    let is_marker = |m: &&crate::support::Stored| !m.header("Nats-Marker-Reason").is_empty();
+    stored.0.iter().filter(is_marker).count()
+}
+
+/// A stream with a marker that JetStream has written at its beginning, one event, and a marker at its end.
+async fn marked() -> World<Sqlite> {
+    let world = World::<Sqlite>::start().await;
+    marks(&world, "EVENTS").await;
+    let payload = serde_json::to_vec(&User::new("ada")).unwrap();
+    for (subject, markers_then) in [(b"user.created".as_slice(), 1), (b"user.renamed", 2)] {
+        world
+            .publish_raw_with(subject, b"Nats-TTL: 1s", &payload)
+            .await;
+        eventually("a marker", || async {
+            markers(&world, "EVENTS").await == markers_then
+        })
+        .await;
+        if markers_then == 1 {
+            world.publish([&User::new("bob")]).await;
+        }
+    }
+    world
+}
+
+async fn handle(user: User, cx: Context<Noted>) -> Result<(), Failure> {
+    cx.state().note(user.id);
+    match cx.attempt() {
+        1 if !cx.is_replay() => Err(Failure::retry("once more")),
+        _ => Ok(()),
+    }
+}
+
+#[derive(serde::Serialize, serde::Deserialize, tidings::Event)]
+#[event(name = "user.renamed", version = 1, key = id)]
+struct Renamed {
+    id: String,
+}
+
+async fn renamed(user: Renamed, cx: Context<Noted>) -> Result<(), Failure> {
+    cx.state().note(user.id);
+    Ok(())
+}
+
+fn subscriber(name: &str) -> EventSubscriber<Noted> {
+    let pause = Duration::from_millis(300);
+    EventSubscriber::durable(name)
+        .on(handle)
+        .on(renamed)
+        .retry(Retry::exponential(pause, pause))
+}
+
+async fn is_answered(world: &World<Sqlite>, durable: &str) {
+    let events = context(world).await.get_stream("EVENTS").await.unwrap();
+    eventually("all is answered", || async {
+        let info = events.consumer_info(durable).await;
+        info.is_ok_and(|info| {
+            info.num_pending == 0 && info.num_ack_pending == 0 && info.ack_floor.stream_sequence > 0
+        })
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_marker_is_acknowledged_and_passed_over() {
+    let world = marked().await;
+    marks(&world, "RETRIES").await;
+    for (name, is_ordered) in [("plain", false), ("ordered", true)] {
+        let noted = Noted::default();
+        let one = match is_ordered {
+            true => subscriber(name).ordered_by_key(),
+            false => subscriber(name),
+        };
+        let running = world.run(Worker::new(world.bus.clone(), noted.clone()).subscribe(one));
+        noted.reach(2).await;
+        is_answered(&world, name).await;
+
+        let report = world.replayed(name, &everything().rehearse()).await;
+        let report = report.progress.unwrap().rehearsal.unwrap();
+        let events: Vec<_> = report
+            .events
+            .iter()
+            .map(|of| (&*of.name, of.would_call, of.undecodable))
+            .collect();
+        assert_eq!(
+            (events, report.errors.len()),
+            (vec![("user.created", 1, 0)], 0)
+        );
+        world.replayed(name, &everything()).await;
+        running.stop().await.unwrap();
+        assert_eq!(noted.all(), ["bob", "bob", "bob"], "{name}");
+    }
+    assert_eq!(world.dead_letters().await.len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_marker_is_not_read_traced_or_verified() {
+    let world = marked().await;
+    let mut reader = world
+        .bus
+        .read("EVENTS", &[], Start::Beginning)
+        .await
+        .unwrap();
+    let seen = within("the event", reader.next()).await.unwrap();
+    assert_eq!(seen.envelope.unwrap().key(), Some("bob"));
+    assert!(
+        tokio::time::timeout(Duration::from_millis(200), reader.next())
+            .await
+            .is_err()
+    );
+
+    let relay = world.relay();
+    let mut tx = world.outbox.begin().await.unwrap();
+    tx.publish(&User::new("eve")).unwrap();
+    tx.commit().await.unwrap();
+    eventually("it is published", || async {
+        world.outbox.status().await.unwrap().backlog == 0
+    })
+    .await;
+    relay.stop().await.unwrap();
+    let found = within(
+        "it is verified",
+        Verify::new(&world.bus, &world.outbox).run(),
+    )
+    .await
+    .unwrap();
+    assert!(found.is_sound(), "{found:?}");
+    assert_eq!(
+        (found.streams[0].sound, found.streams[0].others),
+        (1, 0),
+        "{found:?}"
+    );
+    let trace = Trace::over(&world.bus).streams(["EVENTS"]);
+    let found = within("it is traced", trace.run(&Sought::Key("bob".to_owned())))
+        .await
+        .unwrap();
+    assert_eq!(found.events.len(), 1, "{found:?}");
+}
