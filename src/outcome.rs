@@ -73,11 +73,13 @@ pub enum Cause {
     Crashed,
     /// An earlier event of its key was given up, and the subscriber parks such a key.
     ParkedKey,
+    /// Its subscriber was [removed](crate::Subscribers::remove) while the event waited for another attempt.
+    Removed,
 }
 
 impl Cause {
     #[cfg(any(feature = "postgres", feature = "sqlite"))]
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Rejected,
         Self::Exhausted,
         Self::Undecodable,
@@ -85,6 +87,7 @@ impl Cause {
         Self::OutsideInbox,
         Self::Crashed,
         Self::ParkedKey,
+        Self::Removed,
     ];
 
     /// The cause of this word.
@@ -104,6 +107,7 @@ impl Cause {
             Self::OutsideInbox => "outside-inbox",
             Self::Crashed => "crashed",
             Self::ParkedKey => "parked-key",
+            Self::Removed => "removed",
         }
     }
 }

@@ -65,6 +65,9 @@ pub struct Replica {
     pub last_delivery_at: Option<DateTime<Utc>>,
     /// How it wants the consumers of the subscriber to be.
     pub wants: Vec<WantedConsumer>,
+    /// What its clock said when it answered.
+    #[serde(default)]
+    pub clock: Option<DateTime<Utc>>,
     /// Its shadows, and the names of the events that each handles.
     #[serde(default)]
     pub shadows: BTreeMap<String, Vec<String>>,
@@ -107,6 +110,9 @@ pub struct WantedConsumer {
     /// The settings that Tidings owns, under the names of the JetStream API.
     pub settings: Map<String, Value>,
 }
+
+/// Where the replicas of all subscribers are asked who they are.
+pub(crate) const EVERYBODY: &str = "tidings.status";
 
 /// Where the replicas of a subscriber are asked.
 pub(crate) fn status_subject(subscriber: &str) -> String {

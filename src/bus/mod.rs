@@ -19,6 +19,7 @@ mod letters;
 mod limits;
 mod link;
 mod mark;
+mod origin;
 mod park;
 mod place;
 mod publisher;
@@ -28,8 +29,10 @@ mod removal;
 mod replays;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod resume;
+mod retired;
 mod retry;
 mod seek;
+mod signs;
 mod state;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod stored;
@@ -38,6 +41,7 @@ mod survey;
 mod tail;
 mod unconfirmed;
 mod unreadable;
+mod unstored;
 mod watchdog;
 
 use std::{pin::pin, sync::Arc, time::Duration};
@@ -52,7 +56,7 @@ pub(crate) use batch::{BatchId, Cause, Confirmed, Refusal, Submission, cause_of_
 pub use connect::{Auth, ConnectError, NatsOptions, Tls};
 pub(crate) use consumer::{ConsumerSpec, drift, filters};
 pub(crate) use delivery::{Deliveries, Delivery};
-pub(crate) use durables::Durable;
+pub(crate) use durables::{Durable, Durables};
 pub(crate) use letters::{Kept, Upkeep};
 pub(crate) use park::{Head, PASS, Park, Question, letters_of};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
@@ -66,6 +70,7 @@ pub(crate) use replays::{Part, Standing};
 pub(crate) use resume::{Found, StreamState};
 pub(crate) use retry::Waiting;
 pub(crate) use seek::{Expanse, Read, Sighting};
+pub(crate) use signs::{LeaseSign, RetrySigns};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) use stored::Stored;
 pub use tail::{Reader, ReaderError, Seen};
@@ -100,6 +105,14 @@ pub enum BusError {
     NoResponders {
         /// The subject of the request.
         subject: String,
+    },
+    /// No stream takes a message: the one that should was deleted, or never made.
+    #[error("no stream takes {subject}: {cure}")]
+    NoStream {
+        /// The subject of the message.
+        subject: String,
+        /// Which stream is missing, and what makes it.
+        cure: String,
     },
     /// The user of the connection lacks a permission.
     #[error("NATS does not let this user {action} {subject}: allow it to {action} {permission}")]
@@ -343,7 +356,11 @@ impl Bus {
         payload: Bytes,
     ) -> Result<(), BusError> {
         let request = async_nats::Request::new().headers(headers).payload(payload);
-        let answer = self.request(&subject, request).await?;
+        let answer = match self.request(&subject, request).await {
+            Ok(answer) => answer,
+            // Boxed: nearly every message is stored.
+            Err(error) => return Err(Box::pin(self.why_unstored(&subject, error)).await),
+        };
         match Receipt::read(&answer).into_result() {
             Ok(_) => Ok(()),
             Err(ApiError {

@@ -5,8 +5,8 @@ use std::{error::Error, fmt, io, process::ExitCode};
 
 use tidings::{
     BusError, ConnectError, DeadLettersError, MigrateError, OutboxError, PublishError, ReaderError,
-    RebaseError, RelayError, RepairError, ReplayError, RepublishError, ResetError, SchemaError,
-    SubscribersError, TraceError, VerifyError, WorkerError,
+    RebaseError, RelayError, RemoveError, RepairError, ReplayError, RepublishError, ResetError,
+    SchemaError, SubscribersError, TraceError, VerifyError, WorkerError,
 };
 
 use super::database;
@@ -263,6 +263,23 @@ impl From<SubscribersError> for Report {
             }
             SubscribersError::Bus(source) => Self::of_bus(source, &error),
             _ => Self::of(Exit::Failed, &error),
+        }
+    }
+}
+
+impl From<RemoveError> for Report {
+    fn from(error: RemoveError) -> Self {
+        match &error {
+            RemoveError::Runs { .. } => {
+                Self::of(Exit::Failed, &error).cure("stop its workers first, and wait ten seconds")
+            }
+            RemoveError::Foreign { .. } => Self::of(Exit::Failed, &error)
+                .cure("the tools of that application, or nats consumer rm"),
+            _ => match error {
+                RemoveError::Replay(source) => source.into(),
+                RemoveError::Subscribers(source) => source.into(),
+                other => Self::of(Exit::Failed, &other),
+            },
         }
     }
 }

@@ -1,4 +1,5 @@
-//! What a worker tells of one subscriber, to whoever asks on `tidings.status.<subscriber>`. Stores nothing, and
+//! What a worker tells of one subscriber, to whoever asks on `tidings.status.<subscriber>`, or on `tidings.status`
+//! for all. Stores nothing, and
 //! nobody who works waits for it.
 
 use std::{
@@ -17,7 +18,7 @@ use crate::{
     bus::{Bus, ConsumerSpec},
     flow::Flow,
     lanes::Lanes,
-    replica::{Activity, HotKey, Replica, WantedConsumer, status_subject},
+    replica::{Activity, EVERYBODY, HotKey, Replica, WantedConsumer, status_subject},
     subscriber::EventSubscriber,
     tally::Tally,
 };
@@ -136,11 +137,15 @@ impl Board {
         self.inner().replay_trouble = why_not;
     }
 
-    /// Answers whoever asks, as long as it is polled.
+    /// Answers whoever asks for this subscriber or for all, as long as it is polled.
     pub(super) async fn answer(self: Arc<Self>, bus: Bus) {
-        let subject = status_subject(&self.facts.subscriber);
+        let own = status_subject(&self.facts.subscriber);
+        futures::join!(self.answer_on(&bus, &own), self.answer_on(&bus, EVERYBODY));
+    }
+
+    async fn answer_on(&self, bus: &Bus, subject: &str) {
         loop {
-            match bus.questions(&subject).await {
+            match bus.questions(subject).await {
                 Ok(mut questions) => {
                     while let Some(question) = questions.next().await {
                         let status = self.status().await;
@@ -181,6 +186,7 @@ impl Board {
             failed: counts.failed,
             dead_lettered: counts.dead_lettered,
             last_delivery_at: self.tally.last_delivery_at(),
+            clock: Some(Utc::now()),
             ..self.facts.clone()
         }
     }
@@ -244,5 +250,6 @@ fn facts<S: Send + Sync + 'static>(
         failed: 0,
         dead_lettered: 0,
         last_delivery_at: None,
+        clock: None,
     }
 }

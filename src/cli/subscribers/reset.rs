@@ -51,7 +51,7 @@ impl Reset {
         if !self.json {
             preview(&plan)?;
         }
-        let is_done = !self.dry_run && (!is_asked || is_meant());
+        let is_done = !self.dry_run && (!is_asked || is_meant("reset?"));
         if is_done {
             subscribers.reset(&plan).await?;
         }
@@ -122,8 +122,9 @@ fn add_stream(rows: &mut Vec<[String; 2]>, reset: &StreamReset) {
     }
 }
 
-fn is_meant() -> bool {
-    eprint!("reset? [y/N] ");
+/// Asks on the terminal.
+pub(super) fn is_meant(what: &str) -> bool {
+    eprint!("{what} [y/N] ");
     let mut answer = String::new();
     let read = io::stdin().lock().read_line(&mut answer);
     read.is_ok() && matches!(answer.trim(), "y" | "yes")
