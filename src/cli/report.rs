@@ -92,6 +92,11 @@ impl Report {
         self
     }
 
+    /// Whether servers did not answer.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        self.exit == Exit::Unreachable
+    }
+
     /// What it says first.
     pub(crate) fn what(&self) -> &str {
         &self.what
@@ -212,8 +217,6 @@ impl From<VerifyError> for Report {
 impl From<TraceError> for Report {
     fn from(error: TraceError) -> Self {
         match error {
-            TraceError::Stream(source) => source.into(),
-            TraceError::DeadLetters(source) => source.into(),
             TraceError::Bus(source) => source.into(),
             other => Self::of(Exit::Failed, &other),
         }
@@ -350,6 +353,10 @@ fn cure_of(code: u64) -> Option<&'static str> {
     Some(match code {
         // stream not found
         10059 => "tidings streams apply, which creates it",
+        // no meta leader, or too few servers
+        10004 | 10008 | 10009 | 10010 => {
+            "start the nats-servers that are down: most of them have to be up"
+        }
         // subjects overlap with an existing stream
         10065 => {
             "subjects that no other stream takes, in the [[stream]]; `nats stream ls` lists those that there are"
@@ -361,8 +368,11 @@ fn cure_of(code: u64) -> Option<&'static str> {
 }
 
 fn exit_of(error: &BusError) -> Exit {
+    // JetStream is there, and its cluster cannot answer now: no leader, or too few servers.
+    const UNAVAILABLE: [u64; 4] = [10004, 10008, 10009, 10010];
     match error {
         BusError::NoResponders { .. } | BusError::Timeout { .. } => Exit::Unreachable,
+        BusError::Api { code, .. } if UNAVAILABLE.contains(code) => Exit::Unreachable,
         _ => Exit::Failed,
     }
 }

@@ -70,6 +70,9 @@ fn why_unstored(event: &TracedEvent, inventory: &Inventory) -> String {
                 false => format!("somewhere from {first} to {last}"),
             };
             let stream = &batch.stream;
+            if !inventory.sees(stream) {
+                return format!("{stream} confirmed it {place}; whether it has it now was not seen");
+            }
             let now = inventory.streams.get(stream).and_then(Option::as_ref);
             let why = absence(batch, (first, last), now);
             format!("{stream} confirmed it {place}, and has it no more: {why}")
@@ -82,6 +85,7 @@ fn why_unstored(event: &TracedEvent, inventory: &Inventory) -> String {
              parked, or the ledger is older"
                 .to_owned()
         }
+        _ if inventory.all.is_none() => "whether a stream has it was not seen".to_owned(),
         _ => "no stream has it, as far as they were searched".to_owned(),
     }
 }

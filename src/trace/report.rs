@@ -24,6 +24,8 @@ pub struct Searched {
     pub what: String,
     /// Whether it was.
     pub was_searched: bool,
+    /// Whether it could not be looked at, and may hold what is not told. A place that is not there is seen.
+    pub is_unseen: bool,
 }
 
 /// One event.

@@ -15,7 +15,7 @@ use super::{
     records::{Noted, Records, RecordsError},
     report::{OutboxTrace, Searched, StoredEvent, Traced, TracedBatch, TracedEvent},
 };
-use crate::bus::{Expanse, Read, Sighting, Start};
+use crate::bus::{Bus, Expanse, Read, Sighting, Start};
 
 /// How far clocks may be apart.
 const SKEW: TimeDelta = TimeDelta::minutes(5);
@@ -26,6 +26,8 @@ const DAY: TimeDelta = TimeDelta::days(1);
 pub(super) struct Search<'a> {
     pub(super) trace: &'a Trace,
     pub(super) sought: &'a Sought,
+    /// NATS, as long as it answers.
+    pub(super) bus: Option<Bus>,
     pub(super) records: Option<Arc<dyn Records>>,
     pub(super) searched: Vec<Searched>,
     pub(super) events: BTreeMap<EventId, TracedEvent>,
@@ -50,6 +52,7 @@ impl<'a> Search<'a> {
         Self {
             trace,
             sought,
+            bus: trace.bus.clone(),
             records: trace.records.clone(),
             searched: Vec::new(),
             events: BTreeMap::new(),
@@ -59,23 +62,41 @@ impl<'a> Search<'a> {
     pub(super) async fn run(mut self) -> Result<Traced, TraceError> {
         self.read_rows().await;
         let known = ask!(self, records => records.streams());
-        let inventory = Inventory::take(self.trace, known).await?;
+        let inventory = self.inventory(known).await?;
         if matches!(self.sought, Sought::Event(_)) {
-            self.read_ledger(&inventory).await?;
+            self.read_ledger(&inventory).await;
             if self.is_anywhere_else() {
-                self.read_streams(&inventory).await?;
+                self.read_streams(&inventory).await;
             }
         } else {
-            self.read_streams(&inventory).await?;
-            self.read_ledger(&inventory).await?;
+            self.read_streams(&inventory).await;
+            self.read_ledger(&inventory).await;
         }
-        self.read_retries().await?;
-        self.read_letters().await?;
+        self.read_retries(&inventory).await;
+        self.read_letters().await;
         self.read_batches().await;
-        self.read_left_out_rows(&inventory).await?;
+        self.read_left_out_rows(&inventory).await;
         self.read_inbox(&inventory).await;
         self.explain(&inventory).await;
         Ok(self.told())
+    }
+
+    /// What NATS has, if it answers.
+    async fn inventory(&mut self, known: Vec<String>) -> Result<Inventory, TraceError> {
+        let Some(bus) = self.bus.clone() else {
+            let why = format!("not searched: {}", self.trace.without_bus);
+            self.miss_unseen("NATS", why);
+            return Ok(Inventory::default());
+        };
+        match Inventory::take(self, &bus, known).await {
+            Ok(inventory) => Ok(inventory),
+            Err(error) if self.records.is_none() => Err(error.into()),
+            Err(error) => {
+                self.bus = None;
+                self.miss_unseen("NATS", format!("not searched: {error}"));
+                Ok(Inventory::default())
+            }
+        }
     }
 
     /// The outbox does not answer, and is not asked again.
@@ -87,30 +108,40 @@ impl<'a> Search<'a> {
             text = format!("{text}: {next}");
             cause = next.source();
         }
-        self.miss("outbox", format!("not searched: {text}"));
+        self.miss_unseen("outbox", format!("not searched: {text}"));
         T::default()
     }
 
     pub(super) fn say(&mut self, place: &str, what: impl Into<String>) {
-        self.searched.push(Searched {
-            place: place.to_owned(),
-            what: what.into(),
-            was_searched: true,
-        });
+        self.tell(place, what.into(), true, false);
     }
 
-    /// It was not searched.
+    /// It was not searched: it is not there.
     pub(super) fn miss(&mut self, place: &str, why: impl Into<String>) {
+        self.tell(place, why.into(), false, false);
+    }
+
+    /// It could not be searched.
+    pub(super) fn miss_unseen(&mut self, place: &str, why: impl Into<String>) {
+        self.tell(place, why.into(), false, true);
+    }
+
+    fn tell(&mut self, place: &str, what: String, was_searched: bool, is_unseen: bool) {
         self.searched.push(Searched {
             place: place.to_owned(),
-            what: why.into(),
-            was_searched: false,
+            what,
+            was_searched,
+            is_unseen,
         });
     }
 
     async fn read_rows(&mut self) {
         if self.records.is_none() {
-            return self.miss("outbox", format!("not searched: {}", self.trace.without));
+            let why = format!("not searched: {}", self.trace.without);
+            return match self.trace.are_unseen {
+                true => self.miss_unseen("outbox", why),
+                false => self.miss("outbox", why),
+            };
         }
         let since = match self.sought {
             Sought::Event(_) => None,
@@ -166,7 +197,7 @@ impl<'a> Search<'a> {
     }
 
     /// Where the ledger says that the rows went which are not found yet.
-    async fn read_ledger(&mut self, inventory: &Inventory) -> Result<(), TraceError> {
+    async fn read_ledger(&mut self, inventory: &Inventory) {
         let rows: Vec<(EventId, i64)> = self
             .events
             .values()
@@ -184,29 +215,40 @@ impl<'a> Search<'a> {
                 stream.incarnation != batch.incarnation || takes(stream, name)
             });
             for batch in batches.collect::<Vec<_>>() {
-                let found = self.look_into(&batch, id, inventory).await?;
+                let batch_stream = batch.stream.clone();
+                let found = self.look_into(&batch, id, inventory).await;
                 let Some(event) = self.events.get_mut(&id) else {
                     continue;
                 };
                 let exact = batch.sequence_of(row);
-                let place = found.or_else(|| exact.map(|at| StoredEvent::missing(&batch, at)));
+                let place = match &found {
+                    Ok(Some(found)) => Some(found.clone()),
+                    Ok(None) => exact.map(|at| StoredEvent::missing(&batch, at)),
+                    // Whether it is there is not known.
+                    Err(_) => None,
+                };
                 // What was published again may be where it was, and two batches have the place.
                 event
                     .stored
                     .extend(place.filter(|place| !event.stored.contains(place)));
                 event.batches.push(batch);
+                if let Err(Some(why)) = found {
+                    self.miss_unseen(&batch_stream, format!("not searched: {why}"));
+                }
             }
         }
-        Ok(())
     }
 
-    /// Reads what a stream holds of a batch.
+    /// Reads what a stream holds of a batch; fails when that cannot be seen, with why, unless that is told already.
     async fn look_into(
         &mut self,
         batch: &TracedBatch,
         id: EventId,
         inventory: &Inventory,
-    ) -> Result<Option<StoredEvent>, TraceError> {
+    ) -> Result<Option<StoredEvent>, Option<String>> {
+        let Some(bus) = self.bus.clone().filter(|_| inventory.sees(&batch.stream)) else {
+            return Err(None);
+        };
         let Some(Some(stream)) = inventory.streams.get(&batch.stream) else {
             return Ok(None);
         };
@@ -216,7 +258,7 @@ impl<'a> Search<'a> {
         let mut found = None;
         let (first, last) = (batch.first_sequence, batch.last_sequence);
         let start = Start::Sequence(first);
-        let (bus, most) = (&self.trace.bus, last - first + 1);
+        let most = last - first + 1;
         let see = |sighting: Sighting| match sighting.envelope.id() == id {
             true => {
                 found = Some(StoredEvent::of(&batch.stream, stream, &sighting));
@@ -224,14 +266,18 @@ impl<'a> Search<'a> {
             }
             false => ControlFlow::Continue(()),
         };
-        bus.seek(&batch.stream, start, last, most, see).await?;
+        let read = bus.seek(&batch.stream, start, last, most, see).await;
+        read.map_err(|error| Some(error.to_string()))?;
         let (name, what) = (&batch.stream, format!("sequences {first} to {last}"));
         self.say(name, format!("{what}, by the ledger of the outbox"));
         Ok(found)
     }
 
     /// Reads the headers of the streams.
-    async fn read_streams(&mut self, inventory: &Inventory) -> Result<(), TraceError> {
+    async fn read_streams(&mut self, inventory: &Inventory) {
+        let Some(bus) = self.bus.clone() else {
+            return;
+        };
         let start = Start::Time(self.since());
         let is_one = matches!(self.sought, Sought::Event(_));
         let (sought, limit) = (self.sought, self.trace.limit);
@@ -253,15 +299,16 @@ impl<'a> Search<'a> {
                     false => ControlFlow::Continue(()),
                 }
             };
-            let (bus, most) = (&self.trace.bus, self.trace.messages);
-            let read = bus.seek(name, start, stream.last, most, see).await?;
-            self.say(name, said(&read));
+            let most = self.trace.messages;
+            match bus.seek(name, start, stream.last, most, see).await {
+                Ok(read) => self.say(name, said(&read)),
+                Err(error) => self.miss_unseen(name, format!("not searched to its end: {error}")),
+            }
             for sighting in found {
                 let stored = StoredEvent::of(name, stream, &sighting);
                 self.meet(&sighting.envelope).stored.push(stored);
             }
         }
-        Ok(())
     }
 
     /// The event, known from now on.
@@ -302,9 +349,9 @@ impl<'a> Search<'a> {
     }
 
     /// The rows of events that streams have, or had, and that are not among the newest rows that were read.
-    async fn read_left_out_rows(&mut self, inventory: &Inventory) -> Result<(), TraceError> {
+    async fn read_left_out_rows(&mut self, inventory: &Inventory) {
         if matches!(self.sought, Sought::Event(_)) {
-            return Ok(());
+            return;
         }
         // Where the ledger knows no batch of a place, no relay has published it.
         let has_one = |event: &&TracedEvent| {
@@ -321,7 +368,7 @@ impl<'a> Search<'a> {
                 event.outbox = row.outbox;
             }
         }
-        self.read_ledger(inventory).await
+        self.read_ledger(inventory).await;
     }
 
     fn told(self) -> Traced {
@@ -343,6 +390,7 @@ impl<'a> Search<'a> {
                 place: "events".to_owned(),
                 what,
                 was_searched: true,
+                is_unseen: false,
             });
         }
         Traced { events, searched }

@@ -27,6 +27,7 @@ mod inbox;
 mod inbox_ring;
 mod kept;
 mod losses;
+mod lost_subscribers;
 mod moves;
 mod order;
 mod outbox;
