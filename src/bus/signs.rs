@@ -96,11 +96,11 @@ impl Bus {
         }))
     }
 
-    /// The entries of the bucket that belong to a subscriber and are of no use without it: leases, parked keys,
-    /// marks of suspects. Replays are not among them.
+    /// The entries of the bucket that belong to a subscriber and are of no use without it: leases and parked keys.
+    /// Replays, and marks of suspects, end by themselves.
     pub(crate) async fn entries_of(&self, subscriber: &str) -> Result<Vec<String>, BusError> {
         let mut keys = Vec::new();
-        for kind in ["lease", "parked", "suspect"] {
+        for kind in ["lease", "parked"] {
             for of in [
                 format!("{kind}.{subscriber}"),
                 format!("{kind}.{subscriber}.*"),

@@ -186,6 +186,8 @@ fn lines(event: &TracedEvent) -> Vec<Line> {
     lines.extend(event.subscribers.iter().flat_map(of_subscriber));
     let unstored = event.unstored.iter();
     lines.extend(unstored.map(|why| (None, "streams".to_owned(), why.clone())));
+    let unheard = event.unheard.iter();
+    lines.extend(unheard.map(|why| (None, "subscribers".to_owned(), why.clone())));
     lines.sort_by_key(|(at, ..)| (at.is_none(), *at));
     lines
 }

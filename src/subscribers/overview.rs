@@ -20,11 +20,11 @@ use crate::{
     job::{Replay, ReplayState},
     replay::Replays,
     replaying::ReplayId,
-    replica::{EVERYBODY, Replica, status_subject},
+    replica::{EVERYBODY, Replica, can_be_durable, status_subject},
 };
 
 /// How many subscribers are looked at at once.
-const AT_ONCE: usize = 16;
+const AT_ONCE: usize = 64;
 
 /// All subscribers, and what else has durable consumers.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -140,6 +140,12 @@ impl Subscribers {
         &self,
         name: &str,
     ) -> Result<(SubscriberState, Option<BusError>), SubscribersError> {
+        let unknown = || SubscribersError::Unknown {
+            name: name.to_owned(),
+        };
+        if !can_be_durable(name) {
+            return Err(unknown());
+        }
         let mut ground = self.ground().await;
         let durables = ground.durables.found.iter();
         let durables: Vec<&Durable> = durables.filter(|one| one.name == name).collect();
@@ -148,9 +154,7 @@ impl Subscribers {
         match (found, error) {
             (Some(state), error) => Ok((state, error)),
             (None, Some(error)) => Err(error.into()),
-            (None, None) => Err(SubscribersError::Unknown {
-                name: name.to_owned(),
-            }),
+            (None, None) => Err(unknown()),
         }
     }
 

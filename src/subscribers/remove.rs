@@ -11,7 +11,7 @@ use crate::{
     bus::{Bus, BusError, Durable, streams::retry_subject},
     replay::{ReplayError, Replays},
     replaying::ReplayId,
-    replica::{Replica, status_subject},
+    replica::{Replica, can_be_durable, status_subject},
 };
 
 /// How long an empty entry stays.
@@ -35,7 +35,7 @@ pub struct SubscriberRemoval {
     pub replays: Vec<ReplayId>,
     /// How many keys it has parked: they are parked no more.
     pub parked_keys: usize,
-    /// The entries of the bucket `TIDINGS` that are removed: leases, parked keys, marks.
+    /// The entries of the bucket `TIDINGS` that are removed: leases, parked keys.
     pub entries: Vec<String>,
     /// The last sign of a process, as far as it is known.
     pub last_seen_at: Option<DateTime<Utc>>,
@@ -172,6 +172,10 @@ impl Subscribers {
             name: name.to_owned(),
             who,
         };
+        if !can_be_durable(name) {
+            let name = name.to_owned();
+            return Err(SubscribersError::Unknown { name }.into());
+        }
         let mut durables = self.bus.durables().await?;
         durables.retain(|durable| durable.name == name);
         let retries = retry_subject(name, ">");

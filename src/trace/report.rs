@@ -56,6 +56,8 @@ pub struct TracedEvent {
     pub unstored: Option<String>,
     /// What became of it, subscriber by subscriber.
     pub subscribers: Vec<SubscriberTrace>,
+    /// Why no subscriber is named, when none is.
+    pub unheard: Option<String>,
 }
 
 /// What the outbox knows of an event.

@@ -89,7 +89,12 @@ impl<'a> Search<'a> {
             return Ok(Inventory::default());
         };
         match Inventory::take(self, &bus, known).await {
-            Ok(inventory) => Ok(inventory),
+            Ok(inventory) => {
+                let streams = inventory.all.as_ref().map_or(0, Vec::len);
+                let what = format!("the server {}, {streams} streams", bus.server_name());
+                self.say("NATS", what);
+                Ok(inventory)
+            }
             Err(error) if self.records.is_none() => Err(error.into()),
             Err(error) => {
                 self.bus = None;
@@ -423,6 +428,7 @@ impl TracedEvent {
             stored: Vec::new(),
             unstored: None,
             subscribers: Vec::new(),
+            unheard: None,
         }
     }
 

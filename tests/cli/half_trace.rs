@@ -76,6 +76,23 @@ async fn without_jetstream_a_trace_tells_what_the_outbox_knows_and_ends_with_3(w
     }
 }
 
+/// The relay runs, and the subscribers are elsewhere.
+#[tokio::test]
+async fn where_no_subscriber_takes_an_event_a_trace_says_so() {
+    let world = World::start(Store::Sqlite).await.set_up().await;
+    let id = world.relayed_user().await;
+    let said = world.ok(&["trace", &id]).await;
+    says(
+        &said,
+        &[
+            "stored at sequence 1, and there now",
+            "no durable consumer here takes user.created",
+            "or run elsewhere",
+            "the server ",
+        ],
+    );
+}
+
 /// The database is there, and does not answer.
 #[tokio::test]
 async fn without_its_database_a_trace_tells_what_nats_knows_and_ends_with_3() {
