@@ -18,6 +18,7 @@
 mod issue;
 mod overview;
 mod remove;
+mod replays;
 mod reset;
 
 use std::collections::BTreeMap;

@@ -5,6 +5,7 @@
 //! said to be unknown, and why.
 
 mod explain;
+mod found;
 mod inventory;
 mod records;
 mod report;

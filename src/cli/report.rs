@@ -279,7 +279,6 @@ impl From<RemoveError> for Report {
             RemoveError::Foreign { .. } => Self::of(Exit::Failed, &error)
                 .cure("the tools of that application, or nats consumer rm"),
             _ => match error {
-                RemoveError::Replay(source) => source.into(),
                 RemoveError::Subscribers(source) => source.into(),
                 other => Self::of(Exit::Failed, &other),
             },

@@ -348,3 +348,6 @@ fn place(replica: &Replica) -> String {
 fn second(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
+
+#[cfg(test)]
+mod tests;

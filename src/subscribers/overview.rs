@@ -11,14 +11,14 @@ use serde::Serialize;
 use super::{
     SubscriberConsumer, SubscriberIssue, SubscriberState, Subscribers, SubscribersError,
     issue::{Seen, issues},
+    replays::unfinished,
 };
 use crate::{
     bus::{
-        Bus, BusError, Durable, Durables, RetrySigns, filters,
+        Bus, BusError, Durable, Durables, LeaseSign, RetrySigns, filters,
         streams::{StreamSpec, retry_subject},
     },
     job::{Replay, ReplayState},
-    replay::Replays,
     replaying::ReplayId,
     replica::{EVERYBODY, Replica, can_be_durable, status_subject},
 };
@@ -161,9 +161,9 @@ impl Subscribers {
     async fn ground(&self) -> Ground {
         let durables = self.bus.seen_durables().await;
         // Without JetStream nothing is known of them, and that is said once.
-        let replays = match durables.streams.is_empty() {
-            true => Ok(Vec::new()),
-            false => Replays::over(&self.bus).list(None).await,
+        let replays = match sees_streams(&durables) {
+            false => Ok(Vec::new()),
+            true => unfinished(&self.bus, None).await,
         };
         let replays = replays.map_err(|error| error.to_string());
         Ground {
@@ -206,16 +206,16 @@ impl Subscribers {
         durables: Vec<&Durable>,
         ground: &Ground,
     ) -> Option<SubscriberState> {
-        let has_streams = !ground.durables.streams.is_empty();
+        let sees = sees_streams(&ground.durables);
         let asked_at = Utc::now();
         let retries = retry_subject(name, ">");
         let letters = format!("dead-letter.{name}.any");
         let subject = status_subject(name);
         let (answers, retries, letters, lease) = futures::join!(
             self.bus.ask_all(&subject),
-            found_stream(&self.bus, has_streams, &retries),
-            found_stream(&self.bus, has_streams, &letters),
-            self.lease(has_streams, name),
+            found_stream(&self.bus, sees, &retries),
+            found_stream(&self.bus, sees, &letters),
+            self.lease(sees, name),
         );
         let heard_at = Utc::now();
         let mut unseen = ground.unseen();
@@ -237,8 +237,11 @@ impl Subscribers {
             Ok(None) => Ok(None),
             Err(error) => Err(error.clone()),
         };
-        let has_retries = has_streams.then(|| retries.as_ref().map(Option::is_some).ok());
-        let has_letters = has_streams.then(|| letters.as_ref().map(Option::is_some).ok());
+        let is_there = |found: &Result<Option<String>, BusError>| match found {
+            Ok(found) => sees.then_some(found.is_some()),
+            Err(_) => None,
+        };
+        let (has_retries, has_letters) = (is_there(&retries), is_there(&letters));
         let signs = kept(signs, "its retries", &mut unseen);
         kept(letters, "the stream of its dead letters", &mut unseen);
         let lease = kept(lease, "its lease", &mut unseen);
@@ -272,37 +275,21 @@ impl Subscribers {
         let seen = Seen {
             now: heard_at + ahead,
             are_asked,
-            has_retries: has_retries.flatten(),
-            has_letters: has_letters.flatten(),
+            has_retries,
+            has_letters,
             lease,
             clocks: clocks(&state.replicas, (asked_at + ahead, heard_at + ahead)),
-            replays: self.stuck_replays(name, ground).await,
+            replays: self.stuck_replays(&state, are_asked, &ground.replays).await,
         };
         state.issues = issues(&state, &seen);
         Some(state)
     }
 
-    async fn lease(
-        &self,
-        has_streams: bool,
-        name: &str,
-    ) -> Result<Option<crate::bus::LeaseSign>, BusError> {
-        match has_streams {
+    async fn lease(&self, sees: bool, name: &str) -> Result<Option<LeaseSign>, BusError> {
+        match sees {
             true => self.bus.lease_sign(name).await,
             false => Ok(None),
         }
-    }
-
-    async fn stuck_replays(&self, name: &str, ground: &Ground) -> Vec<(String, String)> {
-        let running = ground.replays.iter().flatten();
-        let running = running.filter(|replay| replay.subscriber == name);
-        let mut stuck = Vec::new();
-        for replay in running {
-            let found = Replays::over(&self.bus).find(replay.id).await;
-            let trouble = found.ok().and_then(|status| status.trouble);
-            stuck.extend(trouble.map(|trouble| (replay.id.to_string(), trouble.why)));
-        }
-        stuck
     }
 
     /// Why there may be no subscriber where some are expected.
@@ -375,6 +362,11 @@ impl From<RetrySigns> for WaitingRetries {
     }
 }
 
+/// Whether it could be seen which streams there are.
+fn sees_streams(durables: &Durables) -> bool {
+    durables.unseen.iter().all(|(stream, _)| stream.is_some())
+}
+
 /// What was found; what was not is said.
 fn kept<T>(found: Result<Option<T>, BusError>, what: &str, unseen: &mut Vec<String>) -> Option<T> {
     found.unwrap_or_else(|error| {
@@ -383,12 +375,8 @@ fn kept<T>(found: Result<Option<T>, BusError>, what: &str, unseen: &mut Vec<Stri
     })
 }
 
-async fn found_stream(
-    bus: &Bus,
-    has_streams: bool,
-    subject: &str,
-) -> Result<Option<String>, BusError> {
-    match has_streams {
+async fn found_stream(bus: &Bus, sees: bool, subject: &str) -> Result<Option<String>, BusError> {
+    match sees {
         true => bus.stream_of(subject).await,
         false => Ok(None),
     }

@@ -6,10 +6,10 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 
-use super::{Subscribers, SubscribersError, WaitingRetries};
+use super::{Subscribers, SubscribersError, WaitingRetries, replays::unfinished};
 use crate::{
     bus::{Bus, BusError, Durable, streams::retry_subject},
-    replay::{ReplayError, Replays},
+    job::ReplayState,
     replaying::ReplayId,
     replica::{Replica, can_be_durable, status_subject},
 };
@@ -75,9 +75,6 @@ pub enum RemoveError {
         /// Its streams.
         streams: Vec<String>,
     },
-    /// Its replays cannot be seen, or not be cancelled.
-    #[error(transparent)]
-    Replay(#[from] ReplayError),
     /// There is none of this name, or NATS does not answer, or refuses.
     #[error(transparent)]
     Subscribers(#[from] SubscribersError),
@@ -102,8 +99,7 @@ impl Subscribers {
             Some(stream) => self.bus.retry_signs(&stream, name).await?.into(),
             None => WaitingRetries::default(),
         };
-        let mut replays = Replays::over(&self.bus).list(Some(name)).await?;
-        replays.retain(|replay| !replay.state.is_final());
+        let replays = unfinished(&self.bus, Some(name)).await?;
         let entries = self.bus.entries_of(name).await?;
         let waits = retries.due + retries.scheduled > 0;
         if durables.is_empty() && entries.is_empty() && replays.is_empty() && !waits {
@@ -139,10 +135,7 @@ impl Subscribers {
         // Somebody may have started it since.
         let durables = self.refuse_running(name).await?;
         for id in &removal.replays {
-            match Replays::over(&self.bus).cancel(*id).await {
-                Err(ReplayError::Over { .. } | ReplayError::NoReplay { .. }) => {}
-                cancelled => drop(cancelled?),
-            }
+            self.cancel(*id).await?;
         }
         let of_retries = retry_subject(name, ">");
         let stream = self.bus.stream_of(&of_retries).await?;
@@ -164,6 +157,29 @@ impl Subscribers {
         letters += late.map_err(|source| partly(name, &done, source))?;
         tracing::warn!(subscriber = name, letters, "the subscriber is removed");
         Ok(letters)
+    }
+
+    /// Ends a replay that no process works at, and deletes its consumers.
+    async fn cancel(&self, id: ReplayId) -> Result<(), BusError> {
+        loop {
+            let Some(entry) = self.bus.replay(id).await? else {
+                return Ok(());
+            };
+            let (revision, mut replay) = (entry.revision, entry.value);
+            if !replay.state.is_final() {
+                replay.state = ReplayState::Cancelled;
+                replay.reason = Some("its subscriber is removed".to_owned());
+                replay.state_at = Utc::now();
+                if self.bus.write_replay(&replay, revision).await?.is_none() {
+                    continue;
+                }
+            }
+            let consumer = replay.consumer();
+            for range in &replay.ranges {
+                self.bus.delete_consumer(&range.stream, &consumer).await?;
+            }
+            return Ok(());
+        }
     }
 
     /// Its consumers, unless a process of it runs.

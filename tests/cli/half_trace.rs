@@ -40,7 +40,7 @@ async fn without_nats_a_trace_tells_what_the_outbox_knows_and_ends_with_3(world:
             "written, row 1",
             "confirmed by EVENTS in a run of 1",
             "EVENTS confirmed it at 1; whether it has it now was not seen",
-            "NATS      not searched",
+            "not searched: ",
         ],
     );
     says(&ended.stderr, &["not all could be seen: NATS"]);

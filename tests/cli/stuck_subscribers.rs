@@ -110,11 +110,16 @@ async fn events_that_wait_for_nobody_end_with_1_and_a_pause_with_0() {
     let publisher = EventPublisher::new(&bus);
     let key = "k".to_owned();
     publisher.publish(&Stuck { key }).await.unwrap();
+    eventually("its pulls have ended", || async {
+        world
+            .run(&LIST)
+            .await
+            .stdout
+            .contains("the last sign of one")
+    })
+    .await;
     let ended = world.list_ends(1).await;
-    says(
-        &ended.stdout,
-        &["no instance answers", "the last sign of one"],
-    );
+    says(&ended.stdout, &["no instance answers"]);
     says(
         &ended.stderr,
         &[

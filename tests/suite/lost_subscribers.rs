@@ -341,46 +341,6 @@ async fn retries_that_are_far_away_are_counted_with_the_time_of_the_last() {
     assert_eq!(listed(&world).await.issues, [], "nothing is due");
 }
 
-/// A message waits with a time that has passed, in a stream whose schedules do not run.
-#[tokio::test(flavor = "multi_thread")]
-async fn retries_that_are_due_and_do_not_come_are_an_issue() {
-    let world = World::<Sqlite>::start().await;
-    let context = jetstream(&world).await;
-    context.delete_stream("RETRIES").await.unwrap();
-    let plain = jetstream::stream::Config {
-        name: "RETRIES".to_owned(),
-        subjects: ["tidings.retry.>", "tidings.retry-at.>"]
-            .map(str::to_owned)
-            .into(),
-        retention: jetstream::stream::RetentionPolicy::WorkQueue,
-        allow_direct: true,
-        ..Default::default()
-    };
-    context.create_stream(plain).await.unwrap();
-    let noted = Noted::default();
-    let running = world.run(worker(&world, &noted));
-    is_well(&world).await;
-    let mut headers = async_nats::HeaderMap::new();
-    let past = (Utc::now() - TimeDelta::hours(1)).to_rfc3339();
-    headers.insert("X-Other", "1");
-    let subject = format!("tidings.retry-at.{NAME}.1");
-    // A server that allows no schedules refuses the header, so it is one that only looks like it.
-    headers.insert("Nats-Schedule", format!("@at {past}"));
-    let stored = context
-        .publish_with_headers(subject, headers, "{}".into())
-        .await
-        .unwrap()
-        .await;
-    if stored.is_err() {
-        // The server protects itself: then there is nothing that could be late.
-        running.stop().await.unwrap();
-        return;
-    }
-    let (_, found) = becomes(&world, "retries-late").await;
-    assert!(found.is_stuck && found.cure.unwrap().contains("streams apply"));
-    running.stop().await.unwrap();
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replay_that_nobody_runs_is_an_issue_of_its_subscriber() {
     let world = World::<Sqlite>::start().await;
