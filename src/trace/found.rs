@@ -3,7 +3,10 @@
 use chrono::{DateTime, Utc};
 use tidings_contract::{Envelope, EventId};
 
-use super::report::{OutboxTrace, StoredEvent, TracedBatch, TracedEvent};
+use super::{
+    report::{OutboxTrace, StoredEvent, TracedBatch, TracedEvent},
+    search::made_at,
+};
 use crate::bus::{Expanse, Sighting};
 
 impl TracedEvent {

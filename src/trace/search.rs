@@ -413,7 +413,7 @@ pub(super) fn takes(stream: &Expanse, name: &str) -> bool {
 }
 
 /// The time in a UUIDv7.
-fn made_at(id: EventId) -> Option<DateTime<Utc>> {
+pub(super) fn made_at(id: EventId) -> Option<DateTime<Utc>> {
     let (seconds, nanos) = id.as_uuid().get_timestamp()?.to_unix();
     DateTime::from_timestamp(i64::try_from(seconds).ok()?, nanos)
 }
