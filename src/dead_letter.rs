@@ -274,7 +274,8 @@ where
     loop {
         tried += 1;
         match ask().await {
-            Err(error) if tried < TRIES && !matches!(error, BusError::Api { .. }) => {
+            Err(error @ (BusError::Api { .. } | BusError::NoStream { .. })) => return Err(error),
+            Err(error) if tried < TRIES => {
                 tracing::debug!(%error, tried, "asking again");
                 tokio::time::sleep(PAUSE).await;
             }

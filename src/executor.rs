@@ -179,8 +179,8 @@ impl<S: Send + Sync + 'static> Executor<S> {
                 self.flow.end(permit, &arrival.subject, Attempted::Void);
                 let outcome = Outcome::Reject(letter);
                 acknowledger.decided(&outcome, None);
-                self.record(arrival, attempt, &outcome, None, Duration::ZERO);
-                return self.answer(arrival, &outcome, acknowledger, halt).await;
+                let end = self.end(arrival, &outcome, Duration::ZERO, acknowledger, halt);
+                return Box::pin(end).await;
             }
         };
         let began = Instant::now();
@@ -228,7 +228,10 @@ impl<S: Send + Sync + 'static> Executor<S> {
         self.record(arrival, attempt, &outcome, error, elapsed);
         match self.stays_for(&mut outcome, arrival, acknowledger, permit) {
             Some(wait) => Step::Again(wait),
-            None => self.end(arrival, &outcome, acknowledger, halt).await,
+            None => {
+                self.end(arrival, &outcome, elapsed, acknowledger, halt)
+                    .await
+            }
         }
     }
 

@@ -103,8 +103,9 @@ pub use retry::Retry;
 pub use start::Start;
 pub use subscriber::{EventSubscriber, Exhausted, SubscriberError};
 pub use subscribers::{
-    ConsumerDrift, ResetError, StreamReset, SubscriberConsumer, SubscriberReset, SubscriberState,
-    Subscribers, SubscribersError,
+    ConsumerDrift, MissingConsumer, OtherConsumer, RemoveError, RemovedConsumer, ResetError,
+    StreamReset, SubscriberConsumer, SubscriberIssue, SubscriberOverview, SubscriberRemoval,
+    SubscriberReset, SubscriberState, Subscribers, SubscribersError, WaitingRetries,
 };
 pub use tidings_contract::{
     Envelope, EnvelopeError, EventId, Extensions, HeaderError, Headers, IntoEnvelope, Name,

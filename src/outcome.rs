@@ -86,11 +86,13 @@ pub enum Cause {
     Crashed,
     /// An earlier event of its key was given up, and the subscriber parks such a key.
     ParkedKey,
+    /// Its subscriber was [removed](crate::Subscribers::remove) while the event waited for another attempt.
+    Removed,
 }
 
 impl Cause {
     #[cfg(any(feature = "postgres", feature = "sqlite"))]
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Rejected,
         Self::Exhausted,
         Self::Undecodable,
@@ -98,6 +100,7 @@ impl Cause {
         Self::OutsideInbox,
         Self::Crashed,
         Self::ParkedKey,
+        Self::Removed,
     ];
 
     /// The cause of this word.
@@ -117,6 +120,7 @@ impl Cause {
             Self::OutsideInbox => "outside-inbox",
             Self::Crashed => "crashed",
             Self::ParkedKey => "parked-key",
+            Self::Removed => "removed",
         }
     }
 }

@@ -65,6 +65,9 @@ pub struct Replica {
     pub last_delivery_at: Option<DateTime<Utc>>,
     /// How it wants the consumers of the subscriber to be.
     pub wants: Vec<WantedConsumer>,
+    /// What its clock said when it answered.
+    #[serde(default)]
+    pub clock: Option<DateTime<Utc>>,
     /// Its shadows, and the names of the events that each handles.
     #[serde(default)]
     pub shadows: BTreeMap<String, Vec<String>>,
@@ -108,9 +111,18 @@ pub struct WantedConsumer {
     pub settings: Map<String, Value>,
 }
 
+/// Where the replicas of all subscribers are asked who they are.
+pub(crate) const EVERYBODY: &str = "tidings.status";
+
 /// Where the replicas of a subscriber are asked.
 pub(crate) fn status_subject(subscriber: &str) -> String {
     format!("tidings.status.{subscriber}")
+}
+
+/// Whether a text can be the name of a durable: nothing else may become a part of a subject.
+pub(crate) fn can_be_durable(name: &str) -> bool {
+    let is_refused = |c: char| c.is_whitespace() || c.is_control() || ".*>/\\".contains(c);
+    !name.is_empty() && name.len() <= 255 && !name.contains(is_refused)
 }
 
 impl Activity {
@@ -156,6 +168,14 @@ mod tests {
         assert_eq!(read("\"dreams\""), Activity::Unknown);
         let written = serde_json::to_string(&Activity::StandsBy).unwrap();
         assert_eq!(written, format!("\"{}\"", Activity::StandsBy.as_str()));
+    }
+
+    #[test]
+    fn what_would_be_more_than_one_word_of_a_subject_is_no_durable() {
+        assert!(can_be_durable("welcome-email_2"));
+        for text in ["", "a b", "a.b", "*", ">", "a\r\nPUB x 0", "a\tb"] {
+            assert!(!can_be_durable(text), "{text:?}");
+        }
     }
 
     #[test]

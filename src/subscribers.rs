@@ -1,5 +1,5 @@
-//! Subscribers from the outside: how their consumers and replicas do, pausing, narrowing and resetting them. Never creates
-//! or deletes a consumer, and stores nothing: the server keeps what is changed.
+//! Subscribers from the outside: how their consumers and replicas do, pausing, narrowing, resetting and removing them.
+//! Never creates a consumer, and stores nothing: the server keeps what is changed.
 //!
 //! ```no_run
 //! use tidings::{Bus, Subscribers};
@@ -15,20 +15,26 @@
 //! # }
 //! ```
 
+mod issue;
+mod overview;
+mod remove;
+mod replays;
 mod reset;
 
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use futures::future::try_join_all;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::{
-    bus::{Bus, BusError, ConsumerSpec, Durable, drift, filters, streams::retry_subject},
-    replica::{Replica, status_subject},
+    bus::{Bus, BusError, ConsumerSpec, Durable, drift, filters},
+    replica::Replica,
 };
 
+pub use issue::SubscriberIssue;
+pub use overview::{MissingConsumer, OtherConsumer, SubscriberOverview, WaitingRetries};
+pub use remove::{RemoveError, RemovedConsumer, SubscriberRemoval};
 pub use reset::{ResetError, StreamReset, SubscriberReset};
 
 /// A pause that nobody set an end to; 2200-01-01, because the server counts in nanoseconds.
@@ -48,10 +54,24 @@ pub struct SubscriberState {
     pub name: String,
     /// Until when it is paused, if all its consumers are.
     pub paused_until: Option<DateTime<Utc>>,
+    /// Messages that were never delivered, of all streams; nothing when that is not known, because a consumer is gone or
+    /// could not be seen.
+    pub known_pending: Option<u64>,
     /// One consumer for each stream that has events for it, and one for its retries.
     pub consumers: Vec<SubscriberConsumer>,
+    /// The consumers that it should have and has not.
+    pub missing: Vec<MissingConsumer>,
+    /// What waits for another attempt, due or not; nothing when that is not known.
+    pub retries: Option<WaitingRetries>,
     /// The processes that run it and answered within two seconds.
     pub replicas: Vec<Replica>,
+    /// The last sign of a process: a delivery, an acknowledgement, a lease that was renewed. One that only waits for
+    /// events gives none.
+    pub last_seen_at: Option<DateTime<Utc>>,
+    /// What is wrong with it, what holds events up first.
+    pub issues: Vec<SubscriberIssue>,
+    /// What of it could not be seen, and why.
+    pub unseen: Vec<String>,
 }
 
 /// One consumer of a subscriber.
@@ -60,6 +80,8 @@ pub struct SubscriberState {
 pub struct SubscriberConsumer {
     /// The stream.
     pub stream: String,
+    /// Whether it delivers events that are tried again.
+    pub is_of_retries: bool,
     /// Messages that were never delivered: what it catches up on.
     pub pending: u64,
     /// The last sequence of the stream that was delivered.
@@ -135,32 +157,32 @@ impl Subscribers {
         Self { bus: bus.clone() }
     }
 
-    /// All subscribers, by name: every durable consumer that has retries.
+    /// All subscribers, by name. [`Subscribers::overview`] tells besides what could not be seen, and what else there is.
     ///
     /// # Errors
-    /// [`SubscribersError::Bus`].
+    /// [`SubscribersError::Bus`] when streams or consumers cannot be seen.
     pub async fn list(&self) -> Result<Vec<SubscriberState>, SubscribersError> {
-        let mut named: BTreeMap<String, Vec<Durable>> = BTreeMap::new();
-        for durable in self.bus.durables().await? {
-            named.entry(durable.name.clone()).or_default().push(durable);
+        match self.survey().await {
+            (overview, None) => Ok(overview.subscribers),
+            (_, Some(error)) => Err(error.into()),
         }
-        named.retain(|name, durables| {
-            let retries = retry_subject(name, ">");
-            durables.iter().any(|durable| durable.takes_only(&retries))
-        });
-        let asking = named
-            .into_iter()
-            .map(|(name, durables)| self.state(name, durables));
-        Ok(try_join_all(asking).await?)
     }
 
-    /// One subscriber, by the name of its durable.
+    /// One subscriber, by the name of its durable. What of it cannot be seen is in [`SubscriberState::unseen`].
     ///
     /// # Errors
-    /// [`SubscribersError::Unknown`] when no stream has a consumer of this name, else [`SubscribersError::Bus`].
+    /// [`SubscribersError::Unknown`] when no stream has a consumer of this name and no process answers to it, else
+    /// [`SubscribersError::Bus`] when nothing of it can be seen.
     pub async fn find(&self, name: &str) -> Result<SubscriberState, SubscribersError> {
-        let durables = self.durables(name).await?;
-        Ok(self.state(name.to_owned(), durables).await?)
+        Ok(self.look(name).await?.0)
+    }
+
+    /// The same, when all of its consumers can be seen.
+    pub(crate) async fn find_whole(&self, name: &str) -> Result<SubscriberState, SubscribersError> {
+        match self.look(name).await? {
+            (state, None) => Ok(state),
+            (_, Some(error)) => Err(error.into()),
+        }
     }
 
     /// Pauses a subscriber, all replicas of it, until a time, or until it is [resumed](Subscribers::resume). The
@@ -199,7 +221,7 @@ impl Subscribers {
         &self,
         name: &str,
     ) -> Result<BTreeMap<String, Vec<String>>, SubscribersError> {
-        let state = self.find(name).await?;
+        let state = self.find_whole(name).await?;
         if state.replicas.is_empty() {
             return Err(SubscribersError::NoReplica {
                 name: name.to_owned(),
@@ -265,33 +287,11 @@ impl Subscribers {
             false => Ok(durables),
         }
     }
-
-    async fn state(
-        &self,
-        name: String,
-        durables: Vec<Durable>,
-    ) -> Result<SubscriberState, BusError> {
-        let answers = self.bus.ask_all(&status_subject(&name)).await?;
-        // Whoever answers something else is no replica of ours.
-        let read = |answer: &bytes::Bytes| serde_json::from_slice::<Replica>(answer).ok();
-        let mut replicas: Vec<Replica> = answers.iter().filter_map(read).collect();
-        replicas.sort_by(|a, b| (a.started_at, &a.id).cmp(&(b.started_at, &b.id)));
-        let consumers: Vec<_> = durables
-            .into_iter()
-            .map(|durable| SubscriberConsumer::of(durable, &replicas))
-            .collect();
-        let pauses = consumers.iter().map(|consumer| consumer.paused_until);
-        Ok(SubscriberState {
-            name,
-            paused_until: pauses.min().flatten(),
-            consumers,
-            replicas,
-        })
-    }
 }
 
 impl SubscriberState {
-    /// Messages that were never delivered, of all streams.
+    /// Messages that were never delivered, of all consumers that are there: [`SubscriberState::known_pending`] says
+    /// whether that is all.
     #[must_use]
     pub fn pending(&self) -> u64 {
         self.consumers.iter().map(|one| one.pending).sum()
@@ -313,6 +313,7 @@ impl SubscriberState {
 impl SubscriberConsumer {
     fn of(durable: Durable, replicas: &[Replica]) -> Self {
         Self {
+            is_of_retries: false,
             pending: durable.num_pending,
             delivered: durable.delivered(),
             acknowledged: durable.acknowledged(),

@@ -67,12 +67,21 @@ impl Tally {
         self.delivered_at.store(now.timestamp_millis(), Relaxed);
     }
 
-    /// An attempt has ended.
+    /// An attempt has ended. What is given up counts [when its letter is stored](Tally::given_up).
     pub(crate) fn ended(&self, outcome: &Outcome) {
         let counter = match outcome {
             Outcome::Ack | Outcome::Duplicate => &self.handled,
             Outcome::Retry(_) | Outcome::Postpone(_) => &self.failed,
-            Outcome::Reject(_) => &self.dead_lettered,
+            Outcome::Reject(_) => return,
+        };
+        counter.fetch_add(1, Relaxed);
+    }
+
+    /// An event was to be given up: its letter is stored, confirmed, or it comes again.
+    pub(crate) fn given_up(&self, is_stored: bool) {
+        let counter = match is_stored {
+            true => &self.dead_lettered,
+            false => &self.failed,
         };
         counter.fetch_add(1, Relaxed);
     }
@@ -230,7 +239,10 @@ mod tests {
         for outcome in &ends {
             tally.ended(outcome);
         }
-        let (handled, failed, dead_lettered) = (3, 2, 1);
+        assert_eq!(tally.counts().dead_lettered, 0, "no letter is confirmed");
+        tally.given_up(false);
+        tally.given_up(true);
+        let (handled, failed, dead_lettered) = (3, 3, 1);
         let expected = Counts {
             handled,
             failed,

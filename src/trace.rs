@@ -5,6 +5,7 @@
 //! said to be unknown, and why.
 
 mod explain;
+mod found;
 mod inventory;
 mod records;
 mod report;
@@ -16,10 +17,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use tidings_contract::{Envelope, EventId};
 
-use crate::{
-    bus::{Bus, BusError, ReaderError},
-    dead_letter::DeadLettersError,
-};
+use crate::bus::{Bus, BusError};
 use records::Records;
 pub use report::{
     DeadLetterTrace, DeliveryTrace, InboxTrace, OutboxTrace, ReplayTrace, RetryTrace, Searched,
@@ -34,7 +32,8 @@ const MESSAGES: u64 = 1_000_000;
 
 /// Finds out where events are.
 ///
-/// Without an outbox it tells what NATS knows. An event is found by its id in the outbox's ledger, else by reading
+/// Without an outbox it tells what NATS knows, and without NATS what the outbox knows; what could not be seen is said.
+/// An event is found by its id in the outbox's ledger, else by reading
 /// the headers of the streams from the time on that is in the id; a key or a correlation id in the outbox and in the
 /// headers of the last day. Of each stream a million messages are read at most, the newest.
 ///
@@ -51,10 +50,14 @@ const MESSAGES: u64 = 1_000_000;
 /// ```
 #[derive(Debug, Clone)]
 pub struct Trace {
-    bus: Bus,
+    bus: Option<Bus>,
+    /// Why there is none.
+    without_bus: String,
     records: Option<Arc<dyn Records>>,
     /// Why there are none.
     without: String,
+    /// Whether there are some, which cannot be asked.
+    are_unseen: bool,
     streams: Vec<String>,
     since: Option<DateTime<Utc>>,
     limit: usize,
@@ -73,17 +76,11 @@ pub enum Sought {
     Correlation(String),
 }
 
-/// Why NATS cannot be searched.
+/// Why nothing can be searched.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TraceError {
-    /// A stream cannot be read.
-    #[error(transparent)]
-    Stream(#[from] ReaderError),
-    /// The dead letters cannot be read.
-    #[error(transparent)]
-    DeadLetters(#[from] DeadLettersError),
-    /// The server does not answer.
+    /// NATS does not answer, and there is no outbox that does.
     #[error(transparent)]
     Bus(#[from] BusError),
 }
@@ -93,9 +90,20 @@ impl Trace {
     #[must_use]
     pub fn over(bus: &Bus) -> Self {
         Self {
-            bus: bus.clone(),
+            bus: Some(bus.clone()),
+            ..Self::without_nats(String::new())
+        }
+    }
+
+    /// Traces events in an [outbox](Trace::outbox) alone, because NATS cannot be asked, and why.
+    #[must_use]
+    pub fn without_nats(why: impl Into<String>) -> Self {
+        Self {
+            bus: None,
+            without_bus: why.into(),
             records: None,
             without: "no database was named".to_owned(),
+            are_unseen: false,
             streams: Vec::new(),
             since: None,
             limit: EVENTS,
@@ -116,6 +124,13 @@ impl Trace {
     pub fn without_outbox(mut self, why: impl Into<String>) -> Self {
         self.without = why.into();
         self
+    }
+
+    /// Says why the outbox, which is there, cannot be asked.
+    #[must_use]
+    pub fn unseen_outbox(mut self, why: impl Into<String>) -> Self {
+        self.are_unseen = true;
+        self.without_outbox(why)
     }
 
     /// Traces them in these streams too.
@@ -146,10 +161,10 @@ impl Trace {
         self
     }
 
-    /// Searches.
+    /// Searches. What does not answer is told among what was searched, with why, and hides nothing of the rest.
     ///
     /// # Errors
-    /// [`TraceError`] when NATS cannot be searched. An outbox that does not answer is told among what was searched.
+    /// [`TraceError`] when NATS does not answer, and there is no outbox that does.
     pub async fn run(&self, sought: &Sought) -> Result<Traced, TraceError> {
         Search::new(self, sought).run().await
     }

@@ -339,14 +339,24 @@ async fn apply<S: Send + Sync + 'static>(
             streams: of_events.iter().map(|one| one.stream.clone()).collect(),
         });
     }
-    let of_events = of_events.iter().map(|one| (one, subscriber.start));
-    let of_retries = of_retries.map(|one| (one, Start::Beginning));
-    for (consumer, start) in of_events.chain(of_retries) {
+    let setup = |source| WorkerError::Setup {
+        subscriber: name.to_owned(),
+        source,
+    };
+    let each = of_events.iter().map(|one| (one, subscriber.start));
+    let each = each.chain(of_retries.map(|one| (one, Start::Beginning)));
+    for (consumer, start) in each {
         let applied = bus.apply_consumer(consumer, start).await;
-        applied.map_err(|source| WorkerError::Setup {
-            subscriber: name.to_owned(),
-            source,
-        })?;
+        applied.map_err(setup)?;
+    }
+    // Delivery does not depend on it.
+    if let Some(of_retries) = of_retries
+        && let Err(error) = bus.note_streams(of_retries, of_events).await
+    {
+        tracing::warn!(
+            subscriber = name, %error,
+            "the consumers are not marked as made by Tidings: a list of subscribers may miss one that is deleted"
+        );
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tidings_contract::Name;
 
-use super::{Bus, BusError, streams::retry_subject};
+use super::{Bus, BusError, origin, streams::retry_subject};
 use crate::{executor::ACK_WAIT, start::Start};
 
 /// How many deliveries may be unanswered at once, over all replicas; delayed retries count. It bounds
@@ -329,7 +329,7 @@ impl Bus {
         Ok(self.consumer_info(spec).await?.map(|info| info.created))
     }
 
-    async fn consumer_config(
+    pub(super) async fn consumer_config(
         &self,
         spec: &ConsumerSpec,
     ) -> Result<Option<Map<String, Value>>, BusError> {
@@ -368,6 +368,7 @@ impl Bus {
         config.remove("filter_subject");
         config.remove("filter_subjects");
         config.extend(spec.settings());
+        origin::mark(&mut config, durable);
         let subject = match &*spec.subjects {
             [one] => format!("$JS.API.CONSUMER.CREATE.{stream}.{durable}.{one}"),
             _ => format!("$JS.API.CONSUMER.CREATE.{stream}.{durable}"),

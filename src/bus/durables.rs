@@ -1,10 +1,27 @@
 //! Durable consumers as the server has them: finding them, pausing them. Never creates, changes or deletes one.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
+use futures::{StreamExt, stream};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
-use super::{Bus, BusError};
+use super::{Bus, BusError, origin};
+
+const NO_SUCH_STREAM: u64 = 10059;
+/// How many streams are asked at once.
+const AT_ONCE: usize = 8;
+
+/// The durable consumers as far as they can be seen.
+#[derive(Debug, Default)]
+pub(crate) struct Durables {
+    pub(crate) found: Vec<Durable>,
+    /// The streams that there are.
+    pub(crate) streams: Vec<String>,
+    /// Whose consumers could not be seen, and why. Without a stream it is all of them.
+    pub(crate) unseen: Vec<(Option<String>, BusError)>,
+    /// How far the server's clock is ahead of this one, as far as it has told its time.
+    pub(crate) server_ahead: TimeDelta,
+}
 
 /// A durable consumer.
 #[derive(Debug, Clone, Deserialize)]
@@ -33,6 +50,8 @@ pub(crate) struct Durable {
     ack_floor: Place,
     #[serde(default)]
     paused: bool,
+    /// When the server said so, by its clock.
+    ts: Option<DateTime<Utc>>,
 }
 
 /// How far it is.
@@ -64,6 +83,21 @@ impl Durable {
         self.delivered.last_active
     }
 
+    /// When its last delivery or acknowledgement was: a process that pulls was there then.
+    pub(crate) fn last_active_at(&self) -> Option<DateTime<Utc>> {
+        self.delivered.last_active.max(self.ack_floor.last_active)
+    }
+
+    /// Whether a worker of Tidings has made it.
+    pub(crate) fn is_ours(&self) -> bool {
+        origin::is_marked(&self.config)
+    }
+
+    /// The streams that have a consumer of its subscriber, as its last worker that started has written down.
+    pub(crate) fn sibling_streams(&self) -> Vec<String> {
+        origin::streams(&self.config)
+    }
+
     /// The sequence before which the server takes it nowhere: the one at which it was made. `None` when it can be
     /// taken to no sequence at all.
     pub(crate) fn earliest(&self) -> Option<u64> {
@@ -84,22 +118,54 @@ impl Durable {
 impl Bus {
     /// All durable consumers of all streams.
     pub(crate) async fn durables(&self) -> Result<Vec<Durable>, BusError> {
-        const NO_SUCH_STREAM: u64 = 10059;
-        let streams: Vec<String> = self.paged("$JS.API.STREAM.NAMES", "streams").await?;
-        let mut durables: Vec<Durable> = Vec::new();
-        for stream in streams {
-            let subject = format!("$JS.API.CONSUMER.LIST.{stream}");
-            match self.paged::<Durable>(&subject, "consumers").await {
-                Ok(consumers) => durables.extend(consumers),
+        let Durables {
+            found, mut unseen, ..
+        } = self.seen_durables().await;
+        match unseen.pop() {
+            Some((_, error)) => Err(error),
+            None => Ok(found),
+        }
+    }
+
+    /// All durable consumers that can be seen: a stream without a leader does not hide those of the others.
+    pub(crate) async fn seen_durables(&self) -> Durables {
+        let mut durables = Durables::default();
+        match self.paged("$JS.API.STREAM.NAMES", "streams").await {
+            Ok(streams) => durables.streams = streams,
+            Err(error) => {
+                durables.unseen.push((None, error));
+                return durables;
+            }
+        }
+        let asking = durables
+            .streams
+            .clone()
+            .into_iter()
+            .map(|stream| async move {
+                let subject = format!("$JS.API.CONSUMER.LIST.{stream}");
+                let listed = self.paged::<Durable>(&subject, "consumers").await;
+                (stream, listed, Utc::now())
+            });
+        let mut asking = stream::iter(asking).buffered(AT_ONCE);
+        while let Some((stream, listed, now)) = asking.next().await {
+            match listed {
+                Ok(consumers) => {
+                    let told = consumers.iter().filter_map(|one| one.ts).max();
+                    if let Some(told) = told {
+                        durables.server_ahead = told - now;
+                    }
+                    durables.found.extend(consumers);
+                }
                 Err(BusError::Api {
                     code: NO_SUCH_STREAM,
                     ..
                 }) => {}
-                Err(error) => return Err(error),
+                Err(error) => durables.unseen.push((Some(stream), error)),
             }
         }
-        durables.retain(|consumer| consumer.config.contains_key("durable_name"));
-        Ok(durables)
+        let found = &mut durables.found;
+        found.retain(|consumer| consumer.config.contains_key("durable_name"));
+        durables
     }
 
     /// Pauses a consumer until then, or ends its pause. False when it is not there any more.

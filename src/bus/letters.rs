@@ -305,7 +305,7 @@ impl Told {
 
 /// Headers as the client sends them. What it would not send is left out: it came from a publisher that wrote
 /// what nobody can read.
-fn header_map(headers: &[(String, String)]) -> HeaderMap {
+pub(super) fn header_map(headers: &[(String, String)]) -> HeaderMap {
     let mut map = HeaderMap::new();
     for (name, value) in headers {
         if let (Ok(name), Ok(value)) = (HeaderName::from_str(name), HeaderValue::from_str(value)) {

@@ -22,6 +22,7 @@ mod limits;
 mod link;
 mod mark;
 mod objections;
+mod origin;
 mod ours;
 mod park;
 mod place;
@@ -32,8 +33,10 @@ mod removal;
 mod replays;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod resume;
+mod retired;
 mod retry;
 mod seek;
+mod signs;
 mod state;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod stored;
@@ -43,6 +46,7 @@ mod survey;
 mod tail;
 mod unconfirmed;
 mod unreadable;
+mod unstored;
 mod watchdog;
 mod whereabouts;
 
@@ -58,7 +62,7 @@ pub(crate) use batch::{BatchId, Cause, Confirmed, Refusal, Submission, cause_of_
 pub use connect::{Auth, ConnectError, NatsOptions, Tls};
 pub(crate) use consumer::{ConsumerSpec, drift, filters};
 pub(crate) use delivery::{Deliveries, Delivery};
-pub(crate) use durables::Durable;
+pub(crate) use durables::{Durable, Durables};
 pub(crate) use identity::{Holder, Identity};
 pub(crate) use letter::REDRIVE;
 pub(crate) use letters::{Kept, Upkeep};
@@ -75,6 +79,7 @@ pub(crate) use replays::{Part, Standing};
 pub(crate) use resume::{At, Found, Pings, StreamState};
 pub(crate) use retry::{Waiting, retries_of};
 pub(crate) use seek::{Expanse, Read, Sighting};
+pub(crate) use signs::{LeaseSign, RetrySigns};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) use stored::Stored;
 pub use tail::{Reader, ReaderError, Seen};
@@ -109,6 +114,14 @@ pub enum BusError {
     NoResponders {
         /// The subject of the request.
         subject: String,
+    },
+    /// No stream takes a message: the one that should was deleted, or never made.
+    #[error("no stream takes {subject}: {cure}")]
+    NoStream {
+        /// The subject of the message.
+        subject: String,
+        /// Which stream is missing, and what makes it.
+        cure: String,
     },
     /// The user of the connection lacks a permission.
     #[error("NATS does not let this user {action} {subject}: allow it to {action} {permission}")]
@@ -360,7 +373,11 @@ impl Bus {
         payload: Bytes,
     ) -> Result<Receipt, BusError> {
         let request = async_nats::Request::new().headers(headers).payload(payload);
-        let answer = self.request(&subject, request).await?;
+        let answer = match self.request(&subject, request).await {
+            Ok(answer) => answer,
+            // Boxed: nearly every message is stored.
+            Err(error) => return Err(Box::pin(self.why_unstored(&subject, error)).await),
+        };
         match Receipt::read(&answer).into_result() {
             Ok(receipt) => Ok(receipt),
             Err(ApiError {

@@ -18,7 +18,7 @@ use super::{Bus, BusError, Kept, state, streams};
 /// What a redriven event of a parked key carries: the park that it may pass.
 pub(crate) const PASS: &str = "tidings-retry-park";
 /// Among the retries, the question whether a key may go on.
-const QUESTION: &str = "UNPARK";
+pub(super) const QUESTION: &str = "UNPARK";
 /// How long a mark that is removed is still an empty entry.
 const EMPTY: Duration = Duration::from_secs(60);
 

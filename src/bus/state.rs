@@ -140,7 +140,10 @@ impl Bus {
             .headers(headers)
             .payload(value)
             .timeout(Some(REQUEST_TIMEOUT));
-        let answer = self.request(&subject, request).await?;
+        let answer = match self.request(&subject, request).await {
+            Ok(answer) => answer,
+            Err(error) => return Err(Box::pin(self.why_unstored(&subject, error)).await),
+        };
         match Receipt::read(&answer).into_result() {
             Ok(receipt) => Ok(receipt.seq),
             Err(error) => Err(BusError::Api {

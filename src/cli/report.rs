@@ -5,8 +5,8 @@ use std::{error::Error, fmt, io, process::ExitCode};
 
 use tidings::{
     BusError, ConnectError, DeadLettersError, MigrateError, OutboxError, PublishError, ReaderError,
-    RebaseError, RelayError, RepairError, ReplayError, RepublishError, ResetError, SchemaError,
-    SubscribersError, TraceError, VerifyError, WorkerError,
+    RebaseError, RelayError, RemoveError, RepairError, ReplayError, RepublishError, ResetError,
+    SchemaError, SubscribersError, TraceError, VerifyError, WorkerError,
 };
 
 use super::{database, untrusted};
@@ -99,6 +99,11 @@ impl Report {
     pub(crate) fn cure(mut self, cure: impl Into<String>) -> Self {
         self.cure = Some(cure.into());
         self
+    }
+
+    /// Whether servers did not answer.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        self.exit == Exit::Unreachable
     }
 
     /// What it says first.
@@ -235,8 +240,6 @@ impl From<VerifyError> for Report {
 impl From<TraceError> for Report {
     fn from(error: TraceError) -> Self {
         match error {
-            TraceError::Stream(source) => source.into(),
-            TraceError::DeadLetters(source) => source.into(),
             TraceError::Bus(source) => source.into(),
             other => Self::of(Exit::Failed, &other),
         }
@@ -286,6 +289,22 @@ impl From<SubscribersError> for Report {
             }
             SubscribersError::Bus(source) => Self::of_bus(source, &error),
             _ => Self::of(Exit::Failed, &error),
+        }
+    }
+}
+
+impl From<RemoveError> for Report {
+    fn from(error: RemoveError) -> Self {
+        match &error {
+            RemoveError::Runs { .. } => {
+                Self::of(Exit::Failed, &error).cure("stop its workers first, and wait ten seconds")
+            }
+            RemoveError::Foreign { .. } => Self::of(Exit::Failed, &error)
+                .cure("the tools of that application, or nats consumer rm"),
+            _ => match error {
+                RemoveError::Subscribers(source) => source.into(),
+                other => Self::of(Exit::Failed, &other),
+            },
         }
     }
 }
@@ -356,6 +375,10 @@ fn cure_of(code: u64) -> Option<&'static str> {
     Some(match code {
         // stream not found
         10059 => "tidings streams apply, which creates it",
+        // no meta leader, or too few servers
+        10004 | 10008 | 10009 | 10010 => {
+            "start the nats-servers that are down: most of them have to be up"
+        }
         // subjects overlap with an existing stream
         10065 => {
             "subjects that no other stream takes, in the [[stream]]; `nats stream ls` lists those that there are"
@@ -367,8 +390,11 @@ fn cure_of(code: u64) -> Option<&'static str> {
 }
 
 fn exit_of(error: &BusError) -> Exit {
+    // JetStream is there, and its cluster cannot answer now: no leader, or too few servers.
+    const UNAVAILABLE: [u64; 4] = [10004, 10008, 10009, 10010];
     match error {
         BusError::NoResponders { .. } | BusError::Timeout { .. } => Exit::Unreachable,
+        BusError::Api { code, .. } if UNAVAILABLE.contains(code) => Exit::Unreachable,
         _ => Exit::Failed,
     }
 }

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use clap::Args;
 use tidings::{
     DeadLetterTrace, DeliveryTrace, EventId, InboxTrace, OutboxTrace, ReplayTrace, RetryTrace,
-    Sought, SubscriberTrace, Trace, Traced, TracedBatch, TracedEvent, TracedOutcome,
+    Searched, Sought, SubscriberTrace, Trace, Traced, TracedBatch, TracedEvent, TracedOutcome,
 };
 
 use super::{
@@ -16,11 +16,12 @@ use super::{
     output,
     report::{Exit, Outcome, Report},
 };
-use crate::config::Config;
+use crate::config::{Config, DatabaseUrl};
 
 /// Tells of an event, or of those of a key or a conversation, when it was written, relayed and stored, and what became
 /// of it at each subscriber. What nobody knows is said to be unknown, and why. Without a database it tells what NATS
-/// knows. Ends with 1 when nothing is found.
+/// knows, and without NATS what the database knows. Ends with 1 when nothing is found, and with 3 when something could not
+/// be seen.
 #[derive(Args)]
 pub(super) struct RunTrace {
     #[command(flatten)]
@@ -56,36 +57,62 @@ struct WantedEvents {
 
 impl RunTrace {
     pub(super) async fn run(&self, config: &Config) -> Outcome {
-        let bus = connect(config).await?;
+        let database = Database::open(config).await;
+        // Half of it is more than nothing.
+        let trace = match connect(config).await {
+            Ok(bus) => Trace::over(&bus),
+            Err(report) if report.is_unreachable() && database.is_ok() => {
+                Trace::without_nats(report.what())
+            }
+            Err(report) => return Err(report),
+        };
         let streams = config.streams.iter().map(|spec| spec.name.clone());
-        let mut trace = Trace::over(&bus)
+        let mut trace = trace
             .streams(streams)
             .limit(self.limit.get())
             .messages(self.messages);
         if let Some(since) = self.since {
             trace = trace.since(since);
         }
-        // Whoever has no database at hand learns what NATS knows.
-        trace = match Database::open(config).await {
+        trace = match database {
             Ok(database) => with_outbox!(&database, outbox => trace.outbox(outbox)),
-            Err(report) => trace.without_outbox(report.what()),
+            // Whoever has no database at hand learns what NATS knows.
+            Err(report) if is_absent(&config.database) => trace.without_outbox(report.what()),
+            Err(report) => trace.unseen_outbox(report.what()),
         };
         let found = trace.run(&self.sought()).await?;
         match self.json {
             true => output::json(&found)?,
             false => print(&found)?,
         }
+        self.judge(&found)
+    }
+
+    /// Ends with 3 when something could not be seen, else with 1 when nothing is found.
+    fn judge(&self, found: &Traced) -> Outcome {
+        let is_unseen = |place: &&Searched| place.is_unseen;
+        let unseen = found.searched.iter().find(is_unseen);
+        let (exit, cure) = match unseen {
+            Some(_) => (Exit::Unreachable, "the same again, when it answers"),
+            None => (
+                Exit::Failed,
+                "an earlier --since, or more --messages; the id may be mistyped",
+            ),
+        };
         if found.events.is_empty() {
             let mut what = format!("nothing is known of {}", self.name());
             for missed in found.searched.iter().filter(|place| !place.was_searched) {
                 what = format!("{what}; {} {}", missed.place, missed.what);
             }
-            let report = Report::new(Exit::Failed, what);
-            return Err(
-                report.cure("an earlier --since, or more --messages; the id may be mistyped")
-            );
+            return Err(Report::new(exit, what).cure(cure));
         }
-        Ok(())
+        match unseen {
+            Some(Searched { place, what, .. }) => {
+                let what = format!("not all could be seen: {place} {what}");
+                Err(Report::new(exit, what).cure(cure))
+            }
+            None => Ok(()),
+        }
     }
 
     fn sought(&self) -> Sought {
@@ -108,6 +135,11 @@ impl RunTrace {
             _ => "it".to_owned(),
         }
     }
+}
+
+/// Whether there is no database at all, which is no fault of it.
+fn is_absent(database: &DatabaseUrl) -> bool {
+    matches!(database, DatabaseUrl::Sqlite(path) if !path.exists())
 }
 
 /// When, where, what.
@@ -154,6 +186,8 @@ fn lines(event: &TracedEvent) -> Vec<Line> {
     lines.extend(event.subscribers.iter().flat_map(of_subscriber));
     let unstored = event.unstored.iter();
     lines.extend(unstored.map(|why| (None, "streams".to_owned(), why.clone())));
+    let unheard = event.unheard.iter();
+    lines.extend(unheard.map(|why| (None, "subscribers".to_owned(), why.clone())));
     lines.sort_by_key(|(at, ..)| (at.is_none(), *at));
     lines
 }

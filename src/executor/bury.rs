@@ -56,7 +56,10 @@ impl<S: Send + Sync + 'static> Executor<S> {
         self.record(arrival, attempts, &outcome, error, Duration::ZERO);
         match self.stays_for(&mut outcome, arrival, acknowledger, permit) {
             Some(wait) => Step::Again(wait),
-            None => self.end(arrival, &outcome, acknowledger, halt).await,
+            None => {
+                self.end(arrival, &outcome, Duration::ZERO, acknowledger, halt)
+                    .await
+            }
         }
     }
 
@@ -141,18 +144,24 @@ impl<S: Send + Sync + 'static> Executor<S> {
         }
     }
 
-    /// Answers; when a letter is stored, the memory knows it.
+    /// Answers. A letter is counted and logged, and its memory knows it, when the server has confirmed that it is
+    /// stored, and not before.
     pub(super) async fn end(
         &self,
         arrival: &Arrival,
         outcome: &Outcome,
+        elapsed: Duration,
         acknowledger: &impl Acknowledger,
         halt: &CancellationToken,
     ) -> Step {
         let answering = self.answer_with_letter(arrival, outcome, acknowledger, halt);
-        let (step, letter) = answering.await;
-        if step == Step::Over && matches!(outcome, Outcome::Reject(_)) {
-            self.note_buried(arrival, letter).await;
+        let (step, stored) = answering.await;
+        if let Outcome::Reject(letter) = outcome {
+            let is_stored = step == Step::Over;
+            self.record_letter(arrival, letter, is_stored, elapsed);
+            if is_stored {
+                self.note_buried(arrival, stored).await;
+            }
         }
         step
     }

@@ -2,13 +2,34 @@
 
 use std::time::{Duration, Instant};
 
-use tidings_contract::Envelope;
-
 use super::{Arrival, Executor, Unanswered};
-use crate::{failure::told, log::short, outcome::Outcome};
+use crate::{
+    failure::told,
+    log::short,
+    outcome::{DeadLetter, Outcome},
+};
+
+/// One log event with the fields of every delivery.
+macro_rules! log {
+    ($level:ident, ($executor:expr, $arrival:expr, $attempt:expr, $outcome:expr, $elapsed:expr), $($more:tt)*) => {
+        tracing::$level!(
+            subscriber = &*$executor.name,
+            event.id = $arrival.envelope.as_ref().ok().map(|e| tracing::field::display(e.id())),
+            event.name = &*short($arrival.envelope.as_ref().map_or(&*$arrival.subject, |e| e.name().as_str())),
+            key = $arrival.envelope.as_ref().ok().and_then(|e| e.key()).map(short).as_deref(),
+            stream = &*$arrival.stream,
+            sequence = $arrival.sequence,
+            replay = $arrival.replay.as_ref().map(|replay| tracing::field::display(replay.mark.id)),
+            attempt = $attempt,
+            outcome = $outcome,
+            elapsed_ms = u64::try_from($elapsed.as_millis()).unwrap_or(u64::MAX),
+            $($more)*
+        )
+    };
+}
 
 impl<S: Send + Sync + 'static> Executor<S> {
-    /// The one log event of a delivery's attempt.
+    /// The one log event of a delivery's attempt. That of a dead letter comes [later](Executor::record_letter).
     pub(super) fn record(
         &self,
         arrival: &Arrival,
@@ -17,41 +38,61 @@ impl<S: Send + Sync + 'static> Executor<S> {
         error: Option<String>,
         elapsed: Duration,
     ) {
-        self.tally.ended(outcome);
-        macro_rules! log {
-            ($level:ident, $($more:tt)*) => {
-                tracing::$level!(
-                    subscriber = &*self.name,
-                    event.id = arrival.envelope.as_ref().ok().map(|e| tracing::field::display(e.id())),
-                    event.name = &*short(arrival.envelope.as_ref().map_or(&*arrival.subject, |e| e.name().as_str())),
-                    key = arrival.envelope.as_ref().ok().and_then(|e| e.key()).map(short).as_deref(),
-                    stream = &*arrival.stream,
-                    sequence = arrival.sequence,
-                    replay = arrival.replay.as_ref().map(|replay| tracing::field::display(replay.mark.id)),
-                    attempt,
-                    outcome = outcome.as_str(),
-                    elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
-                    $($more)*
-                )
-            };
-        }
+        let of = outcome.as_str();
         match outcome {
-            Outcome::Ack => log!(debug, "handled"),
-            Outcome::Duplicate => log!(debug, "handled before"),
-            Outcome::Retry(after) => {
-                log!(warn, retry_after = ?after, error, "failed: it is tried again");
-            }
-            Outcome::Postpone(after) => {
-                log!(warn, retry_after = ?after, error, "what the handler needs is not there: it is tried again");
-            }
-            Outcome::Reject(letter) => {
+            Outcome::Ack => log!(debug, (self, arrival, attempt, of, elapsed), "handled"),
+            Outcome::Duplicate => {
                 log!(
-                    error,
-                    cause = letter.cause.as_str(),
-                    error = letter.error,
-                    "dead letter"
+                    debug,
+                    (self, arrival, attempt, of, elapsed),
+                    "handled before"
                 );
             }
+            Outcome::Retry(after) => log!(
+                warn,
+                (self, arrival, attempt, of, elapsed),
+                retry_after = ?after,
+                error,
+                "failed: it is tried again"
+            ),
+            Outcome::Postpone(after) => log!(
+                warn,
+                (self, arrival, attempt, of, elapsed),
+                retry_after = ?after,
+                error,
+                "what the handler needs is not there: it is tried again"
+            ),
+            Outcome::Reject(_) => return,
+        }
+        self.tally.ended(outcome);
+    }
+
+    /// The one log event of an event that is given up, when the server has confirmed its letter, or has not.
+    pub(super) fn record_letter(
+        &self,
+        arrival: &Arrival,
+        letter: &DeadLetter,
+        is_stored: bool,
+        elapsed: Duration,
+    ) {
+        let (attempt, cause, error) = (letter.attempts, letter.cause.as_str(), &*letter.error);
+        self.tally.given_up(is_stored);
+        if is_stored {
+            log!(
+                error,
+                (self, arrival, attempt, "reject", elapsed),
+                cause,
+                error,
+                "dead letter"
+            );
+        } else {
+            log!(
+                warn,
+                (self, arrival, attempt, "unconfirmed", elapsed),
+                cause,
+                error,
+                "failed, and its dead letter is not confirmed: it comes again"
+            );
         }
     }
 
@@ -79,4 +120,3 @@ impl<S: Send + Sync + 'static> Executor<S> {
         );
     }
 }
-

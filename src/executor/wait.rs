@@ -93,8 +93,9 @@ impl<S: Send + Sync + 'static> Executor<S> {
             let error = format!("no replica of {name} handles {subject}");
             let letter = DeadLetter::new(Cause::Unknown, &error, 0);
             let outcome = Outcome::Reject(letter);
-            self.record(arrival, 0, &outcome, None, Duration::ZERO);
-            return self.answer(arrival, &outcome, acknowledger, halt).await;
+            return self
+                .end(arrival, &outcome, Duration::ZERO, acknowledger, halt)
+                .await;
         }
         let after = NOT_OURS.delay(times, (self.random)()).unwrap_or_default();
         if self.subscriber.ordered && arrival.replay.is_none() {

@@ -18,7 +18,7 @@ pub(super) async fn ranges(
     subscriber: &str,
     request: &ReplayRequest,
 ) -> Result<Vec<ReplayRange>, ReplayError> {
-    let state = Subscribers::over(bus).find(subscriber).await?;
+    let state = Subscribers::over(bus).find_whole(subscriber).await?;
     if state.replicas.is_empty() && !request.force {
         return Err(ReplayError::NoReplica {
             subscriber: subscriber.to_owned(),

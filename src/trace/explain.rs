@@ -52,7 +52,23 @@ impl Search<'_> {
             if !event.stored.iter().any(|stored| stored.is_there) {
                 event.unstored = Some(why_unstored(event, inventory));
             }
+            if event.subscribers.is_empty() {
+                event.unheard = Some(why_unheard(event, inventory));
+            }
         }
+    }
+}
+
+/// Why no subscriber is named.
+fn why_unheard(event: &TracedEvent, inventory: &Inventory) -> String {
+    let name = &event.name;
+    match (&inventory.all, inventory.unseen.is_empty()) {
+        (None, _) => "what became of it at subscribers was not seen".to_owned(),
+        (Some(_), false) => "those of streams that were not searched are not known".to_owned(),
+        (Some(_), true) => format!(
+            "no durable consumer here takes {name} from where the event is: its subscribers have never run in this \
+             account of NATS, or run elsewhere"
+        ),
     }
 }
 
@@ -73,6 +89,9 @@ fn why_unstored(event: &TracedEvent, inventory: &Inventory) -> String {
                 false => format!("somewhere from {first} to {last}"),
             };
             let stream = &batch.stream;
+            if !inventory.sees(stream) {
+                return format!("{stream} confirmed it {place}; whether it has it now was not seen");
+            }
             let now = inventory.streams.get(stream).and_then(Option::as_ref);
             let why = absence(batch, (first, last), now);
             format!("{stream} confirmed it {place}, and has it no more: {why}")
@@ -85,15 +104,16 @@ fn why_unstored(event: &TracedEvent, inventory: &Inventory) -> String {
              parked, or the ledger is older"
                 .to_owned()
         }
+        _ if inventory.all.is_none() => "whether a stream has it was not seen".to_owned(),
         _ => "no stream has it, as far as they were searched".to_owned(),
     }
 }
 
 fn absence(batch: &TracedBatch, place: (u64, u64), stream: Option<&Expanse>) -> &'static str {
     match stream {
-        None => "the stream is gone",
+        None => "the stream is gone, or in another NATS than this",
         Some(stream) if stream.incarnation != batch.incarnation => {
-            "that stream was deleted, and this is another one of its name"
+            "that stream was deleted, and this is another one of its name, or that of another NATS"
         }
         Some(stream) if place.0 < stream.first => "a limit of the stream or a purge has removed it",
         Some(stream) if place.1 > stream.last => {

@@ -2,19 +2,24 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Trace, TraceError};
+use super::search::Search;
 use crate::{
     bus::{
-        Bus, BusError, Durable, Expanse,
+        Bus, BusError, Durable, Durables, Expanse,
         streams::{StreamSpec, retry_subject},
     },
     job::Replay,
 };
 
-/// Streams and consumers.
+/// Streams and consumers, as far as they can be seen.
+#[derive(Default)]
 pub(super) struct Inventory {
     /// The streams that may have events, by name; nothing for one that is gone.
     pub(super) streams: BTreeMap<String, Option<Expanse>>,
+    /// The names of all streams; nothing when NATS does not answer.
+    pub(super) all: Option<Vec<String>>,
+    /// Streams that do not answer.
+    pub(super) unseen: BTreeSet<String>,
     /// The durable consumers of these streams.
     pub(super) durables: Vec<Durable>,
     /// The replays that are running or remembered.
@@ -22,11 +27,36 @@ pub(super) struct Inventory {
 }
 
 impl Inventory {
-    pub(super) async fn take(trace: &Trace, known: Vec<String>) -> Result<Self, TraceError> {
-        let mut durables = trace.bus.durables().await?;
+    /// Whether it is known if there is such a stream, and what it has.
+    pub(super) fn sees(&self, stream: &str) -> bool {
+        self.all.is_some() && !self.unseen.contains(stream)
+    }
+
+    /// What can be seen; what cannot is told to the search. Fails when nothing can.
+    pub(super) async fn take(
+        search: &mut Search<'_>,
+        bus: &Bus,
+        known: Vec<String>,
+    ) -> Result<Self, BusError> {
+        let Durables {
+            found: mut durables,
+            streams: all,
+            unseen,
+            ..
+        } = bus.seen_durables().await;
+        let mut inventory = Self::default();
+        for (stream, error) in unseen {
+            let Some(stream) = stream else {
+                return Err(error);
+            };
+            let what = format!("its consumers were not seen: {error}");
+            search.miss_unseen(&stream, what);
+        }
+        let is_ours =
+            |one: &&Durable| one.is_ours() || one.takes_only(&retry_subject(&one.name, ">"));
         let subscribers: BTreeSet<String> = durables
             .iter()
-            .filter(|durable| durable.takes_only(&retry_subject(&durable.name, ">")))
+            .filter(is_ours)
             .map(|durable| durable.name.clone())
             .collect();
         let of_subscribers = durables
@@ -35,22 +65,29 @@ impl Inventory {
             .map(|durable| durable.stream.clone());
         let ours = StreamSpec::of_subscribers().map(|spec| spec.name);
         let mut names: BTreeSet<String> = known.into_iter().chain(of_subscribers).collect();
-        names.extend(trace.streams.iter().cloned());
+        names.extend(search.trace.streams.iter().cloned());
         names.retain(|name| !ours.contains(name));
-        let mut streams = BTreeMap::new();
         for name in names {
-            let stream = trace.bus.expanse(&name).await?;
-            streams.insert(name, stream);
+            match bus.expanse(&name).await {
+                Ok(stream) => drop(inventory.streams.insert(name, stream)),
+                Err(error) => {
+                    search.miss_unseen(&name, format!("not searched: {error}"));
+                    inventory.unseen.insert(name);
+                }
+            }
         }
+        let streams = &inventory.streams;
         // Those of replays are no subscribers.
         durables.retain(|durable| {
             streams.contains_key(&durable.stream) && !durable.name.starts_with("replay-")
         });
-        Ok(Self {
-            streams,
-            durables,
-            replays: replays_of(&trace.bus).await?,
-        })
+        inventory.durables = durables;
+        inventory.all = Some(all);
+        match replays_of(bus).await {
+            Ok(replays) => inventory.replays = replays,
+            Err(error) => search.miss_unseen("replays", format!("not searched: {error}")),
+        }
+        Ok(inventory)
     }
 }
 

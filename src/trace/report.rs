@@ -24,6 +24,8 @@ pub struct Searched {
     pub what: String,
     /// Whether it was.
     pub was_searched: bool,
+    /// Whether it could not be looked at, and may hold what is not told. A place that is not there is seen.
+    pub is_unseen: bool,
 }
 
 /// One event.
@@ -57,6 +59,8 @@ pub struct TracedEvent {
     pub(super) taken: Option<String>,
     /// What became of it, subscriber by subscriber.
     pub subscribers: Vec<SubscriberTrace>,
+    /// Why no subscriber is named, when none is.
+    pub unheard: Option<String>,
 }
 
 /// What the outbox knows of an event.

@@ -15,7 +15,7 @@ use super::{
     records::{Noted, Records, RecordsError},
     report::{OutboxTrace, Searched, StoredEvent, Traced, TracedBatch, TracedEvent},
 };
-use crate::bus::{Expanse, Read, Sighting, Start};
+use crate::bus::{Bus, Expanse, Read, Sighting, Start};
 
 /// How far clocks may be apart.
 const SKEW: TimeDelta = TimeDelta::minutes(5);
@@ -28,6 +28,8 @@ const ROWS_OF_ONE: usize = 20;
 pub(super) struct Search<'a> {
     pub(super) trace: &'a Trace,
     pub(super) sought: &'a Sought,
+    /// NATS, as long as it answers.
+    pub(super) bus: Option<Bus>,
     pub(super) records: Option<Arc<dyn Records>>,
     pub(super) searched: Vec<Searched>,
     pub(super) events: BTreeMap<Told, TracedEvent>,
@@ -80,6 +82,7 @@ impl<'a> Search<'a> {
         Self {
             trace,
             sought,
+            bus: trace.bus.clone(),
             records: trace.records.clone(),
             searched: Vec::new(),
             events: BTreeMap::new(),
@@ -89,23 +92,46 @@ impl<'a> Search<'a> {
     pub(super) async fn run(mut self) -> Result<Traced, TraceError> {
         self.read_rows().await;
         let known = ask!(self, records => records.streams());
-        let inventory = Inventory::take(self.trace, known).await?;
+        let inventory = self.inventory(known).await?;
         if matches!(self.sought, Sought::Event(_)) {
-            self.read_ledger(&inventory).await?;
+            self.read_ledger(&inventory).await;
             if self.is_anywhere_else() {
-                self.read_streams(&inventory).await?;
+                self.read_streams(&inventory).await;
             }
         } else {
-            self.read_streams(&inventory).await?;
-            self.read_ledger(&inventory).await?;
+            self.read_streams(&inventory).await;
+            self.read_ledger(&inventory).await;
         }
-        self.read_retries().await?;
-        self.read_letters().await?;
+        self.read_retries(&inventory).await;
+        self.read_letters().await;
         self.read_batches().await;
-        self.read_left_out_rows(&inventory).await?;
+        self.read_left_out_rows(&inventory).await;
         self.read_inbox(&inventory).await;
         self.explain(&inventory).await;
         Ok(self.told())
+    }
+
+    /// What NATS has, if it answers.
+    async fn inventory(&mut self, known: Vec<String>) -> Result<Inventory, TraceError> {
+        let Some(bus) = self.bus.clone() else {
+            let why = format!("not searched: {}", self.trace.without_bus);
+            self.miss_unseen("NATS", why);
+            return Ok(Inventory::default());
+        };
+        match Inventory::take(self, &bus, known).await {
+            Ok(inventory) => {
+                let streams = inventory.all.as_ref().map_or(0, Vec::len);
+                let what = format!("the server {}, {streams} streams", bus.server_name());
+                self.say("NATS", what);
+                Ok(inventory)
+            }
+            Err(error) if self.records.is_none() => Err(error.into()),
+            Err(error) => {
+                self.bus = None;
+                self.miss_unseen("NATS", format!("not searched: {error}"));
+                Ok(Inventory::default())
+            }
+        }
     }
 
     /// The outbox does not answer, and is not asked again.
@@ -117,30 +143,40 @@ impl<'a> Search<'a> {
             text = format!("{text}: {next}");
             cause = next.source();
         }
-        self.miss("outbox", format!("not searched: {text}"));
+        self.miss_unseen("outbox", format!("not searched: {text}"));
         T::default()
     }
 
     pub(super) fn say(&mut self, place: &str, what: impl Into<String>) {
-        self.searched.push(Searched {
-            place: place.to_owned(),
-            what: what.into(),
-            was_searched: true,
-        });
+        self.tell(place, what.into(), true, false);
     }
 
-    /// It was not searched.
+    /// It was not searched: it is not there.
     pub(super) fn miss(&mut self, place: &str, why: impl Into<String>) {
+        self.tell(place, why.into(), false, false);
+    }
+
+    /// It could not be searched.
+    pub(super) fn miss_unseen(&mut self, place: &str, why: impl Into<String>) {
+        self.tell(place, why.into(), false, true);
+    }
+
+    fn tell(&mut self, place: &str, what: String, was_searched: bool, is_unseen: bool) {
         self.searched.push(Searched {
             place: place.to_owned(),
-            what: why.into(),
-            was_searched: false,
+            what,
+            was_searched,
+            is_unseen,
         });
     }
 
     async fn read_rows(&mut self) {
         if self.records.is_none() {
-            return self.miss("outbox", format!("not searched: {}", self.trace.without));
+            let why = format!("not searched: {}", self.trace.without);
+            return match self.trace.are_unseen {
+                true => self.miss_unseen("outbox", why),
+                false => self.miss("outbox", why),
+            };
         }
         let since = match self.sought {
             Sought::Event(_) => None,
@@ -199,7 +235,7 @@ impl<'a> Search<'a> {
     }
 
     /// Where the ledger says that the rows went which are not found yet.
-    async fn read_ledger(&mut self, inventory: &Inventory) -> Result<(), TraceError> {
+    async fn read_ledger(&mut self, inventory: &Inventory) {
         let rows: Vec<(Told, Meant, i64)> = self
             .events
             .iter()
@@ -216,30 +252,44 @@ impl<'a> Search<'a> {
                 stream.incarnation != batch.incarnation || takes(stream, &meant.name)
             });
             for batch in batches.collect::<Vec<_>>() {
-                let (found, taken) = self.look_into(&batch, &meant, inventory).await?;
+                let batch_stream = batch.stream.clone();
+                let found = self.look_into(&batch, &meant, inventory).await;
                 let Some(event) = self.events.get_mut(&told) else {
                     continue;
                 };
-                let exact = batch.sequence_of(row).filter(|_| taken.is_none());
-                let place = found.or_else(|| exact.map(|at| StoredEvent::missing(&batch, at)));
-                event.taken = event.taken.take().or(taken);
+                let exact = batch.sequence_of(row);
+                let place = match &found {
+                    Ok((Some(found), _)) => Some(found.clone()),
+                    Ok((None, None)) => exact.map(|at| StoredEvent::missing(&batch, at)),
+                    // Another event is there, or what is there is not known.
+                    Ok((None, Some(_))) | Err(_) => None,
+                };
+                if let Ok((_, taken)) = &found {
+                    event.taken = event.taken.take().or_else(|| taken.clone());
+                }
                 // What was published again may be where it was, and two batches have the place.
                 event
                     .stored
                     .extend(place.filter(|place| !event.stored.contains(place)));
                 event.batches.push(batch);
+                if let Err(Some(why)) = found {
+                    self.miss_unseen(&batch_stream, format!("not searched: {why}"));
+                }
             }
         }
-        Ok(())
     }
 
-    /// Reads what a stream holds of a batch: the event, else another one that has its id.
+    /// Reads what a stream holds of a batch: the event, else another one that has its id. Fails when that cannot be seen,
+    /// with why, unless that is told already.
     async fn look_into(
         &mut self,
         batch: &TracedBatch,
         meant: &Meant,
         inventory: &Inventory,
-    ) -> Result<(Option<StoredEvent>, Option<String>), TraceError> {
+    ) -> Result<(Option<StoredEvent>, Option<String>), Option<String>> {
+        let Some(bus) = self.bus.clone().filter(|_| inventory.sees(&batch.stream)) else {
+            return Err(None);
+        };
         let Some(Some(stream)) = inventory.streams.get(&batch.stream) else {
             return Ok((None, None));
         };
@@ -249,7 +299,7 @@ impl<'a> Search<'a> {
         let (mut found, mut taken) = (None, None);
         let (first, last) = (batch.first_sequence, batch.last_sequence);
         let start = Start::Sequence(first);
-        let (bus, most) = (&self.trace.bus, last - first + 1);
+        let most = last - first + 1;
         let see = |sighting: Sighting| {
             let Sighting {
                 sequence, envelope, ..
@@ -268,7 +318,8 @@ impl<'a> Search<'a> {
             ));
             ControlFlow::Continue(())
         };
-        bus.seek(&batch.stream, start, last, most, see).await?;
+        let read = bus.seek(&batch.stream, start, last, most, see).await;
+        read.map_err(|error| Some(error.to_string()))?;
         let (name, what) = (&batch.stream, format!("sequences {first} to {last}"));
         self.say(name, format!("{what}, by the ledger of the outbox"));
         let taken = taken.filter(|_| found.is_none());
@@ -276,7 +327,10 @@ impl<'a> Search<'a> {
     }
 
     /// Reads the headers of the streams.
-    async fn read_streams(&mut self, inventory: &Inventory) -> Result<(), TraceError> {
+    async fn read_streams(&mut self, inventory: &Inventory) {
+        let Some(bus) = self.bus.clone() else {
+            return;
+        };
         let start = Start::Time(self.since());
         let is_one = matches!(self.sought, Sought::Event(_));
         let (sought, limit) = (self.sought, self.trace.limit);
@@ -298,15 +352,16 @@ impl<'a> Search<'a> {
                     false => ControlFlow::Continue(()),
                 }
             };
-            let (bus, most) = (&self.trace.bus, self.trace.messages);
-            let read = bus.seek(name, start, stream.last, most, see).await?;
-            self.say(name, said(&read));
+            let most = self.trace.messages;
+            match bus.seek(name, start, stream.last, most, see).await {
+                Ok(read) => self.say(name, said(&read)),
+                Err(error) => self.miss_unseen(name, format!("not searched to its end: {error}")),
+            }
             for sighting in found {
                 let stored = StoredEvent::of(name, stream, &sighting);
                 self.meet(&sighting.envelope).stored.push(stored);
             }
         }
-        Ok(())
     }
 
     /// The event, known from now on.
@@ -376,9 +431,9 @@ impl<'a> Search<'a> {
     }
 
     /// The rows of events that streams have, or had, and that are not among the newest rows that were read.
-    async fn read_left_out_rows(&mut self, inventory: &Inventory) -> Result<(), TraceError> {
+    async fn read_left_out_rows(&mut self, inventory: &Inventory) {
         if matches!(self.sought, Sought::Event(_)) {
-            return Ok(());
+            return;
         }
         // Where the ledger knows no batch of a place, no relay has published it.
         let has_one = |event: &TracedEvent| {
@@ -403,7 +458,7 @@ impl<'a> Search<'a> {
                 event.outbox = row.outbox;
             }
         }
-        self.read_ledger(inventory).await
+        self.read_ledger(inventory).await;
     }
 
     fn told(self) -> Traced {
@@ -425,114 +480,10 @@ impl<'a> Search<'a> {
                 place: "events".to_owned(),
                 what,
                 was_searched: true,
+                is_unseen: false,
             });
         }
         Traced { events, searched }
-    }
-}
-
-impl TracedEvent {
-    fn of(envelope: &Envelope) -> Self {
-        let key = envelope.key().map(str::to_owned);
-        let (name, version) = (envelope.name().as_str(), envelope.version());
-        Self {
-            correlation_id: envelope.correlation_id(),
-            causation_id: envelope.lineage().causation_id.clone(),
-            source: envelope.source().map(str::to_owned),
-            ..Self::named(envelope.id(), name, version, key)
-        }
-    }
-
-    pub(super) fn named(event: EventId, name: &str, version: u32, key: Option<String>) -> Self {
-        Self {
-            event,
-            name: name.to_owned(),
-            version,
-            key,
-            correlation_id: event.to_string(),
-            causation_id: None,
-            source: None,
-            outbox: OutboxTrace::Absent { why: String::new() },
-            batches: Vec::new(),
-            stored: Vec::new(),
-            unstored: None,
-            taken: None,
-            subscribers: Vec::new(),
-        }
-    }
-
-    fn meant(&self) -> Meant {
-        Meant {
-            id: self.event,
-            name: self.name.clone(),
-            version: self.version,
-            key: self.key.clone(),
-        }
-    }
-
-    fn written_at(&self) -> Option<DateTime<Utc>> {
-        match &self.outbox {
-            OutboxTrace::Waiting { written_at, .. }
-            | OutboxTrace::Relayed { written_at, .. }
-            | OutboxTrace::Parked { written_at, .. }
-            | OutboxTrace::Delayed { written_at, .. } => Some(*written_at),
-            _ => None,
-        }
-    }
-
-    /// The earliest that is known of it.
-    pub(super) fn first_seen_at(&self) -> DateTime<Utc> {
-        let stored = self.stored.iter().filter_map(|stored| stored.stored_at);
-        let earliest = stored.chain(self.written_at()).min();
-        let letters = || {
-            let all = self.subscribers.iter().flat_map(|one| &one.dead_letters);
-            all.map(|letter| letter.at).min()
-        };
-        let earliest = earliest.or_else(letters).or_else(|| made_at(self.event));
-        earliest.unwrap_or(DateTime::UNIX_EPOCH)
-    }
-}
-
-impl OutboxTrace {
-    /// The place in the log.
-    fn row(&self) -> Option<i64> {
-        match self {
-            Self::Waiting { row, .. } | Self::Relayed { row, .. } => Some(*row),
-            _ => None,
-        }
-    }
-}
-
-impl TracedBatch {
-    /// The sequence of a row, when no place of the batch's range is another batch's.
-    fn sequence_of(&self, row: i64) -> Option<u64> {
-        let places = u64::try_from(self.last_row - self.first_row + 1).ok()?;
-        let at = u64::try_from(row - self.first_row).ok()?;
-        (places == self.events).then_some(self.first_sequence + at)
-    }
-}
-
-impl StoredEvent {
-    fn of(name: &str, stream: &Expanse, sighting: &Sighting) -> Self {
-        Self {
-            stream: name.to_owned(),
-            sequence: sighting.sequence,
-            stored_at: Some(sighting.stored_at),
-            is_there: true,
-            incarnation: stream.incarnation.clone(),
-            identity: sighting.identity.clone(),
-        }
-    }
-
-    fn missing(batch: &TracedBatch, sequence: u64) -> Self {
-        Self {
-            stream: batch.stream.clone(),
-            sequence,
-            stored_at: None,
-            is_there: false,
-            incarnation: batch.incarnation.clone(),
-            identity: String::new(),
-        }
     }
 }
 
@@ -547,7 +498,7 @@ pub(super) fn takes(stream: &Expanse, name: &str) -> bool {
 }
 
 /// The time in a UUIDv7.
-fn made_at(id: EventId) -> Option<DateTime<Utc>> {
+pub(super) fn made_at(id: EventId) -> Option<DateTime<Utc>> {
     let (seconds, nanos) = id.as_uuid().get_timestamp()?.to_unix();
     DateTime::from_timestamp(i64::try_from(seconds).ok()?, nanos)
 }

@@ -5,7 +5,7 @@ use serde_json::Value;
 use tidings_contract::{Name, Pattern};
 
 use super::{
-    Sought, TraceError,
+    Sought,
     inventory::Inventory,
     report::{
         DeadLetterTrace, DeliveryTrace, InboxTrace, ReplayTrace, RetryTrace, StoredEvent,
@@ -14,50 +14,45 @@ use super::{
     search::{Meant, Search, Told, ask},
 };
 use crate::{
-    bus::{BusError, Durable, Start, Waiting, filters, streams::StreamSpec},
+    bus::{Bus, Durable, Start, Waiting, filters, streams::StreamSpec},
     dead_letter::{DeadLetterSelection, DeadLetters, DeadLettersError, StoredDeadLetter},
     job::Replay,
 };
 
 /// How many waiting messages, and how many dead letters, are read at most.
 const MOST: usize = 100_000;
-const NO_SUCH_STREAM: u64 = 10059;
 
 impl Search<'_> {
     /// Reads what waits for another attempt.
-    pub(super) async fn read_retries(&mut self) -> Result<(), TraceError> {
+    pub(super) async fn read_retries(&mut self, inventory: &Inventory) {
+        let Some(bus) = self.bus.clone() else {
+            return;
+        };
         let stream = StreamSpec::retries().name;
+        let is_there = inventory.all.as_ref();
+        if is_there.is_some_and(|all| !all.contains(&stream)) {
+            return self.miss(&stream, "there is no such stream");
+        }
         let (mut next, mut read) = (1, 0);
         loop {
-            let page = self
-                .trace
-                .bus
-                .page(&stream, ">", Start::Sequence(next))
-                .await;
+            let page = bus.page(&stream, ">", Start::Sequence(next)).await;
             let page = match page {
                 Ok(page) => page,
-                Err(BusError::NoResponders { .. })
-                | Err(BusError::Api {
-                    code: NO_SUCH_STREAM,
-                    ..
-                }) => {
-                    self.miss(&stream, "there is no such stream");
-                    return Ok(());
+                Err(error) => {
+                    let why = format!("not searched behind {read} messages: {error}");
+                    return self.miss_unseen(&stream, why);
                 }
-                Err(error) => return Err(error.into()),
             };
             read += page.len();
             let Some(last) = page.last() else {
-                self.say(&stream, format!("all {read} messages"));
-                return Ok(());
+                return self.say(&stream, format!("all {read} messages"));
             };
             next = last.sequence + 1;
             for waiting in page.iter().filter_map(Waiting::of) {
                 self.waits(waiting);
             }
             if read >= MOST {
-                self.say(&stream, format!("the first {read} messages, and no more"));
-                return Ok(());
+                return self.say(&stream, format!("the first {read} messages, and no more"));
             }
         }
     }
@@ -83,31 +78,44 @@ impl Search<'_> {
     }
 
     /// Reads the dead letters.
-    pub(super) async fn read_letters(&mut self) -> Result<(), TraceError> {
-        let stream = StreamSpec::dead_letters().name;
-        let selection = DeadLetterSelection::default().since(self.earliest());
-        let letters = DeadLetters::over(&self.trace.bus).read(selection).await;
-        let mut letters = match letters {
-            Ok(letters) => letters,
-            Err(DeadLettersError::NoStream { stream }) => {
-                self.miss(&stream, "there is no such stream");
-                return Ok(());
-            }
-            Err(error) => return Err(error.into()),
+    pub(super) async fn read_letters(&mut self) {
+        let Some(bus) = self.bus.clone() else {
+            return;
         };
+        let stream = StreamSpec::dead_letters().name;
+        // Asked once: those who read letters ask again and again, and the rest of the search would wait.
+        match bus.upkeep(&stream).await {
+            Ok(Some(_)) => {}
+            Ok(None) => return self.miss(&stream, "there is no such stream"),
+            Err(error) => return self.miss_unseen(&stream, format!("not searched: {error}")),
+        }
         let mut read = 0;
-        while let Some(letter) = letters.next().await? {
-            read += 1;
-            self.is_given_up(&letter);
-            if read >= MOST {
-                self.say(&stream, format!("{read} letters, and no more"));
-                return Ok(());
+        match self.read_all_letters(&bus, &mut read).await {
+            Ok(()) if read >= MOST => self.say(&stream, format!("{read} letters, and no more")),
+            Ok(()) => self.say(
+                &stream,
+                format!("{read} letters, all since the event was made"),
+            ),
+            Err(error) => {
+                let why = format!("not searched behind {read} letters: {error}");
+                self.miss_unseen(&stream, why);
             }
         }
-        self.say(
-            &stream,
-            format!("{read} letters, all since the event was made"),
-        );
+    }
+
+    async fn read_all_letters(
+        &mut self,
+        bus: &Bus,
+        read: &mut usize,
+    ) -> Result<(), DeadLettersError> {
+        let selection = DeadLetterSelection::default().since(self.earliest());
+        let mut letters = DeadLetters::over(bus).read(selection).await?;
+        while *read < MOST
+            && let Some(letter) = letters.next().await?
+        {
+            *read += 1;
+            self.is_given_up(&letter);
+        }
         Ok(())
     }
 

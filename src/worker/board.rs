@@ -1,4 +1,5 @@
-//! What a worker tells of one subscriber, to whoever asks on `tidings.status.<subscriber>`. Stores nothing, and
+//! What a worker tells of one subscriber, to whoever asks on `tidings.status.<subscriber>`, or on `tidings.status`
+//! for all. Stores nothing, and
 //! nobody who works waits for it.
 
 use std::{
@@ -18,7 +19,7 @@ use crate::{
     flow::Flow,
     lanes::Lanes,
     log::Lasting,
-    replica::{Activity, HotKey, Replica, WantedConsumer, status_subject},
+    replica::{Activity, EVERYBODY, HotKey, Replica, WantedConsumer, status_subject},
     subscriber::EventSubscriber,
     tally::Tally,
 };
@@ -137,12 +138,16 @@ impl Board {
         self.inner().replay_trouble = why_not;
     }
 
-    /// Answers whoever asks, as long as it is polled.
+    /// Answers whoever asks for this subscriber or for all, as long as it is polled.
     pub(super) async fn answer(self: Arc<Self>, bus: Bus) {
-        let subject = status_subject(&self.facts.subscriber);
+        let own = status_subject(&self.facts.subscriber);
+        futures::join!(self.answer_on(&bus, &own), self.answer_on(&bus, EVERYBODY));
+    }
+
+    async fn answer_on(&self, bus: &Bus, subject: &str) {
         let untold = Lasting::default();
         loop {
-            match bus.questions(&subject).await {
+            match bus.questions(subject).await {
                 Ok(mut questions) => {
                     while let Some(question) = questions.next().await {
                         let status = self.status().await;
@@ -187,6 +192,7 @@ impl Board {
             failed: counts.failed,
             dead_lettered: counts.dead_lettered,
             last_delivery_at: self.tally.last_delivery_at(),
+            clock: Some(Utc::now()),
             ..self.facts.clone()
         }
     }
@@ -250,5 +256,6 @@ fn facts<S: Send + Sync + 'static>(
         failed: 0,
         dead_lettered: 0,
         last_delivery_at: None,
+        clock: None,
     }
 }

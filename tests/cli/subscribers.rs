@@ -92,6 +92,10 @@ async fn listed(world: &World) -> Value {
 #[tokio::test]
 async fn they_are_listed_and_shown_with_all_that_is_known() {
     let world = World::start(Store::Sqlite).await;
+    // Before anything is set up it looks like another account.
+    let said = world.refused(1, &["subscribers", "list"]).await;
+    assert!(said.contains("has no stream at all"), "{said}");
+    world.ok(&["streams", "apply"]).await;
     assert_eq!(
         world.ok(&["subscribers", "list"]).await,
         "there are no subscribers\n"
@@ -105,7 +109,11 @@ async fn they_are_listed_and_shown_with_all_that_is_known() {
         .lines()
         .map(|line| line.split_whitespace().collect())
         .collect();
-    assert_eq!(lines[1], ["counts", "0", "0", "0", "-", "1", "-"], "{list}");
+    assert_eq!(
+        lines[1],
+        ["counts", "0", "0", "0", "0", "-", "1", "-"],
+        "{list}"
+    );
     let shown = world.ok(&["subscribers", "show", "counts"]).await;
     for expected in [
         "stream             EVENTS",

@@ -32,6 +32,7 @@ mod inbox_ring;
 mod kept;
 mod losses;
 mod lost_letters;
+mod lost_subscribers;
 mod markers;
 mod moves;
 mod noise;

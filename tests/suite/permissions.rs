@@ -64,6 +64,10 @@ struct Service<E> {
 async fn welcome(user: User, cx: Context<Shop>) -> Result<(), Failure> {
     match (&*user.id, cx.attempt()) {
         ("again", 1) => return Err(Failure::retry("not yet")),
+        ("later", _) => {
+            let hour = Duration::from_secs(3600);
+            return Err(Failure::retry_after(hour, "in an hour"));
+        }
         ("bad", _) if !cx.state().is_repaired.load(Ordering::SeqCst) => {
             return Err(Failure::reject("no such mailbox"));
         }
@@ -362,10 +366,25 @@ async fn all_of_it(guarded: &Guarded) {
         listed.lines().count() == 1
     })
     .await;
+    producer.publish(&User::new("later")).await.unwrap();
+    eventually("it waits", || async {
+        let shown = guarded.ok("subscribers show welcome-email").await;
+        shown.contains("0 due, 1 later")
+    })
+    .await;
     worker.stop().await;
     guarded
         .ok("subscribers reset user-directory --to beginning --yes")
         .await;
+    for subscriber in ["welcome-email", "user-directory"] {
+        let remove = format!("subscribers remove {subscriber}");
+        eventually("its pulls are over", || async {
+            let dry = guarded.tidings(&format!("{remove} --dry-run")).await;
+            dry.status.success()
+        })
+        .await;
+        guarded.ok(&format!("{remove} --yes")).await;
+    }
     relay.stop().await;
 }
 

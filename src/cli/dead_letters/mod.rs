@@ -56,7 +56,8 @@ struct Filter {
     /// Those with this kind of error, as `list --groups` prints it
     #[arg(long)]
     fingerprint: Option<String>,
-    /// Those with this cause, such as exhausted, rejected, undecodable, unknown, outside-inbox, crashed or parked-key
+    /// Those with this cause, such as exhausted, rejected, undecodable, unknown, outside-inbox, crashed, parked-key or
+    /// removed
     #[arg(long)]
     cause: Option<String>,
     /// Those given up since then: 5m ago, or at a time such as 2026-01-31T12:00:00Z

@@ -1,11 +1,15 @@
 //! `tidings subscribers list`: how all of them do. Never changes anything.
 
 use clap::Args;
-use tidings::{Activity, SubscriberState, Subscribers};
+use serde_json::json;
+use tidings::{Activity, SubscriberOverview, SubscriberState, Subscribers};
 
-use super::pause;
+use super::{issue, pause, retries};
 use crate::{
-    cli::{connect, output, report::Outcome},
+    cli::{
+        connect, output,
+        report::{Exit, Outcome, Report},
+    },
     config::Config,
 };
 
@@ -16,11 +20,12 @@ pub(super) struct List {
     json: bool,
 }
 
-const HEAD: [&str; 7] = [
+const HEAD: [&str; 8] = [
     "subscriber",
     "pending",
     "unanswered",
     "redelivered",
+    "retries",
     "paused until",
     "replicas",
     "trouble",
@@ -29,31 +34,95 @@ const HEAD: [&str; 7] = [
 impl List {
     pub(super) async fn run(&self, config: &Config) -> Outcome {
         let bus = connect(config).await?;
-        let subscribers = Subscribers::over(&bus).list().await?;
-        if self.json {
-            for subscriber in &subscribers {
-                output::json(subscriber)?;
-            }
-            return Ok(());
+        let found = Subscribers::over(&bus).overview().await;
+        match self.json {
+            true => print_json(&found)?,
+            false => print(&found)?,
         }
-        let head = HEAD.map(str::to_owned);
-        let rows: Vec<_> = [head]
-            .into_iter()
-            .chain(subscribers.iter().map(row))
-            .collect();
-        match rows.len() {
-            1 => Ok(output::line("there are no subscribers")?),
-            _ => Ok(output::table(&rows)?),
-        }
+        judge(&found)
     }
 }
 
-fn row(subscriber: &SubscriberState) -> [String; 7] {
+/// Ends with 1 when something holds events up, else with 3 when something could not be seen.
+fn judge(found: &SubscriberOverview) -> Outcome {
+    if let Some((subscriber, issue)) = found.worst() {
+        let whose = subscriber.map_or_else(String::new, |name| format!("{name}: "));
+        let report = Report::new(Exit::Failed, format!("{whose}{}", issue.cause));
+        return Err(match &issue.cure {
+            Some(cure) => report.cure(cure),
+            None => report,
+        });
+    }
+    match unseen(found).first() {
+        Some(unseen) => Err(super::unseen(unseen)),
+        None => Ok(()),
+    }
+}
+
+fn print(found: &SubscriberOverview) -> Outcome {
+    let head = HEAD.map(str::to_owned);
+    let rows: Vec<_> = [head]
+        .into_iter()
+        .chain(found.subscribers.iter().map(row))
+        .collect();
+    let unseen = unseen(found);
+    match rows.len() {
+        // What is the matter then is told as an error.
+        1 if !found.issues.is_empty() || !unseen.is_empty() => {}
+        1 => output::line("there are no subscribers")?,
+        _ => output::table(&rows)?,
+    }
+    let others = found.others.iter();
+    let others: Vec<String> = others
+        .map(|other| format!("{} of {}", other.name, other.stream))
+        .collect();
+    if !others.is_empty() {
+        let others = output::printable(&others.join(", "));
+        output::line(format!("durables of other applications: {others}"))?;
+    }
+    for unseen in unseen {
+        output::line(output::printable(&format!("not seen: {unseen}")))?;
+    }
+    Ok(())
+}
+
+/// An object for each subscriber, then one for all that is none.
+fn print_json(found: &SubscriberOverview) -> Outcome {
+    for subscriber in &found.subscribers {
+        output::json(subscriber)?;
+    }
+    let SubscriberOverview {
+        others,
+        issues,
+        unseen,
+        ..
+    } = found;
+    if !(others.is_empty() && issues.is_empty() && unseen.is_empty()) {
+        let rest = json!({ "others": others, "issues": issues, "unseen": unseen });
+        output::json(&rest)?;
+    }
+    Ok(())
+}
+
+/// What could not be seen, each once.
+fn unseen(found: &SubscriberOverview) -> Vec<String> {
+    let mut told = found.unseen.clone();
+    for subscriber in &found.subscribers {
+        let own = subscriber.unseen.iter();
+        let own = own.filter(|unseen| !found.unseen.contains(unseen));
+        told.extend(own.map(|unseen| format!("{}: {unseen}", subscriber.name)));
+    }
+    told
+}
+
+fn row(subscriber: &SubscriberState) -> [String; 8] {
+    let pending = subscriber.known_pending;
     [
         output::printable(&subscriber.name),
-        subscriber.pending().to_string(),
+        pending.map_or_else(|| "unknown".to_owned(), |pending| pending.to_string()),
         subscriber.unanswered().to_string(),
         subscriber.redelivered().to_string(),
+        retries(subscriber.retries.as_ref()),
         pause(subscriber.paused_until),
         replicas(subscriber),
         output::printable(&trouble(subscriber)),
@@ -74,20 +143,16 @@ fn replicas(subscriber: &SubscriberState) -> String {
     }
 }
 
-/// The first thing that is wrong.
+/// The worst that is wrong, and how much more there is.
 fn trouble(subscriber: &SubscriberState) -> String {
-    let of_replicas = subscriber.replicas.iter();
-    let mut of_replicas = of_replicas.filter_map(|replica| replica.trouble.clone());
-    let drift = || {
-        let drifts = |one: &&tidings::SubscriberConsumer| !one.drift.is_empty();
-        let found = subscriber.consumers.iter().find(drifts)?;
-        Some(format!("the consumer of {} differs", found.stream))
+    let Some((worst, rest)) = subscriber.issues.split_first() else {
+        return "-".to_owned();
     };
-    let circuit = || {
-        let mut circuits = subscriber.replicas.iter().map(|replica| &replica.circuit);
-        let open = circuits.find(|circuit| *circuit != "closed")?;
-        Some(format!("the circuit is {open}"))
-    };
-    let found = of_replicas.next().or_else(circuit).or_else(drift);
-    found.unwrap_or_else(|| "-".to_owned())
+    match rest.len() {
+        0 => issue(worst),
+        more => format!(
+            "{} (and {more} more: tidings subscribers show)",
+            issue(worst)
+        ),
+    }
 }

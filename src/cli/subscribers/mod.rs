@@ -1,15 +1,20 @@
-//! `tidings subscribers`: how subscribers do, pausing and resetting them. One file an action.
+//! `tidings subscribers`: how subscribers do, pausing, resetting and removing them. One file an action.
 
 mod list;
 mod narrow;
 mod pause;
+mod remove;
 mod reset;
 mod show;
 
 use chrono::{DateTime, Datelike, Utc};
 use clap::Subcommand;
+use tidings::{SubscriberIssue, WaitingRetries};
 
-use super::{output, report::Outcome};
+use super::{
+    output,
+    report::{Exit, Outcome, Report},
+};
 use crate::config::Config;
 
 #[derive(clap::Args)]
@@ -20,11 +25,15 @@ pub(super) struct SubscribersCommand {
 
 #[derive(Subcommand)]
 enum Action {
-    /// List them: what waits, what is not answered, until when they are paused, how many replicas answer
+    /// List them: what waits, what is not answered, what is tried again, until when they are paused, how many replicas
+    /// answer, and what is wrong
     ///
-    /// Pending is what was never delivered: how many events a new one still has to catch up on.
+    /// Pending is what was never delivered: how many events a new one still has to catch up on. Ends with 1 when something
+    /// holds events up or may have lost some, which a pause does not, and with 3 when something could not be seen.
     List(list::List),
-    /// Print all of one: each consumer and what of it differs, each replica, retries, hot keys
+    /// Print all of one: each consumer and what of it differs, each replica, retries, hot keys, and what is wrong
+    ///
+    /// Ends with 1 and 3 as `list`.
     Show(show::Show),
     /// Have the server deliver nothing to one, all replicas of it, until resumed or for a time
     ///
@@ -43,6 +52,11 @@ enum Action {
     /// A worker never does this by itself, because an older one that starts would have the events of a newer one
     /// skipped. Events of the names that are dropped are skipped from now on. Not while a newer version is rolled out.
     Narrow(narrow::Narrow),
+    /// Remove one that is gone for good: its consumers, and what else is kept for it
+    ///
+    /// Not while a replica answers or pulls. Tells first what waits for it, and asks. What waits for another attempt becomes
+    /// dead letters, and dead letters stay. Events stay in their streams: a new one of its name begins where its code says.
+    Remove(remove::Remove),
 }
 
 impl SubscribersCommand {
@@ -54,8 +68,46 @@ impl SubscribersCommand {
             Action::Resume(action) => action.run(config).await,
             Action::Reset(action) => action.run(config).await,
             Action::Narrow(action) => action.run(config).await,
+            Action::Remove(action) => action.run(config).await,
         }
     }
+}
+
+/// What is the matter, since when, and what helps.
+fn issue(issue: &SubscriberIssue) -> String {
+    let since = issue.since.map_or_else(String::new, |since| {
+        format!(", last well at {}", output::second(since))
+    });
+    let cure = issue.cure.as_ref();
+    let cure = cure.map_or_else(String::new, |cure| format!("; try: {cure}"));
+    let is_told = issue
+        .since
+        .is_some_and(|since| issue.cause.contains(&output::second(since)));
+    match is_told {
+        true => format!("{}{cure}", issue.cause),
+        false => format!("{}{since}{cure}", issue.cause),
+    }
+}
+
+/// How many events wait for another attempt, and until when.
+fn retries(retries: Option<&WaitingRetries>) -> String {
+    let Some(retries) = retries else {
+        return "unknown".to_owned();
+    };
+    let count = retries.due + retries.scheduled;
+    match retries.farthest_at {
+        Some(at) if retries.read < retries.scheduled => {
+            format!("{count}, until {} or later", output::second(at))
+        }
+        Some(at) => format!("{count}, until {}", output::second(at)),
+        None => count.to_string(),
+    }
+}
+
+/// How a command ends that has seen nothing wrong, and not all.
+fn unseen(what: &str) -> Report {
+    let report = Report::new(Exit::Unreachable, format!("not all could be seen: {what}"));
+    report.cure("the same again, when it answers; permissions.conf has what the program needs")
 }
 
 /// Until when something is paused, in words that stand behind `paused until`.

@@ -3,11 +3,14 @@
 use chrono::{DateTime, Utc};
 use clap::Args;
 use serde_json::Value;
-use tidings::{Replica, SubscriberConsumer, Subscribers};
+use tidings::{Replica, SubscriberConsumer, SubscriberState, Subscribers, WaitingRetries};
 
-use super::pause;
+use super::{issue, pause, retries, unseen};
 use crate::{
-    cli::{connect, output, report::Outcome},
+    cli::{
+        connect, output,
+        report::{Exit, Outcome, Report},
+    },
     config::{Config, duration},
 };
 
@@ -24,24 +27,71 @@ impl Show {
     pub(super) async fn run(&self, config: &Config) -> Outcome {
         let bus = connect(config).await?;
         let subscriber = Subscribers::over(&bus).find(&self.name).await?;
-        if self.json {
-            return Ok(output::json(&subscriber)?);
+        match self.json {
+            true => output::json(&subscriber)?,
+            false => output::table(&rows(&subscriber))?,
         }
-        let mut rows = vec![
-            row("subscriber", &subscriber.name),
-            row("paused until", pause(subscriber.paused_until)),
-        ];
-        for consumer in &subscriber.consumers {
-            add_consumer(&mut rows, consumer);
-        }
-        if subscriber.replicas.is_empty() {
-            rows.push(row("replica", "none answers"));
-        }
-        for replica in &subscriber.replicas {
-            add_replica(&mut rows, replica);
-        }
-        Ok(output::table(&rows)?)
+        judge(&subscriber)
     }
+}
+
+/// Ends with 1 when something holds events up, else with 3 when something could not be seen.
+fn judge(subscriber: &SubscriberState) -> Outcome {
+    let stuck = subscriber.issues.iter().find(|issue| issue.is_stuck);
+    if let Some(issue) = stuck {
+        let report = Report::new(Exit::Failed, &issue.cause);
+        return Err(match &issue.cure {
+            Some(cure) => report.cure(cure),
+            None => report,
+        });
+    }
+    match subscriber.unseen.first() {
+        Some(what) => Err(unseen(what)),
+        None => Ok(()),
+    }
+}
+
+fn rows(subscriber: &SubscriberState) -> Vec<[String; 2]> {
+    let mut rows = vec![row("subscriber", &subscriber.name)];
+    rows.extend(
+        subscriber
+            .issues
+            .iter()
+            .map(|one| row("trouble", issue(one))),
+    );
+    rows.extend(subscriber.unseen.iter().map(|what| row("not seen", what)));
+    rows.push(row("paused until", pause(subscriber.paused_until)));
+    add_retries(&mut rows, subscriber.retries.as_ref());
+    for consumer in &subscriber.consumers {
+        add_consumer(&mut rows, consumer);
+    }
+    for missing in &subscriber.missing {
+        let stream = missing.stream.as_deref();
+        rows.push(row("stream", stream.unwrap_or("unknown")));
+        rows.push(row("  events", "no consumer: what waits is not known"));
+    }
+    if subscriber.replicas.is_empty() {
+        rows.push(row("replica", "none answers"));
+        rows.push(row("  last sign", at(subscriber.last_seen_at)));
+    }
+    for replica in &subscriber.replicas {
+        add_replica(&mut rows, replica);
+    }
+    rows
+}
+
+fn add_retries(rows: &mut Vec<[String; 2]>, waiting: Option<&WaitingRetries>) {
+    rows.push(row("retries", retries(waiting)));
+    let Some(waiting) = waiting.filter(|waiting| waiting.scheduled > 0) else {
+        return;
+    };
+    let WaitingRetries { due, scheduled, .. } = waiting;
+    let text = format!(
+        "{due} due, {scheduled} later: the next at {}, the last at {}",
+        at(waiting.next_at),
+        at(waiting.farthest_at)
+    );
+    rows.push(row("  when", text));
 }
 
 fn row(what: &str, text: impl AsRef<str>) -> [String; 2] {

@@ -6,6 +6,7 @@ mod database;
 mod disk;
 mod keys;
 mod losses;
+mod nobody;
 mod reader;
 
 use std::sync::{
@@ -25,12 +26,13 @@ use crate::support::{World, eventually};
 use reader::Runbook;
 
 /// The runbooks that have a test, in the order of the document.
-const PERFORMED: [&str; 16] = [
+const PERFORMED: [&str; 17] = [
     "Where to begin",
     "One key is stuck",
     "A key is parked in the outbox",
     "A key is parked by its subscriber",
     "A key is behind an event that fails",
+    "Events wait for a subscriber",
     "A disk is full",
     "A stream has reached its limit",
     "The storage of a nats-server is full",

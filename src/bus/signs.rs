@@ -1,0 +1,170 @@
+//! What NATS keeps of a subscriber whether a process runs it or not: what waits among its retries, its dead letters,
+//! when its lease was written last. Only reads, and never concludes anything.
+
+use async_nats::Request;
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{
+    Bus, BusError, Kept, REQUEST_TIMEOUT, Start, park,
+    state::BUCKET,
+    streams::{StreamSpec, retry_at_subject, retry_subject},
+};
+
+/// Of how many retries the times are read.
+const TIMES: u64 = 10_000;
+const NO_SUCH_STREAM: u64 = 10059;
+
+/// What waits among the retries of a subscriber.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct RetrySigns {
+    /// Those whose time has come.
+    pub(crate) due: u64,
+    /// Those whose time has not come.
+    pub(crate) scheduled: u64,
+    /// Of so many of those the times were read.
+    pub(crate) read: u64,
+    /// The earliest and the latest of these times.
+    pub(crate) next_at: Option<DateTime<Utc>>,
+    pub(crate) farthest_at: Option<DateTime<Utc>>,
+}
+
+/// The lease of a subscriber, as its entry says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LeaseSign {
+    /// Its holder writes it every two seconds; one that stops cleanly writes it a last time.
+    pub(crate) written_at: DateTime<Utc>,
+    /// Whether somebody held it then.
+    pub(crate) is_held: bool,
+}
+
+impl Bus {
+    /// What waits among the retries of a subscriber, in the stream that has them.
+    pub(crate) async fn retry_signs(
+        &self,
+        stream: &str,
+        subscriber: &str,
+    ) -> Result<RetrySigns, BusError> {
+        let later = retry_at_subject(subscriber, ">");
+        let mut signs = RetrySigns {
+            due: self
+                .count_of(stream, &retry_subject(subscriber, ">"))
+                .await?,
+            scheduled: self.count_of(stream, &later).await?,
+            ..RetrySigns::default()
+        };
+        let mut next = 1;
+        while signs.read < TIMES.min(signs.scheduled) {
+            let page = self.page(stream, &later, Start::Sequence(next)).await?;
+            let Some(last) = page.last() else { break };
+            next = last.sequence + 1;
+            for kept in &page {
+                signs.read += 1;
+                signs.note(due_of(kept));
+            }
+        }
+        // More may have come meanwhile.
+        signs.scheduled = signs.scheduled.max(signs.read);
+        Ok(signs)
+    }
+
+    /// How many dead letters a subscriber has; `None` without their stream.
+    pub(crate) async fn letter_count(&self, subscriber: &str) -> Result<Option<u64>, BusError> {
+        let stream = StreamSpec::dead_letters().name;
+        match self.count_of(&stream, &park::letters_of(subscriber)).await {
+            Ok(count) => Ok(Some(count)),
+            Err(BusError::NoResponders { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The lease of a subscriber that keeps order; `None` when there is no entry.
+    pub(crate) async fn lease_sign(&self, subscriber: &str) -> Result<Option<LeaseSign>, BusError> {
+        #[derive(Deserialize)]
+        struct Written {
+            owner: Option<String>,
+        }
+        let subject = format!("$KV.{BUCKET}.lease.{subscriber}");
+        let kept = self.entry(&json!({ "last_by_subj": subject })).await?;
+        let kept = kept.filter(|kept| !kept.payload.is_empty());
+        Ok(kept.map(|kept| LeaseSign {
+            written_at: kept.stored_at,
+            is_held: serde_json::from_slice::<Written>(&kept.payload)
+                .is_ok_and(|written| written.owner.is_some()),
+        }))
+    }
+
+    /// The entries of the bucket that belong to a subscriber and are of no use without it: leases and parked keys.
+    /// Replays, and marks of suspects, end by themselves.
+    pub(crate) async fn entries_of(&self, subscriber: &str) -> Result<Vec<String>, BusError> {
+        let mut keys = Vec::new();
+        for kind in ["lease", "parked"] {
+            for of in [
+                format!("{kind}.{subscriber}"),
+                format!("{kind}.{subscriber}.*"),
+            ] {
+                let subjects = format!("$KV.{BUCKET}.{of}");
+                let mut next = 1;
+                while let Some(kept) = self
+                    .entry(&json!({ "seq": next, "next_by_subj": subjects }))
+                    .await?
+                {
+                    next = kept.sequence + 1;
+                    let key = kept.subject.splitn(3, '.').nth(2);
+                    let key = key.filter(|_| !kept.payload.is_empty());
+                    keys.extend(key.map(str::to_owned));
+                }
+            }
+        }
+        Ok(keys)
+    }
+
+    /// How many messages of a stream have one of these subjects. Reads one of them, however many there are.
+    async fn count_of(&self, stream: &str, subjects: &str) -> Result<u64, BusError> {
+        let subject = format!("$JS.API.DIRECT.GET.{stream}");
+        let wanted = json!({ "seq": 1, "next_by_subj": subjects, "batch": 1 });
+        let request = Request::new()
+            .payload(Bytes::from(wanted.to_string()))
+            .timeout(Some(REQUEST_TIMEOUT));
+        let message = self.answer(&subject, request).await?;
+        // Nothing is there.
+        if message.status.is_some_and(|status| status.as_u16() == 404) {
+            return Ok(0);
+        }
+        let headers = message.headers.as_ref();
+        // A message may have such a header of its own: the server's comes last.
+        let behind = headers.and_then(|headers| headers.get_all("Nats-Num-Pending").last());
+        let behind = behind.and_then(|behind| behind.as_str().parse::<u64>().ok());
+        behind.map(|behind| behind + 1).ok_or(BusError::Broken {
+            subject,
+            reason: "the answer does not say how many there are".to_owned(),
+        })
+    }
+
+    async fn entry(&self, wanted: &serde_json::Value) -> Result<Option<Kept>, BusError> {
+        match self.single(&format!("KV_{BUCKET}"), wanted).await {
+            // Nobody has needed the bucket yet.
+            Err(BusError::Api {
+                code: NO_SUCH_STREAM,
+                ..
+            }) => Ok(None),
+            kept => kept,
+        }
+    }
+}
+
+impl RetrySigns {
+    fn note(&mut self, due: Option<DateTime<Utc>>) {
+        self.next_at = self.next_at.into_iter().chain(due).min();
+        self.farthest_at = self.farthest_at.max(due);
+    }
+}
+
+/// When a retry that waits is due.
+fn due_of(kept: &Kept) -> Option<DateTime<Utc>> {
+    let mut headers = kept.headers.iter();
+    let (_, schedule) = headers.find(|(name, _)| name == "Nats-Schedule")?;
+    schedule.strip_prefix("@at ")?.parse().ok()
+}

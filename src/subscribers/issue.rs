@@ -1,0 +1,353 @@
+//! What is wrong with a subscriber, from what was seen of it. Values in, issues out: never asks anybody.
+
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use serde::Serialize;
+
+use super::{SubscriberConsumer, SubscriberState};
+use crate::{
+    bus::LeaseSign,
+    replica::{Activity, Replica},
+};
+
+/// After how long without a renewal nobody has a lease, take-overs included.
+const LEASE: TimeDelta = TimeDelta::seconds(10);
+/// How late the server may deliver a retry.
+const LATE: TimeDelta = TimeDelta::seconds(60);
+/// How far the clocks of a worker and a server may be apart.
+const CLOCKS_DIFFER: TimeDelta = TimeDelta::seconds(5);
+
+/// Something that is wrong with a subscriber.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct SubscriberIssue {
+    /// The kind, one of a closed list: `no-instance`, `no-lease`, `no-consumer`, `consumer-deleted`, `retries-gone`,
+    /// `letters-gone`, `instance`, `circuit-open`, `ack-pending-full`, `retries-late`, `replay-stuck`, `clock`,
+    /// `drift`, `elsewhere`.
+    pub kind: &'static str,
+    /// What is the matter.
+    pub cause: String,
+    /// What helps; nothing when the cause says it.
+    pub cure: Option<String>,
+    /// Since when, or when it was well the last time, as far as that is known.
+    pub since: Option<DateTime<Utc>>,
+    /// Whether events do not get on because of it, or may be lost; else it is only worth knowing.
+    pub is_stuck: bool,
+}
+
+/// What was seen of a subscriber besides its state.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// The server's time.
+    pub(super) now: DateTime<Utc>,
+    /// Whether its instances could be asked.
+    pub(super) are_asked: bool,
+    /// Whether the streams of its retries and of its dead letters are there, where that is known.
+    pub(super) has_retries: Option<bool>,
+    pub(super) has_letters: Option<bool>,
+    pub(super) lease: Option<LeaseSign>,
+    /// How far the clock of each instance is ahead of the server's, by its id.
+    pub(super) clocks: Vec<(String, TimeDelta)>,
+    /// The replays that should run and do not, and why.
+    pub(super) replays: Vec<(String, String)>,
+}
+
+impl SubscriberIssue {
+    pub(super) fn stuck(kind: &'static str, cause: impl Into<String>) -> Self {
+        Self {
+            kind,
+            cause: cause.into(),
+            cure: None,
+            since: None,
+            is_stuck: true,
+        }
+    }
+
+    fn minor(kind: &'static str, cause: impl Into<String>) -> Self {
+        Self {
+            is_stuck: false,
+            ..Self::stuck(kind, cause)
+        }
+    }
+
+    pub(super) fn cure(mut self, cure: impl Into<String>) -> Self {
+        self.cure = Some(cure.into());
+        self
+    }
+
+    fn since(mut self, since: Option<DateTime<Utc>>) -> Self {
+        self.since = since;
+        self
+    }
+}
+
+/// Everything that is wrong, what holds events up first.
+pub(super) fn issues(state: &SubscriberState, seen: &Seen) -> Vec<SubscriberIssue> {
+    let mut issues = streams(state, seen);
+    issues.extend(consumers(state));
+    issues.extend(instances(state, seen));
+    issues.extend(state.consumers.iter().filter_map(full));
+    issues.extend(late(state, seen));
+    issues.extend(seen.replays.iter().map(|(id, why)| {
+        SubscriberIssue::stuck(
+            "replay-stuck",
+            format!("the replay {id} does not go on: {why}"),
+        )
+        .cure(format!(
+            "tidings replay show {id}, or tidings replay cancel {id}"
+        ))
+    }));
+    issues.extend(clocks(state, seen));
+    let drifts = state.consumers.iter().filter(|one| !one.drift.is_empty());
+    issues.extend(drifts.map(|one| {
+        let cause = format!("the consumer of {} differs", one.stream);
+        SubscriberIssue::minor("drift", cause).cure("tidings subscribers show, which tells how")
+    }));
+    issues.sort_by_key(|issue| !issue.is_stuck);
+    issues
+}
+
+fn streams(state: &SubscriberState, seen: &Seen) -> Vec<SubscriberIssue> {
+    let name = &state.name;
+    let gone = [
+        (
+            seen.has_retries,
+            "retries-gone",
+            format!(
+                "no stream takes tidings.retry.{name}.>: RETRIES is gone with the events that waited in it, and \
+                 nothing can be tried again later"
+            ),
+        ),
+        (
+            seen.has_letters,
+            "letters-gone",
+            format!(
+                "no stream takes dead-letter.{name}.>: DEAD_LETTERS is gone with what was in it, and no event can be \
+                 given up"
+            ),
+        ),
+    ];
+    let gone = gone
+        .into_iter()
+        .filter(|(is_there, ..)| *is_there == Some(false));
+    gone.map(|(_, kind, cause)| {
+        SubscriberIssue::stuck(kind, cause).cure("tidings streams apply, which creates it")
+    })
+    .collect()
+}
+
+/// Consumers that should be there. A worker that runs makes them again in a few seconds.
+fn consumers(state: &SubscriberState) -> Vec<SubscriberIssue> {
+    let (name, since) = (&state.name, state.last_seen_at);
+    let missing = state.missing.iter();
+    let told = missing.map(|missing| match (&missing.stream, state.replicas.is_empty()) {
+        (Some(stream), false) => SubscriberIssue::stuck(
+            "consumer-deleted",
+            format!("its consumer of {stream} was deleted while it runs: what waits there is not known"),
+        )
+        .cure("none within ten seconds, in which its workers make it again; then see their log"),
+        (stream, _) => {
+            let stream = stream.as_ref();
+            let of = stream.map_or("events".to_owned(), ToString::to_string);
+            let cause = format!(
+                "it has no consumer of {of} any more, and no instance answers: what waits there is not known"
+            );
+            SubscriberIssue::stuck("no-consumer", cause).cure(format!(
+                "start a worker that has it, which makes the consumer anew where the code says (.start), so that \
+                 events may come again; or, when it is gone for good, tidings subscribers remove {name}"
+            ))
+        }
+    });
+    told.map(|issue| issue.since(since)).collect()
+}
+
+fn instances(state: &SubscriberState, seen: &Seen) -> Vec<SubscriberIssue> {
+    let mut issues = Vec::new();
+    issues.extend(no_instance(state, seen));
+    let mut told: Vec<&str> = Vec::new();
+    for replica in &state.replicas {
+        let troubles = [&replica.trouble, &replica.replay_trouble];
+        for trouble in troubles.into_iter().flatten() {
+            // One cause has one line, however many instances tell it.
+            if !told.contains(&trouble.as_str()) {
+                told.push(trouble);
+                let cause = format!("{}: {trouble}", place(replica));
+                issues.push(SubscriberIssue::stuck("instance", cause));
+            }
+        }
+    }
+    let open = state
+        .replicas
+        .iter()
+        .find(|one| is_circuit_open(&one.circuit));
+    issues.extend(open.map(|replica| {
+        let Replica { circuit, .. } = replica;
+        let cause = format!(
+            "{}: the circuit is {circuit}: nearly every attempt failed, so nothing is pulled but one event at a time, \
+             to try",
+            place(replica)
+        );
+        SubscriberIssue::stuck("circuit-open", cause)
+            .cure("give the handler what it needs; its log says what failed. It closes by itself")
+    }));
+    issues.extend(no_lease(state, seen));
+    issues
+}
+
+fn is_circuit_open(circuit: &str) -> bool {
+    !["closed", ""].contains(&circuit)
+}
+
+/// Nobody works, and there is work. From outside the causes look alike, but for one.
+fn no_instance(state: &SubscriberState, seen: &Seen) -> Option<SubscriberIssue> {
+    let is_paused = state.paused_until.is_some();
+    if is_paused || !seen.are_asked || !state.replicas.is_empty() {
+        return None;
+    }
+    let waiting = waiting(state, seen.now)?;
+    let name = &state.name;
+    let pulls: u64 = state.consumers.iter().map(|one| one.pulls).sum();
+    let issue = match pulls {
+        0 => {
+            let last = state.last_seen_at.map_or_else(
+                || "no sign of one is known".to_owned(),
+                |at| format!("the last sign of one is of {}", second(at)),
+            );
+            SubscriberIssue::stuck(
+                "no-instance",
+                format!(
+                    "{waiting}, and no instance answers: its process is down or frozen, a handler blocks it, it is not \
+                     in the code any more, or it may not answer; {last}"
+                ),
+            )
+            .cure(format!(
+                "start or restart its worker; allow it to subscribe to tidings.status.{name} and to answer \
+                 (allow_responses); or, when it is gone for good, tidings subscribers remove {name}"
+            ))
+        }
+        pulls => SubscriberIssue::stuck(
+            "no-instance",
+            format!(
+                "{waiting}, and no instance answers, though {pulls} pulls of one wait at the server: it may not answer, \
+                 or has been frozen or blocked by a handler for less than ten seconds"
+            ),
+        )
+        .cure(format!(
+            "allow its worker to subscribe to tidings.status.{name} and to answer (allow_responses); else see whether \
+             its process is frozen"
+        )),
+    };
+    Some(issue.since(state.last_seen_at))
+}
+
+/// What waits for an instance, if anything does.
+fn waiting(state: &SubscriberState, now: DateTime<Utc>) -> Option<String> {
+    let (pending, unanswered) = of_events(state);
+    let retries = state.retries.as_ref();
+    let due = retries.map_or(0, |retries| {
+        let is_due = retries.next_at.is_some_and(|next| next <= now);
+        retries.due.max(u64::from(is_due))
+    });
+    let counts = [
+        (pending, "pending"),
+        (unanswered, "unanswered"),
+        (due, "to be tried again"),
+    ];
+    let counts = counts.into_iter().filter(|(count, _)| *count > 0);
+    let counts: Vec<String> = counts.map(|(n, what)| format!("{n} {what}")).collect();
+    match counts.is_empty() {
+        true => None,
+        false => Some(format!("events wait ({})", counts.join(", "))),
+    }
+}
+
+/// What of the consumers of events is pending and unanswered; those of the retries are counted in their stream.
+fn of_events(state: &SubscriberState) -> (u64, u64) {
+    let knows_retries = state.retries.is_some();
+    let consumers = state.consumers.iter();
+    let consumers = consumers.filter(|one| !(knows_retries && one.is_of_retries));
+    consumers.fold((0, 0), |sum, one| {
+        (sum.0 + one.pending, sum.1 + one.unanswered)
+    })
+}
+
+fn no_lease(state: &SubscriberState, seen: &Seen) -> Option<SubscriberIssue> {
+    let mut replicas = state.replicas.iter();
+    let stands_by = |replica: &Replica| replica.activity == Activity::StandsBy;
+    let lease = seen.lease.filter(|_| !state.replicas.is_empty())?;
+    if !replicas.all(stands_by) || seen.now - lease.written_at < LEASE {
+        return None;
+    }
+    let (count, at) = (state.replicas.len(), second(lease.written_at));
+    let cause =
+        format!("all {count} instances stand by, and nobody has renewed the lease since {at}");
+    let issue = SubscriberIssue::stuck("no-lease", cause);
+    Some(issue.since(Some(lease.written_at)).cure(
+        "see in their logs why the lease cannot be written; the bucket TIDINGS may be full or lack a permission",
+    ))
+}
+
+/// A consumer whose places are all taken gets nothing more.
+fn full(consumer: &SubscriberConsumer) -> Option<SubscriberIssue> {
+    let most = consumer.config.get("max_ack_pending")?.as_u64()?;
+    if most == 0 || consumer.unanswered < most || consumer.pending == 0 {
+        return None;
+    }
+    let cause = format!(
+        "{} deliveries of {} are not answered, and the server sends no more (max_ack_pending)",
+        consumer.unanswered, consumer.stream
+    );
+    Some(
+        SubscriberIssue::stuck("ack-pending-full", cause)
+            .since(consumer.last_delivery_at)
+            .cure(
+                "find out who else pulls from it; what its processes lost comes again after 30 s",
+            ),
+    )
+}
+
+/// Retries that the server should have delivered.
+fn late(state: &SubscriberState, seen: &Seen) -> Option<SubscriberIssue> {
+    let next = state.retries.as_ref()?.next_at?;
+    if seen.now - next < LATE {
+        return None;
+    }
+    let at = second(next);
+    let cause = format!("retries are due since {at}, and their stream does not deliver them");
+    Some(
+        SubscriberIssue::stuck("retries-late", cause)
+            .since(Some(next))
+            .cure("tidings streams apply, which has RETRIES allow schedules; else restart its nats-server"),
+    )
+}
+
+/// A worker says by its own clock when an event is tried again, and the server waits by its own.
+fn clocks(state: &SubscriberState, seen: &Seen) -> Vec<SubscriberIssue> {
+    let differ = seen
+        .clocks
+        .iter()
+        .filter(|(_, ahead)| ahead.abs() > CLOCKS_DIFFER);
+    let told = differ.filter_map(|(id, ahead)| {
+        let replica = state.replicas.iter().find(|one| one.id == *id)?;
+        let (seconds, place) = (ahead.num_seconds().abs(), place(replica));
+        let (way, when) = match *ahead > TimeDelta::zero() {
+            true => ("ahead of", "that much too late"),
+            false => ("behind", "too early"),
+        };
+        let cause = format!(
+            "the clock of {place} is {seconds} s {way} that of the nats-server: its retries come {when}"
+        );
+        Some(SubscriberIssue::minor("clock", cause).cure("have both keep the time (NTP)"))
+    });
+    told.collect()
+}
+
+fn place(replica: &Replica) -> String {
+    format!("process {} on {}", replica.pid, replica.host)
+}
+
+fn second(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Secs, true)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,257 @@
+//! Removing a subscriber that is gone for good: what waits for it, and doing it. Never while a process of it runs, and
+//! never an event: those stay in their streams, and what waits for another attempt becomes a dead letter.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::Serialize;
+
+use super::{Subscribers, SubscribersError, WaitingRetries, replays::unfinished};
+use crate::{
+    bus::{Bus, BusError, Durable, streams::retry_subject},
+    job::ReplayState,
+    replaying::ReplayId,
+    replica::{Replica, can_be_durable, status_subject},
+};
+
+/// How long an empty entry stays.
+const EMPTY: Duration = Duration::from_secs(60);
+/// After how long without a renewal nobody has a lease.
+const LEASE: TimeDelta = TimeDelta::seconds(10);
+
+/// What removing a subscriber would remove, and what waits for it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct SubscriberRemoval {
+    /// The subscriber.
+    pub subscriber: String,
+    /// Its consumers, which are deleted.
+    pub consumers: Vec<RemovedConsumer>,
+    /// What waits for another attempt, and becomes dead letters.
+    pub retries: WaitingRetries,
+    /// Its dead letters, which stay; nothing without their stream.
+    pub dead_letters: Option<u64>,
+    /// The replays that are not over, which are cancelled.
+    pub replays: Vec<ReplayId>,
+    /// How many keys it has parked: they are parked no more.
+    pub parked_keys: usize,
+    /// The entries of the bucket `TIDINGS` that are removed: leases, parked keys.
+    pub entries: Vec<String>,
+    /// The last sign of a process, as far as it is known.
+    pub last_seen_at: Option<DateTime<Utc>>,
+}
+
+/// A consumer that is deleted with its subscriber.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct RemovedConsumer {
+    /// The stream.
+    pub stream: String,
+    /// Messages that were never delivered to it; they stay in their stream, but for those of the retries.
+    pub pending: u64,
+    /// Deliveries that are not answered.
+    pub unanswered: u64,
+    /// The sequence up to which everything was acknowledged.
+    pub acknowledged: u64,
+}
+
+/// Why a subscriber is not removed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RemoveError {
+    /// A process runs it, so it is not gone.
+    #[error("{name} is not gone: {who}")]
+    Runs {
+        /// The name.
+        name: String,
+        /// What shows it.
+        who: String,
+    },
+    /// Another application has made the durable.
+    #[error("{name} of {} is no subscriber: another application has made the durable", streams.join(" and "))]
+    Foreign {
+        /// The durable's name.
+        name: String,
+        /// Its streams.
+        streams: Vec<String>,
+    },
+    /// There is none of this name, or NATS does not answer, or refuses.
+    #[error(transparent)]
+    Subscribers(#[from] SubscribersError),
+}
+
+impl From<BusError> for RemoveError {
+    fn from(error: BusError) -> Self {
+        Self::Subscribers(error.into())
+    }
+}
+
+impl Subscribers {
+    /// What [`Subscribers::remove`] would remove. Changes nothing.
+    ///
+    /// # Errors
+    /// [`SubscribersError::Unknown`] when nothing is kept for this name; [`RemoveError::Foreign`] when another
+    /// application has made it; [`RemoveError::Runs`] while a process answers, pulls or holds the lease; else what NATS
+    /// says.
+    pub async fn plan_remove(&self, name: &str) -> Result<SubscriberRemoval, RemoveError> {
+        let durables = self.refuse_running(name).await?;
+        let retries = match self.bus.stream_of(&retry_subject(name, ">")).await? {
+            Some(stream) => self.bus.retry_signs(&stream, name).await?.into(),
+            None => WaitingRetries::default(),
+        };
+        let replays = unfinished(&self.bus, Some(name)).await?;
+        let entries = self.bus.entries_of(name).await?;
+        let waits = retries.due + retries.scheduled > 0;
+        if durables.is_empty() && entries.is_empty() && replays.is_empty() && !waits {
+            let name = name.to_owned();
+            return Err(SubscribersError::Unknown { name }.into());
+        }
+        let is_parked = |entry: &&String| entry.starts_with("parked.");
+        let seen = durables.iter().filter_map(Durable::last_active_at);
+        Ok(SubscriberRemoval {
+            subscriber: name.to_owned(),
+            retries,
+            dead_letters: self.bus.letter_count(name).await?,
+            replays: replays.iter().map(|replay| replay.id).collect(),
+            parked_keys: entries.iter().filter(is_parked).count(),
+            entries,
+            last_seen_at: seen.max(),
+            consumers: durables.into_iter().map(RemovedConsumer::from).collect(),
+        })
+    }
+
+    /// Removes a subscriber: cancels its replays, makes dead letters of what waits for another attempt, clears its
+    /// entries and deletes its consumers, those of its events last. Dead letters stay, and events stay in their streams.
+    /// Gives how many dead letters were made.
+    ///
+    /// # Errors
+    /// As [`Subscribers::plan_remove`], and [`SubscribersError::Partly`]; the same again goes on.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, a part is removed, and the same again goes on. No retry is lost: its dead letter is
+    /// confirmed before it is taken out.
+    pub async fn remove(&self, removal: &SubscriberRemoval) -> Result<u64, RemoveError> {
+        let name = &*removal.subscriber;
+        // Somebody may have started it since.
+        let durables = self.refuse_running(name).await?;
+        for id in &removal.replays {
+            self.cancel(*id).await?;
+        }
+        let of_retries = retry_subject(name, ">");
+        let stream = self.bus.stream_of(&of_retries).await?;
+        let mut letters = retire(&self.bus, stream.as_deref(), name).await?;
+        for entry in self.bus.entries_of(name).await? {
+            self.bus.clear_state(EMPTY, &entry).await?;
+        }
+        let (retries, events): (Vec<_>, Vec<_>) = durables
+            .into_iter()
+            .partition(|one| one.takes_only(&of_retries));
+        let mut done = Vec::new();
+        for durable in retries.into_iter().chain(events) {
+            let deleting = self.bus.delete_consumer(&durable.stream, name).await;
+            deleting.map_err(|source| partly(name, &done, source))?;
+            done.push(durable.stream);
+        }
+        // What has become due in between.
+        let late = retire(&self.bus, stream.as_deref(), name).await;
+        letters += late.map_err(|source| partly(name, &done, source))?;
+        tracing::warn!(subscriber = name, letters, "the subscriber is removed");
+        Ok(letters)
+    }
+
+    /// Ends a replay that no process works at, and deletes its consumers.
+    async fn cancel(&self, id: ReplayId) -> Result<(), BusError> {
+        loop {
+            let Some(entry) = self.bus.replay(id).await? else {
+                return Ok(());
+            };
+            let (revision, mut replay) = (entry.revision, entry.value);
+            if !replay.state.is_final() {
+                replay.state = ReplayState::Cancelled;
+                replay.reason = Some("its subscriber is removed".to_owned());
+                replay.state_at = Utc::now();
+                if self.bus.write_replay(&replay, revision).await?.is_none() {
+                    continue;
+                }
+            }
+            let consumer = replay.consumer();
+            for range in &replay.ranges {
+                self.bus.delete_consumer(&range.stream, &consumer).await?;
+            }
+            return Ok(());
+        }
+    }
+
+    /// Its consumers, unless a process of it runs.
+    async fn refuse_running(&self, name: &str) -> Result<Vec<Durable>, RemoveError> {
+        let runs = |who: String| RemoveError::Runs {
+            name: name.to_owned(),
+            who,
+        };
+        if !can_be_durable(name) {
+            let name = name.to_owned();
+            return Err(SubscribersError::Unknown { name }.into());
+        }
+        let mut durables = self.bus.durables().await?;
+        durables.retain(|durable| durable.name == name);
+        let retries = retry_subject(name, ">");
+        let is_ours = |one: &Durable| one.is_ours() || one.takes_only(&retries);
+        if !durables.is_empty() && !durables.iter().any(is_ours) {
+            let streams = durables.iter().map(|one| one.stream.clone());
+            return Err(RemoveError::Foreign {
+                name: name.to_owned(),
+                streams: streams.collect(),
+            });
+        }
+        let answers = self.bus.ask_all(&status_subject(name)).await?;
+        if let Some(answer) = answers.first() {
+            let replica: Option<Replica> = serde_json::from_slice(answer).ok();
+            return Err(runs(replica.map_or_else(
+                || "a process answers".to_owned(),
+                |replica| format!("process {} on {} answers", replica.pid, replica.host),
+            )));
+        }
+        if let Some(pulled) = durables.iter().find(|one| one.num_waiting > 0) {
+            let (pulls, stream) = (pulled.num_waiting, &pulled.stream);
+            return Err(runs(format!(
+                "{pulls} pulls of a process wait at {stream}, which end five seconds after it has"
+            )));
+        }
+        let lease = self.bus.lease_sign(name).await?;
+        let is_fresh = |at: DateTime<Utc>| Utc::now() - at < LEASE;
+        if let Some(lease) = lease.filter(|lease| lease.is_held && is_fresh(lease.written_at)) {
+            let at = lease.written_at;
+            return Err(runs(format!("its lease was renewed at {at}")));
+        }
+        Ok(durables)
+    }
+}
+
+impl From<Durable> for RemovedConsumer {
+    fn from(durable: Durable) -> Self {
+        Self {
+            pending: durable.num_pending,
+            unanswered: durable.num_ack_pending,
+            acknowledged: durable.acknowledged(),
+            stream: durable.stream,
+        }
+    }
+}
+
+async fn retire(bus: &Bus, stream: Option<&str>, name: &str) -> Result<u64, BusError> {
+    match stream {
+        Some(stream) => bus.retire_retries(stream, name).await,
+        None => Ok(0),
+    }
+}
+
+fn partly(name: &str, done: &[String], source: BusError) -> SubscribersError {
+    match done.is_empty() {
+        true => source.into(),
+        false => SubscribersError::Partly {
+            name: name.to_owned(),
+            done: done.to_vec(),
+            source,
+        },
+    }
+}
