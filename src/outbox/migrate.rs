@@ -1,9 +1,7 @@
 //! Bringing the tables of the outbox to this version. Forward only, in its own schema, recorded there:
 //! it shares nothing with the migrations of the application.
 
-use sqlx::Connection;
-
-use super::{Outbox, SchemaError, Store, store::Names};
+use super::{Outbox, SchemaError, Store, store::Names, taken::Taken};
 
 /// Why the tables could not be brought to this version.
 #[derive(Debug, thiserror::Error)]
@@ -61,10 +59,9 @@ impl<DB: Store> Outbox<DB> {
     /// [`MigrateError`]; the database is then at the last migration that succeeded.
     pub async fn migrate(&self) -> Result<Vec<&'static str>, MigrateError> {
         let names = &self.shared.names;
-        let mut connection = self.shared.pool.acquire().await?;
         let mut applied = Vec::new();
         loop {
-            let mut tx = connection.begin_with(DB::BEGIN).await?;
+            let mut tx = Taken::begin(&self.shared.pool, DB::BEGIN).await?;
             let version = DB::begin_migration(&mut tx, names).await?;
             let place = usize::try_from(version).unwrap_or(0);
             if place > DB::MIGRATIONS.len() {

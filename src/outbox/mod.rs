@@ -16,7 +16,6 @@ mod migrate;
 mod names;
 mod origin;
 mod page_size;
-mod paging;
 mod parked;
 #[cfg(feature = "postgres")]
 mod postgres;
@@ -29,6 +28,7 @@ mod sqlite;
 mod standing;
 mod status;
 mod store;
+mod taken;
 mod traced;
 mod transaction;
 mod wake;
@@ -67,6 +67,7 @@ pub use status::{HeldSlot, LastBatch, LeaseStatus, Status, Trouble};
 use store::Names;
 pub use store::Store;
 pub(crate) use store::{Entry, Position};
+use taken::Taken;
 pub(crate) use traced::{Asked, Spot, Spotted, TracedBatch, TracedRow, Wanted};
 pub use transaction::OutboxTransaction;
 use wake::Wake;
@@ -107,6 +108,13 @@ pub enum OutboxError {
     /// The tables are not there.
     #[error("the database has no outbox: run `tidings migrate`, or call `Outbox::migrate`")]
     NotMigrated(#[source] sqlx::Error),
+    /// A savepoint that was begun within the transaction was dropped before the database had answered, and sqlx has
+    /// rolled back all of it. Nothing is committed.
+    #[error(
+        "the transaction was rolled back when a savepoint within it was dropped before the database had answered: \
+         do its work again in a new one"
+    )]
+    RolledBack,
     /// The database failed. After a failed commit it may or may not have committed.
     #[error("the database failed")]
     Database(#[source] sqlx::Error),
@@ -179,8 +187,12 @@ impl<DB: Store> Outbox<DB> {
     ///
     /// # Errors
     /// [`OutboxError::Database`] when no connection can be had.
+    ///
+    /// # Cancel safety
+    /// It may be dropped at any time: no connection of the pool is left in a transaction. So may what is to end the
+    /// transaction; whether a commit that was dropped has happened is unknown.
     pub async fn begin(&self) -> Result<OutboxTransaction<DB>, OutboxError> {
-        let begun = self.shared.pool.begin_with(DB::BEGIN).await;
+        let begun = Taken::begin(&self.shared.pool, DB::BEGIN).await;
         begun
             .map(|tx| OutboxTransaction::new(tx, self.clone()))
             .map_err(OutboxError::Database)
@@ -192,7 +204,7 @@ impl<DB: Store> Outbox<DB> {
             let (tx, taken) = begun.map_err(OutboxError::Database)?;
             return Ok(OutboxTransaction::new(tx, self.clone()).taken(taken));
         }
-        let begun = self.shared.pool.begin_with(DB::BEGIN_TO_REMEMBER).await;
+        let begun = Taken::begin(&self.shared.pool, DB::BEGIN_TO_REMEMBER).await;
         begun
             .map(|tx| OutboxTransaction::new(tx, self.clone()))
             .map_err(OutboxError::Database)
@@ -293,11 +305,6 @@ impl<DB: Store> Outbox<DB> {
         } else {
             OutboxError::Database(error)
         }
-    }
-
-    async fn acquire(&self) -> Result<sqlx::pool::PoolConnection<DB>, OutboxError> {
-        let acquired = self.shared.pool.acquire().await;
-        acquired.map_err(OutboxError::Database)
     }
 
     /// A connection of its own, outside the pool: whoever needs it for long must not take it from the

@@ -46,7 +46,8 @@ impl Statements for Postgres {
     const KIND: &'static str = "postgres";
     const BEGIN: &'static str = "begin";
     const TAKES_TURNS: bool = false;
-    const PAGES_IN_TRANSACTIONS: bool = true;
+    const IS_REMOTE: bool = true;
+    const BEGIN_TO_LOOK: Option<&'static str> = Some("begin; set local lock_timeout = '5s'");
     const MIGRATION_TABLE: &'static str = "tidings.migration";
     const MIGRATIONS: &'static [Migration] = &[
         Migration {

@@ -48,7 +48,8 @@ impl Statements for Sqlite {
     /// has written meanwhile, whatever the busy timeout.
     const BEGIN: &'static str = "begin immediate";
     const TAKES_TURNS: bool = true;
-    const PAGES_IN_TRANSACTIONS: bool = false;
+    const IS_REMOTE: bool = false;
+    const BEGIN_TO_LOOK: Option<&'static str> = None;
     const MIGRATION_TABLE: &'static str = "tidings_migration";
     const MIGRATIONS: &'static [Migration] = &[
         Migration {

@@ -124,14 +124,16 @@ impl<DB: Store> Outbox<DB> {
     pub async fn status(&self) -> Result<Status, OutboxError> {
         let mut connection = self.acquire().await?;
         let names = &self.shared.names;
-        let origin = DB::origin(&mut connection, names).await;
-        let origin = origin.map_err(Self::explain)?;
-        let status = DB::status(&mut connection, names).await;
-        let held = DB::held(&mut connection, names).await;
-        Ok(Status {
-            held: held.map_err(Self::explain)?,
-            refuses: origin.refusal(),
-            ..status.map_err(Self::explain)?
-        })
+        let looking = async {
+            let origin = DB::origin(&mut connection, names).await?;
+            let status = DB::status(&mut connection, names).await?;
+            Ok(Status {
+                held: DB::held(&mut connection, names).await?,
+                refuses: origin.refusal(),
+                ..status
+            })
+        };
+        let status = looking.await;
+        self.end(connection, status).await
     }
 }

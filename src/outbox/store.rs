@@ -46,8 +46,10 @@ pub trait Statements:
     const BEGIN: &'static str;
     /// Whether it has one writer at a time. The others look again and again, which is neither quick nor fair.
     const TAKES_TURNS: bool;
-    /// Whether a page of the log is read in a transaction, which has to end.
-    const PAGES_IN_TRANSACTIONS: bool;
+    /// Whether it is at the end of a connection, which can be lost, and not in this process.
+    const IS_REMOTE: bool;
+    /// How an operation begins that somebody waits for, when it has to be told not to wait for a lock for long.
+    const BEGIN_TO_LOOK: Option<&'static str>;
     /// The table that records migrations, in the default schema.
     const MIGRATION_TABLE: &'static str;
     /// The migrations, in order; a migration's version is its place, from 1.

@@ -16,6 +16,7 @@ mod dead_letters;
 mod deaths;
 mod delayed;
 mod deleted;
+mod dropped;
 mod ended;
 mod faults;
 mod flow;
