@@ -15,7 +15,8 @@ const SLICES: usize = 10;
 /// By default the circuit opens when, of at least 20 attempts within 30 s, 90 % have failed **of every event
 /// name** that was attempted: a name whose handler works keeps it closed, so that one kind of event that fails
 /// does not stop the others. It stays open for 5 s; then one event is attempted. If that fails too, it
-/// stays open for twice as long, up to 1 min; if not, it closes.
+/// stays open for twice as long, up to 1 min; if not, it closes. While a handler's database is away it stays open for
+/// as long as before: the attempt itself waits for it.
 ///
 /// A failure is an error, a timeout, a panic, a database that does not answer. A rejected event is none, nor is
 /// [`Failure::retry_after`](crate::Failure::retry_after): their handlers have decided.
@@ -141,6 +142,8 @@ pub(crate) enum Attempted {
     Decided,
     /// It would be tried again.
     Failed,
+    /// What the handler needs is not there. It is looked for in the attempt, so the next one need not wait for longer.
+    Away,
     /// It says nothing: handed back, or no handler was called.
     Void,
 }
@@ -228,8 +231,10 @@ impl Circuit {
                 *probe = None;
                 match ended {
                     Attempted::Void => None,
-                    Attempted::Failed => {
-                        *pause = (*pause * 2).min(self.policy.longest);
+                    Attempted::Failed | Attempted::Away => {
+                        if ended == Attempted::Failed {
+                            *pause = (*pause * 2).min(self.policy.longest);
+                        }
                         *until = now + *pause;
                         Some(Change::StaysOpen { pause: *pause })
                     }
@@ -250,7 +255,7 @@ impl Circuit {
                 self.window.count(name, false, now);
                 return None;
             }
-            Attempted::Failed => self.window.count(name, true, now),
+            Attempted::Failed | Attempted::Away => self.window.count(name, true, now),
         }
         let all = self.window.all();
         let enough = all.attempts >= self.policy.attempts;

@@ -88,11 +88,7 @@ pub(super) fn is_lost(error: &OutboxError) -> bool {
 impl<DB: Store> Outbox<DB> {
     /// Waits for something on a connection of the pool; `None` when that has lost its other end. The connection has to
     /// be closed then.
-    pub(super) async fn attend<T>(
-        &self,
-        waits: Waits,
-        work: impl Future<Output = T>,
-    ) -> Option<T> {
+    pub(super) async fn attend<T>(&self, waits: Waits, work: impl Future<Output = T>) -> Option<T> {
         if !DB::IS_REMOTE {
             return Some(work.await);
         }
@@ -130,7 +126,16 @@ impl<DB: Store> Outbox<DB> {
         &self,
         statement: &'static str,
     ) -> Result<Taken<DB>, sqlx::Error> {
-        let mut taken = self.take().await?;
+        self.begin_on(self.take().await, statement).await
+    }
+
+    /// Begins a transaction on a connection that the pool has given.
+    pub(super) async fn begin_on(
+        &self,
+        taken: Result<Taken<DB>, sqlx::Error>,
+        statement: &'static str,
+    ) -> Result<Taken<DB>, sqlx::Error> {
+        let mut taken = taken?;
         match self
             .attend(Waits::Statement(None), taken.open(statement))
             .await

@@ -24,6 +24,16 @@ pub enum MigrateError {
         #[source]
         source: sqlx::Error,
     },
+    /// Others have locked something for so long that it was not waited for any longer; nothing of the migration was
+    /// kept.
+    #[error("{by}")]
+    Locked {
+        /// Who, for people.
+        by: String,
+        /// What the database said.
+        #[source]
+        source: sqlx::Error,
+    },
     /// The database cannot be used.
     #[error("the database cannot be migrated")]
     Database(#[from] sqlx::Error),
@@ -58,6 +68,18 @@ impl<DB: Store> Outbox<DB> {
     /// # Errors
     /// [`MigrateError`]; the database is then at the last migration that succeeded.
     pub async fn migrate(&self) -> Result<Vec<&'static str>, MigrateError> {
+        match self.migrate_one_by_one().await {
+            Err(MigrateError::Database(source) | MigrateError::Failed { source, .. })
+                if DB::is_locked_out(&source) =>
+            {
+                let by = self.locked_by().await;
+                Err(MigrateError::Locked { by, source })
+            }
+            done => done,
+        }
+    }
+
+    async fn migrate_one_by_one(&self) -> Result<Vec<&'static str>, MigrateError> {
         let names = &self.shared.names;
         let mut applied = Vec::new();
         loop {

@@ -122,8 +122,10 @@ impl<DB: Store> Outbox<DB> {
     /// The same for one that writes several things, or none.
     pub(super) async fn acquire_to_write(&self) -> Result<Taken<DB>, OutboxError> {
         let begin = DB::BEGIN_TO_LOOK.unwrap_or(DB::BEGIN);
-        let taken = Taken::begin(&self.shared.pool, begin).await;
-        taken.map_err(OutboxError::Database)
+        match Taken::begin(&self.shared.pool, begin).await {
+            Ok(taken) => Ok(taken),
+            Err(error) => Err(self.explained(error).await),
+        }
     }
 
     /// The same for one that begins its own transaction.
@@ -143,9 +145,15 @@ impl<DB: Store> Outbox<DB> {
     ) -> Result<T, OutboxError> {
         let ended = match taken.heard(found) {
             Ok(found) => taken.commit().await.map(|()| found),
-            Err(error) => Err(error),
+            Err(error) => {
+                drop(taken);
+                Err(error)
+            }
         };
-        ended.map_err(Self::explain)
+        match ended {
+            Ok(found) => Ok(found),
+            Err(error) => Err(self.explained(error).await),
+        }
     }
 }
 

@@ -7,7 +7,13 @@ use sqlx::Connection;
 use tidings_contract::{Envelope, EventId, IntoEnvelope};
 use tokio::time::Instant;
 
-use super::{Outbox, OutboxError, Store, delayed::Delayed, inbox::Concluded, taken::Taken};
+use super::{
+    Outbox, OutboxError, Store,
+    delayed::Delayed,
+    inbox::Concluded,
+    link::{self, Waits},
+    taken::Taken,
+};
 use crate::context;
 
 /// A transaction of the outbox's database. It derefs to the sqlx connection; what is published in it
@@ -19,6 +25,8 @@ use crate::context;
 #[must_use = "a transaction that is dropped is rolled back"]
 pub struct OutboxTransaction<DB: Store> {
     tx: Taken<DB>,
+    /// The server process that has it, if that is known.
+    pid: Option<i32>,
     /// Whether the caller has had the connection.
     is_used: bool,
     /// When the pool gave the connection.
@@ -32,6 +40,7 @@ impl<DB: Store> OutboxTransaction<DB> {
     pub(super) fn new(tx: Taken<DB>, outbox: Outbox<DB>) -> Self {
         Self {
             tx,
+            pid: None,
             is_used: false,
             taken: Instant::now(),
             outbox,
@@ -44,6 +53,29 @@ impl<DB: Store> OutboxTransaction<DB> {
     pub(super) fn taken(mut self, taken: Instant) -> Self {
         self.taken = taken;
         self
+    }
+
+    /// In the hands of this server process.
+    pub(super) fn of(mut self, pid: Option<i32>) -> Self {
+        self.pid = pid;
+        self
+    }
+
+    pub(super) fn pid(&self) -> Option<i32> {
+        self.pid
+    }
+
+    /// Ends it after an error; closes the connection when that has lost its other end.
+    pub(super) fn lost(self, error: OutboxError) -> OutboxError {
+        if link::is_lost(&error) {
+            self.tx.close();
+        }
+        error
+    }
+
+    /// Ends it with its connection.
+    pub(super) fn close(self) {
+        self.tx.close();
     }
 
     /// Adds an event, or an [`Envelope`] with more said about it. Whatever can be refused is refused
@@ -112,12 +144,17 @@ impl<DB: Store> OutboxTransaction<DB> {
     /// when its answer was lost it is unknown. [`OutboxError::RolledBack`] when nothing is left to commit.
     pub async fn commit(mut self) -> Result<(), OutboxError> {
         self.is_there().await?;
-        if self.is_empty() {
-            return self.tx.commit().await.map_err(OutboxError::Database);
+        let wakes = !self.is_empty();
+        if wakes {
+            self.write().await?;
         }
-        self.write().await?;
-        self.tx.commit().await.map_err(OutboxError::Database)?;
-        self.outbox.shared.wake.committed();
+        let outbox = &self.outbox;
+        let committing = outbox.attend(Waits::Statement(None), self.tx.commit());
+        let committed = committing.await.unwrap_or_else(|| Err(link::lost()));
+        committed.map_err(OutboxError::Database)?;
+        if wakes {
+            outbox.shared.wake.committed();
+        }
         Ok(())
     }
 

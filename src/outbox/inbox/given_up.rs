@@ -11,12 +11,12 @@ use futures::future::{BoxFuture, FutureExt};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Added, Inbox, Memory, patiently};
+use super::{Added, Inbox, Memory, again};
 use crate::{
     context::Facts,
     failure::Failure,
     handler::memory::{GivenUp, Remembers},
-    outbox::{Outbox, OutboxError, Store},
+    outbox::{Outbox, OutboxError, OutboxTransaction, Store},
     outcome::{Cause, DeadLetter},
 };
 
@@ -172,32 +172,55 @@ impl<DB: Store> Inbox<DB> {
     async fn give_it_up(&self, facts: &Facts, letter: &DeadLetter) -> Result<GivenUp, OutboxError> {
         // Never closed.
         let _turn = self.giving_up.acquire().await.ok();
-        let mut tx = self.outbox.begin().await?;
-        let (remembered, period) = self.remember(&mut tx, facts).await?;
+        let mut tx = self.begin_to_note().await?;
+        let noting = self.note_it_up(&mut tx, facts, letter);
+        match self.attend(noting).await {
+            Ok((given_up, true)) => {
+                tx.commit().await?;
+                Ok(given_up)
+            }
+            Ok((given_up, false)) => Ok(given_up),
+            Err(error) => Err(tx.lost(error)),
+        }
+    }
+
+    /// A transaction that is about a note.
+    async fn begin_to_note(&self) -> Result<OutboxTransaction<DB>, OutboxError> {
+        let begun = self.outbox.begin_attended(DB::BEGIN).await;
+        let begun = begun.map_err(OutboxError::Database)?;
+        Ok(OutboxTransaction::new(begun, self.outbox.clone()))
+    }
+
+    /// Also says whether something was written.
+    async fn note_it_up(
+        &self,
+        tx: &mut DB::Connection,
+        facts: &Facts,
+        letter: &DeadLetter,
+    ) -> Result<(GivenUp, bool), OutboxError> {
+        let (remembered, period) = self.remember(tx, facts).await?;
         let event = [*facts.envelope.id().as_uuid()];
         let memory = self.memory(facts, period, &event);
         let note = Note::of(facts, letter).text();
         if remembered.added == Added::All {
-            self.change(&mut tx, &memory, None, Some(&note)).await?;
-            tx.commit().await?;
-            return Ok(GivenUp::Now);
+            self.change(tx, &memory, None, Some(&note)).await?;
+            return Ok((GivenUp::Now, true));
         }
         if !remembered.ring.reaches(period) {
             // It was never handled, and never will be.
-            return Ok(GivenUp::Now);
+            return Ok((GivenUp::Now, false));
         }
         loop {
-            let Some((_, before)) = self.notes(&mut tx, &memory).await?.pop() else {
-                return Ok(GivenUp::Ended);
+            let Some((_, before)) = self.notes(tx, &memory).await?.pop() else {
+                return Ok((GivenUp::Ended, false));
             };
             match Note::read(&before)?.means(facts) {
-                Meaning::Ended => return Ok(GivenUp::Ended),
-                Meaning::Unburied(since, _) => return Ok(GivenUp::Before(since)),
+                Meaning::Ended => return Ok((GivenUp::Ended, false)),
+                Meaning::Unburied(since, _) => return Ok((GivenUp::Before(since), false)),
                 Meaning::Anew => {
-                    let changing = self.change(&mut tx, &memory, Some(&before), Some(&note));
+                    let changing = self.change(tx, &memory, Some(&before), Some(&note));
                     if changing.await? {
-                        tx.commit().await?;
-                        return Ok(GivenUp::Now);
+                        return Ok((GivenUp::Now, true));
                     }
                 }
             }
@@ -206,7 +229,7 @@ impl<DB: Store> Inbox<DB> {
 
     async fn note_buried(&self, facts: &Facts) -> Result<(), OutboxError> {
         let _turn = self.giving_up.acquire().await.ok();
-        let mut tx = self.outbox.begin().await?;
+        let mut tx = self.begin_to_note().await?;
         let period = self.period(facts);
         let event = [*facts.envelope.id().as_uuid()];
         let memory = self.memory(facts, period, &event);
@@ -231,7 +254,7 @@ impl<DB: Store> Remembers for Inbox<DB> {
         facts: &'a Facts,
         letter: &'a DeadLetter,
     ) -> BoxFuture<'a, Result<GivenUp, Failure>> {
-        let giving_up = patiently(self.give_it_up(facts, letter));
+        let giving_up = again(move || self.give_it_up(facts, letter));
         giving_up
             .map(|done| done.map_err(Failure::unavailable))
             .boxed()
