@@ -15,7 +15,8 @@ const SLICES: usize = 10;
 /// By default the circuit opens when, of at least 20 attempts within 30 s, 90 % have failed **of every event
 /// name** that was attempted: a name whose handler works keeps it closed, so that one kind of event that fails
 /// does not stop the others. It stays open for 5 s; then one event is attempted. If that fails too, it
-/// stays open for twice as long, up to 1 min; if not, it closes.
+/// stays open for twice as long, up to 1 min; if not, it closes. While a handler's database is away it stays open for
+/// as long as before: the attempt itself waits for it.
 ///
 /// Handlers that hang fail seldom: 16 at once with a timeout of 30 s make 16 attempts in 30 s. So attempts that take
 /// too long to be made often enough within the window, as many at once as the subscriber handles, are counted over a
@@ -157,6 +158,8 @@ pub(crate) enum Attempted {
     Decided,
     /// It would be tried again.
     Failed,
+    /// What the handler needs is not there. It is looked for in the attempt, so the next one need not wait for longer.
+    Away,
     /// It says nothing: handed back, or no handler was called.
     Void,
 }
@@ -257,8 +260,10 @@ impl Circuit {
                 *probe = None;
                 match ended {
                     Attempted::Void => None,
-                    Attempted::Failed => {
-                        *pause = (*pause * 2).min(self.policy.longest);
+                    Attempted::Failed | Attempted::Away => {
+                        if ended == Attempted::Failed {
+                            *pause = (*pause * 2).min(self.policy.longest);
+                        }
                         *until = now + *pause;
                         Some(Change::StaysOpen { pause: *pause })
                     }
@@ -283,7 +288,7 @@ impl Circuit {
         let has_failed = match ended {
             Attempted::Void => return None,
             Attempted::Decided => false,
-            Attempted::Failed => true,
+            Attempted::Failed | Attempted::Away => true,
         };
         self.window.count(name, has_failed, now);
         let took = permit

@@ -334,7 +334,8 @@ impl<S: Send + Sync + 'static> Executor<S> {
         let verdict = result.as_ref().err().map(|failure| failure.verdict);
         let ended = match verdict {
             None | Some(Verdict::Reject | Verdict::RetryAfter(_)) => Attempted::Decided,
-            Some(Verdict::Retry | Verdict::Unavailable) => Attempted::Failed,
+            Some(Verdict::Retry) => Attempted::Failed,
+            Some(Verdict::Unavailable) => Attempted::Away,
             Some(Verdict::OutsideInbox | Verdict::Undecodable | Verdict::Undecided) => {
                 Attempted::Void
             }

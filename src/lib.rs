@@ -85,8 +85,8 @@ pub use job::{
 };
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use outbox::{
-    BatchOnceHandler, DelayedEvent, HeldSlot, InboxTransaction, LastBatch, LeaseStatus, Loss,
-    MigrateError, OnceHandler, Outbox, OutboxError, OutboxTransaction, ParkedEvent,
+    BatchOnceHandler, DelayedEvent, Diagnosis, HeldSlot, InboxTransaction, LastBatch, LeaseStatus,
+    Loss, MigrateError, OnceHandler, Outbox, OutboxError, OutboxTransaction, ParkedEvent,
     ParkedSelection, Relay, RelayError, RepublishError, SchemaError, Standing, Status, Store,
     Trouble,
 };

@@ -6,7 +6,7 @@ use sqlx::{
     Connection, PgConnection, Postgres, Sqlite,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
-use tidings::Outbox;
+use tidings::{Diagnosis, Outbox};
 
 use super::report::{Exit, Report};
 use crate::config::{Config, DatabaseUrl};
@@ -54,15 +54,18 @@ impl Database {
     /// A report with [`Exit::Unreachable`] when it cannot be opened.
     pub(crate) async fn open_or_create(config: &Config) -> Result<Self, Report> {
         let unreachable = |error: sqlx::Error| {
-            Report::new(
+            let report = Report::new(
                 Exit::Unreachable,
                 format!("cannot open the database {}", config.database),
             )
-            .because(Some(&error))
-            .cure(match config.database {
-                DatabaseUrl::Postgres(_) => "start it, or correct --database-url",
-                DatabaseUrl::Sqlite(_) => "another file with --database-url",
-            })
+            .because(Some(&error));
+            match (Diagnosis::of(&error), &config.database) {
+                (Some(diagnosis), _) => report.diagnosed(diagnosis),
+                (None, DatabaseUrl::Postgres(_)) => {
+                    report.cure("start it, or correct --database-url")
+                }
+                (None, DatabaseUrl::Sqlite(_)) => report.cure("another file with --database-url"),
+            }
         };
         Ok(match &config.database {
             DatabaseUrl::Sqlite(path) => {

@@ -4,9 +4,9 @@
 use std::{error::Error, fmt, io, process::ExitCode};
 
 use tidings::{
-    BusError, ConnectError, DeadLettersError, MigrateError, OutboxError, PublishError, ReaderError,
-    RebaseError, RelayError, RemoveError, RepairError, ReplayError, RepublishError, ResetError,
-    SchemaError, SubscribersError, TraceError, VerifyError, WorkerError,
+    BusError, ConnectError, DeadLettersError, Diagnosis, MigrateError, OutboxError, PublishError,
+    ReaderError, RebaseError, RelayError, RemoveError, RepairError, ReplayError, RepublishError,
+    ResetError, SchemaError, SubscribersError, TraceError, VerifyError, WorkerError,
 };
 
 use super::{database, untrusted};
@@ -93,6 +93,12 @@ impl Report {
     pub(crate) fn cause(mut self, cause: impl Into<String>) -> Self {
         self.causes.push(cause.into());
         self
+    }
+
+    /// Says what is wrong with the database, before what it has said, and what to do.
+    pub(crate) fn diagnosed(mut self, diagnosis: Diagnosis) -> Self {
+        self.causes.insert(0, diagnosis.cause.to_owned());
+        self.cure(diagnosis.cure)
     }
 
     /// Says what to do.
@@ -405,7 +411,9 @@ impl From<OutboxError> for Report {
             OutboxError::Envelope(refused) => Self::of(Exit::Usage, refused),
             OutboxError::TooLarge(refused) => too_large(refused),
             OutboxError::NotMigrated(source) => not_migrated(source),
-            OutboxError::Database(source) => of_database(source, &error),
+            OutboxError::Database(source) | OutboxError::Locked { source, .. } => {
+                of_database(source, &error)
+            }
             _ => Self::of(Exit::Failed, &error),
         }
     }
@@ -415,7 +423,7 @@ impl From<RebaseError> for Report {
     fn from(error: RebaseError) -> Self {
         match &error {
             RebaseError::NotMigrated(source) => not_migrated(source),
-            RebaseError::Database(source) => Self::of(database::exit_of(source), &error),
+            RebaseError::Database(source) => of_database(source, &error),
             _ => Self::of(Exit::Failed, &error),
         }
     }
@@ -424,7 +432,9 @@ impl From<RebaseError> for Report {
 impl From<MigrateError> for Report {
     fn from(error: MigrateError) -> Self {
         match &error {
-            MigrateError::Database(source) => of_database(source, &error),
+            MigrateError::Database(source)
+            | MigrateError::Failed { source, .. }
+            | MigrateError::Locked { source, .. } => of_database(source, &error),
             _ => Self::of(Exit::Failed, &error),
         }
     }
@@ -466,7 +476,10 @@ fn of_database(source: &sqlx::Error, error: &(dyn Error + 'static)) -> Report {
         return report
             .cure("?statement-cache-capacity=0 behind database.url, when a pooler stands between");
     }
-    report
+    match Diagnosis::of(source) {
+        Some(diagnosis) => report.diagnosed(diagnosis),
+        None => report,
+    }
 }
 
 fn not_migrated(source: &(dyn Error + 'static)) -> Report {

@@ -14,19 +14,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const ANSWER_TRIES: u32 = 3;
 
 impl<S: Send + Sync + 'static> Executor<S> {
-    /// Answers, and counts what was confirmed of a replay.
-    pub(super) async fn answer(
-        &self,
-        arrival: &Arrival,
-        outcome: &Outcome,
-        acknowledger: &impl Acknowledger,
-        halt: &CancellationToken,
-    ) -> Step {
-        let answering = self.answer_with_letter(arrival, outcome, acknowledger, halt);
-        answering.await.0
-    }
-
-    /// The same; of a dead letter with its sequence.
+    /// Answers, and counts what was confirmed of a replay; of a dead letter with its sequence.
     pub(super) async fn answer_with_letter(
         &self,
         arrival: &Arrival,

@@ -23,7 +23,8 @@ impl<DB: Store> Outbox<DB> {
         &self,
     ) -> Result<Vec<Envelope>, Box<dyn std::error::Error + Send + Sync>> {
         let mut connection = self.acquire().await?;
-        let rows = DB::contents(&mut connection, &self.shared.names).await?;
+        let rows = DB::contents(&mut connection, &self.shared.names).await;
+        let rows = self.end(connection, rows).await?;
         let envelope = |row: Row| {
             let version = u32::try_from(row.version).unwrap_or(0);
             let key = row.key.as_deref();

@@ -116,12 +116,20 @@ impl<DB: Store> Outbox<DB> {
         tx: &mut sqlx::Transaction<'_, DB>,
         id: EventId,
     ) -> Result<bool, OutboxError> {
+        self.cancel_on(tx, id).await
+    }
+
+    /// The same, on the connection of the transaction.
+    pub(super) async fn cancel_on(
+        &self,
+        connection: &mut DB::Connection,
+        id: EventId,
+    ) -> Result<bool, OutboxError> {
         if context::suppresses(1) {
             return Ok(false);
         }
-        DB::cancel(tx, &self.shared.names, id)
-            .await
-            .map_err(Self::explain)
+        let cancelled = DB::cancel(connection, &self.shared.names, id).await;
+        cancelled.map_err(Self::explain)
     }
 
     /// The delayed events that are published next, of one key or of all, at most `limit`.
@@ -133,11 +141,9 @@ impl<DB: Store> Outbox<DB> {
         key: Option<&str>,
         limit: u32,
     ) -> Result<Vec<DelayedEvent>, OutboxError> {
-        let acquired = self.shared.pool.acquire().await;
-        let mut connection = acquired.map_err(OutboxError::Database)?;
-        DB::coming(&mut connection, &self.shared.names, key, limit)
-            .await
-            .map_err(Self::explain)
+        let mut connection = self.acquire().await?;
+        let coming = DB::coming(&mut connection, &self.shared.names, key, limit).await;
+        self.end(connection, coming).await
     }
 
     /// Writes delayed events, a statement for each chunk of them.

@@ -12,7 +12,6 @@ use std::time::Duration;
 use super::{
     Outbox, OutboxError, Store,
     names::Names,
-    origin::Origin,
     store::{Entry, Rows},
 };
 use crate::bus::BusError;
@@ -162,38 +161,37 @@ impl<DB: Store> Outbox<DB> {
         let mut connection = self.acquire().await?;
         let names = &self.shared.names;
         // In a copy the cursor means nothing, and a rebase needs the relay's row as it is.
-        let origin = DB::origin(&mut connection, names).await;
-        if let Some(refusal) = origin
-            .map(|origin: Origin| origin.refusal())
-            .map_err(Self::explain)?
-        {
-            return Err(RepublishError::Refused(refusal));
-        }
-        let has = DB::mend(&mut connection, names, mender, LEASE).await;
-        match has.map_err(Self::explain)? {
-            true => Ok(()),
-            false => Err(RepublishError::Busy),
-        }
+        let asking = async {
+            match DB::origin(&mut connection, names).await?.refusal() {
+                Some(refusal) => Ok(Err(RepublishError::Refused(refusal))),
+                None => Ok(
+                    match DB::mend(&mut connection, names, mender, LEASE).await? {
+                        true => Ok(()),
+                        false => Err(RepublishError::Busy),
+                    },
+                ),
+            }
+        };
+        let has = asking.await;
+        self.end(connection, has).await?
     }
 
     pub(super) async fn mended(&self, mender: &str) -> Result<(), OutboxError> {
         let mut connection = self.acquire().await?;
         let ended = DB::mended(&mut connection, &self.shared.names, mender).await;
-        ended.map_err(Self::explain)
+        self.end(connection, ended).await
     }
 
     pub(super) async fn record(&self, entries: &[Entry], way: Way) -> Result<(), OutboxError> {
         let mut connection = self.acquire().await?;
         let recorded = DB::record(&mut connection, &self.shared.names, entries, way).await;
-        recorded.map_err(Self::explain)
+        self.end(connection, recorded).await
     }
 
     /// The rows at some places, as many as a page may have.
     pub(crate) async fn rows_at(&self, places: &[i64]) -> Result<Rows, OutboxError> {
-        let mut paging = self.paging().await?;
-        let rows = DB::rows_at(&mut paging.connection, &self.shared.names, places).await;
-        let rows = rows.map_err(Self::explain)?;
-        paging.end();
-        Ok(rows)
+        let mut connection = self.acquire_to_begin().await?;
+        let rows = DB::rows_at(&mut connection, &self.shared.names, places).await;
+        self.end(connection, rows).await
     }
 }

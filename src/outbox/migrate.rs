@@ -1,9 +1,7 @@
 //! Bringing the tables of the outbox to this version. Forward only, in its own schema, recorded there:
 //! it shares nothing with the migrations of the application.
 
-use sqlx::Connection;
-
-use super::{Outbox, SchemaError, Store, store::Names};
+use super::{Outbox, SchemaError, Store, store::Names, taken::Taken};
 
 /// Why the tables could not be brought to this version.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +20,16 @@ pub enum MigrateError {
     Failed {
         /// The migration.
         migration: &'static str,
+        /// What the database said.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// Others have locked something for so long that it was not waited for any longer; nothing of the migration was
+    /// kept.
+    #[error("{by}")]
+    Locked {
+        /// Who, for people.
+        by: String,
         /// What the database said.
         #[source]
         source: sqlx::Error,
@@ -60,11 +68,22 @@ impl<DB: Store> Outbox<DB> {
     /// # Errors
     /// [`MigrateError`]; the database is then at the last migration that succeeded.
     pub async fn migrate(&self) -> Result<Vec<&'static str>, MigrateError> {
+        match self.migrate_one_by_one().await {
+            Err(MigrateError::Database(source) | MigrateError::Failed { source, .. })
+                if DB::is_locked_out(&source) =>
+            {
+                let by = self.locked_by().await;
+                Err(MigrateError::Locked { by, source })
+            }
+            done => done,
+        }
+    }
+
+    async fn migrate_one_by_one(&self) -> Result<Vec<&'static str>, MigrateError> {
         let names = &self.shared.names;
-        let mut connection = self.shared.pool.acquire().await?;
         let mut applied = Vec::new();
         loop {
-            let mut tx = connection.begin_with(DB::BEGIN).await?;
+            let mut tx = Taken::begin(&self.shared.pool, DB::BEGIN).await?;
             let version = DB::begin_migration(&mut tx, names).await?;
             let place = usize::try_from(version).unwrap_or(0);
             if place > DB::MIGRATIONS.len() {

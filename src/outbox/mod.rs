@@ -10,14 +10,15 @@ mod ahead;
 mod chunks;
 mod contents;
 mod delayed;
+mod diagnosis;
 mod distinct;
 mod inbox;
+mod link;
 mod mend;
 mod migrate;
 mod names;
 mod origin;
 mod page_size;
-mod paging;
 mod parked;
 #[cfg(feature = "postgres")]
 mod postgres;
@@ -30,14 +31,18 @@ mod sqlite;
 mod standing;
 mod status;
 mod store;
+mod taken;
 mod traced;
 mod transaction;
 mod wake;
 mod walk;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use sqlx::{Connection, Pool};
@@ -49,9 +54,12 @@ use crate::{
 };
 use chunks::chunks;
 pub use delayed::DelayedEvent;
+pub use diagnosis::Diagnosis;
 use distinct::distinct;
 use inbox::Kept;
 pub use inbox::{BatchOnceHandler, InboxTransaction, OnceHandler};
+use link::Link;
+use link::Waits;
 pub use mend::RepublishError;
 pub(crate) use mend::{Chosen, Ends, Sender, Sending, Streams, Way};
 pub use migrate::MigrateError;
@@ -69,6 +77,7 @@ pub use status::{HeldSlot, LastBatch, LeaseStatus, Status, Trouble};
 use store::Names;
 pub use store::Store;
 pub(crate) use store::{Entry, Position};
+use taken::Taken;
 pub(crate) use traced::{Asked, Spot, Spotted, TracedBatch, TracedRow, Wanted};
 pub use transaction::OutboxTransaction;
 use wake::Wake;
@@ -94,6 +103,7 @@ struct Shared<DB: Store> {
     turn: Arc<tokio::sync::Mutex<()>>,
     /// Connections of handlers between two transactions.
     kept: Kept<DB>,
+    link: Link,
 }
 
 /// Why an event was not written to the outbox, or a transaction not committed.
@@ -119,6 +129,22 @@ pub enum OutboxError {
     /// The tables are not there.
     #[error("the database has no outbox: run `tidings migrate`, or call `Outbox::migrate`")]
     NotMigrated(#[source] sqlx::Error),
+    /// Others have locked something for so long that it was not waited for any longer.
+    #[error("{by}")]
+    Locked {
+        /// Who, for people: process, application, since when, and the statement.
+        by: String,
+        /// What the database said.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// A savepoint that was begun within the transaction was dropped before the database had answered, and sqlx has
+    /// rolled back all of it. Nothing is committed.
+    #[error(
+        "the transaction was rolled back when a savepoint within it was dropped before the database had answered: \
+         do its work again in a new one"
+    )]
+    RolledBack,
     /// The database failed. After a failed commit it may or may not have committed.
     #[error("the database failed")]
     Database(#[source] sqlx::Error),
@@ -140,7 +166,15 @@ impl<DB: Store> Outbox<DB> {
     /// outbox then goes without prepared statements and runs each statement in a transaction.
     #[must_use]
     pub fn new(pool: Pool<DB>) -> Self {
-        let is_pooled = DB::is_pooled(&pool.connect_options());
+        let options = pool.connect_options();
+        let is_pooled = DB::is_pooled(&options);
+        if let Some(host) = DB::plain_link(&options) {
+            tracing::warn!(
+                host,
+                cure = "sslmode=verify-full&sslrootcert=FILE behind the database's URL",
+                "the connection to the database may go in the clear: events and password with it"
+            );
+        }
         Self {
             shared: Arc::new(Shared {
                 pool,
@@ -150,6 +184,7 @@ impl<DB: Store> Outbox<DB> {
                 wake: Wake::default(),
                 turn: Arc::default(),
                 kept: Kept::default(),
+                link: Link::default(),
             }),
         }
     }
@@ -191,20 +226,30 @@ impl<DB: Store> Outbox<DB> {
     ///
     /// # Errors
     /// [`OutboxError::Database`] when no connection can be had.
+    ///
+    /// # Cancel safety
+    /// It may be dropped at any time: no connection of the pool is left in a transaction. So may what is to end the
+    /// transaction; whether a commit that was dropped has happened is unknown.
     pub async fn begin(&self) -> Result<OutboxTransaction<DB>, OutboxError> {
-        let begun = self.shared.pool.begin_with(DB::BEGIN).await;
+        let begun = self.begin_on(Taken::from(&self.shared.pool).await, DB::BEGIN);
         begun
+            .await
             .map(|tx| OutboxTransaction::new(tx, self.clone()))
             .map_err(OutboxError::Database)
     }
 
     /// The same, for an event that is remembered in it.
     async fn begin_to_remember(&self) -> Result<OutboxTransaction<DB>, OutboxError> {
-        if let Some(begun) = self.shared.kept.begin().await {
-            let (tx, taken) = begun.map_err(OutboxError::Database)?;
-            return Ok(OutboxTransaction::new(tx, self.clone()).taken(taken));
+        let kept = self.attend(Waits::Statement(None), self.shared.kept.begin());
+        match kept.await {
+            Some(Some(begun)) => {
+                let (tx, taken) = begun.map_err(OutboxError::Database)?;
+                return Ok(OutboxTransaction::new(tx, self.clone()).taken(taken));
+            }
+            Some(None) => {}
+            None => return Err(OutboxError::Database(link::lost())),
         }
-        let begun = self.shared.pool.begin_with(DB::BEGIN_TO_REMEMBER).await;
+        let begun = self.begin_attended(DB::BEGIN_TO_REMEMBER).await;
         begun
             .map(|tx| OutboxTransaction::new(tx, self.clone()))
             .map_err(OutboxError::Database)
@@ -310,9 +355,36 @@ impl<DB: Store> Outbox<DB> {
         }
     }
 
-    async fn acquire(&self) -> Result<sqlx::pool::PoolConnection<DB>, OutboxError> {
-        let acquired = self.shared.pool.acquire().await;
-        acquired.map_err(OutboxError::Database)
+    /// What an error means for an operation. Who has locked something is looked up while it is.
+    async fn explained(&self, error: sqlx::Error) -> OutboxError {
+        if !DB::is_locked_out(&error) {
+            return Self::explain(error);
+        }
+        let by = self.locked_by().await;
+        OutboxError::Locked { by, source: error }
+    }
+
+    /// Who has locked something, as far as that can be found out soon.
+    async fn locked_by(&self) -> String {
+        const SOON: Duration = Duration::from_secs(3);
+        let asking = async {
+            let mut connection = self.connect().await?;
+            DB::locked_by(&mut connection, &self.shared.names).await
+        };
+        match tokio::time::timeout(SOON, asking).await {
+            Ok(Ok(by)) => by,
+            failed => {
+                tracing::debug!(?failed, "it was not found out who has locked the outbox");
+                "the outbox is locked, and it was not found out by whom".to_owned()
+            }
+        }
+    }
+
+    /// A connection of its own that waits for no lock for longer than this.
+    async fn connect_for(&self, wait: Duration) -> Result<DB::Connection, sqlx::Error> {
+        let mut connection = self.connect().await?;
+        DB::bound_locks(&mut connection, &self.shared.names, wait).await?;
+        Ok(connection)
     }
 
     /// A connection of its own, outside the pool: whoever needs it for long must not take it from the
@@ -336,6 +408,7 @@ impl<DB: Store> Outbox<DB> {
             wake: self.shared.wake.clone(),
             turn: Arc::clone(&self.shared.turn),
             kept: Kept::default(),
+            link: Link::default(),
         };
         change(&mut shared);
         Self {

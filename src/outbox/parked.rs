@@ -5,7 +5,6 @@ use std::{fmt, str::FromStr};
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use sqlx::Connection;
 use tidings_contract::EventId;
 
 use super::{Entry, Outbox, OutboxError, Store, Way};
@@ -113,15 +112,9 @@ impl<DB: Store> Outbox<DB> {
         limit: u32,
     ) -> Result<Vec<ParkedEvent>, OutboxError> {
         let mut connection = self.acquire().await?;
-        DB::parked(
-            &mut connection,
-            &self.shared.names,
-            selection,
-            behind,
-            limit,
-        )
-        .await
-        .map_err(Self::explain)
+        let names = &self.shared.names;
+        let parked = DB::parked(&mut connection, names, selection, behind, limit).await;
+        self.end(connection, parked).await
     }
 
     /// Asks the relay to publish what is put aside, in the order in which it was written; with an event, all
@@ -132,9 +125,8 @@ impl<DB: Store> Outbox<DB> {
     /// [`OutboxError::NotMigrated`] without tables, else [`OutboxError::Database`].
     pub async fn unpark(&self, selection: &ParkedSelection) -> Result<u64, OutboxError> {
         let mut connection = self.acquire().await?;
-        let asked = DB::unpark(&mut connection, &self.shared.names, selection)
-            .await
-            .map_err(Self::explain)?;
+        let asked = DB::unpark(&mut connection, &self.shared.names, selection).await;
+        let asked = self.end(connection, asked).await?;
         self.shared.wake.committed();
         Ok(asked)
     }
@@ -150,18 +142,17 @@ impl<DB: Store> Outbox<DB> {
         selection: &ParkedSelection,
         limit: u32,
     ) -> Result<Vec<ParkedEvent>, OutboxError> {
+        let mut tx = self.acquire_to_write().await?;
         let discarding = async {
             let names = &self.shared.names;
-            let mut connection = self.shared.pool.acquire().await?;
-            let mut tx = connection.begin_with(DB::BEGIN).await?;
             let discarded = DB::discard(&mut tx, names, selection, limit).await?;
             // Otherwise a verification could take them for lost.
             let given_up: Vec<Entry> = discarded.iter().map(given_up).collect();
             DB::record(&mut tx, names, &given_up, Way::Discarded).await?;
-            tx.commit().await?;
             Ok(discarded)
         };
-        let mut discarded = discarding.await.map_err(Self::explain)?;
+        let discarded = discarding.await;
+        let mut discarded = self.end(tx, discarded).await?;
         discarded.sort_by_key(|event| event.id);
         for ParkedEvent {
             id,

@@ -4,6 +4,7 @@
 mod contents;
 mod delayed;
 mod fetch;
+mod holders;
 mod inbox;
 mod losses;
 mod mend;
@@ -12,8 +13,10 @@ mod parked;
 mod rebase;
 mod reclaim;
 mod relayed;
+mod sessions;
 mod slots;
 mod status;
+mod tls;
 mod traced;
 mod turn;
 
@@ -30,6 +33,7 @@ use turn::{Turn, query, query_of};
 
 use super::{
     ParkedEvent, ParkedSelection,
+    link::Session,
     origin::Origin,
     parked::WaitsFor,
     status::{HeldSlot, Status},
@@ -46,7 +50,8 @@ impl Statements for Postgres {
     const KIND: &'static str = "postgres";
     const BEGIN: &'static str = "begin";
     const TAKES_TURNS: bool = false;
-    const PAGES_IN_TRANSACTIONS: bool = true;
+    const IS_REMOTE: bool = true;
+    const BEGIN_TO_LOOK: Option<&'static str> = Some("begin; set local lock_timeout = '5s'");
     const MIGRATION_TABLE: &'static str = "tidings.migration";
     const MIGRATIONS: &'static [Migration] = &[
         Migration {
@@ -102,6 +107,10 @@ impl Statements for Postgres {
         names: &Names,
     ) -> Result<i32, sqlx::Error> {
         query(names, LOCK_MIGRATIONS)
+            .execute(&mut *connection)
+            .await?;
+        // Another migration is waited for, and nobody's transaction that has a table.
+        sqlx::raw_sql("set local lock_timeout = '5s'")
             .execute(&mut *connection)
             .await?;
         let exists = query(names, "select to_regclass($1) is not null")
@@ -430,6 +439,36 @@ impl Statements for Postgres {
         names: &Names,
     ) -> Result<Vec<HeldSlot>, sqlx::Error> {
         reclaim::held(connection, names).await
+    }
+
+    async fn bound_locks(
+        connection: &mut PgConnection,
+        names: &Names,
+        wait: Duration,
+    ) -> Result<(), sqlx::Error> {
+        holders::bound_locks(connection, names, wait).await
+    }
+
+    fn is_locked_out(error: &sqlx::Error) -> bool {
+        slots::is_in_use(error)
+    }
+
+    async fn locked_by(
+        connection: &mut PgConnection,
+        names: &Names,
+    ) -> Result<String, sqlx::Error> {
+        holders::locked_by(connection, names).await
+    }
+
+    fn plain_link(options: &PgConnectOptions) -> Option<String> {
+        tls::plain_link(options)
+    }
+
+    async fn sessions(
+        connection: &mut PgConnection,
+        names: &Names,
+    ) -> Result<Vec<Session>, sqlx::Error> {
+        sessions::sessions(connection, names).await
     }
 
     async fn status(connection: &mut PgConnection, names: &Names) -> Result<Status, sqlx::Error> {

@@ -13,6 +13,7 @@
 
 mod agenda;
 mod aside;
+mod complaint;
 mod course;
 #[cfg(feature = "failpoints")]
 pub mod failpoint;
@@ -61,7 +62,7 @@ use progress::Report;
 use resume::{Stored, stored_behind};
 use route::Router;
 use stand_by::StandBy;
-use trouble::{RELAY, Troubles};
+use trouble::Troubles;
 
 /// Pages that are fetched ahead of what is being sent.
 const PAGES_AHEAD: usize = 2;
@@ -222,6 +223,7 @@ impl<DB: Store> Relay<DB> {
                 }
                 Err(Fault::Foreign(reason)) => return Err(RelayError::Foreign { reason }),
                 Err(fault) => {
+                    let fault = self.explained(fault).await;
                     if began.elapsed() > LONGEST_PAUSE {
                         pause = FIRST_PAUSE;
                     }
@@ -311,7 +313,7 @@ impl<DB: Store> Relay<DB> {
     async fn claim(&self) -> Result<Option<Claimed<DB>>, Fault> {
         let names = &self.outbox.shared.names;
         let Settings { owner, lease, .. } = &self.settings;
-        let mut connection = self.outbox.connect().await?;
+        let mut connection = self.connect().await?;
         match DB::origin(&mut connection, names).await? {
             Origin::Own => {}
             Origin::Standby => return Err(Fault::Standby),
@@ -377,7 +379,7 @@ impl<DB: Store> Relay<DB> {
             .await?;
         if waiting.is_something() {
             let names = &self.outbox.shared.names;
-            let mut connection = self.outbox.connect().await?;
+            let mut connection = self.connect().await?;
             let parked = (&waiting, &*keys, &claim.cursor);
             give_back(&self.outbox, &mut connection, parked, returning).await?;
             waiting = DB::waiting(&mut connection, names).await?;
@@ -392,7 +394,8 @@ impl<DB: Store> Relay<DB> {
 
         let (pages, paged) = mpsc::channel(PAGES_AHEAD);
         let (bus, batch) = (&life.bus, self.settings.batch);
-        let fetcher = Fetcher::open(&self.outbox, bus, claim.cursor, batch).await?;
+        let connection = self.connect().await?;
+        let fetcher = Fetcher::open(&self.outbox, bus, connection, claim.cursor, batch).await?;
         let mut crew: JoinSet<Result<(), Fault>> = JoinSet::new();
         crew.spawn(fetcher.run(pages, way.turn.clone()));
         crew.spawn(Router::new(relaying).run(paged));
@@ -405,26 +408,6 @@ impl<DB: Store> Relay<DB> {
             }
         }
         Ok(())
-    }
-
-    /// Has a fault shown by the status, if the database can be reached.
-    async fn complain(&self, troubles: &Troubles, fault: &Fault) {
-        const WITHIN: Duration = Duration::from_secs(1);
-        if matches!(fault, Fault::Stopped) {
-            return;
-        }
-        troubles.begin(RELAY, &fault.to_string(), fault.cure());
-        let complaining = async {
-            let mut connection = self.outbox.connect().await?;
-            let names = &self.outbox.shared.names;
-            let owner = &self.settings.owner;
-            DB::complain(&mut connection, names, owner, &troubles.text()?).await
-        };
-        match tokio::time::timeout(WITHIN, complaining).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%error, "the status does not show the fault"),
-            Err(_) => tracing::debug!("the status does not show the fault"),
-        }
     }
 }
 

@@ -149,40 +149,35 @@ impl<DB: Store> Outbox<DB> {
     pub(crate) async fn passed(&self) -> Result<Passed, OutboxError> {
         let mut connection = self.acquire().await?;
         let passed = DB::passed(&mut connection, &self.shared.names).await;
-        passed.map_err(Self::explain)
+        self.end(connection, passed).await
     }
 
     pub(crate) async fn relayed(&self, stretch: &Stretch<'_>) -> Result<Vec<Relayed>, OutboxError> {
-        let mut paging = self.paging().await?;
-        let relayed = DB::relayed(&mut paging.connection, &self.shared.names, stretch).await;
-        let relayed = relayed.map_err(Self::explain)?;
-        paging.end();
-        Ok(relayed)
+        let mut connection = self.acquire_to_begin().await?;
+        let relayed = DB::relayed(&mut connection, &self.shared.names, stretch).await;
+        self.end(connection, relayed).await
     }
 
     pub(super) async fn relayed_rows(&self, stretch: &Stretch<'_>) -> Result<Rows, OutboxError> {
-        let mut paging = self.paging().await?;
-        let names = &self.shared.names;
-        let rows = DB::relayed_rows(&mut paging.connection, names, stretch).await;
-        let rows = rows.map_err(Self::explain)?;
-        paging.end();
-        Ok(rows)
+        let mut connection = self.acquire_to_begin().await?;
+        let rows = DB::relayed_rows(&mut connection, &self.shared.names, stretch).await;
+        self.end(connection, rows).await
     }
 
     pub(crate) async fn beginnings(&self, from: i64) -> Result<Vec<Beginning>, OutboxError> {
         let mut connection = self.acquire().await?;
         let beginnings = DB::beginnings(&mut connection, &self.shared.names, from).await;
-        beginnings.map_err(Self::explain)
+        self.end(connection, beginnings).await
     }
 
     /// Entries that end behind a place, in the order of their ends; all that end at the last one's place. Empty
     /// when there are no more.
     pub(crate) async fn entries(&self, behind: i64) -> Result<Vec<Entry>, OutboxError> {
-        let mut connection = self.acquire().await?;
         let mut limit = ENTRIES;
         loop {
+            let mut connection = self.acquire().await?;
             let entries = DB::entries(&mut connection, &self.shared.names, behind, limit).await;
-            let mut entries = entries.map_err(Self::explain)?;
+            let mut entries = self.end(connection, entries).await?;
             if entries.len() < limit {
                 return Ok(entries);
             }

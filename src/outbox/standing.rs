@@ -311,7 +311,7 @@ impl<DB: Store> Outbox<DB> {
         let mut connection = self.acquire().await?;
         let settled = Losses::from([(stream.to_owned(), loss)]);
         let written = write::<DB>(&mut connection, &self.shared.names, &settled).await;
-        written.map_err(Self::explain)?;
+        self.end(connection, written).await?;
         Ok(Some(shown))
     }
 
@@ -326,14 +326,14 @@ impl<DB: Store> Outbox<DB> {
         let found = Losses::from([(stream.to_owned(), loss)]);
         let mut connection = self.acquire().await?;
         let kept = keep::<DB>(&mut connection, &self.shared.names, found).await;
-        kept.map(drop).map_err(Self::explain)
+        self.end(connection, kept).await.map(drop)
     }
 
     async fn stored_losses(&self) -> Result<Losses, OutboxError> {
         let mut connection = self.acquire().await?;
         let text = DB::losses(&mut connection, &self.shared.names).await;
-        text.and_then(|text| losses_from(&text))
-            .map_err(Self::explain)
+        let losses = text.and_then(|text| losses_from(&text));
+        self.end(connection, losses).await
     }
 }
 

@@ -1,6 +1,6 @@
 //! How an outbox stands, in figures. Never judges them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -31,17 +31,19 @@ pub struct Status {
     pub waiting: u64,
     /// What hinders the relay now, as it has last said.
     pub troubles: Vec<Trouble>,
-    /// Slots of the log that should be free, and the transactions that hold them. Only freeing waits for those.
+    /// Slots of the log that should be free, and the transactions that hold them: only freeing waits for those. Also
+    /// the table of delayed events, when some are due and transactions have cancelled events there and not ended: the
+    /// move of those, and of the later ones of their keys, waits for them.
     pub held: Vec<HeldSlot>,
     /// Streams that have lost what they had confirmed, or may have, until somebody has seen to it.
     pub losses: Vec<Loss>,
 }
 
-/// A transaction that holds a slot of the log.
+/// A transaction that holds a slot of the log, or another table of the outbox.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct HeldSlot {
-    /// The slot's table.
+    /// The table.
     pub slot: String,
     /// The server process; `None` for a prepared transaction.
     pub pid: Option<i32>,
@@ -51,6 +53,33 @@ pub struct HeldSlot {
     pub state: Option<String>,
     /// How long the transaction runs, in seconds; `None` without the right to know.
     pub age_seconds: Option<f64>,
+    /// Its statement, or the last one, at most 200 characters; `None` without the right to know.
+    pub query: Option<String>,
+}
+
+/// `tidings.relay by pid 7 psql, idle in transaction, for 10.5 s: lock table ...`
+impl fmt::Display for HeldSlot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} by ", self.slot)?;
+        match self.pid {
+            Some(pid) => write!(f, "pid {pid}")?,
+            None => f.write_str("a prepared transaction")?,
+        }
+        let application = self.application.as_deref().unwrap_or_default();
+        if !application.is_empty() {
+            write!(f, " {application}")?;
+        }
+        if let Some(state) = &self.state {
+            write!(f, ", {state}")?;
+        }
+        if let Some(age) = self.age_seconds {
+            write!(f, ", for {age:.1} s")?;
+        }
+        match self.query.as_deref() {
+            None | Some("") => Ok(()),
+            Some(query) => write!(f, ": {query}"),
+        }
+    }
 }
 
 /// Something that hinders the relay.
@@ -124,14 +153,16 @@ impl<DB: Store> Outbox<DB> {
     pub async fn status(&self) -> Result<Status, OutboxError> {
         let mut connection = self.acquire().await?;
         let names = &self.shared.names;
-        let origin = DB::origin(&mut connection, names).await;
-        let origin = origin.map_err(Self::explain)?;
-        let status = DB::status(&mut connection, names).await;
-        let held = DB::held(&mut connection, names).await;
-        Ok(Status {
-            held: held.map_err(Self::explain)?,
-            refuses: origin.refusal(),
-            ..status.map_err(Self::explain)?
-        })
+        let looking = async {
+            let origin = DB::origin(&mut connection, names).await?;
+            let status = DB::status(&mut connection, names).await?;
+            Ok(Status {
+                held: DB::held(&mut connection, names).await?,
+                refuses: origin.refusal(),
+                ..status
+            })
+        };
+        let status = looking.await;
+        self.end(connection, status).await
     }
 }

@@ -17,6 +17,7 @@ use super::{
     contents::Contents,
     delayed::Schedule,
     inbox::Remember,
+    link::Session,
     mend::{Mending, Way},
     origin::Origin,
     parked::WaitsFor,
@@ -50,8 +51,10 @@ pub trait Statements:
     const BEGIN: &'static str;
     /// Whether it has one writer at a time. The others look again and again, which is neither quick nor fair.
     const TAKES_TURNS: bool;
-    /// Whether a page of the log is read in a transaction, which has to end.
-    const PAGES_IN_TRANSACTIONS: bool;
+    /// Whether it is at the end of a connection, which can be lost, and not in this process.
+    const IS_REMOTE: bool;
+    /// How an operation begins that somebody waits for, when it has to be told not to wait for a lock for long.
+    const BEGIN_TO_LOOK: Option<&'static str>;
     /// The table that records migrations, in the default schema.
     const MIGRATION_TABLE: &'static str;
     /// The migrations, in order; a migration's version is its place, from 1.
@@ -226,6 +229,38 @@ pub trait Statements:
         _connection: &mut Self::Connection,
         _names: &Names,
     ) -> impl Future<Output = Result<Vec<HeldSlot>, sqlx::Error>> + Send {
+        std::future::ready(Ok(Vec::new()))
+    }
+
+    /// Has statements on a connection of its own wait for a lock no longer than this, where that is no matter of the
+    /// connection's options.
+    fn bound_locks(
+        _connection: &mut Self::Connection,
+        _names: &Names,
+        _wait: Duration,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
+        std::future::ready(Ok(()))
+    }
+
+    /// Whether a statement failed because others have locked something for too long.
+    fn is_locked_out(error: &sqlx::Error) -> bool;
+
+    /// Who has locked something of the outbox, for people.
+    fn locked_by(
+        connection: &mut Self::Connection,
+        names: &Names,
+    ) -> impl Future<Output = Result<String, sqlx::Error>> + Send;
+
+    /// The remote host to which the connection may be in the clear.
+    fn plain_link(_options: &<Self::Connection as Connection>::Options) -> Option<String> {
+        None
+    }
+
+    /// What the server does for this user in this database, besides this.
+    fn sessions(
+        _connection: &mut Self::Connection,
+        _names: &Names,
+    ) -> impl Future<Output = Result<Vec<Session>, sqlx::Error>> + Send {
         std::future::ready(Ok(Vec::new()))
     }
 

@@ -202,13 +202,13 @@ impl<DB: Store> Outbox<DB> {
     pub(crate) async fn rows_of(&self, asked: &Asked) -> Result<Vec<TracedRow>, OutboxError> {
         let mut connection = self.acquire().await?;
         let rows = DB::rows_of(&mut connection, &self.shared.names, asked).await;
-        rows.map_err(Self::explain)
+        self.end(connection, rows).await
     }
 
     pub(crate) async fn batches_of(&self, id: i64) -> Result<Vec<TracedBatch>, OutboxError> {
         let mut connection = self.acquire().await?;
         let batches = DB::batches_of(&mut connection, &self.shared.names, id).await;
-        batches.map_err(Self::explain)
+        self.end(connection, batches).await
     }
 
     pub(crate) async fn batches_at(
@@ -220,7 +220,7 @@ impl<DB: Store> Outbox<DB> {
         let sequence = super::store::sequence(place.sequence);
         let (stream, incarnation) = (place.stream, place.incarnation);
         let batches = DB::batches_at(&mut connection, names, stream, incarnation, sequence).await;
-        batches.map_err(Self::explain)
+        self.end(connection, batches).await
     }
 
     pub(crate) async fn scopes_of(
@@ -229,12 +229,12 @@ impl<DB: Store> Outbox<DB> {
     ) -> Result<Vec<(String, Option<String>)>, OutboxError> {
         let mut connection = self.acquire().await?;
         let scopes = DB::scopes_of(&mut connection, &self.shared.names, event).await;
-        scopes.map_err(Self::explain)
+        self.end(connection, scopes).await
     }
 
     pub(crate) async fn oldest(&self) -> Result<Option<DateTime<Utc>>, OutboxError> {
         let mut connection = self.acquire().await?;
         let oldest = DB::oldest(&mut connection, &self.shared.names).await;
-        oldest.map_err(Self::explain)
+        self.end(connection, oldest).await
     }
 }

@@ -3,10 +3,18 @@
 use std::ops::{Deref, DerefMut};
 
 use chrono::{DateTime, Utc};
+use sqlx::Connection;
 use tidings_contract::{Envelope, EventId, IntoEnvelope};
 use tokio::time::Instant;
 
-use super::{Outbox, OutboxError, Store, delayed::Delayed, distinct::distinct, inbox::Concluded};
+use super::{
+    Outbox, OutboxError, Store,
+    delayed::Delayed,
+    distinct::distinct,
+    inbox::Concluded,
+    link::{self, Waits},
+    taken::Taken,
+};
 use crate::context;
 
 /// A transaction of the outbox's database. It derefs to the sqlx connection; what is published in it
@@ -17,7 +25,11 @@ use crate::context;
 /// transactions took effect.
 #[must_use = "a transaction that is dropped is rolled back"]
 pub struct OutboxTransaction<DB: Store> {
-    tx: sqlx::Transaction<'static, DB>,
+    tx: Taken<DB>,
+    /// The server process that has it, if that is known.
+    pid: Option<i32>,
+    /// Whether the caller has had the connection.
+    is_used: bool,
     /// When the pool gave the connection.
     taken: Instant,
     outbox: Outbox<DB>,
@@ -26,9 +38,11 @@ pub struct OutboxTransaction<DB: Store> {
 }
 
 impl<DB: Store> OutboxTransaction<DB> {
-    pub(super) fn new(tx: sqlx::Transaction<'static, DB>, outbox: Outbox<DB>) -> Self {
+    pub(super) fn new(tx: Taken<DB>, outbox: Outbox<DB>) -> Self {
         Self {
             tx,
+            pid: None,
+            is_used: false,
             taken: Instant::now(),
             outbox,
             events: Vec::new(),
@@ -40,6 +54,29 @@ impl<DB: Store> OutboxTransaction<DB> {
     pub(super) fn taken(mut self, taken: Instant) -> Self {
         self.taken = taken;
         self
+    }
+
+    /// In the hands of this server process.
+    pub(super) fn of(mut self, pid: Option<i32>) -> Self {
+        self.pid = pid;
+        self
+    }
+
+    pub(super) fn pid(&self) -> Option<i32> {
+        self.pid
+    }
+
+    /// Ends it after an error; closes the connection when that has lost its other end.
+    pub(super) fn lost(self, error: OutboxError) -> OutboxError {
+        if link::is_lost(&error) {
+            self.tx.close();
+        }
+        error
+    }
+
+    /// Ends it with its connection.
+    pub(super) fn close(self) {
+        self.tx.close();
     }
 
     /// Adds an event, or an [`Envelope`] with more said about it. Whatever can be refused is refused
@@ -98,7 +135,7 @@ impl<DB: Store> OutboxTransaction<DB> {
     /// # Errors
     /// [`OutboxError::Database`]; the transaction is then as the database leaves it, in Postgres aborted.
     pub async fn cancel(&mut self, id: EventId) -> Result<bool, OutboxError> {
-        self.outbox.cancel(&mut self.tx, id).await
+        self.outbox.cancel_on(&mut self.tx, id).await
     }
 
     /// Writes the events, commits, and wakes the relay. The same event twice is written once.
@@ -106,14 +143,20 @@ impl<DB: Store> OutboxTransaction<DB> {
     /// # Errors
     /// [`OutboxError::TakenId`] when two different events have one id, or one is also to be published later: nothing
     /// is committed. [`OutboxError::Database`] when the database failed: before COMMIT was sent nothing is committed;
-    /// when its answer was lost it is unknown.
+    /// when its answer was lost it is unknown. [`OutboxError::RolledBack`] when nothing is left to commit.
     pub async fn commit(mut self) -> Result<(), OutboxError> {
-        if self.is_empty() {
-            return self.tx.commit().await.map_err(OutboxError::Database);
+        self.is_there().await?;
+        let wakes = !self.is_empty();
+        if wakes {
+            self.write().await?;
         }
-        self.write().await?;
-        self.tx.commit().await.map_err(OutboxError::Database)?;
-        self.outbox.shared.wake.committed();
+        let outbox = &self.outbox;
+        let committing = outbox.attend(Waits::Statement(None), self.tx.commit());
+        let committed = committing.await.unwrap_or_else(|| Err(link::lost()));
+        committed.map_err(OutboxError::Database)?;
+        if wakes {
+            outbox.shared.wake.committed();
+        }
         Ok(())
     }
 
@@ -122,6 +165,7 @@ impl<DB: Store> OutboxTransaction<DB> {
     pub(super) async fn conclude(mut self) -> Result<bool, OutboxError> {
         let wakes = !self.is_empty();
         if wakes {
+            self.is_there().await?;
             self.write().await?;
         }
         let mut connection = Concluded::new(self.tx);
@@ -135,6 +179,20 @@ impl<DB: Store> OutboxTransaction<DB> {
             shared.wake.committed();
         }
         Ok(concluded)
+    }
+
+    /// Whether there is a transaction still. sqlx rolls back all of it when the beginning of a savepoint is dropped on
+    /// its way: events that were written then would be committed by themselves.
+    async fn is_there(&mut self) -> Result<(), OutboxError> {
+        if self.is_used && !DB::IS_REMOTE {
+            // It counts in its own thread, which may not have come to that.
+            let pinged = Connection::ping(&mut *self.tx).await;
+            pinged.map_err(OutboxError::Database)?;
+        }
+        match self.tx.is_in_transaction() {
+            true => Ok(()),
+            false => Err(OutboxError::RolledBack),
+        }
     }
 
     fn is_empty(&self) -> bool {
@@ -167,6 +225,7 @@ impl<DB: Store> Deref for OutboxTransaction<DB> {
 
 impl<DB: Store> DerefMut for OutboxTransaction<DB> {
     fn deref_mut(&mut self) -> &mut Self::Target {
+        self.is_used = true;
         &mut self.tx
     }
 }

@@ -154,6 +154,11 @@ async fn what_follows_a_failure_on_a_connection_is_whole<DB: Database>(world: Wo
     let (pool, _) = pool(&world, 1);
     let (running, handled) = run(&world, &pool);
     are_handled(&handled, 4).await;
+    // A handler is counted before its transaction is committed.
+    eventually("all are committed", || async {
+        DB::number(world.outbox.pool(), "select count(*) from counter").await == 4
+    })
+    .await;
     for id in ["first", "failing", "second", "third"] {
         assert_eq!(world.counted(id).await, 1, "{id}");
     }

@@ -94,16 +94,7 @@ fn lost(loss: &Loss) -> String {
 }
 
 fn held(held: &HeldSlot) -> String {
-    let pid = held.pid.map_or_else(
-        || "a prepared transaction".into(),
-        |pid| format!("pid {pid}"),
-    );
-    let application = held.application.as_deref().unwrap_or_default();
-    let state = held.state.as_deref().unwrap_or_default();
-    let age = held
-        .age_seconds
-        .map_or_else(|| "an unknown time".into(), seconds);
-    format!("{} by {pid} {application} {state} for {age}", held.slot)
+    output::printable(&held.to_string())
 }
 
 fn relay(lease: &LeaseStatus) -> String {

@@ -11,12 +11,12 @@ use futures::future::{BoxFuture, FutureExt};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Added, Inbox, Memory, patiently};
+use super::{Added, Inbox, Memory, again};
 use crate::{
     context::Facts,
     failure::Failure,
     handler::memory::{GivenUp, Noted, Remembers},
-    outbox::{Outbox, OutboxError, Store},
+    outbox::{Outbox, OutboxError, OutboxTransaction, Store},
     outcome::{Cause, DeadLetter},
 };
 
@@ -200,40 +200,65 @@ impl<DB: Store> Inbox<DB> {
     ) -> Result<GivenUp, OutboxError> {
         // Never closed.
         let _turn = self.giving_up.acquire().await.ok();
-        let mut tx = self.outbox.begin().await?;
-        let (remembered, period) = self.remember(&mut tx, facts).await?;
+        let mut tx = self.begin_to_note().await?;
+        let noting = self.note_it_up(&mut tx, facts, letter, lost);
+        match self.attend(noting).await {
+            Ok((given_up, true)) => {
+                tx.commit().await?;
+                Ok(given_up)
+            }
+            Ok((given_up, false)) => Ok(given_up),
+            Err(error) => Err(tx.lost(error)),
+        }
+    }
+
+    /// A transaction that is about a note.
+    async fn begin_to_note(&self) -> Result<OutboxTransaction<DB>, OutboxError> {
+        let begun = self.outbox.begin_attended(DB::BEGIN).await;
+        let begun = begun.map_err(OutboxError::Database)?;
+        Ok(OutboxTransaction::new(begun, self.outbox.clone()))
+    }
+
+    /// Also says whether something was written.
+    async fn note_it_up(
+        &self,
+        tx: &mut DB::Connection,
+        facts: &Facts,
+        letter: &DeadLetter,
+        lost: Option<&Noted>,
+    ) -> Result<(GivenUp, bool), OutboxError> {
+        let (remembered, period) = self.remember(tx, facts).await?;
         let event = [*facts.envelope.id().as_uuid()];
         let memory = self.memory(facts, period, &event);
         let note = Note::of(facts, letter).text();
         if remembered.added == Added::All {
-            self.change(&mut tx, &memory, None, Some(&note)).await?;
-            tx.commit().await?;
-            return Ok(GivenUp::Now);
+            self.change(tx, &memory, None, Some(&note)).await?;
+            return Ok((GivenUp::Now, true));
         }
         if !remembered.ring.reaches(period) {
             // It was never handled, and never will be.
-            return Ok(GivenUp::Now);
+            return Ok((GivenUp::Now, false));
         }
         loop {
-            let Some((_, before)) = self.notes(&mut tx, &memory).await?.pop() else {
-                return Ok(GivenUp::Ended);
+            let Some((_, before)) = self.notes(tx, &memory).await?.pop() else {
+                return Ok((GivenUp::Ended, false));
             };
             let read = Note::read(&before)?;
             let is_lost = lost.is_some_and(|lost| lost.text == before);
             if !is_lost && !read.is_before(facts) {
-                return Ok(GivenUp::Before(read.noted(before, facts).into()));
+                let noted = read.noted(before, facts);
+                return Ok((GivenUp::Before(noted.into()), false));
             }
-            let changing = self.change(&mut tx, &memory, Some(&before), Some(&note));
+            let changing = self.change(tx, &memory, Some(&before), Some(&note));
             if changing.await? {
-                tx.commit().await?;
-                return Ok(GivenUp::Now);
+                return Ok((GivenUp::Now, true));
             }
         }
     }
 
     async fn note_buried(&self, facts: &Facts, letter: u64) -> Result<(), OutboxError> {
         let _turn = self.giving_up.acquire().await.ok();
-        let mut tx = self.outbox.begin().await?;
+        let mut tx = self.begin_to_note().await?;
         let period = self.period(facts);
         let event = [*facts.envelope.id().as_uuid()];
         let memory = self.memory(facts, period, &event);
@@ -259,7 +284,7 @@ impl<DB: Store> Remembers for Inbox<DB> {
         letter: &'a DeadLetter,
         lost: Option<&'a Noted>,
     ) -> BoxFuture<'a, Result<GivenUp, Failure>> {
-        let giving_up = patiently(self.give_it_up(facts, letter, lost));
+        let giving_up = again(move || self.give_it_up(facts, letter, lost));
         giving_up
             .map(|done| done.map_err(Failure::unavailable))
             .boxed()

@@ -47,7 +47,7 @@ async fn keep<DB: Store>(outbox: Outbox<DB>) {
 
 /// On a connection of its own: handlers must not wait for it.
 async fn empty<DB: Store>(outbox: &Outbox<DB>) -> Result<Option<usize>, sqlx::Error> {
-    let mut connection = outbox.connect().await?;
+    let mut connection = outbox.connect_for(FIRST).await?;
     let emptied = DB::empty_dead_slot(&mut connection, &outbox.shared.names).await?;
     sqlx::Connection::close(connection).await?;
     Ok(emptied)

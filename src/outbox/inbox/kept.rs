@@ -7,10 +7,11 @@ use std::{
     time::Duration,
 };
 
-use sqlx::{Connection, Transaction};
+use sqlx::Connection;
 use tokio::{runtime::Handle, time::Instant};
 
 use super::{ROLLBACK, Remember};
+use crate::outbox::{Store, taken::Taken};
 
 /// For how long a connection goes from handler to handler before it returns to the pool: whoever waits there gets it
 /// then.
@@ -19,16 +20,16 @@ const TOGETHER: Duration = Duration::from_millis(50);
 const IDLE: Duration = Duration::from_millis(5);
 
 /// What is between two transactions.
-pub(in crate::outbox) struct Kept<DB: Remember>(Arc<Mutex<Inner<DB>>>);
+pub(in crate::outbox) struct Kept<DB: Store>(Arc<Mutex<Inner<DB>>>);
 
-struct Inner<DB: Remember> {
+struct Inner<DB: Store> {
     /// The one that had a transaction last at the end.
     resting: Vec<Resting<DB>>,
     /// Whether somebody will let go of what nobody has needed.
     is_minded: bool,
 }
 
-struct Resting<DB: Remember> {
+struct Resting<DB: Store> {
     connection: Concluded<DB>,
     /// When the pool gave it.
     taken: Instant,
@@ -36,13 +37,13 @@ struct Resting<DB: Remember> {
 }
 
 /// A transaction that the client thinks is open, and the database has ended, or is about to.
-pub(in crate::outbox) struct Concluded<DB: Remember>(Option<Transaction<'static, DB>>);
+pub(in crate::outbox) struct Concluded<DB: Store>(Option<Taken<DB>>);
 
-impl<DB: Remember> Kept<DB> {
+impl<DB: Store> Kept<DB> {
     /// Begins a transaction on a connection that is kept, if there is one; also says when the pool gave it.
     pub(in crate::outbox) async fn begin(
         &self,
-    ) -> Option<Result<(Transaction<'static, DB>, Instant), sqlx::Error>> {
+    ) -> Option<Result<(Taken<DB>, Instant), sqlx::Error>> {
         while let Some(Resting {
             mut connection,
             taken,
@@ -52,7 +53,8 @@ impl<DB: Remember> Kept<DB> {
             let Some(tx) = &mut connection.0 else {
                 continue;
             };
-            match DB::say(tx, DB::BEGIN_TO_REMEMBER).await {
+            let begun = DB::say(tx.asked(), DB::BEGIN_TO_REMEMBER).await;
+            match tx.heard(begun) {
                 Ok(()) => return connection.0.take().map(|tx| Ok((tx, taken))),
                 Err(error) if !DB::is_lost(&error) => return Some(Err(error)),
                 // The server has closed it meanwhile; the pool has others.
@@ -91,7 +93,7 @@ impl<DB: Remember> Kept<DB> {
     }
 }
 
-impl<DB: Remember> Default for Kept<DB> {
+impl<DB: Store> Default for Kept<DB> {
     fn default() -> Self {
         Self(Arc::new(Mutex::new(Inner {
             resting: Vec::new(),
@@ -101,12 +103,12 @@ impl<DB: Remember> Default for Kept<DB> {
 }
 
 /// Whoever lets go of what nobody needs.
-struct Minder<DB: Remember> {
+struct Minder<DB: Store> {
     kept: Arc<Mutex<Inner<DB>>>,
     is_over: bool,
 }
 
-impl<DB: Remember> Minder<DB> {
+impl<DB: Store> Minder<DB> {
     /// Ends with the last connection.
     async fn mind(mut self) {
         while !self.is_over {
@@ -123,7 +125,7 @@ impl<DB: Remember> Minder<DB> {
     }
 }
 
-impl<DB: Remember> Drop for Minder<DB> {
+impl<DB: Store> Drop for Minder<DB> {
     fn drop(&mut self) {
         if !self.is_over {
             lock(&self.kept).is_minded = false;
@@ -131,15 +133,18 @@ impl<DB: Remember> Drop for Minder<DB> {
     }
 }
 
-impl<DB: Remember> Concluded<DB> {
-    pub(in crate::outbox) fn new(tx: Transaction<'static, DB>) -> Self {
+impl<DB: Store> Concluded<DB> {
+    pub(in crate::outbox) fn new(tx: Taken<DB>) -> Self {
         Self(Some(tx))
     }
 
     /// Commits, as [`Remember::conclude`].
     pub(in crate::outbox) async fn conclude(&mut self) -> Result<bool, sqlx::Error> {
         match &mut self.0 {
-            Some(tx) => DB::conclude(tx).await,
+            Some(tx) => {
+                let concluded = DB::conclude(tx.asked()).await;
+                tx.heard(concluded)
+            }
             None => Ok(false),
         }
     }
@@ -147,7 +152,10 @@ impl<DB: Remember> Concluded<DB> {
     /// Rolls back, whatever the client thinks is open.
     pub(in crate::outbox) async fn roll_back(&mut self) -> Result<(), sqlx::Error> {
         match &mut self.0 {
-            Some(tx) => DB::say(tx, "rollback").await,
+            Some(tx) => {
+                let rolled_back = DB::say(tx.asked(), "rollback").await;
+                tx.heard(rolled_back)
+            }
             None => Ok(()),
         }
     }
@@ -155,20 +163,18 @@ impl<DB: Remember> Concluded<DB> {
 
 /// Goes back to the pool with something open, which the client rolls back: it would say so of nothing, too, and that
 /// is refused, or warned of.
-impl<DB: Remember> Drop for Concluded<DB> {
+impl<DB: Store> Drop for Concluded<DB> {
     fn drop(&mut self) {
         let Some(mut tx) = self.0.take() else { return };
-        let Ok(runtime) = Handle::try_current() else {
-            // The pool could not take it back either.
-            std::mem::forget(tx);
+        // What is unanswered is closed, and without a runtime everything is.
+        let Some(runtime) = Handle::try_current().ok().filter(|_| !tx.is_unknown()) else {
             return;
         };
         runtime.spawn(async move {
-            if tokio::time::timeout(ROLLBACK, part(&mut *tx))
-                .await
-                .is_err()
-            {
-                tracing::debug!("a connection goes back to the pool as it is");
+            let parting = tokio::time::timeout(ROLLBACK, part(tx.asked())).await;
+            if parting.is_ok() {
+                // Whatever was said, it was an answer, or the pool will find out.
+                let _ = tx.heard(Ok(()));
             }
         });
     }

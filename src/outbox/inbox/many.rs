@@ -139,8 +139,16 @@ where
         let Begun {
             tx, added, known, ..
         } = begun;
+        let pid = tx.pid();
         let (tx, lent) = InboxTransaction::lend(tx);
-        let handled = in_time(batch, |cx| self.handler.handle(items, tx, cx)).await;
+        let handling = in_time(batch, |cx| self.handler.handle(items, tx, cx));
+        let handled = match self.inbox.handled(pid, handling).await {
+            Ok(handled) => handled,
+            Err(lost) => {
+                lent.back().map(OutboxTransaction::close);
+                return Attempted::Together(sorted.open(), lost);
+            }
+        };
         match (handled, lent.back()) {
             (Ok(verdicts), Some(tx)) => {
                 sorted.results = judged(sorted.results, &events, verdicts);
@@ -289,22 +297,29 @@ fn new_or_not<DB: Store>(delivery: &Facts, begun: &Begun<DB>) -> Result<Handled,
 impl<DB: Store> Inbox<DB> {
     /// A transaction that remembers those of the events that are new.
     async fn begin_many(&self, deliveries: &[Arc<Facts>]) -> Result<Begun<DB>, Failure> {
-        let begun = self.ask(async {
+        let begun = self.ask(|| async {
             let mut tx = self.outbox.begin_to_remember().await?;
-            loop {
-                let slot_seconds = self.slot_seconds.load(Ordering::Relaxed);
-                let (ring, added) = self.remember_all(&mut tx, deliveries, slot_seconds).await?;
-                if ring.slot_seconds == slot_seconds {
-                    let known = self.known_of(&mut tx, deliveries, &added).await?;
-                    return Ok(Begun {
-                        tx,
-                        ring,
-                        added,
-                        known,
-                    });
+            let remembering = async {
+                loop {
+                    let slot_seconds = self.slot_seconds.load(Ordering::Relaxed);
+                    let (ring, added, pid) =
+                        self.remember_all(&mut tx, deliveries, slot_seconds).await?;
+                    if ring.slot_seconds == slot_seconds {
+                        let known = self.known_of(&mut tx, deliveries, &added).await?;
+                        return Ok((ring, added, known, pid));
+                    }
+                    self.slot_seconds
+                        .store(ring.slot_seconds, Ordering::Relaxed);
                 }
-                self.slot_seconds
-                    .store(ring.slot_seconds, Ordering::Relaxed);
+            };
+            match self.attend(remembering).await {
+                Ok((ring, added, known, pid)) => Ok(Begun {
+                    tx: tx.of(pid),
+                    ring,
+                    added,
+                    known,
+                }),
+                Err(error) => Err(tx.lost(error)),
             }
         });
         begun.await
@@ -349,7 +364,7 @@ impl<DB: Store> Inbox<DB> {
         connection: &mut DB::Connection,
         deliveries: &[Arc<Facts>],
         slot_seconds: i64,
-    ) -> Result<(Ring, BTreeMap<i64, HashSet<Uuid>>), OutboxError> {
+    ) -> Result<(Ring, BTreeMap<i64, HashSet<Uuid>>, Option<i32>), OutboxError> {
         let (names, first) = (&self.outbox.shared.names, &deliveries[0]);
         let mut periods: BTreeMap<i64, Vec<Uuid>> = BTreeMap::new();
         for delivery in deliveries {
@@ -358,7 +373,7 @@ impl<DB: Store> Inbox<DB> {
             periods.entry(period).or_default().push(id);
         }
         let mut all_added = BTreeMap::new();
-        let mut known = None;
+        let (mut known, mut pid) = (None, None);
         for (period, mut events) in periods {
             events.sort_unstable();
             events.dedup();
@@ -373,6 +388,7 @@ impl<DB: Store> Inbox<DB> {
                 Added::Only(added) => added.into_iter().collect(),
             };
             all_added.insert(period, added);
+            pid = remembered.pid;
             // The first says what is in reach: another may be a period later.
             let ring = *known.get_or_insert(remembered.ring);
             if ring.slot_seconds != slot_seconds {
@@ -384,7 +400,7 @@ impl<DB: Store> Inbox<DB> {
             now: 0,
             first: 0,
         });
-        Ok((ring, all_added))
+        Ok((ring, all_added, pid))
     }
 
     /// Commits, without the memory of those that failed.
@@ -396,7 +412,7 @@ impl<DB: Store> Inbox<DB> {
         known: &HashMap<Uuid, Known>,
     ) -> Result<(), Failure> {
         let names = &self.outbox.shared.names;
-        let forgetting = patiently(async {
+        let forgetting = async {
             for (period, added) in added {
                 let mut events: Vec<Uuid> = failed.keys().copied().collect();
                 events.retain(|event| added.contains(event));
@@ -416,8 +432,10 @@ impl<DB: Store> Inbox<DB> {
                 }
             }
             Ok(())
-        });
-        forgetting.await.map_err(Self::blamed)?;
+        };
+        if let Err(error) = patiently(self.attend(forgetting)).await {
+            return Err(Self::blamed(tx.lost(error)));
+        }
         self.commit(tx).await
     }
 }

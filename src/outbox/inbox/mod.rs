@@ -19,7 +19,11 @@ use sqlx::Database;
 use tokio::sync::{Mutex, MutexGuard, Semaphore};
 use uuid::Uuid;
 
-use super::{Outbox, OutboxError, OutboxTransaction, Store, store::Names};
+use super::{
+    Outbox, OutboxError, OutboxTransaction, Store,
+    link::{self, Waits},
+    store::Names,
+};
 use crate::{
     context::Facts,
     failure::{Failure, Verdict},
@@ -33,8 +37,7 @@ pub(super) use kept::{Concluded, Kept};
 pub(super) use ring::{Ring, may_empty, slot_of};
 pub use transaction::InboxTransaction;
 
-/// How long a connection, the inbox's answer or a commit is waited for. An event that another replica has in
-/// hand is waited for, too.
+/// How long a connection, the inbox's answer or a commit is waited for.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How much longer than its handler may run a transaction may wait for its client.
 const SPARE: Duration = Duration::from_secs(5);
@@ -129,6 +132,8 @@ pub struct Remembered {
     pub ring: Ring,
     /// What was added.
     pub added: Added,
+    /// The server process that has the transaction, where there is one.
+    pub pid: Option<i32>,
 }
 
 /// Which events were added.
@@ -190,20 +195,29 @@ impl<DB: Store> Inbox<DB> {
 
     /// A transaction that remembers the event.
     async fn begin(&self, facts: &Facts) -> Result<Begun<DB>, Failure> {
-        let begun = self.ask(async {
+        let begun = self.ask(|| async {
             let mut tx = self.outbox.begin_to_remember().await?;
-            let (remembered, period) = self.remember(&mut tx, facts).await?;
-            if remembered.added == Added::All {
-                return Ok(Ok(Begun::New(tx)));
-            }
-            if !remembered.ring.reaches(period) {
-                return Ok(Err(remembered.ring));
-            }
-            let memory = self.memory(facts, period, &[]);
-            Ok(Ok(match self.known(&mut tx, &memory, facts).await? {
-                Known::Handled => Begun::Already,
-                Known::GivenUp(letter) => Begun::GivenUp(letter),
-                Known::Reopened { .. } => Begun::New(tx),
+            let remembering = async {
+                let (remembered, period) = self.remember(&mut tx, facts).await?;
+                let pid = remembered.pid;
+                if remembered.added == Added::All {
+                    return Ok((pid, Ok(None)));
+                }
+                if !remembered.ring.reaches(period) {
+                    return Ok((pid, Err(remembered.ring)));
+                }
+                let memory = self.memory(facts, period, &[]);
+                let known = self.known(&mut tx, &memory, facts).await?;
+                Ok((pid, Ok(Some(known))))
+            };
+            let (pid, known) = match self.attend(remembering).await {
+                Ok(known) => known,
+                Err(error) => return Err(tx.lost(error)),
+            };
+            Ok(known.map(|known| match known {
+                Some(Known::Handled) => Begun::Already,
+                Some(Known::GivenUp(letter)) => Begun::GivenUp(letter),
+                None | Some(Known::Reopened { .. }) => Begun::New(tx.of(pid)),
             }))
         });
         begun.await?.map_err(|ring| {
@@ -214,21 +228,27 @@ impl<DB: Store> Inbox<DB> {
 
     /// Asks the database to begin with something. While it is away one asks, and the others do not wait besides: each
     /// would keep a place from events that do not need it.
-    async fn ask<T>(
-        &self,
-        work: impl Future<Output = Result<T, OutboxError>>,
-    ) -> Result<T, Failure> {
+    async fn ask<T, F>(&self, work: impl Fn() -> F) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, OutboxError>>,
+    {
         let is_away = self.is_away.load(Ordering::Relaxed);
         let asking = is_away.then(|| self.asking.try_lock());
         if let Some(Err(_)) = asking {
             return Err(Self::away());
         }
-        let done = patiently(work).await;
+        let done = again(work).await;
         // What the database has said comes at once.
         let is_away = |error: &OutboxError| matches!(error, OutboxError::Database(error) if error.as_database_error().is_none());
         let is_away = done.as_ref().is_err_and(is_away);
         self.is_away.store(is_away, Ordering::Relaxed);
-        done.map_err(Failure::unavailable)
+        done.map_err(|error| match &error {
+            // Another transaction has the event in hand: that says nothing of the database.
+            OutboxError::Database(said) if DB::IS_REMOTE && DB::is_locked_out(said) => {
+                Failure::unavailable(error).undecided()
+            }
+            _ => Failure::unavailable(error),
+        })
     }
 
     /// Adds the event to the inbox; also says which period is its own.
@@ -273,7 +293,9 @@ impl<DB: Store> Inbox<DB> {
     /// Commits. What the database refuses is the handler's failure; when it is not there, or its answer is
     /// lost, nobody's: the inbox tells at the next delivery whether it did commit.
     async fn commit(&self, tx: OutboxTransaction<DB>) -> Result<(), Failure> {
-        let committed = patiently(tx.conclude());
+        let waits = Waits::Statement(tx.pid());
+        let committing = self.outbox.attend(waits, tx.conclude());
+        let committed = patiently(async { committing.await.unwrap_or_else(|| Err(gone())) });
         match committed.await.map_err(Self::blamed)? {
             true => Ok(()),
             false => Err(ended()),
@@ -283,6 +305,8 @@ impl<DB: Store> Inbox<DB> {
     /// Whose failure it is that the database did not do something.
     fn blamed(error: OutboxError) -> Failure {
         match &error {
+            // The database is there.
+            _ if link::is_lost(&error) => Failure::unavailable(error).undecided(),
             OutboxError::Database(said) if DB::is_refusal(said) => Failure::retry(error),
             OutboxError::TakenId { .. } => Failure::retry(error),
             _ => Failure::unavailable(error),
@@ -304,6 +328,25 @@ impl<DB: Store> Inbox<DB> {
             return failure;
         }
         Failure::unavailable(format!("the database was lost: {failure}"))
+    }
+
+    /// What is asked of the database, unless its answer is lost.
+    async fn attend<T>(
+        &self,
+        work: impl Future<Output = Result<T, OutboxError>>,
+    ) -> Result<T, OutboxError> {
+        let attended = self.outbox.attend(Waits::Statement(None), work);
+        attended.await.unwrap_or_else(|| Err(gone()))
+    }
+
+    /// Waits for a handler, unless its transaction is lost under it.
+    async fn handled<T>(
+        &self,
+        pid: Option<i32>,
+        handling: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<Result<T, Failure>, Failure> {
+        let handled = self.outbox.attend(Waits::Handler(pid), handling).await;
+        handled.ok_or_else(|| Failure::unavailable(gone()).undecided())
     }
 
     async fn is_there(&self) -> bool {
@@ -370,6 +413,28 @@ fn outside(event: DateTime<Utc>, ring: &Ring) -> String {
         text(from),
         text(to)
     )
+}
+
+/// A connection has lost its other end.
+fn gone() -> OutboxError {
+    OutboxError::Database(link::lost())
+}
+
+/// What the database does within [`PATIENCE`], on another connection when one has lost its other end: that says
+/// nothing of the database.
+async fn again<T, F>(work: impl Fn() -> F) -> Result<T, OutboxError>
+where
+    F: Future<Output = Result<T, OutboxError>>,
+{
+    patiently(async {
+        loop {
+            match work().await {
+                Err(error) if link::is_lost(&error) => {}
+                done => return done,
+            }
+        }
+    })
+    .await
 }
 
 /// What the database does within [`PATIENCE`].

@@ -12,7 +12,7 @@ use crate::{
     failure::Failure,
     handler::{Contents, Erased, memory::Remembers, within},
     housekeeping::Housekeeping,
-    outbox::{Outbox, Store},
+    outbox::{Outbox, OutboxTransaction, Store},
     outcome::Handled,
     subscriber::EventSubscriber,
 };
@@ -141,8 +141,17 @@ impl<E: Event, DB: Store, H> Once<E, DB, H> {
             Begun::Already => return Ok(Handled::Already),
             Begun::GivenUp(letter) => return Ok(Handled::GivenUp(letter.into())),
         };
+        let pid = tx.pid();
         let (tx, lent) = InboxTransaction::lend(tx);
-        let handled = within(&facts, self.handler.handle(event, tx, cx)).await;
+        let handling = within(&facts, self.handler.handle(event, tx, cx));
+        let handled = match self.inbox.handled(pid, handling).await {
+            Ok(handled) => handled,
+            Err(lost) => {
+                facts.cancelled.token().cancel();
+                lent.back().map(OutboxTransaction::close);
+                return Err(lost);
+            }
+        };
         match (handled, lent.back()) {
             (Ok(()), Some(tx)) => self.inbox.commit(tx).await.map(|()| Handled::Done),
             (Ok(()), None) => Err(super::leaked()),

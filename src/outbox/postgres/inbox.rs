@@ -25,11 +25,14 @@ macro_rules! for_each_slot {
 
 /// Without an array, which costs more than the one row. Both say, for this transaction, how long Postgres waits
 /// for the client: a host that is gone closes no connection, and its rows would be locked for hours. And both leave a
-/// sign that is there as long as this transaction is.
+/// sign that is there as long as this transaction is. An event that another transaction has in hand is waited for a
+/// moment only, which is no matter of the handler's statements: whoever has it may be gone, and would keep the
+/// connections of all that wait.
 const REMEMBER_ONE: [&str; 16] = for_each_slot!(
     "with ring as materialized (
         select floor(date_part('epoch', clock_timestamp()) / slot_seconds)::bigint as now,
-               slot_seconds::bigint as slot_seconds, first
+               slot_seconds::bigint as slot_seconds, first, current_setting('lock_timeout') as lock_timeout,
+               set_config('lock_timeout', '4s', true)
         from tidings.inbox_ring
     ), added as (
         insert into tidings.inbox_",
@@ -39,14 +42,16 @@ const REMEMBER_ONE: [&str; 16] = for_each_slot!(
         on conflict do nothing returning 1
     )
     select now, slot_seconds, first, exists (select from added),
-           set_config('idle_in_transaction_session_timeout', $5, true), set_config('tidings_inbox.open', 'on', true)
+           set_config('idle_in_transaction_session_timeout', $5, true), set_config('tidings_inbox.open', 'on', true),
+           set_config('lock_timeout', lock_timeout, true), pg_backend_pid()
     from ring"
 );
 
 const REMEMBER: [&str; 16] = for_each_slot!(
     "with ring as materialized (
         select floor(date_part('epoch', clock_timestamp()) / slot_seconds)::bigint as now,
-               slot_seconds::bigint as slot_seconds, first
+               slot_seconds::bigint as slot_seconds, first, current_setting('lock_timeout') as lock_timeout,
+               set_config('lock_timeout', '4s', true)
         from tidings.inbox_ring
     ), added as (
         insert into tidings.inbox_",
@@ -57,7 +62,8 @@ const REMEMBER: [&str; 16] = for_each_slot!(
     )
     select now, slot_seconds, first, count = cardinality($1::uuid[]),
            case when count < cardinality($1::uuid[]) then events end,
-           set_config('idle_in_transaction_session_timeout', $5, true), set_config('tidings_inbox.open', 'on', true)
+           set_config('idle_in_transaction_session_timeout', $5, true), set_config('tidings_inbox.open', 'on', true),
+           set_config('lock_timeout', lock_timeout, true), pg_backend_pid()
     from ring, (select count(*), array_agg(event) as events from added) as added"
 );
 
@@ -114,7 +120,12 @@ impl Remember for Postgres {
             slot_seconds: row.try_get(1)?,
             first: row.try_get(2)?,
         };
-        Ok(Remembered { ring, added })
+        let pid = row.try_get(row.len() - 1)?;
+        Ok(Remembered {
+            ring,
+            added,
+            pid: Some(pid),
+        })
     }
 
     async fn forget(

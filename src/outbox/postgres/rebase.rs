@@ -16,7 +16,8 @@ use super::{
 use crate::outbox::{
     Outbox,
     origin::{Origin, STANDBY},
-    store::{Names, positions_from, unsigned},
+    store::{Names, Statements, positions_from, unsigned},
+    taken::Taken,
 };
 
 /// What a rebase of the outbox does, or has done.
@@ -110,7 +111,7 @@ impl Outbox<Postgres> {
     /// # Cancel safety
     /// One transaction: all of it has happened, or nothing.
     pub async fn rebase(&self) -> Result<Option<Rebase>, RebaseError> {
-        let mut tx = self.shared.pool.begin().await?;
+        let mut tx = Taken::begin(&self.shared.pool, Postgres::BEGIN).await?;
         let rebased = rebase(&mut tx, &self.shared.names).await?;
         tx.commit().await?;
         Ok(rebased)
@@ -121,9 +122,9 @@ impl Outbox<Postgres> {
     /// # Errors
     /// [`RebaseError`].
     pub async fn rebase_dry_run(&self) -> Result<Option<Rebase>, RebaseError> {
-        let mut tx = self.shared.pool.begin().await?;
+        let mut tx = Taken::begin(&self.shared.pool, Postgres::BEGIN).await?;
         let planned = plan(&mut tx, &self.shared.names).await?;
-        tx.rollback().await?;
+        tx.roll_back().await?;
         Ok(planned)
     }
 }

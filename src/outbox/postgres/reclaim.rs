@@ -7,7 +7,8 @@ use sqlx::{Connection, PgConnection, Row as _};
 
 use super::{
     fetch::PgCursor,
-    slots::{self, holders},
+    holders::{holders, of_delayed},
+    slots,
     turn::{Turn, query, query_of},
 };
 use crate::outbox::{
@@ -86,7 +87,7 @@ pub(super) async fn oldest_slots(
     Ok(reclaimed)
 }
 
-/// The slots of the log that should be free, and who holds them. What the ring is made to keep stands in for
+/// The slots of the log that should be free, and the delayed events that are due, and who holds them. What the ring is made to keep stands in for
 /// the retention, which only the relay knows.
 pub(super) async fn held(
     connection: &mut PgConnection,
@@ -107,6 +108,7 @@ pub(super) async fn held(
             held.extend(holders(connection, names, &format!("{}{slot}", log.table)).await?);
         }
     }
+    held.extend(of_delayed(connection, names).await?);
     Ok(held)
 }
 

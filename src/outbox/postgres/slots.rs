@@ -1,11 +1,11 @@
-//! How long a slot of the log is written to, and who holds one. Never frees any.
+//! How long a slot of the log is written to. Never frees any.
 
 use std::time::Duration;
 
 use sqlx::{Connection, PgConnection, Row as _};
 
-use super::turn::{Turn, query, query_of};
-use crate::outbox::{HeldSlot, store::Names};
+use super::turn::{Turn, query};
+use crate::outbox::store::Names;
 
 /// Six slots have to keep what must stay: one is written to, and one is about to be.
 const KEEPING: u64 = 6;
@@ -80,39 +80,6 @@ fn wanted(retention: Duration, seconds: i64) -> Option<i64> {
     let needed = i32::try_from(retention.as_secs().div_ceil(KEEPING)).unwrap_or(i32::MAX);
     let needed = i64::from(needed).max(SHORTEST);
     (seconds < needed || seconds > needed * 2).then_some(needed)
-}
-
-/// The transactions that hold a table for more than a moment.
-pub(super) async fn holders(
-    connection: &mut PgConnection,
-    names: &Names,
-    slot: &str,
-) -> Result<Vec<HeldSlot>, sqlx::Error> {
-    let ask = format!(
-        "select lock.pid, activity.application_name, activity.state,
-            date_part('epoch', clock_timestamp() - activity.xact_start)
-        from pg_locks as lock left join pg_stat_activity as activity on activity.pid = lock.pid
-        where lock.locktype = 'relation' and lock.granted and lock.relation = '{slot}'::regclass
-          and lock.database = (select oid from pg_database where datname = current_database())
-          and lock.pid is distinct from pg_backend_pid()
-          and coalesce(activity.xact_start < clock_timestamp() - interval '1 second', true)
-        order by activity.xact_start"
-    );
-    // Safe: constants, a number and a checked identifier.
-    let ask = sqlx::AssertSqlSafe(names.text(&ask, '.'));
-    let mut turn = Turn::begin(connection, names).await?;
-    let rows = query_of(names, ask).fetch_all(&mut *turn).await?;
-    turn.end().await?;
-    let held = rows.iter().map(|row| {
-        Ok(HeldSlot {
-            slot: names.text(slot, '.'),
-            pid: row.try_get(0)?,
-            application: row.try_get(1)?,
-            state: row.try_get(2)?,
-            age_seconds: row.try_get(3)?,
-        })
-    });
-    held.collect()
 }
 
 #[cfg(test)]

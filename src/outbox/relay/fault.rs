@@ -2,14 +2,22 @@
 
 use crate::{
     bus::{BusError, ReaderError, Refusal},
-    outbox::origin::{REBASE, STANDBY},
+    outbox::{
+        Diagnosis,
+        origin::{REBASE, STANDBY},
+    },
 };
+
+const SEE_TO_IT: &str = "see to the database: the relay tries again for ever";
 
 /// What interrupts the relay; it begins again after a pause.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::outbox) enum Fault {
-    #[error("the database failed: {0}")]
+    #[error("{cause}: {0}", cause = Diagnosis::of(.0).map_or("the database failed", |diagnosis| diagnosis.cause))]
     Database(#[from] sqlx::Error),
+    /// Others have locked something of the outbox.
+    #[error("{0}")]
+    Locked(String),
     #[error(transparent)]
     Bus(#[from] BusError),
     #[error("{error}: {cause}", error = .0, cause = std::error::Error::source(.0).map(ToString::to_string).unwrap_or_default())]
@@ -42,9 +50,13 @@ impl Fault {
     /// What helps, where it does not pass by itself.
     pub(super) fn cure(&self) -> &'static str {
         match self {
-            Self::Database(_) | Self::Silent => {
-                "see to the database: the relay tries again for ever"
+            Self::Database(error) => {
+                Diagnosis::of(error).map_or(SEE_TO_IT, |diagnosis| diagnosis.cure)
             }
+            Self::Locked(_) => {
+                "wait until that transaction ends, or end it: select pg_terminate_backend(PID)"
+            }
+            Self::Silent => SEE_TO_IT,
             Self::Bus(_) | Self::Reader(_) | Self::Unconfirmed { .. } | Self::Disconnected => {
                 "see to NATS: the relay tries again for ever"
             }

@@ -47,13 +47,14 @@ impl<DB: Store> Fetcher<DB> {
     pub(super) async fn open(
         outbox: &Outbox<DB>,
         bus: &Bus,
+        connection: DB::Connection,
         cursor: DB::Cursor,
         batch: usize,
     ) -> Result<Self, Fault> {
         let subject = wake::subject(outbox.shared.names.schema());
         Ok(Self {
             outbox: outbox.clone(),
-            connection: outbox.connect().await?,
+            connection,
             cursor,
             size: PageSize::new(batch * BATCHES_A_PAGE, batch * BATCHES_A_PAGE),
             pings: bus.pings(&subject).await?,

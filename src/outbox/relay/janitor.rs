@@ -66,7 +66,7 @@ impl<DB: Store> Janitor<DB> {
     }
 
     async fn reclaim(&self, cursor: &DB::Cursor) -> Result<Reclaimed, sqlx::Error> {
-        let mut connection = self.outbox.connect().await?;
+        let mut connection = self.outbox.connect_for(HELD).await?;
         let names = &self.outbox.shared.names;
         let reclaimed = DB::reclaim(&mut connection, names, cursor, self.retention).await?;
         sqlx::Connection::close(connection).await?;

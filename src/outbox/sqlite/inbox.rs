@@ -27,7 +27,11 @@ impl Remember for Sqlite {
             && let Some(ring) = remember_new(connection, names, memory, event).await?
         {
             let added = Added::All;
-            return Ok(Remembered { ring, added });
+            return Ok(Remembered {
+                ring,
+                added,
+                pid: None,
+            });
         }
         let row = sqlx::query(names.sql(RING, '_'))
             .fetch_one(&mut *connection)
@@ -36,7 +40,11 @@ impl Remember for Sqlite {
         let is_known = ring.slot_seconds == memory.slot_seconds;
         if !is_known || !ring.reaches(memory.period) {
             let added = Added::Only(Vec::new());
-            return Ok(Remembered { ring, added });
+            return Ok(Remembered {
+                ring,
+                added,
+                pid: None,
+            });
         }
         // One text of ids: their number must not make another statement.
         let insert = "with recursive place (at) as (
@@ -61,7 +69,11 @@ impl Remember for Sqlite {
             let ids: Result<_, sqlx::Error> = added.iter().map(|row| row.try_get(0)).collect();
             Added::Only(ids?)
         };
-        Ok(Remembered { ring, added })
+        Ok(Remembered {
+            ring,
+            added,
+            pid: None,
+        })
     }
 
     async fn forget(

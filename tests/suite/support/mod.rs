@@ -22,7 +22,7 @@ pub use journal::{Journal, Verdict};
 pub use oracle::{Stored, Stream};
 pub use past::Past;
 pub use pgbouncer::{POOL, Pgbouncer};
-pub use proxy::Proxy;
+pub use proxy::{Proxy, Way};
 pub use raw::publish_raw;
 pub use replays::everything;
 pub use world::{Database, Folder, Running, World, events_stream};

@@ -4,7 +4,7 @@
 use std::{
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -30,6 +30,8 @@ pub struct Proxy {
     connections: Arc<AtomicU64>,
     is_cut: Arc<watch::Sender<bool>>,
     delay_micros: Arc<AtomicU64>,
+    /// Whether what the client says is lost, and what the server says.
+    loses: Arc<[AtomicBool; 2]>,
     /// Whoever sends this is not answered any more; then it is told.
     deaf_after: Arc<Mutex<Option<Deafness>>>,
 }
@@ -51,6 +53,7 @@ impl Proxy {
             connections: Arc::default(),
             is_cut: Arc::new(watch::Sender::new(false)),
             delay_micros: Arc::default(),
+            loses: Arc::default(),
             deaf_after: Arc::default(),
         };
         tokio::spawn(proxy.clone().serve(listener));
@@ -62,6 +65,13 @@ impl Proxy {
     pub fn silence(&self) {
         let mut silence = self.silence.lock().expect("no panic");
         std::mem::take(&mut *silence).cancel();
+    }
+
+    /// From now on what passes these ways is lost, on new connections too, and none of them ends.
+    pub fn lose(&self, ways: &[Way]) {
+        for way in [Way::There, Way::Back] {
+            self.loses[way as usize].store(ways.contains(&way), Ordering::Relaxed);
+        }
     }
 
     /// Ends the connections that there are, and new ones at once, until it is mended.
@@ -147,8 +157,9 @@ struct Link<'a> {
     end: CancellationToken,
 }
 
-#[derive(Clone, Copy, PartialEq)]
-enum Way {
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Way {
+    /// From the client to the server.
     There,
     Back,
 }
@@ -165,6 +176,9 @@ impl Link<'_> {
                     // real time: this is what slow means
                     tokio::time::sleep(Duration::from_micros(micros)).await;
                 }
+            }
+            if self.proxy.loses[way as usize].load(Ordering::Relaxed) {
+                continue;
             }
             match way {
                 Way::There => self.listen(passing),

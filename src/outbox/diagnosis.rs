@@ -1,0 +1,208 @@
+//! What is wrong with a database when it refuses something, and what helps: by the code that it gives. Never what the
+//! outbox does about it.
+
+/// A cause and a cure, for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Diagnosis {
+    /// What is wrong, in a few words.
+    pub cause: &'static str,
+    /// What helps.
+    pub cure: &'static str,
+}
+
+impl Diagnosis {
+    /// What an error of a database means, when its code says more than that a statement has failed.
+    #[must_use]
+    pub fn of(error: &sqlx::Error) -> Option<Self> {
+        match error {
+            sqlx::Error::Database(said) => Self::of_code(&said.code()?),
+            sqlx::Error::PoolTimedOut => Some(Self {
+                cause: "no connection of the pool came free in time",
+                cure: "a larger pool, or see what holds its connections, or whether the database can be reached",
+            }),
+            sqlx::Error::Tls(_) => Some(Self {
+                cause: "the connection to the database cannot be encrypted as it is asked for",
+                cure: "sslmode and sslrootcert in the database's URL, and TLS on the server (`ssl = on`)",
+            }),
+            sqlx::Error::Io(error) => Self::of_io(error),
+            _ => None,
+        }
+    }
+
+    /// Codes of Postgres are SQLSTATEs, of five characters; those of SQLite are shorter numbers.
+    fn of_code(code: &str) -> Option<Self> {
+        match code.len() {
+            5 => Self::of_sqlstate(code),
+            _ => Self::of_sqlite(code.parse().ok()?),
+        }
+    }
+
+    fn of_sqlstate(code: &str) -> Option<Self> {
+        let (cause, cure) = match code {
+            "53100" => (
+                "the disk of the database is full",
+                "make room on the disk of Postgres (its data, its WAL, its temporary files): it goes on by itself",
+            ),
+            "53200" => (
+                "the database is out of memory",
+                "more memory for Postgres, or a smaller work_mem or shared_buffers, or fewer connections",
+            ),
+            "53300" => (
+                "the database takes no more connections",
+                "fewer or smaller pools, a pooler such as pgbouncer, or a higher max_connections, for this role or \
+                 this database too (CONNECTION LIMIT)",
+            ),
+            "53000" | "53400" => (
+                "the database is short of a resource",
+                "see its log, which names the limit that was reached",
+            ),
+            "25006" => (
+                "the database is read-only: a standby, or default_transaction_read_only is on",
+                "the address of the primary in the database's URL, or turn default_transaction_read_only off",
+            ),
+            "42501" => (
+                "the database's role may not do this",
+                "grant it the right that is named, as in deploy/, or use the role that has it",
+            ),
+            "57P01" | "57P02" | "57P05" => (
+                "the database has closed the connection",
+                "none is needed when it was restarted; else see its log for who has ended it",
+            ),
+            "57P03" => (
+                "the database is starting up, shutting down, or recovering",
+                "wait until it is up: see its log when that takes long",
+            ),
+            "57P04" => (
+                "the database was dropped",
+                "the name of the database in its URL",
+            ),
+            "57014" => (
+                "the database has cancelled a statement",
+                "a higher statement_timeout for this role, or see who has cancelled it",
+            ),
+            "55P03" => (
+                "a table or a row was locked for too long by another transaction",
+                "wait until that transaction ends, or end it: select pg_terminate_backend(PID)",
+            ),
+            "40P01" => (
+                "two transactions have waited for each other",
+                "none is needed: it is done again. When it comes back, lock in the same order everywhere",
+            ),
+            "25P03" => (
+                "the database has ended a transaction that was idle for too long",
+                "a shorter transaction, or a higher idle_in_transaction_session_timeout",
+            ),
+            "28P01" | "28000" => (
+                "the database refuses the user or the password",
+                "user and password in the database's URL, and the line of pg_hba.conf that is about them",
+            ),
+            "3D000" => (
+                "there is no such database",
+                "the name in the database's URL, or create it: createdb NAME",
+            ),
+            "58030" => (
+                "the database cannot read or write its disk",
+                "see to the disk of Postgres, and to its log",
+            ),
+            "XX001" | "XX002" => (
+                "the database has found damaged data",
+                "see its log; restore a copy, or rebuild the index that it names (reindex)",
+            ),
+            code if code.starts_with("08") => (
+                "the connection to the database was lost",
+                "see whether the database runs, and what stands between",
+            ),
+            _ => return None,
+        };
+        Some(Self { cause, cure })
+    }
+
+    /// By the primary code, which is the lowest byte of an extended one.
+    fn of_sqlite(code: i32) -> Option<Self> {
+        let (cause, cure) = match code & 0xff {
+            5 | 6 => (
+                "another process has the write lock of the database file",
+                "wait until its transaction ends, or end that process: `fuser FILE` or `lsof FILE` names it",
+            ),
+            7 => ("SQLite is out of memory", "more memory for this process"),
+            8 => (
+                "the database file may not be written to",
+                "the right to write the file and its folder, which gets -wal and -shm files",
+            ),
+            10 => (
+                "the database file cannot be read or written",
+                "see to the disk under it, and whether it is full",
+            ),
+            11 | 26 => (
+                "the database file is damaged, or no SQLite database",
+                "restore a copy, or correct its path",
+            ),
+            13 => (
+                "the disk of the database is full",
+                "make room on the disk of the database file, or raise its max_page_count: it goes on by itself",
+            ),
+            14 => (
+                "the database file cannot be opened",
+                "its path, and the right to its folder",
+            ),
+            _ => return None,
+        };
+        Some(Self { cause, cure })
+    }
+
+    fn of_io(error: &std::io::Error) -> Option<Self> {
+        use std::io::ErrorKind;
+
+        let (cause, cure) = match error.kind() {
+            ErrorKind::ConnectionRefused => (
+                "nothing listens at the database's address",
+                "start it, or correct host and port in its URL",
+            ),
+            ErrorKind::TimedOut => (
+                "the database does not answer",
+                "see whether it runs, and what stands between: a firewall drops without a word",
+            ),
+            ErrorKind::StorageFull => ("the disk is full", "make room on it: it goes on by itself"),
+            _ => return None,
+        };
+        Some(Self { cause, cure })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_called_that_on_both_databases() {
+        for code in ["53100", "13"] {
+            let said = Diagnosis::of_code(code).unwrap();
+            assert_eq!(said.cause, "the disk of the database is full", "{code}");
+            assert!(said.cure.starts_with("make room"), "{code}");
+        }
+    }
+
+    #[test]
+    fn an_extended_code_of_sqlite_is_the_same_as_its_primary_one() {
+        // SQLITE_BUSY_SNAPSHOT, SQLITE_READONLY_DBMOVED, SQLITE_IOERR_WRITE
+        for (extended, primary) in [("517", "5"), ("1032", "8"), ("778", "10")] {
+            assert_eq!(Diagnosis::of_code(extended), Diagnosis::of_code(primary));
+        }
+    }
+
+    #[test]
+    fn every_condition_that_an_operator_can_mend_has_a_cure_of_its_own() {
+        const CODES: [&str; 12] = [
+            "53100", "53200", "53300", "25006", "42501", "57P03", "57014", "55P03", "28P01",
+            "28000", "3D000", "08006",
+        ];
+        for code in CODES {
+            assert!(Diagnosis::of_code(code).is_some(), "{code}");
+        }
+        // Those are the statements' own.
+        for code in ["23505", "22P02", "42P01", "1", "19"] {
+            assert_eq!(Diagnosis::of_code(code), None, "{code}");
+        }
+    }
+}

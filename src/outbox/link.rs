@@ -1,0 +1,310 @@
+//! Whether the far ends of the pool's connections are there. Says it by a look over a new connection, beside the
+//! pool; never asks anything on a connection that somebody has.
+//!
+//! A link that has lost something says nothing: no end of a connection is told, and whoever waits for an answer waits
+//! for as long as the kernel believes in the connection, a quarter of an hour and longer. A deadline alone cannot
+//! tell that from a statement that waits for a lock, or a handler that is slow. So what has not been answered for
+//! [`SUSPECT`] is looked into: a new connection asks the server what it does for us. Nothing is asked for as long as
+//! answers come.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    pin::pin,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use futures::{StreamExt, stream::FuturesUnordered};
+use sqlx::Connection;
+use tokio::{
+    sync::Mutex,
+    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
+};
+
+use super::{Outbox, OutboxError, Store, taken::Taken};
+
+/// How long an answer may take before it is looked into.
+const SUSPECT: Duration = Duration::from_secs(3);
+/// While no look is answered, another one begins so often: what an earlier one has said may be lost.
+const AGAIN: Duration = Duration::from_secs(1);
+/// How long one look may take, and how many there may be at once.
+const PATIENCE: Duration = Duration::from_secs(8);
+const LOOKS: usize = 8;
+/// How long is waited for the looks that began before the one which was answered.
+const TOGETHER: Duration = Duration::from_millis(500);
+/// An answer may be on its way.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// What is known of the link to the database.
+#[derive(Debug, Default)]
+pub(super) struct Link {
+    looked: Mutex<Option<Seen>>,
+    /// How many connections were found to have lost their other end.
+    lost: AtomicU64,
+}
+
+/// What a look has found.
+#[derive(Debug, Clone)]
+struct Seen {
+    /// When the look began.
+    at: Instant,
+    /// An earlier look was not answered: the link has lost something since.
+    is_overtaken: bool,
+    sessions: Vec<Session>,
+}
+
+/// What the server does for this user in this database.
+#[derive(Debug, Clone, Copy)]
+pub struct Session {
+    /// The server process.
+    pub pid: i32,
+    /// It is at a statement, as far as is known.
+    pub is_running: bool,
+    /// The statement, or the last one, is of this outbox.
+    pub is_ours: bool,
+}
+
+/// What is waited for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Waits {
+    /// The answer to a statement of ours, of this server process if that is known.
+    Statement(Option<i32>),
+    /// A handler, which may use its transaction, of this server process, or be elsewhere.
+    Handler(Option<i32>),
+}
+
+/// What is said of a connection that has lost its other end, while the database is there.
+pub(super) fn lost() -> sqlx::Error {
+    let why = "an answer of the database is lost: it answers on a new connection, and does not work at what was asked";
+    sqlx::Error::Io(io::Error::new(io::ErrorKind::NotConnected, why))
+}
+
+/// Whether that was said.
+pub(super) fn is_lost(error: &OutboxError) -> bool {
+    matches!(error, OutboxError::Database(sqlx::Error::Io(error)) if error.kind() == io::ErrorKind::NotConnected)
+}
+
+impl<DB: Store> Outbox<DB> {
+    /// Waits for something on a connection of the pool; `None` when that has lost its other end. The connection has to
+    /// be closed then.
+    pub(super) async fn attend<T>(&self, waits: Waits, work: impl Future<Output = T>) -> Option<T> {
+        if !DB::IS_REMOTE {
+            return Some(work.await);
+        }
+        let mut work = pin!(work);
+        let lost_before = self.shared.link.lost.load(Ordering::Relaxed);
+        loop {
+            if let Ok(done) = timeout(SUSPECT, &mut work).await {
+                return Some(done);
+            }
+            let seen = tokio::select! {
+                done = &mut work => return Some(done),
+                seen = self.look() => seen,
+            };
+            let is_lossy =
+                seen.is_overtaken || self.shared.link.lost.load(Ordering::Relaxed) > lost_before;
+            if waits.go_on(&seen.sessions, is_lossy) {
+                continue;
+            }
+            if let Ok(done) = timeout(GRACE, &mut work).await {
+                return Some(done);
+            }
+            self.shared.link.lost.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(
+                database = DB::KIND,
+                ?waits,
+                "a connection has lost its other end, and is closed"
+            );
+            return None;
+        }
+    }
+
+    /// A connection of the pool with a transaction on it. Does not wait for one that has lost its other end: the pool
+    /// asks each whether it is alive before it gives it, and would wait for that answer.
+    pub(super) async fn begin_attended(
+        &self,
+        statement: &'static str,
+    ) -> Result<Taken<DB>, sqlx::Error> {
+        self.begin_on(self.take().await, statement).await
+    }
+
+    /// Begins a transaction on a connection that the pool has given.
+    pub(super) async fn begin_on(
+        &self,
+        taken: Result<Taken<DB>, sqlx::Error>,
+        statement: &'static str,
+    ) -> Result<Taken<DB>, sqlx::Error> {
+        let mut taken = taken?;
+        match self
+            .attend(Waits::Statement(None), taken.open(statement))
+            .await
+        {
+            Some(begun) => begun.map(|()| taken),
+            // It is asked, so it is closed.
+            None => Err(lost()),
+        }
+    }
+
+    async fn take(&self) -> Result<Taken<DB>, sqlx::Error> {
+        let pool = &self.shared.pool;
+        if !DB::IS_REMOTE {
+            return Taken::from(pool).await;
+        }
+        let until = Instant::now() + pool.options().get_acquire_timeout();
+        let mut patience = SUSPECT;
+        loop {
+            let mut taking = pin!(Taken::from(pool));
+            let suspect = Instant::now() + patience;
+            let taken = tokio::time::timeout_at(suspect.min(until), &mut taking).await;
+            if let Ok(taken) = taken {
+                return taken;
+            }
+            let seen = tokio::select! {
+                taken = &mut taking => return taken,
+                seen = self.look() => seen,
+                () = sleep_until(until) => return Err(sqlx::Error::PoolTimedOut),
+            };
+            if !seen.is_overtaken && pool.num_idle() > 0 {
+                // They are there, and this one does not get one: it waits for a dead one.
+                self.sweep();
+            }
+            // The place among those who wait is given up, which is of no use but to one who waits for a dead one:
+            // seldom, then.
+            patience *= 2;
+        }
+    }
+
+    /// Closes the connections that nobody has.
+    fn sweep(&self) {
+        while let Some(idle) = self.shared.pool.try_acquire() {
+            drop(idle.detach());
+        }
+    }
+
+    /// Looks what the server does, over a new connection, however long it takes until one is answered. Those who
+    /// want to know at once share a look.
+    async fn look(&self) -> Seen {
+        let wanted = Instant::now();
+        let mut looked = self.shared.link.looked.lock().await;
+        if let Some(seen) = looked.as_ref().filter(|seen| seen.at >= wanted) {
+            return seen.clone();
+        }
+        let seen = self.look_again_and_again().await;
+        if seen.is_overtaken {
+            self.sweep();
+        }
+        *looked = Some(seen.clone());
+        seen
+    }
+
+    async fn look_again_and_again(&self) -> Seen {
+        let mut looks = FuturesUnordered::new();
+        let mut open = BTreeSet::new();
+        let mut is_overtaken = false;
+        let mut again = interval(AGAIN);
+        again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut number = 0_u64;
+        let (first, at, sessions) = loop {
+            tokio::select! {
+                _ = again.tick(), if looks.len() < LOOKS => {
+                    open.insert(number);
+                    looks.push(self.look_once(number));
+                    number += 1;
+                }
+                Some((number, at, seen)) = looks.next(), if !looks.is_empty() => {
+                    open.remove(&number);
+                    match seen {
+                        Ok(Ok(sessions)) => break (number, at, sessions),
+                        Ok(Err(error)) => tracing::debug!(%error, "the database was not looked at"),
+                        Err(_) => is_overtaken = true,
+                    }
+                }
+            }
+        };
+        let earlier = async {
+            while open.first().is_some_and(|open| *open < first) {
+                let Some((number, ..)) = looks.next().await else {
+                    break;
+                };
+                open.remove(&number);
+            }
+        };
+        is_overtaken |= timeout(TOGETHER, earlier).await.is_err();
+        Seen {
+            at,
+            is_overtaken,
+            sessions,
+        }
+    }
+
+    async fn look_once(
+        &self,
+        number: u64,
+    ) -> (
+        u64,
+        Instant,
+        Result<Result<Vec<Session>, sqlx::Error>, tokio::time::error::Elapsed>,
+    ) {
+        let at = Instant::now();
+        let looking = async {
+            let options = self.shared.pool.connect_options();
+            let mut connection = DB::Connection::connect_with(&options).await?;
+            let sessions = DB::sessions(&mut connection, &self.shared.names).await?;
+            // It is answered: nothing more is wanted of it.
+            let _ = timeout(GRACE, connection.close()).await;
+            Ok(sessions)
+        };
+        (number, at, timeout(PATIENCE, looking).await)
+    }
+}
+
+impl Waits {
+    /// Whether there may be something to wait for, by what the server does. `is_lossy` when answers were lost since.
+    fn go_on(self, sessions: &[Session], is_lossy: bool) -> bool {
+        let session = |pid: i32| sessions.iter().find(|session| session.pid == pid);
+        match self {
+            Self::Statement(Some(pid)) => session(pid).is_some_and(|session| session.is_running),
+            Self::Statement(None) => {
+                let at_work = |session: &Session| session.is_running && session.is_ours;
+                sessions.iter().any(at_work)
+            }
+            Self::Handler(Some(pid)) => {
+                session(pid).is_some_and(|session| session.is_running || !is_lossy)
+            }
+            Self::Handler(None) => !is_lossy,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn session(pid: i32, is_running: bool) -> Session {
+        Session {
+            pid,
+            is_running,
+            is_ours: true,
+        }
+    }
+
+    const SESSIONS: [Session; 2] = [session(1, true), session(2, false)];
+
+    #[test]
+    fn a_statement_is_waited_for_while_the_server_works_at_it() {
+        assert!(Waits::Statement(Some(1)).go_on(&SESSIONS, true));
+        assert!(!Waits::Statement(Some(2)).go_on(&SESSIONS, false));
+        assert!(!Waits::Statement(Some(3)).go_on(&SESSIONS, false));
+        assert!(Waits::Statement(None).go_on(&SESSIONS, false));
+        assert!(!Waits::Statement(None).go_on(&SESSIONS[1..], false));
+    }
+
+    #[test]
+    fn a_handler_that_is_elsewhere_is_waited_for_unless_answers_were_lost() {
+        assert!(Waits::Handler(Some(1)).go_on(&SESSIONS, true));
+        assert!(Waits::Handler(Some(2)).go_on(&SESSIONS, false));
+        assert!(!Waits::Handler(Some(2)).go_on(&SESSIONS, true));
+        assert!(!Waits::Handler(Some(3)).go_on(&SESSIONS, false));
+    }
+}

@@ -1,0 +1,152 @@
+//! Who holds tables of the outbox: process, application, since when, and what it has said last. Never ends anybody's
+//! transaction.
+
+use std::time::Duration;
+
+use sqlx::{PgConnection, Row as _, postgres::PgRow};
+
+use super::turn::{Turn, query, query_of};
+use crate::outbox::{HeldSlot, store::Names};
+
+/// What is said of a transaction. A statement is cut, and on one line.
+const FACTS: &str = "lock.pid, activity.application_name, activity.state,
+    date_part('epoch', clock_timestamp() - activity.xact_start),
+    left(regexp_replace(activity.query, '[[:space:]]+', ' ', 'g'), 200)";
+
+/// Transactions that have a lock of this database for more than a moment, or wait for one.
+const LOCKS: &str =
+    "pg_locks as lock left join pg_stat_activity as activity on activity.pid = lock.pid
+    where lock.locktype = 'relation'
+      and lock.database = (select oid from pg_database where datname = current_database())
+      and lock.pid is distinct from pg_backend_pid()
+      and coalesce(activity.xact_start < clock_timestamp() - interval '1 second', true)";
+
+/// The transactions that hold a table for more than a moment.
+pub(super) async fn holders(
+    connection: &mut PgConnection,
+    names: &Names,
+    table: &str,
+) -> Result<Vec<HeldSlot>, sqlx::Error> {
+    let ask = format!(
+        "select {FACTS} from {LOCKS} and lock.granted and lock.relation = '{table}'::regclass
+        order by activity.xact_start"
+    );
+    let table = names.text(table, '.');
+    // Safe: constants, a number and a checked identifier.
+    let ask = sqlx::AssertSqlSafe(names.text(&ask, '.'));
+    let mut turn = Turn::begin(connection, names).await?;
+    let rows = query_of(names, ask).fetch_all(&mut *turn).await?;
+    turn.end().await?;
+    rows.iter().map(|row| held(row, table.clone())).collect()
+}
+
+/// The transactions that have written to the delayed events for more than a moment: what they cancel is not moved
+/// before they end, nor are the later events of its key.
+pub(super) async fn of_delayed(
+    connection: &mut PgConnection,
+    names: &Names,
+) -> Result<Vec<HeldSlot>, sqlx::Error> {
+    let due = "select exists (select from tidings.delayed where due < clock_timestamp() - interval '1 second')";
+    let mut turn = Turn::begin(connection, names).await?;
+    let row = query(names, due).fetch_one(&mut *turn).await?;
+    turn.end().await?;
+    if !row.try_get::<bool, _>(0)? {
+        return Ok(Vec::new());
+    }
+    let ask = format!(
+        "select {FACTS} from {LOCKS} and lock.granted and lock.relation = 'tidings.delayed'::regclass
+          and lock.mode <> 'AccessShareLock'
+        order by activity.xact_start"
+    );
+    // Safe: constants and a checked identifier.
+    let ask = sqlx::AssertSqlSafe(names.text(&ask, '.'));
+    let mut turn = Turn::begin(connection, names).await?;
+    let rows = query_of(names, ask).fetch_all(&mut *turn).await?;
+    turn.end().await?;
+    let table = names.text("tidings.delayed", '.');
+    rows.iter().map(|row| held(row, table.clone())).collect()
+}
+
+/// Who keeps others from the tables of the outbox, the first cause first: who has a table for itself; who holds one
+/// for which somebody waits; who waits to have one for itself, which lets nobody pass; else who has locked rows.
+async fn lockers(
+    connection: &mut PgConnection,
+    names: &Names,
+) -> Result<Vec<HeldSlot>, sqlx::Error> {
+    let ask = format!(
+        "with lock as materialized (
+            select {FACTS}, lock.granted, lock.relation, relation.relname, activity.xact_start,
+                lock.mode in ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock') as is_strong,
+                lock.mode in ('RowShareLock', 'RowExclusiveLock') as has_rows
+            from pg_class as relation, {LOCKS} and lock.relation = relation.oid and relation.relkind in ('r', 'p')
+              and relation.relnamespace = (select oid from pg_namespace where nspname = $1)
+        ), ranked as (
+            select *, case
+                when is_strong and granted then 0
+                when granted and relation in (select relation from lock where is_strong and not granted) then 1
+                when is_strong then 2
+                when has_rows and granted and relname in ('relay', 'parked', 'delayed', 'migration') then 3
+                end as rank
+            from lock
+        )
+        select * from (
+            select distinct on (pid, relname) * from ranked
+            where rank is not null and (rank < 3 or not exists (select from ranked where rank < 3))
+            order by pid, relname, rank
+        ) as one
+        order by rank, xact_start limit 5"
+    );
+    // Safe: constants; the schema is bound.
+    let ask = sqlx::AssertSqlSafe(ask);
+    let mut turn = Turn::begin(connection, names).await?;
+    let rows = query_of(names, ask)
+        .bind(names.schema())
+        .fetch_all(&mut *turn)
+        .await?;
+    turn.end().await?;
+    let held = rows.iter().map(|row| {
+        let table: &str = row.try_get("relname")?;
+        held(row, format!("{}.{table}", names.schema()))
+    });
+    held.collect()
+}
+
+/// The same in words.
+pub(super) async fn locked_by(
+    connection: &mut PgConnection,
+    names: &Names,
+) -> Result<String, sqlx::Error> {
+    let lockers = lockers(connection, names).await?;
+    let lockers: Vec<String> = lockers.iter().map(ToString::to_string).collect();
+    Ok(match &lockers[..] {
+        [] => "a table of the outbox was locked by a transaction that has ended meanwhile".into(),
+        lockers => format!("the outbox is locked: {}", lockers.join("; ")),
+    })
+}
+
+/// Has a connection wait for a lock no longer than this. Behind a pooler the setting would stay with a connection of
+/// others.
+pub(super) async fn bound_locks(
+    connection: &mut PgConnection,
+    names: &Names,
+    wait: Duration,
+) -> Result<(), sqlx::Error> {
+    if names.is_pooled() {
+        return Ok(());
+    }
+    let wait = wait.as_millis().clamp(1, 2_147_483_647);
+    // Safe: a constant and a number.
+    let set = sqlx::AssertSqlSafe(format!("set lock_timeout = {wait}"));
+    sqlx::raw_sql(set).execute(connection).await.map(drop)
+}
+
+fn held(row: &PgRow, table: String) -> Result<HeldSlot, sqlx::Error> {
+    Ok(HeldSlot {
+        slot: table,
+        pid: row.try_get(0)?,
+        application: row.try_get(1)?,
+        state: row.try_get(2)?,
+        age_seconds: row.try_get(3)?,
+        query: row.try_get(4)?,
+    })
+}
