@@ -14,6 +14,7 @@ mod credit;
 mod delivery;
 mod denied;
 mod durables;
+mod header;
 mod letter;
 mod letters;
 mod limits;
@@ -30,6 +31,7 @@ mod replays;
 mod resume;
 mod retry;
 mod seek;
+mod settings;
 mod state;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod stored;
@@ -50,7 +52,7 @@ use tokio::sync::watch;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) use batch::{BatchId, Cause, Confirmed, Refusal, Submission, cause_of_denial};
 pub use connect::{Auth, ConnectError, NatsOptions, Tls};
-pub(crate) use consumer::{ConsumerSpec, drift, filters};
+pub(crate) use consumer::{ConsumerLook, ConsumerSpec, drift, filters};
 pub(crate) use delivery::{Deliveries, Delivery};
 pub(crate) use durables::Durable;
 pub(crate) use letters::{Kept, Upkeep};
@@ -66,6 +68,8 @@ pub(crate) use replays::{Part, Standing};
 pub(crate) use resume::{Found, StreamState};
 pub(crate) use retry::Waiting;
 pub(crate) use seek::{Expanse, Read, Sighting};
+pub(crate) use settings::{Role, durable_issues};
+pub(crate) use state::{BadEntry, Holds};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) use stored::Stored;
 pub use tail::{Reader, ReaderError, Seen};
@@ -130,6 +134,12 @@ pub enum BusError {
         code: u64,
         /// The server's words.
         description: String,
+    },
+    /// Something in NATS is set so that it cannot be worked with.
+    #[error("{issue}")]
+    Settings {
+        /// What is wrong, with its cure.
+        issue: String,
     },
     /// The server is too old for what is asked of it.
     #[error("{subject} needs nats-server {needs}, and this one is {version}")]

@@ -74,6 +74,10 @@ pub(super) const NATS_TLS_ROOTS: Setting = Setting::new("nats.tls_roots", "TIDIN
 pub(super) const NATS_TLS_CERTIFICATE: Setting =
     Setting::new("nats.tls_certificate", "TIDINGS_NATS_TLS_CERTIFICATE");
 pub(super) const NATS_TLS_KEY: Setting = Setting::new("nats.tls_key", "TIDINGS_NATS_TLS_KEY");
+pub(super) const NATS_BUCKET_MAX_BYTES: Setting =
+    Setting::new("nats.bucket_max_bytes", "TIDINGS_NATS_BUCKET_MAX_BYTES");
+pub(super) const NATS_BUCKET_REPLICAS: Setting =
+    Setting::new("nats.bucket_replicas", "TIDINGS_NATS_BUCKET_REPLICAS");
 pub(crate) const DATABASE_URL: Setting = Setting::new("database.url", "TIDINGS_DATABASE_URL")
     .or("sqlite:tidings.db")
     .hiding(Secret::InUrl);
@@ -93,7 +97,7 @@ pub(super) const LOG_FORMAT: Setting =
     Setting::new("log.format", "TIDINGS_LOG_FORMAT").or("pretty");
 
 /// All of them, in the order in which they are shown; the streams are a list of their own.
-pub(super) const ALL: [&Setting; 19] = [
+pub(super) const ALL: [&Setting; 21] = [
     &NATS_URL,
     &NATS_USER,
     &NATS_PASSWORD,
@@ -103,6 +107,8 @@ pub(super) const ALL: [&Setting; 19] = [
     &NATS_TLS_ROOTS,
     &NATS_TLS_CERTIFICATE,
     &NATS_TLS_KEY,
+    &NATS_BUCKET_MAX_BYTES,
+    &NATS_BUCKET_REPLICAS,
     &DATABASE_URL,
     &SCHEMA,
     &SOURCE,

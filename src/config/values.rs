@@ -93,7 +93,19 @@ impl Values {
     fn nats(&self) -> Result<NatsOptions, ConfigError> {
         let (servers, in_url) = self.read(&settings::NATS_URL, servers)?;
         let auth = self.auth(in_url)?;
-        Ok(NatsOptions::servers(servers).auth(auth).tls(self.tls()?))
+        let mut options = NatsOptions::servers(servers).auth(auth).tls(self.tls()?);
+        if self.given.contains_key(settings::NATS_BUCKET_MAX_BYTES.key) {
+            let bytes = self.read(&settings::NATS_BUCKET_MAX_BYTES, |text| match text.parse() {
+                Ok(bytes @ 1..) => Ok(bytes),
+                _ => Err("write a whole number of bytes, such as 67108864"),
+            })?;
+            options = options.bucket_max_bytes(bytes);
+        }
+        if self.given.contains_key(settings::NATS_BUCKET_REPLICAS.key) {
+            let replicas = self.read(&settings::NATS_BUCKET_REPLICAS, copies)?;
+            options = options.bucket_replicas(replicas);
+        }
+        Ok(options)
     }
 
     /// The credentials, which are of one kind.
@@ -247,6 +259,16 @@ fn has_good_port(server: &str) -> bool {
     match address.rsplit_once(':') {
         Some((_, port)) => address.ends_with(']') || port.parse::<u16>().is_ok(),
         None => true,
+    }
+}
+
+/// How many copies a stream has.
+pub(super) fn copies(text: &str) -> Result<u8, &'static str> {
+    match text {
+        "1" => Ok(1),
+        "3" => Ok(3),
+        "5" => Ok(5),
+        _ => Err("a stream has 1, 3 or 5 copies"),
     }
 }
 

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     again::Again,
     answers::{acknowledge_again, hand_back, tell_progress},
+    checkup::{Checkup, Verdict},
     hands::{Hands, Taken},
     lease::Handled,
     replays::{Courses, Sieve},
@@ -19,7 +20,7 @@ use super::{
 };
 use crate::{
     bus::{
-        Bus, BusError, ConsumerSpec, Deliveries, Delivery, PullError, Pulled, Puller,
+        Bus, BusError, ConsumerLook, ConsumerSpec, Deliveries, Delivery, PullError, Pulled, Puller,
         PullerOptions, Start,
     },
     executor::{Arrival, PROGRESS},
@@ -61,7 +62,8 @@ pub(super) struct Source {
     suspect_to: u64,
     /// Up to here everything was acknowledged when it was last looked, whichever replica had it.
     floor: u64,
-    looks: JoinSet<Result<u64, BusError>>,
+    looks: JoinSet<Result<ConsumerLook, BusError>>,
+    checkup: Checkup,
     puller: Puller,
     hands: Arc<Hands>,
     to: Outlet,
@@ -106,6 +108,7 @@ impl Source {
         to: Outlet,
     ) -> Result<Self, BusError> {
         let created = bus.stream_created(&consumer.stream).await?;
+        bus.check_consumer(&consumer).await?;
         let again = Again::open(bus, &consumer).await?;
         let floor = bus.ack_floor(&consumer).await?;
         let puller = puller(bus, &consumer).await?;
@@ -121,6 +124,7 @@ impl Source {
             seen: floor,
             floor,
             looks: JoinSet::new(),
+            checkup: Checkup::new(Instant::now()),
             puller,
             hands,
             to,
@@ -204,8 +208,8 @@ impl Source {
                 () = hands.freed(), if interrupted.is_none() => {}
                 () = until(interrupted), if interrupted.is_some() => self.resume().await,
                 Some(_) = self.repeated.join_next() => {}
-                Some(looked) = self.looks.join_next() => self.note_floor(looked),
-                _ = looks.tick() => self.look_at_floor(),
+                Some(looked) = self.looks.join_next() => self.note_look(looked).await,
+                _ = looks.tick() => self.look_at_consumer(),
                 _ = progress.tick() => {
                     tell_progress(&self.subscriber, &hands, PROGRESS / 2).await;
                 }
@@ -247,6 +251,17 @@ impl Source {
     }
 
     async fn take(&mut self, message: Pulled) -> ControlFlow<()> {
+        let message = match message.lacks_payload() {
+            false => message,
+            true => match Box::pin(self.deliveries.with_payload(message)).await {
+                Ok(message) => message,
+                // It comes again, and whoever sets the consumer back does so first.
+                Err(error) => {
+                    self.interrupt(&PullError::Bus(error));
+                    return ControlFlow::Continue(());
+                }
+            },
+        };
         let Some((delivery, mut arrival)) = self.deliveries.read(message) else {
             tracing::warn!(
                 subscriber = &*self.subscriber,
@@ -335,19 +350,20 @@ impl Source {
 
     /// Should the consumer be deleted, it begins again at the floor. And that it is: who has no place asks for
     /// nothing, and so is not told, while what is in hand in order waits for its answers to be confirmed.
-    fn look_at_floor(&mut self) {
+    fn look_at_consumer(&mut self) {
         if self.resume_at.is_none() && self.looks.is_empty() {
             let (bus, consumer) = (self.bus.clone(), self.consumer.clone());
             self.looks
-                .spawn(async move { bus.ack_floor(&consumer).await });
+                .spawn(async move { bus.consumer_look(&consumer).await });
         }
     }
 
-    fn note_floor(&mut self, looked: Result<Result<u64, BusError>, JoinError>) {
+    async fn note_look(&mut self, looked: Result<Result<ConsumerLook, BusError>, JoinError>) {
         match looked {
-            Ok(Ok(floor)) => {
-                self.floor = floor;
-                self.hands.forget_up_to(floor);
+            Ok(Ok(look)) => {
+                self.floor = look.floor();
+                self.hands.forget_up_to(self.floor);
+                self.judge(look).await;
             }
             Ok(Err(error @ BusError::Api { code: GONE, .. })) => {
                 self.interrupt(&PullError::Bus(error));
@@ -355,6 +371,32 @@ impl Source {
             // Whoever pulls finds out why.
             Ok(Err(error)) => tracing::debug!(%error, "the acknowledgement floor is not known"),
             Err(error) => tracing::error!(%error, "a look at the consumer panicked"),
+        }
+    }
+
+    /// Sets the consumer back, and tells what is wrong with it.
+    async fn judge(&mut self, look: ConsumerLook) {
+        let has_place = self.hands.has_place(self.bus.max_payload());
+        let now = Instant::now();
+        let verdict = self.checkup.judge(&self.consumer, &look, has_place, now);
+        let Verdict {
+            mut issues,
+            set_back,
+            stops,
+        } = verdict;
+        if set_back && let Err(error) = self.bus.set_back(&self.consumer, look.config).await {
+            let Self { consumer, .. } = self;
+            let (stream, durable) = (&consumer.stream, &consumer.durable);
+            issues.push(format!(
+                "the consumer {durable} of {stream} is not as it should be, and cannot be set back: {error}"
+            ));
+        }
+        let stream = &self.consumer.stream;
+        for issue in self.hands.set_issues(issues) {
+            tracing::error!(subscriber = &*self.subscriber, stream, "{issue}");
+        }
+        if let Some(issue) = stops {
+            self.interrupt(&PullError::Bus(BusError::Settings { issue }));
         }
     }
 
@@ -404,6 +446,7 @@ impl Source {
             Start::Beginning
         };
         self.bus.restore_consumer(&self.consumer, start).await?;
+        self.bus.check_consumer(&self.consumer).await?;
         self.again.look_at_consumer(self.seen).await?;
         self.hands.begin_again();
         if self.order.is_some() {
