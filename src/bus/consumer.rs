@@ -338,7 +338,7 @@ impl Bus {
         match self.set_back(spec, config).await {
             Ok(Some(updated)) => spec.obey(&updated),
             Ok(None) => {}
-            Err(error @ BusError::Api { .. }) => {
+            Err(error @ (BusError::Api { .. } | BusError::Denied { .. })) => {
                 let (stream, durable) = (&spec.stream, &spec.durable);
                 tracing::error!(stream, durable, %error, "the consumer cannot be updated: it stays as it is");
             }

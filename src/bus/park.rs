@@ -206,7 +206,8 @@ fn entry(subscriber: &str, key: &str) -> String {
 /// A mark parks the key that its entry is named after; one that is removed, or cannot be read, parks nothing.
 fn read(kept: &Kept, subscriber: &str) -> Holds<Park> {
     read_entry(kept, |park: &Park| {
-        let is_its = kept.subject == format!("$KV.{}.{}", state::BUCKET, entry(subscriber, &park.key));
+        let is_its =
+            kept.subject == format!("$KV.{}.{}", state::BUCKET, entry(subscriber, &park.key));
         (!is_its).then(|| "it is named after another key".to_owned())
     })
 }

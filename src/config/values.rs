@@ -95,9 +95,11 @@ impl Values {
         let auth = self.auth(in_url)?;
         let mut options = NatsOptions::servers(servers).auth(auth).tls(self.tls()?);
         if self.given.contains_key(settings::NATS_BUCKET_MAX_BYTES.key) {
-            let bytes = self.read(&settings::NATS_BUCKET_MAX_BYTES, |text| match text.parse() {
-                Ok(bytes @ 1..) => Ok(bytes),
-                _ => Err("write a whole number of bytes, such as 67108864"),
+            let bytes = self.read(&settings::NATS_BUCKET_MAX_BYTES, |text| {
+                match text.parse() {
+                    Ok(bytes @ 1..) => Ok(bytes),
+                    _ => Err("write a whole number of bytes, such as 67108864"),
+                }
             })?;
             options = options.bucket_max_bytes(bytes);
         }

@@ -143,7 +143,9 @@ impl Board {
     /// Whether the lease can be read and taken, or why not.
     pub(super) fn knows_lease(&self, why_not: Option<String>) {
         self.inner().leaseless = why_not.map(|why| {
-            format!("no lease can be had, so this replica does not work, and perhaps none does: {why}")
+            format!(
+                "no lease can be had, so this replica does not work, and perhaps none does: {why}"
+            )
         });
     }
 

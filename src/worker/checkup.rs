@@ -75,7 +75,9 @@ impl Checkup {
                 .extend(spoiled.iter().map(|spoiled| still(spec, spoiled)));
         }
         verdict.issues.extend(fewer(spec, look));
-        verdict.issues.extend(self.stuck(spec, look, has_place, now));
+        verdict
+            .issues
+            .extend(self.stuck(spec, look, has_place, now));
         verdict
     }
 
@@ -187,7 +189,9 @@ mod tests {
         let mut checkup = Checkup::new(begun);
         let mut judge = |second, pending, has_place| {
             let now = begun + Duration::from_secs(second);
-            checkup.judge(&spec(), &look(json!({}), pending, 1), has_place, now).issues
+            checkup
+                .judge(&spec(), &look(json!({}), pending, 1), has_place, now)
+                .issues
         };
         assert!(judge(0, 5, true).is_empty());
         assert!(judge(6, 5, true).is_empty());

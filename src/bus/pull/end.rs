@@ -66,7 +66,8 @@ impl Limit {
         if let Some(time) = behind("maxrequestexpires of ") {
             return duration(time).map(Self::Expires);
         }
-        said.contains("exceeded maxwaiting").then_some(Self::Waiting)
+        said.contains("exceeded maxwaiting")
+            .then_some(Self::Waiting)
     }
 }
 
@@ -111,8 +112,16 @@ mod tests {
             (409, "Server Shutdown", End::Elsewhere),
             (409, "Leadership Change", End::Elsewhere),
             (409, "Exceeded MaxWaiting", End::Refused(Limit::Waiting)),
-            (409, "Exceeded MaxRequestBatch of 5", End::Refused(Limit::Batch(5))),
-            (409, "Exceeded MaxRequestMaxBytes of 1000", End::Refused(Limit::Bytes(1000))),
+            (
+                409,
+                "Exceeded MaxRequestBatch of 5",
+                End::Refused(Limit::Batch(5)),
+            ),
+            (
+                409,
+                "Exceeded MaxRequestMaxBytes of 1000",
+                End::Refused(Limit::Bytes(1000)),
+            ),
             (
                 409,
                 "Exceeded MaxRequestExpires of 1.5s",
@@ -138,8 +147,17 @@ mod tests {
 
     #[test]
     fn a_time_is_read_as_the_server_writes_it() {
-        for (text, millis) in [("1s", 1_000), ("500ms", 500), ("1m0s", 60_000), ("1h0m0.25s", 3_600_250)] {
-            assert_eq!(duration(text), Some(Duration::from_millis(millis)), "{text}");
+        for (text, millis) in [
+            ("1s", 1_000),
+            ("500ms", 500),
+            ("1m0s", 60_000),
+            ("1h0m0.25s", 3_600_250),
+        ] {
+            assert_eq!(
+                duration(text),
+                Some(Duration::from_millis(millis)),
+                "{text}"
+            );
         }
         for text in ["", "0s", "x", "1", "1y"] {
             assert_eq!(duration(text), None, "{text}");

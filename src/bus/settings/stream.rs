@@ -51,18 +51,39 @@ const STREAM: &[(&str, Rule)] = &[
     ("description", A_TEXT),
     ("metadata", A_TEXT),
     ("template_owner", A_TEXT),
-    ("subjects", Harmless("those of its subscribers are looked for, by name")),
+    (
+        "subjects",
+        Harmless("those of its subscribers are looked for, by name"),
+    ),
     ("subject_transform", Compared(subject_transform)),
     ("retention", Compared(retention)),
-    ("discard", Harmless("it matters with a limit, which is compared")),
-    ("discard_new_per_subject", Harmless("it matters with max_msgs_per_subject")),
-    ("max_msgs", Compared(|looked, value| fills(looked, "max_msgs", value, looked.messages))),
-    ("max_bytes", Compared(|looked, value| fills(looked, "max_bytes", value, looked.bytes))),
+    (
+        "discard",
+        Harmless("it matters with a limit, which is compared"),
+    ),
+    (
+        "discard_new_per_subject",
+        Harmless("it matters with max_msgs_per_subject"),
+    ),
+    (
+        "max_msgs",
+        Compared(|looked, value| fills(looked, "max_msgs", value, looked.messages)),
+    ),
+    (
+        "max_bytes",
+        Compared(|looked, value| fills(looked, "max_bytes", value, looked.bytes)),
+    ),
     ("max_msgs_per_subject", Compared(max_msgs_per_subject)),
     ("max_age", Compared(max_age)),
     ("max_msg_size", Compared(max_msg_size)),
-    ("max_consumers", Harmless("a consumer that is refused is named with the server's words")),
-    ("consumer_limits", Harmless("obeyed; what of it cannot be is named with the consumer")),
+    (
+        "max_consumers",
+        Harmless("a consumer that is refused is named with the server's words"),
+    ),
+    (
+        "consumer_limits",
+        Harmless("obeyed; what of it cannot be is named with the consumer"),
+    ),
     ("storage", Compared(storage)),
     ("persist_mode", Compared(persist_mode)),
     ("num_replicas", NOT_DELIVERY),
@@ -71,21 +92,42 @@ const STREAM: &[(&str, Rule)] = &[
     ("first_seq", NOT_DELIVERY),
     ("no_ack", Compared(no_ack)),
     ("sealed", Compared(sealed)),
-    ("mirror", Compared(|looked, value| comes_from_elsewhere(looked, "mirror", value))),
-    ("sources", Compared(|looked, value| comes_from_elsewhere(looked, "sources", value))),
+    (
+        "mirror",
+        Compared(|looked, value| comes_from_elsewhere(looked, "mirror", value)),
+    ),
+    (
+        "sources",
+        Compared(|looked, value| comes_from_elsewhere(looked, "sources", value)),
+    ),
     ("mirror_direct", NOT_DELIVERY),
-    ("republish", Harmless("a copy for others, which no stream of these subjects takes")),
+    (
+        "republish",
+        Harmless("a copy for others, which no stream of these subjects takes"),
+    ),
     ("deny_delete", KEEPS_MORE),
     ("deny_purge", KEEPS_MORE),
-    ("allow_rollup_hdrs", Harmless("a publisher's right, as a purge is")),
+    (
+        "allow_rollup_hdrs",
+        Harmless("a publisher's right, as a purge is"),
+    ),
     ("allow_direct", APPLIED),
     ("allow_atomic", APPLIED),
     ("duplicate_window", APPLIED),
     ("allow_batched", Harmless("nothing here publishes so")),
-    ("allow_msg_ttl", Harmless("a publisher of such an event wants it to go")),
-    ("subject_delete_marker_ttl", Harmless("markers are no events, and passed over")),
+    (
+        "allow_msg_ttl",
+        Harmless("a publisher of such an event wants it to go"),
+    ),
+    (
+        "subject_delete_marker_ttl",
+        Harmless("markers are no events, and passed over"),
+    ),
     ("allow_msg_counter", Compared(allow_msg_counter)),
-    ("allow_msg_schedules", Harmless("of the retries it is compared though it is not set")),
+    (
+        "allow_msg_schedules",
+        Harmless("of the retries it is compared though it is not set"),
+    ),
 ];
 
 /// What is wrong with a stream, each in a sentence, with its cure. `subjects` are those that its subscribers want.
@@ -348,7 +390,11 @@ mod tests {
 
     /// What is found in a stream of a role with this changed.
     fn found(role: Role, change: Value) -> Vec<String> {
-        let retention = if role == Role::Retries { "workqueue" } else { "limits" };
+        let retention = if role == Role::Retries {
+            "workqueue"
+        } else {
+            "limits"
+        };
         let mut config = json!({
             "subjects": ["user.>"], "retention": retention, "discard": "new", "storage": "file",
             "max_msgs": -1, "max_bytes": -1, "max_age": 0, "max_msgs_per_subject": -1, "max_msg_size": -1,
@@ -379,7 +425,10 @@ mod tests {
     #[test]
     fn what_spoils_any_stream_is_named_with_its_cure() {
         for (change, word) in [
-            (json!({ "subject_transform": { "src": ">", "dest": "x.>" } }), "subject_transform"),
+            (
+                json!({ "subject_transform": { "src": ">", "dest": "x.>" } }),
+                "subject_transform",
+            ),
             (json!({ "sealed": true }), "sealed"),
             (json!({ "no_ack": true }), "no_ack"),
             (json!({ "storage": "memory" }), "memory"),
@@ -391,7 +440,10 @@ mod tests {
             for role in ALL {
                 let found = found(role, change.clone());
                 assert_eq!(found.len(), 1, "{role:?} {change}: {found:?}");
-                assert!(found[0].contains(word) && found[0].contains('`'), "{found:?}");
+                assert!(
+                    found[0].contains(word) && found[0].contains('`'),
+                    "{found:?}"
+                );
             }
         }
     }
@@ -400,18 +452,37 @@ mod tests {
     fn what_spoils_only_some_is_named_there() {
         use Role::{Bucket, DeadLetters, Events, Retries};
         for (change, roles) in [
-            (json!({ "max_age": 5_000_000_000_u64 }), vec![Retries, Bucket]),
-            (json!({ "max_msg_size": 1_000 }), vec![DeadLetters, Retries, Bucket]),
-            (json!({ "max_msgs_per_subject": 1 }), vec![Events, DeadLetters, Retries]),
-            (json!({ "retention": "interest" }), vec![DeadLetters, Retries, Bucket]),
-            (json!({ "sources": [{ "name": "O" }] }), vec![Retries, Bucket]),
+            (
+                json!({ "max_age": 5_000_000_000_u64 }),
+                vec![Retries, Bucket],
+            ),
+            (
+                json!({ "max_msg_size": 1_000 }),
+                vec![DeadLetters, Retries, Bucket],
+            ),
+            (
+                json!({ "max_msgs_per_subject": 1 }),
+                vec![Events, DeadLetters, Retries],
+            ),
+            (
+                json!({ "retention": "interest" }),
+                vec![DeadLetters, Retries, Bucket],
+            ),
+            (
+                json!({ "sources": [{ "name": "O" }] }),
+                vec![Retries, Bucket],
+            ),
             (json!({ "subjects": ["payment.>"] }), vec![Events]),
             (json!({ "allow_msg_schedules": false }), vec![Retries]),
             (json!({ "max_bytes": 10_000, "discard": "old" }), vec![]),
         ] {
             for role in ALL {
                 let found = found(role, change.clone());
-                assert_eq!(found.len(), usize::from(roles.contains(&role)), "{role:?} {change}: {found:?}");
+                assert_eq!(
+                    found.len(),
+                    usize::from(roles.contains(&role)),
+                    "{role:?} {change}: {found:?}"
+                );
             }
         }
     }
