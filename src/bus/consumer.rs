@@ -1,5 +1,7 @@
 //! The durable consumer of a subscriber, as it should be. Never deletes one.
 
+mod look;
+
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -8,10 +10,12 @@ use tidings_contract::Name;
 
 use super::{
     Bus, BusError,
-    settings::{durable_issues, is_as_wanted, limit_in, put_over, unset},
+    settings::{is_as_wanted, limit_in, put_over, unset},
     streams::retry_subject,
 };
 use crate::{executor::ACK_WAIT, start::Start};
+
+pub(crate) use look::ConsumerLook;
 
 /// How many deliveries may be unanswered at once, over all replicas; delayed retries count. It bounds
 /// the server's memory, not ours: each replica asks only for as much as it has places.
@@ -25,43 +29,6 @@ pub(crate) struct ConsumerSpec {
     pub(crate) subjects: Vec<String>,
     /// As many as the server allows.
     max_ack_pending: u64,
-}
-
-/// A consumer as it is looked at every few seconds.
-#[derive(Debug, Clone, Deserialize)]
-pub(crate) struct ConsumerLook {
-    pub(crate) config: Map<String, Value>,
-    delivered: Delivered,
-    ack_floor: Place,
-    /// Messages that were never delivered.
-    pub(crate) num_pending: u64,
-    /// Deliveries that are not answered.
-    pub(crate) num_ack_pending: u64,
-    #[serde(default)]
-    pub(crate) paused: bool,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-struct Delivered {
-    consumer_seq: u64,
-}
-
-impl ConsumerLook {
-    /// The sequence of the stream up to which everything was acknowledged.
-    pub(crate) fn floor(&self) -> u64 {
-        self.ack_floor.stream_seq
-    }
-
-    /// How many deliveries there were.
-    pub(crate) fn deliveries(&self) -> u64 {
-        self.delivered.consumer_seq
-    }
-
-    /// How many deliveries may be unanswered at once.
-    pub(crate) fn max_ack_pending(&self) -> u64 {
-        let most = self.config.get("max_ack_pending").and_then(Value::as_u64);
-        most.unwrap_or(u64::MAX)
-    }
 }
 
 /// How a consumer does.
@@ -109,7 +76,7 @@ struct Info {
     num_pending: u64,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Deserialize)]
 struct Place {
     stream_seq: u64,
 }
@@ -364,27 +331,6 @@ impl Bus {
         }
         let updated = self.put_consumer(spec, config, "update").await?;
         Ok(Some(updated.config))
-    }
-
-    /// A consumer as it is now, with how it does.
-    pub(crate) async fn consumer_look(
-        &self,
-        spec: &ConsumerSpec,
-    ) -> Result<ConsumerLook, BusError> {
-        let subject = format!("$JS.API.CONSUMER.INFO.{}.{}", spec.stream, spec.durable);
-        self.api(&subject, &json!({})).await
-    }
-
-    /// Fails when nothing may be pulled from a consumer as it is.
-    pub(crate) async fn check_consumer(&self, spec: &ConsumerSpec) -> Result<(), BusError> {
-        let Some(config) = self.consumer_config(spec).await? else {
-            return Ok(());
-        };
-        let issues = durable_issues(&spec.stream, &spec.durable, &config);
-        match issues.into_iter().find(|issue| issue.stops) {
-            Some(issue) => Err(BusError::Settings { issue: issue.text }),
-            None => Ok(()),
-        }
     }
 
     /// How a consumer does, if the server says so within the time.

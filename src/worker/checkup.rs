@@ -22,6 +22,8 @@ pub(super) struct Checkup {
     /// How often it was set back, and when it was last.
     tries: u32,
     tried_at: Instant,
+    /// Why it could not be the last time.
+    refused: Option<String>,
 }
 
 /// What a look has come to.
@@ -42,7 +44,26 @@ impl Checkup {
             since: now,
             tries: 0,
             tried_at: now,
+            refused: None,
         }
+    }
+
+    /// It was set back, or not; gives the issue then.
+    pub(super) fn set_back(
+        &mut self,
+        spec: &ConsumerSpec,
+        refused: Option<String>,
+    ) -> Option<String> {
+        self.refused = refused;
+        self.unchanged(spec)
+    }
+
+    fn unchanged(&self, spec: &ConsumerSpec) -> Option<String> {
+        let (stream, durable) = (&spec.stream, &spec.durable);
+        let error = self.refused.as_ref()?;
+        Some(format!(
+            "the consumer {durable} of {stream} is not as it should be, and cannot be set back: {error}"
+        ))
     }
 
     /// Judges a look; `has_place` says whether more events could be taken in.
@@ -70,9 +91,10 @@ impl Checkup {
             self.tries += 1;
             self.tried_at = now;
         } else {
-            verdict
-                .issues
-                .extend(spoiled.iter().map(|spoiled| still(spec, spoiled)));
+            let still = spoiled.iter().map(|spoiled| still(spec, spoiled));
+            verdict.issues.extend(still);
+            let unchanged = self.unchanged(spec).filter(|_| !spoiled.is_empty());
+            verdict.issues.extend(unchanged);
         }
         verdict.issues.extend(fewer(spec, look));
         verdict
@@ -130,8 +152,8 @@ fn still(spec: &ConsumerSpec, (setting, now, wanted): &(String, Value, Value)) -
         wanted => wanted.to_string(),
     };
     format!(
-        "{setting} of the consumer {durable} of {stream} is {now} and not {wanted}, and does not stay as it is set back: find who \
-         else changes the consumer, or delete it with `nats consumer rm {stream} {durable}`: an instance makes it anew"
+        "{setting} of the consumer {durable} of {stream} is {now} and not {wanted}, though it was set back: find who else changes \
+         the consumer, or delete it with `nats consumer rm {stream} {durable}`: an instance makes it anew"
     )
 }
 

@@ -1,10 +1,12 @@
 //! One stream of a subscriber: pulls what there is place for, and passes it on. Never runs a handler.
 
+mod look;
+
 use std::{ops::ControlFlow, sync::Arc, time::Duration};
 
 use tokio::{
     sync::mpsc,
-    task::{JoinError, JoinSet},
+    task::JoinSet,
     time::{Instant, MissedTickBehavior},
 };
 use tokio_util::sync::CancellationToken;
@@ -12,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     again::Again,
     answers::{acknowledge_again, hand_back, tell_progress},
-    checkup::{Checkup, Verdict},
+    checkup::Checkup,
     hands::{Hands, Taken},
     lease::Handled,
     replays::{Courses, Sieve},
@@ -34,9 +36,6 @@ const LOOK: Duration = Duration::from_secs(2);
 /// How long a consumer that does not answer is left alone, at first and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-
-/// What the server says of a consumer that is not there.
-const GONE: u64 = 10014;
 
 /// A delivery on its way through the runner.
 pub(super) struct Item {
@@ -348,58 +347,6 @@ impl Source {
         );
     }
 
-    /// Should the consumer be deleted, it begins again at the floor. And that it is: who has no place asks for
-    /// nothing, and so is not told, while what is in hand in order waits for its answers to be confirmed.
-    fn look_at_consumer(&mut self) {
-        if self.resume_at.is_none() && self.looks.is_empty() {
-            let (bus, consumer) = (self.bus.clone(), self.consumer.clone());
-            self.looks
-                .spawn(async move { bus.consumer_look(&consumer).await });
-        }
-    }
-
-    async fn note_look(&mut self, looked: Result<Result<ConsumerLook, BusError>, JoinError>) {
-        match looked {
-            Ok(Ok(look)) => {
-                self.floor = look.floor();
-                self.hands.forget_up_to(self.floor);
-                self.judge(look).await;
-            }
-            Ok(Err(error @ BusError::Api { code: GONE, .. })) => {
-                self.interrupt(&PullError::Bus(error));
-            }
-            // Whoever pulls finds out why.
-            Ok(Err(error)) => tracing::debug!(%error, "the acknowledgement floor is not known"),
-            Err(error) => tracing::error!(%error, "a look at the consumer panicked"),
-        }
-    }
-
-    /// Sets the consumer back, and tells what is wrong with it.
-    async fn judge(&mut self, look: ConsumerLook) {
-        let has_place = self.hands.has_place(self.bus.max_payload());
-        let now = Instant::now();
-        let verdict = self.checkup.judge(&self.consumer, &look, has_place, now);
-        let Verdict {
-            mut issues,
-            set_back,
-            stops,
-        } = verdict;
-        if set_back && let Err(error) = self.bus.set_back(&self.consumer, look.config).await {
-            let Self { consumer, .. } = self;
-            let (stream, durable) = (&consumer.stream, &consumer.durable);
-            issues.push(format!(
-                "the consumer {durable} of {stream} is not as it should be, and cannot be set back: {error}"
-            ));
-        }
-        let stream = &self.consumer.stream;
-        for issue in self.hands.set_issues(issues) {
-            tracing::error!(subscriber = &*self.subscriber, stream, "{issue}");
-        }
-        if let Some(issue) = stops {
-            self.interrupt(&PullError::Bus(BusError::Settings { issue }));
-        }
-    }
-
     /// The consumer does not answer: pulling pauses while what is in hand goes on.
     fn interrupt(&mut self, error: &PullError) {
         let (stream, pause) = (&self.consumer.stream, self.pause);
@@ -446,7 +393,9 @@ impl Source {
             Start::Beginning
         };
         self.bus.restore_consumer(&self.consumer, start).await?;
-        self.bus.check_consumer(&self.consumer).await?;
+        // What ends the pulls may be a setting, and no look comes between two of them.
+        let look = self.bus.consumer_look(&self.consumer).await?;
+        self.judge(look).await?;
         self.again.look_at_consumer(self.seen).await?;
         self.hands.begin_again();
         if self.order.is_some() {

@@ -115,14 +115,14 @@ async fn limits_of_a_stream_for_its_consumers_are_obeyed_or_named() {
     let bus = Bus::connect(server.url().into()).await.unwrap();
     apply_streams(&bus).await;
     let tool = Tool::at(&server).await;
-    let limits = json!({ "max_ack_pending": 20, "inactive_threshold": 20_000_000_000_u64 });
+    let limits = json!({ "max_ack_pending": 20, "inactive_threshold": 4_000_000_000_u64 });
     tool.change_stream("EVENTS", &json!({ "consumer_limits": limits }))
         .await;
     handles_many(&bus, "limited").await;
 
     let worker = Working::run(&bus, [subscriber("limited-false")]);
     let cure = "nats stream edit EVENTS --limit-consumer-inactive=0";
-    is_told(&bus, "limited-false", &["inactive_threshold", "20s", cure]).await;
+    is_told(&bus, "limited-false", &["inactive_threshold", "4s", cure]).await;
     // What tail, trace, verify and rehearsals read with.
     let all = Pattern::parse("user.>").unwrap();
     let mut reader = bus.read("EVENTS", &[all], Start::Beginning).await.unwrap();
