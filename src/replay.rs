@@ -152,7 +152,8 @@ impl Replays {
         Ok(replay)
     }
 
-    /// The replays of one subscriber, or of all, the oldest first. What is over is kept for 90 days.
+    /// The replays of one subscriber, or of all, the oldest first. What is over is kept for 90 days. An entry of the
+    /// bucket that cannot be read is left out, and the log says which.
     ///
     /// # Errors
     /// [`ReplayError::Bus`].
@@ -160,7 +161,7 @@ impl Replays {
         let (mut replays, mut after) = (Vec::new(), 0);
         while let Some(entry) = self.bus.next_replay(subscriber, after).await? {
             after = entry.revision;
-            replays.extend(entry.value);
+            replays.extend(entry.value.value());
         }
         replays.sort_by_key(|replay| replay.id);
         Ok(replays)
@@ -179,7 +180,12 @@ impl Replays {
         for range in &replay.ranges {
             let standing = match self.bus.standing(&range.stream, &consumer).await {
                 // The entries were there: it is this stream that does not answer.
-                Err(error @ (BusError::Timeout { .. } | BusError::NoResponders { .. })) => {
+                Err(
+                    error @ (BusError::Timeout { .. }
+                    | BusError::NoResponders { .. }
+                    | BusError::Broken { .. }
+                    | BusError::Api { .. }),
+                ) => {
                     unseen = Some(error.to_string());
                     continue;
                 }
@@ -266,7 +272,9 @@ impl Replays {
         let mut seen = 0;
         while let Some(entry) = self.bus.next_replay(Some(subscriber), seen).await? {
             seen = entry.revision;
-            if let Some(replay) = entry.value.filter(|replay| !replay.state.is_final()) {
+            if let Some(replay) = entry.value.value()
+                && !replay.state.is_final()
+            {
                 return Err(ReplayError::Unfinished {
                     subscriber: replay.subscriber,
                     id: replay.id,

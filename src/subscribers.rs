@@ -239,11 +239,7 @@ impl Subscribers {
             if rest.is_empty() || subjects.is_empty() {
                 continue;
             }
-            let spec = ConsumerSpec {
-                stream: consumer.stream.clone(),
-                durable: name.to_owned(),
-                subjects,
-            };
+            let spec = ConsumerSpec::new(&*consumer.stream, name, subjects);
             self.bus.narrow_consumer(&spec).await?;
             ended.insert(spec.stream, rest);
         }

@@ -4,9 +4,11 @@
 mod again;
 mod answers;
 mod board;
+mod checkup;
 mod crew;
 mod gather;
 mod hands;
+mod inspection;
 mod lease;
 mod parks;
 mod replays;
@@ -30,6 +32,7 @@ use crate::{
     subscriber::{EventSubscriber, SubscriberError},
 };
 use board::Board;
+use inspection::Inspection;
 use runner::Runner;
 use watch::Watch;
 
@@ -185,7 +188,8 @@ impl<S: Send + Sync + 'static> Worker<S> {
         let needed = needed.filter(|needed| kept.insert(needed.of));
         let work: Vec<_> = needed.map(|needed| needed.work).collect();
         let in_flight = Arc::default();
-        let runners = self.runners(&in_flight).await?;
+        let inspection = Arc::new(Inspection::default());
+        let runners = self.runners(&in_flight, &inspection).await?;
         let watch = Watch::begin(in_flight, self.drain, self.exit_when_stuck);
         // Dropped at the end, which ends it.
         let _housekeeping: JoinSet<()> = work.into_iter().collect();
@@ -194,6 +198,10 @@ impl<S: Send + Sync + 'static> Worker<S> {
             .iter()
             .map(|runner| Arc::clone(&runner.board).answer(self.bus.clone()))
             .collect();
+        let mut inspecting = JoinSet::new();
+        if !runners.is_empty() {
+            inspecting.spawn(inspection.run(self.bus.clone()));
+        }
         let mut subscribers: JoinSet<()> = runners
             .into_iter()
             .map(|runner| runner.run(pulling.clone(), handling.clone()))
@@ -243,7 +251,11 @@ impl<S: Send + Sync + 'static> Worker<S> {
     }
 
     /// Checks the subscribers and sets their consumers up.
-    async fn runners(&mut self, in_flight: &Arc<InFlight>) -> Result<Vec<Runner<S>>, WorkerError> {
+    async fn runners(
+        &mut self,
+        in_flight: &Arc<InFlight>,
+        inspection: &Arc<Inspection>,
+    ) -> Result<Vec<Runner<S>>, WorkerError> {
         let mut runners = Vec::new();
         let mut taken = HashSet::new();
         let mut looked_at = HashSet::new();
@@ -252,8 +264,9 @@ impl<S: Send + Sync + 'static> Worker<S> {
             if !taken.insert(subscriber.name().to_owned()) {
                 return Err(WorkerError::NameTaken(subscriber.name().to_owned()));
             }
-            let consumers = consumers_of(&self.bus, &subscriber).await?;
-            apply(&self.bus, &subscriber, &consumers).await?;
+            let (mut consumers, dead_letters) = consumers_of(&self.bus, &subscriber).await?;
+            inspection.add(&consumers, &dead_letters);
+            apply(&self.bus, &subscriber, &mut consumers).await?;
             if let Some(of_retries) = consumers.last()
                 && looked_at.insert(of_retries.stream.clone())
             {
@@ -262,7 +275,8 @@ impl<S: Send + Sync + 'static> Worker<S> {
             let subscriber = Arc::new(subscriber);
             let executor = Executor::new(Arc::clone(&subscriber), Arc::clone(&self.state));
             let executor = executor.among(in_flight);
-            let board = Board::new(&subscriber, &consumers, executor.flow(), executor.tally());
+            let (flow, tally) = (executor.flow(), executor.tally());
+            let board = Board::new(&subscriber, &consumers, flow, tally, inspection);
             runners.push(Runner {
                 bus: self.bus.clone(),
                 executor: Arc::new(executor),
@@ -275,12 +289,12 @@ impl<S: Send + Sync + 'static> Worker<S> {
     }
 }
 
-/// One consumer for each stream that carries a subscriber's events, and one for its retries; its dead letters
-/// need a stream too.
+/// One consumer for each stream that carries a subscriber's events, and one for its retries; and the stream of its
+/// dead letters.
 async fn consumers_of<S: Send + Sync + 'static>(
     bus: &Bus,
     subscriber: &EventSubscriber<S>,
-) -> Result<Vec<ConsumerSpec>, WorkerError> {
+) -> Result<(Vec<ConsumerSpec>, String), WorkerError> {
     let name = subscriber.name();
     let setup = |source| WorkerError::Setup {
         subscriber: name.to_owned(),
@@ -291,27 +305,20 @@ async fn consumers_of<S: Send + Sync + 'static>(
         subject: subject.to_owned(),
     };
     let dead_letter = format!("dead-letter.{name}.any");
-    if bus.stream_of(&dead_letter).await.map_err(setup)?.is_none() {
-        return Err(none(&dead_letter));
-    }
+    let dead_letters = bus.stream_of(&dead_letter).await.map_err(setup)?;
+    let dead_letters = dead_letters.ok_or_else(|| none(&dead_letter))?;
     let retries = format!("tidings.retry.{name}.>");
     let streams = bus.streams_of(subscriber.event_names()).await;
     let mut consumers = Vec::new();
     for (stream, names) in streams.map_err(setup)? {
         let stream = stream.ok_or_else(|| none(names.first().copied().unwrap_or_default()))?;
-        consumers.push(ConsumerSpec {
-            stream,
-            durable: name.to_owned(),
-            subjects: names.into_iter().map(str::to_owned).collect(),
-        });
+        let names = names.into_iter().map(str::to_owned).collect();
+        consumers.push(ConsumerSpec::new(stream, name, names));
     }
     let retry_stream = bus.stream_of(&retries).await.map_err(setup)?;
-    consumers.push(ConsumerSpec {
-        stream: retry_stream.ok_or_else(|| none(&retries))?,
-        durable: name.to_owned(),
-        subjects: vec![retries],
-    });
-    Ok(consumers)
+    let retry_stream = retry_stream.ok_or_else(|| none(&retries))?;
+    consumers.push(ConsumerSpec::new(retry_stream, name, vec![retries]));
+    Ok((consumers, dead_letters))
 }
 
 /// Retries that wait must not be dropped by the stream that they wait in.
@@ -328,10 +335,10 @@ async fn warn_of_limits(bus: &Bus, stream: &str) {
 async fn apply<S: Send + Sync + 'static>(
     bus: &Bus,
     subscriber: &EventSubscriber<S>,
-    consumers: &[ConsumerSpec],
+    consumers: &mut [ConsumerSpec],
 ) -> Result<(), WorkerError> {
     let name = subscriber.name();
-    let (of_retries, of_events) = consumers.split_last().unzip();
+    let (of_retries, of_events) = consumers.split_last_mut().unzip();
     let of_events = of_events.unwrap_or_default();
     if matches!(subscriber.start, Start::Sequence(_)) && of_events.len() > 1 {
         return Err(WorkerError::StartOfStreams {
@@ -343,16 +350,17 @@ async fn apply<S: Send + Sync + 'static>(
         subscriber: name.to_owned(),
         source,
     };
-    let each = of_events.iter().map(|one| (one, subscriber.start));
-    let each = each.chain(of_retries.map(|one| (one, Start::Beginning)));
-    for (consumer, start) in each {
-        let applied = bus.apply_consumer(consumer, start).await;
+    for consumer in &mut *of_events {
+        let applied = bus.apply_consumer(consumer, subscriber.start).await;
         applied.map_err(setup)?;
     }
+    let Some(of_retries) = of_retries else {
+        return Ok(());
+    };
+    let applied = bus.apply_consumer(of_retries, Start::Beginning).await;
+    applied.map_err(setup)?;
     // Delivery does not depend on it.
-    if let Some(of_retries) = of_retries
-        && let Err(error) = bus.note_streams(of_retries, of_events).await
-    {
+    if let Err(error) = bus.note_streams(of_retries, of_events).await {
         tracing::warn!(
             subscriber = name, %error,
             "the consumers are not marked as made by Tidings: a list of subscribers may miss one that is deleted"

@@ -36,6 +36,11 @@ pub struct NatsOptions {
     pub connect_timeout: Duration,
     /// How often an idle connection is probed; default 10 s. Two lost probes are a lost connection.
     pub ping_interval: Duration,
+    /// How many bytes the bucket `TIDINGS` may hold, in which workers keep leases, parked keys and replays; default no
+    /// limit. An account that wants `max_bytes` of every stream, as hosted NATS does, needs it: 64 MiB are plenty.
+    pub bucket_max_bytes: Option<u64>,
+    /// How many copies the bucket `TIDINGS` has in a cluster; default as many as the stream of the retries.
+    pub bucket_replicas: Option<u8>,
 }
 
 /// Credentials of one kind. They are never printed.
@@ -177,6 +182,8 @@ impl NatsOptions {
             name: "tidings".into(),
             connect_timeout: Duration::from_secs(5),
             ping_interval: Duration::from_secs(10),
+            bucket_max_bytes: None,
+            bucket_replicas: None,
         }
     }
 
@@ -205,6 +212,20 @@ impl NatsOptions {
     #[must_use]
     pub fn inbox_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.inbox_prefix = Some(prefix.into());
+        self
+    }
+
+    /// Sets how many bytes the bucket `TIDINGS` may hold.
+    #[must_use]
+    pub fn bucket_max_bytes(mut self, bytes: u64) -> Self {
+        self.bucket_max_bytes = Some(bytes);
+        self
+    }
+
+    /// Sets how many copies the bucket `TIDINGS` has: 1, 3 or 5.
+    #[must_use]
+    pub fn bucket_replicas(mut self, replicas: u8) -> Self {
+        self.bucket_replicas = Some(replicas);
         self
     }
 

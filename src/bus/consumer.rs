@@ -1,13 +1,21 @@
 //! The durable consumer of a subscriber, as it should be. Never deletes one.
 
+mod look;
+
 use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tidings_contract::Name;
 
-use super::{Bus, BusError, origin, streams::retry_subject};
+use super::{
+    Bus, BusError, origin,
+    settings::{is_as_wanted, limit_in, put_over, unset},
+    streams::retry_subject,
+};
 use crate::{executor::ACK_WAIT, start::Start};
+
+pub(crate) use look::ConsumerLook;
 
 /// How many deliveries may be unanswered at once, over all replicas; delayed retries count. It bounds
 /// the server's memory, not ours: each replica asks only for as much as it has places.
@@ -19,6 +27,8 @@ pub(crate) struct ConsumerSpec {
     pub(crate) stream: String,
     pub(crate) durable: String,
     pub(crate) subjects: Vec<String>,
+    /// As many as the server allows.
+    max_ack_pending: u64,
 }
 
 /// How a consumer does.
@@ -72,21 +82,31 @@ struct Place {
 }
 
 impl ConsumerSpec {
+    pub(crate) fn new(
+        stream: impl Into<String>,
+        durable: impl Into<String>,
+        subjects: Vec<String>,
+    ) -> Self {
+        Self {
+            stream: stream.into(),
+            durable: durable.into(),
+            subjects,
+            max_ack_pending: MAX_ACK_PENDING,
+        }
+    }
+
+    /// What is not as it should be, in a configuration that is looked at while an instance works. How many deliveries
+    /// may be unanswered is left to the next start: it stops nothing, and another version may want it so.
+    pub(crate) fn spoiled(&self, config: &Map<String, Value>) -> Vec<(String, Value, Value)> {
+        let mut wanted = self.with_others(config).settings();
+        wanted.remove("max_ack_pending");
+        drift(config, &wanted)
+    }
+
     /// With the names that the consumer has besides.
-    fn at_least(&self, config: &Map<String, Value>) -> Self {
-        // A pattern is nothing that a worker has set.
+    fn with_others(&self, config: &Map<String, Value>) -> Self {
         let mut subjects = filters(config);
         subjects.retain(|subject| self.subjects.contains(subject) || Name::parse(subject).is_ok());
-        let (durable, stream) = (&self.durable, &self.stream);
-        for name in subjects.iter().filter(|name| !self.subjects.contains(name)) {
-            tracing::warn!(
-                subscriber = durable,
-                stream,
-                name,
-                "the durable delivers a name that this build does not handle: it waits for a replica that does; \
-                 if none ever will, `tidings subscribers narrow {durable}` ends it"
-            );
-        }
         let missing = self
             .subjects
             .iter()
@@ -99,20 +119,42 @@ impl ConsumerSpec {
         }
     }
 
-    /// The settings that Tidings owns, under the names of the JetStream API.
+    /// Says which names the consumer delivers that this build does not handle.
+    fn tell_others(&self, config: &Map<String, Value>) {
+        let (durable, stream) = (&self.durable, &self.stream);
+        let others = self.with_others(config).subjects;
+        for name in others.iter().filter(|name| !self.subjects.contains(name)) {
+            tracing::warn!(
+                subscriber = durable,
+                stream,
+                name,
+                "the durable delivers a name that this build does not handle: it waits for a replica that does; \
+                 if none ever will, `tidings subscribers narrow {durable}` ends it"
+            );
+        }
+    }
+
+    /// Takes what the server allows for what is wanted.
+    fn obey(&mut self, config: &Map<String, Value>) {
+        let allowed = config.get("max_ack_pending").and_then(Value::as_u64);
+        self.max_ack_pending = allowed.unwrap_or(MAX_ACK_PENDING).min(MAX_ACK_PENDING);
+    }
+
+    /// The settings that Tidings owns, under the names of the JetStream API; `null` for one that must not be set.
     pub(crate) fn settings(&self) -> Map<String, Value> {
         let settings = json!({
             "durable_name": self.durable,
             "name": self.durable,
             "ack_policy": "explicit",
             "ack_wait": u64::try_from(ACK_WAIT.as_nanos()).unwrap_or(u64::MAX),
-            "max_ack_pending": MAX_ACK_PENDING,
+            "max_ack_pending": self.max_ack_pending,
             "max_deliver": -1,
         });
         let mut settings = match settings {
             Value::Object(settings) => settings,
             _ => Map::new(),
         };
+        settings.extend(unset());
         match &*self.subjects {
             [one] => drop(settings.insert("filter_subject".into(), json!(one))),
             many => drop(settings.insert("filter_subjects".into(), json!(many))),
@@ -138,8 +180,9 @@ pub(crate) fn drift(
     wanted: &Map<String, Value>,
 ) -> Vec<(String, Value, Value)> {
     let differs = wanted.iter().filter_map(|(name, wanted)| {
-        let now = config.get(name).unwrap_or(&Value::Null);
-        (now != wanted).then(|| (name.clone(), now.clone(), wanted.clone()))
+        let now = config.get(name);
+        let shown = || now.cloned().unwrap_or(Value::Null);
+        (!is_as_wanted(now, wanted)).then(|| (name.clone(), shown(), wanted.clone()))
     });
     differs.collect()
 }
@@ -161,8 +204,8 @@ impl Bus {
             Err(BusError::Api {
                 code: WORK_QUEUE_HAS_ONE_BEGINNING,
                 ..
-            }) => self.create_consumer(spec, Start::Beginning).await,
-            created => created,
+            }) => self.create_consumer(spec, Start::Beginning).await.map(drop),
+            created => created.map(drop),
         }
     }
 
@@ -178,7 +221,7 @@ impl Bus {
     }
 
     /// A consumer of a subscriber that is paused begins paused.
-    async fn create_consumer(&self, spec: &ConsumerSpec, at: Start) -> Result<(), BusError> {
+    async fn create_consumer(&self, spec: &ConsumerSpec, at: Start) -> Result<Info, BusError> {
         let mut begins = self.within_stream(spec, at).await?.settings();
         if let Some(until) = self.pause_of(&spec.durable).await? {
             begins.insert("pause_until".into(), until);
@@ -191,7 +234,7 @@ impl Bus {
             events = made.num_pending,
             "the consumer is made: it begins with this sequence, and so many events are there already"
         );
-        Ok(())
+        Ok(made)
     }
 
     /// A place up to the end of the stream: the server would deliver nothing until a sequence behind it is there.
@@ -230,21 +273,17 @@ impl Bus {
         let Some(stream) = self.stream_of(&retries).await? else {
             return Ok(None);
         };
-        let spec = ConsumerSpec {
-            stream,
-            durable: durable.to_owned(),
-            subjects: vec![retries],
-        };
+        let spec = ConsumerSpec::new(stream, durable, vec![retries]);
         let config = self.consumer_config(&spec).await?;
         Ok(config.and_then(|mut config| config.remove("pause_until")))
     }
 
     /// Creates the consumer at a place, or updates what differs and says so. Where one stands that is there is never
     /// changed, and it never stops delivering a name: what is stored meanwhile would be skipped, and a newer replica
-    /// may want it.
+    /// may want it. What the server does not let be changed is named while the subscriber works.
     pub(crate) async fn apply_consumer(
         &self,
-        spec: &ConsumerSpec,
+        spec: &mut ConsumerSpec,
         at: Start,
     ) -> Result<(), BusError> {
         const EXISTS: u64 = 10148;
@@ -255,20 +294,43 @@ impl Bus {
                 Err(error @ BusError::Api { code: EXISTS, .. }) => {
                     self.consumer_config(spec).await?.ok_or(error)?
                 }
-                created => return created,
+                Ok(made) => {
+                    spec.obey(&made.config);
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
             },
         };
-        let spec = &spec.at_least(&config);
+        spec.tell_others(&config);
+        match self.set_back(spec, config).await {
+            Ok(Some(updated)) => spec.obey(&updated),
+            Ok(None) => {}
+            Err(error @ (BusError::Api { .. } | BusError::Denied { .. })) => {
+                let (stream, durable) = (&spec.stream, &spec.durable);
+                tracing::error!(stream, durable, %error, "the consumer cannot be updated: it stays as it is");
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Sets back what is not as it should be, and says so. Gives the configuration if it was written.
+    pub(crate) async fn set_back(
+        &self,
+        spec: &ConsumerSpec,
+        config: Map<String, Value>,
+    ) -> Result<Option<Map<String, Value>>, BusError> {
+        let spec = &spec.with_others(&config);
         let differs = drift(&config, &spec.settings());
         if differs.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         let (stream, durable) = (&spec.stream, &spec.durable);
         for (setting, now, wanted) in differs {
             tracing::warn!(stream, durable, setting, %now, %wanted, "the consumer is updated");
         }
-        let updated = self.put_consumer(spec, config, "update").await;
-        updated.map(drop)
+        let updated = self.put_consumer(spec, config, "update").await?;
+        Ok(Some(updated.config))
     }
 
     /// How a consumer does, if the server says so within the time.
@@ -357,24 +419,45 @@ impl Bus {
         }
     }
 
-    /// Writes the settings that are ours over a configuration.
+    /// Writes the settings that are ours over a configuration. Where the server lets fewer deliveries be unanswered, it
+    /// is as many as it lets.
     async fn put_consumer(
         &self,
         spec: &ConsumerSpec,
         mut config: Map<String, Value>,
         action: &str,
     ) -> Result<Info, BusError> {
+        const TOO_MANY_UNANSWERED: u64 = 10121;
         let (stream, durable) = (&spec.stream, &spec.durable);
         config.remove("filter_subject");
         config.remove("filter_subjects");
-        config.extend(spec.settings());
+        put_over(&mut config, spec.settings());
         origin::mark(&mut config, durable);
         let subject = match &*spec.subjects {
             [one] => format!("$JS.API.CONSUMER.CREATE.{stream}.{durable}.{one}"),
             _ => format!("$JS.API.CONSUMER.CREATE.{stream}.{durable}"),
         };
-        let request = json!({ "stream_name": stream, "config": config, "action": action });
-        let info = self.api(&subject, &request).await?;
+        let mut request = json!({ "stream_name": stream, "config": config, "action": action });
+        let info: Info = match self.api(&subject, &request).await {
+            Err(BusError::Api {
+                code: TOO_MANY_UNANSWERED,
+                description,
+                ..
+            }) => {
+                // Without one it is the server's own, which is no more than it allows.
+                let limit = limit_in(&description);
+                request["config"]["max_ack_pending"] = json!(limit.unwrap_or(0));
+                let info: Info = self.api(&subject, &request).await?;
+                let allowed = info.config.get("max_ack_pending").unwrap_or(&Value::Null);
+                tracing::warn!(
+                    stream, durable, %allowed, wanted = spec.max_ack_pending,
+                    "the server, the account or the stream lets only so many deliveries be unanswered (max_ack_pending): it \
+                     is obeyed, and all replicas together handle no more at once"
+                );
+                info
+            }
+            answered => answered?,
+        };
         tracing::info!(stream, durable, action, "the consumer is set up");
         Ok(info)
     }

@@ -23,6 +23,16 @@ pub(super) struct Credit {
     typical: usize,
     /// The next message did not fit into a whole pull's bytes: the next pull has no bound.
     is_unbounded: bool,
+    allowed: Allowed,
+}
+
+/// What the server allows a pull to ask for, as far as it has said so.
+#[derive(Debug, Clone, Copy)]
+struct Allowed {
+    batch: usize,
+    bytes: usize,
+    /// Pulls at a time.
+    pulls: usize,
 }
 
 #[derive(Debug)]
@@ -59,6 +69,36 @@ impl Credit {
             bytes: 0,
             typical: FIRST_GUESS,
             is_unbounded: false,
+            allowed: Allowed {
+                batch: usize::MAX,
+                bytes: usize::MAX,
+                pulls: usize::MAX,
+            },
+        }
+    }
+
+    /// A pull may ask for no more messages than this.
+    pub(super) fn allow_batch(&mut self, batch: usize) {
+        self.allowed.batch = batch.max(1);
+    }
+
+    /// A pull may ask for no more bytes than this.
+    pub(super) fn allow_bytes(&mut self, bytes: usize) {
+        self.allowed.bytes = bytes;
+    }
+
+    /// No more pulls may wait than now; at least one. False when it was said before.
+    pub(super) fn allow_no_more_pulls(&mut self) -> bool {
+        let pulls = self.pulls.len().max(1);
+        let is_less = pulls < self.allowed.pulls;
+        self.allowed.pulls = self.allowed.pulls.min(pulls);
+        is_less
+    }
+
+    /// The pull that was sent last is refused: nothing comes of it.
+    pub(super) fn refused(&mut self) {
+        if let Some(Sent { batch, bytes, .. }) = self.pulls.pop_back() {
+            self.less(batch, bytes);
         }
     }
 
@@ -75,16 +115,18 @@ impl Credit {
     pub(super) fn next(&self, room: Room) -> Option<Pull> {
         let more = room.free.saturating_sub(self.outstanding);
         let is_worth_it = more > 0 && (self.outstanding == 0 || more >= room.capacity / 2);
-        if !is_worth_it {
+        if !is_worth_it || self.pulls.len() >= self.allowed.pulls {
             return None;
         }
-        if self.is_unbounded {
+        let least = room.largest + AROUND;
+        // With fewer bytes than that some message would never come; a pull without a bound may always be.
+        if self.is_unbounded || self.allowed.bytes < least {
             return (self.outstanding == 0).then_some(Pull {
                 batch: 1,
                 max_bytes: None,
             });
         }
-        let least = room.largest + AROUND;
+        let more = more.min(self.allowed.batch);
         let free = room.bytes.saturating_sub(self.bytes);
         let is_empty = self.outstanding == 0 && room.free == room.capacity;
         if free < least && !is_empty {
@@ -93,7 +135,7 @@ impl Credit {
         let wanted = more.saturating_mul(self.typical).saturating_mul(2);
         Some(Pull {
             batch: more,
-            max_bytes: Some(wanted.min(free).max(least)),
+            max_bytes: Some(wanted.min(free).max(least).min(self.allowed.bytes)),
         })
     }
 
@@ -214,6 +256,40 @@ mod tests {
         credit.arrived(2 * LARGEST);
         let next = credit.next(room(15, usize::MAX)).expect("a pull");
         assert_eq!(next.batch, 15);
+    }
+
+    #[test]
+    fn what_the_server_allows_is_obeyed() {
+        let mut credit = Credit::new();
+        let now = Instant::now();
+        let refused = credit.next(room(16, usize::MAX)).expect("a pull");
+        credit.sent(refused, now);
+        credit.refused();
+        credit.allow_batch(5);
+        let pull = credit.next(room(16, usize::MAX)).expect("a pull");
+        assert_eq!((pull.batch, credit.outstanding()), (5, 0));
+        credit.sent(pull, now);
+        credit.refused();
+        credit.allow_bytes(2 * LARGEST);
+        for _ in 0..100 {
+            credit.arrived(LARGEST);
+        }
+        let pull = credit.next(room(16, usize::MAX)).expect("a pull");
+        assert_eq!((pull.batch, pull.max_bytes), (5, Some(2 * LARGEST)));
+        credit.allow_bytes(1_000);
+        let pull = credit.next(room(16, usize::MAX)).expect("a pull");
+        assert_eq!((pull.batch, pull.max_bytes), (1, None));
+    }
+
+    #[test]
+    fn where_no_more_pulls_may_wait_there_is_one_at_least() {
+        let mut credit = Credit::new();
+        let now = Instant::now();
+        assert!(credit.allow_no_more_pulls());
+        assert!(!credit.allow_no_more_pulls());
+        let pull = credit.next(room(8, usize::MAX)).expect("a pull");
+        credit.sent(pull, now);
+        assert_eq!(credit.next(room(16, usize::MAX)), None);
     }
 
     #[test]

@@ -23,6 +23,7 @@ use super::{
     answers::Answers,
     envelope_of,
     letter::{Letter, size_of},
+    letters::header_map,
     ours,
     park::Question,
     place::{self, Places},
@@ -97,6 +98,24 @@ impl Deliveries {
     /// They are delivered by the consumer of a replay.
     pub(crate) fn of_replay(&mut self, replay: &Arc<Replaying>) {
         self.replay = Some(Arc::clone(replay));
+    }
+
+    /// A message as its stream has it: the consumer has left its payload out, or the publisher says so.
+    ///
+    /// # Errors
+    /// [`BusError`] when the stream cannot be asked.
+    pub(crate) async fn with_payload(&mut self, message: Pulled) -> Result<Pulled, BusError> {
+        let (mut message, place) = self.places.read(message.0);
+        let Some(place) = place else {
+            return Ok(Pulled(message));
+        };
+        let kept = self.bus.kept(&place.stream, place.sequence).await?;
+        if let Some(kept) = kept.filter(|kept| kept.stored_at == place.stored_at) {
+            message.length += kept.payload.len();
+            message.headers = Some(header_map(&kept.headers));
+            message.payload = kept.payload;
+        }
+        Ok(Pulled(message))
     }
 
     /// Reads a message; `None` when it does not come from a consumer.

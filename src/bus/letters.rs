@@ -15,7 +15,11 @@ use futures::StreamExt;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Bus, BusError, Start, unreadable::Raw};
+use super::{
+    Bus, BusError, Start,
+    header::{StoredAt, is_of_server},
+    unreadable::Raw,
+};
 
 /// How much is read at once, in messages and in bytes.
 const PAGE: usize = 256;
@@ -24,17 +28,6 @@ const PAGE_BYTES: usize = 4 * 1024 * 1024;
 const SINGLES: usize = 32;
 /// How long the next message of a page may take.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// What the server adds to a message that is read directly.
-const ADDED: [&str; 7] = [
-    "Nats-Stream",
-    "Nats-Subject",
-    "Nats-Sequence",
-    "Nats-Time-Stamp",
-    "Nats-Num-Pending",
-    "Nats-Last-Sequence",
-    "Nats-UpTo-Sequence",
-];
-
 /// A message that a stream keeps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Kept {
@@ -239,12 +232,12 @@ impl Bus {
 impl Kept {
     /// `None` when the server does not say where the message stands.
     fn of_direct(message: Message) -> Option<Self> {
-        let headers = message.headers?;
-        // A message may have such headers of its own: the server's come last.
-        let added = |name: &str| Some(headers.get_all(name).last()?.as_str().to_owned());
-        let own = headers.iter().flat_map(|(name, values)| {
+        let at = StoredAt::of(&message)?;
+        let (sequence, stored_at, subject) = (at.sequence, at.time, at.subject.to_owned());
+        let headers = message.headers.iter().flat_map(HeaderMap::iter);
+        let own = headers.flat_map(|(name, values)| {
             let name: &str = name.as_ref();
-            let is_own = !ADDED.contains(&name);
+            let is_own = !is_of_server(name);
             let own = values.iter().filter(move |_| is_own);
             own.map(move |value| (name.to_owned(), value.as_str().to_owned()))
         });
@@ -252,9 +245,9 @@ impl Kept {
         // The values of one name stay in their order: the first one counts.
         own.sort_by(|(a, _), (b, _)| a.cmp(b));
         Some(Self {
-            sequence: added("Nats-Sequence")?.parse().ok()?,
-            stored_at: added("Nats-Time-Stamp")?.parse().ok()?,
-            subject: added("Nats-Subject")?,
+            sequence,
+            stored_at,
+            subject,
             headers: own,
             payload: message.payload,
         })

@@ -15,6 +15,7 @@ mod credit;
 mod delivery;
 mod denied;
 mod durables;
+mod header;
 mod identity;
 mod letter;
 mod letters;
@@ -36,6 +37,7 @@ mod resume;
 mod retired;
 mod retry;
 mod seek;
+mod settings;
 mod signs;
 mod state;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
@@ -60,7 +62,7 @@ use tokio::sync::watch;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) use batch::{BatchId, Cause, Confirmed, Refusal, Submission, cause_of_denial};
 pub use connect::{Auth, ConnectError, NatsOptions, Tls};
-pub(crate) use consumer::{ConsumerSpec, drift, filters};
+pub(crate) use consumer::{ConsumerLook, ConsumerSpec, drift, filters};
 pub(crate) use delivery::{Deliveries, Delivery};
 pub(crate) use durables::{Durable, Durables};
 pub(crate) use identity::{Holder, Identity};
@@ -79,7 +81,9 @@ pub(crate) use replays::{Part, Standing};
 pub(crate) use resume::{At, Found, Pings, StreamState};
 pub(crate) use retry::{Waiting, retries_of};
 pub(crate) use seek::{Expanse, Read, Sighting};
+pub(crate) use settings::{Role, durable_issues};
 pub(crate) use signs::{LeaseSign, RetrySigns};
+pub(crate) use state::{BadEntry, Holds};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) use stored::Stored;
 pub use tail::{Reader, ReaderError, Seen};
@@ -152,6 +156,12 @@ pub enum BusError {
         code: u64,
         /// The server's words.
         description: String,
+    },
+    /// Something in NATS is set so that it cannot be worked with.
+    #[error("{issue}")]
+    Settings {
+        /// What is wrong, with its cure.
+        issue: String,
     },
     /// The server is too old for what is asked of it.
     #[error("{subject} needs nats-server {needs}, and this one is {version}")]

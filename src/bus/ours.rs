@@ -6,14 +6,15 @@
 
 use async_nats::{HeaderMap, HeaderName, header::NATS_MARKER_REASON};
 
-use super::letters::Kept;
+use super::{
+    header::{SIZE, of_server},
+    letters::Kept,
+};
 
 /// How all headers begin that Tidings writes.
 const PREFIX: &str = "tidings-";
 /// Says in a stream why the server has written a message itself.
 const MARKER: &str = "Nats-Marker-Reason";
-/// Where the server says how large a message is whose payload it leaves out.
-pub(super) const SIZE: &str = "Nats-Msg-Size";
 
 /// Whether a header is one that Tidings writes, or that looks like it to another reader.
 pub(crate) fn is_ours(name: &str) -> bool {
@@ -58,7 +59,7 @@ pub(super) fn is_marker(headers: Option<&HeaderMap>, payload: &[u8]) -> bool {
     };
     headers.get(NATS_MARKER_REASON).is_some()
         // Left out, it may be there all the same.
-        && headers.get(SIZE).is_none_or(|size| size.as_str() == "0")
+        && of_server(headers, SIZE).is_none_or(|size| size == "0")
 }
 
 impl Kept {

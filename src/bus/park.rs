@@ -13,7 +13,11 @@ use serde_json::json;
 use tidings_contract::wire;
 use uuid::Uuid;
 
-use super::{Bus, BusError, Kept, state, streams};
+use super::{
+    BadEntry, Bus, BusError, Holds, Kept,
+    state::{self, read_entry},
+    streams,
+};
 
 /// What a redriven event of a parked key carries: the park that it may pass.
 pub(crate) const PASS: &str = "tidings-retry-park";
@@ -67,18 +71,17 @@ impl Question {
 }
 
 impl Bus {
-    /// The keys that are parked, with their subscribers: of one, or of all.
+    /// The keys that are parked, with their subscribers: of one, or of all. And what stands there and is no mark.
     pub(crate) async fn parks(
         &self,
         subscriber: Option<&str>,
-    ) -> Result<Vec<(String, Park)>, BusError> {
+    ) -> Result<(Vec<(String, Park)>, Vec<BadEntry>), BusError> {
         let subjects = format!(
             "$KV.{}.parked.{}.>",
             state::BUCKET,
             subscriber.unwrap_or("*")
         );
-        let mut parks = Vec::new();
-        let mut after = 0;
+        let (mut parks, mut bad, mut after) = (Vec::new(), Vec::new(), 0);
         while let Some(kept) = self
             .mark_at(&json!({ "seq": after + 1, "next_by_subj": subjects }))
             .await?
@@ -90,9 +93,13 @@ impl Bus {
                 .nth(3)
                 .unwrap_or_default()
                 .to_owned();
-            parks.extend(read(&kept).map(|park| (subscriber, park)));
+            match read(&kept, &subscriber) {
+                Holds::Value(park) => parks.push((subscriber, park)),
+                Holds::Nothing => {}
+                Holds::Bad(entry) => bad.push(entry),
+            }
         }
-        Ok(parks)
+        Ok((parks, bad))
     }
 
     /// Whether a key is parked, and the revision that says so, or that it is not.
@@ -103,7 +110,9 @@ impl Bus {
     ) -> Result<(u64, Option<Park>), BusError> {
         let subject = format!("$KV.{}.{}", state::BUCKET, entry(subscriber, key));
         let kept = self.mark_at(&json!({ "last_by_subj": subject })).await?;
-        Ok(kept.map_or((0, None), |kept| (kept.sequence, read(&kept))))
+        Ok(kept.map_or((0, None), |kept| {
+            (kept.sequence, read(&kept, subscriber).value())
+        }))
     }
 
     /// Writes a mark over the revision that was seen; false when somebody has written since.
@@ -174,8 +183,7 @@ impl Bus {
 
     async fn mark_at(&self, wanted: &serde_json::Value) -> Result<Option<Kept>, BusError> {
         const NO_STREAM: u64 = 10059;
-        let stream = format!("KV_{}", state::BUCKET);
-        match self.single(&stream, wanted).await {
+        match self.single(&state::bucket_stream(), wanted).await {
             // Nobody has parked anything yet.
             Err(BusError::Api {
                 code: NO_STREAM, ..
@@ -196,9 +204,13 @@ fn entry(subscriber: &str, key: &str) -> String {
     format!("parked.{subscriber}.{}", key.simple())
 }
 
-/// An entry that is empty, or that nobody can read, parks nothing.
-fn read(kept: &Kept) -> Option<Park> {
-    serde_json::from_slice(&kept.payload).ok()
+/// A mark parks the key that its entry is named after; one that is removed, or cannot be read, parks nothing.
+fn read(kept: &Kept, subscriber: &str) -> Holds<Park> {
+    read_entry(kept, |park: &Park| {
+        let is_its =
+            kept.subject == format!("$KV.{}.{}", state::BUCKET, entry(subscriber, &park.key));
+        (!is_its).then(|| "it is named after another key".to_owned())
+    })
 }
 
 fn key_of(letter: &Kept, subscriber: &str) -> Option<String> {

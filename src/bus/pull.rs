@@ -6,6 +6,7 @@
 //! pulls are lost (a restarted server forgets them) and begins anew on a fresh inbox. When nothing comes though
 //! it should, the [watchdog](super::watchdog) finds out why. What ended the connection is [looked for](lost).
 
+mod end;
 mod lost;
 
 use std::time::Duration;
@@ -16,10 +17,14 @@ use futures::{FutureExt, StreamExt};
 use serde_json::json;
 use tokio::{sync::watch, time::Instant};
 
-use self::lost::Lost;
+use self::{
+    end::{End, Limit},
+    lost::Lost,
+};
 use super::{
     Bus, BusError,
     credit::{Credit, Room},
+    header::left_out,
     watchdog::{Finding, Watchdog},
 };
 
@@ -56,10 +61,19 @@ pub(crate) struct Puller {
     previous: Option<Subscriber>,
     /// What was delivered and never came; not looked for where nobody looks after the consumer.
     missing: Option<Lost>,
+    /// How long a pull may wait, as far as the server allows.
+    expires: Duration,
 }
 
 /// A message that was pulled, not yet read.
 pub(crate) struct Pulled(pub(super) Message);
+
+impl Pulled {
+    /// Whether its payload may have been left out.
+    pub(crate) fn lacks_payload(&self) -> bool {
+        left_out(&self.0).is_some()
+    }
+}
 
 /// Why pulling cannot go on as it is.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -102,6 +116,7 @@ impl Puller {
             refusals: 0,
             previous: None,
             missing: Some(missing),
+            expires: EXPIRES,
         })
     }
 
@@ -141,8 +156,9 @@ impl Puller {
         let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         let mut request = json!({
             "batch": pull.batch,
-            "expires": nanos(EXPIRES),
-            "idle_heartbeat": nanos(HEARTBEAT),
+            "expires": nanos(self.expires),
+            // The server wants two of them in the time.
+            "idle_heartbeat": nanos(HEARTBEAT.min(self.expires / 2)),
         });
         if let Some(bytes) = pull.max_bytes {
             request["max_bytes"] = json!(bytes);
@@ -161,7 +177,7 @@ impl Puller {
         if !self.credit.is_outstanding() {
             self.last_heard = now;
         }
-        self.credit.sent(pull, now + EXPIRES + HEARTBEAT);
+        self.credit.sent(pull, now + self.expires + HEARTBEAT);
         Ok(())
     }
 
@@ -259,22 +275,65 @@ impl Puller {
         };
         let left = number("Nats-Pending-Messages").unwrap_or(0);
         let bytes = number("Nats-Pending-Bytes").unwrap_or(0);
+        let code = message.status.map_or(0, |status| status.as_u16());
         let reason = message.description.clone().unwrap_or_default();
-        let said = reason.to_ascii_lowercase();
-        if said.contains("exceeds maxbytes") {
+        let end = End::of(code, &reason);
+        if end == End::TooLarge {
             self.credit.does_not_fit(left);
         }
-        self.credit.ended(left, bytes);
-        if said.contains("deleted") {
-            return self.refused(&reason);
+        match end {
+            End::Refused(limit) => {
+                self.credit.refused();
+                return self.obey(limit, &reason);
+            }
+            End::Unknown => self.credit.refused(),
+            _ => self.credit.ended(left, bytes),
         }
-        if said.contains("push based") || said.contains("exceeded") {
-            return Err(PullError::Gone(reason));
+        match end {
+            End::Deleted => self.refused(&reason),
+            End::Unfit | End::Unknown => Err(PullError::Gone(format!(
+                "the server ends each pull at once: {code} {reason}"
+            ))),
+            End::Elsewhere => {
+                self.credit.forget();
+                Ok(None)
+            }
+            _ => Ok(None),
         }
-        if said.contains("shutdown") || said.contains("leadership") {
-            self.credit.forget();
+    }
+
+    /// A pull has asked for more than is allowed: the next one does not.
+    fn obey(&mut self, limit: Limit, reason: &str) -> Result<Option<Pulled>, PullError> {
+        let is_news = match limit {
+            Limit::Batch(batch) => {
+                self.credit.allow_batch(batch);
+                true
+            }
+            Limit::Bytes(bytes) => {
+                self.credit.allow_bytes(bytes);
+                true
+            }
+            Limit::Expires(time) if time < self.expires => {
+                self.expires = time;
+                true
+            }
+            Limit::Waiting => self.credit.allow_no_more_pulls(),
+            Limit::Expires(_) => false,
+        };
+        let subject = &self.next_subject;
+        if is_news {
+            tracing::warn!(
+                subject,
+                reason,
+                "the server allows a pull less than was asked for: it is obeyed"
+            );
+            return Ok(None);
         }
-        Ok(None)
+        // Others have all the places.
+        Err(PullError::Gone(format!(
+            "no pull is taken: {reason}; the consumer lets too few wait (max_waiting), which cannot be changed: delete it, \
+             and an instance makes it anew"
+        )))
     }
 
     /// No pull is answered; who looks after the consumer finds out why.

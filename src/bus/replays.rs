@@ -7,11 +7,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tidings_contract::EventId;
 
-use super::{Bus, BusError, Start, state};
+use super::{
+    Bus, BusError, Holds, Kept, Start,
+    state::{self, read_entry},
+    streams::StreamSpec,
+};
 use crate::{
     job::{self, Replay, ReplayProgress},
     replaying::ReplayId,
@@ -65,20 +69,39 @@ struct Delivered {
 const KEPT: Duration = Duration::from_secs(90 * 86_400);
 
 impl Bus {
-    /// The next replay behind a revision, of one subscriber or of all; `None` in its place when nobody can read it.
+    /// The next replay behind a revision, of one subscriber or of all.
     pub(crate) async fn next_replay(
         &self,
         subscriber: Option<&str>,
         after: u64,
-    ) -> Result<Option<Written<Option<Replay>>>, BusError> {
+    ) -> Result<Option<Written<Holds<Replay>>>, BusError> {
         let subjects = subject(&job::entry(subscriber.unwrap_or("*"), "*"));
-        self.entry_at(&json!({ "seq": after + 1, "next_by_subj": subjects }))
-            .await
+        let wanted = json!({ "seq": after + 1, "next_by_subj": subjects });
+        Ok(self.entry_at(&wanted).await?.map(|kept| written(&kept)))
     }
 
     /// A replay, and its revision.
     pub(crate) async fn replay(&self, id: ReplayId) -> Result<Option<Written<Replay>>, BusError> {
-        self.last_entry(&job::entry("*", &id.to_string())).await
+        let subjects = subject(&job::entry("*", &id.to_string()));
+        let wanted = json!({ "last_by_subj": subjects });
+        let Some(last) = self.entry_at(&wanted).await? else {
+            return Ok(None);
+        };
+        let (mut found, mut after) = (written(&last), 0);
+        // An entry that only looks as if it were the replay's must not hide it.
+        while let Holds::Bad(_) = found.value {
+            let wanted = json!({ "seq": after + 1, "next_by_subj": subjects });
+            match self.entry_at(&wanted).await? {
+                Some(kept) if kept.sequence < last.sequence => {
+                    after = kept.sequence;
+                    found = written(&kept);
+                }
+                _ => break,
+            }
+        }
+        let Written { revision, value } = found;
+        let value = value.value();
+        Ok(value.map(|value| Written { revision, value }))
     }
 
     /// How far a replay has come, and the revision that says so.
@@ -86,8 +109,13 @@ impl Bus {
         &self,
         replay: &Replay,
     ) -> Result<Option<Written<ReplayProgress>>, BusError> {
-        let entry = job::progress_entry(&replay.subscriber, replay.id);
-        self.last_entry(&entry).await
+        let entry = subject(&job::progress_entry(&replay.subscriber, replay.id));
+        let kept = self.entry_at(&json!({ "last_by_subj": entry })).await?;
+        Ok(kept.map(|kept| Written {
+            revision: kept.sequence,
+            // Of one that cannot be read only the revision is known: the range begins anew.
+            value: read_entry(&kept, |_| None).value().unwrap_or_default(),
+        }))
     }
 
     /// Writes a replay over the revision that was seen, 0 for none, and gives the new one; `None` when somebody
@@ -123,34 +151,14 @@ impl Bus {
             .await
     }
 
-    async fn last_entry<T: DeserializeOwned>(
-        &self,
-        key: &str,
-    ) -> Result<Option<Written<T>>, BusError> {
-        let entry = self
-            .entry_at(&json!({ "last_by_subj": subject(key) }))
-            .await?;
-        Ok(entry.and_then(|entry| {
-            let (revision, value) = (entry.revision, entry.value?);
-            Some(Written { revision, value })
-        }))
-    }
-
-    async fn entry_at<T: DeserializeOwned>(
-        &self,
-        wanted: &Value,
-    ) -> Result<Option<Written<Option<T>>>, BusError> {
-        match self.single(&format!("KV_{}", state::BUCKET), wanted).await {
-            Ok(kept) => Ok(kept.map(|kept| Written {
-                revision: kept.sequence,
-                value: serde_json::from_slice(&kept.payload).ok(),
-            })),
+    async fn entry_at(&self, wanted: &Value) -> Result<Option<Kept>, BusError> {
+        match self.single(&state::bucket_stream(), wanted).await {
             // Nobody has replayed anything yet.
             Err(BusError::Api {
                 code: NO_SUCH_STREAM,
                 ..
             }) => Ok(None),
-            Err(error) => Err(error),
+            kept => kept,
         }
     }
 
@@ -203,9 +211,10 @@ impl Bus {
             "inactive_threshold": 5_000_000_000_u64,
             "filter_subjects": subjects,
         })));
-        let request = json!({ "stream_name": stream, "config": config, "action": "create" });
         let subject = format!("$JS.API.CONSUMER.CREATE.{stream}.{name}");
-        let created: Created = self.api(&subject, &request).await?;
+        let created: Created = self
+            .create_ephemeral(&subject, stream, Value::Object(config))
+            .await?;
         // It goes by itself in a few seconds.
         if let Err(error) = self.delete_consumer(stream, &name).await {
             tracing::debug!(stream, %error, "a consumer that only counted is not deleted");
@@ -254,6 +263,23 @@ impl Bus {
             Err(BusError::Api { code, .. }) if is_gone(code) => Ok(()),
             deleted => deleted.map(drop),
         }
+    }
+}
+
+/// A replay is of the subscriber and has the id that its entry is named after, and its streams can be asked for.
+fn written(kept: &Kept) -> Written<Holds<Replay>> {
+    let misfit = |replay: &Replay| {
+        let entry = subject(&job::entry(&replay.subscriber, &replay.id.to_string()));
+        if entry != kept.subject {
+            return Some("it is named after another replay".to_owned());
+        }
+        let mut streams = replay.ranges.iter().map(|range| &range.stream);
+        let nameless = streams.find(|stream| StreamSpec::new(stream.as_str(), []).is_err());
+        nameless.map(|stream| format!("{stream:?} is no name of a stream"))
+    };
+    Written {
+        revision: kept.sequence,
+        value: read_entry(kept, misfit),
     }
 }
 

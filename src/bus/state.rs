@@ -1,14 +1,19 @@
 //! What workers have to agree on, in a key-value bucket of NATS: an entry is written only over the revision
 //! that its writer has seen. Never decides what an entry means.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use async_nats::{HeaderMap, Request, StatusCode, header};
 use bytes::Bytes;
-use serde::Deserialize;
-use serde_json::json;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Map, Value, json};
 
-use super::{Bus, BusError, REQUEST_TIMEOUT, Receipt};
+use super::{
+    Bus, BusError, Kept, REQUEST_TIMEOUT, Receipt,
+    consumer::drift,
+    header::StoredAt,
+    settings::{Role, put_over},
+};
 
 /// The bucket, as other clients of NATS see it.
 pub(super) const BUCKET: &str = "TIDINGS";
@@ -20,39 +25,194 @@ pub(crate) struct Entry {
     pub(crate) value: Bytes,
 }
 
+/// What an entry holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Holds<T> {
+    Value(T),
+    /// It was removed.
+    Nothing,
+    /// Something that is not what belongs there.
+    Bad(BadEntry),
+}
+
+/// An entry that cannot be used, and costs nothing but itself.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct BadEntry {
+    pub(crate) key: String,
+    pub(crate) revision: u64,
+    pub(crate) why: String,
+}
+
+impl<T> Holds<T> {
+    /// The value, if it is one; what is bad is said.
+    pub(crate) fn value(self) -> Option<T> {
+        match self {
+            Self::Value(value) => Some(value),
+            Self::Nothing => None,
+            Self::Bad(bad) => {
+                tracing::warn!("{bad}");
+                None
+            }
+        }
+    }
+}
+
+impl fmt::Display for BadEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let key = self.key.escape_debug();
+        write!(
+            f,
+            "the entry {key} of the bucket {BUCKET} is skipped: {}; `nats kv del {BUCKET} {key}` removes it",
+            self.why
+        )
+    }
+}
+
+/// Reads what an entry holds, if it fits what the entry is named after.
+pub(super) fn read_entry<T: DeserializeOwned>(
+    kept: &Kept,
+    misfit: impl FnOnce(&T) -> Option<String>,
+) -> Holds<T> {
+    /// An error of a parser may quote all that it has read.
+    const LONGEST: usize = 200;
+    if kept.payload.is_empty() {
+        return Holds::Nothing;
+    }
+    let why = match serde_json::from_slice(&kept.payload) {
+        Ok(value) => match misfit(&value) {
+            None => return Holds::Value(value),
+            Some(why) => why,
+        },
+        Err(error) => format!("it cannot be read: {error}"),
+    };
+    let prefix = format!("$KV.{BUCKET}.");
+    let key = kept.subject.strip_prefix(&prefix).unwrap_or(&kept.subject);
+    Holds::Bad(BadEntry {
+        key: key.to_owned(),
+        revision: kept.sequence,
+        why: why.chars().take(LONGEST).collect(),
+    })
+}
+
 impl Bus {
-    /// Makes the bucket, if it is missing, with as many copies as another stream has.
+    /// Makes the bucket, if it is missing, with as many copies as another stream has. Of one that is there, made by
+    /// anybody, what decides what it keeps is set back; where that is refused it is worked with as it is, and
+    /// [named](Bus::bucket_issues).
     pub(crate) async fn open_state(&self, like: &str) -> Result<(), BusError> {
         #[derive(Deserialize)]
         struct Created {}
-        let stream = format!("KV_{BUCKET}");
-        if let Some(mut info) = self.stream_info(&stream).await? {
-            let timed = info.config.insert("allow_msg_ttl".to_owned(), json!(true));
-            if timed == Some(json!(true)) {
-                return Ok(());
-            }
-            let subject = format!("$JS.API.STREAM.UPDATE.{stream}");
-            let _: Created = self.api(&subject, &info.config).await?;
-            return Ok(());
+        let stream = bucket_stream();
+        if let Some(info) = self.stream_info(&stream).await? {
+            return match self.set_bucket_back(info.config).await {
+                Err(error @ (BusError::Api { .. } | BusError::Denied { .. })) => {
+                    tracing::error!(bucket = BUCKET, %error, "the bucket of the workers cannot be set back");
+                    Ok(())
+                }
+                set_back => set_back,
+            };
         }
         let info = self.stream_info(like).await?;
         let replicas = info.and_then(|info| info.config.get("num_replicas").cloned());
-        let config = json!({
-            "name": stream,
-            "subjects": [format!("$KV.{BUCKET}.>")],
-            "max_msgs_per_subject": 1,
-            "num_replicas": replicas.unwrap_or(json!(1)),
-            "storage": "file",
-            "discard": "new",
-            "deny_delete": true,
-            "allow_rollup_hdrs": true,
-            "allow_direct": true,
-            "allow_msg_ttl": true,
-        });
+        let mut config = Map::new();
+        config.insert("num_replicas".to_owned(), replicas.unwrap_or(json!(1)));
+        put_over(&mut config, self.bucket_settings());
+        for (setting, value) in [
+            ("name", json!(stream)),
+            ("retention", json!("limits")),
+            ("storage", json!("file")),
+            ("deny_delete", json!(true)),
+            ("allow_rollup_hdrs", json!(true)),
+        ] {
+            config.insert(setting.to_owned(), value);
+        }
         let subject = format!("$JS.API.STREAM.CREATE.{stream}");
-        let _: Created = self.api(&subject, &config).await?;
+        let created: Result<Created, _> = self.api(&subject, &config).await;
+        created.map_err(wants_a_bound)?;
         tracing::info!(bucket = BUCKET, "the bucket of the workers is made");
         Ok(())
+    }
+
+    /// The settings that Tidings owns; `null` for one that must not be set.
+    fn bucket_settings(&self) -> Map<String, Value> {
+        let settings = json!({
+            "subjects": [format!("$KV.{BUCKET}.>")],
+            "max_age": 0,
+            "max_msgs": -1,
+            // An entry is what was written last, and nothing before.
+            "max_msgs_per_subject": 1,
+            "max_msg_size": -1,
+            "discard": "new",
+            "discard_new_per_subject": false,
+            "allow_direct": true,
+            "allow_msg_ttl": true,
+            "no_ack": false,
+            "subject_transform": null,
+        });
+        let mut settings = match settings {
+            Value::Object(settings) => settings,
+            _ => Map::new(),
+        };
+        if let Some(bytes) = self.options.bucket_max_bytes {
+            settings.insert("max_bytes".to_owned(), json!(bytes));
+        }
+        if let Some(replicas) = self.options.bucket_replicas {
+            settings.insert("num_replicas".to_owned(), json!(replicas));
+        }
+        settings
+    }
+
+    async fn set_bucket_back(&self, mut config: Map<String, Value>) -> Result<(), BusError> {
+        let mut wanted = self.bucket_settings();
+        // A work queue it stays for ever.
+        if config.get("retention") == Some(&json!("interest")) {
+            wanted.insert("retention".to_owned(), json!("limits"));
+        }
+        let differs = drift(&config, &wanted);
+        if differs.is_empty() {
+            return Ok(());
+        }
+        put_over(&mut config, wanted);
+        let subject = format!("$JS.API.STREAM.UPDATE.{}", bucket_stream());
+        let _: Value = self.api(&subject, &config).await?;
+        for (setting, now, wanted) in differs {
+            tracing::warn!(bucket = BUCKET, setting, %now, %wanted, "a setting of the bucket of the workers is set back");
+        }
+        Ok(())
+    }
+
+    /// What is wrong with the bucket by its settings, each in a sentence with its cure; nothing while there is none. What
+    /// can be set back is set back first, if that may be tried.
+    pub(crate) async fn bucket_issues(&self, may_set_back: bool) -> Result<Vec<String>, BusError> {
+        let stream = bucket_stream();
+        let Some(mut info) = self.stream_info(&stream).await? else {
+            return Ok(Vec::new());
+        };
+        let differs = drift(&info.config, &self.bucket_settings());
+        if differs.is_empty() {
+            return Ok(self.issues_of(&stream, Role::Bucket, &info, &[]));
+        }
+        let refused = match may_set_back {
+            true => self.set_bucket_back(info.config.clone()).await,
+            false => Ok(()),
+        };
+        if let Err(error @ (BusError::Api { .. } | BusError::Denied { .. })) = &refused {
+            tracing::error!(bucket = BUCKET, %error, "the bucket of the workers cannot be set back");
+        } else {
+            refused?;
+        }
+        if may_set_back && let Some(now) = self.stream_info(&stream).await? {
+            info = now;
+        }
+        let left = drift(&info.config, &self.bucket_settings()).into_iter();
+        let left = left.map(|(setting, now, wanted)| {
+            format!(
+                "{setting} of the bucket {BUCKET} is {now} and not {wanted}, and this user may not set it back: allow it to \
+                 publish to $JS.API.STREAM.UPDATE.{stream}, or set it with `nats stream edit {stream}`"
+            )
+        });
+        let mut issues: Vec<String> = left.collect();
+        issues.extend(self.issues_of(&stream, Role::Bucket, &info, &[]));
+        Ok(issues)
     }
 
     /// Reads an entry. It may be older than the newest, which writing it then finds out.
@@ -65,10 +225,7 @@ impl Bus {
         if message.status == Some(StatusCode::NOT_FOUND) {
             return Ok(None);
         }
-        let headers = message.headers.as_ref();
-        let revision = headers
-            .and_then(|headers| headers.get("Nats-Sequence"))
-            .and_then(|sequence| sequence.as_str().parse().ok());
+        let revision = StoredAt::of(&message).map(|at| at.sequence);
         match revision {
             Some(revision) => Ok(Some(Entry {
                 revision,
@@ -152,6 +309,30 @@ impl Bus {
                 description: error.description,
             }),
         }
+    }
+}
+
+/// The stream of the bucket.
+pub(super) fn bucket_stream() -> String {
+    format!("KV_{BUCKET}")
+}
+
+/// Says what to do where the account wants every stream to have a bound.
+fn wants_a_bound(error: BusError) -> BusError {
+    const NEEDS_MAX_BYTES: u64 = 10113;
+    const MORE_THAN_ALLOWED: u64 = 10122;
+    match error {
+        BusError::Api {
+            code: code @ (NEEDS_MAX_BYTES | MORE_THAN_ALLOWED),
+            description,
+            ..
+        } => BusError::Settings {
+            issue: format!(
+                "the bucket {BUCKET} cannot be made: {description} ({code}); set nats.bucket_max_bytes, or \
+                 NatsOptions::bucket_max_bytes: 64 MiB are plenty"
+            ),
+        },
+        error => error,
     }
 }
 

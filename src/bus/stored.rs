@@ -6,7 +6,7 @@ use std::hash::BuildHasher;
 use tidings_contract::{EventId, wire};
 
 use super::{
-    Bus, BusError, Reader, ReaderError, Start, batch::REPUBLISHED, envelope_of, ours::SIZE,
+    Bus, BusError, Reader, ReaderError, Start, batch::REPUBLISHED, envelope_of, header::left_out,
 };
 
 /// An event as a stream holds it.
@@ -85,16 +85,14 @@ impl<H: BuildHasher> StoredReader<H> {
     /// The next message; `None` behind the last one.
     pub(crate) async fn next(&mut self) -> Result<Option<Stored>, ReaderError> {
         while let Some((message, place)) = self.reader.next_up_to(self.up_to).await? {
-            let header = |name| {
-                message
-                    .headers
-                    .as_ref()?
-                    .get(name)
-                    .map(|value| value.as_str())
+            let headers = message.headers.as_ref();
+            let is_republished = headers.is_some_and(|headers| headers.get(REPUBLISHED).is_some());
+            let left_out = match self.payloads {
+                // Nothing is left out: what a publisher says of it is forged.
+                Some(_) => None,
+                None => left_out(&message),
             };
-            let size = header(SIZE).and_then(|size| size.parse().ok());
-            let is_republished = header(REPUBLISHED).is_some();
-            let bytes = size.unwrap_or(message.payload.len());
+            let bytes = left_out.unwrap_or(message.payload.len());
             let payload = self
                 .payloads
                 .as_ref()

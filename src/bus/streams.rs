@@ -6,7 +6,12 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tidings_contract::Pattern;
 
-use super::{Bus, BusError, objections::taken, subjects};
+use super::{
+    Bus, BusError,
+    objections::taken,
+    settings::{Looked, Role, is_as_wanted, issues, put_over},
+    subjects,
+};
 
 /// The subjects of dead letters: `dead-letter.<subscriber>.<name>`.
 pub(crate) const DEAD_LETTER_SUBJECTS: &str = "dead-letter.>";
@@ -148,6 +153,9 @@ impl StreamSpec {
             "duplicate_window": nanos(self.duplicate_window),
             "allow_direct": true,
             "allow_atomic": true,
+            "max_msgs_per_subject": -1,
+            "no_ack": false,
+            "subject_transform": null,
         });
         match settings {
             Value::Object(settings) => settings,
@@ -174,7 +182,7 @@ impl StreamSpec {
         let differs: Vec<_> = self
             .settings_over(current)
             .into_iter()
-            .filter(|(name, wanted)| !same(current.get(name), wanted))
+            .filter(|(name, wanted)| !is_as_wanted(current.get(name), wanted))
             .map(|(name, wanted)| {
                 let now = shown(current.get(&name));
                 (name, now, wanted.to_string())
@@ -185,14 +193,6 @@ impl StreamSpec {
         } else {
             Plan::Update(differs)
         }
-    }
-}
-
-/// The server leaves out what is zero or false.
-fn same(current: Option<&Value>, wanted: &Value) -> bool {
-    match current {
-        Some(current) => current == wanted,
-        None => *wanted == json!(false) || *wanted == json!(0) || *wanted == json!(-1),
     }
 }
 
@@ -212,9 +212,7 @@ pub(super) struct Info {
 pub(super) struct InfoState {
     pub(super) first_seq: u64,
     pub(super) last_seq: u64,
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(super) messages: u64,
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(super) bytes: u64,
 }
 
@@ -263,7 +261,7 @@ impl Bus {
             };
             config.insert("name".into(), json!(spec.name));
             let settings = spec.settings_over(&config);
-            config.extend(settings);
+            put_over(&mut config, settings);
             let subject = format!("$JS.API.STREAM.{verb}.{}", spec.name);
             match self.api::<Info>(&subject, &config).await {
                 Ok(_) => {
@@ -329,6 +327,37 @@ impl Bus {
         let _: Info = self.api(&subject, &config).await?;
         tracing::info!(stream, ?subjects, "stream no longer takes subjects");
         Ok(())
+    }
+
+    /// What is wrong with a stream by its settings, each in a sentence with its cure; nothing when there is no such
+    /// stream. `subjects` are those that its subscribers want.
+    pub(crate) async fn stream_issues(
+        &self,
+        stream: &str,
+        role: Role,
+        subjects: &[String],
+    ) -> Result<Vec<String>, BusError> {
+        let info = self.stream_info(stream).await?;
+        let issues = info.map(|info| self.issues_of(stream, role, &info, subjects));
+        Ok(issues.unwrap_or_default())
+    }
+
+    pub(super) fn issues_of(
+        &self,
+        stream: &str,
+        role: Role,
+        info: &Info,
+        subjects: &[String],
+    ) -> Vec<String> {
+        let looked = Looked {
+            stream,
+            role,
+            config: &info.config,
+            messages: info.state.messages,
+            bytes: info.state.bytes,
+            largest: self.max_payload(),
+        };
+        issues(&looked, subjects)
     }
 
     /// The streams that take something of what a pattern covers.
@@ -411,6 +440,7 @@ mod tests {
         let mut current = spec.settings();
         current.insert("description".into(), json!("somebody else's"));
         current.remove("max_age");
+        current.remove("subject_transform");
         assert_eq!(spec.plan(&current), Plan::Unchanged);
         current.insert("num_replicas".into(), json!(3));
         let Plan::Update(differs) = spec.plan(&current) else {

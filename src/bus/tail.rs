@@ -11,7 +11,7 @@ use std::{pin::pin, time::Duration};
 
 use async_nats::Message;
 use chrono::{DateTime, SecondsFormat, Utc};
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 use tidings_contract::{Envelope, EventId, Pattern, wire::ReadError};
 use tokio::sync::watch;
@@ -75,6 +75,29 @@ pub struct ReaderError {
 }
 
 impl Bus {
+    /// Makes a consumer that is gone when nobody has pulled from it for a time: as long as is wanted, or as the stream
+    /// allows.
+    pub(super) async fn create_ephemeral<T: DeserializeOwned>(
+        &self,
+        subject: &str,
+        stream: &str,
+        config: Value,
+    ) -> Result<T, BusError> {
+        const INACTIVE_FOR_TOO_LONG: u64 = 10153;
+        let mut request = json!({ "stream_name": stream, "config": config, "action": "create" });
+        match self.api(subject, &request).await {
+            Err(BusError::Api {
+                code: INACTIVE_FOR_TOO_LONG,
+                ..
+            }) => {
+                // Without one it is the stream's own.
+                request["config"]["inactive_threshold"] = json!(0);
+                self.api(subject, &request).await
+            }
+            created => created,
+        }
+    }
+
     /// Reads a stream from `start` on; with subjects, only what they cover.
     ///
     /// # Errors
@@ -339,8 +362,7 @@ async fn consumer(
         [one] => format!("$JS.API.CONSUMER.CREATE.{stream}.{name}.{one}"),
         _ => format!("$JS.API.CONSUMER.CREATE.{stream}.{name}"),
     };
-    let request = json!({ "stream_name": stream, "config": config, "action": "create" });
-    let created: Created = bus.api(&subject, &request).await?;
+    let created: Created = bus.create_ephemeral(&subject, stream, config).await?;
     let options = PullerOptions {
         stream: stream.to_owned(),
         consumer: name,

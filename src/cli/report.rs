@@ -389,6 +389,10 @@ fn cure_of(code: u64) -> Option<&'static str> {
         10065 => {
             "subjects that no other stream takes, in the [[stream]]; `nats stream ls` lists those that there are"
         }
+        // the account wants max_bytes of every stream
+        10113 => {
+            "max_bytes in each [[stream]], those of DEAD_LETTERS and RETRIES too, and nats.bucket_max_bytes"
+        }
         // JetStream is not enabled, or not for the account
         10039 | 10076 => "a nats-server that is started with -js, and an account that may use it",
         _ => return None,

@@ -80,6 +80,10 @@ pub(super) const NATS_DISCOVER_SERVERS: Setting =
     Setting::new("nats.discover_servers", "TIDINGS_NATS_DISCOVER_SERVERS").or("true");
 pub(super) const NATS_INBOX_PREFIX: Setting =
     Setting::new("nats.inbox_prefix", "TIDINGS_NATS_INBOX_PREFIX");
+pub(super) const NATS_BUCKET_MAX_BYTES: Setting =
+    Setting::new("nats.bucket_max_bytes", "TIDINGS_NATS_BUCKET_MAX_BYTES");
+pub(super) const NATS_BUCKET_REPLICAS: Setting =
+    Setting::new("nats.bucket_replicas", "TIDINGS_NATS_BUCKET_REPLICAS");
 pub(crate) const DATABASE_URL: Setting = Setting::new("database.url", "TIDINGS_DATABASE_URL")
     .or("sqlite:tidings.db")
     .hiding(Secret::InUrl);
@@ -99,7 +103,7 @@ pub(super) const LOG_FORMAT: Setting =
     Setting::new("log.format", "TIDINGS_LOG_FORMAT").or("pretty");
 
 /// All of them, in the order in which they are shown; the streams are a list of their own.
-pub(super) const ALL: [&Setting; 22] = [
+pub(super) const ALL: [&Setting; 24] = [
     &NATS_URL,
     &NATS_USER,
     &NATS_PASSWORD,
@@ -112,6 +116,8 @@ pub(super) const ALL: [&Setting; 22] = [
     &NATS_TLS_FIRST,
     &NATS_DISCOVER_SERVERS,
     &NATS_INBOX_PREFIX,
+    &NATS_BUCKET_MAX_BYTES,
+    &NATS_BUCKET_REPLICAS,
     &DATABASE_URL,
     &SCHEMA,
     &SOURCE,

@@ -13,6 +13,7 @@ use super::{
     error::nearest,
     file::Text,
     settings::{STREAM, STREAM_KEYS},
+    values::copies,
 };
 
 /// The streams that the environment variable gives.
@@ -134,11 +135,6 @@ impl Table<'_> {
     }
 
     fn replicas(&self, value: &Spanned<DeValue<'_>>) -> Result<u8, ConfigError> {
-        self.parsed("replicas", value, |text| match text {
-            "1" => Ok(1),
-            "3" => Ok(3),
-            "5" => Ok(5),
-            _ => Err("a stream has 1, 3 or 5 copies"),
-        })
+        self.parsed("replicas", value, copies)
     }
 }

@@ -94,6 +94,19 @@ impl Values {
         let mut options = NatsOptions::servers(servers).auth(auth).tls(self.tls()?);
         options.discover_servers = self.read(&settings::NATS_DISCOVER_SERVERS, yes_or_no)?;
         options.inbox_prefix = self.optional(&settings::NATS_INBOX_PREFIX);
+        if self.given.contains_key(settings::NATS_BUCKET_MAX_BYTES.key) {
+            let bytes = self.read(&settings::NATS_BUCKET_MAX_BYTES, |text| {
+                match text.parse() {
+                    Ok(bytes @ 1..) => Ok(bytes),
+                    _ => Err("write a whole number of bytes, such as 67108864"),
+                }
+            })?;
+            options = options.bucket_max_bytes(bytes);
+        }
+        if self.given.contains_key(settings::NATS_BUCKET_REPLICAS.key) {
+            let replicas = self.read(&settings::NATS_BUCKET_REPLICAS, copies)?;
+            options = options.bucket_replicas(replicas);
+        }
         Ok(options)
     }
 
@@ -254,6 +267,16 @@ fn has_good_port(server: &str) -> bool {
 
 fn yes_or_no(text: &str) -> Result<bool, &'static str> {
     text.parse().map_err(|_| "write true or false")
+}
+
+/// How many copies a stream has.
+pub(super) fn copies(text: &str) -> Result<u8, &'static str> {
+    match text {
+        "1" => Ok(1),
+        "3" => Ok(3),
+        "5" => Ok(5),
+        _ => Err("a stream has 1, 3 or 5 copies"),
+    }
 }
 
 fn positive(text: &str) -> Result<Duration, String> {

@@ -74,7 +74,10 @@ impl DeadLetters {
         &self,
         selection: &DeadLetterSelection,
     ) -> Result<Vec<ParkedKey>, DeadLettersError> {
-        let parks = retried(|| self.bus.parks(None)).await?;
+        let (parks, bad) = retried(|| self.bus.parks(None)).await?;
+        for entry in bad {
+            tracing::warn!("{entry}");
+        }
         let fits =
             |wanted: &Option<String>, is: &str| wanted.as_deref().is_none_or(|wanted| wanted == is);
         let parks = parks.into_iter().filter(|(subscriber, park)| {

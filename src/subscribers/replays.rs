@@ -54,6 +54,7 @@ pub(super) async fn unfinished(
         replays.extend(
             entry
                 .value
+                .value()
                 .filter(|replay: &Replay| !replay.state.is_final()),
         );
     }

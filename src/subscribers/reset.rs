@@ -210,11 +210,7 @@ impl Subscribers {
     async fn reset_one(&self, name: &str, reset: &StreamReset) -> Result<(), ResetError> {
         const NOT_ALLOWED: u64 = 10204;
         let stream = &reset.stream;
-        let spec = ConsumerSpec {
-            stream: stream.clone(),
-            durable: name.to_owned(),
-            subjects: Vec::new(),
-        };
+        let spec = ConsumerSpec::new(&**stream, name, Vec::new());
         worker::forget_handled(&self.bus, name, stream).await?;
         match self.bus.reset_consumer(&spec, Some(reset.to)).await {
             Ok(_) => Ok(()),

@@ -96,7 +96,7 @@ async fn replays_of(bus: &Bus) -> Result<Vec<Replay>, BusError> {
     let (mut replays, mut after) = (Vec::new(), 0);
     while let Some(entry) = bus.next_replay(None, after).await? {
         after = entry.revision;
-        replays.extend(entry.value);
+        replays.extend(entry.value.value());
     }
     replays.sort_by_key(|replay: &Replay| replay.id);
     Ok(replays)

@@ -3,6 +3,7 @@
 //! nobody who works waits for it.
 
 use std::{
+    collections::HashSet,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -13,9 +14,9 @@ use futures::StreamExt;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
-use super::hands::Hands;
+use super::{hands::Hands, inspection::Inspection};
 use crate::{
-    bus::{Bus, ConsumerSpec},
+    bus::{BadEntry, Bus, ConsumerSpec},
     flow::Flow,
     lanes::Lanes,
     log::Lasting,
@@ -50,6 +51,8 @@ pub(super) struct Board {
     facts: Replica,
     flow: Arc<Flow>,
     tally: Arc<Tally>,
+    /// The streams of the subscriber, and the bucket, as they were looked at.
+    inspection: Arc<Inspection>,
     inner: Mutex<Inner>,
 }
 
@@ -58,6 +61,8 @@ struct Inner {
     holds_lease: bool,
     hands: Vec<Arc<Hands>>,
     trouble: Option<String>,
+    /// Why this replica cannot have the lease, nor know that another one has it.
+    leaseless: Option<String>,
     /// Why it is not known if there are replays.
     replay_trouble: Option<String>,
     runner: Option<mpsc::Sender<oneshot::Sender<Figures>>>,
@@ -69,6 +74,7 @@ impl Board {
         consumers: &[ConsumerSpec],
         flow: &Arc<Flow>,
         tally: &Arc<Tally>,
+        inspection: &Arc<Inspection>,
     ) -> Self {
         let wanted =
             |spec: &ConsumerSpec| WantedConsumer::new(spec.stream.clone(), spec.settings());
@@ -76,11 +82,13 @@ impl Board {
             facts: facts(subscriber, consumers.iter().map(wanted).collect()),
             flow: Arc::clone(flow),
             tally: Arc::clone(tally),
+            inspection: Arc::clone(inspection),
             inner: Mutex::new(Inner {
                 activity: Activity::Begins,
                 holds_lease: false,
                 hands: Vec::new(),
                 trouble: None,
+                leaseless: None,
                 replay_trouble: None,
                 runner: None,
             }),
@@ -99,6 +107,7 @@ impl Board {
         let mut inner = self.inner();
         inner.activity = Activity::Begins;
         inner.holds_lease = true;
+        inner.leaseless = None;
     }
 
     /// The subscriber is at work, with these in its hands.
@@ -131,6 +140,20 @@ impl Board {
     /// It cannot begin.
     pub(super) fn cannot_begin(&self, why: String) {
         self.inner().trouble = Some(why);
+    }
+
+    /// Whether the lease can be read and taken, or why not.
+    pub(super) fn knows_lease(&self, why_not: Option<String>) {
+        self.inner().leaseless = why_not.map(|why| {
+            format!(
+                "no lease can be had, so this replica does not work, and perhaps none does: {why}"
+            )
+        });
+    }
+
+    /// An entry of the bucket is skipped.
+    pub(super) fn skips(&self, entry: BadEntry) {
+        self.inspection.skips(entry);
     }
 
     /// Whether it is known which replays there are, or why not.
@@ -173,13 +196,20 @@ impl Board {
         let held = inner.hands.iter().map(|hands| hands.held());
         let (in_hand, in_hand_bytes) =
             held.fold((0, 0), |sum, held| (sum.0 + held.0, sum.1 + held.1));
-        let stall = inner.hands.iter().find_map(|hands| hands.stall());
-        let trouble = inner.trouble.clone().or(stall);
+        let stalls = inner.hands.iter().filter_map(|hands| hands.stall());
+        let issues = inner.hands.iter().flat_map(|hands| hands.issues());
+        let mut troubles: Vec<String> = inner.trouble.iter().cloned().collect();
+        troubles.extend(inner.leaseless.clone());
+        troubles.extend(stalls);
+        troubles.extend(issues);
+        troubles.extend(self.tally.why_unconfirmed());
+        troubles.extend(self.tally.why_unhandled());
+        troubles.extend(self.inspection.issues_of(&self.facts));
+        let mut said = HashSet::new();
+        troubles.retain(|trouble| said.insert(trouble.clone()));
         Replica {
             activity: inner.activity,
-            trouble: trouble
-                .or_else(|| self.tally.why_unconfirmed())
-                .or_else(|| self.tally.why_unhandled()),
+            trouble: (!troubles.is_empty()).then(|| troubles.join("; ")),
             replay_trouble: inner.replay_trouble.clone(),
             holds_lease: self.facts.ordered.then_some(inner.holds_lease),
             circuit: self.flow.circuit().to_owned(),

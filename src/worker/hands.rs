@@ -57,6 +57,8 @@ struct Inner {
     /// All that is wanted was delivered: only so much more is asked for, which was lost on its way.
     lost: Option<usize>,
     stall: Option<Stall>,
+    /// What is wrong with the consumer, as it was looked at last.
+    issues: Vec<String>,
 }
 
 /// Why nothing is pulled.
@@ -324,6 +326,27 @@ impl Hands {
         let stall = inner.stall.as_ref()?;
         let is_over = stall.resumed_at.is_some_and(|at| at.elapsed() > UNSURE);
         (!is_over).then(|| stall.why.clone())
+    }
+
+    /// The consumer was looked at, and this is wrong with it. Gives what was not known before.
+    pub(super) fn set_issues(&self, issues: Vec<String>) -> Vec<String> {
+        let mut inner = self.inner();
+        let is_new = |issue: &&String| !inner.issues.contains(issue);
+        let new = issues.iter().filter(is_new).cloned().collect();
+        inner.issues = issues;
+        new
+    }
+
+    /// What is wrong with the consumer.
+    pub(super) fn issues(&self) -> Vec<String> {
+        self.inner().issues.clone()
+    }
+
+    /// Whether there is place for more, with room for any message.
+    pub(super) fn has_place(&self, largest: usize) -> bool {
+        let (free, _) = self.free();
+        let is_empty = self.inner().held.is_empty();
+        free > 0 && (is_empty || self.bytes_free() > 2 * largest)
     }
 
     /// What has been in hand for longer than this.

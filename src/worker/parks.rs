@@ -20,7 +20,7 @@ use tokio::{sync::RwLockReadGuard, time::Instant};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{source::Item, suspects::Suspects};
+use super::{board::Board, source::Item, suspects::Suspects};
 use crate::{
     breaker::Permit,
     bus::{Bus, BusError, Delivery, Head, Park, Question},
@@ -80,10 +80,12 @@ impl Parks {
         bus: &Bus,
         subscriber: &EventSubscriber<S>,
         suspects: Suspects,
+        board: &Board,
     ) -> Result<Arc<Self>, BusError> {
         let mut known = HashMap::new();
         if subscriber.ordered {
-            let parks = bus.parks(Some(subscriber.name())).await?;
+            let (parks, bad) = bus.parks(Some(subscriber.name())).await?;
+            bad.into_iter().for_each(|entry| board.skips(entry));
             let parks = parks.into_iter();
             known.extend(parks.map(|(_, park)| (park.key.clone(), park.into())));
         }

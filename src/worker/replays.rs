@@ -28,7 +28,7 @@ use super::{
     source::Item,
 };
 use crate::{
-    bus::{Bus, BusError},
+    bus::{Bus, BusError, Holds},
     executor::Executor,
     job::{Replay, ReplayState},
     replaying::ReplayId,
@@ -179,8 +179,10 @@ impl<S: Send + Sync + 'static> Replays<S> {
         let name = Arc::clone(&self.desk.name);
         while let Some(entry) = bus.next_replay(Some(&name), self.revision).await? {
             self.revision = entry.revision;
-            if let Some(replay) = entry.value {
-                self.note(replay);
+            match entry.value {
+                Holds::Value(replay) => self.note(replay),
+                Holds::Nothing => {}
+                Holds::Bad(entry) => self.desk.board.skips(entry),
             }
         }
         if !self.long_over.is_empty() {

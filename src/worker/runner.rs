@@ -115,7 +115,8 @@ impl<S: Send + Sync + 'static> Runner<S> {
         }
         let lease = Lease::new(&self.bus, self.subscriber.name());
         self.board.stands_by();
-        let Some(mut tenure) = lease.acquire(stop, |_| ()).await else {
+        let tell = |why_not| self.board.knows_lease(why_not);
+        let Some(mut tenure) = lease.acquire(stop, tell).await else {
             return Ok(());
         };
         self.board.has_lease();
@@ -160,7 +161,7 @@ impl<S: Send + Sync + 'static> Runner<S> {
         let retries = self.consumers.last();
         let retries = retries.map_or("", |consumer| &consumer.stream);
         let suspects = Suspects::new(&self.bus, &name, retries);
-        let parks = Parks::open(&self.bus, &self.subscriber, suspects).await?;
+        let parks = Parks::open(&self.bus, &self.subscriber, suspects, &self.board).await?;
         let courses = Arc::new(Courses::default());
         let outlet = Outlet {
             to: to.clone(),

@@ -1,11 +1,13 @@
 //! One stream of a subscriber: pulls what there is place for, and passes it on. Never runs a handler.
 
+mod look;
+
 use std::{ops::ControlFlow, sync::Arc, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::{
     sync::mpsc,
-    task::{JoinError, JoinSet},
+    task::JoinSet,
     time::{Instant, MissedTickBehavior},
 };
 use tokio_util::sync::CancellationToken;
@@ -13,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     again::Again,
     answers::{acknowledge_again, hand_back, pass_over, tell_progress},
+    checkup::Checkup,
     hands::{Hands, Taken, WentBack},
     lease::Handled,
     replays::{Courses, Sieve},
@@ -20,7 +23,7 @@ use super::{
 };
 use crate::{
     bus::{
-        Bus, BusError, ConsumerSpec, Deliveries, Delivery, PullError, Pulled, Puller,
+        Bus, BusError, ConsumerLook, ConsumerSpec, Deliveries, Delivery, PullError, Pulled, Puller,
         PullerOptions, Start,
     },
     executor::{Arrival, PROGRESS},
@@ -36,9 +39,6 @@ const LOOK: Duration = Duration::from_secs(2);
 /// How long a consumer that does not answer is left alone, at first and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-
-/// What the server says of a consumer that is not there.
-const GONE: u64 = 10014;
 
 /// A delivery on its way through the runner.
 pub(super) struct Item {
@@ -66,7 +66,8 @@ pub(super) struct Source {
     suspect_to: u64,
     /// Up to here everything was acknowledged when it was last looked, whichever replica had it.
     floor: u64,
-    looks: JoinSet<Result<u64, BusError>>,
+    looks: JoinSet<Result<ConsumerLook, BusError>>,
+    checkup: Checkup,
     puller: Puller,
     hands: Arc<Hands>,
     to: Outlet,
@@ -114,6 +115,7 @@ impl Source {
         to: Outlet,
     ) -> Result<Self, BusError> {
         let created = bus.stream_created(&consumer.stream).await?;
+        bus.check_consumer(&consumer).await?;
         let again = Again::open(bus, &consumer).await?;
         let floor = bus.ack_floor(&consumer).await?;
         let puller = puller(bus, &consumer).await?;
@@ -129,6 +131,7 @@ impl Source {
             seen: None,
             floor,
             looks: JoinSet::new(),
+            checkup: Checkup::new(Instant::now()),
             puller,
             hands,
             to,
@@ -214,8 +217,8 @@ impl Source {
                 () = hands.freed(), if interrupted.is_none() => {}
                 () = until(interrupted), if interrupted.is_some() => self.resume().await,
                 Some(_) = self.repeated.join_next() => {}
-                Some(looked) = self.looks.join_next() => self.note_floor(looked),
-                _ = looks.tick() => self.look_at_floor(),
+                Some(looked) = self.looks.join_next() => self.note_look(looked).await,
+                _ = looks.tick() => self.look_at_consumer(),
                 _ = progress.tick() => {
                     tell_progress(&self.subscriber, &hands, PROGRESS / 2).await;
                 }
@@ -257,6 +260,17 @@ impl Source {
     }
 
     async fn take(&mut self, message: Pulled) -> ControlFlow<()> {
+        let message = match message.lacks_payload() {
+            false => message,
+            true => match Box::pin(self.deliveries.with_payload(message)).await {
+                Ok(message) => message,
+                // It comes again, and whoever sets the consumer back does so first.
+                Err(error) => {
+                    self.interrupt(&PullError::Bus(error));
+                    return ControlFlow::Continue(());
+                }
+            },
+        };
         let Some((delivery, mut arrival)) = self.deliveries.read(message) else {
             tracing::warn!(
                 subscriber = &*self.subscriber,
@@ -389,31 +403,6 @@ impl Source {
         );
     }
 
-    /// Should the consumer be deleted, it begins again at the floor. And that it is: who has no place asks for
-    /// nothing, and so is not told, while what is in hand in order waits for its answers to be confirmed.
-    fn look_at_floor(&mut self) {
-        if self.resume_at.is_none() && self.looks.is_empty() {
-            let (bus, consumer) = (self.bus.clone(), self.consumer.clone());
-            self.looks
-                .spawn(async move { bus.ack_floor(&consumer).await });
-        }
-    }
-
-    fn note_floor(&mut self, looked: Result<Result<u64, BusError>, JoinError>) {
-        match looked {
-            Ok(Ok(floor)) => {
-                self.floor = floor;
-                self.hands.forget_up_to(floor);
-            }
-            Ok(Err(error @ BusError::Api { code: GONE, .. })) => {
-                self.interrupt(&PullError::Bus(error));
-            }
-            // Whoever pulls finds out why.
-            Ok(Err(error)) => tracing::debug!(%error, "the acknowledgement floor is not known"),
-            Err(error) => tracing::error!(%error, "a look at the consumer panicked"),
-        }
-    }
-
     /// The consumer does not answer: pulling pauses while what is in hand goes on.
     fn interrupt(&mut self, error: &PullError) {
         let (stream, pause) = (&self.consumer.stream, self.pause);
@@ -485,6 +474,9 @@ impl Source {
             Start::Beginning
         };
         self.bus.restore_consumer(&self.consumer, start).await?;
+        // What ends the pulls may be a setting, and no look comes between two of them.
+        let look = self.bus.consumer_look(&self.consumer).await?;
+        self.judge(look).await?;
         self.again.look_at_consumer(self.seen()).await?;
         self.hands.begin_again();
         if self.order.is_some() {

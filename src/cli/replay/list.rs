@@ -1,7 +1,7 @@
 //! `tidings replay list`: how all of them do. Never changes anything.
 
 use clap::Args;
-use tidings::{Replay, ReplayStatus, Replays};
+use tidings::{Replay, ReplayError, ReplayStatus, Replays};
 
 use super::show;
 use crate::{
@@ -33,7 +33,11 @@ impl List {
         let replays = Replays::over(&connect(config).await?);
         let mut rows = vec![HEAD.map(str::to_owned)];
         for replay in replays.list(self.subscriber.as_deref()).await? {
-            let status = replays.find(replay.id).await?;
+            let status = match replays.find(replay.id).await {
+                // It was removed since.
+                Err(ReplayError::NoReplay { .. }) => continue,
+                status => status?,
+            };
             if self.json {
                 output::json(&status)?;
             } else {

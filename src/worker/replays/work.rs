@@ -197,11 +197,8 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
             if floor >= range.last {
                 continue;
             }
-            let consumer = ConsumerSpec {
-                stream: range.stream.clone(),
-                durable: self.replay.consumer(),
-                subjects: range.names.clone(),
-            };
+            let (durable, names) = (self.replay.consumer(), range.names.clone());
+            let consumer = ConsumerSpec::new(&*range.stream, durable, names);
             let start = Start::Sequence(range.first.max(floor + 1));
             self.desk.bus.restore_consumer(&consumer, start).await?;
             let kept = self.kept.remove(&range.stream);

@@ -1,0 +1,72 @@
+//! A consumer as it is looked at every few seconds. Never changes one.
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::ConsumerSpec;
+use crate::bus::{Bus, BusError, settings::durable_issues};
+
+/// A consumer as it is looked at every few seconds.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct ConsumerLook {
+    pub(crate) config: Map<String, Value>,
+    delivered: Delivered,
+    ack_floor: Floor,
+    /// Messages that were never delivered.
+    pub(crate) num_pending: u64,
+    /// Deliveries that are not answered.
+    pub(crate) num_ack_pending: u64,
+    #[serde(default)]
+    pub(crate) paused: bool,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Floor {
+    stream_seq: u64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Delivered {
+    consumer_seq: u64,
+}
+
+impl ConsumerLook {
+    /// The sequence of the stream up to which everything was acknowledged.
+    pub(crate) fn floor(&self) -> u64 {
+        self.ack_floor.stream_seq
+    }
+
+    /// How many deliveries there were.
+    pub(crate) fn deliveries(&self) -> u64 {
+        self.delivered.consumer_seq
+    }
+
+    /// How many deliveries may be unanswered at once.
+    pub(crate) fn max_ack_pending(&self) -> u64 {
+        let most = self.config.get("max_ack_pending").and_then(Value::as_u64);
+        most.unwrap_or(u64::MAX)
+    }
+}
+
+impl Bus {
+    /// A consumer as it is now, with how it does.
+    pub(crate) async fn consumer_look(
+        &self,
+        spec: &ConsumerSpec,
+    ) -> Result<ConsumerLook, BusError> {
+        let subject = format!("$JS.API.CONSUMER.INFO.{}.{}", spec.stream, spec.durable);
+        self.api(&subject, &json!({})).await
+    }
+
+    /// Fails when nothing may be pulled from a consumer as it is.
+    pub(crate) async fn check_consumer(&self, spec: &ConsumerSpec) -> Result<(), BusError> {
+        let Some(config) = self.consumer_config(spec).await? else {
+            return Ok(());
+        };
+        let issues = durable_issues(&spec.stream, &spec.durable, &config);
+        match issues.into_iter().find(|issue| issue.stops) {
+            Some(issue) => Err(BusError::Settings { issue: issue.text }),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Why the server ends a pull, by what it says. Never decides what follows.
+
+use std::time::Duration;
+
+/// Why a pull has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// Its time is over, or it was answered.
+    Over,
+    /// The next message has more bytes than it may have.
+    TooLarge,
+    /// It has asked for more than is allowed.
+    Refused(Limit),
+    /// The consumer, or its stream, is deleted.
+    Deleted,
+    /// The consumer takes no pulls.
+    Unfit,
+    /// The server that had it has it no more.
+    Elsewhere,
+    /// Nothing that is known here: it would end the next one too.
+    Unknown,
+}
+
+/// What is allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Limit {
+    /// So many messages.
+    Batch(usize),
+    /// So many bytes.
+    Bytes(usize),
+    /// So long.
+    Expires(Duration),
+    /// No more pulls at a time.
+    Waiting,
+}
+
+impl End {
+    /// By the status and its text.
+    pub(super) fn of(code: u16, reason: &str) -> Self {
+        let said = reason.to_ascii_lowercase();
+        let says = |words: &str| said.contains(words);
+        match code {
+            404 | 408 => Self::Over,
+            409 if says("exceeds maxbytes") => Self::TooLarge,
+            409 if says("batch completed") => Self::Over,
+            409 if says("deleted") => Self::Deleted,
+            409 if says("push based") => Self::Unfit,
+            409 if says("shutdown") || says("leadership") => Self::Elsewhere,
+            409 => Limit::of(&said).map_or(Self::Unknown, Self::Refused),
+            _ => Self::Unknown,
+        }
+    }
+}
+
+impl Limit {
+    /// By the words of the server, in lower case: "exceeded maxrequestbatch of 5".
+    fn of(said: &str) -> Option<Self> {
+        let behind = |words: &str| Some(said.split_once(words)?.1.trim());
+        let number = |words| behind(words)?.parse().ok().filter(|number| *number > 0);
+        if let Some(batch) = number("maxrequestbatch of ") {
+            return Some(Self::Batch(batch));
+        }
+        if let Some(bytes) = number("maxrequestmaxbytes of ") {
+            return Some(Self::Bytes(bytes));
+        }
+        if let Some(time) = behind("maxrequestexpires of ") {
+            return duration(time).map(Self::Expires);
+        }
+        said.contains("exceeded maxwaiting")
+            .then_some(Self::Waiting)
+    }
+}
+
+/// A time as Go writes it, such as `1m0.5s`; none when it is nothing.
+fn duration(text: &str) -> Option<Duration> {
+    let (mut rest, mut seconds) = (text, 0.0);
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let number: f64 = rest[..end].parse().ok()?;
+        let unit = &rest[end..];
+        let length = unit.find(|c: char| c.is_ascii_digit());
+        let (unit, left) = unit.split_at(length.unwrap_or(unit.len()));
+        seconds += number
+            * match unit {
+                "h" => 3_600.0,
+                "m" => 60.0,
+                "s" => 1.0,
+                "ms" => 1e-3,
+                "us" | "\u{b5}s" | "\u{3bc}s" => 1e-6,
+                "ns" => 1e-9,
+                _ => return None,
+            };
+        rest = left;
+    }
+    let time = Duration::try_from_secs_f64(seconds).ok()?;
+    (!time.is_zero()).then_some(time)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_server_says_is_known() {
+        for (code, said, end) in [
+            (408, "Request Timeout", End::Over),
+            (404, "No Messages", End::Over),
+            (409, "Batch Completed", End::Over),
+            (409, "Message Size Exceeds MaxBytes", End::TooLarge),
+            (409, "Consumer Deleted", End::Deleted),
+            (409, "Consumer is push based", End::Unfit),
+            (409, "Server Shutdown", End::Elsewhere),
+            (409, "Leadership Change", End::Elsewhere),
+            (409, "Exceeded MaxWaiting", End::Refused(Limit::Waiting)),
+            (
+                409,
+                "Exceeded MaxRequestBatch of 5",
+                End::Refused(Limit::Batch(5)),
+            ),
+            (
+                409,
+                "Exceeded MaxRequestMaxBytes of 1000",
+                End::Refused(Limit::Bytes(1000)),
+            ),
+            (
+                409,
+                "Exceeded MaxRequestExpires of 1.5s",
+                End::Refused(Limit::Expires(Duration::from_millis(1_500))),
+            ),
+        ] {
+            assert_eq!(End::of(code, said), end, "{code} {said}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_is_not_taken_for_an_end_by_time() {
+        for (code, said) in [
+            (400, "Bad Request - Priority Group missing"),
+            (423, "Nats-Pin-Id mismatch"),
+            (409, "something of a later server"),
+            (409, "Exceeded MaxRequestBatch of 0"),
+            (500, ""),
+        ] {
+            assert_eq!(End::of(code, said), End::Unknown, "{code} {said}");
+        }
+    }
+
+    #[test]
+    fn a_time_is_read_as_the_server_writes_it() {
+        for (text, millis) in [
+            ("1s", 1_000),
+            ("500ms", 500),
+            ("1m0s", 60_000),
+            ("1h0m0.25s", 3_600_250),
+        ] {
+            assert_eq!(
+                duration(text),
+                Some(Duration::from_millis(millis)),
+                "{text}"
+            );
+        }
+        for text in ["", "0s", "x", "1", "1y"] {
+            assert_eq!(duration(text), None, "{text}");
+        }
+    }
+}

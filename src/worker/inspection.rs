@@ -1,0 +1,173 @@
+//! The streams that a worker stands on, and the bucket, looked at while it works: what is wrong with their settings is
+//! told with its cure, and of the bucket set back. Never touches a stream of events.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::{
+    bus::{BadEntry, Bus, BusError, ConsumerSpec, Role},
+    replica::Replica,
+};
+
+/// How often all are looked at.
+const LOOK: Duration = Duration::from_secs(5);
+/// How long the bucket is left as it is when it could not be set back.
+const PAUSE: Duration = Duration::from_secs(60);
+/// How many bad entries are remembered.
+const MOST: usize = 100;
+
+/// What is known. Written by the look, read by whoever tells how a subscriber does.
+#[derive(Default)]
+pub(super) struct Inspection {
+    /// Each stream, what it is, and which subjects are wanted of it.
+    streams: Mutex<BTreeMap<(String, Role), BTreeSet<String>>>,
+    found: Mutex<Found>,
+}
+
+#[derive(Default)]
+struct Found {
+    of_streams: BTreeMap<String, Vec<String>>,
+    of_bucket: Vec<String>,
+    bad: BTreeMap<String, BadEntry>,
+    /// Streams that this user may not look at.
+    denied: BTreeSet<String>,
+}
+
+impl Inspection {
+    /// Has the streams of a subscriber looked at; the last consumer is that of its retries.
+    pub(super) fn add(&self, consumers: &[ConsumerSpec], dead_letters: &str) {
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        streams
+            .entry((dead_letters.to_owned(), Role::DeadLetters))
+            .or_default();
+        let last = consumers.len().saturating_sub(1);
+        for (at, consumer) in consumers.iter().enumerate() {
+            let (role, wanted) = match at == last {
+                true => (Role::Retries, &[][..]),
+                false => (Role::Events, &consumer.subjects[..]),
+            };
+            let known = streams.entry((consumer.stream.clone(), role)).or_default();
+            known.extend(wanted.iter().cloned());
+        }
+    }
+
+    /// Looks again and again, as long as it is polled.
+    pub(super) async fn run(self: Arc<Self>, bus: Bus) {
+        let mut looks = tokio::time::interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut set_back_at: Option<Instant> = None;
+        loop {
+            looks.tick().await;
+            if bus.is_connected() {
+                self.look_at_streams(&bus).await;
+                self.look_at_bucket(&bus, &mut set_back_at).await;
+                self.look_at_entries(&bus).await;
+            }
+        }
+    }
+
+    /// What is wrong with what a subscriber stands on.
+    pub(super) fn issues_of(&self, replica: &Replica) -> Vec<String> {
+        let found = self.found();
+        let mut issues = found.of_bucket.clone();
+        for ((stream, role), _) in self.wanted() {
+            let is_its = role == Role::DeadLetters
+                || replica.wants.iter().any(|wanted| wanted.stream == stream);
+            if is_its && let Some(of_stream) = found.of_streams.get(&stream) {
+                issues.extend(of_stream.iter().cloned());
+            }
+        }
+        let bad = found.bad.values();
+        let bad = bad.filter(|bad| bad.key.split('.').nth(1) == Some(&replica.subscriber));
+        issues.extend(bad.map(ToString::to_string));
+        issues
+    }
+
+    /// An entry of the bucket is skipped: it is told until it is another one, or gone.
+    pub(super) fn skips(&self, entry: BadEntry) {
+        let mut found = self.found();
+        let is_known = found.bad.get(&entry.key) == Some(&entry);
+        if is_known || found.bad.len() >= MOST {
+            return;
+        }
+        tracing::error!("{entry}");
+        found.bad.insert(entry.key.clone(), entry);
+    }
+
+    async fn look_at_streams(&self, bus: &Bus) {
+        for ((stream, role), wanted) in self.wanted() {
+            if self.found().denied.contains(&stream) {
+                continue;
+            }
+            let wanted: Vec<String> = wanted.into_iter().collect();
+            match bus.stream_issues(&stream, role, &wanted).await {
+                Ok(issues) => {
+                    let before = self.found().of_streams.insert(stream, issues.clone());
+                    tell(&before.unwrap_or_default(), &issues);
+                }
+                Err(error @ BusError::Denied { .. }) => {
+                    tracing::warn!(stream, %error, "the settings of a stream cannot be looked at");
+                    self.found().denied.insert(stream);
+                }
+                Err(error) => tracing::debug!(stream, %error, "a stream cannot be looked at"),
+            }
+        }
+    }
+
+    async fn look_at_bucket(&self, bus: &Bus, set_back_at: &mut Option<Instant>) {
+        const BUCKET: &str = "the bucket";
+        if self.found().denied.contains(BUCKET) {
+            return;
+        }
+        let may_set_back = set_back_at.is_none_or(|at| at.elapsed() > PAUSE);
+        match bus.bucket_issues(may_set_back).await {
+            Ok(issues) => {
+                if may_set_back {
+                    *set_back_at = (!issues.is_empty()).then(Instant::now);
+                }
+                let before = std::mem::replace(&mut self.found().of_bucket, issues.clone());
+                tell(&before, &issues);
+            }
+            Err(error @ BusError::Denied { .. }) => {
+                tracing::warn!(%error, "the settings of the bucket of the workers cannot be looked at");
+                self.found().denied.insert(BUCKET.to_owned());
+            }
+            Err(error) => tracing::debug!(%error, "the bucket cannot be looked at"),
+        }
+    }
+
+    /// Forgets the entries that are mended.
+    async fn look_at_entries(&self, bus: &Bus) {
+        let bad: Vec<BadEntry> = self.found().bad.values().cloned().collect();
+        for entry in bad {
+            let is_it = match bus.read_state(&entry.key).await {
+                Ok(now) => now.is_some_and(|now| now.revision == entry.revision),
+                Err(_) => true,
+            };
+            if !is_it {
+                self.found().bad.remove(&entry.key);
+            }
+        }
+    }
+
+    fn wanted(&self) -> BTreeMap<(String, Role), BTreeSet<String>> {
+        let streams = self.streams.lock();
+        streams.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn found(&self) -> MutexGuard<'_, Found> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Says what was not known before.
+fn tell(before: &[String], now: &[String]) {
+    for issue in now.iter().filter(|issue| !before.contains(issue)) {
+        tracing::error!("{issue}");
+    }
+}

@@ -1,0 +1,73 @@
+//! Looking at the consumer of a source every few seconds: how far everything is acknowledged, and whether it is as it
+//! should be. Never pulls.
+
+use tokio::{task::JoinError, time::Instant};
+
+use super::Source;
+use crate::{
+    bus::{BusError, ConsumerLook, PullError},
+    worker::checkup::Verdict,
+};
+
+/// What the server says of a consumer that is not there.
+const GONE: u64 = 10014;
+
+impl Source {
+    /// Should the consumer be deleted, it begins again at the floor. And that it is: who has no place asks for
+    /// nothing, and so is not told, while what is in hand in order waits for its answers to be confirmed.
+    pub(super) fn look_at_consumer(&mut self) {
+        if self.resume_at.is_none() && self.looks.is_empty() {
+            let (bus, consumer) = (self.bus.clone(), self.consumer.clone());
+            self.looks
+                .spawn(async move { bus.consumer_look(&consumer).await });
+        }
+    }
+
+    pub(super) async fn note_look(
+        &mut self,
+        looked: Result<Result<ConsumerLook, BusError>, JoinError>,
+    ) {
+        match looked {
+            Ok(Ok(look)) => {
+                self.floor = look.floor();
+                self.hands.forget_up_to(self.floor);
+                if let Err(error) = self.judge(look).await {
+                    self.interrupt(&PullError::Bus(error));
+                }
+            }
+            Ok(Err(error @ BusError::Api { code: GONE, .. })) => {
+                self.interrupt(&PullError::Bus(error));
+            }
+            // Whoever pulls finds out why.
+            Ok(Err(error)) => tracing::debug!(%error, "the acknowledgement floor is not known"),
+            Err(error) => tracing::error!(%error, "a look at the consumer panicked"),
+        }
+    }
+
+    /// Sets the consumer back, and tells what is wrong with it.
+    ///
+    /// # Errors
+    /// [`BusError::Settings`] when nothing may be pulled from it.
+    pub(super) async fn judge(&mut self, look: ConsumerLook) -> Result<(), BusError> {
+        let has_place = self.hands.has_place(self.bus.max_payload());
+        let now = Instant::now();
+        let Verdict {
+            mut issues,
+            set_back,
+            stops,
+        } = self.checkup.judge(&self.consumer, &look, has_place, now);
+        if set_back {
+            let set_back = self.bus.set_back(&self.consumer, look.config).await;
+            let refused = set_back.err().map(|error| error.to_string());
+            issues.extend(self.checkup.set_back(&self.consumer, refused));
+        }
+        let stream = &self.consumer.stream;
+        for issue in self.hands.set_issues(issues) {
+            tracing::error!(subscriber = &*self.subscriber, stream, "{issue}");
+        }
+        match stops {
+            Some(issue) => Err(BusError::Settings { issue }),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,427 @@
+//! Settings of durables and streams that another tool has made or changed: set back, or named with their cure, and no
+//! event is lost (P7) or waits without a word (P9).
+
+use serde_json::{Value, json};
+use tidings::{
+    Bus, Context, EventPublisher, EventSubscriber, Failure, StreamSpec, Subscribers, Worker,
+    testing::NatsServer,
+};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{Noted, Stream, User, events_stream, eventually, within};
+
+/// A worker beside the test.
+pub struct Working {
+    pub noted: Noted,
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), tidings::WorkerError>>,
+}
+
+async fn note(event: User, cx: Context<Noted>) -> Result<(), Failure> {
+    cx.state().note(event.id);
+    Ok(())
+}
+
+pub fn subscriber(name: &str) -> EventSubscriber<Noted> {
+    EventSubscriber::durable(name).on(note)
+}
+
+impl Working {
+    pub fn run(bus: &Bus, subscribers: impl IntoIterator<Item = EventSubscriber<Noted>>) -> Self {
+        let (noted, stop) = (Noted::default(), CancellationToken::new());
+        let worker = Worker::new(bus.clone(), noted.clone());
+        let worker = subscribers.into_iter().fold(worker, Worker::subscribe);
+        let task = tokio::spawn(worker.run(stop.clone().cancelled_owned()));
+        Self { noted, stop, task }
+    }
+
+    pub async fn has(&self, id: &str) {
+        eventually(id, || async { self.noted.all().iter().any(|n| n == id) }).await;
+    }
+
+    pub async fn end(self) {
+        self.stop.cancel();
+        let ended = within("a clean stop", self.task).await;
+        ended.expect("no panic").expect("a clean end");
+    }
+}
+
+pub async fn publish(bus: &Bus, id: &str) {
+    let publishing = EventPublisher::new(bus);
+    publishing
+        .publish(&User::new(id))
+        .await
+        .expect("it is stored");
+}
+
+pub async fn apply_streams(bus: &Bus) {
+    for stream in StreamSpec::of_subscribers()
+        .into_iter()
+        .chain([events_stream()])
+    {
+        bus.apply_stream(&stream).await.expect("a stream");
+    }
+}
+
+pub async fn server() -> (NatsServer, Bus) {
+    let server = NatsServer::start().await.expect("nats-server starts");
+    let bus = Bus::connect(server.url().into())
+        .await
+        .expect("a connection");
+    apply_streams(&bus).await;
+    (server, bus)
+}
+
+/// Another tool, which speaks to the server's API itself.
+pub struct Tool(async_nats::Client);
+
+impl Tool {
+    pub async fn at(server: &NatsServer) -> Self {
+        Self(
+            async_nats::connect(server.url())
+                .await
+                .expect("a connection"),
+        )
+    }
+
+    pub async fn api(&self, what: &str, body: Value) -> Value {
+        let subject = format!("$JS.API.{what}");
+        let answer = self.0.request(subject, body.to_string().into()).await;
+        let answer = answer.expect("an answer");
+        serde_json::from_slice(&answer.payload).expect("JSON")
+    }
+
+    /// The same, which has to be done.
+    pub async fn done(&self, what: &str, body: Value) -> Value {
+        let answer = self.api(what, body).await;
+        assert!(answer.get("error").is_none(), "{what}: {answer}");
+        answer
+    }
+
+    pub async fn put(&self, subject: &str, headers: &[(&str, &str)], payload: &str) {
+        let mut map = async_nats::HeaderMap::new();
+        for (name, value) in headers {
+            map.append(*name, *value);
+        }
+        let sending =
+            self.0
+                .publish_with_headers(subject.to_owned(), map, payload.to_owned().into());
+        sending.await.expect("it is sent");
+        self.0.flush().await.expect("it is sent");
+    }
+
+    pub async fn durable(&self, name: &str) -> Value {
+        let info = self
+            .done(&format!("CONSUMER.INFO.EVENTS.{name}"), json!({}))
+            .await;
+        info["config"].clone()
+    }
+
+    /// Changes settings of a durable of EVENTS.
+    pub async fn change_durable(&self, name: &str, settings: &Value) {
+        let mut config = self.durable(name).await;
+        put_over(&mut config, settings);
+        self.write_durable(name, config, "update").await;
+    }
+
+    pub async fn write_durable(&self, name: &str, config: Value, action: &str) {
+        let request = json!({ "stream_name": "EVENTS", "config": config, "action": action });
+        self.done(&format!("CONSUMER.CREATE.EVENTS.{name}"), request)
+            .await;
+    }
+
+    pub async fn stream(&self, name: &str) -> Value {
+        let info = self.done(&format!("STREAM.INFO.{name}"), json!({})).await;
+        info["config"].clone()
+    }
+
+    pub async fn change_stream(&self, name: &str, settings: &Value) {
+        let mut config = self.stream(name).await;
+        put_over(&mut config, settings);
+        self.done(&format!("STREAM.UPDATE.{name}"), config).await;
+    }
+}
+
+fn put_over(config: &mut Value, settings: &Value) {
+    for (setting, value) in settings.as_object().expect("settings") {
+        config[setting] = value.clone();
+    }
+}
+
+/// All that a subscriber's instances tell is wrong.
+pub async fn troubles(bus: &Bus, name: &str) -> Vec<String> {
+    let Ok(state) = Subscribers::over(bus).find(name).await else {
+        return Vec::new();
+    };
+    let replicas = state.replicas.into_iter();
+    replicas.filter_map(|replica| replica.trouble).collect()
+}
+
+/// Waits until an instance tells all of these words.
+pub async fn is_told(bus: &Bus, name: &str, words: &[&str]) {
+    eventually(&format!("{name} tells {words:?}"), || async {
+        let told = troubles(bus, name).await;
+        let tells = |told: &String| words.iter().all(|word| told.contains(word));
+        told.iter().any(tells)
+    })
+    .await;
+}
+
+pub async fn is_content(bus: &Bus, name: &str) {
+    eventually(&format!("{name} has no trouble"), || async {
+        let state = Subscribers::over(bus).find(name).await;
+        state.is_ok_and(|state| {
+            !state.replicas.is_empty() && state.replicas.iter().all(|one| one.trouble.is_none())
+        })
+    })
+    .await;
+}
+
+fn spoilers() -> [Value; 5] {
+    [
+        json!({ "headers_only": true }),
+        json!({ "priority_groups": ["g"], "priority_policy": "overflow" }),
+        json!({ "priority_groups": ["g"], "priority_policy": "pinned_client", "priority_timeout": 5_000_000_000_u64 }),
+        json!({ "max_deliver": 7, "backoff": [300_000_000, 400_000_000] }),
+        json!({ "inactive_threshold": 3_600_000_000_000_u64, "ack_wait": 1_000_000_000 }),
+    ]
+}
+
+async fn is_set_back(tool: &Tool, name: &str, spoiler: &Value) {
+    eventually(&format!("{spoiler} of {name} is set back"), || async {
+        let config = tool.durable(name).await;
+        let spoiled = spoiler.as_object().unwrap();
+        spoiled
+            .iter()
+            .all(|(setting, value)| config.get(setting) != Some(value))
+    })
+    .await;
+}
+
+async fn no_dead_letter(server: &NatsServer) {
+    let letters = Stream::read(&server.url(), "DEAD_LETTERS").await;
+    assert_eq!(letters.0.len(), 0, "an event became a dead letter");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p7_a_durable_that_is_spoiled_while_it_is_at_work_is_set_back_and_loses_nothing() {
+    let (server, bus) = server().await;
+    let tool = Tool::at(&server).await;
+    for (at, spoiler) in spoilers().iter().enumerate() {
+        for ordered in [false, true] {
+            let name = format!("spoiled-{at}-{ordered}");
+            let subscriber = subscriber(&name);
+            let subscriber = if ordered {
+                subscriber.ordered_by_key()
+            } else {
+                subscriber
+            };
+            let worker = Working::run(&bus, [subscriber]);
+            publish(&bus, &format!("{name} before")).await;
+            worker.has(&format!("{name} before")).await;
+            tool.change_durable(&name, spoiler).await;
+            for n in 0..5 {
+                publish(&bus, &format!("{name} {n}")).await;
+            }
+            is_set_back(&tool, &name, spoiler).await;
+            publish(&bus, &format!("{name} after")).await;
+            for what in ["0", "4", "after"] {
+                worker.has(&format!("{name} {what}")).await;
+            }
+            worker.end().await;
+        }
+    }
+    no_dead_letter(&server).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p9_a_durable_that_was_spoiled_before_the_start_is_set_back() {
+    let (server, bus) = server().await;
+    let tool = Tool::at(&server).await;
+    for (at, spoiler) in spoilers().iter().enumerate() {
+        let name = format!("made-{at}");
+        let mut config = json!({
+            "durable_name": name, "ack_policy": "explicit", "max_deliver": 7, "deliver_policy": "new",
+            "filter_subject": "user.created"
+        });
+        put_over(&mut config, spoiler);
+        tool.write_durable(&name, config, "create").await;
+        let worker = Working::run(&bus, [subscriber(&name)]);
+        publish(&bus, &name).await;
+        worker.has(&name).await;
+        is_set_back(&tool, &name, spoiler).await;
+        is_content(&bus, &name).await;
+        worker.end().await;
+    }
+    no_dead_letter(&server).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p7_an_event_whose_publisher_says_that_its_payload_is_left_out_costs_itself_at_most() {
+    let (server, bus) = server().await;
+    let tool = Tool::at(&server).await;
+    let worker = Working::run(&bus, [subscriber("forged")]);
+    let forged = [("Nats-Msg-Size", "99")];
+    tool.put("user.created", &forged, "").await;
+    publish(&bus, "after").await;
+    worker.has("after").await;
+    let letters = || async { Stream::read(&server.url(), "DEAD_LETTERS").await.0.len() };
+    eventually("it is a dead letter", || async { letters().await == 1 }).await;
+    worker.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p9_a_durable_that_cannot_be_worked_with_is_named_and_the_others_work() {
+    let (server, bus) = server().await;
+    let tool = Tool::at(&server).await;
+    let made = [
+        (
+            "pushed",
+            json!({ "deliver_subject": "x.y" }),
+            "deliver_subject",
+        ),
+        ("acked", json!({ "ack_policy": "none" }), "ack_policy"),
+    ];
+    for (name, settings, _) in &made {
+        let mut config = json!({
+            "durable_name": name, "ack_policy": "explicit", "filter_subject": "user.created"
+        });
+        put_over(&mut config, settings);
+        tool.write_durable(name, config, "create").await;
+    }
+    for ordered in [false, true] {
+        let of = |name| match ordered {
+            true => subscriber(name).ordered_by_key(),
+            false => subscriber(name),
+        };
+        let worker = Working::run(&bus, ["pushed", "acked", "other"].map(of));
+        publish(&bus, &format!("ordered {ordered}")).await;
+        worker.has(&format!("ordered {ordered}")).await;
+        for (name, _, setting) in &made {
+            let delete = format!("nats consumer rm EVENTS {name}");
+            is_told(&bus, name, &[setting, &delete]).await;
+        }
+        worker.end().await;
+    }
+    let worker = Working::run(&bus, [subscriber("pushed")]);
+    is_told(&bus, "pushed", &["deliver_subject"]).await;
+    assert_eq!(worker.noted.len(), 0);
+    worker.end().await;
+    tool.done("CONSUMER.DELETE.EVENTS.pushed", json!({})).await;
+    let worker = Working::run(&bus, [subscriber("pushed")]);
+    worker.noted.reach(2).await;
+    is_content(&bus, "pushed").await;
+    worker.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p9_pulls_that_end_for_a_reason_that_is_not_known_are_an_issue_with_code_and_text() {
+    let (server, bus) = server().await;
+    let tool = Tool::at(&server).await;
+    let worker = Working::run(&bus, [subscriber("denied")]);
+    publish(&bus, "before").await;
+    worker.has("before").await;
+    worker.end().await;
+    let spoiler = json!({ "priority_groups": ["g"], "priority_policy": "overflow" });
+    tool.change_durable("denied", &spoiler).await;
+    // Whoever may not change the durable cannot set it back.
+    let users = r#"authorization { users: [
+        { user: all, password: p }
+        { user: few, password: p, permissions { publish { deny: ["$JS.API.CONSUMER.CREATE.>"] } } }
+    ] }
+    no_auth_user: all"#;
+    server.reload(users).expect("the server reloads");
+    let few = server.url().replace("nats://", "nats://few:p@");
+    let bus_of_few = within("a user", async {
+        loop {
+            if let Ok(bus) = Bus::connect(few.clone().into()).await {
+                return bus;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await; // real time: the server's
+        }
+    })
+    .await;
+    let worker = Working::run(&bus_of_few, [subscriber("denied")]);
+    publish(&bus, "waits").await;
+    is_told(&bus, "denied", &["400", "Priority Group missing"]).await;
+    is_told(
+        &bus,
+        "denied",
+        &[
+            "cannot be set back",
+            "$JS.API.CONSUMER.CREATE.EVENTS.denied",
+        ],
+    )
+    .await;
+    is_told(&bus, "denied", &["events wait"]).await;
+    worker.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p9_what_spoils_a_stream_is_told_by_its_subscribers_while_they_work() {
+    let (server, bus) = server().await;
+    let tool = Tool::at(&server).await;
+    let worker = Working::run(&bus, [subscriber("told")]);
+    is_content(&bus, "told").await;
+    let transform = json!({ "src": "user.>", "dest": "elsewhere.>" });
+    for (stream, change, back, words) in [
+        (
+            "EVENTS",
+            json!({ "subject_transform": transform }),
+            json!({ "subject_transform": null }),
+            "subject_transform of EVENTS",
+        ),
+        (
+            "EVENTS",
+            json!({ "no_ack": true }),
+            json!({ "no_ack": false }),
+            "no_ack of EVENTS",
+        ),
+        (
+            "EVENTS",
+            json!({ "subjects": ["count.>"] }),
+            json!({ "subjects": ["user.>", "count.>"] }),
+            "does not take user.created",
+        ),
+        (
+            "RETRIES",
+            json!({ "max_age": 3_600_000_000_000_u64 }),
+            json!({ "max_age": 0 }),
+            "max_age of RETRIES",
+        ),
+        (
+            "DEAD_LETTERS",
+            json!({ "max_msg_size": 1_000 }),
+            json!({ "max_msg_size": -1 }),
+            "max_msg_size of DEAD_LETTERS",
+        ),
+    ] {
+        tool.change_stream(stream, &change).await;
+        is_told(&bus, "told", &[words]).await;
+        tool.change_stream(stream, &back).await;
+        is_content(&bus, "told").await;
+    }
+    tool.change_stream(
+        "EVENTS",
+        &json!({ "sealed": true, "deny_purge": true, "deny_delete": true }),
+    )
+    .await;
+    is_told(&bus, "told", &["EVENTS is sealed"]).await;
+    worker.end().await;
+}
+
+#[tokio::test]
+async fn what_keeps_a_streams_events_from_subscribers_is_taken_away_by_apply() {
+    let (server, bus) = server().await;
+    let tool = Tool::at(&server).await;
+    let transform = json!({ "src": "user.>", "dest": "elsewhere.>" });
+    let spoiled =
+        json!({ "subject_transform": transform, "no_ack": true, "max_msgs_per_subject": 1 });
+    tool.change_stream("EVENTS", &spoiled).await;
+    bus.apply_stream(&events_stream()).await.unwrap();
+    let config = tool.stream("EVENTS").await;
+    assert!(config.get("subject_transform").is_none(), "{config}");
+    assert_ne!(config.get("no_ack"), Some(&json!(true)));
+    assert_eq!(config["max_msgs_per_subject"], -1);
+}
