@@ -60,7 +60,7 @@ mod worker;
 pub use background::Background;
 pub use breaker::CircuitBreaker;
 pub use bus::{
-    Auth, Bus, BusError, ConnectError, EventPublisher, NatsOptions, PublishError, Reader,
+    Auth, Bus, BusError, ConnectError, EventPublisher, NatsIdentity, NatsOptions, PublishError, Reader,
     ReaderError, Seen, Tls, TooLarge,
     streams::{Plan, StreamNameError, StreamSpec},
 };
@@ -80,9 +80,9 @@ pub use job::{
 };
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use outbox::{
-    BatchOnceHandler, DelayedEvent, HeldSlot, InboxTransaction, LastBatch, LeaseStatus, Loss,
-    MigrateError, OnceHandler, Outbox, OutboxError, OutboxTransaction, ParkedEvent,
-    ParkedSelection, Relay, RelayError, RepublishError, SchemaError, Standing, Status, Store,
+    BatchOnceHandler, DelayedEvent, ElsewhereError, HeldSlot, InboxTransaction, LastBatch, LeaseStatus, Loss,
+    MigrateError, NatsMove, OnceHandler, Outbox, OutboxError, OutboxTransaction, ParkedEvent,
+    ParkedSelection, Relay, RelayError, RelayInstance, RepublishError, SchemaError, Standing, Status, Store,
     Trouble,
 };
 #[cfg(feature = "postgres")]

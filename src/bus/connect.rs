@@ -1,6 +1,10 @@
 //! Making a connection: servers, credentials, TLS, and what is logged about it afterwards.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_nats::{ConnectOptions, Event};
 use tokio::sync::watch;
@@ -8,6 +12,7 @@ use tokio::sync::watch;
 use super::{
     denied::Denied,
     link::{Leaving, Link},
+    noise::Noise,
 };
 
 /// How to reach NATS. Every field has a default but the servers.
@@ -180,6 +185,8 @@ pub(super) async fn connect(options: &NatsOptions) -> Result<Connected, ConnectE
     let denied = Denied::new();
     let hearing = denied.clone();
     let leaving = Leaving::default();
+    let noise = Arc::new(Noise::default());
+    let shown_servers: Arc<str> = servers.clone().into();
     let (to_leave, seeds) = (leaving.clone(), options.servers.len());
     let with = ConnectOptions::new()
         .name(&options.name)
@@ -194,9 +201,13 @@ pub(super) async fn connect(options: &NatsOptions) -> Result<Connected, ConnectE
                 Event::ServerError(error) => hearing.note(&error.to_string()),
                 _ => {}
             }
-            let to_leave = to_leave.clone();
+            if matches!(event, Event::Connected) {
+                noise.forget();
+            }
+            let (to_leave, noise) = (to_leave.clone(), Arc::clone(&noise));
+            let servers = Arc::clone(&shown_servers);
             async move {
-                log(&event);
+                log(&event, &servers, &noise);
                 if matches!(event, Event::LameDuckMode) {
                     to_leave.leave(seeds).await;
                 }
@@ -283,24 +294,31 @@ fn reconnect_delay(attempts: usize) -> Duration {
     Duration::from_millis(10 << doublings).min(Duration::from_secs(2))
 }
 
-fn log(event: &Event) {
+fn log(event: &Event, servers: &str, noise: &Noise) {
+    let heard = |report: &str| noise.hear(report, Instant::now());
     match event {
-        Event::Connected => tracing::info!("connected to NATS"),
-        Event::Disconnected => tracing::warn!("connection to NATS lost: reconnecting"),
-        Event::LameDuckMode => tracing::warn!("the NATS server is about to stop"),
+        Event::Connected => tracing::info!(servers, "connected to NATS"),
+        Event::Disconnected => tracing::warn!(servers, "connection to NATS lost: reconnecting"),
+        Event::LameDuckMode => tracing::warn!(servers, "the NATS server is about to stop"),
         Event::SlowConsumer(subscription) => {
             tracing::error!(
                 subscription,
                 "messages were dropped: the subscription is too slow"
             );
         }
-        Event::ServerError(error) => tracing::error!(%error, "NATS reports an error"),
-        Event::ClientError(error) => tracing::warn!(%error, "NATS client error"),
+        Event::ServerError(error) => match heard(&error.to_string()) {
+            Some(times) => tracing::error!(servers, %error, times, "NATS reports an error"),
+            None => tracing::debug!(%error, "NATS reports an error"),
+        },
+        Event::ClientError(error) => match heard(&error.to_string()) {
+            Some(times) => tracing::warn!(servers, %error, times, "NATS client error"),
+            None => tracing::debug!(%error, "NATS client error"),
+        },
         Event::Draining | Event::Closed => tracing::debug!(%event, "NATS connection"),
     }
 }
 
-fn shown(servers: &[String]) -> String {
+pub(super) fn shown(servers: &[String]) -> String {
     let shown: Vec<String> = servers.iter().map(|s| without_secrets(s)).collect();
     shown.join(", ")
 }

@@ -14,11 +14,13 @@ mod credit;
 mod delivery;
 mod denied;
 mod durables;
+mod identity;
 mod letter;
 mod letters;
 mod limits;
 mod link;
 mod mark;
+mod noise;
 mod park;
 mod place;
 mod publisher;
@@ -48,11 +50,14 @@ use tidings_contract::{Envelope, wire};
 use tokio::sync::watch;
 
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
-pub(crate) use batch::{BatchId, Cause, Confirmed, Refusal, Submission, cause_of_denial};
+pub(crate) use batch::{
+    BatchId, Cause, Confirmed, FULL_DISK, Refusal, Submission, cause_of_denial,
+};
 pub use connect::{Auth, ConnectError, NatsOptions, Tls};
 pub(crate) use consumer::{ConsumerSpec, drift, filters};
 pub(crate) use delivery::{Deliveries, Delivery};
 pub(crate) use durables::Durable;
+pub use identity::NatsIdentity;
 pub(crate) use letters::{Kept, Upkeep};
 pub(crate) use park::{Head, PASS, Park, Question, letters_of};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
@@ -424,6 +429,28 @@ impl Bus {
 }
 
 impl BusError {
+    /// What helps, by what it is.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub(crate) fn cure(&self) -> String {
+        match self {
+            Self::NoResponders { .. } => NO_JETSTREAM.to_owned(),
+            Self::Denied {
+                action, permission, ..
+            } => format!(
+                "allow the user to {action} {permission}: deploy/nats/permissions.conf has all that it needs"
+            ),
+            Self::Timeout { .. } => "see whether that nats-server is frozen or overloaded, and whether the stream has a \
+                 leader: nats server report jetstream"
+                .to_owned(),
+            Self::Api { code, .. } => cure_of_code(*code).to_owned(),
+            Self::TooOld { needs, .. } => format!("nats-server {needs} or newer"),
+            Self::Broken { .. } => {
+                "see to the network between this process and the nats-server; the connection comes back by itself"
+                    .to_owned()
+            }
+        }
+    }
+
     fn lost(subject: &str) -> Self {
         Self::Broken {
             subject: subject.to_owned(),
@@ -445,6 +472,28 @@ impl std::fmt::Debug for Bus {
         f.debug_struct("Bus")
             .field("server", &self.client.server_info().server_name)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+const NO_JETSTREAM: &str = "switch JetStream on in the nats-server and for this account, or bring up the servers that the \
+     cluster needs for a leader";
+
+/// What helps when JetStream refuses. From nats-server `server/errors.json`.
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(crate) fn cure_of_code(code: u64) -> &'static str {
+    match code {
+        // temporarily unavailable, no suitable peers, no leader
+        10004 | 10005 | 10008 | 10009 => {
+            "bring up the nats-servers that the cluster needs for a leader: nats server report jetstream"
+        }
+        // not enabled, for the account or at all
+        10035 | 10039 | 10076 => NO_JETSTREAM,
+        // resource limits; insufficient resources, storage, memory
+        10002 | 10023 | 10028 | 10047 => {
+            "give JetStream more room (max_file, the account's limits), or free some"
+        }
+        _ => "see what the log of the nats-server says about it",
     }
 }
 

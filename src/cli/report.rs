@@ -4,7 +4,7 @@
 use std::{error::Error, fmt, io, process::ExitCode};
 
 use tidings::{
-    BusError, ConnectError, DeadLettersError, MigrateError, OutboxError, PublishError, ReaderError,
+    BusError, ConnectError, DeadLettersError, ElsewhereError, MigrateError, OutboxError, PublishError, ReaderError,
     RebaseError, RelayError, RepairError, ReplayError, RepublishError, ResetError, SchemaError,
     SubscribersError, TraceError, VerifyError, WorkerError,
 };
@@ -83,6 +83,12 @@ impl Report {
             self.causes.push(error.to_string());
             next = error.source();
         }
+        self
+    }
+
+    /// Adds a cause in words.
+    pub(crate) fn and(mut self, cause: String) -> Self {
+        self.causes.push(cause);
         self
     }
 
@@ -357,6 +363,9 @@ impl From<OutboxError> for Report {
             OutboxError::TooLarge(refused) => too_large(refused),
             OutboxError::NotMigrated(source) => not_migrated(source),
             OutboxError::Database(source) => of_database(source, &error),
+            OutboxError::Version { is_newer, .. } => of_version(&error, *is_newer),
+            OutboxError::Elsewhere(ElsewhereError::Bus(source)) => Self::of_bus(source, &error),
+            OutboxError::Elsewhere(_) => Self::of(Exit::Failed, &error).cure(ELSEWHERE),
             _ => Self::of(Exit::Failed, &error),
         }
     }
@@ -385,6 +394,10 @@ impl From<RelayError> for Report {
     fn from(error: RelayError) -> Self {
         match &error {
             RelayError::NotMigrated(source) => not_migrated(source),
+            RelayError::Version { is_newer, .. } => of_version(&error, *is_newer),
+            RelayError::Elsewhere { reason } => {
+                Self::new(Exit::Failed, reason.clone()).cure(ELSEWHERE)
+            }
             _ => Self::of(Exit::Failed, &error),
         }
     }
@@ -418,6 +431,17 @@ fn of_database(source: &sqlx::Error, error: &(dyn Error + 'static)) -> Report {
             .cure("?statement-cache-capacity=0 behind database.url, when a pooler stands between");
     }
     report
+}
+
+/// What to do in another NATS than the outbox's.
+const ELSEWHERE: &str =
+    "another --nats-url; or tidings outbox use-nats, when this is to be its NATS from now on";
+
+fn of_version(error: &(dyn Error + 'static), is_newer: bool) -> Report {
+    Report::of(Exit::Failed, error).cure(match is_newer {
+        true => "the program of the newest Tidings that has migrated the database",
+        false => "tidings migrate",
+    })
 }
 
 fn not_migrated(source: &(dyn Error + 'static)) -> Report {

@@ -10,6 +10,7 @@ mod ahead;
 mod chunks;
 mod contents;
 mod delayed;
+mod home;
 mod inbox;
 mod mend;
 mod migrate;
@@ -24,6 +25,7 @@ mod relay;
 mod relayed;
 mod reserved;
 mod row;
+mod says;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod standing;
@@ -48,6 +50,8 @@ use crate::{
 };
 use chunks::chunks;
 pub use delayed::DelayedEvent;
+use home::version_sentence;
+pub use home::{ElsewhereError, NatsMove};
 use inbox::Kept;
 pub use inbox::{BatchOnceHandler, InboxTransaction, OnceHandler};
 pub use mend::RepublishError;
@@ -58,7 +62,7 @@ pub use parked::{ParkedEvent, ParkedSelection};
 pub use postgres::{Rebase, RebaseError, RebasedEvent};
 #[cfg(feature = "failpoints")]
 pub use relay::failpoint;
-pub use relay::{Relay, RelayError};
+pub use relay::{Relay, RelayError, RelayInstance};
 pub(crate) use relayed::{Passed, Range, Relayed, Stretch};
 pub(crate) use row::Row;
 pub use standing::{Loss, Standing};
@@ -107,6 +111,19 @@ pub enum OutboxError {
     /// The tables are not there.
     #[error("the database has no outbox: run `tidings migrate`, or call `Outbox::migrate`")]
     NotMigrated(#[source] sqlx::Error),
+    /// The tables belong to a newer or an older Tidings.
+    #[error("{}", version_sentence(*found, *known, *is_newer))]
+    Version {
+        /// The version of the tables.
+        found: usize,
+        /// The version that this program knows.
+        known: usize,
+        /// Whether the tables are newer.
+        is_newer: bool,
+    },
+    /// It is another NATS than the one that the outbox is relayed into, or NATS does not answer.
+    #[error(transparent)]
+    Elsewhere(#[from] ElsewhereError),
     /// The database failed. After a failed commit it may or may not have committed.
     #[error("the database failed")]
     Database(#[source] sqlx::Error),

@@ -29,13 +29,14 @@ mod lane;
 mod ledger;
 mod lost;
 mod progress;
+mod reporter;
 mod resume;
 mod route;
 mod stand_by;
 mod trouble;
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -44,10 +45,12 @@ use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Outbox, Store,
+    ElsewhereError, Outbox, OutboxError, Store,
+    home::{Home, KeptHome, USE_NATS, of_version, text},
     origin::{Origin, REBASE},
     parked::WaitsFor,
-    store::{Claim, Statements, Tenure, Waiting},
+    store::{Claim, Positions, Statements, Tenure, Waiting},
+    version_sentence,
 };
 use crate::{background::Background, bus::Bus};
 use aside::Aside;
@@ -58,10 +61,12 @@ use fetch::Fetcher;
 use give_back::{LookAgain, give_back, nothing_aside};
 use keeper::{Keeper, Post};
 use progress::Report;
+use reporter::Reporter;
+pub use reporter::RelayInstance;
 use resume::{Stored, stored_behind};
 use route::Router;
 use stand_by::StandBy;
-use trouble::{RELAY, Troubles};
+use trouble::Troubles;
 
 /// Pages that are fetched ahead of what is being sent.
 const PAGES_AHEAD: usize = 2;
@@ -102,6 +107,22 @@ pub enum RelayError {
         /// How that shows.
         reason: String,
     },
+    /// The tables belong to a newer or an older Tidings.
+    #[error("{}", version_sentence(*found, *known, *is_newer))]
+    Version {
+        /// The version of the tables.
+        found: usize,
+        /// The version that this program knows.
+        known: usize,
+        /// Whether the tables are newer.
+        is_newer: bool,
+    },
+    /// It is another NATS than the one that the outbox is relayed into.
+    #[error("{reason}; try: {USE_NATS}")]
+    Elsewhere {
+        /// How that shows.
+        reason: String,
+    },
 }
 
 /// What the lease came with.
@@ -121,6 +142,17 @@ struct Life {
     stop: CancellationToken,
     troubles: Troubles,
     look_again: Arc<Mutex<LookAgain>>,
+    reporter: Arc<Reporter>,
+    admission: Mutex<Admission>,
+}
+
+/// Whether tables and NATS were found to be the right ones.
+#[derive(Default)]
+struct Admission {
+    /// Ever, in the life of this relay.
+    is_given: bool,
+    /// For which connection, by how many were lost before, and for which NATS in the database.
+    home: Option<(u64, Option<KeptHome>)>,
 }
 
 /// How a tenure ended.
@@ -195,12 +227,20 @@ impl<DB: Store> Relay<DB> {
         self.outbox.learn_limit(&bus);
         let schema = self.outbox.shared.names.schema();
         let mut stand_by = StandBy::listen(&bus, schema).await;
+        let troubles = Troubles::default();
+        let owner = &self.settings.owner;
         let life = Life {
             bus: bus.clone(),
             stop: stop.clone(),
-            troubles: Troubles::default(),
             look_again: Arc::new(Mutex::new(LookAgain::soon())),
+            reporter: Arc::new(Reporter::new(schema, DB::KIND, owner, &troubles)),
+            troubles,
+            admission: Mutex::default(),
         };
+        // What the relay tells outlives each tenure.
+        let mut telling = JoinSet::new();
+        telling.spawn(life.troubles.clone().keep_saying());
+        telling.spawn(Arc::clone(&life.reporter).answer(bus.clone()));
         let mut pause = FIRST_PAUSE;
         loop {
             let began = Instant::now();
@@ -212,6 +252,8 @@ impl<DB: Store> Relay<DB> {
                 Ok(Tenured::Turned) => continue,
                 Ok(Tenured::StandBy) => {
                     pause = FIRST_PAUSE;
+                    life.troubles.forget();
+                    life.reporter.stands_by();
                     tokio::select! {
                         () = stop.cancelled() => return Ok(()),
                         () = stand_by.wait(self.settings.lease / 4) => continue,
@@ -221,12 +263,30 @@ impl<DB: Store> Relay<DB> {
                     return Err(RelayError::NotMigrated(error));
                 }
                 Err(Fault::Foreign(reason)) => return Err(RelayError::Foreign { reason }),
+                Err(Fault::Elsewhere(reason)) if !life.is_admitted() => {
+                    return Err(RelayError::Elsewhere { reason });
+                }
+                Err(Fault::Version {
+                    found,
+                    known,
+                    is_newer,
+                }) if !life.is_admitted() => {
+                    return Err(RelayError::Version {
+                        found,
+                        known,
+                        is_newer,
+                    });
+                }
                 Err(fault) => {
                     if began.elapsed() > LONGEST_PAUSE {
                         pause = FIRST_PAUSE;
                     }
-                    tracing::warn!(outbox = DB::KIND, %fault, again_in = ?pause, "the relay is interrupted");
-                    self.complain(&life.troubles, &fault).await;
+                    life.reporter.begins();
+                    // What lasts is said by its trouble.
+                    match self.complain(&life, &fault).await {
+                        true => tracing::warn!(outbox = DB::KIND, %fault, again_in = ?pause, "the relay is interrupted"),
+                        false => tracing::debug!(outbox = DB::KIND, %fault, again_in = ?pause, "the relay is interrupted"),
+                    }
                     let wait = pause;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                     wait
@@ -242,8 +302,12 @@ impl<DB: Store> Relay<DB> {
     /// Takes the lease, resumes, and relays until a fault or the end. Whatever hangs, the fence ends it: a
     /// database that has gone silent must not keep the relay from trying again.
     async fn tenure(&self, life: &Life) -> Result<Tenured, Fault> {
+        let Settings { owner, lease, .. } = &self.settings;
+        let looking = tokio::time::timeout(*lease, self.look()).await;
+        let (connection, home) = looking.map_err(|_| Fault::Silent)??;
+        let is_home = life.is_home(&home, *lease).await?;
         let asked = Instant::now();
-        let claiming = tokio::time::timeout(self.settings.lease, self.claim()).await;
+        let claiming = tokio::time::timeout(*lease, self.claim(connection, is_home.as_ref())).await;
         let Some(claimed) = claiming.map_err(|_| Fault::Silent)?? else {
             return Ok(Tenured::StandBy);
         };
@@ -253,13 +317,14 @@ impl<DB: Store> Relay<DB> {
             keys,
             waiting,
         } = claimed;
-        let Settings { owner, lease, .. } = &self.settings;
         tracing::info!(
             outbox = DB::KIND,
             owner,
             epoch = claim.epoch,
             "this relay has the lease"
         );
+        life.troubles.new_tenure(&claim.troubles)?;
+        life.reporter.works(claim.epoch);
         let fence = Fence::until(asked + *lease);
         let tenure = Tenure {
             owner: owner.clone(),
@@ -279,6 +344,7 @@ impl<DB: Store> Relay<DB> {
             retention: self.settings.retention,
             fence: fence.clone(),
             troubles: life.troubles.clone(),
+            reporter: Arc::clone(&life.reporter),
             turn: turn.clone(),
             stop: life.stop.clone(),
             look_again: Arc::clone(&life.look_again),
@@ -294,7 +360,7 @@ impl<DB: Store> Relay<DB> {
         tokio::select! {
             result = self.resume(life, claim, (keys, waiting), way) => result?,
             Some(ended) = crew.join_next() => return Err(fault_of(ended)),
-            () = fence.passed() => return Err(Fault::Fenced),
+            () = fence.passed() => return Err(fence.over()),
         }
         // The reports' channel is closed: the keeper writes the last checkpoint.
         tokio::select! {
@@ -303,23 +369,49 @@ impl<DB: Store> Relay<DB> {
                 Some(Ok(Ok(()))) | None => Ok(Tenured::Turned),
                 Some(ended) => Err(fault_of(ended)),
             },
-            () = fence.passed() => Err(Fault::Fenced),
+            () = fence.passed() => Err(fence.over()),
         }
     }
 
-    /// Asks for the lease, on a connection that is kept.
-    async fn claim(&self) -> Result<Option<Claimed<DB>>, Fault> {
+    /// Looks whether a relay may work here, and what is known of its NATS, on a connection that is kept.
+    async fn look(&self) -> Result<(DB::Connection, Home), Fault> {
         let names = &self.outbox.shared.names;
-        let Settings { owner, lease, .. } = &self.settings;
         let mut connection = self.outbox.connect().await?;
+        if let Err(OutboxError::Version {
+            found,
+            known,
+            is_newer,
+        }) = of_version::<DB>(DB::version(&mut connection, names).await?)
+        {
+            return Err(Fault::Version {
+                found,
+                known,
+                is_newer,
+            });
+        }
         match DB::origin(&mut connection, names).await? {
             Origin::Own => {}
             Origin::Standby => return Err(Fault::Standby),
             Origin::Foreign(reason) => return Err(Fault::Foreign(reason)),
         }
+        let home = DB::home(&mut connection, names).await?;
+        Ok((connection, home))
+    }
+
+    /// Asks for the lease, and keeps what is new of the NATS.
+    async fn claim(
+        &self,
+        mut connection: DB::Connection,
+        home: Option<&KeptHome>,
+    ) -> Result<Option<Claimed<DB>>, Fault> {
+        let names = &self.outbox.shared.names;
+        let Settings { owner, lease, .. } = &self.settings;
         let Some(claim) = DB::claim(&mut connection, names, owner, *lease).await? else {
             return Ok(None);
         };
+        if let Some(home) = home {
+            DB::keep_home(&mut connection, names, &text(home)?).await?;
+        }
         Ok(Some(Claimed {
             claim,
             keys: DB::parked_keys(&mut connection, names).await?,
@@ -336,6 +428,7 @@ impl<DB: Store> Relay<DB> {
         aside: (Vec<(String, i64)>, Waiting),
         way: Way<DB::Cursor>,
     ) -> Result<(), Fault> {
+        life.admit(&claim.streams).await?;
         let (stored, mut interruptions) = stored_behind(&life.bus, &claim.streams).await?;
         tokio::select! {
             result = self.pipeline(life, claim, stored.into(), aside, way) => result,
@@ -408,13 +501,18 @@ impl<DB: Store> Relay<DB> {
         Ok(())
     }
 
-    /// Has a fault shown by the status, if the database can be reached.
-    async fn complain(&self, troubles: &Troubles, fault: &Fault) {
+    /// Has a fault shown by the status, if the database can be reached. Gives whether it is to be said.
+    async fn complain(&self, life: &Life, fault: &Fault) -> bool {
         const WITHIN: Duration = Duration::from_secs(1);
-        if matches!(fault, Fault::Stopped) {
-            return;
+        if !fault.holds_up() {
+            return true;
         }
-        troubles.begin(RELAY, &fault.to_string(), fault.cure());
+        let (troubles, cure) = (&life.troubles, fault.cure(DB::KIND, &life.bus));
+        let is_said = troubles.begin(&fault.place(), &fault.to_string(), &cure);
+        // Newer tables are not for this program to write.
+        if matches!(fault, Fault::Version { .. }) {
+            return is_said;
+        }
         let complaining = async {
             let mut connection = self.outbox.connect().await?;
             let names = &self.outbox.shared.names;
@@ -426,20 +524,72 @@ impl<DB: Store> Relay<DB> {
             Ok(Err(error)) => tracing::debug!(%error, "the status does not show the fault"),
             Err(_) => tracing::debug!("the status does not show the fault"),
         }
+        is_said
     }
 }
 
 impl Life {
-    /// The tenure works. What parked rows still wait for goes on being a trouble, the rest is over, or is about
-    /// to tell by itself.
+    /// Whether the connected NATS is the one of the outbox, before the lease is asked for: a relay elsewhere must not
+    /// keep it from others. Gives what is new to be kept. While NATS does not answer, the lease is taken all the
+    /// same, and [`Life::admit`] looks.
+    async fn is_home(&self, home: &Home, within: Duration) -> Result<Option<KeptHome>, Fault> {
+        let losses = *self.bus.losses().borrow();
+        let known = (losses, home.kept.clone());
+        if !self.bus.is_connected() || self.admission().home.as_ref() == Some(&known) {
+            return Ok(None);
+        }
+        match tokio::time::timeout(within, home.check(&self.bus)).await {
+            Ok(Ok(new)) => {
+                let mut admission = self.admission();
+                admission.is_given = true;
+                admission.home = Some((losses, new.clone().or(known.1)));
+                Ok(new)
+            }
+            Ok(Err(ElsewhereError::Elsewhere(reason))) => Err(Fault::Elsewhere(reason)),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "it is not known yet whether this is the right NATS");
+                Ok(None)
+            }
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Before anything is read from NATS or written there.
+    async fn admit(&self, streams: &Positions) -> Result<(), Fault> {
+        let losses = *self.bus.losses().borrow();
+        let (at, kept) = self.admission().home.clone().unwrap_or_default();
+        if at == losses && self.admission().home.is_some() {
+            return Ok(());
+        }
+        let home = Home {
+            kept,
+            streams: streams.clone(),
+        };
+        match home.check(&self.bus).await {
+            Ok(_) => Ok(()),
+            Err(ElsewhereError::Elsewhere(reason)) => Err(Fault::Elsewhere(reason)),
+            Err(ElsewhereError::Bus(error)) => Err(Fault::Bus(error)),
+        }
+    }
+
+    fn is_admitted(&self) -> bool {
+        self.admission().is_given
+    }
+
+    fn admission(&self) -> MutexGuard<'_, Admission> {
+        self.admission
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The tenure works. What parked rows still wait for goes on being a trouble. The rest is over when events were
+    /// confirmed, or the log was read and nothing was there.
     fn recall(&self, waiting: &Waiting) {
         let places: Vec<String> = waiting
             .reasons
             .iter()
             .map(|reason| reason.waits_for.to_string())
             .collect();
-        self.troubles
-            .end_all_but(|place| places.iter().any(|waiting| waiting == place));
         for (place, reason) in places.iter().zip(&waiting.reasons) {
             let cure = match reason.waits_for {
                 WaitsFor::Stream(_) => {

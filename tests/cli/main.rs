@@ -18,6 +18,9 @@ mod rebase;
 mod replay;
 mod run;
 mod runbooks;
+#[path = "../suite/support/small_disk.rs"]
+mod small_disk;
+mod status;
 mod streams;
 mod subscribers;
 mod tail;

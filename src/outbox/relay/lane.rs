@@ -37,6 +37,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// The server reports a denied message by itself, maybe after it has refused the batch.
 const HEARSAY: Duration = Duration::from_millis(200);
+/// How long a server may take that answers.
+const READ_BACK: Duration = Duration::from_secs(2);
 
 pub(super) struct Lane<C> {
     course: Arc<Course<C>>,
@@ -247,7 +249,10 @@ impl<C: Cursor> Lane<C> {
                 .bus
                 .send_members(batch, Box::new(messages))
                 .await;
-            sent.map_err(|refusal| self.unconfirmed(refusal))
+            match sent {
+                Ok(()) => Ok(()),
+                Err(refusal) => Err(self.unconfirmed(refusal, items.len()).await),
+            }
         };
         match flying {
             // The commit is not on the wire before its future is polled.
@@ -315,7 +320,9 @@ impl<C: Cursor> Lane<C> {
             | Refusal::Permanent { .. }
             | Refusal::Closed(_)
             | Refusal::Incomplete => self.one_by_one(items).await,
-            Refusal::Moved | Refusal::Transient { .. } => Err(self.unconfirmed(refusal)),
+            Refusal::Moved | Refusal::Transient { .. } | Refusal::Unanswered { .. } => {
+                Err(self.unconfirmed(refusal, items.len()).await)
+            }
         }
     }
 
@@ -345,6 +352,10 @@ impl<C: Cursor> Lane<C> {
                 }
                 Err(refusal) => refusal,
             };
+            // It is found out once why no answer comes.
+            if fault.is_some() && matches!(refusal, Refusal::Unanswered { .. }) {
+                continue;
+            }
             match self.refused(item, refusal).await {
                 Ok((item, Settled::Stored)) => back.extend(item),
                 Ok((item, now)) => {
@@ -354,14 +365,17 @@ impl<C: Cursor> Lane<C> {
                 Err(other) => fault = Some(other),
             }
         }
-        if !confirmed.is_empty() {
+        let is_open = !confirmed.is_empty();
+        if is_open {
             self.confirm(&confirmed, entries).await?;
         }
         if let Some(fault) = fault {
             return Err(fault);
         }
         self.take_back(back);
-        if let Settled::Stored = settled {
+        if let Settled::Stored = settled
+            && is_open
+        {
             self.is_open();
         }
         Ok(settled)
@@ -371,6 +385,7 @@ impl<C: Cursor> Lane<C> {
     async fn one_by_one(&mut self, items: Vec<Item>) -> Result<Settled, Fault> {
         let mut items = VecDeque::from(items);
         let mut settled = Settled::Stored;
+        let mut is_open = false;
         while let Some(item) = items.pop_front() {
             self.course.fence.check()?;
             let Some(item) = self.publishable(vec![item]).await?.pop() else {
@@ -389,6 +404,7 @@ impl<C: Cursor> Lane<C> {
                     }
                     let entry = self.ledger.entry(item.row.id, sequence);
                     self.confirm(&[item], vec![entry]).await?;
+                    is_open = true;
                 }
                 Err(refusal) => {
                     let (item, now) = self.refused(item, refusal).await?;
@@ -403,7 +419,9 @@ impl<C: Cursor> Lane<C> {
             }
         }
         self.take_back(items.into());
-        if let Settled::Stored = settled {
+        if let Settled::Stored = settled
+            && is_open
+        {
             self.is_open();
         }
         Ok(settled)
@@ -451,15 +469,31 @@ impl<C: Cursor> Lane<C> {
             .await
     }
 
-    fn unconfirmed(&self, refusal: Refusal) -> Fault {
-        if refusal == Refusal::Moved {
-            return Fault::Moved {
-                subject: format!("a subject of stream {}", self.stream),
-            };
+    /// What it is when so many events are not confirmed. A server that answers and has not stored them cannot write.
+    async fn unconfirmed(&self, refusal: Refusal, sent: usize) -> Fault {
+        let stream = self.stream.clone();
+        match refusal {
+            Refusal::Moved => Fault::Moved {
+                subject: format!("a subject of stream {stream}"),
+            },
+            Refusal::Unanswered { after } => match self.read_back().await {
+                Some(stored) if stored < sent as u64 => Fault::Unwritten {
+                    stream,
+                    sent,
+                    stored,
+                    after,
+                },
+                _ => Fault::Unconfirmed { stream, refusal },
+            },
+            _ => Fault::Unconfirmed { stream, refusal },
         }
-        Fault::Unconfirmed {
-            stream: self.stream.clone(),
-            refusal,
-        }
+    }
+
+    /// How many messages the stream has got since the last one that was confirmed here, if its server answers.
+    async fn read_back(&self) -> Option<u64> {
+        let looking = self.course.bus.stream_state(&self.stream);
+        let state = tokio::time::timeout(READ_BACK, looking).await.ok()?.ok()??;
+        let is_same = state.incarnation == self.ledger.incarnation();
+        is_same.then(|| state.last_sequence.saturating_sub(self.last_sequence))
     }
 }

@@ -37,6 +37,7 @@ pub(super) async fn park(
             row,
             error,
             waits_for,
+            follows: _,
         } = parked;
         let followers = if parked.holds_up() { following } else { let_go };
         sqlx::query(names.sql(followers, '_'))

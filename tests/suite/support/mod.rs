@@ -11,6 +11,7 @@ mod past;
 mod pgbouncer;
 mod proxy;
 mod raw;
+mod small_disk;
 mod replays;
 mod world;
 
@@ -25,6 +26,7 @@ pub use pgbouncer::{POOL, Pgbouncer};
 pub use proxy::Proxy;
 pub use raw::publish_raw;
 pub use replays::everything;
+pub use small_disk::SmallDisk;
 pub use world::{Database, Folder, Running, World, events_stream};
 
 /// How long anything may take on a busy machine.

@@ -26,7 +26,7 @@ impl<C: Cursor> Lane<C> {
                 Ok((Some(item), Settled::Changed))
             }
             Refusal::Closed(cause) => Ok((Some(item), Settled::Closed(cause))),
-            refusal => Err(self.unconfirmed(refusal)),
+            refusal => Err(self.unconfirmed(refusal, 1).await),
         }
     }
 
