@@ -307,15 +307,19 @@ fn cure(code: u64, reason: &str) -> Option<&'static str> {
 }
 
 /// What helps when the server cannot write. It goes on failing until its restart, room or not: seen with 2.15.1.
-pub(crate) const FULL_DISK: &str =
-    "give the disk of the JetStream store room and restart that nats-server; the relay goes on by itself";
+pub(crate) const FULL_DISK: &str = "give the disk of the JetStream store room and restart that nats-server; the relay goes on by itself";
 
 /// Whether it is the operating system that refuses.
 fn is_disk(reason: &str) -> bool {
     let reason = reason.to_ascii_lowercase();
-    ["no space left", "disk", "input/output error", "quota exceeded"]
-        .iter()
-        .any(|words| reason.contains(words))
+    [
+        "no space left",
+        "disk",
+        "input/output error",
+        "quota exceeded",
+    ]
+    .iter()
+    .any(|words| reason.contains(words))
 }
 
 impl Refusal {

@@ -66,7 +66,8 @@ mod tests {
     #[test]
     fn what_comes_every_two_seconds_is_said_at_a_growing_interval_with_its_count() {
         let (noise, start) = (Noise::default(), Instant::now());
-        let said = (0..150).filter_map(|n| noise.hear("IO error", start + Duration::from_secs(2 * n)));
+        let said =
+            (0..150).filter_map(|n| noise.hear("IO error", start + Duration::from_secs(2 * n)));
         assert_eq!(said.collect::<Vec<_>>(), [1, 6, 16, 36, 76]);
         assert_eq!(noise.hear("another", start), Some(1));
         noise.forget();

@@ -4,9 +4,9 @@
 use std::{error::Error, fmt, io, process::ExitCode};
 
 use tidings::{
-    BusError, ConnectError, DeadLettersError, ElsewhereError, MigrateError, OutboxError, PublishError, ReaderError,
-    RebaseError, RelayError, RepairError, ReplayError, RepublishError, ResetError, SchemaError,
-    SubscribersError, TraceError, VerifyError, WorkerError,
+    BusError, ConnectError, DeadLettersError, ElsewhereError, MigrateError, OutboxError,
+    PublishError, ReaderError, RebaseError, RelayError, RepairError, ReplayError, RepublishError,
+    ResetError, SchemaError, SubscribersError, TraceError, VerifyError, WorkerError,
 };
 
 use super::database;

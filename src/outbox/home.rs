@@ -18,8 +18,7 @@ use super::{
 use crate::bus::{Bus, BusError, NatsIdentity};
 
 /// What to do in another NATS.
-pub(super) const USE_NATS: &str =
-    "another --nats-url; or, when the outbox is to be relayed into this one from now on, tidings outbox use-nats";
+pub(super) const USE_NATS: &str = "another --nats-url; or, when the outbox is to be relayed into this one from now on, tidings outbox use-nats";
 /// How far the clocks of two servers may be apart.
 const SLACK: TimeDelta = TimeDelta::minutes(1);
 
@@ -142,7 +141,8 @@ fn judge(
             "this is not the NATS that the outbox is relayed into: stream {stream} is of {now} here, and was there \
              before the relay wrote into the one of {}{}",
             was.incarnation,
-            kept.map(|kept| format!(", in {}", kept.nats)).unwrap_or_default(),
+            kept.map(|kept| format!(", in {}", kept.nats))
+                .unwrap_or_default(),
         ));
     }
     match kept {
@@ -209,7 +209,10 @@ impl<DB: Store> Outbox<DB> {
         let home = self.home().await?;
         let (mut others, mut accepted) = (Vec::new(), BTreeMap::new());
         for (stream, position) in &home.streams {
-            let state = bus.stream_state(stream).await.map_err(ElsewhereError::from)?;
+            let state = bus
+                .stream_state(stream)
+                .await
+                .map_err(ElsewhereError::from)?;
             let created = state.map(|state| state.incarnation);
             if created.as_ref() != Some(&position.incarnation) {
                 others.push(stream.clone());
@@ -312,14 +315,23 @@ mod tests {
             ..KeptHome::default()
         };
         let was = Position::new(CREATED.to_owned(), 7);
-        judge(Some(&kept), here, &[("EVENTS", &was, now.map(str::to_owned))]).is_ok()
+        judge(
+            Some(&kept),
+            here,
+            &[("EVENTS", &was, now.map(str::to_owned))],
+        )
+        .is_ok()
     }
 
     #[test]
     fn a_fail_over_a_restart_and_a_move_are_at_home() {
         assert!(is_home(&cluster("a"), &cluster("a"), Some(CREATED)));
         assert!(is_home(&alone(None, "1"), &alone(None, "2"), Some(CREATED)));
-        assert!(is_home(&alone(Some("n"), "1"), &cluster("a"), Some(CREATED)));
+        assert!(is_home(
+            &alone(Some("n"), "1"),
+            &cluster("a"),
+            Some(CREATED)
+        ));
     }
 
     #[test]
@@ -336,7 +348,11 @@ mod tests {
         for now in [None, Some(LATER), Some(EARLIER)] {
             assert!(!is_home(&cluster("a"), &cluster("b"), now));
             assert!(!is_home(&cluster("a"), &alone(Some("n"), "1"), now));
-            assert!(!is_home(&alone(Some("n"), "1"), &alone(Some("m"), "2"), now));
+            assert!(!is_home(
+                &alone(Some("n"), "1"),
+                &alone(Some("m"), "2"),
+                now
+            ));
             assert!(!is_home(&alone(None, "1"), &alone(None, "2"), now));
         }
     }

@@ -61,8 +61,8 @@ use fetch::Fetcher;
 use give_back::{LookAgain, give_back, nothing_aside};
 use keeper::{Keeper, Post};
 use progress::Report;
-use reporter::Reporter;
 pub use reporter::RelayInstance;
+use reporter::Reporter;
 use resume::{Stored, stored_behind};
 use route::Router;
 use stand_by::StandBy;
@@ -284,8 +284,12 @@ impl<DB: Store> Relay<DB> {
                     life.reporter.begins();
                     // What lasts is said by its trouble.
                     match self.complain(&life, &fault).await {
-                        true => tracing::warn!(outbox = DB::KIND, %fault, again_in = ?pause, "the relay is interrupted"),
-                        false => tracing::debug!(outbox = DB::KIND, %fault, again_in = ?pause, "the relay is interrupted"),
+                        true => {
+                            tracing::warn!(outbox = DB::KIND, %fault, again_in = ?pause, "the relay is interrupted")
+                        }
+                        false => {
+                            tracing::debug!(outbox = DB::KIND, %fault, again_in = ?pause, "the relay is interrupted")
+                        }
                     }
                     let wait = pause;
                     pause = (pause * 2).min(LONGEST_PAUSE);

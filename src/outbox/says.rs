@@ -30,7 +30,9 @@ pub(super) fn cure_of_database(kind: &str, error: &sqlx::Error) -> &'static str 
             (_, sqlx::Error::PoolTimedOut) => {
                 "see whether the server answers, and whether it has a connection left (max_connections)"
             }
-            _ => "start the database server, or see to the network between; the relay connects by itself",
+            _ => {
+                "start the database server, or see to the network between; the relay connects by itself"
+            }
         };
     };
     let code = failed.code().unwrap_or_default();
@@ -86,7 +88,9 @@ mod tests {
 
     #[test]
     fn each_kind_has_a_cure_of_its_own() {
-        let codes = ["25006", "42501", "53100", "53300", "55P03", "28P01", "57P03"];
+        let codes = [
+            "25006", "42501", "53100", "53300", "55P03", "28P01", "57P03",
+        ];
         let mut cures: Vec<_> = codes.map(of_postgres).to_vec();
         cures.extend([5, 8, 13, 14, 26].map(of_sqlite));
         let told = cures.len();
@@ -94,13 +98,19 @@ mod tests {
         cures.dedup();
         assert_eq!(cures.len(), told);
         // An extended code: SQLITE_BUSY_SNAPSHOT, SQLITE_READONLY_DIRECTORY.
-        assert_eq!((of_sqlite(517), of_sqlite(1544)), (of_sqlite(5), of_sqlite(8)));
+        assert_eq!(
+            (of_sqlite(517), of_sqlite(1544)),
+            (of_sqlite(5), of_sqlite(8))
+        );
     }
 
     #[test]
     fn what_is_no_database_error_is_told_with_its_source() {
         let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
         let told = said(&sqlx::Error::Io(refused));
-        assert!(told.contains("refused") && !told.contains("at line"), "{told}");
+        assert!(
+            told.contains("refused") && !told.contains("at line"),
+            "{told}"
+        );
     }
 }

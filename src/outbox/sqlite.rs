@@ -31,7 +31,6 @@ use super::{
     store::{
         Bound, Checkpoint, Claim, LEDGER_RETENTION, Migration, Names, Page, Parked, Reclaimed, Row,
         Rows, Statements, Tenure, Waiting, Written, positions_from, positions_text, sequence,
-        unsigned,
     },
 };
 

@@ -172,7 +172,12 @@ impl Status {
             });
         };
         if let Some(why) = &self.refuses {
-            add("database", 0.0, why.clone(), "what it says: no relay runs here");
+            add(
+                "database",
+                0.0,
+                why.clone(),
+                "what it says: no relay runs here",
+            );
         }
         let overdue = self.next_due_seconds.map_or(0.0, |wait| -wait);
         let age = self.oldest_unpublished_seconds.unwrap_or(0.0);
@@ -186,13 +191,21 @@ impl Status {
                     format!("{owner} has stopped renewing its lease, and {events} wait"),
                 ),
             };
-            add("relay", age_s, cause, "start a relay: tidings relay, or a worker that has one");
+            add(
+                "relay",
+                age_s,
+                cause,
+                "start a relay: tidings relay, or a worker that has one",
+            );
         } else if self.stands_still {
             let cause = format!("{} wait, and none is confirmed", count(self.backlog));
             add("relay", age, cause, "see what the log of the relay says");
         }
         if overdue > OVERDUE_S && self.is_relayed() {
-            let cause = format!("{} are delayed, and the next is overdue", count(self.delayed));
+            let cause = format!(
+                "{} are delayed, and the next is overdue",
+                count(self.delayed)
+            );
             add(
                 "delayed",
                 overdue,
@@ -218,7 +231,10 @@ impl Status {
 
     /// Whether what waits is older than a working relay lets it become.
     fn may_stand_still(&self) -> bool {
-        self.is_relayed() && self.oldest_behind_seconds.is_some_and(|age| age > OVERDUE_S)
+        self.is_relayed()
+            && self
+                .oldest_behind_seconds
+                .is_some_and(|age| age > OVERDUE_S)
     }
 
     /// Whether nothing has moved since an earlier look.

@@ -24,12 +24,20 @@ async fn execute(world: &World, statement: &str) {
         Store::Postgres => {
             let mut connection = PgConnection::connect(&world.database_url).await.unwrap();
             let statement = sqlx::AssertSqlSafe(statement.replace("tidings_", "tidings."));
-            sqlx::raw_sql(statement).execute(&mut connection).await.unwrap();
+            sqlx::raw_sql(statement)
+                .execute(&mut connection)
+                .await
+                .unwrap();
         }
         Store::Sqlite => {
-            let mut connection = SqliteConnection::connect(&world.database_url).await.unwrap();
+            let mut connection = SqliteConnection::connect(&world.database_url)
+                .await
+                .unwrap();
             let statement = sqlx::AssertSqlSafe(statement.to_owned());
-            sqlx::raw_sql(statement).execute(&mut connection).await.unwrap();
+            sqlx::raw_sql(statement)
+                .execute(&mut connection)
+                .await
+                .unwrap();
         }
     }
 }
@@ -40,7 +48,12 @@ async fn what_waits_without_a_relay_is_stuck(world: World) {
     enqueue(&world, "a").await;
     let ended = world.run(&["outbox", "status"]).await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
-    assert!(ended.stderr.contains("no relay has the lease, and 1 event wait"), "{ended:?}");
+    assert!(
+        ended
+            .stderr
+            .contains("no relay has the lease, and 1 event wait"),
+        "{ended:?}"
+    );
     assert!(ended.stderr.contains("try: start a relay"), "{ended:?}");
     let status = world.status().await;
     assert_eq!(status["stuck"][0]["place"], "relay", "{status}");
@@ -49,7 +62,10 @@ async fn what_waits_without_a_relay_is_stuck(world: World) {
         world.run(&["outbox", "status"]).await.code == Some(0)
     })
     .await;
-    assert_eq!(world.status().await["stuck"].as_array().map(Vec::len), Some(0));
+    assert_eq!(
+        world.status().await["stuck"].as_array().map(Vec::len),
+        Some(0)
+    );
     assert_eq!(relay.signalled("TERM").await, Some(0));
     // Nothing waits: nobody is needed.
     world.ok(&["outbox", "status"]).await;
@@ -64,11 +80,20 @@ async fn what_waits_for_a_decision_is_stuck(world: World) {
     };
     let row = "insert into tidings_outbox (event, name, key, payload) values (ID, 'Not a name', 'c', '1')";
     execute(&world, &row.replace("ID", id)).await;
-    eventually("it is parked", || async { world.status().await["parked"] == 1 }).await;
+    eventually("it is parked", || async {
+        world.status().await["parked"] == 1
+    })
+    .await;
     let ended = world.run(&["outbox", "status"]).await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
-    assert!(ended.stdout.contains("1 event, which waits for a decision"), "{ended:?}");
-    assert!(ended.stderr.contains("try: tidings outbox parked"), "{ended:?}");
+    assert!(
+        ended.stdout.contains("1 event, which waits for a decision"),
+        "{ended:?}"
+    );
+    assert!(
+        ended.stderr.contains("try: tidings outbox parked"),
+        "{ended:?}"
+    );
     world.ok(&["outbox", "discard", "--all", "--yes"]).await;
     world.ok(&["outbox", "status"]).await;
     assert_eq!(relay.signalled("TERM").await, Some(0));
@@ -89,30 +114,47 @@ async fn a_relay_that_cannot_write_is_asked_over_nats(world: World) {
                 select pg_terminate_backend(pid) from pg_stat_activity
                     where datname = current_database() and pid <> pg_backend_pid()";
             let mut connection = PgConnection::connect(&world.database_url).await.unwrap();
-            sqlx::raw_sql(revoke).execute(&mut connection).await.unwrap();
+            sqlx::raw_sql(revoke)
+                .execute(&mut connection)
+                .await
+                .unwrap();
         }
         Store::Sqlite => {
-            let mut connection = SqliteConnection::connect(&world.database_url).await.unwrap();
-            sqlx::raw_sql("begin immediate").execute(&mut connection).await.unwrap();
+            let mut connection = SqliteConnection::connect(&world.database_url)
+                .await
+                .unwrap();
+            sqlx::raw_sql("begin immediate")
+                .execute(&mut connection)
+                .await
+                .unwrap();
             holder = Some(connection);
         }
     }
     eventually("the status asks the relay", || async {
         let ended = world.run(&["outbox", "status"]).await;
-        ended.stdout.contains("runs and answers, and does not renew the lease")
+        ended
+            .stdout
+            .contains("runs and answers, and does not renew the lease")
             && (ended.stdout.contains("read-only") || ended.stdout.contains("write lock"))
             && ended.code == Some(1)
     })
     .await;
     let status = world.status().await;
-    assert!(status["relays"][0]["troubles"][0]["cure"].is_string(), "{status}");
+    assert!(
+        status["relays"][0]["troubles"][0]["cure"].is_string(),
+        "{status}"
+    );
     drop(holder);
     assert_eq!(relay.signalled("TERM").await, Some(0));
 }
 
 async fn tables_of_another_version_are_refused(world: World) {
     let world = world.set_up().await;
-    execute(&world, "insert into tidings_migration (version, name) values (99, 'later')").await;
+    execute(
+        &world,
+        "insert into tidings_migration (version, name) values (99, 'later')",
+    )
+    .await;
     for command in [
         "outbox status",
         "outbox parked",
@@ -126,9 +168,15 @@ async fn tables_of_another_version_are_refused(world: World) {
     ] {
         let command: Vec<&str> = command.split_whitespace().collect();
         let said = world.refused(1, &command).await;
-        assert!(said.contains("version 99") && said.contains("newer"), "{command:?}: {said}");
+        assert!(
+            said.contains("version 99") && said.contains("newer"),
+            "{command:?}: {said}"
+        );
     }
     execute(&world, "delete from tidings_migration where version > 4").await;
     let said = world.refused(1, &["outbox", "status"]).await;
-    assert!(said.contains("at version 4") && said.contains("try: tidings migrate"), "{said}");
+    assert!(
+        said.contains("at version 4") && said.contains("try: tidings migrate"),
+        "{said}"
+    );
 }

@@ -44,7 +44,10 @@ async fn a_disk_that_is_full_is_named_until_its_server_writes_again<DB: Database
     let began = status(&world).await;
     let told = &began.troubles[0];
     assert_eq!(told.place, "stream EVENTS", "{began:?}");
-    assert!(told.cause.contains("disk") && told.cause.contains("full"), "{told:?}");
+    assert!(
+        told.cause.contains("disk") && told.cause.contains("full"),
+        "{told:?}"
+    );
     assert!(told.cure.contains("restart that nats-server"), "{told:?}");
     // Each tenure tries again, for ten seconds.
     eventually("it has begun again and again", || async {

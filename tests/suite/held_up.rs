@@ -4,13 +4,12 @@
 use std::time::Duration;
 
 use tidings::{
-    Bus, EventPublisher, Relay, RelayError, RelayInstance, Republish, Status, Verify,
-    testing::NatsServer,
+    Bus, Relay, RelayError, RelayInstance, Republish, Status, Verify, testing::NatsServer,
 };
 
 use crate::{
     both,
-    support::{Database, User, World, events_stream, eventually, log, within},
+    support::{Database, User, World, events_stream, eventually, log},
 };
 
 both!(
@@ -91,7 +90,10 @@ async fn an_issue_has_one_beginning_until_an_event_is_confirmed<DB: Database>(_:
     .await;
     let told = &status(&world).await.stuck()[0];
     assert!(told.cause.contains("$JS.API.STREAM.NAMES"), "{told:?}");
-    assert!(told.cure.contains("allow the user to publish to"), "{told:?}");
+    assert!(
+        told.cure.contains("allow the user to publish to"),
+        "{told:?}"
+    );
     world.nats.reload(users("[]")).unwrap();
     flows(&world, 1).await;
     second.stop().await.unwrap();
@@ -129,7 +131,10 @@ async fn what_a_relay_cannot_write_it_tells_over_nats<DB: Database>(world: World
     let asked = || async { RelayInstance::of(&world.bus, "tidings").await.unwrap() };
     let well = asked().await;
     assert_eq!(well.len(), 1);
-    assert!(well[0].epoch.is_some() && well[0].troubles.is_empty(), "{well:?}");
+    assert!(
+        well[0].epoch.is_some() && well[0].troubles.is_empty(),
+        "{well:?}"
+    );
     while_it_takes_nothing(&world, async {
         eventually("it tells why", || async {
             let told = asked().await;
@@ -147,7 +152,8 @@ async fn what_a_relay_cannot_write_it_tells_over_nats<DB: Database>(world: World
         .await;
         eventually("the log says it again", || async {
             let said = log::said("events are still held up");
-            said.iter().any(|line| line.contains("place=\"relay\"") && line.contains("cure="))
+            said.iter()
+                .any(|line| line.contains("place=\"relay\"") && line.contains("cure="))
         })
         .await;
     })
@@ -186,7 +192,10 @@ async fn a_server_that_is_gone_is_told_again_and_again<DB: Database>(world: Worl
     assert!(told[0].cure.contains("start a nats-server"), "{told:?}");
     let errors = log::said("NATS client error");
     assert!(errors.len() <= 6, "{errors:#?}");
-    assert!(errors.iter().all(|line| line.contains("127.0.0.1")), "{errors:#?}");
+    assert!(
+        errors.iter().all(|line| line.contains("127.0.0.1")),
+        "{errors:#?}"
+    );
     world.nats.restart().await.unwrap();
     flows(&world, 2).await;
     assert_eq!(log::said("events flow again").len(), 1);
@@ -219,18 +228,32 @@ async fn newer_tables_are_refused<DB: Database>(world: World<DB>) {
         let told = RelayInstance::of(&world.bus, "tidings").await;
         let told = told.unwrap_or_default();
         let mut troubles = told.iter().flat_map(|relay| &relay.troubles);
-        troubles.any(|trouble| trouble.cause.contains("version 99") && trouble.cause.contains("newer"))
+        troubles
+            .any(|trouble| trouble.cause.contains("version 99") && trouble.cause.contains("newer"))
     })
     .await;
     relay.stop().await.unwrap();
     let refused = world.run_relay(world.new_relay()).end().await.unwrap_err();
     assert!(
-        matches!(refused, RelayError::Version { found: 99, is_newer: true, .. }),
+        matches!(
+            refused,
+            RelayError::Version {
+                found: 99,
+                is_newer: true,
+                ..
+            }
+        ),
         "{refused}"
     );
     let refused = world.outbox.check_version().await.unwrap_err();
-    assert!(refused.to_string().contains("use a newer Tidings"), "{refused}");
-    let refused = Verify::new(&world.bus, &world.outbox).run().await.unwrap_err();
+    assert!(
+        refused.to_string().contains("use a newer Tidings"),
+        "{refused}"
+    );
+    let refused = Verify::new(&world.bus, &world.outbox)
+        .run()
+        .await
+        .unwrap_err();
     assert!(refused.to_string().contains("version 99"), "{refused}");
 }
 
@@ -240,7 +263,14 @@ async fn older_tables_are_refused<DB: Database>(world: World<DB>) {
     DB::execute(world.outbox.pool(), &older).await;
     let refused = world.run_relay(world.new_relay()).end().await.unwrap_err();
     assert!(
-        matches!(refused, RelayError::Version { found: 4, is_newer: false, .. }),
+        matches!(
+            refused,
+            RelayError::Version {
+                found: 4,
+                is_newer: false,
+                ..
+            }
+        ),
         "{refused}"
     );
     assert!(refused.to_string().contains("tidings migrate"), "{refused}");
@@ -265,11 +295,21 @@ async fn another_nats_is_refused_until_an_operator_says_so<DB: Database>(world: 
     let relay = || world.run_relay_over(elsewhere.clone(), world.new_relay());
     let refused = relay().end().await.unwrap_err();
     assert!(matches!(refused, RelayError::Elsewhere { .. }), "{refused}");
-    assert!(refused.to_string().contains("tidings outbox use-nats"), "{refused}");
-    assert_eq!(status(&world).await.lease.owner, None, "it has never had the lease");
+    assert!(
+        refused.to_string().contains("tidings outbox use-nats"),
+        "{refused}"
+    );
+    assert_eq!(
+        status(&world).await.lease.owner,
+        None,
+        "it has never had the lease"
+    );
     let verify = Verify::new(&elsewhere, &world.outbox);
     let refused = verify.run().await.unwrap_err().to_string();
-    assert!(refused.contains("not the NATS that the outbox is relayed into"), "{refused}");
+    assert!(
+        refused.contains("not the NATS that the outbox is relayed into"),
+        "{refused}"
+    );
     verify.repair().await.unwrap_err();
     let republish = Republish::new(&elsewhere, &world.outbox);
     republish.dry_run().await.unwrap_err();
@@ -290,11 +330,17 @@ async fn another_nats_is_refused_until_an_operator_says_so<DB: Database>(world: 
         status.backlog == 0 && !status.losses.is_empty()
     })
     .await;
-    let repaired = Verify::new(&elsewhere, &world.outbox).repair().await.unwrap();
+    let repaired = Verify::new(&elsewhere, &world.outbox)
+        .repair()
+        .await
+        .unwrap();
     assert_eq!(repaired.events(), 2);
     relay.stop().await.unwrap();
     // And the one before is another one now.
-    Verify::new(&world.bus, &world.outbox).run().await.unwrap_err();
+    Verify::new(&world.bus, &world.outbox)
+        .run()
+        .await
+        .unwrap_err();
 }
 
 async fn a_server_that_moved_or_was_restarted_is_at_home<DB: Database>(_: World<DB>) {

@@ -70,7 +70,15 @@ impl ShowStatus {
             place, cause, cure, ..
         } = first;
         let what = match (&status.losses[..], more.len()) {
-            ([Loss { stream, standing, .. }, ..], _) => format!("stream {stream} {standing}"),
+            (
+                [
+                    Loss {
+                        stream, standing, ..
+                    },
+                    ..,
+                ],
+                _,
+            ) => format!("stream {stream} {standing}"),
             (_, 0) => format!("{place}: {cause}"),
             (_, more) => format!("{place}: {cause}; and {more} more"),
         };
@@ -122,17 +130,26 @@ fn rows(status: &Status, relays: Option<&[RelayInstance]>) -> Vec<[String; 2]> {
     let mut rows = vec![
         ["backlog".into(), output::events(status.backlog)],
         ["oldest".into(), oldest.map_or_else(|| "-".into(), seconds)],
-        ["relay".into(), relay(&status.lease, relays.unwrap_or_default())],
+        [
+            "relay".into(),
+            relay(&status.lease, relays.unwrap_or_default()),
+        ],
         ["last batch".into(), last_batch(status.last_batch.as_ref())],
         ["parked".into(), parked(status)],
         ["delayed".into(), delayed(status)],
     ];
-    rows.extend(status.nats.iter().map(|nats| ["nats".into(), output::printable(&nats.to_string())]));
+    rows.extend(
+        status
+            .nats
+            .iter()
+            .map(|nats| ["nats".into(), output::printable(&nats.to_string())]),
+    );
     let told = relays.iter().copied().flatten().flat_map(cannot_write);
     let troubles = status.troubles.iter().cloned().chain(told);
     rows.extend(troubles.map(|trouble| ["trouble".into(), self::trouble(&trouble)]));
     let stands_still = status.stands_still.then(|| {
-        let text = "a relay has the lease, events wait, and none is confirmed; try: see what its log says";
+        let text =
+            "a relay has the lease, events wait, and none is confirmed; try: see what its log says";
         ["stuck".into(), text.into()]
     });
     rows.extend(stands_still);
@@ -152,7 +169,9 @@ fn parked(status: &Status) -> String {
     } = status;
     let count = output::events(*parked);
     let age = status.oldest_undecided_seconds;
-    let age = age.map_or_else(String::new, |age| format!(", the oldest for {}", seconds(age)));
+    let age = age.map_or_else(String::new, |age| {
+        format!(", the oldest for {}", seconds(age))
+    });
     let goes_back = match waiting {
         0 => "",
         1 => "goes back by itself",

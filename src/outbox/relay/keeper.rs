@@ -466,7 +466,8 @@ impl<DB: Store> Keeper<DB> {
 /// One line for what is refused, with its cure. What follows it, or waits for something, is not said one by one: the
 /// status counts it, and the trouble is said by itself.
 fn say_parked(parked: &Parked) {
-    const CURE: &str = "tidings outbox parked, which shows what follows it; then tidings outbox unpark or discard";
+    const CURE: &str =
+        "tidings outbox parked, which shows what follows it; then tidings outbox unpark or discard";
     let Parked { row, error, .. } = parked;
     let (id, name, key) = (row.event, &row.name, &row.key);
     match (&parked.waits_for, parked.follows) {

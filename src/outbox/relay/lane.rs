@@ -492,7 +492,10 @@ impl<C: Cursor> Lane<C> {
     /// How many messages the stream has got since the last one that was confirmed here, if its server answers.
     async fn read_back(&self) -> Option<u64> {
         let looking = self.course.bus.stream_state(&self.stream);
-        let state = tokio::time::timeout(READ_BACK, looking).await.ok()?.ok()??;
+        let state = tokio::time::timeout(READ_BACK, looking)
+            .await
+            .ok()?
+            .ok()??;
         let is_same = state.incarnation == self.ledger.incarnation();
         is_same.then(|| state.last_sequence.saturating_sub(self.last_sequence))
     }

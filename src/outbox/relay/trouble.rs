@@ -178,14 +178,7 @@ impl Known {
         self.said = Instant::now();
         let StoredTrouble { since, cause, cure } = &self.trouble;
         let (for_s, times) = ((Utc::now() - *since).num_seconds(), self.times);
-        tracing::error!(
-            place,
-            for_s,
-            times,
-            cause,
-            cure,
-            "events are still held up"
-        );
+        tracing::error!(place, for_s, times, cause, cure, "events are still held up");
     }
 }
 
@@ -231,7 +224,10 @@ mod tests {
         let kept = r#"{"relay": {"since": "2026-01-01T00:00:00Z", "cause": "down", "cure": "up"}}"#;
         troubles.begin(RELAY, "denied", "allow it");
         troubles.new_tenure(kept).unwrap();
-        assert_eq!(troubles.all()[0].since.to_rfc3339(), "2026-01-01T00:00:00+00:00");
+        assert_eq!(
+            troubles.all()[0].since.to_rfc3339(),
+            "2026-01-01T00:00:00+00:00"
+        );
         assert_eq!(troubles.all()[0].cause, "denied");
         let other = Troubles::default();
         other.new_tenure(kept).unwrap();

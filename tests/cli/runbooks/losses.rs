@@ -137,7 +137,11 @@ async fn a_server_that_was_replaced_is_filled_from_the_outbox(mut world: World) 
     let refused = world.run(&["relay"]).await;
     assert_eq!(refused.code, Some(1), "{refused:?}");
     assert!(refused.stderr.contains("is not the NATS"), "{refused:?}");
-    for command in ["verify", "verify --repair", "outbox republish --from 1h --force"] {
+    for command in [
+        "verify",
+        "verify --repair",
+        "outbox republish --from 1h --force",
+    ] {
         let command: Vec<&str> = command.split_whitespace().collect();
         let refused = world.run(&command).await;
         assert_eq!(refused.code, Some(1), "{refused:?}");

@@ -11,8 +11,8 @@ mod past;
 mod pgbouncer;
 mod proxy;
 mod raw;
-mod small_disk;
 mod replays;
+mod small_disk;
 mod world;
 
 use std::time::Duration;
