@@ -49,7 +49,7 @@ use super::{
     home::{Home, KeptHome, USE_NATS, of_version, text},
     origin::{Origin, REBASE},
     parked::WaitsFor,
-    store::{Claim, Positions, Statements, Tenure, Waiting},
+    store::{Claim, Statements, Tenure, Waiting},
     version_sentence,
 };
 use crate::{background::Background, bus::Bus};
@@ -309,9 +309,11 @@ impl<DB: Store> Relay<DB> {
         let Settings { owner, lease, .. } = &self.settings;
         let looking = tokio::time::timeout(*lease, self.look()).await;
         let (connection, home) = looking.map_err(|_| Fault::Silent)??;
-        let is_home = life.is_home(&home, *lease).await?;
+        // No longer than what a lease that it has may go without a renewal.
+        let new_home = life.is_home(&home, *lease / 3).await?;
         let asked = Instant::now();
-        let claiming = tokio::time::timeout(*lease, self.claim(connection, is_home.as_ref())).await;
+        let claiming = self.claim(connection, new_home.as_ref());
+        let claiming = tokio::time::timeout(*lease, claiming).await;
         let Some(claimed) = claiming.map_err(|_| Fault::Silent)?? else {
             return Ok(Tenured::StandBy);
         };
@@ -362,7 +364,7 @@ impl<DB: Store> Relay<DB> {
             reports,
         };
         tokio::select! {
-            result = self.resume(life, claim, (keys, waiting), way) => result?,
+            result = self.resume(life, &home, claim, (keys, waiting), way) => result?,
             Some(ended) = crew.join_next() => return Err(fault_of(ended)),
             () = fence.passed() => return Err(fence.over()),
         }
@@ -428,11 +430,12 @@ impl<DB: Store> Relay<DB> {
     async fn resume(
         &self,
         life: &Life,
+        home: &Home,
         claim: Claim<DB::Cursor>,
         aside: (Vec<(String, i64)>, Waiting),
         way: Way<DB::Cursor>,
     ) -> Result<(), Fault> {
-        life.admit(&claim.streams).await?;
+        life.admit(home).await?;
         let (stored, mut interruptions) = stored_behind(&life.bus, &claim.streams).await?;
         tokio::select! {
             result = self.pipeline(life, claim, stored.into(), aside, way) => result,
@@ -559,16 +562,12 @@ impl Life {
     }
 
     /// Before anything is read from NATS or written there.
-    async fn admit(&self, streams: &Positions) -> Result<(), Fault> {
+    async fn admit(&self, home: &Home) -> Result<(), Fault> {
         let losses = *self.bus.losses().borrow();
-        let (at, kept) = self.admission().home.clone().unwrap_or_default();
-        if at == losses && self.admission().home.is_some() {
+        let at = self.admission().home.as_ref().map(|(at, _)| *at);
+        if at == Some(losses) {
             return Ok(());
         }
-        let home = Home {
-            kept,
-            streams: streams.clone(),
-        };
         match home.check(&self.bus).await {
             Ok(_) => Ok(()),
             Err(ElsewhereError::Elsewhere(reason)) => Err(Fault::Elsewhere(reason)),

@@ -48,7 +48,7 @@ fn of_postgres(code: &str) -> &'static str {
             "let the database be written to: end its default_transaction_read_only, or give the relay the URL of the \
              primary"
         }
-        "42501" => "grant the relay's role what the README lists under \"Postgres roles\"",
+        "42501" => "grant the relay's role what the README lists under \"Roles\"",
         "53100" => "give the disk of the database room",
         "53300" => "raise max_connections, or end connections that nobody needs",
         "55P03" | "57014" => "end the transaction that holds the lock: see pg_stat_activity",
