@@ -10,7 +10,7 @@ use async_nats::{HeaderMap, Request, RequestErrorKind};
 use bytes::Bytes;
 use tidings_contract::{Envelope, EventId, wire};
 
-use super::{Bus, CONNECTION_LOST, Receipt, cure_of_code, headers_of};
+use super::{Bus, CONNECTION_LOST, Receipt, cures::cure_of_code, headers_of};
 
 /// The server stores a whole batch before it answers, so it may take longer than a plain request.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);

@@ -11,6 +11,8 @@ mod batch;
 mod connect;
 mod consumer;
 mod credit;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod cures;
 mod delivery;
 mod denied;
 mod durables;
@@ -429,28 +431,6 @@ impl Bus {
 }
 
 impl BusError {
-    /// What helps, by what it is.
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
-    pub(crate) fn cure(&self) -> String {
-        match self {
-            Self::NoResponders { .. } => NO_JETSTREAM.to_owned(),
-            Self::Denied {
-                action, permission, ..
-            } => format!(
-                "allow the user to {action} {permission}: deploy/nats/permissions.conf has all that it needs"
-            ),
-            Self::Timeout { .. } => "see whether that nats-server is frozen or overloaded, and whether the stream has a \
-                 leader: nats server report jetstream"
-                .to_owned(),
-            Self::Api { code, .. } => cure_of_code(*code).to_owned(),
-            Self::TooOld { needs, .. } => format!("nats-server {needs} or newer"),
-            Self::Broken { .. } => {
-                "see to the network between this process and the nats-server; the connection comes back by itself"
-                    .to_owned()
-            }
-        }
-    }
-
     fn lost(subject: &str) -> Self {
         Self::Broken {
             subject: subject.to_owned(),
@@ -472,28 +452,6 @@ impl std::fmt::Debug for Bus {
         f.debug_struct("Bus")
             .field("server", &self.client.server_info().server_name)
             .finish_non_exhaustive()
-    }
-}
-
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
-const NO_JETSTREAM: &str = "switch JetStream on in the nats-server and for this account, or bring up the servers that the \
-     cluster needs for a leader";
-
-/// What helps when JetStream refuses. From nats-server `server/errors.json`.
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
-pub(crate) fn cure_of_code(code: u64) -> &'static str {
-    match code {
-        // temporarily unavailable, no suitable peers, no leader
-        10004 | 10005 | 10008 | 10009 => {
-            "bring up the nats-servers that the cluster needs for a leader: nats server report jetstream"
-        }
-        // not enabled, for the account or at all
-        10035 | 10039 | 10076 => NO_JETSTREAM,
-        // resource limits; insufficient resources, storage, memory
-        10002 | 10023 | 10028 | 10047 => {
-            "give JetStream more room (max_file, the account's limits), or free some"
-        }
-        _ => "see what the log of the nats-server says about it",
     }
 }
 

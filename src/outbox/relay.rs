@@ -14,6 +14,7 @@
 mod agenda;
 mod aside;
 mod course;
+mod error;
 #[cfg(feature = "failpoints")]
 pub mod failpoint;
 #[cfg(not(feature = "failpoints"))]
@@ -27,6 +28,7 @@ mod janitor;
 mod keeper;
 mod lane;
 mod ledger;
+mod life;
 mod lost;
 mod progress;
 mod reporter;
@@ -35,38 +37,34 @@ mod route;
 mod stand_by;
 mod trouble;
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use futures::{FutureExt, future::BoxFuture};
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ElsewhereError, Outbox, OutboxError, Store,
-    home::{Home, KeptHome, USE_NATS, of_version, text},
-    origin::{Origin, REBASE},
-    parked::WaitsFor,
+    Outbox, OutboxError, Store,
+    home::{Home, KeptHome, of_version, text},
+    origin::Origin,
     store::{Claim, Statements, Tenure, Waiting},
-    version_sentence,
 };
 use crate::{background::Background, bus::Bus};
 use aside::Aside;
 use course::Course;
+pub use error::RelayError;
 use fault::{Fault, fault_of};
 use fence::Fence;
 use fetch::Fetcher;
-use give_back::{LookAgain, give_back, nothing_aside};
+use give_back::{give_back, nothing_aside};
 use keeper::{Keeper, Post};
+use life::{Life, owner};
 use progress::Report;
 pub use reporter::RelayInstance;
 use reporter::Reporter;
 use resume::{Stored, stored_behind};
 use route::Router;
 use stand_by::StandBy;
-use trouble::Troubles;
 
 /// Pages that are fetched ahead of what is being sent.
 const PAGES_AHEAD: usize = 2;
@@ -94,37 +92,6 @@ struct Settings {
     patience: Duration,
 }
 
-/// Why a relay can never work as it is.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum RelayError {
-    /// The tables are not there.
-    #[error("the database has no outbox: run `tidings migrate`, or call `Outbox::migrate`")]
-    NotMigrated(#[source] sqlx::Error),
-    /// The database is a copy, made by dump and restore or row by row.
-    #[error("{reason}; {REBASE}")]
-    Foreign {
-        /// How that shows.
-        reason: String,
-    },
-    /// The tables belong to a newer or an older Tidings.
-    #[error("{}", version_sentence(*found, *known, *is_newer))]
-    Version {
-        /// The version of the tables.
-        found: usize,
-        /// The version that this program knows.
-        known: usize,
-        /// Whether the tables are newer.
-        is_newer: bool,
-    },
-    /// It is another NATS than the one that the outbox is relayed into.
-    #[error("{reason}; try: {USE_NATS}")]
-    Elsewhere {
-        /// How that shows.
-        reason: String,
-    },
-}
-
 /// What the lease came with.
 struct Claimed<DB: Statements> {
     /// The keeper's connection.
@@ -134,25 +101,6 @@ struct Claimed<DB: Statements> {
     keys: Vec<(String, i64)>,
     /// What parked rows wait for.
     waiting: Waiting,
-}
-
-/// What outlives a tenure.
-struct Life {
-    bus: Bus,
-    stop: CancellationToken,
-    troubles: Troubles,
-    look_again: Arc<Mutex<LookAgain>>,
-    reporter: Arc<Reporter>,
-    admission: Mutex<Admission>,
-}
-
-/// Whether tables and NATS were found to be the right ones.
-#[derive(Default)]
-struct Admission {
-    /// Ever, in the life of this relay.
-    is_given: bool,
-    /// For which connection, by how many were lost before, and for which NATS in the database.
-    home: Option<(u64, Option<KeptHome>)>,
 }
 
 /// How a tenure ended.
@@ -227,16 +175,9 @@ impl<DB: Store> Relay<DB> {
         self.outbox.learn_limit(&bus);
         let schema = self.outbox.shared.names.schema();
         let mut stand_by = StandBy::listen(&bus, schema).await;
-        let troubles = Troubles::default();
-        let owner = &self.settings.owner;
-        let life = Life {
-            bus: bus.clone(),
-            stop: stop.clone(),
-            look_again: Arc::new(Mutex::new(LookAgain::soon())),
-            reporter: Arc::new(Reporter::new(schema, DB::KIND, owner, &troubles)),
-            troubles,
-            admission: Mutex::default(),
-        };
+        let life = Life::new(&bus, &stop, |troubles| {
+            Reporter::new(schema, DB::KIND, &self.settings.owner, troubles)
+        });
         // What the relay tells outlives each tenure.
         let mut telling = JoinSet::new();
         telling.spawn(life.troubles.clone().keep_saying());
@@ -259,25 +200,8 @@ impl<DB: Store> Relay<DB> {
                         () = stand_by.wait(self.settings.lease / 4) => continue,
                     }
                 }
-                Err(Fault::Database(error)) if DB::is_missing_table(&error) => {
-                    return Err(RelayError::NotMigrated(error));
-                }
-                Err(Fault::Foreign(reason)) => return Err(RelayError::Foreign { reason }),
-                Err(Fault::Elsewhere(reason)) if !life.is_admitted() => {
-                    return Err(RelayError::Elsewhere { reason });
-                }
-                Err(Fault::Version {
-                    found,
-                    known,
-                    is_newer,
-                }) if !life.is_admitted() => {
-                    return Err(RelayError::Version {
-                        found,
-                        known,
-                        is_newer,
-                    });
-                }
                 Err(fault) => {
+                    let fault = RelayError::or_fault::<DB>(fault, life.is_admitted())?;
                     if began.elapsed() > LONGEST_PAUSE {
                         pause = FIRST_PAUSE;
                     }
@@ -535,87 +459,6 @@ impl<DB: Store> Relay<DB> {
     }
 }
 
-impl Life {
-    /// Whether the connected NATS is the one of the outbox, before the lease is asked for: a relay elsewhere must not
-    /// keep it from others. Gives what is new to be kept. While NATS does not answer, the lease is taken all the
-    /// same, and [`Life::admit`] looks.
-    async fn is_home(&self, home: &Home, within: Duration) -> Result<Option<KeptHome>, Fault> {
-        let losses = *self.bus.losses().borrow();
-        let known = (losses, home.kept.clone());
-        if !self.bus.is_connected() || self.admission().home.as_ref() == Some(&known) {
-            return Ok(None);
-        }
-        match tokio::time::timeout(within, home.check(&self.bus)).await {
-            Ok(Ok(new)) => {
-                let mut admission = self.admission();
-                admission.is_given = true;
-                admission.home = Some((losses, new.clone().or(known.1)));
-                Ok(new)
-            }
-            Ok(Err(ElsewhereError::Elsewhere(reason))) => Err(Fault::Elsewhere(reason)),
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "it is not known yet whether this is the right NATS");
-                Ok(None)
-            }
-            Err(_) => Ok(None),
-        }
-    }
-
-    /// Before anything is read from NATS or written there.
-    async fn admit(&self, home: &Home) -> Result<(), Fault> {
-        let losses = *self.bus.losses().borrow();
-        let at = self.admission().home.as_ref().map(|(at, _)| *at);
-        if at == Some(losses) {
-            return Ok(());
-        }
-        match home.check(&self.bus).await {
-            Ok(_) => Ok(()),
-            Err(ElsewhereError::Elsewhere(reason)) => Err(Fault::Elsewhere(reason)),
-            Err(ElsewhereError::Bus(error)) => Err(Fault::Bus(error)),
-        }
-    }
-
-    fn is_admitted(&self) -> bool {
-        self.admission().is_given
-    }
-
-    fn admission(&self) -> MutexGuard<'_, Admission> {
-        self.admission
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The tenure works. What parked rows still wait for goes on being a trouble. The rest is over when events were
-    /// confirmed, or the log was read and nothing was there.
-    fn recall(&self, waiting: &Waiting) {
-        let places: Vec<String> = waiting
-            .reasons
-            .iter()
-            .map(|reason| reason.waits_for.to_string())
-            .collect();
-        for (place, reason) in places.iter().zip(&waiting.reasons) {
-            let cure = match reason.waits_for {
-                WaitsFor::Stream(_) => {
-                    "make room in the stream, or give its subjects to another one"
-                }
-                WaitsFor::Subject(_) => {
-                    "tidings streams apply, with a [[stream]] that takes it, and the right to publish to it"
-                }
-            };
-            self.troubles.recall(place, &reason.error, cure);
-        }
-        let mut look_again = self
-            .look_again
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if places.is_empty() {
-            *look_again = LookAgain::soon();
-        } else {
-            look_again.later();
-        }
-    }
-}
-
 impl<DB: Store> Background for Relay<DB> {
     fn name(&self) -> String {
         "relay".to_owned()
@@ -636,18 +479,4 @@ struct Way<C> {
     /// Ends the tenure.
     turn: CancellationToken,
     reports: mpsc::Sender<Report<C>>,
-}
-
-/// Who this is: host, process, and something that no other relay of the process has.
-fn owner() -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let host = match host.trim() {
-        "" => "localhost",
-        host => host,
-    };
-    let id = tidings_contract::EventId::now()
-        .as_uuid()
-        .simple()
-        .to_string();
-    format!("{host}:{}:{}", std::process::id(), &id[24..])
 }

@@ -37,8 +37,6 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// The server reports a denied message by itself, maybe after it has refused the batch.
 const HEARSAY: Duration = Duration::from_millis(200);
-/// How long a server may take that answers.
-const READ_BACK: Duration = Duration::from_secs(2);
 
 pub(super) struct Lane<C> {
     course: Arc<Course<C>>,
@@ -467,36 +465,5 @@ impl<C: Cursor> Lane<C> {
                 returned,
             }))
             .await
-    }
-
-    /// What it is when so many events are not confirmed. A server that answers and has not stored them cannot write.
-    async fn unconfirmed(&self, refusal: Refusal, sent: usize) -> Fault {
-        let stream = self.stream.clone();
-        match refusal {
-            Refusal::Moved => Fault::Moved {
-                subject: format!("a subject of stream {stream}"),
-            },
-            Refusal::Unanswered { after } => match self.read_back().await {
-                Some(stored) if stored < sent as u64 => Fault::Unwritten {
-                    stream,
-                    sent,
-                    stored,
-                    after,
-                },
-                _ => Fault::Unconfirmed { stream, refusal },
-            },
-            _ => Fault::Unconfirmed { stream, refusal },
-        }
-    }
-
-    /// How many messages the stream has got since the last one that was confirmed here, if its server answers.
-    async fn read_back(&self) -> Option<u64> {
-        let looking = self.course.bus.stream_state(&self.stream);
-        let state = tokio::time::timeout(READ_BACK, looking)
-            .await
-            .ok()?
-            .ok()??;
-        let is_same = state.incarnation == self.ledger.incarnation();
-        is_same.then(|| state.last_sequence.saturating_sub(self.last_sequence))
     }
 }
