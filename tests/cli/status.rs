@@ -74,12 +74,15 @@ async fn what_waits_without_a_relay_is_stuck(world: World) {
 async fn what_waits_for_a_decision_is_stuck(world: World) {
     let world = world.set_up().await;
     let relay = world.spawn(&["relay"]);
-    let id = match world.store {
-        Store::Postgres => "gen_random_uuid()",
-        Store::Sqlite => "randomblob(16)",
+    let (id, at) = match world.store {
+        Store::Postgres => ("gen_random_uuid()", "now()"),
+        Store::Sqlite => ("randomblob(16)", "unixepoch() * 1000000"),
     };
-    let row = "insert into tidings_outbox (event, name, key, payload) values (ID, 'Not a name', 'c', '1')";
-    execute(&world, &row.replace("ID", id)).await;
+    let row = format!(
+        "insert into tidings_outbox (event, name, key, payload, at, version, headers)
+         values ({id}, 'Not a name', 'c', '1', {at}, 1, '{{}}')"
+    );
+    execute(&world, &row).await;
     eventually("it is parked", || async {
         world.status().await["parked"] == 1
     })
