@@ -65,8 +65,8 @@ mod worker;
 pub use background::Background;
 pub use breaker::CircuitBreaker;
 pub use bus::{
-    Auth, Bus, BusError, ConnectError, EventPublisher, NatsOptions, PublishError, Reader,
-    ReaderError, Seen, Tls, TooLarge,
+    Auth, Bus, BusError, ConnectError, EventPublisher, NatsIdentity, NatsOptions, PublishError,
+    Reader, ReaderError, Seen, Tls, TooLarge,
     streams::{Plan, StreamNameError, StreamSpec},
 };
 pub use context::Context;
@@ -85,10 +85,10 @@ pub use job::{
 };
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use outbox::{
-    BatchOnceHandler, DelayedEvent, Diagnosis, HeldSlot, InboxTransaction, LastBatch, LeaseStatus,
-    Loss, MigrateError, OnceHandler, Outbox, OutboxError, OutboxTransaction, ParkedEvent,
-    ParkedSelection, Relay, RelayError, RepublishError, SchemaError, Standing, Status, Store,
-    Trouble,
+    BatchOnceHandler, DelayedEvent, Diagnosis, ElsewhereError, HeldSlot, InboxTransaction,
+    LastBatch, LeaseStatus, Loss, MigrateError, NatsMove, OnceHandler, Outbox, OutboxError,
+    OutboxTransaction, ParkedEvent, ParkedSelection, Relay, RelayError, RelayInstance,
+    RepublishError, SchemaError, Standing, Status, Store, Trouble,
 };
 #[cfg(feature = "postgres")]
 pub use outbox::{Rebase, RebaseError, RebasedEvent};

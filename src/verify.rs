@@ -141,6 +141,7 @@ impl<DB: Store> Verify<DB> {
 
     /// The same, with what a repair has to know.
     async fn examine(&self) -> Result<Examined, VerifyError> {
+        self.outbox.check_home(&self.bus).await?;
         let passed = self.outbox.passed().await?;
         let first = Stretch {
             behind: self.range.first.saturating_sub(1),

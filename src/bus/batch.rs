@@ -10,7 +10,7 @@ use async_nats::{HeaderMap, Request, RequestErrorKind};
 use bytes::Bytes;
 use tidings_contract::{Envelope, EventId, wire};
 
-use super::{Bus, CONNECTION_LOST, Receipt, headers_of};
+use super::{Bus, CONNECTION_LOST, Receipt, cures::cure_of_code, headers_of};
 
 /// The server stores a whole batch before it answers, so it may take longer than a plain request.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -60,6 +60,8 @@ pub(crate) enum Refusal {
     Incomplete,
     /// It may be taken later. Whether it was stored is unknown.
     Transient { code: u64, reason: String },
+    /// No answer came. Whether it was stored is unknown.
+    Unanswered { after: Duration },
 }
 
 /// Why a stream takes nothing, though there is nothing wrong with the message.
@@ -198,6 +200,9 @@ impl Bus {
                     reason: error.to_string(),
                 })
             }
+            Err(error) if error.kind() == RequestErrorKind::TimedOut => Err(Refusal::Unanswered {
+                after: COMMIT_TIMEOUT,
+            }),
             Err(error) => Err(transient(&error)),
         }
     }
@@ -295,11 +300,43 @@ fn cure(code: u64, reason: &str) -> Option<&'static str> {
         10002 | 10023 | 10028 | 10047 => {
             "give JetStream more room (max_file, the account's limits), or free some"
         }
+        _ if is_disk(reason) => FULL_DISK,
         10109 => {
             "a sealed stream takes nothing any more: delete it, or give its subjects to another one"
         }
         _ => return None,
     })
+}
+
+/// What helps when the server cannot write. It goes on failing until its restart, room or not: seen with 2.15.1.
+pub(crate) const FULL_DISK: &str = "give the disk of the JetStream store room and restart that nats-server; the relay goes on by itself";
+
+/// Whether it is the operating system that refuses.
+fn is_disk(reason: &str) -> bool {
+    let reason = reason.to_ascii_lowercase();
+    [
+        "no space left",
+        "disk",
+        "input/output error",
+        "quota exceeded",
+    ]
+    .iter()
+    .any(|words| reason.contains(words))
+}
+
+impl Refusal {
+    /// What helps, by what it is.
+    pub(crate) fn cure(&self) -> &'static str {
+        match self {
+            Self::Closed(cause) => cause.cure,
+            Self::Transient { code: 0, .. } | Self::Unanswered { .. } => {
+                "see whether that nats-server is frozen or overloaded, and whether the stream has a leader: nats server \
+                 report jetstream"
+            }
+            Self::Transient { code, .. } => cure_of_code(*code),
+            _ => "none is needed, the relay begins again",
+        }
+    }
 }
 
 /// The server's limit, which is the number that its refusal ends with.
@@ -319,6 +356,7 @@ impl fmt::Display for Refusal {
             Self::Closed(cause) => f.write_str(&cause.reason),
             Self::TooMany { most } => write!(f, "a batch may have {most} messages here"),
             Self::Incomplete => f.write_str("a part of the batch did not arrive"),
+            Self::Unanswered { after } => write!(f, "no answer within {after:?}"),
             Self::Permanent { code: 0, reason } | Self::Transient { code: 0, reason } => {
                 f.write_str(reason)
             }
@@ -382,6 +420,13 @@ mod tests {
         assert!(matches!(refused(10077), Refusal::Transient { .. }));
         assert!(matches!(refused(10109), Refusal::Closed(_)));
         assert!(matches!(refused(10047), Refusal::Closed(_)));
+        let full = answer(
+            r#"{"error":{"code":503,"err_code":10077,"description":"write msgs/1.blk: no space left on device"}}"#,
+        );
+        let Err(Refusal::Closed(cause)) = full else {
+            panic!("{full:?}")
+        };
+        assert_eq!((cause.cure, cause.is_of_subject), (FULL_DISK, false));
         assert_eq!(refused(10176), Refusal::Incomplete);
         assert!(matches!(refused(99999), Refusal::Transient { .. }));
         assert!(matches!(

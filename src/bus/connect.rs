@@ -298,6 +298,7 @@ pub(super) async fn connect(options: &NatsOptions) -> Result<Connected, ConnectE
     let denied = Denied::new();
     let hearing = denied.clone();
     let leaving = Leaving::default();
+    let told = servers.clone();
     let (to_leave, seeds) = (leaving.clone(), options.servers.len());
     let said = Said::default();
     let with = ConnectOptions::new()
@@ -314,7 +315,7 @@ pub(super) async fn connect(options: &NatsOptions) -> Result<Connected, ConnectE
                 _ => {}
             }
             let to_leave = to_leave.clone();
-            said.log(&event);
+            said.log(&event, &told);
             async move {
                 if matches!(event, Event::LameDuckMode) {
                     to_leave.leave(seeds).await;
@@ -483,12 +484,12 @@ struct Said {
 }
 
 impl Said {
-    fn log(&self, event: &Event) {
+    fn log(&self, event: &Event, servers: &str) {
         let now = Instant::now();
         match event {
-            Event::Connected => tracing::info!("connected to NATS"),
-            Event::Disconnected => tracing::warn!("connection to NATS lost: reconnecting"),
-            Event::LameDuckMode => tracing::warn!("the NATS server is about to stop"),
+            Event::Connected => tracing::info!(servers, "connected to NATS"),
+            Event::Disconnected => tracing::warn!(servers, "connection to NATS lost: reconnecting"),
+            Event::LameDuckMode => tracing::warn!(servers, "the NATS server is about to stop"),
             Event::SlowConsumer(subscription) => {
                 if let Some(unsaid) = self.slow.again(now) {
                     tracing::error!(
@@ -502,13 +503,23 @@ impl Said {
                 let error = error.to_string();
                 let cause = denied::permission_of(&error).unwrap_or_else(|| error.clone());
                 if let Some(unsaid) = self.server.again_as(&cause, now) {
-                    tracing::error!(error = &*short(&error), unsaid, "NATS reports an error");
+                    tracing::error!(
+                        servers,
+                        error = &*short(&error),
+                        unsaid,
+                        "NATS reports an error"
+                    );
                 }
             }
             Event::ClientError(error) => {
                 let error = error.to_string();
                 if let Some(unsaid) = self.client.again_as(&error, now) {
-                    tracing::warn!(error = &*short(&error), unsaid, "NATS client error");
+                    tracing::warn!(
+                        servers,
+                        error = &*short(&error),
+                        unsaid,
+                        "NATS client error"
+                    );
                 }
             }
             Event::Draining | Event::Closed => tracing::debug!(%event, "NATS connection"),
@@ -516,7 +527,7 @@ impl Said {
     }
 }
 
-fn shown(servers: &[String]) -> String {
+pub(super) fn shown(servers: &[String]) -> String {
     let shown: Vec<String> = servers.iter().map(|s| without_secrets(s)).collect();
     shown.join(", ")
 }

@@ -12,6 +12,8 @@ mod connect;
 mod consumer;
 mod credentials;
 mod credit;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod cures;
 mod delivery;
 mod denied;
 mod durables;
@@ -22,6 +24,7 @@ mod letters;
 mod limits;
 mod link;
 mod mark;
+mod nats_identity;
 mod objections;
 mod origin;
 mod ours;
@@ -60,7 +63,9 @@ use tidings_contract::{Envelope, wire};
 use tokio::sync::watch;
 
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
-pub(crate) use batch::{BatchId, Cause, Confirmed, Refusal, Submission, cause_of_denial};
+pub(crate) use batch::{
+    BatchId, Cause, Confirmed, FULL_DISK, Refusal, Submission, cause_of_denial,
+};
 pub use connect::{Auth, ConnectError, NatsOptions, Tls};
 pub(crate) use consumer::{ConsumerLook, ConsumerSpec, drift, filters};
 pub(crate) use delivery::{Deliveries, Delivery};
@@ -68,6 +73,7 @@ pub(crate) use durables::{Durable, Durables};
 pub(crate) use identity::{Holder, Identity};
 pub(crate) use letter::REDRIVE;
 pub(crate) use letters::{Kept, Upkeep};
+pub use nats_identity::NatsIdentity;
 pub(crate) use ours::{count, is_ours};
 pub(crate) use park::{Head, PASS, Park, Question, letters_of};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]

@@ -175,7 +175,7 @@ impl Watchdog {
                 tracing::warn!(
                     subscriber = consumer,
                     stream,
-                    ?remaining,
+                    remaining = shown(remaining),
                     "the subscriber is paused; `tidings subscribers resume {consumer}` ends it"
                 );
             });
@@ -255,4 +255,13 @@ impl Watchdog {
 /// Whether somebody has to set something up again.
 fn is_gone(error: &BusError) -> bool {
     matches!(error, BusError::Api { .. } | BusError::NoResponders { .. })
+}
+
+/// How long a pause lasts still. One without an end is until the year 2200 for the server.
+fn shown(remaining: Duration) -> String {
+    const ENDLESS: Duration = Duration::from_secs(100 * 365 * 86_400);
+    match remaining > ENDLESS {
+        true => "without an end".to_owned(),
+        false => format!("{} s", remaining.as_secs()),
+    }
 }

@@ -6,7 +6,7 @@ use sqlx::{
     Connection, PgConnection, Postgres, Sqlite,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
-use tidings::{Diagnosis, Outbox};
+use tidings::{Diagnosis, Outbox, OutboxError};
 
 use super::report::{Exit, Report};
 use crate::config::{Config, DatabaseUrl};
@@ -44,7 +44,14 @@ impl Database {
                 format!("there is no database {}", path.display()),
             )
             .cure("tidings migrate, which creates it, or another --database-url")),
-            _ => Self::open_or_create(config).await,
+            _ => {
+                let database = Self::open_or_create(config).await?;
+                match with_outbox!(&database, outbox => outbox.check_version().await) {
+                    Err(error @ OutboxError::Version { .. }) => Err(error.into()),
+                    // The command itself says what else is wrong.
+                    _ => Ok(database),
+                }
+            }
         }
     }
 

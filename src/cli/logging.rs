@@ -48,7 +48,9 @@ impl Write for Lines {
     }
 }
 
-/// The trace of async-nats has the CONNECT line, and with it password or token.
+/// The trace of async-nats has the CONNECT line, and with it password or token. What it tells of its connection is in our
+/// own lines, with the server's name.
 fn is_public(line: &Metadata<'_>) -> bool {
-    !(*line.level() == Level::TRACE && line.target().starts_with("async_nats"))
+    let is_hidden = [Level::TRACE, Level::INFO].contains(line.level());
+    !(is_hidden && line.target().starts_with("async_nats"))
 }

@@ -4,9 +4,10 @@
 use std::{error::Error, fmt, io, process::ExitCode};
 
 use tidings::{
-    BusError, ConnectError, DeadLettersError, Diagnosis, MigrateError, OutboxError, PublishError,
-    ReaderError, RebaseError, RelayError, RemoveError, RepairError, ReplayError, RepublishError,
-    ResetError, SchemaError, SubscribersError, TraceError, VerifyError, WorkerError,
+    BusError, ConnectError, DeadLettersError, Diagnosis, ElsewhereError, MigrateError, OutboxError,
+    PublishError, ReaderError, RebaseError, RelayError, RemoveError, RepairError, ReplayError,
+    RepublishError, ResetError, SchemaError, SubscribersError, TraceError, VerifyError,
+    WorkerError,
 };
 
 use super::{database, untrusted};
@@ -418,6 +419,9 @@ impl From<OutboxError> for Report {
             OutboxError::Database(source) | OutboxError::Locked { source, .. } => {
                 of_database(source, &error)
             }
+            OutboxError::Version { is_newer, .. } => of_version(&error, *is_newer),
+            OutboxError::Elsewhere(ElsewhereError::Bus(source)) => Self::of_bus(source, &error),
+            OutboxError::Elsewhere(_) => Self::of(Exit::Failed, &error).cure(ELSEWHERE),
             _ => Self::of(Exit::Failed, &error),
         }
     }
@@ -448,6 +452,10 @@ impl From<RelayError> for Report {
     fn from(error: RelayError) -> Self {
         match &error {
             RelayError::NotMigrated(source) => not_migrated(source),
+            RelayError::Version { is_newer, .. } => of_version(&error, *is_newer),
+            RelayError::Elsewhere { reason } => {
+                Self::new(Exit::Failed, reason.clone()).cure(ELSEWHERE)
+            }
             _ => Self::of(Exit::Failed, &error),
         }
     }
@@ -484,6 +492,17 @@ fn of_database(source: &sqlx::Error, error: &(dyn Error + 'static)) -> Report {
         Some(diagnosis) => report.diagnosed(diagnosis),
         None => report,
     }
+}
+
+/// What to do in another NATS than the outbox's.
+const ELSEWHERE: &str =
+    "another --nats-url; or tidings outbox use-nats, when this is to be its NATS from now on";
+
+fn of_version(error: &(dyn Error + 'static), is_newer: bool) -> Report {
+    Report::of(Exit::Failed, error).cure(match is_newer {
+        true => "the program of the newest Tidings that has migrated the database",
+        false => "tidings migrate",
+    })
 }
 
 fn not_migrated(source: &(dyn Error + 'static)) -> Report {

@@ -12,6 +12,7 @@ mod contents;
 mod delayed;
 mod diagnosis;
 mod distinct;
+mod home;
 mod inbox;
 mod link;
 mod mend;
@@ -26,6 +27,7 @@ mod relay;
 mod relayed;
 mod reserved;
 mod row;
+mod says;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod standing;
@@ -56,6 +58,8 @@ use chunks::chunks;
 pub use delayed::DelayedEvent;
 pub use diagnosis::Diagnosis;
 use distinct::distinct;
+use home::version_sentence;
+pub use home::{ElsewhereError, NatsMove};
 use inbox::Kept;
 pub use inbox::{BatchOnceHandler, InboxTransaction, OnceHandler};
 use link::Link;
@@ -68,7 +72,7 @@ pub use parked::{ParkedEvent, ParkedSelection};
 pub use postgres::{Rebase, RebaseError, RebasedEvent};
 #[cfg(feature = "failpoints")]
 pub use relay::failpoint;
-pub use relay::{Relay, RelayError};
+pub use relay::{Relay, RelayError, RelayInstance};
 pub(crate) use relayed::{Passed, Range, Relayed, Stretch};
 pub(crate) use row::Row;
 pub use standing::{Loss, Standing};
@@ -145,6 +149,19 @@ pub enum OutboxError {
          do its work again in a new one"
     )]
     RolledBack,
+    /// The tables belong to a newer or an older Tidings.
+    #[error("{}", version_sentence(*found, *known, *is_newer))]
+    Version {
+        /// The version of the tables.
+        found: usize,
+        /// The version that this program knows.
+        known: usize,
+        /// Whether the tables are newer.
+        is_newer: bool,
+    },
+    /// It is another NATS than the one that the outbox is relayed into, or NATS does not answer.
+    #[error(transparent)]
+    Elsewhere(#[from] ElsewhereError),
     /// The database failed. After a failed commit it may or may not have committed.
     #[error("the database failed")]
     Database(#[source] sqlx::Error),

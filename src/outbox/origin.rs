@@ -16,6 +16,9 @@ pub enum Origin {
 /// Why nobody relays on a server that follows another one.
 pub(super) const STANDBY: &str =
     "this server is a standby, which only follows: the relay waits until it is promoted";
+/// What helps there.
+pub(super) const PROMOTE: &str =
+    "give the relay the URL of the primary, or promote this server when it is to become that";
 /// What to do about a copy.
 pub(super) const REBASE: &str =
     "its transaction ids mean nothing here: run `tidings outbox rebase`";

@@ -5,6 +5,7 @@ mod contents;
 mod delayed;
 mod fetch;
 mod holders;
+mod home;
 mod inbox;
 mod losses;
 mod mend;
@@ -73,6 +74,10 @@ impl Statements for Postgres {
         Migration {
             name: "0005_repairs",
             sql: include_str!("../../migrations/postgres/0005_repairs.sql"),
+        },
+        Migration {
+            name: "0007_nats",
+            sql: include_str!("../../migrations/postgres/0007_nats.sql"),
         },
     ];
     type Cursor = PgCursor;
@@ -193,7 +198,7 @@ impl Statements for Postgres {
                 checkpointed_at = clock_timestamp()
             where owner = $1 or lease_until < clock_timestamp()
             returning epoch, cursor::text, floor, page_snapshot::text, page_id, streams::text,
-                extract(epoch from pg_postmaster_start_time())::text";
+                extract(epoch from pg_postmaster_start_time())::text, trouble::text";
         let mut turn = Turn::begin(connection, names).await?;
         let row = query(names, claim)
             .bind(owner)
@@ -215,6 +220,7 @@ impl Statements for Postgres {
                 server: row.try_get(6)?,
             },
             streams: positions_from(&row.try_get::<String, _>(5)?)?,
+            troubles: row.try_get(7)?,
         }))
     }
 

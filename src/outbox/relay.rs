@@ -15,6 +15,7 @@ mod agenda;
 mod aside;
 mod complaint;
 mod course;
+mod error;
 #[cfg(feature = "failpoints")]
 pub mod failpoint;
 #[cfg(not(feature = "failpoints"))]
@@ -28,41 +29,43 @@ mod janitor;
 mod keeper;
 mod lane;
 mod ledger;
+mod life;
 mod lost;
 mod progress;
+mod reporter;
 mod resume;
 mod route;
 mod stand_by;
 mod trouble;
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use futures::{FutureExt, future::BoxFuture};
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Outbox, Store,
-    origin::{Origin, REBASE},
-    parked::WaitsFor,
+    Outbox, OutboxError, Store,
+    home::{Home, KeptHome, of_version, text},
+    origin::Origin,
     store::{Claim, Statements, Tenure, Waiting},
 };
 use crate::{background::Background, bus::Bus};
 use aside::Aside;
 use course::Course;
+pub use error::RelayError;
 use fault::{Fault, fault_of};
 use fence::Fence;
 use fetch::Fetcher;
-use give_back::{LookAgain, give_back, nothing_aside};
+use give_back::{give_back, nothing_aside};
 use keeper::{Keeper, Post};
+use life::{Life, owner};
 use progress::Report;
+pub use reporter::RelayInstance;
+use reporter::Reporter;
 use resume::{Stored, stored_behind};
 use route::Router;
 use stand_by::StandBy;
-use trouble::Troubles;
 
 /// Pages that are fetched ahead of what is being sent.
 const PAGES_AHEAD: usize = 2;
@@ -90,21 +93,6 @@ struct Settings {
     patience: Duration,
 }
 
-/// Why a relay can never work as it is.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum RelayError {
-    /// The tables are not there.
-    #[error("the database has no outbox: run `tidings migrate`, or call `Outbox::migrate`")]
-    NotMigrated(#[source] sqlx::Error),
-    /// The database is a copy, made by dump and restore or row by row.
-    #[error("{reason}; {REBASE}")]
-    Foreign {
-        /// How that shows.
-        reason: String,
-    },
-}
-
 /// What the lease came with.
 struct Claimed<DB: Statements> {
     /// The keeper's connection.
@@ -114,14 +102,6 @@ struct Claimed<DB: Statements> {
     keys: Vec<(String, i64)>,
     /// What parked rows wait for.
     waiting: Waiting,
-}
-
-/// What outlives a tenure.
-struct Life {
-    bus: Bus,
-    stop: CancellationToken,
-    troubles: Troubles,
-    look_again: Arc<Mutex<LookAgain>>,
 }
 
 /// How a tenure ended.
@@ -196,12 +176,13 @@ impl<DB: Store> Relay<DB> {
         self.outbox.learn_limit(&bus);
         let schema = self.outbox.shared.names.schema();
         let stand_by = StandBy::listen(&bus, schema).await;
-        let life = Life {
-            bus: bus.clone(),
-            stop: stop.clone(),
-            troubles: Troubles::default(),
-            look_again: Arc::new(Mutex::new(LookAgain::soon())),
-        };
+        let life = Life::new(&bus, &stop, |troubles| {
+            Reporter::new(schema, DB::KIND, &self.settings.owner, troubles)
+        });
+        // What the relay tells outlives each tenure.
+        let mut telling = JoinSet::new();
+        telling.spawn(life.troubles.clone().keep_saying());
+        telling.spawn(Arc::clone(&life.reporter).answer(bus.clone()));
         let mut pause = FIRST_PAUSE;
         loop {
             let began = Instant::now();
@@ -213,22 +194,29 @@ impl<DB: Store> Relay<DB> {
                 Ok(Tenured::Turned) => continue,
                 Ok(Tenured::StandBy) => {
                     pause = FIRST_PAUSE;
+                    life.troubles.forget();
+                    life.reporter.stands_by();
                     tokio::select! {
                         () = stop.cancelled() => return Ok(()),
                         () = stand_by.wait(self.settings.lease / 4) => continue,
                     }
                 }
-                Err(Fault::Database(error)) if DB::is_missing_table(&error) => {
-                    return Err(RelayError::NotMigrated(error));
-                }
-                Err(Fault::Foreign(reason)) => return Err(RelayError::Foreign { reason }),
                 Err(fault) => {
                     let fault = self.explained(fault).await;
+                    let fault = RelayError::or_fault::<DB>(fault, life.is_admitted())?;
                     if began.elapsed() > LONGEST_PAUSE {
                         pause = FIRST_PAUSE;
                     }
-                    tracing::warn!(outbox = DB::KIND, %fault, again_in = ?pause, "the relay is interrupted");
-                    self.complain(&life.troubles, &fault).await;
+                    life.reporter.begins();
+                    // What lasts is said by its trouble.
+                    match self.complain(&life, &fault).await {
+                        true => {
+                            tracing::warn!(outbox = DB::KIND, %fault, again_in = ?pause, "the relay is interrupted")
+                        }
+                        false => {
+                            tracing::debug!(outbox = DB::KIND, %fault, again_in = ?pause, "the relay is interrupted")
+                        }
+                    }
                     let wait = pause;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                     wait
@@ -244,8 +232,14 @@ impl<DB: Store> Relay<DB> {
     /// Takes the lease, resumes, and relays until a fault or the end. Whatever hangs, the fence ends it: a
     /// database that has gone silent must not keep the relay from trying again.
     async fn tenure(&self, life: &Life) -> Result<Tenured, Fault> {
+        let Settings { owner, lease, .. } = &self.settings;
+        let looking = tokio::time::timeout(*lease, self.look()).await;
+        let (connection, home) = looking.map_err(|_| Fault::Silent)??;
+        // No longer than what a lease that it has may go without a renewal.
+        let new_home = life.is_home(&home, *lease / 3).await?;
         let asked = Instant::now();
-        let claiming = tokio::time::timeout(self.settings.lease, self.claim()).await;
+        let claiming = self.claim(connection, new_home.as_ref());
+        let claiming = tokio::time::timeout(*lease, claiming).await;
         let Some(claimed) = claiming.map_err(|_| Fault::Silent)?? else {
             return Ok(Tenured::StandBy);
         };
@@ -255,13 +249,14 @@ impl<DB: Store> Relay<DB> {
             keys,
             waiting,
         } = claimed;
-        let Settings { owner, lease, .. } = &self.settings;
         tracing::info!(
             outbox = DB::KIND,
             owner,
             epoch = claim.epoch,
             "this relay has the lease"
         );
+        life.troubles.new_tenure(&claim.troubles)?;
+        life.reporter.works(claim.epoch);
         let fence = Fence::until(asked + *lease);
         let tenure = Tenure {
             owner: owner.clone(),
@@ -281,6 +276,7 @@ impl<DB: Store> Relay<DB> {
             retention: self.settings.retention,
             fence: fence.clone(),
             troubles: life.troubles.clone(),
+            reporter: Arc::clone(&life.reporter),
             turn: turn.clone(),
             stop: life.stop.clone(),
             look_again: Arc::clone(&life.look_again),
@@ -294,9 +290,9 @@ impl<DB: Store> Relay<DB> {
             reports,
         };
         tokio::select! {
-            result = self.resume(life, claim, (keys, waiting), way) => result?,
+            result = self.resume(life, &home, claim, (keys, waiting), way) => result?,
             Some(ended) = crew.join_next() => return Err(fault_of(ended)),
-            () = fence.passed() => return Err(Fault::Fenced),
+            () = fence.passed() => return Err(fence.over()),
         }
         // The reports' channel is closed: the keeper writes the last checkpoint.
         tokio::select! {
@@ -305,23 +301,49 @@ impl<DB: Store> Relay<DB> {
                 Some(Ok(Ok(()))) | None => Ok(Tenured::Turned),
                 Some(ended) => Err(fault_of(ended)),
             },
-            () = fence.passed() => Err(Fault::Fenced),
+            () = fence.passed() => Err(fence.over()),
         }
     }
 
-    /// Asks for the lease, on a connection that is kept.
-    async fn claim(&self) -> Result<Option<Claimed<DB>>, Fault> {
+    /// Looks whether a relay may work here, and what is known of its NATS, on a connection that is kept.
+    async fn look(&self) -> Result<(DB::Connection, Home), Fault> {
         let names = &self.outbox.shared.names;
-        let Settings { owner, lease, .. } = &self.settings;
         let mut connection = self.connect().await?;
+        if let Err(OutboxError::Version {
+            found,
+            known,
+            is_newer,
+        }) = of_version::<DB>(DB::version(&mut connection, names).await?)
+        {
+            return Err(Fault::Version {
+                found,
+                known,
+                is_newer,
+            });
+        }
         match DB::origin(&mut connection, names).await? {
             Origin::Own => {}
             Origin::Standby => return Err(Fault::Standby),
             Origin::Foreign(reason) => return Err(Fault::Foreign(reason)),
         }
+        let home = DB::home(&mut connection, names).await?;
+        Ok((connection, home))
+    }
+
+    /// Asks for the lease, and keeps what is new of the NATS.
+    async fn claim(
+        &self,
+        mut connection: DB::Connection,
+        home: Option<&KeptHome>,
+    ) -> Result<Option<Claimed<DB>>, Fault> {
+        let names = &self.outbox.shared.names;
+        let Settings { owner, lease, .. } = &self.settings;
         let Some(claim) = DB::claim(&mut connection, names, owner, *lease).await? else {
             return Ok(None);
         };
+        if let Some(home) = home {
+            DB::keep_home(&mut connection, names, &text(home)?).await?;
+        }
         Ok(Some(Claimed {
             claim,
             keys: DB::parked_keys(&mut connection, names).await?,
@@ -334,10 +356,12 @@ impl<DB: Store> Relay<DB> {
     async fn resume(
         &self,
         life: &Life,
+        home: &Home,
         claim: Claim<DB::Cursor>,
         aside: (Vec<(String, i64)>, Waiting),
         way: Way<DB::Cursor>,
     ) -> Result<(), Fault> {
+        life.admit(home).await?;
         let (stored, mut interruptions) = stored_behind(&life.bus, &claim.streams).await?;
         tokio::select! {
             result = self.pipeline(life, claim, stored.into(), aside, way) => result,
@@ -384,6 +408,8 @@ impl<DB: Store> Relay<DB> {
             give_back(&self.outbox, &mut connection, parked, returning).await?;
             waiting = DB::waiting(&mut connection, names).await?;
             keys = DB::parked_keys(&mut connection, names).await?;
+        } else {
+            drop(returning);
         }
         life.recall(&waiting);
         let closed = waiting.reasons.into_iter();
@@ -411,40 +437,6 @@ impl<DB: Store> Relay<DB> {
     }
 }
 
-impl Life {
-    /// The tenure works. What parked rows still wait for goes on being a trouble, the rest is over, or is about
-    /// to tell by itself.
-    fn recall(&self, waiting: &Waiting) {
-        let places: Vec<String> = waiting
-            .reasons
-            .iter()
-            .map(|reason| reason.waits_for.to_string())
-            .collect();
-        self.troubles
-            .end_all_but(|place| places.iter().any(|waiting| waiting == place));
-        for (place, reason) in places.iter().zip(&waiting.reasons) {
-            let cure = match reason.waits_for {
-                WaitsFor::Stream(_) => {
-                    "make room in the stream, or give its subjects to another one"
-                }
-                WaitsFor::Subject(_) => {
-                    "tidings streams apply, with a [[stream]] that takes it, and the right to publish to it"
-                }
-            };
-            self.troubles.recall(place, &reason.error, cure);
-        }
-        let mut look_again = self
-            .look_again
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if places.is_empty() {
-            *look_again = LookAgain::soon();
-        } else {
-            look_again.later();
-        }
-    }
-}
-
 impl<DB: Store> Background for Relay<DB> {
     fn name(&self) -> String {
         "relay".to_owned()
@@ -465,18 +457,4 @@ struct Way<C> {
     /// Ends the tenure.
     turn: CancellationToken,
     reports: mpsc::Sender<Report<C>>,
-}
-
-/// Who this is: host, process, and something that no other relay of the process has.
-fn owner() -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let host = match host.trim() {
-        "" => "localhost",
-        host => host,
-    };
-    let id = tidings_contract::EventId::now()
-        .as_uuid()
-        .simple()
-        .to_string();
-    format!("{host}:{}:{}", std::process::id(), &id[24..])
 }

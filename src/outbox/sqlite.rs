@@ -3,6 +3,7 @@
 
 mod contents;
 mod delayed;
+mod home;
 mod inbox;
 mod locks;
 mod losses;
@@ -71,6 +72,10 @@ impl Statements for Sqlite {
         Migration {
             name: "0005_repairs",
             sql: include_str!("../../migrations/sqlite/0005_repairs.sql"),
+        },
+        Migration {
+            name: "0007_nats",
+            sql: include_str!("../../migrations/sqlite/0007_nats.sql"),
         },
     ];
     /// The id of the last row that is confirmed or parked.
@@ -160,7 +165,7 @@ impl Statements for Sqlite {
                 lease_until = cast(unixepoch('subsec') * 1000000 as integer) + ?2,
                 checkpointed_at = cast(unixepoch('subsec') * 1000000 as integer)
             where owner = ?1 or lease_until < cast(unixepoch('subsec') * 1000000 as integer)
-            returning epoch, cursor, streams";
+            returning epoch, cursor, streams, trouble";
         let row = sqlx::query(names.sql(claim, '_'))
             .bind(owner)
             .bind(micros(lease))
@@ -171,6 +176,7 @@ impl Statements for Sqlite {
             epoch: row.try_get(0)?,
             cursor: row.try_get(1)?,
             streams: positions_from(&row.try_get::<String, _>(2)?)?,
+            troubles: row.try_get(3)?,
         }))
     }
 

@@ -1,20 +1,25 @@
 //! How an outbox stands, in figures. Never judges them.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{Loss, Outbox, OutboxError, Store};
+use super::{Loss, Outbox, OutboxError, Store, standing::REPAIR};
+use crate::bus::NatsIdentity;
 
 /// How an outbox stands.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Status {
-    /// Events that are committed and not confirmed by a checkpoint yet.
+    /// Events that are committed and not confirmed by a checkpoint yet, with those that are parked and go back by
+    /// themselves: all but what waits for a decision.
     pub backlog: u64,
     /// The age of the oldest of them, in seconds.
     pub oldest_unpublished_seconds: Option<f64>,
+    /// The age of the oldest of those that are not parked.
+    #[serde(skip)]
+    pub(super) oldest_behind_seconds: Option<f64>,
     /// Who relays.
     pub lease: LeaseStatus,
     /// The last batch that the ledger knows.
@@ -27,8 +32,17 @@ pub struct Status {
     pub next_due_seconds: Option<f64>,
     /// Why no relay runs on this database, and what to do, when that is so: it is a copy, or a standby.
     pub refuses: Option<String>,
-    /// How many of them wait for a stream or a subject: they go back by themselves, with what follows them.
+    /// How many of the parked events go back by themselves: those that wait for a stream or a subject, with what
+    /// follows them, and those that an operator has asked for. They are in the backlog.
     pub waiting: u64,
+    /// How many of the parked events wait for a decision.
+    pub undecided: u64,
+    /// The age of the oldest of these, in seconds.
+    pub oldest_undecided_seconds: Option<f64>,
+    /// Whether a relay has the lease, events wait behind it, and none was confirmed while it was looked.
+    pub stands_still: bool,
+    /// The NATS that the outbox is relayed into, if that is known.
+    pub nats: Option<NatsIdentity>,
     /// What hinders the relay now, as it has last said.
     pub troubles: Vec<Trouble>,
     /// Slots of the log that should be free, and the transactions that hold them: only freeing waits for those. Also
@@ -83,7 +97,7 @@ impl fmt::Display for HeldSlot {
 }
 
 /// Something that hinders the relay.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Trouble {
     /// What is concerned: `relay`, `stream EVENTS` or `subject user.created`.
@@ -104,16 +118,32 @@ pub(super) struct StoredTrouble {
     pub(super) cure: String,
 }
 
+impl StoredTrouble {
+    pub(super) fn begins(cause: &str, cure: &str) -> Self {
+        Self {
+            since: Utc::now(),
+            cause: cause.to_owned(),
+            cure: cure.to_owned(),
+        }
+    }
+
+    pub(super) fn at(self, place: String) -> Trouble {
+        Trouble {
+            place,
+            since: self.since,
+            cause: self.cause,
+            cure: self.cure,
+        }
+    }
+}
+
+pub(super) fn stored_troubles(text: &str) -> Result<BTreeMap<String, StoredTrouble>, sqlx::Error> {
+    serde_json::from_str(text).map_err(|error| sqlx::Error::Decode(error.into()))
+}
+
 pub(super) fn troubles_from(text: &str) -> Result<Vec<Trouble>, sqlx::Error> {
-    let stored: BTreeMap<String, StoredTrouble> =
-        serde_json::from_str(text).map_err(|error| sqlx::Error::Decode(error.into()))?;
-    let troubles = stored.into_iter().map(|(place, trouble)| Trouble {
-        place,
-        since: trouble.since,
-        cause: trouble.cause,
-        cure: trouble.cure,
-    });
-    Ok(troubles.collect())
+    let stored = stored_troubles(text)?.into_iter();
+    Ok(stored.map(|(place, trouble)| trouble.at(place)).collect())
 }
 
 /// Who relays.
@@ -145,18 +175,149 @@ pub struct LastBatch {
     pub last_sequence: u64,
 }
 
+impl Status {
+    /// Whether a relay has the lease now.
+    #[must_use]
+    pub fn is_relayed(&self) -> bool {
+        self.lease.owner.is_some() && self.lease.remaining_seconds >= 0.0
+    }
+
+    /// What is stuck, lost, or not relayed: empty when all is well. What waits for no more than a moment is not in it.
+    #[must_use]
+    pub fn stuck(&self) -> Vec<Trouble> {
+        let losses = self.losses.iter().map(|loss| Trouble {
+            place: format!("stream {}", loss.stream),
+            since: loss.since,
+            cause: format!("it {}", loss.standing),
+            cure: REPAIR.to_owned(),
+        });
+        let mut stuck: Vec<Trouble> = losses.collect();
+        let mut add = |place: &str, age_s: f64, cause: String, cure: &str| {
+            stuck.push(Trouble {
+                place: place.to_owned(),
+                since: ago(age_s),
+                cause,
+                cure: cure.to_owned(),
+            });
+        };
+        if let Some(why) = &self.refuses {
+            add(
+                "database",
+                0.0,
+                why.clone(),
+                "what it says: no relay runs here",
+            );
+        }
+        let overdue = self.next_due_seconds.map_or(0.0, |wait| -wait);
+        let age = self.oldest_unpublished_seconds.unwrap_or(0.0);
+        let wait = self.backlog > 0 || overdue > OVERDUE_S;
+        if wait && !self.is_relayed() && self.refuses.is_none() {
+            let events = count(self.backlog);
+            let (age_s, cause) = match &self.lease.owner {
+                None => (age, format!("no relay has the lease, and {events} wait")),
+                Some(owner) => (
+                    -self.lease.remaining_seconds,
+                    format!("{owner} has stopped renewing its lease, and {events} wait"),
+                ),
+            };
+            add(
+                "relay",
+                age_s,
+                cause,
+                "start a relay: tidings relay, or a worker that has one",
+            );
+        } else if self.stands_still {
+            let cause = format!("{} wait, and none is confirmed", count(self.backlog));
+            add("relay", age, cause, "see what the log of the relay says");
+        }
+        if overdue > OVERDUE_S && self.is_relayed() {
+            let cause = format!(
+                "{} are delayed, and the next is overdue",
+                count(self.delayed)
+            );
+            add(
+                "delayed",
+                overdue,
+                cause,
+                "end the transaction that holds it, such as an open cancel; else see the log of the relay",
+            );
+        }
+        if self.undecided > 0 {
+            let age_s = self.oldest_undecided_seconds.unwrap_or(0.0);
+            let cause = format!("{} wait for a decision", count(self.undecided));
+            add(
+                "parked",
+                age_s,
+                cause,
+                "tidings outbox parked, which says why; then tidings outbox unpark or discard",
+            );
+        }
+        // What hinders it names the cause of the rest.
+        let first = self.losses.len();
+        stuck.splice(first..first, self.troubles.iter().cloned());
+        stuck
+    }
+
+    /// Whether what waits is older than a working relay lets it become.
+    fn may_stand_still(&self) -> bool {
+        self.is_relayed()
+            && self
+                .oldest_behind_seconds
+                .is_some_and(|age| age > OVERDUE_S)
+    }
+
+    /// Whether nothing has moved since an earlier look.
+    fn stands_still_since(&self, before: &Self) -> bool {
+        self.may_stand_still()
+            && self.last_batch == before.last_batch
+            && self.oldest_behind_seconds >= before.oldest_behind_seconds
+    }
+}
+
+/// From when on what is due, or waits for a relay that works, is late.
+const OVERDUE_S: f64 = 10.0;
+/// How long it is waited for something to be confirmed.
+const MOVES_WITHIN: Duration = Duration::from_secs(2);
+
+fn ago(seconds: f64) -> DateTime<Utc> {
+    let age = Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or_default();
+    Utc::now() - age
+}
+
+fn count(events: u64) -> String {
+    match events {
+        1 => "1 event".to_owned(),
+        events => format!("{events} events"),
+    }
+}
+
 impl<DB: Store> Outbox<DB> {
     /// How the outbox stands. Counts the backlog, which takes a moment when it has millions.
     ///
     /// # Errors
     /// [`OutboxError::NotMigrated`] without tables, else [`OutboxError::Database`].
     pub async fn status(&self) -> Result<Status, OutboxError> {
+        let status = self.figures().await?;
+        if !status.may_stand_still() {
+            return Ok(status);
+        }
+        tokio::time::sleep(MOVES_WITHIN).await;
+        let later = self.figures().await?;
+        Ok(Status {
+            stands_still: later.stands_still_since(&status),
+            ..later
+        })
+    }
+
+    async fn figures(&self) -> Result<Status, OutboxError> {
         let mut connection = self.acquire().await?;
         let names = &self.shared.names;
         let looking = async {
             let origin = DB::origin(&mut connection, names).await?;
             let status = DB::status(&mut connection, names).await?;
+            let home = DB::home(&mut connection, names).await?;
             Ok(Status {
+                nats: home.kept.map(|kept| kept.nats),
                 held: DB::held(&mut connection, names).await?,
                 refuses: origin.refusal(),
                 ..status

@@ -16,6 +16,7 @@ use super::{
     HeldSlot, ParkedEvent, ParkedSelection, Status,
     contents::Contents,
     delayed::Schedule,
+    home::HomeKeeping,
     inbox::Remember,
     link::Session,
     mend::{Mending, Way},
@@ -43,7 +44,7 @@ impl<T: Clone + Debug + Send + Sync + 'static> Cursor for T {}
 
 /// The statements of one database. Every time is the database's clock.
 pub trait Statements:
-    Schedule + Remember + Contents + Archive + LossKeeping + Mending + Trail
+    Schedule + Remember + Contents + Archive + LossKeeping + HomeKeeping + Mending + Trail
 {
     /// The word for logs and messages.
     const KIND: &'static str;
@@ -314,6 +315,8 @@ pub struct Claim<C> {
     pub cursor: C,
     /// Where each stream was when that was written.
     pub streams: Positions,
+    /// What troubled the relay when it last said so, as JSON.
+    pub troubles: String,
 }
 
 /// Per stream, how far the ledger goes.
@@ -482,6 +485,8 @@ pub struct Parked {
     pub error: String,
     /// What it waits for, to go back by itself.
     pub waits_for: Option<WaitsFor>,
+    /// It is parked for no reason of its own: it follows another one under its key.
+    pub follows: bool,
 }
 
 impl Parked {

@@ -77,6 +77,7 @@ impl<DB: Store> Sift<DB> {
         republish: Republish<DB>,
         to: Option<mpsc::Sender<Chosen>>,
     ) -> Result<Self, RepublishError> {
+        republish.outbox.check_home(&republish.bus).await?;
         let passed = republish.outbox.passed().await?;
         let looks_further = republish.prefix.is_none() && !republish.sees_what_follows();
         let whole = WantsWhole::default();

@@ -21,6 +21,9 @@ mod redrives;
 mod replay;
 mod run;
 mod runbooks;
+#[path = "../suite/support/small_disk.rs"]
+mod small_disk;
+mod status;
 mod streams;
 mod stuck_subscribers;
 mod subscribers;

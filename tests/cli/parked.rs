@@ -31,7 +31,9 @@ async fn what_is_parked_is_listed_shown_asked_for_and_given_up(world: World) {
     .await;
     assert_eq!(relay.signalled("TERM").await, Some(0));
 
-    let status = world.ok(&["outbox", "status"]).await;
+    let status = world.run(&["outbox", "status"]).await;
+    assert_eq!(status.code, Some(1), "{status:?}");
+    let status = status.stdout;
     assert!(status.contains("subject nobody.listens"), "{status}");
     assert!(status.contains("try: tidings streams apply"), "{status}");
     let list = world.ok(&["outbox", "parked", "--key", "ada"]).await;

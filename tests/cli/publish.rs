@@ -26,7 +26,9 @@ async fn a_published_event_is_relayed_and_seen(world: World) {
             "signup-1",
         ])
         .await;
-    let waiting = world.ok(&["outbox", "status"]).await;
+    let ended = world.run(&["outbox", "status"]).await;
+    assert_eq!(ended.code, Some(1), "no relay runs: {ended:?}");
+    let waiting = ended.stdout;
     assert!(waiting.starts_with("backlog     1 event\n"), "{waiting}");
 
     let relay = world.spawn(&["relay"]);

@@ -32,7 +32,9 @@ async fn a_copied_outbox_is_not_relayed_until_it_is_rebased() {
     ] {
         assert!(refused.stderr.contains(said), "{refused:?}");
     }
-    let status = world.ok(&["outbox", "status"]).await;
+    let status = world.run(&["outbox", "status"]).await;
+    assert_eq!(status.code, Some(1), "{status:?}");
+    let status = status.stdout;
     assert!(status.contains("refuses"), "{status}");
     assert!(status.contains("tidings outbox rebase"), "{status}");
 

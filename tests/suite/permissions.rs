@@ -386,6 +386,10 @@ async fn all_of_it(guarded: &Guarded) {
         guarded.ok(&format!("{remove} --yes")).await;
     }
     relay.stop().await;
+    // Without a lease that is renewed, it asks the relays.
+    let asked = guarded.tidings("outbox status").await;
+    let printed = String::from_utf8_lossy(&asked.stdout);
+    assert!(printed.contains("none is running"), "{asked:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

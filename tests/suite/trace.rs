@@ -55,7 +55,8 @@ impl<DB: Database> World<DB> {
     pub(crate) async fn publish_all(&self) {
         let relay = self.relay();
         eventually("everything is published", || async {
-            self.outbox.status().await.unwrap().backlog == 0
+            let status = self.outbox.status().await.unwrap();
+            status.backlog == status.waiting
         })
         .await;
         relay.stop().await.unwrap();

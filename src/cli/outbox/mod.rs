@@ -6,6 +6,7 @@ mod parked;
 mod rebase;
 mod republish;
 mod status;
+mod use_nats;
 
 use clap::{Args, Subcommand};
 
@@ -38,6 +39,8 @@ enum Action {
     Republish(republish::RunRepublish),
     /// Let it be that a stream has lost something: relay and status tell of it no more
     Accept(accept::AcceptLoss),
+    /// Have the outbox be relayed into the configured NATS from now on, because the old one was replaced
+    UseNats(use_nats::UseNats),
     /// Make an outbox that was restored from a dump, or copied row by row, this database's own
     Rebase(rebase::RunRebase),
 }
@@ -54,6 +57,7 @@ impl OutboxCommand {
             Action::Cancel(action) => action.run(config).await,
             Action::Republish(action) => action.run(config).await,
             Action::Accept(action) => action.run(config).await,
+            Action::UseNats(action) => action.run(config).await,
             Action::Rebase(action) => action.run(config).await,
         }
     }

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use chrono::SecondsFormat;
 use clap::Args;
-use tidings::{HeldSlot, LastBatch, LeaseStatus, Loss, Status, Trouble};
+use serde::Serialize;
+use tidings::{HeldSlot, LastBatch, LeaseStatus, Loss, RelayInstance, Status, Trouble};
 
 use crate::{
     cli::{
+        connect,
         database::{Database, with_outbox},
         output,
         report::{Exit, Outcome, Report},
@@ -15,11 +17,14 @@ use crate::{
     config::Config,
 };
 
+/// How long NATS may take to connect when a relay is asked there.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// What helps when a stream has lost something.
 const REPAIR: &str = "tidings verify --repair, or tidings outbox accept STREAM";
 
 /// Prints what waits, who relays, what was confirmed last, what is parked, what hinders the relay, and which
-/// streams have lost something. Ends with 1 in that last case, until somebody has seen to it.
+/// streams have lost something. Ends with 1 when something is stuck, lost, not relayed, or waits for a decision. When
+/// no relay renews the lease, or the database cannot be read, the relays are asked over NATS.
 #[derive(Args)]
 pub(super) struct ShowStatus {
     /// Print a JSON object
@@ -27,53 +32,160 @@ pub(super) struct ShowStatus {
     json: bool,
 }
 
+/// What is printed.
+#[derive(Serialize)]
+struct Shown<'a> {
+    #[serde(flatten)]
+    status: &'a Status,
+    /// Why it ends with 1.
+    stuck: &'a [Trouble],
+    /// The relays that answered over NATS; null when they were not asked, or NATS was not reached.
+    relays: &'a Option<Vec<RelayInstance>>,
+}
+
 impl ShowStatus {
     pub(super) async fn run(&self, config: &Config) -> Outcome {
-        let database = Database::open(config).await?;
-        let status = with_outbox!(&database, outbox => outbox.status().await)?;
+        let status = match read(config).await {
+            Ok(status) => status,
+            Err(report) => return Err(said_by_relays(config, report).await),
+        };
+        let relays = match status.is_relayed() {
+            true => None,
+            false => ask(config).await,
+        };
+        let mut stuck = status.stuck();
+        stuck.extend(relays.iter().flatten().flat_map(cannot_write));
         match self.json {
-            true => output::json(&status)?,
-            false => output::table(&rows(&status))?,
+            true => output::json(&Shown {
+                status: &status,
+                stuck: &stuck,
+                relays: &relays,
+            })?,
+            false => output::table(&rows(&status, relays.as_deref()))?,
         }
-        let [loss, ..] = &status.losses[..] else {
+        let [first, more @ ..] = &stuck[..] else {
             return Ok(());
         };
-        let Loss {
-            stream, standing, ..
-        } = loss;
-        Err(Report::new(Exit::Failed, format!("stream {stream} {standing}")).cure(REPAIR))
+        let Trouble {
+            place, cause, cure, ..
+        } = first;
+        let what = match (&status.losses[..], more.len()) {
+            (
+                [
+                    Loss {
+                        stream, standing, ..
+                    },
+                    ..,
+                ],
+                _,
+            ) => format!("stream {stream} {standing}"),
+            (_, 0) => format!("{place}: {cause}"),
+            (_, more) => format!("{place}: {cause}; and {more} more"),
+        };
+        let cure = match status.losses.is_empty() {
+            true => cure,
+            false => REPAIR,
+        };
+        Err(Report::new(Exit::Failed, output::printable(&what)).cure(output::printable(cure)))
     }
 }
 
-fn rows(status: &Status) -> Vec<[String; 2]> {
+async fn read(config: &Config) -> Result<Status, Report> {
+    let database = Database::open(config).await?;
+    Ok(with_outbox!(&database, outbox => outbox.status().await)?)
+}
+
+/// The relays that answer over NATS; `None` when it cannot be reached.
+async fn ask(config: &Config) -> Option<Vec<RelayInstance>> {
+    let connecting = tokio::time::timeout(PATIENCE, connect(config)).await;
+    let bus = connecting.ok()?.ok()?;
+    RelayInstance::of(&bus, &config.schema).await.ok()
+}
+
+/// What a relay says that has no lease and is hindered.
+fn cannot_write(relay: &RelayInstance) -> Vec<Trouble> {
+    match relay.epoch {
+        Some(_) => Vec::new(),
+        None => relay.troubles.clone(),
+    }
+}
+
+/// The database cannot be read: what the relays say of it.
+async fn said_by_relays(config: &Config, report: Report) -> Report {
+    let relays = ask(config).await.unwrap_or_default();
+    relays.iter().fold(report, |report, relay| {
+        let owner = &relay.owner;
+        let said = match &relay.troubles[..] {
+            [] => format!("the relay {owner} answers, and is not hindered"),
+            [Trouble { cause, cure, .. }, ..] => {
+                format!("the relay {owner} answers: {cause}; try: {cure}")
+            }
+        };
+        report.cause(output::printable(&said))
+    })
+}
+
+fn rows(status: &Status, relays: Option<&[RelayInstance]>) -> Vec<[String; 2]> {
     let oldest = status.oldest_unpublished_seconds;
     let mut rows = vec![
         ["backlog".into(), output::events(status.backlog)],
         ["oldest".into(), oldest.map_or_else(|| "-".into(), seconds)],
-        ["relay".into(), relay(&status.lease)],
+        [
+            "relay".into(),
+            relay(&status.lease, relays.unwrap_or_default()),
+        ],
         ["last batch".into(), last_batch(status.last_batch.as_ref())],
-        ["parked".into(), parked(status.parked, status.waiting)],
+        ["parked".into(), parked(status)],
         ["delayed".into(), delayed(status)],
     ];
-    let troubles = status.troubles.iter();
-    rows.extend(troubles.map(|trouble| ["trouble".into(), self::trouble(trouble)]));
+    rows.extend(
+        status
+            .nats
+            .iter()
+            .map(|nats| ["nats".into(), output::printable(&nats.to_string())]),
+    );
+    let told = relays.iter().copied().flatten().flat_map(cannot_write);
+    let troubles = status.troubles.iter().cloned().chain(told);
+    rows.extend(troubles.map(|trouble| ["trouble".into(), self::trouble(&trouble)]));
+    let stands_still = status.stands_still.then(|| {
+        let text =
+            "a relay has the lease, events wait, and none is confirmed; try: see what its log says";
+        ["stuck".into(), text.into()]
+    });
+    rows.extend(stands_still);
     rows.extend(status.losses.iter().map(|loss| ["lost".into(), lost(loss)]));
     rows.extend(status.held.iter().map(|slot| ["held".into(), held(slot)]));
     rows.extend(status.refuses.clone().map(|why| ["refuses".into(), why]));
     rows
 }
 
-/// How many are put aside, and how many of these for a stream or a subject that does not take them now.
-fn parked(parked: u64, waiting: u64) -> String {
-    let count = output::events(parked);
-    match waiting {
-        0 => count,
-        1 if parked == 1 => format!("{count}, which goes back by itself"),
-        all if parked == all => format!("{count}, which go back by themselves"),
-        1 => format!("{count}; 1 goes back by itself, with what follows it under its key"),
-        some => format!(
-            "{count}; {some} go back by themselves, with what follows them under their keys"
-        ),
+/// How many are parked: how many of them go back by themselves, and how many wait for a decision, since when.
+fn parked(status: &Status) -> String {
+    let Status {
+        parked,
+        waiting,
+        undecided,
+        ..
+    } = status;
+    let count = output::events(*parked);
+    let age = status.oldest_undecided_seconds;
+    let age = age.map_or_else(String::new, |age| {
+        format!(", the oldest for {}", seconds(age))
+    });
+    let goes_back = match waiting {
+        0 => "",
+        1 => "goes back by itself",
+        _ => "go back by themselves",
+    };
+    let decision = match undecided {
+        1 => "waits for a decision",
+        _ => "wait for a decision",
+    };
+    match (waiting, undecided) {
+        (0, 0) => count,
+        (_, 0) => format!("{count}, which {goes_back}"),
+        (0, _) => format!("{count}, which {decision}{age}"),
+        _ => format!("{count}; {waiting} {goes_back}, {undecided} {decision}{age}"),
     }
 }
 
@@ -97,8 +209,21 @@ fn held(held: &HeldSlot) -> String {
     output::printable(&held.to_string())
 }
 
-fn relay(lease: &LeaseStatus) -> String {
-    match &lease.owner {
+fn relay(lease: &LeaseStatus, answered: &[RelayInstance]) -> String {
+    let is_live = lease.owner.is_some() && lease.remaining_seconds >= 0.0;
+    match (&lease.owner, answered) {
+        (_, [first, ..]) if !is_live => {
+            let owner = lease.owner.as_deref().unwrap_or(&first.owner);
+            let answers = answered.iter().find(|relay| relay.owner == owner);
+            let owner = &answers.unwrap_or(first).owner;
+            format!("{owner} runs and answers, and does not renew the lease")
+        }
+        (owner, _) => owner_of(owner.as_deref(), lease),
+    }
+}
+
+fn owner_of(owner: Option<&str>, lease: &LeaseStatus) -> String {
+    match owner {
         None => "none is running".to_owned(),
         Some(owner) if lease.remaining_seconds < 0.0 => {
             let since = seconds(-lease.remaining_seconds);
@@ -138,32 +263,4 @@ fn delayed(status: &Status) -> String {
 fn seconds(seconds: f64) -> String {
     let duration = Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX);
     format!("{:.1} s", duration.as_secs_f64())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_parked_is_said_in_words_that_fit_its_number() {
-        let said = [
-            (0, 0, "0 events"),
-            (1, 0, "1 event"),
-            (1, 1, "1 event, which goes back by itself"),
-            (2, 2, "2 events, which go back by themselves"),
-            (
-                3,
-                1,
-                "3 events; 1 goes back by itself, with what follows it under its key",
-            ),
-            (
-                9,
-                2,
-                "9 events; 2 go back by themselves, with what follows them under their keys",
-            ),
-        ];
-        for (all, waiting, expected) in said {
-            assert_eq!(parked(all, waiting), expected);
-        }
-    }
 }

@@ -6,7 +6,7 @@ use futures::FutureExt;
 
 use crate::{
     housekeeping::Housekeeping,
-    outbox::{Outbox, Store},
+    outbox::{Outbox, OutboxError, Store},
 };
 
 /// How often the one slot is looked at: it stays out of reach for a period.
@@ -24,6 +24,9 @@ pub(super) fn housekeeping<DB: Store>(outbox: &Outbox<DB>) -> Housekeeping {
 
 /// Any number of replicas may do this at once.
 async fn keep<DB: Store>(outbox: Outbox<DB>) {
+    if let Err(error @ OutboxError::Version { .. }) = outbox.check_version().await {
+        tracing::error!(database = DB::KIND, %error, "no event is handled once: the inbox is refused");
+    }
     let mut pause = FIRST;
     let mut is_told = false;
     loop {

@@ -16,7 +16,7 @@ use std::{
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use sqlx::Database;
-use tokio::sync::{Mutex, MutexGuard, Semaphore};
+use tokio::sync::{Mutex, MutexGuard, OnceCell, Semaphore};
 use uuid::Uuid;
 
 use super::{
@@ -154,6 +154,8 @@ struct Inbox<DB: Store> {
     is_away: AtomicBool,
     /// Whoever asks then.
     asking: Mutex<()>,
+    /// The tables are of this version.
+    is_of_version: OnceCell<()>,
     /// Whose turn it is to note that an event is given up.
     giving_up: Semaphore,
 }
@@ -172,6 +174,7 @@ impl<DB: Store> Inbox<DB> {
             slot_seconds: AtomicI64::new(ring::DEFAULT_SECONDS),
             is_away: AtomicBool::new(false),
             asking: Mutex::new(()),
+            is_of_version: OnceCell::new(),
             giving_up: Semaphore::new(given_up::AT_ONCE),
         }
     }
@@ -237,7 +240,12 @@ impl<DB: Store> Inbox<DB> {
         if let Some(Err(_)) = asking {
             return Err(Self::away());
         }
-        let done = again(work).await;
+        let done = again(|| async {
+            let check = || self.outbox.check_version();
+            self.is_of_version.get_or_try_init(check).await?;
+            work().await
+        })
+        .await;
         // What the database has said comes at once.
         let is_away = |error: &OutboxError| matches!(error, OutboxError::Database(error) if error.as_database_error().is_none());
         let is_away = done.as_ref().is_err_and(is_away);

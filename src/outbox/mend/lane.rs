@@ -276,13 +276,13 @@ impl Lane {
             // It does not say for which of them.
             Refusal::Incomplete | Refusal::Permanent { .. } => return Ok(true),
             Refusal::Closed(_) | Refusal::Moved => return Err(self.not_taken(items, &refusal)),
-            Refusal::Transient { .. } if patience.is_over() => {
+            Refusal::Transient { .. } | Refusal::Unanswered { .. } if patience.is_over() => {
                 return Err(RepublishError::Unconfirmed {
                     stream: self.stream.clone(),
                     reason: refusal.to_string(),
                 });
             }
-            Refusal::Transient { .. } => patience.wait().await,
+            Refusal::Transient { .. } | Refusal::Unanswered { .. } => patience.wait().await,
         }
         Ok(false)
     }

@@ -64,6 +64,7 @@ impl<DB: Store> Sender<DB> {
         outbox: &Outbox<DB>,
         sending: Sending,
     ) -> Result<Self, RepublishError> {
+        outbox.check_home(bus).await?;
         let name = fresh();
         let asked = Instant::now();
         // One that has died lets its lease run out.

@@ -18,13 +18,16 @@ pub(super) async fn status(
         select
             relay.owner, relay.epoch,
             coalesce(date_part('epoch', nullif(relay.lease_until, '-infinity') - clock_timestamp()), 0),
-            backlog.events, date_part('epoch', clock_timestamp() - backlog.oldest),
-            (select count(*) from tidings.parked),
+            backlog.events + parked.waiting,
+            date_part('epoch', clock_timestamp() - least(backlog.oldest, parked.oldest)),
+            parked.events,
             last.at, last.events, last.stream, last.last_sequence,
             (select count(*) from tidings.delayed),
             (select date_part('epoch', min(due) - clock_timestamp()) from tidings.delayed),
             coalesce(date_part('epoch', nullif(relay.lease_until, '-infinity') - relay.checkpointed_at), 0),
-            (select count(waits_for) from tidings.parked), relay.trouble::text, relay.losses::text
+            parked.waiting, relay.trouble::text, relay.losses::text,
+            date_part('epoch', clock_timestamp() - backlog.oldest),
+            date_part('epoch', clock_timestamp() - parked.oldest_undecided)
         from tidings.relay
         cross join lateral (
             select count(*) as events, min(log.at) as oldest from tidings.outbox as log
@@ -33,6 +36,23 @@ pub(super) async fn status(
               and (relay.page_id is null or log.id > relay.page_id
                    or not pg_visible_in_snapshot(log.xid, relay.page_snapshot))
         ) as backlog
+        -- what is asked for, and what waits for a stream or a subject, goes back by itself; so does what follows
+        -- the first one of a key that does
+        cross join lateral (
+            select count(*) as events, count(*) filter (where goes_back) as waiting,
+                   min(at) filter (where goes_back) as oldest,
+                   min(at) filter (where not goes_back) as oldest_undecided
+            from (
+                select log.at, log.waits_for is not null or log.asked_at is not null
+                    or coalesce(leader.waits_for is not null or leader.asked_at is not null, false) as goes_back
+                from tidings.parked as log
+                left join (
+                    select key, min(id) as id from tidings.parked
+                    where waits_for is null or waits_for not like 'stream %' group by key
+                ) as first on first.key = log.key and first.id < log.id
+                left join tidings.parked as leader on leader.id = first.id
+            ) as each
+        ) as parked
         left join lateral (
             select at, events, stream, last_sequence from tidings.ledger
             where way <> 'discarded' order by last_id desc limit 1
@@ -50,6 +70,7 @@ pub(super) async fn status(
             last_sequence: unsigned(row.try_get(9)?),
         }),
     };
+    let (parked, waiting) = (unsigned(row.try_get(5)?), unsigned(row.try_get(13)?));
     Ok(Status {
         backlog: unsigned(row.try_get(3)?),
         oldest_unpublished_seconds: row.try_get(4)?,
@@ -60,12 +81,17 @@ pub(super) async fn status(
             lasts_seconds: row.try_get(12)?,
         },
         last_batch,
-        parked: unsigned(row.try_get(5)?),
+        oldest_behind_seconds: row.try_get(16)?,
+        parked,
         delayed: unsigned(row.try_get(10)?),
         next_due_seconds: row.try_get(11)?,
         refuses: None,
         held: Vec::new(),
-        waiting: unsigned(row.try_get(13)?),
+        waiting,
+        undecided: parked.saturating_sub(waiting),
+        oldest_undecided_seconds: row.try_get(17)?,
+        stands_still: false,
+        nats: None,
         troubles: troubles_from(row.try_get(14)?)?,
         losses: open(&losses_from(row.try_get(15)?)?),
     })

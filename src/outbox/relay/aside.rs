@@ -105,16 +105,18 @@ impl Aside {
             row,
             error,
             waits_for: None,
+            follows: false,
         }
     }
 
     /// The row as it is put aside, if it does not go now; `stream` is where it would go.
     pub(super) fn take(&self, stream: Option<&str>, row: &Row) -> Option<Parked> {
         let mut state = self.lock();
-        let parked = |error: String, waits_for| {
+        let parked = |error: String, waits_for: Option<WaitsFor>| {
             Some(Parked {
                 row: row.clone(),
                 error,
+                follows: waits_for.is_none(),
                 waits_for,
             })
         };

@@ -2,11 +2,7 @@
 
 use std::time::Duration;
 
-use super::{
-    Relay,
-    fault::Fault,
-    trouble::{RELAY, Troubles},
-};
+use super::{Relay, fault::Fault, life::Life};
 use crate::outbox::Store;
 
 impl<DB: Store> Relay<DB> {
@@ -26,13 +22,18 @@ impl<DB: Store> Relay<DB> {
         }
     }
 
-    /// Has a fault shown by the status, if the database can be reached.
-    pub(super) async fn complain(&self, troubles: &Troubles, fault: &Fault) {
+    /// Has a fault shown by the status, if the database can be reached. Gives whether it is to be said.
+    pub(super) async fn complain(&self, life: &Life, fault: &Fault) -> bool {
         const WITHIN: Duration = Duration::from_secs(1);
-        if matches!(fault, Fault::Stopped) {
-            return;
+        if !fault.holds_up() {
+            return true;
         }
-        troubles.begin(RELAY, &fault.to_string(), fault.cure());
+        let (troubles, cure) = (&life.troubles, fault.cure(DB::KIND, &life.bus));
+        let is_said = troubles.begin(&fault.place(), &fault.to_string(), &cure);
+        // Newer tables are not for this program to write.
+        if matches!(fault, Fault::Version { .. }) {
+            return is_said;
+        }
         let complaining = async {
             let mut connection = self.outbox.connect().await?;
             let names = &self.outbox.shared.names;
@@ -44,5 +45,6 @@ impl<DB: Store> Relay<DB> {
             Ok(Err(error)) => tracing::debug!(%error, "the status does not show the fault"),
             Err(_) => tracing::debug!("the status does not show the fault"),
         }
+        is_said
     }
 }

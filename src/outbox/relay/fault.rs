@@ -1,19 +1,24 @@
 //! What interrupts a relay, and what helps. Never decides how long it pauses.
 
+use std::time::Duration;
+
+use super::trouble::RELAY;
 use crate::{
-    bus::{BusError, ReaderError, Refusal},
+    bus::{Bus, BusError, FULL_DISK, ReaderError, Refusal},
     outbox::{
         Diagnosis,
-        origin::{REBASE, STANDBY},
+        home::USE_NATS,
+        origin::{PROMOTE, REBASE, STANDBY},
+        parked::WaitsFor,
+        says::said,
+        version_sentence,
     },
 };
-
-const SEE_TO_IT: &str = "see to the database: the relay tries again for ever";
 
 /// What interrupts the relay; it begins again after a pause.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::outbox) enum Fault {
-    #[error("{cause}: {0}", cause = Diagnosis::of(.0).map_or("the database failed", |diagnosis| diagnosis.cause))]
+    #[error("{cause}: {}", said(.0), cause = Diagnosis::of(.0).map_or("the database failed", |diagnosis| diagnosis.cause))]
     Database(#[from] sqlx::Error),
     /// Others have locked something of the outbox.
     #[error("{0}")]
@@ -24,20 +29,41 @@ pub(in crate::outbox) enum Fault {
     Reader(#[from] ReaderError),
     #[error("stream {stream} did not confirm: {refusal}")]
     Unconfirmed { stream: String, refusal: Refusal },
+    /// The server answers, and what it was sent is not there.
+    #[error(
+        "stream {stream} does not store what it is sent: its server answers, and within {after:?} {stored} of {sent} \
+         events were stored; the disk of its JetStream store is full, fails, or is too slow"
+    )]
+    Unwritten {
+        stream: String,
+        sent: usize,
+        stored: u64,
+        after: Duration,
+    },
     #[error("the connection to NATS was lost")]
     Disconnected,
     #[error("stream {stream} is not the one that it was a moment ago, or has lost its end")]
     WentBack { stream: String },
     #[error("stream {stream} is gone")]
     Gone { stream: String },
-    #[error("the lease is over: it was not renewed in time, or another relay has it")]
+    #[error("the lease is over: another relay has it, or the database was restarted")]
     Fenced,
-    #[error("the database does not answer")]
+    #[error("the lease is over: this process stood still for longer than it lasts")]
+    StoodStill,
+    #[error("the database does not answer: the lease could not be renewed")]
     Silent,
     #[error("{STANDBY}")]
     Standby,
     #[error("{0}; {REBASE}")]
     Foreign(String),
+    #[error("{}", version_sentence(*found, *known, *is_newer))]
+    Version {
+        found: usize,
+        known: usize,
+        is_newer: bool,
+    },
+    #[error("{0}")]
+    Elsewhere(String),
     #[error("{subject} has moved to another stream")]
     Moved { subject: String },
     #[error("the relay was told to stop")]
@@ -46,23 +72,71 @@ pub(in crate::outbox) enum Fault {
     Ended(String),
 }
 
+const NONE: &str = "none is needed, the relay begins again";
+
 impl Fault {
-    /// What helps, where it does not pass by itself.
-    pub(super) fn cure(&self) -> &'static str {
+    /// What is concerned.
+    pub(super) fn place(&self) -> String {
         match self {
-            Self::Database(error) => {
-                Diagnosis::of(error).map_or(SEE_TO_IT, |diagnosis| diagnosis.cure)
-            }
-            Self::Locked(_) => {
-                "wait until that transaction ends, or end it: select pg_terminate_backend(PID)"
-            }
-            Self::Silent => SEE_TO_IT,
-            Self::Bus(_) | Self::Reader(_) | Self::Unconfirmed { .. } | Self::Disconnected => {
-                "see to NATS: the relay tries again for ever"
-            }
-            _ => "none is needed, the relay begins again",
+            Self::Unwritten { stream, .. } => WaitsFor::Stream(stream.clone()).to_string(),
+            _ => RELAY.to_owned(),
         }
     }
+
+    /// Whether events are held up by it. What a relay that stood still was to do, another one may have done.
+    pub(super) fn holds_up(&self) -> bool {
+        !matches!(self, Self::Stopped | Self::Fenced | Self::StoodStill)
+    }
+
+    /// What helps, where it does not pass by itself; `kind` is the database's.
+    pub(super) fn cure(&self, kind: &str, bus: &Bus) -> String {
+        match self {
+            Self::Database(error) => match Diagnosis::of(error) {
+                Some(diagnosis) => diagnosis.cure.to_owned(),
+                None if kind == "sqlite" => "see to the file and its disk".to_owned(),
+                None => "see what the database server's log says about it".to_owned(),
+            },
+            Self::Locked(_) => {
+                "wait until that transaction ends, or end it: select pg_terminate_backend(PID)".into()
+            }
+            Self::Silent if kind == "sqlite" => {
+                "end the transaction that holds the write lock of the file, or see to its disk".into()
+            }
+            Self::Silent => "see whether the server is frozen, overloaded or cut off, and what waits for a lock in \
+                 pg_stat_activity"
+                .into(),
+            Self::Bus(_) | Self::Reader(_) | Self::Unconfirmed { .. } | Self::Disconnected
+                if !bus.is_connected() =>
+            {
+                format!(
+                    "start a nats-server at {}, or see to the network between; the relay connects by itself",
+                    bus.servers()
+                )
+            }
+            Self::Bus(error) => error.cure(),
+            Self::Reader(error) => match of_reader(error) {
+                Some(error) => error.cure(),
+                None => "see what the reason names; the relay reads the stream again by itself".into(),
+            },
+            Self::Unconfirmed { refusal, .. } => refusal.cure().to_owned(),
+            Self::Unwritten { .. } => FULL_DISK.to_owned(),
+            Self::Disconnected => {
+                "none is needed when it stays connected: the relay looks at the streams again".into()
+            }
+            Self::Standby => PROMOTE.to_owned(),
+            Self::Foreign(_) => "tidings outbox rebase".to_owned(),
+            Self::Version { is_newer: true, .. } => {
+                "a newer Tidings, or none: the relay of the newer one works".to_owned()
+            }
+            Self::Version { .. } => "tidings migrate".to_owned(),
+            Self::Elsewhere(_) => USE_NATS.to_owned(),
+            _ => NONE.to_owned(),
+        }
+    }
+}
+
+fn of_reader(error: &ReaderError) -> Option<&BusError> {
+    std::error::Error::source(error)?.downcast_ref()
 }
 
 /// How a part of the relay has ended, when it was not to.

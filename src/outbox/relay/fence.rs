@@ -1,6 +1,6 @@
 //! Until when this process may publish, by its own monotonic clock. Never asks the database.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
 
@@ -9,19 +9,49 @@ use crate::bus::Refusal;
 
 /// The end of the lease as its owner knows it. Clones share it.
 #[derive(Clone)]
-pub(super) struct Fence(Arc<Mutex<Instant>>);
+pub(super) struct Fence(Arc<Mutex<State>>);
+
+struct State {
+    until: Instant,
+    /// The statement that renews the lease is under way.
+    is_asked: bool,
+}
 
 impl Fence {
     pub(super) fn until(moment: Instant) -> Self {
-        Self(Arc::new(Mutex::new(moment)))
+        Self(Arc::new(Mutex::new(State {
+            until: moment,
+            is_asked: false,
+        })))
     }
 
+    /// The database is being asked to renew the lease.
+    pub(super) fn asks(&self) {
+        self.lock().is_asked = true;
+    }
+
+    /// It has.
     pub(super) fn extend(&self, moment: Instant) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = moment;
+        *self.lock() = State {
+            until: moment,
+            is_asked: false,
+        };
+    }
+
+    /// Why the time is over: the database did not answer, or this process stood still.
+    pub(super) fn over(&self) -> Fault {
+        match self.lock().is_asked {
+            true => Fault::Silent,
+            false => Fault::StoodStill,
+        }
     }
 
     fn moment(&self) -> Instant {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lock().until
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends when the fence is not extended in time.
@@ -43,7 +73,7 @@ impl Fence {
         if Instant::now() < self.moment() {
             Ok(())
         } else {
-            Err(Fault::Fenced)
+            Err(self.over())
         }
     }
 }

@@ -23,7 +23,8 @@ use super::{
     janitor::Janitor,
     lost::Lost,
     progress::{Confirmation, Progress, Report},
-    trouble::{SAY_AGAIN, Troubles},
+    reporter::Reporter,
+    trouble::{RELAY, SAY_AGAIN, Troubles},
 };
 use crate::{
     bus::Bus,
@@ -49,6 +50,7 @@ pub(super) struct Post<DB: Store> {
     pub(super) retention: Duration,
     pub(super) fence: Fence,
     pub(super) troubles: Troubles,
+    pub(super) reporter: Arc<Reporter>,
     /// Ends the tenure, and another begins.
     pub(super) turn: CancellationToken,
     /// The relay ends for good: the lease is released then.
@@ -74,6 +76,8 @@ pub(super) struct Keeper<DB: Store> {
     /// The first whole page of the tenure, until the cursor has passed it.
     whole: Option<u64>,
     is_caught_up: bool,
+    /// That it has caught up is not written down yet.
+    catches_up: bool,
     ledger: Vec<Entry>,
     /// Parked rows that were published.
     returned: Vec<i64>,
@@ -104,6 +108,7 @@ impl<DB: Store> Keeper<DB> {
             held: HashSet::new(),
             whole: None,
             is_caught_up: false,
+            catches_up: false,
             ledger: Vec::new(),
             returned: Vec::new(),
             dirty: false,
@@ -153,7 +158,6 @@ impl<DB: Store> Keeper<DB> {
                     self.look().await?;
                 }
                 () = tokio::time::sleep_until(say_at) => {
-                    self.post.troubles.say();
                     // Whoever sees to a loss is not this relay.
                     if self.losses.are_open() {
                         let names = &self.post.outbox.shared.names;
@@ -326,6 +330,8 @@ impl<DB: Store> Keeper<DB> {
     fn catch_up(&mut self) {
         self.whole = None;
         self.is_caught_up = true;
+        self.catches_up = true;
+        self.dirty = true;
         self.held.clear();
         for (stream, end) in std::mem::take(&mut self.ends) {
             self.move_on(stream, end.incarnation, end.sequence);
@@ -376,23 +382,7 @@ impl<DB: Store> Keeper<DB> {
     }
 
     async fn park(&mut self, parked: &[Parked]) -> Result<(), Fault> {
-        for Parked {
-            row,
-            error,
-            waits_for,
-        } in parked
-        {
-            let (id, name, key) = (row.event, &row.name, &row.key);
-            match waits_for {
-                None => {
-                    tracing::error!(event.id = %id, event.name = name, key, error, "the event is parked");
-                }
-                // The trouble is said once, and not for each event.
-                Some(waits_for) => {
-                    tracing::debug!(event.id = %id, event.name = name, key, %waits_for, "the event waits");
-                }
-            }
-        }
+        parked.iter().for_each(say_parked);
         // Whoever was frozen must not put aside what its successor has published.
         self.post.fence.check()?;
         let names = &self.post.outbox.shared.names;
@@ -412,8 +402,8 @@ impl<DB: Store> Keeper<DB> {
             returned: std::mem::take(&mut self.returned),
             troubles: self.post.troubles.text()?,
         };
-        let names = &self.post.outbox.shared.names;
-        let tenure = &self.post.tenure;
+        let (names, tenure) = (&self.post.outbox.shared.names, &self.post.tenure);
+        self.post.fence.asks();
         let written = DB::checkpoint(&mut self.post.connection, names, tenure, &checkpoint).await?;
         let Some(written) = written else {
             return Err(Fault::Fenced);
@@ -422,11 +412,28 @@ impl<DB: Store> Keeper<DB> {
         self.written.send_replace(checkpoint.cursor);
         self.post.fence.extend(sent + self.post.tenure.lease);
         failpoint::reach(&self.post.tenure.owner, Point::Checkpointed).await;
-        self.is_waiting = written.is_waiting;
-        if self.is_relaying && written.is_asked {
+        self.end_troubles(!checkpoint.ledger.is_empty());
+        // What was waited for, and is given up now, is no trouble any more: the next tenure looks.
+        let was_waiting = std::mem::replace(&mut self.is_waiting, written.is_waiting);
+        let is_given_up = was_waiting && !written.is_waiting;
+        if self.is_relaying && (written.is_asked || is_given_up) {
             self.end_tenure();
         }
         Ok(())
+    }
+
+    /// What hindered the relay is over when it is written down that events were confirmed, or that all that there was
+    /// is done.
+    fn end_troubles(&mut self, is_confirmed: bool) {
+        let troubles = &self.post.troubles;
+        if is_confirmed {
+            self.post.reporter.confirmed();
+            // The status shows it until the next checkpoint.
+            self.dirty |= troubles.end(RELAY);
+        }
+        if std::mem::take(&mut self.catches_up) {
+            self.dirty |= troubles.caught_up();
+        }
     }
 
     /// Looks whether something that parked rows wait for is there.
@@ -453,5 +460,25 @@ impl<DB: Store> Keeper<DB> {
     fn end_tenure(&mut self) {
         self.is_relaying = false;
         self.post.turn.cancel();
+    }
+}
+
+/// One line for what is refused, with its cure. What follows it, or waits for something, is not said one by one: the
+/// status counts it, and the trouble is said by itself.
+fn say_parked(parked: &Parked) {
+    const CURE: &str =
+        "tidings outbox parked, which shows what follows it; then tidings outbox unpark or discard";
+    let Parked { row, error, .. } = parked;
+    let (id, name, key) = (row.event, &row.name, &row.key);
+    match (&parked.waits_for, parked.follows) {
+        (None, false) => {
+            tracing::error!(row = row.id, event.id = %id, event.name = name, key, error, cure = CURE, "the event is parked");
+        }
+        (None, true) => {
+            tracing::debug!(row = row.id, event.id = %id, event.name = name, key, error, "the event follows a parked one");
+        }
+        (Some(waits_for), _) => {
+            tracing::debug!(row = row.id, event.id = %id, event.name = name, key, %waits_for, "the event waits");
+        }
     }
 }

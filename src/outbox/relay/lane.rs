@@ -253,7 +253,10 @@ impl<C: Cursor> Lane<C> {
                 .bus
                 .send_members(batch, Box::new(messages))
                 .await;
-            sent.map_err(|refusal| self.unconfirmed(refusal))
+            match sent {
+                Ok(()) => Ok(()),
+                Err(refusal) => Err(self.unconfirmed(refusal, items.len()).await),
+            }
         };
         match flying {
             // The commit is not on the wire before its future is polled.
@@ -322,7 +325,9 @@ impl<C: Cursor> Lane<C> {
             | Refusal::TakenId(_)
             | Refusal::Closed(_)
             | Refusal::Incomplete => self.one_by_one(items).await,
-            Refusal::Moved | Refusal::Transient { .. } => Err(self.unconfirmed(refusal)),
+            Refusal::Moved | Refusal::Transient { .. } | Refusal::Unanswered { .. } => {
+                Err(self.unconfirmed(refusal, items.len()).await)
+            }
         }
     }
 
@@ -362,6 +367,10 @@ impl<C: Cursor> Lane<C> {
                 },
                 Err(refusal) => refusal,
             };
+            // It is found out once why no answer comes.
+            if fault.is_some() && matches!(refusal, Refusal::Unanswered { .. }) {
+                continue;
+            }
             match self.refused(item, refusal).await {
                 Ok((item, Settled::Stored)) => back.extend(item),
                 Ok((item, now)) => {
@@ -371,14 +380,17 @@ impl<C: Cursor> Lane<C> {
                 Err(other) => fault = Some(other),
             }
         }
-        if !confirmed.is_empty() {
+        let is_open = !confirmed.is_empty();
+        if is_open {
             self.confirm(&confirmed, entries).await?;
         }
         if let Some(fault) = fault {
             return Err(fault);
         }
         self.take_back(back);
-        if let Settled::Stored = settled {
+        if let Settled::Stored = settled
+            && is_open
+        {
             self.is_open();
         }
         Ok(settled)
@@ -388,6 +400,7 @@ impl<C: Cursor> Lane<C> {
     async fn one_by_one(&mut self, items: Vec<Item>) -> Result<Settled, Fault> {
         let mut items = VecDeque::from(items);
         let mut settled = Settled::Stored;
+        let mut is_open = false;
         while let Some(item) = items.pop_front() {
             self.course.fence.check()?;
             let Some(item) = self.publishable(vec![item]).await?.pop() else {
@@ -415,6 +428,7 @@ impl<C: Cursor> Lane<C> {
                     }
                     let entry = self.ledger.entry(item.row.id, sequence);
                     self.confirm(&[item], vec![entry]).await?;
+                    is_open = true;
                 }
                 Err(refusal) => {
                     let (item, now) = self.refused(item, refusal).await?;
@@ -429,7 +443,9 @@ impl<C: Cursor> Lane<C> {
             }
         }
         self.take_back(items.into());
-        if let Settled::Stored = settled {
+        if let Settled::Stored = settled
+            && is_open
+        {
             self.is_open();
         }
         Ok(settled)
@@ -475,17 +491,5 @@ impl<C: Cursor> Lane<C> {
                 returned,
             }))
             .await
-    }
-
-    fn unconfirmed(&self, refusal: Refusal) -> Fault {
-        if refusal == Refusal::Moved {
-            return Fault::Moved {
-                subject: format!("a subject of stream {}", self.stream),
-            };
-        }
-        Fault::Unconfirmed {
-            stream: self.stream.clone(),
-            refusal,
-        }
     }
 }

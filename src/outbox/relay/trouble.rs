@@ -1,81 +1,184 @@
 //! What hinders the relay, said loudly: in the log when it begins, again and again while it lasts, and when
 //! it is over; and in the status, through the checkpoints. Never decides what to do about it.
+//!
+//! An issue has one beginning. A tenure that begins ends nothing: what hindered the last one is over when an
+//! event was confirmed and that is written down, or when there was nothing to confirm.
 
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use chrono::Utc;
 
-use crate::outbox::status::StoredTrouble;
+use crate::outbox::status::{StoredTrouble, Trouble, stored_troubles};
 
 /// How often what lasts is said again.
 pub(super) const SAY_AGAIN: Duration = Duration::from_secs(10);
+/// A cause that changes is said at once, but no more often than this.
+const SAY_CHANGE: Duration = Duration::from_secs(5);
 /// The place of what hinders all of the relay.
 pub(super) const RELAY: &str = "relay";
 
 /// What hinders a relay now, by place. Clones share it; it outlives a tenure.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Troubles(Arc<Mutex<BTreeMap<String, StoredTrouble>>>);
+pub(super) struct Troubles(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    by_place: BTreeMap<String, Known>,
+    /// Counts the tenures of this process.
+    tenure: u64,
+}
+
+#[derive(Debug)]
+struct Known {
+    trouble: StoredTrouble,
+    /// The last tenure in which it was met.
+    met: u64,
+    /// How often it was met.
+    times: u64,
+    said: Instant,
+}
 
 impl Troubles {
-    /// Something is wrong at a place. What was wrong there already goes on, maybe with another cause.
-    pub(super) fn begin(&self, place: &str, cause: &str, cure: &str) {
-        let mut troubles = self.lock();
-        if let Some(known) = troubles.get_mut(place) {
-            cause.clone_into(&mut known.cause);
-            cure.clone_into(&mut known.cure);
-            return;
-        }
-        let trouble = StoredTrouble {
-            since: Utc::now(),
-            cause: cause.to_owned(),
-            cure: cure.to_owned(),
+    /// Something is wrong at a place. What was wrong there already goes on, maybe with another cause. Gives whether
+    /// it was said.
+    pub(super) fn begin(&self, place: &str, cause: &str, cure: &str) -> bool {
+        let mut state = self.lock();
+        let met = state.tenure;
+        let Some(known) = state.by_place.get_mut(place) else {
+            tracing::error!(place, cause, cure, "events are held up");
+            let known = Known::new(StoredTrouble::begins(cause, cure), met);
+            state.by_place.insert(place.to_owned(), known);
+            return true;
         };
-        tracing::error!(place, cause, cure, "events are held up");
-        troubles.insert(place.to_owned(), trouble);
+        let is_other = known.trouble.cause != cause;
+        cause.clone_into(&mut known.trouble.cause);
+        cure.clone_into(&mut known.trouble.cure);
+        known.met = met;
+        known.times += 1;
+        let is_said = is_other && known.said.elapsed() >= SAY_CHANGE;
+        if is_said {
+            known.say(place);
+        }
+        is_said
     }
 
     /// Something that was wrong before this process was: what is known of it already stays.
     pub(super) fn recall(&self, place: &str, cause: &str, cure: &str) {
-        if !self.lock().contains_key(place) {
-            self.begin(place, cause, cure);
+        let mut state = self.lock();
+        let met = state.tenure;
+        if let Some(known) = state.by_place.get_mut(place) {
+            known.met = met;
+            return;
         }
+        drop(state);
+        self.begin(place, cause, cure);
     }
 
-    /// A place is well again.
-    pub(super) fn end(&self, place: &str) {
-        if let Some(trouble) = self.lock().remove(place) {
-            let lasted_s = (Utc::now() - trouble.since).num_seconds();
-            tracing::info!(place, lasted_s, "events flow again");
+    /// A tenure begins, with what the database keeps of the one before, maybe of another process.
+    pub(super) fn new_tenure(&self, kept: &str) -> Result<(), sqlx::Error> {
+        let kept = stored_troubles(kept)?;
+        let mut state = self.lock();
+        let before = state.tenure;
+        state.tenure += 1;
+        for (place, trouble) in kept {
+            match state.by_place.get_mut(&place) {
+                Some(known) => known.trouble.since = known.trouble.since.min(trouble.since),
+                None => drop(state.by_place.insert(place, Known::new(trouble, before))),
+            }
         }
+        Ok(())
     }
 
-    /// All places are well again but those that are still waited for.
-    pub(super) fn end_all_but(&self, lasting: impl Fn(&str) -> bool) {
-        let places: Vec<String> = self.lock().keys().cloned().collect();
-        for place in places.iter().filter(|place| !lasting(place)) {
+    /// A place is well again. Gives whether it was not.
+    pub(super) fn end(&self, place: &str) -> bool {
+        let Some(known) = self.lock().by_place.remove(place) else {
+            return false;
+        };
+        let since = known.trouble.since;
+        let lasted_s = (Utc::now() - since).num_seconds();
+        tracing::info!(place, %since, lasted_s, "events flow again");
+        true
+    }
+
+    /// All that was committed before this tenure is confirmed, parked, or was not there: what it has not met is
+    /// over. Gives whether something is.
+    pub(super) fn caught_up(&self) -> bool {
+        let state = self.lock();
+        let places = state.by_place.iter();
+        let over = places.filter(|(_, known)| known.met < state.tenure);
+        let over: Vec<String> = over.map(|(place, _)| place.clone()).collect();
+        drop(state);
+        for place in &over {
             self.end(place);
         }
+        !over.is_empty()
+    }
+
+    /// Another relay has the lease: what hinders it, it says itself.
+    pub(super) fn forget(&self) {
+        self.lock().by_place.clear();
     }
 
     /// Says all of it again.
     pub(super) fn say(&self) {
-        for (place, StoredTrouble { since, cause, cure }) in &*self.lock() {
-            let for_s = (Utc::now() - *since).num_seconds();
-            tracing::error!(place, for_s, cause, cure, "events are still held up");
+        for (place, known) in &mut self.lock().by_place {
+            known.say(place);
+        }
+    }
+
+    /// Says it again and again, whatever becomes of the tenures. Never ends.
+    pub(super) async fn keep_saying(self) {
+        let mut times = tokio::time::interval(SAY_AGAIN);
+        times.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            times.tick().await;
+            self.say();
         }
     }
 
     /// For the status.
     pub(super) fn text(&self) -> Result<String, sqlx::Error> {
-        serde_json::to_string(&*self.lock()).map_err(|error| sqlx::Error::Encode(error.into()))
+        let state = self.lock();
+        let places = state.by_place.iter();
+        let stored: BTreeMap<&String, &StoredTrouble> = places
+            .map(|(place, known)| (place, &known.trouble))
+            .collect();
+        serde_json::to_string(&stored).map_err(|error| sqlx::Error::Encode(error.into()))
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, StoredTrouble>> {
+    /// For those who ask over NATS.
+    pub(super) fn all(&self) -> Vec<Trouble> {
+        let state = self.lock();
+        let places = state.by_place.iter();
+        places
+            .map(|(place, known)| known.trouble.clone().at(place.clone()))
+            .collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    fn new(trouble: StoredTrouble, met: u64) -> Self {
+        Self {
+            trouble,
+            met,
+            times: 1,
+            said: Instant::now(),
+        }
+    }
+
+    fn say(&mut self, place: &str) {
+        self.said = Instant::now();
+        let StoredTrouble { since, cause, cure } = &self.trouble;
+        let (for_s, times) = ((Utc::now() - *since).num_seconds(), self.times);
+        tracing::error!(place, for_s, times, cause, cure, "events are still held up");
     }
 }
 
@@ -83,17 +186,53 @@ impl Troubles {
 mod tests {
     use super::*;
 
+    fn places(troubles: &Troubles) -> Vec<String> {
+        let all = troubles.all().into_iter();
+        all.map(|trouble| trouble.place).collect()
+    }
+
     #[test]
     fn what_lasts_keeps_its_beginning_and_gets_the_new_cause() {
         let troubles = Troubles::default();
         troubles.begin("stream A", "full", "purge");
-        let since = troubles.lock()["stream A"].since;
+        let since = troubles.all()[0].since;
         troubles.begin("stream A", "sealed", "delete");
-        assert_eq!(troubles.lock()["stream A"].since, since);
-        assert_eq!(troubles.lock()["stream A"].cause, "sealed");
-        troubles.end_all_but(|place| place == "stream A");
-        assert_eq!(troubles.lock().len(), 1);
+        let now = troubles.all().remove(0);
+        assert_eq!((now.since, &*now.cause), (since, "sealed"));
         troubles.end("stream A");
         assert_eq!(troubles.text().unwrap(), "{}");
+    }
+
+    #[test]
+    fn a_tenure_that_begins_ends_nothing_and_one_that_has_caught_up_ends_what_it_has_not_met() {
+        let troubles = Troubles::default();
+        troubles.new_tenure("{}").unwrap();
+        troubles.begin(RELAY, "denied", "allow it");
+        troubles.begin("stream A", "full", "purge");
+        troubles.begin("subject b.c", "no stream", "apply");
+        troubles.new_tenure("{}").unwrap();
+        assert_eq!(places(&troubles).len(), 3);
+        troubles.recall("subject b.c", "no stream", "apply");
+        troubles.begin("stream A", "full", "purge");
+        troubles.caught_up();
+        assert_eq!(places(&troubles), ["stream A", "subject b.c"]);
+    }
+
+    #[test]
+    fn what_another_process_has_left_keeps_its_beginning() {
+        let troubles = Troubles::default();
+        let kept = r#"{"relay": {"since": "2026-01-01T00:00:00Z", "cause": "down", "cure": "up"}}"#;
+        troubles.begin(RELAY, "denied", "allow it");
+        troubles.new_tenure(kept).unwrap();
+        assert_eq!(
+            troubles.all()[0].since.to_rfc3339(),
+            "2026-01-01T00:00:00+00:00"
+        );
+        assert_eq!(troubles.all()[0].cause, "denied");
+        let other = Troubles::default();
+        other.new_tenure(kept).unwrap();
+        assert_eq!(other.all()[0].cause, "down");
+        other.caught_up();
+        assert_eq!(other.all(), []);
     }
 }

@@ -54,6 +54,7 @@ pub(super) async fn park(
             row,
             error,
             waits_for,
+            follows: _,
         } = parked;
         sqlx::query(names.sql(park, '_'))
             .bind(row.id)

@@ -3,8 +3,10 @@
 use tidings::testing::NatsServer;
 
 use super::{Runbook, World, eventually};
+use crate::small_disk::SmallDisk;
 
 both!(
+    a_disk_that_is_full_takes_events_again_when_its_server_is_restarted,
     a_stream_that_has_reached_its_limit_takes_events_again,
     a_nats_server_without_storage_takes_events_again,
 );
@@ -35,7 +37,7 @@ async fn a_stream_that_has_reached_its_limit_takes_events_again(world: World) {
     let relay = world.spawn(&["relay"]);
     fill_up(&world).await;
     let mut first = Runbook::open("A disk is full");
-    let seen = first.next(&world).await;
+    let seen = first.ends(&world, 1).await;
     assert!(seen.stdout.contains("stream EVENTS"), "{seen:?}");
     first.done();
     let mut runbook = Runbook::open("A stream has reached its limit");
@@ -61,7 +63,7 @@ async fn a_nats_server_without_storage_takes_events_again(mut world: World) {
     let relay = world.spawn(&["relay"]);
     fill_up(&world).await;
     let mut first = Runbook::open("A disk is full");
-    first.next(&world).await;
+    first.ends(&world, 1).await;
     let mut runbook = Runbook::open("The storage of a nats-server is full");
     let port = world.nats.port();
     world
@@ -70,5 +72,36 @@ async fn a_nats_server_without_storage_takes_events_again(mut world: World) {
     runbook.until(&world).await;
     runbook.next(&world).await;
     runbook.done();
+    assert_eq!(relay.signalled("TERM").await, Some(0));
+}
+
+async fn a_disk_that_is_full_takes_events_again_when_its_server_is_restarted(mut world: World) {
+    let Some(disk) = SmallDisk::mount(8) else {
+        return;
+    };
+    let options = NatsServer::options().store(disk.path().join("store"));
+    world.nats = options.max_file(10 << 30).start().await.unwrap();
+    let world = world.set_up().await;
+    let relay = world.spawn(&["relay"]);
+    for n in 0..20 {
+        world
+            .rename("ada", &format!("{n}{}", "x".repeat(900_000)))
+            .await;
+    }
+    eventually("the relay is held up", || async {
+        let ended = world.run(&["outbox", "status"]).await;
+        ended.code == Some(1) && ended.stdout.contains("disk")
+    })
+    .await;
+    let mut first = Runbook::open("A disk is full");
+    first.ends(&world, 1).await;
+    let mut runbook = Runbook::open("The disk of a nats-server is full");
+    runbook.ends(&world, 1).await;
+    disk.grow(200);
+    world.nats.restart().await.unwrap();
+    runbook.until(&world).await;
+    runbook.next(&world).await;
+    runbook.done();
+    world.ok(&["outbox", "status"]).await;
     assert_eq!(relay.signalled("TERM").await, Some(0));
 }

@@ -7,6 +7,7 @@ use tidings::testing::NatsServer;
 use super::{Desk, Runbook, SUBSCRIBER, Service, World, eventually, greeter};
 
 both!(
+    a_server_that_was_replaced_is_filled_from_the_outbox,
     a_stream_that_was_deleted_is_filled_from_the_outbox,
     a_server_that_came_back_empty_is_filled_from_the_outbox,
     a_server_that_came_back_with_an_older_copy_is_filled_from_the_outbox,
@@ -121,6 +122,42 @@ async fn came_back(mut world: World, restore: impl Fn(&Path, &Path)) {
     .await;
     assert_eq!(relay.signalled("TERM").await, Some(0));
     service.stop().await;
+}
+
+async fn a_server_that_was_replaced_is_filled_from_the_outbox(mut world: World) {
+    world = world.set_up().await;
+    let relay = world.spawn(&["relay"]);
+    for name in ["Ada", "Bob"] {
+        world.rename(name, name).await;
+    }
+    world.backlog_is(0).await;
+    assert_eq!(relay.signalled("TERM").await, Some(0));
+    // Another port, and with it another name.
+    world.nats = NatsServer::start().await.unwrap();
+    let refused = world.run(&["relay"]).await;
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.stderr.contains("is not the NATS"), "{refused:?}");
+    for command in [
+        "verify",
+        "verify --repair",
+        "outbox republish --from 1h --force",
+    ] {
+        let command: Vec<&str> = command.split_whitespace().collect();
+        let refused = world.run(&command).await;
+        assert_eq!(refused.code, Some(1), "{refused:?}");
+        assert!(refused.stderr.contains("outbox use-nats"), "{refused:?}");
+    }
+    let mut runbook = Runbook::open("The NATS was replaced");
+    runbook.next(&world).await;
+    runbook.next(&world).await;
+    runbook.next(&world).await;
+    let relay = world.spawn(&["relay"]);
+    is_lost(&world).await;
+    runbook.next(&world).await;
+    runbook.next(&world).await;
+    runbook.until(&world).await;
+    runbook.done();
+    assert_eq!(relay.signalled("TERM").await, Some(0));
 }
 
 fn copy(from: &Path, to: &Path) {

@@ -26,7 +26,7 @@ use crate::support::{World, eventually};
 use reader::Runbook;
 
 /// The runbooks that have a test, in the order of the document.
-const PERFORMED: [&str; 17] = [
+const PERFORMED: [&str; 19] = [
     "Where to begin",
     "One key is stuck",
     "A key is parked in the outbox",
@@ -36,12 +36,14 @@ const PERFORMED: [&str; 17] = [
     "A disk is full",
     "A stream has reached its limit",
     "The storage of a nats-server is full",
+    "The disk of a nats-server is full",
     "A bad event was published",
     "A handler had a bug for two days",
     "It failed",
     "It did the wrong thing",
     "A stream was deleted",
     "NATS has lost its data",
+    "The NATS was replaced",
     "Postgres: the relay's cursor is another server's",
     "Handlers whose effects were in the database",
 ];

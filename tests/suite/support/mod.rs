@@ -12,6 +12,7 @@ mod pgbouncer;
 mod proxy;
 mod raw;
 mod replays;
+mod small_disk;
 mod world;
 
 use std::time::Duration;
@@ -25,6 +26,7 @@ pub use pgbouncer::{POOL, Pgbouncer};
 pub use proxy::{Proxy, Way};
 pub use raw::publish_raw;
 pub use replays::everything;
+pub use small_disk::SmallDisk;
 pub use world::{Database, Folder, Running, World, events_stream};
 
 /// How long anything may take on a busy machine.

@@ -228,8 +228,13 @@ impl<DB: Database> World<DB> {
     }
 
     pub fn run_relay(&self, relay: Relay<DB>) -> Running<tidings::RelayError> {
+        self.run_relay_over(self.bus.clone(), relay)
+    }
+
+    /// Over a connection of its own.
+    pub fn run_relay_over(&self, bus: Bus, relay: Relay<DB>) -> Running<tidings::RelayError> {
         let stop = CancellationToken::new();
-        let task = tokio::spawn(relay.run(self.bus.clone(), stop.clone()));
+        let task = tokio::spawn(relay.run(bus, stop.clone()));
         Running { stop, task }
     }
 

@@ -1,11 +1,14 @@
 //! What a lane does about a stream that does not take a row, or takes nothing. Never sends but through the lane.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{
     Cause, Cursor, FIRST_PAUSE, Fault, HEARSAY, Item, LONGEST_PAUSE, Lane, Refusal, Settled,
     WaitsFor,
 };
+
+/// How long a server may take that answers.
+const READ_BACK: Duration = Duration::from_secs(2);
 
 impl<C: Cursor> Lane<C> {
     /// What becomes of one row that was refused by itself: it is put aside, or given back to be sent again.
@@ -26,7 +29,7 @@ impl<C: Cursor> Lane<C> {
                 Ok((Some(item), Settled::Changed))
             }
             Refusal::Closed(cause) => Ok((Some(item), Settled::Closed(cause))),
-            refusal => Err(self.unconfirmed(refusal)),
+            refusal => Err(self.unconfirmed(refusal, 1).await),
         }
     }
 
@@ -77,5 +80,36 @@ impl<C: Cursor> Lane<C> {
         tokio::time::sleep(HEARSAY).await;
         let is_denied = |item: &Item| self.course.bus.is_denied(&item.row.name);
         items.iter().any(is_denied)
+    }
+
+    /// What it is when so many events are not confirmed. A server that answers and has not stored them cannot write.
+    pub(super) async fn unconfirmed(&self, refusal: Refusal, sent: usize) -> Fault {
+        let stream = self.stream.clone();
+        match refusal {
+            Refusal::Moved => Fault::Moved {
+                subject: format!("a subject of stream {stream}"),
+            },
+            Refusal::Unanswered { after } => match self.read_back().await {
+                Some(stored) if stored < sent as u64 => Fault::Unwritten {
+                    stream,
+                    sent,
+                    stored,
+                    after,
+                },
+                _ => Fault::Unconfirmed { stream, refusal },
+            },
+            _ => Fault::Unconfirmed { stream, refusal },
+        }
+    }
+
+    /// How many messages the stream has got since the last one that was confirmed here, if its server answers.
+    async fn read_back(&self) -> Option<u64> {
+        let looking = self.course.bus.stream_state(&self.stream);
+        let state = tokio::time::timeout(READ_BACK, looking)
+            .await
+            .ok()?
+            .ok()??;
+        let is_same = state.incarnation == self.ledger.incarnation();
+        is_same.then(|| state.last_sequence.saturating_sub(self.last_sequence))
     }
 }

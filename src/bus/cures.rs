@@ -1,0 +1,51 @@
+//! What helps when NATS refuses or does not answer, by what it says. Never decides whether it is tried again.
+
+use super::BusError;
+
+impl BusError {
+    /// What helps, by what it is.
+    pub(crate) fn cure(&self) -> String {
+        match self {
+            Self::NoResponders { .. } => NO_JETSTREAM.to_owned(),
+            Self::Denied {
+                action, permission, ..
+            } => format!(
+                "allow the user to {action} {permission}: deploy/nats/permissions.conf has all that it needs"
+            ),
+            Self::Timeout { .. } => "see whether that nats-server is frozen or overloaded, and whether the stream has a \
+                 leader: nats server report jetstream"
+                .to_owned(),
+            Self::NoStream { cure, .. } => cure.clone(),
+            Self::Settings { issue } => issue.clone(),
+            Self::Declaration { .. } => {
+                "declare the stream so that it can be: tidings streams list shows what there is".to_owned()
+            }
+            Self::Api { code, .. } => cure_of_code(*code).to_owned(),
+            Self::TooOld { needs, .. } => format!("nats-server {needs} or newer"),
+            Self::Broken { .. } => {
+                "see to the network between this process and the nats-server; the connection comes back by itself"
+                    .to_owned()
+            }
+        }
+    }
+}
+
+const NO_JETSTREAM: &str = "switch JetStream on in the nats-server and for this account, or bring up the servers that the \
+     cluster needs for a leader";
+
+/// What helps when JetStream refuses. From nats-server `server/errors.json`.
+pub(crate) fn cure_of_code(code: u64) -> &'static str {
+    match code {
+        // temporarily unavailable, no suitable peers, no leader
+        10004 | 10005 | 10008 | 10009 => {
+            "bring up the nats-servers that the cluster needs for a leader: nats server report jetstream"
+        }
+        // not enabled, for the account or at all
+        10035 | 10039 | 10076 => NO_JETSTREAM,
+        // resource limits; insufficient resources, storage, memory
+        10002 | 10023 | 10028 | 10047 => {
+            "give JetStream more room (max_file, the account's limits), or free some"
+        }
+        _ => "see what the log of the nats-server says about it",
+    }
+}

@@ -1,0 +1,85 @@
+//! Who answers: what tells a NATS from another one. Never decides whether that matters.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::Bus;
+
+/// What tells a NATS from another one, as far as the connected server says so.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct NatsIdentity {
+    /// The name of the cluster, when the server is in one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
+    /// Its JetStream domain, when it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
+    /// The name of a server that is alone, when its configuration has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
+    /// The id of a server that is alone; another one after each of its starts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_id: Option<String>,
+}
+
+impl Bus {
+    /// What tells the NATS of this connection from another one.
+    #[must_use]
+    pub fn identity(&self) -> NatsIdentity {
+        let info = self.client.server_info();
+        let given = |text: Option<String>| text.filter(|text| !text.is_empty());
+        let cluster = given(info.cluster);
+        let domain = given(info.domain);
+        if cluster.is_some() {
+            return NatsIdentity {
+                cluster,
+                domain,
+                ..NatsIdentity::default()
+            };
+        }
+        // Without a name in its configuration it is called by its id.
+        let server = given(Some(info.server_name)).filter(|name| *name != info.server_id);
+        NatsIdentity {
+            cluster,
+            domain,
+            server,
+            server_id: Some(info.server_id),
+        }
+    }
+
+    /// The servers as they were given, without secrets.
+    #[must_use]
+    pub fn servers(&self) -> String {
+        super::connect::shown(&self.options.servers)
+    }
+}
+
+impl NatsIdentity {
+    /// Whether it is certainly the same: its names say so, or it is the same run of one server.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        if self.server_id.is_some() && self.server_id == other.server_id {
+            return true;
+        }
+        let names = |one: &Self| (one.cluster.clone(), one.domain.clone(), one.server.clone());
+        let has_name = self.cluster.is_some() || self.server.is_some();
+        has_name && names(self) == names(other)
+    }
+}
+
+impl fmt::Display for NatsIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.cluster, &self.server, &self.server_id) {
+            (Some(cluster), _, _) => write!(f, "the NATS cluster {cluster}")?,
+            (_, Some(server), _) => write!(f, "the nats-server {server}")?,
+            (_, _, Some(id)) => write!(f, "a nats-server without a name, id {id}")?,
+            _ => f.write_str("a nats-server that is not known")?,
+        }
+        match &self.domain {
+            Some(domain) => write!(f, " of the domain {domain}"),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,383 @@
+//! Which NATS an outbox is relayed into, and whether the tables are of this version. Never takes another NATS for
+//! its own by itself, once events were confirmed by one.
+//!
+//! A stream is told from another one of its name by the moment at which it was created, which survives restarts,
+//! fail-overs and the move of a server. Only when none of the known streams is here is it asked who answers: a
+//! cluster by its name, a server that is alone by the name in its configuration.
+
+use std::{collections::BTreeMap, fmt};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Outbox, OutboxError, Store,
+    names::Names,
+    store::{Position, Positions, Statements},
+};
+use crate::bus::{Bus, BusError, NatsIdentity};
+
+/// What to do in another NATS.
+pub(super) const USE_NATS: &str = "another --nats-url; or, when the outbox is to be relayed into this one from now on, tidings outbox use-nats";
+/// How far the clocks of two servers may be apart.
+const SLACK: TimeDelta = TimeDelta::minutes(1);
+
+/// What the database keeps of where it is relayed into.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::outbox) struct KeptHome {
+    #[serde(flatten)]
+    pub(super) nats: NatsIdentity,
+    /// The streams that were there when an operator said that it is this one: when each was created.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    accepted: BTreeMap<String, String>,
+}
+
+/// What the database says about it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Home {
+    pub(super) kept: Option<KeptHome>,
+    pub(super) streams: Positions,
+}
+
+/// The statements about it.
+pub trait HomeKeeping: sqlx::Database {
+    /// The newest migration that was run; `None` when this role may not know.
+    fn version(
+        connection: &mut Self::Connection,
+        names: &Names,
+    ) -> impl Future<Output = Result<Option<i32>, sqlx::Error>> + Send;
+
+    /// The NATS that the outbox is relayed into, and how far.
+    fn home(
+        connection: &mut Self::Connection,
+        names: &Names,
+    ) -> impl Future<Output = Result<Home, sqlx::Error>> + Send;
+
+    /// Keeps another one, as JSON.
+    fn keep_home(
+        connection: &mut Self::Connection,
+        names: &Names,
+        nats: &str,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+}
+
+/// A NATS that an outbox was moved to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct NatsMove {
+    /// The one that it was relayed into, if that is known.
+    pub before: Option<NatsIdentity>,
+    /// The one that it is relayed into from now on.
+    pub now: NatsIdentity,
+    /// The streams that hold its events there, and here are missing or others.
+    pub streams: Vec<String>,
+}
+
+/// Why an outbox is not used with this NATS.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum ElsewhereError {
+    /// It is not the NATS that the outbox is relayed into.
+    #[error("{0}")]
+    Elsewhere(String),
+    /// NATS does not answer.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+}
+
+impl Home {
+    pub(super) fn of(nats: Option<String>, streams: Positions) -> Result<Self, sqlx::Error> {
+        let kept = nats.map(|nats| serde_json::from_str(&nats));
+        let kept = kept.transpose();
+        Ok(Self {
+            kept: kept.map_err(|error| sqlx::Error::Decode(error.into()))?,
+            streams,
+        })
+    }
+
+    /// Whether the NATS that answers is the one; then what is to be kept of it, if that is something else.
+    pub(super) async fn check(&self, bus: &Bus) -> Result<Option<KeptHome>, ElsewhereError> {
+        let here = bus.identity();
+        let mut found = Vec::new();
+        for (stream, position) in &self.streams {
+            let state = bus.stream_state(stream).await?;
+            let created = state.map(|state| state.incarnation);
+            found.push((&**stream, position, created));
+        }
+        judge(self.kept.as_ref(), &here, &found).map_err(ElsewhereError::Elsewhere)?;
+        let is_kept = self.kept.as_ref().is_some_and(|kept| kept.nats == here);
+        Ok((!is_kept).then(|| KeptHome {
+            nats: here,
+            accepted: self.accepted(),
+        }))
+    }
+
+    fn accepted(&self) -> BTreeMap<String, String> {
+        self.kept
+            .as_ref()
+            .map(|kept| kept.accepted.clone())
+            .unwrap_or_default()
+    }
+}
+
+/// Whether it is the NATS that the outbox is relayed into, by what is known of it and what is found of its streams.
+fn judge(
+    kept: Option<&KeptHome>,
+    here: &NatsIdentity,
+    found: &[(&str, &Position, Option<String>)],
+) -> Result<(), String> {
+    let accepted = |stream: &str| kept.and_then(|kept| kept.accepted.get(stream));
+    let is_known = |(stream, was, now): &(&str, &Position, Option<String>)| {
+        now.as_ref()
+            .is_some_and(|now| *now == was.incarnation || accepted(stream) == Some(now))
+    };
+    if found.is_empty() || found.iter().any(is_known) {
+        return Ok(());
+    }
+    let mut others = found.iter();
+    let other = others.find(|(_, was, now)| now.as_ref().is_some_and(|now| was_there(was, now)));
+    if let Some((stream, was, Some(now))) = other {
+        return Err(format!(
+            "this is not the NATS that the outbox is relayed into: stream {stream} is of {now} here, and was there \
+             before the relay wrote into the one of {}{}",
+            was.incarnation,
+            kept.map(|kept| format!(", in {}", kept.nats))
+                .unwrap_or_default(),
+        ));
+    }
+    match kept {
+        Some(kept) if !kept.nats.is_same(here) => Err(format!(
+            "this is not the NATS that the outbox is relayed into: that is {}, and this is {here}, which has none of \
+             its streams",
+            kept.nats
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a stream was there already while the relay wrote into another one of its name.
+fn was_there(was: &Position, now: &str) -> bool {
+    let time = |text: &str| DateTime::parse_from_rfc3339(text).map(|time| time.with_timezone(&Utc));
+    let (Ok(known), Ok(now)) = (time(&was.incarnation), time(now)) else {
+        return false;
+    };
+    now < known || was.since.is_some_and(|since| now < since - SLACK)
+}
+
+impl<DB: Store> Outbox<DB> {
+    /// Whether the tables are of the version that this program knows.
+    ///
+    /// # Errors
+    /// [`OutboxError::Version`] when they are newer or older, [`OutboxError::NotMigrated`] without tables, else
+    /// [`OutboxError::Database`].
+    pub async fn check_version(&self) -> Result<(), OutboxError> {
+        let mut connection = self.acquire().await?;
+        let found = DB::version(&mut connection, &self.shared.names).await;
+        of_version::<DB>(found.map_err(Self::explain)?)
+    }
+
+    /// Has the outbox be relayed into this NATS from now on, whichever it was before. What was confirmed by the one
+    /// before is missing here: the relay notices, and a repair brings back what the outbox still keeps.
+    ///
+    /// # Errors
+    /// [`OutboxError`] when the database fails; [`ElsewhereError::Bus`], within it, when NATS does not answer.
+    pub async fn use_nats(&self, bus: &Bus) -> Result<NatsMove, OutboxError> {
+        let plan = self.nats_move(bus).await?;
+        let kept = KeptHome {
+            nats: plan.0.now.clone(),
+            accepted: plan.1,
+        };
+        let mut connection = self.acquire().await?;
+        let kept = text(&kept).map_err(OutboxError::Database)?;
+        let written = DB::keep_home(&mut connection, &self.shared.names, &kept).await;
+        written.map_err(Self::explain)?;
+        Ok(plan.0)
+    }
+
+    /// What [`Outbox::use_nats`] would do.
+    ///
+    /// # Errors
+    /// As [`Outbox::use_nats`].
+    pub async fn use_nats_dry_run(&self, bus: &Bus) -> Result<NatsMove, OutboxError> {
+        Ok(self.nats_move(bus).await?.0)
+    }
+
+    async fn nats_move(
+        &self,
+        bus: &Bus,
+    ) -> Result<(NatsMove, BTreeMap<String, String>), OutboxError> {
+        let home = self.home().await?;
+        let (mut others, mut accepted) = (Vec::new(), BTreeMap::new());
+        for (stream, position) in &home.streams {
+            let state = bus
+                .stream_state(stream)
+                .await
+                .map_err(ElsewhereError::from)?;
+            let created = state.map(|state| state.incarnation);
+            if created.as_ref() != Some(&position.incarnation) {
+                others.push(stream.clone());
+            }
+            accepted.extend(created.map(|created| (stream.clone(), created)));
+        }
+        let told = NatsMove {
+            before: home.kept.map(|kept| kept.nats),
+            now: bus.identity(),
+            streams: others,
+        };
+        Ok((told, accepted))
+    }
+
+    /// Whether this is the NATS that the outbox is relayed into: what looks at its streams, or writes into them, asks
+    /// before.
+    pub(crate) async fn check_home(&self, bus: &Bus) -> Result<(), OutboxError> {
+        self.check_version().await?;
+        self.home().await?.check(bus).await?;
+        Ok(())
+    }
+
+    async fn home(&self) -> Result<Home, OutboxError> {
+        let mut connection = self.acquire().await?;
+        let home = DB::home(&mut connection, &self.shared.names).await;
+        home.map_err(Self::explain)
+    }
+}
+
+pub(super) fn text(kept: &KeptHome) -> Result<String, sqlx::Error> {
+    serde_json::to_string(kept).map_err(|error| sqlx::Error::Encode(error.into()))
+}
+
+/// Whether the tables are of this version, by the newest migration.
+pub(super) fn of_version<DB: Statements>(found: Option<i32>) -> Result<(), OutboxError> {
+    let known = DB::MIGRATIONS.len();
+    match found.map(|found| usize::try_from(found).unwrap_or(0)) {
+        Some(found) if found > known => Err(OutboxError::Version {
+            found,
+            known,
+            is_newer: true,
+        }),
+        Some(found) if found < known => Err(OutboxError::Version {
+            found,
+            known,
+            is_newer: false,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// The sentence about it.
+pub(super) fn version_sentence(found: usize, known: usize, is_newer: bool) -> String {
+    match is_newer {
+        true => format!(
+            "the tables of the outbox are at version {found}, and this program knows {known}: use a newer Tidings"
+        ),
+        false => format!(
+            "the tables of the outbox are at version {found}, and this program needs {known}: run `tidings migrate`"
+        ),
+    }
+}
+
+impl fmt::Display for NatsMove {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.before {
+            Some(before) => write!(f, "from {before} to {}", self.now),
+            None => write!(f, "to {}", self.now),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CREATED: &str = "2026-11-01T10:00:00Z";
+    const LATER: &str = "2026-11-05T10:00:00Z";
+    const EARLIER: &str = "2026-10-01T10:00:00Z";
+
+    fn cluster(name: &str) -> NatsIdentity {
+        NatsIdentity {
+            cluster: Some(name.to_owned()),
+            ..NatsIdentity::default()
+        }
+    }
+
+    fn alone(name: Option<&str>, id: &str) -> NatsIdentity {
+        NatsIdentity {
+            server: name.map(str::to_owned),
+            server_id: Some(id.to_owned()),
+            ..NatsIdentity::default()
+        }
+    }
+
+    /// Whether `here`, where the stream is of `now`, is taken for `kept`, where it was of [`CREATED`].
+    fn is_home(kept: &NatsIdentity, here: &NatsIdentity, now: Option<&str>) -> bool {
+        let kept = KeptHome {
+            nats: kept.clone(),
+            ..KeptHome::default()
+        };
+        let was = Position::new(CREATED.to_owned(), 7);
+        judge(
+            Some(&kept),
+            here,
+            &[("EVENTS", &was, now.map(str::to_owned))],
+        )
+        .is_ok()
+    }
+
+    #[test]
+    fn a_fail_over_a_restart_and_a_move_are_at_home() {
+        assert!(is_home(&cluster("a"), &cluster("a"), Some(CREATED)));
+        assert!(is_home(&alone(None, "1"), &alone(None, "2"), Some(CREATED)));
+        assert!(is_home(
+            &alone(Some("n"), "1"),
+            &cluster("a"),
+            Some(CREATED)
+        ));
+    }
+
+    #[test]
+    fn a_server_that_has_lost_its_data_is_at_home() {
+        for now in [None, Some(LATER)] {
+            assert!(is_home(&cluster("a"), &cluster("a"), now));
+            assert!(is_home(&alone(Some("n"), "1"), &alone(Some("n"), "2"), now));
+            assert!(is_home(&alone(None, "1"), &alone(None, "1"), now));
+        }
+    }
+
+    #[test]
+    fn another_cluster_another_server_and_one_that_cannot_be_told_are_not() {
+        for now in [None, Some(LATER), Some(EARLIER)] {
+            assert!(!is_home(&cluster("a"), &cluster("b"), now));
+            assert!(!is_home(&cluster("a"), &alone(Some("n"), "1"), now));
+            assert!(!is_home(
+                &alone(Some("n"), "1"),
+                &alone(Some("m"), "2"),
+                now
+            ));
+            assert!(!is_home(&alone(None, "1"), &alone(None, "2"), now));
+        }
+    }
+
+    #[test]
+    fn a_stream_that_was_there_before_is_another_one_whatever_the_names_say() {
+        assert!(!is_home(&cluster("a"), &cluster("a"), Some(EARLIER)));
+        let was = Position {
+            since: LATER.parse().ok(),
+            ..Position::new(CREATED.to_owned(), 7)
+        };
+        let between = Some("2026-11-03T10:00:00Z".to_owned());
+        assert!(judge(None, &cluster("a"), &[("EVENTS", &was, between)]).is_err());
+        assert!(judge(None, &cluster("a"), &[("EVENTS", &was, None)]).is_ok());
+    }
+
+    #[test]
+    fn what_an_operator_has_accepted_is_at_home() {
+        let kept = KeptHome {
+            nats: cluster("b"),
+            accepted: BTreeMap::from([("EVENTS".to_owned(), EARLIER.to_owned())]),
+        };
+        let was = Position::new(CREATED.to_owned(), 7);
+        let found = [("EVENTS", &was, Some(EARLIER.to_owned()))];
+        assert!(judge(Some(&kept), &cluster("b"), &found).is_ok());
+        assert!(judge(Some(&kept), &cluster("b"), &[]).is_ok());
+    }
+}

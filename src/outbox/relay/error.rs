@@ -1,0 +1,57 @@
+//! Why a relay ends by itself. Never what it gets over.
+
+use super::Fault;
+use crate::outbox::{Store, home::USE_NATS, origin::REBASE, version_sentence};
+
+/// Why a relay can never work as it is.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RelayError {
+    /// The tables are not there.
+    #[error("the database has no outbox: run `tidings migrate`, or call `Outbox::migrate`")]
+    NotMigrated(#[source] sqlx::Error),
+    /// The database is a copy, made by dump and restore or row by row.
+    #[error("{reason}; {REBASE}")]
+    Foreign {
+        /// How that shows.
+        reason: String,
+    },
+    /// The tables belong to a newer or an older Tidings.
+    #[error("{}", version_sentence(*found, *known, *is_newer))]
+    Version {
+        /// The version of the tables.
+        found: usize,
+        /// The version that this program knows.
+        known: usize,
+        /// Whether the tables are newer.
+        is_newer: bool,
+    },
+    /// It is another NATS than the one that the outbox is relayed into.
+    #[error("{reason}; try: {USE_NATS}")]
+    Elsewhere {
+        /// How that shows.
+        reason: String,
+    },
+}
+
+impl RelayError {
+    /// A fault that no later try gets over; the fault itself when one may. What has changed while the relay worked it
+    /// waits for.
+    pub(super) fn or_fault<DB: Store>(fault: Fault, is_admitted: bool) -> Result<Fault, Self> {
+        match fault {
+            Fault::Database(error) if DB::is_missing_table(&error) => Err(Self::NotMigrated(error)),
+            Fault::Foreign(reason) => Err(Self::Foreign { reason }),
+            Fault::Elsewhere(reason) if !is_admitted => Err(Self::Elsewhere { reason }),
+            Fault::Version {
+                found,
+                known,
+                is_newer,
+            } if !is_admitted => Err(Self::Version {
+                found,
+                known,
+                is_newer,
+            }),
+            fault => Ok(fault),
+        }
+    }
+}

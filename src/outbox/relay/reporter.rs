@@ -1,0 +1,182 @@
+//! What a relay tells of itself, to those who ask on `tidings.status.relay.<outbox>`. It tells what it cannot write
+//! into the database, too. Stores nothing, and nothing that works waits for it.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use futures::StreamExt;
+use serde::{Deserialize, Serialize};
+
+use super::trouble::Troubles;
+use crate::{
+    Activity,
+    bus::{Bus, BusError, NatsIdentity},
+    outbox::{Outbox, Store, status::Trouble},
+};
+
+/// How long it is waited before it is listened anew.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// A process that runs a relay, as it was when it was asked.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct RelayInstance {
+    /// The schema of the outbox, or the prefix of its tables.
+    pub outbox: String,
+    /// Its name as the owner of the lease: host, process, and something that no other relay has.
+    pub owner: String,
+    /// The version of Tidings that it runs.
+    pub version: String,
+    /// The kind of its database: `postgres` or `sqlite`.
+    pub database: String,
+    /// When it began.
+    pub started_at: DateTime<Utc>,
+    /// What it is doing. One that cannot take the lease, because the database or NATS fails, begins.
+    pub activity: Activity,
+    /// The epoch of its lease, while it has it.
+    pub epoch: Option<i64>,
+    /// When it last wrote down that events were confirmed.
+    pub confirmed_at: Option<DateTime<Utc>>,
+    /// The NATS that it is connected to.
+    pub nats: NatsIdentity,
+    /// What hinders it.
+    pub troubles: Vec<Trouble>,
+}
+
+/// Written by the relay, read by those who ask.
+pub(super) struct Reporter {
+    facts: RelayInstance,
+    troubles: Troubles,
+    now: Mutex<Now>,
+}
+
+struct Now {
+    activity: Activity,
+    epoch: Option<i64>,
+    confirmed_at: Option<DateTime<Utc>>,
+}
+
+impl Reporter {
+    pub(super) fn new(outbox: &str, database: &str, owner: &str, troubles: &Troubles) -> Self {
+        Self {
+            facts: RelayInstance {
+                outbox: outbox.to_owned(),
+                owner: owner.to_owned(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                database: database.to_owned(),
+                started_at: Utc::now(),
+                activity: Activity::Begins,
+                epoch: None,
+                confirmed_at: None,
+                nats: NatsIdentity::default(),
+                troubles: Vec::new(),
+            },
+            troubles: troubles.clone(),
+            now: Mutex::new(Now {
+                activity: Activity::Begins,
+                epoch: None,
+                confirmed_at: None,
+            }),
+        }
+    }
+
+    /// It has the lease.
+    pub(super) fn works(&self, epoch: i64) {
+        let mut now = self.now();
+        now.activity = Activity::Works;
+        now.epoch = Some(epoch);
+    }
+
+    /// Another relay has the lease.
+    pub(super) fn stands_by(&self) {
+        self.is(Activity::StandsBy);
+    }
+
+    /// It is interrupted.
+    pub(super) fn begins(&self) {
+        self.is(Activity::Begins);
+    }
+
+    /// That events were confirmed is written down.
+    pub(super) fn confirmed(&self) {
+        self.now().confirmed_at = Some(Utc::now());
+    }
+
+    fn is(&self, activity: Activity) {
+        let mut now = self.now();
+        now.activity = activity;
+        now.epoch = None;
+    }
+
+    /// Answers those who ask, as long as it is polled.
+    pub(super) async fn answer(self: Arc<Self>, bus: Bus) {
+        let subject = status_subject(&self.facts.outbox);
+        loop {
+            match bus.questions(&subject).await {
+                Ok(mut questions) => {
+                    while let Some(question) = questions.next().await {
+                        // Texts and numbers always serialise.
+                        let told = serde_json::to_vec(&self.told(&bus)).unwrap_or_default();
+                        question.answer(Bytes::from(told)).await;
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(subject, %error, "nobody can be told how the relay does");
+                }
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    fn told(&self, bus: &Bus) -> RelayInstance {
+        let now = self.now();
+        RelayInstance {
+            activity: now.activity,
+            epoch: now.epoch,
+            confirmed_at: now.confirmed_at,
+            nats: bus.identity(),
+            troubles: self.troubles.all(),
+            ..self.facts.clone()
+        }
+    }
+
+    fn now(&self) -> MutexGuard<'_, Now> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where the relays of an outbox are asked.
+fn status_subject(outbox: &str) -> String {
+    format!("tidings.status.relay.{outbox}")
+}
+
+impl RelayInstance {
+    /// The relays of an outbox that answer over NATS within two seconds, without its database. `schema` is what
+    /// [`Outbox::in_schema`] takes, `tidings` by default.
+    ///
+    /// # Errors
+    /// [`BusError`] when NATS does not answer or refuses.
+    pub async fn of(bus: &Bus, schema: &str) -> Result<Vec<Self>, BusError> {
+        let answers = bus.ask_all(&status_subject(schema)).await?;
+        // What answers something else is no relay of ours.
+        let read = |answer: &Bytes| serde_json::from_slice::<Self>(answer).ok();
+        let mut relays: Vec<Self> = answers.iter().filter_map(read).collect();
+        relays.sort_by(|a, b| (a.started_at, &a.owner).cmp(&(b.started_at, &b.owner)));
+        Ok(relays)
+    }
+}
+
+impl<DB: Store> Outbox<DB> {
+    /// The relays of this outbox that answer over NATS within two seconds. The database is not asked: this tells what
+    /// a relay could not write there.
+    ///
+    /// # Errors
+    /// [`BusError`] when NATS does not answer or refuses.
+    pub async fn relays(&self, bus: &Bus) -> Result<Vec<RelayInstance>, BusError> {
+        RelayInstance::of(bus, self.shared.names.schema()).await
+    }
+}
