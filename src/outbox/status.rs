@@ -208,25 +208,9 @@ impl Status {
                 "what it says: no relay runs here",
             );
         }
-        let overdue = self.next_due_seconds.map_or(0.0, |wait| -wait);
+        let overdue = self.overdue_seconds();
         let age = self.oldest_unpublished_seconds.unwrap_or(0.0);
-        let wait = self.backlog > 0 || overdue > OVERDUE_S;
-        if wait && !self.is_relayed() && self.refuses.is_none() {
-            let events = count(self.backlog);
-            let (age_s, cause) = match &self.lease.owner {
-                None => (age, format!("no relay has the lease, and {events} wait")),
-                Some(owner) => (
-                    -self.lease.remaining_seconds,
-                    format!("{owner} has stopped renewing its lease, and {events} wait"),
-                ),
-            };
-            add(
-                "relay",
-                age_s,
-                cause,
-                "start a relay: tidings relay, or a worker that has one",
-            );
-        } else if self.stands_still {
+        if self.stands_still {
             let cause = format!("{} wait, and none is confirmed", count(self.backlog));
             add("relay", age, cause, "see what the log of the relay says");
         }
@@ -254,8 +238,40 @@ impl Status {
         }
         // What hinders it names the cause of the rest.
         let first = self.losses.len();
-        stuck.splice(first..first, self.troubles.iter().cloned());
+        let before = self.troubles.iter().cloned().chain(self.not_relayed());
+        stuck.splice(first..first, before);
         stuck
+    }
+
+    /// Something waits, and no relay has the lease.
+    #[must_use]
+    pub fn not_relayed(&self) -> Option<Trouble> {
+        let waits = self.backlog > 0 || self.overdue_seconds() > OVERDUE_S;
+        if !waits || self.is_relayed() || self.refuses.is_some() {
+            return None;
+        }
+        let events = count(self.backlog);
+        let (age_s, cause) = match &self.lease.owner {
+            None => (
+                self.oldest_unpublished_seconds.unwrap_or(0.0),
+                format!("no relay has the lease, and {events} wait"),
+            ),
+            Some(owner) => (
+                -self.lease.remaining_seconds,
+                format!("{owner} has stopped renewing its lease, and {events} wait"),
+            ),
+        };
+        Some(Trouble {
+            place: "relay".to_owned(),
+            since: ago(age_s),
+            cause,
+            cure: "start a relay: tidings relay, or a worker that has one".to_owned(),
+        })
+    }
+
+    /// How long the next delayed event is due; 0 when none is.
+    fn overdue_seconds(&self) -> f64 {
+        self.next_due_seconds.map_or(0.0, |wait| (-wait).max(0.0))
     }
 
     /// Whether what waits is older than a working relay lets it become.

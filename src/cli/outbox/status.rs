@@ -53,8 +53,7 @@ impl ShowStatus {
             true => None,
             false => ask(config).await,
         };
-        let mut stuck = status.stuck();
-        stuck.extend(relays.iter().flatten().flat_map(cannot_write));
+        let stuck = stuck(&status, relays.as_deref().unwrap_or_default());
         match self.json {
             true => output::json(&Shown {
                 status: &status,
@@ -88,6 +87,34 @@ impl ShowStatus {
         };
         Err(Report::new(Exit::Failed, output::printable(&what)).cure(output::printable(cure)))
     }
+}
+
+/// What is stuck, by the database and by the relays that answer: those are not dead, whatever the lease says.
+fn stuck(status: &Status, answered: &[RelayInstance]) -> Vec<Trouble> {
+    let mut stuck = status.stuck();
+    let [first, ..] = answered else {
+        return stuck;
+    };
+    let not_relayed = status.not_relayed();
+    stuck.retain(|one| {
+        not_relayed
+            .as_ref()
+            .is_none_or(|not| not.cause != one.cause)
+    });
+    let told: Vec<Trouble> = answered.iter().flat_map(cannot_write).collect();
+    if told.is_empty() {
+        stuck.extend(not_relayed.map(|mut not| {
+            not.cause = format!(
+                "{} runs and answers, and does not renew the lease",
+                first.owner
+            );
+            not.cure = "see what its log says".to_owned();
+            not
+        }));
+    }
+    // They know the cause; what they have last written may be of another one.
+    stuck.retain(|one| told.iter().all(|told| told.place != one.place));
+    told.into_iter().chain(stuck).collect()
 }
 
 async fn read(config: &Config) -> Result<Status, Report> {
