@@ -10,6 +10,7 @@ mod records;
 mod report;
 mod search;
 mod subscribers;
+mod told;
 
 use std::sync::Arc;
 
