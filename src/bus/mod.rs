@@ -54,7 +54,7 @@ pub use connect::{Auth, ConnectError, NatsOptions, Tls};
 pub(crate) use consumer::{ConsumerSpec, drift, filters};
 pub(crate) use delivery::{Deliveries, Delivery};
 pub(crate) use durables::Durable;
-pub(crate) use identity::{Holder, Identity};
+pub(crate) use identity::{Holder, Identity, quoted};
 pub(crate) use letters::{Kept, Upkeep};
 pub(crate) use park::{Head, PASS, Park, Question, letters_of};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]

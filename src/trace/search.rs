@@ -16,7 +16,7 @@ use super::{
     report::{OutboxTrace, Searched, StoredEvent, Traced, TracedBatch, TracedEvent},
     told::{Meant, Told},
 };
-use crate::bus::{Expanse, Read, Sighting, Start};
+use crate::bus::{Expanse, Read, Sighting, Start, quoted};
 
 /// How far clocks may be apart.
 const SKEW: TimeDelta = TimeDelta::minutes(5);
@@ -234,7 +234,7 @@ impl<'a> Search<'a> {
                 found = Some(StoredEvent::of(&batch.stream, stream, &sighting));
                 return ControlFlow::Break(());
             }
-            let (name, key) = (envelope.name(), envelope.key().unwrap_or_default());
+            let (name, key) = (envelope.name(), quoted(envelope.key().unwrap_or_default()));
             taken = Some(format!(
                 "sequence {sequence} of {} is {name} {key}",
                 batch.stream
