@@ -11,6 +11,7 @@ mod records;
 mod report;
 mod search;
 mod subscribers;
+mod told;
 
 use std::sync::Arc;
 

@@ -6,33 +6,31 @@
 //! after the beginning is not looked at.
 
 mod compare;
+mod places;
 mod repair;
 mod report;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, btree_map::Entry},
-    hash::{BuildHasher, RandomState},
+    collections::{BTreeMap, HashMap, HashSet},
+    hash::RandomState,
 };
 
 use chrono::{DateTime, Utc};
-use futures::{FutureExt, future::try_join_all};
 use tidings_contract::{EventId, Name, Pattern};
 
 use crate::{
     bus::{Bus, BusError, ReaderError, Removal, Stored, StreamState},
     outbox::{
-        Ends, Entry as LedgerEntry, Outbox, OutboxError, Passed, Position, Range, Relayed,
-        Standing, Store, Stretch, Way, standing,
+        Ends, Entry, Outbox, OutboxError, Passed, Position, Range, Relayed, Standing, Store,
+        Stretch, Way, standing,
     },
 };
-use compare::{Comparison, Finding, altered, difference, is_same};
+use compare::{Comparison, Finding, difference, is_same};
 pub use repair::{Repair, RepairError};
 pub use report::{Difference, DifferenceKind, Verification, VerifiedStream};
 
 /// How many more rows than messages are read, so that small differences of order keep nothing waiting.
 const AHEAD: u64 = 10_000;
-/// Messages that are looked at side by side.
-const LOOKS: usize = 64;
 
 /// Compares the outbox with the streams.
 ///
@@ -341,8 +339,7 @@ impl<DB: Store> Verify<DB> {
             behind = last.last_id;
             let given_up = entries.iter().filter(|entry| entry.way == Way::Discarded);
             discarded.extend(given_up.map(|entry| entry.last_id));
-            let of_this =
-                |entry: &&LedgerEntry| entry.stream == side.name && entry.way != Way::Copied;
+            let of_this = |entry: &&Entry| entry.stream == side.name && entry.way != Way::Copied;
             for entry in entries.iter().filter(of_this) {
                 // An earlier version wrote the places of late commits the wrong way round.
                 let first = entry.first_id.min(entry.last_id);
@@ -383,53 +380,9 @@ impl<DB: Store> Verify<DB> {
     }
 }
 
-impl<DB: Store> Verify<DB> {
-    /// Looks at what lies where rows were confirmed that have no message of their own. Such a row was taken for one that
-    /// the stream had, by its id: it is the same event, which was written twice, or another one. Others stay missing.
-    async fn look_at(
-        &self,
-        stream: &mut VerifiedStream,
-        missing: &mut BTreeMap<i64, (Relayed, Absence)>,
-        places: BTreeMap<i64, u64>,
-        hasher: Option<&RandomState>,
-    ) -> Result<(), VerifyError> {
-        // What was read without payloads is compared with them here: both sides are at hand, and they are few.
-        let own = RandomState::new();
-        let seed = hasher.unwrap_or(&own);
-        let places: Vec<(i64, u64)> = places.into_iter().collect();
-        for places in places.chunks(LOOKS) {
-            let name = stream.stream.clone();
-            let look =
-                |(_, sequence): &(i64, u64)| self.bus.stored_at(&name, *sequence, seed).boxed();
-            let found = try_join_all(places.iter().map(look)).await?;
-            for ((id, sequence), found) in places.iter().zip(found) {
-                let Entry::Occupied(entry) = missing.entry(*id) else {
-                    continue;
-                };
-                let Some(message) = found.filter(|found| found.event == entry.get().0.event) else {
-                    continue;
-                };
-                let (mut row, _) = entry.remove();
-                if row.payload.is_none() {
-                    let whole = self.outbox.rows_at(&[*id]).await?.rows;
-                    row.payload = whole.first().map(|whole| seed.hash_one(&*whole.payload));
-                }
-                match altered(&row, &message) {
-                    None => stream.sound += 1,
-                    what => {
-                        let kind = DifferenceKind::Altered;
-                        stream.tell(difference(kind, row, Some(*sequence), what));
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
 impl Side {
     /// Whether the place of an event of an entry is within the stream.
-    fn has_place(&self, entry: &LedgerEntry, id: i64, oldest: u64) -> bool {
+    fn has_place(&self, entry: &Entry, id: i64, oldest: u64) -> bool {
         self.state.as_ref().is_some_and(|state| {
             let place = oldest..=state.last_sequence;
             entry.incarnation == state.incarnation && place.contains(&earliest(entry, id))
@@ -442,7 +395,7 @@ impl Side {
     }
 
     /// Why an event of an entry is not in the stream.
-    fn absence(&self, entry: &LedgerEntry, id: i64, oldest: u64) -> Absence {
+    fn absence(&self, entry: &Entry, id: i64, oldest: u64) -> Absence {
         let Some(state) = &self.state else {
             return Absence::Missing("the stream is gone");
         };
@@ -464,14 +417,14 @@ impl Side {
 }
 
 /// The lowest sequence that an event of an entry can have had: its own, where the entry has all places of its range.
-fn earliest(entry: &LedgerEntry, id: i64) -> u64 {
+fn earliest(entry: &Entry, id: i64) -> u64 {
     let later = u64::try_from(entry.last_id - id).unwrap_or(u64::MAX);
     let lowest = entry.last_sequence.saturating_sub(later);
     lowest.max(entry.first_sequence)
 }
 
 /// Whether all places of its range are the entry's.
-fn is_without_gaps(entry: &LedgerEntry) -> bool {
+fn is_without_gaps(entry: &Entry) -> bool {
     entry.last_id - entry.first_id + 1 == i64::from(entry.events)
 }
 
@@ -479,8 +432,8 @@ fn is_without_gaps(entry: &LedgerEntry) -> bool {
 mod tests {
     use super::*;
 
-    fn entry(last_id: i64) -> LedgerEntry {
-        LedgerEntry {
+    fn entry(last_id: i64) -> Entry {
+        Entry {
             first_id: 10,
             last_id,
             events: 3,

@@ -77,7 +77,7 @@ impl Identity<'_> {
 }
 
 /// A text of another publisher: bounded, and such that every database can hold it.
-fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     let mut quoted = String::new();
     for (at, character) in text.chars().enumerate() {
         if at == QUOTED {

@@ -70,7 +70,7 @@ pub use connect::{Auth, ConnectError, NatsOptions, Tls};
 pub(crate) use consumer::{ConsumerLook, ConsumerSpec, drift, filters};
 pub(crate) use delivery::{Deliveries, Delivery};
 pub(crate) use durables::{Durable, Durables};
-pub(crate) use identity::{Holder, Identity};
+pub(crate) use identity::{Holder, Identity, quoted};
 pub(crate) use letter::REDRIVE;
 pub(crate) use letters::{Kept, Upkeep};
 pub use nats_identity::NatsIdentity;

@@ -24,7 +24,7 @@ pub struct Relayed {
     /// The event's name.
     pub name: String,
     /// The payload's version.
-    pub version: i32,
+    pub version: i64,
     /// The event's key.
     pub key: Option<String>,
     /// Of the payload.

@@ -226,8 +226,7 @@ impl Statements for Sqlite {
         let returned = serde_json::to_string(&checkpoint.returned)
             .map_err(|error| sqlx::Error::Encode(error.into()))?;
         if !checkpoint.returned.is_empty() {
-            // What waits for a stream has no followers; who waits for another subject is another first one.
-            // Those are looked for once, and not for each row: a key may have very many.
+            // What waits for a stream has no followers; who waits for another subject is another first one, looked for once.
             let following = "with freed (key) as (
                     select distinct key from tidings_parked where id in (select value from json_each(?1))
                       and key is not null and coalesce(waits_for, '') not like 'stream %'

@@ -7,15 +7,16 @@ use std::{
 };
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
-use tidings_contract::{Envelope, EventId, Name, Pattern};
+use tidings_contract::{EventId, Name, Pattern};
 
 use super::{
     Sought, Trace, TraceError,
     inventory::Inventory,
     records::{Noted, Records, RecordsError},
     report::{OutboxTrace, Searched, StoredEvent, Traced, TracedBatch, TracedEvent},
+    told::{Meant, Told},
 };
-use crate::bus::{Bus, Expanse, Read, Sighting, Start};
+use crate::bus::{Bus, Expanse, Read, Sighting, Start, quoted};
 
 /// How far clocks may be apart.
 const SKEW: TimeDelta = TimeDelta::minutes(5);
@@ -33,34 +34,6 @@ pub(super) struct Search<'a> {
     pub(super) records: Option<Arc<dyn Records>>,
     pub(super) searched: Vec<Searched>,
     pub(super) events: BTreeMap<Told, TracedEvent>,
-}
-
-/// An event that is told. An id may be that of several, though it should not.
-pub(super) type Told = (EventId, usize);
-
-/// What tells an event from others with its id, as far as headers do.
-#[derive(Debug, Clone)]
-pub(super) struct Meant {
-    pub(super) id: EventId,
-    pub(super) name: String,
-    pub(super) version: u32,
-    pub(super) key: Option<String>,
-}
-
-impl Meant {
-    pub(super) fn of(envelope: &Envelope) -> Self {
-        Self {
-            id: envelope.id(),
-            name: envelope.name().to_string(),
-            version: envelope.version(),
-            key: envelope.key().map(str::to_owned),
-        }
-    }
-
-    fn is(&self, envelope: &Envelope) -> bool {
-        let (name, key) = (envelope.name().as_str(), envelope.key());
-        envelope.version() == self.version && name == self.name && key == self.key.as_deref()
-    }
 }
 
 /// Asks the outbox; nothing when there is none, or it does not answer.
@@ -311,7 +284,7 @@ impl<'a> Search<'a> {
                 found = Some(StoredEvent::of(&batch.stream, stream, &sighting));
                 return ControlFlow::Break(());
             }
-            let (name, key) = (envelope.name(), envelope.key().unwrap_or_default());
+            let (name, key) = (envelope.name(), quoted(envelope.key().unwrap_or_default()));
             taken = Some(format!(
                 "sequence {sequence} of {} is {name} {key}",
                 batch.stream
@@ -362,41 +335,6 @@ impl<'a> Search<'a> {
                 self.meet(&sighting.envelope).stored.push(stored);
             }
         }
-    }
-
-    /// The event, known from now on.
-    pub(super) fn meet(&mut self, envelope: &Envelope) -> &mut TracedEvent {
-        self.meet_one(TracedEvent::of(envelope))
-    }
-
-    pub(super) fn meet_one(&mut self, event: TracedEvent) -> &mut TracedEvent {
-        let known = self.like(&event.meant());
-        let told = known.unwrap_or_else(|| self.new_of(event.event));
-        self.events.entry(told).or_insert(event)
-    }
-
-    /// The events of an id.
-    pub(super) fn of_id(&self, id: EventId) -> impl Iterator<Item = (&Told, &TracedEvent)> {
-        self.events.range((id, 0)..=(id, usize::MAX))
-    }
-
-    fn new_of(&self, id: EventId) -> Told {
-        (id, self.of_id(id).count())
-    }
-
-    fn add(&mut self, event: TracedEvent) {
-        self.events.insert(self.new_of(event.event), event);
-    }
-
-    /// The event of an id that says the same, unless it is parked: what is parked is in no stream.
-    pub(super) fn like(&self, meant: &Meant) -> Option<Told> {
-        let is_like = |event: &TracedEvent| {
-            let is_parked = matches!(event.outbox, OutboxTrace::Parked { .. });
-            let is_named = event.name == meant.name && event.version == meant.version;
-            !is_parked && is_named && event.key == meant.key
-        };
-        let mut like = self.of_id(meant.id).filter(|(_, event)| is_like(event));
-        like.next().map(|(told, _)| *told)
     }
 
     /// The batches of what was found without a row, and of what was found in one of several.

@@ -11,7 +11,8 @@ use super::{
         DeadLetterTrace, DeliveryTrace, InboxTrace, ReplayTrace, RetryTrace, StoredEvent,
         SubscriberTrace, TracedEvent,
     },
-    search::{Meant, Search, Told, ask},
+    search::{Search, ask},
+    told::{Meant, Told},
 };
 use crate::{
     bus::{Bus, Durable, Start, Waiting, filters, streams::StreamSpec},

@@ -85,7 +85,7 @@ impl Archive for Postgres {
                     id: row.try_get(0)?,
                     event: EventId::from(row.try_get::<Uuid, _>(1)?),
                     name: row.try_get(2)?,
-                    version: row.try_get(6)?,
+                    version: row.try_get::<i32, _>(6)?.into(),
                     key: row.try_get(3)?,
                     bytes: usize::try_from(row.try_get::<i32, _>(4)?).unwrap_or(0),
                     payload: hasher.map(|(hasher, payload)| hasher.hash_one(payload)),

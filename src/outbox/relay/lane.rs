@@ -34,6 +34,8 @@ use crate::{
 
 /// No more payload than this in one batch, in bytes, one row excepted.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
+/// A batch that holds an id twice, or one of the stream's, is halved down to so many.
+const SINGLES: usize = 64;
 /// The pauses between the tries of a stream that takes nothing.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -314,6 +316,12 @@ impl<C: Cursor> Lane<C> {
                 self.size = (self.size / 2).max(1);
                 self.take_back(items);
                 Ok(Settled::Closed(cause))
+            }
+            // Smaller ones tell sooner than each by itself for which of them, or go.
+            Refusal::Duplicate if items.len() > SINGLES => {
+                self.size = items.len() / 2;
+                self.take_back(items);
+                Ok(Settled::Changed)
             }
             Refusal::Incomplete if self.is_for_want_of_permission(&items).await => {
                 self.take_back(items);

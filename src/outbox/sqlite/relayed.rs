@@ -198,6 +198,9 @@ async fn with_payloads(
     Ok(relayed)
 }
 
+/// A row as SQLite writes it: place, event, name, key, bytes, version.
+type Outline<'a> = (i64, &'a str, String, Option<String>, usize, i64);
+
 /// As one text: a row each is a way from the thread of the connection to this one.
 async fn without_payloads(
     connection: &mut SqliteConnection,
@@ -210,8 +213,7 @@ async fn without_payloads(
         ")"
     );
     let row = asked(names, ask, stretch)?.fetch_one(connection).await?;
-    let rows: Vec<(i64, &str, String, Option<String>, usize, i32)> =
-        serde_json::from_str(row.try_get(0)?).map_err(undecodable)?;
+    let rows: Vec<Outline<'_>> = serde_json::from_str(row.try_get(0)?).map_err(undecodable)?;
     let rows = rows
         .into_iter()
         .map(|(id, event, name, key, bytes, version)| {
