@@ -157,7 +157,11 @@ impl Diagnosis {
         let (cause, cure) = match error.kind() {
             ErrorKind::ConnectionRefused => (
                 "nothing listens at the database's address",
-                "start it, or correct host and port in its URL",
+                "start it (its log says why it has ended), or correct host and port in its URL",
+            ),
+            ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => (
+                "the database has closed the connection",
+                "see whether the database runs, and its log for why it has ended",
             ),
             ErrorKind::TimedOut => (
                 "the database does not answer",

@@ -7,19 +7,13 @@
 //! [`SUSPECT`] is looked into: a new connection asks the server what it does for us. Nothing is asked for as long as
 //! answers come.
 
-use std::{
-    collections::BTreeSet,
-    io,
-    pin::pin,
-    sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
-};
+use std::{collections::BTreeSet, io, pin::pin, time::Duration};
 
 use futures::{StreamExt, stream::FuturesUnordered};
 use sqlx::Connection;
 use tokio::{
-    sync::Mutex,
-    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
+    sync::{Mutex, watch},
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
 
 use super::{Outbox, OutboxError, Store, taken::Taken};
@@ -33,6 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(8);
 const LOOKS: usize = 8;
 /// How long is waited for the looks that began before the one which was answered.
 const TOGETHER: Duration = Duration::from_millis(500);
+/// For how long a look serves others: what they wait for was asked before it.
+const SHARED: Duration = Duration::from_secs(2);
 /// An answer may be on its way.
 const GRACE: Duration = Duration::from_millis(500);
 
@@ -41,7 +37,7 @@ const GRACE: Duration = Duration::from_millis(500);
 pub(super) struct Link {
     looked: Mutex<Option<Seen>>,
     /// How many connections were found to have lost their other end.
-    lost: AtomicU64,
+    lost: watch::Sender<u64>,
 }
 
 /// What a look has found.
@@ -93,24 +89,32 @@ impl<DB: Store> Outbox<DB> {
             return Some(work.await);
         }
         let mut work = pin!(work);
-        let lost_before = self.shared.link.lost.load(Ordering::Relaxed);
+        let mut lost = self.shared.link.lost.subscribe();
+        if let Ok(done) = timeout(SUSPECT, &mut work).await {
+            return Some(done);
+        }
+        let mut is_lossy = lost.has_changed().unwrap_or(false);
         loop {
-            if let Ok(done) = timeout(SUSPECT, &mut work).await {
-                return Some(done);
-            }
             let seen = tokio::select! {
                 done = &mut work => return Some(done),
                 seen = self.look() => seen,
             };
-            let is_lossy =
-                seen.is_overtaken || self.shared.link.lost.load(Ordering::Relaxed) > lost_before;
+            is_lossy |= seen.is_overtaken || lost.has_changed().unwrap_or(false);
             if waits.go_on(&seen.sessions, is_lossy) {
+                // What another one finds out meanwhile is about this one, too.
+                tokio::select! {
+                    done = &mut work => return Some(done),
+                    Ok(()) = lost.changed(), if !is_lossy => is_lossy = true,
+                    () = sleep(SUSPECT) => {}
+                }
                 continue;
             }
             if let Ok(done) = timeout(GRACE, &mut work).await {
                 return Some(done);
             }
-            self.shared.link.lost.fetch_add(1, Ordering::Relaxed);
+            self.shared.link.lost.send_modify(|lost| *lost += 1);
+            // Those that nobody has are no better, and the pool would wait for each of them.
+            self.sweep();
             tracing::warn!(
                 database = DB::KIND,
                 ?waits,
@@ -187,7 +191,7 @@ impl<DB: Store> Outbox<DB> {
     async fn look(&self) -> Seen {
         let wanted = Instant::now();
         let mut looked = self.shared.link.looked.lock().await;
-        if let Some(seen) = looked.as_ref().filter(|seen| seen.at >= wanted) {
+        if let Some(seen) = looked.as_ref().filter(|seen| seen.at + SHARED >= wanted) {
             return seen.clone();
         }
         let seen = self.look_again_and_again().await;

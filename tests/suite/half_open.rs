@@ -88,7 +88,7 @@ async fn effects_go_on(by: By, break_for: impl AsyncFn(&World<Postgres>, &Proxy)
     let (well, before) = (Instant::now(), effects(&world).await);
     publish(40).await;
     eventually("effects go on", || async {
-        effects(&world).await > before + 2 * i64::from(PLACES)
+        effects(&world).await > before + i64::from(PLACES)
     })
     .await;
     assert!(well.elapsed() < SOON, "{:?}", well.elapsed());

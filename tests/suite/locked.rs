@@ -73,7 +73,7 @@ async fn a_change_that_waits_behind_a_reader_is_named_and_so_is_the_reader() {
     let changing = tokio::spawn(async move {
         say(
             &mut changer,
-            "alter table tidings.parked set (fillfactor = 90)",
+            "alter table tidings.parked add column later int",
         )
         .await;
     });
@@ -196,7 +196,10 @@ async fn a_sqlite_file_that_cannot_grow_is_called_a_full_disk() {
     let pool = SqlitePoolOptions::new().connect_lazy_with(to);
     let outbox = Outbox::new(pool);
     let mut tx = outbox.begin().await.unwrap();
-    let large = User::new(&"x".repeat(100_000));
+    let large = User {
+        email: "x".repeat(100_000),
+        ..User::new("large")
+    };
     tx.publish(&large).unwrap();
     let Err(OutboxError::Database(error)) = tx.commit().await else {
         panic!("it has grown");

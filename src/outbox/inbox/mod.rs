@@ -317,6 +317,8 @@ impl<DB: Store> Inbox<DB> {
             _ if link::is_lost(&error) => Failure::unavailable(error).undecided(),
             OutboxError::Database(said) if DB::is_refusal(said) => Failure::retry(error),
             OutboxError::TakenId { .. } => Failure::retry(error),
+            // By a savepoint that the handler has dropped.
+            OutboxError::RolledBack => Failure::retry(error),
             _ => Failure::unavailable(error),
         }
     }
