@@ -38,7 +38,7 @@ async fn markers(world: &World<Sqlite>, stream: &str) -> usize {
 /// As JetStream writes them.
 async fn mark(world: &World<Sqlite>) {
     let marker = b"Nats-Marker-Reason: Purge\r\nNats-TTL: never";
-    world.publish_raw_with(b"user.renamed", marker, b"").await;
+    world.publish_raw_with(b"user.created", marker, b"").await;
 }
 
 /// A stream with a marker at its beginning, one event, and a marker at its end that JetStream has written.
