@@ -23,7 +23,7 @@ const DURABLE: &str = "charges";
 /// What a stream of events may carry in our name, whoever published it.
 const FORGED: [(&str, &str); 14] = [
     ("tidings-redrives", "4294967295"),
-    ("tidings-redrive", "1"),
+    ("tidings-redrive", "77"),
     ("tidings-redrive-edited", "true"),
     ("tidings-retry-failures", "4294967295"),
     ("tidings-retry-put-off", "4294967295"),
