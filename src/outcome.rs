@@ -45,7 +45,7 @@ pub enum Outcome {
 pub struct DeadLetter {
     /// The kind of cause.
     pub cause: Cause,
-    /// The error's text, with its sources.
+    /// The error's text, with its sources: one line of at most 2 KiB.
     pub error: String,
     /// How many attempts there were.
     pub attempts: u32,

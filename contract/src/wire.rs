@@ -25,6 +25,7 @@ mod percent;
 mod read;
 mod stored;
 mod structured;
+mod value;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 

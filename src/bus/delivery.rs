@@ -314,9 +314,12 @@ impl Delivery {
     }
 }
 
-/// When an event was first stored, by its identity: a retry of it is another message.
+/// When an event was first stored, by its identity: a retry of it is another message. Nothing if it is none of ours.
 fn stored_at(identity: &str) -> Option<DateTime<Utc>> {
-    let nanos = identity.rsplit('/').next()?.parse().ok()?;
+    let (place, nanos) = identity.rsplit_once('/')?;
+    let (_, sequence) = place.rsplit_once('/')?;
+    let (_, nanos): (u64, u64) = (sequence.parse().ok()?, nanos.parse().ok()?);
+    let nanos = i64::try_from(nanos).ok()?;
     Some(DateTime::from_timestamp_nanos(nanos))
 }
 

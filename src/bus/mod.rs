@@ -74,7 +74,7 @@ pub(crate) use identity::{Holder, Identity, quoted};
 pub(crate) use letter::REDRIVE;
 pub(crate) use letters::{Kept, Upkeep};
 pub use nats_identity::NatsIdentity;
-pub(crate) use ours::{count, is_ours};
+pub(crate) use ours::{counted, is_ours};
 pub(crate) use park::{Head, PASS, Park, Question, letters_of};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) use publisher::check_size;

@@ -44,11 +44,14 @@ pub(super) fn only(headers: &HeaderMap, is_wanted: impl Fn(&str) -> bool) -> Hea
 }
 
 /// A count in a header of ours: what is too large is the largest one, what is none is 0.
-pub(crate) fn count(text: &str) -> u32 {
-    match !text.is_empty() && text.bytes().all(|digit| digit.is_ascii_digit()) {
-        true => text.parse().unwrap_or(u32::MAX),
-        false => 0,
-    }
+pub(super) fn count(text: &str) -> u32 {
+    counted(text).unwrap_or(0)
+}
+
+/// The same, where there may be none.
+pub(crate) fn counted(text: &str) -> Option<u32> {
+    let is_count = !text.is_empty() && text.bytes().all(|digit| digit.is_ascii_digit());
+    is_count.then(|| text.parse().unwrap_or(u32::MAX))
 }
 
 /// Whether JetStream has written a message itself, in place of one that has expired or was deleted

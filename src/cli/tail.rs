@@ -151,6 +151,10 @@ fn as_json(seen: &Seen) -> Value {
 }
 
 fn envelope_json(envelope: &Envelope) -> Value {
+    let extensions = envelope.extensions().iter();
+    let extensions: serde_json::Map<String, Value> = extensions
+        .map(|(name, value)| (name.to_owned(), value.into()))
+        .collect();
     let headers: serde_json::Map<String, Value> = envelope
         .headers()
         .iter()
@@ -169,6 +173,7 @@ fn envelope_json(envelope: &Envelope) -> Value {
         "correlation_id": envelope.correlation_id(),
         "causation_id": envelope.lineage().causation_id,
         "headers": headers,
+        "extensions": extensions,
         "payload": payload,
     })
 }

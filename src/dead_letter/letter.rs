@@ -8,7 +8,7 @@ use serde::{Serialize, Serializer, ser::SerializeStruct};
 use tidings_contract::{Envelope, EventId, wire};
 
 use crate::{
-    bus::{Kept, count},
+    bus::{Kept, counted},
     fingerprint::fingerprint,
 };
 
@@ -98,14 +98,17 @@ impl StoredDeadLetter {
             version: envelope.as_ref().map_or(0, Envelope::version),
             key: envelope.as_ref().and_then(Envelope::key).map(str::to_owned),
             fingerprint: headers.text("fingerprint").or_else(of_error),
-            attempts: headers.text("attempts").map(|attempts| count(&attempts)),
+            attempts: headers.get("tidings-dead-attempts").and_then(counted),
             first_failed_at: headers.parsed("first-failed-at"),
             last_failed_at: headers.parsed("at"),
             handler: headers.text("handler"),
             stream: headers.text("stream"),
             stream_sequence: headers.parsed("sequence"),
             consumer_sequence: headers.parsed("consumer-sequence"),
-            redrives: headers.get("tidings-redrives").map_or(0, count),
+            redrives: headers
+                .get("tidings-redrives")
+                .and_then(counted)
+                .unwrap_or(0),
             truncated: headers.text("truncated"),
             identity,
             cause,

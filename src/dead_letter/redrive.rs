@@ -292,6 +292,11 @@ fn redrive(
             headers.push((format!("{EDITED}{name}"), value));
         }
     }
+    let message_id = letter.header("tidings-dead-message-id").map(str::to_owned);
+    let message_id = message_id.or_else(|| {
+        let mut own = original?.headers.iter();
+        own.find_map(|(name, value)| (name == wire::MESSAGE_ID).then(|| value.clone()))
+    });
     let ours = [
         (wire::MESSAGE_ID, Some(id)),
         ("tidings-redrive", Some(sequence.to_string())),
@@ -306,10 +311,7 @@ fn redrive(
             letter.stream_sequence.map(|sequence| sequence.to_string()),
         ),
         ("tidings-retry-identity", letter.identity.clone()),
-        (
-            "tidings-retry-message-id",
-            letter.header("tidings-dead-message-id").map(str::to_owned),
-        ),
+        ("tidings-retry-message-id", message_id),
     ];
     for (name, value) in ours {
         headers.extend(value.map(|value| (name.to_owned(), value)));

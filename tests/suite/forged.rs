@@ -23,7 +23,7 @@ const DURABLE: &str = "charges";
 /// What a stream of events may carry in our name, whoever published it.
 const FORGED: [(&str, &str); 14] = [
     ("tidings-redrives", "4294967295"),
-    ("tidings-redrive", "1"),
+    ("tidings-redrive", "77"),
     ("tidings-redrive-edited", "true"),
     ("tidings-retry-failures", "4294967295"),
     ("tidings-retry-put-off", "4294967295"),
@@ -183,7 +183,10 @@ async fn what_is_forged_among_the_retries_is_bounded<DB: Database>(world: World<
     let app = App::default();
     let running = run(&world, &app);
     let subject = format!("tidings.retry.{DURABLE}.user.created");
-    store(&world, &subject, &FORGED[..10], "ada").await;
+    // The inbox remembers by the time in the identity of an event without another one.
+    let believed = |(name, _): &&(&str, &str)| *name != "tidings-retry-identity";
+    let believed: Vec<_> = FORGED[..10].iter().filter(believed).copied().collect();
+    store(&world, &subject, &believed, "ada").await;
     let letter = only_letter(&world).await;
     assert_eq!(app.called.all(), ["ada 4294967295"]);
     assert_eq!(

@@ -13,25 +13,20 @@ async fn context(world: &World<Sqlite>) -> jetstream::Context {
     jetstream::new(async_nats::connect(world.nats.url()).await.unwrap())
 }
 
-/// Has a stream write markers.
-async fn marks(world: &World<Sqlite>, stream: &str) {
+/// Has a stream write markers of what is older than that; nothing expires without.
+async fn marks(world: &World<Sqlite>, stream: &str, max_age: Duration) {
     let context = context(world).await;
-    let info: Value = context
-        .request(format!("STREAM.INFO.{stream}"), &json!({}))
-        .await
-        .unwrap();
+    let subject = format!("STREAM.INFO.{stream}");
+    let info: Value = context.request(subject, &json!({})).await.unwrap();
     let mut config = info["config"].clone();
     config["allow_msg_ttl"] = json!(true);
     config["allow_rollup_hdrs"] = json!(true);
     config["subject_delete_marker_ttl"] = json!(3_600_000_000_000_u64);
-    let updated: Value = context
-        .request(format!("STREAM.UPDATE.{stream}"), &config)
-        .await
-        .unwrap();
-    assert_eq!(
-        updated["config"]["subject_delete_marker_ttl"], 3_600_000_000_000_u64,
-        "{updated}"
-    );
+    config["duplicate_window"] = json!(100_000_000);
+    config["max_age"] = json!(u64::try_from(max_age.as_nanos()).unwrap());
+    let subject = format!("STREAM.UPDATE.{stream}");
+    let updated: Value = context.request(subject, &config).await.unwrap();
+    assert_eq!(updated["config"]["max_age"], config["max_age"], "{updated}");
 }
 
 async fn markers(world: &World<Sqlite>, stream: &str) -> usize {
@@ -40,23 +35,33 @@ async fn markers(world: &World<Sqlite>, stream: &str) -> usize {
     stored.0.iter().filter(is_marker).count()
 }
 
-/// A stream with a marker that JetStream has written at its beginning, one event, and a marker at its end.
+/// As JetStream writes them.
+async fn mark(world: &World<Sqlite>) {
+    let marker = b"Nats-Marker-Reason: Purge\r\nNats-TTL: never";
+    world.publish_raw_with(b"user.created", marker, b"").await;
+}
+
+/// A stream with a marker at its beginning, one event, and a marker at its end that JetStream has written.
 async fn marked() -> World<Sqlite> {
     let world = World::<Sqlite>::start().await;
-    marks(&world, "EVENTS").await;
-    let payload = serde_json::to_vec(&User::new("ada")).unwrap();
-    for (subject, markers_then) in [(b"user.created".as_slice(), 1), (b"user.renamed", 2)] {
-        world
-            .publish_raw_with(subject, b"Nats-TTL: 1s", &payload)
-            .await;
-        eventually("a marker", || async {
-            markers(&world, "EVENTS").await == markers_then
-        })
+    marks(&world, "EVENTS", Duration::from_secs(2)).await;
+    mark(&world).await;
+    let user = |id| serde_json::to_vec(&User::new(id)).unwrap();
+    world
+        .publish_raw_with(
+            b"user.created",
+            b"ce-subject: bob\r\nNats-TTL: never",
+            &user("bob"),
+        )
         .await;
-        if markers_then == 1 {
-            world.publish([&User::new("bob")]).await;
-        }
-    }
+    world
+        .publish_raw_with(b"user.renamed", b"x: 1", &user("ada"))
+        .await;
+    eventually("a marker", || async {
+        markers(&world, "EVENTS").await == 2
+    })
+    .await;
+    marks(&world, "EVENTS", Duration::ZERO).await;
     world
 }
 
@@ -101,7 +106,6 @@ async fn is_answered(world: &World<Sqlite>, durable: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_marker_is_acknowledged_and_passed_over() {
     let world = marked().await;
-    marks(&world, "RETRIES").await;
     for (name, is_ordered) in [("plain", false), ("ordered", true)] {
         let noted = Noted::default();
         let one = match is_ordered {
@@ -155,6 +159,8 @@ async fn a_marker_is_not_read_traced_or_verified() {
     })
     .await;
     relay.stop().await.unwrap();
+    mark(&world).await;
+    mark(&world).await;
     let found = within(
         "it is verified",
         Verify::new(&world.bus, &world.outbox).run(),

@@ -290,6 +290,12 @@ fn covers(wide: &str, subject: &str) -> bool {
     tokens.next().is_none()
 }
 
+/// What a worker asks only when the server has lost a part of its store: `lost_letters.rs` has that.
+const AFTER_A_LOSS: [&str; 2] = [
+    "$JS.API.STREAM.INFO.DEAD_LETTERS",
+    "$JS.API.STREAM.MSG.GET.RETRIES",
+];
+
 /// Everything that the document's users are there for, but for what needs a fault to happen.
 async fn all_of_it(guarded: &Guarded) {
     guarded.ok("streams apply").await;
@@ -405,7 +411,10 @@ async fn what_the_document_allows_is_enough_and_all_of_it_is_needed() {
     let mut needless = Vec::new();
     for (who, subjects) in &allowed {
         let of_user = &asked[who];
-        let is_needless = |wide: &&String| !of_user.iter().any(|subject| covers(wide, subject));
+        let is_of_a_loss =
+            |wide: &String| who.0 == "worker" && AFTER_A_LOSS.contains(&wide.as_str());
+        let is_used = |wide: &String| of_user.iter().any(|subject| covers(wide, subject));
+        let is_needless = |wide: &&String| !is_used(wide) && !is_of_a_loss(wide);
         let of_user = subjects.iter().filter(is_needless);
         needless.extend(of_user.map(|subject| (who, subject)));
     }

@@ -96,6 +96,17 @@ fn refused(header: &str, value: &str, cure: &str) -> ReadError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Envelope, wire::read};
+
+    fn foreign(headers: &[(&str, &str)]) -> Envelope {
+        read(
+            "user.created",
+            headers.iter().copied(),
+            "{}".into(),
+            String::new,
+        )
+        .unwrap()
+    }
 
     #[test]
     fn structured_json_is_known_in_any_spelling() {
@@ -164,5 +175,29 @@ mod tests {
         ] {
             assert!(!is_json(media_type), "{media_type}");
         }
+    }
+
+    #[test]
+    fn what_is_not_json_is_named_and_not_published_again() {
+        use crate::{EnvelopeError, IntoEnvelope as _};
+        let typed =
+            |media_type| foreign(&[("ce-type", "user.created.v1"), ("content-type", media_type)]);
+        for json in [
+            "application/json",
+            "",
+            "Application/JSON; charset=utf-8",
+            "application/x+json",
+        ] {
+            assert_eq!(typed(json).media_type(), None, "{json}");
+        }
+        let xml = typed("text/xml");
+        assert_eq!(xml.media_type(), Some("text/xml"));
+        let refused = xml.into_envelope();
+        assert!(matches!(refused, Err(EnvelopeError::MediaType { .. })));
+        let said = [
+            ("content-type", "text/plain"),
+            ("ce-datacontenttype", "application/json"),
+        ];
+        assert_eq!(foreign(&said).media_type(), None);
     }
 }

@@ -8,8 +8,8 @@ use super::{
     CAUSATION, CONTENT_ENCODING, CONTENT_TYPE, CORRELATION, DATA_CONTENT_TYPE, ID, MESSAGE_ID,
     PARTITION_KEY, SOURCE, SPEC_VERSION, SUBJECT, TIME, TRACEPARENT, TRACESTATE, TYPE,
     media::{self, Mode},
-    percent::decode,
     structured,
+    value::value_of,
 };
 use crate::{
     Envelope, EventId, Extensions, Headers, Lineage, Name, NameError, envelope::is_key,
@@ -271,29 +271,6 @@ fn extension(header: &str) -> Option<&str> {
     prefix.eq_ignore_ascii_case("ce-").then_some(name)
 }
 
-/// The value that a header stands for: without double quotes about it first, then without escapes.
-fn value_of(text: &str) -> Cow<'_, str> {
-    match unquoted(text) {
-        Some(text) => Cow::Owned(decode(&text).into_owned()),
-        None => decode(text),
-    }
-}
-
-/// What is in double quotes, if all of it is.
-fn unquoted(text: &str) -> Option<String> {
-    let inner = text.strip_prefix('"')?.strip_suffix('"')?;
-    let mut plain = String::with_capacity(inner.len());
-    let mut letters = inner.chars();
-    while let Some(letter) = letters.next() {
-        match letter {
-            '\\' => plain.push(letters.next()?),
-            '"' => return None,
-            letter => plain.push(letter),
-        }
-    }
-    Some(plain)
-}
-
 /// `user.created.v1` is version 1 of `user.created`.
 fn parse_type(text: &str) -> Option<(Name, u32)> {
     let (name, digits) = text.rsplit_once(".v")?;
@@ -517,109 +494,5 @@ mod tests {
         ];
         assert_eq!(extensions, expected);
         assert_eq!(read.lineage().traceparent.as_deref(), Some("00-a-b-01"));
-    }
-
-    #[test]
-    fn what_is_only_half_quoted_stays() {
-        for text in ["\"", "\"a", "a\"", "\"a\"b\"", r#""a\""#] {
-            assert_eq!(value_of(text), text);
-        }
-        assert_eq!(value_of("\"\""), "");
-    }
-
-    const WRAPPED: (&str, &str) = (
-        "content-type",
-        "application/cloudevents+json; charset=utf-8",
-    );
-
-    fn structured(headers: &[(&str, &str)], payload: &str) -> Result<Envelope, ReadError> {
-        let headers = headers.iter().copied();
-        let payload = Bytes::copy_from_slice(payload.as_bytes());
-        read("user.created", headers, payload, || "S/7/2026".into())
-    }
-
-    #[test]
-    fn structured_mode_says_the_same_as_binary_mode() {
-        let wrapper = r#"{"specversion":"1.0","id":"7","source":"/sh\u00f6p","type":"user.deleted.v2","subject":"Zo\u00eb",
-            "time":"2026-11-21T09:30:00Z","datacontenttype":"application/json","tenant":"acme","sampled":true,"rate":3,
-            "gone":null,"data":{"n": 12345678901234567890.5}}"#;
-        let headers = [
-            WRAPPED,
-            ("x-own", "1"),
-            ("ce-id", "8"),
-            (TRACEPARENT, "00-a-b-01"),
-        ];
-        let opened = structured(&headers, wrapper).unwrap();
-        let mut binary = foreign(&[
-            (ID, "7"),
-            (SOURCE, "/sh%C3%B6p"),
-            (TYPE, "user.deleted.v2"),
-            (SUBJECT, "Zo%C3%AB"),
-            (TIME, "2026-11-21T09:30:00Z"),
-            ("ce-tenant", "acme"),
-            ("ce-sampled", "true"),
-            ("ce-rate", "3"),
-            ("x-own", "1"),
-            (TRACEPARENT, "00-a-b-01"),
-        ]);
-        binary.payload = r#"{"n": 12345678901234567890.5}"#.into();
-        assert_eq!(opened, binary);
-    }
-
-    #[test]
-    fn data_is_json_text_or_base64() {
-        let data = |wrapper: &str| structured(&[WRAPPED], wrapper).unwrap();
-        assert_eq!(data(r#"{"data":"a\nb"}"#).payload(), r#""a\nb""#);
-        assert_eq!(
-            data(r#"{"data_base64":"eyJhIjoxfQ=="}"#).payload(),
-            r#"{"a":1}"#
-        );
-        assert_eq!(data("{}").payload(), "");
-        let xml = data(r#"{"datacontenttype":"text/xml","data":"<a\n/>"}"#);
-        assert_eq!(
-            (xml.payload(), xml.media_type()),
-            (&Bytes::from("<a\n/>"), Some("text/xml"))
-        );
-    }
-
-    #[test]
-    fn a_wrapper_that_cannot_be_read_says_why() {
-        let long = format!(r#"{{"subject":"{}"}}"#, "k".repeat(70_000));
-        for (wrapper, why) in [
-            ("", "JSON object"),
-            ("[]", "JSON object"),
-            (r#"{"data":1,"data_base64":"AA=="}"#, "both"),
-            (r#"{"data_base64":"*"}"#, "not base64"),
-            (r#"{"subject":{"a":1}}"#, "neither a text"),
-            (r#"{"specversion":"0.3"}"#, "version \"0.3\""),
-            (&long, "larger than headers"),
-        ] {
-            let refused = structured(&[WRAPPED], wrapper).unwrap_err().to_string();
-            assert!(refused.contains(why) && refused.len() < 400, "{refused}");
-        }
-    }
-
-    #[test]
-    fn what_is_not_json_is_named_and_not_published_again() {
-        use crate::{EnvelopeError, IntoEnvelope as _};
-        let typed =
-            |media_type| foreign(&[(TYPE, "user.created.v1"), ("content-type", media_type)]);
-        for json in [
-            "application/json",
-            "",
-            "Application/JSON; charset=utf-8",
-            "application/x+json",
-        ] {
-            assert_eq!(typed(json).media_type(), None, "{json}");
-        }
-        let xml = typed("text/xml");
-        assert_eq!(xml.media_type(), Some("text/xml"));
-        let refused = xml.into_envelope();
-        assert!(matches!(refused, Err(EnvelopeError::MediaType { .. })));
-        let said = [
-            ("content-type", "text/plain"),
-            ("ce-datacontenttype", "application/json"),
-        ];
-        assert_eq!(foreign(&said).media_type(), None);
     }
 }

@@ -92,3 +92,88 @@ fn malformed(why: &str) -> ReadError {
         "the CloudEvent in structured mode cannot be read: {why}"
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Envelope, wire::read};
+
+    /// What a foreign publisher's message on `user.created` is read as.
+    fn binary(headers: &[(&str, &str)], payload: &str) -> Envelope {
+        structured(headers, payload).unwrap()
+    }
+
+    const WRAPPED: (&str, &str) = (
+        "content-type",
+        "application/cloudevents+json; charset=utf-8",
+    );
+
+    fn structured(headers: &[(&str, &str)], payload: &str) -> Result<Envelope, ReadError> {
+        let headers = headers.iter().copied();
+        let payload = Bytes::copy_from_slice(payload.as_bytes());
+        read("user.created", headers, payload, || "S/7/2026".into())
+    }
+
+    #[test]
+    fn structured_mode_says_the_same_as_binary_mode() {
+        let wrapper = r#"{"specversion":"1.0","id":"7","source":"/sh\u00f6p","type":"user.deleted.v2","subject":"Zo\u00eb",
+            "time":"2026-11-21T09:30:00Z","datacontenttype":"application/json","tenant":"acme","sampled":true,"rate":3,
+            "gone":null,"data":{"n": 12345678901234567890.5}}"#;
+        let headers = [
+            WRAPPED,
+            ("x-own", "1"),
+            ("ce-id", "8"),
+            ("traceparent", "00-a-b-01"),
+        ];
+        let opened = structured(&headers, wrapper).unwrap();
+        let binary = binary(
+            &[
+                ("ce-id", "7"),
+                ("ce-source", "/sh%C3%B6p"),
+                ("ce-type", "user.deleted.v2"),
+                ("ce-subject", "Zo%C3%AB"),
+                ("ce-time", "2026-11-21T09:30:00Z"),
+                ("ce-tenant", "acme"),
+                ("ce-sampled", "true"),
+                ("ce-rate", "3"),
+                ("x-own", "1"),
+                ("traceparent", "00-a-b-01"),
+            ],
+            r#"{"n": 12345678901234567890.5}"#,
+        );
+        assert_eq!(opened, binary);
+    }
+
+    #[test]
+    fn data_is_json_text_or_base64() {
+        let data = |wrapper: &str| structured(&[WRAPPED], wrapper).unwrap();
+        assert_eq!(data(r#"{"data":"a\nb"}"#).payload(), r#""a\nb""#);
+        assert_eq!(
+            data(r#"{"data_base64":"eyJhIjoxfQ=="}"#).payload(),
+            r#"{"a":1}"#
+        );
+        assert_eq!(data("{}").payload(), "");
+        let xml = data(r#"{"datacontenttype":"text/xml","data":"<a\n/>"}"#);
+        assert_eq!(
+            (xml.payload(), xml.media_type()),
+            (&Bytes::from("<a\n/>"), Some("text/xml"))
+        );
+    }
+
+    #[test]
+    fn a_wrapper_that_cannot_be_read_says_why() {
+        let long = format!(r#"{{"subject":"{}"}}"#, "k".repeat(70_000));
+        for (wrapper, why) in [
+            ("", "JSON object"),
+            ("[]", "JSON object"),
+            (r#"{"data":1,"data_base64":"AA=="}"#, "both"),
+            (r#"{"data_base64":"*"}"#, "not base64"),
+            (r#"{"subject":{"a":1}}"#, "neither a text"),
+            (r#"{"specversion":"0.3"}"#, "version \"0.3\""),
+            (&long, "larger than headers"),
+        ] {
+            let refused = structured(&[WRAPPED], wrapper).unwrap_err().to_string();
+            assert!(refused.contains(why) && refused.len() < 400, "{refused}");
+        }
+    }
+}

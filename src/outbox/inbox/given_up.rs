@@ -98,11 +98,11 @@ impl Note {
             && (self.stored_at, self.redrives) == (facts.stored_at, facts.redrives)
     }
 
-    /// Whether the event was redriven since. A count that somebody has forged may be as high as it goes: then the letter
-    /// says it, which has a later place than the one before.
+    /// Whether the event was redriven since. A count that somebody has forged may be as high as it goes: then it is
+    /// another redrive that comes from another letter.
     fn is_before(&self, facts: &Facts) -> bool {
         facts.redrives > self.redrives
-            || facts.redrives == u32::MAX && facts.redriven_from > self.redriven_from
+            || facts.redrives == u32::MAX && facts.redriven_from != self.redriven_from
     }
 
     fn why(&self) -> DeadLetter {
@@ -373,14 +373,13 @@ mod tests {
     }
 
     #[test]
-    fn at_the_highest_count_the_letter_says_which_redrive_is_later() {
+    fn at_the_highest_count_the_letter_says_which_redrive_it_is() {
         let at = |letter| Facts {
             redriven_from: letter,
             ..facts(1, u32::MAX)
         };
         let noted = note(&at(7), true);
-        assert!(noted.is_before(&at(8)));
-        assert!(!noted.is_before(&at(7)) && !noted.is_before(&at(6)));
+        assert!(noted.is_before(&at(8)) && !noted.is_before(&at(7)));
     }
 
     #[test]

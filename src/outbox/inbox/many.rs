@@ -264,13 +264,10 @@ impl<E: Event> Sorted<E> {
     }
 }
 
-/// Whether a delivery of an event was redriven after another one of it.
+/// Whether a delivery of an event was redriven after another one of it; see the note of what is given up.
 fn is_later(delivery: &Facts, other: &Facts) -> bool {
-    let redrive = |facts: &Facts| match facts.redrives {
-        u32::MAX => (u32::MAX, facts.redriven_from),
-        redrives => (redrives, 0),
-    };
-    redrive(delivery) > redrive(other)
+    delivery.redrives > other.redrives
+        || delivery.redrives == u32::MAX && delivery.redriven_from != other.redriven_from
 }
 
 /// `Done` when the event is to be handled.

@@ -1,0 +1,41 @@
+//! What the value of a header stands for, as the CloudEvents bindings say. Never which header.
+
+use std::borrow::Cow;
+
+use super::percent::decode;
+
+/// The value that a header stands for: without double quotes about it first, then without escapes.
+pub(super) fn value_of(text: &str) -> Cow<'_, str> {
+    match unquoted(text) {
+        Some(text) => Cow::Owned(decode(&text).into_owned()),
+        None => decode(text),
+    }
+}
+
+/// What is in double quotes, if all of it is.
+fn unquoted(text: &str) -> Option<String> {
+    let inner = text.strip_prefix('"')?.strip_suffix('"')?;
+    let mut plain = String::with_capacity(inner.len());
+    let mut letters = inner.chars();
+    while let Some(letter) = letters.next() {
+        match letter {
+            '\\' => plain.push(letters.next()?),
+            '"' => return None,
+            letter => plain.push(letter),
+        }
+    }
+    Some(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_only_half_quoted_stays() {
+        for text in ["\"", "\"a", "a\"", "\"a\"b\"", r#""a\""#] {
+            assert_eq!(value_of(text), text);
+        }
+        assert_eq!(value_of("\"\""), "");
+    }
+}
