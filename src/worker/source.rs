@@ -115,7 +115,12 @@ impl Source {
     ) -> Result<Self, BusError> {
         let created = bus.stream_created(&consumer.stream).await?;
         let again = Again::open(bus, &consumer).await?;
-        let floor = bus.ack_floor(&consumer).await?;
+        let (floor, now) = bus.ack_floor_now(&consumer).await?;
+        // Whatever is at the floor was stored before.
+        let seen = now.map(|stored_at| Position {
+            sequence: floor,
+            stored_at,
+        });
         let puller = puller(bus, &consumer).await?;
         Ok(Self {
             bus: bus.clone(),
@@ -126,7 +131,7 @@ impl Source {
             created,
             again,
             suspect_to: 0,
-            seen: None,
+            seen,
             floor,
             looks: JoinSet::new(),
             puller,
