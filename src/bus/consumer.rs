@@ -4,6 +4,7 @@ mod look;
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tidings_contract::Name;
@@ -218,6 +219,22 @@ impl Bus {
         let subject = format!("$JS.API.CONSUMER.INFO.{}.{}", spec.stream, spec.durable);
         let Asked { ack_floor } = self.api(&subject, &json!({})).await?;
         Ok(ack_floor.stream_seq)
+    }
+
+    /// The same, and when that was: everything up to there was stored before.
+    pub(crate) async fn ack_floor_now(
+        &self,
+        spec: &ConsumerSpec,
+    ) -> Result<(u64, Option<DateTime<Utc>>), BusError> {
+        #[derive(Deserialize)]
+        struct Asked {
+            ack_floor: Place,
+            #[serde(default)]
+            ts: Option<DateTime<Utc>>,
+        }
+        let subject = format!("$JS.API.CONSUMER.INFO.{}.{}", spec.stream, spec.durable);
+        let Asked { ack_floor, ts } = self.api(&subject, &json!({})).await?;
+        Ok((ack_floor.stream_seq, ts))
     }
 
     /// A consumer of a subscriber that is paused begins paused.

@@ -1,6 +1,7 @@
 //! One subscriber: runs what its sources deliver, as many at once as it may, in the order of each key where
 //! that is wanted. Never pulls, never decides what becomes of a delivery.
 
+mod aside;
 mod drain;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -324,43 +325,6 @@ impl<S: Send + Sync + 'static> Run<S> {
             item.hands.hold_up();
         }
         self.lanes.admit(turn, item);
-    }
-
-    /// Whether something here concerns itself with an event, if only to drop it with its replay.
-    fn is_ours(&self, item: &Item) -> bool {
-        self.executor.takes(&item.arrival)
-            || item.arrival.replay.is_some()
-            || item.delivery.question().is_some()
-    }
-
-    /// Leaves an event to another replica, beside those that are handled here: neither places nor circuit nor rate
-    /// are for it.
-    fn leave(&mut self, mut item: Item) {
-        while self.leaving.try_join_next().is_some() {}
-        let (executor, halt) = (Arc::clone(&self.executor), self.halt.clone());
-        self.leaving.spawn(async move {
-            let (arrival, delivery) = (&mut item.arrival, &*item.delivery);
-            match executor.leave(arrival, delivery, &halt).await {
-                Step::Over => item.hands.release(item.arrival.at),
-                Step::Left | Step::Again(_) => item.hands.let_go(item.arrival.at),
-            }
-        });
-    }
-
-    /// In order it waits here, in front of its key, and takes no place.
-    fn stand_aside(&self, item: &mut Item) {
-        if !item.stands_aside && !self.is_ours(item) {
-            item.stands_aside = true;
-            item.hands.hold_up();
-            self.executor.tally().unhandled_waits(&item.arrival.subject);
-        }
-    }
-
-    fn stand_aside_no_more(&self, item: &Item) {
-        if item.stands_aside {
-            item.hands.go_on();
-            self.executor.tally().unhandled_ends(&item.arrival.subject);
-        }
     }
 
     /// When something has rested, or waited for a permit or its batch, for long enough.

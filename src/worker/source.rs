@@ -1,10 +1,10 @@
 //! One stream of a subscriber: pulls what there is place for, and passes it on. Never runs a handler.
 
 mod look;
+mod resume;
 
 use std::{ops::ControlFlow, sync::Arc, time::Duration};
 
-use chrono::{DateTime, TimeDelta, Utc};
 use tokio::{
     sync::mpsc,
     task::JoinSet,
@@ -27,7 +27,7 @@ use crate::{
         PullerOptions, Start,
     },
     executor::{Arrival, PROGRESS},
-    log::{Lasting, short},
+    log::Lasting,
     position::Position,
     replaying::Replaying,
 };
@@ -117,7 +117,12 @@ impl Source {
         let created = bus.stream_created(&consumer.stream).await?;
         bus.check_consumer(&consumer).await?;
         let again = Again::open(bus, &consumer).await?;
-        let floor = bus.ack_floor(&consumer).await?;
+        let (floor, now) = bus.ack_floor_now(&consumer).await?;
+        // Whatever is at the floor was stored before.
+        let seen = now.map(|stored_at| Position {
+            sequence: floor,
+            stored_at,
+        });
         let puller = puller(bus, &consumer).await?;
         Ok(Self {
             bus: bus.clone(),
@@ -128,7 +133,7 @@ impl Source {
             created,
             again,
             suspect_to: 0,
-            seen: None,
+            seen,
             floor,
             looks: JoinSet::new(),
             checkup: Checkup::new(Instant::now()),
@@ -401,138 +406,6 @@ impl Source {
             sequence,
             "the consumer was reset by somebody else: what comes from there on is handled, whatever was before"
         );
-    }
-
-    /// The consumer does not answer: pulling pauses while what is in hand goes on.
-    fn interrupt(&mut self, error: &PullError) {
-        let (stream, pause) = (&self.consumer.stream, self.pause);
-        let error = error.to_string();
-        if let Some(unsaid) = self.interrupted.again_as(&error, Instant::now().into_std()) {
-            let error = &*short(&error);
-            tracing::warn!(
-                subscriber = &*self.subscriber,
-                stream,
-                error,
-                ?pause,
-                unsaid,
-                "pulling is interrupted"
-            );
-        }
-        self.hands.stalled(format!("{stream}: {error}"));
-        self.resume_at = Some(Instant::now() + pause);
-        self.pause = (pause * 2).min(LONGEST_PAUSE);
-    }
-
-    /// Sets the consumer up again, where it is missing, and pulls anew.
-    async fn resume(&mut self) {
-        match self.reopened().await {
-            Ok(()) => {
-                self.hands.resumed();
-                self.unset.is_over();
-                self.resume_at = None;
-            }
-            Err(error) => {
-                let stream = &self.consumer.stream;
-                let error = error.to_string();
-                if let Some(unsaid) = self.unset.again_as(&error, Instant::now().into_std()) {
-                    let error = &*short(&error);
-                    tracing::error!(
-                        subscriber = &*self.subscriber,
-                        stream,
-                        error,
-                        unsaid,
-                        "the consumer cannot be set up"
-                    );
-                }
-                self.hands.stalled(format!("{stream}: {error}"));
-                self.resume_at = Some(Instant::now() + self.pause);
-                self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-            }
-        }
-    }
-
-    /// A consumer that is gone begins where nothing is lost, and at the beginning of a stream that is another one.
-    async fn reopened(&mut self) -> Result<(), BusError> {
-        let created = self.bus.stream_created(&self.consumer.stream).await?;
-        // What was asked of the one before.
-        self.looks = JoinSet::new();
-        if self.replay.is_some() && created != self.created {
-            return Err(BusError::Broken {
-                subject: self.consumer.durable.clone(),
-                reason: "the stream that is replayed is another one, or gone".to_owned(),
-            });
-        }
-        let start = if created == self.created {
-            self.forget_what_is_gone().await?;
-            Start::Sequence(self.first_open())
-        } else {
-            (self.seen, self.floor, self.suspect_to) = (None, 0, 0);
-            let since = created.as_deref().and_then(|it| it.parse().ok());
-            self.hands
-                .went_back(0, since.unwrap_or(DateTime::<Utc>::MAX_UTC));
-            self.created = created;
-            Start::Beginning
-        };
-        self.bus.restore_consumer(&self.consumer, start).await?;
-        // What ends the pulls may be a setting, and no look comes between two of them.
-        let look = self.bus.consumer_look(&self.consumer).await?;
-        self.judge(look).await?;
-        self.again.look_at_consumer(self.seen()).await?;
-        self.hands.begin_again();
-        if self.order.is_some() {
-            self.rewind().await
-        } else {
-            self.puller = puller(&self.bus, &self.consumer).await?;
-            Ok(())
-        }
-    }
-
-    /// An older copy of the stream has its creation time, but not the message that was delivered last. From where it has
-    /// others, all that is known was said of those before.
-    async fn forget_what_is_gone(&mut self) -> Result<(), BusError> {
-        let Some(seen) = self.seen else {
-            return Ok(());
-        };
-        let Some(others) = self.bus.others_since(&self.consumer.stream, seen).await? else {
-            return Ok(());
-        };
-        self.tell_went_back(others);
-        self.forget_from(others);
-        let behind = seen.stored_at + TimeDelta::nanoseconds(1);
-        self.hands.went_back(others, behind);
-        self.seen = Some(Position {
-            sequence: others.saturating_sub(1),
-            ..seen
-        });
-        Ok(())
-    }
-
-    /// The first event that may not be handled. In order this replica alone works, and knows. Else it may be
-    /// one that another replica had in hand when it died, or has failed to handle: what was acknowledged above
-    /// the floor comes again with it.
-    fn first_open(&self) -> u64 {
-        match self.order {
-            Some(_) => self.hands.oldest().unwrap_or(self.seen() + 1),
-            None => self.floor + 1,
-        }
-    }
-
-    async fn begin_again(&mut self) {
-        if let Err(error) = self.rewind().await {
-            self.interrupt(&PullError::Bus(error));
-        }
-    }
-
-    /// Begins at the ack floor, on an inbox that nothing from before reaches.
-    async fn rewind(&mut self) -> Result<(), BusError> {
-        let fresh = puller(&self.bus, &self.consumer).await?.in_order();
-        let before = std::mem::replace(&mut self.puller, fresh);
-        // Closed, not dropped: what its pulls still got would be missing after the beginning.
-        drop(before.close().await);
-        self.hands.begin_again();
-        let from = self.bus.reset_consumer(&self.consumer, None).await?;
-        self.order = Some(Order { next: 1, from });
-        Ok(())
     }
 
     /// Ends the pulls. What the server has sent meanwhile goes back at once; in order it stays where it is,

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use sqlx::{Connection, PgConnection, Postgres, Sqlite};
 use tidings::{
-    Bus, Context, EventPublisher, EventSubscriber, Failure, Relay, Retry, Subscribers, Worker,
+    Bus, Context, EventPublisher, EventSubscriber, Failure, Relay, Subscribers, Worker,
     testing::NatsServer,
 };
 
-use crate::support::{Counted, Database, Noted, User, World, eventually, log};
+use crate::support::{Database, Noted, User, World, eventually, log};
 
 const FLOOD: usize = 200_000;
 
@@ -125,30 +125,4 @@ async fn a_missing_right_to_acknowledge_is_a_few_lines_and_a_trouble() {
     assert!(!denied.is_empty() && !unconfirmed.is_empty());
     let lines = denied.len() + unconfirmed.len();
     assert!(lines < 20, "{lines} lines for 300 events");
-}
-
-/// A key is as long as its publisher wants it.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_long_key_does_not_make_a_long_line() {
-    async fn fail(_: Counted, cx: Context<Noted>) -> Result<(), Failure> {
-        cx.state().note("failed");
-        Err(Failure::reject("never"))
-    }
-    log::listen();
-    let world = World::<Sqlite>::start().await;
-    let noted = Noted::default();
-    let hour = Duration::from_secs(3600);
-    let subscriber = EventSubscriber::durable("long").on(fail).ordered_by_key();
-    let subscriber = subscriber.retry(Retry::exponential(hour, hour));
-    let running = world.run(Worker::new(world.bus.clone(), noted.clone()).subscribe(subscriber));
-    let key = "k".repeat(20_000);
-    let publisher = EventPublisher::new(&world.bus);
-    publisher.publish(&Counted { key, count: 1 }).await.unwrap();
-    noted.reach(1).await;
-    let lines = || log::said("kkkkkkkk");
-    eventually("it is said", || async { !lines().is_empty() }).await;
-    running.stop().await.unwrap();
-    let longest = lines().iter().map(String::len).max();
-    assert!(longest < Some(1_500), "{longest:?}");
-    assert!(lines()[0].contains("(20000 bytes)"));
 }

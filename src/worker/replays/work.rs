@@ -1,6 +1,7 @@
 //! One replay at work in this replica: its consumers and sources, how far it has come, and its end. Never decides
 //! which event is replayed, and never handles one.
 
+mod gone;
 mod progress;
 
 use std::{collections::BTreeMap, pin::pin, sync::Arc, time::Duration};
@@ -13,6 +14,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use gone::another;
 use progress::counts;
 
 use super::{
@@ -25,7 +27,6 @@ use crate::{
     bus::{BusError, ConsumerSpec, Standing, Start},
     executor::PROGRESS,
     job::{Replay, ReplayProgress, ReplayRange, ReplayRequest, ReplayState},
-    position::Position,
     replaying::{Course, Mark, Replaying},
     subscriber::MAX_CONCURRENCY,
     worker::{
@@ -277,26 +278,6 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
         &self.replaying.course
     }
 
-    /// Why a range means nothing any more, if so.
-    async fn is_another(&self, range: &ReplayRange) -> Result<Option<String>, BusError> {
-        let (bus, stream) = (&self.desk.bus, &range.stream);
-        let now = bus.part(stream).await?;
-        let Some(now) = now.filter(|now| now.incarnation == range.incarnation) else {
-            return Ok(Some(another(range)));
-        };
-        let has_gone_back = match range.last_at {
-            Some(stored_at) => {
-                let last = Position {
-                    sequence: range.last,
-                    stored_at,
-                };
-                bus.others_since(stream, last).await?.is_some()
-            }
-            None => now.last < range.last,
-        };
-        Ok(has_gone_back.then(|| older(range)))
-    }
-
     /// Looks after it until something ends it.
     async fn watch(
         &mut self,
@@ -473,18 +454,6 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
     }
 }
 
-impl<S: Send + Sync + 'static> Work<'_, S> {
-    /// All of its ranges were handled, if the streams still have them.
-    async fn is_done(&self) -> Result<End, BusError> {
-        for range in &self.replay.ranges {
-            if let Some(why) = self.is_another(range).await? {
-                return Ok(End::Failed(why));
-            }
-        }
-        Ok(End::Done)
-    }
-}
-
 impl Part {
     /// Nothing is pulled from beyond the range, unless something of it was lost on its way and comes again. `held` was
     /// asked before the server: what ends meanwhile is not lost.
@@ -510,18 +479,4 @@ fn end_of(is_there: bool, entry: &mut watch::Receiver<Replay>) -> Option<End> {
         ReplayState::Paused => Some(End::Paused),
         ReplayState::Cancelled | ReplayState::Done | ReplayState::Failed => Some(End::Cancelled),
     }
-}
-
-fn another(range: &ReplayRange) -> String {
-    let (stream, incarnation) = (&range.stream, &range.incarnation);
-    format!(
-        "the stream {stream} is gone, or is not the one that was created at {incarnation}: start another replay"
-    )
-}
-
-fn older(range: &ReplayRange) -> String {
-    let (stream, last) = (&range.stream, range.last);
-    format!(
-        "an older copy of the stream {stream} was put back, without the message that was {last}: start another replay"
-    )
 }

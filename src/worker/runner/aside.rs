@@ -1,0 +1,46 @@
+//! Events whose names no handler of this replica takes: the durable delivers more than it knows. They wait for a replica
+//! that does, and take nothing from those that are handled. Never decides when one is given up.
+
+use std::sync::Arc;
+
+use super::Run;
+use crate::{executor::Step, worker::source::Item};
+
+impl<S: Send + Sync + 'static> Run<S> {
+    /// Whether something here concerns itself with an event, if only to drop it with its replay.
+    pub(super) fn is_ours(&self, item: &Item) -> bool {
+        self.executor.takes(&item.arrival)
+            || item.arrival.replay.is_some()
+            || item.delivery.question().is_some()
+    }
+
+    /// Leaves an event to another replica, beside those that are handled here: neither places nor circuit nor rate
+    /// are for it.
+    pub(super) fn leave(&mut self, mut item: Item) {
+        while self.leaving.try_join_next().is_some() {}
+        let (executor, halt) = (Arc::clone(&self.executor), self.halt.clone());
+        self.leaving.spawn(async move {
+            let (arrival, delivery) = (&mut item.arrival, &*item.delivery);
+            match executor.leave(arrival, delivery, &halt).await {
+                Step::Over => item.hands.release(item.arrival.at),
+                Step::Left | Step::Again(_) => item.hands.let_go(item.arrival.at),
+            }
+        });
+    }
+
+    /// In order it waits here, in front of its key, and takes no place.
+    pub(super) fn stand_aside(&self, item: &mut Item) {
+        if !item.stands_aside && !self.is_ours(item) {
+            item.stands_aside = true;
+            item.hands.hold_up();
+            self.executor.tally().unhandled_waits(&item.arrival.subject);
+        }
+    }
+
+    pub(super) fn stand_aside_no_more(&self, item: &Item) {
+        if item.stands_aside {
+            item.hands.go_on();
+            self.executor.tally().unhandled_ends(&item.arrival.subject);
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! A consumer that does not answer, is gone, or is of another stream than before: pulling is interrupted, and begins
+//! again where nothing is lost. Never takes a delivery.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio::{task::JoinSet, time::Instant};
+
+use super::{LONGEST_PAUSE, Order, Source, puller};
+use crate::{
+    bus::{BusError, PullError, Start},
+    log::short,
+    position::Position,
+};
+
+impl Source {
+    /// The consumer does not answer: pulling pauses while what is in hand goes on.
+    pub(super) fn interrupt(&mut self, error: &PullError) {
+        let (stream, pause) = (&self.consumer.stream, self.pause);
+        let error = error.to_string();
+        if let Some(unsaid) = self.interrupted.again_as(&error, Instant::now().into_std()) {
+            let error = &*short(&error);
+            tracing::warn!(
+                subscriber = &*self.subscriber,
+                stream,
+                error,
+                ?pause,
+                unsaid,
+                "pulling is interrupted"
+            );
+        }
+        self.hands.stalled(format!("{stream}: {error}"));
+        self.resume_at = Some(Instant::now() + pause);
+        self.pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+
+    /// Sets the consumer up again, where it is missing, and pulls anew.
+    pub(super) async fn resume(&mut self) {
+        match self.reopened().await {
+            Ok(()) => {
+                self.hands.resumed();
+                self.unset.is_over();
+                self.resume_at = None;
+            }
+            Err(error) => {
+                let stream = &self.consumer.stream;
+                let error = error.to_string();
+                if let Some(unsaid) = self.unset.again_as(&error, Instant::now().into_std()) {
+                    let error = &*short(&error);
+                    tracing::error!(
+                        subscriber = &*self.subscriber,
+                        stream,
+                        error,
+                        unsaid,
+                        "the consumer cannot be set up"
+                    );
+                }
+                self.hands.stalled(format!("{stream}: {error}"));
+                self.resume_at = Some(Instant::now() + self.pause);
+                self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+
+    /// A consumer that is gone begins where nothing is lost, and at the beginning of a stream that is another one.
+    async fn reopened(&mut self) -> Result<(), BusError> {
+        let created = self.bus.stream_created(&self.consumer.stream).await?;
+        // What was asked of the one before.
+        self.looks = JoinSet::new();
+        if self.replay.is_some() && created != self.created {
+            return Err(BusError::Broken {
+                subject: self.consumer.durable.clone(),
+                reason: "the stream that is replayed is another one, or gone".to_owned(),
+            });
+        }
+        let start = if created == self.created {
+            self.forget_what_is_gone().await?;
+            Start::Sequence(self.first_open())
+        } else {
+            (self.seen, self.floor, self.suspect_to) = (None, 0, 0);
+            let since = created.as_deref().and_then(|it| it.parse().ok());
+            self.hands
+                .went_back(0, since.unwrap_or(DateTime::<Utc>::MAX_UTC));
+            self.created = created;
+            Start::Beginning
+        };
+        self.bus.restore_consumer(&self.consumer, start).await?;
+        // What ends the pulls may be a setting, and no look comes between two of them.
+        let look = self.bus.consumer_look(&self.consumer).await?;
+        self.judge(look).await?;
+        self.again.look_at_consumer(self.seen()).await?;
+        self.hands.begin_again();
+        if self.order.is_some() {
+            self.rewind().await
+        } else {
+            self.puller = puller(&self.bus, &self.consumer).await?;
+            Ok(())
+        }
+    }
+
+    /// An older copy of the stream has its creation time, but not the message that was delivered last. From where it has
+    /// others, all that is known was said of those before.
+    async fn forget_what_is_gone(&mut self) -> Result<(), BusError> {
+        let Some(seen) = self.seen else {
+            return Ok(());
+        };
+        let Some(others) = self.bus.others_since(&self.consumer.stream, seen).await? else {
+            return Ok(());
+        };
+        self.tell_went_back(others);
+        self.forget_from(others);
+        let behind = seen.stored_at + TimeDelta::nanoseconds(1);
+        self.hands.went_back(others, behind);
+        self.seen = Some(Position {
+            sequence: others.saturating_sub(1),
+            ..seen
+        });
+        Ok(())
+    }
+
+    /// The first event that may not be handled. In order this replica alone works, and knows. Else it may be
+    /// one that another replica had in hand when it died, or has failed to handle: what was acknowledged above
+    /// the floor comes again with it.
+    fn first_open(&self) -> u64 {
+        match self.order {
+            Some(_) => self.hands.oldest().unwrap_or(self.seen() + 1),
+            None => self.floor + 1,
+        }
+    }
+
+    pub(super) async fn begin_again(&mut self) {
+        if let Err(error) = self.rewind().await {
+            self.interrupt(&PullError::Bus(error));
+        }
+    }
+
+    /// Begins at the ack floor, on an inbox that nothing from before reaches.
+    pub(super) async fn rewind(&mut self) -> Result<(), BusError> {
+        let fresh = puller(&self.bus, &self.consumer).await?.in_order();
+        let before = std::mem::replace(&mut self.puller, fresh);
+        // Closed, not dropped: what its pulls still got would be missing after the beginning.
+        drop(before.close().await);
+        self.hands.begin_again();
+        let from = self.bus.reset_consumer(&self.consumer, None).await?;
+        self.order = Some(Order { next: 1, from });
+        Ok(())
+    }
+}
