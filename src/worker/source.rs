@@ -377,7 +377,8 @@ impl Source {
             Err(error) => {
                 let stream = &self.consumer.stream;
                 tracing::error!(subscriber = &*self.subscriber, stream, %error, "the consumer cannot be set up");
-                self.hands.stalled(format!("{stream}: {error}"));
+                let told = error.told_of(stream);
+                self.hands.stalled(format!("{stream}: {told}"));
                 self.resume_at = Some(Instant::now() + self.pause);
                 self.pause = (self.pause * 2).min(LONGEST_PAUSE);
             }
