@@ -111,7 +111,7 @@ pub struct WantedConsumer {
     pub settings: Map<String, Value>,
 }
 
-/// Where the replicas of all subscribers are asked who they are.
+/// Where all workers are asked which subscribers they run: each answers with the names.
 pub(crate) const EVERYBODY: &str = "tidings.status";
 
 /// Where the replicas of a subscriber are asked.

@@ -194,13 +194,18 @@ impl<S: Send + Sync + 'static> Worker<S> {
         // Dropped at the end, which ends it.
         let _housekeeping: JoinSet<()> = work.into_iter().collect();
         // Dropped at the end as well: until then it is told how the drain does.
-        let _answering: JoinSet<()> = runners
+        let mut answering: JoinSet<()> = runners
             .iter()
             .map(|runner| Arc::clone(&runner.board).answer(self.bus.clone()))
             .collect();
         let mut inspecting = JoinSet::new();
         if !runners.is_empty() {
             inspecting.spawn(inspection.run(self.bus.clone()));
+        }
+        let names = runners.iter().map(|one| one.subscriber.name().to_owned());
+        let names: Vec<String> = names.collect();
+        if !names.is_empty() {
+            answering.spawn(board::answer_everybody(self.bus.clone(), names));
         }
         let mut subscribers: JoinSet<()> = runners
             .into_iter()

@@ -210,17 +210,6 @@ impl Bus {
         }
     }
 
-    /// The sequence of the stream up to which everything was acknowledged.
-    pub(crate) async fn ack_floor(&self, spec: &ConsumerSpec) -> Result<u64, BusError> {
-        #[derive(Deserialize)]
-        struct Asked {
-            ack_floor: Place,
-        }
-        let subject = format!("$JS.API.CONSUMER.INFO.{}.{}", spec.stream, spec.durable);
-        let Asked { ack_floor } = self.api(&subject, &json!({})).await?;
-        Ok(ack_floor.stream_seq)
-    }
-
     /// The same, and when that was: everything up to there was stored before.
     pub(crate) async fn ack_floor_now(
         &self,

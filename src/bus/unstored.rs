@@ -38,6 +38,22 @@ impl Bus {
     }
 }
 
+impl BusError {
+    /// What it says of a stream, and what helps when that is gone.
+    pub(crate) fn told_of(&self, stream: &str) -> String {
+        const NO_SUCH_STREAM: u64 = 10059;
+        match self {
+            Self::Api {
+                code: NO_SUCH_STREAM,
+                ..
+            } => format!(
+                "there is no stream {stream}: it was deleted; `tidings streams apply` creates it"
+            ),
+            error => error.to_string(),
+        }
+    }
+}
+
 /// Which stream should have taken a message, and what makes it.
 fn cure(subject: &str) -> String {
     let of_a_subscriber = StreamSpec::of_subscribers();

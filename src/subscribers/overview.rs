@@ -178,7 +178,9 @@ impl Subscribers {
     /// The names of all subscribers that run somewhere.
     async fn answering(&self) -> Result<BTreeSet<String>, BusError> {
         let answers = self.bus.ask_all(EVERYBODY).await?;
-        Ok(read(&answers).map(|replica| replica.subscriber).collect())
+        let read = |answer: &Bytes| serde_json::from_slice::<Vec<String>>(answer).ok();
+        let names = answers.iter().filter_map(read).flatten();
+        Ok(names.filter(|name| can_be_durable(name)).collect())
     }
 
     /// A durable, if it is a subscriber.

@@ -7,7 +7,7 @@ use super::{
     report::{OutboxTrace, TracedBatch, TracedEvent},
     search::{Search, ask, time},
 };
-use crate::bus::Expanse;
+use crate::bus::{Bus, Expanse};
 
 impl Search<'_> {
     /// Says of what is not found why that is so.
@@ -37,6 +37,7 @@ impl Search<'_> {
                 why: self.trace.without.clone(),
             },
         };
+        let server = self.bus.as_ref().map(Bus::server_name).unwrap_or_default();
         for event in self.events.values_mut() {
             match &mut event.outbox {
                 OutboxTrace::Waiting { relay: said, .. } => said.clone_from(&relay),
@@ -53,21 +54,21 @@ impl Search<'_> {
                 event.unstored = Some(why_unstored(event, inventory));
             }
             if event.subscribers.is_empty() {
-                event.unheard = Some(why_unheard(event, inventory));
+                event.unheard = Some(why_unheard(event, inventory, &server));
             }
         }
     }
 }
 
 /// Why no subscriber is named.
-fn why_unheard(event: &TracedEvent, inventory: &Inventory) -> String {
+fn why_unheard(event: &TracedEvent, inventory: &Inventory, server: &str) -> String {
     let name = &event.name;
     match (&inventory.all, inventory.unseen.is_empty()) {
         (None, _) => "what became of it at subscribers was not seen".to_owned(),
         (Some(_), false) => "those of streams that were not searched are not known".to_owned(),
         (Some(_), true) => format!(
             "no durable consumer here takes {name} from where the event is: its subscribers have never run in this \
-             account of NATS, or run elsewhere"
+             account of the server {server}, or run elsewhere"
         ),
     }
 }

@@ -1,26 +1,15 @@
 //! What is told of an event, made from what was found of it. Never searches.
 
 use chrono::{DateTime, Utc};
-use tidings_contract::{Envelope, EventId};
+use tidings_contract::EventId;
 
 use super::{
     report::{OutboxTrace, StoredEvent, TracedBatch, TracedEvent},
-    search::{Meant, made_at},
+    search::made_at,
 };
 use crate::bus::{Expanse, Sighting};
 
 impl TracedEvent {
-    pub(super) fn of(envelope: &Envelope) -> Self {
-        let key = envelope.key().map(str::to_owned);
-        let (name, version) = (envelope.name().as_str(), envelope.version());
-        Self {
-            correlation_id: envelope.correlation_id(),
-            causation_id: envelope.lineage().causation_id.clone(),
-            source: envelope.source().map(str::to_owned),
-            ..Self::named(envelope.id(), name, version, key)
-        }
-    }
-
     pub(super) fn named(event: EventId, name: &str, version: u32, key: Option<String>) -> Self {
         Self {
             event,
@@ -37,15 +26,6 @@ impl TracedEvent {
             taken: None,
             subscribers: Vec::new(),
             unheard: None,
-        }
-    }
-
-    pub(super) fn meant(&self) -> Meant {
-        Meant {
-            id: self.event,
-            name: self.name.clone(),
-            version: self.version,
-            key: self.key.clone(),
         }
     }
 

@@ -92,12 +92,7 @@ impl<'a> Search<'a> {
             return Ok(Inventory::default());
         };
         match Inventory::take(self, &bus, known).await {
-            Ok(inventory) => {
-                let streams = inventory.all.as_ref().map_or(0, Vec::len);
-                let what = format!("the server {}, {streams} streams", bus.server_name());
-                self.say("NATS", what);
-                Ok(inventory)
-            }
+            Ok(inventory) => Ok(inventory),
             Err(error) if self.records.is_none() => Err(error.into()),
             Err(error) => {
                 self.bus = None;

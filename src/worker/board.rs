@@ -1,5 +1,5 @@
-//! What a worker tells of one subscriber, to whoever asks on `tidings.status.<subscriber>`, or on `tidings.status`
-//! for all. Stores nothing, and
+//! What a worker tells of one subscriber, to whoever asks on `tidings.status.<subscriber>`, and on `tidings.status`
+//! which subscribers there are. Stores nothing, and
 //! nobody who works waits for it.
 
 use std::{
@@ -161,32 +161,14 @@ impl Board {
         self.inner().replay_trouble = why_not;
     }
 
-    /// Answers whoever asks for this subscriber or for all, as long as it is polled.
+    /// Answers whoever asks, as long as it is polled.
     pub(super) async fn answer(self: Arc<Self>, bus: Bus) {
-        let own = status_subject(&self.facts.subscriber);
-        futures::join!(self.answer_on(&bus, &own), self.answer_on(&bus, EVERYBODY));
-    }
-
-    async fn answer_on(&self, bus: &Bus, subject: &str) {
-        let untold = Lasting::default();
-        loop {
-            match bus.questions(subject).await {
-                Ok(mut questions) => {
-                    while let Some(question) = questions.next().await {
-                        let status = self.status().await;
-                        // Texts and numbers always serialise.
-                        let status = serde_json::to_vec(&status).unwrap_or_default();
-                        question.answer(Bytes::from(status)).await;
-                    }
-                }
-                Err(error) => {
-                    if let Some(unsaid) = untold.again(Instant::now()) {
-                        tracing::warn!(subject, %error, unsaid, "nobody can be told how the subscriber does");
-                    }
-                }
-            }
-            tokio::time::sleep(PAUSE).await;
-        }
+        let subject = status_subject(&self.facts.subscriber);
+        answer_on(&bus, &subject, || async {
+            // Texts and numbers always serialise.
+            serde_json::to_vec(&self.status().await).unwrap_or_default()
+        })
+        .await;
     }
 
     async fn status(&self) -> Replica {
@@ -237,6 +219,38 @@ impl Board {
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Tells whoever asks which subscribers a worker runs, as long as it is polled. One answer for all of them: who may only
+/// answer may by default do it once.
+pub(super) async fn answer_everybody(bus: Bus, subscribers: Vec<String>) {
+    answer_on(&bus, EVERYBODY, || async {
+        serde_json::to_vec(&subscribers).unwrap_or_default()
+    })
+    .await;
+}
+
+async fn answer_on<Told: Future<Output = Vec<u8>>>(
+    bus: &Bus,
+    subject: &str,
+    tell: impl Fn() -> Told,
+) {
+    let untold = Lasting::default();
+    loop {
+        match bus.questions(subject).await {
+            Ok(mut questions) => {
+                while let Some(question) = questions.next().await {
+                    question.answer(Bytes::from(tell().await)).await;
+                }
+            }
+            Err(error) => {
+                if let Some(unsaid) = untold.again(Instant::now()) {
+                    tracing::warn!(subject, %error, unsaid, "nobody can be told how the subscriber does");
+                }
+            }
+        }
+        tokio::time::sleep(PAUSE).await;
     }
 }
 

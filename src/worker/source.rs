@@ -24,7 +24,7 @@ use super::{
 use crate::{
     bus::{
         Bus, BusError, ConsumerLook, ConsumerSpec, Deliveries, Delivery, PullError, Pulled, Puller,
-        PullerOptions, Start,
+        PullerOptions,
     },
     executor::{Arrival, PROGRESS},
     log::Lasting,

@@ -104,6 +104,12 @@ async fn events_that_wait_for_nobody_end_with_1_and_a_pause_with_0() {
     let world = World::start(Store::Sqlite).await;
     let service = Service::start(&world).await;
     assert_eq!(world.run(&LIST).await.code, Some(0));
+    service.publish("k").await;
+    eventually("it is handled", || async {
+        let shown = world.ok(&["subscribers", "show", NAME]).await;
+        shown.contains("1 handled")
+    })
+    .await;
     let bus = service.bus.clone();
     service.stop().await;
     assert_eq!(world.list_ends(0).await.code, Some(0), "nothing waits");

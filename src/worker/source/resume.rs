@@ -42,6 +42,7 @@ impl Source {
             }
             Err(error) => {
                 let stream = &self.consumer.stream;
+                let told = error.told_of(stream);
                 let error = error.to_string();
                 if let Some(unsaid) = self.unset.again_as(&error, Instant::now().into_std()) {
                     let error = &*short(&error);
@@ -53,7 +54,7 @@ impl Source {
                         "the consumer cannot be set up"
                     );
                 }
-                self.hands.stalled(format!("{stream}: {error}"));
+                self.hands.stalled(format!("{stream}: {told}"));
                 self.resume_at = Some(Instant::now() + self.pause);
                 self.pause = (self.pause * 2).min(LONGEST_PAUSE);
             }
