@@ -53,6 +53,8 @@ mod resume;
 mod retries;
 mod roles;
 mod rollouts;
+mod rows;
+mod rules;
 mod sql;
 mod stalls;
 mod starts;

@@ -36,6 +36,8 @@ pub(super) struct Fetcher<DB: Store> {
     connection: DB::Connection,
     cursor: DB::Cursor,
     size: PageSize,
+    /// What the server takes.
+    max_payload: usize,
     pings: Pin<Box<dyn Stream<Item = ()> + Send>>,
     poll: Poll,
     agenda: Agenda,
@@ -51,11 +53,14 @@ impl<DB: Store> Fetcher<DB> {
         batch: usize,
     ) -> Result<Self, Fault> {
         let subject = wake::subject(outbox.shared.names.schema());
+        let mut connection = outbox.connect().await?;
+        DB::note_limit(&mut connection, &outbox.shared.names, bus.max_payload()).await?;
         Ok(Self {
             outbox: outbox.clone(),
-            connection: outbox.connect().await?,
+            connection,
             cursor,
             size: PageSize::new(batch * BATCHES_A_PAGE, batch * BATCHES_A_PAGE),
+            max_payload: bus.max_payload(),
             pings: Box::pin(bus.pings(&subject).await?),
             poll: Poll::new(Instant::now()),
             agenda: Agenda::new(Instant::now()),
@@ -97,6 +102,7 @@ impl<DB: Store> Fetcher<DB> {
         let asked = Instant::now();
         let bound = Bound {
             rows: self.size.rows(),
+            bytes: self.max_payload,
             with_due: self.agenda.is_looked_into(asked),
         };
         let names = &self.outbox.shared.names;

@@ -382,10 +382,10 @@ impl<DB: Store> Keeper<DB> {
             waits_for,
         } in parked
         {
-            let (id, name, key) = (row.event, &row.name, &row.key);
+            let (place, id, name, key) = (row.id, row.event, &row.name, &row.key);
             match waits_for {
                 None => {
-                    tracing::error!(event.id = %id, event.name = name, key, error, "the event is parked");
+                    tracing::error!(row = place, event.id = %id, event.name = name, key, error, "the event is parked");
                 }
                 // The trouble is said once, and not for each event.
                 Some(waits_for) => {
