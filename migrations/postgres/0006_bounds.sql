@@ -24,9 +24,9 @@ from none order by due, place;
 alter table tidings.delayed add constraint delayed_is_event check (
     version > 0 and at >= '0001-01-01 00:00:00+00' and at < '10000-01-01 00:00:00+00');
 
+drop index tidings.parked_key_id_idx;
 -- An index takes no key of some thousand bytes, and a row that has one is to be parked, too: no event has such a key,
 -- so nothing follows it.
-drop index tidings.parked_key_id_idx;
 create index on tidings.parked (key, id) where octet_length(key) <= 256;
 
 -- A text in UTF-8; null when it has none, which a database of another encoding can hold. The server would refuse the

@@ -18,7 +18,8 @@ use crate::outbox::{
 };
 
 /// A row that is parked already gets the new reason. What follows it is asked for no more; or is from now on,
-/// when it waits for a stream, which holds nobody up.
+/// when it waits for a stream, which holds nobody up. Another event in the same place, which somebody has given by hand,
+/// gets a place of its own.
 pub(super) async fn park(
     connection: &mut PgConnection,
     names: &Names,
@@ -73,8 +74,16 @@ async fn park_rows(
         )
         insert into tidings.parked
             (id, at, event, name, version, key, headers, payload, error, waits_for)
-        select * from unnest($1::bigint[], $2::timestamptz[], $3::uuid[], $4::text[], $5::int[], $6::text[],
-                             $7::text[], $8::bytea[], $9::text[], $10::text[])
+        select case when twin > 1 or exists (select from tidings.parked as other
+                                             where other.id = row.id and other.event <> row.event)
+                    then nextval('tidings.outbox_id') else id end,
+               at, event, name, version, key, headers, payload, error, waits_for
+        from (
+            select *, row_number() over (partition by id) as twin
+            from unnest($1::bigint[], $2::timestamptz[], $3::uuid[], $4::text[], $5::int[], $6::text[],
+                        $7::text[], $8::bytea[], $9::text[], $10::text[])
+                as given (id, at, event, name, version, key, headers, payload, error, waits_for)
+        ) as row
         on conflict (id) do update
         set error = excluded.error, waits_for = excluded.waits_for, asked_at = null";
     let ids: Vec<i64> = rows.iter().map(|parked| parked.row.id).collect();
@@ -119,7 +128,7 @@ async fn move_flawed(
     flawed: &[&Parked],
 ) -> Result<(), sqlx::Error> {
     let park = "with flawed as (
-            select * from unnest($1::bigint[], $2::text[], $3::text[]) as flawed (id, error, key)
+            select * from unnest($1::bigint[], $2::text[], $3::text[], $4::uuid[]) as flawed (id, error, key, event)
         ), following as (
             update tidings.parked as log set asked_at = null
             from flawed as held
@@ -128,27 +137,33 @@ async fn move_flawed(
               and (log.waits_for is null or log.waits_for not like 'stream %')
         ), known as (
             update tidings.parked as parked set error = flawed.error, waits_for = null, asked_at = null
-            from flawed where parked.id = flawed.id
+            from flawed where parked.id = flawed.id and parked.event = flawed.event
         )
         insert into tidings.parked (id, at, event, name, version, key, headers, payload, error)
-        select distinct on (log.id)
-               log.id, log.at, log.event, log.name, log.version, log.key, log.headers, log.payload, flawed.error
-        from tidings.outbox as log join flawed on flawed.id = log.id
+        select case when row_number() over (partition by log.id) > 1
+                         or exists (select from tidings.parked as other where other.id = log.id)
+                    then nextval('tidings.outbox_id') else log.id end,
+               log.at, log.event, log.name, log.version, log.key, log.headers, log.payload, flawed.error
+        from tidings.outbox as log
+        join (select distinct on (id, event) * from flawed) as flawed on flawed.id = log.id and flawed.event = log.event
         where log.id = any($1::bigint[])
-          and not exists (select from tidings.parked as parked where parked.id = log.id)
-        order by log.id
-        on conflict (id) do nothing";
+          and not exists (select from tidings.parked as parked where parked.id = log.id and parked.event = log.event)";
     let ids: Vec<i64> = flawed.iter().map(|parked| parked.row.id).collect();
     let errors: Vec<&str> = flawed.iter().map(|parked| &*parked.error).collect();
     let keys: Vec<Option<&str>> = flawed
         .iter()
         .map(|parked| parked.row.key.as_deref())
         .collect();
+    let events: Vec<Uuid> = flawed
+        .iter()
+        .map(|parked| parked.row.event.into())
+        .collect();
     let mut turn = Turn::begin(connection, names).await?;
     query(names, park)
         .bind(ids)
         .bind(errors)
         .bind(keys)
+        .bind(events)
         .execute(&mut *turn)
         .await?;
     turn.end().await
