@@ -45,8 +45,8 @@ pub enum EnvelopeError {
     /// The name breaks the rules of [`Name`].
     #[error(transparent)]
     Name(#[from] NameError),
-    /// Versions count from 1.
-    #[error("{0} has version 0: versions count from 1")]
+    /// Versions count from 1, and end at [`Envelope::MAX_VERSION`].
+    #[error("{0} has a version that is refused: use 1 to {max}", max = Envelope::MAX_VERSION)]
     Version(Name),
     /// Only another publisher can have made it: its payload is not JSON.
     #[error(
@@ -95,8 +95,9 @@ impl<E: Event> IntoEnvelope for &E {
 }
 
 impl IntoEnvelope for Envelope {
-    /// Refuses what only a foreign publisher can have made: an event without a version, with a key over
-    /// [`Envelope::MAX_KEY_BYTES`], or with a payload that is not JSON. Make a new envelope of it with [`Envelope::raw`].
+    /// Refuses what only a foreign publisher can have made: an event without a version or with one over
+    /// [`Envelope::MAX_VERSION`], with a key over [`Envelope::MAX_KEY_BYTES`], or with a payload that is not JSON. Make a
+    /// new envelope of it with [`Envelope::raw`].
     fn into_envelope(self) -> Result<Envelope, EnvelopeError> {
         self.check()?;
         Ok(self)
@@ -106,6 +107,8 @@ impl IntoEnvelope for Envelope {
 impl Envelope {
     /// The longest key, in bytes.
     pub const MAX_KEY_BYTES: usize = 256;
+    /// The highest version: what the databases of the outbox, and most languages, call an integer.
+    pub const MAX_VERSION: u32 = i32::MAX.unsigned_abs();
 
     /// An event with a new id, its key and its JSON.
     ///
@@ -166,7 +169,7 @@ impl Envelope {
     }
 
     fn check(&self) -> Result<(), EnvelopeError> {
-        if self.version == 0 {
+        if self.version == 0 || self.version > Self::MAX_VERSION {
             return Err(EnvelopeError::Version(self.name.clone()));
         }
         if let Some(media_type) = &self.media_type {
@@ -389,9 +392,12 @@ mod tests {
     }
 
     #[test]
-    fn version_0_and_a_malformed_name_are_refused() {
-        let version = Envelope::raw("user.created", 0, None, "{}");
-        assert!(matches!(version, Err(EnvelopeError::Version(_))));
+    fn a_version_out_of_range_and_a_malformed_name_are_refused() {
+        for version in [0, Envelope::MAX_VERSION + 1, u32::MAX] {
+            let refused = Envelope::raw("user.created", version, None, "{}");
+            assert!(matches!(refused, Err(EnvelopeError::Version(_))));
+        }
+        assert!(Envelope::raw("user.created", Envelope::MAX_VERSION, None, "{}").is_ok());
         let name = Envelope::raw("User", 1, None, "{}");
         assert!(matches!(name, Err(EnvelopeError::Name(_))));
     }

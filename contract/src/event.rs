@@ -28,7 +28,7 @@ pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// The name, such as `user.created`; see [`Name`](crate::Name) for its rules.
     const NAME: &'static str;
 
-    /// The version of the payload's shape, 1 or more.
+    /// The version of the payload's shape: 1 to [`Envelope::MAX_VERSION`](crate::Envelope::MAX_VERSION).
     const VERSION: u32;
 
     /// What the event is about; events of one key are kept in order. `None`: no order is wanted.

@@ -6,6 +6,27 @@
 //! * [`wire`]: how an envelope looks as a NATS message, for any client in any language.
 //! * [`Pattern`]: which names a subject such as `user.>` covers.
 //!
+//! # Rules
+//!
+//! There is one list of them, for [`Envelope`], for the SQL function `tidings.enqueue`, and for the relay, which parks
+//! what was written past both:
+//!
+//! | what | rule |
+//! |---|---|
+//! | name | [`Name`]: two or more lower-case words joined by dots, at most [`Name::MAX_BYTES`]; the first is neither `tidings` nor `dead-letter` |
+//! | version | 1 to [`Envelope::MAX_VERSION`] |
+//! | key | none, or 1 to [`Envelope::MAX_KEY_BYTES`] without control characters (C0, DEL, C1), and without white space (Unicode's) at an end |
+//! | name of a header | 1 or more visible ASCII characters, no colon |
+//! | reserved, in any letter case | names that begin with `ce-`, `nats-` or `tidings-`; `content-type`, `traceparent`, `tracestate` |
+//! | value of a header | any text, also an empty one, without control characters, and without white space at an end |
+//! | `traceparent`, `tracestate`, `ce-correlationid`, `ce-causationid`, `ce-source` | what [`Lineage`] and the source are carried by: 1 to [`Lineage::MAX_BYTES`], else as a value |
+//! | headers of a message | at most [`wire::MAX_HEADER_BYTES`] as [`wire::header_bytes`] counts them |
+//! | message | headers and payload together within the server's `max_payload` |
+//! | time of a row | the years 1 to 9999 |
+//!
+//! In the headers of the SQL function, and in those that the outbox keeps, the system's own five are said by their
+//! names. `ce-time` is among them in the outbox only: what is written by SQL happens when it is written.
+//!
 //! This crate does no I/O and knows no server. A package of events depends on it alone:
 //!
 //! ```

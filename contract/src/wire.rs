@@ -219,7 +219,12 @@ mod tests {
     #[test]
     fn the_longest_system_headers_are_within_the_bound() {
         let key = "\u{e9}".repeat(128);
-        let envelope = Envelope::raw("user.created", u32::MAX, Some(&key), "{}").unwrap();
+        let envelope = Envelope::raw("user.created", 1, Some(&key), "{}").unwrap();
+        let version = u32::MAX;
+        let envelope = Envelope {
+            version,
+            ..envelope
+        };
         let envelope = envelope.at(DateTime::<Utc>::MAX_UTC);
         let defaults = Defaults {
             source: &key,

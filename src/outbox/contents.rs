@@ -1,7 +1,7 @@
 //! What is in the outbox, for whoever wants to see all of it: tests. Never what the relay does with it.
 
 use sqlx::Database;
-use tidings_contract::{Envelope, wire};
+use tidings_contract::Envelope;
 
 use super::{
     Outbox, Store,
@@ -18,25 +18,20 @@ pub trait Contents: Database<Connection: Send> {
 }
 
 impl<DB: Store> Outbox<DB> {
-    /// All events that are kept, in the order of the outbox.
+    /// All events that are kept, in the order of the outbox. A row that is none is left out, and said.
     pub(crate) async fn contents(
         &self,
     ) -> Result<Vec<Envelope>, Box<dyn std::error::Error + Send + Sync>> {
         let mut connection = self.acquire().await?;
         let rows = DB::contents(&mut connection, &self.shared.names).await;
         let rows = self.end(connection, rows).await?;
-        let envelope = |row: Row| {
-            let version = u32::try_from(row.version).unwrap_or(0);
-            let key = row.key.as_deref();
-            wire::from_stored(
-                row.event,
-                &row.name,
-                version,
-                key,
-                &row.headers,
-                row.payload,
-            )
+        let event = |row: Row| match row.envelope() {
+            Ok(envelope) => Some(envelope),
+            Err(error) => {
+                tracing::warn!(row = row.id, error, "a row of the outbox is no event");
+                None
+            }
         };
-        Ok(rows.into_iter().map(envelope).collect::<Result<_, _>>()?)
+        Ok(rows.into_iter().filter_map(event).collect())
     }
 }

@@ -8,6 +8,7 @@
 
 mod ahead;
 mod chunks;
+mod columns;
 mod contents;
 mod delayed;
 mod diagnosis;

@@ -9,7 +9,8 @@ use tidings_contract::EventId;
 
 use super::{Entry, Outbox, OutboxError, Store, Way};
 
-/// An event that is put aside.
+/// An event that is put aside. A row that cannot be read is told as far as it can: an event id of zeros, the nearest
+/// time of the years 1 to 9999, the beginning of a name or a key that is too long; its error says which.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct ParkedEvent {
@@ -23,11 +24,14 @@ pub struct ParkedEvent {
     pub version: i32,
     /// The event's key.
     pub key: Option<String>,
-    /// The headers, a JSON object of texts.
+    /// The headers, a JSON object of texts; left out when they have more than 400,000 bytes.
     pub headers: String,
-    /// The payload; as text where it is.
+    /// The payload; as text where it is. A list leaves it out when it has more than 4 MiB; what is discarded has all
+    /// of it.
     #[serde(serialize_with = "as_text")]
     pub payload: Vec<u8>,
+    /// How many bytes the payload has.
+    pub payload_bytes: u64,
     /// When it was written.
     pub at: DateTime<Utc>,
     /// When it was put aside.
@@ -100,8 +104,18 @@ impl FromStr for WaitsFor {
     }
 }
 
+/// An error as a table keeps it: no longer than somebody reads.
+pub(super) fn kept(error: &str) -> String {
+    const LONGEST: usize = 2000;
+    match error.char_indices().nth(LONGEST) {
+        None => error.to_owned(),
+        Some((end, _)) => format!("{} ...", &error[..end]),
+    }
+}
+
 impl<DB: Store> Outbox<DB> {
-    /// The events that are put aside, in the order of their places, behind a place.
+    /// The events that are put aside, in the order of their places, behind a place; at most `limit`, and fewer when
+    /// they are large: there is nothing more behind the last one only when there is none.
     ///
     /// # Errors
     /// [`OutboxError::NotMigrated`] without tables, else [`OutboxError::Database`].
@@ -131,7 +145,8 @@ impl<DB: Store> Outbox<DB> {
         Ok(asked)
     }
 
-    /// Gives up what is put aside, for ever; at most `limit` events at once, in the order of their places.
+    /// Gives up what is put aside, for ever; at most `limit` events at once, and fewer when they are large, in the
+    /// order of their places; none when there is nothing left.
     /// Returns what was given up, so that it can be kept elsewhere. What is parked behind a discarded event
     /// stays parked until it is asked for.
     ///
@@ -185,6 +200,13 @@ fn given_up(event: &ParkedEvent) -> Entry {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_is_cut_between_two_characters() {
+        assert_eq!(kept("too large"), "too large");
+        let long = kept(&"\u{1f600}".repeat(5000));
+        assert_eq!(long.chars().count(), 2004);
+    }
 
     #[test]
     fn what_a_row_waits_for_is_written_as_it_is_read() {

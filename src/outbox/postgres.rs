@@ -1,6 +1,7 @@
 //! The outbox on PostgreSQL 14 or newer: an insert-only log in a ring of partitions, and a cursor that
 //! is a snapshot. Needs no superuser and no extension.
 
+mod columns;
 mod contents;
 mod delayed;
 mod fetch;
@@ -76,6 +77,10 @@ impl Statements for Postgres {
             sql: include_str!("../../migrations/postgres/0005_repairs.sql"),
         },
         Migration {
+            name: "0006_bounds",
+            sql: include_str!("../../migrations/postgres/0006_bounds.sql"),
+        },
+        Migration {
             name: "0007_nats",
             sql: include_str!("../../migrations/postgres/0007_nats.sql"),
         },
@@ -91,11 +96,13 @@ impl Statements for Postgres {
         const UNDEFINED_SCHEMA: &str = "3F000";
         // Of a later migration than the last one that was run.
         const UNDEFINED_COLUMN: &str = "42703";
+        const UNDEFINED_FUNCTION: &str = "42883";
         error
             .as_database_error()
             .and_then(|error| error.code())
             .is_some_and(|code| {
-                [UNDEFINED_TABLE, UNDEFINED_SCHEMA, UNDEFINED_COLUMN].contains(&&*code)
+                let undefined = [UNDEFINED_TABLE, UNDEFINED_SCHEMA, UNDEFINED_COLUMN];
+                undefined.contains(&&*code) || code == UNDEFINED_FUNCTION
             })
     }
 
@@ -257,12 +264,13 @@ impl Statements for Postgres {
             ), held as materialized (
                 -- who waits for another subject is another first one; once, and not for each row that follows
                 select key, min(id) as id from tidings.parked
-                where key in (select key from freed) and waits_for like 'subject %' and id <> all($17::bigint[])
+                where key in (select key from freed) and octet_length(key) <= 256
+                  and waits_for like 'subject %' and id <> all($17::bigint[])
                 group by key
             ), following as (
                 update tidings.parked as log set asked_at = clock_timestamp()
                 where key in (select key from freed)
-                  and waits_for is null and asked_at is null and id <> all($17::bigint[])
+                  and octet_length(key) <= 256 and waits_for is null and asked_at is null and id <> all($17::bigint[])
                   and not exists (select from held where held.key = log.key and held.id < log.id)
             )
             select exists (select from tidings.parked where asked_at is not null),
@@ -329,6 +337,20 @@ impl Statements for Postgres {
         turn.end().await
     }
 
+    async fn note_limit(
+        connection: &mut PgConnection,
+        names: &Names,
+        max_payload: usize,
+    ) -> Result<(), sqlx::Error> {
+        let note = "update tidings.relay set max_payload = $1 where max_payload <> $1";
+        let mut turn = Turn::begin(connection, names).await?;
+        query(names, note)
+            .bind(i32::try_from(max_payload).unwrap_or(i32::MAX))
+            .execute(&mut *turn)
+            .await?;
+        turn.end().await
+    }
+
     async fn release(
         connection: &mut PgConnection,
         names: &Names,
@@ -351,10 +373,7 @@ impl Statements for Postgres {
         cursor: &PgCursor,
         bound: Bound,
     ) -> Result<Page<PgCursor>, sqlx::Error> {
-        let mut turn = Turn::begin(connection, names).await?;
-        let page = fetch::page(&mut turn, names, cursor, bound).await?;
-        turn.end().await?;
-        Ok(page)
+        fetch::page(connection, names, cursor, bound).await
     }
 
     async fn park(
@@ -513,6 +532,7 @@ async fn insert_one(
         .map(drop)
 }
 
+/// An envelope has no higher version.
 fn version_of(envelope: &Envelope) -> i32 {
     i32::try_from(envelope.version()).unwrap_or(i32::MAX)
 }

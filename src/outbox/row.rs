@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures::{Stream, TryStreamExt};
-use tidings_contract::EventId;
+use tidings_contract::{Envelope, EventId, wire};
 
 use crate::bus::Identity;
 
@@ -26,6 +26,10 @@ pub struct Row {
     pub headers: String,
     /// The payload.
     pub payload: Bytes,
+    /// Why it is no event, when a column is not what it is for, or too large to be read. Then the place is the
+    /// row's and the key is when there is one; the rest tells what could be told. The row is parked inside the
+    /// database.
+    pub flaw: Option<String>,
 }
 
 /// A page of them.
@@ -53,6 +57,18 @@ impl<'a> From<&'a Row> for Identity<'a> {
 }
 
 impl Row {
+    /// The event, or why it is none.
+    pub(super) fn envelope(&self) -> Result<Envelope, String> {
+        if let Some(flaw) = &self.flaw {
+            return Err(flaw.clone());
+        }
+        let version = u32::try_from(self.version).unwrap_or(0);
+        let key = self.key.as_deref();
+        let payload = self.payload.clone();
+        let read = wire::from_stored(self.event, &self.name, version, key, &self.headers, payload);
+        read.map_err(|error| error.to_string())
+    }
+
     fn bytes(&self) -> usize {
         let key = self.key.as_ref().map_or(0, String::len);
         self.payload.len() + self.headers.len() + self.name.len() + key
@@ -96,6 +112,7 @@ mod tests {
             key: Some("k".into()),
             headers: "x".repeat(bytes - bytes / 2 - 4),
             payload: vec![0; bytes / 2].into(),
+            flaw: None,
         });
         let even = |row: Row| Ok(Some(row).filter(|row| row.id % 2 == 0));
         let reading = Rows::read(stream::iter(rows.map(Ok)), even);

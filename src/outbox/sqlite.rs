@@ -1,6 +1,7 @@
 //! The outbox on SQLite, the embedded default. One writer at a time, so the order of ids is the order
 //! of commits and the cursor is an id.
 
+mod columns;
 mod contents;
 mod delayed;
 mod home;
@@ -16,21 +17,17 @@ mod traced;
 
 use std::{collections::HashSet, time::Duration};
 
-use bytes::Bytes;
-use chrono::{DateTime, Utc};
-use sqlx::{
-    Row as _, Sqlite, SqliteConnection,
-    sqlite::{SqliteConnectOptions, SqliteRow},
-};
+use sqlx::{Row as _, Sqlite, SqliteConnection, sqlite::SqliteConnectOptions};
 use tidings_contract::{Envelope, EventId, wire};
-use uuid::Uuid;
+
+use columns::{read, rows};
 
 use super::{
     ParkedEvent, ParkedSelection,
     parked::WaitsFor,
     status::Status,
     store::{
-        Bound, Checkpoint, Claim, LEDGER_RETENTION, Migration, Names, Page, Parked, Reclaimed, Row,
+        Bound, Checkpoint, Claim, LEDGER_RETENTION, Migration, Names, Page, Parked, Reclaimed,
         Rows, Statements, Tenure, Waiting, Written, positions_from, positions_text, sequence,
     },
 };
@@ -72,6 +69,10 @@ impl Statements for Sqlite {
         Migration {
             name: "0005_repairs",
             sql: include_str!("../../migrations/sqlite/0005_repairs.sql"),
+        },
+        Migration {
+            name: "0006_bounds",
+            sql: include_str!("../../migrations/sqlite/0006_bounds.sql"),
         },
         Migration {
             name: "0007_nats",
@@ -302,13 +303,16 @@ impl Statements for Sqlite {
             true => delayed::due_in(connection, names).await?,
             false => None,
         };
-        let fetch = "select id, at, event, name, version, key, headers, payload from tidings_outbox
-            where id > ? order by id limit ?";
+        let fetch = rows!(
+            "?3",
+            "from tidings_outbox where id > ?1 order by id limit ?2"
+        );
         let found = sqlx::query(names.sql(fetch, '_'))
             .bind(*cursor)
             .bind(i64::try_from(bound.rows).unwrap_or(i64::MAX))
+            .bind(i64::try_from(bound.bytes).unwrap_or(i64::MAX))
             .fetch(connection);
-        let read = Rows::read(found, |row| read(&row).map(Some)).await?;
+        let read = Rows::read(found, |row| read(&row, bound.bytes).map(Some)).await?;
         let Rows { rows, are_cut } = read;
         let next = rows.last().map_or(*cursor, |row| row.id);
         let is_whole = rows.len() < bound.rows && !are_cut;
@@ -458,21 +462,6 @@ impl Statements for Sqlite {
     ) -> Result<Status, sqlx::Error> {
         status::status(connection, names).await
     }
-}
-
-fn read(row: &SqliteRow) -> Result<Row, sqlx::Error> {
-    let at: DateTime<Utc> =
-        DateTime::from_timestamp_micros(row.try_get(1)?).unwrap_or(DateTime::UNIX_EPOCH);
-    Ok(Row {
-        id: row.try_get(0)?,
-        at,
-        event: EventId::from(row.try_get::<Uuid, _>(2)?),
-        name: row.try_get(3)?,
-        version: row.try_get(4)?,
-        key: row.try_get(5)?,
-        headers: row.try_get(6)?,
-        payload: Bytes::from(row.try_get::<Vec<u8>, _>(7)?),
-    })
 }
 
 fn micros(duration: Duration) -> i64 {

@@ -131,6 +131,15 @@ pub trait Statements:
         troubles: &str,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
+    /// Writes down what the server takes, headers and payload together, for those who ask the database.
+    fn note_limit(
+        _connection: &mut Self::Connection,
+        _names: &Names,
+        _max_payload: usize,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
+        std::future::ready(Ok(()))
+    }
+
     /// Ends the lease, so that a stand-by need not wait for it.
     fn release(
         connection: &mut Self::Connection,
@@ -147,7 +156,8 @@ pub trait Statements:
     ) -> impl Future<Output = Result<Page<Self::Cursor>, sqlx::Error>> + Send;
 
     /// Puts rows aside with their errors. A row that is parked already gets the new error, and is no longer
-    /// asked for; nor is what follows it under its key, unless it waits for a stream: then that is.
+    /// asked for; nor is what follows it under its key, unless it waits for a stream: then that is. A row with a
+    /// flaw is moved as it is, inside the database.
     fn park(
         connection: &mut Self::Connection,
         names: &Names,
@@ -412,22 +422,26 @@ impl Waiting {
         self.is_asked || !self.reasons.is_empty()
     }
 
-    /// A row of the statement; without a reason it says that rows are asked for.
+    /// A row of the statement; without a reason it says that rows are asked for. A reason that nobody knows is
+    /// none: its rows wait until they are asked for.
     pub(super) fn add(
         &mut self,
         waits_for: Option<String>,
         name: Option<String>,
         error: Option<String>,
-    ) -> Result<(), sqlx::Error> {
-        match waits_for {
-            None => self.is_asked = true,
-            Some(waits_for) => self.reasons.push(Reason {
-                waits_for: waits_for.parse()?,
+    ) {
+        let Some(waits_for) = waits_for else {
+            self.is_asked = true;
+            return;
+        };
+        match waits_for.parse() {
+            Ok(waits_for) => self.reasons.push(Reason {
+                waits_for,
                 name: name.unwrap_or_default(),
                 error: error.unwrap_or_default(),
             }),
+            Err(error) => tracing::debug!(%error, "a parked row waits for nothing that is known"),
         }
-        Ok(())
     }
 }
 
@@ -457,6 +471,8 @@ pub struct Entry {
 pub struct Bound {
     /// At most this many rows.
     pub rows: usize,
+    /// No payload of more bytes is read: the database says only that it has more.
+    pub bytes: usize,
     /// Whether to say when the next delayed event is due.
     pub with_due: bool,
 }

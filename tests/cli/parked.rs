@@ -1,8 +1,14 @@
 //! `tidings outbox parked`, `show`, `unpark` and `discard`.
 
-use crate::support::{World, eventually};
+use sqlx::{Connection, PgConnection, SqliteConnection};
 
-both!(what_is_parked_is_listed_shown_asked_for_and_given_up);
+use crate::support::{Store, World, eventually};
+
+both!(
+    what_is_parked_is_listed_shown_asked_for_and_given_up,
+    a_row_that_cannot_be_read_is_told_and_given_up,
+    a_version_that_no_table_holds_is_refused,
+);
 
 async fn what_is_parked_is_listed_shown_asked_for_and_given_up(world: World) {
     let world = world.set_up().await;
@@ -58,4 +64,65 @@ async fn what_is_parked_is_listed_shown_asked_for_and_given_up(world: World) {
     let given_up = world.json(&["outbox", "discard", "--all", "--yes"]).await;
     assert_eq!(given_up.len(), 3, "{given_up:?}");
     assert_eq!(world.ok(&["outbox", "parked"]).await, "nothing is parked\n");
+}
+
+/// As somebody writes it past the program; before the tables had bounds, on Postgres.
+async fn write(world: &World, postgres: &'static str, sqlite: &'static str) {
+    match world.store {
+        Store::Postgres => {
+            let connection = PgConnection::connect(&world.database_url).await;
+            let mut connection = connection.unwrap();
+            let done = sqlx::raw_sql(postgres).execute(&mut connection).await;
+            done.unwrap();
+        }
+        Store::Sqlite => {
+            let connection = SqliteConnection::connect(&world.database_url).await;
+            let mut connection = connection.unwrap();
+            let done = sqlx::raw_sql(sqlite).execute(&mut connection).await;
+            done.unwrap();
+        }
+    }
+}
+
+async fn a_row_that_cannot_be_read_is_told_and_given_up(world: World) {
+    let world = world.set_up().await;
+    let on_postgres = "alter table tidings.outbox drop constraint outbox_is_event;
+        insert into tidings.outbox (event, name, key, payload, at)
+            values (gen_random_uuid(), 'user.named', 'ada', '{}', 'infinity')";
+    let on_sqlite = "insert into tidings_outbox (event, name, key, payload, at)
+        values (randomblob(16), 'user.named', 'ada', x'7b7d', 9223372036854775807)";
+    write(&world, on_postgres, on_sqlite).await;
+    assert_eq!(world.status().await["backlog"], 1);
+    let waiting = world.ok(&["trace", "--key", "ada"]).await;
+    assert!(waiting.contains("waits for the relay"), "{waiting}");
+    let relay = world.spawn(&["relay"]);
+    world.backlog_is(0).await;
+    assert_eq!(relay.signalled("TERM").await, Some(0));
+
+    let list = world.ok(&["outbox", "parked"]).await;
+    assert!(list.contains("its time is not between"), "{list}");
+    let shown = world.ok(&["outbox", "show", "1"]).await;
+    assert!(shown.contains("user.named, version 1"), "{shown}");
+    let parked = world.ok(&["trace", "--key", "ada"]).await;
+    assert!(parked.contains("its time is not between"), "{parked}");
+    world.ok(&["outbox", "unpark", "1"]).await;
+    let given_up = world.json(&["outbox", "discard", "1"]).await;
+    assert_eq!(given_up[0]["payload"], "{}");
+    assert_eq!(given_up[0]["payload_bytes"], 2);
+    world.ok(&["verify"]).await;
+}
+
+async fn a_version_that_no_table_holds_is_refused(world: World) {
+    let world = world.set_up().await;
+    let version = [
+        "publish",
+        "user.noted",
+        "--data",
+        "1",
+        "--version",
+        "2147483648",
+    ];
+    let said = world.refused(2, &version).await;
+    assert!(said.contains("use 1 to 2147483647"), "{said}");
+    assert_eq!(world.status().await["backlog"], 0);
 }

@@ -70,6 +70,8 @@ mod resume;
 mod retries;
 mod roles;
 mod rollouts;
+mod rows;
+mod rules;
 mod settings;
 mod settings_bucket;
 mod settings_limits;

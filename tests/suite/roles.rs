@@ -84,6 +84,42 @@ async fn a_role_that_may_only_insert_produces_and_one_that_owns_nothing_relays()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_role_that_produces_gives_a_row_neither_its_place_nor_its_time_nor_its_transaction() {
+    let world = Pg::start().await;
+    grant(&world).await;
+    let producer = as_role(&world, "producer").await;
+    for (column, value) in [
+        ("at", "'infinity'"),
+        ("id", "1"),
+        ("xid", "'3'"),
+        ("slot", "0"),
+    ] {
+        let insert = format!(
+            "insert into tidings.outbox (event, name, payload, {column})
+            values (gen_random_uuid(), 'user.created', '{{}}', {value})"
+        );
+        let refused = sqlx::raw_sql(sqlx::AssertSqlSafe(insert))
+            .execute(producer.pool())
+            .await;
+        let refused = refused.expect_err(column).to_string();
+        assert!(refused.contains("permission denied"), "{column}: {refused}");
+    }
+    // An event that is measured against the server's limit needs no right of its own.
+    let large =
+        "select tidings.enqueue('user.created', 1, 'a', to_json(repeat('x', 200000)))::text";
+    Postgres::word(producer.pool(), large).await;
+    let larger = large.replace("200000", "2000000");
+    let refused = sqlx::raw_sql(sqlx::AssertSqlSafe(larger))
+        .execute(producer.pool())
+        .await
+        .unwrap_err();
+    assert!(
+        refused.to_string().contains("the limit is 1048576"),
+        "{refused}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_relay_that_may_not_free_old_rows_says_so() {
     log::listen();
     let world = Pg::start().await;

@@ -1,4 +1,4 @@
-//! A version is a whole number from 1.
+//! A version is a whole number from 1 to 2147483647.
 
 use serde::{Deserialize, Serialize};
 use tidings_contract::Event;
@@ -10,7 +10,7 @@ struct Zero {
 }
 
 #[derive(Serialize, Deserialize, Event)]
-#[event(name = "user.created", version = 4294967296, key = id)]
+#[event(name = "user.created", version = 2147483648, key = id)]
 struct TooLarge {
     id: u64,
 }

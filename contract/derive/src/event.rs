@@ -7,6 +7,8 @@ use syn::{Attribute, DeriveInput, Error, Ident, LitInt, LitStr, Result, meta::Pa
 
 use crate::name;
 
+/// What `tidings_contract::Envelope::MAX_VERSION` says, which this crate cannot use.
+const MAX_VERSION: u32 = i32::MAX.unsigned_abs();
 const USAGE: &str =
     "say what the event is: #[event(name = \"user.created\", version = 1, key = id)]";
 
@@ -101,10 +103,10 @@ fn checked_name(meta: &ParseNestedMeta<'_>) -> Result<LitStr> {
 fn checked_version(meta: &ParseNestedMeta<'_>) -> Result<u32> {
     let literal: LitInt = meta.value()?.parse()?;
     match literal.base10_parse() {
-        Ok(version @ 1..) => Ok(version),
+        Ok(version @ 1..=MAX_VERSION) => Ok(version),
         _ => Err(Error::new(
             literal.span(),
-            "a version is a whole number from 1",
+            "a version is a whole number from 1 to 2147483647",
         )),
     }
 }

@@ -13,7 +13,7 @@ use quote::quote;
 /// place of `key`. Name, version and key are checked when the program is compiled.
 ///
 /// * `name`: two or more lower-case words joined by dots, at most 200 bytes.
-/// * `version`: of the payload's shape, a whole number from 1.
+/// * `version`: of the payload's shape, a whole number from 1 to 2147483647.
 /// * `key`: a field that implements `Display`; events of one key are kept in order.
 /// * `keyless`: no order is wanted.
 #[proc_macro_derive(Event, attributes(event))]

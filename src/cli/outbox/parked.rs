@@ -118,7 +118,12 @@ impl ShowParked {
             return Ok(output::json(event)?);
         }
         let [_, name, key, parked_at, goes_back, why] = row(event);
-        let payload = String::from_utf8_lossy(&event.payload);
+        let payload = match event.payload.len() as u64 {
+            shown if shown < event.payload_bytes => {
+                format!("{} bytes, too many to be shown", event.payload_bytes)
+            }
+            _ => output::printable(&String::from_utf8_lossy(&event.payload)),
+        };
         let rows = [
             ["row", &event.id.to_string()],
             ["event", &event.event.to_string()],
@@ -129,7 +134,7 @@ impl ShowParked {
             ["goes back", &goes_back],
             ["why", &why],
             ["headers", &output::printable(&event.headers)],
-            ["payload", &output::printable(&payload)],
+            ["payload", &payload],
         ];
         Ok(output::table(&rows.map(|row| row.map(str::to_owned)))?)
     }

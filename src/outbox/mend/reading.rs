@@ -1,6 +1,5 @@
 //! Rows that are to be published again, read while others are sent. Never decides which, and never sends one.
 
-use tidings_contract::wire;
 use tokio::sync::mpsc;
 
 use super::{Ends, RepublishError, lane::Item};
@@ -100,15 +99,11 @@ impl Page {
 }
 
 fn item(row: Row) -> Result<Item, RepublishError> {
-    let version = u32::try_from(row.version).unwrap_or(0);
-    let key = row.key.as_deref();
-    let payload = row.payload.clone();
-    let read = wire::from_stored(row.event, &row.name, version, key, &row.headers, payload);
-    match read {
+    match row.envelope() {
         Ok(envelope) => Ok(Item { row, envelope }),
-        Err(error) => Err(RepublishError::Unreadable {
+        Err(reason) => Err(RepublishError::Unreadable {
             row: row.id,
-            reason: error.to_string(),
+            reason,
         }),
     }
 }

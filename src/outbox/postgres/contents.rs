@@ -2,8 +2,12 @@
 
 use sqlx::{PgConnection, Postgres};
 
-use super::{fetch::read, turn::query};
+use super::{
+    columns::{Statement, is_of_a_row, read, rows},
+    turn::query,
+};
 use crate::outbox::{
+    columns::LONGEST_PAYLOAD,
     contents::Contents,
     store::{Names, Row},
 };
@@ -13,9 +17,15 @@ impl Contents for Postgres {
         connection: &mut PgConnection,
         names: &Names,
     ) -> Result<Vec<Row>, sqlx::Error> {
-        let all = "select id, at, event, name, version, key, headers, payload from tidings.outbox
-            order by id";
-        let rows = query(names, all).fetch_all(connection).await?;
-        rows.iter().map(read).collect()
+        const ALL: Statement = rows!(
+            "67108864",
+            "select id, at, event, name, version, key, headers, payload from tidings.outbox"
+        );
+        let [plain, checked] = ALL.ways();
+        let rows = match query(names, plain).fetch_all(&mut *connection).await {
+            Err(error) if is_of_a_row(&error) => query(names, checked).fetch_all(connection).await,
+            rows => rows,
+        };
+        rows?.iter().map(|row| read(row, LONGEST_PAYLOAD)).collect()
     }
 }

@@ -7,10 +7,12 @@ use tidings_contract::{EventId, wire};
 use uuid::Uuid;
 
 use super::{
+    columns::{bytes, moment, shown},
     turn::{Turn, query},
     version_of,
 };
 use crate::outbox::{
+    columns::event_or_nil,
     delayed::{Delayed, DelayedEvent, Schedule},
     store::Names,
 };
@@ -63,8 +65,9 @@ impl Schedule for Postgres {
         key: Option<&str>,
         limit: u32,
     ) -> Result<Vec<DelayedEvent>, sqlx::Error> {
-        let coming = "select event, due, name, version, key, at from tidings.delayed
-            where $1 is null or key = $1 order by due, place limit $2";
+        let coming = "select event, due, tidings.utf8(left(name, 300)), version, tidings.utf8(left(key, 300)), at
+            from (select * from tidings.delayed where $1 is null or key = $1 order by due, place limit $2) as coming
+            order by due, place";
         let mut turn = Turn::begin(connection, names).await?;
         let rows = query(names, coming)
             .bind(key)
@@ -120,11 +123,11 @@ impl Schedule for Postgres {
 
 fn read(row: &PgRow) -> Result<DelayedEvent, sqlx::Error> {
     Ok(DelayedEvent {
-        id: EventId::from(row.try_get::<Uuid, _>(0)?),
-        due: row.try_get(1)?,
-        name: row.try_get(2)?,
+        id: event_or_nil(bytes(row, 0)?),
+        due: moment(row, 1)?,
+        name: shown(row, 2)?.unwrap_or_default(),
         version: row.try_get::<i32, _>(3)?.unsigned_abs(),
-        key: row.try_get(4)?,
-        at: row.try_get(5)?,
+        key: shown(row, 4)?,
+        at: moment(row, 5)?,
     })
 }

@@ -1,15 +1,15 @@
 //! Reading new rows: a cursor that is a snapshot, and one statement that walks little. Never writes.
 
-use bytes::Bytes;
 use futures::TryStreamExt;
-use sqlx::{PgConnection, Row as _, postgres::PgRow};
-use tidings_contract::EventId;
-use uuid::Uuid;
+use sqlx::PgConnection;
 
-use super::turn::query;
+use super::{
+    columns::{Statement, is_of_a_row, read, rows, shown},
+    turn::{Turn, query},
+};
 use crate::outbox::{
     delayed::due_in,
-    store::{Bound, Names, Page, Row, Rows},
+    store::{Bound, Names, Page, Rows},
 };
 
 /// How far the relay is.
@@ -52,8 +52,18 @@ pub(super) async fn page(
     cursor: &PgCursor,
     bound: Bound,
 ) -> Result<Page<PgCursor>, sqlx::Error> {
-    let fetch = "
-        select 0::bigint as id, null::timestamptz as at, null::uuid as event,
+    let [plain, checked] = FETCH.ways();
+    match page_of(connection, names, (cursor, bound), plain).await {
+        Err(error) if is_of_a_row(&error) => {
+            page_of(connection, names, (cursor, bound), checked).await
+        }
+        page => page,
+    }
+}
+
+const FETCH: Statement = rows!(
+    "$7",
+    "select '-9223372036854775808'::bigint as id, null::timestamptz as at, null::uuid as event,
                extract(epoch from pg_postmaster_start_time())::text || ' ' || pg_current_snapshot()::text as name,
                null::int as version,
                case when $6 then (
@@ -83,21 +93,33 @@ pub(super) async fn page(
          where log.id > greatest($2, $3) and not pg_visible_in_snapshot(log.xid, $1::text::pg_snapshot)
            and ($4 is null or pg_visible_in_snapshot(log.xid, $4::text::pg_snapshot))
          order by log.id limit $5)
-        order by id limit $5 + 1";
+        order by id limit $5 + 1"
+);
+
+async fn page_of(
+    connection: &mut PgConnection,
+    names: &Names,
+    (cursor, bound): (&PgCursor, Bound),
+    fetch: &'static str,
+) -> Result<Page<PgCursor>, sqlx::Error> {
     let page = cursor.page.as_ref();
+    let mut turn = Turn::begin(connection, names).await?;
     let mut found = query(names, fetch)
         .bind(&cursor.seen)
         .bind(cursor.floor)
-        .bind(page.map_or(0, |page| page.last_id))
+        // Nobody is to give a row its place; one that is below all others is read all the same.
+        .bind(page.map_or(i64::MIN, |page| page.last_id))
         .bind(page.map(|page| &page.snapshot))
         .bind(i64::try_from(bound.rows).unwrap_or(i64::MAX))
         .bind(bound.with_due)
-        .fetch(connection);
+        .bind(i64::try_from(bound.bytes).unwrap_or(i64::MAX))
+        .fetch(&mut *turn);
     let head = found.try_next().await?.ok_or(sqlx::Error::RowNotFound)?;
-    let snapshot: String = head.try_get("headers")?;
-    let seconds: Option<String> = head.try_get("key")?;
-    cursor.refuse_another(head.try_get("name")?)?;
-    let read = Rows::read(found, |row| read(&row).map(Some)).await?;
+    let snapshot = shown(&head, 6)?.ok_or(sqlx::Error::RowNotFound)?;
+    let seconds = shown(&head, 5)?;
+    cursor.refuse_another(&shown(&head, 3)?.unwrap_or_default())?;
+    let read = Rows::read(found, |row| read(&row, bound.bytes).map(Some)).await?;
+    turn.end().await?;
     let Rows { rows, are_cut } = read;
     let is_cut = rows.len() >= bound.rows || are_cut;
     let next = cursor.after(rows.last().map(|row| row.id), snapshot, is_cut);
@@ -156,19 +178,6 @@ fn is_not_before(now: &str, known: &str) -> bool {
         }
         _ => false,
     }
-}
-
-pub(super) fn read(row: &PgRow) -> Result<Row, sqlx::Error> {
-    Ok(Row {
-        id: row.try_get(0)?,
-        at: row.try_get(1)?,
-        event: EventId::from(row.try_get::<Uuid, _>(2)?),
-        name: row.try_get(3)?,
-        version: row.try_get(4)?,
-        key: row.try_get(5)?,
-        headers: row.try_get(6)?,
-        payload: Bytes::from(row.try_get::<Vec<u8>, _>(7)?),
-    })
 }
 
 #[cfg(test)]

@@ -5,10 +5,11 @@ use std::time::Duration;
 use sqlx::{PgConnection, Postgres, Row as _, postgres::PgRow};
 
 use super::{
-    fetch,
+    columns::{Statement, is_of_a_row, read, rows},
     turn::{Turn, query},
 };
 use crate::outbox::{
+    columns::LONGEST_PAYLOAD,
     mend::{Mending, Way},
     store::{Entry, Names, Rows, sequence},
 };
@@ -92,21 +93,42 @@ impl Mending for Postgres {
                 are_cut: false,
             });
         };
-        let close = "select id, at, event, name, version, key, headers, payload from tidings.outbox
-            where id >= $1 and id <= $2 order by id";
-        let apart = "select id, at, event, name, version, key, headers, payload from tidings.outbox
-            where id >= $1 and id <= $2 and id = any($3) order by id";
+        const CLOSE: Statement = rows!(
+            "67108864",
+            "select id, at, event, name, version, key, headers, payload from tidings.outbox
+            where id >= $1 and id <= $2"
+        );
+        const APART: Statement = rows!(
+            "67108864",
+            "select id, at, event, name, version, key, headers, payload from tidings.outbox
+            where id >= $1 and id <= $2 and id = any($3)"
+        );
         let is_close = last - first < 2 * i64::try_from(places.len()).unwrap_or(i64::MAX / 2);
-        let mut turn = Turn::in_order(connection).await?;
-        let asked = query(names, if is_close { close } else { apart });
-        let asked = asked.bind(first).bind(last);
-        let asked = if is_close { asked } else { asked.bind(places) };
-        let read = |row: PgRow| match places.binary_search(&row.try_get(0)?) {
-            Ok(_) => fetch::read(&row).map(Some),
-            Err(_) => Ok(None),
-        };
-        let rows = Rows::read(asked.fetch(&mut *turn), read).await?;
-        turn.end().await?;
-        Ok(rows)
+        let [plain, checked] = if is_close { CLOSE } else { APART }.ways();
+        let among = (*first, *last, places);
+        match rows_of(connection, names, plain, (among, is_close)).await {
+            Err(error) if is_of_a_row(&error) => {
+                rows_of(connection, names, checked, (among, is_close)).await
+            }
+            rows => rows,
+        }
     }
+}
+
+async fn rows_of(
+    connection: &mut PgConnection,
+    names: &Names,
+    sql: &'static str,
+    ((first, last, places), is_close): ((i64, i64, &[i64]), bool),
+) -> Result<Rows, sqlx::Error> {
+    let mut turn = Turn::in_order(connection).await?;
+    let asked = query(names, sql).bind(first).bind(last);
+    let asked = if is_close { asked } else { asked.bind(places) };
+    let read = |row: PgRow| match places.binary_search(&row.try_get(0)?) {
+        Ok(_) => read(&row, LONGEST_PAYLOAD).map(Some),
+        Err(_) => Ok(None),
+    };
+    let rows = Rows::read(asked.fetch(&mut *turn), read).await?;
+    turn.end().await?;
+    Ok(rows)
 }

@@ -1,47 +1,91 @@
 //! The statements about parked rows. Never decides which go back.
 
+use futures::TryStreamExt;
 use sqlx::{PgConnection, Row as _, postgres::PgRow};
 use tidings_contract::EventId;
 use uuid::Uuid;
 
-use super::turn::{Turn, query};
+use super::{
+    columns::{Statement, bytes, is_of_a_row, moment, perhaps, read, rows, shown},
+    turn::{Turn, query},
+};
 use crate::outbox::{
-    parked::{ParkedEvent, ParkedSelection, WaitsFor},
-    store::{Bound, Names, Parked, Rows, Waiting},
+    chunks::chunks,
+    columns::{LONGEST_PAYLOAD, event_or_nil},
+    parked::{ParkedEvent, ParkedSelection, WaitsFor, kept},
+    row::PAGE_BYTES,
+    store::{Bound, Names, Parked, Rows, Waiting, unsigned},
 };
 
 /// A row that is parked already gets the new reason. What follows it is asked for no more; or is from now on,
-/// when it waits for a stream, which holds nobody up.
+/// when it waits for a stream, which holds nobody up. Another event in the same place, which somebody has given by hand,
+/// gets a place of its own.
 pub(super) async fn park(
     connection: &mut PgConnection,
     names: &Names,
     rows: &[Parked],
+) -> Result<(), sqlx::Error> {
+    let (flawed, rows): (Vec<&Parked>, Vec<&Parked>) =
+        rows.iter().partition(|parked| parked.row.flaw.is_some());
+    if !flawed.is_empty() {
+        move_flawed(connection, names, &flawed).await?;
+    }
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let mut errors: Vec<String> = rows.iter().map(|parked| kept(&parked.error)).collect();
+    match park_rows(connection, names, &rows, &errors).await {
+        // The database is of an encoding that has not all characters of what a server has said.
+        Err(error) if is_of_a_row(&error) => {
+            for error in &mut errors {
+                *error = error.escape_default().to_string();
+            }
+            park_rows(connection, names, &rows, &errors).await
+        }
+        parked => parked,
+    }
+}
+
+async fn park_rows(
+    connection: &mut PgConnection,
+    names: &Names,
+    rows: &[&Parked],
+    errors: &[String],
 ) -> Result<(), sqlx::Error> {
     let park = "with row as (
             select key, holds_up, min(id) as id
             from unnest($1::bigint[], $6::text[], $11::bool[]) as row (id, key, holds_up) group by key, holds_up
         ), waiting as materialized (
             select key, min(id) as id from tidings.parked
-            where key in (select key from row where not holds_up) and waits_for like 'subject %'
+            where key in (select key from row where not holds_up) and octet_length(key) <= 256 and waits_for like 'subject %'
               and id <> all($1::bigint[])
             group by key
         ), let_go as (
             update tidings.parked as log set asked_at = clock_timestamp() from row
-            where log.key = row.key and not row.holds_up and log.id > row.id
+            where log.key = row.key and octet_length(log.key) <= 256 and not row.holds_up and log.id > row.id
               and log.waits_for is null and log.asked_at is null and log.id <> all($1::bigint[])
               and not exists (select from row as held where held.key = log.key and held.holds_up)
               and not exists (select from waiting as other where other.key = log.key and other.id < log.id)
         ), following as (
             update tidings.parked as log set asked_at = null
             from row as held
-            where held.holds_up and log.key = held.key and log.id > held.id and log.asked_at is not null
+            where held.holds_up and log.key = held.key and octet_length(log.key) <= 256
+              and log.id > held.id and log.asked_at is not null
               and log.id <> all($1::bigint[])
               and (log.waits_for is null or log.waits_for not like 'stream %')
         )
         insert into tidings.parked
             (id, at, event, name, version, key, headers, payload, error, waits_for)
-        select * from unnest($1::bigint[], $2::timestamptz[], $3::uuid[], $4::text[], $5::int[], $6::text[],
-                             $7::text[], $8::bytea[], $9::text[], $10::text[])
+        select case when twin > 1 or exists (select from tidings.parked as other
+                                             where other.id = row.id and other.event <> row.event)
+                    then nextval('tidings.outbox_id') else id end,
+               at, event, name, version, key, headers, payload, error, waits_for
+        from (
+            select *, row_number() over (partition by id) as twin
+            from unnest($1::bigint[], $2::timestamptz[], $3::uuid[], $4::text[], $5::int[], $6::text[],
+                        $7::text[], $8::bytea[], $9::text[], $10::text[])
+                as given (id, at, event, name, version, key, headers, payload, error, waits_for)
+        ) as row
         on conflict (id) do update
         set error = excluded.error, waits_for = excluded.waits_for, asked_at = null";
     let ids: Vec<i64> = rows.iter().map(|parked| parked.row.id).collect();
@@ -55,12 +99,11 @@ pub(super) async fn park(
         .collect();
     let headers: Vec<&str> = rows.iter().map(|parked| &*parked.row.headers).collect();
     let payloads: Vec<&[u8]> = rows.iter().map(|parked| &*parked.row.payload).collect();
-    let errors: Vec<&str> = rows.iter().map(|parked| &*parked.error).collect();
     let waits: Vec<Option<String>> = rows
         .iter()
         .map(|parked| parked.waits_for.as_ref().map(ToString::to_string))
         .collect();
-    let holding: Vec<bool> = rows.iter().map(Parked::holds_up).collect();
+    let holding: Vec<bool> = rows.iter().map(|parked| parked.holds_up()).collect();
     let mut turn = Turn::begin(connection, names).await?;
     query(names, park)
         .bind(ids)
@@ -79,18 +122,82 @@ pub(super) async fn park(
     turn.end().await
 }
 
-/// What waits for a stream holds up nobody: all of that stream waits.
+/// Rows with a flaw go as they are: what cannot be read, or is too large for it, is not needed to move it. Those
+/// that are parked already, and perhaps no longer in the log, get the new reason.
+async fn move_flawed(
+    connection: &mut PgConnection,
+    names: &Names,
+    flawed: &[&Parked],
+) -> Result<(), sqlx::Error> {
+    let park = "with flawed as (
+            select * from unnest($1::bigint[], $2::text[], $3::text[], $4::uuid[]) as flawed (id, error, key, event)
+        ), following as (
+            update tidings.parked as log set asked_at = null
+            from flawed as held
+            where log.key = held.key and octet_length(log.key) <= 256
+              and log.id > held.id and log.asked_at is not null and log.id <> all($1::bigint[])
+              and (log.waits_for is null or log.waits_for not like 'stream %')
+        ), known as (
+            update tidings.parked as parked set error = flawed.error, waits_for = null, asked_at = null
+            from flawed where parked.id = flawed.id and parked.event = flawed.event
+        )
+        insert into tidings.parked (id, at, event, name, version, key, headers, payload, error)
+        select case when row_number() over (partition by log.id) > 1
+                         or exists (select from tidings.parked as other where other.id = log.id)
+                    then nextval('tidings.outbox_id') else log.id end,
+               log.at, log.event, log.name, log.version, log.key, log.headers, log.payload, flawed.error
+        from tidings.outbox as log
+        join (select distinct on (id, event) * from flawed) as flawed on flawed.id = log.id and flawed.event = log.event
+        where log.id = any($1::bigint[])
+          and not exists (select from tidings.parked as parked where parked.id = log.id and parked.event = log.event)";
+    let ids: Vec<i64> = flawed.iter().map(|parked| parked.row.id).collect();
+    let errors: Vec<&str> = flawed.iter().map(|parked| &*parked.error).collect();
+    let keys: Vec<Option<&str>> = flawed
+        .iter()
+        .map(|parked| parked.row.key.as_deref())
+        .collect();
+    let events: Vec<Uuid> = flawed
+        .iter()
+        .map(|parked| parked.row.event.into())
+        .collect();
+    let mut turn = Turn::begin(connection, names).await?;
+    query(names, park)
+        .bind(ids)
+        .bind(errors)
+        .bind(keys)
+        .bind(events)
+        .execute(&mut *turn)
+        .await?;
+    turn.end().await
+}
+
+/// What waits for a stream holds up nobody: all of that stream waits. Nor does a key that is none: what follows it is
+/// no event either.
 pub(super) async fn keys(
     connection: &mut PgConnection,
     names: &Names,
 ) -> Result<Vec<(String, i64)>, sqlx::Error> {
-    let keys = "select key, min(id) from tidings.parked
-        where key is not null and (waits_for is null or waits_for not like 'stream %') group by key";
+    let plain = "select key, min(id) from tidings.parked
+        where octet_length(key) <= 256 and (waits_for is null or waits_for not like 'stream %') group by key";
+    let checked = "select tidings.utf8(key), min(id) from tidings.parked
+        where octet_length(key) <= 256 and (waits_for is null or waits_for not like 'stream %')
+          and tidings.utf8(key) is not null group by key";
+    match keys_of(connection, names, plain).await {
+        Err(error) if is_of_a_row(&error) => keys_of(connection, names, checked).await,
+        keys => keys,
+    }
+}
+
+async fn keys_of(
+    connection: &mut PgConnection,
+    names: &Names,
+    keys: &'static str,
+) -> Result<Vec<(String, i64)>, sqlx::Error> {
     let mut turn = Turn::begin(connection, names).await?;
     let rows = query(names, keys).fetch_all(&mut *turn).await?;
     turn.end().await?;
     rows.iter()
-        .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
+        .map(|row| Ok((shown(row, 0)?.unwrap_or_default(), row.try_get(1)?)))
         .collect()
 }
 
@@ -105,11 +212,11 @@ pub(super) async fn waiting(
             union all
             select (select min(waits_for) from tidings.parked as next where next.waits_for > reason.waits_for)
             from reason where reason.waits_for is not null)
-        select waits_for,
-               (select name from tidings.parked as first where first.waits_for = reason.waits_for
-                order by id limit 1),
-               (select error from tidings.parked as first where first.waits_for = reason.waits_for
-                order by id limit 1)
+        select tidings.utf8(waits_for),
+               (select tidings.utf8(left(name, 300)) from tidings.parked as first
+                where first.waits_for = reason.waits_for order by id limit 1),
+               (select tidings.utf8(left(error, 1000)) from tidings.parked as first
+                where first.waits_for = reason.waits_for order by id limit 1)
         from reason where waits_for is not null
         union all
         select null, null, null from (select) as one
@@ -119,7 +226,7 @@ pub(super) async fn waiting(
     turn.end().await?;
     let mut waiting = Waiting::default();
     for row in rows {
-        waiting.add(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)?;
+        waiting.add(shown(&row, 0)?, shown(&row, 1)?, shown(&row, 2)?);
     }
     Ok(waiting)
 }
@@ -132,23 +239,43 @@ pub(super) async fn returning(
     behind: i64,
     bound: Bound,
 ) -> Result<Rows, sqlx::Error> {
-    let returning = "select id, at, event, name, version, key, headers, payload from tidings.parked as log
+    const RETURNING: Statement = rows!(
+        "$4",
+        "select id, at, event, name, version, key, headers, payload from tidings.parked as log
         where id > $2 and case
-            when key is null or waits_for like 'stream %'
+            when key is null or waits_for like 'stream %' or octet_length(key) > 256
             then asked_at is not null or coalesce(waits_for = any($1), false)
             else (select first.asked_at is not null or coalesce(first.waits_for = any($1), false)
                   from tidings.parked as first
-                  where first.key = log.key and (first.waits_for is null or first.waits_for not like 'stream %')
+                  where first.key = log.key and octet_length(first.key) <= 256
+                    and (first.waits_for is null or first.waits_for not like 'stream %')
                   order by first.id limit 1) end
-        order by id limit $3";
+        order by id limit $3"
+    );
     let open: Vec<String> = open.iter().map(ToString::to_string).collect();
+    let [plain, checked] = RETURNING.ways();
+    match returning_of(connection, names, plain, (&open, behind, bound)).await {
+        Err(error) if is_of_a_row(&error) => {
+            returning_of(connection, names, checked, (&open, behind, bound)).await
+        }
+        rows => rows,
+    }
+}
+
+async fn returning_of(
+    connection: &mut PgConnection,
+    names: &Names,
+    returning: &'static str,
+    (open, behind, bound): (&[String], i64, Bound),
+) -> Result<Rows, sqlx::Error> {
     let mut turn = Turn::begin(connection, names).await?;
     let found = query(names, returning)
         .bind(open)
         .bind(behind)
         .bind(i64::try_from(bound.rows).unwrap_or(i64::MAX))
+        .bind(i64::try_from(bound.bytes).unwrap_or(i64::MAX))
         .fetch(&mut *turn);
-    let rows = Rows::read(found, |row| super::fetch::read(&row).map(Some)).await?;
+    let rows = Rows::read(found, |row| read(&row, bound.bytes).map(Some)).await?;
     turn.end().await?;
     Ok(rows)
 }
@@ -160,17 +287,51 @@ pub(super) async fn among(
     events: &[EventId],
     behind: i64,
 ) -> Result<Rows, sqlx::Error> {
-    let among = "select id, at, event, name, version, key, headers, payload from tidings.parked
-        where id > $2 and event = any($1) order by id";
+    const AMONG: Statement = rows!(
+        "67108864",
+        "select id, at, event, name, version, key, headers, payload from tidings.parked
+        where id > $2 and event = any($1) order by id"
+    );
     let events: Vec<Uuid> = events.iter().map(|event| (*event).into()).collect();
+    let [plain, checked] = AMONG.ways();
+    match among_of(connection, names, plain, (&events, behind)).await {
+        Err(error) if is_of_a_row(&error) => {
+            among_of(connection, names, checked, (&events, behind)).await
+        }
+        rows => rows,
+    }
+}
+
+async fn among_of(
+    connection: &mut PgConnection,
+    names: &Names,
+    among: &'static str,
+    (events, behind): (&[Uuid], i64),
+) -> Result<Rows, sqlx::Error> {
     let mut turn = Turn::begin(connection, names).await?;
     let found = query(names, among)
         .bind(events)
         .bind(behind)
         .fetch(&mut *turn);
-    let rows = Rows::read(found, |row| super::fetch::read(&row).map(Some)).await?;
+    let rows = Rows::read(found, |row| read(&row, LONGEST_PAYLOAD).map(Some)).await?;
     turn.end().await?;
     Ok(rows)
+}
+
+/// A parked row as it is shown, whatever it holds: `$payload` is how much of the payload.
+macro_rules! parked {
+    ($payload:literal, $from:literal) => {
+        concat!(
+            "select id, event, tidings.utf8(left(name, 300)), version, tidings.utf8(left(key, 300)),
+                tidings.utf8(case when octet_length(headers) <= 400000 then headers end), ",
+            $payload,
+            ", at, parked_at, tidings.utf8(error), tidings.utf8(waits_for), asked_at,
+                octet_length(payload)
+            from (",
+            $from,
+            ") as parked order by id"
+        )
+    };
 }
 
 pub(super) async fn list(
@@ -180,21 +341,34 @@ pub(super) async fn list(
     behind: i64,
     limit: u32,
 ) -> Result<Vec<ParkedEvent>, sqlx::Error> {
-    let list = "select id, event, name, version, key, headers, payload, at, parked_at, error, waits_for, asked_at
-        from tidings.parked
-        where id > $3 and ($1::bigint is null or id = $1) and ($2::text is null or key = $2)
-        order by id limit $4";
+    let list = parked!(
+        "case when octet_length(payload) <= 4194304 then payload end",
+        "select * from tidings.parked
+        where id > $3 and ($1::bigint is null or id = $1)
+          and ($2::text is null or key = $2 and octet_length(key) <= 256)
+        order by id limit $4"
+    );
     let (id, key) = selection.parameters();
     let mut turn = Turn::begin(connection, names).await?;
-    let rows = query(names, list)
-        .bind(id)
-        .bind(key)
-        .bind(behind)
-        .bind(i64::from(limit))
-        .fetch_all(&mut *turn)
-        .await?;
+    let mut parked = Vec::new();
+    {
+        let mut rows = query(names, list)
+            .bind(id)
+            .bind(key)
+            .bind(behind)
+            .bind(i64::from(limit))
+            .fetch(&mut *turn);
+        let mut bytes = 0;
+        while bytes < PAGE_BYTES
+            && let Some(row) = rows.try_next().await?
+        {
+            let event = shown_event(&row)?;
+            bytes += event.payload.len() + event.headers.len();
+            parked.push(event);
+        }
+    }
     turn.end().await?;
-    rows.iter().map(read).collect()
+    Ok(parked)
 }
 
 pub(super) async fn unpark(
@@ -204,8 +378,8 @@ pub(super) async fn unpark(
 ) -> Result<u64, sqlx::Error> {
     let unpark = "update tidings.parked set asked_at = clock_timestamp()
         where ($1::bigint is null or id = $1
-               or key = (select key from tidings.parked as meant where meant.id = $1))
-          and ($2::text is null or key = $2)";
+               or key = (select key from tidings.parked as meant where meant.id = $1) and octet_length(key) <= 256)
+          and ($2::text is null or key = $2 and octet_length(key) <= 256)";
     let (id, key) = selection.parameters();
     let mut turn = Turn::begin(connection, names).await?;
     let asked = query(names, unpark)
@@ -217,42 +391,61 @@ pub(super) async fn unpark(
     Ok(asked.rows_affected())
 }
 
+/// As many as may be in memory at once, at least one.
 pub(super) async fn discard(
     connection: &mut PgConnection,
     names: &Names,
     selection: &ParkedSelection,
     limit: u32,
 ) -> Result<Vec<ParkedEvent>, sqlx::Error> {
-    let discard = "delete from tidings.parked where id in (
-            select id from tidings.parked
-            where ($1::bigint is null or id = $1) and ($2::text is null or key = $2)
-            order by id limit $3)
-        returning id, event, name, version, key, headers, payload, at, parked_at, error, waits_for, asked_at";
+    let sizes = "select id, octet_length(payload) from tidings.parked
+        where ($1::bigint is null or id = $1)
+          and ($2::text is null or key = $2 and octet_length(key) <= 256)
+        order by id limit $3 for update";
     let (id, key) = selection.parameters();
     let mut turn = Turn::begin(connection, names).await?;
-    let rows = query(names, discard)
+    let sizes = query(names, sizes)
         .bind(id)
         .bind(key)
         .bind(i64::from(limit))
         .fetch_all(&mut *turn)
         .await?;
+    let sizes: Vec<(i64, i32)> = sizes
+        .iter()
+        .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
+        .collect::<Result<_, sqlx::Error>>()?;
+    let first = chunks(&sizes, |(_, bytes)| usize::try_from(*bytes).unwrap_or(0)).next();
+    let ids: Vec<i64> = first
+        .unwrap_or_default()
+        .iter()
+        .map(|(id, _)| *id)
+        .collect();
+    let discard = concat!(
+        "with gone as (delete from tidings.parked where id = any($1) returning *) ",
+        parked!("payload", "select * from gone")
+    );
+    let rows = query(names, discard)
+        .bind(ids)
+        .fetch_all(&mut *turn)
+        .await?;
     turn.end().await?;
-    rows.iter().map(read).collect()
+    rows.iter().map(shown_event).collect()
 }
 
-fn read(row: &PgRow) -> Result<ParkedEvent, sqlx::Error> {
+fn shown_event(row: &PgRow) -> Result<ParkedEvent, sqlx::Error> {
     Ok(ParkedEvent {
         id: row.try_get(0)?,
-        event: EventId::from(row.try_get::<Uuid, _>(1)?),
-        name: row.try_get(2)?,
+        event: event_or_nil(bytes(row, 1)?),
+        name: shown(row, 2)?.unwrap_or_default(),
         version: row.try_get(3)?,
-        key: row.try_get(4)?,
-        headers: row.try_get(5)?,
-        payload: row.try_get(6)?,
-        at: row.try_get(7)?,
-        parked_at: row.try_get(8)?,
-        error: row.try_get(9)?,
-        waits_for: row.try_get(10)?,
-        asked_at: row.try_get(11)?,
+        key: shown(row, 4)?,
+        headers: shown(row, 5)?.unwrap_or_default(),
+        payload: bytes(row, 6)?.unwrap_or_default().to_vec(),
+        payload_bytes: unsigned(row.try_get::<i32, _>(12)?.into()),
+        at: moment(row, 7)?,
+        parked_at: moment(row, 8)?,
+        error: shown(row, 9)?.unwrap_or_default(),
+        waits_for: shown(row, 10)?,
+        asked_at: perhaps(row, 11)?,
     })
 }

@@ -10,6 +10,7 @@ use sqlx::{PgConnection, Postgres, Row as _};
 use uuid::Uuid;
 
 use super::{
+    columns::{moment, shown},
     origin::{SYSTEM, origin},
     turn::{query, query_of},
 };
@@ -82,6 +83,10 @@ pub enum RebaseError {
 
 /// The transaction id that rows get which were published: every snapshot sees it.
 const PUBLISHED: &str = "'3'::xid8";
+
+/// What the table asks of a row since it has bounds, as migration 0006 says it.
+const IS_EVENT: &str = "id > 0 and id < 4611686018427387904 and version > 0
+    and at >= '0001-01-01 00:00:00+00' and at < '10000-01-01 00:00:00+00'";
 
 /// The rows of the log, each with whether it was published. `$1` is this transaction's id.
 ///
@@ -188,7 +193,13 @@ async fn rebase(
         insert into tidings.outbox (xid, id, at, event, name, version, key, headers, payload, slot)
         select case when published then {PUBLISHED} else pg_current_xact_id() end,
                id, at, event, name, version, key, headers, payload, slot
-        from pg_temp.tidings_rebase order by id;
+        from pg_temp.tidings_rebase where {IS_EVENT} order by id;
+        -- written before the table had its bounds: no relay could have published it
+        insert into tidings.parked (id, at, event, name, version, key, headers, payload, error)
+        select distinct on (id) id, at, event, name, version, key, headers, payload,
+               'the row is no event: its place, its version or its time is out of bounds'
+        from pg_temp.tidings_rebase where not ({IS_EVENT}) and not published order by id
+        on conflict (id) do nothing;
         -- a logical copy leaves sequences where they were
         select setval('tidings.outbox_id', greatest(last_value, (select max(id) from pg_temp.tidings_rebase)))
         from tidings.outbox_id where is_called or exists (select from pg_temp.tidings_rebase)"
@@ -261,7 +272,7 @@ async fn first_unpublished(
     order: &str,
 ) -> Result<Option<RebasedEvent>, sqlx::Error> {
     let first = format!(
-        "select id, at, event, name from ({LOG}) as log where not published order by id {order} limit 1"
+        "select id, at, event, tidings.utf8(left(name, 300)) from ({LOG}) as log where not published order by id {order} limit 1"
     );
     let first = query_of(names, in_names(names, &first))
         .bind(own)
@@ -270,9 +281,9 @@ async fn first_unpublished(
     let Some(first) = first else { return Ok(None) };
     Ok(Some(RebasedEvent {
         id: first.try_get(0)?,
-        at: first.try_get(1)?,
+        at: moment(&first, 1)?,
         event: first.try_get(2)?,
-        name: first.try_get(3)?,
+        name: shown(&first, 3)?.unwrap_or_default(),
     }))
 }
 

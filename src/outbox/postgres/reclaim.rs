@@ -33,8 +33,9 @@ const LOG: Ring = Ring {
     table: "tidings.outbox_",
     slots: 8,
     seconds: 10_800,
+    // A time that no clock will ever show keeps nothing.
     keeps: "select coalesce((select at >= clock_timestamp() - make_interval(secs => $2)
-                        from $slot order by id desc limit 1), false)
+                        from $slot where at < clock_timestamp() + interval '1 year' order by id desc limit 1), false)
             or exists (select from (
                    select xid from $slot where xid >= pg_snapshot_xmin($1::text::pg_snapshot)
                    order by xid, id limit 1000000000000) as recent

@@ -4,14 +4,14 @@ use std::{collections::HashSet, hash::BuildHasher};
 
 use futures::TryStreamExt;
 use sqlx::{PgConnection, Postgres, Row as _, postgres::PgArguments};
-use tidings_contract::EventId;
-use uuid::Uuid;
 
 use super::{
-    fetch::{self, PgCursor},
+    PgCursor,
+    columns::{Statement, bytes, is_of_a_row, read, rows, shown},
     turn::{Turn, query},
 };
 use crate::outbox::{
+    columns::{LONGEST_PAYLOAD, event_or_nil},
     mend::Way,
     relayed::{Archive, Beginning, Passed, Relayed, Stretch},
     store::{Entry, Names, Rows, positions_from, unsigned},
@@ -32,6 +32,22 @@ macro_rules! relayed {
               and (cardinality($7::text[]) = 0 or name = any($7)) and ($8::text is null or key = $8)
               and not exists (select from tidings.parked as parked where parked.id = log.id)
             order by id limit $4"
+        )
+    };
+}
+
+/// The same, as much of it as tells rows apart, and no more of it than a page may have.
+macro_rules! outlines {
+    ($name:literal, $key:literal) => {
+        concat!(
+            "select id, event, ", $name, ", case when key is not null then ", $key, " end, bytes, payload, version from (",
+            relayed!(
+                "id, event, case when octet_length(name) <= 1000 then name else left(name, 300) end as name,
+                case when octet_length(key) <= 1000 then key else left(key, 300) end as key,
+                octet_length(payload) as bytes,
+                case when $11 and octet_length(payload) <= 67108864 then payload end as payload, version"
+            ),
+            ") as outline order by id"
         )
     };
 }
@@ -70,30 +86,13 @@ impl Archive for Postgres {
         names: &Names,
         stretch: &Stretch<'_>,
     ) -> Result<Vec<Relayed>, sqlx::Error> {
-        let ask = relayed!(
-            "id, event, name, key, octet_length(payload), case when $11 then payload end, version"
-        );
-        let asked = asked(names, ask, stretch).bind(stretch.payloads.is_some());
-        let mut turn = Turn::in_order(connection).await?;
-        let mut relayed = Vec::new();
-        {
-            let mut rows = asked.fetch(&mut *turn);
-            while let Some(row) = rows.try_next().await? {
-                let payload: Option<&[u8]> = row.try_get(5)?;
-                let hasher = stretch.payloads.zip(payload);
-                relayed.push(Relayed {
-                    id: row.try_get(0)?,
-                    event: EventId::from(row.try_get::<Uuid, _>(1)?),
-                    name: row.try_get(2)?,
-                    version: row.try_get::<i32, _>(6)?.into(),
-                    key: row.try_get(3)?,
-                    bytes: usize::try_from(row.try_get::<i32, _>(4)?).unwrap_or(0),
-                    payload: hasher.map(|(hasher, payload)| hasher.hash_one(payload)),
-                });
+        let [plain, checked] = OUTLINES.ways();
+        match outlines(connection, names, stretch, plain).await {
+            Err(error) if is_of_a_row(&error) => {
+                outlines(connection, names, stretch, checked).await
             }
+            outlines => outlines,
         }
-        turn.end().await?;
-        Ok(relayed)
     }
 
     async fn relayed_rows(
@@ -101,12 +100,15 @@ impl Archive for Postgres {
         names: &Names,
         stretch: &Stretch<'_>,
     ) -> Result<Rows, sqlx::Error> {
-        let ask = relayed!("id, at, event, name, version, key, headers, payload");
-        let mut turn = Turn::in_order(connection).await?;
-        let found = asked(names, ask, stretch).fetch(&mut *turn);
-        let rows = Rows::read(found, |row| fetch::read(&row).map(Some)).await?;
-        turn.end().await?;
-        Ok(rows)
+        const WHOLE: Statement = rows!(
+            "67108864",
+            relayed!("id, at, event, name, version, key, headers, payload")
+        );
+        let [plain, checked] = WHOLE.ways();
+        match whole(connection, names, stretch, plain).await {
+            Err(error) if is_of_a_row(&error) => whole(connection, names, stretch, checked).await,
+            rows => rows,
+        }
     }
 
     async fn beginnings(
@@ -199,4 +201,54 @@ fn asked<'q>(names: &Names, ask: &'static str, stretch: &'q Stretch<'_>) -> Aske
         .bind(&stretch.range.key)
         .bind(page.map(|(snapshot, _)| snapshot))
         .bind(page.map(|(_, id)| id))
+}
+
+/// What tells rows apart, in the way of `rows!`.
+const OUTLINES: Statement = Statement {
+    plain: outlines!("name", "key"),
+    checked: outlines!(
+        "coalesce(tidings.utf8(name), decode('ff', 'hex'))",
+        "coalesce(tidings.utf8(key), decode('ff', 'hex'))"
+    ),
+};
+
+async fn outlines(
+    connection: &mut PgConnection,
+    names: &Names,
+    stretch: &Stretch<'_>,
+    sql: &'static str,
+) -> Result<Vec<Relayed>, sqlx::Error> {
+    let asked = asked(names, sql, stretch).bind(stretch.payloads.is_some());
+    let mut turn = Turn::in_order(connection).await?;
+    let mut relayed = Vec::new();
+    {
+        let mut rows = asked.fetch(&mut *turn);
+        while let Some(row) = rows.try_next().await? {
+            let hasher = stretch.payloads.zip(bytes(&row, 5)?);
+            relayed.push(Relayed {
+                id: row.try_get(0)?,
+                event: event_or_nil(bytes(&row, 1)?),
+                name: shown(&row, 2)?.unwrap_or_default(),
+                version: row.try_get::<i32, _>(6)?.into(),
+                key: shown(&row, 3)?,
+                bytes: usize::try_from(row.try_get::<i32, _>(4)?).unwrap_or(0),
+                payload: hasher.map(|(hasher, payload)| hasher.hash_one(payload)),
+            });
+        }
+    }
+    turn.end().await?;
+    Ok(relayed)
+}
+
+async fn whole(
+    connection: &mut PgConnection,
+    names: &Names,
+    stretch: &Stretch<'_>,
+    sql: &'static str,
+) -> Result<Rows, sqlx::Error> {
+    let mut turn = Turn::in_order(connection).await?;
+    let found = asked(names, sql, stretch).fetch(&mut *turn);
+    let rows = Rows::read(found, |row| read(&row, LONGEST_PAYLOAD).map(Some)).await?;
+    turn.end().await?;
+    Ok(rows)
 }

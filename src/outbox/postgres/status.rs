@@ -30,7 +30,7 @@ pub(super) async fn status(
             date_part('epoch', clock_timestamp() - parked.oldest_undecided)
         from tidings.relay
         cross join lateral (
-            select count(*) as events, min(log.at) as oldest from tidings.outbox as log
+            select count(*) as events, min(log.at) filter (where isfinite(log.at)) as oldest from tidings.outbox as log
             where log.xid >= pg_snapshot_xmin(relay.cursor)
               and not pg_visible_in_snapshot(log.xid, relay.cursor)
               and (relay.page_id is null or log.id > relay.page_id

@@ -6,8 +6,12 @@ use sqlx::{PgConnection, Postgres, Row as _, postgres::PgRow};
 use tidings_contract::EventId;
 use uuid::Uuid;
 
-use super::turn::{Turn, query};
+use super::{
+    columns::{bytes, moment, perhaps, shown},
+    turn::{Turn, query},
+};
 use crate::outbox::{
+    columns::event_or_nil,
     store::{Names, unsigned},
     traced::{Asked, Spot, TracedBatch, TracedRow, Trail},
 };
@@ -19,8 +23,9 @@ impl Trail for Postgres {
         names: &Names,
         asked: &Asked,
     ) -> Result<Vec<TracedRow>, sqlx::Error> {
-        let rows = "select id, at, event, name, version, key, headers,
-                   state, moment, error, waits_for, asked_at
+        let rows = "select id, at, event, tidings.utf8(left(name, 300)), version, tidings.utf8(left(key, 300)),
+                   tidings.utf8(case when octet_length(headers) <= 400000 then headers end),
+                   state, moment, tidings.utf8(error), tidings.utf8(waits_for), asked_at
             from (
                 select id, at, event, name, version, key, headers,
                        case when pg_visible_in_snapshot(xid, cursor) then 'passed' else 'waits' end as state,
@@ -119,20 +124,20 @@ impl Trail for Postgres {
         let mut turn = Turn::begin(connection, names).await?;
         let row = query(names, oldest).fetch_optional(&mut *turn).await?;
         turn.end().await?;
-        row.map(|row| row.try_get(0)).transpose()
+        row.map(|row| moment(&row, 0)).transpose()
     }
 }
 
 fn read(row: &PgRow) -> Result<TracedRow, sqlx::Error> {
     let spot = match row.try_get(7)? {
         "parked" => Spot::Parked {
-            at: row.try_get(8)?,
-            error: row.try_get(9)?,
-            waits_for: row.try_get(10)?,
-            asked_at: row.try_get(11)?,
+            at: moment(row, 8)?,
+            error: shown(row, 9)?.unwrap_or_default(),
+            waits_for: shown(row, 10)?,
+            asked_at: perhaps(row, 11)?,
         },
         "delayed" => Spot::Delayed {
-            due: row.try_get(8)?,
+            due: moment(row, 8)?,
         },
         state => Spot::Log {
             is_passed: state == "passed",
@@ -140,12 +145,12 @@ fn read(row: &PgRow) -> Result<TracedRow, sqlx::Error> {
     };
     Ok(TracedRow {
         id: row.try_get(0)?,
-        at: row.try_get(1)?,
-        event: EventId::from(row.try_get::<Uuid, _>(2)?),
-        name: row.try_get(3)?,
+        at: moment(row, 1)?,
+        event: event_or_nil(bytes(row, 2)?),
+        name: shown(row, 3)?.unwrap_or_default(),
         version: row.try_get(4)?,
-        key: row.try_get(5)?,
-        headers: row.try_get(6)?,
+        key: shown(row, 5)?,
+        headers: shown(row, 6)?.unwrap_or_default(),
         spot,
     })
 }

@@ -164,6 +164,7 @@ mod tests {
             key: key.map(str::to_owned),
             headers: "{}".to_owned(),
             payload: Bytes::new(),
+            flaw: None,
         }
     }
 

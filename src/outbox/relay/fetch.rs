@@ -35,6 +35,8 @@ pub(super) struct Fetcher<DB: Store> {
     connection: DB::Connection,
     cursor: DB::Cursor,
     size: PageSize,
+    /// What the server takes.
+    max_payload: usize,
     pings: Pings,
     hints: Hints,
     poll: Poll,
@@ -47,16 +49,18 @@ impl<DB: Store> Fetcher<DB> {
     pub(super) async fn open(
         outbox: &Outbox<DB>,
         bus: &Bus,
-        connection: DB::Connection,
+        mut connection: DB::Connection,
         cursor: DB::Cursor,
         batch: usize,
     ) -> Result<Self, Fault> {
         let subject = wake::subject(outbox.shared.names.schema());
+        DB::note_limit(&mut connection, &outbox.shared.names, bus.max_payload()).await?;
         Ok(Self {
             outbox: outbox.clone(),
             connection,
             cursor,
             size: PageSize::new(batch * BATCHES_A_PAGE, batch * BATCHES_A_PAGE),
+            max_payload: bus.max_payload(),
             pings: bus.pings(&subject).await?,
             hints: Hints::default(),
             poll: Poll::new(Instant::now()),
@@ -100,6 +104,7 @@ impl<DB: Store> Fetcher<DB> {
         let asked = Instant::now();
         let bound = Bound {
             rows: self.size.rows(),
+            bytes: self.max_payload,
             with_due: self.agenda.is_looked_into(asked),
         };
         let names = &self.outbox.shared.names;

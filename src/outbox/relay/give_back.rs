@@ -109,6 +109,7 @@ pub(super) async fn give_back<DB: Store>(
         return Ok(());
     }
     let (reports, stop) = (course.reports.clone(), course.stop.clone());
+    let max_payload = course.bus.max_payload();
     let aside = Arc::clone(&course.aside);
     // What waits for these stays where it is, so nothing else may go there before it.
     for Reason {
@@ -125,7 +126,7 @@ pub(super) async fn give_back<DB: Store>(
     let (rows, routed) = mpsc::channel(1);
     let mut routing = tokio::task::JoinSet::new();
     routing.spawn(Router::new(course).run_parked(routed));
-    let mut behind = 0;
+    let mut behind = i64::MIN;
     let mut events = 0;
     let mut size = PageSize::new(ROWS, ROWS);
     while !stop.is_cancelled() {
@@ -137,6 +138,7 @@ pub(super) async fn give_back<DB: Store>(
         let names = &outbox.shared.names;
         let bound = Bound {
             rows: size.rows(),
+            bytes: max_payload,
             with_due: false,
         };
         let read = DB::returning(connection, names, &open, behind, bound).await?;
@@ -292,6 +294,7 @@ mod tests {
                 key: key.map(str::to_owned),
                 headers: "{}".to_owned(),
                 payload: Bytes::new(),
+                flaw: None,
             })
         };
         assert!(lets_go(5, Some("a")) && lets_go(9, Some("a")));

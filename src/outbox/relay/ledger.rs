@@ -82,6 +82,7 @@ mod tests {
             key: None,
             headers: "{}".to_owned(),
             payload: Bytes::new(),
+            flaw: None,
         }
     }
 

@@ -210,11 +210,7 @@ impl<C: Cursor> Router<C> {
 
     /// The event of a row, or why NATS will never take it.
     fn envelope(&self, row: &Row) -> Result<Envelope, String> {
-        let version = u32::try_from(row.version).unwrap_or(0);
-        let key = row.key.as_deref();
-        let payload = row.payload.clone();
-        let read = wire::from_stored(row.event, &row.name, version, key, &row.headers, payload);
-        let envelope = read.map_err(|error| error.to_string())?;
+        let envelope = row.envelope()?;
         let defaults = wire::Defaults {
             source: &self.course.source,
             time: row.at,

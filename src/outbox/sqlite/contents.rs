@@ -2,8 +2,9 @@
 
 use sqlx::{Sqlite, SqliteConnection};
 
-use super::read;
+use super::columns::{read, rows};
 use crate::outbox::{
+    columns::LONGEST_PAYLOAD,
     contents::Contents,
     store::{Names, Row},
 };
@@ -13,11 +14,10 @@ impl Contents for Sqlite {
         connection: &mut SqliteConnection,
         names: &Names,
     ) -> Result<Vec<Row>, sqlx::Error> {
-        let all = "select id, at, event, name, version, key, headers, payload from tidings_outbox
-            order by id";
+        let all = rows!("67108864", "from tidings_outbox order by id");
         let rows = sqlx::query(names.sql(all, '_'))
             .fetch_all(connection)
             .await?;
-        rows.iter().map(read).collect()
+        rows.iter().map(|row| read(row, LONGEST_PAYLOAD)).collect()
     }
 }

@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
-use chrono::DateTime;
 use sqlx::{AssertSqlSafe, Connection, Row as _, Sqlite, SqliteConnection, sqlite::SqliteRow};
 use tidings_contract::{EventId, wire};
-use uuid::Uuid;
 
+use super::columns::{bytes, integer, moment, shown};
 use crate::outbox::{
+    columns::{event_or_nil, nearest_version},
     delayed::{Delayed, DelayedEvent, Schedule, due_in as until},
     store::{Names, Statements},
 };
@@ -56,7 +56,7 @@ impl Schedule for Sqlite {
         key: Option<&str>,
         limit: u32,
     ) -> Result<Vec<DelayedEvent>, sqlx::Error> {
-        let coming = "select event, due, name, version, key, at from tidings_delayed
+        let coming = "select event, due, substr(name, 1, 300), version, substr(key, 1, 300), at from tidings_delayed
             where ?1 is null or key = ?1 order by due, place limit ?2";
         let rows = sqlx::query(names.sql(coming, '_'))
             .bind(key)
@@ -106,6 +106,7 @@ async fn move_now(
         .fetch_one(&mut *tx)
         .await?
         .try_get(0)?;
+    park_none(&mut tx, names, now, most).await?;
     let insert = "insert into tidings_outbox (event, name, version, key, headers, payload)
         select event, name, version, key, headers, payload from tidings_delayed
         where due <= ? order by due, place limit ?";
@@ -123,6 +124,47 @@ async fn move_now(
         .await?;
     tx.commit().await?;
     Ok(moved.rows_affected())
+}
+
+/// Those of them that the log would refuse are parked, under places of their own: what the table checks can be switched
+/// off by whoever writes into it.
+async fn park_none(
+    connection: &mut SqliteConnection,
+    names: &Names,
+    now: i64,
+    most: u32,
+) -> Result<(), sqlx::Error> {
+    let none = "select place from (select * from tidings_delayed where due <= ? order by due, place limit ?)
+        where typeof(event) <> 'blob' or length(event) <> 16 or typeof(name) <> 'text' or typeof(version) <> 'integer'
+           or typeof(key) not in ('text', 'null') or typeof(headers) <> 'text' or typeof(payload) <> 'blob'";
+    let places = sqlx::query(names.sql(none, '_'))
+        .bind(now)
+        .bind(most)
+        .fetch_all(&mut *connection)
+        .await?;
+    for place in places {
+        let take = "update sqlite_sequence set seq = seq + 1 where name = 'tidings_outbox'";
+        let begin = "insert into sqlite_sequence (name, seq)
+            select 'tidings_outbox', 0 where not exists (select 1 from sqlite_sequence where name = 'tidings_outbox')";
+        let park = "insert into tidings_parked (id, at, event, name, version, key, headers, payload, error)
+            select (select seq from sqlite_sequence where name = 'tidings_outbox'),
+                   at, event, name, version, key, headers, payload,
+                   'the row is no event: a column of the delayed event is not of its type'
+            from tidings_delayed where place = ?";
+        let delete = "delete from tidings_delayed where place = ?";
+        for sql in [begin, take] {
+            sqlx::query(names.sql(sql, '_'))
+                .execute(&mut *connection)
+                .await?;
+        }
+        for sql in [park, delete] {
+            sqlx::query(names.sql(sql, '_'))
+                .bind(place.try_get::<i64, _>(0)?)
+                .execute(&mut *connection)
+                .await?;
+        }
+    }
+    Ok(())
 }
 
 /// Sets how many milliseconds the connection waits for a lock, and returns what it was.
@@ -147,13 +189,12 @@ fn is_busy(error: &sqlx::Error) -> bool {
 }
 
 fn read(row: &SqliteRow) -> Result<DelayedEvent, sqlx::Error> {
-    let time = |micros| DateTime::from_timestamp_micros(micros).unwrap_or(DateTime::UNIX_EPOCH);
     Ok(DelayedEvent {
-        id: EventId::from(row.try_get::<Uuid, _>(0)?),
-        due: time(row.try_get(1)?),
-        name: row.try_get(2)?,
-        version: row.try_get(3)?,
-        key: row.try_get(4)?,
-        at: time(row.try_get(5)?),
+        id: event_or_nil(bytes(row, 0)?),
+        due: moment(row, 1)?,
+        name: shown(row, 2)?.unwrap_or_default(),
+        version: nearest_version(integer(row, 3)?).unsigned_abs(),
+        key: shown(row, 4)?,
+        at: moment(row, 5)?,
     })
 }

@@ -4,8 +4,12 @@ use std::time::Duration;
 
 use sqlx::{Connection as _, Sqlite, SqliteConnection};
 
-use super::{micros, read};
+use super::{
+    columns::{read, rows},
+    micros,
+};
 use crate::outbox::{
+    columns::LONGEST_PAYLOAD,
     mend::{Mending, Way},
     store::{Entry, Names, Rows, sequence},
 };
@@ -74,13 +78,15 @@ impl Mending for Sqlite {
         names: &Names,
         places: &[i64],
     ) -> Result<Rows, sqlx::Error> {
-        let ask = "select id, at, event, name, version, key, headers, payload from tidings_outbox
-            where id in (select value from json_each(?1)) order by id";
+        let ask = rows!(
+            "67108864",
+            "from tidings_outbox where id in (select value from json_each(?1)) order by id"
+        );
         let places =
             serde_json::to_string(places).map_err(|error| sqlx::Error::Encode(error.into()))?;
         let found = sqlx::query(names.sql(ask, '_'))
             .bind(places)
             .fetch(connection);
-        Rows::read(found, |row| read(&row).map(Some)).await
+        Rows::read(found, |row| read(&row, LONGEST_PAYLOAD).map(Some)).await
     }
 }

@@ -2,14 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, Utc};
+use futures::TryStreamExt;
 use sqlx::{Connection, Row as _, SqliteConnection, sqlite::SqliteRow};
 use tidings_contract::EventId;
-use uuid::Uuid;
 
+use super::columns::{bytes, integer, moment, perhaps, read, rows, shown, text};
 use crate::outbox::{
-    parked::{ParkedEvent, ParkedSelection, WaitsFor},
-    store::{Bound, Names, Parked, Rows, Waiting},
+    chunks::chunks,
+    columns::{LONGEST_PAYLOAD, Text, event_or_nil, nearest_version},
+    parked::{ParkedEvent, ParkedSelection, WaitsFor, kept},
+    row::PAGE_BYTES,
+    store::{Bound, Names, Parked, Rows, Waiting, unsigned},
 };
 
 /// A row that is parked already gets the new reason. What follows it is asked for no more; or is from now on,
@@ -37,7 +40,8 @@ pub(super) async fn park(
     let ids: Vec<i64> = rows.iter().map(|parked| parked.row.id).collect();
     let ids = serde_json::to_string(&ids).map_err(|error| sqlx::Error::Encode(error.into()))?;
     let mut tx = connection.begin_with("begin immediate").await?;
-    for (key, first) in firsts(rows) {
+    let sound = rows.iter().filter(|parked| parked.row.flaw.is_none());
+    for (key, first) in firsts(sound) {
         let query = match first.holds_up {
             true => sqlx::query(names.sql(following, '_'))
                 .bind(key)
@@ -50,6 +54,10 @@ pub(super) async fn park(
         query.execute(&mut *tx).await?;
     }
     for parked in rows {
+        if parked.row.flaw.is_some() {
+            move_flawed(&mut tx, names, parked, following).await?;
+            continue;
+        }
         let Parked {
             row,
             error,
@@ -65,7 +73,7 @@ pub(super) async fn park(
             .bind(&row.key)
             .bind(&row.headers)
             .bind(row.payload.as_ref())
-            .bind(error)
+            .bind(kept(error))
             .bind(waits_for.as_ref().map(ToString::to_string))
             .execute(&mut *tx)
             .await?;
@@ -79,7 +87,7 @@ struct First {
     holds_up: bool,
 }
 
-fn firsts(rows: &[Parked]) -> BTreeMap<&str, First> {
+fn firsts<'a>(rows: impl Iterator<Item = &'a Parked>) -> BTreeMap<&'a str, First> {
     let mut firsts: BTreeMap<&str, First> = BTreeMap::new();
     for parked in rows {
         let Some(key) = parked.row.key.as_deref() else {
@@ -97,19 +105,55 @@ fn firsts(rows: &[Parked]) -> BTreeMap<&str, First> {
     firsts
 }
 
-/// What waits for a stream holds up nobody: all of that stream waits.
+/// A row with a flaw goes as it is: what cannot be read, or is too large for it, is not needed to move it. One that is
+/// parked already, and perhaps no longer in the log, gets the new reason.
+async fn move_flawed(
+    connection: &mut SqliteConnection,
+    names: &Names,
+    parked: &Parked,
+    following: &'static str,
+) -> Result<(), sqlx::Error> {
+    let known =
+        "update tidings_parked set error = ?2, waits_for = null, asked_at = null where id = ?1";
+    let park =
+        "insert into tidings_parked (id, at, event, name, version, key, headers, payload, error)
+        select id, at, event, name, version, key, headers, payload, ?2 from tidings_outbox
+        where id = ?1 and not exists (select 1 from tidings_parked where id = ?1)";
+    sqlx::query(names.sql(following, '_'))
+        .bind(&parked.row.key)
+        .bind(parked.row.id)
+        .execute(&mut *connection)
+        .await?;
+    for sql in [known, park] {
+        sqlx::query(names.sql(sql, '_'))
+            .bind(parked.row.id)
+            .bind(kept(&parked.error))
+            .execute(&mut *connection)
+            .await?;
+    }
+    Ok(())
+}
+
+/// What waits for a stream holds up nobody: all of that stream waits. Nor does a key that is none: what follows it is
+/// no event either.
 pub(super) async fn keys(
     connection: &mut SqliteConnection,
     names: &Names,
 ) -> Result<Vec<(String, i64)>, sqlx::Error> {
     let keys = "select key, min(id) from tidings_parked
-        where key is not null and (waits_for is null or waits_for not like 'stream %') group by key";
+        where octet_length(key) <= 256 and (waits_for is null or waits_for not like 'stream %') group by key";
     let rows = sqlx::query(names.sql(keys, '_'))
         .fetch_all(connection)
         .await?;
-    rows.iter()
-        .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
-        .collect()
+    let mut keys = Vec::new();
+    for row in &rows {
+        if let Text::Bytes(key) = text(row, 0)?
+            && let Ok(key) = str::from_utf8(key)
+        {
+            keys.push((key.to_owned(), row.try_get(1)?));
+        }
+    }
+    Ok(keys)
 }
 
 /// Steps from one reason to the next in the index; there may be millions of rows and few reasons.
@@ -124,10 +168,10 @@ pub(super) async fn waiting(
             select (select min(waits_for) from tidings_parked as next where next.waits_for > reason.waits_for)
             from reason where reason.waits_for is not null)
         select waits_for,
-               (select name from tidings_parked as first where first.waits_for = reason.waits_for
-                order by id limit 1),
-               (select error from tidings_parked as first where first.waits_for = reason.waits_for
-                order by id limit 1)
+               (select substr(name, 1, 300) from tidings_parked as first
+                where first.waits_for = reason.waits_for order by id limit 1),
+               (select substr(error, 1, 1000) from tidings_parked as first
+                where first.waits_for = reason.waits_for order by id limit 1)
         from reason where waits_for is not null
         union all
         select null, null, null
@@ -137,7 +181,7 @@ pub(super) async fn waiting(
         .await?;
     let mut waiting = Waiting::default();
     for row in rows {
-        waiting.add(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)?;
+        waiting.add(shown(&row, 0)?, shown(&row, 1)?, shown(&row, 2)?);
     }
     Ok(waiting)
 }
@@ -150,7 +194,9 @@ pub(super) async fn returning(
     behind: i64,
     bound: Bound,
 ) -> Result<Rows, sqlx::Error> {
-    let returning = "select id, at, event, name, version, key, headers, payload from tidings_parked as log
+    let returning = rows!(
+        "?4",
+        "from tidings_parked as log
         where id > ?2 and case
             when key is null or coalesce(waits_for, '') like 'stream %'
             then asked_at is not null or coalesce(waits_for, '') in (select value from json_each(?1))
@@ -159,15 +205,17 @@ pub(super) async fn returning(
                   from tidings_parked as first
                   where first.key = log.key and coalesce(first.waits_for, '') not like 'stream %'
                   order by first.id limit 1) end
-        order by id limit ?3";
+        order by id limit ?3"
+    );
     let open: Vec<String> = open.iter().map(ToString::to_string).collect();
     let open = serde_json::to_string(&open).map_err(|error| sqlx::Error::Encode(error.into()))?;
     let found = sqlx::query(names.sql(returning, '_'))
         .bind(open)
         .bind(behind)
         .bind(i64::try_from(bound.rows).unwrap_or(i64::MAX))
+        .bind(i64::try_from(bound.bytes).unwrap_or(i64::MAX))
         .fetch(connection);
-    Rows::read(found, |row| super::read(&row).map(Some)).await
+    Rows::read(found, |row| read(&row, bound.bytes).map(Some)).await
 }
 
 /// The parked rows that have one of these ids.
@@ -177,8 +225,11 @@ pub(super) async fn among(
     events: &[EventId],
     behind: i64,
 ) -> Result<Rows, sqlx::Error> {
-    let among = "select id, at, event, name, version, key, headers, payload from tidings_parked
-        where id > ?2 and lower(hex(event)) in (select value from json_each(?1)) order by id";
+    let among = rows!(
+        "67108864",
+        "from tidings_parked
+        where id > ?2 and lower(hex(event)) in (select value from json_each(?1)) order by id"
+    );
     let events: Vec<String> = events
         .iter()
         .map(|event| event.as_uuid().simple().to_string())
@@ -189,7 +240,19 @@ pub(super) async fn among(
         .bind(events)
         .bind(behind)
         .fetch(connection);
-    Rows::read(found, |row| super::read(&row).map(Some)).await
+    Rows::read(found, |row| read(&row, LONGEST_PAYLOAD).map(Some)).await
+}
+
+/// A parked row as it is shown, whatever it holds: `$payload` is how much of the payload.
+macro_rules! parked {
+    ($payload:literal) => {
+        concat!(
+            "id, event, substr(name, 1, 300), version, substr(key, 1, 300),
+                case when octet_length(headers) <= 400000 then headers end, ",
+            $payload,
+            ", at, parked_at, error, waits_for, asked_at, octet_length(payload)"
+        )
+    };
 }
 
 pub(super) async fn list(
@@ -199,19 +262,29 @@ pub(super) async fn list(
     behind: i64,
     limit: u32,
 ) -> Result<Vec<ParkedEvent>, sqlx::Error> {
-    let list = "select id, event, name, version, key, headers, payload, at, parked_at, error, waits_for, asked_at
-        from tidings_parked
+    let list = concat!(
+        "select ",
+        parked!("case when octet_length(payload) <= 4194304 then payload end"),
+        " from tidings_parked
         where id > ?3 and (?1 is null or id = ?1) and (?2 is null or key = ?2)
-        order by id limit ?4";
+        order by id limit ?4"
+    );
     let (id, key) = selection.parameters();
-    let rows = sqlx::query(names.sql(list, '_'))
+    let mut rows = sqlx::query(names.sql(list, '_'))
         .bind(id)
         .bind(key)
         .bind(behind)
         .bind(i64::from(limit))
-        .fetch_all(connection)
-        .await?;
-    rows.iter().map(read).collect()
+        .fetch(connection);
+    let (mut parked, mut bytes) = (Vec::new(), 0);
+    while bytes < PAGE_BYTES
+        && let Some(row) = rows.try_next().await?
+    {
+        let event = shown_event(&row)?;
+        bytes += event.payload.len() + event.headers.len();
+        parked.push(event);
+    }
+    Ok(parked)
 }
 
 pub(super) async fn unpark(
@@ -231,45 +304,58 @@ pub(super) async fn unpark(
     Ok(asked.rows_affected())
 }
 
+/// As many as may be in memory at once, at least one.
 pub(super) async fn discard(
     connection: &mut SqliteConnection,
     names: &Names,
     selection: &ParkedSelection,
     limit: u32,
 ) -> Result<Vec<ParkedEvent>, sqlx::Error> {
-    let discard = "delete from tidings_parked where id in (
-            select id from tidings_parked
-            where (?1 is null or id = ?1) and (?2 is null or key = ?2)
-            order by id limit ?3)
-        returning id, event, name, version, key, headers, payload, at, parked_at, error, waits_for, asked_at";
+    let sizes = "select id, octet_length(payload) from tidings_parked
+        where (?1 is null or id = ?1) and (?2 is null or key = ?2) order by id limit ?3";
     let (id, key) = selection.parameters();
-    let rows = sqlx::query(names.sql(discard, '_'))
+    let sizes = sqlx::query(names.sql(sizes, '_'))
         .bind(id)
         .bind(key)
         .bind(i64::from(limit))
+        .fetch_all(&mut *connection)
+        .await?;
+    let sizes: Vec<(i64, i64)> = sizes
+        .iter()
+        .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
+        .collect::<Result<_, sqlx::Error>>()?;
+    let first = chunks(&sizes, |(_, bytes)| usize::try_from(*bytes).unwrap_or(0)).next();
+    let ids: Vec<i64> = first
+        .unwrap_or_default()
+        .iter()
+        .map(|(id, _)| *id)
+        .collect();
+    let ids = serde_json::to_string(&ids).map_err(|error| sqlx::Error::Encode(error.into()))?;
+    let discard = concat!(
+        "delete from tidings_parked where id in (select value from json_each(?1)) returning ",
+        parked!("payload")
+    );
+    let rows = sqlx::query(names.sql(discard, '_'))
+        .bind(ids)
         .fetch_all(connection)
         .await?;
-    rows.iter().map(read).collect()
+    rows.iter().map(shown_event).collect()
 }
 
-fn read(row: &SqliteRow) -> Result<ParkedEvent, sqlx::Error> {
-    let asked_at: Option<i64> = row.try_get(11)?;
+fn shown_event(row: &SqliteRow) -> Result<ParkedEvent, sqlx::Error> {
     Ok(ParkedEvent {
         id: row.try_get(0)?,
-        event: EventId::from(row.try_get::<Uuid, _>(1)?),
-        name: row.try_get(2)?,
-        version: row.try_get(3)?,
-        key: row.try_get(4)?,
-        headers: row.try_get(5)?,
-        payload: row.try_get(6)?,
-        at: moment(row.try_get(7)?),
-        parked_at: moment(row.try_get(8)?),
-        error: row.try_get(9)?,
-        waits_for: row.try_get(10)?,
-        asked_at: asked_at.map(moment),
+        event: event_or_nil(bytes(row, 1)?),
+        name: shown(row, 2)?.unwrap_or_default(),
+        version: nearest_version(integer(row, 3)?),
+        key: shown(row, 4)?,
+        headers: shown(row, 5)?.unwrap_or_default(),
+        payload: bytes(row, 6)?.unwrap_or_default().to_vec(),
+        payload_bytes: unsigned(integer(row, 12)?.unwrap_or(0)),
+        at: moment(row, 7)?,
+        parked_at: moment(row, 8)?,
+        error: shown(row, 9)?.unwrap_or_default(),
+        waits_for: shown(row, 10)?,
+        asked_at: perhaps(row, 11)?,
     })
-}
-
-fn moment(micros: i64) -> DateTime<Utc> {
-    DateTime::from_timestamp_micros(micros).unwrap_or(DateTime::UNIX_EPOCH)
 }

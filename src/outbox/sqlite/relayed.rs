@@ -1,17 +1,15 @@
 //! The statements that look back: what the relay has passed, and what the ledger says of it. Never writes.
 
-use std::{
-    collections::HashSet,
-    hash::{BuildHasher, RandomState},
-};
+use std::{collections::HashSet, hash::BuildHasher};
 
 use futures::TryStreamExt;
 use sqlx::{Row as _, Sqlite, SqliteConnection, sqlite::SqliteArguments};
 use tidings_contract::EventId;
 use uuid::Uuid;
 
-use super::read;
+use super::columns::{bytes, read, rows, shown};
 use crate::outbox::{
+    columns::{LONGEST_PAYLOAD, event_or_nil},
     mend::Way,
     relayed::{Archive, Beginning, Passed, Relayed, Stretch},
     store::{Entry, Names, Rows, positions_from, unsigned},
@@ -19,17 +17,12 @@ use crate::outbox::{
 
 /// The rows that a stretch means.
 macro_rules! relayed {
-    ($columns:literal) => {
-        concat!(
-            "select ",
-            $columns,
-            " from tidings_outbox as log
-            where id > ?1 and id <= cast(?2 as integer) and (?3 is null or at >= ?3)
+    () => {
+        "where id > ?1 and id <= cast(?2 as integer) and (?3 is null or at >= ?3)
               and (?5 is null or at <= ?5) and id <= ?6
               and (?7 = '[]' or name in (select value from json_each(?7))) and (?8 is null or key = ?8)
               and not exists (select 1 from tidings_parked as parked where parked.id = log.id)
             order by id limit ?4"
-        )
     };
 }
 
@@ -72,8 +65,11 @@ impl Archive for Sqlite {
         stretch: &Stretch<'_>,
     ) -> Result<Vec<Relayed>, sqlx::Error> {
         match stretch.payloads {
-            Some(hasher) => with_payloads(connection, names, stretch, hasher).await,
-            None => without_payloads(connection, names, stretch).await,
+            Some(_) => one_by_one(connection, names, stretch).await,
+            None => match together(connection, names, stretch).await? {
+                Some(rows) => Ok(rows),
+                None => one_by_one(connection, names, stretch).await,
+            },
         }
     }
 
@@ -82,9 +78,9 @@ impl Archive for Sqlite {
         names: &Names,
         stretch: &Stretch<'_>,
     ) -> Result<Rows, sqlx::Error> {
-        let ask = relayed!("id, at, event, name, version, key, headers, payload");
+        let ask = rows!("67108864", "from tidings_outbox as log ", relayed!());
         let found = asked(names, ask, stretch)?.fetch(connection);
-        Rows::read(found, |row| read(&row).map(Some)).await
+        Rows::read(found, |row| read(&row, LONGEST_PAYLOAD).map(Some)).await
     }
 
     async fn beginnings(
@@ -174,52 +170,67 @@ fn asked(names: &Names, ask: &'static str, stretch: &Stretch<'_>) -> Result<Aske
         .bind(stretch.range.key.clone()))
 }
 
-async fn with_payloads(
-    connection: &mut SqliteConnection,
-    names: &Names,
-    stretch: &Stretch<'_>,
-    hasher: &RandomState,
-) -> Result<Vec<Relayed>, sqlx::Error> {
-    let ask = relayed!("id, event, name, key, payload, version");
-    let mut rows = asked(names, ask, stretch)?.fetch(connection);
-    let mut relayed = Vec::new();
-    while let Some(row) = rows.try_next().await? {
-        let payload: &[u8] = row.try_get(4)?;
-        relayed.push(Relayed {
-            id: row.try_get(0)?,
-            event: EventId::from(row.try_get::<Uuid, _>(1)?),
-            name: row.try_get(2)?,
-            version: row.try_get(5)?,
-            key: row.try_get(3)?,
-            bytes: payload.len(),
-            payload: Some(hasher.hash_one(payload)),
-        });
-    }
-    Ok(relayed)
-}
-
-/// A row as SQLite writes it: place, event, name, key, bytes, version.
-type Outline<'a> = (i64, &'a str, String, Option<String>, usize, i64);
-
-/// As one text: a row each is a way from the thread of the connection to this one.
-async fn without_payloads(
+/// With the hashes of the payloads when they are wanted.
+async fn one_by_one(
     connection: &mut SqliteConnection,
     names: &Names,
     stretch: &Stretch<'_>,
 ) -> Result<Vec<Relayed>, sqlx::Error> {
     let ask = concat!(
-        "select json_group_array(json_array(id, hex(event), name, key, bytes, version)) from (",
-        relayed!("id, event, name, key, length(payload) as bytes, version"),
+        "select id, event, substr(name, 1, 300), substr(key, 1, 300), octet_length(payload),
+            case when ?9 and octet_length(payload) <= 67108864 then payload end,
+            case typeof(version) when 'integer' then version else 0 end
+        from tidings_outbox as log ",
+        relayed!()
+    );
+    let asked = asked(names, ask, stretch)?.bind(stretch.payloads.is_some());
+    let mut rows = asked.fetch(connection);
+    let mut relayed = Vec::new();
+    while let Some(row) = rows.try_next().await? {
+        let hasher = stretch.payloads.zip(bytes(&row, 5)?);
+        relayed.push(Relayed {
+            id: row.try_get(0)?,
+            event: event_or_nil(bytes(&row, 1)?),
+            name: shown(&row, 2)?.unwrap_or_default(),
+            version: row.try_get(6)?,
+            key: shown(&row, 3)?,
+            bytes: usize::try_from(row.try_get::<i64, _>(4)?).unwrap_or(0),
+            payload: hasher.map(|(hasher, payload)| hasher.hash_one(payload)),
+        });
+    }
+    Ok(relayed)
+}
+
+/// As one text: a row each is a way from the thread of the connection to this one. Nothing when a row does not fit into
+/// it, because somebody has written what is no event.
+async fn together(
+    connection: &mut SqliteConnection,
+    names: &Names,
+    stretch: &Stretch<'_>,
+) -> Result<Option<Vec<Relayed>>, sqlx::Error> {
+    let ask = concat!(
+        "select json_group_array(json_array(id, hex(event), name, key, bytes, version)) from (
+            select id, event, case when octet_length(name) <= 1000 then name else substr(name, 1, 300) end as name,
+                case when octet_length(key) <= 1000 then key else substr(key, 1, 300) end as key,
+                octet_length(payload) as bytes, version
+            from tidings_outbox as log ",
+        relayed!(),
         ")"
     );
-    let row = asked(names, ask, stretch)?.fetch_one(connection).await?;
-    let rows: Vec<Outline<'_>> = serde_json::from_str(row.try_get(0)?).map_err(undecodable)?;
+    let row = match asked(names, ask, stretch)?.fetch_one(connection).await {
+        Err(error) if is_no_json(&error) => return Ok(None),
+        row => row?,
+    };
+    let rows = bytes(&row, 0)?.unwrap_or_default();
+    let Ok(rows) = serde_json::from_slice::<Vec<Outline<'_>>>(rows) else {
+        return Ok(None);
+    };
     let rows = rows
         .into_iter()
         .map(|(id, event, name, key, bytes, version)| {
-            Ok(Relayed {
+            Some(Relayed {
                 id,
-                event: EventId::from(Uuid::try_parse(event).map_err(undecodable)?),
+                event: EventId::from(Uuid::try_parse(event).ok()?),
                 name,
                 version,
                 key,
@@ -227,9 +238,14 @@ async fn without_payloads(
                 payload: None,
             })
         });
-    rows.collect()
+    Ok(rows.collect())
 }
 
-fn undecodable(error: impl std::error::Error + Send + Sync + 'static) -> sqlx::Error {
-    sqlx::Error::Decode(error.into())
+/// Place, event, name, key, size of the payload and version.
+type Outline<'a> = (i64, &'a str, String, Option<String>, usize, i64);
+
+/// Whether a value cannot be a part of a JSON text: SQLite has no code of its own for it.
+fn is_no_json(error: &sqlx::Error) -> bool {
+    let error = error.as_database_error();
+    error.is_some_and(|error| error.message().starts_with("JSON cannot hold"))
 }

@@ -6,7 +6,9 @@ use sqlx::{Row as _, Sqlite, SqliteConnection, sqlite::SqliteRow};
 use tidings_contract::EventId;
 use uuid::Uuid;
 
+use super::columns::{bytes, integer, moment, perhaps, shown};
 use crate::outbox::{
+    columns::{event_or_nil, nearest_version},
     store::{Names, unsigned},
     traced::{Asked, Spot, TracedBatch, TracedRow, Trail},
 };
@@ -18,8 +20,8 @@ impl Trail for Sqlite {
         names: &Names,
         asked: &Asked,
     ) -> Result<Vec<TracedRow>, sqlx::Error> {
-        let rows = "select id, at, event, name, version, key, headers,
-                   state, moment, error, waits_for, asked_at
+        let rows = "select id, at, event, substr(name, 1, 300), version, substr(key, 1, 300),
+                   case when octet_length(headers) <= 400000 then headers end, state, moment, error, waits_for, asked_at
             from (
                 select id, at, event, name, version, key, headers,
                        case when id <= cursor then 'passed' else 'waits' end as state,
@@ -113,20 +115,20 @@ impl Trail for Sqlite {
         let row = sqlx::query(names.sql(oldest, '_'))
             .fetch_optional(&mut *connection)
             .await?;
-        row.map(|row| Ok(moment(row.try_get(0)?))).transpose()
+        row.map(|row| moment(&row, 0)).transpose()
     }
 }
 
 fn read(row: &SqliteRow) -> Result<TracedRow, sqlx::Error> {
     let spot = match row.try_get::<&str, _>(7)? {
         "parked" => Spot::Parked {
-            at: moment(row.try_get(8)?),
-            error: row.try_get(9)?,
-            waits_for: row.try_get(10)?,
-            asked_at: row.try_get::<Option<i64>, _>(11)?.map(moment),
+            at: moment(row, 8)?,
+            error: shown(row, 9)?.unwrap_or_default(),
+            waits_for: shown(row, 10)?,
+            asked_at: perhaps(row, 11)?,
         },
         "delayed" => Spot::Delayed {
-            due: moment(row.try_get(8)?),
+            due: moment(row, 8)?,
         },
         state => Spot::Log {
             is_passed: state == "passed",
@@ -134,19 +136,19 @@ fn read(row: &SqliteRow) -> Result<TracedRow, sqlx::Error> {
     };
     Ok(TracedRow {
         id: row.try_get(0)?,
-        at: moment(row.try_get(1)?),
-        event: EventId::from(row.try_get::<Uuid, _>(2)?),
-        name: row.try_get(3)?,
-        version: row.try_get(4)?,
-        key: row.try_get(5)?,
-        headers: row.try_get(6)?,
+        at: moment(row, 1)?,
+        event: event_or_nil(bytes(row, 2)?),
+        name: shown(row, 3)?.unwrap_or_default(),
+        version: nearest_version(integer(row, 4)?),
+        key: shown(row, 5)?,
+        headers: shown(row, 6)?.unwrap_or_default(),
         spot,
     })
 }
 
 fn read_batch(row: &SqliteRow) -> Result<TracedBatch, sqlx::Error> {
     Ok(TracedBatch {
-        at: moment(row.try_get(0)?),
+        at: moment(row, 0)?,
         epoch: row.try_get(1)?,
         events: row.try_get(2)?,
         first_id: row.try_get(3)?,
@@ -156,8 +158,4 @@ fn read_batch(row: &SqliteRow) -> Result<TracedBatch, sqlx::Error> {
         first_sequence: unsigned(row.try_get(7)?),
         last_sequence: unsigned(row.try_get(8)?),
     })
-}
-
-fn moment(micros: i64) -> DateTime<Utc> {
-    DateTime::from_timestamp_micros(micros).unwrap_or(DateTime::UNIX_EPOCH)
 }

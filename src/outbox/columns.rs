@@ -1,0 +1,356 @@
+//! The columns of a row as a database gives them, and what of them is an event. Never fails: whatever somebody has
+//! written into one row is that row's flaw, and no other's.
+//!
+//! The statements of both databases bound what they read: of a name or a key with more than 1000 bytes the first 300
+//! characters, which is more than any rule takes; no headers over [`LONGEST_HEADERS`]; no payload over what the reader
+//! can use.
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use tidings_contract::{Envelope, EventId, Name};
+use uuid::Uuid;
+
+use super::row::Row;
+
+/// Headers of more bytes, as JSON, are not read. On the wire they have 65,535 at most, and JSON may need six for one.
+pub(super) const LONGEST_HEADERS: usize = 400_000;
+/// A payload of more bytes is not read by whoever publishes again: no nats-server takes as many.
+pub(super) const LONGEST_PAYLOAD: usize = 64 * 1024 * 1024;
+
+/// A text column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Text<'a> {
+    /// There is nothing, or so much that it was not read.
+    Absent,
+    /// What it holds, which need not be UTF-8.
+    Bytes(&'a [u8]),
+    /// The database holds something else in it.
+    Other,
+}
+
+/// A row before anything is said of it. What is `None` cannot be what the column is for.
+#[derive(Debug)]
+pub(super) struct Columns<'a> {
+    pub(super) id: i64,
+    /// Microseconds since 1970.
+    pub(super) at: Option<i64>,
+    pub(super) event: Option<&'a [u8]>,
+    pub(super) name: Text<'a>,
+    pub(super) version: Option<i64>,
+    pub(super) key: Text<'a>,
+    pub(super) headers: Text<'a>,
+    /// Absent when it has more than `most` bytes.
+    pub(super) payload: Text<'a>,
+    pub(super) most: usize,
+}
+
+impl Columns<'_> {
+    /// The row; with a flaw where a column is not what it is for. What can be told of the others is told.
+    pub(super) fn row(self) -> Row {
+        let flaw = self.flaw();
+        let key = match self.key {
+            Text::Bytes(key) if key.len() <= Envelope::MAX_KEY_BYTES => str::from_utf8(key).ok(),
+            _ => None,
+        };
+        let payload = match self.payload {
+            Text::Bytes(payload) if flaw.is_none() => Bytes::copy_from_slice(payload),
+            _ => Bytes::new(),
+        };
+        Row {
+            id: self.id,
+            at: nearest(self.at),
+            event: event_or_nil(self.event),
+            name: self.name.shown().unwrap_or_default(),
+            version: nearest_version(self.version),
+            key: key.map(str::to_owned),
+            headers: self.headers.shown().unwrap_or_default(),
+            payload,
+            flaw: flaw.map(|flaw| format!("the row is no event: {flaw}")),
+        }
+    }
+
+    /// Why it is no event, as far as that shows in one column.
+    fn flaw(&self) -> Option<String> {
+        if self.at.and_then(time).is_none() {
+            return Some("its time is not between the years 1 and 9999".to_owned());
+        }
+        if self.event.and_then(event).is_none() {
+            return Some("its event id is not a UUID of 16 bytes".to_owned());
+        }
+        if self
+            .version
+            .is_none_or(|version| i32::try_from(version).is_err())
+        {
+            let max = Envelope::MAX_VERSION;
+            return Some(format!("its version is not a whole number from 1 to {max}"));
+        }
+        let texts = [
+            ("name", self.name, Name::MAX_BYTES),
+            ("key", self.key, Envelope::MAX_KEY_BYTES),
+            ("headers", self.headers, LONGEST_HEADERS),
+        ];
+        if let Some(flaw) = texts
+            .into_iter()
+            .find_map(|(what, text, most)| text.flaw(what, most))
+        {
+            return Some(flaw);
+        }
+        match self.payload {
+            Text::Bytes(_) => None,
+            Text::Absent => Some(format!("its payload has more than {} bytes", self.most)),
+            Text::Other => Some("its payload is not made of bytes".to_owned()),
+        }
+    }
+}
+
+impl Text<'_> {
+    /// What it says, as far as it is text.
+    pub(super) fn shown(self) -> Option<String> {
+        match self {
+            Self::Bytes(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
+            Self::Absent | Self::Other => None,
+        }
+    }
+
+    fn flaw(self, what: &str, most: usize) -> Option<String> {
+        match self {
+            // No key is no flaw.
+            Self::Absent if what == "key" => None,
+            Self::Bytes(bytes) if bytes.len() <= most && str::from_utf8(bytes).is_ok() => None,
+            Self::Absent => Some(format!("it has more than {most} bytes of {what}")),
+            Self::Bytes(bytes) if bytes.len() > most => {
+                Some(format!("it has more than {most} bytes of {what}"))
+            }
+            Self::Bytes(_) => Some(format!("it has a {what} that is not UTF-8")),
+            Self::Other => Some(format!("it has a {what} that is not text")),
+        }
+    }
+}
+
+/// A time that every reader can tell: of the years 1 to 9999, which is what RFC 3339 has.
+pub(super) fn time(micros: i64) -> Option<DateTime<Utc>> {
+    (FIRST..=LAST)
+        .contains(&micros)
+        .then(|| DateTime::from_timestamp_micros(micros))
+        .flatten()
+}
+
+/// The time, or the nearest one that can be told.
+pub(super) fn nearest(micros: Option<i64>) -> DateTime<Utc> {
+    let micros = micros.unwrap_or(0).clamp(FIRST, LAST);
+    DateTime::from_timestamp_micros(micros).unwrap_or(DateTime::UNIX_EPOCH)
+}
+
+/// The beginning of the year 1, and the end of 9999, in microseconds since 1970.
+const FIRST: i64 = -62_135_596_800_000_000;
+const LAST: i64 = 253_402_300_799_999_999;
+
+fn event(bytes: &[u8]) -> Option<EventId> {
+    Uuid::from_slice(bytes).ok().map(EventId::from)
+}
+
+/// The event's id, or one that no event has.
+pub(super) fn event_or_nil(bytes: Option<&[u8]>) -> EventId {
+    bytes.and_then(event).unwrap_or(Uuid::nil().into())
+}
+
+/// The version, or the nearest one that can be told.
+pub(super) fn nearest_version(version: Option<i64>) -> i32 {
+    let version = version.unwrap_or(0);
+    i32::try_from(version).unwrap_or(if version < 0 { i32::MIN } else { i32::MAX })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn columns<'a>() -> Columns<'a> {
+        Columns {
+            id: 7,
+            at: Some(0),
+            event: Some(&[7; 16]),
+            name: Text::Bytes(b"a.b"),
+            version: Some(1),
+            key: Text::Absent,
+            headers: Text::Bytes(b"{}"),
+            payload: Text::Bytes(b"1"),
+            most: 10,
+        }
+    }
+
+    #[test]
+    fn what_is_an_event_has_no_flaw() {
+        let row = columns().row();
+        assert_eq!(
+            (row.flaw, row.key, &row.payload[..]),
+            (None, None, &b"1"[..])
+        );
+        for at in [FIRST, LAST] {
+            let row = Columns {
+                at: Some(at),
+                ..columns()
+            }
+            .row();
+            assert_eq!(row.flaw, None);
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_column_is_the_rows_flaw_and_nothing_panics() {
+        let long = [b'k'; 300];
+        let flawed = [
+            (
+                Columns {
+                    at: None,
+                    ..columns()
+                },
+                "time",
+            ),
+            (
+                Columns {
+                    at: Some(i64::MAX),
+                    ..columns()
+                },
+                "time",
+            ),
+            (
+                Columns {
+                    at: Some(i64::MIN),
+                    ..columns()
+                },
+                "time",
+            ),
+            (
+                Columns {
+                    at: Some(LAST + 1),
+                    ..columns()
+                },
+                "time",
+            ),
+            (
+                Columns {
+                    event: None,
+                    ..columns()
+                },
+                "event id",
+            ),
+            (
+                Columns {
+                    event: Some(&[7; 15]),
+                    ..columns()
+                },
+                "event id",
+            ),
+            (
+                Columns {
+                    version: None,
+                    ..columns()
+                },
+                "version",
+            ),
+            (
+                Columns {
+                    version: Some(1 << 31),
+                    ..columns()
+                },
+                "version",
+            ),
+            (
+                Columns {
+                    version: Some(i64::MIN),
+                    ..columns()
+                },
+                "version",
+            ),
+            (
+                Columns {
+                    name: Text::Bytes(b"a\xff.b"),
+                    ..columns()
+                },
+                "name that is not UTF-8",
+            ),
+            (
+                Columns {
+                    name: Text::Other,
+                    ..columns()
+                },
+                "name that is not text",
+            ),
+            (
+                Columns {
+                    name: Text::Absent,
+                    ..columns()
+                },
+                "bytes of name",
+            ),
+            (
+                Columns {
+                    name: Text::Bytes(&long),
+                    ..columns()
+                },
+                "200 bytes of name",
+            ),
+            (
+                Columns {
+                    key: Text::Bytes(b"\xff"),
+                    ..columns()
+                },
+                "key that is not UTF-8",
+            ),
+            (
+                Columns {
+                    key: Text::Bytes(&long),
+                    ..columns()
+                },
+                "256 bytes of key",
+            ),
+            (
+                Columns {
+                    headers: Text::Absent,
+                    ..columns()
+                },
+                "bytes of headers",
+            ),
+            (
+                Columns {
+                    headers: Text::Bytes(b"\xc3"),
+                    ..columns()
+                },
+                "headers that is not UTF-8",
+            ),
+            (
+                Columns {
+                    payload: Text::Absent,
+                    ..columns()
+                },
+                "payload has more than 10 bytes",
+            ),
+            (
+                Columns {
+                    payload: Text::Other,
+                    ..columns()
+                },
+                "payload is not made of bytes",
+            ),
+        ];
+        for (columns, expected) in flawed {
+            let row = columns.row();
+            let flaw = row.flaw.unwrap_or_default();
+            assert!(flaw.contains(expected), "{expected}: {flaw}");
+            assert!(flaw.is_ascii(), "every encoding can hold it: {flaw}");
+            assert!(row.payload.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_key_that_can_be_read_is_told_of_a_row_with_another_flaw() {
+        let key = Text::Bytes(b"k");
+        let row = Columns {
+            at: None,
+            key,
+            ..columns()
+        }
+        .row();
+        assert_eq!(row.key.as_deref(), Some("k"));
+    }
+}
