@@ -43,6 +43,7 @@ pub(super) struct Means<S> {
     pub(super) halt: CancellationToken,
 }
 
+#[allow(clippy::large_enum_variant)] // most are one, and a box would be allocated for each of them
 enum Work {
     One(Begun),
     Batch(Vec<Begun>),
