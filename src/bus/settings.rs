@@ -20,7 +20,7 @@ enum Rule {
     /// The server says what it allows when more is asked for, and that is obeyed.
     Obeyed,
     /// It decides nothing that matters here, because of this.
-    Harmless(#[allow(dead_code, reason = "why, for whoever reads the table")] &'static str),
+    Harmless(#[allow(dead_code, reason = "why, for the reader of the table")] &'static str),
 }
 
 /// What is wrong with a setting.
@@ -131,7 +131,7 @@ pub(super) fn unset() -> Map<String, Value> {
         .collect()
 }
 
-/// Whether a setting is as it is when nobody sets it: the server leaves most of those out.
+/// Whether a setting is at its default: the server leaves most of those out.
 pub(super) fn is_unset(value: Option<&Value>) -> bool {
     match value {
         None | Some(Value::Null) => true,

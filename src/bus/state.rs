@@ -163,7 +163,7 @@ impl Bus {
 
     async fn set_bucket_back(&self, mut config: Map<String, Value>) -> Result<(), BusError> {
         let mut wanted = self.bucket_settings();
-        // A work queue it stays for ever.
+        // The server never changes a work queue.
         if config.get("retention") == Some(&json!("interest")) {
             wanted.insert("retention".to_owned(), json!("limits"));
         }

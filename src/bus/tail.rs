@@ -75,8 +75,7 @@ pub struct ReaderError {
 }
 
 impl Bus {
-    /// Makes a consumer that is gone when nobody has pulled from it for a time: as long as is wanted, or as the stream
-    /// allows.
+    /// Makes an ephemeral consumer. Its inactive threshold is the wanted one, or what the stream allows.
     pub(super) async fn create_ephemeral<T: DeserializeOwned>(
         &self,
         subject: &str,

@@ -36,8 +36,8 @@ impl Acknowledger for Confirms {
     async fn hand_back(&self, _: Duration) -> Result<(), Unanswered> {
         Ok(())
     }
-    async fn dead_letter(&self, _: &DeadLetter) -> Result<(), Unanswered> {
-        Ok(())
+    async fn dead_letter(&self, _: &DeadLetter) -> Result<u64, Unanswered> {
+        Ok(0)
     }
 }
 

@@ -32,9 +32,11 @@ pub struct Status {
     pub next_due_seconds: Option<f64>,
     /// Why no relay runs on this database, and what to do, when that is so: it is a copy, or a standby.
     pub refuses: Option<String>,
-    /// How many of the parked events go back by themselves: those that wait for a stream or a subject, with what
-    /// follows them, and those that an operator has asked for. They are in the backlog.
+    /// How many of the parked events wait for a stream or a subject: they go back by themselves, with what follows them.
     pub waiting: u64,
+    /// How many of the parked events go back without a decision: those that wait, those that an operator has asked for,
+    /// and what follows them under their keys. They are in the backlog.
+    pub returning: u64,
     /// How many of the parked events wait for a decision.
     pub undecided: u64,
     /// The age of the oldest of these, in seconds.

@@ -21,7 +21,7 @@ const PAUSE: Duration = Duration::from_secs(60);
 /// How many bad entries are remembered.
 const MOST: usize = 100;
 
-/// What is known. Written by the look, read by whoever tells how a subscriber does.
+/// What is known. Written by the look, read by the board of each subscriber.
 #[derive(Default)]
 pub(super) struct Inspection {
     /// Each stream, what it is, and which subjects are wanted of it.

@@ -269,7 +269,7 @@ impl Source {
             false => message,
             true => match Box::pin(self.deliveries.with_payload(message)).await {
                 Ok(message) => message,
-                // It comes again, and whoever sets the consumer back does so first.
+                // It comes again; the consumer is set back before that.
                 Err(error) => {
                     self.interrupt(&PullError::Bus(error));
                     return ControlFlow::Continue(());

@@ -166,7 +166,6 @@ async fn tables_of_another_version_are_refused(world: World) {
         "verify",
         "relay",
         "run",
-        "trace --key a",
         "migrate",
     ] {
         let command: Vec<&str> = command.split_whitespace().collect();
@@ -176,6 +175,9 @@ async fn tables_of_another_version_are_refused(world: World) {
             "{command:?}: {said}"
         );
     }
+    // A trace says which of its sources was not searched.
+    let traced = world.run(&["trace", "--key", "a"]).await;
+    assert!(traced.stdout.contains("version 99"), "{traced:?}");
     execute(&world, "delete from tidings_migration where version > 4").await;
     let said = world.refused(1, &["outbox", "status"]).await;
     assert!(

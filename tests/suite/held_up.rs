@@ -399,7 +399,8 @@ async fn what_waits_is_in_the_backlog_and_what_waits_for_a_decision_is_not<DB: D
     })
     .await;
     let now = status(&world).await;
-    assert_eq!((now.waiting, now.undecided), (2, 1), "{now:?}");
+    let parked = (now.waiting, now.returning, now.undecided);
+    assert_eq!(parked, (1, 2, 1), "{now:?}");
     assert!(now.oldest_unpublished_seconds.is_some(), "{now:?}");
     assert!(now.oldest_undecided_seconds.is_some(), "{now:?}");
     let places: Vec<String> = now.stuck().into_iter().map(|stuck| stuck.place).collect();

@@ -37,7 +37,7 @@ async fn commit<DB: Database>(world: &World<DB>, from: i64) {
 async fn backlog_is_gone<DB: Database>(world: &World<DB>) {
     eventually("everything is published", || async {
         let status = world.outbox.status().await;
-        status.is_ok_and(|status| status.backlog == status.waiting)
+        status.is_ok_and(|status| status.backlog == status.returning)
     })
     .await;
 }

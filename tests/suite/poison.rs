@@ -22,7 +22,7 @@ async fn publish<DB: Database>(world: &World<DB>, name: &str, key: &str, payload
 async fn settled<DB: Database>(world: &World<DB>) {
     eventually("everything is stored or parked", || async {
         let status = world.outbox.status().await.unwrap();
-        status.backlog == status.waiting
+        status.backlog == status.returning
     })
     .await;
 }

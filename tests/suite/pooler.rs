@@ -33,7 +33,7 @@ async fn write(world: &World<Postgres>, writer: usize, n: usize) -> usize {
 async fn backlog_is_gone(world: &World<Postgres>) {
     eventually("the backlog is gone", || async {
         let status = world.outbox.status().await.unwrap();
-        status.backlog == status.waiting
+        status.backlog == status.returning
     })
     .await;
 }

@@ -221,7 +221,7 @@ async fn an_adopted_table_feeds_the_stream_once_and_in_order_and_may_be_emptied(
     .await;
     eventually("nothing is left", || async {
         let status = world.outbox.status().await.unwrap();
-        status.backlog == status.waiting
+        status.backlog == status.returning
     })
     .await;
     relay.stop().await.unwrap();

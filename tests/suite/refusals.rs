@@ -37,7 +37,7 @@ async fn publish<DB: Database>(world: &World<DB>, name: &str, key: &str, first: 
 async fn settled<DB: Database>(world: &World<DB>) {
     eventually("everything is stored or parked", || async {
         let status = world.outbox.status().await;
-        status.is_ok_and(|status| status.backlog == status.waiting)
+        status.is_ok_and(|status| status.backlog == status.returning)
     })
     .await;
 }

@@ -52,7 +52,7 @@ fn payloads(stored: &Stream) -> Vec<String> {
 async fn settled<DB: Journal>(world: &World<DB>) {
     eventually("everything is stored or parked", || async {
         let status = world.outbox.status().await.unwrap();
-        status.backlog == status.waiting
+        status.backlog == status.returning
     })
     .await;
 }

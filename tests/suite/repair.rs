@@ -52,7 +52,7 @@ async fn relay<DB: Database>(world: &World<DB>) {
     let relay = world.relay();
     eventually("everything is published", || async {
         let status = world.outbox.status().await;
-        status.is_ok_and(|status| status.backlog == status.waiting)
+        status.is_ok_and(|status| status.backlog == status.returning)
     })
     .await;
     relay.stop().await.unwrap();

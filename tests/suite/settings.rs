@@ -332,16 +332,13 @@ async fn p9_pulls_that_end_for_a_reason_that_is_not_known_are_an_issue_with_code
     ] }
     no_auth_user: all"#;
     server.reload(users).expect("the server reloads");
-    let few = server.url().replace("nats://", "nats://few:p@");
-    let bus_of_few = within("a user", async {
-        loop {
-            if let Ok(bus) = Bus::connect(few.clone().into()).await {
-                return bus;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await; // real time: the server's
-        }
+    let url_of = |user: &str| server.url().replace("nats://", &format!("nats://{user}@"));
+    eventually("the server knows its users", || async {
+        let unknown = Bus::connect(url_of("few:wrong").into()).await;
+        unknown.is_err()
     })
     .await;
+    let bus_of_few = Bus::connect(url_of("few:p").into()).await.expect("a user");
     let worker = Working::run(&bus_of_few, [subscriber("denied")]);
     publish(&bus, "waits").await;
     is_told(&bus, "denied", &["400", "Priority Group missing"]).await;

@@ -141,7 +141,7 @@ async fn p8_a_bad_entry_breaks_no_other_and_is_named_until_it_is_gone() {
     let replay = replays.start("busy", &request).await.unwrap();
     let entry = serde_json::to_value(&replay).unwrap();
     let mut nameless = entry.clone();
-    let id = "019b0000-0000-7000-8000-000000000001";
+    let id = "019b0000000070008000000000000001";
     nameless["id"] = json!(id);
     nameless["ranges"][0]["stream"] = json!("no name > *");
     let huge = "x".repeat(900_000);

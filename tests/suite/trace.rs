@@ -56,7 +56,7 @@ impl<DB: Database> World<DB> {
         let relay = self.relay();
         eventually("everything is published", || async {
             let status = self.outbox.status().await.unwrap();
-            status.backlog == status.waiting
+            status.backlog == status.returning
         })
         .await;
         relay.stop().await.unwrap();

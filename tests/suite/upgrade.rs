@@ -56,7 +56,7 @@ async fn an_outbox_is_upgraded_under_a_relay_and_writers_of_the_first_version() 
     let status = world.outbox.status().await.unwrap();
     assert_eq!(
         (
-            status.backlog - status.waiting,
+            status.backlog - status.returning,
             status.refuses,
             status.lease.epoch
         ),

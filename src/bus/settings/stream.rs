@@ -34,7 +34,7 @@ enum Rule {
     /// What is wrong with it, if something is, with its cure.
     Compared(fn(&Looked<'_>, &Value) -> Option<String>),
     /// It decides nothing that matters here, or is said elsewhere, because of this.
-    Harmless(#[allow(dead_code, reason = "why, for whoever reads the table")] &'static str),
+    Harmless(#[allow(dead_code, reason = "why, for the reader of the table")] &'static str),
 }
 
 use Rule::{Compared, Harmless};
@@ -235,7 +235,7 @@ fn max_age(looked: &Looked<'_>, value: &Value) -> Option<String> {
     let stream = looked.stream;
     let age = value.as_u64().filter(|age| *age > 0)?;
     let what = match looked.role {
-        // How long they are kept is for whoever applies the stream to say.
+        // How long they are kept is the operator's choice.
         Role::Events | Role::DeadLetters => return None,
         Role::Retries => "a retry that waits for longer is dropped, and nothing is said",
         Role::Bucket => {

@@ -190,7 +190,7 @@ fn rows(status: &Status, relays: Option<&[RelayInstance]>) -> Vec<[String; 2]> {
 fn parked(status: &Status) -> String {
     let Status {
         parked,
-        waiting,
+        returning,
         undecided,
         ..
     } = status;
@@ -199,7 +199,7 @@ fn parked(status: &Status) -> String {
     let age = age.map_or_else(String::new, |age| {
         format!(", the oldest for {}", seconds(age))
     });
-    let goes_back = match waiting {
+    let goes_back = match returning {
         0 => "",
         1 => "goes back by itself",
         _ => "go back by themselves",
@@ -208,11 +208,11 @@ fn parked(status: &Status) -> String {
         1 => "waits for a decision",
         _ => "wait for a decision",
     };
-    match (waiting, undecided) {
+    match (returning, undecided) {
         (0, 0) => count,
         (_, 0) => format!("{count}, which {goes_back}"),
         (0, _) => format!("{count}, which {decision}{age}"),
-        _ => format!("{count}; {waiting} {goes_back}, {undecided} {decision}{age}"),
+        _ => format!("{count}; {returning} {goes_back}, {undecided} {decision}{age}"),
     }
 }
 

@@ -18,7 +18,7 @@ pub(super) async fn status(
         select
             relay.owner, relay.epoch,
             coalesce(date_part('epoch', nullif(relay.lease_until, '-infinity') - clock_timestamp()), 0),
-            backlog.events + parked.waiting,
+            backlog.events + parked.going_back,
             date_part('epoch', clock_timestamp() - least(backlog.oldest, parked.oldest)),
             parked.events,
             last.at, last.events, last.stream, last.last_sequence,
@@ -27,7 +27,8 @@ pub(super) async fn status(
             coalesce(date_part('epoch', nullif(relay.lease_until, '-infinity') - relay.checkpointed_at), 0),
             parked.waiting, relay.trouble::text, relay.losses::text,
             date_part('epoch', clock_timestamp() - backlog.oldest),
-            date_part('epoch', clock_timestamp() - parked.oldest_undecided)
+            date_part('epoch', clock_timestamp() - parked.oldest_undecided),
+            parked.going_back
         from tidings.relay
         cross join lateral (
             select count(*) as events, min(log.at) filter (where isfinite(log.at)) as oldest from tidings.outbox as log
@@ -39,11 +40,12 @@ pub(super) async fn status(
         -- what is asked for, and what waits for a stream or a subject, goes back by itself; so does what follows
         -- the first one of a key that does
         cross join lateral (
-            select count(*) as events, count(*) filter (where goes_back) as waiting,
+            select count(*) as events, count(waits_for) as waiting,
+                   count(*) filter (where goes_back) as going_back,
                    min(at) filter (where goes_back) as oldest,
                    min(at) filter (where not goes_back) as oldest_undecided
             from (
-                select log.at, log.waits_for is not null or log.asked_at is not null
+                select log.at, log.waits_for, log.waits_for is not null or log.asked_at is not null
                     or coalesce(leader.waits_for is not null or leader.asked_at is not null, false) as goes_back
                 from tidings.parked as log
                 left join (
@@ -70,7 +72,7 @@ pub(super) async fn status(
             last_sequence: unsigned(row.try_get(9)?),
         }),
     };
-    let (parked, waiting) = (unsigned(row.try_get(5)?), unsigned(row.try_get(13)?));
+    let (parked, returning) = (unsigned(row.try_get(5)?), unsigned(row.try_get(18)?));
     Ok(Status {
         backlog: unsigned(row.try_get(3)?),
         oldest_unpublished_seconds: row.try_get(4)?,
@@ -87,8 +89,9 @@ pub(super) async fn status(
         next_due_seconds: row.try_get(11)?,
         refuses: None,
         held: Vec::new(),
-        waiting,
-        undecided: parked.saturating_sub(waiting),
+        waiting: unsigned(row.try_get(13)?),
+        returning,
+        undecided: parked.saturating_sub(returning),
         oldest_undecided_seconds: row.try_get(17)?,
         stands_still: false,
         nats: None,

@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use super::trouble::Troubles;
 use crate::{
-    Activity,
     bus::{Bus, BusError, NatsIdentity},
     outbox::{Outbox, Store, status::Trouble},
+    replica::Activity,
 };
 
 /// How long it is waited before it is listened anew.

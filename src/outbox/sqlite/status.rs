@@ -16,11 +16,12 @@ pub(super) async fn status(
     // What is asked for, and what waits for a stream or a subject, goes back by itself; so does what follows the first
     // one of a key that does.
     let figures = "with parked as materialized (
-            select count(*) as events, count(*) filter (where goes_back) as waiting,
+            select count(*) as events, count(waits_for) as waiting,
+                   count(*) filter (where goes_back) as going_back,
                    min(at) filter (where goes_back) as oldest,
                    min(at) filter (where not goes_back) as oldest_undecided
             from (
-                select log.at, log.waits_for is not null or log.asked_at is not null
+                select log.at, log.waits_for, log.waits_for is not null or log.asked_at is not null
                     or coalesce(leader.waits_for is not null or leader.asked_at is not null, false) as goes_back
                 from tidings_parked as log
                 left join (
@@ -36,7 +37,7 @@ pub(super) async fn status(
         select relay.owner, relay.epoch,
             case when relay.lease_until = 0 then 0.0
                  else relay.lease_until / 1000000.0 - unixepoch('subsec') end,
-            behind.events + parked.waiting,
+            behind.events + parked.going_back,
             unixepoch('subsec') - min(coalesce(behind.oldest, parked.oldest),
                                       coalesce(parked.oldest, behind.oldest)) / 1000000.0,
             parked.events,
@@ -47,7 +48,8 @@ pub(super) async fn status(
                  else (relay.lease_until - relay.checkpointed_at) / 1000000.0 end,
             parked.waiting, relay.trouble, relay.losses,
             unixepoch('subsec') - behind.oldest / 1000000.0,
-            unixepoch('subsec') - parked.oldest_undecided / 1000000.0
+            unixepoch('subsec') - parked.oldest_undecided / 1000000.0,
+            parked.going_back
         from tidings_relay as relay cross join behind cross join parked
         left join (select * from tidings_ledger where way <> 'discarded'
                    order by last_id desc limit 1) as last on true";
@@ -64,7 +66,7 @@ pub(super) async fn status(
             last_sequence: unsigned(row.try_get(9)?),
         }),
     };
-    let (parked, waiting) = (unsigned(row.try_get(5)?), unsigned(row.try_get(13)?));
+    let (parked, returning) = (unsigned(row.try_get(5)?), unsigned(row.try_get(18)?));
     Ok(Status {
         backlog: unsigned(row.try_get(3)?),
         oldest_unpublished_seconds: row.try_get(4)?,
@@ -81,8 +83,9 @@ pub(super) async fn status(
         next_due_seconds: row.try_get(11)?,
         refuses: None,
         held: Vec::new(),
-        waiting,
-        undecided: parked.saturating_sub(waiting),
+        waiting: unsigned(row.try_get(13)?),
+        returning,
+        undecided: parked.saturating_sub(returning),
         oldest_undecided_seconds: row.try_get(17)?,
         stands_still: false,
         nats: None,

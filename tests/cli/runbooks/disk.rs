@@ -76,16 +76,16 @@ async fn a_nats_server_without_storage_takes_events_again(mut world: World) {
 }
 
 async fn a_disk_that_is_full_takes_events_again_when_its_server_is_restarted(mut world: World) {
-    let Some(disk) = SmallDisk::mount(8) else {
+    let Some(disk) = SmallDisk::mount(3) else {
         return;
     };
     let options = NatsServer::options().store(disk.path().join("store"));
     world.nats = options.max_file(10 << 30).start().await.unwrap();
     let world = world.set_up().await;
     let relay = world.spawn(&["relay"]);
-    for n in 0..20 {
+    for n in 0..40 {
         world
-            .rename("ada", &format!("{n}{}", "x".repeat(900_000)))
+            .rename("ada", &format!("{n}{}", "x".repeat(100_000)))
             .await;
     }
     eventually("the relay is held up", || async {
