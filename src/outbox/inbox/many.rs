@@ -145,7 +145,9 @@ where
         let handled = match self.inbox.handled(pid, handling).await {
             Ok(handled) => handled,
             Err(lost) => {
-                lent.back().map(OutboxTransaction::close);
+                if let Some(tx) = lent.back() {
+                    tx.close();
+                }
                 return Attempted::Together(sorted.open(), lost);
             }
         };

@@ -12,7 +12,7 @@ use crate::{
     failure::Failure,
     handler::{Contents, Erased, memory::Remembers, within},
     housekeeping::Housekeeping,
-    outbox::{Outbox, OutboxTransaction, Store},
+    outbox::{Outbox, Store},
     outcome::Handled,
     subscriber::EventSubscriber,
 };
@@ -148,7 +148,9 @@ impl<E: Event, DB: Store, H> Once<E, DB, H> {
             Ok(handled) => handled,
             Err(lost) => {
                 facts.cancelled.token().cancel();
-                lent.back().map(OutboxTransaction::close);
+                if let Some(tx) = lent.back() {
+                    tx.close();
+                }
                 return Err(lost);
             }
         };
