@@ -17,6 +17,7 @@ mod cures;
 mod delivery;
 mod denied;
 mod durables;
+mod error;
 mod header;
 mod identity;
 mod letter;
@@ -26,6 +27,7 @@ mod link;
 mod mark;
 mod nats_identity;
 mod objections;
+mod options;
 mod origin;
 mod ours;
 mod park;
@@ -66,14 +68,16 @@ use tokio::sync::watch;
 pub(crate) use batch::{
     BatchId, Cause, Confirmed, FULL_DISK, Refusal, Submission, cause_of_denial,
 };
-pub use connect::{Auth, ConnectError, NatsOptions, Tls};
+pub use connect::ConnectError;
 pub(crate) use consumer::{ConsumerLook, ConsumerSpec, drift, filters};
 pub(crate) use delivery::{Deliveries, Delivery};
 pub(crate) use durables::{Durable, Durables};
+pub use error::BusError;
 pub(crate) use identity::{Holder, Identity, quoted};
 pub(crate) use letter::REDRIVE;
 pub(crate) use letters::{Kept, Upkeep};
 pub use nats_identity::NatsIdentity;
+pub use options::{Auth, NatsOptions, Tls};
 pub(crate) use ours::{counted, is_ours};
 pub(crate) use park::{Head, PASS, Park, Question, letters_of};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
@@ -113,88 +117,6 @@ pub struct Bus {
     denied: denied::Denied,
     link: link::Link,
     options: Arc<NatsOptions>,
-}
-
-/// The server did not take part in a request.
-#[derive(Debug, Clone, thiserror::Error)]
-#[non_exhaustive]
-pub enum BusError {
-    /// Nobody answers: no JetStream, or no leader at the moment.
-    #[error("nobody answers on {subject}: is JetStream on, and has the stream a leader?")]
-    NoResponders {
-        /// The subject of the request.
-        subject: String,
-    },
-    /// No stream takes a message: the one that should was deleted, or never made.
-    #[error("no stream takes {subject}: {cure}")]
-    NoStream {
-        /// The subject of the message.
-        subject: String,
-        /// Which stream is missing, and what makes it.
-        cure: String,
-    },
-    /// The user of the connection lacks a permission.
-    #[error("NATS does not let this user {action} {subject}: allow it to {action} {permission}")]
-    Denied {
-        /// `publish to` or `subscribe to`.
-        action: &'static str,
-        /// The subject that was denied.
-        subject: String,
-        /// The subject that a permission should name.
-        permission: String,
-    },
-    /// No answer within the time.
-    #[error(
-        "no answer on {subject} within {after:?}: the connection is down, the server is stuck, or the stream has no leader"
-    )]
-    Timeout {
-        /// The subject of the request.
-        subject: String,
-        /// How long it was waited for.
-        after: Duration,
-    },
-    /// The server answered with an error.
-    #[error("NATS refused {subject}: {description} ({code})")]
-    Api {
-        /// The subject of the request.
-        subject: String,
-        /// The server's error code, such as 10059.
-        code: u64,
-        /// The server's words.
-        description: String,
-    },
-    /// Something in NATS is set so that it cannot be worked with.
-    #[error("{issue}")]
-    Settings {
-        /// What is wrong, with its cure.
-        issue: String,
-    },
-    /// The server is too old for what is asked of it.
-    #[error("{subject} needs nats-server {needs}, and this one is {version}")]
-    TooOld {
-        /// The subject of the request.
-        subject: String,
-        /// The version that is needed.
-        needs: &'static str,
-        /// The version that is there.
-        version: String,
-    },
-    /// A stream cannot be as it is declared. Nothing was changed.
-    #[error("stream {stream} cannot be as it is declared: {reason}")]
-    Declaration {
-        /// The stream's name.
-        stream: String,
-        /// What speaks against it, and what to do.
-        reason: String,
-    },
-    /// The request could not be sent, or its answer not be read.
-    #[error("the request on {subject} failed: {reason}")]
-    Broken {
-        /// The subject of the request.
-        subject: String,
-        /// What happened.
-        reason: String,
-    },
 }
 
 /// The error object of a JetStream answer.
@@ -469,23 +391,6 @@ impl Bus {
                 subject: subject.to_owned(),
                 after,
             },
-        }
-    }
-}
-
-impl BusError {
-    fn lost(subject: &str) -> Self {
-        Self::Broken {
-            subject: subject.to_owned(),
-            reason: CONNECTION_LOST.to_owned(),
-        }
-    }
-
-    fn denied(subject: &str) -> Self {
-        Self::Denied {
-            action: "publish to",
-            subject: subject.to_owned(),
-            permission: denied::permission_for(subject),
         }
     }
 }

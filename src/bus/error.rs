@@ -1,0 +1,104 @@
+//! Why NATS did not do what it was asked. Never decides what follows.
+
+use std::time::Duration;
+
+use super::{CONNECTION_LOST, denied};
+
+/// The server did not take part in a request.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum BusError {
+    /// Nobody answers: no JetStream, or no leader at the moment.
+    #[error("nobody answers on {subject}: is JetStream on, and has the stream a leader?")]
+    NoResponders {
+        /// The subject of the request.
+        subject: String,
+    },
+    /// No stream takes a message: the one that should was deleted, or never made.
+    #[error("no stream takes {subject}: {cure}")]
+    NoStream {
+        /// The subject of the message.
+        subject: String,
+        /// Which stream is missing, and what makes it.
+        cure: String,
+    },
+    /// The user of the connection lacks a permission.
+    #[error("NATS does not let this user {action} {subject}: allow it to {action} {permission}")]
+    Denied {
+        /// `publish to` or `subscribe to`.
+        action: &'static str,
+        /// The subject that was denied.
+        subject: String,
+        /// The subject that a permission should name.
+        permission: String,
+    },
+    /// No answer within the time.
+    #[error(
+        "no answer on {subject} within {after:?}: the connection is down, the server is stuck, or the stream has no leader"
+    )]
+    Timeout {
+        /// The subject of the request.
+        subject: String,
+        /// How long it was waited for.
+        after: Duration,
+    },
+    /// The server answered with an error.
+    #[error("NATS refused {subject}: {description} ({code})")]
+    Api {
+        /// The subject of the request.
+        subject: String,
+        /// The server's error code, such as 10059.
+        code: u64,
+        /// The server's words.
+        description: String,
+    },
+    /// Something in NATS is set so that it cannot be worked with.
+    #[error("{issue}")]
+    Settings {
+        /// What is wrong, with its cure.
+        issue: String,
+    },
+    /// The server is too old for what is asked of it.
+    #[error("{subject} needs nats-server {needs}, and this one is {version}")]
+    TooOld {
+        /// The subject of the request.
+        subject: String,
+        /// The version that is needed.
+        needs: &'static str,
+        /// The version that is there.
+        version: String,
+    },
+    /// A stream cannot be as it is declared. Nothing was changed.
+    #[error("stream {stream} cannot be as it is declared: {reason}")]
+    Declaration {
+        /// The stream's name.
+        stream: String,
+        /// What speaks against it, and what to do.
+        reason: String,
+    },
+    /// The request could not be sent, or its answer not be read.
+    #[error("the request on {subject} failed: {reason}")]
+    Broken {
+        /// The subject of the request.
+        subject: String,
+        /// What happened.
+        reason: String,
+    },
+}
+
+impl BusError {
+    pub(super) fn lost(subject: &str) -> Self {
+        Self::Broken {
+            subject: subject.to_owned(),
+            reason: CONNECTION_LOST.to_owned(),
+        }
+    }
+
+    pub(super) fn denied(subject: &str) -> Self {
+        Self::Denied {
+            action: "publish to",
+            subject: subject.to_owned(),
+            permission: denied::permission_for(subject),
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! What the errors of the library come to for the program: an exit code, and what helps. Never prints.
+
+use std::error::Error;
+
+use tidings::{
+    BusError, ConnectError, DeadLettersError, Diagnosis, ElsewhereError, MigrateError, OutboxError,
+    PublishError, ReaderError, RebaseError, RelayError, RemoveError, RepairError, ReplayError,
+    RepublishError, ResetError, SchemaError, SubscribersError, TraceError, VerifyError,
+    WorkerError,
+};
+
+use super::{Exit, Report};
+use crate::{cli::database, config::ConfigError};
+
+impl From<ConfigError> for Report {
+    fn from(error: ConfigError) -> Self {
+        let report = Self::of(Exit::Usage, &error);
+        match error.cure() {
+            Some(cure) => report.cure(cure),
+            None => report,
+        }
+    }
+}
+
+impl From<SchemaError> for Report {
+    fn from(error: SchemaError) -> Self {
+        Self::of(Exit::Usage, &error).cure("another --schema")
+    }
+}
+
+impl From<ConnectError> for Report {
+    fn from(error: ConnectError) -> Self {
+        match &error {
+            ConnectError::Unreachable { .. } => Self::of(Exit::Unreachable, &error).cure(
+                "start a nats-server with JetStream, or correct --nats-url or the credentials",
+            ),
+            ConnectError::NkeySeed { .. } => Self::of(Exit::Usage, &error)
+                .cure("another nats.nkey_seed, as `nsc` or `nk` makes one"),
+            ConnectError::TlsFile { what, .. } => {
+                Self::of(Exit::Usage, &error).cure(format!("another nats.{what}, a file in PEM"))
+            }
+            ConnectError::Credentials { .. } => {
+                Self::of(Exit::Usage, &error).cure("another nats.credentials, as `nsc` writes it")
+            }
+            ConnectError::InboxPrefix(_) => {
+                Self::of(Exit::Usage, &error).cure("another nats.inbox_prefix")
+            }
+            _ => Self::of(Exit::Usage, &error),
+        }
+    }
+}
+
+impl From<BusError> for Report {
+    fn from(error: BusError) -> Self {
+        Self::of_bus(&error, &error)
+    }
+}
+
+impl From<ReaderError> for Report {
+    fn from(error: ReaderError) -> Self {
+        match error.source().and_then(<dyn Error>::downcast_ref) {
+            Some(cause) => Self::of_bus(cause, &error),
+            None => Self::of(Exit::Failed, &error),
+        }
+    }
+}
+
+impl From<DeadLettersError> for Report {
+    fn from(error: DeadLettersError) -> Self {
+        match &error {
+            DeadLettersError::NoStream { stream } => {
+                Self::new(Exit::Failed, format!("there is no stream {stream}"))
+                    .cure("tidings streams apply, which creates it")
+            }
+            DeadLettersError::Bus(source) => Self::of_bus(source, &error),
+            _ => Self::of(Exit::Failed, &error),
+        }
+    }
+}
+
+impl From<VerifyError> for Report {
+    fn from(error: VerifyError) -> Self {
+        match error {
+            VerifyError::Outbox(source) => source.into(),
+            VerifyError::Stream(source) => source.into(),
+            VerifyError::Bus(source) => source.into(),
+            other => Self::of(Exit::Failed, &other),
+        }
+    }
+}
+
+impl From<TraceError> for Report {
+    fn from(error: TraceError) -> Self {
+        match error {
+            TraceError::Bus(source) => source.into(),
+            other => Self::of(Exit::Failed, &other),
+        }
+    }
+}
+
+impl From<RepairError> for Report {
+    fn from(error: RepairError) -> Self {
+        match error {
+            RepairError::Verify(source) => source.into(),
+            RepairError::Republish(source) => source.into(),
+            other => Self::of(Exit::Failed, &other),
+        }
+    }
+}
+
+impl From<RepublishError> for Report {
+    fn from(error: RepublishError) -> Self {
+        const AGAIN: &str = "the same command again, which goes on with what is left";
+        let report = Self::of(Exit::Failed, &error);
+        match error {
+            RepublishError::Outbox(source) => source.into(),
+            RepublishError::Stream(source) => source.into(),
+            RepublishError::Bus(source) => source.into(),
+            RepublishError::NoStream { .. } => {
+                report.cure("tidings streams apply, with a [[stream]] that takes it")
+            }
+            RepublishError::NotAName { .. } => report.cure("another prefix"),
+            RepublishError::Busy
+            | RepublishError::Changed { .. }
+            | RepublishError::Unconfirmed { .. } => report.cure(AGAIN),
+            _ => report,
+        }
+    }
+}
+
+impl From<SubscribersError> for Report {
+    fn from(error: SubscribersError) -> Self {
+        match &error {
+            SubscribersError::Unknown { .. } => Self::of(Exit::Failed, &error)
+                .cure("tidings subscribers list, which lists those that there are"),
+            SubscribersError::NoReplica { .. } => {
+                Self::of(Exit::Failed, &error).cure("start a worker that runs it")
+            }
+            SubscribersError::Partly { source, .. } => {
+                Self::of(exit_of(source), &error).cure("the same command again, which goes on")
+            }
+            SubscribersError::Bus(source) => Self::of_bus(source, &error),
+            _ => Self::of(Exit::Failed, &error),
+        }
+    }
+}
+
+impl From<RemoveError> for Report {
+    fn from(error: RemoveError) -> Self {
+        match &error {
+            RemoveError::Runs { .. } => {
+                Self::of(Exit::Failed, &error).cure("stop its workers first, and wait ten seconds")
+            }
+            RemoveError::Foreign { .. } => Self::of(Exit::Failed, &error)
+                .cure("the tools of that application, or nats consumer rm"),
+            _ => match error {
+                RemoveError::Subscribers(source) => source.into(),
+                other => Self::of(Exit::Failed, &other),
+            },
+        }
+    }
+}
+
+impl From<ResetError> for Report {
+    fn from(error: ResetError) -> Self {
+        match &error {
+            ResetError::WhichStream { streams, .. } => {
+                let cure = format!("--stream {}, or a time", streams.join(" or --stream "));
+                Self::of(Exit::Usage, &error).cure(cure)
+            }
+            ResetError::NotItsStream { streams, .. } => Self::of(Exit::Usage, &error)
+                .cure(format!("--stream {}", streams.join(" or --stream "))),
+            ResetError::BehindTheEnd { .. } => {
+                Self::of(Exit::Usage, &error).cure("--to now, which is behind its last event")
+            }
+            ResetError::BeforeItsStart { name, .. } => Self::of(Exit::Failed, &error).cure(
+                format!("tidings replay start {name}, which hands it what lies before that"),
+            ),
+            _ => match error {
+                ResetError::Read(source) => source.into(),
+                ResetError::Subscribers(source) => source.into(),
+                other => Self::of(Exit::Failed, &other),
+            },
+        }
+    }
+}
+
+impl From<ReplayError> for Report {
+    fn from(error: ReplayError) -> Self {
+        let (exit, cure) = match &error {
+            ReplayError::Unknown { .. } => (Exit::Failed, "tidings subscribers list".to_owned()),
+            ReplayError::NoReplica { .. } => {
+                let cure = "start a worker that runs it, or --force, and it waits for one";
+                (Exit::Failed, cure.to_owned())
+            }
+            ReplayError::UnknownName { names, .. } => {
+                (Exit::Usage, format!("--name {}", names.join(" or --name ")))
+            }
+            ReplayError::Ambiguous { streams } | ReplayError::UnknownStream { streams, .. } => (
+                Exit::Usage,
+                format!("--stream {}", streams.join(" or --stream ")),
+            ),
+            ReplayError::UnknownShadow { .. } => {
+                (Exit::Usage, "the same without --shadow".to_owned())
+            }
+            ReplayError::TooOld { first, .. } => {
+                let cure = format!("--from {first}, or --force, which replays what is left");
+                (Exit::Failed, cure)
+            }
+            ReplayError::Gone { .. } => (Exit::Failed, "tidings streams apply".to_owned()),
+            ReplayError::Unfinished { id, .. } => {
+                let cure =
+                    format!("tidings replay watch {id}, tidings replay cancel {id}, or --force");
+                (Exit::Failed, cure)
+            }
+            ReplayError::NoStream { name } => return no_stream(name),
+            ReplayError::NoReplay { .. } => (Exit::Failed, "tidings replay list".to_owned()),
+            ReplayError::Bus(source) => return Self::of_bus(source, &error),
+            _ => return Self::of(Exit::Failed, &error),
+        };
+        Self::of(exit, &error).cure(cure)
+    }
+}
+
+/// What helps against an error of the server, by its code in nats-server's `server/errors.json`.
+fn cure_of(code: u64) -> Option<&'static str> {
+    Some(match code {
+        // stream not found
+        10059 => "tidings streams apply, which creates it",
+        // no meta leader, or too few servers
+        10004 | 10008 | 10009 | 10010 => {
+            "start the nats-servers that are down: most of them have to be up"
+        }
+        // subjects overlap with an existing stream
+        10065 => {
+            "subjects that no other stream takes, in the [[stream]]; `nats stream ls` lists those that there are"
+        }
+        // the account wants max_bytes of every stream
+        10113 => {
+            "max_bytes in each [[stream]], those of DEAD_LETTERS and RETRIES too, and nats.bucket_max_bytes"
+        }
+        // JetStream is not enabled, or not for the account
+        10039 | 10076 => "a nats-server that is started with -js, and an account that may use it",
+        _ => return None,
+    })
+}
+
+fn exit_of(error: &BusError) -> Exit {
+    // JetStream is there, and its cluster cannot answer now: no leader, or too few servers.
+    const UNAVAILABLE: [u64; 4] = [10004, 10008, 10009, 10010];
+    match error {
+        BusError::NoResponders { .. } | BusError::Timeout { .. } => Exit::Unreachable,
+        BusError::Api { code, .. } if UNAVAILABLE.contains(code) => Exit::Unreachable,
+        _ => Exit::Failed,
+    }
+}
+
+impl From<OutboxError> for Report {
+    fn from(error: OutboxError) -> Self {
+        match &error {
+            OutboxError::Envelope(refused) => Self::of(Exit::Usage, refused),
+            OutboxError::TooLarge(refused) => too_large(refused),
+            OutboxError::NotMigrated(source) => not_migrated(source),
+            OutboxError::Database(source) | OutboxError::Locked { source, .. } => {
+                of_database(source, &error)
+            }
+            OutboxError::Version { is_newer, .. } => of_version(&error, *is_newer),
+            OutboxError::Elsewhere(ElsewhereError::Bus(source)) => Self::of_bus(source, &error),
+            OutboxError::Elsewhere(_) => Self::of(Exit::Failed, &error).cure(ELSEWHERE),
+            _ => Self::of(Exit::Failed, &error),
+        }
+    }
+}
+
+impl From<RebaseError> for Report {
+    fn from(error: RebaseError) -> Self {
+        match &error {
+            RebaseError::NotMigrated(source) => not_migrated(source),
+            RebaseError::Database(source) => of_database(source, &error),
+            _ => Self::of(Exit::Failed, &error),
+        }
+    }
+}
+
+impl From<MigrateError> for Report {
+    fn from(error: MigrateError) -> Self {
+        match &error {
+            MigrateError::Database(source)
+            | MigrateError::Failed { source, .. }
+            | MigrateError::Locked { source, .. } => of_database(source, &error),
+            _ => Self::of(Exit::Failed, &error),
+        }
+    }
+}
+
+impl From<RelayError> for Report {
+    fn from(error: RelayError) -> Self {
+        match &error {
+            RelayError::NotMigrated(source) => not_migrated(source),
+            RelayError::Version { is_newer, .. } => of_version(&error, *is_newer),
+            RelayError::Elsewhere { reason } => {
+                Self::new(Exit::Failed, reason.clone()).cure(ELSEWHERE)
+            }
+            _ => Self::of(Exit::Failed, &error),
+        }
+    }
+}
+
+impl From<PublishError> for Report {
+    fn from(error: PublishError) -> Self {
+        match &error {
+            PublishError::Envelope(refused) => Self::of(Exit::Usage, refused),
+            PublishError::TooLarge(refused) => too_large(refused),
+            PublishError::NoStream { subject } => no_stream(subject),
+            _ => Self::of(Exit::Failed, &error),
+        }
+    }
+}
+
+impl From<WorkerError> for Report {
+    fn from(error: WorkerError) -> Self {
+        match &error {
+            WorkerError::NoStream { subject, .. } => no_stream(subject),
+            WorkerError::Setup { source, .. } => Self::of_bus(source, &error),
+            _ => Self::of(Exit::Failed, &error),
+        }
+    }
+}
+
+fn of_database(source: &sqlx::Error, error: &(dyn Error + 'static)) -> Report {
+    let report = Report::of(database::exit_of(source), error);
+    if database::is_unannounced_pooler(source) {
+        return report
+            .cure("?statement-cache-capacity=0 behind database.url, when a pooler stands between");
+    }
+    match Diagnosis::of(source) {
+        Some(diagnosis) => report.diagnosed(diagnosis),
+        None => report,
+    }
+}
+
+/// What to do in another NATS than the outbox's.
+const ELSEWHERE: &str =
+    "another --nats-url; or tidings outbox use-nats, when this is to be its NATS from now on";
+
+fn of_version(error: &(dyn Error + 'static), is_newer: bool) -> Report {
+    Report::of(Exit::Failed, error).cure(match is_newer {
+        true => "the program of the newest Tidings that has migrated the database",
+        false => "tidings migrate",
+    })
+}
+
+fn not_migrated(source: &(dyn Error + 'static)) -> Report {
+    Report::new(Exit::Failed, "the database has no outbox in this schema")
+        .because(Some(source))
+        .cure("tidings migrate")
+}
+
+/// No stream of the server takes a subject.
+pub(crate) fn no_stream(subject: &str) -> Report {
+    Report::new(Exit::Failed, format!("no stream takes {subject}"))
+        .cure("tidings streams apply, with a [[stream]] that has the subject")
+}
+
+fn too_large(error: &(dyn Error + 'static)) -> Report {
+    Report::of(Exit::Failed, error).cure(
+        "keep large data elsewhere and publish where it is, or raise max_payload of the server",
+    )
+}
