@@ -5,8 +5,11 @@ mod errors;
 
 use std::{error::Error, fmt, io, process::ExitCode};
 
-use super::{database, untrusted};
-use crate::config::ConfigError;
+use tidings::{BusError, Diagnosis};
+
+use super::untrusted;
+pub(crate) use errors::no_stream;
+use errors::{cure_of, exit_of};
 
 /// How a command ends. The numbers are part of the interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -53,6 +53,7 @@ mod refusals;
 mod refused;
 mod rehearsals;
 mod repair;
+mod repair_together;
 mod replay_requests;
 mod replays;
 mod replays_ends;

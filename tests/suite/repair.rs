@@ -28,10 +28,10 @@ both!(
     what_is_on_its_way_when_a_row_cannot_be_read_is_written_down,
 );
 
-const EVENTS: i64 = 60;
+pub const EVENTS: i64 = 60;
 
 /// Commits events of three keys and lets the relay publish them, and no longer.
-async fn publish<DB: Database>(world: &World<DB>, from: i64) {
+pub async fn publish<DB: Database>(world: &World<DB>, from: i64) {
     let mut tx = world.outbox.begin().await.unwrap();
     for count in from..from + EVENTS {
         let key = format!("key-{}", count % 3);
@@ -62,7 +62,7 @@ async fn jetstream_of<DB: Database>(world: &World<DB>) -> jetstream::Context {
     jetstream::new(async_nats::connect(world.nats.url()).await.unwrap())
 }
 
-async fn delete<DB: Database>(world: &World<DB>, sequences: impl IntoIterator<Item = u64>) {
+pub async fn delete<DB: Database>(world: &World<DB>, sequences: impl IntoIterator<Item = u64>) {
     let jetstream = jetstream_of(world).await;
     let stream = jetstream.get_stream("EVENTS").await.unwrap();
     for sequence in sequences {
@@ -70,7 +70,7 @@ async fn delete<DB: Database>(world: &World<DB>, sequences: impl IntoIterator<It
     }
 }
 
-async fn repair<DB: Database>(world: &World<DB>) -> Repair {
+pub async fn repair<DB: Database>(world: &World<DB>) -> Repair {
     let verify = Verify::new(&world.bus, &world.outbox);
     verify.repair().await.unwrap()
 }
@@ -491,16 +491,4 @@ async fn what_a_limit_of_a_subject_has_removed_does_not_come_back() {
     );
     assert_eq!(repair(&world).await.events(), 0);
     assert_eq!(world.stored().await.len(), 11);
-}
-
-/// One works at a time, and one that has died does not stop the others for long.
-#[tokio::test(flavor = "multi_thread")]
-async fn two_repairs_at_once_bring_everything_back_once() {
-    let world = World::<Postgres>::start().await;
-    publish(&world, 0).await;
-    delete(&world, 2..60).await;
-    let (one, other) = tokio::join!(repair(&world), repair(&world));
-    assert_eq!(one.events() + other.events(), 58);
-    let stored = world.stored().await;
-    assert_eq!((stored.len(), stored.duplicated()), (EVENTS as usize, 0));
 }

@@ -221,7 +221,7 @@ async fn a_row_that_cannot_be_read_is_parked_and_stops_no_other<DB: Database>(wo
         verify.run().await.unwrap(),
         verify.payloads().run().await.unwrap(),
     ] {
-        assert_eq!(found.streams[0].differences, []);
+        assert!(found.is_sound(), "{found:?}");
     }
     assert_eq!(counts(&world.stored().await).len(), carried.len() + 1);
 }
@@ -268,10 +268,7 @@ async fn a_row_that_is_too_large_is_parked_unread<DB: Database>(world: World<DB>
     })
     .await;
     let verify = Verify::new(&world.bus, &world.outbox);
-    assert_eq!(
-        verify.payloads().run().await.unwrap().streams[0].differences,
-        []
-    );
+    assert!(verify.payloads().run().await.unwrap().is_sound());
     relay.stop().await.unwrap();
     // SQLite itself, which is in this process, has it in memory while it copies it.
     if DB::KIND == "postgres" {
@@ -291,10 +288,8 @@ async fn a_row_that_is_too_large_is_parked_unread<DB: Database>(world: World<DB>
         .discard(&ParkedSelection::All, 1000)
         .await
         .unwrap();
-    assert_eq!(
-        (given_up.len(), rest.len(), world.parked().await),
-        (1, 1, 0)
-    );
+    assert_eq!((given_up.len(), rest.len()), (1, 1));
+    assert_eq!(parked(&world).await, []);
 }
 
 async fn a_parked_row_that_waits_for_something_unknown_stops_no_relay<DB: Database>(
@@ -367,7 +362,7 @@ async fn a_text_that_is_not_utf_8_is_parked_and_stops_no_other() {
         assert_eq!(given_up.unwrap().len(), 3, "{encoding}");
         let verify = Verify::new(&world.bus, &world.outbox);
         let verified = verify.payloads().run().await.unwrap();
-        assert_eq!(verified.streams[0].differences, [], "{encoding}");
+        assert!(verified.is_sound(), "{encoding}: {verified:?}");
     }
 }
 
@@ -398,9 +393,11 @@ async fn rows_from_before_the_bounds_stop_neither_the_migration_nor_a_rebase() {
             values (gen_random_uuid(), 'count.raised', '{\"count\": 1}', 'infinity');
         alter table tidings.outbox add constraint outbox_is_event check (
             id > 0 and id < 4611686018427387904 and version > 0
-            and at >= '0001-01-01 00:00:00+00' and at < '10000-01-01 00:00:00+00') not valid;
-        update tidings.relay set system = '1', cursor = '900000000:900000000:'";
-    Postgres::execute(pool, before).await;
+            and at >= '0001-01-01 00:00:00+00' and at < '10000-01-01 00:00:00+00') not valid";
+    let restored = "update tidings.relay set system = '1', cursor = '900000000:900000000:'";
+    for sql in [restored, before] {
+        Postgres::execute(pool, sql).await;
+    }
     commit(&world, "ada", 2).await;
     let planned = world.outbox.rebase_dry_run().await.unwrap().unwrap();
     assert_eq!(planned.to_publish, 2);

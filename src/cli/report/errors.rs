@@ -223,7 +223,7 @@ impl From<ReplayError> for Report {
 }
 
 /// What helps against an error of the server, by its code in nats-server's `server/errors.json`.
-fn cure_of(code: u64) -> Option<&'static str> {
+pub(super) fn cure_of(code: u64) -> Option<&'static str> {
     Some(match code {
         // stream not found
         10059 => "tidings streams apply, which creates it",
@@ -245,7 +245,7 @@ fn cure_of(code: u64) -> Option<&'static str> {
     })
 }
 
-fn exit_of(error: &BusError) -> Exit {
+pub(super) fn exit_of(error: &BusError) -> Exit {
     // JetStream is there, and its cluster cannot answer now: no leader, or too few servers.
     const UNAVAILABLE: [u64; 4] = [10004, 10008, 10009, 10010];
     match error {

@@ -149,7 +149,8 @@ async fn move_flawed(
         from tidings.outbox as log
         join (select distinct on (id, event) * from flawed) as flawed on flawed.id = log.id and flawed.event = log.event
         where log.id = any($1::bigint[])
-          and not exists (select from tidings.parked as parked where parked.id = log.id and parked.event = log.event)";
+          and not exists (select from tidings.parked as parked where parked.id = log.id and parked.event = log.event)
+        on conflict (id) do nothing";
     let ids: Vec<i64> = flawed.iter().map(|parked| parked.row.id).collect();
     let errors: Vec<&str> = flawed.iter().map(|parked| &*parked.error).collect();
     let keys: Vec<Option<&str>> = flawed

@@ -385,9 +385,39 @@ impl<DB: Store> Keeper<DB> {
         parked.iter().for_each(say_parked);
         // Whoever was frozen must not put aside what its successor has published.
         self.post.fence.check()?;
+        let has_flaw = |parked: &&Parked| parked.row.flaw.is_some();
+        let flawed: Vec<Parked> = parked.iter().filter(has_flaw).cloned().collect();
         let names = &self.post.outbox.shared.names;
-        DB::park(&mut self.post.connection, names, parked).await?;
+        if flawed.is_empty() {
+            DB::park(&mut self.post.connection, names, parked).await?;
+            return Ok(());
+        }
+        let others = parked.iter().filter(|parked| !has_flaw(parked));
+        let others: Vec<Parked> = others.cloned().collect();
+        self.move_flawed(flawed).await?;
+        let names = &self.post.outbox.shared.names;
+        DB::park(&mut self.post.connection, names, &others).await?;
         Ok(())
+    }
+
+    /// A large row may take longer to be moved than a lease lasts. So it is moved by a task that ends whatever becomes
+    /// of this tenure: the next one finds it parked, instead of beginning anew for ever.
+    async fn move_flawed(&mut self, flawed: Vec<Parked>) -> Result<(), Fault> {
+        let outbox = self.post.outbox.clone();
+        let mut moving = tokio::spawn(async move {
+            let mut connection = outbox.connect().await?;
+            DB::park(&mut connection, &outbox.shared.names, &flawed).await
+        });
+        let renewal = self.post.tenure.lease / 3;
+        loop {
+            tokio::select! {
+                moved = &mut moving => {
+                    moved.map_err(|error| Fault::Ended(error.to_string()))??;
+                    return Ok(());
+                }
+                () = tokio::time::sleep(renewal) => self.checkpoint().await?,
+            }
+        }
     }
 
     /// Writes what is new, and renews the lease in the same statement. The fence is measured from before

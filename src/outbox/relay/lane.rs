@@ -8,6 +8,7 @@
 //! rows are put aside after a while, and go back in a later tenure.
 
 mod closed;
+mod confirm;
 mod ids;
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
@@ -21,15 +22,12 @@ use super::{
     failpoint::{self, Point},
     flight::{Answer, Flying, Item},
     ledger::Ledger,
-    progress::{Confirmation, Origin, Report, by_page},
+    progress::Report,
     resume::Known,
 };
 use crate::{
     bus::{BatchId, Cause, Confirmed, Refusal, StreamState, cause_of_denial},
-    outbox::{
-        parked::WaitsFor,
-        store::{Cursor, Entry, Last},
-    },
+    outbox::{parked::WaitsFor, store::Cursor},
 };
 
 /// No more payload than this in one batch, in bytes, one row excepted.
@@ -474,30 +472,5 @@ impl<C: Cursor> Lane<C> {
         for item in items.into_iter().rev() {
             self.again.push_front(item);
         }
-    }
-
-    async fn confirm(&self, items: &[Item], entries: Vec<Entry>) -> Result<(), Fault> {
-        let last = entries.iter().max_by_key(|entry| entry.last_sequence);
-        let last = last.and_then(|entry| {
-            let mut items = items.iter();
-            let item = items.find(|item| item.row.id == entry.last_id)?;
-            Some(Last {
-                sequence: entry.last_sequence,
-                event: item.row.event,
-            })
-        });
-        let returned = items
-            .iter()
-            .filter(|item| item.origin == Origin::Parked)
-            .map(|item| item.row.id)
-            .collect();
-        self.course
-            .report(Report::Confirmed(Confirmation {
-                pages: by_page(items.iter().map(|item| item.origin)),
-                entries,
-                last,
-                returned,
-            }))
-            .await
     }
 }

@@ -1,0 +1,20 @@
+//! Several repairs at once.
+
+use sqlx::Postgres;
+
+use crate::{
+    repair::{EVENTS, delete, publish, repair},
+    support::World,
+};
+
+/// One works at a time, and one that has died does not stop the others for long.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_repairs_at_once_bring_everything_back_once() {
+    let world = World::<Postgres>::start().await;
+    publish(&world, 0).await;
+    delete(&world, 2..60).await;
+    let (one, other) = tokio::join!(repair(&world), repair(&world));
+    assert_eq!(one.events() + other.events(), 58);
+    let stored = world.stored().await;
+    assert_eq!((stored.len(), stored.duplicated()), (EVENTS as usize, 0));
+}
