@@ -30,6 +30,7 @@ fn unquoted(text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::read;
 
     #[test]
     fn what_is_only_half_quoted_stays() {
@@ -37,5 +38,32 @@ mod tests {
             assert_eq!(value_of(text), text);
         }
         assert_eq!(value_of("\"\""), "");
+    }
+
+    #[test]
+    fn extensions_are_kept_and_quotes_are_taken_off() {
+        let headers = [
+            ("ce-subject", r#""Ada \"x\" L%21""#),
+            ("ce-tenant", "acme"),
+            ("CE-Tenant", "other"),
+            ("ce-dataschema", "\"https://x/y\""),
+            ("ce-traceparent", "00-a-b-01"),
+        ];
+        let read = read(
+            "user.created",
+            headers.into_iter(),
+            "{}".into(),
+            String::new,
+        )
+        .unwrap();
+        assert_eq!(read.key(), Some(r#"Ada "x" L!"#));
+        let extensions: Vec<_> = read.extensions().iter().collect();
+        let expected = [
+            ("dataschema", "https://x/y"),
+            ("tenant", "acme"),
+            ("traceparent", "00-a-b-01"),
+        ];
+        assert_eq!(extensions, expected);
+        assert_eq!(read.lineage().traceparent.as_deref(), Some("00-a-b-01"));
     }
 }
