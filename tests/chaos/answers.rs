@@ -74,9 +74,11 @@ async fn a_batch_that_is_rejected<DB: Chaos>(world: World<DB>) {
             let mut headers = HeaderMap::new();
             headers.insert("Nats-Msg-Id", id.to_string());
             headers.insert("ce-id", id.to_string());
-            headers.insert("ce-partitionkey", counted.key);
+            headers.insert("ce-type", "count.raised.v1");
+            headers.insert("ce-partitionkey", counted.key.clone());
+            let payload = serde_json::to_vec(&counted).unwrap();
             let sent = jetstream
-                .publish_with_headers("count.raised", headers, r#"{"count":1}"#.into())
+                .publish_with_headers("count.raised", headers, payload.into())
                 .await;
             ahead.push(sent.unwrap().await.unwrap().sequence);
         }
