@@ -106,7 +106,7 @@ async fn a_row_that_cannot_be_read_is_told_and_given_up(world: World) {
     let parked = world.ok(&["trace", "--key", "ada"]).await;
     assert!(parked.contains("its time is not between"), "{parked}");
     world.ok(&["outbox", "unpark", "1"]).await;
-    let given_up = world.json(&["outbox", "discard", "1"]).await;
+    let given_up = world.json(&["outbox", "discard", "1", "--yes"]).await;
     assert_eq!(given_up[0]["payload"], "{}");
     assert_eq!(given_up[0]["payload_bytes"], 2);
     world.ok(&["verify"]).await;

@@ -281,9 +281,6 @@ async fn a_subscriber_that_is_gone_for_good_is_removed_after_what_waits_is_told(
         world.ok(&LIST).await.contains("1, until 20")
     })
     .await;
-    let remove = ["subscribers", "remove", NAME];
-    let asked = world.refused(2, &remove).await;
-    says(&asked, &["no terminal to ask", "--yes"]);
     let runs = world
         .refused(1, &["subscribers", "remove", NAME, "--yes"])
         .await;
@@ -312,6 +309,11 @@ async fn a_subscriber_that_is_gone_for_good_is_removed_after_what_waits_is_told(
             "0; they stay",
             "nothing is changed",
         ],
+    );
+    let asked = world.refused(2, &["subscribers", "remove", NAME]).await;
+    says(
+        &asked,
+        &["this removes stuck for good", "no terminal to ask", "--yes"],
     );
     let done = world
         .json(&["subscribers", "remove", NAME, "--yes", "--json"])
