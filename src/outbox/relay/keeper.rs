@@ -1,6 +1,8 @@
 //! Keeps the lease and writes down how far the relay is. Never moves the cursor past what is neither
 //! confirmed nor parked.
 
+mod parking;
+
 use std::{
     collections::HashSet,
     sync::{Arc, Mutex, PoisonError},
@@ -31,7 +33,7 @@ use crate::{
     outbox::{
         Outbox, Store,
         standing::{keep, losses_from},
-        store::{Checkpoint, Entry, Parked, Position, Positions, Tenure},
+        store::{Checkpoint, Entry, Position, Positions, Tenure},
     },
 };
 
@@ -381,45 +383,6 @@ impl<DB: Store> Keeper<DB> {
         }
     }
 
-    async fn park(&mut self, parked: &[Parked]) -> Result<(), Fault> {
-        parked.iter().for_each(say_parked);
-        // Whoever was frozen must not put aside what its successor has published.
-        self.post.fence.check()?;
-        let has_flaw = |parked: &&Parked| parked.row.flaw.is_some();
-        let flawed: Vec<Parked> = parked.iter().filter(has_flaw).cloned().collect();
-        let names = &self.post.outbox.shared.names;
-        if flawed.is_empty() {
-            DB::park(&mut self.post.connection, names, parked).await?;
-            return Ok(());
-        }
-        let others = parked.iter().filter(|parked| !has_flaw(parked));
-        let others: Vec<Parked> = others.cloned().collect();
-        self.move_flawed(flawed).await?;
-        let names = &self.post.outbox.shared.names;
-        DB::park(&mut self.post.connection, names, &others).await?;
-        Ok(())
-    }
-
-    /// A large row may take longer to be moved than a lease lasts. So it is moved by a task that ends whatever becomes
-    /// of this tenure: the next one finds it parked, instead of beginning anew for ever.
-    async fn move_flawed(&mut self, flawed: Vec<Parked>) -> Result<(), Fault> {
-        let outbox = self.post.outbox.clone();
-        let mut moving = tokio::spawn(async move {
-            let mut connection = outbox.connect().await?;
-            DB::park(&mut connection, &outbox.shared.names, &flawed).await
-        });
-        let renewal = self.post.tenure.lease / 3;
-        loop {
-            tokio::select! {
-                moved = &mut moving => {
-                    moved.map_err(|error| Fault::Ended(error.to_string()))??;
-                    return Ok(());
-                }
-                () = tokio::time::sleep(renewal) => self.checkpoint().await?,
-            }
-        }
-    }
-
     /// Writes what is new, and renews the lease in the same statement. The fence is measured from before
     /// the statement was sent.
     async fn checkpoint(&mut self) -> Result<(), Fault> {
@@ -490,25 +453,5 @@ impl<DB: Store> Keeper<DB> {
     fn end_tenure(&mut self) {
         self.is_relaying = false;
         self.post.turn.cancel();
-    }
-}
-
-/// One line for what is refused, with its cure. What follows it, or waits for something, is not said one by one: the
-/// status counts it, and the trouble is said by itself.
-fn say_parked(parked: &Parked) {
-    const CURE: &str =
-        "tidings outbox parked, which shows what follows it; then tidings outbox unpark or discard";
-    let Parked { row, error, .. } = parked;
-    let (id, name, key) = (row.event, &row.name, &row.key);
-    match (&parked.waits_for, parked.follows) {
-        (None, false) => {
-            tracing::error!(row = row.id, event.id = %id, event.name = name, key, error, cure = CURE, "the event is parked");
-        }
-        (None, true) => {
-            tracing::debug!(row = row.id, event.id = %id, event.name = name, key, error, "the event follows a parked one");
-        }
-        (Some(waits_for), _) => {
-            tracing::debug!(row = row.id, event.id = %id, event.name = name, key, %waits_for, "the event waits");
-        }
     }
 }
