@@ -142,7 +142,7 @@ async fn logs_can_be_json_and_never_mix_with_results() {
         migrated.stdout,
         "applied 0001_outbox\napplied 0002_ways_back\napplied 0003_inbox\napplied 0004_given_up\napplied 0005_repairs\napplied 0006_bounds\napplied 0007_nats\n"
     );
-    assert_eq!(migrated.stderr.lines().count(), 6);
+    assert_eq!(migrated.stderr.lines().count(), 7);
     for line in migrated.stderr.lines() {
         let line: serde_json::Value = serde_json::from_str(line).unwrap();
         assert_eq!(line["message"], "outbox migrated");
