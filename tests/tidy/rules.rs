@@ -7,6 +7,7 @@ const LAYERS: &[&[&str]] = &[
     &[
         "failure",
         "fingerprint",
+        "fuzz",
         "housekeeping",
         "interrupt",
         "log",
@@ -84,11 +85,11 @@ pub const RULES: &[Rule] = &[
         example: ("src/cli/run.rs", "//! R.\nuse axum::Router;\n"),
     },
     Rule {
-        reason: "the environment is read in src/config.rs and src/testing only (where this program and the \
-                 temporary folder are may be asked everywhere)",
+        reason: "the environment is read in src/config.rs, src/testing and the fuzzing of tests only (where this \
+                 program and the temporary folder are may be asked everywhere)",
         within: |path| {
             path.is_in(&["src/", "contract/", "events/src/"])
-                && !path.is_in(&["src/config.rs", "src/config/", "src/testing/"])
+                && !path.is_in(&["src/config.rs", "src/config/", "src/testing/", "src/fuzz.rs"])
         },
         breaks: |source| {
             lines_where(&source.code, |line| {
