@@ -173,7 +173,7 @@ impl<DB: Store> Outbox<DB> {
     pub async fn check_version(&self) -> Result<(), OutboxError> {
         let mut connection = self.acquire().await?;
         let found = DB::version(&mut connection, &self.shared.names).await;
-        of_version::<DB>(found.map_err(Self::explain)?)
+        of_version::<DB>(self.end(connection, found).await?)
     }
 
     /// Has the outbox be relayed into this NATS from now on, whichever it was before. What was confirmed by the one
@@ -190,7 +190,7 @@ impl<DB: Store> Outbox<DB> {
         let mut connection = self.acquire().await?;
         let kept = text(&kept).map_err(OutboxError::Database)?;
         let written = DB::keep_home(&mut connection, &self.shared.names, &kept).await;
-        written.map_err(Self::explain)?;
+        self.end(connection, written).await?;
         Ok(plan.0)
     }
 
@@ -238,7 +238,7 @@ impl<DB: Store> Outbox<DB> {
     async fn home(&self) -> Result<Home, OutboxError> {
         let mut connection = self.acquire().await?;
         let home = DB::home(&mut connection, &self.shared.names).await;
-        home.map_err(Self::explain)
+        self.end(connection, home).await
     }
 }
 

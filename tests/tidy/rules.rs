@@ -89,7 +89,12 @@ pub const RULES: &[Rule] = &[
                  program and the temporary folder are may be asked everywhere)",
         within: |path| {
             path.is_in(&["src/", "contract/", "events/src/"])
-                && !path.is_in(&["src/config.rs", "src/config/", "src/testing/", "src/fuzz.rs"])
+                && !path.is_in(&[
+                    "src/config.rs",
+                    "src/config/",
+                    "src/testing/",
+                    "src/fuzz.rs",
+                ])
         },
         breaks: |source| {
             lines_where(&source.code, |line| {
