@@ -50,6 +50,7 @@ enum Work {
 }
 
 /// What a task has done.
+#[allow(clippy::large_enum_variant)] // as above
 enum Done {
     One(Finished),
     Batch(Vec<Finished>),

@@ -143,7 +143,7 @@ async fn what_a_relay_cannot_write_it_tells_over_nats<DB: Database>(world: World
                 let is_named = ["read-only", "locked", "does not answer"]
                     .iter()
                     .any(|cause| trouble.cause.contains(cause));
-                let is_cured = ["primary", "write lock"]
+                let is_cured = ["primary", "write lock", "its transaction ends"]
                     .iter()
                     .any(|cure| trouble.cure.contains(cure));
                 trouble.place == "relay" && is_named && is_cured

@@ -48,9 +48,14 @@ async fn an_idle_relay_asks_at_most_five_times_a_second() {
     relay.stop().await.unwrap();
 
     let asked = u32::try_from(after - before).unwrap();
-    let rate = f64::from(asked) / (ended - began).as_secs_f64();
+    // The counters are up to a second old at each end, so they may be those of a second more or less.
+    let seconds = (ended - began).as_secs_f64();
+    let (least, most) = (
+        f64::from(asked) / (seconds + 1.0),
+        f64::from(asked) / (seconds - 1.0),
+    );
     assert!(
-        (3.0..=5.0).contains(&rate),
-        "{asked} times, {rate} a second"
+        most >= 3.0 && least <= 5.0,
+        "{asked} times in {seconds} s, from {least} to {most} a second"
     );
 }

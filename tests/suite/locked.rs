@@ -222,7 +222,7 @@ async fn a_relay_whose_postgres_has_a_full_disk_says_that_and_what_helps() {
     );
     Postgres::execute(world.outbox.pool(), &full).await;
     let relay = world.relay();
-    let said = format!("the disk of the database is full: error returned from database: {text}");
+    let said = format!("the disk of the database is full: {text} (53100)");
     eventually("it is said", || async { !log::said(&said).is_empty() }).await;
     assert!(!log::said("make room on the disk of Postgres").is_empty());
     relay.kill().await;

@@ -86,7 +86,7 @@ pub(super) fn read(row: &PgRow, most: usize) -> Result<Row, sqlx::Error> {
 }
 
 /// The bytes of a column.
-pub(super) fn bytes<'r>(row: &'r PgRow, at: usize) -> Result<Option<&'r [u8]>, sqlx::Error> {
+pub(super) fn bytes(row: &PgRow, at: usize) -> Result<Option<&[u8]>, sqlx::Error> {
     let value = row.try_get_raw(at)?;
     if value.is_null() {
         return Ok(None);
