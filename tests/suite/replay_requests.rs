@@ -188,6 +188,10 @@ async fn a_sequence_is_a_place_in_one_stream() {
     let split = |name: &str, subjects: &str| {
         StreamSpec::new(name, [Pattern::parse(subjects).unwrap()]).unwrap()
     };
+    // What is applied only adds, so a stream with fewer subjects is another one.
+    let client = async_nats::connect(world.nats.url()).await.unwrap();
+    let jetstream = async_nats::jetstream::new(client);
+    jetstream.delete_stream("EVENTS").await.unwrap();
     world
         .bus
         .apply_stream(&split("EVENTS", "user.>"))
