@@ -3,8 +3,8 @@
 use async_nats::jetstream;
 use chrono::{DateTime, TimeDelta, Utc};
 use tidings::{
-    Context, EventPublisher, EventSubscriber, Failure, Pattern, Replay, ReplayError, ReplayPoint,
-    ReplayRequest, ReplayState, Replays, StreamSpec, Worker, WorkerError,
+    Context, EventPublisher, EventSubscriber, Failure, Replay, ReplayError, ReplayPoint,
+    ReplayRequest, ReplayState, Replays, Worker, WorkerError,
 };
 
 use crate::support::{Counted, Noted, Running, User, World};
@@ -185,23 +185,7 @@ async fn what_the_stream_has_removed_is_refused_unless_forced() {
 async fn a_sequence_is_a_place_in_one_stream() {
     use ReplayPoint::{Beginning, Sequence};
     let world = World::<Sqlite>::start().await;
-    let split = |name: &str, subjects: &str| {
-        StreamSpec::new(name, [Pattern::parse(subjects).unwrap()]).unwrap()
-    };
-    // What is applied only adds, so a stream with fewer subjects is another one.
-    let client = async_nats::connect(world.nats.url()).await.unwrap();
-    let jetstream = async_nats::jetstream::new(client);
-    jetstream.delete_stream("EVENTS").await.unwrap();
-    world
-        .bus
-        .apply_stream(&split("EVENTS", "user.>"))
-        .await
-        .unwrap();
-    world
-        .bus
-        .apply_stream(&split("COUNTS", "count.>"))
-        .await
-        .unwrap();
+    world.two_streams().await;
     let noted = Noted::default();
     let running = start(&world, &noted);
     let publisher = EventPublisher::new(&world.bus);

@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use async_nats::jetstream;
 use tidings::{
-    Context, EventPublisher, EventSubscriber, Failure, InboxTransaction, Pattern, ResetError,
-    Retry, Start, StreamSpec, SubscriberReset, Subscribers, Worker, WorkerError,
+    Context, EventPublisher, EventSubscriber, Failure, InboxTransaction, ResetError, Retry, Start,
+    SubscriberReset, Subscribers, Worker, WorkerError,
 };
 use tokio::sync::Semaphore;
 
@@ -298,10 +298,7 @@ async fn a_place_that_there_is_not_is_refused() {
         Ok(())
     }
     let world = World::<Sqlite>::start().await;
-    let users = StreamSpec::new("EVENTS", [Pattern::parse("user.>").unwrap()]);
-    let counts = StreamSpec::new("COUNTS", [Pattern::parse("count.>").unwrap()]);
-    world.bus.apply_stream(&users.unwrap()).await.unwrap();
-    world.bus.apply_stream(&counts.unwrap()).await.unwrap();
+    world.two_streams().await;
     publish_many(&world, "a", 3).await;
     let app = App::new();
     let running = run(&world, &app, subscriber().on(count).start(Start::New));

@@ -328,17 +328,18 @@ async fn the_relay_parks_what_the_rules_refuse_and_carries_the_rest<DB: Database
                 .map(|byte| format!("{byte:02x}"))
                 .collect::<String>()
         };
-        let (id, text, bytes): (_, fn(String) -> String, fn(String) -> String) = match DB::KIND {
-            "postgres" => (
-                format!("'{id}'"),
-                |hex| format!("convert_from(decode('{hex}', 'hex'), 'UTF8')"),
-                |hex| format!("decode('{hex}', 'hex')"),
-            ),
-            _ => (
-                format!("x'{}'", id.as_uuid().simple()),
-                |hex| format!("cast(x'{hex}' as text)"),
-                |hex| format!("x'{hex}'"),
-            ),
+        let is_postgres = DB::KIND == "postgres";
+        let id = match is_postgres {
+            true => format!("'{id}'"),
+            false => format!("x'{}'", id.as_uuid().simple()),
+        };
+        let text = |hex: String| match is_postgres {
+            true => format!("convert_from(decode('{hex}', 'hex'), 'UTF8')"),
+            false => format!("cast(x'{hex}' as text)"),
+        };
+        let bytes = |hex: String| match is_postgres {
+            true => format!("decode('{hex}', 'hex')"),
+            false => format!("x'{hex}'"),
         };
         let key = case
             .key

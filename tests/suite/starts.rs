@@ -6,8 +6,8 @@ use async_nats::jetstream;
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::future::join_all;
 use tidings::{
-    Context, EventPublisher, EventSubscriber, Failure, Pattern, Start, StreamSpec, Subscribers,
-    Worker, WorkerError,
+    Context, EventPublisher, EventSubscriber, Failure, Pattern, Start, Subscribers, Worker,
+    WorkerError,
 };
 use tokio::sync::watch;
 
@@ -198,10 +198,7 @@ async fn a_sequence_is_a_place_in_one_stream() {
         Ok(())
     }
     let world = World::<Sqlite>::start().await;
-    let users = StreamSpec::new("EVENTS", [Pattern::parse("user.>").unwrap()]);
-    let counts = StreamSpec::new("COUNTS", [Pattern::parse("count.>").unwrap()]);
-    world.bus.apply_stream(&users.unwrap()).await.unwrap();
-    world.bus.apply_stream(&counts.unwrap()).await.unwrap();
+    world.two_streams().await;
     let both = |start| subscriber(start).on(count);
     let refused = run(&world, both(Start::Sequence(7)), &Noted::default())
         .end()

@@ -263,6 +263,21 @@ impl<DB: Database> World<DB> {
         context
     }
 
+    /// The events in two streams, EVENTS with `user.>` and COUNTS with `count.>`. What is applied only adds, so EVENTS
+    /// is made anew.
+    pub async fn two_streams(&self) {
+        let client = async_nats::connect(self.nats.url()).await;
+        let context = jetstream::new(client.expect("a connection"));
+        let deleted = context.delete_stream("EVENTS").await;
+        deleted.expect("it is deleted");
+        for (name, subjects) in [("EVENTS", "user.>"), ("COUNTS", "count.>")] {
+            let subjects = Pattern::parse(subjects).expect("a pattern");
+            let stream = StreamSpec::new(name, [subjects]).expect("a name");
+            let applied = self.bus.apply_stream(&stream).await;
+            applied.expect("it is applied");
+        }
+    }
+
     /// What the stream of events holds, read by the client itself.
     pub async fn stored(&self) -> Stream {
         Stream::read(&self.nats.url(), "EVENTS").await
