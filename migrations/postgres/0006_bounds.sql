@@ -143,7 +143,7 @@ begin
     -- the relay: for its sake every event would read a row that the relay writes.
     if octet_length(bytes) + 6 * octet_length(stored) > 57344 then
         -- the lines that every message has, those of a batch, and the relay's default source
-        select 468 + length(name) + length(version::text)
+        select 506 + length(name) + length(version::text)
                + coalesce(2 * encoded.key + 33, 0)
                + coalesce(sum(octet_length(each.label) + each.length + 4), 0)
                + case when bool_or(each.known = 'ce-source') then 0 else 20 end

@@ -222,7 +222,7 @@ fn cases() -> Vec<Case> {
         "ce-specversion",
         "ce-subject",
         "ce-partitionkey",
-        "ce-tenant",
+        "ce-specversion",
         "ce-",
         "tidings-replay",
         "TIDINGS-redrives",
