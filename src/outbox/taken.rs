@@ -73,6 +73,7 @@ impl<DB: Store> Taken<DB> {
     }
 
     /// Rolls back, if a transaction is open, and waits until that is done.
+    #[cfg(feature = "postgres")]
     pub(super) async fn roll_back(&mut self) -> Result<(), sqlx::Error> {
         if !self.is_open {
             return Ok(());

@@ -96,6 +96,9 @@ impl Fault {
                 None if kind == "sqlite" => "see to the file and its disk".to_owned(),
                 None => "see what the database server's log says about it".to_owned(),
             },
+            Self::Locked(_) if kind == "sqlite" => {
+                "wait until its transaction ends, or end that process: `fuser FILE` or `lsof FILE` names it".into()
+            }
             Self::Locked(_) => {
                 "wait until that transaction ends, or end it: select pg_terminate_backend(PID)".into()
             }
