@@ -114,7 +114,8 @@ fn a_value_that_cannot_be_used_is_told_with_its_place() {
         ("[log]\nformat = \"xml\"", "pretty"),
         ("[log]\nfilter = \"a=b=c\"", "log.filter"),
         ("[database]\nurl = \"mysql://u:s3cret@h\"", "sqlite:PATH"),
-        ("[database]\nurl = true", "a text in quotes"),
+        ("[database]\nurl = true", "sqlite:PATH"),
+        ("[database]\nurl = 1.5", "a text in quotes"),
         ("[database]\nurl = [\"a\"]", "a text in quotes"),
     ] {
         let message = refused(file);
