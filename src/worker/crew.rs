@@ -50,7 +50,7 @@ enum Work {
 }
 
 /// What a task has done.
-#[allow(clippy::large_enum_variant)] // as above
+#[allow(clippy::large_enum_variant)] // most are one, as in `Work`
 enum Done {
     One(Finished),
     Batch(Vec<Finished>),
