@@ -1,4 +1,4 @@
-//! Testing your handlers, of README.md: a ledger with its tests, which need no server. `cargo test --example ledger`
+//! The example of docs/guide/testing.md: a ledger with its tests, which need no server. `cargo test --example ledger`
 
 use std::time::Duration;
 

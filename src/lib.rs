@@ -124,7 +124,29 @@ pub use verify::{
 };
 pub use worker::{Worker, WorkerError, shutdown_signal};
 
-/// The examples of the README are compiled.
+/// The Rust blocks of the README and of the book's chapters are compiled.
 #[cfg(all(doctest, feature = "postgres", feature = "sqlite"))]
-#[doc = include_str!("../README.md")]
-struct Readme;
+mod chapters {
+    #[doc = include_str!("../README.md")]
+    struct Readme;
+    #[doc = include_str!("../docs/guide/producing.md")]
+    struct Producing;
+    #[doc = include_str!("../docs/guide/delayed.md")]
+    struct Delayed;
+    #[doc = include_str!("../docs/guide/handlers.md")]
+    struct Handlers;
+    #[doc = include_str!("../docs/guide/batches.md")]
+    struct Batches;
+    #[doc = include_str!("../docs/guide/ordering.md")]
+    struct Ordering;
+    #[doc = include_str!("../docs/guide/retries.md")]
+    struct Retries;
+    #[doc = include_str!("../docs/guide/flow-control.md")]
+    struct FlowControl;
+    #[doc = include_str!("../docs/guide/replay.md")]
+    struct Replay;
+    #[doc = include_str!("../docs/guide/testing.md")]
+    struct Testing;
+    #[doc = include_str!("../docs/operate/sqlite.md")]
+    struct Sqlite;
+}

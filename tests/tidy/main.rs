@@ -140,16 +140,32 @@ fn the_changelog_knows_this_version() {
 }
 
 #[test]
-fn the_readme_shows_the_examples_as_they_are_compiled() {
-    let readme = fs::read_to_string(root().join("README.md")).unwrap();
-    for file in ["examples/quickstart.rs", "examples/ledger.rs"] {
+fn the_documents_show_the_examples_as_they_are_compiled() {
+    for (document, file) in [
+        ("README.md", "examples/quickstart.rs"),
+        ("docs/guide/testing.md", "examples/ledger.rs"),
+    ] {
+        let text = fs::read_to_string(root().join(document)).unwrap();
         let example = fs::read_to_string(root().join(file)).unwrap();
         let (_, code) = example.split_once("\n\n").unwrap();
         assert!(
-            readme.contains(&format!("```rust,no_run\n{code}```")),
-            "README.md:1: an example is not {file} below its first paragraph"
+            text.contains(&format!("```rust,no_run\n{code}```")),
+            "{document}:1: an example is not {file} below its first paragraph"
         );
     }
+}
+
+#[test]
+fn every_rust_block_of_the_book_is_compiled() {
+    let library = fs::read_to_string(root().join("src/lib.rs")).unwrap();
+    let chapters = texts().filter(|(path, text)| {
+        path.starts_with("docs/") && path.ends_with(".md") && text.contains("\n```rust")
+    });
+    let broken: Vec<_> = chapters
+        .filter(|(path, _)| !library.contains(&format!("include_str!(\"../{path}\")")))
+        .map(|(path, _)| format!("{path}:1: src/lib.rs does not include it"))
+        .collect();
+    no_more(&broken);
 }
 
 fn no_more(broken: &[String]) {
