@@ -1,4 +1,4 @@
-//! The runbooks of docs/recovery.md: each bad day happens for real, and is ended by what is written there.
+//! The runbooks of docs/runbooks: each bad day happens for real, and is ended by what is written there.
 
 mod bad_event;
 mod bug;
@@ -25,27 +25,27 @@ use tokio_util::sync::CancellationToken;
 use crate::support::{World, eventually};
 use reader::Runbook;
 
-/// The runbooks that have a test, in the order of the document.
+/// The runbooks that have a test, in the order of their files.
 const PERFORMED: [&str; 19] = [
     "Where to begin",
-    "One key is stuck",
-    "A key is parked in the outbox",
-    "A key is parked by its subscriber",
-    "A key is behind an event that fails",
-    "Events wait for a subscriber",
+    "A bad event was published",
+    "Postgres: the relay's cursor is another server's",
+    "Handlers whose effects were in the database",
     "A disk is full",
     "A stream has reached its limit",
     "The storage of a nats-server is full",
     "The disk of a nats-server is full",
-    "A bad event was published",
+    "Events wait for a subscriber",
     "A handler had a bug for two days",
     "It failed",
     "It did the wrong thing",
-    "A stream was deleted",
     "NATS has lost its data",
     "The NATS was replaced",
-    "Postgres: the relay's cursor is another server's",
-    "Handlers whose effects were in the database",
+    "A stream was deleted",
+    "One key is stuck",
+    "A key is parked in the outbox",
+    "A key is parked by its subscriber",
+    "A key is behind an event that fails",
 ];
 
 const SUBSCRIBER: &str = "greeter";

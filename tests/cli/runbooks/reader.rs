@@ -1,12 +1,12 @@
-//! Reads docs/recovery.md and performs it: the commands of one runbook, word for word and in their order, and what
+//! Reads docs/runbooks and performs them: the commands of one runbook, word for word and in their order, and what
 //! they are said to print. Never knows what a command is for.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::support::{Ended, World, eventually};
 
-const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/recovery.md");
-/// The words in capitals that whoever follows a runbook fills in.
+const RUNBOOKS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/runbooks");
+/// The words in capitals that the operator replaces.
 const BLANKS: [&str; 9] = [
     "SUBSCRIBER",
     "FINGERPRINT",
@@ -36,8 +36,7 @@ struct Step {
 impl Runbook {
     /// The runbook under a heading, without those below it.
     pub fn open(title: &str) -> Self {
-        let document = std::fs::read_to_string(DOCUMENT).expect("docs/recovery.md");
-        let steps = steps_below(&document, title);
+        let steps = steps_below(&document(), title);
         assert!(!steps.is_empty(), "{title:?} has no commands");
         Self {
             title: title.to_owned(),
@@ -193,9 +192,23 @@ fn steps_below(document: &str, title: &str) -> Vec<Step> {
     steps
 }
 
+/// All runbooks as one text, in the order of their file names.
+fn document() -> String {
+    let files = std::fs::read_dir(RUNBOOKS).expect("docs/runbooks");
+    let paths = files.map(|file| file.expect("a file of docs/runbooks").path());
+    let mut paths: Vec<_> = paths
+        .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
+        .collect();
+    paths.sort();
+    let texts = paths
+        .iter()
+        .map(|path| std::fs::read_to_string(path).expect("a runbook"));
+    texts.collect::<Vec<_>>().join("\n")
+}
+
 /// The headings that have commands.
 pub fn titles() -> Vec<String> {
-    let document = std::fs::read_to_string(DOCUMENT).expect("docs/recovery.md");
+    let document = document();
     let headings = document.lines().filter(|line| line.starts_with('#'));
     let titles = headings.map(|line| line.trim_start_matches('#').trim().to_owned());
     titles
