@@ -9,6 +9,8 @@ use std::{
 
 use tidings_contract::Envelope;
 
+use crate::error_text::write_texts;
+
 /// How much of an error's text is kept, in bytes.
 pub(crate) const MAX_TEXT: usize = 2_048;
 
@@ -103,13 +105,7 @@ impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for Failure {
 /// The error and its sources, on one line.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.source)?;
-        let mut next = self.source.source();
-        while let Some(source) = next {
-            write!(f, ": {source}")?;
-            next = source.source();
-        }
-        Ok(())
+        write_texts(f, &*self.source)
     }
 }
 

@@ -211,6 +211,7 @@ impl<DB: Store> Verify<DB> {
     ) -> Result<VerifiedStream, VerifyError> {
         let hasher = self.payloads.then(RandomState::new);
         let mut stream = VerifiedStream::new(&side.name, side.standing.clone());
+        stream.issue.clone_from(&state.transforms);
         let (mut comparison, mut findings) = (Comparison::default(), Vec::new());
         let mut rows = self.outbox.walk(&self.range, passed, hasher.as_ref());
         let messages =

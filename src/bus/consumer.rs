@@ -11,7 +11,7 @@ use tidings_contract::Name;
 
 use super::{
     Bus, BusError, origin,
-    settings::{is_as_wanted, limit_in, put_over, unset},
+    settings::{is_as_wanted, limit_in, put_over, setting_text, unset},
     streams::retry_subject,
 };
 use crate::{executor::ACK_WAIT, start::Start};
@@ -333,7 +333,18 @@ impl Bus {
         }
         let (stream, durable) = (&spec.stream, &spec.durable);
         for (setting, now, wanted) in differs {
-            tracing::warn!(stream, durable, setting, %now, %wanted, "the consumer is updated");
+            let (now, wanted) = (
+                setting_text(&setting, &now),
+                setting_text(&setting, &wanted),
+            );
+            tracing::warn!(
+                stream,
+                durable,
+                setting,
+                now,
+                wanted,
+                "the consumer is updated"
+            );
         }
         let updated = self.put_consumer(spec, config, "update").await?;
         Ok(Some(updated.config))

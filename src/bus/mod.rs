@@ -66,7 +66,7 @@ use tokio::sync::watch;
 
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) use batch::{
-    BatchId, Cause, Confirmed, FULL_DISK, Refusal, Submission, cause_of_denial,
+    BatchId, Cause, Confirmed, FULL_DISK, Refusal, Submission, cause_of_denial, cause_of_no_ack,
 };
 pub use connect::ConnectError;
 pub(crate) use consumer::{ConsumerLook, ConsumerSpec, drift, filters};
@@ -93,6 +93,7 @@ pub(crate) use replays::{Part, Standing};
 pub(crate) use resume::{At, Found, Pings, StreamState};
 pub(crate) use retry::{Waiting, retries_of};
 pub(crate) use seek::{Expanse, Read, Sighting};
+pub use settings::setting_text;
 pub(crate) use settings::{Role, durable_issues};
 pub(crate) use signs::{LeaseSign, RetrySigns};
 pub(crate) use state::{BadEntry, Holds};
@@ -100,6 +101,7 @@ pub(crate) use state::{BadEntry, Holds};
 pub(crate) use stored::Stored;
 pub use tail::{Reader, ReaderError, Seen};
 
+use crate::error_text::unplaced;
 pub(crate) use crate::start::Start;
 
 /// How long the server may take to answer a request.
@@ -147,7 +149,7 @@ impl Receipt {
         serde_json::from_slice(answer).unwrap_or_else(|error| Self {
             error: Some(ApiError {
                 err_code: 0,
-                description: format!("the answer is not JetStream's: {error}"),
+                description: format!("the answer is not JetStream's: {}", unplaced(&error)),
             }),
             ..Self::default()
         })
@@ -275,7 +277,7 @@ impl Bus {
                 description: error.description,
             });
         }
-        serde_json::from_slice(&answer).map_err(|error| broken(error.to_string()))
+        serde_json::from_slice(&answer).map_err(|error| broken(unplaced(&error)))
     }
 
     /// Changes whenever the connection is lost.

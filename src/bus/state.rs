@@ -12,8 +12,9 @@ use super::{
     Bus, BusError, Kept, REQUEST_TIMEOUT, Receipt,
     consumer::drift,
     header::StoredAt,
-    settings::{Role, put_over},
+    settings::{Role, put_over, setting_text},
 };
+use crate::error_text::unplaced;
 
 /// The bucket, as other clients of NATS see it.
 pub(super) const BUCKET: &str = "TIDINGS";
@@ -83,7 +84,7 @@ pub(super) fn read_entry<T: DeserializeOwned>(
             None => return Holds::Value(value),
             Some(why) => why,
         },
-        Err(error) => format!("it cannot be read: {error}"),
+        Err(error) => format!("it cannot be read: {}", unplaced(&error)),
     };
     let prefix = format!("$KV.{BUCKET}.");
     let key = kept.subject.strip_prefix(&prefix).unwrap_or(&kept.subject);
@@ -175,7 +176,17 @@ impl Bus {
         let subject = format!("$JS.API.STREAM.UPDATE.{}", bucket_stream());
         let _: Value = self.api(&subject, &config).await?;
         for (setting, now, wanted) in differs {
-            tracing::warn!(bucket = BUCKET, setting, %now, %wanted, "a setting of the bucket of the workers is set back");
+            let (now, wanted) = (
+                setting_text(&setting, &now),
+                setting_text(&setting, &wanted),
+            );
+            tracing::warn!(
+                bucket = BUCKET,
+                setting,
+                now,
+                wanted,
+                "a setting of the bucket of the workers is set back"
+            );
         }
         Ok(())
     }
@@ -205,6 +216,7 @@ impl Bus {
         }
         let left = drift(&info.config, &self.bucket_settings()).into_iter();
         let left = left.map(|(setting, now, wanted)| {
+            let (now, wanted) = (setting_text(&setting, &now), setting_text(&setting, &wanted));
             format!(
                 "{setting} of the bucket {BUCKET} is {now} and not {wanted}, and this user may not set it back: allow it to \
                  publish to $JS.API.STREAM.UPDATE.{stream}, or set it with `nats stream edit {stream}`"

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use chrono::{TimeDelta, Utc};
 use clap::{Args, Subcommand};
 use serde_json::json;
-use tidings::{Bus, Pattern, PatternError, Plan, ReaderError, Start, StreamSpec};
+use tidings::{Bus, Pattern, PatternError, Plan, ReaderError, Start, StreamSpec, setting_text};
 
 use super::{
     connect,
@@ -88,11 +88,10 @@ impl Streams {
             if let Mode::Apply(consent) = mode {
                 apply_one(&bus, found, consent).await?;
             }
-            // Whoever reads this may leave: that changes nothing of what is to be done.
-            output::unless_left(match self.json {
+            match self.json {
                 true => output::json(&as_json(found, mode)),
                 false => output::line(as_text(found, mode)),
-            })?;
+            }?;
         }
         Ok(())
     }
@@ -327,11 +326,10 @@ fn changes(plan: &Plan) -> &[(String, String, String)] {
 fn shown(setting: &str, value: &str) -> String {
     match (setting, value) {
         ("max_age", "0") | ("max_bytes", "-1") => "no limit".to_owned(),
-        ("max_age" | "duplicate_window", nanos) => match nanos.parse() {
-            Ok(nanos) => duration::show(Duration::from_nanos(nanos)),
+        _ => match serde_json::from_str(value) {
+            Ok(value) => setting_text(setting, &value),
             Err(_) => value.to_owned(),
         },
-        _ => value.to_owned(),
     }
 }
 

@@ -157,7 +157,7 @@ fn print(found: &Traced) -> std::io::Result<()> {
             .into_iter()
             .map(|(at, place, what)| {
                 let at = at.map_or_else(|| "-".to_owned(), output::time);
-                [String::new(), at, place, output::printable(&what)]
+                [String::new(), at, place, what]
             })
             .collect();
         output::table(&rows)?;
@@ -169,7 +169,7 @@ fn print(found: &Traced) -> std::io::Result<()> {
         rows.push([
             head.to_owned(),
             searched.place.clone(),
-            output::printable(&searched.what),
+            searched.what.clone(),
         ]);
     }
     output::table(&rows)

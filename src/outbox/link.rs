@@ -17,6 +17,7 @@ use tokio::{
 };
 
 use super::{Outbox, OutboxError, Store, taken::Taken};
+use crate::error_text::said;
 
 /// How long an answer may take before it is looked into.
 const SUSPECT: Duration = Duration::from_secs(3);
@@ -220,7 +221,7 @@ impl<DB: Store> Outbox<DB> {
                     open.remove(&number);
                     match seen {
                         Ok(Ok(sessions)) => break (number, at, sessions),
-                        Ok(Err(error)) => tracing::debug!(%error, "the database was not looked at"),
+                        Ok(Err(error)) => tracing::debug!(error = said(&error), "the database was not looked at"),
                         Err(_) => is_overtaken = true,
                     }
                 }

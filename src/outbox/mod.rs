@@ -28,7 +28,6 @@ mod relay;
 mod relayed;
 mod reserved;
 mod row;
-mod says;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod standing;

@@ -38,7 +38,7 @@ use super::{
     ParkedEvent, ParkedSelection,
     link::Session,
     origin::Origin,
-    parked::WaitsFor,
+    parked::{Extent, ParkedSize, WaitsFor},
     status::{HeldSlot, Status},
     store::{
         Bound, Checkpoint, Claim, Migration, Names, Page, Parked, Reclaimed, Rows, Statements,
@@ -350,14 +350,23 @@ impl Statements for Postgres {
         relayed::ahead(connection, names, cursor, ids).await
     }
 
-    async fn parked(
+    async fn parked_sizes(
         connection: &mut PgConnection,
         names: &Names,
         selection: &ParkedSelection,
         behind: i64,
         limit: u32,
+    ) -> Result<Vec<ParkedSize>, sqlx::Error> {
+        parked::sizes(connection, names, selection, behind, limit).await
+    }
+
+    async fn parked(
+        connection: &mut PgConnection,
+        names: &Names,
+        ids: &[i64],
+        extent: Extent,
     ) -> Result<Vec<ParkedEvent>, sqlx::Error> {
-        parked::list(connection, names, selection, behind, limit).await
+        parked::list(connection, names, ids, extent).await
     }
 
     async fn unpark(
@@ -371,10 +380,10 @@ impl Statements for Postgres {
     async fn discard(
         connection: &mut PgConnection,
         names: &Names,
-        selection: &ParkedSelection,
-        limit: u32,
+        ids: &[i64],
+        extent: Extent,
     ) -> Result<Vec<ParkedEvent>, sqlx::Error> {
-        parked::discard(connection, names, selection, limit).await
+        parked::discard(connection, names, ids, extent).await
     }
 
     async fn reclaim(

@@ -9,9 +9,18 @@ use sqlx::{Connection, Database};
 use tidings_contract::{Envelope, EventId};
 
 use super::{
-    HeldSlot, ParkedEvent, ParkedSelection, Status, contents::Contents, delayed::Schedule,
-    home::HomeKeeping, inbox::Remember, link::Session, mend::Mending, origin::Origin,
-    parked::WaitsFor, relayed::Archive, standing::LossKeeping, traced::Trail,
+    HeldSlot, ParkedEvent, ParkedSelection, Status,
+    contents::Contents,
+    delayed::Schedule,
+    home::HomeKeeping,
+    inbox::Remember,
+    link::Session,
+    mend::Mending,
+    origin::Origin,
+    parked::{Extent, ParkedSize, WaitsFor},
+    relayed::Archive,
+    standing::LossKeeping,
+    traced::Trail,
 };
 
 pub(super) use super::{
@@ -197,13 +206,21 @@ pub trait Statements:
         ids: &[i64],
     ) -> impl Future<Output = Result<HashSet<i64>, sqlx::Error>> + Send;
 
-    /// Parked rows in the order of ids, behind an id.
-    fn parked(
+    /// How large parked rows are, in the order of ids, behind an id. Reads no payload.
+    fn parked_sizes(
         connection: &mut Self::Connection,
         names: &Names,
         selection: &ParkedSelection,
         behind: i64,
         limit: u32,
+    ) -> impl Future<Output = Result<Vec<ParkedSize>, sqlx::Error>> + Send;
+
+    /// These parked rows, as far as they are there, in the order of ids.
+    fn parked(
+        connection: &mut Self::Connection,
+        names: &Names,
+        ids: &[i64],
+        extent: Extent,
     ) -> impl Future<Output = Result<Vec<ParkedEvent>, sqlx::Error>> + Send;
 
     /// Asks for parked rows; returns how many.
@@ -217,8 +234,8 @@ pub trait Statements:
     fn discard(
         connection: &mut Self::Connection,
         names: &Names,
-        selection: &ParkedSelection,
-        limit: u32,
+        ids: &[i64],
+        extent: Extent,
     ) -> impl Future<Output = Result<Vec<ParkedEvent>, sqlx::Error>> + Send;
 
     /// Frees events that are older than `retention` and behind the cursor, and entries of the ledger that are

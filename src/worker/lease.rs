@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use crate::{
     bus::{Bus, BusError},
+    error_text::unplaced,
     log::{Lasting, short},
     position::Position,
     replaying::ReplayId,
@@ -305,7 +306,10 @@ pub(crate) async fn forget_handled(
 /// An entry that nobody can read is nobody's.
 fn read(value: &[u8]) -> Written {
     serde_json::from_slice(value).unwrap_or_else(|error| {
-        tracing::warn!(%error, "the lease is not readable: it counts as free");
+        tracing::warn!(
+            error = unplaced(&error),
+            "the lease is not readable: it counts as free"
+        );
         Written::default()
     })
 }

@@ -13,6 +13,7 @@ mod demo;
 mod failover;
 mod half_trace;
 mod hostile;
+mod left;
 mod migrate;
 mod parked;
 mod publish;

@@ -11,10 +11,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use clap::{Args, Subcommand};
 use tidings::{DeadLetterSelection, Pattern, StoredDeadLetter};
 
-use super::{
-    output,
-    report::{Exit, Outcome, Report},
-};
+use super::report::{Exit, Outcome, Report};
 use crate::config::{Config, duration};
 
 #[derive(Args)]
@@ -82,6 +79,14 @@ struct Which {
 }
 
 impl DeadLettersCommand {
+    /// Whether it changes something.
+    pub(super) fn changes(&self) -> bool {
+        match self.action {
+            Action::List(_) | Action::Show(_) | Action::Export(_) => false,
+            Action::Redrive(_) | Action::Discard(_) => true,
+        }
+    }
+
     pub(super) async fn run(&self, config: &Config) -> Outcome {
         match &self.action {
             Action::List(action) => action.run(config).await,
@@ -147,7 +152,8 @@ fn not_there(letter: u64) -> Report {
 
 /// A part of a letter that may be missing.
 fn or_dash(text: Option<&str>) -> String {
-    output::printable(text.filter(|text| !text.is_empty()).unwrap_or("-"))
+    let text = text.filter(|text| !text.is_empty());
+    text.unwrap_or("-").to_owned()
 }
 
 /// Letter, subscriber, name, key.

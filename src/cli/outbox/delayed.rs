@@ -110,8 +110,8 @@ fn row(event: &DelayedEvent) -> [String; 4] {
     let key = event.key.as_deref().unwrap_or("-");
     [
         event.due.to_rfc3339_opts(SecondsFormat::Millis, true),
-        output::printable(&event.name),
-        output::printable(key),
+        event.name.clone(),
+        key.to_owned(),
         event.id.to_string(),
     ]
 }

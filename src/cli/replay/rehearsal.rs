@@ -29,7 +29,7 @@ pub(super) fn print(found: &Rehearsal) -> Outcome {
     let mut rows = vec![HEAD.map(str::to_owned)];
     for events in &found.events {
         rows.push([
-            output::printable(&events.name),
+            events.name.clone(),
             events.version.to_string(),
             events.events.to_string(),
             events.would_call.to_string(),

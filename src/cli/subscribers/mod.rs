@@ -60,6 +60,18 @@ enum Action {
 }
 
 impl SubscribersCommand {
+    /// Whether it changes something.
+    pub(super) fn changes(&self) -> bool {
+        match self.action {
+            Action::List(_) | Action::Show(_) => false,
+            Action::Pause(_)
+            | Action::Resume(_)
+            | Action::Reset(_)
+            | Action::Narrow(_)
+            | Action::Remove(_) => true,
+        }
+    }
+
     pub(super) async fn run(&self, config: &Config) -> Outcome {
         match &self.action {
             Action::List(action) => action.run(config).await,

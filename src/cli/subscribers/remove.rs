@@ -68,7 +68,7 @@ fn what(plan: &SubscriberRemoval) -> String {
 
 fn preview(plan: &SubscriberRemoval) -> Vec<[String; 2]> {
     let mut rows = Vec::new();
-    let mut add = |what: &str, text: String| rows.push([what.to_owned(), output::printable(&text)]);
+    let mut add = |what: &str, text: String| rows.push([what.to_owned(), text]);
     let last = plan.last_seen_at;
     add("subscriber", plan.subscriber.clone());
     add(

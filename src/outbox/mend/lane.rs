@@ -275,7 +275,9 @@ impl Lane {
             Refusal::TooMany { most } => self.most = most.clamp(1, self.most),
             // It does not say for which of them.
             Refusal::Incomplete | Refusal::Permanent { .. } => return Ok(true),
-            Refusal::Closed(_) | Refusal::Moved => return Err(self.not_taken(items, &refusal)),
+            Refusal::Closed(_) | Refusal::Moved | Refusal::NoAck { .. } => {
+                return Err(self.not_taken(items, &refusal));
+            }
             Refusal::Transient { .. } | Refusal::Unanswered { .. } if patience.is_over() => {
                 return Err(RepublishError::Unconfirmed {
                     stream: self.stream.clone(),
@@ -366,7 +368,9 @@ impl Lane {
 
     fn not_taken(&self, items: &[Item], refusal: &Refusal) -> RepublishError {
         let reason = match refusal {
-            Refusal::Closed(cause) => format!("{}; try: {}", cause.reason, cause.cure),
+            Refusal::Closed(_) | Refusal::NoAck { .. } => {
+                format!("{refusal}; try: {}", refusal.cure())
+            }
             other => other.to_string(),
         };
         RepublishError::NotTaken {

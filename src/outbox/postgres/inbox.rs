@@ -7,9 +7,12 @@ use super::{
     slots,
     turn::{query, query_of},
 };
-use crate::outbox::{
-    inbox::{Added, Memory, Remember, Remembered, Ring, may_empty, slot_of},
-    store::{Names, Statements},
+use crate::{
+    error_text::said,
+    outbox::{
+        inbox::{Added, Memory, Remember, Remembered, Ring, may_empty, slot_of},
+        store::{Names, Statements},
+    },
 };
 
 /// A statement for each slot. It names the slot, so it has the lock before it reads the clock: no slot is
@@ -194,7 +197,11 @@ impl Remember for Postgres {
             "set local lock_timeout = '20ms'; lock table only $slot in access exclusive mode";
         if let Err(error) = sqlx::raw_sql(sql(lock)).execute(&mut *tx).await {
             if slots::is_in_use(&error) {
-                tracing::debug!(slot, %error, "the slot is in use: it is emptied later");
+                tracing::debug!(
+                    slot,
+                    error = said(&error),
+                    "the slot is in use: it is emptied later"
+                );
                 return Ok(None);
             }
             return Err(error);

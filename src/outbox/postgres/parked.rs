@@ -1,6 +1,5 @@
 //! The statements about parked rows. Never decides which go back.
 
-use futures::TryStreamExt;
 use sqlx::{PgConnection, Row as _, postgres::PgRow};
 use tidings_contract::EventId;
 use uuid::Uuid;
@@ -10,10 +9,8 @@ use super::{
     turn::{Turn, query},
 };
 use crate::outbox::{
-    chunks::chunks,
     columns::{LONGEST_PAYLOAD, event_or_nil},
-    parked::{ParkedEvent, ParkedSelection, WaitsFor, kept},
-    row::PAGE_BYTES,
+    parked::{Extent, ParkedEvent, ParkedSelection, ParkedSize, WaitsFor, kept},
     store::{Bound, Names, Parked, Rows, Waiting, unsigned},
 };
 
@@ -319,12 +316,62 @@ async fn among_of(
     Ok(rows)
 }
 
-/// A parked row as it is shown, whatever it holds: `$payload` is how much of the payload.
+pub(super) async fn sizes(
+    connection: &mut PgConnection,
+    names: &Names,
+    selection: &ParkedSelection,
+    behind: i64,
+    limit: u32,
+) -> Result<Vec<ParkedSize>, sqlx::Error> {
+    let sizes = "select id, octet_length(payload), octet_length(headers) from tidings.parked
+        where id > $3 and ($1::bigint is null or id = $1)
+          and ($2::text is null or key = $2 and octet_length(key) <= 256)
+        order by id limit $4";
+    let (id, key) = selection.parameters();
+    let mut turn = Turn::begin(connection, names).await?;
+    let rows = query(names, sizes)
+        .bind(id)
+        .bind(key)
+        .bind(behind)
+        .bind(i64::from(limit))
+        .fetch_all(&mut *turn)
+        .await?;
+    turn.end().await?;
+    let size = |bytes: i32| usize::try_from(bytes).unwrap_or(0);
+    let sizes = rows.iter().map(|row| {
+        Ok(ParkedSize {
+            id: row.try_get(0)?,
+            payload: size(row.try_get(1)?),
+            headers: size(row.try_get(2)?),
+        })
+    });
+    sizes.collect()
+}
+
+/// A parked row as it is shown, whatever it holds; how much of it.
 macro_rules! parked {
-    ($payload:literal, $from:literal) => {
+    (head, $from:literal) => {
+        parked!("null::bytea", "null::bytea", $from)
+    };
+    (shown, $from:literal) => {
+        parked!(
+            "tidings.utf8(case when octet_length(headers) <= 400000 then headers end)",
+            "case when octet_length(payload) <= 4194304 then payload end",
+            $from
+        )
+    };
+    (whole, $from:literal) => {
+        parked!(
+            "tidings.utf8(case when octet_length(headers) <= 400000 then headers end)",
+            "payload",
+            $from
+        )
+    };
+    ($headers:literal, $payload:literal, $from:literal) => {
         concat!(
-            "select id, event, tidings.utf8(left(name, 300)), version, tidings.utf8(left(key, 300)),
-                tidings.utf8(case when octet_length(headers) <= 400000 then headers end), ",
+            "select id, event, tidings.utf8(left(name, 300)), version, tidings.utf8(left(key, 300)), ",
+            $headers,
+            ", ",
             $payload,
             ", at, parked_at, tidings.utf8(error), tidings.utf8(waits_for), asked_at,
                 octet_length(payload)
@@ -338,38 +385,18 @@ macro_rules! parked {
 pub(super) async fn list(
     connection: &mut PgConnection,
     names: &Names,
-    selection: &ParkedSelection,
-    behind: i64,
-    limit: u32,
+    ids: &[i64],
+    extent: Extent,
 ) -> Result<Vec<ParkedEvent>, sqlx::Error> {
-    let list = parked!(
-        "case when octet_length(payload) <= 4194304 then payload end",
-        "select * from tidings.parked
-        where id > $3 and ($1::bigint is null or id = $1)
-          and ($2::text is null or key = $2 and octet_length(key) <= 256)
-        order by id limit $4"
-    );
-    let (id, key) = selection.parameters();
+    let list = match extent {
+        Extent::Head => parked!(head, "select * from tidings.parked where id = any($1)"),
+        Extent::Shown => parked!(shown, "select * from tidings.parked where id = any($1)"),
+        Extent::Whole => parked!(whole, "select * from tidings.parked where id = any($1)"),
+    };
     let mut turn = Turn::begin(connection, names).await?;
-    let mut parked = Vec::new();
-    {
-        let mut rows = query(names, list)
-            .bind(id)
-            .bind(key)
-            .bind(behind)
-            .bind(i64::from(limit))
-            .fetch(&mut *turn);
-        let mut bytes = 0;
-        while bytes < PAGE_BYTES
-            && let Some(row) = rows.try_next().await?
-        {
-            let event = shown_event(&row)?;
-            bytes += event.payload.len() + event.headers.len();
-            parked.push(event);
-        }
-    }
+    let rows = query(names, list).bind(ids).fetch_all(&mut *turn).await?;
     turn.end().await?;
-    Ok(parked)
+    rows.iter().map(shown_event).collect()
 }
 
 pub(super) async fn unpark(
@@ -392,39 +419,26 @@ pub(super) async fn unpark(
     Ok(asked.rows_affected())
 }
 
-/// As many as may be in memory at once, at least one.
 pub(super) async fn discard(
     connection: &mut PgConnection,
     names: &Names,
-    selection: &ParkedSelection,
-    limit: u32,
+    ids: &[i64],
+    extent: Extent,
 ) -> Result<Vec<ParkedEvent>, sqlx::Error> {
-    let sizes = "select id, octet_length(payload) from tidings.parked
-        where ($1::bigint is null or id = $1)
-          and ($2::text is null or key = $2 and octet_length(key) <= 256)
-        order by id limit $3 for update";
-    let (id, key) = selection.parameters();
+    macro_rules! discard {
+        ($extent:ident) => {
+            concat!(
+                "with gone as (delete from tidings.parked where id = any($1) returning *) ",
+                parked!($extent, "select * from gone")
+            )
+        };
+    }
+    let discard = match extent {
+        Extent::Head => discard!(head),
+        Extent::Shown => discard!(shown),
+        Extent::Whole => discard!(whole),
+    };
     let mut turn = Turn::begin(connection, names).await?;
-    let sizes = query(names, sizes)
-        .bind(id)
-        .bind(key)
-        .bind(i64::from(limit))
-        .fetch_all(&mut *turn)
-        .await?;
-    let sizes: Vec<(i64, i32)> = sizes
-        .iter()
-        .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
-        .collect::<Result<_, sqlx::Error>>()?;
-    let first = chunks(&sizes, |(_, bytes)| usize::try_from(*bytes).unwrap_or(0)).next();
-    let ids: Vec<i64> = first
-        .unwrap_or_default()
-        .iter()
-        .map(|(id, _)| *id)
-        .collect();
-    let discard = concat!(
-        "with gone as (delete from tidings.parked where id = any($1) returning *) ",
-        parked!("payload", "select * from gone")
-    );
     let rows = query(names, discard)
         .bind(ids)
         .fetch_all(&mut *turn)

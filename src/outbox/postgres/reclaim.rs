@@ -11,9 +11,12 @@ use super::{
     slots,
     turn::{Turn, query, query_of},
 };
-use crate::outbox::{
-    HeldSlot,
-    store::{LEDGER_RETENTION, Names, Reclaimed},
+use crate::{
+    error_text::said,
+    outbox::{
+        HeldSlot,
+        store::{LEDGER_RETENTION, Names, Reclaimed},
+    },
 };
 
 /// A table in slots, as the migration makes it.
@@ -207,7 +210,11 @@ impl Ring {
             if !slots::is_in_use(&error) {
                 return Err(error);
             }
-            tracing::debug!(slot, %error, "the slot is in use: it is freed later");
+            tracing::debug!(
+                slot,
+                error = said(&error),
+                "the slot is in use: it is freed later"
+            );
             return Ok(Found::Kept);
         }
         if self.keeps(&mut tx, names, cursor, slot, retention).await? {
