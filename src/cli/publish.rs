@@ -10,7 +10,8 @@ use clap::{Args, builder::NonEmptyStringValueParser};
 use serde::de::IgnoredAny;
 use serde_json::json;
 use tidings::{
-    Envelope, EnvelopeError, EventId, EventPublisher, Outbox, OutboxError, PublishError, Store,
+    Envelope, EnvelopeError, EventId, EventPublisher, HeaderError, Outbox, OutboxError,
+    PublishError, Store,
 };
 
 use super::{
@@ -195,6 +196,9 @@ fn refused(error: EnvelopeError) -> Report {
     match error {
         EnvelopeError::Name(_) => report.cure("a name such as user.created"),
         EnvelopeError::Key { .. } => report.cure("the id of what the event is about"),
+        EnvelopeError::Header(HeaderError::Attribute(_)) => {
+            report.cure("another --correlation, such as the id of an order")
+        }
         EnvelopeError::Header(_) => report.cure("another header, such as --header tenant=acme"),
         _ => report,
     }

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 
-use clap::Args;
+use clap::{Args, builder::NonEmptyStringValueParser};
 use serde_json::json;
 use tidings::{Outbox, OutboxError, ParkedEvent, ParkedSelection, Store};
 
@@ -31,7 +31,7 @@ const PAGE: u32 = 1000;
 #[derive(Args)]
 pub(super) struct ListParked {
     /// Only those of a key
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     key: Option<String>,
     /// How many to list at most
     #[arg(long, default_value = "100")]
@@ -57,7 +57,7 @@ struct Which {
     /// The row, as `parked` lists it
     id: Option<i64>,
     /// All of a key
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     key: Option<String>,
     /// All of them
     #[arg(long)]
