@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use tidings_contract::EventId;
 
-use super::{Entry, Outbox, OutboxError, Store, Way};
+use super::{Entry, Outbox, OutboxError, Store, Way, taken::Operation};
 
 /// An event that is put aside. A row that cannot be read is told as far as it can: an event id of zeros, the nearest
 /// time of the years 1 to 9999, the beginning of a name or a key that is too long; its error says which.
@@ -125,10 +125,11 @@ impl<DB: Store> Outbox<DB> {
         behind: i64,
         limit: u32,
     ) -> Result<Vec<ParkedEvent>, OutboxError> {
-        let mut connection = self.acquire().await?;
         let names = &self.shared.names;
-        let parked = DB::parked(&mut connection, names, selection, behind, limit).await;
-        self.end(connection, parked).await
+        self.operate(Operation::One, async |connection| {
+            DB::parked(connection, names, selection, behind, limit).await
+        })
+        .await
     }
 
     /// Asks the relay to publish what is put aside, in the order in which it was written; with an event, all
@@ -138,9 +139,10 @@ impl<DB: Store> Outbox<DB> {
     /// # Errors
     /// [`OutboxError::NotMigrated`] without tables, else [`OutboxError::Database`].
     pub async fn unpark(&self, selection: &ParkedSelection) -> Result<u64, OutboxError> {
-        let mut connection = self.acquire().await?;
-        let asked = DB::unpark(&mut connection, &self.shared.names, selection).await;
-        let asked = self.end(connection, asked).await?;
+        let names = &self.shared.names;
+        let asking =
+            async |connection: &mut DB::Connection| DB::unpark(connection, names, selection).await;
+        let asked = self.operate(Operation::One, asking).await?;
         self.shared.wake.committed();
         Ok(asked)
     }
@@ -157,17 +159,15 @@ impl<DB: Store> Outbox<DB> {
         selection: &ParkedSelection,
         limit: u32,
     ) -> Result<Vec<ParkedEvent>, OutboxError> {
-        let mut tx = self.acquire_to_write().await?;
-        let discarding = async {
-            let names = &self.shared.names;
-            let discarded = DB::discard(&mut tx, names, selection, limit).await?;
+        let names = &self.shared.names;
+        let discarding = async |connection: &mut DB::Connection| {
+            let discarded = DB::discard(connection, names, selection, limit).await?;
             // Otherwise a verification could take them for lost.
             let given_up: Vec<Entry> = discarded.iter().map(given_up).collect();
-            DB::record(&mut tx, names, &given_up, Way::Discarded).await?;
+            DB::record(connection, names, &given_up, Way::Discarded).await?;
             Ok(discarded)
         };
-        let discarded = discarding.await;
-        let mut discarded = self.end(tx, discarded).await?;
+        let mut discarded = self.operate(Operation::Several, discarding).await?;
         discarded.sort_by_key(|event| event.id);
         for ParkedEvent {
             id,

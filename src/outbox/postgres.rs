@@ -1,6 +1,18 @@
 //! The outbox on PostgreSQL 14 or newer: an insert-only log in a ring of partitions, and a cursor that
 //! is a snapshot. Needs no superuser and no extension.
 
+/// How a transaction of ours begins. Between two of its statements is no work of anybody's. A host that is gone, or a
+/// link that has lost it, closes no connection: after this time the server ends the transaction, and what it has locked
+/// is free.
+macro_rules! begin_own {
+    ($then:literal) => {
+        concat!(
+            "begin; set local idle_in_transaction_session_timeout = '15s'",
+            $then
+        )
+    };
+}
+
 mod checkpoint;
 mod columns;
 mod contents;
@@ -36,7 +48,7 @@ use turn::{Turn, query, query_of};
 
 use super::{
     ParkedEvent, ParkedSelection,
-    link::Session,
+    link::{Backend, Session},
     origin::Origin,
     parked::WaitsFor,
     status::{HeldSlot, Status},
@@ -52,9 +64,10 @@ const LOCK_MIGRATIONS: &str = "select pg_advisory_xact_lock(7163384699739271)";
 impl Statements for Postgres {
     const KIND: &'static str = "postgres";
     const BEGIN: &'static str = "begin";
+    const BEGIN_OWN: &'static str = begin_own!("");
     const TAKES_TURNS: bool = false;
     const IS_REMOTE: bool = true;
-    const BEGIN_TO_LOOK: Option<&'static str> = Some("begin; set local lock_timeout = '5s'");
+    const BEGIN_TO_LOOK: Option<&'static str> = Some(begin_own!("; set local lock_timeout = '5s'"));
     const MIGRATION_TABLE: &'static str = "tidings.migration";
     const MIGRATIONS: &'static [Migration] = &[
         Migration {
@@ -393,12 +406,19 @@ impl Statements for Postgres {
         reclaim::held(connection, names).await
     }
 
-    async fn bound_locks(
+    async fn bound_waits(
         connection: &mut PgConnection,
         names: &Names,
         wait: Duration,
     ) -> Result<(), sqlx::Error> {
-        holders::bound_locks(connection, names, wait).await
+        holders::bound_waits(connection, names, wait).await
+    }
+
+    async fn end_session(
+        connection: &mut PgConnection,
+        backend: Backend,
+    ) -> Result<bool, sqlx::Error> {
+        sessions::end_session(connection, backend).await
     }
 
     fn is_locked_out(error: &sqlx::Error) -> bool {

@@ -6,6 +6,7 @@
 
 mod support;
 
+mod abandoned;
 mod away;
 mod batch_deaths;
 mod batches;
@@ -42,6 +43,7 @@ mod markers;
 mod moves;
 mod noise;
 mod older_copies;
+mod one_id;
 mod order;
 mod outbox;
 mod parked_keys;
@@ -90,5 +92,6 @@ mod unhandled;
 mod unreadable;
 mod upgrade;
 mod verify;
+mod versions;
 mod ways_back;
 mod worst_days;

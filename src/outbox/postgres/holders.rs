@@ -124,9 +124,10 @@ pub(super) async fn locked_by(
     })
 }
 
-/// Has a connection wait for a lock no longer than this. Behind a pooler the setting would stay with a connection of
-/// others.
-pub(super) async fn bound_locks(
+/// Has a connection wait for a lock no longer than this, and the server not for a quarter of an hour for a host that is
+/// gone while it sends it something, with the tables in use that it reads. Behind a pooler the settings would stay
+/// with a connection of others.
+pub(super) async fn bound_waits(
     connection: &mut PgConnection,
     names: &Names,
     wait: Duration,
@@ -136,7 +137,10 @@ pub(super) async fn bound_locks(
     }
     let wait = wait.as_millis().clamp(1, 2_147_483_647);
     // Safe: a constant and a number.
-    let set = sqlx::AssertSqlSafe(format!("set lock_timeout = {wait}"));
+    let set = sqlx::AssertSqlSafe(format!(
+        "set lock_timeout = {wait}; set tcp_user_timeout = '15s'; \
+            set tcp_keepalives_idle = 10; set tcp_keepalives_interval = 5; set tcp_keepalives_count = 3"
+    ));
     sqlx::raw_sql(set).execute(connection).await.map(drop)
 }
 

@@ -3,13 +3,13 @@
 
 use std::time::Duration;
 
-use sqlx::{Connection, PgConnection, Row as _};
+use sqlx::{PgConnection, Row as _};
 
 use super::{
     fetch::PgCursor,
     holders::{holders, of_delayed},
     slots,
-    turn::{Turn, query, query_of},
+    turn::{Turn, begin, query, query_of},
 };
 use crate::outbox::{
     HeldSlot,
@@ -198,7 +198,7 @@ impl Ring {
         if !held.is_empty() {
             return Ok(Found::Held(held));
         }
-        let mut tx = connection.begin().await?;
+        let mut tx = begin(connection).await?;
         let lock =
             "set local lock_timeout = '20ms'; lock table only $slot in access exclusive mode";
         let lock = self.sql(names, slot, lock);

@@ -14,7 +14,7 @@ use sqlx::{
     query::Query,
 };
 
-use crate::outbox::store::Names;
+use crate::outbox::store::{Names, Statements};
 
 /// What is said about it in a URL: `postgres://...?statement-cache-capacity=0`.
 const NO_PREPARED_STATEMENTS: (&str, &str) = ("statement-cache-capacity", "0");
@@ -39,6 +39,13 @@ pub(super) fn query_of<'q>(
     sqlx::query(sql).persistent(!names.is_pooled())
 }
 
+/// A transaction of ours.
+pub(super) async fn begin(
+    connection: &mut PgConnection,
+) -> Result<Transaction<'_, Postgres>, sqlx::Error> {
+    connection.begin_with(Postgres::BEGIN_OWN).await
+}
+
 /// A connection for a few statements. Behind a pooler they are a transaction.
 pub(super) enum Turn<'c> {
     Own(&'c mut PgConnection),
@@ -51,7 +58,7 @@ impl<'c> Turn<'c> {
         names: &Names,
     ) -> Result<Self, sqlx::Error> {
         if names.is_pooled() && !connection.is_in_transaction() {
-            return Ok(Self::Shared(connection.begin().await?));
+            return Ok(Self::Shared(begin(connection).await?));
         }
         Ok(Self::Own(connection))
     }
@@ -60,8 +67,9 @@ impl<'c> Turn<'c> {
     /// the rows, the planner takes them for few, and reads and sorts all that is left of the log for each page: 219 ms
     /// of 200,000 rows, instead of 3.
     pub(super) async fn in_order(connection: &'c mut PgConnection) -> Result<Self, sqlx::Error> {
-        let begin = "begin; set local lock_timeout = '5s'; set local enable_sort = off; \
-            set local enable_bitmapscan = off";
+        let begin = begin_own!(
+            "; set local lock_timeout = '5s'; set local enable_sort = off; set local enable_bitmapscan = off"
+        );
         Ok(Self::Shared(connection.begin_with(begin).await?))
     }
 
