@@ -44,7 +44,7 @@ use uuid::Uuid;
 use fetch::{PagePosition, PgCursor};
 use origin::SYSTEM;
 pub use rebase::{Rebase, RebaseError, RebasedEvent};
-use turn::{Turn, query, query_of};
+use turn::{execute, fetch_optional, query, query_of};
 
 use super::{
     ParkedEvent, ParkedSelection,
@@ -220,13 +220,12 @@ impl Statements for Postgres {
             where owner = $1 or lease_until < clock_timestamp()
             returning epoch, cursor::text, floor, page_snapshot::text, page_id, streams::text,
                 extract(epoch from pg_postmaster_start_time())::text, trouble::text";
-        let mut turn = Turn::begin(connection, names).await?;
-        let row = query(names, claim)
-            .bind(owner)
-            .bind(lease.as_secs_f64())
-            .fetch_optional(&mut *turn)
-            .await?;
-        turn.end().await?;
+        let row = fetch_optional(
+            connection,
+            names,
+            query(names, claim).bind(owner).bind(lease.as_secs_f64()),
+        )
+        .await?;
         let Some(row) = row else { return Ok(None) };
         let page: (Option<String>, Option<i64>) = (row.try_get(3)?, row.try_get(4)?);
         Ok(Some(Claim {
@@ -268,13 +267,13 @@ impl Statements for Postgres {
         );
         // Safe: constants and a checked identifier.
         let complain = sqlx::AssertSqlSafe(names.text(&complain, '.'));
-        let mut turn = Turn::begin(connection, names).await?;
-        query_of(names, complain)
-            .bind(owner)
-            .bind(troubles)
-            .execute(&mut *turn)
-            .await?;
-        turn.end().await
+        execute(
+            connection,
+            names,
+            query_of(names, complain).bind(owner).bind(troubles),
+        )
+        .await
+        .map(drop)
     }
 
     async fn note_limit(
@@ -283,12 +282,13 @@ impl Statements for Postgres {
         max_payload: usize,
     ) -> Result<(), sqlx::Error> {
         let note = "update tidings.relay set max_payload = $1 where max_payload <> $1";
-        let mut turn = Turn::begin(connection, names).await?;
-        query(names, note)
-            .bind(i32::try_from(max_payload).unwrap_or(i32::MAX))
-            .execute(&mut *turn)
-            .await?;
-        turn.end().await
+        execute(
+            connection,
+            names,
+            query(names, note).bind(i32::try_from(max_payload).unwrap_or(i32::MAX)),
+        )
+        .await
+        .map(drop)
     }
 
     async fn release(
@@ -298,13 +298,13 @@ impl Statements for Postgres {
     ) -> Result<(), sqlx::Error> {
         let release = "update tidings.relay set owner = null, lease_until = '-infinity'
             where owner = $1 and epoch = $2";
-        let mut turn = Turn::begin(connection, names).await?;
-        query(names, release)
-            .bind(&tenure.owner)
-            .bind(tenure.epoch)
-            .execute(&mut *turn)
-            .await?;
-        turn.end().await
+        execute(
+            connection,
+            names,
+            query(names, release).bind(&tenure.owner).bind(tenure.epoch),
+        )
+        .await
+        .map(drop)
     }
 
     async fn fetch(

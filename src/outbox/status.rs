@@ -15,14 +15,15 @@ use super::{
 use crate::bus::NatsIdentity;
 
 /// What is parked: how much, how much of it waits, and goes back by itself, and the oldest of both kinds. What is asked
-/// for goes back, and what waits for a stream or a subject; so does what follows the first one of a key that does.
+/// for goes back, and what waits for a stream or a subject; so does what follows the first one of a key that does. Of
+/// a time that is none nothing can be told.
 macro_rules! parked_figures {
-    ($table:literal) => {
+    ($table:literal, $is_time:literal) => {
         concat!(
             "select count(*) as events, count(waits_for) as waiting,
                    count(*) filter (where goes_back) as going_back,
-                   min(at) filter (where goes_back) as oldest,
-                   min(at) filter (where not goes_back) as oldest_undecided
+                   min(at) filter (where goes_back and ", $is_time, ") as oldest,
+                   min(at) filter (where not goes_back and ", $is_time, ") as oldest_undecided
             from (
                 select log.at, log.waits_for, log.waits_for is not null or log.asked_at is not null
                     or coalesce(leader.waits_for is not null or leader.asked_at is not null, false) as goes_back

@@ -86,6 +86,7 @@ mod subscribers;
 mod taken_before;
 mod taken_ids;
 mod test_kit;
+mod times;
 mod trace;
 mod trace_again;
 mod unhandled;

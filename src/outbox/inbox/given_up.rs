@@ -16,7 +16,7 @@ use crate::{
     context::Facts,
     failure::Failure,
     handler::memory::{GivenUp, Noted, Remembers},
-    outbox::{Outbox, OutboxError, OutboxTransaction, Store},
+    outbox::{OutboxError, OutboxTransaction, Store},
     outcome::{Cause, DeadLetter},
 };
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sqlx::{PgConnection, Row as _};
 
-use super::turn::{Turn, begin, query};
+use super::turn::{begin, fetch_one, query};
 use crate::outbox::store::Names;
 
 /// Six slots have to keep what must stay: one is written to, and one is about to be.
@@ -17,11 +17,12 @@ pub(super) async fn seconds(
     connection: &mut PgConnection,
     names: &Names,
 ) -> Result<i64, sqlx::Error> {
-    let mut turn = Turn::begin(connection, names).await?;
-    let seconds = query(names, "select slot_seconds from tidings.relay")
-        .fetch_one(&mut *turn)
-        .await?;
-    turn.end().await?;
+    let seconds = fetch_one(
+        connection,
+        names,
+        query(names, "select slot_seconds from tidings.relay"),
+    )
+    .await?;
     Ok(i64::from(seconds.try_get::<i32, _>(0)?))
 }
 

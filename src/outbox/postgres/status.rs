@@ -2,7 +2,7 @@
 
 use sqlx::{PgConnection, Row as _};
 
-use super::turn::{Turn, query};
+use super::turn::{fetch_one, query};
 use crate::outbox::{
     status::{Status, parked_figures},
     store::Names,
@@ -22,7 +22,9 @@ pub(super) async fn status(
             parked.events,
             last.at, last.events::bigint, last.stream, last.last_sequence,
             (select count(*) from tidings.delayed),
-            (select date_part('epoch', min(due) - clock_timestamp()) from tidings.delayed),
+            (select case when isfinite(due) then date_part('epoch', due - clock_timestamp())
+                         when due < clock_timestamp() then 0 end
+             from tidings.delayed order by due, place limit 1),
             coalesce(date_part('epoch', nullif(relay.lease_until, '-infinity') - relay.checkpointed_at), 0),
             parked.waiting, relay.trouble::text, relay.losses::text,
             date_part('epoch', clock_timestamp() - backlog.oldest),
@@ -37,7 +39,7 @@ pub(super) async fn status(
                    or not pg_visible_in_snapshot(log.xid, relay.page_snapshot))
         ) as backlog
         cross join lateral (",
-        parked_figures!("tidings.parked"),
+        parked_figures!("tidings.parked", "isfinite(at)"),
         "
         ) as parked
         left join lateral (
@@ -45,8 +47,6 @@ pub(super) async fn status(
             where way <> 'discarded' order by last_id desc limit 1
         ) as last on true"
     );
-    let mut turn = Turn::begin(connection, names).await?;
-    let row = query(names, figures).fetch_one(&mut *turn).await?;
-    turn.end().await?;
+    let row = fetch_one(connection, names, query(names, figures)).await?;
     Status::read(&row, row.try_get(6)?)
 }

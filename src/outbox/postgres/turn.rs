@@ -10,7 +10,7 @@ use std::ops::{Deref, DerefMut};
 
 use sqlx::{
     ConnectOptions as _, Connection as _, PgConnection, Postgres, SqlSafeStr, Transaction,
-    postgres::{PgArguments, PgConnectOptions},
+    postgres::{PgArguments, PgConnectOptions, PgQueryResult, PgRow},
     query::Query,
 };
 
@@ -46,7 +46,40 @@ pub(super) async fn begin(
     connection.begin_with(Postgres::BEGIN_OWN).await
 }
 
-/// A connection for a few statements. Behind a pooler they are a transaction.
+/// One statement, as [`Query::fetch_one`], [`Query::fetch_optional`], [`Query::fetch_all`] and [`Query::execute`]. Behind
+/// a pooler it is a transaction, which is over when the statement is.
+macro_rules! statements {
+    ($($name:ident -> $result:ty),+) => {
+        $(pub(super) async fn $name(
+            connection: &mut PgConnection,
+            names: &Names,
+            statement: Query<'_, Postgres, PgArguments>,
+        ) -> Result<$result, sqlx::Error> {
+            if !stands_alone(connection, names) {
+                return statement.$name(connection).await;
+            }
+            let mut tx = begin(connection).await?;
+            let done = statement.$name(&mut *tx).await?;
+            tx.commit().await?;
+            Ok(done)
+        })+
+    };
+}
+
+statements! {
+    fetch_one -> PgRow,
+    fetch_optional -> Option<PgRow>,
+    fetch_all -> Vec<PgRow>,
+    execute -> PgQueryResult
+}
+
+/// Whether a statement has to be made a transaction.
+fn stands_alone(connection: &PgConnection, names: &Names) -> bool {
+    names.is_pooled() && !connection.is_in_transaction()
+}
+
+/// A connection for a few statements that read. Behind a pooler they are a transaction, in which nothing can be written:
+/// nothing is lost with it.
 pub(super) enum Turn<'c> {
     Own(&'c mut PgConnection),
     Shared(Transaction<'c, Postgres>),
@@ -57,8 +90,9 @@ impl<'c> Turn<'c> {
         connection: &'c mut PgConnection,
         names: &Names,
     ) -> Result<Self, sqlx::Error> {
-        if names.is_pooled() && !connection.is_in_transaction() {
-            return Ok(Self::Shared(begin(connection).await?));
+        if stands_alone(connection, names) {
+            let begin = begin_own!("; set transaction read only");
+            return Ok(Self::Shared(connection.begin_with(begin).await?));
         }
         Ok(Self::Own(connection))
     }
@@ -68,12 +102,13 @@ impl<'c> Turn<'c> {
     /// of 200,000 rows, instead of 3.
     pub(super) async fn in_order(connection: &'c mut PgConnection) -> Result<Self, sqlx::Error> {
         let begin = begin_own!(
-            "; set local lock_timeout = '5s'; set local enable_sort = off; set local enable_bitmapscan = off"
+            "; set transaction read only; set local lock_timeout = '5s'; set local enable_sort = off; \
+            set local enable_bitmapscan = off"
         );
         Ok(Self::Shared(connection.begin_with(begin).await?))
     }
 
-    /// Without it, what was written behind a pooler is rolled back.
+    /// Gives the connection back, to the pooler too.
     pub(super) async fn end(self) -> Result<(), sqlx::Error> {
         match self {
             Self::Own(_) => Ok(()),
