@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_nats::jetstream;
 use tidings::{
-    Context, EventPublisher, EventSubscriber, Failure, Rate, ReplayState, Retry, Verify, Worker,
+    Context, EventPublisher, EventSubscriber, Failure, Rate, ReplayState, Retry, Verify,
 };
 
 use crate::support::{
@@ -15,6 +15,7 @@ use crate::support::{
 type Sqlite = sqlx::Sqlite;
 
 const NAME: &str = "rolled-back";
+const HOUR: Duration = Duration::from_secs(3600);
 
 /// Publishes events of ten keys, as soon as the server takes them.
 async fn publish<DB: Database>(world: &World<DB>, prefix: &str, count: usize) {

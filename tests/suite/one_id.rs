@@ -223,8 +223,8 @@ async fn a_republication_passes_over_a_discarded_row_that_cannot_be_read<DB: Jou
     assert_eq!(told.events(), 6, "{told:?}");
     assert_eq!(world.stored().await.len(), 12);
     assert_eq!(parked(&world).await, []);
-    let found = Verify::new(&world.bus, &world.outbox).payloads().run();
-    let found = found.await.unwrap();
+    let verify = Verify::new(&world.bus, &world.outbox).payloads();
+    let found = verify.run().await.unwrap();
     assert_eq!(found.streams[0].missing, 0, "{found:?}");
 }
 

@@ -1,16 +1,14 @@
 //! A subscriber that somebody takes to another place gets what lies from there on, handled or not.
 
-use std::time::Duration;
-
 use async_nats::jetstream;
 use tidings::{
-    Context, EventPublisher, EventSubscriber, Failure, InboxTransaction, ResetError, Retry, Start,
-    SubscriberReset, Subscribers, Worker, WorkerError,
+    Context, EventPublisher, EventSubscriber, Failure, InboxTransaction, ResetError, Start,
+    SubscriberReset, Subscribers, Worker,
 };
 
 use crate::{
     both,
-    support::{App, Counted, Database, Noted, Running, User, World, eventually},
+    support::{App, Counted, Database, Noted, User, World, eventually},
 };
 
 type Sqlite = sqlx::Sqlite;

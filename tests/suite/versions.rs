@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use tidings::{
-    Context, EventPublisher, EventSubscriber, Failure, InboxTransaction, OutboxError,
+    Context, EventId, EventPublisher, EventSubscriber, Failure, InboxTransaction, OutboxError,
     ParkedSelection, RelayInstance, Worker,
 };
 
@@ -47,8 +47,8 @@ async fn handled<DB: Database>(world: &World<DB>) -> i64 {
 
 /// A number that no other test says.
 fn later() -> u32 {
-    let bytes = *uuid::Uuid::new_v4().as_bytes();
-    1000 + u32::from(u16::from_be_bytes([bytes[0], bytes[1]]))
+    let random = u64::from_be_bytes(*EventId::now().as_uuid().as_bytes().last_chunk().unwrap());
+    1000 + u32::try_from(random % 60_000).unwrap()
 }
 
 async fn a_worker_that_runs_refuses_tables_that_have_become_newer_and_goes_on_when_they_are_its_own<
