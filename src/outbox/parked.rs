@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use tidings_contract::EventId;
 
-use super::{Entry, Outbox, OutboxError, Store, Way, chunks::chunks};
+use super::{Entry, Outbox, OutboxError, Store, Way, chunks::chunks, taken::Operation};
 
 /// So many are looked at at once.
 const PAGE: u32 = 1000;
@@ -211,16 +211,16 @@ impl<DB: Store> Outbox<DB> {
         (mut behind, limit): (i64, u32),
         extent: Extent,
     ) -> Result<Vec<ParkedEvent>, OutboxError> {
-        let mut connection = self.acquire().await?;
-        let reading = async {
-            let (names, limit) = (&self.shared.names, limit.min(PAGE));
+        let names = &self.shared.names;
+        let limit = limit.min(PAGE);
+        let reading = async |connection: &mut DB::Connection| {
             loop {
-                let sizes = DB::parked_sizes(&mut connection, names, selection, behind, limit);
-                let ids = extent.first(&sizes.await?);
+                let sizes = DB::parked_sizes(connection, names, selection, behind, limit).await?;
+                let ids = extent.first(&sizes);
                 let Some(last) = ids.last() else {
                     return Ok(Vec::new());
                 };
-                let parked = DB::parked(&mut connection, names, &ids, extent).await?;
+                let parked = DB::parked(connection, names, &ids, extent).await?;
                 // When all of them have gone meanwhile, there may be more behind them.
                 if !parked.is_empty() {
                     return Ok(parked);
@@ -228,8 +228,7 @@ impl<DB: Store> Outbox<DB> {
                 behind = *last;
             }
         };
-        let parked = reading.await;
-        self.end(connection, parked).await
+        self.operate(Operation::One, reading).await
     }
 
     /// Asks the relay to publish what is put aside, in the order in which it was written; with an event, all
@@ -239,9 +238,10 @@ impl<DB: Store> Outbox<DB> {
     /// # Errors
     /// [`OutboxError::NotMigrated`] without tables, else [`OutboxError::Database`].
     pub async fn unpark(&self, selection: &ParkedSelection) -> Result<u64, OutboxError> {
-        let mut connection = self.acquire().await?;
-        let asked = DB::unpark(&mut connection, &self.shared.names, selection).await;
-        let asked = self.end(connection, asked).await?;
+        let names = &self.shared.names;
+        let asking =
+            async |connection: &mut DB::Connection| DB::unpark(connection, names, selection).await;
+        let asked = self.operate(Operation::One, asking).await?;
         self.shared.wake.committed();
         Ok(asked)
     }
@@ -258,15 +258,14 @@ impl<DB: Store> Outbox<DB> {
         selection: &ParkedSelection,
         limit: u32,
     ) -> Result<Vec<ParkedEvent>, OutboxError> {
-        let mut tx = self.acquire_to_write().await?;
-        let choosing = async {
-            let (names, limit) = (&self.shared.names, limit.min(PAGE));
-            let sizes = DB::parked_sizes(&mut tx, names, selection, i64::MIN, limit).await?;
+        let limit = limit.min(PAGE);
+        let discarding = async |connection: &mut DB::Connection| {
+            let names = &self.shared.names;
+            let sizes = DB::parked_sizes(connection, names, selection, i64::MIN, limit).await?;
             let ids = Extent::Whole.first(&sizes);
-            self.give_up(&mut tx, &ids, Extent::Whole).await
+            self.give_up(connection, &ids, Extent::Whole).await
         };
-        let discarded = choosing.await;
-        Ok(told(self.end(tx, discarded).await?))
+        Ok(told(self.operate(Operation::Several, discarding).await?))
     }
 
     /// Gives up these rows, as far as they are parked; returns them without headers and payloads.
@@ -274,9 +273,10 @@ impl<DB: Store> Outbox<DB> {
     /// # Errors
     /// As for [`Outbox::discard`].
     pub async fn discard_rows(&self, ids: &[i64]) -> Result<Vec<ParkedEvent>, OutboxError> {
-        let mut tx = self.acquire_to_write().await?;
-        let discarded = self.give_up(&mut tx, ids, Extent::Head).await;
-        Ok(told(self.end(tx, discarded).await?))
+        let discarding = async |connection: &mut DB::Connection| {
+            self.give_up(connection, ids, Extent::Head).await
+        };
+        Ok(told(self.operate(Operation::Several, discarding).await?))
     }
 
     async fn give_up(

@@ -45,8 +45,8 @@ use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Outbox, OutboxError, Store,
-    home::{Home, KeptHome, of_version, text},
+    Outbox, Store,
+    home::{Home, KeptHome, text},
     origin::Origin,
     store::{Claim, Statements, Tenure, Waiting},
 };
@@ -54,7 +54,7 @@ use crate::{background::Background, bus::Bus};
 use aside::Aside;
 use course::Course;
 pub use error::RelayError;
-use fault::{Fault, fault_of};
+use fault::{Fault, fault_of, is_of_version};
 use fence::Fence;
 use fetch::Fetcher;
 use give_back::{give_back, nothing_aside};
@@ -309,18 +309,7 @@ impl<DB: Store> Relay<DB> {
     async fn look(&self) -> Result<(DB::Connection, Home), Fault> {
         let names = &self.outbox.shared.names;
         let mut connection = self.connect().await?;
-        if let Err(OutboxError::Version {
-            found,
-            known,
-            is_newer,
-        }) = of_version::<DB>(DB::version(&mut connection, names).await?)
-        {
-            return Err(Fault::Version {
-                found,
-                known,
-                is_newer,
-            });
-        }
+        is_of_version::<DB>(&mut connection, names).await?;
         match DB::origin(&mut connection, names).await? {
             Origin::Own => {}
             Origin::Standby => return Err(Fault::Standby),

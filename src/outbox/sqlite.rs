@@ -90,7 +90,9 @@ impl Statements for Sqlite {
         error.as_database_error().is_some_and(|error| {
             let message = error.message();
             // A column: of a later migration than the last one that was run.
-            message.starts_with("no such table") || message.starts_with("no such column")
+            message.starts_with("no such table")
+                || message.starts_with("no such column")
+                || message.contains("has no column named")
         })
     }
 
@@ -446,7 +448,7 @@ impl Statements for Sqlite {
         })
     }
 
-    async fn bound_locks(
+    async fn bound_waits(
         connection: &mut SqliteConnection,
         _: &Names,
         wait: Duration,

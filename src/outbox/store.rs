@@ -14,7 +14,7 @@ use super::{
     delayed::Schedule,
     home::HomeKeeping,
     inbox::Remember,
-    link::Session,
+    link::{Backend, Session},
     mend::Mending,
     origin::Origin,
     parked::{Extent, ParkedSize, WaitsFor},
@@ -54,6 +54,8 @@ pub trait Statements:
     const KIND: &'static str;
     /// How a transaction that writes begins.
     const BEGIN: &'static str;
+    /// How one begins in which are only statements of ours, where it has to be told to end when its client is gone.
+    const BEGIN_OWN: &'static str = Self::BEGIN;
     /// Whether it has one writer at a time. The others look again and again, which is neither quick nor fair.
     const TAKES_TURNS: bool;
     /// Whether it is at the end of a connection, which can be lost, and not in this process.
@@ -255,9 +257,9 @@ pub trait Statements:
         std::future::ready(Ok(Vec::new()))
     }
 
-    /// Has statements on a connection of its own wait for a lock no longer than this, where that is no matter of the
-    /// connection's options.
-    fn bound_locks(
+    /// Has statements on a connection of its own wait for a lock no longer than this, and the server not for long for a
+    /// client that is gone, where that is no matter of the connection's options.
+    fn bound_waits(
         _connection: &mut Self::Connection,
         _names: &Names,
         _wait: Duration,
@@ -285,6 +287,14 @@ pub trait Statements:
         _names: &Names,
     ) -> impl Future<Output = Result<Vec<Session>, sqlx::Error>> + Send {
         std::future::ready(Ok(Vec::new()))
+    }
+
+    /// Ends a transaction of this user's, and its connection. Says whether it was at a statement.
+    fn end_session(
+        _connection: &mut Self::Connection,
+        _backend: Backend,
+    ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send {
+        std::future::ready(Ok(false))
     }
 
     /// The figures of `tidings outbox status`.

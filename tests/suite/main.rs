@@ -6,6 +6,7 @@
 
 mod support;
 
+mod abandoned;
 mod away;
 mod batch_deaths;
 mod batches;
@@ -44,6 +45,7 @@ mod markers;
 mod moves;
 mod noise;
 mod older_copies;
+mod one_id;
 mod order;
 mod outbox;
 mod parked_keys;
@@ -87,6 +89,7 @@ mod subscribers;
 mod taken_before;
 mod taken_ids;
 mod test_kit;
+mod times;
 mod trace;
 mod trace_again;
 mod trace_elsewhere;
@@ -95,5 +98,6 @@ mod unhandled;
 mod unreadable;
 mod upgrade;
 mod verify;
+mod versions;
 mod ways_back;
 mod worst_days;

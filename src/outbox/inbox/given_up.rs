@@ -16,7 +16,7 @@ use crate::{
     context::Facts,
     failure::Failure,
     handler::memory::{GivenUp, Noted, Remembers},
-    outbox::{Outbox, OutboxError, OutboxTransaction, Store},
+    outbox::{OutboxError, OutboxTransaction, Store},
     outcome::{Cause, DeadLetter},
 };
 
@@ -176,7 +176,7 @@ impl<DB: Store> Inbox<DB> {
         memory: &Memory<'_>,
     ) -> Result<Vec<(Uuid, String)>, OutboxError> {
         let reading = DB::given_up(connection, &self.outbox.shared.names, memory).await;
-        reading.map_err(Outbox::<DB>::explain)
+        self.outbox.told(reading).await
     }
 
     /// Changes what is noted of one event; false when somebody else has done so.
@@ -189,7 +189,7 @@ impl<DB: Store> Inbox<DB> {
     ) -> Result<bool, OutboxError> {
         let names = &self.outbox.shared.names;
         let changing = DB::mark(connection, names, memory, from, to).await;
-        changing.map_err(Outbox::<DB>::explain)
+        self.outbox.told(changing).await
     }
 
     async fn give_it_up(
@@ -214,7 +214,7 @@ impl<DB: Store> Inbox<DB> {
 
     /// A transaction that is about a note.
     async fn begin_to_note(&self) -> Result<OutboxTransaction<DB>, OutboxError> {
-        let begun = self.outbox.begin_attended(DB::BEGIN).await;
+        let begun = self.outbox.begin_attended(DB::BEGIN_OWN).await;
         let begun = begun.map_err(OutboxError::Database)?;
         Ok(OutboxTransaction::new(begun, self.outbox.clone()))
     }

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::{
     columns::{Statement, bytes, is_of_a_row, moment, perhaps, read, rows, shown},
-    turn::{Turn, query},
+    turn::{Turn, execute, fetch_all, query},
 };
 use crate::outbox::{
     columns::{LONGEST_PAYLOAD, event_or_nil},
@@ -101,22 +101,24 @@ async fn park_rows(
         .map(|parked| parked.waits_for.as_ref().map(ToString::to_string))
         .collect();
     let holding: Vec<bool> = rows.iter().map(|parked| parked.holds_up()).collect();
-    let mut turn = Turn::begin(connection, names).await?;
-    query(names, park)
-        .bind(ids)
-        .bind(ats)
-        .bind(events)
-        .bind(event_names)
-        .bind(versions)
-        .bind(keys)
-        .bind(headers)
-        .bind(payloads)
-        .bind(errors)
-        .bind(waits)
-        .bind(holding)
-        .execute(&mut *turn)
-        .await?;
-    turn.end().await
+    execute(
+        connection,
+        names,
+        query(names, park)
+            .bind(ids)
+            .bind(ats)
+            .bind(events)
+            .bind(event_names)
+            .bind(versions)
+            .bind(keys)
+            .bind(headers)
+            .bind(payloads)
+            .bind(errors)
+            .bind(waits)
+            .bind(holding),
+    )
+    .await
+    .map(drop)
 }
 
 /// Rows with a flaw go as they are: what cannot be read, or is too large for it, is not needed to move it. Those
@@ -158,15 +160,17 @@ async fn move_flawed(
         .iter()
         .map(|parked| parked.row.event.into())
         .collect();
-    let mut turn = Turn::begin(connection, names).await?;
-    query(names, park)
-        .bind(ids)
-        .bind(errors)
-        .bind(keys)
-        .bind(events)
-        .execute(&mut *turn)
-        .await?;
-    turn.end().await
+    execute(
+        connection,
+        names,
+        query(names, park)
+            .bind(ids)
+            .bind(errors)
+            .bind(keys)
+            .bind(events),
+    )
+    .await
+    .map(drop)
 }
 
 /// What waits for a stream holds up nobody: all of that stream waits. Nor does a key that is none: what follows it is
@@ -191,9 +195,7 @@ async fn keys_of(
     names: &Names,
     keys: &'static str,
 ) -> Result<Vec<(String, i64)>, sqlx::Error> {
-    let mut turn = Turn::begin(connection, names).await?;
-    let rows = query(names, keys).fetch_all(&mut *turn).await?;
-    turn.end().await?;
+    let rows = fetch_all(connection, names, query(names, keys)).await?;
     rows.iter()
         .map(|row| Ok((shown(row, 0)?.unwrap_or_default(), row.try_get(1)?)))
         .collect()
@@ -219,9 +221,7 @@ pub(super) async fn waiting(
         union all
         select null, null, null from (select) as one
         where exists (select from tidings.parked where asked_at is not null)";
-    let mut turn = Turn::begin(connection, names).await?;
-    let rows = query(names, waiting).fetch_all(&mut *turn).await?;
-    turn.end().await?;
+    let rows = fetch_all(connection, names, query(names, waiting)).await?;
     let mut waiting = Waiting::default();
     for row in rows {
         waiting.add(shown(&row, 0)?, shown(&row, 1)?, shown(&row, 2)?);
@@ -328,15 +328,12 @@ pub(super) async fn sizes(
           and ($2::text is null or key = $2 and octet_length(key) <= 256)
         order by id limit $4";
     let (id, key) = selection.parameters();
-    let mut turn = Turn::begin(connection, names).await?;
-    let rows = query(names, sizes)
+    let sizes = query(names, sizes)
         .bind(id)
         .bind(key)
         .bind(behind)
-        .bind(i64::from(limit))
-        .fetch_all(&mut *turn)
-        .await?;
-    turn.end().await?;
+        .bind(i64::from(limit));
+    let rows = fetch_all(connection, names, sizes).await?;
     let size = |bytes: i32| usize::try_from(bytes).unwrap_or(0);
     let sizes = rows.iter().map(|row| {
         Ok(ParkedSize {
@@ -393,9 +390,7 @@ pub(super) async fn list(
         Extent::Shown => parked!(shown, "select * from tidings.parked where id = any($1)"),
         Extent::Whole => parked!(whole, "select * from tidings.parked where id = any($1)"),
     };
-    let mut turn = Turn::begin(connection, names).await?;
-    let rows = query(names, list).bind(ids).fetch_all(&mut *turn).await?;
-    turn.end().await?;
+    let rows = fetch_all(connection, names, query(names, list).bind(ids)).await?;
     rows.iter().map(shown_event).collect()
 }
 
@@ -409,13 +404,7 @@ pub(super) async fn unpark(
                or key = (select key from tidings.parked as meant where meant.id = $1) and octet_length(key) <= 256)
           and ($2::text is null or key = $2 and octet_length(key) <= 256)";
     let (id, key) = selection.parameters();
-    let mut turn = Turn::begin(connection, names).await?;
-    let asked = query(names, unpark)
-        .bind(id)
-        .bind(key)
-        .execute(&mut *turn)
-        .await?;
-    turn.end().await?;
+    let asked = execute(connection, names, query(names, unpark).bind(id).bind(key)).await?;
     Ok(asked.rows_affected())
 }
 
@@ -438,12 +427,7 @@ pub(super) async fn discard(
         Extent::Shown => discard!(shown),
         Extent::Whole => discard!(whole),
     };
-    let mut turn = Turn::begin(connection, names).await?;
-    let rows = query(names, discard)
-        .bind(ids)
-        .fetch_all(&mut *turn)
-        .await?;
-    turn.end().await?;
+    let rows = fetch_all(connection, names, query(names, discard).bind(ids)).await?;
     rows.iter().map(shown_event).collect()
 }
 

@@ -7,10 +7,11 @@ use crate::{
     bus::{Bus, BusError, FULL_DISK, ReaderError, Refusal, cause_of_no_ack},
     error_text::said,
     outbox::{
-        Diagnosis,
-        home::USE_NATS,
+        Diagnosis, OutboxError,
+        home::{USE_NATS, of_version},
         origin::{PROMOTE, REBASE, STANDBY},
         parked::WaitsFor,
+        store::{Names, Statements},
         version_sentence,
     },
 };
@@ -146,6 +147,25 @@ impl Fault {
 
 fn of_reader(error: &ReaderError) -> Option<&BusError> {
     std::error::Error::source(error)?.downcast_ref()
+}
+
+/// Whether the tables are of this program's version, as far as this role may know.
+pub(super) async fn is_of_version<DB: Statements>(
+    connection: &mut DB::Connection,
+    names: &Names,
+) -> Result<(), Fault> {
+    match of_version::<DB>(DB::version(connection, names).await?) {
+        Err(OutboxError::Version {
+            found,
+            known,
+            is_newer,
+        }) => Err(Fault::Version {
+            found,
+            known,
+            is_newer,
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// How a part of the relay has ended, when it was not to.

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Fault,
     failpoint::{self, Point},
+    fault::is_of_version,
     fence::Fence,
     give_back::{LookAgain, may_go},
     janitor::Janitor,
@@ -160,6 +161,9 @@ impl<DB: Store> Keeper<DB> {
                     self.look().await?;
                 }
                 () = tokio::time::sleep_until(say_at) => {
+                    // Somebody may have migrated them meanwhile.
+                    let names = &self.post.outbox.shared.names;
+                    is_of_version::<DB>(&mut self.post.connection, names).await?;
                     // Whoever sees to a loss is not this relay.
                     if self.losses.are_open() {
                         let names = &self.post.outbox.shared.names;
