@@ -78,9 +78,7 @@ impl Inventory {
         }
         let streams = &inventory.streams;
         // Those of replays are no subscribers.
-        durables.retain(|durable| {
-            streams.contains_key(&durable.stream) && !durable.name.starts_with("replay-")
-        });
+        durables.retain(|durable| streams.contains_key(&durable.stream) && !durable.is_of_replay());
         inventory.durables = durables;
         inventory.all = Some(all);
         match replays_of(bus).await {
