@@ -14,7 +14,7 @@ use super::{
     settings::{is_as_wanted, limit_in, put_over, setting_text, unset},
     streams::retry_subject,
 };
-use crate::{executor::ACK_WAIT, start::Start};
+use crate::{executor::ACK_WAIT, replaying::ReplayId, start::Start};
 
 pub(crate) use look::ConsumerLook;
 
@@ -28,6 +28,8 @@ pub(crate) struct ConsumerSpec {
     pub(crate) stream: String,
     pub(crate) durable: String,
     pub(crate) subjects: Vec<String>,
+    /// The replay that it belongs to.
+    pub(super) replay: Option<ReplayId>,
     /// As many as the server allows.
     max_ack_pending: u64,
 }
@@ -92,8 +94,16 @@ impl ConsumerSpec {
             stream: stream.into(),
             durable: durable.into(),
             subjects,
+            replay: None,
             max_ack_pending: MAX_ACK_PENDING,
         }
+    }
+
+    /// For a consumer of a replay, which others of the subscriber have had before it.
+    #[must_use]
+    pub(crate) fn of_replay(mut self, replay: ReplayId) -> Self {
+        self.replay = Some(replay);
+        self
     }
 
     /// What is not as it should be, in a configuration that is looked at while an instance works. How many deliveries
@@ -198,7 +208,9 @@ impl Bus {
     ) -> Result<(), BusError> {
         // What is acknowledged leaves a work queue: everything that is in it is left to do.
         const WORK_QUEUE_HAS_ONE_BEGINNING: u64 = 10101;
-        if self.consumer_config(spec).await?.is_some() {
+        if let Some(config) = self.consumer_config(spec).await?
+            && !self.make_room(spec, &config).await?
+        {
             return Ok(());
         }
         match self.create_consumer(spec, at).await {
@@ -229,9 +241,11 @@ impl Bus {
     /// A consumer of a subscriber that is paused begins paused.
     async fn create_consumer(&self, spec: &ConsumerSpec, at: Start) -> Result<Info, BusError> {
         let mut begins = self.within_stream(spec, at).await?.settings();
-        if let Some(until) = self.pause_of(&spec.durable).await? {
-            begins.insert("pause_until".into(), until);
-        }
+        let until = match spec.replay {
+            None => self.pause_of(&spec.durable).await?,
+            Some(_) => None,
+        };
+        begins.extend(until.map(|until| ("pause_until".to_owned(), until)));
         let made = self.put_consumer(spec, begins, "create").await?;
         tracing::info!(
             stream = spec.stream,
@@ -450,6 +464,9 @@ impl Bus {
         config.remove("filter_subjects");
         put_over(&mut config, spec.settings());
         origin::mark(&mut config, durable);
+        if let Some(replay) = spec.replay {
+            origin::mark_replay(&mut config, replay);
+        }
         let subject = match &*spec.subjects {
             [one] => format!("$JS.API.CONSUMER.CREATE.{stream}.{durable}.{one}"),
             _ => format!("$JS.API.CONSUMER.CREATE.{stream}.{durable}"),

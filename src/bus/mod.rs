@@ -41,6 +41,7 @@ mod replays;
 mod resume;
 mod retired;
 mod retry;
+mod rights;
 mod seek;
 mod settings;
 mod signs;
@@ -92,6 +93,7 @@ pub(crate) use replays::{Part, Standing};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) use resume::{At, Found, Pings, StreamState};
 pub(crate) use retry::{Waiting, retries_of};
+pub(crate) use rights::Need;
 pub(crate) use seek::{Expanse, Read, Sighting};
 pub use settings::setting_text;
 pub(crate) use settings::{Role, durable_issues};
@@ -121,6 +123,8 @@ pub struct Bus {
     denied: denied::Denied,
     link: link::Link,
     options: Arc<NatsOptions>,
+    /// What the consumers of readers are called; a name of their own otherwise.
+    readers: Option<Arc<str>>,
 }
 
 /// The error object of a JetStream answer.
@@ -204,6 +208,7 @@ impl Bus {
             denied,
             link,
             options,
+            readers: None,
         })
     }
 
@@ -383,12 +388,22 @@ impl Bus {
         })
     }
 
+    /// A subject that answers come to.
+    pub(crate) fn an_inbox(&self) -> String {
+        self.client.new_inbox()
+    }
+
     /// What it is when no answer came.
     fn unanswered(&self, subject: &str, after: Duration) -> BusError {
-        match self.denied.subscription() {
-            Some(inbox) if inbox.starts_with("_INBOX") => BusError::Denied {
+        let prefix = self.options.inbox_prefix.as_deref().unwrap_or("_INBOX");
+        let is_inbox = |subject: &String| {
+            let rest = subject.strip_prefix(prefix);
+            rest.is_some_and(|rest| rest.starts_with('.'))
+        };
+        match self.denied.subscription().filter(is_inbox) {
+            Some(inbox) => BusError::Denied {
                 action: "subscribe to",
-                permission: denied::permission_for(&inbox),
+                permission: format!("{prefix}.>"),
                 subject: inbox,
             },
             _ => BusError::Timeout {

@@ -28,7 +28,8 @@ pub(super) struct Streams {
 enum Action {
     /// Show the configured streams and what of them differs (the default)
     List,
-    /// Create and update the streams; what is not configured stays as it is.
+    /// Create and update the streams; what is not configured stays as it is. The bucket TIDINGS, in which workers keep
+    /// leases, parked keys and replays, is made too.
     ///
     /// Subjects that a stream takes and the configuration does not name are those of other services, or old ones: they
     /// are taken away only when that is said on the terminal, or with --yes. The same holds for a `max_age` that
@@ -92,6 +93,12 @@ impl Streams {
                 true => output::json(&as_json(found, mode)),
                 false => output::line(as_text(found, mode)),
             }?;
+        }
+        // Workers do so too, but for one that may not, and name what keeps them from it.
+        if let Mode::Apply(_) = mode
+            && let Err(error) = bus.apply_bucket().await
+        {
+            output::note(error);
         }
         Ok(())
     }

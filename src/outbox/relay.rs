@@ -34,6 +34,7 @@ mod lost;
 mod progress;
 mod reporter;
 mod resume;
+mod rights;
 mod route;
 mod stand_by;
 mod trouble;
@@ -175,6 +176,7 @@ impl<DB: Store> Relay<DB> {
     pub async fn run(self, bus: Bus, stop: CancellationToken) -> Result<(), RelayError> {
         self.outbox.learn_limit(&bus);
         let schema = self.outbox.shared.names.schema();
+        let bus = bus.reading_as(&format!("relay-{schema}"));
         let stand_by = StandBy::listen(&bus, schema).await;
         let life = Life::new(&bus, &stop, |troubles| {
             Reporter::new(schema, DB::KIND, &self.settings.owner, troubles)
@@ -352,7 +354,10 @@ impl<DB: Store> Relay<DB> {
     ) -> Result<(), Fault> {
         life.admit(home).await?;
         let (stored, mut interruptions) = stored_behind(&life.bus, &claim.streams).await?;
+        let schema = self.outbox.shared.names.schema();
+        let streams: Vec<String> = claim.streams.keys().cloned().collect();
         tokio::select! {
+            never = rights::tell_missing(&life.bus, schema, &streams, &life.rights) => match never {},
             result = self.pipeline(life, claim, stored.into(), aside, way) => result,
             // Behind a new connection there may be another stream of that name, or an older copy of it.
             Ok(()) = interruptions.changed() => Err(Fault::Disconnected),

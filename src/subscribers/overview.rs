@@ -19,7 +19,6 @@ use crate::{
         streams::{StreamSpec, retry_subject},
     },
     job::{Replay, ReplayState},
-    replaying::ReplayId,
     replica::{EVERYBODY, Replica, can_be_durable, status_subject},
 };
 
@@ -115,7 +114,7 @@ impl Subscribers {
         let subscribers: Vec<SubscriberState> = states.into_iter().flatten().collect();
         let is_one = |name: &str| subscribers.iter().any(|one| one.name == name);
         let others = ground.durables.found.iter();
-        let others = others.filter(|one| !is_one(&one.name) && !is_of_a_replay(&one.name));
+        let others = others.filter(|one| !is_one(&one.name) && !one.is_of_replay());
         let others = others.map(|one| OtherConsumer {
             stream: one.stream.clone(),
             name: one.name.clone(),
@@ -190,7 +189,7 @@ impl Subscribers {
         durables: Vec<&Durable>,
         ground: &Ground,
     ) -> Option<SubscriberState> {
-        if is_of_a_replay(name) {
+        if durables.iter().any(|one| one.is_of_replay()) {
             return None;
         }
         let retries = retry_subject(name, ">");
@@ -455,10 +454,4 @@ fn clocks(
 fn read(answers: &[Bytes]) -> impl Iterator<Item = Replica> {
     let read = |answer: &Bytes| serde_json::from_slice::<Replica>(answer).ok();
     answers.iter().filter_map(read)
-}
-
-/// Whether it is the consumer of a replay.
-fn is_of_a_replay(name: &str) -> bool {
-    let id = name.strip_prefix("replay-");
-    id.is_some_and(|id| id.parse::<ReplayId>().is_ok())
 }

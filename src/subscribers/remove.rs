@@ -174,11 +174,7 @@ impl Subscribers {
                     continue;
                 }
             }
-            let consumer = replay.consumer();
-            for range in &replay.ranges {
-                self.bus.delete_consumer(&range.stream, &consumer).await?;
-            }
-            return Ok(());
+            return self.bus.delete_consumers_of(&replay).await;
         }
     }
 

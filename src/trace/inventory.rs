@@ -86,7 +86,7 @@ impl Inventory {
             }
         }
         // Those of replays are no subscribers.
-        durables.retain(|durable| !durable.name.starts_with("replay-"));
+        durables.retain(|durable| !durable.is_of_replay());
         inventory.durables = durables;
         inventory.all = Some(all);
         match replays_of(bus).await {

@@ -82,7 +82,7 @@ impl<DB: Effects> Replaying<DB> {
     }
 
     fn durable(&self) -> String {
-        format!("replay-{}", self.replay.id)
+        self.replay.consumer()
     }
 
     /// What is asked of its effects.

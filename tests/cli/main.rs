@@ -6,6 +6,7 @@
 #[macro_use]
 mod support;
 
+mod compose;
 mod configuration;
 mod dead_letters;
 mod delayed;
