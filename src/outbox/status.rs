@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::{Loss, Outbox, OutboxError, Store, standing::REPAIR};
-use crate::bus::NatsIdentity;
+use crate::{bus::NatsIdentity, start::shifted};
 
 /// How an outbox stands.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -297,9 +297,10 @@ const OVERDUE_S: f64 = 10.0;
 /// How long it is waited for something to be confirmed.
 const MOVES_WITHIN: Duration = Duration::from_secs(2);
 
-fn ago(seconds: f64) -> DateTime<Utc> {
+pub(super) fn ago(seconds: f64) -> DateTime<Utc> {
     let age = Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or_default();
-    Utc::now() - age
+    let age = TimeDelta::from_std(age).unwrap_or(TimeDelta::MAX);
+    shifted(Utc::now(), -age)
 }
 
 fn count(events: u64) -> String {

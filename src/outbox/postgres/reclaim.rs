@@ -96,7 +96,7 @@ pub(super) async fn held(
 ) -> Result<Vec<HeldSlot>, sqlx::Error> {
     let seconds = slots::seconds(connection, names).await?;
     let log = Ring { seconds, ..LOG };
-    let kept = Duration::from_secs(u64::try_from(seconds * 6).unwrap_or(0));
+    let kept = Duration::from_secs(u64::try_from(seconds.saturating_mul(6)).unwrap_or(0));
     let cursor = "select cursor::text from tidings.relay";
     let mut turn = Turn::begin(connection, names).await?;
     let row = query(names, cursor).fetch_one(&mut *turn).await?;

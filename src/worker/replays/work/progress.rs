@@ -110,9 +110,11 @@ impl<S: Send + Sync + 'static> Work<'_, S> {
         for range in &self.replay.ranges {
             let (stream, names) = (&range.stream, &range.names);
             let from_here = bus.count_from(stream, names, range.first).await?;
-            let from_there = bus.count_from(stream, names, range.last + 1).await?;
+            let from_there = bus
+                .count_from(stream, names, range.last.saturating_add(1))
+                .await?;
             let left = from_here.saturating_sub(from_there);
-            removed += range.events.saturating_sub(left);
+            removed = range.events.saturating_sub(left).saturating_add(removed);
         }
         self.progress.gone = uncounted.min(removed);
         self.progress.uncounted = uncounted - self.progress.gone;
