@@ -273,7 +273,7 @@ mod tests {
                 Ok(id) => {
                     #[cfg(any(feature = "postgres", feature = "sqlite"))]
                     assert!(id.made_at() >= DateTime::UNIX_EPOCH);
-                    id.to_string().parse() == Ok(id)
+                    id.to_string().parse::<ReplayId>() == Ok(id)
                 }
                 Err(error) => error.to_string().is_empty(),
             }

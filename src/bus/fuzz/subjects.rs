@@ -169,11 +169,11 @@ fn fuzz_ids_and_quotes() {
         let foreign = EventId::of_foreign("EVENTS", text);
         let number = text.parse::<Number>().ok();
         if let Some(number) = number {
-            assert_eq!(number.to_string().parse(), Ok(number));
+            assert_eq!(number.to_string().parse::<Number>(), Ok(number));
         }
         match text.parse::<EventId>() {
             Ok(id) => {
-                assert_eq!((id, id.to_string().parse()), (foreign, Ok(id)));
+                assert_eq!((id, id.to_string().parse::<EventId>()), (foreign, Ok(id)));
                 true
             }
             Err(_) => number.is_some(),
