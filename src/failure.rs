@@ -232,4 +232,21 @@ mod tests {
             "the mail was not sent: invalid digit found in string"
         );
     }
+
+    #[test]
+    fn fuzz_texts_of_errors() {
+        let seeds = [
+            "timeout after 30s\n  at x\r\n",
+            " \u{2028}\u{85}\0",
+            &"\u{1f600}".repeat(MAX_TEXT / 4),
+            &"\u{e9}a".repeat(MAX_TEXT),
+        ];
+        crate::fuzz::fuzz_text("text of an error", &seeds, |text| {
+            let kept = told(&text);
+            assert!(kept.len() <= MAX_TEXT && kept.trim() == kept);
+            assert!(!kept.contains(|c: char| c.is_control() || "\u{2028}\u{2029}".contains(c)));
+            assert_eq!(told(&kept), kept);
+            kept != text
+        });
+    }
 }

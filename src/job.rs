@@ -88,7 +88,8 @@ impl Replay {
     /// How many events its range held when it was asked for, those that its filters leave out included.
     #[must_use]
     pub fn events(&self) -> u64 {
-        self.ranges.iter().map(|range| range.events).sum()
+        let events = self.ranges.iter().map(|range| range.events);
+        events.fold(0, u64::saturating_add)
     }
 
     /// The name of its consumer in each of its streams: `replay-<subscriber>`, with its slot behind it from the second

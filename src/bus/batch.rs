@@ -280,7 +280,7 @@ fn transient(error: &impl fmt::Display) -> Refusal {
 
 /// The server's error codes that no later try changes; all others are tried again for ever, because
 /// holding events back loses nothing. From nats-server `server/errors.json`.
-fn classify(receipt: Receipt) -> Result<Confirmed, Refusal> {
+pub(super) fn classify(receipt: Receipt) -> Result<Confirmed, Refusal> {
     const DUPLICATE_IN_BATCH: u64 = 10201;
     const NOT_THE_EXPECTED_STREAM: u64 = 10060;
     const BATCH_IS_INCOMPLETE: u64 = 10176;

@@ -15,6 +15,7 @@ use super::{
     link::{Leaving, Link},
     options::{Auth, NatsOptions, Tls},
     rights,
+    version::is_at_least,
 };
 use crate::log::{Lasting, short};
 
@@ -161,7 +162,7 @@ pub(super) async fn connect(options: &NatsOptions) -> Result<Connected, ConnectE
     let with = secured(authenticated(with, auth)?, &options.tls, is_tls)?;
     let with = reachable(with, options)?;
     match with.connect(addresses).await {
-        Ok(client) if client.is_server_compatible(2, 12, 1) => Ok(Connected {
+        Ok(client) if is_at_least(&client.server_info().version, [2, 12, 1]) => Ok(Connected {
             link: Link::new(&client, &lost, &leaving),
             client,
             lost,

@@ -250,7 +250,7 @@ impl Bus {
         tracing::info!(
             stream = spec.stream,
             durable = spec.durable,
-            start = made.delivered.stream_seq + 1,
+            start = made.delivered.stream_seq.saturating_add(1),
             events = made.num_pending,
             "the consumer is made: it begins with this sequence, and so many events are there already"
         );
@@ -272,7 +272,7 @@ impl Bus {
         let Some(info) = self.stream_info(&spec.stream).await? else {
             return Ok(at);
         };
-        let end = info.state.last_seq + 1;
+        let end = info.state.last_seq.saturating_add(1);
         match at {
             Start::Sequence(sequence) if sequence <= end => return Ok(at),
             Start::Sequence(sequence) => tracing::warn!(
@@ -401,7 +401,7 @@ impl Bus {
         let (stream, durable) = (&spec.stream, &spec.durable);
         let subject = format!("$JS.API.CONSUMER.RESET.{stream}.{durable}");
         // An older server does not answer at all.
-        if !self.client.is_server_compatible(2, 14, 0) {
+        if !self.is_at_least([2, 14, 0]) {
             return Err(BusError::TooOld {
                 subject,
                 needs: "2.14",

@@ -18,6 +18,8 @@ mod delivery;
 mod denied;
 mod durables;
 mod error;
+#[cfg(test)]
+pub(crate) mod fuzz;
 mod header;
 mod identity;
 mod letter;
@@ -55,6 +57,7 @@ mod tail;
 mod unconfirmed;
 mod unreadable;
 mod unstored;
+mod version;
 mod watchdog;
 mod whereabouts;
 

@@ -64,7 +64,7 @@ impl Bus {
         after: u64,
     ) -> Result<Option<Written<Holds<Replay>>>, BusError> {
         let subjects = subject(&job::entry(subscriber.unwrap_or("*"), "*"));
-        let wanted = json!({ "seq": after + 1, "next_by_subj": subjects });
+        let wanted = json!({ "seq": after.saturating_add(1), "next_by_subj": subjects });
         Ok(self.entry_at(&wanted).await?.map(|kept| written(&kept)))
     }
 
@@ -75,10 +75,10 @@ impl Bus {
         let Some(last) = self.entry_at(&wanted).await? else {
             return Ok(None);
         };
-        let (mut found, mut after) = (written(&last), 0);
+        let (mut found, mut after) = (written(&last), 0_u64);
         // An entry that only looks as if it were the replay's must not hide it.
         while let Holds::Bad(_) = found.value {
-            let wanted = json!({ "seq": after + 1, "next_by_subj": subjects });
+            let wanted = json!({ "seq": after.saturating_add(1), "next_by_subj": subjects });
             match self.entry_at(&wanted).await? {
                 Some(kept) if kept.sequence < last.sequence => {
                     after = kept.sequence;
@@ -172,7 +172,7 @@ impl Bus {
         // Not by a consumer: that takes a right for each name that one could have, and no work queue takes a second one.
         let wanted = json!({ "start_time": time, "next_by_subj": ">" });
         let found = self.raw(stream, &wanted).await?;
-        Ok(found.map_or(end + 1, |message| message.sequence))
+        Ok(found.map_or(end.saturating_add(1), |message| message.sequence))
     }
 
     /// How many messages of these subjects there are from a sequence on, by a consumer of this name, which is deleted
@@ -305,7 +305,7 @@ impl Bus {
 }
 
 /// A replay is of the subscriber and has the id that its entry is named after, and its streams can be asked for.
-fn written(kept: &Kept) -> Written<Holds<Replay>> {
+pub(super) fn written(kept: &Kept) -> Written<Holds<Replay>> {
     let misfit = |replay: &Replay| {
         let entry = subject(&job::entry(&replay.subscriber, &replay.id.to_string()));
         if entry != kept.subject {

@@ -166,7 +166,7 @@ impl Bus {
         behind: u64,
         up_to: u64,
     ) -> Result<Found, ReaderError> {
-        self.ids_from(stream, Start::Sequence(behind + 1), up_to)
+        self.ids_from(stream, Start::Sequence(behind.saturating_add(1)), up_to)
             .await
     }
 

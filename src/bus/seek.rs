@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tidings_contract::Envelope;
 
 use super::{Bus, BusError, Reader, ReaderError, Start, envelope_of};
-use crate::position::Position;
+use crate::{position::Position, start::shifted};
 
 /// From where to where a stream goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,7 +69,7 @@ impl Bus {
         if retention == Some(json!("workqueue")) {
             return Ok(None);
         }
-        let behind = seen.stored_at + TimeDelta::nanoseconds(1);
+        let behind = shifted(seen.stored_at, TimeDelta::nanoseconds(1));
         match self.sequence_at(stream, behind).await {
             Ok(next) => Ok((next <= seen.sequence).then_some(next)),
             Err(error @ BusError::Denied { .. }) => {
@@ -93,7 +93,7 @@ impl Bus {
         let mut reader = Reader::open(self, stream, Vec::new(), start, true).await?;
         let mut read = Read::default();
         if reader.pending() > most {
-            let start = Start::Sequence(up_to.saturating_sub(most) + 1);
+            let start = Start::Sequence(up_to.saturating_sub(most).saturating_add(1));
             reader = Reader::open(self, stream, Vec::new(), start, true).await?;
             read.is_cut = true;
         }

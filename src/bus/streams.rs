@@ -303,7 +303,7 @@ impl Bus {
                 .api(&asked, &json!({ "subjects_filter": subject }))
                 .await?;
             let events = counted.state.subjects.unwrap_or_default();
-            extra.push((subject, events.values().sum()));
+            extra.push((subject, events.into_values().fold(0, u64::saturating_add)));
         }
         Ok(extra)
     }

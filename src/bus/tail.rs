@@ -281,11 +281,11 @@ impl Reader {
     fn in_sequence(&mut self, message: Message) -> Option<(Message, Place)> {
         let (message, place) = self.places.read(message);
         let place = place?;
-        if place.consumer_sequence != self.last_consumer_sequence + 1 {
+        if place.consumer_sequence != self.last_consumer_sequence.saturating_add(1) {
             return None;
         }
         self.last_consumer_sequence = place.consumer_sequence;
-        self.start = Start::Sequence(place.sequence + 1);
+        self.start = Start::Sequence(place.sequence.saturating_add(1));
         self.pending = place.pending;
         Some((message, place))
     }
@@ -406,7 +406,9 @@ async fn consumer(
             name,
             pending: created.num_pending,
             start: match start {
-                Start::New | Start::Time(_) => Start::Sequence(created.delivered.stream_seq + 1),
+                Start::New | Start::Time(_) => {
+                    Start::Sequence(created.delivered.stream_seq.saturating_add(1))
+                }
                 start => start,
             },
         }),

@@ -60,7 +60,7 @@ pub(super) struct Raw {
 }
 
 impl Single {
-    fn new(raw: Raw) -> Self {
+    pub(super) fn new(raw: Raw) -> Self {
         let length = raw.subject.len() + raw.headers.len() + raw.payload.len();
         let (headers, fault) = headers(&raw.headers);
         let message = Message {

@@ -193,4 +193,26 @@ mod tests {
             ["a b\u{fffd}[2J  \u{fffd}c"]
         );
     }
+
+    #[test]
+    fn fuzz_tables() {
+        let seeds = [
+            "a\tb\nlong\tc",
+            "a\u{1b}[2J\t\u{202e}c\n\t\n",
+            &"x".repeat(81),
+        ];
+        crate::fuzz::fuzz_text("table", &seeds, |text| {
+            let cells = text
+                .lines()
+                .map(|line| line.split_once('\t').unwrap_or((line, "")));
+            let cells: Vec<[&str; 2]> = cells.map(<[&str; 2]>::from).collect();
+            let lines = rows(&cells);
+            assert!(
+                lines
+                    .iter()
+                    .all(|line| !line.contains(untrusted::is_hostile))
+            );
+            lines.len() > 1
+        });
+    }
 }

@@ -203,3 +203,35 @@ fn refused(error: EnvelopeError) -> Report {
         _ => report,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fuzz_payloads() {
+        let seeds = [
+            "{\"id\":\"7\",\"n\":[1.5,null,true]}",
+            "\"\\ud83d\\ude00\"",
+            "17",
+        ];
+        crate::fuzz::fuzz_json("payload", &seeds, |payload| check_json(payload).is_ok());
+    }
+
+    #[test]
+    fn fuzz_arguments() {
+        let seeds = [
+            "tenant=acme",
+            "2026-01-31T12:00:00Z",
+            "x==",
+            "+262142-12-31T23:59:59Z",
+        ];
+        crate::fuzz::fuzz_text("argument", &seeds, |text| {
+            let header = header(text);
+            if let Ok((name, value)) = &header {
+                assert_eq!(format!("{name}={value}"), text);
+            }
+            header.is_ok() || time(text).is_ok()
+        });
+    }
+}

@@ -16,7 +16,10 @@ use super::{
     store::{Position, Positions, Statements},
     taken::Operation,
 };
-use crate::bus::{Bus, BusError, NatsIdentity};
+use crate::{
+    bus::{Bus, BusError, NatsIdentity},
+    start::shifted,
+};
 
 /// What to do in another NATS.
 pub(super) const USE_NATS: &str = "another --nats-url; or, when the outbox is to be relayed into this one from now on, tidings outbox use-nats";
@@ -157,12 +160,12 @@ fn judge(
 }
 
 /// Whether a stream was there already while the relay wrote into another one of its name.
-fn was_there(was: &Position, now: &str) -> bool {
+pub(super) fn was_there(was: &Position, now: &str) -> bool {
     let time = |text: &str| DateTime::parse_from_rfc3339(text).map(|time| time.with_timezone(&Utc));
     let (Ok(known), Ok(now)) = (time(&was.incarnation), time(now)) else {
         return false;
     };
-    now < known || was.since.is_some_and(|since| now < since - SLACK)
+    now < known || was.since.is_some_and(|since| now < shifted(since, -SLACK))
 }
 
 impl<DB: Store> Outbox<DB> {

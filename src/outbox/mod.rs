@@ -13,6 +13,8 @@ mod contents;
 mod delayed;
 mod diagnosis;
 mod distinct;
+#[cfg(test)]
+mod fuzz;
 mod home;
 mod inbox;
 mod link;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use sqlx::{ColumnIndex, Decode, Row, Type};
 
@@ -12,7 +12,7 @@ use super::{
     store::unsigned,
     taken::Operation,
 };
-use crate::bus::NatsIdentity;
+use crate::{bus::NatsIdentity, start::shifted};
 
 /// What is parked: how much, how much of it waits, and goes back by itself, and the oldest of both kinds. What is asked
 /// for goes back, and what waits for a stream or a subject; so does what follows the first one of a key that does. Of
@@ -328,9 +328,10 @@ const OVERDUE_S: f64 = 10.0;
 /// How long it is waited for something to be confirmed.
 const MOVES_WITHIN: Duration = Duration::from_secs(2);
 
-fn ago(seconds: f64) -> DateTime<Utc> {
+pub(super) fn ago(seconds: f64) -> DateTime<Utc> {
     let age = Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or_default();
-    Utc::now() - age
+    let age = TimeDelta::from_std(age).unwrap_or(TimeDelta::MAX);
+    shifted(Utc::now(), -age)
 }
 
 fn count(events: u64) -> String {

@@ -20,6 +20,7 @@ use crate::{
     },
     job::{Replay, ReplayState},
     replica::{EVERYBODY, Replica, can_be_durable, status_subject},
+    start::shifted,
 };
 
 /// How many subscribers are looked at at once.
@@ -274,12 +275,15 @@ impl Subscribers {
         state.known_pending = is_known.then(|| state.pending());
         let ahead = ground.durables.server_ahead;
         let seen = Seen {
-            now: heard_at + ahead,
+            now: shifted(heard_at, ahead),
             are_asked,
             has_retries,
             has_letters,
             lease,
-            clocks: clocks(&state.replicas, (asked_at + ahead, heard_at + ahead)),
+            clocks: clocks(
+                &state.replicas,
+                (shifted(asked_at, ahead), shifted(heard_at, ahead)),
+            ),
             replays: self.stuck_replays(&state, are_asked, &ground.replays).await,
         };
         state.issues = issues(&state, &seen);
@@ -434,7 +438,7 @@ fn missing(
 }
 
 /// How far each instance's clock is ahead of the server's; it answered between these moments.
-fn clocks(
+pub(super) fn clocks(
     replicas: &[Replica],
     (from, to): (DateTime<Utc>, DateTime<Utc>),
 ) -> Vec<(String, TimeDelta)> {

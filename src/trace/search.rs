@@ -15,6 +15,7 @@ use super::{
 use crate::{
     bus::{Bus, Expanse, Sighting, Start, quoted},
     error_text::error_texts,
+    start::shifted,
 };
 
 /// How far clocks may be apart.
@@ -185,7 +186,7 @@ impl<'a> Search<'a> {
         };
         let written = self.of_id(*id).filter_map(|(_, event)| event.written_at());
         let earliest = written.chain(made_at(*id)).min();
-        earliest.unwrap_or_else(|| Utc::now() - DAY) - SKEW
+        shifted(earliest.unwrap_or_else(|| Utc::now() - DAY), -SKEW)
     }
 
     /// Whether the event may be in a stream where the ledger has not led to.
@@ -265,7 +266,7 @@ impl<'a> Search<'a> {
         let (mut found, mut taken) = (None, None);
         let (first, last) = (batch.first_sequence, batch.last_sequence);
         let start = Start::Sequence(first);
-        let most = last - first + 1;
+        let most = last.saturating_sub(first).saturating_add(1);
         let see = |sighting: Sighting| {
             let Sighting {
                 sequence, envelope, ..

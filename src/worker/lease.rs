@@ -318,3 +318,22 @@ fn bytes_of(written: &Written) -> Bytes {
     // Texts and numbers always serialise.
     serde_json::to_vec(written).unwrap_or_default().into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fuzz_leases() {
+        let seeds = [
+            r#"{"owner":"x","handled":{"EVENTS 2026":[[17,1700000000000000000],[18446744073709551615,-1]]},"unclean":2}"#,
+            r#"{"owner":null}"#,
+        ];
+        crate::fuzz::fuzz_json("lease", &seeds, |value| {
+            let written = read(value);
+            let again = read(&bytes_of(&written));
+            assert_eq!(bytes_of(&again), bytes_of(&written));
+            written.owner.is_some() || !written.handled.is_empty()
+        });
+    }
+}

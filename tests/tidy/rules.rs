@@ -4,11 +4,10 @@ use crate::source::{Source, has_word, lines_where};
 
 /// The modules of the library and of the program, bottom first. Each imports from lower lines only.
 const LAYERS: &[&[&str]] = &[
-    &["error_text"],
+    &["error_text", "fuzz"],
     &[
         "failure",
         "fingerprint",
-        "fuzz",
         "housekeeping",
         "interrupt",
         "log",

@@ -294,7 +294,7 @@ fn became(status: &ReplayStatus) -> String {
     if status.replay.request.rehearse {
         return String::new();
     }
-    let left_out = progress.filtered + progress.skipped;
+    let left_out = progress.filtered.saturating_add(progress.skipped);
     let (handled, letters) = (progress.handled, progress.dead_lettered);
     let mut text = format!(", {handled} handled, {left_out} left out, {letters} dead letters");
     for (count, what) in [

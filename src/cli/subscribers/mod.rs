@@ -106,7 +106,7 @@ fn retries(retries: Option<&WaitingRetries>) -> String {
     let Some(retries) = retries else {
         return "unknown".to_owned();
     };
-    let count = retries.due + retries.scheduled;
+    let count = retries.due.saturating_add(retries.scheduled);
     match retries.farthest_at {
         Some(at) if retries.read < retries.scheduled => {
             format!("{count}, until {} or later", output::second(at))

@@ -60,7 +60,8 @@ impl Remove {
 
 /// What a removal means, in one line.
 fn what(plan: &SubscriberRemoval) -> String {
-    let pending = plan.consumers.iter().map(|consumer| consumer.pending).sum();
+    let pending = plan.consumers.iter().map(|consumer| consumer.pending);
+    let pending = pending.fold(0, u64::saturating_add);
     let (pending, waiting) = (output::events(pending), retries(Some(&plan.retries)));
     let name = &plan.subscriber;
     format!("removes {name} for good: {pending} pending are not handled, retries: {waiting}")

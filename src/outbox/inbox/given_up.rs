@@ -390,4 +390,21 @@ mod tests {
         assert!(text.is_ascii() && text.contains("\\ud83d\\ude00"), "{text}");
         assert_eq!(Note::read(&text).unwrap(), noted);
     }
+
+    #[test]
+    fn fuzz_notes() {
+        let seed = r#"{"stream":"EVENTS","sequence":17,"stored_at":"2026-11-21T09:30:00Z","redrives":4294967295,
+            "redriven_from":5,"at":"2026-11-21T09:30:00Z","cause":"exhausted","error":"\u00e9","attempts":3,
+            "first_failed_at":null,"is_buried":true,"letter":18446744073709551615}"#;
+        crate::fuzz::fuzz_json("note of the inbox", &[seed], |text| {
+            let Ok(note) = Note::read(&String::from_utf8_lossy(text)) else {
+                return false;
+            };
+            let text = note.text();
+            assert!(text.is_ascii());
+            assert_eq!(Note::read(&text).unwrap(), note);
+            assert_eq!(note.why().attempts, note.attempts);
+            true
+        });
+    }
 }

@@ -210,14 +210,14 @@ impl Lane {
     /// Rows were stored without a gap, up to a sequence.
     fn note(&mut self, items: &[Item], last: u64) {
         let before = last.saturating_sub(items.len() as u64);
-        for (item, sequence) in items.iter().zip(before + 1..) {
+        for (item, sequence) in items.iter().zip(before.saturating_add(1)..=u64::MAX) {
             self.note_one(item.row.id, sequence);
         }
     }
 
     fn note_one(&mut self, id: i64, sequence: u64) {
         match self.entries.last_mut() {
-            Some(run) if run.last_sequence + 1 == sequence && run.last_id < id => {
+            Some(run) if run.last_sequence.checked_add(1) == Some(sequence) && run.last_id < id => {
                 run.last_id = id;
                 run.last_sequence = sequence;
                 run.events += 1;

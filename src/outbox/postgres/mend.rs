@@ -101,7 +101,8 @@ impl Mending for Postgres {
             "select id, at, event, name, version, key, headers, payload from tidings.outbox
             where id >= $1 and id <= $2 and id = any($3)"
         );
-        let is_close = last - first < 2 * i64::try_from(places.len()).unwrap_or(i64::MAX / 2);
+        let is_close =
+            last.saturating_sub(*first) < 2 * i64::try_from(places.len()).unwrap_or(i64::MAX / 2);
         let [plain, checked] = if is_close { CLOSE } else { APART }.ways();
         let among = (*first, *last, places);
         match rows_of(connection, names, plain, (among, is_close)).await {

@@ -99,7 +99,7 @@ pub(super) async fn held(
 ) -> Result<Vec<HeldSlot>, sqlx::Error> {
     let seconds = slots::seconds(connection, names).await?;
     let log = Ring { seconds, ..LOG };
-    let kept = Duration::from_secs(u64::try_from(seconds * 6).unwrap_or(0));
+    let kept = Duration::from_secs(u64::try_from(seconds.saturating_mul(6)).unwrap_or(0));
     let cursor = "select cursor::text from tidings.relay";
     let row = fetch_one(connection, names, query(names, cursor)).await?;
     let cursor: String = row.try_get(0)?;

@@ -201,7 +201,7 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
             let (durable, names) = (self.replay.consumer(), range.names.clone());
             let consumer =
                 ConsumerSpec::new(&*range.stream, durable, names).of_replay(self.replay.id);
-            let start = Start::Sequence(range.first.max(floor + 1));
+            let start = Start::Sequence(range.first.max(floor.saturating_add(1)));
             self.desk.bus.restore_consumer(&consumer, start).await?;
             let kept = self.kept.remove(&range.stream);
             let hands = kept.unwrap_or_else(|| Arc::new(self.hands()));

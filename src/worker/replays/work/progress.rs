@@ -110,9 +110,12 @@ impl<S: Send + Sync + 'static> Work<'_, S> {
         for range in &self.replay.ranges {
             let (stream, names) = (&range.stream, &range.names);
             let from = |sequence| bus.count_from(stream, names, sequence, &counter);
-            let (from_here, from_there) = (from(range.first).await?, from(range.last + 1).await?);
+            let (from_here, from_there) = (
+                from(range.first).await?,
+                from(range.last.saturating_add(1)).await?,
+            );
             let left = from_here.saturating_sub(from_there);
-            removed += range.events.saturating_sub(left);
+            removed = range.events.saturating_sub(left).saturating_add(removed);
         }
         self.progress.gone = uncounted.min(removed);
         self.progress.uncounted = uncounted - self.progress.gone;
