@@ -76,14 +76,6 @@ pub enum RepublishError {
         /// Why, in the server's words.
         reason: String,
     },
-    /// A row is no event.
-    #[error("row {row} of the outbox cannot be read: {reason}")]
-    Unreadable {
-        /// The row's place in the outbox.
-        row: i64,
-        /// Why.
-        reason: String,
-    },
     /// The stream has not confirmed an event for a minute.
     #[error("the stream {stream} does not confirm: {reason}")]
     Unconfirmed {

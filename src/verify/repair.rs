@@ -21,7 +21,7 @@ pub struct Repair {
     pub republished: BTreeMap<String, u64>,
     /// How many of them lie behind later ones of their key now.
     pub late: u64,
-    /// Events that are missing and that the outbox has let go of meanwhile.
+    /// Events that are missing and that the outbox has let go of meanwhile, or can no longer read; the log names those.
     pub out_of_reach: u64,
     /// The losses that are told no more.
     pub settled: Vec<Loss>,

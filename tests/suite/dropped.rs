@@ -15,9 +15,12 @@ use crate::{
 };
 
 /// How long what is said takes, either way: long enough that every await is one.
-const LINK: Duration = Duration::from_millis(3);
-/// More polls than anything here has.
-const MOST_POLLS: usize = 200;
+const LINK: Duration = Duration::from_millis(2);
+
+/// After how many polls something is dropped: each of the first ones, then each seventh; more than anything here has.
+fn polls() -> impl Iterator<Item = usize> {
+    (0..24).chain((24..600).step_by(7))
+}
 
 /// A database behind a link.
 trait Distant: Database {
@@ -106,7 +109,7 @@ async fn nothing_is_left_open<DB: Distant, T>(
     let pool = DB::distant(world).await;
     let outbox = Outbox::new(pool.clone());
     let mut is_done = false;
-    for polls in 0..MOST_POLLS {
+    for polls in polls() {
         is_done = polled(polls, work(&outbox)).await.is_some();
         let id = format!("{what} {polls}");
         let mark = format!("insert into mark values ('{id}')");
@@ -233,11 +236,11 @@ async fn all_or_nothing<DB: Distant, T>(
 ) {
     let outbox = Outbox::new(DB::distant(world).await);
     let mut is_done = false;
-    for polls in 0..MOST_POLLS {
+    for polls in polls() {
         prepare(&world.outbox, polls).await;
         is_done = polled(polls, work(&outbox, polls)).await.is_some();
         // A commit that was on its way may come later: at no time is a part of it there.
-        for _ in 0..3 {
+        for _ in 0..2 {
             let done = DB::word(world.outbox.pool(), &done(polls)).await;
             let is_whole = done == "nothing" && !is_done || done == "all";
             assert!(is_whole, "{what}, dropped after {polls} polls: {done}");
@@ -339,7 +342,7 @@ async fn a_write_that_is_dropped_is_all_there_or_not_at_all<DB: Distant>(world: 
     // Each migration is a transaction: whatever is dropped, the next one goes on behind the last that was recorded.
     let distant = DB::distant(&world).await;
     let mut is_done = false;
-    for polls in 0..MOST_POLLS {
+    for polls in polls() {
         let schema = format!("m{polls}");
         let anew = |pool| Outbox::new(pool).in_schema(&schema).unwrap();
         is_done = polled(polls, anew(distant.clone()).migrate())
@@ -366,7 +369,7 @@ async fn a_savepoint_that_is_dropped_parts_no_event_from_its_row<DB: Distant>(wo
     let outbox = Outbox::new(pool);
     for end in ["begin", "commit", "rollback"] {
         let mut is_done = false;
-        for polls in 0..MOST_POLLS {
+        for polls in polls() {
             let mut tx = outbox.begin().await.unwrap();
             DB::count_up(&mut tx, &format!("{end} {polls}"))
                 .await

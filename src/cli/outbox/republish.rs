@@ -91,7 +91,7 @@ impl RunRepublish {
             return Ok(());
         }
         let what = format!(
-            "the outbox has let go of {} meanwhile",
+            "the outbox has let go of {} meanwhile, or they are no events, which the log names",
             output::events(done.gone)
         );
         Err(Report::new(Exit::Failed, what))

@@ -67,10 +67,8 @@ const FETCH: Statement = rows!(
                extract(epoch from pg_postmaster_start_time())::text || ' ' || pg_current_snapshot()::text as name,
                null::int as version,
                case when $6 then (
-                   -- Before version 17 nothing can be taken from an infinite time.
-                   select case when isfinite(due) then date_part('epoch', due - clock_timestamp())::text
-                               when due < clock_timestamp() then '0' end
-                   from tidings.delayed order by due, place limit 1) end as key,
+                   select date_part('epoch', due - clock_timestamp())::text from tidings.delayed
+                   order by due, place limit 1) end as key,
                coalesce($4, pg_current_snapshot()::text) as headers, null::bytea as payload
         union all
         select late.* from pg_snapshot_xip($1::text::pg_snapshot) as open(xid)

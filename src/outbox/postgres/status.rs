@@ -22,9 +22,7 @@ pub(super) async fn status(
             parked.events,
             last.at, last.events::bigint, last.stream, last.last_sequence,
             (select count(*) from tidings.delayed),
-            (select case when isfinite(due) then date_part('epoch', due - clock_timestamp())
-                         when due < clock_timestamp() then 0 end
-             from tidings.delayed order by due, place limit 1),
+            (select date_part('epoch', min(due) - clock_timestamp()) from tidings.delayed),
             coalesce(date_part('epoch', nullif(relay.lease_until, '-infinity') - relay.checkpointed_at), 0),
             parked.waiting, relay.trouble::text, relay.losses::text,
             date_part('epoch', clock_timestamp() - backlog.oldest),
