@@ -77,6 +77,7 @@ mod retries;
 mod rights;
 mod roles;
 mod rollouts;
+mod row_ids;
 mod rows;
 mod rules;
 mod settings;
