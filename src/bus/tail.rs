@@ -257,7 +257,9 @@ impl Reader {
                 },
                 Err(error) => Err(error),
             };
-            self.heard_at = Instant::now();
+            if self.bus.readers.is_some() {
+                self.heard_at = Instant::now();
+            }
             match pulled {
                 Ok(None) => drop(self.take_loss()),
                 Ok(Some(Pulled(message))) => {

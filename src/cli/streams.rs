@@ -94,11 +94,8 @@ impl Streams {
                 false => output::line(as_text(found, mode)),
             }?;
         }
-        // Workers do so too, but for one that may not, and name what keeps them from it.
-        if let Mode::Apply(_) = mode
-            && let Err(error) = bus.apply_bucket().await
-        {
-            output::note(error);
+        if let Mode::Apply(_) = mode {
+            apply_bucket(&bus).await;
         }
         Ok(())
     }
@@ -217,7 +214,15 @@ pub(super) async fn apply(bus: &Bus, config: &Config, more: &[StreamSpec]) -> Ou
     for spec in wanted(config).into_iter().chain(more.iter().cloned()) {
         bus.apply_stream(&spec).await?;
     }
+    apply_bucket(bus).await;
     Ok(())
+}
+
+/// Makes the bucket of the workers. They do so too, but for one that may not, and name what keeps them from it.
+async fn apply_bucket(bus: &Bus) {
+    if let Err(error) = bus.apply_bucket().await {
+        output::note(error);
+    }
 }
 
 /// The streams that have events: the configured ones, or, without any, all of the account that are neither those of

@@ -17,10 +17,6 @@ pub(super) fn needs(
         Need::subscribe(EVERYBODY, "telling that it is there"),
         Need::subscribe(status_subject(name), "telling how it does"),
         Need::publish(
-            format!("$JS.API.STREAM.MSG.GET.{dead_letters}"),
-            "seeing which dead letters are there already",
-        ),
-        Need::publish(
             format!("$KV.TIDINGS.suspect.{name}.1"),
             "finding the event that a process has died of",
         ),
@@ -54,6 +50,11 @@ pub(super) fn needs(
         needs.push(Need::publish(letter, "storing dead letters"));
     }
     if is_ordered {
+        let letters = format!("$JS.API.STREAM.MSG.GET.{dead_letters}");
+        needs.push(Need::publish(
+            letters,
+            "seeing which letters of a parked key are left",
+        ));
         let lease = format!("$KV.TIDINGS.lease.{name}");
         let read = format!("$JS.API.DIRECT.GET.KV_TIDINGS.{lease}");
         needs.push(Need::publish(lease, "taking its lease"));

@@ -133,7 +133,7 @@ impl Composed {
     fn spawn(&self, service: &str) -> Child {
         let mut command = self.command(service);
         command.stdin(Stdio::null()).stdout(Stdio::null());
-        command.stderr(Stdio::null()).kill_on_drop(true);
+        command.stderr(Stdio::inherit()).kill_on_drop(true);
         command.spawn().expect("it starts")
     }
 

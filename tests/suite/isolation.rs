@@ -22,7 +22,7 @@ pub struct Intruder {
 }
 
 /// What is tried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Act {
     Publish,
     Subscribe,
@@ -86,8 +86,8 @@ impl Intruder {
 }
 
 /// Everything that somebody tries at what is another one's: who, how, and the subject.
-fn forbidden() -> Vec<(&'static str, Act, String)> {
-    let mut acts = Vec::new();
+fn forbidden() -> BTreeSet<(&'static str, Act, String)> {
+    let mut acts = BTreeSet::new();
     let mut add = |who: &'static str, act: Act, subjects: &[String]| {
         acts.extend(subjects.iter().map(|subject| (who, act, subject.clone())));
     };
@@ -330,15 +330,7 @@ async fn what_is_another_ones_is_denied() {
     .await;
     let before = consumers(&root).await;
     let (acts, lists) = (forbidden(), allowed());
-    let tried: BTreeSet<_> = acts
-        .iter()
-        .map(|(who, act, subject)| (*who, *act == Publish, subject))
-        .collect();
-    assert!(
-        tried.len() == acts.len() && acts.len() >= 70,
-        "{} acts",
-        acts.len()
-    );
+    assert!(acts.len() >= 70, "{} acts", acts.len());
     for user in USERS {
         let mut intruder = Intruder::connect(&guarded.server, user).await;
         for (_, act, subject) in acts.iter().filter(|(who, ..)| *who == user) {

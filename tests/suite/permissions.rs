@@ -351,13 +351,15 @@ fn covers(wide: &str, subject: &str) -> bool {
 }
 
 /// What is asked only after a fault: a server that has lost a part of its store (`lost_letters.rs`), a stream that has
-/// removed events before a replay came to them, a relay that takes over from one that is not dead yet (`isolation_by_rights.rs`).
+/// removed events before a replay came to them, a bad entry of the bucket, a relay that takes over from one that is not dead yet (`isolation_by_rights.rs`).
 fn is_of_a_fault(subject: &str) -> bool {
     const SUBJECTS: [&str; 2] = [
         "$JS.API.STREAM.INFO.DEAD_LETTERS",
         "$JS.API.STREAM.MSG.GET.RETRIES",
     ];
-    SUBJECTS.contains(&subject)
+    let is_entry = subject.starts_with("$JS.API.DIRECT.GET.KV_TIDINGS.$KV.TIDINGS.*.");
+    is_entry
+        || SUBJECTS.contains(&subject)
         || subject.ends_with("-count")
         || subject.ends_with(".relay-tidings-2")
 }
