@@ -1,6 +1,6 @@
 //! Inputs for parsers of text that others wrote: mutations of seeds. Only for tests, and never part of a service.
 //!
-//! `make test` gives each parser a few thousand, always the same ones; `make fuzz` a million or more, with overflow
+//! `make test` gives each parser a thousand, always the same ones; `make fuzz` a million or more, with overflow
 //! checks, from another beginning each time, which it prints, and some long ones, for which no parser may take more
 //! than in proportion. An input that a parser panics at is written to `tests/seeds/PARSER/`, and is a seed from then on.
 
@@ -21,7 +21,7 @@ use serde_json::Value;
 use random::{Random, hash};
 
 /// How many inputs each parser gets: `TIDINGS_FUZZ`.
-const INPUTS: u64 = 2_000;
+const INPUTS: u64 = 1_000;
 /// A parser is given up after this time, and it says so: `make fuzz` ends.
 const LONGEST: Duration = Duration::from_secs(600);
 /// One long input for so many others.

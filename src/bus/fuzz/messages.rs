@@ -170,12 +170,14 @@ fn fuzz_messages_in_json() {
 /// What can be read of a message that a client cannot read: no fault is where the client has none.
 #[test]
 fn fuzz_headers_byte_for_byte() {
-    let seeds: [&[u8]; 5] = [
+    let seeds: [&[u8]; 6] = [
         b"NATS/1.0\r\na: 1\r\na: \xc3\xa4\r\nCe-Type: user.created.v1\r\n\r\n",
         b"NATS/1.0 503\r\n\r\n",
         b"NATS/1.0 404 No Messages\r\na:1\r\n b\r\n\r\n",
         b"NATS/1.0\r\nb: 1\r\nno colon\r\na: \xff\r\n: x\r\n\r\n",
         b"NATS/1.0\n\r\n\tx\r\n",
+        // A carriage return within a value ended the task that read it.
+        b"NATS/1.0\r\na: b\rc\r\nd: e\r\r\n\r\n",
     ];
     fuzz("headers byte for byte", &seeds, |headers| {
         let told: Told = serde_json::from_value(serde_json::json!({
@@ -203,6 +205,7 @@ fn fuzz_reply_subjects() {
         .enable_all()
         .build()
         .unwrap();
+    let _entered = runtime.enter();
     let client = runtime.block_on(async {
         // It never connects: nothing is asked of it.
         let options = ConnectOptions::new().retry_on_initial_connect();

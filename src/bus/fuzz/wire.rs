@@ -155,7 +155,7 @@ fn fuzz_messages_in_structured_mode() {
     });
 }
 
-/// The value of each header by itself: percent-encoding, quotes, media types, types.
+/// The value of one header after the other: percent-encoding, quotes, media types, types.
 #[test]
 fn fuzz_values_of_headers() {
     let seeds = [
@@ -182,16 +182,14 @@ fn fuzz_values_of_headers() {
         "ce-x",
         "x",
     ];
+    let mut names = NAMES.into_iter().cycle();
     fuzz_text("value of a header", &seeds, |value| {
-        let read = |name: &&str| {
-            is_read(&Letter {
-                subject: "user.created".to_owned(),
-                headers: vec![((*name).to_owned(), value.to_owned())],
-                payload: Bytes::new(),
-            })
-        };
-        // Each of them, not until the first one that is read.
-        NAMES.iter().filter(|name| read(name)).count() > 9
+        let name = names.next().unwrap_or_default().to_owned();
+        is_read(&Letter {
+            subject: "user.created".to_owned(),
+            headers: vec![(name, value.to_owned())],
+            payload: Bytes::new(),
+        })
     });
 }
 
