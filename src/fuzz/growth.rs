@@ -6,8 +6,8 @@ use super::{mutation::line_at, random::Random};
 
 /// The lengths that are compared, in bytes: a message has 64 KiB of headers at most, a row 400,000 bytes.
 const LENGTHS: [usize; 2] = [32 * 1024, 128 * 1024];
-/// What takes no longer than this is quick whatever it grows by.
-const QUICK: Duration = Duration::from_millis(20);
+/// What takes no longer than this is quick whatever it grows by; and a busy machine takes less than this at random.
+const QUICK: Duration = Duration::from_millis(200);
 /// A parser whose time grows with the length takes four times as long, one whose time grows with its square sixteen.
 const MOST: u32 = 9;
 /// The least time of so many counts: a busy machine makes any of them long.
@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn what_grows_with_the_square_is_found() {
-        let inputs = [vec![b'a'; 3_000], vec![b'a'; 12_000]];
+        let inputs = [vec![b'a'; 4_000], vec![b'a'; 16_000]];
         let busy = |nanos: usize| {
             let began = Instant::now();
             while began.elapsed() < Duration::from_nanos(nanos as u64) {
@@ -78,7 +78,7 @@ mod tests {
         };
         let square = is_slow(&inputs, |input| busy(input.len() * input.len()));
         assert!(square.is_some());
-        let line = is_slow(&inputs, |input| busy(input.len() * 2_500));
+        let line = is_slow(&inputs, |input| busy(input.len() * 15_000));
         assert!(line.is_none(), "{line:?}");
     }
 }

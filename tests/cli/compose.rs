@@ -12,6 +12,7 @@ const COMPOSE: &str = include_str!("../../docker-compose.yml");
 const NATS: &str = include_str!("../../deploy/nats/nats.conf");
 const PERMISSIONS: &str = include_str!("../../deploy/nats/permissions.conf");
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+const OWNER: &str = "admin";
 const USER: &str = "0190e6e4-7a3e-7c3e-9d3e-3b1f0d8a6a11";
 
 /// A service, as far as it is looked at.
@@ -93,6 +94,7 @@ impl Composed {
         let (_, database) = url.split_once('@').unwrap();
         let (_, name) = database.split_once('/').unwrap();
         let owner = &services["postgres"].environment["POSTGRES_USER"];
+        assert_eq!(owner, OWNER);
         let owns =
             format!("create role {owner} login superuser; alter database {name} owner to {owner}");
         admin
@@ -183,7 +185,7 @@ async fn each_service_has_a_user_and_a_role_of_its_own_and_they_are_enough() {
     let published = ended(publishing).await;
     assert_eq!(published.code, Some(0), "{published:?}");
     eventually("the directory knows the user", || async {
-        let mut owner = composed.as_role("tidings").await;
+        let mut owner = composed.as_role(OWNER).await;
         let known = owner
             .fetch_optional("select email from user_directory")
             .await
@@ -229,7 +231,7 @@ async fn each_service_has_a_user_and_a_role_of_its_own_and_they_are_enough() {
         let is_right = refused.contains("permission denied") || refused.contains("must be owner");
         assert!(is_right, "{role}: {statement}: {refused}");
     }
-    let mut owner = composed.as_role("tidings").await;
+    let mut owner = composed.as_role(OWNER).await;
     let able =
         "select count(*) from pg_roles where rolname = any(array['relay', 'worker', 'producer'])
         and not (rolsuper or rolcreaterole or rolcreatedb or rolbypassrls or rolreplication)";
