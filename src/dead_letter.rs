@@ -17,6 +17,8 @@
 //! ```
 
 mod fate;
+#[cfg(test)]
+mod fuzz;
 mod group;
 mod letter;
 mod park;
@@ -241,7 +243,7 @@ impl DeadLetterReader {
             let stream = stream();
             let page = retried(|| bus.page(&stream, subjects, *next)).await?;
             self.next = Start::Sequence(match page.last() {
-                Some(last) => last.sequence + 1,
+                Some(last) => last.sequence.saturating_add(1),
                 None => u64::MAX,
             });
             self.page = page.into();
@@ -252,7 +254,7 @@ impl DeadLetterReader {
     #[must_use]
     pub fn progress(&self) -> (u64, u64) {
         let read = match (self.page.front(), self.next) {
-            (Some(kept), _) => kept.sequence - 1,
+            (Some(kept), _) => kept.sequence.saturating_sub(1),
             (None, Start::Sequence(next)) => next.saturating_sub(1).min(self.last_sequence),
             _ => 0,
         };

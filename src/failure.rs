@@ -9,6 +9,8 @@ use std::{
 
 use tidings_contract::Envelope;
 
+use crate::error_text::write_texts;
+
 /// How much of an error's text is kept, in bytes.
 pub(crate) const MAX_TEXT: usize = 2_048;
 
@@ -103,13 +105,7 @@ impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for Failure {
 /// The error and its sources, on one line.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.source)?;
-        let mut next = self.source.source();
-        while let Some(source) = next {
-            write!(f, ": {source}")?;
-            next = source.source();
-        }
-        Ok(())
+        write_texts(f, &*self.source)
     }
 }
 
@@ -235,5 +231,22 @@ mod tests {
             failure.to_string(),
             "the mail was not sent: invalid digit found in string"
         );
+    }
+
+    #[test]
+    fn fuzz_texts_of_errors() {
+        let seeds = [
+            "timeout after 30s\n  at x\r\n",
+            " \u{2028}\u{85}\0",
+            &"\u{1f600}".repeat(MAX_TEXT / 4),
+            &"\u{e9}a".repeat(MAX_TEXT),
+        ];
+        crate::fuzz::fuzz_text("text of an error", &seeds, |text| {
+            let kept = told(&text);
+            assert!(kept.len() <= MAX_TEXT && kept.trim() == kept);
+            assert!(!kept.contains(|c: char| c.is_control() || "\u{2028}\u{2029}".contains(c)));
+            assert_eq!(told(&kept), kept);
+            kept != text
+        });
     }
 }

@@ -26,12 +26,22 @@ pub(crate) fn fingerprint(cause: &str, error: &str) -> String {
 fn normalised(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text.trim();
+    // A quote that does not end is not looked for again: behind it none of its kind does.
+    let mut endless = [None; 3];
     while let Some(c) = rest.chars().next() {
         let (length, is_any) = match c {
-            '"' | '`' | '\'' if !out.ends_with(char::is_alphanumeric) => match quoted(rest, c) {
-                Some(length) => (length, true),
-                None => (c.len_utf8(), false),
-            },
+            '"' | '`' | '\''
+                if !endless.contains(&Some(c)) && !out.ends_with(char::is_alphanumeric) =>
+            {
+                match quoted(rest, c) {
+                    Some(length) => (length, true),
+                    None => {
+                        endless.rotate_right(1);
+                        endless[0] = Some(c);
+                        (c.len_utf8(), false)
+                    }
+                }
+            }
             c if c.is_alphanumeric() => match uuid(rest) {
                 Some(length) => (length, true),
                 None => {
@@ -162,5 +172,21 @@ mod tests {
             let other = "row 7 of 00000000-0000-0000-0000-000000000000: \"x\" took 2ms";
             prop_assert_eq!(fingerprint("exhausted", &text), fingerprint("exhausted", other));
         }
+    }
+
+    #[test]
+    fn fuzz_errors_that_are_grouped() {
+        let seeds = [
+            "no user \"Zo\u{eb} 'x' 7\": key `a b` can't be 'c' at 10.0.0.7:5432",
+            "user 6F9619FF-8B86-D011-B42D-00CF4FC964FF is gone, charge ch_3MtwBwLkdIwHu7ix0x declined",
+            // Each quote of such a text was looked for to its end.
+            "'a 'a 'a 'a ",
+            "\"`'",
+        ];
+        crate::fuzz::fuzz_text("error that is grouped", &seeds, |text| {
+            let print = fingerprint("exhausted", text);
+            assert_eq!(print, fingerprint("exhausted", &format!(" {text}\n")));
+            normalised(text).contains(ANY)
+        });
     }
 }

@@ -33,6 +33,14 @@ pub struct Replay {
     pub reason: Option<String>,
     /// Since when.
     pub state_at: DateTime<Utc>,
+    /// Which of the consumers it has that its subscriber has for replays: 1, unless others were not over when it was
+    /// begun.
+    #[serde(default = "first_slot")]
+    pub slot: u32,
+}
+
+const fn first_slot() -> u32 {
+    1
 }
 
 /// A part of a stream, both ends included.
@@ -80,12 +88,23 @@ impl Replay {
     /// How many events its range held when it was asked for, those that its filters leave out included.
     #[must_use]
     pub fn events(&self) -> u64 {
-        self.ranges.iter().map(|range| range.events).sum()
+        let events = self.ranges.iter().map(|range| range.events);
+        events.fold(0, u64::saturating_add)
     }
 
-    /// The name of its consumers.
-    pub(crate) fn consumer(&self) -> String {
-        format!("replay-{}", self.id)
+    /// The name of its consumer in each of its streams: `replay-<subscriber>`, with its slot behind it from the second
+    /// one on. It names the subscriber, and not the replay, so that the permissions of a user can name it.
+    #[must_use]
+    pub fn consumer(&self) -> String {
+        match self.slot {
+            0 | 1 => format!("replay-{}", self.subscriber),
+            slot => format!("replay-{}-{slot}", self.subscriber),
+        }
+    }
+
+    /// The name of the consumer that counts what is left of a range, for a moment.
+    pub(crate) fn counter(&self) -> String {
+        format!("{}-count", self.consumer())
     }
 }
 

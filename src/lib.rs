@@ -27,6 +27,7 @@ mod breaker;
 mod bus;
 mod context;
 mod dead_letter;
+mod error_text;
 mod executor;
 mod failure;
 mod fingerprint;
@@ -66,7 +67,7 @@ pub use background::Background;
 pub use breaker::CircuitBreaker;
 pub use bus::{
     Auth, Bus, BusError, ConnectError, EventPublisher, NatsIdentity, NatsOptions, PublishError,
-    Reader, ReaderError, Seen, Tls, TooLarge,
+    Reader, ReaderError, Seen, Tls, TooLarge, setting_text,
     streams::{Plan, StreamNameError, StreamSpec},
 };
 pub use context::Context;
@@ -74,6 +75,7 @@ pub use dead_letter::{
     DeadLetterGroup, DeadLetterReader, DeadLetterSelection, DeadLetters, DeadLettersError, Edit,
     KeyRedrive, KeyStep, ParkedKey, RedriveFates, RedriveWatch, Redriver, StoredDeadLetter,
 };
+pub use error_text::error_texts;
 pub use failure::Failure;
 pub use handler::{
     Handler,

@@ -149,4 +149,19 @@ mod tests {
         let later = began + QUIET * 2;
         assert_eq!(lasting.again(later), Some(1), "it had been quiet");
     }
+
+    #[test]
+    fn fuzz_texts_of_lines() {
+        let seeds = [
+            &*"x".repeat(LONGEST_TEXT),
+            &"\u{1f600}".repeat(LONGEST_TEXT / 4),
+            &"a\u{e9}".repeat(LONGEST_TEXT),
+        ];
+        crate::fuzz::fuzz_text("text of a line", &seeds, |text| {
+            let shown = short(text);
+            assert!(shown.len() <= LONGEST_TEXT + 40);
+            assert!(shown == text || shown.ends_with(&format!("... ({} bytes)", text.len())));
+            shown != text
+        });
+    }
 }

@@ -25,6 +25,8 @@ pub struct Rate {
 
 /// What is due in this time may begin at once.
 const BURST: Duration = Duration::from_millis(100);
+/// A longer interval is as good as none: an instant has an end, and a rate may have been read from anywhere.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 impl Rate {
     /// So many a second; 0 counts as 1.
@@ -97,7 +99,7 @@ impl Bucket {
     /// One begins now.
     pub(crate) fn take(&mut self, now: Instant) {
         let due = self.due.map_or(now, |due| due.max(now));
-        self.due = Some(due + self.rate.interval);
+        self.due = Some(due + self.rate.interval.min(LONGEST));
     }
 }
 

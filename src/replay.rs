@@ -121,6 +121,7 @@ impl Replays {
             state: ReplayState::Running,
             reason: None,
             state_at: now,
+            slot: 1,
         })
     }
 
@@ -132,7 +133,8 @@ impl Replays {
     ///
     /// # Cancel safety
     /// As for [`Replays::start`].
-    pub async fn begin(&self, replay: Replay) -> Result<Replay, ReplayError> {
+    pub async fn begin(&self, mut replay: Replay) -> Result<Replay, ReplayError> {
+        replay.slot = self.free_slot(&replay.subscriber).await?;
         let subscriber = &replay.subscriber;
         let mut seen = match replay.request.force {
             true => None,
@@ -175,10 +177,10 @@ impl Replays {
     pub async fn find(&self, id: ReplayId) -> Result<ReplayStatus, ReplayError> {
         let (_, replay) = self.entry(id).await?;
         let progress = self.bus.replay_progress(&replay).await?;
-        let (consumer, mut consumers) = (replay.consumer(), Vec::new());
+        let mut consumers = Vec::new();
         let mut unseen = None;
         for range in &replay.ranges {
-            let standing = match self.bus.standing(&range.stream, &consumer).await {
+            let standing = match self.bus.standing(&range.stream, &replay).await {
                 // The entries were there: it is this stream that does not answer.
                 Err(
                     error @ (BusError::Timeout { .. }
@@ -233,10 +235,7 @@ impl Replays {
         // The replica that works deletes the consumers; when there is none, they would stay.
         let asking = status_subject(&replay.subscriber);
         if self.bus.ask_all(&asking).await?.is_empty() {
-            let consumer = replay.consumer();
-            for range in &replay.ranges {
-                self.bus.delete_consumer(&range.stream, &consumer).await?;
-            }
+            self.bus.delete_consumers_of(&replay).await?;
         }
         Ok(replay)
     }
@@ -265,6 +264,14 @@ impl Replays {
             Some(entry) => Ok((entry.revision, entry.value)),
             None => Err(ReplayError::NoReplay { id }),
         }
+    }
+
+    /// The first slot that no replay of a subscriber has which is not over.
+    async fn free_slot(&self, subscriber: &str) -> Result<u32, ReplayError> {
+        let mut taken = self.list(Some(subscriber)).await?;
+        taken.retain(|replay| !replay.state.is_final());
+        let is_free = |slot: &u32| taken.iter().all(|replay| replay.slot != *slot);
+        Ok((1..=u32::MAX).find(is_free).unwrap_or(u32::MAX))
     }
 
     /// Unless all of a subscriber are over; gives up to which revision that is known.

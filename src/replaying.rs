@@ -260,4 +260,23 @@ mod tests {
         first.course.cancel();
         assert!(again.is_void());
     }
+
+    #[test]
+    fn fuzz_ids_of_replays() {
+        let seeds = [
+            "0190e6e47a3e7c3e9d3e3b1f0d8a6a11",
+            "0190E6E4-7A3E-7C3E-9D3E-3B1F0D8A6A11",
+            "ffffffffffff7fffbfffffffffffffff",
+        ];
+        crate::fuzz::fuzz_text("id of a replay", &seeds, |text| {
+            match text.parse::<ReplayId>() {
+                Ok(id) => {
+                    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+                    assert!(id.made_at() >= DateTime::UNIX_EPOCH);
+                    id.to_string().parse::<ReplayId>() == Ok(id)
+                }
+                Err(error) => error.to_string().is_empty(),
+            }
+        });
+    }
 }

@@ -60,7 +60,8 @@ pub struct Republished {
     /// How many of them have an id under which their stream holds another event. They are left out; forced, they lie
     /// beside it.
     pub taken_ids: u64,
-    /// How many of them no stream has ever confirmed: `outbox discard` leaves such. They are left out.
+    /// How many of them no stream has ever confirmed: `outbox discard` leaves such. They are left out. So is, forced or
+    /// not, what can be no event by its name or its version.
     pub unconfirmed: u64,
     /// Those that are to be published: how many, and the first and the last of their places in the outbox.
     pub wanted: u64,
@@ -72,7 +73,7 @@ pub struct Republished {
     pub late: u64,
     /// How many were published, by stream.
     pub republished: BTreeMap<String, u64>,
-    /// Rows that the outbox has let go of meanwhile.
+    /// Rows that the outbox has let go of meanwhile, or that are no events; the log names those.
     pub gone: u64,
 }
 

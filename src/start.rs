@@ -1,6 +1,6 @@
 //! Where in a stream reading begins: a plain value. Never reads anything.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
 /// Where reading a stream begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,4 +14,30 @@ pub enum Start {
     Sequence(u64),
     /// With the first event stored at or after this time.
     Time(DateTime<Utc>),
+}
+
+/// A time that others may have written, moved by a while: beyond the first and the last one it is that one.
+pub(crate) fn shifted(time: DateTime<Utc>, by: TimeDelta) -> DateTime<Utc> {
+    let end = match by < TimeDelta::zero() {
+        true => DateTime::<Utc>::MIN_UTC,
+        false => DateTime::<Utc>::MAX_UTC,
+    };
+    time.checked_add_signed(by).unwrap_or(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_moves_no_farther_than_to_the_last_one() {
+        let (first, last) = (DateTime::<Utc>::MIN_UTC, DateTime::<Utc>::MAX_UTC);
+        let minute = TimeDelta::minutes(1);
+        assert_eq!(
+            (shifted(first, -minute), shifted(last, minute)),
+            (first, last)
+        );
+        assert_eq!(shifted(shifted(last, -minute), minute), last);
+        assert_eq!(shifted(DateTime::UNIX_EPOCH, -TimeDelta::MAX), first);
+    }
 }

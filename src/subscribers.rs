@@ -290,19 +290,22 @@ impl SubscriberState {
     /// whether that is all.
     #[must_use]
     pub fn pending(&self) -> u64 {
-        self.consumers.iter().map(|one| one.pending).sum()
+        let all = self.consumers.iter().map(|one| one.pending);
+        all.fold(0, u64::saturating_add)
     }
 
     /// Deliveries that are not answered, of all streams.
     #[must_use]
     pub fn unanswered(&self) -> u64 {
-        self.consumers.iter().map(|one| one.unanswered).sum()
+        let all = self.consumers.iter().map(|one| one.unanswered);
+        all.fold(0, u64::saturating_add)
     }
 
     /// Of the unanswered deliveries those that were delivered more than once, of all streams.
     #[must_use]
     pub fn redelivered(&self) -> u64 {
-        self.consumers.iter().map(|one| one.redelivered).sum()
+        let all = self.consumers.iter().map(|one| one.redelivered);
+        all.fold(0, u64::saturating_add)
     }
 }
 

@@ -10,6 +10,7 @@ mod inventory;
 mod records;
 mod report;
 mod search;
+mod streams;
 mod subscribers;
 mod told;
 
@@ -87,7 +88,8 @@ pub enum TraceError {
 }
 
 impl Trace {
-    /// Traces events in the streams that have subscribers.
+    /// Traces events in the streams of the account: first in those that have subscribers, and then in the others, too,
+    /// unless it is known already where the event is.
     #[must_use]
     pub fn over(bus: &Bus) -> Self {
         Self {
@@ -112,7 +114,7 @@ impl Trace {
         }
     }
 
-    /// Traces them in an outbox too, and in the streams that its relay knows.
+    /// Traces them in an outbox too, and first in the streams that its relay knows.
     #[cfg(any(feature = "postgres", feature = "sqlite"))]
     #[must_use]
     pub fn outbox<DB: crate::outbox::Store>(mut self, outbox: &crate::outbox::Outbox<DB>) -> Self {
@@ -134,7 +136,7 @@ impl Trace {
         self.without_outbox(why)
     }
 
-    /// Traces them in these streams too.
+    /// Traces them in these streams first, too. One that cannot be read is told as such, wherever the event is.
     #[must_use]
     pub fn streams<T: Into<String>>(mut self, streams: impl IntoIterator<Item = T>) -> Self {
         self.streams.extend(streams.into_iter().map(Into::into));

@@ -211,6 +211,7 @@ impl<DB: Store> Verify<DB> {
     ) -> Result<VerifiedStream, VerifyError> {
         let hasher = self.payloads.then(RandomState::new);
         let mut stream = VerifiedStream::new(&side.name, side.standing.clone());
+        stream.issue.clone_from(&state.transforms);
         let (mut comparison, mut findings) = (Comparison::default(), Vec::new());
         let mut rows = self.outbox.walk(&self.range, passed, hasher.as_ref());
         let messages =
@@ -324,7 +325,7 @@ impl<DB: Store> Verify<DB> {
         // What the stream has let go of since the beginning is not missing either.
         let now = self.bus.stream_state(&side.name).await?;
         let oldest = now.map_or(0, |state| state.first_sequence);
-        let mut behind = first.id - 1;
+        let mut behind = first.id.saturating_sub(1);
         let mut discarded = Vec::new();
         let unknown = |row: Relayed| (row.id, (row, Absence::Unconfirmed));
         let mut missing: BTreeMap<i64, (Relayed, Absence)> =
@@ -418,14 +419,15 @@ impl Side {
 
 /// The lowest sequence that an event of an entry can have had: its own, where the entry has all places of its range.
 fn earliest(entry: &Entry, id: i64) -> u64 {
-    let later = u64::try_from(entry.last_id - id).unwrap_or(u64::MAX);
+    let later = u64::try_from(entry.last_id.saturating_sub(id)).unwrap_or(u64::MAX);
     let lowest = entry.last_sequence.saturating_sub(later);
     lowest.max(entry.first_sequence)
 }
 
 /// Whether all places of its range are the entry's.
 fn is_without_gaps(entry: &Entry) -> bool {
-    entry.last_id - entry.first_id + 1 == i64::from(entry.events)
+    let places = entry.last_id.checked_sub(entry.first_id);
+    places.and_then(|places| places.checked_add(1)) == Some(i64::from(entry.events))
 }
 
 #[cfg(test)]
@@ -457,5 +459,33 @@ mod tests {
             [10, 12, 13, 14].map(|id| earliest(&with_gaps, id)),
             [5, 5, 6, 7]
         );
+    }
+
+    #[test]
+    fn fuzz_entries_of_the_ledger() {
+        let seeds = [
+            "10 12 3 5 7 11",
+            "-9223372036854775808 9223372036854775807 3 0 18446744073709551615 17",
+        ];
+        crate::fuzz::fuzz_text("entry of the ledger", &seeds, |text| {
+            let numbers: Vec<i128> = text
+                .split(' ')
+                .filter_map(|text| text.parse().ok())
+                .collect();
+            let id = |at: usize| i64::try_from(*numbers.get(at)?).ok();
+            let sequence = |at: usize| u64::try_from(*numbers.get(at)?).ok();
+            let entry = Entry {
+                first_id: id(0).unwrap_or(i64::MIN),
+                events: id(2)
+                    .and_then(|events| events.try_into().ok())
+                    .unwrap_or(-1),
+                first_sequence: sequence(3).unwrap_or(0),
+                last_sequence: sequence(4).unwrap_or(u64::MAX),
+                ..entry(id(1).unwrap_or(i64::MAX))
+            };
+            let row = id(5).unwrap_or(0);
+            assert!(earliest(&entry, row) >= entry.first_sequence);
+            is_without_gaps(&entry) || entry.events >= 0
+        });
     }
 }

@@ -10,6 +10,7 @@ mod gather;
 mod hands;
 mod inspection;
 mod lease;
+mod needs;
 mod parks;
 mod replays;
 mod runner;
@@ -270,7 +271,8 @@ impl<S: Send + Sync + 'static> Worker<S> {
                 return Err(WorkerError::NameTaken(subscriber.name().to_owned()));
             }
             let (mut consumers, dead_letters) = consumers_of(&self.bus, &subscriber).await?;
-            inspection.add(&consumers, &dead_letters);
+            let who = (subscriber.name(), subscriber.ordered);
+            inspection.add(&consumers, &dead_letters, who);
             apply(&self.bus, &subscriber, &mut consumers).await?;
             if let Some(of_retries) = consumers.last()
                 && looked_at.insert(of_retries.stream.clone())

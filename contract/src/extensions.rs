@@ -1,5 +1,7 @@
 //! CloudEvents extension attributes of an event. Never the attributes that Tidings reads and writes itself.
 
+use std::collections::BTreeMap;
+
 use crate::{HeaderError, headers::is_clean};
 
 /// The longest name of an extension that is set here; CloudEvents asks for no longer ones.
@@ -23,7 +25,7 @@ const ATTRIBUTES: [&str; 12] = [
 /// The CloudEvents attributes of an event that Tidings does not use itself, such as `tenant` or `dataschema`, sorted
 /// by name. On the wire each is a header with `ce-` before its name, percent-encoded.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Extensions(Vec<(String, String)>);
+pub struct Extensions(BTreeMap<String, String>);
 
 impl Extensions {
     /// Sets an extension; an earlier one of that name is replaced.
@@ -52,18 +54,14 @@ impl Extensions {
         if value.is_empty() || !is_clean(&value) {
             return Err(HeaderError::Value(name));
         }
-        match self.0.binary_search_by(|(known, _)| known.cmp(&name)) {
-            Ok(at) => self.0[at].1 = value,
-            Err(at) => self.0.insert(at, (name, value)),
-        }
+        self.0.insert(name, value);
         Ok(())
     }
 
     /// The value of an extension, by its name without `ce-`.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
-        let at = self.0.binary_search_by(|(known, _)| (**known).cmp(name));
-        at.ok().map(|at| &*self.0[at].1)
+        self.0.get(name).map(String::as_str)
     }
 
     /// All extensions, names and values, sorted by name.

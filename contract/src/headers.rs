@@ -51,22 +51,32 @@ impl Headers {
         name: impl Into<String>,
         value: impl Into<String>,
     ) -> Result<(), HeaderError> {
-        let (name, value) = (name.into(), value.into());
-        if name.is_empty() || !name.bytes().all(|b| b.is_ascii_graphic() && b != b':') {
-            return Err(HeaderError::Name(name));
-        }
-        if is_reserved(&name) {
-            return Err(HeaderError::Reserved(name));
-        }
-        if !is_clean(&value) {
-            return Err(HeaderError::Value(name));
-        }
+        let (name, value) = checked(name.into(), value.into())?;
         let mut known = self.0.iter_mut();
         match known.find(|(known, _)| known.eq_ignore_ascii_case(&name)) {
             Some(slot) => slot.1 = value,
             None => self.0.push((name, value)),
         }
         Ok(())
+    }
+
+    /// Those of many, sorted by name: a message or a row has as many as its writer likes, so none is looked for among
+    /// the others. Of a name that occurs again in another case the first spelling is kept, with the value that is chosen
+    /// out of the one before and the next one.
+    pub(crate) fn sorted(
+        mut all: Vec<(String, String)>,
+        choose: impl Fn(String, String) -> String,
+    ) -> Self {
+        all.sort_by(|(a, _), (b, _)| folded(a).cmp(folded(b)).then_with(|| a.cmp(b)));
+        all.dedup_by(|(name, next), (known, before)| {
+            let is_known = known.eq_ignore_ascii_case(name);
+            if is_known {
+                *before = choose(std::mem::take(before), std::mem::take(next));
+            }
+            is_known
+        });
+        all.sort_by(|(a, _), (b, _)| a.cmp(b));
+        Self(all)
     }
 
     /// The value of a header, its name compared without case.
@@ -88,6 +98,25 @@ impl Headers {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+}
+
+/// A name as it is compared.
+fn folded(name: &str) -> impl Iterator<Item = u8> {
+    name.bytes().map(|byte| byte.to_ascii_lowercase())
+}
+
+/// A header that can be carried, and is not the system's.
+pub(crate) fn checked(name: String, value: String) -> Result<(String, String), HeaderError> {
+    if name.is_empty() || !name.bytes().all(|b| b.is_ascii_graphic() && b != b':') {
+        return Err(HeaderError::Name(name));
+    }
+    if is_reserved(&name) {
+        return Err(HeaderError::Reserved(name));
+    }
+    if !is_clean(&value) {
+        return Err(HeaderError::Value(name));
+    }
+    Ok((name, value))
 }
 
 /// Whether a text survives as a header value: no control characters, no white space at its ends.
@@ -177,6 +206,29 @@ mod tests {
             if headers.set(name, value).is_ok() {
                 let is_line = |text: &str| !text.contains(['\r', '\n']) && text.trim() == text;
                 prop_assert!(headers.iter().all(|(n, v)| is_line(n) && !n.contains(':') && is_line(v)));
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn many_at_once_are_as_one_by_one(all in proptest::collection::vec(("[aAbB]{1,2}", "[xyz]"), 0..12)) {
+            let mut sorted = all.clone();
+            sorted.sort_by(|(a, _), (b, _)| a.cmp(b));
+            let (mut last, mut first) = (Headers::default(), Headers::default());
+            for (name, value) in sorted {
+                if first.get(&name).is_none() {
+                    first.set(name.clone(), value.clone()).unwrap();
+                }
+                last.set(name, value).unwrap();
+            }
+            prop_assert_eq!(Headers::sorted(all.clone(), |first, _| first), first);
+            // A JSON object has no name twice.
+            let mut names = all.clone();
+            names.sort();
+            names.dedup_by(|(a, _), (b, _)| a == b);
+            if names.len() == all.len() {
+                prop_assert_eq!(Headers::sorted(all, |_, last| last), last);
             }
         }
     }

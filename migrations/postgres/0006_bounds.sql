@@ -119,11 +119,22 @@ begin
                         using errcode = 'invalid_parameter_value',
                               hint = 'Use 1 to 512 bytes without control characters or white space at an end.';
                 end if;
+            elsif header.known ~ '^ce-[a-z0-9]{1,20}$'
+                  and header.known not in ('ce-specversion', 'ce-id', 'ce-type', 'ce-time', 'ce-subject',
+                                           'ce-partitionkey', 'ce-datacontenttype', 'ce-data') then
+                -- an extension of CloudEvents
+                if header.content = '' or header.content !~ plain
+                   and encode(convert_to(header.content, 'UTF8'), 'hex') ~ unclean then
+                    raise exception 'tidings: the value of % of % is refused', header.label, name
+                        using errcode = 'invalid_parameter_value',
+                              hint = 'Encode control characters, and white space at an end; leave out what is empty.';
+                end if;
             elsif header.known ~ '^(ce-|nats-|tidings-)' or header.known = 'content-type' then
                 raise exception 'tidings: the header % of % is reserved', quote_literal(left(header.label, 64)), name
                     using errcode = 'invalid_parameter_value',
                           hint = 'The system sets it. Yours are traceparent, tracestate, ce-correlationid, '
-                              'ce-causationid, ce-source, and names that begin neither with ce-, nats- nor tidings-.';
+                              'ce-causationid, ce-source, extensions of CloudEvents (ce- and 1 to 20 of a-z and 0-9), '
+                              'and names that begin neither with ce-, nats- nor tidings-.';
             elsif header.content <> '' and header.content !~ plain
                   and encode(convert_to(header.content, 'UTF8'), 'hex') ~ unclean then
                 raise exception 'tidings: the value of the header % of % is refused',

@@ -14,6 +14,8 @@ use super::{Bus, CONNECTION_LOST, Receipt, cures::cure_of_code, headers_of};
 
 /// The server stores a whole batch before it answers, so it may take longer than a plain request.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
+/// An answer that takes longer is waited for, and it is looked why it takes so long.
+const LONG: Duration = Duration::from_secs(2);
 
 /// So many messages are made before the first of them is sent. To make one takes as long as a system call: sent each as
 /// soon as it is made, each is written by a call of its own.
@@ -62,6 +64,8 @@ pub(crate) enum Refusal {
     Transient { code: u64, reason: String },
     /// No answer came. Whether it was stored is unknown.
     Unanswered { after: Duration },
+    /// No answer comes, because the stream gives none. It is stored, if nothing else is wrong.
+    NoAck { stream: String },
 }
 
 /// Why a stream takes nothing, though there is nothing wrong with the message.
@@ -188,6 +192,11 @@ impl Bus {
             biased;
             answer = self.unless_lost(sending) => answer,
             () = self.denied.denied(&subject) => return Err(Refusal::Closed(cause_of_denial(&subject))),
+            () = self.confirms_nothing(stream) => {
+                return Err(Refusal::NoAck {
+                    stream: stream.to_owned(),
+                });
+            }
         };
         let Some(answer) = answer else {
             return Err(transient(&CONNECTION_LOST));
@@ -209,6 +218,15 @@ impl Bus {
 }
 
 impl Bus {
+    /// Ends when a stream is seen to answer nobody. It is looked at when an answer takes long.
+    async fn confirms_nothing(&self, stream: &str) {
+        tokio::time::sleep(LONG).await;
+        match self.stream_state(stream).await {
+            Ok(Some(state)) if !state.confirms => {}
+            _ => std::future::pending().await,
+        }
+    }
+
     /// Whether the server has said that we may not publish to a subject.
     pub(crate) fn is_denied(&self, subject: &str) -> bool {
         self.denied.has(subject)
@@ -242,6 +260,17 @@ pub(crate) fn cause_of_denial(subject: &str) -> Cause {
     }
 }
 
+/// What there is to know of a stream with `no_ack`.
+pub(crate) fn cause_of_no_ack(stream: &str) -> Cause {
+    Cause {
+        is_of_subject: false,
+        reason: format!(
+            "no_ack of {stream} is true: the server confirms nothing that it stores, so nobody knows what is stored"
+        ),
+        cure: "tidings streams apply, which sets it to false, or nats stream edit STREAM --ack",
+    }
+}
+
 fn transient(error: &impl fmt::Display) -> Refusal {
     Refusal::Transient {
         code: 0,
@@ -251,7 +280,7 @@ fn transient(error: &impl fmt::Display) -> Refusal {
 
 /// The server's error codes that no later try changes; all others are tried again for ever, because
 /// holding events back loses nothing. From nats-server `server/errors.json`.
-fn classify(receipt: Receipt) -> Result<Confirmed, Refusal> {
+pub(super) fn classify(receipt: Receipt) -> Result<Confirmed, Refusal> {
     const DUPLICATE_IN_BATCH: u64 = 10201;
     const NOT_THE_EXPECTED_STREAM: u64 = 10060;
     const BATCH_IS_INCOMPLETE: u64 = 10176;
@@ -329,6 +358,7 @@ impl Refusal {
     pub(crate) fn cure(&self) -> &'static str {
         match self {
             Self::Closed(cause) => cause.cure,
+            Self::NoAck { stream } => cause_of_no_ack(stream).cure,
             Self::Transient { code: 0, .. } | Self::Unanswered { .. } => {
                 "see whether that nats-server is frozen or overloaded, and whether the stream has a leader: nats server \
                  report jetstream"
@@ -356,6 +386,7 @@ impl fmt::Display for Refusal {
             Self::Closed(cause) => f.write_str(&cause.reason),
             Self::TooMany { most } => write!(f, "a batch may have {most} messages here"),
             Self::Incomplete => f.write_str("a part of the batch did not arrive"),
+            Self::NoAck { stream } => f.write_str(&cause_of_no_ack(stream).reason),
             Self::Unanswered { after } => write!(f, "no answer within {after:?}"),
             Self::Permanent { code: 0, reason } | Self::Transient { code: 0, reason } => {
                 f.write_str(reason)

@@ -1,7 +1,9 @@
 //! Making a connection: servers, credentials, TLS, and what is logged about it afterwards.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -12,6 +14,8 @@ use super::{
     denied::{self, Denied},
     link::{Leaving, Link},
     options::{Auth, NatsOptions, Tls},
+    rights,
+    version::is_at_least,
 };
 use crate::log::{Lasting, short};
 
@@ -158,7 +162,7 @@ pub(super) async fn connect(options: &NatsOptions) -> Result<Connected, ConnectE
     let with = secured(authenticated(with, auth)?, &options.tls, is_tls)?;
     let with = reachable(with, options)?;
     match with.connect(addresses).await {
-        Ok(client) if client.is_server_compatible(2, 12, 1) => Ok(Connected {
+        Ok(client) if is_at_least(&client.server_info().version, [2, 12, 1]) => Ok(Connected {
             link: Link::new(&client, &lost, &leaving),
             client,
             lost,
@@ -308,8 +312,27 @@ fn reconnect_delay(attempts: usize) -> Duration {
 #[derive(Default)]
 struct Said {
     slow: Lasting,
-    server: Lasting,
+    server: ByCause,
     client: Lasting,
+}
+
+/// Each cause by itself: a right that is missing all the time must not hide another one that is missing once.
+#[derive(Default)]
+struct ByCause {
+    known: Mutex<BTreeMap<String, Lasting>>,
+    others: Lasting,
+}
+
+impl ByCause {
+    fn again(&self, cause: &str, now: Instant) -> Option<u64> {
+        /// How many are told apart.
+        const MOST: usize = 64;
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= MOST && !known.contains_key(cause) {
+            return self.others.again_as(cause, now);
+        }
+        known.entry(cause.to_owned()).or_default().again(now)
+    }
 }
 
 impl Said {
@@ -328,10 +351,14 @@ impl Said {
                     );
                 }
             }
+            // Whoever may not ask for its rights is not told them.
+            Event::ServerError(error) if error.to_string().contains(rights::USER_INFO) => {
+                tracing::debug!(%error, "what this user of NATS may do is not known");
+            }
             Event::ServerError(error) => {
                 let error = error.to_string();
                 let cause = denied::permission_of(&error).unwrap_or_else(|| error.clone());
-                if let Some(unsaid) = self.server.again_as(&cause, now) {
+                if let Some(unsaid) = self.server.again(&cause, now) {
                     tracing::error!(
                         servers,
                         error = &*short(&error),
@@ -395,6 +422,16 @@ mod tests {
             Ok(_) => panic!("{servers:?} are taken"),
             Err(error) => error.to_string(),
         }
+    }
+
+    #[test]
+    fn a_cause_that_lasts_hides_no_other() {
+        let (said, now) = (ByCause::default(), Instant::now());
+        assert_eq!(said.again("a", now), Some(0));
+        assert_eq!(said.again("a", now), None);
+        assert_eq!(said.again("b", now), Some(0));
+        let said_of_many = (0..1_000).filter(|n| said.again(&n.to_string(), now).is_some());
+        assert!(said_of_many.count() < 100, "no more than are told apart");
     }
 
     #[test]

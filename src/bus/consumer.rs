@@ -11,10 +11,10 @@ use tidings_contract::Name;
 
 use super::{
     Bus, BusError, origin,
-    settings::{is_as_wanted, limit_in, put_over, unset},
+    settings::{is_as_wanted, limit_in, put_over, setting_text, unset},
     streams::retry_subject,
 };
-use crate::{executor::ACK_WAIT, start::Start};
+use crate::{executor::ACK_WAIT, replaying::ReplayId, start::Start};
 
 pub(crate) use look::ConsumerLook;
 
@@ -28,6 +28,8 @@ pub(crate) struct ConsumerSpec {
     pub(crate) stream: String,
     pub(crate) durable: String,
     pub(crate) subjects: Vec<String>,
+    /// The replay that it belongs to.
+    pub(super) replay: Option<ReplayId>,
     /// As many as the server allows.
     max_ack_pending: u64,
 }
@@ -92,8 +94,16 @@ impl ConsumerSpec {
             stream: stream.into(),
             durable: durable.into(),
             subjects,
+            replay: None,
             max_ack_pending: MAX_ACK_PENDING,
         }
+    }
+
+    /// For a consumer of a replay, which others of the subscriber have had before it.
+    #[must_use]
+    pub(crate) fn of_replay(mut self, replay: ReplayId) -> Self {
+        self.replay = Some(replay);
+        self
     }
 
     /// What is not as it should be, in a configuration that is looked at while an instance works. How many deliveries
@@ -198,7 +208,9 @@ impl Bus {
     ) -> Result<(), BusError> {
         // What is acknowledged leaves a work queue: everything that is in it is left to do.
         const WORK_QUEUE_HAS_ONE_BEGINNING: u64 = 10101;
-        if self.consumer_config(spec).await?.is_some() {
+        if let Some(config) = self.consumer_config(spec).await?
+            && !self.make_room(spec, &config).await?
+        {
             return Ok(());
         }
         match self.create_consumer(spec, at).await {
@@ -229,14 +241,16 @@ impl Bus {
     /// A consumer of a subscriber that is paused begins paused.
     async fn create_consumer(&self, spec: &ConsumerSpec, at: Start) -> Result<Info, BusError> {
         let mut begins = self.within_stream(spec, at).await?.settings();
-        if let Some(until) = self.pause_of(&spec.durable).await? {
-            begins.insert("pause_until".into(), until);
-        }
+        let until = match spec.replay {
+            None => self.pause_of(&spec.durable).await?,
+            Some(_) => None,
+        };
+        begins.extend(until.map(|until| ("pause_until".to_owned(), until)));
         let made = self.put_consumer(spec, begins, "create").await?;
         tracing::info!(
             stream = spec.stream,
             durable = spec.durable,
-            start = made.delivered.stream_seq + 1,
+            start = made.delivered.stream_seq.saturating_add(1),
             events = made.num_pending,
             "the consumer is made: it begins with this sequence, and so many events are there already"
         );
@@ -258,7 +272,7 @@ impl Bus {
         let Some(info) = self.stream_info(&spec.stream).await? else {
             return Ok(at);
         };
-        let end = info.state.last_seq + 1;
+        let end = info.state.last_seq.saturating_add(1);
         match at {
             Start::Sequence(sequence) if sequence <= end => return Ok(at),
             Start::Sequence(sequence) => tracing::warn!(
@@ -333,7 +347,18 @@ impl Bus {
         }
         let (stream, durable) = (&spec.stream, &spec.durable);
         for (setting, now, wanted) in differs {
-            tracing::warn!(stream, durable, setting, %now, %wanted, "the consumer is updated");
+            let (now, wanted) = (
+                setting_text(&setting, &now),
+                setting_text(&setting, &wanted),
+            );
+            tracing::warn!(
+                stream,
+                durable,
+                setting,
+                now,
+                wanted,
+                "the consumer is updated"
+            );
         }
         let updated = self.put_consumer(spec, config, "update").await?;
         Ok(Some(updated.config))
@@ -376,7 +401,7 @@ impl Bus {
         let (stream, durable) = (&spec.stream, &spec.durable);
         let subject = format!("$JS.API.CONSUMER.RESET.{stream}.{durable}");
         // An older server does not answer at all.
-        if !self.client.is_server_compatible(2, 14, 0) {
+        if !self.is_at_least([2, 14, 0]) {
             return Err(BusError::TooOld {
                 subject,
                 needs: "2.14",
@@ -439,6 +464,9 @@ impl Bus {
         config.remove("filter_subjects");
         put_over(&mut config, spec.settings());
         origin::mark(&mut config, durable);
+        if let Some(replay) = spec.replay {
+            origin::mark_replay(&mut config, replay);
+        }
         let subject = match &*spec.subjects {
             [one] => format!("$JS.API.CONSUMER.CREATE.{stream}.{durable}.{one}"),
             _ => format!("$JS.API.CONSUMER.CREATE.{stream}.{durable}"),

@@ -126,7 +126,8 @@ impl Deliveries {
         let is_marker = ours::is_marker(message.headers.as_ref(), &message.payload);
         let retried = restored.replay.map(|mark| mark.retried(&self.subscriber));
         let replay = self.replay.clone().or(retried.map(Arc::new));
-        let question = restored.is_retry.then(|| Question::of(&message)).flatten();
+        let is_its = restored.is_retry && restored.put_by.is_none();
+        let question = is_its.then(|| Question::of(&message)).flatten();
         // Of a retry that does not say it, its own place is all that is known.
         let its_own = || restored.origin.as_ref().map(|_| place.identity());
         let identity = restored.identity.or_else(its_own);
@@ -141,7 +142,10 @@ impl Deliveries {
         }
         let named = || identity.clone().unwrap_or_else(|| place.identity());
         let arrival = Arrival {
-            envelope: envelope_of(&message, named).map(Arc::new),
+            envelope: match restored.put_by {
+                None => envelope_of(&message, named).map(Arc::new),
+                Some(other) => Err(put_by_another(&other)),
+            },
             subject: Arc::clone(&self.subject),
             stream: Arc::clone(&stream),
             sequence,
@@ -172,6 +176,13 @@ impl Deliveries {
         };
         Some((delivery, arrival))
     }
+}
+
+fn put_by_another(schedule: &str) -> wire::ReadError {
+    let schedule = schedule.chars().take(200).collect::<String>();
+    wire::ReadError::Malformed(format!(
+        "it was put among these retries by the schedule {schedule}, which is not this subscriber's: see who may publish there"
+    ))
 }
 
 fn header<'a>(message: &'a Message, name: &str) -> Option<&'a str> {

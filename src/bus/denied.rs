@@ -94,7 +94,8 @@ impl Known {
     }
 }
 
-/// The permission that allows a subject: one for all acknowledgements of a consumer, and for all inboxes.
+/// The permission that allows a subject: one for all acknowledgements of a consumer, for all inboxes, and for whatever has
+/// a subject of its own each time.
 pub(super) fn permission_for(subject: &str) -> String {
     let tokens: Vec<&str> = subject.split('.').collect();
     match &*tokens {
@@ -102,10 +103,26 @@ pub(super) fn permission_for(subject: &str) -> String {
             format!("$JS.ACK.{stream}.{consumer}.>")
         }
         // With the domain and the account before them.
-        ["$JS", "ACK", _, _, stream, consumer, ..] => format!("$JS.ACK.*.*.{stream}.{consumer}.>"),
+        // Not `*.*`: that covers acknowledgements of the other form, of any consumer.
+        ["$JS", "ACK", domain, account, stream, consumer, ..] => {
+            format!("$JS.ACK.{domain}.{account}.{stream}.{consumer}.>")
+        }
+        ["dead-letter", subscriber, _, ..] => format!("dead-letter.{subscriber}.>"),
+        ["tidings", "retry-at", subscriber, _] => format!("tidings.retry-at.{subscriber}.*"),
+        [before @ .., "$KV", bucket, kind, subscriber, _] => {
+            let entries = format!("$KV.{bucket}.{kind}.{subscriber}.*");
+            [before, &[&*entries]].concat().join(".")
+        }
+        // The consumer of a reader.
+        [before @ .., reader] if is_of_reader(before, reader) => format!("{}.*", before.join(".")),
         [inbox, _, ..] if inbox.starts_with("_INBOX") => format!("{inbox}.>"),
         _ => subject.to_owned(),
     }
+}
+
+fn is_of_reader(before: &[&str], name: &str) -> bool {
+    let is_consumers = before.starts_with(&["$JS", "API", "CONSUMER"]);
+    is_consumers && name.len() == 32 && name.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
 /// The permission that a report of the server is about, if it is about one: each acknowledgement has a subject of its own.
@@ -158,10 +175,22 @@ mod tests {
     }
 
     #[test]
-    fn the_permission_covers_every_acknowledgement_of_a_consumer() {
+    fn the_permission_covers_whatever_has_a_subject_of_its_own_each_time() {
         let permissions = [
             ("$JS.ACK.S.c.1.2.3.4.5", "$JS.ACK.S.c.>"),
-            ("$JS.ACK._.hash.S.c.1.2.3.4.5.token", "$JS.ACK.*.*.S.c.>"),
+            ("$JS.ACK._.hash.S.c.1.2.3.4.5.token", "$JS.ACK._.hash.S.c.>"),
+            ("dead-letter.w.user.created", "dead-letter.w.>"),
+            ("tidings.retry-at.w.0190e6e4", "tidings.retry-at.w.*"),
+            ("$KV.TIDINGS.parked.w.0190e6e4", "$KV.TIDINGS.parked.w.*"),
+            ("$KV.TIDINGS.lease.w", "$KV.TIDINGS.lease.w"),
+            (
+                "$JS.API.DIRECT.GET.KV_TIDINGS.$KV.TIDINGS.suspect.w.1",
+                "$JS.API.DIRECT.GET.KV_TIDINGS.$KV.TIDINGS.suspect.w.*",
+            ),
+            (
+                "$JS.API.CONSUMER.MSG.NEXT.EVENTS.0190e6e47a3e7c3e9d3e3b1f0d8a6a11",
+                "$JS.API.CONSUMER.MSG.NEXT.EVENTS.*",
+            ),
             ("_INBOX.abc.def", "_INBOX.>"),
             ("_INBOX_worker.abc", "_INBOX_worker.>"),
             ("$JS.API.CONSUMER.INFO.S.c", "$JS.API.CONSUMER.INFO.S.c"),

@@ -93,6 +93,11 @@ impl Durable {
         origin::is_marked(&self.config)
     }
 
+    /// Whether it is one of a replay, and so of no subscriber.
+    pub(crate) fn is_of_replay(&self) -> bool {
+        origin::replay(&self.config).is_some()
+    }
+
     /// The streams that have a consumer of its subscriber, as its last worker that started has written down.
     pub(crate) fn sibling_streams(&self) -> Vec<String> {
         origin::streams(&self.config)

@@ -10,7 +10,11 @@ use tidings_contract::wire;
 
 use super::{Bus, BusError, Kept, mark, streams::StreamSpec};
 use crate::{
-    failure::told, fingerprint::fingerprint, outcome::DeadLetter, replaying::Mark, start::Start,
+    failure::told,
+    fingerprint::fingerprint,
+    outcome::DeadLetter,
+    replaying::Mark,
+    start::{Start, shifted},
 };
 
 /// How far the clocks of a worker and a server may differ.
@@ -68,7 +72,7 @@ impl Letter<'_> {
             let mut headers = kept.headers.iter();
             headers.any(|(name, value)| name == wire::MESSAGE_ID && *value == id)
         };
-        let mut from = Start::Time(since - CLOCKS_DIFFER);
+        let mut from = Start::Time(shifted(since, -CLOCKS_DIFFER));
         loop {
             let page = bus.page(&stream, &subject, from).await?;
             if let Some(kept) = page.iter().find(|kept| is_it(kept)) {
@@ -77,7 +81,7 @@ impl Letter<'_> {
             let Some(last) = page.last() else {
                 return Ok(None);
             };
-            from = Start::Sequence(last.sequence + 1);
+            from = Start::Sequence(last.sequence.saturating_add(1));
         }
     }
 

@@ -85,7 +85,7 @@ impl Bus {
             let Some(kept) = self.single(stream, &wanted).await? else {
                 break;
             };
-            next = kept.sequence + 1;
+            next = kept.sequence.saturating_add(1);
             page.push(kept);
         }
         Ok(page)
@@ -231,7 +231,7 @@ impl Bus {
 
 impl Kept {
     /// `None` when the server does not say where the message stands.
-    fn of_direct(message: Message) -> Option<Self> {
+    pub(super) fn of_direct(message: Message) -> Option<Self> {
         let at = StoredAt::of(&message)?;
         let (sequence, stored_at, subject) = (at.sequence, at.time, at.subject.to_owned());
         let headers = message.headers.iter().flat_map(HeaderMap::iter);
@@ -254,7 +254,7 @@ impl Kept {
     }
 
     /// Whatever its headers are.
-    fn of_raw(raw: Raw) -> Self {
+    pub(super) fn of_raw(raw: Raw) -> Self {
         let headers = String::from_utf8_lossy(&raw.headers);
         let header = |line: &str| {
             let (name, value) = line.split_once(':')?;
@@ -274,7 +274,7 @@ impl Kept {
 
 /// A message as the API tells it in JSON.
 #[derive(Deserialize)]
-struct Told {
+pub(super) struct Told {
     subject: String,
     seq: u64,
     time: DateTime<Utc>,
@@ -285,7 +285,7 @@ struct Told {
 }
 
 impl Told {
-    fn raw(self) -> Option<Raw> {
+    pub(super) fn raw(self) -> Option<Raw> {
         Some(Raw {
             subject: self.subject,
             sequence: self.seq,

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Bus, BusError};
+use super::{Bus, BusError, settings::setting_text};
 
 /// Settings that bound a stream, and the values that mean no bound.
 const LIMITS: [(&str, &str, i64); 3] = [
@@ -31,10 +31,7 @@ fn limits(stream: &str, config: &Map<String, Value>) -> Vec<String> {
     let limit = |(setting, option, none): (&str, &str, i64)| {
         let value = config.get(setting).and_then(Value::as_i64)?;
         (value > 0).then(|| {
-            let shown = match setting {
-                "max_age" => format!("{:?}", std::time::Duration::from_nanos(value.unsigned_abs())),
-                _ => value.to_string(),
-            };
+            let shown = setting_text(setting, &value.into());
             format!(
                 "{setting} is {shown}: {stream} drops the oldest retries that wait when it is reached, and says nothing. \
                  Take it out of the configuration, or away: `nats stream edit {stream} --{option}={none}`"

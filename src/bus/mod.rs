@@ -18,6 +18,8 @@ mod delivery;
 mod denied;
 mod durables;
 mod error;
+#[cfg(test)]
+pub(crate) mod fuzz;
 mod header;
 mod identity;
 mod letter;
@@ -41,6 +43,7 @@ mod replays;
 mod resume;
 mod retired;
 mod retry;
+mod rights;
 mod seek;
 mod settings;
 mod signs;
@@ -54,6 +57,7 @@ mod tail;
 mod unconfirmed;
 mod unreadable;
 mod unstored;
+mod version;
 mod watchdog;
 mod whereabouts;
 
@@ -66,7 +70,7 @@ use tokio::sync::watch;
 
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) use batch::{
-    BatchId, Cause, Confirmed, FULL_DISK, Refusal, Submission, cause_of_denial,
+    BatchId, Cause, Confirmed, FULL_DISK, Refusal, Submission, cause_of_denial, cause_of_no_ack,
 };
 pub use connect::ConnectError;
 pub(crate) use consumer::{ConsumerLook, ConsumerSpec, drift, filters};
@@ -92,7 +96,9 @@ pub(crate) use replays::{Part, Standing};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) use resume::{At, Found, Pings, StreamState};
 pub(crate) use retry::{Waiting, retries_of};
+pub(crate) use rights::Need;
 pub(crate) use seek::{Expanse, Read, Sighting};
+pub use settings::setting_text;
 pub(crate) use settings::{Role, durable_issues};
 pub(crate) use signs::{LeaseSign, RetrySigns};
 pub(crate) use state::{BadEntry, Holds};
@@ -100,6 +106,7 @@ pub(crate) use state::{BadEntry, Holds};
 pub(crate) use stored::Stored;
 pub use tail::{Reader, ReaderError, Seen};
 
+use crate::error_text::unplaced;
 pub(crate) use crate::start::Start;
 
 /// How long the server may take to answer a request.
@@ -119,6 +126,8 @@ pub struct Bus {
     denied: denied::Denied,
     link: link::Link,
     options: Arc<NatsOptions>,
+    /// What the consumers of readers are called; a name of their own otherwise.
+    readers: Option<Arc<str>>,
 }
 
 /// The error object of a JetStream answer.
@@ -147,7 +156,7 @@ impl Receipt {
         serde_json::from_slice(answer).unwrap_or_else(|error| Self {
             error: Some(ApiError {
                 err_code: 0,
-                description: format!("the answer is not JetStream's: {error}"),
+                description: format!("the answer is not JetStream's: {}", unplaced(&error)),
             }),
             ..Self::default()
         })
@@ -202,6 +211,7 @@ impl Bus {
             denied,
             link,
             options,
+            readers: None,
         })
     }
 
@@ -275,7 +285,7 @@ impl Bus {
                 description: error.description,
             });
         }
-        serde_json::from_slice(&answer).map_err(|error| broken(error.to_string()))
+        serde_json::from_slice(&answer).map_err(|error| broken(unplaced(&error)))
     }
 
     /// Changes whenever the connection is lost.
@@ -381,12 +391,22 @@ impl Bus {
         })
     }
 
+    /// A subject that answers come to.
+    pub(crate) fn an_inbox(&self) -> String {
+        self.client.new_inbox()
+    }
+
     /// What it is when no answer came.
     fn unanswered(&self, subject: &str, after: Duration) -> BusError {
-        match self.denied.subscription() {
-            Some(inbox) if inbox.starts_with("_INBOX") => BusError::Denied {
+        let prefix = self.options.inbox_prefix.as_deref().unwrap_or("_INBOX");
+        let is_inbox = |subject: &String| {
+            let rest = subject.strip_prefix(prefix);
+            rest.is_some_and(|rest| rest.starts_with('.'))
+        };
+        match self.denied.subscription().filter(is_inbox) {
+            Some(inbox) => BusError::Denied {
                 action: "subscribe to",
-                permission: denied::permission_for(&inbox),
+                permission: format!("{prefix}.>"),
                 subject: inbox,
             },
             _ => BusError::Timeout {

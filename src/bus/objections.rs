@@ -95,7 +95,7 @@ impl Bus {
 }
 
 /// What a server does not change in a stream that is there.
-fn unchangeable(spec: &StreamSpec, config: &Map<String, Value>) -> Vec<String> {
+pub(super) fn unchangeable(spec: &StreamSpec, config: &Map<String, Value>) -> Vec<String> {
     let mut found = Vec::new();
     let settings = spec.settings();
     let fixed = ["storage", "retention"].into_iter();

@@ -5,12 +5,16 @@
 use serde_json::{Map, Value, json};
 
 use super::{Bus, BusError, ConsumerSpec};
+use crate::replaying::ReplayId;
 
 const METADATA: &str = "metadata";
 /// The subscriber that the consumer belongs to.
 const SUBSCRIBER: &str = "tidings.subscriber";
 /// The streams of its events, separated by commas.
 const STREAMS: &str = "tidings.streams";
+
+/// The replay that the consumer belongs to: one of its name may be left of another.
+const REPLAY: &str = "tidings.replay";
 
 /// Marks a configuration as that of a subscriber; metadata of others stays.
 pub(super) fn mark(config: &mut Map<String, Value>, subscriber: &str) {
@@ -19,6 +23,16 @@ pub(super) fn mark(config: &mut Map<String, Value>, subscriber: &str) {
 
 pub(super) fn is_marked(config: &Map<String, Value>) -> bool {
     text(config, SUBSCRIBER).is_some()
+}
+
+/// Marks the consumer of a replay.
+pub(super) fn mark_replay(config: &mut Map<String, Value>, replay: ReplayId) {
+    set(config, REPLAY, &replay.to_string());
+}
+
+/// The replay that a consumer belongs to.
+pub(super) fn replay(config: &Map<String, Value>) -> Option<ReplayId> {
+    text(config, REPLAY)?.parse().ok()
 }
 
 /// The streams of the subscriber's events; none when they are not written down.
@@ -104,6 +118,10 @@ mod tests {
         set(&mut config, STREAMS, "EVENTS,USERS");
         assert!(is_marked(&config));
         assert_eq!(config["metadata"]["owner"], "team-a");
+        assert_eq!(replay(&config), None);
+        let id = ReplayId::new();
+        mark_replay(&mut config, id);
+        assert_eq!(replay(&config), Some(id));
         assert_eq!(streams(&config), ["EVENTS", "USERS"]);
         let mut broken = Map::from_iter([("metadata".to_owned(), json!(7))]);
         mark(&mut broken, "w");

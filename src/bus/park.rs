@@ -81,9 +81,9 @@ impl Bus {
             state::BUCKET,
             subscriber.unwrap_or("*")
         );
-        let (mut parks, mut bad, mut after) = (Vec::new(), Vec::new(), 0);
+        let (mut parks, mut bad, mut after) = (Vec::new(), Vec::new(), 0_u64);
         while let Some(kept) = self
-            .mark_at(&json!({ "seq": after + 1, "next_by_subj": subjects }))
+            .mark_at(&json!({ "seq": after.saturating_add(1), "next_by_subj": subjects }))
             .await?
         {
             after = kept.sequence;
@@ -162,7 +162,7 @@ impl Bus {
         let stream = streams::StreamSpec::dead_letters().name;
         let subjects = letters_of(subscriber);
         loop {
-            let wanted = json!({ "seq": after + 1, "next_by_subj": subjects });
+            let wanted = json!({ "seq": after.saturating_add(1), "next_by_subj": subjects });
             let Some(kept) = self.single(&stream, &wanted).await? else {
                 return Ok(false);
             };
@@ -199,13 +199,13 @@ pub(crate) fn letters_of(subscriber: &str) -> String {
 }
 
 /// A key may be any text; an entry's name may not.
-fn entry(subscriber: &str, key: &str) -> String {
+pub(super) fn entry(subscriber: &str, key: &str) -> String {
     let key = Uuid::new_v5(&Uuid::NAMESPACE_OID, key.as_bytes());
     format!("parked.{subscriber}.{}", key.simple())
 }
 
 /// A mark parks the key that its entry is named after; one that is removed, or cannot be read, parks nothing.
-fn read(kept: &Kept, subscriber: &str) -> Holds<Park> {
+pub(super) fn read(kept: &Kept, subscriber: &str) -> Holds<Park> {
     read_entry(kept, |park: &Park| {
         let is_its =
             kept.subject == format!("$KV.{}.{}", state::BUCKET, entry(subscriber, &park.key));

@@ -44,7 +44,7 @@ pub(super) fn identity(stream: &str, sequence: u64, stored_at: DateTime<Utc>) ->
 
 /// Reads places, and keeps what is expensive to make for each of them.
 pub(super) struct Places {
-    bus: Bus,
+    jetstream: Context,
     /// Here between two messages.
     context: Option<Context>,
     /// The stream of the last one.
@@ -53,8 +53,12 @@ pub(super) struct Places {
 
 impl Places {
     pub(super) fn new(bus: &Bus) -> Self {
+        Self::over(bus.jetstream.clone())
+    }
+
+    pub(super) fn over(jetstream: Context) -> Self {
         Self {
-            bus: bus.clone(),
+            jetstream,
             context: None,
             stream: "".into(),
         }
@@ -63,7 +67,7 @@ impl Places {
     /// `None` when the message does not come from a consumer.
     pub(super) fn read(&mut self, message: Message) -> (Message, Option<Place>) {
         let context = self.context.take();
-        let context = context.unwrap_or_else(|| self.bus.jetstream.clone());
+        let context = context.unwrap_or_else(|| self.jetstream.clone());
         let message = jetstream::Message { message, context };
         let place = message.info().ok().map(|info| {
             if *self.stream != *info.stream {

@@ -6,18 +6,17 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use tidings_contract::EventId;
 
 use super::{
-    Bus, BusError, Holds, Kept, Start,
+    Bus, BusError, ConsumerSpec, Holds, Kept, Start, origin,
     state::{self, read_entry},
     streams::StreamSpec,
 };
 use crate::{
-    job::{self, Replay, ReplayProgress},
+    job::{self, Replay, ReplayProgress, ReplayRange},
     replaying::ReplayId,
 };
 
@@ -54,17 +53,6 @@ pub(crate) struct Written<T> {
 const NO_SUCH_STREAM: u64 = 10059;
 const NO_SUCH_CONSUMER: u64 = 10014;
 
-#[derive(Deserialize)]
-struct Created {
-    num_pending: u64,
-    delivered: Delivered,
-}
-
-#[derive(Deserialize)]
-struct Delivered {
-    stream_seq: u64,
-}
-
 /// How long a replay that is over is remembered.
 const KEPT: Duration = Duration::from_secs(90 * 86_400);
 
@@ -76,7 +64,7 @@ impl Bus {
         after: u64,
     ) -> Result<Option<Written<Holds<Replay>>>, BusError> {
         let subjects = subject(&job::entry(subscriber.unwrap_or("*"), "*"));
-        let wanted = json!({ "seq": after + 1, "next_by_subj": subjects });
+        let wanted = json!({ "seq": after.saturating_add(1), "next_by_subj": subjects });
         Ok(self.entry_at(&wanted).await?.map(|kept| written(&kept)))
     }
 
@@ -87,10 +75,10 @@ impl Bus {
         let Some(last) = self.entry_at(&wanted).await? else {
             return Ok(None);
         };
-        let (mut found, mut after) = (written(&last), 0);
+        let (mut found, mut after) = (written(&last), 0_u64);
         // An entry that only looks as if it were the replay's must not hide it.
         while let Holds::Bad(_) = found.value {
-            let wanted = json!({ "seq": after + 1, "next_by_subj": subjects });
+            let wanted = json!({ "seq": after.saturating_add(1), "next_by_subj": subjects });
             match self.entry_at(&wanted).await? {
                 Some(kept) if kept.sequence < last.sequence => {
                     after = kept.sequence;
@@ -177,31 +165,30 @@ impl Bus {
         stream: &str,
         time: DateTime<Utc>,
     ) -> Result<u64, BusError> {
-        // With several filters nats-server 2.15.1 begins behind where it should.
-        let created = self.look_from(stream, &[], Start::Time(time)).await?;
-        Ok(created.delivered.stream_seq + 1)
+        // Before the look: what is stored in between is found by it.
+        let end = self.stream_info(stream).await?;
+        let end = end.map_or(0, |info| info.state.last_seq);
+        let time = time.to_rfc3339_opts(SecondsFormat::Nanos, true);
+        // Not by a consumer: that takes a right for each name that one could have, and no work queue takes a second one.
+        let wanted = json!({ "start_time": time, "next_by_subj": ">" });
+        let found = self.raw(stream, &wanted).await?;
+        Ok(found.map_or(end.saturating_add(1), |message| message.sequence))
     }
 
-    /// How many messages of these subjects there are from a sequence on.
+    /// How many messages of these subjects there are from a sequence on, by a consumer of this name, which is deleted
+    /// again.
     pub(crate) async fn count_from(
         &self,
         stream: &str,
         subjects: &[String],
         sequence: u64,
+        name: &str,
     ) -> Result<u64, BusError> {
-        let start = Start::Sequence(sequence);
-        Ok(self.look_from(stream, subjects, start).await?.num_pending)
-    }
-
-    /// What the server says of a consumer that begins there.
-    async fn look_from(
-        &self,
-        stream: &str,
-        subjects: &[String],
-        start: Start,
-    ) -> Result<Created, BusError> {
-        let name = EventId::now().as_uuid().simple().to_string();
-        let mut config = start.settings();
+        #[derive(Deserialize)]
+        struct Created {
+            num_pending: u64,
+        }
+        let mut config = Start::Sequence(sequence).settings();
         config.extend(settings(json!({
             "name": name,
             "ack_policy": "none",
@@ -215,18 +202,23 @@ impl Bus {
         let created: Created = self
             .create_ephemeral(&subject, stream, Value::Object(config))
             .await?;
-        // It goes by itself in a few seconds.
-        if let Err(error) = self.delete_consumer(stream, &name).await {
-            tracing::debug!(stream, %error, "a consumer that only counted is not deleted");
+        match self.delete_consumer(stream, name).await {
+            // The next count of this name would find it in its way.
+            Err(error @ BusError::Denied { .. }) => return Err(error),
+            // It goes by itself in a few seconds.
+            Err(error) => {
+                tracing::debug!(stream, %error, "a consumer that only counted is not deleted")
+            }
+            Ok(()) => {}
         }
-        Ok(created)
+        Ok(created.num_pending)
     }
 
-    /// How a consumer stands; `None` when it, or its stream, is not there.
+    /// How the consumer of a replay stands; `None` when it, or its stream, is not there.
     pub(crate) async fn standing(
         &self,
         stream: &str,
-        consumer: &str,
+        replay: &Replay,
     ) -> Result<Option<Standing>, BusError> {
         #[derive(Deserialize)]
         struct Floor {
@@ -234,13 +226,16 @@ impl Bus {
         }
         #[derive(Deserialize)]
         struct Info {
+            config: Map<String, Value>,
             num_pending: u64,
             num_ack_pending: u64,
             ack_floor: Floor,
             delivered: Floor,
         }
+        let consumer = replay.consumer();
         let subject = format!("$JS.API.CONSUMER.INFO.{stream}.{consumer}");
         match self.api::<Info>(&subject, &json!({})).await {
+            Ok(info) if origin::replay(&info.config) != Some(replay.id) => Ok(None),
             Ok(info) => Ok(Some(Standing {
                 pending: info.num_pending,
                 in_hand: info.num_ack_pending,
@@ -250,6 +245,49 @@ impl Bus {
             Err(BusError::Api { code, .. }) if is_gone(code) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Deletes the consumers of a replay, and none of another replay that has their name by now.
+    pub(crate) async fn delete_consumers_of(&self, replay: &Replay) -> Result<(), BusError> {
+        let consumer = replay.consumer();
+        for ReplayRange { stream, .. } in &replay.ranges {
+            if self.standing(stream, replay).await?.is_some() {
+                self.delete_consumer(stream, &consumer).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes room for the consumer of a replay where one of its name is left of a replay that is over. False when the
+    /// one that is there stays.
+    pub(super) async fn make_room(
+        &self,
+        spec: &ConsumerSpec,
+        config: &Map<String, Value>,
+    ) -> Result<bool, BusError> {
+        let (stream, durable) = (&spec.stream, &spec.durable);
+        let in_the_way = |whose: String| BusError::Settings {
+            issue: format!(
+                "{whose} has the consumer {durable} of {stream}, which this replay needs"
+            ),
+        };
+        let of = origin::replay(config);
+        if spec.replay.is_none() || spec.replay == of {
+            return Ok(false);
+        }
+        let Some(other) = of else {
+            let whose = "another application, or a subscriber of this name,".to_owned();
+            return Err(in_the_way(whose));
+        };
+        if let Some(Written { value, .. }) = self.replay(other).await?
+            && !value.state.is_final()
+        {
+            return Err(in_the_way(format!(
+                "the replay {other}, which is not over,"
+            )));
+        }
+        self.delete_consumer(stream, durable).await?;
+        Ok(true)
     }
 
     /// Deletes a consumer; one that is not there is deleted already.
@@ -267,7 +305,7 @@ impl Bus {
 }
 
 /// A replay is of the subscriber and has the id that its entry is named after, and its streams can be asked for.
-fn written(kept: &Kept) -> Written<Holds<Replay>> {
+pub(super) fn written(kept: &Kept) -> Written<Holds<Replay>> {
     let misfit = |replay: &Replay| {
         let entry = subject(&job::entry(&replay.subscriber, &replay.id.to_string()));
         if entry != kept.subject {

@@ -14,7 +14,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{Bus, BusError, Reader, ReaderError, Removal, Start};
+use super::{Bus, BusError, Reader, ReaderError, Removal, Start, settings::transforms};
 use crate::log::Lasting;
 
 /// A stream as it is.
@@ -32,6 +32,10 @@ pub(crate) struct StreamState {
     pub(crate) removal: Removal,
     /// By its own limits it takes no message: full with `discard: new`, or sealed.
     pub(crate) is_closed: bool,
+    /// Who publishes into it gets an answer. With `no_ack` nobody does.
+    pub(crate) confirms: bool,
+    /// It stores what it is given under another subject: a sentence with the cure.
+    pub(crate) transforms: Option<String>,
 }
 
 /// What lies at a sequence of a stream.
@@ -126,7 +130,10 @@ impl Bus {
                 .into_iter()
                 .flatten()
                 .filter_map(|subject| subject.as_str());
+            let transform = info.config.get("subject_transform");
             StreamState {
+                confirms: !is_set("no_ack"),
+                transforms: transform.and_then(|value| transforms(name, value)),
                 subjects: subjects.map(str::to_owned).collect(),
                 first_sequence: info.state.first_seq,
                 atomic: is_set("allow_atomic"),
@@ -159,7 +166,7 @@ impl Bus {
         behind: u64,
         up_to: u64,
     ) -> Result<Found, ReaderError> {
-        self.ids_from(stream, Start::Sequence(behind + 1), up_to)
+        self.ids_from(stream, Start::Sequence(behind.saturating_add(1)), up_to)
             .await
     }
 

@@ -12,7 +12,7 @@ use super::{
     mark,
     ours::{self, count},
     park::PASS,
-    streams::{RETRIES as RETRIES_STREAM, retry_subject},
+    streams::{RETRIES as RETRIES_STREAM, retry_at_subject, retry_subject},
 };
 use crate::{executor::Past, replaying::Mark};
 
@@ -25,6 +25,9 @@ const STREAM: &str = "tidings-retry-stream";
 const SEQUENCE: &str = "tidings-retry-sequence";
 pub(super) const IDENTITY: &str = "tidings-retry-identity";
 const ORIGINAL_ID: &str = "tidings-retry-message-id";
+
+/// What the server writes on a message that a schedule has made: the schedule's subject.
+const SCHEDULER: &str = "Nats-Scheduler";
 
 /// More than that no wait grows by. It is not what a replica without the handler counts.
 const MOST_PUT_OFF: u32 = 16;
@@ -49,6 +52,9 @@ pub(super) struct Restored {
     pub(super) pass: Option<Uuid>,
     /// The replay that it is part of.
     pub(super) replay: Option<Mark>,
+    /// The schedule that has put it there, which is not one of this subscriber: whoever may schedule anything in a stream
+    /// may have the server publish to all subjects of it.
+    pub(super) put_by: Option<String>,
 }
 
 /// Makes a message of the retries what it was when it first came, and gives what it carried besides. What comes from
@@ -69,6 +75,14 @@ pub(super) fn restore(message: &mut Message, stream: &str, subscriber: &str) -> 
             ..Restored::default()
         };
     };
+    if let Some(other) = scheduled_by_another(headers, subscriber) {
+        ours::strip(headers);
+        return Restored {
+            is_retry,
+            put_by: Some(other),
+            ..Restored::default()
+        };
+    }
     let text = |name| headers.get(name).map(|value| value.as_str());
     let origin = text(STREAM).zip(text(SEQUENCE).and_then(|sequence| sequence.parse().ok()));
     let restored = Restored {
@@ -87,6 +101,7 @@ pub(super) fn restore(message: &mut Message, stream: &str, subscriber: &str) -> 
         is_redriven: text(REDRIVE).is_some(),
         pass: text(PASS).and_then(|park| park.parse().ok()),
         replay: mark::read(headers),
+        put_by: None,
     };
     let original = headers.get(ORIGINAL_ID).cloned();
     // What says that it was redriven stays: it is carried on.
@@ -97,6 +112,17 @@ pub(super) fn restore(message: &mut Message, stream: &str, subscriber: &str) -> 
     }
     *headers = kept;
     restored
+}
+
+/// The schedule that a message comes from, if it is another subscriber's.
+fn scheduled_by_another(headers: &HeaderMap, subscriber: &str) -> Option<String> {
+    let own = retry_at_subject(subscriber, "");
+    let schedulers = headers
+        .iter()
+        .filter(|(name, _)| AsRef::<str>::as_ref(*name).eq_ignore_ascii_case(SCHEDULER));
+    let mut schedulers = schedulers.flat_map(|(_, values)| values);
+    let other = schedulers.find(|value| !value.as_str().starts_with(&own));
+    other.map(|value| value.as_str().to_owned())
 }
 
 /// The original's headers with what the next attempt has to know, due at a time.

@@ -3,11 +3,11 @@
 use std::ops::ControlFlow;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tidings_contract::Envelope;
 
 use super::{Bus, BusError, Reader, ReaderError, Start, envelope_of};
-use crate::position::Position;
+use crate::{position::Position, start::shifted};
 
 /// From where to where a stream goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,21 +57,25 @@ impl Bus {
     }
 
     /// The first sequence of other messages than those up to this one, if the stream has gone back behind it: an older
-    /// copy of it was put back. What it has from there on was stored later. Not known without the right to ask, nor of a
-    /// work queue, which has no second reader; its consumer begins at the beginning whatever it is.
+    /// copy of it was put back. What it has from there on was stored later. Not known without the right to ask, and not
+    /// asked of a work queue, whose consumer begins at the beginning whatever it is.
     pub(crate) async fn others_since(
         &self,
         stream: &str,
         seen: Position,
     ) -> Result<Option<u64>, BusError> {
-        // A work queue takes no reader (10084), one consumer for a subject (10099, 10100), and none that begins
-        // elsewhere (10101).
-        const WORK_QUEUE: [u64; 4] = [10084, 10099, 10100, 10101];
-        let behind = seen.stored_at + TimeDelta::nanoseconds(1);
+        let info = self.stream_info(stream).await?;
+        let retention = info.and_then(|info| info.config.get("retention").cloned());
+        if retention == Some(json!("workqueue")) {
+            return Ok(None);
+        }
+        let behind = shifted(seen.stored_at, TimeDelta::nanoseconds(1));
         match self.sequence_at(stream, behind).await {
             Ok(next) => Ok((next <= seen.sequence).then_some(next)),
-            Err(BusError::Denied { .. }) => Ok(None),
-            Err(BusError::Api { code, .. }) if WORK_QUEUE.contains(&code) => Ok(None),
+            Err(error @ BusError::Denied { .. }) => {
+                tracing::warn!(stream, %error, "whether the stream is an older copy of itself is not known");
+                Ok(None)
+            }
             Err(error) => Err(error),
         }
     }
@@ -89,7 +93,7 @@ impl Bus {
         let mut reader = Reader::open(self, stream, Vec::new(), start, true).await?;
         let mut read = Read::default();
         if reader.pending() > most {
-            let start = Start::Sequence(up_to.saturating_sub(most) + 1);
+            let start = Start::Sequence(up_to.saturating_sub(most).saturating_add(1));
             reader = Reader::open(self, stream, Vec::new(), start, true).await?;
             read.is_cut = true;
         }

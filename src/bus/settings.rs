@@ -4,12 +4,14 @@
 //! A setting that decides what is delivered is owned, and set back, or it is compared, and named with its cure. A test
 //! looks whether each setting that a server knows is in the tables.
 
+mod shown;
 mod stream;
 
 use serde_json::{Map, Value, json};
 
+pub use shown::setting_text;
 pub(crate) use stream::Role;
-pub(super) use stream::{Looked, issues};
+pub(super) use stream::{Looked, issues, transforms};
 
 /// What is made of a setting of a durable.
 enum Rule {
@@ -170,6 +172,7 @@ pub(crate) fn durable_issues(
         };
         let value = config.get(*setting)?;
         let Wrong { what, stops } = check(value)?;
+        let value = setting_text(setting, value);
         let text = format!(
             "{setting} of the consumer {durable} of {stream} is {value}: {what}. It cannot be changed: delete it with \
              `nats consumer rm {stream} {durable}`, and an instance makes it anew"

@@ -59,7 +59,7 @@ impl Bus {
         while signs.read < TIMES.min(signs.scheduled) {
             let page = self.page(stream, &later, Start::Sequence(next)).await?;
             let Some(last) = page.last() else { break };
-            next = last.sequence + 1;
+            next = last.sequence.saturating_add(1);
             for kept in &page {
                 signs.read += 1;
                 signs.note(due_of(kept));
@@ -111,7 +111,7 @@ impl Bus {
                     .entry(&json!({ "seq": next, "next_by_subj": subjects }))
                     .await?
                 {
-                    next = kept.sequence + 1;
+                    next = kept.sequence.saturating_add(1);
                     let key = kept.subject.splitn(3, '.').nth(2);
                     let key = key.filter(|_| !kept.payload.is_empty());
                     keys.extend(key.map(str::to_owned));
@@ -137,10 +137,12 @@ impl Bus {
         // A message may have such a header of its own: the server's comes last.
         let behind = headers.and_then(|headers| headers.get_all("Nats-Num-Pending").last());
         let behind = behind.and_then(|behind| behind.as_str().parse::<u64>().ok());
-        behind.map(|behind| behind + 1).ok_or(BusError::Broken {
-            subject,
-            reason: "the answer does not say how many there are".to_owned(),
-        })
+        behind
+            .map(|behind| behind.saturating_add(1))
+            .ok_or(BusError::Broken {
+                subject,
+                reason: "the answer does not say how many there are".to_owned(),
+            })
     }
 
     async fn entry(&self, wanted: &serde_json::Value) -> Result<Option<Kept>, BusError> {
@@ -163,7 +165,7 @@ impl RetrySigns {
 }
 
 /// When a retry that waits is due.
-fn due_of(kept: &Kept) -> Option<DateTime<Utc>> {
+pub(super) fn due_of(kept: &Kept) -> Option<DateTime<Utc>> {
     let mut headers = kept.headers.iter();
     let (_, schedule) = headers.find(|(name, _)| name == "Nats-Schedule")?;
     schedule.strip_prefix("@at ")?.parse().ok()

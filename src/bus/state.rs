@@ -12,8 +12,10 @@ use super::{
     Bus, BusError, Kept, REQUEST_TIMEOUT, Receipt,
     consumer::drift,
     header::StoredAt,
-    settings::{Role, put_over},
+    settings::{Role, put_over, setting_text},
+    streams::RETRIES,
 };
+use crate::error_text::unplaced;
 
 /// The bucket, as other clients of NATS see it.
 pub(super) const BUCKET: &str = "TIDINGS";
@@ -83,7 +85,7 @@ pub(super) fn read_entry<T: DeserializeOwned>(
             None => return Holds::Value(value),
             Some(why) => why,
         },
-        Err(error) => format!("it cannot be read: {error}"),
+        Err(error) => format!("it cannot be read: {}", unplaced(&error)),
     };
     let prefix = format!("$KV.{BUCKET}.");
     let key = kept.subject.strip_prefix(&prefix).unwrap_or(&kept.subject);
@@ -95,6 +97,16 @@ pub(super) fn read_entry<T: DeserializeOwned>(
 }
 
 impl Bus {
+    /// Makes the bucket `TIDINGS`, in which workers keep leases, parked keys and replays, if it is missing, and sets its
+    /// settings back. Workers do so themselves when they first need it; one that may not create streams needs it to be
+    /// there.
+    ///
+    /// # Errors
+    /// [`BusError`] when the server does not answer or refuses.
+    pub async fn apply_bucket(&self) -> Result<(), BusError> {
+        self.open_state(RETRIES).await
+    }
+
     /// Makes the bucket, if it is missing, with as many copies as another stream has. Of one that is there, made by
     /// anybody, what decides what it keeps is set back; where that is refused it is worked with as it is, and
     /// [named](Bus::bucket_issues).
@@ -121,13 +133,12 @@ impl Bus {
             ("retention", json!("limits")),
             ("storage", json!("file")),
             ("deny_delete", json!(true)),
-            ("allow_rollup_hdrs", json!(true)),
         ] {
             config.insert(setting.to_owned(), value);
         }
         let subject = format!("$JS.API.STREAM.CREATE.{stream}");
         let created: Result<Created, _> = self.api(&subject, &config).await;
-        created.map_err(wants_a_bound)?;
+        created.map_err(cannot_make)?;
         tracing::info!(bucket = BUCKET, "the bucket of the workers is made");
         Ok(())
     }
@@ -146,6 +157,8 @@ impl Bus {
             "allow_direct": true,
             "allow_msg_ttl": true,
             "no_ack": false,
+            // Whoever may write one entry could remove all others with one.
+            "allow_rollup_hdrs": false,
             "subject_transform": null,
         });
         let mut settings = match settings {
@@ -175,7 +188,17 @@ impl Bus {
         let subject = format!("$JS.API.STREAM.UPDATE.{}", bucket_stream());
         let _: Value = self.api(&subject, &config).await?;
         for (setting, now, wanted) in differs {
-            tracing::warn!(bucket = BUCKET, setting, %now, %wanted, "a setting of the bucket of the workers is set back");
+            let (now, wanted) = (
+                setting_text(&setting, &now),
+                setting_text(&setting, &wanted),
+            );
+            tracing::warn!(
+                bucket = BUCKET,
+                setting,
+                now,
+                wanted,
+                "a setting of the bucket of the workers is set back"
+            );
         }
         Ok(())
     }
@@ -205,6 +228,7 @@ impl Bus {
         }
         let left = drift(&info.config, &self.bucket_settings()).into_iter();
         let left = left.map(|(setting, now, wanted)| {
+            let (now, wanted) = (setting_text(&setting, &now), setting_text(&setting, &wanted));
             format!(
                 "{setting} of the bucket {BUCKET} is {now} and not {wanted}, and this user may not set it back: allow it to \
                  publish to $JS.API.STREAM.UPDATE.{stream}, or set it with `nats stream edit {stream}`"
@@ -317,8 +341,8 @@ pub(super) fn bucket_stream() -> String {
     format!("KV_{BUCKET}")
 }
 
-/// Says what to do where the account wants every stream to have a bound.
-fn wants_a_bound(error: BusError) -> BusError {
+/// Says what to do where the account wants every stream to have a bound, or the user may not make one.
+fn cannot_make(error: BusError) -> BusError {
     const NEEDS_MAX_BYTES: u64 = 10113;
     const MORE_THAN_ALLOWED: u64 = 10122;
     match error {
@@ -330,6 +354,12 @@ fn wants_a_bound(error: BusError) -> BusError {
             issue: format!(
                 "the bucket {BUCKET} cannot be made: {description} ({code}); set nats.bucket_max_bytes, or \
                  NatsOptions::bucket_max_bytes: 64 MiB are plenty"
+            ),
+        },
+        BusError::Denied { permission, .. } => BusError::Settings {
+            issue: format!(
+                "the bucket {BUCKET} is missing, and this user may not make it: `tidings streams apply` makes it, by a user \
+                 that may publish to {permission}"
             ),
         },
         error => error,

@@ -9,7 +9,7 @@ use tidings_contract::Pattern;
 use super::{
     Bus, BusError,
     objections::taken,
-    settings::{Looked, Role, is_as_wanted, issues, put_over},
+    settings::{Looked, Role, is_as_wanted, issues, put_over, setting_text},
     subjects,
 };
 
@@ -303,7 +303,7 @@ impl Bus {
                 .api(&asked, &json!({ "subjects_filter": subject }))
                 .await?;
             let events = counted.state.subjects.unwrap_or_default();
-            extra.push((subject, events.values().sum()));
+            extra.push((subject, events.into_values().fold(0, u64::saturating_add)));
         }
         Ok(extra)
     }
@@ -414,6 +414,14 @@ impl Bus {
     }
 }
 
+/// A value of a plan for people.
+fn shown(setting: &str, value: &str) -> String {
+    match serde_json::from_str(value) {
+        Ok(value) => setting_text(setting, &value),
+        Err(_) => value.to_owned(),
+    }
+}
+
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -422,6 +430,7 @@ impl fmt::Display for Plan {
             Self::Update(differs) => {
                 f.write_str("update")?;
                 for (name, now, wanted) in differs {
+                    let (now, wanted) = (shown(name, now), shown(name, wanted));
                     write!(f, " {name}: {now} -> {wanted};")?;
                 }
                 Ok(())

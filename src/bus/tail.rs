@@ -5,15 +5,19 @@
 //! message that was seen. Where the connection was lost, the next message is read [alone](singly) first: it may have
 //! died of it.
 
+mod names;
 mod singly;
 
-use std::{pin::pin, time::Duration};
+use std::{
+    pin::pin,
+    time::{Duration, Instant},
+};
 
 use async_nats::Message;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
-use tidings_contract::{Envelope, EventId, Pattern, wire::ReadError};
+use tidings_contract::{Envelope, Pattern, wire::ReadError};
 use tokio::sync::watch;
 
 use super::{
@@ -57,6 +61,10 @@ pub struct Reader {
     headers_only: bool,
     start: Start,
     puller: Puller,
+    /// The consumer.
+    name: String,
+    /// When something was last heard of it.
+    heard_at: Instant,
     pending: u64,
     last_consumer_sequence: u64,
     places: Places,
@@ -137,6 +145,7 @@ impl Reader {
         let consumer = consumer(bus, stream, &subjects, start, headers_only).await;
         let Opened {
             puller,
+            name,
             pending,
             start,
         } = consumer.map_err(failed)?;
@@ -147,6 +156,8 @@ impl Reader {
             headers_only,
             start,
             puller,
+            name,
+            heard_at: Instant::now(),
             pending,
             last_consumer_sequence: 0,
             places: Places::new(bus),
@@ -234,6 +245,11 @@ impl Reader {
                     None => continue,
                 }
             }
+            if self.may_be_anothers() {
+                self.begin_anew(&mut tries, "nothing was heard for long")
+                    .await?;
+                continue;
+            }
             let pulled = match self.puller.ask(AHEAD, AHEAD, AHEAD_BYTES).await {
                 Ok(()) => match self.puller.next_now() {
                     Some(pulled) => pulled,
@@ -241,6 +257,9 @@ impl Reader {
                 },
                 Err(error) => Err(error),
             };
+            if self.bus.readers.is_some() {
+                self.heard_at = Instant::now();
+            }
             match pulled {
                 Ok(None) => drop(self.take_loss()),
                 Ok(Some(Pulled(message))) => {
@@ -254,15 +273,21 @@ impl Reader {
         }
     }
 
+    /// Whether the consumer may be another reader's by now: the server keeps one that nobody pulls from for a while, and
+    /// then its name is free.
+    fn may_be_anothers(&self) -> bool {
+        self.bus.readers.is_some() && self.heard_at.elapsed() >= names::KEPT_BY_NAME
+    }
+
     /// The message, when it is the one that follows.
     fn in_sequence(&mut self, message: Message) -> Option<(Message, Place)> {
         let (message, place) = self.places.read(message);
         let place = place?;
-        if place.consumer_sequence != self.last_consumer_sequence + 1 {
+        if place.consumer_sequence != self.last_consumer_sequence.saturating_add(1) {
             return None;
         }
         self.last_consumer_sequence = place.consumer_sequence;
-        self.start = Start::Sequence(place.sequence + 1);
+        self.start = Start::Sequence(place.sequence.saturating_add(1));
         self.pending = place.pending;
         Some((message, place))
     }
@@ -278,6 +303,9 @@ impl Reader {
     }
 
     async fn reopen(&mut self, start: Start, tries: &mut u32) -> Result<(), ReaderError> {
+        if !self.may_be_anothers() {
+            self.bus.end_reader(&self.stream, &self.name);
+        }
         loop {
             let opened = consumer(
                 &self.bus,
@@ -289,6 +317,8 @@ impl Reader {
             match opened.await {
                 Ok(opened) => {
                     self.puller = opened.puller;
+                    self.name = opened.name;
+                    self.heard_at = Instant::now();
                     self.pending = opened.pending;
                     self.start = opened.start;
                     self.last_consumer_sequence = 0;
@@ -313,9 +343,18 @@ impl Reader {
     }
 }
 
+impl Drop for Reader {
+    fn drop(&mut self) {
+        if !self.may_be_anothers() {
+            self.bus.end_reader(&self.stream, &self.name);
+        }
+    }
+}
+
 /// A consumer to read from.
 struct Opened {
     puller: Puller,
+    name: String,
     /// How many messages wait in it.
     pending: u64,
     /// Where it begins, by its sequence where it could be another one the next time.
@@ -339,14 +378,11 @@ async fn consumer(
     struct Delivered {
         stream_seq: u64,
     }
-    let name = EventId::now().as_uuid().simple().to_string();
     let mut config = json!({
-        "name": name,
         "ack_policy": "none",
         "max_deliver": 1,
         "mem_storage": true,
         "num_replicas": 1,
-        "inactive_threshold": 60_000_000_000_u64,
         "headers_only": headers_only,
     });
     if let Value::Object(config) = &mut config {
@@ -357,26 +393,32 @@ async fn consumer(
             many => drop(config.insert("filter_subjects".into(), json!(many))),
         }
     }
-    let subject = match subjects {
-        [one] => format!("$JS.API.CONSUMER.CREATE.{stream}.{name}.{one}"),
-        _ => format!("$JS.API.CONSUMER.CREATE.{stream}.{name}"),
+    let filter = match subjects {
+        [one] => Some(&**one),
+        _ => None,
     };
-    let created: Created = bus.create_ephemeral(&subject, stream, config).await?;
+    let (name, created) = bus.create_reader::<Created>(stream, filter, config).await?;
     let options = PullerOptions {
         stream: stream.to_owned(),
-        consumer: name,
+        consumer: name.clone(),
     };
     match Puller::open(bus, &options).await {
         Ok(puller) => Ok(Opened {
             puller: puller.unwatched(),
+            name,
             pending: created.num_pending,
             start: match start {
-                Start::New | Start::Time(_) => Start::Sequence(created.delivered.stream_seq + 1),
+                Start::New | Start::Time(_) => {
+                    Start::Sequence(created.delivered.stream_seq.saturating_add(1))
+                }
                 start => start,
             },
         }),
         Err(PullError::Bus(error)) => Err(error),
-        Err(PullError::Gone(reason)) => Err(BusError::Broken { subject, reason }),
+        Err(PullError::Gone(reason)) => Err(BusError::Broken {
+            subject: format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{}", options.consumer),
+            reason,
+        }),
     }
 }
 

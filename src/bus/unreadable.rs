@@ -60,7 +60,7 @@ pub(super) struct Raw {
 }
 
 impl Single {
-    fn new(raw: Raw) -> Self {
+    pub(super) fn new(raw: Raw) -> Self {
         let length = raw.subject.len() + raw.headers.len() + raw.payload.len();
         let (headers, fault) = headers(&raw.headers);
         let message = Message {
@@ -111,7 +111,7 @@ fn headers(raw: &[u8]) -> (HeaderMap, Option<&'static str>) {
             Ok(line) => line.strip_suffix('\r').unwrap_or(line),
             Err(_) => {
                 fault = Some("a header is not UTF-8");
-                close(&mut read, open.take());
+                fault = close(&mut read, open.take()).or(fault);
                 continue;
             }
         };
@@ -122,7 +122,7 @@ fn headers(raw: &[u8]) -> (HeaderMap, Option<&'static str>) {
             value.push_str(line);
             continue;
         }
-        close(&mut read, open.take());
+        fault = close(&mut read, open.take()).or(fault);
         match line
             .split_once(':')
             .map(|(name, value)| (name.parse(), value))
@@ -133,7 +133,7 @@ fn headers(raw: &[u8]) -> (HeaderMap, Option<&'static str>) {
             None => fault = Some("a header has no colon"),
         }
     }
-    close(&mut read, open);
+    fault = close(&mut read, open).or(fault);
     (read, fault)
 }
 
@@ -146,9 +146,15 @@ fn begins_headers(line: &[u8]) -> bool {
     })
 }
 
-fn close(read: &mut HeaderMap, header: Option<(HeaderName, String)>) {
-    if let Some((name, value)) = header {
-        read.append(name, HeaderValue::from(value.trim()));
+/// Takes a header in, if it can be read. Not `HeaderValue::from`, which panics at a carriage return in the value.
+fn close(read: &mut HeaderMap, header: Option<(HeaderName, String)>) -> Option<&'static str> {
+    let (name, value) = header?;
+    match HeaderValue::from_str(value.trim()) {
+        Ok(value) => {
+            read.append(name, value);
+            None
+        }
+        Err(_) => Some("the value of a header has a carriage return"),
     }
 }
 

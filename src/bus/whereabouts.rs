@@ -18,7 +18,10 @@ use super::{
     retry::IDENTITY,
     streams::{RETRIES, StreamSpec, retry_at_subject, retry_subject},
 };
-use crate::handler::memory::{Noted, Whereabouts};
+use crate::{
+    handler::memory::{Noted, Whereabouts},
+    start::shifted,
+};
 
 impl Delivery {
     /// Looks for the letter of what is noted of the event.
@@ -50,8 +53,8 @@ impl Delivery {
             return Ok(!self.is_letter_of(&kept, noted));
         }
         // What was stored since then lies before it.
-        let since = noted.at + CLOCKS_DIFFER;
-        let behind = json!({ "seq": letter + 1, "next_by_subj": ">" });
+        let since = shifted(noted.at, CLOCKS_DIFFER);
+        let behind = json!({ "seq": letter.saturating_add(1), "next_by_subj": ">" });
         if self.bus().single(&stream, &behind).await?.is_some() {
             return self.bus().is_newer_before(&stream, letter, since).await;
         }
@@ -140,7 +143,7 @@ impl Bus {
             if is_it(&kept) {
                 return Ok(true);
             }
-            next = kept.sequence + 1;
+            next = kept.sequence.saturating_add(1);
         }
     }
 
@@ -158,7 +161,7 @@ impl Bus {
             let wanted = json!({ "seq": middle, "next_by_subj": ">" });
             match self.single(stream, &wanted).await? {
                 Some(kept) if kept.sequence < before && kept.stored_at >= since => return Ok(true),
-                Some(kept) if kept.sequence < before => from = kept.sequence + 1,
+                Some(kept) if kept.sequence < before => from = kept.sequence.saturating_add(1),
                 _ => to = middle,
             }
         }

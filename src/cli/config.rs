@@ -24,7 +24,7 @@ impl ShowConfig {
         let row = |effective: &Effective| {
             let value = effective.value.clone().unwrap_or_else(|| "-".into());
             let source = effective.source.to_string();
-            [effective.key.clone(), output::printable(&value), source]
+            [effective.key.clone(), value, source]
         };
         let rows: Vec<_> = config.effective.iter().map(row).collect();
         Ok(output::table(&rows)?)

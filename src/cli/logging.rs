@@ -39,12 +39,13 @@ struct Lines(fn(&str) -> String);
 impl Write for Lines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let shown = (self.0)(&String::from_utf8_lossy(line));
-        io::stderr().write_all(shown.as_bytes())?;
+        // Whatever becomes of a line, the work that it tells of goes on.
+        let _ = io::stderr().write_all(shown.as_bytes());
         Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
+        Ok(())
     }
 }
 

@@ -103,6 +103,23 @@ enum Command {
 }
 
 impl Command {
+    /// Whether it changes something, so that it does not stop half way because the reader of its output has left.
+    fn changes(&self) -> bool {
+        match self {
+            Self::Migrate(_) | Self::Streams(_) | Self::Relay | Self::Run(_) | Self::Publish(_) => {
+                true
+            }
+            Self::Outbox(command) => command.changes(),
+            Self::DeadLetters(command) => command.changes(),
+            Self::Replay(command) => command.changes(),
+            Self::Subscribers(command) => command.changes(),
+            Self::Verify(command) => command.changes(),
+            // What these make they clean up.
+            Self::Demo(_) | Self::Bench(_) => false,
+            Self::Tail(_) | Self::Trace(_) | Self::Config(_) | Self::Completions(_) => false,
+        }
+    }
+
     /// What is logged when nobody says: services tell what they do, tools what went wrong.
     fn log_filter(&self) -> &'static str {
         match self {
@@ -158,6 +175,9 @@ fn begin(cli: Cli) -> Outcome {
         Command::Completions(completions) => return completions.run(),
         command => command,
     };
+    if command.changes() {
+        output::outlive_the_reader();
+    }
     let config = Config::load(cli.global.into())?;
     logging::begin(&config.log, command.log_filter());
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -6,6 +6,7 @@ use std::{
     fmt::Display,
     io::{self, Write},
     os::fd::AsFd,
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -20,15 +21,36 @@ use super::{
 /// Cells above this width, in characters, do not widen their column.
 const WIDEST: usize = 80;
 
+/// Whether the command goes on when the reader of its output has left.
+static OUTLIVES_ITS_READER: AtomicBool = AtomicBool::new(false);
+
+/// For a command that changes things: from now on it goes on to its end, whether or not somebody still reads what it
+/// prints, and ends with the exit code that it would have had.
+pub(crate) fn outlive_the_reader() {
+    OUTLIVES_ITS_READER.store(true, Ordering::Relaxed);
+}
+
 /// Prints a line, or several, at once.
 ///
 /// # Errors
-/// Those of stdout; `BrokenPipe` when its reader has left.
+/// Those of stdout; `BrokenPipe` when its reader has left, and the command does not [outlive](outlive_the_reader) it.
 pub(crate) fn line(text: impl Display) -> io::Result<()> {
     write(&untrusted::neutral_lines(&text.to_string()))
 }
 
 fn write(line: &str) -> io::Result<()> {
+    match write_for_the_reader(line) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+            match OUTLIVES_ITS_READER.load(Ordering::Relaxed) {
+                true => Ok(()),
+                false => Err(error),
+            }
+        }
+        written => written,
+    }
+}
+
+fn write_for_the_reader(line: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{line}")?;
     out.flush()
@@ -86,29 +108,19 @@ fn laid_out<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
     lines.collect()
 }
 
-/// What a command goes on with that changes things, though the reader of its output has left.
-///
-/// # Errors
-/// Those of stdout, but for that one.
-pub(crate) fn unless_left(printed: io::Result<()>) -> io::Result<()> {
-    match printed {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        printed => printed,
-    }
-}
-
-/// What a command stops at that gives up what it prints: what is not read is not given up.
+/// Prints a value as one line of JSON that is given up next: what is not read is not given up.
 ///
 /// # Errors
 /// A report that says so, when the reader of the output has left.
-pub(crate) fn as_kept(printed: io::Result<()>) -> Result<(), Report> {
-    match printed {
+pub(crate) fn kept(value: &impl Serialize) -> Result<(), Report> {
+    let document = serde_json::to_string(value).map_err(io::Error::from)?;
+    match write_for_the_reader(&untrusted::json(&document)) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
             let what =
                 "the reader of the output has left, and what it has not read is not given up";
             Err(Report::new(Exit::Failed, what).cure("the same command again, into a file"))
         }
-        printed => Ok(printed?),
+        written => Ok(written?),
     }
 }
 
@@ -130,7 +142,7 @@ pub(crate) fn second(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
-/// A text on one line, for a line that has several parts.
+/// A text on one line, for a [line] or a [note]: those take several. A cell of a table and a report are one line already.
 pub(crate) fn printable(text: &str) -> String {
     untrusted::neutral(text).into_owned()
 }
@@ -180,5 +192,27 @@ mod tests {
             rows(&[["a\nb\u{1b}[2J", "\u{202e}c"]]),
             ["a b\u{fffd}[2J  \u{fffd}c"]
         );
+    }
+
+    #[test]
+    fn fuzz_tables() {
+        let seeds = [
+            "a\tb\nlong\tc",
+            "a\u{1b}[2J\t\u{202e}c\n\t\n",
+            &"x".repeat(81),
+        ];
+        crate::fuzz::fuzz_text("table", &seeds, |text| {
+            let cells = text
+                .lines()
+                .map(|line| line.split_once('\t').unwrap_or((line, "")));
+            let cells: Vec<[&str; 2]> = cells.map(<[&str; 2]>::from).collect();
+            let lines = rows(&cells);
+            assert!(
+                lines
+                    .iter()
+                    .all(|line| !line.contains(untrusted::is_hostile))
+            );
+            lines.len() > 1
+        });
     }
 }

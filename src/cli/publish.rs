@@ -10,7 +10,8 @@ use clap::{Args, builder::NonEmptyStringValueParser};
 use serde::de::IgnoredAny;
 use serde_json::json;
 use tidings::{
-    Envelope, EnvelopeError, EventId, EventPublisher, Outbox, OutboxError, PublishError, Store,
+    Envelope, EnvelopeError, EventId, EventPublisher, HeaderError, Outbox, OutboxError,
+    PublishError, Store,
 };
 
 use super::{
@@ -195,7 +196,42 @@ fn refused(error: EnvelopeError) -> Report {
     match error {
         EnvelopeError::Name(_) => report.cure("a name such as user.created"),
         EnvelopeError::Key { .. } => report.cure("the id of what the event is about"),
+        EnvelopeError::Header(HeaderError::Attribute(_)) => {
+            report.cure("another --correlation, such as the id of an order")
+        }
         EnvelopeError::Header(_) => report.cure("another header, such as --header tenant=acme"),
         _ => report,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fuzz_payloads() {
+        let seeds = [
+            "{\"id\":\"7\",\"n\":[1.5,null,true]}",
+            "\"\\ud83d\\ude00\"",
+            "17",
+        ];
+        crate::fuzz::fuzz_json("payload", &seeds, |payload| check_json(payload).is_ok());
+    }
+
+    #[test]
+    fn fuzz_arguments() {
+        let seeds = [
+            "tenant=acme",
+            "2026-01-31T12:00:00Z",
+            "x==",
+            "+262142-12-31T23:59:59Z",
+        ];
+        crate::fuzz::fuzz_text("argument", &seeds, |text| {
+            let header = header(text);
+            if let Ok((name, value)) = &header {
+                assert_eq!(format!("{name}={value}"), text);
+            }
+            header.is_ok() || time(text).is_ok()
+        });
     }
 }

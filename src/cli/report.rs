@@ -5,7 +5,7 @@ mod errors;
 
 use std::{error::Error, fmt, io, process::ExitCode};
 
-use tidings::{BusError, Diagnosis};
+use tidings::{BusError, Diagnosis, error_texts};
 
 use super::untrusted;
 pub(crate) use errors::no_stream;
@@ -63,7 +63,12 @@ impl Report {
 
     /// A report of an error and what is behind it.
     pub(crate) fn of(exit: Exit, error: &(dyn Error + 'static)) -> Self {
-        Self::new(exit, error.to_string()).because(error.source())
+        let mut texts = error_texts(error).into_iter();
+        let what = texts.next().unwrap_or_default();
+        Self {
+            causes: texts.collect(),
+            ..Self::new(exit, what)
+        }
     }
 
     /// A report of an error that comes from the servers.
@@ -80,11 +85,8 @@ impl Report {
 
     /// Adds what is behind it.
     pub(crate) fn because(mut self, error: Option<&(dyn Error + 'static)>) -> Self {
-        let mut next = error;
-        while let Some(error) = next {
-            self.causes.push(error.to_string());
-            next = error.source();
-        }
+        self.causes
+            .extend(error.map(error_texts).unwrap_or_default());
         self
     }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use chrono::{TimeDelta, Utc};
 use clap::{Args, Subcommand};
 use serde_json::json;
-use tidings::{Bus, Pattern, PatternError, Plan, ReaderError, Start, StreamSpec};
+use tidings::{Bus, Pattern, PatternError, Plan, ReaderError, Start, StreamSpec, setting_text};
 
 use super::{
     connect,
@@ -28,7 +28,8 @@ pub(super) struct Streams {
 enum Action {
     /// Show the configured streams and what of them differs (the default)
     List,
-    /// Create and update the streams; what is not configured stays as it is.
+    /// Create and update the streams; what is not configured stays as it is. The bucket TIDINGS, in which workers keep
+    /// leases, parked keys and replays, is made too.
     ///
     /// Subjects that a stream takes and the configuration does not name are those of other services, or old ones: they
     /// are taken away only when that is said on the terminal, or with --yes. The same holds for a `max_age` that
@@ -88,11 +89,13 @@ impl Streams {
             if let Mode::Apply(consent) = mode {
                 apply_one(&bus, found, consent).await?;
             }
-            // Whoever reads this may leave: that changes nothing of what is to be done.
-            output::unless_left(match self.json {
+            match self.json {
                 true => output::json(&as_json(found, mode)),
                 false => output::line(as_text(found, mode)),
-            })?;
+            }?;
+        }
+        if let Mode::Apply(_) = mode {
+            apply_bucket(&bus).await;
         }
         Ok(())
     }
@@ -211,7 +214,15 @@ pub(super) async fn apply(bus: &Bus, config: &Config, more: &[StreamSpec]) -> Ou
     for spec in wanted(config).into_iter().chain(more.iter().cloned()) {
         bus.apply_stream(&spec).await?;
     }
+    apply_bucket(bus).await;
     Ok(())
+}
+
+/// Makes the bucket of the workers. They do so too, but for one that may not, and name what keeps them from it.
+async fn apply_bucket(bus: &Bus) {
+    if let Err(error) = bus.apply_bucket().await {
+        output::note(error);
+    }
 }
 
 /// The streams that have events: the configured ones, or, without any, all of the account that are neither those of
@@ -327,11 +338,10 @@ fn changes(plan: &Plan) -> &[(String, String, String)] {
 fn shown(setting: &str, value: &str) -> String {
     match (setting, value) {
         ("max_age", "0") | ("max_bytes", "-1") => "no limit".to_owned(),
-        ("max_age" | "duplicate_window", nanos) => match nanos.parse() {
-            Ok(nanos) => duration::show(Duration::from_nanos(nanos)),
+        _ => match serde_json::from_str(value) {
+            Ok(value) => setting_text(setting, &value),
             Err(_) => value.to_owned(),
         },
-        _ => value.to_owned(),
     }
 }
 

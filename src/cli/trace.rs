@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 
 use chrono::{DateTime, Utc};
-use clap::Args;
+use clap::{Args, builder::NonEmptyStringValueParser};
 use tidings::{
     DeadLetterTrace, DeliveryTrace, EventId, InboxTrace, OutboxTrace, ReplayTrace, RetryTrace,
     Searched, Sought, SubscriberTrace, Trace, Traced, TracedBatch, TracedEvent, TracedOutcome,
@@ -48,10 +48,10 @@ struct WantedEvents {
     #[arg(value_name = "ID")]
     event: Option<EventId>,
     /// The events of a key
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     key: Option<String>,
     /// The events of a conversation: its first one, whose id this is unless it was set, and all that followed
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = NonEmptyStringValueParser::new())]
     correlation: Option<String>,
 }
 
@@ -157,7 +157,7 @@ fn print(found: &Traced) -> std::io::Result<()> {
             .into_iter()
             .map(|(at, place, what)| {
                 let at = at.map_or_else(|| "-".to_owned(), output::time);
-                [String::new(), at, place, output::printable(&what)]
+                [String::new(), at, place, what]
             })
             .collect();
         output::table(&rows)?;
@@ -169,7 +169,7 @@ fn print(found: &Traced) -> std::io::Result<()> {
         rows.push([
             head.to_owned(),
             searched.place.clone(),
-            output::printable(&searched.what),
+            searched.what.clone(),
         ]);
     }
     output::table(&rows)

@@ -163,4 +163,49 @@ mod tests {
             prop_assert!(!neutral(&text).contains(is_hostile));
         }
     }
+
+    #[test]
+    fn fuzz_texts_of_others() {
+        let hostile: String = HOSTILE.into_iter().collect();
+        let seeds = [
+            "\u{1b}[2mtime\u{1b}[0m \u{1b}[31;1mERROR\u{1b}[0m a\u{1b}[2Jb\u{1b}]0;c\u{7}\u{202e}\n",
+            "{\"a\":\"\u{9b}\\u0000\"}\n",
+            &hostile,
+        ];
+        crate::fuzz::fuzz_text("text of others", &seeds, |text| {
+            let shown = neutral(text);
+            assert!(!shown.contains(is_hostile));
+            assert_eq!(shown.chars().count(), text.chars().count());
+            let lines = neutral_lines(text);
+            assert!(!lines.contains(|c: char| c != '\n' && is_hostile(c)));
+            assert_eq!(lines.matches('\n').count(), text.matches('\n').count());
+            assert!(!json(text).contains(is_hostile));
+            assert!(!log_object(text).contains(|c: char| c != '\n' && is_hostile(c)));
+            // Only what sets a colour begins with an escape.
+            let line = log_line(text);
+            let mut parts = line.split('\u{1b}');
+            let plain = |part: &str| !part.contains(|c: char| c != '\n' && is_hostile(c));
+            assert!(parts.next().is_some_and(plain));
+            for part in parts {
+                let sets = part.strip_prefix('[').and_then(|part| part.split_once('m'));
+                let (colour, rest) = sets.expect("a colour");
+                assert!(colour.bytes().all(|b| b.is_ascii_digit() || b == b';') && plain(rest));
+            }
+            shown != text
+        });
+    }
+
+    #[test]
+    fn fuzz_documents_of_others() {
+        let seeds = ["{\"a\":\"\u{9b}\u{202e}\",\"\u{e0041}\":[1,null]}", "[]"];
+        crate::fuzz::fuzz_json("document of others", &seeds, |document| {
+            let text = String::from_utf8_lossy(document);
+            let escaped = json(&text);
+            assert!(!escaped.contains(is_hostile));
+            let read = |text: &str| serde_json::from_str::<serde_json::Value>(text).ok();
+            let value = read(&text);
+            assert!(value.is_none() || read(&escaped) == value);
+            value.is_some()
+        });
+    }
 }

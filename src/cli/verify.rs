@@ -44,10 +44,15 @@ pub(super) struct RunVerify {
 }
 
 impl RunVerify {
+    /// Whether it publishes something.
+    pub(super) fn changes(&self) -> bool {
+        self.repair && !self.dry_run
+    }
+
     pub(super) async fn run(&self, config: &Config) -> Outcome {
         let database = Database::open(config).await?;
         let bus = connect(config).await?;
-        if self.repair && !self.dry_run {
+        if self.changes() {
             let repair =
                 with_outbox!(&database, outbox => self.verify(&bus, outbox).repair().await)?;
             return self.repaired(&repair);
@@ -59,6 +64,9 @@ impl RunVerify {
         }
         if found.is_sound() {
             return Ok(());
+        }
+        if let Some(unfound) = unfound(&found) {
+            return Err(unfound);
         }
         Err(
             Report::new(Exit::Failed, "the streams do not hold what was confirmed")
@@ -88,6 +96,9 @@ impl RunVerify {
         }
         if repair.is_whole() {
             return Ok(());
+        }
+        if let Some(unfound) = unfound(&repair.found) {
+            return Err(unfound);
         }
         let what = "what is altered, there twice, inverted or out of reach cannot be repaired";
         let report = Report::new(Exit::Failed, what);
@@ -125,6 +136,18 @@ impl RunVerify {
         rows.extend(differences);
         output::table(&rows)
     }
+}
+
+/// What is there, and not where subscribers look for it.
+fn unfound(found: &Verification) -> Option<Report> {
+    let mut issues = found
+        .streams
+        .iter()
+        .filter_map(|stream| stream.issue.clone());
+    let report = Report::new(Exit::Failed, issues.next()?).cure(
+        "take it away first; then tidings outbox republish --from TIME --force publishes again what was stored meanwhile",
+    );
+    Some(issues.fold(report, Report::cause))
 }
 
 fn cure(found: &Verification) -> String {
@@ -204,7 +227,7 @@ fn line(stream: &str, difference: &Difference) -> [String; 8] {
         number(difference.id.map(|id| id.to_string())),
         difference.event.to_string(),
         difference.name.clone(),
-        output::printable(difference.key.as_deref().unwrap_or("-")),
+        number(difference.key.clone()),
         difference.detail.unwrap_or_default().to_owned(),
     ]
 }

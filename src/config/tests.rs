@@ -110,6 +110,8 @@ fn a_value_that_cannot_be_used_is_told_with_its_place() {
     for (file, reason) in [
         ("[relay]\nlease = \"5\"", "is not a duration"),
         ("[relay]\nlease = \"0s\"", "more than nothing"),
+        ("[relay]\nlease = \"1ms\"", "write 100ms to 1h"),
+        ("[relay]\nlease = \"99999999999d\"", "write 100ms to 1h"),
         ("[relay]\nbatch = 1001", "from 1 to 1000"),
         ("[log]\nformat = \"xml\"", "pretty"),
         ("[log]\nfilter = \"a=b=c\"", "log.filter"),
@@ -324,9 +326,12 @@ fn fuzz_urls_that_are_shown() {
     let seeds = [
         "nats://u:s3cret@h:4222,tls://s3cret@h2",
         "postgres://a:s3cret@h/db?password=s3cret&sslmode=require",
+        "sqlite:outbox.db",
+        ", , ,",
     ];
     crate::fuzz::fuzz_text("shown url", &seeds, |url| {
-        !without_passwords(url).is_empty()
+        let _ = without_passwords(url);
+        DatabaseUrl::parse(url).is_ok_and(|url| !url.to_string().is_empty())
     });
 }
 

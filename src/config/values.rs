@@ -47,7 +47,7 @@ impl Values {
             schema: self.text(&settings::SCHEMA),
             source: self.text(&settings::SOURCE),
             relay: RelaySettings {
-                lease: self.read(&settings::RELAY_LEASE, positive)?,
+                lease: self.read(&settings::RELAY_LEASE, lease)?,
                 batch: self.read(&settings::RELAY_BATCH, batch)?,
                 retention: self.read(&settings::RELAY_RETENTION, duration::parse)?,
                 patience: self.read(&settings::RELAY_PATIENCE, duration::parse)?,
@@ -279,10 +279,16 @@ pub(super) fn copies(text: &str) -> Result<u8, &'static str> {
     }
 }
 
-fn positive(text: &str) -> Result<Duration, String> {
+/// A shorter one cannot be renewed in time, and for a longer one nothing is relayed when a relay dies.
+fn lease(text: &str) -> Result<Duration, String> {
+    const SHORTEST: Duration = Duration::from_millis(100);
+    const LONGEST: Duration = Duration::from_secs(3600);
     match duration::parse(text) {
         Ok(Duration::ZERO) => Err("it must be more than nothing".to_owned()),
-        Ok(duration) => Ok(duration),
+        Ok(lease) if (SHORTEST..=LONGEST).contains(&lease) => Ok(lease),
+        Ok(_) => {
+            Err("write 100ms to 1h: a stand-by waits for as long when a relay dies".to_owned())
+        }
         Err(error) => Err(error.to_string()),
     }
 }

@@ -138,7 +138,7 @@ impl RedriveWatch {
                 let Some(last) = page.last() else {
                     break;
                 };
-                next = last.sequence + 1;
+                next = last.sequence.saturating_add(1);
                 read += page.len();
                 let ours = page.iter().filter_map(redriven_from);
                 let ours = ours.filter(|letter| redriven.contains(letter));
@@ -156,7 +156,7 @@ impl RedriveWatch {
     ) -> Result<HashMap<u64, u64>, DeadLettersError> {
         let (stream, subjects) = (stream(), letters_of(subscriber));
         let mut again = HashMap::new();
-        let (mut next, mut is_end) = (self.after + 1, false);
+        let (mut next, mut is_end) = (self.after.saturating_add(1), false);
         loop {
             // Behind what a copy has, the leader may have more.
             let page = match is_end {
@@ -171,7 +171,7 @@ impl RedriveWatch {
                 }
             };
             match page.last() {
-                Some(last) => next = last.sequence + 1,
+                Some(last) => next = last.sequence.saturating_add(1),
                 None if is_end => return Ok(again),
                 None => is_end = true,
             }

@@ -215,7 +215,7 @@ impl KeyRedrive {
         let last = retried(|| bus.last_letter(subscriber)).await?;
         let mut found = Vec::new();
         while self.listed < last {
-            let start = Start::Sequence(self.listed + 1);
+            let start = Start::Sequence(self.listed.saturating_add(1));
             let page = retried(|| bus.page(&stream, &letters, start)).await?;
             if page.is_empty() {
                 if retried(|| bus.last_letter(subscriber)).await? <= self.listed {

@@ -36,15 +36,15 @@ pub struct Edit {
 
 /// What is published for a letter.
 #[derive(Debug, PartialEq, Eq)]
-struct Redrive {
+pub(super) struct Redrive {
     subject: String,
-    headers: Vec<(String, String)>,
+    pub(super) headers: Vec<(String, String)>,
     payload: Bytes,
 }
 
 impl Redrive {
     /// Whether it is an event, as its subscriber will read it.
-    fn read(&self, subject: &str) -> Result<(), wire::ReadError> {
+    pub(super) fn read(&self, subject: &str) -> Result<(), wire::ReadError> {
         let headers = self.headers.iter();
         let headers = headers.map(|(name, value)| (&**name, &**value));
         match wire::read(subject, headers, self.payload.clone(), String::new) {
@@ -255,7 +255,7 @@ fn size((name, value): &(String, String)) -> usize {
 }
 
 /// The message that a letter becomes.
-fn redrive(
+pub(super) fn redrive(
     letter: &StoredDeadLetter,
     original: Option<&Kept>,
     edit: Option<&Edit>,

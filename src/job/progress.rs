@@ -110,9 +110,17 @@ impl ReplayProgress {
     #[must_use]
     pub fn over(&self) -> u64 {
         let rehearsed = self.rehearsal.iter().flat_map(|it| &it.events);
-        let rehearsed: u64 = rehearsed.map(|events| events.events).sum();
-        let ended = self.handled + self.duplicates + self.retried + self.dead_lettered;
-        ended + self.skipped + self.filtered + rehearsed
+        let rehearsed = rehearsed.map(|events| events.events);
+        let ended = [
+            self.handled,
+            self.duplicates,
+            self.retried,
+            self.dead_lettered,
+            self.skipped,
+            self.filtered,
+        ];
+        let all = ended.into_iter().chain(rehearsed);
+        all.fold(0, u64::saturating_add)
     }
 
     /// Everything in this stream up to this sequence is over.

@@ -6,6 +6,7 @@ use tidings_contract::Envelope;
 use super::{
     Outbox, Store,
     store::{Names, Row},
+    taken::Operation,
 };
 
 /// The statement about everything that is kept.
@@ -22,9 +23,9 @@ impl<DB: Store> Outbox<DB> {
     pub(crate) async fn contents(
         &self,
     ) -> Result<Vec<Envelope>, Box<dyn std::error::Error + Send + Sync>> {
-        let mut connection = self.acquire().await?;
-        let rows = DB::contents(&mut connection, &self.shared.names).await;
-        let rows = self.end(connection, rows).await?;
+        let names = &self.shared.names;
+        let looking = async |connection: &mut DB::Connection| DB::contents(connection, names).await;
+        let rows = self.operate(Operation::One, looking).await?;
         let event = |row: Row| match row.envelope() {
             Ok(envelope) => Some(envelope),
             Err(error) => {

@@ -8,7 +8,7 @@ use serde::Serialize;
 use sqlx::Database;
 use tidings_contract::{Envelope, EventId, IntoEnvelope};
 
-use super::{Outbox, OutboxError, Store, chunks::chunks, store::Names};
+use super::{Outbox, OutboxError, Store, chunks::chunks, store::Names, taken::Operation};
 use crate::context;
 
 /// An event that is not published yet.
@@ -129,7 +129,7 @@ impl<DB: Store> Outbox<DB> {
             return Ok(false);
         }
         let cancelled = DB::cancel(connection, &self.shared.names, id).await;
-        cancelled.map_err(Self::explain)
+        self.told(cancelled).await
     }
 
     /// The delayed events that are published next, of one key or of all, at most `limit`.
@@ -141,9 +141,11 @@ impl<DB: Store> Outbox<DB> {
         key: Option<&str>,
         limit: u32,
     ) -> Result<Vec<DelayedEvent>, OutboxError> {
-        let mut connection = self.acquire().await?;
-        let coming = DB::coming(&mut connection, &self.shared.names, key, limit).await;
-        self.end(connection, coming).await
+        let names = &self.shared.names;
+        self.operate(Operation::One, async |connection| {
+            DB::coming(connection, names, key, limit).await
+        })
+        .await
     }
 
     /// Writes delayed events, a statement for each chunk of them.
@@ -153,9 +155,8 @@ impl<DB: Store> Outbox<DB> {
         events: &[Delayed],
     ) -> Result<(), OutboxError> {
         for chunk in chunks(events, |event| event.envelope.payload().len()) {
-            DB::delay(connection, &self.shared.names, chunk)
-                .await
-                .map_err(Self::explain)?;
+            let delayed = DB::delay(connection, &self.shared.names, chunk).await;
+            self.told(delayed).await?;
         }
         Ok(())
     }

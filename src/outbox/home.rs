@@ -14,8 +14,12 @@ use super::{
     Outbox, OutboxError, Store,
     names::Names,
     store::{Position, Positions, Statements},
+    taken::Operation,
 };
-use crate::bus::{Bus, BusError, NatsIdentity};
+use crate::{
+    bus::{Bus, BusError, NatsIdentity},
+    start::shifted,
+};
 
 /// What to do in another NATS.
 pub(super) const USE_NATS: &str = "another --nats-url; or, when the outbox is to be relayed into this one from now on, tidings outbox use-nats";
@@ -156,12 +160,12 @@ fn judge(
 }
 
 /// Whether a stream was there already while the relay wrote into another one of its name.
-fn was_there(was: &Position, now: &str) -> bool {
+pub(super) fn was_there(was: &Position, now: &str) -> bool {
     let time = |text: &str| DateTime::parse_from_rfc3339(text).map(|time| time.with_timezone(&Utc));
     let (Ok(known), Ok(now)) = (time(&was.incarnation), time(now)) else {
         return false;
     };
-    now < known || was.since.is_some_and(|since| now < since - SLACK)
+    now < known || was.since.is_some_and(|since| now < shifted(since, -SLACK))
 }
 
 impl<DB: Store> Outbox<DB> {
@@ -171,9 +175,16 @@ impl<DB: Store> Outbox<DB> {
     /// [`OutboxError::Version`] when they are newer or older, [`OutboxError::NotMigrated`] without tables, else
     /// [`OutboxError::Database`].
     pub async fn check_version(&self) -> Result<(), OutboxError> {
-        let mut connection = self.acquire().await?;
-        let found = DB::version(&mut connection, &self.shared.names).await;
-        of_version::<DB>(self.end(connection, found).await?)
+        self.look_at_version().await.map(drop)
+    }
+
+    /// The same; also whether this role may know it.
+    pub(super) async fn look_at_version(&self) -> Result<bool, OutboxError> {
+        let names = &self.shared.names;
+        let looking = async |connection: &mut DB::Connection| DB::version(connection, names).await;
+        let found = self.operate(Operation::One, looking).await?;
+        of_version::<DB>(found)?;
+        Ok(found.is_some())
     }
 
     /// Has the outbox be relayed into this NATS from now on, whichever it was before. What was confirmed by the one
@@ -187,10 +198,12 @@ impl<DB: Store> Outbox<DB> {
             nats: plan.0.now.clone(),
             accepted: plan.1,
         };
-        let mut connection = self.acquire().await?;
         let kept = text(&kept).map_err(OutboxError::Database)?;
-        let written = DB::keep_home(&mut connection, &self.shared.names, &kept).await;
-        self.end(connection, written).await?;
+        let names = &self.shared.names;
+        self.operate(Operation::One, async |connection| {
+            DB::keep_home(connection, names, &kept).await
+        })
+        .await?;
         Ok(plan.0)
     }
 
@@ -236,9 +249,11 @@ impl<DB: Store> Outbox<DB> {
     }
 
     async fn home(&self) -> Result<Home, OutboxError> {
-        let mut connection = self.acquire().await?;
-        let home = DB::home(&mut connection, &self.shared.names).await;
-        self.end(connection, home).await
+        let names = &self.shared.names;
+        self.operate(Operation::One, async |connection| {
+            DB::home(connection, names).await
+        })
+        .await
     }
 }
 

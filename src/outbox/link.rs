@@ -17,6 +17,7 @@ use tokio::{
 };
 
 use super::{Outbox, OutboxError, Store, taken::Taken};
+use crate::error_text::said;
 
 /// How long an answer may take before it is looked into.
 const SUSPECT: Duration = Duration::from_secs(3);
@@ -50,11 +51,22 @@ struct Seen {
     sessions: Vec<Session>,
 }
 
+/// A transaction at the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backend {
+    /// The server process.
+    pub pid: i32,
+    /// When it began, in microseconds of the server's clock: behind a pooler the process has others, too.
+    pub began: i64,
+}
+
 /// What the server does for this user in this database.
 #[derive(Debug, Clone, Copy)]
 pub struct Session {
     /// The server process.
     pub pid: i32,
+    /// When the transaction began that it has, if any.
+    pub began: Option<i64>,
     /// It is at a statement, as far as is known.
     pub is_running: bool,
     /// The statement, or the last one, is of this outbox.
@@ -64,10 +76,10 @@ pub struct Session {
 /// What is waited for.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Waits {
-    /// The answer to a statement of ours, of this server process if that is known.
-    Statement(Option<i32>),
-    /// A handler, which may use its transaction, of this server process, or be elsewhere.
-    Handler(Option<i32>),
+    /// The answer to a statement of ours, in this transaction if that is known.
+    Statement(Option<Backend>),
+    /// A handler, which may use its transaction, or be elsewhere.
+    Handler(Option<Backend>),
 }
 
 /// What is said of a connection that has lost its other end, while the database is there.
@@ -115,6 +127,13 @@ impl<DB: Store> Outbox<DB> {
             self.shared.link.lost.send_modify(|lost| *lost += 1);
             // Those that nobody has are no better, and the pool would wait for each of them.
             self.sweep();
+            if let Some(backend) = waits.backend() {
+                let outbox = self.clone();
+                tokio::spawn(async move {
+                    let ended = timeout(PATIENCE, outbox.end_abandoned(backend)).await;
+                    tracing::debug!(?ended, ?backend, "an abandoned transaction is ended");
+                });
+            }
             tracing::warn!(
                 database = DB::KIND,
                 ?waits,
@@ -186,6 +205,17 @@ impl<DB: Store> Outbox<DB> {
         }
     }
 
+    /// Has the server end a transaction whose client has let go of it. Its end of the connection may never be told, and
+    /// what it has locked is held until it is: the event comes again, and would wait for it. Says whether the server was
+    /// at a statement of it.
+    pub(super) async fn end_abandoned(&self, backend: Backend) -> Result<bool, sqlx::Error> {
+        let mut connection = self.connect().await?;
+        let was_running = DB::end_session(&mut connection, backend).await?;
+        // It is answered: nothing more is wanted of it.
+        let _ = timeout(GRACE, connection.close()).await;
+        Ok(was_running)
+    }
+
     /// Looks what the server does, over a new connection, however long it takes until one is answered. Those who
     /// want to know at once share a look.
     async fn look(&self) -> Seen {
@@ -220,7 +250,7 @@ impl<DB: Store> Outbox<DB> {
                     open.remove(&number);
                     match seen {
                         Ok(Ok(sessions)) => break (number, at, sessions),
-                        Ok(Err(error)) => tracing::debug!(%error, "the database was not looked at"),
+                        Ok(Err(error)) => tracing::debug!(error = said(&error), "the database was not looked at"),
                         Err(_) => is_overtaken = true,
                     }
                 }
@@ -266,18 +296,24 @@ impl<DB: Store> Outbox<DB> {
 impl Waits {
     /// Whether there may be something to wait for, by what the server does. `is_lossy` when answers were lost since.
     fn go_on(self, sessions: &[Session], is_lossy: bool) -> bool {
-        let session = |pid: i32| sessions.iter().find(|session| session.pid == pid);
+        let session = |backend: Backend| sessions.iter().find(|session| session.pid == backend.pid);
         match self {
-            Self::Statement(Some(pid)) => session(pid).is_some_and(|session| session.is_running),
+            Self::Statement(Some(backend)) => session(backend)
+                .is_some_and(|session| session.is_running && session.began == Some(backend.began)),
             Self::Statement(None) => {
                 let at_work = |session: &Session| session.is_running && session.is_ours;
                 sessions.iter().any(at_work)
             }
-            Self::Handler(Some(pid)) => {
-                session(pid).is_some_and(|session| session.is_running || !is_lossy)
+            Self::Handler(Some(backend)) => {
+                session(backend).is_some_and(|session| session.is_running || !is_lossy)
             }
             Self::Handler(None) => !is_lossy,
         }
+    }
+
+    fn backend(self) -> Option<Backend> {
+        let (Self::Statement(backend) | Self::Handler(backend)) = self;
+        backend
     }
 }
 
@@ -285,30 +321,43 @@ impl Waits {
 mod tests {
     use super::*;
 
+    const BEGAN: i64 = 7;
+
     const fn session(pid: i32, is_running: bool) -> Session {
         Session {
             pid,
+            began: Some(BEGAN),
             is_running,
             is_ours: true,
         }
+    }
+
+    const fn backend(pid: i32) -> Option<Backend> {
+        Some(Backend { pid, began: BEGAN })
     }
 
     const SESSIONS: [Session; 2] = [session(1, true), session(2, false)];
 
     #[test]
     fn a_statement_is_waited_for_while_the_server_works_at_it() {
-        assert!(Waits::Statement(Some(1)).go_on(&SESSIONS, true));
-        assert!(!Waits::Statement(Some(2)).go_on(&SESSIONS, false));
-        assert!(!Waits::Statement(Some(3)).go_on(&SESSIONS, false));
+        assert!(Waits::Statement(backend(1)).go_on(&SESSIONS, true));
+        assert!(!Waits::Statement(backend(2)).go_on(&SESSIONS, false));
+        assert!(!Waits::Statement(backend(3)).go_on(&SESSIONS, false));
         assert!(Waits::Statement(None).go_on(&SESSIONS, false));
         assert!(!Waits::Statement(None).go_on(&SESSIONS[1..], false));
     }
 
     #[test]
+    fn what_a_server_process_does_for_others_is_not_waited_for() {
+        let other = Some(Backend { pid: 1, began: 8 });
+        assert!(!Waits::Statement(other).go_on(&SESSIONS, false));
+    }
+
+    #[test]
     fn a_handler_that_is_elsewhere_is_waited_for_unless_answers_were_lost() {
-        assert!(Waits::Handler(Some(1)).go_on(&SESSIONS, true));
-        assert!(Waits::Handler(Some(2)).go_on(&SESSIONS, false));
-        assert!(!Waits::Handler(Some(2)).go_on(&SESSIONS, true));
-        assert!(!Waits::Handler(Some(3)).go_on(&SESSIONS, false));
+        assert!(Waits::Handler(backend(1)).go_on(&SESSIONS, true));
+        assert!(Waits::Handler(backend(2)).go_on(&SESSIONS, false));
+        assert!(!Waits::Handler(backend(2)).go_on(&SESSIONS, true));
+        assert!(!Waits::Handler(backend(3)).go_on(&SESSIONS, false));
     }
 }

@@ -13,6 +13,7 @@ use super::{
     Outbox, OutboxError, Store,
     names::Names,
     store::{Entry, Rows},
+    taken::Operation,
 };
 use crate::bus::BusError;
 pub(crate) use reading::Chosen;
@@ -73,14 +74,6 @@ pub enum RepublishError {
         /// The row's place in the outbox.
         row: i64,
         /// Why, in the server's words.
-        reason: String,
-    },
-    /// A row is no event.
-    #[error("row {row} of the outbox cannot be read: {reason}")]
-    Unreadable {
-        /// The row's place in the outbox.
-        row: i64,
-        /// Why.
         reason: String,
     },
     /// The stream has not confirmed an event for a minute.
@@ -158,40 +151,42 @@ impl Way {
 impl<DB: Store> Outbox<DB> {
     /// Takes the lease of whoever publishes again, or renews it.
     pub(super) async fn mend(&self, mender: &str) -> Result<(), RepublishError> {
-        let mut connection = self.acquire().await?;
         let names = &self.shared.names;
         // In a copy the cursor means nothing, and a rebase needs the relay's row as it is.
-        let asking = async {
-            match DB::origin(&mut connection, names).await?.refusal() {
-                Some(refusal) => Ok(Err(RepublishError::Refused(refusal))),
-                None => Ok(
-                    match DB::mend(&mut connection, names, mender, LEASE).await? {
-                        true => Ok(()),
-                        false => Err(RepublishError::Busy),
-                    },
-                ),
+        let asking = async |connection: &mut DB::Connection| {
+            if let Some(refusal) = DB::origin(connection, names).await?.refusal() {
+                return Ok(Err(RepublishError::Refused(refusal)));
             }
+            Ok(match DB::mend(connection, names, mender, LEASE).await? {
+                true => Ok(()),
+                false => Err(RepublishError::Busy),
+            })
         };
-        let has = asking.await;
-        self.end(connection, has).await?
+        self.operate(Operation::One, asking).await?
     }
 
     pub(super) async fn mended(&self, mender: &str) -> Result<(), OutboxError> {
-        let mut connection = self.acquire().await?;
-        let ended = DB::mended(&mut connection, &self.shared.names, mender).await;
-        self.end(connection, ended).await
+        let names = &self.shared.names;
+        self.operate(Operation::One, async |connection| {
+            DB::mended(connection, names, mender).await
+        })
+        .await
     }
 
     pub(super) async fn record(&self, entries: &[Entry], way: Way) -> Result<(), OutboxError> {
-        let mut connection = self.acquire().await?;
-        let recorded = DB::record(&mut connection, &self.shared.names, entries, way).await;
-        self.end(connection, recorded).await
+        let names = &self.shared.names;
+        self.operate(Operation::One, async |connection| {
+            DB::record(connection, names, entries, way).await
+        })
+        .await
     }
 
     /// The rows at some places, as many as a page may have.
     pub(crate) async fn rows_at(&self, places: &[i64]) -> Result<Rows, OutboxError> {
-        let mut connection = self.acquire_to_begin().await?;
-        let rows = DB::rows_at(&mut connection, &self.shared.names, places).await;
-        self.end(connection, rows).await
+        let names = &self.shared.names;
+        self.operate(Operation::Own, async |connection| {
+            DB::rows_at(connection, names, places).await
+        })
+        .await
     }
 }

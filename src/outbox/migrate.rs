@@ -83,7 +83,7 @@ impl<DB: Store> Outbox<DB> {
         let names = &self.shared.names;
         let mut applied = Vec::new();
         loop {
-            let mut tx = Taken::begin(&self.shared.pool, DB::BEGIN).await?;
+            let mut tx = Taken::begin(&self.shared.pool, DB::BEGIN_OWN).await?;
             let version = DB::begin_migration(&mut tx, names).await?;
             let place = usize::try_from(version).unwrap_or(0);
             if place > DB::MIGRATIONS.len() {

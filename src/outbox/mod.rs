@@ -13,6 +13,8 @@ mod contents;
 mod delayed;
 mod diagnosis;
 mod distinct;
+#[cfg(test)]
+mod fuzz;
 mod home;
 mod inbox;
 mod link;
@@ -28,7 +30,6 @@ mod relay;
 mod relayed;
 mod reserved;
 mod row;
-mod says;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod standing;
@@ -59,8 +60,8 @@ use chunks::chunks;
 pub use delayed::DelayedEvent;
 pub use diagnosis::Diagnosis;
 use distinct::distinct;
-use home::version_sentence;
 pub use home::{ElsewhereError, NatsMove};
+use home::{of_version, version_sentence};
 use inbox::Kept;
 pub use inbox::{BatchOnceHandler, InboxTransaction, OnceHandler};
 use link::Link;
@@ -87,6 +88,9 @@ pub(crate) use traced::{Asked, Spot, Spotted, TracedBatch, TracedRow, Wanted};
 pub use transaction::OutboxTransaction;
 use wake::Wake;
 pub(crate) use walk::{Walked, WantsWhole};
+
+/// How long what is wrong is looked into.
+const SOON: Duration = Duration::from_secs(3);
 
 /// What a nats-server takes when it is not told otherwise, in bytes.
 const DEFAULT_MAX_PAYLOAD: usize = 1024 * 1024;
@@ -358,33 +362,49 @@ impl<DB: Store> Outbox<DB> {
         envelopes: &[Envelope],
     ) -> Result<(), OutboxError> {
         for chunk in chunks(envelopes, |envelope| envelope.payload().len()) {
-            DB::insert(connection, &self.shared.names, chunk)
-                .await
-                .map_err(Self::explain)?;
+            let inserted = DB::insert(connection, &self.shared.names, chunk).await;
+            self.told(inserted).await?;
         }
         Ok(())
-    }
-
-    fn explain(error: sqlx::Error) -> OutboxError {
-        if DB::is_missing_table(&error) {
-            OutboxError::NotMigrated(error)
-        } else {
-            OutboxError::Database(error)
-        }
     }
 
     /// What an error means for an operation. Who has locked something is looked up while it is.
     async fn explained(&self, error: sqlx::Error) -> OutboxError {
         if !DB::is_locked_out(&error) {
-            return Self::explain(error);
+            return self.meant(error).await;
         }
         let by = self.locked_by().await;
         OutboxError::Locked { by, source: error }
     }
 
+    /// What was said to a statement.
+    async fn told<T>(&self, said: Result<T, sqlx::Error>) -> Result<T, OutboxError> {
+        match said {
+            Ok(done) => Ok(done),
+            Err(error) => Err(self.meant(error).await),
+        }
+    }
+
+    /// What the error of a statement means. Where something is missing, the tables may be of another version than this
+    /// program, since it looked last.
+    async fn meant(&self, error: sqlx::Error) -> OutboxError {
+        if !DB::is_missing_table(&error) {
+            return OutboxError::Database(error);
+        }
+        let looking = async {
+            let mut connection = self.connect().await?;
+            DB::version(&mut connection, &self.shared.names).await
+        };
+        let found = tokio::time::timeout(SOON, looking).await;
+        let Ok(Ok(Err(other))) = found.map(|found| found.map(of_version::<DB>)) else {
+            return OutboxError::NotMigrated(error);
+        };
+        tracing::debug!(%error, "the tables are of another version");
+        other
+    }
+
     /// Who has locked something, as far as that can be found out soon.
     async fn locked_by(&self) -> String {
-        const SOON: Duration = Duration::from_secs(3);
         let asking = async {
             let mut connection = self.connect().await?;
             DB::locked_by(&mut connection, &self.shared.names).await
@@ -401,7 +421,7 @@ impl<DB: Store> Outbox<DB> {
     /// A connection of its own that waits for no lock for longer than this.
     async fn connect_for(&self, wait: Duration) -> Result<DB::Connection, sqlx::Error> {
         let mut connection = self.connect().await?;
-        DB::bound_locks(&mut connection, &self.shared.names, wait).await?;
+        DB::bound_waits(&mut connection, &self.shared.names, wait).await?;
         Ok(connection)
     }
 

@@ -7,7 +7,13 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use tidings_contract::EventId;
 
-use super::{Entry, Outbox, OutboxError, Store, Way};
+use super::{Entry, Outbox, OutboxError, Store, Way, chunks::chunks, taken::Operation};
+
+/// So many are looked at at once.
+const PAGE: u32 = 1000;
+/// A list leaves out a payload of more bytes, and headers of more.
+const LONGEST_SHOWN: usize = 4 * 1024 * 1024;
+const LONGEST_HEADERS: usize = 400_000;
 
 /// An event that is put aside. A row that cannot be read is told as far as it can: an event id of zeros, the nearest
 /// time of the years 1 to 9999, the beginning of a name or a key that is too long; its error says which.
@@ -24,10 +30,11 @@ pub struct ParkedEvent {
     pub version: i32,
     /// The event's key.
     pub key: Option<String>,
-    /// The headers, a JSON object of texts; left out when they have more than 400,000 bytes.
+    /// The headers, a JSON object of texts; left out when they have more than 400,000 bytes, and by
+    /// [`Outbox::parked_heads`].
     pub headers: String,
-    /// The payload; as text where it is. A list leaves it out when it has more than 4 MiB; what is discarded has all
-    /// of it.
+    /// The payload; as text where it is. [`Outbox::parked`] leaves it out when it has more than 4 MiB,
+    /// [`Outbox::parked_heads`] always; what is discarded has all of it.
     #[serde(serialize_with = "as_text")]
     pub payload: Vec<u8>,
     /// How many bytes the payload has.
@@ -69,6 +76,47 @@ impl ParkedSelection {
             Self::Key(key) => (None, Some(key)),
             Self::Id(id) => (Some(*id), None),
         }
+    }
+}
+
+/// How much of a parked row is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// All but headers and payload.
+    Head,
+    /// All that is not too long to be shown.
+    Shown,
+    /// All of the payload, however long it is.
+    Whole,
+}
+
+/// How large the parts of a parked row are, which is known without reading them.
+#[derive(Debug, Clone, Copy)]
+pub struct ParkedSize {
+    /// Its place in the outbox.
+    pub id: i64,
+    /// The bytes of its payload.
+    pub payload: usize,
+    /// The bytes of its headers.
+    pub headers: usize,
+}
+
+impl Extent {
+    /// How much is read of a row.
+    fn bytes(self, size: &ParkedSize) -> usize {
+        let up_to = |most: usize, bytes: usize| if bytes > most { 0 } else { bytes };
+        let headers = up_to(LONGEST_HEADERS, size.headers);
+        match self {
+            Self::Head => 0,
+            Self::Shown => up_to(LONGEST_SHOWN, size.payload) + headers,
+            Self::Whole => size.payload + headers,
+        }
+    }
+
+    /// The first of these rows: as many as may be in memory at once, at least one.
+    fn first(self, sizes: &[ParkedSize]) -> Vec<i64> {
+        let first = chunks(sizes, |size| self.bytes(size)).next();
+        first.into_iter().flatten().map(|size| size.id).collect()
     }
 }
 
@@ -125,10 +173,62 @@ impl<DB: Store> Outbox<DB> {
         behind: i64,
         limit: u32,
     ) -> Result<Vec<ParkedEvent>, OutboxError> {
-        let mut connection = self.acquire().await?;
+        let page = (behind, limit);
+        self.read_parked(selection, page, Extent::Shown).await
+    }
+
+    /// The same without headers and payloads, which are not read: for lists.
+    ///
+    /// # Errors
+    /// As for [`Outbox::parked`].
+    pub async fn parked_heads(
+        &self,
+        selection: &ParkedSelection,
+        behind: i64,
+        limit: u32,
+    ) -> Result<Vec<ParkedEvent>, OutboxError> {
+        let page = (behind, limit);
+        self.read_parked(selection, page, Extent::Head).await
+    }
+
+    /// The same with all of the payloads, however large they are: to keep them elsewhere.
+    ///
+    /// # Errors
+    /// As for [`Outbox::parked`].
+    pub async fn parked_whole(
+        &self,
+        selection: &ParkedSelection,
+        behind: i64,
+        limit: u32,
+    ) -> Result<Vec<ParkedEvent>, OutboxError> {
+        let page = (behind, limit);
+        self.read_parked(selection, page, Extent::Whole).await
+    }
+
+    async fn read_parked(
+        &self,
+        selection: &ParkedSelection,
+        (mut behind, limit): (i64, u32),
+        extent: Extent,
+    ) -> Result<Vec<ParkedEvent>, OutboxError> {
         let names = &self.shared.names;
-        let parked = DB::parked(&mut connection, names, selection, behind, limit).await;
-        self.end(connection, parked).await
+        let limit = limit.min(PAGE);
+        let reading = async |connection: &mut DB::Connection| {
+            loop {
+                let sizes = DB::parked_sizes(connection, names, selection, behind, limit).await?;
+                let ids = extent.first(&sizes);
+                let Some(last) = ids.last() else {
+                    return Ok(Vec::new());
+                };
+                let parked = DB::parked(connection, names, &ids, extent).await?;
+                // When all of them have gone meanwhile, there may be more behind them.
+                if !parked.is_empty() {
+                    return Ok(parked);
+                }
+                behind = *last;
+            }
+        };
+        self.operate(Operation::One, reading).await
     }
 
     /// Asks the relay to publish what is put aside, in the order in which it was written; with an event, all
@@ -138,9 +238,10 @@ impl<DB: Store> Outbox<DB> {
     /// # Errors
     /// [`OutboxError::NotMigrated`] without tables, else [`OutboxError::Database`].
     pub async fn unpark(&self, selection: &ParkedSelection) -> Result<u64, OutboxError> {
-        let mut connection = self.acquire().await?;
-        let asked = DB::unpark(&mut connection, &self.shared.names, selection).await;
-        let asked = self.end(connection, asked).await?;
+        let names = &self.shared.names;
+        let asking =
+            async |connection: &mut DB::Connection| DB::unpark(connection, names, selection).await;
+        let asked = self.operate(Operation::One, asking).await?;
         self.shared.wake.committed();
         Ok(asked)
     }
@@ -157,30 +258,56 @@ impl<DB: Store> Outbox<DB> {
         selection: &ParkedSelection,
         limit: u32,
     ) -> Result<Vec<ParkedEvent>, OutboxError> {
-        let mut tx = self.acquire_to_write().await?;
-        let discarding = async {
+        let limit = limit.min(PAGE);
+        let discarding = async |connection: &mut DB::Connection| {
             let names = &self.shared.names;
-            let discarded = DB::discard(&mut tx, names, selection, limit).await?;
-            // Otherwise a verification could take them for lost.
-            let given_up: Vec<Entry> = discarded.iter().map(given_up).collect();
-            DB::record(&mut tx, names, &given_up, Way::Discarded).await?;
-            Ok(discarded)
+            let sizes = DB::parked_sizes(connection, names, selection, i64::MIN, limit).await?;
+            let ids = Extent::Whole.first(&sizes);
+            self.give_up(connection, &ids, Extent::Whole).await
         };
-        let discarded = discarding.await;
-        let mut discarded = self.end(tx, discarded).await?;
-        discarded.sort_by_key(|event| event.id);
-        for ParkedEvent {
-            id,
-            event,
-            name,
-            key,
-            ..
-        } in &discarded
-        {
-            tracing::warn!(row = id, event.id = %event, event.name = name, key, "a parked event is discarded");
-        }
+        Ok(told(self.operate(Operation::Several, discarding).await?))
+    }
+
+    /// Gives up these rows, as far as they are parked; returns them without headers and payloads.
+    ///
+    /// # Errors
+    /// As for [`Outbox::discard`].
+    pub async fn discard_rows(&self, ids: &[i64]) -> Result<Vec<ParkedEvent>, OutboxError> {
+        let discarding = async |connection: &mut DB::Connection| {
+            self.give_up(connection, ids, Extent::Head).await
+        };
+        Ok(told(self.operate(Operation::Several, discarding).await?))
+    }
+
+    async fn give_up(
+        &self,
+        connection: &mut DB::Connection,
+        ids: &[i64],
+        extent: Extent,
+    ) -> Result<Vec<ParkedEvent>, sqlx::Error> {
+        let names = &self.shared.names;
+        let discarded = DB::discard(connection, names, ids, extent).await?;
+        // Otherwise a verification could take them for lost.
+        let given_up: Vec<Entry> = discarded.iter().map(given_up).collect();
+        DB::record(connection, names, &given_up, Way::Discarded).await?;
         Ok(discarded)
     }
+}
+
+/// Says what was given up, in the order of the places.
+fn told(mut discarded: Vec<ParkedEvent>) -> Vec<ParkedEvent> {
+    discarded.sort_by_key(|event| event.id);
+    for ParkedEvent {
+        id,
+        event,
+        name,
+        key,
+        ..
+    } in &discarded
+    {
+        tracing::warn!(row = id, event.id = %event, event.name = name, key, "a parked event is discarded");
+    }
+    discarded
 }
 
 /// What the ledger says of an event that was given up.

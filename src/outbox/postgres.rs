@@ -1,6 +1,18 @@
 //! The outbox on PostgreSQL 14 or newer: an insert-only log in a ring of partitions, and a cursor that
 //! is a snapshot. Needs no superuser and no extension.
 
+/// How a transaction of ours begins. Between two of its statements is no work of anybody's. A host that is gone, or a
+/// link that has lost it, closes no connection: after this time the server ends the transaction, and what it has locked
+/// is free.
+macro_rules! begin_own {
+    ($then:literal) => {
+        concat!(
+            "begin; set local idle_in_transaction_session_timeout = '15s'",
+            $then
+        )
+    };
+}
+
 mod checkpoint;
 mod columns;
 mod contents;
@@ -32,13 +44,13 @@ use uuid::Uuid;
 use fetch::{PagePosition, PgCursor};
 use origin::SYSTEM;
 pub use rebase::{Rebase, RebaseError, RebasedEvent};
-use turn::{Turn, query, query_of};
+use turn::{execute, fetch_optional, query, query_of};
 
 use super::{
     ParkedEvent, ParkedSelection,
-    link::Session,
+    link::{Backend, Session},
     origin::Origin,
-    parked::WaitsFor,
+    parked::{Extent, ParkedSize, WaitsFor},
     status::{HeldSlot, Status},
     store::{
         Bound, Checkpoint, Claim, Migration, Names, Page, Parked, Reclaimed, Rows, Statements,
@@ -52,9 +64,10 @@ const LOCK_MIGRATIONS: &str = "select pg_advisory_xact_lock(7163384699739271)";
 impl Statements for Postgres {
     const KIND: &'static str = "postgres";
     const BEGIN: &'static str = "begin";
+    const BEGIN_OWN: &'static str = begin_own!("");
     const TAKES_TURNS: bool = false;
     const IS_REMOTE: bool = true;
-    const BEGIN_TO_LOOK: Option<&'static str> = Some("begin; set local lock_timeout = '5s'");
+    const BEGIN_TO_LOOK: Option<&'static str> = Some(begin_own!("; set local lock_timeout = '5s'"));
     const MIGRATION_TABLE: &'static str = "tidings.migration";
     const MIGRATIONS: &'static [Migration] = &[
         Migration {
@@ -207,13 +220,12 @@ impl Statements for Postgres {
             where owner = $1 or lease_until < clock_timestamp()
             returning epoch, cursor::text, floor, page_snapshot::text, page_id, streams::text,
                 extract(epoch from pg_postmaster_start_time())::text, trouble::text";
-        let mut turn = Turn::begin(connection, names).await?;
-        let row = query(names, claim)
-            .bind(owner)
-            .bind(lease.as_secs_f64())
-            .fetch_optional(&mut *turn)
-            .await?;
-        turn.end().await?;
+        let row = fetch_optional(
+            connection,
+            names,
+            query(names, claim).bind(owner).bind(lease.as_secs_f64()),
+        )
+        .await?;
         let Some(row) = row else { return Ok(None) };
         let page: (Option<String>, Option<i64>) = (row.try_get(3)?, row.try_get(4)?);
         Ok(Some(Claim {
@@ -255,13 +267,13 @@ impl Statements for Postgres {
         );
         // Safe: constants and a checked identifier.
         let complain = sqlx::AssertSqlSafe(names.text(&complain, '.'));
-        let mut turn = Turn::begin(connection, names).await?;
-        query_of(names, complain)
-            .bind(owner)
-            .bind(troubles)
-            .execute(&mut *turn)
-            .await?;
-        turn.end().await
+        execute(
+            connection,
+            names,
+            query_of(names, complain).bind(owner).bind(troubles),
+        )
+        .await
+        .map(drop)
     }
 
     async fn note_limit(
@@ -270,12 +282,13 @@ impl Statements for Postgres {
         max_payload: usize,
     ) -> Result<(), sqlx::Error> {
         let note = "update tidings.relay set max_payload = $1 where max_payload <> $1";
-        let mut turn = Turn::begin(connection, names).await?;
-        query(names, note)
-            .bind(i32::try_from(max_payload).unwrap_or(i32::MAX))
-            .execute(&mut *turn)
-            .await?;
-        turn.end().await
+        execute(
+            connection,
+            names,
+            query(names, note).bind(i32::try_from(max_payload).unwrap_or(i32::MAX)),
+        )
+        .await
+        .map(drop)
     }
 
     async fn release(
@@ -285,13 +298,13 @@ impl Statements for Postgres {
     ) -> Result<(), sqlx::Error> {
         let release = "update tidings.relay set owner = null, lease_until = '-infinity'
             where owner = $1 and epoch = $2";
-        let mut turn = Turn::begin(connection, names).await?;
-        query(names, release)
-            .bind(&tenure.owner)
-            .bind(tenure.epoch)
-            .execute(&mut *turn)
-            .await?;
-        turn.end().await
+        execute(
+            connection,
+            names,
+            query(names, release).bind(&tenure.owner).bind(tenure.epoch),
+        )
+        .await
+        .map(drop)
     }
 
     async fn fetch(
@@ -350,14 +363,23 @@ impl Statements for Postgres {
         relayed::ahead(connection, names, cursor, ids).await
     }
 
-    async fn parked(
+    async fn parked_sizes(
         connection: &mut PgConnection,
         names: &Names,
         selection: &ParkedSelection,
         behind: i64,
         limit: u32,
+    ) -> Result<Vec<ParkedSize>, sqlx::Error> {
+        parked::sizes(connection, names, selection, behind, limit).await
+    }
+
+    async fn parked(
+        connection: &mut PgConnection,
+        names: &Names,
+        ids: &[i64],
+        extent: Extent,
     ) -> Result<Vec<ParkedEvent>, sqlx::Error> {
-        parked::list(connection, names, selection, behind, limit).await
+        parked::list(connection, names, ids, extent).await
     }
 
     async fn unpark(
@@ -371,10 +393,10 @@ impl Statements for Postgres {
     async fn discard(
         connection: &mut PgConnection,
         names: &Names,
-        selection: &ParkedSelection,
-        limit: u32,
+        ids: &[i64],
+        extent: Extent,
     ) -> Result<Vec<ParkedEvent>, sqlx::Error> {
-        parked::discard(connection, names, selection, limit).await
+        parked::discard(connection, names, ids, extent).await
     }
 
     async fn reclaim(
@@ -393,12 +415,19 @@ impl Statements for Postgres {
         reclaim::held(connection, names).await
     }
 
-    async fn bound_locks(
+    async fn bound_waits(
         connection: &mut PgConnection,
         names: &Names,
         wait: Duration,
     ) -> Result<(), sqlx::Error> {
-        holders::bound_locks(connection, names, wait).await
+        holders::bound_waits(connection, names, wait).await
+    }
+
+    async fn end_session(
+        connection: &mut PgConnection,
+        backend: Backend,
+    ) -> Result<bool, sqlx::Error> {
+        sessions::end_session(connection, backend).await
     }
 
     fn is_locked_out(error: &sqlx::Error) -> bool {

@@ -34,6 +34,7 @@ mod lost;
 mod progress;
 mod reporter;
 mod resume;
+mod rights;
 mod route;
 mod stand_by;
 mod trouble;
@@ -45,8 +46,8 @@ use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Outbox, OutboxError, Store,
-    home::{Home, KeptHome, of_version, text},
+    Outbox, Store,
+    home::{Home, KeptHome, text},
     origin::Origin,
     store::{Claim, Statements, Tenure, Waiting},
 };
@@ -54,7 +55,7 @@ use crate::{background::Background, bus::Bus};
 use aside::Aside;
 use course::Course;
 pub use error::RelayError;
-use fault::{Fault, fault_of};
+use fault::{Fault, fault_of, is_of_version};
 use fence::Fence;
 use fetch::Fetcher;
 use give_back::{give_back, nothing_aside};
@@ -175,6 +176,7 @@ impl<DB: Store> Relay<DB> {
     pub async fn run(self, bus: Bus, stop: CancellationToken) -> Result<(), RelayError> {
         self.outbox.learn_limit(&bus);
         let schema = self.outbox.shared.names.schema();
+        let bus = bus.reading_as(&format!("relay-{schema}"));
         let stand_by = StandBy::listen(&bus, schema).await;
         let life = Life::new(&bus, &stop, |troubles| {
             Reporter::new(schema, DB::KIND, &self.settings.owner, troubles)
@@ -309,18 +311,7 @@ impl<DB: Store> Relay<DB> {
     async fn look(&self) -> Result<(DB::Connection, Home), Fault> {
         let names = &self.outbox.shared.names;
         let mut connection = self.connect().await?;
-        if let Err(OutboxError::Version {
-            found,
-            known,
-            is_newer,
-        }) = of_version::<DB>(DB::version(&mut connection, names).await?)
-        {
-            return Err(Fault::Version {
-                found,
-                known,
-                is_newer,
-            });
-        }
+        is_of_version::<DB>(&mut connection, names).await?;
         match DB::origin(&mut connection, names).await? {
             Origin::Own => {}
             Origin::Standby => return Err(Fault::Standby),
@@ -363,7 +354,10 @@ impl<DB: Store> Relay<DB> {
     ) -> Result<(), Fault> {
         life.admit(home).await?;
         let (stored, mut interruptions) = stored_behind(&life.bus, &claim.streams).await?;
+        let schema = self.outbox.shared.names.schema();
+        let streams: Vec<String> = claim.streams.keys().cloned().collect();
         tokio::select! {
+            never = rights::tell_missing(&life.bus, schema, &streams, &life.rights) => match never {},
             result = self.pipeline(life, claim, stored.into(), aside, way) => result,
             // Behind a new connection there may be another stream of that name, or an older copy of it.
             Ok(()) = interruptions.changed() => Err(Fault::Disconnected),

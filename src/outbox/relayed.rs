@@ -9,6 +9,7 @@ use super::{
     Outbox, OutboxError, Store,
     names::Names,
     store::{Entry, Positions, Rows},
+    taken::Operation,
 };
 
 /// Entries that are read at once.
@@ -147,27 +148,35 @@ pub trait Archive: sqlx::Database {
 
 impl<DB: Store> Outbox<DB> {
     pub(crate) async fn passed(&self) -> Result<Passed, OutboxError> {
-        let mut connection = self.acquire().await?;
-        let passed = DB::passed(&mut connection, &self.shared.names).await;
-        self.end(connection, passed).await
+        let names = &self.shared.names;
+        self.operate(Operation::One, async |connection| {
+            DB::passed(connection, names).await
+        })
+        .await
     }
 
     pub(crate) async fn relayed(&self, stretch: &Stretch<'_>) -> Result<Vec<Relayed>, OutboxError> {
-        let mut connection = self.acquire_to_begin().await?;
-        let relayed = DB::relayed(&mut connection, &self.shared.names, stretch).await;
-        self.end(connection, relayed).await
+        let names = &self.shared.names;
+        self.operate(Operation::Own, async |connection| {
+            DB::relayed(connection, names, stretch).await
+        })
+        .await
     }
 
     pub(super) async fn relayed_rows(&self, stretch: &Stretch<'_>) -> Result<Rows, OutboxError> {
-        let mut connection = self.acquire_to_begin().await?;
-        let rows = DB::relayed_rows(&mut connection, &self.shared.names, stretch).await;
-        self.end(connection, rows).await
+        let names = &self.shared.names;
+        self.operate(Operation::Own, async |connection| {
+            DB::relayed_rows(connection, names, stretch).await
+        })
+        .await
     }
 
     pub(crate) async fn beginnings(&self, from: i64) -> Result<Vec<Beginning>, OutboxError> {
-        let mut connection = self.acquire().await?;
-        let beginnings = DB::beginnings(&mut connection, &self.shared.names, from).await;
-        self.end(connection, beginnings).await
+        let names = &self.shared.names;
+        self.operate(Operation::One, async |connection| {
+            DB::beginnings(connection, names, from).await
+        })
+        .await
     }
 
     /// Entries that end behind a place, in the order of their ends; all that end at the last one's place. Empty
@@ -175,9 +184,11 @@ impl<DB: Store> Outbox<DB> {
     pub(crate) async fn entries(&self, behind: i64) -> Result<Vec<Entry>, OutboxError> {
         let mut limit = ENTRIES;
         loop {
-            let mut connection = self.acquire().await?;
-            let entries = DB::entries(&mut connection, &self.shared.names, behind, limit).await;
-            let mut entries = self.end(connection, entries).await?;
+            let names = &self.shared.names;
+            let reading = async |connection: &mut DB::Connection| {
+                DB::entries(connection, names, behind, limit).await
+            };
+            let mut entries = self.operate(Operation::One, reading).await?;
             if entries.len() < limit {
                 return Ok(entries);
             }

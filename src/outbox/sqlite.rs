@@ -24,7 +24,7 @@ use columns::{read, rows};
 
 use super::{
     ParkedEvent, ParkedSelection,
-    parked::WaitsFor,
+    parked::{Extent, ParkedSize, WaitsFor},
     status::Status,
     store::{
         Bound, Checkpoint, Claim, LEDGER_RETENTION, Migration, Names, Page, Parked, Reclaimed,
@@ -90,7 +90,9 @@ impl Statements for Sqlite {
         error.as_database_error().is_some_and(|error| {
             let message = error.message();
             // A column: of a later migration than the last one that was run.
-            message.starts_with("no such table") || message.starts_with("no such column")
+            message.starts_with("no such table")
+                || message.starts_with("no such column")
+                || message.contains("has no column named")
         })
     }
 
@@ -375,14 +377,23 @@ impl Statements for Sqlite {
         relayed::ahead(connection, names, cursor, ids).await
     }
 
-    async fn parked(
+    async fn parked_sizes(
         connection: &mut SqliteConnection,
         names: &Names,
         selection: &ParkedSelection,
         behind: i64,
         limit: u32,
+    ) -> Result<Vec<ParkedSize>, sqlx::Error> {
+        parked::sizes(connection, names, selection, behind, limit).await
+    }
+
+    async fn parked(
+        connection: &mut SqliteConnection,
+        names: &Names,
+        ids: &[i64],
+        extent: Extent,
     ) -> Result<Vec<ParkedEvent>, sqlx::Error> {
-        parked::list(connection, names, selection, behind, limit).await
+        parked::list(connection, names, ids, extent).await
     }
 
     async fn unpark(
@@ -396,10 +407,10 @@ impl Statements for Sqlite {
     async fn discard(
         connection: &mut SqliteConnection,
         names: &Names,
-        selection: &ParkedSelection,
-        limit: u32,
+        ids: &[i64],
+        extent: Extent,
     ) -> Result<Vec<ParkedEvent>, sqlx::Error> {
-        parked::discard(connection, names, selection, limit).await
+        parked::discard(connection, names, ids, extent).await
     }
 
     /// Deletes in chunks, so that no writer waits for long, and looks at the oldest rows only: writers wait for
@@ -437,7 +448,7 @@ impl Statements for Sqlite {
         })
     }
 
-    async fn bound_locks(
+    async fn bound_waits(
         connection: &mut SqliteConnection,
         _: &Names,
         wait: Duration,

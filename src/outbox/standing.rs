@@ -11,6 +11,7 @@ use super::{
     Outbox, OutboxError, Store,
     names::Names,
     store::{Position, Statements},
+    taken::Operation,
 };
 use crate::bus::{At, Bus, BusError, StreamState};
 
@@ -308,10 +309,12 @@ impl<DB: Store> Outbox<DB> {
         loss.settled = Some((Utc::now(), how));
         let shown = loss.shown(stream);
         tracing::warn!(stream, ?how, "what the stream has lost is seen to");
-        let mut connection = self.acquire().await?;
         let settled = Losses::from([(stream.to_owned(), loss)]);
-        let written = write::<DB>(&mut connection, &self.shared.names, &settled).await;
-        self.end(connection, written).await?;
+        let names = &self.shared.names;
+        self.operate(Operation::One, async |connection| {
+            write::<DB>(connection, names, &settled).await
+        })
+        .await?;
         Ok(Some(shown))
     }
 
@@ -324,16 +327,20 @@ impl<DB: Store> Outbox<DB> {
     ) -> Result<(), OutboxError> {
         let loss = StoredLoss::new(standing.clone(), was.clone());
         let found = Losses::from([(stream.to_owned(), loss)]);
-        let mut connection = self.acquire().await?;
-        let kept = keep::<DB>(&mut connection, &self.shared.names, found).await;
-        self.end(connection, kept).await.map(drop)
+        let names = &self.shared.names;
+        self.operate(Operation::One, async |connection| {
+            keep::<DB>(connection, names, found).await
+        })
+        .await
+        .map(drop)
     }
 
     async fn stored_losses(&self) -> Result<Losses, OutboxError> {
-        let mut connection = self.acquire().await?;
-        let text = DB::losses(&mut connection, &self.shared.names).await;
-        let losses = text.and_then(|text| losses_from(&text));
-        self.end(connection, losses).await
+        let names = &self.shared.names;
+        self.operate(Operation::One, async |connection| {
+            losses_from(&DB::losses(connection, names).await?)
+        })
+        .await
     }
 }
 

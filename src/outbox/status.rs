@@ -2,11 +2,42 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
+use sqlx::{ColumnIndex, Decode, Row, Type};
 
-use super::{Loss, Outbox, OutboxError, Store, standing::REPAIR};
-use crate::bus::NatsIdentity;
+use super::{
+    Loss, Outbox, OutboxError, Store,
+    standing::{REPAIR, losses_from, open},
+    store::unsigned,
+    taken::Operation,
+};
+use crate::{bus::NatsIdentity, start::shifted};
+
+/// What is parked: how much, how much of it waits, and goes back by itself, and the oldest of both kinds. What is asked
+/// for goes back, and what waits for a stream or a subject; so does what follows the first one of a key that does. Of
+/// a time that is none nothing can be told.
+macro_rules! parked_figures {
+    ($table:literal, $is_time:literal) => {
+        concat!(
+            "select count(*) as events, count(waits_for) as waiting,
+                   count(*) filter (where goes_back) as going_back,
+                   min(at) filter (where goes_back and ", $is_time, ") as oldest,
+                   min(at) filter (where not goes_back and ", $is_time, ") as oldest_undecided
+            from (
+                select log.at, log.waits_for, log.waits_for is not null or log.asked_at is not null
+                    or coalesce(leader.waits_for is not null or leader.asked_at is not null, false) as goes_back
+                from ", $table, " as log
+                left join (
+                    select key, min(id) as id from ", $table, "
+                    where waits_for is null or waits_for not like 'stream %' group by key
+                ) as first on first.key = log.key and first.id < log.id
+                left join ", $table, " as leader on leader.id = first.id
+            ) as each"
+        )
+    };
+}
+pub(super) use parked_figures;
 
 /// How an outbox stands.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -297,15 +328,65 @@ const OVERDUE_S: f64 = 10.0;
 /// How long it is waited for something to be confirmed.
 const MOVES_WITHIN: Duration = Duration::from_secs(2);
 
-fn ago(seconds: f64) -> DateTime<Utc> {
+pub(super) fn ago(seconds: f64) -> DateTime<Utc> {
     let age = Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or_default();
-    Utc::now() - age
+    let age = TimeDelta::from_std(age).unwrap_or(TimeDelta::MAX);
+    shifted(Utc::now(), -age)
 }
 
 fn count(events: u64) -> String {
     match events {
         1 => "1 event".to_owned(),
         events => format!("{events} events"),
+    }
+}
+
+impl Status {
+    /// The figures as both databases give them, in one order; `at` is when the last batch was confirmed.
+    pub(super) fn read<'r, R>(row: &'r R, at: Option<DateTime<Utc>>) -> Result<Self, sqlx::Error>
+    where
+        R: Row,
+        usize: ColumnIndex<R>,
+        i64: Decode<'r, R::Database> + Type<R::Database>,
+        f64: Decode<'r, R::Database> + Type<R::Database>,
+        &'r str: Decode<'r, R::Database> + Type<R::Database>,
+        String: Decode<'r, R::Database> + Type<R::Database>,
+    {
+        let last_batch = match at {
+            None => None,
+            Some(at) => Some(LastBatch {
+                at,
+                events: unsigned(row.try_get(7)?),
+                stream: row.try_get(8)?,
+                last_sequence: unsigned(row.try_get(9)?),
+            }),
+        };
+        let (parked, returning) = (unsigned(row.try_get(5)?), unsigned(row.try_get(18)?));
+        Ok(Self {
+            backlog: unsigned(row.try_get(3)?),
+            oldest_unpublished_seconds: row.try_get(4)?,
+            oldest_behind_seconds: row.try_get(16)?,
+            lease: LeaseStatus {
+                owner: row.try_get(0)?,
+                epoch: row.try_get(1)?,
+                remaining_seconds: row.try_get(2)?,
+                lasts_seconds: row.try_get(12)?,
+            },
+            last_batch,
+            parked,
+            delayed: unsigned(row.try_get(10)?),
+            next_due_seconds: row.try_get(11)?,
+            refuses: None,
+            held: Vec::new(),
+            waiting: unsigned(row.try_get(13)?),
+            returning,
+            undecided: parked.saturating_sub(returning),
+            oldest_undecided_seconds: row.try_get(17)?,
+            stands_still: false,
+            nats: None,
+            troubles: troubles_from(row.try_get(14)?)?,
+            losses: open(&losses_from(row.try_get(15)?)?),
+        })
     }
 }
 
@@ -328,20 +409,18 @@ impl<DB: Store> Outbox<DB> {
     }
 
     async fn figures(&self) -> Result<Status, OutboxError> {
-        let mut connection = self.acquire().await?;
         let names = &self.shared.names;
-        let looking = async {
-            let origin = DB::origin(&mut connection, names).await?;
-            let status = DB::status(&mut connection, names).await?;
-            let home = DB::home(&mut connection, names).await?;
+        self.operate(Operation::One, async |connection| {
+            let origin = DB::origin(connection, names).await?;
+            let status = DB::status(connection, names).await?;
+            let home = DB::home(connection, names).await?;
             Ok(Status {
                 nats: home.kept.map(|kept| kept.nats),
-                held: DB::held(&mut connection, names).await?,
+                held: DB::held(connection, names).await?,
                 refuses: origin.refusal(),
                 ..status
             })
-        };
-        let status = looking.await;
-        self.end(connection, status).await
+        })
+        .await
     }
 }

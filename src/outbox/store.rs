@@ -9,9 +9,18 @@ use sqlx::{Connection, Database};
 use tidings_contract::{Envelope, EventId};
 
 use super::{
-    HeldSlot, ParkedEvent, ParkedSelection, Status, contents::Contents, delayed::Schedule,
-    home::HomeKeeping, inbox::Remember, link::Session, mend::Mending, origin::Origin,
-    parked::WaitsFor, relayed::Archive, standing::LossKeeping, traced::Trail,
+    HeldSlot, ParkedEvent, ParkedSelection, Status,
+    contents::Contents,
+    delayed::Schedule,
+    home::HomeKeeping,
+    inbox::Remember,
+    link::{Backend, Session},
+    mend::Mending,
+    origin::Origin,
+    parked::{Extent, ParkedSize, WaitsFor},
+    relayed::Archive,
+    standing::LossKeeping,
+    traced::Trail,
 };
 
 pub(super) use super::{
@@ -45,6 +54,8 @@ pub trait Statements:
     const KIND: &'static str;
     /// How a transaction that writes begins.
     const BEGIN: &'static str;
+    /// How one begins in which are only statements of ours, where it has to be told to end when its client is gone.
+    const BEGIN_OWN: &'static str = Self::BEGIN;
     /// Whether it has one writer at a time. The others look again and again, which is neither quick nor fair.
     const TAKES_TURNS: bool;
     /// Whether it is at the end of a connection, which can be lost, and not in this process.
@@ -197,13 +208,21 @@ pub trait Statements:
         ids: &[i64],
     ) -> impl Future<Output = Result<HashSet<i64>, sqlx::Error>> + Send;
 
-    /// Parked rows in the order of ids, behind an id.
-    fn parked(
+    /// How large parked rows are, in the order of ids, behind an id. Reads no payload.
+    fn parked_sizes(
         connection: &mut Self::Connection,
         names: &Names,
         selection: &ParkedSelection,
         behind: i64,
         limit: u32,
+    ) -> impl Future<Output = Result<Vec<ParkedSize>, sqlx::Error>> + Send;
+
+    /// These parked rows, as far as they are there, in the order of ids.
+    fn parked(
+        connection: &mut Self::Connection,
+        names: &Names,
+        ids: &[i64],
+        extent: Extent,
     ) -> impl Future<Output = Result<Vec<ParkedEvent>, sqlx::Error>> + Send;
 
     /// Asks for parked rows; returns how many.
@@ -217,8 +236,8 @@ pub trait Statements:
     fn discard(
         connection: &mut Self::Connection,
         names: &Names,
-        selection: &ParkedSelection,
-        limit: u32,
+        ids: &[i64],
+        extent: Extent,
     ) -> impl Future<Output = Result<Vec<ParkedEvent>, sqlx::Error>> + Send;
 
     /// Frees events that are older than `retention` and behind the cursor, and entries of the ledger that are
@@ -238,9 +257,9 @@ pub trait Statements:
         std::future::ready(Ok(Vec::new()))
     }
 
-    /// Has statements on a connection of its own wait for a lock no longer than this, where that is no matter of the
-    /// connection's options.
-    fn bound_locks(
+    /// Has statements on a connection of its own wait for a lock no longer than this, and the server not for long for a
+    /// client that is gone, where that is no matter of the connection's options.
+    fn bound_waits(
         _connection: &mut Self::Connection,
         _names: &Names,
         _wait: Duration,
@@ -268,6 +287,14 @@ pub trait Statements:
         _names: &Names,
     ) -> impl Future<Output = Result<Vec<Session>, sqlx::Error>> + Send {
         std::future::ready(Ok(Vec::new()))
+    }
+
+    /// Ends a transaction of this user's, and its connection. Says whether it was at a statement.
+    fn end_session(
+        _connection: &mut Self::Connection,
+        _backend: Backend,
+    ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send {
+        std::future::ready(Ok(false))
     }
 
     /// The figures of `tidings outbox status`.

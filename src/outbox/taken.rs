@@ -109,52 +109,53 @@ impl<DB: Store> Taken<DB> {
     }
 }
 
+/// What an operation does on a connection of the pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Operation {
+    /// Reads, or writes with one statement.
+    One,
+    /// Writes several things, or none.
+    Several,
+    /// Begins and ends its own transaction.
+    Own,
+}
+
 impl<DB: Store> Outbox<DB> {
-    /// A connection for an operation that somebody waits for. It does not wait for a lock for long; what it has
-    /// found is handed to [`Outbox::end`].
-    pub(super) async fn acquire(&self) -> Result<Taken<DB>, OutboxError> {
-        let taken = match DB::BEGIN_TO_LOOK {
-            Some(begin) => Taken::begin(&self.shared.pool, begin).await,
-            None => Taken::from(&self.shared.pool).await,
-        };
-        taken.map_err(OutboxError::Database)
-    }
-
-    /// The same for one that writes several things, or none.
-    pub(super) async fn acquire_to_write(&self) -> Result<Taken<DB>, OutboxError> {
-        let begin = DB::BEGIN_TO_LOOK.unwrap_or(DB::BEGIN);
-        match Taken::begin(&self.shared.pool, begin).await {
-            Ok(taken) => Ok(taken),
-            Err(error) => Err(self.explained(error).await),
-        }
-    }
-
-    /// The same for one that begins its own transaction.
-    pub(super) async fn acquire_to_begin(&self) -> Result<Taken<DB>, OutboxError> {
-        let mut taken = Taken::from(&self.shared.pool)
-            .await
-            .map_err(OutboxError::Database)?;
-        taken.is_asked = true;
-        Ok(taken)
-    }
-
-    /// Ends an operation: commits, or says what is wrong.
-    pub(super) async fn end<T>(
+    /// Does something on a connection of the pool that somebody waits for: in a transaction, which does not wait for
+    /// a lock for long, and is committed when the work is done. Otherwise nothing of it is kept. Says who has locked
+    /// something.
+    pub(super) async fn operate<T, W>(
         &self,
-        mut taken: Taken<DB>,
-        found: Result<T, sqlx::Error>,
-    ) -> Result<T, OutboxError> {
-        let ended = match taken.heard(found) {
-            Ok(found) => taken.commit().await.map(|()| found),
-            Err(error) => {
-                drop(taken);
-                Err(error)
-            }
-        };
-        match ended {
+        operation: Operation,
+        work: W,
+    ) -> Result<T, OutboxError>
+    where
+        W: AsyncFnOnce(&mut DB::Connection) -> Result<T, sqlx::Error>,
+    {
+        match self.operated(operation, work).await {
             Ok(found) => Ok(found),
             Err(error) => Err(self.explained(error).await),
         }
+    }
+
+    async fn operated<T, W>(&self, operation: Operation, work: W) -> Result<T, sqlx::Error>
+    where
+        W: AsyncFnOnce(&mut DB::Connection) -> Result<T, sqlx::Error>,
+    {
+        let mut taken = Taken::from(&self.shared.pool).await?;
+        match (operation, DB::BEGIN_TO_LOOK) {
+            (Operation::Own, _) | (Operation::One, None) => {}
+            (_, Some(begin)) => taken.open(begin).await?,
+            (Operation::Several, None) => taken.open(DB::BEGIN).await?,
+        }
+        let worked = match operation {
+            // In which state it is depends on the answers to the work.
+            Operation::Own => work(taken.asked()).await,
+            Operation::One | Operation::Several => work(&mut taken).await,
+        };
+        let found = taken.heard(worked)?;
+        taken.commit().await?;
+        Ok(found)
     }
 }
 

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use sqlx::Database;
 use tidings_contract::{Envelope, EventId, wire};
 
-use super::{Outbox, OutboxError, Store, names::Names};
+use super::{Outbox, OutboxError, Store, names::Names, taken::Operation};
 
 /// Which events are wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -200,41 +200,50 @@ impl TracedRow {
 
 impl<DB: Store> Outbox<DB> {
     pub(crate) async fn rows_of(&self, asked: &Asked) -> Result<Vec<TracedRow>, OutboxError> {
-        let mut connection = self.acquire().await?;
-        let rows = DB::rows_of(&mut connection, &self.shared.names, asked).await;
-        self.end(connection, rows).await
+        let names = &self.shared.names;
+        self.operate(Operation::One, async |connection| {
+            DB::rows_of(connection, names, asked).await
+        })
+        .await
     }
 
     pub(crate) async fn batches_of(&self, id: i64) -> Result<Vec<TracedBatch>, OutboxError> {
-        let mut connection = self.acquire().await?;
-        let batches = DB::batches_of(&mut connection, &self.shared.names, id).await;
-        self.end(connection, batches).await
+        let names = &self.shared.names;
+        self.operate(Operation::One, async |connection| {
+            DB::batches_of(connection, names, id).await
+        })
+        .await
     }
 
     pub(crate) async fn batches_at(
         &self,
         place: Spotted<'_>,
     ) -> Result<Vec<TracedBatch>, OutboxError> {
-        let mut connection = self.acquire().await?;
         let names = &self.shared.names;
         let sequence = super::store::sequence(place.sequence);
         let (stream, incarnation) = (place.stream, place.incarnation);
-        let batches = DB::batches_at(&mut connection, names, stream, incarnation, sequence).await;
-        self.end(connection, batches).await
+        self.operate(Operation::One, async |connection| {
+            DB::batches_at(connection, names, stream, incarnation, sequence).await
+        })
+        .await
     }
 
     pub(crate) async fn scopes_of(
         &self,
         event: EventId,
     ) -> Result<Vec<(String, Option<String>)>, OutboxError> {
-        let mut connection = self.acquire().await?;
-        let scopes = DB::scopes_of(&mut connection, &self.shared.names, event).await;
-        self.end(connection, scopes).await
+        let names = &self.shared.names;
+        self.operate(Operation::One, async |connection| {
+            DB::scopes_of(connection, names, event).await
+        })
+        .await
     }
 
     pub(crate) async fn oldest(&self) -> Result<Option<DateTime<Utc>>, OutboxError> {
-        let mut connection = self.acquire().await?;
-        let oldest = DB::oldest(&mut connection, &self.shared.names).await;
-        self.end(connection, oldest).await
+        let names = &self.shared.names;
+        self.operate(Operation::One, async |connection| {
+            DB::oldest(connection, names).await
+        })
+        .await
     }
 }

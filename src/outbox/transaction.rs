@@ -12,7 +12,7 @@ use super::{
     delayed::Delayed,
     distinct::distinct,
     inbox::Concluded,
-    link::{self, Waits},
+    link::{self, Backend, Waits},
     taken::Taken,
 };
 use crate::context;
@@ -26,8 +26,8 @@ use crate::context;
 #[must_use = "a transaction that is dropped is rolled back"]
 pub struct OutboxTransaction<DB: Store> {
     tx: Taken<DB>,
-    /// The server process that has it, if that is known.
-    pid: Option<i32>,
+    /// What it is at the server, if that is known.
+    backend: Option<Backend>,
     /// Whether the caller has had the connection.
     is_used: bool,
     /// When the pool gave the connection.
@@ -41,7 +41,7 @@ impl<DB: Store> OutboxTransaction<DB> {
     pub(super) fn new(tx: Taken<DB>, outbox: Outbox<DB>) -> Self {
         Self {
             tx,
-            pid: None,
+            backend: None,
             is_used: false,
             taken: Instant::now(),
             outbox,
@@ -56,14 +56,14 @@ impl<DB: Store> OutboxTransaction<DB> {
         self
     }
 
-    /// In the hands of this server process.
-    pub(super) fn of(mut self, pid: Option<i32>) -> Self {
-        self.pid = pid;
+    /// Which is this one at the server.
+    pub(super) fn of(mut self, backend: Option<Backend>) -> Self {
+        self.backend = backend;
         self
     }
 
-    pub(super) fn pid(&self) -> Option<i32> {
-        self.pid
+    pub(super) fn backend(&self) -> Option<Backend> {
+        self.backend
     }
 
     /// Ends it after an error; closes the connection when that has lost its other end.

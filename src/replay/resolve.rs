@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tidings_contract::EventId;
+
 use super::{ReplayError, standstill::lacks_shadow};
 use crate::{
     bus::{Bus, Part, filters, streams::retry_subject},
@@ -169,14 +171,17 @@ async fn range(
         None => part.last,
         Some(ReplayPoint::Beginning) => part.first,
         Some(ReplayPoint::Sequence(sequence)) => sequence,
-        Some(ReplayPoint::Time(time)) => bus.sequence_at(stream, time).await? - 1,
+        Some(ReplayPoint::Time(time)) => bus.sequence_at(stream, time).await?.saturating_sub(1),
     };
     let last = last.min(part.last);
     if last < first {
         return Ok(None);
     }
-    let from_here = bus.count_from(stream, &names, first).await?;
-    let from_there = bus.count_from(stream, &names, last + 1).await?;
+    let name = || EventId::now().as_uuid().simple().to_string();
+    let from_here = bus.count_from(stream, &names, first, &name()).await?;
+    let from_there = bus
+        .count_from(stream, &names, last.saturating_add(1), &name())
+        .await?;
     let events = from_here.saturating_sub(from_there);
     let last_at = bus.kept(stream, last).await?.map(|kept| kept.stored_at);
     Ok((events > 0).then(|| ReplayRange {

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use tidings_contract::EventId;
+use tidings_contract::{EventId, Name};
 use tokio::sync::mpsc;
 
 use super::{
@@ -164,6 +164,13 @@ impl<DB: Store> Sift<DB> {
 
     async fn wants(&mut self, row: Seen<'_>) -> Result<bool, RepublishError> {
         let looks = self.republish.looks();
+        // No relay has carried it.
+        let name = row.marked.name;
+        let is_none = !self.streams.knows(name) && Name::parse(name).is_err();
+        if row.marked.version == 0 || is_none {
+            self.told.unconfirmed += 1;
+            return Ok(false);
+        }
         // What nobody has ever taken need not have a stream now.
         if looks && self.republish.prefix.is_none() && !self.is_confirmed(row.id).await? {
             self.told.unconfirmed += 1;

@@ -205,7 +205,11 @@ fn no_instance(state: &SubscriberState, seen: &Seen) -> Option<SubscriberIssue> 
     }
     let waiting = waiting(state, seen.now)?;
     let name = &state.name;
-    let pulls: u64 = state.consumers.iter().map(|one| one.pulls).sum();
+    let pulls = state
+        .consumers
+        .iter()
+        .map(|one| one.pulls)
+        .fold(0, u64::saturating_add);
     let issue = match pulls {
         0 => {
             let last = state.last_seen_at.map_or_else(
@@ -266,7 +270,10 @@ fn of_events(state: &SubscriberState) -> (u64, u64) {
     let consumers = state.consumers.iter();
     let consumers = consumers.filter(|one| !(knows_retries && one.is_of_retries));
     consumers.fold((0, 0), |sum, one| {
-        (sum.0 + one.pending, sum.1 + one.unanswered)
+        (
+            sum.0.saturating_add(one.pending),
+            sum.1.saturating_add(one.unanswered),
+        )
     })
 }
 

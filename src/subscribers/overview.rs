@@ -19,8 +19,8 @@ use crate::{
         streams::{StreamSpec, retry_subject},
     },
     job::{Replay, ReplayState},
-    replaying::ReplayId,
     replica::{EVERYBODY, Replica, can_be_durable, status_subject},
+    start::shifted,
 };
 
 /// How many subscribers are looked at at once.
@@ -115,7 +115,7 @@ impl Subscribers {
         let subscribers: Vec<SubscriberState> = states.into_iter().flatten().collect();
         let is_one = |name: &str| subscribers.iter().any(|one| one.name == name);
         let others = ground.durables.found.iter();
-        let others = others.filter(|one| !is_one(&one.name) && !is_of_a_replay(&one.name));
+        let others = others.filter(|one| !is_one(&one.name) && !one.is_of_replay());
         let others = others.map(|one| OtherConsumer {
             stream: one.stream.clone(),
             name: one.name.clone(),
@@ -190,7 +190,7 @@ impl Subscribers {
         durables: Vec<&Durable>,
         ground: &Ground,
     ) -> Option<SubscriberState> {
-        if is_of_a_replay(name) {
+        if durables.iter().any(|one| one.is_of_replay()) {
             return None;
         }
         let retries = retry_subject(name, ">");
@@ -275,12 +275,15 @@ impl Subscribers {
         state.known_pending = is_known.then(|| state.pending());
         let ahead = ground.durables.server_ahead;
         let seen = Seen {
-            now: heard_at + ahead,
+            now: shifted(heard_at, ahead),
             are_asked,
             has_retries,
             has_letters,
             lease,
-            clocks: clocks(&state.replicas, (asked_at + ahead, heard_at + ahead)),
+            clocks: clocks(
+                &state.replicas,
+                (shifted(asked_at, ahead), shifted(heard_at, ahead)),
+            ),
             replays: self.stuck_replays(&state, are_asked, &ground.replays).await,
         };
         state.issues = issues(&state, &seen);
@@ -435,7 +438,7 @@ fn missing(
 }
 
 /// How far each instance's clock is ahead of the server's; it answered between these moments.
-fn clocks(
+pub(super) fn clocks(
     replicas: &[Replica],
     (from, to): (DateTime<Utc>, DateTime<Utc>),
 ) -> Vec<(String, TimeDelta)> {
@@ -455,10 +458,4 @@ fn clocks(
 fn read(answers: &[Bytes]) -> impl Iterator<Item = Replica> {
     let read = |answer: &Bytes| serde_json::from_slice::<Replica>(answer).ok();
     answers.iter().filter_map(read)
-}
-
-/// Whether it is the consumer of a replay.
-fn is_of_a_replay(name: &str) -> bool {
-    let id = name.strip_prefix("replay-");
-    id.is_some_and(|id| id.parse::<ReplayId>().is_ok())
 }

@@ -101,7 +101,7 @@ impl Subscribers {
         };
         let replays = unfinished(&self.bus, Some(name)).await?;
         let entries = self.bus.entries_of(name).await?;
-        let waits = retries.due + retries.scheduled > 0;
+        let waits = retries.due > 0 || retries.scheduled > 0;
         if durables.is_empty() && entries.is_empty() && replays.is_empty() && !waits {
             let name = name.to_owned();
             return Err(SubscribersError::Unknown { name }.into());
@@ -174,11 +174,7 @@ impl Subscribers {
                     continue;
                 }
             }
-            let consumer = replay.consumer();
-            for range in &replay.ranges {
-                self.bus.delete_consumer(&range.stream, &consumer).await?;
-            }
-            return Ok(());
+            return self.bus.delete_consumers_of(&replay).await;
         }
     }
 

@@ -172,7 +172,7 @@ impl Subscribers {
         let stream = &durable.stream;
         let subjects = filters(&durable.config);
         let part = self.bus.part(stream).await?;
-        let end = part.map_or(0, |part| part.last) + 1;
+        let end = part.map_or(0, |part| part.last).saturating_add(1);
         let to = match to {
             Start::Beginning => 1,
             Start::New => end,
@@ -189,10 +189,10 @@ impl Subscribers {
         if durable.earliest().is_none_or(|earliest| to < earliest) {
             return Err(before_its_start(&durable.name, stream));
         }
-        let from = durable.delivered() + 1;
+        let from = durable.delivered().saturating_add(1);
         let between = (from.min(to), from.max(to) - 1);
         let survey = self.bus.survey(stream, &subjects, between).await?;
-        let events = survey.names.values().sum();
+        let events = survey.names.values().copied().fold(0, u64::saturating_add);
         let (again, skipped) = if to < from { (events, 0) } else { (0, events) };
         Ok(StreamReset {
             stream: stream.clone(),
@@ -226,13 +226,15 @@ impl SubscriberReset {
     /// How many events are delivered again, of all streams.
     #[must_use]
     pub fn again(&self) -> u64 {
-        self.streams.iter().map(|one| one.again).sum()
+        let again = self.streams.iter().map(|one| one.again);
+        again.fold(0, u64::saturating_add)
     }
 
     /// How many events are never delivered, of all streams.
     #[must_use]
     pub fn skipped(&self) -> u64 {
-        self.streams.iter().map(|one| one.skipped).sum()
+        let skipped = self.streams.iter().map(|one| one.skipped);
+        skipped.fold(0, u64::saturating_add)
     }
 }
 

@@ -65,9 +65,11 @@ impl OutboxTrace {
 impl TracedBatch {
     /// The sequence of a row, when no place of the batch's range is another batch's.
     pub(super) fn sequence_of(&self, row: i64) -> Option<u64> {
-        let places = u64::try_from(self.last_row - self.first_row + 1).ok()?;
-        let at = u64::try_from(row - self.first_row).ok()?;
-        (places == self.events).then_some(self.first_sequence + at)
+        let places = self.last_row.checked_sub(self.first_row)?.checked_add(1)?;
+        let places = u64::try_from(places).ok()?;
+        let at = u64::try_from(row.checked_sub(self.first_row)?).ok()?;
+        let sequence = self.first_sequence.checked_add(at)?;
+        (places == self.events).then_some(sequence)
     }
 }
 
@@ -92,5 +94,41 @@ impl StoredEvent {
             incarnation: batch.incarnation.clone(),
             identity: String::new(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fuzz_batches_of_the_ledger() {
+        let seeds = [
+            "10 12 3 5 11",
+            "-9223372036854775808 9223372036854775807 18446744073709551615 18446744073709551615 17",
+            "0 1 2 18446744073709551615 1",
+        ];
+        crate::fuzz::fuzz_text("batch of the ledger", &seeds, |text| {
+            let numbers: Vec<i128> = text
+                .split(' ')
+                .filter_map(|text| text.parse().ok())
+                .collect();
+            let id = |at: usize| i64::try_from(*numbers.get(at)?).ok();
+            let count = |at: usize| u64::try_from(*numbers.get(at)?).ok();
+            let batch = TracedBatch {
+                at: DateTime::UNIX_EPOCH,
+                epoch: 0,
+                events: count(2).unwrap_or(u64::MAX),
+                first_row: id(0).unwrap_or(i64::MIN),
+                last_row: id(1).unwrap_or(i64::MAX),
+                stream: String::new(),
+                incarnation: String::new(),
+                first_sequence: count(3).unwrap_or(u64::MAX),
+                last_sequence: u64::MAX,
+            };
+            let found = batch.sequence_of(id(4).unwrap_or(i64::MIN));
+            assert!(found.is_none_or(|sequence| sequence >= batch.first_sequence));
+            found.is_some()
+        });
     }
 }

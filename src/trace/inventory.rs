@@ -14,13 +14,15 @@ use crate::{
 /// Streams and consumers, as far as they can be seen.
 #[derive(Default)]
 pub(super) struct Inventory {
-    /// The streams that may have events, by name; nothing for one that is gone.
+    /// The streams that have events of ours, by name; nothing for one that is gone.
     pub(super) streams: BTreeMap<String, Option<Expanse>>,
+    /// The other streams that may have some: nobody has named them.
+    pub(super) others: Vec<String>,
     /// The names of all streams; nothing when NATS does not answer.
     pub(super) all: Option<Vec<String>>,
     /// Streams that do not answer.
     pub(super) unseen: BTreeSet<String>,
-    /// The durable consumers of these streams.
+    /// The durable consumers of all streams.
     pub(super) durables: Vec<Durable>,
     /// The replays that are running or remembered.
     pub(super) replays: Vec<Replay>,
@@ -64,9 +66,16 @@ impl Inventory {
             .filter(|durable| subscribers.contains(&durable.name))
             .map(|durable| durable.stream.clone());
         let ours = StreamSpec::of_subscribers().map(|spec| spec.name);
+        let may_have_events = |name: &&String| {
+            let is_of_the_system = ["$", "KV_", "OBJ_"].iter().any(|one| name.starts_with(one));
+            !is_of_the_system && !ours.contains(name)
+        };
         let mut names: BTreeSet<String> = known.into_iter().chain(of_subscribers).collect();
         names.extend(search.trace.streams.iter().cloned());
         names.retain(|name| !ours.contains(name));
+        let others = all.iter().filter(may_have_events);
+        let others = others.filter(|name| !names.contains(*name));
+        inventory.others = others.cloned().collect();
         for name in names {
             match bus.expanse(&name).await {
                 Ok(stream) => drop(inventory.streams.insert(name, stream)),
@@ -76,11 +85,8 @@ impl Inventory {
                 }
             }
         }
-        let streams = &inventory.streams;
         // Those of replays are no subscribers.
-        durables.retain(|durable| {
-            streams.contains_key(&durable.stream) && !durable.name.starts_with("replay-")
-        });
+        durables.retain(|durable| !durable.is_of_replay());
         inventory.durables = durables;
         inventory.all = Some(all);
         match replays_of(bus).await {

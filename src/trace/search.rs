@@ -1,10 +1,6 @@
 //! Searching for events, place by place: the outbox, its ledger, the streams. Never decides what became of them.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    ops::ControlFlow,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc};
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use tidings_contract::{EventId, Name, Pattern};
@@ -16,7 +12,11 @@ use super::{
     report::{OutboxTrace, Searched, StoredEvent, Traced, TracedBatch, TracedEvent},
     told::{Meant, Told},
 };
-use crate::bus::{Bus, Expanse, Read, Sighting, Start, quoted};
+use crate::{
+    bus::{Bus, Expanse, Sighting, Start, quoted},
+    error_text::error_texts,
+    start::shifted,
+};
 
 /// How far clocks may be apart.
 const SKEW: TimeDelta = TimeDelta::minutes(5);
@@ -65,14 +65,18 @@ impl<'a> Search<'a> {
     pub(super) async fn run(mut self) -> Result<Traced, TraceError> {
         self.read_rows().await;
         let known = ask!(self, records => records.streams());
-        let inventory = self.inventory(known).await?;
+        let mut inventory = self.inventory(known).await?;
         if matches!(self.sought, Sought::Event(_)) {
             self.read_ledger(&inventory).await;
             if self.is_anywhere_else() {
                 self.read_streams(&inventory).await;
             }
+            if self.is_anywhere_else() {
+                self.read_others(&mut inventory).await;
+            }
         } else {
             self.read_streams(&inventory).await;
+            self.read_others(&mut inventory).await;
             self.read_ledger(&inventory).await;
         }
         self.read_retries(&inventory).await;
@@ -105,12 +109,7 @@ impl<'a> Search<'a> {
     /// The outbox does not answer, and is not asked again.
     pub(super) fn lose<T: Default>(&mut self, error: RecordsError) -> T {
         self.records = None;
-        let mut text = error.to_string();
-        let mut cause = error.source();
-        while let Some(next) = cause {
-            text = format!("{text}: {next}");
-            cause = next.source();
-        }
+        let text = error_texts(&*error).join(": ");
         self.miss_unseen("outbox", format!("not searched: {text}"));
         T::default()
     }
@@ -187,11 +186,11 @@ impl<'a> Search<'a> {
         };
         let written = self.of_id(*id).filter_map(|(_, event)| event.written_at());
         let earliest = written.chain(made_at(*id)).min();
-        earliest.unwrap_or_else(|| Utc::now() - DAY) - SKEW
+        shifted(earliest.unwrap_or_else(|| Utc::now() - DAY), -SKEW)
     }
 
     /// Whether the event may be in a stream where the ledger has not led to.
-    fn is_anywhere_else(&self) -> bool {
+    pub(super) fn is_anywhere_else(&self) -> bool {
         let mut events = self.events.values();
         !events.any(|event| {
             let is_away = matches!(
@@ -267,7 +266,7 @@ impl<'a> Search<'a> {
         let (mut found, mut taken) = (None, None);
         let (first, last) = (batch.first_sequence, batch.last_sequence);
         let start = Start::Sequence(first);
-        let most = last - first + 1;
+        let most = last.saturating_sub(first).saturating_add(1);
         let see = |sighting: Sighting| {
             let Sighting {
                 sequence, envelope, ..
@@ -292,44 +291,6 @@ impl<'a> Search<'a> {
         self.say(name, format!("{what}, by the ledger of the outbox"));
         let taken = taken.filter(|_| found.is_none());
         Ok((found, taken.map(|taken| taken.trim_end().to_owned())))
-    }
-
-    /// Reads the headers of the streams.
-    async fn read_streams(&mut self, inventory: &Inventory) {
-        let Some(bus) = self.bus.clone() else {
-            return;
-        };
-        let start = Start::Time(self.since());
-        let is_one = matches!(self.sought, Sought::Event(_));
-        let (sought, limit) = (self.sought, self.trace.limit);
-        for (name, stream) in &inventory.streams {
-            let Some(stream) = stream else {
-                self.miss(name, "there is no such stream");
-                continue;
-            };
-            let mut found: VecDeque<Sighting> = VecDeque::new();
-            let see = |sighting: Sighting| {
-                if sought.means(&sighting.envelope) {
-                    found.push_back(sighting);
-                    if found.len() > limit {
-                        found.pop_front();
-                    }
-                }
-                match is_one && !found.is_empty() {
-                    true => ControlFlow::Break(()),
-                    false => ControlFlow::Continue(()),
-                }
-            };
-            let most = self.trace.messages;
-            match bus.seek(name, start, stream.last, most, see).await {
-                Ok(read) => self.say(name, said(&read)),
-                Err(error) => self.miss_unseen(name, format!("not searched to its end: {error}")),
-            }
-            for sighting in found {
-                let stored = StoredEvent::of(name, stream, &sighting);
-                self.meet(&sighting.envelope).stored.push(stored);
-            }
-        }
     }
 
     /// The batches of what was found without a row, and of what was found in one of several.
@@ -434,24 +395,6 @@ pub(super) fn takes(stream: &Expanse, name: &str) -> bool {
 pub(super) fn made_at(id: EventId) -> Option<DateTime<Utc>> {
     let (seconds, nanos) = id.as_uuid().get_timestamp()?.to_unix();
     DateTime::from_timestamp(i64::try_from(seconds).ok()?, nanos)
-}
-
-fn said(read: &Read) -> String {
-    let Some((from, to)) = read.from.zip(read.to) else {
-        return "nothing was stored in the time that was searched".to_owned();
-    };
-    let Read {
-        messages, is_cut, ..
-    } = read;
-    let more = match is_cut {
-        true => "; those before were not read",
-        false => "",
-    };
-    format!(
-        "{messages} messages, of {} to {}{more}",
-        time(from),
-        time(to)
-    )
 }
 
 pub(super) fn time(at: DateTime<Utc>) -> String {

@@ -48,7 +48,7 @@ impl Search<'_> {
             let Some(last) = page.last() else {
                 return self.say(&stream, format!("all {read} messages"));
             };
-            next = last.sequence + 1;
+            next = last.sequence.saturating_add(1);
             for waiting in page.iter().filter_map(Waiting::of) {
                 self.waits(waiting);
             }

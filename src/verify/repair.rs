@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use super::{Examined, Verification, Verify, VerifyError};
+use super::{Examined, Verification, VerifiedStream, Verify, VerifyError};
 use crate::outbox::{
     Chosen, Loss, OutboxError, RepublishError, Sender, Sending, Settled, Standing, Store,
 };
@@ -21,7 +21,7 @@ pub struct Repair {
     pub republished: BTreeMap<String, u64>,
     /// How many of them lie behind later ones of their key now.
     pub late: u64,
-    /// Events that are missing and that the outbox has let go of meanwhile.
+    /// Events that are missing and that the outbox has let go of meanwhile, or can no longer read; the log names those.
     pub out_of_reach: u64,
     /// The losses that are told no more.
     pub settled: Vec<Loss>,
@@ -44,8 +44,10 @@ impl Repair {
     #[must_use]
     pub fn is_whole(&self) -> bool {
         let mut streams = self.found.streams.iter();
-        self.out_of_reach == 0
-            && streams.all(|stream| stream.altered + stream.duplicated + stream.out_of_order == 0)
+        let is_whole = |stream: &VerifiedStream| {
+            stream.altered + stream.duplicated + stream.out_of_order == 0 && stream.issue.is_none()
+        };
+        self.out_of_reach == 0 && streams.all(is_whole)
     }
 
     /// How many events were published again.

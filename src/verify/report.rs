@@ -44,6 +44,8 @@ pub struct VerifiedStream {
     pub late: u64,
     /// Messages whose event is not in the outbox: published by others, or no longer kept there.
     pub others: u64,
+    /// What of its settings keeps events from subscribers that are there, with the cure.
+    pub issue: Option<String>,
     /// The differences one by one: a thousand of each kind at most.
     pub differences: Vec<Difference>,
 }
@@ -121,15 +123,16 @@ impl VerifiedStream {
             out_of_order: 0,
             late: 0,
             others: 0,
+            issue: None,
             differences: Vec::new(),
         }
     }
 
-    /// Whether it holds what was confirmed, as it was written, once and in order.
+    /// Whether it holds what was confirmed, as it was written, once and in order, where subscribers find it.
     #[must_use]
     pub fn is_sound(&self) -> bool {
         let wrong = self.missing + self.altered + self.duplicated + self.out_of_order;
-        self.standing == Standing::Known && wrong == 0
+        self.standing == Standing::Known && wrong == 0 && self.issue.is_none()
     }
 
     pub(super) fn tell(&mut self, difference: Difference) {

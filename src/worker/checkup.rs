@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::bus::{ConsumerLook, ConsumerSpec, durable_issues};
+use crate::bus::{ConsumerLook, ConsumerSpec, durable_issues, setting_text};
 
 /// For how long events may wait, and none come, though there is place.
 const STUCK: Duration = Duration::from_secs(7);
@@ -140,17 +140,14 @@ impl Checkup {
 fn still(spec: &ConsumerSpec, (setting, now, wanted): &(String, Value, Value)) -> String {
     let (stream, durable) = (&spec.stream, &spec.durable);
     if setting == "inactive_threshold" {
-        let time = Duration::from_nanos(now.as_u64().unwrap_or_default());
+        let time = setting_text(setting, now);
         return format!(
-            "the consumer {durable} of {stream} is deleted when no instance has pulled for {time:?} (inactive_threshold), and \
+            "the consumer {durable} of {stream} is deleted when no instance has pulled for {time} (inactive_threshold), and \
              then events may be handled again; the stream wants it so: take it away with `nats stream edit {stream} \
              --limit-consumer-inactive=0`"
         );
     }
-    let wanted = match wanted {
-        Value::Null => "unset".to_owned(),
-        wanted => wanted.to_string(),
-    };
+    let (now, wanted) = (setting_text(setting, now), setting_text(setting, wanted));
     format!(
         "{setting} of the consumer {durable} of {stream} is {now} and not {wanted}, though it was set back: find who else changes \
          the consumer, or delete it with `nats consumer rm {stream} {durable}`: an instance makes it anew"

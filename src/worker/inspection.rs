@@ -9,8 +9,9 @@ use std::{
 
 use tokio::time::{Instant, MissedTickBehavior};
 
+use super::needs::needs;
 use crate::{
-    bus::{BadEntry, Bus, BusError, ConsumerSpec, Role},
+    bus::{BadEntry, Bus, BusError, ConsumerSpec, Need, Role},
     replica::Replica,
 };
 
@@ -26,6 +27,8 @@ const MOST: usize = 100;
 pub(super) struct Inspection {
     /// Each stream, what it is, and which subjects are wanted of it.
     streams: Mutex<BTreeMap<(String, Role), BTreeSet<String>>>,
+    /// What each subscriber needs to be allowed.
+    needs: Mutex<BTreeMap<String, Vec<Need>>>,
     found: Mutex<Found>,
 }
 
@@ -33,14 +36,25 @@ pub(super) struct Inspection {
 struct Found {
     of_streams: BTreeMap<String, Vec<String>>,
     of_bucket: Vec<String>,
+    /// Rights that are missing, by subscriber.
+    of_rights: BTreeMap<String, Vec<String>>,
     bad: BTreeMap<String, BadEntry>,
     /// Streams that this user may not look at.
     denied: BTreeSet<String>,
 }
 
 impl Inspection {
-    /// Has the streams of a subscriber looked at; the last consumer is that of its retries.
-    pub(super) fn add(&self, consumers: &[ConsumerSpec], dead_letters: &str) {
+    /// Has the streams of a subscriber, and what it may do, looked at; the last consumer is that of its retries.
+    pub(super) fn add(
+        &self,
+        consumers: &[ConsumerSpec],
+        dead_letters: &str,
+        (name, is_ordered): (&str, bool),
+    ) {
+        let needed = needs(consumers, dead_letters, name, is_ordered);
+        let mut all = self.needs.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(name.to_owned(), needed);
+        drop(all);
         let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
         streams
             .entry((dead_letters.to_owned(), Role::DeadLetters))
@@ -61,9 +75,16 @@ impl Inspection {
         let mut looks = tokio::time::interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut set_back_at: Option<Instant> = None;
+        let mut lost = bus.losses();
+        lost.mark_changed();
         loop {
             looks.tick().await;
             if bus.is_connected() {
+                // Another connection may have other rights.
+                if lost.has_changed().unwrap_or(false) {
+                    lost.mark_unchanged();
+                    self.look_at_rights(&bus).await;
+                }
                 self.look_at_streams(&bus).await;
                 self.look_at_bucket(&bus, &mut set_back_at).await;
                 self.look_at_entries(&bus).await;
@@ -75,6 +96,8 @@ impl Inspection {
     pub(super) fn issues_of(&self, replica: &Replica) -> Vec<String> {
         let found = self.found();
         let mut issues = found.of_bucket.clone();
+        let of_rights = found.of_rights.get(&replica.subscriber);
+        issues.extend(of_rights.into_iter().flatten().cloned());
         for ((stream, role), _) in self.wanted() {
             let is_its = role == Role::DeadLetters
                 || replica.wants.iter().any(|wanted| wanted.stream == stream);
@@ -97,6 +120,20 @@ impl Inspection {
         }
         tracing::error!("{entry}");
         found.bad.insert(entry.key.clone(), entry);
+    }
+
+    async fn look_at_rights(&self, bus: &Bus) {
+        let needs = self.needs.lock();
+        let needs = needs.unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(rights) = bus.rights().await else {
+            return;
+        };
+        for (subscriber, mut needed) in needs {
+            needed.push(Need::subscribe(bus.an_inbox(), "answers"));
+            let missing = rights.missing(&needed);
+            let before = self.found().of_rights.insert(subscriber, missing.clone());
+            tell(&before.unwrap_or_default(), &missing);
+        }
     }
 
     async fn look_at_streams(&self, bus: &Bus) {

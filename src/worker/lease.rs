@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use crate::{
     bus::{Bus, BusError},
+    error_text::unplaced,
     log::{Lasting, short},
     position::Position,
     replaying::ReplayId,
@@ -305,7 +306,10 @@ pub(crate) async fn forget_handled(
 /// An entry that nobody can read is nobody's.
 fn read(value: &[u8]) -> Written {
     serde_json::from_slice(value).unwrap_or_else(|error| {
-        tracing::warn!(%error, "the lease is not readable: it counts as free");
+        tracing::warn!(
+            error = unplaced(&error),
+            "the lease is not readable: it counts as free"
+        );
         Written::default()
     })
 }
@@ -313,4 +317,23 @@ fn read(value: &[u8]) -> Written {
 fn bytes_of(written: &Written) -> Bytes {
     // Texts and numbers always serialise.
     serde_json::to_vec(written).unwrap_or_default().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fuzz_leases() {
+        let seeds = [
+            r#"{"owner":"x","handled":{"EVENTS 2026":[[17,1700000000000000000],[18446744073709551615,-1]]},"unclean":2}"#,
+            r#"{"owner":null}"#,
+        ];
+        crate::fuzz::fuzz_json("lease", &seeds, |value| {
+            let written = read(value);
+            let again = read(&bytes_of(&written));
+            assert_eq!(bytes_of(&again), bytes_of(&written));
+            written.owner.is_some() || !written.handled.is_empty()
+        });
+    }
 }

@@ -405,10 +405,6 @@ impl<S: Send + Sync + 'static> Desk<S> {
 
     /// Deletes the consumers of a replay that is over.
     async fn clean_up(&self, replay: &Replay) -> Result<(), BusError> {
-        let consumer = replay.consumer();
-        for range in &replay.ranges {
-            self.bus.delete_consumer(&range.stream, &consumer).await?;
-        }
-        Ok(())
+        self.bus.delete_consumers_of(replay).await
     }
 }

@@ -301,7 +301,7 @@ impl Source {
                 self.begin_again().await;
                 return ControlFlow::Continue(());
             }
-            order.next += 1;
+            order.next = order.next.saturating_add(1);
         }
         if let Some(replay) = &mut arrival.replay {
             self.to.courses.join(&self.bus, replay).await;

@@ -293,7 +293,7 @@ mod tests {
 
     use tokio::time::{Instant, sleep};
 
-    use super::{Duration, Ran, RwLock, run_alone};
+    use super::{Duration, Ran, RwLock, letter, read, run_alone};
 
     /// A suspect that takes so long: how it ran, how long others waited for it, and whether it was marked then.
     async fn others_wait_for(suspect: Duration) -> (Ran<Duration>, Duration, bool) {
@@ -330,5 +330,17 @@ mod tests {
         let (ran, waited, was_marked) = others_wait_for(hours).await;
         assert_eq!((waited.as_secs(), was_marked), (60 + 1, false));
         assert!(matches!(ran, Ran::Beside(took) if took >= hours));
+    }
+
+    #[test]
+    fn fuzz_marks_of_suspects() {
+        let seed = r#"{"stream":"EVENTS","sequence":18446744073709551615,"since":"2026-11-21T09:30:00Z",
+            "processes":["0190e6e4-7a3e-7c3e-9d3e-3b1f0d8a6a11"]}"#;
+        crate::fuzz::fuzz_json("mark of a suspect", &[seed], |value| {
+            let mark = read(value);
+            let letter = letter(&mark, u32::MAX);
+            assert_eq!(letter.attempts, u32::MAX);
+            !mark.processes.is_empty()
+        });
     }
 }

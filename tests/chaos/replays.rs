@@ -28,6 +28,11 @@ trials!(
     a_replay_that_is_cancelled_at_once: in short on sqlite,
 );
 
+/// What was in hand ends by then: a handler's time and more.
+const STANDS_STILL: Duration = Duration::from_secs(120);
+/// No replay takes so long, whatever machine it is.
+const IS_DONE: Duration = Duration::from_secs(600);
+
 /// How many events are replayed, and how many in a second: slow enough to be met by faults on its way.
 fn size() -> (u64, u32) {
     if table::is_long() {
@@ -77,7 +82,7 @@ impl<DB: Effects> Replaying<DB> {
     }
 
     fn durable(&self) -> String {
-        format!("replay-{}", self.replay.id)
+        self.replay.consumer()
     }
 
     /// What is asked of its effects.
@@ -146,12 +151,18 @@ impl<DB: Effects> Replaying<DB> {
 
     /// Waits until what was in hand has ended; how many effects there are then.
     async fn stands_still(&self) -> i64 {
+        let began = Instant::now();
         let mut before = -1;
         loop {
             let now = self.effects().await;
             if now == before {
                 return now;
             }
+            let waited = began.elapsed();
+            assert!(
+                waited < STANDS_STILL,
+                "{now} effects after {waited:?}, and still more"
+            );
             before = now;
             // real time: the handlers are in other processes
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -181,7 +192,13 @@ impl<DB: Effects> Replaying<DB> {
     /// Waits until it is done. While live events wait it has an eighth of the places, so it may take its time.
     async fn is_done(&self) {
         let (before, is_over) = (Cell::new(-1), Cell::new(false));
+        let began = Instant::now();
         while !is_over.get() {
+            let waited = began.elapsed();
+            assert!(
+                waited < IS_DONE,
+                "it goes on, and is not done after {waited:?}"
+            );
             eventually("the replay goes on, or is done", || async {
                 let found = self.world().replays().find(self.replay.id).await;
                 is_over.set(found.is_ok_and(|status| status.replay.state == ReplayState::Done));

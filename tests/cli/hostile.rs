@@ -147,3 +147,25 @@ async fn settings_that_cannot_be_used_are_named_and_end_with_2() {
     );
     assert!(!ended.stderr.contains("s3cret"), "{ended:?}");
 }
+
+/// As an unset variable of the shell gives it.
+#[tokio::test]
+async fn an_empty_text_selects_nothing_and_is_refused() {
+    let world = World::start(Store::Sqlite).await.set_up().await;
+    for arguments in [
+        &["trace", "--key", ""][..],
+        &["trace", "--correlation", ""],
+        &["dead-letters", "list", "--subscriber", ""],
+        &["dead-letters", "redrive", "--key", ""],
+        &["dead-letters", "discard", "--yes", "--fingerprint", ""],
+        &["dead-letters", "export", "--cause", ""],
+        &["outbox", "parked", "--key", ""],
+        &["outbox", "unpark", "--key", ""],
+        &["outbox", "discard", "--yes", "--key", ""],
+        &["outbox", "delayed", "--key", ""],
+        &["outbox", "republish", "--from", "1", "--key", ""],
+        &["replay", "start", "mail", "--from", "1", "--key", ""],
+    ] {
+        world.refused(2, arguments).await;
+    }
+}

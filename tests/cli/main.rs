@@ -6,6 +6,7 @@
 #[macro_use]
 mod support;
 
+mod compose;
 mod configuration;
 mod dead_letters;
 mod delayed;
@@ -13,6 +14,7 @@ mod demo;
 mod failover;
 mod half_trace;
 mod hostile;
+mod left;
 mod migrate;
 mod parked;
 mod publish;

@@ -7,6 +7,7 @@ const ADA: &str = "0190e6e4-7a3e-7c3e-9d3e-3b1f0d8a6a11";
 both!(
     an_event_is_told_from_its_commit_to_its_subscribers,
     an_event_that_nobody_knows_ends_with_1,
+    an_event_whose_stream_nobody_configured_is_found,
 );
 
 impl World {
@@ -143,4 +144,17 @@ async fn an_event_that_nobody_knows_ends_with_1(world: World) {
     );
     world.refused(2, &["trace", ADA, "--key", "ada"]).await;
     world.refused(2, &["trace", ADA, "--limit", "0"]).await;
+}
+
+async fn an_event_whose_stream_nobody_configured_is_found(world: World) {
+    let world = world.set_up().await;
+    let id = world.publish_user(&["--direct"]).await;
+    world.write("tidings.toml", "");
+    for arguments in [&[&*id][..], &["--key", ADA], &["--correlation", &id]] {
+        let told = world.traced(arguments).await;
+        says(
+            &told,
+            &[&id, "EVENTS", "stored at sequence 1, and there now"],
+        );
+    }
 }

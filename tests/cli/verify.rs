@@ -8,6 +8,7 @@ both!(
     a_stream_that_lost_an_event_is_told_from_one_that_did_not,
     what_a_stream_has_lost_is_published_again,
     a_loss_can_be_accepted,
+    a_stream_that_changes_subjects_is_named_with_the_setting,
 );
 
 async fn a_stream_that_lost_an_event_is_told_from_one_that_did_not(world: World) {
@@ -218,4 +219,32 @@ async fn a_loss_can_be_accepted(world: World) {
     world.ok(&["outbox", "status"]).await;
     let refused = world.refused(1, &["outbox", "accept", &name]).await;
     assert!(refused.contains("nothing is known to be lost"), "{refused}");
+}
+
+/// All is there, and nobody gets it.
+async fn a_stream_that_changes_subjects_is_named_with_the_setting(world: World) {
+    let world = world.set_up().await;
+    let client = async_nats::connect(world.nats.url()).await.unwrap();
+    let context = async_nats::jetstream::new(client);
+    let stream = context.get_stream("EVENTS").await.unwrap();
+    let mut config = stream.cached_info().config.clone();
+    config.subject_transform = Some(async_nats::jetstream::stream::SubjectTransform {
+        source: "user.>".to_owned(),
+        destination: "elsewhere.>".to_owned(),
+    });
+    context.update_stream(config).await.unwrap();
+    let publish = ["publish", "user.created", "--data", "{}"];
+    world.ok(&publish).await;
+    let relay = world.spawn(&["relay"]);
+    world.backlog_is(0).await;
+    assert_eq!(relay.signalled("TERM").await, Some(0));
+    for verify in [&["verify"][..], &["verify", "--repair"]] {
+        let ended = world.run(verify).await;
+        assert_eq!(ended.code, Some(1), "{ended:?}");
+        for said in ["subject_transform of EVENTS", "--no-transform", "republish"] {
+            assert!(ended.stderr.contains(said), "{ended:?}");
+        }
+    }
+    world.ok(&["streams", "apply"]).await;
+    world.ok(&["verify"]).await;
 }

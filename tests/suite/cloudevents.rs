@@ -1,12 +1,6 @@
 //! P5, P7, P8: what other publishers send as CloudEvents reaches handlers as it was meant, on every way.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::SeqCst},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
 use sqlx::Sqlite;
 use tidings::{
@@ -16,22 +10,16 @@ use tidings::{
 
 use crate::{
     both,
-    support::{Database, Noted, Running, User, World, eventually, everything, within},
+    support::{Database, Running, Shop, User, World, eventually, everything, within},
 };
 
 const DURABLE: &str = "foreign";
-
-#[derive(Clone, Default)]
-struct App {
-    called: Noted,
-    accepts: Arc<AtomicBool>,
-}
 
 /// Notes everything that must not change from one delivery to the next.
 async fn handle<DB: Database>(
     user: User,
     mut tx: InboxTransaction<DB>,
-    cx: Context<App>,
+    cx: Context<Shop>,
 ) -> Result<(), Failure> {
     let key = cx.key().unwrap_or_default();
     let tenant = cx.extension("tenant").unwrap_or_default();
@@ -41,18 +29,15 @@ async fn handle<DB: Database>(
         .called
         .note(format!("{} {key} {tenant} {version} {id}", user.email));
     DB::count_up(&mut tx, &user.id).await?;
-    match cx.state().accepts.load(SeqCst) {
-        true => Ok(()),
-        false => Err(Failure::retry("not yet")),
-    }
+    cx.state().answer(Failure::retry("not yet"))
 }
 
-fn run<DB: Database>(world: &World<DB>, app: &App) -> Running<WorkerError> {
+fn run<DB: Database>(world: &World<DB>, shop: &Shop) -> Running<WorkerError> {
     let pause = Duration::from_millis(300);
     let subscriber = EventSubscriber::durable(DURABLE)
         .on_once(&world.outbox, handle::<DB>)
         .retry(Retry::exponential(pause, pause).attempts(2));
-    world.run(Worker::new(world.bus.clone(), app.clone()).subscribe(subscriber))
+    world.run(Worker::new(world.bus.clone(), shop.clone()).subscribe(subscriber))
 }
 
 /// As other SDKs send them.
@@ -73,8 +58,8 @@ both!(
 
 /// Live, again, given up, redriven, replayed, read and traced.
 async fn all_ways<DB: Database>(world: World<DB>, headers: &[u8], payload: &str) {
-    let app = App::default();
-    let running = run(&world, &app);
+    let shop = Shop::default();
+    let running = run(&world, &shop);
     world
         .publish_raw_with(b"user.created", headers, payload.as_bytes())
         .await;
@@ -86,7 +71,7 @@ async fn all_ways<DB: Database>(world: World<DB>, headers: &[u8], payload: &str)
     let mut reader = letters.read(DeadLetterSelection::default()).await.unwrap();
     let letter = reader.next().await.unwrap().unwrap();
     assert_eq!(letter.key.as_deref(), Some("Zo\u{eb}"));
-    app.accepts.store(true, SeqCst);
+    shop.accept(true);
     letters
         .redriver()
         .await
@@ -97,7 +82,7 @@ async fn all_ways<DB: Database>(world: World<DB>, headers: &[u8], payload: &str)
     eventually("its effect", || async { world.counted("ada").await == 1 }).await;
     world.replayed(DURABLE, &everything().key("Zo\u{eb}")).await;
     running.stop().await.unwrap();
-    let called = app.called.all();
+    let called = shop.called.all();
     assert_eq!((called.len(), world.counted("ada").await), (4, 2));
     assert!(called.iter().all(|call| *call == called[0]), "{called:?}");
     let id = letter.event.unwrap();
@@ -149,8 +134,8 @@ async fn from<DB: Database>(world: &World<DB>, source: &str, user: &str) {
 async fn one_id_of_two_sources_is_two_events_and_twice_from_one_is_one<DB: Database>(
     world: World<DB>,
 ) {
-    let app = App::default();
-    app.accepts.store(true, SeqCst);
+    let shop = Shop::default();
+    shop.accept(true);
     for (source, user) in [
         ("shop", "ada"),
         ("bank", "bob"),
@@ -160,7 +145,7 @@ async fn one_id_of_two_sources_is_two_events_and_twice_from_one_is_one<DB: Datab
         from(&world, source, user).await;
     }
     world.publish([&User::new("last")]).await;
-    let running = run(&world, &app);
+    let running = run(&world, &shop);
     eventually("the last one", || async {
         world.counted("last").await == 1
     })
@@ -215,8 +200,8 @@ async fn what_others_publish_twice_is_no_fault_of_the_stream<DB: Database>(world
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_read_is_a_dead_letter_that_says_why() {
     let world = World::<Sqlite>::start().await;
-    let app = App::default();
-    let running = run(&world, &app);
+    let shop = Shop::default();
+    let running = run(&world, &shop);
     let batch = format!("[{WRAPPER}]");
     let cases: [(&[u8], &str, &str); 6] = [
         (
@@ -262,7 +247,7 @@ async fn what_is_not_read_is_a_dead_letter_that_says_why() {
         assert_eq!(letter.payload, payload.as_bytes());
     }
     // Whoever is wrong about it is understood all the same.
-    app.accepts.store(true, SeqCst);
+    shop.accept(true);
     world
         .publish_raw_with(
             b"user.created",
@@ -277,9 +262,9 @@ async fn what_is_not_read_is_a_dead_letter_that_says_why() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_edited_payload_is_read_as_what_it_is() {
     let world = World::<Sqlite>::start().await;
-    let app = App::default();
-    app.accepts.store(true, SeqCst);
-    let running = run(&world, &app);
+    let shop = Shop::default();
+    shop.accept(true);
+    let running = run(&world, &shop);
     let batch: &[u8] =
         b"content-type: application/cloudevents-batch+json\r\ncontent-encoding: gzip";
     world.publish_raw_with(b"user.created", batch, b"[]").await;

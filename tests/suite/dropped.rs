@@ -1,23 +1,26 @@
 //! P1: whatever of the outbox is dropped on its way, by a timeout, a select or a client that has left, no connection of
 //! the service's pool is left in a transaction: what the service writes on it next is there.
 
-use std::{future::poll_fn, pin::pin, task::Poll, time::Duration};
+use std::{collections::BTreeSet, future::poll_fn, pin::pin, task::Poll, time::Duration};
 
 use sqlx::{Connection as _, Pool, Postgres, Sqlite, pool::PoolOptions};
 use tidings::{
     Context, EventPublisher, EventSubscriber, Failure, InboxTransaction, Outbox, OutboxError,
-    ParkedSelection, Worker,
+    ParkedSelection, Republish, Sought, Trace, Verify, Worker,
 };
 
 use crate::{
     both,
-    support::{Database, Proxy, User, World, eventually, within},
+    support::{Counted, Database, Proxy, User, World, eventually, within},
 };
 
 /// How long what is said takes, either way: long enough that every await is one.
-const LINK: Duration = Duration::from_millis(3);
-/// More polls than anything here has.
-const MOST_POLLS: usize = 200;
+const LINK: Duration = Duration::from_millis(2);
+
+/// After how many polls something is dropped: each of the first ones, then each seventh; more than anything here has.
+fn polls() -> impl Iterator<Item = usize> {
+    (0..24).chain((24..600).step_by(7))
+}
 
 /// A database behind a link.
 trait Distant: Database {
@@ -25,6 +28,8 @@ trait Distant: Database {
     fn distant(world: &World<Self>) -> impl Future<Output = Pool<Self>> + Send;
     /// How many connections, besides this one, are in a transaction that somebody has to end.
     fn left_open(pool: &Pool<Self>) -> impl Future<Output = i64> + Send;
+    /// Tries what this database alone has, and names it.
+    fn tried_too(world: &World<Self>) -> impl Future<Output = [&'static str; 2]> + Send;
 }
 
 impl Distant for Postgres {
@@ -37,6 +42,17 @@ impl Distant for Postgres {
             where datname = current_database() and state like 'idle in transaction%'";
         Self::number(pool, open).await
     }
+
+    async fn tried_too(world: &World<Self>) -> [&'static str; 2] {
+        // There is something to be done each time.
+        let elsewhere = "update tidings.relay set system = '1', cursor = '900000000:900000000:'";
+        Self::execute(world.outbox.pool(), elsewhere).await;
+        let dry_run = async |outbox: &Outbox<Self>| outbox.rebase_dry_run().await.unwrap();
+        nothing_is_left_open(world, "rebase_dry_run", dry_run).await;
+        let rebase = async |outbox: &Outbox<Self>| outbox.rebase().await.unwrap();
+        nothing_is_left_open(world, "rebase", rebase).await;
+        ["rebase", "rebase_dry_run"]
+    }
 }
 
 impl Distant for Sqlite {
@@ -47,6 +63,10 @@ impl Distant for Sqlite {
 
     async fn left_open(_: &Pool<Self>) -> i64 {
         0
+    }
+
+    async fn tried_too(_: &World<Self>) -> [&'static str; 2] {
+        ["rebase", "rebase_dry_run"]
     }
 }
 
@@ -89,7 +109,7 @@ async fn nothing_is_left_open<DB: Distant, T>(
     let pool = DB::distant(world).await;
     let outbox = Outbox::new(pool.clone());
     let mut is_done = false;
-    for polls in 0..MOST_POLLS {
+    for polls in polls() {
         is_done = polled(polls, work(&outbox)).await.is_some();
         let id = format!("{what} {polls}");
         let mark = format!("insert into mark values ('{id}')");
@@ -105,20 +125,33 @@ async fn nothing_is_left_open<DB: Distant, T>(
     assert_eq!(DB::left_open(world.outbox.pool()).await, 0, "{what}");
 }
 
+/// What of the outbox takes no connection of the service's pool, or has it from the caller.
+const OTHERS: [(&str, &str); 5] = [
+    ("enqueue", "in the caller's transaction"),
+    ("enqueue_all", "in the caller's transaction"),
+    ("enqueue_at", "in the caller's transaction"),
+    ("open", "there is no pool before it ends"),
+    ("temporary", "there is no pool before it ends"),
+];
+
 async fn whatever_is_dropped_leaves_no_transaction_behind<DB: Distant>(world: World<DB>) {
     DB::execute(
         world.outbox.pool(),
         "create table mark (id text primary key)",
     )
     .await;
+    let bus = &world.bus;
+    let mut tried: BTreeSet<&str> = OTHERS.map(|(name, _)| name).into();
     macro_rules! left {
-        ($what:literal, $outbox:ident => $work:expr) => {
-            nothing_is_left_open(&world, $what, async |$outbox: &Outbox<DB>| $work).await
-        };
+        ($name:literal $($what:literal)?, $outbox:ident => $work:expr) => {{
+            tried.insert($name);
+            let what = concat!($name, $(" ", $what)?);
+            nothing_is_left_open(&world, what, async |$outbox: &Outbox<DB>| $work).await
+        }};
     }
     left!("begin", outbox => drop(outbox.begin().await.unwrap()));
     left!("commit", outbox => outbox.begin().await.unwrap().commit().await.unwrap());
-    left!("commit with an event", outbox => {
+    left!("commit" "with an event", outbox => {
         let mut tx = outbox.begin().await.unwrap();
         tx.publish(&User::new("one")).unwrap();
         tx.commit().await.unwrap();
@@ -130,12 +163,199 @@ async fn whatever_is_dropped_leaves_no_transaction_behind<DB: Distant>(world: Wo
         tx.commit().await.unwrap();
     });
     left!("migrate", outbox => outbox.migrate().await.unwrap());
+    left!("check_version", outbox => outbox.check_version().await.unwrap());
     left!("status", outbox => outbox.status().await.unwrap());
     left!("parked", outbox => outbox.parked(&ParkedSelection::All, 0, 9).await.unwrap());
     left!("unpark", outbox => outbox.unpark(&ParkedSelection::All).await.unwrap());
     left!("discard", outbox => outbox.discard(&ParkedSelection::All, 9).await.unwrap());
     left!("delayed", outbox => outbox.delayed(None, 9).await.unwrap());
-    left!("accept", outbox => outbox.accept_loss("EVENTS").await.unwrap());
+    left!("losses", outbox => outbox.losses().await.unwrap());
+    left!("accept_loss", outbox => outbox.accept_loss("EVENTS").await.unwrap());
+    left!("use_nats", outbox => outbox.use_nats(bus).await.unwrap());
+    left!("use_nats_dry_run", outbox => outbox.use_nats_dry_run(bus).await.unwrap());
+    relayed(&world).await;
+    left!("run" "a verification", outbox => Verify::new(bus, outbox).run().await.unwrap());
+    left!("repair", outbox => Verify::new(bus, outbox).repair().await.unwrap());
+    left!("dry_run", outbox => Republish::new(bus, outbox).dry_run().await.unwrap());
+    left!("run" "a republication", outbox => Republish::new(bus, outbox).run().await.unwrap());
+    left!("run" "a trace", outbox => {
+        let trace = Trace::over(bus).outbox(outbox).streams(["EVENTS"]);
+        trace.run(&Sought::Key("one".to_owned())).await.unwrap()
+    });
+    tried.extend(DB::tried_too(&world).await);
+    assert_eq!(functions(), tried, "every function is tried");
+}
+
+/// The public functions of the outbox, and of what works on it, that wait.
+fn functions() -> BTreeSet<&'static str> {
+    const SOURCES: [&str; 17] = [
+        include_str!("../../src/outbox/mod.rs"),
+        include_str!("../../src/outbox/transaction.rs"),
+        include_str!("../../src/outbox/inbox/transaction.rs"),
+        include_str!("../../src/outbox/delayed.rs"),
+        include_str!("../../src/outbox/home.rs"),
+        include_str!("../../src/outbox/migrate.rs"),
+        include_str!("../../src/outbox/parked.rs"),
+        include_str!("../../src/outbox/postgres/rebase.rs"),
+        include_str!("../../src/outbox/relay.rs"),
+        include_str!("../../src/outbox/sqlite/open.rs"),
+        include_str!("../../src/outbox/standing.rs"),
+        include_str!("../../src/outbox/status.rs"),
+        include_str!("../../src/outbox/link.rs"),
+        include_str!("../../src/republish.rs"),
+        include_str!("../../src/trace.rs"),
+        include_str!("../../src/verify.rs"),
+        include_str!("../../src/verify/repair.rs"),
+    ];
+    let lines = SOURCES.iter().flat_map(|source| source.lines());
+    let names = lines.filter_map(|line| line.trim_start().strip_prefix("pub async fn "));
+    let end = |c: char| c != '_' && !c.is_ascii_alphanumeric();
+    names.filter_map(|name| name.split(end).next()).collect()
+}
+
+/// An event that was carried.
+async fn relayed<DB: Database>(world: &World<DB>) {
+    let mut tx = world.outbox.begin().await.unwrap();
+    tx.publish(&User::new("one")).unwrap();
+    tx.commit().await.unwrap();
+    let relay = world.relay();
+    eventually("it is carried", || async {
+        world.outbox.status().await.unwrap().backlog == 0
+    })
+    .await;
+    relay.stop().await.unwrap();
+}
+
+/// What a number of rows is at one moment: each of these queries is one statement.
+async fn all_or_nothing<DB: Distant, T>(
+    world: &World<DB>,
+    what: &str,
+    prepare: impl AsyncFn(&Outbox<DB>, usize),
+    work: impl AsyncFn(&Outbox<DB>, usize) -> T,
+    done: impl Fn(usize) -> String,
+) {
+    let outbox = Outbox::new(DB::distant(world).await);
+    let mut is_done = false;
+    for polls in polls() {
+        prepare(&world.outbox, polls).await;
+        is_done = polled(polls, work(&outbox, polls)).await.is_some();
+        // A commit that was on its way may come later: at no time is a part of it there.
+        for _ in 0..2 {
+            let done = DB::word(world.outbox.pool(), &done(polls)).await;
+            let is_whole = done == "nothing" && !is_done || done == "all";
+            assert!(is_whole, "{what}, dropped after {polls} polls: {done}");
+            tokio::time::sleep(LINK).await; // real time: it is on a slow link
+        }
+        if is_done {
+            break;
+        }
+    }
+    assert!(is_done, "{what} was never done");
+}
+
+/// Says `all` or `nothing` when these conditions are true together or false together, else which are true.
+fn together(conditions: &[String]) -> String {
+    let holds = |condition: &String| format!("case when {condition} then 1 else 0 end");
+    let sum: Vec<String> = conditions.iter().map(holds).collect();
+    let (sum, all) = (sum.join(" + "), conditions.len());
+    format!(
+        "select case {sum} when {all} then 'all' when 0 then 'nothing' else 'a part: ' || ({sum}) end"
+    )
+}
+
+async fn a_write_that_is_dropped_is_all_there_or_not_at_all<DB: Distant>(world: World<DB>) {
+    let (parked, ledger) = (DB::table("parked"), DB::table("ledger"));
+    let (log, delayed) = (DB::table("outbox"), DB::table("delayed"));
+    let park = async |outbox: &Outbox<DB>, _: usize| {
+        let (event, at) = match DB::KIND {
+            "postgres" => ("gen_random_uuid()", "now()"),
+            _ => ("randomblob(16)", "1700000000000000"),
+        };
+        let row = |id| {
+            format!("({event}, {at}, {id}, 'user.created', 1, 'k', '{{}}', '{{}}', 'by hand')")
+        };
+        let rows = [11, 12, 13].map(row).join(", ");
+        let columns = "event, at, id, name, version, key, headers, payload, error";
+        let again = format!(
+            "delete from {parked}; delete from {ledger} where way = 'discarded';
+             insert into {parked} ({columns}) values {rows}"
+        );
+        DB::execute(outbox.pool(), &again).await;
+    };
+    all_or_nothing(
+        &world,
+        "discard",
+        park,
+        async |outbox, _| outbox.discard(&ParkedSelection::All, 9).await.unwrap(),
+        |_| {
+            together(&[
+                format!("not exists (select 1 from {parked} where id = 11)"),
+                format!("not exists (select 1 from {parked} where id = 13)"),
+                format!("(select count(*) from {ledger} where way = 'discarded') = 3"),
+            ])
+        },
+    )
+    .await;
+    all_or_nothing(
+        &world,
+        "unpark",
+        park,
+        async |outbox, _| outbox.unpark(&ParkedSelection::All).await.unwrap(),
+        |_| {
+            let asked = |id| {
+                format!("exists (select 1 from {parked} where id = {id} and asked_at is not null)")
+            };
+            together(&[11, 12, 13].map(asked))
+        },
+    )
+    .await;
+    let nothing = async |_: &Outbox<DB>, _: usize| ();
+    all_or_nothing(
+        &world,
+        "commit",
+        nothing,
+        async |outbox, polls| {
+            let key = format!("commit-{polls}");
+            let mut tx = outbox.begin().await.unwrap();
+            DB::count_up(&mut tx, &key).await.unwrap();
+            for _ in 0..2 {
+                tx.publish(&Counted {
+                    key: key.clone(),
+                    count: 1,
+                })
+                .unwrap();
+            }
+            let later = chrono::Utc::now() + chrono::TimeDelta::hours(1);
+            tx.publish_at(&Counted { key, count: 2 }, later).unwrap();
+            tx.commit().await.unwrap();
+        },
+        |polls| {
+            let key = format!("key = 'commit-{polls}'");
+            together(&[
+                format!("exists (select 1 from counter where {key})"),
+                format!("(select count(*) from {log} where {key}) = 2"),
+                format!("exists (select 1 from {delayed} where {key})"),
+            ])
+        },
+    )
+    .await;
+    // Each migration is a transaction: whatever is dropped, the next one goes on behind the last that was recorded.
+    let distant = DB::distant(&world).await;
+    let mut is_done = false;
+    for polls in polls() {
+        let schema = format!("m{polls}");
+        let anew = |pool| Outbox::new(pool).in_schema(&schema).unwrap();
+        is_done = polled(polls, anew(distant.clone()).migrate())
+            .await
+            .is_some();
+        let outbox = anew(world.outbox.pool().clone());
+        within("migrate", outbox.migrate()).await.unwrap();
+        outbox.status().await.unwrap();
+        if is_done {
+            break;
+        }
+    }
+    assert!(is_done, "migrate was never done");
 }
 
 /// In a transaction, an event and a row are both there or neither, whatever of a savepoint is dropped.
@@ -149,7 +369,7 @@ async fn a_savepoint_that_is_dropped_parts_no_event_from_its_row<DB: Distant>(wo
     let outbox = Outbox::new(pool);
     for end in ["begin", "commit", "rollback"] {
         let mut is_done = false;
-        for polls in 0..MOST_POLLS {
+        for polls in polls() {
             let mut tx = outbox.begin().await.unwrap();
             DB::count_up(&mut tx, &format!("{end} {polls}"))
                 .await
@@ -236,6 +456,7 @@ async fn handlers_that_are_dropped_leave_no_transaction_behind<DB: Distant>(worl
 
 both!(
     whatever_is_dropped_leaves_no_transaction_behind,
+    a_write_that_is_dropped_is_all_there_or_not_at_all,
     a_savepoint_that_is_dropped_parts_no_event_from_its_row,
     handlers_that_are_dropped_leave_no_transaction_behind,
 );

@@ -1,25 +1,15 @@
 //! P7: what anybody writes in the name of Tidings changes nothing of what becomes of an event.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::SeqCst},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
 use async_nats::{HeaderMap, jetstream};
-use tidings::{
-    Context, DeadLetterSelection, DeadLetters, EventSubscriber, Failure, InboxTransaction, Retry,
-    StoredDeadLetter, Worker, WorkerError,
-};
+use tidings::{DeadLetterSelection, DeadLetters, StoredDeadLetter};
 
 use crate::{
     both,
-    support::{Database, Noted, Running, User, World, eventually},
+    support::{CHARGES, Database, Shop, User, World, eventually},
 };
 
-const DURABLE: &str = "charges";
 /// What a stream of events may carry in our name, whoever published it.
 const FORGED: [(&str, &str); 14] = [
     ("tidings-redrives", "4294967295"),
@@ -37,34 +27,6 @@ const FORGED: [(&str, &str); 14] = [
     ("tidings-replay-shadow", "v2"),
     ("Tidings-Republished", "1"),
 ];
-
-#[derive(Clone, Default)]
-struct App {
-    called: Noted,
-    accepts: Arc<AtomicBool>,
-}
-
-async fn charge<DB: Database>(
-    user: User,
-    mut tx: InboxTransaction<DB>,
-    cx: Context<App>,
-) -> Result<(), Failure> {
-    cx.state()
-        .called
-        .note(format!("{} {}", user.id, cx.attempt()));
-    DB::count_up(&mut tx, &user.id).await?;
-    match cx.state().accepts.load(SeqCst) {
-        true => Ok(()),
-        false => Err(Failure::reject("declined")),
-    }
-}
-
-fn run<DB: Database>(world: &World<DB>, app: &App) -> Running<WorkerError> {
-    let subscriber = EventSubscriber::durable(DURABLE)
-        .on_once(&world.outbox, charge::<DB>)
-        .retry(Retry::never());
-    world.run(Worker::new(world.bus.clone(), app.clone()).subscribe(subscriber))
-}
 
 async fn store<DB: Database>(
     world: &World<DB>,
@@ -107,8 +69,8 @@ both!(
 );
 
 async fn an_event_that_speaks_in_our_name_is_an_event_as_any_other<DB: Database>(world: World<DB>) {
-    let app = App::default();
-    let running = run(&world, &app);
+    let shop = Shop::default();
+    let running = world.run_charges(&shop);
     store(&world, "user.created", &FORGED, "ada").await;
     let letter = only_letter(&world).await;
     assert_eq!((letter.redrives, letter.attempts), (0, Some(1)));
@@ -126,16 +88,16 @@ async fn an_event_that_speaks_in_our_name_is_an_event_as_any_other<DB: Database>
         .collect();
     assert_eq!(carried, [] as [String; 0]);
 
-    app.accepts.store(true, SeqCst);
+    shop.accept(true);
     let redriver = DeadLetters::over(&world.bus).redriver().await.unwrap();
     redriver.redrive(&letter).await.unwrap();
-    app.called.reach(2).await;
+    shop.called.reach(2).await;
     eventually("it has its effect", || async {
         world.counted("ada").await == 1
     })
     .await;
     running.stop().await.unwrap();
-    assert_eq!(app.called.all(), ["ada 1", "ada 1"]);
+    assert_eq!(shop.called.all(), ["ada 1", "ada 1"]);
     assert_eq!(letters(&world).await, []);
 }
 
@@ -147,8 +109,8 @@ async fn a_redrive_calls_the_handler_whatever_a_letter_says_how_often_it_was<DB:
         .into_iter()
         .enumerate()
     {
-        let app = App::default();
-        let running = run(&world, &app);
+        let shop = Shop::default();
+        let running = world.run_charges(&shop);
         let user = format!("u{at}");
         store(&world, "user.created", &[], &user).await;
         let letter = only_letter(&world).await;
@@ -165,9 +127,9 @@ async fn a_redrive_calls_the_handler_whatever_a_letter_says_how_often_it_was<DB:
         assert!(dead_letters.discard(&letter).await.unwrap());
         for calls in 2..=4 {
             let letter = only_letter(&world).await;
-            app.accepts.store(calls == 4, SeqCst);
+            shop.accept(calls == 4);
             redriver.redrive(&letter).await.unwrap();
-            app.called.reach(calls).await;
+            shop.called.reach(calls).await;
         }
         eventually("it has its effect", || async {
             world.counted(&user).await == 1
@@ -175,20 +137,20 @@ async fn a_redrive_calls_the_handler_whatever_a_letter_says_how_often_it_was<DB:
         .await;
         running.stop().await.unwrap();
         assert_eq!(letters(&world).await, [], "{redrives:.20}");
-        assert_eq!(app.called.len(), 4);
+        assert_eq!(shop.called.len(), 4);
     }
 }
 
 async fn what_is_forged_among_the_retries_is_bounded<DB: Database>(world: World<DB>) {
-    let app = App::default();
-    let running = run(&world, &app);
-    let subject = format!("tidings.retry.{DURABLE}.user.created");
+    let shop = Shop::default();
+    let running = world.run_charges(&shop);
+    let subject = format!("tidings.retry.{CHARGES}.user.created");
     // The inbox remembers by the time in the identity of an event without another one.
     let believed = |(name, _): &&(&str, &str)| *name != "tidings-retry-identity";
     let believed: Vec<_> = FORGED[..10].iter().filter(believed).copied().collect();
     store(&world, &subject, &believed, "ada").await;
     let letter = only_letter(&world).await;
-    assert_eq!(app.called.all(), ["ada 4294967295"]);
+    assert_eq!(shop.called.all(), ["ada 4294967295"]);
     assert_eq!(
         (letter.attempts, letter.redrives),
         (Some(u32::MAX), u32::MAX)
@@ -197,17 +159,17 @@ async fn what_is_forged_among_the_retries_is_bounded<DB: Database>(world: World<
         let headers: Vec<_> = FORGED[..10].iter().map(|(name, _)| (*name, odd)).collect();
         store(&world, &subject, &headers, &format!("bob{odd}")).await;
     }
-    app.called.reach(4).await;
+    shop.called.reach(4).await;
     eventually("all are dead letters", || async {
         letters(&world).await.len() == 4
     })
     .await;
-    app.accepts.store(true, SeqCst);
+    shop.accept(true);
     let redriver = DeadLetters::over(&world.bus).redriver().await.unwrap();
     for letter in letters(&world).await {
         redriver.redrive(&letter).await.unwrap();
     }
-    app.called.reach(8).await;
+    shop.called.reach(8).await;
     for user in ["ada", "bob", "bobx", "bob-1"] {
         eventually("it has its effect", || async {
             world.counted(user).await == 1
@@ -217,5 +179,5 @@ async fn what_is_forged_among_the_retries_is_bounded<DB: Database>(world: World<
     running.stop().await.unwrap();
     // real time: nothing comes any more
     tokio::time::sleep(Duration::from_millis(100)).await;
-    assert_eq!((app.called.len(), letters(&world).await.len()), (8, 0));
+    assert_eq!((shop.called.len(), letters(&world).await.len()), (8, 0));
 }

@@ -1,54 +1,17 @@
 //! P5, P7: a dead letter that only a lost store knew is stored again when its event is delivered again, and never
 //! beside an effect.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::SeqCst},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
 use async_nats::jetstream;
 use serde_json::json;
-use tidings::{
-    Context, DeadLetterSelection, DeadLetters, EventPublisher, EventSubscriber, Failure,
-    InboxTransaction, Retry, StreamSpec, Worker, WorkerError,
-};
+use tidings::{DeadLetterSelection, DeadLetters, EventPublisher, StreamSpec};
 use uuid::Uuid;
 
 use crate::{
     both,
-    support::{Database, Noted, Running, User, World, eventually},
+    support::{CHARGES, Database, Shop, User, World, eventually},
 };
-
-const DURABLE: &str = "charges";
-
-#[derive(Clone, Default)]
-struct App {
-    called: Noted,
-    accepts: Arc<AtomicBool>,
-}
-
-async fn charge<DB: Database>(
-    user: User,
-    mut tx: InboxTransaction<DB>,
-    cx: Context<App>,
-) -> Result<(), Failure> {
-    cx.state().called.note(user.id.clone());
-    DB::count_up(&mut tx, &user.id).await?;
-    match cx.state().accepts.load(SeqCst) {
-        true => Ok(()),
-        false => Err(Failure::reject("declined")),
-    }
-}
-
-fn run<DB: Database>(world: &World<DB>, app: &App) -> Running<WorkerError> {
-    let subscriber = EventSubscriber::durable(DURABLE)
-        .on_once(&world.outbox, charge::<DB>)
-        .retry(Retry::never());
-    world.run(Worker::new(world.bus.clone(), app.clone()).subscribe(subscriber))
-}
 
 async fn context<DB: Database>(world: &World<DB>) -> jetstream::Context {
     jetstream::new(async_nats::connect(world.nats.url()).await.unwrap())
@@ -65,7 +28,7 @@ async fn is_idle<DB: Database>(world: &World<DB>, stream: &str) {
     let context = context(world).await;
     eventually("all is answered", || async {
         let stream = context.get_stream(stream).await.unwrap();
-        let Ok(info) = stream.consumer_info(DURABLE).await else {
+        let Ok(info) = stream.consumer_info(CHARGES).await else {
             return false;
         };
         info.num_pending == 0 && info.num_ack_pending == 0 && info.delivered.stream_sequence > 0
@@ -75,7 +38,7 @@ async fn is_idle<DB: Database>(world: &World<DB>, stream: &str) {
 
 /// The server has forgotten what was answered.
 async fn comes_again<DB: Database>(world: &World<DB>) {
-    let reset = format!("CONSUMER.RESET.EVENTS.{DURABLE}");
+    let reset = format!("CONSUMER.RESET.EVENTS.{CHARGES}");
     let reset: serde_json::Value = context(world)
         .await
         .request(reset, &json!({ "seq": 1 }))
@@ -96,19 +59,19 @@ async fn set_back<DB: Database>(world: &World<DB>) {
 }
 
 /// An event that was given up, whose letter is stored.
-async fn given_up<DB: Database>(world: &World<DB>, app: &App) {
-    let running = run(world, app);
+async fn given_up<DB: Database>(world: &World<DB>, shop: &Shop) {
+    let running = world.run_charges(shop);
     let publisher = EventPublisher::new(&world.bus);
     publisher.publish(&User::new("ada")).await.unwrap();
     are_dead(world, 1).await;
     is_idle(world, "EVENTS").await;
     running.stop().await.unwrap();
-    app.accepts.store(true, SeqCst);
+    shop.accept(true);
 }
 
 /// The letter is there as it was, nothing was called, and a redrive has the effect.
-async fn is_stored_again<DB: Database>(world: &World<DB>, app: &App) {
-    let running = run(world, app);
+async fn is_stored_again<DB: Database>(world: &World<DB>, shop: &Shop) {
+    let running = world.run_charges(shop);
     let of_ada = || async {
         let letters = world.dead_letters().await.0.into_iter();
         let letters = letters.filter(|letter| letter.json()["id"] == "ada");
@@ -116,14 +79,14 @@ async fn is_stored_again<DB: Database>(world: &World<DB>, app: &App) {
     };
     eventually("its letter", || async { of_ada().await.len() == 1 }).await;
     is_idle(world, "EVENTS").await;
-    assert_eq!((app.called.len(), world.counted("ada").await), (1, 0));
+    assert_eq!((shop.called.len(), world.counted("ada").await), (1, 0));
     let letter = of_ada().await.remove(0);
     let told = ["cause", "error", "attempts"]
         .map(|about| letter.header(&format!("tidings-dead-{about}")).to_owned());
     assert_eq!(told, ["rejected", "declined", "1"]);
 
     let letters = DeadLetters::over(&world.bus);
-    let of_durable = DeadLetterSelection::default().subscriber(DURABLE);
+    let of_durable = DeadLetterSelection::default().subscriber(CHARGES);
     let mut reader = letters.read(of_durable).await.unwrap();
     let letter = reader.next().await.unwrap().unwrap();
     letters
@@ -138,10 +101,10 @@ async fn is_stored_again<DB: Database>(world: &World<DB>, app: &App) {
     running.stop().await.unwrap();
 
     comes_again(world).await;
-    let running = run(world, app);
+    let running = world.run_charges(shop);
     is_idle(world, "EVENTS").await;
     running.stop().await.unwrap();
-    assert_eq!((app.called.len(), world.counted("ada").await), (2, 1));
+    assert_eq!((shop.called.len(), world.counted("ada").await), (2, 1));
     assert_eq!(of_ada().await.len(), 0);
 }
 
@@ -154,16 +117,16 @@ both!(
 );
 
 async fn a_letter_that_was_lost_is_stored_again<DB: Database>(world: World<DB>) {
-    let app = App::default();
-    given_up(&world, &app).await;
+    let shop = Shop::default();
+    given_up(&world, &shop).await;
     set_back(&world).await;
     comes_again(&world).await;
-    is_stored_again(&world, &app).await;
+    is_stored_again(&world, &shop).await;
 }
 
 async fn a_letter_is_lost_though_others_were_stored_since<DB: Database>(world: World<DB>) {
-    let app = App::default();
-    given_up(&world, &app).await;
+    let shop = Shop::default();
+    given_up(&world, &shop).await;
     set_back(&world).await;
     for _ in 0..3 {
         let context = context(&world).await;
@@ -171,30 +134,30 @@ async fn a_letter_is_lost_though_others_were_stored_since<DB: Database>(world: W
         stored.await.unwrap().await.unwrap();
     }
     comes_again(&world).await;
-    is_stored_again(&world, &app).await;
+    is_stored_again(&world, &shop).await;
 }
 
 async fn the_letter_of_an_event_that_was_stored_elsewhere_since_is_stored_again<DB: Database>(
     world: World<DB>,
 ) {
-    let app = App::default();
+    let shop = Shop::default();
     let id = Uuid::now_v7();
-    let running = run(&world, &app);
+    let running = world.run_charges(&shop);
     crate::inbox::deliver(&world.nats.url(), id, "ada").await;
     are_dead(&world, 1).await;
     is_idle(&world, "EVENTS").await;
     running.stop().await.unwrap();
-    app.accepts.store(true, SeqCst);
+    shop.accept(true);
     set_back(&world).await;
     let events = context(&world).await.get_stream("EVENTS").await.unwrap();
     events.delete_message(1).await.unwrap();
     crate::inbox::deliver(&world.nats.url(), id, "ada").await;
-    is_stored_again(&world, &app).await;
+    is_stored_again(&world, &shop).await;
 }
 
 async fn an_event_that_is_among_the_retries_has_no_letter_besides<DB: Database>(world: World<DB>) {
-    let app = App::default();
-    given_up(&world, &app).await;
+    let shop = Shop::default();
+    given_up(&world, &shop).await;
     let letters = DeadLetters::over(&world.bus);
     let letter = letters.find(1).await.unwrap();
     letters
@@ -206,20 +169,23 @@ async fn an_event_that_is_among_the_retries_has_no_letter_besides<DB: Database>(
         .unwrap();
     set_back(&world).await;
     comes_again(&world).await;
-    let running = run(&world, &app);
+    let running = world.run_charges(&shop);
     eventually("its effect", || async { world.counted("ada").await == 1 }).await;
     is_idle(&world, "EVENTS").await;
     is_idle(&world, "RETRIES").await;
     running.stop().await.unwrap();
-    assert_eq!((app.called.len(), world.dead_letters().await.len()), (2, 0));
+    assert_eq!(
+        (shop.called.len(), world.dead_letters().await.len()),
+        (2, 0)
+    );
 }
 
 async fn a_letter_that_was_discarded_behind_others_stays_away<DB: Database>(world: World<DB>) {
     let mut forgetful = StreamSpec::dead_letters();
     forgetful.duplicate_window = Duration::from_millis(100);
     world.bus.apply_stream(&forgetful).await.unwrap();
-    let app = App::default();
-    let running = run(&world, &app);
+    let shop = Shop::default();
+    let running = world.run_charges(&shop);
     let publisher = EventPublisher::new(&world.bus);
     for user in ["ada", "bob", "eve"] {
         publisher.publish(&User::new(user)).await.unwrap();
@@ -236,8 +202,11 @@ async fn a_letter_that_was_discarded_behind_others_stays_away<DB: Database>(worl
     };
     assert!(letters.discard(&second).await.unwrap());
     comes_again(&world).await;
-    let running = run(&world, &app);
+    let running = world.run_charges(&shop);
     is_idle(&world, "EVENTS").await;
     running.stop().await.unwrap();
-    assert_eq!((app.called.len(), world.dead_letters().await.len()), (3, 2));
+    assert_eq!(
+        (shop.called.len(), world.dead_letters().await.len()),
+        (3, 2)
+    );
 }

@@ -1,74 +1,21 @@
 //! P5, P6, P7: an older copy of the server's store is put back, or a stream is made anew, and sequences are given to
 //! other events than before. Each of them has its effect: what a worker remembers is the event, not its number.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use async_nats::jetstream;
 use tidings::{
-    Context, EventPublisher, EventSubscriber, Failure, Rate, ReplayState, Retry, Verify, Worker,
+    Context, EventPublisher, EventSubscriber, Failure, Rate, ReplayState, Retry, Verify,
 };
-use tokio::sync::Semaphore;
 
 use crate::support::{
-    Counted, Database, Noted, Past, User, World, events_stream, eventually, everything,
+    App, Counted, Database, Past, User, World, events_stream, eventually, everything,
 };
 
 type Sqlite = sqlx::Sqlite;
 
 const NAME: &str = "rolled-back";
 const HOUR: Duration = Duration::from_secs(3600);
-
-/// What handlers note; those of `stuck` wait for a permit once they have.
-#[derive(Clone)]
-struct App {
-    noted: Noted,
-    open: Arc<Semaphore>,
-}
-
-impl App {
-    fn new() -> Self {
-        Self {
-            noted: Noted::default(),
-            open: Arc::new(Semaphore::new(0)),
-        }
-    }
-
-    /// What was handled of it, each once.
-    fn of(&self, id: &str) -> Vec<String> {
-        let mut all = self.noted.all();
-        all.retain(|note| note.starts_with(id));
-        all.sort();
-        all.dedup();
-        all
-    }
-}
-
-async fn note(user: User, cx: Context<App>) -> Result<(), Failure> {
-    cx.state().noted.note(user.email);
-    match &*user.id {
-        "failing" => Err(Failure::retry("it always fails")),
-        "stuck" => {
-            if let Ok(permit) = cx.state().open.acquire().await {
-                permit.forget();
-            }
-            Ok(())
-        }
-        _ => Ok(()),
-    }
-}
-
-fn subscriber() -> EventSubscriber<App> {
-    let retry = Retry::exponential(HOUR, HOUR).attempts(3);
-    EventSubscriber::durable(NAME).on(note).retry(retry)
-}
-
-fn worker<DB: Database>(
-    world: &World<DB>,
-    app: &App,
-    subscriber: EventSubscriber<App>,
-) -> Worker<App> {
-    Worker::new(world.bus.clone(), app.clone()).subscribe(subscriber)
-}
 
 /// Publishes events of ten keys, as soon as the server takes them.
 async fn publish<DB: Database>(world: &World<DB>, prefix: &str, count: usize) {
@@ -97,7 +44,12 @@ async fn publish_one<DB: Database>(world: &World<DB>, id: &str, email: &str) {
 async fn have_effects(app: &App, prefix: &str, count: usize) {
     eventually(
         &format!("all {count} {prefix} have their effect"),
-        || async { app.of(prefix).len() == count },
+        || async {
+            let mut each = app.of(prefix);
+            each.sort();
+            each.dedup();
+            each.len() == count
+        },
     )
     .await;
 }
@@ -126,8 +78,8 @@ enum Back {
 /// Events at sequences that are known as handled.
 async fn new_events_have_their_effects(subscriber: EventSubscriber<App>, floor: Floor, back: Back) {
     let (world, past) = Past::world::<Sqlite>().await;
-    let app = App::new();
-    let running = world.run(worker(&world, &app, subscriber));
+    let app = App::default();
+    let running = world.run(app.worker(&world, subscriber));
     if floor == Floor::Held {
         publish_one(&world, "failing", "failing").await;
         app.noted.reach(1).await;
@@ -156,21 +108,21 @@ macro_rules! older_copies {
 }
 
 older_copies! {
-    new_events_have_effects_in_order: subscriber().ordered_by_key(), Free, Everything;
-    new_events_have_effects_in_order_above_a_held_floor: subscriber().ordered_by_key(), Held, Everything;
-    new_events_have_effects_in_order_when_the_stream_alone_is_older: subscriber().ordered_by_key(), Held, TheStream;
-    new_events_have_effects_without_order: subscriber(), Free, Everything;
-    new_events_have_effects_without_order_above_a_held_floor: subscriber(), Held, Everything;
-    new_events_have_effects_without_order_when_the_stream_alone_is_older: subscriber(), Held, TheStream;
+    new_events_have_effects_in_order: App::subscriber(NAME).ordered_by_key(), Free, Everything;
+    new_events_have_effects_in_order_above_a_held_floor: App::subscriber(NAME).ordered_by_key(), Held, Everything;
+    new_events_have_effects_in_order_when_the_stream_alone_is_older: App::subscriber(NAME).ordered_by_key(), Held, TheStream;
+    new_events_have_effects_without_order: App::subscriber(NAME), Free, Everything;
+    new_events_have_effects_without_order_above_a_held_floor: App::subscriber(NAME), Held, Everything;
+    new_events_have_effects_without_order_when_the_stream_alone_is_older: App::subscriber(NAME), Held, TheStream;
 }
 
 /// The copy is from before the subscriber had a consumer: it is made anew, behind what was handled.
 async fn a_consumer_that_the_copy_does_not_have(subscriber: EventSubscriber<App>) {
     let (world, past) = Past::world::<Sqlite>().await;
-    let app = App::new();
+    let app = App::default();
     publish(&world, "before", 50).await;
     past.keep(&world.nats).await;
-    let running = world.run(worker(&world, &app, subscriber));
+    let running = world.run(app.worker(&world, subscriber));
     publish(&world, "lost", 100).await;
     have_effects(&app, "lost", 100).await;
     have_effects(&app, "before", 50).await;
@@ -182,12 +134,12 @@ async fn a_consumer_that_the_copy_does_not_have(subscriber: EventSubscriber<App>
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_consumer_that_the_copy_does_not_have_begins_before_what_is_new() {
-    a_consumer_that_the_copy_does_not_have(subscriber()).await;
+    a_consumer_that_the_copy_does_not_have(App::subscriber(NAME)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_consumer_that_the_copy_does_not_have_begins_before_what_is_new_in_order() {
-    a_consumer_that_the_copy_does_not_have(subscriber().ordered_by_key()).await;
+    a_consumer_that_the_copy_does_not_have(App::subscriber(NAME).ordered_by_key()).await;
 }
 
 /// As an operator does it: the loss is found and repaired, and services go on all the while.
@@ -201,10 +153,10 @@ async fn what_is_repaired_and_what_is_new_have_effects(floor: Floor) {
         }
     }
     let (world, past) = Past::world::<Sqlite>().await;
-    let app = App::new();
+    let app = App::default();
     let retry = Retry::exponential(HOUR, HOUR).attempts(3);
     let subscriber = EventSubscriber::durable(NAME).on(note).retry(retry);
-    let running = world.run(worker(&world, &app, subscriber.ordered_by_key()));
+    let running = world.run(app.worker(&world, subscriber.ordered_by_key()));
     let relay = world.relay();
     let commit = async |counts: std::ops::Range<i64>| {
         let mut tx = world.outbox.begin().await.unwrap();
@@ -254,8 +206,8 @@ async fn what_is_repaired_and_what_is_new_have_effects_above_a_free_floor() {
 /// The event at the sequence of one that is in flight is neither swallowed, nor acknowledged by its answer.
 async fn a_stream_made_anew_under_an_event_in_flight(subscriber: EventSubscriber<App>) {
     let world = World::<Sqlite>::start().await;
-    let app = App::new();
-    let running = world.run(worker(&world, &app, subscriber));
+    let app = App::default();
+    let running = world.run(app.worker(&world, subscriber));
     publish_one(&world, "stuck", "old").await;
     app.noted.reach(1).await;
     let client = async_nats::connect(world.nats.url()).await.unwrap();
@@ -280,20 +232,20 @@ async fn a_stream_made_anew_under_an_event_in_flight(subscriber: EventSubscriber
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_made_anew_under_an_event_in_flight_swallows_none() {
-    a_stream_made_anew_under_an_event_in_flight(subscriber()).await;
+    a_stream_made_anew_under_an_event_in_flight(App::subscriber(NAME)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_made_anew_under_an_event_in_flight_swallows_none_in_order() {
-    a_stream_made_anew_under_an_event_in_flight(subscriber().ordered_by_key()).await;
+    a_stream_made_anew_under_an_event_in_flight(App::subscriber(NAME).ordered_by_key()).await;
 }
 
 /// The handlers of both run; the first one ends, and its answer has the number of the second.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_answer_to_an_event_that_is_gone_acknowledges_no_other() {
     let world = World::<Sqlite>::start().await;
-    let app = App::new();
-    let running = world.run(worker(&world, &app, subscriber()));
+    let app = App::default();
+    let running = world.run(app.worker(&world, App::subscriber(NAME)));
     publish_one(&world, "stuck", "old").await;
     app.noted.reach(1).await;
     let client = async_nats::connect(world.nats.url()).await.unwrap();
@@ -330,8 +282,8 @@ async fn the_answer_to_an_event_that_is_gone_acknowledges_no_other() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replay_of_what_is_gone_fails_and_new_events_have_effects_once() {
     let (world, past) = Past::world::<Sqlite>().await;
-    let app = App::new();
-    let running = world.run(worker(&world, &app, subscriber()));
+    let app = App::default();
+    let running = world.run(app.worker(&world, App::subscriber(NAME)));
     publish(&world, "before", 50).await;
     have_effects(&app, "before", 50).await;
     past.keep(&world.nats).await;

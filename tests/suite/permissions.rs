@@ -15,16 +15,19 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tidings::{
     Bus, Context, Event, EventPublisher, EventSubscriber, Exhausted, Failure, InboxTransaction,
-    Outbox, Relay, Retry, Worker, WorkerError, testing::NatsServer,
+    NatsOptions, Outbox, Relay, Retry, Worker, WorkerError, testing::NatsServer,
 };
-use tokio::{process::Command, task::JoinHandle};
+use tokio::{
+    process::Command,
+    task::{AbortHandle, JoinHandle},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{Folder, Noted, User, eventually, publish_raw, within};
 
 type Sqlite = sqlx::Sqlite;
 
-const DOCUMENT: &str = include_str!("../../deploy/nats/permissions.conf");
+pub const DOCUMENT: &str = include_str!("../../deploy/nats/permissions.conf");
 const PROGRAM: &str = r#"
 [[stream]]
 name = "EVENTS"
@@ -39,27 +42,43 @@ struct Settled {
     count: i64,
 }
 
+/// A payment was given back: another name of the subscriber that keeps order.
+#[derive(Debug, Serialize, Deserialize, Event)]
+#[event(name = "payment.refunded", version = 1, key = id)]
+struct Refunded {
+    id: String,
+}
+
 /// A server whose users are those of the document, and what happens there.
-struct Guarded {
-    server: NatsServer,
+pub struct Guarded {
+    pub server: NatsServer,
     folder: Folder,
     outbox: Outbox<Sqlite>,
-    producer: Bus,
+    pub producer: Bus,
     /// The outbox of another process than the relay's.
     elsewhere: Outbox<Sqlite>,
     shop: Shop,
 }
 
 #[derive(Clone, Default)]
-struct Shop {
+pub struct Shop {
     noted: Noted,
     is_repaired: Arc<AtomicBool>,
 }
 
-struct Service<E> {
+pub struct Service<E> {
     stop: CancellationToken,
     task: JoinHandle<Result<(), E>>,
 }
+
+/// The users of the document.
+pub const USERS: [&str; 5] = [
+    "producer",
+    "relay",
+    "welcome-email",
+    "user-directory",
+    "operator",
+];
 
 async fn welcome(user: User, cx: Context<Shop>) -> Result<(), Failure> {
     match (&*user.id, cx.attempt()) {
@@ -94,21 +113,42 @@ async fn settle(
     Ok(())
 }
 
+async fn refund(
+    event: Refunded,
+    _: InboxTransaction<Sqlite>,
+    cx: Context<Shop>,
+) -> Result<(), Failure> {
+    cx.state().noted.note(format!("refund {}", event.id));
+    Ok(())
+}
+
 async fn bus(server: &NatsServer, user: &str) -> Bus {
-    let user = format!("nats://{user}:secret@");
-    let url = server.url().replace("nats://", &user);
-    Bus::connect(url.into()).await.expect("a connection")
+    let with_user = format!("nats://{user}:secret@");
+    let url = server.url().replace("nats://", &with_user);
+    let options = NatsOptions::from(url).inbox_prefix(format!("_INBOX_{user}"));
+    Bus::connect(options).await.expect("a connection")
+}
+
+/// Lines that a server needs before the document.
+pub fn passwords() -> String {
+    let name = |user: &&str| user.to_uppercase().replace('-', "_");
+    let passwords = USERS
+        .iter()
+        .map(|user| format!("{}_PASSWORD: secret\n", name(user)));
+    passwords.collect()
 }
 
 impl Guarded {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
+        Self::start_under(DOCUMENT).await
+    }
+
+    pub async fn start_under(document: &str) -> Self {
         let folder = Folder::new();
         let log = folder.path().join("nats.log");
-        let passwords = ["RELAY", "WORKER", "OPERATOR", "PRODUCER"];
-        let passwords = passwords.map(|user| format!("{user}_PASSWORD: secret\n"));
         let config = format!(
-            "{}\n{DOCUMENT}\ntrace: true\nlog_file: {:?}\n",
-            passwords.concat(),
+            "{}\n{document}\ntrace: true\nlog_file: {:?}\n",
+            passwords(),
             log.display().to_string()
         );
         let server = NatsServer::options().config(config).start().await;
@@ -128,32 +168,47 @@ impl Guarded {
         }
     }
 
-    async fn relay(&self) -> Service<tidings::RelayError> {
+    pub async fn relay(&self) -> Service<tidings::RelayError> {
         let stop = CancellationToken::new();
         let relay = Relay::new(self.outbox.clone()).lease(Duration::from_secs(1));
         let task = tokio::spawn(relay.run(bus(&self.server, "relay").await, stop.clone()));
         Service { stop, task }
     }
 
-    async fn worker(&self) -> Service<WorkerError> {
+    /// The workers of both subscribers, each as the user of its own.
+    pub async fn workers(&self) -> [Service<WorkerError>; 2] {
+        [
+            self.worker("welcome-email").await,
+            self.worker("user-directory").await,
+        ]
+    }
+
+    async fn worker(&self, user: &str) -> Service<WorkerError> {
         // Half of it is more than what is waited for in the process.
         let second = Duration::from_secs(1);
-        let retry = Retry::exponential(second, second);
-        let worker = Worker::new(bus(&self.server, "worker").await, self.shop.clone())
-            .subscribe(
-                EventSubscriber::durable("welcome-email")
-                    .on(welcome)
-                    .retry(retry),
-            )
-            .subscribe(
-                EventSubscriber::durable("user-directory")
-                    .on_once(&self.outbox, settle)
-                    .when_exhausted(Exhausted::ParkKey)
-                    .ordered_by_key(),
-            );
+        let subscriber = match user {
+            "welcome-email" => EventSubscriber::durable("welcome-email")
+                .on(welcome)
+                .retry(Retry::exponential(second, second)),
+            _ => EventSubscriber::durable("user-directory")
+                .on_once(&self.outbox, settle)
+                .on_once(&self.outbox, refund)
+                .when_exhausted(Exhausted::ParkKey)
+                .ordered_by_key(),
+        };
+        let worker = Worker::new(bus(&self.server, user).await, self.shop.clone());
         let stop = CancellationToken::new();
+        let worker = worker.subscribe(subscriber);
         let task = tokio::spawn(worker.run(stop.clone().cancelled_owned()));
         Service { stop, task }
+    }
+
+    /// Begins what a user is there for, which goes on until it is ended from outside.
+    pub async fn begin(&self, user: &str) -> AbortHandle {
+        match user {
+            "relay" => self.relay().await.task.abort_handle(),
+            _ => self.worker(user).await.task.abort_handle(),
+        }
     }
 
     /// The program, as the operator.
@@ -166,19 +221,20 @@ impl Guarded {
             .env("TIDINGS_NATS_URL", self.server.url())
             .env("TIDINGS_NATS_USER", "operator")
             .env("TIDINGS_NATS_PASSWORD", "secret")
+            .env("TIDINGS_NATS_INBOX_PREFIX", "_INBOX_operator")
             .env("TIDINGS_DATABASE_URL", "sqlite:shop.db")
             .kill_on_drop(true);
         within(arguments, command.output()).await.expect("it runs")
     }
 
     /// What a command that succeeds prints.
-    async fn ok(&self, arguments: &str) -> String {
+    pub async fn ok(&self, arguments: &str) -> String {
         let output = self.tidings(arguments).await;
         assert!(output.status.success(), "{arguments}: {output:?}");
         String::from_utf8(output.stdout).expect("text")
     }
 
-    async fn settles(&self, counts: std::ops::RangeInclusive<i64>) {
+    pub async fn settles(&self, counts: std::ops::RangeInclusive<i64>) {
         let mut tx = self.elsewhere.begin().await.unwrap();
         for count in counts {
             let id = "p-7".to_owned();
@@ -187,7 +243,11 @@ impl Guarded {
         tx.commit().await.unwrap();
     }
 
-    fn log(&self) -> String {
+    pub fn notes(&self) -> Vec<String> {
+        self.shop.noted.all()
+    }
+
+    pub fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("nats.log")).expect("the log")
     }
 
@@ -202,7 +262,7 @@ impl Guarded {
         }
     }
 
-    async fn has(&self, note: &str) {
+    pub async fn has(&self, note: &str) {
         eventually(note, || async {
             self.shop.noted.all().iter().any(|noted| noted == note)
         })
@@ -211,7 +271,7 @@ impl Guarded {
 }
 
 impl<E: std::fmt::Debug> Service<E> {
-    async fn stop(self) {
+    pub async fn stop(self) {
         self.stop.cancel();
         let ended = within("a clean stop", self.task).await;
         ended.expect("no panic").expect("a clean end");
@@ -224,10 +284,10 @@ impl<E: std::fmt::Debug> Service<E> {
 }
 
 /// Subjects, by the user and what it does with them: `publish` or `subscribe`.
-type Subjects = BTreeMap<(String, &'static str), BTreeSet<String>>;
+pub type Subjects = BTreeMap<(String, &'static str), BTreeSet<String>>;
 
 /// What the document allows.
-fn allowed() -> Subjects {
+pub fn allowed() -> Subjects {
     let (mut allowed, mut user, mut what) = (Subjects::new(), "", "");
     for line in DOCUMENT.lines() {
         let line = line.split_once('#').map_or(line, |(line, _)| line);
@@ -290,17 +350,25 @@ fn covers(wide: &str, subject: &str) -> bool {
     tokens.next().is_none()
 }
 
-/// What a worker asks only when the server has lost a part of its store: `lost_letters.rs` has that.
-const AFTER_A_LOSS: [&str; 2] = [
-    "$JS.API.STREAM.INFO.DEAD_LETTERS",
-    "$JS.API.STREAM.MSG.GET.RETRIES",
-];
+/// What is asked only after a fault: a server that has lost a part of its store (`lost_letters.rs`), a stream that has
+/// removed events before a replay came to them, a bad entry of the bucket, a relay that takes over from one that is not dead yet (`isolation_by_rights.rs`).
+fn is_of_a_fault(subject: &str) -> bool {
+    const SUBJECTS: [&str; 2] = [
+        "$JS.API.STREAM.INFO.DEAD_LETTERS",
+        "$JS.API.STREAM.MSG.GET.RETRIES",
+    ];
+    let is_entry = subject.starts_with("$JS.API.DIRECT.GET.KV_TIDINGS.$KV.TIDINGS.*.");
+    is_entry
+        || SUBJECTS.contains(&subject)
+        || subject.ends_with("-count")
+        || subject.ends_with(".relay-tidings-2")
+}
 
 /// Everything that the document's users are there for, but for what needs a fault to happen.
 async fn all_of_it(guarded: &Guarded) {
     guarded.ok("streams apply").await;
     let relay = guarded.relay().await;
-    let worker = guarded.worker().await;
+    let workers = guarded.workers().await;
     guarded.settles(1..=4).await;
     guarded.has("settle p-7 1").await;
     guarded.has("welcome p-7-1").await;
@@ -317,9 +385,11 @@ async fn all_of_it(guarded: &Guarded) {
         listed.lines().count() == 4
     })
     .await;
-    worker.die().await;
+    for worker in workers {
+        worker.die().await;
+    }
     let relay = guarded.relay().await;
-    let worker = guarded.worker().await;
+    let workers = guarded.workers().await;
     guarded.ok("dead-letters show 1").await;
     guarded.ok("dead-letters export").await;
     guarded.shop.is_repaired.store(true, Ordering::SeqCst);
@@ -344,6 +414,8 @@ async fn all_of_it(guarded: &Guarded) {
         "subscribers narrow welcome-email",
         "replay start welcome-email --from beginning --watch --yes",
         "replay start user-directory --from beginning --dry-run",
+        "replay start user-directory --from beginning --name payment.settled --watch --yes",
+        "replay start user-directory --from beginning --watch --yes",
         "replay list",
         "outbox status",
         "verify --payloads",
@@ -378,7 +450,9 @@ async fn all_of_it(guarded: &Guarded) {
         shown.contains("0 due, 1 later")
     })
     .await;
-    worker.stop().await;
+    for worker in workers {
+        worker.stop().await;
+    }
     guarded
         .ok("subscribers reset user-directory --to beginning --yes")
         .await;
@@ -411,10 +485,9 @@ async fn what_the_document_allows_is_enough_and_all_of_it_is_needed() {
     let mut needless = Vec::new();
     for (who, subjects) in &allowed {
         let of_user = &asked[who];
-        let is_of_a_loss =
-            |wide: &String| who.0 == "worker" && AFTER_A_LOSS.contains(&wide.as_str());
         let is_used = |wide: &String| of_user.iter().any(|subject| covers(wide, subject));
-        let is_needless = |wide: &&String| !is_used(wide) && !is_of_a_loss(wide);
+        let is_needless =
+            |wide: &&String| !is_used(wide) && (who.0 == "operator" || !is_of_a_fault(wide));
         let of_user = subjects.iter().filter(is_needless);
         needless.extend(of_user.map(|subject| (who, subject)));
     }

@@ -61,7 +61,7 @@ async fn context(world: &World<Sqlite>) -> jetstream::Context {
 
 async fn consumer(world: &World<Sqlite>, replay: &Replay) -> consumer::Info {
     let stream = context(world).await.get_stream("EVENTS").await.unwrap();
-    let name = format!("replay-{}", replay.id);
+    let name = replay.consumer();
     stream.consumer_info(name).await.unwrap()
 }
 
@@ -114,7 +114,7 @@ async fn what_was_lost_on_its_way_is_still_pulled_behind_the_end() {
     noted.reach(1).await;
     // It takes one away from the worker, and dies with it.
     let client = async_nats::connect(world.nats.url()).await.unwrap();
-    let next = format!("$JS.API.CONSUMER.MSG.NEXT.EVENTS.replay-{}", replay.id);
+    let next = format!("$JS.API.CONSUMER.MSG.NEXT.EVENTS.{}", replay.consumer());
     let inbox = client.new_inbox();
     let mut stolen = client.subscribe(inbox.clone()).await.unwrap();
     let asking = client.publish_with_reply(next, inbox, "1".into()).await;

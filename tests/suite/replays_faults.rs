@@ -55,7 +55,7 @@ fn handled(noted: &Noted) -> (usize, usize) {
 }
 
 fn consumer(replay: &Replay) -> String {
-    format!("replay-{}", replay.id)
+    replay.consumer()
 }
 
 async fn context(world: &World<Sqlite>) -> jetstream::Context {

@@ -98,7 +98,7 @@ async fn a_worker_that_dies_and_a_consumer_that_is_reset_do_not_count_twice<DB: 
     noted.reach(USERS + 5).await;
     running.kill().await;
     let client = async_nats::connect(world.nats.url()).await.unwrap();
-    let consumer = format!("replay-{}", replay.id);
+    let consumer = replay.consumer();
     let reset = format!("$JS.API.CONSUMER.RESET.EVENTS.{consumer}");
     let running = world.run(worker(&world, &noted));
     noted.reach(USERS + 10).await;

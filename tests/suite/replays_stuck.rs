@@ -150,7 +150,7 @@ async fn a_replay_whose_consumer_may_not_be_made_says_so_and_goes_on_once_it_may
     limited.deny("$JS.API.CONSUMER.CREATE.EVENTS.>");
     let worker = limited.work().await;
     let replay = limited.replay().await;
-    let permission = format!("$JS.API.CONSUMER.CREATE.EVENTS.replay-{}", replay.id);
+    let permission = format!("$JS.API.CONSUMER.CREATE.EVENTS.{}", replay.consumer());
     let first = limited.lacks(replay.id, &permission).await.trouble.unwrap();
     assert!(first.since >= replay.created_at);
     let id = replay.id.to_string();
@@ -176,7 +176,7 @@ async fn a_replay_that_may_not_pull_any_more_says_so_and_goes_on_once_it_may() {
     let worker = limited.work().await;
     let replay = limited.replay().await;
     limited.noted.reach(10).await;
-    let permission = format!("$JS.API.CONSUMER.MSG.NEXT.EVENTS.replay-{}", replay.id);
+    let permission = format!("$JS.API.CONSUMER.MSG.NEXT.EVENTS.{}", replay.consumer());
     limited.deny(&permission);
     limited.lacks(replay.id, &permission).await;
     assert!(limited.noted.len() < USERS);

@@ -1,73 +1,19 @@
 //! A subscriber that somebody takes to another place gets what lies from there on, handled or not.
 
-use std::{sync::Arc, time::Duration};
-
 use async_nats::jetstream;
 use tidings::{
-    Context, EventPublisher, EventSubscriber, Failure, InboxTransaction, ResetError, Retry, Start,
-    SubscriberReset, Subscribers, Worker, WorkerError,
+    Context, EventPublisher, EventSubscriber, Failure, InboxTransaction, ResetError, Start,
+    SubscriberReset, Subscribers, Worker,
 };
-use tokio::sync::Semaphore;
 
 use crate::{
     both,
-    support::{Counted, Database, Noted, Running, User, World, eventually},
+    support::{App, Counted, Database, Noted, User, World, eventually},
 };
 
 type Sqlite = sqlx::Sqlite;
 
 const NAME: &str = "rewound";
-
-/// What handlers note; those of `stuck` wait for a permit once they have.
-#[derive(Clone)]
-struct App {
-    noted: Noted,
-    open: Arc<Semaphore>,
-}
-
-impl App {
-    fn new() -> Self {
-        Self {
-            noted: Noted::default(),
-            open: Arc::new(Semaphore::new(0)),
-        }
-    }
-
-    /// What was handled of it, in that order.
-    fn of(&self, id: &str) -> Vec<String> {
-        let mut all = self.noted.all();
-        all.retain(|note| note.starts_with(id));
-        all
-    }
-}
-
-async fn note(user: User, cx: Context<App>) -> Result<(), Failure> {
-    cx.state()
-        .noted
-        .note(user.email.replace("@example.org", ""));
-    match &*user.id {
-        "failing" => Err(Failure::retry("it always fails")),
-        "stuck" => {
-            let _ = cx.state().open.acquire().await;
-            Ok(())
-        }
-        _ => Ok(()),
-    }
-}
-
-fn subscriber() -> EventSubscriber<App> {
-    let hour = Duration::from_secs(3600);
-    let retry = Retry::exponential(hour, hour).attempts(3);
-    EventSubscriber::durable(NAME).on(note).retry(retry)
-}
-
-fn run<DB: Database>(
-    world: &World<DB>,
-    app: &App,
-    subscriber: EventSubscriber<App>,
-) -> Running<WorkerError> {
-    world.run(Worker::new(world.bus.clone(), app.clone()).subscribe(subscriber))
-}
 
 /// Publishes the n-th event of a key.
 async fn publish<DB: Database>(world: &World<DB>, key: &str, n: u32) {
@@ -108,8 +54,8 @@ fn ids(key: &str, numbers: impl IntoIterator<Item = u32>) -> Vec<String> {
 
 async fn what_this_process_has_handled_is_handled_again(subscriber: EventSubscriber<App>) {
     let world = World::<Sqlite>::start().await;
-    let app = App::new();
-    let running = run(&world, &app, subscriber);
+    let app = App::default();
+    let running = world.run(app.worker(&world, subscriber));
     // The first one keeps the floor down, so that the process remembers the others.
     publish(&world, "stuck", 0).await;
     publish_many(&world, "a", 5).await;
@@ -127,21 +73,21 @@ async fn what_this_process_has_handled_is_handled_again(subscriber: EventSubscri
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_this_process_has_handled_is_handled_again_without_order() {
-    what_this_process_has_handled_is_handled_again(subscriber()).await;
+    what_this_process_has_handled_is_handled_again(App::subscriber(NAME)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_this_process_has_handled_is_handled_again_in_order() {
-    what_this_process_has_handled_is_handled_again(subscriber().ordered_by_key()).await;
+    what_this_process_has_handled_is_handled_again(App::subscriber(NAME).ordered_by_key()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn several_replicas_share_what_comes_again() {
     let world = World::<Sqlite>::start().await;
-    let app = App::new();
+    let app = App::default();
     let (one, other) = (
-        run(&world, &app, subscriber()),
-        run(&world, &app, subscriber()),
+        world.run(app.worker(&world, App::subscriber(NAME))),
+        world.run(app.worker(&world, App::subscriber(NAME))),
     );
     publish(&world, "stuck", 0).await;
     publish_many(&world, "a", 60).await;
@@ -162,8 +108,8 @@ async fn several_replicas_share_what_comes_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn in_order_what_is_in_hand_comes_again_behind_what_is_older() {
     let world = World::<Sqlite>::start().await;
-    let app = App::new();
-    let running = run(&world, &app, subscriber().ordered_by_key());
+    let app = App::default();
+    let running = world.run(app.worker(&world, App::subscriber(NAME).ordered_by_key()));
     app.open.add_permits(1000);
     publish_many(&world, "stuck", 4).await;
     app.noted.reach(4).await;
@@ -183,14 +129,14 @@ async fn in_order_what_is_in_hand_comes_again_behind_what_is_older() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_replica_has_told_its_successor_is_handled_again() {
     let world = World::<Sqlite>::start().await;
-    let app = App::new();
-    let running = run(&world, &app, subscriber().ordered_by_key());
+    let app = App::default();
+    let running = world.run(app.worker(&world, App::subscriber(NAME).ordered_by_key()));
     publish(&world, "failing", 0).await;
     publish_many(&world, "a", 3).await;
     app.noted.reach(4).await;
     running.stop().await.unwrap();
     reset(&world, Start::Beginning).await;
-    let running = run(&world, &app, subscriber().ordered_by_key());
+    let running = world.run(app.worker(&world, App::subscriber(NAME).ordered_by_key()));
     eventually("they come again", || async { app.of("a").len() == 6 }).await;
     running.stop().await.unwrap();
 }
@@ -198,8 +144,8 @@ async fn what_a_replica_has_told_its_successor_is_handled_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_skipped_is_never_delivered() {
     let world = World::<Sqlite>::start().await;
-    let app = App::new();
-    let running = run(&world, &app, subscriber().ordered_by_key());
+    let app = App::default();
+    let running = world.run(app.worker(&world, App::subscriber(NAME).ordered_by_key()));
     publish(&world, "a", 0).await;
     app.noted.reach(1).await;
     running.stop().await.unwrap();
@@ -209,7 +155,7 @@ async fn what_is_skipped_is_never_delivered() {
     let one = &plan.streams[0];
     assert_eq!((one.from, one.to, one.names["user.created"]), (2, 6, 4));
     assert!(one.first_at < one.last_at);
-    let running = run(&world, &app, subscriber().ordered_by_key());
+    let running = world.run(app.worker(&world, App::subscriber(NAME).ordered_by_key()));
     publish(&world, "a", 5).await;
     app.noted.reach(2).await;
     running.stop().await.unwrap();
@@ -219,8 +165,8 @@ async fn what_is_skipped_is_never_delivered() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_durable_that_is_only_made_anew_brings_nothing_again_that_was_answered() {
     let world = World::<Sqlite>::start().await;
-    let app = App::new();
-    let running = run(&world, &app, subscriber());
+    let app = App::default();
+    let running = world.run(app.worker(&world, App::subscriber(NAME)));
     publish(&world, "stuck", 0).await;
     publish_many(&world, "a", 5).await;
     app.noted.reach(6).await;
@@ -241,8 +187,8 @@ async fn a_durable_that_is_only_made_anew_brings_nothing_again_that_was_answered
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_killed_server_has_forgotten_is_not_handled_again() {
     let world = World::<Sqlite>::start().await;
-    let app = App::new();
-    let running = run(&world, &app, subscriber());
+    let app = App::default();
+    let running = world.run(app.worker(&world, App::subscriber(NAME)));
     // It keeps the floor down, so that the process remembers the others.
     publish(&world, "stuck", 0).await;
     let mut published = 0;
@@ -300,8 +246,8 @@ async fn a_place_that_there_is_not_is_refused() {
     let world = World::<Sqlite>::start().await;
     world.two_streams().await;
     publish_many(&world, "a", 3).await;
-    let app = App::new();
-    let running = run(&world, &app, subscriber().on(count).start(Start::New));
+    let app = App::default();
+    let running = world.run(app.worker(&world, App::subscriber(NAME).on(count).start(Start::New)));
     eventually("the consumers are there", || async {
         let found = Subscribers::over(&world.bus).find(NAME).await;
         found.is_ok_and(|found| found.consumers.len() == 3)

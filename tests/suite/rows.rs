@@ -144,6 +144,23 @@ async fn parked<DB: Database>(world: &World<DB>) -> Vec<ParkedEvent> {
     listing.await.unwrap()
 }
 
+async fn relayed<DB: Database>(world: &World<DB>) {
+    let relay = world.relay();
+    settled(world).await;
+    relay.stop().await.unwrap();
+}
+
+/// Asks for all that is parked, and waits until it is parked again; gives how much it was.
+async fn asked_in_vain<DB: Database>(world: &World<DB>) -> u64 {
+    let asked = world.outbox.unpark(&ParkedSelection::All).await.unwrap();
+    eventually("none of them is asked for any more", || async {
+        let parked = parked(world).await;
+        parked.iter().all(|event| event.asked_at.is_none())
+    })
+    .await;
+    asked
+}
+
 /// How many events of a key are told of.
 async fn traced<DB: Database>(world: &World<DB>, key: &str) -> usize {
     let trace = Trace::over(&world.bus).outbox(&world.outbox);
@@ -196,15 +213,7 @@ async fn a_row_that_cannot_be_read_is_parked_and_stops_no_other<DB: Database>(wo
     }
 
     // What is asked for is parked again, with its error.
-    let asked = world.outbox.unpark(&ParkedSelection::All).await.unwrap();
-    assert_eq!(asked, all as u64 + 1);
-    eventually("none of them is asked for any more", || async {
-        parked(&world)
-            .await
-            .iter()
-            .all(|event| event.asked_at.is_none())
-    })
-    .await;
+    assert_eq!(asked_in_vain(&world).await, all as u64 + 1);
     let again = parked(&world).await;
     let errors = |listed: &[ParkedEvent]| -> Vec<String> {
         listed.iter().map(|event| event.error.clone()).collect()
@@ -260,14 +269,7 @@ async fn a_row_that_is_too_large_is_parked_unread<DB: Database>(world: World<DB>
     );
     assert_eq!(listed[0].key.as_deref(), Some("large"));
 
-    world.outbox.unpark(&ParkedSelection::All).await.unwrap();
-    eventually("it is parked again", || async {
-        parked(&world)
-            .await
-            .iter()
-            .all(|event| event.asked_at.is_none())
-    })
-    .await;
+    asked_in_vain(&world).await;
     let verify = Verify::new(&world.bus, &world.outbox);
     assert!(verify.payloads().run().await.unwrap().is_sound());
     relay.stop().await.unwrap();
@@ -307,9 +309,7 @@ async fn a_parked_row_that_waits_for_something_unknown_stops_no_relay<DB: Databa
     );
     DB::execute(world.outbox.pool(), &row).await;
     commit(&world, "ada", 1).await;
-    let relay = world.relay();
-    settled(&world).await;
-    relay.stop().await.unwrap();
+    relayed(&world).await;
     assert_eq!((world.stored().await.len(), world.parked().await), (1, 1));
 }
 
@@ -350,14 +350,7 @@ async fn a_text_that_is_not_utf_8_is_parked_and_stops_no_other() {
             );
         }
         assert_eq!(traced(&world, "hostile").await, 2, "{encoding}");
-        world.outbox.unpark(&ParkedSelection::All).await.unwrap();
-        eventually("none of them is asked for any more", || async {
-            parked(&world)
-                .await
-                .iter()
-                .all(|event| event.asked_at.is_none())
-        })
-        .await;
+        asked_in_vain(&world).await;
         relay.stop().await.unwrap();
         let given_up = world.outbox.discard(&ParkedSelection::All, 1000).await;
         assert_eq!(given_up.unwrap().len(), 3, "{encoding}");
@@ -373,9 +366,7 @@ async fn an_error_that_the_databases_encoding_has_not_is_kept_in_another_way() {
     let headers = r#"'{"\ud83d\ude00": "x"}'"#;
     insert(&world, &hostile("headers", headers, ""), "hostile").await;
     commit(&world, "caf\u{e9}", 1).await;
-    let relay = world.relay();
-    settled(&world).await;
-    relay.stop().await.unwrap();
+    relayed(&world).await;
     assert_eq!(world.stored().await.len(), 1);
     let listed = parked(&world).await;
     assert!(
@@ -405,9 +396,7 @@ async fn rows_from_before_the_bounds_stop_neither_the_migration_nor_a_rebase() {
 
     world.outbox.rebase().await.unwrap().unwrap();
 
-    let relay = world.relay();
-    settled(&world).await;
-    relay.stop().await.unwrap();
+    relayed(&world).await;
     assert_eq!(counts(&world.stored().await), [2]);
     assert_eq!(world.parked().await, 1);
     for refused in [
@@ -428,9 +417,7 @@ async fn rows_from_before_the_bounds_stop_neither_the_migration_nor_a_rebase() {
 async fn a_place_that_a_writer_gives_on_sqlite_is_refused() {
     let world = World::<Sqlite>::start().await;
     commit(&world, "ada", 1).await;
-    let relay = world.relay();
-    settled(&world).await;
-    relay.stop().await.unwrap();
+    relayed(&world).await;
     for id in ["-7", "0", "9223372036854775807"] {
         let insert = format!(
             "insert into tidings_outbox (id, event, name, payload) values ({id}, randomblob(16), 'count.raised', x'31')"
@@ -447,9 +434,7 @@ async fn a_place_that_a_writer_gives_on_sqlite_is_refused() {
         );
     }
     commit(&world, "ada", 2).await;
-    let relay = world.relay();
-    settled(&world).await;
-    relay.stop().await.unwrap();
+    relayed(&world).await;
     assert_eq!(counts(&world.stored().await), [1, 2]);
 }
 

@@ -75,7 +75,10 @@ impl Case {
             envelope = match &*name.to_ascii_lowercase() {
                 "ce-correlationid" => envelope.correlated(value),
                 "traceparent" => envelope.traced(value),
-                _ => envelope.header(name, value),
+                known => match known.strip_prefix("ce-") {
+                    Some(extension) => envelope.extension(extension, value),
+                    None => envelope.header(name, value),
+                },
             }?;
         }
         Ok(envelope)
@@ -95,6 +98,8 @@ fn of_header_bytes(is_event: bool, bytes: usize) -> Case {
     case.headers
         .push(("ce-correlationid".to_owned(), "c 1".to_owned()));
     case.headers.push(("x".to_owned(), String::new()));
+    let tenant = ("ce-tenant".to_owned(), "caf\u{e9} 7%".to_owned());
+    case.headers.push(tenant);
     let without = header_bytes(&case);
     case.headers[1].1 = "h".repeat(bytes - without);
     case
@@ -255,6 +260,34 @@ fn cases() -> Vec<Case> {
             cases.push(Case::header(false, name, value));
         }
     }
+    for name in [
+        "ce-tenant",
+        "CE-Tenant",
+        "ce-dataschema",
+        "ce-traceparent",
+        "ce-ids",
+        "ce-0",
+        "ce-abcdefghijklmnopqrst",
+    ] {
+        for value in ["acme", "a b", "\u{e9}%41\"", &*"c".repeat(2_000)] {
+            cases.push(Case::header(true, name, value));
+        }
+        for value in ["", " a", "a\u{a0}", "a\r\nNats-Rollup: all", "a\u{85}b"] {
+            cases.push(Case::header(false, name, value));
+        }
+    }
+    for name in [
+        "ce-data",
+        "ce-data_base64",
+        "ce-datacontenttype",
+        "CE-DataContentType",
+        "ce-a-b",
+        "ce-a.b",
+        "ce-ce-id",
+        "ce-\u{e9}",
+    ] {
+        cases.push(Case::header(false, name, "x"));
+    }
     cases.push(of_header_bytes(true, 65_535));
     cases.push(of_header_bytes(false, 65_536));
     cases.push(of_bytes(true, 1 << 20));
@@ -408,6 +441,32 @@ async fn a_trace_that_a_program_in_another_language_gives_reaches_the_handler() 
     assert_eq!(stored.0[0].header("ce-correlationid"), "order%207");
     let expected = [Some(PARENT), Some("vendor=a%20b"), Some("request-9")];
     assert_eq!(noted.all(), [format!("{expected:?} order 7")]);
+}
+
+/// It comes to the handler as one that the library has set.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_extension_that_the_sql_function_is_given_is_an_attribute_of_the_event() {
+    async fn note(_: User, cx: Context<Noted>) -> Result<(), Failure> {
+        let tenant = cx.envelope().extensions().get("tenant");
+        cx.state().note(format!("{tenant:?}"));
+        Ok(())
+    }
+    let world = World::<Postgres>::start().await;
+    let noted = Noted::default();
+    let worker = Worker::new(world.bus.clone(), noted.clone())
+        .subscribe(EventSubscriber::durable("tenants").on(note));
+    let running = world.run(worker);
+    let relay = world.relay();
+    let enqueue =
+        "select tidings.enqueue('user.created', 1, 'ada', '{\"id\": \"ada\", \"email\": \"a@x\"}',
+        '{\"CE-Tenant\": \"caf\u{e9} 7\"}')::text";
+    Postgres::word(world.outbox.pool(), enqueue).await;
+    noted.reach(1).await;
+    relay.stop().await.unwrap();
+    running.stop().await.unwrap();
+    assert_eq!(noted.all(), ["Some(\"caf\u{e9} 7\")"]);
+    let stored = world.stored().await;
+    assert_eq!(stored.0[0].header("ce-tenant"), "caf%C3%A9%207");
 }
 
 /// The limit is the server's as soon as a relay has been there, as in the library.

@@ -12,8 +12,10 @@ use super::{
     value::value_of,
 };
 use crate::{
-    Envelope, EventId, Extensions, Headers, Lineage, Name, NameError, envelope::is_key,
-    headers::is_reserved, lineage::is_carried,
+    Envelope, EventId, Extensions, Headers, Lineage, Name, NameError,
+    envelope::is_key,
+    headers::{checked, is_reserved},
+    lineage::is_carried,
 };
 
 /// Why a message is not an event.
@@ -265,16 +267,12 @@ impl<'a> Found<'a> {
         extensions
     }
 
-    fn own(mut self) -> Headers {
-        self.own.sort_by_key(|(name, _)| *name);
-        let mut headers = Headers::default();
-        for (name, value) in self.own {
-            if headers.get(name).is_none() {
-                // Refused is what `read` says it leaves out.
-                let _ = headers.set(name, value);
-            }
-        }
-        headers
+    fn own(self) -> Headers {
+        let own = self.own.into_iter();
+        // Refused is what `read` says it leaves out.
+        let own = own.filter_map(|(name, value)| checked(name.to_owned(), value.to_owned()).ok());
+        // The first spelling has the first value.
+        Headers::sorted(own.collect(), |first, _| first)
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::{CAUSATION, CORRELATION, SOURCE, TIME, TRACEPARENT, TRACESTATE, time_text};
-use crate::{Envelope, EnvelopeError, EventId, HeaderError, lineage::checked};
+use crate::{Envelope, EnvelopeError, EventId, HeaderError, Headers, headers, lineage::checked};
 
 /// Source, time, lineage, extensions and the user's own headers of an envelope, for the outbox: a JSON object
 /// of texts under the names they have on the wire, not percent-encoded. `{}` when there is none.
@@ -68,7 +68,7 @@ pub fn from_stored(
         return Ok(envelope);
     }
     let stored: BTreeMap<String, String> = serde_json::from_str(headers)?;
-    let lineage = &mut envelope.lineage;
+    let (mut own, lineage) = (Vec::new(), &mut envelope.lineage);
     for (name, value) in stored {
         let known = name.to_ascii_lowercase();
         let slot = match &*known {
@@ -91,13 +91,15 @@ pub fn from_stored(
                         return Err(HeaderError::Reserved(name).into());
                     }
                     Some(Err(refused)) => return Err(refused.into()),
-                    None => envelope.headers.set(name, value)?,
+                    None => own.push(headers::checked(name, value)?),
                 }
                 continue;
             }
         };
         *slot = Some(checked(&name, value)?);
     }
+    // The last spelling has the last value.
+    envelope.headers = Headers::sorted(own, |_, last| last);
     Ok(envelope)
 }
 

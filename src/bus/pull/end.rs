@@ -163,4 +163,22 @@ mod tests {
             assert_eq!(duration(text), None, "{text}");
         }
     }
+
+    #[test]
+    fn fuzz_ends_of_pulls() {
+        let seeds = [
+            "Exceeded MaxRequestBatch of 5",
+            "Exceeded MaxRequestMaxBytes of 18446744073709551615",
+            "Exceeded MaxRequestExpires of 1h1m0.5s250ms3\u{b5}s",
+            "Exceeded MaxWaiting",
+            "Message Size Exceeds MaxBytes",
+            "Server Shutdown",
+        ];
+        crate::fuzz::fuzz_text("end of a pull", &seeds, |reason| {
+            for code in [404, 503] {
+                End::of(code, reason);
+            }
+            End::of(409, reason) != End::Unknown
+        });
+    }
 }

@@ -185,11 +185,12 @@ impl Look {
         let filters = filters(&info.config);
         let end = info.delivered.stream_seq;
         let (singles, _) = self.singles(&filters, from, end, MOST).await?;
-        let is_all = before + singles.len() as u64 == info.delivered.consumer_seq;
+        let came = before.saturating_add(singles.len() as u64);
+        let is_all = came == info.delivered.consumer_seq;
         let is_bad = singles.iter().any(|single| single.fault.is_some());
         let mut looked = Looked::default();
         if is_all && is_bad {
-            let places = before + 1..;
+            let places = before.saturating_add(1)..=u64::MAX;
             let numbered = singles.into_iter().zip(places);
             let deliveries = numbered.map(|(single, place)| self.delivery(single, place));
             looked.found = deliveries.collect();
@@ -213,7 +214,9 @@ impl Look {
     ) -> Result<(Vec<Single>, u64), BusError> {
         let (mut singles, mut to) = (Vec::new(), behind);
         while to < up_to && singles.len() < most {
-            let asked = self.bus.single_from(&self.consumer.stream, filters, to + 1);
+            let asked = self
+                .bus
+                .single_from(&self.consumer.stream, filters, to.saturating_add(1));
             match asked.await? {
                 Some(single) if single.sequence <= up_to => {
                     to = single.sequence;
@@ -277,5 +280,21 @@ mod tests {
             );
         }
         assert!(Last::read("_INBOX.x").is_none());
+    }
+
+    #[test]
+    fn fuzz_last_deliveries() {
+        let seeds = [
+            "$JS.ACK.EVENTS.welcome.1.7.3.99.0",
+            "$JS.ACK.hub.acc.EVENTS.welcome.1.18446744073709551615.3.99.0.x",
+        ];
+        crate::fuzz::fuzz_text("last delivery", &seeds, |reply| {
+            let last = Last::read(reply);
+            assert!(
+                last.as_ref()
+                    .is_none_or(|last| reply.starts_with(&last.prefix))
+            );
+            last.is_some()
+        });
     }
 }

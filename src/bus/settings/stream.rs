@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 use tidings_contract::{Name, Pattern};
 
-use super::is_unset;
+use super::{is_unset, setting_text};
 
 /// What a stream is to Tidings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -169,7 +169,11 @@ fn anew(looked: &Looked<'_>) -> String {
 }
 
 fn subject_transform(looked: &Looked<'_>, value: &Value) -> Option<String> {
-    let stream = looked.stream;
+    transforms(looked.stream, value)
+}
+
+/// What follows when a stream changes subjects, and what helps.
+pub(in crate::bus) fn transforms(stream: &str, value: &Value) -> Option<String> {
     (!is_unset(Some(value))).then(|| {
         let cure = edit(stream, "no-transform");
         format!(
@@ -233,7 +237,7 @@ fn max_msgs_per_subject(looked: &Looked<'_>, value: &Value) -> Option<String> {
 
 fn max_age(looked: &Looked<'_>, value: &Value) -> Option<String> {
     let stream = looked.stream;
-    let age = value.as_u64().filter(|age| *age > 0)?;
+    value.as_u64().filter(|age| *age > 0)?;
     let what = match looked.role {
         // How long they are kept is the operator's choice.
         Role::Events | Role::DeadLetters => return None,
@@ -242,10 +246,10 @@ fn max_age(looked: &Looked<'_>, value: &Value) -> Option<String> {
             "parked keys, replays that run and leases go after that, and nothing is said"
         }
     };
-    let age = std::time::Duration::from_nanos(age);
+    let age = setting_text("max_age", value);
     let cure = edit(stream, "max-age=0");
     Some(format!(
-        "max_age of {stream} is {age:?}: {what}; take it out of the configuration, or away with {cure}"
+        "max_age of {stream} is {age}: {what}; take it out of the configuration, or away with {cure}"
     ))
 }
 

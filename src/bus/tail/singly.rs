@@ -67,7 +67,7 @@ impl Reader {
             Some(_) => SINGLES,
             None => self.singly.saturating_sub(1),
         };
-        let next = Start::Sequence(single.sequence + 1);
+        let next = Start::Sequence(single.sequence.saturating_add(1));
         let pending = self.pending.saturating_sub(1);
         // How many really wait behind the last one that was announced a new consumer says.
         let is_over = left == 0 || pending == 0;

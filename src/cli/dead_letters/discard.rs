@@ -9,7 +9,7 @@ use crate::{
         connect,
         consent::{Consent, NOTHING_CHANGED},
         output,
-        report::Outcome,
+        report::{Exit, Outcome, Report},
         told_to_stop,
     },
     config::Config,
@@ -44,20 +44,30 @@ impl Discard {
         let stop = told_to_stop();
         let mut letters = dead_letters.read(selection).await?;
         let mut touched = Touched::of(&dead_letters).await?;
-        loop {
-            let letter = tokio::select! {
-                letter = letters.next() => letter?,
-                () = stop.cancelled() => return Ok(()),
-            };
-            // What came after the question is not meant.
-            let Some(letter) = letter.filter(|letter| letter.sequence <= last) else {
-                break;
-            };
-            output::as_kept(output::json(&letter))?;
-            dead_letters.discard(&letter).await?;
-            touched.note(&letter);
+        let discarding = async {
+            loop {
+                let letter = tokio::select! {
+                    letter = letters.next() => letter?,
+                    () = stop.cancelled() => return Ok(()),
+                };
+                // What came after the question is not meant.
+                let Some(letter) = letter.filter(|letter| letter.sequence <= last) else {
+                    return Ok(());
+                };
+                output::kept(&letter)?;
+                dead_letters.discard(&letter).await?;
+                touched.note(&letter);
+            }
+        };
+        let ended: Outcome = discarding.await;
+        // Wherever it has ended, keys without letters go on.
+        touched.unpark(&dead_letters).await?;
+        ended?;
+        match stop.is_cancelled() {
+            false => Ok(()),
+            true => Err(Report::new(Exit::Failed, "it was stopped before its end")
+                .cure("the same again, which goes on with what is left")),
         }
-        touched.unpark(&dead_letters).await
     }
 }
 

@@ -176,7 +176,7 @@ fn group_row(group: &DeadLetterGroup) -> [String; 8] {
 
 fn shortened(error: &str) -> String {
     match error.char_indices().nth(ERROR) {
-        Some((end, _)) => output::printable(&format!("{}...", &error[..end])),
+        Some((end, _)) => format!("{}...", &error[..end]),
         None => or_dash(Some(error)),
     }
 }

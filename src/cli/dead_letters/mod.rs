@@ -8,13 +8,10 @@ mod redrive;
 mod show;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
 use tidings::{DeadLetterSelection, Pattern, StoredDeadLetter};
 
-use super::{
-    output,
-    report::{Exit, Outcome, Report},
-};
+use super::report::{Exit, Outcome, Report};
 use crate::config::{Config, duration};
 
 #[derive(Args)]
@@ -45,20 +42,20 @@ enum Action {
 #[command(next_help_heading = "Which dead letters")]
 struct Filter {
     /// Those of a subscriber
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     subscriber: Option<String>,
     /// Those of an event, such as user.created or "user.>"
     #[arg(long, value_name = "PATTERN")]
     name: Option<Pattern>,
     /// Those of a key
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     key: Option<String>,
     /// Those with this kind of error, as `list --groups` prints it
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     fingerprint: Option<String>,
     /// Those with this cause, such as exhausted, rejected, undecodable, unknown, outside-inbox, crashed, parked-key or
     /// removed
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     cause: Option<String>,
     /// Those given up since then: 5m ago, or at a time such as 2026-01-31T12:00:00Z
     #[arg(long, value_name = "5m|TIME", value_parser = moment)]
@@ -82,6 +79,14 @@ struct Which {
 }
 
 impl DeadLettersCommand {
+    /// Whether it changes something.
+    pub(super) fn changes(&self) -> bool {
+        match self.action {
+            Action::List(_) | Action::Show(_) | Action::Export(_) => false,
+            Action::Redrive(_) | Action::Discard(_) => true,
+        }
+    }
+
     pub(super) async fn run(&self, config: &Config) -> Outcome {
         match &self.action {
             Action::List(action) => action.run(config).await,
@@ -147,7 +152,8 @@ fn not_there(letter: u64) -> Report {
 
 /// A part of a letter that may be missing.
 fn or_dash(text: Option<&str>) -> String {
-    output::printable(text.filter(|text| !text.is_empty()).unwrap_or("-"))
+    let text = text.filter(|text| !text.is_empty());
+    text.unwrap_or("-").to_owned()
 }
 
 /// Letter, subscriber, name, key.

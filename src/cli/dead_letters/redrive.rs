@@ -401,4 +401,12 @@ mod tests {
             assert!(pause(text).is_err(), "{text:?}");
         }
     }
+
+    #[test]
+    fn fuzz_rates_of_redrives() {
+        let seeds = ["100/s", "30/m", "1/h", "1000001/s", "0/h"];
+        crate::fuzz::fuzz_text("rate of a redrive", &seeds, |text| {
+            pause(text).is_ok_and(|pause| !pause.is_zero())
+        });
+    }
 }

@@ -69,13 +69,10 @@ impl Show {
             }
         }
         for (name, value) in &letter.headers {
-            rows.push([
-                "header".to_owned(),
-                output::printable(&format!("{name}: {value}")),
-            ]);
+            rows.push(["header".to_owned(), format!("{name}: {value}")]);
         }
         let payload = String::from_utf8_lossy(&letter.payload);
-        rows.push(["payload".to_owned(), output::printable(&payload)]);
+        rows.push(["payload".to_owned(), payload.into_owned()]);
         Ok(output::table(&rows)?)
     }
 }

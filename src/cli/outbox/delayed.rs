@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 
 use chrono::SecondsFormat;
-use clap::Args;
+use clap::{Args, builder::NonEmptyStringValueParser};
 use serde_json::json;
 use tidings::{DelayedEvent, EventId, Outbox, OutboxError, Store};
 
@@ -20,7 +20,7 @@ use crate::{
 #[derive(Args)]
 pub(super) struct ListDelayed {
     /// Only events of this key
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     key: Option<String>,
     /// At most so many
     #[arg(long, value_name = "N", default_value = "100")]
@@ -110,8 +110,8 @@ fn row(event: &DelayedEvent) -> [String; 4] {
     let key = event.key.as_deref().unwrap_or("-");
     [
         event.due.to_rfc3339_opts(SecondsFormat::Millis, true),
-        output::printable(&event.name),
-        output::printable(key),
+        event.name.clone(),
+        key.to_owned(),
         event.id.to_string(),
     ]
 }

@@ -46,6 +46,20 @@ enum Action {
 }
 
 impl OutboxCommand {
+    /// Whether it changes something.
+    pub(super) fn changes(&self) -> bool {
+        match self.action {
+            Action::Status(_) | Action::Parked(_) | Action::Show(_) | Action::Delayed(_) => false,
+            Action::Unpark(_)
+            | Action::Discard(_)
+            | Action::Cancel(_)
+            | Action::Republish(_)
+            | Action::Accept(_)
+            | Action::UseNats(_)
+            | Action::Rebase(_) => true,
+        }
+    }
+
     pub(super) async fn run(&self, config: &Config) -> Outcome {
         match &self.action {
             Action::Status(action) => action.run(config).await,

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 
-use clap::Args;
+use clap::{Args, builder::NonEmptyStringValueParser};
 use serde_json::json;
 use tidings::{Outbox, OutboxError, ParkedEvent, ParkedSelection, Store};
 
@@ -16,13 +16,22 @@ use crate::{
     config::Config,
 };
 
+const HEAD: [&str; 7] = [
+    "row",
+    "name",
+    "key",
+    "bytes",
+    "parked at",
+    "goes back",
+    "why",
+];
 /// How many are read at once.
 const PAGE: u32 = 1000;
 
 #[derive(Args)]
 pub(super) struct ListParked {
     /// Only those of a key
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     key: Option<String>,
     /// How many to list at most
     #[arg(long, default_value = "100")]
@@ -48,7 +57,7 @@ struct Which {
     /// The row, as `parked` lists it
     id: Option<i64>,
     /// All of a key
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     key: Option<String>,
     /// All of them
     #[arg(long)]
@@ -80,28 +89,31 @@ impl ListParked {
             .clone()
             .map_or(ParkedSelection::All, ParkedSelection::Key);
         let (mut behind, mut left) = (i64::MIN, self.limit.get());
-        let head = ["row", "name", "key", "parked at", "goes back", "why"].map(str::to_owned);
-        let mut rows = vec![head];
+        // Each page has widths of its own, so that only one is in memory.
+        let mut rows = vec![HEAD.map(str::to_owned)];
+        let mut is_empty = true;
         while left > 0 {
             let limit = left.min(PAGE);
-            let page = with_outbox!(&database, outbox =>
-                outbox.parked(&selection, behind, limit).await)?;
+            let page = with_outbox!(&database, outbox => match self.json {
+                true => outbox.parked(&selection, behind, limit).await,
+                false => outbox.parked_heads(&selection, behind, limit).await,
+            })?;
             let Some(last) = page.last() else { break };
+            is_empty = false;
             behind = last.id;
             left -= u32::try_from(page.len()).unwrap_or(left);
-            for event in page {
-                if self.json {
-                    output::json(&event)?;
-                } else {
-                    rows.push(row(&event));
-                }
+            if self.json {
+                page.iter().try_for_each(output::json)?;
+                continue;
             }
+            rows.extend(page.iter().map(row));
+            output::table(&rows)?;
+            rows.clear();
         }
-        match (self.json, rows.len()) {
-            (true, _) => Ok(()),
-            (false, 1) => Ok(output::line("nothing is parked")?),
-            (false, _) => Ok(output::table(&rows)?),
+        if is_empty && !self.json {
+            output::line("nothing is parked")?;
         }
+        Ok(())
     }
 }
 
@@ -117,12 +129,12 @@ impl ShowParked {
         if self.json {
             return Ok(output::json(event)?);
         }
-        let [_, name, key, parked_at, goes_back, why] = row(event);
+        let [_, name, key, _, parked_at, goes_back, why] = row(event);
         let payload = match event.payload.len() as u64 {
             shown if shown < event.payload_bytes => {
                 format!("{} bytes, too many to be shown", event.payload_bytes)
             }
-            _ => output::printable(&String::from_utf8_lossy(&event.payload)),
+            _ => String::from_utf8_lossy(&event.payload).into_owned(),
         };
         let rows = [
             ["row", &event.id.to_string()],
@@ -133,7 +145,7 @@ impl ShowParked {
             ["parked at", &parked_at],
             ["goes back", &goes_back],
             ["why", &why],
-            ["headers", &output::printable(&event.headers)],
+            ["headers", &event.headers],
             ["payload", &payload],
         ];
         Ok(output::table(&rows.map(|row| row.map(str::to_owned)))?)
@@ -172,20 +184,26 @@ impl Discard {
         if !self.consent.to(&what)? {
             return Ok(output::line(NOTHING_CHANGED)?);
         }
-        let mut discarded: u64 = 0;
+        let (mut behind, mut discarded, mut printed) = (i64::MIN, 0, 0);
         loop {
-            let page = with_outbox!(&database, outbox => outbox.discard(&selection, PAGE).await)?;
-            if page.is_empty() {
-                break;
-            }
-            discarded += page.len() as u64;
-            for event in &page {
-                output::json(event)?;
-            }
+            let page = with_outbox!(&database, outbox =>
+                outbox.parked_whole(&selection, behind, PAGE).await)?;
+            let Some(last) = page.last() else { break };
+            behind = last.id;
+            page.iter().try_for_each(output::kept)?;
+            let ids: Vec<i64> = page.iter().map(|event| event.id).collect();
+            printed += ids.len();
+            discarded += with_outbox!(&database, outbox => outbox.discard_rows(&ids).await)?.len();
         }
-        match discarded {
-            0 => self.which.nothing(),
-            _ => Ok(()),
+        match printed - discarded {
+            _ if discarded == 0 => self.which.nothing(),
+            0 => Ok(()),
+            gone => {
+                output::note(format!(
+                    "{gone} of them were parked no more, and are not given up"
+                ));
+                Ok(())
+            }
         }
     }
 }
@@ -219,7 +237,7 @@ async fn count<DB: Store>(
 ) -> Result<u64, OutboxError> {
     let (mut behind, mut count) = (i64::MIN, 0);
     loop {
-        let page = outbox.parked(selection, behind, PAGE).await?;
+        let page = outbox.parked_heads(selection, behind, PAGE).await?;
         let Some(last) = page.last() else {
             return Ok(count);
         };
@@ -233,7 +251,7 @@ fn not_there(id: i64) -> Report {
         .cure("tidings outbox parked, which lists what is")
 }
 
-fn row(event: &ParkedEvent) -> [String; 6] {
+fn row(event: &ParkedEvent) -> [String; 7] {
     let goes_back = match (&event.asked_at, &event.waits_for) {
         (Some(_), _) => "soon, it was asked for".to_owned(),
         (None, Some(waits_for)) => format!("by itself, waits for {waits_for}"),
@@ -241,10 +259,11 @@ fn row(event: &ParkedEvent) -> [String; 6] {
     };
     [
         event.id.to_string(),
-        output::printable(&event.name),
-        output::printable(event.key.as_deref().unwrap_or("-")),
+        event.name.clone(),
+        event.key.clone().unwrap_or_else(|| "-".to_owned()),
+        event.payload_bytes.to_string(),
         output::time(event.parked_at),
         goes_back,
-        output::printable(&event.error),
+        event.error.clone(),
     ]
 }

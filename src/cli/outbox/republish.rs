@@ -1,7 +1,7 @@
 //! `tidings outbox republish`: publishing again what the outbox still keeps.
 
 use chrono::{DateTime, Utc};
-use clap::Args;
+use clap::{Args, builder::NonEmptyStringValueParser};
 use tidings::{Bus, Name, Outbox, Rate, Republish, Republished, Store};
 
 use crate::{
@@ -31,7 +31,7 @@ pub(super) struct RunRepublish {
     #[arg(long, value_name = "NAME")]
     name: Vec<String>,
     /// Only events of this key
-    #[arg(long, value_name = "KEY")]
+    #[arg(long, value_name = "KEY", value_parser = NonEmptyStringValueParser::new())]
     key: Option<String>,
     /// Only what the stream that they go to does not hold; without --into that is so unless it is forced
     #[arg(long, conflicts_with = "force")]
@@ -91,7 +91,7 @@ impl RunRepublish {
             return Ok(());
         }
         let what = format!(
-            "the outbox has let go of {} meanwhile",
+            "the outbox has let go of {} meanwhile, or they are no events, which the log names",
             output::events(done.gone)
         );
         Err(Report::new(Exit::Failed, what))

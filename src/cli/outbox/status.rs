@@ -85,7 +85,7 @@ impl ShowStatus {
             true => cure,
             false => REPAIR,
         };
-        Err(Report::new(Exit::Failed, output::printable(&what)).cure(output::printable(cure)))
+        Err(Report::new(Exit::Failed, what).cure(cure))
     }
 }
 
@@ -148,7 +148,7 @@ async fn said_by_relays(config: &Config, report: Report) -> Report {
                 format!("the relay {owner} answers: {cause}; try: {cure}")
             }
         };
-        report.cause(output::printable(&said))
+        report.cause(said)
     })
 }
 
@@ -169,7 +169,7 @@ fn rows(status: &Status, relays: Option<&[RelayInstance]>) -> Vec<[String; 2]> {
         status
             .nats
             .iter()
-            .map(|nats| ["nats".into(), output::printable(&nats.to_string())]),
+            .map(|nats| ["nats".into(), nats.to_string()]),
     );
     let told = relays.iter().copied().flatten().flat_map(cannot_write);
     let troubles = status.troubles.iter().cloned().chain(told);
@@ -221,7 +221,7 @@ fn trouble(trouble: &Trouble) -> String {
         place, cause, cure, ..
     } = trouble;
     let since = trouble.since.to_rfc3339_opts(SecondsFormat::Secs, true);
-    output::printable(&format!("{place}, since {since}: {cause}; try: {cure}"))
+    format!("{place}, since {since}: {cause}; try: {cure}")
 }
 
 fn lost(loss: &Loss) -> String {
@@ -233,7 +233,7 @@ fn lost(loss: &Loss) -> String {
 }
 
 fn held(held: &HeldSlot) -> String {
-    output::printable(&held.to_string())
+    held.to_string()
 }
 
 fn relay(lease: &LeaseStatus, answered: &[RelayInstance]) -> String {

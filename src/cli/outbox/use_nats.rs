@@ -1,6 +1,6 @@
 //! `tidings outbox use-nats`: the outbox is relayed into another NATS from now on.
 
-use std::io::{self, BufRead, IsTerminal};
+use std::io::{self, BufRead, IsTerminal, Write};
 
 use clap::Args;
 use serde::Serialize;
@@ -83,12 +83,13 @@ fn rows(plan: &NatsMove) -> Vec<[String; 2]> {
         ["from now on", &plan.now.to_string()],
         ["missing or others", &streams],
     ]
-    .map(|[what, text]| [what.to_owned(), output::printable(text)])
+    .map(|[what, text]| [what.to_owned(), text.to_owned()])
     .to_vec()
 }
 
 fn is_meant() -> bool {
-    eprint!("use this NATS? [y/N] ");
+    // The answer decides, also when the question cannot be shown.
+    let _ = write!(io::stderr(), "use this NATS? [y/N] ");
     let mut answer = String::new();
     let read = io::stdin().lock().read_line(&mut answer);
     read.is_ok() && matches!(answer.trim(), "y" | "yes")

@@ -56,7 +56,7 @@ fn row(status: &ReplayStatus) -> [String; 7] {
     let replay: &Replay = &status.replay;
     [
         replay.id.to_string(),
-        output::printable(&replay.subscriber),
+        replay.subscriber.clone(),
         show::state(replay),
         status.over().to_string(),
         replay.events().to_string(),

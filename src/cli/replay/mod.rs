@@ -43,6 +43,14 @@ enum Action {
 }
 
 impl ReplayCommand {
+    /// Whether it changes something.
+    pub(super) fn changes(&self) -> bool {
+        match self.action {
+            Action::List(_) | Action::Show(_) | Action::Watch(_) => false,
+            Action::Start(_) | Action::Pause(_) | Action::Resume(_) | Action::Cancel(_) => true,
+        }
+    }
+
     pub(super) async fn run(&self, config: &Config) -> Outcome {
         match &self.action {
             Action::Start(action) => action.run(config).await,

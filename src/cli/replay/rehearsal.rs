@@ -29,7 +29,7 @@ pub(super) fn print(found: &Rehearsal) -> Outcome {
     let mut rows = vec![HEAD.map(str::to_owned)];
     for events in &found.events {
         rows.push([
-            output::printable(&events.name),
+            events.name.clone(),
             events.version.to_string(),
             events.events.to_string(),
             events.would_call.to_string(),
@@ -37,7 +37,10 @@ pub(super) fn print(found: &Rehearsal) -> Outcome {
             events.undecodable.to_string(),
         ]);
     }
-    let sum = |count: fn(&tidings::RehearsedEvents) -> u64| found.events.iter().map(count).sum();
+    let sum = |count: fn(&tidings::RehearsedEvents) -> u64| {
+        let counts = found.events.iter().map(count);
+        counts.fold(0, u64::saturating_add)
+    };
     let sums: [u64; 4] = [
         sum(|events| events.events),
         sum(|events| events.would_call),
@@ -74,7 +77,8 @@ impl Estimate {
         let found = status.progress.as_ref();
         let found = found.and_then(|progress| progress.rehearsal.as_ref());
         let events = found.map_or(0, |found| {
-            found.events.iter().map(|events| events.would_call).sum()
+            let called = found.events.iter().map(|events| events.would_call);
+            called.fold(0, u64::saturating_add)
         });
         if let Some(Pace { rate, per_second }) = rate {
             let time = taking(events, per_second);

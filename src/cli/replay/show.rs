@@ -48,11 +48,7 @@ pub(super) fn state(replay: &Replay) -> String {
 
 /// Why it does not go on.
 pub(super) fn trouble(trouble: &ReplayTrouble) -> String {
-    output::printable(&format!(
-        "since {}: {}",
-        output::second(trouble.since),
-        trouble.why
-    ))
+    format!("since {}: {}", output::second(trouble.since), trouble.why)
 }
 
 fn rows(status: &ReplayStatus) -> Vec<Row> {
@@ -182,5 +178,5 @@ fn asked_for(replay: &Replay) -> String {
 }
 
 fn row(what: &str, text: impl AsRef<str>) -> Row {
-    [what.to_owned(), output::printable(text.as_ref())]
+    [what.to_owned(), text.as_ref().to_owned()]
 }

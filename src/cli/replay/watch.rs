@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    io::{self, IsTerminal},
+    io::{self, IsTerminal, Write},
     time::Duration,
 };
 
@@ -79,7 +79,13 @@ impl Watch {
 /// Follows a replay, and says whether it was done.
 pub(super) async fn to_the_end(replays: &Replays, id: ReplayId, json: bool) -> Outcome {
     let told = if json { Told::Objects } else { Told::Lines };
-    match follow(replays, id, told, &told_to_stop()).await? {
+    let stop = told_to_stop();
+    let followed = tokio::select! {
+        followed = follow(replays, id, told, &stop) => followed?,
+        // It goes on all the same.
+        () = output::reader_left() => return Ok(()),
+    };
+    match followed {
         Some(status) => outcome(&status),
         None => Err(
             Report::new(Exit::Failed, "it goes on, and nobody follows it")
@@ -178,7 +184,8 @@ impl Teller {
         if self.is_drawn {
             let text = format!("\r{}  {}\x1b[K", bar(status), output::printable(&text()));
             match self.told {
-                Told::Errors => eprint!("{text}"),
+                // Nobody is left to tell when it fails.
+                Told::Errors => drop(write!(io::stderr(), "{text}")),
                 _ => draw(&text)?,
             }
             if is_last {
@@ -287,7 +294,7 @@ fn became(status: &ReplayStatus) -> String {
     if status.replay.request.rehearse {
         return String::new();
     }
-    let left_out = progress.filtered + progress.skipped;
+    let left_out = progress.filtered.saturating_add(progress.skipped);
     let (handled, letters) = (progress.handled, progress.dead_lettered);
     let mut text = format!(", {handled} handled, {left_out} left out, {letters} dead letters");
     for (count, what) in [
@@ -312,7 +319,6 @@ fn bar(status: &ReplayStatus) -> String {
 }
 
 fn draw(text: &str) -> io::Result<()> {
-    use io::Write;
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;
     out.flush()

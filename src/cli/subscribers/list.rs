@@ -118,14 +118,14 @@ fn unseen(found: &SubscriberOverview) -> Vec<String> {
 fn row(subscriber: &SubscriberState) -> [String; 8] {
     let pending = subscriber.known_pending;
     [
-        output::printable(&subscriber.name),
+        subscriber.name.clone(),
         pending.map_or_else(|| "unknown".to_owned(), |pending| pending.to_string()),
         subscriber.unanswered().to_string(),
         subscriber.redelivered().to_string(),
         retries(subscriber.retries.as_ref()),
         pause(subscriber.paused_until),
         replicas(subscriber),
-        output::printable(&trouble(subscriber)),
+        trouble(subscriber),
     ]
 }
 

@@ -60,6 +60,18 @@ enum Action {
 }
 
 impl SubscribersCommand {
+    /// Whether it changes something.
+    pub(super) fn changes(&self) -> bool {
+        match self.action {
+            Action::List(_) | Action::Show(_) => false,
+            Action::Pause(_)
+            | Action::Resume(_)
+            | Action::Reset(_)
+            | Action::Narrow(_)
+            | Action::Remove(_) => true,
+        }
+    }
+
     pub(super) async fn run(&self, config: &Config) -> Outcome {
         match &self.action {
             Action::List(action) => action.run(config).await,
@@ -94,7 +106,7 @@ fn retries(retries: Option<&WaitingRetries>) -> String {
     let Some(retries) = retries else {
         return "unknown".to_owned();
     };
-    let count = retries.due + retries.scheduled;
+    let count = retries.due.saturating_add(retries.scheduled);
     match retries.farthest_at {
         Some(at) if retries.read < retries.scheduled => {
             format!("{count}, until {} or later", output::second(at))

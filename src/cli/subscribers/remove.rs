@@ -60,7 +60,8 @@ impl Remove {
 
 /// What a removal means, in one line.
 fn what(plan: &SubscriberRemoval) -> String {
-    let pending = plan.consumers.iter().map(|consumer| consumer.pending).sum();
+    let pending = plan.consumers.iter().map(|consumer| consumer.pending);
+    let pending = pending.fold(0, u64::saturating_add);
     let (pending, waiting) = (output::events(pending), retries(Some(&plan.retries)));
     let name = &plan.subscriber;
     format!("removes {name} for good: {pending} pending are not handled, retries: {waiting}")
@@ -68,7 +69,7 @@ fn what(plan: &SubscriberRemoval) -> String {
 
 fn preview(plan: &SubscriberRemoval) -> Vec<[String; 2]> {
     let mut rows = Vec::new();
-    let mut add = |what: &str, text: String| rows.push([what.to_owned(), output::printable(&text)]);
+    let mut add = |what: &str, text: String| rows.push([what.to_owned(), text]);
     let last = plan.last_seen_at;
     add("subscriber", plan.subscriber.clone());
     add(

@@ -75,7 +75,7 @@ fn what(plan: &SubscriberReset) -> String {
 }
 
 fn preview(plan: &SubscriberReset) -> Outcome {
-    let mut rows = vec![["subscriber".to_owned(), output::printable(&plan.subscriber)]];
+    let mut rows = vec![["subscriber".to_owned(), plan.subscriber.clone()]];
     for stream in &plan.streams {
         add_stream(&mut rows, stream);
     }
@@ -94,7 +94,7 @@ fn preview(plan: &SubscriberReset) -> Outcome {
 }
 
 fn add_stream(rows: &mut Vec<[String; 2]>, reset: &StreamReset) {
-    let mut add = |what: &str, text: String| rows.push([what.to_owned(), output::printable(&text)]);
+    let mut add = |what: &str, text: String| rows.push([what.to_owned(), text]);
     let StreamReset { from, to, .. } = reset;
     add("stream", reset.stream.clone());
     add("  place", format!("from sequence {from} to {to}"));

@@ -2,8 +2,9 @@
 
 use chrono::{DateTime, Utc};
 use clap::Args;
-use serde_json::Value;
-use tidings::{Replica, SubscriberConsumer, SubscriberState, Subscribers, WaitingRetries};
+use tidings::{
+    Replica, SubscriberConsumer, SubscriberState, Subscribers, WaitingRetries, setting_text,
+};
 
 use super::{issue, pause, retries, unseen};
 use crate::{
@@ -95,7 +96,7 @@ fn add_retries(rows: &mut Vec<[String; 2]>, waiting: Option<&WaitingRetries>) {
 }
 
 fn row(what: &str, text: impl AsRef<str>) -> [String; 2] {
-    [what.to_owned(), output::printable(text.as_ref())]
+    [what.to_owned(), text.as_ref().to_owned()]
 }
 
 fn add_consumer(rows: &mut Vec<[String; 2]>, consumer: &SubscriberConsumer) {
@@ -118,7 +119,10 @@ fn add_consumer(rows: &mut Vec<[String; 2]>, consumer: &SubscriberConsumer) {
     rows.push(row("  paused until", pause(consumer.paused_until)));
     rows.push(row("  last delivery", at(consumer.last_delivery_at)));
     for (setting, value) in &consumer.config {
-        rows.push(row("  setting", format!("{setting} = {value}")));
+        rows.push(row(
+            "  setting",
+            format!("{setting} = {}", setting_text(setting, value)),
+        ));
     }
     for drift in &consumer.drift {
         let cure = match drift.setting.starts_with("filter_subject") {
@@ -128,18 +132,11 @@ fn add_consumer(rows: &mut Vec<[String; 2]>, consumer: &SubscriberConsumer) {
         let text = format!(
             "{} is {}, and {} of the replicas want {}; {cure}",
             drift.setting,
-            shown(&drift.now),
+            setting_text(&drift.setting, &drift.now),
             drift.replicas.len(),
-            shown(&drift.wanted)
+            setting_text(&drift.setting, &drift.wanted)
         );
         rows.push(row("  differs", text));
-    }
-}
-
-fn shown(value: &Value) -> String {
-    match value {
-        Value::Null => "not set".to_owned(),
-        value => value.to_string(),
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
     context::Facts,
     failure::Failure,
     handler::memory::{GivenUp, Noted, Remembers},
-    outbox::{Outbox, OutboxError, OutboxTransaction, Store},
+    outbox::{OutboxError, OutboxTransaction, Store},
     outcome::{Cause, DeadLetter},
 };
 
@@ -176,7 +176,7 @@ impl<DB: Store> Inbox<DB> {
         memory: &Memory<'_>,
     ) -> Result<Vec<(Uuid, String)>, OutboxError> {
         let reading = DB::given_up(connection, &self.outbox.shared.names, memory).await;
-        reading.map_err(Outbox::<DB>::explain)
+        self.outbox.told(reading).await
     }
 
     /// Changes what is noted of one event; false when somebody else has done so.
@@ -189,7 +189,7 @@ impl<DB: Store> Inbox<DB> {
     ) -> Result<bool, OutboxError> {
         let names = &self.outbox.shared.names;
         let changing = DB::mark(connection, names, memory, from, to).await;
-        changing.map_err(Outbox::<DB>::explain)
+        self.outbox.told(changing).await
     }
 
     async fn give_it_up(
@@ -214,7 +214,7 @@ impl<DB: Store> Inbox<DB> {
 
     /// A transaction that is about a note.
     async fn begin_to_note(&self) -> Result<OutboxTransaction<DB>, OutboxError> {
-        let begun = self.outbox.begin_attended(DB::BEGIN).await;
+        let begun = self.outbox.begin_attended(DB::BEGIN_OWN).await;
         let begun = begun.map_err(OutboxError::Database)?;
         Ok(OutboxTransaction::new(begun, self.outbox.clone()))
     }
@@ -389,5 +389,22 @@ mod tests {
         let text = noted.text();
         assert!(text.is_ascii() && text.contains("\\ud83d\\ude00"), "{text}");
         assert_eq!(Note::read(&text).unwrap(), noted);
+    }
+
+    #[test]
+    fn fuzz_notes() {
+        let seed = r#"{"stream":"EVENTS","sequence":17,"stored_at":"2026-11-21T09:30:00Z","redrives":4294967295,
+            "redriven_from":5,"at":"2026-11-21T09:30:00Z","cause":"exhausted","error":"\u00e9","attempts":3,
+            "first_failed_at":null,"is_buried":true,"letter":18446744073709551615}"#;
+        crate::fuzz::fuzz_json("note of the inbox", &[seed], |text| {
+            let Ok(note) = Note::read(&String::from_utf8_lossy(text)) else {
+                return false;
+            };
+            let text = note.text();
+            assert!(text.is_ascii());
+            assert_eq!(Note::read(&text).unwrap(), note);
+            assert_eq!(note.why().attempts, note.attempts);
+            true
+        });
     }
 }

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use futures::FutureExt;
 
 use crate::{
+    error_text::said,
     housekeeping::Housekeeping,
     outbox::{Outbox, OutboxError, Store},
 };
@@ -38,11 +39,19 @@ async fn keep<DB: Store>(outbox: Outbox<DB>) {
                 tracing::info!(database = DB::KIND, slot, "a slot of the inbox was emptied");
             }
             Ok(Err(error)) if is_told => {
-                tracing::debug!(database = DB::KIND, %error, "the inbox was not emptied");
+                tracing::debug!(
+                    database = DB::KIND,
+                    error = said(&error),
+                    "the inbox was not emptied"
+                );
             }
             Ok(Err(error)) => {
                 is_told = true;
-                tracing::warn!(database = DB::KIND, %error, "a slot of the inbox was not emptied: the inbox grows");
+                tracing::warn!(
+                    database = DB::KIND,
+                    error = said(&error),
+                    "a slot of the inbox was not emptied: the inbox grows"
+                );
             }
         }
     }

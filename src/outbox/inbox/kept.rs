@@ -11,7 +11,10 @@ use sqlx::Connection;
 use tokio::{runtime::Handle, time::Instant};
 
 use super::{ROLLBACK, Remember};
-use crate::outbox::{Store, taken::Taken};
+use crate::{
+    error_text::said,
+    outbox::{Store, taken::Taken},
+};
 
 /// For how long a connection goes from handler to handler before it returns to the pool: whoever waits there gets it
 /// then.
@@ -58,7 +61,9 @@ impl<DB: Store> Kept<DB> {
                 Ok(()) => return connection.0.take().map(|tx| Ok((tx, taken))),
                 Err(error) if !DB::is_lost(&error) => return Some(Err(error)),
                 // The server has closed it meanwhile; the pool has others.
-                Err(error) => tracing::debug!(%error, "a connection that was kept is lost"),
+                Err(error) => {
+                    tracing::debug!(error = said(&error), "a connection that was kept is lost")
+                }
             }
         }
         None
@@ -184,13 +189,19 @@ async fn part<C: Connection<Database: Remember<Connection = C>>>(connection: &mu
     // A plain one waits for nobody.
     if let Err(error) = C::Database::say(connection, "begin").await {
         // Something is open, then.
-        tracing::debug!(%error, "nothing is begun on a connection that goes back to the pool");
+        tracing::debug!(
+            error = said(&error),
+            "nothing is begun on a connection that goes back to the pool"
+        );
     }
     // A savepoint of the handler's that was refused, or cut off, has had the client count one less.
     if !connection.is_in_transaction()
         && let Err(error) = C::Database::say(connection, "rollback").await
     {
-        tracing::debug!(%error, "nothing is rolled back on a connection that goes back to the pool");
+        tracing::debug!(
+            error = said(&error),
+            "nothing is rolled back on a connection that goes back to the pool"
+        );
     }
 }
 

@@ -27,7 +27,7 @@ use crate::{
         memory::Remembers,
     },
     housekeeping::Housekeeping,
-    outbox::{Outbox, OutboxError, OutboxTransaction, Store},
+    outbox::{Outbox, OutboxError, OutboxTransaction, Store, link::Backend},
     outcome::Handled,
     subscriber::EventSubscriber,
 };
@@ -139,10 +139,10 @@ where
         let Begun {
             tx, added, known, ..
         } = begun;
-        let pid = tx.pid();
+        let backend = tx.backend();
         let (tx, lent) = InboxTransaction::lend(tx);
         let handling = in_time(batch, |cx| self.handler.handle(items, tx, cx));
-        let handled = match self.inbox.handled(pid, handling).await {
+        let handled = match self.inbox.handled(backend, handling).await {
             Ok(handled) => handled,
             Err(lost) => {
                 if let Some(tx) = lent.back() {
@@ -299,21 +299,22 @@ impl<DB: Store> Inbox<DB> {
         let begun = self.ask(|| async {
             let mut tx = self.outbox.begin_to_remember().await?;
             let remembering = async {
+                self.look_again(&mut tx).await?;
                 loop {
                     let slot_seconds = self.slot_seconds.load(Ordering::Relaxed);
-                    let (ring, added, pid) =
+                    let (ring, added, backend) =
                         self.remember_all(&mut tx, deliveries, slot_seconds).await?;
                     if ring.slot_seconds == slot_seconds {
                         let known = self.known_of(&mut tx, deliveries, &added).await?;
-                        return Ok((ring, added, known, pid));
+                        return Ok((ring, added, known, backend));
                     }
                     self.slot_seconds
                         .store(ring.slot_seconds, Ordering::Relaxed);
                 }
             };
             match self.attend(remembering).await {
-                Ok((ring, added, known, pid)) => Ok(Begun {
-                    tx: tx.of(pid),
+                Ok((ring, added, known, backend)) => Ok(Begun {
+                    tx: tx.of(backend),
                     ring,
                     added,
                     known,
@@ -363,7 +364,7 @@ impl<DB: Store> Inbox<DB> {
         connection: &mut DB::Connection,
         deliveries: &[Arc<Facts>],
         slot_seconds: i64,
-    ) -> Result<(Ring, BTreeMap<i64, HashSet<Uuid>>, Option<i32>), OutboxError> {
+    ) -> Result<(Ring, BTreeMap<i64, HashSet<Uuid>>, Option<Backend>), OutboxError> {
         let (names, first) = (&self.outbox.shared.names, &deliveries[0]);
         let mut periods: BTreeMap<i64, Vec<Uuid>> = BTreeMap::new();
         for delivery in deliveries {
@@ -372,7 +373,7 @@ impl<DB: Store> Inbox<DB> {
             periods.entry(period).or_default().push(id);
         }
         let mut all_added = BTreeMap::new();
-        let (mut known, mut pid) = (None, None);
+        let (mut known, mut backend) = (None, None);
         for (period, mut events) in periods {
             events.sort_unstable();
             events.dedup();
@@ -381,13 +382,13 @@ impl<DB: Store> Inbox<DB> {
                 ..self.memory(first, period, &events)
             };
             let remembering = DB::remember(connection, names, &memory).await;
-            let remembered = remembering.map_err(Outbox::<DB>::explain)?;
+            let remembered = self.outbox.told(remembering).await?;
             let added = match remembered.added {
                 Added::All => events.into_iter().collect(),
                 Added::Only(added) => added.into_iter().collect(),
             };
             all_added.insert(period, added);
-            pid = remembered.pid;
+            backend = remembered.backend;
             // The first says what is in reach: another may be a period later.
             let ring = *known.get_or_insert(remembered.ring);
             if ring.slot_seconds != slot_seconds {
@@ -399,7 +400,7 @@ impl<DB: Store> Inbox<DB> {
             now: 0,
             first: 0,
         });
-        Ok((ring, all_added, pid))
+        Ok((ring, all_added, backend))
     }
 
     /// Commits, without the memory of those that failed.

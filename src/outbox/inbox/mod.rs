@@ -8,6 +8,7 @@ mod many;
 mod once;
 mod ring;
 mod transaction;
+mod version;
 
 use std::{
     sync::atomic::{AtomicBool, AtomicI64, Ordering},
@@ -16,12 +17,13 @@ use std::{
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use sqlx::Database;
-use tokio::sync::{Mutex, MutexGuard, OnceCell, Semaphore};
+use tokio::sync::{Mutex, MutexGuard, Semaphore};
 use uuid::Uuid;
 
 use super::{
     Outbox, OutboxError, OutboxTransaction, Store,
-    link::{self, Waits},
+    home::of_version,
+    link::{self, Backend, Waits},
     store::Names,
 };
 use crate::{
@@ -36,6 +38,7 @@ pub use once::OnceHandler;
 pub(super) use kept::{Concluded, Kept};
 pub(super) use ring::{Ring, may_empty, slot_of};
 pub use transaction::InboxTransaction;
+use version::VersionSeen;
 
 /// How long a connection, the inbox's answer or a commit is waited for.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -132,8 +135,8 @@ pub struct Remembered {
     pub ring: Ring,
     /// What was added.
     pub added: Added,
-    /// The server process that has the transaction, where there is one.
-    pub pid: Option<i32>,
+    /// The transaction at the server, where there is one.
+    pub backend: Option<Backend>,
 }
 
 /// Which events were added.
@@ -154,8 +157,8 @@ struct Inbox<DB: Store> {
     is_away: AtomicBool,
     /// Whoever asks then.
     asking: Mutex<()>,
-    /// The tables are of this version.
-    is_of_version: OnceCell<()>,
+    /// That the tables are of this version, and when that was seen last.
+    version: VersionSeen,
     /// Whose turn it is to note that an event is given up.
     giving_up: Semaphore,
 }
@@ -174,7 +177,7 @@ impl<DB: Store> Inbox<DB> {
             slot_seconds: AtomicI64::new(ring::DEFAULT_SECONDS),
             is_away: AtomicBool::new(false),
             asking: Mutex::new(()),
-            is_of_version: OnceCell::new(),
+            version: VersionSeen::default(),
             giving_up: Semaphore::new(given_up::AT_ONCE),
         }
     }
@@ -201,26 +204,27 @@ impl<DB: Store> Inbox<DB> {
         let begun = self.ask(|| async {
             let mut tx = self.outbox.begin_to_remember().await?;
             let remembering = async {
+                self.look_again(&mut tx).await?;
                 let (remembered, period) = self.remember(&mut tx, facts).await?;
-                let pid = remembered.pid;
+                let backend = remembered.backend;
                 if remembered.added == Added::All {
-                    return Ok((pid, Ok(None)));
+                    return Ok((backend, Ok(None)));
                 }
                 if !remembered.ring.reaches(period) {
-                    return Ok((pid, Err(remembered.ring)));
+                    return Ok((backend, Err(remembered.ring)));
                 }
                 let memory = self.memory(facts, period, &[]);
                 let known = self.known(&mut tx, &memory, facts).await?;
-                Ok((pid, Ok(Some(known))))
+                Ok((backend, Ok(Some(known))))
             };
-            let (pid, known) = match self.attend(remembering).await {
+            let (backend, known) = match self.attend(remembering).await {
                 Ok(known) => known,
                 Err(error) => return Err(tx.lost(error)),
             };
             Ok(known.map(|known| match known {
                 Some(Known::Handled) => Begun::Already,
                 Some(Known::GivenUp(letter)) => Begun::GivenUp(letter),
-                None | Some(Known::Reopened { .. }) => Begun::New(tx.of(pid)),
+                None | Some(Known::Reopened { .. }) => Begun::New(tx.of(backend)),
             }))
         });
         begun.await?.map_err(|ring| {
@@ -241,8 +245,8 @@ impl<DB: Store> Inbox<DB> {
             return Err(Self::away());
         }
         let done = again(|| async {
-            let check = || self.outbox.check_version();
-            self.is_of_version.get_or_try_init(check).await?;
+            let look = || self.outbox.look_at_version();
+            self.version.once(look).await?;
             work().await
         })
         .await;
@@ -259,6 +263,16 @@ impl<DB: Store> Inbox<DB> {
         })
     }
 
+    /// Looks from time to time whether the tables are of this version still: they may be migrated meanwhile.
+    async fn look_again(&self, connection: &mut DB::Connection) -> Result<(), OutboxError> {
+        if !self.version.is_due() {
+            return Ok(());
+        }
+        let found = DB::version(connection, &self.outbox.shared.names).await;
+        let found = self.outbox.told(found).await?;
+        self.version.seen(of_version::<DB>(found))
+    }
+
     /// Adds the event to the inbox; also says which period is its own.
     async fn remember(
         &self,
@@ -272,7 +286,7 @@ impl<DB: Store> Inbox<DB> {
             let period = period_of(facts, slot_seconds);
             let memory = self.memory(facts, period, &event);
             let remembering = DB::remember(connection, names, &memory).await;
-            let remembered = remembering.map_err(Outbox::<DB>::explain)?;
+            let remembered = self.outbox.told(remembering).await?;
             if remembered.ring.slot_seconds == slot_seconds {
                 return Ok((remembered, period));
             }
@@ -301,7 +315,7 @@ impl<DB: Store> Inbox<DB> {
     /// Commits. What the database refuses is the handler's failure; when it is not there, or its answer is
     /// lost, nobody's: the inbox tells at the next delivery whether it did commit.
     async fn commit(&self, tx: OutboxTransaction<DB>) -> Result<(), Failure> {
-        let waits = Waits::Statement(tx.pid());
+        let waits = Waits::Statement(tx.backend());
         let committing = self.outbox.attend(waits, tx.conclude());
         let committed = patiently(async { committing.await.unwrap_or_else(|| Err(gone())) });
         match committed.await.map_err(Self::blamed)? {
@@ -325,6 +339,7 @@ impl<DB: Store> Inbox<DB> {
 
     /// Rolls back after a failure, and says whether that was the handler's, or the database was lost under it.
     async fn roll_back(&self, tx: OutboxTransaction<DB>, failure: Failure) -> Failure {
+        let backend = tx.backend();
         let rolled_back = tokio::time::timeout(ROLLBACK, tx.rollback()).await;
         let is_there = match rolled_back {
             Ok(Ok(())) => true,
@@ -332,7 +347,13 @@ impl<DB: Store> Inbox<DB> {
             Ok(Err(OutboxError::Database(error))) => !DB::is_lost(&error),
             Ok(Err(_)) => false,
             // A statement of the handler's may be running still.
-            Err(_) => self.is_there().await,
+            Err(_) => match tokio::time::timeout(ROLLBACK, self.let_go(backend)).await {
+                Ok(Ok(true)) => true,
+                Ok(Ok(false)) if failure.verdict != Verdict::Reject => {
+                    return Failure::unavailable(gone()).undecided();
+                }
+                _ => false,
+            },
         };
         if is_there || failure.verdict == Verdict::Reject {
             return failure;
@@ -352,19 +373,21 @@ impl<DB: Store> Inbox<DB> {
     /// Waits for a handler, unless its transaction is lost under it.
     async fn handled<T>(
         &self,
-        pid: Option<i32>,
+        backend: Option<Backend>,
         handling: impl Future<Output = Result<T, Failure>>,
     ) -> Result<Result<T, Failure>, Failure> {
-        let handled = self.outbox.attend(Waits::Handler(pid), handling).await;
+        let handled = self.outbox.attend(Waits::Handler(backend), handling).await;
         handled.ok_or_else(|| Failure::unavailable(gone()).undecided())
     }
 
-    async fn is_there(&self) -> bool {
-        let asked = tokio::time::timeout(ROLLBACK, async {
-            let mut connection = self.outbox.connect().await?;
-            sqlx::Connection::ping(&mut connection).await
-        });
-        asked.await.is_ok_and(|asked| asked.is_ok())
+    /// Has the database end a transaction that does not answer, and with it what it has locked. Says whether it was at
+    /// a statement, as far as can be known: otherwise the connection has lost its other end.
+    async fn let_go(&self, backend: Option<Backend>) -> Result<bool, sqlx::Error> {
+        if let Some(backend) = backend {
+            return self.outbox.end_abandoned(backend).await;
+        }
+        let mut connection = self.outbox.connect().await?;
+        sqlx::Connection::ping(&mut connection).await.map(|()| true)
     }
 }
 

@@ -141,10 +141,10 @@ impl<E: Event, DB: Store, H> Once<E, DB, H> {
             Begun::Already => return Ok(Handled::Already),
             Begun::GivenUp(letter) => return Ok(Handled::GivenUp(letter.into())),
         };
-        let pid = tx.pid();
+        let backend = tx.backend();
         let (tx, lent) = InboxTransaction::lend(tx);
         let handling = within(&facts, self.handler.handle(event, tx, cx));
-        let handled = match self.inbox.handled(pid, handling).await {
+        let handled = match self.inbox.handled(backend, handling).await {
             Ok(handled) => handled,
             Err(lost) => {
                 facts.cancelled.token().cancel();

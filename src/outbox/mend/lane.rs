@@ -210,14 +210,14 @@ impl Lane {
     /// Rows were stored without a gap, up to a sequence.
     fn note(&mut self, items: &[Item], last: u64) {
         let before = last.saturating_sub(items.len() as u64);
-        for (item, sequence) in items.iter().zip(before + 1..) {
+        for (item, sequence) in items.iter().zip(before.saturating_add(1)..=u64::MAX) {
             self.note_one(item.row.id, sequence);
         }
     }
 
     fn note_one(&mut self, id: i64, sequence: u64) {
         match self.entries.last_mut() {
-            Some(run) if run.last_sequence + 1 == sequence && run.last_id < id => {
+            Some(run) if run.last_sequence.checked_add(1) == Some(sequence) && run.last_id < id => {
                 run.last_id = id;
                 run.last_sequence = sequence;
                 run.events += 1;
@@ -275,7 +275,9 @@ impl Lane {
             Refusal::TooMany { most } => self.most = most.clamp(1, self.most),
             // It does not say for which of them.
             Refusal::Incomplete | Refusal::Permanent { .. } => return Ok(true),
-            Refusal::Closed(_) | Refusal::Moved => return Err(self.not_taken(items, &refusal)),
+            Refusal::Closed(_) | Refusal::Moved | Refusal::NoAck { .. } => {
+                return Err(self.not_taken(items, &refusal));
+            }
             Refusal::Transient { .. } | Refusal::Unanswered { .. } if patience.is_over() => {
                 return Err(RepublishError::Unconfirmed {
                     stream: self.stream.clone(),
@@ -366,7 +368,9 @@ impl Lane {
 
     fn not_taken(&self, items: &[Item], refusal: &Refusal) -> RepublishError {
         let reason = match refusal {
-            Refusal::Closed(cause) => format!("{}; try: {}", cause.reason, cause.cure),
+            Refusal::Closed(_) | Refusal::NoAck { .. } => {
+                format!("{refusal}; try: {}", refusal.cure())
+            }
             other => other.to_string(),
         };
         RepublishError::NotTaken {

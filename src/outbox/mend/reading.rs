@@ -60,8 +60,7 @@ pub(super) fn read<DB: Store>(outbox: &Outbox<DB>, mut chosen: mpsc::Receiver<Ch
             }
             if !chosen.rows.is_empty() {
                 let page = Page::of(chosen.rows, chosen.ends, 0);
-                let is_last = page.is_err();
-                if to.send(page).await.is_err() || is_last {
+                if to.send(Ok(page)).await.is_err() {
                     return;
                 }
             }
@@ -87,23 +86,31 @@ async fn page<DB: Store>(
     };
     *left = &left[covered..];
     let gone = (covered - rows.len()) as u64;
-    Page::of(rows, ends, gone)
+    Ok(Page::of(rows, ends, gone))
 }
 
 impl Page {
-    fn of(rows: Vec<Row>, ends: Ends, gone: u64) -> Result<Self, RepublishError> {
-        let items: Result<Vec<_>, _> = rows.into_iter().map(item).collect();
-        let items = items?;
-        Ok(Self { items, ends, gone })
+    fn of(rows: Vec<Row>, ends: Ends, gone: u64) -> Self {
+        let read = rows.len();
+        let items: Vec<Item> = rows.into_iter().filter_map(item).collect();
+        let gone = gone + (read - items.len()) as u64;
+        Self { items, ends, gone }
     }
 }
 
-fn item(row: Row) -> Result<Item, RepublishError> {
+/// Nothing of a row that is no event: it holds up no other.
+fn item(row: Row) -> Option<Item> {
     match row.envelope() {
-        Ok(envelope) => Ok(Item { row, envelope }),
-        Err(reason) => Err(RepublishError::Unreadable {
-            row: row.id,
-            reason,
-        }),
+        Ok(envelope) => Some(Item { row, envelope }),
+        Err(reason) => {
+            tracing::warn!(
+                row = row.id,
+                event.id = %row.event,
+                reason,
+                cure = "none is needed for one that was discarded; another one has to be published anew by its service",
+                "a row of the outbox is no event, and is not published again"
+            );
+            None
+        }
     }
 }

@@ -23,6 +23,11 @@ impl Streams {
         }
     }
 
+    /// Whether it was asked for this name, and there is one.
+    pub(crate) fn knows(&self, name: &str) -> bool {
+        self.known.contains_key(name)
+    }
+
     pub(crate) async fn of(&mut self, name: &str) -> Result<Arc<str>, RepublishError> {
         if let Some(stream) = self.known.get(name) {
             return Ok(Arc::clone(stream));

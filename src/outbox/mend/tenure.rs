@@ -6,7 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::{task::JoinSet, time::Instant};
 
 use super::{LEASE, RepublishError};
-use crate::outbox::{Outbox, OutboxError, Store};
+use crate::{
+    error_text::error_texts,
+    outbox::{Outbox, OutboxError, Store},
+};
 
 /// A lease that renews itself until it is ended, or dropped; then it runs out.
 pub(super) struct Tenure<DB: Store> {
@@ -81,7 +84,8 @@ async fn renew<DB: Store>(outbox: Outbox<DB>, mender: String, mut asked: Instant
                     return tracing::error!(%error, "the lease of whoever publishes again is lost");
                 }
                 Ok(Err(error)) => {
-                    tracing::warn!(%error, "the lease of whoever publishes again is not renewed");
+                    let error = error_texts(&error).join(": ");
+                    tracing::warn!(error, "the lease of whoever publishes again is not renewed");
                     tokio::time::sleep(LEASE / 16).await;
                 }
                 Err(_) => {

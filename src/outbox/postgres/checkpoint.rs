@@ -5,7 +5,7 @@ use sqlx::{PgConnection, Row as _};
 
 use super::{
     PgCursor,
-    turn::{Turn, query},
+    turn::{fetch_optional, query},
 };
 use crate::outbox::store::{Checkpoint, Entry, Names, Tenure, Written, positions_text, sequence};
 
@@ -62,29 +62,30 @@ pub(super) async fn checkpoint(
     let cursor = checkpoint.cursor.as_ref();
     let page = cursor.and_then(|cursor| cursor.page.as_ref());
     let streams_text = positions_text(&checkpoint.streams)?;
-    let mut turn = Turn::begin(connection, names).await?;
-    let moved = query(names, write)
-        .bind(&tenure.owner)
-        .bind(tenure.epoch)
-        .bind(cursor.map(|cursor| &cursor.seen))
-        .bind(cursor.map(|cursor| cursor.floor))
-        .bind(page.map(|page| &page.snapshot))
-        .bind(page.map(|page| page.last_id))
-        .bind(streams_text)
-        .bind(tenure.lease.as_secs_f64())
-        .bind(column(|e| e.first_id))
-        .bind(column(|e| e.last_id))
-        .bind(events)
-        .bind(streams)
-        .bind(incarnations)
-        .bind(column(|e| sequence(e.first_sequence)))
-        .bind(column(|e| sequence(e.last_sequence)))
-        .bind(cursor.map(|cursor| &cursor.server))
-        .bind(&checkpoint.returned)
-        .bind(&checkpoint.troubles)
-        .fetch_optional(&mut *turn)
-        .await?;
-    turn.end().await?;
+    let moved = fetch_optional(
+        connection,
+        names,
+        query(names, write)
+            .bind(&tenure.owner)
+            .bind(tenure.epoch)
+            .bind(cursor.map(|cursor| &cursor.seen))
+            .bind(cursor.map(|cursor| cursor.floor))
+            .bind(page.map(|page| &page.snapshot))
+            .bind(page.map(|page| page.last_id))
+            .bind(streams_text)
+            .bind(tenure.lease.as_secs_f64())
+            .bind(column(|e| e.first_id))
+            .bind(column(|e| e.last_id))
+            .bind(events)
+            .bind(streams)
+            .bind(incarnations)
+            .bind(column(|e| sequence(e.first_sequence)))
+            .bind(column(|e| sequence(e.last_sequence)))
+            .bind(cursor.map(|cursor| &cursor.server))
+            .bind(&checkpoint.returned)
+            .bind(&checkpoint.troubles),
+    )
+    .await?;
     let Some(moved) = moved else { return Ok(None) };
     Ok(Some(Written {
         is_asked: moved.try_get(0)?,

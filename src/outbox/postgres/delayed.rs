@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{
     columns::{bytes, moment, shown},
-    turn::{Turn, query},
+    turn::{fetch_all, query},
     version_of,
 };
 use crate::outbox::{
@@ -68,13 +68,12 @@ impl Schedule for Postgres {
         let coming = "select event, due, tidings.utf8(left(name, 300)), version, tidings.utf8(left(key, 300)), at
             from (select * from tidings.delayed where $1 is null or key = $1 order by due, place limit $2) as coming
             order by due, place";
-        let mut turn = Turn::begin(connection, names).await?;
-        let rows = query(names, coming)
-            .bind(key)
-            .bind(i64::from(limit))
-            .fetch_all(&mut *turn)
-            .await?;
-        turn.end().await?;
+        let rows = fetch_all(
+            connection,
+            names,
+            query(names, coming).bind(key).bind(i64::from(limit)),
+        )
+        .await?;
         rows.iter().map(read).collect()
     }
 

@@ -247,4 +247,18 @@ mod tests {
             assert!(cursor.refuse_another(&format!("1 {now}")).is_err(), "{now}");
         }
     }
+
+    #[test]
+    fn fuzz_answers_of_servers() {
+        let seeds = [
+            "1 5:9:7",
+            "1 1:1:",
+            "2 18446744073709551615:18446744073709551615:1,2,3",
+        ];
+        crate::fuzz::fuzz_text("answer of a database", &seeds, |answer| {
+            let next = cursor().after(Some(i64::MAX), answer.to_owned(), true);
+            let _ = next.refuse_another(answer);
+            cursor().refuse_another(answer).is_ok()
+        });
+    }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sqlx::{PgConnection, Row as _, postgres::PgRow};
 
-use super::turn::{Turn, query, query_of};
+use super::turn::{fetch_all, fetch_one, query, query_of};
 use crate::outbox::{HeldSlot, store::Names};
 
 /// What is said of a transaction. A statement is cut, and on one line.
@@ -34,9 +34,7 @@ pub(super) async fn holders(
     let table = names.text(table, '.');
     // Safe: constants, a number and a checked identifier.
     let ask = sqlx::AssertSqlSafe(names.text(&ask, '.'));
-    let mut turn = Turn::begin(connection, names).await?;
-    let rows = query_of(names, ask).fetch_all(&mut *turn).await?;
-    turn.end().await?;
+    let rows = fetch_all(connection, names, query_of(names, ask)).await?;
     rows.iter().map(|row| held(row, table.clone())).collect()
 }
 
@@ -47,9 +45,7 @@ pub(super) async fn of_delayed(
     names: &Names,
 ) -> Result<Vec<HeldSlot>, sqlx::Error> {
     let due = "select exists (select from tidings.delayed where due < clock_timestamp() - interval '1 second')";
-    let mut turn = Turn::begin(connection, names).await?;
-    let row = query(names, due).fetch_one(&mut *turn).await?;
-    turn.end().await?;
+    let row = fetch_one(connection, names, query(names, due)).await?;
     if !row.try_get::<bool, _>(0)? {
         return Ok(Vec::new());
     }
@@ -60,9 +56,7 @@ pub(super) async fn of_delayed(
     );
     // Safe: constants and a checked identifier.
     let ask = sqlx::AssertSqlSafe(names.text(&ask, '.'));
-    let mut turn = Turn::begin(connection, names).await?;
-    let rows = query_of(names, ask).fetch_all(&mut *turn).await?;
-    turn.end().await?;
+    let rows = fetch_all(connection, names, query_of(names, ask)).await?;
     let table = names.text("tidings.delayed", '.');
     rows.iter().map(|row| held(row, table.clone())).collect()
 }
@@ -98,12 +92,7 @@ async fn lockers(
     );
     // Safe: constants; the schema is bound.
     let ask = sqlx::AssertSqlSafe(ask);
-    let mut turn = Turn::begin(connection, names).await?;
-    let rows = query_of(names, ask)
-        .bind(names.schema())
-        .fetch_all(&mut *turn)
-        .await?;
-    turn.end().await?;
+    let rows = fetch_all(connection, names, query_of(names, ask).bind(names.schema())).await?;
     let held = rows.iter().map(|row| {
         let table: &str = row.try_get("relname")?;
         held(row, format!("{}.{table}", names.schema()))
@@ -124,9 +113,10 @@ pub(super) async fn locked_by(
     })
 }
 
-/// Has a connection wait for a lock no longer than this. Behind a pooler the setting would stay with a connection of
-/// others.
-pub(super) async fn bound_locks(
+/// Has a connection wait for a lock no longer than this, and the server not for a quarter of an hour for a host that is
+/// gone while it sends it something, with the tables in use that it reads. Behind a pooler the settings would stay
+/// with a connection of others.
+pub(super) async fn bound_waits(
     connection: &mut PgConnection,
     names: &Names,
     wait: Duration,
@@ -136,7 +126,10 @@ pub(super) async fn bound_locks(
     }
     let wait = wait.as_millis().clamp(1, 2_147_483_647);
     // Safe: a constant and a number.
-    let set = sqlx::AssertSqlSafe(format!("set lock_timeout = {wait}"));
+    let set = sqlx::AssertSqlSafe(format!(
+        "set lock_timeout = {wait}; set tcp_user_timeout = '15s'; \
+            set tcp_keepalives_idle = 10; set tcp_keepalives_interval = 5; set tcp_keepalives_count = 3"
+    ));
     sqlx::raw_sql(set).execute(connection).await.map(drop)
 }
 

@@ -3,7 +3,7 @@
 
 use sqlx::{PgConnection, Postgres, Row as _};
 
-use super::turn::{Turn, query};
+use super::turn::{execute, fetch_one, query};
 use crate::outbox::{
     home::{Home, HomeKeeping},
     store::{Names, positions_from},
@@ -15,28 +15,21 @@ impl HomeKeeping for Postgres {
         names: &Names,
     ) -> Result<Option<i32>, sqlx::Error> {
         const INSUFFICIENT_PRIVILEGE: &str = "42501";
-        let mut turn = Turn::begin(connection, names).await?;
-        let found = query(names, "select max(version) from tidings.migration")
-            .fetch_one(&mut *turn)
-            .await;
-        let row = match found {
-            Ok(row) => row,
+        let version = query(names, "select max(version) from tidings.migration");
+        match fetch_one(connection, names, version).await {
+            Ok(row) => row.try_get(0),
             Err(sqlx::Error::Database(error))
                 if error.code().as_deref() == Some(INSUFFICIENT_PRIVILEGE) =>
             {
-                return Ok(None);
+                Ok(None)
             }
-            Err(error) => return Err(error),
-        };
-        turn.end().await?;
-        row.try_get(0)
+            Err(error) => Err(error),
+        }
     }
 
     async fn home(connection: &mut PgConnection, names: &Names) -> Result<Home, sqlx::Error> {
         let home = "select nats::text, streams::text from tidings.relay";
-        let mut turn = Turn::begin(connection, names).await?;
-        let row = query(names, home).fetch_one(&mut *turn).await?;
-        turn.end().await?;
+        let row = fetch_one(connection, names, query(names, home)).await?;
         let streams = positions_from(&row.try_get::<String, _>(1)?)?;
         Home::of(row.try_get(0)?, streams)
     }
@@ -47,8 +40,8 @@ impl HomeKeeping for Postgres {
         nats: &str,
     ) -> Result<(), sqlx::Error> {
         let keep = "update tidings.relay set nats = $1::text::jsonb";
-        let mut turn = Turn::begin(connection, names).await?;
-        query(names, keep).bind(nats).execute(&mut *turn).await?;
-        turn.end().await
+        execute(connection, names, query(names, keep).bind(nats))
+            .await
+            .map(drop)
     }
 }

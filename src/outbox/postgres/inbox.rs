@@ -1,15 +1,20 @@
 //! The inbox on Postgres: a ring of tables that are truncated. Never updates the row of an event that was handled.
 
-use sqlx::{Connection, PgConnection, Postgres, Row as _, postgres::PgRow};
+use chrono::{DateTime, Utc};
+use sqlx::{PgConnection, Postgres, Row as _, postgres::PgRow};
 use uuid::Uuid;
 
 use super::{
     slots,
-    turn::{query, query_of},
+    turn::{begin, query, query_of},
 };
-use crate::outbox::{
-    inbox::{Added, Memory, Remember, Remembered, Ring, may_empty, slot_of},
-    store::{Names, Statements},
+use crate::{
+    error_text::said,
+    outbox::{
+        inbox::{Added, Memory, Remember, Remembered, Ring, may_empty, slot_of},
+        link::Backend,
+        store::{Names, Statements},
+    },
 };
 
 /// A statement for each slot. It names the slot, so it has the lock before it reads the clock: no slot is
@@ -24,7 +29,9 @@ macro_rules! for_each_slot {
 }
 
 /// Without an array, which costs more than the one row. Both say, for this transaction, how long Postgres waits
-/// for the client: a host that is gone closes no connection, and its rows would be locked for hours. And both leave a
+/// for the client: a host that is gone closes no connection, and its rows would be locked for hours. While it is at a
+/// statement it looks whether the client has closed the connection, where the system can tell: else a worker that is
+/// killed would hold its event until that statement is done. And both leave a
 /// sign that is there as long as this transaction is. An event that another transaction has in hand is waited for a
 /// moment only, which is no matter of the handler's statements: whoever has it may be gone, and would keep the
 /// connections of all that wait.
@@ -43,7 +50,8 @@ const REMEMBER_ONE: [&str; 16] = for_each_slot!(
     )
     select now, slot_seconds, first, exists (select from added),
            set_config('idle_in_transaction_session_timeout', $5, true), set_config('tidings_inbox.open', 'on', true),
-           set_config('lock_timeout', lock_timeout, true), pg_backend_pid()
+           set_config('client_connection_check_interval', case when version() like '%linux%' then '5s' else '0' end, true),
+           set_config('lock_timeout', lock_timeout, true), pg_backend_pid(), now()
     from ring"
 );
 
@@ -63,7 +71,8 @@ const REMEMBER: [&str; 16] = for_each_slot!(
     select now, slot_seconds, first, count = cardinality($1::uuid[]),
            case when count < cardinality($1::uuid[]) then events end,
            set_config('idle_in_transaction_session_timeout', $5, true), set_config('tidings_inbox.open', 'on', true),
-           set_config('lock_timeout', lock_timeout, true), pg_backend_pid()
+           set_config('client_connection_check_interval', case when version() like '%linux%' then '5s' else '0' end, true),
+           set_config('lock_timeout', lock_timeout, true), pg_backend_pid(), now()
     from ring, (select count(*), array_agg(event) as events from added) as added"
 );
 
@@ -120,11 +129,15 @@ impl Remember for Postgres {
             slot_seconds: row.try_get(1)?,
             first: row.try_get(2)?,
         };
-        let pid = row.try_get(row.len() - 1)?;
+        let began: DateTime<Utc> = row.try_get(row.len() - 1)?;
+        let backend = Backend {
+            pid: row.try_get(row.len() - 2)?,
+            began: began.timestamp_micros(),
+        };
         Ok(Remembered {
             ring,
             added,
-            pid: Some(pid),
+            backend: Some(backend),
         })
     }
 
@@ -177,7 +190,7 @@ impl Remember for Postgres {
         connection: &mut PgConnection,
         names: &Names,
     ) -> Result<Option<usize>, sqlx::Error> {
-        let mut tx = connection.begin().await?;
+        let mut tx = begin(connection).await?;
         let Some(slot) = due(&mut tx, names).await? else {
             return Ok(None);
         };
@@ -194,7 +207,11 @@ impl Remember for Postgres {
             "set local lock_timeout = '20ms'; lock table only $slot in access exclusive mode";
         if let Err(error) = sqlx::raw_sql(sql(lock)).execute(&mut *tx).await {
             if slots::is_in_use(&error) {
-                tracing::debug!(slot, %error, "the slot is in use: it is emptied later");
+                tracing::debug!(
+                    slot,
+                    error = said(&error),
+                    "the slot is in use: it is emptied later"
+                );
                 return Ok(None);
             }
             return Err(error);

@@ -2,16 +2,17 @@
 
 use sqlx::{PgConnection, Postgres, Row as _};
 
-use super::turn::{Turn, query};
+use super::turn::{execute, fetch_one, query};
 use crate::outbox::{standing::LossKeeping, store::Names};
 
 impl LossKeeping for Postgres {
     async fn losses(connection: &mut PgConnection, names: &Names) -> Result<String, sqlx::Error> {
-        let mut turn = Turn::begin(connection, names).await?;
-        let row = query(names, "select losses::text from tidings.relay")
-            .fetch_one(&mut *turn)
-            .await?;
-        turn.end().await?;
+        let row = fetch_one(
+            connection,
+            names,
+            query(names, "select losses::text from tidings.relay"),
+        )
+        .await?;
         row.try_get(0)
     }
 
@@ -21,8 +22,8 @@ impl LossKeeping for Postgres {
         losses: &str,
     ) -> Result<(), sqlx::Error> {
         let keep = "update tidings.relay set losses = losses || $1::text::jsonb";
-        let mut turn = Turn::begin(connection, names).await?;
-        query(names, keep).bind(losses).execute(&mut *turn).await?;
-        turn.end().await
+        execute(connection, names, query(names, keep).bind(losses))
+            .await
+            .map(drop)
     }
 }

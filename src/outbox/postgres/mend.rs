@@ -6,7 +6,7 @@ use sqlx::{PgConnection, Postgres, Row as _, postgres::PgRow};
 
 use super::{
     columns::{Statement, is_of_a_row, read, rows},
-    turn::{Turn, query},
+    turn::{Turn, execute, query},
 };
 use crate::outbox::{
     columns::LONGEST_PAYLOAD,
@@ -24,13 +24,12 @@ impl Mending for Postgres {
         let mend = "update tidings.relay
             set mender = $1, mending_until = clock_timestamp() + make_interval(secs => $2)
             where mender = $1 or mender is null or mending_until < clock_timestamp()";
-        let mut turn = Turn::begin(connection, names).await?;
-        let has = query(names, mend)
-            .bind(mender)
-            .bind(lease.as_secs_f64())
-            .execute(&mut *turn)
-            .await?;
-        turn.end().await?;
+        let has = execute(
+            connection,
+            names,
+            query(names, mend).bind(mender).bind(lease.as_secs_f64()),
+        )
+        .await?;
         Ok(has.rows_affected() == 1)
     }
 
@@ -41,12 +40,9 @@ impl Mending for Postgres {
     ) -> Result<(), sqlx::Error> {
         let mended =
             "update tidings.relay set mender = null, mending_until = '-infinity' where mender = $1";
-        let mut turn = Turn::begin(connection, names).await?;
-        query(names, mended)
-            .bind(mender)
-            .execute(&mut *turn)
-            .await?;
-        turn.end().await
+        execute(connection, names, query(names, mended).bind(mender))
+            .await
+            .map(drop)
     }
 
     async fn record(
@@ -65,19 +61,21 @@ impl Mending for Postgres {
         let events: Vec<i32> = entries.iter().map(|e| e.events).collect();
         let streams: Vec<&str> = entries.iter().map(|e| &*e.stream).collect();
         let incarnations: Vec<&str> = entries.iter().map(|e| &*e.incarnation).collect();
-        let mut turn = Turn::begin(connection, names).await?;
-        query(names, record)
-            .bind(column(|e| e.first_id))
-            .bind(column(|e| e.last_id))
-            .bind(events)
-            .bind(streams)
-            .bind(incarnations)
-            .bind(column(|e| sequence(e.first_sequence)))
-            .bind(column(|e| sequence(e.last_sequence)))
-            .bind(way.as_str())
-            .execute(&mut *turn)
-            .await?;
-        turn.end().await
+        execute(
+            connection,
+            names,
+            query(names, record)
+                .bind(column(|e| e.first_id))
+                .bind(column(|e| e.last_id))
+                .bind(events)
+                .bind(streams)
+                .bind(incarnations)
+                .bind(column(|e| sequence(e.first_sequence)))
+                .bind(column(|e| sequence(e.last_sequence)))
+                .bind(way.as_str()),
+        )
+        .await
+        .map(drop)
     }
 
     /// A range of the index is read where the places lie close together, which is a lot faster than a look for
@@ -103,7 +101,8 @@ impl Mending for Postgres {
             "select id, at, event, name, version, key, headers, payload from tidings.outbox
             where id >= $1 and id <= $2 and id = any($3)"
         );
-        let is_close = last - first < 2 * i64::try_from(places.len()).unwrap_or(i64::MAX / 2);
+        let is_close =
+            last.saturating_sub(*first) < 2 * i64::try_from(places.len()).unwrap_or(i64::MAX / 2);
         let [plain, checked] = if is_close { CLOSE } else { APART }.ways();
         let among = (*first, *last, places);
         match rows_of(connection, names, plain, (among, is_close)).await {

@@ -3,7 +3,7 @@
 
 use sqlx::{PgConnection, Row as _};
 
-use super::turn::{Turn, query_of};
+use super::turn::{fetch_one, query_of};
 use crate::outbox::{origin::Origin, store::Names};
 
 /// The server and the database, as `tidings.relay.system` has them. Every role may call the function.
@@ -25,9 +25,7 @@ pub(super) async fn origin(
     );
     // Safe: constants and a checked identifier.
     let ask = sqlx::AssertSqlSafe(names.text(&ask, '.'));
-    let mut turn = Turn::begin(connection, names).await?;
-    let row = query_of(names, ask).fetch_one(&mut *turn).await?;
-    turn.end().await?;
+    let row = fetch_one(connection, names, query_of(names, ask)).await?;
     let (was, is): (String, String) = (row.try_get(1)?, row.try_get(2)?);
     if row.try_get(0)? {
         return Ok(Origin::Standby);

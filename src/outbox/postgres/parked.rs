@@ -1,19 +1,16 @@
 //! The statements about parked rows. Never decides which go back.
 
-use futures::TryStreamExt;
 use sqlx::{PgConnection, Row as _, postgres::PgRow};
 use tidings_contract::EventId;
 use uuid::Uuid;
 
 use super::{
     columns::{Statement, bytes, is_of_a_row, moment, perhaps, read, rows, shown},
-    turn::{Turn, query},
+    turn::{Turn, execute, fetch_all, query},
 };
 use crate::outbox::{
-    chunks::chunks,
     columns::{LONGEST_PAYLOAD, event_or_nil},
-    parked::{ParkedEvent, ParkedSelection, WaitsFor, kept},
-    row::PAGE_BYTES,
+    parked::{Extent, ParkedEvent, ParkedSelection, ParkedSize, WaitsFor, kept},
     store::{Bound, Names, Parked, Rows, Waiting, unsigned},
 };
 
@@ -104,22 +101,24 @@ async fn park_rows(
         .map(|parked| parked.waits_for.as_ref().map(ToString::to_string))
         .collect();
     let holding: Vec<bool> = rows.iter().map(|parked| parked.holds_up()).collect();
-    let mut turn = Turn::begin(connection, names).await?;
-    query(names, park)
-        .bind(ids)
-        .bind(ats)
-        .bind(events)
-        .bind(event_names)
-        .bind(versions)
-        .bind(keys)
-        .bind(headers)
-        .bind(payloads)
-        .bind(errors)
-        .bind(waits)
-        .bind(holding)
-        .execute(&mut *turn)
-        .await?;
-    turn.end().await
+    execute(
+        connection,
+        names,
+        query(names, park)
+            .bind(ids)
+            .bind(ats)
+            .bind(events)
+            .bind(event_names)
+            .bind(versions)
+            .bind(keys)
+            .bind(headers)
+            .bind(payloads)
+            .bind(errors)
+            .bind(waits)
+            .bind(holding),
+    )
+    .await
+    .map(drop)
 }
 
 /// Rows with a flaw go as they are: what cannot be read, or is too large for it, is not needed to move it. Those
@@ -161,15 +160,17 @@ async fn move_flawed(
         .iter()
         .map(|parked| parked.row.event.into())
         .collect();
-    let mut turn = Turn::begin(connection, names).await?;
-    query(names, park)
-        .bind(ids)
-        .bind(errors)
-        .bind(keys)
-        .bind(events)
-        .execute(&mut *turn)
-        .await?;
-    turn.end().await
+    execute(
+        connection,
+        names,
+        query(names, park)
+            .bind(ids)
+            .bind(errors)
+            .bind(keys)
+            .bind(events),
+    )
+    .await
+    .map(drop)
 }
 
 /// What waits for a stream holds up nobody: all of that stream waits. Nor does a key that is none: what follows it is
@@ -194,9 +195,7 @@ async fn keys_of(
     names: &Names,
     keys: &'static str,
 ) -> Result<Vec<(String, i64)>, sqlx::Error> {
-    let mut turn = Turn::begin(connection, names).await?;
-    let rows = query(names, keys).fetch_all(&mut *turn).await?;
-    turn.end().await?;
+    let rows = fetch_all(connection, names, query(names, keys)).await?;
     rows.iter()
         .map(|row| Ok((shown(row, 0)?.unwrap_or_default(), row.try_get(1)?)))
         .collect()
@@ -222,9 +221,7 @@ pub(super) async fn waiting(
         union all
         select null, null, null from (select) as one
         where exists (select from tidings.parked where asked_at is not null)";
-    let mut turn = Turn::begin(connection, names).await?;
-    let rows = query(names, waiting).fetch_all(&mut *turn).await?;
-    turn.end().await?;
+    let rows = fetch_all(connection, names, query(names, waiting)).await?;
     let mut waiting = Waiting::default();
     for row in rows {
         waiting.add(shown(&row, 0)?, shown(&row, 1)?, shown(&row, 2)?);
@@ -319,12 +316,59 @@ async fn among_of(
     Ok(rows)
 }
 
-/// A parked row as it is shown, whatever it holds: `$payload` is how much of the payload.
+pub(super) async fn sizes(
+    connection: &mut PgConnection,
+    names: &Names,
+    selection: &ParkedSelection,
+    behind: i64,
+    limit: u32,
+) -> Result<Vec<ParkedSize>, sqlx::Error> {
+    let sizes = "select id, octet_length(payload), octet_length(headers) from tidings.parked
+        where id > $3 and ($1::bigint is null or id = $1)
+          and ($2::text is null or key = $2 and octet_length(key) <= 256)
+        order by id limit $4";
+    let (id, key) = selection.parameters();
+    let sizes = query(names, sizes)
+        .bind(id)
+        .bind(key)
+        .bind(behind)
+        .bind(i64::from(limit));
+    let rows = fetch_all(connection, names, sizes).await?;
+    let size = |bytes: i32| usize::try_from(bytes).unwrap_or(0);
+    let sizes = rows.iter().map(|row| {
+        Ok(ParkedSize {
+            id: row.try_get(0)?,
+            payload: size(row.try_get(1)?),
+            headers: size(row.try_get(2)?),
+        })
+    });
+    sizes.collect()
+}
+
+/// A parked row as it is shown, whatever it holds; how much of it.
 macro_rules! parked {
-    ($payload:literal, $from:literal) => {
+    (head, $from:literal) => {
+        parked!("null::bytea", "null::bytea", $from)
+    };
+    (shown, $from:literal) => {
+        parked!(
+            "tidings.utf8(case when octet_length(headers) <= 400000 then headers end)",
+            "case when octet_length(payload) <= 4194304 then payload end",
+            $from
+        )
+    };
+    (whole, $from:literal) => {
+        parked!(
+            "tidings.utf8(case when octet_length(headers) <= 400000 then headers end)",
+            "payload",
+            $from
+        )
+    };
+    ($headers:literal, $payload:literal, $from:literal) => {
         concat!(
-            "select id, event, tidings.utf8(left(name, 300)), version, tidings.utf8(left(key, 300)),
-                tidings.utf8(case when octet_length(headers) <= 400000 then headers end), ",
+            "select id, event, tidings.utf8(left(name, 300)), version, tidings.utf8(left(key, 300)), ",
+            $headers,
+            ", ",
             $payload,
             ", at, parked_at, tidings.utf8(error), tidings.utf8(waits_for), asked_at,
                 octet_length(payload)
@@ -338,38 +382,16 @@ macro_rules! parked {
 pub(super) async fn list(
     connection: &mut PgConnection,
     names: &Names,
-    selection: &ParkedSelection,
-    behind: i64,
-    limit: u32,
+    ids: &[i64],
+    extent: Extent,
 ) -> Result<Vec<ParkedEvent>, sqlx::Error> {
-    let list = parked!(
-        "case when octet_length(payload) <= 4194304 then payload end",
-        "select * from tidings.parked
-        where id > $3 and ($1::bigint is null or id = $1)
-          and ($2::text is null or key = $2 and octet_length(key) <= 256)
-        order by id limit $4"
-    );
-    let (id, key) = selection.parameters();
-    let mut turn = Turn::begin(connection, names).await?;
-    let mut parked = Vec::new();
-    {
-        let mut rows = query(names, list)
-            .bind(id)
-            .bind(key)
-            .bind(behind)
-            .bind(i64::from(limit))
-            .fetch(&mut *turn);
-        let mut bytes = 0;
-        while bytes < PAGE_BYTES
-            && let Some(row) = rows.try_next().await?
-        {
-            let event = shown_event(&row)?;
-            bytes += event.payload.len() + event.headers.len();
-            parked.push(event);
-        }
-    }
-    turn.end().await?;
-    Ok(parked)
+    let list = match extent {
+        Extent::Head => parked!(head, "select * from tidings.parked where id = any($1)"),
+        Extent::Shown => parked!(shown, "select * from tidings.parked where id = any($1)"),
+        Extent::Whole => parked!(whole, "select * from tidings.parked where id = any($1)"),
+    };
+    let rows = fetch_all(connection, names, query(names, list).bind(ids)).await?;
+    rows.iter().map(shown_event).collect()
 }
 
 pub(super) async fn unpark(
@@ -382,54 +404,30 @@ pub(super) async fn unpark(
                or key = (select key from tidings.parked as meant where meant.id = $1) and octet_length(key) <= 256)
           and ($2::text is null or key = $2 and octet_length(key) <= 256)";
     let (id, key) = selection.parameters();
-    let mut turn = Turn::begin(connection, names).await?;
-    let asked = query(names, unpark)
-        .bind(id)
-        .bind(key)
-        .execute(&mut *turn)
-        .await?;
-    turn.end().await?;
+    let asked = execute(connection, names, query(names, unpark).bind(id).bind(key)).await?;
     Ok(asked.rows_affected())
 }
 
-/// As many as may be in memory at once, at least one.
 pub(super) async fn discard(
     connection: &mut PgConnection,
     names: &Names,
-    selection: &ParkedSelection,
-    limit: u32,
+    ids: &[i64],
+    extent: Extent,
 ) -> Result<Vec<ParkedEvent>, sqlx::Error> {
-    let sizes = "select id, octet_length(payload) from tidings.parked
-        where ($1::bigint is null or id = $1)
-          and ($2::text is null or key = $2 and octet_length(key) <= 256)
-        order by id limit $3 for update";
-    let (id, key) = selection.parameters();
-    let mut turn = Turn::begin(connection, names).await?;
-    let sizes = query(names, sizes)
-        .bind(id)
-        .bind(key)
-        .bind(i64::from(limit))
-        .fetch_all(&mut *turn)
-        .await?;
-    let sizes: Vec<(i64, i32)> = sizes
-        .iter()
-        .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
-        .collect::<Result<_, sqlx::Error>>()?;
-    let first = chunks(&sizes, |(_, bytes)| usize::try_from(*bytes).unwrap_or(0)).next();
-    let ids: Vec<i64> = first
-        .unwrap_or_default()
-        .iter()
-        .map(|(id, _)| *id)
-        .collect();
-    let discard = concat!(
-        "with gone as (delete from tidings.parked where id = any($1) returning *) ",
-        parked!("payload", "select * from gone")
-    );
-    let rows = query(names, discard)
-        .bind(ids)
-        .fetch_all(&mut *turn)
-        .await?;
-    turn.end().await?;
+    macro_rules! discard {
+        ($extent:ident) => {
+            concat!(
+                "with gone as (delete from tidings.parked where id = any($1) returning *) ",
+                parked!($extent, "select * from gone")
+            )
+        };
+    }
+    let discard = match extent {
+        Extent::Head => discard!(head),
+        Extent::Shown => discard!(shown),
+        Extent::Whole => discard!(whole),
+    };
+    let rows = fetch_all(connection, names, query(names, discard).bind(ids)).await?;
     rows.iter().map(shown_event).collect()
 }
 

@@ -116,7 +116,7 @@ impl Outbox<Postgres> {
     /// # Cancel safety
     /// One transaction: all of it has happened, or nothing.
     pub async fn rebase(&self) -> Result<Option<Rebase>, RebaseError> {
-        let mut tx = Taken::begin(&self.shared.pool, Postgres::BEGIN).await?;
+        let mut tx = Taken::begin(&self.shared.pool, Postgres::BEGIN_OWN).await?;
         let rebased = rebase(&mut tx, &self.shared.names).await?;
         tx.commit().await?;
         Ok(rebased)
@@ -127,7 +127,7 @@ impl Outbox<Postgres> {
     /// # Errors
     /// [`RebaseError`].
     pub async fn rebase_dry_run(&self) -> Result<Option<Rebase>, RebaseError> {
-        let mut tx = Taken::begin(&self.shared.pool, Postgres::BEGIN).await?;
+        let mut tx = Taken::begin(&self.shared.pool, Postgres::BEGIN_OWN).await?;
         let planned = plan(&mut tx, &self.shared.names).await?;
         tx.roll_back().await?;
         Ok(planned)

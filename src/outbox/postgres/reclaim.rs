@@ -3,17 +3,20 @@
 
 use std::time::Duration;
 
-use sqlx::{Connection, PgConnection, Row as _};
+use sqlx::{PgConnection, Row as _};
 
 use super::{
     fetch::PgCursor,
     holders::{holders, of_delayed},
     slots,
-    turn::{Turn, query, query_of},
+    turn::{Turn, begin, fetch_all, fetch_one, query, query_of},
 };
-use crate::outbox::{
-    HeldSlot,
-    store::{LEDGER_RETENTION, Names, Reclaimed},
+use crate::{
+    error_text::said,
+    outbox::{
+        HeldSlot,
+        store::{LEDGER_RETENTION, Names, Reclaimed},
+    },
 };
 
 /// A table in slots, as the migration makes it.
@@ -96,11 +99,9 @@ pub(super) async fn held(
 ) -> Result<Vec<HeldSlot>, sqlx::Error> {
     let seconds = slots::seconds(connection, names).await?;
     let log = Ring { seconds, ..LOG };
-    let kept = Duration::from_secs(u64::try_from(seconds * 6).unwrap_or(0));
+    let kept = Duration::from_secs(u64::try_from(seconds.saturating_mul(6)).unwrap_or(0));
     let cursor = "select cursor::text from tidings.relay";
-    let mut turn = Turn::begin(connection, names).await?;
-    let row = query(names, cursor).fetch_one(&mut *turn).await?;
-    turn.end().await?;
+    let row = fetch_one(connection, names, query(names, cursor)).await?;
     let cursor: String = row.try_get(0)?;
     let now = clock(connection, names).await?;
     let mut held = Vec::new();
@@ -114,11 +115,12 @@ pub(super) async fn held(
 }
 
 async fn clock(connection: &mut PgConnection, names: &Names) -> Result<f64, sqlx::Error> {
-    let mut turn = Turn::begin(connection, names).await?;
-    let now = query(names, "select date_part('epoch', clock_timestamp())")
-        .fetch_one(&mut *turn)
-        .await?;
-    turn.end().await?;
+    let now = fetch_one(
+        connection,
+        names,
+        query(names, "select date_part('epoch', clock_timestamp())"),
+    )
+    .await?;
     now.try_get(0)
 }
 
@@ -156,12 +158,9 @@ impl Ring {
             .map(|slot| format!("select {slot}::bigint where exists (select from {table}{slot})"))
             .collect();
         let text = names.text(&asked.join(" union all "), '.');
-        let mut turn = Turn::begin(connection, names).await?;
         // Safe: constants, numbers and a checked identifier.
-        let rows = query_of(names, sqlx::AssertSqlSafe(text))
-            .fetch_all(&mut *turn)
-            .await?;
-        turn.end().await?;
+        let occupied = query_of(names, sqlx::AssertSqlSafe(text));
+        let rows = fetch_all(connection, names, occupied).await?;
         let mut occupied: Vec<i64> = rows
             .iter()
             .map(|row| row.try_get(0))
@@ -198,7 +197,7 @@ impl Ring {
         if !held.is_empty() {
             return Ok(Found::Held(held));
         }
-        let mut tx = connection.begin().await?;
+        let mut tx = begin(connection).await?;
         let lock =
             "set local lock_timeout = '20ms'; lock table only $slot in access exclusive mode";
         let lock = self.sql(names, slot, lock);
@@ -207,7 +206,11 @@ impl Ring {
             if !slots::is_in_use(&error) {
                 return Err(error);
             }
-            tracing::debug!(slot, %error, "the slot is in use: it is freed later");
+            tracing::debug!(
+                slot,
+                error = said(&error),
+                "the slot is in use: it is freed later"
+            );
             return Ok(Found::Kept);
         }
         if self.keeps(&mut tx, names, cursor, slot, retention).await? {

@@ -8,7 +8,7 @@ use sqlx::{PgConnection, Postgres, Row as _, postgres::PgArguments};
 use super::{
     PgCursor,
     columns::{Statement, bytes, is_of_a_row, read, rows, shown},
-    turn::{Turn, query},
+    turn::{Turn, fetch_all, fetch_one, query},
 };
 use crate::outbox::{
     columns::{LONGEST_PAYLOAD, event_or_nil},
@@ -56,9 +56,7 @@ impl Archive for Postgres {
     async fn passed(connection: &mut PgConnection, names: &Names) -> Result<Passed, sqlx::Error> {
         let ask =
             "select cursor::text, streams::text, page_snapshot::text, page_id from tidings.relay";
-        let mut turn = Turn::begin(connection, names).await?;
-        let row = query(names, ask).fetch_one(&mut *turn).await?;
-        turn.end().await?;
+        let row = fetch_one(connection, names, query(names, ask)).await?;
         let page: (Option<String>, Option<i64>) = (row.try_get(2)?, row.try_get(3)?);
         Ok(Passed {
             cursor: row.try_get(0)?,
@@ -75,9 +73,7 @@ impl Archive for Postgres {
         let ask = "select id from tidings.parked where id = any($1)
             union all
             select last_id from tidings.ledger where last_id = any($1) and way = 'discarded'";
-        let mut turn = Turn::begin(connection, names).await?;
-        let rows = query(names, ask).bind(ids).fetch_all(&mut *turn).await?;
-        turn.end().await?;
+        let rows = fetch_all(connection, names, query(names, ask).bind(ids)).await?;
         rows.iter().map(|row| row.try_get(0)).collect()
     }
 
@@ -118,9 +114,7 @@ impl Archive for Postgres {
     ) -> Result<Vec<Beginning>, sqlx::Error> {
         let ask = "select stream, incarnation, min(first_sequence) from tidings.ledger
             where last_id >= $1 and way not in ('copied', 'discarded') group by stream, incarnation order by stream, min(at)";
-        let mut turn = Turn::begin(connection, names).await?;
-        let rows = query(names, ask).bind(from).fetch_all(&mut *turn).await?;
-        turn.end().await?;
+        let rows = fetch_all(connection, names, query(names, ask).bind(from)).await?;
         let beginnings = rows.iter().map(|row| {
             Ok(Beginning {
                 stream: row.try_get(0)?,
@@ -140,13 +134,14 @@ impl Archive for Postgres {
         let ask =
             "select first_id, last_id, events, stream, incarnation, first_sequence, last_sequence, way
             from tidings.ledger where last_id > $1 order by last_id limit $2";
-        let mut turn = Turn::begin(connection, names).await?;
-        let rows = query(names, ask)
-            .bind(behind)
-            .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-            .fetch_all(&mut *turn)
-            .await?;
-        turn.end().await?;
+        let rows = fetch_all(
+            connection,
+            names,
+            query(names, ask)
+                .bind(behind)
+                .bind(i64::try_from(limit).unwrap_or(i64::MAX)),
+        )
+        .await?;
         let entries = rows.iter().map(|row| {
             Ok(Entry {
                 first_id: row.try_get(0)?,
@@ -174,15 +169,16 @@ pub(super) async fn ahead(
         where id = any($1) and not pg_visible_in_snapshot(xid, $2::text::pg_snapshot)
           and not coalesce(id <= $4 and pg_visible_in_snapshot(xid, $3::text::pg_snapshot), false)";
     let page = cursor.page.as_ref();
-    let mut turn = Turn::begin(connection, names).await?;
-    let rows = query(names, ask)
-        .bind(ids)
-        .bind(&cursor.seen)
-        .bind(page.map(|page| &page.snapshot))
-        .bind(page.map(|page| page.last_id))
-        .fetch_all(&mut *turn)
-        .await?;
-    turn.end().await?;
+    let rows = fetch_all(
+        connection,
+        names,
+        query(names, ask)
+            .bind(ids)
+            .bind(&cursor.seen)
+            .bind(page.map(|page| &page.snapshot))
+            .bind(page.map(|page| page.last_id)),
+    )
+    .await?;
     rows.iter().map(|row| row.try_get(0)).collect()
 }
 

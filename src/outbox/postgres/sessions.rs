@@ -1,8 +1,14 @@
-//! What the server does for this user. Never ends any of it.
+//! What the server does for this user. Ends none of it but a transaction of ours that we have let go of.
 
 use sqlx::{PgConnection, Row as _};
 
-use crate::outbox::{link::Session, store::Names};
+use crate::outbox::{
+    link::{Backend, Session},
+    store::Names,
+};
+
+/// When a transaction began, in microseconds.
+const BEGAN: &str = "(extract(epoch from xact_start) * 1000000)::bigint";
 
 /// One message, which is one round trip, and one transaction behind a pooler. A server that does not track what its
 /// processes do may be at work.
@@ -11,7 +17,7 @@ pub(super) async fn sessions(
     names: &Names,
 ) -> Result<Vec<Session>, sqlx::Error> {
     let sessions = format!(
-        "select pid, coalesce(state not like 'idle%', true),
+        "select pid, {BEGAN}, coalesce(state not like 'idle%', true),
             coalesce(query like '%{}.%' or query like '%tidings\\_inbox%' or lower(query) in ('begin', 'commit'), true)
         from pg_stat_activity
         where datname = current_database() and usename = current_user and pid <> pg_backend_pid()",
@@ -24,9 +30,25 @@ pub(super) async fn sessions(
     let session = rows.iter().map(|row| {
         Ok(Session {
             pid: row.try_get(0)?,
-            is_running: row.try_get(1)?,
-            is_ours: row.try_get(2)?,
+            began: row.try_get(1)?,
+            is_running: row.try_get(2)?,
+            is_ours: row.try_get(3)?,
         })
     });
     session.collect()
+}
+
+/// Nothing when the transaction has ended, or the process has another one by now. Says whether it was at a statement.
+pub(super) async fn end_session(
+    connection: &mut PgConnection,
+    Backend { pid, began }: Backend,
+) -> Result<bool, sqlx::Error> {
+    let end = format!(
+        "select state = 'active', pg_terminate_backend(pid) from pg_stat_activity
+        where pid = {pid} and {BEGAN} = {began}"
+    );
+    // Safe: constants and numbers.
+    let end = sqlx::raw_sql(sqlx::AssertSqlSafe(end));
+    let ended = end.fetch_optional(connection).await?;
+    ended.map_or(Ok(false), |row| row.try_get(0))
 }

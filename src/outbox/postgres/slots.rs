@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use sqlx::{Connection, PgConnection, Row as _};
+use sqlx::{PgConnection, Row as _};
 
-use super::turn::{Turn, query};
+use super::turn::{begin, fetch_one, query};
 use crate::outbox::store::Names;
 
 /// Six slots have to keep what must stay: one is written to, and one is about to be.
@@ -17,11 +17,12 @@ pub(super) async fn seconds(
     connection: &mut PgConnection,
     names: &Names,
 ) -> Result<i64, sqlx::Error> {
-    let mut turn = Turn::begin(connection, names).await?;
-    let seconds = query(names, "select slot_seconds from tidings.relay")
-        .fetch_one(&mut *turn)
-        .await?;
-    turn.end().await?;
+    let seconds = fetch_one(
+        connection,
+        names,
+        query(names, "select slot_seconds from tidings.relay"),
+    )
+    .await?;
     Ok(i64::from(seconds.try_get::<i32, _>(0)?))
 }
 
@@ -43,7 +44,7 @@ pub(super) async fn fit(
         update tidings.relay set slot_seconds = {wanted}"
     );
     let change = names.text(&change, '.');
-    let mut tx = connection.begin().await?;
+    let mut tx = begin(connection).await?;
     // Safe: constants, a number and a checked identifier. Producers wait for the lock behind this one.
     let changing = sqlx::AssertSqlSafe(format!("set local lock_timeout = '20ms'; {change}"));
     let changed = sqlx::raw_sql(changing).execute(&mut *tx).await;

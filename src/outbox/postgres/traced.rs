@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{
     columns::{bytes, moment, perhaps, shown},
-    turn::{Turn, query},
+    turn::{Turn, fetch_all, fetch_optional, query},
 };
 use crate::outbox::{
     columns::event_or_nil,
@@ -72,9 +72,7 @@ impl Trail for Postgres {
     ) -> Result<Vec<TracedBatch>, sqlx::Error> {
         let batches = "select at, epoch, events, first_id, last_id, stream, incarnation, first_sequence, last_sequence
             from tidings.ledger where last_id >= $1 and first_id <= $1 and way <> 'discarded' order by at";
-        let mut turn = Turn::begin(connection, names).await?;
-        let rows = query(names, batches).bind(id).fetch_all(&mut *turn).await?;
-        turn.end().await?;
+        let rows = fetch_all(connection, names, query(names, batches).bind(id)).await?;
         rows.iter().map(read_batch).collect()
     }
 
@@ -88,14 +86,15 @@ impl Trail for Postgres {
         let batches = "select at, epoch, events, first_id, last_id, stream, incarnation, first_sequence, last_sequence
             from tidings.ledger
             where stream = $1 and incarnation = $2 and first_sequence <= $3 and last_sequence >= $3 order by at";
-        let mut turn = Turn::begin(connection, names).await?;
-        let rows = query(names, batches)
-            .bind(stream)
-            .bind(incarnation)
-            .bind(sequence)
-            .fetch_all(&mut *turn)
-            .await?;
-        turn.end().await?;
+        let rows = fetch_all(
+            connection,
+            names,
+            query(names, batches)
+                .bind(stream)
+                .bind(incarnation)
+                .bind(sequence),
+        )
+        .await?;
         rows.iter().map(read_batch).collect()
     }
 
@@ -105,12 +104,12 @@ impl Trail for Postgres {
         event: EventId,
     ) -> Result<Vec<(String, Option<String>)>, sqlx::Error> {
         let scopes = "select scope, given_up from tidings.inbox where event = $1 order by scope";
-        let mut turn = Turn::begin(connection, names).await?;
-        let rows = query(names, scopes)
-            .bind(event.as_uuid())
-            .fetch_all(&mut *turn)
-            .await?;
-        turn.end().await?;
+        let rows = fetch_all(
+            connection,
+            names,
+            query(names, scopes).bind(event.as_uuid()),
+        )
+        .await?;
         rows.iter()
             .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
             .collect()
@@ -121,9 +120,7 @@ impl Trail for Postgres {
         names: &Names,
     ) -> Result<Option<DateTime<Utc>>, sqlx::Error> {
         let oldest = "select at from tidings.outbox order by id limit 1";
-        let mut turn = Turn::begin(connection, names).await?;
-        let row = query(names, oldest).fetch_optional(&mut *turn).await?;
-        turn.end().await?;
+        let row = fetch_optional(connection, names, query(names, oldest)).await?;
         row.map(|row| moment(&row, 0)).transpose()
     }
 }

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use super::trouble::RELAY;
 use crate::{
-    bus::{Bus, BusError, FULL_DISK, ReaderError, Refusal},
+    bus::{Bus, BusError, FULL_DISK, ReaderError, Refusal, cause_of_no_ack},
+    error_text::said,
     outbox::{
-        Diagnosis,
-        home::USE_NATS,
+        Diagnosis, OutboxError,
+        home::{USE_NATS, of_version},
         origin::{PROMOTE, REBASE, STANDBY},
         parked::WaitsFor,
-        says::said,
+        store::{Names, Statements},
         version_sentence,
     },
 };
@@ -40,6 +41,9 @@ pub(in crate::outbox) enum Fault {
         stored: u64,
         after: Duration,
     },
+    /// The server answers nobody who publishes into it.
+    #[error("{}", cause_of_no_ack(stream).reason)]
+    NoAck { stream: String },
     #[error("the connection to NATS was lost")]
     Disconnected,
     #[error("stream {stream} is not the one that it was a moment ago, or has lost its end")]
@@ -78,7 +82,9 @@ impl Fault {
     /// What is concerned.
     pub(super) fn place(&self) -> String {
         match self {
-            Self::Unwritten { stream, .. } => WaitsFor::Stream(stream.clone()).to_string(),
+            Self::Unwritten { stream, .. } | Self::NoAck { stream } => {
+                WaitsFor::Stream(stream.clone()).to_string()
+            }
             _ => RELAY.to_owned(),
         }
     }
@@ -123,6 +129,7 @@ impl Fault {
             },
             Self::Unconfirmed { refusal, .. } => refusal.cure().to_owned(),
             Self::Unwritten { .. } => FULL_DISK.to_owned(),
+            Self::NoAck { stream } => cause_of_no_ack(stream).cure.to_owned(),
             Self::Disconnected => {
                 "none is needed when it stays connected: the relay looks at the streams again".into()
             }
@@ -140,6 +147,25 @@ impl Fault {
 
 fn of_reader(error: &ReaderError) -> Option<&BusError> {
     std::error::Error::source(error)?.downcast_ref()
+}
+
+/// Whether the tables are of this program's version, as far as this role may know.
+pub(super) async fn is_of_version<DB: Statements>(
+    connection: &mut DB::Connection,
+    names: &Names,
+) -> Result<(), Fault> {
+    match of_version::<DB>(DB::version(connection, names).await?) {
+        Err(OutboxError::Version {
+            found,
+            known,
+            is_newer,
+        }) => Err(Fault::Version {
+            found,
+            known,
+            is_newer,
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// How a part of the relay has ended, when it was not to.

@@ -84,7 +84,7 @@ pub(super) async fn may_go(bus: &Bus, reasons: &[Reason]) -> Result<Vec<WaitsFor
             }
             (WaitsFor::Stream(waited_for), Some(now)) if *waited_for != now => true,
             (WaitsFor::Stream(stream), Some(_)) => match bus.stream_state(stream).await? {
-                Some(state) => !state.is_closed,
+                Some(state) => !state.is_closed && state.confirms,
                 None => true,
             },
         };

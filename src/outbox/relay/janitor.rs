@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use tokio::{sync::watch, time::Instant};
 
-use crate::outbox::{HeldSlot, Outbox, Store, store::Reclaimed};
+use crate::{
+    error_text::said,
+    outbox::{HeldSlot, Outbox, Store, store::Reclaimed},
+};
 
 /// How often storage is looked at. A slot is written to for at least as long.
 const ROUND: Duration = Duration::from_secs(300);
@@ -57,7 +60,11 @@ impl<DB: Store> Janitor<DB> {
             pause = match round {
                 Ok(Ok(reclaimed)) => self.tell(reclaimed),
                 Ok(Err(error)) => {
-                    tracing::warn!(outbox = DB::KIND, %error, "old rows were not freed");
+                    tracing::warn!(
+                        outbox = DB::KIND,
+                        error = said(&error),
+                        "old rows were not freed"
+                    );
                     ROUND
                 }
                 Err(_) => ROUND,

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Fault,
     failpoint::{self, Point},
+    fault::is_of_version,
     fence::Fence,
     give_back::{LookAgain, may_go},
     janitor::Janitor,
@@ -160,6 +161,9 @@ impl<DB: Store> Keeper<DB> {
                     self.look().await?;
                 }
                 () = tokio::time::sleep_until(say_at) => {
+                    // Somebody may have migrated them meanwhile.
+                    let names = &self.post.outbox.shared.names;
+                    is_of_version::<DB>(&mut self.post.connection, names).await?;
                     // Whoever sees to a loss is not this relay.
                     if self.losses.are_open() {
                         let names = &self.post.outbox.shared.names;
@@ -171,6 +175,11 @@ impl<DB: Store> Keeper<DB> {
             }
         }
         self.checkpoint().await?;
+        // What that has ended is over in the status, too: nothing else would be written for as long as no relay runs.
+        self.end_settled().await?;
+        if self.dirty {
+            self.checkpoint().await?;
+        }
         if self.post.stop.is_cancelled() {
             let names = &self.post.outbox.shared.names;
             DB::release(&mut self.post.connection, names, &self.post.tenure).await?;
@@ -427,6 +436,25 @@ impl<DB: Store> Keeper<DB> {
         if std::mem::take(&mut self.catches_up) {
             self.dirty |= troubles.caught_up();
         }
+    }
+
+    /// At the end of a tenure: what parked rows have waited for is no trouble any more when none waits for it, though the
+    /// log was not read to its end since.
+    async fn end_settled(&mut self) -> Result<(), Fault> {
+        let waited_for = self.post.troubles.subjects();
+        if waited_for.is_empty() || !self.post.stop.is_cancelled() {
+            return Ok(());
+        }
+        let names = &self.post.outbox.shared.names;
+        let waiting = DB::waiting(&mut self.post.connection, names).await?;
+        let waits = |place: &String| {
+            let mut reasons = waiting.reasons.iter();
+            reasons.any(|reason| reason.waits_for.to_string() == *place)
+        };
+        for place in waited_for.iter().filter(|place| !waits(place)) {
+            self.dirty |= self.post.troubles.end(place);
+        }
+        Ok(())
     }
 
     /// Looks whether something that parked rows wait for is there.

@@ -26,7 +26,7 @@ use super::{
     resume::Known,
 };
 use crate::{
-    bus::{BatchId, Cause, Confirmed, Refusal, StreamState, cause_of_denial},
+    bus::{BatchId, Cause, Confirmed, Refusal, StreamState, cause_of_denial, cause_of_no_ack},
     outbox::{parked::WaitsFor, store::Cursor},
 };
 
@@ -53,6 +53,8 @@ pub(super) struct Lane<C> {
     size: usize,
     /// What was refused and is sent before anything else.
     again: VecDeque<Item>,
+    /// It confirms nothing, so nothing is sent: what is stored would not be known, and be sent again.
+    is_silent: bool,
 }
 
 /// What a lane does next.
@@ -88,6 +90,7 @@ impl<C: Cursor> Lane<C> {
             most: batch,
             size: batch,
             again: VecDeque::new(),
+            is_silent: !state.confirms,
         }
     }
 
@@ -109,28 +112,42 @@ impl<C: Cursor> Lane<C> {
                 Next::Settled(settled) => settled,
                 Next::Send(items) => {
                     let items = self.publishable(items).await?;
-                    let batch = BatchId::new();
-                    self.send_members(&batch, &items, &mut flying).await?;
-                    // Behind what the answer may give back.
-                    let prepared = items.len();
-                    self.take_back(items);
-                    let settled = match flying.take() {
-                        Some(last) => self.settle(last.await).await?,
-                        None => Settled::Stored,
-                    };
-                    // Otherwise the batch that was begun is left to the server, which drops it.
-                    if let Settled::Stored = settled {
-                        let items = self.again.drain(..prepared).collect();
-                        failpoint::reach(&self.course.owner, Point::MembersSent).await;
-                        flying = self.commit(batch, items)?;
+                    if self.is_silent && !items.is_empty() {
+                        self.take_back(items);
+                        Settled::Closed(cause_of_no_ack(&self.stream))
+                    } else {
+                        self.send(items, &mut flying).await?
                     }
-                    settled
                 }
             };
             if let Settled::Closed(cause) = settled {
                 self.hold(cause).await?;
             }
         }
+    }
+
+    /// Sends a batch, and takes the answer to the one before; what that was.
+    async fn send(
+        &mut self,
+        items: Vec<Item>,
+        flying: &mut Option<Flying>,
+    ) -> Result<Settled, Fault> {
+        let batch = BatchId::new();
+        self.send_members(&batch, &items, flying).await?;
+        // Behind what the answer may give back.
+        let prepared = items.len();
+        self.take_back(items);
+        let settled = match flying.take() {
+            Some(last) => self.settle(last.await).await?,
+            None => Settled::Stored,
+        };
+        // Otherwise the batch that was begun is left to the server, which drops it.
+        if let Settled::Stored = settled {
+            let items = self.again.drain(..prepared).collect();
+            failpoint::reach(&self.course.owner, Point::MembersSent).await;
+            *flying = self.commit(batch, items)?;
+        }
+        Ok(settled)
     }
 
     /// Has it written down where the stream ends, before the first message.
@@ -331,9 +348,10 @@ impl<C: Cursor> Lane<C> {
             | Refusal::TakenId(_)
             | Refusal::Closed(_)
             | Refusal::Incomplete => self.one_by_one(items).await,
-            Refusal::Moved | Refusal::Transient { .. } | Refusal::Unanswered { .. } => {
-                Err(self.unconfirmed(refusal, items.len()).await)
-            }
+            Refusal::Moved
+            | Refusal::Transient { .. }
+            | Refusal::Unanswered { .. }
+            | Refusal::NoAck { .. } => Err(self.unconfirmed(refusal, items.len()).await),
         }
     }
 
@@ -374,7 +392,9 @@ impl<C: Cursor> Lane<C> {
                 Err(refusal) => refusal,
             };
             // It is found out once why no answer comes.
-            if fault.is_some() && matches!(refusal, Refusal::Unanswered { .. }) {
+            let is_unanswered =
+                matches!(refusal, Refusal::Unanswered { .. } | Refusal::NoAck { .. });
+            if fault.is_some() && is_unanswered {
                 continue;
             }
             match self.refused(item, refusal).await {

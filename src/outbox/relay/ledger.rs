@@ -31,7 +31,7 @@ impl Ledger {
     pub(super) fn batch(&self, items: &[Item], last: &Confirmed) -> Vec<Entry> {
         let before = last.sequence.saturating_sub(items.len() as u64);
         let mut entries = Vec::new();
-        for (item, sequence) in items.iter().zip(before + 1..) {
+        for (item, sequence) in items.iter().zip(before.saturating_add(1)..=u64::MAX) {
             self.add(&mut entries, &item.row, sequence);
         }
         entries
@@ -41,7 +41,9 @@ impl Ledger {
     /// goes from its lowest place to its highest.
     pub(super) fn add(&self, entries: &mut Vec<Entry>, row: &Row, sequence: u64) {
         match entries.last_mut() {
-            Some(run) if run.last_sequence + 1 == sequence && run.last_id < row.id => {
+            Some(run)
+                if run.last_sequence.checked_add(1) == Some(sequence) && run.last_id < row.id =>
+            {
                 run.last_id = row.id;
                 run.last_sequence = sequence;
                 run.events += 1;

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Fault, give_back::LookAgain, reporter::Reporter, trouble::Troubles};
 use crate::{
     bus::Bus,
+    log::Lasting,
     outbox::{
         ElsewhereError,
         home::{Home, KeptHome},
@@ -26,6 +27,8 @@ pub(super) struct Life {
     pub(super) troubles: Troubles,
     pub(super) look_again: Arc<Mutex<LookAgain>>,
     pub(super) reporter: Arc<Reporter>,
+    /// Rights that were missing.
+    pub(super) rights: Lasting,
     admission: Mutex<Admission>,
 }
 
@@ -51,6 +54,7 @@ impl Life {
             look_again: Arc::new(Mutex::new(LookAgain::soon())),
             reporter: Arc::new(reporter(&troubles)),
             troubles,
+            rights: Lasting::default(),
             admission: Mutex::default(),
         }
     }

@@ -150,7 +150,7 @@ impl Reporter {
 }
 
 /// Where the relays of an outbox are asked.
-fn status_subject(outbox: &str) -> String {
+pub(super) fn status_subject(outbox: &str) -> String {
     format!("tidings.status.relay.{outbox}")
 }
 

@@ -14,6 +14,7 @@ use crate::{
         standing::{Losses, Standing, StoredLoss, standing},
         store::{Entry, Position, Positions},
     },
+    start::shifted,
 };
 
 /// What the streams held when the tenure began.
@@ -239,7 +240,9 @@ async fn tail(
         found = bus.ids_between(stream, behind, end).await?;
     }
     if let Standing::RolledBack { .. } | Standing::Overwritten { .. } = standing {
-        let since = position.since.map(|since| Start::Time(since - SLACK));
+        let since = position
+            .since
+            .map(|since| Start::Time(shifted(since, -SLACK)));
         let start = since.unwrap_or(Start::Beginning);
         found.extend(bus.ids_from(stream, start, end).await?);
     }
@@ -251,7 +254,9 @@ fn reset(position: &Position, state: &StreamState, found: &Found) -> Position {
     if state.incarnation != position.incarnation {
         return Position::new(state.incarnation.clone(), 0);
     }
-    let before = found.first_sequence().map_or(u64::MAX, |first| first - 1);
+    let before = found
+        .first_sequence()
+        .map_or(u64::MAX, |first| first.saturating_sub(1));
     Position {
         sequence: position.sequence.min(state.last_sequence).min(before),
         last: None,

@@ -12,7 +12,10 @@ use std::{
 
 use chrono::Utc;
 
-use crate::outbox::status::{StoredTrouble, Trouble, stored_troubles};
+use crate::outbox::{
+    parked::WaitsFor,
+    status::{StoredTrouble, Trouble, stored_troubles},
+};
 
 /// How often what lasts is said again.
 pub(super) const SAY_AGAIN: Duration = Duration::from_secs(10);
@@ -148,6 +151,17 @@ impl Troubles {
             .map(|(place, known)| (place, &known.trouble))
             .collect();
         serde_json::to_string(&stored).map_err(|error| sqlx::Error::Encode(error.into()))
+    }
+
+    /// The places of what only parked rows wait for.
+    pub(super) fn subjects(&self) -> Vec<String> {
+        let state = self.lock();
+        let places = state.by_place.keys();
+        let of_subjects = places.filter(|place| {
+            let parsed = place.parse::<WaitsFor>();
+            matches!(parsed, Ok(WaitsFor::Subject(_)))
+        });
+        of_subjects.cloned().collect()
     }
 
     /// For those who ask over NATS.

@@ -134,9 +134,12 @@ async fn park_none(
     now: i64,
     most: u32,
 ) -> Result<(), sqlx::Error> {
+    // A time that is a text is behind all numbers, and would never come.
     let none = "select place from (select * from tidings_delayed where due <= ? order by due, place limit ?)
         where typeof(event) <> 'blob' or length(event) <> 16 or typeof(name) <> 'text' or typeof(version) <> 'integer'
-           or typeof(key) not in ('text', 'null') or typeof(headers) <> 'text' or typeof(payload) <> 'blob'";
+           or typeof(key) not in ('text', 'null') or typeof(headers) <> 'text' or typeof(payload) <> 'blob'
+        union all
+        select place from tidings_delayed where due > 9223372036854775807";
     let places = sqlx::query(names.sql(none, '_'))
         .bind(now)
         .bind(most)

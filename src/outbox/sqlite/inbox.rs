@@ -30,7 +30,7 @@ impl Remember for Sqlite {
             return Ok(Remembered {
                 ring,
                 added,
-                pid: None,
+                backend: None,
             });
         }
         let row = sqlx::query(names.sql(RING, '_'))
@@ -43,7 +43,7 @@ impl Remember for Sqlite {
             return Ok(Remembered {
                 ring,
                 added,
-                pid: None,
+                backend: None,
             });
         }
         // One text of ids: their number must not make another statement.
@@ -72,7 +72,7 @@ impl Remember for Sqlite {
         Ok(Remembered {
             ring,
             added,
-            pid: None,
+            backend: None,
         })
     }
 

@@ -2,16 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use futures::TryStreamExt;
-use sqlx::{Connection, Row as _, SqliteConnection, sqlite::SqliteRow};
+use sqlx::{Connection, Row as _, SqlStr, SqliteConnection, sqlite::SqliteRow};
 use tidings_contract::EventId;
 
 use super::columns::{bytes, integer, moment, perhaps, read, rows, shown, text};
 use crate::outbox::{
-    chunks::chunks,
     columns::{LONGEST_PAYLOAD, Text, event_or_nil, nearest_version},
-    parked::{ParkedEvent, ParkedSelection, WaitsFor, kept},
-    row::PAGE_BYTES,
+    parked::{Extent, ParkedEvent, ParkedSelection, ParkedSize, WaitsFor, kept},
     store::{Bound, Names, Parked, Rows, Waiting, unsigned},
 };
 
@@ -243,12 +240,57 @@ pub(super) async fn among(
     Rows::read(found, |row| read(&row, LONGEST_PAYLOAD).map(Some)).await
 }
 
-/// A parked row as it is shown, whatever it holds: `$payload` is how much of the payload.
+pub(super) async fn sizes(
+    connection: &mut SqliteConnection,
+    names: &Names,
+    selection: &ParkedSelection,
+    behind: i64,
+    limit: u32,
+) -> Result<Vec<ParkedSize>, sqlx::Error> {
+    let sizes = "select id, octet_length(payload), octet_length(headers) from tidings_parked
+        where id > ?3 and (?1 is null or id = ?1) and (?2 is null or key = ?2)
+        order by id limit ?4";
+    let (id, key) = selection.parameters();
+    let rows = sqlx::query(names.sql(sizes, '_'))
+        .bind(id)
+        .bind(key)
+        .bind(behind)
+        .bind(i64::from(limit))
+        .fetch_all(connection)
+        .await?;
+    let size = |bytes: Option<i64>| usize::try_from(bytes.unwrap_or(0)).unwrap_or(0);
+    let sizes = rows.iter().map(|row| {
+        Ok(ParkedSize {
+            id: row.try_get(0)?,
+            payload: size(integer(row, 1)?),
+            headers: size(integer(row, 2)?),
+        })
+    });
+    sizes.collect()
+}
+
+/// A parked row as it is shown, whatever it holds; how much of it.
 macro_rules! parked {
-    ($payload:literal) => {
+    (head) => {
+        parked!("null", "null")
+    };
+    (shown) => {
+        parked!(
+            "case when octet_length(headers) <= 400000 then headers end",
+            "case when octet_length(payload) <= 4194304 then payload end"
+        )
+    };
+    (whole) => {
+        parked!(
+            "case when octet_length(headers) <= 400000 then headers end",
+            "payload"
+        )
+    };
+    ($headers:literal, $payload:literal) => {
         concat!(
-            "id, event, substr(name, 1, 300), version, substr(key, 1, 300),
-                case when octet_length(headers) <= 400000 then headers end, ",
+            "id, event, substr(name, 1, 300), version, substr(key, 1, 300), ",
+            $headers,
+            ", ",
             $payload,
             ", at, parked_at, error, waits_for, asked_at, octet_length(payload)"
         )
@@ -258,33 +300,24 @@ macro_rules! parked {
 pub(super) async fn list(
     connection: &mut SqliteConnection,
     names: &Names,
-    selection: &ParkedSelection,
-    behind: i64,
-    limit: u32,
+    ids: &[i64],
+    extent: Extent,
 ) -> Result<Vec<ParkedEvent>, sqlx::Error> {
-    let list = concat!(
-        "select ",
-        parked!("case when octet_length(payload) <= 4194304 then payload end"),
-        " from tidings_parked
-        where id > ?3 and (?1 is null or id = ?1) and (?2 is null or key = ?2)
-        order by id limit ?4"
-    );
-    let (id, key) = selection.parameters();
-    let mut rows = sqlx::query(names.sql(list, '_'))
-        .bind(id)
-        .bind(key)
-        .bind(behind)
-        .bind(i64::from(limit))
-        .fetch(connection);
-    let (mut parked, mut bytes) = (Vec::new(), 0);
-    while bytes < PAGE_BYTES
-        && let Some(row) = rows.try_next().await?
-    {
-        let event = shown_event(&row)?;
-        bytes += event.payload.len() + event.headers.len();
-        parked.push(event);
+    macro_rules! list {
+        ($extent:ident) => {
+            concat!(
+                "select ",
+                parked!($extent),
+                " from tidings_parked where id in (select value from json_each(?1)) order by id"
+            )
+        };
     }
-    Ok(parked)
+    let list = match extent {
+        Extent::Head => list!(head),
+        Extent::Shown => list!(shown),
+        Extent::Whole => list!(whole),
+    };
+    read_all(connection, names.sql(list, '_'), ids).await
 }
 
 pub(super) async fn unpark(
@@ -304,44 +337,40 @@ pub(super) async fn unpark(
     Ok(asked.rows_affected())
 }
 
-/// As many as may be in memory at once, at least one.
 pub(super) async fn discard(
     connection: &mut SqliteConnection,
     names: &Names,
-    selection: &ParkedSelection,
-    limit: u32,
+    ids: &[i64],
+    extent: Extent,
 ) -> Result<Vec<ParkedEvent>, sqlx::Error> {
-    let sizes = "select id, octet_length(payload) from tidings_parked
-        where (?1 is null or id = ?1) and (?2 is null or key = ?2) order by id limit ?3";
-    let (id, key) = selection.parameters();
-    let sizes = sqlx::query(names.sql(sizes, '_'))
-        .bind(id)
-        .bind(key)
-        .bind(i64::from(limit))
-        .fetch_all(&mut *connection)
-        .await?;
-    let sizes: Vec<(i64, i64)> = sizes
-        .iter()
-        .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
-        .collect::<Result<_, sqlx::Error>>()?;
-    let first = chunks(&sizes, |(_, bytes)| usize::try_from(*bytes).unwrap_or(0)).next();
-    let ids: Vec<i64> = first
-        .unwrap_or_default()
-        .iter()
-        .map(|(id, _)| *id)
-        .collect();
-    let ids = serde_json::to_string(&ids).map_err(|error| sqlx::Error::Encode(error.into()))?;
-    let discard = concat!(
-        "delete from tidings_parked where id in (select value from json_each(?1)) returning ",
-        parked!("payload")
-    );
-    let rows = sqlx::query(names.sql(discard, '_'))
+    macro_rules! discard {
+        ($extent:ident) => {
+            concat!(
+                "delete from tidings_parked where id in (select value from json_each(?1)) returning ",
+                parked!($extent)
+            )
+        };
+    }
+    let discard = match extent {
+        Extent::Head => discard!(head),
+        Extent::Shown => discard!(shown),
+        Extent::Whole => discard!(whole),
+    };
+    read_all(connection, names.sql(discard, '_'), ids).await
+}
+
+async fn read_all(
+    connection: &mut SqliteConnection,
+    statement: SqlStr,
+    ids: &[i64],
+) -> Result<Vec<ParkedEvent>, sqlx::Error> {
+    let ids = serde_json::to_string(ids).map_err(|error| sqlx::Error::Encode(error.into()))?;
+    let rows = sqlx::query(statement)
         .bind(ids)
         .fetch_all(connection)
         .await?;
     rows.iter().map(shown_event).collect()
 }
-
 fn shown_event(row: &SqliteRow) -> Result<ParkedEvent, sqlx::Error> {
     Ok(ParkedEvent {
         id: row.try_get(0)?,

@@ -221,10 +221,12 @@ async fn together(
         Err(error) if is_no_json(&error) => return Ok(None),
         row => row?,
     };
-    let rows = bytes(&row, 0)?.unwrap_or_default();
-    let Ok(rows) = serde_json::from_slice::<Vec<Outline<'_>>>(rows) else {
-        return Ok(None);
-    };
+    Ok(outlined(bytes(&row, 0)?.unwrap_or_default()))
+}
+
+/// The rows of such a text.
+fn outlined(rows: &[u8]) -> Option<Vec<Relayed>> {
+    let rows: Vec<Outline<'_>> = serde_json::from_slice(rows).ok()?;
     let rows = rows
         .into_iter()
         .map(|(id, event, name, key, bytes, version)| {
@@ -238,7 +240,7 @@ async fn together(
                 payload: None,
             })
         });
-    Ok(rows.collect())
+    rows.collect()
 }
 
 /// Place, event, name, key, size of the payload and version.
@@ -248,4 +250,18 @@ type Outline<'a> = (i64, &'a str, String, Option<String>, usize, i64);
 fn is_no_json(error: &sqlx::Error) -> bool {
     let error = error.as_database_error();
     error.is_some_and(|error| error.message().starts_with("JSON cannot hold"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fuzz_rows_together() {
+        let seed = r#"[[17,"0123456789ABCDEF0123456789ABCDEF","user.created","k",7,1],
+            [-9223372036854775808,"0123456789abcdef0123456789abcdef","a.b",null,0,9223372036854775807]]"#;
+        crate::fuzz::fuzz_json("rows together", &[seed, "[]"], |rows| {
+            outlined(rows).is_some()
+        });
+    }
 }

@@ -160,3 +160,36 @@ fn an_open_circuit_a_trouble_and_taken_places_hold_events_up() {
     let found = [("retries-gone", true), ("letters-gone", true)];
     assert_eq!(kinds(&state(consumer(0, 0), Vec::new()), &gone), found);
 }
+
+/// Whatever instances and servers say of themselves, it is told.
+#[test]
+fn fuzz_answers_of_instances() {
+    let seed = r#"{"subscriber":"s","id":"1","host":"h","pid":4294967295,"version":"0","started_at":
+        "2026-11-21T09:30:00Z","activity":"stands-by","trouble":"t","replay_trouble":null,"ordered":true,
+        "holds_lease":false,"circuit":"open","running":18446744073709551615,"resting":0,"in_hand":1,"in_hand_bytes":
+        18446744073709551615,"hottest":[{"key":"k","waiting":3}],"concurrency":1,"rate":"1 per second","memory":1,
+        "timeout_ms":18446744073709551615,"retry":"","handled":18446744073709551615,"failed":0,"dead_lettered":0,
+        "last_delivery_at":null,"wants":[{"stream":"EVENTS","settings":{"max_ack_pending":1}}],
+        "clock":"+262142-12-31T23:59:59Z","shadows":{"beta":["user.created"]}}"#;
+    crate::fuzz::fuzz_json("answer of an instance", &[seed], |answer| {
+        let Ok(replica) = serde_json::from_slice::<Replica>(answer) else {
+            return false;
+        };
+        let now = now();
+        let replicas = vec![replica.clone(), replica];
+        let seen = Seen {
+            clocks: crate::subscribers::overview::clocks(&replicas, (now, now)),
+            ..seen()
+        };
+        let mut state = state(consumer(u64::MAX, u64::MAX), replicas);
+        // The sum of two was one too many.
+        state.consumers.push(consumer(u64::MAX, u64::MAX));
+        assert_eq!((state.pending(), state.unanswered()), (u64::MAX, u64::MAX));
+        assert!(
+            issues(&state, &seen)
+                .iter()
+                .all(|issue| !issue.cause.is_empty())
+        );
+        true
+    });
+}

@@ -159,12 +159,41 @@ fn add(all: &mut Vec<RehearsedEvents>, more: &mut RehearsedEvents) {
     let place = |one: &RehearsedEvents| (&one.name, one.version).cmp(&(&more.name, more.version));
     match all.binary_search_by(place) {
         Ok(at) => {
+            // What was counted before comes from an entry that anybody may have written.
             let one = &mut all[at];
-            one.events += more.events;
-            one.would_call += more.would_call;
-            one.would_skip += more.would_skip;
-            one.undecodable += more.undecodable;
+            one.events = one.events.saturating_add(more.events);
+            one.would_call = one.would_call.saturating_add(more.would_call);
+            one.would_skip = one.would_skip.saturating_add(more.would_skip);
+            one.undecodable = one.undecodable.saturating_add(more.undecodable);
         }
         Err(at) => all.insert(at, std::mem::take(more)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fuzz_reports_that_go_on() {
+        let seed = r#"{"events":[{"name":"user.created","version":1,"events":18446744073709551615,"would_call":0,
+            "would_skip":18446744073709551615,"undecodable":1}],"errors":[]}"#;
+        crate::fuzz::fuzz_json("report that goes on", &[seed], |text| {
+            let Ok(report) = serde_json::from_slice::<crate::job::Rehearsal>(text) else {
+                return false;
+            };
+            let mut all = report.events;
+            for one in all.clone().into_iter().take(100) {
+                let (name, version) = (one.name, one.version);
+                let mut more = RehearsedEvents {
+                    name,
+                    version,
+                    events: 1,
+                    ..RehearsedEvents::default()
+                };
+                add(&mut all, &mut more);
+            }
+            true
+        });
     }
 }

@@ -199,8 +199,9 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
                 continue;
             }
             let (durable, names) = (self.replay.consumer(), range.names.clone());
-            let consumer = ConsumerSpec::new(&*range.stream, durable, names);
-            let start = Start::Sequence(range.first.max(floor + 1));
+            let consumer =
+                ConsumerSpec::new(&*range.stream, durable, names).of_replay(self.replay.id);
+            let start = Start::Sequence(range.first.max(floor.saturating_add(1)));
             self.desk.bus.restore_consumer(&consumer, start).await?;
             let kept = self.kept.remove(&range.stream);
             let hands = kept.unwrap_or_else(|| Arc::new(self.hands()));
@@ -311,7 +312,6 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
     /// Looks how far it is.
     async fn look(&mut self) -> Option<End> {
         let is_at_end = self.found.is_at_end();
-        let consumer = self.replay.consumer();
         let mut unknown = None;
         for at in 0..self.parts.len() {
             let part = &self.parts[at];
@@ -323,7 +323,11 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
             if part.is_over || !is_idle && !is_at_end && part.looked_at.elapsed() < SELDOM {
                 continue;
             }
-            let standing = self.desk.bus.standing(&part.range.stream, &consumer).await;
+            let standing = self
+                .desk
+                .bus
+                .standing(&part.range.stream, &self.replay)
+                .await;
             let standing = match standing {
                 Ok(Some(standing)) => standing,
                 Ok(None) => match self.is_another(&part.range).await {

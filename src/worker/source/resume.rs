@@ -9,6 +9,7 @@ use crate::{
     bus::{BusError, PullError, Start},
     log::short,
     position::Position,
+    start::shifted,
 };
 
 impl Source {
@@ -108,7 +109,7 @@ impl Source {
         };
         self.tell_went_back(others);
         self.forget_from(others);
-        let behind = seen.stored_at + TimeDelta::nanoseconds(1);
+        let behind = shifted(seen.stored_at, TimeDelta::nanoseconds(1));
         self.hands.went_back(others, behind);
         self.seen = Some(Position {
             sequence: others.saturating_sub(1),
@@ -122,8 +123,8 @@ impl Source {
     /// the floor comes again with it.
     fn first_open(&self) -> u64 {
         match self.order {
-            Some(_) => self.hands.oldest().unwrap_or(self.seen() + 1),
-            None => self.floor + 1,
+            Some(_) => self.hands.oldest().unwrap_or(self.seen().saturating_add(1)),
+            None => self.floor.saturating_add(1),
         }
     }
 

@@ -12,7 +12,9 @@ mod pgbouncer;
 mod proxy;
 mod raw;
 mod replays;
+mod shop;
 mod small_disk;
+mod stuck;
 mod world;
 
 use std::time::Duration;
@@ -26,7 +28,9 @@ pub use pgbouncer::{POOL, Pgbouncer};
 pub use proxy::{Proxy, Way};
 pub use raw::publish_raw;
 pub use replays::everything;
+pub use shop::{CHARGES, Shop};
 pub use small_disk::SmallDisk;
+pub use stuck::App;
 pub use world::{Database, Folder, Running, World, events_stream};
 
 /// How long anything may take on a busy machine.

@@ -55,12 +55,28 @@ impl<C: Cursor> Lane<C> {
                 () = tokio::time::sleep(pause) => {}
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
+            if self.is_silent {
+                self.is_silent = self.is_silent_still().await?;
+                if self.is_silent {
+                    continue;
+                }
+            }
             let first = self.again.pop_front().into_iter().collect();
             match self.one_by_one(first).await? {
                 Settled::Stored => return Ok(()),
                 Settled::Changed => {}
                 Settled::Closed(now) => cause = now,
             }
+        }
+    }
+
+    /// Whether the stream goes on confirming nothing.
+    async fn is_silent_still(&self) -> Result<bool, Fault> {
+        match self.course.bus.stream_state(&self.stream).await? {
+            Some(state) => Ok(!state.confirms),
+            None => Err(Fault::Gone {
+                stream: self.stream.clone(),
+            }),
         }
     }
 
@@ -86,6 +102,7 @@ impl<C: Cursor> Lane<C> {
     pub(super) async fn unconfirmed(&self, refusal: Refusal, sent: usize) -> Fault {
         let stream = self.stream.clone();
         match refusal {
+            Refusal::NoAck { stream } => Fault::NoAck { stream },
             Refusal::Moved => Fault::Moved {
                 subject: format!("a subject of stream {stream}"),
             },

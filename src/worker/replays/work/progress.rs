@@ -14,10 +14,9 @@ use crate::{
 impl<S: Send + Sync + 'static> Work<'_, S> {
     /// What has ended since it was looked last is over, too.
     pub(super) async fn note_floors(&mut self) {
-        let consumer = self.replay.consumer();
         let streams = self.parts.iter().map(|part| part.range.stream.clone());
         for stream in streams.collect::<Vec<_>>() {
-            match self.desk.bus.standing(&stream, &consumer).await {
+            match self.desk.bus.standing(&stream, &self.replay).await {
                 Ok(Some(standing)) => self.note_floor(stream, standing.floor),
                 Ok(None) => {}
                 Err(error) => tracing::debug!(stream, %error, "it is not known how far it is"),
@@ -107,12 +106,16 @@ impl<S: Send + Sync + 'static> Work<'_, S> {
             return Ok(());
         }
         let (bus, mut removed) = (&self.desk.bus, 0);
+        let counter = self.replay.counter();
         for range in &self.replay.ranges {
             let (stream, names) = (&range.stream, &range.names);
-            let from_here = bus.count_from(stream, names, range.first).await?;
-            let from_there = bus.count_from(stream, names, range.last + 1).await?;
+            let from = |sequence| bus.count_from(stream, names, sequence, &counter);
+            let (from_here, from_there) = (
+                from(range.first).await?,
+                from(range.last.saturating_add(1)).await?,
+            );
             let left = from_here.saturating_sub(from_there);
-            removed += range.events.saturating_sub(left);
+            removed = range.events.saturating_sub(left).saturating_add(removed);
         }
         self.progress.gone = uncounted.min(removed);
         self.progress.uncounted = uncounted - self.progress.gone;

@@ -1,0 +1,77 @@
+//! Feeds what this room reads with what others may have written: messages, entries of the bucket, letters, answers,
+//! subjects. Only for tests.
+
+mod answers;
+mod entries;
+mod messages;
+mod subjects;
+mod wire;
+
+use std::str::FromStr;
+
+use async_nats::{HeaderName, HeaderValue, Message};
+use bytes::Bytes;
+use chrono::DateTime;
+
+use super::{HeaderMap, Kept};
+
+/// A message as text: its subject, lines of headers, an empty line, its payload.
+pub(crate) struct Letter {
+    subject: String,
+    headers: Vec<(String, String)>,
+    payload: Bytes,
+}
+
+impl Letter {
+    /// Any text is one.
+    pub(crate) fn of(text: &str) -> Self {
+        let (head, payload) = text.split_once("\n\n").unwrap_or((text, ""));
+        let mut lines = head.split('\n');
+        let subject = lines.next().unwrap_or_default().to_owned();
+        let header = |line: &str| {
+            let (name, value) = line.split_once(':')?;
+            Some((name.to_owned(), value.trim_start_matches(' ').to_owned()))
+        };
+        Self {
+            subject,
+            headers: lines.filter_map(header).collect(),
+            payload: Bytes::copy_from_slice(payload.as_bytes()),
+        }
+    }
+
+    fn lines(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.headers.iter().map(|(name, value)| (&**name, &**value))
+    }
+
+    /// As the client hands it over; what it cannot hold is left out.
+    fn message(self) -> Message {
+        let mut headers = HeaderMap::new();
+        for (name, value) in &self.headers {
+            if let (Ok(name), Ok(value)) =
+                (HeaderName::from_str(name), HeaderValue::from_str(value))
+            {
+                headers.append(name, value);
+            }
+        }
+        Message {
+            subject: self.subject.into(),
+            reply: None,
+            headers: (!headers.is_empty()).then_some(headers),
+            status: None,
+            description: None,
+            length: self.payload.len(),
+            payload: self.payload,
+        }
+    }
+
+    /// As a stream keeps it.
+    pub(crate) fn kept(self) -> Kept {
+        Kept {
+            sequence: 7,
+            stored_at: DateTime::UNIX_EPOCH,
+            subject: self.subject,
+            headers: self.headers,
+            payload: self.payload,
+        }
+    }
+}

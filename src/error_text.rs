@@ -1,0 +1,142 @@
+//! What errors say, in words for people: of a database what it said, with its detail, hint and code, and never the line
+//! of its own source. Never decides what follows.
+
+use std::{error::Error, fmt};
+
+/// The texts of an error and of what is behind it, the outermost first.
+///
+/// An error of the database is told as [`Diagnosis`](crate::Diagnosis) reads it: message, code, detail and hint. Its
+/// own text ends with a line of the source of the server, which tells nobody anything.
+#[must_use]
+pub fn error_texts(error: &(dyn Error + 'static)) -> Vec<String> {
+    let mut texts = Vec::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(said) = of_database(error) {
+            texts.push(said);
+            break;
+        }
+        texts.push(error.to_string());
+        next = error.source();
+    }
+    texts
+}
+
+/// The same on one line, as far as it gets: the text of somebody's error may panic.
+pub(crate) fn write_texts(
+    line: &mut fmt::Formatter<'_>,
+    error: &(dyn Error + 'static),
+) -> fmt::Result {
+    let mut between = "";
+    let mut next = Some(error);
+    while let Some(error) = next {
+        line.write_str(between)?;
+        if let Some(said) = of_database(error) {
+            return line.write_str(&said);
+        }
+        write!(line, "{error}")?;
+        (between, next) = (": ", error.source());
+    }
+    Ok(())
+}
+
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+fn of_database(error: &(dyn Error + 'static)) -> Option<String> {
+    error.downcast_ref().map(said)
+}
+
+#[cfg(not(any(feature = "postgres", feature = "sqlite")))]
+fn of_database(_: &(dyn Error + 'static)) -> Option<String> {
+    None
+}
+
+/// An error of JSON that nobody reads in a file: without the line and the column, of which it has one.
+pub(crate) fn unplaced(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    match text.strip_suffix(&place) {
+        Some(text) => text.to_owned(),
+        None => text,
+    }
+}
+
+/// An error of a database in one sentence, with all that it has said that helps.
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(crate) fn said(error: &sqlx::Error) -> String {
+    match error {
+        sqlx::Error::Database(error) => {
+            let mut text = error.message().to_owned();
+            if let Some(code) = error.code() {
+                text = format!("{text} ({code})");
+            }
+            for (what, more) in more(&**error) {
+                text = format!("{text}; {what}: {more}");
+            }
+            text
+        }
+        error => match error.source() {
+            Some(source) => {
+                let read = source.downcast_ref::<serde_json::Error>();
+                if let Some(read) = read {
+                    return format!("what it holds cannot be read: {}", unplaced(read));
+                }
+                let (error, source) = (error.to_string(), source.to_string());
+                match error.contains(&source) {
+                    true => error,
+                    false => format!("{error}: {source}"),
+                }
+            }
+            None => error.to_string(),
+        },
+    }
+}
+
+/// What Postgres says besides.
+#[cfg(feature = "postgres")]
+fn more(error: &dyn sqlx::error::DatabaseError) -> Vec<(&'static str, String)> {
+    let Some(error) = error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>() else {
+        return Vec::new();
+    };
+    let said = [("detail", error.detail()), ("hint", error.hint())];
+    let said = said.into_iter();
+    said.filter_map(|(what, text)| Some((what, text?.to_owned())))
+        .collect()
+}
+
+#[cfg(all(feature = "sqlite", not(feature = "postgres")))]
+fn more(_: &dyn sqlx::error::DatabaseError) -> Vec<(&'static str, String)> {
+    Vec::new()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("outer")]
+    struct Outer(#[source] std::io::Error);
+
+    #[test]
+    fn an_error_is_told_with_what_is_behind_it() {
+        let error = Outer(std::io::Error::other("inner"));
+        assert_eq!(error_texts(&error), ["outer", "inner"]);
+    }
+
+    #[test]
+    fn what_is_wrong_with_json_is_told_without_a_place() {
+        for text in ["{", "{\"a\":}", "[1,2"] {
+            let error = serde_json::from_str::<serde_json::Value>(text).unwrap_err();
+            let told = unplaced(&error);
+            assert!(!told.contains(" at line "), "{told}");
+            assert!(error.to_string().starts_with(&told), "{told}");
+        }
+    }
+
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    #[test]
+    fn what_is_no_database_error_is_told_with_its_source() {
+        let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let told = said(&sqlx::Error::Io(refused));
+        assert!(told.contains("refused"), "{told}");
+    }
+}

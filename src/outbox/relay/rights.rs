@@ -1,0 +1,61 @@
+//! Which rights at NATS a relay has to have and lacks, said when its tenure begins: some are needed only after a death.
+//! Never keeps it from going on.
+
+use std::{convert::Infallible, time::Instant};
+
+use crate::{
+    bus::{Bus, Need},
+    log::Lasting,
+    outbox::wake,
+};
+
+/// Says what is missing, and never ends.
+pub(super) async fn tell_missing(
+    bus: &Bus,
+    outbox: &str,
+    streams: &[String],
+    said: &Lasting,
+) -> Infallible {
+    if let Some(rights) = bus.rights().await {
+        let missing = rights.missing(&needs(bus, outbox, streams)).join("; ");
+        if !missing.is_empty()
+            && let Some(unsaid) = said.again_as(&missing, Instant::now())
+        {
+            tracing::error!(outbox, missing, unsaid, "the relay lacks rights at NATS");
+        }
+    }
+    std::future::pending().await
+}
+
+fn needs(bus: &Bus, outbox: &str, streams: &[String]) -> Vec<Need> {
+    let mut needs = vec![
+        Need::subscribe(bus.an_inbox(), "answers"),
+        Need::subscribe(
+            wake::subject(outbox),
+            "hearing of commits of other processes",
+        ),
+        Need::subscribe(wake::release_subject(outbox), "taking over at once"),
+        Need::subscribe(
+            super::reporter::status_subject(outbox),
+            "answering who asks how it does",
+        ),
+        Need::publish(
+            wake::release_subject(outbox),
+            "letting another relay take over at once",
+        ),
+        Need::publish("$JS.API.STREAM.NAMES", "finding the stream of an event"),
+    ];
+    for stream in streams {
+        let after = "reading the end of a stream after a death";
+        let reader = format!("{stream}.relay-{outbox}-1");
+        for subject in [
+            format!("$JS.API.STREAM.INFO.{stream}"),
+            format!("$JS.API.STREAM.MSG.GET.{stream}"),
+            format!("$JS.API.CONSUMER.CREATE.{reader}"),
+            format!("$JS.API.CONSUMER.MSG.NEXT.{reader}"),
+        ] {
+            needs.push(Need::publish(subject, after));
+        }
+    }
+    needs
+}

@@ -1,0 +1,178 @@
+//! Reading streams for what is sought: those that are known to have events of ours, then the others of the account.
+//! Never decides what became of an event.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    ops::ControlFlow,
+};
+
+use tidings_contract::Pattern;
+
+use super::{
+    Sought,
+    inventory::Inventory,
+    report::StoredEvent,
+    search::{Search, time},
+};
+use crate::{
+    bus::{Bus, Expanse, Read, ReaderError, Sighting, Start},
+    error_text::error_texts,
+};
+
+impl Search<'_> {
+    /// Reads the headers of the streams.
+    pub(super) async fn read_streams(&mut self, inventory: &Inventory) {
+        let Some(bus) = self.bus.clone() else {
+            return;
+        };
+        for (name, stream) in &inventory.streams {
+            let Some(stream) = stream else {
+                self.miss(name, "there is no such stream");
+                continue;
+            };
+            match self.read_stream(&bus, name, stream).await {
+                (_, Ok(read)) => self.say(name, said(&read)),
+                (_, Err(error)) => {
+                    let why = error_texts(&error).join(": ");
+                    self.miss_unseen(name, format!("not searched to its end: {why}"));
+                }
+            }
+        }
+    }
+
+    /// Reads the headers of one; how many events were found, and what was read.
+    async fn read_stream(
+        &mut self,
+        bus: &Bus,
+        name: &str,
+        stream: &Expanse,
+    ) -> (usize, Result<Read, ReaderError>) {
+        let start = Start::Time(self.since());
+        let is_one = matches!(self.sought, Sought::Event(_));
+        let (sought, limit) = (self.sought, self.trace.limit);
+        let mut found: VecDeque<Sighting> = VecDeque::new();
+        let see = |sighting: Sighting| {
+            if sought.means(&sighting.envelope) {
+                found.push_back(sighting);
+                if found.len() > limit {
+                    found.pop_front();
+                }
+            }
+            match is_one && !found.is_empty() {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
+        };
+        let most = self.trace.messages;
+        let read = bus.seek(name, start, stream.last, most, see).await;
+        let count = found.len();
+        for sighting in found {
+            let stored = StoredEvent::of(name, stream, &sighting);
+            self.meet(&sighting.envelope).stored.push(stored);
+        }
+        (count, read)
+    }
+
+    /// Reads the headers of the streams that nobody has named: the event may be there all the same. Where it is known by
+    /// its row, the server says which of them may have it.
+    pub(super) async fn read_others(&mut self, inventory: &mut Inventory) {
+        let Some(bus) = self.bus.clone() else {
+            return;
+        };
+        let mut others = std::mem::take(&mut inventory.others);
+        if let Some(taking) = self.taking(&bus).await {
+            others.retain(|name| taking.contains(name));
+        }
+        let (mut without, mut unread) = (Vec::new(), Vec::new());
+        let mut messages = 0;
+        for name in others {
+            let stream = match bus.expanse(&name).await {
+                Ok(Some(stream)) => stream,
+                // It was deleted meanwhile.
+                Ok(None) => continue,
+                Err(error) => {
+                    unread.push((name, error_texts(&error).join(": ")));
+                    continue;
+                }
+            };
+            match self.read_stream(&bus, &name, &stream).await {
+                (0, Ok(read)) => {
+                    messages += read.messages;
+                    without.push(name);
+                }
+                (found, read) => {
+                    match read {
+                        Ok(read) => self.say(&name, said(&read)),
+                        Err(error) => unread.push((name.clone(), error_texts(&error).join(": "))),
+                    }
+                    if found > 0 {
+                        inventory.streams.insert(name, Some(stream));
+                    }
+                }
+            }
+            if matches!(self.sought, Sought::Event(_)) && !self.is_anywhere_else() {
+                break;
+            }
+        }
+        if !without.is_empty() {
+            let names = named(&without);
+            let what = format!("{names}: {messages} messages, and none that is meant");
+            self.say("other streams", what);
+        }
+        // Where it was found, it was not missed: streams of others need not be readable.
+        let is_missed = match self.sought {
+            Sought::Event(_) => self.is_anywhere_else(),
+            _ => self.events.is_empty(),
+        };
+        for (name, why) in unread {
+            let why = format!("not searched: {why}");
+            if is_missed {
+                self.miss_unseen(&name, why);
+                inventory.unseen.insert(name);
+            } else {
+                self.miss(&name, why);
+            }
+        }
+    }
+
+    /// The streams that take the events which are known by their rows; nothing when none is known, or what is sought may
+    /// be others, or nobody says.
+    async fn taking(&self, bus: &Bus) -> Option<BTreeSet<String>> {
+        if !matches!(self.sought, Sought::Event(_)) || self.events.is_empty() {
+            return None;
+        }
+        let mut taking = BTreeSet::new();
+        for event in self.events.values() {
+            let name = Pattern::parse(&event.name).ok()?;
+            taking.extend(bus.streams_taking(&name).await.ok()?);
+        }
+        Some(taking)
+    }
+}
+
+/// The names of streams, as many as somebody reads.
+fn named(names: &[String]) -> String {
+    const MOST: usize = 20;
+    match names.len().saturating_sub(MOST) {
+        0 => names.join(", "),
+        more => format!("{} and {more} more", names[..MOST].join(", ")),
+    }
+}
+
+fn said(read: &Read) -> String {
+    let Some((from, to)) = read.from.zip(read.to) else {
+        return "nothing was stored in the time that was searched".to_owned();
+    };
+    let Read {
+        messages, is_cut, ..
+    } = read;
+    let more = match is_cut {
+        true => "; those before were not read",
+        false => "",
+    };
+    format!(
+        "{messages} messages, of {} to {}{more}",
+        time(from),
+        time(to)
+    )
+}

@@ -1,0 +1,99 @@
+//! Which rights at NATS a subscriber has to have, also those that it needs only when something fails. Pure.
+
+use crate::{
+    bus::{ConsumerSpec, Need, letters_of},
+    replica::{EVERYBODY, status_subject},
+};
+
+/// What a subscriber publishes and subscribes to sooner or later. The last consumer is that of its retries. What is
+/// needed once, for making consumers, fails where it is tried.
+pub(super) fn needs(
+    consumers: &[ConsumerSpec],
+    dead_letters: &str,
+    name: &str,
+    is_ordered: bool,
+) -> Vec<Need> {
+    let mut needs = vec![
+        Need::subscribe(EVERYBODY, "telling that it is there"),
+        Need::subscribe(status_subject(name), "telling how it does"),
+        Need::publish(
+            format!("$KV.TIDINGS.suspect.{name}.1"),
+            "finding the event that a process has died of",
+        ),
+        Need::publish("$JS.API.STREAM.MSG.GET.KV_TIDINGS", "hearing of replays"),
+    ];
+    for ConsumerSpec {
+        stream, durable, ..
+    } in consumers
+    {
+        let place = format!("{stream}.{durable}");
+        needs.extend([
+            Need::publish(
+                format!("$JS.API.CONSUMER.INFO.{place}"),
+                "looking after its consumer",
+            ),
+            Need::publish(
+                format!("$JS.API.CONSUMER.MSG.NEXT.{place}"),
+                "pulling events",
+            ),
+            Need::publish(format!("$JS.ACK.{place}.1.1.1.1.0"), "acknowledging events"),
+        ]);
+        if is_ordered {
+            let reset = format!("$JS.API.CONSUMER.RESET.{place}");
+            needs.push(Need::publish(reset, "taking over in order"));
+        }
+    }
+    let of_events = consumers.split_last().map_or(&[][..], |(_, events)| events);
+    let letters = letters_of(name);
+    for event in of_events.iter().flat_map(|consumer| &consumer.subjects) {
+        let letter = letters.replace('>', event);
+        needs.push(Need::publish(letter, "storing dead letters"));
+    }
+    if is_ordered {
+        let letters = format!("$JS.API.STREAM.MSG.GET.{dead_letters}");
+        needs.push(Need::publish(
+            letters,
+            "seeing which letters of a parked key are left",
+        ));
+        let lease = format!("$KV.TIDINGS.lease.{name}");
+        let read = format!("$JS.API.DIRECT.GET.KV_TIDINGS.{lease}");
+        needs.push(Need::publish(lease, "taking its lease"));
+        needs.push(Need::publish(read, "taking its lease"));
+    } else {
+        let later = format!("tidings.retry-at.{name}.1");
+        needs.push(Need::publish(later, "trying an event again"));
+    }
+    needs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_name_has_letters_and_order_has_a_lease() {
+        let names = ["user.created", "user.deleted"].map(str::to_owned).to_vec();
+        let consumers = [
+            ConsumerSpec::new("EVENTS", "d", names),
+            ConsumerSpec::new("RETRIES", "d", vec!["tidings.retry.d.>".to_owned()]),
+        ];
+        let subjects = |is_ordered| -> Vec<String> {
+            let needs = needs(&consumers, "DEAD_LETTERS", "d", is_ordered);
+            needs.into_iter().map(|need| need.subject).collect()
+        };
+        let [unordered, ordered] = [false, true].map(subjects);
+        for both in [
+            "dead-letter.d.user.created",
+            "dead-letter.d.user.deleted",
+            "$JS.ACK.EVENTS.d.1.1.1.1.0",
+            "$JS.ACK.RETRIES.d.1.1.1.1.0",
+        ] {
+            let has = |needs: &[String]| needs.iter().any(|need| need == both);
+            assert!(has(&unordered) && has(&ordered), "{both}");
+        }
+        assert!(unordered.contains(&"tidings.retry-at.d.1".to_owned()));
+        assert!(!ordered.contains(&"tidings.retry-at.d.1".to_owned()));
+        assert!(ordered.contains(&"$KV.TIDINGS.lease.d".to_owned()));
+        assert!(!unordered.contains(&"$KV.TIDINGS.lease.d".to_owned()));
+    }
+}

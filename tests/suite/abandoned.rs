@@ -1,0 +1,234 @@
+//! P2, P5, P6, P9: what a client that is gone has locked in Postgres keeps no other from it for long, though its end of
+//! the connection is never told.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use sqlx::{Postgres, pool::PoolOptions};
+use tidings::{
+    Bus, Context, EventPublisher, EventSubscriber, Failure, InboxTransaction, Outbox, Relay, Worker,
+};
+use tokio::sync::Notify;
+
+use crate::support::{Counted, Database, Proxy, World, eventually, within};
+
+/// What a busy machine adds.
+const SPARE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a transaction of a handler may wait for its client: its timeout, and five seconds.
+const IDLE: Duration = Duration::from_secs(10);
+/// When a server of NATS gives what a worker has in hand to another one.
+const ACK_WAIT: Duration = Duration::from_secs(30);
+/// How long a transaction of the outbox itself may wait for its client.
+const OWN: Duration = Duration::from_secs(15);
+
+/// What the first attempt of all does, when it has written.
+#[derive(Clone)]
+struct First {
+    is_over: Arc<AtomicBool>,
+    has_written: Arc<Notify>,
+    goes_on: Arc<Notify>,
+    then: &'static str,
+}
+
+impl First {
+    fn then(then: &'static str) -> Self {
+        Self {
+            is_over: Arc::default(),
+            has_written: Arc::default(),
+            goes_on: Arc::default(),
+            then,
+        }
+    }
+}
+
+async fn handle(
+    counted: Counted,
+    mut tx: InboxTransaction<Postgres>,
+    cx: Context<First>,
+) -> Result<(), Failure> {
+    let effect = format!("{} {}", counted.key, counted.count);
+    Postgres::count_up(&mut tx, &effect).await?;
+    let first = cx.state();
+    if !first.is_over.swap(true, Ordering::Relaxed) {
+        first.has_written.notify_one();
+        first.goes_on.notified().await;
+        sqlx::raw_sql(first.then).execute(&mut *tx).await?;
+    }
+    Ok(())
+}
+
+/// An outbox at the other end of a proxy.
+async fn behind_proxy(world: &World<Postgres>) -> (Outbox<Postgres>, Proxy) {
+    let to = (*world.outbox.pool().connect_options()).clone();
+    let proxy = Proxy::to(to.get_port()).await;
+    let to = to.host("127.0.0.1").port(proxy.port);
+    let pool = PoolOptions::new().max_connections(4).connect_lazy_with(to);
+    (Outbox::new(pool), proxy)
+}
+
+fn worker(bus: &Bus, outbox: &Outbox<Postgres>, first: &First, is_ordered: bool) -> Worker<First> {
+    let subscriber = EventSubscriber::durable("effects").timeout(TIMEOUT);
+    let subscriber = match is_ordered {
+        true => subscriber.ordered_by_key(),
+        false => subscriber,
+    };
+    Worker::new(bus.clone(), first.clone()).subscribe(subscriber.on_once(outbox, handle))
+}
+
+async fn publish(world: &World<Postgres>) {
+    let publisher = EventPublisher::new(&world.bus);
+    for count in 1..=3 {
+        let key = "ada".to_owned();
+        publisher.publish(&Counted { key, count }).await.unwrap();
+    }
+}
+
+/// Each event has one effect, within this time.
+async fn all_have_their_effect(world: &World<Postgres>, since: Instant, bound: Duration) {
+    eventually("all have their effect", || async {
+        let effects = "select count(*) from counter where count = 1";
+        Postgres::number(world.outbox.pool(), effects).await == 3
+    })
+    .await;
+    let took = since.elapsed();
+    eprintln!("effects went on after {took:?}, of {bound:?}");
+    assert!(took < bound + SPARE, "{took:?}");
+    assert_eq!(world.dead_letters().await.len(), 0);
+}
+
+/// The network has forgotten the connections of a worker that lives: only new ones are answered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_next_events_of_a_key_go_on_when_the_link_of_the_first_ones_handler_is_dead() {
+    let world = World::<Postgres>::start().await;
+    let (outbox, proxy) = behind_proxy(&world).await;
+    let first = First::then("select 1");
+    let running = world.run(worker(&world.bus, &outbox, &first, true));
+    publish(&world).await;
+    within("the first has written", first.has_written.notified()).await;
+    proxy.silence();
+    let silent = Instant::now();
+    first.goes_on.notify_one();
+    // The handler's timeout, and what it takes to see that nothing is answered.
+    all_have_their_effect(&world, silent, TIMEOUT).await;
+    running.stop().await.unwrap();
+}
+
+/// A host that is gone closes nothing: neither database nor NATS are told.
+async fn another_worker_goes_on(is_ordered: bool, bound: Duration) {
+    let world = World::<Postgres>::start().await;
+    let (outbox, database) = behind_proxy(&world).await;
+    let nats = Proxy::to(world.nats.port()).await;
+    let url = format!("nats://127.0.0.1:{}", nats.port);
+    let bus = Bus::connect((&*url).into()).await.unwrap();
+    let first = First::then("select 1");
+    let gone = world.run(worker(&bus, &outbox, &first, is_ordered));
+    publish(&world).await;
+    within("the first has written", first.has_written.notified()).await;
+    database.silence();
+    nats.silence();
+    let silent = Instant::now();
+    gone.kill().await;
+    let other = world.run(worker(&world.bus, &world.outbox, &first, is_ordered));
+    all_have_their_effect(&world, silent, bound).await;
+    other.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_worker_goes_on_with_what_a_host_that_is_gone_had_locked() {
+    another_worker_goes_on(false, ACK_WAIT.max(IDLE)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_replica_goes_on_in_order_with_what_a_host_that_is_gone_had_locked() {
+    another_worker_goes_on(true, ACK_WAIT.max(IDLE)).await;
+}
+
+/// Its client has let go of it: the server does not go on for nobody, with the event in its hands.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_statement_that_outlasts_its_handler_holds_its_event_no_longer() {
+    let world = World::<Postgres>::start().await;
+    let first = First::then("select pg_sleep(50)");
+    let running = world.run(worker(&world.bus, &world.outbox, &first, true));
+    let began = Instant::now();
+    publish(&world).await;
+    first.goes_on.notify_one();
+    all_have_their_effect(&world, began, TIMEOUT).await;
+    running.stop().await.unwrap();
+}
+
+/// As after a kill: the connections are closed, and the server is at a statement.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_statement_of_a_worker_that_was_killed_holds_its_event_no_longer() {
+    let world = World::<Postgres>::start().await;
+    let (outbox, proxy) = behind_proxy(&world).await;
+    let first = First::then("select pg_sleep(55)");
+    let killed = world.run(worker(&world.bus, &outbox, &first, false));
+    publish(&world).await;
+    first.goes_on.notify_one();
+    let asleep = "select count(*) from pg_stat_activity where query like 'select pg_sleep%' and state = 'active'";
+    eventually("it sleeps", || async {
+        Postgres::number(world.outbox.pool(), asleep).await == 1
+    })
+    .await;
+    proxy.cut();
+    killed.kill().await;
+    let began = Instant::now();
+    eventually("the server has noticed", || async {
+        Postgres::number(world.outbox.pool(), asleep).await == 0
+    })
+    .await;
+    assert!(began.elapsed() < SPARE + SPARE, "{:?}", began.elapsed());
+}
+
+/// Behind a pooler each statement of a relay is a transaction, and one of them has the relay's row when the host is gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_relay_takes_over_from_one_that_is_gone_in_a_transaction() {
+    let world = World::<Postgres>::start().await;
+    let to = (*world.outbox.pool().connect_options()).clone();
+    let proxy = Proxy::to(to.get_port()).await;
+    let to = to
+        .host("127.0.0.1")
+        .port(proxy.port)
+        .statement_cache_capacity(0);
+    let pool = PoolOptions::new().max_connections(4).connect_lazy_with(to);
+    let outbox = Outbox::new(pool);
+    assert!(outbox.is_pooled());
+    let relay = Relay::new(outbox).lease(Duration::from_secs(1));
+    // It goes with the statement's values, which is when the row is locked.
+    let owner: &'static str = relay.owner().to_owned().leak();
+    let gone = world.run_relay(relay);
+    eventually("it relays", || async {
+        world.outbox.status().await.unwrap().lease.owner.is_some()
+    })
+    .await;
+    let fell = proxy.lose_answers_after(owner);
+    within("it renews its lease", fell).await;
+    proxy.silence();
+    gone.kill().await;
+    let held = "select count(*) from pg_stat_activity
+        where datname = current_database() and state = 'idle in transaction' and query like '%update tidings.relay%'";
+    eventually("the server holds its row", || async {
+        Postgres::number(world.outbox.pool(), held).await == 1
+    })
+    .await;
+    let began = Instant::now();
+    let other = world.relay();
+    let mut tx = world.outbox.begin().await.unwrap();
+    let key = "ada".to_owned();
+    tx.publish(&Counted { key, count: 1 }).unwrap();
+    tx.commit().await.unwrap();
+    eventually("another relay works", || async {
+        world.stored().await.len() == 1
+    })
+    .await;
+    let took = began.elapsed();
+    eprintln!("another relay went on after {took:?}, of {OWN:?}");
+    assert!(took < OWN + SPARE, "{took:?}");
+    other.stop().await.unwrap();
+}

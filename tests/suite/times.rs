@@ -1,0 +1,117 @@
+//! P2, P9: a time that no clock shows, which somebody has written into a row, holds up that row alone.
+
+use std::sync::Arc;
+
+use sqlx::{PgPool, Postgres, Sqlite};
+use tidings::{Outbox, ParkedSelection, Sought, Trace, testing::PostgresServer};
+
+use crate::support::{Database, User, World, eventually};
+
+async fn commit<DB: Database>(world: &World<DB>, key: &str) {
+    let mut tx = world.outbox.begin().await.unwrap();
+    tx.publish(&User::new(key)).unwrap();
+    tx.commit().await.unwrap();
+}
+
+/// All of it is told of, and the event that is committed then is carried.
+async fn nothing_is_held_up<DB: Database>(world: &World<DB>, what: &str) {
+    let before = world.stored().await.len();
+    let relay = world.relay();
+    commit(world, "after").await;
+    eventually(what, || async { world.stored().await.len() > before }).await;
+    let status = world.outbox.status().await;
+    let status = status.unwrap_or_else(|error| panic!("{what}: {error:?}"));
+    for seconds in [
+        status.oldest_unpublished_seconds,
+        status.oldest_undecided_seconds,
+        status.next_due_seconds,
+    ] {
+        assert!(seconds.is_none_or(f64::is_finite), "{what}: {status:?}");
+    }
+    world.outbox.delayed(None, 9).await.unwrap();
+    world
+        .outbox
+        .parked(&ParkedSelection::All, i64::MIN, 9)
+        .await
+        .unwrap();
+    let trace = Trace::over(&world.bus).outbox(&world.outbox);
+    let trace = trace.streams(["EVENTS"]);
+    for sought in ["hostile", "after"] {
+        let found = trace.run(&Sought::Key(sought.to_owned())).await;
+        found.unwrap_or_else(|error| panic!("{what}: {error:?}"));
+    }
+    relay.stop().await.unwrap();
+}
+
+async fn postgres(major: u16) -> World<Postgres> {
+    let options = PostgresServer::options().fsync(false).major(major);
+    let server = options.start().await.unwrap();
+    server.create_database("times").await.unwrap();
+    let pool = PgPool::connect(&server.url_of("times")).await.unwrap();
+    World::of(Outbox::new(pool), Arc::new(server)).await
+}
+
+async fn infinite_times_hold_up_nothing(major: u16) {
+    let world = postgres(major).await;
+    let pool = world.outbox.pool();
+    for due in ["294276-12-31", "4713-01-01 BC"] {
+        let delayed = format!(
+            "insert into tidings.delayed (event, due, name, key, payload)
+             values (gen_random_uuid(), '{due}', 'user.created', 'hostile', '{{}}')"
+        );
+        Postgres::execute(pool, &delayed).await;
+        nothing_is_held_up(&world, &format!("a delayed event that is due {due}")).await;
+        Postgres::execute(pool, "delete from tidings.delayed").await;
+    }
+    for at in ["infinity", "-infinity", "4713-01-01 BC"] {
+        for (waits_for, asked_at) in [
+            ("null", "null"),
+            ("'stream OTHER'", "null"),
+            ("null", "now()"),
+        ] {
+            let parked = format!(
+                "insert into tidings.parked (event, at, id, name, version, key, headers, payload, error, waits_for, asked_at)
+                 values (gen_random_uuid(), '{at}', -7, 'user.CREATED', 1, 'hostile', '{{}}', '{{}}', 'by hand', {waits_for}, {asked_at})"
+            );
+            Postgres::execute(pool, &parked).await;
+            nothing_is_held_up(&world, &format!("a parked event of {at}, {waits_for}")).await;
+            Postgres::execute(pool, "delete from tidings.parked").await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn infinite_times_hold_up_nothing_on_postgres_16() {
+    infinite_times_hold_up_nothing(16).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn infinite_times_hold_up_nothing_on_postgres_18() {
+    infinite_times_hold_up_nothing(18).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delayed_event_whose_time_is_none_is_parked_on_sqlite() {
+    let world = World::<Sqlite>::start().await;
+    let pool = world.outbox.pool();
+    for due in ["'soon'", "x'00'", "9e999"] {
+        let delayed = format!(
+            "pragma ignore_check_constraints = on;
+             insert into tidings_delayed (event, due, name, key, payload)
+             values (randomblob(16), {due}, 'user.created', 'hostile', x'7b7d');
+             pragma ignore_check_constraints = off"
+        );
+        Sqlite::execute(pool, &delayed).await;
+        let relay = world.relay();
+        // What is due brings it up.
+        let mut tx = world.outbox.begin().await.unwrap();
+        tx.publish_at(&User::new("due"), chrono::Utc::now())
+            .unwrap();
+        tx.commit().await.unwrap();
+        eventually("it is parked", || async { world.parked().await == 1 }).await;
+        relay.stop().await.unwrap();
+        nothing_is_held_up(&world, due).await;
+        let discarded = world.outbox.discard(&ParkedSelection::All, 9).await;
+        assert_eq!(discarded.unwrap().len(), 1);
+    }
+}

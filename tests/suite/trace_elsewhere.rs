@@ -1,0 +1,123 @@
+//! An event is found in whichever stream of the account it is, and a stream that cannot be read is told.
+
+use serde_json::json;
+use tidings::{
+    Envelope, EventId, EventPublisher, OutboxTrace, Searched, Sought, StreamSpec, Trace, Traced,
+};
+
+use crate::{
+    both,
+    settings::Tool,
+    support::{Database, User, World},
+};
+
+both!(
+    an_event_in_a_stream_that_nobody_named_is_found_by_all_that_it_has,
+    a_row_says_which_streams_may_have_its_event,
+    a_stream_that_cannot_be_read_is_told_with_the_reason,
+);
+
+const NAME: &str = "nobody.listens";
+
+/// A stream that is in no configuration, of which no relay and no subscriber knows.
+async fn elsewhere<DB: Database>(world: &World<DB>) {
+    let spec = StreamSpec::new("ELSEWHERE", ["nobody.>".parse().unwrap()]).unwrap();
+    world.bus.apply_stream(&spec).await.unwrap();
+}
+
+async fn publish<DB: Database>(world: &World<DB>, envelope: Envelope) -> EventId {
+    let id = envelope.id();
+    let publisher = EventPublisher::new(&world.bus);
+    publisher.publish(envelope).await.unwrap();
+    id
+}
+
+fn event() -> Envelope {
+    let envelope = Envelope::raw(NAME, 1, Some("ada"), "{}").unwrap();
+    envelope.correlated("order 7").unwrap()
+}
+
+fn place<'a>(found: &'a Traced, name: &str) -> &'a Searched {
+    let mut places = found.searched.iter();
+    let place = places.find(|place| place.place == name);
+    place.unwrap_or_else(|| panic!("{name} is not in {found:?}"))
+}
+
+async fn an_event_in_a_stream_that_nobody_named_is_found_by_all_that_it_has<DB: Database>(
+    world: World<DB>,
+) {
+    elsewhere(&world).await;
+    let id = publish(&world, event()).await;
+    let others = Envelope::raw("user.created", 1, Some("bob"), "{}").unwrap();
+    publish(&world, others).await;
+    for sought in [
+        Sought::Event(id),
+        Sought::Key("ada".to_owned()),
+        Sought::Correlation("order 7".to_owned()),
+    ] {
+        for trace in [
+            Trace::over(&world.bus),
+            Trace::over(&world.bus).outbox(&world.outbox),
+            Trace::over(&world.bus).streams(["EVENTS"]),
+        ] {
+            let found = trace.run(&sought).await.unwrap();
+            let [event] = &found.events[..] else {
+                panic!("{sought:?}: {found:?}")
+            };
+            assert_eq!(event.event, id);
+            assert_eq!(event.stored[0].stream, "ELSEWHERE", "{found:?}");
+            assert!(event.stored[0].is_there);
+            assert!(place(&found, "ELSEWHERE").was_searched);
+        }
+    }
+}
+
+async fn a_row_says_which_streams_may_have_its_event<DB: Database>(world: World<DB>) {
+    elsewhere(&world).await;
+    let mut tx = world.outbox.begin().await.unwrap();
+    let id = tx.publish(event()).unwrap();
+    tx.commit().await.unwrap();
+    // As a relay leaves it that dies before it has written anything down.
+    assert_eq!(publish(&world, event().with_id(id)).await, id);
+    let trace = Trace::over(&world.bus).outbox(&world.outbox);
+    let found = trace.run(&Sought::Event(id)).await.unwrap();
+    let [event] = &found.events[..] else {
+        panic!("{found:?}")
+    };
+    assert!(
+        matches!(event.outbox, OutboxTrace::Waiting { .. }),
+        "{event:?}"
+    );
+    assert_eq!(event.stored[0].stream, "ELSEWHERE");
+    let mut places = found.searched.iter();
+    assert!(
+        !places.any(|place| place.place == "EVENTS"),
+        "its name is not in EVENTS: {found:?}"
+    );
+}
+
+async fn a_stream_that_cannot_be_read_is_told_with_the_reason<DB: Database>(world: World<DB>) {
+    elsewhere(&world).await;
+    let tool = Tool::at(&world.nats).await;
+    let queue = json!({ "name": "QUEUE", "subjects": ["jobs.>"], "retention": "workqueue" });
+    tool.done("STREAM.CREATE.QUEUE", queue).await;
+    let consumer = json!({ "durable_name": "jobs", "ack_policy": "explicit" });
+    let consumer = json!({ "stream_name": "QUEUE", "config": consumer });
+    tool.done("CONSUMER.CREATE.QUEUE.jobs", consumer).await;
+    let id = publish(&world, event()).await;
+    let trace = Trace::over(&world.bus);
+    let found = trace.run(&Sought::Key("ada".to_owned())).await.unwrap();
+    assert_eq!(found.events[0].event, id);
+    let told = place(&found, "QUEUE");
+    assert!(!told.was_searched && !told.is_unseen, "{found:?}");
+    assert!(
+        told.what.starts_with("not searched: ") && told.what.contains("100"),
+        "{told:?}"
+    );
+    // Where nothing is found, it may be there.
+    let unknown = User::new("eve").id;
+    let found = trace.run(&Sought::Key(unknown)).await.unwrap();
+    assert!(found.events.is_empty(), "{found:?}");
+    assert!(place(&found, "QUEUE").is_unseen, "{found:?}");
+    assert!(place(&found, "other streams").what.contains("ELSEWHERE"));
+}

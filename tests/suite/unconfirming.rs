@@ -1,0 +1,151 @@
+//! A stream that confirms nothing, or stores what it is given under other subjects, is named with its cure, and costs
+//! no event its place.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tidings::{Trouble, Verify};
+
+use crate::{
+    both,
+    settings::Tool,
+    support::{Database, User, World, eventually},
+};
+
+both!(
+    a_stream_with_no_ack_is_named_at_once_and_gets_each_event_once,
+    a_stream_that_gets_no_ack_under_way_is_named_and_gets_each_event_once,
+    a_stream_with_no_ack_holds_up_no_other,
+    a_stream_that_changes_subjects_is_not_sound,
+);
+
+impl<DB: Database> World<DB> {
+    async fn no_ack(&self, is_so: bool) {
+        let tool = Tool::at(&self.nats).await;
+        tool.change_stream("EVENTS", &json!({ "no_ack": is_so }))
+            .await;
+    }
+
+    async fn users(&self, users: impl IntoIterator<Item = u32>) {
+        let mut tx = self.outbox.begin().await.unwrap();
+        for user in users {
+            tx.publish(&User::new(&user.to_string())).unwrap();
+        }
+        tx.commit().await.unwrap();
+    }
+
+    async fn troubles(&self) -> Vec<Trouble> {
+        self.outbox.status().await.unwrap().troubles
+    }
+
+    async fn no_ack_is_told(&self) {
+        eventually("it is told", || async {
+            let troubles = self.troubles().await;
+            let mut troubles = troubles.iter();
+            troubles.any(|trouble| {
+                trouble.place == "stream EVENTS"
+                    && trouble.cause.contains("no_ack of EVENTS is true")
+                    && trouble.cure.contains("streams apply")
+            })
+        })
+        .await;
+    }
+
+    /// All is stored, once, in the order in which it was written.
+    async fn are_stored(&self, users: impl IntoIterator<Item = u32>) {
+        eventually("all is relayed", || async {
+            let status = self.outbox.status().await.unwrap();
+            status.backlog == 0 && status.parked == 0 && status.troubles.is_empty()
+        })
+        .await;
+        let stored = self.stored().await;
+        let keys: Vec<&str> = stored
+            .0
+            .iter()
+            .map(|m| m.header("ce-partitionkey"))
+            .collect();
+        let expected: Vec<String> = users.into_iter().map(|user| user.to_string()).collect();
+        assert_eq!(keys, expected);
+    }
+}
+
+async fn a_stream_with_no_ack_is_named_at_once_and_gets_each_event_once<DB: Database>(
+    world: World<DB>,
+) {
+    world.no_ack(true).await;
+    world.users(1..=40).await;
+    let began = Instant::now();
+    let relay = world.relay();
+    world.no_ack_is_told().await;
+    let told = began.elapsed();
+    assert!(told < Duration::from_secs(8), "it took {told:?}");
+    assert_eq!(world.stored().await.len(), 0, "nobody would know");
+    world.no_ack(false).await;
+    world.are_stored(1..=40).await;
+    relay.stop().await.unwrap();
+}
+
+async fn a_stream_that_gets_no_ack_under_way_is_named_and_gets_each_event_once<DB: Database>(
+    world: World<DB>,
+) {
+    let relay = world.relay();
+    world.users(1..=3).await;
+    world.are_stored(1..=3).await;
+    world.no_ack(true).await;
+    world.users(4..=40).await;
+    let began = Instant::now();
+    world.no_ack_is_told().await;
+    let told = began.elapsed();
+    assert!(told < Duration::from_secs(8), "it took {told:?}");
+    world.users([41]).await;
+    world.no_ack(false).await;
+    world.are_stored(1..=41).await;
+    relay.stop().await.unwrap();
+}
+
+async fn a_stream_with_no_ack_holds_up_no_other<DB: Database>(world: World<DB>) {
+    world.two_streams().await;
+    world.no_ack(true).await;
+    let relay = world.relay();
+    world.users(1..=3).await;
+    let count = tidings::Envelope::raw("count.raised", 1, Some("a"), "{}").unwrap();
+    let mut tx = world.outbox.begin().await.unwrap();
+    tx.publish(count).unwrap();
+    tx.commit().await.unwrap();
+    eventually("the other one goes", || async {
+        let counts = crate::support::Stream::read(&world.nats.url(), "COUNTS").await;
+        counts.len() == 1
+    })
+    .await;
+    world.no_ack_is_told().await;
+    world.no_ack(false).await;
+    world.are_stored(1..=3).await;
+    relay.stop().await.unwrap();
+}
+
+async fn a_stream_that_changes_subjects_is_not_sound<DB: Database>(world: World<DB>) {
+    let tool = Tool::at(&world.nats).await;
+    let transform = json!({ "src": "user.>", "dest": "elsewhere.>" });
+    let change = json!({ "subject_transform": transform });
+    tool.change_stream("EVENTS", &change).await;
+    let relay = world.relay();
+    world.users([1]).await;
+    eventually("it is relayed", || async {
+        world.outbox.status().await.unwrap().backlog == 0
+    })
+    .await;
+    let verify = Verify::new(&world.bus, &world.outbox);
+    let found = verify.run().await.unwrap();
+    assert!(!found.is_sound(), "{found:?}");
+    let issue = found.streams[0].issue.clone().unwrap();
+    assert!(
+        issue.contains("subject_transform of EVENTS") && issue.contains("--no-transform"),
+        "{issue}"
+    );
+    let repair = verify.repair().await.unwrap();
+    assert!(!repair.is_whole() && repair.events() == 0, "{repair:?}");
+    let back = json!({ "subject_transform": null });
+    tool.change_stream("EVENTS", &back).await;
+    assert!(verify.run().await.unwrap().streams[0].issue.is_none());
+    relay.stop().await.unwrap();
+}
