@@ -166,6 +166,9 @@ async fn whatever_is_dropped_leaves_no_transaction_behind<DB: Distant>(world: Wo
     left!("check_version", outbox => outbox.check_version().await.unwrap());
     left!("status", outbox => outbox.status().await.unwrap());
     left!("parked", outbox => outbox.parked(&ParkedSelection::All, 0, 9).await.unwrap());
+    left!("parked_heads", outbox => outbox.parked_heads(&ParkedSelection::All, 0, 9).await.unwrap());
+    left!("parked_whole", outbox => outbox.parked_whole(&ParkedSelection::All, 0, 9).await.unwrap());
+    left!("discard_rows", outbox => outbox.discard_rows(&[1]).await.unwrap());
     left!("unpark", outbox => outbox.unpark(&ParkedSelection::All).await.unwrap());
     left!("discard", outbox => outbox.discard(&ParkedSelection::All, 9).await.unwrap());
     left!("delayed", outbox => outbox.delayed(None, 9).await.unwrap());
