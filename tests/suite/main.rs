@@ -44,6 +44,7 @@ mod losses;
 mod lost_letters;
 mod lost_subscribers;
 mod markers;
+mod many_rows;
 mod moves;
 mod noise;
 mod older_copies;
