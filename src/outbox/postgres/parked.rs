@@ -10,7 +10,7 @@ use super::{
 };
 use crate::outbox::{
     columns::{LONGEST_PAYLOAD, event_or_nil},
-    parked::{Extent, ParkedEvent, ParkedSelection, ParkedSize, WaitsFor, kept},
+    parked::{Extent, ParkedEvent, ParkedSelection, ParkedSize, WaitsFor, goes_back, kept},
     store::{Bound, Names, Parked, Rows, Waiting, unsigned},
 };
 
@@ -381,7 +381,9 @@ macro_rules! parked {
             ", ",
             $payload,
             ", at, parked_at, tidings.utf8(error), tidings.utf8(waits_for), asked_at,
-                octet_length(payload)
+                octet_length(payload), ",
+            goes_back!("tidings.parked", "parked"),
+            "
             from (",
             $from,
             ") as parked order by id"
@@ -456,5 +458,6 @@ fn shown_event(row: &PgRow) -> Result<ParkedEvent, sqlx::Error> {
         error: shown(row, 9)?.unwrap_or_default(),
         waits_for: shown(row, 10)?,
         asked_at: perhaps(row, 11)?,
+        goes_back: row.try_get(13)?,
     })
 }

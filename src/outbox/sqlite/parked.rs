@@ -8,7 +8,7 @@ use tidings_contract::EventId;
 use super::columns::{bytes, integer, moment, perhaps, read, rows, shown, text};
 use crate::outbox::{
     columns::{LONGEST_PAYLOAD, Text, event_or_nil, nearest_version},
-    parked::{Extent, ParkedEvent, ParkedSelection, ParkedSize, WaitsFor, kept},
+    parked::{Extent, ParkedEvent, ParkedSelection, ParkedSize, WaitsFor, goes_back, kept},
     store::{Bound, Names, Parked, Rows, Waiting, unsigned},
 };
 
@@ -317,7 +317,9 @@ pub(super) async fn list(
             concat!(
                 "select ",
                 parked!($extent),
-                " from tidings_parked where id in (select value from json_each(?1)) order by id"
+                ", ",
+                goes_back!("tidings_parked", "parked"),
+                " from tidings_parked as parked where id in (select value from json_each(?1)) order by id"
             )
         };
     }
@@ -396,5 +398,6 @@ fn shown_event(row: &SqliteRow) -> Result<ParkedEvent, sqlx::Error> {
         error: shown(row, 9)?.unwrap_or_default(),
         waits_for: shown(row, 10)?,
         asked_at: perhaps(row, 11)?,
+        goes_back: row.try_get(13)?,
     })
 }
