@@ -214,6 +214,7 @@ fn of_outbox(outbox: &OutboxTrace) -> Vec<Line> {
             error,
             waits_for,
             asked_at,
+            goes_back,
         } => {
             let back = match (waits_for, asked_at) {
                 (_, Some(at)) => format!(
@@ -221,6 +222,9 @@ fn of_outbox(outbox: &OutboxTrace) -> Vec<Line> {
                     output::time(*at)
                 ),
                 (Some(what), _) => format!("goes back by itself, with {what}"),
+                (None, None) if *goes_back => {
+                    "goes back by itself, with an earlier event of its key".to_owned()
+                }
                 (None, None) => "stays until `tidings outbox unpark` or `discard`".to_owned(),
             };
             vec![
@@ -228,6 +232,17 @@ fn of_outbox(outbox: &OutboxTrace) -> Vec<Line> {
                 line(Some(*parked_at), format!("parked: {error}; {back}")),
             ]
         }
+        OutboxTrace::Discarded {
+            row,
+            written_at,
+            discarded_at,
+        } => vec![
+            written(written_at, row),
+            line(
+                Some(*discarded_at),
+                "discarded while it was parked".to_owned(),
+            ),
+        ],
         OutboxTrace::Delayed { written_at, due } => vec![
             line(
                 Some(*written_at),

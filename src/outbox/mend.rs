@@ -1,9 +1,12 @@
 //! Rows that are published again: one who does so at a time, the rows themselves, and the entries of the ledger.
 //! Never decides which.
 
+mod form;
 mod lane;
+mod patience;
 mod reading;
 mod sender;
+mod sent;
 mod streams;
 mod tenure;
 

@@ -9,6 +9,56 @@ use tidings_contract::EventId;
 
 use super::{Entry, Outbox, OutboxError, Store, Way, chunks::chunks, taken::Operation};
 
+/// A parked row goes back by itself: it waits for a stream or a subject, or was asked for.
+macro_rules! returns {
+    ($row:literal) => {
+        concat!(
+            "(",
+            $row,
+            ".waits_for is not null or ",
+            $row,
+            ".asked_at is not null)"
+        )
+    };
+}
+pub(super) use returns;
+
+/// What follows a parked row under its key waits with it: not what waits for a stream, as all of that stream does.
+macro_rules! holds_up {
+    ($of:literal) => {
+        concat!(
+            "(",
+            $of,
+            "waits_for is null or ",
+            $of,
+            "waits_for not like 'stream %')"
+        )
+    };
+}
+pub(super) use holds_up;
+
+/// Whether a parked row goes back without a decision: by itself, or with the first one of its key.
+macro_rules! goes_back {
+    ($table:literal, $row:literal) => {
+        concat!(
+            "(",
+            $crate::outbox::parked::returns!($row),
+            " or coalesce((select ",
+            $crate::outbox::parked::returns!("first"),
+            " from ",
+            $table,
+            " as first where first.key = ",
+            $row,
+            ".key and octet_length(first.key) <= 256 and first.id < ",
+            $row,
+            ".id and ",
+            $crate::outbox::parked::holds_up!("first."),
+            " order by first.id limit 1), false))"
+        )
+    };
+}
+pub(super) use goes_back;
+
 /// So many are looked at at once.
 const PAGE: u32 = 1000;
 /// A list leaves out a payload of more bytes, and headers of more.
@@ -46,10 +96,12 @@ pub struct ParkedEvent {
     /// Why it was put aside.
     pub error: String,
     /// What it waits for, and goes back by itself when that is there: `stream EVENTS`, `subject user.created`.
-    /// `None` when somebody has to decide.
     pub waits_for: Option<String>,
     /// When somebody asked for it to be published.
     pub asked_at: Option<DateTime<Utc>>,
+    /// Whether it goes back without a decision: it waits for something, was asked for, or follows such an event under
+    /// its key. False once it is discarded.
+    pub goes_back: bool,
 }
 
 fn as_text<S: serde::Serializer>(payload: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
@@ -297,6 +349,9 @@ impl<DB: Store> Outbox<DB> {
 /// Says what was given up, in the order of the places.
 fn told(mut discarded: Vec<ParkedEvent>) -> Vec<ParkedEvent> {
     discarded.sort_by_key(|event| event.id);
+    discarded
+        .iter_mut()
+        .for_each(|event| event.goes_back = false);
     for ParkedEvent {
         id,
         event,

@@ -22,17 +22,33 @@ macro_rules! parked_figures {
         concat!(
             "select count(*) as events, count(waits_for) as waiting,
                    count(*) filter (where goes_back) as going_back,
-                   min(at) filter (where goes_back and ", $is_time, ") as oldest,
-                   min(at) filter (where not goes_back and ", $is_time, ") as oldest_undecided
+                   min(at) filter (where goes_back and ",
+            $is_time,
+            ") as oldest,
+                   min(at) filter (where not goes_back and ",
+            $is_time,
+            ") as oldest_undecided
             from (
-                select log.at, log.waits_for, log.waits_for is not null or log.asked_at is not null
-                    or coalesce(leader.waits_for is not null or leader.asked_at is not null, false) as goes_back
-                from ", $table, " as log
+                select log.at, log.waits_for, ",
+            $crate::outbox::parked::returns!("log"),
+            "
+                    or coalesce(",
+            $crate::outbox::parked::returns!("leader"),
+            ", false) as goes_back
+                from ",
+            $table,
+            " as log
                 left join (
-                    select key, min(id) as id from ", $table, "
-                    where waits_for is null or waits_for not like 'stream %' group by key
+                    select key, min(id) as id from ",
+            $table,
+            "
+                    where octet_length(key) <= 256 and ",
+            $crate::outbox::parked::holds_up!(""),
+            " group by key
                 ) as first on first.key = log.key and first.id < log.id
-                left join ", $table, " as leader on leader.id = first.id
+                left join ",
+            $table,
+            " as leader on leader.id = first.id
             ) as each"
         )
     };
@@ -422,5 +438,19 @@ impl<DB: Store> Outbox<DB> {
             })
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A row may say that it was written before there was a calendar.
+    #[test]
+    fn an_age_beyond_every_time_is_told_as_the_first_one() {
+        for seconds in [9.3e12, 1.0e18, f64::MAX, f64::INFINITY] {
+            assert!(ago(seconds) <= Utc::now(), "{seconds}");
+        }
+        assert!(Utc::now() - ago(5.0) < TimeDelta::seconds(60));
     }
 }

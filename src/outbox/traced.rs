@@ -1,12 +1,14 @@
 //! What an outbox knows of single events: their rows, the batches that carried them, and who has handled them by
 //! its inbox. Only reads.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use sqlx::Database;
 use tidings_contract::{Envelope, EventId, wire};
 
-use super::{Outbox, OutboxError, Store, names::Names, taken::Operation};
+use super::{Outbox, OutboxError, Store, Way, names::Names, parked::Extent, taken::Operation};
 
 /// Which events are wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +74,8 @@ pub enum Spot {
         waits_for: Option<String>,
         /// When it was asked for.
         asked_at: Option<DateTime<Utc>>,
+        /// Whether it goes back without a decision.
+        goes_back: bool,
     },
     /// Not due yet.
     Delayed {
@@ -101,6 +105,35 @@ pub struct TracedBatch {
     pub first_sequence: u64,
     /// The sequence of the last event.
     pub last_sequence: u64,
+    /// What it says of its rows.
+    pub way: Way,
+}
+
+/// What the ledger says of one row.
+#[derive(Debug, Default)]
+pub(crate) struct Ledgered {
+    /// The batches that may have had it.
+    pub(crate) batches: Vec<TracedBatch>,
+    /// When it was given up while it was parked.
+    pub(crate) discarded_at: Option<DateTime<Utc>>,
+}
+
+impl Ledgered {
+    /// `all` are the entries whose range has the row. A range may have rows between those of its batch, and a row that
+    /// was discarded is only in one that has no such: no stream takes what is parked, but it may have been forced later.
+    fn of(id: i64, mut all: Vec<TracedBatch>) -> Self {
+        let is_of_row = |one: &TracedBatch| one.way == Way::Discarded && one.first_id == id;
+        let discarded_at = all.iter().find(|one| is_of_row(one)).map(|one| one.at);
+        all.retain(|one| {
+            let rows = i128::from(one.last_id) - i128::from(one.first_id) + 1;
+            let is_dense = rows == i128::from(one.events);
+            one.way != Way::Discarded && (discarded_at.is_none() || is_dense)
+        });
+        Self {
+            batches: all,
+            discarded_at,
+        }
+    }
 }
 
 /// A place in a stream.
@@ -120,7 +153,8 @@ pub trait Trail: Database<Connection: Send> {
         asked: &Asked,
     ) -> impl Future<Output = Result<Vec<TracedRow>, sqlx::Error>> + Send;
 
-    /// The entries of the ledger whose range has a place of the outbox, in the order of their times.
+    /// The entries of the ledger whose range has a place of the outbox, in the order of their times, with those of what
+    /// was discarded.
     fn batches_of(
         connection: &mut Self::Connection,
         names: &Names,
@@ -202,17 +236,33 @@ impl<DB: Store> Outbox<DB> {
     pub(crate) async fn rows_of(&self, asked: &Asked) -> Result<Vec<TracedRow>, OutboxError> {
         let names = &self.shared.names;
         self.operate(Operation::One, async |connection| {
-            DB::rows_of(connection, names, asked).await
+            let mut rows = DB::rows_of(connection, names, asked).await?;
+            let is_parked = |row: &&TracedRow| matches!(row.spot, Spot::Parked { .. });
+            let parked: Vec<i64> = rows.iter().filter(is_parked).map(|row| row.id).collect();
+            if !parked.is_empty() {
+                let parked = DB::parked(connection, names, &parked, Extent::Head).await?;
+                let returning: HashSet<i64> = parked
+                    .iter()
+                    .filter(|row| row.goes_back)
+                    .map(|row| row.id)
+                    .collect();
+                for row in &mut rows {
+                    if let Spot::Parked { goes_back, .. } = &mut row.spot {
+                        *goes_back = returning.contains(&row.id);
+                    }
+                }
+            }
+            Ok(rows)
         })
         .await
     }
 
-    pub(crate) async fn batches_of(&self, id: i64) -> Result<Vec<TracedBatch>, OutboxError> {
+    pub(crate) async fn batches_of(&self, id: i64) -> Result<Ledgered, OutboxError> {
         let names = &self.shared.names;
-        self.operate(Operation::One, async |connection| {
+        let all = self.operate(Operation::One, async |connection| {
             DB::batches_of(connection, names, id).await
-        })
-        .await
+        });
+        Ok(Ledgered::of(id, all.await?))
     }
 
     pub(crate) async fn batches_at(
@@ -245,5 +295,41 @@ impl<DB: Store> Outbox<DB> {
             DB::oldest(connection, names).await
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(first_id: i64, last_id: i64, events: i32, way: Way) -> TracedBatch {
+        TracedBatch {
+            at: DateTime::UNIX_EPOCH,
+            epoch: 0,
+            events,
+            first_id,
+            last_id,
+            stream: "EVENTS".into(),
+            incarnation: "1".into(),
+            first_sequence: 1,
+            last_sequence: 3,
+            way,
+        }
+    }
+
+    #[test]
+    fn a_discarded_row_is_in_no_run_that_may_have_passed_over_it() {
+        let sparse = entry(1, 6, 3, Way::Republished);
+        let dense = entry(2, 4, 3, Way::Republished);
+        let discarded = entry(3, 3, 0, Way::Discarded);
+        let all = || vec![sparse.clone(), dense.clone(), discarded.clone()];
+        let said = Ledgered::of(3, all());
+        assert_eq!(said.batches, [dense.clone()]);
+        assert_eq!(said.discarded_at, Some(DateTime::UNIX_EPOCH));
+        let said = Ledgered::of(4, all());
+        assert_eq!(said.batches, [sparse.clone(), dense.clone()]);
+        assert_eq!(said.discarded_at, None);
+        let said = Ledgered::of(3, vec![sparse.clone(), discarded.clone()]);
+        assert_eq!(said.batches, []);
     }
 }

@@ -81,6 +81,7 @@ fn why_unstored(event: &TracedEvent, inventory: &Inventory) -> String {
     match (&event.outbox, event.batches.as_slice()) {
         (OutboxTrace::Delayed { .. }, _) => "it is not due yet".to_owned(),
         (OutboxTrace::Parked { .. }, _) => "it is put aside".to_owned(),
+        (OutboxTrace::Discarded { .. }, _) => "it was discarded while it was parked".to_owned(),
         (_, [.., batch]) => {
             let (first, last) = (batch.first_sequence, batch.last_sequence);
             let exact = event.stored.last().map(|stored| stored.sequence);

@@ -34,8 +34,20 @@ impl TracedEvent {
             OutboxTrace::Waiting { written_at, .. }
             | OutboxTrace::Relayed { written_at, .. }
             | OutboxTrace::Parked { written_at, .. }
+            | OutboxTrace::Discarded { written_at, .. }
             | OutboxTrace::Delayed { written_at, .. } => Some(*written_at),
             _ => None,
+        }
+    }
+
+    /// It was given up while it was parked.
+    pub(super) fn discarded(&mut self, discarded_at: DateTime<Utc>) {
+        if let Some((row, written_at)) = self.outbox.row().zip(self.written_at()) {
+            self.outbox = OutboxTrace::Discarded {
+                row,
+                written_at,
+                discarded_at,
+            };
         }
     }
 

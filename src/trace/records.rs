@@ -39,8 +39,8 @@ pub(super) trait Records: Debug + Send + Sync {
         limit: usize,
     ) -> Answer<'a, Vec<Noted>>;
 
-    /// The batches that may have had a row.
-    fn batches_of(&self, row: i64) -> Answer<'_, Vec<TracedBatch>>;
+    /// The batches that may have had a row; and when it was discarded, if it was.
+    fn batches_of(&self, row: i64) -> Answer<'_, (Vec<TracedBatch>, Option<DateTime<Utc>>)>;
 
     /// The batches that a stream has confirmed at a sequence.
     fn batches_at<'a>(
@@ -87,8 +87,11 @@ mod of_an_outbox {
             })
         }
 
-        fn batches_of(&self, row: i64) -> Answer<'_, Vec<TracedBatch>> {
-            Box::pin(async move { Ok(batches(Outbox::batches_of(self, row).await?)) })
+        fn batches_of(&self, row: i64) -> Answer<'_, (Vec<TracedBatch>, Option<DateTime<Utc>>)> {
+            Box::pin(async move {
+                let said = Outbox::batches_of(self, row).await?;
+                Ok((batches(said.batches), said.discarded_at))
+            })
         }
 
         fn batches_at<'a>(
@@ -176,6 +179,7 @@ mod of_an_outbox {
                     error,
                     waits_for,
                     asked_at,
+                    goes_back,
                 } => OutboxTrace::Parked {
                     row: id,
                     written_at,
@@ -183,6 +187,7 @@ mod of_an_outbox {
                     error,
                     waits_for,
                     asked_at,
+                    goes_back,
                 },
                 Spot::Delayed { due } => OutboxTrace::Delayed { written_at, due },
             };

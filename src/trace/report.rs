@@ -108,6 +108,17 @@ pub enum OutboxTrace {
         waits_for: Option<String>,
         /// When somebody asked for it to be published.
         asked_at: Option<DateTime<Utc>>,
+        /// Whether it goes back without a decision: for one of these, or with an earlier event of its key.
+        goes_back: bool,
+    },
+    /// It was parked, and is given up.
+    Discarded {
+        /// Its place in the outbox.
+        row: i64,
+        /// When it was written.
+        written_at: DateTime<Utc>,
+        /// When it was given up.
+        discarded_at: DateTime<Utc>,
     },
     /// It is published later.
     Delayed {

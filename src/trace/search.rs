@@ -195,7 +195,9 @@ impl<'a> Search<'a> {
         !events.any(|event| {
             let is_away = matches!(
                 event.outbox,
-                OutboxTrace::Delayed { .. } | OutboxTrace::Parked { .. }
+                OutboxTrace::Delayed { .. }
+                    | OutboxTrace::Parked { .. }
+                    | OutboxTrace::Discarded { .. }
             );
             is_away || event.stored.iter().any(|stored| stored.is_there)
         })
@@ -210,7 +212,15 @@ impl<'a> Search<'a> {
             .filter_map(|(told, event)| Some((*told, event.meant(), event.outbox.row()?)))
             .collect();
         for (told, meant, row) in rows {
-            let batches: Vec<TracedBatch> = ask!(self, records => records.batches_of(row));
+            let (batches, discarded_at): (Vec<TracedBatch>, _) =
+                ask!(self, records => records.batches_of(row));
+            if let Some(discarded_at) = discarded_at
+                && batches.is_empty()
+                && let Some(event) = self.events.get_mut(&told)
+            {
+                event.discarded(discarded_at);
+                continue;
+            }
             let batches = batches.into_iter().filter(|batch| {
                 let stream = inventory.streams.get(&batch.stream);
                 let Some(Some(stream)) = stream else {

@@ -255,6 +255,7 @@ fn row(event: &ParkedEvent) -> [String; 7] {
     let goes_back = match (&event.asked_at, &event.waits_for) {
         (Some(_), _) => "soon, it was asked for".to_owned(),
         (None, Some(waits_for)) => format!("by itself, waits for {waits_for}"),
+        (None, None) if event.goes_back => "by itself, with an earlier event of its key".to_owned(),
         (None, None) => "when asked for".to_owned(),
     };
     [

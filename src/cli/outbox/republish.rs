@@ -84,7 +84,15 @@ impl RunRepublish {
             None => with_outbox!(&database, outbox => self.republish(&bus, outbox).run().await)?,
         };
         match self.json {
-            true => output::json(&done)?,
+            true => {
+                let mut told = serde_json::to_value(&done).map_err(std::io::Error::from)?;
+                if let Some(told) = told.as_object_mut()
+                    && !self.looks()
+                {
+                    told.remove("held");
+                }
+                output::json(&told)?;
+            }
             false => output::table(&self.rows(&done))?,
         }
         if done.gone == 0 {
@@ -95,6 +103,11 @@ impl RunRepublish {
             output::events(done.gone)
         );
         Err(Report::new(Exit::Failed, what))
+    }
+
+    /// Whether it is looked at what the streams hold. What is not counted is not told: it need not be nothing.
+    fn looks(&self) -> bool {
+        !self.force && (self.into.is_none() || self.missing)
     }
 
     /// Refuses what nothing can match.
@@ -167,11 +180,14 @@ impl RunRepublish {
     }
 
     fn rows(&self, done: &Republished) -> Vec<[String; 2]> {
-        let mut rows = vec![
-            ["named".into(), output::events(done.rows)],
-            ["there already".into(), output::events(done.held)],
-            ["never confirmed".into(), output::events(done.unconfirmed)],
-        ];
+        let mut rows = vec![["named".into(), output::events(done.rows)]];
+        if self.looks() {
+            rows.push(["there already".into(), output::events(done.held)]);
+        }
+        // Without a look it is only what can be no event.
+        if !self.force && self.into.is_none() || done.unconfirmed > 0 {
+            rows.push(["never confirmed".into(), output::events(done.unconfirmed)]);
+        }
         if done.taken_ids > 0 {
             let taken = format!(
                 "{}, left out: publish them with ids of their own",

@@ -1,48 +1,28 @@
 //! One stream's part of what is published again: batches in order, the next one under way while the last one's
 //! commit is being answered. Never gives a row up: it is stored, or the error says why not.
 
-use std::{task::Poll, time::Duration};
+use std::task::Poll;
 
 use futures::{
     FutureExt,
     future::{self, BoxFuture},
 };
-use tidings_contract::{Envelope, EventId, wire};
-use tokio::time::Instant;
+use tidings_contract::EventId;
 
-use super::{RepublishError, streams, tenure::Held};
+use super::{
+    RepublishError,
+    form::{Form, Item, fresh},
+    patience::Patience,
+    sent::Sent,
+    tenure::Held,
+};
 use crate::{
-    bus::{BatchId, Bus, BusError, Confirmed, Found, Holder, Refusal, StreamState, Submission},
-    outbox::store::{Entry, Row},
+    bus::{BatchId, Bus, BusError, Confirmed, Found, Holder, Refusal, StreamState},
+    outbox::store::Entry,
 };
 
 /// No more payload than this in one batch, in bytes, one row excepted.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
-/// How long a stream may confirm nothing.
-const PATIENCE: Duration = Duration::from_secs(60);
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-
-/// A row and its event.
-pub(super) struct Item {
-    pub(super) row: Row,
-    pub(super) envelope: Envelope,
-}
-
-/// How the messages of a run are made.
-#[derive(Clone)]
-pub(super) struct Form {
-    /// What stands before the event's name in the subject.
-    pub(super) prefix: Option<String>,
-    pub(super) source: String,
-    /// What marks the messages of the run.
-    pub(super) mark: String,
-    /// Although the stream may hold what is sent.
-    pub(super) is_forced: bool,
-    /// What follows the event's id in the id of the message. Without it the server takes the message for the
-    /// first one, and keeps it out for as long as it remembers that.
-    pub(super) suffix: Option<String>,
-}
 
 pub(super) struct Lane {
     bus: Bus,
@@ -56,8 +36,14 @@ pub(super) struct Lane {
     most: usize,
     form: Form,
     flying: Option<Flying>,
+    sent: Sent,
+    /// Rows of events that are on their way with earlier rows.
+    again: Vec<(i64, EventId)>,
     /// What was confirmed since it was last taken.
     entries: Vec<Entry>,
+    /// The last place that was noted, and how many messages were: some have more than one row.
+    end: u64,
+    messages: u64,
 }
 
 struct Flying {
@@ -66,27 +52,6 @@ struct Flying {
 }
 
 type Answer = BoxFuture<'static, Result<Confirmed, Refusal>>;
-
-impl Form {
-    fn subject(&self, name: &str) -> String {
-        streams::subject(self.prefix.as_deref(), name)
-    }
-
-    fn message(&self, item: &Item) -> Submission {
-        let defaults = wire::Defaults {
-            source: &self.source,
-            time: item.row.at,
-        };
-        let mut message = Submission::new(&item.envelope, defaults).republished(&self.mark);
-        if self.prefix.is_some() {
-            message = message.to(self.subject(&item.row.name));
-        }
-        match &self.suffix {
-            Some(suffix) => message.known_as(&format!("{}/{suffix}", item.row.event)),
-            None => message,
-        }
-    }
-}
 
 impl Lane {
     /// `end` is where the stream ended when it was found out what is missing.
@@ -98,21 +63,37 @@ impl Lane {
         end: Option<u64>,
         form: Form,
     ) -> Self {
+        let base = end.unwrap_or(state.last_sequence);
         Self {
             bus,
             held,
             stream,
             incarnation: state.incarnation.clone(),
-            base: end.unwrap_or(state.last_sequence),
+            base,
             most: if state.atomic { 1000 } else { 1 },
             form,
             flying: None,
+            sent: Sent::default(),
+            again: Vec::new(),
             entries: Vec::new(),
+            end: base,
+            messages: 0,
         }
     }
 
     pub(super) fn take_entries(&mut self) -> Vec<Entry> {
+        for (row, event) in std::mem::take(&mut self.again) {
+            match self.sent.sequence(&event) {
+                Some(sequence) => self.note_one(row, sequence),
+                None => self.again.push((row, event)),
+            }
+        }
         std::mem::take(&mut self.entries)
+    }
+
+    /// How many messages were stored.
+    pub(super) fn messages(&self) -> u64 {
+        self.messages
     }
 
     /// Sends rows behind those that were sent before, at most so many.
@@ -127,6 +108,10 @@ impl Lane {
 
     /// Sends a batch; its answer is taken with the next one.
     pub(super) async fn send(&mut self, items: Vec<Item>) -> Result<(), RepublishError> {
+        let items = self.once(items).await?;
+        if items.is_empty() {
+            return Ok(());
+        }
         let batch = BatchId::new();
         let sending = members(&self.bus, &self.form, &batch, &items);
         let (sent, before) = match self.flying.take() {
@@ -151,6 +136,55 @@ impl Lane {
         }
         self.flying = Some(Flying { items, answer });
         Ok(())
+    }
+
+    /// Each event once: an outbox may have it in several rows. One that has the id of another event is left out, or goes
+    /// beside it.
+    async fn once(&mut self, items: Vec<Item>) -> Result<Vec<Item>, RepublishError> {
+        let mut once: Vec<Item> = Vec::with_capacity(items.len());
+        for mut item in items {
+            let event = item.row.event;
+            if self.sent.is_first(event) {
+                once.push(item);
+                continue;
+            }
+            let first = once.iter().find(|first| first.row.event == event);
+            let other = match first {
+                Some(first) if first.is_same(&item) => {
+                    self.again.push((item.row.id, event));
+                    continue;
+                }
+                Some(first) => Some(format!("row {} has this id", first.row.id)),
+                None => {
+                    self.land().await?;
+                    match self.sent_before(&item).await {
+                        Some((sequence, Holder::Same)) => {
+                            self.note_one(item.row.id, sequence);
+                            continue;
+                        }
+                        Some((_, Holder::Other(other))) => Some(other),
+                        Some((_, Holder::Nothing)) | None => None,
+                    }
+                }
+            };
+            match other {
+                Some(other) if !self.form.is_forced => say_left_out(&item, &other),
+                other => {
+                    item.is_beside = other.is_some();
+                    once.push(item);
+                }
+            }
+        }
+        Ok(once)
+    }
+
+    /// What lies where an event with this id was stored; nothing when that cannot be known now, and the server says it.
+    async fn sent_before(&self, item: &Item) -> Option<(u64, Holder)> {
+        let sequence = self.sent.sequence(&item.row.event)?;
+        let holder = self
+            .bus
+            .holder(&self.stream, sequence, (&item.envelope).into());
+        Some((sequence, holder.await.ok()?))
     }
 
     /// Sends the last one of a batch, which is answered.
@@ -211,11 +245,22 @@ impl Lane {
     fn note(&mut self, items: &[Item], last: u64) {
         let before = last.saturating_sub(items.len() as u64);
         for (item, sequence) in items.iter().zip(before.saturating_add(1)..=u64::MAX) {
-            self.note_one(item.row.id, sequence);
+            self.note_item(item, sequence);
         }
     }
 
+    fn note_item(&mut self, item: &Item, sequence: u64) {
+        if !item.is_beside {
+            self.sent.stored(&item.row.event, sequence);
+        }
+        self.note_one(item.row.id, sequence);
+    }
+
     fn note_one(&mut self, id: i64, sequence: u64) {
+        if sequence > self.end {
+            self.end = sequence;
+            self.messages += 1;
+        }
         match self.entries.last_mut() {
             Some(run) if run.last_sequence.checked_add(1) == Some(sequence) && run.last_id < id => {
                 run.last_id = id;
@@ -269,24 +314,34 @@ impl Lane {
         patience: &mut Patience,
     ) -> Result<bool, RepublishError> {
         tracing::debug!(stream = self.stream, events = items.len(), %refusal, "to be sent again");
-        match refusal {
-            // The server remembers ids of what it holds no more.
-            Refusal::Duplicate | Refusal::TakenId(_) => self.form.suffix = Some(fresh()),
-            Refusal::TooMany { most } => self.most = most.clamp(1, self.most),
-            // It does not say for which of them.
-            Refusal::Incomplete | Refusal::Permanent { .. } => return Ok(true),
+        let is_one_by_one = match &refusal {
             Refusal::Closed(_) | Refusal::Moved | Refusal::NoAck { .. } => {
                 return Err(self.not_taken(items, &refusal));
             }
-            Refusal::Transient { .. } | Refusal::Unanswered { .. } if patience.is_over() => {
+            _ if patience.is_over() => {
                 return Err(RepublishError::Unconfirmed {
                     stream: self.stream.clone(),
                     reason: refusal.to_string(),
                 });
             }
-            Refusal::Transient { .. } | Refusal::Unanswered { .. } => patience.wait().await,
-        }
-        Ok(false)
+            // The server remembers ids of what it holds no more: a batch has none twice.
+            Refusal::Duplicate | Refusal::TakenId(_) => {
+                self.form.suffix = Some(fresh());
+                false
+            }
+            Refusal::TooMany { most } => {
+                self.most = (*most).clamp(1, self.most);
+                false
+            }
+            // It does not say for which of them.
+            Refusal::Incomplete | Refusal::Permanent { .. } => true,
+            Refusal::Transient { .. } | Refusal::Unanswered { .. } => {
+                patience.wait(false).await;
+                return Ok(false);
+            }
+        };
+        patience.wait(true).await;
+        Ok(is_one_by_one)
     }
 
     /// Notes what the stream holds by now, and leaves the others. The inner error: it could not be read.
@@ -307,6 +362,10 @@ impl Lane {
                 stream: self.stream.clone(),
             });
         };
+        // No consumer is needed to find nothing.
+        if state.last_sequence == self.base {
+            return Ok(Ok(()));
+        }
         let found = self
             .bus
             .ids_between(&self.stream, self.base, state.last_sequence);
@@ -315,16 +374,19 @@ impl Lane {
             Err(error) => return unknown(error.to_string()),
         };
         let mut left = Vec::with_capacity(items.len());
-        for item in items.drain(..) {
+        let mut looking = std::mem::take(items).into_iter();
+        while let Some(item) = looking.next() {
             match holders(&self.bus, &self.stream, &found, &item).await {
-                Ok((Some(sequence), _)) => self.note_one(item.row.id, sequence),
+                Ok((Some(sequence), _)) => self.note_item(&item, sequence),
                 // Only what is forced, or goes elsewhere, goes beside it.
-                Ok((None, Some(other))) if !self.form.is_forced => {
-                    let (row, event) = (item.row.id, item.row.event);
-                    tracing::error!(row, event.id = %event, other, "the event is left out");
-                }
+                Ok((None, Some(other))) if !self.form.is_forced => say_left_out(&item, &other),
                 Ok((None, _)) => left.push(item),
-                Err(error) => return unknown(error.to_string()),
+                Err(error) => {
+                    left.push(item);
+                    left.extend(looking);
+                    *items = left;
+                    return unknown(error.to_string());
+                }
             }
         }
         *items = left;
@@ -381,28 +443,9 @@ impl Lane {
     }
 }
 
-/// How long a stream may confirm nothing.
-struct Patience {
-    until: Instant,
-    pause: Duration,
-}
-
-impl Patience {
-    fn new() -> Self {
-        Self {
-            until: Instant::now() + PATIENCE,
-            pause: FIRST_PAUSE,
-        }
-    }
-
-    fn is_over(&self) -> bool {
-        Instant::now() > self.until
-    }
-
-    async fn wait(&mut self) {
-        tokio::time::sleep(self.pause).await;
-        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-    }
+fn say_left_out(item: &Item, other: &str) {
+    let (row, event) = (item.row.id, item.row.event);
+    tracing::error!(row, event.id = %event, other, "the event is left out");
 }
 
 /// Where a stream has an event, of the places that have its id; and which other event has it there.
@@ -431,9 +474,4 @@ async fn members(bus: &Bus, form: &Form, batch: &BatchId, items: &[Item]) -> Res
     let members = items.split_last().map_or(&[][..], |(_, members)| members);
     let messages = members.iter().map(|item| form.message(item));
     bus.send_members(batch, Box::new(messages)).await
-}
-
-/// What no other run has.
-pub(super) fn fresh() -> String {
-    EventId::now().as_uuid().simple().to_string()
 }

@@ -2,7 +2,7 @@
 
 use tokio::sync::mpsc;
 
-use super::{Ends, RepublishError, lane::Item};
+use super::{Ends, RepublishError, form::Item};
 use crate::outbox::{
     Outbox, Store,
     ahead::Ahead,
@@ -101,7 +101,11 @@ impl Page {
 /// Nothing of a row that is no event: it holds up no other.
 fn item(row: Row) -> Option<Item> {
     match row.envelope() {
-        Ok(envelope) => Some(Item { row, envelope }),
+        Ok(envelope) => Some(Item {
+            row,
+            envelope,
+            is_beside: false,
+        }),
         Err(reason) => {
             tracing::warn!(
                 row = row.id,

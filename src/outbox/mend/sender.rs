@@ -7,7 +7,8 @@ use tokio::{sync::mpsc, time::Instant};
 
 use super::{
     Chosen, LEASE, RepublishError, Way,
-    lane::{Form, Item, Lane, fresh},
+    form::{Form, Item, fresh},
+    lane::Lane,
     reading,
     streams::Streams,
     tenure::Tenure,
@@ -53,8 +54,6 @@ pub(crate) struct Sender<DB: Store> {
     /// What is stored and not written down yet.
     unwritten: Vec<Entry>,
     written_at: Instant,
-    /// Events by stream, as they are written down.
-    sent: BTreeMap<String, u64>,
 }
 
 impl<DB: Store> Sender<DB> {
@@ -100,7 +99,6 @@ impl<DB: Store> Sender<DB> {
             due: now,
             unwritten: Vec::new(),
             written_at: now,
-            sent: BTreeMap::new(),
         })
     }
 
@@ -137,10 +135,12 @@ impl<DB: Store> Sender<DB> {
         Ok(gone)
     }
 
-    /// Ends the lease; what was sent, by stream.
+    /// Ends the lease; how many messages were stored, by stream.
     pub(crate) async fn end(self) -> Result<BTreeMap<String, u64>, OutboxError> {
         self.tenure.end().await?;
-        Ok(self.sent)
+        let lanes = self.lanes.into_iter();
+        let stored = lanes.map(|(stream, lane)| (stream, lane.messages()));
+        Ok(stored.filter(|(_, messages)| *messages > 0).collect())
     }
 
     async fn send_page(&mut self, items: Vec<Item>) -> Result<(), RepublishError> {
@@ -229,10 +229,7 @@ impl<DB: Store> Sender<DB> {
         if !self.unwritten.is_empty() {
             self.outbox.record(&self.unwritten, way).await?;
         }
-        for entry in self.unwritten.drain(..) {
-            let events = u64::try_from(entry.events).unwrap_or(0);
-            *self.sent.entry(entry.stream).or_default() += events;
-        }
+        self.unwritten.clear();
         self.written_at = Instant::now();
         Ok(())
     }

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::outbox::{
     columns::{LONGEST_PAYLOAD, event_or_nil},
-    parked::{Extent, ParkedEvent, ParkedSelection, ParkedSize, WaitsFor, kept},
+    parked::{Extent, ParkedEvent, ParkedSelection, ParkedSize, WaitsFor, goes_back, kept},
     store::{Bound, Names, Parked, Rows, Waiting, unsigned},
 };
 
@@ -72,19 +72,27 @@ async fn park_rows(
               and (log.waits_for is null or log.waits_for not like 'stream %')
         )
         insert into tidings.parked
-            (id, at, event, name, version, key, headers, payload, error, waits_for)
+            (id, at, event, name, version, key, headers, payload, error, waits_for, asked_at)
         select case when twin > 1 or exists (select from tidings.parked as other
                                              where other.id = row.id and other.event <> row.event)
                     then nextval('tidings.outbox_id') else id end,
-               at, event, name, version, key, headers, payload, error, waits_for
+               at, event, name, version, key, headers, payload, error, waits_for,
+               -- what it follows was discarded: nothing holds it up
+               case when follows
+                     and not exists (select from tidings.parked as first
+                                     where first.key = row.key and octet_length(first.key) <= 256 and first.id < row.id
+                                       and (first.waits_for is null or first.waits_for not like 'stream %'))
+                     and not exists (select from row as held
+                                     where held.key = row.key and held.holds_up and held.id < row.id)
+                    then clock_timestamp() end
         from (
             select *, row_number() over (partition by id) as twin
             from unnest($1::bigint[], $2::timestamptz[], $3::uuid[], $4::text[], $5::int[], $6::text[],
-                        $7::text[], $8::bytea[], $9::text[], $10::text[])
-                as given (id, at, event, name, version, key, headers, payload, error, waits_for)
+                        $7::text[], $8::bytea[], $9::text[], $10::text[], $12::bool[])
+                as given (id, at, event, name, version, key, headers, payload, error, waits_for, follows)
         ) as row
         on conflict (id) do update
-        set error = excluded.error, waits_for = excluded.waits_for, asked_at = null";
+        set error = excluded.error, waits_for = excluded.waits_for, asked_at = excluded.asked_at";
     let ids: Vec<i64> = rows.iter().map(|parked| parked.row.id).collect();
     let ats: Vec<_> = rows.iter().map(|parked| parked.row.at).collect();
     let events: Vec<Uuid> = rows.iter().map(|parked| parked.row.event.into()).collect();
@@ -101,6 +109,7 @@ async fn park_rows(
         .map(|parked| parked.waits_for.as_ref().map(ToString::to_string))
         .collect();
     let holding: Vec<bool> = rows.iter().map(|parked| parked.holds_up()).collect();
+    let following: Vec<bool> = rows.iter().map(|parked| parked.follows).collect();
     execute(
         connection,
         names,
@@ -115,7 +124,8 @@ async fn park_rows(
             .bind(payloads)
             .bind(errors)
             .bind(waits)
-            .bind(holding),
+            .bind(holding)
+            .bind(following),
     )
     .await
     .map(drop)
@@ -371,7 +381,9 @@ macro_rules! parked {
             ", ",
             $payload,
             ", at, parked_at, tidings.utf8(error), tidings.utf8(waits_for), asked_at,
-                octet_length(payload)
+                octet_length(payload), ",
+            goes_back!("tidings.parked", "parked"),
+            "
             from (",
             $from,
             ") as parked order by id"
@@ -446,5 +458,6 @@ fn shown_event(row: &PgRow) -> Result<ParkedEvent, sqlx::Error> {
         error: shown(row, 9)?.unwrap_or_default(),
         waits_for: shown(row, 10)?,
         asked_at: perhaps(row, 11)?,
+        goes_back: row.try_get(13)?,
     })
 }

@@ -11,6 +11,7 @@ use super::{
     turn::{Turn, fetch_all, fetch_optional, query},
 };
 use crate::outbox::{
+    Way,
     columns::event_or_nil,
     store::{Names, unsigned},
     traced::{Asked, Spot, TracedBatch, TracedRow, Trail},
@@ -70,8 +71,8 @@ impl Trail for Postgres {
         names: &Names,
         id: i64,
     ) -> Result<Vec<TracedBatch>, sqlx::Error> {
-        let batches = "select at, epoch, events, first_id, last_id, stream, incarnation, first_sequence, last_sequence
-            from tidings.ledger where last_id >= $1 and first_id <= $1 and way <> 'discarded' order by at";
+        let batches = "select at, epoch, events, first_id, last_id, stream, incarnation, first_sequence, last_sequence, way
+            from tidings.ledger where last_id >= $1 and first_id <= $1 order by at";
         let rows = fetch_all(connection, names, query(names, batches).bind(id)).await?;
         rows.iter().map(read_batch).collect()
     }
@@ -83,7 +84,7 @@ impl Trail for Postgres {
         incarnation: &str,
         sequence: i64,
     ) -> Result<Vec<TracedBatch>, sqlx::Error> {
-        let batches = "select at, epoch, events, first_id, last_id, stream, incarnation, first_sequence, last_sequence
+        let batches = "select at, epoch, events, first_id, last_id, stream, incarnation, first_sequence, last_sequence, way
             from tidings.ledger
             where stream = $1 and incarnation = $2 and first_sequence <= $3 and last_sequence >= $3 order by at";
         let rows = fetch_all(
@@ -132,6 +133,7 @@ fn read(row: &PgRow) -> Result<TracedRow, sqlx::Error> {
             error: shown(row, 9)?.unwrap_or_default(),
             waits_for: shown(row, 10)?,
             asked_at: perhaps(row, 11)?,
+            goes_back: false,
         },
         "delayed" => Spot::Delayed {
             due: moment(row, 8)?,
@@ -163,5 +165,6 @@ fn read_batch(row: &PgRow) -> Result<TracedBatch, sqlx::Error> {
         incarnation: row.try_get(6)?,
         first_sequence: unsigned(row.try_get(7)?),
         last_sequence: unsigned(row.try_get(8)?),
+        way: Way::parse(row.try_get(9)?),
     })
 }

@@ -8,7 +8,7 @@ use tidings_contract::EventId;
 use super::columns::{bytes, integer, moment, perhaps, read, rows, shown, text};
 use crate::outbox::{
     columns::{LONGEST_PAYLOAD, Text, event_or_nil, nearest_version},
-    parked::{Extent, ParkedEvent, ParkedSelection, ParkedSize, WaitsFor, kept},
+    parked::{Extent, ParkedEvent, ParkedSelection, ParkedSize, WaitsFor, goes_back, kept},
     store::{Bound, Names, Parked, Rows, Waiting, unsigned},
 };
 
@@ -20,10 +20,15 @@ pub(super) async fn park(
     rows: &[Parked],
 ) -> Result<(), sqlx::Error> {
     let park = "insert into tidings_parked
-            (id, at, event, name, version, key, headers, payload, error, waits_for)
-        values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+            (id, at, event, name, version, key, headers, payload, error, waits_for, asked_at)
+        values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10,
+            -- what it follows was discarded: nothing holds it up
+            case when ?11 and not exists (
+                select 1 from tidings_parked as first
+                where first.key = ?6 and first.id < ?1 and coalesce(first.waits_for, '') not like 'stream %')
+            then cast(unixepoch('subsec') * 1000000 as integer) end)
         on conflict (id) do update
-        set error = excluded.error, waits_for = excluded.waits_for, asked_at = null";
+        set error = excluded.error, waits_for = excluded.waits_for, asked_at = excluded.asked_at";
     // Once for each key, and not for each row: a key may have very many.
     let following = "update tidings_parked set asked_at = null
         where key = ?1 and id > ?2 and asked_at is not null and coalesce(waits_for, '') not like 'stream %'";
@@ -50,7 +55,10 @@ pub(super) async fn park(
         };
         query.execute(&mut *tx).await?;
     }
-    for parked in rows {
+    // What holds others up stands before them.
+    let mut in_order: Vec<&Parked> = rows.iter().collect();
+    in_order.sort_by_key(|parked| parked.row.id);
+    for parked in in_order {
         if parked.row.flaw.is_some() {
             move_flawed(&mut tx, names, parked, following).await?;
             continue;
@@ -59,7 +67,7 @@ pub(super) async fn park(
             row,
             error,
             waits_for,
-            follows: _,
+            follows,
         } = parked;
         sqlx::query(names.sql(park, '_'))
             .bind(row.id)
@@ -72,6 +80,7 @@ pub(super) async fn park(
             .bind(row.payload.as_ref())
             .bind(kept(error))
             .bind(waits_for.as_ref().map(ToString::to_string))
+            .bind(*follows)
             .execute(&mut *tx)
             .await?;
     }
@@ -308,7 +317,9 @@ pub(super) async fn list(
             concat!(
                 "select ",
                 parked!($extent),
-                " from tidings_parked where id in (select value from json_each(?1)) order by id"
+                ", ",
+                goes_back!("tidings_parked", "parked"),
+                " from tidings_parked as parked where id in (select value from json_each(?1)) order by id"
             )
         };
     }
@@ -347,7 +358,8 @@ pub(super) async fn discard(
         ($extent:ident) => {
             concat!(
                 "delete from tidings_parked where id in (select value from json_each(?1)) returning ",
-                parked!($extent)
+                parked!($extent),
+                ", false"
             )
         };
     }
@@ -386,5 +398,6 @@ fn shown_event(row: &SqliteRow) -> Result<ParkedEvent, sqlx::Error> {
         error: shown(row, 9)?.unwrap_or_default(),
         waits_for: shown(row, 10)?,
         asked_at: perhaps(row, 11)?,
+        goes_back: row.try_get(13)?,
     })
 }

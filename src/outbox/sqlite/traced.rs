@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::columns::{bytes, integer, moment, perhaps, shown};
 use crate::outbox::{
+    Way,
     columns::{event_or_nil, nearest_version},
     store::{Names, unsigned},
     traced::{Asked, Spot, TracedBatch, TracedRow, Trail},
@@ -64,8 +65,8 @@ impl Trail for Sqlite {
         names: &Names,
         id: i64,
     ) -> Result<Vec<TracedBatch>, sqlx::Error> {
-        let batches = "select at, epoch, events, first_id, last_id, stream, incarnation, first_sequence, last_sequence
-            from tidings_ledger where last_id >= ?1 and first_id <= ?1 and way <> 'discarded' order by at";
+        let batches = "select at, epoch, events, first_id, last_id, stream, incarnation, first_sequence, last_sequence, way
+            from tidings_ledger where last_id >= ?1 and first_id <= ?1 order by at";
         let rows = sqlx::query(names.sql(batches, '_'))
             .bind(id)
             .fetch_all(&mut *connection)
@@ -80,7 +81,7 @@ impl Trail for Sqlite {
         incarnation: &str,
         sequence: i64,
     ) -> Result<Vec<TracedBatch>, sqlx::Error> {
-        let batches = "select at, epoch, events, first_id, last_id, stream, incarnation, first_sequence, last_sequence
+        let batches = "select at, epoch, events, first_id, last_id, stream, incarnation, first_sequence, last_sequence, way
             from tidings_ledger
             where stream = ?1 and incarnation = ?2 and first_sequence <= ?3 and last_sequence >= ?3 order by at";
         let rows = sqlx::query(names.sql(batches, '_'))
@@ -126,6 +127,7 @@ fn read(row: &SqliteRow) -> Result<TracedRow, sqlx::Error> {
             error: shown(row, 9)?.unwrap_or_default(),
             waits_for: shown(row, 10)?,
             asked_at: perhaps(row, 11)?,
+            goes_back: false,
         },
         "delayed" => Spot::Delayed {
             due: moment(row, 8)?,
@@ -157,5 +159,6 @@ fn read_batch(row: &SqliteRow) -> Result<TracedBatch, sqlx::Error> {
         incarnation: row.try_get(6)?,
         first_sequence: unsigned(row.try_get(7)?),
         last_sequence: unsigned(row.try_get(8)?),
+        way: Way::parse(row.try_get(9)?),
     })
 }

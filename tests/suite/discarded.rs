@@ -1,0 +1,177 @@
+//! P2: what is discarded holds nothing up, is said to be discarded, and what follows a parked event is told as it is.
+
+use async_nats::jetstream;
+use tidings::{
+    Envelope, EventId, OutboxTrace, ParkedEvent, ParkedSelection, Republish, Sought, Trace, Verify,
+};
+
+use crate::{
+    both,
+    support::{Database, World, eventually},
+};
+
+both!(
+    later_events_of_a_key_flow_when_the_parked_one_is_discarded,
+    what_was_parked_behind_a_discarded_event_keeps_its_order,
+    what_follows_goes_back_as_the_first_one_of_its_key_does,
+    a_discarded_row_is_in_no_run_that_passed_over_it,
+);
+
+async fn commit<DB: Database>(world: &World<DB>, name: &str, key: &str, payload: &str) -> EventId {
+    let mut tx = world.outbox.begin().await.unwrap();
+    let event = Envelope::raw(name, 1, Some(key), payload.to_owned()).unwrap();
+    let id = tx.publish(event).unwrap();
+    tx.commit().await.unwrap();
+    id
+}
+
+/// No stream takes it: a row that is no event.
+async fn spoil<DB: Database>(world: &World<DB>, row: i64) {
+    let spoil = format!(
+        "update {} set headers = '[]' where id = {row}",
+        DB::table("outbox")
+    );
+    DB::execute(world.outbox.pool(), &spoil).await;
+}
+
+async fn parked<DB: Database>(world: &World<DB>) -> Vec<ParkedEvent> {
+    let all = ParkedSelection::All;
+    let listed = world.outbox.parked_heads(&all, i64::MIN, 100).await;
+    listed.unwrap()
+}
+
+async fn parks<DB: Database>(world: &World<DB>, rows: &[i64]) {
+    eventually("they are parked", || async {
+        let ids: Vec<i64> = parked(world).await.iter().map(|row| row.id).collect();
+        ids == rows
+    })
+    .await;
+}
+
+async fn payloads<DB: Database>(world: &World<DB>) -> Vec<String> {
+    let stored = world.stored().await;
+    let payload = |at: usize| String::from_utf8_lossy(&stored.0[at].payload).into_owned();
+    (0..stored.len()).map(payload).collect()
+}
+
+async fn stores<DB: Database>(world: &World<DB>, expected: &[&str]) {
+    eventually("they are stored", || async {
+        world.stored().await.len() >= expected.len()
+    })
+    .await;
+    assert_eq!(payloads(world).await, expected);
+}
+
+/// The same relay goes on.
+async fn later_events_of_a_key_flow_when_the_parked_one_is_discarded<DB: Database>(
+    world: World<DB>,
+) {
+    commit(&world, "user.created", "k", "1").await;
+    spoil(&world, 1).await;
+    let relay = world.relay();
+    parks(&world, &[1]).await;
+    assert_eq!(world.outbox.discard_rows(&[1]).await.unwrap().len(), 1);
+    commit(&world, "user.created", "k", "2").await;
+    commit(&world, "user.created", "k", "3").await;
+    stores(&world, &["2", "3"]).await;
+    commit(&world, "user.created", "k", "4").await;
+    stores(&world, &["2", "3", "4"]).await;
+    eventually("nothing is parked", || async {
+        parked(&world).await.is_empty()
+    })
+    .await;
+    relay.stop().await.unwrap();
+    let status = world.outbox.status().await.unwrap();
+    assert_eq!((status.parked, status.backlog), (0, 0), "{status:?}");
+}
+
+async fn what_was_parked_behind_a_discarded_event_keeps_its_order<DB: Database>(world: World<DB>) {
+    commit(&world, "user.created", "k", "1").await;
+    commit(&world, "user.created", "k", "2").await;
+    spoil(&world, 1).await;
+    let relay = world.relay();
+    parks(&world, &[1, 2]).await;
+    assert_eq!(world.outbox.discard_rows(&[1]).await.unwrap().len(), 1);
+    // It stays until it is asked for, and what comes now stays behind it.
+    commit(&world, "user.created", "k", "3").await;
+    commit(&world, "user.created", "j", "other").await;
+    parks(&world, &[2, 3]).await;
+    stores(&world, &["other"]).await;
+    let of_key = ParkedSelection::Key("k".to_owned());
+    assert_eq!(world.outbox.unpark(&of_key).await.unwrap(), 2);
+    stores(&world, &["other", "2", "3"]).await;
+    relay.stop().await.unwrap();
+}
+
+/// One rule for the status, the list and the trace.
+async fn what_follows_goes_back_as_the_first_one_of_its_key_does<DB: Database>(world: World<DB>) {
+    commit(&world, "nowhere.at_all", "k", "1").await;
+    let second = commit(&world, "user.created", "k", "2").await;
+    commit(&world, "user.created", "k", "3").await;
+    commit(&world, "user.created", "j", "4").await;
+    let fifth = commit(&world, "user.created", "j", "5").await;
+    spoil(&world, 4).await;
+    let relay = world.relay();
+    parks(&world, &[1, 2, 3, 4, 5]).await;
+    relay.stop().await.unwrap();
+    let status = world.outbox.status().await.unwrap();
+    assert_eq!((status.returning, status.undecided), (3, 2), "{status:?}");
+    let told: Vec<bool> = parked(&world)
+        .await
+        .iter()
+        .map(|row| row.goes_back)
+        .collect();
+    assert_eq!(told, [true, true, true, false, false]);
+    for (id, expected) in [(second, true), (fifth, false)] {
+        let event = world.traced(id).await;
+        let OutboxTrace::Parked {
+            goes_back,
+            waits_for,
+            ..
+        } = &event.outbox
+        else {
+            panic!("{event:?}")
+        };
+        assert_eq!((*goes_back, waits_for), (expected, &None), "{event:?}");
+    }
+    let discarded = world.outbox.discard(&ParkedSelection::All, 10).await;
+    assert!(discarded.unwrap().iter().all(|row| !row.goes_back));
+}
+
+async fn a_discarded_row_is_in_no_run_that_passed_over_it<DB: Database>(world: World<DB>) {
+    commit(&world, "user.created", "a", "1").await;
+    let id = commit(&world, "user.created", "k", "2").await;
+    commit(&world, "user.created", "b", "3").await;
+    spoil(&world, 2).await;
+    let relay = world.relay();
+    parks(&world, &[2]).await;
+    stores(&world, &["1", "3"]).await;
+    relay.stop().await.unwrap();
+    assert_eq!(world.outbox.discard_rows(&[2]).await.unwrap().len(), 1);
+    let client = async_nats::connect(world.nats.url()).await.unwrap();
+    let stream = jetstream::new(client).get_stream("EVENTS").await.unwrap();
+    for sequence in [1, 2] {
+        assert!(stream.delete_message(sequence).await.unwrap());
+    }
+    let verify = Verify::new(&world.bus, &world.outbox);
+    assert_eq!(verify.repair().await.unwrap().events(), 2);
+    let trace = Trace::over(&world.bus).outbox(&world.outbox);
+    let found = trace.streams(["EVENTS"]).run(&Sought::Event(id)).await;
+    let found = found.unwrap();
+    let [event] = &found.events[..] else {
+        panic!("{found:?}")
+    };
+    assert!(
+        matches!(event.outbox, OutboxTrace::Discarded { row: 2, .. }),
+        "{event:?}"
+    );
+    assert!(
+        event.batches.is_empty() && event.stored.is_empty(),
+        "{event:?}"
+    );
+    let unstored = event.unstored.as_deref();
+    assert_eq!(unstored, Some("it was discarded while it was parked"));
+    // What was given up is nobody's to bring back.
+    let again = Republish::new(&world.bus, &world.outbox).run().await;
+    assert_eq!(again.unwrap().events(), 0);
+}

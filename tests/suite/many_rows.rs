@@ -1,0 +1,159 @@
+//! P8: an outbox may have one event in several rows; what is published again has it once, whichever way.
+
+use async_nats::jetstream;
+use tidings::{
+    Envelope, EventId, ParkedSelection, Republish, Republished, Sought, StreamSpec, Trace, Verify,
+};
+
+use crate::{
+    both,
+    support::{Database, Stream, World, events_stream, eventually, within},
+};
+
+both!(
+    one_event_in_two_rows_comes_back_once,
+    one_event_in_two_rows_far_apart_comes_back_once,
+    one_event_in_two_rows_is_forced_once,
+    one_event_in_two_rows_is_copied_once,
+    another_event_with_the_same_id_is_forced_beside_it,
+);
+
+fn event(id: EventId, key: &str, payload: &str) -> Envelope {
+    let envelope = Envelope::raw("user.created", 1, Some(key), payload.to_owned());
+    envelope.unwrap().with_id(id)
+}
+
+async fn commit<DB: Database>(world: &World<DB>, event: Envelope) {
+    let mut tx = world.outbox.begin().await.unwrap();
+    tx.publish(event).unwrap();
+    tx.commit().await.unwrap();
+}
+
+async fn relay<DB: Database>(world: &World<DB>) {
+    let relay = world.relay();
+    eventually("everything is stored or parked", || async {
+        let status = world.outbox.status().await;
+        status.is_ok_and(|status| status.backlog == 0)
+    })
+    .await;
+    relay.stop().await.unwrap();
+}
+
+/// Two rows of one event, with some others between them, and another one behind them.
+async fn twice<DB: Database>(world: &World<DB>, between: usize) -> EventId {
+    let id = EventId::now();
+    commit(world, event(id, "k", "twice")).await;
+    let mut tx = world.outbox.begin().await.unwrap();
+    let others = (0..between).map(|n| event(EventId::now(), &format!("other-{n}"), "{}"));
+    tx.publish_all(others).unwrap();
+    tx.commit().await.unwrap();
+    commit(world, event(id, "k", "twice")).await;
+    commit(world, event(EventId::now(), "j", "once")).await;
+    relay(world).await;
+    assert_eq!(world.stored().await.len(), between + 2);
+    id
+}
+
+async fn jetstream_of<DB: Database>(world: &World<DB>) -> jetstream::Context {
+    jetstream::new(async_nats::connect(world.nats.url()).await.unwrap())
+}
+
+/// The stream is made anew and repaired: every row is where its event is.
+async fn comes_back_once<DB: Database>(world: &World<DB>, between: usize) {
+    let id = twice(world, between).await;
+    let jetstream = jetstream_of(world).await;
+    jetstream.delete_stream("EVENTS").await.unwrap();
+    world.bus.apply_stream(&events_stream()).await.unwrap();
+    let verify = || Verify::new(&world.bus, &world.outbox).payloads();
+    let repair = verify();
+    let repaired = within("the repair", repair.repair()).await.unwrap();
+    assert_eq!(repaired.events(), between as u64 + 2, "{repaired:?}");
+    let stored = world.stored().await;
+    assert_eq!((stored.len(), stored.duplicated()), (between + 2, 0));
+    let found = verify().run().await.unwrap();
+    assert!(found.is_sound(), "{found:?}");
+    assert_eq!(found.streams[0].sound, between as u64 + 3, "{found:?}");
+    // Whoever looked has not filled the server with consumers.
+    let mut stream = jetstream.get_stream("EVENTS").await.unwrap();
+    let consumers = stream.info().await.unwrap().state.consumer_count;
+    assert!(consumers < 20, "{consumers}");
+    let trace = Trace::over(&world.bus).outbox(&world.outbox);
+    let traced = trace.streams(["EVENTS"]).run(&Sought::Event(id)).await;
+    let traced = traced.unwrap().events;
+    let places: Vec<u64> = traced
+        .iter()
+        .flat_map(|event| event.stored.iter().map(|stored| stored.sequence))
+        .collect();
+    assert_eq!(places, [1], "{traced:?}");
+}
+
+async fn one_event_in_two_rows_comes_back_once<DB: Database>(world: World<DB>) {
+    comes_back_once(&world, 0).await;
+}
+
+/// In another batch, whose answer comes when the next one is under way.
+async fn one_event_in_two_rows_far_apart_comes_back_once<DB: Database>(world: World<DB>) {
+    comes_back_once(&world, 2500).await;
+}
+
+async fn done<DB: Database>(republish: Republish<DB>) -> Republished {
+    let running = republish.run();
+    within("what is published again", running).await.unwrap()
+}
+
+/// It is there twice then: once from the relay, once from this.
+async fn one_event_in_two_rows_is_forced_once<DB: Database>(world: World<DB>) {
+    twice(&world, 0).await;
+    let forced = done(Republish::new(&world.bus, &world.outbox).force()).await;
+    assert_eq!((forced.wanted, forced.events()), (3, 2), "{forced:?}");
+    let stored = world.stored().await;
+    assert_eq!((stored.len(), stored.duplicated()), (4, 2));
+}
+
+async fn one_event_in_two_rows_is_copied_once<DB: Database>(world: World<DB>) {
+    twice(&world, 0).await;
+    let subjects = ["copy.>".parse().unwrap()];
+    let spec = StreamSpec::new("COPY", subjects).unwrap();
+    world.bus.apply_stream(&spec).await.unwrap();
+    let into = || Republish::new(&world.bus, &world.outbox).into_prefix("copy");
+    assert_eq!(done(into().missing()).await.events(), 2);
+    let more = done(into().missing()).await;
+    assert_eq!((more.held, more.events()), (3, 0), "{more:?}");
+    assert_eq!(done(into()).await.events(), 2);
+    let copies = Stream::read(&world.nats.url(), "COPY").await;
+    assert_eq!(copies.len(), 4);
+}
+
+/// One of the two was parked because the other one has its id, and given up.
+async fn another_event_with_the_same_id_is_forced_beside_it<DB: Database>(world: World<DB>) {
+    let id = EventId::now();
+    commit(&world, event(id, "k1", "one")).await;
+    relay(&world).await;
+    let other = Envelope::raw("count.raised", 1, Some("k3"), "2").unwrap();
+    let taken = format!(
+        "insert into {} (event, name, version, key, headers, payload)
+            select event, 'user.created', 1, 'k2', headers, payload from {} where id = 1",
+        DB::table("outbox"),
+        DB::table("outbox")
+    );
+    DB::execute(world.outbox.pool(), &taken).await;
+    commit(&world, other).await;
+    relay(&world).await;
+    let all = ParkedSelection::All;
+    let discarded = world.outbox.discard(&all, 10).await.unwrap();
+    assert_eq!(discarded.len(), 1, "{discarded:?}");
+    assert_eq!(world.stored().await.len(), 2);
+    let forced = done(Republish::new(&world.bus, &world.outbox).force()).await;
+    assert_eq!(forced.events(), 3, "{forced:?}");
+    let stored = world.stored().await;
+    let keys: Vec<&str> = stored.0[2..]
+        .iter()
+        .map(|message| message.header("ce-partitionkey"))
+        .collect();
+    assert_eq!(keys, ["k1", "k2", "k3"]);
+    let ids: Vec<&str> = stored.0[2..]
+        .iter()
+        .map(|message| message.header("ce-id"))
+        .collect();
+    assert_eq!((ids[0], ids[1]), (&*id.to_string(), &*id.to_string()));
+}
