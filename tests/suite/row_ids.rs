@@ -23,7 +23,15 @@ async fn sqlite_refuses_an_id_that_the_relay_has_passed() {
     )
     .await;
 
-    for id in ["2", "0", "-1", "4611686018427387904", "9223372036854775807"] {
+    for id in [
+        "2",
+        "0",
+        "-1",
+        "1000000004",
+        "4611686018427387903",
+        "4611686018427387904",
+        "9223372036854775807",
+    ] {
         let insert = format!(
             "insert into tidings_outbox (id, event, name, payload)
              values ({id}, randomblob(16), 'user.created', x'7b7d')"
@@ -77,5 +85,96 @@ async fn postgres_relays_any_id_that_an_event_can_have() {
         world.stored().await.len() == 2
     })
     .await;
+    relay.stop().await.unwrap();
+}
+
+/// Behind one at the very end, SQLite would take no row any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sqlite_takes_no_place_at_the_end_of_the_range_and_the_next_event_all_the_same() {
+    let world = World::<Sqlite>::start().await;
+    let in_outbox = "insert into tidings_outbox (id, event, name, payload)
+        values (4611686018427387903, randomblob(16), 'user.created', x'7b7d')";
+    let in_delayed = "insert into tidings_delayed (place, event, due, name, payload)
+        values (9223372036854775807, randomblob(16), 1, 'user.created', x'7b7d')";
+    for insert in [in_outbox, in_delayed] {
+        let refused = sqlx::query(insert).execute(world.outbox.pool()).await;
+        let error = refused.expect_err(insert).to_string();
+        assert!(error.contains("is given by the outbox"), "{error}");
+    }
+    let mut tx = world.outbox.begin().await.unwrap();
+    tx.publish(&User::new("now")).unwrap();
+    tx.publish_at(&User::new("later"), chrono::Utc::now())
+        .unwrap();
+    tx.commit().await.unwrap();
+    let relay = world.relay();
+    eventually("both are relayed", || async {
+        world.stored().await.len() == 2
+    })
+    .await;
+    relay.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgres_relays_an_id_at_the_end_of_the_range_and_what_follows_it() {
+    let world = World::<Postgres>::start().await;
+    let pool = world.outbox.pool();
+    let relay = world.relay();
+    let far = "insert into tidings.outbox (id, event, name, payload)
+        values (4611686018427387903, gen_random_uuid(), 'user.created', '{}')";
+    Postgres::execute(pool, far).await;
+    eventually("it is stored", || async { world.stored().await.len() == 1 }).await;
+    for user in ["a", "b"] {
+        let mut tx = world.outbox.begin().await.unwrap();
+        tx.publish(&User::new(user)).unwrap();
+        tx.commit().await.unwrap();
+    }
+    eventually("so are the others", || async {
+        world.stored().await.len() == 3
+    })
+    .await;
+    // Above the floor new rows are found in the order of ids, in steps; below it each page sorts all of them.
+    eventually("the floor is where the sequence is", || async {
+        Postgres::number(pool, "select floor from tidings.relay").await == 2
+    })
+    .await;
+    relay.stop().await.unwrap();
+
+    // Nor does a rebase take the end of the range for the end of the sequence.
+    Postgres::execute(pool, "update tidings.relay set system = '1'").await;
+    world.outbox.rebase().await.unwrap().unwrap();
+    let mut tx = world.outbox.begin().await.unwrap();
+    tx.publish(&User::new("c")).unwrap();
+    tx.commit().await.unwrap();
+    let backlog = world.outbox.status().await.unwrap().backlog;
+    assert!(backlog > 0, "{backlog}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgres_refuses_a_row_with_the_transaction_of_another() {
+    let world = World::<Postgres>::start().await;
+    let pool = world.outbox.pool();
+    let before = "select (pg_current_xact_id()::text::bigint - 1)::text";
+    let before = Postgres::word(pool, before).await;
+    for xid in ["0", "3", "100000000", "18446744073709551615", &before] {
+        let insert = format!(
+            "insert into tidings.outbox (xid, event, name, payload)
+             values ('{xid}', gen_random_uuid(), 'user.created', '{{}}')"
+        );
+        let refused = sqlx::query(sqlx::AssertSqlSafe(insert)).execute(pool).await;
+        let error = refused.expect_err(xid).to_string();
+        assert!(error.contains("outbox_gives_xid"), "{xid}: {error}");
+    }
+    // Its own is no other one, in a savepoint too.
+    let own = "begin; savepoint a;
+        insert into tidings.outbox (xid, event, name, payload)
+            values (pg_current_xact_id(), gen_random_uuid(), 'user.created', '{}');
+        release savepoint a; commit";
+    Postgres::execute(pool, own).await;
+    let relay = world.relay();
+    eventually("it is relayed", || async {
+        world.stored().await.len() == 1
+    })
+    .await;
+    assert_eq!(world.outbox.status().await.unwrap().backlog, 0);
     relay.stop().await.unwrap();
 }

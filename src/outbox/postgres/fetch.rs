@@ -46,6 +46,9 @@ pub(super) struct PagePosition {
 /// The comparisons of pairs, the orders by (xid, id) and the limit that never limits are for the planner:
 /// without them a generic plan walks the whole log by id for every open transaction, or scans a slot
 /// that was empty when the plan was made.
+///
+/// The floor stays at or below what the sequence has given, which is read with the snapshot. Behind an id that was
+/// written by hand, far above all others, every row would be a late one, and each page would sort the whole backlog.
 pub(super) async fn page(
     connection: &mut PgConnection,
     names: &Names,
@@ -64,7 +67,9 @@ pub(super) async fn page(
 const FETCH: Statement = rows!(
     "$7",
     "select '-9223372036854775808'::bigint as id, null::timestamptz as at, null::uuid as event,
-               extract(epoch from pg_postmaster_start_time())::text || ' ' || pg_current_snapshot()::text as name,
+               extract(epoch from pg_postmaster_start_time())::text || ' ' || pg_current_snapshot()::text ||
+                   case when has_sequence_privilege('tidings.outbox_id', 'usage, select')
+                        then ' ' || coalesce(pg_sequence_last_value('tidings.outbox_id'), 0) else '' end as name,
                null::int as version,
                case when $6 then (
                    select date_part('epoch', due - clock_timestamp())::text from tidings.delayed
@@ -117,12 +122,14 @@ async fn page_of(
     let head = found.try_next().await?.ok_or(sqlx::Error::RowNotFound)?;
     let snapshot = shown(&head, 6)?.ok_or(sqlx::Error::RowNotFound)?;
     let seconds = shown(&head, 5)?;
-    cursor.refuse_another(&shown(&head, 3)?.unwrap_or_default())?;
+    let answer = shown(&head, 3)?.unwrap_or_default();
+    cursor.refuse_another(&answer)?;
     let read = Rows::read(found, |row| read(&row, bound.bytes).map(Some)).await?;
     turn.end().await?;
     let Rows { rows, are_cut } = read;
     let is_cut = rows.len() >= bound.rows || are_cut;
-    let next = cursor.after(rows.last().map(|row| row.id), snapshot, is_cut);
+    let last_id = rows.last().map(|row| row.id);
+    let next = cursor.after(last_id, snapshot, is_cut, drawn(&answer));
     Ok(Page {
         rows,
         next,
@@ -134,8 +141,8 @@ async fn page_of(
 
 impl PgCursor {
     /// The cursor behind a page that was read under `snapshot` and ends with `last_id`. A page that was
-    /// cut leaves the snapshot frozen and goes on by id.
-    fn after(&self, last_id: Option<i64>, snapshot: String, is_cut: bool) -> Self {
+    /// cut leaves the snapshot frozen and goes on by id. Up to `drawn` the sequence has given ids.
+    fn after(&self, last_id: Option<i64>, snapshot: String, is_cut: bool, drawn: i64) -> Self {
         let reached = self.page.as_ref().map_or(0, |page| page.last_id);
         let last_id = last_id.unwrap_or(reached);
         if is_cut {
@@ -146,7 +153,7 @@ impl PgCursor {
         }
         Self {
             seen: snapshot,
-            floor: self.floor.max(last_id),
+            floor: self.floor.max(last_id).min(drawn),
             page: None,
             server: self.server.clone(),
         }
@@ -164,6 +171,12 @@ impl PgCursor {
             "another server answers, or it has lost transactions: its snapshot is {now} after {known}"
         )))
     }
+}
+
+/// Up to which id the sequence has given them; no bound when this role may not ask.
+fn drawn(answer: &str) -> i64 {
+    let drawn = answer.split(' ').nth(2);
+    drawn.and_then(|id| id.parse().ok()).unwrap_or(i64::MAX)
 }
 
 /// Both ends of a server's snapshots only ever rise.
@@ -195,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_whole_page_moves_the_snapshot_and_raises_the_floor() {
-        let next = cursor().after(Some(15), "5:9:7".into(), false);
+        let next = cursor().after(Some(15), "5:9:7".into(), false, i64::MAX);
         assert_eq!(
             next,
             PgCursor {
@@ -209,15 +222,38 @@ mod tests {
 
     #[test]
     fn late_rows_below_the_floor_do_not_lower_it() {
-        assert_eq!(cursor().after(Some(3), "5:9:".into(), false).floor, 10);
-        assert_eq!(cursor().after(None, "5:9:".into(), false).floor, 10);
+        assert_eq!(
+            cursor()
+                .after(Some(3), "5:9:".into(), false, i64::MAX)
+                .floor,
+            10
+        );
+        assert_eq!(
+            cursor().after(None, "5:9:".into(), false, i64::MAX).floor,
+            10
+        );
+    }
+
+    #[test]
+    fn an_id_that_was_written_by_hand_does_not_raise_the_floor_above_those_that_were_given() {
+        let far = Some(4_611_686_018_427_387_903);
+        assert_eq!(cursor().after(far, "5:9:".into(), false, 17).floor, 17);
+        // Nor does it stay there.
+        let mut high = cursor();
+        high.floor = i64::MAX;
+        assert_eq!(high.after(None, "5:9:".into(), false, 17).floor, 17);
+        assert_eq!(drawn("1782.5 5:9:7,8 17"), 17);
+        assert_eq!(drawn("1782.5 5:9: 0"), 0);
+        for silent in ["1782.5 5:9:", "", "1 2 x"] {
+            assert_eq!(drawn(silent), i64::MAX);
+        }
     }
 
     #[test]
     fn a_cut_page_freezes_the_snapshot_until_the_rest_is_read() {
-        let cut = cursor().after(Some(15), "5:9:".into(), true);
+        let cut = cursor().after(Some(15), "5:9:".into(), true, i64::MAX);
         assert_eq!((&*cut.seen, cut.floor), ("1:1:", 10));
-        let cut = cut.after(Some(18), "5:9:".into(), true);
+        let cut = cut.after(Some(18), "5:9:".into(), true, i64::MAX);
         assert_eq!(
             cut.page,
             Some(PagePosition {
@@ -225,7 +261,7 @@ mod tests {
                 last_id: 18
             })
         );
-        let rest = cut.after(None, "5:9:".into(), false);
+        let rest = cut.after(None, "5:9:".into(), false, i64::MAX);
         assert_eq!(
             rest,
             PgCursor {
@@ -238,9 +274,13 @@ mod tests {
     }
     #[test]
     fn a_server_that_has_gone_back_or_is_another_is_refused() {
-        let cursor = cursor().after(None, "5:9:7".into(), false);
+        let cursor = cursor().after(None, "5:9:7".into(), false, i64::MAX);
         for now in ["5:9:7", "5:9:5,7", "7:12:7", "9:9:"] {
             assert!(cursor.refuse_another(&format!("1 {now}")).is_ok(), "{now}");
+            assert!(
+                cursor.refuse_another(&format!("1 {now} 17")).is_ok(),
+                "{now}"
+            );
             assert!(cursor.refuse_another(&format!("2 {now}")).is_err(), "{now}");
         }
         for now in ["5:8:7", "4:9:4", "1:1:", "", "x:y:"] {
@@ -256,8 +296,9 @@ mod tests {
             "2 18446744073709551615:18446744073709551615:1,2,3",
         ];
         crate::fuzz::fuzz_text("answer of a database", &seeds, |answer| {
-            let next = cursor().after(Some(i64::MAX), answer.to_owned(), true);
+            let next = cursor().after(Some(i64::MAX), answer.to_owned(), true, i64::MAX);
             let _ = next.refuse_another(answer);
+            let _ = drawn(answer);
             cursor().refuse_another(answer).is_ok()
         });
     }

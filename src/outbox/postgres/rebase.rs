@@ -190,6 +190,8 @@ async fn rebase(
         .await?;
     let write = format!(
         "truncate table tidings.outbox;
+        -- rows with the ids of other transactions
+        set local tidings_copy.rows = 'on';
         insert into tidings.outbox (xid, id, at, event, name, version, key, headers, payload, slot)
         select case when published then {PUBLISHED} else pg_current_xact_id() end,
                id, at, event, name, version, key, headers, payload, slot
@@ -200,8 +202,10 @@ async fn rebase(
                'the row is no event: its place, its version or its time is out of bounds'
         from pg_temp.tidings_rebase where not ({IS_EVENT}) and not published order by id
         on conflict (id) do nothing;
-        -- a logical copy leaves sequences where they were
-        select setval('tidings.outbox_id', greatest(last_value, (select max(id) from pg_temp.tidings_rebase)))
+        -- A logical copy leaves sequences where they were. An id that was written by hand at the very end must not
+        -- leave the sequence without any: it never comes that far.
+        select setval('tidings.outbox_id', greatest(last_value,
+            (select max(id) from pg_temp.tidings_rebase where id < 4000000000000000000)))
         from tidings.outbox_id where is_called or exists (select from pg_temp.tidings_rebase)"
     );
     sqlx::raw_sql(in_names(names, &write))
