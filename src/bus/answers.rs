@@ -181,13 +181,17 @@ impl Shared {
 
     /// Sends and listens until nobody is left who could wait for a confirmation.
     async fn begin(self: &Arc<Self>) -> Result<DropGuard, String> {
-        let subject = format!("{}.*", self.inbox);
-        let heard = self.bus.client.subscribe(subject).await;
+        let heard = self.bus.client.subscribe(self.confirmations()).await;
         let heard = heard.map_err(|error| error.to_string())?;
         let ended = CancellationToken::new();
         let running = Arc::clone(self).run(heard);
         tokio::spawn(ended.clone().run_until_cancelled_owned(running));
         Ok(ended.drop_guard())
+    }
+
+    /// Where confirmations come to.
+    fn confirmations(&self) -> String {
+        format!("{}.*", self.inbox)
     }
 
     async fn run(self: Arc<Self>, mut heard: Subscriber) {
@@ -200,8 +204,7 @@ impl Shared {
             tokio::select! {
                 message = heard.next(), if !is_closed => {
                     let Some(message) = message else {
-                        is_closed = true;
-                        self.fail(|_| true, |open| BusError::lost(&open.to));
+                        is_closed = !self.hear_again(&mut heard).await;
                         continue;
                     };
                     self.hear(&message);
@@ -217,6 +220,22 @@ impl Shared {
                 _ = looks.tick() => self.fail_late(),
             }
         }
+    }
+
+    /// The client has stopped, and no confirmation comes that is on its way: goes on with the next one. False when there
+    /// will be none.
+    async fn hear_again(&self, heard: &mut Subscriber) -> bool {
+        while !self.bus.client.is_closed() {
+            self.fail(|open| open.is_sent, |open| BusError::lost(&open.to));
+            if let Ok(again) = self.bus.client.subscribe(self.confirmations()).await {
+                *heard = again;
+                return true;
+            }
+            self.fail(|_| true, |open| BusError::lost(&open.to));
+            tokio::time::sleep(LOOK).await;
+        }
+        self.fail(|_| true, |open| BusError::lost(&open.to));
+        false
     }
 
     fn hear(&self, message: &Message) {

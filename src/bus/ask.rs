@@ -43,13 +43,13 @@ impl Bus {
         &self,
         subject: &str,
     ) -> Result<impl Stream<Item = Question> + Unpin + use<>, BusError> {
-        let subscribing = self.client.subscribe(subject.to_owned()).await;
-        let subscriber = subscribing.map_err(|error| BusError::Broken {
+        let listening = self.client.listen(subject).await;
+        let heard = listening.map_err(|error| BusError::Broken {
             subject: subject.to_owned(),
             reason: error.to_string(),
         })?;
         let bus = self.clone();
-        Ok(subscriber.map(move |message| Question {
+        Ok(heard.map(move |message| Question {
             bus: bus.clone(),
             message,
         }))

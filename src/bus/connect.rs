@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -11,8 +11,9 @@ use async_nats::{ConnectOptions, Event};
 use tokio::sync::watch;
 
 use super::{
+    client::{Live, Task},
     denied::{self, Denied},
-    link::{Leaving, Link},
+    link::Leaving,
     options::{Auth, NatsOptions, Tls},
     rights,
     version::is_at_least,
@@ -110,30 +111,37 @@ pub enum ConnectError {
     },
 }
 
-/// A connection, and what is heard of it besides answers.
-pub(super) struct Connected {
-    pub(super) client: async_nats::Client,
+/// What is heard of a connection besides answers, whichever client has it. Clones share it.
+#[derive(Clone)]
+pub(super) struct Hearing {
     /// Rises each time the connection is lost: what was in flight then is in doubt.
-    pub(super) lost: watch::Receiver<u64>,
+    pub(super) losses: Arc<watch::Sender<u64>>,
     pub(super) denied: Denied,
-    pub(super) link: Link,
+    said: Arc<Said>,
 }
 
-/// Connects.
-pub(super) async fn connect(options: &NatsOptions) -> Result<Connected, ConnectError> {
+impl Hearing {
+    pub(super) fn new() -> Self {
+        Self {
+            losses: Arc::new(watch::Sender::new(0)),
+            denied: Denied::new(),
+            said: Arc::default(),
+        }
+    }
+}
+
+/// Makes a client.
+pub(super) async fn dial(options: &NatsOptions, hearing: &Hearing) -> Result<Live, ConnectError> {
     let Addresses {
         addresses,
         auth,
         is_tls,
     } = Addresses::of(&options.servers)?;
     let servers = shown(&options.servers);
-    let (losses, lost) = watch::channel(0);
-    let denied = Denied::new();
-    let hearing = denied.clone();
-    let leaving = Leaving::default();
-    let told = servers.clone();
+    let (heard, leaving, told) = (hearing.clone(), Leaving::default(), servers.clone());
     let (to_leave, seeds) = (leaving.clone(), options.servers.len());
-    let said = Said::default();
+    // The client drops what it tells of events when its task ends, however that comes.
+    let (task, end) = Task::new(&hearing.losses);
     let with = ConnectOptions::new()
         .name(&options.name)
         .connection_timeout(options.connect_timeout)
@@ -142,13 +150,13 @@ pub(super) async fn connect(options: &NatsOptions) -> Result<Connected, ConnectE
         .reconnect_delay_callback(reconnect_delay)
         .event_callback(move |event| {
             match &event {
-                Event::Disconnected => losses.send_modify(|losses| *losses += 1),
-                Event::Connected => hearing.forget_all(),
-                Event::ServerError(error) => hearing.note(&error.to_string()),
+                Event::Disconnected => task.count_loss(),
+                Event::Connected => heard.denied.forget_all(),
+                Event::ServerError(error) => heard.denied.note(&error.to_string()),
                 _ => {}
             }
             let to_leave = to_leave.clone();
-            said.log(&event, &told);
+            heard.said.log(&event, &told);
             async move {
                 if matches!(event, Event::LameDuckMode) {
                     to_leave.leave(seeds).await;
@@ -162,12 +170,11 @@ pub(super) async fn connect(options: &NatsOptions) -> Result<Connected, ConnectE
     let with = secured(authenticated(with, auth)?, &options.tls, is_tls)?;
     let with = reachable(with, options)?;
     match with.connect(addresses).await {
-        Ok(client) if is_at_least(&client.server_info().version, [2, 12, 1]) => Ok(Connected {
-            link: Link::new(&client, &lost, &leaving),
-            client,
-            lost,
-            denied,
-        }),
+        Ok(client) if is_at_least(&client.server_info().version, [2, 12, 1]) => {
+            let client = Arc::new(client);
+            leaving.of(&client);
+            Ok(Live::new(client, end))
+        }
         Ok(client) => Err(ConnectError::TooOld {
             servers,
             version: client.server_info().version,
@@ -301,7 +308,7 @@ fn reachable(
 }
 
 /// Doubles from 10 ms to 2 s. The client picks a random server each time, which spreads a herd.
-fn reconnect_delay(attempts: usize) -> Duration {
+pub(super) fn reconnect_delay(attempts: usize) -> Duration {
     let doublings = u32::try_from(attempts.saturating_sub(1))
         .unwrap_or(8)
         .min(8);
@@ -354,6 +361,10 @@ impl Said {
             // Whoever may not ask for its rights is not told them.
             Event::ServerError(error) if error.to_string().contains(rights::USER_INFO) => {
                 tracing::debug!(%error, "what this user of NATS may do is not known");
+            }
+            // It goes by itself, only later.
+            Event::ServerError(error) if denied::is_end_of_reader(&error.to_string()) => {
+                tracing::debug!(%error, "the consumer of a reader is not deleted");
             }
             Event::ServerError(error) => {
                 let error = error.to_string();

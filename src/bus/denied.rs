@@ -136,6 +136,14 @@ pub(super) fn permission_of(report: &str) -> Option<String> {
     of("publish to ").or_else(|| of("subscription to "))
 }
 
+/// Whether a report is about deleting the consumer of a reader.
+pub(super) fn is_end_of_reader(report: &str) -> bool {
+    let subject = subject_of(report, "publish to ");
+    let tokens: Vec<&str> = subject.unwrap_or_default().split('.').collect();
+    matches!(&*tokens, ["$JS", "API", "CONSUMER", "DELETE", before @ .., name]
+        if !before.is_empty() && is_of_reader(&["$JS", "API", "CONSUMER"], name))
+}
+
 fn subject_of<'a>(report: &'a str, what: &str) -> Option<&'a str> {
     let words = format!("permissions violation for {what}");
     let at = report.to_ascii_lowercase().find(&words)?;

@@ -94,6 +94,11 @@ impl BusError {
         }
     }
 
+    /// Whether the connection was lost before the answer came, maybe because of it.
+    pub(super) fn is_loss(&self) -> bool {
+        matches!(self, Self::Broken { reason, .. } if reason == CONNECTION_LOST)
+    }
+
     pub(super) fn denied(subject: &str) -> Self {
         Self::Denied {
             action: "publish to",

@@ -9,8 +9,10 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{Client, Request};
+use async_nats::Request;
 use tokio::sync::watch;
+
+use super::client::Client;
 
 /// Any server answers a request to this at once, if only by saying that nobody listens or that we may not.
 const NOBODY: &str = "tidings.nobody";
@@ -18,7 +20,7 @@ const NOBODY: &str = "tidings.nobody";
 /// A connection. Clones share it.
 #[derive(Clone)]
 pub(super) struct Link {
-    client: Arc<Client>,
+    client: Client,
     lost: watch::Receiver<u64>,
     /// The loss after which the connection was made that was given up, plus one: it is given up once.
     given_up: Arc<AtomicU64>,
@@ -26,15 +28,12 @@ pub(super) struct Link {
 
 /// Leaves a server that is about to stop. The connection owns it, so it must not own the connection.
 #[derive(Clone, Default)]
-pub(super) struct Leaving(Arc<OnceLock<Weak<Client>>>);
+pub(super) struct Leaving(Arc<OnceLock<Weak<async_nats::Client>>>);
 
 impl Link {
-    pub(super) fn new(client: &Client, lost: &watch::Receiver<u64>, leaving: &Leaving) -> Self {
-        let client = Arc::new(client.clone());
-        // Nobody else sets it.
-        let _ = leaving.0.set(Arc::downgrade(&client));
+    pub(super) fn new(client: &Client, lost: &watch::Receiver<u64>) -> Self {
         Self {
-            client,
+            client: client.clone(),
             lost: lost.clone(),
             given_up: Arc::default(),
         }
@@ -42,7 +41,7 @@ impl Link {
 
     /// How many bytes have come, on all connections that there were.
     pub(super) fn received(&self) -> u64 {
-        self.client.statistics().in_bytes.load(Ordering::Relaxed)
+        self.client.received()
     }
 
     /// Asks what any server answers at once, and waits for it so long. Whether it did shows in
@@ -60,11 +59,17 @@ impl Link {
             return;
         }
         tracing::warn!("the NATS server has fallen silent: connecting anew");
-        let _ = self.client.force_reconnect().await;
+        self.client.force_reconnect().await;
     }
 }
 
 impl Leaving {
+    /// The connection of this client.
+    pub(super) fn of(&self, client: &Arc<async_nats::Client>) {
+        // It is set once.
+        let _ = self.0.set(Arc::downgrade(client));
+    }
+
     /// Goes to another server, if one is known besides this one.
     pub(super) async fn leave(&self, servers: usize) {
         let Some(client) = self.0.get().and_then(Weak::upgrade) else {

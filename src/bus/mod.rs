@@ -8,6 +8,7 @@ mod answers;
 mod ask;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod batch;
+mod client;
 mod connect;
 mod consumer;
 mod credentials;
@@ -117,10 +118,12 @@ const CONNECTION_LOST: &str = "the connection was lost while the answer was awai
 
 /// A connection to NATS with JetStream. Cheap to clone; clones share the connection.
 ///
-/// It reconnects by itself for ever, and says so in the log.
+/// It reconnects by itself for ever, and says so in the log. So it does when the client has stopped at a message that it
+/// cannot read.
 #[derive(Clone)]
 pub struct Bus {
-    client: async_nats::Client,
+    client: client::Client,
+    /// Of the first client; only places are read with it.
     jetstream: jetstream::Context,
     lost: watch::Receiver<u64>,
     denied: denied::Denied,
@@ -195,21 +198,19 @@ impl Bus {
     }
 
     async fn open(options: Arc<NatsOptions>) -> Result<Self, ConnectError> {
-        let connect::Connected {
-            client,
-            lost,
-            denied,
-            link,
-        } = connect::connect(&options).await?;
+        let hearing = connect::Hearing::new();
+        let live = connect::dial(&options, &hearing).await?;
         let jetstream = jetstream::ContextBuilder::new()
             .timeout(REQUEST_TIMEOUT)
-            .build(client.clone());
+            .build(live.client().clone());
+        let lost = hearing.losses.subscribe();
+        let client = client::Client::new(live, &options, &hearing);
         Ok(Self {
+            link: link::Link::new(&client, &lost),
             client,
             jetstream,
             lost,
-            denied,
-            link,
+            denied: hearing.denied,
             options,
             readers: None,
         })
@@ -236,7 +237,7 @@ impl Bus {
     /// Whether the connection is up now.
     #[must_use]
     pub fn is_connected(&self) -> bool {
-        self.client.connection_state() == async_nats::connection::State::Connected
+        self.client.is_connected()
     }
 
     /// Sends what is buffered and closes the connection. Call it after everything was confirmed.
@@ -244,7 +245,7 @@ impl Bus {
     /// # Errors
     /// [`BusError::Broken`] when the connection is gone already.
     pub async fn close(&self) -> Result<(), BusError> {
-        self.client.drain().await.map_err(|error| BusError::Broken {
+        self.client.close().await.map_err(|error| BusError::Broken {
             subject: "drain".into(),
             reason: error.to_string(),
         })
@@ -358,8 +359,9 @@ impl Bus {
         let patience = request.timeout.flatten().unwrap_or(REQUEST_TIMEOUT);
         // Its own timeout does not cover the time in its queue.
         let request = request.timeout(None);
+        let client = self.client.live().await;
         let (denials, losses) = (self.denied.times(subject), *self.lost.borrow());
-        let mut sending = pin!(self.client.send_request(subject.to_owned(), request));
+        let mut sending = pin!(client.send_request(subject.to_owned(), request));
         // Most answers come at once, and watching what could keep them away costs as much as they do.
         let answer = match tokio::time::timeout(AT_ONCE, &mut sending).await {
             Ok(answer) => answer,
@@ -384,6 +386,7 @@ impl Bus {
             RequestErrorKind::NoResponders => BusError::NoResponders {
                 subject: subject.to_owned(),
             },
+            RequestErrorKind::Other if *self.lost.borrow() != losses => BusError::lost(subject),
             _ => BusError::Broken {
                 subject: subject.to_owned(),
                 reason: error.to_string(),

@@ -46,6 +46,8 @@ pub(crate) struct Puller {
     next_subject: String,
     inbox: String,
     subscriber: Subscriber,
+    /// The client has stopped, and the subscription with it.
+    has_ended: bool,
     credit: Credit,
     last_heard: Instant,
     lost: watch::Receiver<u64>,
@@ -107,6 +109,7 @@ impl Puller {
             ),
             inbox,
             subscriber,
+            has_ended: false,
             credit: Credit::new(),
             last_heard: now,
             lost,
@@ -141,7 +144,8 @@ impl Puller {
         capacity: usize,
         bytes_free: usize,
     ) -> Result<(), PullError> {
-        if self.is_refused || self.missing.as_ref().is_some_and(Lost::holds_up) {
+        let holds_up = || self.missing.as_ref().is_some_and(Lost::holds_up);
+        if self.is_refused || self.has_ended || holds_up() {
             return Ok(());
         }
         let room = Room {
@@ -189,6 +193,11 @@ impl Puller {
         if let Some(message) = self.missing.as_mut().and_then(Lost::take) {
             return Ok(Some(Pulled(message)));
         }
+        if self.has_ended {
+            self.begin_anew_after_loss("the client has stopped").await?;
+            self.lost.mark_unchanged();
+            return Ok(None);
+        }
         if self.missing.as_ref().is_some_and(Lost::holds_up) {
             looked(&mut self.missing).await;
             return Ok(None);
@@ -206,9 +215,7 @@ impl Puller {
             }
             // The pulls may be lost with the connection; whether they are is not worth waiting for.
             Ok(()) = self.lost.changed(), if waiting => {
-                self.watchdog.iter_mut().for_each(Watchdog::begin_anew);
-                self.begin_anew("the connection was lost").await?;
-                self.look_for_lost();
+                self.begin_anew_after_loss("the connection was lost").await?;
                 Ok(None)
             }
             () = tokio::time::sleep_until(silent_until), if waiting => {
@@ -236,13 +243,20 @@ impl Puller {
         {
             return Some(Ok(message.status.is_none().then_some(Pulled(message))));
         }
+        if self.has_ended {
+            return None;
+        }
         let message = self.subscriber.next().now_or_never()?;
         Some(self.take(message))
     }
 
     fn take(&mut self, message: Option<Message>) -> Result<Option<Pulled>, PullError> {
         let Some(message) = message else {
-            return Err(PullError::Gone("the subscription has ended".into()));
+            if self.bus.client.is_closed() {
+                return Err(PullError::Gone("the connection is closed".into()));
+            }
+            self.has_ended = true;
+            return Ok(None);
         };
         self.last_heard = Instant::now();
         match message.status {
@@ -390,6 +404,13 @@ impl Puller {
         left
     }
 
+    async fn begin_anew_after_loss(&mut self, why: &str) -> Result<(), PullError> {
+        self.watchdog.iter_mut().for_each(Watchdog::begin_anew);
+        self.begin_anew(why).await?;
+        self.look_for_lost();
+        Ok(())
+    }
+
     /// Forgets all pulls. What the server still sends to the old inbox is taken; what goes to one before it
     /// comes again after the consumer's acknowledgement time.
     async fn begin_anew(&mut self, why: &str) -> Result<(), PullError> {
@@ -397,6 +418,7 @@ impl Puller {
         self.inbox = self.bus.client.new_inbox();
         let fresh = subscribe(&self.bus, &self.inbox).await?;
         self.previous = Some(std::mem::replace(&mut self.subscriber, fresh));
+        self.has_ended = false;
         self.credit.forget();
         self.is_refused = false;
         self.last_heard = Instant::now();

@@ -216,17 +216,14 @@ impl Bus {
 
     /// Listens for the hints that [`Bus::ping`] sends.
     pub(crate) async fn pings(&self, subject: &str) -> Result<Pings, BusError> {
-        let subscriber = self
-            .client
-            .subscribe(subject.to_owned())
-            .await
-            .map_err(|error| BusError::Broken {
-                subject: subject.to_owned(),
-                reason: error.to_string(),
-            })?;
+        let listening = self.client.listen(subject).await;
+        let listened = listening.map_err(|error| BusError::Broken {
+            subject: subject.to_owned(),
+            reason: error.to_string(),
+        })?;
         let heard = Arc::new(Notify::new());
         let mut hearing = JoinSet::new();
-        hearing.spawn(hear(subscriber, Arc::clone(&heard)));
+        hearing.spawn(hear(listened, Arc::clone(&heard)));
         Ok(Pings {
             heard,
             _hearing: hearing,

@@ -116,6 +116,7 @@ impl Bus {
                 break;
             }
         }
+        reader.end().await;
         Ok(read)
     }
 }

@@ -245,7 +245,11 @@ impl Bus {
         let request = Request::new()
             .payload(Bytes::new())
             .timeout(Some(REQUEST_TIMEOUT));
-        let message = self.answer(&subject, request).await?;
+        let message = match self.answer(&subject, request).await {
+            // The client may not be able to read what was written there.
+            Err(error) if error.is_loss() => return self.read_state_alone(key).await,
+            answer => answer?,
+        };
         if message.status == Some(StatusCode::NOT_FOUND) {
             return Ok(None);
         }
@@ -260,6 +264,15 @@ impl Bus {
                 reason: "the answer has no sequence".to_owned(),
             }),
         }
+    }
+
+    async fn read_state_alone(&self, key: &str) -> Result<Option<Entry>, BusError> {
+        let wanted = json!({ "last_by_subj": format!("$KV.{BUCKET}.{key}") });
+        let raw = self.raw(&bucket_stream(), &wanted).await?;
+        Ok(raw.map(|raw| Entry {
+            revision: raw.sequence,
+            value: raw.payload.into(),
+        }))
     }
 
     /// Writes an entry over the revision that was seen, 0 for none, and gives the new one; `None` when

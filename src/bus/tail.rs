@@ -32,6 +32,8 @@ const AHEAD: usize = 512;
 const AHEAD_BYTES: usize = 32 * 1024 * 1024;
 /// How long a message that the server has announced may take.
 const REMOVED: Duration = Duration::from_secs(7);
+/// How long it may take to give a consumer back, which goes by itself otherwise.
+const GIVEN_BACK: Duration = Duration::from_secs(1);
 /// How often in a row reading begins anew before it gives up.
 const MAX_TRIES: u32 = 20;
 
@@ -71,6 +73,8 @@ pub struct Reader {
     lost: watch::Receiver<u64>,
     /// How many messages are read alone before the consumer is asked again.
     singly: u32,
+    /// The consumer is given back.
+    is_ended: bool,
 }
 
 /// Why a stream cannot be read.
@@ -163,6 +167,7 @@ impl Reader {
             places: Places::new(bus),
             lost,
             singly: 0,
+            is_ended: false,
         })
     }
 
@@ -217,11 +222,27 @@ impl Reader {
                 continue;
             }
             if place.sequence > last {
-                return Ok(None);
+                break;
             }
             return Ok(Some((self.whole(message, &place).await?, place)));
         }
+        self.end().await;
         Ok(None)
+    }
+
+    /// Gives the consumer back, and waits until that is on its way: the process may end behind it.
+    pub(super) async fn end(&mut self) {
+        if self.let_go() {
+            let sent = self.bus.client.flush();
+            let _ = tokio::time::timeout(GIVEN_BACK, sent).await;
+        }
+    }
+
+    /// Gives the consumer back once, unless it may be another reader's.
+    fn let_go(&mut self) -> bool {
+        let is_ours = !self.is_ended && !self.may_be_anothers();
+        self.is_ended = true;
+        is_ours && self.bus.end_reader(&self.stream, &self.name)
     }
 
     /// A message whose payload says what it is, with it: it is left out of what is read.
@@ -303,9 +324,7 @@ impl Reader {
     }
 
     async fn reopen(&mut self, start: Start, tries: &mut u32) -> Result<(), ReaderError> {
-        if !self.may_be_anothers() {
-            self.bus.end_reader(&self.stream, &self.name);
-        }
+        self.let_go();
         loop {
             let opened = consumer(
                 &self.bus,
@@ -318,6 +337,7 @@ impl Reader {
                 Ok(opened) => {
                     self.puller = opened.puller;
                     self.name = opened.name;
+                    self.is_ended = false;
                     self.heard_at = Instant::now();
                     self.pending = opened.pending;
                     self.start = opened.start;
@@ -345,9 +365,7 @@ impl Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        if !self.may_be_anothers() {
-            self.bus.end_reader(&self.stream, &self.name);
-        }
+        self.let_go();
     }
 }
 

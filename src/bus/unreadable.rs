@@ -2,7 +2,8 @@
 //! what becomes of them.
 //!
 //! A header that is not UTF-8, has no colon or a name that is none, or a subject that is not UTF-8, ends the
-//! connection of the client that receives it, each time anew. In JSON nothing is misread.
+//! connection of the client that receives it, each time anew; a carriage return in the value of a header ends the
+//! [client](super::client). In JSON nothing is misread.
 
 use std::str::FromStr;
 

@@ -7,6 +7,7 @@ use clap::Args;
 use futures::{Stream, StreamExt, stream};
 use serde_json::{Value, json};
 use tidings::{Bus, Envelope, Pattern, Reader, ReaderError, Seen, Start, StreamSpec};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     connect, output,
@@ -31,7 +32,14 @@ impl Tail {
     pub(super) async fn run(&self, config: &Config) -> Outcome {
         let stop = told_to_stop();
         let bus = connect(config).await?;
-        let mut seen = pin!(self.open(&bus, config).await?);
+        let followed = self.follow(&bus, config, &stop).await;
+        // What was read from is given back.
+        let _ = bus.close().await;
+        followed
+    }
+
+    async fn follow(&self, bus: &Bus, config: &Config, stop: &CancellationToken) -> Outcome {
+        let mut seen = pin!(self.open(bus, config).await?);
         let mut reader_left = pin!(output::reader_left());
         loop {
             tokio::select! {

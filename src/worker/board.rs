@@ -19,7 +19,7 @@ use crate::{
     bus::{BadEntry, Bus, ConsumerSpec},
     flow::Flow,
     lanes::Lanes,
-    log::Lasting,
+    log::{Lasting, short},
     replica::{Activity, EVERYBODY, HotKey, Replica, WantedConsumer, status_subject},
     subscriber::EventSubscriber,
     tally::Tally,
@@ -53,6 +53,8 @@ pub(super) struct Board {
     tally: Arc<Tally>,
     /// The streams of the subscriber, and the bucket, as they were looked at.
     inspection: Arc<Inspection>,
+    /// That it cannot begin.
+    unbegun: Lasting,
     inner: Mutex<Inner>,
 }
 
@@ -83,6 +85,7 @@ impl Board {
             flow: Arc::clone(flow),
             tally: Arc::clone(tally),
             inspection: Arc::clone(inspection),
+            unbegun: Lasting::default(),
             inner: Mutex::new(Inner {
                 activity: Activity::Begins,
                 holds_lease: false,
@@ -137,8 +140,12 @@ impl Board {
         inner.runner = None;
     }
 
-    /// It cannot begin.
+    /// It cannot begin, and is tried again each second.
     pub(super) fn cannot_begin(&self, why: String) {
+        if let Some(unsaid) = self.unbegun.again_as(&why, Instant::now()) {
+            let (subscriber, error) = (&*self.facts.subscriber, &*short(&why));
+            tracing::error!(subscriber, error, unsaid, "the subscriber cannot begin");
+        }
         self.inner().trouble = Some(why);
     }
 

@@ -96,8 +96,6 @@ impl<S: Send + Sync + 'static> Runner<S> {
             self.board.ended();
             if let Err(error) = worked {
                 self.board.cannot_begin(error.to_string());
-                let name = self.subscriber.name();
-                tracing::error!(subscriber = name, %error, "the subscriber cannot begin");
                 stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await;
             }
         }

@@ -88,6 +88,7 @@ mod settings_limits;
 mod sql;
 mod stalls;
 mod starts;
+mod stopped_clients;
 mod storage;
 mod streams;
 mod stumbles;

@@ -19,12 +19,13 @@ both!(
     a_stream_is_verified_and_searched_through_what_cannot_be_read,
 );
 
-/// Each ends the connection of a client that receives it.
-const BAD: [&[u8]; 4] = [
+/// Each ends the connection of a client that receives it; the last one ends the client.
+const BAD: [&[u8]; 5] = [
     b"x-bad: \xff\xfe",
     b"no colon here",
     b"a name: 1",
     b"n\xc3\xa4me: 1",
+    b"a: b\rc",
 ];
 
 async fn bad<DB: Database>(world: &World<DB>) {
@@ -71,7 +72,7 @@ async fn a_relay_starts_behind_what_cannot_be_read_and_goes_on<DB: Database>(wor
             .await
             .unwrap()
             .pending(),
-        3 + 5 + 1 + 5 + 3
+        3 + 6 + 1 + 6 + 3
     );
     let fault = "a header is not UTF-8";
     let said = log::said(fault);
@@ -145,19 +146,19 @@ async fn a_reader_sees_every_message_wherever_it_begins() {
     // The last one is one of them.
     world.publish_raw(b"user.created", BAD[0]).await;
 
-    let all: Vec<u64> = (1..=162).collect();
-    assert_eq!(read(&world, &[], Start::Beginning, 162).await, all);
-    assert_eq!(read(&world, &[], Start::Time(begin), 162).await, all);
-    assert_eq!(read(&world, &[], Start::Sequence(30), 162).await, all[29..]);
-    let users: Vec<u64> = std::iter::once(1).chain(102..=162).collect();
+    let all: Vec<u64> = (1..=182).collect();
+    assert_eq!(read(&world, &[], Start::Beginning, 182).await, all);
+    assert_eq!(read(&world, &[], Start::Time(begin), 182).await, all);
+    assert_eq!(read(&world, &[], Start::Sequence(30), 182).await, all[29..]);
+    let users: Vec<u64> = std::iter::once(1).chain(122..=182).collect();
     assert_eq!(
-        read(&world, &["user.>"], Start::Beginning, 162).await,
+        read(&world, &["user.>"], Start::Beginning, 182).await,
         users
     );
     let both = ["user.>", "count.raised"];
     assert_eq!(
-        read(&world, &both, Start::Beginning, 162).await.len(),
-        62 + 80
+        read(&world, &both, Start::Beginning, 182).await.len(),
+        62 + 100
     );
 }
 
@@ -201,7 +202,7 @@ async fn is_settled(world: &World<Sqlite>, up_to: u64) {
 
 const EVENT: &[u8] = b"ce-type: count.raised.v1\r\nce-partitionkey: one\r\nce-id: 0190d1e2-0000-7000-8000-00000000000";
 
-/// Bad ones that are no event, one that is, and good ones before, between and behind them: 13 messages.
+/// Bad ones that are no event, one that is, and good ones before, between and behind them: 14 messages.
 async fn mixture(world: &World<Sqlite>) {
     let counted = |count| Counted {
         key: "one".to_owned(),
@@ -235,13 +236,13 @@ async fn handled(subscriber: EventSubscriber<Noted>) -> Vec<String> {
     let subscriber = subscriber.on(count).circuit_breaker(CircuitBreaker::off());
     let worker = Worker::new(world.bus.clone(), noted.clone()).subscribe(subscriber);
     let worker = world.run(worker);
-    is_settled(&world, 13).await;
+    is_settled(&world, 14).await;
     worker.stop().await.unwrap();
     let dead = world.dead_letters().await;
     assert_eq!(dead.len(), BAD.len(), "no event has a payload that is none");
     let said = log::said("a message ends the connection");
     assert!(
-        said.iter().any(|line| line.contains("sequence=7 ")),
+        said.iter().any(|line| line.contains("sequence=8 ")),
         "{said:?}"
     );
     assert!(log::said("may have died of an event").is_empty());

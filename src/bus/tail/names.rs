@@ -71,12 +71,15 @@ impl Bus {
         })
     }
 
-    /// Gives the name of a reader back. Never waits: what is not deleted goes by itself.
-    pub(super) fn end_reader(&self, stream: &str, name: &str) {
-        if self.readers.is_some() && self.is_connected() {
-            let subject = format!("$JS.API.CONSUMER.DELETE.{stream}.{name}");
-            let _ = self.client.publish(subject, Bytes::new()).now_or_never();
+    /// Gives the consumer of a reader back, and its name. Never waits: what is not deleted goes by itself. Whether the
+    /// server is asked.
+    pub(super) fn end_reader(&self, stream: &str, name: &str) -> bool {
+        if !self.is_connected() {
+            return false;
         }
+        let subject = format!("$JS.API.CONSUMER.DELETE.{stream}.{name}");
+        let asked = self.client.publish(subject, Bytes::new()).now_or_never();
+        matches!(asked, Some(Ok(())))
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::trouble::Troubles;
 use crate::{
     bus::{Bus, BusError, NatsIdentity},
+    log::Lasting,
     outbox::{Outbox, Store, status::Trouble},
     replica::Activity,
 };
@@ -115,6 +116,7 @@ impl Reporter {
     /// Answers those who ask, as long as it is polled.
     pub(super) async fn answer(self: Arc<Self>, bus: Bus) {
         let subject = status_subject(&self.facts.outbox);
+        let untold = Lasting::default();
         loop {
             match bus.questions(&subject).await {
                 Ok(mut questions) => {
@@ -125,7 +127,15 @@ impl Reporter {
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(subject, %error, "nobody can be told how the relay does");
+                    let error = error.to_string();
+                    if let Some(unsaid) = untold.again_as(&error, Instant::now()) {
+                        tracing::warn!(
+                            subject,
+                            error,
+                            unsaid,
+                            "nobody can be told how the relay does"
+                        );
+                    }
                 }
             }
             tokio::time::sleep(PAUSE).await;

@@ -1,0 +1,402 @@
+//! The client of NATS that there is now. A client whose task has ended is replaced: async-nats 0.51 panics in it at a
+//! header whose value has a carriage return, and answers nothing from then on. Never decides what becomes of what was
+//! in flight: that is a lost connection, for all who use it.
+
+use std::{
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use async_nats::{
+    Message, PublishError, PublishErrorKind, Request, RequestError, RequestErrorKind, ServerInfo,
+    SubscribeError, SubscribeErrorKind, Subscriber,
+    client::{DrainError, FlushError},
+    subject::ToSubject,
+};
+use bytes::Bytes;
+use futures::{Stream, StreamExt, stream};
+use tokio::sync::watch;
+
+use super::{
+    NatsOptions, REQUEST_TIMEOUT,
+    connect::{self, Hearing, reconnect_delay},
+};
+use crate::log::Lasting;
+
+/// How long after an error of a closed channel it shows whether the task has ended.
+const SHOWS: Duration = Duration::from_millis(100);
+/// A client that has lived for so long is no reason to wait before the next one.
+const WELL: Duration = Duration::from_secs(10);
+/// How long it is waited for the end of a client that is closed: without a connection it does not come.
+const CLOSES: Duration = Duration::from_secs(1);
+/// Until a subscription is tried again.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// The client that there is. Clones share it.
+#[derive(Clone)]
+pub(super) struct Client(Arc<Shared>);
+
+struct Shared {
+    now: watch::Sender<Arc<Live>>,
+    /// It is closed by its user, and is not replaced.
+    is_closed: AtomicBool,
+}
+
+/// One client, as long as its task runs.
+pub(super) struct Live {
+    client: Arc<async_nats::Client>,
+    /// Its sender is dropped with the task.
+    task: watch::Receiver<()>,
+    /// How many bytes had come before, to other clients.
+    received_before: u64,
+}
+
+/// Lives as long as the task of a client, and raises the number of losses at its end.
+pub(super) struct Task {
+    losses: Arc<watch::Sender<u64>>,
+    /// One that was never used has lost nothing.
+    is_used: Arc<AtomicBool>,
+    _running: watch::Sender<()>,
+}
+
+/// What sees the end of a task.
+pub(super) struct End {
+    is_used: Arc<AtomicBool>,
+    task: watch::Receiver<()>,
+}
+
+impl Task {
+    /// And what sees its end. By then the loss is counted.
+    pub(super) fn new(losses: &Arc<watch::Sender<u64>>) -> (Self, End) {
+        let (running, task) = watch::channel(());
+        let is_used = Arc::<AtomicBool>::default();
+        let of = Self {
+            losses: Arc::clone(losses),
+            is_used: Arc::clone(&is_used),
+            _running: running,
+        };
+        (of, End { is_used, task })
+    }
+
+    /// The connection was lost.
+    pub(super) fn count_loss(&self) {
+        self.losses.send_modify(|losses| *losses += 1);
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        if self.is_used.load(Ordering::Relaxed) {
+            self.count_loss();
+        }
+    }
+}
+
+impl Live {
+    pub(super) fn new(client: Arc<async_nats::Client>, end: End) -> Self {
+        end.is_used.store(true, Ordering::Relaxed);
+        Self {
+            client,
+            task: end.task,
+            received_before: 0,
+        }
+    }
+
+    pub(super) fn client(&self) -> &async_nats::Client {
+        &self.client
+    }
+
+    fn has_stopped(&self) -> bool {
+        self.task.has_changed().is_err()
+    }
+
+    /// Whether it has stopped, where an error says so that may come a moment before it shows.
+    async fn stops(&self) -> bool {
+        self.has_stopped()
+            || tokio::time::timeout(SHOWS, stopped(self.task.clone()))
+                .await
+                .is_ok()
+    }
+
+    fn received(&self) -> u64 {
+        let now = self.client.statistics().in_bytes.load(Ordering::Relaxed);
+        self.received_before.saturating_add(now)
+    }
+}
+
+impl Client {
+    /// Begins with this one, and replaces it when it has stopped, as long as there are clones.
+    pub(super) fn new(live: Live, options: &Arc<NatsOptions>, hearing: &Hearing) -> Self {
+        let shared = Arc::new(Shared {
+            now: watch::Sender::new(Arc::new(live)),
+            is_closed: AtomicBool::new(false),
+        });
+        let keeper = Keeper {
+            shared: Arc::downgrade(&shared),
+            options: Arc::clone(options),
+            hearing: hearing.clone(),
+            stops: Lasting::default(),
+            failures: Lasting::default(),
+        };
+        tokio::spawn(keeper.run());
+        Self(shared)
+    }
+
+    fn now(&self) -> Arc<Live> {
+        Arc::clone(&self.0.now.borrow())
+    }
+
+    /// The client that there is, running if one can be made in the time that a request has.
+    pub(super) async fn live(&self) -> Arc<Live> {
+        let now = self.now();
+        if !now.has_stopped() || self.is_closed() {
+            return now;
+        }
+        self.another().await
+    }
+
+    async fn another(&self) -> Arc<Live> {
+        let mut made = self.0.now.subscribe();
+        let another = made.wait_for(|live| !live.has_stopped());
+        // Otherwise the one that has stopped says so.
+        let _ = tokio::time::timeout(REQUEST_TIMEOUT, another).await.is_ok();
+        self.now()
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.0.is_closed.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        let now = self.now();
+        let state = now.client.connection_state();
+        state == async_nats::connection::State::Connected && !now.has_stopped()
+    }
+
+    pub(super) fn max_payload(&self) -> usize {
+        self.0.now.borrow().client.max_payload()
+    }
+
+    pub(super) fn server_info(&self) -> ServerInfo {
+        self.0.now.borrow().client.server_info()
+    }
+
+    pub(super) fn new_inbox(&self) -> String {
+        self.0.now.borrow().client.new_inbox()
+    }
+
+    /// How many bytes have come, to all clients that there were.
+    pub(super) fn received(&self) -> u64 {
+        self.0.now.borrow().received()
+    }
+
+    pub(super) async fn force_reconnect(&self) {
+        // One that has stopped is replaced anyway.
+        let _ = self.now().client.force_reconnect().await;
+    }
+
+    /// Sends what is buffered and ends the client for good; waits a moment until that is done.
+    pub(super) async fn close(&self) -> Result<(), DrainError> {
+        self.0.is_closed.store(true, Ordering::Relaxed);
+        let live = self.now();
+        live.client.drain().await?;
+        let _ = tokio::time::timeout(CLOSES, stopped(live.task.clone())).await;
+        Ok(())
+    }
+
+    pub(super) async fn publish<S: ToSubject>(
+        &self,
+        subject: S,
+        payload: Bytes,
+    ) -> Result<(), PublishError> {
+        let live = self.live().await;
+        let published = live.client.publish(subject, payload).await;
+        published_by(&live, published).await
+    }
+
+    pub(super) async fn publish_with_reply<S: ToSubject, R: ToSubject>(
+        &self,
+        subject: S,
+        reply: R,
+        payload: Bytes,
+    ) -> Result<(), PublishError> {
+        let live = self.live().await;
+        let publishing = live.client.publish_with_reply(subject, reply, payload);
+        published_by(&live, publishing.await).await
+    }
+
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub(super) async fn publish_with_headers<S: ToSubject>(
+        &self,
+        subject: S,
+        headers: async_nats::HeaderMap,
+        payload: Bytes,
+    ) -> Result<(), PublishError> {
+        let live = self.live().await;
+        let publishing = live.client.publish_with_headers(subject, headers, payload);
+        published_by(&live, publishing.await).await
+    }
+
+    pub(super) async fn send_request<S: ToSubject>(
+        &self,
+        subject: S,
+        request: Request,
+    ) -> Result<Message, RequestError> {
+        self.live().await.send_request(subject, request).await
+    }
+
+    pub(super) async fn flush(&self) -> Result<(), FlushError> {
+        let live = self.live().await;
+        let flushed = live.client.flush().await;
+        if flushed.is_err() {
+            live.stops().await;
+        }
+        flushed
+    }
+
+    /// Subscribes with the client that there is. The subscription ends with it.
+    pub(super) async fn subscribe(&self, subject: String) -> Result<Subscriber, SubscribeError> {
+        let live = self.live().await;
+        match live.client.subscribe(subject.clone()).await {
+            Err(error) if error.kind() == SubscribeErrorKind::Other && live.stops().await => {
+                self.live().await.client.subscribe(subject).await
+            }
+            subscribed => subscribed,
+        }
+    }
+
+    /// The same when it has ended, as often as needed; `None` when the client is closed.
+    pub(super) async fn subscribe_again(&self, subject: &str) -> Option<Subscriber> {
+        while !self.is_closed() {
+            match self.subscribe(subject.to_owned()).await {
+                Ok(subscriber) => return Some(subscriber),
+                Err(_) => tokio::time::sleep(AGAIN).await,
+            }
+        }
+        None
+    }
+
+    /// What comes to a subject, whichever client there is. What comes between two of them is lost.
+    pub(super) async fn listen(
+        &self,
+        subject: &str,
+    ) -> Result<impl Stream<Item = Message> + Send + Unpin + use<>, SubscribeError> {
+        let first = self.subscribe(subject.to_owned()).await?;
+        let listening = (self.clone(), subject.to_owned(), first);
+        let heard = stream::unfold(listening, |(client, subject, mut subscriber)| async move {
+            loop {
+                if let Some(message) = subscriber.next().await {
+                    return Some((message, (client, subject, subscriber)));
+                }
+                subscriber = client.subscribe_again(&subject).await?;
+            }
+        });
+        Ok(heard.boxed())
+    }
+}
+
+impl Live {
+    pub(super) async fn send_request<S: ToSubject>(
+        &self,
+        subject: S,
+        request: Request,
+    ) -> Result<Message, RequestError> {
+        let answer = self.client.send_request(subject, request).await;
+        if let Err(error) = &answer
+            && error.kind() == RequestErrorKind::Other
+        {
+            self.stops().await;
+        }
+        answer
+    }
+}
+
+/// An error of a client that has stopped is not handed on before that shows: what is tried next goes to another one.
+async fn published_by(
+    live: &Live,
+    published: Result<(), PublishError>,
+) -> Result<(), PublishError> {
+    if let Err(error) = &published
+        && error.kind() == PublishErrorKind::Send
+    {
+        live.stops().await;
+    }
+    published
+}
+
+/// Replaces a client that has stopped. Holds none, so that the last clone ends it.
+struct Keeper {
+    shared: Weak<Shared>,
+    options: Arc<NatsOptions>,
+    hearing: Hearing,
+    stops: Lasting,
+    failures: Lasting,
+}
+
+impl Keeper {
+    async fn run(self) {
+        let mut attempts = 0;
+        while let Some(task) = self.task() {
+            let began = Instant::now();
+            stopped(task).await;
+            if began.elapsed() >= WELL {
+                attempts = 0;
+            }
+            if !self.is_wanted() {
+                return;
+            }
+            if let Some(unsaid) = self.stops.again(Instant::now()) {
+                tracing::warn!(
+                    servers = connect::shown(&self.options.servers),
+                    unsaid,
+                    "the NATS client stopped at a message that it cannot read: connecting anew"
+                );
+            }
+            while !self.replace(&mut attempts).await {
+                if !self.is_wanted() {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Of the client that there is, if it is wanted.
+    fn task(&self) -> Option<watch::Receiver<()>> {
+        let shared = self.shared.upgrade()?;
+        let task = shared.now.borrow().task.clone();
+        Some(task)
+    }
+
+    fn is_wanted(&self) -> bool {
+        let shared = self.shared.upgrade();
+        shared.is_some_and(|shared| !shared.is_closed.load(Ordering::Relaxed))
+    }
+
+    async fn replace(&self, attempts: &mut usize) -> bool {
+        *attempts += 1;
+        tokio::time::sleep(reconnect_delay(*attempts)).await;
+        let mut live = match connect::dial(&self.options, &self.hearing).await {
+            Ok(live) => live,
+            Err(error) => {
+                if let Some(unsaid) = self.failures.again_as(&error.to_string(), Instant::now()) {
+                    let cause = std::error::Error::source(&error).map(ToString::to_string);
+                    tracing::warn!(%error, cause, unsaid, "no NATS client can be made anew yet");
+                }
+                return false;
+            }
+        };
+        if let Some(shared) = self.shared.upgrade() {
+            live.received_before = shared.now.borrow().received();
+            shared.now.send_replace(Arc::new(live));
+        }
+        true
+    }
+}
+
+/// Ends with the task.
+async fn stopped(mut task: watch::Receiver<()>) {
+    while task.changed().await.is_ok() {}
+}

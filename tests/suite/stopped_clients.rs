@@ -1,0 +1,161 @@
+//! A header with a carriage return in its value ends the task of the client that receives it. Whoever used it goes on
+//! with another one.
+
+use std::time::Duration;
+
+use async_nats::jetstream;
+use sqlx::Sqlite;
+use tidings::{
+    CircuitBreaker, Context, DeadLetterSelection, DeadLetters, EventSubscriber, Failure, Start,
+    Subscribers, Verify, Worker,
+};
+
+use crate::{
+    both,
+    support::{Counted, Database, Noted, World, eventually, log, within},
+};
+
+both!(
+    a_relay_goes_on_with_another_client,
+    what_was_read_leaves_no_consumer_behind,
+);
+
+/// Ends the client that receives it.
+const BAD: &[u8] = b"a: b\rc";
+
+fn counted(count: i64) -> Counted {
+    Counted {
+        key: "one".to_owned(),
+        count,
+    }
+}
+
+async fn commit<DB: Database>(world: &World<DB>, count: i64) {
+    let mut tx = world.outbox.begin().await.unwrap();
+    tx.publish(&counted(count)).unwrap();
+    tx.commit().await.unwrap();
+    eventually("everything is published", || async {
+        world.outbox.status().await.unwrap().backlog == 0
+    })
+    .await;
+}
+
+async fn a_relay_goes_on_with_another_client<DB: Database>(world: World<DB>) {
+    log::listen();
+    let relay = world.relay();
+    commit(&world, 1).await;
+    // Each of these comes to the running relay by a subscription.
+    world.publish_raw(b"tidings.wake.tidings", BAD).await;
+    commit(&world, 2).await;
+    world
+        .publish_raw(b"tidings.status.relay.tidings", BAD)
+        .await;
+    commit(&world, 3).await;
+    eventually("it can be asked how it does", || async {
+        let relays = world.outbox.relays(&world.bus).await;
+        relays.is_ok_and(|relays| relays.len() == 1)
+    })
+    .await;
+    relay.stop().await.unwrap();
+    let verify = Verify::new(&world.bus, &world.outbox).payloads();
+    let found = within("it is verified", verify.run()).await.unwrap();
+    assert_eq!(found.streams[0].sound, 3, "{found:?}");
+    assert!(!log::said("the NATS client stopped at a message").is_empty());
+}
+
+async fn what_was_read_leaves_no_consumer_behind<DB: Database>(world: World<DB>) {
+    let relay = world.relay();
+    commit(&world, 1).await;
+    relay.stop().await.unwrap();
+    for _ in 0..3 {
+        let verify = Verify::new(&world.bus, &world.outbox).payloads();
+        within("it is verified", verify.run()).await.unwrap();
+        let mut reader = world
+            .bus
+            .read("EVENTS", &[], Start::Beginning)
+            .await
+            .unwrap();
+        within("the event", reader.next()).await.unwrap();
+    }
+    let client = async_nats::connect(world.nats.url()).await.unwrap();
+    let stream = jetstream::new(client).get_stream("EVENTS").await.unwrap();
+    eventually("no consumer is left", || async {
+        let info = stream.get_info().await;
+        info.is_ok_and(|info| info.state.consumer_count == 0)
+    })
+    .await;
+}
+
+async fn count(counted: Counted, cx: Context<Noted>) -> Result<(), Failure> {
+    cx.state().note(counted.count.to_string());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_goes_on_after_what_comes_to_any_of_its_subscriptions() {
+    let world = World::<Sqlite>::start().await;
+    let noted = Noted::default();
+    let subscriber = EventSubscriber::durable("counting")
+        .on(count)
+        .circuit_breaker(CircuitBreaker::off());
+    let worker = Worker::new(world.bus.clone(), noted.clone()).subscribe(subscriber);
+    let worker = world.run(worker);
+    world.publish([&counted(1)]).await;
+    for subject in [
+        b"tidings.status".as_slice(),
+        b"tidings.status.counting",
+        b"tidings.retry.counting.count.raised",
+        b"count.raised",
+    ] {
+        world.publish_raw(subject, BAD).await;
+    }
+    world.publish([&counted(2)]).await;
+    eventually("both are handled", || async {
+        let mut all = noted.all();
+        all.sort();
+        all.dedup();
+        all == ["1", "2"]
+    })
+    .await;
+    eventually("what is no event is a dead letter", || async {
+        !world.dead_letters().await.0.is_empty()
+    })
+    .await;
+    eventually("it can be asked how it does", || async {
+        let found = Subscribers::over(&world.bus).find("counting").await;
+        found.is_ok_and(|state| state.replicas.len() == 1)
+    })
+    .await;
+    worker.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_are_read_through_it() {
+    let world = World::<Sqlite>::start().await;
+    for _ in 0..3 {
+        world
+            .publish_raw(b"dead-letter.counting.count.raised", BAD)
+            .await;
+    }
+    let dead_letters = DeadLetters::over(&world.bus);
+    let reader = dead_letters.read(DeadLetterSelection::default()).await;
+    let mut reader = reader.unwrap();
+    let mut found = 0;
+    while let Some(letter) = within("the next one", reader.next()).await.unwrap() {
+        assert!(letter.sequence > 0);
+        found += 1;
+    }
+    assert_eq!(found, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bus_is_closed_once_and_for_all() {
+    let world = World::<Sqlite>::start().await;
+    let bus = world.bus.another().await.unwrap();
+    bus.close().await.unwrap();
+    tokio::time::timeout(Duration::from_secs(4), bus.read("EVENTS", &[], Start::New))
+        .await
+        .expect("no other client is waited for")
+        .err()
+        .expect("it is closed");
+}
