@@ -4,6 +4,7 @@
 //! A setting that decides what is delivered is owned, and set back, or it is compared, and named with its cure. A test
 //! looks whether each setting that a server knows is in the tables.
 
+mod republish;
 mod shown;
 mod stream;
 
