@@ -132,7 +132,8 @@ impl Redriver {
     /// # Errors
     /// As [`Redriver::redrive`] would fail.
     pub async fn check(&self, letter: &StoredDeadLetter) -> Result<(), DeadLettersError> {
-        self.prepare(letter, None).await.map(drop)
+        self.prepare(letter, None).await?;
+        self.check_taken(&letter.subscriber).await
     }
 
     async fn bring_back(
@@ -173,6 +174,7 @@ impl Redriver {
         if kept.is_none_or(|kept| kept.stored_at != letter.stored_at) {
             return Err(DeadLettersError::Gone { sequence });
         }
+        self.check_taken(&letter.subscriber).await?;
         let retries = streams::StreamSpec::retries().name;
         let storing = || self.bus.store_again(&retries, subject, headers, payload);
         retried(storing).await?;
@@ -204,11 +206,6 @@ impl Redriver {
         if letter.subscriber.is_empty() || letter.event_subject.is_empty() {
             return Err(impossible("it names no subscriber and event"));
         }
-        if !self.is_taken(&letter.subscriber).await? {
-            return Err(DeadLettersError::NoSubscriber {
-                subscriber: letter.subscriber.clone(),
-            });
-        }
         let lost = letter.truncated.as_deref().unwrap_or_default();
         let original = match lost.contains("headers") || lost.contains("payload") {
             true => Some(self.original(letter).await?.ok_or_else(|| {
@@ -234,6 +231,15 @@ impl Redriver {
             return Err(impossible("it is larger than the server takes"));
         }
         Ok(redrive)
+    }
+
+    async fn check_taken(&self, subscriber: &str) -> Result<(), DeadLettersError> {
+        match self.is_taken(subscriber).await? {
+            true => Ok(()),
+            false => Err(DeadLettersError::NoSubscriber {
+                subscriber: subscriber.to_owned(),
+            }),
+        }
     }
 
     /// Whether a consumer takes the retries of a subscriber. Who may not ask redrives as before.
