@@ -88,6 +88,15 @@ pub enum DeadLettersError {
         /// Why.
         reason: String,
     },
+    /// The subscriber has no consumer: what is given back to it would wait where nobody takes it. The letter stays.
+    #[error(
+        "{subscriber} has no consumer of its retries, so nobody would take what is redriven to it: start a worker that has it, \
+         which makes the consumer, or discard the letter"
+    )]
+    NoSubscriber {
+        /// The subscriber.
+        subscriber: String,
+    },
     /// A key is still parked: it was not brought back to its end.
     #[error("{subscriber} keeps the key {key} parked: {reason}")]
     StillParked {

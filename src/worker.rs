@@ -6,6 +6,7 @@ mod answers;
 mod board;
 mod checkup;
 mod crew;
+mod floors;
 mod gather;
 mod hands;
 mod inspection;
@@ -290,6 +291,7 @@ impl<S: Send + Sync + 'static> Worker<S> {
                 board: Arc::new(board),
                 subscriber,
                 consumers,
+                floors: Arc::default(),
             });
         }
         Ok(runners)

@@ -46,6 +46,13 @@ pub(crate) fn cure_of_code(code: u64) -> &'static str {
         10002 | 10023 | 10028 | 10047 => {
             "give JetStream more room (max_file, the account's limits), or free some"
         }
+        // maximum consumers, maximum streams
+        10026 => {
+            "let the account or the stream have more consumers (max_consumers), or delete some that nobody needs"
+        }
+        10027 => {
+            "let the account have more streams (max_streams), or delete some that nobody needs: `nats stream ls` shows them"
+        }
         _ => "see what the log of the nats-server says about it",
     }
 }

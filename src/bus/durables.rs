@@ -1,5 +1,7 @@
 //! Durable consumers as the server has them: finding them, pausing them. Never creates, changes or deletes one.
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::{StreamExt, stream};
 use serde::{Deserialize, de::DeserializeOwned};
@@ -190,6 +192,13 @@ impl Bus {
             Err(BusError::Api { code, .. }) if GONE.contains(&code) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// The names of the durables that a stream has.
+    pub(crate) async fn durables_of(&self, stream: &str) -> Result<BTreeSet<String>, BusError> {
+        let subject = format!("$JS.API.CONSUMER.LIST.{stream}");
+        let listed = self.paged::<Durable>(&subject, "consumers").await?;
+        Ok(listed.into_iter().map(|one| one.name).collect())
     }
 
     /// All items of a list that the server gives page by page.

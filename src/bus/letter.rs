@@ -52,6 +52,7 @@ pub(super) struct Letter<'a> {
 impl Letter<'_> {
     /// Stores the letter, and gives its sequence; the server has confirmed it when this ends.
     pub(super) async fn bury(&self, bus: &Bus) -> Result<u64, BusError> {
+        bus.check_keeps_letters().await?;
         let (headers, payload) = self.fitting(bus.max_payload(), Utc::now());
         let storing = bus.store(self.stored_under(), headers, payload);
         Ok(storing.await?.seq)

@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use super::{
     Bus, BusError, Start,
     header::{StoredAt, is_of_server},
+    streams::StreamSpec,
     unreadable::Raw,
 };
 
@@ -49,6 +50,27 @@ pub(crate) struct Upkeep {
 }
 
 impl Bus {
+    /// Fails when the stream of dead letters confirms a letter and does not keep it: with `interest` it keeps what a
+    /// consumer waits for, and none does.
+    pub(super) async fn check_keeps_letters(&self) -> Result<(), BusError> {
+        let stream = StreamSpec::dead_letters().name;
+        let info = match self.stream_info(&stream).await {
+            Ok(info) => info,
+            // Who may not ask cannot know: the letter is stored as it is.
+            Err(BusError::Denied { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        match info.is_some_and(|info| info.config.get("retention") == Some(&json!("interest"))) {
+            true => Err(BusError::Settings {
+                issue: format!(
+                    "retention of {stream} is interest: it would confirm the dead letter and not keep it, so the event is \
+                     tried again instead; set it back with `tidings streams apply`"
+                ),
+            }),
+            false => Ok(()),
+        }
+    }
+
     /// What looking after a stream has to know; `None` when there is no such stream.
     pub(crate) async fn upkeep(&self, stream: &str) -> Result<Option<Upkeep>, BusError> {
         Ok(self.stream_info(stream).await?.map(|info| {

@@ -100,7 +100,7 @@ pub(crate) use retry::{Waiting, retries_of};
 pub(crate) use rights::Need;
 pub(crate) use seek::{Expanse, Read, Sighting};
 pub use settings::setting_text;
-pub(crate) use settings::{Role, durable_issues};
+pub(crate) use settings::{Role, durable_issues, starts_beyond};
 pub(crate) use signs::{LeaseSign, RetrySigns};
 pub(crate) use state::{BadEntry, Holds};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]

@@ -4,8 +4,8 @@ use serde_json::{Map, Value};
 use tidings_contract::Pattern;
 
 use super::{
-    Bus, BusError,
-    streams::{Info, StreamSpec},
+    Bus, BusError, state,
+    streams::{DEAD_LETTER_SUBJECTS, Info, RETRY_AT_SUBJECTS, RETRY_SUBJECTS, StreamSpec},
     subjects,
 };
 
@@ -69,6 +69,23 @@ impl Bus {
         self.objections(spec, info.as_ref()).await
     }
 
+    /// What streams of Tidings take: those that it makes, one that is looked at, and others whose names are known.
+    pub(super) async fn subjects_of_ours(
+        &self,
+        config: &Map<String, Value>,
+        others: &[String],
+    ) -> Result<Vec<String>, BusError> {
+        let fixed = [DEAD_LETTER_SUBJECTS, RETRY_SUBJECTS, RETRY_AT_SUBJECTS];
+        let mut ours: Vec<String> = fixed.map(str::to_owned).to_vec();
+        ours.push(format!("$KV.{}.>", state::BUCKET));
+        ours.extend(taken(config));
+        for other in others {
+            let info = self.stream_info(other).await?;
+            ours.extend(info.iter().flat_map(|info| taken(&info.config)));
+        }
+        Ok(ours)
+    }
+
     pub(super) async fn objections(
         &self,
         spec: &StreamSpec,
@@ -103,6 +120,7 @@ pub(super) fn unchangeable(spec: &StreamSpec, config: &Map<String, Value>) -> Ve
         let (now, wanted) = (config.get(setting), settings.get(setting));
         if let (Some(now), Some(wanted)) = (now, wanted)
             && now != wanted
+            && !(spec.holds_letters() && now == "interest" && wanted == "limits")
         {
             found.push(format!(
                 "its {setting} is {now} and cannot become {wanted}: copy what is needed, delete the stream, and declare \

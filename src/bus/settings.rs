@@ -4,6 +4,7 @@
 //! A setting that decides what is delivered is owned, and set back, or it is compared, and named with its cure. A test
 //! looks whether each setting that a server knows is in the tables.
 
+mod republish;
 mod shown;
 mod stream;
 
@@ -42,7 +43,8 @@ pub(crate) struct DurableIssue {
 }
 
 const ONLY_PUSH: Rule = Rule::Harmless("the server refuses it on a pull consumer");
-const WHERE_IT_BEGAN: Rule = Rule::Harmless("where it began, which is over");
+const WHERE_IT_BEGAN: Rule =
+    Rule::Harmless("where it began, which is over, or lies beyond the stream: see `starts_beyond`");
 
 /// All settings of a consumer.
 const DURABLE: &[(&str, Rule)] = &[
@@ -182,6 +184,23 @@ pub(crate) fn durable_issues(
     wrong.collect()
 }
 
+/// What is wrong with a durable that has delivered up to a sequence, or begins behind it, when its stream ends before.
+pub(crate) fn starts_beyond(
+    stream: &str,
+    durable: &str,
+    delivered: u64,
+    last: u64,
+) -> Option<String> {
+    let next = delivered.saturating_add(1);
+    (delivered > last).then(|| {
+        format!(
+            "the consumer {durable} of {stream} delivers from sequence {next} on, and {stream} ends with {last}: nothing is \
+             delivered until it is that long. Delete it with `nats consumer rm {stream} {durable}`: an instance makes it anew \
+             at the end of the stream, and `tidings replay start {durable}` brings what was published before"
+        )
+    })
+}
+
 /// The limit that the server names at the end of a refusal: "... exceeds system limit of 50".
 pub(super) fn limit_in(description: &str) -> Option<u64> {
     let (_, limit) = description.rsplit_once("limit of ")?;
@@ -220,6 +239,15 @@ mod tests {
             assert!(found[0].text.contains(setting));
             assert!(found[0].text.contains("nats consumer rm EVENTS welcome"));
         }
+    }
+
+    #[test]
+    fn a_durable_that_begins_behind_the_next_message_is_named() {
+        assert_eq!(starts_beyond("EVENTS", "welcome", 0, 0), None);
+        assert_eq!(starts_beyond("EVENTS", "welcome", 5, 5), None);
+        let said = starts_beyond("EVENTS", "welcome", 999, 5).unwrap();
+        assert!(said.contains("from sequence 1000 on"), "{said}");
+        assert!(said.contains("nats consumer rm EVENTS welcome"), "{said}");
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! What NATS keeps of a subscriber whether a process runs it or not: what waits among its retries, its dead letters,
 //! when its lease was written last. Only reads, and never concludes anything.
 
+use std::collections::BTreeMap;
+
 use async_nats::Request;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -10,7 +12,7 @@ use serde_json::json;
 use super::{
     Bus, BusError, Kept, REQUEST_TIMEOUT, Start, park,
     state::BUCKET,
-    streams::{StreamSpec, retry_at_subject, retry_subject},
+    streams::{RETRY_SUBJECTS, StreamSpec, retry_at_subject, retry_subject},
 };
 
 /// Of how many retries the times are read.
@@ -68,6 +70,33 @@ impl Bus {
         // More may have come meanwhile.
         signs.scheduled = signs.scheduled.max(signs.read);
         Ok(signs)
+    }
+
+    /// How many retries are due of each subscriber, whether it has a consumer or not.
+    pub(crate) async fn due_by_subscriber(
+        &self,
+        stream: &str,
+    ) -> Result<BTreeMap<String, u64>, BusError> {
+        #[derive(Deserialize)]
+        struct Counted {
+            state: Counts,
+        }
+        #[derive(Deserialize)]
+        struct Counts {
+            #[serde(default)]
+            subjects: Option<BTreeMap<String, u64>>,
+        }
+        let subject = format!("$JS.API.STREAM.INFO.{stream}");
+        let wanted = json!({ "subjects_filter": RETRY_SUBJECTS });
+        let counted: Counted = self.api(&subject, &wanted).await?;
+        let mut due: BTreeMap<String, u64> = BTreeMap::new();
+        for (subject, count) in counted.state.subjects.unwrap_or_default() {
+            if let Some(subscriber) = subject.split('.').nth(2) {
+                let of_it = due.entry(subscriber.to_owned()).or_default();
+                *of_it = of_it.saturating_add(count);
+            }
+        }
+        Ok(due)
     }
 
     /// How many dead letters a subscriber has; `None` without their stream.

@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use super::{
     Bus, BusError, Kept, REQUEST_TIMEOUT, Receipt,
     consumer::drift,
+    cures::cure_of_code,
     header::StoredAt,
     settings::{Role, put_over, setting_text},
     streams::RETRIES,
@@ -204,39 +205,48 @@ impl Bus {
     }
 
     /// What is wrong with the bucket by its settings, each in a sentence with its cure; nothing while there is none. What
-    /// can be set back is set back first, if that may be tried.
-    pub(crate) async fn bucket_issues(&self, may_set_back: bool) -> Result<Vec<String>, BusError> {
+    /// can be set back is set back first, unless that was refused before, for this reason. Gives why it is refused.
+    pub(crate) async fn bucket_issues(
+        &self,
+        refused_before: Option<&str>,
+        others: &[String],
+    ) -> Result<(Vec<String>, Option<String>), BusError> {
+        let of_bucket = Role::Bucket;
         let stream = bucket_stream();
         let Some(mut info) = self.stream_info(&stream).await? else {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), None));
         };
         let differs = drift(&info.config, &self.bucket_settings());
         if differs.is_empty() {
-            return Ok(self.issues_of(&stream, Role::Bucket, &info, &[]));
+            let issues = self.issues_of((&stream, of_bucket), &info, &[], others);
+            return Ok((issues.await?, None));
         }
-        let refused = match may_set_back {
-            true => self.set_bucket_back(info.config.clone()).await,
-            false => Ok(()),
-        };
-        if let Err(error @ (BusError::Api { .. } | BusError::Denied { .. })) = &refused {
-            tracing::error!(bucket = BUCKET, %error, "the bucket of the workers cannot be set back");
-        } else {
-            refused?;
+        let mut refused = refused_before.map(str::to_owned);
+        if refused.is_none() {
+            match self.set_bucket_back(info.config.clone()).await {
+                Err(error @ (BusError::Api { .. } | BusError::Denied { .. })) => {
+                    tracing::error!(bucket = BUCKET, %error, "the bucket of the workers cannot be set back");
+                    refused = Some(why_not_set_back(&stream, &error));
+                }
+                set_back => set_back?,
+            }
+            if let Some(now) = self.stream_info(&stream).await? {
+                info = now;
+            }
         }
-        if may_set_back && let Some(now) = self.stream_info(&stream).await? {
-            info = now;
-        }
+        let why = refused.as_deref().unwrap_or("though it was set back");
         let left = drift(&info.config, &self.bucket_settings()).into_iter();
         let left = left.map(|(setting, now, wanted)| {
-            let (now, wanted) = (setting_text(&setting, &now), setting_text(&setting, &wanted));
-            format!(
-                "{setting} of the bucket {BUCKET} is {now} and not {wanted}, and this user may not set it back: allow it to \
-                 publish to $JS.API.STREAM.UPDATE.{stream}, or set it with `nats stream edit {stream}`"
-            )
+            let (now, wanted) = (
+                setting_text(&setting, &now),
+                setting_text(&setting, &wanted),
+            );
+            format!("{setting} of the bucket {BUCKET} is {now} and not {wanted}, {why}")
         });
         let mut issues: Vec<String> = left.collect();
-        issues.extend(self.issues_of(&stream, Role::Bucket, &info, &[]));
-        Ok(issues)
+        let by_role = self.issues_of((&stream, of_bucket), &info, &[], others);
+        issues.extend(by_role.await?);
+        Ok((issues, refused))
     }
 
     /// Reads an entry. It may be older than the newest, which writing it then finds out.
@@ -354,10 +364,28 @@ pub(super) fn bucket_stream() -> String {
     format!("KV_{BUCKET}")
 }
 
+/// Why a setting of the bucket stays as it is, and what helps.
+fn why_not_set_back(stream: &str, error: &BusError) -> String {
+    match error {
+        BusError::Api {
+            code, description, ..
+        } => format!(
+            "and the server refuses to set it back: {description} ({code}); change what speaks against it with `nats stream \
+             edit {stream}`, or stop the workers, delete the bucket with `nats stream rm {stream}`, and they make it anew; \
+             parked keys and replays are in it"
+        ),
+        _ => format!(
+            "and this user may not set it back: allow it to publish to $JS.API.STREAM.UPDATE.{stream}, or set it with `nats \
+             stream edit {stream}`"
+        ),
+    }
+}
+
 /// Says what to do where the account wants every stream to have a bound, or the user may not make one.
 fn cannot_make(error: BusError) -> BusError {
     const NEEDS_MAX_BYTES: u64 = 10113;
     const MORE_THAN_ALLOWED: u64 = 10122;
+    const TOO_MANY_STREAMS: u64 = 10027;
     match error {
         BusError::Api {
             code: code @ (NEEDS_MAX_BYTES | MORE_THAN_ALLOWED),
@@ -367,6 +395,16 @@ fn cannot_make(error: BusError) -> BusError {
             issue: format!(
                 "the bucket {BUCKET} cannot be made: {description} ({code}); set nats.bucket_max_bytes, or \
                  NatsOptions::bucket_max_bytes: 64 MiB are plenty"
+            ),
+        },
+        BusError::Api {
+            code: code @ TOO_MANY_STREAMS,
+            description,
+            ..
+        } => BusError::Settings {
+            issue: format!(
+                "the bucket {BUCKET} cannot be made: {description} ({code}); {}",
+                cure_of_code(code)
             ),
         },
         BusError::Denied { permission, .. } => BusError::Settings {

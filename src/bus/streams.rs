@@ -18,9 +18,9 @@ pub(crate) const DEAD_LETTER_SUBJECTS: &str = "dead-letter.>";
 /// The stream of retries.
 pub(super) const RETRIES: &str = "RETRIES";
 /// Events that are due again: `tidings.retry.<subscriber>.<name>`.
-const RETRY_SUBJECTS: &str = "tidings.retry.>";
+pub(super) const RETRY_SUBJECTS: &str = "tidings.retry.>";
 /// Events that wait until they are: `tidings.retry-at.<subscriber>.<id>`.
-const RETRY_AT_SUBJECTS: &str = "tidings.retry-at.>";
+pub(super) const RETRY_AT_SUBJECTS: &str = "tidings.retry-at.>";
 
 /// The subject of an event that a subscriber tries again.
 pub(crate) fn retry_subject(subscriber: &str, name: &str) -> String {
@@ -125,6 +125,12 @@ impl StreamSpec {
         self.subjects
             .iter()
             .any(|subjects| [RETRY_SUBJECTS, RETRY_AT_SUBJECTS].contains(&subjects.as_str()))
+    }
+
+    /// Whether it keeps dead letters: with `interest` it would keep none, and a server changes that.
+    pub(super) fn holds_letters(&self) -> bool {
+        let mut subjects = self.subjects.iter();
+        subjects.any(|subjects| subjects.as_str() == DEAD_LETTER_SUBJECTS)
     }
 
     /// The settings that Tidings owns, under the names of the JetStream API.
@@ -330,25 +336,34 @@ impl Bus {
     }
 
     /// What is wrong with a stream by its settings, each in a sentence with its cure; nothing when there is no such
-    /// stream. `subjects` are those that its subscribers want.
+    /// stream. `subjects` are those that its subscribers want, `others` the streams that Tidings works with besides.
     pub(crate) async fn stream_issues(
         &self,
         stream: &str,
         role: Role,
         subjects: &[String],
+        others: &[String],
     ) -> Result<Vec<String>, BusError> {
-        let info = self.stream_info(stream).await?;
-        let issues = info.map(|info| self.issues_of(stream, role, &info, subjects));
-        Ok(issues.unwrap_or_default())
+        match self.stream_info(stream).await? {
+            Some(info) => {
+                self.issues_of((stream, role), &info, subjects, others)
+                    .await
+            }
+            None => Ok(Vec::new()),
+        }
     }
 
-    pub(super) fn issues_of(
+    pub(super) async fn issues_of(
         &self,
-        stream: &str,
-        role: Role,
+        (stream, role): (&str, Role),
         info: &Info,
         subjects: &[String],
-    ) -> Vec<String> {
+        others: &[String],
+    ) -> Result<Vec<String>, BusError> {
+        let ours = match info.config.get("republish").is_some_and(|it| !it.is_null()) {
+            true => self.subjects_of_ours(&info.config, others).await?,
+            false => Vec::new(),
+        };
         let looked = Looked {
             stream,
             role,
@@ -356,8 +371,9 @@ impl Bus {
             messages: info.state.messages,
             bytes: info.state.bytes,
             largest: self.max_payload(),
+            ours: &ours,
         };
-        issues(&looked, subjects)
+        Ok(issues(&looked, subjects))
     }
 
     /// The streams that take something of what a pattern covers.

@@ -57,7 +57,7 @@ fn covers(wide: &str, narrow: &str) -> bool {
 }
 
 /// Whether some subject is taken by both.
-fn overlaps(a: &str, b: &str) -> bool {
+pub(super) fn overlaps(a: &str, b: &str) -> bool {
     let (mut a, mut b) = (a.split('.'), b.split('.'));
     loop {
         match (a.next(), b.next()) {

@@ -26,15 +26,28 @@ impl Bus {
         let (names, wanted) = ("$JS.API.STREAM.NAMES", json!({ "subject": subject }));
         match self.api_within(PATIENCE, names, &wanted).await {
             Ok(Names { streams }) if streams.as_ref().is_none_or(Vec::is_empty) => {
+                let home = home(subject);
+                let is_there = match &home {
+                    Some(home) => self.is_there(home).await,
+                    None => false,
+                };
                 BusError::NoStream {
                     subject: subject.to_owned(),
-                    cure: cure(subject),
+                    cure: cure(home.as_deref(), is_there),
                 }
             }
             // Such as that JetStream is off for the account.
             Err(said @ BusError::Api { .. }) => said,
             Ok(_) | Err(_) => error,
         }
+    }
+
+    /// Whether a stream is there, as far as the server tells.
+    async fn is_there(&self, stream: &str) -> bool {
+        let subject = format!("$JS.API.STREAM.INFO.{stream}");
+        let nothing = json!({});
+        let told = self.api_within(PATIENCE, &subject, &nothing).await;
+        told.is_ok_and(|_: serde::de::IgnoredAny| true)
     }
 }
 
@@ -54,8 +67,8 @@ impl BusError {
     }
 }
 
-/// Which stream should have taken a message, and what makes it.
-fn cure(subject: &str) -> String {
+/// Which stream should have taken a message, where that is known.
+fn home(subject: &str) -> Option<String> {
     let of_a_subscriber = StreamSpec::of_subscribers();
     let home = of_a_subscriber.iter().find(|spec| {
         let mut subjects = spec.subjects.iter();
@@ -64,15 +77,30 @@ fn cure(subject: &str) -> String {
             subject.starts_with(start)
         })
     });
-    match home {
-        Some(StreamSpec { name, .. }) => {
+    let is_entry = subject.starts_with(&format!("$KV.{}.", state::BUCKET));
+    let bucket = is_entry.then(state::bucket_stream);
+    home.map(|spec| spec.name.clone()).or(bucket)
+}
+
+/// What makes the stream that should have taken a message, or has it take it again.
+fn cure(home: Option<&str>, is_there: bool) -> String {
+    let bucket = state::BUCKET;
+    match (home, is_there) {
+        (None, _) => "declare one that does, and run `tidings streams apply`".to_owned(),
+        (Some(name), true) if name == state::bucket_stream() => format!(
+            "the bucket {bucket} is there and has other subjects, or is a mirror: a worker that starts gives it its subjects \
+             back, and a mirror has to be deleted with `nats stream rm {name}`"
+        ),
+        (Some(name), true) => format!(
+            "the stream {name} is there and has other subjects, or is a mirror: `tidings streams apply` gives it its subjects \
+             back, or says what speaks against it"
+        ),
+        (Some(name), false) if name == state::bucket_stream() => {
+            format!("the bucket {bucket} is gone, and a worker that starts makes it anew")
+        }
+        (Some(name), false) => {
             format!("the stream {name} is gone, and `tidings streams apply` creates it")
         }
-        None if subject.starts_with(&format!("$KV.{}.", state::BUCKET)) => format!(
-            "the bucket {} is gone, and a worker that starts makes it anew",
-            state::BUCKET
-        ),
-        None => "declare one that does, and run `tidings streams apply`".to_owned(),
     }
 }
 
@@ -89,7 +117,13 @@ mod tests {
             ("$KV.TIDINGS.lease.w", "bucket TIDINGS"),
             ("user.created", "declare one"),
         ] {
-            assert!(cure(subject).contains(named), "{subject}");
+            let home = home(subject);
+            for is_there in [true, false] {
+                let cure = cure(home.as_deref(), is_there);
+                assert!(cure.contains(named), "{subject}");
+                let is_gone = home.is_some() && !is_there;
+                assert_eq!(cure.contains("is gone"), is_gone, "{subject}");
+            }
         }
     }
 }

@@ -4,6 +4,12 @@
 //! deleted. Who dies between the two leaves the letter, and redriving it again changes nothing: the message's id
 //! is made of the letter, so the stream of the retries knows it, within its window.
 
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::de::IgnoredAny;
@@ -20,7 +26,12 @@ pub struct Redriver {
     pub(super) bus: Bus,
     /// Tells this stream of dead letters from another one, whose letters have the same sequences.
     incarnation: String,
+    /// The subscribers that take retries, and when it was asked.
+    takers: Arc<Mutex<Option<(Instant, BTreeSet<String>)>>>,
 }
+
+/// For how long it is known who takes retries.
+const KNOWN: Duration = Duration::from_secs(1);
 
 /// Another payload for one dead letter, and who says so.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +93,7 @@ impl Redriver {
         Ok(Self {
             bus: bus.clone(),
             incarnation: letters.incarnation,
+            takers: Arc::default(),
         })
     }
 
@@ -91,6 +103,7 @@ impl Redriver {
     ///
     /// # Errors
     /// [`DeadLettersError::Impossible`] when the letter names no subject or has lost its payload,
+    /// [`DeadLettersError::NoSubscriber`] when its subscriber has no consumer,
     /// [`DeadLettersError::Gone`] when somebody else was faster, else [`DeadLettersError::Bus`]. The letter stays,
     /// and can be redriven again.
     ///
@@ -119,7 +132,8 @@ impl Redriver {
     /// # Errors
     /// As [`Redriver::redrive`] would fail.
     pub async fn check(&self, letter: &StoredDeadLetter) -> Result<(), DeadLettersError> {
-        self.prepare(letter, None).await.map(drop)
+        self.prepare(letter, None).await?;
+        self.check_taken(&letter.subscriber).await
     }
 
     async fn bring_back(
@@ -160,6 +174,7 @@ impl Redriver {
         if kept.is_none_or(|kept| kept.stored_at != letter.stored_at) {
             return Err(DeadLettersError::Gone { sequence });
         }
+        self.check_taken(&letter.subscriber).await?;
         let retries = streams::StreamSpec::retries().name;
         let storing = || self.bus.store_again(&retries, subject, headers, payload);
         retried(storing).await?;
@@ -216,6 +231,37 @@ impl Redriver {
             return Err(impossible("it is larger than the server takes"));
         }
         Ok(redrive)
+    }
+
+    async fn check_taken(&self, subscriber: &str) -> Result<(), DeadLettersError> {
+        match self.is_taken(subscriber).await? {
+            true => Ok(()),
+            false => Err(DeadLettersError::NoSubscriber {
+                subscriber: subscriber.to_owned(),
+            }),
+        }
+    }
+
+    /// Whether a consumer takes the retries of a subscriber. Who may not ask redrives as before.
+    async fn is_taken(&self, subscriber: &str) -> Result<bool, DeadLettersError> {
+        let known = || self.takers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, takers)) = &*known()
+            && at.elapsed() < KNOWN
+        {
+            return Ok(takers.contains(subscriber));
+        }
+        let retries = streams::StreamSpec::retries().name;
+        let takers = match retried(|| self.bus.durables_of(&retries)).await {
+            Ok(takers) => takers,
+            Err(error @ BusError::Denied { .. }) => {
+                tracing::warn!(subscriber, %error, "whether a consumer takes what is redriven is not known");
+                return Ok(true);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let is_taken = takers.contains(subscriber);
+        *known() = Some((Instant::now(), takers));
+        Ok(is_taken)
     }
 
     /// The event itself, while its stream still has it.

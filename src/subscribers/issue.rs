@@ -1,11 +1,13 @@
 //! What is wrong with a subscriber, from what was seen of it. Values in, issues out: never asks anybody.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use serde::Serialize;
 
 use super::{SubscriberConsumer, SubscriberState};
 use crate::{
-    bus::LeaseSign,
+    bus::{LeaseSign, starts_beyond},
     replica::{Activity, Replica},
 };
 
@@ -22,7 +24,7 @@ const CLOCKS_DIFFER: TimeDelta = TimeDelta::seconds(5);
 pub struct SubscriberIssue {
     /// The kind, one of a closed list: `no-instance`, `no-lease`, `no-consumer`, `consumer-deleted`, `retries-gone`,
     /// `letters-gone`, `instance`, `circuit-open`, `ack-pending-full`, `retries-late`, `replay-stuck`, `clock`,
-    /// `drift`, `elsewhere`.
+    /// `drift`, `elsewhere`, `beyond-end`, `retries-orphaned`.
     pub kind: &'static str,
     /// What is the matter.
     pub cause: String,
@@ -41,9 +43,13 @@ pub(super) struct Seen {
     pub(super) now: DateTime<Utc>,
     /// Whether its instances could be asked.
     pub(super) are_asked: bool,
+    /// Where streams end, as far as it is known.
+    pub(super) ends: BTreeMap<String, u64>,
     /// Whether the streams of its retries and of its dead letters are there, where that is known.
     pub(super) has_retries: Option<bool>,
     pub(super) has_letters: Option<bool>,
+    /// Those of the two that are there under their names, whatever they take.
+    pub(super) there: Vec<String>,
     pub(super) lease: Option<LeaseSign>,
     /// How far the clock of each instance is ahead of the server's, by its id.
     pub(super) clocks: Vec<(String, TimeDelta)>,
@@ -86,6 +92,15 @@ pub(super) fn issues(state: &SubscriberState, seen: &Seen) -> Vec<SubscriberIssu
     issues.extend(consumers(state));
     issues.extend(instances(state, seen));
     issues.extend(state.consumers.iter().filter_map(full));
+    issues.extend(state.consumers.iter().filter_map(|consumer| {
+        let last = *seen.ends.get(&consumer.stream)?;
+        let is_waiting = consumer.pending == 0;
+        let cause = starts_beyond(&consumer.stream, &state.name, consumer.delivered, last);
+        Some(SubscriberIssue::stuck(
+            "beyond-end",
+            cause.filter(|_| is_waiting)?,
+        ))
+    }));
     issues.extend(late(state, seen));
     issues.extend(seen.replays.iter().map(|(id, why)| {
         SubscriberIssue::stuck(
@@ -104,6 +119,17 @@ pub(super) fn issues(state: &SubscriberState, seen: &Seen) -> Vec<SubscriberIssu
     }));
     issues.sort_by_key(|issue| !issue.is_stuck);
     issues
+}
+
+/// Retries of a subscriber that is not there.
+pub(super) fn orphaned(name: &str, count: u64) -> SubscriberIssue {
+    let cause = format!(
+        "{count} events of the subscriber {name} lie in RETRIES, and no consumer of it takes them"
+    );
+    SubscriberIssue::stuck("retries-orphaned", cause).cure(format!(
+        "start a worker that has {name}, which handles them; or tidings subscribers remove {name}, which makes dead letters of \
+         them"
+    ))
 }
 
 fn streams(state: &SubscriberState, seen: &Seen) -> Vec<SubscriberIssue> {
@@ -130,7 +156,16 @@ fn streams(state: &SubscriberState, seen: &Seen) -> Vec<SubscriberIssue> {
         .into_iter()
         .filter(|(is_there, ..)| *is_there == Some(false));
     gone.map(|(_, kind, cause)| {
-        SubscriberIssue::stuck(kind, cause).cure("tidings streams apply, which creates it")
+        let (subjects, what) = cause.split_once(": ").unwrap_or((&cause, ""));
+        let is_there = |stream: &&String| what.starts_with(&format!("{stream} "));
+        match seen.there.iter().find(is_there) {
+            Some(stream) => {
+                let cause = format!("{subjects}: {stream} is there, and has other subjects or is a mirror");
+                let cure = "tidings streams apply, which gives it its subjects back, or says what speaks against it";
+                SubscriberIssue::stuck(kind, cause).cure(cure)
+            }
+            None => SubscriberIssue::stuck(kind, cause).cure("tidings streams apply, which creates it"),
+        }
     })
     .collect()
 }

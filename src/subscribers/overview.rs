@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::{
     SubscriberConsumer, SubscriberIssue, SubscriberState, Subscribers, SubscribersError,
-    issue::{Seen, issues},
+    issue::{Seen, issues, orphaned},
     replays::unfinished,
 };
 use crate::{
@@ -80,6 +80,8 @@ struct Ground {
     durables: Durables,
     /// Replays that should run, or why they are not known.
     replays: Result<Vec<Replay>, String>,
+    /// Where streams end, as far as it matters and is known; asked behind their consumers.
+    ends: BTreeMap<String, u64>,
 }
 
 impl Subscribers {
@@ -121,10 +123,14 @@ impl Subscribers {
             name: one.name.clone(),
         });
         let others = others.collect();
-        let issues = match subscribers.is_empty() && unseen.is_empty() {
+        let mut issues = match subscribers.is_empty() && unseen.is_empty() {
             true => self.why_none(&ground.durables.streams),
             false => Vec::new(),
         };
+        match self.orphans(&subscribers, &ground).await {
+            Ok(orphans) => issues.extend(orphans),
+            Err(error) => unseen.push(format!("retries without a subscriber: {error}")),
+        }
         let overview = SubscriberOverview {
             subscribers,
             others,
@@ -166,13 +172,38 @@ impl Subscribers {
             true => unfinished(&self.bus, None).await,
         };
         let replays = replays.map_err(|error| error.to_string());
+        let waits = |one: &&Durable| one.num_pending == 0 && one.delivered() > 0;
+        let waiting = durables.found.iter().filter(waits);
+        let streams: BTreeSet<String> = waiting.map(|one| one.stream.clone()).collect();
+        let ends = streams.into_iter().map(|stream| async move {
+            let found = self.bus.expanse(&stream).await.ok().flatten();
+            found.map(|found| (stream, found.last))
+        });
+        let ends: Vec<_> = stream::iter(ends).buffered(AT_ONCE).collect().await;
         Ground {
+            ends: ends.into_iter().flatten().collect(),
             replays: replays.map(|mut replays| {
                 replays.retain(|replay| replay.state == ReplayState::Running);
                 replays
             }),
             durables,
         }
+    }
+
+    /// Retries of subscribers that are not there: no list of subscribers has them.
+    async fn orphans(
+        &self,
+        subscribers: &[SubscriberState],
+        ground: &Ground,
+    ) -> Result<Vec<SubscriberIssue>, BusError> {
+        let retries = StreamSpec::retries().name;
+        if !ground.durables.unseen.is_empty() || !ground.durables.streams.contains(&retries) {
+            return Ok(Vec::new());
+        }
+        let mut due = self.bus.due_by_subscriber(&retries).await?;
+        due.retain(|name, _| !subscribers.iter().any(|one| one.name == *name));
+        let told = due.into_iter().map(|(name, count)| orphaned(&name, count));
+        Ok(told.collect())
     }
 
     /// The names of all subscribers that run somewhere.
@@ -277,8 +308,10 @@ impl Subscribers {
         let seen = Seen {
             now: shifted(heard_at, ahead),
             are_asked,
+            ends: ground.ends.clone(),
             has_retries,
             has_letters,
+            there: ground.durables.streams.clone(),
             lease,
             clocks: clocks(
                 &state.replicas,

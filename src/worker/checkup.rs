@@ -1,6 +1,6 @@
 //! Whether a consumer is as it should be, and gets on: from one look to the next. Never asks the server.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::Value;
 use tokio::time::Instant;
@@ -9,7 +9,7 @@ use crate::bus::{ConsumerLook, ConsumerSpec, durable_issues, setting_text};
 
 /// For how long events may wait, and none come, though there is place.
 const STUCK: Duration = Duration::from_secs(7);
-/// How often in a row a setting is set back before it is only named: another one sets it too.
+/// How often in a row a setting is set back from one value before it is only named: another one sets it too.
 const TRIES: u32 = 3;
 /// For how long a setting has to stay before it may be set back as often again.
 const STAYS: Duration = Duration::from_secs(600);
@@ -19,11 +19,18 @@ pub(super) struct Checkup {
     /// How many deliveries there were, and since when there were no more.
     deliveries: u64,
     since: Instant,
-    /// How often it was set back, and when it was last.
-    tries: u32,
-    tried_at: Instant,
+    /// What became of each setting, by its name and the value that it had.
+    tries: BTreeMap<(String, String), Tries>,
     /// Why it could not be the last time.
     refused: Option<String>,
+}
+
+/// How often a setting was to be set back.
+struct Tries {
+    count: u32,
+    at: Instant,
+    /// It was set back; else it was refused each time.
+    was_set_back: bool,
 }
 
 /// What a look has come to.
@@ -42,8 +49,7 @@ impl Checkup {
         Self {
             deliveries: 0,
             since: now,
-            tries: 0,
-            tried_at: now,
+            tries: BTreeMap::new(),
             refused: None,
         }
     }
@@ -54,6 +60,12 @@ impl Checkup {
         spec: &ConsumerSpec,
         refused: Option<String>,
     ) -> Option<String> {
+        if refused.is_none() {
+            let last = self.tries.values().map(|tries| tries.at).max();
+            let tried_now = |tries: &&mut Tries| Some(tries.at) == last;
+            let tried = self.tries.values_mut().filter(tried_now);
+            tried.for_each(|tries| tries.was_set_back = true);
+        }
         self.refused = refused;
         self.unchanged(spec)
     }
@@ -83,19 +95,35 @@ impl Checkup {
             verdict.issues.push(issue.text);
         }
         let spoiled = spec.spoiled(&look.config);
-        if self.tries > 0 && now - self.tried_at > STAYS {
-            self.tries = 0;
-        }
-        verdict.set_back = !spoiled.is_empty() && self.tries < TRIES;
+        self.tries.retain(|_, tries| now - tries.at <= STAYS);
+        let is_open = |one| {
+            let tries = self.tries.get(&of(one));
+            tries.is_none_or(|tries| tries.count < TRIES)
+        };
+        // All of them are written at once.
+        verdict.set_back = spoiled.iter().any(is_open);
         if verdict.set_back {
-            self.tries += 1;
-            self.tried_at = now;
+            for one in &spoiled {
+                let tries = self.tries.entry(of(one)).or_insert(Tries {
+                    count: 0,
+                    at: now,
+                    was_set_back: false,
+                });
+                (tries.count, tries.at) = (tries.count.saturating_add(1), now);
+            }
         } else {
-            let still = spoiled.iter().map(|spoiled| still(spec, spoiled));
+            let was_set_back = |one| {
+                let tries = self.tries.get(&of(one));
+                tries.is_some_and(|tries| tries.was_set_back)
+            };
+            let still = spoiled
+                .iter()
+                .map(|one| still(spec, one, was_set_back(one)));
             verdict.issues.extend(still);
             let unchanged = self.unchanged(spec).filter(|_| !spoiled.is_empty());
             verdict.issues.extend(unchanged);
         }
+        verdict.issues.extend(look.beyond.clone());
         verdict.issues.extend(fewer(spec, look));
         verdict
             .issues
@@ -136,8 +164,17 @@ impl Checkup {
     }
 }
 
-/// A setting that was set back, and is not as it should be.
-fn still(spec: &ConsumerSpec, (setting, now, wanted): &(String, Value, Value)) -> String {
+/// A setting, and the value that it has.
+fn of((setting, now, _): &(String, Value, Value)) -> (String, String) {
+    (setting.clone(), now.to_string())
+}
+
+/// A setting that is not set back any more, and is not as it should be.
+fn still(
+    spec: &ConsumerSpec,
+    (setting, now, wanted): &(String, Value, Value),
+    was_set_back: bool,
+) -> String {
     let (stream, durable) = (&spec.stream, &spec.durable);
     if setting == "inactive_threshold" {
         let time = setting_text(setting, now);
@@ -148,9 +185,16 @@ fn still(spec: &ConsumerSpec, (setting, now, wanted): &(String, Value, Value)) -
         );
     }
     let (now, wanted) = (setting_text(setting, now), setting_text(setting, wanted));
+    let (though, find) = match was_set_back {
+        true => (
+            ", though it was set back",
+            "find who else changes the consumer, or ",
+        ),
+        false => ("", ""),
+    };
     format!(
-        "{setting} of the consumer {durable} of {stream} is {now} and not {wanted}, though it was set back: find who else changes \
-         the consumer, or delete it with `nats consumer rm {stream} {durable}`: an instance makes it anew"
+        "{setting} of the consumer {durable} of {stream} is {now} and not {wanted}{though}: {find}delete it with \
+         `nats consumer rm {stream} {durable}`: an instance makes it anew"
     )
 }
 
@@ -242,6 +286,45 @@ mod tests {
             }
             let verdict = checkup.judge(&spec(), &spoiled, true, begun);
             assert!(!verdict.set_back && !verdict.issues.is_empty(), "{changes}");
+        }
+    }
+
+    #[test]
+    fn each_setting_is_set_back_as_often_as_any_other() {
+        let begun = Instant::now();
+        let mut checkup = Checkup::new(begun);
+        for at in 0..4 * u64::from(TRIES) {
+            let now = begun + Duration::from_secs(at);
+            let spoiled = look(json!({ "ack_wait": 1_000_000_000 + at }), 0, 0);
+            let verdict = checkup.judge(&spec(), &spoiled, true, now);
+            assert!(verdict.set_back && verdict.issues.is_empty(), "{at}");
+            assert_eq!(checkup.set_back(&spec(), None), None);
+        }
+        let now = begun + Duration::from_secs(60);
+        for (setting, value) in [
+            ("headers_only", json!(true)),
+            ("max_deliver", json!(3)),
+            ("filter_subject", json!("user.other")),
+        ] {
+            let verdict = checkup.judge(&spec(), &look(json!({ setting: value }), 0, 0), true, now);
+            assert!(verdict.set_back, "{setting}");
+        }
+    }
+
+    #[test]
+    fn only_what_was_set_back_is_said_to_have_been() {
+        let begun = Instant::now();
+        let spoiled = look(json!({ "ack_wait": 1_000_000_000 }), 0, 0);
+        for refused in [None, Some("no right")] {
+            let mut checkup = Checkup::new(begun);
+            for _ in 0..TRIES {
+                assert!(checkup.judge(&spec(), &spoiled, true, begun).set_back);
+                let _ = checkup.set_back(&spec(), refused.map(str::to_owned));
+            }
+            let verdict = checkup.judge(&spec(), &spoiled, true, begun);
+            let said = verdict.issues.join("; ");
+            assert_eq!(said.contains("was set back"), refused.is_none(), "{said}");
+            assert_eq!(said.contains("no right"), refused.is_some(), "{said}");
         }
     }
 

@@ -74,7 +74,7 @@ impl Inspection {
     pub(super) async fn run(self: Arc<Self>, bus: Bus) {
         let mut looks = tokio::time::interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut set_back_at: Option<Instant> = None;
+        let mut refused: Option<(Instant, String)> = None;
         let mut lost = bus.losses();
         lost.mark_changed();
         loop {
@@ -86,7 +86,7 @@ impl Inspection {
                     self.look_at_rights(&bus).await;
                 }
                 self.look_at_streams(&bus).await;
-                self.look_at_bucket(&bus, &mut set_back_at).await;
+                self.look_at_bucket(&bus, &mut refused).await;
                 self.look_at_entries(&bus).await;
             }
         }
@@ -137,12 +137,13 @@ impl Inspection {
     }
 
     async fn look_at_streams(&self, bus: &Bus) {
+        let others = self.names();
         for ((stream, role), wanted) in self.wanted() {
             if self.found().denied.contains(&stream) {
                 continue;
             }
             let wanted: Vec<String> = wanted.into_iter().collect();
-            match bus.stream_issues(&stream, role, &wanted).await {
+            match bus.stream_issues(&stream, role, &wanted, &others).await {
                 Ok(issues) => {
                     let before = self.found().of_streams.insert(stream, issues.clone());
                     tell(&before.unwrap_or_default(), &issues);
@@ -156,16 +157,18 @@ impl Inspection {
         }
     }
 
-    async fn look_at_bucket(&self, bus: &Bus, set_back_at: &mut Option<Instant>) {
+    async fn look_at_bucket(&self, bus: &Bus, refused: &mut Option<(Instant, String)>) {
         const BUCKET: &str = "the bucket";
         if self.found().denied.contains(BUCKET) {
             return;
         }
-        let may_set_back = set_back_at.is_none_or(|at| at.elapsed() > PAUSE);
-        match bus.bucket_issues(may_set_back).await {
-            Ok(issues) => {
-                if may_set_back {
-                    *set_back_at = (!issues.is_empty()).then(Instant::now);
+        let is_old = |(at, _): &mut (Instant, String)| at.elapsed() > PAUSE;
+        refused.take_if(is_old);
+        let before = refused.as_ref().map(|(_, why)| &**why);
+        match bus.bucket_issues(before, &self.names()).await {
+            Ok((issues, why)) => {
+                if before.is_none() {
+                    *refused = why.map(|why| (Instant::now(), why));
                 }
                 let before = std::mem::replace(&mut self.found().of_bucket, issues.clone());
                 tell(&before, &issues);
@@ -190,6 +193,12 @@ impl Inspection {
                 self.found().bad.remove(&entry.key);
             }
         }
+    }
+
+    /// The streams that are looked at.
+    fn names(&self) -> Vec<String> {
+        let names: BTreeSet<String> = self.wanted().into_keys().map(|(name, _)| name).collect();
+        names.into_iter().collect()
     }
 
     fn wanted(&self) -> BTreeMap<(String, Role), BTreeSet<String>> {

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     board::{Asked, Board, Figures},
     crew::{Begun, Crew, Finished, Means},
+    floors::Floors,
     gather::Gather,
     hands::Hands,
     lease::{Handled, Lease},
@@ -52,6 +53,7 @@ pub(super) struct Runner<S> {
     pub(super) executor: Arc<Executor<S>>,
     pub(super) board: Arc<Board>,
     pub(super) consumers: Vec<ConsumerSpec>,
+    pub(super) floors: Arc<Floors>,
 }
 
 /// A subscriber at work.
@@ -86,6 +88,7 @@ impl<S: Send + Sync + 'static> Runner<S> {
     /// cancelled is handed back.
     pub(super) async fn run(self, stop: CancellationToken, halt: CancellationToken) {
         let mut known = Handled::new();
+        self.floors.look(&self.bus, &self.consumers).await;
         while !stop.is_cancelled() {
             let worked = if self.subscriber.ordered {
                 self.work_alone(&mut known, &stop, &halt).await
@@ -115,7 +118,9 @@ impl<S: Send + Sync + 'static> Runner<S> {
         let lease = Lease::new(&self.bus, self.subscriber.name());
         self.board.stands_by();
         let tell = |why_not| self.board.knows_lease(why_not);
-        let Some(mut tenure) = lease.acquire(stop, tell).await else {
+        let acquiring = lease.acquire(stop, tell);
+        let watched = self.floors.watch(&self.bus, &self.consumers, acquiring);
+        let Some(mut tenure) = watched.await else {
             return Ok(());
         };
         self.board.has_lease();
@@ -166,15 +171,23 @@ impl<S: Send + Sync + 'static> Runner<S> {
             to: to.clone(),
             courses: Arc::clone(&courses),
         };
+        let (consumers, start) = (&self.consumers, self.subscriber.start);
+        self.floors.restore(&self.bus, consumers, start).await?;
+        let mut opened = Vec::new();
+        for consumer in consumers {
+            opened.push(self.source(&name, consumer, outlet.clone()).await?);
+        }
+        drop(outlet);
         let mut sources = JoinSet::new();
         let mut hands = Vec::new();
-        for consumer in &self.consumers {
-            let source = self.source(&name, consumer, (before, unclean), outlet.clone());
-            let source = source.await?;
+        // No consumer is reset before all are there.
+        for mut source in opened {
+            if self.subscriber.ordered {
+                source = source.ordered(before, unclean).await?;
+            }
             hands.push(Arc::clone(source.hands()));
             sources.spawn(source.run(stop.clone(), halt.clone()));
         }
-        drop(outlet);
         let ended = CancellationToken::new();
         let _ended = ended.clone().drop_guard();
         let mut replays = JoinSet::new();
@@ -237,24 +250,17 @@ impl<S: Send + Sync + 'static> Runner<S> {
         &self,
         name: &Arc<str>,
         consumer: &ConsumerSpec,
-        (before, unclean): (&Handled, u32),
         to: Outlet,
     ) -> Result<Source, BusError> {
         let at_once = self.at_once();
         // Each has its share: what one has asked for the others do not know of.
         let memory = self.subscriber.memory / self.consumers.len().max(1);
         let flow = Arc::clone(self.executor.flow());
-        if self.subscriber.ordered {
-            let capacity = at_once
-                .saturating_mul(AHEAD_WHEN_ORDERED)
-                .min(MAX_CONCURRENCY);
-            let hands = Arc::new(Hands::new(capacity, memory, flow));
-            let source = Source::open(&self.bus, name, consumer.clone(), hands, to).await?;
-            source.ordered(before, unclean).await
-        } else {
-            let hands = Arc::new(Hands::new(at_once, memory, flow));
-            Source::open(&self.bus, name, consumer.clone(), hands, to).await
-        }
+        let ahead = [1, AHEAD_WHEN_ORDERED][usize::from(self.subscriber.ordered)];
+        let capacity = at_once.saturating_mul(ahead).min(MAX_CONCURRENCY);
+        let hands = Arc::new(Hands::new(capacity, memory, flow));
+        let source = Source::open(&self.bus, name, consumer.clone(), hands, to).await?;
+        Ok(source.noting(&self.floors))
     }
 
     /// How many events are begun at once. In batches: as many as all hands hold, and for each handler one

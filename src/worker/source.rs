@@ -16,6 +16,7 @@ use super::{
     again::Again,
     answers::{acknowledge_again, hand_back, pass_over, tell_progress},
     checkup::Checkup,
+    floors::{Floor, Floors},
     hands::{Hands, Taken, WentBack},
     lease::Handled,
     replays::{Courses, Sieve},
@@ -67,6 +68,10 @@ pub(super) struct Source {
     /// Up to here everything was acknowledged when it was last looked, whichever replica had it.
     floor: u64,
     looks: JoinSet<Result<ConsumerLook, BusError>>,
+    /// The stream has this sequence, so the consumer does not begin beyond its end.
+    within: u64,
+    /// Where it is noted how far the consumer is.
+    floors: Option<Arc<Floors>>,
     checkup: Checkup,
     puller: Puller,
     hands: Arc<Hands>,
@@ -136,6 +141,8 @@ impl Source {
             seen,
             floor,
             looks: JoinSet::new(),
+            within: 0,
+            floors: None,
             checkup: Checkup::new(Instant::now()),
             puller,
             hands,
@@ -164,6 +171,25 @@ impl Source {
         self.deliveries.of_replay(replay);
         self.replay = Some((Arc::clone(replay), sieve));
         self
+    }
+
+    /// Has noted from now on how far the consumer is.
+    pub(super) fn noting(mut self, floors: &Arc<Floors>) -> Self {
+        self.floors = Some(Arc::clone(floors));
+        self.note_floor();
+        self
+    }
+
+    fn note_floor(&self) {
+        let (created, sequence, seen) = (self.created.clone(), self.floor, self.seen);
+        if let Some(floors) = &self.floors {
+            let floor = Floor {
+                created,
+                sequence,
+                seen,
+            };
+            floors.note(&self.consumer.stream, floor);
+        }
     }
 
     /// Whether the stream is still the one that was created then.

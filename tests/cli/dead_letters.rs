@@ -459,6 +459,12 @@ async fn what_is_exported_can_be_redriven_elsewhere() {
     let shop = Shop::default();
     shop.is_repaired.store(true, Ordering::SeqCst);
     let service = Service::start(&bus, &shop);
+    // Nothing is given back to a subscriber without a consumer.
+    eventually("it works", || async {
+        let shown = there.run(&["subscribers", "show", "counts"]).await;
+        shown.stdout.contains("activity         works")
+    })
+    .await;
     there
         .ok(&["dead-letters", "redrive", "--subscriber", "counts"])
         .await;

@@ -40,6 +40,13 @@ impl Working {
         eventually(id, || async { self.noted.all().iter().any(|n| n == id) }).await;
     }
 
+    /// As a process that dies: nothing is handed over.
+    pub async fn kill(self) {
+        self.task.abort();
+        let ended = within("its death", self.task).await;
+        assert!(ended.is_err_and(|error| error.is_cancelled()));
+    }
+
     pub async fn end(self) {
         self.stop.cancel();
         let ended = within("a clean stop", self.task).await;

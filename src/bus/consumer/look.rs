@@ -4,7 +4,10 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::ConsumerSpec;
-use crate::bus::{Bus, BusError, settings::durable_issues};
+use crate::bus::{
+    Bus, BusError,
+    settings::{durable_issues, starts_beyond},
+};
 
 /// A consumer as it is looked at every few seconds.
 #[derive(Debug, Clone, Deserialize)]
@@ -18,6 +21,9 @@ pub(crate) struct ConsumerLook {
     pub(crate) num_ack_pending: u64,
     #[serde(default)]
     pub(crate) paused: bool,
+    /// What is wrong when the next sequence lies beyond the end of the stream.
+    #[serde(skip)]
+    pub(crate) beyond: Option<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -28,6 +34,7 @@ struct Floor {
 #[derive(Debug, Clone, Deserialize)]
 struct Delivered {
     consumer_seq: u64,
+    stream_seq: u64,
 }
 
 impl ConsumerLook {
@@ -41,6 +48,11 @@ impl ConsumerLook {
         self.delivered.consumer_seq
     }
 
+    /// The last sequence of the stream that was delivered, or that it begins behind.
+    pub(crate) fn delivered_up_to(&self) -> u64 {
+        self.delivered.stream_seq
+    }
+
     /// How many deliveries may be unanswered at once.
     pub(crate) fn max_ack_pending(&self) -> u64 {
         let most = self.config.get("max_ack_pending").and_then(Value::as_u64);
@@ -49,13 +61,23 @@ impl ConsumerLook {
 }
 
 impl Bus {
-    /// A consumer as it is now, with how it does.
+    /// A consumer as it is now, with how it does. The stream has all sequences up to `within`, as far as is known.
     pub(crate) async fn consumer_look(
         &self,
         spec: &ConsumerSpec,
+        within: u64,
     ) -> Result<ConsumerLook, BusError> {
-        let subject = format!("$JS.API.CONSUMER.INFO.{}.{}", spec.stream, spec.durable);
-        self.api(&subject, &json!({})).await
+        let (stream, durable) = (&spec.stream, &spec.durable);
+        let subject = format!("$JS.API.CONSUMER.INFO.{stream}.{durable}");
+        let mut look: ConsumerLook = self.api(&subject, &json!({})).await?;
+        let delivered = look.delivered_up_to();
+        if look.num_pending == 0 && delivered > within {
+            // Asked behind the consumer: what the stream has got in between makes it no shorter.
+            let info = self.stream_info(stream).await?;
+            let last = info.map_or(delivered, |info| info.state.last_seq);
+            look.beyond = starts_beyond(stream, durable, delivered, last);
+        }
+        Ok(look)
     }
 
     /// Fails when nothing may be pulled from a consumer as it is.

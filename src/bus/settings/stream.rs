@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 use tidings_contract::{Name, Pattern};
 
-use super::{is_unset, setting_text};
+use super::{is_unset, republish::republish, setting_text};
 
 /// What a stream is to Tidings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,6 +27,8 @@ pub(in crate::bus) struct Looked<'a> {
     pub(in crate::bus) bytes: u64,
     /// The largest message that the server takes.
     pub(in crate::bus) largest: usize,
+    /// The subjects that streams of Tidings take; they are asked only where it matters.
+    pub(in crate::bus) ours: &'a [String],
 }
 
 /// What is made of a setting.
@@ -101,10 +103,7 @@ const STREAM: &[(&str, Rule)] = &[
         Compared(|looked, value| comes_from_elsewhere(looked, "sources", value)),
     ),
     ("mirror_direct", NOT_DELIVERY),
-    (
-        "republish",
-        Harmless("a copy for others, which no stream of these subjects takes"),
-    ),
+    ("republish", Compared(republish)),
     ("deny_delete", KEEPS_MORE),
     ("deny_purge", KEEPS_MORE),
     (
@@ -192,7 +191,10 @@ fn retention(looked: &Looked<'_>, value: &Value) -> Option<String> {
         Role::DeadLetters | Role::Bucket => "limits",
     };
     (*value != json!(wanted)).then(|| {
-        let cure = anew(looked);
+        let cure = match (looked.role, value == "interest") {
+            (Role::DeadLetters, true) => "set it back with `tidings streams apply`".to_owned(),
+            _ => anew(looked),
+        };
         format!(
             "retention of {stream} is {value} and not {wanted}: what it must keep goes, or what must go stays; {cure}"
         )
@@ -413,6 +415,7 @@ mod tests {
             messages: 90,
             bytes: 900,
             largest: 1_000_000,
+            ours: &[],
         };
         issues(&looked, &["user.created".to_owned()])
     }

@@ -76,6 +76,8 @@ struct Done {
     fates: Option<RedriveFates>,
     /// Why, for the first of them.
     reasons: Vec<String>,
+    /// A subscriber that is not there is one of them, and its error says what helps.
+    no_subscriber: Option<String>,
 }
 
 impl Redrive {
@@ -295,7 +297,10 @@ impl Done {
         match redriven {
             Ok(()) => self.redriven(letter),
             Err(DeadLettersError::Gone { .. }) => self.gone += 1,
-            Err(error @ DeadLettersError::Impossible { .. }) => {
+            Err(
+                error @ (DeadLettersError::Impossible { .. }
+                | DeadLettersError::NoSubscriber { .. }),
+            ) => {
                 self.impossible += 1;
                 self.reason(&error);
             }
@@ -330,6 +335,13 @@ impl Done {
     }
 
     fn reason(&mut self, error: &DeadLettersError) {
+        if let DeadLettersError::NoSubscriber { subscriber } = error {
+            self.no_subscriber.get_or_insert_with(|| subscriber.clone());
+            // One line for each subscriber, however many letters it has.
+            if self.reasons.contains(&error.to_string()) {
+                return;
+            }
+        }
         if self.reasons.len() < NAMED {
             self.reasons.push(error.to_string());
         }
@@ -356,7 +368,15 @@ impl Done {
             }
             [] => Ok(()),
             [first, ..] => {
-                let cure = "tidings dead-letters show LETTER, then discard it, or --payload";
+                let cure = match &self.no_subscriber {
+                    Some(subscriber) => format!(
+                        "start a worker that has {subscriber}, then the same again; or tidings dead-letters discard \
+                         --subscriber {subscriber}"
+                    ),
+                    None => {
+                        "tidings dead-letters show LETTER, then discard it, or --payload".to_owned()
+                    }
+                };
                 Err(Report::new(Exit::Failed, first).cure(cure))
             }
         }

@@ -17,9 +17,9 @@ impl Source {
     /// nothing, and so is not told, while what is in hand in order waits for its answers to be confirmed.
     pub(super) fn look_at_consumer(&mut self) {
         if self.resume_at.is_none() && self.looks.is_empty() {
-            let (bus, consumer) = (self.bus.clone(), self.consumer.clone());
+            let (bus, consumer, within) = (self.bus.clone(), self.consumer.clone(), self.within);
             self.looks
-                .spawn(async move { bus.consumer_look(&consumer).await });
+                .spawn(async move { bus.consumer_look(&consumer, within).await });
         }
     }
 
@@ -30,6 +30,8 @@ impl Source {
         match looked {
             Ok(Ok(look)) => {
                 self.floor = look.floor();
+                self.note_within(&look);
+                self.note_floor();
                 self.hands.forget_up_to(self.floor);
                 if let Err(error) = self.judge(look).await {
                     self.interrupt(&PullError::Bus(error));
@@ -41,6 +43,13 @@ impl Source {
             // Whoever pulls finds out why.
             Ok(Err(error)) => tracing::debug!(%error, "the acknowledgement floor is not known"),
             Err(error) => tracing::error!(%error, "a look at the consumer panicked"),
+        }
+    }
+
+    /// Asked once for each end: a consumer that waits for events costs no more.
+    fn note_within(&mut self, look: &ConsumerLook) {
+        if look.beyond.is_none() {
+            self.within = self.within.max(look.delivered_up_to());
         }
     }
 

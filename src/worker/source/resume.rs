@@ -85,8 +85,10 @@ impl Source {
             Start::Beginning
         };
         self.bus.restore_consumer(&self.consumer, start).await?;
+        self.note_floor();
         // What ends the pulls may be a setting, and no look comes between two of them.
-        let look = self.bus.consumer_look(&self.consumer).await?;
+        self.within = 0;
+        let look = self.bus.consumer_look(&self.consumer, 0).await?;
         self.judge(look).await?;
         self.again.look_at_consumer(self.seen()).await?;
         self.hands.begin_again();

@@ -1,0 +1,121 @@
+//! Whether what a stream publishes again comes into a stream of Tidings as if it were new. Pure.
+
+use serde_json::Value;
+
+use super::{is_unset, stream::Looked};
+use crate::bus::subjects::overlaps;
+
+/// What follows when a stream republishes into what Tidings takes, and what helps. Copies for others are no issue.
+pub(super) fn republish(looked: &Looked<'_>, value: &Value) -> Option<String> {
+    if is_unset(Some(value)) {
+        return None;
+    }
+    let stream = looked.stream;
+    let to = value.get("dest").and_then(Value::as_str).unwrap_or(">");
+    let pattern = covering(to);
+    let mut ours = looked.ours.iter();
+    let taken = ours.find(|taken| overlaps(taken, &pattern))?;
+    Some(format!(
+        "republish of {stream} has {to} for its destination, and {taken} is taken by a stream that Tidings works with: what \
+         {stream} stores comes as another event, letter, retry or entry, and may come again without end; take it away with \
+         `nats stream edit {stream} --no-republish`, or have it go to a subject that none of these streams takes"
+    ))
+}
+
+/// The pattern that covers whatever a destination becomes: `$1` and `{{wildcard(1)}}` are one word, and what is made of
+/// several is anything.
+fn covering(destination: &str) -> String {
+    let (mut plain, mut rest) = (String::new(), destination);
+    while let Some((before, behind)) = rest.split_once("{{") {
+        plain.push_str(before);
+        let (what, behind) = behind.split_once("}}").unwrap_or((behind, ""));
+        let what = what.trim().to_ascii_lowercase();
+        // These have dots in what they become.
+        if what.starts_with("split") || what.starts_with("slice") {
+            plain.push('\0');
+            rest = "";
+            break;
+        }
+        plain.push('*');
+        rest = behind;
+    }
+    plain.push_str(rest);
+    let mut words = Vec::new();
+    for word in plain.split('.') {
+        if word.contains('\0') {
+            words.push(">");
+            break;
+        }
+        let number = word.strip_prefix('$').unwrap_or_default();
+        let is_number = !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit());
+        words.push(match is_number || word.contains('*') {
+            true => "*",
+            false => word,
+        });
+    }
+    words.join(".")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Map, json};
+
+    use super::*;
+    use crate::bus::settings::Role;
+
+    #[test]
+    fn a_destination_is_covered() {
+        for (destination, expected) in [
+            ("user.created", "user.created"),
+            ("user.>", "user.>"),
+            ("user.$1", "user.*"),
+            ("$KV.TIDINGS.>", "$KV.TIDINGS.>"),
+            ("{{wildcard(2)}}.{{ wildcard(1) }}", "*.*"),
+            ("user.p-{{partition(10,1)}}.x", "user.*.x"),
+            ("a.{{split(1,-)}}.b", "a.>"),
+            ("a.b{{SplitFromLeft(1,2)}}", "a.>"),
+            ("a.{{wildcard(1", "a.*"),
+        ] {
+            assert_eq!(covering(destination), expected);
+        }
+    }
+
+    #[test]
+    fn what_falls_into_a_stream_of_tidings_is_an_issue() {
+        let ours = [
+            "user.>",
+            "dead-letter.>",
+            "tidings.retry.>",
+            "$KV.TIDINGS.>",
+        ];
+        let ours = ours.map(str::to_owned);
+        let config = Map::new();
+        for (destination, is_wrong) in [
+            ("user.created", true),
+            ("dead-letter.$1.x", true),
+            ("tidings.retry.>", true),
+            ("$KV.TIDINGS.lease.x", true),
+            (">", true),
+            ("{{wildcard(1)}}.created", true),
+            ("copy.user.created", false),
+            ("$KV.OTHER.>", false),
+        ] {
+            for role in [Role::Events, Role::DeadLetters, Role::Retries, Role::Bucket] {
+                let looked = Looked {
+                    stream: "S",
+                    role,
+                    config: &config,
+                    messages: 0,
+                    bytes: 0,
+                    largest: 1,
+                    ours: &ours,
+                };
+                let found = republish(&looked, &json!({ "src": ">", "dest": destination }));
+                assert_eq!(found.is_some(), is_wrong, "{role:?} {destination}");
+                let cure = "nats stream edit S --no-republish";
+                assert!(found.is_none_or(|found| found.contains(cure)));
+                assert_eq!(republish(&looked, &Value::Null), None);
+            }
+        }
+    }
+}

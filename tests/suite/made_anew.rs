@@ -1,0 +1,102 @@
+//! P7, P9: whoever works for an ordered subscriber next makes its consumers anew when they went while nobody worked.
+
+use serde_json::json;
+use tidings::{Bus, EventSubscriber, Subscribers};
+
+use crate::{
+    settings::{Tool, Working, apply_streams, publish, server, subscriber},
+    support::{Noted, eventually},
+};
+
+const NAME: &str = "directory";
+
+fn ordered() -> EventSubscriber<Noted> {
+    subscriber(NAME).ordered_by_key()
+}
+
+/// Waits until so many instances answer, one of which has the lease.
+async fn run(bus: &Bus, instances: usize) {
+    eventually("the instances answer", || async {
+        let overview = Subscribers::over(bus).overview().await;
+        let replicas = overview.subscribers.iter().flat_map(|one| &one.replicas);
+        let leases: Vec<Option<bool>> = replicas.map(|replica| replica.holds_lease).collect();
+        leases.len() == instances && leases.contains(&Some(true))
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_that_takes_over_makes_consumers_that_are_gone() {
+    let (server, bus) = server().await;
+    let tool = Tool::at(&server).await;
+    for gone in [
+        &["EVENTS"][..],
+        &["RETRIES"][..],
+        &["EVENTS", "RETRIES"][..],
+    ] {
+        let first = Working::run(&bus, [ordered()]);
+        publish(&bus, "before").await;
+        first.has("before").await;
+        let second = Working::run(&bus, [ordered()]);
+        run(&bus, 2).await;
+        first.kill().await;
+        for stream in gone {
+            tool.done(&format!("CONSUMER.DELETE.{stream}.{NAME}"), json!({}))
+                .await;
+        }
+        publish(&bus, "behind").await;
+        second.has("behind").await;
+        for stream in ["EVENTS", "RETRIES"] {
+            tool.done(&format!("CONSUMER.INFO.{stream}.{NAME}"), json!({}))
+                .await;
+        }
+        second.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_that_takes_over_begins_a_stream_that_is_made_anew_at_its_beginning() {
+    let (server, bus) = server().await;
+    let tool = Tool::at(&server).await;
+    for gone in [&["RETRIES"][..], &["EVENTS", "RETRIES", "DEAD_LETTERS"][..]] {
+        let first = Working::run(&bus, [ordered()]);
+        publish(&bus, "before").await;
+        first.has("before").await;
+        let second = Working::run(&bus, [ordered()]);
+        run(&bus, 2).await;
+        first.kill().await;
+        for stream in gone {
+            tool.done(&format!("STREAM.DELETE.{stream}"), json!({}))
+                .await;
+        }
+        apply_streams(&bus).await;
+        publish(&bus, "behind").await;
+        second.has("behind").await;
+        second.end().await;
+    }
+}
+
+/// Its own lease runs out while it is frozen, as far as the others can tell: the entry is gone with the bucket.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_lost_everything_works_again_when_the_streams_are_applied() {
+    let (server, bus) = server().await;
+    let tool = Tool::at(&server).await;
+    let only = Working::run(&bus, [ordered()]);
+    publish(&bus, "before").await;
+    only.has("before").await;
+    for stream in ["EVENTS", "RETRIES", "DEAD_LETTERS", "KV_TIDINGS"] {
+        tool.done(&format!("STREAM.DELETE.{stream}"), json!({}))
+            .await;
+    }
+    eventually("it cannot begin", || async {
+        let overview = Subscribers::over(&bus).overview().await;
+        let replicas = overview.subscribers.iter().flat_map(|one| &one.replicas);
+        let mut idle = replicas.filter(|replica| replica.holds_lease != Some(true));
+        idle.next().is_some()
+    })
+    .await;
+    apply_streams(&bus).await;
+    publish(&bus, "behind").await;
+    only.has("behind").await;
+    only.end().await;
+}
