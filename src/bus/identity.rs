@@ -12,8 +12,8 @@ const QUOTED: usize = 200;
 
 /// What tells an event from every other one: an id alone does not, because two writers may use the same one.
 ///
-/// Its own headers and extensions count. Source, time, correlation, cause and trace do not: who does the same again, does
-/// it at another time and in another trace, and the relay adds what is missing.
+/// Its own headers and extensions count. Source, time, correlation, cause and trace do not: who does the same again
+/// does it at another time and in another trace, and the relay adds what is missing.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Identity<'a> {
     pub(crate) event: EventId,

@@ -7,8 +7,8 @@ use tidings_contract::{Envelope, EventId};
 use super::{OutboxError, delayed::Delayed};
 use crate::bus::Identity;
 
-/// Leaves the first one of each event: the same event twice, with the same id, name, version, key, payload and headers, is
-/// written once. Two events with one id are refused, because the stream would take the second one for the first; so
+/// Leaves the first one of each event: the same event twice, with the same id, name, version, key, payload and headers,
+/// is written once. Two events with one id are refused, because the stream would take the second one for the first; so
 /// is an event that is also to be published later, and one that is so twice.
 pub(super) fn distinct(events: &mut Vec<Envelope>, delayed: &[Delayed]) -> Result<(), OutboxError> {
     if events.len() + delayed.len() < 2 {

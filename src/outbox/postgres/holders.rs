@@ -72,8 +72,8 @@ async fn lockers(
     let ask = format!(
         "with lock as materialized (
             select {FACTS}, lock.granted, lock.relation, activity.xact_start,
-                (select relname::text from pg_class where oid = coalesce(pg_partition_root(relation.oid)::oid, relation.oid))
-                    as relname,
+                (select relname::text from pg_class
+                 where oid = coalesce(pg_partition_root(relation.oid)::oid, relation.oid)) as relname,
                 lock.mode in ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock') as is_strong,
                 lock.mode in ('RowShareLock', 'RowExclusiveLock') as has_rows
             from pg_class as relation, {LOCKS} and lock.relation = relation.oid and relation.relkind in ('r', 'p')
