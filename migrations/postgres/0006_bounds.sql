@@ -11,10 +11,10 @@ alter table tidings.outbox add constraint outbox_is_event check (
     id > 0 and id < 4611686018427387904 and version > 0
     and at >= '0001-01-01 00:00:00+00' and at < '10000-01-01 00:00:00+00') not valid;
 
--- The relay's cursor is a snapshot: a row with the id of another transaction would be passed over, or met again when that
--- one comes. It is looked at when a row is written, and costs nothing to speak of. Copies keep theirs until a rebase: a
--- dump has this behind the data, as it is not valid, a subscription writes as a replica, and a restore of data alone says
--- PGOPTIONS='-c tidings_copy.rows=on'.
+-- The relay's cursor is a snapshot: a row with the id of another transaction would be passed over, or met again when
+-- that one comes. It is looked at when a row is written, and costs nothing to speak of. Copies keep theirs until a
+-- rebase: a dump has this behind the data, as it is not valid, a subscription writes as a replica, and a restore of
+-- data alone says PGOPTIONS='-c tidings_copy.rows=on'.
 alter table tidings.outbox add constraint outbox_gives_xid check (
     xid = pg_current_xact_id() or current_setting('session_replication_role') = 'replica'
     or current_setting('tidings_copy.rows', true) = 'on') not valid;

@@ -1,6 +1,9 @@
 //! Whether a message of a stream is a certain event, and not another one that has its id. Never decides what follows.
 
-use tidings_contract::{Envelope, EventId, wire};
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use tidings_contract::{Envelope, EventId, Extensions, Headers, wire};
 
 use super::{Bus, BusError, Kept};
 
@@ -8,13 +11,26 @@ use super::{Bus, BusError, Kept};
 const QUOTED: usize = 200;
 
 /// What tells an event from every other one: an id alone does not, because two writers may use the same one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+///
+/// Its own headers and extensions count. Source, time, correlation, cause and trace do not: who does the same again
+/// does it at another time and in another trace, and the relay adds what is missing.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Identity<'a> {
     pub(crate) event: EventId,
     pub(crate) name: &'a str,
     pub(crate) version: u32,
     pub(crate) key: Option<&'a str>,
     pub(crate) payload: &'a [u8],
+    pub(crate) own: Own<'a>,
+}
+
+/// Where an event's own headers and extensions are. They are compared last, and seldom.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Own<'a> {
+    Of(&'a Headers, &'a Extensions),
+    /// As the outbox has them.
+    #[cfg_attr(not(any(feature = "postgres", feature = "sqlite")), allow(dead_code))]
+    Stored(&'a str),
 }
 
 /// What a stream holds where an event's id was found.
@@ -36,11 +52,42 @@ impl<'a> From<&'a Envelope> for Identity<'a> {
             version: envelope.version(),
             key: envelope.key(),
             payload: envelope.payload(),
+            own: Own::Of(envelope.headers(), envelope.extensions()),
         }
     }
 }
 
+/// Names in lower case, and values.
+fn lines(headers: &Headers, extensions: &Extensions) -> BTreeMap<String, String> {
+    let headers = headers.iter();
+    let headers = headers.map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()));
+    let extensions = extensions.iter();
+    let extensions = extensions.map(|(name, value)| (format!("ce-{name}"), value.to_owned()));
+    headers.chain(extensions).collect()
+}
+
 impl Identity<'_> {
+    /// Whether it is the same event.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        self.event == other.event
+            && (self.name, self.version, self.key) == (other.name, other.version, other.key)
+            && self.payload == other.payload
+            && self.lines() == other.lines()
+    }
+
+    /// Nothing when they cannot be read.
+    fn lines(&self) -> Option<BTreeMap<String, String>> {
+        let stored = match self.own {
+            Own::Of(headers, extensions) => return Some(lines(headers, extensions)),
+            Own::Stored(stored) => stored,
+        };
+        let (event, version) = (self.event, self.version);
+        let read = wire::from_stored(event, self.name, version, self.key, stored, Bytes::new());
+        read.ok()
+            .map(|read| lines(read.headers(), read.extensions()))
+    }
+
     /// Nothing when a message is the event, else what it is.
     fn other(&self, kept: &Kept) -> Option<String> {
         let headers = kept.headers.iter();
@@ -55,8 +102,12 @@ impl Identity<'_> {
         let is_alike = name == self.name && key == self.key;
         let is_of_version = found.version() == self.version;
         let is_same = is_alike && is_of_version && found.id() == self.event;
-        if is_same && kept.payload == self.payload {
-            return None;
+        let has_payload = kept.payload == self.payload;
+        if is_same && has_payload {
+            let found = lines(found.headers(), found.extensions());
+            if self.lines().is_none_or(|own| own == found) {
+                return None;
+            }
         }
         let mut other = quoted(name);
         if let Some(key) = key {
@@ -68,6 +119,7 @@ impl Identity<'_> {
             }
         }
         Some(match (is_alike, is_of_version) {
+            (true, true) if is_same && has_payload => format!("{other}, with other headers"),
             (true, true) if is_same => format!("{other}, with another payload"),
             (true, true) => format!("{other}, as the id of its message"),
             (true, false) => format!("{other}, of version {}", found.version()),
@@ -178,6 +230,42 @@ mod tests {
         ] {
             assert_eq!(other(&own, &found).as_deref(), Some(said));
         }
+    }
+
+    #[test]
+    fn other_headers_are_another_event_and_another_trace_or_spelling_is_not() {
+        let own = || event("user.deleted", 1, Some("k"), "{}");
+        let of = |tenant: &str| own().header("Tenant", tenant).unwrap();
+        let said = Some("user.deleted k, with other headers");
+        assert_eq!(other(&of("acme"), &own()).as_deref(), said);
+        assert_eq!(other(&own(), &of("acme")).as_deref(), said);
+        assert_eq!(other(&of("acme"), &of("bolt")).as_deref(), said);
+        let extended = own().extension("region", "e\u{fc} \"1\"").unwrap();
+        assert_eq!(other(&own(), &extended).as_deref(), said);
+        assert_eq!(other(&extended, &extended), None);
+        let again = own().header("tenant", "acme").unwrap();
+        let again = again.correlated("order-7").unwrap();
+        let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let again = again.traced(trace).unwrap();
+        assert_eq!(other(&of("acme"), &again), None);
+        assert_eq!(other(&again, &of("acme")), None);
+        assert!(Identity::from(&again).is(&Identity::from(&of("acme"))));
+        assert!(!Identity::from(&again).is(&Identity::from(&own())));
+    }
+
+    #[test]
+    fn headers_of_a_row_are_compared_as_they_are_sent() {
+        let sent = event("user.deleted", 1, Some("k"), "{}");
+        let sent = sent.header("tenant", "acme").unwrap();
+        let of_row = |stored| Identity {
+            own: Own::Stored(stored),
+            ..Identity::from(&sent)
+        };
+        let stored = wire::stored_headers(&sent);
+        let by_hand = r#"{"TENANT":"acme","ce-correlationid":"7"}"#;
+        assert_eq!(of_row(&stored).other(&kept(&sent)), None);
+        assert_eq!(of_row(by_hand).other(&kept(&sent)), None);
+        assert!(of_row("{}").other(&kept(&sent)).is_some());
     }
 
     #[test]

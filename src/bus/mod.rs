@@ -78,9 +78,9 @@ pub(crate) use consumer::{ConsumerLook, ConsumerSpec, drift, filters};
 pub(crate) use delivery::{Deliveries, Delivery};
 pub(crate) use durables::{Durable, Durables};
 pub use error::BusError;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
-pub(crate) use identity::Identity;
 pub(crate) use identity::{Holder, quoted};
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(crate) use identity::{Identity, Own};
 pub(crate) use letter::REDRIVE;
 pub(crate) use letters::{Kept, Upkeep};
 pub use nats_identity::NatsIdentity;

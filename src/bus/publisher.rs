@@ -66,6 +66,8 @@ pub enum PublishError {
     },
 }
 
+const HEADERS: &str = "headers";
+
 /// An event is larger than the server takes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{name} has {bytes} bytes of {part}: the limit is {limit}")]
@@ -74,6 +76,22 @@ pub struct TooLarge {
     part: &'static str,
     bytes: usize,
     limit: usize,
+}
+
+impl TooLarge {
+    /// Whose limit it is and what helps, when it was in the outbox already.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub(crate) fn why(&self) -> &'static str {
+        match self.part {
+            HEADERS => {
+                "which is what every nats-server takes: discard it, and put them into the payload"
+            }
+            _ => {
+                "the max_payload of the nats-server: raise that and unpark it, or discard it and publish where its \
+                 data is"
+            }
+        }
+    }
 }
 
 impl EventPublisher {
@@ -169,7 +187,7 @@ pub(crate) fn check_size(
         limit,
     };
     if headers > wire::MAX_HEADER_BYTES {
-        return Err(too_large("headers", headers, wire::MAX_HEADER_BYTES));
+        return Err(too_large(HEADERS, headers, wire::MAX_HEADER_BYTES));
     }
     if total > max_payload {
         return Err(too_large("headers and payload", total, max_payload));

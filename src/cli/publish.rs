@@ -9,10 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use clap::{Args, builder::NonEmptyStringValueParser};
 use serde::de::IgnoredAny;
 use serde_json::json;
-use tidings::{
-    Envelope, EnvelopeError, EventId, EventPublisher, HeaderError, Outbox, OutboxError,
-    PublishError, Store,
-};
+use tidings::{Envelope, EnvelopeError, EventId, EventPublisher, HeaderError, PublishError};
 
 use super::{
     connect,
@@ -67,7 +64,7 @@ impl Publish {
             direct(envelope, config).await?;
         } else {
             let database = Database::open(config).await?;
-            with_outbox!(&database, outbox => enqueue(outbox, envelope, due).await)?;
+            with_outbox!(&database, outbox => outbox.publish_alone(envelope, due).await)?;
         }
         if self.json {
             let mut printed = json!({ "id": id, "confirmed": self.direct });
@@ -163,19 +160,6 @@ fn time(text: &str) -> Result<DateTime<Utc>, String> {
 fn wait(text: &str) -> Result<TimeDelta, String> {
     let duration = duration::parse(text).map_err(|error| error.to_string())?;
     TimeDelta::from_std(duration).map_err(|error| error.to_string())
-}
-
-async fn enqueue<DB: Store>(
-    outbox: &Outbox<DB>,
-    envelope: Envelope,
-    due: Option<DateTime<Utc>>,
-) -> Result<(), OutboxError> {
-    let mut tx = outbox.begin().await?;
-    match due {
-        Some(due) => tx.publish_at(envelope, due)?,
-        None => tx.publish(envelope)?,
-    };
-    tx.commit().await
 }
 
 async fn direct(envelope: Envelope, config: &Config) -> Outcome {

@@ -66,8 +66,20 @@ impl Columns<'_> {
             key: key.map(str::to_owned),
             headers: self.headers.shown().unwrap_or_default(),
             payload,
-            flaw: flaw.map(|flaw| format!("the row is no event: {flaw}")),
+            flaw: flaw.map(|flaw| match self.is_too_large() {
+                true => flaw,
+                false => format!("the row is no event: {flaw}"),
+            }),
         }
+    }
+
+    /// Its payload was not read, and that alone is wrong as far as it was looked at: it may be an event.
+    fn is_too_large(&self) -> bool {
+        let rest = Self {
+            payload: Text::Bytes(&[]),
+            ..*self
+        };
+        matches!(self.payload, Text::Absent) && rest.flaw().is_none()
     }
 
     /// Why it is no event, as far as that shows in one column.
@@ -98,7 +110,15 @@ impl Columns<'_> {
         }
         match self.payload {
             Text::Bytes(_) => None,
-            Text::Absent => Some(format!("its payload has more than {} bytes", self.most)),
+            Text::Absent if self.most == LONGEST_PAYLOAD => Some(format!(
+                "its payload has more than {} bytes, which no nats-server takes",
+                self.most
+            )),
+            Text::Absent => Some(format!(
+                "its payload has more than {} bytes, the max_payload of the nats-server: raise that and unpark it, \
+                 or discard it and publish where its data is",
+                self.most
+            )),
             Text::Other => Some("its payload is not made of bytes".to_owned()),
         }
     }
@@ -324,7 +344,7 @@ mod tests {
                     payload: Text::Absent,
                     ..columns()
                 },
-                "payload has more than 10 bytes",
+                "10 bytes, the max_payload of the nats-server: raise that and unpark it",
             ),
             (
                 Columns {
@@ -341,6 +361,19 @@ mod tests {
             assert!(flaw.is_ascii(), "every encoding can hold it: {flaw}");
             assert!(row.payload.is_empty());
         }
+    }
+
+    #[test]
+    fn what_is_too_large_is_called_that_and_may_be_an_event() {
+        let large = |at| Columns {
+            at,
+            payload: Text::Absent,
+            ..columns()
+        };
+        let flaw = large(Some(0)).row().flaw.unwrap();
+        assert!(flaw.starts_with("its payload has more than"), "{flaw}");
+        let flaw = large(None).row().flaw.unwrap();
+        assert!(flaw.starts_with("the row is no event"), "{flaw}");
     }
 
     #[test]

@@ -156,10 +156,65 @@ impl<DB: Store> Outbox<DB> {
     ) -> Result<(), OutboxError> {
         for chunk in chunks(events, |event| event.envelope.payload().len()) {
             let delayed = DB::delay(connection, &self.shared.names, chunk).await;
-            self.told(delayed).await?;
+            let told = self.told(delayed).await;
+            told.map_err(|error| is_delayed_already(error, chunk))?;
         }
         Ok(())
     }
+
+    /// Writes one event in a transaction of its own, to be published at `due`, or at once. Unlike a transaction of
+    /// yours it waits for no lock for longer than five seconds, and says who has it.
+    ///
+    /// # Errors
+    /// [`OutboxError`]; nothing is written, unless the answer to a commit was lost.
+    pub async fn publish_alone(
+        &self,
+        event: impl IntoEnvelope,
+        due: Option<DateTime<Utc>>,
+    ) -> Result<EventId, OutboxError> {
+        let envelope = self.checked(event)?;
+        let id = envelope.id();
+        if context::suppresses(1) {
+            return Ok(id);
+        }
+        let names = &self.shared.names;
+        let written = match due {
+            None => {
+                self.operate(Operation::Several, async |connection| {
+                    DB::insert(connection, names, std::slice::from_ref(&envelope)).await
+                })
+                .await
+            }
+            Some(due) => {
+                let delayed = [Delayed::new(envelope, due)];
+                let written = self.operate(Operation::Several, async |connection| {
+                    DB::delay(connection, names, &delayed).await
+                });
+                let written = written.await;
+                written.map_err(|error| is_delayed_already(error, &delayed))
+            }
+        };
+        written?;
+        self.shared.wake.committed();
+        Ok(id)
+    }
+}
+
+/// What it means that one of these events has the id of one that is there.
+fn is_delayed_already(error: OutboxError, events: &[Delayed]) -> OutboxError {
+    let source = match error {
+        OutboxError::Database(source) => source,
+        error => return error,
+    };
+    let said = source.as_database_error();
+    if !said.is_some_and(|said| said.is_unique_violation()) {
+        return OutboxError::Database(source);
+    }
+    let event = match events {
+        [one] => Some(one.envelope.id()),
+        _ => None,
+    };
+    OutboxError::AlreadyDelayed { event, source }
 }
 
 /// How long until an event is due, as a database says it in seconds; nothing when that is past.

@@ -7,8 +7,8 @@ use tidings_contract::{Envelope, EventId};
 use super::{OutboxError, delayed::Delayed};
 use crate::bus::Identity;
 
-/// Leaves the first one of each event: the same event twice, with the same id, name, version, key and payload, is
-/// written once. Two events with one id are refused, because the stream would take the second one for the first; so
+/// Leaves the first one of each event: the same event twice, with the same id, name, version, key, payload and headers,
+/// is written once. Two events with one id are refused, because the stream would take the second one for the first; so
 /// is an event that is also to be published later, and one that is so twice.
 pub(super) fn distinct(events: &mut Vec<Envelope>, delayed: &[Delayed]) -> Result<(), OutboxError> {
     if events.len() + delayed.len() < 2 {
@@ -18,12 +18,13 @@ pub(super) fn distinct(events: &mut Vec<Envelope>, delayed: &[Delayed]) -> Resul
     let mut again = Vec::new();
     for (at, event) in events.iter().enumerate() {
         let first = *firsts.entry(event.id()).or_insert(event);
-        if Identity::from(first) != Identity::from(event) {
+        if std::ptr::eq(first, event) {
+            continue;
+        }
+        if !Identity::from(first).is(&Identity::from(event)) {
             return Err(two(first, event));
         }
-        if !std::ptr::eq(first, event) {
-            again.push(at);
-        }
+        again.push(at);
     }
     for Delayed { envelope, .. } in delayed {
         if let Some(first) = firsts.insert(envelope.id(), envelope) {
@@ -89,6 +90,8 @@ mod tests {
             "{refused}"
         );
         assert!(written(&[a.clone(), event(1, "a.a", "[]")], &[]).is_err());
+        let headed = event(1, "a.a", "{}").header("tenant", "acme").unwrap();
+        assert!(written(&[a.clone(), headed], &[]).is_err());
         assert!(written(std::slice::from_ref(&a), std::slice::from_ref(&a)).is_err());
         assert!(written(&[], &[a.clone(), a.clone()]).is_err());
         assert!(written(std::slice::from_ref(&a), &[event(2, "a.a", "{}")]).is_ok());

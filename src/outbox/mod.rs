@@ -135,6 +135,18 @@ pub enum OutboxError {
         /// The name and the key of the other.
         second: String,
     },
+    /// An event that is to be published later has the id of one that waits already. None of them is written.
+    #[error(
+        "{} is delayed already: cancel that one first, or give this one an id of its own",
+        event.map_or_else(|| "one of the events".to_owned(), |event| event.to_string())
+    )]
+    AlreadyDelayed {
+        /// The id, where it is one event.
+        event: Option<EventId>,
+        /// What the database said.
+        #[source]
+        source: sqlx::Error,
+    },
     /// The tables are not there.
     #[error("the database has no outbox: run `tidings migrate`, or call `Outbox::migrate`")]
     NotMigrated(#[source] sqlx::Error),

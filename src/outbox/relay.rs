@@ -292,7 +292,10 @@ impl<DB: Store> Relay<DB> {
             reports,
         };
         tokio::select! {
-            result = self.resume(life, &home, claim, (keys, waiting), way) => result?,
+            result = self.resume(life, &home, claim, (keys, waiting), way) => match result {
+                Err(ended @ Fault::Ended(_)) => return Err(why(&mut crew, ended).await),
+                result => result?,
+            },
             Some(ended) = crew.join_next() => return Err(fault_of(ended)),
             () = fence.passed() => return Err(fence.over()),
         }
@@ -428,6 +431,15 @@ impl<DB: Store> Relay<DB> {
             }
         }
         Ok(())
+    }
+}
+
+/// A part has ended because the keeper has, which knows why: what it reports to is gone before its end is seen.
+async fn why(crew: &mut JoinSet<Result<(), Fault>>, ended: Fault) -> Fault {
+    const SOON: Duration = Duration::from_secs(1);
+    match tokio::time::timeout(SOON, crew.join_next()).await {
+        Ok(Some(Ok(Ok(())))) | Ok(None) | Err(_) => ended,
+        Ok(Some(keeper)) => fault_of(keeper),
     }
 }
 

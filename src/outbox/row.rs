@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use futures::{Stream, TryStreamExt};
 use tidings_contract::{Envelope, EventId, wire};
 
-use crate::bus::Identity;
+use crate::bus::{Identity, Own};
 
 /// A row of the outbox.
 #[derive(Debug, Clone)]
@@ -52,6 +52,7 @@ impl<'a> From<&'a Row> for Identity<'a> {
             version: u32::try_from(row.version).unwrap_or(0),
             key: row.key.as_deref(),
             payload: &row.payload,
+            own: Own::Stored(&row.headers),
         }
     }
 }

@@ -7,6 +7,7 @@ use crate::support::World;
 both!(
     what_is_published_later_is_listed_counted_and_cancelled,
     what_is_published_soon_is_relayed_then,
+    an_id_that_is_delayed_already_is_refused_in_words,
 );
 
 fn note<'a>(key: &'a str, when: &[&'a str]) -> Vec<&'a str> {
@@ -90,4 +91,17 @@ async fn a_time_that_is_none_is_refused() {
     ] {
         world.refused(2, &note("a", when)).await;
     }
+}
+
+async fn an_id_that_is_delayed_already_is_refused_in_words(world: World) {
+    let world = world.set_up().await;
+    let id = "01890000-0000-7000-8000-000000000007";
+    let publish = note("a", &["--in", "18h", "--id", id]);
+    world.ok(&publish).await;
+    let said = world.refused(1, &publish).await;
+    assert!(said.contains(&format!("{id} is delayed already")), "{said}");
+    for raw in ["UNIQUE", "duplicate key", "constraint"] {
+        assert!(!said.contains(raw), "{said}");
+    }
+    assert_eq!(world.status().await["delayed"], 1);
 }

@@ -41,12 +41,13 @@ async fn refused<T: std::fmt::Debug>(
 async fn whoever_has_locked_a_table_is_named_by_whatever_asks_for_it() {
     let world = World::<Postgres>::start().await;
     let mut holder = somebody(&world, "nightly-report").await;
-    for table in ["relay", "parked", "delayed", "ledger"] {
+    for table in ["relay", "parked", "delayed", "ledger", "outbox"] {
         let lock = format!("begin; lock table tidings.{table} in access exclusive mode");
         say(&mut holder, &lock).await;
         let said = match table {
             "delayed" => refused(table, world.outbox.delayed(None, 9)).await,
             "parked" => refused(table, world.outbox.unpark(&ParkedSelection::All)).await,
+            "outbox" => refused(table, world.outbox.publish_alone(&User::new("a"), None)).await,
             _ => refused(table, world.outbox.status()).await,
         };
         for word in [
@@ -58,10 +59,59 @@ async fn whoever_has_locked_a_table_is_named_by_whatever_asks_for_it() {
         ] {
             assert!(said.contains(word), "{word}: {said}");
         }
+        // Once, also where it has all partitions of a table.
+        assert_eq!(said.matches("by pid ").count(), 1, "{said}");
+        assert!(said.contains(&format!("tidings.{table} by pid")), "{said}");
         say(&mut holder, "rollback").await;
         // It was the lock, and nothing is left of the wait.
         within("status", world.outbox.status()).await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_for_later_does_not_wait_for_a_lock_without_a_word() {
+    let world = World::<Postgres>::start().await;
+    let mut holder = somebody(&world, "holder").await;
+    let lock = "begin; lock table tidings.delayed in access exclusive mode";
+    say(&mut holder, lock).await;
+    let later = Some(chrono::Utc::now() + chrono::TimeDelta::hours(1));
+    let said = refused(
+        "publish",
+        world.outbox.publish_alone(&User::new("a"), later),
+    )
+    .await;
+    assert!(said.contains("tidings.delayed by pid"), "{said}");
+    say(&mut holder, "rollback").await;
+    let user = User::new("a");
+    let alone = world.outbox.publish_alone(&user, later);
+    within("publish", alone).await.unwrap();
+    assert_eq!(world.outbox.status().await.unwrap().delayed, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_the_holder_of_a_row_is_not_named_with_it() {
+    log::listen();
+    let world = World::<Postgres>::start().await;
+    let relay = world.relay();
+    eventually("it relays", || async {
+        world.outbox.status().await.unwrap().lease.owner.is_some()
+    })
+    .await;
+    let called = |what: &str| format!("{what}-{}", uuid::Uuid::now_v7().simple());
+    let (holds, waits) = (called("holder"), called("waiter"));
+    let mut holder = somebody(&world, &holds).await;
+    say(&mut holder, "begin; select from tidings.relay for update").await;
+    let mut waiter = somebody(&world, &waits).await;
+    let waiting = tokio::spawn(async move {
+        say(&mut waiter, "update tidings.relay set one = one").await;
+    });
+    eventually("it is named", || async { !log::said(&holds).is_empty() }).await;
+    let lines = log::said(&holds);
+    assert!(lines.iter().all(|line| !line.contains(&waits)), "{lines:?}");
+    assert!(log::said("a part of the relay ended").is_empty());
+    say(&mut holder, "rollback").await;
+    within("it goes on", waiting).await.unwrap();
+    relay.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -115,6 +165,7 @@ async fn the_relay_says_who_keeps_it_from_its_tables() {
         "lock table tidings.relay in access exclusive mode",
         "select from tidings.relay for update",
         "lock table tidings.outbox in access exclusive mode",
+        "lock table tidings.parked in access exclusive mode",
     ] {
         let world = World::<Postgres>::start().await;
         let relay = world.relay();
@@ -131,6 +182,9 @@ async fn the_relay_says_who_keeps_it_from_its_tables() {
         })
         .await;
         assert!(began.elapsed() < SOON, "{lock}: {:?}", began.elapsed());
+        // From the first word on.
+        let ended = log::said("a part of the relay ended");
+        assert!(ended.is_empty(), "{lock}: {ended:?}");
         say(&mut holder, "rollback").await;
         let mut tx = world.outbox.begin().await.unwrap();
         tx.publish(&User::new("after")).unwrap();

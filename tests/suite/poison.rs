@@ -85,6 +85,13 @@ async fn an_event_above_the_servers_limit_is_parked<DB: Database>(world: World<D
     settled(&world).await;
     relay.stop().await.unwrap();
     assert_eq!((world.stored().await.len(), world.parked().await), (2, 1));
+    let parked = world.outbox.parked(&tidings::ParkedSelection::All, 0, 9);
+    let error = parked.await.unwrap().remove(0).error;
+    assert!(
+        error.contains("the max_payload of the nats-server"),
+        "{error}"
+    );
+    assert!(!error.contains("no event"), "{error}");
 }
 
 async fn a_row_that_is_no_event_is_parked<DB: Database>(world: World<DB>) {

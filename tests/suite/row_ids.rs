@@ -138,6 +138,8 @@ async fn postgres_relays_an_id_at_the_end_of_the_range_and_what_follows_it() {
     })
     .await;
     relay.stop().await.unwrap();
+    let last = world.outbox.status().await.unwrap().last_batch.unwrap();
+    assert_eq!(last.last_sequence, 3, "what came last");
 
     // Nor does a rebase take the end of the range for the end of the sequence.
     Postgres::execute(pool, "update tidings.relay set system = '1'").await;

@@ -16,6 +16,7 @@ use crate::{
 
 both!(
     a_second_event_with_an_id_is_parked_and_named_whatever_it_differs_in,
+    it_is_parked_when_it_differs_in_its_headers_only_and_not_in_its_trace,
     it_is_parked_from_a_batch_and_from_another_page_too,
     it_is_parked_behind_the_window_when_the_tail_has_the_id,
     it_stays_parked_however_often_a_relay_finds_the_first_one_again,
@@ -147,6 +148,35 @@ async fn a_second_event_with_an_id_is_parked_and_named_whatever_it_differs_in<DB
     let taken = "sequence 4 of EVENTS has this id: user.created k1";
     assert_eq!(errors, [format!("{taken}, of version 1"), taken.to_owned()]);
     assert_eq!(world.stored().await.len(), 4);
+}
+
+async fn it_is_parked_when_it_differs_in_its_headers_only_and_not_in_its_trace<DB: Journal>(
+    world: World<DB>,
+) {
+    let id = EventId::now();
+    let of = |tenant: &str| {
+        let envelope = event(id, "user.created", "k1", "1");
+        envelope.header("tenant", tenant).unwrap()
+    };
+    commit(&world, [of("acme")]).await;
+    relayed(&world).await;
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let again = of("acme").traced(trace).unwrap();
+    commit(&world, [again.correlated("order-7").unwrap()]).await;
+    relayed(&world).await;
+    assert_eq!((world.stored().await.len(), world.parked().await), (1, 0));
+    commit(&world, [of("bolt")]).await;
+    relayed(&world).await;
+    let why = "sequence 1 of EVENTS has this id: user.created k1, with other headers";
+    only_parked(&world, "1", why).await;
+    assert_eq!(world.stored().await.len(), 1);
+    let mut tx = world.outbox.begin().await.unwrap();
+    tx.publish(of("acme")).unwrap();
+    tx.publish(of("bolt")).unwrap();
+    assert!(matches!(
+        tx.commit().await,
+        Err(OutboxError::TakenId { .. })
+    ));
 }
 
 /// In one batch, in two that are under way, and in two pages: none of the others is lost or stored twice.

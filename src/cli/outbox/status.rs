@@ -1,6 +1,6 @@
 //! `tidings outbox status`: how the outbox stands.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use chrono::SecondsFormat;
 use clap::Args;
@@ -171,9 +171,9 @@ fn rows(status: &Status, relays: Option<&[RelayInstance]>) -> Vec<[String; 2]> {
             .iter()
             .map(|nats| ["nats".into(), nats.to_string()]),
     );
-    let told = relays.iter().copied().flatten().flat_map(cannot_write);
-    let troubles = status.troubles.iter().cloned().chain(told);
-    rows.extend(troubles.map(|trouble| ["trouble".into(), self::trouble(&trouble)]));
+    let troubles = troubles(status, relays.unwrap_or_default());
+    let troubles = troubles.iter();
+    rows.extend(troubles.map(|trouble| ["trouble".into(), self::trouble(trouble)]));
     let stands_still = status.stands_still.then(|| {
         let text =
             "a relay has the lease, events wait, and none is confirmed; try: see what its log says";
@@ -184,6 +184,20 @@ fn rows(status: &Status, relays: Option<&[RelayInstance]>) -> Vec<[String; 2]> {
     rows.extend(status.held.iter().map(|slot| ["held".into(), held(slot)]));
     rows.extend(status.refuses.clone().map(|why| ["refuses".into(), why]));
     rows
+}
+
+/// What hinders the relay: as it is written down, and as those say that answer. What several say is told once.
+fn troubles<'a>(status: &'a Status, answered: &[RelayInstance]) -> Vec<Cow<'a, Trouble>> {
+    let written = status.troubles.iter().map(Cow::Borrowed);
+    let told = answered.iter().flat_map(cannot_write).map(Cow::Owned);
+    let mut troubles: Vec<Cow<'_, Trouble>> = Vec::new();
+    for trouble in written.chain(told) {
+        let said = |of: &Trouble| (of.place.clone(), of.cause.clone(), of.cure.clone());
+        if troubles.iter().all(|other| said(other) != said(&trouble)) {
+            troubles.push(trouble);
+        }
+    }
+    troubles
 }
 
 /// How many are parked: how many of them go back by themselves, and how many wait for a decision, since when.

@@ -260,6 +260,9 @@ impl From<OutboxError> for Report {
         match &error {
             OutboxError::Envelope(refused) => Self::of(Exit::Usage, refused),
             OutboxError::TooLarge(refused) => too_large(refused),
+            // What the database said of it is no news.
+            OutboxError::AlreadyDelayed { .. } => Self::new(Exit::Failed, error.to_string())
+                .cure("tidings outbox cancel ID, or another --id"),
             OutboxError::NotMigrated(source) => not_migrated(source),
             OutboxError::Database(source) | OutboxError::Locked { source, .. } => {
                 of_database(source, &error)

@@ -10,8 +10,8 @@ use crate::outbox::{HeldSlot, store::Names};
 
 /// What is said of a transaction. A statement is cut, and on one line.
 const FACTS: &str = "lock.pid, activity.application_name, activity.state,
-    date_part('epoch', clock_timestamp() - activity.xact_start),
-    left(regexp_replace(activity.query, '[[:space:]]+', ' ', 'g'), 200)";
+    date_part('epoch', clock_timestamp() - activity.xact_start) as age,
+    left(regexp_replace(activity.query, '[[:space:]]+', ' ', 'g'), 200) as statement";
 
 /// Transactions that have a lock of this database for more than a moment, or wait for one.
 const LOCKS: &str =
@@ -62,40 +62,55 @@ pub(super) async fn of_delayed(
 }
 
 /// Who keeps others from the tables of the outbox, the first cause first: who has a table for itself; who holds one
-/// for which somebody waits; who waits to have one for itself, which lets nobody pass; else who has locked rows.
+/// for which somebody waits; who waits to have one for itself, which lets nobody pass; else who has locked rows. Who
+/// waits for one of them itself is no cause: to end it helps nobody. One line for each of them, with all its tables; a
+/// partition is its table.
 async fn lockers(
     connection: &mut PgConnection,
     names: &Names,
 ) -> Result<Vec<HeldSlot>, sqlx::Error> {
     let ask = format!(
         "with lock as materialized (
-            select {FACTS}, lock.granted, lock.relation, relation.relname, activity.xact_start,
+            select {FACTS}, lock.granted, lock.relation, activity.xact_start,
+                (select relname::text from pg_class
+                 where oid = coalesce(pg_partition_root(relation.oid)::oid, relation.oid)) as relname,
                 lock.mode in ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock') as is_strong,
                 lock.mode in ('RowShareLock', 'RowExclusiveLock') as has_rows
             from pg_class as relation, {LOCKS} and lock.relation = relation.oid and relation.relkind in ('r', 'p')
               and relation.relnamespace = (select oid from pg_namespace where nspname = $1)
+        ), waiting as materialized (
+            -- a prepared transaction is number 0 there
+            select one.pid from (select distinct pid from lock where pid is not null) as one
+            where exists (select from unnest(pg_blocking_pids(one.pid)) as blocker
+                          where blocker in (select coalesce(pid, 0) from lock))
         ), ranked as (
             select *, case
                 when is_strong and granted then 0
-                when granted and relation in (select relation from lock where is_strong and not granted) then 1
+                when granted and relation in (select relation from lock where is_strong and not granted)
+                     and not exists (select from waiting where waiting.pid = lock.pid) then 1
                 when is_strong then 2
-                when has_rows and granted and relname in ('relay', 'parked', 'delayed', 'migration') then 3
+                when has_rows and granted and relname in ('relay', 'parked', 'delayed', 'migration')
+                     and not exists (select from waiting where waiting.pid = lock.pid) then 3
                 end as rank
             from lock
         )
-        select * from (
-            select distinct on (pid, relname) * from ranked
-            where rank is not null and (rank < 3 or not exists (select from ranked where rank < 3))
-            order by pid, relname, rank
-        ) as one
-        order by rank, xact_start limit 5"
+        select pid, application_name, state, max(age), statement, array_agg(distinct relname) as tables
+        from ranked
+        where rank is not null and (rank < 3 or not exists (select from ranked where rank < 3))
+        group by pid, application_name, state, statement
+        order by min(rank), min(xact_start) limit 5"
     );
     // Safe: constants; the schema is bound.
     let ask = sqlx::AssertSqlSafe(ask);
     let rows = fetch_all(connection, names, query_of(names, ask).bind(names.schema())).await?;
     let held = rows.iter().map(|row| {
-        let table: &str = row.try_get("relname")?;
-        held(row, format!("{}.{table}", names.schema()))
+        let tables: Vec<String> = row.try_get("tables")?;
+        let schema = names.schema();
+        let tables: Vec<String> = tables
+            .iter()
+            .map(|table| format!("{schema}.{table}"))
+            .collect();
+        held(row, tables.join(", "))
     });
     held.collect()
 }

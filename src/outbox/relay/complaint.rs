@@ -35,7 +35,8 @@ impl<DB: Store> Relay<DB> {
             return is_said;
         }
         let complaining = async {
-            let mut connection = self.outbox.connect().await?;
+            // What waits for a lock would be one more that waits, after it is given up here.
+            let mut connection = self.outbox.connect_for(WITHIN).await?;
             let names = &self.outbox.shared.names;
             let owner = &self.settings.owner;
             DB::complain(&mut connection, names, owner, &troubles.text()?).await

@@ -216,7 +216,7 @@ impl<C: Cursor> Router<C> {
             time: row.at,
         };
         check_size(&envelope, defaults, self.course.bus.max_payload())
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| format!("{error}, {}", error.why()))?;
         Ok(envelope)
     }
 
