@@ -179,7 +179,8 @@ impl Lane {
     }
 
     /// What lies where an event with this id was stored; nothing when that cannot be known now, and the server says it.
-    async fn sent_before(&self, item: &Item) -> Option<(u64, Holder)> {
+    /// Takes the lane alone: what is on its way cannot be shared between threads.
+    async fn sent_before(&mut self, item: &Item) -> Option<(u64, Holder)> {
         let sequence = self.sent.sequence(&item.row.event)?;
         let holder = self
             .bus
