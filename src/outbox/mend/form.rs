@@ -34,7 +34,7 @@ pub(super) struct Form {
 impl Item {
     /// Whether another row is of the same event.
     pub(super) fn is_same(&self, other: &Self) -> bool {
-        Identity::from(&self.envelope) == Identity::from(&other.envelope)
+        Identity::from(&self.envelope).is(&Identity::from(&other.envelope))
     }
 }
 
