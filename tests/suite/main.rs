@@ -68,6 +68,7 @@ mod resume;
 mod retries;
 mod roles;
 mod rollouts;
+mod row_ids;
 mod rows;
 mod rules;
 mod settings;
