@@ -17,7 +17,8 @@ alter table tidings.outbox add constraint outbox_is_event check (
 -- data alone says PGOPTIONS='-c tidings_copy.rows=on'.
 alter table tidings.outbox add constraint outbox_gives_xid check (
     xid = pg_current_xact_id() or current_setting('session_replication_role') = 'replica'
-    or current_setting('tidings_copy.rows', true) = 'on') not valid;
+    -- null while nothing has set it, and a check that is null refuses nothing
+    or coalesce(current_setting('tidings_copy.rows', true), '') = 'on') not valid;
 
 -- Delayed events are few. One that the log would refuse, when it is due, goes to the parked ones now.
 with none as (

@@ -2,16 +2,12 @@
 
 -- A row gets its place from the outbox. One that is put where the relay has been would never be read, and one far above
 -- the others would use up the places of those that follow: SQLite counts on from it, and an id that is given by hand
--- is never needed. What else cannot be an event is parked by the relay: a table gets no further checks here, and a
--- trigger costs every insert. An id that was used before is the only one that can lie behind the relay, and the insert
--- has the page with the highest of them at hand, as it was before the statement, but not that of the relay. So an
--- ordinary row, which is within a billion above it, is looked at once. A statement of more rows than that is refused.
+-- is never needed. The cursor is asked each time: `sqlite_sequence` can be written by anybody. What else cannot be an
+-- event is parked by the relay: a table gets no further checks here, and a trigger costs every insert.
 create trigger tidings_outbox_place after insert on tidings_outbox
-when new.id - coalesce((select seq from sqlite_sequence where name = 'tidings_outbox'), new.id)
-         not between 1 and 1000000000
-     and (new.id <= (select cursor from tidings_relay)
-          or new.id > 1000000000 + coalesce(
-              (select seq from sqlite_sequence where name = 'tidings_outbox'), (select cursor from tidings_relay)))
+when new.id <= (select cursor from tidings_relay)
+     or new.id > 1000000000 + (select max(cursor, coalesce(
+         (select seq from sqlite_sequence where name = 'tidings_outbox'), 0)) from tidings_relay)
      or new.id >= 4611686018427387904
 begin
     select raise(abort, 'the id of a row is given by the outbox: leave it out');

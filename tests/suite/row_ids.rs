@@ -46,6 +46,15 @@ async fn sqlite_refuses_an_id_that_the_relay_has_passed() {
         );
     }
 
+    // Nor when the counter of SQLite was set back by hand.
+    let set_back = "update sqlite_sequence set seq = 0 where name = 'tidings_outbox'";
+    Sqlite::execute(world.outbox.pool(), set_back).await;
+    let behind = "insert into tidings_outbox (id, event, name, payload)
+        values (2, randomblob(16), 'user.created', x'7b7d')";
+    let refused = sqlx::query(behind).execute(world.outbox.pool()).await;
+    let error = refused.expect_err("2").to_string();
+    assert!(error.contains("is given by the outbox"), "{error}");
+
     let later = "insert into tidings_outbox (id, event, name, payload)
         values (1000, randomblob(16), 'user.created', x'7b7d'), (null, randomblob(16), 'user.created', x'7b7d')";
     Sqlite::execute(world.outbox.pool(), later).await;
