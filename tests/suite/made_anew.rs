@@ -76,7 +76,7 @@ async fn a_standby_that_takes_over_begins_a_stream_that_is_made_anew_at_its_begi
     }
 }
 
-/// Its own lease runs out while it is frozen, as far as the others can tell: the entry is gone with the bucket.
+/// As after a server whose store was emptied: the lease and all consumers are gone with their streams.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_instance_that_lost_everything_works_again_when_the_streams_are_applied() {
     let (server, bus) = server().await;

@@ -67,6 +67,7 @@ fn fuzz_answers_about_streams() {
                 messages: 1,
                 bytes: 1,
                 largest: 1024,
+                ours: &subjects,
             };
             let found = issues(&looked, &subjects);
             assert!(found.iter().all(|issue| !issue.is_empty()));
