@@ -1,8 +1,7 @@
 //! What helps when NATS refuses or does not answer, by what it says. Never decides whether it is tried again.
 
-use super::BusError;
-
-impl BusError {
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+impl super::BusError {
     /// What helps, by what it is.
     pub(crate) fn cure(&self) -> String {
         match self {

@@ -13,7 +13,6 @@ mod connect;
 mod consumer;
 mod credentials;
 mod credit;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod cures;
 mod delivery;
 mod denied;

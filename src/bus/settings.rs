@@ -12,7 +12,9 @@ use serde_json::{Map, Value, json};
 
 pub use shown::setting_text;
 pub(crate) use stream::Role;
-pub(super) use stream::{Looked, issues, transforms};
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(super) use stream::transforms;
+pub(super) use stream::{Looked, issues};
 
 /// What is made of a setting of a durable.
 enum Rule {

@@ -26,9 +26,11 @@ pub struct Redriver {
     pub(super) bus: Bus,
     /// Tells this stream of dead letters from another one, whose letters have the same sequences.
     incarnation: String,
-    /// The subscribers that take retries, and when it was asked.
-    takers: Arc<Mutex<Option<(Instant, BTreeSet<String>)>>>,
+    takers: Arc<Mutex<Option<Takers>>>,
 }
+
+/// The subscribers that take retries, and when it was asked.
+type Takers = (Instant, BTreeSet<String>);
 
 /// For how long it is known who takes retries.
 const KNOWN: Duration = Duration::from_secs(1);

@@ -324,7 +324,7 @@ mod tests {
         let discarded = entry(3, 3, 0, Way::Discarded);
         let all = || vec![sparse.clone(), dense.clone(), discarded.clone()];
         let said = Ledgered::of(3, all());
-        assert_eq!(said.batches, [dense.clone()]);
+        assert_eq!(said.batches, std::slice::from_ref(&dense));
         assert_eq!(said.discarded_at, Some(DateTime::UNIX_EPOCH));
         let said = Ledgered::of(4, all());
         assert_eq!(said.batches, [sparse.clone(), dense.clone()]);
