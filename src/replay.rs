@@ -19,6 +19,8 @@ mod error;
 mod resolve;
 mod standstill;
 
+use std::collections::BTreeMap;
+
 use chrono::Utc;
 use serde::Serialize;
 
@@ -160,13 +162,13 @@ impl Replays {
     /// # Errors
     /// [`ReplayError::Bus`].
     pub async fn list(&self, subscriber: Option<&str>) -> Result<Vec<Replay>, ReplayError> {
-        let (mut replays, mut after) = (Vec::new(), 0);
+        let (mut replays, mut after) = (BTreeMap::new(), 0);
         while let Some(entry) = self.bus.next_replay(subscriber, after).await? {
             after = entry.revision;
-            replays.extend(entry.value.value());
+            // One that changes meanwhile comes again, behind the others.
+            replays.extend(entry.value.value().map(|replay| (replay.id, replay)));
         }
-        replays.sort_by_key(|replay| replay.id);
-        Ok(replays)
+        Ok(replays.into_values().collect())
     }
 
     /// How one replay does. When nothing was heard of one that should run for five seconds, its replicas are asked,

@@ -495,9 +495,4 @@ impl Bus {
         tracing::info!(stream, durable, action, "the consumer is set up");
         Ok(info)
     }
-
-    /// When a stream was created, in the server's words; `None` when there is no such stream.
-    pub(crate) async fn stream_created(&self, stream: &str) -> Result<Option<String>, BusError> {
-        Ok(self.stream_info(stream).await?.map(|info| info.created))
-    }
 }

@@ -414,6 +414,11 @@ impl Bus {
         Ok(streams)
     }
 
+    /// When a stream was created, in the server's words; `None` when there is no such stream.
+    pub(crate) async fn stream_created(&self, stream: &str) -> Result<Option<String>, BusError> {
+        Ok(self.stream_info(stream).await?.map(|info| info.created))
+    }
+
     pub(super) async fn stream_info(&self, name: &str) -> Result<Option<Info>, BusError> {
         const NO_SUCH_STREAM: u64 = 10059;
         match self

@@ -58,6 +58,7 @@ impl Intruder {
         }
         // Its answer comes behind a denial.
         self.client.flush().await.unwrap();
+        // real time: an act that is allowed has no answer
         let until = tokio::time::sleep(Duration::from_millis(500));
         tokio::pin!(until);
         loop {

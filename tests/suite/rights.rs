@@ -4,7 +4,7 @@
 use super::permissions::{DOCUMENT, Guarded};
 use crate::support::{eventually, log};
 
-/// The document without one line of one user, and what that user is then told to be allowed.
+/// The document with one subject of one user replaced by one that nothing uses.
 fn without(user: &str, does: &str, subject: &str) -> String {
     let (before, rest) = DOCUMENT.split_once(&format!("user: {user}, ")).unwrap();
     let (its, after) = match rest.split_once("\n      user: ") {
@@ -13,17 +13,15 @@ fn without(user: &str, does: &str, subject: &str) -> String {
     };
     let (publishes, subscribes) = its.split_once("subscribe {").unwrap();
     let take = |list: &str| {
-        let taken = list.replacen(&format!("\"{subject}\""), "", 1);
+        let taken = list.replacen(&format!("\"{subject}\""), "\"nothing.uses.it\"", 1);
         assert_ne!(taken, list, "{user} {does} {subject}");
         taken
     };
-    let taken = match does {
+    let changed = match does {
         "publish to" => format!("{}subscribe {{{subscribes}", take(publishes)),
         _ => format!("{publishes}subscribe {{{}", take(subscribes)),
     };
-    format!("{before}user: {user}, {taken}{after}")
-        .replace("[ , ", "[ ")
-        .replace(", ,", ",")
+    format!("{before}user: {user}, {changed}{after}")
 }
 
 /// Rights that nothing needs before an event fails, a process dies, or somebody asks.

@@ -251,8 +251,9 @@ async fn what_differs_is_shown_and_updated_by_the_next_worker() {
     assert_eq!(of_events(&state).drift, []);
     assert_eq!(of_events(&state).config["max_ack_pending"], 10_000);
     let said = log::said("the consumer is updated");
-    let is_named =
-        |line: &String| line.contains("max_ack_pending") && line.contains("now=77 wanted=10000");
+    let is_named = |line: &String| {
+        line.contains("max_ack_pending") && line.contains("now=\"77\" wanted=\"10000\"")
+    };
     assert!(said.iter().any(is_named), "{said:?}");
     let info = events(&world).await.consumer_info(NAME).await.unwrap();
     assert_eq!(info.created, created, "it is the same consumer");

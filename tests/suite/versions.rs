@@ -171,10 +171,10 @@ async fn what_is_missing_in_tables_of_another_version_is_said_of_the_version<DB:
         says("delayed", world.outbox.delayed(None, 9).await.unwrap_err());
         DB::execute(pool, &rename("delayed", "later", "due")).await;
 
-        DB::execute(pool, &rename("parked", "error", "why")).await;
+        DB::execute(pool, &rename("parked", "payload", "body")).await;
         let listed = world.outbox.parked(&ParkedSelection::All, 0, 9).await;
         says("parked", listed.unwrap_err());
-        DB::execute(pool, &rename("parked", "why", "error")).await;
+        DB::execute(pool, &rename("parked", "body", "payload")).await;
         // As it was.
         removed(&world, known).await;
         recorded(&world, known).await;

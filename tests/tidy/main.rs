@@ -209,10 +209,12 @@ fn files(folder: &Path) -> Vec<String> {
     for entry in fs::read_dir(folder).unwrap() {
         let entry = entry.unwrap();
         let name = entry.file_name().into_string().unwrap();
+        // `.git` is a file in a second worktree.
+        if NOT_WRITTEN.contains(&&*name) {
+            continue;
+        }
         if entry.file_type().unwrap().is_dir() {
-            if !NOT_WRITTEN.contains(&&*name) {
-                found.extend(files(&entry.path()));
-            }
+            found.extend(files(&entry.path()));
         } else {
             let path = entry.path();
             let path = path.strip_prefix(root()).unwrap();

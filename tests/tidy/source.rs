@@ -11,7 +11,12 @@ pub struct Source {
 
 impl Source {
     pub fn new(path: &str, text: &str) -> Self {
-        let code = match path.ends_with("/tests.rs") {
+        // Modules that are compiled for tests alone.
+        let is_test = ["/tests.rs", "/fuzz.rs"]
+            .iter()
+            .any(|end| path.ends_with(end))
+            || path.contains("/fuzz/");
+        let code = match is_test {
             true => "\n".repeat(text.lines().count()),
             false => without_tests(without_words(text)),
         };
