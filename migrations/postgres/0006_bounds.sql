@@ -11,14 +11,22 @@ alter table tidings.outbox add constraint outbox_is_event check (
     id > 0 and id < 4611686018427387904 and version > 0
     and at >= '0001-01-01 00:00:00+00' and at < '10000-01-01 00:00:00+00') not valid;
 
+-- Called for a row with a transaction that is not its own.
+create function tidings.refuse_xid() returns trigger
+language plpgsql as $$
+begin
+    raise exception 'tidings: the transaction of a row is given by the outbox: leave xid out'
+        using errcode = 'integrity_constraint_violation';
+end $$;
+
 -- The relay's cursor is a snapshot: a row with the id of another transaction would be passed over, or met again when
--- that one comes. It is looked at when a row is written, and costs nothing to speak of. Copies keep theirs until a
--- rebase: a dump has this behind the data, as it is not valid, a subscription writes as a replica, and a restore of
--- data alone says PGOPTIONS='-c tidings_copy.rows=on'.
-alter table tidings.outbox add constraint outbox_gives_xid check (
-    xid = pg_current_xact_id() or current_setting('session_replication_role') = 'replica'
-    -- null while nothing has set it, and a check that is null refuses nothing
-    or coalesce(current_setting('tidings_copy.rows', true), '') = 'on') not valid;
+-- that one comes. Its condition is all that an ordinary row pays for. It is a trigger and no check, because a row that
+-- is updated keeps the transaction that wrote it, and because copies keep theirs until a rebase: a dump has triggers
+-- behind the data, a subscription fires none, and a restore of data alone says PGOPTIONS='-c tidings_copy.rows=on'.
+create trigger outbox_gives_xid before insert on tidings.outbox
+for each row when (new.xid <> pg_current_xact_id()
+                   and coalesce(current_setting('tidings_copy.rows', true), '') <> 'on')
+execute function tidings.refuse_xid();
 
 -- Delayed events are few. One that the log would refuse, when it is due, goes to the parked ones now.
 with none as (

@@ -39,7 +39,7 @@ mod route;
 mod stand_by;
 mod trouble;
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use futures::{FutureExt, future::BoxFuture};
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
@@ -291,12 +291,20 @@ impl<DB: Store> Relay<DB> {
             turn,
             reports,
         };
+        let mut resuming = pin!(self.resume(life, &home, claim, (keys, waiting), way));
         tokio::select! {
-            result = self.resume(life, &home, claim, (keys, waiting), way) => match result {
+            result = &mut resuming => match result {
                 Err(ended @ Fault::Ended(_)) => return Err(why(&mut crew, ended).await),
                 result => result?,
             },
-            Some(ended) = crew.join_next() => return Err(fault_of(ended)),
+            Some(ended) = crew.join_next() => match ended {
+                // Its channel is closed: the parts that report to it have ended, and are seen to in a moment.
+                Ok(Ok(())) => tokio::select! {
+                    result = &mut resuming => result?,
+                    () = fence.passed() => return Err(fence.over()),
+                },
+                ended => return Err(fault_of(ended)),
+            },
             () = fence.passed() => return Err(fence.over()),
         }
         // The reports' channel is closed: the keeper writes the last checkpoint.

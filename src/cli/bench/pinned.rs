@@ -19,7 +19,7 @@ use super::{
 
 /// Transactions a second while the old one gets older: enough to keep the relay checkpointing.
 const RATE: u32 = 200;
-/// A business row is deleted when so many newer ones were written.
+/// A business row is deleted when so many newer ones were written. The traffic lasts until one is.
 const KEPT: usize = 100;
 /// How long Postgres may take to count.
 const COUNTED_WITHIN: Duration = Duration::from_secs(30);
@@ -78,7 +78,7 @@ async fn traffic(
     let mut tick = tokio::time::interval(Duration::from_secs(1) / RATE);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut events: usize = 0;
-    while began.elapsed() < length || events == 0 {
+    while began.elapsed() < length || events <= KEPT {
         tick.tick().await;
         let mut tx = world.outbox.begin().await?;
         Postgres::business(&mut tx, i64::try_from(events)?).await?;
