@@ -30,11 +30,11 @@ pub(crate) struct Facts {
     pub(crate) stored_at: DateTime<Utc>,
     pub(crate) attempt: u32,
     /// How often the event was redriven.
-    #[cfg_attr(not(any(feature = "postgres", feature = "sqlite")), allow(dead_code))]
+    #[cfg_attr(not(feature = "outbox"), allow(dead_code))]
     // for the inbox
     pub(crate) redrives: u32,
     /// The letter that it was redriven from last.
-    #[cfg_attr(not(any(feature = "postgres", feature = "sqlite")), allow(dead_code))]
+    #[cfg_attr(not(feature = "outbox"), allow(dead_code))]
     // for the inbox
     pub(crate) redriven_from: u64,
     /// How long the handler may take.

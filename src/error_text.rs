@@ -40,12 +40,12 @@ pub(crate) fn write_texts(
     Ok(())
 }
 
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(feature = "outbox")]
 fn of_database(error: &(dyn Error + 'static)) -> Option<String> {
     error.downcast_ref().map(said)
 }
 
-#[cfg(not(any(feature = "postgres", feature = "sqlite")))]
+#[cfg(not(feature = "outbox"))]
 fn of_database(_: &(dyn Error + 'static)) -> Option<String> {
     None
 }
@@ -61,7 +61,7 @@ pub(crate) fn unplaced(error: &serde_json::Error) -> String {
 }
 
 /// An error of a database in one sentence, with all that it has said that helps.
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(feature = "outbox")]
 pub(crate) fn said(error: &sqlx::Error) -> String {
     match error {
         sqlx::Error::Database(error) => {
@@ -132,7 +132,7 @@ mod tests {
         }
     }
 
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    #[cfg(feature = "outbox")]
     #[test]
     fn what_is_no_database_error_is_told_with_its_source() {
         let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);

@@ -59,13 +59,13 @@ impl Failure {
     }
 
     /// What the handler needs failed before it could decide. Not the handler's failure.
-    #[cfg_attr(not(any(feature = "postgres", feature = "sqlite")), allow(dead_code))] // the inbox says so
+    #[cfg_attr(not(feature = "outbox"), allow(dead_code))] // the inbox says so
     pub(crate) fn unavailable(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::new(Verdict::Unavailable, source.into())
     }
 
     /// The inbox cannot tell whether the event was handled before.
-    #[cfg_attr(not(any(feature = "postgres", feature = "sqlite")), allow(dead_code))] // the inbox says so
+    #[cfg_attr(not(feature = "outbox"), allow(dead_code))] // the inbox says so
     pub(crate) fn outside_inbox(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::new(Verdict::OutsideInbox, source.into())
     }
@@ -241,7 +241,7 @@ mod tests {
             &"\u{1f600}".repeat(MAX_TEXT / 4),
             &"\u{e9}a".repeat(MAX_TEXT),
         ];
-        crate::fuzz::fuzz_text("text of an error", &seeds, |text| {
+        tidings_fuzz::fuzz_text("text of an error", &seeds, |text| {
             let kept = told(&text);
             assert!(kept.len() <= MAX_TEXT && kept.trim() == kept);
             assert!(!kept.contains(|c: char| c.is_control() || "\u{2028}\u{2029}".contains(c)));

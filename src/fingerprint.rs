@@ -183,7 +183,7 @@ mod tests {
             "'a 'a 'a 'a ",
             "\"`'",
         ];
-        crate::fuzz::fuzz_text("error that is grouped", &seeds, |text| {
+        tidings_fuzz::fuzz_text("error that is grouped", &seeds, |text| {
             let print = fingerprint("exhausted", text);
             assert_eq!(print, fingerprint("exhausted", &format!(" {text}\n")));
             normalised(text).contains(ANY)

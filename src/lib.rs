@@ -20,7 +20,9 @@
 //! | find out what a stream has lost | [`Verify`] |
 //! | find out where an event is | [`Trace`] |
 //! | connect, and declare streams | [`Bus`], [`NatsOptions`], [`StreamSpec`] |
-//! | test handlers, without servers and with real ones | [`testing`] |
+//! | test handlers without servers | `testing`, behind the feature of that name |
+
+#![cfg_attr(not(feature = "testing"), allow(dead_code))] // what the test kit alone calls
 
 mod background;
 mod breaker;
@@ -32,8 +34,6 @@ mod executor;
 mod failure;
 mod fingerprint;
 mod flow;
-#[cfg(test)]
-mod fuzz;
 mod handler;
 mod housekeeping;
 mod in_flight;
@@ -42,7 +42,7 @@ mod job;
 mod lanes;
 mod log;
 mod others;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(feature = "outbox")]
 mod outbox;
 mod outcome;
 mod position;
@@ -50,16 +50,17 @@ mod rate;
 mod replay;
 mod replaying;
 mod replica;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(feature = "outbox")]
 mod republish;
 mod retry;
 mod start;
 mod subscriber;
 mod subscribers;
 mod tally;
+#[cfg(feature = "testing")]
 pub mod testing;
 mod trace;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(feature = "outbox")]
 mod verify;
 mod worker;
 
@@ -85,7 +86,7 @@ pub use job::{
     Rehearsal, RehearsedEvents, Replay, ReplayPoint, ReplayProgress, ReplayRange, ReplayRequest,
     ReplayState, ReplayTrouble, StreamProgress, UndecodableEvent,
 };
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(feature = "outbox")]
 pub use outbox::{
     BatchOnceHandler, DelayedEvent, Diagnosis, ElsewhereError, HeldSlot, InboxTransaction,
     LastBatch, LeaseStatus, Loss, MigrateError, NatsMove, OnceHandler, Outbox, OutboxError,
@@ -99,7 +100,7 @@ pub use rate::Rate;
 pub use replay::{ReplayConsumer, ReplayError, ReplayStatus, Replays};
 pub use replaying::{ReplayId, ReplayIdError};
 pub use replica::{Activity, HotKey, Replica, WantedConsumer};
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(feature = "outbox")]
 pub use republish::{Republish, Republished};
 pub use retry::Retry;
 pub use start::Start;
@@ -119,7 +120,7 @@ pub use trace::{
     Sought, StoredEvent, SubscriberTrace, Trace, TraceError, Traced, TracedBatch, TracedEvent,
     TracedOutcome,
 };
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(feature = "outbox")]
 pub use verify::{
     Difference, DifferenceKind, Repair, RepairError, Verification, VerifiedStream, Verify,
     VerifyError,

@@ -157,7 +157,7 @@ mod tests {
             &"\u{1f600}".repeat(LONGEST_TEXT / 4),
             &"a\u{e9}".repeat(LONGEST_TEXT),
         ];
-        crate::fuzz::fuzz_text("text of a line", &seeds, |text| {
+        tidings_fuzz::fuzz_text("text of a line", &seeds, |text| {
             let shown = short(text);
             assert!(shown.len() <= LONGEST_TEXT + 40);
             assert!(shown == text || shown.ends_with(&format!("... ({} bytes)", text.len())));

@@ -14,11 +14,11 @@ use crate::{
 pub(crate) enum Handled {
     Done,
     /// The inbox holds the event: the handler was not called.
-    #[cfg_attr(not(any(feature = "postgres", feature = "sqlite")), allow(dead_code))]
+    #[cfg_attr(not(feature = "outbox"), allow(dead_code))]
     // the inbox says so
     Already,
     /// It was given up before, says the inbox, for this reason: the handler was not called.
-    #[cfg_attr(not(any(feature = "postgres", feature = "sqlite")), allow(dead_code))]
+    #[cfg_attr(not(feature = "outbox"), allow(dead_code))]
     // the inbox says so
     GivenUp(Box<DeadLetter>),
 }
@@ -91,7 +91,7 @@ pub enum Cause {
 }
 
 impl Cause {
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    #[cfg(feature = "outbox")]
     const ALL: [Self; 8] = [
         Self::Rejected,
         Self::Exhausted,
@@ -104,7 +104,7 @@ impl Cause {
     ];
 
     /// The cause of this word.
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    #[cfg(feature = "outbox")]
     pub(crate) fn named(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|cause| cause.as_str() == word)
     }

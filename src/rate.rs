@@ -50,7 +50,7 @@ impl Rate {
     }
 
     /// The time from one event to the next.
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    #[cfg(feature = "outbox")]
     pub(crate) fn interval(self) -> Duration {
         self.interval
     }

@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(feature = "outbox")]
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
@@ -42,7 +42,7 @@ pub(crate) struct Mark {
 pub(crate) struct Replaying {
     pub(crate) mark: Mark,
     /// Whose memory the inbox is asked for: no other replay's, and not that of the live events.
-    #[cfg_attr(not(any(feature = "postgres", feature = "sqlite")), allow(dead_code))]
+    #[cfg_attr(not(feature = "outbox"), allow(dead_code))]
     // for the inbox
     pub(crate) scope: String,
     /// Whether the event does not come from the replay itself, but from the retries.
@@ -81,7 +81,7 @@ impl ReplayId {
     }
 
     /// When it was made.
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    #[cfg(feature = "outbox")]
     pub(crate) fn made_at(self) -> DateTime<Utc> {
         let (seconds, nanos) = self.0.get_timestamp().map_or((0, 0), |time| time.to_unix());
         let seconds = i64::try_from(seconds).unwrap_or_default();
@@ -268,10 +268,10 @@ mod tests {
             "0190E6E4-7A3E-7C3E-9D3E-3B1F0D8A6A11",
             "ffffffffffff7fffbfffffffffffffff",
         ];
-        crate::fuzz::fuzz_text("id of a replay", &seeds, |text| {
+        tidings_fuzz::fuzz_text("id of a replay", &seeds, |text| {
             match text.parse::<ReplayId>() {
                 Ok(id) => {
-                    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+                    #[cfg(feature = "outbox")]
                     assert!(id.made_at() >= DateTime::UNIX_EPOCH);
                     id.to_string().parse::<ReplayId>() == Ok(id)
                 }

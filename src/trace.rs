@@ -115,7 +115,7 @@ impl Trace {
     }
 
     /// Traces them in an outbox too, and first in the streams that its relay knows.
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    #[cfg(feature = "outbox")]
     #[must_use]
     pub fn outbox<DB: crate::outbox::Store>(mut self, outbox: &crate::outbox::Outbox<DB>) -> Self {
         self.records = Some(Arc::new(outbox.clone()));

@@ -467,7 +467,7 @@ mod tests {
             "10 12 3 5 7 11",
             "-9223372036854775808 9223372036854775807 3 0 18446744073709551615 17",
         ];
-        crate::fuzz::fuzz_text("entry of the ledger", &seeds, |text| {
+        tidings_fuzz::fuzz_text("entry of the ledger", &seeds, |text| {
             let numbers: Vec<i128> = text
                 .split(' ')
                 .filter_map(|text| text.parse().ok())

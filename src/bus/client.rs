@@ -228,7 +228,7 @@ impl Client {
         published_by(&live, publishing.await).await
     }
 
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    #[cfg(feature = "outbox")]
     pub(super) async fn publish_with_headers<S: ToSubject>(
         &self,
         subject: S,

@@ -1,6 +1,6 @@
 //! What helps when NATS refuses or does not answer, by what it says. Never decides whether it is tried again.
 
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(feature = "outbox")]
 impl super::BusError {
     /// What helps, by what it is.
     pub(crate) fn cure(&self) -> String {

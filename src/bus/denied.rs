@@ -43,7 +43,7 @@ impl Denied {
     }
 
     /// Forgets a subject: it was allowed since.
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    #[cfg(feature = "outbox")]
     pub(super) fn forget(&self, subject: &str) {
         self.0
             .send_if_modified(|known| known.subjects.remove(subject).is_some());
@@ -54,7 +54,7 @@ impl Denied {
         self.0.send_modify(|known| *known = Known::default());
     }
 
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    #[cfg(feature = "outbox")]
     pub(super) fn has(&self, subject: &str) -> bool {
         self.0.borrow().subjects.contains_key(subject)
     }
@@ -82,7 +82,7 @@ impl Denied {
     }
 
     /// Ends when publishing to a subject is denied.
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    #[cfg(feature = "outbox")]
     pub(super) async fn denied(&self, subject: &str) {
         self.once_more(subject, 0).await;
     }

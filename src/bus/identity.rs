@@ -29,7 +29,7 @@ pub(crate) struct Identity<'a> {
 pub(crate) enum Own<'a> {
     Of(&'a Headers, &'a Extensions),
     /// As the outbox has them.
-    #[cfg_attr(not(any(feature = "postgres", feature = "sqlite")), allow(dead_code))]
+    #[cfg_attr(not(feature = "outbox"), allow(dead_code))]
     Stored(&'a str),
 }
 
@@ -68,7 +68,7 @@ fn lines(headers: &Headers, extensions: &Extensions) -> BTreeMap<String, String>
 
 impl Identity<'_> {
     /// Whether it is the same event.
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    #[cfg(feature = "outbox")]
     pub(crate) fn is(&self, other: &Self) -> bool {
         self.event == other.event
             && (self.name, self.version, self.key) == (other.name, other.version, other.key)

@@ -6,7 +6,7 @@
 
 mod answers;
 mod ask;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(feature = "outbox")]
 mod batch;
 mod client;
 mod connect;
@@ -36,10 +36,10 @@ mod park;
 mod place;
 mod publisher;
 mod pull;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(feature = "outbox")]
 mod removal;
 mod replays;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(feature = "outbox")]
 mod resume;
 mod retired;
 mod retry;
@@ -48,7 +48,7 @@ mod seek;
 mod settings;
 mod signs;
 mod state;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(feature = "outbox")]
 mod stored;
 pub(crate) mod streams;
 mod subjects;
@@ -68,7 +68,7 @@ use bytes::Bytes;
 use tidings_contract::{Envelope, wire};
 use tokio::sync::watch;
 
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(feature = "outbox")]
 pub(crate) use batch::{
     BatchId, Cause, Confirmed, FULL_DISK, Refusal, Submission, cause_of_denial, cause_of_no_ack,
 };
@@ -78,7 +78,7 @@ pub(crate) use delivery::{Deliveries, Delivery};
 pub(crate) use durables::{Durable, Durables};
 pub use error::BusError;
 pub(crate) use identity::{Holder, quoted};
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(feature = "outbox")]
 pub(crate) use identity::{Identity, Own};
 pub(crate) use letter::REDRIVE;
 pub(crate) use letters::{Kept, Upkeep};
@@ -86,14 +86,14 @@ pub use nats_identity::NatsIdentity;
 pub use options::{Auth, NatsOptions, Tls};
 pub(crate) use ours::{counted, is_ours};
 pub(crate) use park::{Head, PASS, Park, Question, letters_of};
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(feature = "outbox")]
 pub(crate) use publisher::check_size;
 pub use publisher::{EventPublisher, PublishError, TooLarge};
 pub(crate) use pull::{PullError, Pulled, Puller, PullerOptions};
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(feature = "outbox")]
 pub(crate) use removal::Removal;
 pub(crate) use replays::{Part, Standing};
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(feature = "outbox")]
 pub(crate) use resume::{At, Found, Pings, StreamState};
 pub(crate) use retry::{Waiting, retries_of};
 pub(crate) use rights::Need;
@@ -102,7 +102,7 @@ pub use settings::setting_text;
 pub(crate) use settings::{Role, durable_issues, starts_beyond};
 pub(crate) use signs::{LeaseSign, RetrySigns};
 pub(crate) use state::{BadEntry, Holds};
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(feature = "outbox")]
 pub(crate) use stored::Stored;
 pub use tail::{Reader, ReaderError, Seen};
 
@@ -295,7 +295,7 @@ impl Bus {
 
     /// Waits for an answer; `None` when the connection is lost meanwhile, because then no answer comes,
     /// though the client would wait for it.
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    #[cfg(feature = "outbox")]
     async fn unless_lost<T>(&self, answer: impl Future<Output = T>) -> Option<T> {
         let losses = *self.lost.borrow();
         self.unless_lost_since(losses, answer).await

@@ -58,7 +58,7 @@ impl Bus {
 
 impl NatsIdentity {
     /// Whether it is certainly the same: its names say so, or it is the same run of one server.
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    #[cfg(feature = "outbox")]
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         if self.server_id.is_some() && self.server_id == other.server_id {
             return true;

@@ -80,7 +80,7 @@ pub struct TooLarge {
 
 impl TooLarge {
     /// Whose limit it is and what helps, when it was in the outbox already.
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    #[cfg(feature = "outbox")]
     pub(crate) fn why(&self) -> &'static str {
         match self.part {
             HEADERS => {

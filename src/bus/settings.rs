@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 pub use shown::setting_text;
 pub(crate) use stream::Role;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(feature = "outbox")]
 pub(super) use stream::transforms;
 pub(super) use stream::{Looked, issues};
 
@@ -213,7 +213,8 @@ pub(super) fn limit_in(description: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Bus, testing::NatsServer};
+    use crate::Bus;
+    use tidings_test_servers::NatsServer;
 
     fn of(config: Value) -> Vec<DurableIssue> {
         durable_issues("EVENTS", "welcome", config.as_object().unwrap())

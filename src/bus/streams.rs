@@ -209,7 +209,7 @@ pub(super) struct Info {
     pub(super) config: Map<String, Value>,
     pub(super) state: InfoState,
     /// When the server said so, by its clock.
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    #[cfg(feature = "outbox")]
     #[serde(default)]
     pub(super) ts: Option<chrono::DateTime<chrono::Utc>>,
 }

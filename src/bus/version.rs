@@ -60,7 +60,7 @@ mod tests {
             "2.",
             "99999999999999999999.1.1",
         ];
-        crate::fuzz::fuzz_text("version of a server", &seeds, |text| {
+        tidings_fuzz::fuzz_text("version of a server", &seeds, |text| {
             let is_any = is_at_least(text, [0; 3]);
             assert!(is_any || !is_at_least(text, [2, 12, 1]));
             is_any

@@ -3,7 +3,9 @@
 use chrono::DateTime;
 
 use super::{Edit, StoredDeadLetter, group::Groups, redrive::redrive};
-use crate::{bus::fuzz::Letter, fuzz::fuzz_text};
+use tidings_fuzz::fuzz_text;
+
+use crate::bus::fuzz::Letter;
 
 const LETTER: &str = "dead-letter.mailer.user.created
 Nats-Msg-Id: dead/mailer/EVENTS/17/1700000000000000000

@@ -23,7 +23,7 @@ pub(crate) trait Remembers: Send + Sync {
 
 /// What is remembered of an event that is given up.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[cfg_attr(not(any(feature = "postgres", feature = "sqlite")), allow(dead_code))] // the inbox says so
+#[cfg_attr(not(feature = "outbox"), allow(dead_code))] // the inbox says so
 pub(crate) enum GivenUp {
     /// That it is, from now on: its letter is not stored.
     Now,

@@ -14,7 +14,7 @@ use super::{
     status::{ago, stored_troubles, troubles_from},
     store::{positions_from, positions_text},
 };
-use crate::fuzz::{fuzz, fuzz_json, fuzz_text};
+use tidings_fuzz::{fuzz, fuzz_json, fuzz_text};
 
 const POSITIONS: &str = r#"{"EVENTS":{"incarnation":"2026-11-21T09:30:00Z","sequence":18446744073709551615,
     "last":{"sequence":17,"event":"0190e6e4-7a3e-7c3e-9d3e-3b1f0d8a6a11"},"since":"2026-11-21T09:30:00Z"},

@@ -2,7 +2,7 @@
 
 use tidings_contract::{Envelope, Event};
 
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(feature = "outbox")]
 use crate::outbox::{Outbox, Store};
 
 /// The events of one kind that are in an outbox, in its order, whether a relay has published them or not; for
@@ -31,7 +31,7 @@ use crate::outbox::{Outbox, Store};
 ///
 /// # Panics
 /// When the outbox cannot be read, or an event does not decode.
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(feature = "outbox")]
 pub async fn published<E: Event, DB: Store>(outbox: &Outbox<DB>) -> Vec<E> {
     match outbox.contents().await {
         Ok(envelopes) => typed(&envelopes),

@@ -120,7 +120,7 @@ mod tests {
             "-9223372036854775808 9223372036854775807 18446744073709551615 18446744073709551615 17",
             "0 1 2 18446744073709551615 1",
         ];
-        crate::fuzz::fuzz_text("batch of the ledger", &seeds, |text| {
+        tidings_fuzz::fuzz_text("batch of the ledger", &seeds, |text| {
             let numbers: Vec<i128> = text
                 .split(' ')
                 .filter_map(|text| text.parse().ok())

@@ -63,7 +63,7 @@ pub(super) trait Records: Debug + Send + Sync {
     fn relay(&self) -> Answer<'_, Vec<String>>;
 }
 
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(feature = "outbox")]
 mod of_an_outbox {
     use super::{Answer, DateTime, EventId, Noted, OutboxTrace, Records, Sought, TracedBatch, Utc};
     use crate::outbox::{self, Asked, Outbox, Spot, Spotted, Store, TracedRow, Wanted};

@@ -329,7 +329,7 @@ mod tests {
             r#"{"owner":"x","handled":{"EVENTS 2026":[[17,1700000000000000000],[18446744073709551615,-1]]},"unclean":2}"#,
             r#"{"owner":null}"#,
         ];
-        crate::fuzz::fuzz_json("lease", &seeds, |value| {
+        tidings_fuzz::fuzz_json("lease", &seeds, |value| {
             let written = read(value);
             let again = read(&bytes_of(&written));
             assert_eq!(bytes_of(&again), bytes_of(&written));

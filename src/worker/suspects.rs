@@ -336,7 +336,7 @@ mod tests {
     fn fuzz_marks_of_suspects() {
         let seed = r#"{"stream":"EVENTS","sequence":18446744073709551615,"since":"2026-11-21T09:30:00Z",
             "processes":["0190e6e4-7a3e-7c3e-9d3e-3b1f0d8a6a11"]}"#;
-        crate::fuzz::fuzz_json("mark of a suspect", &[seed], |value| {
+        tidings_fuzz::fuzz_json("mark of a suspect", &[seed], |value| {
             let mark = read(value);
             let letter = letter(&mark, u32::MAX);
             assert_eq!(letter.attempts, u32::MAX);

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use tidings::{Auth, Bus, ConnectError, NatsOptions, Tls, testing::NatsServer};
+use tidings::{Auth, Bus, ConnectError, NatsOptions, Tls};
+use tidings_test_servers::NatsServer;
 
 async fn server(config: &str) -> NatsServer {
     let options = NatsServer::options().config(config);

@@ -12,8 +12,9 @@ use async_nats::{HeaderMap, jetstream};
 use tidings::{
     Bus, CircuitBreaker, Context, DeadLetterSelection, DeadLetters, DeadLettersError, Edit,
     EventPublisher, EventSubscriber, Failure, Retry, StoredDeadLetter, StreamSpec, Worker,
-    WorkerError, testing::NatsServer,
+    WorkerError,
 };
+use tidings_test_servers::NatsServer;
 
 use crate::support::{Counted, Database, Noted, Running, User, World, eventually, within};
 

@@ -5,8 +5,9 @@ use std::fmt;
 use sqlx::{Connection, Postgres, Sqlite};
 use tidings::{
     Context, DeadLetterSelection, DeadLetters, EventSubscriber, Exhausted, Failure,
-    InboxTransaction, Outbox, Retry, Worker, testing::NatsServer, testing::PostgresServer,
+    InboxTransaction, Outbox, Retry, Worker,
 };
+use tidings_test_servers::{NatsServer, PostgresServer};
 
 use crate::{
     both,

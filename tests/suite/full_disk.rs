@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use tidings::{Envelope, Status, Verify, testing::NatsServer};
+use tidings::{Envelope, Status, Verify};
+use tidings_test_servers::NatsServer;
 
 use crate::{
     both,

@@ -12,11 +12,9 @@ use sqlx::{
 };
 use tidings::{
     Outbox, OutboxError, StreamSpec,
-    testing::{
-        PostgresServer,
-        failpoint::{self, Point},
-    },
+    testing::failpoint::{self, Point},
 };
+use tidings_test_servers::PostgresServer;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 

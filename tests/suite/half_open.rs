@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use sqlx::{PgConnection, Postgres, pool::PoolOptions};
 use tidings::{
     BatchContext, Batching, Context, EventPublisher, EventSubscriber, Failure, InboxTransaction,
-    Item, Outbox, Verdicts, Worker, testing::PostgresServer,
+    Item, Outbox, Verdicts, Worker,
 };
+use tidings_test_servers::PostgresServer;
 
 use crate::support::{Database, Proxy, User, Way, World, eventually, within};
 

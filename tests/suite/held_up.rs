@@ -3,9 +3,8 @@
 
 use std::time::Duration;
 
-use tidings::{
-    Bus, Relay, RelayError, RelayInstance, Republish, Status, Verify, testing::NatsServer,
-};
+use tidings::{Bus, Relay, RelayError, RelayInstance, Republish, Status, Verify};
+use tidings_test_servers::NatsServer;
 
 use crate::{
     both,

@@ -4,7 +4,8 @@
 #![allow(unreachable_pub)] // one binary
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests are tests
 
-mod support;
+#[macro_use]
+extern crate tidings_test_support as support;
 
 mod abandoned;
 mod away;
@@ -14,7 +15,6 @@ mod blocked;
 mod bulk;
 mod bus;
 mod cloudevents;
-mod crashes;
 mod database_errors;
 mod dead_letters;
 mod deaths;
@@ -36,8 +36,6 @@ mod held_up;
 mod idle;
 mod inbox;
 mod inbox_ring;
-mod isolation;
-mod isolation_by_rights;
 mod kept;
 mod last_words;
 mod locked;
@@ -54,11 +52,8 @@ mod one_id;
 mod order;
 mod orphans;
 mod outbox;
-mod parked_keys;
 mod parked_lists;
-mod permissions;
 mod poison;
-mod pooler;
 mod producers;
 mod refusals;
 mod refused;
@@ -78,7 +73,6 @@ mod replicas;
 mod resets;
 mod resume;
 mod retries;
-mod rights;
 mod roles;
 mod rollouts;
 mod row_ids;

@@ -6,7 +6,8 @@ use sqlx::{
     PgPool, Postgres,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
-use tidings::{Outbox, RebaseError, Relay, testing::PostgresServer};
+use tidings::{Outbox, RebaseError, Relay};
+use tidings_test_servers::PostgresServer;
 
 use crate::storage::dead_rows;
 use crate::support::{Counted, Database, World, eventually, log, within};

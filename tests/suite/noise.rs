@@ -3,10 +3,8 @@
 use std::time::Duration;
 
 use sqlx::{Connection, PgConnection, Postgres, Sqlite};
-use tidings::{
-    Bus, Context, EventPublisher, EventSubscriber, Failure, Relay, Subscribers, Worker,
-    testing::NatsServer,
-};
+use tidings::{Bus, Context, EventPublisher, EventSubscriber, Failure, Relay, Subscribers, Worker};
+use tidings_test_servers::NatsServer;
 
 use crate::support::{Database, Noted, User, World, eventually, log};
 

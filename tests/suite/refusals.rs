@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use async_nats::jetstream;
-use tidings::{Bus, Envelope, NatsOptions, ParkedSelection, StreamSpec, testing::NatsServer};
+use tidings::{Bus, Envelope, NatsOptions, ParkedSelection, StreamSpec};
+use tidings_test_servers::NatsServer;
 
 use crate::{
     both,

@@ -6,8 +6,9 @@ use async_nats::jetstream;
 use tidings::{
     Auth, Bus, Context, EventPublisher, EventSubscriber, Failure, NatsOptions, Rate, Replay,
     ReplayError, ReplayId, ReplayState, ReplayStatus, ReplayTrouble, Replays, StreamSpec, Worker,
-    WorkerError, testing::NatsServer,
+    WorkerError,
 };
+use tidings_test_servers::NatsServer;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 

@@ -472,7 +472,7 @@ async fn an_extension_that_the_sql_function_is_given_is_an_attribute_of_the_even
 /// The limit is the server's as soon as a relay has been there, as in the library.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_sql_function_knows_what_the_server_takes() {
-    let nats = tidings::testing::NatsServer::options().max_payload(200_000);
+    let nats = tidings_test_servers::NatsServer::options().max_payload(200_000);
     let nats = nats.start().await.unwrap();
     let world = World::with(Postgres::open().await, nats).await;
     let enqueue = |bytes: usize| {

@@ -4,8 +4,8 @@
 use serde_json::{Value, json};
 use tidings::{
     Bus, Context, EventPublisher, EventSubscriber, Failure, StreamSpec, Subscribers, Worker,
-    testing::NatsServer,
 };
+use tidings_test_servers::NatsServer;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 

@@ -1,7 +1,8 @@
 //! Limits of servers, accounts and streams: obeyed, or named with their cure.
 
 use serde_json::json;
-use tidings::{Bus, NatsOptions, Pattern, Start, StreamSpec, testing::NatsServer};
+use tidings::{Bus, NatsOptions, Pattern, Start, StreamSpec};
+use tidings_test_servers::NatsServer;
 
 use crate::{
     settings::{Tool, Working, apply_streams, is_content, is_told, publish, server, subscriber},

@@ -8,8 +8,8 @@ use std::{
 use async_nats::jetstream;
 use tidings::{
     Bus, Context, EventPublisher, EventSubscriber, Failure, NatsOptions, StreamSpec, Worker,
-    testing::NatsServer,
 };
+use tidings_test_servers::NatsServer;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 

@@ -2,16 +2,15 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::{
-    bus::{
-        ApiError, ConsumerLook, Durable, NatsIdentity, Receipt,
-        consumer::{ConsumerState, drift, filters},
-        objections::{taken, unchangeable},
-        origin,
-        settings::{Looked, Role, durable_issues, issues, put_over},
-        streams::{Info, StreamSpec},
-    },
-    fuzz::fuzz_json,
+use tidings_fuzz::fuzz_json;
+
+use crate::bus::{
+    ApiError, ConsumerLook, Durable, NatsIdentity, Receipt,
+    consumer::{ConsumerState, drift, filters},
+    objections::{taken, unchangeable},
+    origin,
+    settings::{Looked, Role, durable_issues, issues, put_over},
+    streams::{Info, StreamSpec},
 };
 
 const CONFIG: &str = r#"{"name":"EVENTS","subjects":["user.>","a.*.b"],"retention":"limits","max_age":604800000000000,
@@ -34,7 +33,7 @@ fn fuzz_answers_to_publishes() {
     ];
     fuzz_json("answer to a publish", &seeds, |answer| {
         let read = Receipt::read(answer);
-        #[cfg(any(feature = "postgres", feature = "sqlite"))]
+        #[cfg(feature = "outbox")]
         if let Err(refusal) = crate::bus::batch::classify(Receipt::read(answer)) {
             let _ = refusal.to_string();
             assert!(!refusal.cure().is_empty());

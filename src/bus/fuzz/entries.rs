@@ -3,13 +3,14 @@
 use bytes::Bytes;
 
 use super::Letter;
+use tidings_fuzz::fuzz_json;
+
 use crate::{
     bus::{
         Holds, Kept, Park, park,
         replays::written,
         state::{BUCKET, read_entry},
     },
-    fuzz::fuzz_json,
     job::{Replay, ReplayProgress},
     rate,
 };

@@ -7,20 +7,19 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 
 use super::Letter;
-use crate::{
-    bus::{
-        Kept, Waiting,
-        header::{StoredAt, left_out, of_server},
-        letter::size_of,
-        letters::{Told, header_map},
-        mark, ours,
-        place::Places,
-        retry,
-        signs::due_of,
-        streams::RETRIES,
-        unreadable::Single,
-    },
-    fuzz::{fuzz, fuzz_json, fuzz_text},
+use tidings_fuzz::{fuzz, fuzz_json, fuzz_text};
+
+use crate::bus::{
+    Kept, Waiting,
+    header::{StoredAt, left_out, of_server},
+    letter::size_of,
+    letters::{Told, header_map},
+    mark, ours,
+    place::Places,
+    retry,
+    signs::due_of,
+    streams::RETRIES,
+    unreadable::Single,
 };
 
 const RETRY: &str = "tidings.retry.mailer.user.created

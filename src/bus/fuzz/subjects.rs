@@ -2,6 +2,8 @@
 
 use tidings_contract::{EventId, Name, Pattern};
 
+use tidings_fuzz::fuzz_text;
+
 use crate::{
     bus::{
         Auth, connect,
@@ -12,7 +14,6 @@ use crate::{
         subjects::{added, extra},
         unconfirmed::Number,
     },
-    fuzz::fuzz_text,
     replica::can_be_durable,
 };
 

@@ -5,10 +5,9 @@ use chrono::DateTime;
 use tidings_contract::{Envelope, IntoEnvelope as _, wire};
 
 use super::Letter;
-use crate::{
-    bus::{envelope_of, is_in_payload},
-    fuzz::{fuzz_json, fuzz_text},
-};
+use tidings_fuzz::{fuzz_json, fuzz_text};
+
+use crate::bus::{envelope_of, is_in_payload};
 
 const OURS: &str = "user.created
 Nats-Msg-Id: 0190e6e4-7a3e-7c3e-9d3e-3b1f0d8a6a11

@@ -174,7 +174,7 @@ mod tests {
             "Message Size Exceeds MaxBytes",
             "Server Shutdown",
         ];
-        crate::fuzz::fuzz_text("end of a pull", &seeds, |reason| {
+        tidings_fuzz::fuzz_text("end of a pull", &seeds, |reason| {
             for code in [404, 503] {
                 End::of(code, reason);
             }

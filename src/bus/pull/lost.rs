@@ -288,7 +288,7 @@ mod tests {
             "$JS.ACK.EVENTS.welcome.1.7.3.99.0",
             "$JS.ACK.hub.acc.EVENTS.welcome.1.18446744073709551615.3.99.0.x",
         ];
-        crate::fuzz::fuzz_text("last delivery", &seeds, |reply| {
+        tidings_fuzz::fuzz_text("last delivery", &seeds, |reply| {
             let last = Last::read(reply);
             assert!(
                 last.as_ref()

@@ -24,7 +24,7 @@ const TAKEN: [u64; 3] = [10013, 10105, 10148];
 
 impl Bus {
     /// The same connection; its readers have consumers that are called so, with a number behind it.
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    #[cfg(feature = "outbox")]
     pub(crate) fn reading_as(&self, name: &str) -> Self {
         Self {
             readers: Some(name.into()),

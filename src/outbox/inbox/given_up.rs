@@ -396,7 +396,7 @@ mod tests {
         let seed = r#"{"stream":"EVENTS","sequence":17,"stored_at":"2026-11-21T09:30:00Z","redrives":4294967295,
             "redriven_from":5,"at":"2026-11-21T09:30:00Z","cause":"exhausted","error":"\u00e9","attempts":3,
             "first_failed_at":null,"is_buried":true,"letter":18446744073709551615}"#;
-        crate::fuzz::fuzz_json("note of the inbox", &[seed], |text| {
+        tidings_fuzz::fuzz_json("note of the inbox", &[seed], |text| {
             let Ok(note) = Note::read(&String::from_utf8_lossy(text)) else {
                 return false;
             };

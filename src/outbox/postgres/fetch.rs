@@ -295,7 +295,7 @@ mod tests {
             "1 1:1:",
             "2 18446744073709551615:18446744073709551615:1,2,3",
         ];
-        crate::fuzz::fuzz_text("answer of a database", &seeds, |answer| {
+        tidings_fuzz::fuzz_text("answer of a database", &seeds, |answer| {
             let next = cursor().after(Some(i64::MAX), answer.to_owned(), true, i64::MAX);
             let _ = next.refuse_another(answer);
             let _ = drawn(answer);

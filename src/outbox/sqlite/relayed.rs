@@ -260,7 +260,7 @@ mod tests {
     fn fuzz_rows_together() {
         let seed = r#"[[17,"0123456789ABCDEF0123456789ABCDEF","user.created","k",7,1],
             [-9223372036854775808,"0123456789abcdef0123456789abcdef","a.b",null,0,9223372036854775807]]"#;
-        crate::fuzz::fuzz_json("rows together", &[seed, "[]"], |rows| {
+        tidings_fuzz::fuzz_json("rows together", &[seed, "[]"], |rows| {
             outlined(rows).is_some()
         });
     }

@@ -171,7 +171,7 @@ fn fuzz_answers_of_instances() {
         "timeout_ms":18446744073709551615,"retry":"","handled":18446744073709551615,"failed":0,"dead_lettered":0,
         "last_delivery_at":null,"wants":[{"stream":"EVENTS","settings":{"max_ack_pending":1}}],
         "clock":"+262142-12-31T23:59:59Z","shadows":{"beta":["user.created"]}}"#;
-    crate::fuzz::fuzz_json("answer of an instance", &[seed], |answer| {
+    tidings_fuzz::fuzz_json("answer of an instance", &[seed], |answer| {
         let Ok(replica) = serde_json::from_slice::<Replica>(answer) else {
             return false;
         };

@@ -178,7 +178,7 @@ mod tests {
     fn fuzz_reports_that_go_on() {
         let seed = r#"{"events":[{"name":"user.created","version":1,"events":18446744073709551615,"would_call":0,
             "would_skip":18446744073709551615,"undecodable":1}],"errors":[]}"#;
-        crate::fuzz::fuzz_json("report that goes on", &[seed], |text| {
+        tidings_fuzz::fuzz_json("report that goes on", &[seed], |text| {
             let Ok(report) = serde_json::from_slice::<crate::job::Rehearsal>(text) else {
                 return false;
             };

@@ -1,0 +1,218 @@
+//! Results on stdout: lines, tables, JSON; what is said beside them on stderr. Logs and errors never come here.
+//!
+//! All of it passes [`untrusted`], so that no caller has to remember which of its texts others wrote.
+
+use std::{
+    fmt::Display,
+    io::{self, Write},
+    os::fd::AsFd,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::Serialize;
+use tokio::{io::Interest, net::unix::pipe};
+
+use super::{
+    report::{Exit, Report},
+    untrusted,
+};
+
+/// Cells above this width, in characters, do not widen their column.
+const WIDEST: usize = 80;
+
+/// Whether the command goes on when the reader of its output has left.
+static OUTLIVES_ITS_READER: AtomicBool = AtomicBool::new(false);
+
+/// For a command that changes things: from now on it goes on to its end, whether or not somebody still reads what it
+/// prints, and ends with the exit code that it would have had.
+pub(crate) fn outlive_the_reader() {
+    OUTLIVES_ITS_READER.store(true, Ordering::Relaxed);
+}
+
+/// Prints a line, or several, at once.
+///
+/// # Errors
+/// Those of stdout; `BrokenPipe` when its reader has left, and the command does not [outlive](outlive_the_reader) it.
+pub(crate) fn line(text: impl Display) -> io::Result<()> {
+    write(&untrusted::neutral_lines(&text.to_string()))
+}
+
+fn write(line: &str) -> io::Result<()> {
+    match write_for_the_reader(line) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+            match OUTLIVES_ITS_READER.load(Ordering::Relaxed) {
+                true => Ok(()),
+                false => Err(error),
+            }
+        }
+        written => written,
+    }
+}
+
+fn write_for_the_reader(line: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{line}")?;
+    out.flush()
+}
+
+/// Says something on stderr that is no result. Nobody is left to tell when that fails.
+pub(crate) fn note(text: impl Display) {
+    let text = untrusted::neutral_lines(&text.to_string());
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// Prints a value as one line of JSON.
+///
+/// # Errors
+/// Those of stdout.
+pub(crate) fn json(value: &impl Serialize) -> io::Result<()> {
+    write(&untrusted::json(&serde_json::to_string(value)?))
+}
+
+/// Prints rows with their columns below each other. A cell is one line, whatever is in it.
+///
+/// # Errors
+/// Those of stdout.
+pub(crate) fn table<const N: usize>(rows: &[[String; N]]) -> io::Result<()> {
+    for row in laid_out(rows) {
+        write(&row)?;
+    }
+    Ok(())
+}
+
+/// The lines of a table. Padded by hand: a width that comes from data may be more than a format takes.
+fn laid_out<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
+    let shown = |row: &[String; N]| {
+        row.each_ref()
+            .map(|cell| untrusted::neutral(cell).into_owned())
+    };
+    let rows: Vec<[String; N]> = rows.iter().map(shown).collect();
+    let width = |text: &String| text.chars().count();
+    let widths: [usize; N] = std::array::from_fn(|column| {
+        let cells = rows.iter().map(|row| width(&row[column]));
+        cells.filter(|width| *width <= WIDEST).max().unwrap_or(0)
+    });
+    let lines = rows.iter().map(|row| {
+        let mut line = String::new();
+        for (cell, column) in row.iter().zip(widths) {
+            line.push_str(cell);
+            line.extend(std::iter::repeat_n(
+                ' ',
+                column.saturating_sub(width(cell)) + 2,
+            ));
+        }
+        line.truncate(line.trim_end().len());
+        line
+    });
+    lines.collect()
+}
+
+/// Prints a value as one line of JSON that is given up next: what is not read is not given up.
+///
+/// # Errors
+/// A report that says so, when the reader of the output has left.
+pub(crate) fn kept(value: &impl Serialize) -> Result<(), Report> {
+    let document = serde_json::to_string(value).map_err(io::Error::from)?;
+    match write_for_the_reader(&untrusted::json(&document)) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+            let what =
+                "the reader of the output has left, and what it has not read is not given up";
+            Err(Report::new(Exit::Failed, what).cure("the same command again, into a file"))
+        }
+        written => Ok(written?),
+    }
+}
+
+/// So many events.
+pub(crate) fn events(count: u64) -> String {
+    match count {
+        1 => "1 event".to_owned(),
+        count => format!("{count} events"),
+    }
+}
+
+/// A time to the millisecond.
+pub(crate) fn time(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Millis, true)
+}
+
+/// A time to the second.
+pub(crate) fn second(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Secs, true)
+}
+
+/// A text on one line, for a [line] or a [note]: those take several. A cell of a table and a report are one line already.
+pub(crate) fn printable(text: &str) -> String {
+    untrusted::neutral(text).into_owned()
+}
+
+/// Ends when whoever reads stdout has left; never for a file or a terminal.
+pub(crate) async fn reader_left() {
+    let Ok(stdout) = io::stdout().as_fd().try_clone_to_owned() else {
+        return std::future::pending().await;
+    };
+    // Only watched, never written through, so it need not be non-blocking, which would reach everybody
+    // who shares it. Fails for a file, which nobody leaves.
+    let Ok(stdout) = pipe::Sender::from_owned_fd_unchecked(stdout) else {
+        return std::future::pending().await;
+    };
+    if stdout.ready(Interest::ERROR).await.is_err() {
+        std::future::pending().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows<const N: usize>(rows: &[[&str; N]]) -> Vec<String> {
+        let owned: Vec<_> = rows.iter().map(|row| row.map(str::to_owned)).collect();
+        laid_out(&owned)
+    }
+
+    #[test]
+    fn columns_stand_below_each_other() {
+        assert_eq!(rows(&[["a", "b"], ["long", "c"]]), ["a     b", "long  c"]);
+    }
+
+    #[test]
+    fn a_cell_of_any_length_is_printed_and_widens_no_column() {
+        for length in [81, 65_535, 65_536, 1_000_000] {
+            let cell = "x".repeat(length);
+            let lines = rows(&[["a", "b"], [&cell, "c"]]);
+            assert_eq!(lines[0], "a  b");
+            assert_eq!(lines[1].len(), length + 3);
+        }
+    }
+
+    #[test]
+    fn no_cell_breaks_its_line() {
+        assert_eq!(
+            rows(&[["a\nb\u{1b}[2J", "\u{202e}c"]]),
+            ["a b\u{fffd}[2J  \u{fffd}c"]
+        );
+    }
+
+    #[test]
+    fn fuzz_tables() {
+        let seeds = [
+            "a\tb\nlong\tc",
+            "a\u{1b}[2J\t\u{202e}c\n\t\n",
+            &"x".repeat(81),
+        ];
+        tidings_fuzz::fuzz_text("table", &seeds, |text| {
+            let cells = text
+                .lines()
+                .map(|line| line.split_once('\t').unwrap_or((line, "")));
+            let cells: Vec<[&str; 2]> = cells.map(<[&str; 2]>::from).collect();
+            let lines = rows(&cells);
+            assert!(
+                lines
+                    .iter()
+                    .all(|line| !line.contains(untrusted::is_hostile))
+            );
+            lines.len() > 1
+        });
+    }
+}

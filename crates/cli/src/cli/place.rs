@@ -1,0 +1,79 @@
+//! Places in a stream as people write them: `2h`, a time, a sequence, `beginning`, `now`.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tidings::Start;
+
+use crate::config::duration;
+
+/// Reads a place.
+///
+/// # Errors
+/// How it is written, when it is none of them.
+pub(super) fn parse(text: &str) -> Result<Start, String> {
+    match text {
+        "beginning" => return Ok(Start::Beginning),
+        "now" => return Ok(Start::New),
+        _ => {}
+    }
+    if text.bytes().all(|byte| byte.is_ascii_digit()) && !text.is_empty() {
+        let sequence = text
+            .parse()
+            .map_err(|_| "no stream is that long".to_owned());
+        return sequence.map(Start::Sequence);
+    }
+    if let Ok(ago) = duration::parse(text) {
+        let time = TimeDelta::from_std(ago)
+            .ok()
+            .and_then(|ago| Utc::now().checked_sub_signed(ago));
+        return Ok(time.map_or(Start::Beginning, Start::Time));
+    }
+    match DateTime::parse_from_rfc3339(text) {
+        Ok(time) => Ok(Start::Time(time.to_utc())),
+        Err(_) => Err(
+            "write 2h, 2026-01-31T12:00:00Z, a sequence such as 4711, beginning or now".to_owned(),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_an_age_a_time_a_sequence_or_an_end() {
+        assert_eq!(parse("beginning"), Ok(Start::Beginning));
+        assert_eq!(parse("now"), Ok(Start::New));
+        assert_eq!(parse("4711"), Ok(Start::Sequence(4711)));
+        let minute = DateTime::UNIX_EPOCH + TimeDelta::seconds(60);
+        assert_eq!(parse("1970-01-01T01:01:00+01:00"), Ok(Start::Time(minute)));
+        let Ok(Start::Time(ago)) = parse("2h") else {
+            panic!("an age is a time")
+        };
+        assert!((Utc::now() - ago).num_minutes() >= 120);
+        assert_eq!(parse("99999999999d"), Ok(Start::Beginning));
+        for text in [
+            "",
+            "-1",
+            "+5",
+            "1.5",
+            "2h ago",
+            "yesterday",
+            "99999999999999999999",
+        ] {
+            assert!(parse(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn fuzz_places() {
+        let seeds = [
+            "2h",
+            "2026-01-31T12:00:00Z",
+            "4711",
+            "beginning",
+            "now",
+            "1970-01-01T01:01:00+01:00",
+        ];
+        tidings_fuzz::fuzz_text("place", &seeds, |text| parse(text).is_ok());
+    }
+}

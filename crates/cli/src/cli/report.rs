@@ -1,0 +1,195 @@
+//! How a command ends: its exit code, and what is printed when it does not succeed. Never a backtrace,
+//! never a Debug text.
+
+mod errors;
+
+use std::{error::Error, fmt, io, process::ExitCode};
+
+use tidings::{BusError, Diagnosis, error_texts};
+
+use super::untrusted;
+pub(crate) use errors::no_stream;
+use errors::{cure_of, exit_of};
+
+/// How a command ends. The numbers are part of the interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// It did what it was asked for.
+    Ok = 0,
+    /// It was refused, or failed on the way.
+    Failed = 1,
+    /// The command line, the configuration or the event cannot be used as it is.
+    Usage = 2,
+    /// NATS or the database cannot be reached.
+    Unreachable = 3,
+}
+
+/// The exit codes, for `--help`.
+pub(crate) const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  refused, or failed on the way
+  2  the command line, the configuration or the event cannot be used as it is
+  3  NATS or the database cannot be reached
+
+Configuration, the later wins: tidings.toml, the environment (TIDINGS_...), flags.
+`tidings config` prints what is in effect, and where it comes from.";
+
+/// Why a command did not succeed, for people.
+#[derive(Debug)]
+pub(crate) struct Report {
+    exit: Exit,
+    what: String,
+    causes: Vec<String>,
+    cure: Option<String>,
+}
+
+/// How a command ends that does not succeed; also when whoever reads its output has left.
+pub(crate) type Outcome = Result<(), Report>;
+
+impl Report {
+    /// A report without a cause.
+    pub(crate) fn new(exit: Exit, what: impl Into<String>) -> Self {
+        Self {
+            exit,
+            what: what.into(),
+            causes: Vec::new(),
+            cure: None,
+        }
+    }
+
+    /// A report of an error and what is behind it.
+    pub(crate) fn of(exit: Exit, error: &(dyn Error + 'static)) -> Self {
+        let mut texts = error_texts(error).into_iter();
+        let what = texts.next().unwrap_or_default();
+        Self {
+            causes: texts.collect(),
+            ..Self::new(exit, what)
+        }
+    }
+
+    /// A report of an error that comes from the servers.
+    fn of_bus(cause: &BusError, error: &(dyn Error + 'static)) -> Self {
+        let report = Self::of(exit_of(cause), error);
+        match cause {
+            BusError::Api { code, .. } => match cure_of(*code) {
+                Some(cure) => report.cure(cure),
+                None => report,
+            },
+            _ => report,
+        }
+    }
+
+    /// Adds what is behind it.
+    pub(crate) fn because(mut self, error: Option<&(dyn Error + 'static)>) -> Self {
+        self.causes
+            .extend(error.map(error_texts).unwrap_or_default());
+        self
+    }
+
+    /// Adds one of several causes.
+    pub(crate) fn cause(mut self, cause: impl Into<String>) -> Self {
+        self.causes.push(cause.into());
+        self
+    }
+
+    /// Says what is wrong with the database, before what it has said, and what to do.
+    pub(crate) fn diagnosed(mut self, diagnosis: Diagnosis) -> Self {
+        self.causes.insert(0, diagnosis.cause.to_owned());
+        self.cure(diagnosis.cure)
+    }
+
+    /// Says what to do.
+    pub(crate) fn cure(mut self, cure: impl Into<String>) -> Self {
+        self.cure = Some(cure.into());
+        self
+    }
+
+    /// Whether servers did not answer.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        self.exit == Exit::Unreachable
+    }
+
+    /// What it says first.
+    pub(crate) fn what(&self) -> &str {
+        &self.what
+    }
+
+    /// Prints it and gives the exit code.
+    pub(crate) fn end(&self) -> ExitCode {
+        if self.exit != Exit::Ok {
+            // Nobody is left to tell when this fails.
+            let _ = io::Write::write_all(&mut io::stderr(), self.to_string().as_bytes());
+        }
+        self.exit.into()
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(exit as u8)
+    }
+}
+
+/// The lines for stderr. A cause that an earlier line has told already is left out.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let line = |text: &str| {
+            let words: Vec<_> = text.split_whitespace().collect();
+            untrusted::neutral(&words.join(" ")).into_owned()
+        };
+        let mut told = vec![line(&self.what)];
+        writeln!(f, "error: {}", told[0])?;
+        for cause in &self.causes {
+            let cause = line(cause);
+            if !told.iter().any(|earlier| earlier.contains(&cause)) {
+                writeln!(f, "  cause: {cause}")?;
+                told.push(cause);
+            }
+        }
+        match &self.cure {
+            Some(cure) => writeln!(f, "  try: {}", untrusted::neutral(cure)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Writing the result. A reader that has left has seen enough: that is no failure.
+impl From<io::Error> for Report {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::new(Exit::Ok, ""),
+            _ => Self::new(Exit::Failed, "the output cannot be written").because(Some(&error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once_and_the_cure_comes_last() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("outer: inner")]
+        struct Outer(#[source] Inner);
+        #[derive(Debug, thiserror::Error)]
+        #[error("inner")]
+        struct Inner(#[source] io::Error);
+        let error = Outer(Inner(io::Error::other("the\n end")));
+
+        let report = Report::of(Exit::Failed, &error).cure("again");
+
+        assert_eq!(
+            report.to_string(),
+            "error: outer: inner\n  cause: the end\n  try: again\n"
+        );
+    }
+
+    #[test]
+    fn the_help_tells_every_exit_code() {
+        for exit in [Exit::Ok, Exit::Failed, Exit::Usage, Exit::Unreachable] {
+            assert!(EXIT_CODES.contains(&format!("\n  {}  ", exit as u8)));
+        }
+    }
+}

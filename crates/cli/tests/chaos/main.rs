@@ -1,0 +1,28 @@
+//! What may happen to relay, workers, database and NATS while services write and handlers have effects: nothing
+//! is lost, made up, repeated or turned round, and events flow again. One test is one row of the table that
+//! `make chaos` prints.
+
+#![allow(unreachable_pub)] // one binary
+#![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests are tests
+
+extern crate tidings_test_support as support;
+
+mod answers;
+mod cluster;
+mod database;
+mod effects;
+mod failing;
+mod gone;
+mod handling;
+mod links;
+mod nats;
+mod once;
+mod ordered;
+mod process;
+mod relay;
+mod repair;
+mod replays;
+mod replica;
+mod table;
+mod trial;
+mod worker;

@@ -1,0 +1,347 @@
+//! A folder, a NATS server and a database for each test, and the program between them.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use serde_json::Value;
+use tidings_test_servers::{NatsServer, NatsServerOptions, PostgresServer};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
+    process::{Child, ChildStdout, Command},
+    sync::OnceCell,
+};
+
+/// How long anything may take on a busy machine.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Which database a test runs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Store {
+    Postgres,
+    Sqlite,
+}
+
+/// What one test works with.
+pub struct World {
+    pub nats: NatsServer,
+    pub store: Store,
+    pub database_url: String,
+    folder: Folder,
+}
+
+/// A folder that is gone afterwards.
+pub struct Folder(PathBuf);
+
+/// How a command ended.
+#[derive(Debug)]
+pub struct Ended {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// A command that runs beside the test; it is killed with it.
+pub struct Running {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+/// One test for each database: `both!(name)` runs `async fn name(world: World)`.
+macro_rules! both {
+    ($($name:ident),+ $(,)?) => {
+        mod on_postgres {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name($crate::support::World::start($crate::support::Store::Postgres).await).await;
+            })+
+        }
+        mod on_sqlite {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name($crate::support::World::start($crate::support::Store::Sqlite).await).await;
+            })+
+        }
+    };
+}
+
+/// The stream of the events that these tests publish.
+pub const EVENTS: &str = "[[stream]]\nname = \"EVENTS\"\nsubjects = [\"user.>\", \"payment.>\"]\n";
+
+impl World {
+    pub async fn start(store: Store) -> Self {
+        let folder = Folder::new();
+        let database_url = match store {
+            Store::Postgres => fresh_database().await,
+            Store::Sqlite => format!("sqlite:{}", folder.0.join("tidings.db").display()),
+        };
+        let world = Self {
+            nats: NatsServer::start().await.expect("a NATS server"),
+            store,
+            database_url,
+            folder,
+        };
+        world.write("tidings.toml", EVENTS);
+        world
+    }
+
+    /// A world whose outbox and streams are there.
+    pub async fn set_up(self) -> Self {
+        self.ok(&["migrate"]).await;
+        self.ok(&["streams", "apply"]).await;
+        self
+    }
+
+    /// The program with these arguments, this world's servers in its environment, and nothing else.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = tidings(&self.folder, arguments);
+        command
+            .env("TIDINGS_NATS_URL", self.nats.url())
+            .env("TIDINGS_DATABASE_URL", &self.database_url);
+        command
+    }
+
+    pub async fn run(&self, arguments: &[&str]) -> Ended {
+        ended(self.command(arguments)).await
+    }
+
+    /// Runs a command that must succeed; what it prints.
+    pub async fn ok(&self, arguments: &[&str]) -> String {
+        let ended = self.run(arguments).await;
+        assert_eq!(ended.code, Some(0), "{arguments:?}: {ended:?}");
+        ended.stdout
+    }
+
+    /// Runs a command that must succeed; the JSON of each line.
+    pub async fn json(&self, arguments: &[&str]) -> Vec<Value> {
+        let lines = self.ok(arguments).await;
+        let value = |line| serde_json::from_str(line).expect("JSON");
+        lines.lines().map(value).collect()
+    }
+
+    /// Runs a command that must fail with this code; what it says.
+    pub async fn refused(&self, code: i32, arguments: &[&str]) -> String {
+        let ended = self.run(arguments).await;
+        assert_eq!(ended.code, Some(code), "{arguments:?}: {ended:?}");
+        assert_eq!(ended.stdout, "", "a failure prints no result");
+        assert!(ended.stderr.contains("error: "), "{ended:?}");
+        ended.stderr
+    }
+
+    pub fn spawn(&self, arguments: &[&str]) -> Running {
+        Running::of(self.command(arguments))
+    }
+
+    /// How the outbox stands; the command ends with 1 when a stream has lost something.
+    pub async fn status(&self) -> Value {
+        let ended = self.run(&["outbox", "status", "--json"]).await;
+        let status = ended.stdout.lines().next().map(serde_json::from_str);
+        match status {
+            Some(Ok(status)) => status,
+            _ => panic!("no status: {ended:?}"),
+        }
+    }
+
+    pub async fn backlog_is(&self, events: u64) {
+        let what = format!("a backlog of {events}");
+        eventually(&what, || async { self.status().await["backlog"] == events }).await;
+    }
+
+    /// Ends the NATS server and starts another one, which may have the same port.
+    pub async fn replace_nats(&mut self, options: NatsServerOptions) {
+        // The port is the old one's until that is dropped.
+        let meanwhile = NatsServer::start().await.expect("a NATS server");
+        drop(std::mem::replace(&mut self.nats, meanwhile));
+        self.nats = options.start().await.expect("another NATS server");
+    }
+
+    /// A path in the folder in which the program runs.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.0.join(name)
+    }
+
+    /// Whether a file is in the folder in which the program runs.
+    pub fn has(&self, name: &str) -> bool {
+        self.folder.0.join(name).exists()
+    }
+
+    /// Writes a file in the folder in which the program runs.
+    pub fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.folder.0.join(name), text).expect("the file");
+    }
+}
+
+impl Folder {
+    pub fn new() -> Self {
+        let path = format!("tidings-cli-{}-{}", std::process::id(), number());
+        let path = std::env::temp_dir().join(path);
+        std::fs::create_dir_all(&path).expect("a folder");
+        Self(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // What stays is the operating system's to clean.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+impl Running {
+    /// Starts a command. Its stderr is the test's own, which is shown when it fails, unless it was set.
+    pub fn of(mut command: Command) -> Self {
+        let command = command.stdout(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().expect("the program");
+        let stdout = child.stdout.take().expect("its stdout");
+        Self {
+            child,
+            lines: BufReader::new(stdout).lines(),
+        }
+    }
+
+    /// The process.
+    pub fn id(&self) -> u32 {
+        self.child.id().expect("it runs")
+    }
+
+    /// Waits until a piped stderr says something, and reads on beside the test.
+    pub async fn says(&mut self, expected: &str) {
+        let stderr = self.child.stderr.take().expect("a piped stderr");
+        let mut lines = BufReader::new(stderr).lines();
+        let said = async {
+            while let Some(line) = lines.next_line().await.expect("text") {
+                if line.contains(expected) {
+                    return;
+                }
+            }
+            panic!("it ended and never said {expected:?}");
+        };
+        within(expected, said).await;
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+    }
+
+    /// The next line of the result.
+    pub async fn line(&mut self) -> Option<String> {
+        within("a line", self.lines.next_line())
+            .await
+            .expect("text")
+    }
+
+    /// Sends a signal, such as TERM, and waits for the end; the exit code.
+    pub async fn signalled(mut self, signal: &str) -> Option<i32> {
+        let id = self.child.id().expect("it runs").to_string();
+        let kill = Command::new("kill")
+            .arg(format!("-{signal}"))
+            .arg(id)
+            .status()
+            .await;
+        assert!(kill.expect("kill").success());
+        self.code().await
+    }
+
+    /// Stops reading what it prints, and waits for its end; the exit code.
+    pub async fn left(self) -> Option<i32> {
+        let Self { mut child, lines } = self;
+        drop(lines);
+        within("the end", child.wait())
+            .await
+            .expect("a status")
+            .code()
+    }
+
+    async fn code(&mut self) -> Option<i32> {
+        within("the end", self.child.wait())
+            .await
+            .expect("a status")
+            .code()
+    }
+}
+
+/// The program in this folder, with an empty environment.
+pub fn tidings(folder: &Folder, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
+    command
+        .env_clear()
+        .current_dir(folder.path())
+        .args(arguments);
+    command
+}
+
+pub async fn ended(command: Command) -> Ended {
+    ended_after(command, b"").await
+}
+
+/// Runs a command to its end with this on its stdin.
+pub async fn ended_after(mut command: Command, stdin: &[u8]) -> Ended {
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.kill_on_drop(true).spawn().expect("the program");
+    let mut input = child.stdin.take().expect("its stdin");
+    // A program that reads nothing may have closed it.
+    let _ = input.write_all(stdin).await;
+    drop(input);
+    let output = within("the end", child.wait_with_output())
+        .await
+        .expect("output");
+    Ended {
+        code: output.status.code(),
+        stdout: String::from_utf8(output.stdout).expect("text"),
+        stderr: String::from_utf8(output.stderr).expect("text"),
+    }
+}
+
+/// Waits until a condition holds, and fails when it never does.
+pub async fn eventually<F, Fut>(what: &str, mut condition: F)
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = bool>,
+{
+    let deadline = tokio::time::Instant::now() + DEADLINE;
+    while !condition().await {
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "never came true: {what}"
+        );
+        // real time: between two looks, with a deadline
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(DEADLINE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("never happened: {what}"),
+    }
+}
+
+/// An empty database of the Postgres that the tests of this binary share.
+pub async fn fresh_database() -> String {
+    static POSTGRES: OnceCell<PostgresServer> = OnceCell::const_new();
+    let start = || async {
+        let options = PostgresServer::options().fsync(false);
+        options.start().await.expect("a Postgres server")
+    };
+    let postgres = POSTGRES.get_or_init(start).await;
+    let name = format!("cli_{}", number());
+    postgres.create_database(&name).await.expect("a database");
+    postgres.url_of(&name)
+}
+
+fn number() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// The payload of a user.created.
+pub fn user(id: &str, email: &str) -> String {
+    format!(r#"{{"id":"{id}","email":"{email}","created_at":"2026-11-21T09:30:00Z"}}"#)
+}

@@ -1,0 +1,72 @@
+//! The Postgres programs where the user who runs them can reach them. Never starts a server.
+
+use std::{
+    fs, io,
+    os::unix::fs::chown,
+    path::{Path, PathBuf},
+};
+
+use super::command::command_as;
+use crate::{find::PostgresPrograms, home::Home, server_error::ServerError};
+
+/// The programs, or a copy in the home when `user` can not reach them: a checkout below root's own folder.
+pub(super) async fn runnable_by(
+    user: Option<u32>,
+    programs: PostgresPrograms,
+    home: &Home,
+) -> Result<PostgresPrograms, ServerError> {
+    let Some(user) = user else {
+        return Ok(programs);
+    };
+    let mut version = command_as(Some(user), &programs.program("postgres"), home);
+    let answer = version.arg("--version").output().await;
+    if answer.is_ok_and(|answer| answer.status.success()) {
+        return Ok(programs);
+    }
+    copied(&programs.folder, &home.path().join("postgres"), user)
+        .map(|folder| PostgresPrograms { folder, ..programs })
+        .map_err(ServerError::io("copy Postgres to where nobody can run it"))
+}
+
+/// Copies an installation and returns the copy's folder of programs. A wheel keeps the shared libraries beside
+/// its package, as `<package>.libs`, and the programs find them by relative path: the copy has the same shape.
+pub(super) fn copied(programs: &Path, to: &Path, user: u32) -> io::Result<PathBuf> {
+    let programs = programs.canonicalize()?;
+    let too_short = || io::Error::other("it is not an installation of its own");
+    let installation = programs.parent().ok_or_else(too_short)?;
+    let package = installation.parent().ok_or_else(too_short)?;
+    let root = package.parent().ok_or_else(too_short)?;
+    let parts = ["bin", "lib", "share"].map(|part| installation.join(part));
+    for part in parts.iter().chain([&package.with_extension("libs")]) {
+        if part.is_dir() {
+            let below = part.strip_prefix(root).map_err(io::Error::other)?;
+            copy_tree(part, &to.join(below))?;
+        }
+    }
+    give_tree_away(to, user)?;
+    let below = programs.strip_prefix(root).map_err(io::Error::other)?;
+    Ok(to.join(below))
+}
+
+fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        if from.is_dir() {
+            copy_tree(&from, &to)?;
+        } else {
+            fs::copy(&from, &to)?;
+        }
+    }
+    Ok(())
+}
+
+fn give_tree_away(path: &Path, user: u32) -> io::Result<()> {
+    if path.is_dir() {
+        for entry in fs::read_dir(path)? {
+            give_tree_away(&entry?.path(), user)?;
+        }
+    }
+    chown(path, Some(user), Some(user))
+}

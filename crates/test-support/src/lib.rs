@@ -1,0 +1,98 @@
+//! What every test needs: a world of its own, something to observe, and a deadline for every wait.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests are tests
+
+mod cluster;
+mod events;
+mod journal;
+pub mod log;
+mod oracle;
+mod past;
+mod pgbouncer;
+mod proxy;
+mod raw;
+mod replays;
+mod shop;
+mod small_disk;
+mod stuck;
+mod world;
+
+use std::time::Duration;
+
+pub use cluster::Cluster;
+pub use events::{Counted, Noted, User};
+pub use journal::{Journal, Verdict};
+pub use oracle::{Stored, Stream};
+pub use past::Past;
+pub use pgbouncer::{POOL, Pgbouncer};
+pub use proxy::{Proxy, Way};
+pub use raw::publish_raw;
+pub use replays::everything;
+pub use shop::{CHARGES, Shop};
+pub use small_disk::SmallDisk;
+pub use stuck::App;
+pub use world::{Database, Folder, Running, World, events_stream};
+
+/// How long anything may take on a busy machine.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A program of this workspace that the package of a test does not build by itself.
+///
+/// # Panics
+/// When it is not there: `cargo test --workspace` and `cargo build --workspace` build it.
+pub fn program(name: &str) -> std::path::PathBuf {
+    let test = std::env::current_exe().expect("a program");
+    // target/PROFILE/deps/TEST
+    let folder = test.ancestors().nth(2).expect("a folder");
+    let program = folder.join(name);
+    assert!(
+        program.is_file(),
+        "{} is not built: cargo build --workspace",
+        program.display()
+    );
+    program
+}
+
+/// Waits until a condition holds, and fails when it never does.
+pub async fn eventually<F, Fut>(what: &str, mut condition: F)
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = bool>,
+{
+    let deadline = tokio::time::Instant::now() + DEADLINE;
+    while !condition().await {
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "never came true: {what}"
+        );
+        // real time: what is waited for happens in other processes
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Waits for a future, and fails when it never ends.
+pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(DEADLINE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("never happened: {what}"),
+    }
+}
+
+/// One test for each database: `both!(name)` runs `async fn name<DB: Database>(world: World<DB>)`.
+#[macro_export]
+macro_rules! both {
+    ($($name:ident),+ $(,)?) => {
+        mod on_postgres {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name($crate::World::<sqlx::Postgres>::start().await).await;
+            })+
+        }
+        mod on_sqlite {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name($crate::World::<sqlx::Sqlite>::start().await).await;
+            })+
+        }
+    };
+}

@@ -1,0 +1,147 @@
+//! A worker as a service would have it: a relay, a subscriber that sends mail, and one that keeps a table in order.
+//!
+//! ```text
+//! worker setup               migrate the outbox, set up the streams, create the table user_directory
+//! worker run                 run the relay and both subscribers
+//! worker run welcome-email   run one subscriber; the relay is a process of its own: tidings relay
+//! ```
+//!
+//! It reads `TIDINGS_NATS_URL`, `TIDINGS_NATS_INBOX_PREFIX` and `TIDINGS_DATABASE_URL` (Postgres), and logs what
+//! `RUST_LOG` says. It ends with 4 when a handler is stuck, so that its supervisor starts it again.
+
+mod directory;
+
+use std::{env, time::Duration};
+
+use anyhow::{Context as _, bail};
+use sqlx::PgPool;
+use tidings::{
+    Bus, Context, EventSubscriber, Failure, NatsOptions, Outbox, Relay, Retry, StreamSpec, Worker,
+    shutdown_signal,
+};
+use tidings_events::{UserCreated, UserDeleted, UserEmailChanged};
+use tracing_subscriber::EnvFilter;
+
+use directory::Directory;
+
+const WELCOME_EMAIL: &str = "welcome-email";
+const USER_DIRECTORY: &str = "user-directory";
+/// The exit code when a handler is stuck and cannot be ended.
+const STUCK: i32 = 4;
+
+/// What the handlers share.
+struct App {
+    directory: Directory,
+}
+
+/// Greets new users. Mails need no order; one that cannot be sent delays no other.
+fn welcome_email() -> EventSubscriber<App> {
+    EventSubscriber::durable(WELCOME_EMAIL)
+        .on(send_welcome)
+        .retry(Retry::exponential(Duration::from_secs(1), Duration::from_secs(300)).attempts(8))
+}
+
+/// Keeps the table of users. Events of one user are handled in order and never become dead letters: without one of them
+/// the table would stay wrong.
+fn user_directory() -> EventSubscriber<App> {
+    let retry = Retry::exponential(Duration::from_millis(200), Duration::from_secs(30));
+    EventSubscriber::durable(USER_DIRECTORY)
+        .on(add_user)
+        .on(change_email)
+        .on(remove_user)
+        .retry(retry.attempts(u32::MAX))
+        .ordered_by_key()
+}
+
+/// This example has no mailer: the log is where the mail goes.
+async fn send_welcome(event: UserCreated, cx: Context<App>) -> Result<(), Failure> {
+    tracing::info!(user = %event.id, to = event.email, event.id = %cx.event_id(), "welcome mail");
+    Ok(())
+}
+
+async fn add_user(event: UserCreated, cx: Context<App>) -> Result<(), Failure> {
+    let directory = &cx.state().directory;
+    Ok(directory
+        .put(event.id, Some(&event.email), event.created_at)
+        .await?)
+}
+
+async fn change_email(event: UserEmailChanged, cx: Context<App>) -> Result<(), Failure> {
+    let directory = &cx.state().directory;
+    Ok(directory
+        .put(event.id, Some(&event.new_email), event.changed_at)
+        .await?)
+}
+
+async fn remove_user(event: UserDeleted, cx: Context<App>) -> Result<(), Failure> {
+    let directory = &cx.state().directory;
+    Ok(directory.put(event.id, None, event.deleted_at).await?)
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    let words: Vec<String> = env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match words[..] {
+        ["setup"] => setup().await,
+        ["run"] => {
+            let (bus, outbox) = connect().await?;
+            let relay = Relay::new(outbox.clone().over(&bus));
+            let worker = worker(bus, outbox).await?;
+            let worker = worker
+                .subscribe(welcome_email())
+                .subscribe(user_directory());
+            Ok(worker.with(relay).run(shutdown_signal()).await?)
+        }
+        ["run", name @ (WELCOME_EMAIL | USER_DIRECTORY)] => {
+            let (bus, outbox) = connect().await?;
+            let subscriber = match name {
+                WELCOME_EMAIL => welcome_email(),
+                _ => user_directory(),
+            };
+            let worker = worker(bus, outbox).await?.subscribe(subscriber);
+            Ok(worker.run(shutdown_signal()).await?)
+        }
+        _ => bail!("usage: worker setup | worker run [{WELCOME_EMAIL} | {USER_DIRECTORY}]"),
+    }
+}
+
+/// Everything that has to be there before `run`. Safe to run again, and by several processes at once.
+async fn setup() -> anyhow::Result<()> {
+    let (bus, outbox) = connect().await?;
+    outbox.migrate().await?;
+    let subjects = ["user.>".parse()?, "payment.>".parse()?];
+    bus.apply_stream(&StreamSpec::new("EVENTS", subjects)?)
+        .await?;
+    for stream in StreamSpec::of_subscribers() {
+        bus.apply_stream(&stream).await?;
+    }
+    bus.apply_bucket().await?;
+    Ok(Directory::new(outbox.pool().clone()).create().await?)
+}
+
+async fn connect() -> anyhow::Result<(Bus, Outbox<sqlx::Postgres>)> {
+    let required =
+        |name: &'static str| env::var(name).with_context(|| format!("set {name} to a URL"));
+    let servers = required("TIDINGS_NATS_URL")?;
+    let mut options = NatsOptions::servers(servers.split(','));
+    if let Ok(prefix) = env::var("TIDINGS_NATS_INBOX_PREFIX") {
+        options = options.inbox_prefix(prefix);
+    }
+    let bus = Bus::connect(options).await?;
+    let pool = PgPool::connect(&required("TIDINGS_DATABASE_URL")?).await?;
+    Ok((bus, Outbox::new(pool)))
+}
+
+/// A worker without subscribers. Fails when the table is missing, before an event does.
+async fn worker(bus: Bus, outbox: Outbox<sqlx::Postgres>) -> anyhow::Result<Worker<App>> {
+    let directory = Directory::new(outbox.pool().clone());
+    let checked = directory.check().await;
+    checked.context("the table user_directory cannot be used: run `worker setup` first")?;
+    Ok(Worker::new(bus, App { directory }).exit_when_stuck(STUCK))
+}

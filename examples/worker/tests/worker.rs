@@ -1,0 +1,143 @@
+//! The example worker, from empty servers to its end.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests are tests
+
+use std::process::{ExitStatus, Stdio};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use sqlx::{PgPool, Row};
+use tidings::{Bus, Event, EventPublisher};
+use tidings_events::{UserCreated, UserDeleted, UserEmailChanged};
+use tidings_test_servers::{NatsServer, PostgresServer};
+use tidings_test_support::{eventually, within};
+use tokio::process::Command;
+use uuid::Uuid;
+
+const EMAIL: &str = "ada@example.org";
+
+struct World {
+    nats: NatsServer,
+    postgres: PostgresServer,
+    pool: PgPool,
+}
+
+impl World {
+    async fn start() -> Self {
+        let nats = NatsServer::start().await.unwrap();
+        let options = PostgresServer::options().fsync(false);
+        let postgres = options.start().await.unwrap();
+        let pool = PgPool::connect(&postgres.url()).await.unwrap();
+        Self {
+            nats,
+            postgres,
+            pool,
+        }
+    }
+
+    fn worker(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_worker"));
+        command
+            .env_clear()
+            .env("TIDINGS_NATS_URL", self.nats.url())
+            .env("TIDINGS_DATABASE_URL", self.postgres.url())
+            .args(words)
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        command
+    }
+
+    /// Runs a command to its end; gives what it has said on stderr.
+    async fn ended(&self, words: &[&str]) -> (ExitStatus, String) {
+        let output = within("its end", self.worker(words).output())
+            .await
+            .unwrap();
+        (output.status, String::from_utf8(output.stderr).unwrap())
+    }
+
+    /// The only user's address, and whether the user is gone.
+    async fn directory(&self) -> Option<(Option<String>, bool)> {
+        let look = "select email, deleted_at is not null from user_directory";
+        let row = sqlx::query(look).fetch_optional(&self.pool).await.unwrap();
+        row.map(|row| (row.get(0), row.get(1)))
+    }
+
+    async fn publish(&self, event: &impl Event) {
+        let bus = Bus::connect(self.nats.url().as_str().into()).await.unwrap();
+        EventPublisher::new(&bus).publish(event).await.unwrap();
+    }
+
+    async fn known_as(&self, email: Option<&str>) {
+        eventually(&format!("the directory has {email:?}"), || async {
+            self.directory().await == Some((email.map(str::to_owned), email.is_none()))
+        })
+        .await;
+    }
+}
+
+fn at(minute: i64) -> DateTime<Utc> {
+    DateTime::UNIX_EPOCH + TimeDelta::minutes(minute)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_sets_itself_up_keeps_the_directory_and_ends_cleanly() {
+    let world = World::start().await;
+    for _again in 0..2 {
+        let (status, said) = world.ended(&["setup"]).await;
+        assert!(status.success(), "{said}");
+    }
+    let mut worker = world.worker(&["run"]).spawn().unwrap();
+    let id = Uuid::now_v7();
+    let created = UserCreated {
+        id,
+        email: EMAIL.into(),
+        created_at: at(0),
+    };
+    world.publish(&created).await;
+    world.known_as(Some(EMAIL)).await;
+    let new_email = "ada@example.com";
+    world
+        .publish(&UserEmailChanged {
+            id,
+            old_email: EMAIL.into(),
+            new_email: new_email.into(),
+            changed_at: at(1),
+        })
+        .await;
+    world.known_as(Some(new_email)).await;
+    let deleted_at = at(2);
+    world.publish(&UserDeleted { id, deleted_at }).await;
+    world.known_as(None).await;
+    // The creation again, as a new event: it is older than what the directory knows.
+    world.publish(&created).await;
+    let bus = Bus::connect(world.nats.url().as_str().into())
+        .await
+        .unwrap();
+    eventually("everything is handled", || async {
+        let found = tidings::Subscribers::over(&bus)
+            .find("user-directory")
+            .await;
+        found.is_ok_and(|it| {
+            let mut consumers = it.consumers.iter();
+            consumers.all(|consumer| consumer.pending == 0 && consumer.unanswered == 0)
+        })
+    })
+    .await;
+    assert_eq!(world.directory().await, Some((None, true)));
+
+    let pid = worker.id().unwrap().to_string();
+    let told = Command::new("kill").args(["-TERM", &pid]).status().await;
+    assert!(told.unwrap().success());
+    let ended = within("its end", worker.wait()).await.unwrap();
+    assert!(ended.success(), "{ended}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_its_table_it_names_the_cure() {
+    let world = World::start().await;
+    let (status, said) = world.ended(&["run", "user-directory"]).await;
+    assert!(!status.success());
+    assert!(said.contains("run `worker setup` first"), "{said}");
+    let (status, said) = world.ended(&["run", "nobody"]).await;
+    assert!(!status.success());
+    assert!(said.contains("usage: worker setup"), "{said}");
+}
