@@ -35,20 +35,20 @@ SEED   ?= $(shell date +%s)
 
 fuzz: ## feed every parser of untrusted text with a million mutated inputs, overflow checks on; prints how many
 	@set -o pipefail; TIDINGS_FUZZ=$(INPUTS) TIDINGS_FUZZ_SEED=$(SEED) $(CARGO) test --locked --profile fuzz \
-	    --package tidings --lib --bins fuzz -- --nocapture | grep -E '^fuzz |panicked|test result|FAILED'
+	    --package tidings --package tidings-cli --lib --bins fuzz -- --nocapture | grep -E '^fuzz |panicked|test result|FAILED'
 
 chaos: servers ## every fault at length, one by one: a table of what was lost, and how long it took; ARGS name tests
 	@rm -f target/chaos.md
-	@TIDINGS_CHAOS="$(CURDIR)/target/chaos.md" $(CARGO) test --locked --test chaos $(ARGS) -- --test-threads 1; \
+	@TIDINGS_CHAOS="$(CURDIR)/target/chaos.md" $(CARGO) test --locked --package tidings-cli --test chaos $(ARGS) -- --test-threads 1; \
 	status=$$?; printf '\n'; cat target/chaos.md; exit $$status
 
 demo: servers ## show it at work: servers, relay, worker, faults; ARGS go to `tidings demo`
-	$(CARGO) build --locked --profile $(PROFILE) --bin tidings
-	@$(CARGO) run --locked --profile $(PROFILE) --quiet --bin tidings -- demo $(ARGS)
+	$(CARGO) build --locked --profile $(PROFILE) --package tidings-cli
+	@$(CARGO) run --locked --profile $(PROFILE) --quiet --package tidings-cli -- demo $(ARGS)
 
 bench: servers ## measure on this machine, beside the raw limit; ARGS go to `tidings bench`
-	$(CARGO) build --locked --release --bin tidings
-	@$(CARGO) run --locked --release --quiet --bin tidings -- bench $(ARGS)
+	$(CARGO) build --locked --release --package tidings-cli
+	@$(CARGO) run --locked --release --quiet --package tidings-cli -- bench $(ARGS)
 
 deny: ## check licences, bans, sources and advisories of the dependencies
 	@tools/deny

@@ -4,7 +4,7 @@ use crate::source::{Source, has_word, lines_where};
 
 /// The modules of the library and of the program, bottom first. Each imports from lower lines only.
 const LAYERS: &[&[&str]] = &[
-    &["error_text", "fuzz"],
+    &["error_text"],
     &[
         "failure",
         "fingerprint",
@@ -41,23 +41,21 @@ const LAYERS: &[&[&str]] = &[
     &["trace"],
     &["ops"],
     &["testing"],
-    &["config"],
-    &["cli"],
-    &["main"],
 ];
 
 pub const RULES: &[Rule] = &[
     Rule {
         reason: "async_nats is named in src/bus only (and by the bench, which measures its limit)",
-        within: |path| path.is_in(&["src/"]) && !path.is_in(&["src/bus/", "src/cli/bench"]),
+        within: |path| {
+            path.is_in(&["src/", "crates/cli/src/"])
+                && !path.is_in(&["src/bus/", "crates/cli/src/cli/bench"])
+        },
         breaks: |source| source.lines_with_word("async_nats"),
         example: ("src/worker.rs", "//! W.\nuse async_nats::Client;\n"),
     },
     Rule {
-        reason: "sqlx is named in src/outbox only (and in src/cli, where pools are opened, and where its errors are told)",
-        within: |path| {
-            path.is_in(&["src/"]) && !path.is_in(&["src/outbox/", "src/cli/", "src/error_text.rs"])
-        },
+        reason: "sqlx is named in src/outbox only, and where its errors are told",
+        within: |path| path.is_in(&["src/"]) && !path.is_in(&["src/outbox/", "src/error_text.rs"]),
         breaks: |source| source.lines_with_word("sqlx"),
         example: ("src/worker.rs", "//! W.\nuse sqlx::Pool;\n"),
     },
@@ -84,19 +82,14 @@ pub const RULES: &[Rule] = &[
         reason: "axum is named in src/ops only",
         within: |path| path.is_in(&["src/"]) && !path.is_in(&["src/ops/", "src/ops.rs"]),
         breaks: |source| source.lines_with_word("axum"),
-        example: ("src/cli/run.rs", "//! R.\nuse axum::Router;\n"),
+        example: ("src/worker.rs", "//! W.\nuse axum::Router;\n"),
     },
     Rule {
-        reason: "the environment is read in src/config.rs, src/testing and the fuzzing of tests only (where this \
-                 program and the temporary folder are may be asked everywhere)",
+        reason: "the library reads no environment, and the program in its config only (where this program and the \
+                 temporary folder are may be asked everywhere)",
         within: |path| {
-            path.is_in(&["src/", "contract/", "events/src/"])
-                && !path.is_in(&[
-                    "src/config.rs",
-                    "src/config/",
-                    "src/testing/",
-                    "src/fuzz.rs",
-                ])
+            path.is_in(&["src/", "crates/contract", "events/src/", "crates/cli/src/"])
+                && !path.is_in(&["crates/cli/src/config"])
         },
         breaks: |source| {
             lines_where(&source.code, |line| {
@@ -121,7 +114,7 @@ pub const RULES: &[Rule] = &[
                 "src/lanes.rs",
                 "src/rate.rs",
                 "src/breaker.rs",
-                "contract/derive/src/",
+                "crates/contract-derive/src/",
             ])
         },
         breaks: |source| {
@@ -166,23 +159,29 @@ pub const RULES: &[Rule] = &[
         example: ("src/helpers.rs", "//! H.\n"),
     },
     Rule {
-        reason: "the servers for tests are used by tests and by the program only",
-        within: |path| {
-            path.is_in(&["src/"]) && !path.is_in(&["src/lib.rs", "src/testing/", "src/cli/"])
-        },
+        reason: "the program's configuration knows no command",
+        within: |path| path.is_in(&["crates/cli/src/config"]),
+        breaks: |source| source.lines_with(&["crate::cli"]),
+        example: (
+            "crates/cli/src/config.rs",
+            "//! C.\nuse crate::cli::output;\n",
+        ),
+    },
+    Rule {
+        reason: "the test kit is used by nothing in the library",
+        within: |path| path.is_in(&["src/"]) && !path.is_in(&["src/lib.rs", "src/testing/"]),
         breaks: |source| source.lines_with_word("testing"),
-        example: ("src/config.rs", "//! C.\nuse tidings::testing::Home;\n"),
+        example: ("src/worker.rs", "//! W.\nuse crate::testing::TestWorker;\n"),
     },
     Rule {
         reason: "a file opens with `//!`: what it owns, and what it never does",
         within: |path| {
             path.is_in(&[
                 "src/",
-                "contract/",
+                "crates/",
                 "events/",
                 "tests/",
                 "examples/",
-                "benches/",
             ])
         },
         breaks: |source| match source.text.starts_with("//! ") {
@@ -239,7 +238,16 @@ pub const RULES: &[Rule] = &[
     },
     Rule {
         reason: "a test waits for a condition with a deadline; a sleep says `// real time:` and why",
-        within: |path| path.is_in(&["tests/", "contract/tests/", "events/tests/"]),
+        within: |path| {
+            path.is_in(&[
+                "tests/",
+                "crates/cli/tests/",
+                "crates/contract/tests/",
+                "crates/test-support/",
+                "events/tests/",
+                "examples/worker/tests/",
+            ])
+        },
         breaks: |source| {
             let lines: Vec<&str> = source.text.lines().collect();
             let is_said = |line: usize| {
@@ -268,8 +276,10 @@ pub const RULES: &[Rule] = &[
 /// What users get.
 const SHIPPED: &[&str] = &[
     "src/",
-    "contract/src/",
-    "contract/derive/src/",
+    "crates/cli/src/",
+    "crates/contract/src/",
+    "crates/contract-derive/src/",
+    "crates/test-servers/src/",
     "events/src/",
 ];
 
