@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Outbox, OutboxError, Store,
     names::Names,
-    store::{Position, Positions, Statements},
+    store::{Names, Position, Positions, Statements},
     taken::Operation,
 };
 use crate::{
@@ -183,7 +183,7 @@ impl<DB: Store> Outbox<DB> {
         let names = &self.shared.names;
         let looking = async |connection: &mut DB::Connection| DB::version(connection, names).await;
         let found = self.operate(Operation::One, looking).await?;
-        of_version::<DB>(found)?;
+        of_version::<DB>(names, found)?;
         Ok(found.is_some())
     }
 
@@ -262,8 +262,11 @@ pub(super) fn text(kept: &KeptHome) -> Result<String, sqlx::Error> {
 }
 
 /// Whether the tables are of this version, by the newest migration.
-pub(super) fn of_version<DB: Statements>(found: Option<i32>) -> Result<(), OutboxError> {
-    let known = DB::MIGRATIONS.len();
+pub(super) fn of_version<DB: Statements>(
+    names: &Names,
+    found: Option<i32>,
+) -> Result<(), OutboxError> {
+    let known = names.version::<DB>();
     match found.map(|found| usize::try_from(found).unwrap_or(0)) {
         Some(found) if found > known => Err(OutboxError::Version {
             found,

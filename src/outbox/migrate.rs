@@ -86,13 +86,14 @@ impl<DB: Store> Outbox<DB> {
             let mut tx = Taken::begin(&self.shared.pool, DB::BEGIN_OWN).await?;
             let version = DB::begin_migration(&mut tx, names).await?;
             let place = usize::try_from(version).unwrap_or(0);
-            if place > DB::MIGRATIONS.len() {
+            let known = names.version::<DB>();
+            if place > known {
                 return Err(MigrateError::Newer {
                     found: version,
-                    known: DB::MIGRATIONS.len(),
+                    known,
                 });
             }
-            let Some(migration) = DB::MIGRATIONS.get(place) else {
+            let Some(migration) = names.migrations::<DB>().nth(place) else {
                 tx.commit().await?;
                 return Ok(applied);
             };

@@ -80,6 +80,8 @@ pub(crate) use row::Row;
 pub use standing::{Loss, Standing};
 pub(crate) use standing::{Settled, standing};
 pub use status::{HeldSlot, LastBatch, LeaseStatus, Status, Trouble};
+#[cfg(feature = "failpoints")]
+use store::Migration;
 use store::Names;
 pub use store::Store;
 pub(crate) use store::{Entry, Position};
@@ -230,6 +232,15 @@ impl<DB: Store> Outbox<DB> {
     pub fn in_schema(self, schema: &str) -> Result<Self, SchemaError> {
         let names = Names::new(schema)?;
         Ok(self.rebuilt(|shared| shared.names = names.pooled(shared.names.is_pooled())))
+    }
+
+    /// Has migrations behind those of this version, for tests of upgrades.
+    #[cfg(feature = "failpoints")]
+    #[doc(hidden)]
+    #[must_use]
+    pub fn with_later_migration(self, name: &'static str, sql: &'static str) -> Self {
+        let later: &'static [Migration] = Box::leak(Box::new([Migration { name, sql }]));
+        self.rebuilt(|shared| shared.names = shared.names.clone().with_later(later))
     }
 
     /// Names the service, for `ce-source` of events that do not name one; default `tidings`.
@@ -408,7 +419,7 @@ impl<DB: Store> Outbox<DB> {
             DB::version(&mut connection, &self.shared.names).await
         };
         let found = tokio::time::timeout(SOON, looking).await;
-        let Ok(Ok(Err(other))) = found.map(|found| found.map(of_version::<DB>)) else {
+        let Ok(Ok(Err(other))) = found.map(|found| found.map(|found| of_version::<DB>(&self.shared.names, found))) else {
             return OutboxError::NotMigrated(error);
         };
         tracing::debug!(%error, "the tables are of another version");

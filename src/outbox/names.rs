@@ -4,7 +4,10 @@ use std::borrow::Cow;
 
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
-use super::{SchemaError, reserved};
+use super::{
+    SchemaError, reserved,
+    store::{Migration, Statements},
+};
 
 /// The schema, or the prefix, that the tables have.
 #[derive(Debug, Clone)]
@@ -12,6 +15,8 @@ pub struct Names {
     schema: Cow<'static, str>,
     /// Transactions share connections with those of other clients.
     is_pooled: bool,
+    /// Migrations behind those of this version: only tests of upgrades have any.
+    later: &'static [Migration],
 }
 
 impl Default for Names {
@@ -19,6 +24,7 @@ impl Default for Names {
         Self {
             schema: Cow::Borrowed(DEFAULT_SCHEMA),
             is_pooled: false,
+            later: &[],
         }
     }
 }
@@ -39,6 +45,7 @@ impl Names {
         Ok(Self {
             schema: Cow::Owned(schema.to_owned()),
             is_pooled: false,
+            later: &[],
         })
     }
 
@@ -49,6 +56,21 @@ impl Names {
 
     pub(super) fn is_pooled(&self) -> bool {
         self.is_pooled
+    }
+
+    #[cfg(feature = "failpoints")]
+    pub(super) fn with_later(self, later: &'static [Migration]) -> Self {
+        Self { later, ..self }
+    }
+
+    /// All migrations, in order.
+    pub(super) fn migrations<DB: Statements>(&self) -> impl Iterator<Item = &'static Migration> {
+        DB::MIGRATIONS.iter().chain(self.later)
+    }
+
+    /// The version of the tables that this program works with.
+    pub(super) fn version<DB: Statements>(&self) -> usize {
+        DB::MIGRATIONS.len() + self.later.len()
     }
 
     pub(super) fn schema(&self) -> &str {

@@ -69,36 +69,10 @@ impl Statements for Postgres {
     const IS_REMOTE: bool = true;
     const BEGIN_TO_LOOK: Option<&'static str> = Some(begin_own!("; set local lock_timeout = '5s'"));
     const MIGRATION_TABLE: &'static str = "tidings.migration";
-    const MIGRATIONS: &'static [Migration] = &[
-        Migration {
-            name: "0001_outbox",
-            sql: include_str!("../../migrations/postgres/0001_outbox.sql"),
-        },
-        Migration {
-            name: "0002_ways_back",
-            sql: include_str!("../../migrations/postgres/0002_ways_back.sql"),
-        },
-        Migration {
-            name: "0003_inbox",
-            sql: include_str!("../../migrations/postgres/0003_inbox.sql"),
-        },
-        Migration {
-            name: "0004_given_up",
-            sql: include_str!("../../migrations/postgres/0004_given_up.sql"),
-        },
-        Migration {
-            name: "0005_repairs",
-            sql: include_str!("../../migrations/postgres/0005_repairs.sql"),
-        },
-        Migration {
-            name: "0006_bounds",
-            sql: include_str!("../../migrations/postgres/0006_bounds.sql"),
-        },
-        Migration {
-            name: "0007_nats",
-            sql: include_str!("../../migrations/postgres/0007_nats.sql"),
-        },
-    ];
+    const MIGRATIONS: &'static [Migration] = &[Migration {
+        name: "0001_outbox",
+        sql: include_str!("../../migrations/postgres/0001_outbox.sql"),
+    }];
     type Cursor = PgCursor;
 
     fn is_pooled(options: &PgConnectOptions) -> bool {

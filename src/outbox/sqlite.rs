@@ -49,36 +49,10 @@ impl Statements for Sqlite {
     const IS_REMOTE: bool = false;
     const BEGIN_TO_LOOK: Option<&'static str> = None;
     const MIGRATION_TABLE: &'static str = "tidings_migration";
-    const MIGRATIONS: &'static [Migration] = &[
-        Migration {
-            name: "0001_outbox",
-            sql: include_str!("../../migrations/sqlite/0001_outbox.sql"),
-        },
-        Migration {
-            name: "0002_ways_back",
-            sql: include_str!("../../migrations/sqlite/0002_ways_back.sql"),
-        },
-        Migration {
-            name: "0003_inbox",
-            sql: include_str!("../../migrations/sqlite/0003_inbox.sql"),
-        },
-        Migration {
-            name: "0004_given_up",
-            sql: include_str!("../../migrations/sqlite/0004_given_up.sql"),
-        },
-        Migration {
-            name: "0005_repairs",
-            sql: include_str!("../../migrations/sqlite/0005_repairs.sql"),
-        },
-        Migration {
-            name: "0006_bounds",
-            sql: include_str!("../../migrations/sqlite/0006_bounds.sql"),
-        },
-        Migration {
-            name: "0007_nats",
-            sql: include_str!("../../migrations/sqlite/0007_nats.sql"),
-        },
-    ];
+    const MIGRATIONS: &'static [Migration] = &[Migration {
+        name: "0001_outbox",
+        sql: include_str!("../../migrations/sqlite/0001_outbox.sql"),
+    }];
     /// The id of the last row that is confirmed or parked.
     type Cursor = i64;
 

@@ -1,113 +1,114 @@
-//! An outbox of the first migration, with rows, writers and a relay of that time, comes to the second one.
+//! P9: an outbox of this version, with rows, writers and a relay, is brought to a later one, which only this test has.
 
-use sqlx::{Connection, PgConnection, Postgres, Row, Sqlite};
-use tidings::{Outbox, Relay};
+use sqlx::Postgres;
+use tidings::{Outbox, OutboxError, Relay, RelayInstance};
 
-use crate::support::{Database, World, eventually};
+use crate::{
+    both,
+    support::{Database, User, World, eventually},
+};
 
-const FIRST: &str = include_str!("../../migrations/postgres/0001_outbox.sql");
-const FIRST_ON_SQLITE: &str = include_str!("../../migrations/sqlite/0001_outbox.sql");
+both!(
+    an_outbox_is_upgraded_under_a_relay_and_a_writer_of_the_version_before,
+    a_migration_that_fails_leaves_nothing_behind,
+);
 
-async fn first_version() -> (Outbox<Postgres>, ()) {
-    let (outbox, home) = Postgres::open().await;
-    let records = "create schema tidings;
-        create table tidings.migration (version integer primary key, name text not null,
-            applied_at timestamptz not null default clock_timestamp());
-        insert into tidings.migration (version, name) values (1, '0001_outbox')";
-    Postgres::execute(outbox.pool(), records).await;
-    Postgres::execute(outbox.pool(), FIRST).await;
-    (outbox, home)
+const LATER: &str = "0002_later";
+
+/// The same outbox in the later version.
+fn later<DB: Database>(world: &World<DB>, sql: String) -> Outbox<DB> {
+    let outbox = world.outbox.clone();
+    outbox.with_later_migration(LATER, sql.leak())
 }
 
-/// What the old version prepared goes on: its events, its calls of the function, its checkpoints.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_outbox_is_upgraded_under_a_relay_and_writers_of_the_first_version() {
-    let (outbox, home) = first_version().await;
-    let before = "insert into tidings.outbox (event, name, key, payload)
-            values (gen_random_uuid(), 'user.created', 'a', '{}'), (gen_random_uuid(), 'user.created', 'p', '{}');
-        insert into tidings.parked (id, at, event, name, version, key, headers, payload, error)
-            select nextval('tidings.outbox_id') - 1000, now(), gen_random_uuid(), 'user.created', 1, 'p', '{}', '{}', 'too large';
-        update tidings.relay set owner = 'old', epoch = 7, lease_until = now() + interval '2 seconds',
-            checkpointed_at = now()";
-    Postgres::execute(outbox.pool(), before).await;
-    let mut old = PgConnection::connect_with(&outbox.pool().connect_options())
-        .await
-        .unwrap();
-    let enqueue = "select tidings.enqueue('user.created', 1, 'a', '{}', '{}')::text";
-    let checkpoint = "update tidings.relay set checkpointed_at = clock_timestamp(),
-        lease_until = clock_timestamp() + interval '1 second'
-        where owner = 'old' and epoch = 7 returning epoch";
-    for sql in [enqueue, checkpoint] {
-        sqlx::query(sql).fetch_one(&mut old).await.unwrap();
-    }
+fn another_column<DB: Database>() -> String {
+    let relay = DB::table("relay");
+    format!("alter table {relay} add column later integer not null default 0")
+}
 
-    let world = World::of(outbox, std::sync::Arc::new(home)).await;
+async fn publish<DB: Database>(outbox: &Outbox<DB>, user: &str) {
+    let mut tx = outbox.begin().await.unwrap();
+    tx.publish(&User::new(user)).unwrap();
+    tx.commit().await.unwrap();
+}
 
-    sqlx::query(enqueue).fetch_one(&mut old).await.unwrap();
-    let relay = world.relay();
-    let renewed = sqlx::query(checkpoint).fetch_optional(&mut old).await;
-    assert_eq!(renewed.unwrap().unwrap().get::<i64, _>(0), 7);
-    eventually(
-        "the new one has taken over, and all is stored or parked",
-        || async { world.stored().await.len() == 3 && world.parked().await == 2 },
-    )
+async fn an_outbox_is_upgraded_under_a_relay_and_a_writer_of_the_version_before<DB: Database>(
+    world: World<DB>,
+) {
+    let before = world.relay();
+    publish(&world.outbox, "one").await;
+    eventually("the first is stored", || async {
+        world.stored().await.len() == 1
+    })
     .await;
-    relay.stop().await.unwrap();
-    let status = world.outbox.status().await.unwrap();
-    assert_eq!(
-        (
-            status.backlog - status.returning,
-            status.refuses,
-            status.lease.epoch
-        ),
-        (0, None, 8)
-    );
-    let zombie = sqlx::query(checkpoint).fetch_optional(&mut old).await;
-    assert!(zombie.unwrap().is_none(), "the old one has lost its lease");
+    let later = later(&world, another_column::<DB>());
+    assert!(matches!(
+        later.check_version().await,
+        Err(OutboxError::Version {
+            found: 1,
+            known: 2,
+            is_newer: false
+        })
+    ));
+
+    assert_eq!(later.migrate().await.unwrap(), [LATER]);
+
+    assert_eq!(later.migrate().await.unwrap(), [""; 0], "once is enough");
+    assert!(matches!(
+        world.outbox.check_version().await,
+        Err(OutboxError::Version {
+            found: 2,
+            known: 1,
+            is_newer: true
+        })
+    ));
+    // Instances of the version before write on, until the last of them is replaced.
+    publish(&world.outbox, "two").await;
+    let after = world.run_relay(Relay::new(later.clone()));
+    publish(&later, "three").await;
+    eventually("all are stored", || async {
+        world.stored().await.len() == 3
+    })
+    .await;
+    eventually("the relay of the version before has given way", || async {
+        let relays = RelayInstance::of(&world.bus, "tidings")
+            .await
+            .unwrap_or_default();
+        let mut issues = relays.iter().flat_map(|relay| &relay.troubles);
+        issues.any(|issue| issue.cause.contains("this program knows 1"))
+    })
+    .await;
+    before.stop().await.unwrap();
+    after.stop().await.unwrap();
+    let status = later.status().await.unwrap();
+    assert_eq!(status.backlog, 0);
 }
 
-/// Whoever was given the function has its successor, and nobody else.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_may_call_the_function_may_after_an_upgrade_and_nobody_else() {
-    let (outbox, _home) = first_version().await;
-    let name = format!("Producer {}", uuid::Uuid::now_v7());
-    let given = format!(
-        "create role \"{name}\"; create role \"{name} else\";
-        revoke execute on function tidings.enqueue from public;
-        grant execute on function tidings.enqueue to \"{name}\" with grant option"
+async fn a_migration_that_fails_leaves_nothing_behind<DB: Database>(world: World<DB>) {
+    let relay = DB::table("relay");
+    let half = format!(
+        "{}; select no_such_column from {relay}",
+        another_column::<DB>()
     );
-    Postgres::execute(outbox.pool(), &given).await;
-
-    outbox.migrate().await.unwrap();
-
-    for (role, may) in [
-        (name.clone(), "true/true"),
-        (format!("{name} else"), "false/false"),
-    ] {
-        let asked = "has_function_privilege('ROLE', oid, 'execute')";
-        let asked = format!(
-            "select {asked} || '/' || {} from pg_proc where oid = 'tidings.enqueue'::regproc",
-            asked.replace("'execute'", "'execute with grant option'")
-        );
-        let found = Postgres::word(outbox.pool(), &asked.replace("ROLE", &role)).await;
-        assert_eq!(found, may, "{role}");
-    }
-    let clean = format!("drop owned by \"{name}\"; drop role \"{name}\", \"{name} else\"");
-    Postgres::execute(outbox.pool(), &clean).await;
+    let refused = later(&world, half).migrate().await.unwrap_err();
+    assert!(refused.to_string().contains(LATER), "{refused}");
+    world.outbox.check_version().await.unwrap();
+    let again = later(&world, another_column::<DB>());
+    assert_eq!(again.migrate().await.unwrap(), [LATER]);
 }
 
-/// The second migration must not make the relay's row younger than what was written since the restore: by its
-/// age a rebase tells those rows.
+/// A migration must not make the relay's row younger than what was written since the restore: by its age a rebase tells
+/// those rows.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restored_outbox_that_is_written_to_and_upgraded_loses_nothing_in_a_rebase() {
-    let (outbox, home) = first_version().await;
-    restored(&outbox).await;
+    let world = World::<Postgres>::start().await;
+    restored(&world.outbox).await;
     let enqueue = "select tidings.enqueue('user.created', 1, 'a', '{}')";
-    Postgres::execute(outbox.pool(), enqueue).await;
+    Postgres::execute(world.outbox.pool(), enqueue).await;
+    let later = later(&world, another_column::<Postgres>());
+    later.migrate().await.unwrap();
 
-    let world = World::of(outbox, std::sync::Arc::new(home)).await;
-
-    let rebased = world.outbox.rebase().await.unwrap().unwrap();
+    let rebased = later.rebase().await.unwrap().unwrap();
     assert_eq!((rebased.published, rebased.to_publish), (0, 1));
 }
 
@@ -143,30 +144,4 @@ async fn a_restored_outbox_whose_relay_had_trouble_loses_nothing_in_a_rebase() {
 async fn restored(outbox: &Outbox<Postgres>) {
     let foreign = "update tidings.relay set system = '1', cursor = '900000000:900000000:'";
     Postgres::execute(outbox.pool(), foreign).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_outbox_on_sqlite_is_upgraded_with_what_is_in_it() {
-    let (outbox, home) = Sqlite::open().await;
-    let records = "create table tidings_migration (version integer primary key, name text not null,
-            applied_at integer not null default 0);
-        insert into tidings_migration (version, name) values (1, '0001_outbox')";
-    let before = "insert into tidings_outbox (event, name, key, payload)
-            values (randomblob(16), 'user.created', 'p', x'7b7d'), (randomblob(16), 'user.created', 'a', x'7b7d'),
-                   (randomblob(16), 'user.created', 'p', x'7b7d');
-        insert into tidings_parked (id, at, event, name, version, key, headers, payload, error)
-            select id, at, event, name, version, key, headers, payload, 'too large' from tidings_outbox where id = 1;
-        update tidings_relay set cursor = 1";
-    for sql in [records, FIRST_ON_SQLITE, before] {
-        Sqlite::execute(outbox.pool(), sql).await;
-    }
-
-    let world = World::of(outbox, std::sync::Arc::new(home)).await;
-
-    let relay = world.relay();
-    eventually("what follows is parked, the other stored", || async {
-        world.stored().await.len() == 1 && world.parked().await == 2
-    })
-    .await;
-    relay.stop().await.unwrap();
 }

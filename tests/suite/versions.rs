@@ -120,8 +120,15 @@ async fn a_relay_that_runs_refuses_tables_that_have_become_newer<DB: Database>(w
 }
 
 async fn what_is_missing_in_tables_of_another_version_is_said_of_the_version<DB: Database>(
-    world: World<DB>,
+    mut world: World<DB>,
 ) {
+    let another = format!(
+        "alter table {} add column later integer",
+        DB::table("relay")
+    );
+    let outbox = world.outbox.clone();
+    world.outbox = outbox.with_later_migration("0002_later", another.leak());
+    world.outbox.migrate().await.unwrap();
     let pool = world.outbox.pool();
     let due = chrono::Utc::now() + chrono::TimeDelta::hours(1);
     let rename = |table: &str, from: &str, to: &str| {

@@ -268,9 +268,10 @@ impl<DB: Store> Inbox<DB> {
         if !self.version.is_due() {
             return Ok(());
         }
-        let found = DB::version(connection, &self.outbox.shared.names).await;
+        let names = &self.outbox.shared.names;
+        let found = DB::version(connection, names).await;
         let found = self.outbox.told(found).await?;
-        self.version.seen(of_version::<DB>(found))
+        self.version.seen(of_version::<DB>(names, found))
     }
 
     /// Adds the event to the inbox; also says which period is its own.

@@ -154,7 +154,7 @@ pub(super) async fn is_of_version<DB: Statements>(
     connection: &mut DB::Connection,
     names: &Names,
 ) -> Result<(), Fault> {
-    match of_version::<DB>(DB::version(connection, names).await?) {
+    match of_version::<DB>(names, DB::version(connection, names).await?) {
         Err(OutboxError::Version {
             found,
             known,

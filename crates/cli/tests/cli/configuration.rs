@@ -140,7 +140,7 @@ async fn logs_can_be_json_and_never_mix_with_results() {
     let migrated = ended(command).await;
     assert_eq!(
         migrated.stdout,
-        "applied 0001_outbox\napplied 0002_ways_back\napplied 0003_inbox\napplied 0004_given_up\napplied 0005_repairs\napplied 0006_bounds\napplied 0007_nats\n"
+        "applied 0001_outbox\n"
     );
     assert_eq!(migrated.stderr.lines().count(), 7);
     for line in migrated.stderr.lines() {

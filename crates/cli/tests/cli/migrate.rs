@@ -12,7 +12,7 @@ both!(a_second_migration_finds_nothing_to_do);
 async fn a_second_migration_finds_nothing_to_do(world: World) {
     assert_eq!(
         world.ok(&["migrate"]).await,
-        "applied 0001_outbox\napplied 0002_ways_back\napplied 0003_inbox\napplied 0004_given_up\napplied 0005_repairs\napplied 0006_bounds\napplied 0007_nats\n"
+        "applied 0001_outbox\n"
     );
     assert_eq!(world.ok(&["migrate"]).await, "nothing to do\n");
     let again = world.json(&["migrate", "--json"]).await;
@@ -116,7 +116,7 @@ async fn dump(url: &str) -> String {
     .await;
     assert_eq!(
         records.stdout,
-        "1|0001_outbox\n2|0002_ways_back\n3|0003_inbox\n4|0004_given_up\n5|0005_repairs\n6|0006_bounds\n7|0007_nats\n",
+        "1|0001_outbox\n",
         "{records:?}"
     );
     // pg_dump makes a new key for these lines each time.
