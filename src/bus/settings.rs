@@ -31,7 +31,7 @@ enum Rule {
 /// What is wrong with a setting.
 struct Wrong {
     what: &'static str,
-    /// It may stop all delivery.
+    /// The subscriber must not pull while it is so.
     stops: bool,
 }
 
