@@ -1,4 +1,4 @@
-//! Making a connection: servers, credentials, TLS, and what is logged about it afterwards.
+//! Connects to NATS: servers, credentials, TLS, and what is logged about it afterwards.
 
 use std::{
     collections::BTreeMap,

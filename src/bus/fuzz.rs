@@ -1,4 +1,4 @@
-//! Feeds arbitrary data of other writers to the readers of this room: messages, entries of the bucket, dead letters,
+//! Feeds arbitrary data of other writers to the readers of this module: messages, entries of the bucket, dead letters,
 //! answers, subjects. Only for tests.
 
 mod answers;

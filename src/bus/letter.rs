@@ -90,7 +90,7 @@ impl Letter<'_> {
         format!("dead-letter.{}.{}", self.subscriber, self.subject)
     }
 
-    /// The dead letter in a form that the server accepts. The size of an event must not keep it out of the dead
+    /// The dead letter in a form that the server accepts. The fault of an event must not keep it out of the dead
     /// letters, so one that is too large loses first the text of its error, then its own headers, then its payload,
     /// which the stream still has under the sequence that the dead letter states.
     fn fitting(&self, limit: usize, now: DateTime<Utc>) -> (HeaderMap, Bytes) {

@@ -227,7 +227,7 @@ impl Bus {
         Ok(self.raw(stream, wanted).await?.map(Kept::of_raw))
     }
 
-    /// The same, byte for byte.
+    /// Like `single`, but byte for byte.
     pub(super) async fn raw(&self, stream: &str, wanted: &Value) -> Result<Option<Raw>, BusError> {
         const NO_MESSAGE: u64 = 10037;
         #[derive(Deserialize)]

@@ -1,4 +1,4 @@
-//! NATS: the only room that names async_nats. It moves messages and never decides what they mean.
+//! NATS: the only module that names async_nats. It moves messages and never decides what they mean.
 //!
 //! * [`Bus`]: a connection. [`NatsOptions`] configure it.
 //! * [`EventPublisher`]: publishes without a database, confirmed by the server.

@@ -108,9 +108,9 @@ impl Bus {
         self.open_state(RETRIES).await
     }
 
-    /// Creates the bucket, if it is missing, with as many replicas as another stream has. If the bucket exists, whoever
-    /// created it, the settings that decide what it keeps are restored. When the server refuses that, the bucket is
-    /// used as it is, and [reported](Bus::bucket_issues).
+    /// Creates the bucket, if it is missing, with as many replicas as another stream has. In an existing bucket, of any
+    /// origin, the settings that decide what it keeps are restored. When the server refuses that, the bucket is used as
+    /// it is, and [reported](Bus::bucket_issues).
     pub(crate) async fn open_state(&self, like: &str) -> Result<(), BusError> {
         #[derive(Deserialize)]
         struct Created {}
