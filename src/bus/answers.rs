@@ -1,9 +1,8 @@
-//! Answers to deliveries, many under way at once: sends them, and tells whoever waits that the server has
-//! confirmed, or why it has not. Never decides what is answered, and never answers again by itself.
+//! Sends acks and other answers to deliveries, many in flight at once, and reports to each caller that the server has
+//! confirmed its answer, or why not. Never decides the content of an answer, and never repeats one by itself.
 //!
-//! It is a request each time, as the client has them; but one inbox and one clock serve them all. A request of
-//! the client's own has an inbox, a timer and a watch of the connection for itself, which costs as much as a
-//! short handler does.
+//! Each answer is a request, as the client has them, but one inbox and one timer serve them all. A request of the
+//! client has its own inbox, timer and watch of the connection, which costs as much as a short handler.
 
 use std::{
     collections::VecDeque,
@@ -26,18 +25,18 @@ use super::{
 };
 use crate::others::others_first;
 
-/// How often it is looked whether an answer is late.
+/// How often to check whether an answer is late.
 const LOOK: Duration = Duration::from_millis(500);
-/// How many are heard before anything else is looked at.
+/// How many confirmations are processed before anything else is checked.
 const AT_A_TIME: usize = 256;
 
-/// Where answers are sent from. Clones share it; it ends with the last one.
+/// Sends answers. Clones share it; it ends with the last clone.
 #[derive(Clone)]
 pub(super) struct Answers(Arc<Desk>);
 
 struct Desk {
     shared: Arc<Shared>,
-    /// Who sends and listens for confirmations, from the first answer on.
+    /// The task that sends answers and listens for confirmations, running since the first answer.
     clerk: OnceCell<DropGuard>,
 }
 
@@ -45,15 +44,15 @@ struct Shared {
     bus: Bus,
     inbox: String,
     answers: Mutex<Given>,
-    /// The first one that is not sent has come.
+    /// The queue of unsent answers has become non-empty.
     asked: Notify,
 }
 
-/// The answers that were given.
+/// The answers that are not confirmed yet.
 #[derive(Default)]
 struct Given {
     open: Unconfirmed<Open>,
-    /// Those that are not sent yet, the first one first.
+    /// The answers that are not sent yet, in order.
     unsent: VecDeque<Number>,
 }
 
@@ -63,7 +62,7 @@ struct Open {
     payload: Bytes,
     is_sent: bool,
     since: Instant,
-    /// How often it had been denied before.
+    /// How often its subject had been denied before.
     denials: u64,
     confirmed: oneshot::Sender<Result<(), BusError>>,
 }
@@ -85,7 +84,7 @@ impl Answers {
     pub(super) async fn send(&self, to: &Subject, payload: Bytes) -> Result<(), BusError> {
         let Desk { shared, clerk } = &*self.0;
         if !clerk.initialized() {
-            // Boxed: it is so once.
+            // Boxed, because it happens only once.
             let beginning = Box::pin(clerk.get_or_try_init(|| shared.begin()));
             beginning.await.map_err(|reason| broken(to, reason))?;
         }
@@ -111,19 +110,19 @@ fn broken(to: &Subject, reason: String) -> BusError {
 }
 
 impl Given {
-    /// The next one to be sent.
+    /// The next answer to send.
     fn next(&mut self) -> Option<(Number, Subject, Bytes)> {
         loop {
             let number = *self.unsent.front()?;
             match self.open.get(number) {
                 Some(open) => return Some((number, open.to.clone(), open.payload.clone())),
-                // Given up already.
+                // It has already failed.
                 None => drop(self.unsent.pop_front()),
             }
         }
     }
 
-    /// The first one was sent, or could not be, and is open no more.
+    /// Removes the first unsent answer. When it could not be sent, it is also no longer open, and is returned.
     fn sent(&mut self, number: Number, is_sent: bool) -> Option<Open> {
         self.unsent.pop_front();
         match is_sent {
@@ -141,7 +140,7 @@ impl Shared {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Leaves an answer to be sent, with what else is by then.
+    /// Queues an answer, to be sent together with those that are queued by then.
     fn add(&self, answer: Open) {
         let mut answers = self.answers();
         let number = answers.open.add(answer);
@@ -153,10 +152,10 @@ impl Shared {
         }
     }
 
-    /// Sends what is to be sent, as soon as something is.
+    /// Sends queued answers, as soon as there are any.
     ///
     /// # Cancel safety
-    /// What was not sent when the future is dropped is sent by the next one.
+    /// When the future is dropped, the remaining answers are sent by the next call.
     async fn send(&self) {
         if self.answers().unsent.is_empty() {
             self.asked.notified().await;
@@ -168,7 +167,7 @@ impl Shared {
                 return;
             };
             let inbox = format!("{}.{number}", self.inbox);
-            // It waits while the client's queue is full.
+            // Waits while the client's queue is full.
             let sending = self.bus.client.publish_with_reply(to, inbox, payload);
             let sent = sending.await;
             let failed = self.answers().sent(number, sent.is_ok());
@@ -179,7 +178,7 @@ impl Shared {
         }
     }
 
-    /// Sends and listens until nobody is left who could wait for a confirmation.
+    /// Starts the task, which sends and listens until the last clone is dropped.
     async fn begin(self: &Arc<Self>) -> Result<DropGuard, String> {
         let heard = self.bus.client.subscribe(self.confirmations()).await;
         let heard = heard.map_err(|error| error.to_string())?;
@@ -189,7 +188,7 @@ impl Shared {
         Ok(ended.drop_guard())
     }
 
-    /// Where confirmations come to.
+    /// The subject on which confirmations arrive.
     fn confirmations(&self) -> String {
         format!("{}.*", self.inbox)
     }
@@ -214,7 +213,7 @@ impl Shared {
                     }
                 }
                 () = self.send() => {}
-                // The connection's end is the end of its watch as well.
+                // When the connection is dropped, its watch ends as well.
                 Ok(()) = lost.changed() => self.fail(|_| true, |open| BusError::lost(&open.to)),
                 Ok(()) = denied.changed() => self.fail_denied(),
                 _ = looks.tick() => self.fail_late(),
@@ -222,8 +221,8 @@ impl Shared {
         }
     }
 
-    /// The client has stopped, and no confirmation comes that is on its way: goes on with the next one. False when there
-    /// will be none.
+    /// Subscribes again after the client has stopped: confirmations for sent answers do not arrive any more. False when
+    /// the connection is closed.
     async fn hear_again(&self, heard: &mut Subscriber) -> bool {
         while !self.bus.client.is_closed() {
             self.fail(|open| open.is_sent, |open| BusError::lost(&open.to));
@@ -241,7 +240,7 @@ impl Shared {
     fn hear(&self, message: &Message) {
         let number = message.subject.rsplit('.').next();
         let number = number.and_then(|number| number.parse().ok());
-        // Given up already, otherwise.
+        // Otherwise the answer has already failed.
         let Some(open) = number.and_then(|number| self.answers().open.remove(number)) else {
             return;
         };

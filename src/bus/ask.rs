@@ -1,5 +1,5 @@
-//! Questions that are answered at once or not at all: plain requests, answered by everyone whom they concern.
-//! Nothing is stored, and neither side waits for long.
+//! Status requests that are answered at once or not at all: plain requests, answered by every instance that they
+//! concern. Nothing is stored, and neither side waits for long.
 
 use std::time::Duration;
 
@@ -12,25 +12,25 @@ use super::{Bus, BusError};
 
 /// How long the client may take to queue an answer.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How long it is waited for the first answer, and for all of them.
+/// How long to wait for the first answer, and for all of them.
 const ALL: Duration = Duration::from_secs(2);
-/// How long after one answer the next one may come.
+/// How long to wait for the next answer after one has come.
 const NEXT: Duration = Duration::from_millis(600);
 
-/// What somebody wants to know.
+/// A request of another instance.
 pub(crate) struct Question {
     bus: Bus,
     message: Message,
 }
 
 impl Question {
-    /// Answers it, if the asker can be reached.
+    /// Answers the request, if its sender can be reached.
     pub(crate) async fn answer(&self, answer: Bytes) {
         let Some(asker) = &self.message.reply else {
             return;
         };
         let telling = self.bus.client.publish(asker.clone(), answer);
-        // Who asked does not wait for longer. While the connection is down there is nobody to tell.
+        // The sender does not wait for longer. While the connection is down the answer cannot be delivered.
         if !matches!(tokio::time::timeout(PATIENCE, telling).await, Ok(Ok(()))) {
             tracing::debug!(subject = %self.message.subject, "a question was not answered");
         }
@@ -38,7 +38,7 @@ impl Question {
 }
 
 impl Bus {
-    /// Listens for questions, across reconnections.
+    /// Listens for requests, across reconnections.
     pub(crate) async fn questions(
         &self,
         subject: &str,
@@ -55,7 +55,7 @@ impl Bus {
         }))
     }
 
-    /// Asks everyone who listens, and gives their answers; none when nobody listens.
+    /// Sends a request to all listeners, and returns their answers; none when there are no listeners.
     pub(crate) async fn ask_all(&self, subject: &str) -> Result<Vec<Bytes>, BusError> {
         let broken = |reason: String| BusError::Broken {
             subject: subject.to_owned(),

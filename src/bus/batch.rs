@@ -1,8 +1,8 @@
-//! Writing into a stream for the relay: atomic batches and single messages, and what a refusal means.
-//! Never which rows go together, nor what follows from a refusal.
+//! Writes into a stream for the relay: atomic batches and single messages, and classifies refusals. Never decides which
+//! rows go together, nor what follows from a refusal.
 //!
-//! An atomic batch (ADR-50, nats-server 2.12.1) is stored whole or not at all, and the server syncs
-//! it once. Its members are plain publishes; only the last, the commit, is answered.
+//! An atomic batch (ADR-50, nats-server 2.12.1) is stored whole or not at all, and the server syncs it once. Its
+//! members are plain publishes; only the last one, the commit, is confirmed.
 
 use std::{fmt, time::Duration};
 
@@ -14,14 +14,14 @@ use super::{Bus, CONNECTION_LOST, Receipt, cures::cure_of_code, headers_of};
 
 /// The server stores a whole batch before it answers, so it may take longer than a plain request.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
-/// An answer that takes longer is waited for, and it is looked why it takes so long.
+/// After this time without an answer the relay checks whether the stream confirms anything.
 const LONG: Duration = Duration::from_secs(2);
 
-/// So many messages are made before the first of them is sent. To make one takes as long as a system call: sent each as
-/// soon as it is made, each is written by a call of its own.
+/// How many messages are built before the first of them is sent. Building one takes as long as a system call: if each
+/// were sent as soon as it is built, each would be written by a system call of its own.
 const AT_A_TIME: usize = 64;
 
-/// Says that an event was published again, and by which run.
+/// Marks an event as published again, with the run that did so.
 pub(super) const REPUBLISHED: &str = "tidings-republished";
 
 /// One message, ready to be sent.
@@ -31,49 +31,49 @@ pub(crate) struct Submission {
     payload: Bytes,
 }
 
-/// Names a batch to the server.
+/// Identifies a batch to the server.
 pub(crate) struct BatchId(String);
 
-/// The server has stored it.
+/// The server has stored the message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Confirmed {
     /// The sequence of the last message.
     pub(crate) sequence: u64,
-    /// A message with its id was stored before: the same one or another one. Since then it may have been removed.
+    /// A message with this id was stored before: the same event or another one. It may have been removed since.
     pub(crate) is_duplicate: bool,
 }
 
-/// The server has not stored it, or did not say.
+/// The server has not stored the message, or has not confirmed it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// The batch holds the id of something that the stream already has, or one id twice.
+    /// The batch contains an id that the stream already has, or one id twice.
     Duplicate,
-    /// Another event has its id: which, and where.
+    /// Another event has this id: which one, and where.
     TakenId(String),
     /// Another stream takes the subject now. Nothing was stored.
     Moved,
-    /// It will never be taken as it is.
+    /// The server will never accept it as it is.
     Permanent { code: u64, reason: String },
-    /// Nothing was stored: the stream takes nothing for now, or nothing of the subject.
+    /// Nothing was stored: for now the stream accepts nothing, or nothing of this subject.
     Closed(Cause),
-    /// Nothing was stored: a batch may not have more messages than this.
+    /// Nothing was stored: the server's limit of messages in a batch is lower.
     TooMany { most: usize },
-    /// Nothing was stored: the server has not got every member of the batch.
+    /// Nothing was stored: the server has not received every member of the batch.
     Incomplete,
-    /// It may be taken later. Whether it was stored is unknown.
+    /// The server may accept it later. Whether it was stored is unknown.
     Transient { code: u64, reason: String },
     /// No answer came. Whether it was stored is unknown.
     Unanswered { after: Duration },
-    /// No answer comes, because the stream gives none. It is stored, if nothing else is wrong.
+    /// No answer comes, because the stream does not confirm. It is stored, unless something else is wrong.
     NoAck { stream: String },
 }
 
-/// Why a stream takes nothing, though there is nothing wrong with the message.
+/// Why a stream accepts nothing, though the message is valid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Cause {
-    /// Only the subject of the message is meant.
+    /// Only the subject of the message is affected.
     pub(crate) is_of_subject: bool,
-    /// In the server's words.
+    /// The server's description.
     pub(crate) reason: String,
     /// What to do about it.
     pub(crate) cure: &'static str,
@@ -88,18 +88,18 @@ impl Submission {
         }
     }
 
-    /// The same to another subject.
+    /// The same message for another subject.
     pub(crate) fn to(self, subject: String) -> Self {
         Self { subject, ..self }
     }
 
-    /// The same under another id of the message; the event's stays.
+    /// The same message with another message id; the id of the event stays.
     pub(crate) fn known_as(mut self, id: &str) -> Self {
         self.headers.insert(wire::MESSAGE_ID, id);
         self
     }
 
-    /// The same, with a mark of the run that publishes it again.
+    /// The same message, tagged with the run that publishes it again.
     pub(crate) fn republished(mut self, mark: &str) -> Self {
         self.headers.insert(REPUBLISHED, mark);
         self
@@ -117,7 +117,8 @@ impl Submission {
 }
 
 impl BatchId {
-    /// 62 random bits, as two batches that one stream is sent at once must not be taken for one. Each message carries it.
+    /// 62 random bits, because two batches that are sent to one stream at once must have different ids. Each message
+    /// carries the id.
     pub(crate) fn new() -> Self {
         let (_, random) = EventId::now().as_uuid().as_u64_pair();
         Self(format!("{random:x}"))
@@ -125,8 +126,8 @@ impl BatchId {
 }
 
 impl Bus {
-    /// Sends all members of a batch but its commit, and waits until they have left this process; nothing is answered
-    /// before the commit.
+    /// Sends all members of a batch except the commit, and waits until they have left this process; the server answers
+    /// nothing before the commit.
     pub(crate) async fn send_members(
         &self,
         batch: &BatchId,
@@ -172,8 +173,8 @@ impl Bus {
         self.publish_one(stream, last).await
     }
 
-    /// Publishes one message into a stream, and into no other, and waits until it is stored. Of a duplicate the
-    /// server says only that it has had its id.
+    /// Publishes one message into a stream, and into no other, and waits until it is stored. For a duplicate the server
+    /// only reports that it has had this id.
     pub(crate) async fn publish_one(
         &self,
         stream: &str,
@@ -218,7 +219,7 @@ impl Bus {
 }
 
 impl Bus {
-    /// Ends when a stream is seen to answer nobody. It is looked at when an answer takes long.
+    /// Returns when a stream is found to confirm nothing. It is checked only when an answer takes long.
     async fn confirms_nothing(&self, stream: &str) {
         tokio::time::sleep(LONG).await;
         match self.stream_state(stream).await {
@@ -227,13 +228,13 @@ impl Bus {
         }
     }
 
-    /// Whether the server has said that we may not publish to a subject.
+    /// Whether the server has reported that this user may not publish to a subject.
     pub(crate) fn is_denied(&self, subject: &str) -> bool {
         self.denied.has(subject)
     }
 
-    /// Asks whether we may publish to a subject by now, with a message that no stream can take: the
-    /// stream's refusal is the sign that it got through.
+    /// Checks whether the user may publish to a subject by now, with a message that no stream can take: the refusal of
+    /// the stream shows that the message got through.
     pub(crate) async fn may_publish(&self, subject: &str) -> bool {
         const NO_STREAM: &str = "-";
         self.denied.forget(subject);
@@ -245,13 +246,13 @@ impl Bus {
         match self.publish_one(NO_STREAM, question).await {
             Err(Refusal::Moved) => true,
             Err(Refusal::Closed(_)) => false,
-            // Nobody says no.
+            // The server has not denied it.
             _ => !self.is_denied(subject),
         }
     }
 }
 
-/// What there is to know when publishing to a subject is denied.
+/// The cause when publishing to a subject is denied.
 pub(crate) fn cause_of_denial(subject: &str) -> Cause {
     Cause {
         is_of_subject: true,
@@ -260,7 +261,7 @@ pub(crate) fn cause_of_denial(subject: &str) -> Cause {
     }
 }
 
-/// What there is to know of a stream with `no_ack`.
+/// The cause when a stream has `no_ack`.
 pub(crate) fn cause_of_no_ack(stream: &str) -> Cause {
     Cause {
         is_of_subject: false,
@@ -278,8 +279,8 @@ fn transient(error: &impl fmt::Display) -> Refusal {
     }
 }
 
-/// The server's error codes that no later try changes; all others are tried again for ever, because
-/// holding events back loses nothing. From nats-server `server/errors.json`.
+/// Classifies the server's answer. Only error codes that no later attempt changes are permanent; all others are retried
+/// without limit, because holding events back loses nothing. From nats-server `server/errors.json`.
 pub(super) fn classify(receipt: Receipt) -> Result<Confirmed, Refusal> {
     const DUPLICATE_IN_BATCH: u64 = 10201;
     const NOT_THE_EXPECTED_STREAM: u64 = 10060;
@@ -296,8 +297,8 @@ pub(super) fn classify(receipt: Receipt) -> Result<Confirmed, Refusal> {
                 BATCH_IS_TOO_LARGE => Refusal::TooMany {
                     most: allowed(&reason),
                 },
-                // message too large; wrong last sequence, last id; headers too large;
-                // TTL disabled, invalid; constant last sequence
+                // message too large; wrong last sequence, last id; headers too large; TTL disabled, invalid; constant
+                // last sequence
                 10054 | 10070 | 10071 | 10097 | 10164..=10166 => {
                     Refusal::Permanent { code, reason }
                 }
@@ -318,10 +319,10 @@ pub(super) fn classify(receipt: Receipt) -> Result<Confirmed, Refusal> {
     })
 }
 
-/// What helps against a stream that takes nothing.
+/// The cure for a stream that accepts nothing.
 fn cure(code: u64, reason: &str) -> Option<&'static str> {
     Some(match code {
-        // the stream could not store it: its limits with `discard: new`
+        // the stream could not store it: its limits, with `discard: new`
         10077 if reason.starts_with("maximum") => {
             "raise the limits of the stream, or purge what is not needed"
         }
@@ -337,10 +338,11 @@ fn cure(code: u64, reason: &str) -> Option<&'static str> {
     })
 }
 
-/// What helps when the server cannot write. It goes on failing until its restart, room or not: seen with 2.15.1.
+/// The cure when the server cannot write. It continues to fail until its restart, even with free space: seen with
+/// 2.15.1.
 pub(crate) const FULL_DISK: &str = "give the disk of the JetStream store room and restart that nats-server; the relay goes on by itself";
 
-/// Whether it is the operating system that refuses.
+/// Whether the error comes from the operating system.
 fn is_disk(reason: &str) -> bool {
     let reason = reason.to_ascii_lowercase();
     [
@@ -354,7 +356,7 @@ fn is_disk(reason: &str) -> bool {
 }
 
 impl Refusal {
-    /// What helps, by what it is.
+    /// The cure for this refusal.
     pub(crate) fn cure(&self) -> &'static str {
         match self {
             Self::Closed(cause) => cause.cure,
@@ -369,7 +371,7 @@ impl Refusal {
     }
 }
 
-/// The server's limit, which is the number that its refusal ends with.
+/// The server's limit, which is the number at the end of its refusal.
 fn allowed(reason: &str) -> usize {
     let number = reason.rsplit(|c: char| !c.is_ascii_digit()).next();
     number.and_then(|number| number.parse().ok()).unwrap_or(1)

@@ -1,6 +1,6 @@
-//! The client of NATS that there is now. A client whose task has ended is replaced: async-nats 0.51 panics in it at a
-//! header whose value has a carriage return, and answers nothing from then on. Never decides what becomes of what was
-//! in flight: that is a lost connection, for all who use it.
+//! The current NATS client. A client whose task has ended is replaced: async-nats 0.51 panics in its task at a header
+//! whose value has a carriage return, and answers nothing from then on. Never decides what becomes of what was in
+//! flight: for all who use the client, its end is a lost connection.
 
 use std::{
     sync::{
@@ -26,50 +26,50 @@ use super::{
 };
 use crate::log::Lasting;
 
-/// How long after an error of a closed channel it shows whether the task has ended.
+/// How long to wait, after an error of a closed channel, until the end of the task shows.
 const SHOWS: Duration = Duration::from_millis(100);
-/// A client that has lived for so long is no reason to wait before the next one.
+/// A client that has lived for this long resets the delay before the next one.
 const WELL: Duration = Duration::from_secs(10);
-/// How long it is waited for the end of a client that is closed: without a connection it does not come.
+/// How long to wait for the end of a client that is closed: without a connection it does not end.
 const CLOSES: Duration = Duration::from_secs(1);
-/// Until a subscription is tried again.
+/// The delay until a subscription is tried again.
 const AGAIN: Duration = Duration::from_millis(500);
 
-/// The client that there is. Clones share it.
+/// The current client. Clones share it.
 #[derive(Clone)]
 pub(super) struct Client(Arc<Shared>);
 
 struct Shared {
     now: watch::Sender<Arc<Live>>,
-    /// It is closed by its user, and is not replaced.
+    /// The user has closed it, so it is not replaced.
     is_closed: AtomicBool,
 }
 
-/// One client, as long as its task runs.
+/// One client, valid as long as its task runs.
 pub(super) struct Live {
     client: Arc<async_nats::Client>,
-    /// Its sender is dropped with the task.
+    /// The sender is dropped with the task.
     task: watch::Receiver<()>,
-    /// How many bytes had come before, to other clients.
+    /// How many bytes earlier clients had received.
     received_before: u64,
 }
 
-/// Lives as long as the task of a client, and raises the number of losses at its end.
+/// Lives as long as the task of a client, and raises the number of losses when the task ends.
 pub(super) struct Task {
     losses: Arc<watch::Sender<u64>>,
-    /// One that was never used has lost nothing.
+    /// A client that was never used has lost nothing.
     is_used: Arc<AtomicBool>,
     _running: watch::Sender<()>,
 }
 
-/// What sees the end of a task.
+/// Observes the end of a task.
 pub(super) struct End {
     is_used: Arc<AtomicBool>,
     task: watch::Receiver<()>,
 }
 
 impl Task {
-    /// And what sees its end. By then the loss is counted.
+    /// A task, with the value that observes its end. When the end shows, the loss is already counted.
     pub(super) fn new(losses: &Arc<watch::Sender<u64>>) -> (Self, End) {
         let (running, task) = watch::channel(());
         let is_used = Arc::<AtomicBool>::default();
@@ -81,7 +81,7 @@ impl Task {
         (of, End { is_used, task })
     }
 
-    /// The connection was lost.
+    /// Counts a lost connection.
     pub(super) fn count_loss(&self) {
         self.losses.send_modify(|losses| *losses += 1);
     }
@@ -113,7 +113,7 @@ impl Live {
         self.task.has_changed().is_err()
     }
 
-    /// Whether it has stopped, where an error says so that may come a moment before it shows.
+    /// Whether the client has stopped. An error of a stopped client may come a moment before the end of its task shows.
     async fn stops(&self) -> bool {
         self.has_stopped()
             || tokio::time::timeout(SHOWS, stopped(self.task.clone()))
@@ -128,7 +128,7 @@ impl Live {
 }
 
 impl Client {
-    /// Begins with this one, and replaces it when it has stopped, as long as there are clones.
+    /// Starts with this client, and replaces it when it has stopped, as long as there are clones.
     pub(super) fn new(live: Live, options: &Arc<NatsOptions>, hearing: &Hearing) -> Self {
         let shared = Arc::new(Shared {
             now: watch::Sender::new(Arc::new(live)),
@@ -149,7 +149,7 @@ impl Client {
         Arc::clone(&self.0.now.borrow())
     }
 
-    /// The client that there is, running if one can be made in the time that a request has.
+    /// The current client; a running one, if one can be created within the time of a request.
     pub(super) async fn live(&self) -> Arc<Live> {
         let now = self.now();
         if !now.has_stopped() || self.is_closed() {
@@ -161,7 +161,7 @@ impl Client {
     async fn another(&self) -> Arc<Live> {
         let mut made = self.0.now.subscribe();
         let another = made.wait_for(|live| !live.has_stopped());
-        // Otherwise the one that has stopped says so.
+        // After the timeout the stopped client is used, and it returns the error.
         let _ = tokio::time::timeout(REQUEST_TIMEOUT, another).await.is_ok();
         self.now()
     }
@@ -188,13 +188,13 @@ impl Client {
         self.0.now.borrow().client.new_inbox()
     }
 
-    /// How many bytes have come, to all clients that there were.
+    /// How many bytes have been received, by all clients so far.
     pub(super) fn received(&self) -> u64 {
         self.0.now.borrow().received()
     }
 
     pub(super) async fn force_reconnect(&self) {
-        // One that has stopped is replaced anyway.
+        // A client that has stopped is replaced anyway.
         let _ = self.now().client.force_reconnect().await;
     }
 
@@ -257,7 +257,7 @@ impl Client {
         flushed
     }
 
-    /// Subscribes with the client that there is. The subscription ends with it.
+    /// Subscribes with the current client. The subscription ends with that client.
     pub(super) async fn subscribe(&self, subject: String) -> Result<Subscriber, SubscribeError> {
         let live = self.live().await;
         match live.client.subscribe(subject.clone()).await {
@@ -268,7 +268,7 @@ impl Client {
         }
     }
 
-    /// The same when it has ended, as often as needed; `None` when the client is closed.
+    /// Subscribes once more after a subscription has ended, as often as needed; `None` when the client is closed.
     pub(super) async fn subscribe_again(&self, subject: &str) -> Option<Subscriber> {
         while !self.is_closed() {
             match self.subscribe(subject.to_owned()).await {
@@ -279,7 +279,7 @@ impl Client {
         None
     }
 
-    /// What comes to a subject, whichever client there is. What comes between two of them is lost.
+    /// The messages of a subject, across all clients. A message that comes between two clients is lost.
     pub(super) async fn listen(
         &self,
         subject: &str,
@@ -314,7 +314,7 @@ impl Live {
     }
 }
 
-/// An error of a client that has stopped is not handed on before that shows: what is tried next goes to another one.
+/// Delays the error of a stopped client until its end shows, so that the next attempt goes to another client.
 async fn published_by(
     live: &Live,
     published: Result<(), PublishError>,
@@ -327,7 +327,7 @@ async fn published_by(
     published
 }
 
-/// Replaces a client that has stopped. Holds none, so that the last clone ends it.
+/// Replaces a client that has stopped. It owns no client, so that dropping the last clone ends it.
 struct Keeper {
     shared: Weak<Shared>,
     options: Arc<NatsOptions>,
@@ -363,7 +363,7 @@ impl Keeper {
         }
     }
 
-    /// Of the client that there is, if it is wanted.
+    /// The task of the current client, if the client is still used.
     fn task(&self) -> Option<watch::Receiver<()>> {
         let shared = self.shared.upgrade()?;
         let task = shared.now.borrow().task.clone();
@@ -396,7 +396,7 @@ impl Keeper {
     }
 }
 
-/// Ends with the task.
+/// Returns when the task has ended.
 async fn stopped(mut task: watch::Receiver<()>) {
     while task.changed().await.is_ok() {}
 }

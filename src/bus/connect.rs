@@ -1,4 +1,4 @@
-//! Making a connection: servers, credentials, TLS, and what is logged about it afterwards.
+//! Connects to NATS: servers, credentials, TLS, and what is logged about it afterwards.
 
 use std::{
     collections::BTreeMap,
@@ -36,7 +36,7 @@ pub enum ConnectError {
         #[source]
         source: std::io::Error,
     },
-    /// The scheme of a server is not one that is spoken here.
+    /// The scheme of a server is not supported.
     #[error(
         "{address:?} cannot be used: write nats://host:4222, or tls://host:4222; WebSocket is not spoken"
     )]
@@ -60,14 +60,14 @@ pub enum ConnectError {
         /// What is wrong with them.
         reason: &'static str,
     },
-    /// The seed of an nkey is none.
+    /// The nkey seed is not valid.
     #[error("the nkey seed cannot be used: it begins with SU and has 58 characters")]
     NkeySeed {
         /// What is wrong with it.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The prefix of answers is no subject.
+    /// The inbox prefix is not a valid subject.
     #[error(
         "{0:?} is not an inbox prefix: use words joined by dots, without wildcards, such as _INBOX_worker"
     )]
@@ -92,7 +92,7 @@ pub enum ConnectError {
         #[source]
         source: std::io::Error,
     },
-    /// The server lacks what Tidings stands on: atomic batches that know their events.
+    /// The server lacks what Tidings depends on: atomic batches that recognise duplicate event ids.
     #[error("the nats-server at {servers} is version {version}: use 2.12.1 or newer")]
     TooOld {
         /// The servers that were tried.
@@ -100,21 +100,21 @@ pub enum ConnectError {
         /// The version that was found.
         version: String,
     },
-    /// No server of the list could be reached, or none let us in.
+    /// No server of the list could be reached, or none accepted the connection.
     #[error("cannot connect to NATS at {servers}")]
     Unreachable {
         /// The servers that were tried.
         servers: String,
-        /// What happened last.
+        /// The last failure.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 }
 
-/// What is heard of a connection besides answers, whichever client has it. Clones share it.
+/// What is observed of a connection, apart from answers, across all its clients. Clones share it.
 #[derive(Clone)]
 pub(super) struct Hearing {
-    /// Rises each time the connection is lost: what was in flight then is in doubt.
+    /// Rises each time the connection is lost: the outcome of what was in flight is then unknown.
     pub(super) losses: Arc<watch::Sender<u64>>,
     pub(super) denied: Denied,
     said: Arc<Said>,
@@ -130,7 +130,7 @@ impl Hearing {
     }
 }
 
-/// Makes a client.
+/// Connects a client.
 pub(super) async fn dial(options: &NatsOptions, hearing: &Hearing) -> Result<Live, ConnectError> {
     let Addresses {
         addresses,
@@ -140,7 +140,7 @@ pub(super) async fn dial(options: &NatsOptions, hearing: &Hearing) -> Result<Liv
     let servers = shown(&options.servers);
     let (heard, leaving, told) = (hearing.clone(), Leaving::default(), servers.clone());
     let (to_leave, seeds) = (leaving.clone(), options.servers.len());
-    // The client drops what it tells of events when its task ends, however that comes.
+    // The client drops its event callback when its task ends, for whatever reason.
     let (task, end) = Task::new(&hearing.losses);
     let with = ConnectOptions::new()
         .name(&options.name)
@@ -192,7 +192,7 @@ struct Addresses {
     addresses: Vec<async_nats::ServerAddr>,
     /// The first credentials among them.
     auth: Option<Auth>,
-    /// One of them is to be reached with TLS, and so all.
+    /// One of them is to be reached with TLS, and therefore all.
     is_tls: bool,
 }
 
@@ -273,7 +273,8 @@ fn secured(
     Ok(with.require_tls(tls.required || tls.first || is_tls))
 }
 
-/// Whether a file is there and has what it should have; the client would say no more than that it cannot connect.
+/// Checks that a file exists and contains a block of the given kind. The client would only report that it cannot
+/// connect.
 fn check_pem(what: &'static str, path: &Path, kind: &str) -> Result<(), ConnectError> {
     let unusable = |source| {
         let path = path.to_owned();
@@ -307,7 +308,7 @@ fn reachable(
     }
 }
 
-/// Doubles from 10 ms to 2 s. The client picks a random server each time, which spreads a herd.
+/// Doubles from 10 ms to 2 s. The client picks a random server each time, which avoids a thundering herd.
 pub(super) fn reconnect_delay(attempts: usize) -> Duration {
     let doublings = u32::try_from(attempts.saturating_sub(1))
         .unwrap_or(8)
@@ -315,7 +316,7 @@ pub(super) fn reconnect_delay(attempts: usize) -> Duration {
     Duration::from_millis(10 << doublings).min(Duration::from_secs(2))
 }
 
-/// What was said of a connection. Each message that is dropped or denied is an event of its own.
+/// What was logged of a connection. Each message that is dropped or denied is an event of its own.
 #[derive(Default)]
 struct Said {
     slow: Lasting,
@@ -323,7 +324,7 @@ struct Said {
     client: Lasting,
 }
 
-/// Each cause by itself: a right that is missing all the time must not hide another one that is missing once.
+/// Throttles each cause by itself: a permission that is missing all the time must not hide one that is missing once.
 #[derive(Default)]
 struct ByCause {
     known: Mutex<BTreeMap<String, Lasting>>,
@@ -332,7 +333,7 @@ struct ByCause {
 
 impl ByCause {
     fn again(&self, cause: &str, now: Instant) -> Option<u64> {
-        /// How many are told apart.
+        /// How many causes are distinguished.
         const MOST: usize = 64;
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MOST && !known.contains_key(cause) {
@@ -358,11 +359,11 @@ impl Said {
                     );
                 }
             }
-            // Whoever may not ask for its rights is not told them.
+            // A user that may not request its permissions does not learn them.
             Event::ServerError(error) if error.to_string().contains(rights::USER_INFO) => {
                 tracing::debug!(%error, "what this user of NATS may do is not known");
             }
-            // It goes by itself, only later.
+            // The server deletes the consumer by itself, only later.
             Event::ServerError(error) if denied::is_end_of_reader(&error.to_string()) => {
                 tracing::debug!(%error, "the consumer of a reader is not deleted");
             }
@@ -399,7 +400,7 @@ pub(super) fn shown(servers: &[String]) -> String {
     shown.join(", ")
 }
 
-/// An address without user and password. A scheme is a word: what stands before a `://` may be a part of a password.
+/// An address without user and password. A scheme is a word: what stands before `://` may be a part of a password.
 pub(crate) fn without_secrets(address: &str) -> String {
     let is_scheme =
         |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric());

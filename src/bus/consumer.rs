@@ -1,4 +1,4 @@
-//! The durable consumer of a subscriber, as it should be. Never deletes one.
+//! The durable consumer of a subscriber, as Tidings configures it. Never deletes one.
 
 mod look;
 
@@ -18,8 +18,8 @@ use crate::{executor::ACK_WAIT, replaying::ReplayId, start::Start};
 
 pub(crate) use look::ConsumerLook;
 
-/// How many deliveries may be unanswered at once, over all replicas; delayed retries count. It bounds
-/// the server's memory, not ours: each replica asks only for as much as it has places.
+/// How many deliveries may be ack pending at once, over all instances; delayed retries count. It limits the memory of
+/// the server, not of an instance: each instance requests only as much as it has room for.
 const MAX_ACK_PENDING: u64 = 10_000;
 
 /// A durable consumer of one stream.
@@ -30,17 +30,17 @@ pub(crate) struct ConsumerSpec {
     pub(crate) subjects: Vec<String>,
     /// The replay that it belongs to.
     pub(super) replay: Option<ReplayId>,
-    /// As many as the server allows.
+    /// Lower when the server allows less.
     max_ack_pending: u64,
 }
 
-/// How a consumer does.
+/// The state of a consumer.
 #[derive(Debug, Clone, Default, Deserialize)]
 pub(super) struct ConsumerState {
     pub(super) config: Limits,
-    /// Deliveries that are not answered.
+    /// Deliveries that are not acknowledged.
     pub(super) num_ack_pending: u64,
-    /// Pulls that wait.
+    /// Pull requests that wait.
     pub(super) num_waiting: u64,
     /// Messages that were never delivered.
     pub(super) num_pending: u64,
@@ -57,13 +57,13 @@ pub(super) struct Limits {
 }
 
 impl ConsumerState {
-    /// How long it is paused, if it is.
+    /// How long it stays paused, if it is paused.
     pub(super) fn paused_for(&self) -> Option<Duration> {
         self.paused
             .then(|| Duration::from_secs(self.pause_remaining / 1_000_000_000))
     }
 
-    /// Whether the server waits for answers before it delivers more.
+    /// Whether the server waits for acks before it delivers more.
     pub(super) fn is_full(&self) -> bool {
         u64::try_from(self.config.max_ack_pending)
             .is_ok_and(|most| most > 0 && self.num_ack_pending >= most)
@@ -99,22 +99,22 @@ impl ConsumerSpec {
         }
     }
 
-    /// For a consumer of a replay, which others of the subscriber have had before it.
+    /// For the consumer of a replay: an earlier replay of the subscriber may have left one with the same name.
     #[must_use]
     pub(crate) fn of_replay(mut self, replay: ReplayId) -> Self {
         self.replay = Some(replay);
         self
     }
 
-    /// What is not as it should be, in a configuration that is looked at while an instance works. How many deliveries
-    /// may be unanswered is left to the next start: it stops nothing, and another version may want it so.
+    /// The settings that differ from the wanted ones, when the consumer is checked while an instance works. The limit
+    /// of ack pending is left to the next start: it stops nothing, and another version may want another limit.
     pub(crate) fn spoiled(&self, config: &Map<String, Value>) -> Vec<(String, Value, Value)> {
         let mut wanted = self.with_others(config).settings();
         wanted.remove("max_ack_pending");
         drift(config, &wanted)
     }
 
-    /// With the names that the consumer has besides.
+    /// Adds the other names that the consumer delivers.
     fn with_others(&self, config: &Map<String, Value>) -> Self {
         let mut subjects = filters(config);
         subjects.retain(|subject| self.subjects.contains(subject) || Name::parse(subject).is_ok());
@@ -130,7 +130,7 @@ impl ConsumerSpec {
         }
     }
 
-    /// Says which names the consumer delivers that this build does not handle.
+    /// Logs the names that the consumer delivers and this build does not handle.
     fn tell_others(&self, config: &Map<String, Value>) {
         let (durable, stream) = (&self.durable, &self.stream);
         let others = self.with_others(config).subjects;
@@ -145,13 +145,13 @@ impl ConsumerSpec {
         }
     }
 
-    /// Takes what the server allows for what is wanted.
+    /// Adopts the limit that the server allows.
     fn obey(&mut self, config: &Map<String, Value>) {
         let allowed = config.get("max_ack_pending").and_then(Value::as_u64);
         self.max_ack_pending = allowed.unwrap_or(MAX_ACK_PENDING).min(MAX_ACK_PENDING);
     }
 
-    /// The settings that Tidings owns, under the names of the JetStream API; `null` for one that must not be set.
+    /// The settings that Tidings owns, under the names of the JetStream API; `null` for a setting that must not be set.
     pub(crate) fn settings(&self) -> Map<String, Value> {
         let settings = json!({
             "durable_name": self.durable,
@@ -174,7 +174,7 @@ impl ConsumerSpec {
     }
 }
 
-/// What a consumer delivers; nothing when it delivers everything.
+/// The filter subjects of a consumer; empty when it delivers everything.
 pub(crate) fn filters(config: &Map<String, Value>) -> Vec<String> {
     let one = config.get("filter_subject").into_iter();
     let many = config.get("filter_subjects").and_then(Value::as_array);
@@ -185,7 +185,7 @@ pub(crate) fn filters(config: &Map<String, Value>) -> Vec<String> {
     all.map(str::to_owned).collect()
 }
 
-/// What of a configuration is not as it should be: the setting, what it is, what it should be.
+/// The settings that differ: name, present value, wanted value.
 pub(crate) fn drift(
     config: &Map<String, Value>,
     wanted: &Map<String, Value>,
@@ -199,14 +199,14 @@ pub(crate) fn drift(
 }
 
 impl Bus {
-    /// Creates a consumer that is gone, at a sequence; one that is there stays as it is, because a newer
-    /// replica may have changed it.
+    /// Recreates a missing consumer at a sequence; an existing one stays as it is, because a newer instance may have
+    /// changed it.
     pub(crate) async fn restore_consumer(
         &self,
         spec: &ConsumerSpec,
         at: Start,
     ) -> Result<(), BusError> {
-        // What is acknowledged leaves a work queue: everything that is in it is left to do.
+        // Acknowledged messages leave a work queue: everything that is still in it is left to do.
         const WORK_QUEUE_HAS_ONE_BEGINNING: u64 = 10101;
         if let Some(config) = self.consumer_config(spec).await?
             && !self.make_room(spec, &config).await?
@@ -222,7 +222,7 @@ impl Bus {
         }
     }
 
-    /// The same, and when that was: everything up to there was stored before.
+    /// The ack floor, and the server time of the answer: everything up to the floor was stored before that time.
     pub(crate) async fn ack_floor_now(
         &self,
         spec: &ConsumerSpec,
@@ -238,7 +238,7 @@ impl Bus {
         Ok((ack_floor.stream_seq, ts))
     }
 
-    /// A consumer of a subscriber that is paused begins paused.
+    /// Creates a consumer. If its subscriber is paused, the consumer starts paused.
     async fn create_consumer(&self, spec: &ConsumerSpec, at: Start) -> Result<Info, BusError> {
         let mut begins = self.within_stream(spec, at).await?.settings();
         let until = match spec.replay {
@@ -257,9 +257,9 @@ impl Bus {
         Ok(made)
     }
 
-    /// A place up to the end of the stream: the server would deliver nothing until a sequence behind it is there.
-    /// The end is a sequence too, because a consumer that begins with what is new cannot be reset to an event; and
-    /// so is a time, because with several names nats-server 2.15.1 begins behind it.
+    /// Limits a start to the end of the stream: beyond it, the server would deliver nothing until that sequence exists.
+    /// "New" becomes a sequence as well, because a consumer that starts with new messages cannot be reset to an event.
+    /// A time becomes a sequence, because with several names nats-server 2.15.1 starts after it.
     async fn within_stream(&self, spec: &ConsumerSpec, at: Start) -> Result<Start, BusError> {
         match at {
             Start::Beginning | Start::Sequence(0 | 1) => return Ok(at),
@@ -298,9 +298,10 @@ impl Bus {
         Ok(config.and_then(|mut config| config.remove("pause_until")))
     }
 
-    /// Creates the consumer at a place, or updates what differs and says so. Where one stands that is there is never
-    /// changed, and it never stops delivering a name: what is stored meanwhile would be skipped, and a newer replica
-    /// may want it. What the server does not let be changed is named while the subscriber works.
+    /// Creates the consumer at a start position, or updates settings that differ and logs that. The position of an
+    /// existing consumer is never changed, and it never stops delivering a name: messages stored meanwhile would be
+    /// skipped, and a newer instance may want them. Settings that the server does not allow to be changed are reported
+    /// while the subscriber works.
     pub(crate) async fn apply_consumer(
         &self,
         spec: &mut ConsumerSpec,
@@ -310,7 +311,7 @@ impl Bus {
         let config = match self.consumer_config(spec).await? {
             Some(config) => config,
             None => match self.create_consumer(spec, at).await {
-                // Another replica was faster, and the stream has grown in between.
+                // Another instance was faster, and the stream has grown in between.
                 Err(error @ BusError::Api { code: EXISTS, .. }) => {
                     self.consumer_config(spec).await?.ok_or(error)?
                 }
@@ -334,7 +335,7 @@ impl Bus {
         Ok(())
     }
 
-    /// Sets back what is not as it should be, and says so. Gives the configuration if it was written.
+    /// Restores the settings that differ, and logs that. Returns the configuration if it was written.
     pub(crate) async fn set_back(
         &self,
         spec: &ConsumerSpec,
@@ -364,7 +365,7 @@ impl Bus {
         Ok(Some(updated.config))
     }
 
-    /// How a consumer does, if the server says so within the time.
+    /// The state of a consumer, if the server reports it within the time.
     pub(super) async fn look_at_consumer(
         &self,
         stream: &str,
@@ -386,9 +387,9 @@ impl Bus {
         Ok(delivered.stream_seq)
     }
 
-    /// Takes the consumer to a sequence, or back to its acknowledgement floor: what was delivered from there on comes
-    /// again, in order, as if for the first time, whether it was acknowledged or not. Gives the sequence of the stream
-    /// that comes next.
+    /// Resets the consumer to a sequence, or back to its ack floor: messages that were delivered from there on are
+    /// redelivered, in order, as if for the first time, whether they were acknowledged or not. Returns the next
+    /// sequence of the stream.
     pub(crate) async fn reset_consumer(
         &self,
         spec: &ConsumerSpec,
@@ -414,7 +415,7 @@ impl Bus {
         Ok(reset_seq)
     }
 
-    /// When the consumer was made, in the server's words; `None` when there is none.
+    /// When the consumer was created, as the server writes it; `None` when there is none.
     pub(crate) async fn consumer_created(
         &self,
         spec: &ConsumerSpec,
@@ -442,7 +443,7 @@ impl Bus {
         }
     }
 
-    /// Has a consumer deliver these subjects and no others.
+    /// Makes a consumer deliver only these subjects.
     pub(crate) async fn narrow_consumer(&self, spec: &ConsumerSpec) -> Result<(), BusError> {
         match self.consumer_config(spec).await? {
             Some(config) => self.put_consumer(spec, config, "update").await.map(drop),
@@ -450,8 +451,8 @@ impl Bus {
         }
     }
 
-    /// Writes the settings that are ours over a configuration. Where the server lets fewer deliveries be unanswered, it
-    /// is as many as it lets.
+    /// Writes the settings that Tidings owns over a configuration. If the server's limit of ack pending is lower, that
+    /// limit is used.
     async fn put_consumer(
         &self,
         spec: &ConsumerSpec,
@@ -478,7 +479,7 @@ impl Bus {
                 description,
                 ..
             }) => {
-                // Without one it is the server's own, which is no more than it allows.
+                // Without a number in the error the server's default is used, which is within its limit.
                 let limit = limit_in(&description);
                 request["config"]["max_ack_pending"] = json!(limit.unwrap_or(0));
                 let info: Info = self.api(&subject, &request).await?;

@@ -1,11 +1,11 @@
-//! Credentials inside the URLs of NATS servers. async-nats 0.51 neither uses them nor keeps them out of
-//! its debug log, so they are taken out here.
+//! Credentials inside the URLs of NATS servers. async-nats 0.51 neither uses them nor keeps them out of its debug log,
+//! so they are removed here.
 
 use super::Auth;
 
 impl Auth {
     /// Splits the URL of a server into its address and the credentials before its `@`: `user:password`, or a token,
-    /// percent-encoded (RFC 3986) where they have characters of a URL.
+    /// percent-encoded (RFC 3986) where they contain reserved characters.
     ///
     /// # Errors
     /// What is wrong, without the URL.
@@ -29,7 +29,7 @@ fn split(url: &str) -> Result<(String, Option<Auth>), &'static str> {
     Ok((format!("{scheme}://{host}"), Some(auth)))
 }
 
-/// A text without percent-encoding (RFC 3986).
+/// Decodes percent-encoding (RFC 3986).
 fn decoded(text: &str) -> Result<String, &'static str> {
     const WRONG: &str =
         "the credentials in it have a % that is not followed by two hex digits of UTF-8";

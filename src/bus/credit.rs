@@ -1,15 +1,15 @@
-//! What was asked for and is not here yet: messages and bytes. A plain value; never talks to a server.
+//! The messages and bytes that were requested and have not arrived yet. A plain value; never calls a server.
 //!
-//! Two things keep the numbers honest: the status that ends a pull says how much of it is left, and no pull
-//! outlives its expiry, so nothing more can be outstanding than the pulls that may be alive asked for.
+//! Two things keep the numbers correct: the status that ends a pull states how much of it is left, and no pull outlives
+//! its expiry, so that no more can be outstanding than the live pulls have requested.
 
 use std::collections::VecDeque;
 
 use tokio::time::Instant;
 
-/// What a message takes beside its payload and headers: its subject and where to acknowledge it.
+/// The bytes of a message in addition to its payload and headers: its subject and its ack subject.
 const AROUND: usize = 8 * 1024;
-/// What a message is taken to be as long as none was seen, in bytes.
+/// The assumed size of a message before the first one arrives, in bytes.
 const FIRST_GUESS: usize = 4 * 1024;
 
 /// The pulls that may be alive.
@@ -17,21 +17,21 @@ const FIRST_GUESS: usize = 4 * 1024;
 pub(super) struct Credit {
     pulls: VecDeque<Sent>,
     outstanding: usize,
-    /// The bytes that may still come.
+    /// The bytes that may still arrive.
     bytes: usize,
-    /// The size of a message, as they were lately.
+    /// The typical size of recent messages.
     typical: usize,
-    /// The next message did not fit into a whole pull's bytes: the next pull has no bound.
+    /// The next message did not fit into the bytes of a whole pull: the next pull has no limit of bytes.
     is_unbounded: bool,
     allowed: Allowed,
 }
 
-/// What the server allows a pull to ask for, as far as it has said so.
+/// The limits of a pull, as far as the server has reported them.
 #[derive(Debug, Clone, Copy)]
 struct Allowed {
     batch: usize,
     bytes: usize,
-    /// Pulls at a time.
+    /// The maximum number of concurrent pulls.
     pulls: usize,
 }
 
@@ -42,22 +42,22 @@ struct Sent {
     bytes: usize,
 }
 
-/// What the next pull asks for.
+/// The next pull request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Pull {
     pub(super) batch: usize,
-    /// `None`: a single message, of whatever size.
+    /// `None`: a single message of any size.
     pub(super) max_bytes: Option<usize>,
 }
 
-/// The room that there is for more.
+/// The room for more messages.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Room {
-    /// The places that are free, of so many.
+    /// The number of free slots, out of `capacity`.
     pub(super) free: usize,
     pub(super) capacity: usize,
     pub(super) bytes: usize,
-    /// The largest message that the server takes.
+    /// The largest message that the server accepts.
     pub(super) largest: usize,
 }
 
@@ -77,17 +77,17 @@ impl Credit {
         }
     }
 
-    /// A pull may ask for no more messages than this.
+    /// Sets the maximum number of messages of a pull.
     pub(super) fn allow_batch(&mut self, batch: usize) {
         self.allowed.batch = batch.max(1);
     }
 
-    /// A pull may ask for no more bytes than this.
+    /// Sets the maximum number of bytes of a pull.
     pub(super) fn allow_bytes(&mut self, bytes: usize) {
         self.allowed.bytes = bytes;
     }
 
-    /// No more pulls may wait than now; at least one. False when it was said before.
+    /// Allows no more concurrent pulls than now, at least one. False when that limit was known already.
     pub(super) fn allow_no_more_pulls(&mut self) -> bool {
         let pulls = self.pulls.len().max(1);
         let is_less = pulls < self.allowed.pulls;
@@ -95,7 +95,7 @@ impl Credit {
         is_less
     }
 
-    /// The pull that was sent last is refused: nothing comes of it.
+    /// Removes the last pull, because the server has refused it.
     pub(super) fn refused(&mut self) {
         if let Some(Sent { batch, bytes, .. }) = self.pulls.pop_back() {
             self.less(batch, bytes);
@@ -110,8 +110,8 @@ impl Credit {
         self.outstanding
     }
 
-    /// The next pull, if enough places are free to be worth a request, and bytes for any message: a pull with
-    /// less could never be answered.
+    /// The next pull, if enough slots are free to be worth a request, and enough bytes for any message: a pull with
+    /// fewer bytes might never be answered.
     pub(super) fn next(&self, room: Room) -> Option<Pull> {
         let more = room.free.saturating_sub(self.outstanding);
         let is_worth_it = more > 0 && (self.outstanding == 0 || more >= room.capacity / 2);
@@ -119,7 +119,7 @@ impl Credit {
             return None;
         }
         let least = room.largest + AROUND;
-        // With fewer bytes than that some message would never come; a pull without a bound may always be.
+        // With fewer bytes than that some messages would never come; a pull without a limit is always possible.
         if self.is_unbounded || self.allowed.bytes < least {
             return (self.outstanding == 0).then_some(Pull {
                 batch: 1,
@@ -139,7 +139,7 @@ impl Credit {
         })
     }
 
-    /// A pull was sent that the server forgets at `dies_at`, at the latest.
+    /// Records a pull that the server forgets at `dies_at`, at the latest.
     pub(super) fn sent(&mut self, pull: Pull, dies_at: Instant) {
         self.pulls.push_back(Sent {
             dies_at,
@@ -156,18 +156,18 @@ impl Credit {
         self.less(1, size);
     }
 
-    /// A pull ended with so much left.
+    /// A pull has ended with this much left.
     pub(super) fn ended(&mut self, batch: usize, bytes: usize) {
         self.less(batch, bytes);
     }
 
-    /// A pull with so much left ended because the next message does not fit. If it had delivered nothing yet,
-    /// that message is larger than any that the server takes today.
+    /// A pull with this much left has ended because the next message does not fit. If it had delivered nothing yet,
+    /// that message is larger than any that the server accepts today.
     pub(super) fn does_not_fit(&mut self, batch: usize) {
         self.is_unbounded = self.pulls.iter().any(|pull| pull.batch == batch);
     }
 
-    /// Time has passed: what died is not outstanding any more, whatever was heard of it.
+    /// Removes the pulls that have expired by now, whether or not the server has reported their end.
     pub(super) fn bury(&mut self, now: Instant) {
         while self.pulls.front().is_some_and(|pull| pull.dies_at < now) {
             self.pulls.pop_front();
@@ -230,7 +230,7 @@ mod tests {
     fn a_pull_has_bytes_for_any_message_or_waits_until_it_has() {
         let mut credit = Credit::new();
         let tight = LARGEST / 2;
-        // Nothing is held: a message that the server takes must be deliverable.
+        // No message is held: a message that the server accepts must be deliverable.
         let pull = credit.next(room(16, tight)).expect("a pull");
         assert!(pull.max_bytes.expect("a bound") > LARGEST);
         assert_eq!(credit.next(room(15, tight)), None);

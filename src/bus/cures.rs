@@ -1,8 +1,8 @@
-//! What helps when NATS refuses or does not answer, by what it says. Never decides whether it is tried again.
+//! The cure when NATS refuses or does not answer, by its error. Never decides whether the request is retried.
 
 #[cfg(feature = "outbox")]
 impl super::BusError {
-    /// What helps, by what it is.
+    /// The cure for this error.
     pub(crate) fn cure(&self) -> String {
         match self {
             Self::NoResponders { .. } => NO_JETSTREAM.to_owned(),
@@ -32,7 +32,7 @@ impl super::BusError {
 const NO_JETSTREAM: &str = "switch JetStream on in the nats-server and for this account, or bring up the servers that the \
      cluster needs for a leader";
 
-/// What helps when JetStream refuses. From nats-server `server/errors.json`.
+/// The cure when JetStream refuses. From nats-server `server/errors.json`.
 pub(crate) fn cure_of_code(code: u64) -> &'static str {
     match code {
         // temporarily unavailable, no suitable peers, no leader

@@ -1,7 +1,7 @@
-//! One message from a consumer and the answers that can be given to it. Never decides which.
+//! One message from a consumer and the answers to it: ack, nak, retry, dead letter. Never decides which.
 //!
-//! Every answer is confirmed: it is a request, because a plain publish that dies in a socket's buffer
-//! is a message handled twice.
+//! Every final answer is confirmed: it is a request, because a plain publish that is lost in a socket's buffer means
+//! that a message is handled twice.
 
 use std::{
     borrow::Cow,
@@ -39,39 +39,38 @@ use crate::{
 
 /// How long the client may take to queue a message.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// The longest delay that is asked of the server, which counts nanoseconds in 63 bits.
+/// The longest delay that is requested of the server, which counts nanoseconds in 63 bits.
 const LONGEST_DELAY: Duration = Duration::from_secs(365 * 86_400);
 
-/// A message as the consumer delivered it. One that comes from the retries is as it first came, but for where
-/// it is answered.
+/// A message as the consumer delivered it. A retry is restored to its original form, except for its ack subject.
 pub(crate) struct Delivery {
     bus: Arc<Bus>,
     answers: Answers,
     subscriber: Arc<str>,
     message: Message,
-    /// Where the event was first stored.
+    /// The position at which the event was first stored.
     stream: Arc<str>,
     sequence: u64,
     stored_at: DateTime<Utc>,
-    /// What no other event ever has, where its place is not that.
+    /// The unique identity of the event, unless its position serves as one.
     identity: Option<String>,
     consumer_sequence: u64,
-    /// Where it is among the retries, if it comes from there.
+    /// Its sequence in the stream of retries, if it is a retry.
     retry_at: Option<u64>,
-    /// JetStream has written it itself.
+    /// JetStream has written the message itself.
     is_marker: bool,
     is_redriven: bool,
-    /// The park of its key that it may pass.
+    /// The park of its key that it may pass, because it was redriven in it.
     pass: Option<Uuid>,
-    /// It is no event, but asks whether a key may go on.
+    /// It is not an event, but the question whether its key may be unparked.
     question: Option<Question>,
-    /// The replay that it is part of.
+    /// The replay that it belongs to.
     replay: Option<Arc<Replaying>>,
     /// Another message of the stream has its sequence now.
     is_superseded: AtomicBool,
 }
 
-/// Reads the messages of a subscriber, or of a replay of it, and keeps what is expensive to make for each of them.
+/// Reads the messages of a subscriber, or of a replay of it, and caches what is expensive to create for each of them.
 pub(crate) struct Deliveries {
     bus: Arc<Bus>,
     places: Places,
@@ -79,7 +78,7 @@ pub(crate) struct Deliveries {
     subscriber: Arc<str>,
     /// The replay whose consumer delivers them.
     replay: Option<Arc<Replaying>>,
-    /// The subject of the last one.
+    /// The subject of the last message.
     subject: Arc<str>,
 }
 
@@ -95,15 +94,16 @@ impl Deliveries {
         }
     }
 
-    /// They are delivered by the consumer of a replay.
+    /// Marks the deliveries as those of a replay's consumer.
     pub(crate) fn of_replay(&mut self, replay: &Arc<Replaying>) {
         self.replay = Some(Arc::clone(replay));
     }
 
-    /// A message as its stream has it: the consumer has left its payload out, or the publisher says so.
+    /// A message as its stream stores it, for when the consumer has omitted its payload, or a header of its publisher
+    /// states that.
     ///
     /// # Errors
-    /// [`BusError`] when the stream cannot be asked.
+    /// [`BusError`] when the stream does not answer.
     pub(crate) async fn with_payload(&mut self, message: Pulled) -> Result<Pulled, BusError> {
         let (mut message, place) = self.places.read(message.0);
         let Some(place) = place else {
@@ -128,7 +128,7 @@ impl Deliveries {
         let replay = self.replay.clone().or(retried.map(Arc::new));
         let is_its = restored.is_retry && restored.put_by.is_none();
         let question = is_its.then(|| Question::of(&message)).flatten();
-        // Of a retry that does not say it, its own place is all that is known.
+        // When a retry does not state its identity, its own position is all that is known.
         let its_own = || restored.origin.as_ref().map(|_| place.identity());
         let identity = restored.identity.or_else(its_own);
         let stored_at = identity.as_deref().and_then(stored_at);
@@ -191,17 +191,17 @@ fn header<'a>(message: &'a Message, name: &str) -> Option<&'a str> {
 }
 
 impl Delivery {
-    /// Tells the server that the delivery is still in hand; it may be lost.
+    /// Reports to the server that the delivery is still in flight; the report may be lost.
     pub(crate) async fn progress(&self) -> Result<(), Unanswered> {
         self.tell(Bytes::from_static(b"+WPI")).await
     }
 
-    /// Whether the event was among the dead letters, and comes again because somebody wanted it to.
+    /// Whether the event was a dead letter, and was redriven.
     pub(crate) fn is_redriven(&self) -> bool {
         self.is_redriven
     }
 
-    /// Names the event's way through its subscriber, from its first delivery or from a redrive: one word.
+    /// Identifies the event's passage through its subscriber, from its first delivery or from a redrive: one word.
     pub(crate) fn life(&self) -> String {
         retry::id_of(self)
     }
@@ -211,12 +211,12 @@ impl Delivery {
         self.pass
     }
 
-    /// Whether JetStream has written it itself: it is nobody's event.
+    /// Whether JetStream has written the message itself: it is not an event.
     pub(crate) fn is_marker(&self) -> bool {
         self.is_marker
     }
 
-    /// What it asks, if it is no event.
+    /// The question that it carries, if it is not an event.
     pub(crate) fn question(&self) -> Option<&Question> {
         self.question.as_ref()
     }
@@ -230,7 +230,7 @@ impl Delivery {
         &self.message
     }
 
-    /// The replay that it is part of, as it is told to whoever gets it next.
+    /// The replay that it belongs to, as it is passed on with retries and dead letters.
     pub(super) fn mark(&self) -> Option<&Mark> {
         Some(&self.replay.as_ref()?.mark)
     }
@@ -253,7 +253,7 @@ impl Delivery {
         (&self.stream, self.sequence)
     }
 
-    /// What no other event ever has.
+    /// An identity that no other event ever has.
     pub(super) fn identity(&self) -> Cow<'_, str> {
         match &self.identity {
             Some(identity) => identity.into(),
@@ -261,7 +261,7 @@ impl Delivery {
         }
     }
 
-    /// The letter that it becomes.
+    /// The dead letter that it becomes.
     pub(super) fn letter<'a>(&'a self, why: &'a DeadLetter) -> Letter<'a> {
         Letter {
             subscriber: &self.subscriber,
@@ -291,8 +291,8 @@ impl Delivery {
         }
     }
 
-    /// From now on nothing is answered: the server knows a delivery by its sequence, and would take the answer for
-    /// one to the message that has it now.
+    /// Suppresses all answers from now on: the server identifies a delivery by its sequence, and would take the answer
+    /// for one to the message that has the sequence now.
     pub(crate) fn supersede(&self) {
         self.is_superseded.store(true, Relaxed);
     }
@@ -301,13 +301,13 @@ impl Delivery {
         self.is_superseded.load(Relaxed)
     }
 
-    /// Whether the consumer that delivered it is, or will be, deleted: then nobody takes an answer.
+    /// Whether the consumer that delivered it is, or will be, deleted: then no answer is needed.
     fn is_nobodys(&self) -> bool {
         let replay = self.replay.as_ref().filter(|replay| !replay.is_retry);
         replay.is_some_and(|replay| replay.course.is_over())
     }
 
-    /// Acknowledges, and does not wait until that is confirmed: it may be lost.
+    /// Acknowledges without waiting for the confirmation: the ack may be lost.
     pub(crate) async fn ack_unconfirmed(&self) -> Result<(), Unanswered> {
         self.tell(Bytes::from_static(b"+ACK")).await
     }
@@ -320,12 +320,13 @@ impl Delivery {
             return Ok(());
         }
         let telling = self.bus.client.publish(reply.clone(), what);
-        // While the connection is down the client's queue may be full, and nobody must wait for it.
+        // While the connection is down the client's queue may be full, and the caller must not wait for it.
         Ok(tokio::time::timeout(PATIENCE, telling).await??)
     }
 }
 
-/// When an event was first stored, by its identity: a retry of it is another message. Nothing if it is none of ours.
+/// When an event was first stored, by its identity: a retry of it is another message. `None` if the identity has
+/// another form.
 fn stored_at(identity: &str) -> Option<DateTime<Utc>> {
     let (place, nanos) = identity.rsplit_once('/')?;
     let (_, sequence) = place.rsplit_once('/')?;
@@ -340,7 +341,7 @@ impl Acknowledger for Delivery {
     }
 
     async fn retry(&self, after: Duration, past: &Past) -> Result<(), Unanswered> {
-        // It would be dropped when it is due.
+        // The retry would be dropped when it is due.
         if self.is_nobodys() {
             return Ok(());
         }
@@ -348,12 +349,12 @@ impl Acknowledger for Delivery {
         let subject = retry_at_subject(&self.subscriber, &retry::id_of(self));
         let headers = retry::headers(self, past, due);
         let payload = self.message.payload.clone();
-        // Boxed: most deliveries are only acknowledged.
+        // Boxed, because most deliveries are only acknowledged.
         Box::pin(self.bus.store(subject, headers, payload)).await?;
         Ok(self.answer("+ACK").await?)
     }
 
-    /// Not when the server would refuse the message for its size, with what a retry says of itself.
+    /// False when the server would refuse the message for its size, with the headers that a retry adds.
     fn can_come_again(&self, past: &Past) -> bool {
         let headers = size_of(&retry::headers(self, past, Utc::now()));
         headers <= wire::MAX_HEADER_BYTES
@@ -377,7 +378,7 @@ impl Acknowledger for Delivery {
     }
 }
 
-/// The id that whoever published the message gave it.
+/// The message id that the publisher has set.
 pub(super) fn message_id(message: &Message) -> Option<&str> {
     header(message, wire::MESSAGE_ID)
 }

@@ -1,23 +1,23 @@
-//! The subjects that the server does not let us use. It says so in the connection's log only, never to the
-//! request, which would wait for its whole time. Never decides what follows.
+//! The subjects that the server denies to this user. It reports a denial only to the connection, never to the request,
+//! which would wait for its whole timeout. Never decides what follows.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use tokio::sync::watch;
 
-/// How many subjects are remembered. Each delivery is acknowledged on a subject of its own; those are forgotten
-/// first, because they begin with `$`.
+/// How many subjects are remembered. Each delivery is acknowledged on a subject of its own; those are forgotten first,
+/// because they begin with `$` and sort first.
 const MAX_SUBJECTS: usize = 1_000;
 
-/// What was denied on a connection, as far as is known. Clones share it.
+/// The known denials of a connection. Clones share it.
 #[derive(Debug, Clone)]
 pub(super) struct Denied(Arc<watch::Sender<Known>>);
 
 #[derive(Debug, Default)]
 struct Known {
-    /// Publishing to these was denied, so often.
+    /// The subjects to which publishing was denied, with the number of denials.
     subjects: BTreeMap<String, u64>,
-    /// Subscribing to this was denied.
+    /// The last subject to which subscribing was denied.
     subscription: Option<String>,
 }
 
@@ -26,7 +26,7 @@ impl Denied {
         Self(Arc::new(watch::Sender::new(Known::default())))
     }
 
-    /// Takes note of what the server reports, if it is about a permission.
+    /// Records a report of the server, if it is about a permission.
     pub(super) fn note(&self, report: &str) {
         if let Some(subject) = subject_of(report, "publish to ") {
             self.0.send_modify(|known| {
@@ -42,14 +42,14 @@ impl Denied {
         }
     }
 
-    /// Forgets a subject: it was allowed since.
+    /// Forgets a subject that may be allowed by now.
     #[cfg(feature = "outbox")]
     pub(super) fn forget(&self, subject: &str) {
         self.0
             .send_if_modified(|known| known.subjects.remove(subject).is_some());
     }
 
-    /// Forgets everything: another connection may have other rights.
+    /// Forgets everything: another connection may have other permissions.
     pub(super) fn forget_all(&self) {
         self.0.send_modify(|known| *known = Known::default());
     }
@@ -74,14 +74,14 @@ impl Denied {
         self.0.borrow().times(subject)
     }
 
-    /// Ends when publishing to a subject is denied once more than so often.
+    /// Returns when the number of denials to publish to a subject exceeds `times`.
     pub(super) async fn once_more(&self, subject: &str, times: u64) {
         let mut known = self.0.subscribe();
         // The sender lives as long as `self`.
         let _ = known.wait_for(|known| known.times(subject) > times).await;
     }
 
-    /// Ends when publishing to a subject is denied.
+    /// Returns when publishing to a subject is denied.
     #[cfg(feature = "outbox")]
     pub(super) async fn denied(&self, subject: &str) {
         self.once_more(subject, 0).await;
@@ -94,16 +94,16 @@ impl Known {
     }
 }
 
-/// The permission that allows a subject: one for all acknowledgements of a consumer, for all inboxes, and for whatever has
-/// a subject of its own each time.
+/// The permission that allows a subject: one for all acks of a consumer, one for all inboxes, and one for each other
+/// kind of subject that differs each time.
 pub(super) fn permission_for(subject: &str) -> String {
     let tokens: Vec<&str> = subject.split('.').collect();
     match &*tokens {
         ["$JS", "ACK", stream, consumer, rest @ ..] if rest.len() == 5 => {
             format!("$JS.ACK.{stream}.{consumer}.>")
         }
-        // With the domain and the account before them.
-        // Not `*.*`: that covers acknowledgements of the other form, of any consumer.
+        // This form has the domain and the account first. The permission is not `*.*`: that would also cover acks of
+        // the other form, of any consumer.
         ["$JS", "ACK", domain, account, stream, consumer, ..] => {
             format!("$JS.ACK.{domain}.{account}.{stream}.{consumer}.>")
         }
@@ -125,7 +125,7 @@ fn is_of_reader(before: &[&str], name: &str) -> bool {
     is_consumers && name.len() == 32 && name.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
-/// The permission that a report of the server is about, if it is about one: each acknowledgement has a subject of its own.
+/// The permission that a report of the server is about, if any: each ack has a subject of its own.
 pub(super) fn permission_of(report: &str) -> Option<String> {
     let of = |what| {
         Some(format!(

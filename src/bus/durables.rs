@@ -1,4 +1,4 @@
-//! Durable consumers as the server has them: finding them, pausing them. Never creates, changes or deletes one.
+//! Durable consumers as the server has them: lists and pauses them. Never creates, changes or deletes one.
 
 use std::collections::BTreeSet;
 
@@ -10,18 +10,18 @@ use serde_json::{Map, Value, json};
 use super::{Bus, BusError, origin};
 
 const NO_SUCH_STREAM: u64 = 10059;
-/// How many streams are asked at once.
+/// How many streams are requested at once.
 const AT_ONCE: usize = 8;
 
-/// The durable consumers as far as they can be seen.
+/// The durable consumers, as far as they are visible.
 #[derive(Debug, Default)]
 pub(crate) struct Durables {
     pub(crate) found: Vec<Durable>,
-    /// The streams that there are.
+    /// The existing streams.
     pub(crate) streams: Vec<String>,
-    /// Whose consumers could not be seen, and why. Without a stream it is all of them.
+    /// The streams whose consumers are not visible, and why. Without a stream: all of them.
     pub(crate) unseen: Vec<(Option<String>, BusError)>,
-    /// How far the server's clock is ahead of this one, as far as it has told its time.
+    /// How far the server's clock is ahead of the local clock, if the server has stated its time.
     pub(crate) server_ahead: TimeDelta,
 }
 
@@ -35,13 +35,13 @@ pub(crate) struct Durable {
     /// Messages that were never delivered.
     #[serde(default)]
     pub(crate) num_pending: u64,
-    /// Deliveries that are not answered.
+    /// Deliveries that are not acknowledged.
     #[serde(default)]
     pub(crate) num_ack_pending: u64,
-    /// Of those, the ones that were delivered more than once.
+    /// Of those, the deliveries that were delivered more than once.
     #[serde(default)]
     pub(crate) num_redelivered: u64,
-    /// Pulls that wait.
+    /// Pull requests that wait.
     #[serde(default)]
     pub(crate) num_waiting: u64,
     /// When it was created.
@@ -52,11 +52,11 @@ pub(crate) struct Durable {
     ack_floor: Place,
     #[serde(default)]
     paused: bool,
-    /// When the server said so, by its clock.
+    /// When the server answered, by its clock.
     ts: Option<DateTime<Utc>>,
 }
 
-/// How far it is.
+/// A position of the consumer.
 #[derive(Debug, Clone, Default, Deserialize)]
 struct Place {
     #[serde(default)]
@@ -76,7 +76,7 @@ impl Durable {
         self.delivered.stream_seq
     }
 
-    /// The sequence of the stream up to which everything was acknowledged.
+    /// The sequence of the stream up to which all messages are acknowledged.
     pub(crate) fn acknowledged(&self) -> u64 {
         self.ack_floor.stream_seq
     }
@@ -85,38 +85,38 @@ impl Durable {
         self.delivered.last_active
     }
 
-    /// When its last delivery or acknowledgement was: a process that pulls was there then.
+    /// The time of its last delivery or ack: an instance pulled from it then.
     pub(crate) fn last_active_at(&self) -> Option<DateTime<Utc>> {
         self.delivered.last_active.max(self.ack_floor.last_active)
     }
 
-    /// Whether a worker of Tidings has made it.
+    /// Whether a worker of Tidings has created it.
     pub(crate) fn is_ours(&self) -> bool {
         origin::is_marked(&self.config)
     }
 
-    /// Whether it is one of a replay, and so of no subscriber.
+    /// Whether it is the consumer of a replay, and so of no subscriber.
     pub(crate) fn is_of_replay(&self) -> bool {
         origin::replay(&self.config).is_some()
     }
 
-    /// The streams that have a consumer of its subscriber, as its last worker that started has written down.
+    /// The streams that have a consumer of its subscriber, as the last worker that started has recorded them.
     pub(crate) fn sibling_streams(&self) -> Vec<String> {
         origin::streams(&self.config)
     }
 
-    /// The sequence before which the server takes it nowhere: the one at which it was made. `None` when it can be
-    /// taken to no sequence at all.
+    /// The earliest sequence to which the server resets it: the one at which it was created. `None` when it cannot be
+    /// reset to any sequence.
     pub(crate) fn earliest(&self) -> Option<u64> {
         match self.config.get("deliver_policy").and_then(Value::as_str) {
-            // Of a time the server says it itself.
+            // For a start time, the server itself refuses earlier positions.
             None | Some("all" | "by_start_time") => Some(1),
             Some("by_start_sequence") => self.config.get("opt_start_seq")?.as_u64(),
             Some(_) => None,
         }
     }
 
-    /// Whether it delivers messages of this subject, and only those.
+    /// Whether it delivers only messages of this subject.
     pub(crate) fn takes_only(&self, subject: &str) -> bool {
         self.config.get("filter_subject").and_then(Value::as_str) == Some(subject)
     }
@@ -134,7 +134,7 @@ impl Bus {
         }
     }
 
-    /// All durable consumers that can be seen: a stream without a leader does not hide those of the others.
+    /// All durable consumers that are visible: a stream without a leader does not hide those of other streams.
     pub(crate) async fn seen_durables(&self) -> Durables {
         let mut durables = Durables::default();
         match self.paged("$JS.API.STREAM.NAMES", "streams").await {
@@ -175,7 +175,7 @@ impl Bus {
         durables
     }
 
-    /// Pauses a consumer until then, or ends its pause. False when it is not there any more.
+    /// Pauses a consumer until a time, or ends its pause. False when the consumer does not exist.
     pub(crate) async fn pause_consumer(
         &self,
         (stream, durable): (&str, &str),

@@ -1,25 +1,25 @@
-//! Why NATS did not do what it was asked. Never decides what follows.
+//! The reasons why NATS did not do what was requested. Never decides what follows.
 
 use std::time::Duration;
 
 use super::{CONNECTION_LOST, denied};
 
-/// The server did not take part in a request.
+/// The reason why a request to the server failed.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum BusError {
-    /// Nobody answers: no JetStream, or no leader at the moment.
+    /// No server answers: JetStream is off, or the stream has no leader at the moment.
     #[error("nobody answers on {subject}: is JetStream on, and has the stream a leader?")]
     NoResponders {
         /// The subject of the request.
         subject: String,
     },
-    /// No stream takes a message: the one that should was deleted, or never made.
+    /// No stream takes the message: its stream was deleted, or never created.
     #[error("no stream takes {subject}: {cure}")]
     NoStream {
         /// The subject of the message.
         subject: String,
-        /// Which stream is missing, and what makes it.
+        /// Which stream is missing, and what creates it.
         cure: String,
     },
     /// The user of the connection lacks a permission.
@@ -39,7 +39,7 @@ pub enum BusError {
     Timeout {
         /// The subject of the request.
         subject: String,
-        /// How long it was waited for.
+        /// How long the caller waited for the answer.
         after: Duration,
     },
     /// The server answered with an error.
@@ -49,23 +49,23 @@ pub enum BusError {
         subject: String,
         /// The server's error code, such as 10059.
         code: u64,
-        /// The server's words.
+        /// The server's description of the error.
         description: String,
     },
-    /// Something in NATS is set so that it cannot be worked with.
+    /// A setting in NATS prevents the work.
     #[error("{issue}")]
     Settings {
         /// What is wrong, with its cure.
         issue: String,
     },
-    /// The server is too old for what is asked of it.
+    /// The server is too old for the request.
     #[error("{subject} needs nats-server {needs}, and this one is {version}")]
     TooOld {
         /// The subject of the request.
         subject: String,
-        /// The version that is needed.
+        /// The required version.
         needs: &'static str,
-        /// The version that is there.
+        /// The version of the server.
         version: String,
     },
     /// A stream cannot be as it is declared. Nothing was changed.
@@ -73,10 +73,10 @@ pub enum BusError {
     Declaration {
         /// The stream's name.
         stream: String,
-        /// What speaks against it, and what to do.
+        /// What conflicts with the declaration, and what to do.
         reason: String,
     },
-    /// The request could not be sent, or its answer not be read.
+    /// The request could not be sent, or its answer could not be read.
     #[error("the request on {subject} failed: {reason}")]
     Broken {
         /// The subject of the request.
@@ -94,7 +94,7 @@ impl BusError {
         }
     }
 
-    /// Whether the connection was lost before the answer came, maybe because of it.
+    /// Whether the connection was lost before the answer came, possibly because of the answer.
     pub(super) fn is_loss(&self) -> bool {
         matches!(self, Self::Broken { reason, .. } if reason == CONNECTION_LOST)
     }

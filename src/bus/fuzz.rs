@@ -1,5 +1,5 @@
-//! Feeds what this room reads with what others may have written: messages, entries of the bucket, letters, answers,
-//! subjects. Only for tests.
+//! Feeds arbitrary data of other writers to the readers of this module: messages, entries of the bucket, dead letters,
+//! answers, subjects. Only for tests.
 
 mod answers;
 mod entries;
@@ -23,7 +23,7 @@ pub(crate) struct Letter {
 }
 
 impl Letter {
-    /// Any text is one.
+    /// Reads any text as a message.
     pub(crate) fn of(text: &str) -> Self {
         let (head, payload) = text.split_once("\n\n").unwrap_or((text, ""));
         let mut lines = head.split('\n');
@@ -43,7 +43,7 @@ impl Letter {
         self.headers.iter().map(|(name, value)| (&**name, &**value))
     }
 
-    /// As the client hands it over; what it cannot hold is left out.
+    /// The message as the client returns it; what the client cannot represent is omitted.
     fn message(self) -> Message {
         let mut headers = HeaderMap::new();
         for (name, value) in &self.headers {
@@ -64,7 +64,7 @@ impl Letter {
         }
     }
 
-    /// As a stream keeps it.
+    /// The message as a stream stores it.
     pub(crate) fn kept(self) -> Kept {
         Kept {
             sequence: 7,

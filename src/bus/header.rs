@@ -1,13 +1,14 @@
-//! What the server says of a stored message, in headers that it adds. Never what the publisher says.
+//! The headers that the server adds to a stored message. Never reads what the publisher states.
 //!
-//! A publisher may have written headers of the same names, and the server keeps them: its own come behind them.
+//! A publisher may have written headers with the same names, and the server keeps them: its own headers come after
+//! them.
 
 use async_nats::{HeaderMap, Message};
 use chrono::{DateTime, Utc};
 
-/// The size of a payload that the server has left out.
+/// The size of a payload that the server has omitted.
 pub(super) const SIZE: &str = "Nats-Msg-Size";
-/// What the server adds to a message that is read directly.
+/// The headers that the server adds to a message that is read with a direct get.
 const ADDED: [&str; 7] = [
     "Nats-Stream",
     "Nats-Subject",
@@ -18,7 +19,7 @@ const ADDED: [&str; 7] = [
     "Nats-UpTo-Sequence",
 ];
 
-/// Where a message that was read directly is stored.
+/// The position of a message that was read with a direct get.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct StoredAt<'a> {
     pub(super) sequence: u64,
@@ -27,7 +28,7 @@ pub(super) struct StoredAt<'a> {
 }
 
 impl<'a> StoredAt<'a> {
-    /// `None` when the server does not say it.
+    /// `None` when the server does not state it.
     pub(super) fn of(message: &'a Message) -> Option<Self> {
         let headers = message.headers.as_ref()?;
         Some(Self {
@@ -43,13 +44,13 @@ pub(super) fn of_server<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a st
     Some(headers.get_all(name).last()?.as_str())
 }
 
-/// Whether the server adds such a header to what is read directly, so that a publisher's own one says nothing.
+/// Whether the server adds such a header to a direct get. A publisher's header of this name means nothing.
 pub(super) fn is_of_server(name: &str) -> bool {
     ADDED.contains(&name)
 }
 
-/// How large the payload is that the server says it has left out. A publisher may say so too: whether it is true,
-/// the stream tells.
+/// The size of the payload that the server states to have omitted. A publisher may have forged the header: the stream
+/// shows whether it is true.
 pub(super) fn left_out(message: &Message) -> Option<usize> {
     if !message.payload.is_empty() {
         return None;

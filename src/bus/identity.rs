@@ -1,4 +1,4 @@
-//! Whether a message of a stream is a certain event, and not another one that has its id. Never decides what follows.
+//! Whether a message of a stream is a certain event, or another one with the same id. Never decides what follows.
 
 use std::collections::BTreeMap;
 
@@ -7,13 +7,13 @@ use tidings_contract::{Envelope, EventId, Extensions, Headers, wire};
 
 use super::{Bus, BusError, Kept};
 
-/// So many characters of another event's name or key are quoted.
+/// The maximum number of characters quoted of another event's name or key.
 const QUOTED: usize = 200;
 
-/// What tells an event from every other one: an id alone does not, because two writers may use the same one.
+/// What identifies an event: an id alone does not, because two writers may use the same one.
 ///
-/// Its own headers and extensions count. Source, time, correlation, cause and trace do not: who does the same again
-/// does it at another time and in another trace, and the relay adds what is missing.
+/// The event's own headers and extensions count. Source, time, correlation, cause and trace do not: a repeated publish
+/// has another time and another trace, and the relay adds what is missing.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Identity<'a> {
     pub(crate) event: EventId,
@@ -24,23 +24,24 @@ pub(crate) struct Identity<'a> {
     pub(crate) own: Own<'a>,
 }
 
-/// Where an event's own headers and extensions are. They are compared last, and seldom.
+/// Where the event's own headers and extensions come from. They are compared last, and rarely.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Own<'a> {
     Of(&'a Headers, &'a Extensions),
-    /// As the outbox has them.
+    /// In the form that the outbox stores.
     #[cfg_attr(not(feature = "outbox"), allow(dead_code))]
     Stored(&'a str),
 }
 
-/// What a stream holds where an event's id was found.
+/// What a stream holds at the position where an event's id was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Holder {
-    /// There is no message any more.
+    /// No message is there any more.
     Nothing,
-    /// The event.
+    /// The event itself.
     Same,
-    /// Another event, or a message that is none; in words: `sequence 17 of EVENTS has this id: user.created k1`.
+    /// Another event, or a message that is not an event; in words: `sequence 17 of EVENTS has this id: user.created
+    /// k1`.
     Other(String),
 }
 
@@ -57,7 +58,7 @@ impl<'a> From<&'a Envelope> for Identity<'a> {
     }
 }
 
-/// Names in lower case, and values.
+/// Maps header names in lower case to their values, together with the extensions.
 fn lines(headers: &Headers, extensions: &Extensions) -> BTreeMap<String, String> {
     let headers = headers.iter();
     let headers = headers.map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()));
@@ -67,7 +68,7 @@ fn lines(headers: &Headers, extensions: &Extensions) -> BTreeMap<String, String>
 }
 
 impl Identity<'_> {
-    /// Whether it is the same event.
+    /// Whether both are the same event.
     #[cfg(feature = "outbox")]
     pub(crate) fn is(&self, other: &Self) -> bool {
         self.event == other.event
@@ -76,7 +77,7 @@ impl Identity<'_> {
             && self.lines() == other.lines()
     }
 
-    /// Nothing when they cannot be read.
+    /// `None` when the stored headers cannot be read.
     fn lines(&self) -> Option<BTreeMap<String, String>> {
         let stored = match self.own {
             Own::Of(headers, extensions) => return Some(lines(headers, extensions)),
@@ -88,11 +89,11 @@ impl Identity<'_> {
             .map(|read| lines(read.headers(), read.extensions()))
     }
 
-    /// Nothing when a message is the event, else what it is.
+    /// `None` when the message is the event, else a description of the message.
     fn other(&self, kept: &Kept) -> Option<String> {
         let headers = kept.headers.iter();
         let headers = headers.map(|(name, value)| (&**name, &**value));
-        // Without a name of its own it is known by its subject alone.
+        // A foreign event without an id of its own is identified by its position.
         let foreign = || format!("{}/{}", kept.subject, kept.sequence);
         let found = wire::read(&kept.subject, headers, kept.payload.clone(), foreign);
         let Ok(found) = found else {
@@ -113,7 +114,7 @@ impl Identity<'_> {
         if let Some(key) = key {
             other.push(' ');
             match self.key == Some(key) {
-                // Its database holds it already.
+                // The key is already in the database, so it can hold it unchanged.
                 true => other.push_str(key),
                 false => other.push_str(&quoted(key)),
             }
@@ -128,7 +129,7 @@ impl Identity<'_> {
     }
 }
 
-/// A text of another publisher: bounded, and such that every database can hold it.
+/// Text of another publisher: bounded, and escaped so that every database can hold it.
 pub(crate) fn quoted(text: &str) -> String {
     let mut quoted = String::new();
     for (at, character) in text.chars().enumerate() {
@@ -145,7 +146,7 @@ pub(crate) fn quoted(text: &str) -> String {
 }
 
 impl Bus {
-    /// Whether an event is what lies at a sequence of a stream.
+    /// What is stored at a sequence of a stream, compared with an event.
     pub(crate) async fn holder(
         &self,
         stream: &str,
@@ -280,7 +281,7 @@ mod tests {
         assert_eq!(found.as_deref(), Some("a message to user.CREATED\\u{7}"));
     }
 
-    /// What it says is written into a database, which may not know the character, and is shown.
+    /// The text is written into a database, which may not accept the character, and is displayed.
     #[test]
     fn what_is_quoted_of_others_is_short_and_plain() {
         assert_eq!(quoted("a\u{0}\u{1f600}\n"), "a\\u{0}\\u{1f600}\\n");

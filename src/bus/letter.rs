@@ -1,5 +1,5 @@
-//! A dead letter as NATS keeps it: subject, headers and payload of an event that is given up, and what gave
-//! it up. Never decides that it is, never reads one.
+//! A dead letter as NATS stores it: subject, headers and payload of an event that was dead-lettered, with the reason.
+//! Never decides that, and never reads one.
 
 use std::borrow::Cow;
 
@@ -17,40 +17,40 @@ use crate::{
     start::{Start, shifted},
 };
 
-/// How far the clocks of a worker and a server may differ.
+/// How far the clocks of an instance and a server may differ.
 pub(super) const CLOCKS_DIFFER: TimeDelta = TimeDelta::minutes(5);
-/// What a letter says of itself.
+/// The prefix of the headers that describe a dead letter.
 const OURS: &str = "tidings-dead-";
-/// What a retry says of itself; the letter tells it in its own words.
+/// The prefix of the headers of a retry; a dead letter has headers of its own for the same facts.
 const RETRY: &str = "tidings-retry-";
-/// The letter that the event was redriven from.
+/// The dead letter that the event was redriven from.
 pub(crate) const REDRIVE: &str = "tidings-redrive";
-/// How often it was.
+/// How often the event was redriven.
 pub(super) const REDRIVES: &str = "tidings-redrives";
 
-/// An event that is given up.
+/// An event to be dead-lettered.
 pub(super) struct Letter<'a> {
     pub(super) subscriber: &'a str,
     /// The message as it was delivered.
     pub(super) message: &'a Message,
     /// The subject under which the event was published.
     pub(super) subject: &'a str,
-    /// The id that its publisher gave the message.
+    /// The message id that the publisher has set.
     pub(super) message_id: Option<&'a str>,
-    /// Where the event stands.
+    /// The stream position of the event.
     pub(super) stream: &'a str,
     pub(super) sequence: u64,
-    /// What no other message ever has.
+    /// An identity that no other message ever has.
     pub(super) identity: Cow<'a, str>,
-    /// The consumer's own count of its deliveries.
+    /// The consumer sequence of the delivery.
     pub(super) consumer_sequence: Option<u64>,
     pub(super) why: &'a DeadLetter,
-    /// The replay that the event is part of.
+    /// The replay that the event belongs to.
     pub(super) replay: Option<&'a Mark>,
 }
 
 impl Letter<'_> {
-    /// Stores the letter, and gives its sequence; the server has confirmed it when this ends.
+    /// Stores the dead letter, and returns its sequence after the server has confirmed it.
     pub(super) async fn bury(&self, bus: &Bus) -> Result<u64, BusError> {
         bus.check_keeps_letters().await?;
         let (headers, payload) = self.fitting(bus.max_payload(), Utc::now());
@@ -58,7 +58,7 @@ impl Letter<'_> {
         Ok(storing.await?.seq)
     }
 
-    /// Its sequence, if it was stored since then, maybe longer ago than its stream knows its id.
+    /// Its sequence, if it was stored since a time, even when its stream no longer remembers its id.
     pub(super) async fn stored_since(
         &self,
         bus: &Bus,
@@ -90,9 +90,9 @@ impl Letter<'_> {
         format!("dead-letter.{}.{}", self.subscriber, self.subject)
     }
 
-    /// The letter as the server takes it. What was wrong with an event may not be what keeps it from the dead
-    /// letters, so one that is too large loses first the text of its error, then its own headers, then its
-    /// payload, which the stream still has under the sequence that the letter names.
+    /// The dead letter in a form that the server accepts. The fault of an event must not keep it out of the dead
+    /// letters, so one that is too large loses first the text of its error, then its own headers, then its payload,
+    /// which the stream still has under the sequence that the dead letter states.
     fn fitting(&self, limit: usize, now: DateTime<Utc>) -> (HeaderMap, Bytes) {
         let fits = |headers: &HeaderMap, payload: &Bytes| {
             let bytes = size_of(headers);
@@ -126,7 +126,7 @@ impl Letter<'_> {
         (headers, Bytes::new())
     }
 
-    /// The original's headers, less those that tell NATS to do something, plus what went wrong.
+    /// The original's headers, without those that instruct NATS, plus the description of the failure.
     fn headers(&self, now: DateTime<Utc>) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for (name, values) in self.message.headers.iter().flat_map(HeaderMap::iter) {
@@ -176,8 +176,9 @@ impl Letter<'_> {
         headers
     }
 
-    /// The same when the letter is written again, because its confirmation was lost; another one when the
-    /// event was redriven meanwhile, or replayed, or the server would take its second letter for its first.
+    /// The same id when the dead letter is written again because its confirmation was lost; another one when the event
+    /// was redriven or replayed meanwhile, because the server would otherwise drop the second dead letter as a
+    /// duplicate.
     fn id(&self) -> String {
         let headers = self.message.headers.as_ref();
         let redriven = headers.and_then(|headers| headers.get(REDRIVE));
@@ -199,7 +200,7 @@ pub(super) fn time(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Micros, true)
 }
 
-/// The bytes of headers on the wire.
+/// The size of headers on the wire, in bytes.
 pub(super) fn size_of(headers: &HeaderMap) -> usize {
     let line = |name: &str, value: &str| name.len() + value.len() + ": \r\n".len();
     let lines = headers.iter().flat_map(|(name, values)| {

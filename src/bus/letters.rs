@@ -1,9 +1,9 @@
-//! A stream for those who look after what is in it: its messages in pages and one by one, taking one out, and
-//! storing one again. Never decides which, and never knows what they mean.
+//! The messages of a stream, for operations: reads them in pages and one by one, removes one, and stores one again.
+//! Never decides which, and never interprets them.
 //!
-//! Pages are read directly (`DIRECT.GET`), which needs no consumer and keeps no more than one page in memory. A
-//! message whose headers a client cannot read ends its connection; so what cannot be read in a page is read one
-//! by one, in JSON, where nothing is misread.
+//! Pages are read with `DIRECT.GET`, which needs no consumer and keeps no more than one page in memory. A message whose
+//! headers a client cannot read ends its connection; so a page that cannot be read is read message by message, in JSON,
+//! which is always readable.
 
 use std::{str::FromStr, time::Duration};
 
@@ -22,14 +22,14 @@ use super::{
     unreadable::Raw,
 };
 
-/// How much is read at once, in messages and in bytes.
+/// The size of a page, in messages and in bytes.
 const PAGE: usize = 256;
 const PAGE_BYTES: usize = 4 * 1024 * 1024;
-/// How much is read one by one before a page is tried again.
+/// How many messages are read one by one before a page is tried again.
 const SINGLES: usize = 32;
 /// How long the next message of a page may take.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// A message that a stream keeps.
+/// A stored message of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Kept {
     pub(crate) sequence: u64,
@@ -39,24 +39,24 @@ pub(crate) struct Kept {
     pub(crate) payload: Bytes,
 }
 
-/// A stream, as far as it concerns those who look after it.
+/// The properties of a stream that operations need.
 #[derive(Debug, Clone)]
 pub(crate) struct Upkeep {
-    /// When it was created, in the server's words: tells it from another one of its name.
+    /// When it was created, as the server writes it: distinguishes it from another stream of the same name.
     pub(crate) incarnation: String,
     pub(crate) last_sequence: u64,
-    /// Whether a message can be taken out.
+    /// Whether a message can be removed.
     pub(crate) can_remove: bool,
 }
 
 impl Bus {
-    /// Fails when the stream of dead letters confirms a letter and does not keep it: with `interest` it keeps what a
-    /// consumer waits for, and none does.
+    /// Fails when the stream of dead letters confirms a dead letter and does not store it: with `interest` it stores
+    /// only what a consumer waits for, and there is none.
     pub(super) async fn check_keeps_letters(&self) -> Result<(), BusError> {
         let stream = StreamSpec::dead_letters().name;
         let info = match self.stream_info(&stream).await {
             Ok(info) => info,
-            // Who may not ask cannot know: the letter is stored as it is.
+            // A user that may not read the settings cannot know: the dead letter is stored anyway.
             Err(BusError::Denied { .. }) => None,
             Err(error) => return Err(error),
         };
@@ -71,7 +71,7 @@ impl Bus {
         }
     }
 
-    /// What looking after a stream has to know; `None` when there is no such stream.
+    /// The properties of a stream that operations need; `None` when there is no such stream.
     pub(crate) async fn upkeep(&self, stream: &str) -> Result<Option<Upkeep>, BusError> {
         Ok(self.stream_info(stream).await?.map(|info| {
             let is_set = |setting: &str| info.config.get(setting) == Some(&json!(true));
@@ -83,7 +83,7 @@ impl Bus {
         }))
     }
 
-    /// The messages from a place on, in their order, as many as fit into a page; none at the end.
+    /// The messages from a position on, in order, as many as fit into a page; empty at the end.
     pub(crate) async fn page(
         &self,
         stream: &str,
@@ -98,7 +98,7 @@ impl Bus {
         tracing::debug!(stream, %why, "a page is read one by one");
         let mut next = match start {
             Start::Sequence(sequence) => sequence.max(1),
-            // Which is the first one at a time only a page can tell: whoever asked looks at the times too.
+            // Only a page can start at a time: the caller also checks the times.
             _ => 1,
         };
         let mut page = Vec::new();
@@ -113,18 +113,18 @@ impl Bus {
         Ok(page)
     }
 
-    /// One message of a stream, asked of its leader, which knows best what is there.
+    /// One message of a stream, requested from the leader, which is always up to date.
     pub(crate) async fn kept(&self, stream: &str, sequence: u64) -> Result<Option<Kept>, BusError> {
         self.single(stream, &json!({ "seq": sequence })).await
     }
 
-    /// Takes a message out of a stream; false when it was not there.
+    /// Removes a message from a stream; false when it did not exist.
     pub(crate) async fn remove(&self, stream: &str, sequence: u64) -> Result<bool, BusError> {
         let subject = format!("$JS.API.STREAM.MSG.DELETE.{stream}");
         let request = json!({ "seq": sequence, "no_erase": true });
         match self.api::<Value>(&subject, &request).await {
             Ok(_) => Ok(true),
-            // The server says only that it failed; that nothing is there is no failure.
+            // The server only reports that it failed; a missing message is no failure.
             Err(error @ BusError::Api { .. }) => match self.kept(stream, sequence).await? {
                 Some(_) => Err(error),
                 None => Ok(false),
@@ -133,8 +133,8 @@ impl Bus {
         }
     }
 
-    /// Stores a message in this stream, confirmed, and gives its sequence there; what no client may send is left out of
-    /// its headers.
+    /// Stores a message in this stream, confirmed, and returns its sequence there; headers that no client may send are
+    /// omitted.
     pub(crate) async fn store_again(
         &self,
         stream: &str,
@@ -174,7 +174,7 @@ impl Bus {
             }
             _ => wanted["seq"] = json!(1),
         }
-        // From before the question on: the client may die of one message while those before it are read.
+        // Watches from before the request on: the client may stop at one message while earlier ones are read.
         let mut lost = self.lost.clone();
         lost.mark_unchanged();
         let inbox = self.client.new_inbox();
@@ -209,7 +209,7 @@ impl Bus {
                 (Some(StatusCode::NO_RESPONDERS), _) => {
                     return Err(BusError::NoResponders { subject });
                 }
-                // The end of the page; there is nothing (any more).
+                // The end of the page; there are no (more) messages.
                 (Some(status), _) if [204, 404].contains(&status.as_u16()) => return Ok(page),
                 (Some(status), said) => {
                     return Err(broken(format!("{status} {}", said.unwrap_or_default())));
@@ -218,7 +218,7 @@ impl Bus {
         }
     }
 
-    /// One message, asked of the leader.
+    /// One message, requested from the leader.
     pub(crate) async fn single(
         &self,
         stream: &str,
@@ -227,7 +227,7 @@ impl Bus {
         Ok(self.raw(stream, wanted).await?.map(Kept::of_raw))
     }
 
-    /// The same, byte for byte.
+    /// Like `single`, but byte for byte.
     pub(super) async fn raw(&self, stream: &str, wanted: &Value) -> Result<Option<Raw>, BusError> {
         const NO_MESSAGE: u64 = 10037;
         #[derive(Deserialize)]
@@ -252,7 +252,7 @@ impl Bus {
 }
 
 impl Kept {
-    /// `None` when the server does not say where the message stands.
+    /// `None` when the server does not state the position of the message.
     pub(super) fn of_direct(message: Message) -> Option<Self> {
         let at = StoredAt::of(&message)?;
         let (sequence, stored_at, subject) = (at.sequence, at.time, at.subject.to_owned());
@@ -275,7 +275,7 @@ impl Kept {
         })
     }
 
-    /// Whatever its headers are.
+    /// Reads a message with any headers.
     pub(super) fn of_raw(raw: Raw) -> Self {
         let headers = String::from_utf8_lossy(&raw.headers);
         let header = |line: &str| {
@@ -294,7 +294,7 @@ impl Kept {
     }
 }
 
-/// A message as the API tells it in JSON.
+/// A message as the API returns it in JSON.
 #[derive(Deserialize)]
 pub(super) struct Told {
     subject: String,
@@ -318,8 +318,7 @@ impl Told {
     }
 }
 
-/// Headers as the client sends them. What it would not send is left out: it came from a publisher that wrote
-/// what nobody can read.
+/// Headers for the client to send. Those that it cannot send are omitted: their publisher wrote something unreadable.
 pub(super) fn header_map(headers: &[(String, String)]) -> HeaderMap {
     let mut map = HeaderMap::new();
     for (name, value) in headers {

@@ -1,10 +1,10 @@
-//! What the stream of retries drops without a word, because somebody has given it a limit. Never changes it.
+//! What the stream of retries drops silently because of a configured limit. Never changes the limit.
 
 use serde_json::{Map, Value};
 
 use super::{Bus, BusError, settings::setting_text};
 
-/// Settings that bound a stream, and the values that mean no bound.
+/// Settings that limit a stream, and the values that mean no limit.
 const LIMITS: [(&str, &str, i64); 3] = [
     ("max_age", "max-age", 0),
     ("max_bytes", "max-bytes", -1),
@@ -12,9 +12,9 @@ const LIMITS: [(&str, &str, i64); 3] = [
 ];
 
 impl Bus {
-    /// What a stream drops silently although it is needed still: each limit in a sentence, with the cure. The stream of
-    /// retries discards what is oldest, because the server takes no schedules otherwise; that is a retry that
-    /// waits. Another stream has none.
+    /// The limits by which a stream silently drops what is still needed, each in a sentence with its cure. The stream
+    /// of retries discards its oldest messages, because the server takes no schedules otherwise; such a message is a
+    /// waiting retry. Other streams have no such limits.
     ///
     /// # Errors
     /// [`BusError`] when the server does not answer.

@@ -1,5 +1,5 @@
-//! The connection as a wire: whether anything comes over it, and making it anew when it is dead without being
-//! closed, or when its server says that it is about to stop. Never decides that by itself.
+//! The connection as a link: whether it receives anything. Reconnects when the connection is dead without being closed,
+//! or when its server announces that it is about to stop. Never decides by itself that a connection is dead.
 
 use std::{
     sync::{
@@ -14,7 +14,8 @@ use tokio::sync::watch;
 
 use super::client::Client;
 
-/// Any server answers a request to this at once, if only by saying that nobody listens or that we may not.
+/// Any server answers a request to this subject at once, if only that there are no responders or that the user may not
+/// publish to it.
 const NOBODY: &str = "tidings.nobody";
 
 /// A connection. Clones share it.
@@ -22,11 +23,12 @@ const NOBODY: &str = "tidings.nobody";
 pub(super) struct Link {
     client: Client,
     lost: watch::Receiver<u64>,
-    /// The loss after which the connection was made that was given up, plus one: it is given up once.
+    /// Identifies the connection that was last abandoned: the number of losses before it, plus one. Each connection is
+    /// abandoned once.
     given_up: Arc<AtomicU64>,
 }
 
-/// Leaves a server that is about to stop. The connection owns it, so it must not own the connection.
+/// Switches away from a server that is about to stop. The connection owns it, so it must not own the connection.
 #[derive(Clone, Default)]
 pub(super) struct Leaving(Arc<OnceLock<Weak<async_nats::Client>>>);
 
@@ -39,20 +41,20 @@ impl Link {
         }
     }
 
-    /// How many bytes have come, on all connections that there were.
+    /// How many bytes have been received, on all connections so far.
     pub(super) fn received(&self) -> u64 {
         self.client.received()
     }
 
-    /// Asks what any server answers at once, and waits for it so long. Whether it did shows in
-    /// [`Link::received`].
+    /// Sends a request that any server answers at once, and waits for the answer up to `patience`. [`Link::received`]
+    /// shows whether it came.
     pub(super) async fn knock(&self, patience: Duration) {
         let request = Request::new().timeout(Some(patience));
         let asking = self.client.send_request(NOBODY, request);
         let _ = tokio::time::timeout(patience, asking).await;
     }
 
-    /// Gives the connection up for another one, once, whoever finds it dead.
+    /// Reconnects. It does so once per connection, however many callers find it dead.
     pub(super) async fn make_anew(&self) {
         let this_one = *self.lost.borrow() + 1;
         if self.given_up.swap(this_one, Ordering::Relaxed) == this_one {
@@ -64,13 +66,13 @@ impl Link {
 }
 
 impl Leaving {
-    /// The connection of this client.
+    /// Sets the client of this connection.
     pub(super) fn of(&self, client: &Arc<async_nats::Client>) {
-        // It is set once.
+        // It is set only once, so the result does not matter.
         let _ = self.0.set(Arc::downgrade(client));
     }
 
-    /// Goes to another server, if one is known besides this one.
+    /// Switches to another server, if another one is known.
     pub(super) async fn leave(&self, servers: usize) {
         let Some(client) = self.0.get().and_then(Weak::upgrade) else {
             return;

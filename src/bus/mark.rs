@@ -1,16 +1,16 @@
-//! What the event of a replay carries among the retries and the dead letters, so that it stays one. Never decides
-//! what is replayed.
+//! The headers by which retries and dead letters of a replayed event stay part of the replay. Never decides what is
+//! replayed.
 
 use async_nats::HeaderMap;
 
 use crate::replaying::Mark;
 
-/// How all of it begins, and the replay's id.
+/// The common prefix of these headers, and the header of the replay's id.
 pub(super) const REPLAY: &str = "tidings-replay";
 const SHADOW: &str = "tidings-replay-shadow";
 const FOLLOW_UPS: &str = "tidings-replay-follow-ups";
 
-/// The replay of an event that comes again.
+/// The replay of a redelivered event.
 pub(super) fn read(headers: &HeaderMap) -> Option<Mark> {
     let text = |name: &str| headers.get(name).map(|value| value.as_str());
     Some(Mark {
@@ -20,7 +20,7 @@ pub(super) fn read(headers: &HeaderMap) -> Option<Mark> {
     })
 }
 
-/// Marks what comes again as part of a replay.
+/// Adds the headers of a replay.
 pub(super) fn write(headers: &mut HeaderMap, mark: &Mark) {
     headers.insert(REPLAY, mark.id.to_string());
     if let Some(shadow) = &mark.shadow {

@@ -1,8 +1,8 @@
-//! NATS: the only room that names async_nats. It moves messages and never decides what they mean.
+//! NATS: the only module that names async_nats. It moves messages and never decides what they mean.
 //!
-//! * [`Bus`]: a connection. [`NatsOptions`] say how to make one.
+//! * [`Bus`]: a connection. [`NatsOptions`] configure it.
 //! * [`EventPublisher`]: publishes without a database, confirmed by the server.
-//! * [`streams`]: which streams there should be, and making it so.
+//! * [`streams`]: declares streams, and creates and updates them.
 
 mod answers;
 mod ask;
@@ -111,24 +111,24 @@ pub(crate) use crate::start::Start;
 
 /// How long the server may take to answer a request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long an answer is waited for before anything is looked at that would keep it away.
+/// How long a request waits for its answer before the client also watches for what could prevent the answer.
 const AT_ONCE: Duration = Duration::from_millis(50);
 const CONNECTION_LOST: &str = "the connection was lost while the answer was awaited";
 
 /// A connection to NATS with JetStream. Cheap to clone; clones share the connection.
 ///
-/// It reconnects by itself for ever, and says so in the log. So it does when the client has stopped at a message that it
-/// cannot read.
+/// It reconnects by itself, without a limit of attempts, and logs that. It also recovers when the client has stopped at
+/// a message that it cannot read.
 #[derive(Clone)]
 pub struct Bus {
     client: client::Client,
-    /// Of the first client; only places are read with it.
+    /// The context of the first client. It only serves to read stream positions.
     jetstream: jetstream::Context,
     lost: watch::Receiver<u64>,
     denied: denied::Denied,
     link: link::Link,
     options: Arc<NatsOptions>,
-    /// What the consumers of readers are called; a name of their own otherwise.
+    /// The name of the consumers of readers; without it each consumer gets a name of its own.
     readers: Option<Arc<str>>,
 }
 
@@ -187,8 +187,8 @@ impl Bus {
         Self::open(Arc::new(options)).await
     }
 
-    /// Another connection to the same servers, for work that must not share the fate of this one: a message
-    /// that a client cannot read ends its connection for all who use it.
+    /// Opens another connection to the same servers, for work that must not share the fate of this one: a message that
+    /// a client cannot read ends its connection for all who use it.
     ///
     /// # Errors
     /// As [`Bus::connect`].
@@ -239,10 +239,10 @@ impl Bus {
         self.client.is_connected()
     }
 
-    /// Sends what is buffered and closes the connection. Call it after everything was confirmed.
+    /// Sends what is buffered and closes the connection. Call it after all publishes are confirmed.
     ///
     /// # Errors
-    /// [`BusError::Broken`] when the connection is gone already.
+    /// [`BusError::Broken`] when the connection is already gone.
     pub async fn close(&self) -> Result<(), BusError> {
         self.client.close().await.map_err(|error| BusError::Broken {
             subject: "drain".into(),
@@ -250,7 +250,7 @@ impl Bus {
         })
     }
 
-    /// A request to the JetStream API; `T` is the answer without its error object.
+    /// Sends a request to the JetStream API; `T` is the answer without its error object.
     async fn api<T: serde::de::DeserializeOwned>(
         &self,
         subject: &str,
@@ -293,15 +293,15 @@ impl Bus {
         self.lost.clone()
     }
 
-    /// Waits for an answer; `None` when the connection is lost meanwhile, because then no answer comes,
-    /// though the client would wait for it.
+    /// Waits for an answer. `None` when the connection is lost meanwhile: no answer comes then, though the client would
+    /// continue to wait.
     #[cfg(feature = "outbox")]
     async fn unless_lost<T>(&self, answer: impl Future<Output = T>) -> Option<T> {
         let losses = *self.lost.borrow();
         self.unless_lost_since(losses, answer).await
     }
 
-    /// The same, counted from when so many connections had been lost.
+    /// Like `unless_lost`, but also counts a loss since the number of losses was `losses`.
     async fn unless_lost_since<T>(
         &self,
         losses: u64,
@@ -315,7 +315,7 @@ impl Bus {
         }
     }
 
-    /// Publishes a message, and waits for JetStream to confirm it; says where it is.
+    /// Publishes a message, waits for JetStream to confirm it, and returns its stream position.
     async fn store(
         &self,
         subject: String,
@@ -325,7 +325,7 @@ impl Bus {
         let request = async_nats::Request::new().headers(headers).payload(payload);
         let answer = match self.request(&subject, request).await {
             Ok(answer) => answer,
-            // Boxed: nearly every message is stored.
+            // Boxed, because the error path is rare: nearly every message is stored.
             Err(error) => return Err(Box::pin(self.why_unstored(&subject, error)).await),
         };
         match Receipt::read(&answer).into_result() {
@@ -356,12 +356,12 @@ impl Bus {
         request: async_nats::Request,
     ) -> Result<async_nats::Message, BusError> {
         let patience = request.timeout.flatten().unwrap_or(REQUEST_TIMEOUT);
-        // Its own timeout does not cover the time in its queue.
+        // The timeout of the request does not cover its time in the client's queue.
         let request = request.timeout(None);
         let client = self.client.live().await;
         let (denials, losses) = (self.denied.times(subject), *self.lost.borrow());
         let mut sending = pin!(client.send_request(subject.to_owned(), request));
-        // Most answers come at once, and watching what could keep them away costs as much as they do.
+        // Most answers come at once, and watching for what could prevent an answer costs as much as the request.
         let answer = match tokio::time::timeout(AT_ONCE, &mut sending).await {
             Ok(answer) => answer,
             Err(_) => {
@@ -393,12 +393,12 @@ impl Bus {
         })
     }
 
-    /// A subject that answers come to.
+    /// A new subject on which to receive answers.
     pub(crate) fn an_inbox(&self) -> String {
         self.client.new_inbox()
     }
 
-    /// What it is when no answer came.
+    /// The error when no answer came.
     fn unanswered(&self, subject: &str, after: Duration) -> BusError {
         let prefix = self.options.inbox_prefix.as_deref().unwrap_or("_INBOX");
         let is_inbox = |subject: &String| {
@@ -441,7 +441,7 @@ fn envelope_of(
     message: &async_nats::Message,
     place: impl FnOnce() -> String,
 ) -> Result<Envelope, wire::ReadError> {
-    // The first value of each, as the server does with its own.
+    // The first value of each header, as the server does with its own headers.
     let headers = message.headers.iter().flat_map(|headers| {
         headers.iter().filter_map(|(name, values)| {
             let name: &str = name.as_ref();
@@ -451,7 +451,7 @@ fn envelope_of(
     wire::read(&message.subject, headers, message.payload.clone(), place)
 }
 
-/// Whether what a message is can only be read with its payload.
+/// Whether the kind of a message can only be read with its payload.
 fn is_in_payload(message: &async_nats::Message) -> bool {
     let headers = message.headers.iter().flat_map(HeaderMap::iter);
     let said = headers.flat_map(|(name, values)| {

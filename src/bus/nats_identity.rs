@@ -1,4 +1,4 @@
-//! Who answers: what tells a NATS from another one. Never decides whether that matters.
+//! The identity of the NATS that answers. Never decides whether that matters.
 
 use std::fmt;
 
@@ -6,26 +6,26 @@ use serde::{Deserialize, Serialize};
 
 use super::Bus;
 
-/// What tells a NATS from another one, as far as the connected server says so.
+/// What distinguishes one NATS from another, as far as the connected server states it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct NatsIdentity {
     /// The name of the cluster, when the server is in one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<String>,
-    /// Its JetStream domain, when it has one.
+    /// The JetStream domain, when there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub domain: Option<String>,
-    /// The name of a server that is alone, when its configuration has one.
+    /// The name of a standalone server, when its configuration has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server: Option<String>,
-    /// The id of a server that is alone; another one after each of its starts.
+    /// The id of a standalone server; it changes at each start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_id: Option<String>,
 }
 
 impl Bus {
-    /// What tells the NATS of this connection from another one.
+    /// What distinguishes the NATS of this connection from another one.
     #[must_use]
     pub fn identity(&self) -> NatsIdentity {
         let info = self.client.server_info();
@@ -39,7 +39,7 @@ impl Bus {
                 ..NatsIdentity::default()
             };
         }
-        // Without a name in its configuration it is called by its id.
+        // A server without a configured name uses its id as its name.
         let server = given(Some(info.server_name)).filter(|name| *name != info.server_id);
         NatsIdentity {
             cluster,
@@ -49,7 +49,7 @@ impl Bus {
         }
     }
 
-    /// The servers as they were given, without secrets.
+    /// The configured servers, without secrets.
     #[must_use]
     pub fn servers(&self) -> String {
         super::connect::shown(&self.options.servers)
@@ -57,7 +57,7 @@ impl Bus {
 }
 
 impl NatsIdentity {
-    /// Whether it is certainly the same: its names say so, or it is the same run of one server.
+    /// Whether both are certainly the same NATS: their names match, or it is the same run of one server.
     #[cfg(feature = "outbox")]
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         if self.server_id.is_some() && self.server_id == other.server_id {

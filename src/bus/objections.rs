@@ -1,4 +1,4 @@
-//! What speaks against a stream as it is declared, before anything is changed. Never changes a stream.
+//! Objections to a stream's declaration, raised before anything is changed. Never changes a stream.
 
 use serde_json::{Map, Value};
 use tidings_contract::Pattern;
@@ -9,11 +9,11 @@ use super::{
     subjects,
 };
 
-/// The shortest time that a server takes for an age or a window.
+/// The shortest age or window that the server accepts.
 const SHORTEST: std::time::Duration = std::time::Duration::from_millis(100);
 
 impl StreamSpec {
-    /// What is wrong with the declaration by itself, each in a sentence with its cure.
+    /// What is wrong with the declaration alone, each in a sentence with its cure.
     #[must_use]
     pub fn objections(&self) -> Vec<String> {
         let mut found = Vec::new();
@@ -60,16 +60,17 @@ impl StreamSpec {
 }
 
 impl Bus {
-    /// What speaks against [`Bus::apply_stream`], as far as it can be known before: each in a sentence with its cure.
+    /// The objections to [`Bus::apply_stream`], as far as they are known in advance: each in a sentence with its cure.
     ///
     /// # Errors
-    /// [`BusError`] when the server does not answer or refuses to tell.
+    /// [`BusError`] when the server does not answer or refuses.
     pub async fn stream_objections(&self, spec: &StreamSpec) -> Result<Vec<String>, BusError> {
         let info = self.stream_info(&spec.name).await?;
         self.objections(spec, info.as_ref()).await
     }
 
-    /// What streams of Tidings take: those that it makes, one that is looked at, and others whose names are known.
+    /// The subjects of the streams of Tidings: those that it creates, the inspected one, and others whose names are
+    /// known.
     pub(super) async fn subjects_of_ours(
         &self,
         config: &Map<String, Value>,
@@ -111,7 +112,7 @@ impl Bus {
     }
 }
 
-/// What a server does not change in a stream that is there.
+/// The differences that the server does not allow to be changed in an existing stream.
 pub(super) fn unchangeable(spec: &StreamSpec, config: &Map<String, Value>) -> Vec<String> {
     let mut found = Vec::new();
     let settings = spec.settings();

@@ -4,32 +4,33 @@ use std::{path::PathBuf, time::Duration};
 
 use super::connect::shown;
 
-/// How to reach NATS. Every field has a default but the servers.
+/// How to reach NATS. Every field except `servers` has a default.
 #[derive(Clone)]
 pub struct NatsOptions {
     /// The servers to try, such as `nats://127.0.0.1:4222`; give all seeds of a cluster.
     pub servers: Vec<String>,
     /// The credentials; default none.
     pub auth: Auth,
-    /// TLS; default: as the URLs say (`tls://`), with the system's roots. One `tls://` requires it of all servers, those
-    /// that a server tells of included.
+    /// TLS; default: as the URLs state (`tls://`), with the system's roots. One `tls://` requires TLS of all servers,
+    /// also of those that a server announces.
     pub tls: Tls,
-    /// Whether servers that the connected one tells of are tried too; default true. What a server says before TLS
-    /// begins can be changed on its way, so give all seeds and set this to false where the network is not trusted.
+    /// Whether the client also tries servers that the connected server announces; default true. What a server sends
+    /// before TLS begins can be altered in transit. Where the network is not trusted, list all seeds and set this to
+    /// false.
     pub discover_servers: bool,
-    /// What the subjects of answers begin with; default `_INBOX`. With a prefix for each user, and permissions to match,
-    /// no user can read the answers of another one.
+    /// The prefix of the subjects of answers; default `_INBOX`. With a prefix for each user, and permissions to match,
+    /// no user can read the answers to another user.
     pub inbox_prefix: Option<String>,
-    /// The name that the server shows for the connection; default `tidings`.
+    /// The name of the connection as the server shows it; default `tidings`.
     pub name: String,
     /// How long one attempt to connect may take; default 5 s.
     pub connect_timeout: Duration,
-    /// How often an idle connection is probed; default 10 s. Two lost probes are a lost connection.
+    /// How often an idle connection is probed; default 10 s. After two lost probes the connection counts as lost.
     pub ping_interval: Duration,
-    /// How many bytes the bucket `TIDINGS` may hold, in which workers keep leases, parked keys and replays; default no
-    /// limit. An account that wants `max_bytes` of every stream, as hosted NATS does, needs it: 64 MiB are plenty.
+    /// The limit in bytes of the bucket `TIDINGS`, in which workers keep leases, parked keys and replays; default no
+    /// limit. An account that requires `max_bytes` of every stream, as hosted NATS does, needs it: 64 MiB are plenty.
     pub bucket_max_bytes: Option<u64>,
-    /// How many copies the bucket `TIDINGS` has in a cluster; default as many as the stream of the retries.
+    /// The number of replicas of the bucket `TIDINGS` in a cluster; default as many as the stream of retries has.
     pub bucket_replicas: Option<u8>,
 }
 
@@ -37,7 +38,7 @@ pub struct NatsOptions {
 #[derive(Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Auth {
-    /// None.
+    /// No credentials.
     #[default]
     Anonymous,
     /// User and password.
@@ -58,12 +59,12 @@ pub enum Auth {
 /// TLS material; files in PEM.
 #[derive(Clone, Debug, Default)]
 pub struct Tls {
-    /// Whether a plain connection is refused; default false. A `tls://` among the servers refuses it too.
+    /// Whether the client refuses a plain connection; default false. A `tls://` among the servers has the same effect.
     pub required: bool,
-    /// Whether TLS begins before the server says anything (`handshake_first` of the server); default false. Then
-    /// nothing that is said before TLS can be changed on its way.
+    /// Whether TLS begins before the server sends anything (`handshake_first` of the server); default false. With it
+    /// nothing that is sent before TLS can be altered in transit.
     pub first: bool,
-    /// Certificates to trust besides the system's.
+    /// Certificates to trust in addition to the system's.
     pub roots: Option<PathBuf>,
     /// The client's certificate and its key.
     pub client: Option<(PathBuf, PathBuf)>,
@@ -100,28 +101,28 @@ impl NatsOptions {
         self
     }
 
-    /// Sets whether servers that the connected one tells of are tried too.
+    /// Sets whether the client also tries servers that the connected server announces.
     #[must_use]
     pub fn discover_servers(mut self, discover: bool) -> Self {
         self.discover_servers = discover;
         self
     }
 
-    /// Sets what the subjects of answers begin with.
+    /// Sets the prefix of the subjects of answers.
     #[must_use]
     pub fn inbox_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.inbox_prefix = Some(prefix.into());
         self
     }
 
-    /// Sets how many bytes the bucket `TIDINGS` may hold.
+    /// Sets the limit in bytes of the bucket `TIDINGS`.
     #[must_use]
     pub fn bucket_max_bytes(mut self, bytes: u64) -> Self {
         self.bucket_max_bytes = Some(bytes);
         self
     }
 
-    /// Sets how many copies the bucket `TIDINGS` has: 1, 3 or 5.
+    /// Sets the number of replicas of the bucket `TIDINGS`: 1, 3 or 5.
     #[must_use]
     pub fn bucket_replicas(mut self, replicas: u8) -> Self {
         self.bucket_replicas = Some(replicas);
@@ -148,7 +149,7 @@ impl From<String> for NatsOptions {
     }
 }
 
-/// Without credentials, also those in addresses.
+/// Leaves out credentials, also those in addresses.
 impl std::fmt::Debug for NatsOptions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("NatsOptions")

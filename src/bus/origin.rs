@@ -1,6 +1,6 @@
-//! What tells a consumer that a worker of Tidings has made from one of another application: a mark in its metadata.
-//! On the consumer of the retries, which every subscriber has, also which streams have its other ones, so that one
-//! that is deleted while no worker runs is missed. Never changes how anything is delivered.
+//! Distinguishes a consumer that a worker of Tidings has created from one of another application, by a tag in its
+//! metadata. The consumer of the retries, which every subscriber has, also lists the streams with its other consumers,
+//! so that one that is deleted while no worker runs is noticed. Never changes how anything is delivered.
 
 use serde_json::{Map, Value, json};
 
@@ -13,10 +13,10 @@ const SUBSCRIBER: &str = "tidings.subscriber";
 /// The streams of its events, separated by commas.
 const STREAMS: &str = "tidings.streams";
 
-/// The replay that the consumer belongs to: one of its name may be left of another.
+/// The replay that the consumer belongs to: a consumer with its name may be left over from another replay.
 const REPLAY: &str = "tidings.replay";
 
-/// Marks a configuration as that of a subscriber; metadata of others stays.
+/// Tags a configuration as that of a subscriber; other metadata stays.
 pub(super) fn mark(config: &mut Map<String, Value>, subscriber: &str) {
     set(config, SUBSCRIBER, subscriber);
 }
@@ -25,7 +25,7 @@ pub(super) fn is_marked(config: &Map<String, Value>) -> bool {
     text(config, SUBSCRIBER).is_some()
 }
 
-/// Marks the consumer of a replay.
+/// Tags the consumer of a replay.
 pub(super) fn mark_replay(config: &mut Map<String, Value>, replay: ReplayId) {
     set(config, REPLAY, &replay.to_string());
 }
@@ -35,7 +35,7 @@ pub(super) fn replay(config: &Map<String, Value>) -> Option<ReplayId> {
     text(config, REPLAY)?.parse().ok()
 }
 
-/// The streams of the subscriber's events; none when they are not written down.
+/// The streams of the subscriber's events; empty when they are not recorded.
 pub(super) fn streams(config: &Map<String, Value>) -> Vec<String> {
     let streams = text(config, STREAMS).unwrap_or_default().split(',');
     let streams = streams.filter(|stream| !stream.is_empty());
@@ -55,8 +55,8 @@ fn set(config: &mut Map<String, Value>, name: &str, text: &str) {
 }
 
 impl Bus {
-    /// Writes down on the consumer of the retries which streams have the events of its subscriber, unless it says
-    /// so, and marks a consumer that was made without it.
+    /// Records on the consumer of the retries which streams have the events of its subscriber, unless it is up to date,
+    /// and tags a consumer that was created without a tag.
     pub(crate) async fn note_streams(
         &self,
         of_retries: &ConsumerSpec,

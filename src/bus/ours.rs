@@ -1,8 +1,8 @@
-//! Which messages and headers are whose: what only Tidings writes, and what JetStream writes itself. The one place
-//! that says what is believed. Never decides what follows.
+//! Which headers and messages have which author: those that only Tidings writes, and those that JetStream writes
+//! itself. The only place that decides which headers are trusted. Never decides what follows.
 //!
-//! Anybody may publish to a stream of events, so what begins with `tidings-` means something among the retries and
-//! the dead letters only. It is taken away from everything else before anything reads it, and so is never carried on.
+//! Any publisher may write to a stream of events, so `tidings-` headers are trusted only among the retries and the dead
+//! letters. They are removed from all other messages before anything reads them, and so are never passed on.
 
 use async_nats::{HeaderMap, HeaderName, header::NATS_MARKER_REASON};
 
@@ -11,18 +11,18 @@ use super::{
     letters::Kept,
 };
 
-/// How all headers begin that Tidings writes.
+/// The prefix of all headers that Tidings writes.
 const PREFIX: &str = "tidings-";
-/// Says in a stream why the server has written a message itself.
+/// States in a stream why the server has written a message itself.
 const MARKER: &str = "Nats-Marker-Reason";
 
-/// Whether a header is one that Tidings writes, or that looks like it to another reader.
+/// Whether a header is one that Tidings writes, or looks like one to another reader.
 pub(crate) fn is_ours(name: &str) -> bool {
     let start = name.as_bytes().get(..PREFIX.len());
     start.is_some_and(|start| start.eq_ignore_ascii_case(PREFIX.as_bytes()))
 }
 
-/// Takes away what a message from elsewhere says in the name of Tidings. Nearly none does.
+/// Removes the headers of Tidings from a foreign message. Nearly no message has any.
 pub(super) fn strip(headers: &mut HeaderMap) {
     let is_forged = |name: &HeaderName| is_ours(name.as_ref());
     if headers.iter().any(|(name, _)| is_forged(name)) {
@@ -30,10 +30,10 @@ pub(super) fn strip(headers: &mut HeaderMap) {
     }
 }
 
-/// Those headers that are wanted, with all their values in their order.
+/// The wanted headers, with all their values in order.
 pub(super) fn only(headers: &HeaderMap, is_wanted: impl Fn(&str) -> bool) -> HeaderMap {
     let wanted = headers.iter().filter(|(name, _)| is_wanted(name.as_ref()));
-    // Not collected: that would keep one value of each name.
+    // Not `collect`: it would keep one value of each name.
     let mut kept = HeaderMap::new();
     for (name, values) in wanted {
         for value in values {
@@ -43,30 +43,30 @@ pub(super) fn only(headers: &HeaderMap, is_wanted: impl Fn(&str) -> bool) -> Hea
     kept
 }
 
-/// A count in a header of ours: what is too large is the largest one, what is none is 0.
+/// A count in a header of Tidings: a number that is too large becomes the largest one, and invalid text becomes 0.
 pub(super) fn count(text: &str) -> u32 {
     counted(text).unwrap_or(0)
 }
 
-/// The same, where there may be none.
+/// Like `count`, but `None` for invalid text.
 pub(crate) fn counted(text: &str) -> Option<u32> {
     let is_count = !text.is_empty() && text.bytes().all(|digit| digit.is_ascii_digit());
     is_count.then(|| text.parse().unwrap_or(u32::MAX))
 }
 
 /// Whether JetStream has written a message itself, in place of one that has expired or was deleted
-/// (`subject_delete_marker_ttl`): it has a reason and no payload. It is nobody's event.
+/// (`subject_delete_marker_ttl`): it has a reason and no payload. It is not an event.
 pub(super) fn is_marker(headers: Option<&HeaderMap>, payload: &[u8]) -> bool {
     let Some(headers) = headers.filter(|_| payload.is_empty()) else {
         return false;
     };
     headers.get(NATS_MARKER_REASON).is_some()
-        // Left out, it may be there all the same.
+        // An omitted payload may exist all the same.
         && of_server(headers, SIZE).is_none_or(|size| size == "0")
 }
 
 impl Kept {
-    /// Whether JetStream has written it itself.
+    /// Whether JetStream has written the message itself.
     pub(crate) fn is_marker(&self) -> bool {
         self.payload.is_empty() && self.headers.iter().any(|(name, _)| name == MARKER)
     }

@@ -1,7 +1,7 @@
-//! The marks of parked keys, in the bucket of the workers, and the question whether a key may go on. What workers
-//! and redrives have to agree on; never decides that a key is parked, or that it is not.
+//! The entries of parked keys, in the bucket of the workers, and the question whether a key may be unparked: the state
+//! that workers and redrives share. Never decides that a key is parked or not.
 //!
-//! Marks are asked of the stream's leader: a copy that lags would have an event overtake those that are parked.
+//! Entries are requested from the stream's leader: with a replica that lags, an event would overtake the parked ones.
 
 use std::time::Duration;
 
@@ -19,26 +19,26 @@ use super::{
     streams,
 };
 
-/// What a redriven event of a parked key carries: the park that it may pass.
+/// A header of a redriven event of a parked key: the park that it may pass.
 pub(crate) const PASS: &str = "tidings-retry-park";
-/// Among the retries, the question whether a key may go on.
+/// The subject, among the retries, of the question whether a key may be unparked.
 pub(super) const QUESTION: &str = "UNPARK";
-/// How long a mark that is removed is still an empty entry.
+/// How long a removed entry remains as an empty entry.
 const EMPTY: Duration = Duration::from_secs(60);
 
-/// A key whose events go to the dead letters.
+/// A key whose events become dead letters.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Park {
-    /// Another one whenever another event has parked the key.
+    /// Differs whenever another event has parked the key.
     pub(crate) id: Uuid,
     pub(crate) key: String,
     pub(crate) since: DateTime<Utc>,
     pub(crate) head: Head,
-    /// The redrive that may ask whether the key may go on.
+    /// The redrive that may ask whether the key may be unparked.
     pub(crate) redrive: Option<Uuid>,
 }
 
-/// The event that has parked a key, and why, for whoever finds it without its letter.
+/// The event that has parked a key, and the reason, for a reader who finds the entry without the dead letter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Head {
     pub(crate) life: String,
@@ -50,14 +50,14 @@ pub(crate) struct Head {
     pub(crate) first_failed_at: Option<DateTime<Utc>>,
 }
 
-/// Asks, behind everything of a key that was redriven, whether the key may go on.
+/// Asks, after all redriven events of a key, whether the key may be unparked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Question {
     pub(crate) key: String,
     pub(crate) park: Uuid,
-    /// Counts as long as the redrive of the park is this one.
+    /// Valid as long as this is the redrive of the park.
     pub(crate) redrive: Uuid,
-    /// Up to this sequence there is no letter of the key.
+    /// Up to this sequence there is no dead letter of the key.
     pub(crate) after: u64,
 }
 
@@ -71,7 +71,7 @@ impl Question {
 }
 
 impl Bus {
-    /// The keys that are parked, with their subscribers: of one, or of all. And what stands there and is no mark.
+    /// The parked keys with their subscribers, of one subscriber or of all; and the entries that cannot be read.
     pub(crate) async fn parks(
         &self,
         subscriber: Option<&str>,
@@ -102,7 +102,7 @@ impl Bus {
         Ok((parks, bad))
     }
 
-    /// Whether a key is parked, and the revision that says so, or that it is not.
+    /// Whether a key is parked, with the revision of its entry.
     pub(crate) async fn park_of(
         &self,
         subscriber: &str,
@@ -115,7 +115,7 @@ impl Bus {
         }))
     }
 
-    /// Writes a mark over the revision that was seen; false when somebody has written since.
+    /// Writes an entry over the revision that was seen; false when another client has written since.
     pub(crate) async fn write_park(
         &self,
         subscriber: &str,
@@ -128,7 +128,7 @@ impl Bus {
         Ok(self.write_state(&key, value, seen).await?.is_some())
     }
 
-    /// Removes a mark; false when somebody has written since.
+    /// Removes an entry; false when another client has written since.
     pub(crate) async fn remove_park(
         &self,
         subscriber: &str,
@@ -140,7 +140,7 @@ impl Bus {
         Ok(writing.await?.is_some())
     }
 
-    /// Puts a question behind what was redriven.
+    /// Publishes a question after the redriven events.
     pub(crate) async fn ask_to_go_on(
         &self,
         subscriber: &str,
@@ -152,7 +152,7 @@ impl Bus {
         storing.await.map(drop)
     }
 
-    /// Whether a letter of a key comes after a sequence, asked of the leader.
+    /// Whether a dead letter of a key comes after a sequence, requested from the leader.
     pub(crate) async fn is_letter_after(
         &self,
         subscriber: &str,
@@ -173,7 +173,7 @@ impl Bus {
         }
     }
 
-    /// The last letter of a subscriber, asked of the leader; 0 when there is none.
+    /// The sequence of a subscriber's last dead letter, requested from the leader; 0 when there is none.
     pub(crate) async fn last_letter(&self, subscriber: &str) -> Result<u64, BusError> {
         let stream = streams::StreamSpec::dead_letters().name;
         let wanted = json!({ "last_by_subj": letters_of(subscriber) });
@@ -184,7 +184,7 @@ impl Bus {
     async fn mark_at(&self, wanted: &serde_json::Value) -> Result<Option<Kept>, BusError> {
         const NO_STREAM: u64 = 10059;
         match self.single(&state::bucket_stream(), wanted).await {
-            // Nobody has parked anything yet.
+            // No key was parked yet.
             Err(BusError::Api {
                 code: NO_STREAM, ..
             }) => Ok(None),
@@ -198,13 +198,13 @@ pub(crate) fn letters_of(subscriber: &str) -> String {
     format!("dead-letter.{subscriber}.>")
 }
 
-/// A key may be any text; an entry's name may not.
+/// A key may be any text; the key of an entry may not.
 pub(super) fn entry(subscriber: &str, key: &str) -> String {
     let key = Uuid::new_v5(&Uuid::NAMESPACE_OID, key.as_bytes());
     format!("parked.{subscriber}.{}", key.simple())
 }
 
-/// A mark parks the key that its entry is named after; one that is removed, or cannot be read, parks nothing.
+/// An entry parks only the key that it is named after; a removed or unreadable entry parks nothing.
 pub(super) fn read(kept: &Kept, subscriber: &str) -> Holds<Park> {
     read_entry(kept, |park: &Park| {
         let is_its =

@@ -1,4 +1,4 @@
-//! Where a message stands, from its reply subject. Never decides what that means.
+//! The stream position of a message, from its reply subject. Never decides what that means.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use chrono::{DateTime, Utc};
 use super::Bus;
 use crate::position::Position;
 
-/// Where a message stands.
+/// The stream position of a message, and the facts of its delivery.
 pub(super) struct Place {
     pub(super) stream: Arc<str>,
     pub(super) sequence: u64,
@@ -22,7 +22,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Which message of the stream it is.
+    /// Sequence and time, which identify the message in its stream.
     pub(super) fn position(&self) -> Position {
         Position {
             sequence: self.sequence,
@@ -30,24 +30,24 @@ impl Place {
         }
     }
 
-    /// What no other message ever has: a sequence comes again when a stream is created anew.
+    /// An identity that no other message ever has: the sequence alone is reused when a stream is recreated.
     pub(super) fn identity(&self) -> String {
         identity(&self.stream, self.sequence, self.stored_at)
     }
 }
 
-/// What no message has that is stored elsewhere, or at another time.
+/// An identity that no message has that is stored elsewhere, or at another time.
 pub(super) fn identity(stream: &str, sequence: u64, stored_at: DateTime<Utc>) -> String {
     let stored_at = stored_at.timestamp_nanos_opt().unwrap_or_default();
     format!("{stream}/{sequence}/{stored_at}")
 }
 
-/// Reads places, and keeps what is expensive to make for each of them.
+/// Reads positions, and caches what is expensive to create for each of them.
 pub(super) struct Places {
     jetstream: Context,
-    /// Here between two messages.
+    /// Stored here between two messages.
     context: Option<Context>,
-    /// The stream of the last one.
+    /// The stream of the last message.
     stream: Arc<str>,
 }
 

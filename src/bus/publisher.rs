@@ -1,4 +1,4 @@
-//! Publishing without a database: one await, confirmed by the server.
+//! Publishes without a database: one await, confirmed by the server.
 
 use async_nats::Request;
 use chrono::Utc;
@@ -7,29 +7,29 @@ use tidings_contract::{Envelope, EnvelopeError, EventId, IntoEnvelope, wire};
 use super::{Bus, BusError, Holder, Receipt, headers_of};
 use crate::context;
 
-/// Publishes events straight to their stream. An event published twice under one id within the
-/// stream's deduplication window is stored once; another event with that id is refused, if this user may look at the
-/// stream's messages (`$JS.API.STREAM.MSG.GET.<stream>`).
+/// Publishes events directly to their stream. An event that is published twice with one id within the stream's
+/// deduplication window is stored once; another event with that id is refused, if this user may read the stream's
+/// messages (`$JS.API.STREAM.MSG.GET.<stream>`).
 ///
-/// Use an [`Outbox`](crate::Outbox) when the event tells of a change in a database: between the
-/// commit and this call a crash loses the event.
+/// Use an [`Outbox`](crate::Outbox) when the event reports a change in a database: a crash between the commit and this
+/// call loses the event.
 #[derive(Clone, Debug)]
 pub struct EventPublisher {
     bus: Bus,
     source: String,
 }
 
-/// Why an event was not published, or not surely.
+/// Why an event was not published, or may not have been.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PublishError {
-    /// The event is refused as it is; nothing was sent.
+    /// The event is not valid; nothing was sent.
     #[error(transparent)]
     Envelope(#[from] EnvelopeError),
-    /// The event is larger than the server takes; nothing was sent.
+    /// The event is larger than the server accepts; nothing was sent.
     #[error(transparent)]
     TooLarge(#[from] TooLarge),
-    /// No stream takes the subject, or it has no leader at the moment.
+    /// No stream takes the subject, or its stream has no leader at the moment.
     #[error(
         "no stream takes {subject}: `tidings streams apply` creates it; it may also be electing a leader"
     )]
@@ -44,15 +44,15 @@ pub enum PublishError {
         subject: String,
         /// The server's error code.
         code: u64,
-        /// The server's words.
+        /// The server's description.
         description: String,
     },
-    /// Another event has its id: it was not stored. Give it an id of its own.
+    /// Another event has the same id, so the event was not stored. Give it an id of its own.
     #[error("{event} was not stored: {holder}")]
     TakenId {
         /// The event's id.
         event: EventId,
-        /// Where the other one is, and which it is.
+        /// Which event has the id, and where it is.
         holder: String,
     },
     /// It is unknown whether the event was stored. Publishing it again with the same id is safe.
@@ -68,7 +68,7 @@ pub enum PublishError {
 
 const HEADERS: &str = "headers";
 
-/// An event is larger than the server takes.
+/// The event is larger than the server accepts.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{name} has {bytes} bytes of {part}: the limit is {limit}")]
 pub struct TooLarge {
@@ -79,7 +79,7 @@ pub struct TooLarge {
 }
 
 impl TooLarge {
-    /// Whose limit it is and what helps, when it was in the outbox already.
+    /// The origin of the limit, and the cure when the event is already in the outbox.
     #[cfg(feature = "outbox")]
     pub(crate) fn why(&self) -> &'static str {
         match self.part {
@@ -95,7 +95,7 @@ impl TooLarge {
 }
 
 impl EventPublisher {
-    /// A publisher over a connection.
+    /// A publisher that uses a connection.
     #[must_use]
     pub fn new(bus: &Bus) -> Self {
         Self {
@@ -104,19 +104,19 @@ impl EventPublisher {
         }
     }
 
-    /// Names the publishing service, for `ce-source`; default `tidings`.
+    /// Sets the name of the publishing service, for `ce-source`; default `tidings`.
     #[must_use]
     pub fn source(mut self, source: impl Into<String>) -> Self {
         self.source = source.into();
         self
     }
 
-    /// Publishes an event, or an [`Envelope`] with more said about it, and waits until it is stored.
-    /// Inside a handler the event inherits correlation and trace; in a [replay](crate::Replays) it is only counted,
-    /// unless follow-up events are wanted.
+    /// Publishes an event, or an [`Envelope`] with more attributes, and waits until it is stored. Inside a handler the
+    /// event inherits correlation and trace; in a [replay](crate::Replays) it is only counted, unless the replay
+    /// publishes follow-ups.
     ///
     /// # Errors
-    /// [`PublishError`]; only after [`PublishError::Unconfirmed`] may the event be stored.
+    /// [`PublishError`]; only after [`PublishError::Unconfirmed`] may the event have been stored.
     ///
     /// # Cancel safety
     /// When the future is dropped, the event may or may not be stored.
@@ -149,7 +149,7 @@ impl EventPublisher {
         }
     }
 
-    /// The stream has had the event's id. Whether it was the event's, a look tells.
+    /// The stream has already had the event's id. Reads the stored message to see whether it is the same event.
     async fn recognised(
         &self,
         envelope: &Envelope,
@@ -168,7 +168,7 @@ impl EventPublisher {
     }
 }
 
-/// Refuses what the server would refuse, before it is written anywhere.
+/// Refuses an event that the server would refuse, before it is written anywhere.
 pub(crate) fn check_size(
     envelope: &Envelope,
     defaults: wire::Defaults<'_>,

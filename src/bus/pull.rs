@@ -1,10 +1,10 @@
-//! Pulling messages with a credit of our own: never more asked for than there is room. Never decides what
-//! happens to a message.
+//! Pulls messages with its own credit: never requests more than there is room for. Never decides what happens to a
+//! message.
 //!
-//! A pull is a request that the server answers with up to `batch` messages of at most `max_bytes` together
-//! within `expires`; until then it sends a heartbeat. Silence for longer than the heartbeat means that the
-//! pulls are lost (a restarted server forgets them) and begins anew on a fresh inbox. When nothing comes though
-//! it should, the [watchdog](super::watchdog) finds out why. What ended the connection is [looked for](lost).
+//! A pull is a request that the server answers with up to `batch` messages of at most `max_bytes` together within
+//! `expires`; until then it sends heartbeats. When the puller hears nothing for longer than the heartbeat, the pulls
+//! are lost (a restarted server forgets them), and it starts again on a new inbox. When nothing arrives though it
+//! should, the [watchdog](super::watchdog) finds out why. Messages that ended the connection are [looked for](lost).
 
 mod end;
 mod lost;
@@ -30,7 +30,7 @@ use super::{
 
 const EXPIRES: Duration = Duration::from_secs(5);
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// How long silence is believed to be chance.
+/// How long silence is tolerated before the pulls count as lost.
 const SILENCE: Duration = Duration::from_millis(2_500);
 
 /// Which consumer to pull from.
@@ -46,41 +46,41 @@ pub(crate) struct Puller {
     next_subject: String,
     inbox: String,
     subscriber: Subscriber,
-    /// The client has stopped, and the subscription with it.
+    /// The client has stopped, and the subscription has ended with it.
     has_ended: bool,
     credit: Credit,
     last_heard: Instant,
     lost: watch::Receiver<u64>,
-    /// How often it was denied to pull when the last pull was sent.
+    /// How often pulling had been denied when the last pull was sent.
     denials: u64,
-    /// Looks after the consumer; nobody does for one that is not ours to keep.
+    /// Checks the consumer; none for a consumer that this puller does not maintain.
     watchdog: Option<Watchdog>,
-    /// Nobody answered the last pull: none is sent before it is known why.
+    /// The last pull was not answered: no further pull is sent until the reason is known.
     is_refused: bool,
-    /// How often in a row nobody answered.
+    /// How many pulls in a row were not answered.
     refusals: u32,
-    /// The inbox before this one: what was on its way to it is not thrown away.
+    /// The previous inbox: messages that were on the way to it are not discarded.
     previous: Option<Subscriber>,
-    /// What was delivered and never came; not looked for where nobody looks after the consumer.
+    /// Recovers messages that were delivered and never arrived; none without a watchdog.
     missing: Option<Lost>,
-    /// How long a pull may wait, as far as the server allows.
+    /// How long a pull may wait, as far as the server allows it.
     expires: Duration,
 }
 
-/// A message that was pulled, not yet read.
+/// A pulled message that is not read yet.
 pub(crate) struct Pulled(pub(super) Message);
 
 impl Pulled {
-    /// Whether its payload may have been left out.
+    /// Whether its payload may have been omitted.
     pub(crate) fn lacks_payload(&self) -> bool {
         left_out(&self.0).is_some()
     }
 }
 
-/// Why pulling cannot go on as it is.
+/// Why pulling cannot continue.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum PullError {
-    /// The consumer, or its stream, is not there, or has no leader at the moment.
+    /// The consumer, or its stream, does not exist, or has no leader at the moment.
     #[error("the consumer does not answer: {0}")]
     Gone(String),
     /// The connection cannot be used.
@@ -93,11 +93,11 @@ impl Puller {
         let inbox = bus.client.new_inbox();
         let subscriber = subscribe(bus, &inbox).await?;
         let now = Instant::now();
-        // Losses before this moment do not concern us.
+        // Earlier losses do not affect this puller.
         let mut lost = bus.lost.clone();
         lost.mark_unchanged();
         let mut missing = Lost::new(bus, options);
-        // Whoever pulled before may have begun to look, and not have ended.
+        // An earlier puller may have started to look for lost messages without finishing.
         if *lost.borrow() > 0 {
             missing.begin();
         }
@@ -123,21 +123,21 @@ impl Puller {
         })
     }
 
-    /// For a consumer that is given up when something is wrong with it.
+    /// For a consumer that is abandoned when something is wrong with it.
     pub(super) fn unwatched(mut self) -> Self {
         self.watchdog = None;
         self.missing = None;
         self
     }
 
-    /// For whoever misses each delivery that is not there.
+    /// For a caller that needs every delivery, in order.
     pub(crate) fn in_order(mut self) -> Self {
         self.missing.iter_mut().for_each(Lost::in_order);
         self
     }
 
-    /// Asks for more when enough places of `capacity` are free to be worth a request, and as many bytes
-    /// as any message may have.
+    /// Requests more messages when enough of `capacity` is free to be worth a request, and as many bytes as the largest
+    /// message may have.
     pub(crate) async fn ask(
         &mut self,
         free: usize,
@@ -161,7 +161,7 @@ impl Puller {
         let mut request = json!({
             "batch": pull.batch,
             "expires": nanos(self.expires),
-            // The server wants two of them in the time.
+            // The server requires at least two heartbeats within the time.
             "idle_heartbeat": nanos(HEARTBEAT.min(self.expires / 2)),
         });
         if let Some(bytes) = pull.max_bytes {
@@ -185,7 +185,7 @@ impl Puller {
         Ok(())
     }
 
-    /// The next message; `None` when the credit has changed and more may be asked for.
+    /// The next message; `None` when the credit has changed and the caller may request more.
     ///
     /// # Cancel safety
     /// No message is lost when the future is dropped, unless the pulls were found lost.
@@ -205,7 +205,7 @@ impl Puller {
         let silent_until = self.last_heard + SILENCE;
         let waiting = self.credit.is_outstanding();
         tokio::select! {
-            // What has arrived comes before any conclusion from silence.
+            // Messages that have arrived take precedence over conclusions from silence.
             biased;
             Some(message) = late(&mut self.previous) => Ok(message.status.is_none().then_some(Pulled(message))),
             message = self.subscriber.next() => self.take(message),
@@ -213,7 +213,7 @@ impl Puller {
                 self.credit.forget();
                 Err(PullError::Bus(BusError::denied(&self.next_subject)))
             }
-            // The pulls may be lost with the connection; whether they are is not worth waiting for.
+            // The pulls may be lost with the connection; it is not worth waiting to find out.
             Ok(()) = self.lost.changed(), if waiting => {
                 self.begin_anew_after_loss("the connection was lost").await?;
                 Ok(None)
@@ -228,7 +228,7 @@ impl Puller {
         }
     }
 
-    /// What has arrived already, if something has: as [`Puller::next`], without what a wait costs.
+    /// A message that has already arrived, if any: like [`Puller::next`], without the cost of waiting.
     pub(crate) fn next_now(&mut self) -> Option<Result<Option<Pulled>, PullError>> {
         if let Some(missing) = &mut self.missing {
             if let Some(message) = missing.take() {
@@ -281,7 +281,7 @@ impl Puller {
         }
     }
 
-    /// A pull ended without having been filled: by expiry, or because the server says why.
+    /// A pull ended without being filled: it expired, or the server states the reason.
     fn end_of_pull(&mut self, message: &Message) -> Result<Option<Pulled>, PullError> {
         let number = |name| {
             let headers = message.headers.as_ref()?;
@@ -316,7 +316,7 @@ impl Puller {
         }
     }
 
-    /// A pull has asked for more than is allowed: the next one does not.
+    /// Adjusts to a limit of the server that a pull has exceeded.
     fn obey(&mut self, limit: Limit, reason: &str) -> Result<Option<Pulled>, PullError> {
         let is_news = match limit {
             Limit::Batch(batch) => {
@@ -343,14 +343,14 @@ impl Puller {
             );
             return Ok(None);
         }
-        // Others have all the places.
+        // Pulls of other instances use up the limit.
         Err(PullError::Gone(format!(
             "no pull is taken: {reason}; the consumer lets too few wait (max_waiting), which cannot be changed: delete it, \
              and an instance makes it anew"
         )))
     }
 
-    /// No pull is answered; who looks after the consumer finds out why.
+    /// A pull was not answered; the watchdog finds out why.
     fn refused(&mut self, reason: &str) -> Result<Option<Pulled>, PullError> {
         self.refusals += 1;
         match &mut self.watchdog {
@@ -359,7 +359,7 @@ impl Puller {
                 self.is_refused = true;
                 Ok(None)
             }
-            // Again, though the consumer is there: the runner waits longer each time.
+            // It happened again although the consumer exists: the runner waits longer each time.
             _ => Err(PullError::Gone(reason.to_owned())),
         }
     }
@@ -382,8 +382,8 @@ impl Puller {
         Ok(None)
     }
 
-    /// Ends the pulls, and gives what the server has sent meanwhile: nobody else gets it before it is
-    /// handed back.
+    /// Ends the pulls, and returns the messages that the server has sent meanwhile: no other instance gets them before
+    /// they are handed back.
     pub(crate) async fn close(self) -> Vec<Pulled> {
         let mut left = Vec::new();
         let rest = async {
@@ -411,8 +411,8 @@ impl Puller {
         Ok(())
     }
 
-    /// Forgets all pulls. What the server still sends to the old inbox is taken; what goes to one before it
-    /// comes again after the consumer's acknowledgement time.
+    /// Forgets all pulls. Messages that the server still sends to the previous inbox are accepted; messages for an
+    /// earlier one are redelivered after the consumer's ack wait.
     async fn begin_anew(&mut self, why: &str) -> Result<(), PullError> {
         tracing::debug!(lost = self.credit.outstanding(), why, "pulling anew");
         self.inbox = self.bus.client.new_inbox();
@@ -425,7 +425,7 @@ impl Puller {
         Ok(())
     }
 
-    /// What still comes to the inbox before comes behind what was lost: whoever misses that must not get it first.
+    /// Messages on the previous inbox come after the lost ones, so an ordered caller must not get them first.
     fn look_for_lost(&mut self) {
         if let Some(missing) = &mut self.missing {
             missing.begin();
@@ -443,7 +443,7 @@ impl Puller {
     }
 }
 
-/// The next message of an inbox that may not be there; never ends when it is not.
+/// The next message of an inbox; never returns without an inbox.
 async fn late(inbox: &mut Option<Subscriber>) -> Option<Message> {
     match inbox {
         Some(inbox) => inbox.next().await,
@@ -451,7 +451,7 @@ async fn late(inbox: &mut Option<Subscriber>) -> Option<Message> {
     }
 }
 
-/// Ends when a look for what was lost has ended; never, when there is none.
+/// Returns when a search for lost messages has ended; never without one.
 async fn looked(missing: &mut Option<Lost>) {
     match missing {
         Some(missing) => missing.looked().await,
@@ -459,7 +459,7 @@ async fn looked(missing: &mut Option<Lost>) {
     }
 }
 
-/// What a watchdog finds; never, when there is none.
+/// The next finding of the watchdog; never returns without a watchdog.
 async fn finding(watchdog: &mut Option<Watchdog>, waits: bool) -> Finding {
     match watchdog {
         Some(watchdog) => watchdog.finding(waits).await,

@@ -1,20 +1,20 @@
-//! What a stream removes by its own settings. Never says what it has removed.
+//! Which messages a stream removes by its own settings. Never decides what it has removed.
 
 use serde_json::{Map, Value, json};
 
 /// Which messages a stream may remove by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Removal {
-    /// None: whatever is gone was purged or deleted.
+    /// None: a missing message was purged or deleted.
     Never,
-    /// The oldest.
+    /// The oldest messages.
     Oldest,
-    /// Any.
+    /// Any message.
     Anywhere,
 }
 
 impl Removal {
-    /// By a stream's configuration, in the server's words.
+    /// By the configuration of a stream, as the server writes it.
     pub(super) fn of(config: &Map<String, Value>) -> Self {
         let is_set = |setting: &str| config.get(setting) == Some(&json!(true));
         let is = |setting: &str, value: &str| config.get(setting) == Some(&json!(value));
@@ -25,7 +25,7 @@ impl Removal {
         let by_retention = config.contains_key("retention") && !is("retention", "limits");
         let by_subject = has("max_msgs_per_subject")
             && !(is("discard", "new") && is_set("discard_new_per_subject"));
-        // With `discard: new` a full stream refuses what comes, and removes nothing.
+        // With `discard: new` a full stream refuses new messages, and removes nothing.
         let by_size = (has("max_msgs") || has("max_bytes")) && !is("discard", "new");
         if by_retention || by_subject || is_set("allow_msg_ttl") {
             Self::Anywhere

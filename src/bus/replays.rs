@@ -1,7 +1,7 @@
-//! What replays have in NATS: their entries in the bucket of the workers, and their consumers. Never decides what
+//! What replays store in NATS: their entries in the bucket of the workers, and their consumers. Never decides what
 //! becomes of a replay.
 //!
-//! Entries are asked of the stream's leader: a copy that lags would show a replay that is over.
+//! Entries are requested from the stream's leader: a replica that lags would return a completed replay as running.
 
 use std::time::Duration;
 
@@ -20,30 +20,30 @@ use crate::{
     replaying::ReplayId,
 };
 
-/// A stream, as far as it concerns a replay.
+/// The part of a stream's state that a replay needs.
 #[derive(Debug, Clone)]
 pub(crate) struct Part {
-    /// When it was created, in the server's words.
+    /// When it was created, as the server writes it.
     pub(crate) incarnation: String,
-    /// The oldest and the newest message; of an empty stream, the one to come and the last there was.
+    /// The oldest and the newest message; in an empty stream, the next sequence and the last one.
     pub(crate) first: u64,
     pub(crate) last: u64,
 }
 
-/// What the server says of the consumer of a replay.
+/// The state of a replay's consumer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Standing {
     /// Messages that were never delivered.
     pub(crate) pending: u64,
-    /// Deliveries that are not answered.
+    /// Deliveries that are not acknowledged.
     pub(crate) in_hand: u64,
-    /// Everything up to this sequence is acknowledged.
+    /// All messages up to this sequence are acknowledged.
     pub(crate) floor: u64,
-    /// Everything up to this sequence was delivered.
+    /// All messages up to this sequence were delivered.
     pub(crate) delivered: u64,
 }
 
-/// An entry of the bucket, and what is behind it.
+/// An entry of the bucket, with its revision.
 #[derive(Debug)]
 pub(crate) struct Written<T> {
     pub(crate) revision: u64,
@@ -53,11 +53,11 @@ pub(crate) struct Written<T> {
 const NO_SUCH_STREAM: u64 = 10059;
 const NO_SUCH_CONSUMER: u64 = 10014;
 
-/// How long a replay that is over is remembered.
+/// How long a completed replay is remembered.
 const KEPT: Duration = Duration::from_secs(90 * 86_400);
 
 impl Bus {
-    /// The next replay behind a revision, of one subscriber or of all.
+    /// The next replay after a revision, of one subscriber or of all.
     pub(crate) async fn next_replay(
         &self,
         subscriber: Option<&str>,
@@ -68,7 +68,7 @@ impl Bus {
         Ok(self.entry_at(&wanted).await?.map(|kept| written(&kept)))
     }
 
-    /// A replay, and its revision.
+    /// A replay, with its revision.
     pub(crate) async fn replay(&self, id: ReplayId) -> Result<Option<Written<Replay>>, BusError> {
         let subjects = subject(&job::entry("*", &id.to_string()));
         let wanted = json!({ "last_by_subj": subjects });
@@ -76,7 +76,7 @@ impl Bus {
             return Ok(None);
         };
         let (mut found, mut after) = (written(&last), 0_u64);
-        // An entry that only looks as if it were the replay's must not hide it.
+        // A bad entry under the id of the replay must not hide the real one.
         while let Holds::Bad(_) = found.value {
             let wanted = json!({ "seq": after.saturating_add(1), "next_by_subj": subjects });
             match self.entry_at(&wanted).await? {
@@ -92,7 +92,7 @@ impl Bus {
         Ok(value.map(|value| Written { revision, value }))
     }
 
-    /// How far a replay has come, and the revision that says so.
+    /// The progress of a replay, with the revision of its entry.
     pub(crate) async fn replay_progress(
         &self,
         replay: &Replay,
@@ -101,12 +101,12 @@ impl Bus {
         let kept = self.entry_at(&json!({ "last_by_subj": entry })).await?;
         Ok(kept.map(|kept| Written {
             revision: kept.sequence,
-            // Of one that cannot be read only the revision is known: the range begins anew.
+            // Of an unreadable entry only the revision is known: the range starts again.
             value: read_entry(&kept, |_| None).value().unwrap_or_default(),
         }))
     }
 
-    /// Writes a replay over the revision that was seen, 0 for none, and gives the new one; `None` when somebody
+    /// Writes a replay over the revision that was seen, 0 for none, and returns the new one; `None` when another client
     /// has written since.
     pub(crate) async fn write_replay(
         &self,
@@ -119,7 +119,7 @@ impl Bus {
             .await
     }
 
-    /// Writes a new replay, unless something of a replay of its subscriber was written behind this revision: `false`.
+    /// Writes a new replay; `false` when another entry of a replay of its subscriber was written after this revision.
     pub(crate) async fn begin_replay(&self, replay: &Replay, seen: u64) -> Result<bool, BusError> {
         let key = job::entry(&replay.subscriber, &replay.id.to_string());
         let all = job::entry(&replay.subscriber, "*");
@@ -127,7 +127,7 @@ impl Bus {
         Ok(begun.await?.is_some())
     }
 
-    /// Writes how far it has come, as [`Bus::write_replay`].
+    /// Writes the progress of a replay, like [`Bus::write_replay`].
     pub(crate) async fn write_replay_progress(
         &self,
         replay: &Replay,
@@ -141,7 +141,7 @@ impl Bus {
 
     async fn entry_at(&self, wanted: &Value) -> Result<Option<Kept>, BusError> {
         match self.single(&state::bucket_stream(), wanted).await {
-            // Nobody has replayed anything yet.
+            // There was no replay yet.
             Err(BusError::Api {
                 code: NO_SUCH_STREAM,
                 ..
@@ -150,7 +150,7 @@ impl Bus {
         }
     }
 
-    /// A stream that may be replayed; `None` when there is no such stream.
+    /// The state of a stream for a replay; `None` when there is no such stream.
     pub(crate) async fn part(&self, stream: &str) -> Result<Option<Part>, BusError> {
         Ok(self.stream_info(stream).await?.map(|info| Part {
             incarnation: info.created,
@@ -159,24 +159,25 @@ impl Bus {
         }))
     }
 
-    /// The first sequence that was stored at or after a time; the one to come when none was.
+    /// The first sequence that was stored at or after a time; the next sequence of the stream when there is none.
     pub(crate) async fn sequence_at(
         &self,
         stream: &str,
         time: DateTime<Utc>,
     ) -> Result<u64, BusError> {
-        // Before the look: what is stored in between is found by it.
+        // Requested before the search, which then finds what is stored in between.
         let end = self.stream_info(stream).await?;
         let end = end.map_or(0, |info| info.state.last_seq);
         let time = time.to_rfc3339_opts(SecondsFormat::Nanos, true);
-        // Not by a consumer: that takes a right for each name that one could have, and no work queue takes a second one.
+        // A consumer would not do: it needs a permission for each possible name, and a work queue accepts no second
+        // one.
         let wanted = json!({ "start_time": time, "next_by_subj": ">" });
         let found = self.raw(stream, &wanted).await?;
         Ok(found.map_or(end.saturating_add(1), |message| message.sequence))
     }
 
-    /// How many messages of these subjects there are from a sequence on, by a consumer of this name, which is deleted
-    /// again.
+    /// The number of messages with these subjects from a sequence on, by a consumer with this name, which is deleted
+    /// afterwards.
     pub(crate) async fn count_from(
         &self,
         stream: &str,
@@ -203,9 +204,9 @@ impl Bus {
             .create_ephemeral(&subject, stream, Value::Object(config))
             .await?;
         match self.delete_consumer(stream, name).await {
-            // The next count of this name would find it in its way.
+            // The next count with this name would conflict with it.
             Err(error @ BusError::Denied { .. }) => return Err(error),
-            // It goes by itself in a few seconds.
+            // The server deletes it by itself in a few seconds.
             Err(error) => {
                 tracing::debug!(stream, %error, "a consumer that only counted is not deleted")
             }
@@ -214,7 +215,7 @@ impl Bus {
         Ok(created.num_pending)
     }
 
-    /// How the consumer of a replay stands; `None` when it, or its stream, is not there.
+    /// The state of a replay's consumer; `None` when the consumer or its stream does not exist.
     pub(crate) async fn standing(
         &self,
         stream: &str,
@@ -247,7 +248,7 @@ impl Bus {
         }
     }
 
-    /// Deletes the consumers of a replay, and none of another replay that has their name by now.
+    /// Deletes the consumers of a replay, but none that belongs to another replay by now.
     pub(crate) async fn delete_consumers_of(&self, replay: &Replay) -> Result<(), BusError> {
         let consumer = replay.consumer();
         for ReplayRange { stream, .. } in &replay.ranges {
@@ -258,8 +259,8 @@ impl Bus {
         Ok(())
     }
 
-    /// Makes room for the consumer of a replay where one of its name is left of a replay that is over. False when the
-    /// one that is there stays.
+    /// Deletes a consumer that a completed replay has left under the name that a new replay needs. False when the
+    /// existing consumer stays.
     pub(super) async fn make_room(
         &self,
         spec: &ConsumerSpec,
@@ -290,7 +291,7 @@ impl Bus {
         Ok(true)
     }
 
-    /// Deletes a consumer; one that is not there is deleted already.
+    /// Deletes a consumer; a missing one counts as deleted.
     pub(crate) async fn delete_consumer(
         &self,
         stream: &str,
@@ -304,7 +305,7 @@ impl Bus {
     }
 }
 
-/// A replay is of the subscriber and has the id that its entry is named after, and its streams can be asked for.
+/// Checks that a replay has the subscriber and the id of its entry's key, and that its streams have valid names.
 pub(super) fn written(kept: &Kept) -> Written<Holds<Replay>> {
     let misfit = |replay: &Replay| {
         let entry = subject(&job::entry(&replay.subscriber, &replay.id.to_string()));

@@ -1,5 +1,5 @@
-//! What a relay asks of NATS besides writing: where a stream ends, which events it holds behind a place,
-//! and hints that there is something to do. Never writes to a stream.
+//! What a relay needs from NATS apart from writing: the end of a stream, the events after a position, and hints that
+//! there is work. Never writes to a stream.
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
@@ -17,44 +17,44 @@ use tokio::{
 use super::{Bus, BusError, Reader, ReaderError, Removal, Start, settings::transforms};
 use crate::log::Lasting;
 
-/// A stream as it is.
+/// The state of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct StreamState {
-    /// When the stream was created, in the server's words: tells a recreated stream from its predecessor.
+    /// When the stream was created, as the server writes it: distinguishes a recreated stream from its predecessor.
     pub(crate) incarnation: String,
-    /// The oldest message that is there, or the next one when there is none.
+    /// The oldest message that exists, or the next one when there is none.
     pub(crate) first_sequence: u64,
     pub(crate) last_sequence: u64,
-    /// When this was so, by the server's clock.
+    /// When this was the state, by the server's clock.
     pub(crate) at: Option<DateTime<Utc>>,
     pub(crate) subjects: Vec<String>,
     pub(crate) atomic: bool,
     pub(crate) removal: Removal,
-    /// By its own limits it takes no message: full with `discard: new`, or sealed.
+    /// By its own limits it accepts no message: full with `discard: new`, or sealed.
     pub(crate) is_closed: bool,
-    /// Who publishes into it gets an answer. With `no_ack` nobody does.
+    /// Whether publishers get a confirmation. With `no_ack` they do not.
     pub(crate) confirms: bool,
-    /// It stores what it is given under another subject: a sentence with the cure.
+    /// Set when it stores messages under another subject: a sentence with the cure.
     pub(crate) transforms: Option<String>,
 }
 
-/// What lies at a sequence of a stream.
+/// The content at a sequence of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum At {
-    /// There is no message, or not any more.
+    /// There is no message, or it was removed.
     Nothing,
     /// The message has this event's id.
     Event(EventId),
-    /// The message has no id: it is nobody's event.
+    /// The message has no id: it is not an event.
     Nameless,
 }
 
-/// The ids that a part of a stream holds, and where. An id may be there more than once, and need not be of one
-/// event: whoever finds an id looks at the message.
+/// The ids in a part of a stream, with their sequences. An id may occur more than once, and need not belong to one
+/// event: the caller that finds an id reads the message.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Found {
     firsts: HashMap<EventId, u64>,
-    /// Where ids are once more.
+    /// Further sequences of the same ids.
     others: HashMap<EventId, Vec<u64>>,
 }
 
@@ -63,7 +63,7 @@ impl Found {
         self.firsts.is_empty()
     }
 
-    /// How many ids.
+    /// The number of ids.
     pub(crate) fn len(&self) -> usize {
         self.firsts.len()
     }
@@ -76,18 +76,18 @@ impl Found {
         self.firsts.keys().copied()
     }
 
-    /// Where an id is, the first place first.
+    /// The sequences of an id, in ascending order.
     pub(crate) fn sequences(&self, event: &EventId) -> impl Iterator<Item = u64> {
         let others = self.others.get(event).into_iter().flatten();
         self.firsts.get(event).into_iter().chain(others).copied()
     }
 
-    /// The lowest place.
+    /// The lowest sequence.
     pub(crate) fn first_sequence(&self) -> Option<u64> {
         self.firsts.values().min().copied()
     }
 
-    /// Adds a place behind those that are known.
+    /// Adds a sequence after the known ones.
     pub(crate) fn add(&mut self, event: EventId, sequence: u64) {
         let first = *self.firsts.entry(event).or_insert(sequence);
         if first != sequence {
@@ -98,7 +98,7 @@ impl Found {
         }
     }
 
-    /// Adds what was found in another part.
+    /// Adds the ids that were found in another part.
     pub(crate) fn extend(&mut self, other: Self) {
         for (event, sequence) in other.firsts {
             self.add(event, sequence);
@@ -147,7 +147,7 @@ impl Bus {
         }))
     }
 
-    /// What lies at a sequence of a stream.
+    /// The content at a sequence of a stream.
     pub(crate) async fn event_at(&self, stream: &str, sequence: u64) -> Result<At, BusError> {
         let Some(message) = self.kept(stream, sequence).await? else {
             return Ok(At::Nothing);
@@ -159,7 +159,7 @@ impl Bus {
         Ok(event_of(header).map_or(At::Nameless, At::Event))
     }
 
-    /// The ids of the events of a stream behind one sequence and up to another, as far as they are there.
+    /// The ids of the events that a stream still has after one sequence and up to another.
     pub(crate) async fn ids_between(
         &self,
         stream: &str,
@@ -170,7 +170,7 @@ impl Bus {
             .await
     }
 
-    /// The same from a place on.
+    /// Like `ids_between`, from a start position.
     pub(crate) async fn ids_from(
         &self,
         stream: &str,
@@ -189,14 +189,14 @@ impl Bus {
         Ok(found)
     }
 
-    /// Rises each time the connection is lost: whatever was known of a stream may not hold for the next one.
+    /// Rises each time the connection is lost: earlier knowledge of a stream may not hold for the next connection.
     pub(crate) fn interruptions(&self) -> watch::Receiver<u64> {
         let mut interruptions = self.lost.clone();
         interruptions.mark_unchanged();
         interruptions
     }
 
-    /// Sends a hint to whoever listens, or drops it when the connection is busy. Never waits.
+    /// Sends a hint to all listeners, or drops it when the connection is busy. Never waits.
     pub(crate) fn ping(&self, subject: &str) {
         // During an outage hints would only fill the client's queue.
         if !self.is_connected() {
@@ -208,9 +208,9 @@ impl Bus {
             .now_or_never();
     }
 
-    /// Waits until everything that was published is on its way to the server.
+    /// Waits until all published messages are on their way to the server.
     pub(crate) async fn sent(&self) {
-        // A connection that is gone has nothing to send.
+        // A lost connection has nothing to send.
         let _ = self.client.flush().await;
     }
 
@@ -231,28 +231,28 @@ impl Bus {
     }
 }
 
-/// Hints that come from elsewhere. However many have come, they are one: whoever looks sees what all of them are about.
+/// Hints from other instances. Several hints merge into one: the receiver then finds all the work that they announce.
 pub(crate) struct Pings {
     heard: Arc<Notify>,
-    /// Takes them in at once, so that they do not pile up while nobody waits for one.
+    /// Receives hints at once, so that they do not pile up while the relay does not wait for one.
     _hearing: JoinSet<()>,
 }
 
 impl Pings {
-    /// Waits for one; one that came before counts.
+    /// Waits for a hint; one that came before counts.
     pub(crate) async fn next(&self) {
         self.heard.notified().await;
     }
 }
 
-/// How many are taken in before anything else has its turn.
+/// How many hints are received before other tasks run.
 const PINGS: usize = 256;
 
 async fn hear(subscriber: impl Stream<Item = Message> + Unpin, heard: Arc<Notify>) {
     let strange = Lasting::default();
     let mut many = subscriber.ready_chunks(PINGS);
     while let Some(pings) = many.next().await {
-        // A hint says nothing; what does is somebody else's.
+        // A hint has no content; a message with content comes from another publisher.
         let others = pings.iter().filter(|ping| !ping.payload.is_empty());
         if let Some(other) = others.clone().next()
             && let Some(unsaid) = strange.again(Instant::now())
@@ -271,7 +271,7 @@ async fn hear(subscriber: impl Stream<Item = Message> + Unpin, heard: Arc<Notify
     }
 }
 
-/// The event of a message. What was published again has a message id of its own, and the event's id all the same.
+/// The event of a message. A republished event has its own message id, but keeps the event's id.
 fn event_of<'a>(header: impl Fn(&str) -> Option<&'a str>) -> Option<EventId> {
     let id = header(wire::ID).and_then(|id| id.parse().ok());
     id.or_else(|| Some(EventId::of_foreign("message", header(wire::MESSAGE_ID)?)))

@@ -1,5 +1,5 @@
-//! Retries whose subscriber is gone: each becomes a dead letter, and then leaves the retries. Never decides that it is
-//! gone.
+//! Retries of a removed subscriber: each becomes a dead letter, and then leaves the stream of retries. Never decides
+//! that a subscriber is removed.
 
 use async_nats::Message;
 
@@ -16,8 +16,8 @@ use super::{
 use crate::outcome::{Cause, DeadLetter};
 
 impl Bus {
-    /// Makes dead letters of all that waits among the retries of a subscriber, and gives how many. Each is confirmed
-    /// before its retry is taken out: one that is cut off between the two is made again, under the same id.
+    /// Dead-letters all waiting retries of a subscriber, and returns their number. Each dead letter is confirmed before
+    /// its retry is removed: after an interruption between the two, the dead letter is written again under the same id.
     pub(crate) async fn retire_retries(
         &self,
         stream: &str,
@@ -79,13 +79,13 @@ impl Bus {
             };
             letter.bury(self).await?;
         }
-        // One that has become due meanwhile is another message, and comes in the next page.
+        // A retry that has become due meanwhile is another message, and is in the next page.
         self.remove(stream, kept.sequence).await?;
         Ok(is_event)
     }
 }
 
-/// The message as its subscriber would get it.
+/// The message as its subscriber would receive it.
 fn message_of(kept: &Kept) -> Message {
     let mut headers = kept.headers.iter();
     let target = headers.find(|(name, _)| name == "Nats-Schedule-Target");

@@ -1,4 +1,4 @@
-//! What a message carries from its failure to its next attempt. Never decides when that is.
+//! The data that a message carries from its failure to its next attempt. Never decides when that is.
 
 use async_nats::{HeaderMap, Message};
 use chrono::{DateTime, Utc};
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{executor::Past, replaying::Mark};
 
-/// What the subjects of all retries begin with.
+/// The prefix of the subjects of all retries.
 const RETRIES: &str = "tidings.retry.";
 const FAILURES: &str = "tidings-retry-failures";
 const PUT_OFF: &str = "tidings-retry-put-off";
@@ -26,39 +26,40 @@ const SEQUENCE: &str = "tidings-retry-sequence";
 pub(super) const IDENTITY: &str = "tidings-retry-identity";
 const ORIGINAL_ID: &str = "tidings-retry-message-id";
 
-/// What the server writes on a message that a schedule has made: the schedule's subject.
+/// The header that the server adds to a message that a schedule has created: the schedule's subject.
 const SCHEDULER: &str = "Nats-Scheduler";
 
-/// More than that no wait grows by. It is not what a replica without the handler counts.
+/// The backoff grows with at most this number of deferrals. It is not a count of deliveries to an instance without the
+/// handler.
 const MOST_PUT_OFF: u32 = 16;
 
-/// The subjects of all that a subscriber has among the retries, due or not.
+/// The subjects of all retries of a subscriber, due or not.
 pub(crate) fn retries_of(subscriber: &str) -> String {
     format!("tidings.*.{subscriber}.>")
 }
 
-/// What is known of a message that was here before.
+/// The history of a message that was delivered before.
 #[derive(Default)]
 pub(super) struct Restored {
-    /// It comes from the retries.
+    /// Whether it comes from the stream of retries.
     pub(super) is_retry: bool,
     /// The stream and the sequence of the event.
     pub(super) origin: Option<(String, u64)>,
     pub(super) identity: Option<String>,
     pub(super) past: Past,
-    /// Whether it was among the dead letters.
+    /// Whether it was a dead letter.
     pub(super) is_redriven: bool,
     /// The park of its key that it may pass.
     pub(super) pass: Option<Uuid>,
-    /// The replay that it is part of.
+    /// The replay that it belongs to.
     pub(super) replay: Option<Mark>,
-    /// The schedule that has put it there, which is not one of this subscriber: whoever may schedule anything in a stream
-    /// may have the server publish to all subjects of it.
+    /// The schedule that has published it, if that is not one of this subscriber: a client that may schedule anything
+    /// in a stream may have the server publish to all subjects of it.
     pub(super) put_by: Option<String>,
 }
 
-/// Makes a message of the retries what it was when it first came, and gives what it carried besides. What comes from
-/// elsewhere is the event of whoever published it: it keeps nothing that says something in our name.
+/// Restores a retry to its original form, and returns the data that it carried. A message from another stream is the
+/// publisher's own event: all headers of Tidings are removed from it.
 pub(super) fn restore(message: &mut Message, stream: &str, subscriber: &str) -> Restored {
     let name = (stream == RETRIES_STREAM).then(|| message.subject.strip_prefix(RETRIES));
     let name = name.flatten();
@@ -104,7 +105,7 @@ pub(super) fn restore(message: &mut Message, stream: &str, subscriber: &str) -> 
         put_by: None,
     };
     let original = headers.get(ORIGINAL_ID).cloned();
-    // What says that it was redriven stays: it is carried on.
+    // The headers of a redrive stay: they are passed on.
     let is_carried = |name: &str| !ours::is_ours(name) || name.starts_with(REDRIVE);
     let mut kept = ours::only(headers, |name| is_carried(name) && !is_natss(name));
     if let Some(original) = original {
@@ -114,7 +115,7 @@ pub(super) fn restore(message: &mut Message, stream: &str, subscriber: &str) -> 
     restored
 }
 
-/// The schedule that a message comes from, if it is another subscriber's.
+/// The schedule that a message comes from, if it belongs to another subscriber.
 fn scheduled_by_another(headers: &HeaderMap, subscriber: &str) -> Option<String> {
     let own = retry_at_subject(subscriber, "");
     let schedulers = headers
@@ -125,7 +126,7 @@ fn scheduled_by_another(headers: &HeaderMap, subscriber: &str) -> Option<String>
     other.map(|value| value.as_str().to_owned())
 }
 
-/// The original's headers with what the next attempt has to know, due at a time.
+/// The original's headers with the data for the next attempt, due at a time.
 pub(super) fn headers(delivery: &Delivery, past: &Past, due: DateTime<Utc>) -> HeaderMap {
     let message = delivery.message();
     let mut headers = HeaderMap::new();
@@ -157,21 +158,21 @@ pub(super) fn headers(delivery: &Delivery, past: &Past, due: DateTime<Utc>) -> H
     headers.insert("Nats-Schedule", format!("@at {}", time(due)));
     let target = retry_subject(delivery.subscriber(), message.subject.as_str());
     headers.insert("Nats-Schedule-Target", target);
-    // No message id: the subject is the event's, and a schedule of the same subject replaces the one before.
-    // An id would swallow the failure of an event that is delivered again from the beginning.
+    // No message id: the subject identifies the event, and a schedule with the same subject replaces the previous one.
+    // With an id, the failure of an event that is delivered again from the beginning would be dropped as a duplicate.
     headers
 }
 
-/// A message that waits for its subscriber to try it again, as the stream of the retries has it.
+/// A message that waits for its next attempt, as the stream of retries stores it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Waiting {
     pub(crate) subscriber: String,
-    /// What no other event ever has, and the event's own id.
+    /// The event's identity, which no other event has.
     pub(crate) identity: Option<String>,
     pub(crate) envelope: Envelope,
     pub(crate) failures: u32,
     pub(crate) first_failed_at: Option<DateTime<Utc>>,
-    /// When it is tried again; nothing when that is now.
+    /// When the next attempt is due; `None` when that is now.
     pub(crate) due: Option<DateTime<Utc>>,
     /// How often it was redriven before.
     pub(crate) redrives: u32,
@@ -179,7 +180,7 @@ pub(crate) struct Waiting {
 }
 
 impl Waiting {
-    /// `None` for what is no event.
+    /// `None` for a message that is not an event.
     pub(crate) fn of(kept: &Kept) -> Option<Self> {
         let header = |name: &str| {
             let found = kept.headers.iter().find(|(header, _)| header == name);
@@ -214,7 +215,7 @@ impl Waiting {
     }
 }
 
-/// Names the event's way through its subscriber, from its first delivery or from a redrive: a word for a
+/// Identifies the event's passage through its subscriber, from its first delivery or from a redrive: a word for a
 /// subject.
 pub(super) fn id_of(delivery: &Delivery) -> String {
     let headers = delivery.message().headers.as_ref();

@@ -1,15 +1,15 @@
-//! What the user of a connection may publish and subscribe to, as the server tells it. Never asks for more, and never
-//! keeps anything from being tried.
+//! What the user of a connection may publish and subscribe to, as the server reports it. Never requests more
+//! permissions, and never prevents an attempt.
 
 use serde::Deserialize;
 use serde_json::json;
 
 use super::{Bus, BusError, denied::permission_for};
 
-/// Where the server is asked. A user that may not ask is not told, which is no error.
+/// The subject that returns the permissions. A user that may not request them does not learn them, which is no error.
 pub(super) const USER_INFO: &str = "$SYS.REQ.USER.INFO";
 
-/// Something that is needed: what is done, with which subject, and what for.
+/// A required permission: the action, its subject, and its purpose.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Need {
     pub(crate) is_publish: bool,
@@ -17,7 +17,7 @@ pub(crate) struct Need {
     pub(crate) what_for: &'static str,
 }
 
-/// What a user may do.
+/// The permissions of a user.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub(crate) struct Rights {
     publish: Option<Lists>,
@@ -50,7 +50,7 @@ impl Need {
 }
 
 impl Rights {
-    /// What of it is not allowed, each in a sentence with its cure.
+    /// The needs that are not allowed, each in a sentence with its cure.
     pub(crate) fn missing(&self, needs: &[Need]) -> Vec<String> {
         let missing = needs.iter().filter(|need| !self.allow(need));
         let missing = missing.map(|need| {
@@ -76,7 +76,7 @@ impl Rights {
             return true;
         };
         let any = |list: &Vec<String>| list.iter().any(|wide| covers(wide, &need.subject));
-        // A list that is not there, or is empty, allows everything.
+        // A missing or empty list allows everything.
         let is_allowed = allow
             .as_ref()
             .is_none_or(|list| list.is_empty() || any(list));
@@ -85,7 +85,7 @@ impl Rights {
 }
 
 impl Bus {
-    /// What the user may do; `None` when the server does not tell it.
+    /// The permissions of the user; `None` when the server does not report them.
     pub(crate) async fn rights(&self) -> Option<Rights> {
         #[derive(Deserialize)]
         struct Told {
@@ -107,9 +107,9 @@ impl Bus {
     }
 }
 
-/// Whether a subject that may have wildcards covers one that has none.
+/// Whether a subject that may have wildcards covers one without.
 fn covers(wide: &str, subject: &str) -> bool {
-    // A queue may be named behind it.
+    // A queue group may follow it.
     let wide = wide.split(' ').next().unwrap_or(wide);
     let mut tokens = subject.split('.');
     for token in wide.split('.') {

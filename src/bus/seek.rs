@@ -1,4 +1,4 @@
-//! Finding events in a part of a stream by what their headers say. Payloads are not read, and nothing is changed.
+//! Finds events in a part of a stream by their headers. Payloads are not read, and nothing is changed.
 
 use std::ops::ControlFlow;
 
@@ -9,40 +9,40 @@ use tidings_contract::Envelope;
 use super::{Bus, BusError, Reader, ReaderError, Start, envelope_of};
 use crate::{position::Position, start::shifted};
 
-/// From where to where a stream goes.
+/// The extent of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Expanse {
-    /// When it was created, in the server's words.
+    /// When it was created, as the server writes it.
     pub(crate) incarnation: String,
-    /// The oldest message that is there, or the next one when there is none.
+    /// The oldest message that exists, or the next one when there is none.
     pub(crate) first: u64,
     pub(crate) last: u64,
     pub(crate) subjects: Vec<String>,
 }
 
-/// An event where a stream has it; its payload is left out.
+/// An event at its position in a stream, without its payload.
 #[derive(Debug, Clone)]
 pub(crate) struct Sighting {
     pub(crate) sequence: u64,
     pub(crate) stored_at: DateTime<Utc>,
-    /// What no other message ever has.
+    /// An identity that no other message ever has.
     pub(crate) identity: String,
     pub(crate) envelope: Envelope,
 }
 
-/// What was read to find something.
+/// What was read in a search.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Read {
     pub(crate) messages: u64,
     /// When the first and the last of them were stored.
     pub(crate) from: Option<DateTime<Utc>>,
     pub(crate) to: Option<DateTime<Utc>>,
-    /// There were more before the first one than were to be read.
+    /// Whether earlier messages were skipped, because of the limit.
     pub(crate) is_cut: bool,
 }
 
 impl Bus {
-    /// From where to where a stream goes, if there is such a stream.
+    /// The extent of a stream, if it exists.
     pub(crate) async fn expanse(&self, stream: &str) -> Result<Option<Expanse>, BusError> {
         Ok(self.stream_info(stream).await?.map(|info| {
             let subjects = info.config.get("subjects").and_then(Value::as_array);
@@ -56,9 +56,9 @@ impl Bus {
         }))
     }
 
-    /// The first sequence of other messages than those up to this one, if the stream has gone back behind it: an older
-    /// copy of it was put back. What it has from there on was stored later. Not known without the right to ask, and not
-    /// asked of a work queue, whose consumer begins at the beginning whatever it is.
+    /// The first sequence that holds other messages than before, when the stream ends before `seen`: an older copy of
+    /// it was restored, and all messages from there on were stored later. `None` without the permission to read it, and
+    /// for a work queue, whose consumer always starts at the beginning.
     pub(crate) async fn others_since(
         &self,
         stream: &str,
@@ -80,8 +80,8 @@ impl Bus {
         }
     }
 
-    /// Hands over the events of a stream from `start` up to a sequence, until it is told to break off; of more
-    /// than `most` messages the last ones.
+    /// Passes the events of a stream from `start` up to a sequence to a callback, until that breaks off; of more than
+    /// `most` messages only the last ones.
     pub(crate) async fn seek(
         &self,
         stream: &str,
@@ -102,7 +102,7 @@ impl Bus {
             read.from.get_or_insert(place.stored_at);
             read.to = Some(place.stored_at);
             let identity = place.identity();
-            // Without a name it is nobody's event.
+            // A message without a name is not an event.
             let Ok(envelope) = envelope_of(&message, || identity.clone()) else {
                 continue;
             };

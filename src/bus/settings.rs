@@ -1,8 +1,8 @@
-//! Every setting of a durable consumer and of a stream, and what Tidings makes of it: data. Never asks the server and
+//! Every setting of a durable consumer and of a stream, and how Tidings treats it: data. Never calls the server and
 //! changes nothing.
 //!
-//! A setting that decides what is delivered is owned, and set back, or it is compared, and named with its cure. A test
-//! looks whether each setting that a server knows is in the tables.
+//! A setting that decides what is delivered is either owned and restored, or compared and reported with its cure. A
+//! test checks that each setting that the server knows is in the tables.
 
 mod republish;
 mod shown;
@@ -16,31 +16,31 @@ pub(crate) use stream::Role;
 pub(super) use stream::transforms;
 pub(super) use stream::{Looked, issues};
 
-/// What is made of a setting of a durable.
+/// How a setting of a durable is treated.
 enum Rule {
-    /// An instance sets it, and sets it back.
+    /// An instance sets it, and restores it.
     Owned,
-    /// It cannot be set back: what is wrong with it, if something is.
+    /// It cannot be restored: returns what is wrong with it, if anything.
     Compared(fn(&Value) -> Option<Wrong>),
-    /// The server says what it allows when more is asked for, and that is obeyed.
+    /// The server reports its limit when more is requested, and Tidings keeps to that limit.
     Obeyed,
-    /// It decides nothing that matters here, because of this.
+    /// It decides nothing that matters here; the text states why.
     Harmless(#[allow(dead_code, reason = "why, for the reader of the table")] &'static str),
 }
 
 /// What is wrong with a setting.
 struct Wrong {
     what: &'static str,
-    /// With it nothing may be delivered.
+    /// The subscriber must not pull while it is so.
     stops: bool,
 }
 
-/// What is wrong with a durable that cannot be set back.
+/// An issue of a durable that cannot be repaired by restoring a setting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct DurableIssue {
     /// In a sentence, with the cure.
     pub(crate) text: String,
-    /// Nothing may be pulled from it.
+    /// The subscriber must not pull from the durable.
     pub(crate) stops: bool,
 }
 
@@ -121,7 +121,7 @@ fn deliver_subject(value: &Value) -> Option<Wrong> {
     })
 }
 
-/// The settings of a durable that are owned, and not set.
+/// The settings of a durable that are owned and must stay unset.
 pub(super) fn unset() -> Map<String, Value> {
     let names = [
         "backoff",
@@ -137,7 +137,7 @@ pub(super) fn unset() -> Map<String, Value> {
         .collect()
 }
 
-/// Whether a setting is at its default: the server leaves most of those out.
+/// Whether a setting is at its default: the server omits most default values.
 pub(super) fn is_unset(value: Option<&Value>) -> bool {
     match value {
         None | Some(Value::Null) => true,
@@ -149,7 +149,7 @@ pub(super) fn is_unset(value: Option<&Value>) -> bool {
     }
 }
 
-/// Whether a setting is as it is wanted; `null` is wanted when it must not be set.
+/// Whether a setting has the wanted value; a wanted `null` means that it must be unset.
 pub(super) fn is_as_wanted(now: Option<&Value>, wanted: &Value) -> bool {
     now == Some(wanted) || is_unset(now) && (is_unset(Some(wanted)) || *wanted == json!(-1))
 }
@@ -164,7 +164,7 @@ pub(super) fn put_over(config: &mut Map<String, Value>, wanted: Map<String, Valu
     }
 }
 
-/// What is wrong with a durable and cannot be set back.
+/// The issues of a durable that cannot be repaired by restoring settings.
 pub(crate) fn durable_issues(
     stream: &str,
     durable: &str,
@@ -186,7 +186,7 @@ pub(crate) fn durable_issues(
     wrong.collect()
 }
 
-/// What is wrong with a durable that has delivered up to a sequence, or begins behind it, when its stream ends before.
+/// The issue of a durable whose next sequence lies beyond the end of its stream.
 pub(crate) fn starts_beyond(
     stream: &str,
     durable: &str,
@@ -269,7 +269,7 @@ mod tests {
         }
     }
 
-    /// A server that knows a setting which is in no table fails this test: decide what it is.
+    /// When the server knows a setting that is in no table, this test fails: decide how to treat it.
     #[tokio::test]
     async fn each_setting_that_the_server_tells_is_in_a_table() {
         let server = NatsServer::start().await.unwrap();

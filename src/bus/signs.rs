@@ -1,5 +1,5 @@
-//! What NATS keeps of a subscriber whether a process runs it or not: what waits among its retries, its dead letters,
-//! when its lease was written last. Only reads, and never concludes anything.
+//! What NATS stores of a subscriber, whether or not an instance runs it: its waiting retries, its dead letters, and the
+//! time when its lease was last written. Only reads, and never draws conclusions.
 
 use std::collections::BTreeMap;
 
@@ -15,35 +15,35 @@ use super::{
     streams::{RETRY_SUBJECTS, StreamSpec, retry_at_subject, retry_subject},
 };
 
-/// Of how many retries the times are read.
+/// The number of retries whose times are read.
 const TIMES: u64 = 10_000;
 const NO_SUCH_STREAM: u64 = 10059;
 
-/// What waits among the retries of a subscriber.
+/// The waiting retries of a subscriber.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct RetrySigns {
-    /// Those whose time has come.
+    /// Retries that are due.
     pub(crate) due: u64,
-    /// Those whose time has not come.
+    /// Retries that are not due yet.
     pub(crate) scheduled: u64,
-    /// Of so many of those the times were read.
+    /// How many scheduled retries were read for their times.
     pub(crate) read: u64,
-    /// The earliest and the latest of these times.
+    /// The earliest and the latest due time of the retries that were read.
     pub(crate) next_at: Option<DateTime<Utc>>,
     pub(crate) farthest_at: Option<DateTime<Utc>>,
 }
 
-/// The lease of a subscriber, as its entry says.
+/// The lease of a subscriber, by its entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct LeaseSign {
-    /// Its holder writes it every two seconds; one that stops cleanly writes it a last time.
+    /// Its holder writes it every two seconds; an instance that stops cleanly writes it a last time.
     pub(crate) written_at: DateTime<Utc>,
-    /// Whether somebody held it then.
+    /// Whether an instance held it then.
     pub(crate) is_held: bool,
 }
 
 impl Bus {
-    /// What waits among the retries of a subscriber, in the stream that has them.
+    /// The waiting retries of a subscriber, in the stream of retries.
     pub(crate) async fn retry_signs(
         &self,
         stream: &str,
@@ -67,12 +67,12 @@ impl Bus {
                 signs.note(due_of(kept));
             }
         }
-        // More may have come meanwhile.
+        // More retries may have arrived meanwhile.
         signs.scheduled = signs.scheduled.max(signs.read);
         Ok(signs)
     }
 
-    /// How many retries are due of each subscriber, whether it has a consumer or not.
+    /// How many retries of each subscriber are due, whether or not it has a consumer.
     pub(crate) async fn due_by_subscriber(
         &self,
         stream: &str,
@@ -99,7 +99,7 @@ impl Bus {
         Ok(due)
     }
 
-    /// How many dead letters a subscriber has; `None` without their stream.
+    /// How many dead letters a subscriber has; `None` when their stream is missing.
     pub(crate) async fn letter_count(&self, subscriber: &str) -> Result<Option<u64>, BusError> {
         let stream = StreamSpec::dead_letters().name;
         match self.count_of(&stream, &park::letters_of(subscriber)).await {
@@ -109,7 +109,7 @@ impl Bus {
         }
     }
 
-    /// The lease of a subscriber that keeps order; `None` when there is no entry.
+    /// The lease of an ordered subscriber; `None` when there is no entry.
     pub(crate) async fn lease_sign(&self, subscriber: &str) -> Result<Option<LeaseSign>, BusError> {
         #[derive(Deserialize)]
         struct Written {
@@ -125,8 +125,8 @@ impl Bus {
         }))
     }
 
-    /// The entries of the bucket that belong to a subscriber and are of no use without it: leases and parked keys.
-    /// Replays, and marks of suspects, end by themselves.
+    /// The entries of the bucket that belong to a subscriber and are useless without it: leases and parked keys.
+    /// Replays and crash markers end by themselves.
     pub(crate) async fn entries_of(&self, subscriber: &str) -> Result<Vec<String>, BusError> {
         let mut keys = Vec::new();
         for kind in ["lease", "parked"] {
@@ -150,10 +150,10 @@ impl Bus {
         Ok(keys)
     }
 
-    /// How many messages of a stream have one of these subjects. Reads one of them, however many there are, that the
-    /// client can read.
+    /// How many messages of a stream have one of these subjects. It reads only one message that the client can read,
+    /// however many there are.
     async fn count_of(&self, stream: &str, subjects: &str) -> Result<u64, BusError> {
-        /// How many of them that it cannot read are passed over.
+        /// The maximum number of unreadable messages that are skipped.
         const MOST: u64 = 32;
         let (mut from, mut passed) = (1, 0);
         loop {
@@ -178,12 +178,12 @@ impl Bus {
             .payload(Bytes::from(wanted.to_string()))
             .timeout(Some(REQUEST_TIMEOUT));
         let message = self.answer(&subject, request).await?;
-        // Nothing is there.
+        // No message matches.
         if message.status.is_some_and(|status| status.as_u16() == 404) {
             return Ok(0);
         }
         let headers = message.headers.as_ref();
-        // A message may have such a header of its own: the server's comes last.
+        // A message may have such a header of its own: the server's header comes last.
         let behind = headers.and_then(|headers| headers.get_all("Nats-Num-Pending").last());
         let behind = behind.and_then(|behind| behind.as_str().parse::<u64>().ok());
         behind
@@ -196,7 +196,7 @@ impl Bus {
 
     async fn entry(&self, wanted: &serde_json::Value) -> Result<Option<Kept>, BusError> {
         match self.single(&format!("KV_{BUCKET}"), wanted).await {
-            // Nobody has needed the bucket yet.
+            // The bucket was not needed yet.
             Err(BusError::Api {
                 code: NO_SUCH_STREAM,
                 ..
@@ -213,7 +213,7 @@ impl RetrySigns {
     }
 }
 
-/// When a retry that waits is due.
+/// When a scheduled retry is due.
 pub(super) fn due_of(kept: &Kept) -> Option<DateTime<Utc>> {
     let mut headers = kept.headers.iter();
     let (_, schedule) = headers.find(|(name, _)| name == "Nats-Schedule")?;

@@ -1,5 +1,5 @@
-//! What workers have to agree on, in a key-value bucket of NATS: an entry is written only over the revision
-//! that its writer has seen. Never decides what an entry means.
+//! The state that workers share, in a key-value bucket of NATS: an entry is only written over the revision that its
+//! writer has seen. Never decides what an entry means.
 
 use std::{fmt, time::Duration};
 
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::error_text::unplaced;
 
-/// The bucket, as other clients of NATS see it.
+/// The bucket's name, as other clients of NATS see it.
 pub(super) const BUCKET: &str = "TIDINGS";
 
 /// An entry as it was read.
@@ -32,13 +32,13 @@ pub(crate) struct Entry {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Holds<T> {
     Value(T),
-    /// It was removed.
+    /// The entry was removed.
     Nothing,
-    /// Something that is not what belongs there.
+    /// A value that does not belong there.
     Bad(BadEntry),
 }
 
-/// An entry that cannot be used, and costs nothing but itself.
+/// An entry that cannot be used. It affects nothing but itself.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct BadEntry {
     pub(crate) key: String,
@@ -47,7 +47,7 @@ pub(crate) struct BadEntry {
 }
 
 impl<T> Holds<T> {
-    /// The value, if it is one; what is bad is said.
+    /// The value, if the entry holds one; a bad entry is logged.
     pub(crate) fn value(self) -> Option<T> {
         match self {
             Self::Value(value) => Some(value),
@@ -71,12 +71,12 @@ impl fmt::Display for BadEntry {
     }
 }
 
-/// Reads what an entry holds, if it fits what the entry is named after.
+/// Reads the value of an entry, if it fits the entry's key.
 pub(super) fn read_entry<T: DeserializeOwned>(
     kept: &Kept,
     misfit: impl FnOnce(&T) -> Option<String>,
 ) -> Holds<T> {
-    /// An error of a parser may quote all that it has read.
+    /// The limit of characters: an error of a parser may quote its whole input.
     const LONGEST: usize = 200;
     if kept.payload.is_empty() {
         return Holds::Nothing;
@@ -98,9 +98,9 @@ pub(super) fn read_entry<T: DeserializeOwned>(
 }
 
 impl Bus {
-    /// Makes the bucket `TIDINGS`, in which workers keep leases, parked keys and replays, if it is missing, and sets its
-    /// settings back. Workers do so themselves when they first need it; one that may not create streams needs it to be
-    /// there.
+    /// Creates the bucket `TIDINGS`, in which workers keep leases, parked keys and replays, if it is missing, and
+    /// restores its settings. Workers do this themselves when they first need the bucket; a worker that may not create
+    /// streams needs it to exist.
     ///
     /// # Errors
     /// [`BusError`] when the server does not answer or refuses.
@@ -108,9 +108,9 @@ impl Bus {
         self.open_state(RETRIES).await
     }
 
-    /// Makes the bucket, if it is missing, with as many copies as another stream has. Of one that is there, made by
-    /// anybody, what decides what it keeps is set back; where that is refused it is worked with as it is, and
-    /// [named](Bus::bucket_issues).
+    /// Creates the bucket, if it is missing, with as many replicas as another stream has. In an existing bucket, of any
+    /// origin, the settings that decide what it keeps are restored. When the server refuses that, the bucket is used as
+    /// it is, and [reported](Bus::bucket_issues).
     pub(crate) async fn open_state(&self, like: &str) -> Result<(), BusError> {
         #[derive(Deserialize)]
         struct Created {}
@@ -150,7 +150,7 @@ impl Bus {
             "subjects": [format!("$KV.{BUCKET}.>")],
             "max_age": 0,
             "max_msgs": -1,
-            // An entry is what was written last, and nothing before.
+            // An entry has no history: only the last write is kept.
             "max_msgs_per_subject": 1,
             "max_msg_size": -1,
             "discard": "new",
@@ -158,7 +158,7 @@ impl Bus {
             "allow_direct": true,
             "allow_msg_ttl": true,
             "no_ack": false,
-            // Whoever may write one entry could remove all others with one.
+            // With rollups, a client that may write one entry could remove all others with it.
             "allow_rollup_hdrs": false,
             "subject_transform": null,
         });
@@ -177,7 +177,7 @@ impl Bus {
 
     async fn set_bucket_back(&self, mut config: Map<String, Value>) -> Result<(), BusError> {
         let mut wanted = self.bucket_settings();
-        // The server never changes a work queue.
+        // The server never changes the retention of a work queue.
         if config.get("retention") == Some(&json!("interest")) {
             wanted.insert("retention".to_owned(), json!("limits"));
         }
@@ -204,8 +204,9 @@ impl Bus {
         Ok(())
     }
 
-    /// What is wrong with the bucket by its settings, each in a sentence with its cure; nothing while there is none. What
-    /// can be set back is set back first, unless that was refused before, for this reason. Gives why it is refused.
+    /// The issues of the bucket's settings, each in a sentence with its cure; empty without issues. Settings that can
+    /// be restored are restored first, unless that was refused before, for the reason `refused_before`. Also returns
+    /// the reason of a refusal.
     pub(crate) async fn bucket_issues(
         &self,
         refused_before: Option<&str>,
@@ -249,14 +250,14 @@ impl Bus {
         Ok((issues, refused))
     }
 
-    /// Reads an entry. It may be older than the newest, which writing it then finds out.
+    /// Reads an entry. It may be older than the newest one; a write then fails and shows that.
     pub(crate) async fn read_state(&self, key: &str) -> Result<Option<Entry>, BusError> {
         let subject = format!("$JS.API.DIRECT.GET.KV_{BUCKET}.$KV.{BUCKET}.{key}");
         let request = Request::new()
             .payload(Bytes::new())
             .timeout(Some(REQUEST_TIMEOUT));
         let message = match self.answer(&subject, request).await {
-            // The client may not be able to read what was written there.
+            // The connection may be lost because the client cannot read the stored message.
             Err(error) if error.is_loss() => return self.read_state_alone(key).await,
             answer => answer?,
         };
@@ -285,8 +286,8 @@ impl Bus {
         }))
     }
 
-    /// Writes an entry over the revision that was seen, 0 for none, and gives the new one; `None` when
-    /// somebody has written since.
+    /// Writes an entry over the revision that was seen, 0 for none, and returns the new revision; `None` when another
+    /// client has written since.
     pub(crate) async fn write_state(
         &self,
         key: &str,
@@ -296,7 +297,7 @@ impl Bus {
         self.write_state_for(None, key, value, seen).await
     }
 
-    /// The same for a time, after which there is no entry.
+    /// Like `write_state`, for a limited time, after which the entry is gone.
     pub(crate) async fn write_state_for(
         &self,
         time: Option<Duration>,
@@ -311,7 +312,7 @@ impl Bus {
         unless_changed(self.put_state(key, headers, value).await)
     }
 
-    /// Writes an entry when the newest of several, named with `*`, has the revision that was seen.
+    /// Writes an entry if the newest of several, named with `*`, has the revision that was seen.
     pub(crate) async fn write_state_behind(
         &self,
         key: &str,
@@ -324,7 +325,7 @@ impl Bus {
         unless_changed(self.put_state(key, headers, value).await)
     }
 
-    /// Makes an entry empty, whatever it is; after a time it is gone.
+    /// Empties an entry, whatever its revision; after a time it is gone.
     pub(crate) async fn clear_state(&self, time: Duration, key: &str) -> Result<(), BusError> {
         let mut headers = HeaderMap::new();
         headers.insert("KV-Operation", "DEL");
@@ -364,7 +365,7 @@ pub(super) fn bucket_stream() -> String {
     format!("KV_{BUCKET}")
 }
 
-/// Why a setting of the bucket stays as it is, and what helps.
+/// Why a setting of the bucket stays as it is, with the cure.
 fn why_not_set_back(stream: &str, error: &BusError) -> String {
     match error {
         BusError::Api {
@@ -381,7 +382,7 @@ fn why_not_set_back(stream: &str, error: &BusError) -> String {
     }
 }
 
-/// Says what to do where the account wants every stream to have a bound, or the user may not make one.
+/// Names the cure where the account requires a limit for every stream, or the user may not create a stream.
 fn cannot_make(error: BusError) -> BusError {
     const NEEDS_MAX_BYTES: u64 = 10113;
     const MORE_THAN_ALLOWED: u64 = 10122;

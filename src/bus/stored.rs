@@ -1,5 +1,4 @@
-//! What a stream holds, message after message, as far as it is needed to compare it with something else. Never
-//! decides what a difference means.
+//! The messages of a stream, one by one, as far as a comparison needs them. Never decides what a difference means.
 
 use std::hash::BuildHasher;
 
@@ -15,14 +14,14 @@ pub(crate) struct Stored {
     pub(crate) sequence: u64,
     pub(crate) event: EventId,
     pub(crate) name: String,
-    /// 0 when its publisher did not say.
+    /// 0 when its publisher did not state it.
     pub(crate) version: u32,
     pub(crate) key: Option<String>,
-    /// Of the payload.
+    /// The size of the payload.
     pub(crate) bytes: usize,
     /// The payload's hash, when payloads are read.
     pub(crate) payload: Option<u64>,
-    /// It was published again.
+    /// Whether it was published again.
     pub(crate) is_republished: bool,
 }
 
@@ -34,7 +33,7 @@ pub(crate) struct StoredReader<H> {
 }
 
 impl Bus {
-    /// What a stream holds from one sequence up to another; with payloads when there is a hasher for them.
+    /// Reads a stream from one sequence up to another; with payloads when a hasher is given.
     pub(crate) async fn read_stored<H: BuildHasher>(
         &self,
         stream: &str,
@@ -54,7 +53,7 @@ impl Bus {
 }
 
 impl Bus {
-    /// What lies at a sequence of a stream, if it is an event; with the hash of its payload.
+    /// The event at a sequence of a stream, with the hash of its payload; `None` when there is no event.
     pub(crate) async fn stored_at<H: BuildHasher>(
         &self,
         stream: &str,
@@ -82,13 +81,13 @@ impl Bus {
 }
 
 impl<H: BuildHasher> StoredReader<H> {
-    /// The next message; `None` behind the last one.
+    /// The next event; `None` after the last one.
     pub(crate) async fn next(&mut self) -> Result<Option<Stored>, ReaderError> {
         while let Some((message, place)) = self.reader.next_up_to(self.up_to).await? {
             let headers = message.headers.as_ref();
             let is_republished = headers.is_some_and(|headers| headers.get(REPUBLISHED).is_some());
             let left_out = match self.payloads {
-                // Nothing is left out: what a publisher says of it is forged.
+                // The reader omits no payloads here, so a header that states an omission is forged.
                 Some(_) => None,
                 None => left_out(&message),
             };
@@ -97,7 +96,7 @@ impl<H: BuildHasher> StoredReader<H> {
                 .payloads
                 .as_ref()
                 .map(|hasher| hasher.hash_one(&*message.payload));
-            // Without a name it is nobody's event, and has no row.
+            // A message without a name is no event, and has no row.
             let Ok(envelope) = envelope_of(&message, || place.identity()) else {
                 continue;
             };

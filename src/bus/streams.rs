@@ -1,4 +1,5 @@
-//! Which streams there should be, and making it so. Never deletes, never touches what it does not own.
+//! The declarations of streams; creates and updates streams accordingly. Never deletes, never changes what it does not
+//! own.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -17,35 +18,35 @@ use super::{
 pub(crate) const DEAD_LETTER_SUBJECTS: &str = "dead-letter.>";
 /// The stream of retries.
 pub(super) const RETRIES: &str = "RETRIES";
-/// Events that are due again: `tidings.retry.<subscriber>.<name>`.
+/// Events that are due for another attempt: `tidings.retry.<subscriber>.<name>`.
 pub(super) const RETRY_SUBJECTS: &str = "tidings.retry.>";
-/// Events that wait until they are: `tidings.retry-at.<subscriber>.<id>`.
+/// Events that wait until they are due: `tidings.retry-at.<subscriber>.<id>`.
 pub(super) const RETRY_AT_SUBJECTS: &str = "tidings.retry-at.>";
 
-/// The subject of an event that a subscriber tries again.
+/// The subject of an event that is due for another attempt by a subscriber.
 pub(crate) fn retry_subject(subscriber: &str, name: &str) -> String {
     format!("tidings.retry.{subscriber}.{name}")
 }
 
-/// The subject under which an event waits until it is tried again.
+/// The subject under which an event waits until its next attempt.
 pub(super) fn retry_at_subject(subscriber: &str, id: &str) -> String {
     format!("tidings.retry-at.{subscriber}.{id}")
 }
 
-/// A stream as it should be.
+/// The declaration of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamSpec {
     /// The stream's name: letters, digits, `_` and `-`.
     pub name: String,
     /// The subjects it takes, such as `user.>`.
     pub subjects: Vec<Pattern>,
-    /// Copies in a cluster: 1, 3 or 5; default 1.
+    /// The number of replicas in a cluster: 1, 3 or 5; default 1.
     pub replicas: u8,
-    /// How long events are kept; default for ever.
+    /// How long events are kept; default without limit.
     pub max_age: Option<Duration>,
-    /// How many bytes are kept before new events are refused; default no limit.
+    /// How many bytes are kept before new events are refused; default without limit.
     pub max_bytes: Option<u64>,
-    /// How long a repeated event id is recognised; default 2 min.
+    /// How long the server recognises a repeated event id; default 2 min.
     pub duplicate_window: Duration,
 }
 
@@ -61,7 +62,7 @@ pub enum Plan {
     Unchanged,
 }
 
-/// A text that is not a stream's name.
+/// The text is not a valid stream name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a stream name: use letters, digits, `_` and `-`, at most 255")]
 pub struct StreamNameError(String);
@@ -70,7 +71,7 @@ impl StreamSpec {
     /// A stream with the defaults.
     ///
     /// # Errors
-    /// [`StreamNameError`] when the name is not one.
+    /// [`StreamNameError`] when the name is not valid.
     pub fn new(
         name: impl Into<String>,
         subjects: impl IntoIterator<Item = Pattern>,
@@ -101,8 +102,8 @@ impl StreamSpec {
         Self::new("DEAD_LETTERS", [subjects]).expect("a constant name")
     }
 
-    /// The stream of events that failed and are tried again later, `RETRIES`. An event is in it from its
-    /// failure to its next attempt, so that it keeps no place among the unanswered ones of its subscriber.
+    /// The stream of events that failed and wait for another attempt, `RETRIES`. An event is in it from its failure to
+    /// its next attempt, so that it does not count as ack pending for its subscriber.
     ///
     /// # Panics
     /// Never: its name and subjects are constants that a test parses.
@@ -114,20 +115,21 @@ impl StreamSpec {
         Self::new(RETRIES, subjects).expect("a constant name")
     }
 
-    /// The streams that subscribers need besides those of their events: the dead letters and the retries.
+    /// The streams that subscribers need in addition to those of their events: the dead letters and the retries.
     #[must_use]
     pub fn of_subscribers() -> [Self; 2] {
         [Self::dead_letters(), Self::retries()]
     }
 
-    /// Whether events leave it when they were handled, and may come by a schedule.
+    /// Whether events leave the stream when they were handled, and may be published by a schedule.
     fn holds_retries(&self) -> bool {
         self.subjects
             .iter()
             .any(|subjects| [RETRY_SUBJECTS, RETRY_AT_SUBJECTS].contains(&subjects.as_str()))
     }
 
-    /// Whether it keeps dead letters: with `interest` it would keep none, and a server changes that.
+    /// Whether the stream stores dead letters. With retention `interest` it would store none, and the server can change
+    /// that.
     pub(super) fn holds_letters(&self) -> bool {
         let mut subjects = self.subjects.iter();
         subjects.any(|subjects| subjects.as_str() == DEAD_LETTER_SUBJECTS)
@@ -141,7 +143,7 @@ impl StreamSpec {
             None => json!(-1),
         };
         let subjects: Vec<&str> = self.subjects.iter().map(Pattern::as_str).collect();
-        // The server refuses schedules in a stream that discards new messages.
+        // The server refuses schedules in a stream with `discard: new`.
         let (retention, discard) = if self.holds_retries() {
             ("workqueue", "old")
         } else {
@@ -169,11 +171,11 @@ impl StreamSpec {
         }
     }
 
-    /// The settings that the stream gets: its other subjects stay, those of other services.
+    /// The settings for the update of a stream. Its other subjects stay, because they belong to other services.
     fn settings_over(&self, current: &Map<String, Value>) -> Map<String, Value> {
         let mut settings = self.settings();
         let taken = taken(current);
-        // What overlaps is an objection, which is made before.
+        // An overlap is an objection, which is raised before this.
         if let Ok(subjects) = subjects::added(&taken, &self.subjects) {
             settings.insert("subjects".into(), json!(subjects));
         }
@@ -202,13 +204,13 @@ impl StreamSpec {
     }
 }
 
-/// The answer to a request about a stream, as far as it is read.
+/// The part of the answer to a stream request that is read.
 #[derive(Deserialize)]
 pub(super) struct Info {
     pub(super) created: String,
     pub(super) config: Map<String, Value>,
     pub(super) state: InfoState,
-    /// When the server said so, by its clock.
+    /// When the server answered, by its clock.
     #[cfg(feature = "outbox")]
     #[serde(default)]
     pub(super) ts: Option<chrono::DateTime<chrono::Utc>>,
@@ -234,13 +236,13 @@ impl Bus {
         })
     }
 
-    /// Creates or updates a stream. Its subjects are added to those that it takes: several services may declare the
-    /// same stream, each with its own, and none takes another's away; [`Bus::remove_subjects`] does. Settings that
-    /// Tidings does not own stay as they are.
+    /// Creates or updates a stream. The declared subjects are added to those that the stream already takes: several
+    /// services may declare the same stream, each with its own subjects, and none removes another's;
+    /// [`Bus::remove_subjects`] removes subjects. Settings that Tidings does not own stay as they are.
     ///
     /// # Errors
-    /// [`BusError::Declaration`] when the stream cannot be so, for instance because another one has one of the
-    /// subjects; nothing is changed then. [`BusError`] when the server does not answer or refuses.
+    /// [`BusError::Declaration`] when the stream cannot be as declared, for instance because another stream takes one
+    /// of the subjects; nothing is changed then. [`BusError`] when the server does not answer or refuses.
     ///
     /// # Cancel safety
     /// When the future is dropped, the stream may or may not be changed. Applying it again is safe.
@@ -284,8 +286,8 @@ impl Bus {
         }
     }
 
-    /// The subjects that a stream takes and its declaration does not name, each with the number of events that are
-    /// stored under it; nothing when there is no such stream.
+    /// The subjects that a stream takes but its declaration does not name, each with the number of events that are
+    /// stored under it; empty when there is no such stream.
     ///
     /// # Errors
     /// [`BusError`] when the server does not answer or refuses.
@@ -314,8 +316,8 @@ impl Bus {
         Ok(extra)
     }
 
-    /// Has a stream no longer take subjects. What is stored under them stays; what is published to them from now on is
-    /// refused, or taken by another stream.
+    /// Removes subjects from a stream. Events that are stored under them stay; events that are published to them from
+    /// now on are refused, or taken by another stream.
     ///
     /// # Errors
     /// [`BusError`] when the server does not answer or refuses.
@@ -335,8 +337,8 @@ impl Bus {
         Ok(())
     }
 
-    /// What is wrong with a stream by its settings, each in a sentence with its cure; nothing when there is no such
-    /// stream. `subjects` are those that its subscribers want, `others` the streams that Tidings works with besides.
+    /// The issues of a stream's settings, each in a sentence with its cure; empty when there is no such stream.
+    /// `subjects` are those that its subscribers want, `others` the other streams that Tidings works with.
     pub(crate) async fn stream_issues(
         &self,
         stream: &str,
@@ -376,7 +378,7 @@ impl Bus {
         Ok(issues(&looked, subjects))
     }
 
-    /// The streams that take something of what a pattern covers.
+    /// The streams whose subjects overlap with a pattern.
     ///
     /// # Errors
     /// [`BusError`] when the server does not answer or refuses.
@@ -401,7 +403,7 @@ impl Bus {
         Ok(names.streams.unwrap_or_default())
     }
 
-    /// The streams that take these subjects, each with those of them that it takes.
+    /// Groups subjects by the stream that takes them.
     pub(crate) async fn streams_of<'a>(
         &self,
         subjects: impl IntoIterator<Item = &'a str>,
@@ -414,7 +416,7 @@ impl Bus {
         Ok(streams)
     }
 
-    /// When a stream was created, in the server's words; `None` when there is no such stream.
+    /// When a stream was created, as the server writes it; `None` when there is no such stream.
     pub(crate) async fn stream_created(&self, stream: &str) -> Result<Option<String>, BusError> {
         Ok(self.stream_info(stream).await?.map(|info| info.created))
     }
@@ -435,7 +437,7 @@ impl Bus {
     }
 }
 
-/// A value of a plan for people.
+/// A value of a plan in readable form.
 fn shown(setting: &str, value: &str) -> String {
     match serde_json::from_str(value) {
         Ok(value) => setting_text(setting, &value),

@@ -1,19 +1,19 @@
-//! What a stream takes when several services declare it: the subjects of all of them. Pure.
+//! The subjects of a stream that several services declare: those of all of them. Pure.
 
 use tidings_contract::Pattern;
 
-/// Subjects that a stream takes and that a declaration of it cannot be added to.
+/// A subject that a stream takes, and a declared one that cannot be added to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Overlap {
     pub(super) taken: String,
     pub(super) wanted: String,
 }
 
-/// The subjects that a stream takes once `wanted` is added, in a stable order: what it takes, then what is new. One
-/// that another covers is left out, because a server refuses both.
+/// The subjects that a stream takes after `wanted` is added, in a stable order: the present ones, then the new ones. A
+/// subject that another one covers is omitted, because the server refuses both together.
 ///
 /// # Errors
-/// [`Overlap`] when two subjects have something in common and neither covers the other.
+/// [`Overlap`] when two subjects overlap and neither covers the other.
 pub(super) fn added(taken: &[String], wanted: &[Pattern]) -> Result<Vec<String>, Overlap> {
     let mut all = taken.to_vec();
     for wanted in wanted.iter().map(Pattern::as_str) {
@@ -30,7 +30,7 @@ pub(super) fn added(taken: &[String], wanted: &[Pattern]) -> Result<Vec<String>,
     Ok(all)
 }
 
-/// The subjects that a stream takes and that no wanted one covers.
+/// The subjects that a stream takes and no wanted subject covers.
 pub(super) fn extra(taken: &[String], wanted: &[Pattern]) -> Vec<String> {
     let is_wanted = |taken: &&String| {
         let mut wanted = wanted.iter();
@@ -40,7 +40,7 @@ pub(super) fn extra(taken: &[String], wanted: &[Pattern]) -> Vec<String> {
     extra.cloned().collect()
 }
 
-/// Whether everything that the narrow one takes is taken by the wide one.
+/// Whether `wide` matches everything that `narrow` matches.
 fn covers(wide: &str, narrow: &str) -> bool {
     let mut narrow = narrow.split('.');
     for word in wide.split('.') {
@@ -56,7 +56,7 @@ fn covers(wide: &str, narrow: &str) -> bool {
     narrow.next().is_none()
 }
 
-/// Whether some subject is taken by both.
+/// Whether some subject matches both.
 pub(super) fn overlaps(a: &str, b: &str) -> bool {
     let (mut a, mut b) = (a.split('.'), b.split('.'));
     loop {

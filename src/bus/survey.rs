@@ -1,4 +1,4 @@
-//! How much of a stream lies between two places, by name. Never says what that means.
+//! How many events of a stream lie between two positions, by name. Never decides what that means.
 
 use std::collections::BTreeMap;
 
@@ -6,18 +6,18 @@ use chrono::{DateTime, Utc};
 
 use super::{Bus, Reader, ReaderError, Start};
 
-/// What lies between two places of a stream.
+/// The events between two positions of a stream.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Survey {
-    /// How many events, by their names.
+    /// The number of events, by name.
     pub(crate) names: BTreeMap<String, u64>,
-    /// When the first and the last one were stored.
+    /// When the first and the last event were stored.
     pub(crate) first_at: Option<DateTime<Utc>>,
     pub(crate) last_at: Option<DateTime<Utc>>,
 }
 
 impl Bus {
-    /// What lies between two sequences, both included; only what these subjects cover.
+    /// Counts the events between two sequences, both included; only those that these subjects cover.
     pub(crate) async fn survey(
         &self,
         stream: &str,

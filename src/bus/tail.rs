@@ -1,9 +1,8 @@
-//! Reading a stream from a place on, without acknowledgements. Never changes the stream.
+//! Reads a stream from a position on, without acks. Never changes the stream.
 //!
-//! An ephemeral consumer hands the messages out once. When one is missing (a lost connection, a
-//! restarted server), the consumer's own sequence shows a gap, and reading begins anew behind the last
-//! message that was seen. Where the connection was lost, the next message is read [alone](singly) first: it may have
-//! died of it.
+//! An ephemeral consumer delivers each message once. When a message is missing (a lost connection, a restarted server),
+//! the consumer's own sequence has a gap, and reading starts again after the last message that was seen. After a lost
+//! connection, the next message is first read [alone](singly), because it may have caused the loss.
 
 mod names;
 mod singly;
@@ -26,15 +25,15 @@ use super::{
 };
 use crate::{interrupt::unless, start::Start};
 
-/// How many messages are asked for at once.
+/// How many messages are requested at once.
 const AHEAD: usize = 512;
-/// And how many bytes.
+/// How many bytes are requested at once.
 const AHEAD_BYTES: usize = 32 * 1024 * 1024;
 /// How long a message that the server has announced may take.
 const REMOVED: Duration = Duration::from_secs(7);
-/// How long it may take to give a consumer back, which goes by itself otherwise.
+/// How long the deletion of a consumer may take; otherwise the server deletes it by itself.
 const GIVEN_BACK: Duration = Duration::from_secs(1);
-/// How often in a row reading begins anew before it gives up.
+/// How often in a row reading starts again before it fails.
 const MAX_TRIES: u32 = 20;
 
 /// A message as a reader sees it.
@@ -43,15 +42,15 @@ const MAX_TRIES: u32 = 20;
 pub struct Seen {
     /// The stream.
     pub stream: String,
-    /// The place in the stream, from 1.
+    /// The sequence in the stream, from 1.
     pub sequence: u64,
     /// When the server stored it.
     pub stored_at: DateTime<Utc>,
     /// The subject.
     pub subject: String,
-    /// The event; an error when neither headers nor subject name one, or it is carried in a way that is not read.
+    /// The event; an error when neither headers nor subject name one, or when its encoding is not supported.
     pub envelope: Result<Envelope, ReadError>,
-    /// How many messages were waiting behind it.
+    /// How many messages were waiting after it.
     pub pending: u64,
 }
 
@@ -63,17 +62,17 @@ pub struct Reader {
     headers_only: bool,
     start: Start,
     puller: Puller,
-    /// The consumer.
+    /// The name of the consumer.
     name: String,
-    /// When something was last heard of it.
+    /// When the consumer last answered.
     heard_at: Instant,
     pending: u64,
     last_consumer_sequence: u64,
     places: Places,
     lost: watch::Receiver<u64>,
-    /// How many messages are read alone before the consumer is asked again.
+    /// How many messages are read alone before the consumer is used again.
     singly: u32,
-    /// The consumer is given back.
+    /// The consumer was deleted, or left to the server.
     is_ended: bool,
 }
 
@@ -87,7 +86,7 @@ pub struct ReaderError {
 }
 
 impl Bus {
-    /// Makes an ephemeral consumer. Its inactive threshold is the wanted one, or what the stream allows.
+    /// Creates an ephemeral consumer. Its inactive threshold is the wanted one, or the limit of the stream.
     pub(super) async fn create_ephemeral<T: DeserializeOwned>(
         &self,
         subject: &str,
@@ -101,7 +100,7 @@ impl Bus {
                 code: INACTIVE_FOR_TOO_LONG,
                 ..
             }) => {
-                // Without one it is the stream's own.
+                // Without a value the stream's own applies.
                 request["config"]["inactive_threshold"] = json!(0);
                 self.api(subject, &request).await
             }
@@ -109,7 +108,7 @@ impl Bus {
         }
     }
 
-    /// Reads a stream from `start` on; with subjects, only what they cover.
+    /// Reads a stream from `start` on; with subjects, only the messages that match them.
     ///
     /// # Errors
     /// [`ReaderError`] when there is no such stream or the server does not answer.
@@ -137,13 +136,13 @@ impl Reader {
             source,
         };
         let start = match start {
-            // With several filters nats-server 2.15.1 begins behind the time.
+            // With several filters nats-server 2.15.1 starts after the time.
             Start::Time(time) if subjects.len() > 1 => {
                 Start::Sequence(bus.sequence_at(stream, time).await.map_err(failed)?)
             }
             start => start,
         };
-        // What is lost from here on may be lost because of what is read.
+        // From here on, a lost connection may have been caused by a message that was read.
         let mut lost = bus.lost.clone();
         lost.mark_unchanged();
         let consumer = consumer(bus, stream, &subjects, start, headers_only).await;
@@ -177,8 +176,8 @@ impl Reader {
         self.pending
     }
 
-    /// The next message; waits for it at the end of the stream. What JetStream has written itself, in place of what has
-    /// expired or was deleted, is passed over.
+    /// The next message; waits for it at the end of the stream. Messages that JetStream has written itself, in place of
+    /// expired or deleted ones, are skipped.
     ///
     /// # Errors
     /// [`ReaderError`] when the stream is gone or the server did not come back.
@@ -202,8 +201,8 @@ impl Reader {
         })
     }
 
-    /// The next message up to a sequence, if there is one, passing over those that JetStream has written itself. What the server had announced and has removed since is
-    /// not waited for.
+    /// The next message up to a sequence, if there is one, skipping those that JetStream has written itself. It does
+    /// not wait for messages that the server has announced and has removed since.
     pub(super) async fn next_up_to(
         &mut self,
         last: u64,
@@ -230,7 +229,7 @@ impl Reader {
         Ok(None)
     }
 
-    /// Gives the consumer back, and waits until that is on its way: the process may end behind it.
+    /// Deletes the consumer, and waits until the request is on its way: the process may exit afterwards.
     pub(super) async fn end(&mut self) {
         if self.let_go() {
             let sent = self.bus.client.flush();
@@ -238,14 +237,14 @@ impl Reader {
         }
     }
 
-    /// Gives the consumer back once, unless it may be another reader's.
+    /// Deletes the consumer once, unless it may belong to another reader.
     fn let_go(&mut self) -> bool {
         let is_ours = !self.is_ended && !self.may_be_anothers();
         self.is_ended = true;
         is_ours && self.bus.end_reader(&self.stream, &self.name)
     }
 
-    /// A message whose payload says what it is, with it: it is left out of what is read.
+    /// Adds the omitted payload to a message whose kind is only known from its payload.
     async fn whole(&self, mut message: Message, place: &Place) -> Result<Message, ReaderError> {
         if self.headers_only && is_in_payload(&message) {
             let kept = self.bus.kept(&self.stream, place.sequence).await;
@@ -294,13 +293,13 @@ impl Reader {
         }
     }
 
-    /// Whether the consumer may be another reader's by now: the server keeps one that nobody pulls from for a while, and
-    /// then its name is free.
+    /// Whether the consumer may belong to another reader by now: the server deletes a consumer that is not pulled from
+    /// for a while, and then its name is free.
     fn may_be_anothers(&self) -> bool {
         self.bus.readers.is_some() && self.heard_at.elapsed() >= names::KEPT_BY_NAME
     }
 
-    /// The message, when it is the one that follows.
+    /// The message, if it is the next one in sequence.
     fn in_sequence(&mut self, message: Message) -> Option<(Message, Place)> {
         let (message, place) = self.places.read(message);
         let place = place?;
@@ -313,7 +312,7 @@ impl Reader {
         Some((message, place))
     }
 
-    /// Goes on with a new consumer, which also says anew how many messages are waiting.
+    /// Continues with a new consumer, which also reports the number of waiting messages again.
     async fn begin_anew(&mut self, tries: &mut u32, why: &str) -> Result<(), ReaderError> {
         *tries += 1;
         tracing::debug!(stream = self.stream, why, tries, "reading begins anew");
@@ -375,11 +374,11 @@ struct Opened {
     name: String,
     /// How many messages wait in it.
     pending: u64,
-    /// Where it begins, by its sequence where it could be another one the next time.
+    /// Where it starts: a sequence wherever the start could differ the next time.
     start: Start,
 }
 
-/// Makes an ephemeral consumer.
+/// Creates an ephemeral consumer.
 async fn consumer(
     bus: &Bus,
     stream: &str,
@@ -441,12 +440,12 @@ async fn consumer(
 }
 
 impl Start {
-    /// Whether it lies behind a sequence.
+    /// Whether it lies after a sequence.
     fn is_behind(self, sequence: u64) -> bool {
         matches!(self, Self::Sequence(next) if next > sequence)
     }
 
-    /// The settings of a consumer that begins here, under the names of the JetStream API.
+    /// The settings of a consumer that starts here, under the names of the JetStream API.
     pub(super) fn settings(self) -> Map<String, Value> {
         let settings = match self {
             Self::Beginning | Self::Sequence(0 | 1) => json!({ "deliver_policy": "all" }),

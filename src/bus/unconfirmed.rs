@@ -1,22 +1,22 @@
-//! What is open until it is confirmed, by numbers that are never used for another one. Never decides when something is
-//! late.
+//! Requests that are open until they are confirmed, under numbers that are never reused. Never decides when a request
+//! is late.
 
 use std::{fmt, num::ParseIntError, str::FromStr};
 
-/// Finds what is open by its number, without hashing it.
+/// Finds open requests by number, without hashing.
 pub(super) struct Unconfirmed<T> {
     places: Vec<Place<T>>,
-    /// Places without anything, the one that had something last at the end.
+    /// The free slots; the slot that was freed last is at the end.
     free: Vec<u32>,
 }
 
 struct Place<T> {
-    /// How many it had before.
+    /// How many requests it held before.
     round: u32,
     what: Option<T>,
 }
 
-/// Names one that is open: its place, and how many that place had before.
+/// Identifies an open request: its slot, and how many requests that slot held before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Number {
     place: u32,
@@ -65,13 +65,13 @@ impl<T> Unconfirmed<T> {
         Number { place, round }
     }
 
-    /// The one that has this number, if it is still open.
+    /// The request with this number, if it is still open.
     pub(super) fn get(&mut self, number: Number) -> Option<&mut T> {
         let place = self.places.get_mut(number.place as usize)?;
         place.what.as_mut().filter(|_| place.round == number.round)
     }
 
-    /// Takes out the one that has this number, if it is still open.
+    /// Removes the request with this number, if it is still open.
     pub(super) fn remove(&mut self, number: Number) -> Option<T> {
         let place = self.places.get_mut(number.place as usize)?;
         if place.round != number.round {
@@ -82,7 +82,7 @@ impl<T> Unconfirmed<T> {
         Some(what)
     }
 
-    /// Takes out all those for which something is so.
+    /// Removes all requests that match a condition.
     pub(super) fn remove_if(&mut self, is_so: impl Fn(&T) -> bool) -> Vec<T> {
         let mut removed = Vec::new();
         for (number, place) in (0..).zip(&mut self.places) {

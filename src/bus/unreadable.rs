@@ -1,9 +1,9 @@
-//! Messages as the client would read them, and what of one it cannot read can be read all the same. Never decides
-//! what becomes of them.
+//! Messages as the client would read them, and the readable parts of one that it cannot read. Never decides what
+//! becomes of them.
 //!
-//! A header that is not UTF-8, has no colon or a name that is none, or a subject that is not UTF-8, ends the
-//! connection of the client that receives it, each time anew; a carriage return in the value of a header ends the
-//! [client](super::client). In JSON nothing is misread.
+//! A header that is not UTF-8, has no colon or an invalid name, or a subject that is not UTF-8, ends the connection of
+//! the client that receives it, every time; a carriage return in the value of a header ends the
+//! [client](super::client). In JSON all messages are readable.
 
 use std::str::FromStr;
 
@@ -13,9 +13,9 @@ use serde_json::json;
 
 use super::{Bus, BusError};
 
-/// A message that was asked for alone.
+/// A message that was requested alone.
 pub(super) struct Single {
-    /// Without the headers that cannot be read, and without a reply subject.
+    /// Without the unreadable headers, and without a reply subject.
     pub(super) message: Message,
     pub(super) sequence: u64,
     pub(super) stored_at: DateTime<Utc>,
@@ -24,7 +24,8 @@ pub(super) struct Single {
 }
 
 impl Bus {
-    /// The first message from a sequence on that these subjects cover, all without any; asked of the leader.
+    /// The first message from a sequence on that matches these subjects, or any message without subjects; requested
+    /// from the leader.
     pub(super) async fn single_from(
         &self,
         stream: &str,
@@ -51,7 +52,7 @@ impl Bus {
     }
 }
 
-/// A message of a stream, byte for byte but for its subject.
+/// A message of a stream, byte for byte except its subject.
 pub(super) struct Raw {
     pub(super) subject: String,
     pub(super) sequence: u64,
@@ -71,7 +72,7 @@ impl Single {
             status: None,
             description: None,
             length,
-            // The server replaces what is not UTF-8; and the client takes any white space for an end.
+            // The server replaces invalid UTF-8; and the client takes any white space for the end of the subject.
             subject: raw.subject.into(),
         };
         let is_odd = |letter: char| letter == char::REPLACEMENT_CHARACTER || letter.is_whitespace();
@@ -84,7 +85,7 @@ impl Single {
         }
     }
 
-    /// Says which message it is, if the client cannot read it.
+    /// Logs which message it is, if the client cannot read it.
     pub(super) fn tell(&self, stream: &str) {
         if let Some(fault) = self.fault {
             tracing::warn!(
@@ -98,7 +99,7 @@ impl Single {
     }
 }
 
-/// The headers that can be read, and why the client cannot read the others.
+/// The readable headers, and why the client cannot read the others.
 fn headers(raw: &[u8]) -> (HeaderMap, Option<&'static str>) {
     let mut read = HeaderMap::new();
     let mut fault = None;
@@ -116,7 +117,7 @@ fn headers(raw: &[u8]) -> (HeaderMap, Option<&'static str>) {
                 continue;
             }
         };
-        // A value may go on in the next line.
+        // A value may continue on the next line.
         if let Some((_, value)) = &mut open
             && line.starts_with(char::is_whitespace)
         {
@@ -147,7 +148,7 @@ fn begins_headers(line: &[u8]) -> bool {
     })
 }
 
-/// Takes a header in, if it can be read. Not `HeaderValue::from`, which panics at a carriage return in the value.
+/// Adds a header, if it is readable. `HeaderValue::from` would panic at a carriage return in the value.
 fn close(read: &mut HeaderMap, header: Option<(HeaderName, String)>) -> Option<&'static str> {
     let (name, value) = header?;
     match HeaderValue::from_str(value.trim()) {

@@ -1,4 +1,4 @@
-//! Why nobody has stored a message of ours: whether its stream is gone, or only does not answer. Never sends it again.
+//! Why a message was not stored: its stream is missing, or does not answer. Never sends it again.
 
 use std::time::Duration;
 
@@ -6,11 +6,11 @@ use serde_json::json;
 
 use super::{Bus, BusError, state, streams::StreamSpec};
 
-/// How long the server may take to say which stream takes a subject.
+/// How long the server may take to answer which stream takes a subject.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 impl Bus {
-    /// What it is when nobody has confirmed a message, as far as the server tells.
+    /// The precise error when a message was not confirmed, as far as the server reports it.
     pub(super) async fn why_unstored(&self, subject: &str, error: BusError) -> BusError {
         #[derive(serde::Deserialize)]
         struct Names {
@@ -36,13 +36,13 @@ impl Bus {
                     cure: cure(home.as_deref(), is_there),
                 }
             }
-            // Such as that JetStream is off for the account.
+            // For example, JetStream is off for the account.
             Err(said @ BusError::Api { .. }) => said,
             Ok(_) | Err(_) => error,
         }
     }
 
-    /// Whether a stream is there, as far as the server tells.
+    /// Whether a stream exists, as far as the server reports it.
     async fn is_there(&self, stream: &str) -> bool {
         let subject = format!("$JS.API.STREAM.INFO.{stream}");
         let nothing = json!({});
@@ -52,7 +52,7 @@ impl Bus {
 }
 
 impl BusError {
-    /// What it says of a stream, and what helps when that is gone.
+    /// The error in words, for a stream; with the cure when the stream is missing.
     pub(crate) fn told_of(&self, stream: &str) -> String {
         const NO_SUCH_STREAM: u64 = 10059;
         match self {
@@ -67,7 +67,7 @@ impl BusError {
     }
 }
 
-/// Which stream should have taken a message, where that is known.
+/// Which stream should have taken a message, if that is known.
 fn home(subject: &str) -> Option<String> {
     let of_a_subscriber = StreamSpec::of_subscribers();
     let home = of_a_subscriber.iter().find(|spec| {
@@ -82,7 +82,7 @@ fn home(subject: &str) -> Option<String> {
     home.map(|spec| spec.name.clone()).or(bucket)
 }
 
-/// What makes the stream that should have taken a message, or has it take it again.
+/// The cure that creates the stream for a message, or has it take the message again.
 fn cure(home: Option<&str>, is_there: bool) -> String {
     let bucket = state::BUCKET;
     match (home, is_there) {

@@ -1,18 +1,18 @@
-//! Whether a server is new enough, by the version that it states. Never asks it.
+//! Whether a server is new enough, by the version that it states. Never asks the server.
 //!
-//! async-nats 0.51 has a question for that, which panics at a version of fewer than three numbers, or of larger ones
-//! than it reads. Whoever answers as a server may state anything.
+//! async-nats 0.51 has a check for that, which panics at a version with fewer than three numbers, or with numbers
+//! larger than it can read. A server may state anything.
 
 use super::Bus;
 
 impl Bus {
-    /// Whether the connected server is of this version or a later one.
+    /// Whether the connected server has this version or a later one.
     pub(super) fn is_at_least(&self, needed: [u64; 3]) -> bool {
         is_at_least(&self.server_version(), needed)
     }
 }
 
-/// Whether a version is this one or a later one. A number that is missing is 0; without the first it is no version.
+/// Whether a version is this one or a later one. A missing number is 0; without the first number it is not a version.
 pub(super) fn is_at_least(version: &str, needed: [u64; 3]) -> bool {
     let mut stated = [0; 3];
     let mut rest = version.strip_prefix('v').unwrap_or(version);

@@ -1,10 +1,9 @@
-//! Looks after a consumer from which nothing comes, and after the link to the server when nothing at all comes.
-//! Finds out why, and says so; pulling anew and setting the consumer up again is for others.
+//! Checks a consumer from which no messages come, and the link to the server when nothing comes at all. Finds the
+//! reason and reports it; the caller pulls again or sets the consumer up again.
 //!
-//! A look asks the server for the consumer. When that is not answered and not a byte has arrived meanwhile, a
-//! request that any server answers at once is the second question, and silence then means that the link is
-//! dead, though nobody has closed it: the connection is made anew. A server that is only slow answers one of
-//! the two.
+//! A check requests the state of the consumer. If there is no answer and no byte has arrived meanwhile, the watchdog
+//! sends a request that any server answers at once. If there is still silence, the link is dead without having been
+//! closed, and the client reconnects. A slow server answers one of the two requests.
 
 use std::time::Duration;
 
@@ -13,21 +12,21 @@ use tokio::{task::JoinSet, time::Instant};
 use super::{Bus, BusError, PullError, PullerOptions, consumer::ConsumerState};
 use crate::log::Lasting;
 
-/// How long nothing may come from a consumer that was asked before it is looked at.
+/// How long a consumer with open pulls may be quiet before it is checked.
 const QUIET: Duration = Duration::from_secs(5);
-/// How long a consumer that has something for us is believed to be about to send it.
+/// How long a consumer that has messages may take to send them before it counts as stalled.
 const ABOUT_TO: Duration = Duration::from_secs(1);
-/// While nothing is asked for, how often it is looked whether bytes arrive.
+/// Without open pulls, how often to check whether bytes arrive.
 const TICK: Duration = Duration::from_secs(2);
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_millis(2_500);
 
-/// What a look found.
+/// The result of a check.
 #[derive(Debug)]
 pub(super) enum Finding {
-    /// The consumer is there, and does what it should.
+    /// The consumer exists and works.
     Well,
-    /// It is there, and does not know of our pulls, or does not answer them.
+    /// It exists, but does not know the pulls, or does not answer them.
     Stalled(&'static str),
     Failed(PullError),
 }
@@ -35,14 +34,14 @@ pub(super) enum Finding {
 pub(super) struct Watchdog {
     bus: Bus,
     consumer: PullerOptions,
-    /// The look that is under way: one at most.
+    /// The running check: at most one.
     look: JoinSet<Looked>,
     look_at: Instant,
-    /// Whether the server answers is what matters, not whether something is due.
+    /// A problem was reported: an error of the next check is then a finding.
     is_suspect: bool,
-    /// What the connection had received when the look began.
+    /// How many bytes the connection had received when the check began.
     bytes: u64,
-    /// It had something for us and did not send it, at the last look.
+    /// At the last check, the consumer had messages and did not send them.
     owed: bool,
     is_paused: bool,
     said: Lasting,
@@ -50,9 +49,9 @@ pub(super) struct Watchdog {
 
 enum Looked {
     Consumer(Result<ConsumerState, BusError>),
-    /// The link was asked because the consumer did not answer.
+    /// The link was probed because the consumer did not answer.
     Link(BusError),
-    /// The connection was given up.
+    /// The client has reconnected.
     MadeAnew,
 }
 
@@ -71,30 +70,30 @@ impl Watchdog {
         }
     }
 
-    /// A message has come.
+    /// A message has arrived.
     pub(super) fn moved(&mut self, now: Instant) {
         self.look_at = now + QUIET;
         self.owed = false;
         self.resumed();
     }
 
-    /// Something is wrong: look now.
+    /// Something is wrong: check now.
     pub(super) fn suspect(&mut self) {
         self.is_suspect = true;
         self.look_at = Instant::now();
     }
 
-    /// The connection is another one: what was asked on the old one is not answered.
+    /// The connection was replaced: requests on the old one are not answered.
     pub(super) fn begin_anew(&mut self) {
         self.look.abort_all();
         self.is_suspect = false;
         self.look_at = Instant::now() + QUIET;
     }
 
-    /// Ends with a finding, if there is ever one; `waits` says whether messages were asked for.
+    /// Returns when there is a finding, if ever; `waits` is whether messages were requested.
     ///
     /// # Cancel safety
-    /// A look that has begun goes on when this is called again.
+    /// A check that has begun continues with the next call.
     pub(super) async fn finding(&mut self, waits: bool) -> Finding {
         loop {
             match self.look.join_next().await {
@@ -104,7 +103,7 @@ impl Watchdog {
                         return finding;
                     }
                 }
-                // Cut off by a new connection.
+                // Aborted by a new connection.
                 Some(Err(_)) => {}
                 None => {
                     tokio::time::sleep_until(self.look_at).await;
@@ -119,7 +118,7 @@ impl Watchdog {
         let received = self.bus.link.received();
         let is_quiet = received == self.bytes;
         self.bytes = received;
-        // Without a connection there is nobody to ask, and its return is heard of.
+        // Without a connection there is no server to ask, and its return is noticed elsewhere.
         if self.bus.is_connected() && (waits || is_quiet || self.is_suspect) {
             let (bus, consumer) = (self.bus.clone(), self.consumer.clone());
             self.look.spawn(async move {
@@ -151,7 +150,7 @@ impl Watchdog {
                 None
             }
             Looked::MadeAnew => None,
-            // The pulls may well be served though nobody tells us of the consumer.
+            // The pulls may work even though the server does not report the consumer.
             Looked::Consumer(Err(error)) | Looked::Link(error)
                 if !self.is_suspect && !is_gone(&error) =>
             {
@@ -244,7 +243,7 @@ impl Watchdog {
         }
     }
 
-    /// Says what lasts, ever less.
+    /// Logs a condition that lasts, ever less often.
     fn say(&self, what: impl FnOnce(&PullerOptions)) {
         if self.said.again(Instant::now().into_std()).is_some() {
             what(&self.consumer);
@@ -252,12 +251,12 @@ impl Watchdog {
     }
 }
 
-/// Whether somebody has to set something up again.
+/// Whether the consumer or its stream may have to be set up again.
 fn is_gone(error: &BusError) -> bool {
     matches!(error, BusError::Api { .. } | BusError::NoResponders { .. })
 }
 
-/// How long a pause lasts still. One without an end is until the year 2200 for the server.
+/// The remaining time of a pause. For the server, a pause without an end lasts until the year 2200.
 fn shown(remaining: Duration) -> String {
     const ENDLESS: Duration = Duration::from_secs(100 * 365 * 86_400);
     match remaining > ENDLESS {

@@ -1,9 +1,9 @@
-//! Where the letter is of an event that was given up before, as its handler's memory says. Never stores one, and
-//! never decides that an event is given up.
+//! Finds the dead letter of an event that was dead-lettered before, according to the note in its handler's database.
+//! Never stores a dead letter, and never decides that an event becomes one.
 //!
-//! A letter that is not where it was stored was redriven or discarded, as long as the stream is the one that it was
-//! stored in. When an older copy of the stream has taken its place (a disk of before, a power cut), the letter is lost
-//! with all that was stored since, and nobody else has the event.
+//! If a dead letter is not where it was stored, it was redriven or discarded, as long as the stream is the same. If an
+//! older copy of the stream has replaced it (a restored disk, a power failure), the dead letter is lost with everything
+//! that was stored since, and no other copy of the event exists.
 
 use chrono::{DateTime, Utc};
 use serde_json::json;
@@ -24,7 +24,7 @@ use crate::{
 };
 
 impl Delivery {
-    /// Looks for the letter of what is noted of the event.
+    /// Looks for the dead letter of the noted event.
     pub(super) async fn find_letter(&self, noted: &Noted) -> Result<Whereabouts, BusError> {
         let is_known = match noted.letter {
             None if noted.is_this => {
@@ -34,9 +34,9 @@ impl Delivery {
                     None => Whereabouts::Lost,
                 });
             }
-            // The other delivery stores it, if it comes again.
+            // The other delivery stores the dead letter, if it is redelivered.
             None => self.comes(noted).await? || self.is_held(noted).await?,
-            // A note of before letters were numbered.
+            // The note is from a version that did not record sequences of dead letters.
             Some(0) => true,
             Some(letter) => !self.is_set_back(letter, noted).await? || self.is_held(noted).await?,
         };
@@ -46,13 +46,13 @@ impl Delivery {
         })
     }
 
-    /// Whether the stream of dead letters is older than a letter that it has stored once.
+    /// Whether the stream of dead letters was restored to a state before a dead letter that it had stored.
     async fn is_set_back(&self, letter: u64, noted: &Noted) -> Result<bool, BusError> {
         let stream = StreamSpec::dead_letters().name;
         if let Some(kept) = self.bus().kept(&stream, letter).await? {
             return Ok(!self.is_letter_of(&kept, noted));
         }
-        // What was stored since then lies before it.
+        // In that case, messages that were stored later lie before its sequence.
         let since = shifted(noted.at, CLOCKS_DIFFER);
         let behind = json!({ "seq": letter.saturating_add(1), "next_by_subj": ">" });
         if self.bus().single(&stream, &behind).await?.is_some() {
@@ -82,20 +82,20 @@ impl Delivery {
             && header(kept, REDRIVES).map_or(0, count) == noted.redrives
     }
 
-    /// Whether the message will be delivered that was given up, which is another one than this.
+    /// Whether the message that was dead-lettered will be delivered; false if it is this message.
     async fn comes(&self, noted: &Noted) -> Result<bool, BusError> {
         if self.origin() == (&noted.stream, noted.sequence) {
             return Ok(false);
         }
         let kept = match self.bus().kept(&noted.stream, noted.sequence).await {
-            // Its stream is gone.
+            // Its stream does not exist any more.
             Err(BusError::Api { .. }) => None,
             kept => kept?,
         };
         Ok(kept.is_some_and(|kept| kept.stored_at == noted.stored_at))
     }
 
-    /// Whether a letter of the event is stored, or the event among the retries, beside this delivery.
+    /// Whether a dead letter of the event, or another retry of it, is stored.
     async fn is_held(&self, noted: &Noted) -> Result<bool, BusError> {
         let subject = &self.message().subject;
         let letters = self.letter(&noted.why).stored_under();
@@ -127,7 +127,8 @@ impl Delivery {
 }
 
 impl Bus {
-    /// Whether a stream has such a message. One by one: a worker may ask its leader only, which knows best.
+    /// Whether a stream has such a message. One by one, because a worker may only query the leader, which is always up
+    /// to date.
     async fn has(
         &self,
         stream: &str,
@@ -147,8 +148,8 @@ impl Bus {
         }
     }
 
-    /// Whether something was stored since then that lies before a sequence. In a stream the later lies behind the
-    /// earlier: what lies last before it tells.
+    /// Whether a message before a sequence was stored after a time. Times ascend with sequences, so a binary search for
+    /// the last message before the sequence is enough.
     async fn is_newer_before(
         &self,
         stream: &str,

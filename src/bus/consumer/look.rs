@@ -1,4 +1,4 @@
-//! A consumer as it is looked at every few seconds. Never changes one.
+//! A consumer as it is checked every few seconds. Never changes one.
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -9,7 +9,7 @@ use crate::bus::{
     settings::{durable_issues, starts_beyond},
 };
 
-/// A consumer as it is looked at every few seconds.
+/// The state of a consumer, as it is checked every few seconds.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct ConsumerLook {
     pub(crate) config: Map<String, Value>,
@@ -17,11 +17,11 @@ pub(crate) struct ConsumerLook {
     ack_floor: Floor,
     /// Messages that were never delivered.
     pub(crate) num_pending: u64,
-    /// Deliveries that are not answered.
+    /// Deliveries that are not acknowledged.
     pub(crate) num_ack_pending: u64,
     #[serde(default)]
     pub(crate) paused: bool,
-    /// What is wrong when the next sequence lies beyond the end of the stream.
+    /// The issue when the next sequence lies beyond the end of the stream.
     #[serde(skip)]
     pub(crate) beyond: Option<String>,
 }
@@ -38,22 +38,22 @@ struct Delivered {
 }
 
 impl ConsumerLook {
-    /// The sequence of the stream up to which everything was acknowledged.
+    /// The sequence of the stream up to which all messages are acknowledged.
     pub(crate) fn floor(&self) -> u64 {
         self.ack_floor.stream_seq
     }
 
-    /// How many deliveries there were.
+    /// The number of deliveries so far.
     pub(crate) fn deliveries(&self) -> u64 {
         self.delivered.consumer_seq
     }
 
-    /// The last sequence of the stream that was delivered, or that it begins behind.
+    /// The last sequence of the stream that was delivered, or after which the consumer starts.
     pub(crate) fn delivered_up_to(&self) -> u64 {
         self.delivered.stream_seq
     }
 
-    /// How many deliveries may be unanswered at once.
+    /// The limit of deliveries that are ack pending at once.
     pub(crate) fn max_ack_pending(&self) -> u64 {
         let most = self.config.get("max_ack_pending").and_then(Value::as_u64);
         most.unwrap_or(u64::MAX)
@@ -61,7 +61,7 @@ impl ConsumerLook {
 }
 
 impl Bus {
-    /// A consumer as it is now, with how it does. The stream has all sequences up to `within`, as far as is known.
+    /// The present state of a consumer. The stream is known to have all sequences up to `within`.
     pub(crate) async fn consumer_look(
         &self,
         spec: &ConsumerSpec,
@@ -72,7 +72,7 @@ impl Bus {
         let mut look: ConsumerLook = self.api(&subject, &json!({})).await?;
         let delivered = look.delivered_up_to();
         if look.num_pending == 0 && delivered > within {
-            // Asked behind the consumer: what the stream has got in between makes it no shorter.
+            // Requested after the consumer: messages that the stream has received in between only make it longer.
             let info = self.stream_info(stream).await?;
             let last = info.map_or(delivered, |info| info.state.last_seq);
             look.beyond = starts_beyond(stream, durable, delivered, last);
@@ -80,7 +80,7 @@ impl Bus {
         Ok(look)
     }
 
-    /// Fails when nothing may be pulled from a consumer as it is.
+    /// Fails when the subscriber must not pull from a consumer with its present settings.
     pub(crate) async fn check_consumer(&self, spec: &ConsumerSpec) -> Result<(), BusError> {
         let Some(config) = self.consumer_config(spec).await? else {
             return Ok(());

@@ -1,4 +1,4 @@
-//! What servers, and whoever answers for them, say in JSON.
+//! JSON answers of servers, and of other processes that answer in their place.
 
 use serde_json::{Map, Value, json};
 
@@ -45,7 +45,7 @@ fn fuzz_answers_to_publishes() {
     });
 }
 
-/// A stream, the rules that it is compared with, and what it says of itself.
+/// A stream, its comparison with the rules, and its state.
 #[test]
 fn fuzz_answers_about_streams() {
     let info = format!(
@@ -81,7 +81,7 @@ fn fuzz_answers_about_streams() {
     });
 }
 
-/// Consumers, as each of our questions has them.
+/// Consumers, in the form of each request.
 #[test]
 fn fuzz_answers_about_consumers() {
     let info = format!(
@@ -118,7 +118,7 @@ fn fuzz_answers_about_consumers() {
     });
 }
 
-/// What any other answer is read as: a map, a list of names, the name of a NATS.
+/// All other answers: a map, a list of names, the identity of a NATS.
 #[test]
 fn fuzz_other_answers() {
     let seeds = [

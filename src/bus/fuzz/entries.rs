@@ -1,4 +1,4 @@
-//! Entries of the bucket of the workers: parked keys, replays and their progress. Anybody may write there.
+//! Entries of the bucket of the workers: parked keys, replays and their progress. Any client may write there.
 
 use bytes::Bytes;
 
@@ -41,7 +41,7 @@ fn entry(key: &str, value: &[u8]) -> Kept {
     }
 }
 
-/// What is bad is named in a line.
+/// Checks that a bad entry has a short error text.
 fn value<T>(holds: Holds<T>) -> Option<T> {
     if let Holds::Bad(bad) = &holds {
         assert!(bad.why.chars().count() <= 200 && !bad.to_string().is_empty());
@@ -64,11 +64,11 @@ fn fuzz_marks_of_parked_keys() {
     });
 }
 
-/// Whatever counts and sequences an entry has, it is told, and its pace is kept.
+/// A replay with any counts and sequences can be shown, and its rate limit can be applied.
 #[test]
 fn fuzz_replays() {
     let key = "replay.mailer.0190e6e47a3e7c3e9d3e3b1f0d8a6a11";
-    // The sum of its events, and a rate of one event in the age of the universe, ended their readers.
+    // The sum of its events, and a rate of one event in the age of the universe, made their readers panic.
     let slow = REPLAY.replace("\"secs\":0", "\"secs\":18446744073709551615");
     fuzz_json("replay", &[REPLAY, &slow], |text| {
         let Some(replay) = value(written(&entry(key, text)).value) else {

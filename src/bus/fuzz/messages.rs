@@ -1,4 +1,4 @@
-//! What comes back from streams: retries, copies of messages, headers byte for byte, places.
+//! Messages that are read back from streams: retries, copies of messages, headers byte for byte, positions.
 
 use std::sync::Arc;
 
@@ -58,7 +58,7 @@ x: y
 {\"key\":\"k\",\"park\":\"0190e6e4-7a3e-7c3e-9d3e-3b1f0d8a6a11\",\
 \"redrive\":\"0190e6e4-7a3e-7c3e-9d3e-3b1f0d8a6a12\",\"after\":18446744073709551615}";
 
-/// A message becomes what it was, and nothing that it says in our name is left, unless it was redriven.
+/// A message is restored to its original form, without any header of Tidings, unless it was redriven.
 #[test]
 fn fuzz_retries() {
     let forged = RETRY.replace("tidings.retry.mailer.", "");
@@ -118,7 +118,7 @@ Nats-Num-Pending: 18446744073709551615
 
 ";
 
-/// What the server adds comes behind what a publisher says.
+/// The server's headers come after those of a publisher.
 #[test]
 fn fuzz_copies_of_messages() {
     let seeds = [DIRECT, RETRY, "_INBOX.x\nNats-Sequence: 17\n\n{}"];
@@ -146,7 +146,7 @@ fn fuzz_copies_of_messages() {
     });
 }
 
-/// A message that the API tells in JSON: its headers are bytes.
+/// A message that the API returns in JSON: its headers are bytes.
 #[test]
 fn fuzz_messages_in_json() {
     let seeds = [
@@ -166,7 +166,7 @@ fn fuzz_messages_in_json() {
     });
 }
 
-/// What can be read of a message that a client cannot read: no fault is where the client has none.
+/// The readable parts of a message that a client cannot read: no fault is reported where the client has none.
 #[test]
 fn fuzz_headers_byte_for_byte() {
     let seeds: [&[u8]; 6] = [
@@ -175,7 +175,7 @@ fn fuzz_headers_byte_for_byte() {
         b"NATS/1.0 404 No Messages\r\na:1\r\n b\r\n\r\n",
         b"NATS/1.0\r\nb: 1\r\nno colon\r\na: \xff\r\n: x\r\n\r\n",
         b"NATS/1.0\n\r\n\tx\r\n",
-        // A carriage return within a value ended the task that read it.
+        // A carriage return within a value ended the client's task.
         b"NATS/1.0\r\na: b\rc\r\nd: e\r\r\n\r\n",
     ];
     fuzz("headers byte for byte", &seeds, |headers| {
@@ -197,7 +197,7 @@ fn fuzz_headers_byte_for_byte() {
     });
 }
 
-/// Where a delivery is answered says where its message stands.
+/// The ack subject of a delivery states the stream position of its message.
 #[test]
 fn fuzz_reply_subjects() {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -206,7 +206,7 @@ fn fuzz_reply_subjects() {
         .unwrap();
     let _entered = runtime.enter();
     let client = runtime.block_on(async {
-        // It never connects: nothing is asked of it.
+        // It never connects: no request is made.
         let options = ConnectOptions::new().retry_on_initial_connect();
         options.connect("nats://127.0.0.1:1").await.unwrap()
     });

@@ -1,4 +1,4 @@
-//! Names, patterns, subjects and what the server says in words.
+//! Names, patterns, subjects and textual reports of the server.
 
 use tidings_contract::{EventId, Name, Pattern};
 
@@ -28,7 +28,7 @@ const PATTERNS: [&str; 8] = [
     "*.*.>",
 ];
 
-/// Whether a pattern covers a name, by the words of NATS.
+/// Whether a pattern covers a name, by the rules of NATS.
 fn covers(pattern: &[&str], name: &[&str]) -> bool {
     match (pattern, name) {
         ([">"], [_, ..]) => true,
@@ -73,7 +73,7 @@ fn fuzz_patterns() {
     });
 }
 
-/// Subjects that streams take and subjects that are declared, in lines of two.
+/// Subjects that streams take and subjects that are declared, in pairs of lines.
 #[test]
 fn fuzz_subjects_of_streams() {
     let seeds = [
@@ -96,7 +96,7 @@ fn fuzz_subjects_of_streams() {
         let Ok(all) = added(&taken, &wanted) else {
             return false;
         };
-        // What is there is added already.
+        // Adding present subjects again changes nothing.
         assert_eq!(added(&all, &wanted).unwrap(), all);
         !wanted.is_empty()
     });
@@ -117,7 +117,7 @@ fn fuzz_names_of_streams_and_durables() {
     });
 }
 
-/// What the server reports in words: limits, permissions.
+/// Textual reports of the server: limits, permissions.
 #[test]
 fn fuzz_reports() {
     let seeds = [
@@ -151,7 +151,7 @@ fn fuzz_addresses() {
     });
 }
 
-/// What is quoted of others is short, whatever it is; ids of others, and numbers of answers.
+/// Quoted text of other publishers is always short; also their ids, and the numbers of answers.
 #[test]
 fn fuzz_ids_and_quotes() {
     let seeds = [

@@ -1,4 +1,4 @@
-//! Messages of events in every form, and rows: what is read is written and read again.
+//! Messages of events in every form, and rows: what was read is written and read again.
 
 use bytes::Bytes;
 use chrono::DateTime;
@@ -49,7 +49,7 @@ const DEFAULTS: wire::Defaults<'_> = wire::Defaults {
     time: DateTime::UNIX_EPOCH,
 };
 
-/// The headers that an envelope is published with.
+/// The headers with which an envelope is published.
 fn written(envelope: &Envelope) -> Vec<(String, String)> {
     let mut lines = Vec::new();
     wire::write_headers(envelope, DEFAULTS, |name, value| {
@@ -58,7 +58,7 @@ fn written(envelope: &Envelope) -> Vec<(String, String)> {
     lines
 }
 
-/// What was read is what it was, once it was published, and once it was in an outbox.
+/// An envelope that was read is the same after it was published, and after it was in an outbox.
 fn comes_back(envelope: &Envelope) {
     let lines = written(envelope);
     let is_line = |text: &str| !text.contains(char::is_control) && text.trim() == text;
@@ -81,7 +81,7 @@ fn comes_back(envelope: &Envelope) {
     };
     assert_eq!(sorted(&written(&again)), sorted(&lines));
     assert_eq!((again.id(), again.key()), (envelope.id(), envelope.key()));
-    // Only what may be published comes into an outbox.
+    // Only publishable events enter an outbox.
     let Ok(envelope) = envelope.clone().into_envelope() else {
         return;
     };
@@ -111,13 +111,13 @@ fn fuzz_messages_in_binary_mode() {
     fuzz_text("wire message", &seeds, |text| is_read(&Letter::of(text)));
 }
 
-/// What the client has read is read as the same event in whatever order it hands the headers over.
+/// A message is read as the same event in whatever order the client returns its headers.
 #[test]
 fn fuzz_messages_of_the_client() {
     let mut seeds = vec![OURS];
     seeds.extend(FOREIGN);
     fuzz_text("message of the client", &seeds, |text| {
-        // Their order in the client is another one each time.
+        // The client returns them in another order each time.
         let read = || {
             let message = Letter::of(text).message();
             let place = || "EVENTS/7/1".to_owned();
@@ -154,7 +154,7 @@ fn fuzz_messages_in_structured_mode() {
     });
 }
 
-/// The value of one header after the other: percent-encoding, quotes, media types, types.
+/// The values of single headers: percent-encoding, quotes, media types, types.
 #[test]
 fn fuzz_values_of_headers() {
     let seeds = [
@@ -199,7 +199,7 @@ fn fuzz_headers_of_rows() {
         r#"{"ce-source":"billing","ce-time":"2026-11-21T09:30:00Z","ce-correlationid":"c","ce-causationid":"d",
             "traceparent":"00-a-b-01","tracestate":"v=1","ce-tenant":"acme","x-own":"1","X-Other":"2"}"#,
         r#"{"Traceparent":"00-a-b-01","CE-Source":"billing","Tenant":"acme","TENANT":"b"}"#,
-        // Many names took a time that grew with their square.
+        // Reading many names once took quadratic time.
         r#"{"a":"","b":"","c":"","d":"","e":"","f":""}"#,
     ];
     let id = "0190e6e4-7a3e-7c3e-9d3e-3b1f0d8a6a11".parse().unwrap();

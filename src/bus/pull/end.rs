@@ -1,41 +1,41 @@
-//! Why the server ends a pull, by what it says. Never decides what follows.
+//! Why the server ends a pull, by its status. Never decides what follows.
 
 use std::time::Duration;
 
 /// Why a pull has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
-    /// Its time is over, or it was answered.
+    /// It has expired, or it was answered.
     Over,
-    /// The next message has more bytes than it may have.
+    /// The next message exceeds the byte limit of the pull.
     TooLarge,
-    /// It has asked for more than is allowed.
+    /// It has exceeded a limit.
     Refused(Limit),
     /// The consumer, or its stream, is deleted.
     Deleted,
-    /// The consumer takes no pulls.
+    /// The consumer takes no pull requests.
     Unfit,
-    /// The server that had it has it no more.
+    /// Another server leads the consumer now.
     Elsewhere,
-    /// Nothing that is known here: it would end the next one too.
+    /// An unknown reason: it would end the next pull too.
     Unknown,
 }
 
-/// What is allowed.
+/// A limit of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Limit {
-    /// So many messages.
+    /// The maximum number of messages.
     Batch(usize),
-    /// So many bytes.
+    /// The maximum number of bytes.
     Bytes(usize),
-    /// So long.
+    /// The longest expiry.
     Expires(Duration),
-    /// No more pulls at a time.
+    /// No more concurrent pulls.
     Waiting,
 }
 
 impl End {
-    /// By the status and its text.
+    /// Classifies the status and its description.
     pub(super) fn of(code: u16, reason: &str) -> Self {
         let said = reason.to_ascii_lowercase();
         let says = |words: &str| said.contains(words);
@@ -53,7 +53,7 @@ impl End {
 }
 
 impl Limit {
-    /// By the words of the server, in lower case: "exceeded maxrequestbatch of 5".
+    /// Reads the server's description in lower case: "exceeded maxrequestbatch of 5".
     fn of(said: &str) -> Option<Self> {
         let behind = |words: &str| Some(said.split_once(words)?.1.trim());
         let number = |words| behind(words)?.parse().ok().filter(|number| *number > 0);
@@ -71,7 +71,7 @@ impl Limit {
     }
 }
 
-/// A time as Go writes it, such as `1m0.5s`; none when it is nothing.
+/// A duration in Go's notation, such as `1m0.5s`; `None` when it is zero.
 fn duration(text: &str) -> Option<Duration> {
     let (mut rest, mut seconds) = (text, 0.0);
     while !rest.is_empty() {

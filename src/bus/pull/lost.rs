@@ -1,7 +1,8 @@
-//! What a consumer has delivered and the client could not read: it ended the connection, and would do so each time it
-//! is delivered again. Makes an ordinary delivery of it. Never answers one.
+//! Recovers messages that a consumer has delivered and the client could not read: such a message ended the connection,
+//! and would do so at each redelivery. Turns it into an ordinary delivery. Never acknowledges one.
 //!
-//! The server knows a delivery by its place in the stream, so one that was read in JSON is answered as any other.
+//! The server identifies a delivery by its stream position, so a message that was read in JSON is acknowledged like any
+//! other.
 
 use std::collections::VecDeque;
 
@@ -12,22 +13,22 @@ use tokio::task::JoinSet;
 
 use crate::bus::{Bus, BusError, PullerOptions, consumer::filters, unreadable::Single};
 
-/// How long the server may take to say how the consumer does: one that restarts need not.
+/// How long the server may take to report the consumer's state; it need not answer while it restarts.
 const PATIENCE: std::time::Duration = std::time::Duration::from_millis(2_500);
-/// How many messages a look reads.
+/// How many messages a search reads.
 const MOST: usize = 1_024;
 
-/// Looks, after a lost connection, for what it may have died of.
+/// After a lost connection, searches for the messages that may have caused the loss.
 pub(super) struct Lost {
     bus: Bus,
     consumer: PullerOptions,
-    /// Nothing may be missing among the deliveries.
+    /// The caller requires deliveries without gaps.
     is_ordered: bool,
-    /// Where the last message that came is answered.
+    /// The ack subject of the last message that came.
     last: Option<Subject>,
     look: JoinSet<Result<Looked, BusError>>,
     found: VecDeque<Message>,
-    /// Below here it was looked before.
+    /// Up to here the previous search has looked.
     looked_to: u64,
 }
 
@@ -37,7 +38,7 @@ struct Looked {
     to: u64,
 }
 
-/// A consumer, as far as it has come.
+/// The state of a consumer.
 #[derive(Deserialize)]
 struct Info {
     config: Map<String, Value>,
@@ -51,9 +52,9 @@ struct Pair {
     stream_seq: u64,
 }
 
-/// A delivery, from where it is answered.
+/// A delivery, by its ack subject.
 struct Last {
-    /// All before the numbers.
+    /// All tokens before the numbers.
     prefix: String,
     sequence: u64,
     consumer_sequence: u64,
@@ -72,7 +73,7 @@ impl Lost {
         }
     }
 
-    /// Whoever takes the deliveries misses each that is not there.
+    /// The caller requires deliveries without gaps.
     pub(super) fn in_order(&mut self) {
         self.is_ordered = true;
         self.look = JoinSet::new();
@@ -82,7 +83,7 @@ impl Lost {
         self.last.clone_from(&message.reply);
     }
 
-    /// The connection was lost.
+    /// Starts a search after the connection was lost.
     pub(super) fn begin(&mut self) {
         self.look = JoinSet::new();
         let look = Look {
@@ -97,19 +98,19 @@ impl Lost {
         };
     }
 
-    /// Whether nothing more may be asked for, because it would come before what was lost.
+    /// Whether pulling has to wait, because the next messages would come before the lost ones.
     pub(super) fn holds_up(&self) -> bool {
         self.is_ordered && !self.look.is_empty()
     }
 
-    /// What was found and not yet taken.
+    /// The next message that was found.
     pub(super) fn take(&mut self) -> Option<Message> {
         let message = self.found.pop_front()?;
         self.came(&message);
         Some(message)
     }
 
-    /// Ends when a look has ended; never, when there is none.
+    /// Returns when a search has ended; never without one.
     pub(super) async fn looked(&mut self) {
         let looked = match self.look.join_next().await {
             Some(Ok(looked)) => looked,
@@ -144,8 +145,8 @@ struct Look {
 }
 
 impl Look {
-    /// What cannot be read of what is delivered and may be unanswered: first what came last, then what may have come
-    /// again, from where the look before has ended.
+    /// The unreadable messages among those that are delivered and may be ack pending: first those after the last
+    /// message that came, then those that may have been redelivered, from where the previous search has ended.
     async fn unreadable(self) -> Result<Looked, BusError> {
         let info = self.info().await?;
         let (floor, end) = (info.ack_floor.stream_seq, info.delivered.stream_seq);
@@ -174,8 +175,8 @@ impl Look {
         })
     }
 
-    /// All that was delivered behind the last message that came, when some of it cannot be read: what comes next comes
-    /// behind it.
+    /// All messages that were delivered after the last one that came, if some of them are unreadable: later messages
+    /// come after them.
     async fn all(self) -> Result<Looked, BusError> {
         let info = self.info().await?;
         let (from, before) = match &self.last {
@@ -204,7 +205,7 @@ impl Look {
         self.bus.api_within(PATIENCE, &subject, &json!({})).await
     }
 
-    /// What lies behind one sequence and up to another, so many at most, and how far that is.
+    /// The messages after one sequence and up to another, at most `most`, and the sequence that was reached.
     async fn singles(
         &self,
         filters: &[String],
@@ -246,7 +247,7 @@ impl Look {
 impl Last {
     fn read(reply: &str) -> Option<Self> {
         let tokens: Vec<&str> = reply.split('.').collect();
-        // With a domain and an account there are two more before the stream.
+        // With a domain and an account there are two more tokens before the stream.
         let before = if tokens.len() > 9 { 6 } else { 4 };
         let number = |at: usize| tokens.get(at)?.parse().ok();
         Some(Self {

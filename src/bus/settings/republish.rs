@@ -1,11 +1,12 @@
-//! Whether what a stream publishes again comes into a stream of Tidings as if it were new. Pure.
+//! Whether messages that a stream republishes enter a stream of Tidings as if they were new. Pure.
 
 use serde_json::Value;
 
 use super::{is_unset, stream::Looked};
 use crate::bus::subjects::overlaps;
 
-/// What follows when a stream republishes into what Tidings takes, and what helps. Copies for others are no issue.
+/// The issue of a stream that republishes into subjects that Tidings takes, with its cure. Copies for other consumers
+/// are no issue.
 pub(super) fn republish(looked: &Looked<'_>, value: &Value) -> Option<String> {
     if is_unset(Some(value)) {
         return None;
@@ -22,15 +23,15 @@ pub(super) fn republish(looked: &Looked<'_>, value: &Value) -> Option<String> {
     ))
 }
 
-/// The pattern that covers whatever a destination becomes: `$1` and `{{wildcard(1)}}` are one word, and what is made of
-/// several is anything.
+/// The pattern that covers every result of a destination: `$1` and `{{wildcard(1)}}` are one token, and functions that
+/// produce several tokens match anything.
 fn covering(destination: &str) -> String {
     let (mut plain, mut rest) = (String::new(), destination);
     while let Some((before, behind)) = rest.split_once("{{") {
         plain.push_str(before);
         let (what, behind) = behind.split_once("}}").unwrap_or((behind, ""));
         let what = what.trim().to_ascii_lowercase();
-        // These have dots in what they become.
+        // The results of these functions contain dots.
         if what.starts_with("split") || what.starts_with("slice") {
             plain.push('\0');
             rest = "";

@@ -1,4 +1,5 @@
-//! Values of settings in words: the server counts times in nanoseconds, and nobody else does. Never compares any.
+//! Values of settings in readable form: the server counts times in nanoseconds, unlike its users. Never compares
+//! values.
 
 use serde_json::Value;
 
@@ -25,8 +26,8 @@ const UNITS: [(&str, u64); 7] = [
     ("ns", 1),
 ];
 
-/// The value of a setting of a stream or a consumer, under its name in the JetStream API, for people: times have a
-/// unit, such as `30s`, and what is not there is `not set`. The rest is JSON.
+/// The value of a setting of a stream or a consumer, by its name in the JetStream API, in readable form: times have a
+/// unit, such as `30s`, and a missing value is `not set`. The rest is JSON.
 #[must_use]
 pub fn setting_text(setting: &str, value: &Value) -> String {
     match value {
@@ -53,7 +54,7 @@ pub fn setting_text(setting: &str, value: &Value) -> String {
     }
 }
 
-/// In the largest unit that needs no fraction.
+/// A time in the largest unit that needs no fraction.
 fn time(nanos: u64) -> String {
     let whole = |(_, unit): &&(&str, u64)| nanos.is_multiple_of(*unit);
     match UNITS.iter().find(whole) {

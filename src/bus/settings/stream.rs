@@ -1,16 +1,16 @@
-//! The settings of streams: of events, of what Tidings keeps in NATS, and of the bucket.
+//! The settings of streams: of events, of the internal streams, and of the bucket.
 
 use serde_json::{Map, Value, json};
 use tidings_contract::{Name, Pattern};
 
 use super::{is_unset, republish::republish, setting_text};
 
-/// What a stream is to Tidings.
+/// The purpose of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Role {
     /// It carries events.
     Events,
-    /// It keeps dead letters.
+    /// It stores dead letters.
     DeadLetters,
     /// Events wait in it for their next attempt.
     Retries,
@@ -18,31 +18,31 @@ pub(crate) enum Role {
     Bucket,
 }
 
-/// A stream as it is looked at.
+/// A stream under inspection.
 pub(in crate::bus) struct Looked<'a> {
     pub(in crate::bus) stream: &'a str,
     pub(in crate::bus) role: Role,
     pub(in crate::bus) config: &'a Map<String, Value>,
     pub(in crate::bus) messages: u64,
     pub(in crate::bus) bytes: u64,
-    /// The largest message that the server takes.
+    /// The maximum size of a message on the server, in bytes.
     pub(in crate::bus) largest: usize,
-    /// The subjects that streams of Tidings take; they are asked only where it matters.
+    /// The subjects of the streams of Tidings; only requested from the server where they matter.
     pub(in crate::bus) ours: &'a [String],
 }
 
-/// What is made of a setting.
+/// How a setting is treated.
 enum Rule {
-    /// What is wrong with it, if something is, with its cure.
+    /// Returns what is wrong with it, with its cure, if anything.
     Compared(fn(&Looked<'_>, &Value) -> Option<String>),
-    /// It decides nothing that matters here, or is said elsewhere, because of this.
+    /// It decides nothing that matters here, or is reported elsewhere; the text states why.
     Harmless(#[allow(dead_code, reason = "why, for the reader of the table")] &'static str),
 }
 
 use Rule::{Compared, Harmless};
 
 const A_TEXT: Rule = Harmless("a text");
-/// `streams apply` sets it, and the bucket is made with it.
+/// `streams apply` sets it, and the bucket is created with it.
 const APPLIED: Rule = Harmless("`tidings streams apply` sets it; what is stored is delivered");
 const KEEPS_MORE: Rule = Harmless("it keeps more than it must");
 const NOT_DELIVERY: Rule = Harmless("how it is stored, not what is delivered");
@@ -129,7 +129,7 @@ const STREAM: &[(&str, Rule)] = &[
     ),
 ];
 
-/// What is wrong with a stream, each in a sentence, with its cure. `subjects` are those that its subscribers want.
+/// The issues of a stream, each in a sentence with its cure. `subjects` are those that its subscribers want.
 pub(in crate::bus) fn issues(looked: &Looked<'_>, subjects: &[String]) -> Vec<String> {
     let mut found: Vec<String> = STREAM
         .iter()
@@ -152,7 +152,7 @@ fn edit(stream: &str, option: &str) -> String {
     format!("`nats stream edit {stream} --{option}`")
 }
 
-/// What cannot be changed of a stream.
+/// The cure for a setting that cannot be changed.
 fn anew(looked: &Looked<'_>) -> String {
     let stream = looked.stream;
     match looked.role {
@@ -171,7 +171,7 @@ fn subject_transform(looked: &Looked<'_>, value: &Value) -> Option<String> {
     transforms(looked.stream, value)
 }
 
-/// What follows when a stream changes subjects, and what helps.
+/// The issue of a stream that transforms subjects, with its cure.
 pub(in crate::bus) fn transforms(stream: &str, value: &Value) -> Option<String> {
     (!is_unset(Some(value))).then(|| {
         let cure = edit(stream, "no-transform");
@@ -185,7 +185,7 @@ pub(in crate::bus) fn transforms(stream: &str, value: &Value) -> Option<String> 
 fn retention(looked: &Looked<'_>, value: &Value) -> Option<String> {
     let stream = looked.stream;
     let wanted = match looked.role {
-        // A stream of events may be one: each event goes when it was handled.
+        // A stream of events may be a work queue: each event leaves it when it was handled.
         Role::Events => return None,
         Role::Retries => "workqueue",
         Role::DeadLetters | Role::Bucket => "limits",
@@ -201,11 +201,11 @@ fn retention(looked: &Looked<'_>, value: &Value) -> Option<String> {
     })
 }
 
-/// A limit that removes what is oldest, or refuses what is new, as soon as it is reached.
+/// A limit that, when it is reached, removes the oldest messages or refuses new ones.
 fn fills(looked: &Looked<'_>, setting: &str, value: &Value, now: u64) -> Option<String> {
     let limit = value.as_u64().filter(|limit| *limit > 0)?;
     let stream = looked.stream;
-    // Four fifths: there is time to do something.
+    // Reported at four fifths, so that the operator has time to act.
     if now < limit - limit / 5 {
         return None;
     }
@@ -241,7 +241,7 @@ fn max_age(looked: &Looked<'_>, value: &Value) -> Option<String> {
     let stream = looked.stream;
     value.as_u64().filter(|age| *age > 0)?;
     let what = match looked.role {
-        // How long they are kept is the operator's choice.
+        // The operator chooses how long they are kept.
         Role::Events | Role::DeadLetters => return None,
         Role::Retries => "a retry that waits for longer is dropped, and nothing is said",
         Role::Bucket => {
@@ -258,7 +258,7 @@ fn max_age(looked: &Looked<'_>, value: &Value) -> Option<String> {
 fn max_msg_size(looked: &Looked<'_>, value: &Value) -> Option<String> {
     let stream = looked.stream;
     let size = value.as_u64().filter(|size| *size > 0)?;
-    // An event that is too large is refused where it is published, with its name.
+    // An event that is too large is refused when it is published, with its name.
     let is_smaller = size < looked.largest as u64 && looked.role != Role::Events;
     is_smaller.then(|| {
         let cure = edit(stream, "max-msg-size=-1");
@@ -308,7 +308,7 @@ fn sealed(looked: &Looked<'_>, value: &Value) -> Option<String> {
 
 fn comes_from_elsewhere(looked: &Looked<'_>, setting: &str, value: &Value) -> Option<String> {
     let stream = looked.stream;
-    // Events may come from anywhere, and letters of others are not ours to judge.
+    // Events may come from anywhere, and dead letters of other systems are not checked.
     let matters = matches!(looked.role, Role::Retries | Role::Bucket);
     (matters && !is_unset(Some(value))).then(|| {
         let cure = anew(looked);
@@ -340,7 +340,7 @@ fn without_schedules(looked: &Looked<'_>) -> Option<String> {
     })
 }
 
-/// Names that a subscriber wants, and the stream does not take any more.
+/// The names that a subscriber wants and the stream does not take.
 fn not_taken(looked: &Looked<'_>, subjects: &[String]) -> Option<String> {
     let stream = looked.stream;
     let comes_from_elsewhere = |setting| !is_unset(looked.config.get(setting));
@@ -367,7 +367,7 @@ fn not_taken(looked: &Looked<'_>, subjects: &[String]) -> Option<String> {
     })
 }
 
-/// Streams that together have every setting that there is, as far as settings go together.
+/// Streams that together have every setting, as far as settings can be combined.
 #[cfg(test)]
 pub(super) fn everything() -> Vec<Value> {
     vec![
@@ -394,7 +394,7 @@ pub(super) fn everything() -> Vec<Value> {
 mod tests {
     use super::*;
 
-    /// What is found in a stream of a role with this changed.
+    /// The issues of a stream with a role and a changed setting.
     fn found(role: Role, change: Value) -> Vec<String> {
         let retention = if role == Role::Retries {
             "workqueue"

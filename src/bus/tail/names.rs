@@ -1,7 +1,7 @@
-//! What the consumers of readers are called. Never reads.
+//! The names of the consumers of readers. Never reads.
 //!
-//! Usually a name that no other reader ever has. A user whose permissions name what it may create reads under names
-//! that they can name: then there are few, and a reader takes the first one that is free and gives it back.
+//! Usually a name is unique. A user whose permissions list the consumers that it may create reads under names from that
+//! list: then there are few, and a reader takes the first free name and releases it afterwards.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,17 +13,17 @@ use tidings_contract::EventId;
 
 use crate::bus::{Bus, BusError};
 
-/// How many readers of one name there may be of a stream at once.
+/// How many readers with one name a stream may have at once.
 const MOST: usize = 2;
-/// How long a consumer is kept that nobody pulls from.
+/// How long the server keeps a consumer that is not pulled from.
 const KEPT: Duration = Duration::from_secs(60);
-/// And one whose name others wait for.
+/// The same for a consumer whose name other readers wait for.
 pub(super) const KEPT_BY_NAME: Duration = Duration::from_secs(10);
-/// A consumer of the name is there: by its name, as an active one, with other settings.
+/// A consumer with the name exists: with the same name, in use, or with other settings.
 const TAKEN: [u64; 3] = [10013, 10105, 10148];
 
 impl Bus {
-    /// The same connection; its readers have consumers that are called so, with a number behind it.
+    /// The same connection; the consumers of its readers get this name, followed by a number.
     #[cfg(feature = "outbox")]
     pub(crate) fn reading_as(&self, name: &str) -> Self {
         Self {
@@ -32,7 +32,7 @@ impl Bus {
         }
     }
 
-    /// Makes the consumer of a reader, under the first name that is free; gives the name.
+    /// Creates the consumer of a reader under the first free name, and returns the name.
     pub(super) async fn create_reader<T: DeserializeOwned>(
         &self,
         stream: &str,
@@ -43,7 +43,7 @@ impl Bus {
         let (names, kept) = match &self.readers {
             None => (vec![id], KEPT),
             Some(name) => {
-                // Another reader's is never taken for this one.
+                // Keeps the server from treating another reader's consumer as this one.
                 config["metadata"] = json!({ "tidings.reader": id });
                 (numbered(name), KEPT_BY_NAME)
             }
@@ -72,8 +72,8 @@ impl Bus {
         })
     }
 
-    /// Gives the consumer of a reader back, and its name. Never waits: what is not deleted goes by itself. Whether the
-    /// server is asked.
+    /// Deletes the consumer of a reader, which frees its name. Never waits: the server deletes the rest by itself.
+    /// Returns whether the request was sent.
     pub(super) fn end_reader(&self, stream: &str, name: &str) -> bool {
         if !self.is_connected() {
             return false;

@@ -1,5 +1,5 @@
-//! Reading one message after the other, in JSON, where the connection was lost: it may have died of the next one.
-//! Never reads on that way when nothing is wrong there.
+//! Reads message by message, in JSON, after a lost connection: the next message may have caused the loss. Stops reading
+//! this way when the messages are readable.
 
 use std::time::Duration;
 
@@ -11,13 +11,13 @@ use crate::{
     start::Start,
 };
 
-/// How many are read alone behind one that cannot be read otherwise: there may be more of them.
+/// How many messages are read alone after an unreadable one: there may be more of them.
 const SINGLES: u32 = 32;
-/// Until a server that did not answer is asked again.
+/// The delay before a server that did not answer is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 impl Reader {
-    /// Whether the connection was lost since this was last asked. Then the next message is read alone.
+    /// Whether the connection was lost since the last call. Then the next message is read alone.
     pub(super) fn take_loss(&mut self) -> bool {
         let was_lost = self.lost.has_changed().unwrap_or(false);
         if was_lost {
@@ -27,7 +27,7 @@ impl Reader {
         was_lost
     }
 
-    /// The next message, read alone; `None` when reading goes on as ever, or has to be tried again.
+    /// The next message, read alone; `None` when reading continues with the consumer, or has to be tried again.
     ///
     /// # Cancel safety
     /// No message is skipped when the future is dropped.
@@ -69,7 +69,7 @@ impl Reader {
         };
         let next = Start::Sequence(single.sequence.saturating_add(1));
         let pending = self.pending.saturating_sub(1);
-        // How many really wait behind the last one that was announced a new consumer says.
+        // Only a new consumer reports how many messages really wait after the last announced one.
         let is_over = left == 0 || pending == 0;
         if is_over {
             self.reopen(next, tries).await?;
