@@ -5,7 +5,7 @@ const ROWS: usize = 1000;
 /// A statement takes no further row once it has this many bytes of payload.
 const BYTES: usize = 4 * 1024 * 1024;
 
-/// Divides items into slices of at most [`ROWS`] items and about [`BYTES`]; a single larger item is allowed.
+/// Divides items into slices of at most `ROWS` items and about `BYTES`; a single larger item is allowed.
 pub(super) fn chunks<T, F: Fn(&T) -> usize>(
     items: &[T],
     bytes: F,

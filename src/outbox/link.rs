@@ -88,7 +88,7 @@ pub(super) fn lost() -> sqlx::Error {
     sqlx::Error::Io(io::Error::new(io::ErrorKind::NotConnected, why))
 }
 
-/// Whether an error is that of [`lost`].
+/// Whether an error is that of `lost`.
 pub(super) fn is_lost(error: &OutboxError) -> bool {
     matches!(error, OutboxError::Database(sqlx::Error::Io(error)) if error.kind() == io::ErrorKind::NotConnected)
 }

@@ -415,7 +415,7 @@ impl<DB: Store> Outbox<DB> {
         other
     }
 
-    /// Describes who holds a lock, if that can be found out within [`SOON`].
+    /// Describes who holds a lock, if that can be found out within `SOON`.
     async fn locked_by(&self) -> String {
         let asking = async {
             let mut connection = self.connect().await?;
