@@ -1,15 +1,15 @@
-//! Results that are made while those before are looked at. Never decides what is made of them.
+//! Produces results while the caller examines earlier ones. Never decides what is done with them.
 
 use tokio::{sync::mpsc, task::JoinSet};
 
-/// What a task of its own makes, in its order. The task ends when this is dropped.
+/// The results of a task, in order. Dropping this ends the task.
 pub(crate) struct Ahead<T, E> {
     results: mpsc::Receiver<Result<T, E>>,
     making: JoinSet<()>,
 }
 
 impl<T, E> Ahead<T, E> {
-    /// Begins to make; at most so many wait to be looked at.
+    /// Starts the task; at most `room` results wait for the caller.
     pub(crate) fn begin<F: Future<Output = ()> + Send + 'static>(
         room: usize,
         make: impl FnOnce(mpsc::Sender<Result<T, E>>) -> F,
@@ -20,7 +20,7 @@ impl<T, E> Ahead<T, E> {
         Self { results, making }
     }
 
-    /// The next one; `None` behind the last one.
+    /// Returns the next result; `None` after the last one.
     pub(crate) async fn next(&mut self) -> Result<Option<T>, E> {
         if let Some(result) = self.results.recv().await {
             return result.map(Some);

@@ -1,11 +1,11 @@
-//! Many events in statements of a bounded size. Never changes their order.
+//! Divides many events among statements of limited size. Never changes their order.
 
 /// The most rows of one statement.
 const ROWS: usize = 1000;
-/// No further row once a statement has this many bytes of payload.
+/// A statement takes no further row once it has this many bytes of payload.
 const BYTES: usize = 4 * 1024 * 1024;
 
-/// Cuts items into slices of at most a thousand, and of some MiB, one item excepted.
+/// Divides items into slices of at most `ROWS` items and about `BYTES`; a single larger item is allowed.
 pub(super) fn chunks<T, F: Fn(&T) -> usize>(
     items: &[T],
     bytes: F,

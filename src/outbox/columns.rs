@@ -1,9 +1,9 @@
-//! The columns of a row as a database gives them, and what of them is an event. Never fails: whatever somebody has
-//! written into one row is that row's flaw, and no other's.
+//! The columns of a row as a database returns them, and whether they make an event. Never fails: a wrong value is a
+//! flaw of its own row and affects no other row.
 //!
-//! The statements of both databases bound what they read: of a name or a key with more than 1000 bytes the first 300
-//! characters, which is more than any rule takes; no headers over [`LONGEST_HEADERS`]; no payload over what the reader
-//! can use.
+//! The statements of both databases limit what they read: only the first 300 characters of a name or key with more than
+//! 1000 bytes, which is more than is valid; no headers over [`LONGEST_HEADERS`]; no payload over what the reader can
+//! use.
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -12,24 +12,25 @@ use uuid::Uuid;
 
 use super::row::Row;
 
-/// Headers of more bytes, as JSON, are not read. On the wire they have 65,535 at most, and JSON may need six for one.
+/// Longer headers, in bytes of JSON, are not read. On the wire they have at most 65,535 bytes, and JSON may need six
+/// for one.
 pub(super) const LONGEST_HEADERS: usize = 400_000;
-/// A payload of more bytes is not read by whoever publishes again: no nats-server takes as many.
+/// A republisher does not read a larger payload, in bytes: no nats-server accepts one.
 pub(super) const LONGEST_PAYLOAD: usize = 64 * 1024 * 1024;
 
 /// A text column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Text<'a> {
-    /// There is nothing, or so much that it was not read.
+    /// Null, or too long to be read.
     Absent,
-    /// What it holds, which need not be UTF-8.
+    /// The bytes of the column, which need not be UTF-8.
     Bytes(&'a [u8]),
-    /// The database holds something else in it, as SQLite can.
+    /// A value of another type, which SQLite allows.
     #[cfg_attr(not(feature = "sqlite"), allow(dead_code))]
     Other,
 }
 
-/// A row before anything is said of it. What is `None` cannot be what the column is for.
+/// A row before it is validated. A column is `None` when it has no valid value.
 #[derive(Debug)]
 pub(super) struct Columns<'a> {
     pub(super) id: i64,
@@ -46,7 +47,7 @@ pub(super) struct Columns<'a> {
 }
 
 impl Columns<'_> {
-    /// The row; with a flaw where a column is not what it is for. What can be told of the others is told.
+    /// Validates the row; it has a flaw when a column is not valid. The valid columns are kept.
     pub(super) fn row(self) -> Row {
         let flaw = self.flaw();
         let key = match self.key {
@@ -73,7 +74,7 @@ impl Columns<'_> {
         }
     }
 
-    /// Its payload was not read, and that alone is wrong as far as it was looked at: it may be an event.
+    /// Whether its unread payload is its only flaw, as far as was checked: the row may then be an event.
     fn is_too_large(&self) -> bool {
         let rest = Self {
             payload: Text::Bytes(&[]),
@@ -82,7 +83,7 @@ impl Columns<'_> {
         matches!(self.payload, Text::Absent) && rest.flaw().is_none()
     }
 
-    /// Why it is no event, as far as that shows in one column.
+    /// Why the row is not an event, as far as single columns show it.
     fn flaw(&self) -> Option<String> {
         if self.at.and_then(time).is_none() {
             return Some("its time is not between the years 1 and 9999".to_owned());
@@ -125,7 +126,7 @@ impl Columns<'_> {
 }
 
 impl Text<'_> {
-    /// What it says, as far as it is text.
+    /// The text, as far as it can be decoded.
     pub(super) fn shown(self) -> Option<String> {
         match self {
             Self::Bytes(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
@@ -135,7 +136,7 @@ impl Text<'_> {
 
     fn flaw(self, what: &str, most: usize) -> Option<String> {
         match self {
-            // No key is no flaw.
+            // A missing key is valid.
             Self::Absent if what == "key" => None,
             Self::Bytes(bytes) if bytes.len() <= most && str::from_utf8(bytes).is_ok() => None,
             Self::Absent => Some(format!("it has more than {most} bytes of {what}")),
@@ -148,7 +149,7 @@ impl Text<'_> {
     }
 }
 
-/// A time that every reader can tell: of the years 1 to 9999, which is what RFC 3339 has.
+/// A time that every reader can represent: in the years 1 to 9999, the range of RFC 3339.
 pub(super) fn time(micros: i64) -> Option<DateTime<Utc>> {
     (FIRST..=LAST)
         .contains(&micros)
@@ -156,7 +157,7 @@ pub(super) fn time(micros: i64) -> Option<DateTime<Utc>> {
         .flatten()
 }
 
-/// The time, or the nearest one that can be told.
+/// The time, or the nearest one in that range.
 pub(super) fn nearest(micros: Option<i64>) -> DateTime<Utc> {
     let micros = micros.unwrap_or(0).clamp(FIRST, LAST);
     DateTime::from_timestamp_micros(micros).unwrap_or(DateTime::UNIX_EPOCH)
@@ -170,12 +171,12 @@ fn event(bytes: &[u8]) -> Option<EventId> {
     Uuid::from_slice(bytes).ok().map(EventId::from)
 }
 
-/// The event's id, or one that no event has.
+/// The event's id, or the nil id, which no event has.
 pub(super) fn event_or_nil(bytes: Option<&[u8]>) -> EventId {
     bytes.and_then(event).unwrap_or(Uuid::nil().into())
 }
 
-/// The version, or the nearest one that can be told.
+/// The version, or the nearest one that can be represented.
 pub(super) fn nearest_version(version: Option<i64>) -> i32 {
     let version = version.unwrap_or(0);
     i32::try_from(version).unwrap_or(if version < 0 { i32::MIN } else { i32::MAX })

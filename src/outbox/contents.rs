@@ -1,4 +1,4 @@
-//! What is in the outbox, for whoever wants to see all of it: tests. Never what the relay does with it.
+//! Reads everything in the outbox, for tests. Never looks at what the relay does with it.
 
 use sqlx::Database;
 use tidings_contract::Envelope;
@@ -9,9 +9,9 @@ use super::{
     taken::Operation,
 };
 
-/// The statement about everything that is kept.
+/// The statement that reads the whole log.
 pub trait Contents: Database<Connection: Send> {
-    /// All rows in the order of ids, whether they are published or not.
+    /// Returns all rows in the order of ids, whether they are published or not.
     fn contents(
         connection: &mut Self::Connection,
         names: &Names,
@@ -19,7 +19,7 @@ pub trait Contents: Database<Connection: Send> {
 }
 
 impl<DB: Store> Outbox<DB> {
-    /// All events that are kept, in the order of the outbox. A row that is none is left out, and said.
+    /// Returns all events in the log, in its order. Rows that are not events are left out and logged.
     pub(crate) async fn contents(
         &self,
     ) -> Result<Vec<Envelope>, Box<dyn std::error::Error + Send + Sync>> {

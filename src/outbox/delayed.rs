@@ -1,5 +1,5 @@
-//! Events that are published later: written beside the log, listed and cancelled there. Never decides that
-//! one is due: the relay moves it into the log then, by the database's clock.
+//! Delayed events: written beside the log, and listed and cancelled there. Never decides that one is due: the relay
+//! moves it into the log then, by the database's clock.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::context;
 pub struct DelayedEvent {
     /// The event's id, by which it is cancelled.
     pub id: EventId,
-    /// When it is published.
+    /// When it is due.
     pub due: DateTime<Utc>,
     /// The event's name.
     pub name: String,
@@ -29,12 +29,12 @@ pub struct DelayedEvent {
     pub at: DateTime<Utc>,
 }
 
-/// An event and when it is to be published.
+/// An event and its due time.
 #[derive(Debug)]
 pub struct Delayed {
     /// The event.
     pub envelope: Envelope,
-    /// From when on.
+    /// When it is due.
     pub due: DateTime<Utc>,
 }
 
@@ -47,14 +47,14 @@ pub trait Schedule: Database<Connection: Send> {
         events: &[Delayed],
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
-    /// Removes an event; false when it is not there, or not there any more.
+    /// Removes an event; false when it does not exist, or no longer.
     fn cancel(
         connection: &mut Self::Connection,
         names: &Names,
         event: EventId,
     ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
 
-    /// The next events, of one key or of all, at most `limit`.
+    /// Returns the next events, of one key or of all, at most `limit`.
     fn coming(
         connection: &mut Self::Connection,
         names: &Names,
@@ -62,9 +62,9 @@ pub trait Schedule: Database<Connection: Send> {
         limit: u32,
     ) -> impl Future<Output = Result<Vec<DelayedEvent>, sqlx::Error>> + Send;
 
-    /// Moves what is due into the log, in the order (due, place), at most `most` events, in one
-    /// transaction; returns how many. Waits for nobody: what a transaction is about to cancel stays until
-    /// that has ended, and so do the later events of its key.
+    /// Moves due events into the log, in the order (due, row id), at most `most` events, in one transaction; returns
+    /// how many. Waits for no lock: an event that an open transaction is cancelling stays until that has ended, and so
+    /// do the later events of its key.
     fn move_due(
         connection: &mut Self::Connection,
         names: &Names,
@@ -73,7 +73,7 @@ pub trait Schedule: Database<Connection: Send> {
 }
 
 impl Delayed {
-    /// A time before 1970 is 1970: what is past is due, and not every database knows all of history.
+    /// A time before 1970 becomes 1970: it is past anyway, and not every database can store every time.
     pub(super) fn new(envelope: Envelope, due: DateTime<Utc>) -> Self {
         Self {
             envelope,
@@ -83,13 +83,13 @@ impl Delayed {
 }
 
 impl<DB: Store> Outbox<DB> {
-    /// Writes an event that is published at `due` and not before, in a transaction that the caller owns
-    /// and commits. A time that is past means at once. What [`Outbox::enqueue`] says of order and of the
-    /// relay holds for this, too: a relay that is idle knows of the event 250 ms after the commit.
+    /// Writes an event that is published at `due` and not before, in a transaction that the caller owns and commits. A
+    /// past time means at once. Order and the relay's wake-up are as for [`Outbox::enqueue`]: an idle relay learns of
+    /// the event within 250 ms after the commit.
     ///
     /// # Errors
-    /// [`OutboxError`], also when an event with this id is delayed already; the transaction is then as the
-    /// database leaves it, in Postgres aborted.
+    /// [`OutboxError`], also when an event with this id is delayed already; the database then decides the state of the
+    /// transaction: in Postgres it is aborted.
     pub async fn enqueue_at(
         &self,
         tx: &mut sqlx::Transaction<'_, DB>,
@@ -105,9 +105,10 @@ impl<DB: Store> Outbox<DB> {
         Ok(id)
     }
 
-    /// Takes a delayed event back, in a transaction that the caller owns and commits. `false` when there
-    /// is no such event, or not any more: it is published, then. After `true` and a commit it never is. In a
-    /// [replay](crate::Replays) nothing is taken back, which is counted, unless follow-up events are wanted: `false`.
+    /// Cancels a delayed event, in a transaction that the caller owns and commits. `false` when there is no such event,
+    /// or no longer, because it is published. After `true` and a commit it is never published. In a
+    /// [replay](crate::Replays) that does not publish follow-up events nothing is cancelled, only counted, and the
+    /// result is `false`.
     ///
     /// # Errors
     /// [`OutboxError`]; nothing is cancelled then.
@@ -119,7 +120,7 @@ impl<DB: Store> Outbox<DB> {
         self.cancel_on(tx, id).await
     }
 
-    /// The same, on the connection of the transaction.
+    /// Cancels on the connection of the transaction.
     pub(super) async fn cancel_on(
         &self,
         connection: &mut DB::Connection,
@@ -132,7 +133,7 @@ impl<DB: Store> Outbox<DB> {
         self.told(cancelled).await
     }
 
-    /// The delayed events that are published next, of one key or of all, at most `limit`.
+    /// Returns the delayed events that are published next, of one key or of all, at most `limit`.
     ///
     /// # Errors
     /// [`OutboxError::NotMigrated`] without tables, else [`OutboxError::Database`].
@@ -148,7 +149,7 @@ impl<DB: Store> Outbox<DB> {
         .await
     }
 
-    /// Writes delayed events, a statement for each chunk of them.
+    /// Writes delayed events, one statement per chunk.
     pub(super) async fn delay(
         &self,
         connection: &mut DB::Connection,
@@ -162,8 +163,8 @@ impl<DB: Store> Outbox<DB> {
         Ok(())
     }
 
-    /// Writes one event in a transaction of its own, to be published at `due`, or at once. Unlike a transaction of
-    /// yours it waits for no lock for longer than five seconds, and says who has it.
+    /// Writes one event in its own transaction, to be published at `due`, or at once. Unlike a transaction of the
+    /// caller it waits for a lock for five seconds at most, and then names the holder.
     ///
     /// # Errors
     /// [`OutboxError`]; nothing is written, unless the answer to a commit was lost.
@@ -200,7 +201,7 @@ impl<DB: Store> Outbox<DB> {
     }
 }
 
-/// What it means that one of these events has the id of one that is there.
+/// Translates a unique violation: one of these events has the id of an event that is delayed already.
 fn is_delayed_already(error: OutboxError, events: &[Delayed]) -> OutboxError {
     let source = match error {
         OutboxError::Database(source) => source,
@@ -217,7 +218,7 @@ fn is_delayed_already(error: OutboxError, events: &[Delayed]) -> OutboxError {
     OutboxError::AlreadyDelayed { event, source }
 }
 
-/// How long until an event is due, as a database says it in seconds; nothing when that is past.
+/// How long until an event is due, from the seconds that a database returns; zero when that is past.
 pub(super) fn due_in(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX)
 }

@@ -1,18 +1,17 @@
-//! What is wrong with a database when it refuses something, and what helps: by the code that it gives. Never what the
-//! outbox does about it.
+//! Cause and cure of a database error, by its code. Never decides what the outbox does about it.
 
-/// A cause and a cure, for people.
+/// A cause and a cure, for operators.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Diagnosis {
     /// What is wrong, in a few words.
     pub cause: &'static str,
-    /// What helps.
+    /// What to do about it.
     pub cure: &'static str,
 }
 
 impl Diagnosis {
-    /// What an error of a database means, when its code says more than that a statement has failed.
+    /// Diagnoses a database error, when its code tells more than that a statement has failed.
     #[must_use]
     pub fn of(error: &sqlx::Error) -> Option<Self> {
         match error {
@@ -118,7 +117,7 @@ impl Diagnosis {
         Some(Self { cause, cure })
     }
 
-    /// By the primary code, which is the lowest byte of an extended one.
+    /// Looks at the primary code, which is the lowest byte of an extended one.
     fn of_sqlite(code: i32) -> Option<Self> {
         let (cause, cure) = match code & 0xff {
             5 | 6 => (
@@ -204,7 +203,7 @@ mod tests {
         for code in CODES {
             assert!(Diagnosis::of_code(code).is_some(), "{code}");
         }
-        // Those are the statements' own.
+        // These are errors of the statements themselves.
         for code in ["23505", "22P02", "42P01", "1", "19"] {
             assert_eq!(Diagnosis::of_code(code), None, "{code}");
         }

@@ -1,4 +1,4 @@
-//! One id for one event, among those that are written together. Pure.
+//! One id for each event among those that are written together. Pure.
 
 use std::collections::HashMap;
 
@@ -7,9 +7,9 @@ use tidings_contract::{Envelope, EventId};
 use super::{OutboxError, delayed::Delayed};
 use crate::bus::Identity;
 
-/// Leaves the first one of each event: the same event twice, with the same id, name, version, key, payload and headers,
-/// is written once. Two events with one id are refused, because the stream would take the second one for the first; so
-/// is an event that is also to be published later, and one that is so twice.
+/// Keeps the first of equal events: an event that occurs twice, with the same id, name, version, key, payload and
+/// headers, is written once. Two different events with one id are refused, because the stream would take the second for
+/// a duplicate of the first. An event that is also delayed, or delayed twice, is refused, too.
 pub(super) fn distinct(events: &mut Vec<Envelope>, delayed: &[Delayed]) -> Result<(), OutboxError> {
     if events.len() + delayed.len() < 2 {
         return Ok(());

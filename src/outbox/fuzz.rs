@@ -1,4 +1,4 @@
-//! Feeds what this room reads from rows with what anybody may have written into them. Only for tests.
+//! Fuzzes what the outbox reads from rows, which any writer may have written. Only for tests.
 
 use tidings_contract::Envelope;
 
@@ -20,7 +20,7 @@ const POSITIONS: &str = r#"{"EVENTS":{"incarnation":"2026-11-21T09:30:00Z","sequ
     "last":{"sequence":17,"event":"0190e6e4-7a3e-7c3e-9d3e-3b1f0d8a6a11"},"since":"2026-11-21T09:30:00Z"},
     "OTHER":{"incarnation":"x","sequence":1}}"#;
 
-/// Numbers first, then the columns, with a line between two.
+/// Numbers first, then the columns, one per line.
 fn columns(input: &[u8]) -> Columns<'_> {
     let mut parts = input.split(|byte| *byte == b'\n');
     let mut next = || parts.next().unwrap_or_default();
@@ -49,7 +49,7 @@ fn text(part: &[u8]) -> Text<'_> {
     }
 }
 
-/// A row is an event, or has a flaw; what is told of it is within the bounds of all that read it.
+/// A row is an event, or has a flaw; what is read of it is within the limits of its readers.
 #[test]
 fn fuzz_rows() {
     let seeds: [&[u8]; 5] = [
@@ -74,10 +74,10 @@ fn fuzz_rows() {
     });
 }
 
-/// Ages, and when something is due, in seconds, as databases count them: infinity and what is none too.
+/// Ages and due times, in seconds, as databases return them: also infinite and invalid ones.
 #[test]
 fn fuzz_times_of_rows() {
-    // A row that is older than any calendar ended the status.
+    // Seed: a row older than any calendar time once made the status fail.
     let seeds = [
         "1700000000000000",
         "-9223372036854775808",
@@ -115,7 +115,7 @@ fn fuzz_positions() {
     });
 }
 
-/// Where an outbox is relayed into, and whether the stream of a position was there before.
+/// The NATS of an outbox, and whether the stream of a position existed before.
 #[test]
 fn fuzz_homes() {
     let seeds = [
@@ -166,7 +166,7 @@ fn fuzz_losses() {
     });
 }
 
-/// What troubles a relay, as its row and as the relay itself tells.
+/// The issues of a relay, in its row and in its own answer.
 #[test]
 fn fuzz_troubles() {
     let seed = r#"{"stream EVENTS":{"since":"2026-11-21T09:30:00Z","cause":"c","cure":"d"},
@@ -197,7 +197,7 @@ fn fuzz_answers_of_relays() {
     });
 }
 
-/// What a row waits for, how an entry of the ledger came about, and the error of a row, which is cut.
+/// What a row waits for, the kind of a ledger entry, and the error of a row, which is cut.
 #[test]
 fn fuzz_words_of_rows() {
     let long = "\u{1f600}\u{e9}a".repeat(900);

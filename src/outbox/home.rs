@@ -1,9 +1,9 @@
-//! Which NATS an outbox is relayed into, and whether the tables are of this version. Never takes another NATS for
-//! its own by itself, once events were confirmed by one.
+//! Which NATS an outbox is relayed into, and whether the tables have this program's version. Never changes to another
+//! NATS by itself, once the first one has confirmed events.
 //!
-//! A stream is told from another one of its name by the moment at which it was created, which survives restarts,
-//! fail-overs and the move of a server. Only when none of the known streams is here is it asked who answers: a
-//! cluster by its name, a server that is alone by the name in its configuration.
+//! A stream is identified by its name and its time of creation, which survives restarts, failovers and the move of a
+//! server. Only when none of the known streams exists here does the identity of the server decide: the name of a
+//! cluster, or the configured name of a single server.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -21,43 +21,43 @@ use crate::{
     start::shifted,
 };
 
-/// What to do in another NATS.
+/// The cure when this is another NATS.
 pub(super) const USE_NATS: &str = "another --nats-url; or, when the outbox is to be relayed into this one from now on, tidings outbox use-nats";
-/// How far the clocks of two servers may be apart.
+/// The largest assumed difference between the clocks of two servers.
 const SLACK: TimeDelta = TimeDelta::minutes(1);
 
-/// What the database keeps of where it is relayed into.
+/// The NATS that an outbox is relayed into, as the database stores it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::outbox) struct KeptHome {
     #[serde(flatten)]
     pub(super) nats: NatsIdentity,
-    /// The streams that were there when an operator said that it is this one: when each was created.
+    /// The streams that existed when an operator accepted this NATS, with the creation time of each.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     accepted: BTreeMap<String, String>,
 }
 
-/// What the database says about it.
+/// What the database records about that NATS.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Home {
     pub(super) kept: Option<KeptHome>,
     pub(super) streams: Positions,
 }
 
-/// The statements about it.
+/// The statements about the NATS of an outbox and the version of its tables.
 pub trait HomeKeeping: sqlx::Database {
-    /// The newest migration that was run; `None` when this role may not know.
+    /// Returns the newest migration that was run; `None` when this role has no right to read it.
     fn version(
         connection: &mut Self::Connection,
         names: &Names,
     ) -> impl Future<Output = Result<Option<i32>, sqlx::Error>> + Send;
 
-    /// The NATS that the outbox is relayed into, and how far.
+    /// Returns the NATS that the outbox is relayed into, and how far.
     fn home(
         connection: &mut Self::Connection,
         names: &Names,
     ) -> impl Future<Output = Result<Home, sqlx::Error>> + Send;
 
-    /// Keeps another one, as JSON.
+    /// Stores another NATS, given as JSON.
     fn keep_home(
         connection: &mut Self::Connection,
         names: &Names,
@@ -65,15 +65,15 @@ pub trait HomeKeeping: sqlx::Database {
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 }
 
-/// A NATS that an outbox was moved to.
+/// The move of an outbox to another NATS.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct NatsMove {
-    /// The one that it was relayed into, if that is known.
+    /// The NATS that it was relayed into, if that is known.
     pub before: Option<NatsIdentity>,
-    /// The one that it is relayed into from now on.
+    /// The NATS that it is relayed into from now on.
     pub now: NatsIdentity,
-    /// The streams that hold its events there, and here are missing or others.
+    /// The streams that hold its events in the former NATS, and are missing here or different.
     pub streams: Vec<String>,
 }
 
@@ -81,7 +81,7 @@ pub struct NatsMove {
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum ElsewhereError {
-    /// It is not the NATS that the outbox is relayed into.
+    /// This is not the NATS that the outbox is relayed into.
     #[error("{0}")]
     Elsewhere(String),
     /// NATS does not answer.
@@ -99,7 +99,7 @@ impl Home {
         })
     }
 
-    /// Whether the NATS that answers is the one; then what is to be kept of it, if that is something else.
+    /// Checks that this NATS is the recorded one; returns what to store of it, when that has changed.
     pub(super) async fn check(&self, bus: &Bus) -> Result<Option<KeptHome>, ElsewhereError> {
         let here = bus.identity();
         let mut found = Vec::new();
@@ -124,7 +124,7 @@ impl Home {
     }
 }
 
-/// Whether it is the NATS that the outbox is relayed into, by what is known of it and what is found of its streams.
+/// Whether this is the NATS that the outbox is relayed into, by its recorded identity and by the streams found here.
 fn judge(
     kept: Option<&KeptHome>,
     here: &NatsIdentity,
@@ -159,7 +159,7 @@ fn judge(
     }
 }
 
-/// Whether a stream was there already while the relay wrote into another one of its name.
+/// Whether a stream existed already while the relay wrote into another one of its name.
 pub(super) fn was_there(was: &Position, now: &str) -> bool {
     let time = |text: &str| DateTime::parse_from_rfc3339(text).map(|time| time.with_timezone(&Utc));
     let (Ok(known), Ok(now)) = (time(&was.incarnation), time(now)) else {
@@ -169,7 +169,7 @@ pub(super) fn was_there(was: &Position, now: &str) -> bool {
 }
 
 impl<DB: Store> Outbox<DB> {
-    /// Whether the tables are of the version that this program knows.
+    /// Checks that the tables have the version that this program knows.
     ///
     /// # Errors
     /// [`OutboxError::Version`] when they are newer or older, [`OutboxError::NotMigrated`] without tables, else
@@ -178,7 +178,7 @@ impl<DB: Store> Outbox<DB> {
         self.look_at_version().await.map(drop)
     }
 
-    /// The same; also whether this role may know it.
+    /// Checks the version; returns whether this role may read it.
     pub(super) async fn look_at_version(&self) -> Result<bool, OutboxError> {
         let names = &self.shared.names;
         let looking = async |connection: &mut DB::Connection| DB::version(connection, names).await;
@@ -187,8 +187,8 @@ impl<DB: Store> Outbox<DB> {
         Ok(found.is_some())
     }
 
-    /// Has the outbox be relayed into this NATS from now on, whichever it was before. What was confirmed by the one
-    /// before is missing here: the relay notices, and a repair brings back what the outbox still keeps.
+    /// Relays the outbox into this NATS from now on, whichever it was before. What the former NATS has confirmed is
+    /// missing here: the relay notices that, and a repair republishes what the outbox still keeps.
     ///
     /// # Errors
     /// [`OutboxError`] when the database fails; [`ElsewhereError::Bus`], within it, when NATS does not answer.
@@ -207,7 +207,7 @@ impl<DB: Store> Outbox<DB> {
         Ok(plan.0)
     }
 
-    /// What [`Outbox::use_nats`] would do.
+    /// Returns what [`Outbox::use_nats`] would do.
     ///
     /// # Errors
     /// As [`Outbox::use_nats`].
@@ -240,8 +240,8 @@ impl<DB: Store> Outbox<DB> {
         Ok((told, accepted))
     }
 
-    /// Whether this is the NATS that the outbox is relayed into: what looks at its streams, or writes into them, asks
-    /// before.
+    /// Checks that this is the NATS that the outbox is relayed into. Runs before anything reads its streams or writes
+    /// into them.
     pub(crate) async fn check_home(&self, bus: &Bus) -> Result<(), OutboxError> {
         self.check_version().await?;
         self.home().await?.check(bus).await?;
@@ -261,7 +261,7 @@ pub(super) fn text(kept: &KeptHome) -> Result<String, sqlx::Error> {
     serde_json::to_string(kept).map_err(|error| sqlx::Error::Encode(error.into()))
 }
 
-/// Whether the tables are of this version, by the newest migration.
+/// Checks the version of the tables, given their newest migration.
 pub(super) fn of_version<DB: Statements>(
     names: &Names,
     found: Option<i32>,
@@ -282,7 +282,7 @@ pub(super) fn of_version<DB: Statements>(
     }
 }
 
-/// The sentence about it.
+/// The message for a version that does not match.
 pub(super) fn version_sentence(found: usize, known: usize, is_newer: bool) -> String {
     match is_newer {
         true => format!(
@@ -326,7 +326,8 @@ mod tests {
         }
     }
 
-    /// Whether `here`, where the stream is of `now`, is taken for `kept`, where it was of [`CREATED`].
+    /// Whether `here`, where the stream was created at `now`, is accepted as `kept`, where it was created at
+    /// [`CREATED`].
     fn is_home(kept: &NatsIdentity, here: &NatsIdentity, now: Option<&str>) -> bool {
         let kept = KeptHome {
             nats: kept.clone(),

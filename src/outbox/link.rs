@@ -1,11 +1,10 @@
-//! Whether the far ends of the pool's connections are there. Says it by a look over a new connection, beside the
-//! pool; never asks anything on a connection that somebody has.
+//! Detects connections of the pool that have lost their server. Probes over a new connection beside the pool; never
+//! sends anything on a connection that is in use.
 //!
-//! A link that has lost something says nothing: no end of a connection is told, and whoever waits for an answer waits
-//! for as long as the kernel believes in the connection, a quarter of an hour and longer. A deadline alone cannot
-//! tell that from a statement that waits for a lock, or a handler that is slow. So what has not been answered for
-//! [`SUSPECT`] is looked into: a new connection asks the server what it does for us. Nothing is asked for as long as
-//! answers come.
+//! A network that drops packets notifies neither end. A client that waits for an answer then waits for as long as the
+//! kernel believes in the connection: a quarter of an hour and longer. A deadline alone cannot tell this from a
+//! statement that waits for a lock, or from a slow handler. So when an answer takes longer than [`SUSPECT`], a new
+//! connection asks the server what it does for this client. No probe is sent as long as answers arrive.
 
 use std::{collections::BTreeSet, io, pin::pin, time::Duration};
 
@@ -19,34 +18,34 @@ use tokio::{
 use super::{Outbox, OutboxError, Store, taken::Taken};
 use crate::error_text::said;
 
-/// How long an answer may take before it is looked into.
+/// How long an answer may take before the link is probed.
 const SUSPECT: Duration = Duration::from_secs(3);
-/// While no look is answered, another one begins so often: what an earlier one has said may be lost.
+/// The interval of further probes while none is answered: the packets of an earlier probe may be lost.
 const AGAIN: Duration = Duration::from_secs(1);
-/// How long one look may take, and how many there may be at once.
+/// How long one probe may take, and how many may run at once.
 const PATIENCE: Duration = Duration::from_secs(8);
 const LOOKS: usize = 8;
-/// How long is waited for the looks that began before the one which was answered.
+/// How long to wait for the probes that began before the first answered one.
 const TOGETHER: Duration = Duration::from_millis(500);
-/// For how long a look serves others: what they wait for was asked before it.
+/// How old a probe may be to serve another waiter: that waiter's statement was sent before the probe.
 const SHARED: Duration = Duration::from_secs(2);
-/// An answer may be on its way.
+/// Extra time, because an answer may still be on its way.
 const GRACE: Duration = Duration::from_millis(500);
 
 /// What is known of the link to the database.
 #[derive(Debug, Default)]
 pub(super) struct Link {
     looked: Mutex<Option<Seen>>,
-    /// How many connections were found to have lost their other end.
+    /// How many connections were found to have lost their server.
     lost: watch::Sender<u64>,
 }
 
-/// What a look has found.
+/// The result of a probe.
 #[derive(Debug, Clone)]
 struct Seen {
-    /// When the look began.
+    /// When the probe began.
     at: Instant,
-    /// An earlier look was not answered: the link has lost something since.
+    /// An earlier probe was not answered: the link has lost packets since.
     is_overtaken: bool,
     sessions: Vec<Session>,
 }
@@ -56,46 +55,47 @@ struct Seen {
 pub struct Backend {
     /// The server process.
     pub pid: i32,
-    /// When it began, in microseconds of the server's clock: behind a pooler the process has others, too.
+    /// When the transaction began, in microseconds of the server's clock: behind a pooler the process also runs
+    /// transactions of other clients.
     pub began: i64,
 }
 
-/// What the server does for this user in this database.
+/// What one server process does for this user in this database.
 #[derive(Debug, Clone, Copy)]
 pub struct Session {
     /// The server process.
     pub pid: i32,
-    /// When the transaction began that it has, if any.
+    /// When its transaction began, if it has one.
     pub began: Option<i64>,
-    /// It is at a statement, as far as is known.
+    /// It is running a statement, as far as is known.
     pub is_running: bool,
-    /// The statement, or the last one, is of this outbox.
+    /// Its current or last statement belongs to this outbox.
     pub is_ours: bool,
 }
 
-/// What is waited for.
+/// What a caller waits for.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Waits {
-    /// The answer to a statement of ours, in this transaction if that is known.
+    /// The answer to a statement of the outbox, in this transaction if that is known.
     Statement(Option<Backend>),
-    /// A handler, which may use its transaction, or be elsewhere.
+    /// A handler, which may use its transaction, or do something else.
     Handler(Option<Backend>),
 }
 
-/// What is said of a connection that has lost its other end, while the database is there.
+/// The error for a connection that has lost its server while the database is up.
 pub(super) fn lost() -> sqlx::Error {
     let why = "an answer of the database is lost: it answers on a new connection, and does not work at what was asked";
     sqlx::Error::Io(io::Error::new(io::ErrorKind::NotConnected, why))
 }
 
-/// Whether that was said.
+/// Whether an error is that of `lost`.
 pub(super) fn is_lost(error: &OutboxError) -> bool {
     matches!(error, OutboxError::Database(sqlx::Error::Io(error)) if error.kind() == io::ErrorKind::NotConnected)
 }
 
 impl<DB: Store> Outbox<DB> {
-    /// Waits for something on a connection of the pool; `None` when that has lost its other end. The connection has to
-    /// be closed then.
+    /// Waits for work on a connection of the pool; `None` when the connection has lost its server. The caller must then
+    /// close it.
     pub(super) async fn attend<T>(&self, waits: Waits, work: impl Future<Output = T>) -> Option<T> {
         if !DB::IS_REMOTE {
             return Some(work.await);
@@ -113,7 +113,7 @@ impl<DB: Store> Outbox<DB> {
             };
             is_lossy |= seen.is_overtaken || lost.has_changed().unwrap_or(false);
             if waits.go_on(&seen.sessions, is_lossy) {
-                // What another one finds out meanwhile is about this one, too.
+                // A loss that another waiter finds meanwhile concerns this one, too.
                 tokio::select! {
                     done = &mut work => return Some(done),
                     Ok(()) = lost.changed(), if !is_lossy => is_lossy = true,
@@ -125,7 +125,7 @@ impl<DB: Store> Outbox<DB> {
                 return Some(done);
             }
             self.shared.link.lost.send_modify(|lost| *lost += 1);
-            // Those that nobody has are no better, and the pool would wait for each of them.
+            // The idle connections are dead as well, and the pool would wait for each of them.
             self.sweep();
             if let Some(backend) = waits.backend() {
                 let outbox = self.clone();
@@ -143,8 +143,8 @@ impl<DB: Store> Outbox<DB> {
         }
     }
 
-    /// A connection of the pool with a transaction on it. Does not wait for one that has lost its other end: the pool
-    /// asks each whether it is alive before it gives it, and would wait for that answer.
+    /// Takes a connection of the pool and begins a transaction on it. Does not wait for a dead connection: the pool
+    /// pings each connection before it hands it out, and would wait for that answer.
     pub(super) async fn begin_attended(
         &self,
         statement: &'static str,
@@ -152,7 +152,7 @@ impl<DB: Store> Outbox<DB> {
         self.begin_on(self.take().await, statement).await
     }
 
-    /// Begins a transaction on a connection that the pool has given.
+    /// Begins a transaction on a connection that the pool has handed out.
     pub(super) async fn begin_on(
         &self,
         taken: Result<Taken<DB>, sqlx::Error>,
@@ -164,7 +164,7 @@ impl<DB: Store> Outbox<DB> {
             .await
         {
             Some(begun) => begun.map(|()| taken),
-            // It is asked, so it is closed.
+            // Dropping it closes the connection, because `is_asked` is set.
             None => Err(lost()),
         }
     }
@@ -189,35 +189,35 @@ impl<DB: Store> Outbox<DB> {
                 () = sleep_until(until) => return Err(sqlx::Error::PoolTimedOut),
             };
             if !seen.is_overtaken && pool.num_idle() > 0 {
-                // They are there, and this one does not get one: it waits for a dead one.
+                // The pool has idle connections and hands out none: it waits for a dead one.
                 self.sweep();
             }
-            // The place among those who wait is given up, which is of no use but to one who waits for a dead one:
-            // seldom, then.
+            // Trying again gives up the place in the pool's queue. That helps only when the pool waits for a dead
+            // connection, so it is done ever more rarely.
             patience *= 2;
         }
     }
 
-    /// Closes the connections that nobody has.
+    /// Closes the idle connections of the pool.
     fn sweep(&self) {
         while let Some(idle) = self.shared.pool.try_acquire() {
             drop(idle.detach());
         }
     }
 
-    /// Has the server end a transaction whose client has let go of it. Its end of the connection may never be told, and
-    /// what it has locked is held until it is: the event comes again, and would wait for it. Says whether the server was
-    /// at a statement of it.
+    /// Has the server end a transaction that its client has abandoned. The server may never learn that the connection
+    /// is gone, and the transaction keeps its locks until then: the redelivered event would wait for them. Returns
+    /// whether the server was running a statement of it.
     pub(super) async fn end_abandoned(&self, backend: Backend) -> Result<bool, sqlx::Error> {
         let mut connection = self.connect().await?;
         let was_running = DB::end_session(&mut connection, backend).await?;
-        // It is answered: nothing more is wanted of it.
+        // The answer has arrived: nothing more is needed from this connection.
         let _ = timeout(GRACE, connection.close()).await;
         Ok(was_running)
     }
 
-    /// Looks what the server does, over a new connection, however long it takes until one is answered. Those who
-    /// want to know at once share a look.
+    /// Asks the server what it does, over new connections, until one of them is answered, however long that takes.
+    /// Concurrent callers share a probe.
     async fn look(&self) -> Seen {
         let wanted = Instant::now();
         let mut looked = self.shared.link.looked.lock().await;
@@ -285,7 +285,7 @@ impl<DB: Store> Outbox<DB> {
             let options = self.shared.pool.connect_options();
             let mut connection = DB::Connection::connect_with(&options).await?;
             let sessions = DB::sessions(&mut connection, &self.shared.names).await?;
-            // It is answered: nothing more is wanted of it.
+            // The answer has arrived: nothing more is needed from this connection.
             let _ = timeout(GRACE, connection.close()).await;
             Ok(sessions)
         };
@@ -294,7 +294,7 @@ impl<DB: Store> Outbox<DB> {
 }
 
 impl Waits {
-    /// Whether there may be something to wait for, by what the server does. `is_lossy` when answers were lost since.
+    /// Whether the answer may still come, by what the server does. `is_lossy` when packets were lost since.
     fn go_on(self, sessions: &[Session], is_lossy: bool) -> bool {
         let session = |backend: Backend| sessions.iter().find(|session| session.pid == backend.pid);
         match self {

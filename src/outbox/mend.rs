@@ -1,5 +1,4 @@
-//! Rows that are published again: one who does so at a time, the rows themselves, and the entries of the ledger.
-//! Never decides which.
+//! Republishing rows: the republisher's lease, the rows themselves, and the ledger entries. Never decides which rows.
 
 mod form;
 mod lane;
@@ -23,39 +22,39 @@ pub(crate) use reading::Chosen;
 pub(crate) use sender::{Ends, Sender, Sending};
 pub(crate) use streams::Streams;
 
-/// How long whoever publishes again may be silent before another one may.
+/// How long a republisher may be silent before another one may take over.
 pub(super) const LEASE: Duration = Duration::from_secs(10);
 
-/// How events came into a stream, as the ledger says it.
+/// How events came into a stream, as the ledger records it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
-    /// The relay has carried them.
+    /// The relay has published them.
     Relayed,
-    /// They were published again.
+    /// They were republished.
     Republished,
-    /// They were published again under another subject.
+    /// They were republished under another subject.
     Copied,
-    /// They did not: they were parked, and somebody has given them up.
+    /// They did not come into a stream: they were parked, and an operator has discarded them.
     Discarded,
 }
 
-/// Why events were not published again.
+/// Why events were not republished.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RepublishError {
-    /// Somebody else does so already.
+    /// Another republisher has the lease.
     #[error("events are being published again by somebody else, or were until a moment ago")]
     Busy,
-    /// The relay would not run on this database either.
+    /// The relay does not run on this database either.
     #[error("{0}")]
     Refused(String),
-    /// No stream takes a subject.
+    /// No stream takes the subject.
     #[error("no stream takes {subject}")]
     NoStream {
         /// The subject.
         subject: String,
     },
-    /// With the prefix it is not the name of an event any more.
+    /// With the prefix, the subject is not a valid event name.
     #[error("{subject} cannot be published: {reason}")]
     NotAName {
         /// The subject.
@@ -63,20 +62,20 @@ pub enum RepublishError {
         /// Why.
         reason: String,
     },
-    /// The stream that events go to is not the one that it was at the beginning.
+    /// The target stream is not the one that it was when this began.
     #[error("the stream {stream} is not the one that it was when this began")]
     Changed {
         /// The stream.
         stream: String,
     },
-    /// The stream does not take an event.
+    /// The stream refuses an event.
     #[error("the stream {stream} does not take row {row}: {reason}")]
     NotTaken {
         /// The stream.
         stream: String,
-        /// The row's place in the outbox.
+        /// The row id in the outbox.
         row: i64,
-        /// Why, in the server's words.
+        /// Why, as the server reports it.
         reason: String,
     },
     /// The stream has not confirmed an event for a minute.
@@ -84,7 +83,7 @@ pub enum RepublishError {
     Unconfirmed {
         /// The stream.
         stream: String,
-        /// What it said last.
+        /// The last error.
         reason: String,
     },
     /// A stream cannot be read.
@@ -98,9 +97,9 @@ pub enum RepublishError {
     Bus(#[from] BusError),
 }
 
-/// The statements about it.
+/// The statements of a republisher.
 pub trait Mending: sqlx::Database {
-    /// Takes or renews the lease of whoever publishes again; false while somebody else has it.
+    /// Takes or renews the republisher's lease; false while another republisher has it.
     fn mend(
         connection: &mut Self::Connection,
         names: &Names,
@@ -123,7 +122,8 @@ pub trait Mending: sqlx::Database {
         way: Way,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
-    /// Rows by their places, in that order, as many as a page may have. Those that are gone are left out.
+    /// Returns rows by their row ids, in that order, as many as fit into a page. Rows that no longer exist are left
+    /// out.
     fn rows_at(
         connection: &mut Self::Connection,
         names: &Names,
@@ -152,10 +152,10 @@ impl Way {
 }
 
 impl<DB: Store> Outbox<DB> {
-    /// Takes the lease of whoever publishes again, or renews it.
+    /// Takes or renews the republisher's lease.
     pub(super) async fn mend(&self, mender: &str) -> Result<(), RepublishError> {
         let names = &self.shared.names;
-        // In a copy the cursor means nothing, and a rebase needs the relay's row as it is.
+        // In a copy the cursor means nothing, and a rebase needs the relay's row unchanged.
         let asking = async |connection: &mut DB::Connection| {
             if let Some(refusal) = DB::origin(connection, names).await?.refusal() {
                 return Ok(Err(RepublishError::Refused(refusal)));
@@ -184,7 +184,7 @@ impl<DB: Store> Outbox<DB> {
         .await
     }
 
-    /// The rows at some places, as many as a page may have.
+    /// Returns the rows with these row ids, as many as fit into a page.
     pub(crate) async fn rows_at(&self, places: &[i64]) -> Result<Rows, OutboxError> {
         let names = &self.shared.names;
         self.operate(Operation::Own, async |connection| {

@@ -1,13 +1,13 @@
-//! Bringing the tables of the outbox to this version. Forward only, in its own schema, recorded there:
-//! it shares nothing with the migrations of the application.
+//! Migrates the tables of the outbox to this program's version. Forward only, in the outbox's own schema, and recorded
+//! there: independent of the application's migrations.
 
 use super::{Outbox, SchemaError, Store, store::Names, taken::Taken};
 
-/// Why the tables could not be brought to this version.
+/// Why the tables could not be migrated.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MigrateError {
-    /// The tables belong to a newer Tidings.
+    /// The tables belong to a newer version of Tidings.
     #[error("the outbox is at version {found}, this program knows {known}: use a newer Tidings")]
     Newer {
         /// The version in the database.
@@ -20,17 +20,16 @@ pub enum MigrateError {
     Failed {
         /// The migration.
         migration: &'static str,
-        /// What the database said.
+        /// The error of the database.
         #[source]
         source: sqlx::Error,
     },
-    /// Others have locked something for so long that it was not waited for any longer; nothing of the migration was
-    /// kept.
+    /// Another transaction held a lock until the wait timed out; nothing of the migration was kept.
     #[error("{by}")]
     Locked {
-        /// Who, for people.
+        /// The holder, in readable form.
         by: String,
-        /// What the database said.
+        /// The error of the database.
         #[source]
         source: sqlx::Error,
     },
@@ -40,9 +39,9 @@ pub enum MigrateError {
 }
 
 impl<DB: Store> Outbox<DB> {
-    /// What [`Outbox::migrate`] does to a database that has no outbox yet, as text for `psql` or
-    /// `sqlite3`: one transaction, the records of the migrations included, so that `migrate` afterwards
-    /// finds nothing to do. `schema` is what [`Outbox::in_schema`] takes, `tidings` by default.
+    /// Returns what [`Outbox::migrate`] does to a database without an outbox, as text for `psql` or `sqlite3`: one
+    /// transaction that also records the migrations, so that `migrate` finds nothing to do afterwards. `schema` is what
+    /// [`Outbox::in_schema`] takes, `tidings` by default.
     ///
     /// # Errors
     /// [`SchemaError`] when the name is not a plain identifier.
@@ -62,8 +61,8 @@ impl<DB: Store> Outbox<DB> {
         Ok(script + "\ncommit;\n")
     }
 
-    /// Brings the tables to this version: each missing migration in a transaction of its own. Several
-    /// processes may call it at once. Returns the names of the migrations that were run.
+    /// Migrates the tables to this program's version: each missing migration in its own transaction. Several processes
+    /// may call it at once. Returns the names of the migrations that were run.
     ///
     /// # Errors
     /// [`MigrateError`]; the database is then at the last migration that succeeded.

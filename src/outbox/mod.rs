@@ -1,9 +1,9 @@
-//! The outbox: events that commit with the state change, and the relay that carries them into the
-//! stream. The only room that names sqlx.
+//! The outbox: events that commit with the state change, and the relay that moves them into the stream. The only module
+//! that names sqlx.
 //!
-//! * [`Outbox`]: begin a transaction and publish in it, or enqueue in one of your own.
-//! * [`InboxTransaction`]: what a handler gets whose effect happens once.
-//! * [`Relay`]: moves what was committed into the stream, in order, once.
+//! * [`Outbox`]: begins a transaction that publishes, or enqueues in a transaction of the caller.
+//! * [`InboxTransaction`]: the transaction of a handler whose effects commit once per event.
+//! * [`Relay`]: moves committed events into the stream, in order, once.
 //! * [`Store`]: the two databases, Postgres and SQLite.
 
 mod ahead;
@@ -91,13 +91,13 @@ pub use transaction::OutboxTransaction;
 use wake::Wake;
 pub(crate) use walk::{Walked, WantsWhole};
 
-/// How long what is wrong is looked into.
+/// The time limit for finding out what is behind an error.
 const SOON: Duration = Duration::from_secs(3);
 
-/// What a nats-server takes when it is not told otherwise, in bytes.
+/// The default `max_payload` of a nats-server, in bytes.
 const DEFAULT_MAX_PAYLOAD: usize = 1024 * 1024;
 
-/// The outbox in one database. Cheap to clone; clones share the pool and the wake-up of the relay.
+/// The outbox in one database. Cheap to clone; clones share the pool and the relay's wake-up.
 ///
 /// `DB` is `sqlx::Postgres` or `sqlx::Sqlite`.
 pub struct Outbox<DB: Store> {
@@ -110,9 +110,9 @@ struct Shared<DB: Store> {
     source: String,
     max_payload: AtomicUsize,
     wake: Wake,
-    /// Whose turn it is among the handlers of this process, where the database has one writer at a time.
+    /// Queues the handlers of this process where the database has one writer at a time.
     turn: Arc<tokio::sync::Mutex<()>>,
-    /// Connections of handlers between two transactions.
+    /// Idle connections that handlers keep between two transactions.
     kept: Kept<DB>,
     link: Link,
 }
@@ -121,54 +121,54 @@ struct Shared<DB: Store> {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OutboxError {
-    /// The event is refused as it is.
+    /// The event itself is not valid.
     #[error(transparent)]
     Envelope(#[from] EnvelopeError),
-    /// The event is larger than the server takes.
+    /// The event is larger than the server accepts.
     #[error(transparent)]
     TooLarge(#[from] TooLarge),
-    /// Two events that are written together have one id. None of them is written.
+    /// Two events that are written together have the same id. None of the events is written.
     #[error("{event} is the id of two events, {first} and {second}: give each an id of its own")]
     TakenId {
         /// The id.
         event: EventId,
-        /// The name and the key of one.
+        /// The name and the key of the first event.
         first: String,
-        /// The name and the key of the other.
+        /// The name and the key of the second event.
         second: String,
     },
-    /// An event that is to be published later has the id of one that waits already. None of them is written.
+    /// A delayed event has the id of one that is delayed already. None of the events is written.
     #[error(
         "{} is delayed already: cancel that one first, or give this one an id of its own",
         event.map_or_else(|| "one of the events".to_owned(), |event| event.to_string())
     )]
     AlreadyDelayed {
-        /// The id, where it is one event.
+        /// The id, when a single event was written.
         event: Option<EventId>,
-        /// What the database said.
+        /// The error of the database.
         #[source]
         source: sqlx::Error,
     },
-    /// The tables are not there.
+    /// The tables are missing.
     #[error("the database has no outbox: run `tidings migrate`, or call `Outbox::migrate`")]
     NotMigrated(#[source] sqlx::Error),
-    /// Others have locked something for so long that it was not waited for any longer.
+    /// Another transaction held a lock until the wait timed out.
     #[error("{by}")]
     Locked {
-        /// Who, for people: process, application, since when, and the statement.
+        /// The holder, in readable form: process, application, since when, and the statement.
         by: String,
-        /// What the database said.
+        /// The error of the database.
         #[source]
         source: sqlx::Error,
     },
-    /// A savepoint that was begun within the transaction was dropped before the database had answered, and sqlx has
-    /// rolled back all of it. Nothing is committed.
+    /// A savepoint within the transaction was dropped before the database had answered, so sqlx has rolled back the
+    /// whole transaction. Nothing is committed.
     #[error(
         "the transaction was rolled back when a savepoint within it was dropped before the database had answered: \
          do its work again in a new one"
     )]
     RolledBack,
-    /// The tables belong to a newer or an older Tidings.
+    /// The tables belong to a newer or an older version of Tidings.
     #[error("{}", version_sentence(*found, *known, *is_newer))]
     Version {
         /// The version of the tables.
@@ -178,10 +178,10 @@ pub enum OutboxError {
         /// Whether the tables are newer.
         is_newer: bool,
     },
-    /// It is another NATS than the one that the outbox is relayed into, or NATS does not answer.
+    /// This is not the NATS that the outbox is relayed into, or NATS does not answer.
     #[error(transparent)]
     Elsewhere(#[from] ElsewhereError),
-    /// The database failed. After a failed commit it may or may not have committed.
+    /// The database failed. After a failed commit the transaction may or may not be committed.
     #[error("the database failed")]
     Database(#[source] sqlx::Error),
 }
@@ -195,11 +195,11 @@ pub enum OutboxError {
 pub struct SchemaError(String);
 
 impl<DB: Store> Outbox<DB> {
-    /// The outbox in this database, in the schema `tidings` (SQLite: tables that begin with `tidings_`).
+    /// Creates the outbox in this database, in the schema `tidings` (SQLite: tables that begin with `tidings_`).
     ///
-    /// Behind a pooler that gives each transaction another connection, such as pgbouncer in transaction
-    /// mode, make the pool with `statement_cache_capacity(0)`, in a URL `statement-cache-capacity=0`: the
-    /// outbox then goes without prepared statements and runs each statement in a transaction.
+    /// Behind a pooler that gives each transaction another connection, such as pgbouncer in transaction mode, build the
+    /// pool with `statement_cache_capacity(0)`, in a URL `statement-cache-capacity=0`: the outbox then uses no prepared
+    /// statements and runs each statement in a transaction.
     #[must_use]
     pub fn new(pool: Pool<DB>) -> Self {
         let options = pool.connect_options();
@@ -225,16 +225,16 @@ impl<DB: Store> Outbox<DB> {
         }
     }
 
-    /// Uses another schema (SQLite: another prefix) than `tidings`.
+    /// Uses another schema (SQLite: another prefix) instead of `tidings`.
     ///
     /// # Errors
-    /// [`SchemaError`] when the name is not a plain identifier, or a reserved word of SQL.
+    /// [`SchemaError`] when the name is not a plain identifier, or is a reserved word of SQL.
     pub fn in_schema(self, schema: &str) -> Result<Self, SchemaError> {
         let names = Names::new(schema)?;
         Ok(self.rebuilt(|shared| shared.names = names.pooled(shared.names.is_pooled())))
     }
 
-    /// Has migrations behind those of this version, for tests of upgrades.
+    /// Adds a migration after those of this version, for tests of upgrades.
     #[cfg(feature = "failpoints")]
     #[doc(hidden)]
     #[must_use]
@@ -243,15 +243,15 @@ impl<DB: Store> Outbox<DB> {
         self.rebuilt(|shared| shared.names = shared.names.clone().with_later(later))
     }
 
-    /// Names the service, for `ce-source` of events that do not name one; default `tidings`.
+    /// Sets the service's name: the `ce-source` of events that have none; default `tidings`.
     #[must_use]
     pub fn source(self, source: impl Into<String>) -> Self {
         let source = source.into();
         self.rebuilt(|shared| shared.source = source)
     }
 
-    /// Sends a hint to the relay, wherever it runs, after each commit. Without it a relay in another
-    /// process finds new events by polling. Also takes over the server's size limit.
+    /// Sends a hint to the relay, wherever it runs, after each commit. Without it, a relay in another process finds new
+    /// events by polling. Also takes over the server's size limit.
     #[must_use]
     pub fn over(self, bus: &Bus) -> Self {
         let outbox = self.rebuilt(|shared| shared.wake = Wake::over(bus, shared.names.schema()));
@@ -259,22 +259,22 @@ impl<DB: Store> Outbox<DB> {
         outbox
     }
 
-    /// Refuses events above this size, headers and payload together, in bytes; default 1 MiB, which is
-    /// the server's default. A relay in this process and [`Outbox::over`] set it to the server's.
+    /// Refuses events above this size, in bytes, headers and payload together; default 1 MiB, the server's default. A
+    /// relay in this process and [`Outbox::over`] set it to the server's limit.
     #[must_use]
     pub fn max_payload(self, bytes: usize) -> Self {
         self.shared.max_payload.store(bytes, Ordering::Relaxed);
         self
     }
 
-    /// Begins a transaction. Publish in it, and commit: the events are in the outbox, or nothing is.
+    /// Begins a transaction. Publish in it and commit: either all of its events are in the outbox, or none.
     ///
     /// # Errors
-    /// [`OutboxError::Database`] when no connection can be had.
+    /// [`OutboxError::Database`] when the pool gives no connection.
     ///
     /// # Cancel safety
-    /// It may be dropped at any time: no connection of the pool is left in a transaction. So may what is to end the
-    /// transaction; whether a commit that was dropped has happened is unknown.
+    /// May be dropped at any time: no connection of the pool is left in a transaction. The futures that end the
+    /// transaction may be dropped, too; whether a dropped commit has taken effect is unknown.
     pub async fn begin(&self) -> Result<OutboxTransaction<DB>, OutboxError> {
         let begun = self.begin_on(Taken::from(&self.shared.pool).await, DB::BEGIN);
         begun
@@ -283,7 +283,7 @@ impl<DB: Store> Outbox<DB> {
             .map_err(OutboxError::Database)
     }
 
-    /// The same, for an event that is remembered in it.
+    /// Begins a transaction that records an event in the inbox.
     async fn begin_to_remember(&self) -> Result<OutboxTransaction<DB>, OutboxError> {
         let kept = self.attend(Waits::Statement(None), self.shared.kept.begin());
         match kept.await {
@@ -302,12 +302,12 @@ impl<DB: Store> Outbox<DB> {
 
     /// Writes an event in a transaction that the caller owns and commits.
     ///
-    /// For order by key, enqueue *after* the statement that locks what the event is about;
-    /// [`OutboxTransaction::publish`] does so by itself. The relay is not told of the commit: up to
-    /// 50 ms may pass while it is busy, up to 250 ms while it is idle.
+    /// For order by key, enqueue *after* the statement that locks the entity of the event;
+    /// [`OutboxTransaction::publish`] does so by itself. The relay is not notified of the commit: up to 50 ms may pass
+    /// while it is busy, up to 250 ms while it is idle.
     ///
     /// # Errors
-    /// [`OutboxError`]; the transaction is then as the database leaves it, in Postgres aborted.
+    /// [`OutboxError`]; the database then decides the state of the transaction: in Postgres it is aborted.
     pub async fn enqueue(
         &self,
         tx: &mut sqlx::Transaction<'_, DB>,
@@ -321,12 +321,12 @@ impl<DB: Store> Outbox<DB> {
         Ok(envelope.id())
     }
 
-    /// Writes events in a transaction that the caller owns and commits, in their order: a statement for
-    /// each thousand of them instead of one for each. What [`Outbox::enqueue`] says holds for it.
+    /// Writes events in a transaction that the caller owns and commits, in their order: one statement for up to a
+    /// thousand events. Otherwise as [`Outbox::enqueue`].
     ///
     /// # Errors
-    /// [`OutboxError`]; when an event is refused as it is, or two of them have one id, none was written. The same
-    /// event twice is written once.
+    /// [`OutboxError`]; when an event is not valid, or two of them have the same id, none was written. The same event
+    /// twice is written once.
     pub async fn enqueue_all<E: IntoEnvelope>(
         &self,
         tx: &mut sqlx::Transaction<'_, DB>,
@@ -342,20 +342,20 @@ impl<DB: Store> Outbox<DB> {
         Ok(ids)
     }
 
-    /// The pool that the outbox was made with.
+    /// Returns the pool that the outbox was created with.
     #[must_use]
     pub fn pool(&self) -> &Pool<DB> {
         &self.shared.pool
     }
 
-    /// Whether the pool says that a pooler gives each transaction another connection. Statements of your own
-    /// have to heed it as well: in a transaction, and with sqlx's `persistent(false)`.
+    /// Whether, by the pool's options, a pooler gives each transaction another connection. The application's own
+    /// statements must then run in a transaction, too, and with sqlx's `persistent(false)`.
     #[must_use]
     pub fn is_pooled(&self) -> bool {
         self.shared.names.is_pooled()
     }
 
-    /// An event as it will be written, or why it is refused.
+    /// Returns the event as it will be written, or why it is refused.
     fn checked(&self, event: impl IntoEnvelope) -> Result<Envelope, OutboxError> {
         let envelope = context::inherit(event.into_envelope()?);
         let defaults = wire::Defaults {
@@ -367,7 +367,7 @@ impl<DB: Store> Outbox<DB> {
         Ok(envelope)
     }
 
-    /// Events as they will be written, or why one of them is refused.
+    /// Returns the events as they will be written, or why one of them is refused.
     fn all_checked<E: IntoEnvelope>(
         &self,
         events: impl IntoIterator<Item = E>,
@@ -378,7 +378,7 @@ impl<DB: Store> Outbox<DB> {
             .collect()
     }
 
-    /// Writes events, a statement for each chunk of them.
+    /// Writes events, one statement per chunk.
     async fn insert(
         &self,
         connection: &mut DB::Connection,
@@ -391,7 +391,7 @@ impl<DB: Store> Outbox<DB> {
         Ok(())
     }
 
-    /// What an error means for an operation. Who has locked something is looked up while it is.
+    /// Translates the error of an operation. After a lock timeout it looks up the holder while the lock is still held.
     async fn explained(&self, error: sqlx::Error) -> OutboxError {
         if !DB::is_locked_out(&error) {
             return self.meant(error).await;
@@ -400,7 +400,7 @@ impl<DB: Store> Outbox<DB> {
         OutboxError::Locked { by, source: error }
     }
 
-    /// What was said to a statement.
+    /// Translates the error of a statement, if it failed.
     async fn told<T>(&self, said: Result<T, sqlx::Error>) -> Result<T, OutboxError> {
         match said {
             Ok(done) => Ok(done),
@@ -408,8 +408,8 @@ impl<DB: Store> Outbox<DB> {
         }
     }
 
-    /// What the error of a statement means. Where something is missing, the tables may be of another version than this
-    /// program, since it looked last.
+    /// Translates the error of a statement. When a table or column is missing, the tables may have another version than
+    /// at this program's last check.
     async fn meant(&self, error: sqlx::Error) -> OutboxError {
         if !DB::is_missing_table(&error) {
             return OutboxError::Database(error);
@@ -426,7 +426,7 @@ impl<DB: Store> Outbox<DB> {
         other
     }
 
-    /// Who has locked something, as far as that can be found out soon.
+    /// Describes who holds a lock, if that can be found out within `SOON`.
     async fn locked_by(&self) -> String {
         let asking = async {
             let mut connection = self.connect().await?;
@@ -441,15 +441,15 @@ impl<DB: Store> Outbox<DB> {
         }
     }
 
-    /// A connection of its own that waits for no lock for longer than this.
+    /// Opens a connection outside the pool that waits for a lock no longer than this.
     async fn connect_for(&self, wait: Duration) -> Result<DB::Connection, sqlx::Error> {
         let mut connection = self.connect().await?;
         DB::bound_waits(&mut connection, &self.shared.names, wait).await?;
         Ok(connection)
     }
 
-    /// A connection of its own, outside the pool: whoever needs it for long must not take it from the
-    /// service's handlers, nor lose it to them.
+    /// Opens a connection outside the pool, for long use: it must neither take a connection from the service's handlers
+    /// nor lose one to them.
     async fn connect(&self) -> Result<DB::Connection, sqlx::Error> {
         DB::Connection::connect_with(&self.shared.pool.connect_options()).await
     }
@@ -459,7 +459,7 @@ impl<DB: Store> Outbox<DB> {
         self.shared.max_payload.store(limit, Ordering::Relaxed);
     }
 
-    /// The same outbox with one thing changed. Only for building: clones made before keep theirs.
+    /// Returns the same outbox with one setting changed. Only for building: earlier clones keep their settings.
     fn rebuilt(self, change: impl FnOnce(&mut Shared<DB>)) -> Self {
         let mut shared = Shared {
             pool: self.shared.pool.clone(),

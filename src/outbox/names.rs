@@ -1,4 +1,4 @@
-//! What the tables of an outbox are called: the schema, or the prefix, that is configured. Never a statement.
+//! The names of an outbox's tables: the configured schema or prefix. Never runs a statement.
 
 use std::borrow::Cow;
 
@@ -9,7 +9,7 @@ use super::{
     store::{Migration, Statements},
 };
 
-/// The schema, or the prefix, that the tables have.
+/// The schema or prefix of the tables.
 #[derive(Debug, Clone)]
 pub struct Names {
     schema: Cow<'static, str>,
@@ -49,7 +49,7 @@ impl Names {
         })
     }
 
-    /// The same names behind a pooler that gives each transaction another connection.
+    /// Returns the same names for use behind a pooler that gives each transaction another connection.
     pub(super) fn pooled(self, is_pooled: bool) -> Self {
         Self { is_pooled, ..self }
     }
@@ -77,7 +77,7 @@ impl Names {
         &self.schema
     }
 
-    /// A statement in the names of this outbox. `separator` is what stands between schema and table.
+    /// Returns a statement with the names of this outbox. `separator` stands between schema and table.
     pub(super) fn sql(&self, text: &'static str, separator: char) -> SqlStr {
         if self.schema == DEFAULT_SCHEMA {
             return SqlStr::from_static(text);
@@ -86,7 +86,7 @@ impl Names {
         AssertSqlSafe(self.text(text, separator)).into_sql_str()
     }
 
-    /// The same as text, for printing.
+    /// Returns the same as text, for printing.
     pub(super) fn text(&self, text: &str, separator: char) -> String {
         text.replace(
             &format!("{DEFAULT_SCHEMA}{separator}"),

@@ -1,30 +1,29 @@
-//! Whether this database is the one that the relay's cursor speaks of. Never changes anything.
+//! Whether the relay's cursor is valid in this database. Never changes anything.
 
-/// Where an outbox is.
+/// The kind of database that an outbox is in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// The cursor means this database.
+    /// The database that the cursor belongs to.
     Own,
-    /// A server that follows another one. Its snapshots leave out what is in progress, so that a relay
-    /// would pass over it.
+    /// A standby server. Its snapshots leave out transactions in progress, so a relay would skip their rows.
     Standby,
-    /// A copy made row by row, with the reason for saying so: the transaction ids in it are another
-    /// server's, and mean nothing here.
+    /// A row-by-row copy, with the evidence for it: its transaction ids come from another server, and mean nothing
+    /// here.
     Foreign(String),
 }
 
-/// Why nobody relays on a server that follows another one.
+/// Why no relay runs on a standby server.
 pub(super) const STANDBY: &str =
     "this server is a standby, which only follows: the relay waits until it is promoted";
-/// What helps there.
+/// The cure on a standby.
 pub(super) const PROMOTE: &str =
     "give the relay the URL of the primary, or promote this server when it is to become that";
-/// What to do about a copy.
+/// The cure in a copy.
 pub(super) const REBASE: &str =
     "its transaction ids mean nothing here: run `tidings outbox rebase`";
 
 impl Origin {
-    /// Why no relay runs here, if none does.
+    /// Why no relay runs here, if that is so.
     pub(super) fn refusal(&self) -> Option<String> {
         match self {
             Self::Own => None,

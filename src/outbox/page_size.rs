@@ -1,7 +1,7 @@
-//! How many rows to ask for at once. Never reads one.
+//! How many rows a page requests. Never reads one.
 
-/// The database sends as many rows as it was asked for, also those that the bound on bytes cuts off: so fewer are asked
-/// for while rows are large.
+/// The database sends all requested rows, including those that the limit on bytes cuts off. So a page requests fewer
+/// rows while they are large.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PageSize {
     rows: usize,
@@ -17,7 +17,7 @@ impl PageSize {
         self.rows
     }
 
-    /// After a page that had so many, and was cut or not.
+    /// Adapts to a page that had this many rows, and was cut or not.
     pub(super) fn adapt(&mut self, read: usize, is_cut: bool) {
         self.rows = match is_cut {
             true => read.max(1),

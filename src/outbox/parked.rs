@@ -1,5 +1,5 @@
-//! What is put aside, and its way back: looking at it, asking for it to be published, or giving it up. The
-//! relay publishes; nothing here does.
+//! Parked rows: listing them, requesting that they are published, and discarding them. The relay publishes; nothing
+//! here does.
 
 use std::{fmt, str::FromStr};
 
@@ -9,7 +9,7 @@ use tidings_contract::EventId;
 
 use super::{Entry, Outbox, OutboxError, Store, Way, chunks::chunks, taken::Operation};
 
-/// A parked row goes back by itself: it waits for a stream or a subject, or was asked for.
+/// Whether a parked row is restored by itself: it waits for a stream or a subject, or its unpark was requested.
 macro_rules! returns {
     ($row:literal) => {
         concat!(
@@ -23,7 +23,8 @@ macro_rules! returns {
 }
 pub(super) use returns;
 
-/// What follows a parked row under its key waits with it: not what waits for a stream, as all of that stream does.
+/// Whether later rows of its key wait for a parked row. They do not when it waits for a stream, because all rows of
+/// that stream wait.
 macro_rules! holds_up {
     ($of:literal) => {
         concat!(
@@ -37,7 +38,7 @@ macro_rules! holds_up {
 }
 pub(super) use holds_up;
 
-/// Whether a parked row goes back without a decision: by itself, or with the first one of its key.
+/// Whether a parked row is restored without a decision: by itself, or with the first row of its key.
 macro_rules! goes_back {
     ($table:literal, $row:literal) => {
         concat!(
@@ -59,18 +60,18 @@ macro_rules! goes_back {
 }
 pub(super) use goes_back;
 
-/// So many are looked at at once.
+/// The most rows that are examined at once.
 const PAGE: u32 = 1000;
-/// A list leaves out a payload of more bytes, and headers of more.
+/// A list leaves out a larger payload, and larger headers (in bytes).
 const LONGEST_SHOWN: usize = 4 * 1024 * 1024;
 const LONGEST_HEADERS: usize = 400_000;
 
-/// An event that is put aside. A row that cannot be read is told as far as it can: an event id of zeros, the nearest
-/// time of the years 1 to 9999, the beginning of a name or a key that is too long; its error says which.
+/// A parked event. Of a row that cannot be read fully, it holds what can be read: an event id of zeros, the nearest
+/// time in the years 1 to 9999, the beginning of a name or key that is too long. Its error names the flaw.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct ParkedEvent {
-    /// Its place in the outbox.
+    /// The row id in the outbox.
     pub id: i64,
     /// The event's id.
     pub event: EventId,
@@ -83,24 +84,24 @@ pub struct ParkedEvent {
     /// The headers, a JSON object of texts; left out when they have more than 400,000 bytes, and by
     /// [`Outbox::parked_heads`].
     pub headers: String,
-    /// The payload; as text where it is. [`Outbox::parked`] leaves it out when it has more than 4 MiB,
-    /// [`Outbox::parked_heads`] always; what is discarded has all of it.
+    /// The payload; serialized as text. [`Outbox::parked`] leaves it out when it has more than 4 MiB,
+    /// [`Outbox::parked_heads`] always; a discarded event has all of it.
     #[serde(serialize_with = "as_text")]
     pub payload: Vec<u8>,
-    /// How many bytes the payload has.
+    /// The size of the payload in bytes.
     pub payload_bytes: u64,
     /// When it was written.
     pub at: DateTime<Utc>,
-    /// When it was put aside.
+    /// When it was parked.
     pub parked_at: DateTime<Utc>,
-    /// Why it was put aside.
+    /// Why it was parked.
     pub error: String,
-    /// What it waits for, and goes back by itself when that is there: `stream EVENTS`, `subject user.created`.
+    /// What it waits for, to be restored by itself: `stream EVENTS`, `subject user.created`.
     pub waits_for: Option<String>,
-    /// When somebody asked for it to be published.
+    /// When an operator requested that it is published.
     pub asked_at: Option<DateTime<Utc>>,
-    /// Whether it goes back without a decision: it waits for something, was asked for, or follows such an event under
-    /// its key. False once it is discarded.
+    /// Whether it is restored without a decision: it waits for a stream or subject, its unpark was requested, or it
+    /// follows such an event under its key. False once it is discarded.
     pub goes_back: bool,
 }
 
@@ -108,20 +109,20 @@ fn as_text<S: serde::Serializer>(payload: &[u8], serializer: S) -> Result<S::Ok,
     serializer.serialize_str(&String::from_utf8_lossy(payload))
 }
 
-/// Which parked events are meant.
+/// A selection of parked events.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ParkedSelection {
     /// All of them.
     All,
-    /// Those of a key.
+    /// Those of one key.
     Key(String),
-    /// One, by its place in the outbox.
+    /// One event, by its row id in the outbox.
     Id(i64),
 }
 
 impl ParkedSelection {
-    /// As the statements take it: an id, a key, or neither.
+    /// The parameters of the statements: an id, a key, or neither.
     pub(super) fn parameters(&self) -> (Option<i64>, Option<&str>) {
         match self {
             Self::All => (None, None),
@@ -134,27 +135,27 @@ impl ParkedSelection {
 /// How much of a parked row is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Extent {
-    /// All but headers and payload.
+    /// Everything except headers and payload.
     Head,
-    /// All that is not too long to be shown.
+    /// Everything that is not too large to be shown.
     Shown,
-    /// All of the payload, however long it is.
+    /// The same with the whole payload, however large it is.
     Whole,
 }
 
-/// How large the parts of a parked row are, which is known without reading them.
+/// The sizes of a parked row's parts, which are known without reading them.
 #[derive(Debug, Clone, Copy)]
 pub struct ParkedSize {
-    /// Its place in the outbox.
+    /// The row id in the outbox.
     pub id: i64,
-    /// The bytes of its payload.
+    /// The size of the payload in bytes.
     pub payload: usize,
-    /// The bytes of its headers.
+    /// The size of the headers in bytes.
     pub headers: usize,
 }
 
 impl Extent {
-    /// How much is read of a row.
+    /// How many bytes are read of a row.
     fn bytes(self, size: &ParkedSize) -> usize {
         let up_to = |most: usize, bytes: usize| if bytes > most { 0 } else { bytes };
         let headers = up_to(LONGEST_HEADERS, size.headers);
@@ -165,19 +166,19 @@ impl Extent {
         }
     }
 
-    /// The first of these rows: as many as may be in memory at once, at least one.
+    /// Returns the first of these rows: as many as may be in memory at once, at least one.
     fn first(self, sizes: &[ParkedSize]) -> Vec<i64> {
         let first = chunks(sizes, |size| self.bytes(size)).next();
         first.into_iter().flatten().map(|size| size.id).collect()
     }
 }
 
-/// What a row waits for when it goes back by itself.
+/// What a row waits for when it is restored by itself.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum WaitsFor {
-    /// A stream that takes nothing now.
+    /// A stream that accepts no events at present.
     Stream(String),
-    /// A subject that no stream takes, or that we may not publish to.
+    /// A subject that no stream takes, or that the relay has no right to publish to.
     Subject(String),
 }
 
@@ -204,7 +205,7 @@ impl FromStr for WaitsFor {
     }
 }
 
-/// An error as a table keeps it: no longer than somebody reads.
+/// Cuts an error to the length that a table stores.
 pub(super) fn kept(error: &str) -> String {
     const LONGEST: usize = 2000;
     match error.char_indices().nth(LONGEST) {
@@ -214,8 +215,8 @@ pub(super) fn kept(error: &str) -> String {
 }
 
 impl<DB: Store> Outbox<DB> {
-    /// The events that are put aside, in the order of their places, behind a place; at most `limit`, and fewer when
-    /// they are large: there is nothing more behind the last one only when there is none.
+    /// Returns parked events after a row id, in the order of row ids; at most `limit`, and fewer when they are large.
+    /// Only an empty result means that there are no more.
     ///
     /// # Errors
     /// [`OutboxError::NotMigrated`] without tables, else [`OutboxError::Database`].
@@ -229,7 +230,7 @@ impl<DB: Store> Outbox<DB> {
         self.read_parked(selection, page, Extent::Shown).await
     }
 
-    /// The same without headers and payloads, which are not read: for lists.
+    /// As [`Outbox::parked`], for lists: headers and payloads are not read.
     ///
     /// # Errors
     /// As for [`Outbox::parked`].
@@ -243,7 +244,7 @@ impl<DB: Store> Outbox<DB> {
         self.read_parked(selection, page, Extent::Head).await
     }
 
-    /// The same with all of the payloads, however large they are: to keep them elsewhere.
+    /// As [`Outbox::parked`], for export: with the whole payloads, however large they are.
     ///
     /// # Errors
     /// As for [`Outbox::parked`].
@@ -273,7 +274,7 @@ impl<DB: Store> Outbox<DB> {
                     return Ok(Vec::new());
                 };
                 let parked = DB::parked(connection, names, &ids, extent).await?;
-                // When all of them have gone meanwhile, there may be more behind them.
+                // When all of these rows were removed meanwhile, there may be more after them.
                 if !parked.is_empty() {
                     return Ok(parked);
                 }
@@ -283,9 +284,9 @@ impl<DB: Store> Outbox<DB> {
         self.operate(Operation::One, reading).await
     }
 
-    /// Asks the relay to publish what is put aside, in the order in which it was written; with an event, all
-    /// that is parked under its key is meant, because an event never passes an earlier one of its key. What
-    /// is refused again stays parked, with what follows it. Returns how many events were asked for.
+    /// Requests that the relay publishes parked events, in the order in which they were written. Selecting one event
+    /// selects all parked events of its key, because an event never overtakes an earlier one of its key. Events that
+    /// are refused again stay parked, with those that follow them. Returns the number of requested events.
     ///
     /// # Errors
     /// [`OutboxError::NotMigrated`] without tables, else [`OutboxError::Database`].
@@ -298,10 +299,9 @@ impl<DB: Store> Outbox<DB> {
         Ok(asked)
     }
 
-    /// Gives up what is put aside, for ever; at most `limit` events at once, and fewer when they are large, in the
-    /// order of their places; none when there is nothing left.
-    /// Returns what was given up, so that it can be kept elsewhere. What is parked behind a discarded event
-    /// stays parked until it is asked for.
+    /// Discards parked events permanently, in the order of row ids; at most `limit`, and fewer when they are large;
+    /// none when there are no more. Returns the discarded events, so that the caller can store them elsewhere. Events
+    /// that are parked behind a discarded one stay parked until their unpark is requested.
     ///
     /// # Errors
     /// [`OutboxError::NotMigrated`] without tables, else [`OutboxError::Database`].
@@ -320,7 +320,7 @@ impl<DB: Store> Outbox<DB> {
         Ok(told(self.operate(Operation::Several, discarding).await?))
     }
 
-    /// Gives up these rows, as far as they are parked; returns them without headers and payloads.
+    /// Discards these rows, as far as they are parked; returns them without headers and payloads.
     ///
     /// # Errors
     /// As for [`Outbox::discard`].
@@ -339,14 +339,14 @@ impl<DB: Store> Outbox<DB> {
     ) -> Result<Vec<ParkedEvent>, sqlx::Error> {
         let names = &self.shared.names;
         let discarded = DB::discard(connection, names, ids, extent).await?;
-        // Otherwise a verification could take them for lost.
+        // Without the entries, `verify` could report the events as missing.
         let given_up: Vec<Entry> = discarded.iter().map(given_up).collect();
         DB::record(connection, names, &given_up, Way::Discarded).await?;
         Ok(discarded)
     }
 }
 
-/// Says what was given up, in the order of the places.
+/// Logs the discarded events, and returns them in the order of row ids.
 fn told(mut discarded: Vec<ParkedEvent>) -> Vec<ParkedEvent> {
     discarded.sort_by_key(|event| event.id);
     discarded
@@ -365,7 +365,7 @@ fn told(mut discarded: Vec<ParkedEvent>) -> Vec<ParkedEvent> {
     discarded
 }
 
-/// What the ledger says of an event that was given up.
+/// The ledger entry of a discarded event.
 fn given_up(event: &ParkedEvent) -> Entry {
     Entry {
         first_id: event.id,

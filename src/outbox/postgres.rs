@@ -1,9 +1,9 @@
-//! The outbox on PostgreSQL 14 or newer: an insert-only log in a ring of partitions, and a cursor that
-//! is a snapshot. Needs no superuser and no extension.
+//! The outbox on PostgreSQL 14 or newer: an insert-only log in a ring of partitions, and a cursor that is a snapshot.
+//! Needs neither superuser nor extensions.
 
-/// How a transaction of ours begins. Between two of its statements is no work of anybody's. A host that is gone, or a
-/// link that has lost it, closes no connection: after this time the server ends the transaction, and what it has locked
-/// is free.
+/// Begins a transaction that holds only statements of Tidings, so nothing but the network delays the next statement. A
+/// failed host, or a broken link to it, closes no connection: after this timeout the server ends the transaction and
+/// releases its locks.
 macro_rules! begin_own {
     ($then:literal) => {
         concat!(
@@ -58,7 +58,7 @@ use super::{
     },
 };
 
-/// Any number will do as long as nobody else uses it; it is released with the transaction.
+/// An arbitrary number that no other program may use; the lock is released with the transaction.
 const LOCK_MIGRATIONS: &str = "select pg_advisory_xact_lock(7163384699739271)";
 
 impl Statements for Postgres {
@@ -82,7 +82,7 @@ impl Statements for Postgres {
     fn is_missing_table(error: &sqlx::Error) -> bool {
         const UNDEFINED_TABLE: &str = "42P01";
         const UNDEFINED_SCHEMA: &str = "3F000";
-        // Of a later migration than the last one that was run.
+        // Missing when the last migrations were not run.
         const UNDEFINED_COLUMN: &str = "42703";
         const UNDEFINED_FUNCTION: &str = "42883";
         error
@@ -109,7 +109,7 @@ impl Statements for Postgres {
         query(names, LOCK_MIGRATIONS)
             .execute(&mut *connection)
             .await?;
-        // Another migration is waited for, and nobody's transaction that has a table.
+        // From here on wait for another migration at most, not for application transactions that hold a table.
         sqlx::raw_sql("set local lock_timeout = '5s'")
             .execute(&mut *connection)
             .await?;
@@ -233,7 +233,7 @@ impl Statements for Postgres {
         owner: &str,
         troubles: &str,
     ) -> Result<(), sqlx::Error> {
-        // Not into a copy: a rebase needs the age of the row there.
+        // Never in a copy: `rebase` needs the age of the row there.
         let complain = format!(
             "update tidings.relay set trouble = $2::text::jsonb
             where (owner = $1 or lease_until < clock_timestamp()) and trouble is distinct from $2::text::jsonb
@@ -431,7 +431,7 @@ impl Statements for Postgres {
     }
 }
 
-/// Schema and table are asked for before: creating what is there needs the right to create.
+/// Schema and table are checked first: `create` needs the right to create even when the object exists.
 fn create_migration_table(names: &Names) -> String {
     let table = "create table if not exists tidings.migration (
     version    integer     primary key,
@@ -462,7 +462,7 @@ async fn insert_one(
         .map(drop)
 }
 
-/// An envelope has no higher version.
+/// No envelope has a higher version.
 fn version_of(envelope: &Envelope) -> i32 {
     i32::try_from(envelope.version()).unwrap_or(i32::MAX)
 }

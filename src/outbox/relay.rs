@@ -1,5 +1,5 @@
-//! The relay: carries what was committed into its stream, in order, once. This file owns its life:
-//! lease, resume, pipeline, end. Never reads a row or sends a message itself.
+//! The relay: moves committed events into their stream, in order, once. This file owns its life: lease, resume,
+//! pipeline, end. Never reads a row or sends a message itself.
 //!
 //! ```text
 //! outbox ─ fetch ─> pages ─ route ─> a lane a stream ─ atomic batches ─> JetStream
@@ -7,9 +7,9 @@
 //!            checkpoint, lease <─ keeper <┘
 //! ```
 //!
-//! There is one way to begin, whether after a start, a fault or a take-over: take the lease, read what
-//! the streams hold behind the last checkpoint, give back what was parked and may go, go on behind the cursor
-//! and leave out what was found.
+//! A start, a fault and a failover all continue in the same way: take the lease, read what the streams hold after the
+//! last checkpoint, restore the parked rows that can be published, continue after the cursor, and leave out the events
+//! that were found.
 
 mod agenda;
 mod aside;
@@ -68,23 +68,23 @@ use resume::{Stored, stored_behind};
 use route::Router;
 use stand_by::StandBy;
 
-/// Pages that are fetched ahead of what is being sent.
+/// Pages that are fetched ahead of sending.
 const PAGES_AHEAD: usize = 2;
-/// Reports that the keeper may be behind.
+/// How many reports the keeper may lag behind.
 const REPORTS: usize = 256;
-/// The pauses after a fault.
+/// The shortest and the longest pause after a fault.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Moves the outbox into the stream. Give it to a [`Worker`](crate::Worker), or run it alone.
 ///
-/// Any number may run; one works, the others stand by and take over within the lease.
+/// Any number may run: one is active, and the others stand by and take over within the lease.
 pub struct Relay<DB: Store> {
     outbox: Outbox<DB>,
     settings: Settings,
 }
 
-/// What can be set.
+/// The settings of a relay.
 #[derive(Debug, Clone)]
 struct Settings {
     owner: String,
@@ -94,29 +94,29 @@ struct Settings {
     patience: Duration,
 }
 
-/// What the lease came with.
+/// What a claim of the lease returns.
 struct Claimed<DB: Statements> {
     /// The keeper's connection.
     connection: DB::Connection,
     claim: Claim<DB::Cursor>,
-    /// The keys that have a parked row.
+    /// The keys of parked rows.
     keys: Vec<(String, i64)>,
     /// What parked rows wait for.
     waiting: Waiting,
 }
 
-/// How a tenure ended.
+/// How a tenure, the time with one lease, ended.
 enum Tenured {
-    /// Somebody else has the lease.
+    /// Another relay has the lease.
     StandBy,
-    /// Told to stop; the last checkpoint is written and the lease is released.
+    /// Stopped on request; the last checkpoint is written and the lease is released.
     Stopped,
-    /// Parked rows are to go back: the next tenure begins with them, at once.
+    /// Parked rows are to be restored: the next tenure begins with them, at once.
     Turned,
 }
 
 impl<DB: Store> Relay<DB> {
-    /// A relay of this outbox.
+    /// Creates a relay of this outbox.
     #[must_use]
     pub fn new(outbox: Outbox<DB>) -> Self {
         Self {
@@ -131,48 +131,47 @@ impl<DB: Store> Relay<DB> {
         }
     }
 
-    /// Its name as the owner of the lease: host, process, and something that no other relay has.
+    /// Returns the owner name for the lease: host, process, and a unique part.
     #[must_use]
     pub fn owner(&self) -> &str {
         &self.settings.owner
     }
 
-    /// How long a stand-by waits for a relay that died; default 5 s.
+    /// Sets how long a standby waits for a relay that died; default 5 s.
     #[must_use]
     pub fn lease(mut self, lease: Duration) -> Self {
         self.settings.lease = lease;
         self
     }
 
-    /// How many events go into one atomic batch at most: 1 to 1000, which is the server's limit and the
-    /// default.
+    /// Sets the most events of one atomic batch: 1 to 1000, which is the server's limit and the default.
     #[must_use]
     pub fn batch(mut self, events: usize) -> Self {
         self.settings.batch = events.clamp(1, 1000);
         self
     }
 
-    /// How long confirmed events stay in the outbox at least; default 18 h. Postgres frees them a slot at a
-    /// time, so up to a sixth longer. It may change from one run to the next: the slots are made to fit.
+    /// Sets how long confirmed events stay in the outbox at least; default 18 h. Postgres frees them one slot at a
+    /// time, so they stay up to a sixth longer. It may differ from one run to the next: the slots are adapted.
     #[must_use]
     pub fn retention(mut self, retention: Duration) -> Self {
         self.settings.retention = retention;
         self
     }
 
-    /// How long a stream that takes nothing, because it is full or sealed, may hold up the events of other
-    /// streams; default 5 s. Then its events are put aside, and go back by themselves when it takes them. With
-    /// one stream they stay where they are.
+    /// Sets how long a stream that accepts no events, because it is full or sealed, may delay the events of other
+    /// streams; default 5 s. Then its events are parked, and restored by themselves when it accepts events again. With
+    /// a single stream they are not parked.
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
         self.settings.patience = patience.max(Duration::from_millis(1));
         self
     }
 
-    /// Relays until `stop` is cancelled. Faults of database and NATS are got over, with pauses, for ever.
+    /// Relays until `stop` is cancelled. Retries faults of database and NATS without limit, with pauses.
     ///
     /// # Errors
-    /// [`RelayError`] when it can never work as it is.
+    /// [`RelayError`] when the relay can never work in its present setup.
     pub async fn run(self, bus: Bus, stop: CancellationToken) -> Result<(), RelayError> {
         self.outbox.learn_limit(&bus);
         let schema = self.outbox.shared.names.schema();
@@ -181,7 +180,7 @@ impl<DB: Store> Relay<DB> {
         let life = Life::new(&bus, &stop, |troubles| {
             Reporter::new(schema, DB::KIND, &self.settings.owner, troubles)
         });
-        // What the relay tells outlives each tenure.
+        // The relay's answers and issues outlive each tenure.
         let mut telling = JoinSet::new();
         telling.spawn(life.troubles.clone().keep_saying());
         telling.spawn(Arc::clone(&life.reporter).answer(bus.clone()));
@@ -210,7 +209,7 @@ impl<DB: Store> Relay<DB> {
                         pause = FIRST_PAUSE;
                     }
                     life.reporter.begins();
-                    // What lasts is said by its trouble.
+                    // A lasting fault is reported as an issue, so it is logged at debug level only.
                     match self.complain(&life, &fault).await {
                         true => {
                             tracing::warn!(outbox = DB::KIND, %fault, again_in = ?pause, "the relay is interrupted")
@@ -231,13 +230,13 @@ impl<DB: Store> Relay<DB> {
         }
     }
 
-    /// Takes the lease, resumes, and relays until a fault or the end. Whatever hangs, the fence ends it: a
-    /// database that has gone silent must not keep the relay from trying again.
+    /// Takes the lease, resumes, and relays until a fault or the end. The fence ends it even when a call hangs: a
+    /// silent database must not keep the relay from trying again.
     async fn tenure(&self, life: &Life) -> Result<Tenured, Fault> {
         let Settings { owner, lease, .. } = &self.settings;
         let looking = tokio::time::timeout(*lease, self.look()).await;
         let (connection, home) = looking.map_err(|_| Fault::Silent)??;
-        // No longer than what a lease that it has may go without a renewal.
+        // A lease that is already held may go without renewal no longer than this.
         let new_home = life.is_home(&home, *lease / 3).await?;
         let asked = Instant::now();
         let claiming = self.claim(connection, new_home.as_ref());
@@ -268,7 +267,7 @@ impl<DB: Store> Relay<DB> {
         let turn = life.stop.child_token();
         let _working = self.outbox.shared.wake.work_here();
 
-        // The keeper renews the lease from the first moment on, also while the streams are read.
+        // The keeper renews the lease from the start, also while the streams are read.
         let (reports, reported) = mpsc::channel(REPORTS);
         let post = Post {
             outbox: self.outbox.clone(),
@@ -298,7 +297,8 @@ impl<DB: Store> Relay<DB> {
                 result => result?,
             },
             Some(ended) = crew.join_next() => match ended {
-                // Its channel is closed: the parts that report to it have ended, and are seen to in a moment.
+                // The keeper's channel is closed: the tasks that report to it have ended, and their result follows in a
+                // moment.
                 Ok(Ok(())) => tokio::select! {
                     result = &mut resuming => result?,
                     () = fence.passed() => return Err(fence.over()),
@@ -307,7 +307,7 @@ impl<DB: Store> Relay<DB> {
             },
             () = fence.passed() => return Err(fence.over()),
         }
-        // The reports' channel is closed: the keeper writes the last checkpoint.
+        // The channel of reports is closed: the keeper writes the last checkpoint.
         tokio::select! {
             ended = crew.join_next() => match ended {
                 Some(Ok(Ok(()))) | None if life.stop.is_cancelled() => Ok(Tenured::Stopped),
@@ -318,7 +318,7 @@ impl<DB: Store> Relay<DB> {
         }
     }
 
-    /// Looks whether a relay may work here, and what is known of its NATS, on a connection that is kept.
+    /// Checks whether a relay may work here, and reads what is known of its NATS, on a connection that stays open.
     async fn look(&self) -> Result<(DB::Connection, Home), Fault> {
         let names = &self.outbox.shared.names;
         let mut connection = self.connect().await?;
@@ -332,7 +332,7 @@ impl<DB: Store> Relay<DB> {
         Ok((connection, home))
     }
 
-    /// Asks for the lease, and keeps what is new of the NATS.
+    /// Claims the lease, and stores what has changed about the NATS.
     async fn claim(
         &self,
         mut connection: DB::Connection,
@@ -354,7 +354,7 @@ impl<DB: Store> Relay<DB> {
         }))
     }
 
-    /// Resumes behind the last checkpoint, and carries events until the connection is lost.
+    /// Resumes after the last checkpoint, and relays until the connection is lost.
     async fn resume(
         &self,
         life: &Life,
@@ -370,12 +370,12 @@ impl<DB: Store> Relay<DB> {
         tokio::select! {
             never = rights::tell_missing(&life.bus, schema, &streams, &life.rights) => match never {},
             result = self.pipeline(life, claim, stored.into(), aside, way) => result,
-            // Behind a new connection there may be another stream of that name, or an older copy of it.
+            // A new connection may lead to another stream of that name, or to an older copy of it.
             Ok(()) = interruptions.changed() => Err(Fault::Disconnected),
         }
     }
 
-    /// Gives back what was parked, and carries events until the turn, or until a fault.
+    /// Restores parked rows, and relays until the tenure is to end, or until a fault.
     async fn pipeline(
         &self,
         life: &Life,
@@ -431,7 +431,7 @@ impl<DB: Store> Relay<DB> {
         crew.spawn(fetcher.run(pages, way.turn.clone()));
         crew.spawn(Router::new(relaying).run(paged));
         drop(way);
-        // The fetcher ends first when all goes well, and its end travels down the channels.
+        // Without a fault the fetcher ends first, and its end propagates down the channels.
         while let Some(ended) = crew.join_next().await {
             match ended {
                 Ok(Ok(())) => {}
@@ -442,7 +442,8 @@ impl<DB: Store> Relay<DB> {
     }
 }
 
-/// A part has ended because the keeper has, which knows why: what it reports to is gone before its end is seen.
+/// Finds out why a task has ended. When the keeper has ended, its channel closes before its result is read, and only
+/// the keeper knows the reason.
 async fn why(crew: &mut JoinSet<Result<(), Fault>>, ended: Fault) -> Fault {
     const SOON: Duration = Duration::from_secs(1);
     match tokio::time::timeout(SOON, crew.join_next()).await {
@@ -465,7 +466,7 @@ impl<DB: Store> Background for Relay<DB> {
     }
 }
 
-/// What a tenure's parts are joined by.
+/// What the parts of a tenure share.
 struct Way<C> {
     fence: Fence,
     /// Ends the tenure.

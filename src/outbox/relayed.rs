@@ -1,4 +1,4 @@
-//! What the relay has passed, and where the ledger says it went. Only reads.
+//! The rows that the relay has passed, and where they went according to the ledger. Only reads.
 
 use std::{collections::HashSet, future::Future, hash::RandomState};
 
@@ -12,13 +12,13 @@ use super::{
     taken::Operation,
 };
 
-/// Entries that are read at once.
+/// The entries that one statement reads.
 const ENTRIES: usize = 1000;
 
-/// An event that the relay has passed, and did not put aside.
+/// An event that the relay has passed and not parked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Relayed {
-    /// The place in the outbox.
+    /// The row id in the outbox.
     pub id: i64,
     /// The event's id.
     pub event: EventId,
@@ -28,37 +28,37 @@ pub struct Relayed {
     pub version: i64,
     /// The event's key.
     pub key: Option<String>,
-    /// Of the payload.
+    /// The size of the payload.
     pub bytes: usize,
     /// The payload's hash, when payloads are read.
     pub payload: Option<u64>,
 }
 
-/// How far the relay was at a moment.
+/// How far the relay was at one moment.
 #[derive(Debug, Clone)]
 pub struct Passed {
     /// The relay's cursor, as the database writes it.
     pub cursor: String,
-    /// While a backlog drains: the snapshot that it is read under, and the last place that is passed of it.
+    /// While a backlog drains: the snapshot under which it is read, and the last row id passed in it.
     pub page: Option<(String, i64)>,
-    /// Where it was in each stream.
+    /// The relay's position in each stream.
     pub streams: Positions,
 }
 
-/// Which events are meant; by default all.
+/// A selection of events; by default all.
 #[derive(Debug, Clone)]
 pub struct Range {
-    /// From this place on.
+    /// The first row id.
     pub first: i64,
-    /// Up to this place.
+    /// The last row id.
     pub last: i64,
-    /// Written then or later.
+    /// The earliest time of writing.
     pub since: Option<DateTime<Utc>>,
-    /// Written then or before.
+    /// The latest time of writing.
     pub until: Option<DateTime<Utc>>,
-    /// Of these names; all when there is none.
+    /// The event names; all names when empty.
     pub names: Vec<String>,
-    /// Of this key.
+    /// The key.
     pub key: Option<String>,
 }
 
@@ -75,22 +75,22 @@ impl Default for Range {
     }
 }
 
-/// Which of the events that the relay has passed.
+/// A page of the events that the relay has passed.
 #[derive(Debug, Clone, Copy)]
 pub struct Stretch<'a> {
-    /// Behind this place.
+    /// Only rows after this row id.
     pub behind: i64,
-    /// Of these.
+    /// The selection.
     pub range: &'a Range,
     /// How far the relay was.
     pub passed: &'a Passed,
-    /// At most so many.
+    /// The most rows to read.
     pub limit: usize,
-    /// With the hash of the payload.
+    /// The hasher, when the hashes of payloads are wanted.
     pub payloads: Option<&'a RandomState>,
 }
 
-/// Where the ledger's entries about a stream begin.
+/// Where the ledger's entries of a stream begin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Beginning {
     /// The stream.
@@ -101,43 +101,43 @@ pub struct Beginning {
     pub sequence: u64,
 }
 
-/// The statements that look back.
+/// The statements about past events.
 pub trait Archive: sqlx::Database {
-    /// How far the relay is.
+    /// Returns how far the relay is.
     fn passed(
         connection: &mut Self::Connection,
         names: &Names,
     ) -> impl Future<Output = Result<Passed, sqlx::Error>> + Send;
 
-    /// Which of these places are put aside, or have been and were given up.
+    /// Returns which of these row ids are parked, or were discarded while parked.
     fn parked_places(
         connection: &mut Self::Connection,
         names: &Names,
         ids: &[i64],
     ) -> impl Future<Output = Result<HashSet<i64>, sqlx::Error>> + Send;
 
-    /// What the relay has passed, in the order of places.
+    /// Returns rows that the relay has passed, in the order of row ids.
     fn relayed(
         connection: &mut Self::Connection,
         names: &Names,
         stretch: &Stretch<'_>,
     ) -> impl Future<Output = Result<Vec<Relayed>, sqlx::Error>> + Send;
 
-    /// The same with all that the rows hold; of hashes there is none.
+    /// Returns the same rows as a whole, without hashes.
     fn relayed_rows(
         connection: &mut Self::Connection,
         names: &Names,
         stretch: &Stretch<'_>,
     ) -> impl Future<Output = Result<Rows, sqlx::Error>> + Send;
 
-    /// Where the entries begin that are about a place or a later one.
+    /// Returns, per stream, where the entries about this row id and later ones begin.
     fn beginnings(
         connection: &mut Self::Connection,
         names: &Names,
         from: i64,
     ) -> impl Future<Output = Result<Vec<Beginning>, sqlx::Error>> + Send;
 
-    /// The entries that end behind a place, in the order of their ends.
+    /// Returns the entries that end after a row id, in the order of their ends.
     fn entries(
         connection: &mut Self::Connection,
         names: &Names,
@@ -179,8 +179,8 @@ impl<DB: Store> Outbox<DB> {
         .await
     }
 
-    /// Entries that end behind a place, in the order of their ends; all that end at the last one's place. Empty
-    /// when there are no more.
+    /// Returns the entries that end after a row id, in the order of their ends. Entries that end at the same row id
+    /// stay together. Empty when there are no more.
     pub(crate) async fn entries(&self, behind: i64) -> Result<Vec<Entry>, OutboxError> {
         let mut limit = ENTRIES;
         loop {

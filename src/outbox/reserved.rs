@@ -1,7 +1,7 @@
-//! The words that Postgres lets nobody use as the name of a schema, unless it is quoted. SQLite would take them as the
-//! beginning of a table's name; an outbox has one name on both.
+//! The words that Postgres does not accept as a schema name without quotes. SQLite would accept them as a prefix of
+//! table names; an outbox has the same name rules on both.
 
-/// Those of Postgres 14 to 18 (`pg_get_keywords()`, categories R and T), sorted.
+/// The reserved words of Postgres 14 to 18 (`pg_get_keywords()`, categories R and T), sorted.
 const RESERVED: [&str; 101] = [
     "all",
     "analyse",
@@ -106,7 +106,6 @@ const RESERVED: [&str; 101] = [
     "with",
 ];
 
-/// Whether a name is such a word.
 pub(super) fn is_reserved(name: &str) -> bool {
     RESERVED.binary_search(&name).is_ok()
 }

@@ -1,4 +1,4 @@
-//! Rows of the outbox as they were written, and reading a page of them. Never decides which.
+//! Rows of the outbox as they were written, and reading a page of them. Never decides which rows.
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -10,7 +10,7 @@ use crate::bus::{Identity, Own};
 /// A row of the outbox.
 #[derive(Debug, Clone)]
 pub struct Row {
-    /// The place in the outbox.
+    /// The row id.
     pub id: i64,
     /// When it was written.
     pub at: DateTime<Utc>,
@@ -26,22 +26,22 @@ pub struct Row {
     pub headers: String,
     /// The payload.
     pub payload: Bytes,
-    /// Why it is no event, when a column is not what it is for, or too large to be read. Then the place is the
-    /// row's and the key is when there is one; the rest tells what could be told. The row is parked inside the
+    /// Why the row is not a valid event: a column has a wrong value, or is too large to be read. Then the row id is
+    /// right, and so is the key if there is one; the other fields hold what could be read. The row is parked inside the
     /// database.
     pub flaw: Option<String>,
 }
 
-/// A page of them.
+/// A page of rows.
 #[derive(Debug)]
 pub struct Rows {
-    /// In the order of their ids.
+    /// The rows, in the order of their ids.
     pub rows: Vec<Row>,
-    /// They ended where they had [`PAGE_BYTES`]; there may be more.
+    /// The page was cut at [`PAGE_BYTES`]; there may be more rows.
     pub are_cut: bool,
 }
 
-/// With the row that reaches so many bytes a page ends.
+/// A page ends with the row that reaches this many bytes.
 pub(super) const PAGE_BYTES: usize = 4 * 1024 * 1024;
 
 impl<'a> From<&'a Row> for Identity<'a> {
@@ -58,7 +58,7 @@ impl<'a> From<&'a Row> for Identity<'a> {
 }
 
 impl Row {
-    /// The event, or why it is none.
+    /// The event, or why the row is not one.
     pub(super) fn envelope(&self) -> Result<Envelope, String> {
         if let Some(flaw) = &self.flaw {
             return Err(flaw.clone());
@@ -77,7 +77,7 @@ impl Row {
 }
 
 impl Rows {
-    /// Reads those that are wanted.
+    /// Reads the rows for which `read` returns one.
     pub(super) async fn read<R>(
         mut found: impl Stream<Item = Result<R, sqlx::Error>> + Unpin,
         read: impl Fn(R) -> Result<Option<Row>, sqlx::Error>,
@@ -102,7 +102,7 @@ mod tests {
 
     use super::*;
 
-    /// The ids of those of some rows with so many bytes each that a page has, of those with an even id.
+    /// The ids of a page, from rows of these sizes, of which those with an even id are wanted.
     fn page(bytes: &[usize]) -> (Vec<i64>, bool) {
         let rows = bytes.iter().zip(1..).map(|(bytes, id)| Row {
             id,

@@ -1,5 +1,5 @@
-//! The outbox on SQLite, the embedded default. One writer at a time, so the order of ids is the order
-//! of commits and the cursor is an id.
+//! The outbox on SQLite, the embedded default. SQLite has one writer at a time, so the order of ids is the order of
+//! commits, and the cursor is an id.
 
 mod columns;
 mod contents;
@@ -32,7 +32,7 @@ use super::{
     },
 };
 
-/// How many rows one reclaim deletes at most: a writer waits for it.
+/// The most rows that one reclaim deletes: writers wait meanwhile.
 const RECLAIM_ROWS: i64 = 10_000;
 const CREATE_MIGRATION_TABLE: &str = "create table if not exists tidings_migration (
     version    integer primary key,
@@ -42,8 +42,8 @@ const CREATE_MIGRATION_TABLE: &str = "create table if not exists tidings_migrati
 
 impl Statements for Sqlite {
     const KIND: &'static str = "sqlite";
-    /// Immediate: a deferred transaction that reads before it writes fails at once when another one
-    /// has written meanwhile, whatever the busy timeout.
+    /// Immediate: a deferred transaction that reads before it writes fails at once when another one has written
+    /// meanwhile, whatever the busy timeout.
     const BEGIN: &'static str = "begin immediate";
     const TAKES_TURNS: bool = true;
     const IS_REMOTE: bool = false;
@@ -63,7 +63,7 @@ impl Statements for Sqlite {
     fn is_missing_table(error: &sqlx::Error) -> bool {
         error.as_database_error().is_some_and(|error| {
             let message = error.message();
-            // A column: of a later migration than the last one that was run.
+            // A column is missing when the last migrations were not run.
             message.starts_with("no such table")
                 || message.starts_with("no such column")
                 || message.contains("has no column named")
@@ -203,7 +203,8 @@ impl Statements for Sqlite {
         let returned = serde_json::to_string(&checkpoint.returned)
             .map_err(|error| sqlx::Error::Encode(error.into()))?;
         if !checkpoint.returned.is_empty() {
-            // What waits for a stream has no followers; who waits for another subject is another first one, looked for once.
+            // Rows that wait for a stream have no followers. A row that waits for another subject heads its own
+            // followers; it is looked up once.
             let following = "with freed (key) as (
                     select distinct key from tidings_parked where id in (select value from json_each(?1))
                       and key is not null and coalesce(waits_for, '') not like 'stream %'
@@ -387,8 +388,8 @@ impl Statements for Sqlite {
         parked::discard(connection, names, ids, extent).await
     }
 
-    /// Deletes in chunks, so that no writer waits for long, and looks at the oldest rows only: writers wait for
-    /// the look, too.
+    /// Deletes in chunks, so that no writer waits for long. Looks at the oldest rows only: writers wait for the search,
+    /// too.
     async fn reclaim(
         connection: &mut SqliteConnection,
         names: &Names,

@@ -1,5 +1,5 @@
-//! Whether a stream is the one that the relay wrote to, and what is known of those that are not, until somebody
-//! has seen to it. Never brings anything back.
+//! Whether a stream is still the one that the relay wrote to, and the recorded losses until an operator has settled
+//! them. Never restores anything.
 
 use std::collections::BTreeMap;
 
@@ -15,40 +15,40 @@ use super::{
 };
 use crate::bus::{At, Bus, BusError, StreamState};
 
-/// Whether a stream is the one that the relay wrote to. Shown as what is said of the stream: `is gone`.
+/// The state of a stream, compared with what the relay wrote to it. Displayed as a predicate of the stream: `is gone`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "is")]
 #[non_exhaustive]
 pub enum Standing {
-    /// It is, and it ends where the relay knows it to end, or later.
+    /// It is the same stream, and it ends where the relay last knew its end, or later.
     Known,
-    /// There is no such stream.
+    /// The stream does not exist.
     Gone,
-    /// It was created anew.
+    /// The stream was recreated.
     Recreated {
-        /// When the one that the relay knows was created, in the server's words.
+        /// When the stream that the relay knows was created, as the server writes it.
         was: String,
-        /// When this one was.
+        /// When the present stream was created.
         now: String,
     },
-    /// It ends before what the server has confirmed: it was restored from an older copy, or has lost its end.
+    /// The stream ends before what the server has confirmed: it was restored from an older copy, or has lost its end.
     RolledBack {
         /// The last sequence that was confirmed.
         known: u64,
-        /// Its last sequence.
+        /// The last sequence of the stream.
         now: u64,
     },
-    /// Another message lies where the last event was confirmed: it was restored from an older copy, or has lost its
-    /// end, and others have written since.
+    /// Another message is stored where the last event was confirmed: the stream was restored from an older copy, or has
+    /// lost its end, and other publishers have written since.
     Overwritten {
-        /// Where that is.
+        /// The sequence of that message.
         sequence: u64,
         /// The event that was confirmed.
         event: EventId,
     },
 }
 
-/// A stream that lost what it had confirmed, or may have.
+/// A stream that has lost confirmed events, or may have.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Loss {
@@ -56,46 +56,46 @@ pub struct Loss {
     pub stream: String,
     /// When it was noticed.
     pub since: DateTime<Utc>,
-    /// What is known of the stream.
+    /// The state of the stream.
     pub standing: Standing,
 }
 
-/// What helps when a stream lost something.
+/// The cure for a loss.
 pub(super) const REPAIR: &str = "tidings verify --repair";
 
-/// A loss as the database keeps it, under the stream's name.
+/// A loss as the database stores it, by the stream's name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct StoredLoss {
     since: DateTime<Utc>,
     standing: Standing,
     /// The stream that the relay wrote to, and how far.
     was: Position,
-    /// When somebody had seen to it, and how.
+    /// When and how the loss was settled.
     settled: Option<(DateTime<Utc>, Settled)>,
 }
 
-/// What became of a loss.
+/// How a loss was settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Settled {
-    /// What the outbox still kept was published again.
+    /// The events that the outbox still kept were republished.
     Repaired,
-    /// Somebody has said that it may stay as it is.
+    /// An operator has accepted the loss.
     Accepted,
 }
 
-/// Losses by stream.
+/// Losses by stream name.
 pub(super) type Losses = BTreeMap<String, StoredLoss>;
 
 /// The statements about losses.
 pub trait LossKeeping: sqlx::Database {
-    /// All that is kept, as JSON.
+    /// Returns all stored losses, as JSON.
     fn losses(
         connection: &mut Self::Connection,
         names: &Names,
     ) -> impl Future<Output = Result<String, sqlx::Error>> + Send;
 
-    /// Keeps these, as JSON, and leaves those of other streams as they are.
+    /// Stores these losses, given as JSON, and leaves those of other streams unchanged.
     fn keep_losses(
         connection: &mut Self::Connection,
         names: &Names,
@@ -121,7 +121,7 @@ impl std::fmt::Display for Standing {
     }
 }
 
-/// Whether a stream is the one of a position.
+/// Compares a stream with a recorded position.
 pub(crate) async fn standing(
     bus: &Bus,
     stream: &str,
@@ -148,7 +148,7 @@ pub(crate) async fn standing(
         && last.sequence >= state.first_sequence
     {
         let at = bus.event_at(stream, last.sequence).await?;
-        // What was confirmed may have been deleted since. A message without an id is not it.
+        // A confirmed event may have been deleted since. A message without an id is another message.
         if at != At::Nothing && at != At::Event(last.event) {
             return Ok(Standing::Overwritten {
                 sequence: last.sequence,
@@ -181,10 +181,10 @@ impl StoredLoss {
         &self.standing
     }
 
-    /// The same thing as was known before: of one stream, with the same end.
+    /// Whether both describe one loss: of the same stream, with the same end.
     fn is(&self, other: &Self) -> bool {
         let is_of_one_kind = match (&self.standing, &other.standing) {
-            // It may have grown since.
+            // The stream may have grown since.
             (Standing::RolledBack { .. }, Standing::RolledBack { .. }) => true,
             (one, other) => one == other,
         };
@@ -203,8 +203,7 @@ impl StoredLoss {
     }
 }
 
-/// Adds what was noticed to what is kept, and returns what is new: what was settled stays so, and what is open
-/// keeps its beginning.
+/// Returns the found losses that are new: a settled loss stays settled, and an open one keeps its start.
 pub(super) fn noticed(kept: &Losses, noticed: Losses) -> Losses {
     let mut new = Losses::new();
     for (stream, mut loss) in noticed {
@@ -227,7 +226,7 @@ pub(super) fn losses_from(text: &str) -> Result<Losses, sqlx::Error> {
     serde_json::from_str(text).map_err(|error| sqlx::Error::Decode(error.into()))
 }
 
-/// Keeps what was noticed; returns all that is known now.
+/// Stores the found losses; returns all that are known now.
 pub(super) async fn keep<DB: Statements>(
     connection: &mut DB::Connection,
     names: &Names,
@@ -251,12 +250,12 @@ async fn write<DB: Statements>(
     DB::keep_losses(connection, names, &text).await
 }
 
-/// What is kept of losses, for whoever looks at the streams.
+/// The stored losses, for callers that look at streams.
 pub(crate) struct KnownLosses(Losses);
 
 impl KnownLosses {
-    /// How a stream stands, in the light of what is kept: what was noticed stays so until somebody has seen to it,
-    /// and not longer, though no relay has written to the stream since.
+    /// The state of a stream in view of the stored losses: an open loss counts until it is settled, and a settled one
+    /// counts no longer, even when no relay has written to the stream since.
     pub(crate) fn judge(&self, stream: &str, found: Standing, was: Option<&Position>) -> Standing {
         let Some(known) = self.0.get(stream) else {
             return found;
@@ -279,8 +278,8 @@ impl<DB: Store> Outbox<DB> {
         Ok(KnownLosses(self.stored_losses().await?))
     }
 
-    /// The streams that have lost something, as far as a relay or a verification has noticed and nobody has seen
-    /// to it.
+    /// Returns the streams that have lost events, as far as a relay or `verify` has noticed and no operator has settled
+    /// it.
     ///
     /// # Errors
     /// [`OutboxError::NotMigrated`] without tables, else [`OutboxError::Database`].
@@ -288,8 +287,8 @@ impl<DB: Store> Outbox<DB> {
         Ok(open(&self.stored_losses().await?))
     }
 
-    /// Says that what a stream has lost may stay lost: the relay and the status tell of it no more. Returns what
-    /// it was; `None` when nothing is known of that stream.
+    /// Accepts what a stream has lost: relay and status no longer report it. Returns the loss; `None` when none is
+    /// known for that stream.
     ///
     /// # Errors
     /// [`OutboxError::NotMigrated`] without tables, else [`OutboxError::Database`].
@@ -318,7 +317,7 @@ impl<DB: Store> Outbox<DB> {
         Ok(Some(shown))
     }
 
-    /// Keeps what a verification has noticed, which may know it before the relay.
+    /// Stores what `verify` has found, which may notice a loss before the relay does.
     pub(crate) async fn notice(
         &self,
         stream: &str,
@@ -370,7 +369,7 @@ mod tests {
         let mut kept = loss(rolled_back(5), 9, 1);
         kept.get_mut("A").unwrap().settled = Some((Utc::now(), Settled::Repaired));
         assert!(noticed(&kept, loss(rolled_back(7), 9, 1)).is_empty());
-        // The same figures, and another event: it happened again.
+        // The same figures, and another event: a second loss.
         assert_eq!(noticed(&kept, loss(rolled_back(5), 9, 2)).len(), 1);
         assert_eq!(noticed(&kept, loss(Standing::Gone, 9, 1)).len(), 1);
     }

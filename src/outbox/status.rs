@@ -1,4 +1,4 @@
-//! How an outbox stands, in figures. Never judges them.
+//! The state of an outbox, in figures. Never judges them.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -14,9 +14,9 @@ use super::{
 };
 use crate::{bus::NatsIdentity, start::shifted};
 
-/// What is parked: how much, how much of it waits, and goes back by itself, and the oldest of both kinds. What is asked
-/// for goes back, and what waits for a stream or a subject; so does what follows the first one of a key that does. Of
-/// a time that is none nothing can be told.
+/// Counts parked rows: all, those that wait, and those that are restored by themselves, with the oldest of the restored
+/// and of the undecided ones. A row is restored when its unpark was requested, when it waits for a stream or subject,
+/// or when it follows such a first row of its key. A row whose time is not valid has no age.
 macro_rules! parked_figures {
     ($table:literal, $is_time:literal) => {
         concat!(
@@ -55,50 +55,51 @@ macro_rules! parked_figures {
 }
 pub(super) use parked_figures;
 
-/// How an outbox stands.
+/// The state of an outbox.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Status {
-    /// Events that are committed and not confirmed by a checkpoint yet, with those that are parked and go back by
-    /// themselves: all but what waits for a decision.
+    /// Events that are committed and not yet confirmed by a checkpoint, including the parked ones that are restored by
+    /// themselves: everything except what waits for an operator.
     pub backlog: u64,
-    /// The age of the oldest of them, in seconds.
+    /// The age of the oldest event in the backlog, in seconds.
     pub oldest_unpublished_seconds: Option<f64>,
-    /// The age of the oldest of those that are not parked.
+    /// The age of the oldest of them that is not parked.
     #[serde(skip)]
     pub(super) oldest_behind_seconds: Option<f64>,
-    /// Who relays.
+    /// The lease of the relay.
     pub lease: LeaseStatus,
-    /// The last batch that the ledger knows.
+    /// The last batch in the ledger.
     pub last_batch: Option<LastBatch>,
-    /// Events that were put aside because NATS will never take them, and what follows them.
+    /// Parked events: those that NATS will never accept, and those that follow them.
     pub parked: u64,
-    /// Events that are published later.
+    /// Delayed events.
     pub delayed: u64,
-    /// When the next of them is due, in seconds from now; negative when it should have been moved already.
+    /// When the next delayed event is due, in seconds from now; negative when it should have been moved already.
     pub next_due_seconds: Option<f64>,
-    /// Why no relay runs on this database, and what to do, when that is so: it is a copy, or a standby.
+    /// Why no relay runs on this database, and what to do: it is a copy, or a standby.
     pub refuses: Option<String>,
-    /// How many of the parked events wait for a stream or a subject: they go back by themselves, with what follows them.
+    /// How many parked events wait for a stream or a subject: they are restored by themselves, with those that follow
+    /// them.
     pub waiting: u64,
-    /// How many of the parked events go back without a decision: those that wait, those that an operator has asked for,
-    /// and what follows them under their keys. They are in the backlog.
+    /// How many parked events are restored without a decision: those that wait, those whose unpark was requested, and
+    /// those that follow them under their keys. They count in the backlog.
     pub returning: u64,
-    /// How many of the parked events wait for a decision.
+    /// How many parked events wait for an operator.
     pub undecided: u64,
-    /// The age of the oldest of these, in seconds.
+    /// The age of the oldest of the undecided events, in seconds.
     pub oldest_undecided_seconds: Option<f64>,
-    /// Whether a relay has the lease, events wait behind it, and none was confirmed while it was looked.
+    /// Whether a relay has the lease, events wait, and none was confirmed while the status was taken.
     pub stands_still: bool,
     /// The NATS that the outbox is relayed into, if that is known.
     pub nats: Option<NatsIdentity>,
-    /// What hinders the relay now, as it has last said.
+    /// The issues of the relay, as it last recorded them.
     pub troubles: Vec<Trouble>,
-    /// Slots of the log that should be free, and the transactions that hold them: only freeing waits for those. Also
-    /// the table of delayed events, when some are due and transactions have cancelled events there and not ended: the
-    /// move of those, and of the later ones of their keys, waits for them.
+    /// Slots of the log that should be free, and the transactions that hold them: these delay only the freeing. Also
+    /// the table of delayed events, when some are due and open transactions have cancelled events in it: these events,
+    /// and the later ones of their keys, are not moved until those transactions end.
     pub held: Vec<HeldSlot>,
-    /// Streams that have lost what they had confirmed, or may have, until somebody has seen to it.
+    /// Streams that have lost confirmed events, or may have, until an operator has settled it.
     pub losses: Vec<Loss>,
 }
 
@@ -110,13 +111,13 @@ pub struct HeldSlot {
     pub slot: String,
     /// The server process; `None` for a prepared transaction.
     pub pid: Option<i32>,
-    /// What the client calls itself.
+    /// The client's `application_name`.
     pub application: Option<String>,
-    /// What the client does, such as `idle in transaction`; `None` without the right to know.
+    /// The client's state, such as `idle in transaction`; `None` without the right to see it.
     pub state: Option<String>,
-    /// How long the transaction runs, in seconds; `None` without the right to know.
+    /// The age of the transaction, in seconds; `None` without the right to see it.
     pub age_seconds: Option<f64>,
-    /// Its statement, or the last one, at most 200 characters; `None` without the right to know.
+    /// Its current or last statement, at most 200 characters; `None` without the right to see it.
     pub query: Option<String>,
 }
 
@@ -145,21 +146,21 @@ impl fmt::Display for HeldSlot {
     }
 }
 
-/// Something that hinders the relay.
+/// An issue: something that hinders the relay.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Trouble {
-    /// What is concerned: `relay`, `stream EVENTS` or `subject user.created`.
+    /// What it concerns: `relay`, `stream EVENTS` or `subject user.created`.
     pub place: String,
-    /// Since when.
+    /// When it began.
     pub since: DateTime<Utc>,
     /// What is wrong.
     pub cause: String,
-    /// What helps.
+    /// What to do about it.
     pub cure: String,
 }
 
-/// What hinders the relay, as the database keeps it: an object with a member for each place.
+/// An issue as the database stores it: a member of an object, under the name of its place.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct StoredTrouble {
     pub(super) since: DateTime<Utc>,
@@ -195,18 +196,18 @@ pub(super) fn troubles_from(text: &str) -> Result<Vec<Trouble>, sqlx::Error> {
     Ok(stored.map(|(place, trouble)| trouble.at(place)).collect())
 }
 
-/// Who relays.
+/// The lease of the relay.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct LeaseStatus {
-    /// The owner; `None` before the first, and after a clean stop.
+    /// The owner; `None` before the first relay, and after a clean stop.
     pub owner: Option<String>,
-    /// How often the lease was claimed; a claim follows every fault.
+    /// How often the lease was claimed; a claim follows each fault.
     pub epoch: i64,
-    /// How long the lease lasts without renewal, in seconds; negative when it is over.
+    /// How long the lease lasts without renewal, in seconds; negative when it has expired.
     pub remaining_seconds: f64,
-    /// How long it lasts from each renewal, in seconds: within that time a stand-by replaces an owner that
-    /// died. 0 while nobody has it.
+    /// How long the lease lasts from each renewal, in seconds: within that time a standby replaces an owner that died.
+    /// 0 while the lease has no owner.
     pub lasts_seconds: f64,
 }
 
@@ -216,7 +217,7 @@ pub struct LeaseStatus {
 pub struct LastBatch {
     /// When it was confirmed.
     pub at: DateTime<Utc>,
-    /// How many events.
+    /// The number of events.
     pub events: u64,
     /// The stream.
     pub stream: String,
@@ -231,7 +232,7 @@ impl Status {
         self.lease.owner.is_some() && self.lease.remaining_seconds >= 0.0
     }
 
-    /// What is stuck, lost, or not relayed: empty when all is well. What waits for no more than a moment is not in it.
+    /// Returns what is stuck, lost, or not relayed: empty when all is well. Short waits are left out.
     #[must_use]
     pub fn stuck(&self) -> Vec<Trouble> {
         let losses = self.losses.iter().map(|loss| Trouble {
@@ -285,14 +286,14 @@ impl Status {
                 "tidings outbox parked, which says why; then tidings outbox unpark or discard",
             );
         }
-        // What hinders it names the cause of the rest.
+        // Put the relay's own issues before the rest, because they name its cause.
         let first = self.losses.len();
         let before = self.troubles.iter().cloned().chain(self.not_relayed());
         stuck.splice(first..first, before);
         stuck
     }
 
-    /// Something waits, and no relay has the lease.
+    /// Returns an issue when events wait and no relay has the lease.
     #[must_use]
     pub fn not_relayed(&self) -> Option<Trouble> {
         let waits = self.backlog > 0 || self.overdue_seconds() > OVERDUE_S;
@@ -318,12 +319,12 @@ impl Status {
         })
     }
 
-    /// How long the next delayed event is due; 0 when none is.
+    /// How long the next delayed event has been overdue, in seconds; 0 when none is.
     fn overdue_seconds(&self) -> f64 {
         self.next_due_seconds.map_or(0.0, |wait| (-wait).max(0.0))
     }
 
-    /// Whether what waits is older than a working relay lets it become.
+    /// Whether the oldest event is older than a working relay allows.
     fn may_stand_still(&self) -> bool {
         self.is_relayed()
             && self
@@ -331,7 +332,7 @@ impl Status {
                 .is_some_and(|age| age > OVERDUE_S)
     }
 
-    /// Whether nothing has moved since an earlier look.
+    /// Whether nothing has moved since an earlier status.
     fn stands_still_since(&self, before: &Self) -> bool {
         self.may_stand_still()
             && self.last_batch == before.last_batch
@@ -339,9 +340,9 @@ impl Status {
     }
 }
 
-/// From when on what is due, or waits for a relay that works, is late.
+/// From this age on an event is late: a delayed one that is due, or one that waits for a working relay.
 const OVERDUE_S: f64 = 10.0;
-/// How long it is waited for something to be confirmed.
+/// How long the status waits for a confirmation.
 const MOVES_WITHIN: Duration = Duration::from_secs(2);
 
 pub(super) fn ago(seconds: f64) -> DateTime<Utc> {
@@ -358,7 +359,7 @@ fn count(events: u64) -> String {
 }
 
 impl Status {
-    /// The figures as both databases give them, in one order; `at` is when the last batch was confirmed.
+    /// Reads the figures, which both databases return in one order; `at` is when the last batch was confirmed.
     pub(super) fn read<'r, R>(row: &'r R, at: Option<DateTime<Utc>>) -> Result<Self, sqlx::Error>
     where
         R: Row,
@@ -407,7 +408,7 @@ impl Status {
 }
 
 impl<DB: Store> Outbox<DB> {
-    /// How the outbox stands. Counts the backlog, which takes a moment when it has millions.
+    /// Returns the state of the outbox. Counts the backlog, which takes a moment for millions of events.
     ///
     /// # Errors
     /// [`OutboxError::NotMigrated`] without tables, else [`OutboxError::Database`].
@@ -445,7 +446,7 @@ impl<DB: Store> Outbox<DB> {
 mod tests {
     use super::*;
 
-    /// A row may say that it was written before there was a calendar.
+    /// A row may hold a time before the first calendar year.
     #[test]
     fn an_age_beyond_every_time_is_told_as_the_first_one() {
         for seconds in [9.3e12, 1.0e18, f64::MAX, f64::INFINITY] {

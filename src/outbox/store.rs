@@ -1,5 +1,5 @@
-//! What the outbox asks of a database. Each database answers in a file of its own; nothing here knows
-//! which one it is.
+//! The interface between the outbox and a database. Each database implements it in its own file; nothing here knows
+//! which database it is.
 
 mod values;
 
@@ -41,7 +41,7 @@ pub trait Store: Database<Connection: Send> + Statements {}
 
 impl<DB: Statements> Store for DB {}
 
-/// How far the relay is, in the words of one database.
+/// How far the relay is, in the form of one database.
 pub trait Cursor: Clone + Debug + Send + Sync + 'static {}
 
 impl<T: Clone + Debug + Send + Sync + 'static> Cursor for T {}
@@ -50,39 +50,41 @@ impl<T: Clone + Debug + Send + Sync + 'static> Cursor for T {}
 pub trait Statements:
     Schedule + Remember + Contents + Archive + LossKeeping + HomeKeeping + Mending + Trail
 {
-    /// The word for logs and messages.
+    /// The database's name in logs and messages.
     const KIND: &'static str;
-    /// How a transaction that writes begins.
+    /// Begins a transaction that writes.
     const BEGIN: &'static str;
-    /// How one begins in which are only statements of ours, where it has to be told to end when its client is gone.
+    /// Begins a transaction that holds only statements of Tidings; the server ends it when its client is gone, where
+    /// that must be requested.
     const BEGIN_OWN: &'static str = Self::BEGIN;
-    /// Whether it has one writer at a time. The others look again and again, which is neither quick nor fair.
+    /// Whether the database has one writer at a time. Its other writers poll for the lock, which is neither quick nor
+    /// fair.
     const TAKES_TURNS: bool;
-    /// Whether it is at the end of a connection, which can be lost, and not in this process.
+    /// Whether the database is reached over a connection, which can be lost, and does not run in this process.
     const IS_REMOTE: bool;
-    /// How an operation begins that somebody waits for, when it has to be told not to wait for a lock for long.
+    /// Begins an operation that a caller waits for, where the wait for a lock must be limited.
     const BEGIN_TO_LOOK: Option<&'static str>;
     /// The table that records migrations, in the default schema.
     const MIGRATION_TABLE: &'static str;
-    /// The migrations, in order; a migration's version is its place, from 1.
+    /// The migrations, in order; a migration's version is its position, from 1.
     const MIGRATIONS: &'static [Migration];
     /// How far the relay is.
     type Cursor: Cursor;
 
-    /// Whether transactions share connections with those of other clients, by these options.
+    /// Whether, by these options, transactions share connections with other clients.
     fn is_pooled(options: &<Self::Connection as Connection>::Options) -> bool;
 
-    /// Whether a statement failed because the tables are not there.
+    /// Whether a statement failed because a table is missing, or a column of a later migration.
     fn is_missing_table(error: &sqlx::Error) -> bool;
 
-    /// What [`Statements::begin_migration`] does, as text: for printing.
+    /// Returns what [`Statements::begin_migration`] does, as text for printing.
     fn migration_preamble(names: &Names) -> String;
 
-    /// A statement in the names of an outbox.
+    /// Returns a statement with the table names of an outbox.
     fn text(names: &Names, statement: &str) -> String;
 
-    /// Takes the lock that serialises migrations, creates the table that records them, and returns the
-    /// version that the database is at. Inside a transaction.
+    /// Takes the lock that serialises migrations, creates the table that records them, and returns the current version
+    /// of the database. Runs inside a transaction.
     fn begin_migration(
         connection: &mut Self::Connection,
         names: &Names,
@@ -103,8 +105,7 @@ pub trait Statements:
         envelopes: &[Envelope],
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
-    /// Whether the relay's cursor means this database. On a database whose copies are as good as the
-    /// original, it does.
+    /// Whether the relay's cursor is valid in this database. It always is where a copy is as good as the original.
     fn origin(
         _connection: &mut Self::Connection,
         _names: &Names,
@@ -112,7 +113,7 @@ pub trait Statements:
         std::future::ready(Ok(Origin::Own))
     }
 
-    /// Takes the lease, or renews it; `None` while somebody else has it.
+    /// Takes or renews the lease; `None` while another relay has it.
     fn claim(
         connection: &mut Self::Connection,
         names: &Names,
@@ -120,8 +121,8 @@ pub trait Statements:
         lease: Duration,
     ) -> impl Future<Output = Result<Option<Claim<Self::Cursor>>, sqlx::Error>> + Send;
 
-    /// Writes how far the relay is and what was confirmed, and renews the lease, in one statement;
-    /// `None` when the epoch is over. What follows a row that has gone back is asked for from then on.
+    /// Writes how far the relay is and what was confirmed, and renews the lease, atomically; `None` when the epoch is
+    /// over. The followers of a restored row are marked for unparking.
     fn checkpoint(
         connection: &mut Self::Connection,
         names: &Names,
@@ -129,7 +130,7 @@ pub trait Statements:
         checkpoint: &Checkpoint<Self::Cursor>,
     ) -> impl Future<Output = Result<Option<Written>, sqlx::Error>> + Send;
 
-    /// Writes what troubles the relay while it has no lease; does nothing while another one has it.
+    /// Writes the issues of a relay that has no lease; does nothing while another relay has it.
     fn complain(
         connection: &mut Self::Connection,
         names: &Names,
@@ -137,7 +138,7 @@ pub trait Statements:
         troubles: &str,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
-    /// Writes down what the server takes, headers and payload together, for those who ask the database.
+    /// Records the server's limit for headers and payload together, for readers of the database.
     fn note_limit(
         _connection: &mut Self::Connection,
         _names: &Names,
@@ -146,14 +147,14 @@ pub trait Statements:
         std::future::ready(Ok(()))
     }
 
-    /// Ends the lease, so that a stand-by need not wait for it.
+    /// Ends the lease, so that a standby need not wait for it to expire.
     fn release(
         connection: &mut Self::Connection,
         names: &Names,
         tenure: &Tenure,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
-    /// What was committed behind the cursor, in the order of ids; at most `bound`.
+    /// Reads the committed rows after the cursor, in the order of ids; at most `bound`.
     fn fetch(
         connection: &mut Self::Connection,
         names: &Names,
@@ -161,29 +162,29 @@ pub trait Statements:
         bound: Bound,
     ) -> impl Future<Output = Result<Page<Self::Cursor>, sqlx::Error>> + Send;
 
-    /// Puts rows aside with their errors. A row that is parked already gets the new error, and is no longer
-    /// asked for; nor is what follows it under its key, unless it waits for a stream: then that is. A row with a
-    /// flaw is moved as it is, inside the database.
+    /// Parks rows with their errors. A row that is parked already gets the new error, and its unpark request is
+    /// cleared. The requests of the later rows of its key are cleared, too; when the row waits for a stream they are
+    /// set instead. A row with a flaw is moved unchanged, inside the database.
     fn park(
         connection: &mut Self::Connection,
         names: &Names,
         rows: &[Parked],
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
-    /// The keys whose later rows are parked too, each with the id of its first parked row.
+    /// Returns the keys whose later rows are parked too, each with the id of its first parked row.
     fn parked_keys(
         connection: &mut Self::Connection,
         names: &Names,
     ) -> impl Future<Output = Result<Vec<(String, i64)>, sqlx::Error>> + Send;
 
-    /// What parked rows wait for, and whether some are asked for.
+    /// Returns what parked rows wait for, and whether an unpark was requested.
     fn waiting(
         connection: &mut Self::Connection,
         names: &Names,
     ) -> impl Future<Output = Result<Waiting, sqlx::Error>> + Send;
 
-    /// The parked rows that go back: those that are asked for, those that wait for one of `open`, and what
-    /// follows them under their keys; in the order of ids, behind an id.
+    /// Returns the parked rows to restore: those with an unpark request, those that wait for one of `open`, and the
+    /// rows that follow them under their keys; in the order of ids, after an id.
     fn returning(
         connection: &mut Self::Connection,
         names: &Names,
@@ -192,7 +193,7 @@ pub trait Statements:
         bound: Bound,
     ) -> impl Future<Output = Result<Rows, sqlx::Error>> + Send;
 
-    /// The parked rows that have one of these ids, in the order of their places, behind a place.
+    /// Returns the parked rows that have one of these event ids, in the order of row ids, after a row id.
     fn parked_among(
         connection: &mut Self::Connection,
         names: &Names,
@@ -200,7 +201,7 @@ pub trait Statements:
         behind: i64,
     ) -> impl Future<Output = Result<Rows, sqlx::Error>> + Send;
 
-    /// Which of these places of the log the cursor has not passed.
+    /// Returns which of these row ids of the log the cursor has not passed.
     fn ahead(
         connection: &mut Self::Connection,
         names: &Names,
@@ -208,7 +209,7 @@ pub trait Statements:
         ids: &[i64],
     ) -> impl Future<Output = Result<HashSet<i64>, sqlx::Error>> + Send;
 
-    /// How large parked rows are, in the order of ids, behind an id. Reads no payload.
+    /// Returns the sizes of parked rows, in the order of ids, after an id. Reads no payload.
     fn parked_sizes(
         connection: &mut Self::Connection,
         names: &Names,
@@ -217,7 +218,7 @@ pub trait Statements:
         limit: u32,
     ) -> impl Future<Output = Result<Vec<ParkedSize>, sqlx::Error>> + Send;
 
-    /// These parked rows, as far as they are there, in the order of ids.
+    /// Returns these parked rows, as far as they exist, in the order of ids.
     fn parked(
         connection: &mut Self::Connection,
         names: &Names,
@@ -225,7 +226,7 @@ pub trait Statements:
         extent: Extent,
     ) -> impl Future<Output = Result<Vec<ParkedEvent>, sqlx::Error>> + Send;
 
-    /// Asks for parked rows; returns how many.
+    /// Requests unparking; returns the number of rows.
     fn unpark(
         connection: &mut Self::Connection,
         names: &Names,
@@ -240,8 +241,8 @@ pub trait Statements:
         extent: Extent,
     ) -> impl Future<Output = Result<Vec<ParkedEvent>, sqlx::Error>> + Send;
 
-    /// Frees events that are older than `retention` and behind the cursor, and entries of the ledger that are
-    /// older than [`LEDGER_RETENTION`]; returns what was freed, if anything.
+    /// Frees events that the cursor has passed and that are older than `retention`, and ledger entries older than
+    /// [`LEDGER_RETENTION`]; returns what was freed, if anything.
     fn reclaim(
         connection: &mut Self::Connection,
         names: &Names,
@@ -249,7 +250,7 @@ pub trait Statements:
         retention: Duration,
     ) -> impl Future<Output = Result<Reclaimed, sqlx::Error>> + Send;
 
-    /// What should be free and is held by transactions.
+    /// Returns the slots that should be free but are held by transactions.
     fn held(
         _connection: &mut Self::Connection,
         _names: &Names,
@@ -257,8 +258,8 @@ pub trait Statements:
         std::future::ready(Ok(Vec::new()))
     }
 
-    /// Has statements on a connection of its own wait for a lock no longer than this, and the server not for long for a
-    /// client that is gone, where that is no matter of the connection's options.
+    /// Limits how long statements on a connection outside the pool wait for a lock, and how long the server waits for a
+    /// client that is gone, where the connection's options do not set these.
     fn bound_waits(
         _connection: &mut Self::Connection,
         _names: &Names,
@@ -267,21 +268,21 @@ pub trait Statements:
         std::future::ready(Ok(()))
     }
 
-    /// Whether a statement failed because others have locked something for too long.
+    /// Whether a statement failed because another transaction held a lock for too long.
     fn is_locked_out(error: &sqlx::Error) -> bool;
 
-    /// Who has locked something of the outbox, for people.
+    /// Describes who holds a lock on the outbox.
     fn locked_by(
         connection: &mut Self::Connection,
         names: &Names,
     ) -> impl Future<Output = Result<String, sqlx::Error>> + Send;
 
-    /// The remote host to which the connection may be in the clear.
+    /// Returns the remote host when the connection to it may be unencrypted.
     fn plain_link(_options: &<Self::Connection as Connection>::Options) -> Option<String> {
         None
     }
 
-    /// What the server does for this user in this database, besides this.
+    /// Returns what the server does for this user in this database, apart from this statement.
     fn sessions(
         _connection: &mut Self::Connection,
         _names: &Names,
@@ -289,7 +290,7 @@ pub trait Statements:
         std::future::ready(Ok(Vec::new()))
     }
 
-    /// Ends a transaction of this user's, and its connection. Says whether it was at a statement.
+    /// Ends a transaction of this user, and its connection. Returns whether it was running a statement.
     fn end_session(
         _connection: &mut Self::Connection,
         _backend: Backend,
@@ -297,7 +298,7 @@ pub trait Statements:
         std::future::ready(Ok(false))
     }
 
-    /// The figures of `tidings outbox status`.
+    /// Returns the figures of `tidings outbox status`.
     fn status(
         connection: &mut Self::Connection,
         names: &Names,

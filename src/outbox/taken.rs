@@ -1,11 +1,11 @@
-//! A connection of the service's pool, while the outbox has it. Goes back whole, or not at all; never decides what is
-//! asked on it.
+//! A connection of the service's pool while the outbox uses it. Returns it in a clean state, or closes it; never
+//! decides which statements run on it.
 //!
-//! sqlx counts a transaction once its beginning is answered. A future that is dropped before, because a caller, a
-//! timeout or a select has had enough, leaves a `begin` on its way and the count at nothing: the connection goes back
-//! to the pool, and what the service writes on it next is part of a transaction that nobody ends. So nothing is begun
-//! or ended here but by way of [`Taken`], which knows whether the last answer came, and closes the connection when it
-//! did not. This costs no task and no round trip.
+//! sqlx counts a transaction once its `begin` is answered. When a caller, a timeout or a select drops the future
+//! earlier, the `begin` is on its way and the count is still zero: the connection goes back to the pool, and the next
+//! writes of the service become part of a transaction that is never committed. So transactions begin and end only
+//! through [`Taken`], which knows whether the last answer arrived, and closes the connection when it did not. This
+//! costs no task and no round trip.
 
 use std::{
     ops::{Deref, DerefMut},
@@ -18,14 +18,14 @@ use tokio::runtime::Handle;
 
 use super::{Outbox, OutboxError, Store};
 
-/// How long the database may take to answer on a connection that goes back. The pool itself would wait for as long as
-/// the kernel believes in the connection, with a place of the pool in its hands.
+/// How long the database may take to answer on a connection that is being returned. The pool itself would wait for as
+/// long as the kernel believes in the connection, and occupy a place of the pool.
 const RETURN: Duration = Duration::from_secs(5);
 
 /// A connection, and perhaps a transaction on it, which is rolled back unless it is committed.
 pub(super) struct Taken<DB: Store> {
     connection: PoolConnection<DB>,
-    /// Something was asked whose answer decides in which state the connection is, and it has not come.
+    /// A request was sent whose answer decides the connection's state, and the answer has not arrived.
     is_asked: bool,
     /// A transaction was begun here and has not ended.
     is_open: bool,
@@ -40,7 +40,7 @@ impl<DB: Store> Taken<DB> {
         })
     }
 
-    /// With a transaction on it.
+    /// Takes a connection and begins a transaction on it.
     pub(super) async fn begin(
         pool: &Pool<DB>,
         statement: &'static str,
@@ -50,7 +50,7 @@ impl<DB: Store> Taken<DB> {
         Ok(taken)
     }
 
-    /// Begins a transaction. A connection on which that fails is closed.
+    /// Begins a transaction. When that fails, dropping the connection closes it.
     pub(super) async fn open(&mut self, statement: &'static str) -> Result<(), sqlx::Error> {
         let statement = Some(statement.into_sql_str());
         self.is_asked = true;
@@ -72,7 +72,7 @@ impl<DB: Store> Taken<DB> {
         Ok(())
     }
 
-    /// Rolls back, if a transaction is open, and waits until that is done.
+    /// Rolls back, if a transaction is open, and waits for the answer.
     #[cfg(feature = "postgres")]
     pub(super) async fn roll_back(&mut self) -> Result<(), sqlx::Error> {
         if !self.is_open {
@@ -85,45 +85,45 @@ impl<DB: Store> Taken<DB> {
         Ok(())
     }
 
-    /// For something whose answer decides in which state the connection is: [`Taken::heard`] has to follow, or the
-    /// connection is closed.
+    /// Gives the connection for a request whose answer decides the connection's state: call [`Taken::heard`]
+    /// afterwards, or the connection is closed.
     pub(super) fn asked(&mut self) -> &mut DB::Connection {
         self.is_asked = true;
         &mut self.connection
     }
 
-    /// The answer. What the database itself has refused is one.
+    /// Records the answer. An error that the database itself returns is an answer.
     pub(super) fn heard<T>(&mut self, answer: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
         self.is_asked = answer.as_ref().is_err_and(DB::is_lost);
         answer
     }
 
-    /// Whether an answer is missing without which it cannot be used again.
+    /// Whether an answer is missing without which the connection cannot be reused.
     pub(super) fn is_unknown(&self) -> bool {
         DB::IS_REMOTE && self.is_asked
     }
 
-    /// Closes it at once: its other end is gone, so nothing is said to it.
+    /// Closes the connection at once. The server is gone, so nothing is sent to it.
     pub(super) fn close(mut self) {
         self.is_asked = true;
     }
 }
 
-/// What an operation does on a connection of the pool.
+/// The kind of an operation on a connection of the pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Operation {
     /// Reads, or writes with one statement.
     One,
-    /// Writes several things, or none.
+    /// Writes with several statements, all or none.
     Several,
     /// Begins and ends its own transaction.
     Own,
 }
 
 impl<DB: Store> Outbox<DB> {
-    /// Does something on a connection of the pool that somebody waits for: in a transaction, which does not wait for
-    /// a lock for long, and is committed when the work is done. Otherwise nothing of it is kept. Says who has locked
-    /// something.
+    /// Runs an operation that a caller waits for, on a connection of the pool. Its transaction waits for locks only
+    /// briefly and commits when the work is done; otherwise nothing of it is kept. After a lock timeout the error names
+    /// the holder.
     pub(super) async fn operate<T, W>(
         &self,
         operation: Operation,
@@ -149,7 +149,7 @@ impl<DB: Store> Outbox<DB> {
             (Operation::Several, None) => taken.open(DB::BEGIN).await?,
         }
         let worked = match operation {
-            // In which state it is depends on the answers to the work.
+            // The answers to the work decide the connection's state.
             Operation::Own => work(taken.asked()).await,
             Operation::One | Operation::Several => work(&mut taken).await,
         };
@@ -177,23 +177,24 @@ impl<DB: Store> Drop for Taken<DB> {
     fn drop(&mut self) {
         let runtime = Handle::try_current().ok();
         let Some(runtime) = runtime.filter(|_| !self.is_unknown()) else {
-            // A return that is not run closes the connection, and frees its place in the pool.
+            // Dropping the returning future without running it closes the connection and frees its place in the pool.
             return drop(self.connection.return_to_pool());
         };
         if !DB::IS_REMOTE {
-            // Its own thread undoes what was dropped. It counts there, so nothing is asked about it here.
+            // The thread of the connection undoes what was dropped. It also counts the transactions, so the count is
+            // not read here.
             if self.is_open {
                 DB::TransactionManager::start_rollback(&mut self.connection);
             }
             return;
         }
-        // Savepoints that were forgotten, too.
+        // Also ends savepoints that were left open.
         while self.connection.is_in_transaction() {
             DB::TransactionManager::start_rollback(&mut self.connection);
         }
         let returning = self.connection.return_to_pool();
         runtime.spawn(async move {
-            // Cut off, it is closed.
+            // When the timeout drops it, the connection is closed.
             if tokio::time::timeout(RETURN, returning).await.is_err() {
                 tracing::debug!("a connection that did not answer is closed");
             }

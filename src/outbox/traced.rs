@@ -1,5 +1,5 @@
-//! What an outbox knows of single events: their rows, the batches that carried them, and who has handled them by
-//! its inbox. Only reads.
+//! What an outbox knows of single events: their rows, the batches that carried them, and the subscribers that have
+//! handled them by its inbox. Only reads.
 
 use std::collections::HashSet;
 
@@ -18,27 +18,27 @@ pub(crate) enum Wanted<'a> {
     Correlation(&'a str),
 }
 
-/// Which rows are read: the newest that are written since then.
+/// Which rows to read: the newest ones that match.
 #[derive(Debug)]
 pub struct Asked {
-    /// The event's id; of a correlation that is one, its first event.
+    /// The event's id; for a correlation id that is an event id, the event that began the correlation.
     pub event: Option<EventId>,
     /// The event's key.
     pub key: Option<String>,
-    /// What stands in the headers of the events that are meant, and perhaps of others.
+    /// A text that stands in the headers of the wanted events, and perhaps of other events.
     pub needle: Option<String>,
-    /// Written then or later.
+    /// The earliest time at which a row was written.
     pub since: Option<DateTime<Utc>>,
-    /// At most so many.
+    /// The most rows to read.
     pub limit: usize,
-    /// The correlation, when it is asked for.
+    /// The correlation id, when that is wanted.
     pub correlation: Option<String>,
 }
 
-/// An event as a table of the outbox has it.
+/// A row of an event in one of the outbox's tables.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TracedRow {
-    /// The place in the table.
+    /// The row id in that table.
     pub id: i64,
     /// When it was written.
     pub at: DateTime<Utc>,
@@ -52,34 +52,34 @@ pub struct TracedRow {
     pub key: Option<String>,
     /// The headers, as JSON.
     pub headers: String,
-    /// Which table it is, and what that says.
+    /// The table, and what it records.
     pub spot: Spot,
 }
 
 /// Where a row is.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Spot {
-    /// In the log; the relay's cursor has passed it or not.
+    /// In the log.
     Log {
-        /// Whether it has.
+        /// Whether the relay's cursor has passed it.
         is_passed: bool,
     },
-    /// Put aside.
+    /// Parked.
     Parked {
-        /// When.
+        /// When it was parked.
         at: DateTime<Utc>,
-        /// Why.
+        /// Why it was parked.
         error: String,
         /// What it waits for.
         waits_for: Option<String>,
-        /// When it was asked for.
+        /// When its unpark was requested.
         asked_at: Option<DateTime<Utc>>,
-        /// Whether it goes back without a decision.
+        /// Whether it is restored without a decision.
         goes_back: bool,
     },
     /// Not due yet.
     Delayed {
-        /// When it is.
+        /// When it is due.
         due: DateTime<Utc>,
     },
 }
@@ -87,15 +87,15 @@ pub enum Spot {
 /// An entry of the ledger.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TracedBatch {
-    /// When it was written down that the stream had confirmed it.
+    /// When the confirmation was recorded.
     pub at: DateTime<Utc>,
     /// The epoch of the relay's lease.
     pub epoch: i64,
-    /// How many events.
+    /// The number of events.
     pub events: i32,
-    /// The lowest place in the outbox.
+    /// The lowest row id in the outbox.
     pub first_id: i64,
-    /// The highest place in the outbox.
+    /// The highest row id in the outbox.
     pub last_id: i64,
     /// The stream.
     pub stream: String,
@@ -105,22 +105,23 @@ pub struct TracedBatch {
     pub first_sequence: u64,
     /// The sequence of the last event.
     pub last_sequence: u64,
-    /// What it says of its rows.
+    /// How the events came into the stream.
     pub way: Way,
 }
 
-/// What the ledger says of one row.
+/// The ledger's record of one row.
 #[derive(Debug, Default)]
 pub(crate) struct Ledgered {
-    /// The batches that may have had it.
+    /// The batches that may have contained it.
     pub(crate) batches: Vec<TracedBatch>,
-    /// When it was given up while it was parked.
+    /// When it was discarded while parked.
     pub(crate) discarded_at: Option<DateTime<Utc>>,
 }
 
 impl Ledgered {
-    /// `all` are the entries whose range has the row. A range may have rows between those of its batch, and a row that
-    /// was discarded is only in one that has no such: no stream takes what is parked, but it may have been forced later.
+    /// `all` are the entries whose range contains the row. A range may also contain rows that were not in its batch, so
+    /// for a discarded row only dense ranges count. It may be in one: no stream accepts a parked row, but a forced
+    /// republish may have stored it later.
     fn of(id: i64, mut all: Vec<TracedBatch>) -> Self {
         let is_of_row = |one: &TracedBatch| one.way == Way::Discarded && one.first_id == id;
         let discarded_at = all.iter().find(|one| is_of_row(one)).map(|one| one.at);
@@ -136,7 +137,7 @@ impl Ledgered {
     }
 }
 
-/// A place in a stream.
+/// A position in a stream.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Spotted<'a> {
     pub(crate) stream: &'a str,
@@ -146,22 +147,22 @@ pub(crate) struct Spotted<'a> {
 
 /// The statements about single events.
 pub trait Trail: Database<Connection: Send> {
-    /// The rows that may be meant, the newest first.
+    /// Returns the rows that may match, newest first.
     fn rows_of(
         connection: &mut Self::Connection,
         names: &Names,
         asked: &Asked,
     ) -> impl Future<Output = Result<Vec<TracedRow>, sqlx::Error>> + Send;
 
-    /// The entries of the ledger whose range has a place of the outbox, in the order of their times, with those of what
-    /// was discarded.
+    /// Returns the ledger entries whose range contains a row id of the outbox, in the order of their times, including
+    /// those of discarded rows.
     fn batches_of(
         connection: &mut Self::Connection,
         names: &Names,
         id: i64,
     ) -> impl Future<Output = Result<Vec<TracedBatch>, sqlx::Error>> + Send;
 
-    /// The entries of the ledger whose range has a place of a stream's incarnation.
+    /// Returns the ledger entries whose range contains a sequence of a stream's incarnation.
     fn batches_at(
         connection: &mut Self::Connection,
         names: &Names,
@@ -170,14 +171,15 @@ pub trait Trail: Database<Connection: Send> {
         sequence: i64,
     ) -> impl Future<Output = Result<Vec<TracedBatch>, sqlx::Error>> + Send;
 
-    /// The scopes in which the inbox remembers an event, and why it was given up, when it was not handled.
+    /// Returns the scopes in which the inbox remembers an event, and, when it was dead-lettered instead of handled, the
+    /// reason.
     fn scopes_of(
         connection: &mut Self::Connection,
         names: &Names,
         event: EventId,
     ) -> impl Future<Output = Result<Vec<(String, Option<String>)>, sqlx::Error>> + Send;
 
-    /// When the oldest row of the log was written.
+    /// Returns when the oldest row of the log was written.
     fn oldest(
         connection: &mut Self::Connection,
         names: &Names,
@@ -198,13 +200,13 @@ impl Asked {
             Wanted::Event(event) => asked.event = Some(event),
             Wanted::Key(key) => asked.key = Some(key.to_owned()),
             Wanted::Correlation(id) => {
-                // What a writer may have written in another way is looked for by the header's name.
+                // JSON can escape these characters in several ways, so the search is for the header's name.
                 let is_plain = id
                     .chars()
                     .all(|c| c.is_ascii_graphic() && c != '"' && c != '\\' && c != '/');
                 let needle = if is_plain { id } else { "orrelation" };
                 asked.needle = Some(needle.to_owned());
-                // An event without a correlation has its own id for one.
+                // An event without a correlation id uses its own id.
                 asked.event = id.parse().ok();
                 asked.correlation = Some(id.to_owned());
             }
@@ -212,7 +214,7 @@ impl Asked {
         asked
     }
 
-    /// Whether a row is meant.
+    /// Whether a row matches.
     pub(super) fn means(&self, row: &TracedRow) -> bool {
         match &self.correlation {
             Some(wanted) => row
@@ -224,7 +226,7 @@ impl Asked {
 }
 
 impl TracedRow {
-    /// The event, without its payload; nothing when a foreign writer has written what is none.
+    /// Returns the event, without its payload; nothing when a foreign writer has written a row that is not an event.
     pub(crate) fn envelope(&self) -> Option<Envelope> {
         let (version, key) = (self.version.unsigned_abs(), self.key.as_deref());
         let (name, headers) = (&self.name, &self.headers);

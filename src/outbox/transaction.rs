@@ -17,20 +17,19 @@ use super::{
 };
 use crate::context;
 
-/// A transaction of the outbox's database. It derefs to the sqlx connection; what is published in it
-/// becomes visible when it commits, and is gone when it is rolled back or dropped.
+/// A transaction of the outbox's database. It derefs to the sqlx connection; events that are published in it become
+/// visible when it commits, and are gone when it is rolled back or dropped.
 ///
-/// Events are buffered and written as the last statement before COMMIT, after every lock that the
-/// transaction takes: this is what makes the order of the events of one key the order in which their
-/// transactions took effect.
+/// Events are buffered and written as the last statement before COMMIT, after all locks of the transaction are taken:
+/// so the events of one key are in the order in which their transactions took effect.
 #[must_use = "a transaction that is dropped is rolled back"]
 pub struct OutboxTransaction<DB: Store> {
     tx: Taken<DB>,
-    /// What it is at the server, if that is known.
+    /// The transaction at the server, if it is known.
     backend: Option<Backend>,
-    /// Whether the caller has had the connection.
+    /// Whether the caller has used the connection.
     is_used: bool,
-    /// When the pool gave the connection.
+    /// When the pool handed out the connection.
     taken: Instant,
     outbox: Outbox<DB>,
     events: Vec<Envelope>,
@@ -50,13 +49,13 @@ impl<DB: Store> OutboxTransaction<DB> {
         }
     }
 
-    /// On a connection that the pool gave then.
+    /// Sets when the pool handed out the connection.
     pub(super) fn taken(mut self, taken: Instant) -> Self {
         self.taken = taken;
         self
     }
 
-    /// Which is this one at the server.
+    /// Sets which transaction this is at the server.
     pub(super) fn of(mut self, backend: Option<Backend>) -> Self {
         self.backend = backend;
         self
@@ -66,7 +65,7 @@ impl<DB: Store> OutboxTransaction<DB> {
         self.backend
     }
 
-    /// Ends it after an error; closes the connection when that has lost its other end.
+    /// Ends the transaction after an error; closes the connection when that has lost its server.
     pub(super) fn lost(self, error: OutboxError) -> OutboxError {
         if link::is_lost(&error) {
             self.tx.close();
@@ -74,17 +73,16 @@ impl<DB: Store> OutboxTransaction<DB> {
         error
     }
 
-    /// Ends it with its connection.
+    /// Ends the transaction and closes its connection.
     pub(super) fn close(self) {
         self.tx.close();
     }
 
-    /// Adds an event, or an [`Envelope`] with more said about it. Whatever can be refused is refused
-    /// now: name, key, headers, size. In a [replay](crate::Replays) it is only counted, unless follow-up events are
-    /// wanted.
+    /// Adds an event, or an [`Envelope`] with further metadata. Validates it now: name, key, headers, size. In a
+    /// [replay](crate::Replays) the event is only counted, unless the replay publishes follow-up events.
     ///
     /// # Errors
-    /// [`OutboxError::Envelope`] or [`OutboxError::TooLarge`]; the transaction is unharmed.
+    /// [`OutboxError::Envelope`] or [`OutboxError::TooLarge`]; the transaction remains usable.
     pub fn publish(&mut self, event: impl IntoEnvelope) -> Result<EventId, OutboxError> {
         let envelope = self.outbox.checked(event)?;
         let id = envelope.id();
@@ -94,8 +92,8 @@ impl<DB: Store> OutboxTransaction<DB> {
         Ok(id)
     }
 
-    /// Adds many events, in their order; each as [`OutboxTransaction::publish`] does. A commit writes a
-    /// thousand of them with one statement.
+    /// Adds many events, in their order, each as [`OutboxTransaction::publish`] does. A commit writes a thousand of
+    /// them with one statement.
     ///
     /// # Errors
     /// As for [`OutboxTransaction::publish`]; none of them is added then.
@@ -111,9 +109,9 @@ impl<DB: Store> OutboxTransaction<DB> {
         Ok(ids)
     }
 
-    /// Adds an event that is published at `due`, and not before, by the database's clock; at once when
-    /// that is past. Until then [`Outbox::cancel`] takes it back by its id. Events of one key that are
-    /// due enter the stream in the order of their times, and of their commits where those are the same.
+    /// Adds an event that is published at `due`, and not before, by the database's clock; at once when that is past.
+    /// Until then [`Outbox::cancel`] cancels it by its id. Events of one key that are due enter the stream in the order
+    /// of their due times, and of their commits where those are equal.
     ///
     /// # Errors
     /// As for [`OutboxTransaction::publish`]. A commit fails when an event with this id is delayed already.
@@ -130,10 +128,10 @@ impl<DB: Store> OutboxTransaction<DB> {
         Ok(id)
     }
 
-    /// Takes a delayed event back when this transaction commits; as [`Outbox::cancel`].
+    /// Cancels a delayed event when this transaction commits; as [`Outbox::cancel`].
     ///
     /// # Errors
-    /// [`OutboxError::Database`]; the transaction is then as the database leaves it, in Postgres aborted.
+    /// [`OutboxError::Database`]; the database then decides the state of the transaction: in Postgres it is aborted.
     pub async fn cancel(&mut self, id: EventId) -> Result<bool, OutboxError> {
         self.outbox.cancel_on(&mut self.tx, id).await
     }
@@ -141,9 +139,10 @@ impl<DB: Store> OutboxTransaction<DB> {
     /// Writes the events, commits, and wakes the relay. The same event twice is written once.
     ///
     /// # Errors
-    /// [`OutboxError::TakenId`] when two different events have one id, or one is also to be published later: nothing
-    /// is committed. [`OutboxError::Database`] when the database failed: before COMMIT was sent nothing is committed;
-    /// when its answer was lost it is unknown. [`OutboxError::RolledBack`] when nothing is left to commit.
+    /// [`OutboxError::TakenId`] when two different events have one id, or when one of them is also delayed: nothing is
+    /// committed. [`OutboxError::Database`] when the database failed: before COMMIT was sent, nothing is committed;
+    /// when the answer to it was lost, the outcome is unknown. [`OutboxError::RolledBack`] when there is no transaction
+    /// left to commit.
     pub async fn commit(mut self) -> Result<(), OutboxError> {
         self.is_there().await?;
         let wakes = !self.is_empty();
@@ -160,8 +159,9 @@ impl<DB: Store> OutboxTransaction<DB> {
         Ok(())
     }
 
-    /// The same of a transaction in which a statement may have failed without the caller's saying so: an
-    /// error, then. False when the caller has ended it, and maybe begun another one: then nothing is committed.
+    /// Commits a transaction in which a statement may have failed without the caller reporting it; that is an error
+    /// then. Returns false when the caller has ended the transaction, and perhaps begun another one: then nothing is
+    /// committed.
     pub(super) async fn conclude(mut self) -> Result<bool, OutboxError> {
         let wakes = !self.is_empty();
         if wakes {
@@ -181,11 +181,11 @@ impl<DB: Store> OutboxTransaction<DB> {
         Ok(concluded)
     }
 
-    /// Whether there is a transaction still. sqlx rolls back all of it when the beginning of a savepoint is dropped on
-    /// its way: events that were written then would be committed by themselves.
+    /// Checks that the transaction still exists. When a savepoint's `begin` is dropped on its way, sqlx rolls back the
+    /// whole transaction: events that are written afterwards would commit by themselves.
     async fn is_there(&mut self) -> Result<(), OutboxError> {
         if self.is_used && !DB::IS_REMOTE {
-            // It counts in its own thread, which may not have come to that.
+            // The connection's thread counts the transactions, and may not have processed the rollback yet.
             let pinged = Connection::ping(&mut *self.tx).await;
             pinged.map_err(OutboxError::Database)?;
         }
@@ -205,7 +205,7 @@ impl<DB: Store> OutboxTransaction<DB> {
         self.outbox.insert(&mut self.tx, &self.events).await
     }
 
-    /// Leaves nothing, as if the transaction had never been. Dropping it does the same.
+    /// Rolls back, so that nothing of the transaction remains. Dropping it does the same.
     ///
     /// # Errors
     /// [`OutboxError::Database`] when the connection is lost; nothing is committed then either.

@@ -1,6 +1,6 @@
-//! Telling the relay that something was committed. Only ever a hint: the relay polls besides.
+//! Notifies the relay of commits. Only ever a hint: the relay also polls.
 //!
-//! Not LISTEN/NOTIFY: a notifying commit takes a lock that all databases of the cluster share.
+//! Does not use LISTEN/NOTIFY: a notifying commit takes a lock that all databases of the Postgres cluster share.
 
 use std::{
     sync::{
@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 
 use crate::bus::Bus;
 
-/// Pings are sent no more often than this.
+/// Pings are sent at most this often.
 const COALESCE: Duration = Duration::from_millis(1);
 
 /// Shared by the clones of an outbox and its relay.
@@ -26,7 +26,7 @@ pub(super) struct Wake {
 
 struct Shared {
     committed: Notify,
-    /// The relay that works is in this process: a ping would only wake it twice.
+    /// The active relay is in this process: a ping would only wake it twice.
     working_here: AtomicBool,
     began: Instant,
     last_ping: AtomicU64,
@@ -43,7 +43,7 @@ impl Default for Shared {
     }
 }
 
-/// While it lives, the relay of this process is the one that works.
+/// While this value lives, the relay of this process is the active one.
 pub(super) struct Working(Arc<Shared>);
 
 impl Drop for Working {
@@ -57,7 +57,7 @@ pub(super) fn subject(outbox: &str) -> String {
     format!("tidings.wake.{outbox}")
 }
 
-/// The subject on which a relay says that it has released the lease.
+/// The subject on which a relay announces that it has released the lease.
 pub(super) fn release_subject(outbox: &str) -> String {
     format!("{}.released", subject(outbox))
 }
@@ -70,7 +70,7 @@ impl Wake {
         }
     }
 
-    /// Something was committed.
+    /// Reports a commit.
     pub(super) fn committed(&self) {
         self.local();
         if let Some((bus, subject)) = &self.over
@@ -81,12 +81,12 @@ impl Wake {
         }
     }
 
-    /// Something was, or soon is, committed: tells a relay in this process only.
+    /// Reports to a relay in this process only that a transaction was, or soon will be, committed.
     pub(super) fn local(&self) {
         self.shared.committed.notify_one();
     }
 
-    /// Waits for a commit of this process; one that came before counts.
+    /// Waits for a commit of this process; an earlier one counts, too.
     pub(super) async fn heard(&self) {
         self.shared.committed.notified().await;
     }

@@ -1,5 +1,5 @@
-//! The rows that the relay has passed, page after page, in the order of their places: the next ones are read while the
-//! last one is looked at. Never decides which are wanted.
+//! Reads the rows that the relay has passed, page after page, in the order of their ids: the next page is read while
+//! the caller examines the last one. Never decides which rows are wanted.
 
 use std::{
     hash::RandomState,
@@ -17,30 +17,30 @@ use super::{
     store::{Row, Rows},
 };
 
-/// Rows of the first page. Each further one has twice as many, so that what is done with them begins early.
+/// The rows of the first page. Each further page has twice as many, so that the caller can begin early.
 const FIRST_ROWS: usize = 500;
-/// The same of whole rows, which may be large.
+/// The same for whole rows, which may be large.
 const FIRST_WHOLE: usize = 100;
-/// Rows of a page at most.
+/// The most rows of a page.
 const ROWS: usize = 4000;
-/// Pages that wait to be looked at.
+/// How many pages are read ahead.
 const AHEAD: usize = 2;
 
-/// A walk through rows. Reading ends when it is dropped.
+/// A walk through rows. Dropping it ends the reading.
 pub(crate) type Walk = Ahead<Vec<Relayed>, OutboxError>;
-/// The same, of which some pages hold whole rows.
+/// A walk of which some pages hold whole rows.
 pub(crate) type WalkOfWhole = Ahead<Walked, OutboxError>;
 
-/// What was read of a stretch of rows.
+/// A page of a walk.
 pub(crate) enum Walked {
-    /// What tells them apart.
+    /// The rows without their payloads.
     Outlines(Vec<Relayed>),
-    /// All that they hold.
+    /// The whole rows.
     Whole(Vec<Row>),
 }
 
-/// Whether the next pages that are read are to hold whole rows. What is found to be wanted has to be read in any
-/// case; what is not has to be found out without its payload.
+/// Whether the next pages are to hold whole rows. A row that turns out to be wanted is read whole in any case; for one
+/// that is not, the payload would be read in vain.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct WantsWhole(Arc<AtomicBool>);
 
@@ -97,7 +97,7 @@ impl<DB: Store> Outbox<DB> {
     }
 }
 
-/// How far a walk is. It is over after an error.
+/// The progress of a walk. An error ends it.
 struct Walker<DB: Store> {
     outbox: Outbox<DB>,
     range: Range,

@@ -1,5 +1,5 @@
-//! How far the relay is, what was confirmed and what went back, and the lease: all with one statement, under the epoch.
-//! Never decides what is in it.
+//! Writes the cursor, what was confirmed and what was restored, and renews the lease, all with one statement, under the
+//! epoch. Never decides the contents.
 
 use sqlx::{PgConnection, Row as _};
 

@@ -1,8 +1,8 @@
-//! Reading rows so that one of them never fails the statement: texts and times as bytes, and nothing that is larger
-//! than it may be. Never decides which rows.
+//! Reads rows so that no single row fails the statement: texts and times as bytes, and nothing above its size limit.
+//! Never decides which rows.
 //!
-//! A text that is not UTF-8 (in a database of another encoding, or of none) makes the server refuse the whole
-//! answer. So a page that failed that way is read again, with each text converted by itself.
+//! A text that is not valid UTF-8 (in a database with another encoding, or with none) makes the server refuse the whole
+//! result. A page that failed in this way is read again, with each text converted separately.
 
 use chrono::{DateTime, Utc};
 use sqlx::{Row as _, ValueRef as _, postgres::PgRow};
@@ -12,14 +12,14 @@ use crate::outbox::{
     row::Row,
 };
 
-/// A statement about rows, and the same with every text converted by itself.
+/// A statement about rows, and the same one with each text converted separately.
 pub(super) struct Statement {
     pub(super) plain: &'static str,
     pub(super) checked: &'static str,
 }
 
-/// Bounds the columns of a row: `id, at, event, name, version, key, headers, payload`, in the order of ids. Its
-/// sizes are known without reading it.
+/// Limits the columns of a row: `id, at, event, name, version, key, headers, payload`, in the order of ids. The
+/// database knows a value's size without reading it.
 macro_rules! rows {
     ($most:literal, $($inner:tt)+) => {
         $crate::outbox::postgres::columns::Statement {
@@ -55,13 +55,13 @@ macro_rules! bounded {
 pub(super) use {bounded, rows};
 
 impl Statement {
-    /// The ways to run it, in their order.
+    /// The variants of the statement, in the order in which they are tried.
     pub(super) fn ways(&self) -> [&'static str; 2] {
         [self.plain, self.checked]
     }
 }
 
-/// Whether a statement failed because of what a row holds.
+/// Whether a statement failed because of a value in a row.
 pub(super) fn is_of_a_row(error: &sqlx::Error) -> bool {
     const NOT_IN_REPERTOIRE: &str = "22021";
     const UNTRANSLATABLE: &str = "22P05";
@@ -69,7 +69,7 @@ pub(super) fn is_of_a_row(error: &sqlx::Error) -> bool {
     code.is_some_and(|code| [NOT_IN_REPERTOIRE, UNTRANSLATABLE].contains(&&*code))
 }
 
-/// A row of a statement of `rows!`, which had the bound `most`.
+/// Reads a row of a `rows!` statement that had the limit `most`.
 pub(super) fn read(row: &PgRow, most: usize) -> Result<Row, sqlx::Error> {
     let columns = Columns {
         id: row.try_get(0)?,
@@ -98,24 +98,24 @@ pub(super) fn text<'r>(row: &'r PgRow, at: usize) -> Result<Text<'r>, sqlx::Erro
     Ok(bytes(row, at)?.map_or(Text::Absent, Text::Bytes))
 }
 
-/// What a column says, as far as it is text.
+/// The text of a column, as far as it can be decoded.
 pub(super) fn shown(row: &PgRow, at: usize) -> Result<Option<String>, sqlx::Error> {
     Ok(text(row, at)?.shown())
 }
 
-/// The time of a column, or the nearest one that can be told.
+/// The time of a column, or the nearest one in the valid range.
 pub(super) fn moment(row: &PgRow, at: usize) -> Result<DateTime<Utc>, sqlx::Error> {
     Ok(nearest(micros(row, at)?))
 }
 
-/// The same, where there may be none.
+/// The same for a column that may be null.
 pub(super) fn perhaps(row: &PgRow, at: usize) -> Result<Option<DateTime<Utc>>, sqlx::Error> {
     Ok(micros(row, at)?.map(|micros| nearest(Some(micros))))
 }
 
-/// A time in microseconds since 1970; infinity is beyond all of them.
+/// A time in microseconds since 1970; infinity is above all times.
 fn micros(row: &PgRow, at: usize) -> Result<Option<i64>, sqlx::Error> {
-    /// From 1970 to 2000, where Postgres begins.
+    /// From 1970 to 2000, the epoch of Postgres.
     const EPOCH: i64 = 946_684_800_000_000;
     let Some(bytes) = bytes(row, at)? else {
         return Ok(None);

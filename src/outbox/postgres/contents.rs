@@ -1,4 +1,4 @@
-//! Everything in the outbox on Postgres. Never writes.
+//! Reads everything in the outbox on Postgres. Never writes.
 
 use sqlx::{PgConnection, Postgres};
 

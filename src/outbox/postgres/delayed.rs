@@ -1,5 +1,5 @@
-//! Delayed events on Postgres: a table that is read in the order (due, place). Never waits for a row that
-//! somebody else has locked.
+//! Delayed events on Postgres: a table that is read in the order (due, place). Never waits for a row that another
+//! transaction has locked.
 
 use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row as _, postgres::PgRow};
@@ -18,7 +18,7 @@ use crate::outbox::{
 };
 
 impl Schedule for Postgres {
-    /// One statement. Places are drawn in the order of the arrays.
+    /// One statement. Row ids are drawn in the order of the arrays.
     async fn delay(
         connection: &mut PgConnection,
         names: &Names,
@@ -77,13 +77,13 @@ impl Schedule for Postgres {
         rows.iter().map(read).collect()
     }
 
-    /// Rows that another transaction has locked are skipped: it cancels them, and the relay must not wait
-    /// for its end. Should it roll back they are published after all, so the later rows of their keys stay.
-    /// Two relays that move at once cannot invert a key either, since neither passes over a row that the
-    /// other one has in hand, and ids are drawn in the order of the last select.
+    /// Skips rows that another transaction has locked: it cancels them, and the relay must not wait for its end. If it
+    /// rolls back, they are published after all, so the later rows of their keys stay. Two relays that move rows at
+    /// once cannot reorder a key either, because neither passes over a row that the other one has locked, and ids are
+    /// drawn in the order of the last select.
     ///
-    /// It is one message, which is one transaction, and planned anew each time: a plan that was made while
-    /// the table was empty would walk through a full one for every chunk.
+    /// It is one message, which is one transaction, and is planned each time: a plan that was made while the table was
+    /// empty would scan a full table for every chunk.
     async fn move_due(
         connection: &mut PgConnection,
         names: &Names,

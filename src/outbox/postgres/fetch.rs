@@ -1,4 +1,4 @@
-//! Reading new rows: a cursor that is a snapshot, and one statement that walks little. Never writes.
+//! Reads new rows: a cursor that is a snapshot, and one statement that scans few rows. Never writes.
 
 use futures::TryStreamExt;
 use sqlx::PgConnection;
@@ -14,17 +14,18 @@ use crate::outbox::{
 
 /// How far the relay is.
 ///
-/// A row is new when `seen` does not see it. While a backlog larger than a page drains, `page` holds
-/// the snapshot that it is read under, so that what commits meanwhile does not overtake what is left.
+/// A row is new when `seen` does not see it. While a backlog larger than a page drains, `page` holds the snapshot under
+/// which it is read, so that rows which commit meanwhile do not overtake the rest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PgCursor {
-    /// Everything that this snapshot sees is confirmed or parked.
+    /// Every row that this snapshot sees is confirmed or parked.
     pub(super) seen: String,
-    /// No row that `seen` sees has a higher id. It only splits the search, so that little is walked.
+    /// No row that `seen` sees has a higher id. It only splits the search, so that few rows are scanned.
     pub(super) floor: i64,
     pub(super) page: Option<PagePosition>,
-    /// The server that it means: when its postmaster started. Another one, reached through a pooler that has
-    /// followed a failover, may have lost what this cursor sees, and use its transaction ids again.
+    /// The server that the cursor belongs to, by the start time of its postmaster. Another server, reached through a
+    /// pooler that has followed a failover, may have lost rows that this cursor sees, and may reuse their transaction
+    /// ids.
     pub(super) server: String,
 }
 
@@ -34,21 +35,22 @@ pub(super) struct PagePosition {
     pub(super) last_id: i64,
 }
 
-/// Rows and the snapshot that they were read under come from one statement; so does the time until the
-/// next delayed event is due, which is a step into an index.
+/// Rows and the snapshot under which they are read come from one statement; so does the time until the next delayed
+/// event is due, which is one index lookup.
 ///
-/// What `seen` does not see is either in its list of open transactions or at its xmax or above. The
-/// fourth part walks what lies above the floor in the order of ids and covers nearly everything. The
-/// second and third find what lies below it by transaction: ids may be drawn before the snapshot and
-/// committed after it, also by transactions at or above xmax, which is the last *completed* one's
-/// successor. Once a page has passed the floor, they are not run at all.
+/// A row that `seen` does not see has a transaction id in its list of open transactions, or at its xmax or above. The
+/// fourth part scans the rows above the floor in the order of ids, and covers nearly everything. The second and third
+/// parts find the rows below the floor by transaction: an id may be drawn before the snapshot and committed after it,
+/// also by transactions at or above xmax, which is the successor of the last *completed* one. Once a page has passed
+/// the floor, these two are not run at all.
 ///
-/// The comparisons of pairs, the orders by (xid, id) and the limit that never limits are for the planner:
-/// without them a generic plan walks the whole log by id for every open transaction, or scans a slot
-/// that was empty when the plan was made.
+/// The comparisons of pairs, the orders by (xid, id) and the limit that is never reached are for the planner: without
+/// them a generic plan scans the whole log by id for each open transaction, or scans a slot that was empty when the
+/// plan was made.
 ///
-/// The floor stays at or below what the sequence has given, which is read with the snapshot. Behind an id that was
-/// written by hand, far above all others, every row would be a late one, and each page would sort the whole backlog.
+/// The floor stays at or below the last value of the sequence, which is read with the snapshot. Otherwise, after an id
+/// that was written by hand far above all others, every row would count as late, and each page would sort the whole
+/// backlog.
 pub(super) async fn page(
     connection: &mut PgConnection,
     names: &Names,
@@ -112,7 +114,7 @@ async fn page_of(
     let mut found = query(names, fetch)
         .bind(&cursor.seen)
         .bind(cursor.floor)
-        // Nobody is to give a row its place; one that is below all others is read all the same.
+        // Only the sequence should assign ids; a row with a hand-written id below all others is read all the same.
         .bind(page.map_or(i64::MIN, |page| page.last_id))
         .bind(page.map(|page| &page.snapshot))
         .bind(i64::try_from(bound.rows).unwrap_or(i64::MAX))
@@ -140,8 +142,8 @@ async fn page_of(
 }
 
 impl PgCursor {
-    /// The cursor behind a page that was read under `snapshot` and ends with `last_id`. A page that was
-    /// cut leaves the snapshot frozen and goes on by id. Up to `drawn` the sequence has given ids.
+    /// Returns the cursor after a page that was read under `snapshot` and ends with `last_id`. A page that was cut
+    /// keeps its snapshot, and the next one continues by id. `drawn` is the last id of the sequence.
     fn after(&self, last_id: Option<i64>, snapshot: String, is_cut: bool, drawn: i64) -> Self {
         let reached = self.page.as_ref().map_or(0, |page| page.last_id);
         let last_id = last_id.unwrap_or(reached);
@@ -159,8 +161,8 @@ impl PgCursor {
         }
     }
 
-    /// Fails when what answers is not the server that this cursor means, or one that has gone back in time.
-    /// The relay then begins anew, with the cursor that is in the database.
+    /// Fails when another server answers than the one of this cursor, or when it has lost transactions. The relay then
+    /// starts again with the cursor in the database.
     fn refuse_another(&self, answer: &str) -> Result<(), sqlx::Error> {
         let (server, now) = answer.split_once(' ').unwrap_or_default();
         let known = self.page.as_ref().map_or(&self.seen, |page| &page.snapshot);
@@ -173,13 +175,13 @@ impl PgCursor {
     }
 }
 
-/// Up to which id the sequence has given them; no bound when this role may not ask.
+/// The last id that the sequence has assigned; no limit when this role may not read it.
 fn drawn(answer: &str) -> i64 {
     let drawn = answer.split(' ').nth(2);
     drawn.and_then(|id| id.parse().ok()).unwrap_or(i64::MAX)
 }
 
-/// Both ends of a server's snapshots only ever rise.
+/// Both bounds of a server's snapshots never decrease.
 fn is_not_before(now: &str, known: &str) -> bool {
     let ends = |snapshot: &str| {
         let mut ends = snapshot.split(':').map(str::parse::<u64>);
@@ -238,7 +240,7 @@ mod tests {
     fn an_id_that_was_written_by_hand_does_not_raise_the_floor_above_those_that_were_given() {
         let far = Some(4_611_686_018_427_387_903);
         assert_eq!(cursor().after(far, "5:9:".into(), false, 17).floor, 17);
-        // Nor does it stay there.
+        // A floor that is too high is lowered.
         let mut high = cursor();
         high.floor = i64::MAX;
         assert_eq!(high.after(None, "5:9:".into(), false, 17).floor, 17);

@@ -1,5 +1,5 @@
-//! Who holds tables of the outbox: process, application, since when, and what it has said last. Never ends anybody's
-//! transaction.
+//! The transactions that hold tables of the outbox: process, application, since when, and the last statement. Never
+//! ends a transaction.
 
 use std::time::Duration;
 
@@ -8,12 +8,12 @@ use sqlx::{PgConnection, Row as _, postgres::PgRow};
 use super::turn::{fetch_all, fetch_one, query, query_of};
 use crate::outbox::{HeldSlot, store::Names};
 
-/// What is said of a transaction. A statement is cut, and on one line.
+/// The facts about a transaction. The statement is cut, and put on one line.
 const FACTS: &str = "lock.pid, activity.application_name, activity.state,
     date_part('epoch', clock_timestamp() - activity.xact_start) as age,
     left(regexp_replace(activity.query, '[[:space:]]+', ' ', 'g'), 200) as statement";
 
-/// Transactions that have a lock of this database for more than a moment, or wait for one.
+/// Transactions that have held or awaited a lock in this database for more than a moment.
 const LOCKS: &str =
     "pg_locks as lock left join pg_stat_activity as activity on activity.pid = lock.pid
     where lock.locktype = 'relation'
@@ -21,7 +21,7 @@ const LOCKS: &str =
       and lock.pid is distinct from pg_backend_pid()
       and coalesce(activity.xact_start < clock_timestamp() - interval '1 second', true)";
 
-/// The transactions that hold a table for more than a moment.
+/// Returns the transactions that have held a table for more than a moment.
 pub(super) async fn holders(
     connection: &mut PgConnection,
     names: &Names,
@@ -38,8 +38,8 @@ pub(super) async fn holders(
     rows.iter().map(|row| held(row, table.clone())).collect()
 }
 
-/// The transactions that have written to the delayed events for more than a moment: what they cancel is not moved
-/// before they end, nor are the later events of its key.
+/// Returns the transactions that have been writing to the delayed events for more than a moment: until they end, the
+/// events that they cancel are not moved, nor are the later events of those keys.
 pub(super) async fn of_delayed(
     connection: &mut PgConnection,
     names: &Names,
@@ -61,10 +61,10 @@ pub(super) async fn of_delayed(
     rows.iter().map(|row| held(row, table.clone())).collect()
 }
 
-/// Who keeps others from the tables of the outbox, the first cause first: who has a table for itself; who holds one
-/// for which somebody waits; who waits to have one for itself, which lets nobody pass; else who has locked rows. Who
-/// waits for one of them itself is no cause: to end it helps nobody. One line for each of them, with all its tables; a
-/// partition is its table.
+/// Returns the transactions that block the tables of the outbox, the root cause first: a transaction that has a table
+/// exclusively; one that holds a table for which another transaction waits; one that waits for an exclusive lock, which
+/// blocks all later ones; otherwise one that has locked rows. A transaction that waits for one of these is no cause:
+/// ending it does not help. One line for each transaction, with all its tables; a partition counts as its table.
 async fn lockers(
     connection: &mut PgConnection,
     names: &Names,
@@ -115,7 +115,7 @@ async fn lockers(
     held.collect()
 }
 
-/// The same in words.
+/// Describes these transactions.
 pub(super) async fn locked_by(
     connection: &mut PgConnection,
     names: &Names,
@@ -128,9 +128,9 @@ pub(super) async fn locked_by(
     })
 }
 
-/// Has a connection wait for a lock no longer than this, and the server not for a quarter of an hour for a host that is
-/// gone while it sends it something, with the tables in use that it reads. Behind a pooler the settings would stay
-/// with a connection of others.
+/// Limits how long the connection waits for a lock, and how long the server waits for a host that is gone while it
+/// sends rows: otherwise a quarter of an hour, with locks on the tables that it reads. Not behind a pooler, where the
+/// settings would stay with a connection of other clients.
 pub(super) async fn bound_waits(
     connection: &mut PgConnection,
     names: &Names,

@@ -1,5 +1,5 @@
 //! The statements about the NATS that the outbox is relayed into, and about the version of its tables. Never decides
-//! whether it is the right one.
+//! whether this NATS is the right one.
 
 use sqlx::{PgConnection, Postgres, Row as _};
 

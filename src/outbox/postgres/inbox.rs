@@ -17,8 +17,8 @@ use crate::{
     },
 };
 
-/// A statement for each slot. It names the slot, so it has the lock before it reads the clock: no slot is
-/// emptied between the two.
+/// One statement per slot. It names the slot, so it has the lock before it reads the clock: no slot is emptied between
+/// the two.
 macro_rules! for_each_slot {
     ($before:literal, $after:literal) => {
         for_each_slot!($before, $after, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
@@ -28,13 +28,14 @@ macro_rules! for_each_slot {
     };
 }
 
-/// Without an array, which costs more than the one row. Both say, for this transaction, how long Postgres waits
-/// for the client: a host that is gone closes no connection, and its rows would be locked for hours. While it is at a
-/// statement it looks whether the client has closed the connection, where the system can tell: else a worker that is
-/// killed would hold its event until that statement is done. And both leave a
-/// sign that is there as long as this transaction is. An event that another transaction has in hand is waited for a
-/// moment only, which is no matter of the handler's statements: whoever has it may be gone, and would keep the
-/// connections of all that wait.
+/// The variant for one event, without an array, which costs more than a single row.
+///
+/// Both variants limit, for this transaction, how long Postgres waits for the client: a host that is gone closes no
+/// connection, and its rows would stay locked for hours. While a statement runs, the server checks whether the client
+/// has closed the connection, where the system supports that: otherwise a worker that is killed would hold its event
+/// until the statement is done. Both variants also set a marker that exists as long as this transaction does. And they
+/// wait only a moment for an event that another transaction holds: that transaction's client may be gone, and would tie
+/// up the connections of all waiting transactions. This lock timeout does not apply to the handler's own statements.
 const REMEMBER_ONE: [&str; 16] = for_each_slot!(
     "with ring as materialized (
         select floor(date_part('epoch', clock_timestamp()) / slot_seconds)::bigint as now,
@@ -185,7 +186,7 @@ impl Remember for Postgres {
         Ok(changed.rows_affected() > 0)
     }
 
-    /// The ring is asked again under the lock: the clock may have been set, and periods made longer.
+    /// The ring is read again under the lock: the clock may have been set, or the periods made longer.
     async fn empty_dead_slot(
         connection: &mut PgConnection,
         names: &Names,
@@ -230,8 +231,8 @@ impl Remember for Postgres {
         sqlx::raw_sql(what).execute(connection).await.map(drop)
     }
 
-    /// A COMMIT of a transaction in which a statement has failed is answered as if all were well, though it
-    /// has rolled back. So something is asked before, in the same message: whether the sign is there.
+    /// After a failed statement, Postgres answers COMMIT without an error, although it has rolled back. So a query in
+    /// the same message checks first that the marker still exists.
     async fn conclude(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
         const DIVISION_BY_ZERO: &str = "22012";
         let conclude =
@@ -250,13 +251,13 @@ impl Remember for Postgres {
 
     fn is_lost(error: &sqlx::Error) -> bool {
         let code = error.as_database_error().and_then(|error| error.code());
-        // Connections that are ended, and servers that go down.
+        // Ended connections, and servers that shut down.
         code.is_none_or(|code| code.starts_with("08") || code.starts_with("57P"))
     }
 
     fn is_refusal(error: &sqlx::Error) -> bool {
         let code = error.as_database_error().and_then(|error| error.code());
-        // Data, constraints, a transaction that had failed before, statements, rights, user-defined ones.
+        // Data, constraints, a transaction that had failed before, statements, rights, user-defined errors.
         const CLASSES: [&str; 7] = ["22", "23", "25", "42", "44", "P0", "54"];
         code.is_some_and(|code| {
             // Read-only, and closed because the client was silent for too long.
@@ -266,7 +267,7 @@ impl Remember for Postgres {
     }
 }
 
-/// The slot that may be emptied now.
+/// Returns the slot that may be emptied now.
 async fn due(connection: &mut PgConnection, names: &Names) -> Result<Option<usize>, sqlx::Error> {
     let row = query(names, RING).fetch_one(connection).await?;
     let ring = Ring {

@@ -1,4 +1,4 @@
-//! The statements about streams that lost something. Never decides what a loss is.
+//! The statements about streams that have lost events. Never decides what a loss is.
 
 use sqlx::{PgConnection, Postgres, Row as _};
 

@@ -1,4 +1,4 @@
-//! The statements about rows that are published again. Never decides which.
+//! The statements about republished rows. Never decides which rows.
 
 use std::time::Duration;
 
@@ -51,7 +51,7 @@ impl Mending for Postgres {
         entries: &[Entry],
         way: Way,
     ) -> Result<(), sqlx::Error> {
-        // No relay has this epoch.
+        // Epoch 0, which no relay has.
         let record = "insert into tidings.ledger
                 (epoch, first_id, last_id, events, stream, incarnation, first_sequence, last_sequence, way)
             select 0, entry.*, $8
@@ -78,8 +78,8 @@ impl Mending for Postgres {
         .map(drop)
     }
 
-    /// A range of the index is read where the places lie close together, which is a lot faster than a look for
-    /// each of them in every slot.
+    /// Where the row ids are close together, reads a range of the index: much faster than looking each of them up in
+    /// every slot.
     async fn rows_at(
         connection: &mut PgConnection,
         names: &Names,

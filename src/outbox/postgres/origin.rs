@@ -1,4 +1,4 @@
-//! Telling a database from its copy. A server has a system identifier since its initdb, a database an oid
+//! Distinguishes a database from its copy. A server has a system identifier since its initdb, and a database an oid
 //! within it; a dump carries neither, a file copy both.
 
 use sqlx::{PgConnection, Row as _};
@@ -6,12 +6,12 @@ use sqlx::{PgConnection, Row as _};
 use super::turn::{fetch_one, query_of};
 use crate::outbox::{origin::Origin, store::Names};
 
-/// The server and the database, as `tidings.relay.system` has them. Every role may call the function.
+/// The server and the database, as `tidings.relay.system` stores them. Every role may call the function.
 pub(super) const SYSTEM: &str = "(select control.system_identifier || '/' || here.oid
     from pg_control_system() as control, pg_database as here where here.datname = current_database())";
 
-/// The cursor's xmax may be this database's own: it is the successor of the last transaction that has ended,
-/// on both sides. Beyond it are transactions that this database has not had.
+/// The cursor's xmax may be equal to this database's own: both are the successor of the last transaction that has
+/// ended. A higher one means transactions that this database has not had.
 pub(super) async fn origin(
     connection: &mut PgConnection,
     names: &Names,

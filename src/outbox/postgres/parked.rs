@@ -1,4 +1,4 @@
-//! The statements about parked rows. Never decides which go back.
+//! The statements about parked rows. Never decides which rows are restored.
 
 use sqlx::{PgConnection, Row as _, postgres::PgRow};
 use tidings_contract::EventId;
@@ -14,9 +14,9 @@ use crate::outbox::{
     store::{Bound, Names, Parked, Rows, Waiting, unsigned},
 };
 
-/// A row that is parked already gets the new reason. What follows it is asked for no more; or is from now on,
-/// when it waits for a stream, which holds nobody up. Another event in the same place, which somebody has given by hand,
-/// gets a place of its own.
+/// A row that is parked already gets the new error. The unpark requests of its followers are cleared; when it waits for
+/// a stream, which blocks no follower, they are set. When another event has the same row id, because it was written by
+/// hand, it gets a new row id.
 pub(super) async fn park(
     connection: &mut PgConnection,
     names: &Names,
@@ -32,7 +32,7 @@ pub(super) async fn park(
     }
     let mut errors: Vec<String> = rows.iter().map(|parked| kept(&parked.error)).collect();
     match park_rows(connection, names, &rows, &errors).await {
-        // The database is of an encoding that has not all characters of what a server has said.
+        // The encoding of the database lacks a character of the server's message.
         Err(error) if is_of_a_row(&error) => {
             for error in &mut errors {
                 *error = error.escape_default().to_string();
@@ -131,8 +131,8 @@ async fn park_rows(
     .map(drop)
 }
 
-/// Rows with a flaw go as they are: what cannot be read, or is too large for it, is not needed to move it. Those
-/// that are parked already, and perhaps no longer in the log, get the new reason.
+/// Moves rows with a flaw unchanged: a value that is unreadable or too large is not needed to move it. Rows that are
+/// parked already, and may no longer be in the log, get the new error.
 async fn move_flawed(
     connection: &mut PgConnection,
     names: &Names,
@@ -183,8 +183,8 @@ async fn move_flawed(
     .map(drop)
 }
 
-/// What waits for a stream holds up nobody: all of that stream waits. Nor does a key that is none: what follows it is
-/// no event either.
+/// A row that waits for a stream blocks no later rows: all rows of that stream wait. Nor does an invalid key: a row
+/// with such a key is not an event.
 pub(super) async fn keys(
     connection: &mut PgConnection,
     names: &Names,
@@ -211,7 +211,7 @@ async fn keys_of(
         .collect()
 }
 
-/// Steps from one reason to the next in the index; there may be millions of rows and few reasons.
+/// Steps from one reason to the next in the index, because there may be millions of rows and few reasons.
 pub(super) async fn waiting(
     connection: &mut PgConnection,
     names: &Names,
@@ -239,7 +239,7 @@ pub(super) async fn waiting(
     Ok(waiting)
 }
 
-/// A row with a key goes back when the first one that is parked under its key does.
+/// A row with a key is restored with the first parked row of its key.
 pub(super) async fn returning(
     connection: &mut PgConnection,
     names: &Names,
@@ -288,7 +288,7 @@ async fn returning_of(
     Ok(rows)
 }
 
-/// The parked rows that have one of these ids.
+/// Returns the parked rows with these event ids.
 pub(super) async fn among(
     connection: &mut PgConnection,
     names: &Names,
@@ -355,7 +355,7 @@ pub(super) async fn sizes(
     sizes.collect()
 }
 
-/// A parked row as it is shown, whatever it holds; how much of it.
+/// Selects a parked row for display, whatever it holds, to the given extent.
 macro_rules! parked {
     (head, $from:literal) => {
         parked!("null::bytea", "null::bytea", $from)

@@ -1,6 +1,5 @@
-//! Making an outbox that was copied row by row this database's own: every row gets a transaction id that
-//! means something here, and what was not published is published next. Never publishes, and never drops
-//! or reorders a row.
+//! Adopts an outbox that was copied row by row: each row gets a transaction id that is valid in this database, and the
+//! unpublished rows are published next. Never publishes, and never drops or reorders a row.
 
 use std::collections::BTreeMap;
 
@@ -21,23 +20,23 @@ use crate::outbox::{
     taken::Taken,
 };
 
-/// What a rebase of the outbox does, or has done.
+/// What adopting the outbox does, or has done.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Rebase {
-    /// Why it is needed.
+    /// Why it is necessary.
     pub reason: String,
     /// Events in the log.
     pub events: u64,
-    /// Those that the relay has published: it will not do so again.
+    /// Events that the relay has published, and will not publish again.
     pub published: u64,
-    /// Those that it publishes next, unless it finds them in the stream already.
+    /// Events that the relay publishes next, unless it finds them in the stream.
     pub to_publish: u64,
-    /// The first of them, in the order of the log.
+    /// The first event to publish, in the order of the log.
     pub oldest: Option<RebasedEvent>,
-    /// The last of them.
+    /// The last event to publish.
     pub newest: Option<RebasedEvent>,
-    /// Per stream, the sequence behind which the relay looks for what was published and not noted.
+    /// Per stream, the sequence after which the relay looks for events that were published and not recorded.
     pub streams: BTreeMap<String, u64>,
 }
 
@@ -45,7 +44,7 @@ pub struct Rebase {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct RebasedEvent {
-    /// The place in the log.
+    /// The row id in the log.
     pub id: i64,
     /// When it was written.
     pub at: DateTime<Utc>,
@@ -55,20 +54,20 @@ pub struct RebasedEvent {
     pub name: String,
 }
 
-/// Why an outbox was not rebased. Nothing was changed.
+/// Why an outbox was not adopted. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RebaseError {
-    /// The tables are not there.
+    /// The tables are missing.
     #[error("the database has no outbox: run `tidings migrate`, or call `Outbox::migrate`")]
     NotMigrated(#[source] sqlx::Error),
-    /// The server only follows another one.
+    /// The server is a standby.
     #[error("{STANDBY}")]
     Standby,
-    /// A relay has the lease, as the row says that was copied. It is over by itself.
+    /// By the copied row, a relay has the lease. The lease expires by itself.
     #[error("the lease of {owner} lasts another {seconds:.1} s: stop that relay, or wait")]
     Leased {
-        /// The relay.
+        /// The owner of the lease.
         owner: String,
         /// How long the lease lasts, in seconds.
         seconds: f64,
@@ -81,21 +80,21 @@ pub enum RebaseError {
     Database(#[source] sqlx::Error),
 }
 
-/// The transaction id that rows get which were published: every snapshot sees it.
+/// The transaction id of published rows: every snapshot sees it.
 const PUBLISHED: &str = "'3'::xid8";
 
-/// What the table asks of a row since it has bounds, as migration 0006 says it.
+/// The bounds that the table has had since migration 0006.
 const IS_EVENT: &str = "id > 0 and id < 4611686018427387904 and version > 0
     and at >= '0001-01-01 00:00:00+00' and at < '10000-01-01 00:00:00+00'";
 
 /// The rows of the log, each with whether it was published. `$1` is this transaction's id.
 ///
-/// Cursor and rows were copied together, so what the cursor does not see is exactly what was not published
-/// when the copy was made. Rows that were written here since have this server's transaction ids, of which
-/// the cursor knows nothing: whatever it says, they were not published. They are told by two things that a
-/// copied row has only by chance. Their id is not above the row version's own (a savepoint's is above its
-/// transaction's), and it is above that of the transaction which has put the relay's row here: a restore ends
-/// before anybody writes events. So nothing else may update that row in a copy.
+/// Cursor and rows were copied together, so exactly the rows that the cursor does not see were unpublished when the
+/// copy was made. Rows that were written here since then have transaction ids of this server, to which the cursor does
+/// not apply: they were not published, whatever it shows. Two properties identify them, which a copied row has only by
+/// chance. Their id is at most that of the row version (a savepoint's id is above that of its transaction), and it is
+/// above that of the transaction which wrote the relay's row here: a restore ends before any application writes events.
+/// So no other statement may update that row in a copy.
 const LOG: &str = "
     select log.id, log.at, log.event, log.name, log.version, log.key, log.headers, log.payload, log.slot,
            (pg_visible_in_snapshot(log.xid, relay.cursor)
@@ -105,16 +104,15 @@ const LOG: &str = "
     from tidings.outbox as log, tidings.relay as relay";
 
 impl Outbox<Postgres> {
-    /// Makes an outbox that came by dump and restore, or by a logical copy, this database's own: the relay then
-    /// publishes what was not published when the copy was made, and what was written here since. Returns what
-    /// was done; `None` when nothing needs to be. Stop the writers before: it locks the outbox, and writes
-    /// the whole log anew.
+    /// Adopts an outbox that came by dump and restore, or by a logical copy: the relay then publishes what was
+    /// unpublished when the copy was made, and what was written here since. Returns what was done; `None` when it is
+    /// not necessary. Stop the writers first: this locks the outbox, and rewrites the whole log.
     ///
     /// # Errors
     /// [`RebaseError`]; nothing was changed.
     ///
     /// # Cancel safety
-    /// One transaction: all of it has happened, or nothing.
+    /// Runs in one transaction: either all of it has happened, or nothing.
     pub async fn rebase(&self) -> Result<Option<Rebase>, RebaseError> {
         let mut tx = Taken::begin(&self.shared.pool, Postgres::BEGIN_OWN).await?;
         let rebased = rebase(&mut tx, &self.shared.names).await?;
@@ -122,7 +120,7 @@ impl Outbox<Postgres> {
         Ok(rebased)
     }
 
-    /// What [`Outbox::rebase`] would do. Changes nothing, and holds nobody up.
+    /// Returns what [`Outbox::rebase`] would do. Changes nothing, and blocks no other transaction.
     ///
     /// # Errors
     /// [`RebaseError`].
@@ -134,7 +132,7 @@ impl Outbox<Postgres> {
     }
 }
 
-/// What is to be done, if anything.
+/// Returns what has to be done, if anything.
 async fn plan(connection: &mut PgConnection, names: &Names) -> Result<Option<Rebase>, RebaseError> {
     let reason = match origin(connection, names).await? {
         Origin::Own => return Ok(None),
@@ -168,7 +166,7 @@ async fn rebase(
     connection: &mut PgConnection,
     names: &Names,
 ) -> Result<Option<Rebase>, RebaseError> {
-    // Also because a standby has no transaction ids to give.
+    // Checked first, also because a standby assigns no transaction ids.
     if origin(connection, names).await? == Origin::Standby {
         return Err(RebaseError::Standby);
     }
@@ -181,7 +179,7 @@ async fn rebase(
     let Some(planned) = plan(connection, names).await? else {
         return Ok(None);
     };
-    // Through a table of its own: an update would leave as many dead rows as there are.
+    // Through a temporary table: an update would leave a dead row for each row.
     let keep =
         format!("create temporary table tidings_rebase on commit drop as {LOG} order by log.id");
     let keep = keep.replace("$1", &format!("'{own}'"));
@@ -215,9 +213,8 @@ async fn rebase(
     Ok(Some(planned))
 }
 
-/// The cursor sees everything that has ended, but for this transaction. That one has to be put into the
-/// list of open ones by hand: a snapshot leaves its own transaction out, and would see it as soon as a later
-/// one has ended.
+/// Sets the cursor to see every transaction that has ended, except this one. This one must be added to the list of open
+/// transactions by hand: a snapshot leaves its own transaction out, and would see it as soon as a later one has ended.
 async fn begin_anew(connection: &mut PgConnection, names: &Names) -> Result<(), sqlx::Error> {
     let write = format!(
         "with now as materialized (
@@ -291,9 +288,9 @@ async fn first_unpublished(
     }))
 }
 
-/// A statement in the names of an outbox.
+/// Returns a statement with the names of an outbox.
 fn in_names(names: &Names, text: &str) -> sqlx::AssertSqlSafe<String> {
-    // Safe: constants, a number that the database gave, and a checked identifier.
+    // Safe: constants, a number from the database, and a checked identifier.
     sqlx::AssertSqlSafe(names.text(text, '.'))
 }
 

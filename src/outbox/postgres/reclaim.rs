@@ -1,5 +1,5 @@
-//! Emptying the rings: old slots are truncated, which leaves nothing for vacuum. Never touches a slot that
-//! may still be written to, or that holds a row which the relay has not carried away.
+//! Empties the rings: old slots are truncated, which leaves no work for vacuum. Never touches a slot that may still be
+//! written to, or that holds a row which the relay has not passed.
 
 use std::time::Duration;
 
@@ -19,16 +19,16 @@ use crate::{
     },
 };
 
-/// A table in slots, as the migration makes it.
+/// A table in slots, as the migration creates it.
 struct Ring {
-    /// What the slots' names begin with.
+    /// The beginning of the slots' names.
     table: &'static str,
     slots: i64,
     /// How long a slot is written to.
     seconds: i64,
-    /// Whether a slot holds something that must stay: `$1` is the cursor, `$2` the retention in seconds. It
-    /// is asked under a lock, so every part of it is a step into an index. Below the cursor's xmin all
-    /// transactions are seen, so only rows from there on are looked at.
+    /// Selects whether a slot holds a row that must stay: `$1` is the cursor, `$2` the retention in seconds. It runs
+    /// under a lock, so each part of it is one index lookup. The cursor sees all transactions below its xmin, so only
+    /// rows from there on are examined.
     keeps: &'static str,
 }
 
@@ -36,7 +36,7 @@ const LOG: Ring = Ring {
     table: "tidings.outbox_",
     slots: 8,
     seconds: 10_800,
-    // A time that no clock will ever show keeps nothing.
+    // A time in the far future keeps nothing.
     keeps: "select coalesce((select at >= clock_timestamp() - make_interval(secs => $2)
                         from $slot where at < clock_timestamp() + interval '1 year' order by id desc limit 1), false)
             or exists (select from (
@@ -53,7 +53,7 @@ const LEDGER: Ring = Ring {
                         from $slot order by last_id desc limit 1), false) or $1::text is null",
 };
 
-/// Frees one slot of the log, and one of the ledger, if one may be.
+/// Frees at most one slot of the log and one of the ledger.
 pub(super) async fn oldest_slots(
     connection: &mut PgConnection,
     names: &Names,
@@ -65,7 +65,7 @@ pub(super) async fn oldest_slots(
         advice,
         ..Reclaimed::default()
     };
-    // While a backlog drains, what is behind the cursor is not known by the snapshot alone.
+    // While a backlog drains, the snapshot alone does not tell which rows the cursor has passed.
     if cursor.page.is_some() {
         return Ok(reclaimed);
     }
@@ -91,8 +91,8 @@ pub(super) async fn oldest_slots(
     Ok(reclaimed)
 }
 
-/// The slots of the log that should be free, and the delayed events that are due, and who holds them. What the ring is made to keep stands in for
-/// the retention, which only the relay knows.
+/// Returns the slots of the log that should be free, and the table of delayed events when some are due, with the
+/// transactions that hold them. Only the relay knows the retention, so the length that the ring keeps stands in for it.
 pub(super) async fn held(
     connection: &mut PgConnection,
     names: &Names,
@@ -124,7 +124,7 @@ async fn clock(connection: &mut PgConnection, names: &Names) -> Result<f64, sqlx
     now.try_get(0)
 }
 
-/// What became of a slot.
+/// The result for one slot.
 enum Found {
     Kept,
     /// It should be free, and transactions hold it.
@@ -133,9 +133,9 @@ enum Found {
 }
 
 impl Ring {
-    /// The slots that are not written to at `now` nor very soon, oldest first. The next one may be freed until
-    /// a sixth of the current one is left. Were it never, the last rows of a slot would be as old as the
-    /// retention when their slot is the next one, and no slot of a busy log would ever be freed.
+    /// Returns the slots that are not written to at `now` nor very soon, oldest first. The next slot may be freed until
+    /// a sixth of the current one is left. If the next slot were always left out, the last rows of a slot would reach
+    /// the retention only when their slot is the next one, and no slot of a busy log would ever be freed.
     fn reclaimable(&self, now: f64) -> impl Iterator<Item = i64> + use<> {
         #[allow(clippy::cast_possible_truncation)] // seconds since 1970
         let now = now as i64;
@@ -145,7 +145,7 @@ impl Ring {
         (first..slots).map(move |ahead| (current + ahead) % slots)
     }
 
-    /// Those of them that hold something, found by one statement: an idle relay asks little.
+    /// Returns those of them that hold rows, with one statement: an idle relay should cost little.
     async fn occupied(
         &self,
         connection: &mut PgConnection,
@@ -170,15 +170,15 @@ impl Ring {
         Ok(occupied)
     }
 
-    /// A statement about one slot, which stands as `slot` in it.
+    /// Returns a statement about one slot, which is written as `$slot` in it.
     fn sql(&self, names: &Names, slot: i64, text: &str) -> sqlx::AssertSqlSafe<String> {
         let text = text.replace("$slot", &format!("{}{slot}", self.table));
         // Safe: constants, a number and a checked identifier.
         sqlx::AssertSqlSafe(names.text(&text, '.'))
     }
 
-    /// Truncates a slot when all of it is older than the retention and nothing is to be kept. That is
-    /// asked again under the lock, because a writer that was late may have added a row.
+    /// Truncates a slot when all its rows are older than the retention and none must stay. Checks again under the lock,
+    /// because a late writer may have added a row.
     async fn reclaim(
         &self,
         connection: &mut PgConnection,
@@ -192,7 +192,7 @@ impl Ring {
         if !is_free.await? {
             return Ok(Found::Kept);
         }
-        // Who waits for a lock makes others wait behind it: not for one that is not to be had.
+        // A lock request that waits blocks all later ones, so none is made while a transaction holds the slot.
         let held = holders(connection, names, &format!("{}{slot}", self.table)).await?;
         if !held.is_empty() {
             return Ok(Found::Held(held));
@@ -224,7 +224,7 @@ impl Ring {
         Ok(Found::Freed)
     }
 
-    /// Whether a slot holds something, and nothing that must stay.
+    /// Whether a slot holds rows, and none of them must stay.
     async fn is_free(
         &self,
         connection: &mut PgConnection,
@@ -244,7 +244,7 @@ impl Ring {
         Ok(is_free)
     }
 
-    /// Whether a slot holds something that must stay.
+    /// Whether a slot holds a row that must stay.
     async fn keeps(
         &self,
         connection: &mut PgConnection,
@@ -280,8 +280,8 @@ mod tests {
         }
     }
 
-    /// The last row of a slot is as old as the retention, and the slot may be freed, for at least half the
-    /// time that a slot is written to.
+    /// For at least half the time in which a slot is written to, its last row is older than the retention while the
+    /// slot may be freed.
     #[test]
     fn a_slot_that_is_full_to_its_end_is_freed_before_it_is_written_to_again() {
         let (log, ledger) = (18 * 3600, 14 * 86_400);

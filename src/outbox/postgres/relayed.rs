@@ -1,4 +1,4 @@
-//! The statements that look back: what the relay has passed, and what the ledger says of it. Never writes.
+//! The statements about past events: the rows that the relay has passed, and the ledger. Never writes.
 
 use std::{collections::HashSet, hash::BuildHasher};
 
@@ -17,7 +17,7 @@ use crate::outbox::{
     store::{Entry, Names, Rows, positions_from, unsigned},
 };
 
-/// The rows that a stretch means.
+/// The rows of a stretch.
 macro_rules! relayed {
     ($columns:literal) => {
         concat!(
@@ -36,7 +36,7 @@ macro_rules! relayed {
     };
 }
 
-/// The same, as much of it as tells rows apart, and no more of it than a page may have.
+/// The columns that distinguish rows, cut to the limits of a page.
 macro_rules! outlines {
     ($name:literal, $key:literal) => {
         concat!(
@@ -158,7 +158,7 @@ impl Archive for Postgres {
     }
 }
 
-/// Which of these places the relay has not passed.
+/// Returns which of these row ids the relay has not passed.
 pub(super) async fn ahead(
     connection: &mut PgConnection,
     names: &Names,
@@ -199,7 +199,7 @@ fn asked<'q>(names: &Names, ask: &'static str, stretch: &'q Stretch<'_>) -> Aske
         .bind(page.map(|(_, id)| id))
 }
 
-/// What tells rows apart, in the way of `rows!`.
+/// The outlines of rows, in the two variants of `rows!`.
 const OUTLINES: Statement = Statement {
     plain: outlines!("name", "key"),
     checked: outlines!(

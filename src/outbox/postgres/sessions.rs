@@ -1,4 +1,4 @@
-//! What the server does for this user. Ends none of it but a transaction of ours that we have let go of.
+//! What the server does for this user. Never ends anything except an abandoned transaction of the outbox.
 
 use sqlx::{PgConnection, Row as _};
 
@@ -10,8 +10,8 @@ use crate::outbox::{
 /// When a transaction began, in microseconds.
 const BEGAN: &str = "(extract(epoch from xact_start) * 1000000)::bigint";
 
-/// One message, which is one round trip, and one transaction behind a pooler. A server that does not track what its
-/// processes do may be at work.
+/// One message: one round trip, and one transaction behind a pooler. A server process counts as running when the server
+/// does not track activities.
 pub(super) async fn sessions(
     connection: &mut PgConnection,
     names: &Names,
@@ -38,7 +38,8 @@ pub(super) async fn sessions(
     session.collect()
 }
 
-/// Nothing when the transaction has ended, or the process has another one by now. Says whether it was at a statement.
+/// Does nothing when the transaction has ended, or when the process has another one by now. Returns whether it was
+/// running a statement.
 pub(super) async fn end_session(
     connection: &mut PgConnection,
     Backend { pid, began }: Backend,

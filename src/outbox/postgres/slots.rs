@@ -1,4 +1,4 @@
-//! How long a slot of the log is written to. Never frees any.
+//! How long a slot of the log is written to. Never frees a slot.
 
 use std::time::Duration;
 
@@ -7,9 +7,9 @@ use sqlx::{PgConnection, Row as _};
 use super::turn::{begin, fetch_one, query};
 use crate::outbox::store::Names;
 
-/// Six slots have to keep what must stay: one is written to, and one is about to be.
+/// Six slots must cover the retention: of the eight, one is written to, and one is about to be.
 const KEEPING: u64 = 6;
-/// Slots that are shorter would pass between two looks.
+/// Shorter slots could pass unnoticed between two reclaims.
 const SHORTEST: i64 = 300;
 
 /// How long a slot of the log is written to, in seconds.
@@ -26,8 +26,8 @@ pub(super) async fn seconds(
     Ok(i64::from(seconds.try_get::<i32, _>(0)?))
 }
 
-/// Changes how long slots are written to when the retention asks for it. Returns what it is then, and what
-/// somebody else has to do when this role may not.
+/// Changes how long slots are written to when the retention requires it. Returns the new length, and, when this role
+/// lacks the right, what the tables' owner has to run.
 pub(super) async fn fit(
     connection: &mut PgConnection,
     names: &Names,
@@ -45,7 +45,7 @@ pub(super) async fn fit(
     );
     let change = names.text(&change, '.');
     let mut tx = begin(connection).await?;
-    // Safe: constants, a number and a checked identifier. Producers wait for the lock behind this one.
+    // Safe: constants, a number and a checked identifier. Short timeout: producers queue behind this lock.
     let changing = sqlx::AssertSqlSafe(format!("set local lock_timeout = '20ms'; {change}"));
     let changed = sqlx::raw_sql(changing).execute(&mut *tx).await;
     let Err(error) = changed else {
@@ -69,14 +69,14 @@ pub(super) async fn fit(
     Err(error)
 }
 
-/// Whether somebody else has the lock that a statement did not get in its time.
+/// Whether a statement failed because it did not get a lock in time.
 pub(super) fn is_in_use(error: &sqlx::Error) -> bool {
     const LOCK_NOT_AVAILABLE: &str = "55P03";
     let code = error.as_database_error().and_then(|error| error.code());
     code.is_some_and(|code| code == LOCK_NOT_AVAILABLE)
 }
 
-/// Another length, when the ring cannot keep the retention as it is, or keeps far more.
+/// Returns another length, when the ring cannot keep the retention at present, or keeps far more.
 fn wanted(retention: Duration, seconds: i64) -> Option<i64> {
     let needed = i32::try_from(retention.as_secs().div_ceil(KEEPING)).unwrap_or(i32::MAX);
     let needed = i64::from(needed).max(SHORTEST);

@@ -1,11 +1,11 @@
-//! Whether the way to the server is encrypted for sure. Never changes how it is connected to.
+//! Whether the connection to the server is certainly encrypted. Never changes the connection options.
 
 use std::net::IpAddr;
 
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
-/// The host, when it is another one and its connection may be in the clear: `sslmode=prefer`, which is the default,
-/// takes what it gets, so whoever stands between decides.
+/// Returns the host, when it is a remote one and the connection may be unencrypted: the default `sslmode=prefer`
+/// accepts either, so an attacker in between decides.
 pub(super) fn plain_link(options: &PgConnectOptions) -> Option<String> {
     let is_encrypted = matches!(
         options.get_ssl_mode(),

@@ -1,10 +1,9 @@
-//! Statements behind a pooler that gives each transaction another connection (pgbouncer in transaction
-//! mode), as well as without one. Never a statement of its own besides begin and commit.
+//! Runs statements with or without a pooler that gives each transaction another connection (pgbouncer in transaction
+//! mode). Adds no statements of its own except begin and commit.
 //!
-//! sqlx prepares a statement in one round trip and runs it in the next, under a name that the connection
-//! keeps. Such a pooler may change the connection between the two, and gives the names of one client to
-//! another. So behind one, each statement is part of a transaction, and has no name. Without one, a
-//! statement goes as it is: nothing is added.
+//! sqlx prepares a statement in one round trip and runs it in the next, under a name that the connection keeps. Such a
+//! pooler may change the connection between the two, and it exposes one client's names to another. So behind a pooler
+//! each statement is unnamed and part of a transaction. Without a pooler statements run unchanged.
 
 use std::ops::{Deref, DerefMut};
 
@@ -16,22 +15,22 @@ use sqlx::{
 
 use crate::outbox::store::{Names, Statements};
 
-/// What is said about it in a URL: `postgres://...?statement-cache-capacity=0`.
+/// The URL parameter for it: `postgres://...?statement-cache-capacity=0`.
 const NO_PREPARED_STATEMENTS: (&str, &str) = ("statement-cache-capacity", "0");
 
-/// Whether a pooler stands between: nobody else has reason to forbid prepared statements.
+/// Whether a pooler is in use: there is no other reason to forbid prepared statements.
 pub(super) fn is_pooled(options: &PgConnectOptions) -> bool {
     let url = options.to_url_lossy();
     url.query_pairs()
         .any(|(name, value)| (&*name, &*value) == NO_PREPARED_STATEMENTS)
 }
 
-/// A statement in the names of this outbox.
+/// Returns a statement with the names of this outbox.
 pub(super) fn query<'q>(names: &Names, text: &'static str) -> Query<'q, Postgres, PgArguments> {
     query_of(names, names.sql(text, '.'))
 }
 
-/// A statement that was put together.
+/// Returns a statement from SQL that was built at run time.
 pub(super) fn query_of<'q>(
     names: &Names,
     sql: impl SqlSafeStr,
@@ -39,15 +38,15 @@ pub(super) fn query_of<'q>(
     sqlx::query(sql).persistent(!names.is_pooled())
 }
 
-/// A transaction of ours.
+/// Begins a transaction that holds only statements of Tidings.
 pub(super) async fn begin(
     connection: &mut PgConnection,
 ) -> Result<Transaction<'_, Postgres>, sqlx::Error> {
     connection.begin_with(Postgres::BEGIN_OWN).await
 }
 
-/// One statement, as [`Query::fetch_one`], [`Query::fetch_optional`], [`Query::fetch_all`] and [`Query::execute`]. Behind
-/// a pooler it is a transaction, which is over when the statement is.
+/// Runs one statement, as [`Query::fetch_one`], [`Query::fetch_optional`], [`Query::fetch_all`] and [`Query::execute`].
+/// Behind a pooler it runs in its own transaction.
 macro_rules! statements {
     ($($name:ident -> $result:ty),+) => {
         $(pub(super) async fn $name(
@@ -73,13 +72,13 @@ statements! {
     execute -> PgQueryResult
 }
 
-/// Whether a statement has to be made a transaction.
+/// Whether a statement needs its own transaction.
 fn stands_alone(connection: &PgConnection, names: &Names) -> bool {
     names.is_pooled() && !connection.is_in_transaction()
 }
 
-/// A connection for a few statements that read. Behind a pooler they are a transaction, in which nothing can be written:
-/// nothing is lost with it.
+/// A connection for a few statements that read. Behind a pooler they run in a read-only transaction, so losing it loses
+/// nothing.
 pub(super) enum Turn<'c> {
     Own(&'c mut PgConnection),
     Shared(Transaction<'c, Postgres>),
@@ -97,9 +96,9 @@ impl<'c> Turn<'c> {
         Ok(Self::Own(connection))
     }
 
-    /// For a page in the order of ids, which is read by their index and costs what it holds. While nobody has counted
-    /// the rows, the planner takes them for few, and reads and sorts all that is left of the log for each page: 219 ms
-    /// of 200,000 rows, instead of 3.
+    /// For a page in the order of ids, which is read by their index and costs as much as it holds. As long as the table
+    /// has no statistics, the planner assumes few rows, and for each page it reads and sorts the whole rest of the log:
+    /// 219 ms for 200,000 rows, instead of 3.
     pub(super) async fn in_order(connection: &'c mut PgConnection) -> Result<Self, sqlx::Error> {
         let begin = begin_own!(
             "; set transaction read only; set local lock_timeout = '5s'; set local enable_sort = off; \
@@ -108,7 +107,7 @@ impl<'c> Turn<'c> {
         Ok(Self::Shared(connection.begin_with(begin).await?))
     }
 
-    /// Gives the connection back, to the pooler too.
+    /// Ends the use of the connection, and returns it to the pooler.
     pub(super) async fn end(self) -> Result<(), sqlx::Error> {
         match self {
             Self::Own(_) => Ok(()),

@@ -1,5 +1,5 @@
-//! Reading rows so that one of them never fails the statement: SQLite takes any type and any bytes in any column.
-//! Never decides which rows.
+//! Reads rows so that no single row fails the statement: SQLite stores any type and any bytes in any column. Never
+//! decides which rows.
 
 use chrono::{DateTime, Utc};
 use sqlx::{Row as _, TypeInfo as _, ValueRef as _, sqlite::SqliteRow};
@@ -9,8 +9,8 @@ use crate::outbox::{
     row::Row,
 };
 
-/// Bounds the columns of a row: `id, at, event, name, version, key, headers, payload`. Sizes are known without reading
-/// them.
+/// Limits the columns of a row: `id, at, event, name, version, key, headers, payload`. The database knows a value's
+/// size without reading it.
 macro_rules! rows {
     ($most:literal, $($from:tt)+) => {
         concat!(
@@ -26,7 +26,7 @@ macro_rules! rows {
 
 pub(super) use rows;
 
-/// A row of a statement of `rows!`, which had the bound `most`.
+/// Reads a row of a `rows!` statement that had the limit `most`.
 pub(super) fn read(row: &SqliteRow, most: usize) -> Result<Row, sqlx::Error> {
     let columns = Columns {
         id: row.try_get(0)?,
@@ -49,7 +49,7 @@ pub(super) fn read(row: &SqliteRow, most: usize) -> Result<Row, sqlx::Error> {
     Ok(columns.row())
 }
 
-/// What a column holds, whatever it is for.
+/// The value of a column, of whatever type.
 enum Value<'r> {
     Null,
     Number,
@@ -78,7 +78,7 @@ pub(super) fn text(row: &SqliteRow, at: usize) -> Result<Text<'_>, sqlx::Error> 
     })
 }
 
-/// What a column says, as far as it is text or bytes.
+/// The content of a column, as far as it is text or bytes.
 pub(super) fn shown(row: &SqliteRow, at: usize) -> Result<Option<String>, sqlx::Error> {
     Ok(match value(row, at)? {
         Value::Text(bytes) | Value::Bytes(bytes) => Text::Bytes(bytes).shown(),
@@ -93,19 +93,19 @@ pub(super) fn bytes(row: &SqliteRow, at: usize) -> Result<Option<&[u8]>, sqlx::E
     })
 }
 
-/// A whole number.
+/// The integer of a column; `None` for any other type.
 pub(super) fn integer(row: &SqliteRow, at: usize) -> Result<Option<i64>, sqlx::Error> {
     let raw = row.try_get_raw(at)?;
     let is_integer = !raw.is_null() && raw.type_info().name() == "INTEGER";
     is_integer.then(|| row.try_get_unchecked(at)).transpose()
 }
 
-/// The time of a column, or the nearest one that can be told.
+/// The time of a column, or the nearest one in the valid range.
 pub(super) fn moment(row: &SqliteRow, at: usize) -> Result<DateTime<Utc>, sqlx::Error> {
     Ok(nearest(integer(row, at)?))
 }
 
-/// The same, where there may be none.
+/// The same for a column that may be null.
 pub(super) fn perhaps(row: &SqliteRow, at: usize) -> Result<Option<DateTime<Utc>>, sqlx::Error> {
     Ok(integer(row, at)?.map(|micros| nearest(Some(micros))))
 }

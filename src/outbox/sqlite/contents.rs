@@ -1,4 +1,4 @@
-//! Everything in the outbox on SQLite. Never writes.
+//! Reads everything in the outbox on SQLite. Never writes.
 
 use sqlx::{Sqlite, SqliteConnection};
 

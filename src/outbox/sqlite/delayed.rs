@@ -1,5 +1,5 @@
-//! Delayed events on SQLite: a table that is read in the order (due, place). Never keeps the relay waiting
-//! for a long writer.
+//! Delayed events on SQLite: a table that is read in the order (due, place). Never makes the relay wait for a long
+//! writer.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::outbox::{
     store::{Names, Statements},
 };
 
-/// How long a move waits for the lock of the file, in milliseconds. Meanwhile the relay reads nothing.
+/// How long a move waits for the lock of the file, in milliseconds. The relay reads nothing meanwhile.
 const PATIENCE: i64 = 50;
 
 impl Schedule for Sqlite {
@@ -66,7 +66,7 @@ impl Schedule for Sqlite {
         rows.iter().map(read).collect()
     }
 
-    /// While somebody else writes, nothing is moved: the next attempt is soon.
+    /// While another connection writes, nothing is moved: the next attempt follows soon.
     async fn move_due(
         connection: &mut SqliteConnection,
         names: &Names,
@@ -82,7 +82,7 @@ impl Schedule for Sqlite {
     }
 }
 
-/// How long until the next event is due.
+/// Returns how long until the next event is due.
 pub(super) async fn due_in(
     connection: &mut SqliteConnection,
     names: &Names,
@@ -95,7 +95,7 @@ pub(super) async fn due_in(
     next.map(|row| Ok(until(row.try_get(0)?))).transpose()
 }
 
-/// Both statements have the same bound, and nobody else writes between them.
+/// Both statements have the same limit, and no other connection writes between them.
 async fn move_now(
     connection: &mut SqliteConnection,
     names: &Names,
@@ -126,15 +126,14 @@ async fn move_now(
     Ok(moved.rows_affected())
 }
 
-/// Those of them that the log would refuse are parked, under places of their own: what the table checks can be switched
-/// off by whoever writes into it.
+/// Parks those of them that the log would refuse, under new row ids: a writer can switch off the checks of the table.
 async fn park_none(
     connection: &mut SqliteConnection,
     names: &Names,
     now: i64,
     most: u32,
 ) -> Result<(), sqlx::Error> {
-    // A time that is a text is behind all numbers, and would never come.
+    // A time that is stored as a text sorts after all numbers, and would never be due.
     let none = "select place from (select * from tidings_delayed where due <= ? order by due, place limit ?)
         where typeof(event) <> 'blob' or length(event) <> 16 or typeof(name) <> 'text' or typeof(version) <> 'integer'
            or typeof(key) not in ('text', 'null') or typeof(headers) <> 'text' or typeof(payload) <> 'blob'
@@ -170,7 +169,7 @@ async fn park_none(
     Ok(())
 }
 
-/// Sets how many milliseconds the connection waits for a lock, and returns what it was.
+/// Sets how many milliseconds the connection waits for a lock, and returns the former value.
 async fn set_patience(connection: &mut SqliteConnection, millis: i64) -> Result<i64, sqlx::Error> {
     let before = sqlx::query("pragma busy_timeout")
         .fetch_one(&mut *connection)
@@ -182,11 +181,11 @@ async fn set_patience(connection: &mut SqliteConnection, millis: i64) -> Result<
     Ok(before)
 }
 
-/// Whether somebody else had the lock.
+/// Whether another connection had the lock.
 fn is_busy(error: &sqlx::Error) -> bool {
     const BUSY: i32 = 5;
     let code = error.as_database_error().and_then(|error| error.code());
-    // The upper bits say more about it.
+    // The upper bits of an extended code add detail.
     let code = code.and_then(|code| code.parse::<i32>().ok());
     code.is_some_and(|code| code & 0xff == BUSY)
 }

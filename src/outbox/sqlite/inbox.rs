@@ -1,5 +1,5 @@
-//! The inbox on SQLite: a ring of tables that are emptied whole. Never updates the row of an event that
-//! was handled.
+//! The inbox on SQLite: a ring of tables that are emptied as a whole. Never updates the row of an event that was
+//! handled.
 
 use sqlx::{Connection, Row as _, Sqlite, SqliteConnection, sqlite::SqliteRow};
 use uuid::Uuid;
@@ -14,10 +14,10 @@ const RING: &str = "select unixepoch() / slot_seconds, slot_seconds, first,
     from tidings_inbox_ring";
 
 impl Remember for Sqlite {
-    /// The savepoint is there as long as the transaction is.
+    /// The savepoint exists as long as the transaction does.
     const BEGIN_TO_REMEMBER: &'static str = "begin immediate; savepoint tidings_inbox";
 
-    /// The transaction is the only one that writes, so what was read of the ring is true until it ends.
+    /// This transaction is the only writer, so the ring that it has read is valid until it ends.
     async fn remember(
         connection: &mut SqliteConnection,
         names: &Names,
@@ -46,7 +46,7 @@ impl Remember for Sqlite {
                 backend: None,
             });
         }
-        // One text of ids: their number must not make another statement.
+        // One blob holds all ids, so that their number does not change the statement.
         let insert = "with recursive place (at) as (
                 select 0 union all select at + 16 from place where at + 16 < length(?1))
             insert into $slot (event, scope)
@@ -183,8 +183,8 @@ impl Remember for Sqlite {
     }
 }
 
-/// Adds one event, by one statement: each is a way to another thread and back, while nobody else can write. `None`
-/// when the event was not added.
+/// Adds one event with a single statement: each statement is a round trip to another thread, while no other connection
+/// can write. `None` when the event was not added.
 async fn remember_new(
     connection: &mut SqliteConnection,
     names: &Names,

@@ -1,4 +1,4 @@
-//! The one lock of the file: how long it is waited for, and what is said when that was too long.
+//! The one lock of the file: how long to wait for it, and the message after a timeout.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use sqlx::{Row as _, SqliteConnection};
 
 use crate::outbox::store::Names;
 
-/// Has the connection wait so long for whoever writes.
+/// Sets how long the connection waits for another writer.
 pub(super) async fn bound(
     connection: &mut SqliteConnection,
     wait: Duration,
@@ -25,7 +25,7 @@ pub(super) fn is_locked_out(error: &sqlx::Error) -> bool {
     code.is_some_and(|code| [BUSY, LOCKED].contains(&(code & 0xff)))
 }
 
-/// SQLite does not know by whom, so the file is named.
+/// SQLite does not know the holder, so the message names the file.
 pub(super) async fn locked_by(
     connection: &mut SqliteConnection,
     names: &Names,

@@ -1,4 +1,4 @@
-//! The statements about streams that lost something. Never decides what a loss is.
+//! The statements about streams that have lost events. Never decides what a loss is.
 
 use sqlx::{Row as _, Sqlite, SqliteConnection};
 
@@ -18,7 +18,8 @@ impl LossKeeping for Sqlite {
         names: &Names,
         losses: &str,
     ) -> Result<(), sqlx::Error> {
-        // What a patch leaves out stays, and what it gives as null goes: what was kept of these goes first.
+        // A JSON patch keeps what it leaves out, and removes what it sets to null: so the stored losses of these
+        // streams are removed first.
         let keep = "update tidings_relay set losses = json_patch(
             json_patch(losses, (select json_group_object(key, null) from json_each(?1))), ?1)";
         sqlx::query(names.sql(keep, '_'))

@@ -1,4 +1,4 @@
-//! The statements about rows that are published again. Never decides which.
+//! The statements about republished rows. Never decides which rows.
 
 use std::time::Duration;
 
@@ -52,7 +52,7 @@ impl Mending for Sqlite {
         entries: &[Entry],
         way: Way,
     ) -> Result<(), sqlx::Error> {
-        // No relay has this epoch.
+        // Epoch 0, which no relay has.
         let record = "insert into tidings_ledger
                 (epoch, first_id, last_id, events, stream, incarnation, first_sequence, last_sequence, way)
             values (0, ?, ?, ?, ?, ?, ?, ?, ?)";

@@ -1,4 +1,4 @@
-//! Opening an outbox in a file, for good or for one test. Never migrates what is there.
+//! Opens an outbox in a file, permanently or for one test. Never migrates an existing file.
 
 use std::{
     path::{Path, PathBuf},
@@ -14,20 +14,21 @@ use sqlx::{
 use crate::outbox::{MigrateError, Outbox};
 
 impl Outbox<Sqlite> {
-    /// Opens a database file, creating it if it is missing, with the settings that an outbox needs:
-    /// write-ahead log, `synchronous = full` (a relay must not publish what a power cut undoes), and 5 s
-    /// of patience for the lock. A file that it makes can be read by its owner only; SQLite makes those beside it alike.
+    /// Opens a database file, creating it if it is missing, with the settings that an outbox needs: write-ahead log,
+    /// `synchronous = full` (a relay must not publish what a power failure undoes), and a wait of 5 s for the lock. A
+    /// new file can be read by its owner only; SQLite creates the files beside it with the same mode.
     ///
     /// # Errors
-    /// What SQLite says.
+    /// The error of SQLite.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, sqlx::Error> {
         create(path.as_ref())?;
         let options = options(path.as_ref()).synchronous(SqliteSynchronous::Full);
         Ok(Self::new(pool().connect_with(options).await?))
     }
 
-    /// A migrated outbox for one test, in a file of its own in the system's temporary folder, which is removed
-    /// with the last clone of its [pool](Outbox::pool). Make your tables through the pool. It survives no power cut.
+    /// Creates a migrated outbox for one test, in its own file in the system's temporary folder, which is removed with
+    /// the last clone of its [pool](Outbox::pool). Create your tables through the pool. It does not survive a power
+    /// failure.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -37,13 +38,13 @@ impl Outbox<Sqlite> {
     /// ```
     ///
     /// # Errors
-    /// What SQLite says, or the temporary folder.
+    /// The error of SQLite, or of the temporary folder.
     pub async fn temporary() -> Result<Self, MigrateError> {
         let name = format!("tidings-outbox-{}", uuid::Uuid::now_v7());
         let folder = Folder(std::env::temp_dir().join(name));
         std::fs::create_dir(&folder.0).map_err(sqlx::Error::Io)?;
         let options = options(&folder.0.join("outbox.db")).synchronous(SqliteSynchronous::Off);
-        // The pool owns what it calls, and so the folder.
+        // The pool owns its callback, and so the folder.
         let folder = Arc::new(folder);
         let pool = pool()
             .after_connect(move |_, _| {
@@ -61,7 +62,7 @@ impl Outbox<Sqlite> {
     }
 }
 
-/// Makes the file, if it is missing, with events that only its owner may read.
+/// Creates the file, if it is missing, so that only its owner may read the events.
 fn create(file: &Path) -> Result<(), sqlx::Error> {
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create_new(true);
@@ -88,12 +89,12 @@ fn pool() -> SqlitePoolOptions {
     SqlitePoolOptions::new().max_connections(8)
 }
 
-/// Removed on drop.
+/// A folder that is removed on drop.
 struct Folder(PathBuf);
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // What cannot be removed is the system's to sweep.
+        // If removal fails, the system cleans its temporary folder.
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }
@@ -132,7 +133,7 @@ mod tests {
         drop(outbox);
         assert!(file.exists(), "the pool is in use");
         drop(pool);
-        // Its connections are on their way back to it, and hold it until they are there.
+        // Its connections are being returned to the pool, and hold it until then.
         let deadline = std::time::Instant::now() + Duration::from_secs(30);
         while file.exists() && std::time::Instant::now() < deadline {
             tokio::task::yield_now().await;

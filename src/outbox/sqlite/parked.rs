@@ -1,4 +1,4 @@
-//! The statements about parked rows. Never decides which go back.
+//! The statements about parked rows. Never decides which rows are restored.
 
 use std::collections::BTreeMap;
 
@@ -12,8 +12,8 @@ use crate::outbox::{
     store::{Bound, Names, Parked, Rows, Waiting, unsigned},
 };
 
-/// A row that is parked already gets the new reason. What follows it is asked for no more; or is from now on,
-/// when it waits for a stream, which holds nobody up.
+/// A row that is parked already gets the new error. The unpark requests of its followers are cleared; when it waits for
+/// a stream, which blocks no follower, they are set.
 pub(super) async fn park(
     connection: &mut SqliteConnection,
     names: &Names,
@@ -29,7 +29,7 @@ pub(super) async fn park(
             then cast(unixepoch('subsec') * 1000000 as integer) end)
         on conflict (id) do update
         set error = excluded.error, waits_for = excluded.waits_for, asked_at = excluded.asked_at";
-    // Once for each key, and not for each row: a key may have very many.
+    // Once per key, and not per row: a key may have very many rows.
     let following = "update tidings_parked set asked_at = null
         where key = ?1 and id > ?2 and asked_at is not null and coalesce(waits_for, '') not like 'stream %'";
     let let_go = "update tidings_parked set asked_at = cast(unixepoch('subsec') * 1000000 as integer)
@@ -55,7 +55,7 @@ pub(super) async fn park(
         };
         query.execute(&mut *tx).await?;
     }
-    // What holds others up stands before them.
+    // A row that blocks others is written before them.
     let mut in_order: Vec<&Parked> = rows.iter().collect();
     in_order.sort_by_key(|parked| parked.row.id);
     for parked in in_order {
@@ -87,7 +87,7 @@ pub(super) async fn park(
     tx.commit().await
 }
 
-/// The first one of the rows of a key that holds up what follows; without such a one the first one of all.
+/// The first row of a key that blocks its followers; without such a row, the first of all.
 struct First {
     id: i64,
     holds_up: bool,
@@ -111,8 +111,8 @@ fn firsts<'a>(rows: impl Iterator<Item = &'a Parked>) -> BTreeMap<&'a str, First
     firsts
 }
 
-/// A row with a flaw goes as it is: what cannot be read, or is too large for it, is not needed to move it. One that is
-/// parked already, and perhaps no longer in the log, gets the new reason.
+/// Moves a row with a flaw unchanged: a value that is unreadable or too large is not needed to move it. A row that is
+/// parked already, and may no longer be in the log, gets the new error.
 async fn move_flawed(
     connection: &mut SqliteConnection,
     names: &Names,
@@ -140,8 +140,8 @@ async fn move_flawed(
     Ok(())
 }
 
-/// What waits for a stream holds up nobody: all of that stream waits. Nor does a key that is none: what follows it is
-/// no event either.
+/// A row that waits for a stream blocks no later rows: all rows of that stream wait. Nor does an invalid key: a row
+/// with such a key is not an event.
 pub(super) async fn keys(
     connection: &mut SqliteConnection,
     names: &Names,
@@ -162,7 +162,7 @@ pub(super) async fn keys(
     Ok(keys)
 }
 
-/// Steps from one reason to the next in the index; there may be millions of rows and few reasons.
+/// Steps from one reason to the next in the index, because there may be millions of rows and few reasons.
 pub(super) async fn waiting(
     connection: &mut SqliteConnection,
     names: &Names,
@@ -192,7 +192,7 @@ pub(super) async fn waiting(
     Ok(waiting)
 }
 
-/// A row with a key goes back when the first one that is parked under its key does.
+/// A row with a key is restored with the first parked row of its key.
 pub(super) async fn returning(
     connection: &mut SqliteConnection,
     names: &Names,
@@ -224,7 +224,7 @@ pub(super) async fn returning(
     Rows::read(found, |row| read(&row, bound.bytes).map(Some)).await
 }
 
-/// The parked rows that have one of these ids.
+/// Returns the parked rows with these event ids.
 pub(super) async fn among(
     connection: &mut SqliteConnection,
     names: &Names,
@@ -278,7 +278,7 @@ pub(super) async fn sizes(
     sizes.collect()
 }
 
-/// A parked row as it is shown, whatever it holds; how much of it.
+/// Selects a parked row for display, whatever it holds, to the given extent.
 macro_rules! parked {
     (head) => {
         parked!("null", "null")

@@ -1,4 +1,4 @@
-//! The statements that look back: what the relay has passed, and what the ledger says of it. Never writes.
+//! The statements about past events: the rows that the relay has passed, and the ledger. Never writes.
 
 use std::{collections::HashSet, hash::BuildHasher};
 
@@ -15,7 +15,7 @@ use crate::outbox::{
     store::{Entry, Names, Rows, positions_from, unsigned},
 };
 
-/// The rows that a stretch means.
+/// The rows of a stretch.
 macro_rules! relayed {
     () => {
         "where id > ?1 and id <= cast(?2 as integer) and (?3 is null or at >= ?3)
@@ -134,7 +134,7 @@ impl Archive for Sqlite {
     }
 }
 
-/// Which of these places the relay has not passed.
+/// Returns which of these row ids the relay has not passed.
 pub(super) async fn ahead(
     connection: &mut SqliteConnection,
     names: &Names,
@@ -170,7 +170,7 @@ fn asked(names: &Names, ask: &'static str, stretch: &Stretch<'_>) -> Result<Aske
         .bind(stretch.range.key.clone()))
 }
 
-/// With the hashes of the payloads when they are wanted.
+/// Reads rows one by one, with the hashes of the payloads when they are wanted.
 async fn one_by_one(
     connection: &mut SqliteConnection,
     names: &Names,
@@ -201,8 +201,8 @@ async fn one_by_one(
     Ok(relayed)
 }
 
-/// As one text: a row each is a way from the thread of the connection to this one. Nothing when a row does not fit into
-/// it, because somebody has written what is no event.
+/// Reads all rows as one text: each row would be a round trip between the connection's thread and this one. Returns
+/// nothing when a row is not an event and does not fit into the text.
 async fn together(
     connection: &mut SqliteConnection,
     names: &Names,
@@ -224,7 +224,7 @@ async fn together(
     Ok(outlined(bytes(&row, 0)?.unwrap_or_default()))
 }
 
-/// The rows of such a text.
+/// Parses the rows of that text.
 fn outlined(rows: &[u8]) -> Option<Vec<Relayed>> {
     let rows: Vec<Outline<'_>> = serde_json::from_slice(rows).ok()?;
     let rows = rows
@@ -243,10 +243,10 @@ fn outlined(rows: &[u8]) -> Option<Vec<Relayed>> {
     rows.collect()
 }
 
-/// Place, event, name, key, size of the payload and version.
+/// Row id, event, name, key, size of the payload and version.
 type Outline<'a> = (i64, &'a str, String, Option<String>, usize, i64);
 
-/// Whether a value cannot be a part of a JSON text: SQLite has no code of its own for it.
+/// Whether a value cannot be part of a JSON text: SQLite has no error code for that.
 fn is_no_json(error: &sqlx::Error) -> bool {
     let error = error.as_database_error();
     error.is_some_and(|error| error.message().starts_with("JSON cannot hold"))

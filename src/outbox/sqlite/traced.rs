@@ -15,7 +15,7 @@ use crate::outbox::{
 };
 
 impl Trail for Sqlite {
-    /// No index has what is asked for: it reads the log, which is as long as the retention.
+    /// No index covers this: it reads the whole log, which is as long as the retention.
     async fn rows_of(
         connection: &mut SqliteConnection,
         names: &Names,

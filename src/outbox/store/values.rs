@@ -1,4 +1,4 @@
-//! What the statements of a database take and give. Never runs one.
+//! The values that the statements of a database take and return. Never runs a statement.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -8,30 +8,30 @@ use tidings_contract::EventId;
 
 use crate::outbox::{HeldSlot, mend::Way, parked::WaitsFor, row::Row};
 
-/// What came of freeing old rows.
+/// The result of freeing old rows.
 #[derive(Debug, Default)]
 pub struct Reclaimed {
     /// What was freed, if anything.
     pub freed: Option<String>,
-    /// What should be free, and who holds it.
+    /// The slots that should be free, and the transactions that hold them.
     pub held: Vec<HeldSlot>,
-    /// What somebody has to do so that the storage fits the retention.
+    /// What an operator has to do so that the storage fits the retention.
     pub advice: Option<String>,
 }
 
-/// How long the ledger says where an event went: longer than any outbox keeps it.
+/// How long the ledger records where an event went: longer than any outbox keeps the event.
 pub(in crate::outbox) const LEDGER_RETENTION: Duration = Duration::from_secs(14 * 86_400);
 
 /// A step of the schema.
 #[derive(Debug, Clone, Copy)]
 pub struct Migration {
-    /// The name, as the file has it.
+    /// The name, as in the file name.
     pub name: &'static str,
-    /// The statements, in the names of the default schema.
+    /// The statements, for the default schema.
     pub sql: &'static str,
 }
 
-/// Who holds the lease.
+/// The holder of a lease.
 #[derive(Debug, Clone)]
 pub struct Tenure {
     /// The owner.
@@ -42,33 +42,33 @@ pub struct Tenure {
     pub lease: Duration,
 }
 
-/// What a new owner gets to know.
+/// What a new owner of the lease receives.
 #[derive(Debug, Clone)]
 pub struct Claim<C> {
     /// The epoch that began.
     pub epoch: i64,
-    /// Everything before it is confirmed or parked.
+    /// Every row before it is confirmed or parked.
     pub cursor: C,
-    /// Where each stream was when that was written.
+    /// How far each stream was when the cursor was written.
     pub streams: Positions,
-    /// What troubled the relay when it last said so, as JSON.
+    /// The issues that the relay last recorded, as JSON.
     pub troubles: String,
 }
 
-/// Per stream, how far the ledger goes.
+/// How far the ledger goes, per stream.
 pub(in crate::outbox) type Positions = BTreeMap<String, Position>;
 
 /// How far the ledger goes in one stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position {
-    /// When the stream was created, in the server's words.
+    /// When the stream was created, as the server writes it.
     pub incarnation: String,
     /// The last sequence that is in the ledger.
     pub sequence: u64,
-    /// The last event that was confirmed; it may lie behind the sequence.
+    /// The last event that was confirmed; its sequence may be higher than `sequence`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last: Option<Last>,
-    /// No event of the relay that is not in the ledger was stored before, by the server's clock.
+    /// Every event that the relay stored before this time, by the server's clock, is in the ledger.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<DateTime<Utc>>,
 }
@@ -92,64 +92,64 @@ impl Position {
         }
     }
 
-    /// How far the stream is known to have gone.
+    /// The highest sequence that the stream is known to have reached.
     pub(crate) fn known(&self) -> u64 {
         self.sequence.max(self.last.map_or(0, |last| last.sequence))
     }
 }
 
-/// How far the relay is, and what was confirmed since it last said so.
+/// How far the relay is, and what was confirmed since the last checkpoint.
 #[derive(Debug, Clone)]
 pub struct Checkpoint<C> {
-    /// Everything before it is confirmed or parked; `None` leaves it where it is.
+    /// Every row before it is confirmed or parked; `None` leaves the cursor where it is.
     pub cursor: Option<C>,
-    /// Where each stream is.
+    /// How far each stream is.
     pub streams: Positions,
-    /// The new entries.
+    /// The new ledger entries.
     pub ledger: Vec<Entry>,
     /// The parked rows that were published.
     pub returned: Vec<i64>,
-    /// What troubles the relay, as JSON.
+    /// The relay's issues, as JSON.
     pub troubles: String,
 }
 
-/// What a checkpoint finds.
+/// What a checkpoint finds among the parked rows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Written {
-    /// Parked rows are asked for.
+    /// An unpark was requested.
     pub is_asked: bool,
-    /// Parked rows wait for something.
+    /// Some rows wait for a stream or subject.
     pub is_waiting: bool,
 }
 
 /// What parked rows wait for.
 #[derive(Debug, Clone, Default)]
 pub struct Waiting {
-    /// Some are asked for.
+    /// An unpark was requested.
     pub is_asked: bool,
-    /// What the others wait for.
+    /// What the other rows wait for.
     pub reasons: Vec<Reason>,
 }
 
-/// Something that parked rows wait for.
+/// A stream or subject that parked rows wait for.
 #[derive(Debug, Clone)]
 pub struct Reason {
-    /// What it is.
+    /// The stream or subject.
     pub waits_for: WaitsFor,
     /// The name of the first event that waits for it.
     pub name: String,
-    /// Why that one was put aside.
+    /// Why that event was parked.
     pub error: String,
 }
 
 impl Waiting {
-    /// Whether something may have to go back.
+    /// Whether rows may have to be restored.
     pub(in crate::outbox) fn is_something(&self) -> bool {
         self.is_asked || !self.reasons.is_empty()
     }
 
-    /// A row of the statement; without a reason it says that rows are asked for. A reason that nobody knows is
-    /// none: its rows wait until they are asked for.
+    /// Adds a row of the statement; a row without a reason means that an unpark was requested. An unknown reason counts
+    /// as none: its rows wait for an unpark request.
     pub(in crate::outbox) fn add(
         &mut self,
         waits_for: Option<String>,
@@ -178,7 +178,7 @@ pub struct Entry {
     pub first_id: i64,
     /// The highest id of the batch.
     pub last_id: i64,
-    /// How many events.
+    /// The number of events.
     pub events: i32,
     /// The stream.
     pub stream: String,
@@ -188,7 +188,7 @@ pub struct Entry {
     pub first_sequence: u64,
     /// The sequence of the last event.
     pub last_sequence: u64,
-    /// How they came there.
+    /// How the events came into the stream.
     pub way: Way,
 }
 
@@ -197,9 +197,9 @@ pub struct Entry {
 pub struct Bound {
     /// At most this many rows.
     pub rows: usize,
-    /// No payload of more bytes is read: the database says only that it has more.
+    /// A larger payload is not read: the database only reports that it is larger.
     pub bytes: usize,
-    /// Whether to say when the next delayed event is due.
+    /// Whether to return when the next delayed event is due.
     pub with_due: bool,
 }
 
@@ -210,30 +210,30 @@ pub struct Page<C> {
     pub rows: Vec<Row>,
     /// Where the next page begins.
     pub next: C,
-    /// The bound on bytes has ended it.
+    /// The limit on bytes has ended the page.
     pub is_cut: bool,
-    /// Everything that was committed before it was read lies before its end.
+    /// The page is the last one: every row that was committed before it was read lies before its end.
     pub is_whole: bool,
-    /// How long until the next delayed event is due, when that was asked for and there is one.
+    /// How long until the next delayed event is due, when that was requested and there is one.
     pub due_in: Option<Duration>,
 }
 
-/// A row that is put aside.
+/// A row to park.
 #[derive(Debug, Clone)]
 pub struct Parked {
     /// The row.
     pub row: Row,
-    /// Why.
+    /// Why it is parked.
     pub error: String,
-    /// What it waits for, to go back by itself.
+    /// What it waits for, when it is restored by itself.
     pub waits_for: Option<WaitsFor>,
-    /// It is parked for no reason of its own: it follows another one under its key.
+    /// It has no error of its own: it follows another parked row of its key.
     pub follows: bool,
 }
 
 impl Parked {
-    /// Whether what follows it under its key waits: not behind what waits for a stream, since all of that
-    /// stream does.
+    /// Whether the later rows of its key wait with it. They do not when it waits for a stream, because every row of
+    /// that stream waits.
     pub(in crate::outbox) fn holds_up(&self) -> bool {
         !matches!(self.waits_for, Some(WaitsFor::Stream(_)))
     }
@@ -247,12 +247,12 @@ pub(in crate::outbox) fn positions_text(positions: &Positions) -> Result<String,
     serde_json::to_string(positions).map_err(|error| sqlx::Error::Encode(error.into()))
 }
 
-/// A sequence as the databases hold it.
+/// A sequence in the integer type of the databases.
 pub(in crate::outbox) fn sequence(sequence: u64) -> i64 {
     i64::try_from(sequence).unwrap_or(i64::MAX)
 }
 
-/// A count as the databases give it.
+/// A count from the integer type of the databases.
 pub(in crate::outbox) fn unsigned(count: i64) -> u64 {
     u64::try_from(count).unwrap_or(0)
 }
