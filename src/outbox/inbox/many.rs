@@ -32,8 +32,8 @@ use crate::{
     subscriber::EventSubscriber,
 };
 
-/// Handles events of one kind, many at once, in a transaction that remembers them. Every `async fn(Vec<Item<E>>,
-/// InboxTransaction<DB>, BatchContext<S>) -> Result<Verdicts, Failure>` is one.
+/// Handles events of one kind, many at once, in a transaction that remembers them. Every
+/// `async fn(Vec<Item<E>>, InboxTransaction<DB>, BatchContext<S>) -> Result<Verdicts, Failure>` is one.
 ///
 /// What it does through the transaction happens once for each event. An event that it names in its verdicts is not
 /// remembered, so the handler must not have written anything for it. An error applies to all events, and nothing is

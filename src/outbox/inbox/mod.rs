@@ -133,7 +133,7 @@ pub struct Memory<'a> {
 pub struct Remembered {
     /// The ring as it was.
     pub ring: Ring,
-    /// What was added.
+    /// The events that were added.
     pub added: Added,
     /// The transaction at the server, where there is one.
     pub backend: Option<Backend>,

@@ -17,8 +17,9 @@ use crate::{
     subscriber::EventSubscriber,
 };
 
-/// Handles one kind of event in a transaction that remembers it. Every `async fn(E, InboxTransaction<DB>,
-/// Context<S>) -> Result<(), Failure>` is one; implement it for a struct when a handler has fields of its own.
+/// Handles one kind of event in a transaction that remembers it. Every
+/// `async fn(E, InboxTransaction<DB>, Context<S>) -> Result<(), Failure>` is one; implement it for a struct when
+/// a handler has fields of its own.
 ///
 /// What it does through the transaction happens once, however often the event is delivered. Any other effect, such
 /// as sending a mail, may be repeated after a failure or a crash.

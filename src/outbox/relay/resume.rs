@@ -28,7 +28,7 @@ pub(super) struct Stored {
     pub(super) losses: Losses,
     /// The new positions of those streams.
     pub(super) resets: Positions,
-    /// Per stream, the position that it was read from: everything before it is in the ledger.
+    /// Per stream, the position that it was read from: everything before it is accounted for.
     behind: HashMap<String, u64>,
     /// The last message of each stream.
     last: HashMap<String, Option<Kept>>,
@@ -92,8 +92,8 @@ impl Stored {
         Ok(all)
     }
 
-    /// Whether the message at a sequence was in the ledger before the tenure began: then it is no row that is still
-    /// to be published.
+    /// Whether a sequence was accounted for before the tenure began: then its message is no row that is still to be
+    /// published.
     pub(super) fn is_written_down(&self, stream: &str, sequence: u64) -> bool {
         let behind = self.behind.get(stream);
         behind.is_some_and(|behind| sequence <= *behind)
