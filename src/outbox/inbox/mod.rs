@@ -337,8 +337,7 @@ impl<DB: Store> Inbox<DB> {
         }
     }
 
-    /// Rolls back after a failure. Returns the handler's failure, or `unavailable` when the database was lost under
-    /// the handler.
+    /// Rolls back after a failure. Returns the handler's failure, or `unavailable` when the database was lost.
     async fn roll_back(&self, tx: OutboxTransaction<DB>, failure: Failure) -> Failure {
         let backend = tx.backend();
         let rolled_back = tokio::time::timeout(ROLLBACK, tx.rollback()).await;
@@ -381,9 +380,8 @@ impl<DB: Store> Inbox<DB> {
         handled.ok_or_else(|| Failure::unavailable(gone()).undecided())
     }
 
-    /// Has the database end a transaction that does not answer, which releases its locks. Returns whether the
-    /// transaction was executing a statement, as far as can be known: otherwise the connection has lost its other
-    /// end.
+    /// Has the database end a transaction that does not answer, which releases its locks. Returns whether it was
+    /// executing a statement, as far as can be known: otherwise the connection has lost its other end.
     async fn let_go(&self, backend: Option<Backend>) -> Result<bool, sqlx::Error> {
         if let Some(backend) = backend {
             return self.outbox.end_abandoned(backend).await;
