@@ -1,5 +1,5 @@
-//! Publishing again what the outbox still keeps: the rows that are named, in the order in which they were written.
-//! Never a row that the relay has yet to publish, and never twice into a stream unless that is forced.
+//! Republishes rows that the outbox still keeps: the requested ones, in the order in which they were written. Never
+//! publishes a row before the relay has, and never twice into a stream unless that is forced.
 
 mod held;
 mod late;
@@ -19,10 +19,10 @@ use crate::{
 };
 use sift::Sift;
 
-/// Chunks of rows that wait to be read or sent.
+/// How many chunks of rows may wait to be read or sent.
 const AHEAD: usize = 1;
 
-/// Publishes rows of the outbox again; by default only what their streams do not hold.
+/// Publishes rows of the outbox again; by default only those that their streams do not hold.
 ///
 /// ```no_run
 /// use tidings::{Bus, Outbox, Rate, Republish};
@@ -49,36 +49,36 @@ pub struct Republish<DB: Store> {
     is_forced: bool,
 }
 
-/// What was published again, or would be.
+/// What was republished, or would be.
 #[derive(Debug, Clone, Default, Serialize)]
 #[non_exhaustive]
 pub struct Republished {
-    /// The rows that were named, that the outbox keeps, and that the relay has passed.
+    /// The requested rows that the outbox keeps and that the relay has passed.
     pub rows: u64,
-    /// How many of them the streams hold already; not counted where that makes no difference.
+    /// How many of them the streams already hold; not counted where that makes no difference.
     pub held: u64,
-    /// How many of them have an id under which their stream holds another event. They are left out; forced, they lie
-    /// beside it.
+    /// How many of them have an id under which their stream holds another event. They are left out; when forced,
+    /// they are stored in addition to it.
     pub taken_ids: u64,
-    /// How many of them no stream has ever confirmed: `outbox discard` leaves such. They are left out. So is, forced or
-    /// not, what can be no event by its name or its version.
+    /// How many of them no stream has ever confirmed: `outbox discard` leaves such rows. They are left out. Also
+    /// counts rows whose name or version no event can have; they are left out even when forced.
     pub unconfirmed: u64,
-    /// Those that are to be published: how many, and the first and the last of their places in the outbox.
+    /// How many of them are to be published.
     pub wanted: u64,
-    /// The first place.
+    /// The row id of the first one.
     pub first: Option<i64>,
-    /// The last place.
+    /// The row id of the last one.
     pub last: Option<i64>,
-    /// How many of them lie behind later ones of their key in the stream, at most.
+    /// How many of them will lie behind later events of their key in the stream, at most.
     pub late: u64,
     /// How many were published, by stream.
     pub republished: BTreeMap<String, u64>,
-    /// Rows that the outbox has let go of meanwhile, or that are no events; the log names those.
+    /// Rows that the outbox has freed meanwhile, or that are no events; the log names the latter.
     pub gone: u64,
 }
 
 impl Republished {
-    /// How many events were published again.
+    /// How many events were republished.
     #[must_use]
     pub fn events(&self) -> u64 {
         self.republished.values().sum()
@@ -86,7 +86,7 @@ impl Republished {
 }
 
 impl<DB: Store> Republish<DB> {
-    /// Everything that the outbox keeps.
+    /// Selects everything that the outbox keeps.
     #[must_use]
     pub fn new(bus: &Bus, outbox: &Outbox<DB>) -> Self {
         Self {
@@ -100,28 +100,28 @@ impl<DB: Store> Republish<DB> {
         }
     }
 
-    /// Only what was written then or later.
+    /// Only rows that were written at this time or later.
     #[must_use]
     pub fn since(mut self, time: DateTime<Utc>) -> Self {
         self.range.since = Some(time);
         self
     }
 
-    /// Only what was written then or before.
+    /// Only rows that were written at this time or before.
     #[must_use]
     pub fn until(mut self, time: DateTime<Utc>) -> Self {
         self.range.until = Some(time);
         self
     }
 
-    /// Only from this place of the outbox on.
+    /// Only rows from this row id on.
     #[must_use]
     pub fn from_row(mut self, id: i64) -> Self {
         self.range.first = id;
         self
     }
 
-    /// Only up to this place of the outbox.
+    /// Only rows up to this row id.
     #[must_use]
     pub fn to_row(mut self, id: i64) -> Self {
         self.range.last = id;
@@ -142,51 +142,52 @@ impl<DB: Store> Republish<DB> {
         self
     }
 
-    /// Only what the stream that they go to does not hold. Into their own streams that is so anyway.
+    /// Only events that the target stream does not hold. For the events' own streams that is the default.
     #[must_use]
     pub fn missing(mut self) -> Self {
         self.is_missing_only = true;
         self
     }
 
-    /// To the subjects `prefix.name`, which a stream has to take, and not to their own.
+    /// Publishes under the subjects `prefix.name`, which a stream has to take, instead of the events' own.
     #[must_use]
     pub fn into_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = Some(prefix.into());
         self
     }
 
-    /// At most so many events in a time; default as fast as it goes.
+    /// Publishes at most at this rate; the default is no limit.
     #[must_use]
     pub fn rate(mut self, rate: Rate) -> Self {
         self.rate = Some(rate);
         self
     }
 
-    /// Also what a stream holds already: it is there twice then, and consumers without an inbox handle it twice.
+    /// Also publishes events that a stream already holds: it then has them twice, and consumers without an inbox
+    /// handle them twice.
     #[must_use]
     pub fn force(mut self) -> Self {
         self.is_forced = true;
         self
     }
 
-    /// What [`Republish::run`] would publish.
+    /// Returns what [`Republish::run`] would publish.
     ///
     /// # Errors
-    /// [`RepublishError`] when that cannot be found out, or a subject is taken by no stream.
+    /// [`RepublishError`] when that cannot be determined, or no stream takes a subject.
     pub async fn dry_run(&self) -> Result<Republished, RepublishError> {
         Sift::begin(self.shared(), None).await?.run().await
     }
 
-    /// Publishes, and returns when everything is stored and written down. The relay may go on meanwhile. What is found
-    /// first is published while the rest is looked for.
+    /// Publishes, and returns when everything is stored and in the ledger. The relay may run meanwhile. The first
+    /// rows found are published while the search continues.
     ///
     /// # Errors
-    /// [`RepublishError`]; what was published until then is there. Without [`Republish::force`] the same again
-    /// goes on with what is left.
+    /// [`RepublishError`]; what was published until then stays. Without [`Republish::force`] the same call again
+    /// continues with the rest.
     ///
     /// # Cancel safety
-    /// What is on its way may be stored.
+    /// Messages in flight may be stored.
     pub async fn run(&self) -> Result<Republished, RepublishError> {
         let sending = Sending {
             prefix: self.prefix.clone(),
@@ -210,7 +211,7 @@ impl<DB: Store> Republish<DB> {
         let mut told = match sifting.join_next().await {
             Some(Ok(told)) => told?,
             Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            // Nobody else ends it.
+            // No other code cancels the task.
             _ => Republished::default(),
         };
         told.gone = gone;
@@ -229,12 +230,12 @@ impl<DB: Store> Republish<DB> {
         }
     }
 
-    /// Whether it matters what the streams hold already.
+    /// Whether it matters what the streams already hold.
     fn looks(&self) -> bool {
         !self.is_forced && (self.prefix.is_none() || self.is_missing_only)
     }
 
-    /// Whether every row behind the first one of the range is in it, or of another key.
+    /// Whether every row behind the first one of the range is in the range, or of another key.
     fn sees_what_follows(&self) -> bool {
         let range = &self.range;
         let is_open = range.last == i64::MAX && range.since.is_none() && range.until.is_none();

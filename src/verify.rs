@@ -1,9 +1,9 @@
-//! Whether the streams hold what the relay has put into them: every event that was confirmed, as it was written,
-//! once, and in the order of its key. Only reads; a repair publishes what is missing again.
+//! Verifies that the streams hold what the relay has published: every confirmed event, as it was written, once, and
+//! in the order of its key. Only reads; a repair republishes what is missing.
 //!
-//! The rows that the outbox still keeps and the messages of a stream are read side by side; the ledger says where
-//! a row went that has no message. Nothing of it needs the relay, which may go on meanwhile: what it passes
-//! after the beginning is not looked at.
+//! The rows that the outbox still keeps and the messages of a stream are read concurrently. The ledger records where
+//! a row without a message was stored. The relay is not needed and may run meanwhile: rows that it passes after the
+//! start are not compared.
 
 mod compare;
 mod places;
@@ -29,7 +29,7 @@ use compare::{Comparison, Finding, difference, is_same};
 pub use repair::{Repair, RepairError};
 pub use report::{Difference, DifferenceKind, Verification, VerifiedStream};
 
-/// How many more rows than messages are read, so that small differences of order keep nothing waiting.
+/// How many more rows than messages are read, so that small differences in order leave no message waiting.
 const AHEAD: u64 = 10_000;
 
 /// Compares the outbox with the streams.
@@ -54,7 +54,7 @@ pub struct Verify<DB: Store> {
     payloads: bool,
 }
 
-/// Why nothing can be said.
+/// Why the comparison failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum VerifyError {
@@ -69,17 +69,17 @@ pub enum VerifyError {
     Bus(#[from] BusError),
 }
 
-/// What was found, and what a repair has to know.
+/// What was found, and what a repair needs.
 #[derive(Default)]
 struct Examined {
     found: Verification,
-    /// The places of the events that were confirmed and are gone.
+    /// The row ids of confirmed events that are missing.
     missing: Vec<i64>,
     /// How many of them have a later event of their key in the stream.
     late: u64,
     /// Where the streams ended.
     ends: Ends,
-    /// Where the relay was in each stream.
+    /// The relay's position in each stream.
     passed: BTreeMap<String, Position>,
 }
 
@@ -89,14 +89,14 @@ struct Side {
     state: Option<StreamState>,
     standing: Standing,
     covers: Vec<Pattern>,
-    /// Where to begin.
+    /// The sequence to start from.
     from: u64,
 }
 
-/// Where an event is that should be in a stream and is not there.
+/// Why an event is not in the stream that should hold it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Absence {
-    /// The ledger does not know.
+    /// The ledger has no confirmation of it.
     Unconfirmed,
     /// A limit of the stream may have removed it.
     Expired,
@@ -104,7 +104,7 @@ enum Absence {
 }
 
 impl<DB: Store> Verify<DB> {
-    /// Compares all that the outbox keeps.
+    /// Compares everything that the outbox keeps.
     #[must_use]
     pub fn new(bus: &Bus, outbox: &Outbox<DB>) -> Self {
         Self {
@@ -115,21 +115,21 @@ impl<DB: Store> Verify<DB> {
         }
     }
 
-    /// Compares what was written then or later.
+    /// Compares only rows that were written at this time or later.
     #[must_use]
     pub fn since(mut self, since: DateTime<Utc>) -> Self {
         self.range.since = Some(since);
         self
     }
 
-    /// Compares the payloads too, byte for byte; without it their sizes, which is a lot faster.
+    /// Also compares the payloads, byte for byte; by default only their sizes, which is a lot faster.
     #[must_use]
     pub fn payloads(mut self) -> Self {
         self.payloads = true;
         self
     }
 
-    /// Reads both sides and compares.
+    /// Reads both sides and compares them.
     ///
     /// # Errors
     /// [`VerifyError`] when one side cannot be read.
@@ -137,7 +137,7 @@ impl<DB: Store> Verify<DB> {
         Ok(self.examine().await?.found)
     }
 
-    /// The same, with what a repair has to know.
+    /// Does the same, and also returns what a repair needs.
     async fn examine(&self) -> Result<Examined, VerifyError> {
         self.outbox.check_home(&self.bus).await?;
         let passed = self.outbox.passed().await?;
@@ -163,7 +163,7 @@ impl<DB: Store> Verify<DB> {
         Ok(examined)
     }
 
-    /// The streams that the relay knows.
+    /// Returns the streams that the relay knows.
     async fn sides(&self, passed: &Passed, first: i64) -> Result<Vec<Side>, VerifyError> {
         let beginnings = self.outbox.beginnings(first).await?;
         let mut names: Vec<&String> = passed.streams.keys().collect();
@@ -263,7 +263,7 @@ impl<DB: Store> Verify<DB> {
         Ok(stream)
     }
 
-    /// Messages without a row may be second ones of an event whose first has been paired.
+    /// Messages without a row may be duplicates of an event whose first message is already paired.
     async fn look_for_seconds(
         &self,
         mut strays: HashMap<EventId, Vec<Stored>>,
@@ -288,7 +288,7 @@ impl<DB: Store> Verify<DB> {
         Ok(())
     }
 
-    /// The rows of a stream that is gone: those that no other stream takes.
+    /// Reports on a missing stream: the rows that no other stream takes.
     async fn gone(
         &self,
         side: &Side,
@@ -310,8 +310,8 @@ impl<DB: Store> Verify<DB> {
         Ok(stream)
     }
 
-    /// Asks the ledger where the events went that are missing; returns the places of those that were confirmed
-    /// and are gone.
+    /// Looks up in the ledger where missing events were stored; returns the row ids of those that were confirmed and
+    /// are gone.
     async fn look_up(
         &self,
         stream: &mut VerifiedStream,
@@ -322,7 +322,7 @@ impl<DB: Store> Verify<DB> {
         let Some(first) = missing.first() else {
             return Ok(Vec::new());
         };
-        // What the stream has let go of since the beginning is not missing either.
+        // Messages that the stream has removed since the start are not missing either.
         let now = self.bus.stream_state(&side.name).await?;
         let oldest = now.map_or(0, |state| state.first_sequence);
         let mut behind = first.id.saturating_sub(1);
@@ -330,7 +330,7 @@ impl<DB: Store> Verify<DB> {
         let unknown = |row: Relayed| (row.id, (row, Absence::Unconfirmed));
         let mut missing: BTreeMap<i64, (Relayed, Absence)> =
             missing.into_iter().map(unknown).collect();
-        // Where they were confirmed, as far as that is within the stream and exact.
+        // The sequences at which they were confirmed, where exact and within the stream.
         let mut places: BTreeMap<i64, u64> = BTreeMap::new();
         loop {
             let entries = self.outbox.entries(behind).await?;
@@ -342,11 +342,11 @@ impl<DB: Store> Verify<DB> {
             discarded.extend(given_up.map(|entry| entry.last_id));
             let of_this = |entry: &&Entry| entry.stream == side.name && entry.way != Way::Copied;
             for entry in entries.iter().filter(of_this) {
-                // An earlier version wrote the places of late commits the wrong way round.
+                // An earlier version wrote the row ids of late commits in reverse.
                 let first = entry.first_id.min(entry.last_id);
                 for (id, (_, known)) in missing.range_mut(first..=entry.last_id.max(entry.first_id))
                 {
-                    // Rows that were committed late lie among the places of other entries.
+                    // Rows that were committed late lie among the row ids of other entries.
                     if *known != Absence::Expired || is_without_gaps(entry) {
                         *known = side.absence(entry, *id, oldest);
                     }
@@ -366,7 +366,7 @@ impl<DB: Store> Verify<DB> {
         for (row, absence) in missing.into_values() {
             match absence {
                 Absence::Expired => stream.expired += 1,
-                // Another stream may be the one that it is in.
+                // It may be in another stream.
                 Absence::Unconfirmed if side.state.is_none() => {}
                 Absence::Unconfirmed => {
                     stream.tell(difference(DifferenceKind::Unconfirmed, row, None, None));
@@ -382,7 +382,7 @@ impl<DB: Store> Verify<DB> {
 }
 
 impl Side {
-    /// Whether the place of an event of an entry is within the stream.
+    /// Whether the sequence of an event of an entry is within the stream.
     fn has_place(&self, entry: &Entry, id: i64, oldest: u64) -> bool {
         self.state.as_ref().is_some_and(|state| {
             let place = oldest..=state.last_sequence;
@@ -417,14 +417,14 @@ impl Side {
     }
 }
 
-/// The lowest sequence that an event of an entry can have had: its own, where the entry has all places of its range.
+/// The lowest sequence that an event of an entry can have; its own, if the entry covers every row id of its range.
 fn earliest(entry: &Entry, id: i64) -> u64 {
     let later = u64::try_from(entry.last_id.saturating_sub(id)).unwrap_or(u64::MAX);
     let lowest = entry.last_sequence.saturating_sub(later);
     lowest.max(entry.first_sequence)
 }
 
-/// Whether all places of its range are the entry's.
+/// Whether the entry covers every row id of its range.
 fn is_without_gaps(entry: &Entry) -> bool {
     let places = entry.last_id.checked_sub(entry.first_id);
     places.and_then(|places| places.checked_add(1)) == Some(i64::from(entry.events))
@@ -452,7 +452,7 @@ mod tests {
         let whole = entry(12);
         assert!(is_without_gaps(&whole));
         assert_eq!([10, 11, 12].map(|id| earliest(&whole, id)), [5, 6, 7]);
-        // The third lies at 14; 13 may be the second, and 12 then none of them.
+        // The third has row id 14; 13 may be the second, and then 12 is none of them.
         let with_gaps = entry(14);
         assert!(!is_without_gaps(&with_gaps));
         assert_eq!(

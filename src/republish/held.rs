@@ -12,30 +12,30 @@ use crate::{
     outbox::RepublishError,
 };
 
-/// So many messages are read before the rows, whose events are compared with them as they come. With more, it is the
-/// rows of the range that are remembered, and they are read twice.
+/// Up to this many messages are read before the rows, which are then compared with them as they are read. With more
+/// messages, the rows of the range are held in memory instead, and read twice.
 pub(super) const FEW: u64 = 100_000;
 
-/// What of a stream has to be read.
+/// The part of a stream that has to be read.
 pub(super) struct Part<'a> {
     pub(super) stream: &'a str,
     pub(super) from: u64,
     pub(super) up_to: u64,
 }
 
-/// What one stream holds; about 25 to 50 bytes for each event that is remembered.
+/// What one stream holds; about 25 to 50 bytes for each event in memory.
 pub(super) enum Held {
-    /// These it holds.
+    /// The stream holds these events.
     These(Marks),
-    /// All but these of the range.
+    /// The stream holds all events of the range but these.
     AllBut {
         missing: Marks,
-        /// Ids of which it holds other events.
+        /// Ids under which it holds other events.
         taken: HashSet<EventId>,
     },
 }
 
-/// What is known of an event in a stream.
+/// What a stream holds of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Holds {
     Event,
@@ -44,16 +44,16 @@ pub(super) enum Holds {
     Nothing,
 }
 
-/// Events by their ids, each with a mark of what it says besides: an id alone may be another event's.
+/// Events by their ids, each with a hash of its other attributes: an id alone may belong to another event.
 #[derive(Default)]
 pub(super) struct Marks {
     seed: RandomState,
     firsts: HashMap<EventId, u32>,
-    /// Of ids that more than one event has.
+    /// Further hashes of ids that more than one event has.
     others: HashMap<EventId, HashSet<u32>>,
 }
 
-/// What a mark is of.
+/// The attributes that are hashed.
 #[derive(Clone, Copy, Hash)]
 pub(super) struct Marked<'a> {
     pub(super) name: &'a str,
@@ -91,7 +91,7 @@ impl Marks {
         self.firsts.is_empty() && self.others.is_empty()
     }
 
-    /// Whether it was there.
+    /// Returns whether the event was there.
     fn remove(&mut self, event: EventId, marked: Marked<'_>) -> bool {
         let mark = self.mark(marked);
         if self.firsts.get(&event) == Some(&mark) {
@@ -124,12 +124,12 @@ impl Marks {
 }
 
 impl Part<'_> {
-    /// Whether everything that it holds can be remembered.
+    /// Whether everything that it holds fits into memory.
     pub(super) fn is_small(&self) -> bool {
         self.up_to.saturating_sub(self.from) < FEW
     }
 
-    /// What it holds.
+    /// Reads which events it holds.
     pub(super) async fn read(&self, bus: &Bus) -> Result<Held, RepublishError> {
         let mut held = Marks::default();
         let note = |message: &Stored| {
@@ -140,7 +140,7 @@ impl Part<'_> {
         Ok(Held::These(held))
     }
 
-    /// Which of these events it holds.
+    /// Finds out which of these events it holds.
     pub(super) async fn look_for(
         &self,
         bus: &Bus,
@@ -157,7 +157,7 @@ impl Part<'_> {
         Ok(Held::AllBut { missing, taken })
     }
 
-    /// Reads as long as there is more of interest.
+    /// Reads until the end, or until `note` returns false.
     async fn each(
         &self,
         bus: &Bus,

@@ -1,15 +1,15 @@
-//! How many events come behind later ones of their key when they are published again. Never decides which are.
+//! Counts how many events lie behind later ones of their key when they are republished. Never decides which are.
 
 use std::{
     collections::HashMap,
     hash::{BuildHasher, RandomState},
 };
 
-/// Counts, row by row in the order of places; 16 bytes for each key.
+/// Counts row by row, in the order of row ids; 16 bytes for each key.
 #[derive(Default)]
 pub(super) struct Late {
     seed: RandomState,
-    /// Of each key, the rows that are published again behind its last one that is not.
+    /// For each key, the number of republished rows behind its last row that is not republished.
     waiting: HashMap<u64, u32>,
     count: u64,
 }
@@ -25,7 +25,7 @@ impl Late {
         }
     }
 
-    /// How many have a later one of their key that is not published again.
+    /// How many republished rows have a later row of their key that is not republished.
     pub(super) fn count(&self) -> u64 {
         self.count
     }

@@ -1,18 +1,18 @@
-//! Which rows the ledger knows as confirmed. Only reads.
+//! Which rows the ledger records as confirmed. Only reads.
 
 use std::collections::HashSet;
 
 use crate::outbox::{Entry, Outbox, OutboxError, Store, Way};
 
-/// From a place on; 16 bytes for each stretch of rows.
+/// The ledger from a row id on; 16 bytes for each range of rows.
 pub(super) struct Ledger {
-    /// The first and the last place of each, in their order, apart from each other.
+    /// The first and last row id of each range, sorted and disjoint.
     stretches: Vec<(i64, i64)>,
     discarded: HashSet<i64>,
 }
 
 impl Ledger {
-    /// What it says of the rows from a place on.
+    /// Reads the entries about rows from this row id on.
     pub(super) async fn read<DB: Store>(
         outbox: &Outbox<DB>,
         first: i64,
@@ -49,7 +49,7 @@ impl Ledger {
         }
     }
 
-    /// Whether a stream has confirmed the row at this place.
+    /// Whether a stream has confirmed the row with this id.
     pub(super) fn knows(&self, place: i64) -> bool {
         let behind = self.stretches.partition_point(|(first, _)| *first <= place);
         let stretch = behind.checked_sub(1).map(|at| self.stretches[at]);
@@ -64,7 +64,7 @@ struct Stretch {
 }
 
 impl Stretch {
-    /// The relay may have sent rows in another order than that of their places.
+    /// The relay may have sent rows in another order than that of their ids.
     fn of(entry: &Entry) -> Self {
         let (first, last) = (entry.first_id, entry.last_id);
         Self {

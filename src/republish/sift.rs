@@ -1,4 +1,4 @@
-//! Which rows are published again: page after page, while those before are sent. Never sends one.
+//! Chooses the rows to republish: page after page, while earlier ones are sent. Never sends one.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -15,10 +15,10 @@ use crate::outbox::{
     Chosen, Passed, Range, Relayed, RepublishError, Row, Store, Streams, Walked, WantsWhole,
 };
 
-/// Places that are handed on together, unless most of a page are.
+/// How many row ids are passed to the sender together, unless most rows of a page are chosen.
 const CHUNK: usize = 4_000;
 
-/// What is known of a row, however it was read.
+/// What is known of a row, whether it was read with or without its payload.
 #[derive(Clone, Copy)]
 struct Seen<'a> {
     id: i64,
@@ -59,7 +59,7 @@ impl<'a> From<&'a Row> for Seen<'a> {
 pub(super) struct Sift<DB: Store> {
     republish: Republish<DB>,
     passed: Passed,
-    /// Where they go; nowhere when it is only to be known which they are.
+    /// Where chosen rows are sent; `None` for a dry run.
     to: Option<mpsc::Sender<Chosen>>,
     chosen: Chosen,
     whole: WantsWhole,
@@ -67,7 +67,7 @@ pub(super) struct Sift<DB: Store> {
     held: HashMap<Arc<str>, Held>,
     ledger: Option<Ledger>,
     late: Late,
-    /// All that are wanted, when what follows them has to be looked at by itself.
+    /// All chosen row ids, when the rows that follow them have to be read separately.
     places: Option<Vec<i64>>,
     told: Republished,
 }
@@ -98,7 +98,7 @@ impl<DB: Store> Sift<DB> {
         })
     }
 
-    /// Runs to the end of the range, or until nobody takes what is wanted.
+    /// Runs to the end of the range, or until the receiver is gone.
     pub(super) async fn run(mut self) -> Result<Republished, RepublishError> {
         let outbox = self.republish.outbox.clone();
         let mut pages = outbox.walk_whole(&self.republish.range, &self.passed, &self.whole);
@@ -109,7 +109,7 @@ impl<DB: Store> Sift<DB> {
         }
         drop(pages);
         self.hand_on().await;
-        // Whoever sends need not wait for what is only told.
+        // The sender need not wait for the remaining figures.
         self.to = None;
         if let Some(places) = self.places.take() {
             self.look_further(&places).await?;
@@ -120,7 +120,7 @@ impl<DB: Store> Sift<DB> {
         Ok(self.told)
     }
 
-    /// Chooses from a page; false when nobody takes what is chosen.
+    /// Chooses from a page; returns false when the receiver is gone.
     async fn take_page(&mut self, page: Walked) -> Result<bool, RepublishError> {
         let before = (self.told.rows, self.told.wanted);
         match page {
@@ -164,14 +164,14 @@ impl<DB: Store> Sift<DB> {
 
     async fn wants(&mut self, row: Seen<'_>) -> Result<bool, RepublishError> {
         let looks = self.republish.looks();
-        // No relay has carried it.
+        // The relay has never published such a row.
         let name = row.marked.name;
         let is_none = !self.streams.knows(name) && Name::parse(name).is_err();
         if row.marked.version == 0 || is_none {
             self.told.unconfirmed += 1;
             return Ok(false);
         }
-        // What nobody has ever taken need not have a stream now.
+        // A row that no stream has confirmed need not have a stream now.
         if looks && self.republish.prefix.is_none() && !self.is_confirmed(row.id).await? {
             self.told.unconfirmed += 1;
             return Ok(false);
@@ -202,7 +202,7 @@ impl<DB: Store> Sift<DB> {
         Ok(ledger.knows(place))
     }
 
-    /// What a stream holds of the rows from a place on.
+    /// Reads what a stream holds of the rows from this row id on.
     async fn read(&mut self, stream: &Arc<str>, first: i64) -> Result<Held, RepublishError> {
         let (bus, outbox) = (&self.republish.bus, &self.republish.outbox);
         let Some(state) = bus.stream_state(stream).await? else {
@@ -216,7 +216,7 @@ impl<DB: Store> Sift<DB> {
         let from = beginnings.iter().find(|beginning| {
             *beginning.stream == **stream && beginning.incarnation == state.incarnation
         });
-        // What was copied is not in the ledger's beginnings.
+        // The ledger's beginnings do not cover copied events.
         let from = from.filter(|_| self.republish.prefix.is_none());
         let part = Part {
             stream,
@@ -235,7 +235,7 @@ impl<DB: Store> Sift<DB> {
         let mut pages = outbox.walk(&range, &self.passed, None);
         while let Some(page) = pages.next().await? {
             for row in page {
-                // One that no stream takes is told when it is its turn.
+                // A row that no stream takes is reported when its turn comes.
                 let taken = self.streams.of(&row.name).await;
                 if taken.is_ok_and(|taken| taken == *stream) {
                     events.insert(row.event, Seen::from(&row).marked);
@@ -245,14 +245,14 @@ impl<DB: Store> Sift<DB> {
         part.look_for(&bus, events).await
     }
 
-    /// Whether somebody takes it.
+    /// Sends the chosen rows; returns false when the receiver is gone.
     async fn hand_on(&mut self) -> bool {
         let chosen = std::mem::take(&mut self.chosen);
         match &self.to {
             Some(to) if !chosen.places.is_empty() || !chosen.rows.is_empty() => {
                 to.send(chosen).await.is_ok()
             }
-            // The ends are told with the first rows.
+            // The ends are sent with the first rows.
             Some(_) => {
                 self.chosen = chosen;
                 true
@@ -261,7 +261,7 @@ impl<DB: Store> Sift<DB> {
         }
     }
 
-    /// Counts those that have a later one of their key outside the range.
+    /// Counts republished rows that have a later row of their key outside the range.
     async fn look_further(&mut self, places: &[i64]) -> Result<(), RepublishError> {
         let Some(first) = places.first() else {
             return Ok(());

@@ -1,5 +1,5 @@
-//! Two walks that tell of the same events, in nearly the same order: rows of the outbox, and messages of a
-//! stream. Pairs them and names what differs. Reads nothing and writes nothing.
+//! Compares two sequences of the same events in nearly the same order: rows of the outbox, and messages of a stream.
+//! Pairs them and names the differences. Reads nothing and writes nothing.
 
 use std::{
     collections::{
@@ -14,18 +14,18 @@ use tidings_contract::EventId;
 use super::report::{Difference, DifferenceKind};
 use crate::{bus::Stored, outbox::Relayed};
 
-/// Something that is not as it was written.
+/// A difference between a row and its messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Finding {
-    /// The message is another one than the row.
+    /// The message differs from the row.
     Altered {
         row: Relayed,
         sequence: u64,
         what: &'static str,
     },
-    /// It lies behind a later event of its key.
+    /// The message lies behind a later event of its key.
     OutOfOrder { row: Relayed, sequence: u64 },
-    /// The stream holds it a second time.
+    /// The stream holds the event a second time.
     Duplicated { message: Stored },
 }
 
@@ -53,7 +53,7 @@ impl Finding {
     }
 }
 
-/// What is told of a row.
+/// Reports a difference of a row.
 pub(super) fn difference(
     kind: DifferenceKind,
     row: Relayed,
@@ -71,44 +71,44 @@ pub(super) fn difference(
     }
 }
 
-/// A pair: the place in the outbox, and in the stream.
+/// A pair: the row id, and the sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Pair {
     id: i64,
     sequence: u64,
 }
 
-/// The ends of what a key has in the stream.
+/// The extremes of a key's pairs in the stream.
 struct Ends {
     /// The pair with the highest id.
     by_id: Pair,
     /// The pair with the highest sequence.
     by_sequence: Pair,
-    /// Of what was published again: how many pairs have no later one before them, as far as is known.
+    /// Of republished events: how many pairs have no later event before them, so far.
     in_order: u64,
 }
 
-/// Rows and messages that have no counterpart yet. It holds as much as the two walks differ, and for every
-/// key 48 bytes.
+/// Rows and messages that have no counterpart yet. It holds as much as the two sides differ, and 48 bytes for every
+/// key.
 #[derive(Default)]
 pub(super) struct Comparison {
     rows: HashMap<EventId, Relayed>,
     messages: HashMap<EventId, Stored>,
-    /// Rows and messages with an id that another one without a counterpart has.
+    /// Rows and messages whose id an unpaired one already has.
     more_rows: HashMap<EventId, Vec<Relayed>>,
     more_messages: Vec<Stored>,
     keys: HashMap<u64, Ends>,
-    /// The same of what was published again.
+    /// The same for republished events.
     republished: HashMap<u64, Ends>,
     seed: RandomState,
-    /// Pairs about which there is nothing to say.
+    /// Pairs without a difference.
     pub(super) sound: u64,
-    /// Events that were published again and lie behind later ones of their key.
+    /// Republished events that lie behind later ones of their key.
     pub(super) late: u64,
 }
 
 impl Comparison {
-    /// The next row, in the order of ids.
+    /// Takes the next row, in the order of ids.
     pub(super) fn row(&mut self, row: Relayed, findings: &mut Vec<Finding>) {
         match self.messages.remove(&row.event) {
             Some(message) => self.pair(row, &message, findings),
@@ -119,7 +119,7 @@ impl Comparison {
         }
     }
 
-    /// The next message, in the order of sequences.
+    /// Takes the next message, in the order of sequences.
     pub(super) fn message(&mut self, message: Stored, findings: &mut Vec<Finding>) {
         if let Some(row) = self.counterpart(&message) {
             return self.pair(row, &message, findings);
@@ -130,7 +130,7 @@ impl Comparison {
         }
     }
 
-    /// The row of a message: of those with its id the one that it is, else the first one.
+    /// The row of a message: among those with its id the one of the same event, else the first one.
     fn counterpart(&mut self, message: &Stored) -> Option<Relayed> {
         let first = self.rows.remove(&message.event);
         if self.more_rows.is_empty() || first.as_ref().is_some_and(|row| is_same(row, message)) {
@@ -151,7 +151,7 @@ impl Comparison {
         Some(row)
     }
 
-    /// The messages that have no row, by their ids.
+    /// Takes the messages that have no row, by their ids.
     pub(super) fn take_strays(&mut self) -> HashMap<EventId, Vec<Stored>> {
         let mut strays: HashMap<EventId, Vec<Stored>> = HashMap::new();
         let first = std::mem::take(&mut self.messages).into_values();
@@ -208,8 +208,8 @@ impl Comparison {
         self.sound += u64::from(findings.len() == told);
     }
 
-    /// Whether a pair lies where its key's others allow it. A stream only grows, so what was published again may lie
-    /// behind later ones: that is counted, and is no inversion of the relay's.
+    /// Whether a pair is in order with the others of its key. A stream only grows, so republished events may lie
+    /// behind later ones: they are counted, and not reported as reordered by the relay.
     fn follows(&mut self, key: &str, pair: Pair, is_republished: bool) -> bool {
         let hash = self.seed.hash_one(key);
         let is_inverted = |ends: &HashMap<u64, Ends>| {
@@ -259,7 +259,7 @@ pub(super) fn is_same(row: &Relayed, message: &Stored) -> bool {
     row.event == message.event && altered(row, message).is_none()
 }
 
-/// What tells a message from the row that has its id.
+/// How a message differs from the row that has its id.
 pub(super) fn altered(row: &Relayed, message: &Stored) -> Option<&'static str> {
     if row.name != message.name {
         return Some("name");
@@ -348,7 +348,7 @@ mod tests {
         assert_eq!(comparison.into_missing(), [row(1, "a")]);
     }
 
-    /// Whatever comes first, no row is lost for another one's sake.
+    /// In whatever order they are read, no row is lost because of another one.
     #[test]
     fn of_two_rows_with_one_id_the_message_is_the_one_that_it_is() {
         let other = Relayed {

@@ -1,4 +1,5 @@
-//! What lies in a stream where rows were confirmed that have no message of their own. Never decides where that is.
+//! Checks the messages at the sequences where rows without a message of their own were confirmed. Never determines
+//! those sequences.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -13,12 +14,12 @@ use super::{
 };
 use crate::outbox::{Relayed, Store};
 
-/// Messages that are looked at side by side.
+/// How many messages are read concurrently.
 const LOOKS: usize = 64;
 
 impl<DB: Store> Verify<DB> {
-    /// Looks at what lies where rows were confirmed that have no message of their own. Such a row was taken for one that
-    /// the stream had, by its id: it is the same event, which was written twice, or another one. Others stay missing.
+    /// Checks the messages where rows without one of their own were confirmed. The server took such a row for a
+    /// duplicate, by its id: it is the same event, written twice, or another event. The remaining rows stay missing.
     pub(super) async fn look_at(
         &self,
         stream: &mut VerifiedStream,
@@ -26,7 +27,7 @@ impl<DB: Store> Verify<DB> {
         places: BTreeMap<i64, u64>,
         hasher: Option<&RandomState>,
     ) -> Result<(), VerifyError> {
-        // What was read without payloads is compared with them here: both sides are at hand, and they are few.
+        // Payloads that were not read before are compared here: both sides are available, and they are few.
         let own = RandomState::new();
         let seed = hasher.unwrap_or(&own);
         let places: Vec<(i64, u64)> = places.into_iter().collect();

@@ -1,5 +1,5 @@
-//! Brings back what a verification misses, from the outbox. Never touches what is altered, there twice, or
-//! inverted: a stream only grows.
+//! Republishes from the outbox what a verification finds missing. Never touches modified, duplicate or reordered
+//! events: a stream only grows.
 
 use std::collections::BTreeMap;
 
@@ -15,32 +15,32 @@ use crate::outbox::{
 #[derive(Debug, Clone, Default, Serialize)]
 #[non_exhaustive]
 pub struct Repair {
-    /// What was found before anything was done.
+    /// What was found before the repair.
     pub found: Verification,
-    /// How many events were published again, by the stream that took them.
+    /// How many events were republished, by the stream that took them.
     pub republished: BTreeMap<String, u64>,
-    /// How many of them lie behind later ones of their key now.
+    /// How many of them now lie behind later ones of their key.
     pub late: u64,
-    /// Events that are missing and that the outbox has let go of meanwhile, or can no longer read; the log names those.
+    /// Missing events that the outbox has freed meanwhile, or can no longer read; the log names the latter.
     pub out_of_reach: u64,
-    /// The losses that are told no more.
+    /// The losses that are now settled and no longer reported.
     pub settled: Vec<Loss>,
 }
 
-/// Why a repair was not done, or not all of it. What was published is written down; another one goes on.
+/// Why a repair failed, or was not completed. What was published is in the ledger; another repair continues.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RepairError {
-    /// It could not be found out what is missing.
+    /// The missing events could not be determined.
     #[error(transparent)]
     Verify(#[from] VerifyError),
-    /// It could not be published.
+    /// The missing events could not be published.
     #[error(transparent)]
     Republish(#[from] RepublishError),
 }
 
 impl Repair {
-    /// Whether nothing is wrong any more.
+    /// Whether nothing is wrong after the repair.
     #[must_use]
     pub fn is_whole(&self) -> bool {
         let mut streams = self.found.streams.iter();
@@ -50,7 +50,7 @@ impl Repair {
         self.out_of_reach == 0 && streams.all(is_whole)
     }
 
-    /// How many events were published again.
+    /// How many events were republished.
     #[must_use]
     pub fn events(&self) -> u64 {
         self.republished.values().sum()
@@ -58,18 +58,18 @@ impl Repair {
 }
 
 impl<DB: Store> Verify<DB> {
-    /// Compares, and publishes again what was confirmed and is missing, in the order in which it was written, into
-    /// the streams that take it now. Then the losses of these streams are told no more, unless only a part was
-    /// compared. The relay may go on meanwhile; one repair works at a time.
+    /// Compares, and republishes confirmed events that are missing, in the order in which they were written, into
+    /// the streams that take them now. Then the losses of these streams are no longer reported, unless only a part
+    /// was compared. The relay may run meanwhile; only one repair runs at a time.
     ///
-    /// The event's id and all that it carries stay as they are. Events that consumers have handled before the
-    /// stream lost them come to them again: an inbox (`on_once`) knows them.
+    /// The event's id and content stay as they are. Consumers receive again the events that they handled before the
+    /// stream lost them: an inbox (`on_once`) recognises them.
     ///
     /// # Errors
-    /// [`RepairError`]; what was published until then is there and is written down.
+    /// [`RepairError`]; what was published until then stays and is in the ledger.
     ///
     /// # Cancel safety
-    /// What is on its way may be stored. Another repair finds it.
+    /// Messages in flight may be stored. Another repair finds them.
     pub async fn repair(&self) -> Result<Repair, RepairError> {
         let mut sender = Sender::begin(&self.bus, &self.outbox, Sending::default()).await?;
         let repaired = self.mend(&mut sender).await;
@@ -95,7 +95,7 @@ impl<DB: Store> Verify<DB> {
             ends,
             ..Chosen::default()
         };
-        // There is room for it.
+        // The channel has room for it.
         let _ = to.send(chosen).await;
         drop(to);
         let mut repair = Repair {
@@ -108,7 +108,7 @@ impl<DB: Store> Verify<DB> {
                 if stream.standing == Standing::Known {
                     continue;
                 }
-                // A relay that begins later must not take it for new.
+                // A relay that starts later must not report this loss as new.
                 let (name, standing) = (&stream.stream, &stream.standing);
                 if let Some(was) = passed.get(name) {
                     let noticed = self.outbox.notice(name, standing, was).await;

@@ -5,14 +5,14 @@ use tidings_contract::EventId;
 
 use crate::outbox::Standing;
 
-/// So many differences of one kind are told one by one, in each stream; the figures count all.
+/// The most differences of one kind that are listed for a stream; the figures count all.
 const TOLD: u64 = 1000;
 
 /// What a verification found.
 #[derive(Debug, Clone, Default, Serialize)]
 #[non_exhaustive]
 pub struct Verification {
-    /// Stream by stream, in the order of their names.
+    /// The streams, in the order of their names.
     pub streams: Vec<VerifiedStream>,
 }
 
@@ -31,22 +31,21 @@ pub struct VerifiedStream {
     /// Events of a part of the stream that its limits may have removed. A stream without a limit has none: there a
     /// purge is a loss.
     pub expired: u64,
-    /// Events of which the ledger does not say that they were confirmed; `outbox discard` leaves such.
+    /// Events that the ledger does not record as confirmed; `outbox discard` leaves such rows.
     pub unconfirmed: u64,
-    /// Events whose message is another one than the row: another event has their id in the stream, so that they are not
-    /// stored.
+    /// Events whose message differs from the row: another event has their id in the stream, so they are not stored.
     pub altered: u64,
-    /// Messages with an event that is there already.
+    /// Messages whose event is already there.
     pub duplicated: u64,
     /// Events that lie behind a later one of their key.
     pub out_of_order: u64,
-    /// Events, of the sound ones, that were published again and lie behind later ones of their key.
+    /// Those of the `sound` events that were republished and lie behind later ones of their key.
     pub late: u64,
-    /// Messages whose event is not in the outbox: published by others, or no longer kept there.
+    /// Messages whose event is not in the outbox: from other publishers, or no longer kept.
     pub others: u64,
-    /// What of its settings keeps events from subscribers that are there, with the cure.
+    /// A setting that keeps events from existing subscribers, with the cure.
     pub issue: Option<String>,
-    /// The differences one by one: a thousand of each kind at most.
+    /// The differences one by one: at most a thousand of each kind.
     pub differences: Vec<Difference>,
 }
 
@@ -62,9 +61,9 @@ pub struct Difference {
     pub name: String,
     /// Its key.
     pub key: Option<String>,
-    /// Its place in the outbox, when it has one there.
+    /// Its row id, if it has a row in the outbox.
     pub id: Option<i64>,
-    /// Its place in the stream, when it is there.
+    /// Its sequence, if it is in the stream.
     pub sequence: Option<u64>,
     /// What else is known.
     pub detail: Option<&'static str>,
@@ -77,18 +76,18 @@ pub struct Difference {
 pub enum DifferenceKind {
     /// It was confirmed, and is not in the stream.
     Missing,
-    /// It is not in the stream, and the ledger does not know of a confirmation.
+    /// It is not in the stream, and the ledger has no confirmation of it.
     Unconfirmed,
-    /// Its message is another one than its row: another event has its id in the stream.
+    /// Its message differs from its row: another event has its id in the stream.
     Altered,
-    /// It is in the stream once more.
+    /// It is in the stream a second time.
     Duplicated,
     /// It lies behind a later event of its key.
     OutOfOrder,
 }
 
 impl DifferenceKind {
-    /// The word for it.
+    /// The name of the difference.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

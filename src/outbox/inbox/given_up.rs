@@ -1,8 +1,8 @@
-//! What the inbox remembers of an event that is given up, so that another delivery of it does not have an effect
-//! beside its dead letter. Never decides that an event is given up, and never stores a letter.
+//! What the inbox remembers of a dead-lettered event, so that another delivery of it has no effect in addition to
+//! its dead letter. Never decides to dead-letter an event, and never stores a dead letter.
 //!
-//! It is written before the letter is stored, and says when that is done. An event that was redriven since is handled:
-//! the transaction of its effect takes the note away, and when it is given up again it gets another one.
+//! The note is written before the dead letter is stored, and updated when it is. An event that was redriven since is
+//! handled: the transaction of its effect removes the note. If it is dead-lettered again, it gets a new note.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -20,31 +20,31 @@ use crate::{
     outcome::{Cause, DeadLetter},
 };
 
-/// How long is waited to note that a letter is stored: it can be found out otherwise.
+/// How long to wait for noting that a dead letter is stored: without the note, a later delivery can find it out.
 const NOTING: Duration = Duration::from_secs(2);
-/// How many events a handler gives up at a time: a batch may have a thousand of them.
+/// How many events of a handler are noted as dead-lettered at once: a batch may have a thousand of them.
 pub(super) const AT_ONCE: usize = 4;
 
-/// An event that is given up, in one of its deliveries.
+/// A dead-lettered event, in one of its deliveries.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Note {
-    /// Where it was stored first.
+    /// Its first stream position.
     stream: String,
     sequence: u64,
     stored_at: DateTime<Utc>,
-    /// How often it was redriven before, and from which letter last.
+    /// How often it was redriven before, and from which dead letter last.
     redrives: u32,
     #[serde(default)]
     redriven_from: u64,
-    /// When it was given up, by the worker's clock.
+    /// When it was dead-lettered, by the worker's clock.
     at: DateTime<Utc>,
     cause: String,
     error: String,
     attempts: u32,
     first_failed_at: Option<DateTime<Utc>>,
-    /// Whether its letter is stored.
+    /// Whether its dead letter is stored.
     is_buried: bool,
-    /// Where; 0 when that is not known.
+    /// The sequence of the dead letter; 0 when not known.
     #[serde(default)]
     letter: u64,
 }
@@ -72,9 +72,9 @@ impl Note {
         read.map_err(|error| OutboxError::Database(sqlx::Error::Decode(error.into())))
     }
 
-    /// In ASCII: a database may be in any encoding, and none may keep an event from being given up.
+    /// In ASCII: a database may have any encoding, and none may prevent an event from being dead-lettered.
     fn text(&self) -> String {
-        // Texts, numbers and times always serialise.
+        // Strings, numbers and times always serialise.
         let text = serde_json::to_string(self).unwrap_or_default();
         if text.is_ascii() {
             return text;
@@ -98,8 +98,8 @@ impl Note {
             && (self.stored_at, self.redrives) == (facts.stored_at, facts.redrives)
     }
 
-    /// Whether the event was redriven since. A count that somebody has forged may be as high as it goes: then it is
-    /// another redrive that comes from another letter.
+    /// Whether the event was redriven since. A forged count may be at its maximum: then another dead letter means
+    /// another redrive.
     fn is_before(&self, facts: &Facts) -> bool {
         facts.redrives > self.redrives
             || facts.redrives == u32::MAX && facts.redriven_from != self.redriven_from
@@ -113,7 +113,7 @@ impl Note {
         }
     }
 
-    /// What is noted, for a delivery that was not redriven since.
+    /// The note, for a delivery that was not redriven since.
     fn noted(self, text: String, facts: &Facts) -> Noted {
         Noted {
             is_this: self.is_of(facts),
@@ -129,20 +129,20 @@ impl Note {
     }
 }
 
-/// What the inbox says of an event that it has.
+/// What the inbox knows of an event that it holds.
 pub(super) enum Known {
     Handled,
-    /// It was given up: whether its letter is stored is another question.
+    /// It was dead-lettered; its dead letter may or may not be stored.
     GivenUp(DeadLetter),
-    /// It was given up, and redriven since: from now on, in this transaction, it is handled.
+    /// It was dead-lettered, and redriven since: from now on, in this transaction, it is to be handled.
     Reopened {
-        /// What was noted of it.
+        /// The note before.
         note: String,
     },
 }
 
 impl<DB: Store> Inbox<DB> {
-    /// What is known of an event that the inbox has, of this memory.
+    /// Returns what is known of an event that the inbox holds.
     pub(super) async fn known(
         &self,
         connection: &mut DB::Connection,
@@ -169,7 +169,7 @@ impl<DB: Store> Inbox<DB> {
         }
     }
 
-    /// What is noted of those events that were given up.
+    /// Returns the notes of those events that were dead-lettered.
     pub(super) async fn notes(
         &self,
         connection: &mut DB::Connection,
@@ -179,7 +179,7 @@ impl<DB: Store> Inbox<DB> {
         self.outbox.told(reading).await
     }
 
-    /// Changes what is noted of one event; false when somebody else has done so.
+    /// Changes the note of one event; false when another transaction has done so.
     pub(super) async fn change(
         &self,
         connection: &mut DB::Connection,
@@ -198,7 +198,7 @@ impl<DB: Store> Inbox<DB> {
         letter: &DeadLetter,
         lost: Option<&Noted>,
     ) -> Result<GivenUp, OutboxError> {
-        // Never closed.
+        // The semaphore is never closed.
         let _turn = self.giving_up.acquire().await.ok();
         let mut tx = self.begin_to_note().await?;
         let noting = self.note_it_up(&mut tx, facts, letter, lost);
@@ -212,14 +212,14 @@ impl<DB: Store> Inbox<DB> {
         }
     }
 
-    /// A transaction that is about a note.
+    /// Begins a transaction that reads and writes a note.
     async fn begin_to_note(&self) -> Result<OutboxTransaction<DB>, OutboxError> {
         let begun = self.outbox.begin_attended(DB::BEGIN_OWN).await;
         let begun = begun.map_err(OutboxError::Database)?;
         Ok(OutboxTransaction::new(begun, self.outbox.clone()))
     }
 
-    /// Also says whether something was written.
+    /// Writes the note; also returns whether anything was written.
     async fn note_it_up(
         &self,
         tx: &mut DB::Connection,

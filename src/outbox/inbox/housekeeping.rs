@@ -1,4 +1,4 @@
-//! Empties the slots of the inbox that are out of reach, beside the handlers. Never delays one of them.
+//! Empties inbox slots that are out of reach, concurrently with the handlers. Never delays a handler.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,12 +10,12 @@ use crate::{
     outbox::{Outbox, OutboxError, Store},
 };
 
-/// How often the one slot is looked at: it stays out of reach for a period.
+/// How often the dead slot is checked: it stays out of reach for a period.
 const ROUND: Duration = Duration::from_secs(300);
-/// The first look: what is due is emptied soon.
+/// The pause before the first check, so that a due slot is emptied soon.
 const FIRST: Duration = Duration::from_secs(1);
 
-/// What the inbox of this database needs.
+/// The housekeeping that the inbox of this database needs.
 pub(super) fn housekeeping<DB: Store>(outbox: &Outbox<DB>) -> Housekeeping {
     Housekeeping {
         of: Arc::as_ptr(&outbox.shared).addr(),
@@ -23,7 +23,7 @@ pub(super) fn housekeeping<DB: Store>(outbox: &Outbox<DB>) -> Housekeeping {
     }
 }
 
-/// Any number of replicas may do this at once.
+/// Any number of instances may run this at once.
 async fn keep<DB: Store>(outbox: Outbox<DB>) {
     if let Err(error @ OutboxError::Version { .. }) = outbox.check_version().await {
         tracing::error!(database = DB::KIND, %error, "no event is handled once: the inbox is refused");
@@ -57,7 +57,7 @@ async fn keep<DB: Store>(outbox: Outbox<DB>) {
     }
 }
 
-/// On a connection of its own: handlers must not wait for it.
+/// Uses a connection of its own: handlers must not wait for it.
 async fn empty<DB: Store>(outbox: &Outbox<DB>) -> Result<Option<usize>, sqlx::Error> {
     let mut connection = outbox.connect_for(FIRST).await?;
     let emptied = DB::empty_dead_slot(&mut connection, &outbox.shared.names).await?;

@@ -1,6 +1,6 @@
-//! Connections on their way from one handler's transaction to the next one's, without the pool between: it asks the
-//! database whether a connection is alive each time it takes one back, and each time it gives one, and has what is
-//! open rolled back. Never keeps one for long from those who wait for it at the pool.
+//! Connections that pass from one handler's transaction to the next without the pool. The pool would check that a
+//! connection is alive whenever it takes one back or hands one out, and roll back what is open. Never keeps a
+//! connection for long from callers that wait at the pool.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -16,34 +16,33 @@ use crate::{
     outbox::{Store, taken::Taken},
 };
 
-/// For how long a connection goes from handler to handler before it returns to the pool: whoever waits there gets it
-/// then.
+/// How long a connection passes from handler to handler before it returns to the pool, for callers that wait there.
 const TOGETHER: Duration = Duration::from_millis(50);
-/// For how long one waits for the next handler.
+/// How long a connection waits for the next handler.
 const IDLE: Duration = Duration::from_millis(5);
 
-/// What is between two transactions.
+/// Connections between two transactions.
 pub(in crate::outbox) struct Kept<DB: Store>(Arc<Mutex<Inner<DB>>>);
 
 struct Inner<DB: Store> {
-    /// The one that had a transaction last at the end.
+    /// The most recently used one is last.
     resting: Vec<Resting<DB>>,
-    /// Whether somebody will let go of what nobody has needed.
+    /// Whether a minder runs that releases idle connections.
     is_minded: bool,
 }
 
 struct Resting<DB: Store> {
     connection: Concluded<DB>,
-    /// When the pool gave it.
+    /// When the pool handed it out.
     taken: Instant,
     since: Instant,
 }
 
-/// A transaction that the client thinks is open, and the database has ended, or is about to.
+/// A transaction that the client takes for open, and that the database has ended or is about to end.
 pub(in crate::outbox) struct Concluded<DB: Store>(Option<Taken<DB>>);
 
 impl<DB: Store> Kept<DB> {
-    /// Begins a transaction on a connection that is kept, if there is one; also says when the pool gave it.
+    /// Begins a transaction on a stored connection, if there is one; also returns when the pool handed it out.
     pub(in crate::outbox) async fn begin(
         &self,
     ) -> Option<Result<(Taken<DB>, Instant), sqlx::Error>> {
@@ -69,7 +68,7 @@ impl<DB: Store> Kept<DB> {
         None
     }
 
-    /// Keeps a connection, unless it has been away from the pool for long.
+    /// Stores a connection, unless it has been away from the pool for too long.
     pub(in crate::outbox) fn keep(&self, connection: Concluded<DB>, taken: Instant) {
         let since = Instant::now();
         if since - taken >= TOGETHER {
@@ -82,7 +81,7 @@ impl<DB: Store> Kept<DB> {
             since,
         });
         let was_minded = std::mem::replace(&mut inner.is_minded, true);
-        // A runtime that ends drops the minder, which wants it, before it is spawned.
+        // When the runtime is ending, `spawn` drops the minder at once, and its `drop` takes this lock.
         drop(inner);
         if !was_minded {
             let minder = Minder {
@@ -107,7 +106,7 @@ impl<DB: Store> Default for Kept<DB> {
     }
 }
 
-/// Whoever lets go of what nobody needs.
+/// Releases connections that no handler needs.
 struct Minder<DB: Store> {
     kept: Arc<Mutex<Inner<DB>>>,
     is_over: bool,
@@ -154,7 +153,7 @@ impl<DB: Store> Concluded<DB> {
         }
     }
 
-    /// Rolls back, whatever the client thinks is open.
+    /// Rolls back, whatever the client takes for open.
     pub(in crate::outbox) async fn roll_back(&mut self) -> Result<(), sqlx::Error> {
         match &mut self.0 {
             Some(tx) => {
@@ -166,19 +165,19 @@ impl<DB: Store> Concluded<DB> {
     }
 }
 
-/// Goes back to the pool with something open, which the client rolls back: it would say so of nothing, too, and that
-/// is refused, or warned of.
+/// Returns the connection to the pool with a transaction open, since the client rolls one back. Without one the
+/// database would refuse that rollback, or warn of it.
 impl<DB: Store> Drop for Concluded<DB> {
     fn drop(&mut self) {
         let Some(mut tx) = self.0.take() else { return };
-        // What is unanswered is closed, and without a runtime everything is.
+        // A connection with an unanswered statement is closed; without a runtime, every connection is.
         let Some(runtime) = Handle::try_current().ok().filter(|_| !tx.is_unknown()) else {
             return;
         };
         runtime.spawn(async move {
             let parting = tokio::time::timeout(ROLLBACK, part(tx.asked())).await;
             if parting.is_ok() {
-                // Whatever was said, it was an answer, or the pool will find out.
+                // Any answer will do. A lost connection is found by the pool.
                 let _ = tx.heard(Ok(()));
             }
         });
@@ -186,15 +185,15 @@ impl<DB: Store> Drop for Concluded<DB> {
 }
 
 async fn part<C: Connection<Database: Remember<Connection = C>>>(connection: &mut C) {
-    // A plain one waits for nobody.
+    // A plain `begin` waits for no lock.
     if let Err(error) = C::Database::say(connection, "begin").await {
-        // Something is open, then.
+        // A transaction is already open, then.
         tracing::debug!(
             error = said(&error),
             "nothing is begun on a connection that goes back to the pool"
         );
     }
-    // A savepoint of the handler's that was refused, or cut off, has had the client count one less.
+    // After a handler's savepoint was refused or cut off, the client counts one transaction too few.
     if !connection.is_in_transaction()
         && let Err(error) = C::Database::say(connection, "rollback").await
     {

@@ -1,5 +1,5 @@
-//! Handlers of many events whose effect happens once: one transaction, and one statement for the inbox. Never
-//! hands over what the inbox remembers.
+//! Transactional batch handlers: one transaction, and one statement for the inbox. Never passes an event to the
+//! handler that the inbox remembers.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, hash_map::Entry},
@@ -35,10 +35,10 @@ use crate::{
 /// Handles events of one kind, many at once, in a transaction that remembers them. Every
 /// `async fn(Vec<Item<E>>, InboxTransaction<DB>, BatchContext<S>) -> Result<Verdicts, Failure>` is one.
 ///
-/// What it does through the transaction happens once for each event; an event that it names in its verdicts is
-/// not remembered, so it must not have written anything for that one. An error is about all of them, and
-/// nothing is committed: when there are several, and it does not say how long to wait, they are handed over
-/// again in halves, until the one stands alone that it is about.
+/// What it does through the transaction happens once for each event. An event that it names in its verdicts is not
+/// remembered, so the handler must not have written anything for it. An error applies to all events, and nothing is
+/// committed. When there are several, and the error states no delay, the handler is called again with halves of the
+/// batch, until the failing event is alone.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not handle batches of `{E}` once, in `{DB}` and with state `{S}`",
     label = "not a handler of batches with a transaction",
@@ -72,7 +72,7 @@ where
 }
 
 impl<S: Send + Sync + 'static> EventSubscriber<S> {
-    /// Adds a handler of batches whose effect in this database happens once: see [`BatchOnceHandler`], and
+    /// Adds a batch handler whose effect in this database happens once: see [`BatchOnceHandler`], and
     /// [`EventSubscriber::on_once`] for what the inbox remembers.
     #[must_use]
     pub fn on_batch_once<E, DB, H>(
@@ -100,9 +100,9 @@ struct Once<DB: Store, H> {
 struct Begun<DB: Store> {
     tx: OutboxTransaction<DB>,
     ring: Ring,
-    /// What was added, by period.
+    /// The ids that were added, by period.
     added: BTreeMap<i64, HashSet<Uuid>>,
-    /// What the inbox says of others that were given up.
+    /// What the inbox knows of dead-lettered events among the others.
     known: HashMap<Uuid, Known>,
 }
 
@@ -186,15 +186,15 @@ where
     }
 }
 
-/// The events of a batch, sorted by what the inbox says.
+/// The events of a batch, sorted by the answer of the inbox.
 struct Sorted<E> {
-    /// What is handed over.
+    /// The events for the handler.
     items: Vec<Item<E>>,
-    /// What is known of each; `Done` of what is handed over.
+    /// What is known of each delivery; `Done` for those that go to the handler.
     results: Vec<Result<Handled, Failure>>,
-    /// The places of those that are in the batch already, and of the first one each: they share its result.
+    /// The indexes of duplicates in the batch, each with the index of its first delivery, whose result it shares.
     copies: Vec<(usize, usize)>,
-    /// The places of those that are in the batch already, and were redriven since: another time.
+    /// The indexes of duplicates that were redriven since: they are redelivered later.
     later: Vec<usize>,
 }
 
@@ -230,7 +230,7 @@ impl<E: Event> Sorted<E> {
         sorted
     }
 
-    /// Those that are not done, by id.
+    /// The failed deliveries, by event id.
     fn failed<'a>(&self, deliveries: &'a [Arc<Facts>]) -> HashMap<Uuid, &'a Facts> {
         let all = self.results.iter().zip(deliveries);
         let failed = all.filter(|(result, _)| result.is_err());
@@ -244,7 +244,7 @@ impl<E: Event> Sorted<E> {
         self.shared(Handled::Done)
     }
 
-    /// The results when everything was.
+    /// The results when everything was committed.
     fn settled(self) -> Vec<Result<Handled, Failure>> {
         self.shared(Handled::Already)
     }
@@ -253,7 +253,7 @@ impl<E: Event> Sorted<E> {
         for (copy, first) in self.copies {
             self.results[copy] = match &self.results[first] {
                 Ok(Handled::Done) => Ok(of_done.clone()),
-                // The letter is the first one's.
+                // The dead letter is of the first delivery.
                 Ok(Handled::Already | Handled::GivenUp(_)) => Ok(Handled::Already),
                 Err(failure) => Err(failure.copy()),
             };
@@ -266,13 +266,13 @@ impl<E: Event> Sorted<E> {
     }
 }
 
-/// Whether a delivery of an event was redriven after another one of it; see the note of what is given up.
+/// Whether a delivery of an event was redriven after another one; see the note of a dead-lettered event.
 fn is_later(delivery: &Facts, other: &Facts) -> bool {
     delivery.redrives > other.redrives
         || delivery.redrives == u32::MAX && delivery.redriven_from != other.redriven_from
 }
 
-/// `Done` when the event is to be handled.
+/// Returns `Done` when the event is to be handled.
 fn new_or_not<DB: Store>(delivery: &Facts, begun: &Begun<DB>) -> Result<Handled, Failure> {
     let ring = &begun.ring;
     let event = *delivery.envelope.id().as_uuid();
@@ -294,7 +294,7 @@ fn new_or_not<DB: Store>(delivery: &Facts, begun: &Begun<DB>) -> Result<Handled,
 }
 
 impl<DB: Store> Inbox<DB> {
-    /// A transaction that remembers those of the events that are new.
+    /// Begins a transaction that remembers the new ones of these events.
     async fn begin_many(&self, deliveries: &[Arc<Facts>]) -> Result<Begun<DB>, Failure> {
         let begun = self.ask(|| async {
             let mut tx = self.outbox.begin_to_remember().await?;
@@ -325,7 +325,7 @@ impl<DB: Store> Inbox<DB> {
         begun.await
     }
 
-    /// What is known of those that were not added, and were given up.
+    /// Returns what is known of dead-lettered events among those that were not added.
     async fn known_of(
         &self,
         connection: &mut DB::Connection,
@@ -357,8 +357,8 @@ impl<DB: Store> Inbox<DB> {
         Ok(known)
     }
 
-    /// One statement for each period: there is one, or two about midnight. Periods and ids are in their order,
-    /// so that two batches with the same events do not wait for each other.
+    /// Runs one statement for each period: one, or two about midnight. Periods and ids are sorted, so that two
+    /// batches with the same events do not deadlock.
     async fn remember_all(
         &self,
         connection: &mut DB::Connection,
@@ -389,7 +389,7 @@ impl<DB: Store> Inbox<DB> {
             };
             all_added.insert(period, added);
             backend = remembered.backend;
-            // The first says what is in reach: another may be a period later.
+            // The first answer decides what is in reach: a later one may be a period ahead.
             let ring = *known.get_or_insert(remembered.ring);
             if ring.slot_seconds != slot_seconds {
                 break;
@@ -403,7 +403,7 @@ impl<DB: Store> Inbox<DB> {
         Ok((ring, all_added, backend))
     }
 
-    /// Commits, without the memory of those that failed.
+    /// Commits, without remembering the failed events.
     async fn keep(
         &self,
         mut tx: OutboxTransaction<DB>,

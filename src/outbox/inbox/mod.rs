@@ -1,5 +1,5 @@
-//! The inbox: which events a subscriber has handled, remembered in the transaction of the handler's effect.
-//! Never decides what becomes of a delivery, and never acknowledges one.
+//! The inbox: which events a subscriber has handled, remembered in the transaction of the handler's effect. Never
+//! decides the outcome of a delivery, and never acknowledges one.
 
 mod given_up;
 mod housekeeping;
@@ -40,45 +40,45 @@ pub(super) use ring::{Ring, may_empty, slot_of};
 pub use transaction::InboxTransaction;
 use version::VersionSeen;
 
-/// How long a connection, the inbox's answer or a commit is waited for.
+/// How long to wait for a connection, for an answer of the inbox or for a commit.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How much longer than its handler may run a transaction may wait for its client.
+/// How much longer than its handler's timeout a transaction may wait for its client.
 const SPARE: Duration = Duration::from_secs(5);
-/// The longest time that Postgres takes for this: milliseconds in 31 bits.
+/// The maximum that Postgres takes for this timeout: milliseconds in 31 bits.
 const LONGEST_IDLE: Duration = Duration::from_millis(i32::MAX as u64);
-/// How long a rollback is waited for, and then the database, to tell a slow statement from a lost server.
+/// How long to wait for a rollback, and then for a check that tells a slow statement from a lost server.
 const ROLLBACK: Duration = Duration::from_secs(2);
 
-/// The statements about the inbox. Every time is the database's clock.
+/// The statements of the inbox. Every time is the database's clock.
 pub trait Remember: Database<Connection: Send> {
-    /// How a transaction begins that remembers an event.
+    /// The statement that begins a transaction which remembers an event.
     const BEGIN_TO_REMEMBER: &'static str;
 
-    /// Adds events to the slot of their period, unless they are there, or the slot is not in reach, or the
-    /// ring has other periods. Waits for a transaction that has added one of them. The events are sorted, so
-    /// that two that add the same do not wait for each other.
+    /// Adds events to the slot of their period, except those that are there. Adds none when the slot is out of
+    /// reach, or when the ring has another period length. Waits for a concurrent transaction that has added one of
+    /// them. The events are sorted, so that two transactions with the same events do not deadlock.
     fn remember(
         connection: &mut Self::Connection,
         names: &Names,
         memory: &Memory<'_>,
     ) -> impl Future<Output = Result<Remembered, sqlx::Error>> + Send;
 
-    /// Takes events out again that the same transaction has added.
+    /// Removes events that the same transaction has added.
     fn forget(
         connection: &mut Self::Connection,
         names: &Names,
         memory: &Memory<'_>,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
-    /// What is noted of those events that were given up.
+    /// Returns the notes of those events that were dead-lettered.
     fn given_up(
         connection: &mut Self::Connection,
         names: &Names,
         memory: &Memory<'_>,
     ) -> impl Future<Output = Result<Vec<(Uuid, String)>, sqlx::Error>> + Send;
 
-    /// Changes what is noted of one event, from nothing or to nothing, too. False when something else is noted of
-    /// it, or it is not there.
+    /// Changes the note of one event; `None` is no note. Returns false when the event has another note, or is not
+    /// there.
     fn mark(
         connection: &mut Self::Connection,
         names: &Names,
@@ -87,53 +87,53 @@ pub trait Remember: Database<Connection: Send> {
         to: Option<&str>,
     ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
 
-    /// Empties the slot that is not in reach; returns which, if it held something.
+    /// Empties the slot that is out of reach; returns its number, if it held anything.
     fn empty_dead_slot(
         connection: &mut Self::Connection,
         names: &Names,
     ) -> impl Future<Output = Result<Option<usize>, sqlx::Error>> + Send;
 
-    /// Has the database begin or end something. The client's count of open transactions stays as it is.
+    /// Runs a statement that begins or ends a transaction. The client's count of open transactions does not change.
     fn say(
         connection: &mut Self::Connection,
         what: &'static str,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
-    /// Commits what may have failed in the hands of a user: an error when the database has rolled it back, and false
-    /// when the user has ended it, and so what remembers the event with it. The client's count of open transactions
-    /// stays as it is.
+    /// Commits a transaction in which the handler's statements may have failed. Fails when the database has rolled
+    /// it back. Returns false when the handler has ended the transaction, and with it the memory of the event. The
+    /// client's count of open transactions does not change.
     fn conclude(
         connection: &mut Self::Connection,
     ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
 
-    /// Whether the connection is of no use any more.
+    /// Whether the error means that the connection is unusable.
     fn is_lost(error: &sqlx::Error) -> bool;
 
-    /// Whether the server is there, and what it said is the statements' fault.
+    /// Whether the server is available, and has refused the statement.
     fn is_refusal(error: &sqlx::Error) -> bool;
 }
 
 /// Events of one period in the inbox.
 #[derive(Debug, Clone, Copy)]
 pub struct Memory<'a> {
-    /// Whose: a subscriber, or a replay of one.
+    /// The subscriber, or the replay of one, whose events they are.
     pub scope: &'a str,
-    /// How long a period is thought to be.
+    /// The length of a period that the caller assumes.
     pub slot_seconds: i64,
     /// The period.
     pub period: i64,
     /// The events' ids, sorted.
     pub events: &'a [Uuid],
-    /// A client that is silent for so long in the transaction is gone.
+    /// The server ends the transaction when its client is silent for this long.
     pub idle: Duration,
 }
 
-/// What the inbox says.
+/// The answer of the inbox.
 #[derive(Debug)]
 pub struct Remembered {
     /// The ring as it was.
     pub ring: Ring,
-    /// What was added.
+    /// The events that were added.
     pub added: Added,
     /// The transaction at the server, where there is one.
     pub backend: Option<Backend>,
@@ -144,26 +144,26 @@ pub struct Remembered {
 pub enum Added {
     /// All of them.
     All,
-    /// These.
+    /// Only these.
     Only(Vec<Uuid>),
 }
 
 /// The inbox of one database.
 struct Inbox<DB: Store> {
     outbox: Outbox<DB>,
-    /// How long a period is, as far as is known.
+    /// The length of a period, as far as is known.
     slot_seconds: AtomicI64,
-    /// Whether the database was not there when it was asked last.
+    /// Whether the database did not answer the last time.
     is_away: AtomicBool,
-    /// Whoever asks then.
+    /// Held by the one caller that asks an unavailable database.
     asking: Mutex<()>,
-    /// That the tables are of this version, and when that was seen last.
+    /// When the tables were last found to be of this version.
     version: VersionSeen,
-    /// Whose turn it is to note that an event is given up.
+    /// Limits how many events are noted as dead-lettered at once.
     giving_up: Semaphore,
 }
 
-/// How a delivery of an event begins.
+/// How the handling of a delivery begins.
 enum Begun<DB: Store> {
     New(OutboxTransaction<DB>),
     Already,
@@ -182,8 +182,8 @@ impl<DB: Store> Inbox<DB> {
         }
     }
 
-    /// Waits for this handler's turn to write, where the database has one writer at a time; not for one that is
-    /// away.
+    /// Waits for this handler's turn to write, where the database has a single writer. Does not wait for a database
+    /// that is unavailable.
     async fn turn(&self) -> Result<Option<MutexGuard<'_, ()>>, Failure> {
         if !DB::TAKES_TURNS || self.is_away.load(Ordering::Relaxed) {
             return Ok(None);
@@ -199,7 +199,7 @@ impl<DB: Store> Inbox<DB> {
         Failure::unavailable("the database is away")
     }
 
-    /// A transaction that remembers the event.
+    /// Begins a transaction that remembers the event.
     async fn begin(&self, facts: &Facts) -> Result<Begun<DB>, Failure> {
         let begun = self.ask(|| async {
             let mut tx = self.outbox.begin_to_remember().await?;
@@ -233,8 +233,8 @@ impl<DB: Store> Inbox<DB> {
         })
     }
 
-    /// Asks the database to begin with something. While it is away one asks, and the others do not wait besides: each
-    /// would keep a place from events that do not need it.
+    /// Asks the database to begin. While it is unavailable, one caller asks and the others fail at once: each that
+    /// waits would take a concurrency slot from events that do not need the database.
     async fn ask<T, F>(&self, work: impl Fn() -> F) -> Result<T, Failure>
     where
         F: Future<Output = Result<T, OutboxError>>,
@@ -250,12 +250,12 @@ impl<DB: Store> Inbox<DB> {
             work().await
         })
         .await;
-        // What the database has said comes at once.
+        // The database's own errors show that it is available.
         let is_away = |error: &OutboxError| matches!(error, OutboxError::Database(error) if error.as_database_error().is_none());
         let is_away = done.as_ref().is_err_and(is_away);
         self.is_away.store(is_away, Ordering::Relaxed);
         done.map_err(|error| match &error {
-            // Another transaction has the event in hand: that says nothing of the database.
+            // Another transaction holds the event: this does not mean that the database is unavailable.
             OutboxError::Database(said) if DB::IS_REMOTE && DB::is_locked_out(said) => {
                 Failure::unavailable(error).undecided()
             }
@@ -263,7 +263,7 @@ impl<DB: Store> Inbox<DB> {
         })
     }
 
-    /// Looks from time to time whether the tables are of this version still: they may be migrated meanwhile.
+    /// Checks from time to time that the tables are still of this version: they may be migrated meanwhile.
     async fn look_again(&self, connection: &mut DB::Connection) -> Result<(), OutboxError> {
         if !self.version.is_due() {
             return Ok(());
@@ -274,7 +274,7 @@ impl<DB: Store> Inbox<DB> {
         self.version.seen(of_version::<DB>(names, found))
     }
 
-    /// Adds the event to the inbox; also says which period is its own.
+    /// Adds the event to the inbox; also returns the event's period.
     async fn remember(
         &self,
         connection: &mut DB::Connection,
@@ -296,13 +296,13 @@ impl<DB: Store> Inbox<DB> {
         }
     }
 
-    /// The period of an event, with periods as they are known.
+    /// The period of an event, by the known period length.
     fn period(&self, facts: &Facts) -> i64 {
         let slot_seconds = self.slot_seconds.load(Ordering::Relaxed);
         period_of(facts, slot_seconds)
     }
 
-    /// Events of one period, as this subscriber has them, with periods as they are known.
+    /// Events of one period, in the scope of this subscriber, by the known period length.
     fn memory<'a>(&self, facts: &'a Facts, period: i64, events: &'a [Uuid]) -> Memory<'a> {
         Memory {
             scope: scope_of(facts),
@@ -313,8 +313,8 @@ impl<DB: Store> Inbox<DB> {
         }
     }
 
-    /// Commits. What the database refuses is the handler's failure; when it is not there, or its answer is
-    /// lost, nobody's: the inbox tells at the next delivery whether it did commit.
+    /// Commits. A refusal of the database is the handler's failure. An unavailable database or a lost answer is not:
+    /// the next delivery learns from the inbox whether the commit happened.
     async fn commit(&self, tx: OutboxTransaction<DB>) -> Result<(), Failure> {
         let waits = Waits::Statement(tx.backend());
         let committing = self.outbox.attend(waits, tx.conclude());
@@ -325,20 +325,20 @@ impl<DB: Store> Inbox<DB> {
         }
     }
 
-    /// Whose failure it is that the database did not do something.
+    /// Classifies a database error: the handler's failure, or an unavailable database.
     fn blamed(error: OutboxError) -> Failure {
         match &error {
-            // The database is there.
+            // Only the connection is lost; the database may be available.
             _ if link::is_lost(&error) => Failure::unavailable(error).undecided(),
             OutboxError::Database(said) if DB::is_refusal(said) => Failure::retry(error),
             OutboxError::TakenId { .. } => Failure::retry(error),
-            // By a savepoint that the handler has dropped.
+            // Caused by a savepoint that the handler has dropped.
             OutboxError::RolledBack => Failure::retry(error),
             _ => Failure::unavailable(error),
         }
     }
 
-    /// Rolls back after a failure, and says whether that was the handler's, or the database was lost under it.
+    /// Rolls back after a failure. Returns the handler's failure, or `unavailable` when the database was lost.
     async fn roll_back(&self, tx: OutboxTransaction<DB>, failure: Failure) -> Failure {
         let backend = tx.backend();
         let rolled_back = tokio::time::timeout(ROLLBACK, tx.rollback()).await;
@@ -347,7 +347,7 @@ impl<DB: Store> Inbox<DB> {
             // The database may have rolled back before.
             Ok(Err(OutboxError::Database(error))) => !DB::is_lost(&error),
             Ok(Err(_)) => false,
-            // A statement of the handler's may be running still.
+            // A statement of the handler may still be running.
             Err(_) => match tokio::time::timeout(ROLLBACK, self.let_go(backend)).await {
                 Ok(Ok(true)) => true,
                 Ok(Ok(false)) if failure.verdict != Verdict::Reject => {
@@ -362,7 +362,7 @@ impl<DB: Store> Inbox<DB> {
         Failure::unavailable(format!("the database was lost: {failure}"))
     }
 
-    /// What is asked of the database, unless its answer is lost.
+    /// Waits for database work, and fails when its answer is lost.
     async fn attend<T>(
         &self,
         work: impl Future<Output = Result<T, OutboxError>>,
@@ -371,7 +371,7 @@ impl<DB: Store> Inbox<DB> {
         attended.await.unwrap_or_else(|| Err(gone()))
     }
 
-    /// Waits for a handler, unless its transaction is lost under it.
+    /// Waits for a handler, and fails when its transaction is lost meanwhile.
     async fn handled<T>(
         &self,
         backend: Option<Backend>,
@@ -381,8 +381,8 @@ impl<DB: Store> Inbox<DB> {
         handled.ok_or_else(|| Failure::unavailable(gone()).undecided())
     }
 
-    /// Has the database end a transaction that does not answer, and with it what it has locked. Says whether it was at
-    /// a statement, as far as can be known: otherwise the connection has lost its other end.
+    /// Has the database end a transaction that does not answer, which releases its locks. Returns whether it was
+    /// executing a statement, as far as can be known: otherwise the connection has lost its other end.
     async fn let_go(&self, backend: Option<Backend>) -> Result<bool, sqlx::Error> {
         if let Some(backend) = backend {
             return self.outbox.end_abandoned(backend).await;
@@ -392,12 +392,12 @@ impl<DB: Store> Inbox<DB> {
     }
 }
 
-/// How long the transaction of a handler that may take so long may wait for its client.
+/// How long the transaction of a handler with this timeout may wait for its client.
 fn idle(timeout: Duration) -> Duration {
     timeout.saturating_add(SPARE).min(LONGEST_IDLE)
 }
 
-/// Whose memory it is: each replay has its own.
+/// The scope of the memory: each replay has its own.
 fn scope_of(facts: &Facts) -> &str {
     match &facts.replay {
         Some(replay) => &replay.scope,
@@ -406,7 +406,7 @@ fn scope_of(facts: &Facts) -> &str {
 }
 
 /// The time by which an event is remembered. In a replay it is the time of the replay: the event may be older than
-/// what is in reach.
+/// the reach of the inbox.
 fn time_of(facts: &Facts, slot_seconds: i64) -> DateTime<Utc> {
     match facts.replay_id() {
         Some(id) => id.made_at(),
@@ -419,7 +419,7 @@ fn period_of(facts: &Facts, slot_seconds: i64) -> i64 {
     ring::period_of(time_of(facts, slot_seconds), slot_seconds)
 }
 
-/// What is said of a handler that has kept its transaction.
+/// The failure of a handler that has kept its transaction.
 fn leaked() -> Failure {
     Failure::retry(
         "the handler ended and did not give its transaction back, so nothing was committed: \
@@ -427,7 +427,7 @@ fn leaked() -> Failure {
     )
 }
 
-/// What is said of a handler that has ended its transaction.
+/// The failure of a handler that has ended its transaction.
 fn ended() -> Failure {
     Failure::retry(
         "the handler has ended its transaction by a COMMIT or ROLLBACK of its own: what it did may be there without \
@@ -436,7 +436,7 @@ fn ended() -> Failure {
     )
 }
 
-/// What is said of an event that is not in reach.
+/// The error of an event that is out of reach.
 fn outside(event: DateTime<Utc>, ring: &Ring) -> String {
     let text = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Secs, true);
     let (from, to) = ring.reach();
@@ -449,13 +449,13 @@ fn outside(event: DateTime<Utc>, ring: &Ring) -> String {
     )
 }
 
-/// A connection has lost its other end.
+/// The connection has lost its other end.
 fn gone() -> OutboxError {
     OutboxError::Database(link::lost())
 }
 
-/// What the database does within [`PATIENCE`], on another connection when one has lost its other end: that says
-/// nothing of the database.
+/// Does work within [`PATIENCE`], on another connection when one is lost: a lost connection does not mean that the
+/// database is unavailable.
 async fn again<T, F>(work: impl Fn() -> F) -> Result<T, OutboxError>
 where
     F: Future<Output = Result<T, OutboxError>>,
@@ -471,7 +471,7 @@ where
     .await
 }
 
-/// What the database does within [`PATIENCE`].
+/// Does work within [`PATIENCE`].
 async fn patiently<T>(
     work: impl Future<Output = Result<T, OutboxError>>,
 ) -> Result<T, OutboxError> {

@@ -1,5 +1,5 @@
-//! Handlers whose effect happens once: they get the transaction that remembers the event. Never handles what
-//! the inbox remembers.
+//! Transactional handlers: their effect happens once, in the transaction that remembers the event. Never handles an
+//! event that the inbox remembers.
 
 use std::{marker::PhantomData, sync::Arc};
 
@@ -21,16 +21,16 @@ use crate::{
 /// `async fn(E, InboxTransaction<DB>, Context<S>) -> Result<(), Failure>` is one; implement it for a struct when
 /// a handler has fields of its own.
 ///
-/// What it does through the transaction happens once, however often the event is delivered. What it does
-/// besides, such as sending a mail, may happen again after a failure or a crash.
+/// What it does through the transaction happens once, however often the event is delivered. Any other effect, such
+/// as sending a mail, may be repeated after a failure or a crash.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not handle `{E}` once, in `{DB}` and with state `{S}`",
     label = "not a handler with a transaction",
     note = "such a handler is `async fn(event: {E}, tx: InboxTransaction<{DB}>, cx: Context<{S}>) -> Result<(), Failure>`, and what it holds across an await is `Send`"
 )]
 pub trait OnceHandler<E: Event, DB: Store, S>: Send + Sync + 'static {
-    /// Handles the event. `Ok` commits and acknowledges it; what an error does is said by [`Failure`], and
-    /// nothing is committed then.
+    /// Handles the event. `Ok` commits and acknowledges it. On an error nothing is committed, and the [`Failure`]
+    /// decides what follows.
     fn handle(
         &self,
         event: E,
@@ -57,17 +57,16 @@ where
 }
 
 impl<S: Send + Sync + 'static> EventSubscriber<S> {
-    /// Adds a handler whose effect in this database happens once: see [`OnceHandler`]. An event that the
-    /// inbox remembers is acknowledged without a call. The inbox knows the subscriber by its name, and each
-    /// event by its id.
+    /// Adds a handler whose effect in this database happens once: see [`OnceHandler`]. An event that the inbox
+    /// remembers is acknowledged without a call. The inbox identifies the subscriber by its name, and each event by
+    /// its id.
     ///
-    /// It also remembers what it gave up, before the dead letter is stored: the handler is not called for such an
-    /// event again, whatever is delivered how often, until it is redriven.
+    /// The inbox also remembers a dead-lettered event, before the dead letter is stored: the handler is not called
+    /// for this event again, however often it is delivered, until it is redriven.
     ///
-    /// It remembers the events of the last 13 days, each by the event's own time: the time in its id, which
-    /// Tidings makes; else the `ce-time` that a foreign publisher states; else when the stream stored it. An
-    /// older event is a dead letter with the cause `outside-inbox`, because nobody can tell whether it was
-    /// handled.
+    /// The inbox remembers the events of the last 13 days, each by the event's own time: the time in its id, which
+    /// Tidings makes; else the `ce-time` that a foreign publisher states; else when the stream stored it. An older
+    /// event is dead-lettered with the cause `outside-inbox`, because the inbox cannot tell whether it was handled.
     #[must_use]
     pub fn on_once<E, DB, H>(self, outbox: &Outbox<DB>, handler: H) -> Self
     where

@@ -1,12 +1,12 @@
-//! Which slot of the inbox remembers an event, and which slots are in reach. Pure: the clock comes in.
+//! Which slot of the inbox remembers an event, and which slots are in reach. Pure: the clock is an argument.
 //!
-//! Time is counted in periods, and a slot is written to for one period out of sixteen. Which one is said by the
-//! event's own time, so that all its deliveries meet in one slot, whenever they come.
+//! Time is counted in periods; a slot is written to during one period out of sixteen. The event's own time selects
+//! the slot, so that all its deliveries meet in one slot, whenever they arrive.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tidings_contract::Envelope;
 
-/// How many slots there are.
+/// The number of slots.
 const SLOTS: i64 = 16;
 /// How many periods before the present one are in reach, and how many after it.
 const BEHIND: i64 = 13;
@@ -17,7 +17,7 @@ pub(super) const DEFAULT_SECONDS: i64 = 86_400;
 /// The ring at one moment, by the database's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ring {
-    /// How long a period is, in seconds.
+    /// The length of a period, in seconds.
     pub slot_seconds: i64,
     /// The present period.
     pub now: i64,
@@ -26,12 +26,12 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// Whether the inbox can tell of an event of this period if it was handled.
+    /// Whether the inbox knows which events of this period were handled.
     pub(in crate::outbox) fn reaches(&self, period: i64) -> bool {
         period >= self.first.max(self.now - BEHIND) && period <= self.now + AHEAD
     }
 
-    /// From when to when events are in reach.
+    /// The time range of the events that are in reach.
     pub(super) fn reach(&self) -> (DateTime<Utc>, DateTime<Utc>) {
         let begin = |period: i64| {
             let seconds = period.saturating_mul(self.slot_seconds);
@@ -47,8 +47,8 @@ impl Ring {
     }
 }
 
-/// Whether the dead slot may be emptied, this long after the present period began: not at once, should the
-/// database's clock be set back, or another one with a slower clock take over.
+/// Whether the dead slot may be emptied, this long after the present period began. Not at once: the database's clock
+/// may be set back, or a server with a slower clock may take over.
 pub(in crate::outbox) fn may_empty(slot_seconds: i64, elapsed: f64) -> bool {
     #[allow(clippy::cast_precision_loss)] // 32 bits in the database
     let quarter = slot_seconds as f64 / 4.0;
@@ -65,11 +65,11 @@ pub(super) fn period_of(time: DateTime<Utc>, slot_seconds: i64) -> i64 {
     time.timestamp().div_euclid(slot_seconds.max(1))
 }
 
-/// The event's own time, which is the same at every delivery: the one in its id, when that is a UUIDv7; else
-/// the one that its publisher states; else when its stream stored it.
+/// The event's own time, which is the same at every delivery: the time in its id, when that is a UUIDv7; else the
+/// time that its publisher states; else the time at which its stream stored it.
 ///
-/// An event that was delayed for long has an id that is old when it is published. So a stated time, which for
-/// such an event is when it was due, decides when it is later by more than half of what is in reach.
+/// An event that was delayed for long has an old id when it is published. Its stated time is when it was due. So the
+/// stated time is used when it is later by more than half of the reach.
 pub(super) fn time_of(
     envelope: &Envelope,
     stored_at: DateTime<Utc>,
@@ -117,7 +117,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the time, no period in reach shares its slot with another one, or has the one that is emptied.
+        /// At any time, no two periods in reach share a slot, and none has the slot that is emptied.
         #[test]
         fn a_slot_that_is_emptied_remembers_nothing_that_is_in_reach(now in 0i64..100_000, first in 0i64..100_000) {
             let ring = Ring { slot_seconds: DAY, now, first };
@@ -129,7 +129,7 @@ mod tests {
             prop_assert!(!slots.contains(&ring.dead_slot()));
         }
 
-        /// Until the next period, and a quarter of it after a clock that was set back.
+        /// Until the next period, and for a quarter of it after the clock was set back.
         #[test]
         fn what_is_emptied_stays_out_of_reach_though_the_clock_is_set_back(seconds in 2_000_000i64..2_000_000_000, back in 0i64..DAY / 4) {
             let ring = |seconds: i64| Ring { slot_seconds: DAY, now: seconds.div_euclid(DAY), first: 0 };

@@ -1,5 +1,4 @@
-//! The transaction that a handler gets: it holds the event's row in the inbox. Never commits; whoever lent it
-//! does.
+//! The transaction that a handler gets: it holds the event's row in the inbox. Never commits; the lender does.
 
 use std::ops::{Deref, DerefMut};
 
@@ -9,25 +8,25 @@ use tokio::sync::oneshot;
 
 use crate::outbox::{OutboxError, OutboxTransaction, Store};
 
-/// A transaction that remembers the event which is being handled. It derefs to the sqlx connection: what the
-/// handler writes through it, what it publishes in it, and the memory of the event commit together when the
+/// A transaction that remembers the event which is being handled. It derefs to the sqlx connection: the handler's
+/// writes, the events that it publishes in the transaction, and the inbox row of the event commit together when the
 /// handler returns `Ok`, or not at all.
 ///
-/// It goes back when it is dropped, which happens by itself at the end of the handler. A handler that lets it
-/// outlive its own end, in a spawned task for instance, has failed, and nothing is committed.
+/// It is returned when it is dropped, normally at the end of the handler. A handler whose transaction outlives it,
+/// in a spawned task for instance, has failed, and nothing is committed.
 pub struct InboxTransaction<DB: Store> {
-    /// Taken when it is dropped, and never before.
+    /// Taken on drop, and never before.
     lent: Option<(
         OutboxTransaction<DB>,
         oneshot::Sender<OutboxTransaction<DB>>,
     )>,
 }
 
-/// Where a lent transaction comes back to.
+/// Receives a lent transaction when it is dropped.
 pub(super) struct Lent<DB: Store>(oneshot::Receiver<OutboxTransaction<DB>>);
 
 impl<DB: Store> Lent<DB> {
-    /// The transaction, when the borrower has let go of it.
+    /// Returns the transaction, when the borrower has dropped it.
     pub(super) fn back(mut self) -> Option<OutboxTransaction<DB>> {
         self.0.try_recv().ok()
     }
@@ -42,7 +41,8 @@ impl<DB: Store> InboxTransaction<DB> {
         (lent, Lent(receiver))
     }
 
-    /// Adds an event; as [`OutboxTransaction::publish`]. It inherits the lineage of the one that is handled.
+    /// Adds an event; as [`OutboxTransaction::publish`]. It inherits the correlation and causation of the handled
+    /// event.
     ///
     /// # Errors
     /// As for [`OutboxTransaction::publish`]; the transaction is unharmed.
@@ -73,7 +73,7 @@ impl<DB: Store> InboxTransaction<DB> {
         self.tx().publish_at(event, due)
     }
 
-    /// Takes a delayed event back; as [`OutboxTransaction::cancel`].
+    /// Cancels a delayed event; as [`OutboxTransaction::cancel`].
     ///
     /// # Errors
     /// As for [`OutboxTransaction::cancel`].
@@ -107,7 +107,7 @@ impl<DB: Store> DerefMut for InboxTransaction<DB> {
 impl<DB: Store> Drop for InboxTransaction<DB> {
     fn drop(&mut self) {
         if let Some((tx, back)) = self.lent.take() {
-            // Nobody waits for it any more: then it is dropped, and rolled back.
+            // When the lender no longer waits, the transaction is dropped, and rolled back.
             let _ = back.send(tx);
         }
     }

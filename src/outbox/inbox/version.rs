@@ -1,4 +1,4 @@
-//! When it was seen last that the tables are of this version. Never looks itself.
+//! When the tables were last found to be of this version. Never checks itself.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -9,19 +9,19 @@ use tokio::{sync::OnceCell, time::Instant};
 
 use crate::outbox::OutboxError;
 
-/// For how long what was seen holds: a migration under a running worker is noticed within this time, at its next event.
+/// How long a check stays valid: a migration under a running worker is noticed within this time, at its next event.
 const HOLDS: Duration = Duration::from_secs(10);
 
-/// What was seen.
+/// The last check.
 #[derive(Debug, Default)]
 pub(super) struct VersionSeen {
-    /// Whether it can be known: not every role may read it.
+    /// Whether the version can be known: not every role may read it.
     first: OnceCell<bool>,
     at: Mutex<Option<Instant>>,
 }
 
 impl VersionSeen {
-    /// Looks, unless that was done once, and found to be well. Whoever looks says whether it can be known.
+    /// Checks the version, unless an earlier check succeeded. `look` returns whether the version can be known.
     pub(super) async fn once<F>(&self, look: impl FnOnce() -> F) -> Result<(), OutboxError>
     where
         F: Future<Output = Result<bool, OutboxError>>,
@@ -34,8 +34,8 @@ impl VersionSeen {
         self.first.get_or_try_init(first).await.map(drop)
     }
 
-    /// Whether it is time to look again. One does, and the others go on meanwhile; unless it was not so when somebody
-    /// looked last: then each does.
+    /// Whether it is time to check again. One caller checks while the others continue; but after a failed check,
+    /// each caller checks.
     pub(super) fn is_due(&self) -> bool {
         if self.first.get() != Some(&true) {
             return false;
@@ -52,7 +52,7 @@ impl VersionSeen {
         }
     }
 
-    /// What was found then.
+    /// Records the result of a check.
     pub(super) fn seen(&self, found: Result<(), OutboxError>) -> Result<(), OutboxError> {
         self.note(found.is_ok().then(Instant::now));
         found

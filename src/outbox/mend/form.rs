@@ -1,4 +1,4 @@
-//! What is published again, and how its messages are made. Never sends one.
+//! What is republished, and how its messages are built. Never sends one.
 
 use tidings_contract::{Envelope, EventId, wire};
 
@@ -12,22 +12,22 @@ use crate::{
 pub(super) struct Item {
     pub(super) row: Row,
     pub(super) envelope: Envelope,
-    /// Another event of the run has its id; it goes beside that one.
+    /// Another event of the run has its id; this one is stored in addition.
     pub(super) is_beside: bool,
 }
 
-/// How the messages of a run are made.
+/// How the messages of a run are built.
 #[derive(Clone)]
 pub(super) struct Form {
-    /// What stands before the event's name in the subject.
+    /// The prefix of the event's name in the subject.
     pub(super) prefix: Option<String>,
     pub(super) source: String,
-    /// What marks the messages of the run.
+    /// The mark of the run's messages.
     pub(super) mark: String,
-    /// Although the stream may hold what is sent.
+    /// Sends even what the stream may hold.
     pub(super) is_forced: bool,
-    /// What follows the event's id in the id of the message. Without it the server takes the message for the
-    /// first one, and keeps it out for as long as it remembers that.
+    /// The suffix of the event's id in the message id. Without it the server takes the message for a duplicate of
+    /// the first one, for as long as it remembers that one.
     pub(super) suffix: Option<String>,
 }
 
@@ -61,7 +61,7 @@ impl Form {
     }
 }
 
-/// What no other run has.
+/// A name that no other run has.
 pub(super) fn fresh() -> String {
     EventId::now().as_uuid().simple().to_string()
 }

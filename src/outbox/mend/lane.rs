@@ -1,5 +1,5 @@
-//! One stream's part of what is published again: batches in order, the next one under way while the last one's
-//! commit is being answered. Never gives a row up: it is stored, or the error says why not.
+//! The part of a republish run for one stream: sends batches in order, and prepares the next one while the commit of
+//! the last one is in flight. Never drops a row silently: it is stored, or an error states why not.
 
 use std::task::Poll;
 
@@ -21,7 +21,7 @@ use crate::{
     outbox::store::Entry,
 };
 
-/// No more payload than this in one batch, in bytes, one row excepted.
+/// The most payload in one batch, in bytes, one row excepted.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
 
 pub(super) struct Lane {
@@ -30,18 +30,18 @@ pub(super) struct Lane {
     held: Held,
     stream: String,
     incarnation: String,
-    /// Nothing of this run lies before it.
+    /// No message of this run lies at or before this sequence.
     base: u64,
-    /// How many events a batch may have.
+    /// The most events in a batch.
     most: usize,
     form: Form,
     flying: Option<Flying>,
     sent: Sent,
-    /// Rows of events that are on their way with earlier rows.
+    /// Rows of events that are in flight with earlier rows.
     again: Vec<(i64, EventId)>,
-    /// What was confirmed since it was last taken.
+    /// Entries confirmed since they were last taken.
     entries: Vec<Entry>,
-    /// The last place that was noted, and how many messages were: some have more than one row.
+    /// The highest sequence noted, and how many messages were noted: some have more than one row.
     end: u64,
     messages: u64,
 }
@@ -54,7 +54,7 @@ struct Flying {
 type Answer = BoxFuture<'static, Result<Confirmed, Refusal>>;
 
 impl Lane {
-    /// `end` is where the stream ended when it was found out what is missing.
+    /// `end` is where the stream ended when the missing rows were determined.
     pub(super) fn new(
         bus: Bus,
         held: Held,
@@ -96,7 +96,7 @@ impl Lane {
         self.messages
     }
 
-    /// Sends rows behind those that were sent before, at most so many.
+    /// How many of these rows fit into the next batch: at most `at_most`, at least one.
     pub(super) fn fits(&self, items: &[Item], at_most: usize) -> usize {
         let mut bytes = 0;
         let fitting = items.iter().take_while(|item| {
@@ -106,7 +106,7 @@ impl Lane {
         fitting.count().min(self.most).min(at_most).max(1)
     }
 
-    /// Sends a batch; its answer is taken with the next one.
+    /// Sends a batch; its answer is settled with the next one.
     pub(super) async fn send(&mut self, items: Vec<Item>) -> Result<(), RepublishError> {
         let items = self.once(items).await?;
         if items.is_empty() {
@@ -126,11 +126,11 @@ impl Lane {
             self.settle(items, answer).await?;
         }
         if sent.is_err() || !is_stored {
-            // What was prepared meanwhile is left to the server, which drops it.
+            // The batch that was prepared meanwhile is abandoned, and the server drops it.
             return self.insist(items, sent.err()).await;
         }
         let mut answer = self.commit(batch, &items)?;
-        // It is not on the wire before it is polled, and the next rows may have to be waited for.
+        // The commit is not on the wire before its future is polled, and the next rows may be long in coming.
         if let Poll::Ready(answered) = futures::poll!(&mut answer) {
             answer = future::ready(answered).boxed();
         }
@@ -138,8 +138,8 @@ impl Lane {
         Ok(())
     }
 
-    /// Each event once: an outbox may have it in several rows. One that has the id of another event is left out, or goes
-    /// beside it.
+    /// Keeps one row of each event: an outbox may have it in several rows. A row whose id another event has is left
+    /// out, or stored in addition.
     async fn once(&mut self, items: Vec<Item>) -> Result<Vec<Item>, RepublishError> {
         let mut once: Vec<Item> = Vec::with_capacity(items.len());
         for mut item in items {
@@ -178,8 +178,8 @@ impl Lane {
         Ok(once)
     }
 
-    /// What lies where an event with this id was stored; nothing when that cannot be known now, and the server says it.
-    /// Takes the lane alone: what is on its way cannot be shared between threads.
+    /// Returns what lies where an event with this id was stored. `None` when that is unknown now; the server then
+    /// reports a duplicate. Takes `&mut self`: the future in flight cannot be shared between threads.
     async fn sent_before(&mut self, item: &Item) -> Option<(u64, Holder)> {
         let sequence = self.sent.sequence(&item.row.event)?;
         let holder = self
@@ -188,7 +188,7 @@ impl Lane {
         Some((sequence, holder.await.ok()?))
     }
 
-    /// Sends the last one of a batch, which is answered.
+    /// Sends the last message of a batch, whose answer is the answer to the batch.
     fn commit(&self, batch: BatchId, items: &[Item]) -> Result<Answer, RepublishError> {
         self.held.check()?;
         let (bus, stream, size) = (self.bus.clone(), self.stream.clone(), items.len());
@@ -214,7 +214,7 @@ impl Lane {
         }
     }
 
-    /// Notes what is stored of what was sent, and leaves the rest.
+    /// Notes which of the sent rows are stored, and abandons the rest.
     pub(super) async fn leave(&mut self) {
         if let Some(Flying { items, answer }) = self.flying.take()
             && let Ok(confirmed) = answer.await
@@ -230,7 +230,7 @@ impl Lane {
         answer: Result<Confirmed, Refusal>,
     ) -> Result<(), RepublishError> {
         match answer {
-            // A single one that the server takes for the first one: it may have been removed since.
+            // A single message that the server takes for a duplicate: the first one may have been deleted since.
             Ok(confirmed) if confirmed.is_duplicate => {
                 self.insist(items, Some(Refusal::Duplicate)).await
             }
@@ -242,7 +242,7 @@ impl Lane {
         }
     }
 
-    /// Rows were stored without a gap, up to a sequence.
+    /// Notes rows that were stored without a gap, up to a sequence.
     fn note(&mut self, items: &[Item], last: u64) {
         let before = last.saturating_sub(items.len() as u64);
         for (item, sequence) in items.iter().zip(before.saturating_add(1)..=u64::MAX) {
@@ -281,7 +281,7 @@ impl Lane {
         }
     }
 
-    /// Sends rows until they are stored: what is there is left out, and the others are sent again.
+    /// Sends rows until they are stored: those that the stream holds are left out, and the rest is sent again.
     async fn insist(
         &mut self,
         mut items: Vec<Item>,
@@ -294,7 +294,7 @@ impl Lane {
             if let Some(heard) = refusal.take() {
                 is_one_by_one = self.heed(heard, &items, &mut patience).await?;
                 if let Err(unknown) = self.leave_out_stored(&mut items).await? {
-                    // Until that is known, nothing may be sent.
+                    // Until the stream has been read, nothing may be sent.
                     refusal = Some(unknown);
                     continue;
                 }
@@ -307,7 +307,7 @@ impl Lane {
         Ok(())
     }
 
-    /// What follows from a refusal: whether the rows have to go one by one.
+    /// Reacts to a refusal. Returns whether the rows have to be sent one by one.
     async fn heed(
         &mut self,
         refusal: Refusal,
@@ -325,7 +325,7 @@ impl Lane {
                     reason: refusal.to_string(),
                 });
             }
-            // The server remembers ids of what it holds no more: a batch has none twice.
+            // The server also remembers ids of messages that it no longer holds; no batch has an id twice.
             Refusal::Duplicate | Refusal::TakenId(_) => {
                 self.form.suffix = Some(fresh());
                 false
@@ -334,7 +334,7 @@ impl Lane {
                 self.most = (*most).clamp(1, self.most);
                 false
             }
-            // It does not say for which of them.
+            // The refusal does not name the message.
             Refusal::Incomplete | Refusal::Permanent { .. } => true,
             Refusal::Transient { .. } | Refusal::Unanswered { .. } => {
                 patience.wait(false).await;
@@ -345,7 +345,7 @@ impl Lane {
         Ok(is_one_by_one)
     }
 
-    /// Notes what the stream holds by now, and leaves the others. The inner error: it could not be read.
+    /// Notes rows that the stream now holds, and keeps the others. The inner error: the stream could not be read.
     async fn leave_out_stored(
         &mut self,
         items: &mut Vec<Item>,
@@ -363,7 +363,7 @@ impl Lane {
                 stream: self.stream.clone(),
             });
         };
-        // No consumer is needed to find nothing.
+        // An empty range needs no consumer.
         if state.last_sequence == self.base {
             return Ok(Ok(()));
         }
@@ -379,7 +379,7 @@ impl Lane {
         while let Some(item) = looking.next() {
             match holders(&self.bus, &self.stream, &found, &item).await {
                 Ok((Some(sequence), _)) => self.note_item(&item, sequence),
-                // Only what is forced, or goes elsewhere, goes beside it.
+                // Only a forced or copied event is stored in addition to the other one.
                 Ok((None, Some(other))) if !self.form.is_forced => say_left_out(&item, &other),
                 Ok((None, _)) => left.push(item),
                 Err(error) => {
@@ -394,7 +394,7 @@ impl Lane {
         Ok(Ok(()))
     }
 
-    /// Sends batch after batch, and returns what is left when one is refused, and why.
+    /// Sends batch after batch. When one is refused, returns the remaining rows and the refusal.
     async fn send_in_turn(
         &mut self,
         mut items: Vec<Item>,
@@ -449,7 +449,7 @@ fn say_left_out(item: &Item, other: &str) {
     tracing::error!(row, event.id = %event, other, "the event is left out");
 }
 
-/// Where a stream has an event, of the places that have its id; and which other event has it there.
+/// Returns the sequence of the event, among those with its id, and which other event has the id.
 async fn holders(
     bus: &Bus,
     stream: &str,
@@ -470,7 +470,7 @@ async fn holders(
     Ok((None, other))
 }
 
-/// Sends all of a batch but the last; a single one has no batch.
+/// Sends all messages of a batch but the last; a single message needs no batch.
 async fn members(bus: &Bus, form: &Form, batch: &BatchId, items: &[Item]) -> Result<(), Refusal> {
     let members = items.split_last().map_or(&[][..], |(_, members)| members);
     let messages = members.iter().map(|item| form.message(item));

@@ -1,4 +1,4 @@
-//! How long a stream may confirm nothing, and how often it is asked meanwhile. Never decides what is sent.
+//! How long a stream may confirm nothing, and how often the row is retried meanwhile. Never decides what is sent.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// From what was stored last on.
+/// Measured from the last stored message on.
 pub(super) struct Patience {
     until: Instant,
     pause: Duration,
@@ -28,7 +28,7 @@ impl Patience {
         Instant::now() > self.until
     }
 
-    /// Waits, unless a first refusal has said what to do otherwise.
+    /// Pauses, unless this is the first refusal and it states how to retry.
     pub(super) async fn wait(&mut self, says_what_to_do: bool) {
         let is_first = !std::mem::replace(&mut self.is_tried, true);
         if is_first && says_what_to_do {
@@ -43,7 +43,7 @@ impl Patience {
 mod tests {
     use super::*;
 
-    /// Whatever a server says again and again, it is asked a bounded number of times.
+    /// Whatever refusal a server repeats, the number of retries is bounded.
     #[tokio::test(start_paused = true)]
     async fn a_refusal_that_stays_is_heard_some_forty_times() {
         for says_what_to_do in [true, false] {

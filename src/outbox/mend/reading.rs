@@ -1,4 +1,4 @@
-//! Rows that are to be published again, read while others are sent. Never decides which, and never sends one.
+//! Reads rows that are to be republished while earlier ones are sent. Never decides which, and never sends one.
 
 use tokio::sync::mpsc;
 
@@ -10,28 +10,28 @@ use crate::outbox::{
     store::{Row, Rows},
 };
 
-/// Rows that are read at once: at first, as they may be large, and at most.
+/// How many rows are read at once: at first, as they may be large, and at most.
 const FIRST_ROWS: usize = 500;
 const ROWS: usize = 4_000;
-/// Pages that wait to be sent.
+/// How many pages may wait to be sent.
 const AHEAD: usize = 2;
 
-/// Rows that are to be published again, in the order of their places.
+/// Rows that are to be republished, in the order of their row ids.
 #[derive(Debug, Default)]
 pub(crate) struct Chosen {
-    /// The places of those that have to be read.
+    /// The ids of rows that have yet to be read.
     pub(crate) places: Vec<i64>,
-    /// Behind them, those that have been.
+    /// Rows that were already read, which follow them.
     pub(crate) rows: Vec<Row>,
-    /// Where streams ended when it was found out what is missing, if they are not known yet.
+    /// Where the streams ended when the missing rows were determined, if the sender does not know yet.
     pub(crate) ends: Ends,
 }
 
-/// What was read of it.
+/// A page of rows that were read.
 pub(super) struct Page {
     pub(super) items: Vec<Item>,
     pub(super) ends: Ends,
-    /// How many of the rows are no longer kept.
+    /// How many of the rows the outbox no longer keeps.
     pub(super) gone: u64,
 }
 
@@ -68,7 +68,7 @@ pub(super) fn read<DB: Store>(outbox: &Outbox<DB>, mut chosen: mpsc::Receiver<Ch
     })
 }
 
-/// Reads the first ones of these places, and leaves the others.
+/// Reads the first of these rows; `left` keeps the rest.
 async fn page<DB: Store>(
     outbox: &Outbox<DB>,
     left: &mut &[i64],
@@ -98,7 +98,7 @@ impl Page {
     }
 }
 
-/// Nothing of a row that is no event: it holds up no other.
+/// Returns `None` for a row that is no event, so that it does not hold up the others.
 fn item(row: Row) -> Option<Item> {
     match row.envelope() {
         Ok(envelope) => Some(Item {

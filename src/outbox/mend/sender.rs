@@ -1,5 +1,5 @@
-//! Sends rows again: in the order of their places, at a rate, and writes down where they are. Never decides which
-//! rows, and never what is missing.
+//! Republishes rows: in the order of their row ids, at a rate, and writes where they are into the ledger. Never
+//! decides which rows, and never finds out what is missing.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -18,28 +18,29 @@ use crate::{
     outbox::{Outbox, OutboxError, Store, store::Entry},
 };
 
-/// How much of a run's name its messages carry, of the end, which is random: each byte of a header costs time.
+/// How many characters of a run's name its messages carry, from the end, which is random: each byte of a header
+/// costs time.
 const MARK: usize = 8;
-/// How often it is looked whether somebody else has ended.
+/// How often to check whether another republisher has ended.
 const LOOK: Duration = Duration::from_millis(500);
-/// Entries are written down no later than this.
+/// Entries are written to the ledger no later than this.
 const WRITE: Duration = Duration::from_secs(1);
 
-/// Where streams ended when it was found out what is missing.
+/// Where the streams ended when the missing rows were determined.
 pub(crate) type Ends = BTreeMap<String, u64>;
 
 /// How rows are to be sent.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Sending {
-    /// What stands before the event's name in the subject.
+    /// The prefix of the event's name in the subject.
     pub(crate) prefix: Option<String>,
-    /// Although the stream may hold them: as other messages than those.
+    /// Sends even what the stream may hold: under new message ids.
     pub(crate) is_forced: bool,
     /// The time from one event to the next.
     pub(crate) interval: Option<Duration>,
 }
 
-/// Sends rows again. It has the lease of whoever does from its beginning to its end.
+/// Republishes rows. Holds the republisher's lease from beginning to end.
 pub(crate) struct Sender<DB: Store> {
     bus: Bus,
     outbox: Outbox<DB>,
@@ -49,9 +50,9 @@ pub(crate) struct Sender<DB: Store> {
     ends: Ends,
     streams: Streams,
     lanes: BTreeMap<String, Lane>,
-    /// When the next event may go.
+    /// When the next event may be sent.
     due: Instant,
-    /// What is stored and not written down yet.
+    /// Entries that are stored in the stream and not written to the ledger yet.
     unwritten: Vec<Entry>,
     written_at: Instant,
 }
@@ -66,7 +67,7 @@ impl<DB: Store> Sender<DB> {
         outbox.check_home(bus).await?;
         let name = fresh();
         let asked = Instant::now();
-        // One that has died lets its lease run out.
+        // A republisher that died leaves its lease to expire.
         let tenure = loop {
             match Tenure::begin(outbox, &name).await {
                 Err(RepublishError::Busy) if asked.elapsed() <= LEASE + LOOK => {
@@ -102,8 +103,8 @@ impl<DB: Store> Sender<DB> {
         })
     }
 
-    /// Sends these rows, and waits until they are stored and written down. Returns how many are no longer
-    /// kept.
+    /// Sends these rows, and waits until they are stored and in the ledger. Returns how many the outbox no longer
+    /// keeps.
     pub(crate) async fn send(
         &mut self,
         wanted: mpsc::Receiver<Chosen>,
@@ -114,7 +115,7 @@ impl<DB: Store> Sender<DB> {
                 lane.leave().await;
             }
         }
-        // What is stored is written down, whatever comes of the others.
+        // Stored rows are written to the ledger, whether or not the others fail.
         let written = self.write().await;
         let gone = sent?;
         written?;
@@ -135,7 +136,7 @@ impl<DB: Store> Sender<DB> {
         Ok(gone)
     }
 
-    /// Ends the lease; how many messages were stored, by stream.
+    /// Ends the lease. Returns how many messages were stored, by stream.
     pub(crate) async fn end(self) -> Result<BTreeMap<String, u64>, OutboxError> {
         self.tenure.end().await?;
         let lanes = self.lanes.into_iter();
@@ -188,7 +189,7 @@ impl<DB: Store> Sender<DB> {
         Ok(())
     }
 
-    /// How many events may go at once: what is due in a tenth of a second.
+    /// How many events may be sent at once: those due in a tenth of a second.
     fn burst(&self) -> usize {
         let Some(interval) = self.interval else {
             return usize::MAX;
@@ -197,7 +198,7 @@ impl<DB: Store> Sender<DB> {
         usize::try_from(due).unwrap_or(usize::MAX).max(1)
     }
 
-    /// Waits until so many events may go.
+    /// Waits until this many events may be sent.
     async fn pace(&mut self, events: usize) -> Result<(), RepublishError> {
         loop {
             self.tenure.held().check()?;
@@ -210,7 +211,7 @@ impl<DB: Store> Sender<DB> {
                 self.due = self.due.max(now) + interval * events;
                 return Ok(());
             }
-            // What is stored is known while there is time.
+            // The pause is used to settle what is in flight.
             for lane in self.lanes.values_mut() {
                 lane.land().await?;
             }
@@ -218,7 +219,7 @@ impl<DB: Store> Sender<DB> {
         }
     }
 
-    /// Writes down what is stored.
+    /// Writes the entries of stored rows to the ledger.
     async fn write(&mut self) -> Result<(), RepublishError> {
         let way = match self.form.prefix {
             Some(_) => Way::Copied,

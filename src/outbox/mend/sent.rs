@@ -1,14 +1,14 @@
-//! What a run has sent into one stream, so that each event goes once, however many rows it has. Never sends.
+//! What a run has sent into one stream, so that each event is sent once, even if it has several rows. Never sends.
 
 use std::collections::HashMap;
 
 use tidings_contract::EventId;
 
-/// So many ids are known in any case, and no more than twice as many; about 50 bytes each. The server tells of those
-/// before them, for as long as its duplicate window is.
+/// At least this many of the latest ids are known, and at most twice as many; about 50 bytes each. Earlier ones are
+/// left to the server, which knows them for the length of its duplicate window.
 const KNOWN: usize = 250_000;
 
-/// The ids of a run, and where they lie; 0 until that is known.
+/// The ids of a run with their sequences; 0 until a sequence is known.
 #[derive(Default)]
 pub(super) struct Sent {
     young: HashMap<EventId, u64>,
@@ -16,7 +16,7 @@ pub(super) struct Sent {
 }
 
 impl Sent {
-    /// Notes that an event is sent; whether none with its id was before.
+    /// Notes that an event is sent. Returns whether it is the first with its id.
     pub(super) fn is_first(&mut self, event: EventId) -> bool {
         if self.young.len() >= KNOWN {
             self.old = std::mem::take(&mut self.young);
@@ -29,7 +29,7 @@ impl Sent {
         self.young.len() > known
     }
 
-    /// Notes where it lies; the first place stays.
+    /// Notes the sequence of an event; the first sequence stays.
     pub(super) fn stored(&mut self, event: &EventId, sequence: u64) {
         let young = self.young.get_mut(event);
         if let Some(at @ 0) = young.or_else(|| self.old.get_mut(event)) {
@@ -37,7 +37,7 @@ impl Sent {
         }
     }
 
-    /// Where it lies, if that is known.
+    /// The sequence of an event, if known.
     pub(super) fn sequence(&self, event: &EventId) -> Option<u64> {
         let at = self.young.get(event).or_else(|| self.old.get(event));
         at.copied().filter(|at| *at > 0)

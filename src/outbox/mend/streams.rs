@@ -1,4 +1,4 @@
-//! Which stream takes the events of a name, asked once for each. Never decides what goes there.
+//! Which stream takes the events of a name, looked up once for each name. Never decides what is published there.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -14,7 +14,7 @@ pub(crate) struct Streams {
 }
 
 impl Streams {
-    /// Of subjects that begin with a prefix, or are the events' own.
+    /// Looks up subjects with this prefix, or the events' own.
     pub(crate) fn new(bus: &Bus, prefix: Option<String>) -> Self {
         Self {
             bus: bus.clone(),
@@ -23,7 +23,7 @@ impl Streams {
         }
     }
 
-    /// Whether it was asked for this name, and there is one.
+    /// Whether a stream for this name was already found.
     pub(crate) fn knows(&self, name: &str) -> bool {
         self.known.contains_key(name)
     }
@@ -44,7 +44,7 @@ impl Streams {
     }
 }
 
-/// Where an event of a name is published.
+/// The subject under which an event of this name is published.
 pub(super) fn subject(prefix: Option<&str>, name: &str) -> String {
     match prefix {
         Some(prefix) => format!("{prefix}.{name}"),

@@ -1,5 +1,5 @@
-//! The lease of whoever publishes again, held from beginning to end, whatever takes how long meanwhile. Never decides
-//! what is published.
+//! The republisher's lease, held from beginning to end, however long other steps take. Never decides what is
+//! published.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -11,7 +11,7 @@ use crate::{
     outbox::{Outbox, OutboxError, Store},
 };
 
-/// A lease that renews itself until it is ended, or dropped; then it runs out.
+/// A lease that renews itself until it is ended. When it is dropped, it expires.
 pub(super) struct Tenure<DB: Store> {
     outbox: Outbox<DB>,
     mender: String,
@@ -19,7 +19,7 @@ pub(super) struct Tenure<DB: Store> {
     renewing: JoinSet<()>,
 }
 
-/// Until when nobody else has the lease.
+/// Until when no other republisher can have the lease.
 #[derive(Clone)]
 pub(super) struct Held(Arc<Mutex<Instant>>);
 
@@ -28,8 +28,8 @@ impl Held {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An error when somebody else may have the lease. By the clock: whoever was frozen may ask before its renewal has
-    /// seen that it comes too late.
+    /// Fails when another republisher may have the lease. Checks the clock: a process that was frozen may call this
+    /// before its renewal has noticed that it is too late.
     pub(super) fn check(&self) -> Result<(), RepublishError> {
         match Instant::now() >= *self.until() {
             true => Err(RepublishError::Busy),
@@ -59,14 +59,14 @@ impl<DB: Store> Tenure<DB> {
         &self.held
     }
 
-    /// Ends it, so that another one needs not wait until it has run out.
+    /// Ends the lease, so that another republisher need not wait until it expires.
     pub(super) async fn end(mut self) -> Result<(), OutboxError> {
         self.renewing.shutdown().await;
         self.outbox.mended(&self.mender).await
     }
 }
 
-/// Until the lease is somebody else's, or has run out because the database has not answered for so long.
+/// Renews the lease until another republisher has it, or until it has expired because the database did not answer.
 async fn renew<DB: Store>(outbox: Outbox<DB>, mender: String, mut asked: Instant, held: Held) {
     loop {
         tokio::time::sleep_until(asked + LEASE / 4).await;

@@ -1,13 +1,13 @@
-//! When to look for delayed events, and when to move them. Pure: never asks a clock or the database.
+//! When to look for delayed events, and when to move them. Pure: never reads a clock or the database.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Looking takes no more than one part in so many of the relay's time, however long the index has grown
-/// under somebody's old snapshot.
+/// Looking takes at most one part in this many of the relay's time, however much the index has grown because of
+/// another process's old snapshot.
 const SHARE: u32 = 20;
-/// Until the next attempt when nothing could be moved: somebody holds what is due.
+/// The pause until the next attempt when nothing could be moved: another transaction has locked the due events.
 const HELD: Duration = Duration::from_millis(50);
 /// How many events are moved at once.
 pub(super) const CHUNK: u32 = 1000;
@@ -16,9 +16,9 @@ pub(super) const CHUNK: u32 = 1000;
 pub(super) struct Agenda {
     /// When the next one is due, as far as is known.
     due: Option<Instant>,
-    /// Not before this.
+    /// The earliest time of the next look.
     look_at: Instant,
-    /// Not before this.
+    /// The earliest time of the next move.
     move_at: Instant,
 }
 
@@ -31,18 +31,18 @@ impl Agenda {
         }
     }
 
-    /// Whether to ask the database when the next one is due.
+    /// Whether to ask the database when the next event is due.
     pub(super) fn is_looked_into(&self, now: Instant) -> bool {
         self.look_at <= now
     }
 
-    /// What the database said when it was asked at `asked` and answered at `now`.
+    /// Records the answer of the database to a look that began at `asked` and ended at `now`.
     pub(super) fn looked(&mut self, asked: Instant, now: Instant, due_in: Option<Duration>) {
         self.look_at = now + (now - asked) * SHARE;
         self.due = due_in.and_then(|wait| now.checked_add(wait));
     }
 
-    /// So many events were moved.
+    /// Records how many events were moved.
     pub(super) fn moved(&mut self, now: Instant, events: u64) {
         self.due = (events >= CHUNK.into()).then_some(now);
         if events == 0 {
@@ -50,13 +50,13 @@ impl Agenda {
         }
     }
 
-    /// How long until something is to be moved.
+    /// How long until the next move.
     pub(super) fn until_due(&self, now: Instant) -> Option<Duration> {
         let at = self.due?.max(self.move_at);
         Some(at.saturating_duration_since(now))
     }
 
-    /// Whether something is to be moved now.
+    /// Whether to move events now.
     pub(super) fn is_due(&self, now: Instant) -> bool {
         self.until_due(now) == Some(Duration::ZERO)
     }

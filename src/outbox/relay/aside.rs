@@ -1,5 +1,5 @@
-//! What does not go now, so that the rest can: keys with a parked row, names that no stream takes, streams
-//! that take nothing. Never parks a row itself.
+//! What cannot be published now and is parked so that the rest can: keys with a parked row, names that no stream
+//! takes, streams that are closed. Never parks a row itself.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -11,19 +11,19 @@ use crate::outbox::{
     store::{Parked, Row},
 };
 
-/// So many keys may wait for a subject; their rows are in the database, but the keys are in memory. With more
-/// of them the relay waits instead.
+/// The most keys that may wait for a subject: their rows are in the database, but the keys are in memory. Beyond
+/// this number, the relay waits instead of parking more.
 const MOST_KEYS: usize = 100_000;
 
 /// Shared by the router and the lanes of a tenure.
 pub(super) struct Aside(Mutex<State>);
 
 struct State {
-    /// Keys that have a parked row, each with the id of its first one: what follows it is parked too.
+    /// Keys that have a parked row, each with the id of the first one: later rows of the key are parked too.
     keys: HashMap<String, i64>,
-    /// Names that no stream takes, or that we may not publish; each with the reason.
+    /// Names that no stream takes, or that the relay may not publish; each with the reason.
     names: BTreeMap<String, String>,
-    /// Streams that take nothing; each with the reason. All of their rows wait, so no key is held up by it.
+    /// Streams that take nothing; each with the reason. All their rows wait, so a closed stream blocks no key.
     streams: BTreeMap<String, String>,
     /// The streams that the outbox is known to feed.
     feeds: BTreeSet<String>,
@@ -50,19 +50,19 @@ impl Aside {
         Self(Mutex::new(state))
     }
 
-    /// Events of a name wait from now on.
+    /// Events of this name wait from now on.
     pub(super) fn close_name(&self, name: &str, reason: &str) {
         let mut state = self.lock();
         state.names.insert(name.to_owned(), reason.to_owned());
     }
 
-    /// Events of a stream wait from now on.
+    /// Events for this stream wait from now on.
     pub(super) fn close_stream(&self, stream: &str, reason: &str) {
         let mut state = self.lock();
         state.streams.insert(stream.to_owned(), reason.to_owned());
     }
 
-    /// Whether what waits for it would wait again.
+    /// Whether a row that waits for this would be parked again.
     pub(super) fn is_closed(&self, waits_for: &WaitsFor) -> bool {
         match waits_for {
             WaitsFor::Subject(name) => self.is_closed_name(name),
@@ -74,7 +74,7 @@ impl Aside {
         self.lock().streams.contains_key(stream)
     }
 
-    /// The outbox feeds this stream.
+    /// Notes that the outbox feeds this stream.
     pub(super) fn feeds(&self, stream: &str) {
         let mut state = self.lock();
         if !state.feeds.contains(stream) {
@@ -82,23 +82,23 @@ impl Aside {
         }
     }
 
-    /// Whether a stream that takes nothing holds up others.
+    /// Whether a closed stream holds up other streams.
     pub(super) fn feeds_several(&self) -> bool {
         self.lock().feeds.len() > 1
     }
 
-    /// Whether an event of this name would have to wait, and no more may.
+    /// Whether an event of this name has to wait, and no more keys may.
     pub(super) fn is_full_for(&self, name: &str) -> bool {
         let state = self.lock();
         state.keys.len() >= MOST_KEYS && state.names.contains_key(name)
     }
 
-    /// Whether events of a name wait.
+    /// Whether events of this name wait.
     pub(super) fn is_closed_name(&self, name: &str) -> bool {
         self.lock().names.contains_key(name)
     }
 
-    /// A row is refused for ever: what follows it under its key waits.
+    /// A row is refused permanently: later rows of its key are parked.
     pub(super) fn refuse(&self, row: Row, error: String) -> Parked {
         block(&mut self.lock(), &row);
         Parked {
@@ -109,7 +109,7 @@ impl Aside {
         }
     }
 
-    /// The row as it is put aside, if it does not go now; `stream` is where it would go.
+    /// Returns the row as it is to be parked, if it cannot be published now; `stream` is its target.
     pub(super) fn take(&self, stream: Option<&str>, row: &Row) -> Option<Parked> {
         let mut state = self.lock();
         let parked = |error: String, waits_for: Option<WaitsFor>| {
@@ -180,7 +180,7 @@ mod tests {
         assert!(aside.take(None, &row(6, "a.b", Some("j"))).is_none());
         assert!(aside.take(None, &row(6, "a.b", None)).is_none());
         assert_eq!(waits_for(aside.take(None, &row(6, "a.b", Some("k")))), None);
-        // An earlier one is refused later.
+        // An earlier row is refused later.
         aside.refuse(row(2, "a.b", Some("k")), "too large".into());
         assert!(aside.take(None, &row(4, "a.b", Some("k"))).is_some());
     }

@@ -1,4 +1,5 @@
-//! What the relay says of a fault, and to whom: who is in its way, and the status. Never decides what follows from it.
+//! Reports a fault of the relay in the log and in the status, and names who holds a lock. Never decides what
+//! follows.
 
 use std::time::Duration;
 
@@ -6,13 +7,13 @@ use super::{Relay, fault::Fault, life::Life};
 use crate::outbox::Store;
 
 impl<DB: Store> Relay<DB> {
-    /// A connection that waits for a lock no longer than the lease bears: whoever has it is named, and the lease is not
-    /// lost over it.
+    /// Connects with a lock timeout that is shorter than the lease: the fault then names the holder of the lock, and
+    /// the lease is not lost while the relay waits.
     pub(super) async fn connect(&self) -> Result<DB::Connection, sqlx::Error> {
         self.outbox.connect_for(self.settings.lease / 2).await
     }
 
-    /// Who is in the way, where others are.
+    /// Names the holders of a lock, when the fault is about one.
     pub(super) async fn explained(&self, fault: Fault) -> Fault {
         match fault {
             Fault::Database(error) if DB::is_locked_out(&error) => {
@@ -22,7 +23,7 @@ impl<DB: Store> Relay<DB> {
         }
     }
 
-    /// Has a fault shown by the status, if the database can be reached. Gives whether it is to be said.
+    /// Shows a fault in the status, if the database can be reached. Returns whether the caller is to log it.
     pub(super) async fn complain(&self, life: &Life, fault: &Fault) -> bool {
         const WITHIN: Duration = Duration::from_secs(1);
         if !fault.holds_up() {
@@ -30,12 +31,12 @@ impl<DB: Store> Relay<DB> {
         }
         let (troubles, cure) = (&life.troubles, fault.cure(DB::KIND, &life.bus));
         let is_said = troubles.begin(&fault.place(), &fault.to_string(), &cure);
-        // Newer tables are not for this program to write.
+        // This program must not write to newer tables.
         if matches!(fault, Fault::Version { .. }) {
             return is_said;
         }
         let complaining = async {
-            // What waits for a lock would be one more that waits, after it is given up here.
+            // A statement that waits for a lock would go on waiting after this call has timed out.
             let mut connection = self.outbox.connect_for(WITHIN).await?;
             let names = &self.outbox.shared.names;
             let owner = &self.settings.owner;

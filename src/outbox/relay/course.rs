@@ -1,4 +1,4 @@
-//! What the router and the lanes of a tenure have in common. Never sends.
+//! What the router and the lanes of a tenure share. Never sends.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,14 +21,14 @@ use crate::{
     },
 };
 
-/// One of them for what goes back, one for what is new.
+/// One exists for restoring parked rows, another for new rows.
 pub(super) struct Course<C> {
     pub(super) owner: String,
     pub(super) bus: Bus,
     pub(super) source: String,
-    /// How many events a batch may have.
+    /// The most events in a batch.
     pub(super) batch: usize,
-    /// How long a stream that takes nothing may hold up others.
+    /// How long a closed stream may hold up other streams.
     pub(super) patience: Duration,
     pub(super) fence: Fence,
     pub(super) stored: Arc<Stored>,
@@ -44,14 +44,14 @@ impl<C: Cursor> Course<C> {
         sent.map_err(|_| Fault::Ended("the keeper".to_owned()))
     }
 
-    /// Events of a name wait from now on, and it is said why.
+    /// Events of this name wait from now on; the issue is recorded.
     pub(super) fn close_name(&self, name: &str, reason: &str, cure: &str) {
         let place = WaitsFor::Subject(name.to_owned()).to_string();
         self.troubles.begin(&place, reason, cure);
         self.aside.close_name(name, reason);
     }
 
-    /// Has rows put aside.
+    /// Has rows parked.
     pub(super) async fn park(
         &self,
         origins: Vec<Origin>,

@@ -1,4 +1,4 @@
-//! Why a relay ends by itself. Never what it gets over.
+//! Why a relay ends by itself. Never a fault that it recovers from.
 
 use super::Fault;
 use crate::outbox::{Store, home::USE_NATS, origin::REBASE, version_sentence};
@@ -7,7 +7,7 @@ use crate::outbox::{Store, home::USE_NATS, origin::REBASE, version_sentence};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RelayError {
-    /// The tables are not there.
+    /// The tables do not exist.
     #[error("the database has no outbox: run `tidings migrate`, or call `Outbox::migrate`")]
     NotMigrated(#[source] sqlx::Error),
     /// The database is a copy, made by dump and restore or row by row.
@@ -26,7 +26,7 @@ pub enum RelayError {
         /// Whether the tables are newer.
         is_newer: bool,
     },
-    /// It is another NATS than the one that the outbox is relayed into.
+    /// The connected NATS is not the one that the outbox is relayed into.
     #[error("{reason}; try: {USE_NATS}")]
     Elsewhere {
         /// How that shows.
@@ -35,8 +35,8 @@ pub enum RelayError {
 }
 
 impl RelayError {
-    /// A fault that no later try gets over; the fault itself when one may. What has changed while the relay worked it
-    /// waits for.
+    /// The error of a fault that no retry recovers from; `Ok` with the fault when one may. If the version or the
+    /// NATS changes while the relay works, the relay waits instead of ending.
     pub(super) fn or_fault<DB: Store>(fault: Fault, is_admitted: bool) -> Result<Fault, Self> {
         match fault {
             Fault::Database(error) if DB::is_missing_table(&error) => Err(Self::NotMigrated(error)),

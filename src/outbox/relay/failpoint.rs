@@ -1,7 +1,7 @@
-//! The places at which a test can stop a relay for ever, as if its process had died there. Without the
-//! feature `failpoints` nothing is compiled at them. Never changes what a relay does otherwise.
+//! The points at which a test can stop a relay permanently, as if its process had died there. Without the feature
+//! `failpoints` nothing is compiled at them. Never changes what a relay does otherwise.
 
-// Without the feature the points are named in this crate only.
+// Without the feature, only this crate names the points.
 #![cfg_attr(not(feature = "failpoints"), allow(unreachable_pub))]
 
 #[cfg(feature = "failpoints")]
@@ -9,27 +9,27 @@ pub(super) use armed::reach;
 #[cfg(feature = "failpoints")]
 pub use armed::{Armed, arm};
 
-/// A place between the outbox and the stream.
+/// A point between the outbox and the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Point {
-    /// A page with rows in it was read; none of them is on its way.
+    /// A page with rows in it was read; none of them is sent.
     Fetched,
-    /// The members of a batch are sent; its commit, or the few rows that go without one, are not.
+    /// The members of a batch are sent. Its commit is not, nor are the few rows that go without a batch.
     MembersSent,
-    /// The stream has answered; nobody has taken note of it.
+    /// The stream has answered; the relay has not processed the answer.
     Answered,
-    /// It was noted what was confirmed; nothing of it is written down.
+    /// The keeper has noted what was confirmed; nothing of it is in the database.
     Noted,
-    /// A checkpoint is about to be written: one of a confirmation, of a stream's end or of the lease alone.
+    /// A checkpoint is about to be written: for a confirmation, for a stream's end or for the lease alone.
     Checkpoint,
-    /// It is written, and nothing else has been done since.
+    /// The checkpoint is written, and nothing has been done since.
     Checkpointed,
 }
 
 #[cfg(feature = "failpoints")]
 impl Point {
-    /// All of them, in the order in which an event comes by.
+    /// All points, in the order in which an event passes them.
     pub const ALL: [Self; 6] = [
         Self::Fetched,
         Self::MembersSent,
@@ -40,7 +40,7 @@ impl Point {
     ];
 }
 
-/// The relay comes by a point.
+/// Does nothing: no point is armed without the feature.
 #[cfg(not(feature = "failpoints"))]
 #[inline(always)]
 pub(super) fn reach(_owner: &str, _point: Point) -> std::future::Ready<()> {
@@ -49,7 +49,7 @@ pub(super) fn reach(_owner: &str, _point: Point) -> std::future::Ready<()> {
 
 #[cfg(feature = "failpoints")]
 mod armed {
-    //! What is armed, for the whole process: by the name of the relay's owner, which no two have.
+    //! The armed points of the whole process, by the name of the relay's owner, which is unique.
 
     use std::{
         collections::HashMap,
@@ -64,7 +64,7 @@ mod armed {
 
     struct Trap {
         point: Point,
-        /// How often it is still passed.
+        /// How many passes remain until the relay is stopped.
         passes: usize,
         sprung: CancellationToken,
         freed: CancellationToken,
@@ -78,10 +78,10 @@ mod armed {
         freed: CancellationToken,
     }
 
-    /// Stops the relay of this owner when it comes by the point for the `nth` time, counted from 1. From
-    /// then on it passes no other point either, so that nothing more is written down.
+    /// Stops the relay of this owner when it reaches the point for the `nth` time, counted from 1. From then on the
+    /// relay passes no other point either, so that nothing more is written.
     ///
-    /// The relay's task has to be aborted then: that is its death.
+    /// The test must then abort the relay's task: that is the relay's death.
     #[must_use]
     pub fn arm(owner: &str, point: Point, nth: usize) -> Armed {
         let (sprung, freed) = (CancellationToken::new(), CancellationToken::new());
@@ -101,12 +101,12 @@ mod armed {
     }
 
     impl Armed {
-        /// Ends when the relay has been stopped.
+        /// Completes when the relay has been stopped.
         pub async fn reached(&self) {
             self.sprung.cancelled().await;
         }
 
-        /// Lets the relay go on from where it was stopped.
+        /// Lets the relay continue from where it was stopped.
         pub fn let_go(self) {
             self.freed.cancel();
         }
@@ -120,14 +120,14 @@ mod armed {
         }
     }
 
-    /// The relay comes by a point.
+    /// Stops the relay at this point when it is armed.
     pub(in crate::outbox::relay) async fn reach(owner: &str, point: Point) {
         if let Some(freed) = caught(owner, point) {
             freed.cancelled().await;
         }
     }
 
-    /// What a relay that is stopped here has to wait for.
+    /// The token that a relay which is stopped here waits for.
     fn caught(owner: &str, point: Point) -> Option<CancellationToken> {
         let mut traps = traps();
         let trap = traps.as_mut()?.get_mut(owner)?;

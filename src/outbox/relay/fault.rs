@@ -1,4 +1,4 @@
-//! What interrupts a relay, and what helps. Never decides how long it pauses.
+//! What interrupts a relay, and its cure. Never decides how long the relay pauses.
 
 use std::time::Duration;
 
@@ -16,12 +16,12 @@ use crate::{
     },
 };
 
-/// What interrupts the relay; it begins again after a pause.
+/// What interrupts the relay; it restarts after a pause.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::outbox) enum Fault {
     #[error("{cause}: {}", said(.0), cause = Diagnosis::of(.0).map_or("the database failed", |diagnosis| diagnosis.cause))]
     Database(#[from] sqlx::Error),
-    /// Others have locked something of the outbox.
+    /// Another connection holds a lock on the outbox.
     #[error("{0}")]
     Locked(String),
     #[error(transparent)]
@@ -30,7 +30,7 @@ pub(in crate::outbox) enum Fault {
     Reader(#[from] ReaderError),
     #[error("stream {stream} did not confirm: {refusal}")]
     Unconfirmed { stream: String, refusal: Refusal },
-    /// The server answers, and what it was sent is not there.
+    /// The server answers, and does not store what it was sent.
     #[error(
         "stream {stream} does not store what it is sent: its server answers, and within {after:?} {stored} of {sent} \
          events were stored; the disk of its JetStream store is full, fails, or is too slow"
@@ -41,7 +41,7 @@ pub(in crate::outbox) enum Fault {
         stored: u64,
         after: Duration,
     },
-    /// The server answers nobody who publishes into it.
+    /// The stream sends no acks to its publishers.
     #[error("{}", cause_of_no_ack(stream).reason)]
     NoAck { stream: String },
     #[error("the connection to NATS was lost")]
@@ -79,7 +79,7 @@ pub(in crate::outbox) enum Fault {
 const NONE: &str = "none is needed, the relay begins again";
 
 impl Fault {
-    /// What is concerned.
+    /// The place of the issue.
     pub(super) fn place(&self) -> String {
         match self {
             Self::Unwritten { stream, .. } | Self::NoAck { stream } => {
@@ -89,12 +89,12 @@ impl Fault {
         }
     }
 
-    /// Whether events are held up by it. What a relay that stood still was to do, another one may have done.
+    /// Whether the fault holds events up. While this relay stood still, another one may have relayed them.
     pub(super) fn holds_up(&self) -> bool {
         !matches!(self, Self::Stopped | Self::Fenced | Self::StoodStill)
     }
 
-    /// What helps, where it does not pass by itself; `kind` is the database's.
+    /// The cure, unless the fault passes by itself; `kind` is the database's.
     pub(super) fn cure(&self, kind: &str, bus: &Bus) -> String {
         match self {
             Self::Database(error) => match Diagnosis::of(error) {
@@ -149,7 +149,7 @@ fn of_reader(error: &ReaderError) -> Option<&BusError> {
     std::error::Error::source(error)?.downcast_ref()
 }
 
-/// Whether the tables are of this program's version, as far as this role may know.
+/// Checks that the tables are of this program's version, as far as this role may know.
 pub(super) async fn is_of_version<DB: Statements>(
     connection: &mut DB::Connection,
     names: &Names,
@@ -168,7 +168,7 @@ pub(super) async fn is_of_version<DB: Statements>(
     }
 }
 
-/// How a part of the relay has ended, when it was not to.
+/// The fault of a part of the relay that ended unexpectedly.
 pub(super) fn fault_of(ended: Result<Result<(), Fault>, tokio::task::JoinError>) -> Fault {
     match ended {
         Ok(Ok(())) => Fault::Ended("without a reason".to_owned()),

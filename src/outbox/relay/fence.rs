@@ -13,7 +13,7 @@ pub(super) struct Fence(Arc<Mutex<State>>);
 
 struct State {
     until: Instant,
-    /// The statement that renews the lease is under way.
+    /// The statement that renews the lease is running.
     is_asked: bool,
 }
 
@@ -25,12 +25,12 @@ impl Fence {
         })))
     }
 
-    /// The database is being asked to renew the lease.
+    /// The relay begins a statement that renews the lease.
     pub(super) fn asks(&self) {
         self.lock().is_asked = true;
     }
 
-    /// It has.
+    /// The lease was renewed until this moment.
     pub(super) fn extend(&self, moment: Instant) {
         *self.lock() = State {
             until: moment,
@@ -38,7 +38,7 @@ impl Fence {
         };
     }
 
-    /// Why the time is over: the database did not answer, or this process stood still.
+    /// Why the lease is over: the database did not answer, or this process stood still.
     pub(super) fn over(&self) -> Fault {
         match self.lock().is_asked {
             true => Fault::Silent,
@@ -54,14 +54,14 @@ impl Fence {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends when the fence is not extended in time.
+    /// Completes when the fence is not extended in time.
     pub(super) async fn passed(&self) {
         while Instant::now() < self.moment() {
             tokio::time::sleep_until(self.moment()).await;
         }
     }
 
-    /// What stands for the server's answer when the time is over.
+    /// The refusal that takes the place of the server's answer once the lease is over.
     pub(super) fn refuse(&self) -> Result<(), Refusal> {
         self.check().map_err(|over| Refusal::Transient {
             code: 0,

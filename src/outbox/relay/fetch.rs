@@ -1,5 +1,5 @@
-//! Reads the outbox, page after page, ahead of what is being sent; moves delayed events into it when they
-//! are due; waits when there is nothing. Never decides what happens to a row.
+//! Reads the outbox page by page, ahead of what is being sent; moves due delayed events into it; waits when there is
+//! nothing. Never decides what happens to a row.
 
 use std::time::Duration;
 
@@ -20,11 +20,11 @@ use crate::{
     },
 };
 
-/// How long the database may take for a page; a dead connection would be waited for for ever.
+/// How long the database may take for a page; without it, the relay would wait forever on a dead connection.
 const SILENCE: Duration = Duration::from_secs(60);
 /// How many batches a page may fill.
 const BATCHES_A_PAGE: usize = 2;
-/// For how long after the last event it is polled often.
+/// How long after the last event the outbox is polled often.
 const BUSY_FOR: Duration = Duration::from_secs(1);
 const BUSY_FIRST: Duration = Duration::from_millis(1);
 const BUSY_LONGEST: Duration = Duration::from_millis(50);
@@ -35,13 +35,13 @@ pub(super) struct Fetcher<DB: Store> {
     connection: DB::Connection,
     cursor: DB::Cursor,
     size: PageSize,
-    /// What the server takes.
+    /// The server's payload limit.
     max_payload: usize,
     pings: Pings,
     hints: Hints,
     poll: Poll,
     agenda: Agenda,
-    /// Whatever a predecessor may have read lies behind.
+    /// The cursor is past everything that a predecessor may have read.
     is_past: bool,
 }
 
@@ -69,7 +69,7 @@ impl<DB: Store> Fetcher<DB> {
         })
     }
 
-    /// Reads until `stop`, or until nobody takes the pages.
+    /// Reads until `stop`, or until the receiver of the pages is gone.
     pub(super) async fn run(
         mut self,
         pages: mpsc::Sender<Page<DB::Cursor>>,
@@ -99,7 +99,7 @@ impl<DB: Store> Fetcher<DB> {
         Ok(())
     }
 
-    /// Reads a page, and asks for the next delayed event when it is time to.
+    /// Reads a page, and asks for the next delayed event when that is due.
     async fn fetch(&mut self) -> Result<Page<DB::Cursor>, Fault> {
         let asked = Instant::now();
         let bound = Bound {
@@ -117,9 +117,9 @@ impl<DB: Store> Fetcher<DB> {
         Ok(page)
     }
 
-    /// A predecessor may have put rows aside and not lived to move the cursor past them. They stay there, though what
-    /// was wrong with them may be gone: somebody decides, or they go back with what follows them. What somebody has
-    /// given up since stays out, too.
+    /// A predecessor may have parked rows and died before the cursor passed them. They stay parked, even if their
+    /// reason is gone: an operator decides, or they are restored together with the rows that follow them. Rows that
+    /// an operator has discarded since are left out, too.
     async fn pass_over_parked(&mut self, page: &mut Page<DB::Cursor>) -> Result<(), Fault> {
         let ids: Vec<i64> = page.rows.iter().map(|row| row.id).collect();
         if !ids.is_empty() {
@@ -131,8 +131,8 @@ impl<DB: Store> Fetcher<DB> {
         Ok(())
     }
 
-    /// Moves what is due into the log, where the next page finds it. A relay that has lost its lease may
-    /// do so beside its successor: that moves each event once and in order, too.
+    /// Moves due events into the log, where the next page finds them. A relay that has lost its lease may do so
+    /// concurrently with its successor: each event is still moved once and in order.
     async fn move_due(&mut self) -> Result<(), Fault> {
         let names = &self.outbox.shared.names;
         let moving = DB::move_due(&mut self.connection, names, CHUNK);
@@ -142,7 +142,7 @@ impl<DB: Store> Fetcher<DB> {
         Ok(())
     }
 
-    /// Waits for a commit, here or elsewhere, or until a delayed event is due or it is time to look anyway.
+    /// Waits for a commit, here or elsewhere, until a delayed event is due, or until the next poll.
     async fn rest(&mut self, stop: &CancellationToken) {
         let now = Instant::now();
         let delay = self.poll.next(now);
@@ -164,7 +164,7 @@ impl<DB: Store> Fetcher<DB> {
     }
 }
 
-/// Waits for a hint from elsewhere, which counts after a pause.
+/// Waits for a hint from another process, which counts after a pause.
 async fn hinted(pings: &Pings, pause: Duration) {
     if !pause.is_zero() {
         tokio::time::sleep(pause).await;
@@ -172,11 +172,11 @@ async fn hinted(pings: &Pings, pause: Duration) {
     pings.next().await;
 }
 
-/// Hints that were true are followed at once. As long as nothing is there though there were some, they are followed ever
-/// less: anybody may send them.
+/// Follows hints that were true at once. While hints come and the outbox is empty, follows them ever less often: any
+/// client of NATS may send them.
 #[derive(Default)]
 struct Hints {
-    /// The last look was because of one.
+    /// The last look was caused by a hint.
     is_followed: bool,
     pause: Duration,
 }
@@ -199,7 +199,7 @@ impl Hints {
     }
 }
 
-/// How long to wait before looking again: often after an event, then 4 times a second.
+/// How long to wait before the next poll: often after an event, then 4 times a second.
 struct Poll {
     since: Instant,
     delay: Duration,

@@ -1,7 +1,7 @@
-//! What a lane has sent and is being answered. Never decides what an answer means.
+//! What a lane has sent and waits to have confirmed. Never decides what an answer means.
 //!
-//! A batch costs the server about 3 ms however small it is. So a few rows of different keys go side by
-//! side, each confirmed by itself: no key has two of them, hence none can pass another.
+//! A batch costs the server about 3 ms however small it is. So a few rows of different keys are sent concurrently,
+//! each confirmed on its own: no key has two of them, so they cannot be reordered within a key.
 
 use std::{
     collections::HashSet,
@@ -19,39 +19,38 @@ use crate::{
     outbox::store::Row,
 };
 
-/// Up to so many rows of different keys go side by side: where the costs of the two ways meet, measured
+/// The most rows of different keys that are sent concurrently: where the costs of the two methods meet, measured
 /// with `sync_interval: always`.
 const FEW: usize = 16;
 
-/// A row on its way.
+/// A row in flight.
 pub(super) struct Item {
     pub(super) origin: Origin,
     pub(super) row: Row,
     pub(super) envelope: Envelope,
-    /// Its share of the memory that a lane may hold.
+    /// Its share of the payload that a lane may hold in memory.
     pub(super) _share: OwnedSemaphorePermit,
 }
 
 impl Item {
-    /// The message.
     pub(super) fn submission(&self, source: &str) -> Submission {
         let time = self.row.at;
         Submission::new(&self.envelope, wire::Defaults { source, time })
     }
 }
 
-/// What the stream says: once for a batch, which is about its last row, or to each of a few rows.
+/// The answer of the stream: one for a batch, about its last row, or one for each of a few rows.
 pub(super) enum Answer {
     Batch(Result<Confirmed, Refusal>),
     Each(Vec<Result<Confirmed, Refusal>>),
 }
 
-/// Rows on the wire, and their answer. The fence is asked at the moment of sending: time may pass before it
-/// is polled.
+/// Rows in flight, and their answer. The fence is checked at the moment of sending, since time may pass before the
+/// future is polled.
 pub(super) struct Flying(BoxFuture<'static, (Vec<Item>, Answer)>);
 
 impl Flying {
-    /// A batch whose members are sent already.
+    /// A batch whose members are already sent; this sends its commit.
     pub(super) fn batch(
         bus: Bus,
         fence: Fence,
@@ -70,7 +69,7 @@ impl Flying {
         Self(answered.boxed())
     }
 
-    /// A few rows, side by side.
+    /// A few rows, sent concurrently.
     pub(super) fn each(
         bus: Bus,
         fence: Fence,
@@ -91,13 +90,13 @@ impl Flying {
         Self(answered.boxed())
     }
 
-    /// Waits for the answer, and keeps it.
+    /// Waits for the answer, and stores it.
     pub(super) async fn land(&mut self) {
         let landed = (&mut self.0).await;
         self.0 = futures::future::ready(landed).boxed();
     }
 
-    /// Whether rows may go side by side: few, and no two of one key.
+    /// Whether rows may be sent concurrently: few, and no two of one key.
     pub(super) fn is_few(items: &[Item]) -> bool {
         if items.len() > FEW {
             return false;

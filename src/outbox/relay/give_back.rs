@@ -1,11 +1,11 @@
-//! The way back of what is parked: at the beginning of a tenure, before anything new is read, what may go back
-//! is published, in the order in which it was written. Never reads the log.
+//! Restores parked rows: at the start of a tenure, before new rows are read, publishes those that may go, in the
+//! order in which they were written. Never reads the log.
 //!
-//! Only then, and not beside the log: what is published here lies in the stream behind the relay's position,
-//! and the position does not move meanwhile, so whoever resumes after a crash finds it there.
+//! Only then, and not concurrently with the log: what is published here lies in the stream behind the relay's
+//! position, and the position does not move meanwhile. So the next owner finds it there after a crash.
 //!
-//! What the cursor has not passed is parked no more instead: the log has it still, behind older rows of its key, and
-//! brings it in its turn, once.
+//! A row that the cursor has not passed is only unparked: the log still has it, behind older rows of its key, and
+//! the relay publishes it from there in order, once.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -38,15 +38,15 @@ use crate::{
     },
 };
 
-/// The pauses between two looks at what is waited for.
+/// The pauses between two checks of what parked rows wait for.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// Rows that are read at once, at most.
+/// The most rows that are read at once.
 const ROWS: usize = 1000;
-/// So many ids are looked for at once.
+/// The most ids that are looked up at once.
 const IDS: usize = 10_000;
 
-/// When it is looked again whether what parked rows wait for is there. It outlives a tenure.
+/// When to check again whether what parked rows wait for is there. Outlives a tenure.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LookAgain {
     at: Instant,
@@ -65,14 +65,14 @@ impl LookAgain {
         self.at
     }
 
-    /// It was not there.
+    /// The check found nothing: the pause doubles.
     pub(super) fn later(&mut self) {
         self.at = Instant::now() + self.pause;
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
     }
 }
 
-/// Those of the reasons that may be over. Who is not sure says yes: publishing shows.
+/// Returns the reasons that may be over. When unsure, the reason is included: publishing shows whether it is.
 pub(super) async fn may_go(bus: &Bus, reasons: &[Reason]) -> Result<Vec<WaitsFor>, Fault> {
     let mut open = Vec::new();
     for reason in reasons {
@@ -95,8 +95,8 @@ pub(super) async fn may_go(bus: &Bus, reasons: &[Reason]) -> Result<Vec<WaitsFor
     Ok(open)
 }
 
-/// Publishes what may go back; `course` takes nothing but what is parked. Returns when all of it is written
-/// down: published, or parked again with another reason.
+/// Publishes parked rows that may go; `course` takes only parked rows. Returns when all of it is written down:
+/// published, or parked again with another reason.
 pub(super) async fn give_back<DB: Store>(
     outbox: &Outbox<DB>,
     connection: &mut DB::Connection,
@@ -111,7 +111,7 @@ pub(super) async fn give_back<DB: Store>(
     let (reports, stop) = (course.reports.clone(), course.stop.clone());
     let max_payload = course.bus.max_payload();
     let aside = Arc::clone(&course.aside);
-    // What waits for these stays where it is, so nothing else may go there before it.
+    // Rows that wait for these streams stay parked, so no other row may go there before them.
     for Reason {
         waits_for, error, ..
     } in &waiting.reasons
@@ -130,7 +130,7 @@ pub(super) async fn give_back<DB: Store>(
     let mut events = 0;
     let mut size = PageSize::new(ROWS, ROWS);
     while !stop.is_cancelled() {
-        // What is refused again is not read to its end: it is parked as it is.
+        // Rows that wait for something closed again are not read any further: they stay parked.
         open.retain(|waits_for| !aside.is_closed(waits_for));
         if open.is_empty() && !waiting.is_asked {
             break;
@@ -170,7 +170,7 @@ pub(super) async fn give_back<DB: Store>(
     Ok(())
 }
 
-/// An owner who did not live to write it down may have published some. They are not asked for again, even if
+/// Records parked rows that an earlier owner published but did not write down. They are not published again, even if
 /// what they waited for is closed by now: the position is about to pass them.
 async fn note_stored<DB: Store>(
     outbox: &Outbox<DB>,
@@ -188,7 +188,7 @@ async fn note_stored<DB: Store>(
             for row in &among.rows {
                 behind = row.id;
                 let known = course.stored.anywhere(&course.bus, row.id, row.into());
-                // One that has another event's id is not stored.
+                // A row whose id belongs to another event is not stored.
                 if let (Known::Event(_), entry) = known.await? {
                     confirmation.entries.extend(entry);
                     confirmation.returned.push(row.id);
@@ -206,7 +206,7 @@ async fn note_stored<DB: Store>(
     write(&course.reports).await
 }
 
-/// Leaves those that the cursor has passed. The others are parked no more, and are read from the log.
+/// Keeps the rows that the cursor has passed. The others are unparked, and are read from the log.
 async fn leave_to_the_log<DB: Store>(
     outbox: &Outbox<DB>,
     connection: &mut DB::Connection,
@@ -233,7 +233,7 @@ async fn leave_to_the_log<DB: Store>(
     reported.map_err(|_| Fault::Ended("the keeper".to_owned()))
 }
 
-/// Has everything written down that was reported.
+/// Has everything written to the database that was reported.
 async fn write<C>(reports: &mpsc::Sender<Report<C>>) -> Result<(), Fault> {
     let ended = || Fault::Ended("the keeper".to_owned());
     let (written, is_written) = oneshot::channel();
@@ -242,8 +242,8 @@ async fn write<C>(reports: &mpsc::Sender<Report<C>>) -> Result<(), Fault> {
     is_written.await.map_err(|_| ended())
 }
 
-/// The first parked row of each key when the return began. Somebody may ask for a key while its first row
-/// is passed already: then what follows it waits for the next return, too.
+/// The first parked row of each key when the restore began. An operator may unpark a key after its first row was
+/// passed: then its later rows wait for the next restore, too.
 struct Firsts<'a> {
     ids: HashMap<&'a str, i64>,
     gone: HashSet<&'a str>,
@@ -269,7 +269,7 @@ impl<'a> Firsts<'a> {
     }
 }
 
-/// Nothing is put aside yet when what is parked goes back: each row is tried.
+/// At the start of a restore nothing is closed: each row is tried.
 pub(super) fn nothing_aside() -> Aside {
     Aside::new(Vec::new(), [], [])
 }
@@ -298,7 +298,7 @@ mod tests {
             })
         };
         assert!(lets_go(5, Some("a")) && lets_go(9, Some("a")));
-        // Before the first one of its key: it waits for a stream.
+        // Before the first row of its key: it waits for a stream.
         assert!(lets_go(4, Some("b")));
         assert!(!lets_go(9, Some("b")));
         assert!(lets_go(9, Some("c")) && lets_go(9, None));

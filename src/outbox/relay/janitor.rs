@@ -1,5 +1,5 @@
-//! Frees what is old, beside the relay: on a connection of its own, which it opens for each round, so that
-//! neither a lock nor a large file ever delays the lease. Never touches what the written cursor has not passed.
+//! Frees old rows, concurrently with the relay. Each round opens a connection of its own, so that neither a lock nor
+//! a large file delays the lease. Never touches rows that the stored cursor has not passed.
 
 use std::time::Duration;
 
@@ -10,12 +10,12 @@ use crate::{
     outbox::{HeldSlot, Outbox, Store, store::Reclaimed},
 };
 
-/// How often storage is looked at. A slot is written to for at least as long.
+/// How often storage is checked. A slot is written to for at least this long.
 const ROUND: Duration = Duration::from_secs(300);
-/// The first rounds of a tenure: what is old is freed soon.
+/// The pause before the first rounds of a tenure, so that old rows are freed soon.
 const FIRST: Duration = Duration::from_secs(1);
 const FIRST_ROUNDS: u8 = 2;
-/// While a slot is held, and how often its holders are named.
+/// The pause while a slot is held, and how often its holders are logged.
 const HELD: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_millis(100);
 
@@ -26,7 +26,7 @@ pub(super) struct Janitor<DB: Store> {
     cursor: watch::Receiver<Option<DB::Cursor>>,
     named_at: Option<Instant>,
     is_advised: bool,
-    /// How many of the first rounds are left.
+    /// How many of the first rounds remain.
     first_rounds: u8,
 }
 
@@ -46,7 +46,7 @@ impl<DB: Store> Janitor<DB> {
         }
     }
 
-    /// Runs until it is dropped. A failure delays the freeing, and nothing else.
+    /// Runs until it is dropped. A failure only delays the freeing.
     pub(super) async fn run(mut self) {
         let mut pause = FIRST;
         loop {
@@ -80,8 +80,7 @@ impl<DB: Store> Janitor<DB> {
         Ok(reclaimed)
     }
 
-    /// Says what was done, and returns when to look again: where there was something to free, there may be
-    /// more.
+    /// Logs what was done, and returns when to look again: after something was freed, there may be more.
     fn tell(&mut self, reclaimed: Reclaimed) -> Duration {
         if let Some(advice) = reclaimed.advice.filter(|_| !self.is_advised) {
             self.is_advised = true;

@@ -1,5 +1,4 @@
-//! Keeps the lease and writes down how far the relay is. Never moves the cursor past what is neither
-//! confirmed nor parked.
+//! Renews the lease and writes checkpoints. Never moves the cursor past a row that is neither confirmed nor parked.
 
 mod parking;
 
@@ -38,9 +37,9 @@ use crate::{
     },
 };
 
-/// Checkpoints are written no more often than this.
+/// The minimum time between two checkpoints of progress.
 const CHECKPOINT: Duration = Duration::from_millis(500);
-/// How often the streams are looked at; sooner at first.
+/// How often the streams are surveyed; sooner at first.
 const TIDY: Duration = Duration::from_secs(60);
 const TIDY_SOON: Duration = Duration::from_secs(1);
 
@@ -54,9 +53,9 @@ pub(super) struct Post<DB: Store> {
     pub(super) fence: Fence,
     pub(super) troubles: Troubles,
     pub(super) reporter: Arc<Reporter>,
-    /// Ends the tenure, and another begins.
+    /// Ends this tenure; the next one begins.
     pub(super) turn: CancellationToken,
-    /// The relay ends for good: the lease is released then.
+    /// The relay ends for good: the keeper releases the lease then.
     pub(super) stop: CancellationToken,
     pub(super) look_again: Arc<Mutex<LookAgain>>,
 }
@@ -64,29 +63,29 @@ pub(super) struct Post<DB: Store> {
 pub(super) struct Keeper<DB: Store> {
     post: Post<DB>,
     progress: Progress<DB::Cursor>,
-    /// Everything before it is done; newer than what is written.
+    /// Everything before it is done; newer than the stored cursor.
     cursor: Option<DB::Cursor>,
-    /// Where each stream was behind the last page before the cursor. Whoever resumes reads the stream from
-    /// there, and finds all that was confirmed of the pages behind the cursor.
+    /// Where each stream was behind the last page before the cursor. The next owner of the lease reads the stream
+    /// from there, and finds everything confirmed of the pages behind the cursor.
     streams: Positions,
-    /// What was confirmed and is not behind the position yet, with its page.
+    /// Entries that were confirmed and are not covered by the position yet, with their page.
     ahead: Vec<(u64, Entry)>,
     /// Where the streams ended when the tenure began.
     ends: Positions,
-    /// Streams whose position stays where it is until the cursor has passed everything that was committed
-    /// before the tenure began: what an earlier tenure has stored lies there in an order of its own.
+    /// Streams whose position is held until the cursor has passed everything committed before the tenure began: what
+    /// an earlier tenure stored there is in an order of its own.
     held: HashSet<String>,
     /// The first whole page of the tenure, until the cursor has passed it.
     whole: Option<u64>,
     is_caught_up: bool,
-    /// That it has caught up is not written down yet.
+    /// The relay has caught up, and that is not written yet.
     catches_up: bool,
     ledger: Vec<Entry>,
     /// Parked rows that were published.
     returned: Vec<i64>,
     /// Something was confirmed or parked since the last checkpoint.
     dirty: bool,
-    /// The log is being read. What is asked for, or may go back, ends the tenure from now on.
+    /// The log is being read. A request to unpark, or a row that may be restored, ends the tenure from now on.
     is_relaying: bool,
     is_waiting: bool,
     /// The cursor that is in the database.
@@ -123,7 +122,7 @@ impl<DB: Store> Keeper<DB> {
         }
     }
 
-    /// Runs until the reports end, then writes the last checkpoint; at the relay's end it releases the lease.
+    /// Runs until the reports end, then writes the last checkpoint. When the relay ends, releases the lease.
     pub(super) async fn run(
         mut self,
         mut reports: mpsc::Receiver<Report<DB::Cursor>>,
@@ -161,10 +160,10 @@ impl<DB: Store> Keeper<DB> {
                     self.look().await?;
                 }
                 () = tokio::time::sleep_until(say_at) => {
-                    // Somebody may have migrated them meanwhile.
+                    // Another program may have migrated the tables meanwhile.
                     let names = &self.post.outbox.shared.names;
                     is_of_version::<DB>(&mut self.post.connection, names).await?;
-                    // Whoever sees to a loss is not this relay.
+                    // Losses are repaired or acknowledged elsewhere, not by this relay.
                     if self.losses.are_open() {
                         let names = &self.post.outbox.shared.names;
                         let kept = DB::losses(&mut self.post.connection, names).await?;
@@ -175,7 +174,8 @@ impl<DB: Store> Keeper<DB> {
             }
         }
         self.checkpoint().await?;
-        // What that has ended is over in the status, too: nothing else would be written for as long as no relay runs.
+        // The status must also show the issues that this has ended: nothing else is written until a relay runs
+        // again.
         self.end_settled().await?;
         if self.dirty {
             self.checkpoint().await?;
@@ -227,7 +227,7 @@ impl<DB: Store> Keeper<DB> {
             } => {
                 self.begin_stream(stream, incarnation, sequence, at)?;
                 self.checkpoint().await?;
-                // A lane that is gone does not wait.
+                // A lane that has ended does not wait.
                 let _ = written.send(());
             }
             Report::Confirmed(confirmation) => {
@@ -254,8 +254,8 @@ impl<DB: Store> Keeper<DB> {
         Ok(())
     }
 
-    /// A stream that is known keeps its place: what lies behind it may be of an unfinished page. One that
-    /// was created anew, or has lost its end, since the tenure began is the next tenure's to find.
+    /// A known stream keeps its position: what lies behind it may be of an unfinished page. A stream that was
+    /// recreated or truncated since the tenure began is left to the next tenure.
     fn begin_stream(
         &mut self,
         stream: String,
@@ -274,8 +274,8 @@ impl<DB: Store> Keeper<DB> {
         Ok(())
     }
 
-    /// What was confirmed is written down under the last of its pages: rows that went side by side may be
-    /// stored in any order.
+    /// Records confirmed rows under the last of their pages: rows that were sent concurrently may be stored in any
+    /// order.
     fn confirmed(&mut self, confirmation: Confirmation) {
         let Confirmation {
             pages,
@@ -292,7 +292,7 @@ impl<DB: Store> Keeper<DB> {
         {
             known.last = Some(last);
         }
-        // What was parked is of no page. It moves no position, since what lies before it may be of one.
+        // Parked rows are of no page. They move no position, since messages before them may be of a page.
         if let Some(last) = pages.iter().map(|(page, _)| *page).max() {
             let ahead = entries.iter().map(|entry| (last, entry.clone()));
             self.ahead.extend(ahead);
@@ -309,8 +309,8 @@ impl<DB: Store> Keeper<DB> {
         self.dirty = true;
     }
 
-    /// The cursor has passed a page, and with it what was confirmed of it. A row that was refused at first may
-    /// lie behind rows of later pages: the position stays before what the cursor has not passed.
+    /// The cursor has passed a page, and with it what was confirmed of it. A row that was refused at first may lie
+    /// behind rows of later pages: the position stays before what the cursor has not passed.
     fn pass(&mut self, page: u64) {
         if self.whole.is_some_and(|whole| whole <= page) {
             self.catch_up();
@@ -336,8 +336,7 @@ impl<DB: Store> Keeper<DB> {
         self.ahead = ahead;
     }
 
-    /// Everything that was committed before the tenure is done, so nothing that a stream held then is asked
-    /// for any more.
+    /// Everything committed before the tenure is done, so what the streams held then is not needed any more.
     fn catch_up(&mut self) {
         self.whole = None;
         self.is_caught_up = true;
@@ -361,9 +360,9 @@ impl<DB: Store> Keeper<DB> {
         self.dirty = true;
     }
 
-    /// Moves the positions over what others have written, so that whoever resumes need not read it. Only
-    /// while nothing is on its way: pages are reported before their rows are sent, so what the streams hold
-    /// then is known.
+    /// Moves the positions over messages of other publishers, so that the next owner of the lease need not read
+    /// them. Only while nothing is in flight: pages are reported before their rows are sent, so everything in the
+    /// streams is accounted for then.
     async fn survey(&mut self, reports: &mpsc::Receiver<Report<DB::Cursor>>) {
         let is_quiet =
             |keeper: &Self| keeper.is_caught_up && keeper.progress.is_idle() && reports.is_empty();
@@ -375,7 +374,7 @@ impl<DB: Store> Keeper<DB> {
                 continue;
             };
             match self.post.bus.stream_state(&stream).await {
-                // Another incarnation, or a lost end, is the next tenure's to look into.
+                // Another incarnation, or a lost end, is left to the next tenure.
                 Ok(Some(state))
                     if state.incarnation != known.incarnation
                         || state.last_sequence < known.known() =>
@@ -392,8 +391,8 @@ impl<DB: Store> Keeper<DB> {
         }
     }
 
-    /// Writes what is new, and renews the lease in the same statement. The fence is measured from before
-    /// the statement was sent.
+    /// Writes what is new and renews the lease, in one statement. The fence is measured from before the statement
+    /// was sent.
     async fn checkpoint(&mut self) -> Result<(), Fault> {
         failpoint::reach(&self.post.tenure.owner, Point::Checkpoint).await;
         let sent = Instant::now();
@@ -415,7 +414,7 @@ impl<DB: Store> Keeper<DB> {
         self.post.fence.extend(sent + self.post.tenure.lease);
         failpoint::reach(&self.post.tenure.owner, Point::Checkpointed).await;
         self.end_troubles(!checkpoint.ledger.is_empty());
-        // What was waited for, and is given up now, is no trouble any more: the next tenure looks.
+        // When an operator has discarded the last waiting rows, their issue is over: the next tenure checks.
         let was_waiting = std::mem::replace(&mut self.is_waiting, written.is_waiting);
         let is_given_up = was_waiting && !written.is_waiting;
         if self.is_relaying && (written.is_asked || is_given_up) {
@@ -424,13 +423,13 @@ impl<DB: Store> Keeper<DB> {
         Ok(())
     }
 
-    /// What hindered the relay is over when it is written down that events were confirmed, or that all that there was
-    /// is done.
+    /// Ends issues of the relay when a checkpoint states that events were confirmed, or that everything there was is
+    /// done.
     fn end_troubles(&mut self, is_confirmed: bool) {
         let troubles = &self.post.troubles;
         if is_confirmed {
             self.post.reporter.confirmed();
-            // The status shows it until the next checkpoint.
+            // The status shows the issue until the next checkpoint.
             self.dirty |= troubles.end(RELAY);
         }
         if std::mem::take(&mut self.catches_up) {
@@ -438,8 +437,8 @@ impl<DB: Store> Keeper<DB> {
         }
     }
 
-    /// At the end of a tenure: what parked rows have waited for is no trouble any more when none waits for it, though the
-    /// log was not read to its end since.
+    /// At the end of the relay: ends the issue of a subject that no parked row waits for any more, though the log
+    /// was not read to its end since.
     async fn end_settled(&mut self) -> Result<(), Fault> {
         let waited_for = self.post.troubles.subjects();
         if waited_for.is_empty() || !self.post.stop.is_cancelled() {
@@ -457,7 +456,7 @@ impl<DB: Store> Keeper<DB> {
         Ok(())
     }
 
-    /// Looks whether something that parked rows wait for is there.
+    /// Checks whether waiting rows may be restored.
     async fn look(&mut self) -> Result<(), Fault> {
         self.look_again(LookAgain::later);
         let names = &self.post.outbox.shared.names;

@@ -1,11 +1,11 @@
-//! One stream's lane: rows in order, in atomic batches, the next one under way while the last one's
-//! commit is being answered. Never lets a row pass an earlier one of its key.
+//! The lane of one stream: sends rows in order, in atomic batches, and prepares the next batch while the commit of
+//! the last one is in flight. Never reorders rows of one key.
 //!
-//! Members of a batch are sent at once; its last message, the commit, is held back until the batch
-//! before it is confirmed. So order holds and the round trip is hidden (+10–15 % measured).
+//! The members of a batch are sent at once. Its last message, the commit, is held back until the batch before it is
+//! confirmed. So order is kept and the round trip is hidden (+10–15 % measured).
 //!
-//! A stream that takes nothing is tried again with the first row. When the outbox feeds others too, its
-//! rows are put aside after a while, and go back in a later tenure.
+//! When a stream takes nothing, the lane retries the first row. If the outbox also feeds other streams, the rows are
+//! parked after a while, and restored in a later tenure.
 
 mod closed;
 mod confirm;
@@ -30,30 +30,30 @@ use crate::{
     outbox::{parked::WaitsFor, store::Cursor},
 };
 
-/// No more payload than this in one batch, in bytes, one row excepted.
+/// The most payload in one batch, in bytes, one row excepted.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
-/// A batch that holds an id twice, or one of the stream's, is halved down to so many.
+/// A batch with a duplicate id, within it or in the stream, is halved down to this size.
 const SINGLES: usize = 64;
-/// The pauses between the tries of a stream that takes nothing.
+/// The pauses between retries while a stream takes nothing.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// The server reports a denied message by itself, maybe after it has refused the batch.
+/// The server reports a denied message separately, possibly after it has refused the batch.
 const HEARSAY: Duration = Duration::from_millis(200);
 
 pub(super) struct Lane<C> {
     course: Arc<Course<C>>,
     stream: String,
     ledger: Ledger,
-    /// How far the stream has gone, as far as this lane knows.
+    /// The last sequence of the stream, as far as this lane knows.
     last_sequence: u64,
     at: Option<DateTime<Utc>>,
-    /// How many events a batch may have here.
+    /// The most events in a batch for this stream.
     most: usize,
-    /// How many it has now: fewer while the stream has little room.
+    /// The present batch size: smaller while the stream has little room.
     size: usize,
-    /// What was refused and is sent before anything else.
+    /// Rows that were refused and are sent before any other.
     again: VecDeque<Item>,
-    /// It confirms nothing, so nothing is sent: what is stored would not be known, and be sent again.
+    /// The stream sends no acks, so nothing is sent: a stored row would stay unknown, and be published again.
     is_silent: bool,
 }
 
@@ -68,7 +68,7 @@ enum Next {
 enum Settled {
     /// What was sent is stored.
     Stored,
-    /// Something was put aside or taken back: what was prepared meanwhile is prepared again.
+    /// A row was parked or taken back: rows that were prepared meanwhile are prepared again.
     Changed,
     /// The stream takes nothing; what was sent is taken back.
     Closed(Cause),
@@ -94,8 +94,8 @@ impl<C: Cursor> Lane<C> {
         }
     }
 
-    /// Sends until the queue ends and everything is confirmed; or until the relay is to stop while the stream
-    /// takes nothing: the cursor does not pass what is left.
+    /// Sends until the queue ends and everything is confirmed; or until the relay stops while the stream takes
+    /// nothing: the cursor does not pass the remaining rows.
     pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Item>) -> Result<(), Fault> {
         match self.carry(&mut queue).await {
             Err(Fault::Stopped) => Ok(()),
@@ -126,7 +126,7 @@ impl<C: Cursor> Lane<C> {
         }
     }
 
-    /// Sends a batch, and takes the answer to the one before; what that was.
+    /// Sends a batch, and settles the answer to the one before.
     async fn send(
         &mut self,
         items: Vec<Item>,
@@ -134,14 +134,14 @@ impl<C: Cursor> Lane<C> {
     ) -> Result<Settled, Fault> {
         let batch = BatchId::new();
         self.send_members(&batch, &items, flying).await?;
-        // Behind what the answer may give back.
+        // Behind what the answer may take back.
         let prepared = items.len();
         self.take_back(items);
         let settled = match flying.take() {
             Some(last) => self.settle(last.await).await?,
             None => Settled::Stored,
         };
-        // Otherwise the batch that was begun is left to the server, which drops it.
+        // Otherwise the started batch is abandoned, and the server drops it.
         if let Settled::Stored = settled {
             let items = self.again.drain(..prepared).collect();
             failpoint::reach(&self.course.owner, Point::MembersSent).await;
@@ -150,7 +150,7 @@ impl<C: Cursor> Lane<C> {
         Ok(settled)
     }
 
-    /// Has it written down where the stream ends, before the first message.
+    /// Has the end of the stream written to the database before the first message is sent.
     async fn begin(&self) -> Result<(), Fault> {
         let (written, is_written) = oneshot::channel();
         self.course
@@ -167,8 +167,8 @@ impl<C: Cursor> Lane<C> {
             .map_err(|_| Fault::Ended("the keeper".to_owned()))
     }
 
-    /// The rows of the next batch: whatever is there, at least one. While there is none, the answer to the
-    /// last commit is taken.
+    /// Returns the rows of the next batch: what is available, at least one. While there is none, settles the answer
+    /// to the last commit.
     async fn next(
         &mut self,
         queue: &mut mpsc::Receiver<Item>,
@@ -207,7 +207,7 @@ impl<C: Cursor> Lane<C> {
         Ok(Next::Send(items))
     }
 
-    /// Takes out what the stream already holds, what has another event's id, and what has to wait.
+    /// Takes out rows that the stream already holds, whose id another event has, or that have to wait.
     async fn publishable(&self, items: Vec<Item>) -> Result<Vec<Item>, Fault> {
         let mut left = Vec::with_capacity(items.len());
         let (mut found, mut entries, mut aside, mut parked) = (vec![], vec![], vec![], vec![]);
@@ -248,7 +248,7 @@ impl<C: Cursor> Lane<C> {
         Ok(left)
     }
 
-    /// Sends all but the last; meanwhile the last commit's answer may come.
+    /// Sends all but the last message; meanwhile the last commit may be answered.
     async fn send_members(
         &self,
         batch: &BatchId,
@@ -262,8 +262,8 @@ impl<C: Cursor> Lane<C> {
         let messages = members
             .iter()
             .map(|item| item.submission(&self.course.source));
-        // Until they have left, the commit would wait behind them in this process: one that is frozen then would send it
-        // when its lease is long over.
+        // Until the members have left, the commit would wait behind them in this process. A process that is frozen
+        // then would send the commit long after its lease is over.
         let sending = async {
             let sent = self
                 .course
@@ -282,7 +282,7 @@ impl<C: Cursor> Lane<C> {
         }
     }
 
-    /// Sends the commit of a batch, or each of a few rows; the answers are taken later.
+    /// Sends the commit of a batch, or each of a few rows; the answers are settled later.
     fn commit(&self, batch: BatchId, items: Vec<Item>) -> Result<Option<Flying>, Fault> {
         self.course.fence.check()?;
         let Some(last) = items.last() else {
@@ -303,7 +303,7 @@ impl<C: Cursor> Lane<C> {
         )))
     }
 
-    /// Takes an answer.
+    /// Settles an answer.
     async fn settle(&mut self, (items, answer): (Vec<Item>, Answer)) -> Result<Settled, Fault> {
         failpoint::reach(&self.course.owner, Point::Answered).await;
         let refusal = match answer {
@@ -332,7 +332,7 @@ impl<C: Cursor> Lane<C> {
                 self.take_back(items);
                 Ok(Settled::Closed(cause))
             }
-            // Smaller ones tell sooner than each by itself for which of them, or go.
+            // Smaller batches find the refused event sooner than single messages, or are stored.
             Refusal::Duplicate if items.len() > SINGLES => {
                 self.size = items.len() / 2;
                 self.take_back(items);
@@ -342,7 +342,7 @@ impl<C: Cursor> Lane<C> {
                 self.take_back(items);
                 Ok(Settled::Changed)
             }
-            // It does not say for which of them; one that is too large for the stream makes it incomplete.
+            // The refusal does not name the event; one that is too large for the stream makes the batch incomplete.
             Refusal::Duplicate
             | Refusal::Permanent { .. }
             | Refusal::TakenId(_)
@@ -355,7 +355,7 @@ impl<C: Cursor> Lane<C> {
         }
     }
 
-    /// What was confirmed stays confirmed, whatever was said of the others.
+    /// Confirmed rows stay confirmed, whatever the answers for the other rows.
     async fn settle_each(
         &mut self,
         items: Vec<Item>,
@@ -391,7 +391,7 @@ impl<C: Cursor> Lane<C> {
                 },
                 Err(refusal) => refusal,
             };
-            // It is found out once why no answer comes.
+            // The reason for a missing answer is looked up once.
             let is_unanswered =
                 matches!(refusal, Refusal::Unanswered { .. } | Refusal::NoAck { .. });
             if fault.is_some() && is_unanswered {
@@ -422,7 +422,7 @@ impl<C: Cursor> Lane<C> {
         Ok(settled)
     }
 
-    /// Finds out which event a batch was refused for.
+    /// Finds out for which event a batch was refused.
     async fn one_by_one(&mut self, items: Vec<Item>) -> Result<Settled, Fault> {
         let mut items = VecDeque::from(items);
         let mut settled = Settled::Stored;
@@ -477,8 +477,8 @@ impl<C: Cursor> Lane<C> {
         Ok(settled)
     }
 
-    /// What is stored lies behind what was there before. Else it is another stream, or an older copy: what was
-    /// confirmed is looked for when the next tenure begins.
+    /// A newly stored message lies behind all earlier ones. Otherwise it is another stream or an older copy: the
+    /// next tenure looks for what was confirmed.
     fn is_behind(&self, before: u64, sequence: u64) -> Result<(), Fault> {
         match sequence > before {
             true => Ok(()),

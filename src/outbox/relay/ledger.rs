@@ -1,4 +1,4 @@
-//! What a lane has written into the ledger: one entry for what lies in the stream without a gap. Pure.
+//! Builds the ledger entries of a lane: one for each run of messages without a gap in the stream. Pure.
 
 use super::flight::Item;
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
     },
 };
 
-/// The stream that the entries are about.
+/// Builds entries for one stream.
 pub(super) struct Ledger {
     stream: String,
     incarnation: String,
@@ -27,7 +27,7 @@ impl Ledger {
         &self.incarnation
     }
 
-    /// A batch is stored without a gap, so its last sequence tells the others.
+    /// A batch is stored without a gap, so its last sequence determines the others.
     pub(super) fn batch(&self, items: &[Item], last: &Confirmed) -> Vec<Entry> {
         let before = last.sequence.saturating_sub(items.len() as u64);
         let mut entries = Vec::new();
@@ -37,8 +37,8 @@ impl Ledger {
         entries
     }
 
-    /// What has no gap is written down as one; a row that was committed late begins another one, so that an entry
-    /// goes from its lowest place to its highest.
+    /// Extends the last entry while there is no gap. A row that was committed late starts a new entry, so that an
+    /// entry goes from its lowest row id to its highest.
     pub(super) fn add(&self, entries: &mut Vec<Entry>, row: &Row, sequence: u64) {
         match entries.last_mut() {
             Some(run)
@@ -88,7 +88,7 @@ mod tests {
         }
     }
 
-    /// Whoever looks for a row looks into ranges of places.
+    /// A lookup of a row searches ranges of row ids.
     #[test]
     fn an_entry_goes_from_its_lowest_place_to_its_highest() {
         let (ledger, mut entries) = (Ledger::new("A", "then"), Vec::new());

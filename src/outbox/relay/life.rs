@@ -1,5 +1,5 @@
-//! What of a relay outlives its tenures: its issues, what it tells, and whether its NATS was found to be the right one.
-//! Never relays.
+//! What outlives the tenures of a relay: its issues, its status reports, and whether its NATS was found to be the
+//! right one. Never relays.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -20,14 +20,14 @@ use crate::{
     },
 };
 
-/// What outlives a tenure.
+/// The state that outlives a tenure.
 pub(super) struct Life {
     pub(super) bus: Bus,
     pub(super) stop: CancellationToken,
     pub(super) troubles: Troubles,
     pub(super) look_again: Arc<Mutex<LookAgain>>,
     pub(super) reporter: Arc<Reporter>,
-    /// Rights that were missing.
+    /// Logs the missing permissions.
     pub(super) rights: Lasting,
     admission: Mutex<Admission>,
 }
@@ -35,9 +35,10 @@ pub(super) struct Life {
 /// Whether tables and NATS were found to be the right ones.
 #[derive(Default)]
 struct Admission {
-    /// Ever, in the life of this relay.
+    /// Whether they ever were, in the life of this relay.
     is_given: bool,
-    /// For which connection, by how many were lost before, and for which NATS in the database.
+    /// The connection that was checked (by the number of connections lost before it) and the NATS stored in the
+    /// database.
     home: Option<(u64, Option<KeptHome>)>,
 }
 
@@ -59,9 +60,9 @@ impl Life {
         }
     }
 
-    /// Whether the connected NATS is the one of the outbox, before the lease is asked for: a relay elsewhere must not
-    /// keep it from others. Gives what is new to be kept. While NATS does not answer, the lease is taken all the
-    /// same, and [`Life::admit`] looks.
+    /// Checks whether the connected NATS is the one of this outbox, before claiming the lease: a relay at another
+    /// NATS must not keep the lease from the others. Returns a new identity that is to be stored. While NATS does
+    /// not answer, the lease is claimed all the same, and [`Life::admit`] checks.
     pub(super) async fn is_home(
         &self,
         home: &Home,
@@ -88,7 +89,7 @@ impl Life {
         }
     }
 
-    /// Before anything is read from NATS or written there.
+    /// Checks the NATS before anything is read from it or written to it.
     pub(super) async fn admit(&self, home: &Home) -> Result<(), Fault> {
         let losses = *self.bus.losses().borrow();
         let at = self.admission().home.as_ref().map(|(at, _)| *at);
@@ -112,8 +113,8 @@ impl Life {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The tenure works. What parked rows still wait for goes on being a trouble. The rest is over when events were
-    /// confirmed, or the log was read and nothing was there.
+    /// Called when the tenure works. What parked rows still wait for stays an issue. All other issues end when
+    /// events were confirmed, or when the log was read and was empty.
     pub(super) fn recall(&self, waiting: &Waiting) {
         let places: Vec<String> = waiting
             .reasons
@@ -143,7 +144,7 @@ impl Life {
     }
 }
 
-/// Who this is: host, process, and something that no other relay of the process has.
+/// The name of this owner: host, process, and a part that is unique among the relays of the process.
 pub(super) fn owner() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let host = match host.trim() {

@@ -1,16 +1,16 @@
-//! Streams that have lost what they had confirmed, said loudly: when it is noticed, again and again, and when
-//! somebody has seen to it. Never holds events up for it: what is new goes on.
+//! Logs streams that have lost messages which they had confirmed: when the loss is noticed, repeatedly while it
+//! lasts, and when an operator has repaired or acknowledged it. Never delays events: new ones are published.
 
 use chrono::Utc;
 
 use crate::outbox::standing::{Losses, REPAIR, Standing};
 
-/// What is known of it.
+/// The known losses.
 #[derive(Debug, Default)]
 pub(super) struct Lost(Losses);
 
 impl Lost {
-    /// Takes what the database keeps, and says it.
+    /// Takes the losses that the database stores, and logs them.
     pub(super) fn know(&mut self, kept: Losses) {
         for (stream, loss) in &kept {
             let was_open = self.0.get(stream).is_some_and(|known| known.is_open());
@@ -31,12 +31,12 @@ impl Lost {
         self.0 = kept;
     }
 
-    /// Whether anything is known that nobody has seen to.
+    /// Whether any known loss is neither repaired nor acknowledged.
     pub(super) fn are_open(&self) -> bool {
         self.0.values().any(|loss| loss.is_open())
     }
 
-    /// Whether it is known that there is no such stream.
+    /// Whether the stream is known to be missing.
     pub(super) fn is_gone(&self, stream: &str) -> bool {
         let known = self.0.get(stream);
         known.is_some_and(|known| *known.standing() == Standing::Gone)

@@ -1,5 +1,5 @@
-//! How far the relay is, as the lanes report it: a page is done when every row of it is confirmed or
-//! parked, and the cursor moves over done pages in their order only. Pure.
+//! How far the relay is, as the lanes report it. A page is done when each of its rows is confirmed or parked; the
+//! cursor moves over done pages in their order only. Pure.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -11,64 +11,63 @@ use crate::outbox::{
     store::{Entry, Last, Parked, Positions},
 };
 
-/// What the keeper is told.
+/// A report to the keeper.
 #[derive(Debug)]
 pub(super) enum Report<C> {
-    /// The tenure begins: where the streams end, and in which of them there is something behind the
-    /// position.
+    /// The tenure begins: where the streams end, and which of them hold messages behind their position.
     Began {
         ends: Positions,
         held: HashSet<String>,
-        /// The streams that are not what was written down, and where they are from now on.
+        /// The streams that are not intact, and their positions from now on.
         losses: Losses,
         resets: Positions,
     },
-    /// A page was read; it holds this many rows. When it is whole, everything that was committed before the
-    /// tenure began lies before its end.
+    /// A page was read; it has this many rows. When it is whole, everything that was committed before the tenure
+    /// began lies before its end.
     Page {
         number: u64,
         rows: usize,
         next: C,
         is_whole: bool,
     },
-    /// The relay is about to publish into a stream, which ends with this sequence now. Nothing may be
-    /// published before that is written: whoever resumes reads the stream from there.
+    /// The relay is about to publish into a stream, which now ends with this sequence. Nothing may be published
+    /// before that is written: the next owner of the lease reads the stream from there.
     Stream {
         stream: String,
         incarnation: String,
         sequence: u64,
-        /// When it did, by the server's clock.
+        /// When the stream ended there, by the server's clock.
         at: Option<DateTime<Utc>>,
         written: oneshot::Sender<()>,
     },
     /// Rows were confirmed.
     Confirmed(Confirmation),
-    /// Rows are to be put aside: how many of which page.
+    /// Rows are to be parked: how many of which page.
     Park {
         pages: Vec<(u64, usize)>,
         parked: Vec<Parked>,
     },
-    /// Everything that was reported is to be written down.
+    /// Everything reported so far is to be written to the database.
     Write { written: oneshot::Sender<()> },
-    /// What was parked has gone back as far as it can. From now on more may be asked for.
+    /// Parked rows are restored as far as possible. From now on an operator may ask to unpark more.
     Relaying,
 }
 
 /// Rows that the stream has confirmed.
 #[derive(Debug, Default)]
 pub(super) struct Confirmation {
-    /// How many of which page.
+    /// How many rows of which page.
     pub(super) pages: Vec<(u64, usize)>,
-    /// What to write down.
+    /// The ledger entries.
     pub(super) entries: Vec<Entry>,
-    /// The one that lies last in the stream of the entries.
+    /// The last event in the stream, of those in the entries.
     pub(super) last: Option<Last>,
-    /// Those of them that were parked.
+    /// The row ids of those that were parked.
     pub(super) returned: Vec<i64>,
 }
 
 impl Confirmation {
-    /// Of a row that is not on its way to a stream.
+    /// Confirms one row that is not in flight to a stream.
     pub(super) fn of_one(origin: Origin, id: i64, entry: Option<Entry>) -> Self {
         let is_parked = origin == Origin::Parked;
         Self {
@@ -80,16 +79,16 @@ impl Confirmation {
     }
 }
 
-/// Where a row on its way was read.
+/// Where a row in flight was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Origin {
     /// A page of the log.
     Page(u64),
-    /// What was parked.
+    /// The parked rows.
     Parked,
 }
 
-/// How many rows are of which page.
+/// Counts the rows of each page.
 pub(super) fn by_page(origins: impl IntoIterator<Item = Origin>) -> Vec<(u64, usize)> {
     let mut pages: Vec<(u64, usize)> = Vec::new();
     for origin in origins {
@@ -102,7 +101,7 @@ pub(super) fn by_page(origins: impl IntoIterator<Item = Origin>) -> Vec<(u64, us
     pages
 }
 
-/// The pages that are on their way.
+/// The pages in flight.
 #[derive(Debug)]
 pub(super) struct Progress<C> {
     open: VecDeque<Open<C>>,
@@ -124,7 +123,7 @@ impl<C> Progress<C> {
         }
     }
 
-    /// A page was read. Pages are numbered in their order.
+    /// Adds a page. Pages are numbered in their order.
     pub(super) fn page(&mut self, number: u64, rows: usize, next: C) {
         self.open.push_back(Open {
             number,
@@ -134,7 +133,7 @@ impl<C> Progress<C> {
         self.advance();
     }
 
-    /// Rows of a page are done.
+    /// Marks rows of a page as done.
     pub(super) fn done(&mut self, number: u64, rows: usize) {
         if let Some(page) = self.open.iter_mut().find(|page| page.number == number) {
             page.left = page.left.saturating_sub(rows);
@@ -142,13 +141,13 @@ impl<C> Progress<C> {
         self.advance();
     }
 
-    /// The last page before which everything is done, and the cursor behind it, if it has moved since it
-    /// was last taken.
+    /// Returns the last page up to which everything is done, and the cursor behind it, if the cursor has moved since
+    /// the last call.
     pub(super) fn take(&mut self) -> Option<(u64, C)> {
         self.reached.take()
     }
 
-    /// Whether no page is on its way.
+    /// Whether no page is in flight.
     pub(super) fn is_idle(&self) -> bool {
         self.open.is_empty()
     }
@@ -168,8 +167,8 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// Whatever the order in which rows are done, the cursor stands behind the longest prefix of
-        /// done pages, and never goes back.
+        /// In whatever order rows are done, the cursor stands behind the longest prefix of done pages and never
+        /// moves backwards.
         #[test]
         fn the_cursor_never_passes_an_open_row(
             rows in proptest::collection::vec(0usize..4, 1..12),

@@ -1,5 +1,5 @@
-//! What a relay tells of itself, to those who ask on `tidings.status.relay.<outbox>`. It tells what it cannot write
-//! into the database, too. Stores nothing, and nothing that works waits for it.
+//! What a relay reports of itself over NATS, in answer to `tidings.status.relay.<outbox>`; also what it cannot write
+//! into the database. Stores nothing, and never delays the relay's work.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -19,28 +19,28 @@ use crate::{
     replica::Activity,
 };
 
-/// How long it is waited before it is listened anew.
+/// The pause before the relay subscribes again.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// A process that runs a relay, as it was when it was asked.
+/// A process that runs a relay, as it was when it answered.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct RelayInstance {
     /// The schema of the outbox, or the prefix of its tables.
     pub outbox: String,
-    /// Its name as the owner of the lease: host, process, and something that no other relay has.
+    /// Its name as the owner of the lease: host, process, and a part that is unique to this relay.
     pub owner: String,
     /// The version of Tidings that it runs.
     pub version: String,
     /// The kind of its database: `postgres` or `sqlite`.
     pub database: String,
-    /// When it began.
+    /// When it started.
     pub started_at: DateTime<Utc>,
-    /// What it is doing. One that cannot take the lease, because the database or NATS fails, begins.
+    /// What it is doing. It is starting while it cannot take the lease because the database or NATS fails.
     pub activity: Activity,
-    /// The epoch of its lease, while it has it.
+    /// The epoch of its lease, while it holds the lease.
     pub epoch: Option<i64>,
-    /// When it last wrote down that events were confirmed.
+    /// When it last wrote to the database that events were confirmed.
     pub confirmed_at: Option<DateTime<Utc>>,
     /// The NATS that it is connected to.
     pub nats: NatsIdentity,
@@ -48,7 +48,7 @@ pub struct RelayInstance {
     pub troubles: Vec<Trouble>,
 }
 
-/// Written by the relay, read by those who ask.
+/// Written by the relay, read by status requests.
 pub(super) struct Reporter {
     facts: RelayInstance,
     troubles: Troubles,
@@ -85,7 +85,7 @@ impl Reporter {
         }
     }
 
-    /// It has the lease.
+    /// This relay has the lease.
     pub(super) fn works(&self, epoch: i64) {
         let mut now = self.now();
         now.activity = Activity::Works;
@@ -97,12 +97,12 @@ impl Reporter {
         self.is(Activity::StandsBy);
     }
 
-    /// It is interrupted.
+    /// This relay is interrupted.
     pub(super) fn begins(&self) {
         self.is(Activity::Begins);
     }
 
-    /// That events were confirmed is written down.
+    /// A checkpoint with confirmed events was written.
     pub(super) fn confirmed(&self) {
         self.now().confirmed_at = Some(Utc::now());
     }
@@ -113,7 +113,7 @@ impl Reporter {
         now.epoch = None;
     }
 
-    /// Answers those who ask, as long as it is polled.
+    /// Answers status requests, as long as it is polled.
     pub(super) async fn answer(self: Arc<Self>, bus: Bus) {
         let subject = status_subject(&self.facts.outbox);
         let untold = Lasting::default();
@@ -121,7 +121,7 @@ impl Reporter {
             match bus.questions(&subject).await {
                 Ok(mut questions) => {
                     while let Some(question) = questions.next().await {
-                        // Texts and numbers always serialise.
+                        // Strings and numbers always serialise.
                         let told = serde_json::to_vec(&self.told(&bus)).unwrap_or_default();
                         question.answer(Bytes::from(told)).await;
                     }
@@ -159,20 +159,20 @@ impl Reporter {
     }
 }
 
-/// Where the relays of an outbox are asked.
+/// The subject for status requests to the relays of an outbox.
 pub(super) fn status_subject(outbox: &str) -> String {
     format!("tidings.status.relay.{outbox}")
 }
 
 impl RelayInstance {
-    /// The relays of an outbox that answer over NATS within two seconds, without its database. `schema` is what
-    /// [`Outbox::in_schema`] takes, `tidings` by default.
+    /// Returns the relays of an outbox that answer over NATS within two seconds, without its database. `schema` is
+    /// what [`Outbox::in_schema`] takes, `tidings` by default.
     ///
     /// # Errors
     /// [`BusError`] when NATS does not answer or refuses.
     pub async fn of(bus: &Bus, schema: &str) -> Result<Vec<Self>, BusError> {
         let answers = bus.ask_all(&status_subject(schema)).await?;
-        // What answers something else is no relay of ours.
+        // An answer of another form is not from a relay.
         let read = |answer: &Bytes| serde_json::from_slice::<Self>(answer).ok();
         let mut relays: Vec<Self> = answers.iter().filter_map(read).collect();
         relays.sort_by(|a, b| (a.started_at, &a.owner).cmp(&(b.started_at, &b.owner)));
@@ -181,8 +181,8 @@ impl RelayInstance {
 }
 
 impl<DB: Store> Outbox<DB> {
-    /// The relays of this outbox that answer over NATS within two seconds. The database is not asked: this tells what
-    /// a relay could not write there.
+    /// Returns the relays of this outbox that answer over NATS within two seconds. The database is not read: the
+    /// answers include what a relay could not write there.
     ///
     /// # Errors
     /// [`BusError`] when NATS does not answer or refuses.

@@ -1,5 +1,5 @@
-//! What the streams hold already when a tenure begins: stored by an owner who did not live to write it down; and
-//! whether they are still the streams that it wrote to. Never writes.
+//! What the streams already hold when a tenure begins: stored by an earlier owner that died before writing it down;
+//! and whether they are still the streams that this owner wrote to. Never writes.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -24,19 +24,19 @@ pub(super) struct Stored {
     pub(super) found: HashMap<String, Found>,
     /// Per stream, its end.
     pub(super) ends: Positions,
-    /// The streams that are not what their positions mean.
+    /// The streams that do not match their positions.
     pub(super) losses: Losses,
-    /// And their new positions.
+    /// The new positions of those streams.
     pub(super) resets: Positions,
-    /// Per stream, the position that it was read from: what lies before is written down.
+    /// Per stream, the position that it was read from: everything before it is accounted for.
     behind: HashMap<String, u64>,
-    /// What lay at their ends.
+    /// The last message of each stream.
     last: HashMap<String, Option<Kept>>,
 }
 
-/// Until a stream that seems to have lost something is asked for again.
+/// The pause before a stream that seems to have lost messages is checked again.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
-/// So many messages are looked at side by side.
+/// How many messages are read concurrently.
 const LOOKS: usize = 64;
 /// By how much the server's clock may have gone back.
 const SLACK: TimeDelta = TimeDelta::minutes(1);
@@ -53,7 +53,7 @@ pub(super) enum Known {
 }
 
 impl Stored {
-    /// What a stream holds of an event. An id that was found is looked at: it may be another event's.
+    /// Returns what a stream holds of an event. An id that was found is checked: it may be another event's.
     pub(super) async fn known(
         &self,
         bus: &Bus,
@@ -67,7 +67,7 @@ impl Stored {
             .flat_map(|found| found.sequences(&identity.event));
         for sequence in sequences {
             match bus.holder(stream, sequence, identity).await? {
-                // It was there when the tail was read, and nothing says that it was another one.
+                // It was there when the tail was read, and nothing shows that it was another event.
                 Holder::Same | Holder::Nothing => return Ok(Known::Event(sequence)),
                 Holder::Other(other) if known == Known::Nothing => known = Known::Other(other),
                 Holder::Other(_) => {}
@@ -76,7 +76,7 @@ impl Stored {
         Ok(known)
     }
 
-    /// The same of several, in their order.
+    /// Does the same for several events, in their order.
     pub(super) async fn all_known(
         &self,
         bus: &Bus,
@@ -92,14 +92,14 @@ impl Stored {
         Ok(all)
     }
 
-    /// Whether what lies at a sequence was written down before the tenure began: it is no row that is still to be
-    /// carried.
+    /// Whether a sequence was accounted for before the tenure began: then its message is no row that is still to be
+    /// published.
     pub(super) fn is_written_down(&self, stream: &str, sequence: u64) -> bool {
         let behind = self.behind.get(stream);
         behind.is_some_and(|behind| sequence <= *behind)
     }
 
-    /// What any stream holds of an event, and what is to be written down about it.
+    /// Returns what any stream holds of an event, and its ledger entry.
     pub(super) async fn anywhere(
         &self,
         bus: &Bus,
@@ -122,7 +122,7 @@ impl Stored {
         Ok((known, None))
     }
 
-    /// Whether the streams are still those that were read, with all that was in them.
+    /// Whether the streams are still those that were read, with all their messages.
     async fn still_holds(&self, bus: &Bus) -> Result<bool, BusError> {
         for (stream, end) in &self.ends {
             let state = bus.stream_state(stream).await?;
@@ -130,7 +130,7 @@ impl Stored {
                 state.incarnation == end.incarnation && state.last_sequence >= end.sequence
             });
             let last = at_end(bus, stream, end.sequence).await?;
-            // It may have been removed meanwhile.
+            // The last message may have been deleted meanwhile.
             let is_same = last.is_none() || Some(&last) == self.last.get(stream);
             if !is_there || !is_same {
                 return Ok(false);
@@ -140,10 +140,10 @@ impl Stored {
     }
 }
 
-/// What the streams hold behind their positions, and what tells of the first connection that is lost from then on.
+/// Reads what the streams hold behind their positions. The receiver reports connections that are lost from then on.
 ///
-/// Reading may cost connections, because there are messages that end them. What was read holds all the same, when
-/// the streams are still the ones that were read.
+/// Reading may itself cost connections, because some messages end them. The result is still valid when the streams
+/// are the ones that were read.
 pub(super) async fn stored_behind(
     bus: &Bus,
     streams: &Positions,
@@ -159,8 +159,7 @@ pub(super) async fn stored_behind(
     Ok((stored, interruptions))
 }
 
-/// What was stored by an owner who did not live to write it down; and whether they are the streams that the
-/// positions mean.
+/// Reads what an earlier owner stored but did not write down, and whether the streams match their positions.
 async fn read_behind(bus: &Bus, streams: &Positions) -> Result<Stored, Fault> {
     let mut stored = Stored::default();
     for (stream, position) in streams {
@@ -195,7 +194,7 @@ async fn read_behind(bus: &Bus, streams: &Positions) -> Result<Stored, Fault> {
     Ok(stored)
 }
 
-/// What lies at the end of a stream, if anything does.
+/// The last message of a stream, if there is one.
 async fn at_end(bus: &Bus, stream: &str, sequence: u64) -> Result<Option<Kept>, BusError> {
     match sequence {
         0 => Ok(None),
@@ -203,7 +202,7 @@ async fn at_end(bus: &Bus, stream: &str, sequence: u64) -> Result<Option<Kept>, 
     }
 }
 
-/// How a stream stands. What looks like a loss is asked for again: a cluster that begins may not know all yet.
+/// The state of a stream. An apparent loss is checked again: a starting cluster may not know its last messages yet.
 async fn look(
     bus: &Bus,
     stream: &str,
@@ -221,8 +220,8 @@ async fn look(
     }
 }
 
-/// What may be of a relay and is not in the ledger. In a stream that has lost its end it may also lie before the
-/// position: stored after the loss, by an owner who did not know of it.
+/// Reads messages that a relay may have stored and that are not in the ledger. In a truncated stream they may also
+/// lie before the position: stored after the loss, by an owner that did not know of it.
 async fn tail(
     bus: &Bus,
     stream: &str,
@@ -249,7 +248,7 @@ async fn tail(
     Ok(found)
 }
 
-/// Where a stream is from now on that is not what it was: before all that was found.
+/// The new position of a stream that is not intact: before everything that was found.
 fn reset(position: &Position, state: &StreamState, found: &Found) -> Position {
     if state.incarnation != position.incarnation {
         return Position::new(state.incarnation.clone(), 0);

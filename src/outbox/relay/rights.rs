@@ -1,5 +1,5 @@
-//! Which rights at NATS a relay has to have and lacks, said when its tenure begins: some are needed only after a death.
-//! Never keeps it from going on.
+//! Reports at the start of a tenure which NATS permissions the relay lacks: some are needed only after a crash.
+//! Never keeps the relay from working.
 
 use std::{convert::Infallible, time::Instant};
 
@@ -9,7 +9,7 @@ use crate::{
     outbox::wake,
 };
 
-/// Says what is missing, and never ends.
+/// Logs the missing permissions, and never ends.
 pub(super) async fn tell_missing(
     bus: &Bus,
     outbox: &str,

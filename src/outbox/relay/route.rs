@@ -1,4 +1,4 @@
-//! Which stream a row goes to, and what never goes to any. Rows keep their order within a stream.
+//! Decides which stream a row goes to, and which rows can never be published. Rows keep their order within a stream.
 
 use std::{collections::HashMap, ops::ControlFlow, sync::Arc, time::Duration};
 
@@ -23,31 +23,31 @@ use crate::{
     outbox::store::{Cursor, Page, Row},
 };
 
-/// Rows that a lane may have waiting besides the batches that it is sending.
+/// How many rows may wait in a lane, in addition to the batches in flight.
 const LANE_QUEUE: usize = 2048;
 /// How much payload a lane may hold, in KiB, one row excepted.
 const LANE_KIB: u32 = 16 * 1024;
-/// How often it is looked whether what is waited for is there.
+/// The pause between two checks whether another key may wait.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// What helps when no stream takes a name.
+/// The cure when no stream takes a name.
 const UNBOUND: &str = "tidings streams apply, with a [[stream]] that takes it";
 
 pub(super) struct Router<C> {
     course: Arc<Course<C>>,
-    /// Per name, its stream.
+    /// The stream of each name.
     streams: HashMap<String, String>,
     lanes: HashMap<String, Entrance>,
     crew: JoinSet<Result<(), Fault>>,
 }
 
-/// Where rows enter a lane. It holds them back when the lane has enough, by count or by size.
+/// The entrance of a lane. It blocks when the lane holds enough, by count or by size.
 struct Entrance {
     items: mpsc::Sender<Item>,
     memory: Arc<Semaphore>,
 }
 
 impl Entrance {
-    /// False when the lane has ended.
+    /// Returns false when the lane has ended.
     async fn send(&self, origin: Origin, row: Row, envelope: Envelope) -> bool {
         let kib = u32::try_from(row.payload.len() / 1024 + 1).unwrap_or(LANE_KIB);
         let memory = Arc::clone(&self.memory);
@@ -74,7 +74,7 @@ impl<C: Cursor> Router<C> {
         }
     }
 
-    /// Routes until the pages end, then waits until the lanes have sent what they have.
+    /// Routes until the pages end, then waits until the lanes have sent everything.
     pub(super) async fn run(mut self, mut pages: mpsc::Receiver<Page<C>>) -> Result<(), Fault> {
         for number in 0.. {
             let Some(page) = self.received(&mut pages).await? else {
@@ -104,7 +104,7 @@ impl<C: Cursor> Router<C> {
         self.end().await
     }
 
-    /// The same for what was parked.
+    /// Does the same for parked rows.
     pub(super) async fn run_parked(
         mut self,
         mut parked: mpsc::Receiver<Vec<Row>>,
@@ -117,7 +117,7 @@ impl<C: Cursor> Router<C> {
         self.end().await
     }
 
-    /// The next that comes, unless a lane ends before; `None` at the end, and when the lanes have stopped.
+    /// Returns the next value, unless a lane ends first; `None` at the end, and when the lanes have stopped.
     async fn received<T>(&mut self, from: &mut mpsc::Receiver<T>) -> Result<Option<T>, Fault> {
         tokio::select! {
             received = from.recv() => Ok(received),
@@ -139,8 +139,8 @@ impl<C: Cursor> Router<C> {
         Ok(())
     }
 
-    /// Breaks off when the relay is told to stop while something is waited for: what is left is not done, so
-    /// the cursor does not pass it.
+    /// Breaks when the relay is told to stop while a row waits: the remaining rows are not done, so the cursor does
+    /// not pass them.
     async fn route_all(
         &mut self,
         origin: Origin,
@@ -192,7 +192,7 @@ impl<C: Cursor> Router<C> {
             if self.course.stop.is_cancelled() {
                 return Err(Fault::Stopped);
             }
-            // The lane has ended; its own words say why.
+            // The lane has ended; its result states why.
             return Err(match self.crew.join_next().await {
                 Some(ended) => fault_of(ended),
                 None => Fault::Ended(format!("the lane of stream {stream}")),
@@ -220,13 +220,13 @@ impl<C: Cursor> Router<C> {
         Ok(envelope)
     }
 
-    /// The stream that takes a name; `None` when the name's events wait. No answer is a fault: during an
-    /// election nobody knows.
+    /// Returns the stream that takes a name; `None` when the name's events wait. No answer is a fault: during an
+    /// election no server knows.
     async fn stream(&mut self, name: &str) -> Result<Option<String>, Fault> {
         if let Some(stream) = self.streams.get(name) {
             return Ok(Some(stream.clone()));
         }
-        // Until what waits has gone back, nothing overtakes it.
+        // Until the waiting rows are restored, no later row may overtake them.
         if self.course.aside.is_closed_name(name) {
             return Ok(None);
         }
@@ -240,7 +240,7 @@ impl<C: Cursor> Router<C> {
         Ok(None)
     }
 
-    /// The lane of a stream; it begins with the first row for it.
+    /// Returns the lane of a stream, starting it with the first row for it.
     async fn lane(&mut self, stream: &str) -> Result<&Entrance, Fault> {
         if !self.lanes.contains_key(stream) {
             let Some(state) = self.course.bus.stream_state(stream).await? else {

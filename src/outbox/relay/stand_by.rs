@@ -1,7 +1,7 @@
-//! Standing by: waiting until the lease may be free. Never asks for it.
+//! Standby: waits until the lease may be free. Never asks for the lease.
 //!
-//! A relay that stops cleanly says so to those who wait, over NATS; they look from time to time besides, so
-//! that a word that is lost costs time only.
+//! A relay that stops cleanly announces its release to the standbys over NATS. They also check from time to time, so
+//! a lost message only costs time.
 
 use std::time::Duration;
 
@@ -10,19 +10,19 @@ use crate::{
     outbox::wake,
 };
 
-/// How long the last word may take to leave.
+/// How long sending the release message may take.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
-/// Looks that follow words which were not true are so far apart, however many words come.
+/// The minimum pause between two checks that release messages cause: false ones, however many, cause no more.
 const APART: Duration = Duration::from_millis(50);
 
 pub(super) struct StandBy {
-    /// `None` when releases are not heard.
+    /// `None` when release messages cannot be received.
     released: Option<Pings>,
 }
 
 impl StandBy {
-    /// Listens from now on, so that no release after the next look is missed.
+    /// Subscribes now, so that no release after the next check is missed.
     pub(super) async fn listen(bus: &Bus, outbox: &str) -> Self {
         let released = match bus.pings(&wake::release_subject(outbox)).await {
             Ok(released) => Some(released),
@@ -34,7 +34,7 @@ impl StandBy {
         Self { released }
     }
 
-    /// Waits until a relay says that it has released the lease, or for so long.
+    /// Waits until a relay announces that it has released the lease, or until the time is over.
     pub(super) async fn wait(&self, at_most: Duration) {
         tracing::debug!("another relay has the lease, this one stands by");
         let heard = async {
@@ -46,12 +46,12 @@ impl StandBy {
                 None => std::future::pending().await,
             }
         };
-        // Elapsing is no failure: it is time to look.
+        // Elapsing is no failure: it is time to check the lease.
         let _ = tokio::time::timeout(at_most, heard).await;
     }
 }
 
-/// Tells those who stand by that the lease is free, before the process may end.
+/// Announces to the standbys that the lease is free, before the process may end.
 pub(super) async fn tell_release(bus: &Bus, outbox: &str) {
     bus.ping(&wake::release_subject(outbox));
     let _ = tokio::time::timeout(LAST_WORD, bus.sent()).await;

@@ -1,8 +1,8 @@
-//! What hinders the relay, said loudly: in the log when it begins, again and again while it lasts, and when
-//! it is over; and in the status, through the checkpoints. Never decides what to do about it.
+//! The issues that hinder the relay: logged when they begin, repeatedly while they last, and when they are over; and
+//! shown in the status, through the checkpoints. Never decides what to do about them.
 //!
-//! An issue has one beginning. A tenure that begins ends nothing: what hindered the last one is over when an
-//! event was confirmed and that is written down, or when there was nothing to confirm.
+//! An issue begins once. A new tenure ends none: an issue of the last tenure is over when an event was confirmed and
+//! that is written to the database, or when there was nothing to confirm.
 
 use std::{
     collections::BTreeMap,
@@ -17,14 +17,15 @@ use crate::outbox::{
     status::{StoredTrouble, Trouble, stored_troubles},
 };
 
-/// How often what lasts is said again.
+/// How often a lasting issue is logged again.
 pub(super) const SAY_AGAIN: Duration = Duration::from_secs(10);
-/// A cause that changes is said at once, but no more often than this.
+/// A changed cause is logged at once, but no more often than this.
 const SAY_CHANGE: Duration = Duration::from_secs(5);
-/// The place of what hinders all of the relay.
+/// The place of an issue that hinders all of the relay.
 pub(super) const RELAY: &str = "relay";
 
-/// What hinders a relay now, by place. Clones share it; it outlives a tenure.
+/// The present issues of a relay, by place: the relay, a stream or a subject. Clones share them; they outlive a
+/// tenure.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Troubles(Arc<Mutex<State>>);
 
@@ -38,16 +39,16 @@ struct State {
 #[derive(Debug)]
 struct Known {
     trouble: StoredTrouble,
-    /// The last tenure in which it was met.
+    /// The last tenure in which the issue was met.
     met: u64,
-    /// How often it was met.
+    /// How often the issue was met.
     times: u64,
     said: Instant,
 }
 
 impl Troubles {
-    /// Something is wrong at a place. What was wrong there already goes on, maybe with another cause. Gives whether
-    /// it was said.
+    /// Begins an issue at a place. An issue that is already there continues, possibly with another cause. Returns
+    /// whether it was logged.
     pub(super) fn begin(&self, place: &str, cause: &str, cure: &str) -> bool {
         let mut state = self.lock();
         let met = state.tenure;
@@ -69,7 +70,7 @@ impl Troubles {
         is_said
     }
 
-    /// Something that was wrong before this process was: what is known of it already stays.
+    /// Records an issue that is older than this process: what is already known of it stays.
     pub(super) fn recall(&self, place: &str, cause: &str, cure: &str) {
         let mut state = self.lock();
         let met = state.tenure;
@@ -81,7 +82,7 @@ impl Troubles {
         self.begin(place, cause, cure);
     }
 
-    /// A tenure begins, with what the database keeps of the one before, maybe of another process.
+    /// Begins a tenure with the stored issues of the last one, possibly of another process.
     pub(super) fn new_tenure(&self, kept: &str) -> Result<(), sqlx::Error> {
         let kept = stored_troubles(kept)?;
         let mut state = self.lock();
@@ -96,7 +97,7 @@ impl Troubles {
         Ok(())
     }
 
-    /// A place is well again. Gives whether it was not.
+    /// Ends the issue of a place. Returns whether there was one.
     pub(super) fn end(&self, place: &str) -> bool {
         let Some(known) = self.lock().by_place.remove(place) else {
             return false;
@@ -107,8 +108,8 @@ impl Troubles {
         true
     }
 
-    /// All that was committed before this tenure is confirmed, parked, or was not there: what it has not met is
-    /// over. Gives whether something is.
+    /// Everything committed before this tenure is confirmed, parked or absent: issues that this tenure has not met
+    /// are over. Returns whether any is.
     pub(super) fn caught_up(&self) -> bool {
         let state = self.lock();
         let places = state.by_place.iter();
@@ -121,19 +122,19 @@ impl Troubles {
         !over.is_empty()
     }
 
-    /// Another relay has the lease: what hinders it, it says itself.
+    /// Another relay has the lease, and reports its own issues.
     pub(super) fn forget(&self) {
         self.lock().by_place.clear();
     }
 
-    /// Says all of it again.
+    /// Logs all issues again.
     pub(super) fn say(&self) {
         for (place, known) in &mut self.lock().by_place {
             known.say(place);
         }
     }
 
-    /// Says it again and again, whatever becomes of the tenures. Never ends.
+    /// Logs all issues repeatedly, across tenures. Never ends.
     pub(super) async fn keep_saying(self) {
         let mut times = tokio::time::interval(SAY_AGAIN);
         times.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -143,7 +144,7 @@ impl Troubles {
         }
     }
 
-    /// For the status.
+    /// The issues as text for the status.
     pub(super) fn text(&self) -> Result<String, sqlx::Error> {
         let state = self.lock();
         let places = state.by_place.iter();
@@ -153,7 +154,7 @@ impl Troubles {
         serde_json::to_string(&stored).map_err(|error| sqlx::Error::Encode(error.into()))
     }
 
-    /// The places of what only parked rows wait for.
+    /// The places of the issues that only parked rows wait for.
     pub(super) fn subjects(&self) -> Vec<String> {
         let state = self.lock();
         let places = state.by_place.keys();
@@ -164,7 +165,7 @@ impl Troubles {
         of_subjects.cloned().collect()
     }
 
-    /// For those who ask over NATS.
+    /// The issues for status requests over NATS.
     pub(super) fn all(&self) -> Vec<Trouble> {
         let state = self.lock();
         let places = state.by_place.iter();

@@ -1,4 +1,4 @@
-//! Parking rows, in the database and in the log. Never decides which.
+//! Parks rows, in the database and in the program's log. Never decides which.
 
 use super::{Fault, Keeper};
 use crate::outbox::{Store, store::Parked};
@@ -6,7 +6,7 @@ use crate::outbox::{Store, store::Parked};
 impl<DB: Store> Keeper<DB> {
     pub(super) async fn park(&mut self, parked: &[Parked]) -> Result<(), Fault> {
         parked.iter().for_each(say_parked);
-        // Whoever was frozen must not put aside what its successor has published.
+        // A process that was frozen must not park a row that its successor has published.
         self.post.fence.check()?;
         let has_flaw = |parked: &&Parked| parked.row.flaw.is_some();
         let flawed: Vec<Parked> = parked.iter().filter(has_flaw).cloned().collect();
@@ -23,8 +23,8 @@ impl<DB: Store> Keeper<DB> {
         Ok(())
     }
 
-    /// A large row may take longer to be moved than a lease lasts. So it is moved by a task that ends whatever becomes
-    /// of this tenure: the next one finds it parked, instead of beginning anew for ever.
+    /// Moving a large row may take longer than a lease lasts. So a task moves it that outlives this tenure: the next
+    /// tenure finds the row parked, instead of starting over endlessly.
     async fn move_flawed(&mut self, flawed: Vec<Parked>) -> Result<(), Fault> {
         let outbox = self.post.outbox.clone();
         let mut moving = tokio::spawn(async move {
@@ -44,8 +44,8 @@ impl<DB: Store> Keeper<DB> {
     }
 }
 
-/// One line for what is refused, with its cure. What follows it, or waits for something, is not said one by one: the
-/// status counts it, and the trouble is said by itself.
+/// Logs one line for a refused row, with its cure. Rows that follow it or wait are logged at debug level only: the
+/// status counts them, and their issue is logged on its own.
 fn say_parked(parked: &Parked) {
     const CURE: &str =
         "tidings outbox parked, which shows what follows it; then tidings outbox unpark or discard";

@@ -1,4 +1,4 @@
-//! What a lane does about a stream that does not take a row, or takes nothing. Never sends but through the lane.
+//! What a lane does when its stream refuses a row, or takes nothing. Never sends except through the lane.
 
 use std::time::{Duration, Instant};
 
@@ -7,11 +7,11 @@ use super::{
     WaitsFor,
 };
 
-/// How long a server may take that answers.
+/// How long a server that answers may take.
 const READ_BACK: Duration = Duration::from_secs(2);
 
 impl<C: Cursor> Lane<C> {
-    /// What becomes of one row that was refused by itself: it is put aside, or given back to be sent again.
+    /// Handles one row that was refused on its own: it is parked, or returned to be sent again.
     pub(super) async fn refused(
         &self,
         item: Item,
@@ -33,7 +33,7 @@ impl<C: Cursor> Lane<C> {
         }
     }
 
-    /// Tries the first row again until the stream takes it, or until others have waited long enough.
+    /// Retries the first row until the stream takes it, or until other streams have waited long enough.
     pub(super) async fn hold(&mut self, mut cause: Cause) -> Result<(), Fault> {
         let began = Instant::now();
         let mut pause = FIRST_PAUSE;
@@ -46,7 +46,7 @@ impl<C: Cursor> Lane<C> {
                 && (self.course.aside.feeds_several() || patience.is_zero())
             {
                 self.course.aside.close_stream(&self.stream, reason);
-                // Putting aside goes in large steps again.
+                // Rows are parked in large batches again.
                 self.size = self.most;
                 return Ok(());
             }
@@ -70,7 +70,7 @@ impl<C: Cursor> Lane<C> {
         }
     }
 
-    /// Whether the stream goes on confirming nothing.
+    /// Whether the stream still confirms nothing.
     async fn is_silent_still(&self) -> Result<bool, Fault> {
         match self.course.bus.stream_state(&self.stream).await? {
             Some(state) => Ok(!state.confirms),
@@ -80,7 +80,7 @@ impl<C: Cursor> Lane<C> {
         }
     }
 
-    /// The stream has taken something.
+    /// The stream has taken a row.
     pub(super) fn is_open(&mut self) {
         self.size = (self.size * 2).min(self.most);
         if !self.course.aside.is_closed_stream(&self.stream) {
@@ -98,7 +98,8 @@ impl<C: Cursor> Lane<C> {
         items.iter().any(is_denied)
     }
 
-    /// What it is when so many events are not confirmed. A server that answers and has not stored them cannot write.
+    /// The fault when this many events are not confirmed. A server that answers but has not stored them cannot
+    /// write.
     pub(super) async fn unconfirmed(&self, refusal: Refusal, sent: usize) -> Fault {
         let stream = self.stream.clone();
         match refusal {
@@ -119,7 +120,7 @@ impl<C: Cursor> Lane<C> {
         }
     }
 
-    /// How many messages the stream has got since the last one that was confirmed here, if its server answers.
+    /// How many messages the stream has stored since the last one confirmed here, if its server answers.
     async fn read_back(&self) -> Option<u64> {
         let looking = self.course.bus.stream_state(&self.stream);
         let state = tokio::time::timeout(READ_BACK, looking)

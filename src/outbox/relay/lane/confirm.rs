@@ -1,4 +1,4 @@
-//! Telling the keeper what a stream has confirmed. Never sends anything.
+//! Reports to the keeper what a stream has confirmed. Never sends anything.
 
 use super::{Item, Lane};
 use crate::outbox::{

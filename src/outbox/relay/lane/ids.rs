@@ -1,11 +1,11 @@
-//! Whose an id is that a stream has already: the row's own, which is stored then, or another event's. Never decides what
+//! Whose id the stream already has: the row's own, which is then stored, or another event's. Never decides what
 //! follows.
 
 use super::{Course, Cursor, Fault, Item, Known, Lane};
 use crate::bus::Holder;
 
 impl<C: Cursor> Lane<C> {
-    /// What the stream held of these when the tenure began; nothing at all when it had none of their ids.
+    /// What the stream held of these rows when the tenure began; empty when it had none of their ids.
     pub(super) async fn known(&self, items: &[Item]) -> Result<Vec<Known>, Fault> {
         let Course { stored, bus, .. } = &*self.course;
         let found = stored.found.get(&self.stream);
@@ -17,8 +17,8 @@ impl<C: Cursor> Lane<C> {
         Ok(stored.all_known(bus, &self.stream, identities).await?)
     }
 
-    /// Why a row is not stored, though the server takes it for one that the stream has: another event has its id.
-    /// What lies there no more was the event, as far as can be known.
+    /// Why a row is not stored although the server reports it as a duplicate: another event has its id. A message
+    /// that is no longer there is taken to be the event, as far as the relay can know.
     pub(super) async fn taken_id(
         &self,
         item: &Item,
