@@ -71,7 +71,7 @@ impl<T> Lanes<T> {
         self.again(turn, item);
     }
 
-    /// The next item to run, if one is ready and a place is free. Say when it is [finished].
+    /// The next item to run, if one is ready and a concurrency slot is free. Report when it is [finished].
     ///
     /// [finished]: Lanes::finish
     pub(crate) fn start(&mut self) -> Option<(Turn, T)> {
@@ -109,7 +109,7 @@ impl<T> Lanes<T> {
         }
     }
 
-    /// The running item of this lane rests: its place is free, and its lane waits until it runs [`again`].
+    /// The running item of this lane rests: its slot is free, and its lane waits until the item runs [`again`].
     ///
     /// [`again`]: Lanes::again
     pub(crate) fn rest(&mut self, turn: &Turn) {
