@@ -62,7 +62,7 @@ pub struct ReplayConsumer {
     pub stream: String,
     /// Messages that were never delivered, including those beyond the range.
     pub pending: u64,
-    /// Deliveries that are not acknowledged.
+    /// Deliveries that are ack pending.
     pub in_hand: u64,
     /// Everything up to this sequence has ended.
     pub floor: u64,

@@ -28,7 +28,7 @@ pub struct SubscriberIssue {
     pub kind: &'static str,
     /// The cause.
     pub cause: String,
-    /// The remedy; `None` when the cause names it.
+    /// What to do about it; `None` when the cause states it.
     pub cure: Option<String>,
     /// Since when, or when it last worked, as far as that is known.
     pub since: Option<DateTime<Utc>>,
@@ -48,7 +48,7 @@ pub(super) struct Seen {
     /// Whether the streams of its retries and of its dead letters exist, as far as that is known.
     pub(super) has_retries: Option<bool>,
     pub(super) has_letters: Option<bool>,
-    /// The streams that exist under the names of these two, whatever subjects they have.
+    /// The names of all existing streams, whatever subjects they have.
     pub(super) there: Vec<String>,
     pub(super) lease: Option<LeaseSign>,
     /// How far the clock of each instance is ahead of the server's, by instance id.
