@@ -10,7 +10,7 @@ use crate::{context::Facts, failure::Failure, outcome::DeadLetter};
 pub(crate) trait Remembers: Send + Sync {
     /// Records that an event is dead-lettered, before its dead letter is stored. From then on the handler is not called
     /// for it, unless it is redriven. An existing record of the event is kept, unless it equals `lost`, whose dead
-    /// letter is lost.
+    /// letter is lost, or the event was redriven since.
     fn give_up<'a>(
         &'a self,
         facts: &'a Facts,
