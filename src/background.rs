@@ -1,4 +1,4 @@
-//! What runs beside the subscribers of a worker, such as the relay. Only the contract stands here.
+//! Work that runs beside the subscribers of a worker, such as the relay. Contains only the contract.
 
 use std::error::Error;
 
@@ -7,13 +7,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bus::Bus;
 
-/// Work that lasts as long as the worker.
+/// Work that runs for as long as the worker.
 pub trait Background: Send + 'static {
-    /// The name in the log and in errors, such as `relay`.
+    /// The name in logs and errors, such as `relay`.
     fn name(&self) -> String;
 
-    /// Runs until `stop` is cancelled, then finishes what is in flight and returns. It gets over what
-    /// passes by itself; an error means that it can never work as it is, and ends the worker.
+    /// Runs until `stop` is cancelled, then finishes what is in flight and returns. The work recovers from temporary
+    /// failures by itself. An error means that it can never run with its configuration; it ends the worker.
     fn run(
         self: Box<Self>,
         bus: Bus,

@@ -1,33 +1,34 @@
-//! Whether attempts may begin while what handlers depend on may be down. A plain value: time comes in; it
-//! never waits, and never gives a message up.
+//! Whether attempts may begin while a dependency of the handlers may be down. A plain value: the time is passed in; it
+//! never waits, and never dead-letters an event.
 //!
-//! Failures are counted over a sliding window, for each event name by itself. While every name that was
-//! attempted lately keeps failing, trying more only uses up attempts: the circuit opens. Then one attempt at a
-//! time, the probe, finds out whether it may close again.
+//! Failures are counted over a sliding window, for each event name separately. When every name that was attempted in
+//! the window keeps failing, more attempts would only use up the attempts of events: the circuit opens. Then one
+//! attempt at a time, the probe, finds out whether the circuit may close.
 
 use std::time::{Duration, Instant};
 
-/// The window moves on by this part of its length.
+/// The window is divided into this many slices, and moves by one slice at a time.
 const SLICES: usize = 10;
 
-/// When a subscriber stops pulling because its handlers fail, and how it begins again.
+/// When a subscriber stops pulling because its handlers fail, and how it resumes.
 ///
-/// By default the circuit opens when, of at least 20 attempts within 30 s, 90 % have failed **of every event
-/// name** that was attempted: a name whose handler works keeps it closed, so that one kind of event that fails
-/// does not stop the others. It stays open for 5 s; then one event is attempted. If that fails too, it
-/// stays open for twice as long, up to 1 min; if not, it closes. While a handler's database is away it stays open for
-/// as long as before: the attempt itself waits for it.
+/// By default the circuit opens when, of at least 20 attempts within 30 s, 90 % have failed **of every event name**
+/// that was attempted. A name whose handler works keeps the circuit closed, so that one kind of event that fails does
+/// not stop the other kinds. The circuit stays open for 5 s; then one event is attempted, the probe. If the probe
+/// succeeds, the circuit closes. If it fails, the circuit stays open for twice as long, up to 1 min. While a handler's
+/// database is unavailable this time does not double: the attempt itself waits for the database.
 ///
-/// Handlers that hang fail seldom: 16 at once with a timeout of 30 s make 16 attempts in 30 s. So attempts that take
-/// too long to be made often enough within the window, as many at once as the subscriber handles, are counted over a
-/// longer one, which follows its concurrency and its timeout: of 16 at once and 30 s it is 135 s, and the circuit opens
-/// with the second round. One event that hangs does not fail often enough in it.
+/// Handlers that hang fail seldom: 16 at once with a timeout of 30 s make 16 attempts in 30 s. Therefore attempts that
+/// are too slow for enough of them to end within the window, at the subscriber's concurrency, are counted over a longer
+/// window. Its length follows from the concurrency and the timeout: with 16 at once and 30 s it is 135 s, and the
+/// circuit opens after the second round. A single event that hangs does not fail often enough in that window.
 ///
-/// A failure is an error, a timeout, a panic, a database that does not answer. A rejected event is none, nor is
-/// [`Failure::retry_after`](crate::Failure::retry_after): their handlers have decided.
-/// While the circuit is open, nothing is rejected and a failed attempt is not counted against its event.
+/// Failures are errors, timeouts, panics and a database that does not answer. A rejected event is not a failure, and
+/// neither is [`Failure::retry_after`](crate::Failure::retry_after): in both cases the handler has decided. While the
+/// circuit is open, no event is dead-lettered for running out of attempts: a failed attempt does not count against its
+/// event.
 ///
-/// Each process has a circuit of its own for each of its subscribers.
+/// Each process has its own circuit for each of its subscribers.
 ///
 /// ```
 /// use std::time::Duration;
@@ -49,22 +50,22 @@ pub struct CircuitBreaker {
 }
 
 impl CircuitBreaker {
-    /// Never opens.
+    /// A circuit that never opens.
     #[must_use]
     pub fn off() -> Self {
         Self::default().within(Duration::from_secs(30), u32::MAX)
     }
 
-    /// How many of a hundred attempts have to fail: 1 to 100, default 90. Retries are attempts too: a name
-    /// of which one event in nine fails for ever has 50 failures in a hundred attempts.
+    /// The percentage of attempts that must fail: 1 to 100, default 90. Retries are attempts too: a name of which one
+    /// event in nine always fails has 50 failures in a hundred attempts.
     #[must_use]
     pub fn share(mut self, percent: u8) -> Self {
         self.percent = percent.clamp(1, 100);
         self
     }
 
-    /// The window, and how many attempts there have to be in it; default 30 s and 20. Attempts that take too long for
-    /// that are counted over a longer window.
+    /// The window, and how many attempts it must contain; default 30 s and 20. Attempts that are too slow for that are
+    /// counted over a longer window.
     #[must_use]
     pub fn within(mut self, window: Duration, attempts: u32) -> Self {
         self.window = window.max(Duration::from_millis(1));
@@ -72,8 +73,7 @@ impl CircuitBreaker {
         self
     }
 
-    /// For how long the circuit stays open at first, and at most after probes that failed; default 5 s and
-    /// 1 min.
+    /// How long the circuit stays open at first, and at most after failed probes; default 5 s and 1 min.
     #[must_use]
     pub fn open_for(mut self, first: Duration, longest: Duration) -> Self {
         self.pause = first;
@@ -94,7 +94,7 @@ impl Default for CircuitBreaker {
     }
 }
 
-/// How many attempts of which length a subscriber makes at once.
+/// How many attempts a subscriber makes at once, and how long one may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Load {
     pub(crate) concurrency: usize,
@@ -106,7 +106,7 @@ pub(crate) struct Load {
 pub(crate) struct Circuit {
     policy: CircuitBreaker,
     window: Window,
-    /// Of attempts that take too long for the window, if there can be any.
+    /// Counts attempts that are too slow for the window; `None` when no attempt can be.
     slow: Option<Slow>,
     state: State,
     probes: u64,
@@ -118,26 +118,26 @@ enum State {
     Open {
         until: Instant,
         pause: Duration,
-        /// The number of the probe that is under way.
+        /// The number of the probe that is running.
         probe: Option<u64>,
     },
 }
 
-/// What may begin.
+/// Which attempts may begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Gate {
-    /// Closed: everything.
+    /// Closed: any attempt.
     Free,
-    /// Half open: one attempt.
+    /// Half-open: one attempt.
     Probe,
-    /// Nothing before this moment.
+    /// None before this moment.
     Until(Instant),
-    /// Nothing before the probe has ended.
+    /// None before the probe has ended.
     Probing,
 }
 
-/// That an attempt may begin; whoever has it says how the attempt ended. The default is that of any attempt but
-/// the probe.
+/// Permission to begin one attempt; its owner reports how the attempt ended. The default value is the permit of any
+/// attempt other than the probe.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Permit {
     probe: Option<u64>,
@@ -145,7 +145,7 @@ pub(crate) struct Permit {
 }
 
 impl Permit {
-    /// Whether the attempt is the one that finds out whether the circuit may close.
+    /// Whether the attempt is the probe, which decides whether the circuit may close.
     pub(crate) fn is_probe(self) -> bool {
         self.probe.is_some()
     }
@@ -154,20 +154,20 @@ impl Permit {
 /// How an attempt ended, as far as the circuit is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Attempted {
-    /// The handler decided: done, rejected, or put off to a time that it named.
+    /// The handler decided: handled, rejected, or retried after a time that the handler chose.
     Decided,
-    /// It would be tried again.
+    /// It failed and would be retried.
     Failed,
-    /// What the handler needs is not there. It is looked for in the attempt, so the next one need not wait for longer.
+    /// A dependency of the handler is unavailable. The attempt itself waits for it, so the pause need not grow.
     Away,
-    /// It says nothing: handed back, or no handler was called.
+    /// It has no bearing on the circuit: handed back, or no handler was called.
     Void,
 }
 
-/// What changed when an attempt ended.
+/// How the circuit changed when an attempt ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Change {
-    /// So many of the attempts in the window had failed.
+    /// The circuit opened: this many attempts in the window had failed.
     Opened {
         failed: u32,
         attempts: u32,
@@ -190,7 +190,7 @@ impl Circuit {
         }
     }
 
-    /// Of a subscriber that makes so many attempts at once.
+    /// Sets the load of the subscriber, from which the longer window follows.
     pub(crate) fn under(mut self, load: Load) -> Self {
         self.slow = Slow::of(self.policy, load);
         self
@@ -205,7 +205,7 @@ impl Circuit {
         }
     }
 
-    /// Whether a failure costs its event an attempt.
+    /// Whether a failure counts as an attempt of its event.
     pub(crate) fn counts_failures(&self) -> bool {
         matches!(self.state, State::Closed)
     }
@@ -219,7 +219,7 @@ impl Circuit {
         }
     }
 
-    /// Lets one attempt begin, if one may.
+    /// Begins one attempt, if one may begin.
     pub(crate) fn begin(&mut self, now: Instant) -> Option<Permit> {
         match (self.gate(now), &mut self.state) {
             (Gate::Free, _) => Some(Permit {
@@ -238,8 +238,8 @@ impl Circuit {
         }
     }
 
-    /// An attempt at an event of this name has ended. One that began before the circuit opened says nothing
-    /// about whether it may close.
+    /// Records that an attempt at an event of this name has ended. An attempt that began before the circuit opened does
+    /// not decide whether it closes.
     pub(crate) fn end(
         &mut self,
         permit: Permit,
@@ -320,24 +320,24 @@ impl Circuit {
     }
 }
 
-/// Attempts that take too long for the window of the policy.
+/// Attempts that are too slow for the window of the policy.
 #[derive(Debug)]
 struct Slow {
-    /// Failures that took longer than that are counted here; successes all.
+    /// Failures that took longer than this are counted here; successes are all counted.
     longer_than: Duration,
     length: Duration,
     window: Window,
 }
 
 impl Slow {
-    /// How many rounds of attempts are waited for at least: there may be fewer events than could be handled at once.
+    /// The minimum number of rounds of attempts: there may be fewer events than could be handled at once.
     const ROUNDS: u32 = 3;
 
-    /// `None` when no attempt takes too long: even those that run into the timeout are made often enough.
+    /// `None` when no attempt is too slow: even attempts that time out end often enough for the window.
     fn of(policy: CircuitBreaker, load: Load) -> Option<Self> {
         let concurrency = u32::try_from(load.concurrency).unwrap_or(u32::MAX).max(1);
         let rounds = policy.attempts.div_ceil(concurrency).max(Self::ROUNDS);
-        // A slice of the window may be over already.
+        // The window may already have lost one slice, hence nine tenths.
         let longer_than = policy.window / 10 * 9 / (rounds - 1);
         let length = load.timeout.saturating_mul(rounds);
         let length = length.saturating_add(length / 2);
@@ -359,13 +359,13 @@ impl Slow {
     }
 }
 
-/// The attempts of late, by event name.
+/// The attempts within a window, by event name.
 #[derive(Debug)]
 struct Window {
     slice: Duration,
-    /// The beginning of the latest slice, and its number.
+    /// When the latest slice began, and its index.
     latest: Option<(Instant, usize)>,
-    /// A subscriber has few names: a list is quicker than a map.
+    /// A list, because a subscriber has few names, and a list is faster than a map.
     names: Vec<(String, [Tally; SLICES])>,
 }
 
@@ -412,7 +412,7 @@ impl Window {
         tally.failed = tally.failed.saturating_add(u32::from(has_failed));
     }
 
-    /// Clears the slices that are over, and gives the one of this moment.
+    /// Clears the slices that have expired, and returns the index of the current one.
     fn forget(&mut self, now: Instant) -> usize {
         let Some((mut began, mut slice)) = self.latest else {
             self.latest = Some((now, 0));
@@ -435,7 +435,7 @@ impl Window {
         slice
     }
 
-    /// The attempts, when they open the circuit.
+    /// The attempts of all names, if they open the circuit.
     fn opens(&self, policy: CircuitBreaker) -> Option<Tally> {
         let all = self.all();
         let opens = all.attempts >= policy.attempts && self.each_fails(policy.percent);
@@ -447,7 +447,7 @@ impl Window {
         tallies.fold(Tally::default(), Tally::plus)
     }
 
-    /// Whether the share has failed of every name; one that was not attempted has no say.
+    /// Whether this percentage of the attempts has failed for every name. A name without attempts does not count.
     fn each_fails(&self, percent: u8) -> bool {
         let of_name =
             |tallies: &[Tally; SLICES]| tallies.iter().fold(Tally::default(), Tally::plus);

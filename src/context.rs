@@ -1,4 +1,4 @@
-//! What a handler knows besides the event. It owns nothing that outlives the delivery.
+//! What a handler receives with the event. It owns nothing that outlives the delivery.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::replaying::{Count, ReplayId, Replaying};
 
-/// What a handler gets besides the event: the application's state, and what is known of the delivery.
+/// What a handler receives with the event: the application's state, and the facts of the delivery.
 ///
 /// Cheap to clone.
 pub struct Context<S> {
@@ -19,7 +19,7 @@ pub struct Context<S> {
     delivery: Arc<Facts>,
 }
 
-/// What is known of one delivery.
+/// The facts of one delivery.
 #[derive(Debug)]
 pub(crate) struct Facts {
     pub(crate) envelope: Arc<Envelope>,
@@ -31,20 +31,20 @@ pub(crate) struct Facts {
     pub(crate) attempt: u32,
     /// How often the event was redriven.
     #[cfg_attr(not(feature = "outbox"), allow(dead_code))]
-    // for the inbox
+    // read by the inbox
     pub(crate) redrives: u32,
-    /// The letter that it was redriven from last.
+    /// The dead letter that it was last redriven from.
     #[cfg_attr(not(feature = "outbox"), allow(dead_code))]
-    // for the inbox
+    // read by the inbox
     pub(crate) redriven_from: u64,
     /// How long the handler may take.
     pub(crate) timeout: Duration,
     pub(crate) cancelled: Cancelled,
-    /// The replay that it is part of.
+    /// The replay that the delivery is part of.
     pub(crate) replay: Option<Arc<Replaying>>,
 }
 
-/// When a handler should stop. Most handlers never ask, so it is made for those that do.
+/// When a handler should stop. Most handlers never use it, so the token is created on first use.
 #[derive(Debug)]
 pub(crate) struct Cancelled {
     halt: CancellationToken,
@@ -52,7 +52,7 @@ pub(crate) struct Cancelled {
 }
 
 impl Cancelled {
-    /// Cancelled when the worker halts, or by itself.
+    /// Cancelled when the worker halts, or on its own.
     pub(crate) fn by(halt: &CancellationToken) -> Self {
         Self {
             halt: halt.clone(),
@@ -66,10 +66,10 @@ impl Cancelled {
 }
 
 tokio::task_local! {
-    /// The delivery whose handler is running, so that what it publishes inherits the lineage without
-    /// the handler having to pass it on.
+    /// The delivery whose handler is running. What the handler publishes inherits the lineage from it, without the
+    /// handler passing it on.
     static HANDLING: Arc<Facts>;
-    /// The replay whose batch is being handled: a batch has no lineage.
+    /// The replay whose batch is being handled. A batch has no lineage.
     static REPLAYING: Arc<Replaying>;
 }
 
@@ -86,13 +86,13 @@ impl<S> Context<S> {
         &self.delivery
     }
 
-    /// The state that the worker was made with.
+    /// The state that the worker was created with.
     #[must_use]
     pub fn state(&self) -> &S {
         &self.state
     }
 
-    /// The event's id: the same at every delivery, so it can make an effect idempotent.
+    /// The event's id. It is the same at every delivery, so it can make an effect idempotent.
     #[must_use]
     pub fn event_id(&self) -> EventId {
         self.delivery.envelope.id()
@@ -104,37 +104,37 @@ impl<S> Context<S> {
         self.delivery.envelope.name().as_str()
     }
 
-    /// The version of the payload; 0 when a foreign publisher did not say.
+    /// The version of the payload; 0 when a foreign publisher did not state one.
     #[must_use]
     pub fn version(&self) -> u32 {
         self.delivery.envelope.version()
     }
 
-    /// What the event is about.
+    /// The event's key: what the event is about.
     #[must_use]
     pub fn key(&self) -> Option<&str> {
         self.delivery.envelope.key()
     }
 
-    /// When the fact happened, if its publisher said so.
+    /// When the fact happened, if its publisher stated it.
     #[must_use]
     pub fn time(&self) -> Option<DateTime<Utc>> {
         self.delivery.envelope.time()
     }
 
-    /// When its stream stored the event, by the server's clock.
+    /// When the stream stored the event, by the server's clock.
     #[must_use]
     pub fn stored_at(&self) -> DateTime<Utc> {
         self.delivery.stored_at
     }
 
-    /// Which attempt this is, from 1.
+    /// The number of this attempt, from 1.
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.delivery.attempt
     }
 
-    /// The user's own headers.
+    /// The application's own headers.
     #[must_use]
     pub fn headers(&self) -> &Headers {
         self.delivery.envelope.headers()
@@ -146,13 +146,13 @@ impl<S> Context<S> {
         self.delivery.envelope.extensions().get(name)
     }
 
-    /// The conversation that the event belongs to.
+    /// The id of the conversation that the event belongs to.
     #[must_use]
     pub fn correlation_id(&self) -> String {
         self.delivery.envelope.correlation_id()
     }
 
-    /// Everything known about the event, the payload as it came included.
+    /// The whole envelope, including the payload as it was received.
     #[must_use]
     pub fn envelope(&self) -> &Envelope {
         &self.delivery.envelope
@@ -170,22 +170,22 @@ impl<S> Context<S> {
         (&self.delivery.stream, self.delivery.sequence)
     }
 
-    /// Whether the event is handled again on purpose, as part of a replay. What must not happen twice, such as
-    /// sending a mail, asks for this; a handler as a whole is left out with
+    /// Whether the event is handled again on purpose, as part of a replay. A handler checks this before an effect that
+    /// must not happen twice, such as sending a mail. To leave out a handler as a whole, use
     /// [`skip_on_replay`](crate::EventSubscriber::skip_on_replay).
     #[must_use]
     pub fn is_replay(&self) -> bool {
         self.delivery.replay.is_some()
     }
 
-    /// The replay that it is part of, if it is.
+    /// The replay that the delivery is part of, if any.
     #[must_use]
     pub fn replay_id(&self) -> Option<ReplayId> {
         self.delivery.replay_id()
     }
 
-    /// Cancelled when the handler should stop: its time is over, or the drain's deadline has passed.
-    /// The handler is dropped at its next await then.
+    /// Cancelled when the handler should stop: its timeout has passed, or the shutdown timeout has passed. After that
+    /// the handler is dropped at its next await.
     #[must_use]
     pub fn cancelled(&self) -> &CancellationToken {
         self.delivery.cancelled.token()
@@ -215,12 +215,12 @@ impl<S> std::fmt::Debug for Context<S> {
     }
 }
 
-/// Runs a handler such that what it publishes inherits the delivery's lineage.
+/// Runs a handler so that what it publishes inherits the delivery's lineage.
 pub(crate) async fn handling<T>(delivery: Arc<Facts>, handler: impl Future<Output = T>) -> T {
     HANDLING.scope(delivery, handler).await
 }
 
-/// Runs a handler of a batch, which may be part of a replay.
+/// Runs a batch handler, whose batch may be part of a replay.
 pub(crate) async fn replaying<T>(
     replay: Option<&Arc<Replaying>>,
     handler: impl Future<Output = T>,
@@ -231,8 +231,8 @@ pub(crate) async fn replaying<T>(
     }
 }
 
-/// Whether so many events that are published, or taken back, here are not: that has happened when the replay was
-/// none. They are counted then.
+/// Whether this many events, published or cancelled by the current handler, are suppressed, because the original
+/// handling has already published or cancelled them. Suppressed events are counted.
 pub(crate) fn suppresses(events: usize) -> bool {
     let suppressed = |replay: &Arc<Replaying>| {
         let is_suppressed = !replay.mark.follow_ups;
@@ -246,7 +246,7 @@ pub(crate) fn suppresses(events: usize) -> bool {
     of_one.unwrap_or(false) || of_batch()
 }
 
-/// Fills the lineage of an event that is published inside a handler; outside it stays as it is.
+/// Sets the lineage of an event that is published inside a handler; outside a handler the event is unchanged.
 pub(crate) fn inherit(envelope: Envelope) -> Envelope {
     match HANDLING.try_with(|delivery| delivery.envelope.descent()) {
         Ok(descent) => envelope.inherit(&descent),

@@ -1,5 +1,5 @@
-//! What is in the stream of dead letters, and the ways out of it: reading, grouping, discarding, redriving.
-//! Never writes a letter, and never decides that an event is given up.
+//! The stream of dead letters: reading, grouping, discarding and redriving them. Never writes a dead letter, and never
+//! decides that an event is dead-lettered.
 //!
 //! ```no_run
 //! use tidings::{Bus, DeadLetterSelection, DeadLetters};
@@ -40,14 +40,14 @@ pub use selection::DeadLetterSelection;
 const TRIES: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// The dead letters of all subscribers. Cheap to make; holds nothing but the connection.
+/// The dead letters of all subscribers. Cheap to create; holds only the connection.
 #[derive(Debug, Clone)]
 pub struct DeadLetters {
     bus: Bus,
 }
 
-/// Reads dead letters in the order of the stream: those that were there when it was opened. It keeps one page in
-/// memory, however many there are.
+/// Reads dead letters in the order of the stream, up to the last one at the time of opening. Keeps one page in memory,
+/// however many dead letters there are.
 #[derive(Debug)]
 pub struct DeadLetterReader {
     bus: Bus,
@@ -68,27 +68,27 @@ pub enum DeadLettersError {
         /// The stream.
         stream: String,
     },
-    /// The stream does not let its messages be deleted.
+    /// The stream does not allow messages to be deleted.
     #[error("the stream {stream} does not allow that a message is deleted (deny_delete, sealed)")]
     Undeletable {
         /// The stream.
         stream: String,
     },
-    /// The letter is not there any more: somebody else has redriven or discarded it.
+    /// The dead letter no longer exists: it was redriven or discarded.
     #[error("there is no dead letter {sequence} any more")]
     Gone {
-        /// The letter.
+        /// The sequence of the dead letter.
         sequence: u64,
     },
-    /// The letter cannot be redriven as it is. It stays where it is.
+    /// The dead letter cannot be redriven as it is. It is kept.
     #[error("the dead letter {sequence} cannot be redriven: {reason}")]
     Impossible {
-        /// The letter.
+        /// The sequence of the dead letter.
         sequence: u64,
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// The subscriber has no consumer: what is given back to it would wait where nobody takes it. The letter stays.
+    /// The subscriber has no consumer, so a redriven event would wait without being delivered. The dead letter is kept.
     #[error(
         "{subscriber} has no consumer of its retries, so nobody would take what is redriven to it: start a worker that has it, \
          which makes the consumer, or discard the letter"
@@ -97,14 +97,14 @@ pub enum DeadLettersError {
         /// The subscriber.
         subscriber: String,
     },
-    /// A key is still parked: it was not brought back to its end.
+    /// A key is still parked: not all of its dead letters were redriven.
     #[error("{subscriber} keeps the key {key} parked: {reason}")]
     StillParked {
         /// The subscriber.
         subscriber: String,
         /// The key.
         key: String,
-        /// Why.
+        /// The reason.
         reason: String,
     },
     /// NATS does not answer, or refuses.
@@ -119,10 +119,10 @@ impl DeadLetters {
         Self { bus: bus.clone() }
     }
 
-    /// Reads those that are selected.
+    /// Reads the selected dead letters.
     ///
     /// # Errors
-    /// [`DeadLettersError::NoStream`] before `tidings streams apply`, else [`DeadLettersError::Bus`].
+    /// [`DeadLettersError::NoStream`] before `tidings streams apply`, otherwise [`DeadLettersError::Bus`].
     pub async fn read(
         &self,
         selection: DeadLetterSelection,
@@ -143,7 +143,7 @@ impl DeadLetters {
     /// One dead letter, by its sequence in the stream.
     ///
     /// # Errors
-    /// [`DeadLettersError::Gone`] when it is not there, else as [`DeadLetters::read`].
+    /// [`DeadLettersError::Gone`] when it does not exist, otherwise as [`DeadLetters::read`].
     pub async fn find(&self, sequence: u64) -> Result<StoredDeadLetter, DeadLettersError> {
         let stream = stream();
         if self.bus.upkeep(&stream).await?.is_none() {
@@ -155,8 +155,8 @@ impl DeadLetters {
         Ok(StoredDeadLetter::of(kept))
     }
 
-    /// What is selected, by the fingerprint of the error; the largest group first. At most 10,000 groups are
-    /// kept apart; what is in none of them is in one without a fingerprint.
+    /// Groups the selected dead letters by the fingerprint of the error, the largest group first. At most 10,000 groups
+    /// are kept separate; all further dead letters are in one group without a fingerprint.
     ///
     /// # Errors
     /// As [`DeadLetters::read`].
@@ -172,11 +172,11 @@ impl DeadLetters {
         Ok(groups.largest_first())
     }
 
-    /// Gives a dead letter up, for ever. False when it was not there any more. When it was the last one of a parked
-    /// key, [`KeyRedrive::unpark_if_empty`] has the key go on.
+    /// Discards a dead letter permanently. Returns false when it no longer existed. When it was the last one of a
+    /// parked key, [`KeyRedrive::unpark_if_empty`] unparks the key.
     ///
     /// # Errors
-    /// [`DeadLettersError::Undeletable`] when the stream does not allow it, else [`DeadLettersError::Bus`].
+    /// [`DeadLettersError::Undeletable`] when the stream does not allow it, otherwise [`DeadLettersError::Bus`].
     pub async fn discard(&self, letter: &StoredDeadLetter) -> Result<bool, DeadLettersError> {
         let stream = stream();
         let removed = retried(|| self.bus.remove(&stream, letter.sequence)).await;
@@ -195,19 +195,19 @@ impl DeadLetters {
         Ok(discarded)
     }
 
-    /// What tells what became of the events that are redriven from now on.
+    /// Opens a watch that reports the outcome of the events that are redriven from now on.
     ///
     /// # Errors
-    /// [`DeadLettersError::NoStream`] before `tidings streams apply`, else [`DeadLettersError::Bus`].
+    /// [`DeadLettersError::NoStream`] before `tidings streams apply`, otherwise [`DeadLettersError::Bus`].
     pub async fn watch(&self) -> Result<RedriveWatch, DeadLettersError> {
         RedriveWatch::open(&self.bus).await
     }
 
-    /// What brings dead letters back to their subscribers.
+    /// Opens a redriver, which gives dead letters back to their subscribers.
     ///
     /// # Errors
     /// [`DeadLettersError::NoStream`] when the dead letters or the retries have no stream,
-    /// [`DeadLettersError::Undeletable`] when a letter could not be deleted afterwards, else
+    /// [`DeadLettersError::Undeletable`] when a dead letter could not be deleted afterwards, otherwise
     /// [`DeadLettersError::Bus`].
     pub async fn redriver(&self) -> Result<Redriver, DeadLettersError> {
         Redriver::open(&self.bus).await
@@ -215,13 +215,13 @@ impl DeadLetters {
 }
 
 impl DeadLetterReader {
-    /// The next letter that is selected; `None` at the end.
+    /// The next selected dead letter; `None` at the end.
     ///
     /// # Errors
-    /// [`DeadLettersError::Bus`] when the server does not come back.
+    /// [`DeadLettersError::Bus`] when the server stays unreachable.
     ///
     /// # Cancel safety
-    /// No letter is skipped when the future is dropped.
+    /// No dead letter is skipped when the future is dropped.
     pub async fn next(&mut self) -> Result<Option<StoredDeadLetter>, DeadLettersError> {
         loop {
             while let Some(kept) = self.page.pop_front() {
@@ -259,7 +259,7 @@ impl DeadLetterReader {
         }
     }
 
-    /// How far it has read, and how far it is going to: sequences of the stream.
+    /// How far it has read, and where it ends: sequences of the stream.
     #[must_use]
     pub fn progress(&self) -> (u64, u64) {
         let read = match (self.page.front(), self.next) {
@@ -276,7 +276,8 @@ fn stream() -> String {
     StreamSpec::dead_letters().name
 }
 
-/// Asks again while the server does not answer: whoever redrives a million letters meets a lost connection.
+/// Repeats a request while the server does not answer. A redrive of a million dead letters is likely to meet a lost
+/// connection.
 async fn retried<T, Asking>(mut ask: impl FnMut() -> Asking) -> Result<T, BusError>
 where
     Asking: Future<Output = Result<T, BusError>>,
@@ -299,7 +300,7 @@ where
 mod tests {
     use super::*;
 
-    /// Tasks look after dead letters too: what does not compile here could not be spawned.
+    /// Dead letters are redriven from spawned tasks too. This compiles only if every future is `Send`.
     #[test]
     fn every_future_can_be_spawned() {
         fn is_send<T: Send>(_: impl Fn(&'static DeadLetters) -> T) {}

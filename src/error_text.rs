@@ -1,12 +1,12 @@
-//! What errors say, in words for people: of a database what it said, with its detail, hint and code, and never the line
-//! of its own source. Never decides what follows.
+//! Error texts for people. A database error is shown as the database reported it, with detail, hint and code, but
+//! without the line of the server's source code. Never decides what follows.
 
 use std::{error::Error, fmt};
 
-/// The texts of an error and of what is behind it, the outermost first.
+/// The texts of an error and of its sources, the outermost first.
 ///
-/// An error of the database is told as [`Diagnosis`](crate::Diagnosis) reads it: message, code, detail and hint. Its
-/// own text ends with a line of the source of the server, which tells nobody anything.
+/// A database error is shown as [`Diagnosis`](crate::Diagnosis) reads it: message, code, detail and hint. Its own text
+/// ends with a line number of the server's source code, which does not help.
 #[must_use]
 pub fn error_texts(error: &(dyn Error + 'static)) -> Vec<String> {
     let mut texts = Vec::new();
@@ -22,7 +22,7 @@ pub fn error_texts(error: &(dyn Error + 'static)) -> Vec<String> {
     texts
 }
 
-/// The same on one line, as far as it gets: the text of somebody's error may panic.
+/// Writes the same texts on one line, as far as it gets: the `Display` of a foreign error may panic.
 pub(crate) fn write_texts(
     line: &mut fmt::Formatter<'_>,
     error: &(dyn Error + 'static),
@@ -50,7 +50,7 @@ fn of_database(_: &(dyn Error + 'static)) -> Option<String> {
     None
 }
 
-/// An error of JSON that nobody reads in a file: without the line and the column, of which it has one.
+/// The text of a JSON error without line and column, for JSON that is not read from a file and is on one line.
 pub(crate) fn unplaced(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let place = format!(" at line {} column {}", error.line(), error.column());
@@ -60,7 +60,7 @@ pub(crate) fn unplaced(error: &serde_json::Error) -> String {
     }
 }
 
-/// An error of a database in one sentence, with all that it has said that helps.
+/// A database error in one sentence, with everything helpful that it reports.
 #[cfg(feature = "outbox")]
 pub(crate) fn said(error: &sqlx::Error) -> String {
     match error {
@@ -91,7 +91,7 @@ pub(crate) fn said(error: &sqlx::Error) -> String {
     }
 }
 
-/// What Postgres says besides.
+/// The detail and the hint of a Postgres error.
 #[cfg(feature = "postgres")]
 fn more(error: &dyn sqlx::error::DatabaseError) -> Vec<(&'static str, String)> {
     let Some(error) = error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>() else {

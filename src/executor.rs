@@ -1,4 +1,4 @@
-//! One delivery, from its arrival to its record. Never pulls, never decides which delivery is next.
+//! One delivery, from its arrival to its log record. Never pulls, never decides which delivery is next.
 
 mod acknowledger;
 mod answer;
@@ -39,54 +39,54 @@ use crate::{
 };
 pub(crate) use acknowledger::{Acknowledger, Unanswered};
 
-/// How often the server hears that a delivery is still being worked on: a third of [`ACK_WAIT`].
+/// How often the server is told that a delivery is in progress: a third of [`ACK_WAIT`].
 pub(crate) const PROGRESS: Duration = Duration::from_secs(10);
-/// After this much silence the server gives a delivery to somebody else.
+/// After this time without an ack or a progress report, the server redelivers the message.
 pub(crate) const ACK_WAIT: Duration = Duration::from_secs(30);
 
-/// A delivery as the executor sees it.
+/// A delivery as the executor receives it.
 pub(crate) struct Arrival {
     pub(crate) envelope: Result<Arc<Envelope>, ReadError>,
-    /// The event's own subject, also when it comes from the retries.
+    /// The event's own subject, even when the message comes from the retries.
     pub(crate) subject: Arc<str>,
-    /// Where the event was first stored.
+    /// The stream that first stored the event.
     pub(crate) stream: Arc<str>,
     pub(crate) sequence: u64,
-    /// When it was first stored.
+    /// When the event was first stored.
     pub(crate) stored_at: DateTime<Utc>,
-    /// Its message in the stream that delivered it.
+    /// The position of its message in the stream that delivered it.
     pub(crate) at: Position,
-    /// The place of the delivery among those of its consumer, from 1.
+    /// The sequence of the delivery among those of its consumer, from 1.
     pub(crate) consumer_sequence: u64,
-    /// How often the server has delivered the message, this time included; says nothing about attempts.
+    /// How often the server has delivered the message, including this time. Not the number of attempts.
     pub(crate) delivered: u32,
     pub(crate) past: Past,
-    /// The replay that it is part of.
+    /// The replay that the delivery is part of.
     pub(crate) replay: Option<Arc<Replaying>>,
 }
 
-/// What became of an event so far.
+/// The history of an event before this delivery.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Past {
-    /// Attempts that failed.
+    /// The number of failed attempts.
     pub(crate) failures: u32,
     pub(crate) first_failed_at: Option<DateTime<Utc>>,
-    /// How often in a row it was put off without an attempt.
+    /// How often in a row it was deferred without counting an attempt.
     pub(crate) put_off: u32,
     /// How often it was redriven.
     pub(crate) redrives: u32,
-    /// The letter that it was redriven from last; 0 without one.
+    /// The dead letter that it was last redriven from; 0 without one.
     pub(crate) redriven_from: u64,
 }
 
-/// What is left to do about a delivery.
+/// What remains to be done about a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// Nothing: it was answered.
+    /// Nothing: it was settled.
     Over,
-    /// Nothing here: it was given up without an answer, and comes again.
+    /// Nothing in this instance: it was abandoned without an answer, and is redelivered.
     Left,
-    /// It is run again after this time, and stays in hand until then.
+    /// It is attempted again after this time, and stays in flight until then.
     Again(Duration),
 }
 
@@ -98,7 +98,7 @@ pub(crate) struct Executor<S> {
     flow: Arc<Flow>,
     tally: Arc<Tally>,
     in_flight: Arc<InFlight>,
-    /// That answers are not confirmed.
+    /// Limits the log lines about answers that are not confirmed.
     unconfirmed: Lasting,
     /// From 0 to 1, for jitter.
     random: fn() -> f64,
@@ -106,9 +106,9 @@ pub(crate) struct Executor<S> {
 
 /// How one attempt ended.
 enum Ended {
-    /// With the text of the failure, if it was one.
+    /// With the error text, if it failed.
     Decided(Outcome, Option<String>),
-    /// The worker stops: no verdict, and no failed attempt of the handler's.
+    /// The worker stops: there is no verdict, and no failed attempt is counted.
     HandedBack,
 }
 
@@ -133,30 +133,30 @@ impl<S: Send + Sync + 'static> Executor<S> {
         }
     }
 
-    /// Waits the longest that the policy allows, each time.
+    /// Makes each delay the longest that the policy allows.
     pub(crate) fn without_jitter(mut self) -> Self {
         self.random = || 1.0;
         self
     }
 
-    /// Its calls are among these.
+    /// Registers its calls in this collection.
     pub(crate) fn among(mut self, in_flight: &Arc<InFlight>) -> Self {
         self.in_flight = Arc::clone(in_flight);
         self
     }
 
-    /// When attempts may begin.
+    /// Decides when attempts may begin.
     pub(crate) fn flow(&self) -> &Arc<Flow> {
         &self.flow
     }
 
-    /// What became of events.
+    /// Counts the outcomes.
     pub(crate) fn tally(&self) -> &Arc<Tally> {
         &self.tally
     }
 
-    /// One attempt: decode, call, decide, acknowledge, record. When `halt` is cancelled what runs is handed
-    /// back. Whoever calls has asked the [flow](Executor::flow) for the permit.
+    /// One attempt: decode, call, decide, acknowledge, record. When `halt` is cancelled, a running handler is dropped
+    /// and the delivery is handed back. The caller has obtained the permit from the [flow](Executor::flow).
     pub(crate) async fn run(
         &self,
         arrival: &mut Arrival,
@@ -184,7 +184,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
             }
         };
         let began = Instant::now();
-        // Whatever of the user's panics, decoding and the text of an error included, is a failed attempt.
+        // A panic in the application's code is a failed attempt; that includes decoding and the text of an error.
         let attempted =
             AssertUnwindSafe(self.attempt(arrival, envelope, attempt, halt, permit)).catch_unwind();
         let (outcome, error) = match attempted.await {
@@ -201,7 +201,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
             .await
     }
 
-    /// What is done about an attempt.
+    /// Carries out the outcome of an attempt.
     async fn conclude(
         &self,
         arrival: &mut Arrival,
@@ -235,7 +235,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
         }
     }
 
-    /// Counts a failure, and says in the letter since when and of whom.
+    /// Counts a failure. In a dead letter, also records the time of the first failure and the handler.
     fn dated(&self, mut outcome: Outcome, arrival: &mut Arrival, attempt: u32) -> Outcome {
         match outcome {
             Outcome::Ack | Outcome::Duplicate => return outcome,
@@ -300,7 +300,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
     ) -> Ended {
         let facts = Arc::new(self.facts(arrival, envelope, attempt, Cancelled::by(halt)));
         let running = self.in_flight.begin(&self.name, envelope, 1);
-        // Decoding is the user's, too.
+        // Decoding runs application code too.
         let call = match running.inside(|| self.call(envelope, &facts)) {
             Ok(call) => running.watched(call),
             Err(letter) => {
@@ -322,7 +322,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
         Ended::Decided(outcome, error)
     }
 
-    /// What becomes of an attempt; while the circuit is open its failure is not the event's.
+    /// Decides the outcome of an attempt. While the circuit is open, a failure does not count against the event.
     fn decide(
         &self,
         result: Result<Handled, Failure>,
@@ -351,7 +351,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
         (outcome, error)
     }
 
-    /// Decodes the event and makes the handler's future.
+    /// Decodes the event and creates the handler's future.
     fn call<'a>(
         &'a self,
         envelope: &Envelope,
@@ -374,7 +374,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
     }
 }
 
-/// From 0 to 1, for jitter only: the standard library seeds every `RandomState` anew.
+/// From 0 to 1, for jitter only: the standard library seeds every `RandomState` differently.
 fn random() -> f64 {
     let bits = RandomState::new().build_hasher().finish() >> 11;
     #[allow(clippy::cast_precision_loss)] // 53 bits fit

@@ -1,4 +1,4 @@
-//! What a handler says when it does not succeed. Never what is done about it.
+//! How a handler reports that it did not succeed. Never decides what follows.
 
 use std::{
     error::Error,
@@ -11,7 +11,7 @@ use tidings_contract::Envelope;
 
 use crate::error_text::write_texts;
 
-/// How much of an error's text is kept, in bytes.
+/// The maximum length of a stored error text, in bytes.
 pub(crate) const MAX_TEXT: usize = 2_048;
 
 /// A handler's verdict on a delivery that failed: retry by policy, retry after a time, or reject.
@@ -23,54 +23,53 @@ pub struct Failure {
     source: Box<dyn Error + Send + Sync>,
 }
 
-/// What the handler wants.
+/// What the handler asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Retry,
     RetryAfter(Duration),
     Reject,
-    /// What the handler needs is not there, so it could not decide anything: tried again, for as long as it
-    /// takes, without costing an attempt.
+    /// A dependency of the handler is unavailable, so it could not decide anything. The event is retried for as long as
+    /// it takes, without counting an attempt.
     Unavailable,
-    /// It failed only together with others, so nobody knows whether it is at fault: tried again without costing
-    /// an attempt.
+    /// It failed only together with other events, so it may not be at fault. It is retried without counting an attempt.
     Undecided,
     /// The payload does not decode as the event.
     Undecodable,
-    /// The event's time is not in the reach of the inbox.
+    /// The event's time is outside the range that the inbox remembers.
     OutsideInbox,
 }
 
 impl Failure {
-    /// Try again by the subscriber's policy. The same as `?`.
+    /// Retries by the subscriber's policy. The same as `?`.
     pub fn retry(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::new(Verdict::Retry, source.into())
     }
 
-    /// Try again, but not before this time has passed; for instance when a service asks to wait. It
-    /// still counts as an attempt.
+    /// Retries, but not before this time has passed; for instance when a service asks to wait. It still counts as an
+    /// attempt.
     pub fn retry_after(after: Duration, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::new(Verdict::RetryAfter(after), source.into())
     }
 
-    /// No later try can succeed: to the dead letters, now.
+    /// Dead-letters the event at once, because no later attempt can succeed.
     pub fn reject(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::new(Verdict::Reject, source.into())
     }
 
-    /// What the handler needs failed before it could decide. Not the handler's failure.
-    #[cfg_attr(not(feature = "outbox"), allow(dead_code))] // the inbox says so
+    /// A dependency of the handler failed before the handler could decide. Not a failure of the handler.
+    #[cfg_attr(not(feature = "outbox"), allow(dead_code))] // constructed by the inbox only
     pub(crate) fn unavailable(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::new(Verdict::Unavailable, source.into())
     }
 
     /// The inbox cannot tell whether the event was handled before.
-    #[cfg_attr(not(feature = "outbox"), allow(dead_code))] // the inbox says so
+    #[cfg_attr(not(feature = "outbox"), allow(dead_code))] // constructed by the inbox only
     pub(crate) fn outside_inbox(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::new(Verdict::OutsideInbox, source.into())
     }
 
-    /// The same error, as that of an event which may have no part in it.
+    /// The same error, for an event that may not be at fault.
     pub(crate) fn undecided(&self) -> Self {
         Self::new(Verdict::Undecided, told(self).into())
     }
@@ -80,7 +79,7 @@ impl Failure {
         Self::new(Verdict::Undecodable, undecodable(envelope, source).into())
     }
 
-    /// The same verdict, and the error as a text.
+    /// The same verdict, with the error as text.
     pub(crate) fn copy(&self) -> Self {
         Self::new(self.verdict, told(self).into())
     }
@@ -125,12 +124,12 @@ pub(crate) fn undecodable(envelope: &Envelope, error: &serde_json::Error) -> Str
     }
 }
 
-/// The text of an error as it is kept, wherever it goes from there: in headers, in the marks of parked keys, in the
-/// inbox, in the log. One line of at most [`MAX_TEXT`] bytes. It is anybody's: it may quote a whole payload, and its
+/// The text of an error as it is stored and shown: in headers, in the records of parked keys, in the inbox, in the log.
+/// One line of at most [`MAX_TEXT`] bytes. The error is application code: its text may quote a whole payload, and its
 /// `Display` may panic.
 pub(crate) fn told(error: &dyn fmt::Display) -> String {
     let mut line = Line::default();
-    // More than fits is an error too, and what was written before either is kept.
+    // A text that is too long ends with an error too; what was written before is kept.
     let writing = AssertUnwindSafe(|| write!(line, "{error}"));
     if catch_unwind(writing).is_err() {
         line.is_full = false;
@@ -140,7 +139,7 @@ pub(crate) fn told(error: &dyn fmt::Display) -> String {
     line.text
 }
 
-/// Takes one line of a text, up to its bound.
+/// Collects one line of text, up to the maximum length.
 #[derive(Default)]
 struct Line {
     text: String,

@@ -1,32 +1,32 @@
-//! What two errors have in common that differ in numbers, ids and quoted texts only. Never reads a clock,
-//! never depends on the process: the same error has the same fingerprint for ever.
+//! What two errors have in common when they differ only in numbers, ids and quoted texts. Never reads a clock and never
+//! depends on the process: the same error always has the same fingerprint.
 
 use uuid::Uuid;
 
-/// How many characters of the normalised text count.
+/// How many characters of the normalised text are hashed.
 const COUNTS: usize = 512;
-/// A word of at least this many letters and digits, mixed, is somebody's id.
+/// A word of at least this many letters and digits, mixed, is an id.
 const ID_LENGTH: usize = 8;
-/// A word of so many hexadecimal digits, one of them a decimal one, is no word.
+/// A word of at least this many hexadecimal digits, including a decimal digit, is not an ordinary word.
 const HEX_LENGTH: usize = 6;
-/// What stands for whatever differs.
+/// Replaces each variable part.
 const ANY: char = '#';
 
-/// Twelve hexadecimal digits that are the same for errors of one kind.
+/// Twelve hexadecimal digits, the same for errors of one kind.
 pub(crate) fn fingerprint(cause: &str, error: &str) -> String {
     let kind: String = normalised(error).chars().take(COUNTS).collect();
     let hash = Uuid::new_v5(&Uuid::NAMESPACE_OID, format!("{cause}\n{kind}").as_bytes());
-    // The first bytes of an SHA-1: the version is behind them.
+    // The first bytes are plain SHA-1; the version bits come after them.
     let mut text = hash.simple().to_string();
     text.truncate(12);
     text
 }
 
-/// The text with numbers, UUIDs, hexadecimal texts, ids and what stands in quotes replaced.
+/// The text with numbers, UUIDs, hexadecimal texts, ids and quoted texts replaced.
 fn normalised(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text.trim();
-    // A quote that does not end is not looked for again: behind it none of its kind does.
+    // Quotes without an end. Each kind is searched for only once: no later quote of that kind has an end either.
     let mut endless = [None; 3];
     while let Some(c) = rest.chars().next() {
         let (length, is_any) = match c {
@@ -67,7 +67,7 @@ fn normalised(text: &str) -> String {
     out
 }
 
-/// Puts the sign for whatever differs; `10.0.0.1:80`, `1.5` and `12:30` are one of them.
+/// Appends the replacement; the parts of `10.0.0.1:80`, `1.5` and `12:30` are merged into one.
 fn put_any(out: &mut String) {
     let joint = |c: char| matches!(c, '.' | ',' | ':' | '-' | '_' | '/' | '+');
     let before = out.strip_suffix(joint).unwrap_or(out);
@@ -78,8 +78,8 @@ fn put_any(out: &mut String) {
     }
 }
 
-/// The length of the quoted text that begins here; `None` when it does not end. An apostrophe within a word is
-/// no quote.
+/// The length of the quoted text that begins here; `None` when it does not end. An apostrophe within a word is not a
+/// quote.
 fn quoted(text: &str, quote: char) -> Option<usize> {
     let mut ends = text
         .match_indices(quote)
@@ -179,7 +179,7 @@ mod tests {
         let seeds = [
             "no user \"Zo\u{eb} 'x' 7\": key `a b` can't be 'c' at 10.0.0.7:5432",
             "user 6F9619FF-8B86-D011-B42D-00CF4FC964FF is gone, charge ch_3MtwBwLkdIwHu7ix0x declined",
-            // Each quote of such a text was looked for to its end.
+            // Each quote of such a text was searched for to the end of the text.
             "'a 'a 'a 'a ",
             "\"`'",
         ];

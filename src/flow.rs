@@ -1,5 +1,5 @@
-//! When the attempts of one subscriber may begin, and what their ends do to its circuit. Asks the clock and
-//! writes the log of a [circuit](crate::breaker) and a [rate](crate::rate); never waits and never runs anything.
+//! When the attempts of one subscriber may begin, and how their results change its circuit. Reads the clock and writes
+//! the log for a [circuit](crate::breaker) and a [rate](crate::rate); never waits and never runs anything.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -20,23 +20,23 @@ pub(crate) struct Flow {
 struct Inner {
     circuit: Circuit,
     bucket: Option<Bucket>,
-    /// Where the clock stands, when it is moved by hand.
+    /// The current time, when a test moves the clock.
     stands_at: Option<Instant>,
 }
 
-/// What comes of wanting to begin.
+/// The result of trying to begin an attempt.
 pub(crate) enum Begin<T> {
     Begun(T, Permit),
     /// Not before this moment.
     Later(Instant),
-    /// Nothing is there, or nothing may begin before something has ended.
+    /// There is no event, or no attempt may begin before another has ended.
     Nothing,
 }
 
-/// How much may be asked of the servers.
+/// How much may be pulled from the servers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pulls {
-    /// As much as there is place for.
+    /// As much as there is room for.
     All,
     /// One event, for the probe.
     One,
@@ -60,7 +60,7 @@ impl Flow {
         }
     }
 
-    /// Begins what `next` has, if an attempt may begin.
+    /// Begins an attempt with the item from `next`, if an attempt may begin.
     pub(crate) fn begin<T>(&self, next: impl FnOnce() -> Option<T>) -> Begin<T> {
         let mut inner = self.inner();
         let now = inner.now();
@@ -83,7 +83,7 @@ impl Flow {
         Begin::Begun(next, permit)
     }
 
-    /// An attempt at an event of this name has ended; says whether a failure counts against the event.
+    /// Records that an attempt at an event of this name has ended. Returns whether a failure counts against the event.
     pub(crate) fn end(&self, permit: Permit, name: &str, ended: Attempted) -> bool {
         let mut inner = self.inner();
         let now = inner.now();
@@ -113,13 +113,13 @@ impl Flow {
         inner.circuit.word(inner.now())
     }
 
-    /// Has so much time pass at once; from now on time passes only like this.
+    /// Advances the clock by this time; from then on, time passes only through this function.
     pub(crate) fn skip(&self, time: Duration) {
         let mut inner = self.inner();
         inner.stands_at = Some(inner.now() + time);
     }
 
-    /// How long until this moment, which [`Begin::Later`] has named.
+    /// How long until a moment returned by [`Begin::Later`].
     pub(crate) fn until(&self, moment: Instant) -> Duration {
         moment.saturating_duration_since(self.inner().now())
     }
@@ -155,7 +155,7 @@ impl Flow {
 }
 
 impl Inner {
-    /// By the clock that the runner waits by.
+    /// The time by the clock that the runner's timers use.
     fn now(&self) -> Instant {
         let runs = || tokio::time::Instant::now().into_std();
         self.stands_at.unwrap_or_else(runs)

@@ -1,4 +1,4 @@
-//! What a user writes to handle an event, and how it is called without its type.
+//! What an application writes to handle an event, and how it is called without its type.
 
 pub(crate) mod batch;
 pub(crate) mod memory;
@@ -19,18 +19,18 @@ use crate::{
 use batch::ErasedBatch;
 use memory::Remembers;
 
-/// Handles one kind of event. Every `async fn(E, Context<S>) -> Result<(), Failure>` is one; implement
-/// it for a struct when a handler has fields of its own.
+/// Handles one kind of event. Every `async fn(E, Context<S>) -> Result<(), Failure>` is a handler. Implement the trait
+/// for a struct when a handler needs fields.
 ///
-/// It is called again after a failure, a crash or a lost acknowledgement: make its effect idempotent,
-/// for instance by [`Context::event_id`].
+/// A handler is called again after a failure, a crash or a lost ack. Make its effect idempotent, for instance by
+/// [`Context::event_id`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not handle `{E}` with state `{S}`",
     label = "not a handler",
     note = "a handler is `async fn(event: {E}, cx: Context<{S}>) -> Result<(), Failure>`, and what it holds across an await is `Send`"
 )]
 pub trait Handler<E: Event, S>: Send + Sync + 'static {
-    /// Handles the event. `Ok` acknowledges it; what an error does is said by [`Failure`].
+    /// Handles the event. `Ok` acknowledges it; [`Failure`] describes the effect of an error.
     fn handle(&self, event: E, cx: Context<S>) -> impl Future<Output = Result<(), Failure>> + Send;
 }
 
@@ -45,12 +45,12 @@ where
     }
 }
 
-/// A handler whose event's type is behind the decoding.
+/// A handler whose event type is hidden behind the decoding.
 pub(crate) trait Erased<S>: Send + Sync {
     /// The handler's type, such as `service::mail::welcome`.
     fn name(&self) -> &'static str;
 
-    /// Decodes the event; the future runs the handler, within the handler's time.
+    /// Decodes the event. The returned future runs the handler within its timeout.
     fn call<'a>(
         &'a self,
         envelope: &Envelope,
@@ -60,36 +60,36 @@ pub(crate) trait Erased<S>: Send + Sync {
     /// Whether the event decodes.
     fn decodes(&self, envelope: &Envelope) -> Result<(), serde_json::Error>;
 
-    /// The same handler for many events, when it is one.
+    /// The same handler for many events, when it is a batch handler.
     fn batch(&self) -> Option<&dyn ErasedBatch<S>> {
         None
     }
 
-    /// What remembers the events that the handler has handled, if something does.
+    /// The inbox that remembers the events of the handler, if it has one.
     fn memory(&self) -> Option<&dyn Remembers> {
         None
     }
 
-    /// What the handler needs to be done for as long as the worker runs.
+    /// The maintenance that the handler needs while the worker runs.
     fn housekeeping(&self) -> Option<Housekeeping> {
         None
     }
 
-    /// What is in the outbox that it writes to, if it has one.
+    /// The contents of the outbox that it writes to, if it has one.
     fn outbox(&self) -> Option<Contents<'_>> {
         None
     }
 }
 
-/// What is in an outbox.
+/// The contents of an outbox.
 pub(crate) struct Contents<'a> {
-    /// Which outbox: handlers may share one.
+    /// Identifies the outbox: handlers may share one.
     pub(crate) of: usize,
     pub(crate) events: BoxFuture<'a, Result<Vec<Envelope>, Box<dyn Error + Send + Sync>>>,
 }
 
-/// Runs the user's part of a call within its time; what it publishes inherits the delivery's lineage. What a
-/// call does besides, such as opening a transaction, does not use up that time.
+/// Runs the application's part of a call within its timeout. What it publishes inherits the delivery's lineage. Other
+/// work of the call, such as opening a transaction, does not use up the timeout.
 pub(crate) async fn within(
     facts: &Arc<Facts>,
     handler: impl Future<Output = Result<(), Failure>>,
@@ -109,7 +109,7 @@ pub(crate) async fn within(
 }
 
 tokio::task_local! {
-    /// Set where the process is to die, as it were, once a handler has succeeded: by tests alone.
+    /// Set by tests only: simulates that the process dies after a handler has succeeded.
     pub(crate) static DIES: Arc<Notify>;
 }
 

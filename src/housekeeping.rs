@@ -1,10 +1,10 @@
-//! Work for as long as a worker runs that what its handlers use has need of. Never does anything by itself.
+//! Maintenance that a worker runs on behalf of its handlers. Never does anything by itself.
 
 use futures::future::BoxFuture;
 
-/// Some work. It ends with the worker, which drops it wherever it is.
+/// Some maintenance work. It is dropped, at any await, when the worker ends.
 pub(crate) struct Housekeeping {
-    /// What it is for: a worker does it once, however many handlers ask for it.
+    /// Identifies what is maintained: a worker runs the work once, however many handlers need it.
     pub(crate) of: usize,
     /// Never ends.
     pub(crate) work: BoxFuture<'static, ()>,

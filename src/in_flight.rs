@@ -1,7 +1,7 @@
-//! The handlers that are being called in a worker, for a thread that looks whether they come back. Never calls one.
+//! The handlers that a worker is calling, for a thread that checks whether they return. Never calls one.
 //!
-//! A handler that waits gives its thread back between two polls. One that has been inside a single poll for seconds
-//! blocks its thread: nothing else runs there, and nothing can end it.
+//! A handler that waits returns control of its thread between two polls. A handler that spends seconds inside a single
+//! poll blocks its thread: nothing else runs there, and nothing can end it.
 
 use std::{
     collections::HashMap,
@@ -18,7 +18,7 @@ use tidings_contract::Envelope;
 
 use crate::log::short;
 
-/// How many handlers are named.
+/// The maximum number of handlers that are named.
 const MOST: usize = 10;
 
 /// The calls of one worker.
@@ -27,7 +27,7 @@ pub(crate) struct InFlight {
     calls: Mutex<Calls>,
 }
 
-/// Places are used again, so that a call allocates nothing.
+/// Entries are reused, so that a call allocates nothing.
 #[derive(Default)]
 struct Calls {
     places: Vec<Place>,
@@ -35,7 +35,7 @@ struct Calls {
 }
 
 struct Place {
-    /// Since when the call is inside a poll, in milliseconds, from 1; 0 when it is not.
+    /// Since when the call is inside a poll, in milliseconds, from 1; 0 when it is not inside one.
     polled: Arc<AtomicU64>,
     call: Option<Call>,
 }
@@ -43,19 +43,19 @@ struct Place {
 struct Call {
     subscriber: Arc<str>,
     event: Arc<Envelope>,
-    /// How many events it has.
+    /// The number of its events.
     events: usize,
     since: Instant,
 }
 
-/// One call, as long as it lives.
+/// One call, for as long as it exists.
 pub(crate) struct Running<'a> {
     all: &'a InFlight,
     place: usize,
     polled: Arc<AtomicU64>,
 }
 
-/// Handlers that have not come back, for a log line.
+/// Handlers that have not returned, for a log line.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct NotBack {
     named: Vec<String>,
@@ -72,7 +72,7 @@ impl Default for InFlight {
 }
 
 impl InFlight {
-    /// A handler is about to be called with so many events, of which this is the first.
+    /// Registers a call of a handler with this many events, of which this is the first.
     pub(crate) fn begin(
         &self,
         subscriber: &Arc<str>,
@@ -102,7 +102,7 @@ impl InFlight {
         }
     }
 
-    /// Since when each call that is inside a poll is, by its place.
+    /// Since when each call has been inside a poll, by its entry; only calls inside a poll.
     pub(crate) fn polled(&self) -> HashMap<usize, u64> {
         let calls = self.calls();
         let polled = calls.places.iter().enumerate();
@@ -110,7 +110,7 @@ impl InFlight {
         polled.filter(|(_, since)| *since > 0).collect()
     }
 
-    /// The calls at these places, those that have been called longest first.
+    /// The calls of these entries, the longest running first.
     pub(crate) fn named(&self, places: &[usize]) -> NotBack {
         self.not_back(|place| places.contains(&place))
     }
@@ -168,7 +168,7 @@ impl Running<'_> {
         done
     }
 
-    /// Runs the part that waits.
+    /// Runs the part of the call that waits.
     pub(crate) async fn watched<T>(&self, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
         std::future::poll_fn(|cx| self.inside(|| work.as_mut().poll(cx))).await
@@ -177,7 +177,7 @@ impl Running<'_> {
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        // A panic may have left it.
+        // A panic may have left it set.
         self.polled.store(0, Relaxed);
         let mut calls = self.all.calls();
         calls.places[self.place].call = None;

@@ -1,12 +1,12 @@
-//! Work that something else may end before it is done. Never decides what follows from that.
+//! Work that may be ended by another future. Never decides what follows.
 
 use std::{
     pin::{Pin, pin},
     task::Poll,
 };
 
-/// Waits for work unless something ends the wait before. What is done at once does not have to watch for that, which
-/// costs as much as a short handler does. The work is not polled twice in a row: that would hide an await.
+/// Waits for work, unless `end` completes first. Work that is ready at once does not create `end`, which costs as much
+/// as a short handler. The work is not polled twice in a row: that would hide an await.
 pub(crate) async fn unless<T, E: Future<Output = ()>>(
     mut work: Pin<&mut impl Future<Output = T>>,
     end: impl FnOnce() -> E,

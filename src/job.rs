@@ -1,5 +1,5 @@
-//! A replay as it is written down: what was asked for, which part of which streams that is, and whether it runs.
-//! Plain values; nothing here reads or writes them.
+//! A replay as it is stored: the request, the ranges of the streams, and its state. Plain values; nothing here reads or
+//! writes them.
 
 mod progress;
 mod request;
@@ -17,24 +17,23 @@ pub use request::{ReplayPoint, ReplayRequest};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Replay {
-    /// Its name.
+    /// Its id.
     pub id: ReplayId,
-    /// Whose.
+    /// The subscriber that is replayed.
     pub subscriber: String,
-    /// What was asked for.
+    /// The request.
     pub request: ReplayRequest,
-    /// What that is, in each stream that has events for it.
+    /// The range in each stream that has events for it.
     pub ranges: Vec<ReplayRange>,
-    /// When it was asked for.
+    /// When it was requested.
     pub created_at: DateTime<Utc>,
-    /// Whether it runs.
+    /// Its state.
     pub state: ReplayState,
-    /// Why it is in that state, when it is not because somebody wanted it.
+    /// The reason for the state, when it was not set by an operator.
     pub reason: Option<String>,
-    /// Since when.
+    /// When it entered the state.
     pub state_at: DateTime<Utc>,
-    /// Which of the consumers it has that its subscriber has for replays: 1, unless others were not over when it was
-    /// begun.
+    /// Which of the subscriber's replay consumers it uses: 1, unless other replays were unfinished when it was started.
     #[serde(default = "first_slot")]
     pub slot: u32,
 }
@@ -43,13 +42,13 @@ const fn first_slot() -> u32 {
     1
 }
 
-/// A part of a stream, both ends included.
+/// A range of a stream, both ends included.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ReplayRange {
     /// The stream.
     pub stream: String,
-    /// When the stream was created, in the server's words: another one of its name has other events.
+    /// When the stream was created, as the server writes it: a stream recreated under this name has other events.
     pub incarnation: String,
     /// The names of the events.
     pub names: Vec<String>,
@@ -57,43 +56,44 @@ pub struct ReplayRange {
     pub first: u64,
     /// The last sequence.
     pub last: u64,
-    /// When its message was stored, if it was there: in an older copy of the stream the sequence is another message's.
+    /// When the last message was stored, if it existed: in an older copy of the stream another message has this
+    /// sequence.
     #[serde(default)]
     pub last_at: Option<DateTime<Utc>>,
-    /// How many events of these names it held when the replay was asked for.
+    /// How many events of these names the range held when the replay was requested.
     pub events: u64,
 }
 
-/// Whether a replay runs.
+/// The state of a replay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum ReplayState {
-    /// A replica works at it, or will.
+    /// An instance works on it, or will.
     Running,
-    /// It stands still until it is resumed.
+    /// It is suspended until it is resumed.
     Paused,
-    /// Somebody has ended it.
+    /// An operator has ended it.
     Cancelled,
     /// Everything in its range was handled, or is among the retries or the dead letters.
     Done,
-    /// It cannot go on.
+    /// It cannot continue.
     Failed,
-    /// What a later version of Tidings does.
+    /// A state that a later version of Tidings has added.
     #[serde(other)]
     Unknown,
 }
 
 impl Replay {
-    /// How many events its range held when it was asked for, those that its filters leave out included.
+    /// How many events its ranges held when it was requested, including those that its filters leave out.
     #[must_use]
     pub fn events(&self) -> u64 {
         let events = self.ranges.iter().map(|range| range.events);
         events.fold(0, u64::saturating_add)
     }
 
-    /// The name of its consumer in each of its streams: `replay-<subscriber>`, with its slot behind it from the second
-    /// one on. It names the subscriber, and not the replay, so that the permissions of a user can name it.
+    /// The name of its consumer in each of its streams: `replay-<subscriber>`, with the slot appended from the second
+    /// slot on. It contains the subscriber and not the replay, so that permissions in NATS can name it.
     #[must_use]
     pub fn consumer(&self) -> String {
         match self.slot {
@@ -102,24 +102,24 @@ impl Replay {
         }
     }
 
-    /// The name of the consumer that counts what is left of a range, for a moment.
+    /// The name of the short-lived consumer that counts what is left of a range.
     pub(crate) fn counter(&self) -> String {
         format!("{}-count", self.consumer())
     }
 }
 
-/// Where a replay is kept; `*` names any.
+/// The entry that stores a replay; `*` matches any.
 pub(crate) fn entry(subscriber: &str, id: &str) -> String {
     format!("replay.{subscriber}.{id}")
 }
 
-/// Where the progress of a replay is kept.
+/// The entry that stores the progress of a replay.
 pub(crate) fn progress_entry(subscriber: &str, id: ReplayId) -> String {
     format!("replay-progress.{subscriber}.{id}")
 }
 
 impl ReplayState {
-    /// The word for it.
+    /// The word for the state.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -132,7 +132,7 @@ impl ReplayState {
         }
     }
 
-    /// Whether it will never be in another one.
+    /// Whether the state never changes again.
     #[must_use]
     pub const fn is_final(self) -> bool {
         matches!(self, Self::Cancelled | Self::Done | Self::Failed)

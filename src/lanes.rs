@@ -1,20 +1,20 @@
-//! Which delivery may run next: one lane a key when order is wanted, live events before replays, and a
-//! bound on how many run at once. A plain data structure; it never waits and never runs anything.
+//! Which delivery may run next: one lane per key when events are ordered by key, live events before replays, and a
+//! limit on how many run at once. A plain data structure; it never waits and never runs anything.
 
 use std::collections::{HashMap, VecDeque};
 
-/// While live events run too, replays have one place in so many, and are picked once in so many times.
+/// While live events run too, replays get one in this many concurrency slots, and one in this many starts.
 const REPLAY_SHARE: usize = 8;
 
-/// Deliveries that wait or run. An item without a key has no lane and waits for a place only.
+/// Deliveries that wait or run. An item without a key has no lane and waits only for a concurrency slot.
 pub(crate) struct Lanes<T> {
     limit: usize,
     running: usize,
     replays_running: usize,
-    /// What waits for a place; the head of its lane when it has a key.
+    /// Items that wait for a concurrency slot; if they have a key, they are the heads of their lanes.
     live: VecDeque<(Turn, T)>,
     replays: VecDeque<(Turn, T)>,
-    /// How many live events were started since a replay was, while one waited.
+    /// How many live events were started since the last replay event, while a replay event waited.
     passed: usize,
     /// A lane exists while its head is ready, runs or rests.
     lanes: HashMap<String, Lane<T>>,
@@ -22,18 +22,18 @@ pub(crate) struct Lanes<T> {
 
 struct Lane<T> {
     behind: VecDeque<(Priority, T)>,
-    /// The head has rested: who knows when it is done.
+    /// The head has rested, so it is unknown when it will be done.
     is_held_up: bool,
 }
 
-/// Which lane an item belongs to, and how urgent it is.
+/// The lane that an item belongs to, and its priority.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Turn {
     pub(crate) key: Option<String>,
     pub(crate) priority: Priority,
 }
 
-/// What is started first. It chooses between lanes; within one, the order stays.
+/// What is started first. The priority chooses between lanes; within a lane the order is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Priority {
     Live,
@@ -42,7 +42,7 @@ pub(crate) enum Priority {
 }
 
 impl<T> Lanes<T> {
-    /// At most `limit` run at once.
+    /// At most `limit` items run at once.
     pub(crate) fn new(limit: usize) -> Self {
         Self {
             limit,
@@ -55,7 +55,7 @@ impl<T> Lanes<T> {
         }
     }
 
-    /// Takes an item in, at the end of its lane.
+    /// Adds an item at the end of its lane.
     pub(crate) fn admit(&mut self, turn: Turn, item: T) {
         if let Some(key) = &turn.key {
             if let Some(lane) = self.lanes.get_mut(key) {
@@ -71,7 +71,7 @@ impl<T> Lanes<T> {
         self.again(turn, item);
     }
 
-    /// The next item to run, if one is ready and a place is free. Say when it is [finished].
+    /// The next item to run, if one is ready and a concurrency slot is free. Report when it is [finished].
     ///
     /// [finished]: Lanes::finish
     pub(crate) fn start(&mut self) -> Option<(Turn, T)> {
@@ -86,12 +86,12 @@ impl<T> Lanes<T> {
         Some(started)
     }
 
-    /// How many were started and neither finished nor rest.
+    /// How many items run: started, and neither finished nor resting.
     pub(crate) fn running(&self) -> usize {
         self.running
     }
 
-    /// The running item of this lane is done: the next one of the lane is ready.
+    /// The running item of this lane is done: the next item of the lane becomes ready.
     pub(crate) fn finish(&mut self, turn: Turn) {
         self.rest(&turn);
         let Some(key) = turn.key else { return };
@@ -109,7 +109,7 @@ impl<T> Lanes<T> {
         }
     }
 
-    /// The running item of this lane rests: its place is free, and its lane waits until it runs [`again`].
+    /// The running item of this lane rests: its slot is free, and its lane waits until the item runs [`again`].
     ///
     /// [`again`]: Lanes::again
     pub(crate) fn rest(&mut self, turn: &Turn) {
@@ -119,8 +119,8 @@ impl<T> Lanes<T> {
         }
     }
 
-    /// The running item of this lane lets some of those behind it go first, in their order, and those that wait behind it
-    /// stay there; it is given back when there is none.
+    /// Lets the items behind the running item that match go first, in their order; the other items stay behind it.
+    /// Returns the running item when none matches.
     pub(crate) fn give_way(
         &mut self,
         turn: Turn,
@@ -153,13 +153,13 @@ impl<T> Lanes<T> {
         self.lane(turn).is_some_and(|lane| lane.is_held_up)
     }
 
-    /// Holds a lane up until its head is [finished](Lanes::finish), and says whether it was not held up before.
+    /// Holds a lane up until its head is [finished](Lanes::finish). Returns whether it was not held up before.
     pub(crate) fn hold_up(&mut self, turn: &Turn) -> bool {
         let lane = turn.key.as_ref().and_then(|key| self.lanes.get_mut(key));
         lane.is_some_and(|lane| !std::mem::replace(&mut lane.is_held_up, true))
     }
 
-    /// What waits behind the head of a lane.
+    /// The items that wait behind the head of a lane.
     pub(crate) fn behind(&self, turn: &Turn) -> impl Iterator<Item = &T> {
         let behind = self.lane(turn).into_iter().flat_map(|lane| &lane.behind);
         behind.map(|(_, item)| item)
@@ -169,7 +169,7 @@ impl<T> Lanes<T> {
         self.lanes.get(turn.key.as_ref()?)
     }
 
-    /// An item that rested is ready.
+    /// Makes an item that rested ready.
     pub(crate) fn again(&mut self, turn: Turn, item: T) {
         match turn.priority {
             Priority::Live => self.live.push_back((turn, item)),
@@ -177,20 +177,19 @@ impl<T> Lanes<T> {
         }
     }
 
-    /// Whether something may run as soon as there is a place.
+    /// Whether an item is ready and waits only for a concurrency slot.
     pub(crate) fn is_ready(&self) -> bool {
         !self.live.is_empty() || !self.replays.is_empty()
     }
 
-    /// Everything that waits.
+    /// All waiting items.
     pub(crate) fn waiting(&self) -> impl Iterator<Item = &T> {
         let ready = self.live.iter().chain(&self.replays).map(|(_, item)| item);
         let behind = self.lanes.values().flat_map(|lane| &lane.behind);
         ready.chain(behind.map(|(_, item)| item))
     }
 
-    /// The keys with the most items behind the one that is ready or runs, the longest first; `most` of them at
-    /// most.
+    /// The keys with the most items behind their head, the longest lane first; at most `most` keys.
     pub(crate) fn hottest(&self, most: usize) -> Vec<(&str, usize)> {
         let lanes = self.lanes.iter();
         let queued = lanes.filter(|(_, lane)| !lane.behind.is_empty());
@@ -201,7 +200,7 @@ impl<T> Lanes<T> {
         hottest
     }
 
-    /// Gives up everything that waits.
+    /// Removes and returns all waiting items.
     pub(crate) fn abandon(&mut self) -> Vec<T> {
         let ready = self.live.drain(..).chain(self.replays.drain(..));
         let mut items: Vec<T> = ready.map(|(_, item)| item).collect();
@@ -216,8 +215,8 @@ impl<T> Lanes<T> {
             self.passed = 0;
             return self.live.pop_front();
         }
-        // Each live event that ends leaves a place before the next one is here: were replays to take those,
-        // they would soon have all of them.
+        // When a live event ends, its slot is free until the next one is admitted. If replays took those slots, they
+        // would soon have all of them.
         let is_idle = self.running == self.replays_running && self.live.is_empty();
         let has_share = self.replays_running < (self.limit / REPLAY_SHARE).max(1);
         let has_turn = self.live.is_empty() || self.passed + 1 >= REPLAY_SHARE;
@@ -249,8 +248,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever comes and ends in whatever order: one running at most per key, a lane in order,
-        /// the limit kept, nothing lost.
+        /// For any order of arrivals and endings: at most one item of a key runs, each lane keeps its order, the limit
+        /// is kept, nothing is lost.
         #[test]
         fn lanes_keep_order_and_lose_nothing(
             keys in proptest::collection::vec((any::<bool>(), proptest::option::of(0u8..4)), 1..60),
@@ -298,7 +297,7 @@ mod tests {
         assert_eq!(lanes.start(), None);
     }
 
-    /// Which of so many starts, one after the other, are replays.
+    /// Which of this many starts, one after the other, are replays.
     fn replays_of(lanes: &mut Lanes<u32>, starts: usize) -> Vec<usize> {
         let started = (0..starts).filter(|_| {
             let (turn, _) = lanes.start().expect("something waits");
@@ -318,7 +317,7 @@ mod tests {
         }
         let replays = replays_of(&mut lanes, 24);
         assert_eq!(replays, [7, 15, 22, 23], "no live event is left after 20");
-        // A replay that comes after many live ones has no claim from before it came.
+        // Live events that ran before a replay event arrived do not count towards its share.
         let mut lanes = Lanes::new(16);
         for item in 0..20 {
             lanes.admit(turn(false, None), item);
@@ -413,7 +412,7 @@ mod tests {
         let mut order = Vec::new();
         while let Some((turn, item)) = lanes.start() {
             order.push(item);
-            // Nothing that may pass is left.
+            // No item matches any more.
             let item = lanes.give_way(turn, item, |item| may_pass(item) && item.is_empty());
             lanes.finish(item.unwrap().0);
         }

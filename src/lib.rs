@@ -1,28 +1,28 @@
 //! Typed domain events over NATS JetStream, with a transactional outbox.
 //!
-//! A service changes its database and says what happened in one transaction; the event then reaches
+//! A service changes its database and publishes events about the change in one transaction. Each event then reaches
 //! every subscriber, in order, and can be replayed when something went wrong.
 //!
 //! | to | use |
 //! |---|---|
-//! | say what happened | [`Event`], [`Envelope`] |
+//! | define events | [`Event`], [`Envelope`] |
 //! | commit events with the state change | [`Outbox`], [`OutboxTransaction`] |
-//! | carry them into the stream | [`Relay`] |
+//! | move them into the stream | [`Relay`] |
 //! | publish without a database | [`EventPublisher`] |
 //! | handle events | [`EventSubscriber`], [`Handler`], [`Context`], [`Failure`], [`Retry`] |
-//! | handle them once | [`EventSubscriber::on_once`], [`OnceHandler`], [`InboxTransaction`] |
-//! | handle many at once | [`EventSubscriber::on_batch`], [`EventSubscriber::on_batch_once`], [`Batching`], [`Verdicts`] |
-//! | keep a subscriber from too much | [`CircuitBreaker`], [`Rate`] |
-//! | run it all until told to stop | [`Worker`], [`shutdown_signal`] |
-//! | look after dead letters, and redrive them | [`DeadLetters`], [`Redriver`] |
+//! | handle each event effectively once | [`EventSubscriber::on_once`], [`OnceHandler`], [`InboxTransaction`] |
+//! | handle batches | [`EventSubscriber::on_batch`], [`EventSubscriber::on_batch_once`], [`Batching`], [`Verdicts`] |
+//! | limit what a subscriber takes on | [`CircuitBreaker`], [`Rate`] |
+//! | run subscribers and relay until shutdown | [`Worker`], [`shutdown_signal`] |
+//! | inspect dead letters and redrive them | [`DeadLetters`], [`Redriver`] |
 //! | replay events into a subscriber | [`Replays`], [`ReplayRequest`] |
-//! | see how subscribers do, pause and resume them | [`Subscribers`], [`Replica`] |
-//! | find out what a stream has lost | [`Verify`] |
-//! | find out where an event is | [`Trace`] |
+//! | inspect, pause and resume subscribers | [`Subscribers`], [`Replica`] |
+//! | compare an outbox with its streams | [`Verify`] |
+//! | find an event | [`Trace`] |
 //! | connect, and declare streams | [`Bus`], [`NatsOptions`], [`StreamSpec`] |
 //! | test handlers without servers | `testing`, behind the feature of that name |
 
-#![cfg_attr(not(feature = "testing"), allow(dead_code))] // what the test kit alone calls
+#![cfg_attr(not(feature = "testing"), allow(dead_code))] // only the test kit calls some functions
 
 mod background;
 mod breaker;
@@ -127,7 +127,7 @@ pub use verify::{
 };
 pub use worker::{Worker, WorkerError, shutdown_signal};
 
-/// The Rust blocks of the README and of the book's chapters are compiled.
+/// Compiles the Rust blocks of the README and of the book's chapters.
 #[cfg(all(doctest, feature = "postgres", feature = "sqlite"))]
 mod chapters {
     #[doc = include_str!("../README.md")]

@@ -1,5 +1,5 @@
-//! What keeps the log small: texts are cut, and what lasts is said once, and then at growing intervals with a count.
-//! Writes no line itself.
+//! Keeps the log small: texts are cut, and a condition that lasts is logged once, and then at growing intervals with a
+//! count. Writes no line itself.
 
 use std::{
     borrow::Cow,
@@ -8,17 +8,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How much of a text that somebody else wrote stands in a line, in bytes.
+/// How much of a foreign text is put into a line, in bytes.
 const LONGEST_TEXT: usize = 256;
-/// How long after the first line the next one follows; each pause is twice as long as the one before.
+/// The pause between the first line and the next; each further pause is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_secs(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
-/// Another cause is said at once, but no sooner than this behind the line before.
+/// A different cause is logged at once, but no sooner than this after the previous line.
 const ANOTHER: Duration = Duration::from_secs(1);
-/// What did not happen for so long is over.
+/// A condition that did not occur for this long has ended.
 const QUIET: Duration = Duration::from_secs(60);
 
-/// A text as a field of a log line: cut when it is long, on a character.
+/// A text as a field of a log line: when it is long, it is cut at a character boundary.
 pub(crate) fn short(text: &str) -> Cow<'_, str> {
     if text.len() <= LONGEST_TEXT {
         return text.into();
@@ -27,7 +27,7 @@ pub(crate) fn short(text: &str) -> Cow<'_, str> {
     format!("{}... ({} bytes)", &text[..end], text.len()).into()
 }
 
-/// One thing that may happen again and again.
+/// A condition that may occur again and again.
 #[derive(Debug, Default)]
 pub(crate) struct Lasting(Mutex<Option<Said>>);
 
@@ -36,19 +36,19 @@ struct Said {
     cause: u64,
     at: Instant,
     pause: Duration,
-    /// When it happened last.
+    /// When it last occurred.
     last: Instant,
-    /// How often it has happened since it was said.
+    /// How often it has occurred since it was last logged.
     unsaid: u64,
 }
 
 impl Lasting {
-    /// It happens. When it is to be said: how often it has happened since it was said last.
+    /// Records an occurrence. When it is to be logged, returns how often it has occurred since it was last logged.
     pub(crate) fn again(&self, now: Instant) -> Option<u64> {
         self.again_as("", now)
     }
 
-    /// The same, for this cause: another one than the last is news.
+    /// The same, with a cause: a cause that differs from the last one is logged sooner.
     pub(crate) fn again_as(&self, cause: &str, now: Instant) -> Option<u64> {
         let cause = hash_of(cause);
         let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -81,7 +81,7 @@ impl Lasting {
         Some(unsaid)
     }
 
-    /// It is over; whether it had been said.
+    /// Ends the condition. Returns whether it had been logged.
     pub(crate) fn is_over(&self) -> bool {
         let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         said.take().is_some()

@@ -1,4 +1,4 @@
-//! What is done about a delivery: decided here from values, carried out elsewhere.
+//! The outcome of a delivery: decided here from values, carried out elsewhere.
 
 use std::{fmt::Display, time::Duration};
 
@@ -15,48 +15,48 @@ pub(crate) enum Handled {
     Done,
     /// The inbox holds the event: the handler was not called.
     #[cfg_attr(not(feature = "outbox"), allow(dead_code))]
-    // the inbox says so
+    // constructed by the inbox only
     Already,
-    /// It was given up before, says the inbox, for this reason: the handler was not called.
+    /// It was dead-lettered before, according to the inbox, for this reason: the handler was not called.
     #[cfg_attr(not(feature = "outbox"), allow(dead_code))]
-    // the inbox says so
+    // constructed by the inbox only
     GivenUp(Box<DeadLetter>),
 }
 
-/// What becomes of a delivery.
+/// The outcome of a delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// Done: it never comes again.
+    /// It is acknowledged: the event is not redelivered.
     Ack,
-    /// It was handled before, says the inbox: it never comes again, and the handler was not called.
+    /// It was handled before, according to the inbox: it is acknowledged, and the handler was not called.
     Duplicate,
-    /// It comes again after this time.
+    /// It is retried after this time.
     Retry(Duration),
-    /// It comes again after this time, and this was not an attempt: what the handler needs is not there.
+    /// It is deferred by this time, without counting an attempt: a dependency of the handler is unavailable.
     Postpone(Duration),
-    /// It goes to the dead letters.
+    /// It is dead-lettered.
     Reject(DeadLetter),
 }
 
-/// Why an event is among the dead letters.
+/// Why an event is dead-lettered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeadLetter {
     /// The kind of cause.
     pub cause: Cause,
-    /// The error's text, with its sources: one line of at most 2 KiB.
+    /// The error's text, including its sources: one line of at most 2 KiB.
     pub error: String,
-    /// How many attempts there were.
+    /// The number of attempts.
     pub attempts: u32,
-    /// When the first of them failed; `None` when none was made, or it is not known.
+    /// When the first of them failed; `None` without an attempt, or when it is not known.
     pub first_failed_at: Option<DateTime<Utc>>,
-    /// The type of the handler that failed; `None` when none was called.
+    /// The type of the handler that failed; `None` when no handler was called.
     pub handler: Option<&'static str>,
 }
 
 impl DeadLetter {
-    /// A letter of an event that was attempted so often. Its error is told here, once, for all that keep it.
+    /// A dead letter of an event after this many attempts. The error text is rendered here, once for all uses.
     pub(crate) fn new(cause: Cause, error: &dyn Display, attempts: u32) -> Self {
         Self {
             cause,
@@ -72,19 +72,19 @@ impl DeadLetter {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Cause {
-    /// The handler said that no later try can succeed.
+    /// The handler rejected the event: no later attempt can succeed.
     Rejected,
     /// The last attempt failed.
     Exhausted,
     /// The payload does not decode as the event.
     Undecodable,
-    /// No handler knows the name, or the version.
+    /// No handler takes the name, or the version.
     Unknown,
-    /// The event's time is not in the reach of the inbox, which cannot tell whether it was handled.
+    /// The event's time is outside the range of the inbox, which cannot tell whether it was handled.
     OutsideInbox,
     /// The process died again and again while only this event was being handled.
     Crashed,
-    /// An earlier event of its key was given up, and the subscriber parks such a key.
+    /// An earlier event of its key was dead-lettered, and the subscriber parks such keys.
     ParkedKey,
     /// Its subscriber was [removed](crate::Subscribers::remove) while the event waited for another attempt.
     Removed,
@@ -103,7 +103,7 @@ impl Cause {
         Self::Removed,
     ];
 
-    /// The cause of this word.
+    /// The cause with this word.
     #[cfg(feature = "outbox")]
     pub(crate) fn named(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|cause| cause.as_str() == word)
@@ -139,12 +139,12 @@ impl Outcome {
     }
 }
 
-/// When an event comes again that could not be handled for lack of something.
+/// The delay of an event that is deferred because something is unavailable.
 const POSTPONED: Retry =
     Retry::exponential(Duration::from_millis(250), Duration::from_secs(10)).attempts(u32::MAX);
 
-/// Decides what becomes of attempt number `attempt`, from 1, before which the event was postponed `postponed`
-/// times. `random` is from 0 to 1.
+/// Decides the outcome of attempt number `attempt`, from 1. Before it the event was deferred `postponed` times.
+/// `random` is from 0 to 1.
 pub(crate) fn decide(
     result: Result<Handled, Failure>,
     attempt: u32,

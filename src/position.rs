@@ -1,10 +1,10 @@
-//! Which message of a stream is meant. A plain value.
+//! The identity of a message in a stream. A plain value.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-/// A message of one stream. Its sequence alone does not name it: when an older copy of the server's store is put back,
-/// or the stream is made anew, the same sequence is given to another message, which is stored at another time.
+/// A message of one stream. The sequence alone does not identify it: when an older copy of the server's store is
+/// restored, or the stream is recreated, another message, stored at another time, gets the same sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(from = "(u64, i64)", into = "(u64, i64)")]
 pub(crate) struct Position {
@@ -13,7 +13,7 @@ pub(crate) struct Position {
 }
 
 impl From<(u64, i64)> for Position {
-    /// From a sequence and nanoseconds since 1970, as a lease tells it.
+    /// From a sequence and nanoseconds since 1970, as stored in a lease.
     fn from((sequence, nanos): (u64, i64)) -> Self {
         Self {
             sequence,

@@ -1,4 +1,4 @@
-//! How many attempts may begin in a time: a token bucket. A plain value: time comes in; it never waits.
+//! How many attempts may begin per time: a token bucket. A plain value: the time is passed in; it never waits.
 
 use std::{
     fmt,
@@ -7,11 +7,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-/// How many events a subscriber begins with in a time.
+/// How many attempts a subscriber begins per time.
 ///
-/// They are spread evenly. After a lull as many may begin at once as are due in a tenth of a second, one at
-/// least: of `Rate::per_second(100)` ten, of `Rate::per_minute(60)` one. So any time of length *t* sees
-/// `rate * t` of them and that burst at the most.
+/// They are spread evenly. After a lull, the attempts that are due in a tenth of a second may begin at once, at least
+/// one: with `Rate::per_second(100)` ten, with `Rate::per_minute(60)` one. In any period *t* at most `rate * t`
+/// attempts begin, plus that burst.
 ///
 /// ```
 /// use tidings::Rate;
@@ -23,19 +23,20 @@ pub struct Rate {
     interval: Duration,
 }
 
-/// What is due in this time may begin at once.
+/// Attempts that are due in this time may begin at once.
 const BURST: Duration = Duration::from_millis(100);
-/// A longer interval is as good as none: an instant has an end, and a rate may have been read from anywhere.
+/// A longer interval makes no difference. The limit is needed because an instant can overflow, and a rate may have been
+/// read from anywhere.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 impl Rate {
-    /// So many a second; 0 counts as 1.
+    /// This many attempts per second; 0 counts as 1.
     #[must_use]
     pub fn per_second(events: u32) -> Self {
         Self::per(Duration::from_secs(1), events)
     }
 
-    /// So many a minute; 0 counts as 1.
+    /// This many attempts per minute; 0 counts as 1.
     #[must_use]
     pub fn per_minute(events: u32) -> Self {
         Self::per(Duration::from_secs(60), events)
@@ -49,25 +50,25 @@ impl Rate {
         }
     }
 
-    /// The time from one event to the next.
+    /// The time from one attempt to the next.
     #[cfg(feature = "outbox")]
     pub(crate) fn interval(self) -> Duration {
         self.interval
     }
 
-    /// By how much a beginning may be before its time.
+    /// How much earlier than due an attempt may begin.
     fn tolerance(self) -> Duration {
         BURST.saturating_sub(self.interval)
     }
 }
 
-/// `100 per second`, or `90 per minute` when that is no whole number a second.
+/// `100 per second`, or `90 per minute` when the rate is not a whole number per second.
 impl fmt::Display for Rate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let nanos = self.interval.as_nanos().max(1);
         let rounded = |time: u128| (time + nanos / 2) / nanos;
         let second = Duration::from_secs(1).as_nanos();
-        // The interval is a whole number of nanoseconds, so a rate may miss a whole number by a little.
+        // The interval is a whole number of nanoseconds, so a rate may differ from a whole number by a little.
         match rounded(second) {
             events if (events * nanos).abs_diff(second) <= events => {
                 write!(f, "{events} per second")
@@ -77,7 +78,7 @@ impl fmt::Display for Rate {
     }
 }
 
-/// The bucket of one subscriber, kept as the time at which the next beginning is due.
+/// The bucket of one subscriber, stored as the time at which the next attempt is due.
 #[derive(Debug)]
 pub(crate) struct Bucket {
     rate: Rate,
@@ -89,14 +90,14 @@ impl Bucket {
         Self { rate, due: None }
     }
 
-    /// From when on the next one may begin; `None` when it may now.
+    /// When the next attempt may begin; `None` when it may begin now.
     pub(crate) fn wait_until(&self, now: Instant) -> Option<Instant> {
         let due = self.due?;
         let early = due.checked_sub(self.rate.tolerance()).unwrap_or(now);
         (early > now).then_some(early)
     }
 
-    /// One begins now.
+    /// Records that an attempt begins now.
     pub(crate) fn take(&mut self, now: Instant) {
         let due = self.due.map_or(now, |due| due.max(now));
         self.due = Some(due + self.rate.interval.min(LONGEST));
@@ -108,7 +109,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The beginnings of whoever begins as soon as the bucket lets it, after lulls of these lengths.
+    /// The times of attempts that begin as soon as the bucket allows, after lulls of these lengths.
     fn beginnings(rate: Rate, lulls: &[u64]) -> Vec<Instant> {
         let mut bucket = Bucket::new(rate);
         let mut now = Instant::now();

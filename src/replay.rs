@@ -1,5 +1,5 @@
-//! Replays from the outside: asking for one, seeing how it does, pausing, resuming and cancelling it. Never
-//! handles an event; the replicas of the subscriber do.
+//! Managing replays: starting, inspecting, pausing, resuming and cancelling them. Never handles an event; the instances
+//! of the subscriber do.
 //!
 //! ```no_run
 //! use tidings::{Bus, ReplayPoint, ReplayRequest, Replays};
@@ -32,24 +32,25 @@ use crate::{
 };
 pub use error::ReplayError;
 
-/// The replays of a NATS server. Cheap to make; holds nothing but the connection.
+/// The replays of a NATS server. Cheap to create; holds only the connection.
 #[derive(Debug, Clone)]
 pub struct Replays {
     bus: Bus,
 }
 
-/// How a replay does.
+/// The status of a replay.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct ReplayStatus {
-    /// What was asked for, and whether it runs.
+    /// The request and the state.
     pub replay: Replay,
-    /// How far it has come, as the replica that works at it tells, at most once a second; `None` when none has.
+    /// The progress, as the instance that works on it reports, at most once a second; `None` before an instance has
+    /// begun.
     pub progress: Option<ReplayProgress>,
-    /// Why it does not go on though it should, if so: what its replica has written, or that nobody runs it,
-    /// or that its stream does not answer.
+    /// Why it does not continue although it should, if so: the issue that its instance has written, or no instance runs
+    /// it, or its stream does not answer.
     pub trouble: Option<ReplayTrouble>,
-    /// What the server says of its consumers; none when it is over, or not begun, or its stream does not answer.
+    /// Its consumers, as the server reports them; empty when it has ended or not begun, or its stream does not answer.
     pub consumers: Vec<ReplayConsumer>,
 }
 
@@ -59,16 +60,16 @@ pub struct ReplayStatus {
 pub struct ReplayConsumer {
     /// The stream.
     pub stream: String,
-    /// Messages that were never delivered, those beyond the range included.
+    /// Messages that were never delivered, including those beyond the range.
     pub pending: u64,
-    /// Deliveries that are not answered.
+    /// Deliveries that are ack pending.
     pub in_hand: u64,
-    /// Everything up to this sequence is over.
+    /// Everything up to this sequence has ended.
     pub floor: u64,
 }
 
 impl ReplayStatus {
-    /// How many events of its range are over.
+    /// How many events of its range have ended.
     #[must_use]
     pub fn over(&self) -> u64 {
         self.progress.as_ref().map_or(0, ReplayProgress::over)
@@ -82,14 +83,14 @@ impl Replays {
         Self { bus: bus.clone() }
     }
 
-    /// Starts a replay: the replicas of the subscriber begin with it at once. Its range is fixed now, in each
-    /// stream that has events for it, and what is published from now on is not in it.
+    /// Starts a replay: the instances of the subscriber begin it at once. Its range is fixed now, in each stream that
+    /// has events for it; events that are published later are not part of it.
     ///
     /// # Errors
-    /// [`ReplayError`] names what speaks against it. Nothing is begun then.
+    /// [`ReplayError`] names what prevents it. Then nothing is started.
     ///
     /// # Cancel safety
-    /// When the future is dropped, the replay may or may not be begun: [`Replays::list`] tells.
+    /// When the future is dropped, the replay may or may not have been started: [`Replays::list`] shows it.
     pub async fn start(
         &self,
         subscriber: &str,
@@ -99,8 +100,8 @@ impl Replays {
         self.begin(replay).await
     }
 
-    /// The replay that [`Replays::start`] would begin, with its ranges and how many events they have. Nothing is
-    /// begun; [`Replays::begin`] does so.
+    /// The replay that [`Replays::start`] would start, with its ranges and the number of their events. Nothing is
+    /// started; [`Replays::begin`] does that.
     ///
     /// # Errors
     /// As for [`Replays::start`].
@@ -127,11 +128,11 @@ impl Replays {
         })
     }
 
-    /// Begins what [`Replays::plan`] has given, with the ranges that it has.
+    /// Starts a replay that [`Replays::plan`] has returned, with the ranges that it has.
     ///
     /// # Errors
-    /// [`ReplayError::Unfinished`] when another replay of the subscriber was begun meanwhile, else
-    /// [`ReplayError::Bus`]. Nothing is begun then.
+    /// [`ReplayError::Unfinished`] when another replay of the subscriber was started meanwhile, otherwise
+    /// [`ReplayError::Bus`]. Then nothing is started.
     ///
     /// # Cancel safety
     /// As for [`Replays::start`].
@@ -148,16 +149,16 @@ impl Replays {
             if self.bus.begin_replay(&replay, revision).await? {
                 return Ok(replay);
             }
-            // Somebody has begun, changed or ended one at the same moment.
+            // Another process has started, changed or ended a replay at the same moment.
             seen = Some(self.refuse_another(subscriber).await?);
         }
-        // Nobody else has its id: what is there is this one, if an answer was lost.
+        // The id is unique: if an answer was lost, an existing entry is this replay.
         self.bus.write_replay(&replay, 0).await?;
         Ok(replay)
     }
 
-    /// The replays of one subscriber, or of all, the oldest first. What is over is kept for 90 days. An entry of the
-    /// bucket that cannot be read is left out, and the log says which.
+    /// The replays of one subscriber, or of all, the oldest first. Ended replays are kept for 90 days. An entry of the
+    /// bucket that cannot be read is left out, and logged.
     ///
     /// # Errors
     /// [`ReplayError::Bus`].
@@ -165,17 +166,18 @@ impl Replays {
         let (mut replays, mut after) = (BTreeMap::new(), 0);
         while let Some(entry) = self.bus.next_replay(subscriber, after).await? {
             after = entry.revision;
-            // One that changes meanwhile comes again, behind the others.
+            // A replay that changes meanwhile is read again, after the others.
             replays.extend(entry.value.value().map(|replay| (replay.id, replay)));
         }
         Ok(replays.into_values().collect())
     }
 
-    /// How one replay does. When nothing was heard of one that should run for five seconds, its replicas are asked,
-    /// which takes up to two. A stream that does not answer, for instance without a leader, takes five.
+    /// The status of one replay. When a replay that should run has reported nothing for five seconds, its instances are
+    /// queried, which takes up to two seconds. A stream that does not answer, for instance without a leader, takes five
+    /// seconds.
     ///
     /// # Errors
-    /// [`ReplayError::NoReplay`] when there is none of this id, else [`ReplayError::Bus`].
+    /// [`ReplayError::NoReplay`] when there is no replay with this id, otherwise [`ReplayError::Bus`].
     pub async fn find(&self, id: ReplayId) -> Result<ReplayStatus, ReplayError> {
         let (_, replay) = self.entry(id).await?;
         let progress = self.bus.replay_progress(&replay).await?;
@@ -183,7 +185,7 @@ impl Replays {
         let mut unseen = None;
         for range in &replay.ranges {
             let standing = match self.bus.standing(&range.stream, &replay).await {
-                // The entries were there: it is this stream that does not answer.
+                // The entries could be read, so it is only this stream that does not answer.
                 Err(
                     error @ (BusError::Timeout { .. }
                     | BusError::NoResponders { .. }
@@ -211,15 +213,15 @@ impl Replays {
         })
     }
 
-    /// Has a replay stand still: what is in hand ends, and nothing more is begun. One that is paused stays so.
+    /// Pauses a replay: what is in flight ends, and no further event is begun. A paused replay stays paused.
     ///
     /// # Errors
-    /// [`ReplayError::NoReplay`]; [`ReplayError::Over`] when it is over; else [`ReplayError::Bus`].
+    /// [`ReplayError::NoReplay`]; [`ReplayError::Over`] when it has ended; otherwise [`ReplayError::Bus`].
     pub async fn pause(&self, id: ReplayId) -> Result<Replay, ReplayError> {
         self.set(id, ReplayState::Paused).await
     }
 
-    /// Has a paused replay go on where it is. One that runs stays so.
+    /// Resumes a paused replay where it stopped. A running replay keeps running.
     ///
     /// # Errors
     /// As [`Replays::pause`].
@@ -227,14 +229,14 @@ impl Replays {
         self.set(id, ReplayState::Running).await
     }
 
-    /// Ends a replay for good: nothing more is begun, and what of it waits among the retries is dropped when it is
-    /// due. Handlers that run end. One that is cancelled stays so.
+    /// Ends a replay permanently: no further event is begun, and its events among the retries are dropped when they are
+    /// due. Running handlers finish. A cancelled replay stays cancelled.
     ///
     /// # Errors
     /// As [`Replays::pause`].
     pub async fn cancel(&self, id: ReplayId) -> Result<Replay, ReplayError> {
         let replay = self.set(id, ReplayState::Cancelled).await?;
-        // The replica that works deletes the consumers; when there is none, they would stay.
+        // The instance that works on it deletes the consumers; without one, they would remain.
         let asking = status_subject(&replay.subscriber);
         if self.bus.ask_all(&asking).await?.is_empty() {
             self.bus.delete_consumers_of(&replay).await?;
@@ -268,7 +270,7 @@ impl Replays {
         }
     }
 
-    /// The first slot that no replay of a subscriber has which is not over.
+    /// The first slot that no unfinished replay of a subscriber uses.
     async fn free_slot(&self, subscriber: &str) -> Result<u32, ReplayError> {
         let mut taken = self.list(Some(subscriber)).await?;
         taken.retain(|replay| !replay.state.is_final());
@@ -276,7 +278,7 @@ impl Replays {
         Ok((1..=u32::MAX).find(is_free).unwrap_or(u32::MAX))
     }
 
-    /// Unless all of a subscriber are over; gives up to which revision that is known.
+    /// Fails when a replay of a subscriber is unfinished; otherwise returns the revision up to which there is none.
     async fn refuse_another(&self, subscriber: &str) -> Result<u64, ReplayError> {
         let mut seen = 0;
         while let Some(entry) = self.bus.next_replay(Some(subscriber), seen).await? {

@@ -1,4 +1,4 @@
-//! That an event is handled as part of a replay, of which, and what comes of that. Never decides what is replayed.
+//! Whether an event is handled as part of a replay, which one, and the counts of that. Never decides what is replayed.
 
 use std::{
     fmt,
@@ -17,40 +17,40 @@ use uuid::Uuid;
 
 use crate::outcome::Outcome;
 
-/// Names a replay, for ever: 32 hexadecimal digits, which sort by the time when it was asked for.
+/// The permanent id of a replay: 32 hexadecimal digits, which sort by the time of the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ReplayId(#[serde(with = "uuid::serde::simple")] Uuid);
 
-/// A text that names no replay.
+/// A text that is not the id of a replay.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no id of a replay: it has 32 hexadecimal digits, as `tidings replay list` shows")]
 pub struct ReplayIdError(String);
 
-/// Of which replay an event is: what it carries to wherever it comes again.
+/// The replay that an event belongs to, as it is stored with the event's retries and dead letters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Mark {
     pub(crate) id: ReplayId,
-    /// The handlers of this name are called instead of the others.
+    /// The shadow whose handlers are called instead of the live ones.
     pub(crate) shadow: Option<String>,
-    /// Whether what its handlers publish is published.
+    /// Whether the events that its handlers publish are published.
     pub(crate) follow_ups: bool,
 }
 
-/// A replay, as those who handle its events know it.
+/// A replay, as seen by the code that handles its events.
 #[derive(Debug, Clone)]
 pub(crate) struct Replaying {
     pub(crate) mark: Mark,
-    /// Whose memory the inbox is asked for: no other replay's, and not that of the live events.
+    /// The scope of the inbox: separate from that of other replays and of the live events.
     #[cfg_attr(not(feature = "outbox"), allow(dead_code))]
-    // for the inbox
+    // read by the inbox
     pub(crate) scope: String,
-    /// Whether the event does not come from the replay itself, but from the retries.
+    /// Whether the event comes from the retries and not from the replay itself.
     pub(crate) is_retry: bool,
     pub(crate) course: Arc<Course>,
 }
 
-/// What comes of a replay in this process.
+/// The state of a replay in this process.
 #[derive(Debug, Default)]
 pub(crate) struct Course {
     counts: [AtomicU64; COUNTS],
@@ -60,7 +60,7 @@ pub(crate) struct Course {
     failed: Notify,
 }
 
-/// What is counted.
+/// The outcomes that are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Count {
     Filtered,
@@ -75,12 +75,12 @@ pub(crate) enum Count {
 const COUNTS: usize = Count::Suppressed as usize + 1;
 
 impl ReplayId {
-    /// One that nobody has.
+    /// A new, unique id.
     pub(crate) fn new() -> Self {
         Self(Uuid::now_v7())
     }
 
-    /// When it was made.
+    /// When the id was created.
     #[cfg(feature = "outbox")]
     pub(crate) fn made_at(self) -> DateTime<Utc> {
         let (seconds, nanos) = self.0.get_timestamp().map_or((0, 0), |time| time.to_unix());
@@ -90,7 +90,7 @@ impl ReplayId {
 }
 
 impl Mark {
-    /// As of an event of a subscriber that comes again.
+    /// For an event of a subscriber that comes from the retries.
     pub(crate) fn retried(self, subscriber: &str) -> Replaying {
         Replaying {
             scope: format!("{subscriber}/replay/{}", self.id),
@@ -102,7 +102,7 @@ impl Mark {
 }
 
 impl Replaying {
-    /// Whether nothing more is to be done about its event.
+    /// Whether its event is to be dropped.
     pub(crate) fn is_void(&self) -> bool {
         match self.is_retry {
             true => self.course.is_cancelled.load(Relaxed),
@@ -110,7 +110,7 @@ impl Replaying {
         }
     }
 
-    /// An event was answered so, and that is confirmed.
+    /// Counts the outcome of an event after its answer is confirmed.
     pub(crate) fn ended(&self, outcome: &Outcome) {
         let course = &self.course;
         match outcome {
@@ -122,7 +122,7 @@ impl Replaying {
         }
         if self.is_retry {
             let retried = &course.counts[Count::Retried as usize];
-            // Another replica may have counted it.
+            // Another instance may have counted it.
             let _ = retried.fetch_update(Relaxed, Relaxed, |count| count.checked_sub(1));
         }
     }
@@ -137,23 +137,23 @@ impl Course {
         self.counts[what as usize].load(Relaxed)
     }
 
-    /// Goes on counting where another replica was.
+    /// Continues the count of another instance.
     pub(crate) fn set(&self, what: Count, count: u64) {
         self.counts[what as usize].store(count, Relaxed);
     }
 
-    /// Somebody has ended it: what of it comes again is dropped, too.
+    /// An operator has ended the replay: its events among the retries are dropped too.
     pub(crate) fn cancel(&self) {
         self.is_cancelled.store(true, Relaxed);
         self.is_over.store(true, Relaxed);
     }
 
-    /// It is over: what of it comes again goes on.
+    /// The replay has ended: its events among the retries are still handled.
     pub(crate) fn end(&self) {
         self.is_over.store(true, Relaxed);
     }
 
-    /// It cannot go on.
+    /// The replay cannot continue.
     pub(crate) fn fail(&self, why: String) {
         self.is_over.store(true, Relaxed);
         let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
@@ -162,12 +162,12 @@ impl Course {
         self.failed.notify_one();
     }
 
-    /// Whether its consumers are, or will be, deleted.
+    /// Whether its consumers are deleted, or will be.
     pub(crate) fn is_over(&self) -> bool {
         self.is_over.load(Relaxed)
     }
 
-    /// Waits until it cannot go on, and says why.
+    /// Waits until the replay cannot continue, and returns the reason.
     pub(crate) async fn failure(&self) -> String {
         loop {
             let failure = self

@@ -1,4 +1,4 @@
-//! What one process tells of a subscriber that it runs. A plain value; nothing here is stored anywhere.
+//! What one process reports of a subscriber that it runs. A plain value; nothing here is stored anywhere.
 
 use std::collections::BTreeMap;
 
@@ -6,66 +6,66 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// A process that runs a subscriber, as it was when it was asked.
+/// An instance of a subscriber: a process that runs it, as it was when it answered.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Replica {
     /// The subscriber.
     pub subscriber: String,
-    /// Tells it from every other replica, a restarted one included.
+    /// Identifies the instance. A restarted process has another id.
     pub id: String,
-    /// The name of its machine.
+    /// The name of its host.
     pub host: String,
-    /// Its process.
+    /// Its process id.
     pub pid: u32,
     /// The version of Tidings that it runs.
     pub version: String,
-    /// When its worker began.
+    /// When its worker started.
     pub started_at: DateTime<Utc>,
     /// What it is doing.
     pub activity: Activity,
-    /// Why it is not getting on, if so: a stall, a missing permission, an answer that is not confirmed.
+    /// Why it makes no progress, if so: a stall, a missing permission, an answer that is not confirmed.
     pub trouble: Option<String>,
-    /// Why it runs no [replays](crate::Replays), if so: it may not look for them.
+    /// Why it runs no [replays](crate::Replays), if so: it lacks the permission to look for them.
     #[serde(default)]
     pub replay_trouble: Option<String>,
-    /// Whether it keeps the order of keys.
+    /// Whether it is ordered by key.
     pub ordered: bool,
-    /// Whether it is the replica that works; only of an ordered subscriber.
+    /// Whether it is the active instance; only of an ordered subscriber.
     pub holds_lease: Option<bool>,
     /// The state of the circuit: `closed`, `open` or `half-open`.
     pub circuit: String,
-    /// How many handlers run; `None` while it does not work.
+    /// How many handlers run; `None` while it is not active.
     pub running: Option<usize>,
-    /// How many events wait in the process for their next attempt; `None` while it does not work.
+    /// How many events wait in the process for their next attempt; `None` while it is not active.
     pub resting: Option<usize>,
-    /// How many events are in hand: those that run, rest, or wait for their turn.
+    /// How many events are in flight: they run, rest, or wait for a concurrency slot.
     pub in_hand: usize,
-    /// The size of what is in hand.
+    /// The bytes in flight.
     pub in_hand_bytes: usize,
-    /// The keys behind whose head most events wait, the most first; ten at most. Only of an ordered subscriber.
+    /// The keys with the most waiting events, the most first; at most ten. Only of an ordered subscriber.
     pub hottest: Vec<HotKey>,
     /// How many events are handled at once, at most.
     pub concurrency: usize,
-    /// How many attempts begin in a time, such as `100 per second`; `None` for no limit.
+    /// How many attempts may begin per time, such as `100 per second`; `None` without a limit.
     pub rate: Option<String>,
-    /// How many bytes are in hand, at most.
+    /// The maximum bytes in flight.
     pub memory: usize,
     /// How long an attempt may take, in milliseconds.
     pub timeout_ms: u64,
-    /// When failures are tried again, as [`Retry`](crate::Retry) is shown.
+    /// When failures are retried, as [`Retry`](crate::Retry) is displayed.
     pub retry: String,
-    /// Attempts that ended well since the worker began, duplicates included.
+    /// Attempts that succeeded since the worker started, including duplicates.
     pub handled: u64,
-    /// Attempts that failed since the worker began and whose event is tried again.
+    /// Attempts that failed since the worker started and whose event is retried.
     pub failed: u64,
-    /// Events that it gave up since the worker began.
+    /// Events that it dead-lettered since the worker started.
     pub dead_lettered: u64,
     /// When the last delivery came.
     pub last_delivery_at: Option<DateTime<Utc>>,
-    /// How it wants the consumers of the subscriber to be.
+    /// How it wants the consumers of the subscriber to be configured.
     pub wants: Vec<WantedConsumer>,
-    /// What its clock said when it answered.
+    /// The time of its clock when it answered.
     #[serde(default)]
     pub clock: Option<DateTime<Utc>>,
     /// Its shadows, and the names of the events that each handles.
@@ -73,20 +73,20 @@ pub struct Replica {
     pub shadows: BTreeMap<String, Vec<String>>,
 }
 
-/// What a replica is doing.
+/// What an instance is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Activity {
-    /// It sets itself up, or cannot.
+    /// It sets itself up, or fails to.
     Begins,
-    /// It handles what comes.
+    /// It handles events.
     Works,
-    /// Another replica works, because the subscriber is ordered.
+    /// Another instance is active, because the subscriber is ordered.
     StandsBy,
-    /// It was told to stop, and ends what it has begun.
+    /// It was told to stop, and finishes what is in flight.
     Drains,
-    /// What a later version of Tidings does.
+    /// An activity that a later version of Tidings has added.
     #[serde(other)]
     Unknown,
 }
@@ -97,11 +97,11 @@ pub enum Activity {
 pub struct HotKey {
     /// The key; shortened when it is very long.
     pub key: String,
-    /// How many wait.
+    /// How many events wait.
     pub waiting: usize,
 }
 
-/// The consumer of one stream as a replica wants it.
+/// The consumer of one stream as an instance wants it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct WantedConsumer {
@@ -111,22 +111,22 @@ pub struct WantedConsumer {
     pub settings: Map<String, Value>,
 }
 
-/// Where all workers are asked which subscribers they run: each answers with the names.
+/// The subject on which all workers answer with the names of the subscribers that they run.
 pub(crate) const EVERYBODY: &str = "tidings.status";
 
-/// Where the replicas of a subscriber are asked.
+/// The subject on which the instances of a subscriber answer.
 pub(crate) fn status_subject(subscriber: &str) -> String {
     format!("tidings.status.{subscriber}")
 }
 
-/// Whether a text can be the name of a durable: nothing else may become a part of a subject.
+/// Whether a text can be the name of a durable: no other text may become a part of a subject.
 pub(crate) fn can_be_durable(name: &str) -> bool {
     let is_refused = |c: char| c.is_whitespace() || c.is_control() || ".*>/\\".contains(c);
     !name.is_empty() && name.len() <= 255 && !name.contains(is_refused)
 }
 
 impl Activity {
-    /// The word for it.
+    /// The word for the activity.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -140,7 +140,7 @@ impl Activity {
 }
 
 impl HotKey {
-    /// Keys may be of any length, and what a replica tells is one message.
+    /// Shortens the key: keys may be of any length, and an instance answers with one message.
     pub(crate) fn new(key: &str, waiting: usize) -> Self {
         const LONGEST: usize = 200;
         let key = match key.char_indices().nth(LONGEST) {

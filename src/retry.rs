@@ -1,8 +1,8 @@
-//! When a failed delivery is tried again. A pure value: randomness comes in.
+//! When a failed delivery is retried. A plain value: randomness is passed in.
 
 use std::{fmt, time::Duration};
 
-/// A schedule of retries: exponential, jittered, bounded.
+/// A schedule of retries: exponential, with jitter and a limit.
 ///
 /// ```
 /// use std::time::Duration;
@@ -20,8 +20,8 @@ pub struct Retry {
 }
 
 impl Retry {
-    /// Waits `first` after the first failure and twice as long after each further one, up to `max`;
-    /// 8 attempts in all unless [`Retry::attempts`] says otherwise.
+    /// Waits `first` after the first failure and twice as long after each further one, up to `max`. There are 8
+    /// attempts in all unless [`Retry::attempts`] sets another number.
     #[must_use]
     pub const fn exponential(first: Duration, max: Duration) -> Self {
         Self {
@@ -31,13 +31,13 @@ impl Retry {
         }
     }
 
-    /// No second attempt.
+    /// A single attempt.
     #[must_use]
     pub const fn never() -> Self {
         Self::exponential(Duration::ZERO, Duration::ZERO).attempts(1)
     }
 
-    /// How many attempts there are in all, the first included; 0 counts as 1.
+    /// Sets how many attempts there are in all, including the first; 0 counts as 1.
     #[must_use]
     pub const fn attempts(mut self, attempts: u32) -> Self {
         self.attempts = if attempts == 0 { 1 } else { attempts };
@@ -54,21 +54,22 @@ impl Retry {
         Some(self.first.saturating_mul(1 << doublings).min(self.max))
     }
 
-    /// The wait after failed attempt number `attempt`: between half and all of [`Retry::longest`], by
-    /// `random` from 0 to 1, so that what failed together is not tried again together.
+    /// The wait after failed attempt number `attempt`: between half and all of [`Retry::longest`], by `random` from 0
+    /// to 1, so that events that failed together are not retried together.
     #[must_use]
     pub fn delay(&self, attempt: u32, random: f64) -> Option<Duration> {
         let share = 0.5 + random.clamp(0.0, 1.0) / 2.0;
         self.longest(attempt).map(|longest| longest.mul_f64(share))
     }
 
-    /// The longest waits between the attempts, in their order: one less than there are attempts.
+    /// The longest waits between the attempts, in order: one fewer than the attempts.
     pub fn schedule(self) -> impl Iterator<Item = Duration> {
         (1..).map_while(move |attempt| self.longest(attempt))
     }
 }
 
-/// With `u32::MAX` attempts there is no last one. Else `5 attempts: after 1 s, 2 s, 4 s, 8 s (each 50 to 100 %), then dead letter`.
+/// With `u32::MAX` attempts there is no last one. Otherwise
+/// `5 attempts: after 1 s, 2 s, 4 s, 8 s (each 50 to 100 %), then dead letter`.
 impl fmt::Display for Retry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let waits = self.attempts - 1;
@@ -82,7 +83,7 @@ impl fmt::Display for Retry {
         }
         let last = self.longest(waits).unwrap_or_default();
         for (before, wait) in (0_u32..).zip(self.schedule()) {
-            // From here on it stays the same.
+            // The wait does not change any more.
             if wait == last && is_endless {
                 return write!(f, "{} each (each 50 to 100 %)", Shown(wait));
             }

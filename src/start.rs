@@ -1,4 +1,4 @@
-//! Where in a stream reading begins: a plain value. Never reads anything.
+//! Where reading a stream begins: a plain value. Never reads anything.
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -6,9 +6,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Start {
-    /// With the oldest event that is kept.
+    /// With the oldest event that the stream holds.
     Beginning,
-    /// With the next event to come.
+    /// With the next event that is published.
     New,
     /// With this sequence of the stream.
     Sequence(u64),
@@ -16,7 +16,7 @@ pub enum Start {
     Time(DateTime<Utc>),
 }
 
-/// A time that others may have written, moved by a while: beyond the first and the last one it is that one.
+/// A time from another source, shifted by a duration and limited to the first and the last representable time.
 pub(crate) fn shifted(time: DateTime<Utc>, by: TimeDelta) -> DateTime<Utc> {
     let end = match by < TimeDelta::zero() {
         true => DateTime::<Utc>::MIN_UTC,

@@ -21,15 +21,15 @@ use crate::{
 
 use shadow::Shadow;
 
-/// What the server lets be unanswered at once.
+/// The maximum number of deliveries that the server leaves ack pending at once.
 pub(crate) const MAX_CONCURRENCY: usize = 10_000;
 
-/// How much of what was pulled and is not answered yet is kept, in bytes.
+/// The default limit of bytes in flight.
 const MEMORY: usize = 64 * 1024 * 1024;
 
-/// A durable subscriber: several replicas of it share the work, and it continues where it was.
+/// A durable subscriber: its instances share the work, and it continues where it stopped.
 ///
-/// A new one begins with the oldest event that its stream keeps, unless it says [otherwise](Self::start).
+/// A new subscriber begins with the oldest event that its stream holds, unless [another start](Self::start) is set.
 pub struct EventSubscriber<S> {
     durable: String,
     routes: Vec<Route<S>>,
@@ -45,33 +45,33 @@ pub struct EventSubscriber<S> {
     shadows: Vec<Shadow<S>>,
 }
 
-/// What an ordered subscriber does when an event is out of attempts, rejected, or a dead letter for another
+/// What an ordered subscriber does when an event is dead-lettered: because it is exhausted, rejected, or for another
 /// reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Exhausted {
-    /// It is a dead letter, and the later events of its key are handled.
+    /// The event is dead-lettered, and the later events of its key are handled.
     Skip,
-    /// The key is parked: the event and every later one of the key are dead letters, in order, until
-    /// `tidings dead-letters redrive` has brought them back, in order. No handler is called for the later ones
-    /// meanwhile; their cause is `parked-key`.
+    /// The key is parked: the event and every later one of the key are dead-lettered, in order, until
+    /// `tidings dead-letters redrive` has redriven them, in order. Meanwhile no handler is called for the later ones;
+    /// their cause is `parked-key`.
     ParkKey,
 }
 
-/// Which events a handler takes.
+/// The events that a handler takes.
 pub(crate) struct Route<S> {
     name: &'static str,
     version: u32,
-    /// Whether the events of a replay pass it by.
+    /// Whether the handler is not called for the events of a replay.
     pub(crate) skips_replays: bool,
     pub(crate) handler: Box<dyn Erased<S>>,
 }
 
-/// Why a subscriber cannot be run as it is.
+/// Why a subscriber cannot run with its configuration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SubscriberError {
-    /// The durable's name is not one.
+    /// The name of the durable is invalid.
     #[error(
         "{0:?} is not a subscriber name: use lower-case letters, digits, `-` and `_`, at most 64"
     )]
@@ -79,13 +79,13 @@ pub enum SubscriberError {
     /// There is no `.on(...)`.
     #[error("subscriber {0} has no handler: add one with `.on(...)`")]
     NoHandler(String),
-    /// It parks keys and is not ordered by them.
+    /// It parks keys but is not ordered by key.
     #[error("subscriber {0} parks keys and is not ordered: add `.ordered_by_key()`")]
     ParksUnordered(String),
-    /// Some handlers handle batches, and some do not.
+    /// Some of its handlers are batch handlers, and some are not.
     #[error("subscriber {0} has handlers of batches and others: use two subscribers")]
     Mixed(String),
-    /// A shadow has no name, no handler, or shadows of its own.
+    /// A shadow has no name, no handlers, or shadows of its own.
     #[error(
         "the shadow {shadow:?} of subscriber {subscriber} needs a name of lower-case letters, digits, `-` and `_` \
          that no other one has, and handlers, and has no shadows of its own"
@@ -111,8 +111,8 @@ pub enum SubscriberError {
 }
 
 impl<S: Send + Sync + 'static> EventSubscriber<S> {
-    /// A subscriber of this name, which must stay the same from deployment to deployment: lower-case
-    /// letters, digits, `-` and `_`, at most 64.
+    /// A subscriber with this name, which must stay the same from deployment to deployment: lower-case letters, digits,
+    /// `-` and `_`, at most 64.
     #[must_use]
     pub fn durable(name: impl Into<String>) -> Self {
         Self {
@@ -131,27 +131,27 @@ impl<S: Send + Sync + 'static> EventSubscriber<S> {
         }
     }
 
-    /// Where it begins when it is new on a stream; default [`Start::Beginning`], which hands it everything that the
-    /// stream still keeps. It counts only when a worker makes the durable: one that is there stays where it is, and
-    /// one that was deleted while a worker ran goes on where that worker knows it was. Of several streams each
-    /// begins there, so a sequence is for one stream only: with more, the worker refuses to start. A place behind
-    /// the end of the stream, in time or sequence, means the next event.
+    /// Sets where a new subscriber begins in a stream; default [`Start::Beginning`], which delivers everything that the
+    /// stream still holds. It applies only when a worker creates the durable. An existing durable stays where it is,
+    /// and a durable that is deleted while a worker runs continues at the position that the worker knows. With several
+    /// streams, each begins there, so a sequence is only valid with one stream: with more, the worker refuses to start.
+    /// A time or sequence beyond the end of the stream means the next event.
     #[must_use]
     pub fn start(mut self, start: Start) -> Self {
         self.start = start;
         self
     }
 
-    /// Adds a handler. Several make one durable with several names; the same name may occur in several
+    /// Adds a handler. Several handlers make one durable with several names; the same name may occur in several
     /// versions.
     #[must_use]
     pub fn on<E: Event, H: Handler<E, S>>(self, handler: H) -> Self {
         self.routed::<E>(Typed::<E, H>::new(handler))
     }
 
-    /// Adds a handler of batches: see [`BatchHandler`]. All handlers of a subscriber handle batches, or none
-    /// does. [`EventSubscriber::concurrency`] says how many batches are handled at once. In an ordered
-    /// subscriber a batch has one event of a key at most, and a key's next one waits for it.
+    /// Adds a batch handler: see [`BatchHandler`]. Either all handlers of a subscriber are batch handlers, or none.
+    /// [`EventSubscriber::concurrency`] sets how many batches are handled at once. In an ordered subscriber a batch
+    /// contains at most one event of a key, and the next event of the key waits for it.
     #[must_use]
     pub fn on_batch<E: Event, H: BatchHandler<E, S>>(self, batching: Batching, handler: H) -> Self {
         self.routed::<E>(Many::<E, _>::new(batching, Plain(handler)))
@@ -167,13 +167,13 @@ impl<S: Send + Sync + 'static> EventSubscriber<S> {
         self
     }
 
-    /// What its handlers need to be done for as long as the worker runs.
+    /// The maintenance that its handlers need while the worker runs.
     pub(crate) fn housekeeping(&self) -> impl Iterator<Item = Housekeeping> {
         self.all_routes()
             .filter_map(|route| route.handler.housekeeping())
     }
 
-    /// What is in the outboxes that its handlers write to, each once.
+    /// The contents of the outboxes that its handlers write to, each outbox once.
     pub(crate) fn outboxes(&self) -> impl Iterator<Item = Contents<'_>> {
         let mut seen = Vec::new();
         let outboxes = self.all_routes();
@@ -185,74 +185,74 @@ impl<S: Send + Sync + 'static> EventSubscriber<S> {
         })
     }
 
-    /// When failures are tried again; default [`Retry::default`].
+    /// Sets when failures are retried; default [`Retry::default`].
     #[must_use]
     pub fn retry(mut self, retry: Retry) -> Self {
         self.retry = retry;
         self
     }
 
-    /// How long one attempt may take; default 30 s. Beyond, it is dropped at its next await and counts
-    /// as failed.
+    /// Sets how long one attempt may take; default 30 s. After that, the handler is dropped at its next await and the
+    /// attempt counts as failed.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// How many events of one stream are handled at once in this process: 1 to 10 000, default 16. Of handlers of
-    /// batches: how many batches.
+    /// Sets how many events of one stream are handled at once in this process: 1 to 10 000, default 16. With batch
+    /// handlers: how many batches.
     #[must_use]
     pub fn concurrency(mut self, concurrency: usize) -> Self {
         self.concurrency = concurrency.clamp(1, MAX_CONCURRENCY);
         self
     }
 
-    /// When it stops pulling because its handlers fail; default [`CircuitBreaker::default`].
+    /// Sets when it stops pulling because its handlers fail; default [`CircuitBreaker::default`].
     #[must_use]
     pub fn circuit_breaker(mut self, breaker: CircuitBreaker) -> Self {
         self.breaker = breaker;
         self
     }
 
-    /// How many attempts begin in a time, in this process; by default as many as there are places for. What is
-    /// over waits; retries are attempts too. Each event of a batch counts, when it joins the batch.
+    /// Limits how many attempts begin per time, in this process; no limit by default. Further events wait; retries are
+    /// attempts too. Each event of a batch counts when it joins the batch.
     #[must_use]
     pub fn rate(mut self, rate: Rate) -> Self {
         self.rate = Some(rate);
         self
     }
 
-    /// How many bytes of messages, headers included, it holds at once in this process, waiting or being handled;
-    /// default 64 MiB. A message that is larger than that comes alone.
+    /// Limits the bytes of messages in flight in this process, including headers, waiting or being handled; default 64
+    /// MiB. A message that is larger than the limit is in flight alone.
     #[must_use]
     pub fn memory(mut self, bytes: usize) -> Self {
         self.memory = bytes;
         self
     }
 
-    /// Handles the events of one key one after the other, in the order of the stream; different keys
-    /// side by side. A failure is tried again in place, and the key's later events wait for it.
+    /// Handles the events of one key one after another, in the order of the stream; different keys concurrently. A
+    /// failed event is retried in place, and the key's later events wait for it.
     ///
-    /// One replica works at a time; the others stand by, and take over when it stops, or five seconds after it
-    /// was heard of last. Whoever takes over begins at the consumer's ack floor, so that nothing is overtaken:
-    /// events after it that were handled already are handled again, in their order.
-    /// A replica that was frozen for longer than its lease may still end the handlers that it had begun.
-    /// Needs nats-server 2.14.
+    /// One instance is active at a time; the other instances are on standby. A standby takes over when the active
+    /// instance stops, or five seconds after its last sign. It begins at the consumer's ack floor, so that no event
+    /// overtakes another: later events that were already handled are handled again, in their order. An instance that
+    /// was frozen for longer than its lease may still finish the handlers that it had begun. Needs nats-server 2.14.
     #[must_use]
     pub fn ordered_by_key(mut self) -> Self {
         self.ordered = true;
         self
     }
 
-    /// What becomes of a key when one of its events is given up; default [`Exhausted::Skip`]. Only in order.
+    /// Sets what happens to a key when one of its events is dead-lettered; default [`Exhausted::Skip`]. Only for
+    /// ordered subscribers.
     #[must_use]
     pub fn when_exhausted(mut self, exhausted: Exhausted) -> Self {
         self.exhausted = exhausted;
         self
     }
 
-    /// The durable's name.
+    /// The name of the durable.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.durable
@@ -266,7 +266,7 @@ impl<S: Send + Sync + 'static> EventSubscriber<S> {
         names.into_iter()
     }
 
-    /// Whether a subject is a name that it handles.
+    /// Whether it handles events with this subject.
     pub(crate) fn takes(&self, subject: &str, replay: Option<&Replaying>) -> bool {
         let mut routes = self.routes_of(replay).iter();
         routes.any(|route| route.name == subject)
@@ -290,7 +290,7 @@ impl<S: Send + Sync + 'static> EventSubscriber<S> {
         self.unique(&self.routes)
     }
 
-    /// Whether each event has one handler at most.
+    /// Checks that each event has at most one handler.
     fn unique(&self, routes: &[Route<S>]) -> Result<(), SubscriberError> {
         for (at, route) in routes.iter().enumerate() {
             let same =
@@ -306,14 +306,14 @@ impl<S: Send + Sync + 'static> EventSubscriber<S> {
         Ok(())
     }
 
-    /// The most events of a batch, for each handler of batches.
+    /// The maximum batch size of each batch handler.
     pub(crate) fn largest_batches(&self) -> impl Iterator<Item = usize> {
         let batches = self.all_routes();
         let batches = batches.filter_map(|route| route.handler.batch());
         batches.map(|batch| batch.batching().most())
     }
 
-    /// The place of an event's handler among the others, and how its batches are made, when it handles batches.
+    /// The index of an event's handler, and its batching, when it is a batch handler.
     pub(crate) fn batching(
         &self,
         envelope: &Envelope,
@@ -328,8 +328,8 @@ impl<S: Send + Sync + 'static> EventSubscriber<S> {
         Some((at, route.handler.batch()?.batching()))
     }
 
-    /// The handler for an event: of its own version, else of the next newer one, whose type may still
-    /// read the older payload. A foreign publisher that names no version means the newest.
+    /// The handler for an event: the one for its version, otherwise the one for the next newer version, whose type may
+    /// still read the older payload. Without a version, from a foreign publisher, the handler for the newest version.
     pub(crate) fn route(
         &self,
         envelope: &Envelope,

@@ -1,5 +1,5 @@
-//! Subscribers from the outside: how their consumers and replicas do, pausing, narrowing, resetting and removing them.
-//! Never creates a consumer, and stores nothing: the server keeps what is changed.
+//! Managing subscribers: inspecting their consumers and instances, pausing, pruning, resetting and removing them. Never
+//! creates a consumer, and stores nothing: the server stores what is changed.
 //!
 //! ```no_run
 //! use tidings::{Bus, Subscribers};
@@ -37,40 +37,40 @@ pub use overview::{MissingConsumer, OtherConsumer, SubscriberOverview, WaitingRe
 pub use remove::{RemoveError, RemovedConsumer, SubscriberRemoval};
 pub use reset::{ResetError, StreamReset, SubscriberReset};
 
-/// A pause that nobody set an end to; 2200-01-01, because the server counts in nanoseconds.
+/// The end of a pause without an end: 2200-01-01, because the server counts in nanoseconds.
 const FOREVER: i64 = 7_258_118_400;
 
-/// The subscribers of a NATS server. Cheap to make; holds nothing but the connection.
+/// The subscribers of a NATS server. Cheap to create; holds only the connection.
 #[derive(Debug, Clone)]
 pub struct Subscribers {
     bus: Bus,
 }
 
-/// A subscriber as the server and its replicas have it.
+/// A subscriber as the server and its instances report it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct SubscriberState {
-    /// The durable's name.
+    /// The name of the durable.
     pub name: String,
     /// Until when it is paused, if all its consumers are.
     pub paused_until: Option<DateTime<Utc>>,
-    /// Messages that were never delivered, of all streams; nothing when that is not known, because a consumer is gone or
-    /// could not be seen.
+    /// Messages that were never delivered, of all streams; `None` when the number is not known, because a consumer is
+    /// missing or could not be read.
     pub known_pending: Option<u64>,
     /// One consumer for each stream that has events for it, and one for its retries.
     pub consumers: Vec<SubscriberConsumer>,
-    /// The consumers that it should have and has not.
+    /// The consumers that it should have but that do not exist.
     pub missing: Vec<MissingConsumer>,
-    /// What waits for another attempt, due or not; nothing when that is not known.
+    /// The waiting retries, due or not; `None` when they are not known.
     pub retries: Option<WaitingRetries>,
-    /// The processes that run it and answered within two seconds.
+    /// The instances that answered within two seconds.
     pub replicas: Vec<Replica>,
-    /// The last sign of a process: a delivery, an acknowledgement, a lease that was renewed. One that only waits for
-    /// events gives none.
+    /// The last sign of a process: a delivery, an ack, or a renewed lease. A process that only waits for events gives
+    /// none.
     pub last_seen_at: Option<DateTime<Utc>>,
-    /// What is wrong with it, what holds events up first.
+    /// Its issues; those that hold events up come first.
     pub issues: Vec<SubscriberIssue>,
-    /// What of it could not be seen, and why.
+    /// What could not be read, and why.
     pub unseen: Vec<String>,
 }
 
@@ -80,45 +80,45 @@ pub struct SubscriberState {
 pub struct SubscriberConsumer {
     /// The stream.
     pub stream: String,
-    /// Whether it delivers events that are tried again.
+    /// Whether it delivers retries.
     pub is_of_retries: bool,
-    /// Messages that were never delivered: what it catches up on.
+    /// Messages that were never delivered: its backlog.
     pub pending: u64,
     /// The last sequence of the stream that was delivered.
     pub delivered: u64,
     /// The sequence of the stream up to which everything was acknowledged.
     pub acknowledged: u64,
-    /// Deliveries that are not answered.
+    /// Deliveries that are ack pending.
     pub unanswered: u64,
-    /// Of those, the ones that were delivered more than once.
+    /// How many of them were delivered more than once.
     pub redelivered: u64,
-    /// Pulls that wait at the server.
+    /// Pull requests that wait at the server.
     pub pulls: u64,
     /// Until when it is paused, if it is.
     pub paused_until: Option<DateTime<Utc>>,
     /// When the last message was delivered.
     pub last_delivery_at: Option<DateTime<Utc>>,
-    /// What is not as a replica that answered wants it.
+    /// The settings that differ from what an instance that answered wants.
     pub drift: Vec<ConsumerDrift>,
     /// The whole configuration, under the names of the JetStream API.
     pub config: Map<String, Value>,
 }
 
-/// A setting of a consumer that is not as replicas want it.
+/// A setting of a consumer that differs from what instances want.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct ConsumerDrift {
-    /// The setting, as the JetStream API calls it.
+    /// The name of the setting in the JetStream API.
     pub setting: String,
-    /// What it is; null when it is not set.
+    /// Its current value; null when it is not set.
     pub now: Value,
-    /// What it should be.
+    /// The wanted value.
     pub wanted: Value,
-    /// The ids of the replicas that want it so.
+    /// The ids of the instances that want this value.
     pub replicas: Vec<String>,
 }
 
-/// Why subscribers cannot be looked at, or changed.
+/// Why subscribers cannot be inspected or changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SubscribersError {
@@ -128,20 +128,20 @@ pub enum SubscribersError {
         /// The name.
         name: String,
     },
-    /// No replica answers, so nobody says what it wants.
+    /// No instance answers, so it is not known which events it handles.
     #[error("no replica of {name} answers: which events it handles is known by those that run")]
     NoReplica {
         /// The name.
         name: String,
     },
-    /// Some of its consumers are as was asked for, and then NATS did not answer, or refused.
+    /// Some of its consumers were changed before NATS did not answer, or refused.
     #[error("of the consumers of {name} only those of {done:?} are done")]
     Partly {
         /// The subscriber.
         name: String,
-        /// The streams whose consumers are as was asked for.
+        /// The streams whose consumers were changed.
         done: Vec<String>,
-        /// What NATS said of the next one.
+        /// The error for the next consumer.
         #[source]
         source: BusError,
     },
@@ -157,10 +157,10 @@ impl Subscribers {
         Self { bus: bus.clone() }
     }
 
-    /// All subscribers, by name. [`Subscribers::overview`] tells besides what could not be seen, and what else there is.
+    /// All subscribers, by name. [`Subscribers::overview`] also reports what could not be read, and other durables.
     ///
     /// # Errors
-    /// [`SubscribersError::Bus`] when streams or consumers cannot be seen.
+    /// [`SubscribersError::Bus`] when streams or consumers cannot be read.
     pub async fn list(&self) -> Result<Vec<SubscriberState>, SubscribersError> {
         match self.survey().await {
             (overview, None) => Ok(overview.subscribers),
@@ -168,16 +168,16 @@ impl Subscribers {
         }
     }
 
-    /// One subscriber, by the name of its durable. What of it cannot be seen is in [`SubscriberState::unseen`].
+    /// One subscriber, by the name of its durable. What cannot be read is in [`SubscriberState::unseen`].
     ///
     /// # Errors
-    /// [`SubscribersError::Unknown`] when no stream has a consumer of this name and no process answers to it, else
-    /// [`SubscribersError::Bus`] when nothing of it can be seen.
+    /// [`SubscribersError::Unknown`] when no stream has a consumer with this name and no process answers for it,
+    /// otherwise [`SubscribersError::Bus`] when nothing about it can be read.
     pub async fn find(&self, name: &str) -> Result<SubscriberState, SubscribersError> {
         Ok(self.look(name).await?.0)
     }
 
-    /// The same, when all of its consumers can be seen.
+    /// The same, but fails unless all of its consumers can be read.
     pub(crate) async fn find_whole(&self, name: &str) -> Result<SubscriberState, SubscribersError> {
         match self.look(name).await? {
             (state, None) => Ok(state),
@@ -185,12 +185,12 @@ impl Subscribers {
         }
     }
 
-    /// Pauses a subscriber, all replicas of it, until a time, or until it is [resumed](Subscribers::resume). The
-    /// server delivers nothing to it meanwhile, whoever restarts; what its replicas have in hand they end. Gives
-    /// until when it is paused.
+    /// Pauses a subscriber, with all its instances, until a time, or until it is [resumed](Subscribers::resume).
+    /// Meanwhile the server delivers nothing to it, even after a restart of a process; its instances finish what is in
+    /// flight. Returns until when it is paused.
     ///
     /// # Errors
-    /// As [`Subscribers::find`], and [`SubscribersError::Partly`]; the same again goes on.
+    /// As [`Subscribers::find`], and [`SubscribersError::Partly`]; calling it again continues.
     pub async fn pause(
         &self,
         name: &str,
@@ -202,7 +202,7 @@ impl Subscribers {
         Ok(until)
     }
 
-    /// Ends the pause of a subscriber. One that is not paused stays as it is. Gives whether it was.
+    /// Ends the pause of a subscriber; a subscriber that is not paused is unchanged. Returns whether it was paused.
     ///
     /// # Errors
     /// As [`Subscribers::pause`].
@@ -210,13 +210,13 @@ impl Subscribers {
         self.set_pause(name, None).await
     }
 
-    /// Has a subscriber no longer get the events that none of its running replicas handles. A worker never does
-    /// this by itself: events that come while a name is not delivered are skipped, for a replica that handles it
-    /// too. Not while a newer version is being rolled out: a replica that starts at the same moment is not asked.
-    /// Gives what is no longer delivered, by stream.
+    /// Stops the delivery of events that none of the running instances handles. A worker never does this by itself:
+    /// events that arrive while a name is not delivered are skipped, even for an instance that handles it. Do not call
+    /// this while a newer version is being rolled out: an instance that starts at the same moment is not considered.
+    /// Returns the names that are no longer delivered, by stream.
     ///
     /// # Errors
-    /// [`SubscribersError::NoReplica`], else as [`Subscribers::pause`].
+    /// [`SubscribersError::NoReplica`], otherwise as [`Subscribers::pause`].
     pub async fn narrow(
         &self,
         name: &str,
@@ -235,7 +235,7 @@ impl Subscribers {
             let (subjects, rest) = filters(&consumer.config)
                 .into_iter()
                 .partition::<Vec<_>, _>(|subject| wanted.contains(subject));
-            // Without a name that is wanted, the whole consumer is left over.
+            // When no wanted name remains, the consumer as a whole is unused.
             if rest.is_empty() || subjects.is_empty() {
                 continue;
             }
@@ -246,7 +246,7 @@ impl Subscribers {
         Ok(ended)
     }
 
-    /// Gives whether it was paused before.
+    /// Returns whether it was paused before.
     async fn set_pause(
         &self,
         name: &str,
@@ -258,7 +258,7 @@ impl Subscribers {
         for durable in durables {
             let consumer = (&*durable.stream, &*durable.name);
             match self.bus.pause_consumer(consumer, until).await {
-                // A worker that creates one that is gone asks whether the others are paused.
+                // A missing consumer needs no pause: a worker that creates it checks whether the other ones are paused.
                 Ok(_) => done.push(durable.stream),
                 Err(source) if done.is_empty() => return Err(source.into()),
                 Err(source) => {
@@ -286,22 +286,22 @@ impl Subscribers {
 }
 
 impl SubscriberState {
-    /// Messages that were never delivered, of all consumers that are there: [`SubscriberState::known_pending`] says
-    /// whether that is all.
+    /// Messages that were never delivered, of all existing consumers. [`SubscriberState::known_pending`] tells whether
+    /// that is complete.
     #[must_use]
     pub fn pending(&self) -> u64 {
         let all = self.consumers.iter().map(|one| one.pending);
         all.fold(0, u64::saturating_add)
     }
 
-    /// Deliveries that are not answered, of all streams.
+    /// Deliveries that are ack pending, of all streams.
     #[must_use]
     pub fn unanswered(&self) -> u64 {
         let all = self.consumers.iter().map(|one| one.unanswered);
         all.fold(0, u64::saturating_add)
     }
 
-    /// Of the unanswered deliveries those that were delivered more than once, of all streams.
+    /// How many of them were delivered more than once, of all streams.
     #[must_use]
     pub fn redelivered(&self) -> u64 {
         let all = self.consumers.iter().map(|one| one.redelivered);
@@ -328,7 +328,7 @@ impl SubscriberConsumer {
     }
 }
 
-/// What differs from what replicas want. Two versions of a service may want different things.
+/// The settings that differ from what instances want. Two versions of a service may want different settings.
 fn drift_of(durable: &Durable, replicas: &[Replica]) -> Vec<ConsumerDrift> {
     let mut found: Vec<ConsumerDrift> = Vec::new();
     for replica in replicas {

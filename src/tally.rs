@@ -1,4 +1,4 @@
-//! What became of a subscriber's events in this process, counted since its start. Never decides anything.
+//! Counts of a subscriber's outcomes in this process, since its start. Never decides anything.
 
 use std::{
     collections::BTreeMap,
@@ -16,7 +16,7 @@ use crate::{
     outcome::Outcome,
 };
 
-/// Written by whoever runs events, read by whoever tells of them.
+/// Written by the runner and the executor, read by the status reporter.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     handled: AtomicU64,
@@ -25,22 +25,22 @@ pub(crate) struct Tally {
     /// When the last delivery came, in milliseconds since 1970; 0 for none.
     delivered_at: AtomicI64,
     unconfirmed: Mutex<Option<String>>,
-    /// Answers that were not confirmed since one was.
+    /// Answers that were not confirmed since the last confirmed one.
     unconfirmed_answers: AtomicU64,
     unhandled: Mutex<Unhandled>,
 }
 
-/// Events whose names no handler takes, lately.
+/// Recent events whose names no handler takes.
 #[derive(Debug, Default)]
 struct Unhandled {
     names: BTreeMap<String, OfName>,
-    /// When a name came that there is no more place for.
+    /// When a name arrived that did not fit into `names`.
     others_at: Option<Instant>,
 }
 
-/// How many names are told.
+/// The maximum number of names that are reported.
 const MOST_NAMES: usize = 10;
-/// For so long a name counts that came and does not wait here: it comes again sooner.
+/// A name is reported for this long after its last event, if none waits here: its redelivery comes sooner.
 const LATELY: Duration = Duration::from_secs(15);
 
 #[derive(Debug)]
@@ -52,7 +52,7 @@ struct OfName {
     said: Lasting,
 }
 
-/// The numbers of one moment.
+/// The counts at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Counts {
     pub(crate) handled: u64,
@@ -61,13 +61,13 @@ pub(crate) struct Counts {
 }
 
 impl Tally {
-    /// A delivery has come.
+    /// Records a delivery.
     pub(crate) fn delivered(&self) {
         let now: DateTime<Utc> = SystemTime::now().into();
         self.delivered_at.store(now.timestamp_millis(), Relaxed);
     }
 
-    /// An attempt has ended. What is given up counts [when its letter is stored](Tally::given_up).
+    /// Counts the end of an attempt. A dead letter is counted [when it is stored](Tally::given_up).
     pub(crate) fn ended(&self, outcome: &Outcome) {
         let counter = match outcome {
             Outcome::Ack | Outcome::Duplicate => &self.handled,
@@ -77,7 +77,7 @@ impl Tally {
         counter.fetch_add(1, Relaxed);
     }
 
-    /// An event was to be given up: its letter is stored, confirmed, or it comes again.
+    /// Counts an event that was to be dead-lettered: its dead letter is confirmed, or the event is redelivered.
     pub(crate) fn given_up(&self, is_stored: bool) {
         let counter = match is_stored {
             true => &self.dead_lettered,
@@ -86,13 +86,13 @@ impl Tally {
         counter.fetch_add(1, Relaxed);
     }
 
-    /// The server has not confirmed an answer.
+    /// Records that the server has not confirmed an answer.
     pub(crate) fn unconfirmed(&self, why: &str) {
         *self.reason() = Some(why.to_owned());
         self.unconfirmed_answers.fetch_add(1, Relaxed);
     }
 
-    /// The server has confirmed an answer.
+    /// Records that the server has confirmed an answer.
     pub(crate) fn confirmed(&self) {
         if self.unconfirmed_answers.load(Relaxed) > 0 {
             self.unconfirmed_answers.store(0, Relaxed);
@@ -100,32 +100,33 @@ impl Tally {
         }
     }
 
-    /// An event has come whose name no handler takes. When that is to be said: how often it was so since it was said.
+    /// Records an event whose name no handler takes. When it is to be logged, returns how often it occurred since it
+    /// was last logged.
     pub(crate) fn unhandled(&self, name: &str) -> Option<u64> {
         let now = Instant::now();
         self.unhandled_names().of(name, now)?.said.again(now)
     }
 
-    /// It waits in the process.
+    /// Records that such an event waits in the process.
     pub(crate) fn unhandled_waits(&self, name: &str) {
         if let Some(known) = self.unhandled_names().of(name, Instant::now()) {
             known.waiting += 1;
         }
     }
 
-    /// It does not wait any more.
+    /// Records that such an event does not wait any more.
     pub(crate) fn unhandled_ends(&self, name: &str) {
         if let Some(known) = self.unhandled_names().names.get_mut(&*short(name)) {
             known.waiting = known.waiting.saturating_sub(1);
         }
     }
 
-    /// Nothing waits any more.
+    /// Records that no such event waits any more.
     pub(crate) fn nothing_waits(&self) {
         self.unhandled_names().names.clear();
     }
 
-    /// Which names no handler takes, if there are such events now.
+    /// The names that no handler takes, if there are such events now.
     pub(crate) fn why_unhandled(&self) -> Option<String> {
         let now = Instant::now();
         let mut unhandled = self.unhandled_names();
@@ -169,7 +170,7 @@ impl Tally {
         }
     }
 
-    /// Why the last answer was not confirmed, if none was since.
+    /// Why the last answer was not confirmed, if none was confirmed since.
     pub(crate) fn why_unconfirmed(&self) -> Option<String> {
         self.reason().clone()
     }
@@ -182,7 +183,7 @@ impl Tally {
 }
 
 impl Unhandled {
-    /// What is known of a name; nothing when there are too many.
+    /// The record of a name; `None` when there are too many names.
     fn of(&mut self, name: &str, now: Instant) -> Option<&mut OfName> {
         let name = short(name);
         if !self.names.contains_key(&*name) {

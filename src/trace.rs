@@ -1,8 +1,8 @@
 //! Where an event is: in the outbox, on its way, in a stream, at its subscribers. Only reads.
 //!
-//! What is known is written in different places by whoever does something: the outbox and its ledger, the streams,
-//! the consumers, the retries, the dead letters, the inbox. They are put together here; what none of them knows is
-//! said to be unknown, and why.
+//! The facts about an event are stored in different places: the outbox and its ledger, the streams, the consumers, the
+//! retries, the dead letters, the inbox. They are combined here. What none of them holds is reported as unknown, with
+//! the reason.
 
 mod explain;
 mod found;
@@ -27,17 +27,17 @@ pub use report::{
 };
 use search::Search;
 
-/// How many events are told of at most.
+/// The default maximum number of events that are reported.
 const EVENTS: usize = 20;
-/// How many messages of a stream are read at most.
+/// The default maximum number of messages that are read per stream.
 const MESSAGES: u64 = 1_000_000;
 
-/// Finds out where events are.
+/// Finds events.
 ///
-/// Without an outbox it tells what NATS knows, and without NATS what the outbox knows; what could not be seen is said.
-/// An event is found by its id in the outbox's ledger, else by reading
-/// the headers of the streams from the time on that is in the id; a key or a correlation id in the outbox and in the
-/// headers of the last day. Of each stream a million messages are read at most, the newest.
+/// Without an outbox it reports what NATS holds, and without NATS what the outbox holds; what could not be read is
+/// reported. An event is found by its id in the outbox's ledger, otherwise by reading the headers of the streams from
+/// the time in the id. A key or a correlation id is looked up in the outbox and in the headers of the last day. At most
+/// a million messages are read per stream, the newest.
 ///
 /// ```no_run
 /// use tidings::{Bus, Outbox, Sought, Trace};
@@ -53,12 +53,12 @@ const MESSAGES: u64 = 1_000_000;
 #[derive(Debug, Clone)]
 pub struct Trace {
     bus: Option<Bus>,
-    /// Why there is none.
+    /// Why there is no connection.
     without_bus: String,
     records: Option<Arc<dyn Records>>,
-    /// Why there are none.
+    /// Why there is no outbox.
     without: String,
-    /// Whether there are some, which cannot be asked.
+    /// Whether there is an outbox that cannot be read.
     are_unseen: bool,
     streams: Vec<String>,
     since: Option<DateTime<Utc>>,
@@ -66,7 +66,7 @@ pub struct Trace {
     messages: u64,
 }
 
-/// What is sought.
+/// What to find.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Sought {
@@ -74,11 +74,11 @@ pub enum Sought {
     Event(EventId),
     /// The events of a key.
     Key(String),
-    /// The events of a conversation: its first one and all that followed.
+    /// The events of a conversation: the first one and all that followed from it.
     Correlation(String),
 }
 
-/// Why nothing can be searched.
+/// Why no search is possible.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TraceError {
@@ -88,8 +88,8 @@ pub enum TraceError {
 }
 
 impl Trace {
-    /// Traces events in the streams of the account: first in those that have subscribers, and then in the others, too,
-    /// unless it is known already where the event is.
+    /// Traces events in the streams of the account: first in those that have subscribers, then in the other streams,
+    /// unless it is already known where the event is.
     #[must_use]
     pub fn over(bus: &Bus) -> Self {
         Self {
@@ -98,7 +98,7 @@ impl Trace {
         }
     }
 
-    /// Traces events in an [outbox](Trace::outbox) alone, because NATS cannot be asked, and why.
+    /// Traces events in an [outbox](Trace::outbox) alone; `why` states why NATS cannot be queried.
     #[must_use]
     pub fn without_nats(why: impl Into<String>) -> Self {
         Self {
@@ -114,7 +114,7 @@ impl Trace {
         }
     }
 
-    /// Traces them in an outbox too, and first in the streams that its relay knows.
+    /// Also traces events in an outbox, and first in the streams that its relay knows.
     #[cfg(feature = "outbox")]
     #[must_use]
     pub fn outbox<DB: crate::outbox::Store>(mut self, outbox: &crate::outbox::Outbox<DB>) -> Self {
@@ -122,49 +122,50 @@ impl Trace {
         self
     }
 
-    /// Says why there is no outbox.
+    /// States why there is no outbox.
     #[must_use]
     pub fn without_outbox(mut self, why: impl Into<String>) -> Self {
         self.without = why.into();
         self
     }
 
-    /// Says why the outbox, which is there, cannot be asked.
+    /// States why an existing outbox cannot be read.
     #[must_use]
     pub fn unseen_outbox(mut self, why: impl Into<String>) -> Self {
         self.are_unseen = true;
         self.without_outbox(why)
     }
 
-    /// Traces them in these streams first, too. One that cannot be read is told as such, wherever the event is.
+    /// Also traces events in these streams first. A stream that cannot be read is reported, wherever the event is.
     #[must_use]
     pub fn streams<T: Into<String>>(mut self, streams: impl IntoIterator<Item = T>) -> Self {
         self.streams.extend(streams.into_iter().map(Into::into));
         self
     }
 
-    /// Reads streams, and for a key or a correlation the outbox, from then on.
+    /// Reads streams, and for a key or a correlation id the outbox, from this time on.
     #[must_use]
     pub fn since(mut self, since: DateTime<Utc>) -> Self {
         self.since = Some(since);
         self
     }
 
-    /// Tells of so many events at most, the newest; 20 by default.
+    /// Reports at most this many events, the newest; 20 by default.
     #[must_use]
     pub fn limit(mut self, events: usize) -> Self {
         self.limit = events.max(1);
         self
     }
 
-    /// Reads so many messages of a stream at most, the newest; a million by default.
+    /// Reads at most this many messages of a stream, the newest; a million by default.
     #[must_use]
     pub fn messages(mut self, messages: u64) -> Self {
         self.messages = messages.max(1);
         self
     }
 
-    /// Searches. What does not answer is told among what was searched, with why, and hides nothing of the rest.
+    /// Runs the search. What does not answer is listed among the searched places with the reason, and does not hide the
+    /// rest.
     ///
     /// # Errors
     /// [`TraceError`] when NATS does not answer, and there is no outbox that does.
@@ -174,7 +175,7 @@ impl Trace {
 }
 
 impl Sought {
-    /// Whether an event is meant.
+    /// Whether an event matches.
     fn means(&self, envelope: &Envelope) -> bool {
         match self {
             Self::Event(event) => envelope.id() == *event,

@@ -1,5 +1,5 @@
-//! The run loop of a service: subscribers and what runs beside them, from start to drain. The order of
-//! the drain is written in [`Worker::run`] and nowhere else.
+//! The run loop of a service: subscribers and background work, from start to shutdown. The order of the shutdown is
+//! written in [`Worker::run`] and nowhere else.
 
 mod again;
 mod answers;
@@ -38,7 +38,7 @@ use inspection::Inspection;
 use runner::Runner;
 use watch::Watch;
 
-/// Runs subscribers and background work over one connection until it is told to stop.
+/// Runs subscribers and background work over one connection until shutdown.
 pub struct Worker<S> {
     bus: Bus,
     state: Arc<S>,
@@ -52,10 +52,10 @@ pub struct Worker<S> {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WorkerError {
-    /// A subscriber is not complete.
+    /// The configuration of a subscriber is invalid.
     #[error(transparent)]
     Subscriber(#[from] SubscriberError),
-    /// Two subscribers have one name.
+    /// Two subscribers have the same name.
     #[error("two subscribers are named {0}: a durable is one subscriber")]
     NameTaken(String),
     /// No stream carries an event.
@@ -68,7 +68,7 @@ pub enum WorkerError {
         /// The event's name, or the subject of its dead letters.
         subject: String,
     },
-    /// It begins at a sequence, and has several streams.
+    /// It begins at a sequence, but reads several streams.
     #[error(
         "{subscriber} begins at a sequence and reads {}: a sequence is a place in one stream, so begin at a time, \
          or use a subscriber for each stream",
@@ -85,11 +85,11 @@ pub enum WorkerError {
     Setup {
         /// The subscriber.
         subscriber: String,
-        /// What NATS said.
+        /// The error of NATS.
         #[source]
         source: BusError,
     },
-    /// Background work has a connection of its own, and it could not be made.
+    /// Background work needs its own connection, and it could not be opened.
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// Background work ended with an error; the worker has drained.
@@ -97,16 +97,16 @@ pub enum WorkerError {
     Background {
         /// The work's name.
         name: String,
-        /// Why.
+        /// The error.
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
-    /// A task of the worker's own panicked; the worker has drained.
+    /// An internal task of the worker panicked; the worker has drained.
     #[error("a task of the worker panicked: {0}")]
     Panicked(String),
 }
 
-/// How long what is handed back may take.
+/// How long handing back may take.
 const HALT: Duration = Duration::from_secs(3);
 /// How long background work may take to stop, after the subscribers have drained.
 const BACKGROUND: Duration = Duration::from_secs(15);
@@ -141,7 +141,7 @@ impl<S: Send + Sync + 'static> Worker<S> {
         self
     }
 
-    /// How long handlers may take to finish after the signal; default 25 s, which is below the 30 s that
+    /// Sets how long handlers may take to finish after the signal; default 25 s, which is below the 30 s that
     /// Kubernetes grants. What still runs then is handed back to the server.
     #[must_use]
     pub fn drain_within(mut self, drain: Duration) -> Self {
@@ -149,16 +149,16 @@ impl<S: Send + Sync + 'static> Worker<S> {
         self
     }
 
-    /// Has the process end with this code when the drain cannot: when handlers block their threads, 4 s after the
-    /// drain's time is over at the latest. Not so by default.
+    /// Ends the process with this code when the worker cannot drain because handlers block their threads: at the latest
+    /// 4 s after the shutdown timeout. By default it does not.
     ///
-    /// A handler that does not await, such as one that calls `std::thread::sleep` or waits for a lock, cannot be cut off.
-    /// It keeps its thread, and with it the end of the runtime; when handlers have taken all threads, nothing else runs
-    /// any more, the drain included. A thread of the worker's own says so within ten seconds, with the names of the
-    /// handlers, and keeps the time of the drain. Without this it only says which handlers have not come back, and
-    /// whatever has started the process has to kill it.
+    /// A handler that does not await, such as one that calls `std::thread::sleep` or waits for a lock, cannot be
+    /// aborted. It blocks its thread, and thereby the end of the runtime. When handlers block all threads, nothing else
+    /// runs any more, and the worker cannot drain. A separate thread of the worker reports this within ten seconds,
+    /// with the names of the handlers, and enforces the shutdown timeout. Without this setting it only reports which
+    /// handlers have not returned, and the process has to be killed from outside.
     ///
-    /// When all threads are blocked, a shutdown is noticed only if it comes by a signal, and only if the process
+    /// When all threads are blocked, a shutdown is noticed only if it is requested by a signal, and only if the process
     /// listens with [`shutdown_signal`].
     #[must_use]
     pub fn exit_when_stuck(mut self, code: i32) -> Self {
@@ -169,10 +169,10 @@ impl<S: Send + Sync + 'static> Worker<S> {
     /// Runs until `shutdown` ends, drains and returns.
     ///
     /// # Errors
-    /// [`WorkerError`] when it cannot start as it is, or background work can never go on.
+    /// [`WorkerError`] when it cannot start with its configuration, or background work can never run.
     ///
     /// # Cancel safety
-    /// When the future is dropped, what is in flight is cut off; the server delivers it again.
+    /// When the future is dropped, what is in flight is aborted; the server redelivers it.
     pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<(), WorkerError> {
         let pulling = CancellationToken::new();
         let handling = CancellationToken::new();
@@ -193,9 +193,9 @@ impl<S: Send + Sync + 'static> Worker<S> {
         let inspection = Arc::new(Inspection::default());
         let runners = self.runners(&in_flight, &inspection).await?;
         let watch = Watch::begin(in_flight, self.drain, self.exit_when_stuck);
-        // Dropped at the end, which ends it.
+        // Dropped at the end, which ends the work.
         let _housekeeping: JoinSet<()> = work.into_iter().collect();
-        // Dropped at the end as well: until then it is told how the drain does.
+        // Dropped at the end too: until then the workers answer status requests, also while they drain.
         let mut answering: JoinSet<()> = runners
             .iter()
             .map(|runner| Arc::clone(&runner.board).answer(self.bus.clone()))
@@ -257,7 +257,7 @@ impl<S: Send + Sync + 'static> Worker<S> {
         ended.and(stopped.unwrap_or(Ok(())))
     }
 
-    /// Checks the subscribers and sets their consumers up.
+    /// Checks the subscribers and sets up their consumers.
     async fn runners(
         &mut self,
         in_flight: &Arc<InFlight>,
@@ -298,8 +298,8 @@ impl<S: Send + Sync + 'static> Worker<S> {
     }
 }
 
-/// One consumer for each stream that carries a subscriber's events, and one for its retries; and the stream of its
-/// dead letters.
+/// One consumer for each stream that has events of a subscriber, and one for its retries; and the stream of its dead
+/// letters.
 async fn consumers_of<S: Send + Sync + 'static>(
     bus: &Bus,
     subscriber: &EventSubscriber<S>,
@@ -330,7 +330,7 @@ async fn consumers_of<S: Send + Sync + 'static>(
     Ok((consumers, dead_letters))
 }
 
-/// Retries that wait must not be dropped by the stream that they wait in.
+/// Warns when the stream of the retries has limits that would drop waiting retries.
 async fn warn_of_limits(bus: &Bus, stream: &str) {
     match bus.silent_limits(stream).await {
         Ok(limits) => limits
@@ -340,7 +340,7 @@ async fn warn_of_limits(bus: &Bus, stream: &str) {
     }
 }
 
-/// Sets consumers up. A subscriber that is new begins where it says; its retries are all its own.
+/// Sets up consumers. A new subscriber begins at its configured start; all of its retries are delivered.
 async fn apply<S: Send + Sync + 'static>(
     bus: &Bus,
     subscriber: &EventSubscriber<S>,
@@ -368,7 +368,7 @@ async fn apply<S: Send + Sync + 'static>(
     };
     let applied = bus.apply_consumer(of_retries, Start::Beginning).await;
     applied.map_err(setup)?;
-    // Delivery does not depend on it.
+    // Delivery does not depend on the marker.
     if let Err(error) = bus.note_streams(of_retries, of_events).await {
         tracing::warn!(
             subscriber = name, %error,
@@ -386,7 +386,7 @@ fn outcome_of(ended: Result<Ended, tokio::task::JoinError>) -> Result<(), Worker
     }
 }
 
-/// The first error of what has ended.
+/// The first error of the work that has ended.
 async fn all_outcomes(background: &mut JoinSet<Ended>) -> Result<(), WorkerError> {
     let mut result = Ok(());
     while let Some(ended) = background.join_next().await {
@@ -406,7 +406,7 @@ async fn joined(tasks: &mut JoinSet<()>) {
 /// Ends at the first SIGTERM, Ctrl-C or SIGHUP, which a terminal sends when it is closed.
 ///
 /// # Panics
-/// When the signals cannot be listened for, which happens only outside a tokio runtime.
+/// When no signal handler can be installed, which happens only outside a tokio runtime.
 pub async fn shutdown_signal() {
     use tokio::signal::unix::{SignalKind, signal};
     #[allow(clippy::expect_used)] // documented; without signals no service can be stopped

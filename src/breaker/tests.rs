@@ -1,11 +1,11 @@
-//! The circuit under any course of successes and failures.
+//! The circuit under arbitrary sequences of successes and failures.
 
 use super::*;
 use proptest::prelude::*;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Attempts one event; `None` when none may begin.
+/// Attempts one event; `None` when no attempt may begin.
 fn attempt(
     circuit: &mut Circuit,
     name: &str,
@@ -59,7 +59,7 @@ fn it_opens_when_everything_fails_and_closes_after_a_probe_that_succeeds() {
         (change, circuit.gate(now)),
         (Some(Change::Closed), Gate::Free)
     );
-    // What was counted before the outage is forgotten.
+    // The counts from before the outage are dropped.
     assert_eq!(
         attempt(&mut circuit, "a.b", Attempted::Failed, now),
         Some(None)
@@ -75,7 +75,7 @@ fn a_name_whose_handler_works_keeps_it_closed() {
         attempt(&mut circuit, "user.deleted", Attempted::Failed, now);
     }
     assert_eq!(circuit.gate(now), Gate::Free);
-    // Until it has not been attempted for the length of the window.
+    // It closes only until that name has not been attempted for the length of the window.
     let later = now + 31 * SECOND;
     for _ in 0..20 {
         attempt(&mut circuit, "user.deleted", Attempted::Failed, later);
@@ -167,8 +167,8 @@ fn it_never_opens_when_it_is_off() {
     assert_eq!(circuit.gate(now), Gate::Free);
 }
 
-/// Has every handler hang, of as many events as there are, until the circuit opens: after how long, and how often the
-/// event that was attempted most had failed.
+/// Makes every handler hang, with this many events, until the circuit opens. Returns how long that took, and how often
+/// the event with the most attempts had failed.
 fn hangs(policy: CircuitBreaker, load: Load, events: usize) -> Option<(Duration, u32)> {
     let began = Instant::now();
     let mut circuit = Circuit::new(policy).under(load);
@@ -202,7 +202,7 @@ fn load(concurrency: usize, timeout: Duration) -> Load {
 fn it_opens_with_all_defaults_when_every_handler_hangs() {
     let opened = hangs(CircuitBreaker::default(), load(16, 30 * SECOND), 400);
     assert_eq!(opened, Some((60 * SECOND, 1)), "with the second round");
-    // Of fewer events than could be handled at once.
+    // With fewer events than could be handled at once.
     let opened = hangs(CircuitBreaker::default(), load(64, 30 * SECOND), 8);
     assert_eq!(opened, Some((90 * SECOND, 3)));
 }
@@ -239,7 +239,7 @@ fn one_event_that_hangs_until_it_is_given_up_does_not_open_it() {
         let load = load(concurrency, 30 * SECOND);
         let mut circuit = Circuit::new(CircuitBreaker::default()).under(load);
         let mut now = Instant::now();
-        // Eight attempts, as by default.
+        // Eight attempts, the default.
         for attempt in 0..8 {
             let permit = circuit.begin(now).expect("it is closed");
             now += load.timeout;
@@ -300,8 +300,8 @@ fn what_hung_before_it_closed_again_is_forgotten() {
 }
 
 proptest! {
-    /// Whatever happens when: an open circuit has one attempt under way at most besides those from before, and
-    /// it can always be closed by what succeeds.
+    /// For any sequence: an open circuit has at most one attempt running, apart from those that began before it opened,
+    /// and successes can always close it.
     #[test]
     fn an_open_circuit_has_one_probe_and_a_way_back(
         steps in proptest::collection::vec((0u64..8_000, 0u8..4, any::<prop::sample::Index>()), 1..300),
@@ -337,7 +337,7 @@ proptest! {
         prop_assert_eq!(circuit.gate(now), Gate::Free);
     }
 
-    /// It opens exactly when enough attempts are in the window and the share of them has failed.
+    /// It opens exactly when the window holds enough attempts and the percentage of them has failed.
     #[test]
     fn it_opens_by_the_share_of_one_name(
         ended in proptest::collection::vec(any::<bool>(), 1..80), attempts in 1u32..40, percent in 1u8..=100,

@@ -1,4 +1,4 @@
-//! The answers that a delivery may get. Never decides which.
+//! The answers to a delivery. Never decides which one is given.
 
 use std::{error::Error, time::Duration};
 
@@ -11,24 +11,24 @@ use crate::{
 /// Why an answer did not reach the server.
 pub(crate) type Unanswered = Box<dyn Error + Send + Sync>;
 
-/// What can be answered to whoever delivered. Every answer is confirmed before its future ends.
+/// Answers one delivery. Every answer is confirmed before its future ends.
 pub(crate) trait Acknowledger: Send + Sync + 'static {
     fn ack(&self) -> impl Future<Output = Result<(), Unanswered>> + Send;
-    /// Has the event come again, with what became of it so far.
+    /// Schedules a retry of the event, with its history.
     fn retry(
         &self,
         after: Duration,
         past: &Past,
     ) -> impl Future<Output = Result<(), Unanswered>> + Send;
-    /// Whether the event can be stored to come again; else it has to wait in hand.
+    /// Whether a retry of the event can be stored; otherwise the event has to wait in flight.
     fn can_come_again(&self, _past: &Past) -> bool {
         true
     }
-    /// Leaves the event to another replica, as if it had not been delivered.
+    /// Hands the event back for another instance, as if it had not been delivered.
     fn hand_back(&self, after: Duration) -> impl Future<Output = Result<(), Unanswered>> + Send;
-    /// Hears what was decided of an attempt, and the failure's text, before it is answered.
+    /// Called with the outcome of an attempt and the error text, before the answer is sent.
     fn decided(&self, _outcome: &Outcome, _error: Option<&str>) {}
-    /// Where the letter is of an event that was given up before.
+    /// Looks up the dead letter of an event that was dead-lettered before.
     fn whereabouts(
         &self,
         noted: &Noted,
@@ -39,7 +39,7 @@ pub(crate) trait Acknowledger: Send + Sync + 'static {
         };
         std::future::ready(Ok(known))
     }
-    /// Stores the letter, and only then ends the delivery; says under which sequence, 0 when that is not known.
+    /// Stores the dead letter, and only then ends the delivery. Returns its sequence; 0 when the sequence is not known.
     fn dead_letter(
         &self,
         letter: &DeadLetter,

@@ -1,4 +1,4 @@
-//! What is told to whoever delivered, until it is confirmed. Never decides what.
+//! Sends the answer of a delivery until it is confirmed. Never decides which answer.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use crate::outcome::Outcome;
 /// The pauses between two tries of an answer.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// How often an answer to the server is tried before the server's own redelivery is left to work.
+/// How often an answer is tried before it is left to the server's redelivery.
 const ANSWER_TRIES: u32 = 3;
 
 impl<S: Send + Sync + 'static> Executor<S> {
-    /// Answers, and counts what was confirmed of a replay; of a dead letter with its sequence.
+    /// Answers, and counts a confirmed outcome of a replay. Returns the sequence of the dead letter, if one was stored.
     pub(super) async fn answer_with_letter(
         &self,
         arrival: &Arrival,
@@ -29,8 +29,8 @@ impl<S: Send + Sync + 'static> Executor<S> {
         answered
     }
 
-    /// Answers until it is confirmed. An ordered subscriber stays with it: its lane must not go on while the
-    /// server may deliver this event again. Another one leaves it to that delivery after a few tries.
+    /// Answers until it is confirmed. An ordered subscriber keeps trying: its lane must not continue while the server
+    /// may redeliver this event. An unordered subscriber stops after a few tries and relies on the redelivery.
     pub(super) async fn answered(
         &self,
         arrival: &Arrival,
@@ -65,7 +65,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
         (Step::Left, 0)
     }
 
-    /// An ordered subscriber's next replica begins at the ack floor: it needs no sign.
+    /// An ordered subscriber sends nothing: its next active instance begins at the ack floor.
     pub(super) async fn hand_back(
         &self,
         arrival: &Arrival,

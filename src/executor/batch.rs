@@ -1,4 +1,4 @@
-//! Many deliveries with one call. Never forms the batch.
+//! Several deliveries handled by one call. Never forms the batch.
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
 
@@ -22,7 +22,7 @@ pub(crate) struct InHand<'a, A> {
 }
 
 impl<S: Send + Sync + 'static> Executor<S> {
-    /// One attempt of events that have one handler of batches: call, then decide, acknowledge and record each.
+    /// One attempt of events with the same batch handler: one call, then decide, acknowledge and record each event.
     pub(crate) async fn run_batch<A: Acknowledger>(
         &self,
         mut in_hand: Vec<InHand<'_, A>>,
@@ -55,7 +55,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
         join_all(each).await
     }
 
-    /// Whether it is their replay that cannot go on: all are of one, or of none.
+    /// Whether the replay cannot continue. All events of a batch are part of the same replay, or of none.
     fn fails_its_replay<A>(
         &self,
         in_hand: &[InHand<'_, A>],
@@ -65,7 +65,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
         each.any(|(held, result)| self.fails_replay(held.arrival, result))
     }
 
-    /// The text of an error is the user's, too.
+    /// The text of an error is application code too, and may panic.
     fn decide_caught<A>(
         &self,
         held: &InHand<'_, A>,

@@ -1,5 +1,5 @@
-//! An event that is given up: remembered first, where its handler remembers events, then a dead letter. Never
-//! decides that it is.
+//! Dead-letters an event: first records it in the inbox, if the handler has one, then stores the dead letter. Never
+//! decides that an event is dead-lettered.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::{
 };
 
 impl<S: Send + Sync + 'static> Executor<S> {
-    /// Whether this replica knows the name of the event.
+    /// Whether this instance has a handler for the name of the event.
     pub(crate) fn takes(&self, arrival: &Arrival) -> bool {
         let replay = arrival.replay.as_deref();
         self.subscriber.takes(&arrival.subject, replay)
@@ -26,7 +26,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
         self.subscriber.timeout
     }
 
-    /// Makes a dead letter of an event; the handler is named if it was called before.
+    /// Dead-letters an event. The dead letter names the handler if the handler was called before.
     pub(crate) async fn bury(
         &self,
         arrival: &mut Arrival,
@@ -43,7 +43,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
             letter.handler = route.map(|route| route.handler.name());
         }
         let attempts = letter.attempts;
-        // What is counted is an attempt that failed: this is none.
+        // The history is written as if an attempt had failed, and is restored afterwards: this is not an attempt.
         let failures = arrival.past.failures;
         arrival.past.failures = failures.saturating_add(1);
         let decided = (Outcome::Reject(letter), None);
@@ -63,14 +63,14 @@ impl<S: Send + Sync + 'static> Executor<S> {
         }
     }
 
-    /// What was to be an attempt is none.
+    /// Ends the permit of an attempt that does not take place.
     pub(crate) fn pass(&self, arrival: &Arrival, permit: Permit) {
         self.flow.end(permit, &arrival.subject, Attempted::Void);
     }
 
-    /// Has the handler's memory know that an event is given up, before its letter is stored: the server may forget
-    /// that it was ended, and a handler that is called again may succeed. Where the memory is not there, or it knows
-    /// that the event has ended, that is what becomes of the event.
+    /// Records in the inbox that an event is dead-lettered, before its dead letter is stored: the server may lose the
+    /// ack, and a handler that is called again may succeed. If the inbox is unavailable, the event is retried. If the
+    /// inbox holds that the event has ended, that is its outcome.
     pub(super) async fn remember(
         &self,
         arrival: &mut Arrival,
@@ -84,7 +84,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
             Ok(Some(letter)) => (Outcome::Reject(letter), error),
             Ok(None) => (Outcome::Duplicate, None),
             Err(failure) => {
-                // It comes again as it was.
+                // It is redelivered with its history unchanged.
                 let attempt = arrival.past.failures;
                 arrival.past.failures = attempt.saturating_sub(1);
                 let put_off = arrival.past.put_off;
@@ -100,7 +100,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
         }
     }
 
-    /// The letter that is to be stored, if one is.
+    /// The dead letter to store, if any.
     async fn given_up(
         &self,
         arrival: &Arrival,
@@ -123,7 +123,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
                 Ok(None)
             }
             Whereabouts::Lost => {
-                // Why it was given up is what was noted then.
+                // The original error is kept, as recorded at the time.
                 let mut why = noted.why.clone();
                 why.handler = letter.handler;
                 if noted.letter.is_none() && noted.is_this {
@@ -137,15 +137,15 @@ impl<S: Send + Sync + 'static> Executor<S> {
                     given_up_at = %noted.at,
                     "dead letter lost: no stream has the letter of an event that was given up; it is stored again"
                 );
-                // Another delivery that does the same is the one that stores it.
+                // When two deliveries do this at the same time, one of them stores it.
                 let again = memory.give_up(&facts, &why, Some(&noted)).await?;
                 Ok((again == GivenUp::Now).then_some(why))
             }
         }
     }
 
-    /// Answers. A letter is counted and logged, and its memory knows it, when the server has confirmed that it is
-    /// stored, and not before.
+    /// Answers. A dead letter is counted, logged and recorded in the inbox only after the server has confirmed that it
+    /// is stored.
     pub(super) async fn end(
         &self,
         arrival: &Arrival,
@@ -166,7 +166,8 @@ impl<S: Send + Sync + 'static> Executor<S> {
         step
     }
 
-    /// Without it another delivery has to look for the letter.
+    /// Records the sequence of the dead letter in the inbox. Without it, another delivery has to search for the dead
+    /// letter.
     async fn note_buried(&self, arrival: &Arrival, letter: u64) {
         let Some((memory, facts)) = self.memory(arrival) else {
             return;
@@ -177,7 +178,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
         }
     }
 
-    /// What remembers the event, if something does.
+    /// The inbox of the event's handler, if it has one.
     fn memory(&self, arrival: &Arrival) -> Option<(&dyn Remembers, crate::context::Facts)> {
         let envelope = arrival.envelope.as_ref().ok()?;
         let route = self.subscriber.route(envelope, arrival.replay.as_deref())?;

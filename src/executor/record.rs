@@ -1,4 +1,4 @@
-//! What the log and the counts say of attempts. Decides nothing.
+//! Logs and counts attempts. Decides nothing.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use crate::{
     outcome::{DeadLetter, Outcome},
 };
 
-/// One log event with the fields of every delivery.
+/// One log event with the common fields of a delivery.
 macro_rules! log {
     ($level:ident, ($executor:expr, $arrival:expr, $attempt:expr, $outcome:expr, $elapsed:expr), $($more:tt)*) => {
         tracing::$level!(
@@ -29,7 +29,7 @@ macro_rules! log {
 }
 
 impl<S: Send + Sync + 'static> Executor<S> {
-    /// The one log event of a delivery's attempt. That of a dead letter comes [later](Executor::record_letter).
+    /// Logs an attempt, one log event each. A dead letter is logged [later](Executor::record_letter).
     pub(super) fn record(
         &self,
         arrival: &Arrival,
@@ -67,7 +67,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
         self.tally.ended(outcome);
     }
 
-    /// The one log event of an event that is given up, when the server has confirmed its letter, or has not.
+    /// Logs a dead-lettered event, one log event, once the server has confirmed the dead letter or failed to.
     pub(super) fn record_letter(
         &self,
         arrival: &Arrival,
@@ -105,7 +105,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
     ) {
         let error = told(error);
         self.tally.unconfirmed(&error);
-        // Each answer has a subject of its own, which is no other cause.
+        // Every answer has its own subject, so the error text differs although the cause is the same.
         let Some(unsaid) = self.unconfirmed.again(Instant::now()) else {
             return;
         };

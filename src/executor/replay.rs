@@ -1,4 +1,4 @@
-//! What is special about an event that is replayed. Never decides what is replayed.
+//! The parts of execution that are specific to replays. Never decides what is replayed.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -13,28 +13,28 @@ use crate::{
     replaying::Count,
 };
 
-/// What would become of an event.
+/// What would happen to an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Rehearsed {
     /// A handler would be called.
     Call,
-    /// Its handler does not want replays.
+    /// Its handler skips replays.
     Skip,
-    /// It would be a dead letter.
+    /// It would become a dead letter.
     Undecodable(String),
 }
 
 /// Why no handler is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Uncalled {
-    /// Its replay is over.
+    /// Its replay has ended.
     Void,
-    /// The handler does not want replays.
+    /// Its handler skips replays.
     Skipped,
 }
 
 impl<S: Send + Sync + 'static> Executor<S> {
-    /// Why no handler is called for an event of a replay, if so.
+    /// Why no handler is called for an event of a replay; `None` when one is called.
     pub(super) fn uncalled(&self, arrival: &Arrival) -> Option<Uncalled> {
         let replay = arrival.replay.as_ref()?;
         if replay.is_void() {
@@ -45,7 +45,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
         route.skips_replays.then_some(Uncalled::Skipped)
     }
 
-    /// Answers for an event that no handler is called for.
+    /// Answers an event for which no handler is called.
     pub(super) async fn without_a_call(
         &self,
         arrival: &Arrival,
@@ -70,7 +70,8 @@ impl<S: Send + Sync + 'static> Executor<S> {
         step
     }
 
-    /// Whether it is the replay that cannot go on, and not the event: its own time is out of the inbox's reach.
+    /// Whether the replay cannot continue because the event is older than the inbox remembers. Not a fault of the
+    /// event.
     pub(super) fn fails_replay(
         &self,
         arrival: &Arrival,
@@ -87,7 +88,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
         is_old
     }
 
-    /// Routes and decodes an event, and calls nothing.
+    /// Routes and decodes an event without calling a handler.
     pub(crate) fn rehearse(&self, arrival: &Arrival) -> Rehearsed {
         let envelope = match &arrival.envelope {
             Ok(envelope) => envelope,
@@ -99,7 +100,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
         if route.skips_replays {
             return Rehearsed::Skip;
         }
-        // Decoding is the user's, and may panic.
+        // Decoding is application code, and may panic.
         let decoding = catch_unwind(AssertUnwindSafe(|| route.handler.decodes(envelope)));
         match decoding {
             Ok(Ok(())) => Rehearsed::Call,

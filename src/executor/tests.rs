@@ -23,7 +23,7 @@ impl Event for Created {
     }
 }
 
-/// Confirms everything at once.
+/// Confirms every answer at once.
 struct Confirms;
 
 impl Acknowledger for Confirms {
@@ -57,7 +57,7 @@ fn arrival(sequence: u64) -> Arrival {
     }
 }
 
-/// P9: with every default of a subscriber, a dependency that hangs opens the circuit, and costs no event.
+/// P9: with all defaults of a subscriber, a dependency that hangs opens the circuit, and dead-letters no event.
 #[tokio::test(start_paused = true)]
 async fn the_circuit_opens_with_all_defaults_when_every_handler_hangs() {
     async fn hang(_: Created, _: Context<()>) -> Result<(), Failure> {
@@ -75,7 +75,7 @@ async fn the_circuit_opens_with_all_defaults_when_every_handler_hangs() {
         attempts.spawn(async move {
             let mut most = 0;
             let next = || events.lock().unwrap().pop_front();
-            // The probes of an open circuit are another question.
+            // The probes of an open circuit are not part of this test.
             while executor.flow().circuit() == "closed"
                 && let Begin::Begun(mut event, permit) = executor.flow().begin(next)
             {

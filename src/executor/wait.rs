@@ -1,4 +1,4 @@
-//! Where an event is until its next attempt: in hand, or away, maybe with another replica.
+//! Where an event waits for its next attempt: in flight, or stored for redelivery to any instance.
 
 use std::time::Duration;
 
@@ -13,30 +13,31 @@ use crate::{
     retry::Retry,
 };
 
-/// Shorter waits than the server's schedules can make are waited for in hand.
+/// Delays shorter than the server's schedules can make are waited for in flight.
 const IN_PLACE: Duration = Duration::from_millis(250);
-/// An event that was put off keeps its place for no longer than this.
+/// A deferred event stays in flight for no longer than this.
 const LONGEST_IN_HAND: Duration = Duration::from_secs(30);
-/// For so long the event of a probe that failed leaves its place to another one.
+/// How long the event of a failed probe is sent away, so that another event becomes the next probe.
 const AFTER_PROBE: Duration = Duration::from_secs(1);
 
-/// How often in a row an event is put off in hand, before it makes place for others.
+/// How often in a row an event is deferred in flight, before it makes room for other events.
 const IN_HAND: u32 = 2;
-/// When it comes again then. Not soon: as long as what it needs is not there, each time costs two messages.
+/// The delay when it is then stored for redelivery. Not short: while the dependency is unavailable, each redelivery
+/// costs two messages.
 const AWAY: Retry =
     Retry::exponential(Duration::from_secs(2), Duration::from_secs(30)).attempts(u32::MAX);
 
-/// When an event that this replica does not handle comes again. With jitter: replicas ask in turns, and a
-/// fixed wait would bring it back to the same one.
+/// The delay before an event that this instance does not handle is redelivered. With jitter: instances pull in turn,
+/// and a fixed delay would redeliver it to the same instance.
 const NOT_OURS: Retry =
     Retry::exponential(Duration::from_millis(50), Duration::from_secs(5)).attempts(u32::MAX);
-/// How often it is left to another one before it is given up: an hour, with the waits above.
+/// How often it is handed back before it is dead-lettered: about an hour, with the delays above.
 const LEFT_AT_MOST: u32 = 720;
-/// In order it is waited for that in hand, and at once: this replica will not know the name later either.
+/// An ordered subscriber waits for all of that time in flight: this instance will not learn the name later either.
 const LEFT_FOR: Duration = Duration::from_secs(3_600);
 
 impl<S: Send + Sync + 'static> Executor<S> {
-    /// For how long the event stays in hand; `None` when the outcome is to be answered.
+    /// How long the event stays in flight; `None` when the outcome is to be answered.
     pub(super) fn stays_for(
         &self,
         outcome: &mut Outcome,
@@ -46,12 +47,12 @@ impl<S: Send + Sync + 'static> Executor<S> {
     ) -> Option<Duration> {
         let must_stay = || self.subscriber.ordered || !acknowledger.can_come_again(&arrival.past);
         match outcome {
-            // With only those in hand for probes, events that always fail would keep the circuit open.
+            // If only the events in flight were probes, events that always fail would keep the circuit open.
             Outcome::Postpone(after) if permit.is_probe() && !must_stay() => {
                 *after = (*after).max(AFTER_PROBE);
                 None
             }
-            // Another handler may not need what this one does: its events are behind this one.
+            // Another handler may not need this dependency: its events wait behind this one.
             Outcome::Postpone(after)
                 if arrival.past.put_off > IN_HAND
                     && self.flow.pulls() == Pulls::All
@@ -61,15 +62,15 @@ impl<S: Send + Sync + 'static> Executor<S> {
                 *after = (*after).max(away.unwrap_or_default());
                 None
             }
-            // What the handlers need is not there: it is no use to take in more meanwhile.
+            // The dependency of the handlers is unavailable: pulling more events would not help.
             Outcome::Postpone(after) if *after <= LONGEST_IN_HAND || must_stay() => Some(*after),
             Outcome::Retry(after) if *after <= IN_PLACE || must_stay() => Some(*after),
             _ => None,
         }
     }
 
-    /// Leaves an event to another replica: a newer one may have made the durable wider. An ordered subscriber
-    /// has no other one at the moment, and must not let the key's next event pass.
+    /// Hands an event back for another instance: a newer version may have widened the consumer. An ordered subscriber
+    /// has no other active instance at the moment, and must not let the key's next event pass.
     pub(crate) async fn leave(
         &self,
         arrival: &mut Arrival,
@@ -102,7 +103,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
             arrival.past.put_off = LEFT_AT_MOST;
             return Step::Again(LEFT_FOR);
         }
-        // It may be cancelled meanwhile.
+        // Its replay may be cancelled meanwhile.
         if self.subscriber.ordered {
             return Step::Again(after);
         }
@@ -126,7 +127,7 @@ mod tests {
         subscriber::EventSubscriber,
     };
 
-    /// What was answered.
+    /// Records the answers.
     #[derive(Default)]
     struct Answers(Mutex<Vec<String>>);
 

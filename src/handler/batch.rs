@@ -1,5 +1,5 @@
-//! Handlers of many events at once: what they get, what they say about each, and how they are called without
-//! their type. Never forms a batch.
+//! Batch handlers: their events, their results for each event, and how they are called without their type. Never forms
+//! a batch.
 
 mod besides;
 mod settle;
@@ -27,7 +27,7 @@ use crate::{
 pub use besides::BatchContext;
 pub(crate) use settle::{Attempted, settle};
 
-/// How many events make a batch, and how long it is waited for them.
+/// How many events form a batch, and how long a batch waits for more events.
 ///
 /// ```
 /// use std::time::Duration;
@@ -45,7 +45,7 @@ pub struct Batching {
 const MOST: usize = 1_000;
 
 impl Batching {
-    /// At most this many events: 1 to 1 000. What has come is handed over 10 ms after the first of it.
+    /// At most this many events: 1 to 1 000. A batch is handed over at the latest 10 ms after its first event.
     #[must_use]
     pub const fn of(most: usize) -> Self {
         let most = match most {
@@ -59,7 +59,7 @@ impl Batching {
         }
     }
 
-    /// How long the first event of a batch waits for others at most; default 10 ms.
+    /// How long the first event of a batch waits for more events at most; default 10 ms.
     #[must_use]
     pub const fn linger(mut self, linger: Duration) -> Self {
         self.linger = linger;
@@ -75,7 +75,7 @@ impl Batching {
     }
 }
 
-/// An event of a batch, with what is known of its delivery. It derefs to the event.
+/// An event of a batch, with the facts of its delivery. It derefs to the event.
 #[derive(Debug)]
 pub struct Item<E> {
     event: E,
@@ -87,7 +87,7 @@ impl<E> Item<E> {
         Self { event, delivery }
     }
 
-    /// The event alone.
+    /// The event without the facts of its delivery.
     #[must_use]
     pub fn into_event(self) -> E {
         self.event
@@ -99,19 +99,19 @@ impl<E> Item<E> {
         self.delivery.envelope.id()
     }
 
-    /// What the event is about.
+    /// The event's key: what the event is about.
     #[must_use]
     pub fn key(&self) -> Option<&str> {
         self.delivery.envelope.key()
     }
 
-    /// When the fact happened, if its publisher said so.
+    /// When the fact happened, if its publisher stated it.
     #[must_use]
     pub fn time(&self) -> Option<DateTime<Utc>> {
         self.delivery.envelope.time()
     }
 
-    /// Which attempt this is, from 1.
+    /// The number of this attempt, from 1.
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.delivery.attempt
@@ -123,14 +123,14 @@ impl<E> Item<E> {
         self.delivery.replay.is_some()
     }
 
-    /// The user's own headers.
+    /// The application's own headers.
     #[must_use]
     pub fn headers(&self) -> &Headers {
         self.delivery.envelope.headers()
     }
 
-    /// Everything known about the event. What is published because of it inherits its lineage by
-    /// `envelope.inherit(&item.envelope().descent())`: a batch has no lineage of its own.
+    /// The whole envelope. A batch has no lineage of its own: an event that is published because of this one inherits
+    /// its lineage by `envelope.inherit(&item.envelope().descent())`.
     #[must_use]
     pub fn envelope(&self) -> &Envelope {
         &self.delivery.envelope
@@ -151,7 +151,7 @@ impl<E> Deref for Item<E> {
     }
 }
 
-/// What a handler says about the events of a batch, one by one. What it does not name is done.
+/// The results of a batch, event by event. Events that it does not name are done.
 #[derive(Debug, Default)]
 #[must_use = "return it: what it does not say is done"]
 pub struct Verdicts {
@@ -159,12 +159,12 @@ pub struct Verdicts {
 }
 
 impl Verdicts {
-    /// All are done.
+    /// All events are done.
     pub fn done() -> Self {
         Self::default()
     }
 
-    /// This one failed: it is tried again, or is a dead letter, as the failure says.
+    /// Marks an event as failed: it is retried or dead-lettered, by its failure.
     pub fn fail(&mut self, event: EventId, failure: Failure) {
         self.failed.push((event, failure));
     }
@@ -175,7 +175,7 @@ impl Verdicts {
         self
     }
 
-    /// What it says about an event, once.
+    /// Takes the result of an event, once.
     pub(crate) fn take(&mut self, event: EventId) -> Result<Handled, Failure> {
         match self.failed.iter().position(|(failed, _)| *failed == event) {
             Some(at) => Err(self.failed.swap_remove(at).1),
@@ -183,7 +183,7 @@ impl Verdicts {
         }
     }
 
-    /// Says so when it names events that were not handed over.
+    /// Logs a warning when it names events that are not in the batch.
     fn warn_of_strangers(&self, events: &[EventId]) {
         let strangers = self
             .failed
@@ -195,11 +195,11 @@ impl Verdicts {
     }
 }
 
-/// Handles events of one kind, many at once. Every
-/// `async fn(Vec<Item<E>>, BatchContext<S>) -> Result<Verdicts, Failure>` is one.
+/// Handles events of one kind in batches. Every `async fn(Vec<Item<E>>, BatchContext<S>) -> Result<Verdicts, Failure>`
+/// is a batch handler.
 ///
-/// An error is about all of them: when there are several, and it does not say how long to wait, they are
-/// handed over again in halves, until the one stands alone that it is about. So make the effects idempotent.
+/// An error concerns all events of the batch. When there are several, and the error does not say how long to wait, they
+/// are handed over again in halves, until the event at fault is alone. Therefore the effects must be idempotent.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not handle batches of `{E}` with state `{S}`",
     label = "not a handler of batches",
@@ -229,7 +229,7 @@ where
     }
 }
 
-/// Events of one route, to be handled together. There is at least one.
+/// Events of one route, to be handled together. At least one.
 pub(crate) struct Batch<S> {
     pub(crate) state: Arc<S>,
     pub(crate) deliveries: Vec<Arc<Facts>>,
@@ -247,23 +247,23 @@ impl<S> Batch<S> {
     }
 }
 
-/// A handler of batches whose event's type is behind the decoding.
+/// A batch handler whose event type is hidden behind the decoding.
 pub(crate) trait ErasedBatch<S>: Send + Sync {
     fn batching(&self) -> Batching;
 
-    /// Runs the handler as often as it takes, each time within its time; a result for each event, in order.
+    /// Runs the handler as often as needed, each call within its timeout. Returns a result for each event, in order.
     fn call_batch<'a>(
         &'a self,
         batch: &'a Batch<S>,
     ) -> BoxFuture<'a, Vec<Result<Handled, Failure>>>;
 }
 
-/// How the user's part of a call with many events is run.
+/// How the application's part of a call with many events is run.
 pub(crate) trait Call<E, S>: Send + Sync + 'static {
     /// The handler's type.
     fn name(&self) -> &'static str;
 
-    /// Calls it once with these deliveries of the batch.
+    /// Calls the handler once with these deliveries of the batch.
     fn attempt(
         &self,
         batch: &Batch<S>,
@@ -283,7 +283,7 @@ pub(crate) trait Call<E, S>: Send + Sync + 'static {
     }
 }
 
-/// A handler of batches behind both doors: alone, an event is a batch of one.
+/// A batch handler behind both traits: a single event is a batch of one.
 pub(crate) struct Many<E, C> {
     batching: Batching,
     call: C,
@@ -398,7 +398,7 @@ where
     }
 }
 
-/// Decodes an event into `items`, or says why that cannot be.
+/// Decodes an event into `items`, or returns why it cannot be decoded.
 pub(crate) fn decoded<E: Event>(
     delivery: &Arc<Facts>,
     items: &mut Vec<Item<E>>,
@@ -410,7 +410,7 @@ pub(crate) fn decoded<E: Event>(
     Ok(Handled::Done)
 }
 
-/// What became of each: those with a result other than `Done` were not handed over.
+/// The result of each event. Events with a result other than `Done` were not handed over.
 pub(crate) fn judged(
     results: Vec<Result<Handled, Failure>>,
     all: &[EventId],
@@ -429,7 +429,7 @@ pub(crate) fn judged(
     judged
 }
 
-/// Calls the user's part within its time. Its panic is a failure of these events, not of the whole batch.
+/// Calls the application's part within its timeout. A panic is a failure of these events, not of the whole batch.
 pub(crate) async fn in_time<S, Fut>(
     batch: &Batch<S>,
     call: impl FnOnce(BatchContext<S>) -> Fut,

@@ -1,5 +1,5 @@
-//! What a handler that remembers its events says of one that is given up, so that there is not an effect beside the
-//! dead letter. Never decides that an event is given up.
+//! The inbox of a handler, as far as dead-lettered events are concerned, so that an event does not get both an effect
+//! and a dead letter. Never decides that an event is dead-lettered.
 
 use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
@@ -8,8 +8,9 @@ use crate::{context::Facts, failure::Failure, outcome::DeadLetter};
 
 /// Remembers the events of a handler.
 pub(crate) trait Remembers: Send + Sync {
-    /// Remembers, before its letter is stored, that an event is given up. From then on the handler is not called for
-    /// it, unless it is redriven. What is noted of it already stays, unless it is what is known to be lost.
+    /// Records that an event is dead-lettered, before its dead letter is stored. From then on the handler is not called
+    /// for it, unless it is redriven. An existing record of the event is kept, unless it equals `lost`, whose dead
+    /// letter is lost, or the event was redriven since.
     fn give_up<'a>(
         &'a self,
         facts: &'a Facts,
@@ -17,47 +18,47 @@ pub(crate) trait Remembers: Send + Sync {
         lost: Option<&'a Noted>,
     ) -> BoxFuture<'a, Result<GivenUp, Failure>>;
 
-    /// Remembers that the letter is stored, and under which sequence; 0 when that is not known.
+    /// Records that the dead letter is stored, and its sequence; 0 when the sequence is not known.
     fn buried<'a>(&'a self, facts: &'a Facts, letter: u64) -> BoxFuture<'a, Result<(), Failure>>;
 }
 
-/// What is remembered of an event that is given up.
+/// What is recorded about an event that is to be dead-lettered.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[cfg_attr(not(feature = "outbox"), allow(dead_code))] // the inbox says so
+#[cfg_attr(not(feature = "outbox"), allow(dead_code))] // constructed by the inbox only
 pub(crate) enum GivenUp {
-    /// That it is, from now on: its letter is not stored.
+    /// It is dead-lettered from now on: its dead letter is not stored yet.
     Now,
-    /// That it was before.
+    /// It was dead-lettered before.
     Before(Box<Noted>),
-    /// That it was handled.
+    /// It was handled.
     Ended,
 }
 
-/// What is noted of an event that was given up: enough to find its letter, or to write it again.
+/// The record of a dead-lettered event: enough to find its dead letter, or to write it again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Noted {
-    /// Where the delivery was stored first that was given up.
+    /// Where the dead-lettered delivery was first stored.
     pub(crate) stream: String,
     pub(crate) sequence: u64,
     pub(crate) stored_at: DateTime<Utc>,
     pub(crate) redrives: u32,
-    /// Whether that is the delivery that asks.
+    /// Whether that is the current delivery.
     pub(crate) is_this: bool,
-    /// When it was given up, by the worker's clock.
+    /// When it was dead-lettered, by the worker's clock.
     pub(crate) at: DateTime<Utc>,
-    /// Why.
+    /// The reason.
     pub(crate) why: DeadLetter,
-    /// The letter's sequence, once it is stored; 0 when it is not known.
+    /// The sequence of the dead letter, once it is stored; 0 when it is not known.
     pub(crate) letter: Option<u64>,
-    /// The note itself.
+    /// The record itself, as stored.
     pub(crate) text: String,
 }
 
-/// Where the letter is of an event that was given up.
+/// Where the dead letter of an event is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Whereabouts {
-    /// It is there, was taken out on purpose, or another delivery stores it; with its sequence, where that is new.
+    /// It exists, was removed on purpose, or another delivery stores it; with its sequence, where that is new.
     Known(Option<u64>),
-    /// No stream has it, or the event in its place: it has to be stored.
+    /// No stream holds it, or the event in its place: it has to be stored.
     Lost,
 }

@@ -1,63 +1,62 @@
-//! How far a replay has come, as the replica that works at it tells. Plain values.
+//! The progress of a replay, as the instance that works on it reports. Plain values.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-/// How far a replay has come. A few events more may have been handled than it says, when the replica that worked
-/// died before it could say so.
+/// The progress of a replay. When an instance died before it could write its progress, a few more events have been
+/// handled than are counted here.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct ReplayProgress {
-    /// When this was so.
+    /// When this was written.
     pub at: DateTime<Utc>,
-    /// When a replica first worked at it.
+    /// When an instance first worked on it.
     pub began_at: Option<DateTime<Utc>>,
     /// Events that its filters leave out.
     pub filtered: u64,
-    /// Events whose handler does not want replays.
+    /// Events whose handler skips replays.
     pub skipped: u64,
     /// Events that were handled.
     pub handled: u64,
-    /// Events that had been handled before in this replay, says the inbox.
+    /// Events that had already been handled in this replay, according to the inbox.
     pub duplicates: u64,
-    /// Events that failed and are among the retries, as part of this replay. What becomes of them there is not
-    /// told here.
+    /// Events that failed and are among the retries, as part of this replay. Their outcome there is not reported here.
     pub retried: u64,
-    /// Events that were given up, and are dead letters.
+    /// Events that were dead-lettered.
     pub dead_lettered: u64,
-    /// Events that handlers wanted to publish, and that were not published.
+    /// Events that handlers published and that the replay suppressed.
     pub suppressed: u64,
-    /// Events of the range that their stream had removed before they came, as far as was counted when it was done.
+    /// Events of the range that the stream removed before they were delivered, as counted when the replay was done.
     pub gone: u64,
-    /// Events that have ended without being counted, as far as was found when it was done: a replica died, or lost its
-    /// lease, before it could say what became of them. They are among those of the kinds above.
+    /// Events that ended without being counted, as found when the replay was done: an instance died, or lost its lease,
+    /// before it could write their outcome. Each of them belongs to one of the kinds above.
     pub uncounted: u64,
-    /// How far it is, stream by stream.
+    /// The progress in each stream.
     pub streams: Vec<StreamProgress>,
-    /// What was found without calling a handler; only of a rehearsal.
+    /// The result without calling a handler; only of a rehearsal.
     pub rehearsal: Option<Rehearsal>,
-    /// Why it does not go on, as the replica that works at it knows.
+    /// Why it does not continue, according to the instance that works on it.
     pub trouble: Option<ReplayTrouble>,
 }
 
-/// Why a replay that should run does not go on.
+/// Why a replay that should run does not continue.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ReplayTrouble {
     /// The cause.
     pub why: String,
-    /// Since when it does not.
+    /// Since when it does not continue.
     pub since: DateTime<Utc>,
 }
 
-/// How far a replay has come in one stream.
+/// The progress of a replay in one stream.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct StreamProgress {
     /// The stream.
     pub stream: String,
-    /// Everything up to this sequence is over.
+    /// Everything up to this sequence has ended.
     pub floor: u64,
 }
 
@@ -65,7 +64,7 @@ pub struct StreamProgress {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Rehearsal {
-    /// By name and version, in their order.
+    /// The events by name and version, in that order.
     pub events: Vec<RehearsedEvents>,
     /// The first ten events for which no handler would be called.
     pub errors: Vec<UndecodableEvent>,
@@ -75,21 +74,21 @@ pub struct Rehearsal {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct RehearsedEvents {
-    /// The name; a subject, of a message that names no event.
+    /// The name; the subject, for a message that names no event.
     pub name: String,
     /// The version.
     pub version: u32,
     /// How many there are.
     pub events: u64,
-    /// How many a handler would be called with.
+    /// How many would be passed to a handler.
     pub would_call: u64,
-    /// How many their handler would skip, because it does not want replays.
+    /// How many their handler would skip, because it skips replays.
     pub would_skip: u64,
-    /// How many would be dead letters: they do not decode, or no handler takes their version.
+    /// How many would be dead-lettered: they do not decode, or no handler takes their version.
     pub undecodable: u64,
 }
 
-/// An event that would be a dead letter.
+/// An event that would be dead-lettered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct UndecodableEvent {
@@ -97,16 +96,16 @@ pub struct UndecodableEvent {
     pub stream: String,
     /// The sequence.
     pub sequence: u64,
-    /// The name; a subject, of a message that names no event.
+    /// The name; the subject, for a message that names no event.
     pub name: String,
     /// The version.
     pub version: u32,
-    /// Why.
+    /// The error.
     pub error: String,
 }
 
 impl ReplayProgress {
-    /// How many events of the range are over.
+    /// How many events of the range have ended.
     #[must_use]
     pub fn over(&self) -> u64 {
         let rehearsed = self.rehearsal.iter().flat_map(|it| &it.events);
@@ -123,7 +122,7 @@ impl ReplayProgress {
         all.fold(0, u64::saturating_add)
     }
 
-    /// Everything in this stream up to this sequence is over.
+    /// The sequence up to which everything in this stream has ended.
     #[must_use]
     pub fn floor(&self, stream: &str) -> u64 {
         let found = self.streams.iter().find(|one| one.stream == stream);

@@ -1,4 +1,4 @@
-//! What is asked of a replay. A plain value.
+//! The request for a replay. A plain value.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -10,15 +10,15 @@ use crate::rate::Rate;
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum ReplayPoint {
-    /// The oldest event that is kept.
+    /// The oldest event that the stream holds.
     Beginning,
-    /// This sequence of the stream, itself included at both ends; only when all events are in one stream.
+    /// This sequence of the stream, inclusive at both ends; only when all events are in one stream.
     Sequence(u64),
     /// This time, by the clock of the server that stored the events; at the end, events before it.
     Time(DateTime<Utc>),
 }
 
-/// What is asked of a replay: from where to where, which events, and how.
+/// The request for a replay: its range, its events and its options.
 ///
 /// ```
 /// use tidings::{Rate, ReplayPoint, ReplayRequest};
@@ -34,9 +34,9 @@ pub enum ReplayPoint {
 pub struct ReplayRequest {
     /// Where it begins.
     pub from: ReplayPoint,
-    /// Where it ends; `None` for the newest event there is when it is asked for.
+    /// Where it ends; `None` for the newest event at the time of the request.
     pub to: Option<ReplayPoint>,
-    /// The names of the events; all that the subscriber handles when there are none.
+    /// The names of the events; empty for all names that the subscriber handles.
     pub names: Vec<String>,
     /// Only events of this stream.
     #[serde(default)]
@@ -45,20 +45,20 @@ pub struct ReplayRequest {
     pub key: Option<String>,
     /// Only events of this conversation.
     pub correlation: Option<String>,
-    /// How fast; as fast as there is place beside the live events when `None`.
+    /// The rate; when `None`, as fast as the live events leave room for.
     pub rate: Option<Rate>,
-    /// The handlers of this name are called instead of the others.
+    /// The shadow whose handlers are called instead of the live ones.
     pub shadow: Option<String>,
-    /// Whether what the handlers publish is published; else it is only counted.
+    /// Whether events that the handlers publish are published; otherwise they are only counted.
     pub follow_ups: bool,
-    /// Whether everything is read and decoded, and no handler is called.
+    /// Whether events are only read and decoded, without calling a handler.
     pub rehearse: bool,
-    /// Whether it is begun though something speaks against it.
+    /// Whether it starts in spite of the conditions that the method of this name lists.
     pub force: bool,
 }
 
 impl ReplayRequest {
-    /// Everything from here on to the newest event there is.
+    /// Everything from this point to the newest event at the time of the request.
     #[must_use]
     pub fn new(from: ReplayPoint) -> Self {
         Self {
@@ -76,71 +76,71 @@ impl ReplayRequest {
         }
     }
 
-    /// Where it ends.
+    /// Sets where it ends.
     #[must_use]
     pub fn to(mut self, to: ReplayPoint) -> Self {
         self.to = Some(to);
         self
     }
 
-    /// Only events of these names.
+    /// Limits it to events of these names.
     #[must_use]
     pub fn names<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
         self.names = names.into_iter().map(Into::into).collect();
         self
     }
 
-    /// Only events of this stream.
+    /// Limits it to events of this stream.
     #[must_use]
     pub fn stream(mut self, stream: impl Into<String>) -> Self {
         self.stream = Some(stream.into());
         self
     }
 
-    /// Only events with this key.
+    /// Limits it to events with this key.
     #[must_use]
     pub fn key(mut self, key: impl Into<String>) -> Self {
         self.key = Some(key.into());
         self
     }
 
-    /// Only events of this conversation.
+    /// Limits it to events of this conversation.
     #[must_use]
     pub fn correlation(mut self, correlation: impl Into<String>) -> Self {
         self.correlation = Some(correlation.into());
         self
     }
 
-    /// How many of its events begin in a time.
+    /// Limits how many events begin per time.
     #[must_use]
     pub fn rate(mut self, rate: Rate) -> Self {
         self.rate = Some(rate);
         self
     }
 
-    /// Calls the handlers of this name, and no others.
+    /// Calls the handlers of this shadow instead of the live ones.
     #[must_use]
     pub fn shadow(mut self, shadow: impl Into<String>) -> Self {
         self.shadow = Some(shadow.into());
         self
     }
 
-    /// Publishes what the handlers publish; by default that is only counted.
+    /// Publishes the events that handlers publish; by default they are only counted.
     #[must_use]
     pub fn follow_ups(mut self) -> Self {
         self.follow_ups = true;
         self
     }
 
-    /// Reads, routes and decodes everything, and calls nothing.
+    /// Reads, routes and decodes everything without calling a handler.
     #[must_use]
     pub fn rehearse(mut self) -> Self {
         self.rehearse = true;
         self
     }
 
-    /// Begins also when another replay of the subscriber is not over, when the stream no longer keeps all that is
-    /// asked for, when one of several streams is gone, or when no replica of the subscriber answers.
+    /// Starts the replay even when another replay of the subscriber is unfinished, when the stream no longer holds the
+    /// whole requested range, when one of several streams is missing, or when no instance of the subscriber answers.
     #[must_use]
     pub fn force(mut self) -> Self {
         self.force = true;

@@ -1,21 +1,21 @@
-//! What a subscriber does with the events of a replay: which handlers are called. Never calls one.
+//! The handlers that a subscriber calls for the events of a replay. Never calls one.
 
 use std::collections::BTreeMap;
 
 use super::{EventSubscriber, Route, SubscriberError, is_name};
 use crate::replaying::Replaying;
 
-/// Handlers that only a replay calls, instead of the others.
+/// Handlers that only a replay calls, instead of the live ones.
 pub(super) struct Shadow<S> {
     name: String,
     routes: Vec<Route<S>>,
-    /// Nobody would call them.
+    /// They would never be called.
     has_shadows: bool,
 }
 
 impl<S: Send + Sync + 'static> EventSubscriber<S> {
-    /// The handler that was added last is not called with the events of a [replay](crate::Replays): they are
-    /// acknowledged, and counted as skipped. For an effect that must not happen again, such as a mail.
+    /// Does not call the handler that was added last for the events of a [replay](crate::Replays): they are
+    /// acknowledged, and counted as skipped. For an effect that must not happen again, such as sending a mail.
     #[must_use]
     pub fn skip_on_replay(mut self) -> Self {
         if let Some(last) = self.routes.last_mut() {
@@ -24,9 +24,9 @@ impl<S: Send + Sync + 'static> EventSubscriber<S> {
         self
     }
 
-    /// Adds handlers that only a replay with this shadow calls, instead of all others: to try a new version of a
-    /// handler with the events of last week, or to fill a new table. Of the subscriber that `handlers` gives back
-    /// only the handlers count; everything else is as this subscriber has it.
+    /// Adds handlers that only a replay with this shadow calls, instead of the live ones: to try a new version of a
+    /// handler with the events of last week, or to fill a new table. Only the handlers of the subscriber that
+    /// `handlers` returns are used; everything else is as configured for this subscriber.
     ///
     /// ```
     /// # use serde::{Deserialize, Serialize};
@@ -57,7 +57,7 @@ impl<S: Send + Sync + 'static> EventSubscriber<S> {
         self
     }
 
-    /// Its shadows, and the names of the events that each handles.
+    /// The names of its shadows, and the names of the events that each handles.
     pub(crate) fn shadows(&self) -> BTreeMap<String, Vec<String>> {
         let shadows = self.shadows.iter().map(|shadow| {
             let names = shadow.routes.iter().map(|route| route.name.to_owned());
@@ -78,7 +78,7 @@ impl<S: Send + Sync + 'static> EventSubscriber<S> {
         shadow.map_or(&[], |shadow| &shadow.routes)
     }
 
-    /// All handlers, those of its shadows too.
+    /// All handlers, including those of its shadows.
     pub(super) fn all_routes(&self) -> impl Iterator<Item = &Route<S>> {
         let shadows = self.shadows.iter().flat_map(|shadow| &shadow.routes);
         self.routes.iter().chain(shadows)

@@ -1,4 +1,4 @@
-//! What is wrong with a subscriber, from what was seen of it. Values in, issues out: never asks anybody.
+//! The issues of a subscriber, derived from what was read about it. Values in, issues out: sends no request.
 
 use std::collections::BTreeMap;
 
@@ -11,14 +11,14 @@ use crate::{
     replica::{Activity, Replica},
 };
 
-/// After how long without a renewal nobody has a lease, take-overs included.
+/// A lease that was not renewed for this long is free, failover included.
 const LEASE: TimeDelta = TimeDelta::seconds(10);
 /// How late the server may deliver a retry.
 const LATE: TimeDelta = TimeDelta::seconds(60);
-/// How far the clocks of a worker and a server may be apart.
+/// By how much the clocks of a worker and a server may differ.
 const CLOCKS_DIFFER: TimeDelta = TimeDelta::seconds(5);
 
-/// Something that is wrong with a subscriber.
+/// An issue of a subscriber.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct SubscriberIssue {
@@ -26,34 +26,34 @@ pub struct SubscriberIssue {
     /// `letters-gone`, `instance`, `circuit-open`, `ack-pending-full`, `retries-late`, `replay-stuck`, `clock`,
     /// `drift`, `elsewhere`, `beyond-end`, `retries-orphaned`.
     pub kind: &'static str,
-    /// What is the matter.
+    /// The cause.
     pub cause: String,
-    /// What helps; nothing when the cause says it.
+    /// What to do about it; `None` when the cause states it.
     pub cure: Option<String>,
-    /// Since when, or when it was well the last time, as far as that is known.
+    /// Since when, or when it last worked, as far as that is known.
     pub since: Option<DateTime<Utc>>,
-    /// Whether events do not get on because of it, or may be lost; else it is only worth knowing.
+    /// Whether it holds events up, or may have lost some; otherwise it is only informative.
     pub is_stuck: bool,
 }
 
-/// What was seen of a subscriber besides its state.
+/// What was read about a subscriber in addition to its state.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     /// The server's time.
     pub(super) now: DateTime<Utc>,
-    /// Whether its instances could be asked.
+    /// Whether its instances could be queried.
     pub(super) are_asked: bool,
-    /// Where streams end, as far as it is known.
+    /// The last sequence of streams, as far as it is known.
     pub(super) ends: BTreeMap<String, u64>,
-    /// Whether the streams of its retries and of its dead letters are there, where that is known.
+    /// Whether the streams of its retries and of its dead letters exist, as far as that is known.
     pub(super) has_retries: Option<bool>,
     pub(super) has_letters: Option<bool>,
-    /// Those of the two that are there under their names, whatever they take.
+    /// The names of all existing streams, whatever subjects they have.
     pub(super) there: Vec<String>,
     pub(super) lease: Option<LeaseSign>,
-    /// How far the clock of each instance is ahead of the server's, by its id.
+    /// How far the clock of each instance is ahead of the server's, by instance id.
     pub(super) clocks: Vec<(String, TimeDelta)>,
-    /// The replays that should run and do not, and why.
+    /// The replays that should run but do not, and why.
     pub(super) replays: Vec<(String, String)>,
 }
 
@@ -86,7 +86,7 @@ impl SubscriberIssue {
     }
 }
 
-/// Everything that is wrong, what holds events up first.
+/// All issues; those that hold events up come first.
 pub(super) fn issues(state: &SubscriberState, seen: &Seen) -> Vec<SubscriberIssue> {
     let mut issues = streams(state, seen);
     issues.extend(consumers(state));
@@ -121,7 +121,7 @@ pub(super) fn issues(state: &SubscriberState, seen: &Seen) -> Vec<SubscriberIssu
     issues
 }
 
-/// Retries of a subscriber that is not there.
+/// Retries of a subscriber that does not exist.
 pub(super) fn orphaned(name: &str, count: u64) -> SubscriberIssue {
     let cause = format!(
         "{count} events of the subscriber {name} lie in RETRIES, and no consumer of it takes them"
@@ -170,7 +170,7 @@ fn streams(state: &SubscriberState, seen: &Seen) -> Vec<SubscriberIssue> {
     .collect()
 }
 
-/// Consumers that should be there. A worker that runs makes them again in a few seconds.
+/// Consumers that should exist. A running worker recreates them within a few seconds.
 fn consumers(state: &SubscriberState) -> Vec<SubscriberIssue> {
     let (name, since) = (&state.name, state.last_seen_at);
     let missing = state.missing.iter();
@@ -202,7 +202,7 @@ fn instances(state: &SubscriberState, seen: &Seen) -> Vec<SubscriberIssue> {
     for replica in &state.replicas {
         let troubles = [&replica.trouble, &replica.replay_trouble];
         for trouble in troubles.into_iter().flatten() {
-            // One cause has one line, however many instances tell it.
+            // One cause gets one line, however many instances report it.
             if !told.contains(&trouble.as_str()) {
                 told.push(trouble);
                 let cause = format!("{}: {trouble}", place(replica));
@@ -232,7 +232,7 @@ fn is_circuit_open(circuit: &str) -> bool {
     !["closed", ""].contains(&circuit)
 }
 
-/// Nobody works, and there is work. From outside the causes look alike, but for one.
+/// No instance is active although events wait. From outside the causes look alike, except for one.
 fn no_instance(state: &SubscriberState, seen: &Seen) -> Option<SubscriberIssue> {
     let is_paused = state.paused_until.is_some();
     if is_paused || !seen.are_asked || !state.replicas.is_empty() {
@@ -278,7 +278,7 @@ fn no_instance(state: &SubscriberState, seen: &Seen) -> Option<SubscriberIssue> 
     Some(issue.since(state.last_seen_at))
 }
 
-/// What waits for an instance, if anything does.
+/// The counts of what waits for an instance, if anything waits.
 fn waiting(state: &SubscriberState, now: DateTime<Utc>) -> Option<String> {
     let (pending, unanswered) = of_events(state);
     let retries = state.retries.as_ref();
@@ -299,7 +299,7 @@ fn waiting(state: &SubscriberState, now: DateTime<Utc>) -> Option<String> {
     }
 }
 
-/// What of the consumers of events is pending and unanswered; those of the retries are counted in their stream.
+/// The pending and ack pending messages of the consumers of events; retries are counted in their stream.
 fn of_events(state: &SubscriberState) -> (u64, u64) {
     let knows_retries = state.retries.is_some();
     let consumers = state.consumers.iter();
@@ -328,7 +328,7 @@ fn no_lease(state: &SubscriberState, seen: &Seen) -> Option<SubscriberIssue> {
     ))
 }
 
-/// A consumer whose places are all taken gets nothing more.
+/// A consumer at its limit of ack pending messages gets no further messages.
 fn full(consumer: &SubscriberConsumer) -> Option<SubscriberIssue> {
     let most = consumer.config.get("max_ack_pending")?.as_u64()?;
     if most == 0 || consumer.unanswered < most || consumer.pending == 0 {
@@ -362,7 +362,7 @@ fn late(state: &SubscriberState, seen: &Seen) -> Option<SubscriberIssue> {
     )
 }
 
-/// A worker says by its own clock when an event is tried again, and the server waits by its own.
+/// A worker computes the time of a retry by its own clock, and the server waits by its own.
 fn clocks(state: &SubscriberState, seen: &Seen) -> Vec<SubscriberIssue> {
     let differ = seen
         .clocks

@@ -1,5 +1,5 @@
-//! Looking at subscribers: what the server knows of each, and what its instances tell. What cannot be seen is named,
-//! and hides nothing else. Never changes anything.
+//! Inspecting subscribers: what the server knows about each, and what its instances report. What cannot be read is
+//! named, and hides nothing else. Never changes anything.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,20 +23,20 @@ use crate::{
     start::shifted,
 };
 
-/// How many subscribers are looked at at once.
+/// How many subscribers are inspected at once.
 const AT_ONCE: usize = 64;
 
-/// All subscribers, and what else has durable consumers.
+/// All subscribers, and the other durable consumers.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct SubscriberOverview {
     /// The subscribers, by name.
     pub subscribers: Vec<SubscriberState>,
-    /// Durable consumers that no worker of Tidings has made: those of other applications, of which nothing is judged.
+    /// Durable consumers that no worker of Tidings has created. They belong to other applications and are not judged.
     pub others: Vec<OtherConsumer>,
-    /// What is wrong as a whole; that of each subscriber is with it.
+    /// Issues that concern no single subscriber; the others are listed with their subscriber.
     pub issues: Vec<SubscriberIssue>,
-    /// What could not be seen, and why: there may be more than is told.
+    /// What could not be read, and why: there may be more than is reported.
     pub unseen: Vec<String>,
 }
 
@@ -50,51 +50,52 @@ pub struct OtherConsumer {
     pub name: String,
 }
 
-/// A consumer that a subscriber should have and has not. What waits there is not known: its position went with it.
+/// A consumer that a subscriber should have but that does not exist. What waits there is not known: its position was
+/// deleted with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct MissingConsumer {
-    /// The stream; nothing when nobody says which it was.
+    /// The stream; `None` when it is not known which one.
     pub stream: Option<String>,
 }
 
-/// Events of a subscriber that failed and are tried again later.
+/// Events of a subscriber that failed and are waiting for a retry.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct WaitingRetries {
-    /// Those whose time has come: they are handled, or about to be.
+    /// Retries that are due: they are being handled, or will be soon.
     pub due: u64,
-    /// Those whose time has not come.
+    /// Retries that are not due yet.
     pub scheduled: u64,
     /// When the next one is due.
     pub next_at: Option<DateTime<Utc>>,
     /// When the last one is due.
     pub farthest_at: Option<DateTime<Utc>>,
-    /// Of how many the time was read; when that is fewer than are scheduled, an earlier or a later one may be among the
-    /// others.
+    /// How many due times were read. When that is fewer than are scheduled, an unread retry may be due earlier or
+    /// later.
     pub read: u64,
 }
 
-/// What is known before a single subscriber is looked at.
+/// What is read before any single subscriber is inspected.
 struct Ground {
     durables: Durables,
     /// Replays that should run, or why they are not known.
     replays: Result<Vec<Replay>, String>,
-    /// Where streams end, as far as it matters and is known; asked behind their consumers.
+    /// The last sequence of streams, as far as it is needed and known; read after their consumers.
     ends: BTreeMap<String, u64>,
 }
 
 impl Subscribers {
-    /// All subscribers: every durable that a worker has made, whether a process runs it or not, and every process that
-    /// answers, whether its consumers are there or not. Besides the durables of others, by name.
+    /// All subscribers: every durable that a worker has created, whether a process runs it or not, and every process
+    /// that answers, whether its consumers exist or not. Also the durables of other applications, by name.
     ///
     /// # Errors
-    /// None: what could not be seen is in [`SubscriberOverview::unseen`].
+    /// None: what could not be read is in [`SubscriberOverview::unseen`].
     pub async fn overview(&self) -> SubscriberOverview {
         self.survey().await.0
     }
 
-    /// The same, with the first error of the consumers that cannot be seen.
+    /// The same, with the first error of the consumers that cannot be read.
     pub(super) async fn survey(&self) -> (SubscriberOverview, Option<BusError>) {
         let (mut ground, found) = future::join(self.ground(), self.answering()).await;
         let mut unseen = ground.unseen();
@@ -141,7 +142,7 @@ impl Subscribers {
         (overview, error.map(|(_, error)| error))
     }
 
-    /// Everything of one subscriber that can be seen, and the first error of what cannot.
+    /// Everything about one subscriber that can be read, and the first error of what cannot.
     pub(super) async fn look(
         &self,
         name: &str,
@@ -166,7 +167,7 @@ impl Subscribers {
 
     async fn ground(&self) -> Ground {
         let durables = self.bus.seen_durables().await;
-        // Without JetStream nothing is known of them, and that is said once.
+        // Without JetStream nothing is known about replays; the error of the streams is reported once, and suffices.
         let replays = match sees_streams(&durables) {
             false => Ok(Vec::new()),
             true => unfinished(&self.bus, None).await,
@@ -190,7 +191,7 @@ impl Subscribers {
         }
     }
 
-    /// Retries of subscribers that are not there: no list of subscribers has them.
+    /// Retries of subscribers that do not exist: no list of subscribers contains them.
     async fn orphans(
         &self,
         subscribers: &[SubscriberState],
@@ -206,7 +207,7 @@ impl Subscribers {
         Ok(told.collect())
     }
 
-    /// The names of all subscribers that run somewhere.
+    /// The names of all subscribers that a process runs.
     async fn answering(&self) -> Result<BTreeSet<String>, BusError> {
         let answers = self.bus.ask_all(EVERYBODY).await?;
         let read = |answer: &Bytes| serde_json::from_slice::<Vec<String>>(answer).ok();
@@ -214,7 +215,7 @@ impl Subscribers {
         Ok(names.filter(|name| can_be_durable(name)).collect())
     }
 
-    /// A durable, if it is a subscriber.
+    /// The state of a durable, if it is a subscriber.
     async fn look_at(
         &self,
         name: &str,
@@ -228,11 +229,11 @@ impl Subscribers {
         let is_ours = |one: &&Durable| one.is_ours() || one.takes_only(&retries);
         let is_subscriber = durables.iter().any(is_ours);
         let state = self.look_at_any(name, durables, ground).await?;
-        // What an older worker has made has no mark, and its process answers.
+        // A durable that an older worker has created has no marker, but its process answers.
         (is_subscriber || !state.replicas.is_empty()).then_some(state)
     }
 
-    /// Whatever has this name; nothing when nothing has.
+    /// The state of anything with this name; `None` when there is nothing.
     async fn look_at_any(
         &self,
         name: &str,
@@ -330,7 +331,7 @@ impl Subscribers {
         }
     }
 
-    /// Why there may be no subscriber where some are expected.
+    /// Why there may be no subscribers where some are expected.
     fn why_none(&self, streams: &[String]) -> Vec<SubscriberIssue> {
         let server = self.bus.server_name();
         let lacks = |spec: &StreamSpec| !streams.contains(&spec.name);
@@ -358,7 +359,7 @@ impl Subscribers {
 }
 
 impl SubscriberOverview {
-    /// The first thing that holds events up, or may have lost some, and whose it is.
+    /// The first issue that holds events up, or may have lost some, and its subscriber.
     #[must_use]
     pub fn worst(&self) -> Option<(Option<&str>, &SubscriberIssue)> {
         let whole = self.issues.iter().map(|issue| (None, issue));
@@ -400,12 +401,12 @@ impl From<RetrySigns> for WaitingRetries {
     }
 }
 
-/// Whether it could be seen which streams there are.
+/// Whether the list of streams could be read.
 fn sees_streams(durables: &Durables) -> bool {
     durables.unseen.iter().all(|(stream, _)| stream.is_some())
 }
 
-/// What was found; what was not is said.
+/// The value that was found; an error is added to `unseen`.
 fn kept<T>(found: Result<Option<T>, BusError>, what: &str, unseen: &mut Vec<String>) -> Option<T> {
     found.unwrap_or_else(|error| {
         unseen.push(format!("{what}: {error}"));
@@ -420,7 +421,8 @@ async fn found_stream(bus: &Bus, sees: bool, subject: &str) -> Result<Option<Str
     }
 }
 
-/// The consumers that a subscriber should have, as its instances want it, or as its last worker has written down.
+/// The consumers that a subscriber should have but that do not exist, according to its instances or to what its last
+/// worker has stored.
 fn missing(
     name: &str,
     durables: &[&Durable],
@@ -470,7 +472,7 @@ fn missing(
     missing
 }
 
-/// How far each instance's clock is ahead of the server's; it answered between these moments.
+/// How far the clock of each instance is ahead of the server's. The instances answered between these moments.
 pub(super) fn clocks(
     replicas: &[Replica],
     (from, to): (DateTime<Utc>, DateTime<Utc>),
@@ -487,7 +489,7 @@ pub(super) fn clocks(
     told.collect()
 }
 
-/// Whoever answers something else is no instance of ours.
+/// Answers of another format do not come from an instance of Tidings, and are ignored.
 fn read(answers: &[Bytes]) -> impl Iterator<Item = Replica> {
     let read = |answer: &Bytes| serde_json::from_slice::<Replica>(answer).ok();
     answers.iter().filter_map(read)

@@ -1,5 +1,5 @@
-//! Removing a subscriber that is gone for good: what waits for it, and doing it. Never while a process of it runs, and
-//! never an event: those stay in their streams, and what waits for another attempt becomes a dead letter.
+//! Removing a subscriber that is no longer used: the plan, and the removal. Never while a process of it runs. Never
+//! removes an event: events stay in their streams, and waiting retries are dead-lettered.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::{
 
 /// How long an empty entry stays.
 const EMPTY: Duration = Duration::from_secs(60);
-/// After how long without a renewal nobody has a lease.
+/// A lease that was not renewed for this long is free.
 const LEASE: TimeDelta = TimeDelta::seconds(10);
 
 /// What removing a subscriber would remove, and what waits for it.
@@ -27,13 +27,13 @@ pub struct SubscriberRemoval {
     pub subscriber: String,
     /// Its consumers, which are deleted.
     pub consumers: Vec<RemovedConsumer>,
-    /// What waits for another attempt, and becomes dead letters.
+    /// The waiting retries, which are dead-lettered.
     pub retries: WaitingRetries,
-    /// Its dead letters, which stay; nothing without their stream.
+    /// The number of its dead letters, which are kept; `None` when their stream does not exist.
     pub dead_letters: Option<u64>,
-    /// The replays that are not over, which are cancelled.
+    /// The unfinished replays, which are cancelled.
     pub replays: Vec<ReplayId>,
-    /// How many keys it has parked: they are parked no more.
+    /// How many keys it has parked; they are unparked.
     pub parked_keys: usize,
     /// The entries of the bucket `TIDINGS` that are removed: leases, parked keys.
     pub entries: Vec<String>,
@@ -47,9 +47,9 @@ pub struct SubscriberRemoval {
 pub struct RemovedConsumer {
     /// The stream.
     pub stream: String,
-    /// Messages that were never delivered to it; they stay in their stream, but for those of the retries.
+    /// Messages that were never delivered to it; they stay in their stream, except retries.
     pub pending: u64,
-    /// Deliveries that are not answered.
+    /// Deliveries that are ack pending.
     pub unanswered: u64,
     /// The sequence up to which everything was acknowledged.
     pub acknowledged: u64,
@@ -59,15 +59,15 @@ pub struct RemovedConsumer {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RemoveError {
-    /// A process runs it, so it is not gone.
+    /// A process still runs it.
     #[error("{name} is not gone: {who}")]
     Runs {
         /// The name.
         name: String,
-        /// What shows it.
+        /// The evidence.
         who: String,
     },
-    /// Another application has made the durable.
+    /// Another application has created the durable.
     #[error("{name} of {} is no subscriber: another application has made the durable", streams.join(" and "))]
     Foreign {
         /// The durable's name.
@@ -75,7 +75,7 @@ pub enum RemoveError {
         /// Its streams.
         streams: Vec<String>,
     },
-    /// There is none of this name, or NATS does not answer, or refuses.
+    /// There is no subscriber with this name, or NATS does not answer, or refuses.
     #[error(transparent)]
     Subscribers(#[from] SubscribersError),
 }
@@ -90,9 +90,9 @@ impl Subscribers {
     /// What [`Subscribers::remove`] would remove. Changes nothing.
     ///
     /// # Errors
-    /// [`SubscribersError::Unknown`] when nothing is kept for this name; [`RemoveError::Foreign`] when another
-    /// application has made it; [`RemoveError::Runs`] while a process answers, pulls or holds the lease; else what NATS
-    /// says.
+    /// [`SubscribersError::Unknown`] when nothing is stored for this name; [`RemoveError::Foreign`] when another
+    /// application has created the durable; [`RemoveError::Runs`] while a process answers, pulls or holds the lease;
+    /// otherwise the error of NATS.
     pub async fn plan_remove(&self, name: &str) -> Result<SubscriberRemoval, RemoveError> {
         let durables = self.refuse_running(name).await?;
         let retries = match self.bus.stream_of(&retry_subject(name, ">")).await? {
@@ -120,19 +120,19 @@ impl Subscribers {
         })
     }
 
-    /// Removes a subscriber: cancels its replays, makes dead letters of what waits for another attempt, clears its
-    /// entries and deletes its consumers, those of its events last. Dead letters stay, and events stay in their streams.
-    /// Gives how many dead letters were made.
+    /// Removes a subscriber: cancels its replays, dead-letters its waiting retries, clears its entries and deletes its
+    /// consumers, those of its events last. Dead letters are kept, and events stay in their streams. Returns how many
+    /// events were dead-lettered.
     ///
     /// # Errors
-    /// As [`Subscribers::plan_remove`], and [`SubscribersError::Partly`]; the same again goes on.
+    /// As [`Subscribers::plan_remove`], and [`SubscribersError::Partly`]; calling it again continues.
     ///
     /// # Cancel safety
-    /// When the future is dropped, a part is removed, and the same again goes on. No retry is lost: its dead letter is
-    /// confirmed before it is taken out.
+    /// When the future is dropped, the subscriber is partly removed, and calling it again continues. No retry is lost:
+    /// its dead letter is confirmed before the retry is deleted.
     pub async fn remove(&self, removal: &SubscriberRemoval) -> Result<u64, RemoveError> {
         let name = &*removal.subscriber;
-        // Somebody may have started it since.
+        // A process may have started since the plan.
         let durables = self.refuse_running(name).await?;
         for id in &removal.replays {
             self.cancel(*id).await?;
@@ -152,14 +152,14 @@ impl Subscribers {
             deleting.map_err(|source| partly(name, &done, source))?;
             done.push(durable.stream);
         }
-        // What has become due in between.
+        // Retries that have become due meanwhile.
         let late = retire(&self.bus, stream.as_deref(), name).await;
         letters += late.map_err(|source| partly(name, &done, source))?;
         tracing::warn!(subscriber = name, letters, "the subscriber is removed");
         Ok(letters)
     }
 
-    /// Ends a replay that no process works at, and deletes its consumers.
+    /// Ends a replay that no process works on, and deletes its consumers.
     async fn cancel(&self, id: ReplayId) -> Result<(), BusError> {
         loop {
             let Some(entry) = self.bus.replay(id).await? else {
@@ -178,7 +178,7 @@ impl Subscribers {
         }
     }
 
-    /// Its consumers, unless a process of it runs.
+    /// Its consumers; fails while a process of it runs.
     async fn refuse_running(&self, name: &str) -> Result<Vec<Durable>, RemoveError> {
         let runs = |who: String| RemoveError::Runs {
             name: name.to_owned(),

@@ -1,4 +1,4 @@
-//! The replays of subscribers, as far as they concern how these do. Never begins one.
+//! The replays of subscribers, as far as they affect the status of a subscriber. Never begins one.
 
 use chrono::{TimeDelta, Utc};
 
@@ -8,11 +8,11 @@ use crate::{
     job::Replay,
 };
 
-/// How long nothing may be heard of a replay.
+/// How long a replay may report nothing.
 const SILENCE: TimeDelta = TimeDelta::seconds(5);
 
 impl Subscribers {
-    /// The replays that should run and do not: their instance says why, or there is none.
+    /// The replays that should run but do not: their instance reports why, or there is no instance.
     pub(super) async fn stuck_replays(
         &self,
         state: &SubscriberState,
@@ -43,7 +43,7 @@ impl Subscribers {
     }
 }
 
-/// The replays of one subscriber, or of all, that are not over.
+/// The unfinished replays of one subscriber, or of all.
 pub(super) async fn unfinished(
     bus: &Bus,
     subscriber: Option<&str>,

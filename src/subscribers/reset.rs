@@ -1,5 +1,5 @@
-//! Taking a subscriber to another place of its streams: what that would deliver again or skip, and doing it. Never
-//! touches the retries, and never makes or deletes a consumer.
+//! Moving a subscriber to another position of its streams: what that would redeliver or skip, and the reset. Never
+//! touches the retries, and never creates or deletes a consumer.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ use crate::{
 pub struct SubscriberReset {
     /// The subscriber.
     pub subscriber: String,
-    /// What becomes of each of its streams.
+    /// The effect in each of its streams.
     pub streams: Vec<StreamReset>,
 }
 
@@ -31,15 +31,15 @@ pub struct StreamReset {
     pub stream: String,
     /// The sequence that the consumer would deliver next, or that of a later event.
     pub from: u64,
-    /// The sequence with which it begins after the reset.
+    /// The sequence at which it begins after the reset.
     pub to: u64,
     /// How many events are delivered again.
     pub again: u64,
     /// How many events are never delivered.
     pub skipped: u64,
-    /// How many deliveries are not answered now: what is in hand, or was lost with its process.
+    /// How many deliveries are ack pending now: in flight, or lost with their process.
     pub unanswered: u64,
-    /// What is delivered again or skipped, by name.
+    /// The events that are delivered again or skipped, by name.
     pub names: BTreeMap<String, u64>,
     /// When the first of them was stored.
     pub first_at: Option<DateTime<Utc>>,
@@ -47,11 +47,11 @@ pub struct StreamReset {
     pub last_at: Option<DateTime<Utc>>,
 }
 
-/// Why a subscriber is not taken to another place.
+/// Why a subscriber cannot be moved to a position.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ResetError {
-    /// It reads several streams, and a sequence is a place in one.
+    /// It reads several streams, and a sequence is a position in one.
     #[error("{name} reads {}: a sequence is a place in one of them", streams.join(" and "))]
     WhichStream {
         /// The name.
@@ -69,17 +69,17 @@ pub enum ResetError {
         /// Those that it reads.
         streams: Vec<String>,
     },
-    /// The stream does not go that far.
+    /// The stream ends before that sequence.
     #[error("{stream} ends with sequence {last}: there is no {sequence}")]
     BehindTheEnd {
         /// The stream.
         stream: String,
-        /// What was asked for.
+        /// The requested sequence.
         sequence: u64,
-        /// Its last one.
+        /// The last sequence of the stream.
         last: u64,
     },
-    /// The server takes no durable to before the place where it was made to begin.
+    /// The server does not move a durable to before the position where it was created to begin.
     #[error(
         "the durable {name} of {stream} was made to begin later: the server does not take it to before that"
     )]
@@ -104,11 +104,11 @@ impl From<BusError> for ResetError {
 }
 
 impl Subscribers {
-    /// What [`Subscribers::reset`] would do; with a stream, in that one only. Reads what lies between, without
-    /// payloads. [`Start::New`] and a time that is to come mean behind the last event that is there now.
+    /// What [`Subscribers::reset`] would do; with a stream, in that stream only. Reads the events in between, without
+    /// payloads. [`Start::New`] and a future time mean the position after the last event at this moment.
     ///
     /// # Errors
-    /// [`ResetError`] names why it cannot be taken there.
+    /// [`ResetError`] names why the subscriber cannot be moved there.
     pub async fn plan_reset(
         &self,
         name: &str,
@@ -145,14 +145,14 @@ impl Subscribers {
         })
     }
 
-    /// Takes a subscriber to another place: it gets everything from there on again, handled or not, and nothing from
-    /// before. What its replicas have in hand they end, unless it is ordered: then they let it go, and begin there.
-    /// Retries that wait keep their time. A handler whose effect happens once finds in the inbox what it has handled,
-    /// and does not handle it again. Needs nats-server 2.14.
+    /// Moves a subscriber to another position: everything from there on is delivered again, handled or not, and nothing
+    /// from before. Its instances finish what is in flight; if it is ordered, they drop it and begin at the position.
+    /// Waiting retries keep their due time. A transactional handler finds in the inbox which events it has handled, and
+    /// does not handle them again. Needs nats-server 2.14.
     ///
     /// # Errors
-    /// [`ResetError::BeforeItsStart`] when the server takes it there not; [`SubscribersError::Partly`] when
-    /// some of its streams are done, and the same again goes on; else [`SubscribersError::Bus`].
+    /// [`ResetError::BeforeItsStart`] when the server does not move it there; [`SubscribersError::Partly`] when only
+    /// some of its streams are done, and calling it again continues; otherwise [`SubscribersError::Bus`].
     pub async fn reset(&self, reset: &SubscriberReset) -> Result<(), ResetError> {
         let mut done = Vec::new();
         for one in &reset.streams {

@@ -1,4 +1,4 @@
-//! What a handler of batches knows besides the events. It owns nothing that outlives the batch.
+//! What a batch handler receives with the events. It owns nothing that outlives the batch.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::replaying::ReplayId;
 
-/// What a handler of batches gets besides the events.
+/// What a batch handler receives with the events.
 pub struct BatchContext<S> {
     pub(super) state: Arc<S>,
     pub(super) subscriber: Arc<str>,
@@ -15,7 +15,7 @@ pub struct BatchContext<S> {
 }
 
 impl<S> BatchContext<S> {
-    /// The state that the worker was made with.
+    /// The state that the worker was created with.
     #[must_use]
     pub fn state(&self) -> &S {
         &self.state
@@ -27,19 +27,20 @@ impl<S> BatchContext<S> {
         &self.subscriber
     }
 
-    /// Whether the events are handled again on purpose, as part of a replay: all of a batch, or none.
+    /// Whether the events are handled again on purpose, as part of a replay. It holds for all events of a batch, or for
+    /// none.
     #[must_use]
     pub fn is_replay(&self) -> bool {
         self.replay.is_some()
     }
 
-    /// The replay that they are part of, if they are.
+    /// The replay that the events are part of, if any.
     #[must_use]
     pub fn replay_id(&self) -> Option<ReplayId> {
         self.replay
     }
 
-    /// Cancelled when the handler should stop: its time is over, or the drain's deadline has passed.
+    /// Cancelled when the handler should stop: its timeout has passed, or the shutdown timeout has passed.
     #[must_use]
     pub fn cancelled(&self) -> &CancellationToken {
         &self.cancelled

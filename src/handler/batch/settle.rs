@@ -1,4 +1,4 @@
-//! From a verdict about many to one about each. Never calls anybody but the attempt that it is given.
+//! Turns one result for many events into a result for each. Calls nothing but the attempt that it is given.
 
 use std::ops::Range;
 
@@ -7,20 +7,20 @@ use crate::{
     outcome::Handled,
 };
 
-/// What came of one attempt with some events.
+/// The result of one attempt with some events.
 pub(crate) enum Attempted {
-    /// A result for each of them.
+    /// A result for each event.
     Each(Vec<Result<Handled, Failure>>),
-    /// Those with the result `Done` failed together; the others have their own.
+    /// The events with the result `Done` failed together; the other events have their own result.
     Together(Vec<Result<Handled, Failure>>, Failure),
 }
 
-/// When so many have failed each alone, and none has succeeded, it is not for the events to answer.
+/// When this many events have each failed alone, and none has succeeded, the events are not at fault.
 const ALONE: usize = 4;
 
-/// Attempts all, and what failed together again in halves, the first half first, until each has a result of
-/// its own. Not where there is nothing to find: when what the handler needs is not there, when it says how long
-/// to wait, or when whatever it gets fails.
+/// Attempts all events. Events that failed together are attempted again in halves, the first half first, until each has
+/// its own result. This search is left out when it would find nothing: when a dependency of the handler is unavailable,
+/// when the handler says how long to wait, or when every event fails.
 pub(crate) async fn settle<F, Fut>(events: usize, attempt: F) -> Vec<Result<Handled, Failure>>
 where
     F: Fn(Range<usize>) -> Fut,
@@ -28,7 +28,7 @@ where
 {
     let mut settled: Vec<Result<Handled, Failure>> = Vec::with_capacity(events);
     let mut alone = 0;
-    // The last one is next.
+    // A stack: the last range is attempted next.
     let mut open = Vec::new();
     open.push(0..events);
     while let Some(range) = open.pop() {
@@ -66,7 +66,7 @@ fn is_open(result: &Result<Handled, Failure>) -> bool {
     matches!(result, Ok(Handled::Done))
 }
 
-/// Whether a verdict about many may be the fault of one.
+/// Whether a failure of many events may be the fault of one of them.
 fn is_of_one(verdict: Verdict) -> bool {
     matches!(verdict, Verdict::Retry | Verdict::Reject)
 }
@@ -93,7 +93,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whichever are at fault: they alone fail, everybody has one result, and none was called for nothing.
+        /// For any events at fault: only they fail, each event has one result, and the number of calls is bounded.
         #[test]
         fn the_fault_of_some_is_theirs_alone(at_fault in proptest::collection::vec(any::<bool>(), 1..200)) {
             let calls = Mutex::new(0);

@@ -1,4 +1,4 @@
-//! What is an issue, and what is none.
+//! What is reported as an issue, and what is not.
 
 use serde_json::{Value, json};
 
@@ -19,7 +19,7 @@ fn seen() -> Seen {
     }
 }
 
-/// A consumer of events with so much that waits and is not answered.
+/// A consumer of events with this many pending and ack pending messages.
 fn consumer(pending: u64, unanswered: u64) -> SubscriberConsumer {
     let config = json!({ "max_ack_pending": 100 });
     SubscriberConsumer {
@@ -38,7 +38,7 @@ fn consumer(pending: u64, unanswered: u64) -> SubscriberConsumer {
     }
 }
 
-/// An instance that works, but for what is said.
+/// An active instance, except for the given fields.
 fn instance(but: &Value) -> Replica {
     let mut replica = json!({
         "subscriber": "s", "id": "1", "host": "h", "pid": 7, "version": "0", "started_at": now(),
@@ -161,7 +161,7 @@ fn an_open_circuit_a_trouble_and_taken_places_hold_events_up() {
     assert_eq!(kinds(&state(consumer(0, 0), Vec::new()), &gone), found);
 }
 
-/// Whatever instances and servers say of themselves, it is told.
+/// Whatever instances and servers report about themselves is shown.
 #[test]
 fn fuzz_answers_of_instances() {
     let seed = r#"{"subscriber":"s","id":"1","host":"h","pid":4294967295,"version":"0","started_at":
@@ -182,7 +182,7 @@ fn fuzz_answers_of_instances() {
             ..seen()
         };
         let mut state = state(consumer(u64::MAX, u64::MAX), replicas);
-        // The sum of two was one too many.
+        // The sum of two such values once overflowed.
         state.consumers.push(consumer(u64::MAX, u64::MAX));
         assert_eq!((state.pending(), state.unanswered()), (u64::MAX, u64::MAX));
         assert!(
