@@ -15,7 +15,7 @@ const MOST_AWAITS: u32 = 32;
 /// Asserts that handling an event twice, because the process died in the middle, has the same effect as handling it
 /// once. Processes die and acks get lost; then the event is redelivered, and the handler has to tolerate that.
 ///
-/// `setup` creates a worker and everything that its handlers change, anew with each call. `observe` returns what they
+/// `setup` creates a worker and everything that its handlers change, afresh on each call. `observe` returns what they
 /// have changed, as a value that is equal whenever the effect was the same: a count, a sum, a sorted list; no times and
 /// no random ids. It is called first after one run. Then, each time with a worker of its own, the process dies: before
 /// the ack; right after the handler, before its transaction commits; at each await of the attempt, up to 32. The event

@@ -198,8 +198,8 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
         self.history.len() == before
     }
 
-    /// Moves the clock until no event waits any more, and makes every attempt that comes due.
-    /// Returns those attempts; the last one of an event has its final outcome.
+    /// Moves the clock until no event waits any more, and makes every attempt that comes due. Returns those attempts;
+    /// the last one of an event has its final outcome.
     ///
     /// # Panics
     /// When there is no end: an event was deferred a hundred times in a row because something that its handler
@@ -218,7 +218,7 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
         self.history[from..].to_vec()
     }
 
-    /// Moves the clock, makes every attempt that comes due meanwhile, and returns those.
+    /// Moves the clock, makes every attempt that comes due in that time, and returns those.
     ///
     /// # Panics
     /// As for [`TestWorker::settle`].
