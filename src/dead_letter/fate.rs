@@ -1,9 +1,9 @@
-//! What became of events that were redriven. Never redrives one, and never asks a worker.
+//! The results of redriven events. Never redrives an event, and never contacts a worker.
 //!
-//! An event that was redriven is among the retries until it is handled or a dead letter again: the next attempt is
-//! stored before the one before is acknowledged, and always behind it, and a letter before its event is ended. What is
-//! redriven carries the letter that it comes from. So the retries are read from their beginning to their end first, and
-//! then the letters that came since: what is in neither was handled.
+//! A redriven event is in the retry stream until it is handled or dead-lettered again. The next attempt is stored
+//! before the previous one is acknowledged, and always behind it. The dead letter is stored before its event is
+//! settled. A redriven event carries the sequence of its dead letter. So the retries are read from start to end first,
+//! and then the dead letters stored since: an event that is in neither was handled.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -19,35 +19,35 @@ use crate::bus::{
     Bus, BusError, Kept, REDRIVE, Start, letters_of, retries_of, streams::StreamSpec,
 };
 
-/// The pause before it is looked again, at first and at most.
+/// The first and the longest pause between two checks.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// How many retries are asked of the leader one by one; what is beyond is read from a copy, which may lag a moment.
+/// How many retries are read one by one from the leader. Any beyond are read from a replica, which may lag a moment.
 const EXACTLY: usize = 10_000;
-/// How many new letters are named.
+/// How many new dead letters are listed.
 const NAMED: usize = 100;
 
 /// Watches events that are redriven from now on.
 #[derive(Debug)]
 pub struct RedriveWatch {
     bus: Bus,
-    /// Up to here letters were there before.
+    /// The last sequence of the dead-letter stream when the watch began.
     after: u64,
-    /// The letters that were redriven, by their subscriber.
+    /// The sequences of the redriven dead letters, by subscriber.
     redriven: HashMap<String, HashSet<u64>>,
 }
 
-/// What became of events that were redriven.
+/// The results of redriven events.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct RedriveFates {
-    /// Handled: answered, and not a dead letter.
+    /// Handled: acknowledged, and not dead-lettered again.
     pub handled: u64,
-    /// Dead letters again.
+    /// Dead-lettered again.
     pub failed_again: u64,
-    /// Neither so far: not delivered, being handled, or waiting for another attempt.
+    /// Neither so far: not delivered, in flight, or waiting for another attempt.
     pub open: u64,
-    /// The new letters, in their order: a hundred at most.
+    /// The sequences of the new dead letters, in order: a hundred at most.
     pub letters: Vec<u64>,
 }
 
@@ -63,24 +63,24 @@ impl RedriveWatch {
         })
     }
 
-    /// Watches the event of a letter that was redriven.
+    /// Watches the event of a dead letter that was redriven.
     pub fn add(&mut self, letter: &StoredDeadLetter) {
         let of = self.redriven.entry(letter.subscriber.clone()).or_default();
         of.insert(letter.sequence);
     }
 
-    /// Waits until none is open any more, at most so long.
+    /// Waits until no event is open any more, at most for `longest`.
     ///
     /// # Errors
     /// [`DeadLettersError::Bus`] when the server does not answer.
     ///
     /// # Cancel safety
-    /// Nothing is changed: it can be asked again.
+    /// Nothing is changed: the caller can call it again.
     pub async fn wait(&self, longest: Duration) -> Result<RedriveFates, DeadLettersError> {
         let (began, mut pause) = (Instant::now(), FIRST_PAUSE);
         loop {
             let left = longest.saturating_sub(began.elapsed());
-            // While some are there nothing has to be exact.
+            // While some retries are left, the reading need not be exact.
             if left.is_zero() || self.waiting(false).await?.is_empty() {
                 let fates = self.fates().await?;
                 if left.is_zero() || fates.open == 0 {
@@ -93,7 +93,7 @@ impl RedriveWatch {
     }
 
     async fn fates(&self) -> Result<RedriveFates, DeadLettersError> {
-        // In this order: what leaves the retries meanwhile is a letter by then.
+        // In this order: an event that leaves the retries in the meantime is in the dead letters by then.
         let open = self.waiting(true).await?;
         let mut fates = RedriveFates::default();
         for (subscriber, redriven) in &self.redriven {
@@ -112,7 +112,7 @@ impl RedriveWatch {
         Ok(fates)
     }
 
-    /// The events that are among the retries, by subscriber and letter.
+    /// The events that are in the retry stream, by subscriber and dead letter.
     async fn waiting(&self, exactly: bool) -> Result<HashSet<(&str, u64)>, DeadLettersError> {
         let mut waiting = HashSet::new();
         let stream = StreamSpec::retries().name;
@@ -125,7 +125,7 @@ impl RedriveWatch {
                     true => {
                         let wanted = json!({ "seq": next, "next_by_subj": subjects });
                         match retried(|| self.bus.single(&stream, &wanted)).await {
-                            // A copy may be asked.
+                            // The credentials may allow a read from a replica only.
                             Err(BusError::Denied { .. }) => {
                                 exactly = false;
                                 continue;
@@ -148,7 +148,7 @@ impl RedriveWatch {
         Ok(waiting)
     }
 
-    /// Those that are dead letters again, with the new letter of each.
+    /// The events that are dead-lettered again: the old dead letter and the new one.
     async fn again(
         &self,
         subscriber: &str,
@@ -158,7 +158,7 @@ impl RedriveWatch {
         let mut again = HashMap::new();
         let (mut next, mut is_end) = (self.after.saturating_add(1), false);
         loop {
-            // Behind what a copy has, the leader may have more.
+            // The leader may have more than the replica.
             let page = match is_end {
                 false => {
                     let from = Start::Sequence(next);
@@ -184,7 +184,7 @@ impl RedriveWatch {
     }
 }
 
-/// The letter that an event was redriven from.
+/// The dead letter that an event was redriven from.
 fn redriven_from(kept: &Kept) -> Option<u64> {
     let mut headers = kept.headers.iter();
     let (_, letter) = headers.find(|(name, _)| name == REDRIVE)?;

@@ -1,4 +1,4 @@
-//! Feeds what reads dead letters with what anybody may have written into their stream. Only for tests.
+//! Fuzzes the reader of dead letters with arbitrary messages in their stream. Only for tests.
 
 use chrono::DateTime;
 
@@ -44,7 +44,7 @@ const FOREIGN: [&str; 4] = [
     "dead-letter.mailer.user.created\ncontent-type: application/cloudevents-batch+json\n\n[]",
 ];
 
-/// Whatever a letter is, it is told as JSON, counted, and redriven as a retry of its event.
+/// Any dead letter can be written as JSON, counted, and redriven as a retry of its event.
 #[test]
 fn fuzz_dead_letters() {
     let edit = Edit {

@@ -1,4 +1,4 @@
-//! Dead letters by the fingerprint of their error. Never keeps the letters.
+//! Dead letters grouped by the fingerprint of their error. Never keeps the dead letters.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,28 +7,28 @@ use serde::Serialize;
 
 use super::StoredDeadLetter;
 
-/// How many groups are kept apart.
+/// The most groups; further fingerprints share one group.
 const MOST: usize = 10_000;
-/// How many subscribers and names a group tells.
+/// The most subscribers and names that a group lists.
 const MOST_NAMES: usize = 100;
 
 /// Dead letters whose errors are of one kind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct DeadLetterGroup {
-    /// What their errors have in common; `None` for letters that tell no error.
+    /// The fingerprint that their errors share; `None` for dead letters without an error.
     pub fingerprint: Option<String>,
-    /// How many there are.
+    /// How many dead letters there are.
     pub count: u64,
     /// When the first of them was stored.
     pub first_at: DateTime<Utc>,
     /// When the last of them was stored.
     pub last_at: DateTime<Utc>,
-    /// The cause.
+    /// The cause of the last one.
     pub cause: Option<String>,
     /// The error of the last one.
     pub error: String,
-    /// The last one.
+    /// The sequence of the last one.
     pub last_sequence: u64,
     /// The subscribers, at most 100.
     pub subscribers: BTreeSet<String>,

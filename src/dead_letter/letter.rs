@@ -1,4 +1,4 @@
-//! A dead letter as it is read. Anybody may have written to the stream, so nothing of it need be there.
+//! A dead letter as it is read. Any publisher may have written to the stream, so every part of it may be missing.
 
 use std::collections::BTreeMap;
 
@@ -14,28 +14,28 @@ use crate::{
 
 const SUBJECTS: &str = "dead-letter.";
 
-/// A dead letter in the stream. What its writer did not say is `None`.
+/// A dead letter in the stream. A field that its writer left out is `None`.
 ///
-/// Its JSON has everything: a message with its `subject`, `headers` and payload in the stream of dead letters of
-/// another server is the same letter there.
+/// Its JSON is complete: a message with its `subject`, `headers` and payload in the dead-letter stream of another
+/// server is the same dead letter there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StoredDeadLetter {
-    /// Its place in the stream of dead letters, from 1.
+    /// Its sequence in the dead-letter stream, from 1.
     pub sequence: u64,
     /// When the server stored it.
     pub stored_at: DateTime<Utc>,
     /// Its subject: `dead-letter.<subscriber>.<subject of the event>`.
     pub subject: String,
-    /// The subscriber that gave the event up.
+    /// The subscriber that dead-lettered the event.
     pub subscriber: String,
     /// The subject under which the event was published.
     pub event_subject: String,
-    /// The event, when there is one.
+    /// The event's id; `None` when the message is not an event.
     pub event: Option<EventId>,
-    /// The event's name; its subject when there is no event.
+    /// The event's name; its subject when the message is not an event.
     pub name: String,
-    /// The event's version; 0 when it is not said.
+    /// The event's version; 0 when the message is not an event.
     pub version: u32,
     /// The event's key.
     pub key: Option<String>,
@@ -43,7 +43,7 @@ pub struct StoredDeadLetter {
     pub cause: Option<String>,
     /// The error's text; empty when it was left out.
     pub error: String,
-    /// What errors of one kind have in common.
+    /// The fingerprint of the error: equal for errors of one kind.
     pub fingerprint: Option<String>,
     /// How many attempts there were.
     pub attempts: Option<u32>,
@@ -57,15 +57,15 @@ pub struct StoredDeadLetter {
     pub stream: Option<String>,
     /// The event's sequence there.
     pub stream_sequence: Option<u64>,
-    /// What no other message ever has: stream, sequence and nanosecond.
+    /// The event's unique identity: stream, sequence and nanosecond. No other message ever has the same.
     pub identity: Option<String>,
-    /// The sequence of the delivery at the consumer that failed.
+    /// The consumer sequence of the delivery that failed.
     pub consumer_sequence: Option<u64>,
     /// How often the event was redriven before.
     pub redrives: u32,
-    /// What was left out because the whole was too large: `error`, `headers`, `payload`.
+    /// The parts left out because the message was too large: `error`, `headers`, `payload`.
     pub truncated: Option<String>,
-    /// All headers of the letter: those of the event, and what went wrong.
+    /// All headers of the dead letter: those of the event, and those that describe the failure.
     pub headers: Vec<(String, String)>,
     /// The payload of the event.
     pub payload: Bytes,
@@ -119,7 +119,7 @@ impl StoredDeadLetter {
         }
     }
 
-    /// A header of the letter.
+    /// The value of a header of the dead letter.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         Headers(&self.headers).get(name)
@@ -144,7 +144,7 @@ impl<'a> Headers<'a> {
         self.text(name)?.parse().ok()
     }
 
-    /// The event as the subscriber saw it, its id included.
+    /// The event as the subscriber saw it, including its id.
     fn envelope(&self, subject: &str, payload: &Bytes, identity: Option<&str>) -> Option<Envelope> {
         let original = self.get("tidings-dead-message-id");
         let headers = self.0.iter().map(|(name, value)| (&**name, &**value));

@@ -1,13 +1,15 @@
-//! Bringing the letters of a parked key back, all of them, in the order of the key, until it may go on. Never
-//! decides that it may: that is the subscriber's.
+//! Redrives all dead letters of a parked key, in the order of the key, until the key can be unparked. Never decides
+//! that it can: the subscriber does.
 //!
-//! While letters are brought back, later events of the key keep coming to the dead letters; so rounds are made until
-//! one finds nothing. Then a question is put behind what was redriven. The subscriber has the key go on if no letter
-//! of it has been stored since that round; else there is another round. A question of before a round does not count.
+//! While dead letters are redriven, later events of the key are still dead-lettered. So the redrive makes rounds until
+//! one finds none. Then it publishes a question behind the last redriven event. The subscriber unparks the key if no
+//! dead letter of the key was stored since that round; else there is another round. A question from an earlier round
+//! does not count.
 //!
-//! Nobody has to be faster than the events come: a question that is not answered by going on has the key's later events
-//! give way in the subscriber for a time, so that they become no letters. One is put before the letters of each round but
-//! the first. A pace is for those of the first: the later ones are as new as any live event.
+//! The redrive need not be faster than the events arrive. When a question does not unpark the key, the subscriber
+//! defers the later events of the key for a time, so that they are not dead-lettered. Such a question precedes the dead
+//! letters of each round but the first. The caller's rate limit is for the first round: the later dead letters are as
+//! new as any live event.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -20,9 +22,9 @@ use super::{
 };
 use crate::bus::{Park, Question, Start, letters_of};
 
-/// How long the subscriber may take to come to what was redriven last.
+/// How long the subscriber may take to reach the last redriven event.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How often it is looked whether it has.
+/// The pause between two checks.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// A key that a subscriber has parked.
@@ -33,40 +35,40 @@ pub struct ParkedKey {
     pub subscriber: String,
     /// The key.
     pub key: String,
-    /// Since when.
+    /// When the key was parked.
     pub since: DateTime<Utc>,
     park: Uuid,
 }
 
-/// Brings one parked key back, step by step. Whoever asks for the steps sets the pace, and may stop after any.
+/// Redrives one parked key, step by step. The caller sets the pace, and may stop after any step.
 #[derive(Debug)]
 pub struct KeyRedrive {
     redriver: Redriver,
     parked: ParkedKey,
-    /// The letters of this round, in the order of their key.
+    /// The dead letters of this round, in the order of their key.
     queue: VecDeque<u64>,
-    /// Up to this sequence there is none that is not in the queue.
+    /// Every dead letter of the key up to this sequence is in the queue or was redriven.
     listed: u64,
-    /// Up to this sequence they were there when it began.
+    /// The last sequence that the first round listed.
     first_round: Option<u64>,
-    /// When to give up waiting for the answer, once it was asked.
+    /// The deadline for the answer to the question that was published.
     asked: Option<Instant>,
 }
 
-/// What a step has done.
+/// The result of a step.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum KeyStep {
-    /// A letter was redriven.
+    /// A dead letter was redriven.
     Redriven(Box<StoredDeadLetter>),
-    /// All were, and the subscriber has not come to the last of them.
+    /// All dead letters were redriven, and the subscriber has not reached the last of them.
     Waiting,
-    /// The key is not parked any more.
+    /// The key is no longer parked.
     Unparked,
 }
 
 impl DeadLetters {
-    /// The keys that are parked, of the subscriber and the key that are selected.
+    /// Lists the parked keys of the selected subscriber and key.
     ///
     /// # Errors
     /// [`DeadLettersError::Bus`] when the server does not answer.
@@ -94,7 +96,7 @@ impl DeadLetters {
 }
 
 impl Redriver {
-    /// Brings the letters of a parked key back, and the key with them.
+    /// Redrives the dead letters of a parked key until the subscriber unparks it.
     #[must_use]
     pub fn redrive_key(&self, parked: &ParkedKey) -> KeyRedrive {
         KeyRedrive {
@@ -107,7 +109,8 @@ impl Redriver {
         }
     }
 
-    /// The park that a letter has to pass: of a parked key only the first letter can be redriven by itself.
+    /// Returns the id of the park that a dead letter must pass. Of a parked key only the first one can be redriven by
+    /// itself.
     pub(super) async fn pass(
         &self,
         letter: &StoredDeadLetter,
@@ -139,31 +142,32 @@ impl Redriver {
 }
 
 impl KeyRedrive {
-    /// The key.
+    /// The parked key.
     #[must_use]
     pub fn parked(&self) -> &ParkedKey {
         &self.parked
     }
 
-    /// How many letters are listed and not redriven yet; more may have come since.
+    /// How many dead letters are listed and not redriven yet. More may have been stored since.
     #[must_use]
     pub fn left(&self) -> usize {
         self.queue.len()
     }
 
-    /// Whether all letters are redriven that were there when it began. Those that are left came meanwhile, and while they
-    /// are brought back the subscriber holds newer events of the key back: a pace is for the others.
+    /// Whether all dead letters of the first round are redriven. The remaining ones were stored later, and while they
+    /// are redriven the subscriber defers newer events of the key: a rate limit is for the first round only.
     #[must_use]
     pub fn is_catching_up(&self) -> bool {
         let is_later = |first: u64| self.queue.iter().all(|sequence| *sequence > first);
         self.first_round.is_some_and(is_later)
     }
 
-    /// Redrives the next letter, or looks whether the key may go on.
+    /// Redrives the next dead letter, or checks whether the subscriber has unparked the key.
     ///
     /// # Errors
-    /// [`DeadLettersError::StillParked`] when an event has failed again, or the subscriber does not come to what was
-    /// redriven; else as [`Redriver::redrive`]. Whatever it is, the key stays parked, and another redrive goes on.
+    /// [`DeadLettersError::StillParked`] when an event has failed again, or the subscriber does not reach the last
+    /// redriven event; else as [`Redriver::redrive`]. After any error the key stays parked, and another redrive
+    /// continues.
     ///
     /// # Cancel safety
     /// As [`Redriver::redrive`].
@@ -180,7 +184,7 @@ impl KeyRedrive {
                 };
                 match redriven {
                     Ok(letter) => return Ok(KeyStep::Redriven(Box::new(letter))),
-                    // Somebody else has redriven or discarded it.
+                    // Another process has redriven or discarded it.
                     Err(DeadLettersError::Gone { .. }) => {}
                     Err(error) => return Err(error),
                 }
@@ -191,7 +195,7 @@ impl KeyRedrive {
         }
     }
 
-    /// Has the key go on if none of its letters is left; false when one is, or it is not known in time.
+    /// Unparks the key if it has no dead letters left. Returns false when it has one.
     ///
     /// # Errors
     /// As [`KeyRedrive::next`].
@@ -206,12 +210,12 @@ impl KeyRedrive {
         }
     }
 
-    /// Looks for letters that are not redriven yet; when there are any, questions of before do not count.
+    /// Lists the dead letters that are not redriven yet. If there are any, earlier questions no longer count.
     async fn begin_round(&mut self) -> Result<bool, DeadLettersError> {
         let (subscriber, key) = (&self.parked.subscriber, &self.parked.key);
         let bus = &self.redriver.bus;
         let (stream, letters) = (stream(), letters_of(subscriber));
-        // What the leader has, a copy that lags has to show before its end is the end.
+        // A lagging replica must show everything that the leader has before its end counts as the end.
         let last = retried(|| bus.last_letter(subscriber)).await?;
         let mut found = Vec::new();
         while self.listed < last {
@@ -236,7 +240,7 @@ impl KeyRedrive {
         if found.is_empty() {
             return Ok(false);
         }
-        // What failed again comes after what it preceded: the order is that of the events.
+        // An event that failed again is stored behind its successors: sort by the order of the events.
         found.sort();
         self.queue = found.into_iter().map(|(_, _, sequence)| sequence).collect();
         self.asked = None;
@@ -246,7 +250,7 @@ impl KeyRedrive {
         Ok(true)
     }
 
-    /// A question that never counts: the letters of this round are behind it.
+    /// Publishes a question that never counts: the dead letters of this round follow it.
     async fn ask_to_give_way(&self) -> Result<(), DeadLettersError> {
         let (subscriber, bus) = (&self.parked.subscriber, &self.redriver.bus);
         let question = Question {
@@ -258,7 +262,7 @@ impl KeyRedrive {
         Ok(retried(|| bus.ask_to_go_on(subscriber, &question)).await?)
     }
 
-    /// Asks behind what was redriven whether the key may go on, and whether it does.
+    /// Publishes the question behind the redriven events, then checks whether the key was unparked.
     async fn ask(&mut self) -> Result<KeyStep, DeadLettersError> {
         let (subscriber, key) = (&self.parked.subscriber, &self.parked.key);
         let bus = &self.redriver.bus;
@@ -293,7 +297,8 @@ impl KeyRedrive {
         Ok(KeyStep::Waiting)
     }
 
-    /// Says in the mark that this redrive counts from now on; `None` when the key is not parked.
+    /// Writes a new redrive id into the park, so that earlier questions do not count; `None` when the key is not
+    /// parked.
     async fn renew(&self) -> Result<Option<Uuid>, DeadLettersError> {
         let (subscriber, key) = (&self.parked.subscriber, &self.parked.key);
         let bus = &self.redriver.bus;

@@ -1,8 +1,9 @@
-//! Bringing a dead letter back to the one subscriber that gave it up. Never chooses which, or when.
+//! Redrives a dead letter to the subscriber that failed it. Never chooses which one, or when.
 //!
-//! The event goes to the subject from which the subscriber takes its retries, confirmed; only then is the letter
-//! deleted. Who dies between the two leaves the letter, and redriving it again changes nothing: the message's id
-//! is made of the letter, so the stream of the retries knows it, within its window.
+//! The event is published to the subject from which the subscriber takes its retries. Only when that is confirmed is
+//! the dead letter deleted. A process that dies between the two leaves the dead letter. Redriving it again changes
+//! nothing: the message's id is derived from the dead letter, so the retry stream recognizes the duplicate within its
+//! window.
 
 use std::{
     collections::BTreeSet,
@@ -20,34 +21,34 @@ use uuid::Uuid;
 use super::{DeadLettersError, StoredDeadLetter, retried, stream};
 use crate::bus::{Bus, BusError, Kept, PASS, Upkeep, is_ours, streams};
 
-/// Redrives dead letters, one after the other, in the order in which it is asked to. Whoever asks sets the pace.
+/// Redrives dead letters, one after the other, in the order of the calls. The caller sets the pace.
 #[derive(Debug, Clone)]
 pub struct Redriver {
     pub(super) bus: Bus,
-    /// Tells this stream of dead letters from another one, whose letters have the same sequences.
+    /// Distinguishes this dead-letter stream from another one, whose dead letters have the same sequences.
     incarnation: String,
     takers: Arc<Mutex<Option<Takers>>>,
 }
 
-/// The subscribers that take retries, and when it was asked.
+/// The subscribers that take retries, and when the server reported them.
 type Takers = (Instant, BTreeSet<String>);
 
-/// For how long it is known who takes retries.
+/// How long the list of these subscribers is cached.
 const KNOWN: Duration = Duration::from_secs(1);
 
-/// Another payload for one dead letter, and who says so.
+/// Another payload for one dead letter, and who edited it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Edit {
     /// The payload: JSON.
     pub payload: Bytes,
-    /// Who has edited it.
+    /// The name of the editor.
     pub by: String,
-    /// When.
+    /// When it was edited.
     pub at: DateTime<Utc>,
 }
 
-/// What is published for a letter.
+/// The message that is published for a dead letter.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Redrive {
     subject: String,
@@ -56,12 +57,12 @@ pub(super) struct Redrive {
 }
 
 impl Redrive {
-    /// Whether it is an event, as its subscriber will read it.
+    /// Checks that its subscriber will be able to read it as an event.
     pub(super) fn read(&self, subject: &str) -> Result<(), wire::ReadError> {
         let headers = self.headers.iter();
         let headers = headers.map(|(name, value)| (&**name, &**value));
         match wire::read(subject, headers, self.payload.clone(), String::new) {
-            // A name that is none is another matter.
+            // An invalid name is not an error here.
             Err(error @ wire::ReadError::Malformed(_)) => Err(error),
             _ => Ok(()),
         }
@@ -99,28 +100,28 @@ impl Redriver {
         })
     }
 
-    /// Gives an event back to the subscriber that failed, and deletes the letter when that is confirmed. The
-    /// event keeps its id, its lineage and its headers; its attempts count from 1 again. Of a parked key only the
-    /// first letter can be redriven by itself; [`Redriver::redrive_key`] redrives all.
+    /// Returns an event to the subscriber that failed it, and deletes the dead letter when that is confirmed. The event
+    /// keeps its id, its lineage and its headers; its attempts count from 1 again. Of a parked key only the first dead
+    /// letter can be redriven by itself; [`Redriver::redrive_key`] redrives all.
     ///
     /// # Errors
-    /// [`DeadLettersError::Impossible`] when the letter names no subject or has lost its payload,
-    /// [`DeadLettersError::NoSubscriber`] when its subscriber has no consumer,
-    /// [`DeadLettersError::Gone`] when somebody else was faster, else [`DeadLettersError::Bus`]. The letter stays,
-    /// and can be redriven again.
+    /// [`DeadLettersError::Impossible`] when the dead letter names no subject or has lost its payload,
+    /// [`DeadLettersError::NoSubscriber`] when its subscriber has no consumer, [`DeadLettersError::Gone`] when another
+    /// process has redriven or discarded it, else [`DeadLettersError::Bus`]. The dead letter stays, and can be redriven
+    /// again.
     ///
     /// # Cancel safety
-    /// When the future is dropped the event may be on its way and the letter still be there: redriving it again
-    /// within the stream's window (2 min) changes nothing.
+    /// When the future is dropped, the event may have been published while the dead letter is still there. Redriving it
+    /// again within the stream's window (2 min) changes nothing.
     pub async fn redrive(&self, letter: &StoredDeadLetter) -> Result<(), DeadLettersError> {
         self.bring_back(letter, None).await
     }
 
-    /// The same with another payload. Who, when, and the SHA-256 of the payload before are in the headers of the
-    /// event (`tidings-redrive-edited-by`, `-at`, `-from`), and stay there when it fails again.
+    /// Redrives the event with another payload. The editor, the time and the SHA-256 of the previous payload are in the
+    /// headers of the event (`tidings-redrive-edited-by`, `-at`, `-from`), and stay there when it fails again.
     ///
     /// # Errors
-    /// As [`Redriver::redrive`]; [`DeadLettersError::Impossible`] too when the payload is not JSON.
+    /// As [`Redriver::redrive`]; also [`DeadLettersError::Impossible`] when the payload is not JSON.
     pub async fn redrive_edited(
         &self,
         letter: &StoredDeadLetter,
@@ -129,7 +130,7 @@ impl Redriver {
         self.bring_back(letter, Some(edit)).await
     }
 
-    /// Whether a letter can be redriven as it is. Changes nothing.
+    /// Checks whether a dead letter can be redriven as it is. Changes nothing.
     ///
     /// # Errors
     /// As [`Redriver::redrive`] would fail.
@@ -148,7 +149,7 @@ impl Redriver {
         self.carry_out(letter, &redrive).await
     }
 
-    /// Redrives a letter of a parked key, whatever its place.
+    /// Redrives a dead letter of a parked key, wherever it is in the key's order.
     pub(super) async fn redrive_passing(
         &self,
         letter: &StoredDeadLetter,
@@ -170,7 +171,8 @@ impl Redriver {
             headers,
             payload,
         } = redrive;
-        // It was read a while ago: somebody may have redriven or discarded it since, and the window be over.
+        // The dead letter was read earlier: another process may have redriven or discarded it, and the window may be
+        // over.
         let letters = stream();
         let kept = retried(|| self.bus.kept(&letters, sequence)).await?;
         if kept.is_none_or(|kept| kept.stored_at != letter.stored_at) {
@@ -244,7 +246,7 @@ impl Redriver {
         }
     }
 
-    /// Whether a consumer takes the retries of a subscriber. Who may not ask redrives as before.
+    /// Whether a consumer takes the retries of a subscriber. True when the credentials do not allow the lookup.
     async fn is_taken(&self, subscriber: &str) -> Result<bool, DeadLettersError> {
         let known = || self.takers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((at, takers)) = &*known()
@@ -266,19 +268,19 @@ impl Redriver {
         Ok(is_taken)
     }
 
-    /// The event itself, while its stream still has it.
+    /// The original event, while its stream still has it.
     async fn original(&self, letter: &StoredDeadLetter) -> Result<Option<Kept>, DeadLettersError> {
         let (Some(stream), Some(sequence)) = (&letter.stream, letter.stream_sequence) else {
             return Ok(None);
         };
-        // Whoever wrote the letter may have written anything there.
+        // Any publisher may have written the dead letter, so the name may be invalid.
         if streams::StreamSpec::new(stream.as_str(), []).is_err() {
             return Ok(None);
         }
         let kept = retried(|| self.bus.kept(stream, sequence)).await;
         let kept = match kept {
             Ok(kept) => kept,
-            // The stream is not there any more.
+            // The stream no longer exists.
             Err(BusError::Api { .. }) => None,
             Err(error) => return Err(error.into()),
         };
@@ -302,7 +304,7 @@ fn size((name, value): &(String, String)) -> usize {
     name.len() + value.len() + ": \r\n".len()
 }
 
-/// The message that a letter becomes.
+/// Builds the message that redrives a dead letter.
 pub(super) fn redrive(
     letter: &StoredDeadLetter,
     original: Option<&Kept>,
@@ -314,9 +316,9 @@ pub(super) fn redrive(
     let identity = letter.identity.as_deref().unwrap_or_default();
     let mut id = format!("redrive/{incarnation}/{sequence}/{identity}");
     let mut headers: Vec<(String, String)> = Vec::new();
-    // What is kept of an earlier edit or of its replay comes from the letter; what is the event's own, from the event.
+    // The event's own headers come from the event; those of an earlier edit or of its replay come from the dead letter.
     let of_event = original.map_or(&letter.headers, |original| &original.headers);
-    // What the event's own message says in our name was never believed.
+    // The `tidings-` headers in the event's own message were never trusted.
     let is_believed = |name: &str| original.is_none() || !is_ours(name);
     let of_event = of_event.iter().filter(|(name, _)| is_believed(name));
     let history = original.iter().flat_map(|_| letter.headers.iter());
@@ -371,7 +373,7 @@ pub(super) fn redrive(
     }
 }
 
-/// What was edited is JSON: of an event in structured mode the whole wrapper, else the event itself.
+/// An edited payload is JSON: the whole wrapper of an event in structured mode, else the event itself.
 fn reads_as_json(headers: &mut Vec<(String, String)>) {
     headers.retain(|(name, _)| !name.eq_ignore_ascii_case("content-encoding"));
     for (name, value) in headers {
@@ -385,10 +387,10 @@ fn reads_as_json(headers: &mut Vec<(String, String)>) {
     }
 }
 
-/// What an edit says of itself.
+/// The prefix of the headers that describe an edit.
 const EDITED: &str = "tidings-redrive-edited";
 
-/// Whether a header goes with the event, and is not the letter's, the retry's or the server's.
+/// Whether a header belongs to the event, and not to the dead letter, the retry or the server.
 fn is_carried(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     match is_ours(&name) {

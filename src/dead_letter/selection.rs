@@ -1,4 +1,4 @@
-//! Which dead letters are meant. Never reads one.
+//! Which dead letters are selected. Never reads one.
 
 use chrono::{DateTime, Utc};
 use tidings_contract::{Name, Pattern};
@@ -6,15 +6,15 @@ use tidings_contract::{Name, Pattern};
 use super::StoredDeadLetter;
 use crate::bus::Start;
 
-/// Which dead letters are meant: those that fit every condition; all of them without one.
+/// Selects dead letters: those that meet every condition; all of them when there is none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeadLetterSelection {
-    /// The letter with this sequence.
+    /// The one with this sequence.
     pub sequence: Option<u64>,
     /// Those of a subscriber.
     pub subscriber: Option<String>,
-    /// Those whose event's name is covered.
+    /// Those whose event's name the pattern covers.
     pub name: Option<Pattern>,
     /// Those of a key.
     pub key: Option<String>,
@@ -29,7 +29,7 @@ pub struct DeadLetterSelection {
 }
 
 impl DeadLetterSelection {
-    /// Only this letter.
+    /// Only the one with this sequence.
     #[must_use]
     pub fn sequence(mut self, sequence: u64) -> Self {
         self.sequence = Some(sequence);
@@ -43,7 +43,7 @@ impl DeadLetterSelection {
         self
     }
 
-    /// Only those whose event's name is covered.
+    /// Only those whose event's name the pattern covers.
     #[must_use]
     pub fn name(mut self, name: Pattern) -> Self {
         self.name = Some(name);
@@ -91,7 +91,8 @@ impl DeadLetterSelection {
         *self == Self::default()
     }
 
-    /// Whether, of a key of a subscriber, it selects all letters or none: then parked keys can be brought back.
+    /// Whether it selects, of each key of a subscriber, all dead letters or none. Only then can parked keys be
+    /// redriven.
     #[must_use]
     pub fn is_of_whole_keys(&self) -> bool {
         let mut rest = self.clone();
@@ -99,7 +100,7 @@ impl DeadLetterSelection {
         rest.is_all()
     }
 
-    /// Whether a letter is meant.
+    /// Whether a dead letter is selected.
     #[must_use]
     pub fn selects(&self, letter: &StoredDeadLetter) -> bool {
         let same = |wanted: &Option<String>, is: Option<&str>| match wanted {
@@ -121,13 +122,13 @@ impl DeadLetterSelection {
             && !self.is_past(letter)
     }
 
-    /// Whether neither this letter nor a later one is meant.
+    /// Whether neither this dead letter nor any later one is selected.
     pub(super) fn is_past(&self, letter: &StoredDeadLetter) -> bool {
         self.sequence.is_some_and(|wanted| letter.sequence > wanted)
             || self.until.is_some_and(|until| letter.stored_at >= until)
     }
 
-    /// The subjects that have all of them, and may have more.
+    /// A subject filter that covers all selected dead letters, and perhaps more.
     pub(super) fn subjects(&self) -> String {
         match &self.subscriber {
             Some(subscriber) if is_word(subscriber) => format!("dead-letter.{subscriber}.>"),
@@ -145,7 +146,7 @@ impl DeadLetterSelection {
     }
 }
 
-/// Whether a text is one word of a subject.
+/// Whether a text is one token of a subject.
 fn is_word(text: &str) -> bool {
     let parts = |c: char| c == '.' || c == '*' || c == '>' || c.is_whitespace() || c.is_control();
     !text.is_empty() && !text.contains(parts)

@@ -1,10 +1,10 @@
-//! Why a replay is not begun or changed. Never decides it.
+//! Why a replay cannot be started or changed. Never decides it.
 
 use chrono::{DateTime, Utc};
 
 use crate::{bus::BusError, job::ReplayState, replaying::ReplayId, subscribers::SubscribersError};
 
-/// Why a replay is not begun, found or changed.
+/// Why a replay cannot be started, found or changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReplayError {
@@ -16,7 +16,7 @@ pub enum ReplayError {
         /// The name.
         subscriber: String,
     },
-    /// No replica answers, so nobody would work at the replay. Forced, it waits for one.
+    /// No instance answers, so no instance would run the replay. With force, the replay waits for one.
     #[error(
         "no replica of {subscriber} answers, and its replicas run the replay: start one, or force it"
     )]
@@ -29,9 +29,9 @@ pub enum ReplayError {
     UnknownName {
         /// The subscriber.
         subscriber: String,
-        /// The name that was asked for.
+        /// The requested name.
         name: String,
-        /// What it handles.
+        /// The names that it handles.
         names: Vec<String>,
     },
     /// The events of the subscriber are in other streams.
@@ -39,30 +39,31 @@ pub enum ReplayError {
     UnknownStream {
         /// The subscriber.
         subscriber: String,
-        /// The stream that was asked for.
+        /// The requested stream.
         stream: String,
         /// The streams that have them.
         streams: Vec<String>,
     },
-    /// No replica has handlers of this name.
+    /// No instance has this shadow.
     #[error(
         "no replica of {subscriber} has a shadow {shadow}: add `.shadow({shadow:?}, ...)` to it; they have {shadows:?}"
     )]
     UnknownShadow {
         /// The subscriber.
         subscriber: String,
-        /// The shadow that was asked for.
+        /// The requested shadow.
         shadow: String,
-        /// Those that there are.
+        /// The existing shadows.
         shadows: Vec<String>,
     },
-    /// In order one replica works, and it has no handlers of this name. Forced, the replay waits for one that has.
+    /// The subscriber is ordered, and its active instance lacks this shadow. With force, the replay waits for one that
+    /// has it.
     #[error("{why}; or force it, and it waits")]
     ShadowElsewhere {
-        /// Which replica that is.
+        /// Which instance that is.
         why: String,
     },
-    /// A sequence says something in one stream only.
+    /// A sequence is a position in one stream only, and the events are in several.
     #[error(
         "the events are in {}: a sequence is a place in one of them, so name one, or give a time",
         .streams.join(" and ")
@@ -71,7 +72,7 @@ pub enum ReplayError {
         /// The streams.
         streams: Vec<String>,
     },
-    /// The stream has removed the beginning. Forced, what is left is replayed.
+    /// The stream has removed the beginning of the range. With force, the rest is replayed.
     #[error(
         "{stream} no longer keeps what was asked for: its oldest message is {first}, stored at {}; begin there, \
          or force it", kept_since(.stored_at)
@@ -81,10 +82,10 @@ pub enum ReplayError {
         stream: String,
         /// Its oldest message.
         first: u64,
-        /// When that was stored.
+        /// When that message was stored.
         stored_at: Option<DateTime<Utc>>,
     },
-    /// A stream of the subscriber is gone. Forced, the others are replayed.
+    /// A stream of the subscriber is missing. With force, the other streams are replayed.
     #[error(
         "there is no stream {stream}: `tidings streams apply` makes it anew, and `tidings outbox republish` brings back \
          what the outbox keeps"
@@ -99,15 +100,15 @@ pub enum ReplayError {
          event, or two times", holds(.streams)
     )]
     Nothing {
-        /// The streams that were looked at.
+        /// The streams that were searched.
         streams: Vec<String>,
     },
-    /// Another replay of the subscriber is not over. Forced, both run.
+    /// Another replay of the subscriber has not ended. With force, both run.
     #[error("the replay {id} of {subscriber} is {}: wait for it, cancel it, or force this one", .state.as_str())]
     Unfinished {
         /// The subscriber.
         subscriber: String,
-        /// The other one.
+        /// The other replay.
         id: ReplayId,
         /// Its state.
         state: ReplayState,
@@ -124,7 +125,7 @@ pub enum ReplayError {
         /// The id.
         id: ReplayId,
     },
-    /// The replay is over.
+    /// The replay has ended.
     #[error("the replay {id} is {}: start another one", .state.as_str())]
     Over {
         /// The id.
@@ -132,7 +133,7 @@ pub enum ReplayError {
         /// Its state.
         state: ReplayState,
     },
-    /// NATS does not answer, or refuses.
+    /// NATS does not answer, or refuses the request.
     #[error(transparent)]
     Bus(#[from] BusError),
 }

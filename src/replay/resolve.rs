@@ -1,4 +1,4 @@
-//! From what is asked of a replay to the sequences of streams that it is. Never changes anything.
+//! Resolves a replay request to the sequences of streams that it covers. Never changes anything.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,7 @@ use crate::{
 /// The names of events, by the streams that carry them.
 type Names = BTreeMap<String, BTreeSet<String>>;
 
-/// The part of each stream that holds what is asked for.
+/// The part of each stream that holds the requested events.
 pub(super) async fn ranges(
     bus: &Bus,
     subscriber: &str,
@@ -63,7 +63,7 @@ pub(super) async fn ranges(
     Ok(ranges)
 }
 
-/// What the replicas handle; when none answers, what their consumers deliver.
+/// The names that the instances handle; when none answers, those that their consumers deliver.
 fn of_subscriber(state: &SubscriberState) -> Names {
     let retries = retry_subject(&state.name, ">");
     let wanted = state.replicas.iter().flat_map(|replica| &replica.wants);
@@ -84,7 +84,7 @@ fn of_subscriber(state: &SubscriberState) -> Names {
     names
 }
 
-/// What the handlers of a shadow take.
+/// The names that the handlers of a shadow take.
 async fn of_shadow(
     bus: &Bus,
     state: &SubscriberState,
@@ -124,7 +124,7 @@ async fn of_shadow(
     Ok(names)
 }
 
-/// Those of the names that are asked for; all when none is.
+/// The requested names; all of them when the request names none.
 fn only(mut known: Names, subscriber: &str, wanted: &[String]) -> Result<Names, ReplayError> {
     let is_known = |name: &&String| known.values().any(|names| names.contains(*name));
     if let Some(name) = wanted.iter().find(|name| !is_known(name)) {
@@ -143,7 +143,7 @@ fn only(mut known: Names, subscriber: &str, wanted: &[String]) -> Result<Names, 
     Ok(known)
 }
 
-/// The part of one stream; `None` when there is nothing in it.
+/// The part of one stream; `None` when no event is in it.
 async fn range(
     bus: &Bus,
     stream: &str,
@@ -195,14 +195,14 @@ async fn range(
     }))
 }
 
-/// Unless the stream keeps everything from there on.
+/// Refuses when the stream no longer keeps everything from that position on.
 async fn refuse_too_old(
     bus: &Bus,
     stream: &str,
     part: &Part,
     from: ReplayPoint,
 ) -> Result<(), ReplayError> {
-    // Nothing was ever removed from its beginning.
+    // The stream has never removed a message from its beginning.
     if part.first <= 1 {
         return Ok(());
     }

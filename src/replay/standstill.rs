@@ -1,4 +1,4 @@
-//! Why a replay that should run does not go on. Never changes anything.
+//! Why a running replay makes no progress. Never changes anything.
 
 use chrono::{TimeDelta, Utc};
 
@@ -8,11 +8,11 @@ use crate::{
     replica::{Activity, Replica, status_subject},
 };
 
-/// Its replicas are asked when nothing was written for so long.
+/// The instances are asked when nothing was written for this long.
 const SILENCE: TimeDelta = TimeDelta::seconds(5);
 
-/// What the replica that works has written, or what can be told without one, as far as who asks is allowed to; else
-/// why its consumers could not be looked at.
+/// The issue that the active instance has written, or that can be found without one, as far as the caller's permissions
+/// allow. When there is none, the reason why the consumers could not be inspected.
 pub(super) async fn trouble(
     bus: &Bus,
     replay: &Replay,
@@ -57,7 +57,7 @@ async fn replicas_of(bus: &Bus, subscriber: &str) -> Result<Vec<Replica>, BusErr
     Ok(answers.iter().filter_map(read).collect())
 }
 
-/// Why none of these replicas runs it.
+/// Why none of these instances runs it.
 fn reason(replicas: &[Replica], replay: &Replay) -> Option<String> {
     let subscriber = &replay.subscriber;
     if replicas.is_empty() {
@@ -79,7 +79,7 @@ fn reason(replicas: &[Replica], replay: &Replay) -> Option<String> {
     replicas.iter().find_map(why)
 }
 
-/// Why nobody calls the handlers of a shadow: none has it, or, in order, the only replica that works has not.
+/// Why no instance can run a shadow: none has it, or the active instance of an ordered subscriber lacks it.
 pub(super) fn lacks_shadow(replicas: &[Replica], shadow: &str) -> Option<String> {
     let has = |replica: &Replica| replica.shadows.contains_key(shadow);
     let active = replicas.iter().find(|one| one.holds_lease == Some(true));
@@ -101,7 +101,7 @@ mod tests {
 
     use super::*;
 
-    /// A replica that works, but for what is said.
+    /// An active instance with these fields changed.
     fn replica(but: &Value) -> Replica {
         let mut replica = json!({
             "subscriber": "s", "id": "1", "host": "h", "pid": 7, "version": "0", "started_at": Utc::now(),

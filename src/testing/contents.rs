@@ -1,12 +1,12 @@
-//! What is in an outbox, typed. Never writes to one.
+//! The events in an outbox, typed. Never writes to one.
 
 use tidings_contract::{Envelope, Event};
 
 #[cfg(feature = "outbox")]
 use crate::outbox::{Outbox, Store};
 
-/// The events of one kind that are in an outbox, in its order, whether a relay has published them or not; for
-/// tests of whatever publishes. What is delayed is in [`Outbox::delayed`].
+/// The events of one kind in an outbox, in its order, whether a relay has published them or not; for tests of code that
+/// publishes. Delayed events are in [`Outbox::delayed`].
 ///
 /// ```
 /// use serde::{Deserialize, Serialize};
@@ -39,7 +39,7 @@ pub async fn published<E: Event, DB: Store>(outbox: &Outbox<DB>) -> Vec<E> {
     }
 }
 
-/// Those of one kind.
+/// The events of one kind.
 pub(super) fn typed<E: Event>(envelopes: &[Envelope]) -> Vec<E> {
     let is_one = |envelope: &&Envelope| {
         (envelope.name().as_str(), envelope.version()) == (E::NAME, E::VERSION)

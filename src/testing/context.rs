@@ -1,4 +1,4 @@
-//! A context for calling a handler as the function that it is. Never runs anything.
+//! A context for calling a handler as a plain function. Never runs anything.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,7 +12,7 @@ use crate::{
 };
 
 impl<S> Context<S> {
-    /// A context for calling a handler in a test; [`TestContext`] makes one that knows of an event.
+    /// A context for calling a handler in a test; [`TestContext`] builds one for a particular event.
     ///
     /// ```
     /// use serde::{Deserialize, Serialize};
@@ -44,8 +44,8 @@ impl<S> Context<S> {
     }
 }
 
-/// Makes a [`Context`] for calling a handler in a test. Unless it is told otherwise the event is a new one without
-/// a key, this is the first attempt, and it was stored now.
+/// Builds a [`Context`] for calling a handler in a test. By default the event is a new one without a key, this is the
+/// first attempt, and the event was stored now.
 ///
 /// ```
 /// use tidings::testing::TestContext;
@@ -77,7 +77,7 @@ impl<S> TestContext<S> {
         }
     }
 
-    /// Takes name, version, key and payload from an event; of an [`Envelope`] everything, so say this first.
+    /// Takes name, version, key and payload from an event; from an [`Envelope`] everything, so call this first.
     ///
     /// # Panics
     /// When the event could not be published.
@@ -95,10 +95,10 @@ impl<S> TestContext<S> {
         self
     }
 
-    /// What the event is about.
+    /// The event's key.
     ///
     /// # Panics
-    /// When no event could have this key.
+    /// When the key is not valid.
     #[must_use]
     #[track_caller]
     pub fn key(mut self, key: &str) -> Self {
@@ -130,10 +130,10 @@ impl<S> TestContext<S> {
         self
     }
 
-    /// A header of the user's own.
+    /// A custom header of the event.
     ///
     /// # Panics
-    /// When no event could have this header.
+    /// When the header is not valid.
     #[must_use]
     #[track_caller]
     pub fn header(mut self, name: &str, value: &str) -> Self {
@@ -141,14 +141,14 @@ impl<S> TestContext<S> {
         self
     }
 
-    /// Which attempt it is, from 1.
+    /// The number of the attempt, from 1.
     #[must_use]
     pub fn attempt(mut self, attempt: u32) -> Self {
         self.attempt = attempt.max(1);
         self
     }
 
-    /// As in a replay.
+    /// Makes the context one of a replay.
     ///
     /// ```
     /// use tidings::testing::TestContext;
@@ -162,7 +162,7 @@ impl<S> TestContext<S> {
         self
     }
 
-    /// The context, as a handler gets it.
+    /// The context, as a handler receives it.
     #[must_use]
     pub fn build(self) -> Context<S> {
         let facts = Facts {
@@ -184,7 +184,7 @@ impl<S> TestContext<S> {
     }
 }
 
-/// A replay that nobody has asked for.
+/// A replay that is made for a test.
 pub(super) fn replaying(subscriber: &str, shadow: Option<&str>, follow_ups: bool) -> Replaying {
     let mark = Mark {
         id: ReplayId::new(),

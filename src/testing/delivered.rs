@@ -1,4 +1,4 @@
-//! What became of a delivery to a [`TestWorker`](super::TestWorker). Never how.
+//! The result of a delivery to a [`TestWorker`](super::TestWorker). Never how it came about.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use tidings_contract::EventId;
 
 use crate::outcome::{DeadLetter, Outcome};
 
-/// What became of a delivery, or of a later attempt at it.
+/// The result of a delivery, or of a later attempt at it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Delivered {
@@ -16,28 +16,29 @@ pub struct Delivered {
     pub name: String,
     /// The event's key.
     pub key: Option<String>,
-    /// Which attempt it was, from 1. Attempts are failures of the handler: one that was postponed, handed back
-    /// or lost with its process is not counted.
+    /// The number of the attempt, from 1. Only failures of the handler count: an attempt that was deferred, handed back
+    /// or lost with its process does not.
     pub attempt: u32,
-    /// What was decided; `None` when nothing was: the event was [handed back](Delivered::was_handed_back), or it
-    /// waits behind an earlier one of its key ([`TestWorker::waiting`](super::TestWorker::waiting)).
+    /// The outcome; `None` when there is none: the event was [handed back](Delivered::was_handed_back), or it waits
+    /// behind an earlier one of its key ([`TestWorker::waiting`](super::TestWorker::waiting)).
     pub outcome: Option<Outcome>,
     /// The failure's text, with its sources.
     pub error: Option<String>,
-    /// When it was, on the worker's clock.
+    /// When the attempt was made, on the worker's clock.
     pub at: Duration,
     pub(super) was_handed_back: bool,
 }
 
 impl Delivered {
-    /// It never comes again: it was handled, now or before.
+    /// Whether the event is never redelivered: it was handled, now or before.
     #[must_use]
     pub fn is_done(&self) -> bool {
         matches!(self.outcome, Some(Outcome::Ack | Outcome::Duplicate))
     }
 
-    /// When it comes again because its attempt failed: exactly [`Retry::longest`](crate::Retry::longest), since a
-    /// test's worker has no jitter, or what [`Failure::retry_after`](crate::Failure::retry_after) said.
+    /// How long until the event is redelivered because its attempt failed. This is exactly
+    /// [`Retry::longest`](crate::Retry::longest), since a test worker has no jitter, or the delay of
+    /// [`Failure::retry_after`](crate::Failure::retry_after).
     #[must_use]
     pub fn retried_after(&self) -> Option<Duration> {
         match self.outcome {
@@ -46,7 +47,7 @@ impl Delivered {
         }
     }
 
-    /// Why it is among the dead letters.
+    /// The dead letter, when the event was dead-lettered.
     #[must_use]
     pub fn dead_letter(&self) -> Option<&DeadLetter> {
         match &self.outcome {
@@ -55,7 +56,7 @@ impl Delivered {
         }
     }
 
-    /// It was left to another replica: the worker stopped, or has no handler of this name.
+    /// Whether the event was left to another instance: the worker stopped, or has no handler of this name.
     #[must_use]
     pub fn was_handed_back(&self) -> bool {
         self.was_handed_back

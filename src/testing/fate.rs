@@ -1,4 +1,4 @@
-//! What happens to the process while a handler runs. Never what becomes of the event.
+//! What happens to the process while a handler runs. Never the outcome of the event.
 
 use std::{
     future::poll_fn,
@@ -17,7 +17,7 @@ use crate::handler::DIES;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
     Lives,
-    /// It has to stop, and hands back what runs.
+    /// The process has to stop, and hands back the event.
     Halts,
     Dies(Death),
 }
@@ -25,11 +25,11 @@ pub(super) enum Fate {
 /// Where a process dies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Death {
-    /// The handler has succeeded, and nothing has followed from that: a transaction is not committed.
+    /// The handler has succeeded, and nothing after it has run: a transaction is not committed.
     AfterTheHandler,
-    /// Everything is done but the acknowledgement.
+    /// Everything is done but the ack.
     BeforeTheAck,
-    /// At an await, counted from 1, that does not end at once.
+    /// At an await, counted from 1, that is not ready at once.
     AtAwait(u32),
 }
 
@@ -75,7 +75,7 @@ async fn lived<T>(attempt: impl Future<Output = T>, dies: &Notify) -> Option<T> 
     }
 }
 
-/// Runs an attempt up to this await, from 1, that does not end at once; `None` when it came so far.
+/// Runs an attempt up to this await, from 1, counting those that are not ready at once; `None` when it reached it.
 async fn awaited<T>(mut attempt: Pin<&mut impl Future<Output = T>>, last: u32) -> Option<T> {
     let mut awaits = 0;
     poll_fn(|cx| match attempt.as_mut().poll(cx) {

@@ -1,4 +1,4 @@
-//! Whether a handler may be run again for the same event. Never how it is made so.
+//! Whether a handler may be run again for the same event. Never makes it so.
 
 use std::fmt::{self, Debug};
 
@@ -9,18 +9,17 @@ use super::{
     worker::{TestWorker, envelope_of},
 };
 
-/// How many awaits of a handler are tried at most.
+/// The most awaits of a handler that are tried.
 const MOST_AWAITS: u32 = 32;
 
-/// Fails unless handling an event twice, because the process died while it was handled, does the same as handling
-/// it once. Workers die, acknowledgements get lost, and then the event comes again: this is what a handler has to
-/// bear.
+/// Asserts that handling an event twice, because the process died in the middle, has the same effect as handling it
+/// once. Processes die and acks get lost; then the event is redelivered, and the handler has to tolerate that.
 ///
-/// `setup` makes a worker and everything that its handlers change, anew each time it is called. `observe` returns
-/// what they have changed, as a value that is the same whenever the same was done: a count, a sum, a sorted list;
-/// no times and no random ids. It is asked first after one run. Then, each time with a worker of its own, the
-/// process dies: before the acknowledgement; right after the handler, before its transaction commits; at each
-/// await of the attempt, up to 32. The event is delivered again, and `observe` has to return the same.
+/// `setup` creates a worker and everything that its handlers change, afresh on each call. `observe` returns what they
+/// have changed, as a value that is equal whenever the effect was the same: a count, a sum, a sorted list; no times and
+/// no random ids. It is called first after one run. Then, each time with a worker of its own, the process dies: before
+/// the ack; right after the handler, before its transaction commits; at each await of the attempt, up to 32. The event
+/// is redelivered, and `observe` has to return the same.
 ///
 /// ```
 /// use serde::{Deserialize, Serialize};
@@ -69,8 +68,8 @@ const MOST_AWAITS: u32 = 32;
 /// ```
 ///
 /// # Panics
-/// When it does not do the same, with both observations and the cure. Also when the check itself could not fail:
-/// the handler does not succeed, `observe` does not see what it does, or `setup` does not begin anew.
+/// When the effect differs; the message has both observations and the cure. Also when the check could not fail: the
+/// handler does not succeed, `observe` does not see its effect, or `setup` does not start afresh.
 pub async fn assert_idempotent<S, T>(
     event: impl IntoEnvelope,
     setup: impl AsyncFn() -> TestWorker<S>,
@@ -107,7 +106,7 @@ struct Check<A, B> {
 }
 
 impl<A, B> Check<A, B> {
-    /// What is observed before and after one run.
+    /// The observations before and after one run.
     async fn once<S, T>(&self) -> (T, T)
     where
         S: Send + Sync + 'static,
@@ -127,7 +126,7 @@ impl<A, B> Check<A, B> {
         (before, once)
     }
 
-    /// The process dies there, and the event is delivered again; false when the handling ends before that.
+    /// Kills the process at that point, and delivers the event again; false when the handling ends before that point.
     async fn twice<S, T>(&self, death: Death, before: &T, once: &T) -> bool
     where
         S: Send + Sync + 'static,

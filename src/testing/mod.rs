@@ -1,14 +1,14 @@
-//! Testing without servers. Never part of a service: the feature `testing`.
+//! Testing without servers. Never part of a service: behind the feature `testing`.
 //!
 //! | to | use |
 //! |---|---|
-//! | call a handler as the function that it is | [`Context::test`](crate::Context::test), [`TestContext`] |
+//! | call a handler as a plain function | [`Context::test`](crate::Context::test), [`TestContext`] |
 //! | see what a worker would do: retries, dead letters, order, the inbox | [`TestWorker`] |
-//! | find out whether a handler may be run twice | [`assert_idempotent`] |
-//! | have a database for `on_once` and for what publishes | `Outbox::temporary`, `published` |
+//! | check that a handler may be run twice | [`assert_idempotent`] |
+//! | have a database for `on_once` and for code that publishes | `Outbox::temporary`, `published` |
 //!
-//! All of it needs nothing but `#[tokio::test]`. A nats-server and a Postgres of a test's own are in the crate
-//! `tidings-test-servers`.
+//! All of it needs only `#[tokio::test]`. The crate `tidings-test-servers` starts a nats-server and a Postgres for a
+//! test.
 
 mod contents;
 mod context;

@@ -1,4 +1,4 @@
-//! Answers that go nowhere and are remembered. Never decides anything.
+//! An acknowledger that records instead of sending. Never decides anything.
 
 use std::{
     future::pending,
@@ -13,19 +13,19 @@ use crate::{
     outcome::{DeadLetter, Outcome},
 };
 
-/// Stands for the server.
+/// Takes the place of the server.
 pub(super) struct Recorder {
     answers: Mutex<Answers>,
-    /// Where the process dies instead of an acknowledgement.
+    /// The process dies here instead of the ack.
     dies: Option<Arc<Notify>>,
 }
 
-/// What was heard of an attempt.
+/// What was recorded of an attempt.
 #[derive(Debug, Default)]
 pub(super) struct Answers {
     pub(super) outcome: Option<Outcome>,
     pub(super) error: Option<String>,
-    /// When the event comes again.
+    /// How long until the event is redelivered.
     pub(super) retry: Option<Duration>,
 }
 

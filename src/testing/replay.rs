@@ -1,4 +1,4 @@
-//! Delivering events to a test worker as part of a replay. Never a real one.
+//! Delivering events to a test worker as part of a replay. Never runs a real one.
 
 use std::sync::Arc;
 
@@ -6,9 +6,9 @@ use super::{TestWorker, context::replaying};
 use crate::replaying::{Count, ReplayId};
 
 impl<S: Send + Sync + 'static> TestWorker<S> {
-    /// From now on what is delivered is part of a new replay, as [`Replays`](crate::Replays) makes one: handlers are
-    /// told so, or skipped, what they publish is only counted, and `on_once` handles again what it has handled, once
-    /// in this replay. Gives the replay's id.
+    /// Makes every later delivery part of a new replay, like one that [`Replays`](crate::Replays) starts. Handlers see
+    /// the replay, or are skipped. Events that they publish are only counted. `on_once` handles again what it has
+    /// handled before, once in this replay. Returns the replay's id.
     ///
     /// ```
     /// use serde::{Deserialize, Serialize};
@@ -38,22 +38,22 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
         self.begin(None, false)
     }
 
-    /// The same with the handlers of this shadow, and no others.
+    /// As [`as_replay`](Self::as_replay), with the handlers of this shadow and no others.
     pub fn as_shadow(&mut self, shadow: &str) -> ReplayId {
         self.begin(Some(shadow), false)
     }
 
-    /// The same as [`as_replay`](Self::as_replay), and what handlers publish is published.
+    /// As [`as_replay`](Self::as_replay), and the events that handlers publish are published.
     pub fn as_replay_with_follow_ups(&mut self) -> ReplayId {
         self.begin(None, true)
     }
 
-    /// From now on what is delivered is no replay any more.
+    /// Ends the replay: later deliveries are live.
     pub fn as_live(&mut self) {
         self.replay = None;
     }
 
-    /// How many events the handlers wanted to publish since the replay began, and that were only counted.
+    /// How many events the handlers have tried to publish since the replay began that were only counted.
     #[must_use]
     pub fn suppressed(&self) -> u64 {
         let replay = self.replay.as_ref();

@@ -1,5 +1,5 @@
-//! A worker without servers: the executor, the lanes and the flow of a real one, a clock that is moved by hand,
-//! and a record in place of the acknowledgements. Never runs two handlers at once.
+//! A worker without servers: the executor, the lanes and the throttle of a real one, a clock that the test moves, and a
+//! recorder in place of the acks. Never runs two handlers at once.
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
@@ -24,18 +24,18 @@ use crate::{
     subscriber::EventSubscriber,
 };
 
-/// What is made of an endless retry.
+/// The most attempts before a retry counts as endless.
 const MOST_ATTEMPTS: usize = 10_000;
-/// How often in a row an event is postponed before that is taken for endless.
+/// The most consecutive deferrals of an event before they count as endless.
 const MOST_POSTPONED: u32 = 100;
 
-/// Runs a subscriber's handlers as a [`Worker`](crate::Worker) does, without any server, and tells what became of
-/// each delivery: decoding, timeout, retry policy, dead letters, inbox, order by key, circuit and rate are the
-/// real ones.
+/// Runs a subscriber's handlers as a [`Worker`](crate::Worker) does, without any server, and reports the result of each
+/// delivery. Decoding, timeout, retry policy, dead letters, inbox, order by key, circuit and rate limit are the real
+/// ones.
 ///
-/// Its clock stands still between deliveries and is moved by [`settle`](TestWorker::settle) and
-/// [`advance`](TestWorker::advance): an hour of retries takes no time. Delays have no jitter: each is the
-/// [longest](crate::Retry::longest) that the policy allows. What a handler awaits itself takes real time.
+/// Its clock stands still between deliveries. [`settle`](TestWorker::settle) and [`advance`](TestWorker::advance) move
+/// it: an hour of retries takes no time. Delays have no jitter: each is the [longest](crate::Retry::longest) that the
+/// policy allows. What a handler itself awaits takes real time.
 ///
 /// ```
 /// use std::time::Duration;
@@ -69,25 +69,25 @@ pub struct TestWorker<S> {
     state: Arc<S>,
     executor: Executor<S>,
     lanes: Lanes<Arrival>,
-    /// What is run again later, by the time.
+    /// The events that are attempted later, by time.
     resting: BTreeMap<(Duration, u64), Resting>,
     rested: u64,
     elapsed: Duration,
     sequence: u64,
     history: Vec<Delivered>,
-    /// What is delivered is part of it.
+    /// The replay that deliveries are part of.
     pub(super) replay: Option<Arc<Replaying>>,
 }
 
-/// What waits for its time.
+/// An event that waits for its time.
 enum Resting {
     /// In its lane, which waits for it.
     InHand(Turn, Arrival),
-    /// In the stream of retries: it comes as another delivery.
+    /// In the retry stream: it arrives as another delivery.
     Away(Arrival),
 }
 
-/// An event that is to be attempted.
+/// An event that has yet to be attempted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Waiting {
@@ -129,17 +129,17 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
         }
     }
 
-    /// The state that it was made with.
+    /// The worker's state.
     #[must_use]
     pub fn state(&self) -> &S {
         &self.state
     }
 
     /// Delivers an event once, and makes one attempt at it, unless an earlier event of its key is in the way. A
-    /// `&event` is a new event each time; give an [`Envelope`] to deliver the same one again, to set its id, key,
+    /// `&event` is a new event each time. Pass an [`Envelope`] to deliver the same event again, to set its id, key,
     /// headers and time, or to have a payload that does not decode.
     ///
-    /// Where rate or circuit would have it wait, the clock moves on.
+    /// When the rate limit or the circuit would delay the event, the clock moves on.
     ///
     /// # Panics
     /// When the event could not have been published.
@@ -148,8 +148,8 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
         self.take(arrival, Fate::Lives).await
     }
 
-    /// Delivers the same event so many times, each at a place of its own in the stream: as after a publisher that
-    /// published it again, or a replay.
+    /// Delivers the same event this many times, each at its own stream position: as after a publisher that published it
+    /// again, or a replay.
     ///
     /// # Panics
     /// As for [`TestWorker::deliver`].
@@ -167,7 +167,7 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
         delivered
     }
 
-    /// Delivers a message of a publisher that knows nothing of Tidings: a subject and a payload, no headers.
+    /// Delivers a message from a publisher that does not use Tidings: a subject and a payload, no headers.
     ///
     /// # Panics
     /// When the subject is not the name of an event.
@@ -179,8 +179,8 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
         self.take(arrival, Fate::Lives).await
     }
 
-    /// Delivers an event to a worker that has to stop before the handler is done: it is dropped at its first await
-    /// that does not end at once, and the event handed back.
+    /// Delivers an event to a worker that stops before the handler is done. The handler is dropped at its first await
+    /// that is not ready at once, and the event is handed back.
     ///
     /// # Panics
     /// As for [`TestWorker::deliver`].
@@ -189,8 +189,8 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
         self.take(arrival, Fate::Halts).await
     }
 
-    /// Delivers an event to a process that dies over it, after which it could be delivered again; whether it came
-    /// so far.
+    /// Delivers an event to a process that dies while handling it, so that it can be delivered again. Returns whether
+    /// the process died; false when the handling ended first.
     pub(super) async fn deliver_to_death(&mut self, envelope: &Envelope, death: Death) -> bool {
         let before = self.history.len();
         let arrival = self.arrival(envelope);
@@ -198,12 +198,12 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
         self.history.len() == before
     }
 
-    /// Moves the clock as far as it takes until nothing waits any more, and makes every attempt that comes due.
-    /// Returns those attempts; the last one of an event says how it ended.
+    /// Moves the clock until no event waits any more, and makes every attempt that comes due. Returns those attempts;
+    /// the last one of an event has its final outcome.
     ///
     /// # Panics
-    /// When there is no end: an event was postponed a hundred times in a row because what its handler needs, such
-    /// as a migrated database, is not there; or ten thousand attempts were made.
+    /// When there is no end: an event was deferred a hundred times in a row because something that its handler
+    /// needs, such as a migrated database, is missing; or ten thousand attempts were made.
     pub async fn settle(&mut self) -> Vec<Delivered> {
         let from = self.history.len();
         while let Some((due, _)) = self.resting.keys().next().copied() {
@@ -218,7 +218,7 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
         self.history[from..].to_vec()
     }
 
-    /// Moves the clock, and makes every attempt that comes due meanwhile; returns those.
+    /// Moves the clock, makes every attempt that comes due in that time, and returns those.
     ///
     /// # Panics
     /// As for [`TestWorker::settle`].
@@ -234,14 +234,14 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
         self.history[from..].to_vec()
     }
 
-    /// How far its clock was moved.
+    /// How far the clock was moved.
     #[must_use]
     pub fn elapsed(&self) -> Duration {
         self.elapsed
     }
 
-    /// What is to be attempted still: first what has a time, the soonest first, then what waits behind another
-    /// event of its key, key by key in order.
+    /// The events that have yet to be attempted. First those with a time, the soonest first; then those that wait
+    /// behind another event of their key, key by key in order.
     #[must_use]
     pub fn waiting(&self) -> Vec<Waiting> {
         let resting = self.resting.iter().map(|((due, _), resting)| {
@@ -261,24 +261,24 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
         waiting.collect()
     }
 
-    /// Every attempt so far, in order, and what was handed back.
+    /// Every attempt so far, in order, including events that were handed back.
     #[must_use]
     pub fn history(&self) -> &[Delivered] {
         &self.history
     }
 
-    /// What went to the dead letters, in order.
+    /// The deliveries that were dead-lettered, in order.
     pub fn dead_letters(&self) -> impl Iterator<Item = &Delivered> {
         self.history
             .iter()
             .filter(|delivered| delivered.dead_letter().is_some())
     }
 
-    /// The events of one kind that are in the outbox of its handlers, in order, such as what a handler of
-    /// `on_once` has published. For an outbox in the state there is [`published`](super::published()).
+    /// The events of one kind in the outbox of its handlers, in order, such as those that a handler of `on_once` has
+    /// published. For an outbox in the state there is [`published`](super::published()).
     ///
     /// # Panics
-    /// When no handler has an outbox, it cannot be read, or an event does not decode.
+    /// When no handler has an outbox, when it cannot be read, or when an event does not decode.
     pub async fn published<E: Event>(&self) -> Vec<E> {
         let name = self.subscriber.name();
         let mut events = Vec::new();
@@ -294,19 +294,19 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
         events
     }
 
-    /// A handler's type, for messages.
+    /// The type of the event's handler, for messages.
     pub(super) fn handler_of(&self, envelope: &Envelope) -> &'static str {
         let route = self.subscriber.route(envelope, self.replay.as_deref());
         route.map_or("no handler", |route| route.handler.name())
     }
 
-    /// Whether the handler's effect happens in a transaction that remembers the event.
+    /// Whether the handler's effect happens in a transaction that records the event in the inbox.
     pub(super) fn has_inbox(&self, envelope: &Envelope) -> bool {
         let route = self.subscriber.route(envelope, self.replay.as_deref());
         route.is_some_and(|route| route.handler.outbox().is_some())
     }
 
-    /// An event as it comes from the wire.
+    /// An event as it arrives from the wire.
     fn arrival(&mut self, envelope: &Envelope) -> Arrival {
         let defaults = wire::Defaults {
             source: wire::DEFAULT_SOURCE,
@@ -343,7 +343,7 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
         }
     }
 
-    /// Takes a delivery in, and tells what became of it.
+    /// Takes a delivery in, and returns its result.
     async fn take(&mut self, arrival: Arrival, fate: Fate) -> Delivered {
         let (untold, from) = (self.nothing_yet(&arrival), self.history.len());
         self.admit(arrival);
@@ -363,7 +363,7 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
         self.lanes.admit(Turn { key, priority }, arrival);
     }
 
-    /// Moves the clock to the time of what comes first, and makes the attempts that follow.
+    /// Moves the clock to the time of the first waiting event, and makes the attempts that follow.
     async fn reach(&mut self, due: Duration) {
         self.skip(due.saturating_sub(self.elapsed));
         while let Some(first) = self.resting.first_entry()
@@ -377,7 +377,7 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
         self.work(Fate::Lives).await;
     }
 
-    /// Makes an attempt at all that is ready, and at what gets ready by that.
+    /// Makes an attempt at every event that is ready, and at those that become ready by it.
     async fn work(&mut self, fate: Fate) {
         while self.lanes.is_ready() {
             match self.executor.flow().begin(|| self.lanes.start()) {
@@ -414,7 +414,7 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
             self.history.last()
         );
         match step {
-            // What no handler takes is another replica's.
+            // An event that no handler takes is for another instance.
             Step::Again(after) if !was_handed_back => {
                 self.lanes.rest(&turn);
                 self.rest(after, Resting::InHand(turn, arrival));
@@ -438,9 +438,9 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
         self.executor.flow().skip(time);
     }
 
-    /// A delivery that nothing became of.
+    /// A delivery without a result.
     fn nothing_yet(&self, arrival: &Arrival) -> Delivered {
-        #[allow(clippy::expect_used)] // `arrived` is given one
+        #[allow(clippy::expect_used)] // `arrived` always has an envelope
         let envelope = arrival
             .envelope
             .as_ref()

@@ -1,4 +1,4 @@
-//! Why an event is not where it might be: in no stream, in no row. Never searches.
+//! Explains why an event is in no stream, in no outbox row, or at no subscriber. Never searches.
 
 use chrono::{DateTime, Utc};
 
@@ -10,7 +10,7 @@ use super::{
 use crate::bus::{Bus, Expanse};
 
 impl Search<'_> {
-    /// Says of what is not found why that is so.
+    /// Explains what was not found, for each event.
     pub(super) async fn explain(&mut self, inventory: &Inventory) {
         let waits = |event: &TracedEvent| matches!(event.outbox, OutboxTrace::Waiting { .. });
         let relay: Vec<String> = match self.events.values().any(waits) {
@@ -60,7 +60,7 @@ impl Search<'_> {
     }
 }
 
-/// Why no subscriber is named.
+/// Why no subscriber is listed.
 fn why_unheard(event: &TracedEvent, inventory: &Inventory, server: &str) -> String {
     let name = &event.name;
     match (&inventory.all, inventory.unseen.is_empty()) {

@@ -1,4 +1,4 @@
-//! What is told of an event, made from what was found of it. Never searches.
+//! Builds the report of an event from what was found of it. Never searches.
 
 use chrono::{DateTime, Utc};
 use tidings_contract::EventId;
@@ -40,7 +40,7 @@ impl TracedEvent {
         }
     }
 
-    /// It was given up while it was parked.
+    /// Marks the event as discarded while it was parked.
     pub(super) fn discarded(&mut self, discarded_at: DateTime<Utc>) {
         if let Some((row, written_at)) = self.outbox.row().zip(self.written_at()) {
             self.outbox = OutboxTrace::Discarded {
@@ -51,7 +51,7 @@ impl TracedEvent {
         }
     }
 
-    /// The earliest that is known of it.
+    /// The earliest known time of the event.
     pub(super) fn first_seen_at(&self) -> DateTime<Utc> {
         let stored = self.stored.iter().filter_map(|stored| stored.stored_at);
         let earliest = stored.chain(self.written_at()).min();
@@ -65,7 +65,7 @@ impl TracedEvent {
 }
 
 impl OutboxTrace {
-    /// The place in the log.
+    /// The row id.
     pub(super) fn row(&self) -> Option<i64> {
         match self {
             Self::Waiting { row, .. } | Self::Relayed { row, .. } => Some(*row),
@@ -75,7 +75,7 @@ impl OutboxTrace {
 }
 
 impl TracedBatch {
-    /// The sequence of a row, when no place of the batch's range is another batch's.
+    /// The sequence of a row; `None` when rows of other batches lie within the batch's range.
     pub(super) fn sequence_of(&self, row: i64) -> Option<u64> {
         let places = self.last_row.checked_sub(self.first_row)?.checked_add(1)?;
         let places = u64::try_from(places).ok()?;

@@ -1,4 +1,4 @@
-//! What is there before anything is searched: the streams of the events, and the consumers of their subscribers.
+//! What exists before the search begins: the streams of the events, and the consumers of their subscribers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,27 +14,27 @@ use crate::{
 /// Streams and consumers, as far as they can be seen.
 #[derive(Default)]
 pub(super) struct Inventory {
-    /// The streams that have events of ours, by name; nothing for one that is gone.
+    /// The streams known to have events of Tidings, by name; `None` for one that is missing.
     pub(super) streams: BTreeMap<String, Option<Expanse>>,
-    /// The other streams that may have some: nobody has named them.
+    /// The other streams that may have some: neither the outbox, a subscriber nor the caller names them.
     pub(super) others: Vec<String>,
-    /// The names of all streams; nothing when NATS does not answer.
+    /// The names of all streams; `None` when NATS does not answer.
     pub(super) all: Option<Vec<String>>,
     /// Streams that do not answer.
     pub(super) unseen: BTreeSet<String>,
     /// The durable consumers of all streams.
     pub(super) durables: Vec<Durable>,
-    /// The replays that are running or remembered.
+    /// The replays that the bucket still has.
     pub(super) replays: Vec<Replay>,
 }
 
 impl Inventory {
-    /// Whether it is known if there is such a stream, and what it has.
+    /// Whether it is known if the stream exists, and what it has.
     pub(super) fn sees(&self, stream: &str) -> bool {
         self.all.is_some() && !self.unseen.contains(stream)
     }
 
-    /// What can be seen; what cannot is told to the search. Fails when nothing can.
+    /// Takes the inventory, and reports to the search what cannot be seen. Fails when nothing can be seen.
     pub(super) async fn take(
         search: &mut Search<'_>,
         bus: &Bus,
@@ -85,7 +85,7 @@ impl Inventory {
                 }
             }
         }
-        // Those of replays are no subscribers.
+        // The consumers of replays are not subscribers.
         durables.retain(|durable| !durable.is_of_replay());
         inventory.durables = durables;
         inventory.all = Some(all);

@@ -1,5 +1,4 @@
-//! What the outbox is asked about events, whichever database it is in. Never fails a search: what cannot be asked
-//! is told.
+//! The queries about events to the outbox, for any database. Never fails a search: a query that fails is reported.
 
 use std::fmt::Debug;
 
@@ -17,21 +16,21 @@ pub(super) type RecordsError = Box<dyn std::error::Error + Send + Sync>;
 
 type Answer<'a, T> = BoxFuture<'a, Result<T, RecordsError>>;
 
-/// An event of the outbox.
+/// An event in the outbox.
 #[derive(Debug)]
 pub(super) struct Noted {
     pub(super) event: EventId,
     pub(super) name: String,
     pub(super) version: u32,
     pub(super) key: Option<String>,
-    /// Nothing when a foreign writer has written what is no event.
+    /// `None` when a foreign writer has written a row that is not an event.
     pub(super) envelope: Option<Envelope>,
     pub(super) outbox: OutboxTrace,
 }
 
-/// An outbox, as far as events are traced in it.
+/// An outbox, as far as events can be traced in it.
 pub(super) trait Records: Debug + Send + Sync {
-    /// The rows that are sought, the newest first; of those that the relay has got past, those since then.
+    /// The rows that match, the newest first. Of relayed rows, only those written since `since`.
     fn rows<'a>(
         &'a self,
         sought: &'a Sought,
@@ -39,7 +38,7 @@ pub(super) trait Records: Debug + Send + Sync {
         limit: usize,
     ) -> Answer<'a, Vec<Noted>>;
 
-    /// The batches that may have had a row; and when it was discarded, if it was.
+    /// The batches that may have held a row, and when the row was discarded, if it was.
     fn batches_of(&self, row: i64) -> Answer<'_, (Vec<TracedBatch>, Option<DateTime<Utc>>)>;
 
     /// The batches that a stream has confirmed at a sequence.
@@ -50,7 +49,7 @@ pub(super) trait Records: Debug + Send + Sync {
         sequence: u64,
     ) -> Answer<'a, Vec<TracedBatch>>;
 
-    /// The scopes in which the inbox remembers an event, and why it was given up, when it was not handled.
+    /// The scopes in which the inbox has an event, and why it was dead-lettered, when it was not handled.
     fn scopes(&self, event: EventId) -> Answer<'_, Vec<(String, Option<String>)>>;
 
     /// When the oldest row was written.
@@ -59,7 +58,7 @@ pub(super) trait Records: Debug + Send + Sync {
     /// The streams that the relay knows.
     fn streams(&self) -> Answer<'_, Vec<String>>;
 
-    /// What the relay does, and what hinders it.
+    /// What the relay does, and its issues.
     fn relay(&self) -> Answer<'_, Vec<String>>;
 }
 

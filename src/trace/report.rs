@@ -1,30 +1,30 @@
-//! What is known of an event, place by place. Never reads anything.
+//! The report of a trace: what is known of an event in each place. Never reads anything.
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use tidings_contract::EventId;
 
-/// What was found, and where it was looked for.
+/// The events that were found, and where the search looked.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Traced {
     /// The events, the oldest first.
     pub events: Vec<TracedEvent>,
-    /// Where they were looked for, and how far.
+    /// Where the search looked, and how far.
     pub searched: Vec<Searched>,
 }
 
-/// A place that was searched, or why it was not.
+/// A place that was searched, or the reason why it was not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Searched {
     /// `outbox`, or the name of a stream.
     pub place: String,
-    /// How far, in words; why not, when it was not.
+    /// How far, as text; the reason when it was not searched.
     pub what: String,
-    /// Whether it was.
+    /// Whether it was searched.
     pub was_searched: bool,
-    /// Whether it could not be looked at, and may hold what is not told. A place that is not there is seen.
+    /// Whether the place could not be read, and may hold something that is not reported. False for a missing stream.
     pub is_unseen: bool,
 }
 
@@ -36,7 +36,7 @@ pub struct TracedEvent {
     pub event: EventId,
     /// Its name.
     pub name: String,
-    /// The payload's version; 0 when a foreign publisher did not say.
+    /// The payload's version; 0 when a foreign publisher did not give one.
     pub version: u32,
     /// Its key.
     pub key: Option<String>,
@@ -48,18 +48,18 @@ pub struct TracedEvent {
     pub source: Option<String>,
     /// What the outbox knows.
     pub outbox: OutboxTrace,
-    /// The batches that had it, as far as the ledger knows.
+    /// The batches that held it, as far as the ledger knows.
     pub batches: Vec<TracedBatch>,
-    /// Where it is stored; more than one place when it was stored again.
+    /// Where it is stored; more than one position when it was stored again.
     pub stored: Vec<StoredEvent>,
     /// Why it is in no stream, or why that is not known.
     pub unstored: Option<String>,
-    /// Where another event has its id, in words.
+    /// Where another event has its id, as text.
     #[serde(skip)]
     pub(super) taken: Option<String>,
-    /// What became of it, subscriber by subscriber.
+    /// The result at each subscriber.
     pub subscribers: Vec<SubscriberTrace>,
-    /// Why no subscriber is named, when none is.
+    /// Why no subscriber is listed, when none is.
     pub unheard: Option<String>,
 }
 
@@ -68,63 +68,63 @@ pub struct TracedEvent {
 #[serde(rename_all = "kebab-case", tag = "is")]
 #[non_exhaustive]
 pub enum OutboxTrace {
-    /// Nobody has asked it.
+    /// The outbox was not searched.
     NotSearched {
         /// Why.
         why: String,
     },
-    /// It has no row of it.
+    /// The outbox has no row of the event.
     Absent {
         /// What that means.
         why: String,
     },
-    /// It is committed; the relay has not got past it.
+    /// It is committed; the relay's cursor has not passed it.
     Waiting {
-        /// Its place in the outbox.
+        /// Its row id.
         row: i64,
         /// When it was written.
         written_at: DateTime<Utc>,
-        /// What the relay does, and what hinders it.
+        /// What the relay does, and its issues.
         relay: Vec<String>,
     },
-    /// The relay has got past it.
+    /// The relay's cursor has passed it.
     Relayed {
-        /// Its place in the outbox.
+        /// Its row id.
         row: i64,
         /// When it was written.
         written_at: DateTime<Utc>,
     },
-    /// It is put aside.
+    /// It is parked.
     Parked {
-        /// Its place in the outbox.
+        /// Its row id.
         row: i64,
         /// When it was written.
         written_at: DateTime<Utc>,
-        /// When it was put aside.
+        /// When it was parked.
         parked_at: DateTime<Utc>,
         /// Why.
         error: String,
-        /// What it waits for, to go back by itself.
+        /// The subject or stream that it is blocked on. It is restored when that takes events again.
         waits_for: Option<String>,
-        /// When somebody asked for it to be published.
+        /// When an operator asked for it to be published.
         asked_at: Option<DateTime<Utc>>,
-        /// Whether it goes back without a decision: for one of these, or with an earlier event of its key.
+        /// Whether it is restored without a decision: for one of these reasons, or with an earlier event of its key.
         goes_back: bool,
     },
-    /// It was parked, and is given up.
+    /// It was discarded while it was parked.
     Discarded {
-        /// Its place in the outbox.
+        /// Its row id.
         row: i64,
         /// When it was written.
         written_at: DateTime<Utc>,
-        /// When it was given up.
+        /// When it was discarded.
         discarded_at: DateTime<Utc>,
     },
     /// It is published later.
     Delayed {
         /// When it was written.
         written_at: DateTime<Utc>,
-        /// When it is published.
+        /// When it is due.
         due: DateTime<Utc>,
     },
 }
@@ -133,20 +133,20 @@ pub enum OutboxTrace {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct TracedBatch {
-    /// When that was written down.
+    /// When the ledger entry was written.
     pub at: DateTime<Utc>,
-    /// The epoch of the relay's lease: it rises with every take-over and every fault. 0 when it was published again,
-    /// by a repair or by hand.
+    /// The epoch of the relay's lease: it rises with every takeover and every fault. 0 when the batch was republished,
+    /// by a repair or by an operator.
     pub epoch: i64,
-    /// How many events.
+    /// How many events it has.
     pub events: u64,
-    /// The lowest place in the outbox.
+    /// The lowest row id.
     pub first_row: i64,
-    /// The highest place in the outbox.
+    /// The highest row id.
     pub last_row: i64,
     /// The stream.
     pub stream: String,
-    /// When the stream was created, in the server's words.
+    /// When the stream was created, as the server reports it.
     pub incarnation: String,
     /// The sequence of the first event.
     pub first_sequence: u64,
@@ -154,7 +154,7 @@ pub struct TracedBatch {
     pub last_sequence: u64,
 }
 
-/// A place in a stream.
+/// A position in a stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct StoredEvent {
@@ -164,47 +164,47 @@ pub struct StoredEvent {
     pub sequence: u64,
     /// When the server stored it.
     pub stored_at: Option<DateTime<Utc>>,
-    /// Whether it is there now.
+    /// Whether the event is there now.
     pub is_there: bool,
     #[serde(skip)]
     pub(super) incarnation: String,
-    /// What no other message ever has.
+    /// The message's unique identity: no other message ever has the same.
     #[serde(skip)]
     pub(super) identity: String,
 }
 
-/// What became of an event at one subscriber.
+/// The result of an event at one subscriber.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct SubscriberTrace {
     /// The subscriber.
     pub subscriber: String,
-    /// What can be concluded from the rest.
+    /// The conclusion from the other fields.
     pub outcome: TracedOutcome,
     /// How far its consumer is.
     pub delivery: DeliveryTrace,
-    /// Until when it is paused, if it is.
+    /// Until when the subscriber is paused, if it is.
     pub paused_until: Option<DateTime<Utc>>,
     /// Its next attempt, when the event waits for one.
     pub retry: Option<RetryTrace>,
     /// Its dead letters of the event.
     pub dead_letters: Vec<DeadLetterTrace>,
-    /// What the inbox of this database remembers; nothing of a subscriber that has none, or has it elsewhere.
+    /// What the inbox of this database has; `None` for a subscriber that has no inbox, or has it elsewhere.
     pub inbox: Option<InboxTrace>,
-    /// The replays that have it in their range, the oldest first.
+    /// The replays that have the event in their range, the oldest first.
     pub replays: Vec<ReplayTrace>,
 }
 
-/// What an inbox remembers of an event.
+/// What an inbox has of an event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "is")]
 #[non_exhaustive]
 pub enum InboxTrace {
     /// It was handled.
     Handled,
-    /// It was given up; the letter may have been redriven or discarded since.
+    /// It was dead-lettered; the dead letter may have been redriven or discarded since.
     GivenUp {
-        /// When.
+        /// When it was dead-lettered.
         at: Option<DateTime<Utc>>,
         /// The kind of cause.
         cause: String,
@@ -219,65 +219,65 @@ pub enum InboxTrace {
 pub struct ReplayTrace {
     /// Its id.
     pub id: String,
-    /// When it was asked for.
+    /// When it was requested.
     pub created_at: Option<DateTime<Utc>>,
-    /// Whether it runs: `running`, `paused`, `done` and so on; nothing when it is forgotten.
+    /// Its state: `running`, `paused`, `done` and so on; `None` when the replay is no longer stored.
     pub state: Option<&'static str>,
-    /// What the inbox of this database remembers.
+    /// What the inbox of this database has.
     pub inbox: Option<InboxTrace>,
 }
 
-/// What can be concluded about an event and a subscriber.
+/// The conclusion about an event and a subscriber.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum TracedOutcome {
     /// It was not delivered.
     NotDelivered,
-    /// It was delivered, and may be in hand.
+    /// It was delivered, and may be in flight.
     Delivered,
     /// It waits for its next attempt.
     WaitsForRetry,
-    /// It was given up.
+    /// It was dead-lettered.
     DeadLetter,
     /// It was handled.
     Handled,
-    /// It was answered, and nothing says how.
+    /// It was acknowledged, and no place records how it ended.
     Answered,
-    /// It will not be delivered: it lies before where the subscriber begins.
+    /// It will not be delivered: it lies before the subscriber's start.
     Before,
     /// Nothing is known.
     Unknown,
 }
 
-/// How far a consumer is, seen from one event.
+/// How far a consumer is, relative to one event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "is")]
 #[non_exhaustive]
 pub enum DeliveryTrace {
-    /// It has not come to it.
+    /// The consumer has not reached it.
     NotYet {
         /// The last sequence that was delivered.
         delivered: u64,
     },
-    /// It was delivered; the server does not say of which of these whether they are answered.
+    /// It was delivered; the server does not report whether this one is acknowledged.
     Delivered {
-        /// The sequence up to which everything is answered.
+        /// The sequence up to which everything is acknowledged.
         floor: u64,
         /// The last sequence that was delivered.
         delivered: u64,
     },
-    /// It is answered.
+    /// It is acknowledged.
     Answered {
-        /// The sequence up to which everything is answered.
+        /// The sequence up to which everything is acknowledged.
         floor: u64,
     },
-    /// The consumer began behind it.
+    /// The consumer started after it.
     Before {
-        /// Where, in words.
+        /// Where it started, as text.
         beginning: String,
     },
-    /// It cannot be told.
+    /// The position cannot be determined.
     Unknown {
         /// Why.
         why: String,
@@ -290,13 +290,13 @@ pub enum DeliveryTrace {
 pub struct RetryTrace {
     /// How often it has failed.
     pub failures: u32,
-    /// When it first did.
+    /// When it first failed.
     pub first_failed_at: Option<DateTime<Utc>>,
-    /// When it is tried again; nothing when that is now.
+    /// When the next attempt is due; `None` when that is now.
     pub due: Option<DateTime<Utc>>,
     /// How often it was redriven before.
     pub redrives: u32,
-    /// Since when it waits.
+    /// Since when it has waited.
     pub since: DateTime<Utc>,
 }
 
@@ -304,7 +304,7 @@ pub struct RetryTrace {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct DeadLetterTrace {
-    /// Its sequence in the stream of dead letters.
+    /// Its sequence in the dead-letter stream.
     pub letter: u64,
     /// When it was stored.
     pub at: DateTime<Utc>,
@@ -332,7 +332,8 @@ impl SubscriberTrace {
         }
     }
 
-    /// Concludes. The last thing that happened counts: a letter that is still there is behind every attempt.
+    /// Draws the conclusion. The last thing that happened counts: a dead letter that still exists is newer than every
+    /// attempt.
     pub(super) fn conclude(&mut self) {
         self.outcome = match &self.delivery {
             _ if self.retry.is_some() => TracedOutcome::WaitsForRetry,

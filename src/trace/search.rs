@@ -1,4 +1,4 @@
-//! Searching for events, place by place: the outbox, its ledger, the streams. Never decides what became of them.
+//! Searches for events in each place: the outbox, its ledger, the streams. Never decides how they ended.
 
 use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc};
 
@@ -20,12 +20,12 @@ use crate::{
 
 /// How far clocks may be apart.
 const SKEW: TimeDelta = TimeDelta::minutes(5);
-/// How far back streams are read when nothing says more.
+/// How far back streams are read by default.
 const DAY: TimeDelta = TimeDelta::days(1);
-/// Rows of one id that are looked at.
+/// How many rows of one id are read.
 const ROWS_OF_ONE: usize = 20;
 
-/// A search on its way.
+/// A search in progress.
 pub(super) struct Search<'a> {
     pub(super) trace: &'a Trace,
     pub(super) sought: &'a Sought,
@@ -36,7 +36,7 @@ pub(super) struct Search<'a> {
     pub(super) events: BTreeMap<Told, TracedEvent>,
 }
 
-/// Asks the outbox; nothing when there is none, or it does not answer.
+/// Queries the outbox; the default value when there is none, or it does not answer.
 macro_rules! ask {
     ($search:expr, $records:ident => $ask:expr) => {
         match $search.records.clone() {
@@ -88,7 +88,7 @@ impl<'a> Search<'a> {
         Ok(self.told())
     }
 
-    /// What NATS has, if it answers.
+    /// Takes the inventory of NATS, if it answers.
     async fn inventory(&mut self, known: Vec<String>) -> Result<Inventory, TraceError> {
         let Some(bus) = self.bus.clone() else {
             let why = format!("not searched: {}", self.trace.without_bus);
@@ -106,7 +106,7 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// The outbox does not answer, and is not asked again.
+    /// Reports that the outbox does not answer. It is not queried again.
     pub(super) fn lose<T: Default>(&mut self, error: RecordsError) -> T {
         self.records = None;
         let text = error_texts(&*error).join(": ");
@@ -118,12 +118,12 @@ impl<'a> Search<'a> {
         self.tell(place, what.into(), true, false);
     }
 
-    /// It was not searched: it is not there.
+    /// Reports a place that was not searched because it does not exist.
     pub(super) fn miss(&mut self, place: &str, why: impl Into<String>) {
         self.tell(place, why.into(), false, false);
     }
 
-    /// It could not be searched.
+    /// Reports a place that could not be searched.
     pub(super) fn miss_unseen(&mut self, place: &str, why: impl Into<String>) {
         self.tell(place, why.into(), false, true);
     }
@@ -158,7 +158,8 @@ impl<'a> Search<'a> {
                 None => TracedEvent::named(id, &row.name, row.version, row.key.clone()),
             };
             event.outbox = row.outbox;
-            // The newest row comes first. Of the same event once more it is enough, but what is parked is by itself.
+            // The newest row comes first. An older row of the same event adds nothing, but each parked row is an entry
+            // of its own.
             let is_parked = matches!(event.outbox, OutboxTrace::Parked { .. });
             if is_parked || self.like(&event.meant()).is_none() {
                 self.add(event);
@@ -176,7 +177,7 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// From when on streams are read.
+    /// The time from which streams are read.
     pub(super) fn since(&self) -> DateTime<Utc> {
         if let Some(since) = self.trace.since {
             return since;
@@ -189,7 +190,7 @@ impl<'a> Search<'a> {
         shifted(earliest.unwrap_or_else(|| Utc::now() - DAY), -SKEW)
     }
 
-    /// Whether the event may be in a stream where the ledger has not led to.
+    /// Whether the event may be in a stream that the ledger did not lead to.
     pub(super) fn is_anywhere_else(&self) -> bool {
         let mut events = self.events.values();
         !events.any(|event| {
@@ -203,7 +204,7 @@ impl<'a> Search<'a> {
         })
     }
 
-    /// Where the ledger says that the rows went which are not found yet.
+    /// Reads the ledger entries of rows that are not found yet, and the streams that they name.
     async fn read_ledger(&mut self, inventory: &Inventory) {
         let rows: Vec<(Told, Meant, i64)> = self
             .events
@@ -238,13 +239,13 @@ impl<'a> Search<'a> {
                 let place = match &found {
                     Ok((Some(found), _)) => Some(found.clone()),
                     Ok((None, None)) => exact.map(|at| StoredEvent::missing(&batch, at)),
-                    // Another event is there, or what is there is not known.
+                    // Another event is there, or the position could not be read.
                     Ok((None, Some(_))) | Err(_) => None,
                 };
                 if let Ok((_, taken)) = &found {
                     event.taken = event.taken.take().or_else(|| taken.clone());
                 }
-                // What was published again may be where it was, and two batches have the place.
+                // A republished event may be at its old position, and then two batches have that position.
                 event
                     .stored
                     .extend(place.filter(|place| !event.stored.contains(place)));
@@ -256,8 +257,8 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Reads what a stream holds of a batch: the event, else another one that has its id. Fails when that cannot be seen,
-    /// with why, unless that is told already.
+    /// Reads the range of a batch in its stream: returns the event, else another one that has its id. Fails with the
+    /// reason when the range cannot be read; the reason is `None` when it is already reported.
     async fn look_into(
         &mut self,
         batch: &TracedBatch,
@@ -303,7 +304,7 @@ impl<'a> Search<'a> {
         Ok((found, taken.map(|taken| taken.trim_end().to_owned())))
     }
 
-    /// The batches of what was found without a row, and of what was found in one of several.
+    /// Reads the batches of events that were found without a row, or in one of several batches.
     async fn read_batches(&mut self) {
         let all: Vec<Told> = self.events.keys().copied().collect();
         for id in all {
@@ -334,12 +335,12 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// The rows of events that streams have, or had, and that are not among the newest rows that were read.
+    /// Reads the rows of events that streams have, or had, and that are not among the newest rows.
     async fn read_left_out_rows(&mut self, inventory: &Inventory) {
         if matches!(self.sought, Sought::Event(_)) {
             return;
         }
-        // Where the ledger knows no batch of a place, no relay has published it.
+        // When the ledger has no batch at a position, no relay has published the event.
         let has_one = |event: &TracedEvent| {
             let is_stored = event.stored.iter().any(|stored| stored.is_there);
             let is_absent = matches!(event.outbox, OutboxTrace::Absent { .. });

@@ -1,5 +1,5 @@
-//! Reading streams for what is sought: those that are known to have events of ours, then the others of the account.
-//! Never decides what became of an event.
+//! Reads streams for the events of the search: first those known to have events of Tidings, then the others of the
+//! account. Never decides how an event ended.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -20,7 +20,7 @@ use crate::{
 };
 
 impl Search<'_> {
-    /// Reads the headers of the streams.
+    /// Reads the headers of the known streams.
     pub(super) async fn read_streams(&mut self, inventory: &Inventory) {
         let Some(bus) = self.bus.clone() else {
             return;
@@ -40,7 +40,7 @@ impl Search<'_> {
         }
     }
 
-    /// Reads the headers of one; how many events were found, and what was read.
+    /// Reads the headers of one stream; returns how many events were found, and what was read.
     async fn read_stream(
         &mut self,
         bus: &Bus,
@@ -73,8 +73,8 @@ impl Search<'_> {
         (count, read)
     }
 
-    /// Reads the headers of the streams that nobody has named: the event may be there all the same. Where it is known by
-    /// its row, the server says which of them may have it.
+    /// Reads the headers of the streams that are not named anywhere: the event may be there nonetheless. When its row
+    /// is known, the server reports which of these streams take the event.
     pub(super) async fn read_others(&mut self, inventory: &mut Inventory) {
         let Some(bus) = self.bus.clone() else {
             return;
@@ -88,7 +88,7 @@ impl Search<'_> {
         for name in others {
             let stream = match bus.expanse(&name).await {
                 Ok(Some(stream)) => stream,
-                // It was deleted meanwhile.
+                // It was deleted in the meantime.
                 Ok(None) => continue,
                 Err(error) => {
                     unread.push((name, error_texts(&error).join(": ")));
@@ -119,7 +119,8 @@ impl Search<'_> {
             let what = format!("{names}: {messages} messages, and none that is meant");
             self.say("other streams", what);
         }
-        // Where it was found, it was not missed: streams of others need not be readable.
+        // When the event was found, the unread streams do not matter: streams of other applications need not be
+        // readable.
         let is_missed = match self.sought {
             Sought::Event(_) => self.is_anywhere_else(),
             _ => self.events.is_empty(),
@@ -135,8 +136,8 @@ impl Search<'_> {
         }
     }
 
-    /// The streams that take the events which are known by their rows; nothing when none is known, or what is sought may
-    /// be others, or nobody says.
+    /// The streams that take the events whose rows are known; `None` when no row is known, when more events are
+    /// searched for, or when the server does not answer.
     async fn taking(&self, bus: &Bus) -> Option<BTreeSet<String>> {
         if !matches!(self.sought, Sought::Event(_)) || self.events.is_empty() {
             return None;
@@ -150,7 +151,7 @@ impl Search<'_> {
     }
 }
 
-/// The names of streams, as many as somebody reads.
+/// The names of streams, at most as many as are readable in a line.
 fn named(names: &[String]) -> String {
     const MOST: usize = 20;
     match names.len().saturating_sub(MOST) {

@@ -1,4 +1,4 @@
-//! What became of events at their subscribers: consumers, retries, dead letters, inbox. Never guesses an outcome.
+//! The results of events at their subscribers: consumers, retries, dead letters, inbox. Never guesses an outcome.
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -24,7 +24,7 @@ use crate::{
 const MOST: usize = 100_000;
 
 impl Search<'_> {
-    /// Reads what waits for another attempt.
+    /// Reads the events that wait for another attempt.
     pub(super) async fn read_retries(&mut self, inventory: &Inventory) {
         let Some(bus) = self.bus.clone() else {
             return;
@@ -84,7 +84,7 @@ impl Search<'_> {
             return;
         };
         let stream = StreamSpec::dead_letters().name;
-        // Asked once: those who read letters ask again and again, and the rest of the search would wait.
+        // One request without a retry: the dead-letter reader retries again and again, which would delay the search.
         match bus.upkeep(&stream).await {
             Ok(Some(_)) => {}
             Ok(None) => return self.miss(&stream, "there is no such stream"),
@@ -161,7 +161,7 @@ impl Search<'_> {
             });
     }
 
-    /// Which of the events that are known this is.
+    /// Finds the known event that this is.
     fn known(&self, meant: &Meant, identity: Option<&str>) -> Option<Told> {
         let by_message = identity.and_then(|identity| {
             let has = |event: &TracedEvent| event.stored.iter().any(|at| at.identity == identity);
@@ -178,7 +178,7 @@ impl Search<'_> {
         by_message.or_else(|| self.like(meant)).or_else(by_name)
     }
 
-    /// No letter of what is sought is older.
+    /// No dead letter of these events is older.
     fn earliest(&self) -> DateTime<Utc> {
         let known = self.events.values().map(TracedEvent::first_seen_at).min();
         match known {
@@ -187,7 +187,7 @@ impl Search<'_> {
         }
     }
 
-    /// Asks the inbox, and looks at the consumers.
+    /// Queries the inbox, and evaluates the consumers.
     pub(super) async fn read_inbox(&mut self, inventory: &Inventory) {
         let all: Vec<Told> = self.events.keys().copied().collect();
         for told in all {
@@ -197,7 +197,7 @@ impl Search<'_> {
             let Some(event) = self.events.get_mut(&told) else {
                 continue;
             };
-            // The inbox knows ids alone: what it says is of the event that is stored.
+            // The inbox has only ids: its entry belongs to the event that is stored.
             let is_stored = event.stored.iter().any(|stored| stored.is_there);
             if !is_stored && (!is_one || event.taken.is_some()) {
                 scopes.clear();
@@ -223,7 +223,7 @@ impl Search<'_> {
             let stored = event.stored.clone();
             for durable in &inventory.durables {
                 let mut places = stored.iter().rev().filter(|at| at.stream == durable.stream);
-                // Where it was stored last it was delivered last.
+                // The last stored copy was delivered last.
                 let Some(place) = places.next().filter(|_| takes(durable, &event.name)) else {
                     continue;
                 };
@@ -247,7 +247,7 @@ impl Search<'_> {
 }
 
 impl SubscriberTrace {
-    /// A replay, as it is known already or by its id alone.
+    /// The entry of a replay; creates one with the id alone when the replay is not known.
     fn replay(&mut self, id: &str) -> &mut ReplayTrace {
         let known = self.replays.iter().position(|replay| replay.id == id);
         let at = known.unwrap_or_else(|| {
@@ -263,7 +263,7 @@ impl SubscriberTrace {
     }
 }
 
-/// What a row of the inbox says.
+/// What a row of the inbox states.
 fn remembered(given_up: Option<&str>) -> InboxTrace {
     let Some(note) = given_up else {
         return InboxTrace::Handled;
@@ -296,7 +296,7 @@ fn covers(replay: &Replay, event: &TracedEvent) -> bool {
 }
 
 impl TracedEvent {
-    /// What became of it at a subscriber.
+    /// The entry of a subscriber.
     fn at(&mut self, subscriber: &str) -> &mut SubscriberTrace {
         let known = self.subscribers.iter();
         let mut known = known.map(|one| &one.subscriber);
@@ -320,7 +320,7 @@ fn takes(durable: &Durable, name: &str) -> bool {
     filters.is_empty() || filters.iter().any(covers)
 }
 
-/// How far a consumer is, seen from a place of its stream.
+/// How far a consumer is, relative to a position of its stream.
 fn delivery(durable: &Durable, place: &StoredEvent) -> DeliveryTrace {
     let (delivered, floor) = (durable.delivered(), durable.acknowledged());
     if let Some(beginning) = begins_behind(durable, place) {
@@ -333,7 +333,7 @@ fn delivery(durable: &Durable, place: &StoredEvent) -> DeliveryTrace {
     }
 }
 
-/// Where a consumer begins, when that is behind a place.
+/// Where a consumer starts, when that is after a position.
 fn begins_behind(durable: &Durable, place: &StoredEvent) -> Option<String> {
     let setting = |name| durable.config.get(name);
     let policy = setting("deliver_policy").and_then(Value::as_str);

@@ -1,4 +1,4 @@
-//! Which events are told, and which of them is meant. Never searches.
+//! Which events are reported, and which of them a message belongs to. Never searches.
 
 use tidings_contract::{Envelope, EventId};
 
@@ -7,10 +7,10 @@ use super::{
     search::Search,
 };
 
-/// An event that is told. An id may be that of several, though it should not.
+/// An event in the report. Several events may have one id, though they should not.
 pub(super) type Told = (EventId, usize);
 
-/// What tells an event from others with its id, as far as headers do.
+/// What distinguishes an event from others with its id, as far as headers do.
 #[derive(Debug, Clone)]
 pub(super) struct Meant {
     pub(super) id: EventId,
@@ -36,7 +36,7 @@ impl Meant {
 }
 
 impl Search<'_> {
-    /// The event, known from now on.
+    /// The entry of the event; creates one when it is new.
     pub(super) fn meet(&mut self, envelope: &Envelope) -> &mut TracedEvent {
         self.meet_one(TracedEvent::of(envelope))
     }
@@ -47,7 +47,7 @@ impl Search<'_> {
         self.events.entry(told).or_insert(event)
     }
 
-    /// The events of an id.
+    /// The events with an id.
     pub(super) fn of_id(&self, id: EventId) -> impl Iterator<Item = (&Told, &TracedEvent)> {
         self.events.range((id, 0)..=(id, usize::MAX))
     }
@@ -60,7 +60,7 @@ impl Search<'_> {
         self.events.insert(self.new_of(event.event), event);
     }
 
-    /// The event of an id that says the same, unless it is parked: what is parked is in no stream.
+    /// The event with the same id, name, version and key, unless it is parked: a parked event is in no stream.
     pub(super) fn like(&self, meant: &Meant) -> Option<Told> {
         let is_like = |event: &TracedEvent| {
             let is_parked = matches!(event.outbox, OutboxTrace::Parked { .. });

@@ -1,5 +1,5 @@
-//! Why an event comes again that was answered: its consumer was made anew, or the server has forgotten answers, or
-//! somebody has reset the consumer. The server counts deliveries from one in all three. Never handles an event.
+//! Finds out why an acknowledged event is redelivered: its consumer was recreated, the server has lost acks, or an
+//! operator has reset the consumer. The server counts deliveries from one in all three cases. Never handles an event.
 
 use std::time::Duration;
 
@@ -10,20 +10,20 @@ use crate::{
     executor::Arrival,
 };
 
-/// For so long behind a lost connection the server is taken to have forgotten answers: one that is killed loses what it
-/// has not written down, which is what it delivers again first.
+/// How long after a lost connection the server may have forgotten acks: a killed server loses those that it has not
+/// written, and redelivers those events first.
 const FORGETFUL: Duration = Duration::from_secs(60);
 
-/// What is known of one consumer.
+/// The state of one consumer.
 pub(super) struct Again {
     bus: Bus,
     consumer: ConsumerSpec,
-    /// When the consumer was made.
+    /// When the consumer was created.
     made: Option<String>,
-    /// What was delivered up to here comes again because the consumer was made anew.
+    /// Deliveries up to this sequence are repeated because the consumer was recreated.
     up_to: u64,
     lost: watch::Receiver<u64>,
-    /// Until then the server may deliver again what it has forgotten.
+    /// Until then the server may redeliver events whose acks it has forgotten.
     forgets_until: Option<Instant>,
 }
 
@@ -41,7 +41,7 @@ impl Again {
         })
     }
 
-    /// Looks at the connection: to be called every few seconds, and before a delivery is asked about.
+    /// Checks the connection. Call it every few seconds, and before asking about a delivery.
     pub(super) fn look(&mut self) {
         let was_lost = self.lost.has_changed().unwrap_or(false);
         if was_lost || !self.bus.is_connected() {
@@ -50,18 +50,19 @@ impl Again {
         }
     }
 
-    /// The consumer may have been made anew; until now it has delivered so far.
+    /// Checks whether the consumer was recreated; `delivered` is how far it has delivered until now.
     pub(super) async fn look_at_consumer(&mut self, delivered: u64) -> Result<(), BusError> {
         let made = self.bus.consumer_created(&self.consumer).await?;
         if made != self.made {
             self.made = made;
-            // What is in hand now is answered before it comes again.
+            // An event that is in flight now is acknowledged before it is redelivered.
             self.up_to = delivered;
         }
         Ok(())
     }
 
-    /// Whether it is because somebody has reset the consumer. What is not known counts as that: it is handled again.
+    /// Whether the redelivery is due to a reset of the consumer. An unknown cause counts as a reset: the event is
+    /// handled again.
     pub(super) async fn was_reset(&mut self, arrival: &Arrival, delivered: u64) -> bool {
         self.look();
         let now = Instant::now();

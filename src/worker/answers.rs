@@ -1,4 +1,4 @@
-//! What is told to the server about deliveries besides what became of them. Never decides it.
+//! Answers to the server about deliveries, other than their outcome. Never decides an outcome.
 
 use std::{
     sync::Arc,
@@ -10,10 +10,10 @@ use futures::future::join_all;
 use super::{hands::Hands, source::Item};
 use crate::{bus::Delivery, executor::Acknowledger, position::Position};
 
-/// The pause before an answer that was not confirmed is given again.
+/// The pause before an unconfirmed ack is sent again.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// What waits or runs is in hand; without a sign the server would give it to somebody else.
+/// Sends progress for deliveries in flight. Without it the server would redeliver them to another instance.
 pub(super) async fn tell_progress(subscriber: &str, hands: &Hands, age: Duration) {
     for delivery in hands.older_than(age) {
         if let Err(error) = delivery.progress().await {
@@ -25,7 +25,8 @@ pub(super) async fn tell_progress(subscriber: &str, hands: &Hands, age: Duration
     }
 }
 
-/// Acknowledges what was handled before, until it is confirmed: until then it may come again, and must be known.
+/// Acknowledges an event that was handled before, until the ack is confirmed. Until then it may be redelivered, and
+/// must be recognized.
 pub(super) async fn acknowledge_again(delivery: Arc<Delivery>, hands: Arc<Hands>, at: Position) {
     while let Err(error) = delivery.ack().await {
         let sequence = at.sequence;
@@ -37,7 +38,7 @@ pub(super) async fn acknowledge_again(delivery: Arc<Delivery>, hands: Arc<Hands>
     hands.release(at);
 }
 
-/// Answers for what is no event. Should that be lost, it comes again, and is answered again.
+/// Acknowledges a message that is not an event. If the ack is lost, the message is redelivered and acknowledged again.
 pub(super) async fn pass_over(item: &Item) {
     match item.delivery.ack_unconfirmed().await {
         Ok(()) => item.hands.release(item.arrival.at),
@@ -45,7 +46,7 @@ pub(super) async fn pass_over(item: &Item) {
     }
 }
 
-/// Leaves deliveries to other replicas.
+/// Hands deliveries back to other instances.
 pub(super) async fn hand_back(subscriber: &str, deliveries: impl Iterator<Item = Arc<Delivery>>) {
     let answers =
         deliveries.map(|delivery| async move { delivery.hand_back(Duration::ZERO).await });

@@ -1,6 +1,5 @@
-//! What a worker tells of one subscriber, to whoever asks on `tidings.status.<subscriber>`, and on `tidings.status`
-//! which subscribers there are. Stores nothing, and
-//! nobody who works waits for it.
+//! Reports the status of one subscriber on `tidings.status.<subscriber>`, and the names of the worker's subscribers on
+//! `tidings.status`. Stores nothing, and no task that handles events waits for it.
 
 use std::{
     collections::HashSet,
@@ -25,16 +24,16 @@ use crate::{
     tally::Tally,
 };
 
-/// How long the runner may take to say what only it knows.
+/// How long the runner may take to report its figures.
 const PATIENCE: Duration = Duration::from_millis(250);
-/// How many such questions may wait.
+/// How many requests for the figures may wait.
 const QUESTIONS: usize = 4;
-/// How long it is waited before it is listened anew.
+/// The pause before the subject is subscribed to again.
 const PAUSE: Duration = Duration::from_secs(1);
-/// How many keys are told.
+/// How many hot keys are reported.
 const HOTTEST: usize = 10;
 
-/// What only the runner knows.
+/// The figures that only the runner has.
 #[derive(Debug, Default)]
 pub(super) struct Figures {
     running: usize,
@@ -42,18 +41,18 @@ pub(super) struct Figures {
     hottest: Vec<HotKey>,
 }
 
-/// Where the runner finds who wants to know its figures.
+/// Where the runner receives requests for its figures.
 pub(super) type Asked = mpsc::Receiver<oneshot::Sender<Figures>>;
 
-/// Written by the runner, read by whoever answers.
+/// Written by the runner, read by the task that answers requests.
 pub(super) struct Board {
-    /// What stays as it is.
+    /// The fields that never change.
     facts: Replica,
     flow: Arc<Flow>,
     tally: Arc<Tally>,
-    /// The streams of the subscriber, and the bucket, as they were looked at.
+    /// The last inspection of the subscriber's streams and of the bucket.
     inspection: Arc<Inspection>,
-    /// That it cannot begin.
+    /// Throttles the log: the subscriber cannot begin.
     unbegun: Lasting,
     inner: Mutex<Inner>,
 }
@@ -63,9 +62,9 @@ struct Inner {
     holds_lease: bool,
     hands: Vec<Arc<Hands>>,
     trouble: Option<String>,
-    /// Why this replica cannot have the lease, nor know that another one has it.
+    /// Why this instance can neither take the lease nor see that another instance holds it.
     leaseless: Option<String>,
-    /// Why it is not known if there are replays.
+    /// Why the replays cannot be listed.
     replay_trouble: Option<String>,
     runner: Option<mpsc::Sender<oneshot::Sender<Figures>>>,
 }
@@ -98,14 +97,14 @@ impl Board {
         }
     }
 
-    /// Another replica has the lease, as far as is known.
+    /// Another instance holds the lease, as far as is known.
     pub(super) fn stands_by(&self) {
         let mut inner = self.inner();
         inner.activity = Activity::StandsBy;
         inner.holds_lease = false;
     }
 
-    /// This replica has the lease.
+    /// This instance holds the lease.
     pub(super) fn has_lease(&self) {
         let mut inner = self.inner();
         inner.activity = Activity::Begins;
@@ -113,7 +112,7 @@ impl Board {
         inner.leaseless = None;
     }
 
-    /// The subscriber is at work, with these in its hands.
+    /// The subscriber is active, with these deliveries in flight.
     pub(super) fn works(&self, hands: &[Arc<Hands>]) -> Asked {
         let (to, asked) = mpsc::channel(QUESTIONS);
         let mut inner = self.inner();
@@ -124,14 +123,14 @@ impl Board {
         asked
     }
 
-    /// It was told to stop.
+    /// The subscriber was told to stop.
     pub(super) fn drains(&self) {
         let mut inner = self.inner();
         inner.activity = Activity::Drains;
         inner.runner = None;
     }
 
-    /// It works no more.
+    /// The subscriber has stopped.
     pub(super) fn ended(&self) {
         let mut inner = self.inner();
         inner.activity = Activity::Begins;
@@ -140,7 +139,7 @@ impl Board {
         inner.runner = None;
     }
 
-    /// It cannot begin, and is tried again each second.
+    /// The subscriber cannot begin. The runner tries again each second.
     pub(super) fn cannot_begin(&self, why: String) {
         if let Some(unsaid) = self.unbegun.again_as(&why, Instant::now()) {
             let (subscriber, error) = (&*self.facts.subscriber, &*short(&why));
@@ -149,7 +148,7 @@ impl Board {
         self.inner().trouble = Some(why);
     }
 
-    /// Whether the lease can be read and taken, or why not.
+    /// Notes that the lease can be read and taken, or why not.
     pub(super) fn knows_lease(&self, why_not: Option<String>) {
         self.inner().leaseless = why_not.map(|why| {
             format!(
@@ -158,17 +157,17 @@ impl Board {
         });
     }
 
-    /// An entry of the bucket is skipped.
+    /// Notes that an entry of the bucket is skipped.
     pub(super) fn skips(&self, entry: BadEntry) {
         self.inspection.skips(entry);
     }
 
-    /// Whether it is known which replays there are, or why not.
+    /// Notes that the replays can be listed, or why not.
     pub(super) fn knows_replays(&self, why_not: Option<String>) {
         self.inner().replay_trouble = why_not;
     }
 
-    /// Answers whoever asks, as long as it is polled.
+    /// Answers status requests, as long as it is polled.
     pub(super) async fn answer(self: Arc<Self>, bus: Bus) {
         let subject = status_subject(&self.facts.subscriber);
         answer_on(&bus, &subject, || async {
@@ -216,7 +215,7 @@ impl Board {
         }
     }
 
-    /// What the runner says, if it works.
+    /// The figures of the runner, if it is active.
     async fn figures(&self) -> Option<Figures> {
         let runner = self.inner().runner.clone()?;
         let (to, figures) = oneshot::channel();
@@ -229,8 +228,8 @@ impl Board {
     }
 }
 
-/// Tells whoever asks which subscribers a worker runs, as long as it is polled. One answer for all of them: who may only
-/// answer may by default do it once.
+/// Reports the names of the worker's subscribers on request, as long as it is polled. One answer covers all of them: a
+/// user whose permissions only allow responses may by default send one.
 pub(super) async fn answer_everybody(bus: Bus, subscribers: Vec<String>) {
     answer_on(&bus, EVERYBODY, || async {
         serde_json::to_vec(&subscribers).unwrap_or_default()

@@ -1,4 +1,4 @@
-//! Whether a consumer is as it should be, and gets on: from one look to the next. Never asks the server.
+//! Whether a consumer has the right settings and makes progress, from one look to the next. Never contacts the server.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -7,40 +7,40 @@ use tokio::time::Instant;
 
 use crate::bus::{ConsumerLook, ConsumerSpec, durable_issues, setting_text};
 
-/// For how long events may wait, and none come, though there is place.
+/// How long events may wait without a delivery although there is capacity.
 const STUCK: Duration = Duration::from_secs(7);
-/// How often in a row a setting is set back from one value before it is only named: another one sets it too.
+/// How often one wrong value of a setting is corrected. After that it is only reported: another process sets it too.
 const TRIES: u32 = 3;
-/// For how long a setting has to stay before it may be set back as often again.
+/// How long after its last correction a setting may be corrected as often again.
 const STAYS: Duration = Duration::from_secs(600);
 
-/// What is known of one consumer.
+/// The state of one consumer.
 pub(super) struct Checkup {
-    /// How many deliveries there were, and since when there were no more.
+    /// How many deliveries there were, and since when there have been no more.
     deliveries: u64,
     since: Instant,
-    /// What became of each setting, by its name and the value that it had.
+    /// The corrections of each setting, by its name and its wrong value.
     tries: BTreeMap<(String, String), Tries>,
-    /// Why it could not be the last time.
+    /// Why the last correction failed.
     refused: Option<String>,
 }
 
-/// How often a setting was to be set back.
+/// How often a setting was to be corrected.
 struct Tries {
     count: u32,
     at: Instant,
-    /// It was set back; else it was refused each time.
+    /// Whether a correction succeeded; false when each was refused.
     was_set_back: bool,
 }
 
-/// What a look has come to.
+/// The result of a look.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Verdict {
-    /// Each in a sentence, with the cure.
+    /// One sentence each, with the cure.
     pub(super) issues: Vec<String>,
-    /// It is to be set back.
+    /// Whether the settings are to be corrected.
     pub(super) set_back: bool,
-    /// Nothing may be pulled from it.
+    /// Why nothing may be pulled from the consumer.
     pub(super) stops: Option<String>,
 }
 
@@ -54,7 +54,7 @@ impl Checkup {
         }
     }
 
-    /// It was set back, or not; gives the issue then.
+    /// Notes whether the correction succeeded; returns the issue when it did not.
     pub(super) fn set_back(
         &mut self,
         spec: &ConsumerSpec,
@@ -78,7 +78,7 @@ impl Checkup {
         ))
     }
 
-    /// Judges a look; `has_place` says whether more events could be taken in.
+    /// Judges a look; `has_place` states whether there is capacity for more events.
     pub(super) fn judge(
         &mut self,
         spec: &ConsumerSpec,
@@ -100,7 +100,7 @@ impl Checkup {
             let tries = self.tries.get(&of(one));
             tries.is_none_or(|tries| tries.count < TRIES)
         };
-        // All of them are written at once.
+        // All settings are written at once.
         verdict.set_back = spoiled.iter().any(is_open);
         if verdict.set_back {
             for one in &spoiled {
@@ -131,7 +131,7 @@ impl Checkup {
         verdict
     }
 
-    /// Whether events wait and none come, whatever the cause.
+    /// The issue when events wait and none is delivered, whatever the cause.
     fn stuck(
         &mut self,
         spec: &ConsumerSpec,
@@ -164,12 +164,12 @@ impl Checkup {
     }
 }
 
-/// A setting, and the value that it has.
+/// A setting and its present value.
 fn of((setting, now, _): &(String, Value, Value)) -> (String, String) {
     (setting.clone(), now.to_string())
 }
 
-/// A setting that is not set back any more, and is not as it should be.
+/// The issue of a setting that is wrong and is no longer corrected.
 fn still(
     spec: &ConsumerSpec,
     (setting, now, wanted): &(String, Value, Value),
@@ -198,7 +198,7 @@ fn still(
     )
 }
 
-/// Fewer deliveries may be unanswered than when the worker began.
+/// The issue when fewer deliveries may be ack pending than when the worker began.
 fn fewer(spec: &ConsumerSpec, look: &ConsumerLook) -> Option<String> {
     let settings = spec.settings();
     let wanted = settings.get("max_ack_pending").and_then(Value::as_u64)?;

@@ -1,8 +1,8 @@
-//! The tasks that make attempts, for one subscriber: each is made when there is work and none is free, and kept
-//! for the next. Never decides what is attempted, or when.
+//! The pool of tasks that make the attempts of one subscriber. A task is spawned when there is work and none is idle,
+//! and is kept for later work. Never decides what is attempted, or when.
 //!
-//! A task for each attempt would be allocated anew each time, and it is as large as everything that an attempt may
-//! have to wait for.
+//! A task for each attempt would be allocated each time, and a task is as large as everything that an attempt may
+//! await.
 
 use std::{
     any::Any,
@@ -22,21 +22,21 @@ use crate::{
     lanes::Turn,
 };
 
-/// What may be attempted.
+/// An attempt to be made.
 pub(super) struct Begun {
     pub(super) turn: Turn,
     pub(super) item: Item,
     pub(super) permit: Permit,
 }
 
-/// What was attempted.
+/// An attempt that was made.
 pub(super) struct Finished {
     pub(super) turn: Turn,
     pub(super) item: Item,
     pub(super) step: Step,
 }
 
-/// What an attempt is made with.
+/// The dependencies of an attempt.
 pub(super) struct Means<S> {
     pub(super) executor: Arc<Executor<S>>,
     pub(super) parks: Arc<Parks>,
@@ -49,28 +49,28 @@ enum Work {
     Batch(Vec<Begun>),
 }
 
-/// What a task has done.
+/// The result of a task.
 #[allow(clippy::large_enum_variant)] // most are one, as in `Work`
 enum Done {
     One(Finished),
     Batch(Vec<Finished>),
-    /// It has panicked, which handlers cannot make it do.
+    /// The task has panicked, which no handler can cause.
     Panicked(Box<dyn Any + Send>),
 }
 
-/// The tasks. When it is dropped they are cut off.
+/// The tasks. Dropping it aborts them.
 pub(super) struct Crew<S> {
     means: Arc<Means<S>>,
-    /// Where each finds its work.
+    /// Where each task finds its work.
     members: Vec<Arc<Place<Option<Work>>>>,
-    /// Those without work, the one that had some last at the end.
+    /// The idle tasks; the one that worked last is at the end.
     free: Vec<usize>,
     done: Arc<Place<Vec<(usize, Done)>>>,
     tasks: JoinSet<()>,
 }
 
-/// Where one task leaves something for another one, which waits for it. A channel has room for many, in blocks that
-/// are allocated and moved; here is one at a time, or all that has come.
+/// Where one task leaves a value for another one, which waits for it. A channel has capacity for many, in blocks that
+/// are allocated and moved; this holds one value, or all that have arrived.
 #[derive(Default)]
 struct Place<T> {
     what: Mutex<T>,
@@ -83,10 +83,10 @@ impl<T: Default> Place<T> {
         self.waits.wake();
     }
 
-    /// Waits until what is there is something.
+    /// Waits until the value meets the condition.
     async fn has(&self, is_something: impl Fn(&T) -> bool) {
         std::future::poll_fn(|cx| {
-            // What is left behind this wakes.
+            // A value that is left after this wakes the task.
             self.waits.register(cx.waker());
             let what = self.what.lock().unwrap_or_else(PoisonError::into_inner);
             match is_something(&what) {
@@ -113,7 +113,7 @@ impl<S: Send + Sync + 'static> Crew<S> {
         }
     }
 
-    /// How many have work.
+    /// How many tasks have work.
     pub(super) fn at_work(&self) -> usize {
         self.members.len() - self.free.len()
     }
@@ -140,12 +140,12 @@ impl<S: Send + Sync + 'static> Crew<S> {
         number
     }
 
-    /// Waits until something is done.
+    /// Waits until an attempt is done.
     pub(super) async fn has_done(&self) {
         self.done.has(|done| !done.is_empty()).await;
     }
 
-    /// What is done.
+    /// Takes the attempts that are done.
     pub(super) fn take_done(&mut self) -> Vec<Finished> {
         let done = self.done.take();
         let mut finished = Vec::with_capacity(done.len());
@@ -161,7 +161,7 @@ impl<S: Send + Sync + 'static> Crew<S> {
     }
 }
 
-/// One task: does what it finds at its place, one after another.
+/// One task: performs the work at its place, one piece after another.
 async fn member<S: Send + Sync + 'static>(
     means: Arc<Means<S>>,
     number: usize,
@@ -181,7 +181,7 @@ impl<S: Send + Sync + 'static> Means<S> {
     async fn work(&self, work: Work) -> Done {
         match work {
             Work::One(begun) => Done::One(self.attempt(begun).await),
-            // Boxed, as all that is rare beside single attempts: the task is as large as the largest of them.
+            // Boxed, like everything that is rare beside single attempts: a task is as large as the largest of them.
             Work::Batch(batch) => Done::Batch(Box::pin(self.attempt_batch(batch)).await),
         }
     }

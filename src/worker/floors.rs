@@ -1,5 +1,5 @@
-//! How far each consumer of a subscriber was when this process looked last: one that is gone before this process works
-//! is made anew there. Never pulls, and never changes a consumer that is there.
+//! How far each consumer of a subscriber was when this process last looked. A consumer that was deleted before this
+//! process becomes active is recreated there. Never pulls, and never changes an existing consumer.
 
 use std::{
     collections::BTreeMap,
@@ -13,31 +13,31 @@ use crate::{
     position::Position,
 };
 
-/// How often a stand-by looks.
+/// How often a standby looks.
 const LOOK: Duration = Duration::from_secs(2);
 
 /// How far a consumer was.
 #[derive(Debug, Clone)]
 pub(super) struct Floor {
-    /// When its stream was created: sequences of another one mean nothing here.
+    /// When its stream was created: in another stream the sequences mean nothing.
     pub(super) created: Option<String>,
-    /// Up to here everything was acknowledged.
+    /// The sequence up to which everything was acknowledged.
     pub(super) sequence: u64,
-    /// What the stream had: an older copy of it has not.
+    /// The position that the stream had reached: an older copy of the stream has not.
     pub(super) seen: Option<Position>,
 }
 
-/// The consumers of a subscriber, by stream. Written by whoever looks at one.
+/// The consumers of a subscriber, by stream. Written by the standby and by the sources.
 #[derive(Debug, Default)]
 pub(super) struct Floors(Mutex<BTreeMap<String, Floor>>);
 
 impl Floors {
-    /// A consumer is so far.
+    /// Notes how far a consumer is.
     pub(super) fn note(&self, stream: &str, floor: Floor) {
         self.known().insert(stream.to_owned(), floor);
     }
 
-    /// Looks at all consumers. Of one that does not answer, or is gone, what was known stays.
+    /// Looks at all consumers. When one does not answer, or is missing, its last known floor stays.
     pub(super) async fn look(&self, bus: &Bus, consumers: &[ConsumerSpec]) {
         for consumer in consumers {
             let stream = &*consumer.stream;
@@ -48,7 +48,7 @@ impl Floors {
         }
     }
 
-    /// Looks again and again until something is there that is waited for: another replica works.
+    /// Looks repeatedly while a future is awaited: in the meantime another instance is active.
     pub(super) async fn watch<T>(
         &self,
         bus: &Bus,
@@ -68,8 +68,8 @@ impl Floors {
         }
     }
 
-    /// Makes the consumers that are gone, the last of which is that of the retries. The one who works begins with all of
-    /// them: each was there when its worker started, or when another replica worked.
+    /// Recreates the missing consumers; the last one is that of the retries. The active instance begins with all of
+    /// them: each existed when its worker started, or when another instance was active.
     pub(super) async fn restore(
         &self,
         bus: &Bus,
@@ -95,15 +95,15 @@ impl Floors {
             bus.restore_consumer(consumer, start).await?;
             is_made = true;
         }
-        // Delivery does not depend on it.
+        // Delivery does not depend on the marker.
         if is_made && let Err(error) = bus.note_streams(of_retries, of_events).await {
             tracing::warn!(%error, "the consumers are not marked as made by Tidings");
         }
         Ok(())
     }
 
-    /// Where nothing is lost: behind the ack floor, at the beginning of a stream that is another one, and where the
-    /// subscriber begins when nothing is known.
+    /// Where nothing is lost: behind the ack floor; at the beginning, when the stream is another one; at the
+    /// subscriber's own start, when nothing is known.
     async fn start(&self, bus: &Bus, stream: &str, start: Start) -> Result<Start, BusError> {
         let Some(floor) = self.known().get(stream).cloned() else {
             return Ok(start);
@@ -124,10 +124,10 @@ impl Floors {
 }
 
 async fn looked(bus: &Bus, consumer: &ConsumerSpec) -> Result<Floor, BusError> {
-    // Asked first: a stream that is made anew in between counts as another one.
+    // Requested first: a stream that is recreated in between counts as another one.
     let created = bus.stream_created(&consumer.stream).await?;
     let (sequence, now) = bus.ack_floor_now(consumer).await?;
-    // Whatever is at the floor was stored before.
+    // Any message at the floor was stored before this moment.
     let seen = now.map(|stored_at| Position {
         sequence,
         stored_at,
@@ -139,7 +139,7 @@ async fn looked(bus: &Bus, consumer: &ConsumerSpec) -> Result<Floor, BusError> {
     })
 }
 
-/// The first sequence that may not be handled; an older copy of the stream has other messages from `others` on.
+/// The first sequence that may not be handled. An older copy of the stream has other messages from `others` on.
 fn first_open(floor: u64, others: Option<u64>) -> u64 {
     let next = floor.saturating_add(1);
     others.map_or(next, |others| others.min(next))

@@ -1,5 +1,5 @@
-//! Batches in the making: what has come for each handler of batches, and since when. A plain data structure; it
-//! never waits and never runs anything.
+//! Collects batches: the events that wait for each batch handler, and since when. A plain data structure; it never
+//! waits and never runs anything.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -7,13 +7,13 @@ use tokio::time::Instant;
 
 use crate::handler::batch::Batching;
 
-/// What waits for its batch, by what a batch has in common.
+/// The events that wait for their batch, by what the events of a batch have in common.
 pub(super) struct Gather<K, T>(BTreeMap<K, Gathering<T>>);
 
 struct Gathering<T> {
     batching: Batching,
     items: Vec<T>,
-    /// When the first of them came.
+    /// When the first of them arrived.
     since: Instant,
 }
 
@@ -34,7 +34,7 @@ impl<T> Gathering<T> {
     }
 }
 
-/// An hour is for ever.
+/// The longest linger; a longer one counts as an hour.
 const LONGEST: Duration = Duration::from_secs(3_600);
 
 impl<K: Ord, T> Gather<K, T> {
@@ -50,7 +50,7 @@ impl<K: Ord, T> Gather<K, T> {
         gathering.items.push(item);
     }
 
-    /// A batch that is full, or has waited for long enough: the one that has waited longest.
+    /// A batch that is full, or has waited long enough: the one that has waited longest.
     pub(super) fn ready(&mut self, now: Instant) -> Option<Vec<T>> {
         let all = self.0.values_mut();
         let ready = all.filter(|gathering| {
@@ -61,7 +61,7 @@ impl<K: Ord, T> Gather<K, T> {
         Some(gathering.items.drain(..most).collect())
     }
 
-    /// When the next one has waited for long enough.
+    /// When the next batch has waited long enough.
     pub(super) fn due(&self) -> Option<Instant> {
         let waiting = self
             .0
@@ -70,12 +70,12 @@ impl<K: Ord, T> Gather<K, T> {
         waiting.map(Gathering::due).min()
     }
 
-    /// How many wait.
+    /// How many events wait.
     pub(super) fn len(&self) -> usize {
         self.0.values().map(|gathering| gathering.items.len()).sum()
     }
 
-    /// Gives up everything that waits.
+    /// Removes and returns all events that wait.
     pub(super) fn abandon(&mut self) -> Vec<T> {
         let all = std::mem::take(&mut self.0).into_values();
         all.flat_map(|gathering| gathering.items).collect()

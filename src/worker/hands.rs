@@ -1,5 +1,5 @@
-//! What this replica has in hand of one stream, and so how much more may be asked for. Never pulls and
-//! never runs anything.
+//! What this instance has in flight of one stream, and so how many more events may be requested. Never pulls and never
+//! runs anything.
 
 use std::{
     collections::BTreeMap,
@@ -18,61 +18,61 @@ use crate::{
     subscriber::MAX_CONCURRENCY,
 };
 
-/// Shared by the source, which takes deliveries in, and the runner, which lets them go.
+/// Shared by the source, which adds deliveries, and the runner, which releases them.
 pub(super) struct Hands {
-    /// How many may be in hand.
+    /// How many events may be in flight.
     capacity: usize,
-    /// How many bytes may be in hand.
+    /// How many bytes may be in flight.
     memory: usize,
     flow: Arc<Flow>,
-    /// Whether one replica works, and so its acknowledgement floor is right below the oldest in hand.
+    /// Whether only this instance is active, so that the consumer's ack floor is right below the oldest event in
+    /// flight.
     alone: bool,
     inner: Mutex<Inner>,
-    /// That what was handled before is not acknowledged, and that progress cannot be told.
+    /// Throttle the log: events handled before are not acknowledged, and progress cannot be sent.
     unanswered: Lasting,
     untold: Lasting,
-    /// Enough places have become free to be worth a request.
+    /// Notified when enough capacity has become free to be worth a request.
     freed: Notify,
 }
 
 #[derive(Default)]
 struct Inner {
-    /// By sequence. What is remembered is the message all the same: see [`Position`].
+    /// By sequence. An entry is nevertheless for one message: see [`Position`].
     held: BTreeMap<u64, Held>,
-    /// Messages that the stream does not have any more: another one has their sequence. Their handlers still run, and
-    /// nothing is answered for them.
+    /// Messages that the stream no longer has: other messages have their sequences now. Their handlers still run, and
+    /// no answer is sent for them.
     superseded: Vec<Held>,
-    /// What was handled above the oldest in hand, or is to be delivered again, by whoever is alone; and when it was
-    /// stored.
+    /// Events that were handled above the oldest in flight, or will be redelivered, and when each was stored. Only used
+    /// when this instance alone is active.
     handled: BTreeMap<u64, DateTime<Utc>>,
-    /// Somebody has taken the consumer to another place: what was handled is to be handled again.
+    /// Another process has moved the consumer: events that were handled are to be handled again.
     is_reset: bool,
     /// How far the consumer has delivered since it began at its ack floor.
     through: u64,
-    /// What was answered lately by one of several, and when it was stored.
+    /// Events that were settled lately, and when each was stored. Only used when several instances may be active.
     recent: BTreeMap<u64, DateTime<Utc>>,
     bytes: usize,
-    /// How many of those that are held wait behind a head that has failed: they take no place.
+    /// How many of the held events wait behind a failed head of their key: they take no capacity.
     held_up: usize,
-    /// All that is wanted was delivered: only so much more is asked for, which was lost on its way.
+    /// Set when all wanted events were delivered: only this many more are requested, which were lost on their way.
     lost: Option<usize>,
     stall: Option<Stall>,
-    /// What is wrong with the consumer, as it was looked at last.
+    /// The issues of the consumer at the last look.
     issues: Vec<String>,
 }
 
 /// Why nothing is pulled.
 struct Stall {
     why: String,
-    /// When it was tried again; whether it helped shows with the next delivery, or in a while.
+    /// When pulling was resumed. Whether that helped shows with the next delivery, or after a while.
     resumed_at: Option<Instant>,
 }
 
-/// For so long pulling that has resumed counts as stalled, unless something comes: what stops it may stop it
-/// again.
+/// How long resumed pulling still counts as stalled, unless a delivery arrives: the same cause may stop it again.
 const UNSURE: Duration = Duration::from_secs(10);
 
-/// How much of what was answered lately is remembered, while the acknowledgement floor does not move.
+/// How many lately settled events are remembered while the ack floor does not move.
 const MOST_RECENT: usize = 65_536;
 
 struct Held {
@@ -81,18 +81,18 @@ struct Held {
     since: Instant,
 }
 
-/// What a delivery is to this replica.
+/// What a delivery is to this instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Taken {
     New,
-    /// It was delivered again while it is in hand.
+    /// It was redelivered while it is in flight.
     Held,
-    /// It was handled already, and is delivered again: from the ack floor, or because the server has lost the
-    /// answer. It is in hand until that is confirmed.
+    /// It was handled already, and is redelivered: from the ack floor, or because the server has lost the ack. It is in
+    /// flight until its ack is confirmed.
     Handled,
 }
 
-/// Whether a delivery shows that the stream has another message at its sequence than the one that was known.
+/// Whether a delivery shows that the stream has another message at its sequence than the known one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct WentBack(pub(super) bool);
 
@@ -110,7 +110,7 @@ impl Hands {
         }
     }
 
-    /// This replica alone works from now on, and this is what the one before has handled.
+    /// From now on only this instance is active; `handled` is what the previous one has handled.
     pub(super) fn alone(&mut self, handled: Vec<Position>) {
         if !std::mem::replace(&mut self.alone, true) {
             let handled = handled.into_iter();
@@ -118,7 +118,7 @@ impl Hands {
         }
     }
 
-    /// What was handled above the ack floor.
+    /// The events that were handled above the ack floor.
     pub(super) fn handled(&self) -> Vec<Position> {
         let inner = self.inner();
         let handled = inner.handled.iter().filter(|_| !inner.is_reset);
@@ -129,43 +129,44 @@ impl Hands {
         handled.map(position).collect()
     }
 
-    /// What this replica alone has handled is to be handled again, and what it still ends as well.
+    /// Everything that this instance alone has handled is to be handled again, and so is everything that it still
+    /// completes.
     pub(super) fn reset(&self) {
         self.inner().is_reset = true;
     }
 
-    /// The consumer begins again at its ack floor: what was handled above it is delivered again.
+    /// The consumer begins again at its ack floor: events handled above it are redelivered.
     pub(super) fn begin_again(&self) {
         let mut inner = self.inner();
         (inner.through, inner.lost) = (0, None);
     }
 
-    /// Whether all that is wanted was delivered, and so nothing more is asked for but what of it was lost.
+    /// Notes whether all wanted events were delivered. If so, only those that were lost are requested.
     pub(super) fn has_come(&self, has_come: bool, lost: usize) {
         self.inner().lost = has_come.then_some(lost);
         self.freed.notify_one();
     }
 
-    /// What was handled is to be handled again.
+    /// Forgets the handled events: they are to be handled again.
     pub(super) fn forget_handled(&self) {
         let mut inner = self.inner();
         inner.handled.clear();
         inner.recent.clear();
     }
 
-    /// From this sequence on the stream has other messages than those that were stored before this moment: it was made
-    /// anew, or an older copy of it was put back.
+    /// From this sequence on, the stream has other messages than those stored before this moment: it was recreated, or
+    /// replaced by an older copy of itself.
     pub(super) fn went_back(&self, to: u64, before: DateTime<Utc>) {
         self.inner().go_back(to, before);
     }
 
-    /// Up to here everything was acknowledged: it does not come again.
+    /// Forgets events up to the ack floor: they are not redelivered.
     pub(super) fn forget_up_to(&self, floor: u64) {
         let mut inner = self.inner();
         inner.recent = inner.recent.split_off(&floor.saturating_add(1));
     }
 
-    /// How many places are free, of how many. All are free only when nothing is held.
+    /// The free capacity, and of how much. All of it is free only when nothing is held.
     pub(super) fn free(&self) -> (usize, usize) {
         let (held, taken, lost) = {
             let inner = self.inner();
@@ -179,7 +180,7 @@ impl Hands {
         let free = free.min(MAX_CONCURRENCY.saturating_sub(held));
         match self.flow.pulls() {
             Pulls::All => match lost.map(|lost| free.min(lost)) {
-                // One is always worth a request.
+                // With this total, even one event is worth a request.
                 Some(few) => (few, few + 1),
                 None => (free, self.capacity),
             },
@@ -190,14 +191,15 @@ impl Hands {
         }
     }
 
-    /// How many bytes more there is place for.
+    /// How many more bytes there is room for.
     pub(super) fn bytes_free(&self) -> usize {
         let (_, bytes) = self.taken(&self.inner());
         self.memory.saturating_sub(bytes)
     }
 
-    /// How many places and bytes are taken. A consumer that began again at its floor confirms an answer only when it
-    /// has delivered the event again, so what it has not yet takes none: with no place left it never would.
+    /// The events and bytes that take capacity. A consumer that began again at its floor confirms an ack only when it
+    /// has redelivered the event. So an event that it has not redelivered yet takes none: with no capacity left it
+    /// never would be.
     fn taken(&self, inner: &Inner) -> (usize, usize) {
         let last = inner.held.last_key_value().map(|(last, _)| *last);
         if !self.alone || last.is_none_or(|last| last <= inner.through) {
@@ -209,7 +211,7 @@ impl Hands {
         })
     }
 
-    /// Takes a delivery in. Where another message was known by its sequence, the stream has gone back.
+    /// Takes a delivery in. When another message was known by its sequence, the stream has gone back.
     pub(super) fn take(&self, at: Position, delivery: &Arc<Delivery>) -> (Taken, WentBack) {
         let mut inner = self.inner();
         inner.stall = None;
@@ -237,7 +239,7 @@ impl Hands {
             since: Instant::now(),
         };
         inner.bytes += delivery.bytes();
-        // By a server whose clock was set back, the message before this one.
+        // The server's clock was set back: the previous message of this sequence has a later time.
         if let Some(before) = inner.held.insert(sequence, new) {
             inner.supersede(before);
         }
@@ -248,13 +250,13 @@ impl Hands {
         (taken, WentBack(went_back))
     }
 
-    /// Lets a delivery go that was not answered.
+    /// Releases a delivery that was not settled.
     pub(super) fn let_go(&self, at: Position) {
         self.inner().remove(at);
         self.freed.notify_one();
     }
 
-    /// Lets a delivery go that was answered.
+    /// Releases a delivery that was settled.
     pub(super) fn release(&self, at: Position) {
         let mut inner = self.inner();
         let was_held = inner.remove(at);
@@ -266,8 +268,8 @@ impl Hands {
             if was_held {
                 inner.handled.insert(sequence, stored_at);
             }
-            // Of what was delivered, the ack floor is right below the oldest in hand: what is older never comes
-            // again. Of what was not yet, it says nothing.
+            // Among delivered events, the ack floor is right below the oldest in flight: older ones are never
+            // redelivered. About events not delivered yet it states nothing.
             let oldest = inner.held.keys().next().copied().unwrap_or(u64::MAX);
             let floor = oldest.min(inner.through.saturating_add(1));
             while let Some(first) = inner.handled.first_entry()
@@ -285,35 +287,35 @@ impl Hands {
         self.freed.notify_one();
     }
 
-    /// The oldest in hand.
+    /// The sequence of the oldest event in flight.
     pub(super) fn oldest(&self) -> Option<u64> {
         self.inner().held.keys().next().copied()
     }
 
-    /// What waits behind a head that has failed does not keep others out.
+    /// An event that waits behind a failed head takes no capacity, so that it does not keep other events out.
     pub(super) fn hold_up(&self) {
         self.inner().held_up += 1;
         self.freed.notify_one();
     }
 
-    /// It takes a place again.
+    /// The event takes capacity again.
     pub(super) fn go_on(&self) {
         self.inner().held_up -= 1;
     }
 
-    /// How much is in hand: events and bytes.
+    /// How many events and bytes are in flight.
     pub(super) fn held(&self) -> (usize, usize) {
         let inner = self.inner();
         (inner.held.len() + inner.superseded.len(), inner.bytes)
     }
 
-    /// Nothing is pulled.
+    /// Notes that nothing is pulled, and why.
     pub(super) fn stalled(&self, why: String) {
         let resumed_at = None;
         self.inner().stall = Some(Stall { why, resumed_at });
     }
 
-    /// It is pulled again.
+    /// Notes that pulling has resumed.
     pub(super) fn resumed(&self) {
         if let Some(stall) = &mut self.inner().stall {
             stall.resumed_at = Some(Instant::now());
@@ -328,7 +330,7 @@ impl Hands {
         (!is_over).then(|| stall.why.clone())
     }
 
-    /// The consumer was looked at, and this is wrong with it. Gives what was not known before.
+    /// Sets the issues that a look at the consumer found; returns those that are new.
     pub(super) fn set_issues(&self, issues: Vec<String>) -> Vec<String> {
         let mut inner = self.inner();
         let is_new = |issue: &&String| !inner.issues.contains(issue);
@@ -337,19 +339,19 @@ impl Hands {
         new
     }
 
-    /// What is wrong with the consumer.
+    /// The issues of the consumer.
     pub(super) fn issues(&self) -> Vec<String> {
         self.inner().issues.clone()
     }
 
-    /// Whether there is place for more, with room for any message.
+    /// Whether there is capacity for more events, with room for the largest message.
     pub(super) fn has_place(&self, largest: usize) -> bool {
         let (free, _) = self.free();
         let is_empty = self.inner().held.is_empty();
         free > 0 && (is_empty || self.bytes_free() > 2 * largest)
     }
 
-    /// What has been in hand for longer than this.
+    /// The deliveries that have been in flight for longer than this.
     pub(super) fn older_than(&self, age: Duration) -> Vec<Arc<Delivery>> {
         let now = Instant::now();
         let inner = self.inner();
@@ -357,22 +359,22 @@ impl Hands {
         old.map(|held| Arc::clone(&held.delivery)).collect()
     }
 
-    /// For the log: how often what was handled before is not acknowledged.
+    /// Throttles the log: events handled before are not acknowledged.
     pub(super) fn unanswered(&self) -> &Lasting {
         &self.unanswered
     }
 
-    /// For the log: how often progress cannot be told.
+    /// Throttles the log: progress cannot be sent.
     pub(super) fn untold(&self) -> &Lasting {
         &self.untold
     }
 
-    /// Has whoever waits for a place look again.
+    /// Has the source check its capacity again.
     pub(super) fn look_again(&self) {
         self.freed.notify_one();
     }
 
-    /// Waits until a place has become free.
+    /// Waits until capacity has become free.
     pub(super) async fn freed(&self) {
         self.freed.notified().await;
     }
@@ -383,7 +385,7 @@ impl Hands {
 }
 
 impl Inner {
-    /// Takes what is held out, and says whether it was held under its sequence.
+    /// Removes a held delivery; returns whether it was held under its sequence.
     fn remove(&mut self, at: Position) -> bool {
         let is_it = |held: &Held| held.at == at;
         if self.held.get(&at.sequence).is_some_and(is_it) {
@@ -412,7 +414,7 @@ impl Inner {
         self.through = to.saturating_sub(1);
     }
 
-    /// The server would take an answer for one to the message that has its sequence now.
+    /// Suppresses the answer to a held delivery: the server would apply it to the message that has its sequence now.
     fn supersede(&mut self, held: Held) {
         held.delivery.supersede();
         self.superseded.push(held);

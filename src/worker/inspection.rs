@@ -1,5 +1,5 @@
-//! The streams that a worker stands on, and the bucket, looked at while it works: what is wrong with their settings is
-//! told with its cure, and of the bucket set back. Never touches a stream of events.
+//! Inspects the streams that a worker depends on, and the bucket, while it runs. Wrong settings are reported with their
+//! cure; those of the bucket are corrected. Never changes a stream of events.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,19 +15,19 @@ use crate::{
     replica::Replica,
 };
 
-/// How often all are looked at.
+/// How often everything is inspected.
 const LOOK: Duration = Duration::from_secs(5);
-/// How long the bucket is left as it is when it could not be set back.
+/// How long the bucket is left as it is when it could not be corrected.
 const PAUSE: Duration = Duration::from_secs(60);
 /// How many bad entries are remembered.
 const MOST: usize = 100;
 
-/// What is known. Written by the look, read by the board of each subscriber.
+/// The findings. Written by the inspection, read by the status reporter of each subscriber.
 #[derive(Default)]
 pub(super) struct Inspection {
-    /// Each stream, what it is, and which subjects are wanted of it.
+    /// Each stream with its role, and the subjects that it has to carry.
     streams: Mutex<BTreeMap<(String, Role), BTreeSet<String>>>,
-    /// What each subscriber needs to be allowed.
+    /// The permissions that each subscriber needs.
     needs: Mutex<BTreeMap<String, Vec<Need>>>,
     found: Mutex<Found>,
 }
@@ -36,15 +36,15 @@ pub(super) struct Inspection {
 struct Found {
     of_streams: BTreeMap<String, Vec<String>>,
     of_bucket: Vec<String>,
-    /// Rights that are missing, by subscriber.
+    /// Missing permissions, by subscriber.
     of_rights: BTreeMap<String, Vec<String>>,
     bad: BTreeMap<String, BadEntry>,
-    /// Streams that this user may not look at.
+    /// Streams that this user may not inspect.
     denied: BTreeSet<String>,
 }
 
 impl Inspection {
-    /// Has the streams of a subscriber, and what it may do, looked at; the last consumer is that of its retries.
+    /// Adds the streams and the permissions of a subscriber; the last consumer is that of its retries.
     pub(super) fn add(
         &self,
         consumers: &[ConsumerSpec],
@@ -70,7 +70,7 @@ impl Inspection {
         }
     }
 
-    /// Looks again and again, as long as it is polled.
+    /// Inspects repeatedly, as long as it is polled.
     pub(super) async fn run(self: Arc<Self>, bus: Bus) {
         let mut looks = tokio::time::interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -80,7 +80,7 @@ impl Inspection {
         loop {
             looks.tick().await;
             if bus.is_connected() {
-                // Another connection may have other rights.
+                // Another connection may have other permissions.
                 if lost.has_changed().unwrap_or(false) {
                     lost.mark_unchanged();
                     self.look_at_rights(&bus).await;
@@ -92,7 +92,7 @@ impl Inspection {
         }
     }
 
-    /// What is wrong with what a subscriber stands on.
+    /// The issues of everything that a subscriber depends on.
     pub(super) fn issues_of(&self, replica: &Replica) -> Vec<String> {
         let found = self.found();
         let mut issues = found.of_bucket.clone();
@@ -111,7 +111,7 @@ impl Inspection {
         issues
     }
 
-    /// An entry of the bucket is skipped: it is told until it is another one, or gone.
+    /// An entry of the bucket is skipped. It is reported until it is overwritten or deleted.
     pub(super) fn skips(&self, entry: BadEntry) {
         let mut found = self.found();
         let is_known = found.bad.get(&entry.key) == Some(&entry);
@@ -181,7 +181,7 @@ impl Inspection {
         }
     }
 
-    /// Forgets the entries that are mended.
+    /// Forgets bad entries that were repaired.
     async fn look_at_entries(&self, bus: &Bus) {
         let bad: Vec<BadEntry> = self.found().bad.values().cloned().collect();
         for entry in bad {
@@ -195,7 +195,7 @@ impl Inspection {
         }
     }
 
-    /// The streams that are looked at.
+    /// The streams that are inspected.
     fn names(&self) -> Vec<String> {
         let names: BTreeSet<String> = self.wanted().into_keys().map(|(name, _)| name).collect();
         names.into_iter().collect()
@@ -211,7 +211,7 @@ impl Inspection {
     }
 }
 
-/// Says what was not known before.
+/// Logs the issues that are new.
 fn tell(before: &[String], now: &[String]) {
     for issue in now.iter().filter(|issue| !before.contains(issue)) {
         tracing::error!("{issue}");

@@ -1,8 +1,8 @@
-//! Who of several replicas works for an ordered subscriber, or at a replay. Never says what the work is.
+//! Which of several instances is active for an ordered subscriber, or runs a replay. Never decides what the work is.
 //!
-//! The lease is an entry that its holder writes again and again. No clock is compared: a stand-by takes over
-//! when it has seen the same revision for the whole lease, and the holder stops when it has not managed to
-//! write for as long, counted from before the write that succeeded last.
+//! The lease is an entry that its holder renews again and again. No clocks are compared. A standby takes over when it
+//! has seen the same revision for the whole lease. The holder stops when it has not managed to write for as long,
+//! counted from before its last successful write.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -20,25 +20,25 @@ use crate::{
     replaying::ReplayId,
 };
 
-/// How long a stand-by waits for a holder that died.
+/// How long a standby waits for a holder that died.
 const LEASE: Duration = Duration::from_secs(5);
-/// What the message of an entry has beside its value, at most.
+/// The most bytes that the message of an entry has beside its value.
 const AROUND: usize = 1024;
-/// How often a stand-by looks.
+/// How often a standby looks.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// What was handled above the ack floors, by the streams.
+/// The events handled above the ack floors, by stream.
 pub(super) type Handled = BTreeMap<String, Vec<Position>>;
 
-/// What the entry holds.
+/// The content of the entry.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Written {
-    /// Who works; nobody after a clean stop.
+    /// The active instance; `None` after a clean stop.
     owner: Option<String>,
-    /// What whoever stopped had handled.
+    /// What the holder that stopped had handled.
     #[serde(default)]
     handled: Handled,
-    /// How often in a row it was taken from one who did not let it go.
+    /// How often in a row the lease was taken from a holder that had not released it.
     #[serde(default)]
     unclean: u32,
 }
@@ -48,19 +48,19 @@ pub(super) struct Lease {
     subscriber: String,
     key: String,
     owner: String,
-    /// That it cannot be read, and that it is not renewed.
+    /// Throttle the log: the lease cannot be read, and it is not renewed.
     unread: Lasting,
     unrenewed: Lasting,
 }
 
-/// The lease as its holder has it.
+/// The lease as its holder sees it.
 pub(super) struct Tenure {
     revision: u64,
-    /// When it is over unless it is renewed.
+    /// When it expires unless it is renewed.
     until: Instant,
-    /// What the one before has handled, if it stopped by itself.
+    /// What the previous holder has handled, if it stopped cleanly.
     pub(super) handled: Handled,
-    /// How many in a row did not let it go before: their processes died, or lost their connection.
+    /// How many previous holders in a row did not release it: their processes died, or lost their connection.
     pub(super) unclean: u32,
 }
 
@@ -84,7 +84,7 @@ impl Lease {
         }
     }
 
-    /// Leaves nothing of a lease that nobody will want again.
+    /// Clears a lease that no instance will want again.
     pub(super) async fn forget(&self) {
         let is_there = match self.bus.read_state(&self.key).await {
             Ok(entry) => entry.is_some_and(|entry| !entry.value.is_empty()),
@@ -98,7 +98,7 @@ impl Lease {
         }
     }
 
-    /// Waits until the lease is free, and takes it; `None` when told to stop before. Tells whether it can be read.
+    /// Waits until the lease is free, and takes it; `None` when told to stop first. Reports whether it can be read.
     pub(super) async fn acquire(
         &self,
         stop: &CancellationToken,
@@ -132,7 +132,7 @@ impl Lease {
         }
     }
 
-    /// Takes the lease if it is free, or was not renewed for its whole time.
+    /// Takes the lease if it is free, or was not renewed for its whole duration.
     async fn look(&self, seen: &mut Option<(u64, Instant)>) -> Result<Option<Tenure>, BusError> {
         let entry = self.bus.read_state(&self.key).await?;
         let now = Instant::now();
@@ -170,7 +170,7 @@ impl Lease {
         }))
     }
 
-    /// Renews the lease; ends when it is lost.
+    /// Renews the lease; returns when it is lost.
     pub(super) async fn hold(&self, tenure: &mut Tenure) {
         loop {
             tokio::time::sleep(LEASE / 3).await;
@@ -185,7 +185,7 @@ impl Lease {
         }
     }
 
-    /// Writes until it is confirmed; false when another one has the lease.
+    /// Writes until the renewal is confirmed; false when another instance holds the lease.
     async fn renew(&self, tenure: &mut Tenure) -> bool {
         loop {
             let now = Instant::now();
@@ -197,7 +197,7 @@ impl Lease {
                     tenure.until = now + LEASE;
                     return true;
                 }
-                // Our own write, if its answer was lost.
+                // The entry may be its own write, if the response was lost.
                 Ok(None) => match self.bus.read_state(&self.key).await {
                     Ok(Some(entry)) if read(&entry.value).owner.as_ref() != Some(&self.owner) => {
                         return false;
@@ -226,7 +226,7 @@ impl Lease {
         })
     }
 
-    /// Lets a stand-by take over at once, and tells it what was handled.
+    /// Releases the lease, so that a standby takes over at once, and passes on what was handled.
     pub(super) async fn release(&self, tenure: &Tenure, handled: Handled) {
         let mut free = bytes_of(&Written {
             handled,
@@ -248,7 +248,7 @@ impl Lease {
         }
     }
 
-    /// Over our own entry, whichever its revision: the answer to a renewal may have been lost, or not waited for.
+    /// Overwrites its own entry, whatever the revision: the response to a renewal may have been lost, or not awaited.
     async fn write_free(&self, free: Bytes, mut revision: u64) -> Result<(), BusError> {
         loop {
             let written = self.bus.write_state(&self.key, free.clone(), revision);
@@ -273,7 +273,7 @@ impl Lease {
     }
 }
 
-/// Has whoever takes the lease next handle what the one before has handled of a stream: its consumer is reset.
+/// Makes the next holder handle what the previous one has handled of a stream: the consumer was reset.
 pub(crate) async fn forget_handled(
     bus: &Bus,
     subscriber: &str,
@@ -283,7 +283,7 @@ pub(crate) async fn forget_handled(
     loop {
         let entry = match bus.read_state(&key).await {
             Ok(entry) => entry,
-            // No subscriber that is ordered has made the bucket.
+            // No ordered subscriber has created the bucket.
             Err(BusError::NoResponders { .. }) => None,
             Err(error) => return Err(error),
         };
@@ -303,7 +303,7 @@ pub(crate) async fn forget_handled(
     }
 }
 
-/// An entry that nobody can read is nobody's.
+/// An unreadable entry counts as free.
 fn read(value: &[u8]) -> Written {
     serde_json::from_slice(value).unwrap_or_else(|error| {
         tracing::warn!(

@@ -1,12 +1,12 @@
-//! Which rights at NATS a subscriber has to have, also those that it needs only when something fails. Pure.
+//! The NATS permissions that a subscriber needs, including those that it needs only when something fails. Pure.
 
 use crate::{
     bus::{ConsumerSpec, Need, letters_of},
     replica::{EVERYBODY, status_subject},
 };
 
-/// What a subscriber publishes and subscribes to sooner or later. The last consumer is that of its retries. What is
-/// needed once, for making consumers, fails where it is tried.
+/// What a subscriber publishes and subscribes to sooner or later. The last consumer is that of its retries. Permissions
+/// that are needed once, to create consumers, are left out: that call fails by itself.
 pub(super) fn needs(
     consumers: &[ConsumerSpec],
     dead_letters: &str,

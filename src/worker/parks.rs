@@ -1,13 +1,14 @@
-//! The keys of an ordered subscriber whose events go to the dead letters, because one of them did. Never calls a
-//! handler for such an event, and never brings one back.
+//! The parked keys of an ordered subscriber: their events are dead-lettered, because one of them was. Never calls a
+//! handler for such an event, and never redrives one.
 //!
-//! A key is parked by a mark that is confirmed before the letter of the event that parks it, so whoever takes over
-//! knows it. What is redriven carries the park that it may pass; when one of those fails, that is another park,
-//! and what comes behind it goes back to the dead letters. A question behind the last one has the key go on, if no
-//! letter of it is left then.
+//! A key is parked by a marker that is confirmed before the dead letter of the event that parks it, so that the next
+//! active instance knows it. A redriven event carries the id of the park that it may pass. When such an event fails,
+//! that is another park, and the events behind it are dead-lettered again. A question behind the last one unparks the
+//! key, if no dead letter of the key is left then.
 //!
-//! If some are left, because the key's events keep coming, those that are in hand give way for a time: they become no
-//! letters, and wait in their lane while what is redriven passes them. So no redrive has to be faster than they come.
+//! If some are left, because events of the key keep arriving, the events in flight are deferred for a time: they are
+//! not dead-lettered, and wait in their lane while redriven events pass them. So a redrive need not be faster than the
+//! events arrive.
 
 use std::{
     collections::HashMap,
@@ -31,13 +32,13 @@ use crate::{
     subscriber::{EventSubscriber, Exhausted},
 };
 
-/// The pause before a question is looked at again.
+/// The pause before a question is processed again.
 const PAUSE: Duration = Duration::from_secs(1);
-/// For how long later events give way after a question.
+/// How long later events are deferred after a question.
 const GIVE_WAY: Duration = Duration::from_secs(30);
-/// How long one rests before it is looked whether something may pass it.
+/// How long a deferred event rests before the next check whether another one may pass it.
 const LOOK: Duration = Duration::from_millis(100);
-/// Why an event can be what parks its key.
+/// The causes for which an event can park its key.
 const CAUSES: [Cause; 6] = [
     Cause::Rejected,
     Cause::Exhausted,
@@ -50,20 +51,20 @@ const CAUSES: [Cause; 6] = [
 pub(super) struct Parks {
     bus: Bus,
     subscriber: String,
-    /// Whether an event that is given up parks its key.
+    /// Whether an event that fails for good parks its key.
     parks: bool,
     suspects: Suspects,
-    /// That it is not known whether a key may go on.
+    /// Throttles the log: it is not known whether a key can be unparked.
     unknown: Lasting,
-    /// Those that are parked: only whoever works parks and unparks.
+    /// The parked keys: only the active instance parks and unparks.
     known: Mutex<HashMap<String, Known>>,
 }
 
-/// A key that is parked.
+/// A parked key.
 #[derive(Clone)]
 struct Known {
     park: Park,
-    /// Until when its later events give way to what is redriven.
+    /// Until when its later events are deferred for redriven ones.
     gives_way: Option<Instant>,
 }
 
@@ -75,7 +76,7 @@ impl From<Park> for Known {
 }
 
 impl Parks {
-    /// Knows what is parked; an unordered subscriber knows of none.
+    /// Loads the parked keys; an unordered subscriber has none.
     pub(super) async fn open<S: Send + Sync + 'static>(
         bus: &Bus,
         subscriber: &EventSubscriber<S>,
@@ -99,7 +100,7 @@ impl Parks {
         }))
     }
 
-    /// One attempt, unless the event's key is parked.
+    /// Makes one attempt, unless the event's key is parked.
     pub(super) async fn run<S: Send + Sync + 'static>(
         self: Arc<Self>,
         executor: &Executor<S>,
@@ -135,13 +136,13 @@ impl Parks {
         running.await
     }
 
-    /// Whether an event must not be in a batch: it is a question, or its key is parked. A key is parked by its own
-    /// events only, one at a time.
+    /// Whether an event must not be in a batch: it is a question, or its key is parked. A key is parked only by its own
+    /// events, one at a time.
     pub(super) fn concerns(&self, key: Option<&str>, delivery: &Delivery) -> bool {
         delivery.question().is_some() || key.is_some_and(|key| self.known().contains_key(key))
     }
 
-    /// Whether an event waits for what is redriven of its key.
+    /// Whether an event is deferred for redriven events of its key.
     pub(super) fn gives_way(&self, key: Option<&str>, delivery: &Delivery) -> bool {
         let Some(key) = key else {
             return false;
@@ -154,7 +155,7 @@ impl Parks {
         })
     }
 
-    /// Answers for an event of a batch.
+    /// The acknowledger of an event in a batch.
     pub(super) fn acknowledger(
         self: &Arc<Self>,
         key: Option<&str>,
@@ -173,12 +174,12 @@ impl Parks {
         }
     }
 
-    /// While it is held, no suspect runs.
+    /// While the guard is held, no suspect runs.
     pub(super) async fn beside(&self) -> RwLockReadGuard<'static, ()> {
         self.suspects.beside().await
     }
 
-    /// Parks a key, confirmed, because this event is given up.
+    /// Parks a key, confirmed, because this event failed for good.
     async fn park(
         &self,
         key: &str,
@@ -189,7 +190,7 @@ impl Parks {
         let has = |park: &Park| park.head.life == life;
         while !self.known().get(key).is_some_and(|known| has(&known.park)) {
             let (revision, found) = self.bus.park_of(&self.subscriber, key).await?;
-            // Our own, if the answer was lost.
+            // The marker may be its own, if the response was lost.
             if let Some(found) = found.filter(has) {
                 self.known().insert(key.to_owned(), found.into());
                 break;
@@ -226,7 +227,7 @@ impl Parks {
         Ok(())
     }
 
-    /// Whether a key may go on; whoever asked looks for what follows.
+    /// Unparks the key of a question, if possible. The redrive that asked reads the result from the bucket.
     async fn answer(&self, question: &Question, delivery: &Delivery) -> Step {
         let answered = match self.unpark(question).await {
             Ok(()) => delivery.ack().await,
@@ -278,7 +279,8 @@ impl Parks {
     }
 }
 
-/// Why an event of a parked key is given up: what has parked it as it was before, the others because of that.
+/// The dead letter of an event of a parked key: the event that parked it keeps its error, the others refer to that
+/// event.
 fn letter(park: &Park, life: &str) -> DeadLetter {
     let head = &park.head;
     if head.life == life {
@@ -301,7 +303,7 @@ fn letter(park: &Park, life: &str) -> DeadLetter {
     DeadLetter::new(Cause::ParkedKey, &error, 0)
 }
 
-/// Parks the key before the letter is written.
+/// Parks the key before the dead letter is written.
 pub(super) struct Parking {
     parks: Arc<Parks>,
     key: Option<String>,
@@ -341,12 +343,12 @@ impl Acknowledger for Parking {
     }
 }
 
-/// Whether events of its key may have to give way to it.
+/// Whether events of its key may be deferred for this one.
 pub(super) fn may_pass(item: &Item) -> bool {
     item.delivery.pass().is_some() || item.delivery.question().is_some()
 }
 
-/// The lane of a delivery, if order is wanted.
+/// The key whose lane a delivery of an ordered subscriber joins.
 pub(super) fn key_of(delivery: &Delivery, arrival: &Arrival) -> Option<String> {
     if let Some(question) = delivery.question() {
         return Some(question.key.clone());

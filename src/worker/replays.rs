@@ -1,5 +1,5 @@
-//! The replays of one subscriber: finds those that there are, and has each run that this replica may run. Never
-//! handles an event: what is replayed goes to the runner, beside the live events.
+//! The replays of one subscriber: finds them, and runs each one that this instance may run. Never handles an event:
+//! replayed events go to the runner, beside the live ones.
 
 mod courses;
 mod feed;
@@ -39,62 +39,62 @@ pub(super) use sieve::Sieve;
 use trouble::Trouble;
 use work::Work;
 
-/// How often it is looked for replays when nothing is heard of one.
+/// How often replays are looked up without a notification.
 const LOOK: Duration = Duration::from_secs(5);
-/// How soon, and how often, it is looked when something is: it is heard of before it is stored.
+/// How soon, and how many times, they are looked up after a notification: it arrives before the entry is stored.
 const SOON: Duration = Duration::from_millis(100);
 const TIMES: u32 = 3;
-/// How often all are looked at again, should the bucket be another one.
+/// How often all entries are read again, in case the bucket was replaced.
 const ALL: Duration = Duration::from_secs(600);
-/// What was over for longer most likely has left nothing behind, and does not press.
+/// A replay that ended longer ago has most likely left nothing behind, and is not urgent.
 const LATELY: TimeDelta = TimeDelta::hours(1);
-/// How long a replay that was removed, or cannot be cleaned up, is left alone, and the latter at most.
+/// The pause after a replay was removed or its cleanup failed, and the longest pause between cleanups.
 const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// What replays are run with.
+/// The dependencies of a replay.
 pub(super) struct Desk<S> {
     pub(super) bus: Bus,
     pub(super) name: Arc<str>,
     pub(super) subscriber: Arc<EventSubscriber<S>>,
     pub(super) executor: Arc<Executor<S>>,
     pub(super) courses: Arc<Courses>,
-    /// The runner waits until nobody can send to it any more, and replays wait for what it has of them.
+    /// Weak: the runner waits until no sender is left, and replays wait for the events that the runner has of them.
     pub(super) runner: mpsc::WeakSender<Item>,
-    /// What the replica before has handled above the ack floors; only in order.
+    /// What the previous instance has handled above the ack floors; only for an ordered subscriber.
     pub(super) before: Handled,
     pub(super) unclean: u32,
     pub(super) at_once: usize,
     pub(super) board: Arc<Board>,
-    /// Nothing more is begun.
+    /// Cancelled when nothing more may begin.
     pub(super) stop: CancellationToken,
-    /// The runner has nothing in hand any more.
+    /// Cancelled when the runner has nothing in flight any more.
     pub(super) ended: CancellationToken,
 }
 
-/// What working at a replay came to.
+/// The result of running a replay.
 enum Worked {
-    /// It is over.
+    /// It has ended.
     Over,
-    /// It may go on, here or elsewhere; this was handled above the ack floors.
+    /// It may continue, here or elsewhere; this was handled above the ack floors.
     For(Handled),
 }
 
-/// The replays that there are.
+/// The replays of a subscriber.
 pub(super) struct Replays<S> {
     desk: Arc<Desk<S>>,
     /// Everything up to this revision of the bucket is known.
     revision: u64,
     all_at: Instant,
-    /// Behind a new connection the bucket may be an older copy, with other entries at the revisions that are known.
+    /// After a new connection the bucket may be an older copy, with other entries at the known revisions.
     lost: watch::Receiver<u64>,
-    /// Those that are not over, and whoever runs each.
+    /// Those that have not ended, each with a channel to the task that runs it.
     open: HashMap<ReplayId, watch::Sender<Replay>>,
-    /// Those that are over and were seen to it.
+    /// Those that have ended and were taken care of.
     over: HashSet<ReplayId>,
-    /// Those of them that were over long before this was looked at.
+    /// Those of them that had ended long before this instance saw them.
     long_over: Vec<Replay>,
-    /// Those that want what this replica does not have.
+    /// Those that need a shadow which this instance lacks.
     left: HashSet<ReplayId>,
     running: JoinSet<Handled>,
     handled: Handled,
@@ -102,7 +102,7 @@ pub(super) struct Replays<S> {
 }
 
 impl<S: Send + Sync + 'static> Replays<S> {
-    /// Runs until it is told to stop and the runner has nothing in hand any more. Gives what was handled above the
+    /// Runs until it is told to stop and the runner has nothing in flight any more. Returns what was handled above the
     /// ack floors.
     pub(super) async fn run(desk: Desk<S>, runner: mpsc::Sender<Item>) -> Handled {
         let desk = Arc::new(desk);
@@ -167,7 +167,7 @@ impl<S: Send + Sync + 'static> Replays<S> {
         }
     }
 
-    /// Reads what was written since.
+    /// Reads the entries that were written since the last look.
     async fn look(&mut self) -> Result<(), BusError> {
         let was_lost = self.lost.has_changed().unwrap_or(false);
         if was_lost || self.all_at.elapsed() > ALL {
@@ -192,7 +192,7 @@ impl<S: Send + Sync + 'static> Replays<S> {
         Ok(())
     }
 
-    /// Has nothing be left of these, one after the other.
+    /// Cleans up these replays, one after the other.
     fn clean_up(&mut self, over: Vec<Replay>) {
         let desk = Arc::clone(&self.desk);
         self.running.spawn(async move {
@@ -209,7 +209,7 @@ impl<S: Send + Sync + 'static> Replays<S> {
         if replay.state.is_final() {
             let was_open = self.open.remove(&id);
             let is_run = was_open.is_some_and(|open| open.send(replay.clone()).is_ok());
-            // Whoever ran it may have died before this.
+            // The instance that ran it may have died before the cleanup.
             let is_new = self.over.insert(id);
             if is_new && !is_run {
                 match Utc::now() - replay.state_at < LATELY {
@@ -234,7 +234,8 @@ impl<S: Send + Sync + 'static> Replays<S> {
         self.running.spawn(desk.see_to(entry));
     }
 
-    /// Says once that a replay is left to a replica that has its shadow. In order no other one works.
+    /// Logs once that a replay is left to an instance with its shadow. For an ordered subscriber no other instance is
+    /// active.
     fn leave(&mut self, id: ReplayId, shadow: Option<&String>) {
         if !self.left.insert(id) {
             return;
@@ -260,7 +261,7 @@ impl<S: Send + Sync + 'static> Replays<S> {
 }
 
 impl<S: Send + Sync + 'static> Desk<S> {
-    /// Runs a replay whenever it may run here, until it is over or the worker stops.
+    /// Runs a replay whenever it may run here, until it has ended or the worker stops.
     async fn see_to(self: Arc<Self>, mut entry: watch::Receiver<Replay>) -> Handled {
         let (mut handled, mut trouble) = (Handled::new(), Trouble::default());
         while !self.stop.is_cancelled() {
@@ -295,7 +296,7 @@ impl<S: Send + Sync + 'static> Desk<S> {
         handled
     }
 
-    /// Works as long as this replica has the lease of the replay.
+    /// Runs a replay as long as this instance holds its lease.
     async fn work_alone(
         &self,
         replay: Replay,
@@ -325,7 +326,7 @@ impl<S: Send + Sync + 'static> Desk<S> {
         worked
     }
 
-    /// Works at a replay, and says why it cannot.
+    /// Runs a replay, and writes the reason when it cannot.
     async fn work(
         &self,
         replay: Replay,
@@ -345,16 +346,16 @@ impl<S: Send + Sync + 'static> Desk<S> {
         entry: &mut watch::Receiver<Replay>,
         lost: &CancellationToken,
     ) -> Result<Worked, BusError> {
-        // Who had the lease before may have ended it.
+        // The previous holder of the lease may have ended it.
         let Some(now) = self.bus.replay(replay.id).await? else {
-            // Somebody has removed it: who looks for it every moment does not bring it back.
+            // The entry was removed: looking for it in a tight loop does not bring it back.
             self.stop
                 .run_until_cancelled(tokio::time::sleep(PAUSE))
                 .await;
             return Ok(Worked::For(Handled::new()));
         };
         if now.value.state != ReplayState::Running {
-            // What is written will be heard of.
+            // The written entry will be notified.
             self.stop
                 .run_until_cancelled(tokio::time::sleep(SOON))
                 .await;
@@ -363,7 +364,7 @@ impl<S: Send + Sync + 'static> Desk<S> {
         Work::new(self, replay).await?.run(entry, lost).await
     }
 
-    /// Writes the end of a replay, unless somebody else has.
+    /// Writes the end of a replay, unless it has ended already.
     async fn write_end(
         &self,
         id: ReplayId,
@@ -385,8 +386,7 @@ impl<S: Send + Sync + 'static> Desk<S> {
         Ok(())
     }
 
-    /// Deletes what a replay that is over has at the server, and the lease that whoever paused it has let go, until
-    /// that is done.
+    /// Deletes everything that an ended replay has at the server, and its released lease, until that succeeds.
     async fn leave_nothing(&self, replay: &Replay) {
         let mut pause = PAUSE;
         while let Err(error) = self.clean_up(replay).await {
@@ -403,7 +403,7 @@ impl<S: Send + Sync + 'static> Desk<S> {
         }
     }
 
-    /// Deletes the consumers of a replay that is over.
+    /// Deletes the consumers of an ended replay.
     async fn clean_up(&self, replay: &Replay) -> Result<(), BusError> {
         self.bus.delete_consumers_of(replay).await
     }

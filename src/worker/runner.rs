@@ -1,5 +1,5 @@
-//! One subscriber: runs what its sources deliver, as many at once as it may, in the order of each key where
-//! that is wanted. Never pulls, never decides what becomes of a delivery.
+//! Runs what the sources of one subscriber deliver, up to its concurrency, in the order of each key where that is
+//! wanted. Never pulls, and never decides an outcome.
 
 mod aside;
 mod drain;
@@ -36,17 +36,17 @@ use crate::{
     subscriber::{EventSubscriber, MAX_CONCURRENCY},
 };
 
-/// How many more events an ordered subscriber holds than it runs, so that a hot key does not leave
-/// places empty.
+/// How many times as many events an ordered subscriber holds as it runs, so that a hot key does not leave capacity
+/// unused.
 const AHEAD_WHEN_ORDERED: usize = 8;
 
 /// How many deliveries are taken in at a time.
 const AT_A_TIME: usize = 256;
 
-/// How long a subscriber that cannot begin is left alone.
+/// The pause before a subscriber that cannot begin is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// What one subscriber is made of.
+/// The parts of one subscriber.
 pub(super) struct Runner<S> {
     pub(super) bus: Bus,
     pub(super) subscriber: Arc<EventSubscriber<S>>,
@@ -56,7 +56,7 @@ pub(super) struct Runner<S> {
     pub(super) floors: Arc<Floors>,
 }
 
-/// A subscriber at work.
+/// An active subscriber.
 struct Run<S> {
     name: Arc<str>,
     parks: Arc<Parks>,
@@ -64,18 +64,18 @@ struct Run<S> {
     ordered: bool,
     subscriber: Arc<EventSubscriber<S>>,
     lanes: Lanes<Item>,
-    /// What waits for its batch.
+    /// The events that wait for their batch.
     gather: Gather<(usize, Option<ReplayId>), Begun>,
     crew: Crew<S>,
-    /// Events on their way to other replicas.
+    /// Events that are being left to other instances.
     leaving: JoinSet<()>,
-    /// What is run again later, by the time.
+    /// The events that are run again later, by time.
     resting: BTreeMap<(Instant, u64), (Turn, Item)>,
     rested: u64,
     flow: Arc<Flow>,
-    /// When something may begin that may not now.
+    /// When an event may begin that may not begin now.
     later: Option<Instant>,
-    /// What the sources may ask for, as they know it.
+    /// How much the sources may request, as they were last notified.
     pulls: Pulls,
     hands: Vec<Arc<Hands>>,
     board: Arc<Board>,
@@ -84,8 +84,8 @@ struct Run<S> {
 }
 
 impl<S: Send + Sync + 'static> Runner<S> {
-    /// Runs until `stop` is cancelled and everything in hand is answered; what still runs when `halt` is
-    /// cancelled is handed back.
+    /// Runs until `stop` is cancelled and everything in flight is settled; what still runs when `halt` is cancelled is
+    /// handed back.
     pub(super) async fn run(self, stop: CancellationToken, halt: CancellationToken) {
         let mut known = Handled::new();
         self.floors.look(&self.bus, &self.consumers).await;
@@ -104,8 +104,8 @@ impl<S: Send + Sync + 'static> Runner<S> {
         }
     }
 
-    /// Works as long as this replica has the lease. When it is lost, what was handled is still known here:
-    /// nobody has told whoever takes over, and that may be this replica again.
+    /// Works as long as this instance holds the lease. When the lease is lost, what was handled is still known here: it
+    /// was not passed on to the next holder, and that may be this instance again.
     async fn work_alone(
         &self,
         known: &mut Handled,
@@ -145,14 +145,14 @@ impl<S: Send + Sync + 'static> Runner<S> {
         };
         let (handled, worked) = match worked {
             Ok(handled) => (handled, Ok(())),
-            // It has handled nothing: what it was told is still all that is known.
+            // It has handled nothing: what was passed on to it is still all that is known.
             Err(error) => (before.clone(), Err(error)),
         };
         lease.release(&tenure, handled).await;
         worked
     }
 
-    /// Works until it is told to stop, and gives what it has handled above the ack floors.
+    /// Works until it is told to stop, and returns what it has handled above the ack floors.
     async fn work(
         &self,
         before: &Handled,
@@ -180,7 +180,7 @@ impl<S: Send + Sync + 'static> Runner<S> {
         drop(outlet);
         let mut sources = JoinSet::new();
         let mut hands = Vec::new();
-        // No consumer is reset before all are there.
+        // No consumer is reset before all of them exist.
         for mut source in opened {
             if self.subscriber.ordered {
                 source = source.ordered(before, unclean).await?;
@@ -253,7 +253,7 @@ impl<S: Send + Sync + 'static> Runner<S> {
         to: Outlet,
     ) -> Result<Source, BusError> {
         let at_once = self.at_once();
-        // Each has its share: what one has asked for the others do not know of.
+        // Each source has its share: none knows what the others have requested.
         let memory = self.subscriber.memory / self.consumers.len().max(1);
         let flow = Arc::clone(self.executor.flow());
         let ahead = [1, AHEAD_WHEN_ORDERED][usize::from(self.subscriber.ordered)];
@@ -263,8 +263,8 @@ impl<S: Send + Sync + 'static> Runner<S> {
         Ok(source.noting(&self.floors))
     }
 
-    /// How many events are begun at once. In batches: as many as all hands hold, and for each handler one
-    /// batch in the making.
+    /// How many events are begun at once. With batches: as many as all concurrent batches hold, and for each handler
+    /// one batch that is being collected.
     fn at_once(&self) -> usize {
         let concurrency = self.subscriber.concurrency;
         let batches = || self.subscriber.largest_batches();
@@ -290,7 +290,7 @@ impl<S: Send + Sync + 'static> Run<S> {
                 () = until(due), if due.is_some() => self.wake(),
                 Some(asked) = self.asked.recv() => {
                     let figures = Figures::of(self.attempts(), self.resting.len(), &self.lanes);
-                    // Who asked may have given up.
+                    // The requester may have timed out.
                     let _ = asked.send(figures);
                     continue;
                 }
@@ -331,10 +331,10 @@ impl<S: Send + Sync + 'static> Run<S> {
         self.lanes.admit(turn, item);
     }
 
-    /// When something has rested, or waited for a permit or its batch, for long enough.
+    /// When the next resting event, permit or batch is due.
     fn due(&self) -> Option<Instant> {
         let rested = self.resting.first_key_value().map(|((due, _), _)| *due);
-        // A batch that is due has to wait for a hand.
+        // A batch that is due has to wait for free concurrency.
         let batch = self.gather.due().filter(|_| self.has_a_hand());
         rested.into_iter().chain(self.later).chain(batch).min()
     }
@@ -348,7 +348,7 @@ impl<S: Send + Sync + 'static> Run<S> {
         self.crew.at_work() < self.subscriber.concurrency
     }
 
-    /// Begins what is ready, as far as there is place, and circuit and rate let it.
+    /// Begins ready events, as far as concurrency, circuit and rate limit allow.
     fn start(&mut self) {
         self.later = None;
         if self.flow.pulls() != Pulls::All {
@@ -375,7 +375,7 @@ impl<S: Send + Sync + 'static> Run<S> {
         }
     }
 
-    /// What has become void while it waited for its batch is answered without it.
+    /// An event that became void while it waited for its batch is settled without it.
     fn attempt_batch(&mut self, mut batch: Vec<Begun>) {
         if batch.iter().any(is_void) {
             for void in batch.extract_if(.., |begun| is_void(begun)) {
@@ -387,7 +387,7 @@ impl<S: Send + Sync + 'static> Run<S> {
         }
     }
 
-    /// Attempts an event, or has it wait for its batch. A probe waits for nobody, and a suspect runs alone.
+    /// Attempts an event, or adds it to its batch. A probe does not wait for other events, and a suspect runs alone.
     fn begin(&mut self, begun: Begun, now: Instant) {
         let envelope = begun.item.arrival.envelope.as_ref().ok();
         let replay = begun.item.arrival.replay.as_deref();
@@ -406,7 +406,7 @@ impl<S: Send + Sync + 'static> Run<S> {
         }
     }
 
-    /// While the circuit is open no batch begins: what waits for one waits for the circuit.
+    /// While the circuit is open no batch begins: the events that wait for one wait for the circuit.
     fn scatter(&mut self) {
         for Begun { turn, item, permit } in self.gather.abandon() {
             self.flow
@@ -416,7 +416,7 @@ impl<S: Send + Sync + 'static> Run<S> {
         }
     }
 
-    /// When the circuit has opened or closed, or waits for a probe, the sources ask for less or more.
+    /// When the circuit has opened or closed, or waits for a probe, the sources request less or more.
     fn tell_sources(&mut self) {
         let pulls = self.flow.pulls();
         if pulls != self.pulls {
@@ -469,7 +469,7 @@ impl<S: Send + Sync + 'static> Run<S> {
         }
     }
 
-    /// What has rested long enough is ready.
+    /// Makes events ready that have rested long enough.
     fn wake(&mut self) {
         let now = Instant::now();
         while let Some(first) = self.resting.first_entry()
@@ -487,7 +487,7 @@ fn is_void(begun: &Begun) -> bool {
     replay.is_some_and(Replaying::is_void)
 }
 
-/// Handlers' panics are caught where they are called: this one is our own.
+/// Panics of handlers are caught where they are called: this one is a panic of the library.
 fn unpanicked<T>(ended: Result<T, JoinError>) -> T {
     match ended {
         Ok(value) => value,

@@ -1,4 +1,4 @@
-//! One stream of a subscriber: pulls what there is place for, and passes it on. Never runs a handler.
+//! One stream of a subscriber: pulls as much as there is capacity for, and passes it on. Never runs a handler.
 
 mod look;
 mod resume;
@@ -33,11 +33,11 @@ use crate::{
     replaying::Replaying,
 };
 
-/// How many deliveries are taken before anything else is looked at.
+/// How many deliveries are taken before the loop checks anything else.
 const AT_A_TIME: usize = 64;
-/// How often it is looked how far everything is acknowledged.
+/// How often the consumer's ack floor is checked.
 const LOOK: Duration = Duration::from_secs(2);
-/// How long a consumer that does not answer is left alone, at first and at most.
+/// The first and the longest pause for a consumer that does not answer.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
@@ -46,9 +46,9 @@ pub(super) struct Item {
     pub(super) delivery: Arc<Delivery>,
     pub(super) arrival: Arrival,
     pub(super) hands: Arc<Hands>,
-    /// Whether the process may have died of it before.
+    /// Whether the process may have died of the event before.
     pub(super) is_suspect: bool,
-    /// It waits for a replica that handles it, and takes no place meanwhile.
+    /// Whether the event waits for an instance that handles it, and takes no capacity in the meantime.
     pub(super) stands_aside: bool,
 }
 
@@ -58,32 +58,32 @@ pub(super) struct Source {
     subscriber: Arc<str>,
     consumer: ConsumerSpec,
     order: Option<Order>,
-    /// When the stream was created: sequences of another one mean nothing here.
+    /// When the stream was created: in another stream the sequences mean nothing.
     created: Option<String>,
     again: Again,
-    /// What was delivered here last of the stream as it is now; what is below the first one was acknowledged before.
+    /// The last delivery here from the stream as it is now; messages below the first one were acknowledged before.
     seen: Option<Position>,
-    /// What replicas that died had in hand, up to this sequence.
+    /// Events up to this sequence were in flight at instances that died.
     suspect_to: u64,
-    /// Up to here everything was acknowledged when it was last looked, whichever replica had it.
+    /// The sequence up to which everything was acknowledged at the last look, by any instance.
     floor: u64,
     looks: JoinSet<Result<ConsumerLook, BusError>>,
     /// The stream has this sequence, so the consumer does not begin beyond its end.
     within: u64,
-    /// Where it is noted how far the consumer is.
+    /// Where the consumer's ack floor is noted.
     floors: Option<Arc<Floors>>,
     checkup: Checkup,
     puller: Puller,
     hands: Arc<Hands>,
     to: Outlet,
-    /// The replay whose consumer it is, and what that wants.
+    /// The replay whose consumer it is, and the filter of that replay.
     replay: Option<(Arc<Replaying>, Sieve)>,
-    /// Acknowledgements of what was handled here before.
+    /// Acks of events that were handled here before.
     repeated: JoinSet<()>,
     /// While pulling is interrupted: when it is tried again.
     resume_at: Option<Instant>,
     pause: Duration,
-    /// That pulling is interrupted, and that the consumer cannot be set up.
+    /// Throttle the log: pulling is interrupted, and the consumer cannot be set up.
     interrupted: Lasting,
     unset: Lasting,
 }
@@ -95,17 +95,17 @@ pub(super) struct Outlet {
     pub(super) courses: Arc<Courses>,
 }
 
-/// What keeps the order of deliveries: nothing is taken behind one that was lost on its way.
+/// Keeps the order of deliveries: none is taken behind one that was lost on its way.
 struct Order {
-    /// The place of the next delivery among those of the consumer.
+    /// The consumer sequence of the next delivery.
     next: u64,
-    /// The sequence of the stream from which on they come.
+    /// The stream sequence from which deliveries start.
     from: u64,
 }
 
 impl Order {
-    /// Whether somebody else has taken the consumer to another place: its count begins anew, while what is lost on
-    /// its way leaves a gap in it.
+    /// Whether another process has moved the consumer. Then the consumer's count begins again, while a lost delivery
+    /// leaves a gap in it.
     fn was_reset(&self, arrival: &Arrival) -> bool {
         arrival.consumer_sequence < self.next || arrival.at.sequence < self.from
     }
@@ -123,7 +123,7 @@ impl Source {
         bus.check_consumer(&consumer).await?;
         let again = Again::open(bus, &consumer).await?;
         let (floor, now) = bus.ack_floor_now(&consumer).await?;
-        // Whatever is at the floor was stored before.
+        // Any message at the floor was stored before this moment.
         let seen = now.map(|stored_at| Position {
             sequence: floor,
             stored_at,
@@ -156,7 +156,7 @@ impl Source {
         })
     }
 
-    /// Which stream it is, and which of its name: what sequences mean something in.
+    /// Identifies the stream by name and creation time: its sequences are valid only there.
     pub(super) fn place(&self) -> String {
         let created = self.created.as_deref().unwrap_or_default();
         let stream = &self.consumer.stream;
@@ -166,14 +166,14 @@ impl Source {
         }
     }
 
-    /// The consumer is that of a replay: all that it delivers is part of it.
+    /// Makes this the source of a replay: all that the consumer delivers is part of it.
     pub(super) fn of_replay(mut self, replay: &Arc<Replaying>, sieve: Sieve) -> Self {
         self.deliveries.of_replay(replay);
         self.replay = Some((Arc::clone(replay), sieve));
         self
     }
 
-    /// Has noted from now on how far the consumer is.
+    /// From now on notes how far the consumer is.
     pub(super) fn noting(mut self, floors: &Arc<Floors>) -> Self {
         self.floors = Some(Arc::clone(floors));
         self.note_floor();
@@ -197,13 +197,13 @@ impl Source {
         self.created.as_deref() == Some(incarnation)
     }
 
-    /// What of this stream is in hand.
+    /// What is in flight of this stream.
     pub(super) fn hands(&self) -> &Arc<Hands> {
         &self.hands
     }
 
-    /// Keeps the order of the stream: begins at the ack floor, and again there when a delivery is missing.
-    /// What the replica before has handled above it is only acknowledged.
+    /// Keeps the order of the stream: begins at the ack floor, and begins there again when a delivery is missing.
+    /// Events that the previous instance has handled above the floor are only acknowledged.
     pub(super) async fn ordered(
         mut self,
         handled: &Handled,
@@ -220,9 +220,9 @@ impl Source {
         Ok(self)
     }
 
-    /// Runs until it is told to stop, then hands back what was on its way. Gives where it was and what it had
-    /// in hand. In order it halts the whole subscriber when somebody resets the consumer: what is in hand would come
-    /// before what is older.
+    /// Runs until it is told to stop, then hands back what was on its way. Returns its stream and what it had in
+    /// flight. With order, it halts the whole subscriber when another process resets the consumer: the events in flight
+    /// would come before older ones.
     pub(super) async fn run(
         mut self,
         stop: CancellationToken,
@@ -260,7 +260,7 @@ impl Source {
         (place, hands)
     }
 
-    /// Asks for as much as there is place for.
+    /// Requests as much as there is capacity for.
     async fn ask(&mut self) {
         if self.resume_at.is_some() {
             return;
@@ -272,8 +272,8 @@ impl Source {
         }
     }
 
-    /// Takes what was pulled, and what else has arrived by then: all that the loop looks after is looked at once for
-    /// all of them.
+    /// Takes the pulled message, and others that have arrived by then: the loop checks its other branches once for all
+    /// of them.
     async fn take_all(&mut self, first: Result<Option<Pulled>, PullError>) -> ControlFlow<()> {
         let mut pulled = Some(first);
         for left in (0..AT_A_TIME).rev() {
@@ -295,7 +295,7 @@ impl Source {
             false => message,
             true => match Box::pin(self.deliveries.with_payload(message)).await {
                 Ok(message) => message,
-                // It comes again; the consumer is set back before that.
+                // It is redelivered; the consumer's settings are corrected before that.
                 Err(error) => {
                     self.interrupt(&PullError::Bus(error));
                     return ControlFlow::Continue(());
@@ -347,7 +347,7 @@ impl Source {
             self.tell_reset(sequence);
             self.hands.forget_handled();
             (self.seen, self.floor) = (Some(arrival.at), sequence.saturating_sub(1));
-            // What was asked before.
+            // Looks that were started before do not count.
             self.looks = JoinSet::new();
             taken = Taken::New;
         }
@@ -372,7 +372,7 @@ impl Source {
                     None => Some(item),
                 };
                 if let Some(item) = item {
-                    // The runner takes what it can hold; when it has ended, so does this.
+                    // The runner takes what it can hold; when it has ended, so does this source.
                     let _ = self.to.to.send(item).await;
                 }
             }
@@ -415,13 +415,13 @@ impl Source {
         );
     }
 
-    /// What was known of this sequence, and of higher ones, was said of other messages.
+    /// What was known of this sequence, and of higher ones, was about other messages.
     fn forget_from(&mut self, sequence: u64) {
         let before = sequence.saturating_sub(1);
         self.again.went_back(sequence);
         self.floor = self.floor.min(before);
         self.suspect_to = self.suspect_to.min(before);
-        // What was asked before.
+        // Looks that were started before do not count.
         self.looks = JoinSet::new();
     }
 
@@ -434,8 +434,8 @@ impl Source {
         );
     }
 
-    /// Ends the pulls. What the server has sent meanwhile goes back at once; in order it stays where it is,
-    /// because the next one begins at the ack floor.
+    /// Stops pulling. What the server has sent in the meantime is handed back at once. With order it stays where it is,
+    /// because the next instance begins at the ack floor.
     async fn close(mut self) {
         let left = self.puller.close().await;
         if self.order.is_some() {
@@ -453,13 +453,13 @@ impl Source {
                 delivery
             });
         hand_back(&self.subscriber, back).await;
-        // What is not confirmed in time comes again, to whoever pulls then.
+        // An event whose ack is not confirmed in time is redelivered, to an instance that pulls then.
         let repeated = async { while self.repeated.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(LONGEST_PAUSE, repeated).await;
     }
 }
 
-/// Waits until a moment; for ever when there is none.
+/// Waits until a moment; never returns when there is none.
 pub(super) async fn until(moment: Option<Instant>) {
     match moment {
         Some(moment) => tokio::time::sleep_until(moment).await,

@@ -1,10 +1,11 @@
-//! Events that may have killed their process. One runs alone, under a mark that stays when the process dies of
-//! it; found with enough of them it is given up. Never decides what becomes of an attempt.
+//! The crash guard for events that may have killed their process. Such an event runs alone, under a crash marker that
+//! stays when the process dies. When enough processes have died of it, it is dead-lettered. Never decides the outcome
+//! of an attempt.
 //!
-//! That an event is delivered again says little: its process may have been stopped, or have lost its
-//! connection. So a delivery is only a suspicion, and what proves it is a death while nothing else ran in the
-//! process. Whatever ends under its mark is innocent, and the mark goes. Nobody waits for long: handlers that run
-//! for minutes, or a suspect that does, cannot be told apart by a death, and are not.
+//! A redelivery alone proves little: the process may have been stopped, or have lost its connection. So a redelivered
+//! event is only a suspect. The proof is a death while nothing else ran in the process. An event that ends under its
+//! marker is cleared, and the marker is removed. No event waits for long: when handlers or the suspect run for minutes,
+//! a death cannot be attributed to one event, and is not.
 
 use std::{
     pin::pin,
@@ -28,53 +29,54 @@ use crate::{
     outcome::{Cause, DeadLetter},
 };
 
-/// From which delivery on an event is a suspect.
+/// The delivery count from which an event is a suspect.
 pub(super) const DELIVERIES: u32 = 3;
-/// After how many replicas in a row that did not let their lease go the events that they had in hand are.
+/// When this many instances in a row did not release their lease, the events that they had in flight are suspects.
 pub(super) const UNCLEAN: u32 = 2;
-/// How long a suspect waits at most for those that run, and at most for its own timeout. Meanwhile nothing else begins.
+/// How long a suspect waits for running events, at most; never longer than its timeout. Meanwhile no other event
+/// begins.
 const TURN: Duration = Duration::from_secs(30);
-/// How long the others wait for a suspect. After that it is not the event that a death tells of.
+/// How long other events wait for a suspect, at most. After that, a death is no longer attributed to it.
 const ALONE: Duration = Duration::from_secs(60);
 /// How many processes have to die of an event.
 const DEATHS: usize = 3;
-/// How long a mark stays that nobody removes.
+/// How long a marker stays when no process removes it.
 const KEPT: Duration = Duration::from_secs(86_400);
-/// How long a removed one is still an empty entry.
+/// How long a removed marker is still an empty entry.
 const EMPTY: Duration = Duration::from_secs(60);
-/// The pause before the bucket is asked again.
+/// The pause before the bucket is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Whoever kills the process ends what other subscribers do too: so what runs alone does so in all of them.
+/// A crash also ends what other subscribers of the process do, so a suspect runs alone across all of them.
 static BESIDE: RwLock<()> = RwLock::const_new(());
-/// This process, and none before or after it.
+/// Identifies this process, and none before or after it.
 static PROCESS: LazyLock<Uuid> = LazyLock::new(Uuid::now_v7);
 
-/// Runs the attempts of a subscriber, suspects alone.
+/// Runs the attempts of a subscriber; suspects run alone.
 pub(super) struct Suspects {
     bus: Bus,
     subscriber: String,
-    /// The stream that the bucket is as safe as.
+    /// A new bucket gets as many replicas as this stream has.
     like: String,
     bucket: OnceCell<()>,
-    /// That events cannot be marked, and that marks are not removed.
+    /// Throttle the log: events cannot be marked, and markers are not removed.
     unmarked: Lasting,
     uncleared: Lasting,
 }
 
-/// What is in the bucket while a suspect runs.
+/// The crash marker: in the bucket while a suspect runs.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Mark {
-    /// Where the event is first stored.
+    /// Where the event was first stored.
     stream: String,
     sequence: u64,
-    /// When it was marked first.
+    /// When it was first marked.
     since: Option<DateTime<Utc>>,
-    /// The processes that ran it, the last one last.
+    /// The processes that ran it, the latest last.
     processes: Vec<Uuid>,
 }
 
-/// What there is about a suspect before it runs.
+/// The state of a suspect before it runs.
 enum Marked {
     /// It may run.
     Tried,
@@ -84,9 +86,9 @@ enum Marked {
 
 /// How a suspect has run.
 enum Ran<T> {
-    /// To its end before anybody else.
+    /// Alone, to its end.
     Alone(T),
-    /// Beside others in the end.
+    /// In the end beside other events.
     Beside(T),
 }
 
@@ -102,7 +104,7 @@ impl Suspects {
         }
     }
 
-    /// One attempt.
+    /// Makes one attempt.
     pub(super) async fn run<S: Send + Sync + 'static>(
         &self,
         executor: &Executor<S>,
@@ -118,11 +120,11 @@ impl Suspects {
                 Some(Ok(alone)) => {
                     let running =
                         self.run_marked(executor, item, acknowledger, halt, permit, alone);
-                    // Boxed, as all that is rare: a task is as large as the largest thing that it may do.
+                    // Boxed, like everything that is rare: a task is as large as the largest thing that it may do.
                     return Box::pin(running).await;
                 }
                 Some(Err(_)) => self.cannot_tell(item, "handlers run for too long to wait for"),
-                // Halted, it is only handed back.
+                // When halted, the event is only handed back.
                 None => {}
             }
         }
@@ -131,7 +133,7 @@ impl Suspects {
         running.await
     }
 
-    /// While it is held, no suspect runs.
+    /// While the guard is held, no suspect runs.
     pub(super) async fn beside(&self) -> RwLockReadGuard<'static, ()> {
         BESIDE.read().await
     }
@@ -200,7 +202,7 @@ impl Suspects {
         );
     }
 
-    /// Writes that this process runs the event, confirmed, unless too many have died of it.
+    /// Writes, confirmed, that this process runs the event, unless too many processes have died of it.
     async fn mark(&self, key: &str, stream: &str, sequence: u64) -> Result<Marked, BusError> {
         let open = || self.bus.open_state(&self.like);
         self.bucket.get_or_try_init(open).await?;
@@ -208,7 +210,7 @@ impl Suspects {
             let entry = self.bus.read_state(key).await?;
             let revision = entry.as_ref().map_or(0, |entry| entry.revision);
             let mut mark = entry.map(|entry| read(&entry.value)).unwrap_or_default();
-            // It lives.
+            // This process is alive.
             mark.processes.retain(|process| *process != *PROCESS);
             if mark.processes.len() >= DEATHS {
                 return Ok(Marked::Convicted(mark));
@@ -235,8 +237,8 @@ impl Suspects {
         }
     }
 
-    /// Takes the mark away, confirmed: left there it would be a death. What is in it does not matter, because
-    /// the process has outlived the event.
+    /// Removes the marker, confirmed: if it stayed, it would count as a death. Its content does not matter, because the
+    /// process has outlived the event.
     async fn clear(&self, key: &str, halt: &CancellationToken) {
         loop {
             let Err(error) = self.bus.clear_state(EMPTY, key).await else {
@@ -254,8 +256,8 @@ impl Suspects {
     }
 }
 
-/// Has the others wait for a suspect, and no longer than that. Then it is unmarked first, because it is not what a
-/// death would tell of.
+/// Makes other events wait for a suspect, at most for `ALONE`. Then the marker is removed first, because a death is no
+/// longer attributed to the suspect.
 async fn run_alone<T>(
     running: impl Future<Output = T>,
     alone: RwLockWriteGuard<'_, ()>,
@@ -282,7 +284,7 @@ fn letter(mark: &Mark, failures: u32) -> DeadLetter {
     }
 }
 
-/// An entry that is empty, or that nobody can read, marks nothing.
+/// An empty or unreadable entry marks nothing.
 fn read(value: &[u8]) -> Mark {
     serde_json::from_slice(value).unwrap_or_default()
 }
@@ -295,7 +297,8 @@ mod tests {
 
     use super::{Duration, Ran, RwLock, letter, read, run_alone};
 
-    /// A suspect that takes so long: how it ran, how long others waited for it, and whether it was marked then.
+    /// Runs a suspect that takes this long: how it ran, how long other events waited, and whether it was still marked
+    /// then.
     async fn others_wait_for(suspect: Duration) -> (Ran<Duration>, Duration, bool) {
         let (began, beside, is_marked) = (Instant::now(), RwLock::new(()), Cell::new(true));
         let alone = beside.write().await;

@@ -1,9 +1,9 @@
-//! A thread of its own that looks whether the handlers of a worker come back, and whether the drain ends. Never stops a
+//! A separate thread that checks whether the handlers of a worker return, and whether the drain ends. Never stops a
 //! handler: one that blocks its thread cannot be stopped.
 //!
-//! The worker's own clocks stand still when handlers block all threads of the runtime, and so do signals. So the thread
-//! has a small runtime for itself. What it counts are its own seconds: a process that was frozen and goes on has not
-//! been blocked.
+//! The worker's own timers stand still when handlers block all threads of the runtime, and so do signals. So the thread
+//! has a small runtime of its own. It counts its own seconds: a process that was frozen and continues has not been
+//! blocked.
 
 use std::{
     collections::HashMap,
@@ -27,32 +27,32 @@ use crate::{
     log::Lasting,
 };
 
-/// How often it looks.
+/// How often it checks.
 const LOOK: Duration = Duration::from_secs(1);
-/// How many looks in a row have to find the same thing.
+/// How many checks in a row must find the same thing.
 const LOOKS: u32 = 5;
 /// How often the runtime shows that it runs.
 const BEAT: Duration = Duration::from_millis(250);
-/// How much later than the worker itself it finds that something does not end.
+/// How much later than the worker itself it reports that something does not end.
 const GRACE: Duration = Duration::from_secs(1);
-/// How long two looks are apart that decide whether a handler is left behind.
+/// The time between the two checks that decide whether a handler is left behind.
 const MOMENT: Duration = Duration::from_millis(100);
 
-/// Whether this process listens for the signals that stop it: only then does the thread, too.
+/// Whether this process listens for the signals that stop it: only then does the thread listen, too.
 static LISTENS: AtomicBool = AtomicBool::new(false);
 
-/// The process listens for signals from now on.
+/// Notes that the process listens for signals from now on.
 pub(super) fn note_signals() {
     LISTENS.store(true, Relaxed);
 }
 
-/// How far a worker is.
+/// The stage of a worker.
 #[derive(Debug, Clone, Copy)]
 enum Stage {
     Running,
-    /// The handlers are to have ended by then.
+    /// The handlers have to end by then.
     Drains(Instant),
-    /// Background work is to have ended by then.
+    /// Background work has to end by then.
     Stops(Instant),
 }
 
@@ -67,7 +67,7 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Looks from now on. When the drain does not end, and there is an exit code, the process does.
+    /// Starts to check. When the drain does not end and there is an exit code, the process exits.
     pub(super) fn begin(in_flight: Arc<InFlight>, drain: Duration, exit: Option<i32>) -> Self {
         let (stage, stages) = watch::channel(Stage::Running);
         let beats = Arc::new(AtomicU64::new(0));
@@ -104,19 +104,19 @@ impl Watch {
         }
     }
 
-    /// The drain begins.
+    /// Notes that the drain begins.
     pub(super) fn drains(&self) {
         let by = Instant::now() + self.drain + HALT + GRACE;
         self.stage.send_replace(Stage::Drains(by));
     }
 
-    /// The handlers have ended, or were cut off.
+    /// Notes that the handlers have ended, or were cut off.
     pub(super) fn stops(&self) {
         let by = Instant::now() + BACKGROUND + GRACE;
         self.stage.send_replace(Stage::Stops(by));
     }
 
-    /// Says which handlers are left behind: they block their threads, and so the end of the runtime.
+    /// Reports handlers that are left behind: they block their threads, and so the end of the runtime.
     pub(super) async fn end(self) {
         let before = self.in_flight.polled();
         if before.is_empty() {
@@ -135,7 +135,7 @@ impl Watch {
     }
 }
 
-/// The last words about handlers that do not come back.
+/// Reports handlers that do not return, and exits if there is an exit code.
 fn leave(handlers: &NotBack, exit: Option<i32>) {
     tracing::error!(
         %handlers,
@@ -147,21 +147,21 @@ fn leave(handlers: &NotBack, exit: Option<i32>) {
     }
 }
 
-/// What the thread does.
+/// The state of the thread.
 struct Look {
     in_flight: Arc<InFlight>,
     beats: Arc<AtomicU64>,
     drain: Duration,
     exit: Option<i32>,
-    /// The beats at the last look, and for how many looks there was none.
+    /// The beats at the last check, and how many checks in a row found no new one.
     seen: u64,
     silent: u32,
-    /// For how many looks each call has been inside the same poll.
+    /// For how many checks each call has been inside the same poll.
     polls: HashMap<(usize, u64), u32>,
     blocks: Lasting,
     is_blocked: bool,
     signals: Option<(Signal, Signal)>,
-    /// By when the worker should have ended, had it heard of the signal.
+    /// By when the worker should have ended, had it received the signal.
     told: Option<Instant>,
 }
 
@@ -176,7 +176,7 @@ impl Look {
         }
     }
 
-    /// Looks until the worker has ended.
+    /// Checks until the worker has ended.
     async fn look(&mut self, mut stages: watch::Receiver<Stage>) {
         let mut next = Instant::now() + LOOK;
         loop {
@@ -206,7 +206,7 @@ impl Look {
         }
     }
 
-    /// Registering for a signal changes what it does to the process, so somebody else has to have done so.
+    /// Registering for a signal changes what it does to the process, so the thread does so only after the process has.
     fn listen(&mut self) {
         if self.signals.is_some() || !LISTENS.load(Relaxed) {
             return;
@@ -217,7 +217,7 @@ impl Look {
         }
     }
 
-    /// The worker drains within a moment, unless its runtime is blocked. Whoever says it twice does not wait.
+    /// The worker drains within a moment, unless its runtime is blocked. A second signal ends the wait.
     fn hear(&mut self) {
         let now = Instant::now();
         let wait = self.drain + HALT + GRACE;
@@ -282,7 +282,7 @@ impl Look {
         self.in_flight.named(&places)
     }
 
-    /// What was to have ended has not, by the clock of this thread.
+    /// Reports work that should have ended, by the clock of this thread.
     fn give_up(&self, stage: Stage) {
         match stage {
             Stage::Running | Stage::Drains(_) => {
@@ -307,7 +307,7 @@ impl Look {
     }
 }
 
-/// Ends with a signal; never when they are not listened for.
+/// Completes on a signal; never when the thread does not listen.
 async fn heard(signals: &mut Option<(Signal, Signal)>) {
     match signals {
         Some((terminate, interrupt)) => {

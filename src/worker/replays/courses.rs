@@ -1,4 +1,4 @@
-//! What this process knows of each replay, for whoever handles an event of it. Never writes one.
+//! What this process knows of each replay, for the handling of its events. Never writes a replay.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -11,14 +11,14 @@ use crate::{
     replaying::{Course, ReplayId, Replaying},
 };
 
-/// By their ids. There are few: one for each replay of the subscriber that is remembered.
+/// By id. There are few: one for each stored replay of the subscriber.
 #[derive(Default)]
 pub(in crate::worker) struct Courses(Mutex<Known>);
 
 #[derive(Default)]
 struct Known {
     courses: HashMap<ReplayId, Arc<Course>>,
-    /// Those whose entries were read.
+    /// The replays whose entries were read.
     read: HashSet<ReplayId>,
 }
 
@@ -27,7 +27,7 @@ impl Courses {
         Arc::clone(self.known().courses.entry(id).or_default())
     }
 
-    /// The entry of a replay was read.
+    /// Notes the entry of a replay that was read.
     pub(super) fn note(&self, replay: &Replay) {
         if replay.state == ReplayState::Cancelled {
             self.of(replay.id).cancel();
@@ -35,8 +35,8 @@ impl Courses {
         self.known().read.insert(replay.id);
     }
 
-    /// What comes from the retries counts where the replay is run, if that is here, and is dropped with it. Of a replay
-    /// that nobody has read yet it is asked whether it was cancelled.
+    /// Counts a retried event where its replay runs, if that is here, and drops it with the replay. When the entry of
+    /// the replay was not read yet, it is read to find out whether the replay was cancelled.
     pub(in crate::worker) async fn join(&self, bus: &Bus, replay: &mut Arc<Replaying>) {
         if !replay.is_retry {
             return;
@@ -45,7 +45,7 @@ impl Courses {
         if !self.known().read.contains(&id) {
             match bus.replay(id).await {
                 Ok(Some(entry)) => self.note(&entry.value),
-                // Nobody has it any more.
+                // The entry no longer exists.
                 Ok(None) => drop(self.known().read.insert(id)),
                 Err(error) => {
                     tracing::debug!(replay = %id, %error, "it is not known if the replay was cancelled");

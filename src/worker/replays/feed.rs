@@ -1,5 +1,5 @@
-//! From the sources of a replay to the runner at its rate, or into the report of a rehearsal. Never pulls, and never
-//! handles an event.
+//! Passes events from the sources of a replay to the runner at its rate, or into the report of a rehearsal. Never
+//! pulls, and never handles an event.
 
 use std::sync::Arc;
 
@@ -14,9 +14,9 @@ use crate::{
     worker::{answers::hand_back, source::Item},
 };
 
-/// How many events are taken in at a time.
+/// How many events are received at a time.
 const AT_A_TIME: usize = 64;
-/// How many errors a rehearsal tells.
+/// How many errors a rehearsal reports.
 const ERRORS: usize = 10;
 
 /// Where the events of a replay go.
@@ -52,7 +52,7 @@ impl<S: Send + Sync + 'static> Feed<S> {
         }
     }
 
-    /// Runs until its sources have ended, or until it is told to stop; what it has then goes back.
+    /// Runs until its sources have ended or it is told to stop; the events that it has then are handed back.
     pub(super) async fn run(mut self, mut from: mpsc::Receiver<Item>, stop: CancellationToken) {
         let mut back = Vec::new();
         let mut came = Vec::with_capacity(AT_A_TIME);
@@ -73,13 +73,13 @@ impl<S: Send + Sync + 'static> Feed<S> {
         for item in &back {
             item.hands.let_go(item.arrival.at);
         }
-        // In order whoever is next begins at the ack floor.
+        // With order, the next instance begins at the ack floor.
         if !self.ordered {
             hand_back(&self.subscriber, back.into_iter().map(|item| item.delivery)).await;
         }
     }
 
-    /// Gives an event back that has no time left.
+    /// Passes an event on; returns it when it is told to stop first, or when that fails.
     async fn take(&mut self, item: Item, stop: &CancellationToken) -> Option<Item> {
         match &self.outlet {
             Outlet::Report(executor) => {
@@ -106,7 +106,7 @@ impl<S: Send + Sync + 'static> Feed<S> {
         }
     }
 
-    /// Waits until the next event may begin.
+    /// Waits until the rate limit lets the next event begin.
     async fn its_time(&mut self) {
         let Some(bucket) = &mut self.bucket else {
             return;
@@ -154,12 +154,12 @@ fn entry_of(item: &Item, rehearsed: Rehearsed) -> (RehearsedEvents, Option<Undec
     (events, error)
 }
 
-/// Adds to the events of the same name and version.
+/// Adds to the entry of the same name and version.
 fn add(all: &mut Vec<RehearsedEvents>, more: &mut RehearsedEvents) {
     let place = |one: &RehearsedEvents| (&one.name, one.version).cmp(&(&more.name, more.version));
     match all.binary_search_by(place) {
         Ok(at) => {
-            // What was counted before comes from an entry that anybody may have written.
+            // The previous counts come from an entry that any client may have written.
             let one = &mut all[at];
             one.events = one.events.saturating_add(more.events);
             one.would_call = one.would_call.saturating_add(more.would_call);

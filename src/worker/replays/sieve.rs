@@ -1,5 +1,5 @@
-//! What a replay wants of what its consumers deliver: what is in its range and matches its filters. Answers for the
-//! rest. Never pulls, and never handles an event.
+//! Filters what the consumers of a replay deliver: events in its range that match its filters pass, the others are
+//! acknowledged. Never pulls, and never handles an event.
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
@@ -14,11 +14,11 @@ use crate::{
     worker::source::Item,
 };
 
-/// What whoever looks after the replay wants to know of what was found.
+/// The findings that the task which runs the replay reads.
 #[derive(Default)]
 pub(super) struct Found {
     rehearsal: Mutex<Rehearsal>,
-    /// Something came from the end of a range, or from beyond it.
+    /// A message arrived from the end of a range, or from beyond it.
     is_at_end: AtomicBool,
 }
 
@@ -29,15 +29,15 @@ impl Found {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether something has come from the end of a range since it was asked last.
+    /// Whether a message has arrived from the end of a range since the last call.
     pub(super) fn is_at_end(&self) -> bool {
         self.is_at_end.swap(false, Relaxed)
     }
 }
 
-/// For one stream.
+/// The filter of one stream.
 pub(in crate::worker) struct Sieve {
-    /// The last sequence that is wanted.
+    /// The last wanted sequence.
     last: u64,
     /// When its message was stored.
     last_at: Option<DateTime<Utc>>,
@@ -64,7 +64,7 @@ impl Sieve {
         }
     }
 
-    /// Gives an event back that is wanted. Should the answer to another one be lost, it comes again, and is answered
+    /// Returns the event if it is wanted. If the ack of an unwanted one is lost, it is redelivered and acknowledged
     /// again.
     pub(in crate::worker) async fn sift(&self, item: Item) -> Option<Item> {
         let at = item.arrival.at;
@@ -72,7 +72,7 @@ impl Sieve {
             item.hands.has_come(true, 0);
             self.found.is_at_end.store(true, Relaxed);
         }
-        // In an older copy of the stream, the sequences of the range are given to messages that were stored behind it.
+        // In an older copy of the stream, messages stored after the range have sequences of the range.
         let is_behind = self.last_at.is_some_and(|last_at| at.stored_at > last_at);
         let is_within = at.sequence <= self.last && !is_behind;
         if is_within && self.matches(&item) {
@@ -83,7 +83,7 @@ impl Sieve {
             self.course.add(Count::Filtered, 1);
             item.hands.release(at);
         } else {
-            // Not as one that was handled: of what is beyond the range nobody needs to know that.
+            // Not released as handled: for messages beyond the range that need not be known.
             item.hands.let_go(at);
         }
         None
@@ -96,7 +96,7 @@ impl Sieve {
         if self.key.is_none() && self.correlation.is_none() {
             return true;
         }
-        // What names no event has neither.
+        // A message that is not an event has neither.
         let Ok(envelope) = &item.arrival.envelope else {
             return false;
         };

@@ -1,5 +1,5 @@
-//! A replay that does not go on here: how long it is left alone, how often that is said, and that everyone sees
-//! why. Never decides what else becomes of it.
+//! A replay that makes no progress here: how long it is left alone, how often that is logged, and where the reason is
+//! written. Never decides anything else about the replay.
 
 use std::time::Duration;
 
@@ -13,11 +13,11 @@ use crate::{
     log::Lasting,
 };
 
-/// How long it is left alone, at first and at most.
+/// The first and the longest pause.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
-/// Errors of one replay, one after the other.
+/// The errors of one replay, one after the other.
 pub(super) struct Trouble {
     pause: Duration,
     said: Lasting,
@@ -33,28 +33,28 @@ impl Default for Trouble {
 }
 
 impl Trouble {
-    /// How long it is left alone now.
+    /// How long the replay is left alone now.
     fn pause(&mut self) -> Duration {
         let pause = self.pause;
         self.pause = (pause * 2).min(LONGEST_PAUSE);
         pause
     }
 
-    /// Whether that is news.
+    /// Whether the reason is to be logged.
     pub(super) fn is_news(&self, why: &str) -> bool {
         let now = Instant::now().into_std();
         self.said.again_as(why, now).is_some()
     }
 }
 
-/// Since when it lasts: a cause may follow another one.
+/// Since when the issue lasts: one cause may follow another.
 pub(super) fn lasting(before: Option<&ReplayTrouble>, why: String) -> ReplayTrouble {
     let since = before.map_or_else(Utc::now, |before| before.since);
     ReplayTrouble { why, since }
 }
 
 impl<S: Send + Sync + 'static> Desk<S> {
-    /// Leaves a replay alone for a while, or until somebody changes it.
+    /// Leaves a replay alone for a while, or until its entry changes.
     pub(super) async fn leave_alone(
         &self,
         error: &BusError,
@@ -73,7 +73,7 @@ impl<S: Send + Sync + 'static> Desk<S> {
         }
     }
 
-    /// Writes why it does not go on; only whoever may run it does.
+    /// Writes why the replay makes no progress. Only the instance that may run it does so.
     pub(super) async fn tell(&self, replay: &Replay, error: &BusError) {
         if let Err(error) = self.put_trouble(replay, error.to_string()).await {
             tracing::debug!(replay = %replay.id, %error, "why it does not go on is not written");

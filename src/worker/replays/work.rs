@@ -1,5 +1,5 @@
-//! One replay at work in this replica: its consumers and sources, how far it has come, and its end. Never decides
-//! which event is replayed, and never handles one.
+//! One replay that runs in this instance: its consumers and sources, its progress, and its end. Never decides which
+//! event is replayed, and never handles one.
 
 mod gone;
 mod progress;
@@ -37,17 +37,17 @@ use crate::{
     },
 };
 
-/// How often it is looked if the end is reached, once nothing is in hand.
+/// How often the end is checked once nothing is in flight.
 const LOOK: Duration = Duration::from_millis(200);
-/// How often otherwise, and how often progress is written.
+/// How often it is checked otherwise, and how often progress is written.
 const SELDOM: Duration = Duration::from_secs(1);
-/// How often it is looked if what is in hand has ended.
+/// How often it is checked whether the events in flight have ended.
 const SETTLE: Duration = Duration::from_millis(20);
-/// For how long a delivery that is unanswered and not in hand is on its way.
+/// How long a delivery that is ack pending, but not in flight here, may be on its way.
 const LOST: Duration = Duration::from_secs(5);
-/// How many events are taken in ahead of those that run, without a rate or an order to keep.
+/// How many events are taken in ahead of the running ones, when there is no rate limit.
 const AHEAD: usize = 256;
-/// And when none runs.
+/// The same in a rehearsal, where none runs.
 const AHEAD_IN_REHEARSAL: usize = 1_024;
 
 /// Why a replay stops here.
@@ -57,19 +57,19 @@ enum End {
     Failed(String),
     Cancelled,
     Paused,
-    /// Its consumer was taken elsewhere: it begins anew there.
+    /// Its consumer was moved: the replay begins again there.
     Again,
     /// The worker stops.
     Stopped,
-    /// Another replica may work at it.
+    /// Another instance may run it.
     Lost,
 }
 
-/// What waiting for what is in hand came to.
+/// The result of waiting for the events in flight.
 enum Settled {
-    /// All has ended that is waited for; this was handled above the ack floors.
+    /// All awaited events have ended; these were handled above the ack floors.
     For(Handled),
-    /// It is to go on, and some of it is still in hand.
+    /// The replay is to continue, and some events are still in flight.
     Resumed,
 }
 
@@ -82,14 +82,14 @@ pub(super) struct Work<'a, S> {
     revision: u64,
     written_at: Instant,
     is_written: bool,
-    /// That it cannot be written.
+    /// Throttles the log: the progress cannot be written.
     unwritten: Trouble,
     parts: Vec<Part>,
     sources: JoinSet<(String, Arc<Hands>)>,
     feed: JoinSet<()>,
     feeding: CancellationToken,
     found: Arc<Found>,
-    /// What is still in hand of each stream since a pause that was a short one.
+    /// What is still in flight of each stream after a short pause.
     kept: BTreeMap<String, Arc<Hands>>,
 }
 
@@ -99,13 +99,13 @@ struct Part {
     hands: Arc<Hands>,
     pulling: CancellationToken,
     looked_at: Instant,
-    /// Since when deliveries are unanswered that are not in hand, though all of the range was delivered.
+    /// Since when deliveries are ack pending but not in flight, although the whole range was delivered.
     lost_since: Option<Instant>,
     is_over: bool,
 }
 
 impl<'a, S: Send + Sync + 'static> Work<'a, S> {
-    /// Goes on where the replica before has written that it was.
+    /// Continues at the progress that the previous instance has written.
     pub(super) async fn new(desk: &'a Desk<S>, replay: Replay) -> Result<Self, BusError> {
         let entry = desk.bus.replay_progress(&replay).await?;
         let revision = entry.as_ref().map_or(0, |entry| entry.revision);
@@ -144,7 +144,7 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
         })
     }
 
-    /// Runs until it is over, paused, or told to stop.
+    /// Runs until the replay has ended, is paused, or is told to stop.
     pub(super) async fn run(
         mut self,
         entry: &mut watch::Receiver<Replay>,
@@ -155,7 +155,7 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
                 Ok(Some(why)) => End::Failed(why),
                 Ok(None) => self.watch(entry, lost).await,
                 Err(error) => {
-                    // What is in hand since a pause.
+                    // Events may be in flight since a pause.
                     self.settle(&End::Again, entry, lost).await;
                     return Err(error);
                 }
@@ -170,17 +170,17 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
         }
     }
 
-    /// Keeps what is in hand, and begins to pull anew.
+    /// Keeps the events in flight, and starts to pull again.
     fn go_on(&mut self) {
         self.feeding = CancellationToken::new();
         for part in self.parts.drain(..) {
-            // What went back comes again.
+            // Events that were handed back are redelivered.
             part.hands.begin_again();
             self.kept.insert(part.range.stream, part.hands);
         }
     }
 
-    /// Begins to pull; says why if that can never be.
+    /// Starts to pull; returns the reason when that can never succeed.
     async fn open(&mut self) -> Result<Option<String>, BusError> {
         let (fed, from) = mpsc::channel(MAX_CONCURRENCY);
         let direct = self.direct();
@@ -246,14 +246,14 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
         Ok(None)
     }
 
-    /// The runner, when nothing is between it and the sources.
+    /// The sender to the runner, when no feed is between it and the sources.
     fn direct(&self) -> Option<mpsc::Sender<Item>> {
         let ReplayRequest { rehearse, rate, .. } = &self.replay.request;
         let is_direct = !rehearse && rate.is_none();
         is_direct.then(|| self.desk.runner.upgrade()).flatten()
     }
 
-    /// Where its events go; nowhere when the runner has ended.
+    /// Where its events go; `None` when the runner has ended.
     fn outlet(&self) -> Option<Outlet<S>> {
         match self.replay.request.rehearse {
             true => Some(Outlet::Report(Arc::clone(&self.desk.executor))),
@@ -266,7 +266,7 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
         let request = &self.replay.request;
         let capacity = match () {
             () if request.rehearse => AHEAD_IN_REHEARSAL,
-            // What is taken in ahead waits, and is told to be in hand all the while.
+            // Events taken in ahead wait, and progress is sent for them all the while.
             () if request.rate.is_some() => at_once,
             () => at_once.max(AHEAD),
         };
@@ -279,7 +279,7 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
         &self.replaying.course
     }
 
-    /// Looks after it until something ends it.
+    /// Looks after the replay until something ends it.
     async fn watch(
         &mut self,
         entry: &mut watch::Receiver<Replay>,
@@ -309,7 +309,7 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
         }
     }
 
-    /// Looks how far it is.
+    /// Checks how far the replay is.
     async fn look(&mut self) -> Option<End> {
         let is_at_end = self.found.is_at_end();
         let mut unknown = None;
@@ -332,7 +332,7 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
                 Ok(Some(standing)) => standing,
                 Ok(None) => match self.is_another(&part.range).await {
                     Ok(Some(why)) => return Some(End::Failed(why)),
-                    // Its source makes it anew.
+                    // Its source recreates it.
                     Ok(None) => continue,
                     Err(error) => {
                         unknown = Some(error.to_string());
@@ -349,7 +349,7 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
             let last = part.range.last;
             part.note_delivered(&standing, held);
             let is_empty = standing.pending == 0 && standing.in_hand == 0;
-            // What was acknowledged is counted a moment later.
+            // The server counts an ack a moment later.
             part.is_over = is_idle && (standing.floor >= last || is_empty);
             let floor = match part.is_over {
                 true => last,
@@ -369,7 +369,7 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
         is_over.then_some(End::Done)
     }
 
-    /// Ends the pulls, and waits until what is in hand has ended, where that is of use, or until a pause is over.
+    /// Stops pulling, and waits until the events in flight have ended, where that is useful, or until a pause is over.
     async fn settle(
         &mut self,
         end: &End,
@@ -420,7 +420,7 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
         Settled::For(handled.collect())
     }
 
-    /// Says what it came to, where everyone sees it.
+    /// Writes the result to the bucket.
     async fn conclude(mut self, end: End, handled: Handled) -> Result<Worked, BusError> {
         let (subscriber, id) = (&*self.desk.name, self.replay.id);
         tracing::info!(subscriber, replay = %id, ?end, "the replay stops here");
@@ -441,7 +441,7 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
             self.count_gone().await?;
         }
         self.write_progress().await;
-        // What is not written now, nobody writes later.
+        // If the progress is not written now, no instance writes it later.
         if end == End::Done && !self.is_written {
             self.put_progress().await?;
         }
@@ -459,8 +459,8 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
 }
 
 impl Part {
-    /// Nothing is pulled from beyond the range, unless something of it was lost on its way and comes again. `held` was
-    /// asked before the server: what ends meanwhile is not lost.
+    /// Nothing is pulled from beyond the range, unless an event of the range was lost on its way and is redelivered.
+    /// `held` was read before the server was asked: an event that ends in between is not lost.
     fn note_delivered(&mut self, standing: &Standing, held: usize) {
         let has_come = standing.delivered >= self.range.last;
         let lost = usize::try_from(standing.in_hand).map_or(0, |it| it.saturating_sub(held));
@@ -473,7 +473,7 @@ impl Part {
     }
 }
 
-/// What a change of its entry means for whoever runs it.
+/// What a change of the entry means for the instance that runs the replay.
 fn end_of(is_there: bool, entry: &mut watch::Receiver<Replay>) -> Option<End> {
     if !is_there {
         return Some(End::Stopped);

@@ -1,5 +1,6 @@
-//! Events whose names no handler of this replica takes: the durable delivers more than it knows. They wait for a replica
-//! that does, and take nothing from those that are handled. Never decides when one is given up.
+//! Events whose names no handler of this instance takes: the durable delivers more names than it knows. They wait for
+//! an instance that takes them, and use no capacity of the events that are handled. Never decides when an event is
+//! dead-lettered.
 
 use std::sync::Arc;
 
@@ -7,15 +8,15 @@ use super::Run;
 use crate::{executor::Step, worker::source::Item};
 
 impl<S: Send + Sync + 'static> Run<S> {
-    /// Whether something here concerns itself with an event, if only to drop it with its replay.
+    /// Whether this instance processes an event, if only to drop it with its replay.
     pub(super) fn is_ours(&self, item: &Item) -> bool {
         self.executor.takes(&item.arrival)
             || item.arrival.replay.is_some()
             || item.delivery.question().is_some()
     }
 
-    /// Leaves an event to another replica, beside those that are handled here: neither places nor circuit nor rate
-    /// are for it.
+    /// Leaves an event to another instance, beside the events that are handled here: it uses no capacity, and neither
+    /// the circuit nor the rate limit applies to it.
     pub(super) fn leave(&mut self, mut item: Item) {
         while self.leaving.try_join_next().is_some() {}
         let (executor, halt) = (Arc::clone(&self.executor), self.halt.clone());
@@ -28,7 +29,7 @@ impl<S: Send + Sync + 'static> Run<S> {
         });
     }
 
-    /// In order it waits here, in front of its key, and takes no place.
+    /// With order, the event waits here, at the head of its key, and takes no capacity.
     pub(super) fn stand_aside(&self, item: &mut Item) {
         if !item.stands_aside && !self.is_ours(item) {
             item.stands_aside = true;

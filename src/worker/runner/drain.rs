@@ -1,4 +1,4 @@
-//! The end of a subscriber at work: what waits goes back, what runs ends. Never begins anything.
+//! The shutdown of an active subscriber: waiting events are handed back, running ones end. Never begins anything.
 
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ use crate::{
 };
 
 impl<S: Send + Sync + 'static> Run<S> {
-    /// What waits goes back, what runs ends by itself or is halted. In order nothing goes back: whoever is
-    /// next begins at the ack floor.
+    /// Hands waiting events back; running ones end by themselves or are halted. With order nothing is handed back: the
+    /// next instance begins at the ack floor.
     pub(super) async fn drain(mut self, mut arriving: mpsc::Receiver<Item>) {
         let mut back = self.lanes.abandon();
         let gathered = self.gather.abandon().into_iter();
@@ -34,8 +34,8 @@ impl<S: Send + Sync + 'static> Run<S> {
             }
             hand_back(&self.name, back.into_iter().map(|item| item.delivery)).await;
         }
-        // Not at once, and not once it is halted: a sign that comes behind what is handed back would keep it from
-        // others until the acknowledgement time is over.
+        // Not at once, and not once it is halted: progress that follows a nak would keep the event from other instances
+        // until ack_wait is over.
         let mut progress = tokio::time::interval_at(Instant::now() + PROGRESS, PROGRESS);
         loop {
             if self.crew.at_work() == 0 {
@@ -58,7 +58,7 @@ impl<S: Send + Sync + 'static> Run<S> {
         self.executor.tally().nothing_waits();
     }
 
-    /// What has ended in a drain.
+    /// Releases an event whose attempt ended during the drain.
     async fn let_go(&self, finished: Finished) {
         let Finished { item, step, .. } = finished;
         match step {
@@ -66,7 +66,7 @@ impl<S: Send + Sync + 'static> Run<S> {
             Step::Again(_) if !self.ordered => {
                 hand_back(&self.name, std::iter::once(item.delivery)).await;
             }
-            // In order it stays in hand until the next one begins at the ack floor.
+            // With order, the event stays in flight until the next instance begins at the ack floor.
             Step::Left | Step::Again(_) => {}
         }
     }

@@ -1,5 +1,5 @@
-//! Looking at the consumer of a source every few seconds: how far everything is acknowledged, and whether it is as it
-//! should be. Never pulls.
+//! Looks at the consumer of a source every few seconds: how far everything is acknowledged, and whether the settings
+//! are right. Never pulls.
 
 use tokio::{task::JoinError, time::Instant};
 
@@ -9,12 +9,13 @@ use crate::{
     worker::checkup::Verdict,
 };
 
-/// What the server says of a consumer that is not there.
+/// The server's error code for a missing consumer.
 const GONE: u64 = 10014;
 
 impl Source {
-    /// Should the consumer be deleted, it begins again at the floor. And that it is: who has no place asks for
-    /// nothing, and so is not told, while what is in hand in order waits for its answers to be confirmed.
+    /// Learns the ack floor, where a deleted consumer begins again, and detects the deletion: a source without capacity
+    /// requests nothing, and so is not notified, while the events in flight of an ordered subscriber wait until their
+    /// acks are confirmed.
     pub(super) fn look_at_consumer(&mut self) {
         if self.resume_at.is_none() && self.looks.is_empty() {
             let (bus, consumer, within) = (self.bus.clone(), self.consumer.clone(), self.within);
@@ -40,20 +41,20 @@ impl Source {
             Ok(Err(error @ BusError::Api { code: GONE, .. })) => {
                 self.interrupt(&PullError::Bus(error));
             }
-            // Whoever pulls finds out why.
+            // The pull reports the cause.
             Ok(Err(error)) => tracing::debug!(%error, "the acknowledgement floor is not known"),
             Err(error) => tracing::error!(%error, "a look at the consumer panicked"),
         }
     }
 
-    /// Asked once for each end: a consumer that waits for events costs no more.
+    /// Remembers how far this was checked: a consumer that waits for events costs no further request.
     fn note_within(&mut self, look: &ConsumerLook) {
         if look.beyond.is_none() {
             self.within = self.within.max(look.delivered_up_to());
         }
     }
 
-    /// Sets the consumer back, and tells what is wrong with it.
+    /// Corrects the consumer's settings, and reports its issues.
     ///
     /// # Errors
     /// [`BusError::Settings`] when nothing may be pulled from it.

@@ -1,5 +1,5 @@
-//! A consumer that does not answer, is gone, or is of another stream than before: pulling is interrupted, and begins
-//! again where nothing is lost. Never takes a delivery.
+//! A consumer that does not answer, is missing, or belongs to another stream than before: pulling is interrupted, and
+//! begins again where nothing is lost. Never takes a delivery.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::{task::JoinSet, time::Instant};
@@ -13,7 +13,7 @@ use crate::{
 };
 
 impl Source {
-    /// The consumer does not answer: pulling pauses while what is in hand goes on.
+    /// Pauses pulling because the consumer does not answer; the events in flight continue.
     pub(super) fn interrupt(&mut self, error: &PullError) {
         let (stream, pause) = (&self.consumer.stream, self.pause);
         let error = error.to_string();
@@ -33,7 +33,7 @@ impl Source {
         self.pause = (pause * 2).min(LONGEST_PAUSE);
     }
 
-    /// Sets the consumer up again, where it is missing, and pulls anew.
+    /// Recreates the consumer if it is missing, and pulls again.
     pub(super) async fn resume(&mut self) {
         match self.reopened().await {
             Ok(()) => {
@@ -62,10 +62,10 @@ impl Source {
         }
     }
 
-    /// A consumer that is gone begins where nothing is lost, and at the beginning of a stream that is another one.
+    /// A missing consumer begins where nothing is lost, and at the beginning of a stream that is another one.
     async fn reopened(&mut self) -> Result<(), BusError> {
         let created = self.bus.stream_created(&self.consumer.stream).await?;
-        // What was asked of the one before.
+        // Looks at the previous consumer do not count.
         self.looks = JoinSet::new();
         if self.replay.is_some() && created != self.created {
             return Err(BusError::Broken {
@@ -86,7 +86,7 @@ impl Source {
         };
         self.bus.restore_consumer(&self.consumer, start).await?;
         self.note_floor();
-        // What ends the pulls may be a setting, and no look comes between two of them.
+        // A setting may be what ends the pulls, and no regular look comes between two of them.
         self.within = 0;
         let look = self.bus.consumer_look(&self.consumer, 0).await?;
         self.judge(look).await?;
@@ -100,8 +100,8 @@ impl Source {
         }
     }
 
-    /// An older copy of the stream has its creation time, but not the message that was delivered last. From where it has
-    /// others, all that is known was said of those before.
+    /// An older copy of the stream has its creation time, but not the last delivered message. From where it has other
+    /// messages, all that is known was about the previous ones.
     async fn forget_what_is_gone(&mut self) -> Result<(), BusError> {
         let Some(seen) = self.seen else {
             return Ok(());
@@ -120,9 +120,9 @@ impl Source {
         Ok(())
     }
 
-    /// The first event that may not be handled. In order this replica alone works, and knows. Else it may be
-    /// one that another replica had in hand when it died, or has failed to handle: what was acknowledged above
-    /// the floor comes again with it.
+    /// The first event that may not be handled. With order, only this instance is active, and knows it. Otherwise it
+    /// may be one that another instance had in flight when it died, or failed to handle: events acknowledged above the
+    /// floor are redelivered with it.
     fn first_open(&self) -> u64 {
         match self.order {
             Some(_) => self.hands.oldest().unwrap_or(self.seen().saturating_add(1)),
@@ -136,11 +136,11 @@ impl Source {
         }
     }
 
-    /// Begins at the ack floor, on an inbox that nothing from before reaches.
+    /// Begins at the ack floor, on an inbox that no earlier message reaches.
     pub(super) async fn rewind(&mut self) -> Result<(), BusError> {
         let fresh = puller(&self.bus, &self.consumer).await?.in_order();
         let before = std::mem::replace(&mut self.puller, fresh);
-        // Closed, not dropped: what its pulls still got would be missing after the beginning.
+        // Closed, not dropped: messages that its pulls still received would be missing after the new start.
         drop(before.close().await);
         self.hands.begin_again();
         let from = self.bus.reset_consumer(&self.consumer, None).await?;

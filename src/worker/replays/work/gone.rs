@@ -1,10 +1,10 @@
-//! Ranges of a replay that are gone: their stream is another one, or an older copy of it. Never ends a replay.
+//! Ranges of a replay that no longer exist: their stream is another one, or an older copy of it. Never ends a replay.
 
 use super::{End, Work};
 use crate::{bus::BusError, job::ReplayRange, position::Position};
 
 impl<S: Send + Sync + 'static> Work<'_, S> {
-    /// Why a range means nothing any more, if so.
+    /// Why a range is no longer valid, if so.
     pub(super) async fn is_another(&self, range: &ReplayRange) -> Result<Option<String>, BusError> {
         let (bus, stream) = (&self.desk.bus, &range.stream);
         let now = bus.part(stream).await?;
@@ -24,7 +24,7 @@ impl<S: Send + Sync + 'static> Work<'_, S> {
         Ok(has_gone_back.then(|| older(range)))
     }
 
-    /// All of its ranges were handled, if the streams still have them.
+    /// How a replay ends whose ranges were all handled: done, if the streams still have the ranges.
     pub(super) async fn is_done(&self) -> Result<End, BusError> {
         for range in &self.replay.ranges {
             if let Some(why) = self.is_another(range).await? {

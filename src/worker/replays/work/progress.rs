@@ -1,4 +1,4 @@
-//! How far a replay has come, written where everyone sees it, at most once a second. Never decides anything.
+//! Writes the progress of a replay to the bucket, at most once a second. Never decides anything.
 
 use chrono::Utc;
 use tokio::time::Instant;
@@ -12,7 +12,7 @@ use crate::{
 };
 
 impl<S: Send + Sync + 'static> Work<'_, S> {
-    /// What has ended since it was looked last is over, too.
+    /// Notes the ack floors, so that events which ended since the last look count, too.
     pub(super) async fn note_floors(&mut self) {
         let streams = self.parts.iter().map(|part| part.range.stream.clone());
         for stream in streams.collect::<Vec<_>>() {
@@ -30,7 +30,7 @@ impl<S: Send + Sync + 'static> Work<'_, S> {
             .ranges
             .iter()
             .find(|range| range.stream == stream);
-        // What is beyond the range is acknowledged, too.
+        // Messages beyond the range are acknowledged, too.
         let floor = range.map_or(floor, |range| floor.min(range.last));
         let streams = &mut self.progress.streams;
         match streams.iter_mut().find(|one| one.stream == stream) {
@@ -41,7 +41,7 @@ impl<S: Send + Sync + 'static> Work<'_, S> {
         self.is_written = false;
     }
 
-    /// Takes note of what keeps it from going on, which may be that its consumers cannot be looked at.
+    /// Notes what keeps the replay from making progress. That may be that its consumers cannot be inspected.
     pub(super) fn note_trouble(&mut self, unknown: Option<String>) {
         let stall = self.parts.iter().find_map(|part| part.hands.stall());
         let executor = &self.desk.executor;
@@ -65,7 +65,7 @@ impl<S: Send + Sync + 'static> Work<'_, S> {
         self.progress.trouble = now;
     }
 
-    /// Writes what has changed. Should it not be written, the next time has it.
+    /// Writes the progress if it has changed. If the write fails, the next one includes it.
     pub(super) async fn write_progress(&mut self) {
         let mut progress = self.counted();
         self.written_at = Instant::now();
@@ -86,7 +86,7 @@ impl<S: Send + Sync + 'static> Work<'_, S> {
         };
     }
 
-    /// With what was counted until now.
+    /// The progress with the present counts.
     fn counted(&self) -> ReplayProgress {
         let mut progress = self.progress.clone();
         for (what, count) in counts(&mut progress) {
@@ -98,8 +98,8 @@ impl<S: Send + Sync + 'static> Work<'_, S> {
         progress
     }
 
-    /// Counts what its streams have removed before it came: no more than they have removed at all, because what a
-    /// replica did last before its death may not be counted. That is told as what it is.
+    /// Counts events that the streams had removed before they were delivered: no more than the streams have removed at
+    /// all, because the last events of an instance that died may not be counted. Those are reported as uncounted.
     pub(super) async fn count_gone(&mut self) -> Result<(), BusError> {
         let uncounted = self.replay.events().saturating_sub(self.counted().over());
         if uncounted == 0 {
@@ -131,14 +131,14 @@ impl<S: Send + Sync + 'static> Work<'_, S> {
                 self.revision = revision;
                 return Ok(());
             }
-            // Our own, if its answer was lost; nobody else writes while this replica has the lease.
+            // The entry is its own, if the response was lost: no other instance writes while this one holds the lease.
             let entry = bus.replay_progress(&self.replay).await?;
             self.revision = entry.map_or(0, |entry| entry.revision);
         }
     }
 }
 
-/// What is counted, and where it stands in the progress.
+/// Each count with its field in the progress.
 pub(super) fn counts(progress: &mut ReplayProgress) -> [(Count, &mut u64); 7] {
     [
         (Count::Filtered, &mut progress.filtered),
