@@ -31,8 +31,8 @@ pub enum ReadError {
     Malformed(String),
 }
 
-/// Reads an envelope from a message: CloudEvents in binary mode, or in structured mode as JSON (`content-type:
-/// application/cloudevents+json`), where the attributes are in the payload.
+/// Reads an envelope from a message: CloudEvents in binary mode, or in structured mode as JSON
+/// (`content-type: application/cloudevents+json`), where the attributes are in the payload.
 ///
 /// * Name and version: `ce-type`, else the subject and version 0.
 /// * Id: `ce-id`. When another publisher made it, it is unique within `ce-source` only, and the identity is derived

@@ -7,8 +7,8 @@ use super::{PostgresServer, command::command, command::stdout_of, data_folder};
 use crate::server_error::ServerError;
 
 impl PostgresServer {
-    /// Stops the server and starts it on the same data as a standby without a primary. It can be read until `select
-    /// pg_promote()` makes it a primary.
+    /// Stops the server and starts it on the same data as a standby without a primary. It can be read until
+    /// `select pg_promote()` makes it a primary.
     ///
     /// # Errors
     /// As [`PostgresServer::restart`].

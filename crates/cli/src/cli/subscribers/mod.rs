@@ -46,8 +46,8 @@ enum Action {
     ///
     /// Prints first which events are delivered again or skipped, and asks. The instances complete the events that they
     /// have in flight; those of an ordered subscriber drop them and start at the new position. Waiting retries keep
-    /// their time. Transactional handlers do not handle events again that their inbox remembers: use `tidings replay
-    /// start` for that. Needs nats-server 2.14.
+    /// their time. Transactional handlers do not handle events again that their inbox remembers: use
+    /// `tidings replay start` for that. Needs nats-server 2.14.
     Reset(reset::Reset),
     /// Stop the delivery of events to a subscriber that none of its running instances handles
     ///
