@@ -1,8 +1,8 @@
-//! The effective configuration of the program: defaults, then `tidings.toml`, then the environment,
-//! then flags; the later wins. The only reader of the environment besides the test servers.
+//! The effective configuration of the program: defaults, then `tidings.toml`, then the environment, then flags; the
+//! later source wins. Apart from the test servers, only this module reads the environment.
 //!
-//! Every value keeps its source, for `tidings config` and for errors. A setting that nobody knows is an
-//! error everywhere, because a typo must not become a default.
+//! Every value keeps its source, for `tidings config` and for errors. An unknown setting is an error in every source,
+//! because a typo must not become a default.
 
 pub(crate) mod duration;
 mod error;
@@ -28,38 +28,38 @@ use settings::Setting;
 pub(crate) use settings::{DATABASE_URL, LOG_FILTER, NATS_URL, SCHEMA};
 use values::Values;
 
-/// The file that is read when none is named.
+/// The file that is read when no other one is named.
 const DEFAULT_FILE: &str = "tidings.toml";
 
-/// What the program works with.
+/// The settings of the program.
 pub(crate) struct Config {
-    /// How to reach NATS.
+    /// The connection to NATS.
     pub(crate) nats: NatsOptions,
-    /// Which database holds the outbox.
+    /// The database that holds the outbox.
     pub(crate) database: DatabaseUrl,
     /// The outbox's schema, or the prefix of its tables.
     pub(crate) schema: String,
-    /// The service that events come from.
+    /// The source attribute of published events.
     pub(crate) source: String,
-    /// How the relay works.
+    /// The settings of the relay.
     pub(crate) relay: RelaySettings,
-    /// What is logged.
+    /// The settings of the log.
     pub(crate) log: Log,
-    /// The streams that there should be, besides the dead letters.
+    /// The configured streams, without the internal ones.
     pub(crate) streams: Vec<StreamSpec>,
-    /// Every value as it may be shown.
+    /// Every value without its secrets, for display.
     pub(crate) effective: Vec<Effective>,
 }
 
-/// Which database, and where.
+/// The database and its address.
 pub(crate) enum DatabaseUrl {
-    /// A URL, which may hold a password.
+    /// A URL, which may contain a password.
     Postgres(String),
-    /// A file.
+    /// The path of a file.
     Sqlite(PathBuf),
 }
 
-/// How the relay works; see [`tidings::Relay`].
+/// The settings of the relay; see [`tidings::Relay`].
 pub(crate) struct RelaySettings {
     pub(crate) lease: Duration,
     pub(crate) batch: usize,
@@ -67,30 +67,30 @@ pub(crate) struct RelaySettings {
     pub(crate) patience: Duration,
 }
 
-/// What is logged, and how.
+/// The settings of the log.
 pub(crate) struct Log {
-    /// As `tracing_subscriber` has it; `None` leaves it to the command.
+    /// A filter of `tracing_subscriber`; `None` leaves it to the command.
     pub(crate) filter: Option<String>,
     pub(crate) format: LogFormat,
 }
 
-/// How a log line looks.
+/// The format of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LogFormat {
-    /// For people.
+    /// Text for people.
     Pretty,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// A value that is in effect, without its secrets.
+/// A value in effect, without its secrets.
 pub(crate) struct Effective {
     pub(crate) key: String,
     pub(crate) value: Option<String>,
     pub(crate) source: Source,
 }
 
-/// Where a value comes from.
+/// The source of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Source {
     Default,
@@ -99,12 +99,12 @@ pub(crate) enum Source {
     Flag(&'static str),
 }
 
-/// What the command line says.
+/// The settings of the command line.
 #[derive(Default)]
 pub(crate) struct Flags {
     /// The configuration file.
     pub(crate) file: Option<PathBuf>,
-    /// Settings, each with the flag that gave it.
+    /// Settings, each with its flag.
     pub(crate) values: Vec<(&'static Setting, &'static str, String)>,
 }
 
@@ -112,7 +112,7 @@ impl Config {
     /// Reads the file, the environment and the flags.
     ///
     /// # Errors
-    /// [`ConfigError`] at the first thing that cannot be used.
+    /// [`ConfigError`] at the first value that cannot be used.
     pub(crate) fn load(flags: Flags) -> Result<Self, ConfigError> {
         let environment = environment()?;
         let named = flags.file.clone().or_else(|| {
@@ -124,7 +124,7 @@ impl Config {
         Self::of(file, &environment, flags)
     }
 
-    /// The configuration that flags alone give, whatever file and environment say.
+    /// The configuration from flags alone, without file and environment.
     ///
     /// # Errors
     /// [`ConfigError`] at the first flag that cannot be used.
@@ -132,13 +132,13 @@ impl Config {
         Self::of(None, &BTreeMap::new(), flags)
     }
 
-    /// Whether the value of a setting was given, and not left at its default.
+    /// Whether a setting has a value other than by default.
     pub(crate) fn is_given(&self, key: &str) -> bool {
         let is_default = |value: &Effective| value.key == key && value.source == Source::Default;
         !self.effective.iter().any(is_default)
     }
 
-    /// The configuration that these sources give.
+    /// The configuration from these sources.
     fn of(
         file: Option<(&Path, &str)>,
         environment: &BTreeMap<String, String>,
@@ -154,7 +154,7 @@ impl Config {
     }
 }
 
-/// The variables that begin with `TIDINGS_`; an empty one counts as not set.
+/// The variables that begin with `TIDINGS_`. An empty one counts as not set.
 fn environment() -> Result<BTreeMap<String, String>, ConfigError> {
     let mut found = BTreeMap::new();
     for (name, value) in env::vars_os() {
@@ -171,7 +171,7 @@ fn environment() -> Result<BTreeMap<String, String>, ConfigError> {
     Ok(found)
 }
 
-/// The file that was named, which must be there; else the default one, if it is.
+/// Reads the named file, which must exist; else the default file, if it exists.
 fn read_file(named: Option<PathBuf>) -> Result<Option<(PathBuf, String)>, ConfigError> {
     let is_default = named.is_none();
     let path = named.unwrap_or_else(|| PathBuf::from(DEFAULT_FILE));

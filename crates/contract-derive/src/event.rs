@@ -1,5 +1,5 @@
-//! From `#[event(...)]` to `impl Event`. It owns the attribute's grammar and its messages; the rules
-//! of names are in `name`.
+//! Expands `#[event(...)]` to `impl Event`. It owns the attribute's grammar and its error messages, never the rules of
+//! names: see `name`.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{quote, quote_spanned};
@@ -7,12 +7,12 @@ use syn::{Attribute, DeriveInput, Error, Ident, LitInt, LitStr, Result, meta::Pa
 
 use crate::name;
 
-/// What `tidings_contract::Envelope::MAX_VERSION` says, which this crate cannot use.
+/// The value of `tidings_contract::Envelope::MAX_VERSION`, which this crate cannot depend on.
 const MAX_VERSION: u32 = i32::MAX.unsigned_abs();
 const USAGE: &str =
     "say what the event is: #[event(name = \"user.created\", version = 1, key = id)]";
 
-/// The impl for `input`; `home` is the crate in which the trait is found.
+/// Returns the impl for `input`. `home` is the crate that exports the trait.
 pub(crate) fn expand(input: &DeriveInput, home: &TokenStream) -> Result<TokenStream> {
     let Attributes { name, version, key } = Attributes::of(input)?;
     if let Some(parameter) = input.generics.params.first() {
@@ -134,8 +134,8 @@ fn key_expression(key: &Key, input: &DeriveInput) -> Result<TokenStream> {
     if !known.contains(&field) {
         return Err(Error::new(field.span(), no_such_field(field, &known)));
     }
-    // A field without `Display` is reported at the attribute. Only the place is taken from there:
-    // `self` would not resolve when the attribute was written in another macro.
+    // A key field without `Display` is reported at the attribute. Only the location is taken from the field's span: the
+    // hygiene of that span would keep `self` from resolving when another macro wrote the attribute.
     let span = Span::call_site().located_at(field.span());
     let display = quote_spanned!(span=> ::std::string::ToString::to_string(&self.#field));
     Ok(quote!(::core::option::Option::Some(#display)))

@@ -1,7 +1,7 @@
-//! `#[derive(Event)]` for Tidings: from one attribute to `impl Event`. Never a runtime.
+//! `#[derive(Event)]` for Tidings: expands one attribute to `impl Event`. Never a runtime.
 //!
-//! Use it through `tidings` or `tidings-contract`, which export it beside the trait. There are two
-//! derives because a macro cannot ask which of the two its user depends on.
+//! Use it through `tidings` or `tidings-contract`, which export it with the trait. There are two derives because a
+//! macro cannot find out which of the two crates its user depends on.
 
 mod event;
 mod name;
@@ -9,19 +9,19 @@ mod name;
 use proc_macro::TokenStream;
 use quote::quote;
 
-/// Makes a type an event: `#[event(name = "user.created", version = 1, key = id)]`, or `keyless` in
-/// place of `key`. Name, version and key are checked when the program is compiled.
+/// Implements `Event` for a type: `#[event(name = "user.created", version = 1, key = id)]`, or `keyless` in place of
+/// `key`. Name, version and key are checked at compile time.
 ///
 /// * `name`: two or more lower-case words joined by dots, at most 200 bytes.
 /// * `version`: of the payload's shape, a whole number from 1 to 2147483647.
 /// * `key`: a field that implements `Display`; events of one key are kept in order.
-/// * `keyless`: no order is wanted.
+/// * `keyless`: the events need no order.
 #[proc_macro_derive(Event, attributes(event))]
 pub fn derive_event(input: TokenStream) -> TokenStream {
     derive(input, &quote!(::tidings_contract))
 }
 
-/// The same derive for those who depend on `tidings` alone, which exports it as `Event`.
+/// The same derive for crates that depend on `tidings` alone, which exports it as `Event`.
 #[proc_macro_derive(EventInTidings, attributes(event))]
 pub fn derive_event_in_tidings(input: TokenStream) -> TokenStream {
     derive(input, &quote!(::tidings))

@@ -1,7 +1,7 @@
-//! The rules of event names at compile time. They are those of `tidings_contract::Name`, which this
-//! crate cannot use: a test holds the two together.
+//! The rules of event names at compile time. They equal those of `tidings_contract::Name`, which this crate cannot
+//! depend on; a test compares the two.
 
-/// Why `text` is not an event name, or `None` when it is one.
+/// Returns why `text` is not an event name, or `None` when it is one.
 pub(crate) fn fault(text: &str) -> Option<&'static str> {
     let mut words = text.split('.');
     if text.len() > 200 {

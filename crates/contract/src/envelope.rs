@@ -1,4 +1,4 @@
-//! An event together with what is known about it. Never a position in a stream or a table.
+//! An event with its metadata. Never a position in a stream or a table.
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -8,11 +8,11 @@ use crate::{
     lineage::checked,
 };
 
-/// One event on its way: identity, name, version, key, payload, and where it came from.
+/// One event with its metadata: identity, name, version, key, payload and lineage.
 ///
-/// Made from a typed event with [`Envelope::of`], or with [`Envelope::raw`] when only text is at
-/// hand; read from NATS with [`wire::read`](crate::wire::read). Everything is checked when it is
-/// set; size is checked when it is published, against the server's limit.
+/// [`Envelope::of`] makes it from a typed event, [`Envelope::raw`] from text, and [`wire::read`](crate::wire::read)
+/// from a NATS message. Every setter checks its value. The size is checked against the server's limit when the event is
+/// published.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Envelope {
     pub(crate) id: EventId,
@@ -24,7 +24,7 @@ pub struct Envelope {
     pub(crate) lineage: Lineage,
     pub(crate) headers: Headers,
     pub(crate) extensions: Extensions,
-    /// What the payload is, where another publisher says that it is not JSON.
+    /// The payload's media type, when another publisher declares that it is not JSON.
     pub(crate) media_type: Option<String>,
     pub(crate) payload: Bytes,
 }
@@ -38,24 +38,24 @@ pub enum EnvelopeError {
     Encode {
         /// The event's name.
         name: String,
-        /// What serde_json said.
+        /// The error of serde_json.
         #[source]
         source: serde_json::Error,
     },
     /// The name breaks the rules of [`Name`].
     #[error(transparent)]
     Name(#[from] NameError),
-    /// Versions count from 1, and end at [`Envelope::MAX_VERSION`].
+    /// The version is not between 1 and [`Envelope::MAX_VERSION`].
     #[error("{0} has a version that is refused: use 1 to {max}", max = Envelope::MAX_VERSION)]
     Version(Name),
-    /// Only another publisher can have made it: its payload is not JSON.
+    /// The payload is not JSON. Only another publisher can have made such an event.
     #[error(
         "the payload of {name} is {media_type:?}, and only JSON is published: make a new envelope of it"
     )]
     MediaType {
         /// The event's name.
         name: Name,
-        /// What the payload is, cut to 64 characters.
+        /// The payload's media type, cut to 64 characters.
         media_type: String,
     },
     /// The key cannot be carried.
@@ -74,7 +74,7 @@ pub enum EnvelopeError {
     Header(#[from] HeaderError),
 }
 
-/// What can be published: a reference to an event, or an [`Envelope`] with more said about it.
+/// A value that can be published: a reference to an event, or an [`Envelope`] with more metadata.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be published",
     label = "neither a reference to an event nor an `Envelope`",
@@ -95,9 +95,9 @@ impl<E: Event> IntoEnvelope for &E {
 }
 
 impl IntoEnvelope for Envelope {
-    /// Refuses what only a foreign publisher can have made: an event without a version or with one over
-    /// [`Envelope::MAX_VERSION`], with a key over [`Envelope::MAX_KEY_BYTES`], or with a payload that is not JSON. Make a
-    /// new envelope of it with [`Envelope::raw`].
+    /// Refuses an event that only a foreign publisher can have made: without a version, with a version over
+    /// [`Envelope::MAX_VERSION`], with a key over [`Envelope::MAX_KEY_BYTES`], or with a payload that is not JSON. To
+    /// publish its content, make a new envelope with [`Envelope::raw`].
     fn into_envelope(self) -> Result<Envelope, EnvelopeError> {
         self.check()?;
         Ok(self)
@@ -107,10 +107,11 @@ impl IntoEnvelope for Envelope {
 impl Envelope {
     /// The longest key, in bytes.
     pub const MAX_KEY_BYTES: usize = 256;
-    /// The highest version: what the databases of the outbox, and most languages, call an integer.
+    /// The highest version: the largest 32-bit signed integer, so that a column of every database and most languages
+    /// can hold it.
     pub const MAX_VERSION: u32 = i32::MAX.unsigned_abs();
 
-    /// An event with a new id, its key and its JSON.
+    /// Makes an envelope from a typed event, with a new id.
     ///
     /// # Errors
     /// [`EnvelopeError`] when the event cannot be encoded, or its name or key is refused.
@@ -127,7 +128,7 @@ impl Envelope {
         )
     }
 
-    /// An event given as text: for tools, and for producers without the Rust type.
+    /// Makes an envelope from text: for tools, and for producers without the Rust type.
     ///
     /// # Errors
     /// [`EnvelopeError`] when name, version or key is refused.
@@ -189,22 +190,21 @@ impl Envelope {
         }
     }
 
-    /// Gives the event an id of the caller's choice: publishing the same id again is a duplicate.
+    /// Sets the event's id. Publishing the same id again is a duplicate.
     #[must_use]
     pub fn with_id(mut self, id: EventId) -> Self {
         self.id = id;
         self
     }
 
-    /// Says when the fact happened; otherwise it is the moment of publishing. Microseconds are
-    /// kept, finer parts are not.
+    /// Sets the time at which the fact happened; the default is the moment of publishing. Precision: microseconds.
     #[must_use]
     pub fn at(mut self, time: DateTime<Utc>) -> Self {
         self.time = Some(time);
         self
     }
 
-    /// Sets a header of the user's own.
+    /// Sets one of the user's own headers.
     ///
     /// # Errors
     /// [`EnvelopeError::Header`] as in [`Headers::set`].
@@ -230,7 +230,7 @@ impl Envelope {
         Ok(self)
     }
 
-    /// Names the conversation that the event belongs to.
+    /// Sets the correlation id: the conversation that the event belongs to.
     ///
     /// # Errors
     /// [`HeaderError::Attribute`] when the text is empty, over [`Lineage::MAX_BYTES`], or has
@@ -240,7 +240,7 @@ impl Envelope {
         Ok(self)
     }
 
-    /// Sets the W3C trace context, as the `traceparent` header has it.
+    /// Sets the W3C trace context: the value of the `traceparent` header.
     ///
     /// # Errors
     /// [`HeaderError::Attribute`] as in [`Envelope::correlated`].
@@ -249,16 +249,16 @@ impl Envelope {
         Ok(self)
     }
 
-    /// Fills what is not set yet from the event being handled. A text that [`Lineage`] says cannot
-    /// be carried is left out.
+    /// Fills the parts of the lineage that are not set yet from `from`, the lineage of the event being handled. A text
+    /// that breaks the limits of [`Lineage`] is left out.
     #[must_use]
     pub fn inherit(mut self, from: &Lineage) -> Self {
         self.lineage.fill(from);
         self
     }
 
-    /// The lineage of whatever the handler of this event publishes: same conversation, same trace,
-    /// caused by this event.
+    /// The lineage for events that the handler of this event publishes: same conversation, same trace, caused by this
+    /// event.
     #[must_use]
     pub fn descent(&self) -> Lineage {
         Lineage {
@@ -271,7 +271,7 @@ impl Envelope {
     /// Decodes the payload as a typed event.
     ///
     /// # Errors
-    /// What serde_json says, with line and column.
+    /// The error of serde_json, with line and column.
     pub fn decode<E: Event>(&self) -> Result<E, serde_json::Error> {
         serde_json::from_slice(&self.payload)
     }
@@ -288,7 +288,7 @@ impl Envelope {
         &self.name
     }
 
-    /// The version of the payload's shape; 0 when a foreign publisher did not say.
+    /// The version of the payload's schema; 0 when a foreign publisher declared none.
     #[must_use]
     pub fn version(&self) -> u32 {
         self.version
@@ -306,13 +306,13 @@ impl Envelope {
         self.time
     }
 
-    /// The service that published it.
+    /// The service that published the event.
     #[must_use]
     pub fn source(&self) -> Option<&str> {
         self.source.as_deref()
     }
 
-    /// The conversation: as set, else the event's own id.
+    /// The correlation id: the value that was set, else the event's own id.
     #[must_use]
     pub fn correlation_id(&self) -> String {
         match &self.lineage.correlation_id {
@@ -321,7 +321,7 @@ impl Envelope {
         }
     }
 
-    /// Where the event comes from, as far as it was said.
+    /// Where the event comes from, as far as it is known.
     #[must_use]
     pub fn lineage(&self) -> &Lineage {
         &self.lineage
@@ -339,21 +339,21 @@ impl Envelope {
         &self.extensions
     }
 
-    /// What the payload is, such as `application/xml`, when its publisher says that it is not JSON.
+    /// The payload's media type, such as `application/xml`, when its publisher declares that it is not JSON.
     #[must_use]
     pub fn media_type(&self) -> Option<&str> {
         self.media_type.as_deref()
     }
 
-    /// The payload: JSON.
+    /// The payload. It is JSON unless [`Envelope::media_type`] names another type.
     #[must_use]
     pub fn payload(&self) -> &Bytes {
         &self.payload
     }
 }
 
-/// Whether a text can be a key, its length aside: the length is our limit, and a foreign publisher
-/// may have a longer one.
+/// Whether a text can be a key. Its length is not checked: that limit is ours, and a foreign publisher may use longer
+/// keys.
 pub(crate) fn is_key(text: &str) -> bool {
     !text.is_empty() && is_clean(text)
 }

@@ -16,9 +16,8 @@ use serde::{Serialize, de::DeserializeOwned};
 /// struct CatalogueRebuilt { entries: u64 }
 /// ```
 ///
-/// The payload on the wire is the type's JSON. A change that an older reader cannot decode needs
-/// a new version; a new optional field does not, as long as readers pass over what they do not
-/// know. So no `deny_unknown_fields` on an event.
+/// The payload on the wire is the type's JSON. A change that an older reader cannot decode needs a new version. A new
+/// optional field needs none, as long as readers ignore unknown fields: do not use `deny_unknown_fields` on an event.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an event",
     label = "this type does not implement `Event`",
@@ -28,9 +27,9 @@ pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// The name, such as `user.created`; see [`Name`](crate::Name) for its rules.
     const NAME: &'static str;
 
-    /// The version of the payload's shape: 1 to [`Envelope::MAX_VERSION`](crate::Envelope::MAX_VERSION).
+    /// The version of the payload's schema: 1 to [`Envelope::MAX_VERSION`](crate::Envelope::MAX_VERSION).
     const VERSION: u32;
 
-    /// What the event is about; events of one key are kept in order. `None`: no order is wanted.
+    /// What the event is about. Events of one key are kept in order; `None` means that the event needs no order.
     fn key(&self) -> Option<String>;
 }

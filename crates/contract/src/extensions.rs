@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::{HeaderError, headers::is_clean};
 
-/// The longest name of an extension that is set here; CloudEvents asks for no longer ones.
+/// The longest name that [`Extensions::set`] accepts: the length that CloudEvents recommends.
 const MAX_NAME: usize = 20;
 /// The attributes that are not extensions.
 const ATTRIBUTES: [&str; 12] = [
@@ -22,8 +22,8 @@ const ATTRIBUTES: [&str; 12] = [
     "data_base64",
 ];
 
-/// The CloudEvents attributes of an event that Tidings does not use itself, such as `tenant` or `dataschema`, sorted
-/// by name. On the wire each is a header with `ce-` before its name, percent-encoded.
+/// The CloudEvents attributes of an event that Tidings does not use itself, such as `tenant` or `dataschema`, sorted by
+/// name. On the wire each one is a header: `ce-` and its name, with a percent-encoded value.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Extensions(BTreeMap<String, String>);
 
@@ -45,7 +45,7 @@ impl Extensions {
         self.keep(name, value.into())
     }
 
-    /// The same with a name of any length: what another publisher has set is kept.
+    /// Sets an extension with a name of any length, so that an attribute of another publisher is not lost.
     pub(crate) fn keep(&mut self, name: String, value: String) -> Result<(), HeaderError> {
         let is_letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
         if name.is_empty() || !name.bytes().all(is_letter) || ATTRIBUTES.contains(&&*name) {

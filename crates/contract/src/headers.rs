@@ -1,10 +1,10 @@
-//! The user's own headers of an event. Never the ones that Tidings or NATS write.
+//! The user's own headers of an event. Never the headers that Tidings or NATS write.
 
 use crate::Lineage;
 
-/// Headers that the user of an event sets; a name occurs once, compared without case.
+/// Headers that the user of an event sets. A name occurs once; names are compared without case.
 ///
-/// They go out as they are, in UTF-8: encode what another client may not read. Their sizes are
+/// Values are sent unchanged, in UTF-8: encode a value that another client may not be able to read. The sizes are
 /// checked against the server's limit when the event is published.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Headers(Vec<(String, String)>);
@@ -21,7 +21,7 @@ pub enum HeaderError {
         "the header {0:?} is reserved: names that begin with \"ce-\", \"nats-\" or \"tidings-\", \"content-type\", \"traceparent\" and \"tracestate\" are set by the system"
     )]
     Reserved(String),
-    /// The value would not come out as it went in.
+    /// The value would change on its way.
     #[error(
         "the value of header {0:?} has a control character, or white space at an end: encode it first"
     )]
@@ -40,12 +40,11 @@ pub enum HeaderError {
 }
 
 impl Headers {
-    /// Sets a header; an earlier one of that name is replaced.
+    /// Sets a header, or replaces the one of that name.
     ///
     /// # Errors
-    /// [`HeaderError::Name`] when the name is malformed, [`HeaderError::Reserved`] when it is the
-    /// system's, [`HeaderError::Value`] when the value has control characters or white space at an
-    /// end.
+    /// [`HeaderError::Name`] when the name is malformed, [`HeaderError::Reserved`] when it is reserved,
+    /// [`HeaderError::Value`] when the value has control characters or white space at an end.
     pub fn set(
         &mut self,
         name: impl Into<String>,
@@ -60,9 +59,9 @@ impl Headers {
         Ok(())
     }
 
-    /// Those of many, sorted by name: a message or a row has as many as its writer likes, so none is looked for among
-    /// the others. Of a name that occurs again in another case the first spelling is kept, with the value that is chosen
-    /// out of the one before and the next one.
+    /// Builds headers from many at once, sorted by name. A foreign message or row may have any number of them, so
+    /// duplicates are found by sorting and not by a search for each. When a name occurs again in another case, the
+    /// first spelling is kept; `choose` picks the value out of the previous and the next one.
     pub(crate) fn sorted(
         mut all: Vec<(String, String)>,
         choose: impl Fn(String, String) -> String,
@@ -79,7 +78,7 @@ impl Headers {
         Self(all)
     }
 
-    /// The value of a header, its name compared without case.
+    /// The value of a header; the name is compared without case.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
         self.iter()
@@ -87,8 +86,8 @@ impl Headers {
             .map(|(_, value)| value)
     }
 
-    /// All headers, names and values: in the order in which they were set, or sorted by name when
-    /// the event was read from NATS or from the outbox, which keep no order.
+    /// All headers, names and values: in the order in which they were set, or sorted by name when the event was read
+    /// from NATS or from the outbox, which keep no order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, value)| (&**name, &**value))
     }
@@ -100,12 +99,12 @@ impl Headers {
     }
 }
 
-/// A name as it is compared.
+/// A name in lower case, for comparison.
 fn folded(name: &str) -> impl Iterator<Item = u8> {
     name.bytes().map(|byte| byte.to_ascii_lowercase())
 }
 
-/// A header that can be carried, and is not the system's.
+/// Checks that a header can be carried and that its name is not reserved.
 pub(crate) fn checked(name: String, value: String) -> Result<(String, String), HeaderError> {
     if name.is_empty() || !name.bytes().all(|b| b.is_ascii_graphic() && b != b':') {
         return Err(HeaderError::Name(name));
@@ -119,12 +118,12 @@ pub(crate) fn checked(name: String, value: String) -> Result<(String, String), H
     Ok((name, value))
 }
 
-/// Whether a text survives as a header value: no control characters, no white space at its ends.
+/// Whether a text survives as the value of a header: no control characters, no white space at its ends.
 pub(crate) fn is_clean(value: &str) -> bool {
     !value.contains(char::is_control) && value.trim() == value
 }
 
-/// Whether a header's name is the system's.
+/// Whether a header's name is reserved.
 pub(crate) fn is_reserved(name: &str) -> bool {
     let begins = |prefix: &str| {
         name.get(..prefix.len())

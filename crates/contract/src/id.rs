@@ -5,33 +5,34 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// Names one event for ever: in the outbox, on the wire (`ce-id`, `Nats-Msg-Id`), in the inbox.
+/// Identifies one event permanently: in the outbox, on the wire (`ce-id`, `Nats-Msg-Id`), in the inbox.
 ///
-/// A UUID version 7 when Tidings makes it, so it sorts by the millisecond of its making.
+/// Tidings makes UUIDs of version 7, which sort by the millisecond of their creation.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct EventId(Uuid);
 
 impl EventId {
-    /// A new identity, from the clock and randomness. Later ones of one process sort later.
+    /// Makes a new identity from the clock and randomness. Within one process, a later one sorts later.
     #[must_use]
     pub fn now() -> Self {
         Self(Uuid::now_v7())
     }
 
-    /// The identity behind a foreign publisher's text: the UUID it spells, else a UUID version 5
-    /// of `scope` and `text`, so that the same message has the same identity at every delivery.
+    /// Returns the identity for a foreign publisher's text: the UUID that the text spells, else a UUID version 5 of
+    /// `scope` and `text`, so that the same message has the same identity at every delivery.
     ///
-    /// `scope` is what the text is unique within: the same text of another scope is another event.
+    /// `scope` is the range in which the text is unique: the same text in another scope is another event.
     #[must_use]
     pub fn of_foreign(scope: &str, text: &str) -> Self {
         Uuid::try_parse(text).map_or_else(|_| Self::derived(scope, text), Self)
     }
 
-    /// The UUID version 5 of a scope and a text, also where the text is a UUID: two publishers may have one.
+    /// Returns the UUID version 5 of a scope and a text, even when the text is a UUID: two publishers may use the same
+    /// one.
     #[must_use]
     pub fn derived(scope: &str, text: &str) -> Self {
-        // Scope and text are hashed apart: joined, "a/b" + "c" would be "a" + "b/c".
+        // Scope and text are hashed separately: joined, "a/b" + "c" would equal "a" + "b/c".
         let scope = Uuid::new_v5(&Uuid::NAMESPACE_URL, scope.as_bytes());
         Self(Uuid::new_v5(&scope, text.as_bytes()))
     }

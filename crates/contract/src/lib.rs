@@ -1,15 +1,15 @@
 //! What producers and consumers of events agree on, and nothing else.
 //!
 //! * [`Event`]: a fact that happened, as a Rust type. Derive it.
-//! * [`EventId`], [`Name`], [`Headers`], [`Lineage`]: what an event is known by.
-//! * [`Envelope`]: an event together with what is known about it.
-//! * [`wire`]: how an envelope looks as a NATS message, for any client in any language.
+//! * [`EventId`], [`Name`], [`Headers`], [`Lineage`]: the metadata of an event.
+//! * [`Envelope`]: an event with its metadata.
+//! * [`wire`]: the form of an envelope as a NATS message, for any client in any language.
 //! * [`Pattern`]: which names a subject such as `user.>` covers.
 //!
 //! # Rules
 //!
-//! There is one list of them, for [`Envelope`], for the SQL function `tidings.enqueue`, and for the relay, which parks
-//! what was written past both:
+//! One list of rules holds for [`Envelope`], for the SQL function `tidings.enqueue`, and for the relay, which parks
+//! rows that were written past both:
 //!
 //! | what | rule |
 //! |---|---|
@@ -24,10 +24,10 @@
 //! | message | headers and payload together within the server's `max_payload` |
 //! | time of a row | the years 1 to 9999 |
 //!
-//! In the headers of the SQL function, and in those that the outbox keeps, the system's own five are said by their
-//! names. `ce-time` is among them in the outbox only: what is written by SQL happens when it is written.
+//! The headers argument of the SQL function, and the headers column of the outbox, may set the system's own five
+//! headers by name. `ce-time` is accepted in the outbox only: an event written by SQL happens when it is written.
 //!
-//! This crate does no I/O and knows no server. A package of events depends on it alone:
+//! This crate does no I/O and knows no server. A package of events needs no other dependency of Tidings:
 //!
 //! ```
 //! use serde::{Deserialize, Serialize};
@@ -45,7 +45,7 @@
 //! ```
 
 mod envelope;
-// Public for `tidings`, which exports the trait with a derive of its own.
+// Public for `tidings`, which exports the trait with its own derive.
 #[doc(hidden)]
 pub mod event;
 mod extensions;

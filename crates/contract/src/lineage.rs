@@ -1,12 +1,12 @@
-//! Where an event comes from. Never what it says.
+//! Where an event comes from. Never its content.
 
 use crate::{HeaderError, headers::is_clean};
 
-/// The conversation that an event belongs to, the event that caused it, and the W3C trace context.
-/// What is published inside a handler inherits it.
+/// The conversation that an event belongs to, the event that caused it, and the W3C trace context. Events that are
+/// published inside a handler inherit it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Lineage {
-    /// The conversation; an event without one begins its own and is named after its id.
+    /// The correlation id. An event without one starts a conversation that is named after the event's id.
     pub correlation_id: Option<String>,
     /// The id of the event whose handler published this one.
     pub causation_id: Option<String>,
@@ -17,12 +17,12 @@ pub struct Lineage {
 }
 
 impl Lineage {
-    /// The longest text of a lineage, in bytes. It is handed from event to event, so what one
-    /// publisher may say must fit into the headers of everybody who answers; 512 is what W3C asks
-    /// of those who pass a `tracestate` on.
+    /// The longest text of a lineage, in bytes. Events inherit these texts from each other, so the texts of one
+    /// publisher must fit into the headers of every later event. W3C requires 512 of services that pass a `tracestate`
+    /// on.
     pub const MAX_BYTES: usize = 512;
 
-    /// Fills what is not set yet, as far as it can be carried. A trace is taken whole or not at all.
+    /// Fills the parts that are not set yet and can be carried. The trace context is taken whole or not at all.
     pub(crate) fn fill(&mut self, from: &Self) {
         let usable = |text: &Option<String>| text.clone().filter(|text| is_carried(text));
         if self.correlation_id.is_none() {
@@ -38,7 +38,7 @@ impl Lineage {
     }
 }
 
-/// A text of the lineage, or a source, that can be carried as the value of `header`.
+/// Checks that a text of the lineage, or a source, can be carried as the value of `header`.
 pub(crate) fn checked(header: &str, value: String) -> Result<String, HeaderError> {
     if is_carried(&value) {
         Ok(value)
@@ -47,7 +47,7 @@ pub(crate) fn checked(header: &str, value: String) -> Result<String, HeaderError
     }
 }
 
-/// Whether a text can be carried by an event and by those it causes.
+/// Whether a text can be carried by an event and by the events that it causes.
 pub(crate) fn is_carried(text: &str) -> bool {
     !text.is_empty() && text.len() <= Lineage::MAX_BYTES && is_clean(text)
 }

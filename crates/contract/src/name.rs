@@ -1,10 +1,11 @@
-//! The name of an event, which is also the subject that carries it.
+//! The name of an event, which is also its NATS subject. Never a pattern of names.
 
 use std::{borrow::Cow, fmt, str::FromStr};
 
-/// A checked event name such as `user.created`: two or more words joined by dots, each a lower-case
-/// ASCII letter followed by lower-case letters, digits, `_` or `-`; at most 200 bytes; the first
-/// word is neither `tidings` nor `dead-letter`, which the system keeps for itself.
+/// A checked event name such as `user.created`.
+///
+/// It has two or more words joined by dots, and at most 200 bytes. Each word is a lower-case ASCII letter followed by
+/// lower-case letters, digits, `_` or `-`. The first word is neither `tidings` nor `dead-letter`, which are reserved.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Name(Cow<'static, str>);
 
@@ -20,7 +21,7 @@ pub enum NameError {
     /// The text is over [`Name::MAX_BYTES`].
     #[error("an event name of {0} bytes is too long: use at most {max}", max = Name::MAX_BYTES)]
     TooLong(usize),
-    /// The first word belongs to the system.
+    /// The first word is reserved.
     #[error("{0:?} is reserved: an event name begins with neither \"tidings\" nor \"dead-letter\"")]
     Reserved(String),
 }
@@ -32,22 +33,22 @@ impl Name {
     /// Checks a name.
     ///
     /// # Errors
-    /// [`NameError`] says which rule the text breaks.
+    /// [`NameError`], which names the broken rule.
     pub fn parse(text: &str) -> Result<Self, NameError> {
         check(text)?;
         Ok(Self(Cow::Owned(text.to_owned())))
     }
 
-    /// Checks a name that is part of the program, without copying it.
+    /// Checks a name that is a constant of the program, without copying it.
     ///
     /// # Errors
-    /// [`NameError`] says which rule the text breaks.
+    /// [`NameError`], which names the broken rule.
     pub fn from_static(text: &'static str) -> Result<Self, NameError> {
         check(text)?;
         Ok(Self(Cow::Borrowed(text)))
     }
 
-    /// The name as text, which is the NATS subject too.
+    /// The name as text, which is also the NATS subject.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

@@ -1,4 +1,4 @@
-//! Subject patterns: which names a stream or a reader asks for.
+//! Subject patterns: the names that a stream stores or a reader requests.
 
 use std::{fmt, str::FromStr};
 

@@ -1,9 +1,9 @@
-//! How an envelope looks as a NATS message: CloudEvents 1.0, written in binary mode, read in structured mode too. Never
-//! how it is sent.
+//! The form of an envelope as a NATS message: CloudEvents 1.0, written in binary mode, read in structured mode too.
+//! Never how it is sent.
 //!
-//! The subject is the event's name, the payload its JSON. Attribute values are percent-encoded as
-//! the CloudEvents bindings ask, so that a key in any script survives. The same header names are
-//! used in the outbox for what has no column of its own.
+//! The subject is the event's name, the payload its JSON. Attribute values are percent-encoded as the CloudEvents
+//! bindings require, so that a key in any script survives. The outbox uses the same header names for attributes that
+//! have no column of their own.
 //!
 //! ```
 //! use tidings_contract::{Envelope, wire};
@@ -34,17 +34,17 @@ pub use self::read::{ReadError, is_in_payload, read};
 pub use self::stored::{StoredError, from_stored, stored_headers};
 use crate::Envelope;
 
-/// The header that names an event to the server, for its deduplication.
+/// The header with which the server finds duplicates.
 pub const MESSAGE_ID: &str = "Nats-Msg-Id";
-/// The most bytes of headers that JetStream takes, the first and the empty line included (error
-/// 10097 beyond it).
+/// The most bytes of headers that JetStream accepts, including the first line and the empty line. Above it the server
+/// answers with error 10097.
 pub const MAX_HEADER_BYTES: usize = 65_535;
-/// What Tidings adds to a message when it is sent in an atomic batch, at most, in bytes.
+/// The most bytes of headers that Tidings adds to a message when it sends it in an atomic batch.
 pub const BATCH_HEADER_BYTES: usize = 256;
-/// The source of an event whose publisher did not say.
+/// The source of an event whose publisher sets none.
 pub const DEFAULT_SOURCE: &str = "tidings";
 
-/// The header that carries the event's id, whatever the server takes for the id of the message.
+/// The header that carries the event's id, regardless of the id by which the server finds duplicates.
 pub const ID: &str = "ce-id";
 const TYPE: &str = "ce-type";
 const SOURCE: &str = "ce-source";
@@ -59,10 +59,10 @@ const SPEC_VERSION: &str = "ce-specversion";
 const DATA_CONTENT_TYPE: &str = "ce-datacontenttype";
 const CONTENT_TYPE: &str = "content-type";
 const CONTENT_ENCODING: &str = "content-encoding";
-/// What the payload of an event is.
+/// The media type of an event's payload.
 const JSON: &str = "application/json";
 
-/// What is filled in for an envelope that does not say it itself.
+/// Values for an envelope that does not set them itself.
 #[derive(Debug, Clone, Copy)]
 pub struct Defaults<'a> {
     /// The publishing service.
@@ -71,7 +71,7 @@ pub struct Defaults<'a> {
     pub time: DateTime<Utc>,
 }
 
-/// Hands every header of the message to `put`, in a fixed order.
+/// Passes every header of the message to `put`, in a fixed order.
 pub fn write_headers(envelope: &Envelope, defaults: Defaults<'_>, mut put: impl FnMut(&str, &str)) {
     let id = envelope.id.to_string();
     let lineage = &envelope.lineage;
@@ -90,7 +90,7 @@ pub fn write_headers(envelope: &Envelope, defaults: Defaults<'_>, mut put: impl 
         put(SUBJECT, &key);
         put(PARTITION_KEY, &key);
     }
-    // Readers by the binding know the one with the prefix, some SDKs the other one only.
+    // Readers that follow the binding use the header without the prefix, some SDKs only the one with it.
     put(CONTENT_TYPE, JSON);
     put(DATA_CONTENT_TYPE, JSON);
     put(
@@ -114,8 +114,8 @@ pub fn write_headers(envelope: &Envelope, defaults: Defaults<'_>, mut put: impl 
     }
 }
 
-/// The bytes of headers that the message has on the wire, those of a batch included: what
-/// [`MAX_HEADER_BYTES`] is the limit of.
+/// The bytes of headers that the message has on the wire, including those of an atomic batch. [`MAX_HEADER_BYTES`]
+/// limits this number.
 #[must_use]
 pub fn header_bytes(envelope: &Envelope, defaults: Defaults<'_>) -> usize {
     const FRAME: usize = "NATS/1.0\r\n\r\n".len();
@@ -126,13 +126,13 @@ pub fn header_bytes(envelope: &Envelope, defaults: Defaults<'_>) -> usize {
     FRAME + lines + BATCH_HEADER_BYTES
 }
 
-/// No less than [`header_bytes`], without writing a header: for the many events that are far below every
-/// limit.
+/// An upper bound of [`header_bytes`], computed without writing a header: a fast check for events that are far below
+/// every limit.
 #[must_use]
 pub fn header_bytes_at_most(envelope: &Envelope, defaults: Defaults<'_>) -> usize {
-    /// Names, ids, times, version and separators of all our headers, and those of a batch.
+    /// Names, ids, times, version and separators of all our headers, and the headers of a batch.
     const OURS: usize = 1024;
-    /// A byte becomes `%41`.
+    /// One byte becomes three: `%41`.
     const ENCODED: usize = 3;
     let length = |text: Option<&str>| text.map_or(0, str::len);
     let lineage = &envelope.lineage;

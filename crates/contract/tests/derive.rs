@@ -1,6 +1,6 @@
-//! What `#[derive(Event)]` makes. What it refuses is in `tests/ui` of the root package.
+//! What `#[derive(Event)]` expands to. What it refuses is in `tests/ui` of the root package.
 
-// `EventInTidings` names the trait `::tidings::Event`.
+// `EventInTidings` uses the path `::tidings::Event`.
 extern crate tidings_contract as tidings;
 
 use serde::{Deserialize, Serialize};
@@ -61,7 +61,7 @@ fn the_derive_of_tidings_finds_the_trait_there() {
     assert_eq!(UserDeleted { id: 7 }.key().as_deref(), Some("7"));
 }
 
-// A key that was written in another place than the derive must still find `self`.
+// A key that was written in another macro than the derive must still find `self`.
 macro_rules! event {
     ($name:ident, $text:literal, $key:ident) => {
         #[derive(Serialize, Deserialize, Event)]
@@ -90,7 +90,7 @@ fn macros_can_make_events() {
 
 mod shadowed {
     #![allow(dead_code, non_camel_case_types)]
-    // Nothing of the user's may come between the derive and what it names.
+    // Types of the user with these names must not change what the derive refers to.
     struct String;
     struct Option;
     trait ToString {}

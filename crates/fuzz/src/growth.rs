@@ -1,19 +1,20 @@
-//! Whether a parser needs more than its share of time for a long input. Never how long it may take for a short one.
+//! Finds parsers whose time grows faster than the length of the input. Never limits the time for a short input.
 
 use std::time::{Duration, Instant};
 
 use super::{mutation::line_at, random::Random};
 
-/// The lengths that are compared, in bytes: a message has 64 KiB of headers at most, a row 400,000 bytes.
+/// The two lengths that are compared, in bytes. A message has at most 64 KiB of headers, a row 400,000 bytes.
 const LENGTHS: [usize; 2] = [32 * 1024, 128 * 1024];
-/// What takes no longer than this is quick whatever it grows by; and a busy machine takes less than this at random.
+/// A run below this time always passes, because delays of a busy machine are shorter than this.
 const QUICK: Duration = Duration::from_millis(200);
-/// A parser whose time grows with the length takes four times as long, one whose time grows with its square sixteen.
+/// The highest accepted ratio of the two times: it is 4 when the time grows linearly, and 16 when it grows with the
+/// square.
 const MOST: u32 = 9;
-/// The least time of so many counts: a busy machine makes any of them long.
+/// How many runs are measured; the shortest counts, because a busy machine delays some of them.
 const TIMES: usize = 4;
 
-/// A seed of which one part is there again and again, shorter and longer.
+/// Repeats one part of a seed, once for the shorter and once for the longer input.
 pub(super) fn grown(random: &mut Random, seeds: &[&[u8]]) -> [Vec<u8>; 2] {
     let seed = *random.one_of(seeds);
     let at = random.below(seed.len() + 1);
@@ -22,7 +23,7 @@ pub(super) fn grown(random: &mut Random, seeds: &[&[u8]]) -> [Vec<u8>; 2] {
         _ => at..at + random.below((seed.len() - at).min(24) + 1),
     };
     let again = &seed[part.clone()];
-    // With a number in it none is as another one.
+    // A number in every copy makes all copies different.
     let numbered = (random.below(2) == 0).then(|| random.below(again.len() + 1));
     LENGTHS.map(|length| {
         let mut input = seed[..part.start].to_vec();
@@ -39,7 +40,7 @@ pub(super) fn grown(random: &mut Random, seeds: &[&[u8]]) -> [Vec<u8>; 2] {
     })
 }
 
-/// How long a parser takes for either, if that is more than in proportion.
+/// Returns the times for both inputs when the longer one takes more than its share.
 pub(super) fn is_slow(
     inputs: &[Vec<u8>; 2],
     mut takes: impl FnMut(&[u8]) -> bool,

@@ -1,13 +1,13 @@
-//! JSON that is nearly what a parser takes: mutations of the trees of seeds. Never asks a parser.
+//! Nearly valid JSON: mutations of the trees of seeds. Never calls a parser.
 
 use serde_json::{Map, Value, json};
 
 use super::{mutation::mutate_text, random::Random};
 
-/// How much is made of a part that is repeated, in bytes.
+/// The size to which a part is repeated, in bytes: the shorter and the longer input.
 const REPEATED: [usize; 2] = [32 * 1024, 128 * 1024];
 
-/// A seed with a few nodes that are others.
+/// Returns a seed in which a few nodes are replaced.
 pub(super) fn mutated(random: &mut Random, seeds: &[Value]) -> Vec<u8> {
     let mut tree = random.one_of(seeds).clone();
     for _ in 0..=random.below(3) {
@@ -48,7 +48,7 @@ fn mutate(random: &mut Random, node: &mut Value, other: Value) {
     }
 }
 
-/// A number, or one beside a bound.
+/// Returns a bound or the given number, or a neighbour of either.
 fn near(random: &mut Random, number: u64) -> Value {
     let bounds = [0, 1, 1 << 31, 1 << 32, 1 << 53, 1 << 63, u64::MAX, number];
     let bound = *random.one_of(&bounds);
@@ -59,7 +59,7 @@ fn near(random: &mut Random, number: u64) -> Value {
     }
 }
 
-/// What a parser may stumble over.
+/// Values that parsers often handle wrongly.
 fn odd(random: &mut Random) -> Value {
     match random.below(12) {
         0 => Value::Null,
@@ -77,7 +77,7 @@ fn odd(random: &mut Random) -> Value {
     }
 }
 
-/// An object that has one of its members twice.
+/// Returns an object with one duplicate member.
 fn twice(random: &mut Random, text: &str, members: &Map<String, Value>) -> Vec<u8> {
     let name = some_name(random, members);
     let Some(value) = members.get(&name) else {
@@ -86,7 +86,7 @@ fn twice(random: &mut Random, text: &str, members: &Map<String, Value>) -> Vec<u
     format!("{{{}:{value},{}", json!(name), &text[1..]).into_bytes()
 }
 
-/// The name of one of the members; another one when there are none.
+/// The name of one member, or a fixed name when there are none.
 fn some_name(random: &mut Random, members: &Map<String, Value>) -> String {
     let at = random.below(members.len().max(1));
     let name = members.keys().nth(at);
@@ -129,7 +129,7 @@ fn some_place<'a>(random: &mut Random, mut node: &'a mut Value) -> &'a mut Value
     }
 }
 
-/// A seed of which one part is there again and again, shorter and longer.
+/// Repeats one node of a seed, once for the shorter and once for the longer input.
 pub(super) fn grown(random: &mut Random, seeds: &[Value]) -> [Vec<u8>; 2] {
     let tree = random.one_of(seeds);
     let other = random.one_of(seeds);
@@ -138,7 +138,7 @@ pub(super) fn grown(random: &mut Random, seeds: &[Value]) -> [Vec<u8>; 2] {
     REPEATED.map(|bytes| {
         let times = bytes / (again.to_string().len() + 4);
         let mut tree = tree.clone();
-        // The same place in both.
+        // The same node in both inputs.
         let node = some_place(&mut Random::new(place), &mut tree);
         match node {
             Value::Array(items) => items.extend((0..times).map(|_| again.clone())),

@@ -1,8 +1,9 @@
-//! Inputs for parsers of text that others wrote: mutations of seeds. Only for tests, and never part of a service.
+//! Inputs for parsers of foreign text: mutations of seeds. Only for tests, never part of a service.
 //!
-//! `make test` gives each parser a thousand, always the same ones; `make fuzz` a million or more, with overflow
-//! checks, from another beginning each time, which it prints, and some long ones, for which no parser may take more
-//! than in proportion. An input that a parser panics at is written to `crates/fuzz/seeds/PARSER/`, and is a seed from then on.
+//! `make test` feeds each parser a thousand inputs, the same ones in every run. `make fuzz` feeds it a million or more,
+//! with overflow checks and a random seed that it prints. It also feeds pairs of long inputs, for which the parser's
+//! time may grow no faster than the length. When a parser panics, its input is written to `crates/fuzz/seeds/PARSER/`,
+//! and is a seed from then on.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests are tests
 
@@ -22,19 +23,22 @@ use serde_json::Value;
 
 use random::{Random, hash};
 
-/// How many inputs each parser gets: `TIDINGS_FUZZ`.
+/// The default number of inputs for each parser; `TIDINGS_FUZZ` overrides it.
 const INPUTS: u64 = 1_000;
-/// A parser is given up after this time, and it says so: `make fuzz` ends.
+/// When a parser takes longer than this, the run stops and fails, so that `make fuzz` ends.
 const LONGEST: Duration = Duration::from_secs(600);
-/// One long input for so many others.
+/// One pair of long inputs is fed for this many others.
 const LONG: u64 = 10_000;
-/// Of a hundred inputs so many have to be taken: a parser that refuses all at their first byte is not tested.
+/// The least percentage of inputs that a parser must accept: a parser that refuses every input at its first byte is not
+/// tested.
 const TAKEN: u64 = 2;
 
-/// Feeds a parser with mutations of seeds; it says whether it took an input. Prints how many there were.
+/// Feeds a parser with mutations of seeds, and prints how many inputs there were. `takes` returns whether the parser
+/// accepted an input.
 ///
 /// # Panics
-/// When the parser does, with the input; when it takes hardly any; when it is slow.
+/// When the parser panics, after printing the input; when it accepts too few inputs; when its time grows faster than
+/// the length.
 pub fn fuzz(parser: &str, seeds: &[&[u8]], takes: impl FnMut(&[u8]) -> bool) {
     let kept = kept(parser);
     let kept = kept.iter().map(Vec::as_slice);
@@ -47,7 +51,7 @@ pub fn fuzz(parser: &str, seeds: &[&[u8]], takes: impl FnMut(&[u8]) -> bool) {
     );
 }
 
-/// The same for a parser of text; what is not UTF-8 becomes it.
+/// Like [`fuzz`], for a parser of text: invalid UTF-8 is replaced first.
 pub fn fuzz_text(parser: &str, seeds: &[&str], mut takes: impl FnMut(&str) -> bool) {
     let seeds: Vec<&[u8]> = seeds.iter().map(|seed| seed.as_bytes()).collect();
     fuzz(parser, &seeds, |input| {
@@ -55,10 +59,10 @@ pub fn fuzz_text(parser: &str, seeds: &[&str], mut takes: impl FnMut(&str) -> bo
     });
 }
 
-/// The same for a parser of JSON: most inputs are JSON that says something else than a seed.
+/// Like [`fuzz`], for a parser of JSON: most inputs are valid JSON with other content than the seeds.
 ///
 /// # Panics
-/// As [`fuzz`]; and when a seed is no JSON.
+/// As [`fuzz`], and when a seed is not JSON.
 pub fn fuzz_json(parser: &str, seeds: &[&str], takes: impl FnMut(&[u8]) -> bool) {
     let kept = kept(parser);
     let kept = kept.iter().map(Vec::as_slice);
@@ -86,7 +90,7 @@ pub fn fuzz_json(parser: &str, seeds: &[&str], takes: impl FnMut(&[u8]) -> bool)
     );
 }
 
-/// One parser, and how much it gets.
+/// One parser, the number of its inputs, and the random seed.
 struct Feeding<'a> {
     parser: &'a str,
     inputs: u64,
@@ -113,7 +117,7 @@ impl<'a> Feeding<'a> {
         let parser = self.parser;
         let mut random = Random::new((parser, self.seed));
         let (began, mut taken, mut count) = (Instant::now(), 0_u64, 0_u64);
-        // First as they are: what once failed is tried each time.
+        // The seeds themselves come first: an input that once failed is tried in every run.
         let mut plain: Vec<Vec<u8>> = seeds.iter().map(|seed| seed.to_vec()).collect();
         while count < self.inputs && (!count.is_multiple_of(1024) || began.elapsed() < LONGEST) {
             let input = plain.pop().unwrap_or_else(|| mutated(&mut random));
@@ -153,7 +157,7 @@ impl<'a> Feeding<'a> {
         }
     }
 
-    /// Gives it long inputs, and says how many.
+    /// Feeds pairs of long inputs, and returns how many.
     fn grow(
         &self,
         random: &mut Random,
@@ -194,7 +198,7 @@ fn kept(parser: &str) -> Vec<Vec<u8>> {
 
 fn keep(parser: &str, input: &[u8]) -> PathBuf {
     let path = folder(parser).join(format!("{:016x}", hash(input)));
-    // The input is printed as well.
+    // A failed write loses nothing: the caller prints the input too.
     let _ = fs::create_dir_all(folder(parser)).and_then(|()| fs::write(&path, input));
     path
 }

@@ -1,13 +1,13 @@
-//! Bytes that are nearly what a parser takes: mutations of seeds. Never asks a parser.
+//! Nearly valid bytes: mutations of seeds. Never calls a parser.
 
 use super::random::Random;
 
 /// The longest mutated input, in bytes.
 const MAX_BYTES: usize = 4096;
-/// Those of `PIECES` that are numbers.
+/// The range of `PIECES` that holds numbers.
 const NUMBERS: std::ops::Range<usize> = 1..20;
 
-/// Pieces that parsers may stumble over.
+/// Pieces that parsers often handle wrongly.
 static PIECES: &[&[u8]] = &[
     b"",
     b"0",
@@ -65,7 +65,7 @@ static PIECES: &[&[u8]] = &[
     "\u{130}\u{df}\u{212a}".as_bytes(),
 ];
 
-/// A seed with a few mutations, or nothing but chance.
+/// Returns a seed with a few mutations, or sometimes random bytes.
 pub(super) fn mutated(random: &mut Random, seeds: &[&[u8]]) -> Vec<u8> {
     let mut input = match seeds.is_empty() || random.below(32) == 0 {
         true => (0..random.below(64)).map(|_| random.byte()).collect(),
@@ -78,7 +78,7 @@ pub(super) fn mutated(random: &mut Random, seeds: &[&[u8]]) -> Vec<u8> {
     input
 }
 
-/// The same of a text that is part of something else.
+/// Mutates a text that is part of a larger value.
 pub(super) fn mutate_text(random: &mut Random, text: &mut String) {
     let mut bytes = std::mem::take(text).into_bytes();
     mutate(random, &mut bytes, &[]);
@@ -107,7 +107,7 @@ fn mutate(random: &mut Random, input: &mut Vec<u8>, seeds: &[&[u8]]) {
         }
         8 if !seeds.is_empty() => put_line(random, input, seeds),
         9 => {
-            // From here to the end of the line, which is a value more often than not.
+            // From here to the end of the line: usually a value.
             let end = (at..input.len()).find(|at| input[*at] == b'\n');
             let piece = random.one_of(PIECES);
             input.splice(at..end.unwrap_or(input.len()), piece.iter().copied());
@@ -116,7 +116,7 @@ fn mutate(random: &mut Random, input: &mut Vec<u8>, seeds: &[&[u8]]) {
     }
 }
 
-/// The number at or behind a place becomes another one: most of what parsers trip over.
+/// Replaces the number at or after a position: numbers cause most failures of parsers.
 fn replace_number(random: &mut Random, input: &mut Vec<u8>, at: usize) {
     let Some(begin) = (at..input.len()).find(|at| input[*at].is_ascii_digit()) else {
         return;
@@ -126,7 +126,7 @@ fn replace_number(random: &mut Random, input: &mut Vec<u8>, at: usize) {
     input.splice(begin..end.unwrap_or(input.len()), number.iter().copied());
 }
 
-/// A line of a seed comes before another one, or in its place.
+/// Inserts a line of a seed before another line, or replaces that line.
 fn put_line(random: &mut Random, input: &mut Vec<u8>, seeds: &[&[u8]]) {
     let seed = *random.one_of(seeds);
     let line = line_at(seed, random.below(seed.len() + 1));
@@ -138,7 +138,7 @@ fn put_line(random: &mut Random, input: &mut Vec<u8>, seeds: &[&[u8]]) {
     };
 }
 
-/// The line that a place is in, with its end.
+/// The range of the line around a position, including its line end.
 pub(super) fn line_at(text: &[u8], at: usize) -> std::ops::Range<usize> {
     let before = text[..at].iter().rposition(|byte| *byte == b'\n');
     let behind = text[at..].iter().position(|byte| *byte == b'\n');

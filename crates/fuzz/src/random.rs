@@ -1,8 +1,8 @@
-//! Random choices from a seed. Never from anything else: the same seed chooses the same.
+//! Random choices from a seed. Never from any other source: the same seed makes the same choices.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-/// SplitMix64 (Steele, Lea, Flood 2014): small, quick, and the same everywhere.
+/// SplitMix64 (Steele, Lea, Flood 2014): small, fast, and the same on every platform.
 pub(super) struct Random(u64);
 
 impl Random {
@@ -22,12 +22,12 @@ impl Random {
         self.next().to_le_bytes()[0]
     }
 
-    /// A number below another one, which is not 0.
+    /// A number below `end`, which must not be 0.
     pub(super) fn below(&mut self, end: usize) -> usize {
         usize::try_from(self.next() % (end as u64)).unwrap_or(0)
     }
 
-    /// One of several; there is one.
+    /// One element of a slice, which must not be empty.
     pub(super) fn one_of<'a, T>(&mut self, all: &'a [T]) -> &'a T {
         &all[self.below(all.len())]
     }

@@ -1,6 +1,6 @@
-//! Where the servers' programs are on this machine. Owns the search order: environment variable, the `.dev`
-//! folder of the current directory and of its ancestors (`make servers` fills it), `PATH`, and for Postgres
-//! the folders Debian keeps off `PATH`. It never installs anything and never starts a server.
+//! Finds the servers' programs on this machine. Owns the search order: environment variable, the `.dev` folder of the
+//! current directory and of its ancestors (`make servers` fills it), `PATH`, and for Postgres the folders that Debian
+//! keeps off `PATH`. It never installs anything and never starts a server.
 
 use std::env;
 use std::ffi::OsString;
@@ -21,13 +21,13 @@ const DEBIAN_POSTGRES: &str = "/usr/lib/postgresql";
 /// The folder with the programs of one Postgres, and its version.
 #[derive(Debug, Clone)]
 pub(super) struct PostgresPrograms {
-    /// Holds initdb, postgres and psql.
+    /// The folder of initdb, postgres and psql.
     pub(super) folder: PathBuf,
-    /// As in `18.4`.
+    /// For example `18.4`.
     pub(super) version: String,
 }
 
-/// Everything the search depends on.
+/// All inputs of the search.
 #[derive(Debug, Default)]
 pub(super) struct Surroundings {
     current_folder: PathBuf,
@@ -74,10 +74,10 @@ impl Surroundings {
             })
     }
 
-    /// The programs of Postgres: of `major` when it is given, else of the first one on the way.
+    /// The programs of Postgres: of version `major` when it is given, else the first ones in the search order.
     ///
     /// # Errors
-    /// [`ServerError::NotFound`]; also when the environment variable names a folder without them.
+    /// [`ServerError::NotFound`]; also when the environment variable names a folder without these programs.
     pub(super) fn postgres(&self, major: Option<u16>) -> Result<PostgresPrograms, ServerError> {
         let candidates = match (&self.postgres_folder, major) {
             (Some(folder), None) => vec![folder.clone()],
@@ -161,7 +161,7 @@ impl PostgresPrograms {
     }
 }
 
-/// What a folder holds; none when a program is missing or does not run here.
+/// The Postgres programs in a folder; `None` when one is missing or does not run on this machine.
 fn postgres_in(folder: PathBuf) -> Option<PostgresPrograms> {
     let complete = POSTGRES_PROGRAMS
         .iter()
@@ -173,7 +173,7 @@ fn postgres_in(folder: PathBuf) -> Option<PostgresPrograms> {
         .arg("--version")
         .output()
         .ok()?;
-    // "postgres (PostgreSQL) 18.4", and Debian adds its package version in brackets.
+    // "postgres (PostgreSQL) 18.4"; Debian appends its package version in brackets.
     let text = String::from_utf8_lossy(&answer.stdout).into_owned();
     let version = text.split_whitespace().nth(2)?.to_owned();
     Some(PostgresPrograms { folder, version })

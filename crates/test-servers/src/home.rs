@@ -1,7 +1,7 @@
-//! The folder and the port of one test server. Owns their reservation: a folder `tidings-server-<port>` in the
-//! system's temporary folder, so that two processes never choose the same port, not even while the server that
-//! has it is down. It is removed on drop; what a killed process left behind, the next one sweeps. It never
-//! starts a server and never touches a folder whose owner lives.
+//! The folder and the port of one test server. Owns their reservation: a folder `tidings-server-<port>` in the system's
+//! temporary folder, so that two processes never choose the same port, even while the server of that port is down. The
+//! folder is removed on drop; the next process removes the folders of killed processes. This module never starts a
+//! server and never touches a folder whose owner is alive.
 
 use std::collections::hash_map::RandomState;
 use std::env;
@@ -19,15 +19,16 @@ use super::process;
 use crate::server_error::ServerError;
 
 const PREFIX: &str = "tidings-server-";
-/// Locked (flock) by the process that owns the folder, for as long as it lives.
+/// The owning process holds a lock (flock) on this file for as long as it lives.
 const OWNER: &str = "owner";
-/// Below the kernel's ephemeral ports: there, a client that reconnects while its server is down can be given
-/// the server's own port as its local one, and then talks to itself and keeps the server from returning.
+/// The range is below the kernel's ephemeral ports. In that range, a client that reconnects while its server is down
+/// can get the server's port as its own local port. It then talks to itself and keeps the server from returning.
 const PORTS: Range<u16> = 20_000..32_000;
-/// A folder without an owner file is being created or removed; after this long, its process died doing so.
+/// A folder without an owner file is being created or removed. When it is older than this, its process has died
+/// meanwhile.
 const UNOWNED_FOR: Duration = Duration::from_secs(3600);
 
-/// A reserved folder and port; both are given back on drop.
+/// A reserved folder and port; both are released on drop.
 #[derive(Debug)]
 pub(super) struct Home {
     path: PathBuf,
@@ -39,7 +40,7 @@ impl Home {
     /// Reserves `port`, or any free one.
     ///
     /// # Errors
-    /// [`ServerError::Io`] when the port is taken or the temporary folder can not be written.
+    /// [`ServerError::Io`] when the port is taken or the temporary folder cannot be written.
     pub(super) async fn reserve(port: Option<u16>) -> Result<Self, ServerError> {
         tokio::task::spawn_blocking(move || {
             static SWEPT: Once = Once::new();
@@ -67,7 +68,7 @@ impl Home {
         self.port
     }
 
-    /// Whether this process is root: what it creates belongs to its effective user.
+    /// Whether this process is root, by the owner of a file that it has created.
     pub(super) fn is_of_root(&self) -> bool {
         fs::metadata(self.path.join(OWNER)).is_ok_and(|owner| owner.uid() == 0)
     }
@@ -75,7 +76,7 @@ impl Home {
     fn reserve_any(parent: &Path) -> io::Result<Self> {
         let count = PORTS.end - PORTS.start;
         let random = RandomState::new().build_hasher().finish();
-        // Fits: a remainder of a u16.
+        // Cannot truncate: it is a remainder of a u16.
         let first = (random % u64::from(count)) as u16;
         for step in 0..count {
             let port = PORTS.start + (first + step) % count;
@@ -91,7 +92,7 @@ impl Home {
         TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
         let path = parent.join(format!("{PREFIX}{port}"));
         DirBuilder::new().mode(0o700).create(&path)?;
-        // Under its final name the file is locked from the first moment on.
+        // The file is locked before it gets its final name.
         let unlocked = path.join("owner.new");
         let owner = File::create_new(&unlocked)?;
         owner.try_lock()?;
@@ -106,7 +107,7 @@ impl Home {
 
 impl Drop for Home {
     fn drop(&mut self) {
-        // What stays behind is swept later: a drop has nobody to tell.
+        // Drop cannot report an error; the next process removes what is left.
         let _ = fs::remove_dir_all(&self.path);
     }
 }
@@ -118,14 +119,14 @@ fn is_taken(error: &io::Error) -> bool {
     )
 }
 
-/// Removes the folders of processes that died without a drop, and ends servers that outlived them.
+/// Removes the folders of processes that died without a drop, and ends servers that outlived their owners.
 fn sweep(parent: &Path) {
     let Ok(entries) = fs::read_dir(parent) else {
         return;
     };
     for entry in entries.flatten() {
         if entry.file_name().to_string_lossy().starts_with(PREFIX) {
-            // Somebody else's folder, or one that another process is removing just now: not ours to report.
+            // The folder belongs to another user, or another process is removing it: not an error here.
             let _ = sweep_one(&entry.path());
         }
     }

@@ -1,4 +1,5 @@
-//! A nats-server and a PostgreSQL server for each test: a folder and a port of its own, gone when the value is dropped.
+//! A nats-server and a PostgreSQL server for each test, each with its own folder and port, removed when the value is
+//! dropped.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), tidings_test_servers::ServerError> {
@@ -10,9 +11,9 @@
 //! # }
 //! ```
 //!
-//! The programs are found, in this order: by the environment variables `TIDINGS_NATS_SERVER` and
-//! `TIDINGS_POSTGRES_BIN`; in a folder `.dev` of the working directory or of one above it, where `make servers` of
-//! Tidings puts them; on the `PATH`.
+//! The programs are searched in this order: the environment variables `TIDINGS_NATS_SERVER` and `TIDINGS_POSTGRES_BIN`;
+//! a folder `.dev` of the working directory or of one of its ancestors, which `make servers` of Tidings fills; the
+//! `PATH`.
 
 mod find;
 mod home;

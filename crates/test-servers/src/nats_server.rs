@@ -1,5 +1,5 @@
-//! A nats-server of one's own, for tests, demos and benchmarks. Owns its configuration and its store; never
-//! connects as a client beyond the greeting, and never knows streams or subjects.
+//! A private nats-server for tests, demos and benchmarks. Owns its configuration and its store. It reads the server's
+//! greeting but never connects as a client, and knows no streams or subjects.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -14,15 +14,16 @@ use crate::home::Home;
 use crate::process::{Launch, ServerProcess, Signal};
 use crate::server_error::ServerError;
 
-/// Another process may take a port between our look and the server's start; nobody is that unlucky this often.
+/// Another process may take the port between the check and the server's start; that this many attempts fail so is
+/// unlikely.
 const ATTEMPTS: usize = 5;
 const GREETING_BYTES: u64 = 64 * 1024;
 const GREETING_WITHIN: Duration = Duration::from_secs(1);
 
-/// A running nats-server with JetStream, on a port and a store of its own; ended and wiped on drop.
+/// A running nats-server with JetStream, with its own port and store; ended and deleted on drop.
 ///
-/// It also ends when this process is killed (Linux with util-linux' `setpriv`). All methods take `&self`: one
-/// server can be shared by the tests of a binary through a `static`, whichever runtime they run on.
+/// It also ends when this process is killed (Linux with util-linux' `setpriv`). All methods take `&self`: the tests of
+/// a binary can share one server through a `static`, whichever runtime they run on.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), tidings_test_servers::ServerError> {
@@ -35,14 +36,14 @@ const GREETING_WITHIN: Duration = Duration::from_secs(1);
 /// ```
 #[derive(Debug)]
 pub struct NatsServer {
-    // Dropped in this order: the process ends before its folder goes.
+    // Fields are dropped in this order: the process ends before its folder is removed.
     process: ServerProcess,
     home: Home,
     name: String,
     options: NatsServerOptions,
 }
 
-/// What a [`NatsServer`] can be told before it starts.
+/// Options of a [`NatsServer`], set before it starts.
 #[derive(Debug, Clone, Default)]
 #[must_use]
 pub struct NatsServerOptions {
@@ -56,7 +57,7 @@ pub struct NatsServerOptions {
 }
 
 impl NatsServer {
-    /// Starts a server with the default options and returns when it answers.
+    /// Starts a server with the default options and returns when it is ready.
     ///
     /// # Errors
     /// [`ServerError::NotFound`] without a nats-server on this machine, else as [`NatsServerOptions::start`].
@@ -64,12 +65,12 @@ impl NatsServer {
         Self::options().start().await
     }
 
-    /// The default options: lazy fsync, the server's limits, a free port, a store that is wiped on drop.
+    /// The default options: lazy fsync, the server's limits, a free port, a store that is deleted on drop.
     pub fn options() -> NatsServerOptions {
         NatsServerOptions::default()
     }
 
-    /// The address for clients, as in `nats://127.0.0.1:20123`; it stays the same across restarts.
+    /// The address for clients, for example `nats://127.0.0.1:20123`. It stays the same across restarts.
     pub fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port())
     }
@@ -79,12 +80,12 @@ impl NatsServer {
         self.home.port()
     }
 
-    /// The id of the process, of the last one when it has ended.
+    /// The id of the running process, or of the last one after it has ended.
     pub fn pid(&self) -> u32 {
         self.process.id()
     }
 
-    /// Ends the server with SIGKILL and returns when it is gone; the store stays.
+    /// Ends the server with SIGKILL and returns when the process has ended; the store stays.
     ///
     /// # Errors
     /// [`ServerError::Io`] when the operating system refuses.
@@ -92,7 +93,7 @@ impl NatsServer {
         self.process.kill()
     }
 
-    /// Lets the server shut down; the store stays.
+    /// Shuts the server down gracefully; the store stays.
     ///
     /// # Errors
     /// [`ServerError::Io`] when the operating system refuses.
@@ -100,18 +101,18 @@ impl NatsServer {
         self.process.stop().await
     }
 
-    /// Starts the server again on the same port and store and returns when it answers; stops it first when it
-    /// still runs.
+    /// Starts the server again with the same port and store and returns when it is ready. A running server is stopped
+    /// first.
     ///
     /// # Errors
-    /// [`ServerError::FailedToStart`] when it does not come back.
+    /// [`ServerError::FailedToStart`] when it does not become ready.
     pub async fn restart(&self) -> Result<(), ServerError> {
         self.process.stop().await?;
         self.process.start_again().await?;
         self.wait_until_ready().await
     }
 
-    /// Freezes the server with SIGSTOP: connections stay open and nothing answers.
+    /// Freezes the server with SIGSTOP: connections stay open, and the server does not answer.
     ///
     /// # Errors
     /// [`ServerError::Io`] when the server does not run.
@@ -127,8 +128,8 @@ impl NatsServer {
         self.process.signal_family(Signal::Resume)
     }
 
-    /// Has the running server take other lines than those of [`NatsServerOptions::config`], such as other users.
-    /// It takes them a moment later.
+    /// Replaces the lines of [`NatsServerOptions::config`] in the running server, for example to change users. They
+    /// take effect a moment later.
     ///
     /// # Errors
     /// [`ServerError::Io`] when the server does not run, or its configuration cannot be written.
@@ -159,19 +160,19 @@ impl NatsServerOptions {
         self
     }
 
-    /// The most JetStream may store, in bytes: what a full disk looks like.
+    /// The most bytes that JetStream may store; above it the server behaves as with a full disk.
     pub fn max_file(mut self, bytes: u64) -> Self {
         self.max_file = Some(bytes);
         self
     }
 
-    /// A fixed port instead of a free one.
+    /// A fixed port instead of any free one.
     pub fn port(mut self, port: u16) -> Self {
         self.port = Some(port);
         self
     }
 
-    /// A store folder of the caller, which is kept on drop.
+    /// A store folder of the caller's choice, which is kept on drop.
     pub fn store(mut self, folder: impl Into<PathBuf>) -> Self {
         self.store = Some(folder.into());
         self
@@ -189,14 +190,14 @@ impl NatsServerOptions {
         self
     }
 
-    /// Starts the server and returns when it answers, which takes some 50 ms.
+    /// Starts the server and returns when it is ready, after about 50 ms.
     ///
     /// # Errors
-    /// [`ServerError::NotFound`] without a nats-server on this machine, [`ServerError::FailedToStart`] with the
-    /// end of its log, [`ServerError::Io`] when the port is taken or a folder can not be written.
+    /// [`ServerError::NotFound`] without a nats-server on this machine, [`ServerError::FailedToStart`] with the end of
+    /// its log, [`ServerError::Io`] when the port is taken or a folder cannot be written.
     ///
     /// # Cancel safety
-    /// A server that was not returned is ended.
+    /// When the future is dropped, the server is ended.
     pub async fn start(self) -> Result<NatsServer, ServerError> {
         let program = Surroundings::of_this_process().nats_server()?;
         let mut attempt = 1;
@@ -241,7 +242,7 @@ impl NatsServerOptions {
 
     fn render(&self, home: &Home, name: &str) -> String {
         let store = match &self.store {
-            // Relative to the caller's folder, not to the server's.
+            // Relative to the caller's working directory, not to the server's.
             Some(store) => std::path::absolute(store).unwrap_or_else(|_| store.clone()),
             None => home.path().join("store"),
         };
@@ -267,7 +268,8 @@ impl NatsServerOptions {
     }
 }
 
-/// Whether the server of this name, and no other, greets on the port with JetStream on.
+/// Whether the server with this name sends the greeting on the port, with JetStream on. Another server's greeting does
+/// not count.
 async fn greets(port: u16, name: &str) -> bool {
     let greeting = async {
         let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;

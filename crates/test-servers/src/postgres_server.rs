@@ -1,5 +1,5 @@
-//! A Postgres of one's own, for tests, demos and benchmarks. Owns its data folder and its settings; never
-//! speaks the protocol itself: psql, which comes with every Postgres, asks and creates.
+//! A private Postgres for tests, demos and benchmarks. Owns its data folder and its settings. It never implements the
+//! protocol: it runs psql, which is part of every Postgres, for queries and statements.
 
 mod command;
 mod installation;
@@ -16,19 +16,19 @@ use crate::home::Home;
 use crate::process::{Launch, ServerProcess, Signal};
 use crate::server_error::ServerError;
 
-/// Another process may take a port between our look and the server's start; nobody is that unlucky this often.
+/// Another process may take the port between the check and the server's start; that this many attempts fail so is
+/// unlikely.
 const ATTEMPTS: usize = 5;
-/// The user `nobody`: Postgres refuses to run as root, and initdb wants a user that has a name.
+/// The user id of `nobody`: Postgres refuses to run as root, and initdb requires a user with a name.
 const NOBODY: u32 = 65_534;
 const POLL: Duration = Duration::from_millis(20);
 const RESTARTED_WITHIN: Duration = Duration::from_secs(60);
 
-/// A running Postgres on a port and a data folder of its own; ended and wiped on drop.
+/// A running Postgres with its own port and data folder; ended and deleted on drop.
 ///
-/// Everybody on this machine who reaches the port is trusted as the superuser `postgres`. When the caller is
-/// root it runs as `nobody`. It also ends when this process is killed (Linux with util-linux' `setpriv`). All
-/// methods take `&self`: one server can be shared by the tests of a binary through a `static`, whichever
-/// runtime they run on.
+/// Every local user who can reach the port is trusted as the superuser `postgres`. When the caller is root, the server
+/// runs as `nobody`. It also ends when this process is killed (Linux with util-linux' `setpriv`). All methods take
+/// `&self`: the tests of a binary can share one server through a `static`, whichever runtime they run on.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), tidings_test_servers::ServerError> {
@@ -40,13 +40,13 @@ const RESTARTED_WITHIN: Duration = Duration::from_secs(60);
 /// ```
 #[derive(Debug)]
 pub struct PostgresServer {
-    // Dropped in this order: the process ends before its folder goes.
+    // Fields are dropped in this order: the process ends before its folder is removed.
     process: ServerProcess,
     home: Home,
     programs: PostgresPrograms,
 }
 
-/// What a [`PostgresServer`] can be told before it starts.
+/// Options of a [`PostgresServer`], set before it starts.
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct PostgresServerOptions {
@@ -56,7 +56,7 @@ pub struct PostgresServerOptions {
 }
 
 impl PostgresServer {
-    /// Starts a server with the default options and returns when it answers.
+    /// Starts a server with the default options and returns when it is ready.
     ///
     /// # Errors
     /// [`ServerError::NotFound`] without a Postgres on this machine, else as [`PostgresServerOptions::start`].
@@ -64,7 +64,7 @@ impl PostgresServer {
         Self::options().start().await
     }
 
-    /// The default options: the version that `make servers` installs, fsync on, 200 connections.
+    /// The default options: the version that `make servers` installs first, fsync on, 200 connections.
     pub fn options() -> PostgresServerOptions {
         PostgresServerOptions {
             major: None,
@@ -73,8 +73,8 @@ impl PostgresServer {
         }
     }
 
-    /// The address of the database `postgres`, as in `postgres://postgres@127.0.0.1:20123/postgres`; it stays
-    /// the same across restarts.
+    /// The address of the database `postgres`, for example `postgres://postgres@127.0.0.1:20123/postgres`. It stays the
+    /// same across restarts.
     pub fn url(&self) -> String {
         self.url_of("postgres")
     }
@@ -90,12 +90,12 @@ impl PostgresServer {
         self.home.port()
     }
 
-    /// The id of the postmaster, of the last one when it has ended.
+    /// The id of the running postmaster, or of the last one after it has ended.
     pub fn pid(&self) -> u32 {
         self.process.id()
     }
 
-    /// The version, as in `18.4`.
+    /// The version, for example `18.4`.
     pub fn version(&self) -> &str {
         &self.programs.version
     }
@@ -103,7 +103,7 @@ impl PostgresServer {
     /// Creates an empty database.
     ///
     /// # Errors
-    /// [`ServerError::Io`] with the server's refusal, for instance when the name is taken.
+    /// [`ServerError::Io`] with the server's error, for example when the name is taken.
     pub async fn create_database(&self, name: &str) -> Result<(), ServerError> {
         let statement = format!("create database \"{}\"", name.replace('"', "\"\""));
         let created = self.ask(&statement).await;
@@ -120,7 +120,7 @@ impl PostgresServer {
         self.process.kill()
     }
 
-    /// Shuts the server down in the mode `fast`: it rolls back what is open and closes all connections.
+    /// Shuts the server down in the mode `fast`: it rolls back open transactions and closes all connections.
     ///
     /// # Errors
     /// [`ServerError::Io`] when the operating system refuses.
@@ -128,18 +128,18 @@ impl PostgresServer {
         self.process.stop().await
     }
 
-    /// Starts the server again on the same port and data and returns when it answers; stops it first when it
-    /// still runs.
+    /// Starts the server again with the same port and data and returns when it is ready. A running server is stopped
+    /// first.
     ///
     /// # Errors
-    /// [`ServerError::FailedToStart`] when it does not come back.
+    /// [`ServerError::FailedToStart`] when it does not become ready.
     pub async fn restart(&self) -> Result<(), ServerError> {
         self.process.stop().await?;
         let deadline = Instant::now() + RESTARTED_WITHIN;
         loop {
             self.process.start_again().await?;
             match self.wait_until_ready().await {
-                // Backends of a killed postmaster hold its shared memory until the kernel is done with them.
+                // Backends of a killed postmaster hold its shared memory until the kernel has released them.
                 Err(ServerError::FailedToStart { log, .. })
                     if log.contains("pre-existing shared memory block")
                         && Instant::now() < deadline =>
@@ -151,7 +151,7 @@ impl PostgresServer {
         }
     }
 
-    /// Freezes the postmaster and all its backends with SIGSTOP: connections stay open and nothing answers.
+    /// Freezes the postmaster and all its backends with SIGSTOP: connections stay open, and the server does not answer.
     ///
     /// # Errors
     /// [`ServerError::Io`] when the server does not run.
@@ -168,7 +168,7 @@ impl PostgresServer {
     }
 
     async fn wait_until_ready(&self) -> Result<(), ServerError> {
-        // Asks which server it is: a port of ours could be somebody else's by now.
+        // Asks for the data directory: another server may listen on the port by now.
         let own = data_folder(&self.home).display().to_string();
         let answers = async || {
             let answer = self.ask("show data_directory").await;
@@ -177,7 +177,7 @@ impl PostgresServer {
         self.process.wait_until(answers).await
     }
 
-    /// Runs one statement and returns the bare values it prints.
+    /// Runs one statement and returns the values that psql prints, without headers.
     async fn ask(&self, statement: &str) -> io::Result<String> {
         let mut psql = command(&self.programs.program("psql"));
         psql.args(["-X", "-A", "-t", "-q", "-w", "-v", "ON_ERROR_STOP=1"])
@@ -187,32 +187,32 @@ impl PostgresServer {
 }
 
 impl PostgresServerOptions {
-    /// A major version instead of the first one found; `make servers` installs 18 and 16.
+    /// The major version, instead of the first one found; `make servers` installs 18 and 16.
     pub fn major(mut self, major: u16) -> Self {
         self.major = Some(major);
         self
     }
 
-    /// Whether a commit reaches the disk; without it, tests that do not need it are faster.
+    /// Whether a commit is flushed to the disk. Off is faster, for tests that do not need it.
     pub fn fsync(mut self, fsync: bool) -> Self {
         self.fsync = fsync;
         self
     }
 
-    /// One server setting, as in `("max_connections", "20")`; wins over the defaults.
+    /// One server setting, for example `("max_connections", "20")`; overrides the default.
     pub fn setting(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.settings.push((name.into(), value.into()));
         self
     }
 
-    /// Creates the data folder, starts the server and returns when it answers, which takes some 500 ms.
+    /// Creates the data folder, starts the server and returns when it is ready, after about 500 ms.
     ///
     /// # Errors
     /// [`ServerError::NotFound`] without a Postgres of that version on this machine,
     /// [`ServerError::FailedToStart`] with the end of its log, [`ServerError::Io`] when initdb fails.
     ///
     /// # Cancel safety
-    /// A server that was not returned is ended.
+    /// When the future is dropped, the server is ended.
     pub async fn start(self) -> Result<PostgresServer, ServerError> {
         let programs = Surroundings::of_this_process().postgres(self.major)?;
         let mut attempt = 1;
@@ -281,7 +281,7 @@ fn data_folder(home: &Home) -> PathBuf {
     home.path().join("data")
 }
 
-/// The user to run as, to whom the home then belongs; none when the caller is not root.
+/// When the caller is root, gives the home to another user and returns that user; else `None`.
 fn give_away_when_root(home: &Home) -> Result<Option<u32>, ServerError> {
     if !home.is_of_root() {
         return Ok(None);
@@ -459,7 +459,7 @@ mod tests {
         create_cluster(None, &copy, &home)
             .await
             .unwrap_or_else(|refusal| {
-                // Only root is refused, and that by the program itself, with its libraries found.
+                // Only root gets an error, and the program itself reports it, so its libraries were found.
                 let ServerError::Io { source, .. } = refusal else {
                     panic!("{refusal}");
                 };

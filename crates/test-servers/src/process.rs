@@ -1,6 +1,6 @@
-//! The operating-system process of one test server, and the processes it forked. Owns starting, signalling and
-//! ending it, so that no server outlives the process that started it, not even one that was killed. It never
-//! knows which server it runs.
+//! The operating-system process of one test server, and the processes that it forked. Owns starting, signalling and
+//! ending it, so that no server outlives the process that started it, even one that was killed. It never knows which
+//! server it runs.
 
 use std::fs::{self, File};
 use std::io;
@@ -25,30 +25,30 @@ const LOG_LINES: usize = 20;
 /// How to start a server.
 #[derive(Debug)]
 pub(super) struct Launch {
-    /// What messages call it.
+    /// The server's name in messages.
     pub(super) name: &'static str,
     pub(super) program: PathBuf,
     pub(super) arguments: Vec<String>,
-    /// Working folder, log and process id.
+    /// The folder of the log and the process id; also the working directory.
     pub(super) home: PathBuf,
-    /// Another user to run as; only root can ask for it.
+    /// The user to run as; only root can set another one.
     pub(super) user: Option<u32>,
-    /// Ends the server at once, when it is dropped or its owner dies.
+    /// The signal that ends the server at once, when it is dropped or its owner dies.
     pub(super) last_signal: Signal,
 }
 
-/// The signals a server is sent.
+/// The signals that are sent to a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Signal {
     Kill,
-    /// Immediate shutdown of Postgres: no checkpoint, but it gives its System V shared memory back. Killed
-    /// servers keep theirs until the next boot, and the kernel has only 4096 segments.
+    /// Immediate shutdown of Postgres: no checkpoint, but it releases its System V shared memory. A killed server
+    /// leaves its segments until the next boot, and the kernel has only 4096.
     Quit,
-    /// Graceful for nats-server and Postgres both.
+    /// Graceful shutdown of both nats-server and Postgres.
     Interrupt,
     Pause,
     Resume,
-    /// Has nats-server read its configuration again.
+    /// Makes nats-server read its configuration again.
     Reload,
 }
 
@@ -60,19 +60,19 @@ pub(super) struct ServerProcess {
 }
 
 impl ServerProcess {
-    /// Starts the server; it does not answer yet.
+    /// Starts the server, and returns before it is ready.
     ///
     /// # Errors
-    /// [`ServerError::Io`] when the program can not be run.
+    /// [`ServerError::Io`] when the program cannot be run.
     pub(super) async fn start(launch: Launch) -> Result<Self, ServerError> {
         let child = Mutex::new(launch.spawn().await?);
         Ok(Self { launch, child })
     }
 
-    /// Starts the server again; what ran before has ended.
+    /// Starts the server again after the previous process has ended.
     ///
     /// # Errors
-    /// [`ServerError::Io`] when the program can not be run.
+    /// [`ServerError::Io`] when the program cannot be run.
     pub(super) async fn start_again(&self) -> Result<(), ServerError> {
         let child = self.launch.spawn().await?;
         *self.child() = child;
@@ -83,10 +83,10 @@ impl ServerProcess {
         self.child().id()
     }
 
-    /// Waits until `answers` says yes, with a deadline of one minute.
+    /// Waits until `answers` returns true, for at most one minute.
     ///
     /// # Errors
-    /// [`ServerError::FailedToStart`] when the server ends before, or the deadline passes.
+    /// [`ServerError::FailedToStart`] when the server ends before that, or the deadline passes.
     pub(super) async fn wait_until<F, A>(&self, answers: F) -> Result<(), ServerError>
     where
         F: Fn() -> A,
@@ -109,7 +109,7 @@ impl ServerProcess {
         }
     }
 
-    /// Ends the server and everything it forked, at once and without a chance to clean up.
+    /// Ends the server and every process that it forked, at once and without a chance to clean up.
     ///
     /// # Errors
     /// [`ServerError::Io`] when the operating system refuses.
@@ -118,7 +118,7 @@ impl ServerProcess {
         end_family(&mut child).map_err(ServerError::io(format!("kill {}", self.launch.name)))
     }
 
-    /// Sends a signal to the server and everything it forked.
+    /// Sends a signal to the server and every process that it forked.
     ///
     /// # Errors
     /// [`ServerError::Io`] when the server does not run.
@@ -132,16 +132,16 @@ impl ServerProcess {
         sent.map_err(ServerError::io(format!("signal {}", self.launch.name)))
     }
 
-    /// Has the server read its configuration again.
+    /// Makes the server read its configuration again.
     ///
     /// # Errors
-    /// [`ServerError::Io`] when it does not run.
+    /// [`ServerError::Io`] when the server does not run.
     pub(super) fn reload(&self) -> Result<(), ServerError> {
         send(Signal::Reload, &[self.id()])
             .map_err(ServerError::io(format!("signal {}", self.launch.name)))
     }
 
-    /// Lets the server finish; kills it when it does not within 15 seconds. A stopped server stays stopped.
+    /// Shuts the server down gracefully, and kills it after 15 seconds. A stopped server stays stopped.
     ///
     /// # Errors
     /// [`ServerError::Io`] when the operating system refuses.
@@ -189,7 +189,7 @@ impl Drop for ServerProcess {
         if self.launch.last_signal == Signal::Quit && quit(&mut child).is_ok() {
             return;
         }
-        // A drop has nobody to tell; the next process sweeps what is left.
+        // Drop cannot report an error; the next process removes what is left.
         let _ = end_family(&mut child);
     }
 }
@@ -216,7 +216,7 @@ impl Launch {
                 let mut command = Command::new(setpriv);
                 command.args(["--pdeathsig", self.last_signal.name()]);
                 command.arg(&self.program);
-                // A Ctrl-C in the terminal is for us: a demo drains before its servers go.
+                // A Ctrl-C in the terminal is for this process only: a demo drains before its servers end.
                 command.process_group(0);
                 command
             }
@@ -253,8 +253,8 @@ impl Signal {
     }
 }
 
-/// Ends the server of a home whose owner died: one that was paused, is still shutting down, or was started on
-/// a system without setpriv.
+/// Ends the server of a home whose owner died: a server that was paused, is still shutting down, or was started on a
+/// system without setpriv.
 pub(super) fn end_orphan(home: &Path) {
     let Some(id) = orphan(home) else {
         return;
@@ -271,7 +271,8 @@ pub(super) fn end_orphan(home: &Path) {
     }
 }
 
-/// The number in the home may belong to another process by now: its working folder tells.
+/// The process id in the home, when that process still runs in the home's folder: another process may have the same id
+/// by now.
 fn orphan(home: &Path) -> Option<u32> {
     let id: u32 = fs::read_to_string(id_file(home)).ok()?.parse().ok()?;
     let folder = fs::read_link(format!("/proc/{id}/cwd")).ok()?;
@@ -282,14 +283,14 @@ fn id_file(home: &Path) -> PathBuf {
     home.join("pid")
 }
 
-/// The parent-death signal comes when the *thread* that forked ends, and a test's threads end before a server
-/// that several tests share. One thread that lasts as long as the process starts them all.
+/// Spawns all servers from one thread that lasts as long as the process. The parent-death signal is sent when the
+/// *thread* that forked ends, and a test's thread ends before a server that several tests share.
 async fn spawn_from_lasting_thread(command: Command) -> io::Result<Child> {
     type Order = (Command, oneshot::Sender<io::Result<Child>>);
     static SPAWNER: OnceLock<mpsc::Sender<Order>> = OnceLock::new();
     let spawner = SPAWNER.get_or_init(|| {
         let (orders, incoming) = mpsc::channel::<Order>();
-        // Without the thread its end of the channel is gone, and the send below reports it.
+        // When the thread cannot be started, the receiver is dropped, and the send below reports it.
         let _ = thread::Builder::new()
             .name("test-servers".into())
             .spawn(move || {
@@ -309,7 +310,7 @@ async fn spawn_from_lasting_thread(command: Command) -> io::Result<Child> {
     answer.await.map_err(io::Error::other)?
 }
 
-/// The program that sets the parent-death signal; busybox's does not know the option.
+/// The program that sets the parent-death signal. The one of busybox does not have the option.
 fn setpriv() -> Option<&'static Path> {
     static SETPRIV: OnceLock<Option<PathBuf>> = OnceLock::new();
     SETPRIV
@@ -346,14 +347,14 @@ fn quit(child: &mut Child) -> io::Result<()> {
 
 fn end_family(child: &mut Child) -> io::Result<()> {
     if child.try_wait()?.is_none() {
-        // Where the look at the family fails, the server itself is still ended, and the wait has an end.
+        // When the list of children cannot be read, the server itself is still ended, so the wait below returns.
         let family = send_to_family(Signal::Kill, child.id());
         child.kill().and(family)?;
     }
     child.wait().map(drop)
 }
 
-/// The server is held still first, so that it forks nothing between the look at its children and the signal.
+/// Stops the server first, so that it forks nothing between the listing of its children and the signal.
 fn send_to_family(signal: Signal, id: u32) -> io::Result<()> {
     if signal != Signal::Resume {
         hold_still(&[id])?;
@@ -366,7 +367,8 @@ fn send_to_family(signal: Signal, id: u32) -> io::Result<()> {
     }
 }
 
-/// One thread of a process takes the signal, and on a busy machine the others run on until that one has had a turn.
+/// Stops the processes and waits until no thread runs. One thread of a process takes the signal; on a busy machine the
+/// others keep running until that thread has been scheduled.
 fn hold_still(ids: &[u32]) -> io::Result<()> {
     send(Signal::Pause, ids)?;
     let deadline = Instant::now() + STOPPED_WITHIN;
@@ -379,13 +381,13 @@ fn hold_still(ids: &[u32]) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether no thread of a process runs; true where the system does not tell.
+/// Whether no thread of a process runs; true where the system does not report it.
 fn is_still(id: u32) -> bool {
     let threads = fs::read_dir(format!("/proc/{id}/task"));
     let mut threads = threads.into_iter().flatten().flatten();
     threads.all(|thread| {
         let state = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
-        // The name before it may hold anything but a second last parenthesis.
+        // The state follows the last parenthesis: the name before it may contain any character.
         let state = state
             .rsplit(") ")
             .next()
@@ -394,21 +396,21 @@ fn is_still(id: u32) -> bool {
     })
 }
 
-/// What a process forked; empty where the system does not tell.
+/// The processes that a process forked; empty where the system does not report them.
 fn children(id: u32) -> Vec<u32> {
     let listed = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
     let ids = listed.split_whitespace();
     ids.filter_map(|id| id.parse().ok()).collect()
 }
 
-/// Through the shell's own `kill`: slim images have no program of that name.
+/// Sends a signal with the `kill` of the shell: slim images have no program of that name.
 fn send(signal: Signal, ids: &[u32]) -> io::Result<()> {
     let sent = Command::new("sh")
         .args(["-c", r#"kill -s "$0" "$@""#, signal.name()])
         .args(ids.iter().map(u32::to_string))
         .stdin(Stdio::null())
         .output()?;
-    // A child may end between the look and the signal; the server itself, last in the list, is not reaped.
+    // A child may end between the listing and the signal. The server itself, last in the list, is not reaped.
     let refused = String::from_utf8_lossy(&sent.stderr).into_owned();
     match sent.status.success() || ids.len() > 1 {
         true => Ok(()),

@@ -7,17 +7,17 @@ use std::path::Path;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServerError {
-    /// The server's programs are nowhere on this machine.
+    /// The server's programs are not on this machine.
     #[error(
         "{programs} not found: run `make servers`, or set {variable}; searched {}",
         places.join(", ")
     )]
     NotFound {
-        /// The missing programs, as in `nats-server`.
+        /// The missing programs, for example `nats-server`.
         programs: String,
-        /// The environment variable that names their place.
+        /// The environment variable for their location.
         variable: &'static str,
-        /// Where they were looked for, in that order.
+        /// The searched locations, in order.
         places: Vec<String>,
     },
     /// The server ended, or did not answer in time, while it was starting.
@@ -25,24 +25,24 @@ pub enum ServerError {
     FailedToStart {
         /// The server's program.
         server: &'static str,
-        /// What was seen of it.
+        /// How it failed.
         reason: String,
-        /// The last lines it wrote.
+        /// The last lines of its log.
         log: String,
     },
     /// The operating system, or one of the server's own tools, refused a step.
     #[error("could not {action}")]
     Io {
-        /// The step, as in `create the database orders`.
+        /// The failed step, for example `create the database orders`.
         action: String,
-        /// The refusal.
+        /// The underlying error.
         #[source]
         source: io::Error,
     },
 }
 
 impl ServerError {
-    /// Makes an [`io::Error`] say which step it belongs to.
+    /// Adds the failed step to an [`io::Error`].
     pub(super) fn io(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let action = action.into();
         move |source| Self::Io { action, source }

@@ -1,7 +1,7 @@
-//! `tidings bench`: how fast a job is here, and how fast the servers allow it to be, in one run.
+//! `tidings bench`: the rate of a job on this machine, and the limit that the servers allow, in one run.
 //!
-//! The limit is the best loop that sqlx or async-nats alone can do for the same work, with the same
-//! messages or rows, measured before and after the job so that a drifting machine shows.
+//! The limit is the best loop that sqlx or async-nats alone can do for the same work, with the same messages or rows.
+//! It is measured before and after the job, so that drift of the machine is visible.
 
 mod backlog;
 mod between;
@@ -43,8 +43,8 @@ use latency::{How, Place};
 use report::Report;
 use world::{Given, World};
 
-/// Starts servers for the measurement, with fsync and `sync_interval: always`, unless `--nats-url` or
-/// `--database-url` name some; credentials are not supported then.
+/// Measure a job on servers that are started for it, with fsync and `sync_interval: always`, or on those that
+/// `--nats-url` and `--database-url` name (without support for credentials)
 #[derive(Args)]
 pub(super) struct BenchCommand {
     #[command(subcommand)]
@@ -58,49 +58,49 @@ pub(super) struct BenchCommand {
 enum Bench {
     #[command(flatten)]
     Measure(Measurement),
-    /// The other process of `latency --relay other`.
+    /// Run the other process of `latency --relay other`
     #[command(hide = true)]
     Handle,
 }
 
-/// What is measured.
+/// The measured job.
 #[derive(Debug, Clone, Copy, Subcommand)]
 enum Measurement {
-    /// Transactions with one event, or many, against the same transaction with a plain INSERT.
+    /// Measure transactions with one or more events, against the same transaction with a plain INSERT
     Enqueue(EnqueueOptions),
-    /// From rows of the outbox into the stream, against atomic batches alone; or against itself: a large
-    /// backlog, or an old transaction.
+    /// Measure the relay from outbox rows to the stream, against atomic batches alone; or against itself, with a large
+    /// backlog or an old transaction
     Relay(RelayOptions),
-    /// From commit to handler at a rate, against a confirmed publish and a pull alone.
+    /// Measure the time from commit to handler at a given rate, against a confirmed publish and a pull alone
     Latency(LatencyOptions),
-    /// From a full stream through handlers, with confirmed acknowledgements, against a loop that does the same
-    /// alone; and the memory of this process meanwhile.
+    /// Measure handlers on a full stream, with confirmed acknowledgements, against a loop that does the same alone; and
+    /// the memory of this process meanwhile
     Consume(ConsumeOptions),
-    /// A full stream handled again, as a replay of a subscriber that has passed it, against a loop that reads and
-    /// acknowledges the same alone.
+    /// Measure a replay: a full stream is handled again by a subscriber that has passed it, against a loop that reads
+    /// and acknowledges the same alone
     Replay(StoreOptions),
-    /// Comparing the outbox with a stream, against reading the stream alone.
+    /// Measure `verify`: comparing the outbox with a stream, against reading the stream alone
     Verify(StoreOptions),
-    /// Everything that a stream has lost published again, against the relay.
+    /// Measure `republish`: publishing again every event that a stream has lost, against the relay
     Republish(StoreOptions),
-    /// What a relay costs that has nothing to do.
+    /// Measure the cost of an idle relay
     Idle(IdleOptions),
 }
 
-/// How much of it.
+/// The size of a measurement.
 #[derive(Debug, Clone, Copy, Args)]
 struct Options {
-    /// The database of the outbox.
+    /// The database of the outbox
     #[arg(long, value_enum, default_value_t = StoreKind::Postgres)]
     store: StoreKind,
-    /// How many events [default: 20000 for enqueue, 200000 for relay, consume, replay, verify and republish, 30000 for
-    /// consume --mode once, 5000 for latency, 1 for idle].
+    /// The number of events [default: 20000 for enqueue, 200000 for relay, consume, replay, verify and republish, 30000
+    /// for consume --mode once, 5000 for latency, 1 for idle]
     #[arg(long)]
     events: Option<usize>,
-    /// The size of a payload in bytes, 64 at least.
+    /// The size of a payload in bytes, at least 64
     #[arg(long, default_value_t = 256)]
     payload: usize,
-    /// How many keys the events are spread over.
+    /// The number of keys over which the events are spread
     #[arg(long, default_value_t = 1000)]
     keys: usize,
 }
@@ -109,7 +109,7 @@ struct Options {
 struct EnqueueOptions {
     #[command(flatten)]
     of: Options,
-    /// Events in one transaction.
+    /// The number of events in one transaction
     #[arg(long, default_value_t = 1, value_name = "EVENTS")]
     bulk: usize,
 }
@@ -118,12 +118,12 @@ struct EnqueueOptions {
 struct RelayOptions {
     #[command(flatten)]
     of: Options,
-    /// A backlog of so many events beside one of `--events`; the relay is a process of its own, and its
-    /// memory is measured.
+    /// Compare a backlog of this size with one of `--events`; the relay runs in its own process, and its memory is
+    /// measured
     #[arg(long, value_name = "EVENTS", conflicts_with = "pinned_xmin")]
     backlog: Option<usize>,
-    /// With an old transaction that keeps Postgres from removing dead rows, of this age, beside without;
-    /// Postgres only.
+    /// Compare with and without an old transaction of this age, which keeps Postgres from removing dead rows; Postgres
+    /// only
     #[arg(long, value_name = "AGE", value_parser = duration::parse)]
     pinned_xmin: Option<Duration>,
 }
@@ -132,7 +132,7 @@ struct RelayOptions {
 struct ConsumeOptions {
     #[command(flatten)]
     of: Options,
-    /// What handles the events.
+    /// The kind of handler
     #[arg(long, value_enum, default_value_t = Mode::Plain)]
     mode: Mode,
 }
@@ -141,13 +141,13 @@ struct ConsumeOptions {
 struct LatencyOptions {
     #[command(flatten)]
     of: Options,
-    /// Events a second.
+    /// The number of events per second
     #[arg(long, default_value_t = 500)]
     rate: u32,
-    /// Where the relay and the handler are, seen from the producer.
+    /// The process of the relay and the handler
     #[arg(long, value_enum, default_value_t = Place::Same)]
     relay: Place,
-    /// With `enqueue` in a transaction of sqlx: nobody tells a relay elsewhere of the commit.
+    /// Use `enqueue` in a transaction of sqlx, which notifies no relay in another process of the commit
     #[arg(long)]
     enqueue: bool,
 }
@@ -162,7 +162,7 @@ struct StoreOptions {
 struct IdleOptions {
     #[command(flatten)]
     of: Options,
-    /// For how long.
+    /// The length of the measurement
     #[arg(long = "for", value_name = "DURATION", default_value = "10s", value_parser = duration::parse)]
     length: Duration,
 }
@@ -173,7 +173,7 @@ enum StoreKind {
     Sqlite,
 }
 
-/// One measurement's size, with every default filled in.
+/// The size of one measurement, with all defaults filled in.
 #[derive(Debug, Clone, Copy)]
 struct Job {
     events: usize,
@@ -199,7 +199,7 @@ impl BenchCommand {
                 }),
         };
         let stop = told_to_stop();
-        // What it has started, the relay of its own and the servers, ends with it.
+        // Dropping it ends everything that it started, its relay process and the servers.
         let report = tokio::select! {
             report = report(measurement, given) => report?,
             () = stop.cancelled() => {

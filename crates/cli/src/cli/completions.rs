@@ -1,4 +1,4 @@
-//! `tidings completions`: what a shell needs to complete commands and flags.
+//! `tidings completions`: shell completions for commands and flags.
 
 use std::io;
 
@@ -9,7 +9,7 @@ use super::{Cli, report::Outcome};
 
 #[derive(Args)]
 pub(super) struct Completions {
-    /// The shell
+    /// The shell to print completions for
     shell: Shell,
 }
 

@@ -1,4 +1,4 @@
-//! `tidings config`: every value in effect and where it comes from, without secrets.
+//! `tidings config`: every setting in effect and its source, without secrets.
 
 use clap::Args;
 use serde_json::json;
@@ -8,7 +8,7 @@ use crate::config::{Config, Effective};
 
 #[derive(Args)]
 pub(super) struct ShowConfig {
-    /// Print a JSON object a line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
 }

@@ -1,5 +1,5 @@
-//! The one rule for commands that repeat effects or destroy something: they say how much, then ask on a terminal;
-//! elsewhere they need `--yes`. Never what they do.
+//! The confirmation for commands that repeat effects or destroy something: the command prints the count and asks on a
+//! terminal; without a terminal it needs `--yes`. Never what the command does.
 
 use std::io::{self, BufRead, IsTerminal, Write};
 
@@ -10,24 +10,25 @@ use super::{
     report::{Exit, Report},
 };
 
-/// The flag of such a command.
+/// The `--yes` flag of such a command.
 #[derive(Args, Clone, Copy)]
 pub(super) struct Consent {
-    /// Do not ask; needed where there is no terminal to ask on
+    /// Do not ask for confirmation; required without a terminal
     #[arg(long)]
     yes: bool,
 }
 
 impl Consent {
-    /// Whether it can be given: otherwise a command leaves out the part that needs it, and says so.
+    /// Whether consent can be given. Otherwise the command leaves out the part that needs it, and reports that.
     pub(super) fn is_possible(self) -> bool {
         self.yes || io::stdin().is_terminal()
     }
 
-    /// Whether it is to be done; `what` says what that is, with the count, such as "deletes 3 dead letters".
+    /// Returns whether the operator consents. `what` describes the action with its count, such as "deletes 3 dead
+    /// letters".
     ///
     /// # Errors
-    /// A report that says it, when there is no terminal to ask on.
+    /// A report with `what`, when there is no terminal to ask on.
     pub(super) fn to(self, what: &str) -> Result<bool, Report> {
         if self.yes {
             return Ok(true);
@@ -36,7 +37,7 @@ impl Consent {
             let what = format!("this {what}, and there is no terminal to ask whether it is meant");
             return Err(Report::new(Exit::Usage, what).cure("the same with --yes, if it is"));
         }
-        // The answer decides, also when the question cannot be shown.
+        // The answer counts even when the question cannot be shown.
         let _ = write!(
             io::stderr(),
             "this {}: go on? [y/N] ",
@@ -48,5 +49,5 @@ impl Consent {
     }
 }
 
-/// What such a command prints that was told not to.
+/// Printed when the operator declines.
 pub(super) const NOTHING_CHANGED: &str = "nothing is changed";

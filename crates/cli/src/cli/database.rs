@@ -1,4 +1,4 @@
-//! Opening the database that the configuration names. Which of the two it is, is known at run time only.
+//! Opens the database that the configuration names. Whether it is Postgres or SQLite is known at run time only.
 
 use std::{io, time::Duration};
 
@@ -11,17 +11,17 @@ use tidings::{Diagnosis, Outbox, OutboxError};
 use super::report::{Exit, Report};
 use crate::config::{Config, DatabaseUrl};
 
-/// How long a connection may take.
+/// The most time that connecting may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 const MAX_CONNECTIONS: u32 = 10;
 
-/// The outbox in whichever database it is.
+/// The outbox, in either database.
 pub(crate) enum Database {
     Postgres(Outbox<Postgres>),
     Sqlite(Outbox<Sqlite>),
 }
 
-/// Does the same with the outbox of either database.
+/// Evaluates one expression with the outbox of either database.
 macro_rules! with_outbox {
     ($database:expr, $outbox:ident => $do:expr) => {
         match $database {
@@ -33,10 +33,10 @@ macro_rules! with_outbox {
 pub(crate) use with_outbox;
 
 impl Database {
-    /// Opens the database, which must be there.
+    /// Opens the database, which must exist.
     ///
     /// # Errors
-    /// A report with [`Exit::Unreachable`] when it is not, or cannot be reached.
+    /// A report with [`Exit::Unreachable`] when it does not exist or cannot be reached.
     pub(crate) async fn open(config: &Config) -> Result<Self, Report> {
         match &config.database {
             DatabaseUrl::Sqlite(path) if !path.exists() => Err(Report::new(
@@ -48,7 +48,7 @@ impl Database {
                 let database = Self::open_or_create(config).await?;
                 match with_outbox!(&database, outbox => outbox.check_version().await) {
                     Err(error @ OutboxError::Version { .. }) => Err(error.into()),
-                    // The command itself says what else is wrong.
+                    // The command itself reports any other error.
                     _ => Ok(database),
                 }
             }
@@ -104,7 +104,7 @@ fn configured<DB: tidings::Store>(
     Ok(outbox.in_schema(&config.schema)?.source(&config.source))
 }
 
-/// Connects once without the pool, which would hide the cause behind a timeout of its own.
+/// Connects once without the pool, which would replace the cause by its own timeout.
 async fn knock(options: &PgConnectOptions) -> Result<(), sqlx::Error> {
     let connecting = PgConnection::connect_with(options);
     match tokio::time::timeout(PATIENCE, connecting).await {
@@ -113,7 +113,7 @@ async fn knock(options: &PgConnectOptions) -> Result<(), sqlx::Error> {
     }
 }
 
-/// How a command ends after a failure of the database.
+/// The exit code after a failure of the database.
 pub(crate) fn exit_of(error: &sqlx::Error) -> Exit {
     match error {
         sqlx::Error::Io(_)
@@ -124,8 +124,8 @@ pub(crate) fn exit_of(error: &sqlx::Error) -> Exit {
     }
 }
 
-/// Whether a prepared statement was not there, or was there already, as happens behind a pooler that nobody
-/// told of.
+/// Whether a prepared statement was missing, or existed already: this happens behind a pooler that the configuration
+/// does not mention.
 pub(crate) fn is_unannounced_pooler(error: &sqlx::Error) -> bool {
     const NO_SUCH_STATEMENT: &str = "26000";
     const DUPLICATE_STATEMENT: &str = "42P05";

@@ -1,5 +1,5 @@
-//! `tidings demo`: the whole way on servers of its own, with a relay that is killed in the middle, and a
-//! judge who counts what was lost, doubled, or out of order.
+//! `tidings demo`: the whole path of events on private servers, with a relay that is killed half way, and a check that
+//! counts lost, duplicate and reordered events.
 
 mod directory;
 mod judge;
@@ -35,16 +35,15 @@ use servers::Servers;
 use service::{App, events_stream, user_directory, welcome_email};
 use store::DemoStore;
 
-/// How long the demo waits for what must happen.
+/// The most time that the demo waits for an expected step.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Args)]
 pub(super) struct Demo {
-    /// Use this database in place of a SQLite file of the demo's own; what the demo makes there is removed
-    /// again
+    /// Use this database instead of the demo's own SQLite file; the demo removes from it what it created
     #[arg(long, value_name = "URL")]
     database: Option<String>,
-    /// Leave everything running when it is done, and say what to try
+    /// Leave everything running at the end, and print commands to try
     #[arg(long)]
     keep: bool,
 }
@@ -66,14 +65,14 @@ impl Demo {
     }
 }
 
-/// Everything that the demo plays with.
+/// Everything that the demo runs on.
 struct Stage<DB: DemoStore> {
     outbox: Outbox<DB>,
     bus: Bus,
     servers: Servers,
     stop: CancellationToken,
     keep: bool,
-    /// Everything has been printed, and waits for whoever looks at it.
+    /// The result was printed, and the demo only keeps running for the user.
     is_told: AtomicBool,
 }
 
@@ -113,7 +112,7 @@ impl<DB: DemoStore> Stage<DB> {
         verdict.outcome()
     }
 
-    /// Writes all transactions; kills the relay when half of them are done, and starts another.
+    /// Writes all transactions. Kills the relay after half of them, and starts another one.
     async fn write(&self, relay: &mut Process) -> Result<Truth, Report> {
         let outbox = self.outbox.clone().over(&self.bus);
         let load = load::Load::new(outbox);
@@ -131,7 +130,8 @@ impl<DB: DemoStore> Stage<DB> {
         truth
     }
 
-    /// Once everything was told, to stop it is its end.
+    /// Completes when the demo is interrupted. After the result was printed, stopping is the normal end and no
+    /// interruption.
     async fn interrupted(&self) {
         self.stop.cancelled().await;
         if self.is_told.load(Ordering::Relaxed) {
@@ -157,7 +157,7 @@ impl<DB: DemoStore> Stage<DB> {
     }
 }
 
-/// The worker with its two subscribers, beside the demo.
+/// The worker of the demo with its two subscribers, in this process.
 struct Running {
     stop: CancellationToken,
     task: tokio::task::JoinHandle<Result<(), tidings::WorkerError>>,
@@ -186,10 +186,10 @@ impl Running {
     }
 }
 
-/// What several tasks share.
+/// A value that several tasks share.
 type Shared<T> = Arc<std::sync::Mutex<T>>;
 
-/// Locks; a panic elsewhere leaves the notes as good as they were.
+/// Locks a shared value. A panic in another task leaves the notes valid.
 fn locked<T>(shared: &Shared<T>) -> std::sync::MutexGuard<'_, T> {
     shared
         .lock()

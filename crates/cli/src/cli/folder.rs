@@ -1,4 +1,4 @@
-//! A folder that goes with its owner. Never holds anything that must outlive a command.
+//! A temporary folder that is deleted on drop. Never holds data that must outlive a command.
 
 use std::{
     io,
@@ -10,10 +10,10 @@ use tidings::EventId;
 pub(crate) struct Folder(PathBuf);
 
 impl Folder {
-    /// A new folder among the temporary ones.
+    /// Creates a folder in the system's temporary folder.
     ///
     /// # Errors
-    /// What the file system says.
+    /// The error of the file system.
     pub(crate) fn new(purpose: &str) -> io::Result<Self> {
         let path = std::env::temp_dir().join(format!("tidings-{purpose}-{}", EventId::now()));
         std::fs::create_dir(&path)?;

@@ -1,4 +1,4 @@
-//! Where log lines go: to stderr, so that results stay clean. No line shows a secret.
+//! The log on stderr, so that stdout holds results only. No line shows a secret.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -15,7 +15,7 @@ use tracing_subscriber::{
 use super::untrusted;
 use crate::config::{Log, LogFormat};
 
-/// Begins logging; `default` is the filter when the configuration has none.
+/// Starts logging. `default` is the filter when the configuration has none.
 pub(super) fn begin(log: &Log, default: &str) {
     let filter = EnvFilter::new(log.filter.as_deref().unwrap_or(default));
     let filter = filter.and(filter_fn(is_public));
@@ -33,13 +33,13 @@ pub(super) fn begin(log: &Log, default: &str) {
     registry().with(lines.with_filter(filter)).init();
 }
 
-/// Writes to stderr what a line becomes. A layer hands over each line whole.
+/// Converts a log line and writes it to stderr. A layer passes each line whole.
 struct Lines(fn(&str) -> String);
 
 impl Write for Lines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let shown = (self.0)(&String::from_utf8_lossy(line));
-        // Whatever becomes of a line, the work that it tells of goes on.
+        // A failed write of a log line must not stop the work that it describes.
         let _ = io::stderr().write_all(shown.as_bytes());
         Ok(line.len())
     }
@@ -49,8 +49,8 @@ impl Write for Lines {
     }
 }
 
-/// The trace of async-nats has the CONNECT line, and with it password or token. What it tells of its connection is in our
-/// own lines, with the server's name.
+/// Hides log lines of async-nats: its trace level contains the CONNECT line, and with it the password or token. Its
+/// connection messages are repeated in our own lines, with the server's name.
 fn is_public(line: &Metadata<'_>) -> bool {
     let is_hidden = [Level::TRACE, Level::INFO].contains(line.level());
     !(is_hidden && line.target().starts_with("async_nats"))

@@ -1,4 +1,4 @@
-//! `tidings migrate`: creates the outbox, or brings it to this version.
+//! `tidings migrate`: creates the outbox, or migrates it to this version.
 
 use clap::Args;
 use serde_json::json;
@@ -14,10 +14,10 @@ use crate::config::{Config, DatabaseUrl};
 
 #[derive(Args)]
 pub(super) struct Migrate {
-    /// Print the statements for an empty database instead, for psql or sqlite3; touches nothing
+    /// Print the statements for an empty database, for psql or sqlite3, and change nothing
     #[arg(long, conflicts_with = "json")]
     print: bool,
-    /// Print the migrations that were run as JSON
+    /// Print the applied migrations as JSON
     #[arg(long)]
     json: bool,
 }

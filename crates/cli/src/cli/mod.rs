@@ -47,59 +47,60 @@ struct Cli {
 #[derive(Args)]
 #[command(next_help_heading = "Global options")]
 struct GlobalFlags {
-    /// The configuration file [default: tidings.toml, if there is one] [environment: TIDINGS_CONFIG]
+    /// The configuration file [default: tidings.toml, if it exists] [environment: TIDINGS_CONFIG]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The NATS servers, separated by commas
+    /// The URLs of the NATS servers, separated by commas
     #[arg(long, global = true, value_name = "URL")]
     nats_url: Option<String>,
-    /// The database: sqlite:PATH or postgres://USER:PASSWORD@HOST:PORT/DATABASE
+    /// The database URL: sqlite:PATH or postgres://USER:PASSWORD@HOST:PORT/DATABASE
     #[arg(long, global = true, value_name = "URL")]
     database_url: Option<String>,
     /// The schema of the outbox; on SQLite the prefix of its tables
     #[arg(long, global = true, value_name = "NAME")]
     schema: Option<String>,
-    /// What is logged on stderr, such as debug or "warn,tidings=debug"
+    /// The filter for log lines on stderr, such as debug or "warn,tidings=debug"
     #[arg(long, global = true, value_name = "FILTER")]
     log: Option<String>,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Create the outbox in the database, or bring it to this version
+    /// Create the outbox in the database, or migrate it to this version
     Migrate(migrate::Migrate),
-    /// Show the streams that there should be, or create and update them; never deletes
+    /// Show the configured streams, or create and update them; never deletes a stream
     Streams(streams::Streams),
-    /// Carry events from the outbox into their streams until told to stop
+    /// Move events from the outbox into their streams until stopped
     Relay,
-    /// Publish an event, through the outbox or straight to NATS
+    /// Publish an event, through the outbox or directly to NATS
     Publish(publish::Publish),
-    /// Print events as they come
+    /// Print events as they arrive
     Tail(tail::Tail),
-    /// Look into the outbox
+    /// Inspect and operate the outbox
     Outbox(outbox::OutboxCommand),
-    /// Look at what subscribers gave up, and give it back to them
+    /// Inspect, redrive or discard dead letters
     DeadLetters(dead_letters::DeadLettersCommand),
-    /// Have a subscriber handle events again: a part of its streams, at a rate, watched to its end
+    /// Have a subscriber handle a part of its streams again
     Replay(replay::ReplayCommand),
-    /// See how subscribers do, pause, resume and reset them
+    /// Inspect subscribers, and pause, resume, reset or remove them
     Subscribers(subscribers::SubscribersCommand),
-    /// Tell where an event is: in the outbox, in a stream, at its subscribers
+    /// Find an event: in the outbox, in the streams, at its subscribers
     Trace(trace::RunTrace),
-    /// Tell whether the streams hold what was confirmed
+    /// Check that the streams hold the events that were confirmed
     Verify(verify::RunVerify),
-    /// Show the whole way on servers of its own: commits, rollbacks, a killed relay, and a judge
+    /// Run a demo on private servers: commits, rollbacks, a killed relay, and a check of the result
     Demo(demo::Demo),
-    /// Measure a job here, and the limit of the servers in the same run
+    /// Measure a job on this machine, and the limit of the servers in the same run
     Bench(bench::BenchCommand),
-    /// Print the configuration that is in effect, and where each value comes from
+    /// Print every setting in effect, and its source
     Config(config::ShowConfig),
-    /// Print the completions of a shell
+    /// Print completions for a shell
     Completions(completions::Completions),
 }
 
 impl Command {
-    /// Whether it changes something, so that it does not stop half way because the reader of its output has left.
+    /// Whether the command changes something. Then it runs to its end even when the reader of its output has closed the
+    /// pipe.
     fn changes(&self) -> bool {
         match self {
             Self::Migrate(_) | Self::Streams(_) | Self::Relay | Self::Publish(_) => true,
@@ -108,16 +109,16 @@ impl Command {
             Self::Replay(command) => command.changes(),
             Self::Subscribers(command) => command.changes(),
             Self::Verify(command) => command.changes(),
-            // What these make they clean up.
+            // They remove what they create.
             Self::Demo(_) | Self::Bench(_) => false,
             Self::Tail(_) | Self::Trace(_) | Self::Config(_) | Self::Completions(_) => false,
         }
     }
 
-    /// What is logged when nobody says: services tell what they do, tools what went wrong.
+    /// The log filter without a configured one: services log their work, tools log problems only.
     fn log_filter(&self) -> &'static str {
         match self {
-            // What the client says of its connection is in our own lines too.
+            // Our own lines repeat the client's messages about its connection.
             Self::Relay => "info,async_nats=warn",
             _ => "warn",
         }
@@ -142,7 +143,7 @@ impl From<GlobalFlags> for Flags {
     }
 }
 
-/// Runs the command of the command line.
+/// Runs the command that the arguments name.
 pub(crate) fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -154,7 +155,8 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
-/// Help and version as they are; of what is wrong with the arguments, which it repeats, nothing that a terminal obeys.
+/// Prints help and version as they are, and an error about the arguments without control characters: it repeats the
+/// arguments.
 fn refuse(refused: &clap::Error) -> ExitCode {
     if !refused.use_stderr() {
         refused.exit();
@@ -165,7 +167,7 @@ fn refuse(refused: &clap::Error) -> ExitCode {
 
 fn begin(cli: Cli) -> Outcome {
     let command = match cli.command {
-        // Needs no configuration, which may be broken.
+        // Needs no configuration, which may be invalid.
         Command::Completions(completions) => return completions.run(),
         command => command,
     };
@@ -208,7 +210,7 @@ async fn connect(config: &Config) -> Result<Bus, Report> {
     Ok(Bus::connect(config.nats.clone()).await?)
 }
 
-/// Cancelled at the first SIGTERM or Ctrl-C, from now on; a second one ends the program at once.
+/// Returns a token that the first SIGTERM or Ctrl-C cancels. A second one ends the program at once.
 fn told_to_stop() -> CancellationToken {
     let stop = CancellationToken::new();
     let told = stop.clone();

@@ -1,6 +1,6 @@
-//! Results on stdout: lines, tables, JSON; what is said beside them on stderr. Logs and errors never come here.
+//! Results on stdout: lines, tables, JSON; notes on stderr. Logs and errors are not written here.
 //!
-//! All of it passes [`untrusted`], so that no caller has to remember which of its texts others wrote.
+//! All output passes [`untrusted`], so that no caller must remember which of its texts are foreign.
 
 use std::{
     fmt::Display,
@@ -21,19 +21,20 @@ use super::{
 /// Cells above this width, in characters, do not widen their column.
 const WIDEST: usize = 80;
 
-/// Whether the command goes on when the reader of its output has left.
+/// Whether the command continues when the reader of its output has closed the pipe.
 static OUTLIVES_ITS_READER: AtomicBool = AtomicBool::new(false);
 
-/// For a command that changes things: from now on it goes on to its end, whether or not somebody still reads what it
-/// prints, and ends with the exit code that it would have had.
+/// For a command that changes something: from now on it runs to its end, whether or not its output is still read, and
+/// its exit code is not affected.
 pub(crate) fn outlive_the_reader() {
     OUTLIVES_ITS_READER.store(true, Ordering::Relaxed);
 }
 
-/// Prints a line, or several, at once.
+/// Prints one or several lines at once.
 ///
 /// # Errors
-/// Those of stdout; `BrokenPipe` when its reader has left, and the command does not [outlive](outlive_the_reader) it.
+/// Those of stdout; `BrokenPipe` when its reader has closed the pipe and the command does not
+/// [outlive](outlive_the_reader) it.
 pub(crate) fn line(text: impl Display) -> io::Result<()> {
     write(&untrusted::neutral_lines(&text.to_string()))
 }
@@ -56,7 +57,7 @@ fn write_for_the_reader(line: &str) -> io::Result<()> {
     out.flush()
 }
 
-/// Says something on stderr that is no result. Nobody is left to tell when that fails.
+/// Prints a note on stderr. An error is ignored, because there is no other place to report it.
 pub(crate) fn note(text: impl Display) {
     let text = untrusted::neutral_lines(&text.to_string());
     let _ = writeln!(io::stderr(), "{text}");
@@ -70,7 +71,7 @@ pub(crate) fn json(value: &impl Serialize) -> io::Result<()> {
     write(&untrusted::json(&serde_json::to_string(value)?))
 }
 
-/// Prints rows with their columns below each other. A cell is one line, whatever is in it.
+/// Prints rows with aligned columns. A cell is always one line.
 ///
 /// # Errors
 /// Those of stdout.
@@ -81,7 +82,7 @@ pub(crate) fn table<const N: usize>(rows: &[[String; N]]) -> io::Result<()> {
     Ok(())
 }
 
-/// The lines of a table. Padded by hand: a width that comes from data may be more than a format takes.
+/// The lines of a table. Padded by hand: a width from data may exceed the limit of a format string.
 fn laid_out<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
     let shown = |row: &[String; N]| {
         row.each_ref()
@@ -108,10 +109,11 @@ fn laid_out<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
     lines.collect()
 }
 
-/// Prints a value as one line of JSON that is given up next: what is not read is not given up.
+/// Prints a value as one line of JSON before the caller deletes it. When the line cannot be written, the caller must
+/// not delete the value.
 ///
 /// # Errors
-/// A report that says so, when the reader of the output has left.
+/// A report of that, when the reader of the output has closed the pipe.
 pub(crate) fn kept(value: &impl Serialize) -> Result<(), Report> {
     let document = serde_json::to_string(value).map_err(io::Error::from)?;
     match write_for_the_reader(&untrusted::json(&document)) {
@@ -124,7 +126,7 @@ pub(crate) fn kept(value: &impl Serialize) -> Result<(), Report> {
     }
 }
 
-/// So many events.
+/// A count of events, in words.
 pub(crate) fn events(count: u64) -> String {
     match count {
         1 => "1 event".to_owned(),
@@ -142,18 +144,19 @@ pub(crate) fn second(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
-/// A text on one line, for a [line] or a [note]: those take several. A cell of a table and a report are one line already.
+/// A text on one line, for [line] and [note], which print several lines. Cells of a table and reports are one line
+/// already.
 pub(crate) fn printable(text: &str) -> String {
     untrusted::neutral(text).into_owned()
 }
 
-/// Ends when whoever reads stdout has left; never for a file or a terminal.
+/// Completes when the reader of stdout has closed the pipe; never for a file or a terminal.
 pub(crate) async fn reader_left() {
     let Ok(stdout) = io::stdout().as_fd().try_clone_to_owned() else {
         return std::future::pending().await;
     };
-    // Only watched, never written through, so it need not be non-blocking, which would reach everybody
-    // who shares it. Fails for a file, which nobody leaves.
+    // The copy is only watched, never written to. So it need not be non-blocking, which would affect every process that
+    // shares the pipe. Fails for a file, which has no reader.
     let Ok(stdout) = pipe::Sender::from_owned_fd_unchecked(stdout) else {
         return std::future::pending().await;
     };

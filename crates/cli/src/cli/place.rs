@@ -1,14 +1,14 @@
-//! Places in a stream as people write them: `2h`, a time, a sequence, `beginning`, `now`.
+//! Positions in a stream as people write them: `2h`, a time, a sequence, `beginning`, `now`.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tidings::Start;
 
 use crate::config::duration;
 
-/// Reads a place.
+/// Parses a position.
 ///
 /// # Errors
-/// How it is written, when it is none of them.
+/// The accepted forms, when the text has none of them.
 pub(super) fn parse(text: &str) -> Result<Start, String> {
     match text {
         "beginning" => return Ok(Start::Beginning),

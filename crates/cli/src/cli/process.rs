@@ -1,4 +1,4 @@
-//! This program again, in a process of its own: started, watched, ended. Never knows what it does.
+//! This program again, in its own process: started, watched, ended. Never knows what it does.
 
 use std::{
     io,
@@ -8,18 +8,18 @@ use std::{
 
 use tokio::process::{Child, ChildStdout, Command};
 
-/// How long it may take to end when told so.
+/// How long it may take to end after SIGTERM.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// In what `/proc` counts the time of a process: Linux says so to every program, whatever the machine does.
+/// The unit of process times in `/proc`: Linux reports this value to every program on every machine.
 const TICKS_PER_SECOND: f64 = 100.0;
 
 pub(crate) struct Process(Child);
 
 impl Process {
-    /// Starts the program with nothing configured but what is in `environment`.
+    /// Starts the program with only the settings in `environment`.
     ///
     /// # Errors
-    /// What the operating system says.
+    /// The error of the operating system.
     pub(crate) fn start(
         arguments: &[&str],
         environment: &[(&str, String)],
@@ -33,31 +33,31 @@ impl Process {
             .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(stdout)
-            // Not the terminal's Ctrl-C: whoever started it ends it.
+            // Keeps the terminal's Ctrl-C from it: the parent ends it.
             .process_group(0)
             .kill_on_drop(true);
         command.spawn().map(Self)
     }
 
-    /// What it prints, when its stdout is a pipe that was not taken yet.
+    /// Its output, when stdout is a pipe that was not taken yet.
     pub(crate) fn stdout(&mut self) -> Option<ChildStdout> {
         self.0.stdout.take()
     }
 
-    /// The most memory that it had, in bytes; `None` where there is no `/proc`.
+    /// Its peak memory, in bytes; `None` where there is no `/proc`.
     pub(crate) fn peak_memory(&self) -> Option<u64> {
         memory(&self.0.id()?.to_string(), "VmHWM:")
     }
 
-    /// For how long it has had a core, in seconds; `None` where there is no `/proc`.
+    /// Its processor time, in seconds; `None` where there is no `/proc`.
     pub(crate) fn core_seconds(&self) -> Option<f64> {
         core_seconds(&self.0.id()?.to_string())
     }
 
-    /// Fails when it has ended by itself.
+    /// Checks that it still runs.
     ///
     /// # Errors
-    /// How it has ended.
+    /// Its exit status, when it has ended by itself.
     pub(crate) fn still_runs(&mut self) -> io::Result<()> {
         match self.0.try_wait()? {
             None => Ok(()),
@@ -65,18 +65,18 @@ impl Process {
         }
     }
 
-    /// SIGKILL, in the middle of whatever it does.
+    /// Ends it with SIGKILL, at any point of its work.
     ///
     /// # Errors
-    /// What the operating system says.
+    /// The error of the operating system.
     pub(crate) async fn kill(&mut self) -> io::Result<()> {
         self.0.kill().await
     }
 
-    /// SIGTERM; it must end with 0.
+    /// Ends it with SIGTERM. It must exit with 0.
     ///
     /// # Errors
-    /// That it does not end, or how it has ended.
+    /// That it does not end in time, or its other exit status.
     pub(crate) async fn stop(mut self) -> io::Result<()> {
         self.still_runs()?;
         let pid = self.0.id().unwrap_or_default();
@@ -92,19 +92,19 @@ impl Process {
     }
 }
 
-/// The memory that this process has, in bytes; `None` where there is no `/proc`.
+/// The resident memory of this process, in bytes; `None` where there is no `/proc`.
 pub(crate) fn memory_of_this() -> Option<u64> {
     memory("self", "VmRSS:")
 }
 
-/// For how long this process has had a core, in seconds; `None` where there is no `/proc`.
+/// The processor time of this process, in seconds; `None` where there is no `/proc`.
 pub(crate) fn core_seconds_of_this() -> Option<f64> {
     core_seconds("self")
 }
 
 fn core_seconds(of: &str) -> Option<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{of}/stat")).ok()?;
-    // The name, in parentheses, may hold anything; user and system time are 14th and 15th.
+    // The name, in parentheses, may contain any character. User and system time are fields 14 and 15.
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     let ticks = |at: usize| fields.get(at)?.parse::<f64>().ok();
     Some((ticks(11)? + ticks(12)?) / TICKS_PER_SECOND)
@@ -134,7 +134,7 @@ mod tests {
             .spawn()
             .expect("sleep");
         let mut process = Process(child);
-        // Between fork and exec it has none of its own.
+        // Between fork and exec the child has no memory of its own.
         let is_there = async {
             while process.peak_memory().is_none_or(|bytes| bytes <= 4096) {
                 tokio::task::yield_now().await;

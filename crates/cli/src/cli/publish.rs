@@ -1,4 +1,5 @@
-//! `tidings publish`: one event, given as text. It knows the rules of every event, and no event.
+//! `tidings publish`: publishes one event from text. It checks the rules that hold for every event, and knows no event
+//! type.
 
 use std::{
     fs,
@@ -23,34 +24,34 @@ use crate::config::{Config, duration};
 pub(super) struct Publish {
     /// The event's name, such as user.created
     name: String,
-    /// What the event is about: events of one key keep their order. Without it the event has none
+    /// What the event is about; events of one key keep their order [default: no key]
     #[arg(long)]
     key: Option<String>,
     /// The payload: JSON, @FILE, or - for stdin
     #[arg(long, value_name = "JSON|@FILE|-", allow_hyphen_values = true)]
     data: String,
-    /// The version of the payload
+    /// The version of the payload's schema
     #[arg(long, default_value_t = 1)]
     version: u32,
-    /// A header of your own; may be given several times
+    /// A header of the event; can be repeated
     #[arg(long, value_name = "NAME=VALUE", value_parser = header)]
     header: Vec<(String, String)>,
-    /// The conversation that the event belongs to
+    /// The correlation id: the conversation that the event belongs to
     #[arg(long, value_name = "ID", value_parser = NonEmptyStringValueParser::new())]
     correlation: Option<String>,
-    /// The event's id, a UUID: the same id again is the same event [default: a new one]
+    /// The event's id, a UUID; the same id again is the same event [default: a new id]
     #[arg(long, value_name = "UUID")]
     id: Option<EventId>,
-    /// Publish it then, such as 2026-01-31T12:00:00Z, and not before; at once when that is past
+    /// Publish the event at this time, such as 2026-01-31T12:00:00Z; at once when it has passed
     #[arg(long, value_name = "TIME", value_parser = time, conflicts_with_all = ["direct", "wait"])]
     at: Option<DateTime<Utc>>,
-    /// Publish it after this time, such as 30s, 5m or 18h
+    /// Publish the event after this time, such as 30s, 5m or 18h
     #[arg(long = "in", value_name = "DURATION", value_parser = wait, conflicts_with = "direct")]
     wait: Option<TimeDelta>,
-    /// Publish to NATS and wait until it is stored, instead of through the outbox
+    /// Publish directly to NATS instead of through the outbox, and wait until the event is stored
     #[arg(long)]
     direct: bool,
-    /// Print a JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
@@ -79,7 +80,7 @@ impl Publish {
         }?)
     }
 
-    /// When it is to be published, if not now.
+    /// The due time, for a delayed event.
     fn due(&self) -> Result<Option<DateTime<Utc>>, Report> {
         let Some(wait) = self.wait else {
             return Ok(self.at);
@@ -112,7 +113,7 @@ impl Publish {
     }
 }
 
-/// Reads the payload that `--data` names.
+/// Reads the payload that `--data` gives or names.
 fn read(data: &str) -> Result<Vec<u8>, Report> {
     let unreadable = |error: io::Error| {
         let what = format!("the payload cannot be read from {data}");
@@ -132,7 +133,7 @@ fn read(data: &str) -> Result<Vec<u8>, Report> {
 }
 
 fn check_json(payload: &[u8]) -> Outcome {
-    // What is skipped is not looked at as text.
+    // The JSON parser does not check the UTF-8 of values that it skips.
     let text = std::str::from_utf8(payload).map_err(|error| {
         Report::new(Exit::Usage, "the payload is not UTF-8, and so not JSON")
             .because(Some(&error))

@@ -1,4 +1,4 @@
-//! `tidings relay`: the relay alone, until told to stop.
+//! `tidings relay`: runs a relay until stopped.
 
 use tidings::{Outbox, Relay, Store};
 
@@ -20,7 +20,7 @@ pub(super) async fn run(config: &Config) -> Outcome {
     Ok(())
 }
 
-/// A relay as it is configured.
+/// A relay with the configured settings.
 pub(super) fn relay<DB: Store>(outbox: Outbox<DB>, config: &Config) -> Relay<DB> {
     Relay::new(outbox)
         .lease(config.relay.lease)

@@ -1,5 +1,4 @@
-//! How a command ends: its exit code, and what is printed when it does not succeed. Never a backtrace,
-//! never a Debug text.
+//! The end of a command: its exit code, and the error report for people. Never a backtrace, never a Debug text.
 
 mod errors;
 
@@ -11,12 +10,12 @@ use super::untrusted;
 pub(crate) use errors::no_stream;
 use errors::{cure_of, exit_of};
 
-/// How a command ends. The numbers are part of the interface.
+/// The exit codes of the program. The numbers are part of the interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
-    /// It did what it was asked for.
+    /// The command succeeded.
     Ok = 0,
-    /// It was refused, or failed on the way.
+    /// The command was refused, or failed on the way.
     Failed = 1,
     /// The command line, the configuration or the event cannot be used as it is.
     Usage = 2,
@@ -35,7 +34,7 @@ Exit codes:
 Configuration, the later wins: tidings.toml, the environment (TIDINGS_...), flags.
 `tidings config` prints what is in effect, and where it comes from.";
 
-/// Why a command did not succeed, for people.
+/// Why a command did not succeed, as text for people.
 #[derive(Debug)]
 pub(crate) struct Report {
     exit: Exit,
@@ -44,11 +43,11 @@ pub(crate) struct Report {
     cure: Option<String>,
 }
 
-/// How a command ends that does not succeed; also when whoever reads its output has left.
+/// The result of a command; the error also covers a reader that has closed the pipe.
 pub(crate) type Outcome = Result<(), Report>;
 
 impl Report {
-    /// A report without a cause.
+    /// Makes a report without a cause.
     pub(crate) fn new(exit: Exit, what: impl Into<String>) -> Self {
         Self {
             exit,
@@ -58,7 +57,7 @@ impl Report {
         }
     }
 
-    /// A report of an error and what is behind it.
+    /// Makes a report of an error and its sources.
     pub(crate) fn of(exit: Exit, error: &(dyn Error + 'static)) -> Self {
         let mut texts = error_texts(error).into_iter();
         let what = texts.next().unwrap_or_default();
@@ -68,7 +67,7 @@ impl Report {
         }
     }
 
-    /// A report of an error that comes from the servers.
+    /// Makes a report of an error of the NATS servers.
     fn of_bus(cause: &BusError, error: &(dyn Error + 'static)) -> Self {
         let report = Self::of(exit_of(cause), error);
         match cause {
@@ -80,45 +79,45 @@ impl Report {
         }
     }
 
-    /// Adds what is behind it.
+    /// Adds an error and its sources as causes.
     pub(crate) fn because(mut self, error: Option<&(dyn Error + 'static)>) -> Self {
         self.causes
             .extend(error.map(error_texts).unwrap_or_default());
         self
     }
 
-    /// Adds one of several causes.
+    /// Adds one cause.
     pub(crate) fn cause(mut self, cause: impl Into<String>) -> Self {
         self.causes.push(cause.into());
         self
     }
 
-    /// Says what is wrong with the database, before what it has said, and what to do.
+    /// Adds a diagnosis of the database: its cause before the database's own message, and its cure.
     pub(crate) fn diagnosed(mut self, diagnosis: Diagnosis) -> Self {
         self.causes.insert(0, diagnosis.cause.to_owned());
         self.cure(diagnosis.cure)
     }
 
-    /// Says what to do.
+    /// Sets the cure.
     pub(crate) fn cure(mut self, cure: impl Into<String>) -> Self {
         self.cure = Some(cure.into());
         self
     }
 
-    /// Whether servers did not answer.
+    /// Whether the servers did not answer.
     pub(crate) fn is_unreachable(&self) -> bool {
         self.exit == Exit::Unreachable
     }
 
-    /// What it says first.
+    /// The first line of the report.
     pub(crate) fn what(&self) -> &str {
         &self.what
     }
 
-    /// Prints it and gives the exit code.
+    /// Prints the report and returns the exit code.
     pub(crate) fn end(&self) -> ExitCode {
         if self.exit != Exit::Ok {
-            // Nobody is left to tell when this fails.
+            // An error is ignored, because stderr is the only place to report it.
             let _ = io::Write::write_all(&mut io::stderr(), self.to_string().as_bytes());
         }
         self.exit.into()
@@ -131,7 +130,7 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// The lines for stderr. A cause that an earlier line has told already is left out.
+/// The lines for stderr. A cause that an earlier line contains is left out.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let line = |text: &str| {
@@ -154,7 +153,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// Writing the result. A reader that has left has seen enough: that is no failure.
+/// An error of writing the result. A closed pipe is not a failure: its reader has read enough.
 impl From<io::Error> for Report {
     fn from(error: io::Error) -> Self {
         match error.kind() {

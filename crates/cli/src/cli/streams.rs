@@ -1,4 +1,4 @@
-//! `tidings streams`: the streams that there should be, and making it so.
+//! `tidings streams`: shows the configured streams, or creates and updates them. Never deletes one.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -19,23 +19,24 @@ use crate::config::{Config, duration};
 pub(super) struct Streams {
     #[command(subcommand)]
     action: Option<Action>,
-    /// Print a JSON object a stream
+    /// Print one JSON object per stream
     #[arg(long, global = true)]
     json: bool,
 }
 
 #[derive(Subcommand)]
 enum Action {
-    /// Show the configured streams and what of them differs (the default)
+    /// Show the configured streams and how they differ from the existing ones (the default)
     List,
-    /// Create and update the streams; what is not configured stays as it is. The bucket TIDINGS, in which workers keep
-    /// leases, parked keys and replays, is made too.
+    /// Create and update the streams; settings that are not configured stay as they are. Also creates the bucket
+    /// TIDINGS, in which workers keep leases, parked keys and replays
     ///
-    /// Subjects that a stream takes and the configuration does not name are those of other services, or old ones: they
-    /// are taken away only when that is said on the terminal, or with --yes. The same holds for a `max_age` that
+    /// A stream may take subjects that the configuration does not name: they belong to other services, or are old. They
+    /// are removed only with consent on the terminal, or with --yes. The same holds for a `max_age` that removes
+    /// events.
     /// removes events.
     Apply {
-        /// Only show what would be done
+        /// Print what would be done, and change nothing
         #[arg(long, conflicts_with = "yes")]
         dry_run: bool,
         #[command(flatten)]
@@ -51,17 +52,17 @@ enum Mode {
     Apply(Consent),
 }
 
-/// What is so of a stream, or would be.
+/// The state of a stream, before or after the changes.
 struct Found<'a> {
     spec: &'a StreamSpec,
     plan: Plan,
-    /// Subjects that are not configured, with their events.
+    /// Subjects that are not configured, with their counts of events.
     extra: Vec<(String, u64)>,
-    /// They were taken away.
+    /// The extra subjects were removed.
     is_narrowed: bool,
-    /// What speaks against it.
+    /// Reasons why the plan cannot be applied.
     objections: Vec<String>,
-    /// What it drops without a word.
+    /// The limits by which the stream drops events without an error.
     limits: Vec<String>,
 }
 
@@ -77,7 +78,7 @@ impl Streams {
         if config.streams.is_empty() && !self.json {
             output::note(NO_STREAMS);
         }
-        // Before anything is changed, so that nothing stops half way that could have been known.
+        // All streams are checked before any is changed, so that no foreseeable error stops the command half way.
         let mut found = Vec::new();
         for spec in &specs {
             found.push(look(&bus, spec).await?);
@@ -101,7 +102,7 @@ impl Streams {
     }
 }
 
-/// Refuses what cannot be, before anything is changed.
+/// Refuses a plan that cannot be applied, before anything is changed.
 fn refuse(found: &[Found<'_>]) -> Outcome {
     let mut refused = found.iter().filter(|found| !found.objections.is_empty());
     let Some(first) = refused.next() else {
@@ -142,7 +143,7 @@ async fn look<'a>(bus: &Bus, spec: &'a StreamSpec) -> Result<Found<'a>, Report> 
     })
 }
 
-/// Creates or updates a stream; takes subjects away when that is meant.
+/// Creates or updates a stream, and removes extra subjects with consent.
 async fn apply_one(bus: &Bus, found: &mut Found<'_>, consent: Consent) -> Outcome {
     let spec = found.spec;
     if let Some(what) = shortens(bus, found).await?
@@ -173,7 +174,7 @@ async fn apply_one(bus: &Bus, found: &mut Found<'_>, consent: Consent) -> Outcom
     Ok(())
 }
 
-/// What a shorter age removes at once, if it removes anything.
+/// Describes what a shorter age removes at once; `None` when it removes nothing.
 async fn shortens(bus: &Bus, found: &Found<'_>) -> Result<Option<String>, Report> {
     let is_changed = changes(&found.plan)
         .iter()
@@ -185,7 +186,7 @@ async fn shortens(bus: &Bus, found: &Found<'_>) -> Result<Option<String>, Report
     let events = match older_than(bus, name, age).await {
         Ok(0) => return Ok(None),
         Ok(count) => output::events(count),
-        // A queue cannot be read beside its consumers.
+        // The messages of a work queue cannot be read independently of its consumers.
         Err(_) => "all events".to_owned(),
     };
     let age = duration::show(age);
@@ -194,7 +195,7 @@ async fn shortens(bus: &Bus, found: &Found<'_>) -> Result<Option<String>, Report
     )))
 }
 
-/// How many messages of a stream are older.
+/// How many messages of a stream are older than an age.
 async fn older_than(bus: &Bus, stream: &str, age: Duration) -> Result<u64, ReaderError> {
     let age = TimeDelta::from_std(age).unwrap_or(TimeDelta::MAX);
     let Some(then) = Utc::now().checked_sub_signed(age) else {
@@ -209,7 +210,7 @@ fn counted((subject, events): &(String, u64)) -> String {
     format!("{subject} ({} stored)", output::events(*events))
 }
 
-/// Creates and updates all streams, and those that are given.
+/// Creates and updates all configured streams, and the given ones.
 pub(super) async fn apply(bus: &Bus, config: &Config, more: &[StreamSpec]) -> Outcome {
     for spec in wanted(config).into_iter().chain(more.iter().cloned()) {
         bus.apply_stream(&spec).await?;
@@ -218,15 +219,15 @@ pub(super) async fn apply(bus: &Bus, config: &Config, more: &[StreamSpec]) -> Ou
     Ok(())
 }
 
-/// Makes the bucket of the workers. They do so too, but for one that may not, and name what keeps them from it.
+/// Creates the bucket of the workers. Workers do this too, except one without the permission, which reports that.
 async fn apply_bucket(bus: &Bus) {
     if let Err(error) = bus.apply_bucket().await {
         output::note(error);
     }
 }
 
-/// The streams that have events: the configured ones, or, without any, all of the account that are neither those of
-/// subscribers nor buckets.
+/// The streams that store events: the configured ones, or, without any, all streams of the account except internal
+/// streams and buckets.
 pub(super) async fn of_events(bus: &Bus, config: &Config) -> Result<BTreeSet<String>, Report> {
     if !config.streams.is_empty() {
         return Ok(config
@@ -242,7 +243,7 @@ pub(super) async fn of_events(bus: &Bus, config: &Config) -> Result<BTreeSet<Str
     Ok(all.filter(|name| may_have_events(name)).collect())
 }
 
-/// Whether a stream is neither one of subscribers nor a bucket.
+/// Whether a stream is neither an internal stream nor a bucket.
 pub(super) fn may_have_events(name: &str) -> bool {
     let is_bucket = name.starts_with("KV_") || name.starts_with("OBJ_");
     let is_of_subscribers = StreamSpec::of_subscribers()
@@ -251,7 +252,7 @@ pub(super) fn may_have_events(name: &str) -> bool {
     !is_bucket && !is_of_subscribers
 }
 
-/// The configured streams, and those that subscribers need.
+/// The configured streams and the internal ones.
 fn wanted(config: &Config) -> Vec<StreamSpec> {
     let mut wanted = config.streams.clone();
     for needed in StreamSpec::of_subscribers() {
@@ -334,7 +335,7 @@ fn changes(plan: &Plan) -> &[(String, String, String)] {
     }
 }
 
-/// A setting of the JetStream API in the words of our configuration.
+/// A setting of the JetStream API, in the words of our configuration.
 fn shown(setting: &str, value: &str) -> String {
     match (setting, value) {
         ("max_age", "0") | ("max_bytes", "-1") => "no limit".to_owned(),

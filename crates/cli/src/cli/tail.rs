@@ -1,4 +1,4 @@
-//! `tidings tail`: prints events as they come. Reads without acknowledging, so it disturbs nobody.
+//! `tidings tail`: prints events as they arrive. Acknowledges nothing, so it disturbs no subscriber.
 
 use std::{collections::BTreeSet, pin::pin};
 
@@ -18,12 +18,12 @@ use crate::config::{Config, duration};
 
 #[derive(Args)]
 pub(super) struct Tail {
-    /// Which events, such as "user.>" or user.created [default: all of the configured streams, or of all streams]
+    /// The events, such as "user.>" or user.created [default: all of the configured streams, or of all streams]
     pattern: Option<Pattern>,
-    /// Begin in the past: 5m ago, at a time such as 2026-01-31T12:00:00Z, or at the beginning
+    /// Start in the past: 5m ago, a time such as 2026-01-31T12:00:00Z, or the beginning
     #[arg(long, value_name = "5m|TIME|beginning", value_parser = start)]
     since: Option<Start>,
-    /// Print a JSON object a line
+    /// Print one JSON object per event
     #[arg(long)]
     json: bool,
 }
@@ -33,7 +33,7 @@ impl Tail {
         let stop = told_to_stop();
         let bus = connect(config).await?;
         let followed = self.follow(&bus, config, &stop).await;
-        // What was read from is given back.
+        // Closing the connection removes the consumers of the readers.
         let _ = bus.close().await;
         followed
     }
@@ -50,7 +50,7 @@ impl Tail {
         }
     }
 
-    /// The events of all streams that have some, as they come.
+    /// The events of all selected streams, as they arrive.
     async fn open(
         &self,
         bus: &Bus,
@@ -70,7 +70,7 @@ impl Tail {
             return streams::of_events(bus, config).await;
         };
         let mut streams = bus.streams_taking(pattern).await?;
-        // Nobody can look into the queue of what is tried again; buckets hold no events.
+        // The queue of retries cannot be read by other consumers, and buckets hold no events.
         let retries = StreamSpec::retries().name;
         let is_bucket = |name: &str| name.starts_with("KV_") || name.starts_with("OBJ_");
         let before = streams.len();
@@ -95,7 +95,7 @@ impl Tail {
     }
 }
 
-/// What a reader reads; ends after an error.
+/// The events of a reader; ends after an error.
 fn events(reader: Reader) -> impl Stream<Item = Result<Seen, ReaderError>> {
     stream::unfold(Some(reader), |reader| async {
         let mut reader = reader?;
@@ -122,7 +122,7 @@ fn start(text: &str) -> Result<Start, String> {
     }
 }
 
-/// Time, name, key, id, payload.
+/// One line: time, name, key, id, payload.
 fn as_text(seen: &Seen) -> String {
     match &seen.envelope {
         Ok(envelope) => format!(
@@ -168,7 +168,7 @@ fn envelope_json(envelope: &Envelope) -> Value {
         .iter()
         .map(|(name, value)| (name.to_owned(), value.into()))
         .collect();
-    // A foreign publisher's payload need not be JSON: then it is shown as a text.
+    // A foreign publisher's payload need not be JSON: then it is shown as text.
     let payload: Value = serde_json::from_slice(envelope.payload())
         .unwrap_or_else(|_| String::from_utf8_lossy(envelope.payload()).into());
     json!({

@@ -1,4 +1,4 @@
-//! `tidings trace`: where an event is, place by place. Never changes anything.
+//! `tidings trace`: where an event is, step by step. Never changes anything.
 
 use std::num::NonZeroUsize;
 
@@ -18,25 +18,25 @@ use super::{
 };
 use crate::config::{Config, DatabaseUrl};
 
-/// Tells of an event, or of those of a key or a conversation, when it was written, relayed and stored, and what became
-/// of it at each subscriber. What nobody knows is said to be unknown, and why. Without a database it tells what NATS
-/// knows, and without NATS what the database knows. Ends with 1 when nothing is found, and with 3 when something could not
-/// be seen.
+/// Find an event, or the events of a key or a conversation: when each was written, relayed and stored, and its outcome
+/// at each subscriber. Unknown facts are reported as unknown, with the reason. Without a database it prints what NATS
+/// knows, and without NATS what the database knows. Exits with 1 when nothing is found, and with 3 when something could
+/// not be seen.
 #[derive(Args)]
 pub(super) struct RunTrace {
     #[command(flatten)]
     wanted: WantedEvents,
-    /// Search streams, and for a key or a correlation the outbox, from then on: 2h ago, or at a time such as
+    /// Search the streams, and for a key or a correlation also the outbox, from then on: 2h ago, or a time such as
     /// 2026-01-31T12:00:00Z [default: the time in the event's id, else 24h]
     #[arg(long, value_name = "2h|TIME", value_parser = moment)]
     since: Option<DateTime<Utc>>,
-    /// How many events to tell of at most, the newest
+    /// The most events to print, the newest
     #[arg(long, value_name = "N", default_value = "20")]
     limit: NonZeroUsize,
-    /// How many messages of each stream to read at most, the newest
+    /// The most messages to read of each stream, the newest
     #[arg(long, value_name = "N", default_value_t = 1_000_000)]
     messages: u64,
-    /// Print a JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
@@ -47,10 +47,10 @@ struct WantedEvents {
     /// The event's id, as `publish`, `tail` and the logs print it
     #[arg(value_name = "ID")]
     event: Option<EventId>,
-    /// The events of a key
+    /// All events with this key
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     key: Option<String>,
-    /// The events of a conversation: its first one, whose id this is unless it was set, and all that followed
+    /// All events of this conversation: its first event, whose id this is by default, and all that followed
     #[arg(long, value_name = "ID", value_parser = NonEmptyStringValueParser::new())]
     correlation: Option<String>,
 }
@@ -58,7 +58,7 @@ struct WantedEvents {
 impl RunTrace {
     pub(super) async fn run(&self, config: &Config) -> Outcome {
         let database = Database::open(config).await;
-        // Half of it is more than nothing.
+        // Without NATS, the part in the database is still useful.
         let trace = match connect(config).await {
             Ok(bus) => Trace::over(&bus),
             Err(report) if report.is_unreachable() && database.is_ok() => {
@@ -76,7 +76,7 @@ impl RunTrace {
         }
         trace = match database {
             Ok(database) => with_outbox!(&database, outbox => trace.outbox(outbox)),
-            // Whoever has no database at hand learns what NATS knows.
+            // Without a local database, the part in NATS is still useful.
             Err(report) if is_absent(&config.database) => trace.without_outbox(report.what()),
             Err(report) => trace.unseen_outbox(report.what()),
         };
@@ -88,7 +88,7 @@ impl RunTrace {
         self.judge(&found)
     }
 
-    /// Ends with 3 when something could not be seen, else with 1 when nothing is found.
+    /// Exits with 3 when something could not be seen, else with 1 when nothing is found.
     fn judge(&self, found: &Traced) -> Outcome {
         let is_unseen = |place: &&Searched| place.is_unseen;
         let unseen = found.searched.iter().find(is_unseen);
@@ -137,12 +137,12 @@ impl RunTrace {
     }
 }
 
-/// Whether there is no database at all, which is no fault of it.
+/// Whether there is no database at all, which is not an error here.
 fn is_absent(database: &DatabaseUrl) -> bool {
     matches!(database, DatabaseUrl::Sqlite(path) if !path.exists())
 }
 
-/// When, where, what.
+/// Time, place, text.
 type Line = (Option<DateTime<Utc>>, String, String);
 
 fn print(found: &Traced) -> std::io::Result<()> {
@@ -175,7 +175,7 @@ fn print(found: &Traced) -> std::io::Result<()> {
     output::table(&rows)
 }
 
-/// What is known of an event, in the order of time; what has no time comes last.
+/// The facts about an event in the order of time. Those without a time come last.
 fn lines(event: &TracedEvent) -> Vec<Line> {
     let mut lines = of_outbox(&event.outbox);
     lines.extend(event.batches.iter().map(of_batch));
@@ -265,7 +265,7 @@ fn of_batch(batch: &TracedBatch) -> Line {
         stream,
         ..
     } = batch;
-    // No relay has the epoch 0.
+    // Epoch 0 belongs to the republisher: no relay has it.
     let how = match epoch {
         0 => "published again".to_owned(),
         epoch => format!("under epoch {epoch}"),
@@ -348,7 +348,7 @@ fn of_retry(retry: &RetryTrace) -> String {
     format!("{redriven}{failed}, {next}")
 }
 
-/// What can be concluded, and what it is concluded from.
+/// The conclusion about a subscriber, with its basis.
 fn summary(one: &SubscriberTrace) -> String {
     let delivery = match &one.delivery {
         DeliveryTrace::NotYet { delivered } => format!("its consumer is at {delivered}"),

@@ -1,13 +1,13 @@
-//! Text that others wrote, on its way to a terminal or into JSON. Never what is printed, only how.
+//! Makes foreign text safe for a terminal or JSON. Never decides what is printed, only how.
 //!
-//! Names, keys, payloads, errors and arguments may hold characters that a terminal obeys, that a viewer hides, or
+//! Names, keys, payloads, errors and arguments may contain characters that a terminal obeys, that a viewer hides, or
 //! that make one line look like another one: control characters of both sets, line and paragraph separators,
 //! bidirectional controls (CVE-2021-42574), invisible characters and tags. [`neutral`] is the one place that knows
-//! them; every way out of the program passes it.
+//! them; all output of the program passes it.
 
 use std::{borrow::Cow, fmt::Write};
 
-/// Whether a character changes what is shown around it, or shows nothing.
+/// Whether a character changes how the text around it is shown, or is invisible.
 pub(super) fn is_hostile(c: char) -> bool {
     c.is_control()
         || matches!(c,
@@ -15,8 +15,8 @@ pub(super) fn is_hostile(c: char) -> bool {
             '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{3164}' | '\u{ffa0}'
             // Khmer inherent vowels, Mongolian selectors
             | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'
-            // zero-width space; left-to-right and right-to-left mark. The joiners between them are part of
-            // several scripts and obey nothing.
+            // zero-width space; left-to-right and right-to-left mark. The joiners between them are part of several
+            // scripts and control nothing.
             | '\u{200b}' | '\u{200e}' | '\u{200f}'
             // line and paragraph separator, embeddings, overrides
             | '\u{2028}'..='\u{202e}'
@@ -28,8 +28,8 @@ pub(super) fn is_hostile(c: char) -> bool {
             | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// The text as it may be shown on one line: white space that breaks lines becomes a space, everything else that is
-/// hostile a replacement character, so that it is seen that something was there.
+/// The text as it may be shown on one line. White space that breaks lines becomes a space; every other hostile
+/// character becomes a replacement character, so that its presence is visible.
 pub(super) fn neutral(text: &str) -> Cow<'_, str> {
     if !text.contains(is_hostile) {
         return Cow::Borrowed(text);
@@ -42,14 +42,14 @@ pub(super) fn neutral(text: &str) -> Cow<'_, str> {
     Cow::Owned(text.chars().map(shown).collect())
 }
 
-/// The same of a text of several lines, which stay.
+/// The same for a text of several lines; the line breaks stay.
 pub(super) fn neutral_lines(text: &str) -> String {
     let lines = text.split('\n').map(neutral);
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// A JSON document in which hostile characters are written as escapes. They stand in its strings only, so its value
-/// is the same; serde_json itself escapes no more than JSON demands, the first 32.
+/// A JSON document in which hostile characters are written as escapes. They occur only in its strings, so its value
+/// stays the same. serde_json itself escapes only what JSON requires: the first 32 characters.
 pub(super) fn json(document: &str) -> Cow<'_, str> {
     if !document.contains(is_hostile) {
         return Cow::Borrowed(document);
@@ -61,14 +61,14 @@ pub(super) fn json(document: &str) -> Cow<'_, str> {
             continue;
         }
         for unit in c.encode_utf16(&mut [0; 2]) {
-            // Writing into a String does not fail.
+            // Writing to a String cannot fail.
             let _ = write!(escaped, "\\u{unit:04x}");
         }
     }
     Cow::Owned(escaped)
 }
 
-/// A line of the log: the colours that the program gave it stay, which are the only sequences that may.
+/// A line of the log. Only the colours that the program itself sets stay; all other escape sequences are replaced.
 pub(super) fn log_line(line: &str) -> String {
     let mut shown = String::with_capacity(line.len());
     let mut rest = line;
@@ -86,7 +86,7 @@ pub(super) fn log_line(line: &str) -> String {
     shown + &neutral_lines(rest)
 }
 
-/// How long the sequence is that a text begins with, if all it does is to set colours.
+/// The length of the escape sequence at the start of a text, if it only sets colours; else 0.
 fn colour(text: &str) -> usize {
     let Some(parameters) = text.strip_prefix("\u{1b}[") else {
         return 0;
@@ -181,7 +181,7 @@ mod tests {
             assert_eq!(lines.matches('\n').count(), text.matches('\n').count());
             assert!(!json(text).contains(is_hostile));
             assert!(!log_object(text).contains(|c: char| c != '\n' && is_hostile(c)));
-            // Only what sets a colour begins with an escape.
+            // Only a sequence that sets a colour begins with an escape.
             let line = log_line(text);
             let mut parts = line.split('\u{1b}');
             let plain = |part: &str| !part.contains(|c: char| c != '\n' && is_hostile(c));

@@ -1,4 +1,4 @@
-//! `tidings verify`: whether the streams hold what was confirmed, and bringing back what they do not.
+//! `tidings verify`: checks that the streams hold the confirmed events, and republishes missing ones.
 
 use chrono::{DateTime, Utc};
 use clap::Args;
@@ -13,38 +13,38 @@ use super::{
 };
 use crate::config::Config;
 
-/// Compares what the outbox keeps with what the streams hold: every event that was confirmed has to be there, as it
-/// was written, once, and in the order of its key. The relay may go on meanwhile. Ends with 1 when something is
-/// wrong. What a stream's limits may have removed (`expired`) is not wrong; a stream without a limit that removes
-/// has none, and what was purged from it is missing.
+/// Compare the outbox with the streams: every confirmed event must be there, as it was written, once, and in the order
+/// of its key. The relay may run meanwhile. Exits with 1 when something is wrong. Events that a stream's limits may
+/// have removed (`expired`) are not wrong. A stream without such limits has none of them: events that were purged from
+/// it are missing.
 ///
-/// With --repair, what was confirmed and is missing is published again, in the order in which it was written, with
-/// the ids that it had. Ends with 0 when nothing is wrong any more. A stream only grows: what is published again
-/// may lie behind later events of its key (`late`), and what is altered, there twice or inverted stays so.
+/// With --repair, events that were confirmed and are missing are republished, in the order in which they were written,
+/// with their ids. Exits with 0 when nothing is wrong any more. Streams are append-only: a republished event may follow
+/// later events of its key (`late`), and modified, duplicate or reordered events stay as they are.
 #[derive(Args)]
 pub(super) struct RunVerify {
-    /// Only what was written since then: 2h ago, or at a time such as 2026-01-31T12:00:00Z
+    /// Only events written since then: 2h ago, or a time such as 2026-01-31T12:00:00Z
     #[arg(long, value_name = "5m|TIME", value_parser = moment)]
     since: Option<DateTime<Utc>>,
-    /// Compare payloads byte for byte, and not only their sizes; this reads all of them
+    /// Compare payloads byte for byte, and not only their sizes; reads all payloads
     #[arg(long)]
     payloads: bool,
-    /// Publish again what is missing
+    /// Republish missing events
     #[arg(long)]
     repair: bool,
-    /// With --repair: print what is missing, and publish nothing
+    /// With --repair: print the missing events, and publish nothing
     #[arg(long, requires = "repair")]
     dry_run: bool,
-    /// How many differences to print at most
+    /// The most differences to print
     #[arg(long, value_name = "N", default_value_t = 100)]
     limit: usize,
-    /// Print a JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
 
 impl RunVerify {
-    /// Whether it publishes something.
+    /// Whether the command publishes something.
     pub(super) fn changes(&self) -> bool {
         self.repair && !self.dry_run
     }
@@ -138,7 +138,7 @@ impl RunVerify {
     }
 }
 
-/// What is there, and not where subscribers look for it.
+/// The report of events that are stored, but not where subscribers look for them.
 fn unfound(found: &Verification) -> Option<Report> {
     let mut issues = found
         .streams
@@ -158,7 +158,7 @@ fn cure(found: &Verification) -> String {
     }
 }
 
-/// What helps when another event has the id of one.
+/// The cure when another event has the same id.
 const OF_ITS_OWN: &str = "what is altered is not stored, because another event has its id: publish it once more with an \
                           id of its own";
 

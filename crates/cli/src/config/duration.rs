@@ -7,7 +7,7 @@ use std::time::Duration;
 #[error("{0:?} is not a duration: write a whole number and ms, s, m, h or d, such as 30s")]
 pub(crate) struct DurationError(String);
 
-/// The units, and how many milliseconds each has; the largest last.
+/// The units, with their length in milliseconds; the largest last.
 const UNITS: [(&str, u64); 5] = [
     ("ms", 1),
     ("s", 1000),
@@ -16,10 +16,10 @@ const UNITS: [(&str, u64); 5] = [
     ("d", 86_400_000),
 ];
 
-/// Reads a duration.
+/// Parses a duration.
 ///
 /// # Errors
-/// [`DurationError`] when the number or the unit is missing, or it is more than 500 million years.
+/// [`DurationError`] when the number or the unit is missing, or the duration exceeds 500 million years.
 pub(crate) fn parse(text: &str) -> Result<Duration, DurationError> {
     let error = || DurationError(text.to_owned());
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
@@ -36,7 +36,7 @@ pub(crate) fn parse(text: &str) -> Result<Duration, DurationError> {
     Ok(Duration::from_millis(millis))
 }
 
-/// Writes a duration in the largest unit that needs no fraction; parts below a millisecond are left out.
+/// Formats a duration in the largest unit that needs no fraction. Parts below a millisecond are left out.
 pub(crate) fn show(duration: Duration) -> String {
     let total = duration.as_millis();
     let whole = |(_, millis): &&(&str, u64)| total.is_multiple_of(u128::from(*millis));

@@ -7,7 +7,7 @@ use super::Source;
 /// Why the configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
-    /// The file that was asked for cannot be read.
+    /// The named file cannot be read.
     #[error("the configuration file {} cannot be read", path.display())]
     File {
         path: PathBuf,
@@ -17,33 +17,33 @@ pub(crate) enum ConfigError {
     /// The text is not TOML.
     #[error("{place}: {reason}")]
     Syntax { place: Source, reason: String },
-    /// A key of the file that means nothing.
+    /// The file has an unknown key.
     #[error("{place}: there is no setting {key}")]
     UnknownKey {
         place: Source,
         key: String,
         meant: Option<String>,
     },
-    /// A variable of the environment that means nothing.
+    /// The environment has an unknown variable.
     #[error("there is no setting for the environment variable {variable}")]
     UnknownVariable {
         variable: String,
         meant: Option<String>,
     },
-    /// A variable of the environment that is not UTF-8.
+    /// The variable is not UTF-8.
     #[error("the environment variable {0} is not UTF-8")]
     NotText(String),
-    /// A value that cannot be used.
+    /// The value is invalid.
     #[error("{place}: {key} cannot be used: {reason}")]
     Invalid {
         place: Source,
         key: String,
         reason: String,
     },
-    /// Credentials of two kinds.
+    /// Credentials of two kinds are given.
     #[error("NATS credentials are given twice: {} ({}) and {} ({})", .0.0, .0.1, .1.0, .1.1)]
     TwoCredentials(Box<(&'static str, Source)>, Box<(&'static str, Source)>),
-    /// A setting that needs another one.
+    /// The setting needs another one, which is missing.
     #[error("{place}: {key} needs {missing} too")]
     Half {
         place: Source,
@@ -53,7 +53,7 @@ pub(crate) enum ConfigError {
 }
 
 impl ConfigError {
-    /// What to do about it, where the message does not say it already.
+    /// The cure, when the message does not contain it.
     pub(crate) fn cure(&self) -> Option<String> {
         match self {
             Self::UnknownKey { meant, .. } | Self::UnknownVariable { meant, .. } => {
@@ -73,7 +73,7 @@ impl ConfigError {
     }
 }
 
-/// The word of a list that is most like another one, if any is like it.
+/// The known word that is most similar to the wanted one, if any is similar.
 pub(super) fn nearest<'a>(
     wanted: &str,
     known: impl IntoIterator<Item = &'a str>,
@@ -86,7 +86,7 @@ pub(super) fn nearest<'a>(
         .map(|(_, word)| word.to_owned())
 }
 
-/// How many letters differ (Levenshtein).
+/// The number of bytes that differ (Levenshtein distance).
 fn distance(from: &str, to: &str) -> usize {
     let mut row: Vec<usize> = (0..=to.len()).collect();
     for (place, a) in from.bytes().enumerate() {

@@ -1,4 +1,4 @@
-//! Reading `tidings.toml`: which settings it gives, and where. Never what the values mean.
+//! Reads `tidings.toml`: the settings and where they are written. Never what the values mean.
 
 use std::path::Path;
 
@@ -15,21 +15,21 @@ use super::{
     streams,
 };
 
-/// What a source of settings gives.
+/// The settings of one source.
 #[derive(Default)]
 pub(super) struct Layer {
     pub(super) values: Vec<(&'static Setting, Given)>,
     pub(super) streams: Option<Vec<(StreamSpec, Source)>>,
 }
 
-/// A value as it was given, and where.
+/// A value as text, and its source.
 #[derive(Clone)]
 pub(super) struct Given {
     pub(super) text: String,
     pub(super) source: Source,
 }
 
-/// A TOML text and where it stands.
+/// A TOML text and its file, if it has one.
 pub(super) struct Text<'a> {
     text: &'a str,
     path: Option<&'a Path>,
@@ -42,12 +42,12 @@ impl<'a> Text<'a> {
         Self { text, path }
     }
 
-    /// The value of the variable that gives streams, as the file would have it.
+    /// The value of the environment variable for streams, in the form of the file.
     pub(super) fn of_variable(text: &'a str) -> Self {
         Self { text, path: None }
     }
 
-    /// Where a part of the text stands.
+    /// The source of a part of the text.
     pub(super) fn source<T>(&self, part: &Spanned<T>) -> Source {
         self.source_at(part.span().start)
     }
@@ -63,9 +63,9 @@ impl<'a> Text<'a> {
         }
     }
 
-    /// Reads everything that the text gives.
+    /// Reads all settings of the text.
     pub(super) fn read(&self) -> Result<Layer, ConfigError> {
-        // Only the message: the error as a whole shows the line, and with it a secret.
+        // Only the message: the whole error quotes the line, which may contain a secret.
         let document = DeTable::parse(self.text).map_err(|error| ConfigError::Syntax {
             place: self.source_at(error.span().map_or(0, |span| span.start)),
             reason: error.message().replace('\n', ", "),
@@ -104,7 +104,7 @@ impl<'a> Text<'a> {
         Ok(())
     }
 
-    /// A text, or a whole number or `true` or `false` as text.
+    /// A string, whole number or boolean as text.
     pub(super) fn text(
         &self,
         key: &str,
@@ -143,7 +143,7 @@ impl<'a> Text<'a> {
         }
     }
 
-    /// A key that means nothing; a key of a section is told with it.
+    /// The error for an unknown key, with its section.
     pub(super) fn unknown<T>(&self, name: &Spanned<T>, key: &str) -> ConfigError {
         let known = settings::ALL.iter().map(|setting| setting.key);
         ConfigError::UnknownKey {

@@ -1,10 +1,10 @@
-//! Showing a value without what must stay secret in it.
+//! Shows values without their secrets. Never reads a setting.
 
 use super::settings::{Secret, Setting};
 
-/// What stands where a secret was.
+/// The placeholder for a secret.
 const HIDDEN: &str = "***";
-/// Query parameters of a database URL that hold no secret; what another one holds is not known.
+/// Query parameters of a database URL that contain no secret. Every other parameter may contain one.
 const OPEN_PARAMETERS: [&str; 14] = [
     "sslmode",
     "ssl-mode",
@@ -22,7 +22,7 @@ const OPEN_PARAMETERS: [&str; 14] = [
     "application_name",
 ];
 
-/// A value as it may be shown.
+/// A value without its secrets.
 pub(super) fn shown(setting: &Setting, text: &str) -> String {
     match setting.secret {
         Secret::Nothing => text.to_owned(),
@@ -31,7 +31,7 @@ pub(super) fn shown(setting: &Setting, text: &str) -> String {
     }
 }
 
-/// URLs, separated by commas, without passwords. What cannot be told from a secret is hidden too.
+/// URLs, separated by commas, without passwords. A part that could be a secret is hidden too.
 pub(crate) fn without_passwords(urls: &str) -> String {
     let mut shown = String::new();
     let mut rest = urls;
@@ -43,22 +43,22 @@ pub(crate) fn without_passwords(urls: &str) -> String {
     shown
 }
 
-/// Where the URL after the first one begins: behind a comma or a space, with a scheme.
+/// The start of the next URL: after a comma or a space, with a scheme.
 fn next_url(urls: &str) -> usize {
     let starts = urls.match_indices([',', ' ']).map(|(at, _)| at + 1);
     let mut starts = starts.filter(|at| scheme(&urls[*at..]).is_some());
     starts.next().unwrap_or(urls.len())
 }
 
-/// The scheme that a text begins with.
+/// The scheme at the start of a text.
 fn scheme(text: &str) -> Option<&str> {
-    // The word first: to look for what follows it through all of the text takes a time that grows with its square.
+    // Takes the word first: a search for "://" through the whole text for each URL would take quadratic time.
     let end = text.find(|c: char| !c.is_ascii_alphanumeric())?;
     let (scheme, rest) = text.split_at(end);
     (!scheme.is_empty() && rest.starts_with("://")).then_some(scheme)
 }
 
-/// One URL. The last `@` ends the credentials: a password may have one that is not encoded.
+/// One URL. The last `@` ends the credentials, because a password may contain one that is not encoded.
 fn without_password(url: &str) -> String {
     let scheme = scheme(url);
     let rest = scheme.map_or(url, |scheme| &url[scheme.len() + 3..]);
@@ -66,11 +66,11 @@ fn without_password(url: &str) -> String {
     let shown = match rest.rsplit_once('@') {
         Some((credentials, host)) => match credentials.split_once(':') {
             Some((user, _)) => format!("{user}:{HIDDEN}@{}", without_parameters(host)),
-            // A database's user; in NATS the only part is a token.
+            // In a database URL the only part is a user; in a NATS URL it is a token.
             None if is_database => format!("{credentials}@{}", without_parameters(host)),
             None => format!("{HIDDEN}@{}", without_parameters(host)),
         },
-        // A piece of a password that the next URL goes on with.
+        // Part of a password that contains a comma or a space: the next URL is its rest.
         None if scheme.is_some() && !is_host(rest) => HIDDEN.to_owned(),
         None => without_parameters(rest),
     };
@@ -80,7 +80,7 @@ fn without_password(url: &str) -> String {
     }
 }
 
-/// Whether what follows a scheme can be a host with a port, and maybe a path.
+/// Whether the text after a scheme can be a host with a port, and maybe a path.
 fn is_host(rest: &str) -> bool {
     let end = rest.find(['/', '?', ',', ' ']).unwrap_or(rest.len());
     match rest[..end].rsplit_once(':') {
@@ -104,7 +104,7 @@ fn without_parameters(url: &str) -> String {
     format!("{before}?{}", parameters.collect::<Vec<_>>().join("&"))
 }
 
-/// The parameters of a database URL.
+/// All known parameters of a database URL.
 pub(super) fn parameters() -> Vec<&'static str> {
     [
         &OPEN_PARAMETERS[..],
@@ -113,7 +113,7 @@ pub(super) fn parameters() -> Vec<&'static str> {
     .concat()
 }
 
-/// The parameter of a database URL that its client does not know, and would pass over.
+/// The first parameter of a database URL that the client does not know and would ignore.
 pub(super) fn unknown_parameter(url: &str) -> Option<String> {
     let (_, query) = url.split_once('?')?;
     let names = query.split('&').map(|parameter| {

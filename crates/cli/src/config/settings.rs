@@ -1,4 +1,4 @@
-//! Every setting there is: its key in the file, its environment variable, its default. Never a value.
+//! The list of all settings: key in the file, environment variable, default. Never a value.
 
 /// One setting of the program.
 #[derive(Debug, PartialEq, Eq)]
@@ -7,15 +7,15 @@ pub(crate) struct Setting {
     pub(crate) key: &'static str,
     /// The environment variable.
     pub(super) variable: &'static str,
-    /// The value when nobody gives one.
+    /// The default value.
     pub(super) default: Option<&'static str>,
-    /// What of it must not be shown.
+    /// Which part of the value is secret.
     pub(super) secret: Secret,
     /// How many values it takes.
     pub(super) many: Many,
 }
 
-/// What of a value must not be shown.
+/// Which part of a value is secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Secret {
     Nothing,
@@ -100,7 +100,7 @@ pub(crate) const LOG_FILTER: Setting = Setting::new("log.filter", "TIDINGS_LOG")
 pub(super) const LOG_FORMAT: Setting =
     Setting::new("log.format", "TIDINGS_LOG_FORMAT").or("pretty");
 
-/// All of them, in the order in which they are shown; the streams are a list of their own.
+/// All settings in the order in which they are shown, except the streams.
 pub(super) const ALL: [&Setting; 23] = [
     &NATS_URL,
     &NATS_USER,
@@ -146,7 +146,7 @@ pub(super) const STREAM_KEYS: [&str; 6] = [
 /// The variable that names the configuration file.
 pub(super) const CONFIG_VARIABLE: &str = "TIDINGS_CONFIG";
 
-/// Variables that others read: the test servers, and the name of the file.
+/// Variables that other code reads: the test servers, and the file's name.
 pub(super) const FOREIGN_VARIABLES: [&str; 3] = [
     CONFIG_VARIABLE,
     "TIDINGS_NATS_SERVER",

@@ -16,7 +16,7 @@ use super::{
     values::copies,
 };
 
-/// The streams that the environment variable gives.
+/// The streams of the environment variable.
 pub(super) fn of_variable(value: &str) -> Result<Vec<(StreamSpec, Source)>, ConfigError> {
     let text = format!("stream = {value}");
     let layer = Text::of_variable(&text).read()?;
@@ -47,7 +47,7 @@ pub(super) fn read(
     Ok(streams)
 }
 
-/// One stream as it is written.
+/// One stream as it is written in the text.
 struct Table<'a> {
     text: &'a Text<'a>,
     item: &'a Spanned<DeValue<'a>>,
@@ -86,7 +86,7 @@ impl Table<'_> {
         }
     }
 
-    /// The keys that are given, all of them known.
+    /// The given keys; an unknown one is an error.
     fn given(&self) -> Result<BTreeMap<&str, &Spanned<DeValue<'_>>>, ConfigError> {
         let known = |name: &Spanned<_>| {
             let name: &std::borrow::Cow<'_, str> = name.get_ref();

@@ -1,4 +1,4 @@
-//! What the configuration takes, and from whom.
+//! Which settings the configuration accepts, and from which source.
 
 use super::*;
 
@@ -245,7 +245,7 @@ fn a_stream_that_cannot_be_is_refused() {
 
 #[test]
 fn every_key_of_the_example_can_be_used_and_no_setting_is_missing() {
-    // Each credential alone: they exclude each other.
+    // Each kind of credentials is tested alone: they exclude each other.
     let all = EXAMPLE.replace("\n# ", "\n#! ").replace("\n#", "\n");
     let all: String = all
         .lines()
@@ -279,7 +279,7 @@ fn the_example_as_it_is_gives_the_defaults() {
     assert_eq!(values(&example), values(&default));
 }
 
-/// Whatever a configuration holds, it is read or refused, with the place, and never with a secret.
+/// A configuration is either read or refused, with its location, and never with a secret.
 #[test]
 fn fuzz_configurations() {
     let seeds = [
@@ -316,7 +316,7 @@ fn fuzz_durations() {
     ];
     tidings_fuzz::fuzz_text("duration", &seeds, |text| {
         let parsed = duration::parse(text);
-        // What is shown is read again.
+        // A formatted duration can be parsed again.
         parsed.is_ok_and(|parsed| duration::parse(&duration::show(parsed)) == Ok(parsed))
     });
 }

@@ -1,4 +1,4 @@
-//! The values in effect: put together from their sources, then read into what the program works with.
+//! The values in effect: merged from their sources, then parsed into the program's settings.
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
@@ -12,7 +12,7 @@ use super::{
     settings::{self, Setting},
 };
 
-/// The values in effect, not read yet.
+/// The merged values, not parsed yet.
 pub(super) struct Values {
     given: BTreeMap<&'static str, Given>,
     streams: Vec<(StreamSpec, Source)>,
@@ -109,7 +109,7 @@ impl Values {
         Ok(options)
     }
 
-    /// The credentials, which are of one kind.
+    /// The credentials, which must be of one kind.
     fn auth(&self, in_url: Option<Auth>) -> Result<Auth, ConfigError> {
         let has_user = self.given.contains_key(settings::NATS_USER.key);
         let has_password = self.given.contains_key(settings::NATS_PASSWORD.key);
@@ -233,7 +233,7 @@ fn shown_stream(spec: &StreamSpec) -> String {
         )
 }
 
-/// The servers of a list that is separated by commas, and the credentials that they are given, if any.
+/// The servers of a comma-separated list, and the credentials in their URLs, if any.
 fn servers(list: &str) -> Result<(Vec<String>, Option<Auth>), &'static str> {
     let mut servers = Vec::new();
     let mut credentials: Option<Auth> = None;
@@ -254,7 +254,7 @@ fn servers(list: &str) -> Result<(Vec<String>, Option<Auth>), &'static str> {
     Ok((servers, credentials))
 }
 
-/// Whether what follows the host is a port; if not, it may be a piece of a password.
+/// Whether the text after the host is a port; if not, it may be part of a password.
 fn has_good_port(server: &str) -> bool {
     let address = server.split_once("://").map_or(server, |(_, rest)| rest);
     let address = address.trim_end_matches('/');
@@ -268,7 +268,7 @@ fn yes_or_no(text: &str) -> Result<bool, &'static str> {
     text.parse().map_err(|_| "write true or false")
 }
 
-/// How many copies a stream has.
+/// How many replicas a stream has.
 pub(super) fn copies(text: &str) -> Result<u8, &'static str> {
     match text {
         "1" => Ok(1),
@@ -278,7 +278,8 @@ pub(super) fn copies(text: &str) -> Result<u8, &'static str> {
     }
 }
 
-/// A shorter one cannot be renewed in time, and for a longer one nothing is relayed when a relay dies.
+/// Parses the lease. A shorter one cannot be renewed in time; with a longer one nothing is relayed for too long after a
+/// relay dies.
 fn lease(text: &str) -> Result<Duration, String> {
     const SHORTEST: Duration = Duration::from_millis(100);
     const LONGEST: Duration = Duration::from_secs(3600);

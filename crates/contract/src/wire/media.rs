@@ -1,8 +1,8 @@
-//! What a payload is, by its headers. Never looks at the payload.
+//! The format of a payload, by the message's headers. Never looks at the payload.
 
 use super::read::ReadError;
 
-/// What media types of CloudEvents in structured and batch mode begin with.
+/// The prefix of the media types of CloudEvents in structured and batch mode.
 const CLOUDEVENTS: &str = "application/cloudevents";
 
 /// How a message carries its event.
@@ -10,7 +10,7 @@ const CLOUDEVENTS: &str = "application/cloudevents";
 pub(super) enum Mode {
     /// Attributes in headers, data in the payload.
     Binary,
-    /// All of it in the payload, as JSON.
+    /// Attributes and data in the payload, as JSON.
     Structured,
 }
 
@@ -43,7 +43,7 @@ pub(super) fn mode(media_type: Option<&str>, encoding: Option<&str>) -> Result<M
     Err(refused("content-type", media_type, cure))
 }
 
-/// Whether it is a media type of CloudEvents: then the attributes are in the payload.
+/// Whether this is a media type of CloudEvents: then the attributes are in the payload.
 pub(super) fn is_cloudevents(media_type: &str) -> bool {
     starts_with(media_type.trim_start(), CLOUDEVENTS)
 }

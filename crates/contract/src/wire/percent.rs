@@ -1,9 +1,9 @@
-//! Percent-encoding as CloudEvents asks for it in headers: section 3.1.3.2 of its HTTP and NATS
-//! bindings. Never the encoding of URLs.
+//! Percent-encoding of header values as CloudEvents requires it: section 3.1.3.2 of its HTTP and NATS bindings. Never
+//! the encoding of URLs.
 
 use std::{borrow::Cow, fmt::Write as _};
 
-/// Encodes what is not visible ASCII, and `"` and `%`.
+/// Encodes every character that is not visible ASCII, and `"` and `%`.
 pub(super) fn encode(text: &str) -> Cow<'_, str> {
     if text.bytes().all(is_plain) {
         return Cow::Borrowed(text);
@@ -24,8 +24,8 @@ fn is_plain(byte: u8) -> bool {
     byte.is_ascii_graphic() && byte != b'"' && byte != b'%'
 }
 
-/// Decodes `%41`; what is not an escape stays, and so does the whole text when it would not decode
-/// to UTF-8.
+/// Decodes `%41`. Text that is not an escape stays as it is, and so does the whole text when it would not decode to
+/// UTF-8.
 pub(super) fn decode(text: &str) -> Cow<'_, str> {
     if !text.contains('%') {
         return Cow::Borrowed(text);
@@ -44,7 +44,7 @@ pub(super) fn decode(text: &str) -> Cow<'_, str> {
     String::from_utf8(bytes).map_or(Cow::Borrowed(text), Cow::Owned)
 }
 
-/// The byte that the text's first three characters stand for, and what follows them.
+/// The byte that the text's first three characters encode, and the rest of the text.
 fn escape(text: &[u8]) -> Option<(u8, &[u8])> {
     let [b'%', high, low, tail @ ..] = text else {
         return None;

@@ -1,4 +1,5 @@
-//! From a NATS message to an envelope. It trusts nothing: the publisher may be anybody.
+//! Reads an envelope from a NATS message. It trusts no header and no payload: any client may have published the
+//! message.
 
 use std::borrow::Cow;
 
@@ -25,30 +26,30 @@ pub enum ReadError {
     /// Neither `ce-type` nor the subject is an event name.
     #[error(transparent)]
     Name(#[from] NameError),
-    /// It is carried in a way that is not read, or not as it says.
+    /// The message has an unsupported format, or its content does not match its declared format.
     #[error("{0}")]
     Malformed(String),
 }
 
-/// Reads an envelope off the wire: CloudEvents in binary mode, or in structured mode as JSON
+/// Reads an envelope from a message: CloudEvents in binary mode, or in structured mode as JSON
 /// (`content-type: application/cloudevents+json`), where the attributes are in the payload.
 ///
 /// * Name and version: `ce-type`, else the subject and version 0.
-/// * Id: `ce-id`; where another publisher made it, it is unique within `ce-source` only, and both are the identity.
-///   Without one `Nats-Msg-Id` (unique within the name), else `foreign_id`: a text that names this message and never
-///   another one, such as its stream, its sequence and the time at which it was stored. A sequence alone occurs again
-///   when a stream is deleted and made anew.
+/// * Id: `ce-id`. When another publisher made it, it is unique within `ce-source` only, and the identity is derived
+///   from both. Without `ce-id`: `Nats-Msg-Id` (unique within the name), else `foreign_id`, a text that identifies this
+///   message only, such as its stream, its sequence and the time at which it was stored. A sequence alone is not
+///   enough: it occurs again when a stream is deleted and recreated.
 /// * Key: `ce-partitionkey`, else `ce-subject`.
 /// * Other attributes are [`Extensions`].
 ///
-/// Our own headers are known in any letter case, as CloudEvents asks; `Nats-Msg-Id` only as the
-/// server knows it. The first value of a repeated header counts. A value in double quotes is what is in them. What an
-/// envelope cannot carry (control characters, a lineage over [`Lineage::MAX_BYTES`], other reserved headers) is left
-/// out.
+/// The names of our own headers are matched in any letter case, as CloudEvents requires; `Nats-Msg-Id` only in the
+/// server's spelling. The first value of a repeated header counts. A value in double quotes is unquoted. What an
+/// envelope cannot carry is left out: control characters, a lineage over [`Lineage::MAX_BYTES`], other reserved
+/// headers.
 ///
 /// # Errors
 /// [`ReadError::Name`] when neither `ce-type` nor the subject is an event name; [`ReadError::Malformed`] for a batch, a
-/// `content-encoding`, other formats of CloudEvents, and a wrapper that cannot be read.
+/// `content-encoding`, other formats of CloudEvents, and a structured payload that cannot be read.
 pub fn read<'a>(
     subject: &str,
     headers: impl Iterator<Item = (&'a str, &'a str)>,
@@ -70,14 +71,14 @@ pub fn read<'a>(
     }
 }
 
-/// Whether the attributes of a message are in its payload, so that nothing can be read without it. `content_type` is the
-/// value of that header.
+/// Whether the attributes of a message are in its payload, so that its headers alone cannot be read as an event.
+/// `content_type` is the value of that header.
 #[must_use]
 pub fn is_in_payload(content_type: &str) -> bool {
     media::is_cloudevents(content_type)
 }
 
-/// The headers that an envelope is read from, `Nats-Msg-Id` aside.
+/// The headers from which an envelope is read, except `Nats-Msg-Id`.
 const READ: [&str; 14] = [
     ID,
     TYPE,
@@ -95,9 +96,8 @@ const READ: [&str; 14] = [
     CONTENT_ENCODING,
 ];
 
-/// The headers of a message, sorted out. Clients hand them over in any order (async-nats from a
-/// hash map), and what is read must not depend on it: an id that changed from one delivery to the
-/// next would pass the inbox twice.
+/// The headers of a message by purpose. Clients pass them in any order (async-nats from a hash map), and the result
+/// must not depend on that order: an id that changed between two deliveries would pass the inbox twice.
 #[derive(Default)]
 struct Found<'a> {
     message_id: Option<&'a str>,
@@ -106,7 +106,7 @@ struct Found<'a> {
     own: Vec<(&'a str, &'a str)>,
     /// Attributes that are none of `READ`, without `ce-`.
     extensions: Vec<(&'a str, &'a str)>,
-    /// They were in a wrapper, which Tidings never writes.
+    /// The attributes come from a structured payload, which Tidings never writes.
     is_opened: bool,
 }
 
@@ -120,7 +120,7 @@ impl<'a> Found<'a> {
             .iter()
             .position(|known| known.eq_ignore_ascii_case(name));
         match at.and_then(|at| self.system.get_mut(at)) {
-            // Of several spellings the lower-case one, ours, which sorts last.
+            // Of several spellings the lower-case one wins: it is ours, and it sorts last.
             Some(Some((spelling, _))) if name <= *spelling => {}
             Some(slot) => *slot = Some((name, value)),
             None => match extension(name) {
@@ -131,7 +131,7 @@ impl<'a> Found<'a> {
         }
     }
 
-    /// What is not said by attributes.
+    /// Drops every attribute, and keeps the other headers.
     fn without_attributes(mut self) -> Self {
         for (slot, name) in self.system.iter_mut().zip(READ) {
             if ![TRACEPARENT, TRACESTATE].contains(&name) {
@@ -204,8 +204,8 @@ impl<'a> Found<'a> {
         }
     }
 
-    /// Whether Tidings has written a message: its `Nats-Msg-Id` begins with the event's id, and a copy without has all
-    /// that Tidings always says. Then the id is unique wherever it comes from.
+    /// Whether Tidings wrote the message: its `Nats-Msg-Id` begins with the event's id, or, in a copy without that
+    /// header, every header that Tidings always writes is present. Such an id is unique regardless of the source.
     fn is_ours(&self, id: &str) -> bool {
         if let Some(known) = self.message_id.filter(|known| !known.is_empty()) {
             let rest = known.strip_prefix(id);
@@ -231,7 +231,8 @@ impl<'a> Found<'a> {
     }
 
     fn lineage(&self, extensions: &Extensions) -> Lineage {
-        // The trace context is not CloudEvents': it goes as it is. In the extension of that name is where it began.
+        // The trace context is not an attribute of CloudEvents, so it is not percent-encoded. The extension of that
+        // name holds the context in which the trace started.
         let trace = |wanted| {
             let text = self.raw(wanted).or_else(|| extensions.get(wanted));
             text.filter(|text| is_carried(text)).map(str::to_owned)
@@ -244,7 +245,7 @@ impl<'a> Found<'a> {
         }
     }
 
-    /// What the payload is, when it is not JSON.
+    /// The payload's media type, when it is not JSON.
     fn media_type(&self) -> Option<String> {
         let said = self.attribute(DATA_CONTENT_TYPE);
         let said = said.or_else(|| self.raw(CONTENT_TYPE).map(Cow::Borrowed))?;
@@ -257,11 +258,11 @@ impl<'a> Found<'a> {
         if self.extensions.is_empty() {
             return extensions;
         }
-        // As with the others, of several spellings the lower-case one.
+        // As with the other attributes, the lower-case one of several spellings wins.
         let mut found = self.extensions.clone();
         found.sort_by_key(|(name, _)| *name);
         for (name, value) in found {
-            // What cannot be carried `read` leaves out.
+            // `read` leaves out what cannot be carried.
             let _ = extensions.keep(name.to_ascii_lowercase(), value_of(value).into_owned());
         }
         extensions
@@ -269,14 +270,14 @@ impl<'a> Found<'a> {
 
     fn own(self) -> Headers {
         let own = self.own.into_iter();
-        // Refused is what `read` says it leaves out.
+        // `read` leaves out refused headers.
         let own = own.filter_map(|(name, value)| checked(name.to_owned(), value.to_owned()).ok());
         // The first spelling has the first value.
         Headers::sorted(own.collect(), |first, _| first)
     }
 }
 
-/// The name of an attribute, by that of its header.
+/// The name of an attribute, from the name of its header.
 fn extension(header: &str) -> Option<&str> {
     let (prefix, name) = header.split_at_checked(3)?;
     prefix.eq_ignore_ascii_case("ce-").then_some(name)
@@ -286,7 +287,7 @@ fn extension(header: &str) -> Option<&str> {
 fn parse_type(text: &str) -> Option<(Name, u32)> {
     let (name, digits) = text.rsplit_once(".v")?;
     let version: u32 = digits.parse().ok()?;
-    // One spelling a version: neither "+1" nor "01".
+    // Each version has one spelling: neither "+1" nor "01".
     let exact = digits == "0" || digits.starts_with(|first: char| matches!(first, '1'..='9'));
     exact.then_some((Name::parse(name).ok()?, version))
 }
@@ -295,7 +296,7 @@ fn parse_type(text: &str) -> Option<(Name, u32)> {
 mod tests {
     use super::*;
 
-    /// What a foreign publisher's message on `user.created` is read as.
+    /// Reads a foreign publisher's message on `user.created`.
     fn foreign(headers: &[(&str, &str)]) -> Envelope {
         let headers = headers.iter().copied();
         read("user.created", headers, Bytes::from("{}"), || {

@@ -1,4 +1,4 @@
-//! What of an envelope has no column of its own in the outbox. Never the columns, nor the database.
+//! The parts of an envelope that have no column of their own in the outbox. Never the columns, nor the database.
 
 use std::collections::BTreeMap;
 
@@ -7,8 +7,8 @@ use bytes::Bytes;
 use super::{CAUSATION, CORRELATION, SOURCE, TIME, TRACEPARENT, TRACESTATE, time_text};
 use crate::{Envelope, EnvelopeError, EventId, HeaderError, Headers, headers, lineage::checked};
 
-/// Source, time, lineage, extensions and the user's own headers of an envelope, for the outbox: a JSON object
-/// of texts under the names they have on the wire, not percent-encoded. `{}` when there is none.
+/// Source, time, lineage, extensions and the user's own headers of an envelope, for the outbox: a JSON object of texts,
+/// with the header names of the wire and without percent-encoding. `{}` when there is none.
 #[must_use]
 pub fn stored_headers(envelope: &Envelope) -> String {
     let lineage = &envelope.lineage;
@@ -32,7 +32,7 @@ pub fn stored_headers(envelope: &Envelope) -> String {
     serde_json::Value::Object(object).to_string()
 }
 
-/// Why a row of the outbox is not an event. Only writers other than this crate can make one.
+/// Why a row of the outbox is not an event. Only another writer than this crate can store such a row.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoredError {
@@ -42,7 +42,7 @@ pub enum StoredError {
     /// The headers are not what [`stored_headers`] writes.
     #[error("the headers of the row are not a JSON object of texts")]
     Json(#[from] serde_json::Error),
-    /// The time among the headers is not one.
+    /// The header `ce-time` is not a time.
     #[error("the header ce-time of the row is not a time such as 2026-11-21T09:30:00Z")]
     Time(#[from] chrono::ParseError),
     /// A header is refused.
@@ -50,11 +50,11 @@ pub enum StoredError {
     Header(#[from] HeaderError),
 }
 
-/// Reads an envelope back from the columns of the outbox. `headers` is what [`stored_headers`]
-/// wrote, or the same by hand: names are compared without case, an empty text is `{}`.
+/// Reads an envelope from the columns of the outbox. `headers` is the JSON that [`stored_headers`] writes, or the same
+/// written by hand: names are compared without case, and an empty text counts as `{}`.
 ///
 /// # Errors
-/// [`StoredError`] says which column cannot be an event's.
+/// [`StoredError`], which names the invalid column.
 pub fn from_stored(
     id: EventId,
     name: &str,
@@ -86,7 +86,7 @@ pub fn from_stored(
                 let kept = extension.map(|name| envelope.extensions.keep(name, value.clone()));
                 match kept {
                     Some(Ok(())) => {}
-                    // A name that belongs to another attribute, or to none.
+                    // The name of another attribute, or not an attribute's name at all.
                     Some(Err(HeaderError::Extension(_))) => {
                         return Err(HeaderError::Reserved(name).into());
                     }
@@ -98,7 +98,7 @@ pub fn from_stored(
         };
         *slot = Some(checked(&name, value)?);
     }
-    // The last spelling has the last value.
+    // The value of the last spelling is kept.
     envelope.headers = Headers::sorted(own, |_, last| last);
     Ok(envelope)
 }

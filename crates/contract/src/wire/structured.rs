@@ -1,5 +1,5 @@
-//! CloudEvents in structured mode: the whole event as one JSON object in the payload. Read as the message in binary
-//! mode that says the same; never written.
+//! CloudEvents in structured mode: the whole event as one JSON object in the payload. It is converted to the equivalent
+//! message in binary mode; never written.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use super::{MAX_HEADER_BYTES, media, percent::encode, read::ReadError};
 /// The attributes as headers, and the payload.
 pub(super) type Opened = (Vec<(String, String)>, Bytes);
 
-/// Takes an event out of its wrapper.
+/// Takes the attributes and the data out of a structured payload.
 pub(super) fn open(payload: &[u8]) -> Result<Opened, ReadError> {
     let wrapper: BTreeMap<String, &RawValue> = serde_json::from_slice(payload)
         .map_err(|error| malformed(&format!("the payload is not its JSON object ({error})")))?;
@@ -51,7 +51,7 @@ pub(super) fn open(payload: &[u8]) -> Result<Opened, ReadError> {
     ) {
         (Some(_), Some(_)) => return Err(malformed("it has both data and data_base64")),
         (Some(data), None) if is_json => Bytes::copy_from_slice(data.get().as_bytes()),
-        // What is not JSON stands there as a text.
+        // Data that is not JSON is stored as a JSON string.
         (Some(data), None) => match serde_json::from_str::<String>(data.get()) {
             Ok(text) => text.into(),
             Err(_) => Bytes::copy_from_slice(data.get().as_bytes()),

@@ -1,10 +1,10 @@
-//! What the value of a header stands for, as the CloudEvents bindings say. Never which header.
+//! The decoding of header values, as the CloudEvents bindings define it. Never which header.
 
 use std::borrow::Cow;
 
 use super::percent::decode;
 
-/// The value that a header stands for: without double quotes about it first, then without escapes.
+/// Decodes the value of a header: removes surrounding double quotes first, then escapes.
 pub(super) fn value_of(text: &str) -> Cow<'_, str> {
     match unquoted(text) {
         Some(text) => Cow::Owned(decode(&text).into_owned()),
@@ -12,7 +12,7 @@ pub(super) fn value_of(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// What is in double quotes, if all of it is.
+/// The text between double quotes, when they enclose all of it.
 fn unquoted(text: &str) -> Option<String> {
     let inner = text.strip_prefix('"')?.strip_suffix('"')?;
     let mut plain = String::with_capacity(inner.len());

@@ -1,4 +1,4 @@
-//! Running the Postgres programs: as whom, and with what environment. Never decides what they do.
+//! Runs the Postgres programs: the user and the environment. Never decides what they do.
 
 use std::{
     io,
@@ -25,7 +25,7 @@ pub(super) fn command(program: &Path) -> Command {
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .env("LC_ALL", "C");
-    // PGOPTIONS, PGSSLMODE and the like are for the caller's own servers.
+    // PGOPTIONS, PGSSLMODE and similar variables are meant for the caller's other servers.
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("PG") {
             command.env_remove(name);

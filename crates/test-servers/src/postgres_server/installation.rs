@@ -1,4 +1,4 @@
-//! The Postgres programs where the user who runs them can reach them. Never starts a server.
+//! Makes the Postgres programs reachable for the user who runs them. Never starts a server.
 
 use std::{
     fs, io,
@@ -9,7 +9,8 @@ use std::{
 use super::command::command_as;
 use crate::{find::PostgresPrograms, home::Home, server_error::ServerError};
 
-/// The programs, or a copy in the home when `user` can not reach them: a checkout below root's own folder.
+/// Returns the programs, or a copy of them in the home when `user` cannot reach them, for example in a checkout below
+/// root's home directory.
 pub(super) async fn runnable_by(
     user: Option<u32>,
     programs: PostgresPrograms,
@@ -28,8 +29,8 @@ pub(super) async fn runnable_by(
         .map_err(ServerError::io("copy Postgres to where nobody can run it"))
 }
 
-/// Copies an installation and returns the copy's folder of programs. A wheel keeps the shared libraries beside
-/// its package, as `<package>.libs`, and the programs find them by relative path: the copy has the same shape.
+/// Copies an installation and returns the program folder of the copy. A wheel keeps the shared libraries next to its
+/// package, as `<package>.libs`, and the programs find them by a relative path, so the copy has the same layout.
 pub(super) fn copied(programs: &Path, to: &Path, user: u32) -> io::Result<PathBuf> {
     let programs = programs.canonicalize()?;
     let too_short = || io::Error::other("it is not an installation of its own");

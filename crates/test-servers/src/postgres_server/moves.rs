@@ -1,5 +1,5 @@
-//! What happens to databases besides crashes: a server becomes a standby, a database is dumped and restored.
-//! Never looks into them.
+//! What happens to databases, apart from crashes: a server becomes a standby, a database is dumped and restored. Never
+//! reads their content.
 
 use std::{io, process::Stdio};
 
@@ -7,7 +7,7 @@ use super::{PostgresServer, command::command, command::stdout_of, data_folder};
 use crate::server_error::ServerError;
 
 impl PostgresServer {
-    /// Stops the server and starts it on the same data as a standby that nobody feeds: it can be read until
+    /// Stops the server and starts it on the same data as a standby without a primary. It can be read until
     /// `select pg_promote()` makes it a primary.
     ///
     /// # Errors
@@ -16,7 +16,7 @@ impl PostgresServer {
         self.stop().await?;
         let signal = data_folder(&self.home).join("standby.signal");
         std::fs::write(&signal, "").map_err(ServerError::path("write", &signal))?;
-        // The server removes it when it is promoted.
+        // The server removes this file when it is promoted, so the file belongs to the server's user.
         let owner = std::os::unix::fs::MetadataExt::uid(
             &std::fs::metadata(data_folder(&self.home))
                 .map_err(ServerError::path("read", &signal))?,
@@ -26,11 +26,11 @@ impl PostgresServer {
         self.restart().await
     }
 
-    /// Copies a database into an empty one, of this server or another, with `pg_dump` and `psql`, whichever of
-    /// the two servers' are newer. What an older server does not know in the dump is passed over.
+    /// Copies a database into an empty one, of this server or another, with the `pg_dump` and `psql` of the newer of
+    /// the two servers. Statements in the dump that an older server does not know are skipped.
     ///
     /// # Errors
-    /// [`ServerError::Io`] with what a program said.
+    /// [`ServerError::Io`] with the error output of a program.
     pub async fn copy_database(
         &self,
         name: &str,

@@ -1,4 +1,4 @@
-//! A large backlog beside a small one: what the relay makes of each, and how much memory it takes.
+//! A large backlog compared with a small one: the rate and the memory of the relay.
 
 use super::{
     Job,
@@ -8,7 +8,7 @@ use super::{
     world::World,
 };
 
-/// The small one is drained before and after the large one, so that a drifting machine shows.
+/// The small backlog is drained before and after the large one, so that drift of the machine is visible.
 pub(super) async fn run<DB: BenchStore>(
     world: &World<DB>,
     small: Job,
@@ -19,8 +19,8 @@ pub(super) async fn run<DB: BenchStore>(
     let drained = drain::backlog(world, large).await?;
     let after = drain::backlog(world, small).await?;
 
-    // What a start costs is the same for all of them, and counts for none; what the first page of a large
-    // backlog costs more counts.
+    // The cost of a start is the same for all of them, and is subtracted. The extra cost of the first page of a large
+    // backlog counts.
     let start = before.first.min(after.first);
     let small_rate = (before.per_second(start) + after.per_second(start)) / 2.0;
     let rate = drained.per_second(start);
@@ -38,7 +38,7 @@ pub(super) async fn run<DB: BenchStore>(
     Ok(with_memory(report, [&before, &drained, &after]))
 }
 
-/// Adds the most memory that a relay had, where it can be known.
+/// Adds the peak memory of a relay, where it can be known.
 pub(super) fn with_memory(report: Report, drained: [&Drained; 3]) -> Report {
     let peak = drained
         .iter()

@@ -1,21 +1,21 @@
-//! A measurement between two of its limit, because a machine that is shared moves the figures. Never knows what is
-//! measured.
+//! A measurement between two measurements of its limit, because the figures drift on a shared machine. Never knows what
+//! is measured.
 
 use crate::cli::process;
 
-/// What was measured, and the limit in the same run.
+/// The measurement, and the limit in the same run.
 pub(super) struct Between<T> {
     pub(super) measured: T,
-    /// Events a second.
+    /// Events per second.
     pub(super) before: f64,
     pub(super) after: f64,
-    /// For how long this process had a core, in seconds: in the measurement, and in both limits together; `None`
+    /// The processor time of this process, in seconds: during the measurement, and during both limits together; `None`
     /// where it cannot be known.
     pub(super) cores: Option<[f64; 2]>,
 }
 
 impl<T> Between<T> {
-    /// Measures the limit, which is told whether it is the first time, then the work, then the limit again.
+    /// Measures the limit, then the work, then the limit again. The argument of `limit` is true the first time.
     pub(super) async fn measure(
         limit: impl AsyncFn(bool) -> anyhow::Result<f64>,
         work: impl Future<Output = anyhow::Result<T>>,
@@ -37,7 +37,7 @@ impl<T> Between<T> {
         })
     }
 
-    /// The limit, in events a second.
+    /// The limit, in events per second.
     pub(super) fn limit(&self) -> f64 {
         f64::midpoint(self.before, self.after)
     }

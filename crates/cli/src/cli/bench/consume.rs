@@ -1,4 +1,4 @@
-//! A full stream through handlers.
+//! Measures handlers on a full stream.
 
 use std::sync::Arc;
 
@@ -19,16 +19,16 @@ use super::{
     world::{STREAM, World},
 };
 
-/// What handles the events.
+/// The kind of handler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Mode {
-    /// A handler that does nothing, against a loop of pulls and confirmed acknowledgements.
+    /// A handler that does nothing, against a loop of pulls and confirmed acknowledgements
     Plain,
-    /// A handler whose row commits with the inbox's, against a loop of the same two statements.
+    /// A handler whose row commits with the inbox row, against a loop of the same two statements
     Once,
-    /// A handler of a thousand events whose rows commit with the inbox's, against a loop of the same two statements.
+    /// A handler of a thousand events whose rows commit with the inbox rows, against a loop of the same two statements
     Batch,
-    /// A handler that does nothing, in the order of each key, against one without order.
+    /// A handler that does nothing, ordered by key, against one without order
     Ordered,
 }
 
@@ -50,7 +50,7 @@ impl Mode {
     }
 }
 
-/// What was measured.
+/// The result of a measurement.
 struct Consumed {
     worked: Worked,
     wrong: Wrong,
@@ -95,7 +95,7 @@ async fn plain<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::Result<Be
         Ok(Consumed {
             worked,
             wrong: Wrong {
-                // Without order nobody promised any.
+                // Without order, inversions are not errors.
                 inversions: 0,
                 ..wrong
             },
@@ -118,7 +118,7 @@ async fn batch<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::Result<Be
     Between::measure(limit, work).await
 }
 
-/// Has a subscriber write a row for every event.
+/// Runs a subscriber that writes a row for every event.
 async fn effective<DB: BenchStore>(
     world: &World<DB>,
     job: Job,
@@ -168,7 +168,7 @@ async fn count(event: Written, cx: Context<Arc<Tally>>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Has a subscriber handle every event.
+/// Runs a subscriber that handles every event.
 async fn counted<DB: BenchStore>(
     world: &World<DB>,
     job: Job,

@@ -1,4 +1,4 @@
-//! A backlog and a relay in a process of its own that drains it.
+//! A backlog, and a relay in its own process that drains it.
 
 use std::time::{Duration, Instant};
 
@@ -16,35 +16,35 @@ use super::{
 };
 use crate::cli::process::Process;
 
-/// Events in one transaction while the backlog is written.
+/// Events per transaction while the backlog is written.
 const A_TRANSACTION: usize = 5000;
-/// How often the stream is asked how much it holds: seldom enough to disturb nobody.
+/// The interval at which the stream is asked for its message count: long enough not to disturb the measurement.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 const PATIENCE: Duration = Duration::from_secs(1800);
 
 /// How a backlog was drained.
 pub(super) struct Drained {
     events: usize,
-    /// From the start of the process to the last event's being stored.
+    /// From the start of the process until the last event was stored.
     pub(super) took: Duration,
-    /// From the start of the process to the first event's being stored: what a start costs.
+    /// From the start of the process until the first event was stored: the cost of a start.
     pub(super) first: Duration,
-    /// The most memory that the process had, in bytes, where it can be known.
+    /// The peak memory of the process, in bytes, where it can be known.
     pub(super) peak_memory: Option<u64>,
     pub(super) wrong: Wrong,
 }
 
 impl Drained {
-    /// Events a second, not counting what a start costs.
+    /// Events per second, without the cost of a start.
     #[allow(clippy::cast_precision_loss)] // a rate
     pub(super) fn per_second(&self, start: Duration) -> f64 {
-        // What took less than a look cannot be told.
+        // A time shorter than the interval of the looks cannot be measured.
         let worked = self.took.saturating_sub(start).max(LOOK_AGAIN);
         self.events as f64 / worked.as_secs_f64()
     }
 }
 
-/// Writes a backlog, has a new relay drain it, judges what it stored, and empties the stream.
+/// Writes a backlog, has a new relay drain it, checks the stored events, and empties the stream.
 pub(super) async fn backlog<DB: BenchStore>(
     world: &World<DB>,
     job: Job,
@@ -70,7 +70,7 @@ pub(super) async fn backlog<DB: BenchStore>(
     })
 }
 
-/// Waits until the relay has stored so many events, and fails when it ends.
+/// Waits until the relay has stored this many events, and fails when it ends first.
 pub(super) async fn until_stored<DB: BenchStore>(
     world: &World<DB>,
     relay: &mut Process,
@@ -88,7 +88,7 @@ pub(super) async fn until_stored<DB: BenchStore>(
     Ok(())
 }
 
-/// Writes a backlog and has a relay in this process carry it; how long that took.
+/// Writes a backlog, runs a relay in this process until it is drained, and returns how long that took.
 pub(super) async fn relayed<DB: BenchStore>(
     world: &World<DB>,
     job: Job,
@@ -106,7 +106,7 @@ pub(super) async fn relayed<DB: BenchStore>(
     Ok(took)
 }
 
-/// Writes a backlog, in the order of its numbers.
+/// Writes a backlog in the order of the event numbers.
 pub(super) async fn fill<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::Result<()> {
     for first in (0..job.events).step_by(A_TRANSACTION) {
         let mut tx = world.outbox.begin().await?;

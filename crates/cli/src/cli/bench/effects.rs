@@ -1,4 +1,4 @@
-//! A handler whose effect is a row, and what the rows say afterwards.
+//! Handlers whose effect is a row, and the check of the rows afterwards.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,18 +8,18 @@ use tidings::{
 
 use super::{Job, event::Written, report::Wrong, store::BenchStore, tally::Tally, world::World};
 
-/// Events of a batch.
+/// Events per batch.
 pub(super) const BATCH: usize = 1000;
 const LINGER: Duration = Duration::from_millis(5);
 
-/// Handles each event once: a row for each.
+/// A transactional handler that writes one row per event.
 pub(super) fn once<DB: BenchStore>(world: &World<DB>) -> EventSubscriber<Arc<Tally>> {
     EventSubscriber::durable("bench")
         .on_once(&world.outbox, effect::<DB>)
         .concurrency(DB::HANDLERS)
 }
 
-/// Handles each event once, many in a transaction: a row for each.
+/// A transactional batch handler that writes one row per event.
 pub(super) fn batches<DB: BenchStore>(world: &World<DB>) -> EventSubscriber<Arc<Tally>> {
     let batching = Batching::of(BATCH).linger(LINGER);
     EventSubscriber::durable("bench")

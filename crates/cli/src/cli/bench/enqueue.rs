@@ -1,4 +1,4 @@
-//! Transactions that write a business row and one event, or many.
+//! Measures transactions that write a business row and one or more events.
 
 use std::time::{Duration, Instant};
 
@@ -14,10 +14,10 @@ use super::{
     world::World,
 };
 
-/// The two are measured in turns, so that both meet the same moods of the machine.
+/// The two kinds alternate, so that drift of the machine affects both equally.
 const TURNS: usize = 10;
 
-/// One measurement: how many transactions each writer makes a turn, and how many events each has.
+/// One measurement: how many transactions each writer makes per turn, and how many events each transaction has.
 #[derive(Clone, Copy)]
 struct Plan {
     job: Job,
@@ -63,7 +63,7 @@ pub(super) async fn run<DB: BenchStore>(
         let took = began.elapsed();
         let began = Instant::now();
         next = turn_of(world, plan, next, Kind::Plain).await?;
-        // The first turn warms up.
+        // The first turn is a warm-up.
         if turn > 0 {
             ours += took;
             plain += began.elapsed();
@@ -87,7 +87,7 @@ pub(super) async fn run<DB: BenchStore>(
         .figure("bulk", bulk))
 }
 
-/// All writers make their transactions, numbered from `first` on; the number that comes next.
+/// Runs the transactions of all writers, numbered from `first`. Returns the next number.
 async fn turn_of<DB: BenchStore>(
     world: &World<DB>,
     plan: Plan,

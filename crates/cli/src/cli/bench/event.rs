@@ -1,11 +1,11 @@
-//! The event that is measured with.
+//! The event of all measurements.
 
 use serde::{Deserialize, Serialize};
 use tidings::Event;
 
 use super::Job;
 
-/// The n-th event of a key, filled up to the size that is wanted.
+/// The n-th event of a key, padded to the configured size.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Written {
     pub(super) key: String,
@@ -23,7 +23,7 @@ impl Event for Written {
 }
 
 impl Written {
-    /// What the JSON of the other fields takes, about.
+    /// The approximate size of the JSON of the other fields.
     const FRAME: usize = 50;
 
     pub(super) fn new(job: Job, number: usize) -> Self {

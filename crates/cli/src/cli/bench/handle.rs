@@ -1,4 +1,4 @@
-//! The relay and the handler of a latency measurement, in the process of the producer or in one of their own.
+//! The relay and the handler of a latency measurement, in the process of the producer or in their own.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -18,19 +18,19 @@ use crate::{
     config::Config,
 };
 
-/// Notes that whoever reads them may be behind.
+/// How many notes may wait for their reader.
 pub(super) const NOTES: usize = 4096;
 
-/// That an event's handler began, and when.
+/// The time at which an event's handler was called.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Note {
     pub(super) number: usize,
-    /// Microseconds since 1970, by the clock of this machine: it is compared across processes.
+    /// Microseconds since 1970 by the clock of this machine, so that it can be compared across processes.
     pub(super) at: i64,
 }
 
-/// `tidings bench handle`, which only `tidings bench latency` calls: works until told to stop, and prints a
-/// line for each note.
+/// `tidings bench handle`, which only `tidings bench latency` runs: works until stopped, and prints a line for each
+/// note.
 pub(super) async fn run(config: &Config) -> Outcome {
     let stop = told_to_stop();
     let database = Database::open(config).await?;
@@ -47,7 +47,7 @@ pub(super) async fn run(config: &Config) -> Outcome {
     Ok(())
 }
 
-/// A worker with the relay and the handler.
+/// Runs a worker with the relay and the handler.
 pub(super) async fn work<DB: Store>(
     bus: Bus,
     outbox: Outbox<DB>,
@@ -69,7 +69,7 @@ async fn note(event: Written, cx: Context<mpsc::Sender<Note>>) -> Result<(), Fai
     Ok(cx.state().send(note).await?)
 }
 
-/// Passes on the notes that another process prints.
+/// Forwards the notes that another process prints.
 pub(super) async fn read(
     lines: impl tokio::io::AsyncRead + Unpin,
     notes: mpsc::Sender<Note>,
@@ -78,7 +78,7 @@ pub(super) async fn read(
     while let Some(line) = lines.next_line().await? {
         let note =
             parse(&line).ok_or_else(|| std::io::Error::other(format!("not a note: {line}")))?;
-        // Nobody asks for notes at the end.
+        // At the end of the measurement the receiver is gone.
         let _ = notes.send(note).await;
     }
     Ok(())

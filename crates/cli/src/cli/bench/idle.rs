@@ -1,4 +1,4 @@
-//! A relay that has nothing to do, in a process of its own: what it asks of the database and of the machine.
+//! An idle relay in its own process: its cost for the database and the machine.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use super::{
     world::World,
 };
 
-/// From the last event until the relay is as idle as it gets.
+/// How long a relay needs after the last event to become fully idle.
 const CALM_DOWN: Duration = Duration::from_secs(6);
 
 pub(super) async fn run<DB: BenchStore>(
@@ -42,7 +42,7 @@ pub(super) async fn run<DB: BenchStore>(
     let mut report =
         Report::new("idle", DB::KIND, world.servers, job).figure("seconds", rounded(took, 1000.0));
     if let (Some(before), Some(after)) = (transactions, more_transactions) {
-        // The relay's statements are transactions of their own; one was ours.
+        // Each statement of the relay is a transaction. One transaction was ours.
         let queries = u32::try_from(after - before - 1).unwrap_or(0);
         report = report.figure(
             "queries_per_second",

@@ -1,4 +1,4 @@
-//! Reads the stream that was measured with and counts what is wrong in it.
+//! Reads the measured stream and counts its errors.
 
 use anyhow::ensure;
 use tidings::Start;
@@ -12,7 +12,7 @@ use super::{
     world::{STREAM, World},
 };
 
-/// What is missing, there twice, or out of order within its key, of events with the numbers from 0 on.
+/// Counts missing, duplicate and reordered events, among the events with the numbers from 0.
 pub(super) async fn judge<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::Result<Wrong> {
     let mut reader = world.bus.read(STREAM, &[], Start::Beginning).await?;
     let tally = Tally::new(job);

@@ -1,4 +1,4 @@
-//! From the commit of a transaction to its handler, and where the time goes between them.
+//! Measures the time from the commit of a transaction to its handler, and its parts.
 
 use std::{
     collections::HashMap,
@@ -27,30 +27,30 @@ use super::{
 };
 use crate::cli::process::Process;
 
-/// Events before the measurement: the first ones pay for leases, consumers and caches.
+/// Events before the measurement: the first ones include the cost of leases, consumers and caches.
 const WARM_UP: usize = 200;
-/// What is missing then counts as lost.
+/// After this time, events that are still missing count as lost.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// In which process the relay and the handler are.
+/// The process of the relay and the handler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Place {
-    /// In the process of the producer, which wakes the relay itself.
+    /// The process of the producer, which wakes the relay directly
     Same,
-    /// In another one, which is told of commits by NATS.
+    /// Another process, which NATS notifies of commits
     Other,
 }
 
-/// How it is measured.
+/// The settings of the measurement.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct How {
     pub(super) rate: u32,
     pub(super) relay: Place,
-    /// With `enqueue` in a transaction of sqlx, which tells nobody of its commit.
+    /// Uses `enqueue` in a transaction of sqlx, which notifies nothing of its commit.
     pub(super) enqueue: bool,
 }
 
-/// When a transaction was committed, in microseconds since 1970.
+/// The time at which a transaction was committed, in microseconds since 1970.
 struct Committed {
     number: usize,
     asked: i64,
@@ -115,10 +115,10 @@ pub(super) async fn run<DB: BenchStore>(
         .wrong(wrong))
 }
 
-/// Per event, when its handler first began, and how often it was called.
+/// For each event, when its handler was first called, and how often.
 type Handled = HashMap<usize, (i64, usize)>;
 
-/// The relay and the handler at work, and what they note.
+/// The running relay and handler, and their notes.
 struct Handling {
     works: Works,
     collecting: JoinHandle<()>,
@@ -160,7 +160,7 @@ impl Handling {
         })
     }
 
-    /// Waits until so many events were handled, or patience is over.
+    /// Waits until this many events were handled, or the time is over.
     async fn until(&mut self, events: usize) -> anyhow::Result<()> {
         let began = Instant::now();
         while locked(&self.handled).len() < events {
@@ -194,7 +194,7 @@ fn locked(handled: &Mutex<Handled>) -> MutexGuard<'_, Handled> {
     handled.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Per event, when the stream stored it, in microseconds since 1970.
+/// For each event, when the stream stored it, in microseconds since 1970.
 async fn stored<DB: BenchStore>(world: &World<DB>) -> anyhow::Result<HashMap<usize, i64>> {
     let mut reader = world.bus.read(STREAM, &[], Start::Beginning).await?;
     let mut stored = HashMap::new();
@@ -207,7 +207,7 @@ async fn stored<DB: BenchStore>(world: &World<DB>) -> anyhow::Result<HashMap<usi
     Ok(stored)
 }
 
-/// Commits at a rate, whatever the commits take.
+/// Commits at a constant rate, regardless of how long the commits take.
 async fn produce<DB: BenchStore>(
     world: &World<DB>,
     job: Job,

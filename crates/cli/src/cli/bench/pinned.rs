@@ -1,4 +1,4 @@
-//! A relay while an old transaction keeps Postgres from removing dead rows, beside one without.
+//! A relay while an old transaction keeps Postgres from removing dead rows, compared with one without it.
 
 use std::time::{Duration, Instant};
 
@@ -17,11 +17,12 @@ use super::{
     world::{STREAM, World},
 };
 
-/// Transactions a second while the old one gets older: enough to keep the relay checkpointing.
+/// Transactions per second while the old transaction ages: enough to keep the relay writing checkpoints.
 const RATE: u32 = 200;
-/// A business row is deleted when so many newer ones were written. The traffic lasts until one is.
+/// A business row is deleted after this many newer ones were written. The traffic lasts at least until the first
+/// deletion.
 const KEPT: usize = 100;
-/// How long Postgres may take to count.
+/// The most time that the statistics of Postgres may take.
 const COUNTED_WITHIN: Duration = Duration::from_secs(30);
 
 pub(super) async fn run(
@@ -55,8 +56,8 @@ pub(super) async fn run(
     Ok(with_memory(report, [&before, &pinned, &after]))
 }
 
-/// A transaction that has written and has a snapshot: the horizon stays behind both while it is open. On a
-/// connection of its own: one of the pool would keep to itself what it has to report.
+/// A transaction that has written and has a snapshot: while it is open, it holds back the horizon by both. It has its
+/// own connection: a connection of the pool could not report its statistics meanwhile.
 async fn pin(world: &World<Postgres>) -> Result<PgConnection, sqlx::Error> {
     let options = world.outbox.pool().connect_options();
     let mut pin = PgConnection::connect_with(&options).await?;
@@ -66,8 +67,8 @@ async fn pin(world: &World<Postgres>) -> Result<PgConnection, sqlx::Error> {
     Ok(pin)
 }
 
-/// Transactions at a rate, with business rows that come and go, and a relay that keeps up. How many events
-/// it was, and what was wrong with them.
+/// Runs transactions at a constant rate, with business rows that are inserted and deleted, and a relay that keeps up.
+/// Returns how many events were written, and the errors in them.
 async fn traffic(
     world: &World<Postgres>,
     job: Job,
@@ -98,14 +99,14 @@ async fn traffic(
     Ok((events, wrong))
 }
 
-/// Rows that are dead and were not removed, as Postgres counts them.
+/// Dead rows that were not removed, as Postgres counts them.
 struct Dead {
     log: i64,
     relay: i64,
     business: i64,
 }
 
-/// Waits until Postgres has counted so many rows of the log: it counts late.
+/// Waits until the statistics of Postgres, which lag, include this many rows of the log.
 async fn dead(world: &World<Postgres>, rows: usize) -> anyhow::Result<Dead> {
     let figures = "select
             coalesce(sum(n_tup_ins) filter (where schemaname = $1 and relname ~ '^outbox_'), 0)::bigint,

@@ -1,5 +1,5 @@
-//! The limits: the best loops that the client alone can do for the same work. Nothing of Tidings runs in
-//! them but the words on the wire.
+//! The limits: the best loops that the client alone can do for the same work. They use nothing of Tidings but the wire
+//! format.
 
 use std::time::{Duration, Instant};
 
@@ -19,10 +19,10 @@ use super::{
 
 /// Messages in one atomic batch: the server's limit.
 const BATCH: usize = 1000;
-/// Acknowledgements that are under way at once.
+/// How many acknowledgements wait for their confirmation at once.
 pub(super) const IN_FLIGHT: usize = 512;
 
-/// The same messages as the relay sends.
+/// The messages that the relay would send.
 fn messages(job: Job) -> impl Iterator<Item = anyhow::Result<(HeaderMap, Bytes)>> {
     let defaults = wire::Defaults {
         source: wire::DEFAULT_SOURCE,
@@ -38,8 +38,8 @@ fn messages(job: Job) -> impl Iterator<Item = anyhow::Result<(HeaderMap, Bytes)>
     })
 }
 
-/// Events a second with atomic batches of 1000, the members of the next sent while the last one's commit
-/// is answered.
+/// Measures atomic batches of 1000, in events per second. The messages of the next batch are sent before the commit of
+/// the previous one is answered.
 pub(super) async fn atomic_batches<DB: BenchStore>(
     world: &World<DB>,
     job: Job,
@@ -51,8 +51,8 @@ pub(super) async fn atomic_batches<DB: BenchStore>(
     Ok(per_second(job.events, began.elapsed()))
 }
 
-/// Fills the stream that is measured with, the quickest way. The messages are made on the way: millions of them
-/// would be memory of this process.
+/// Fills the measured stream in the fastest way. The messages are made one by one: millions of them would count as
+/// memory of this process.
 pub(super) async fn fill<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::Result<()> {
     send(&world.client, Written::NAME, messages(job)).await
 }
@@ -112,7 +112,7 @@ async fn confirmed(
     }
 }
 
-/// Messages a second of the stream that is measured with, read without their payloads.
+/// Measures reading the measured stream without payloads, in messages per second.
 pub(super) async fn headers<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::Result<f64> {
     let stream = world.jetstream().get_stream(STREAM).await?;
     let consumer = stream
@@ -135,7 +135,7 @@ pub(super) async fn headers<DB: BenchStore>(world: &World<DB>, job: Job) -> anyh
     Ok(per_second(job.events, began.elapsed()))
 }
 
-/// Events a second with a pull consumer and confirmed acknowledgements, 512 under way.
+/// Measures a pull consumer with confirmed acknowledgements, 512 of them waiting at once, in events per second.
 pub(super) async fn pull_and_confirm<DB: BenchStore>(
     world: &World<DB>,
     job: Job,
@@ -176,7 +176,7 @@ pub(super) async fn pull_and_confirm<DB: BenchStore>(
     Ok(per_second(job.events, began.elapsed()))
 }
 
-/// From a confirmed publish being sent to its message being pulled, at a rate.
+/// Measures the time from a confirmed publish until its message is pulled, at a constant rate.
 pub(super) async fn publish_and_pull<DB: BenchStore>(
     world: &World<DB>,
     job: Job,

@@ -1,4 +1,4 @@
-//! The limit of effects that happen once: by hand, with sqlx and async-nats alone.
+//! The limit of transactional handlers: the same effects by hand, with sqlx and async-nats alone.
 
 use std::time::Instant;
 
@@ -21,8 +21,8 @@ use super::{
     world::{STREAM, World},
 };
 
-/// Events a second with a transaction each: a row in an inbox, a row of the effect, commit, a confirmed
-/// acknowledgement; as many at once as the handlers have.
+/// Measures one transaction per event, in events per second: a row in an inbox, a row of the effect, commit, a
+/// confirmed acknowledgement. As many run at once as the handlers do.
 pub(super) async fn pull_commit_and_confirm<DB: BenchStore>(
     world: &World<DB>,
     job: Job,
@@ -37,7 +37,7 @@ pub(super) async fn pull_commit_and_confirm<DB: BenchStore>(
     Ok(per_second(job.events, began.elapsed()))
 }
 
-/// The same with a transaction for a thousand events: all into the inbox by one statement, all effects by another.
+/// The same with one transaction per thousand events: one statement for the inbox, another one for all effects.
 pub(super) async fn pull_commit_and_confirm_all<DB: BenchStore>(
     world: &World<DB>,
     job: Job,
@@ -50,7 +50,7 @@ pub(super) async fn pull_commit_and_confirm_all<DB: BenchStore>(
     Ok(per_second(job.events, began.elapsed()))
 }
 
-/// All messages of the stream, from a moment on.
+/// Pulls all messages of the stream. Returns the start time and the messages.
 async fn pull<DB: BenchStore>(
     world: &World<DB>,
     job: Job,

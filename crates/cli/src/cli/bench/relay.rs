@@ -1,4 +1,4 @@
-//! A backlog of the outbox into the stream.
+//! Measures the relay: a backlog of the outbox into the stream.
 
 use super::{
     Job, between::Between, drain::relayed, judge::judge, raw, report::Report, store::BenchStore,

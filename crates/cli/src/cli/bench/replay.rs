@@ -1,4 +1,4 @@
-//! A full stream through the handlers of a subscriber that has passed it, again: as a replay.
+//! Measures a replay: a subscriber handles a full stream again that it has passed.
 
 use std::{
     sync::Arc,
@@ -25,18 +25,18 @@ use super::{
 };
 
 const NAME: &str = "bench-replay";
-/// How often the state of the replay is looked at, once everything is handled.
+/// The interval at which the state of the replay is read, after everything is handled.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
-/// How long a worker may take to answer, and a replay to end.
+/// The most time that a worker may take to answer, and a replay to end.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What it took.
+/// The result of a measurement.
 struct Replayed {
-    /// From the question until the job was there: its range is found, and the replicas are asked.
+    /// From the request until the replay existed: its range is resolved, and the instances are asked.
     asked: Duration,
-    /// From the start of the job until the last event was handled.
+    /// From the start of the replay until the last event was handled.
     handled: Duration,
-    /// And until the job was done.
+    /// From the start of the replay until it was done.
     done: Duration,
     wrong: Wrong,
 }
@@ -59,7 +59,7 @@ fn seconds(took: Duration) -> f64 {
     rounded(took.as_secs_f64(), 1000.0)
 }
 
-/// Has a subscriber whose durable is behind all of it handle every event.
+/// Replays every event to a subscriber whose durable has passed the stream.
 async fn replay<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::Result<Replayed> {
     let tally = Arc::new(Tally::new(job));
     let subscriber = consume::does_nothing(NAME).start(Start::New);
@@ -77,7 +77,7 @@ async fn replay<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::Result<R
     let request = ReplayRequest::new(ReplayPoint::Beginning);
     let asking = Instant::now();
     let job_of_it = replays.start(NAME, &request).await?;
-    // Its worker may have begun before its answer was here.
+    // The worker may have started before the answer to the request arrived here.
     let begun = age(&job_of_it);
     let here = Instant::now();
     reached(&tally, job.events, || !working.is_finished()).await?;
@@ -94,7 +94,7 @@ async fn replay<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::Result<R
         handled,
         done,
         wrong: Wrong {
-            // Without order nobody promised any.
+            // Without order, inversions are not errors.
             inversions: 0,
             ..tally.wrong()
         },
@@ -121,7 +121,7 @@ async fn until_it_ends(replays: &Replays, replay: &Replay) -> anyhow::Result<Rep
     }
 }
 
-/// For how long it has been there.
+/// How long ago the replay was created.
 fn age(replay: &Replay) -> Duration {
     (Utc::now() - replay.created_at)
         .to_std()

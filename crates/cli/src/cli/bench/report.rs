@@ -1,4 +1,4 @@
-//! What a measurement says, for people and for programs.
+//! The result of a measurement, for people and for programs.
 
 use std::{fmt, ops::Add, time::Duration};
 
@@ -16,7 +16,7 @@ pub(super) struct Report {
     figures: Vec<(&'static str, Value)>,
 }
 
-/// What an oracle found wrong.
+/// The errors that a check found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Wrong {
     pub(super) lost: usize,
@@ -57,7 +57,7 @@ impl Report {
         self
     }
 
-    /// The rate, the limit, and their ratio.
+    /// Adds the rate, the limit, and their ratio.
     pub(super) fn against(self, seconds: f64, per_second: f64, limit: f64) -> Self {
         self.figure("seconds", rounded(seconds, 1000.0))
             .figure("per_second", rounded(per_second, 1.0))
@@ -71,7 +71,7 @@ impl Report {
             .figure("inversions", wrong.inversions)
     }
 
-    /// The rate of what was measured, the limit of the same run, and for how long each had a core.
+    /// Adds the measured rate, the limit of the same run, and the processor time of each.
     pub(super) fn between<T>(self, took: Duration, between: &Between<T>) -> Self {
         let rate = per_second(self.job.events, took);
         let report = self
@@ -103,7 +103,7 @@ impl Report {
         Value::Object(object)
     }
 
-    /// An error when anything was lost, duplicated or inverted: a fast wrong answer is wrong.
+    /// Fails when events were lost, duplicated or reordered: then the rate is meaningless.
     pub(super) fn verdict(&self) -> anyhow::Result<()> {
         for (name, value) in &self.figures {
             if matches!(*name, "lost" | "duplicates" | "inversions") && value.as_u64() != Some(0) {
@@ -136,7 +136,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// Median, 99th percentile and maximum of times, in microseconds.
+/// Median, 99th percentile and maximum of durations, in microseconds.
 pub(super) fn percentiles(mut times: Vec<Duration>) -> [u64; 3] {
     times.sort_unstable();
     let at = |share: usize| {

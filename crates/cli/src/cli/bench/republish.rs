@@ -1,4 +1,4 @@
-//! Everything that a stream has lost, published again, against the relay that has published it at first.
+//! Measures republishing everything that a stream has lost, against the relay that first published it.
 
 use std::time::{Duration, Instant};
 
@@ -16,8 +16,8 @@ use super::{
     world::World,
 };
 
-/// The limit is the relay, which has a backlog as large: before, and after, when a server that has been at work for as
-/// long is slower.
+/// The limit is the relay with an equally large backlog. It is measured before and after, because a server that has
+/// worked for a while is slower.
 pub(super) async fn run<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::Result<Report> {
     let limit = async |is_first: bool| {
         if !is_first {
@@ -27,7 +27,7 @@ pub(super) async fn run<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::
     };
     let between = Between::measure(limit, republished(world, job)).await?;
     let between = Between {
-        // The backlogs were written meanwhile, the stream was lost, and what it held was judged.
+        // The processor time includes writing the backlogs, deleting the stream, and checking its content.
         cores: None,
         ..between
     };
@@ -37,7 +37,7 @@ pub(super) async fn run<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::
         .wrong(wrong))
 }
 
-/// How long it takes, with what it takes to find out what is missing.
+/// How long republishing takes, including the search for missing events.
 async fn republished<DB: BenchStore>(
     world: &World<DB>,
     job: Job,

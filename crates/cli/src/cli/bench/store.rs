@@ -1,5 +1,5 @@
-//! What the bench asks of a database besides the outbox: a business table, and a plain table without
-//! our indexes to compare with.
+//! What the bench needs of a database apart from the outbox: a business table, and a plain table without our indexes
+//! for comparison.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use uuid::Uuid;
 
 /// A database that can be measured.
 pub(super) trait BenchStore: Store + Sized {
-    /// How many writers work side by side.
+    /// How many writers run concurrently.
     const WRITERS: usize;
-    /// How many handlers with a transaction work side by side.
+    /// How many handlers with a transaction run concurrently.
     const HANDLERS: usize;
-    /// Batches that are handled at once.
+    /// How many batches are handled concurrently.
     const BATCHES: usize;
 
     async fn connect(url: &str) -> anyhow::Result<Outbox<Self>>;
@@ -23,7 +23,7 @@ pub(super) trait BenchStore: Store + Sized {
         connection: &mut Self::Connection,
         id: i64,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
-    /// Writes events into the plain table, the way that is quickest here.
+    /// Writes events into the plain table, in the fastest way for this database.
     fn plain(
         connection: &mut Self::Connection,
         envelopes: &[Envelope],
@@ -38,37 +38,37 @@ pub(super) trait BenchStore: Store + Sized {
         connection: &mut Self::Connection,
         numbers: &[i64],
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
-    /// How many rows handlers wrote, and of how many events.
+    /// How many rows handlers wrote, and for how many events.
     fn effects(
         pool: &Pool<Self>,
     ) -> impl Future<Output = Result<(usize, usize), anyhow::Error>> + Send;
-    /// Adds an event to an inbox made by hand; false when it is there.
+    /// Adds an event to the plain inbox; false when it is already there.
     fn remember_plainly(
         connection: &mut Self::Connection,
         event: Uuid,
     ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
-    /// Adds events to an inbox made by hand, the way that is quickest here; how many were not there.
+    /// Adds events to the plain inbox, in the fastest way for this database. Returns how many were new.
     fn remember_all_plainly(
         connection: &mut Self::Connection,
         events: &[Uuid],
     ) -> impl Future<Output = Result<usize, sqlx::Error>> + Send;
-    /// Removes the rows of handlers, and the inbox made by hand.
+    /// Removes the rows of the handlers and the plain inbox.
     fn empty(pool: &Pool<Self>) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
-    /// Has what was written reach the disk now, so that it does not later, under a measurement. What is not
-    /// allowed here is left out.
+    /// Flushes earlier writes to the disk now, so that this does not happen during a measurement. Skipped without the
+    /// permission.
     fn settle(pool: &Pool<Self>) -> impl Future<Output = ()> + Send;
-    /// Has the database count what the connections of the pool did: each reports by itself, at the end of a
-    /// transaction and a second after the last time.
+    /// Makes the database count the transactions of all connections in the pool: each connection reports them at the
+    /// end of a transaction, at most once per second.
     fn be_counted(pool: &Pool<Self>) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
-    /// How many transactions the database has ended, by its own count, where it counts them.
+    /// How many transactions the database has ended by its own count; `None` without such a count.
     fn transactions(
         pool: &Pool<Self>,
     ) -> impl Future<Output = Result<Option<i64>, sqlx::Error>> + Send;
 }
 
-/// The outbox of a bench on servers that were given: its own, so that nothing else is touched.
+/// The schema of the bench on given servers: a separate one, so that no other outbox is changed.
 pub(super) const SCHEMA: &str = "tidings_bench";
-/// Postgres counts what a connection did no more often than once a second.
+/// The time after which Postgres counts a connection's transactions: at most once per second.
 const REPORTED_WITHIN: Duration = Duration::from_millis(1100);
 const BUSINESS: &str = "insert into tidings_bench_business (id, name) values ($1, 'somebody')";
 const PLAIN: &str = "insert into tidings_bench_plain (event, name, version, key, headers, payload)
@@ -219,7 +219,8 @@ impl BenchStore for Postgres {
             held.push(pool.acquire().await?);
         }
         for connection in &mut held {
-            // Twice: the first may be within the second, and one that reads nothing reports nothing.
+            // Twice: the first one may come within the same second, and a transaction that reads nothing is not
+            // reported.
             for _ in 0..2 {
                 let read = sqlx::query("select from pg_class limit 1");
                 read.execute(&mut **connection).await?;

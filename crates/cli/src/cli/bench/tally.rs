@@ -1,5 +1,5 @@
-//! Which events came, how often, and in what order within their keys. Millions of events cost a bit each, and
-//! a number a key; counting takes no lock.
+//! Counts which events arrived, how often, and in what order within their keys. The memory is one bit per event and one
+//! number per key; counting takes no lock.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
@@ -8,7 +8,7 @@ use super::{Job, event::Written, report::Wrong};
 pub(super) struct Tally {
     events: usize,
     seen: Vec<AtomicU64>,
-    /// One more than the number that came last, for each key; 0 before.
+    /// For each key, the number of its last event plus one; 0 before the first.
     last: Vec<AtomicUsize>,
     entered: AtomicUsize,
     duplicates: AtomicUsize,
@@ -18,7 +18,8 @@ pub(super) struct Tally {
 
 impl Tally {
     pub(super) fn new(job: Job) -> Self {
-        // Written, not only reserved: what is counted later is not to look like a growing process.
+        // The memory is written now, not only reserved, so that the process does not seem to grow during the
+        // measurement.
         let mut seen: Vec<_> = (0..job.events.div_ceil(64))
             .map(|_| AtomicU64::new(u64::MAX))
             .collect();
@@ -52,12 +53,12 @@ impl Tally {
         }
     }
 
-    /// How many came, the same ones again included.
+    /// How many events arrived, duplicates included.
     pub(super) fn entered(&self) -> usize {
         self.entered.load(Relaxed)
     }
 
-    /// How many came that nobody wrote.
+    /// How many events arrived that were never written.
     pub(super) fn strangers(&self) -> usize {
         self.strangers.load(Relaxed)
     }
@@ -94,7 +95,7 @@ mod tests {
     #[test]
     fn what_is_missing_double_or_inverted_is_counted() {
         assert_eq!(tallied(0..130).wrong(), Wrong::default());
-        // Events of different keys may pass each other.
+        // Events of different keys may overtake each other.
         let backwards = (0..13).flat_map(|of_key| (0..10).rev().map(move |key| of_key * 10 + key));
         assert_eq!(tallied(backwards).wrong(), Wrong::default());
         let wrong = tallied((0..128).filter(|n| *n != 64).chain([5])).wrong();

@@ -1,4 +1,4 @@
-//! Whether the stream holds what was confirmed: how fast that is found out.
+//! Measures how fast `verify` compares the outbox with the stream.
 
 use std::time::Instant;
 
@@ -10,7 +10,7 @@ use super::{
     world::World,
 };
 
-/// The limit is a loop that reads the headers of the same stream, and compares nothing.
+/// The limit is a loop that only reads the headers of the same stream.
 pub(super) async fn run<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::Result<Report> {
     relayed(world, job).await?;
     DB::settle(world.outbox.pool()).await;

@@ -9,22 +9,22 @@ use tokio_util::sync::CancellationToken;
 use super::{Job, tally::Tally};
 use crate::cli::process;
 
-/// How often the tally is looked at: seldom enough to disturb nobody.
+/// The interval at which the tally is read: long enough not to disturb the measurement.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
-/// How long nothing may be handled.
+/// The longest time without a handled event.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// By when a process has what it needs, in hundredths of the events.
+/// The percentage of events after which the memory of the process is measured first.
 const WARM: usize = 5;
 
-/// What it took.
+/// The result of a measurement.
 pub(super) struct Worked {
     pub(super) took: Duration,
-    /// This process' memory in bytes after a twentieth of the events, after half of them, and after all; `None`
-    /// where it cannot be known.
+    /// The memory of this process in bytes, after a twentieth, a half and all of the events; `None` where it cannot be
+    /// known.
     pub(super) memory: Option<[u64; 3]>,
 }
 
-/// Runs a worker until its handlers have been called for every event, and it has ended.
+/// Runs a worker until its handlers were called for every event, and stops it.
 pub(super) async fn work<S: Send + Sync + 'static>(
     worker: Worker<S>,
     tally: &Tally,
@@ -39,7 +39,7 @@ pub(super) async fn work<S: Send + Sync + 'static>(
         memory.extend(process::memory_of_this());
     }
     stop.cancel();
-    // The drain waits for the acknowledgements, which belong to the work.
+    // The drain waits for the acknowledgements, which are part of the work.
     working.await??;
     Ok(Worked {
         took: began.elapsed(),
@@ -47,7 +47,7 @@ pub(super) async fn work<S: Send + Sync + 'static>(
     })
 }
 
-/// Waits until handlers have been called for so many events, as long as the worker works.
+/// Waits until handlers were called for this many events, and fails when the worker ends first.
 pub(super) async fn reached(
     tally: &Tally,
     events: usize,

@@ -1,4 +1,4 @@
-//! The servers of a measurement: started for it, or given.
+//! The servers of a measurement: started for it, or given on the command line.
 
 use std::{process::Stdio, time::Duration};
 
@@ -10,12 +10,12 @@ use tidings_test_servers::{NatsServer, PostgresServer};
 use super::store::{BenchStore, SCHEMA};
 use crate::cli::{folder::Folder, process::Process};
 
-/// The stream that is measured with, and the one that the limit is measured with.
+/// The stream of the measured job, and the stream of the limit.
 pub(super) const STREAM: &str = "TIDINGS_BENCH";
 pub(super) const RAW_STREAM: &str = "TIDINGS_BENCH_RAW";
 pub(super) const RAW_SUBJECT: &str = "bench-raw.written";
 
-/// Servers that are there already.
+/// Given servers.
 #[derive(Debug, Default)]
 pub(super) struct Given {
     pub(super) nats: Option<Vec<String>>,
@@ -25,7 +25,7 @@ pub(super) struct Given {
 pub(super) struct World<DB: BenchStore> {
     pub(super) bus: Bus,
     pub(super) outbox: Outbox<DB>,
-    /// The client by itself, for the limit.
+    /// The plain client, for the limit.
     pub(super) client: async_nats::Client,
     pub(super) servers: &'static str,
     nats_urls: Vec<String>,
@@ -84,7 +84,7 @@ impl<DB: BenchStore> World<DB> {
         Ok(world)
     }
 
-    /// Removes what the measurement made.
+    /// Removes everything that the measurement created.
     pub(super) async fn end(self) -> anyhow::Result<()> {
         self.delete_streams().await?;
         DB::clean_up(self.outbox.pool()).await?;
@@ -93,9 +93,9 @@ impl<DB: BenchStore> World<DB> {
         Ok(())
     }
 
-    /// This program in a process of its own, on the same servers; its stdout is a pipe.
+    /// Starts this program in another process, on the same servers, with a pipe as stdout.
     pub(super) fn process(&self, arguments: &[&str]) -> std::io::Result<Process> {
-        // Not as flags: a URL may hold a password.
+        // Not as flags, which other users can see: a URL may contain a password.
         let environment = [
             ("TIDINGS_NATS_URL", self.nats_urls.join(",")),
             ("TIDINGS_DATABASE_URL", self.database_url.clone()),
@@ -108,7 +108,7 @@ impl<DB: BenchStore> World<DB> {
         jetstream::new(self.client.clone())
     }
 
-    /// Deletes the stream that is measured with, and makes it anew.
+    /// Deletes the measured stream, and recreates it.
     pub(super) async fn lose_the_stream(&self) -> anyhow::Result<()> {
         self.jetstream().delete_stream(STREAM).await?;
         let spec = StreamSpec::new(STREAM, [Pattern::parse("bench.>")?])?;
@@ -128,7 +128,7 @@ impl<DB: BenchStore> World<DB> {
         Ok(())
     }
 
-    /// Waits until a stream holds so many messages.
+    /// Waits until a stream holds this many messages.
     pub(super) async fn until_stored(&self, stream: &str, events: u64) -> anyhow::Result<()> {
         let reached = async {
             while self.stored(stream).await? < events {

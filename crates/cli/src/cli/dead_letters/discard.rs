@@ -1,4 +1,4 @@
-//! `tidings dead-letters discard`: giving dead letters up, for ever. Never without saying which.
+//! `tidings dead-letters discard`: deletes dead letters permanently. Never without printing them.
 
 use clap::Args;
 use tidings::{DeadLetterSelection, DeadLetters, DeadLettersError};
@@ -24,7 +24,7 @@ pub(super) struct Discard {
 }
 
 impl Discard {
-    /// Each is printed before it is deleted, so that it can be kept.
+    /// Prints each dead letter before deleting it, so that the operator can keep it.
     pub(super) async fn run(&self, config: &Config) -> Outcome {
         let selection = self.which.selection()?;
         let bus = connect(config).await?;
@@ -50,7 +50,7 @@ impl Discard {
                     letter = letters.next() => letter?,
                     () = stop.cancelled() => return Ok(()),
                 };
-                // What came after the question is not meant.
+                // Dead letters that arrived after the question are not deleted.
                 let Some(letter) = letter.filter(|letter| letter.sequence <= last) else {
                     return Ok(());
                 };
@@ -60,7 +60,7 @@ impl Discard {
             }
         };
         let ended: Outcome = discarding.await;
-        // Wherever it has ended, keys without letters go on.
+        // Keys without dead letters are unparked, even when the loop stopped early.
         touched.unpark(&dead_letters).await?;
         ended?;
         match stop.is_cancelled() {

@@ -1,4 +1,4 @@
-//! `tidings dead-letters list`: what subscribers gave up. Never changes anything.
+//! `tidings dead-letters list`: the events that subscribers dead-lettered. Never changes anything.
 
 use std::num::NonZeroUsize;
 
@@ -11,20 +11,20 @@ use crate::{
     config::Config,
 };
 
-/// How many rows stand below each other in one table; the next ones get widths of their own.
+/// How many rows share the column widths of one table. The next rows get their own widths.
 const ROWS: usize = 1000;
-/// How much of an error stands in a row, in characters.
+/// The longest part of an error in a row, in characters.
 const ERROR: usize = 100;
 
 #[derive(Args)]
 pub(super) struct List {
-    /// How many to list at most, the oldest; says when there are more
+    /// The most dead letters to list, the oldest first; reports when there are more
     #[arg(long, value_name = "N", default_value = "100")]
     limit: NonZeroUsize,
-    /// Group all of them by the kind of error: how many, the first and the last one, an example
+    /// Group all dead letters by the kind of error: count, first and last one, an example
     #[arg(long, conflicts_with = "limit")]
     groups: bool,
-    /// Print a JSON object for each
+    /// Print one JSON object per dead letter or group
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -77,7 +77,7 @@ impl List {
         Ok(())
     }
 
-    /// That not all of them are listed.
+    /// The note that not all dead letters are listed.
     fn more(&self) -> String {
         format!(
             "these are the {} oldest, and there are more: a higher --limit lists them, --since 1h those of the last \
@@ -105,7 +105,7 @@ impl List {
     }
 }
 
-/// Says that there is none, or that only the conditions leave out all that there are.
+/// Reports that there are no dead letters, or that none matches the conditions.
 async fn none(dead_letters: &DeadLetters, is_filtered: bool) -> Outcome {
     if is_filtered {
         let mut all = dead_letters.read(DeadLetterSelection::default()).await?;

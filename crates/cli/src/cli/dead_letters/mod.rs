@@ -1,4 +1,4 @@
-//! `tidings dead-letters`: what subscribers gave up, and its way back. One file an action.
+//! `tidings dead-letters`: list, redrive and discard dead letters. One file per action.
 
 mod discard;
 mod export;
@@ -22,64 +22,64 @@ pub(super) struct DeadLettersCommand {
 
 #[derive(Subcommand)]
 enum Action {
-    /// List them in the order in which they were given up, or in groups by the kind of error
+    /// List dead letters from the oldest to the newest, or in groups by the kind of error
     List(list::List),
     /// Print one dead letter, with its headers and its payload
     Show(show::Show),
-    /// Give events back to the subscriber that failed, in order; what was confirmed leaves the list.
+    /// Return events to the subscriber that failed, in order; confirmed ones leave the list
     ///
-    /// With --subscriber, --key or --all alone, parked keys are brought back whole: their events run in their order, and
-    /// those that come meanwhile behind them. Else only the first letter of a parked key is.
+    /// With --subscriber, --key or --all alone, whole parked keys are redriven: their events are handled in order, and
+    /// events that arrive meanwhile follow them. Otherwise only the first dead letter of a parked key can be redriven.
     Redrive(redrive::Redrive),
-    /// Give dead letters up, for ever; prints them, one JSON object each. A parked key without letters goes on
+    /// Delete dead letters permanently; prints each one as a JSON object. A parked key without dead letters is unparked
     Discard(discard::Discard),
-    /// Print dead letters with all that is needed to redrive them elsewhere, one JSON object each
+    /// Print dead letters with all data needed to redrive them elsewhere, one JSON object each
     Export(export::Export),
 }
 
-/// Which dead letters are meant; all conditions must hold.
+/// The selected dead letters; all conditions must hold.
 #[derive(Args)]
 #[command(next_help_heading = "Which dead letters")]
 struct Filter {
-    /// Those of a subscriber
+    /// Dead letters of this subscriber
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     subscriber: Option<String>,
-    /// Those of an event, such as user.created or "user.>"
+    /// Dead letters of this event name, such as user.created or "user.>"
     #[arg(long, value_name = "PATTERN")]
     name: Option<Pattern>,
-    /// Those of a key
+    /// Dead letters of this key
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     key: Option<String>,
-    /// Those with this kind of error, as `list --groups` prints it
+    /// Dead letters with this kind of error, as `list --groups` prints it
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     fingerprint: Option<String>,
-    /// Those with this cause, such as exhausted, rejected, undecodable, unknown, outside-inbox, crashed, parked-key or
-    /// removed
+    /// Dead letters with this cause, such as exhausted, rejected, undecodable, unknown, outside-inbox, crashed,
+    /// parked-key or removed
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     cause: Option<String>,
-    /// Those given up since then: 5m ago, or at a time such as 2026-01-31T12:00:00Z
+    /// Dead-lettered since then: 5m ago, or a time such as 2026-01-31T12:00:00Z
     #[arg(long, value_name = "5m|TIME", value_parser = moment)]
     since: Option<DateTime<Utc>>,
-    /// Those given up before then
+    /// Dead-lettered before then
     #[arg(long, value_name = "5m|TIME", value_parser = moment)]
     until: Option<DateTime<Utc>>,
 }
 
-/// Dead letters that something is done to: never all of them by mistake.
+/// The dead letters that an action changes. All of them only with `--all`, never by omission.
 #[derive(Args)]
 struct Which {
-    /// The letter, as `list` prints it
+    /// The dead letter's number, as `list` prints it
     #[arg(conflicts_with = "all")]
     letter: Option<u64>,
     #[command(flatten)]
     filter: Filter,
-    /// All of them
+    /// All dead letters
     #[arg(long)]
     all: bool,
 }
 
 impl DeadLettersCommand {
-    /// Whether it changes something.
+    /// Whether the command changes something.
     pub(super) fn changes(&self) -> bool {
         match self.action {
             Action::List(_) | Action::Show(_) | Action::Export(_) => false,
@@ -113,7 +113,7 @@ impl Filter {
 }
 
 impl Which {
-    /// What is meant, which must have been said.
+    /// The selection. The operator must have given one.
     fn selection(&self) -> Result<DeadLetterSelection, Report> {
         let mut selection = self.filter.selection();
         selection.sequence = self.letter;
@@ -150,13 +150,13 @@ fn not_there(letter: u64) -> Report {
         .cure("tidings dead-letters list, which lists what is there")
 }
 
-/// A part of a letter that may be missing.
+/// A text, or a dash when it is missing or empty.
 fn or_dash(text: Option<&str>) -> String {
     let text = text.filter(|text| !text.is_empty());
     text.unwrap_or("-").to_owned()
 }
 
-/// Letter, subscriber, name, key.
+/// The first columns of a row: dead letter, subscriber, name, key.
 fn head_of(letter: &StoredDeadLetter) -> [String; 4] {
     [
         letter.sequence.to_string(),

@@ -1,4 +1,4 @@
-//! The parked keys that a command has to do with. Never more than one is brought back at a time.
+//! The parked keys that a command affects. Never redrives more than one key at a time.
 
 use std::collections::BTreeSet;
 
@@ -11,19 +11,19 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::{output, report::Outcome};
 
-/// How often progress is told.
+/// The interval between progress reports.
 const TOLD_EVERY: Duration = Duration::from_secs(2);
 
 /// A subscriber and a key.
 pub(super) type Key = (String, String);
 
-/// The key that a letter belongs to.
+/// The key of a dead letter.
 pub(super) fn key_of(letter: &StoredDeadLetter) -> Option<Key> {
     let key = letter.key.clone()?;
     Some((letter.subscriber.clone(), key))
 }
 
-/// The parked keys that lose letters one by one.
+/// The parked keys whose dead letters are redriven or discarded one by one.
 #[derive(Default)]
 pub(super) struct Touched {
     parked: BTreeSet<Key>,
@@ -31,7 +31,7 @@ pub(super) struct Touched {
 }
 
 impl Touched {
-    /// Of the keys that are parked now.
+    /// Starts with the keys that are parked now.
     pub(super) async fn of(dead_letters: &DeadLetters) -> Result<Self, DeadLettersError> {
         let all = DeadLetterSelection::default();
         let parked = dead_letters.parked_keys(&all).await?.into_iter();
@@ -48,7 +48,7 @@ impl Touched {
         self.touched.extend(key);
     }
 
-    /// Has those keys go on none of whose letters is left.
+    /// Unparks each of those keys that has no dead letters left.
     pub(super) async fn unpark(&self, dead_letters: &DeadLetters) -> Outcome {
         for (subscriber, key) in &self.touched {
             let of_key = DeadLetterSelection::default()
@@ -67,8 +67,9 @@ impl Touched {
     }
 }
 
-/// Brings a parked key back, and tells each letter; an error leaves the rest of the key where it is. The pace is for the
-/// letters that are there at the beginning: the later ones would come as fast if the key were not parked.
+/// Redrives a parked key, and passes each dead letter to `tell`. After an error the rest of the key stays parked. The
+/// pace applies to the dead letters that exist at the beginning; later ones would arrive as fast if the key were not
+/// parked.
 pub(super) async fn redrive(
     redriver: &Redriver,
     parked: &tidings::ParkedKey,
@@ -89,7 +90,7 @@ pub(super) async fn redrive(
                 () = stop.cancelled() => return Ok(()),
             }
         }
-        // Not cut off: between its publishing and its deletion a letter is in two places.
+        // Not cancelled: between publishing and deletion a dead letter exists twice.
         match key.next().await? {
             KeyStep::Redriven(letter) => {
                 tell(&letter);
@@ -101,7 +102,7 @@ pub(super) async fn redrive(
     }
 }
 
-/// How far a key has come, on stderr.
+/// Reports the progress of a key on stderr.
 struct Progress {
     told: Instant,
     redriven: u64,
@@ -117,7 +118,7 @@ impl Progress {
         }
     }
 
-    /// After a letter that was there at the beginning, or came later.
+    /// Counts a redriven dead letter. `is_later`: it arrived after the beginning.
     fn redriven(&mut self, of: &KeyRedrive, is_later: bool) {
         self.redriven += 1;
         let is_turn = is_later != self.is_later;

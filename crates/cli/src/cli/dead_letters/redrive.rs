@@ -1,5 +1,5 @@
-//! `tidings dead-letters redrive`: giving events back to the subscriber that failed. Never more than one letter
-//! is between its subscriber and the list.
+//! `tidings dead-letters redrive`: returns events to the subscriber that failed. Never more than one dead letter at a
+//! time is published but not deleted yet.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,53 +30,53 @@ use crate::{
     config::{Config, duration},
 };
 
-/// How often progress is told.
+/// The interval between progress reports.
 const TOLD_EVERY: Duration = Duration::from_secs(2);
-/// How many letters that cannot be redriven are named.
+/// How many errors of dead letters that cannot be redriven are printed.
 const NAMED: usize = 10;
 
 #[derive(Args)]
 pub(super) struct Redrive {
-    /// How many events at most in a second, a minute or an hour
+    /// The most events per second, minute or hour
     #[arg(long, value_name = "N/s", default_value = "100/s", value_parser = pause)]
     rate: Duration,
-    /// Only print what would be redriven
+    /// Print what would be redriven, and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Another payload for the letter, from a file or from stdin (`-`); it must be JSON
+    /// A new payload for the dead letter, from a file or from stdin (`-`); must be JSON
     #[arg(long, value_name = "FILE|-", requires_all = ["letter", "by"])]
     payload: Option<String>,
-    /// Who has edited the payload: it is recorded in the event's headers
+    /// The editor of the payload, recorded in the event's headers
     #[arg(long, value_name = "WHO", requires = "payload")]
     by: Option<String>,
-    /// How long to wait for what becomes of the events that were redriven; 0s does not
+    /// How long to wait for the outcomes of the redriven events; 0s does not wait
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration::parse)]
     wait: Duration,
-    /// Print the report as a JSON object
+    /// Print the report as one JSON object
     #[arg(long)]
     json: bool,
     #[command(flatten)]
     which: Which,
 }
 
-/// What has become of the letters so far.
+/// The results so far.
 #[derive(Default)]
 struct Done {
     /// By subscriber, name and fingerprint.
     redriven: BTreeMap<[String; 3], u64>,
     gone: u64,
     impossible: u64,
-    /// The keys that stay parked although they were to be brought back.
+    /// Keys that stay parked because their redrive failed.
     parked: BTreeSet<Key>,
-    /// The keys of what was redriven.
+    /// The keys of the redriven dead letters.
     touched: Touched,
-    /// Tells what becomes of what was redriven.
+    /// Collects the outcomes of the redriven events.
     watch: Option<RedriveWatch>,
-    /// What became of it.
+    /// The outcomes of the redriven events.
     fates: Option<RedriveFates>,
-    /// Why, for the first of them.
+    /// The first errors of dead letters that could not be redriven.
     reasons: Vec<String>,
-    /// A subscriber that is not there is one of them, and its error says what helps.
+    /// The first missing subscriber: its error has a cure of its own.
     no_subscriber: Option<String>,
 }
 
@@ -127,7 +127,7 @@ impl Redrive {
         done.outcome()
     }
 
-    /// Brings parked keys back, one after the other.
+    /// Redrives parked keys, one after the other.
     async fn keys(
         &self,
         keys: &[ParkedKey],
@@ -180,7 +180,7 @@ impl Redrive {
                     () = stop.cancelled() => return Ok(()),
                 }
             }
-            // Not cut off: between its publishing and its deletion a letter is in two places.
+            // Not cancelled: between publishing and deletion a dead letter exists twice.
             let redriven = match (self.dry_run, edit) {
                 (true, _) => redriver.check(&letter).await,
                 (false, Some(edit)) => redriver.redrive_edited(&letter, edit).await,
@@ -321,7 +321,7 @@ impl Done {
         self.watch.iter_mut().for_each(|watch| watch.add(letter));
     }
 
-    /// Waits for what becomes of what was redriven; told to stop, it says what is known by then.
+    /// Waits for the outcomes of the redriven events. When `stop` is cancelled, it takes those that are known by then.
     async fn await_fates(&mut self, wait: Duration, stop: &CancellationToken) -> Outcome {
         let Some(watch) = &self.watch else {
             return Ok(());
@@ -337,7 +337,7 @@ impl Done {
     fn reason(&mut self, error: &DeadLettersError) {
         if let DeadLettersError::NoSubscriber { subscriber } = error {
             self.no_subscriber.get_or_insert_with(|| subscriber.clone());
-            // One line for each subscriber, however many letters it has.
+            // One line for each missing subscriber, however many dead letters it has.
             if self.reasons.contains(&error.to_string()) {
                 return;
             }
@@ -383,14 +383,14 @@ impl Done {
     }
 }
 
-/// A tick for each event, the first at once.
+/// Ticks once for each event; the first tick comes at once.
 fn pace(pause: Duration) -> Interval {
     let mut interval = tokio::time::interval(pause);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     interval
 }
 
-/// The time from one event to the next.
+/// Parses a rate into the time between two events.
 fn pause(text: &str) -> Result<Duration, String> {
     let refused = || "write 100/s, 30/m or 500/h".to_owned();
     let (number, unit) = text.split_once('/').ok_or_else(refused)?;

@@ -1,4 +1,4 @@
-//! `tidings dead-letters show`: all of one dead letter. Never changes anything.
+//! `tidings dead-letters show`: one dead letter in full. Never changes anything.
 
 use clap::Args;
 use tidings::{DeadLetters, DeadLettersError};
@@ -14,10 +14,10 @@ use crate::{
 
 #[derive(Args)]
 pub(super) struct Show {
-    /// The letter, as `list` prints it
+    /// The dead letter's number, as `list` prints it
     #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     letter: u64,
-    /// Print a JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }

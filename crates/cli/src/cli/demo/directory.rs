@@ -1,4 +1,4 @@
-//! The table `user_directory`: one row a user, as the events tell. In the outbox's database.
+//! The table `user_directory`: one row per user, written by the handlers. In the outbox's database.
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgPool, SqlitePool};
@@ -6,13 +6,13 @@ use uuid::Uuid;
 
 use crate::cli::database::Database;
 
-/// The table of users in whichever database it is. The statements are the same in both.
+/// The table of users, in either database. The statements are the same in both.
 pub(super) enum Directory {
     Postgres { pool: PgPool, is_pooled: bool },
     Sqlite(SqlitePool),
 }
 
-/// Runs a statement, with the values that it takes, on either pool.
+/// Runs a statement with its values on either pool.
 macro_rules! execute {
     ($directory:expr, $statement:expr $(, $value:expr)*) => {
         match $directory {
@@ -33,7 +33,7 @@ macro_rules! execute {
 }
 
 impl Directory {
-    /// The table in this database, which may not be there yet.
+    /// The table in this database; it need not exist yet.
     pub(super) fn of(database: &Database) -> Self {
         match database {
             Database::Postgres(outbox) => Self::Postgres {
@@ -44,13 +44,13 @@ impl Directory {
         }
     }
 
-    /// Creates the table, unless it is there. Several processes may do so at once.
+    /// Creates the table, unless it exists. Several processes may do so at once.
     ///
     /// # Errors
-    /// What the database says.
+    /// The error of the database.
     pub(super) async fn create(&self) -> Result<(), sqlx::Error> {
         match self {
-            // The lock: `if not exists` does not see what another transaction is creating.
+            // Takes a lock, because `if not exists` does not see a table that another transaction is creating.
             Self::Postgres { pool, .. } => {
                 let create = "select pg_advisory_xact_lock(7163384699739272);
                     create table if not exists user_directory (
@@ -73,13 +73,12 @@ impl Directory {
         }
     }
 
-    /// Writes what is known of a user since `at`; no address means that the user is gone.
+    /// Writes the address of a user since `at`; `None` means that the user was deleted.
     ///
-    /// An event that comes again finds its own time and changes nothing; one that comes late, after a
-    /// newer one, finds a newer time.
+    /// A redelivered event finds its own time and changes nothing. A late event finds a newer time and changes nothing.
     ///
     /// # Errors
-    /// What the database says.
+    /// The error of the database.
     pub(super) async fn put(
         &self,
         user: Uuid,

@@ -1,4 +1,4 @@
-//! Holds what was committed against the stream and against what the handlers saw.
+//! Compares the committed events with the stream and with the events that the handlers saw.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -14,7 +14,7 @@ use crate::cli::report::{Exit, Outcome, Report};
 const WELCOME: &str = "welcome-email";
 const DIRECTORY: &str = "user-directory";
 
-/// What the handlers saw, in its order. Clones share the notes.
+/// The events that the handlers saw, in order. Clones share the notes.
 #[derive(Clone, Default)]
 pub(super) struct Handled(Shared<Vec<Note>>);
 
@@ -44,7 +44,7 @@ impl Handled {
     }
 }
 
-/// Waits until both subscribers have seen all that they should; false when they did not in time.
+/// Waits until both subscribers have seen all their events; false when the time is over first.
 pub(super) async fn until_handled(handled: &Handled, truth: &Truth, patience: Duration) -> bool {
     let events = |subscriber| {
         let seen: HashSet<_> = handled
@@ -67,14 +67,14 @@ pub(super) struct Judge<'a> {
     handled: &'a Handled,
 }
 
-/// One column of the verdict: the stream's, or a subscriber's.
+/// One column of the verdict: the stream, or a subscriber.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Counts {
     events: usize,
     lost: usize,
     duplicated: usize,
     out_of_order: usize,
-    /// Events that nobody committed.
+    /// Events that were never committed.
     invented: usize,
 }
 
@@ -154,7 +154,7 @@ impl<'a> Judge<'a> {
         counts
     }
 
-    /// Median and 99th percentile from commit to the directory's handler.
+    /// Median and 99th percentile of the time from commit to the handler of the directory.
     fn latency(&self) -> [Duration; 2] {
         let mut times: Vec<Duration> = self
             .handled

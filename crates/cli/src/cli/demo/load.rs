@@ -1,5 +1,5 @@
-//! What the demo's service does: it creates users and changes addresses, from several tasks at once, and
-//! rolls some of it back. What was committed is the truth that the judge holds against the rest.
+//! The work of the demo's service: it creates users and changes addresses, from several tasks at once, and rolls some
+//! transactions back. The judge compares the committed events with the stream and the handlers.
 
 use std::{
     collections::HashMap,
@@ -23,21 +23,21 @@ use crate::cli::report::Report;
 const WRITERS: usize = 8;
 const TRANSACTIONS: usize = 75;
 const USERS: usize = 90;
-/// Every so-manieth transaction is rolled back.
+/// One of this many transactions is rolled back.
 const EVERY: usize = 6;
-/// How often each writer begins one: about 200 a second in all.
+/// The interval at which each writer starts a transaction: about 200 per second in all.
 const PACE: Duration = Duration::from_millis(40);
 
-/// An event that was committed.
+/// A committed event.
 #[derive(Debug, Clone)]
 pub(super) struct Committed {
     pub(super) user: Uuid,
-    /// The how-manieth change of its user; 1 is the creation.
+    /// The number of the change for its user; 1 is the creation.
     pub(super) change: i64,
     pub(super) at: Instant,
 }
 
-/// What really happened.
+/// The events that were committed, and the count of rollbacks.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Truth {
     pub(super) committed: HashMap<EventId, Committed>,
@@ -77,7 +77,7 @@ impl<DB: DemoStore> Load<DB> {
     }
 
     pub(super) async fn run(self) -> Result<Truth, Report> {
-        // Whatever happens, whoever waits for the half goes on.
+        // Cancelled also after an error, so that the task that waits for the half continues.
         let _half = self.half.clone().drop_guard();
         let load = Arc::new(self);
         let writers = (0..WRITERS).map(|writer| {

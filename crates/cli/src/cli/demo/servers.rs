@@ -1,4 +1,4 @@
-//! The servers of the demo, and how its processes reach them.
+//! The servers of the demo, and the settings with which its processes reach them.
 
 use std::{io, process::Stdio};
 
@@ -13,7 +13,7 @@ use crate::{
     config::{Config, DATABASE_URL, Flags, NATS_URL, SCHEMA},
 };
 
-/// The outbox of the demo in a database that was given.
+/// The schema of the demo in a given database.
 const SCHEMA_OF_DEMO: &str = "tidings_demo";
 
 pub(super) struct Servers {
@@ -46,7 +46,7 @@ impl Servers {
         })
     }
 
-    /// The configuration of the demo: nothing but its own servers, whatever else is configured here.
+    /// The configuration of the demo: only its own servers, regardless of the other configuration.
     pub(super) fn config(&self) -> Result<Config, Report> {
         let values = vec![
             (&NATS_URL, "--nats-url", self.nats.url()),
@@ -56,12 +56,12 @@ impl Servers {
         Ok(Config::of_flags(Flags { file: None, values })?)
     }
 
-    /// The relay as a process of its own, so that it can be killed like one.
+    /// Starts the relay in its own process, so that the demo can kill it.
     pub(super) fn relay(&self) -> io::Result<Process> {
         Process::start(&["relay"], &self.environment(), Stdio::null())
     }
 
-    /// The same for a process of the demo. Not as flags: a URL may hold a password.
+    /// The settings for a process of the demo. Not as flags, which other users can see: a URL may contain a password.
     fn environment(&self) -> [(&'static str, String); 4] {
         [
             ("TIDINGS_NATS_URL", self.nats.url()),
@@ -71,7 +71,7 @@ impl Servers {
         ]
     }
 
-    /// The same for a person.
+    /// The settings as flags, for the user.
     pub(super) fn flags(&self) -> String {
         let database = match self.folder {
             Some(_) => format!(" --database-url {}", self.database),

@@ -1,5 +1,5 @@
-//! The service of the demo: its events, and its subscribers, a mail for every new user and a directory of users. They
-//! are what a service would write; the judge watches them through [`App::observer`].
+//! The service of the demo: its events and its two subscribers, a mail for every new user and a directory of users. The
+//! code is like that of a real service; the judge watches it through [`App::observer`].
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ pub(super) struct UserCreated {
     pub(super) created_at: DateTime<Utc>,
 }
 
-/// A user has another address.
+/// A user has changed the address.
 #[derive(Debug, Serialize, Deserialize, Event)]
 #[event(name = "user.email_changed", version = 1, key = id)]
 pub(super) struct UserEmailChanged {
@@ -29,15 +29,15 @@ pub(super) struct UserEmailChanged {
     pub(super) changed_at: DateTime<Utc>,
 }
 
-/// What the handlers share.
+/// The state that the handlers share.
 pub(super) struct App {
     /// The table of users.
     pub(super) directory: Directory,
-    /// Called at the beginning of every attempt.
+    /// Called at the start of every attempt.
     pub(super) observer: Observer,
 }
 
-/// Sees every attempt of a handler.
+/// Observes every attempt of a handler.
 pub(super) type Observer = Box<dyn Fn(&Context<App>) + Send + Sync>;
 
 /// The stream of the demo's events.
@@ -46,15 +46,15 @@ pub(super) fn events_stream() -> Vec<StreamSpec> {
     StreamSpec::new("EVENTS", subjects).into_iter().collect()
 }
 
-/// Greets new users. Mails need no order; one that cannot be sent holds up no other.
+/// Greets new users. Mails need no order: a mail that cannot be sent delays no other one.
 pub(super) fn welcome_email() -> EventSubscriber<App> {
     EventSubscriber::durable("welcome-email")
         .on(send_welcome)
         .retry(Retry::exponential(Duration::from_secs(1), Duration::from_secs(300)).attempts(8))
 }
 
-/// Keeps the table of users. A user's events are handled in order, and none is ever given up: the
-/// table would be wrong for good.
+/// Keeps the table of users. A user's events are handled in order, and none is ever dead-lettered: the table would stay
+/// wrong.
 pub(super) fn user_directory() -> EventSubscriber<App> {
     EventSubscriber::durable("user-directory")
         .on(add_user)
@@ -66,7 +66,7 @@ pub(super) fn user_directory() -> EventSubscriber<App> {
         .ordered_by_key()
 }
 
-/// The demo has no mailer, so the log is where the mail goes.
+/// The demo has no mailer, so it logs the mail.
 async fn send_welcome(event: UserCreated, cx: Context<App>) -> Result<(), Failure> {
     (cx.state().observer)(&cx);
     tracing::info!(user = %event.id, to = event.email, event.id = %cx.event_id(), "welcome mail");

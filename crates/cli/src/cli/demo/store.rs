@@ -1,16 +1,16 @@
-//! The table of the demo's service, on either database.
+//! The table of the demo's service, in either database.
 
 use sqlx::{Pool, Postgres, Sqlite};
 use tidings::Store;
 use uuid::Uuid;
 
-/// A database that the demo can be played on.
+/// A database on which the demo can run.
 pub(super) trait DemoStore: Store + Sized {
-    /// Makes the table, and removes what an interrupted demo has left.
+    /// Creates the table, and removes the data of an interrupted demo.
     fn set_up(pool: &Pool<Self>) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
-    /// Removes what the demo has made.
+    /// Removes everything that the demo created.
     fn clean_up(pool: &Pool<Self>) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
-    /// Counts a change of a user, whose row is locked from then on; 1 is the creation.
+    /// Counts a change of a user and locks the user's row; 1 is the creation.
     fn change(
         connection: &mut Self::Connection,
         user: Uuid,
@@ -29,7 +29,7 @@ impl DemoStore for Postgres {
     }
 
     async fn clean_up(pool: &Pool<Self>) -> Result<(), sqlx::Error> {
-        // In the directory, only rows of the demo's users; others may have been there before.
+        // From the directory, only rows of the demo's users are removed: it may have contained other rows before.
         let remove = "do $$ begin
                 set local client_min_messages = warning;
                 if to_regclass('tidings_demo_user') is not null then

@@ -1,4 +1,4 @@
-//! `tidings outbox accept`: what a stream has lost may stay lost.
+//! `tidings outbox accept`: acknowledges the loss of a stream. Never republishes.
 
 use clap::Args;
 
@@ -11,13 +11,13 @@ use crate::{
     config::Config,
 };
 
-/// Says that somebody knows of what a stream has lost and does not want it back: the stream was made anew on
-/// purpose, or what is missing was brought in another way. `tidings verify` still names what is missing.
+/// Acknowledge that a stream has lost events that are not needed back: the stream was recreated on purpose, or the
+/// events were restored in another way. `tidings verify` still reports the missing events.
 #[derive(Args)]
 pub(super) struct AcceptLoss {
-    /// The stream
+    /// The stream's name
     stream: String,
-    /// Print a JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }

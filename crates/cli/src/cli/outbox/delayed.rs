@@ -1,4 +1,4 @@
-//! `tidings outbox delayed` and `tidings outbox cancel`: what is published later, and taking it back.
+//! `tidings outbox delayed` and `tidings outbox cancel`: lists and cancels delayed events.
 
 use std::num::NonZeroU32;
 
@@ -19,25 +19,25 @@ use crate::{
 
 #[derive(Args)]
 pub(super) struct ListDelayed {
-    /// Only events of this key
+    /// Only events with this key
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     key: Option<String>,
-    /// At most so many
+    /// The most events to list
     #[arg(long, value_name = "N", default_value = "100")]
     limit: NonZeroU32,
-    /// Print a JSON object for each event
+    /// Print one JSON object per event
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Args)]
 pub(super) struct Cancel {
-    /// The events' ids, as `publish` and `delayed` print them
+    /// The ids of the events, as `publish` and `delayed` print them
     #[arg(required = true, value_name = "ID")]
     ids: Vec<EventId>,
     #[command(flatten)]
     consent: Consent,
-    /// Print a JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
@@ -60,7 +60,7 @@ impl ListDelayed {
 }
 
 impl Cancel {
-    /// Cancels what can be, in one transaction, and fails when that was not all.
+    /// Cancels the events that are still delayed, in one transaction, and fails when these were not all.
     pub(super) async fn run(&self, config: &Config) -> Outcome {
         let database = Database::open(config).await?;
         let count = u64::try_from(self.ids.len()).unwrap_or(u64::MAX);
@@ -89,7 +89,7 @@ impl Cancel {
     }
 }
 
-/// The ids that were delayed and are not any more.
+/// Returns the ids that were delayed and are cancelled now.
 async fn cancel<DB: Store>(
     outbox: &Outbox<DB>,
     ids: &[EventId],
@@ -105,7 +105,7 @@ async fn cancel<DB: Store>(
     Ok(cancelled)
 }
 
-/// Due, name, key, id.
+/// A row: due, name, key, id.
 fn row(event: &DelayedEvent) -> [String; 4] {
     let key = event.key.as_deref().unwrap_or("-");
     [

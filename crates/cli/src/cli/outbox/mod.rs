@@ -1,4 +1,4 @@
-//! `tidings outbox`: looking into the outbox, and what to do about it. One file an action.
+//! `tidings outbox`: inspects and operates the outbox. One file per action.
 
 mod accept;
 mod delayed;
@@ -21,32 +21,32 @@ pub(super) struct OutboxCommand {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Print what waits, who relays, what was confirmed last, and what is parked
+    /// Print the backlog, the active relay, the last confirmed batch, parked events, and issues
     Status(status::ShowStatus),
-    /// List what NATS does not take, and what follows it, in the order in which it was written
+    /// List the events that NATS refuses and the events that wait for them, in the order in which they were written
     Parked(parked::ListParked),
     /// Print one parked event, with its payload
     Show(parked::ShowParked),
-    /// Have parked events published, in their order; with a row, all that is parked under its key
+    /// Publish parked events, in order; with a row id, all parked events of its key
     Unpark(parked::Unpark),
-    /// Give parked events up, for ever; prints them, one JSON object each
+    /// Delete parked events permanently; prints each one as a JSON object
     Discard(parked::Discard),
-    /// List the events that are published later, the next one first
+    /// List delayed events, the next one first
     Delayed(delayed::ListDelayed),
-    /// Take delayed events back, so that they are never published
+    /// Cancel delayed events, so that they are never published
     Cancel(delayed::Cancel),
-    /// Publish again what the outbox still keeps
+    /// Publish events again that the outbox still keeps
     Republish(republish::RunRepublish),
-    /// Let it be that a stream has lost something: relay and status tell of it no more
+    /// Acknowledge that a stream has lost events: relay and status no longer report the loss
     Accept(accept::AcceptLoss),
-    /// Have the outbox be relayed into the configured NATS from now on, because the old one was replaced
+    /// Relay the outbox into the configured NATS from now on, because the previous one was replaced
     UseNats(use_nats::UseNats),
-    /// Make an outbox that was restored from a dump, or copied row by row, this database's own
+    /// Adopt an outbox that was restored from a dump, or copied row by row
     Rebase(rebase::RunRebase),
 }
 
 impl OutboxCommand {
-    /// Whether it changes something.
+    /// Whether the command changes something.
     pub(super) fn changes(&self) -> bool {
         match self.action {
             Action::Status(_) | Action::Parked(_) | Action::Show(_) | Action::Delayed(_) => false,

@@ -1,4 +1,4 @@
-//! `tidings outbox parked`, `show`, `unpark` and `discard`: what is put aside, and its way back.
+//! `tidings outbox parked`, `show`, `unpark` and `discard`: lists, publishes and deletes parked events.
 
 use std::num::NonZeroU32;
 
@@ -25,41 +25,41 @@ const HEAD: [&str; 7] = [
     "goes back",
     "why",
 ];
-/// How many are read at once.
+/// How many rows are read at once.
 const PAGE: u32 = 1000;
 
 #[derive(Args)]
 pub(super) struct ListParked {
-    /// Only those of a key
+    /// Only events with this key
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     key: Option<String>,
-    /// How many to list at most
+    /// The most events to list
     #[arg(long, default_value = "100")]
     limit: NonZeroU32,
-    /// Print a JSON object for each
+    /// Print one JSON object per event
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Args)]
 pub(super) struct ShowParked {
-    /// The row, as `parked` lists it
+    /// The row id, as `parked` lists it
     id: i64,
-    /// Print a JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
 
-/// Which parked events are meant.
+/// The selected parked events.
 #[derive(Args)]
 #[group(required = true, multiple = false)]
 struct Which {
-    /// The row, as `parked` lists it
+    /// The row id, as `parked` lists it
     id: Option<i64>,
-    /// All of a key
+    /// All parked events with this key
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     key: Option<String>,
-    /// All of them
+    /// All parked events
     #[arg(long)]
     all: bool,
 }
@@ -68,7 +68,7 @@ struct Which {
 pub(super) struct Unpark {
     #[command(flatten)]
     which: Which,
-    /// Print a JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
@@ -89,7 +89,7 @@ impl ListParked {
             .clone()
             .map_or(ParkedSelection::All, ParkedSelection::Key);
         let (mut behind, mut left) = (i64::MIN, self.limit.get());
-        // Each page has widths of its own, so that only one is in memory.
+        // Each page has its own column widths, so that only one page is in memory.
         let mut rows = vec![HEAD.map(str::to_owned)];
         let mut is_empty = true;
         while left > 0 {
@@ -172,7 +172,7 @@ impl Unpark {
 }
 
 impl Discard {
-    /// What is given up is printed, a JSON object for each, so that it can be kept.
+    /// Prints every discarded event as a JSON object, so that the operator can keep it.
     pub(super) async fn run(&self, config: &Config) -> Outcome {
         let database = Database::open(config).await?;
         let selection = self.which.selection();
@@ -230,7 +230,7 @@ impl Which {
     }
 }
 
-/// How many are parked.
+/// How many selected events are parked.
 async fn count<DB: Store>(
     outbox: &Outbox<DB>,
     selection: &ParkedSelection,

@@ -1,4 +1,4 @@
-//! `tidings outbox rebase`: what it does, or would do, to an outbox that was copied.
+//! `tidings outbox rebase`: adopts a copied outbox, or prints what adopting would change.
 
 use clap::Args;
 use serde::Serialize;
@@ -13,16 +13,16 @@ use crate::{
     config::Config,
 };
 
-/// A dump, or a logical copy, carries the rows of the outbox and the relay's cursor, but not the
-/// transaction ids that they speak of. This gives every row an id that means something here, so that the
-/// relay publishes what was not published when the copy was made, and nothing else. Copies of a server's
-/// files need it only after pg_upgrade. Stop the services that write events before.
+/// Adopt an outbox that was restored from a dump or copied logically. Such a copy has the rows of the outbox and the
+/// relay's cursor, but their transaction ids belong to the old database. This command gives every row an id that is
+/// valid in this database, so that the relay publishes exactly the events that were not published when the copy was
+/// made. A copy of the server's files needs it only after pg_upgrade. Stop the services that write events first.
 #[derive(Args)]
 pub(super) struct RunRebase {
     /// Print what would be done, and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Print a JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }

@@ -1,4 +1,4 @@
-//! `tidings outbox republish`: publishing again what the outbox still keeps.
+//! `tidings outbox republish`: publishes events again that the outbox still keeps.
 
 use chrono::{DateTime, Utc};
 use clap::{Args, builder::NonEmptyStringValueParser};
@@ -16,46 +16,46 @@ use crate::{
     config::Config,
 };
 
-/// Publishes rows that the outbox still keeps (`relay.retention`) once more, in the order in which they were written,
-/// with the ids and all that they carry. Into their own streams goes only what is missing there, and was there,
-/// unless it is forced. A row that the relay has yet to publish, or that is parked, is left to the relay.
+/// Publish rows again that the outbox still keeps (`relay.retention`), in the order in which they were written, with
+/// their ids and all metadata. Without --into and --force, an event is published only if its stream once stored it and
+/// does not hold it any more. Rows that the relay has yet to publish and parked rows are left to the relay.
 #[derive(Args)]
 pub(super) struct RunRepublish {
-    /// From where on: 2h ago, a time such as 2026-01-31T12:00:00Z, or a row's number
+    /// The start: 2h ago, a time such as 2026-01-31T12:00:00Z, or a row id
     #[arg(long, value_name = "2h|TIME|ROW", value_parser = edge)]
     from: Edge,
-    /// Up to where: the same; what was written last by default
+    /// The end, in the same form [default: the row that was written last]
     #[arg(long, value_name = "5m|TIME|ROW", value_parser = edge)]
     to: Option<Edge>,
-    /// Only events of this name; may be given again
+    /// Only events with this name; can be repeated
     #[arg(long, value_name = "NAME")]
     name: Vec<String>,
-    /// Only events of this key
+    /// Only events with this key
     #[arg(long, value_name = "KEY", value_parser = NonEmptyStringValueParser::new())]
     key: Option<String>,
-    /// Only what the stream that they go to does not hold; without --into that is so unless it is forced
+    /// Only events that the target stream does not hold; the default without --into and --force
     #[arg(long, conflicts_with = "force")]
     missing: bool,
-    /// To the subjects PREFIX.NAME, which a stream has to take, and not to their own
+    /// Publish to the subjects PREFIX.NAME, which a stream must take, instead of the events' own subjects
     #[arg(long, value_name = "PREFIX")]
     into: Option<String>,
-    /// How many events at most in a second or a minute; as fast as it goes by default
+    /// The most events per second or minute [default: no limit]
     #[arg(long, value_name = "N/s", value_parser = rate)]
     rate: Option<Rate>,
-    /// Only print what would be published
+    /// Print what would be published, and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Also what the streams hold already: it is there twice then
+    /// Publish also events that the streams already hold: they become duplicates
     #[arg(long)]
     force: bool,
     #[command(flatten)]
     consent: Consent,
-    /// Print a JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
 
-/// An end of a range.
+/// One end of a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Edge {
     Row(i64),
@@ -72,7 +72,8 @@ impl RunRepublish {
                 self.republish(&bus, outbox).dry_run().await)?),
             false => None,
         };
-        // What is only missing comes back; what is there is handled again by all that subscribe to it.
+        // Republishing missing events needs no consent. An event that a stream holds already is handled again by all
+        // its subscribers.
         if let Some(planned) = planned.as_ref().filter(|_| !self.dry_run) {
             let what = format!("publishes {} again", output::events(planned.wanted));
             if !self.consent.to(&what)? {
@@ -105,12 +106,13 @@ impl RunRepublish {
         Err(Report::new(Exit::Failed, what))
     }
 
-    /// Whether it is looked at what the streams hold. What is not counted is not told: it need not be nothing.
+    /// Whether the streams are checked for existing events. Without the check `held` is unknown, not 0, and is not
+    /// printed.
     fn looks(&self) -> bool {
         !self.force && (self.into.is_none() || self.missing)
     }
 
-    /// Refuses what nothing can match.
+    /// Refuses a range that no row can match.
     fn check(&self) -> Outcome {
         let refused = |what: String, cure: &str| Err(Report::new(Exit::Usage, what).cure(cure));
         match (self.from, self.to) {
@@ -184,7 +186,7 @@ impl RunRepublish {
         if self.looks() {
             rows.push(["there already".into(), output::events(done.held)]);
         }
-        // Without a look it is only what can be no event.
+        // Without the check only rows that are not valid events are counted here.
         if !self.force && self.into.is_none() || done.unconfirmed > 0 {
             rows.push(["never confirmed".into(), output::events(done.unconfirmed)]);
         }

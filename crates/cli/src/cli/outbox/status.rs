@@ -1,4 +1,4 @@
-//! `tidings outbox status`: how the outbox stands.
+//! `tidings outbox status`: the state of the outbox. Never changes anything.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -17,29 +17,29 @@ use crate::{
     config::Config,
 };
 
-/// How long NATS may take to connect when a relay is asked there.
+/// The most time that connecting to NATS may take before asking the relays.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// What helps when a stream has lost something.
+/// The cure for a loss.
 const REPAIR: &str = "tidings verify --repair, or tidings outbox accept STREAM";
 
-/// Prints what waits, who relays, what was confirmed last, what is parked, what hinders the relay, and which
-/// streams have lost something. Ends with 1 when something is stuck, lost, not relayed, or waits for a decision. When
-/// no relay renews the lease, or the database cannot be read, the relays are asked over NATS.
+/// Print the backlog, the active relay, the last confirmed batch, parked events, issues of the relay, and streams that
+/// have lost events. Exits with 1 when something is stuck, lost, not relayed, or waits for a decision. When no relay
+/// renews the lease, or the database cannot be read, the relays are asked over NATS.
 #[derive(Args)]
 pub(super) struct ShowStatus {
-    /// Print a JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
 
-/// What is printed.
+/// The output.
 #[derive(Serialize)]
 struct Shown<'a> {
     #[serde(flatten)]
     status: &'a Status,
-    /// Why it ends with 1.
+    /// The reasons for exit code 1.
     stuck: &'a [Trouble],
-    /// The relays that answered over NATS; null when they were not asked, or NATS was not reached.
+    /// The relays that answered over NATS; null when they were not asked, or NATS could not be reached.
     relays: &'a Option<Vec<RelayInstance>>,
 }
 
@@ -89,7 +89,8 @@ impl ShowStatus {
     }
 }
 
-/// What is stuck, by the database and by the relays that answer: those are not dead, whatever the lease says.
+/// What is stuck, by the database and by the relays that answer. A relay that answers is alive, even when its lease has
+/// expired.
 fn stuck(status: &Status, answered: &[RelayInstance]) -> Vec<Trouble> {
     let mut stuck = status.stuck();
     let [first, ..] = answered else {
@@ -112,7 +113,7 @@ fn stuck(status: &Status, answered: &[RelayInstance]) -> Vec<Trouble> {
             not
         }));
     }
-    // They know the cause; what they have last written may be of another one.
+    // The answering relays know the current cause; their last issue in the database may have another one.
     stuck.retain(|one| told.iter().all(|told| told.place != one.place));
     told.into_iter().chain(stuck).collect()
 }
@@ -122,14 +123,14 @@ async fn read(config: &Config) -> Result<Status, Report> {
     Ok(with_outbox!(&database, outbox => outbox.status().await)?)
 }
 
-/// The relays that answer over NATS; `None` when it cannot be reached.
+/// The relays that answer over NATS; `None` when NATS cannot be reached.
 async fn ask(config: &Config) -> Option<Vec<RelayInstance>> {
     let connecting = tokio::time::timeout(PATIENCE, connect(config)).await;
     let bus = connecting.ok()?.ok()?;
     RelayInstance::of(&bus, &config.schema).await.ok()
 }
 
-/// What a relay says that has no lease and is hindered.
+/// The issues of a relay that has no lease.
 fn cannot_write(relay: &RelayInstance) -> Vec<Trouble> {
     match relay.epoch {
         Some(_) => Vec::new(),
@@ -137,7 +138,7 @@ fn cannot_write(relay: &RelayInstance) -> Vec<Trouble> {
     }
 }
 
-/// The database cannot be read: what the relays say of it.
+/// Adds the answers of the relays to the report, when the database cannot be read.
 async fn said_by_relays(config: &Config, report: Report) -> Report {
     let relays = ask(config).await.unwrap_or_default();
     relays.iter().fold(report, |report, relay| {
@@ -186,7 +187,7 @@ fn rows(status: &Status, relays: Option<&[RelayInstance]>) -> Vec<[String; 2]> {
     rows
 }
 
-/// What hinders the relay: as it is written down, and as those say that answer. What several say is told once.
+/// The issues of the relay: those in the database and those that relays answer with, each one once.
 fn troubles<'a>(status: &'a Status, answered: &[RelayInstance]) -> Vec<Cow<'a, Trouble>> {
     let written = status.troubles.iter().map(Cow::Borrowed);
     let told = answered.iter().flat_map(cannot_write).map(Cow::Owned);
@@ -200,7 +201,7 @@ fn troubles<'a>(status: &'a Status, answered: &[RelayInstance]) -> Vec<Cow<'a, T
     troubles
 }
 
-/// How many are parked: how many of them go back by themselves, and how many wait for a decision, since when.
+/// How many events are parked: how many return by themselves, and how many wait for a decision and since when.
 fn parked(status: &Status) -> String {
     let Status {
         parked,

@@ -1,4 +1,4 @@
-//! `tidings outbox use-nats`: the outbox is relayed into another NATS from now on.
+//! `tidings outbox use-nats`: relays the outbox into another NATS from now on.
 
 use std::io::{self, BufRead, IsTerminal, Write};
 
@@ -16,19 +16,20 @@ use crate::{
     config::Config,
 };
 
-/// Relay and repairs refuse another NATS than the one that the outbox was relayed into: a cluster of another name, a
-/// server of another name, or one without a name that has none of its streams. This says that the NATS of the
-/// configuration is the one from now on: the old one was replaced on purpose. What it held and the new one does not is
-/// then told as lost; `tidings verify --repair` publishes what the outbox still keeps.
+/// Accept the configured NATS as the one that the outbox is relayed into from now on, because the previous one was
+/// replaced on purpose. Without this, relay and repair refuse another NATS than before: a cluster of another name, a
+/// server of another name, or a server without a name that has none of the outbox's streams. Events that the previous
+/// NATS held and the new one does not are then reported as lost; `tidings verify --repair` republishes those that the
+/// outbox still keeps.
 #[derive(Args)]
 pub(super) struct UseNats {
     /// Print what would be done, and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long)]
     yes: bool,
-    /// Print a JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
@@ -88,7 +89,7 @@ fn rows(plan: &NatsMove) -> Vec<[String; 2]> {
 }
 
 fn is_meant() -> bool {
-    // The answer decides, also when the question cannot be shown.
+    // The answer counts even when the question cannot be shown.
     let _ = write!(io::stderr(), "use this NATS? [y/N] ");
     let mut answer = String::new();
     let read = io::stdin().lock().read_line(&mut answer);

@@ -1,4 +1,4 @@
-//! `tidings replay list`: how all of them do. Never changes anything.
+//! `tidings replay list`: the state of all replays. Never changes anything.
 
 use clap::Args;
 use tidings::{Replay, ReplayError, ReplayStatus, Replays};
@@ -11,9 +11,9 @@ use crate::{
 
 #[derive(Args)]
 pub(super) struct List {
-    /// Only those of this subscriber
+    /// Only replays of this subscriber
     subscriber: Option<String>,
-    /// Print a JSON object for each
+    /// Print one JSON object per replay
     #[arg(long)]
     json: bool,
 }
@@ -34,7 +34,7 @@ impl List {
         let mut rows = vec![HEAD.map(str::to_owned)];
         for replay in replays.list(self.subscriber.as_deref()).await? {
             let status = match replays.find(replay.id).await {
-                // It was removed since.
+                // It was removed in the meantime.
                 Err(ReplayError::NoReplay { .. }) => continue,
                 status => status?,
             };

@@ -1,4 +1,4 @@
-//! `tidings replay`: having subscribers handle events again. One file an action.
+//! `tidings replay`: has subscribers handle events again. One file per action.
 
 mod list;
 mod rehearsal;
@@ -22,28 +22,28 @@ pub(super) struct ReplayCommand {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Have the replicas of a subscriber handle a part of its streams again, beside what is new
+    /// Have the instances of a subscriber handle a part of its streams again, in parallel with new events
     ///
-    /// The range is fixed when it begins: what is published later is not in it. A replica that dies leaves the rest to
-    /// another one. Handlers whose effect happens once handle each event once more. What handlers publish meanwhile is
-    /// counted, and not published, unless --follow-ups is given.
+    /// The range is fixed at the start: events that are published later are not part of it. When an instance dies,
+    /// another one continues. Transactional handlers handle each event of the range once more. Follow-up events of the
+    /// handlers are counted but not published, unless --follow-ups is given.
     Start(start::Start),
-    /// List replays, the oldest first, and why one does not go on; what is over is kept for 90 days
+    /// List replays, the oldest first, and what stops them; finished replays are kept for 90 days
     List(list::List),
-    /// Print all of one: what was asked for, how far it is, why it does not go on, what became of its events
+    /// Print one replay in full: its request, its progress, what stops it, and the outcomes of its events
     Show(show::Show),
-    /// Follow one to its end; the exit code is 0 when it is done, and 1 when it was cancelled or failed
+    /// Follow a replay to its end; exits with 0 when it is done, and with 1 when it was cancelled or failed
     Watch(watch::Watch),
-    /// Have one stand still
+    /// Pause a replay
     Pause(set::Pause),
-    /// Have a paused one go on where it is, also beside what is still in hand
+    /// Resume a paused replay where it stopped, without waiting for events that are still in flight
     Resume(set::Resume),
-    /// End one for good; what it has in hand ends
+    /// Cancel a replay permanently; events in flight are completed
     Cancel(set::Cancel),
 }
 
 impl ReplayCommand {
-    /// Whether it changes something.
+    /// Whether the command changes something.
     pub(super) fn changes(&self) -> bool {
         match self.action {
             Action::List(_) | Action::Show(_) | Action::Watch(_) => false,
@@ -64,7 +64,7 @@ impl ReplayCommand {
     }
 }
 
-/// A time that something takes, in words.
+/// A duration in words.
 fn lasting(time: Duration) -> String {
     let seconds = time.as_secs_f64().ceil();
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // whole, and not negative

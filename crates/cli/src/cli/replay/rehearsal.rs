@@ -1,4 +1,4 @@
-//! What a rehearsal has found, and how long the replay would take. Never begins one.
+//! The result of a rehearsal, and the estimated time of the replay. Never starts one.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ const HEAD: [&str; 6] = [
     "undecodable",
 ];
 
-/// How long a replay would take, and how that is known.
+/// The estimated time of a replay, and the basis of the estimate.
 pub(super) struct Estimate {
     time: Option<Duration>,
     why: String,
@@ -68,7 +68,7 @@ pub(super) fn print(found: &Rehearsal) -> Outcome {
 }
 
 impl Estimate {
-    /// From the rate that was asked for, else from how fast the last replay of the subscriber was that had none.
+    /// Estimates from the requested rate, else from the speed of the subscriber's last replay without a rate.
     pub(super) async fn of(
         replays: &Replays,
         status: &ReplayStatus,
@@ -118,7 +118,8 @@ fn taking(events: u64, per_second: f64) -> Option<Duration> {
     Duration::try_from_secs_f64(seconds).ok()
 }
 
-/// The replays of the same subscriber that are done and had no rate, the newest first; a shadow has a speed of its own.
+/// The completed replays of the same subscriber without a rate, the newest first. Only replays of the same shadow are
+/// comparable in speed.
 async fn before(replays: &Replays, this: &Replay) -> Result<Vec<Replay>, Report> {
     let mut before = replays.list(Some(&this.subscriber)).await?;
     before.retain(|one| {
@@ -132,7 +133,7 @@ async fn before(replays: &Replays, this: &Replay) -> Result<Vec<Replay>, Report>
     Ok(before)
 }
 
-/// How many events a second it has handled.
+/// How many events per second it has handled.
 fn speed(status: &ReplayStatus) -> Option<f64> {
     let progress = status.progress.as_ref()?;
     let took = (progress.at - progress.began_at?).as_seconds_f64();

@@ -1,4 +1,4 @@
-//! `tidings replay pause`, `resume` and `cancel`.
+//! `tidings replay pause`, `resume` and `cancel`: change the state of a replay.
 
 use clap::Args;
 use tidings::{Replay, ReplayError, ReplayId, Replays};
@@ -10,9 +10,9 @@ use crate::{
 
 #[derive(Args)]
 struct Which {
-    /// The replay, as `list` prints it
+    /// The replay's id, as `list` prints it
     id: ReplayId,
-    /// Print a JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }

@@ -1,4 +1,4 @@
-//! `tidings replay show`: all of one. Never changes anything.
+//! `tidings replay show`: one replay in full. Never changes anything.
 
 use clap::Args;
 use tidings::{
@@ -13,9 +13,9 @@ use crate::{
 
 #[derive(Args)]
 pub(super) struct Show {
-    /// The replay, as `list` prints it
+    /// The replay's id, as `list` prints it
     id: ReplayId,
-    /// Print a JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
@@ -38,7 +38,7 @@ impl Show {
     }
 }
 
-/// Whether it runs; of a rehearsal, that it is one.
+/// The state of a replay, with a note when it is a rehearsal.
 pub(super) fn state(replay: &Replay) -> String {
     match replay.request.rehearse {
         true => format!("{} (rehearsal)", replay.state.as_str()),
@@ -46,7 +46,7 @@ pub(super) fn state(replay: &Replay) -> String {
     }
 }
 
-/// Why it does not go on.
+/// What stops a replay, and since when.
 pub(super) fn trouble(trouble: &ReplayTrouble) -> String {
     format!("since {}: {}", output::second(trouble.since), trouble.why)
 }
@@ -105,7 +105,7 @@ fn rows(status: &ReplayStatus) -> Vec<Row> {
     rows
 }
 
-/// What became of its events.
+/// The outcomes of its events.
 fn counts(progress: &ReplayProgress) -> impl Iterator<Item = Row> + use<> {
     let counts = [
         ("handled", progress.handled, ""),

@@ -1,4 +1,4 @@
-//! `tidings replay start`: beginning one, or rehearsing it.
+//! `tidings replay start`: starts or rehearses a replay.
 
 use clap::{Args, builder::NonEmptyStringValueParser};
 use serde_json::json;
@@ -21,42 +21,43 @@ use crate::{
 
 #[derive(Args)]
 pub(super) struct Start {
-    /// The subscriber
+    /// The subscriber's name
     subscriber: String,
-    /// The first event: what was stored since 2h or TIME, a sequence, or the beginning
+    /// The start: events stored since 2h ago or TIME, a sequence, or the beginning
     #[arg(long, value_name = "2h|TIME|SEQ|beginning", value_parser = place::parse)]
     from: Place,
-    /// The end: what was stored before 5m or TIME, or a sequence, itself included [default: the newest event there is]
+    /// The end: events stored before 5m ago or TIME, or a sequence, inclusive [default: the newest event]
     #[arg(long, value_name = "5m|TIME|SEQ|now", value_parser = end)]
     to: Option<Place>,
-    /// Only events of this name; may be given several times [default: all that it handles]
+    /// Only events with this name; can be repeated [default: all names that the subscriber handles]
     #[arg(long = "name", value_name = "NAME")]
     names: Vec<String>,
-    /// Only events of this stream; needed where a sequence may be in several
+    /// Only events of this stream; required when a sequence could belong to several
     #[arg(long)]
     stream: Option<String>,
     /// Only events with this key
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     key: Option<String>,
-    /// Only events of this conversation
+    /// Only events with this correlation id
     #[arg(long, value_name = "ID", value_parser = NonEmptyStringValueParser::new())]
     correlation: Option<String>,
-    /// How many of them begin in a time, over all replicas [default: as many as there is place for]
+    /// The most events that begin in a time, over all instances [default: limited by concurrency only]
     #[arg(long, value_name = "500/s", value_parser = pace)]
     rate: Option<Pace>,
-    /// Call the handlers of this name (.shadow) instead of the others
+    /// Call the handlers of this shadow (.shadow) instead of the live ones
     #[arg(long, value_name = "NAME")]
     shadow: Option<String>,
-    /// Publish what the handlers publish; without it that is only counted
+    /// Publish the follow-up events of the handlers; by default they are only counted
     #[arg(long)]
     follow_ups: bool,
-    /// Begin although another replay of it is not over, the stream has lost the beginning, or no replica answers
+    /// Start even when another replay of the subscriber is running, the stream has lost the start of the range, or no
+    /// instance answers
     #[arg(long)]
     force: bool,
-    /// Only have a replica read and decode everything, and print what it would do
+    /// Only have an instance read and decode all events, and print what the replay would do
     #[arg(long)]
     dry_run: bool,
-    /// Follow it to its end, as `watch` does
+    /// Follow the replay to its end, as `watch` does
     #[arg(long, conflicts_with = "dry_run")]
     watch: bool,
     #[command(flatten)]
@@ -66,7 +67,7 @@ pub(super) struct Start {
     json: bool,
 }
 
-/// A rate, and what it is a second.
+/// A rate, and the same in events per second.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Pace {
     pub(super) rate: Rate,
@@ -114,7 +115,7 @@ impl Start {
         Ok(request)
     }
 
-    /// Waits for its end, and ends it when told to stop: nobody else would want it.
+    /// Waits for the end of a rehearsal. When stopped, it cancels the rehearsal, because its result would not be read.
     async fn rehearse(&self, replays: &Replays, replay: &Replay) -> Outcome {
         let stop = told_to_stop();
         let told = if self.json {
@@ -171,7 +172,7 @@ fn tell(replay: &Replay) -> Outcome {
     ))?)
 }
 
-/// What a replay means, in one line. Before it runs, only its ranges are known.
+/// The effect of a replay, in one line. Before the replay runs, only its ranges are known.
 fn what(replay: &Replay) -> String {
     let request = &replay.request;
     let is_filtered = request.key.is_some() || request.correlation.is_some();
@@ -204,7 +205,7 @@ fn tell_ranges(replay: &Replay) -> Outcome {
     Ok(())
 }
 
-/// A place among what there is; `None` behind it.
+/// A position in the stored events; `None` for the position after the last one.
 fn point(place: Place) -> Option<ReplayPoint> {
     match place {
         Place::Beginning => Some(ReplayPoint::Beginning),
@@ -214,7 +215,7 @@ fn point(place: Place) -> Option<ReplayPoint> {
     }
 }
 
-/// Where a replay ends.
+/// Parses the end of a replay.
 fn end(text: &str) -> Result<Place, String> {
     match place::parse(text)? {
         Place::Beginning => Err(

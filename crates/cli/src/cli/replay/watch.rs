@@ -1,4 +1,4 @@
-//! `tidings replay watch`: following one to its end, also while NATS does not answer. Never changes it.
+//! `tidings replay watch`: follows a replay to its end, even while NATS does not answer. Never changes it.
 
 use std::{
     collections::VecDeque,
@@ -22,49 +22,49 @@ use crate::{
     config::Config,
 };
 
-/// How often it is looked how far it is; its replica tells once a second at most.
+/// The interval between two looks at the progress; the instance reports at most once per second.
 const LOOK: Duration = Duration::from_millis(250);
-/// How often a line is printed where there is no terminal.
+/// The interval between two lines, when the output is not a terminal.
 const LINE: Duration = Duration::from_secs(2);
-/// Over which time the speed is counted.
+/// The span over which the speed is measured, in seconds.
 const SPAN: f64 = 10.0;
-/// How wide the bar is.
+/// The width of the bar, in characters.
 const WIDTH: u64 = 30;
 
 #[derive(Args)]
 pub(super) struct Watch {
-    /// The replay, as `list` prints it
+    /// The replay's id, as `list` prints it
     id: ReplayId,
-    /// Print a JSON object whenever it has come further
+    /// Print one JSON object whenever there is progress
     #[arg(long)]
     json: bool,
 }
 
-/// Where it is told how far a replay is.
+/// Where progress is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Told {
-    /// A bar on stdout, where that is a terminal, else lines.
+    /// A bar on stdout when it is a terminal, else lines.
     Lines,
-    /// A JSON object a time.
+    /// One JSON object per change.
     Objects,
-    /// A bar on stderr, where that is a terminal: stdout is for the result.
+    /// A bar on stderr when it is a terminal: stdout is for the result.
     Errors,
     Nothing,
 }
 
-/// How fast it was in the last seconds.
+/// The speed in the last seconds.
 #[derive(Default)]
 struct Speed {
     seen: VecDeque<(DateTime<Utc>, u64)>,
 }
 
-/// Tells how far a replay is.
+/// Prints the progress of a replay.
 struct Teller {
     told: Told,
     is_drawn: bool,
     last: Option<ReplayStatus>,
     told_at: Option<Instant>,
-    /// NATS does not answer, and that is told.
+    /// NATS does not answer, and this was reported.
     is_missed: bool,
     speed: Speed,
 }
@@ -76,13 +76,13 @@ impl Watch {
     }
 }
 
-/// Follows a replay, and says whether it was done.
+/// Follows a replay, and returns an error unless it was done.
 pub(super) async fn to_the_end(replays: &Replays, id: ReplayId, json: bool) -> Outcome {
     let told = if json { Told::Objects } else { Told::Lines };
     let stop = told_to_stop();
     let followed = tokio::select! {
         followed = follow(replays, id, told, &stop) => followed?,
-        // It goes on all the same.
+        // The replay itself continues.
         () = output::reader_left() => return Ok(()),
     };
     match followed {
@@ -94,7 +94,7 @@ pub(super) async fn to_the_end(replays: &Replays, id: ReplayId, json: bool) -> O
     }
 }
 
-/// How a replay is when it is over; `None` when told to stop before.
+/// The final state of a replay; `None` when `stop` is cancelled first.
 pub(super) async fn follow(
     replays: &Replays,
     id: ReplayId,
@@ -112,7 +112,7 @@ pub(super) async fn follow(
                         return Ok(status);
                     }
                 }
-                // The replay does not end with an outage, and who follows it is not told to begin anew.
+                // An outage does not end the replay, so it does not end the watch either.
                 Err(ReplayError::Bus(error)) if teller.last.is_some() && is_away(&error) => {
                     teller.miss(&error);
                 }
@@ -130,7 +130,7 @@ pub(super) async fn follow(
     }
 }
 
-/// Whether the same question may be answered later.
+/// Whether the same request may succeed later.
 fn is_away(error: &BusError) -> bool {
     const UNAVAILABLE: u64 = 10008;
     match error {
@@ -140,7 +140,7 @@ fn is_away(error: &BusError) -> bool {
     }
 }
 
-/// Whether a replay that is over was done.
+/// Returns an error unless a finished replay was done.
 pub(super) fn outcome(status: &ReplayStatus) -> Outcome {
     let replay = &status.replay;
     if replay.state == ReplayState::Done {
@@ -184,7 +184,7 @@ impl Teller {
         if self.is_drawn {
             let text = format!("\r{}  {}\x1b[K", bar(status), output::printable(&text()));
             match self.told {
-                // Nobody is left to tell when it fails.
+                // An error is ignored, because stderr is the only place to report it.
                 Told::Errors => drop(write!(io::stderr(), "{text}")),
                 _ => draw(&text)?,
             }
@@ -204,7 +204,7 @@ impl Teller {
         Ok(())
     }
 
-    /// Says once that nothing is known of it now.
+    /// Reports once that NATS does not answer.
     fn miss(&mut self, error: &BusError) {
         self.speed.rest();
         if !self.is_missed {
@@ -214,7 +214,7 @@ impl Teller {
         }
     }
 
-    /// Leaves the line of the bar.
+    /// Ends the line of the bar.
     fn end(&self) {
         match (self.is_drawn, self.told) {
             (true, Told::Errors) => eprintln!(),
@@ -225,7 +225,7 @@ impl Teller {
 }
 
 impl Speed {
-    /// So many were over then.
+    /// Notes how many events were over at a time.
     fn note(&mut self, at: DateTime<Utc>, over: u64) {
         if self.seen.back().is_none_or(|(last, _)| *last < at) {
             self.seen.push_back((at, over));
@@ -236,7 +236,7 @@ impl Speed {
         }
     }
 
-    /// It does not run, and the time until it does again is not counted.
+    /// Forgets the measurements: the replay does not run, and this time must not count.
     fn rest(&mut self) {
         self.seen.clear();
     }
@@ -244,7 +244,7 @@ impl Speed {
     fn per_second(&self) -> Option<f64> {
         let (first, last) = (self.seen.front()?, self.seen.back()?);
         let took = (last.0 - first.0).as_seconds_f64();
-        #[allow(clippy::cast_precision_loss)] // it is shown
+        #[allow(clippy::cast_precision_loss)] // only displayed
         let events = last.1.saturating_sub(first.1) as f64;
         (took > 0.0).then(|| events / took)
     }
@@ -277,7 +277,7 @@ fn line(status: &ReplayStatus, per_second: Option<f64>) -> String {
     if let Some(per_second) = per_second {
         text += &format!(", {per_second:.0}/s");
         if per_second > 0.0 {
-            #[allow(clippy::cast_precision_loss)] // it is shown
+            #[allow(clippy::cast_precision_loss)] // only displayed
             let left = all.saturating_sub(over) as f64 / per_second;
             let left = Duration::try_from_secs_f64(left).unwrap_or(Duration::MAX);
             text += &format!(", {} left", lasting(left));
@@ -286,7 +286,7 @@ fn line(status: &ReplayStatus, per_second: Option<f64>) -> String {
     text
 }
 
-/// What became of its events, once it is over.
+/// The outcomes of its events, once the replay has ended.
 fn became(status: &ReplayStatus) -> String {
     let Some(progress) = &status.progress else {
         return String::new();

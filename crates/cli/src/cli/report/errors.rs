@@ -1,4 +1,4 @@
-//! What the errors of the library come to for the program: an exit code, and what helps. Never prints.
+//! Converts errors of the library to reports: an exit code and a cure. Never prints.
 
 use std::error::Error;
 
@@ -222,7 +222,7 @@ impl From<ReplayError> for Report {
     }
 }
 
-/// What helps against an error of the server, by its code in nats-server's `server/errors.json`.
+/// The cure for an error of the server, by its code in nats-server's `server/errors.json`.
 pub(super) fn cure_of(code: u64) -> Option<&'static str> {
     Some(match code {
         // stream not found
@@ -235,7 +235,7 @@ pub(super) fn cure_of(code: u64) -> Option<&'static str> {
         10065 => {
             "subjects that no other stream takes, in the [[stream]]; `nats stream ls` lists those that there are"
         }
-        // the account wants max_bytes of every stream
+        // the account requires max_bytes for every stream
         10113 => {
             "max_bytes in each [[stream]], those of DEAD_LETTERS and RETRIES too, and nats.bucket_max_bytes"
         }
@@ -246,7 +246,7 @@ pub(super) fn cure_of(code: u64) -> Option<&'static str> {
 }
 
 pub(super) fn exit_of(error: &BusError) -> Exit {
-    // JetStream is there, and its cluster cannot answer now: no leader, or too few servers.
+    // JetStream is enabled, but its cluster cannot answer now: no leader, or too few servers.
     const UNAVAILABLE: [u64; 4] = [10004, 10008, 10009, 10010];
     match error {
         BusError::NoResponders { .. } | BusError::Timeout { .. } => Exit::Unreachable,
@@ -260,7 +260,7 @@ impl From<OutboxError> for Report {
         match &error {
             OutboxError::Envelope(refused) => Self::of(Exit::Usage, refused),
             OutboxError::TooLarge(refused) => too_large(refused),
-            // What the database said of it is no news.
+            // The message of the database would add nothing.
             OutboxError::AlreadyDelayed { .. } => Self::new(Exit::Failed, error.to_string())
                 .cure("tidings outbox cancel ID, or another --id"),
             OutboxError::NotMigrated(source) => not_migrated(source),
@@ -342,7 +342,7 @@ fn of_database(source: &sqlx::Error, error: &(dyn Error + 'static)) -> Report {
     }
 }
 
-/// What to do in another NATS than the outbox's.
+/// The cure when the configured NATS is not the one of the outbox.
 const ELSEWHERE: &str =
     "another --nats-url; or tidings outbox use-nats, when this is to be its NATS from now on";
 
@@ -359,7 +359,7 @@ fn not_migrated(source: &(dyn Error + 'static)) -> Report {
         .cure("tidings migrate")
 }
 
-/// No stream of the server takes a subject.
+/// The report when no stream of the server takes a subject.
 pub(crate) fn no_stream(subject: &str) -> Report {
     Report::new(Exit::Failed, format!("no stream takes {subject}"))
         .cure("tidings streams apply, with a [[stream]] that has the subject")

@@ -1,4 +1,4 @@
-//! `tidings subscribers list`: how all of them do. Never changes anything.
+//! `tidings subscribers list`: the state of all subscribers. Never changes anything.
 
 use clap::Args;
 use serde_json::json;
@@ -15,7 +15,7 @@ use crate::{
 
 #[derive(Args)]
 pub(super) struct List {
-    /// Print a JSON object for each
+    /// Print one JSON object per subscriber
     #[arg(long)]
     json: bool,
 }
@@ -43,7 +43,7 @@ impl List {
     }
 }
 
-/// Ends with 1 when something holds events up, else with 3 when something could not be seen.
+/// Exits with 1 when something holds events up, else with 3 when something could not be seen.
 fn judge(found: &SubscriberOverview) -> Outcome {
     if let Some((subscriber, issue)) = found.worst() {
         let whose = subscriber.map_or_else(String::new, |name| format!("{name}: "));
@@ -67,7 +67,7 @@ fn print(found: &SubscriberOverview) -> Outcome {
         .collect();
     let unseen = unseen(found);
     match rows.len() {
-        // What is the matter then is told as an error.
+        // The issue is then reported as an error.
         1 if !found.issues.is_empty() || !unseen.is_empty() => {}
         1 => output::line("there are no subscribers")?,
         _ => output::table(&rows)?,
@@ -86,7 +86,7 @@ fn print(found: &SubscriberOverview) -> Outcome {
     Ok(())
 }
 
-/// An object for each subscriber, then one for all that is none.
+/// Prints an object for each subscriber, then one for everything that belongs to no subscriber.
 fn print_json(found: &SubscriberOverview) -> Outcome {
     for subscriber in &found.subscribers {
         output::json(subscriber)?;
@@ -104,7 +104,7 @@ fn print_json(found: &SubscriberOverview) -> Outcome {
     Ok(())
 }
 
-/// What could not be seen, each once.
+/// The places that could not be seen, each one once.
 fn unseen(found: &SubscriberOverview) -> Vec<String> {
     let mut told = found.unseen.clone();
     for subscriber in &found.subscribers {
@@ -129,7 +129,7 @@ fn row(subscriber: &SubscriberState) -> [String; 8] {
     ]
 }
 
-/// How many answered, and how many of them only wait for their turn.
+/// How many instances answered, and how many of them stand by.
 fn replicas(subscriber: &SubscriberState) -> String {
     let replicas = &subscriber.replicas;
     let stand_by = |activity: &Activity| *activity == Activity::StandsBy;
@@ -143,7 +143,7 @@ fn replicas(subscriber: &SubscriberState) -> String {
     }
 }
 
-/// The worst that is wrong, and how much more there is.
+/// The worst issue, and how many more there are.
 fn trouble(subscriber: &SubscriberState) -> String {
     let Some((worst, rest)) = subscriber.issues.split_first() else {
         return "-".to_owned();

@@ -1,4 +1,4 @@
-//! `tidings subscribers`: how subscribers do, pausing, resetting and removing them. One file an action.
+//! `tidings subscribers`: lists, pauses, resets and removes subscribers. One file per action.
 
 mod list;
 mod narrow;
@@ -25,42 +25,45 @@ pub(super) struct SubscribersCommand {
 
 #[derive(Subcommand)]
 enum Action {
-    /// List them: what waits, what is not answered, what is tried again, until when they are paused, how many replicas
-    /// answer, and what is wrong
+    /// List subscribers: pending, ack pending and retried events, the end of a pause, running instances, and issues
     ///
-    /// Pending is what was never delivered: how many events a new one still has to catch up on. Ends with 1 when something
-    /// holds events up or may have lost some, which a pause does not, and with 3 when something could not be seen.
+    /// Pending events were never delivered: a new subscriber still has to catch up on them. Exits with 1 when something
+    /// holds events up or may have lost some (a pause does not count), and with 3 when something could not be seen.
     List(list::List),
-    /// Print all of one: each consumer and what of it differs, each replica, retries, hot keys, and what is wrong
+    /// Print one subscriber in full: each consumer and how its configuration differs, each instance, retries, hot keys,
+    /// and issues
     ///
-    /// Ends with 1 and 3 as `list`.
+    /// Exits with 1 and 3 as `list` does.
     Show(show::Show),
-    /// Have the server deliver nothing to one, all replicas of it, until resumed or for a time
+    /// Stop the delivery to all instances of a subscriber, until it is resumed or for a time
     ///
-    /// What its replicas have in hand they end. The pause outlasts restarts of workers and servers.
+    /// The instances complete the events that they have in flight. The pause outlasts restarts of workers and servers.
     Pause(pause::Pause),
-    /// End the pause of one
+    /// End the pause of a subscriber
     Resume(pause::Resume),
-    /// Take one to another place of its streams: back, so that it gets events again, or on, so that it skips some
+    /// Move a subscriber to another position of its streams: back, so that events are delivered again, or forward, so
+    /// that some are skipped
     ///
-    /// Says first what is delivered again or skipped, and asks. What its replicas have in hand they end; an ordered one
-    /// lets it go and begins at the place. Retries that wait keep their time. Handlers whose effect happens once do not
-    /// handle again what their inbox remembers: `tidings replay start` has them do so. Needs nats-server 2.14.
+    /// Prints first which events are delivered again or skipped, and asks. The instances complete the events that they
+    /// have in flight; those of an ordered subscriber drop them and start at the new position. Waiting retries keep
+    /// their time. Transactional handlers do not handle events again that their inbox remembers: use
+    /// `tidings replay start` for that. Needs nats-server 2.14.
     Reset(reset::Reset),
-    /// Have one no longer get the events that none of its running replicas handles
+    /// Stop the delivery of events to a subscriber that none of its running instances handles
     ///
-    /// A worker never does this by itself, because an older one that starts would have the events of a newer one
-    /// skipped. Events of the names that are dropped are skipped from now on. Not while a newer version is rolled out.
+    /// A worker never does this by itself, because an older worker that starts would make a newer one miss events.
+    /// Events of the dropped names are skipped from now on. Do not run it while a newer version is rolled out.
     Narrow(narrow::Narrow),
-    /// Remove one that is gone for good: its consumers, and what else is kept for it
+    /// Remove a subscriber that is no longer used: its consumers, and all data that is stored for it
     ///
-    /// Not while a replica answers or pulls. Tells first what waits for it, and asks. What waits for another attempt becomes
-    /// dead letters, and dead letters stay. Events stay in their streams: a new one of its name begins where its code says.
+    /// Refused while an instance answers or pulls. Prints first which events wait for the subscriber, and asks. Events
+    /// that wait for a retry become dead letters, and dead letters stay. Events stay in their streams: a new subscriber
+    /// of the same name starts where its code tells it to.
     Remove(remove::Remove),
 }
 
 impl SubscribersCommand {
-    /// Whether it changes something.
+    /// Whether the command changes something.
     pub(super) fn changes(&self) -> bool {
         match self.action {
             Action::List(_) | Action::Show(_) => false,
@@ -85,7 +88,7 @@ impl SubscribersCommand {
     }
 }
 
-/// What is the matter, since when, and what helps.
+/// An issue: its cause, since when, and its cure.
 fn issue(issue: &SubscriberIssue) -> String {
     let since = issue.since.map_or_else(String::new, |since| {
         format!(", last well at {}", output::second(since))
@@ -101,7 +104,7 @@ fn issue(issue: &SubscriberIssue) -> String {
     }
 }
 
-/// How many events wait for another attempt, and until when.
+/// How many events wait for a retry, and until when.
 fn retries(retries: Option<&WaitingRetries>) -> String {
     let Some(retries) = retries else {
         return "unknown".to_owned();
@@ -116,17 +119,17 @@ fn retries(retries: Option<&WaitingRetries>) -> String {
     }
 }
 
-/// How a command ends that has seen nothing wrong, and not all.
+/// The report of a command that has found no issue but could not see everything.
 fn unseen(what: &str) -> Report {
     let report = Report::new(Exit::Unreachable, format!("not all could be seen: {what}"));
     report.cure("the same again, when it answers; permissions.conf has what the program needs")
 }
 
-/// Until when something is paused, in words that stand behind `paused until`.
+/// The end of a pause, in words that follow `paused until`.
 fn pause(until: Option<DateTime<Utc>>) -> String {
     match until {
         None => "-".to_owned(),
-        // The library's word for ever, and what other tools may say.
+        // The library writes a pause without an end as a far date, and so may other tools.
         Some(until) if until.year() >= 2200 => "it is resumed".to_owned(),
         Some(until) => output::second(until),
     }

@@ -1,4 +1,4 @@
-//! `tidings subscribers narrow`.
+//! `tidings subscribers narrow`: stops the delivery of events that no running instance handles.
 
 use clap::Args;
 use tidings::Subscribers;
@@ -10,9 +10,9 @@ use crate::{
 
 #[derive(Args)]
 pub(super) struct Narrow {
-    /// The subscriber
+    /// The subscriber's name
     name: String,
-    /// Print a JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }

@@ -1,4 +1,4 @@
-//! `tidings subscribers pause` and `resume`.
+//! `tidings subscribers pause` and `resume`: stop and continue the delivery.
 
 use std::time::Duration;
 
@@ -17,24 +17,24 @@ use crate::{
 
 #[derive(Args)]
 pub(super) struct Pause {
-    /// The subscriber
+    /// The subscriber's name
     name: String,
-    /// For how long; without it and --until, until it is resumed
+    /// The length of the pause [default: until it is resumed]
     #[arg(long = "for", value_name = "1h", value_parser = duration::parse, conflicts_with = "until")]
     period: Option<Duration>,
-    /// Until when, such as 2026-01-31T12:00:00Z
+    /// The end of the pause, such as 2026-01-31T12:00:00Z
     #[arg(long, value_name = "TIME", value_parser = moment)]
     until: Option<DateTime<Utc>>,
-    /// Print a JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Args)]
 pub(super) struct Resume {
-    /// The subscriber
+    /// The subscriber's name
     name: String,
-    /// Print a JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }

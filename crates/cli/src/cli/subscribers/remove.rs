@@ -1,4 +1,4 @@
-//! `tidings subscribers remove`: one that is gone for good. Never without saying what waits for it.
+//! `tidings subscribers remove`: removes a subscriber that is no longer used. Never without printing what waits for it.
 
 use clap::Args;
 use serde_json::json;
@@ -17,14 +17,14 @@ use crate::{
 
 #[derive(Args)]
 pub(super) struct Remove {
-    /// The subscriber
+    /// The subscriber's name
     name: String,
-    /// Only print what would be removed, and what waits
+    /// Print what would be removed and which events wait, and change nothing
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
     consent: Consent,
-    /// Print a JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
@@ -34,7 +34,7 @@ impl Remove {
         let bus = connect(config).await?;
         let subscribers = Subscribers::over(&bus);
         let plan = subscribers.plan_remove(&self.name).await?;
-        // Where nothing can be done the refusal tells it.
+        // Without `--yes` and a terminal the refusal contains the same.
         if !self.json && (self.dry_run || self.consent.is_possible()) {
             output::table(&preview(&plan))?;
         }
@@ -58,7 +58,7 @@ impl Remove {
     }
 }
 
-/// What a removal means, in one line.
+/// The effect of a removal, in one line.
 fn what(plan: &SubscriberRemoval) -> String {
     let pending = plan.consumers.iter().map(|consumer| consumer.pending);
     let pending = pending.fold(0, u64::saturating_add);

@@ -1,4 +1,5 @@
-//! `tidings subscribers reset`: taking one to another place of its streams. Never without saying what that means.
+//! `tidings subscribers reset`: moves a subscriber to another position of its streams. Never without printing the
+//! effect.
 
 use clap::Args;
 use serde_json::json;
@@ -16,21 +17,20 @@ use crate::{
 
 #[derive(Args)]
 pub(super) struct Reset {
-    /// The subscriber
+    /// The subscriber's name
     name: String,
-    /// Where it is to begin: with what was stored since 2h or TIME, at a sequence, at the beginning, or behind the last
-    /// event (now)
+    /// The new position: events stored since 2h ago or TIME, a sequence, the beginning, or after the last event (now)
     #[arg(long, value_name = "2h|TIME|SEQ|beginning|now", value_parser = place::parse)]
     to: Start,
     /// Only in this stream
     #[arg(long)]
     stream: Option<String>,
-    /// Only print what would be delivered again or skipped
+    /// Print which events would be delivered again or skipped, and change nothing
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
     consent: Consent,
-    /// Print a JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
@@ -41,7 +41,7 @@ impl Reset {
         let subscribers = Subscribers::over(&bus);
         let stream = self.stream.as_deref();
         let plan = subscribers.plan_reset(&self.name, self.to, stream).await?;
-        // Where nothing can be done the refusal tells it.
+        // Without `--yes` and a terminal the refusal contains the same.
         if !self.json && (self.dry_run || self.consent.is_possible()) {
             preview(&plan)?;
         }
@@ -67,7 +67,7 @@ impl Reset {
     }
 }
 
-/// What a reset means, in one line.
+/// The effect of a reset, in one line.
 fn what(plan: &SubscriberReset) -> String {
     let (again, skipped) = (output::events(plan.again()), output::events(plan.skipped()));
     let name = &plan.subscriber;

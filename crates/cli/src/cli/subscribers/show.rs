@@ -1,4 +1,4 @@
-//! `tidings subscribers show`: all of one. Never changes anything.
+//! `tidings subscribers show`: one subscriber in full. Never changes anything.
 
 use chrono::{DateTime, Utc};
 use clap::Args;
@@ -17,9 +17,9 @@ use crate::{
 
 #[derive(Args)]
 pub(super) struct Show {
-    /// The subscriber
+    /// The subscriber's name
     name: String,
-    /// Print a JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
@@ -36,7 +36,7 @@ impl Show {
     }
 }
 
-/// Ends with 1 when something holds events up, else with 3 when something could not be seen.
+/// Exits with 1 when something holds events up, else with 3 when something could not be seen.
 fn judge(subscriber: &SubscriberState) -> Outcome {
     let stuck = subscriber.issues.iter().find(|issue| issue.is_stuck);
     if let Some(issue) = stuck {
