@@ -53,7 +53,9 @@ mod replica;
 #[cfg(feature = "outbox")]
 mod republish;
 mod retry;
+mod schema;
 mod start;
+mod statement;
 mod subscriber;
 mod subscribers;
 mod tally;
@@ -91,7 +93,7 @@ pub use outbox::{
     BatchOnceHandler, DelayedEvent, Diagnosis, ElsewhereError, HeldSlot, InboxTransaction,
     LastBatch, LeaseStatus, Loss, MigrateError, NatsMove, OnceHandler, Outbox, OutboxError,
     OutboxTransaction, ParkedEvent, ParkedSelection, Relay, RelayError, RelayInstance,
-    RepublishError, SchemaError, Standing, Status, Store, Trouble,
+    RepublishError, Standing, Status, Store, Trouble,
 };
 #[cfg(feature = "postgres")]
 pub use outbox::{Rebase, RebaseError, RebasedEvent};
@@ -103,7 +105,9 @@ pub use replica::{Activity, HotKey, Replica, WantedConsumer};
 #[cfg(feature = "outbox")]
 pub use republish::{Republish, Republished};
 pub use retry::Retry;
+pub use schema::SchemaError;
 pub use start::Start;
+pub use statement::{Enqueue, EnqueueError, EnqueueStatement};
 pub use subscriber::{EventSubscriber, Exhausted, SubscriberError};
 pub use subscribers::{
     ConsumerDrift, MissingConsumer, OtherConsumer, RemoveError, RemovedConsumer, ResetError,

@@ -1,7 +1,8 @@
 //! Migrates the tables of the outbox to this program's version. Forward only, in the outbox's own schema, and recorded
 //! there: independent of the application's migrations.
 
-use super::{Outbox, SchemaError, Store, store::Names, taken::Taken};
+use super::{Outbox, Store, store::Names, taken::Taken};
+use crate::schema::SchemaError;
 
 /// Why the tables could not be migrated.
 #[derive(Debug, thiserror::Error)]

@@ -28,7 +28,6 @@ mod parked;
 mod postgres;
 mod relay;
 mod relayed;
-mod reserved;
 mod row;
 #[cfg(feature = "sqlite")]
 mod sqlite;
@@ -185,14 +184,6 @@ pub enum OutboxError {
     #[error("the database failed")]
     Database(#[source] sqlx::Error),
 }
-
-/// A schema or prefix that cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{0:?} is not a schema name: use lower-case letters, digits and `_`, at most 40, a letter first, \
-     no reserved word of SQL such as `user`, and no `pg_` at the beginning"
-)]
-pub struct SchemaError(String);
 
 impl<DB: Store> Outbox<DB> {
     /// Creates the outbox in this database, in the schema `tidings` (SQLite: tables that begin with `tidings_`).

@@ -4,10 +4,8 @@ use std::borrow::Cow;
 
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
-use super::{
-    SchemaError, reserved,
-    store::{Migration, Statements},
-};
+use super::store::{Migration, Statements};
+use crate::schema::{self, SchemaError};
 
 /// The schema or prefix of the tables.
 #[derive(Debug, Clone)]
@@ -33,15 +31,7 @@ const DEFAULT_SCHEMA: &str = "tidings";
 
 impl Names {
     pub(super) fn new(schema: &str) -> Result<Self, SchemaError> {
-        let letter = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
-        let plain = schema.starts_with(|c: char| c.is_ascii_lowercase())
-            && schema.len() <= 40
-            && schema.bytes().all(letter)
-            && !schema.starts_with("pg_")
-            && !reserved::is_reserved(schema);
-        if !plain {
-            return Err(SchemaError(schema.to_owned()));
-        }
+        schema::check(schema)?;
         Ok(Self {
             schema: Cow::Owned(schema.to_owned()),
             is_pooled: false,
