@@ -1,4 +1,4 @@
-//! An outbox of the first migration, with rows, writers and a relay of that time, comes to the second one.
+//! An outbox of the first migration, with rows, writers and a relay of that version, is upgraded to the second one.
 
 use sqlx::{Connection, PgConnection, Postgres, Row, Sqlite};
 use tidings::{Outbox, Relay};
@@ -19,7 +19,7 @@ async fn first_version() -> (Outbox<Postgres>, ()) {
     (outbox, home)
 }
 
-/// What the old version prepared goes on: its events, its calls of the function, its checkpoints.
+/// Prepared objects of the old version continue to work: its events, its calls of the function, its checkpoints.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outbox_is_upgraded_under_a_relay_and_writers_of_the_first_version() {
     let (outbox, home) = first_version().await;
@@ -66,7 +66,7 @@ async fn an_outbox_is_upgraded_under_a_relay_and_writers_of_the_first_version() 
     assert!(zombie.unwrap().is_none(), "the old one has lost its lease");
 }
 
-/// Whoever was given the function has its successor, and nobody else.
+/// Each role that had the right to the function has it on its successor, and no other role has.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_may_call_the_function_may_after_an_upgrade_and_nobody_else() {
     let (outbox, _home) = first_version().await;
@@ -96,8 +96,8 @@ async fn who_may_call_the_function_may_after_an_upgrade_and_nobody_else() {
     Postgres::execute(outbox.pool(), &clean).await;
 }
 
-/// The second migration must not make the relay's row younger than what was written since the restore: by its
-/// age a rebase tells those rows.
+/// The second migration must not make the relay's row younger than the rows that were written since the restore: a
+/// rebase recognises those rows by its age.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restored_outbox_that_is_written_to_and_upgraded_loses_nothing_in_a_rebase() {
     let (outbox, home) = first_version().await;
@@ -111,7 +111,7 @@ async fn a_restored_outbox_that_is_written_to_and_upgraded_loses_nothing_in_a_re
     assert_eq!((rebased.published, rebased.to_publish), (0, 1));
 }
 
-/// A relay that fails before it has found out where it is writes down why: not into a copy.
+/// A relay that fails before it knows its database must not record the reason in a copy.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restored_outbox_whose_relay_had_trouble_loses_nothing_in_a_rebase() {
     let world = World::<Postgres>::start().await;
@@ -139,7 +139,7 @@ async fn a_restored_outbox_whose_relay_had_trouble_loses_nothing_in_a_rebase() {
     assert_eq!((rebased.published, rebased.to_publish), (0, 1));
 }
 
-/// As if the relay's row had come from a server that has had many more transactions.
+/// Changes the relay's row as if it came from a server with many more transactions.
 async fn restored(outbox: &Outbox<Postgres>) {
     let foreign = "update tidings.relay set system = '1', cursor = '900000000:900000000:'";
     Postgres::execute(outbox.pool(), foreign).await;
