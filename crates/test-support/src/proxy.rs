@@ -74,7 +74,7 @@ impl Proxy {
         }
     }
 
-    /// Closes the present connections, and new ones at once, until the proxy is mended.
+    /// Closes the present connections, and new ones at once, until `mend` is called.
     pub fn cut(&self) {
         self.is_cut.send_replace(true);
     }
