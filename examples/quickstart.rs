@@ -1,4 +1,4 @@
-//! The quickstart of README.md: a user signs up, and is welcomed. Needs a nats-server with JetStream.
+//! The quickstart of README.md: a user signs up and gets a welcome mail. Needs a nats-server with JetStream.
 
 use serde::{Deserialize, Serialize};
 use tidings::{

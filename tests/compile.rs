@@ -1,11 +1,11 @@
-//! The mistakes that the compiler finds, and the words that it finds for them: `tests/ui`. A message that
-//! has changed for the better is accepted with `TRYBUILD=overwrite cargo test --test compile`.
+//! The compile errors of mistakes, and their texts: `tests/ui`. A text that has improved is accepted with
+//! `TRYBUILD=overwrite cargo test --test compile`.
 
-#![cfg(all(feature = "postgres", feature = "sqlite"))] // some words list what implements a trait
+#![cfg(all(feature = "postgres", feature = "sqlite"))] // some texts list the types that implement a trait
 
 use std::process::Command;
 
-/// What rustc says around our own words changes from version to version, so they are compared on one.
+/// The text that rustc adds to ours changes from version to version, so the texts are compared with one version only.
 const PINNED_WITH: &str = "rustc 1.95.";
 
 #[test]

@@ -1,14 +1,14 @@
-//! The currencies of ISO 4217 that people pay with. Not its funds, metals and codes for testing:
-//! nobody pays with those, and most have no smallest unit.
+//! The currencies of ISO 4217 that people pay with. Never its funds, metals and codes for testing:
+//! these are not used for payments, and most have no smallest unit.
 
 use std::{borrow::Cow, fmt, str::FromStr};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-/// Codes by how many digits of an amount are minor. Codes are added and never removed: an event of
-/// a time when the currency was in use must be readable at its replay. As of January 2026, with
-/// what was withdrawn since January 2025 (ANG, BGN).
+/// Codes by the number of minor digits of an amount. Codes are added and never removed: an event
+/// from a time when the currency was in use must be readable in a replay. As of January 2026, with
+/// the currencies that were withdrawn since January 2025 (ANG, BGN).
 const CODES: [(u8, &str); 3] = [
     (
         2,
@@ -47,7 +47,7 @@ impl Currency {
         self.code
     }
 
-    /// How many decimal digits the smallest unit has: 2 of EUR, 0 of JPY, 3 of KWD.
+    /// The number of decimal digits of the smallest unit: 2 for EUR, 0 for JPY, 3 for KWD.
     #[must_use]
     pub const fn exponent(self) -> u8 {
         self.exponent

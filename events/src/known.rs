@@ -1,4 +1,4 @@
-//! The list of this crate's events, for tools that have a name and bytes and no type.
+//! The list of this crate's events, for tools that have a name and bytes but no type.
 
 use std::fmt;
 
@@ -23,8 +23,8 @@ pub struct Known {
     pub name: &'static str,
     /// The version of its payload.
     pub version: u32,
-    /// Decodes a payload, and gives the key that the typed event has. The error is what a
-    /// subscriber would reject the payload with.
+    /// Decodes a payload, and returns the key of the typed event. The error is the one with which a
+    /// subscriber would reject the payload.
     pub check: fn(&[u8]) -> Result<Option<String>, serde_json::Error>,
 }
 

@@ -1,23 +1,24 @@
-//! The domain events of this repository: what happened to users and to payments. Never how it is
-//! sent, stored or handled.
+//! The domain events of this repository: what happened to users and to payments. Never how events
+//! are sent, stored or handled.
 //!
-//! One file an aggregate. For every event, by name and version:
+//! One file per aggregate. For every event, by name and version:
 //!
 //! * `golden/<name>.v<version>.txt`: the message as NATS carries it. The header block, one line a
 //!   header (on the wire they end with CRLF), an empty line, the payload.
 //! * `schema/<name>.v<version>.json`: the JSON Schema of the payload.
 //!
-//! A test compares both with what the code makes. After a change that is meant:
+//! A test compares both with the output of the code. After an intended change:
 //!
 //! ```text
 //! UPDATE_GOLDENS=1 cargo test -p tidings-events
 //! git diff events/
 //! ```
 //!
-//! Read the difference as somebody who runs the previous release. A new optional field
-//! (`#[serde(default)]`) is fine: no event denies unknown fields, so older readers pass over it. What
-//! an older reader cannot decode (a field gone, renamed or of another type) is a new version: a new
-//! type beside the old one, which stays for as long as its events may be replayed.
+//! Read the difference like a user of the previous release. A new optional field
+//! (`#[serde(default)]`) is compatible: no event denies unknown fields, so older readers skip it. A
+//! change that an older reader cannot decode (a field that is removed, renamed or of another type)
+//! needs a new version: a new type beside the old one, which stays as long as its events may be
+//! replayed.
 //!
 //! ```
 //! use tidings_contract::{Envelope, Event as _};

@@ -1,5 +1,5 @@
-//! What happens to a payment. The key is the payment's id, not its user's: the order that matters is
-//! received before settled.
+//! The events of a payment. The key is the id of the payment, not of its user: received must come
+//! before settled.
 
 use chrono::{DateTime, Utc};
 use schemars::JsonSchema;

@@ -1,4 +1,5 @@
-//! What happens to a user. The key is the user's id, so one user's events are kept in order.
+//! The events of a user. The key is the id of the user, so the events of one user are kept in
+//! order.
 
 use chrono::{DateTime, Utc};
 use schemars::JsonSchema;

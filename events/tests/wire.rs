@@ -1,5 +1,5 @@
-//! The events as the world sees them: `golden/` and `schema/` against what the code makes. The
-//! crate's documentation says how they are updated.
+//! The public form of the events: compares `golden/` and `schema/` with the output of the code. The
+//! documentation of the crate describes how to update them.
 #![allow(clippy::unwrap_used)] // A test: clippy's exception does not reach its functions.
 
 use std::{
@@ -64,13 +64,13 @@ fn euros(cents: i64) -> Money {
     Money::minor(cents, "EUR".parse().unwrap())
 }
 
-/// What the tests ask of an event, its type forgotten.
+/// An event without its type, as the tests need it.
 struct Example {
     name: &'static str,
     version: u32,
     envelope: Envelope,
     schema: Schema,
-    /// Fails when a message is not the example.
+    /// Fails when a message differs from the example.
     compare: Box<dyn Fn(&Envelope)>,
 }
 
@@ -115,7 +115,7 @@ fn path(folder: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)
 }
 
-/// What is kept in a file, after the update when one is asked for.
+/// The content of a file, after the update if one was requested.
 fn kept(path: &Path) -> String {
     static UPDATE: Once = Once::new();
     if std::env::var("UPDATE_GOLDENS").is_ok_and(|value| value == "1") {

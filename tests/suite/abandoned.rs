@@ -1,5 +1,5 @@
-//! P2, P5, P6, P9: what a client that is gone has locked in Postgres keeps no other from it for long, though its end of
-//! the connection is never told.
+//! P2, P5, P6, P9: locks that a dead client holds in Postgres block other clients only for a short time, even when the
+//! server never learns that the connection has ended.
 
 use std::{
     sync::{
@@ -17,17 +17,17 @@ use tokio::sync::Notify;
 
 use crate::support::{Counted, Database, Proxy, World, eventually, within};
 
-/// What a busy machine adds.
+/// The delay that a busy machine may add.
 const SPARE: Duration = Duration::from_secs(10);
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a transaction of a handler may wait for its client: its timeout, and five seconds.
+/// How long a handler's transaction may wait for its client: the timeout of the handler, and five seconds.
 const IDLE: Duration = Duration::from_secs(10);
-/// When a server of NATS gives what a worker has in hand to another one.
+/// When a nats-server redelivers the in-flight events of one worker to another.
 const ACK_WAIT: Duration = Duration::from_secs(30);
 /// How long a transaction of the outbox itself may wait for its client.
 const OWN: Duration = Duration::from_secs(15);
 
-/// What the first attempt of all does, when it has written.
+/// The behaviour of the first attempt of all, after its write.
 #[derive(Clone)]
 struct First {
     is_over: Arc<AtomicBool>,
@@ -63,7 +63,7 @@ async fn handle(
     Ok(())
 }
 
-/// An outbox at the other end of a proxy.
+/// An outbox behind a proxy.
 async fn behind_proxy(world: &World<Postgres>) -> (Outbox<Postgres>, Proxy) {
     let to = (*world.outbox.pool().connect_options()).clone();
     let proxy = Proxy::to(to.get_port()).await;
@@ -89,7 +89,7 @@ async fn publish(world: &World<Postgres>) {
     }
 }
 
-/// Each event has one effect, within this time.
+/// Checks that each event has one effect within this time.
 async fn all_have_their_effect(world: &World<Postgres>, since: Instant, bound: Duration) {
     eventually("all have their effect", || async {
         let effects = "select count(*) from counter where count = 1";
@@ -102,7 +102,7 @@ async fn all_have_their_effect(world: &World<Postgres>, since: Instant, bound: D
     assert_eq!(world.dead_letters().await.len(), 0);
 }
 
-/// The network has forgotten the connections of a worker that lives: only new ones are answered.
+/// The network has lost the connections of a worker that is alive: only new connections are answered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_next_events_of_a_key_go_on_when_the_link_of_the_first_ones_handler_is_dead() {
     let world = World::<Postgres>::start().await;
@@ -114,12 +114,12 @@ async fn the_next_events_of_a_key_go_on_when_the_link_of_the_first_ones_handler_
     proxy.silence();
     let silent = Instant::now();
     first.goes_on.notify_one();
-    // The handler's timeout, and what it takes to see that nothing is answered.
+    // The timeout of the handler, and the time until the worker notices that the connection is dead.
     all_have_their_effect(&world, silent, TIMEOUT).await;
     running.stop().await.unwrap();
 }
 
-/// A host that is gone closes nothing: neither database nor NATS are told.
+/// A host that is gone closes no connection: neither the database nor NATS is notified.
 async fn another_worker_goes_on(is_ordered: bool, bound: Duration) {
     let world = World::<Postgres>::start().await;
     let (outbox, database) = behind_proxy(&world).await;
@@ -149,7 +149,7 @@ async fn another_replica_goes_on_in_order_with_what_a_host_that_is_gone_had_lock
     another_worker_goes_on(true, ACK_WAIT.max(IDLE)).await;
 }
 
-/// Its client has let go of it: the server does not go on for nobody, with the event in its hands.
+/// The handler has given up its statement: the server must not continue it and hold the event's locks.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_statement_that_outlasts_its_handler_holds_its_event_no_longer() {
     let world = World::<Postgres>::start().await;
@@ -162,7 +162,7 @@ async fn a_statement_that_outlasts_its_handler_holds_its_event_no_longer() {
     running.stop().await.unwrap();
 }
 
-/// As after a kill: the connections are closed, and the server is at a statement.
+/// As after a kill: the connections are closed while the server executes a statement.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_statement_of_a_worker_that_was_killed_holds_its_event_no_longer() {
     let world = World::<Postgres>::start().await;
@@ -186,8 +186,8 @@ async fn a_statement_of_a_worker_that_was_killed_holds_its_event_no_longer() {
     assert!(began.elapsed() < SPARE + SPARE, "{:?}", began.elapsed());
 }
 
-/// Behind a pooler each statement of a relay is a transaction, and one of them has the relay's row when the host is gone.
-/// False when the host went between two of them.
+/// Behind a pooler, each statement of a relay is a transaction, and one of them locks the relay's row when the host is
+/// gone. False when the host was lost between two statements.
 async fn is_gone_in_a_transaction(world: &World<Postgres>) -> bool {
     let to = (*world.outbox.pool().connect_options()).clone();
     let proxy = Proxy::to(to.get_port()).await;
@@ -199,7 +199,7 @@ async fn is_gone_in_a_transaction(world: &World<Postgres>) -> bool {
     let outbox = Outbox::new(pool);
     assert!(outbox.is_pooled());
     let relay = Relay::new(outbox).lease(Duration::from_secs(1));
-    // It goes with the statement's values, which is when the row is locked.
+    // The owner is a value of the statement that locks the row.
     let owner: &'static str = relay.owner().to_owned().leak();
     let gone = world.run_relay(relay);
     eventually("it relays", || async {
@@ -217,7 +217,7 @@ async fn is_gone_in_a_transaction(world: &World<Postgres>) -> bool {
         if Postgres::number(world.outbox.pool(), held).await == 1 {
             return true;
         }
-        // real time: the statement runs in the server
+        // real time: the server executes the statement
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     false

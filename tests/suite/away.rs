@@ -1,4 +1,4 @@
-//! P5: what a handler's database does not let be handled waits elsewhere, and keeps no place from the events of others.
+//! P5: events whose handlers cannot use their database are deferred, and take no concurrency slot from other events.
 
 use std::{
     sync::{Arc, Mutex},
@@ -19,7 +19,7 @@ use crate::{
     support::{Counted, Database, Noted, Running, User, World, eventually},
 };
 
-/// More than there are places.
+/// More events than concurrency slots.
 const EVENTS: usize = 12;
 const PLACES: usize = 3;
 
@@ -37,7 +37,7 @@ async fn note(counted: Counted, cx: Context<Noted>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// One subscriber with a handler in a database, and one without.
+/// One subscriber with a handler that uses a database and a handler that does not.
 fn run<DB: Database>(
     world: &World<DB>,
     database: &Outbox<DB>,
@@ -50,7 +50,7 @@ fn run<DB: Database>(
     world.run(Worker::new(world.bus.clone(), noted.clone()).subscribe(subscriber))
 }
 
-/// One handler's events behind the other's, all the time: the one that works keeps the circuit closed.
+/// Publishes events of both handlers alternately: the working handler keeps the circuit closed.
 async fn publish<DB: Database>(world: &World<DB>) {
     let publisher = EventPublisher::new(&world.bus);
     for n in 0..EVENTS {
@@ -105,7 +105,7 @@ async fn a_database_without_tables_keeps_no_place_from_other_handlers<DB: Databa
     assert_eq!(noted.len(), EVENTS);
 }
 
-/// Nobody gets a connection for as long as the pool lets them wait.
+/// No handler gets a connection within the acquire timeout of the pool.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_postgres_that_does_not_answer_keeps_no_place_from_other_handlers() {
     let world = World::<Postgres>::start().await;
@@ -121,14 +121,14 @@ async fn a_postgres_that_does_not_answer_keeps_no_place_from_other_handlers() {
     let began = Instant::now();
     publish(&world).await;
     noted.reach(EVENTS).await;
-    // If each of them waited, three times in hand, it would be twice as long.
+    // If each event waited, three times in flight, it would take twice as long.
     assert!(began.elapsed() < waits * 6, "{:?}", began.elapsed());
     drop(taken);
     are_booked(&world).await;
     running.stop().await.unwrap();
 }
 
-/// A server that takes connections and never says anything; for how long each of them lasted.
+/// A server that accepts connections and never answers; records how long each of them lasted.
 struct Mute {
     port: u16,
     connections: Arc<Mutex<Vec<(Instant, Instant)>>>,
@@ -158,7 +158,7 @@ impl Mute {
         ended.lock().unwrap().push((began, Instant::now()));
     }
 
-    /// Those that have ended, in the order in which they began.
+    /// The connections that have ended, in the order in which they began.
     fn ended(&self) -> Vec<(Instant, Instant)> {
         let mut ended = self.connections.lock().unwrap().clone();
         ended.sort();
@@ -185,12 +185,12 @@ async fn while_a_database_is_away_one_event_asks_for_it_and_the_others_are_put_o
     running.kill().await;
     assert_eq!(noted.len(), EVENTS);
     let mut asked = mute.ended();
-    // What the inbox needs besides has a connection of its own, which waits for longer.
+    // Other statements of the inbox have a connection of their own, with a longer timeout.
     asked.retain(|(began, ended)| *ended - *began < Duration::from_secs(3));
-    // Before it was known to be away, as many as there are places asked.
+    // Until the database was known to be unavailable, as many events asked as there are slots.
     let later = &asked[PLACES..];
     for two in later.windows(2) {
-        // Each lasts for the second that a connection is waited for; that one has ended is seen a moment later.
+        // Each connection attempt lasts one second, its timeout; the end is noticed a moment later.
         let beside = two[0].1.saturating_duration_since(two[1].0);
         let is_chance = beside < Duration::from_millis(500);
         assert!(is_chance, "two asked at once: {later:?}");

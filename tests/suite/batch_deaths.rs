@@ -1,4 +1,4 @@
-//! P5: a worker that dies when a batch has committed and nothing of it is acknowledged: each effect happens once.
+//! P5: when a worker dies after a batch has committed and before it is acked, each effect happens once.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,12 +16,12 @@ use crate::{
 
 const EVENTS: usize = 20;
 
-/// What handlers of these tests share.
+/// The state of the handlers.
 #[derive(Clone, Default)]
 struct App {
-    /// How many events each call was about.
+    /// The number of events in each call.
     calls: Noted,
-    /// What a handler waits for, where it waits.
+    /// When set, a handler waits for a permit.
     gate: Option<Arc<Semaphore>>,
 }
 
@@ -55,7 +55,7 @@ async fn publish<DB: Database>(world: &World<DB>, from: usize) {
     }
 }
 
-/// Has the server give up at once what a dead process had in hand, for which it would wait half a minute.
+/// Makes the server redeliver at once what was in flight in a dead process; otherwise that takes half a minute.
 async fn hurry<DB: Database>(world: &World<DB>) {
     let client = async_nats::connect(world.nats.url()).await.unwrap();
     let ask = async |subject: &str, request: Value| {
@@ -72,7 +72,7 @@ async fn hurry<DB: Database>(world: &World<DB>) {
     )
     .await;
     assert_eq!(updated.get("error"), None);
-    // real time: the server's own
+    // real time: work of the server
     tokio::time::sleep(Duration::from_millis(500)).await;
 }
 
@@ -92,7 +92,7 @@ async fn a_batch_that_committed_and_was_not_acknowledged_has_its_effects_once<DB
     let first = world.run(worker(&world, &through, &dying));
     publish(&world, 0).await;
     dying.calls.reach(1).await;
-    // The commit gets through, and no acknowledgement does.
+    // The commit succeeds, and no ack arrives.
     proxy.cut();
     gate.add_permits(1);
     let all = i64::try_from(EVENTS).unwrap();

@@ -1,4 +1,5 @@
-//! Handlers of batches: what makes a batch, what each event of it comes to, and that no event pays for another.
+//! Batch handlers: what a batch consists of, the outcome of each event, and that a failing event does not affect
+//! others.
 
 use std::{
     collections::BTreeSet,
@@ -24,12 +25,12 @@ use crate::{
     support::{Counted, Database, Noted, User, World, eventually, log},
 };
 
-/// What handlers of these tests share.
+/// The state of the handlers.
 #[derive(Clone, Default)]
 struct App {
     /// The events and attempts of each call.
     calls: Noted,
-    /// What a handler waits for, where it waits.
+    /// When set, a handler waits for a permit.
     gate: Option<Arc<Semaphore>>,
     is_down: Arc<AtomicBool>,
 }
@@ -42,7 +43,7 @@ impl App {
         self.calls.note(users.collect::<Vec<_>>().join(", "));
     }
 
-    /// All events that were handed over, each with its attempt.
+    /// All events that were passed to the handler, each with its attempt.
     fn events(&self) -> Vec<String> {
         let calls = self.calls.all();
         calls
@@ -57,7 +58,7 @@ impl App {
     }
 }
 
-/// What is said about a user, by what it is called.
+/// The result for a user, which its id determines.
 fn verdict(user: &Item<User>) -> Option<Failure> {
     let first = user.attempt() == 1;
     match &*user.id {
@@ -68,7 +69,7 @@ fn verdict(user: &Item<User>) -> Option<Failure> {
     }
 }
 
-/// Says of all of them what one of them is called.
+/// Ends the whole call as the id of one of its users determines.
 async fn spoil(users: &[Item<User>]) -> Result<(), Failure> {
     for user in users {
         match &*user.id {
@@ -82,7 +83,7 @@ async fn spoil(users: &[Item<User>]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Counts the users up.
+/// Counts up the row of each user.
 async fn count<DB: Database>(
     users: Vec<Item<User>>,
     mut tx: InboxTransaction<DB>,
@@ -218,7 +219,7 @@ async fn the_event_that_fails_a_batch_is_found_and_no_other_pays<DB: Database>(w
         }
         assert_eq!(world.counted(poison).await, 0, "{poison}");
     }
-    // A second attempt is in another batch, which is halved again.
+    // Second attempts are in another batch, which is halved again.
     let mut second = app.events();
     second.retain(|event| !event.ends_with(" 1"));
     assert_eq!(
@@ -270,7 +271,7 @@ async fn the_effect_of_an_event_happens_once_however_often_it_is_in_batches<DB: 
 const KEYS: usize = 5;
 const EVENTS_OF_A_KEY: i64 = 21;
 
-/// Counts up, and fails some of the events, and some of the calls.
+/// Counts up, and fails for some of the events and in some of the calls.
 async fn raise<DB: Database>(
     events: Vec<Item<Counted>>,
     mut tx: InboxTransaction<DB>,
@@ -380,7 +381,7 @@ async fn a_shutdown_hands_batches_back_and_costs_no_attempt() {
     let (app, began) = (App::default(), Instant::now());
     let running = world.run(worker(&world, &app, noter(Batching::of(5).linger(HOUR))));
     world.is_handled(5).await;
-    // Left alone, they would have come again after 30 s.
+    // If the worker had not handed them back, they would have been redelivered after 30 s.
     assert!(began.elapsed() < Duration::from_secs(20));
     running.stop().await.unwrap();
     let mut events = app.events();

@@ -1,5 +1,5 @@
-//! P9: a handler that blocks its thread is named while it does, and again when the drain is over, by a thread that it
-//! cannot block.
+//! P9: a handler that blocks its thread is reported while it does, and again when the shutdown timeout has passed, by
+//! a thread that it cannot block.
 
 use std::{
     path::PathBuf,
@@ -19,7 +19,7 @@ const URL: &str = "TIDINGS_TEST_BLOCKED";
 const CODE: i32 = 17;
 const DRAIN: Duration = Duration::from_secs(2);
 
-/// What the process of the tests below does; nothing in an ordinary run. Its handlers take all threads that there are.
+/// The process of the tests below; does nothing in an ordinary run. Its handlers block all threads of the runtime.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_service() {
     async fn block(_: User, _: Context<()>) -> Result<(), Failure> {
@@ -101,7 +101,7 @@ async fn handlers_that_block_all_threads_are_named_and_the_process_ends_with_the
     let status = within("its end", service.process.wait()).await.unwrap();
     let took = asked.elapsed();
     assert_eq!(status.code(), Some(CODE));
-    // The drain, what is handed back, and a second of grace.
+    // The shutdown timeout, the handing back of deliveries, and a second of grace.
     assert!(took < DRAIN + Duration::from_secs(8), "{took:?}");
     let last = service.said("have not come back");
     assert_eq!(last.len(), 1, "{last:?}");
@@ -111,7 +111,7 @@ async fn handlers_that_block_all_threads_are_named_and_the_process_ends_with_the
     );
 }
 
-/// One thread is left: the worker itself goes on, and returns.
+/// One thread is free: the worker continues, and returns.
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn a_handler_that_blocks_one_thread_is_named_and_the_worker_returns() {
     #[derive(Clone, Default)]

@@ -1,4 +1,4 @@
-//! Many events at once: one statement for many of them, in their order, all or none.
+//! Many events at once: one statement for many of them, in order, all or none.
 
 use tidings::OutboxError;
 

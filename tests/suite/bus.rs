@@ -1,4 +1,4 @@
-//! Connecting: credentials of every kind, TLS, and what is said when it does not work.
+//! Connecting: all kinds of credentials, TLS, and the errors of failed connections.
 
 use std::path::PathBuf;
 
@@ -67,7 +67,7 @@ async fn a_credentials_file_that_is_none_is_an_error_that_names_it() {
     assert!(error.to_string().contains("/nowhere/user.creds"), "{error}");
 }
 
-/// An authority of a test's own, in a folder of its own.
+/// A certificate authority of the test, in a folder of its own.
 struct Authority {
     folder: PathBuf,
     params: rcgen::CertificateParams,
@@ -93,7 +93,7 @@ impl Authority {
         }
     }
 
-    /// A certificate for this machine and its key.
+    /// A certificate for this machine, and its key.
     fn signed(&self, name: &str) -> (PathBuf, PathBuf) {
         let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
         let key = rcgen::KeyPair::generate().unwrap();
@@ -119,7 +119,7 @@ async fn tls_with_a_root_and_a_client_certificate() {
     let authority = Authority::new();
     let roots = &authority.roots;
     let (certificate, key) = authority.signed("server");
-    // With `auto` a client that waits for the server's first words gets them.
+    // With `auto`, a client that waits for the INFO of the server receives it.
     for (first, offered) in [(false, "false"), (true, "auto")] {
         let config = format!(
             "tls {{ cert_file: {certificate:?}, key_file: {key:?}, ca_file: {roots:?}, verify: true, \
@@ -143,8 +143,8 @@ async fn tls_with_a_root_and_a_client_certificate() {
     }
 }
 
-/// No secret is given away: another server of the list, which speaks no TLS, gets nothing of a client that has one with
-/// TLS in it.
+/// No secret is disclosed: a client with TLS in one of its addresses sends nothing to another server of the list that
+/// has no TLS.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_server_with_tls_keeps_credentials_from_those_without() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};

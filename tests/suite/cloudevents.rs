@@ -1,4 +1,4 @@
-//! P5, P7, P8: what other publishers send as CloudEvents reaches handlers as it was meant, on every way.
+//! P5, P7, P8: CloudEvents of other publishers reach handlers unchanged, on every path.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::{
 
 const DURABLE: &str = "foreign";
 
-/// Notes everything that must not change from one delivery to the next.
+/// Records everything that must be equal in all deliveries.
 async fn handle<DB: Database>(
     user: User,
     mut tx: InboxTransaction<DB>,
@@ -40,7 +40,7 @@ fn run<DB: Database>(world: &World<DB>, shop: &Shop) -> Running<WorkerError> {
     world.run(Worker::new(world.bus.clone(), shop.clone()).subscribe(subscriber))
 }
 
-/// As other SDKs send them.
+/// The format of other SDKs.
 const WRAPPER: &str = r#"{"specversion":"1.0","id":"0190d1e2-0000-7000-8000-000000000001","source":"/shop",
     "type":"user.created.v1","subject":"Zo\u00eb","tenant":"acme","datacontenttype":"application/json",
     "data":{"id":"ada","email":"ada@example.org"}}"#;
@@ -56,7 +56,7 @@ both!(
     what_others_publish_twice_is_no_fault_of_the_stream,
 );
 
-/// Live, again, given up, redriven, replayed, read and traced.
+/// Live, retried, dead-lettered, redriven, replayed, read and traced.
 async fn all_ways<DB: Database>(world: World<DB>, headers: &[u8], payload: &str) {
     let shop = Shop::default();
     let running = run(&world, &shop);
@@ -121,7 +121,7 @@ async fn a_binary_event_of_the_specification_is_one_event_on_all_its_ways<DB: Da
     all_ways(world, BINARY, DATA).await;
 }
 
-/// Publishes a user under an id of a source.
+/// Publishes a user with a fixed id from this source.
 async fn from<DB: Database>(world: &World<DB>, source: &str, user: &str) {
     let id = "0190d1e2-0000-7000-8000-000000000009";
     let headers = format!("ce-id: {id}\r\nce-source: {source}\r\nce-type: user.created.v1");
@@ -167,7 +167,7 @@ async fn what_others_publish_twice_is_no_fault_of_the_stream<DB: Database>(world
     let mut tx = world.outbox.begin().await.unwrap();
     let id = tx.publish(&User::new("own")).unwrap();
     tx.commit().await.unwrap();
-    // What lies before the first event of the outbox is not looked at.
+    // `verify` ignores messages before the first event of the outbox.
     eventually("it is published", || async {
         world.outbox.status().await.unwrap().backlog == 0
     })
@@ -175,7 +175,7 @@ async fn what_others_publish_twice_is_no_fault_of_the_stream<DB: Database>(world
     for source in ["shop", "bank", "shop", "bank"] {
         from(&world, source, "ada").await;
     }
-    // Another publisher's event may even have the id of one of ours.
+    // An event of another publisher may even have the id of one of ours.
     let lines = format!("ce-id: {id}\r\nce-source: elsewhere\r\nce-type: user.created.v1");
     world
         .publish_raw_with(b"user.created", lines.as_bytes(), b"{}")
@@ -246,7 +246,7 @@ async fn what_is_not_read_is_a_dead_letter_that_says_why() {
         assert!(error.contains(why), "{error}");
         assert_eq!(letter.payload, payload.as_bytes());
     }
-    // Whoever is wrong about it is understood all the same.
+    // An event with a wrong media type is still decoded.
     shop.accept(true);
     world
         .publish_raw_with(

@@ -1,4 +1,4 @@
-//! What a database has said is told with all that helps, and without the line of its own source.
+//! Errors of a database are reported with all helpful details, and without the line in the database's own source.
 
 use sqlx::Postgres;
 use tidings::{

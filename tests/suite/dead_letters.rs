@@ -1,4 +1,4 @@
-//! P7: what subscribers give up can be found, understood, and brought back to the one that failed.
+//! P7: dead letters can be found, understood, and redriven to the subscriber that failed.
 
 use std::{
     sync::{
@@ -77,7 +77,7 @@ fn run(world: &World<Sqlite>, shop: &Shop) -> Running<WorkerError> {
             EventSubscriber::durable("counts")
                 .on(count)
                 .retry(retry)
-                // All of them fail here, on purpose.
+                // All events fail here, on purpose.
                 .circuit_breaker(CircuitBreaker::off())
                 .ordered_by_key(),
         );
@@ -117,7 +117,7 @@ async fn until_dead(world: &World<Sqlite>, count: usize) -> Vec<StoredDeadLetter
     letters(world).await
 }
 
-/// The client alone, as whoever else writes to the stream.
+/// The NATS client alone, as another program that writes to the stream.
 async fn client(world: &World<Sqlite>) -> jetstream::Context {
     jetstream::new(async_nats::connect(world.nats.url()).await.unwrap())
 }
@@ -244,7 +244,7 @@ async fn a_redrive_that_dies_before_the_letter_is_deleted_is_absorbed_when_it_is
     let letter = until_dead(&world, 1).await.remove(0);
     shop.is_repaired.store(true, Ordering::SeqCst);
 
-    // It publishes, and comes no further than the deletion.
+    // The redriver publishes, and does not get further than the deletion.
     let url = world.nats.url().replace("nats://", "nats://slow:slow@");
     let slow = Bus::connect(url.into()).await.unwrap();
     let redriver = DeadLetters::over(&slow).redriver().await.unwrap();
@@ -431,7 +431,7 @@ async fn a_letter_that_lost_its_payload_is_redriven_from_the_stream_of_its_event
     bury(&world, subject, &truncated(identity.leak()), "").await;
     bury(&world, subject, &truncated("EVENTS/1/7"), "").await;
     let [whole, another] = <[_; 2]>::try_from(letters(&world).await).unwrap();
-    // Nothing is given back to a subscriber without a consumer.
+    // A redrive to a subscriber without a consumer is refused.
     let running = run(&world, &shop);
     shop.welcomed.reach(1).await;
     let redriver = DeadLetters::over(&world.bus).redriver().await.unwrap();

@@ -1,5 +1,5 @@
-//! P2, P3, P4: a relay that dies at any point of its way, and begins again when the stream has forgotten the
-//! ids, loses, repeats and turns round nothing.
+//! P2, P3, P4: when a relay dies at any point, and the next one begins after the stream has forgotten the ids, no
+//! event is lost, duplicated or reordered.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ both!(
     what_was_put_aside_before_a_death_stays_aside_and_is_published_once,
 );
 
-/// The stream forgets ids after this, so that only its tail protects.
+/// The stream forgets ids after this time, so that only the check of its end prevents duplicates.
 const WINDOW: Duration = Duration::from_millis(100);
 const AN_HOUR: Duration = Duration::from_secs(3600);
 
@@ -30,8 +30,8 @@ async fn forgetful<DB: Journal>(world: &World<DB>) {
     world.bus.apply_stream(&stream).await.unwrap();
 }
 
-/// A relay of small batches dies when it comes by a point for the n-th time; its ids are forgotten and its
-/// lease is over.
+/// Kills a relay with small batches when it reaches a point for the n-th time; afterwards the server has forgotten its
+/// ids and its lease has expired.
 async fn dies<DB: Journal>(world: &World<DB>, batch: usize, point: Point, nth: usize) {
     let relay = world.new_relay().batch(batch).patience(AN_HOUR);
     let armed = failpoint::arm(relay.owner(), point, nth);
@@ -60,7 +60,7 @@ async fn a_relay_may_die_at_any_point_however_long_the_next_one_takes<DB: Journa
     forgetful(&world).await;
     for nth in 1..=4 {
         for point in Point::ALL {
-            // Of few keys and of many: in batches, and side by side.
+            // Few keys make batches; many keys are published in parallel.
             for keys in [3, 30] {
                 let keys = (0..30).map(|n| format!("key-{}", n % keys));
                 world.commit_each(keys).await;
@@ -75,7 +75,7 @@ async fn a_relay_may_die_at_any_point_however_long_the_next_one_takes<DB: Journa
 }
 
 async fn a_page_that_was_begun_is_gone_on_with_by_the_next_relay<DB: Journal>(world: World<DB>) {
-    // SQLite has one writer, and no page to remember: its cursor is an id.
+    // SQLite has one writer and needs no page: its cursor is an id.
     let has_snapshots = !DB::ONE_WRITER;
     forgetful(&world).await;
     let jetstream = world.full_stream().await;
@@ -93,13 +93,13 @@ async fn a_page_that_was_begun_is_gone_on_with_by_the_next_relay<DB: Journal>(wo
             DB::note(&mut tx, id).await.unwrap();
             tx
         };
-        // Has its id before the page is begun, and commits when the page is half done.
+        // This transaction has its id before the page begins, and commits when the page is half done.
         let waits = if has_snapshots {
             Some(early().await)
         } else {
             None
         };
-        // Many pages of six in one transaction, and in their middle an event that its stream has no room for.
+        // Many pages of six in one transaction, with an event in the middle that its stream has no room for.
         let mut tx = world.outbox.begin().await.unwrap();
         for n in 0..60 {
             world
@@ -144,7 +144,7 @@ async fn what_was_put_aside_before_a_death_stays_aside_and_is_published_once<DB:
             tx.publish(Envelope::raw("count.raised", 1, key, large.clone()).unwrap())
                 .unwrap();
         }
-        // One that its stream has no room for: the cursor does not move past the page.
+        // An event that its stream has no room for: the cursor does not move past the page.
         tx.publish(Envelope::raw("full.up", 1, None, "{}").unwrap())
             .unwrap();
         tx.commit().await.unwrap();

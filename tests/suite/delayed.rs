@@ -1,4 +1,4 @@
-//! Events that are published later: when they are due, in their order, once, and not when they were cancelled.
+//! Delayed events: published when they are due, in order, once, and not after they were cancelled.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -57,7 +57,7 @@ async fn stored<DB: Database>(world: &World<DB>, events: usize) {
     .await;
 }
 
-/// The server forgets ids after 100 ms, so that it does not hide what the relay sends twice.
+/// The server forgets ids after 100 ms, so that it cannot hide duplicates of the relay.
 async fn forgetful<DB: Database>(world: &World<DB>) {
     let mut stream = StreamSpec::new("EVENTS", [Pattern::parse("count.>").unwrap()]).unwrap();
     stream.duplicate_window = Duration::from_millis(100);
@@ -71,7 +71,7 @@ async fn an_event_is_published_when_it_is_due_and_not_before<DB: Database>(world
     let relay = world.relay();
     let mut late = Vec::new();
     for round in 0..3 {
-        // Polling alone would find it 150 ms later: by then the relay looks four times a second.
+        // Polling alone would find it 150 ms later: by then the relay polls four times a second.
         let due = Utc::now() + millis(1400);
         let mut tx = world.outbox.begin().await.unwrap();
         for (n, due) in [due, due + millis(250)].into_iter().enumerate() {
@@ -81,7 +81,7 @@ async fn an_event_is_published_when_it_is_due_and_not_before<DB: Database>(world
         tx.commit().await.unwrap();
         within("the first is published", seen.next()).await.unwrap();
         late.push((Utc::now() - due).num_milliseconds());
-        // What is moved with it must not take along what is due later.
+        // An event that is due later must not be moved together with this one.
         within("the second is published", seen.next())
             .await
             .unwrap();
@@ -199,8 +199,8 @@ async fn a_cancel_that_races_with_the_hour_either_wins_or_is_told_so<DB: Databas
     assert!(raced, "{} of {EVENTS} were cancelled", cancelled.len());
 }
 
-/// Events of five keys, many of them due at the same moments, which are written last first. A key's
-/// counts rise in the order in which the events are due. Returns how many there are.
+/// Delayed events of five keys, many of them due at the same moments, written in reverse order. The counts of a key
+/// rise in the order in which the events are due. Returns the number of events.
 async fn schedule<DB: Database>(world: &World<DB>, start: DateTime<Utc>) -> usize {
     const MOMENTS: i64 = 20;
     const EACH: i64 = 50;
@@ -257,7 +257,7 @@ async fn two_relays_that_both_believe_to_have_the_lease_move_each_event_once_and
     forgetful(&world).await;
     let start = Utc::now() + millis(1500);
     let events = schedule(&world, start).await;
-    // A relay asks for the lease after a quarter of it, and looks whether it has it twice a second.
+    // A relay asks for the lease after a quarter of its time, and checks twice a second whether it still has it.
     let new_relay = || world.new_relay().lease(Duration::from_millis(400));
     let relays: Vec<_> = (0..3).map(|_| world.run_relay(new_relay())).collect();
     let (long_ago, count) = match DB::KIND {
@@ -276,8 +276,7 @@ async fn two_relays_that_both_believe_to_have_the_lease_move_each_event_once_and
     for relay in relays {
         relay.kill().await;
     }
-    // Nothing fences a relay from the stream whose lease is taken from it before its time: it is the log
-    // that has to be right.
+    // A relay whose lease was taken before its end is not fenced from the stream: the log has to be correct.
     assert!(world.outbox.status().await.unwrap().lease.epoch > 2);
     let log = DB::table("outbox");
     let inverted = format!(
@@ -340,7 +339,7 @@ async fn a_cancel_that_stays_open_holds_up_the_later_events_of_its_key_and_nobod
     tx.commit().await.unwrap();
     let mut open = world.outbox.begin().await.unwrap();
     assert!(open.cancel(held).await.unwrap());
-    // The first of its key, and the other key's.
+    // The first event of its key, and the event of the other key.
     stored(&world, 2).await;
     let mut tx = world.outbox.begin().await.unwrap();
     tx.publish(&counted("c", 1)).unwrap();
@@ -375,7 +374,7 @@ async fn the_sql_function_delays_an_event() {
     assert_eq!(world.stored().await.ids(), [id]);
 }
 
-/// A relay could not say how long it is until then, and would carry nothing any more.
+/// Until an infinite time, a relay could not compute how long to wait, and would publish nothing any more.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_time_that_never_comes_is_refused_and_a_very_late_one_is_not() {
     let world = World::<Postgres>::start().await;

@@ -1,4 +1,4 @@
-//! P7: a consumer that somebody deletes takes no event with it, and brings none back that was handled.
+//! P7: when a consumer is deleted, no event is lost, and no handled event is redelivered.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,7 +12,7 @@ type Sqlite = sqlx::Sqlite;
 
 const DURABLE: &str = "deleted-consumer";
 
-/// What handlers note, and whether the one with this state never ends.
+/// The records of the handlers, and whether a handler never ends.
 #[derive(Clone, Default)]
 struct App {
     noted: Noted,
@@ -30,7 +30,8 @@ async fn note(event: User, cx: Context<App>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// All its places are taken, so it asks for nothing and is told nothing: what it has in hand waits to be confirmed.
+/// All its slots are taken, so it sends no pull and gets no error: its in-flight deliveries wait for the confirmation
+/// of their acks.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ordered_subscriber_without_a_free_place_finds_it_out() {
     async fn wait(event: User, cx: Context<(Noted, Arc<Semaphore>)>) -> Result<(), Failure> {
@@ -156,7 +157,7 @@ async fn what_waits_for_its_next_attempt_still_gets_it() {
     let world = World::<Sqlite>::start().await;
     let app = App::default();
     let running = world.run(worker(&world.bus, &app));
-    // A retry was delivered, so that the replica stands somewhere in the stream of retries.
+    // A retry was delivered, so that the instance has a position in the stream of retries.
     publish(&world, &["failing-1"]).await;
     app.noted.reach(2).await;
     publish(&world, &["failing-2"]).await;

@@ -1,4 +1,5 @@
-//! P2: what is discarded holds nothing up, is said to be discarded, and what follows a parked event is told as it is.
+//! P2: a discarded event blocks nothing and is reported as discarded; events parked behind another one are reported
+//! correctly.
 
 use async_nats::jetstream;
 use tidings::{
@@ -25,7 +26,7 @@ async fn commit<DB: Database>(world: &World<DB>, name: &str, key: &str, payload:
     id
 }
 
-/// No stream takes it: a row that is no event.
+/// Makes a row unpublishable: it is not a valid event.
 async fn spoil<DB: Database>(world: &World<DB>, row: i64) {
     let spoil = format!(
         "update {} set headers = '[]' where id = {row}",
@@ -62,7 +63,7 @@ async fn stores<DB: Database>(world: &World<DB>, expected: &[&str]) {
     assert_eq!(payloads(world).await, expected);
 }
 
-/// The same relay goes on.
+/// The relay is not restarted.
 async fn later_events_of_a_key_flow_when_the_parked_one_is_discarded<DB: Database>(
     world: World<DB>,
 ) {
@@ -92,7 +93,7 @@ async fn what_was_parked_behind_a_discarded_event_keeps_its_order<DB: Database>(
     let relay = world.relay();
     parks(&world, &[1, 2]).await;
     assert_eq!(world.outbox.discard_rows(&[1]).await.unwrap().len(), 1);
-    // It stays until it is asked for, and what comes now stays behind it.
+    // The second row stays parked until it is unparked, and later rows of its key are parked behind it.
     commit(&world, "user.created", "k", "3").await;
     commit(&world, "user.created", "j", "other").await;
     parks(&world, &[2, 3]).await;
@@ -103,7 +104,7 @@ async fn what_was_parked_behind_a_discarded_event_keeps_its_order<DB: Database>(
     relay.stop().await.unwrap();
 }
 
-/// One rule for the status, the list and the trace.
+/// Status, list and trace use the same rule.
 async fn what_follows_goes_back_as_the_first_one_of_its_key_does<DB: Database>(world: World<DB>) {
     commit(&world, "nowhere.at_all", "k", "1").await;
     let second = commit(&world, "user.created", "k", "2").await;
@@ -171,7 +172,7 @@ async fn a_discarded_row_is_in_no_run_that_passed_over_it<DB: Database>(world: W
     );
     let unstored = event.unstored.as_deref();
     assert_eq!(unstored, Some("it was discarded while it was parked"));
-    // What was given up is nobody's to bring back.
+    // A discarded event is never republished.
     let again = Republish::new(&world.bus, &world.outbox).run().await;
     assert_eq!(again.unwrap().events(), 0);
 }

@@ -1,5 +1,5 @@
-//! P1: whatever of the outbox is dropped on its way, by a timeout, a select or a client that has left, no connection of
-//! the service's pool is left in a transaction: what the service writes on it next is there.
+//! P1: when a future of the outbox is dropped by a timeout, a select or a client that disconnects, no connection of
+//! the service's pool is left in a transaction: later writes of the service on it are committed.
 
 use std::{collections::BTreeSet, future::poll_fn, pin::pin, task::Poll, time::Duration};
 
@@ -14,21 +14,22 @@ use crate::{
     support::{Counted, Database, Proxy, User, World, eventually, within},
 };
 
-/// How long what is said takes, either way: long enough that every await is one.
+/// The delay in each direction: long enough that every await is pending.
 const LINK: Duration = Duration::from_millis(2);
 
-/// After how many polls something is dropped: each of the first ones, then each seventh; more than anything here has.
+/// The numbers of polls after which a future is dropped: each of the first ones, then every seventh; more than any
+/// future here needs.
 fn polls() -> impl Iterator<Item = usize> {
     (0..24).chain((24..600).step_by(7))
 }
 
 /// A database behind a link.
 trait Distant: Database {
-    /// A pool of one connection, which has to be used for everything.
+    /// A pool of one connection, which all statements have to share.
     fn distant(world: &World<Self>) -> impl Future<Output = Pool<Self>> + Send;
-    /// How many connections, besides this one, are in a transaction that somebody has to end.
+    /// The number of other connections that are left in an open transaction.
     fn left_open(pool: &Pool<Self>) -> impl Future<Output = i64> + Send;
-    /// Tries what this database alone has, and names it.
+    /// Tests the functions that only this database has, and names them.
     fn tried_too(world: &World<Self>) -> impl Future<Output = [&'static str; 2]> + Send;
 }
 
@@ -44,7 +45,7 @@ impl Distant for Postgres {
     }
 
     async fn tried_too(world: &World<Self>) -> [&'static str; 2] {
-        // There is something to be done each time.
+        // Each run has something to do.
         let elsewhere = "update tidings.relay set system = '1', cursor = '900000000:900000000:'";
         Self::execute(world.outbox.pool(), elsewhere).await;
         let dry_run = async |outbox: &Outbox<Self>| outbox.rebase_dry_run().await.unwrap();
@@ -70,7 +71,7 @@ impl Distant for Sqlite {
     }
 }
 
-/// A pool at the other end of a slow link.
+/// A pool behind a slow link.
 async fn slow_pool(world: &World<Postgres>, link: Duration, connections: u32) -> Pool<Postgres> {
     let to = (*world.outbox.pool().connect_options()).clone();
     let proxy = Proxy::to(to.get_port()).await;
@@ -81,7 +82,7 @@ async fn slow_pool(world: &World<Postgres>, link: Duration, connections: u32) ->
         .connect_lazy_with(to)
 }
 
-/// Polls a future so often, and drops it then; gives what came of it, if that was before.
+/// Polls a future this many times, and then drops it; returns its result if it was done before.
 async fn polled<T>(times: usize, work: impl Future<Output = T>) -> Option<T> {
     let mut work = pin!(work);
     let mut left = times;
@@ -92,7 +93,7 @@ async fn polled<T>(times: usize, work: impl Future<Output = T>) -> Option<T> {
         left -= 1;
         match work.as_mut().poll(cx) {
             Poll::Ready(done) => Poll::Ready(Some(done)),
-            // Polled again by its own waker, unless that was the last time.
+            // Its own waker polls it again, unless that was the last time.
             Poll::Pending if left == 0 => Poll::Ready(None),
             Poll::Pending => Poll::Pending,
         }
@@ -100,7 +101,8 @@ async fn polled<T>(times: usize, work: impl Future<Output = T>) -> Option<T> {
     .await
 }
 
-/// Drops a future after each number of polls, until it is done; what is written between is there every time.
+/// Drops a future after each number of polls, until it is done; rows that are written in between must be committed
+/// each time.
 async fn nothing_is_left_open<DB: Distant, T>(
     world: &World<DB>,
     what: &str,
@@ -125,7 +127,7 @@ async fn nothing_is_left_open<DB: Distant, T>(
     assert_eq!(DB::left_open(world.outbox.pool()).await, 0, "{what}");
 }
 
-/// What of the outbox takes no connection of the service's pool, or has it from the caller.
+/// Functions of the outbox that use no connection of the service's pool, or get it from the caller.
 const OTHERS: [(&str, &str); 5] = [
     ("enqueue", "in the caller's transaction"),
     ("enqueue_all", "in the caller's transaction"),
@@ -190,7 +192,7 @@ async fn whatever_is_dropped_leaves_no_transaction_behind<DB: Distant>(world: Wo
     assert_eq!(functions(), tried, "every function is tried");
 }
 
-/// The public functions of the outbox, and of what works on it, that wait.
+/// The public async functions of the outbox and of the types that work on it.
 fn functions() -> BTreeSet<&'static str> {
     const SOURCES: [&str; 17] = [
         include_str!("../../src/outbox/mod.rs"),
@@ -217,7 +219,7 @@ fn functions() -> BTreeSet<&'static str> {
     names.filter_map(|name| name.split(end).next()).collect()
 }
 
-/// An event that was carried.
+/// Commits an event and waits until it is relayed.
 async fn relayed<DB: Database>(world: &World<DB>) {
     let mut tx = world.outbox.begin().await.unwrap();
     tx.publish(&User::new("one")).unwrap();
@@ -230,7 +232,7 @@ async fn relayed<DB: Database>(world: &World<DB>) {
     relay.stop().await.unwrap();
 }
 
-/// What a number of rows is at one moment: each of these queries is one statement.
+/// Checks that all rows or none are written. Each query is one statement, and so sees one moment.
 async fn all_or_nothing<DB: Distant, T>(
     world: &World<DB>,
     what: &str,
@@ -243,12 +245,12 @@ async fn all_or_nothing<DB: Distant, T>(
     for polls in polls() {
         prepare(&world.outbox, polls).await;
         is_done = polled(polls, work(&outbox, polls)).await.is_some();
-        // A commit that was on its way may come later: at no time is a part of it there.
+        // A commit that was already sent may take effect later: a part of it is never visible.
         for _ in 0..2 {
             let done = DB::word(world.outbox.pool(), &done(polls)).await;
             let is_whole = done == "nothing" && !is_done || done == "all";
             assert!(is_whole, "{what}, dropped after {polls} polls: {done}");
-            tokio::time::sleep(LINK).await; // real time: it is on a slow link
+            tokio::time::sleep(LINK).await; // real time: the commit is on a slow link
         }
         if is_done {
             break;
@@ -257,7 +259,7 @@ async fn all_or_nothing<DB: Distant, T>(
     assert!(is_done, "{what} was never done");
 }
 
-/// Says `all` or `nothing` when these conditions are true together or false together, else which are true.
+/// SQL that returns `all` or `nothing` when these conditions are all true or all false, else the number of true ones.
 fn together(conditions: &[String]) -> String {
     let holds = |condition: &String| format!("case when {condition} then 1 else 0 end");
     let sum: Vec<String> = conditions.iter().map(holds).collect();
@@ -343,7 +345,7 @@ async fn a_write_that_is_dropped_is_all_there_or_not_at_all<DB: Distant>(world: 
         },
     )
     .await;
-    // Each migration is a transaction: whatever is dropped, the next one goes on behind the last that was recorded.
+    // Each migration is a transaction: after a drop, the next run continues after the last recorded one.
     let distant = DB::distant(&world).await;
     let mut is_done = false;
     for polls in polls() {
@@ -362,7 +364,7 @@ async fn a_write_that_is_dropped_is_all_there_or_not_at_all<DB: Distant>(world: 
     assert!(is_done, "migrate was never done");
 }
 
-/// In a transaction, an event and a row are both there or neither, whatever of a savepoint is dropped.
+/// In a transaction, an event and a row are both written or neither, wherever the future of a savepoint is dropped.
 async fn a_savepoint_that_is_dropped_parts_no_event_from_its_row<DB: Distant>(world: World<DB>) {
     DB::execute(
         world.outbox.pool(),
@@ -420,7 +422,7 @@ async fn count<DB: Database>(
     Ok(())
 }
 
-/// A worker that is ended anywhere leaves nothing open in a pool that others use, too.
+/// A worker that is killed at any point leaves no open transaction in a pool that is also used elsewhere.
 async fn handlers_that_are_dropped_leave_no_transaction_behind<DB: Distant>(world: World<DB>) {
     const EVENTS: usize = 30;
     DB::execute(
@@ -440,7 +442,7 @@ async fn handlers_that_are_dropped_leave_no_transaction_behind<DB: Distant>(worl
     for round in 0..20 {
         let subscriber = EventSubscriber::durable("counter").on_once(&outbox, count::<DB>);
         let running = world.run(Worker::new(world.bus.clone(), ()).subscribe(subscriber));
-        // real time: somewhere on the way of a handler
+        // real time: at any point of a handler
         tokio::time::sleep(Duration::from_millis(20 + 7 * round)).await;
         running.kill().await;
         let mark = format!("insert into mark values ('{round}')");

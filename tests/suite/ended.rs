@@ -1,5 +1,5 @@
-//! P5: a handler that commits or rolls back its transaction by itself has failed, and is told so: what it did, and the
-//! memory of the event, do not go together any more.
+//! P5: a handler that commits or rolls back its own transaction has failed, and the error states it: its effects and
+//! the inbox row are no longer atomic.
 
 use sqlx::{AssertSqlSafe, Postgres};
 use tidings::{
@@ -12,7 +12,7 @@ use crate::{
     support::{Database, User, World, log},
 };
 
-/// Ends its transaction on the first attempt, in these words; then does what it is there for.
+/// Ends its transaction with this SQL on the first attempt; then writes its effect.
 async fn end<DB>(
     user: User,
     mut tx: InboxTransaction<DB>,
@@ -45,7 +45,7 @@ where
     assert!(matches!(delivered.outcome, Some(Outcome::Retry(_))));
     let later = worker.settle().await;
     assert_eq!(later.last().unwrap().outcome, Some(then), "{words}");
-    // Its connection is as good as another one.
+    // The connection of the handler is still usable.
     for _ in 0..20 {
         let bob = worker.deliver(&User::new("bob")).await;
         assert_eq!(bob.outcome, Some(Outcome::Ack), "{words}: {:?}", bob.error);
@@ -75,7 +75,7 @@ ends!(
     a_handler_that_commits_and_begins_is_told_and_not_called_again: "commit; begin", then Duplicate;
 );
 
-/// Not the transaction: retries that wait, in a stream that somebody has given a limit.
+/// A different warning: waiting retries in a stream that has been given a limit.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_warns_of_retries_that_may_be_dropped() {
     async fn nothing(_: User, _: Context<()>) -> Result<(), Failure> {
@@ -99,7 +99,7 @@ async fn a_worker_warns_of_retries_that_may_be_dropped() {
     running.stop().await.unwrap();
 }
 
-/// The sign that the transaction is still the one that was begun is not the schema's.
+/// The check that the transaction is still the original one does not depend on the schema's name.
 #[tokio::test(flavor = "multi_thread")]
 async fn in_a_schema_of_another_name_nothing_has_ended() {
     let world = World::<Postgres>::start().await;

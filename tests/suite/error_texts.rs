@@ -1,4 +1,4 @@
-//! P7: what an error says, however much and in whatever script, keeps no event from being given up.
+//! P7: an event can be dead-lettered with any error text, of any length and in any script.
 
 use std::fmt;
 
@@ -109,7 +109,7 @@ async fn databases_in_other_encodings_remember_what_is_given_up() {
     }
 }
 
-/// The error quotes the payload, and its text is escaped: three times as long.
+/// The error quotes the payload, and escaping makes its text three times as long.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_is_parked_however_much_its_error_says() {
     async fn handle(user: User, cx: Context<Noted>) -> Result<(), Failure> {
@@ -144,12 +144,12 @@ async fn a_key_is_parked_however_much_its_error_says() {
     running.stop().await.unwrap();
     let letter = &world.dead_letters().await.0[0];
     let error = letter.header("tidings-dead-error");
-    // With the payload there is hardly place for it.
+    // Beside the payload there is little room for it.
     assert!(error.len() <= 2_048, "{error:.100}");
     assert_eq!(letter.payload.len(), payload.len());
 }
 
-/// The report of a rehearsal quotes errors too, and is an entry of a bucket.
+/// The report of a rehearsal quotes errors, too, and is stored as an entry of the bucket.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rehearsal_ends_however_much_its_errors_say() {
     async fn handle(user: User, cx: Context<Noted>) -> Result<(), Failure> {

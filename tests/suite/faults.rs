@@ -1,4 +1,4 @@
-//! P2, P3, P4 under faults: relays that die, two of them, servers that restart.
+//! P2, P3, P4 under faults: relays that die, two relays, servers that restart.
 
 use std::{sync::Arc, time::Duration};
 
@@ -39,7 +39,7 @@ async fn backlog_is_gone<DB: Database>(world: &World<DB>) {
     .await;
 }
 
-/// The server forgets ids after 100 ms here, so that only the stream's tail protects.
+/// The server forgets ids after 100 ms here, so that only the check of the stream's end prevents duplicates.
 async fn forgetful<DB: Database>(world: &World<DB>) {
     let mut stream = StreamSpec::new("EVENTS", [Pattern::parse("count.>").unwrap()]).unwrap();
     stream.duplicate_window = Duration::from_millis(100);
@@ -58,9 +58,9 @@ async fn a_relay_that_dies_again_and_again_duplicates_nothing_even_beyond_the_wi
             commit(&world, &format!("key-{}", n % 4)).await;
             committed += 1;
         }
-        // Small batches: it dies between the batches of a page, too.
+        // Small batches: the relay also dies between the batches of a page.
         let relay = world.run_relay(world.new_relay().batch(7));
-        // It dies when the stream has more of this round, which is before its checkpoint in most.
+        // The relay dies when the stream has this many events of the round, in most rounds before its checkpoint.
         let enough = committed - 40 + 1 + round * 3;
         eventually("some are stored", || async {
             world.stored().await.len() >= enough
@@ -103,7 +103,7 @@ async fn of_two_relays_one_works_and_the_other_takes_over<DB: Database>(world: W
 }
 
 async fn after_a_clean_stop_the_other_takes_over_at_once<DB: Database>(world: World<DB>) {
-    // With a lease of an hour only a release lets the second one in.
+    // The lease lasts an hour: the second relay can take over only when the first one releases it.
     let first = world.run_relay(world.new_relay().lease(Duration::from_secs(3600)));
     commit(&world, "a").await;
     backlog_is_gone(&world).await;

@@ -1,4 +1,4 @@
-//! How much a subscriber takes on: while what its handlers need is down, by rate and by memory.
+//! Flow control of a subscriber: during an outage of what its handlers need, by rate and by memory.
 
 use std::{
     sync::{
@@ -18,7 +18,7 @@ use crate::support::{Noted, User, World, eventually, log};
 
 type Sqlite = sqlx::Sqlite;
 
-/// A subscriber's outside world, which may be down.
+/// A downstream service, which may be down.
 #[derive(Default)]
 struct Downstream {
     is_down: AtomicBool,
@@ -43,7 +43,7 @@ async fn publish(world: &World<Sqlite>, users: impl IntoIterator<Item = User>) {
     }
 }
 
-/// Four attempts an event, of which an outage must cost none but those that open the circuit.
+/// Four attempts per event, of which an outage costs only those that open the circuit.
 fn impatient() -> EventSubscriber<Arc<Downstream>> {
     let retry = Retry::exponential(Duration::from_millis(20), Duration::from_millis(80));
     let breaker = CircuitBreaker::default()
@@ -58,7 +58,7 @@ fn impatient() -> EventSubscriber<Arc<Downstream>> {
 
 const CONCURRENCY: usize = 4;
 
-/// Handles 30 events that come while the outside world is down, for a dozen probes.
+/// Handles 30 events that arrive during an outage, which lasts for a dozen probes.
 async fn goes_through_an_outage(subscriber: EventSubscriber<Arc<Downstream>>, keys: usize) {
     log::listen();
     let world = World::<Sqlite>::start().await;
@@ -78,7 +78,7 @@ async fn goes_through_an_outage(subscriber: EventSubscriber<Arc<Downstream>>, ke
     downstream.noted.reach(30).await;
     running.stop().await.unwrap();
 
-    // Three attempts open the circuit, while others may be under way; a probe may have just ended.
+    // Three attempts open the circuit, while others may be running; a probe may have just ended.
     let allowed = 3 + (CONCURRENCY - 1) + probed + 1;
     assert!(
         failed <= allowed,
@@ -117,7 +117,7 @@ async fn an_open_circuit_pulls_nothing() {
     let is_open = || async { !log::said("the circuit is open: nothing is pulled").is_empty() };
     eventually("an open circuit", is_open).await;
 
-    // What was asked for before may still come; then no pull is left at the server.
+    // Messages of an earlier pull may still arrive; then the server has no pull any more.
     let has_no_pull = || async { info(&world).await.num_waiting == 0 };
     eventually("the end of the pulls", has_no_pull).await;
     assert!(info(&world).await.num_ack_pending <= CONCURRENCY);
@@ -126,7 +126,7 @@ async fn an_open_circuit_pulls_nothing() {
     assert_eq!(world.dead_letters().await.len(), 0);
 }
 
-/// What the server says of the subscriber's consumer.
+/// The server's state of the subscriber's consumer.
 async fn info(world: &World<Sqlite>) -> jetstream::consumer::Info {
     let client = async_nats::connect(world.nats.url()).await.unwrap();
     let stream = jetstream::new(client).get_stream("EVENTS").await.unwrap();
@@ -141,7 +141,7 @@ async fn note_when(user: User, cx: Context<(Noted, Instant)>) -> Result<(), Fail
     Ok(())
 }
 
-/// Handles 30 events, 50 a second: five at once, and then one each 20 ms.
+/// Handles 30 events at 50 a second: five at once, and then one every 20 ms.
 async fn keeps_its_rate(subscriber: EventSubscriber<(Noted, Instant)>) {
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
@@ -154,7 +154,7 @@ async fn keeps_its_rate(subscriber: EventSubscriber<(Noted, Instant)>) {
     let when = |note: &String| -> u128 { note.split(' ').next().unwrap().parse().unwrap() };
     let times: Vec<u128> = noted.all().iter().map(when).collect();
     let took = times.iter().max().unwrap() - times.iter().min().unwrap();
-    // Half of what is due: a busy machine may note the first ones late.
+    // Half of the expected time: a busy machine may record the first ones late.
     assert!(took >= 250, "30 events within {took} ms");
 }
 
@@ -173,7 +173,7 @@ async fn an_ordered_subscriber_keeps_its_rate() {
     .await;
 }
 
-/// Notes what it handles. The key `bad` fails once, and hangs at its second attempt until the gate is open.
+/// Records handled events. The key `bad` fails once, and waits for the gate at its second attempt.
 async fn note_but_the_bad(user: User, cx: Context<(Noted, Arc<Semaphore>)>) -> Result<(), Failure> {
     let (noted, gate) = cx.state();
     if user.id == "bad" {
@@ -238,7 +238,7 @@ async fn what_waits_behind_a_failing_key_is_held_within_the_memory() {
         stream.consumer_info("flow").await.is_ok()
     })
     .await;
-    // One stream has half of the memory, the retries have the other. It is full when no message of 1 MiB fits.
+    // One stream has half of the memory, the retries have the other half. It is full when no message of 1 MiB fits.
     let held = || async { info(&world).await.num_ack_pending * LARGE };
     eventually("a full memory", || async {
         held().await > MEMORY / 2 - (1 << 20) - LARGE
@@ -284,7 +284,7 @@ async fn large_events_are_held_within_the_memory() {
     );
 }
 
-/// Events that never succeed open the circuit and take all places; those behind them have a chance.
+/// Events that always fail open the circuit and take all slots; the events behind them still get attempts.
 #[tokio::test(flavor = "multi_thread")]
 async fn events_that_always_fail_do_not_keep_the_circuit_open_for_the_others() {
     async fn fail_if_bad(user: User, cx: Context<Arc<Downstream>>) -> Result<(), Failure> {
@@ -311,7 +311,7 @@ async fn events_that_always_fail_do_not_keep_the_circuit_open_for_the_others() {
     running.stop().await.unwrap();
 }
 
-/// Of what arrives faster than it is taken in, nothing is dropped for the server to deliver it again.
+/// When events arrive faster than they are handled, none is dropped and redelivered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_stream_is_delivered_once() {
     const EVENTS: usize = 3_000;

@@ -1,4 +1,4 @@
-//! P7: what anybody writes in the name of Tidings changes nothing of what becomes of an event.
+//! P7: headers of Tidings that another publisher forges do not change what happens to an event.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::{
     support::{CHARGES, Database, Shop, User, World, eventually},
 };
 
-/// What a stream of events may carry in our name, whoever published it.
+/// Headers in the name of Tidings that any publisher may send.
 const FORGED: [(&str, &str); 14] = [
     ("tidings-redrives", "4294967295"),
     ("tidings-redrive", "77"),
@@ -116,7 +116,7 @@ async fn a_redrive_calls_the_handler_whatever_a_letter_says_how_often_it_was<DB:
         let letter = only_letter(&world).await;
         let dead_letters = DeadLetters::over(&world.bus);
         let redriver = dead_letters.redriver().await.unwrap();
-        // The same letter, with another count.
+        // The same dead letter, with another count.
         let told = letter
             .headers
             .iter()
@@ -145,7 +145,7 @@ async fn what_is_forged_among_the_retries_is_bounded<DB: Database>(world: World<
     let shop = Shop::default();
     let running = world.run_charges(&shop);
     let subject = format!("tidings.retry.{CHARGES}.user.created");
-    // The inbox remembers by the time in the identity of an event without another one.
+    // When an event has no other identity, the inbox uses the one of the retry, which contains a time.
     let believed = |(name, _): &&(&str, &str)| *name != "tidings-retry-identity";
     let believed: Vec<_> = FORGED[..10].iter().filter(believed).copied().collect();
     store(&world, &subject, &believed, "ada").await;
@@ -177,7 +177,7 @@ async fn what_is_forged_among_the_retries_is_bounded<DB: Database>(world: World<
         .await;
     }
     running.stop().await.unwrap();
-    // real time: nothing comes any more
+    // real time: no event arrives any more
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!((shop.called.len(), letters(&world).await.len()), (8, 0));
 }

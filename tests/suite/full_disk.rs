@@ -1,5 +1,5 @@
-//! P9, P2: the disk of a nats-server is really full. It is named as that, from one beginning on, and after the cure that
-//! is told nothing is missing or there twice.
+//! P9, P2: the disk of a nats-server is really full. That is reported as one issue with one start time; after its cure
+//! was applied, no event is missing or duplicated.
 
 use std::time::Duration;
 
@@ -50,7 +50,7 @@ async fn a_disk_that_is_full_is_named_until_its_server_writes_again<DB: Database
         "{told:?}"
     );
     assert!(told.cure.contains("restart that nats-server"), "{told:?}");
-    // Each tenure tries again, for ten seconds.
+    // Each lease holder tries again for ten seconds.
     eventually("it has begun again and again", || async {
         let now = status(&world).await;
         assert_eq!(now.troubles.len(), 1, "{now:?}");

@@ -1,8 +1,8 @@
-//! P1 to P4 with everything at once: writers that lock, wait, begin early, write late, roll back, in part too,
-//! and write more than a page holds; others who write beside them; and a relay that dies again and again.
+//! P1 to P4 with everything at once: writers that lock, wait, begin early, write late, roll back fully or in part, and
+//! write more than a page holds; other transactions beside them; and a relay that dies repeatedly.
 //!
-//! The choices come from a seed, which is printed; `TIDINGS_FUZZ_SEED` repeats them, as far as concurrency
-//! allows. `TIDINGS_FUZZ_TRANSACTIONS` says how many a writer makes.
+//! The choices come from a seed, which is printed; `TIDINGS_FUZZ_SEED` repeats them, as far as concurrency allows.
+//! `TIDINGS_FUZZ_TRANSACTIONS` is the number of transactions per writer.
 
 use std::{fmt::Debug, str::FromStr, sync::Arc, time::Duration};
 
@@ -21,9 +21,9 @@ use tokio_util::sync::CancellationToken;
 use crate::support::{Counted, Database, Journal, World, events_stream, eventually, within};
 
 const TRANSACTIONS: u64 = 25;
-/// Pages are of ten rows.
+/// A page has ten rows.
 const BATCH: usize = 5;
-/// The stream forgets ids after this, so that only its tail protects.
+/// The stream forgets ids after this time, so that only the check of its end prevents duplicates.
 const WINDOW: Duration = Duration::from_millis(100);
 const NOISE: &str = "create table noise (n bigint)";
 const MAKE_NOISE: &str = "insert into noise (n) values (1)";
@@ -41,7 +41,7 @@ async fn nothing_is_lost_made_up_repeated_or_turned_round_on_postgres_16() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_made_up_repeated_or_turned_round_on_sqlite() {
     let world = World::<Sqlite>::start().await;
-    // One at a time writes: more of them would wait for longer than its patience.
+    // Only one transaction writes at a time: with more writers, some would exceed their busy timeout.
     fuzz(world, Vec::new(), 4).await;
 }
 
@@ -55,7 +55,7 @@ async fn on_postgres(major: u16) {
     };
     let (service, other) = (pool("service").await, pool("other").await);
     Postgres::execute(&other, NOISE).await;
-    // Transaction ids are those of the whole server.
+    // Transaction ids are shared by all databases of the server.
     let others = vec![other.clone(), other];
     let world = World::of(Outbox::new(service), Arc::new(server)).await;
     fuzz(world, others, 16).await;
@@ -84,7 +84,7 @@ async fn fuzz<DB: Journal>(world: World<DB>, others: Vec<sqlx::Pool<DB>>, count:
         let (world, mut dice) = (Arc::clone(&world), dice.fork());
         writers.spawn(async move {
             for _ in 0..transactions {
-                // On a busy machine SQLite's patience may end. The journal knows what was committed.
+                // On a busy machine SQLite's busy timeout may end. The journal knows what was committed.
                 while let Err(error) = write(&world, writer, &mut dice).await {
                     assert!(is_busy(&error), "{error:?}");
                 }
@@ -125,7 +125,7 @@ async fn fuzz<DB: Journal>(world: World<DB>, others: Vec<sqlx::Pool<DB>>, count:
     assert_eq!(verdict, verdict.flawless());
     let counted = "select cast(sum(count) as bigint) from counter";
     let counted = DB::number(world.outbox.pool(), counted).await;
-    // And one behind each relay.
+    // And one event after each relay.
     assert_eq!(verdict.events as i64, counted + relays);
 }
 
@@ -137,7 +137,7 @@ async fn write<DB: Journal>(
 ) -> Result<(), sqlx::Error> {
     let shared = |dice: &mut Dice| format!("key-{}", dice.roll(5));
     match dice.roll(10) {
-        // Early: it has its transaction id long before it writes an event.
+        // Early: the transaction gets its id long before it writes an event.
         0 | 1 => {
             let mut tx = world.outbox.pool().begin_with(DB::BEGIN).await?;
             DB::run(&mut tx, MAKE_NOISE).await?;
@@ -145,7 +145,7 @@ async fn write<DB: Journal>(
             enqueue(world, &mut tx, &shared(dice)).await?;
             end(tx, dice).await
         }
-        // In part rolled back.
+        // Partly rolled back.
         2 | 3 => {
             let mut tx = world.outbox.pool().begin_with(DB::BEGIN).await?;
             let keys = [shared(dice), format!("own-{writer}")];
@@ -160,7 +160,7 @@ async fn write<DB: Journal>(
             enqueue(world, &mut tx, &keys[dice.roll(2) as usize]).await?;
             end(tx, dice).await
         }
-        // Long: its row has an id, and is not to be seen for a while.
+        // Long: its row has an id, and is not visible for a while.
         4 => {
             let mut tx = world.outbox.pool().begin_with(DB::BEGIN).await?;
             enqueue(world, &mut tx, &format!("own-{writer}")).await?;
@@ -168,7 +168,7 @@ async fn write<DB: Journal>(
             pause(dice.roll(longest)).await;
             end(tx, dice).await
         }
-        // More than a page holds.
+        // More rows than a page holds.
         5 => {
             let mut tx = world.outbox.begin().await.map_err(database)?;
             world.count(&mut tx, &shared(dice)).await?;
@@ -178,7 +178,7 @@ async fn write<DB: Journal>(
             }
             tx.commit().await.map_err(database)
         }
-        // What a service does.
+        // A usual transaction of a service.
         _ => {
             let mut tx = world.outbox.begin().await.map_err(database)?;
             world.count(&mut tx, &shared(dice)).await?;
@@ -192,7 +192,7 @@ async fn write<DB: Journal>(
     }
 }
 
-/// Counts a key up and says so, each with a statement of its own.
+/// Counts a key up and enqueues the event, with one statement each.
 async fn enqueue<DB: Journal>(
     world: &World<DB>,
     tx: &mut sqlx::Transaction<'_, DB>,
@@ -215,7 +215,7 @@ async fn end<DB: Journal>(
     }
 }
 
-/// Somebody else's transactions, some of them long.
+/// Transactions of another application, some of them long.
 async fn make_noise<DB: Journal>(pool: sqlx::Pool<DB>, quiet: CancellationToken, mut dice: Dice) {
     while !quiet.is_cancelled() {
         let making = async {
@@ -231,7 +231,7 @@ async fn make_noise<DB: Journal>(pool: sqlx::Pool<DB>, quiet: CancellationToken,
     }
 }
 
-/// Nobody refuses the events of this test.
+/// The events of this test are never refused.
 fn database(error: OutboxError) -> sqlx::Error {
     match error {
         OutboxError::Database(error) => error,
@@ -239,7 +239,7 @@ fn database(error: OutboxError) -> sqlx::Error {
     }
 }
 
-/// SQLite's refusal to wait any longer.
+/// SQLite's error when the busy timeout has passed.
 fn is_busy(error: &sqlx::Error) -> bool {
     error
         .as_database_error()
@@ -247,11 +247,11 @@ fn is_busy(error: &sqlx::Error) -> bool {
 }
 
 async fn pause(milliseconds: u64) {
-    // real time: transactions overlap in it
+    // real time: so that transactions overlap
     tokio::time::sleep(Duration::from_millis(milliseconds)).await;
 }
 
-/// What a variable of the environment says, or what is usual.
+/// The value of an environment variable, or the default.
 fn told<T: FromStr<Err: Debug>>(variable: &str, usual: T) -> T {
     match std::env::var(variable) {
         Ok(said) => said.parse().unwrap(),
@@ -263,7 +263,7 @@ fn told<T: FromStr<Err: Debug>>(variable: &str, usual: T) -> T {
 struct Dice(u64);
 
 impl Dice {
-    /// From 0 to one less than `sides`.
+    /// From 0 to `sides - 1`.
     fn roll(&mut self, sides: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
@@ -272,7 +272,7 @@ impl Dice {
         (mixed ^ (mixed >> 31)) % sides
     }
 
-    /// Dice for somebody else.
+    /// Dice for another task.
     fn fork(&mut self) -> Self {
         Self(self.roll(u64::MAX))
     }

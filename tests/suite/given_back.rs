@@ -1,5 +1,5 @@
-//! P5: an event that waits for its retry when its stream is lost comes twice, by its retry and out of the outbox. A
-//! handler with an inbox has its effect once.
+//! P5: an event that waits for its retry when its stream is lost is delivered twice, by its retry and by the
+//! republisher. A handler with an inbox has its effect once.
 
 use std::{
     sync::{
@@ -17,7 +17,7 @@ use crate::{
     support::{Database, Noted, User, World, events_stream, eventually},
 };
 
-/// What handlers of these tests share.
+/// The state of the handlers.
 #[derive(Clone, Default)]
 struct App {
     noted: Noted,
@@ -79,7 +79,7 @@ async fn what_waits_for_a_retry_and_is_given_back_comes_twice_and_has_its_effect
     let app = App::default();
     let running = world.run(worker(&world, &app));
     let streams = jetstream::new(async_nats::connect(world.nats.url()).await.unwrap());
-    // Retry and event of both, and nothing else: that it has been given out, and is answered.
+    // Both consumers have delivered the event and its retry, and all deliveries are acked.
     let is_over = async |stream: &str, durable: &str| {
         let stream = streams.get_stream(stream).await.unwrap();
         let Ok(info) = stream.consumer_info(durable).await else {

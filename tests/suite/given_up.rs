@@ -1,5 +1,5 @@
-//! P5, P7: an event that is given up is a dead letter and has no effect, though the server forgets that it was ended,
-//! or the worker dies on the way. Only a redrive handles it again.
+//! P5, P7: a dead-lettered event has no effect, even if the server forgets its ack, or the worker dies in between.
+//! Only a redrive handles it again.
 
 use std::{
     sync::{
@@ -23,10 +23,10 @@ use crate::{
 };
 
 const DURABLE: &str = "charges";
-/// The stream of dead letters forgets ids after this.
+/// The stream of dead letters forgets ids after this time.
 const WINDOW: Duration = Duration::from_millis(100);
 
-/// A service whose bank declines everybody but `ok-...`, until it does not.
+/// A service whose bank declines all users except `ok-...`, until it accepts all.
 #[derive(Clone, Default)]
 struct App {
     called: Noted,
@@ -101,7 +101,7 @@ async fn context<DB: Database>(world: &World<DB>) -> jetstream::Context {
     jetstream::new(async_nats::connect(world.nats.url()).await.unwrap())
 }
 
-/// As after a server that was killed before it has written down what was answered.
+/// As after a server that was killed before it wrote the acks to disk.
 async fn forget_the_answers<DB: Database>(world: &World<DB>) {
     let reset = format!("CONSUMER.RESET.EVENTS.{DURABLE}");
     let context = context(world).await;
@@ -137,7 +137,7 @@ async fn redrive_all<DB: Database>(world: &World<DB>) {
     }
 }
 
-/// How many events the inbox knows as given up.
+/// The number of events that the inbox knows as dead-lettered.
 async fn given_up<DB: Database>(world: &World<DB>) -> i64 {
     let sql = format!(
         "select count(*) from {} where given_up is not null",
@@ -244,7 +244,7 @@ async fn forgetful_letters<DB: Database>(world: &World<DB>) {
     world.bus.apply_stream(&letters).await.unwrap();
 }
 
-/// A worker that never hears of the letter that it has stored, and dies.
+/// A worker that stores a dead letter, receives no confirmation, and dies.
 async fn stores_unheard<DB: Database>(world: &World<DB>, app: &App) {
     let proxy = Proxy::to(world.nats.port()).await;
     let url = format!("nats://127.0.0.1:{}", proxy.port);
@@ -255,7 +255,7 @@ async fn stores_unheard<DB: Database>(world: &World<DB>, app: &App) {
     drop(within("it is deaf", deaf).await);
     are_dead(world, 1).await;
     running.kill().await;
-    // real time: until the server has forgotten the letter's id
+    // real time: until the server has forgotten the id of the dead letter
     tokio::time::sleep(WINDOW + Duration::from_millis(50)).await;
 }
 
@@ -303,7 +303,7 @@ async fn a_letter_that_was_discarded_does_not_come_back<DB: Database>(world: Wor
     let letters = DeadLetters::over(&world.bus);
     let letter = letters.find(1).await.unwrap();
     assert!(letters.discard(&letter).await.unwrap());
-    // real time: until the server has forgotten the letter's id
+    // real time: until the server has forgotten the id of the dead letter
     tokio::time::sleep(WINDOW + Duration::from_millis(50)).await;
     forget_the_answers(&world).await;
     let running = run(&world, &world.bus, Of::One, &app);
@@ -327,7 +327,7 @@ async fn another_copy_of_an_event_that_was_given_up_has_no_effect<DB: Database>(
     assert_eq!(world.counted("ada").await, 0);
 }
 
-/// The database goes when the handler has said that it is no use.
+/// The database becomes unavailable after the handler has rejected the event.
 async fn without_the_database_nothing_is_given_up<DB: Database>(world: World<DB>) {
     async fn close<DB: Database>(
         _: User,

@@ -1,5 +1,5 @@
-//! P5, P9: a link to the database that has lost something, and told nobody, holds up the effects of handlers for no
-//! longer than a few seconds after it is well again.
+//! P5, P9: after a link to the database has silently lost data, the effects of handlers continue within a few seconds
+//! of its recovery.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use tidings_test_servers::PostgresServer;
 
 use crate::support::{Database, Proxy, User, Way, World, eventually, within};
 
-/// What is promised, and what a busy machine adds.
+/// The promised time, and the delay that a busy machine may add.
 const SOON: Duration = Duration::from_secs(15);
 const PLACES: u32 = 8;
 const LATENCY: Duration = Duration::from_millis(150);
@@ -46,14 +46,14 @@ async fn effects(world: &World<Postgres>) -> i64 {
     Postgres::number(world.outbox.pool(), sum).await
 }
 
-/// How a handler gets its events.
+/// The kind of handler.
 #[derive(Clone, Copy)]
 enum By {
     One,
     Batch,
 }
 
-/// Effects go on soon after the link is well again, and each event has one.
+/// Checks that effects continue soon after the link has recovered, and that each event has one effect.
 async fn effects_go_on(by: By, break_for: impl AsyncFn(&World<Postgres>, &Proxy)) {
     let world = World::<Postgres>::start().await;
     let to = (*world.outbox.pool().connect_options()).clone();
@@ -104,7 +104,7 @@ async fn effects_go_on(by: By, break_for: impl AsyncFn(&World<Postgres>, &Proxy)
 
 async fn lose_for_a_while(proxy: &Proxy, ways: &[Way]) {
     proxy.lose(ways);
-    // real time: so long is the link silent
+    // real time: how long the link is silent
     tokio::time::sleep(Duration::from_secs(8)).await;
     proxy.lose(&[]);
 }
@@ -133,7 +133,7 @@ async fn effects_of_batches_go_on_after_a_silence_both_ways() {
     .await;
 }
 
-/// As after a fail-over: only new connections are answered.
+/// As after a failover: only new connections are answered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn effects_go_on_when_every_connection_there_is_stays_silent() {
     effects_go_on(By::One, async |_, proxy| proxy.silence()).await;
@@ -143,14 +143,14 @@ async fn effects_go_on_when_every_connection_there_is_stays_silent() {
 async fn effects_go_on_after_a_link_that_was_cut() {
     effects_go_on(By::One, async |_, proxy| {
         proxy.cut();
-        // real time: so long is nothing reached
+        // real time: how long the server is unreachable
         tokio::time::sleep(Duration::from_secs(8)).await;
         proxy.mend();
     })
     .await;
 }
 
-/// The circuit has opened meanwhile, and its pause does not grow over a database that is away.
+/// The circuit has opened meanwhile; while the database is unavailable, its open time does not grow.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn effects_go_on_after_a_server_that_stood_still_for_long() {
     let server = PostgresServer::options().fsync(false);
@@ -176,7 +176,7 @@ async fn effects_go_on_after_a_server_that_stood_still_for_long() {
             .await
             .unwrap();
     }
-    // real time: so long does it stand still
+    // real time: how long the server is frozen
     tokio::time::sleep(Duration::from_secs(20)).await;
     server.resume().unwrap();
     let well = Instant::now();

@@ -1,5 +1,5 @@
-//! P9: what holds the relay up is said with its cause and cure, from one beginning on, until events flow again; also
-//! what it cannot write into the database.
+//! P9: what holds the relay up is reported with its cause and cure, as one issue with one start time, until events
+//! flow again; also what it cannot write into the database.
 
 use std::time::Duration;
 
@@ -71,7 +71,7 @@ async fn an_issue_has_one_beginning_until_an_event_is_confirmed<DB: Database>(_:
     .await;
     let began = status(&world).await;
     let since = began.troubles[0].since;
-    // It begins again and again.
+    // The issue stays while the lease is claimed repeatedly.
     eventually("some tenures have passed", || async {
         let now = status(&world).await;
         assert_eq!(now.troubles.len(), 1, "{now:?}");
@@ -98,7 +98,7 @@ async fn an_issue_has_one_beginning_until_an_event_is_confirmed<DB: Database>(_:
     second.stop().await.unwrap();
 }
 
-/// Has the database take nothing until the future ends.
+/// Makes the database refuse all writes until the future ends.
 async fn while_it_takes_nothing<DB: Database>(world: &World<DB>, then: impl Future<Output = ()>) {
     let pool = world.outbox.pool();
     if DB::table("x").contains('.') {
@@ -166,7 +166,7 @@ async fn what_a_relay_cannot_write_it_tells_over_nats<DB: Database>(world: World
     relay.stop().await.unwrap();
 }
 
-/// The log says again what holds all of the relay up, with its cure.
+/// The log repeats an issue that holds up the whole relay, with its cure.
 async fn is_told_again(cures: &[&str]) {
     eventually("the log says it again", || async {
         let said = log::said("events are still held up");
@@ -221,7 +221,7 @@ async fn newer_tables_are_refused<DB: Database>(world: World<DB>) {
     let table = DB::table("migration");
     let newer = format!("insert into {table} (version, name) values (99, '0099_later')");
     DB::execute(world.outbox.pool(), &newer).await;
-    // It goes on until it asks for the lease again.
+    // The relay continues until it renews the lease.
     world.nats.restart().await.unwrap();
     eventually("the one that works refuses them", || async {
         let told = RelayInstance::of(&world.bus, "tidings").await;
@@ -315,7 +315,7 @@ async fn another_nats_is_refused_until_an_operator_says_so<DB: Database>(world: 
     republish.force().run().await.unwrap_err();
     let stored = crate::support::Stream::read(&nats.url(), "EVENTS").await;
     assert_eq!(stored.len(), 0, "nothing was published elsewhere");
-    // Its own goes on.
+    // On its own server, the outbox continues to work.
     let own = world.run_relay(world.new_relay());
     flows(&world, 2).await;
     own.stop().await.unwrap();
@@ -335,7 +335,7 @@ async fn another_nats_is_refused_until_an_operator_says_so<DB: Database>(world: 
         .unwrap();
     assert_eq!(repaired.events(), 2);
     relay.stop().await.unwrap();
-    // And the one before is another one now.
+    // The previous server is now refused.
     Verify::new(&world.bus, &world.outbox)
         .run()
         .await
@@ -354,7 +354,7 @@ async fn a_server_that_moved_or_was_restarted_is_at_home<DB: Database>(_: World<
     flows(&world, 2).await;
     relay.stop().await.unwrap();
     world.nats.stop().await.unwrap();
-    // Another name and another port, with the same streams.
+    // The same streams, with another server name and another port.
     let moved = store.start().await.unwrap();
     let bus = Bus::connect(moved.url().into()).await.unwrap();
     let relay = world.run_relay_over(bus.clone(), world.new_relay());
@@ -381,7 +381,7 @@ async fn what_waits_is_in_the_backlog_and_what_waits_for_a_decision_is_not<DB: D
         tx.publish(event).unwrap();
     }
     tx.commit().await.unwrap();
-    // No program could have written it.
+    // No program could have written this row.
     let table = DB::table("outbox");
     let (event, payload) = match table.contains('.') {
         true => ("gen_random_uuid()", "'1'"),

@@ -1,4 +1,4 @@
-//! What a relay asks of the database while it has nothing to do.
+//! The load of an idle relay on the database.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use tokio::time::{Instant, sleep};
 
 use crate::support::{User, World, eventually};
 
-/// Counted by the server, for this database only, on a connection to another one. A relay's statements are
-/// transactions of their own.
+/// The server counts the transactions of this database only; the counters are read on a connection to another one.
+/// Each statement of a relay is a transaction.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_idle_relay_asks_at_most_five_times_a_second() {
     let world = World::<Postgres>::start().await;
@@ -18,7 +18,7 @@ async fn an_idle_relay_asks_at_most_five_times_a_second() {
     let mut elsewhere = PgConnection::connect_with(&options.database("postgres"))
         .await
         .unwrap();
-    // Its transactions would count, too.
+    // The transactions of autovacuum would count, too.
     for sql in [
         "alter system set autovacuum = off",
         "select pg_reload_conf()",
@@ -48,7 +48,7 @@ async fn an_idle_relay_asks_at_most_five_times_a_second() {
     relay.stop().await.unwrap();
 
     let asked = u32::try_from(after - before).unwrap();
-    // The counters are up to a second old at each end, so they may be those of a second more or less.
+    // At both ends the counters are up to a second old, so they may cover a second more or less.
     let seconds = (ended - began).as_secs_f64();
     let (least, most) = (
         f64::from(asked) / (seconds + 1.0),

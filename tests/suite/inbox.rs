@@ -1,4 +1,4 @@
-//! P5: the effect of a handler that gets the inbox's transaction happens once, whatever is delivered how often.
+//! P5: the effect of a handler in the inbox's transaction happens once, however often the event is delivered.
 
 use std::{
     any::Any,
@@ -18,7 +18,7 @@ use crate::{
 
 pub const DAY: i64 = 86_400;
 
-/// Publishes an event with the NATS client alone: the same id as often as it is called.
+/// Publishes an event with the NATS client alone, with the same id in each call.
 pub async fn deliver(nats: &str, id: Uuid, user: &str) {
     let client = async_nats::connect(nats).await.unwrap();
     let mut headers = async_nats::HeaderMap::new();
@@ -26,7 +26,7 @@ pub async fn deliver(nats: &str, id: Uuid, user: &str) {
     headers.insert("ce-id", id.to_string());
     headers.insert("ce-type", "user.created.v1");
     headers.insert("ce-source", "tests");
-    // As what is published again: the id of the message begins with the event's.
+    // Like a republished event: the message id starts with the event's id.
     headers.insert("Nats-Msg-Id", format!("{id}/{}", Uuid::now_v7()));
     let payload = serde_json::to_vec(&User::new(user)).unwrap();
     let context = async_nats::jetstream::new(client);
@@ -38,22 +38,22 @@ pub fn now() -> i64 {
     chrono::Utc::now().timestamp()
 }
 
-/// An id that was made then.
+/// An id with this time.
 pub fn made_at(seconds: i64) -> Uuid {
     Uuid::new_v7(Timestamp::from_unix_time(seconds.unsigned_abs(), 0, 0, 0))
 }
 
-/// What handlers of these tests share.
+/// The state of the handlers.
 #[derive(Clone, Default)]
 pub struct App {
     pub noted: Noted,
-    /// What a handler waits for, where it waits.
+    /// When set, a handler waits for a permit.
     gate: Option<Arc<Semaphore>>,
-    /// Where a handler leaves its transaction.
+    /// A handler may leave its transaction here.
     leaked: Arc<Mutex<Option<Box<dyn Any + Send>>>>,
 }
 
-/// Counts the user up, says so, and then does what the user is called.
+/// Counts the user up, records the call, and then ends as the user's id determines.
 async fn count<DB: Database>(
     user: User,
     mut tx: InboxTransaction<DB>,
@@ -94,7 +94,7 @@ pub fn worker<DB: Database>(world: &World<DB>, app: &App) -> Worker<App> {
 }
 
 impl<DB: Database> World<DB> {
-    /// What the inbox remembers as handled.
+    /// The number of inbox rows.
     pub async fn remembered(&self) -> i64 {
         let sql = format!(
             "select count(*) from {} where given_up is null",
@@ -109,14 +109,14 @@ impl<DB: Database> World<DB> {
         DB::number(self.outbox.pool(), &sql).await
     }
 
-    /// Follow-up events in the outbox.
+    /// The number of follow-up events in the outbox.
     async fn followed(&self, user: &str) -> i64 {
         let table = DB::table("outbox");
         let sql = format!("select count(*) from {table} where key = '{user}'");
         DB::number(self.outbox.pool(), &sql).await
     }
 
-    /// Waits until nothing is left to do for the subscriber.
+    /// Waits until the subscriber has handled this many deliveries and none is left.
     pub async fn is_handled(&self, deliveries: u64) {
         let context =
             async_nats::jetstream::new(async_nats::connect(self.nats.url()).await.unwrap());
@@ -225,7 +225,7 @@ async fn two_replicas_with_the_same_event_handle_it_once<DB: Database>(world: Wo
         deliver(&world.nats.url(), id, "ada").await;
     }
     app.noted.reach(1).await;
-    // The others are on their way, or wait for the first.
+    // The other deliveries are in flight, or wait for the first.
     gate.add_permits(4);
     world.is_handled(4).await;
     for replica in replicas {
@@ -247,7 +247,7 @@ async fn a_worker_that_dies_before_the_acknowledgement_handles_it_once<DB: Datab
     app.noted.reach(1).await;
     first.kill().await;
     assert_eq!(world.remembered().await, 0, "nothing was committed");
-    // The commit is done, and no acknowledgement gets through.
+    // The commit succeeds, and no ack arrives.
     let second = world.run(worker(&world, &app));
     gate.add_permits(9);
     deliver(&world.nats.url(), Uuid::now_v7(), "bob").await;
@@ -316,7 +316,7 @@ async fn a_database_that_is_not_migrated_costs_no_attempt<DB: Database>(world: W
     assert_eq!(world.dead_letters().await.len(), 0);
 }
 
-/// A statement failed, the handler said nothing of it, and Postgres answers its COMMIT as if all were well.
+/// A statement failed, the handler ignored it, and Postgres answers its COMMIT without an error.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_handler_that_hides_the_error_of_a_statement_has_failed() {
     async fn hide(
@@ -348,7 +348,7 @@ async fn a_handler_that_hides_the_error_of_a_statement_has_failed() {
     );
 }
 
-/// The connection goes while the handler has it: that is not the handler's failure.
+/// The connection is lost while the handler uses it: this is not a failure of the handler.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_is_lost_under_a_handler_costs_no_attempt() {
     async fn cut(

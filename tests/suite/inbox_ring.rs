@@ -1,4 +1,4 @@
-//! P5: for how long the inbox remembers: a ring of slots by the events' own times, emptied without anything for vacuum.
+//! P5: how long the inbox remembers: a ring of slots by the times of the events, emptied without work for vacuum.
 
 use sqlx::Postgres;
 use uuid::Uuid;
@@ -36,7 +36,7 @@ async fn an_event_outside_the_ring_is_a_dead_letter_that_says_why<DB: Database>(
     }
 }
 
-/// What a slot of a period holds: one row of each of these, so many periods from now.
+/// Inserts one row into the slot of each of these periods, relative to the current one.
 async fn fill<DB: Database>(
     world: &World<DB>,
     slot_seconds: i64,
@@ -55,7 +55,7 @@ async fn fill<DB: Database>(
 }
 
 async fn a_slot_is_emptied_when_it_is_out_of_reach_and_not_before<DB: Database>(world: World<DB>) {
-    // Half of the present period is over, and no test sees its end.
+    // Half of the current period has passed, and it does not end during the test.
     let long = now() * 2 / 41;
     let set = format!(
         "update {} set slot_seconds = {long}",
@@ -91,7 +91,7 @@ async fn work_as_usual_leaves_nothing_for_vacuum() {
     let app = App::default();
     let running = world.run(worker(&world, &app));
     let ids: Vec<Uuid> = (0..50).map(|_| Uuid::now_v7()).collect();
-    // Not side by side: of two that insert the same key in the same moment, Postgres may throw one row away.
+    // Not in parallel: when two transactions insert the same key at the same moment, Postgres may discard one row.
     for round in 1..=2 {
         for id in &ids {
             deliver(&world.nats.url(), *id, &id.to_string()).await;

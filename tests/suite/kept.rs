@@ -1,4 +1,4 @@
-//! Handlers pass their connections on, and keep none from those who wait for one.
+//! Handlers pass their connections on to each other, and keep none from other users of the pool.
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +20,7 @@ use crate::{
     support::{Database, Running, User, World, eventually, within},
 };
 
-/// A pool of the same database with this many connections, and how often it has given one that was there.
+/// A pool of the same database with this many connections, and the number of times that it handed out an existing one.
 fn pool<DB: Database>(world: &World<DB>, connections: u32) -> (Pool<DB>, Arc<AtomicUsize>) {
     let given = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&given);
@@ -47,7 +47,7 @@ async fn handle<DB: Database>(
     Ok(())
 }
 
-/// A subscriber whose handlers have this pool; and how many events they have handled.
+/// Starts a subscriber whose handlers use this pool; returns the number of events that they have handled.
 fn run<DB: Database>(
     world: &World<DB>,
     pool: &Pool<DB>,
@@ -78,7 +78,7 @@ async fn a_connection_goes_from_handler_to_handler<DB: Database>(world: World<DB
     are_handled(&handled, EVENTS).await;
     let given = given.load(Ordering::Relaxed);
     assert!(given < EVENTS, "the pool has given {given} connections");
-    // None is kept without work, and each comes back as the pool needs it.
+    // No connection is kept without work, and each goes back to the pool.
     eventually("the pool has them all", || async {
         pool.num_idle() == usize::try_from(pool.size()).unwrap()
     })
@@ -92,14 +92,14 @@ async fn a_connection_goes_from_handler_to_handler<DB: Database>(world: World<DB
     running.stop().await.unwrap();
 }
 
-/// So long does each of these handlers take at least, and so many of them fit into the 50 ms for which a connection goes
-/// from one to the next.
+/// The least time that a handler takes, and the number of handlers that fit into the 50 ms for which a connection is
+/// passed from handler to handler.
 const EACH: Duration = Duration::from_millis(10);
 const MOST: usize = 5;
 
 async fn whoever_waits_at_the_pool_gets_a_connection_in_time<DB: Database>(world: World<DB>) {
     let (pool, given) = pool(&world, 1);
-    // How often the pool had given its connection when a handler had it.
+    // How often the pool had handed out its connection when a handler got it.
     let (has, mut had) = mpsc::unbounded_channel();
     let handle = move |user: User, mut tx: InboxTransaction<DB>, _: Context<()>| {
         has.send(given.load(Ordering::Relaxed)).unwrap();
@@ -116,7 +116,7 @@ async fn whoever_waits_at_the_pool_gets_a_connection_in_time<DB: Database>(world
     let running = world.run(Worker::new(world.bus.clone(), ()).subscribe(subscriber));
     let publisher = EventPublisher::new(&world.bus);
     let publishing = async {
-        // There is always another one.
+        // There is always a further event.
         loop {
             publisher.publish(&User::new("somebody")).await.unwrap();
         }

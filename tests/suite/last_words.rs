@@ -1,4 +1,4 @@
-//! What a relay writes last when it is stopped is true for as long as none runs.
+//! The last status that a relay writes when it is stopped stays correct until another relay runs.
 
 use tidings::{Envelope, ParkedSelection, StreamSpec};
 
@@ -13,7 +13,7 @@ both!(
     what_waits_still_is_in_the_status,
 );
 
-/// A relay that is held up by a name which no stream takes.
+/// Runs a relay that is held up by a name that no stream takes.
 async fn held_up<DB: Database>(world: &World<DB>) {
     let mut tx = world.outbox.begin().await.unwrap();
     let envelope = Envelope::raw("nobody.listens", 1, Some("ada"), "{}").unwrap();

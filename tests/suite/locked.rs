@@ -1,5 +1,5 @@
-//! P9: whoever keeps the outbox from its tables is named, by what an operator asks and by the relay, within seconds; and
-//! a database that can do no more says what is wrong with it.
+//! P9: a client that locks the tables of the outbox is named within seconds, by the commands of an operator and by the
+//! relay; and a database that cannot write any more reports the reason.
 
 use std::time::{Duration, Instant};
 
@@ -8,10 +8,10 @@ use tidings::{Diagnosis, MigrateError, Outbox, OutboxError, ParkedSelection};
 
 use crate::support::{Database, User, World, eventually, log, within};
 
-/// Five seconds for the lock, and what a busy machine adds.
+/// Five seconds for the lock, and the delay that a busy machine may add.
 const SOON: Duration = Duration::from_secs(15);
 
-/// Somebody's connection, who calls themselves so.
+/// A connection of another application with this name.
 async fn somebody(world: &World<Postgres>, application: &str) -> PgConnection {
     let to = (*world.outbox.pool().connect_options()).clone();
     let to = to.application_name(application);
@@ -23,7 +23,7 @@ async fn say(connection: &mut PgConnection, sql: &str) {
     sqlx::raw_sql(sql).execute(connection).await.unwrap();
 }
 
-/// What was said of somebody who has locked something.
+/// The error of a call that waits for a lock.
 async fn refused<T: std::fmt::Debug>(
     what: &str,
     asking: impl Future<Output = Result<T, OutboxError>>,
@@ -59,11 +59,11 @@ async fn whoever_has_locked_a_table_is_named_by_whatever_asks_for_it() {
         ] {
             assert!(said.contains(word), "{word}: {said}");
         }
-        // Once, also where it has all partitions of a table.
+        // Once, even if it has locked all partitions of a table.
         assert_eq!(said.matches("by pid ").count(), 1, "{said}");
         assert!(said.contains(&format!("tidings.{table} by pid")), "{said}");
         say(&mut holder, "rollback").await;
-        // It was the lock, and nothing is left of the wait.
+        // Only the lock was the reason, and the wait has no effect on later calls.
         within("status", world.outbox.status()).await.unwrap();
     }
 }
@@ -182,7 +182,7 @@ async fn the_relay_says_who_keeps_it_from_its_tables() {
         })
         .await;
         assert!(began.elapsed() < SOON, "{lock}: {:?}", began.elapsed());
-        // From the first word on.
+        // From the first message on.
         let ended = log::said("a part of the relay ended");
         assert!(ended.is_empty(), "{lock}: {ended:?}");
         say(&mut holder, "rollback").await;
@@ -263,7 +263,7 @@ async fn a_sqlite_file_that_cannot_grow_is_called_a_full_disk() {
     assert!(diagnosis.cure.contains("make room"), "{diagnosis:?}");
 }
 
-/// As Postgres says it, where there is no disk to fill.
+/// The error of Postgres, without a disk to fill.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_relay_whose_postgres_has_a_full_disk_says_that_and_what_helps() {
     log::listen();

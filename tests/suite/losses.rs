@@ -1,5 +1,5 @@
-//! P2, P9: a stream that is not what the relay wrote to is told loudly, until somebody has seen to it; what is new
-//! goes on, and nothing is skipped or repeated for it.
+//! P2, P9: when a stream is not in the state in which the relay left it, the loss is reported until an operator has
+//! acknowledged or repaired it; new events continue to flow, and none is skipped or repeated.
 
 use std::time::Duration;
 
@@ -58,7 +58,7 @@ async fn jetstream_of<DB: Database>(world: &World<DB>) -> jetstream::Context {
     jetstream::new(async_nats::connect(world.nats.url()).await.unwrap())
 }
 
-/// The stream forgets ids after a moment, so that only what the relay knows protects.
+/// The stream forgets ids quickly, so that only the relay's own state prevents duplicates.
 async fn forgetful<DB: Database>(world: &World<DB>) {
     let mut stream = events_stream();
     stream.duplicate_window = WINDOW;
@@ -92,7 +92,8 @@ async fn a_stream_that_is_made_anew_under_an_idle_relay_is_told_until_it_is_acce
     commit(&world, EVENTS).await;
     backlog_is_gone(&world).await;
     assert!(matches!(is_told(&world).await, Standing::Recreated { .. }));
-    // What is new has gone on, though the first batch into the new stream was answered before anybody knew.
+    // New events were published, although the first batch into the new stream was confirmed before the loss was
+    // noticed.
     assert_eq!(
         counts(&world).await,
         (EVENTS..2 * EVENTS).collect::<Vec<_>>()
@@ -150,13 +151,13 @@ async fn a_stream_that_is_deleted_is_told<DB: Database>(world: World<DB>) {
     commit(&world, EVENTS).await;
     backlog_is_gone(&world).await;
     relay.stop().await.unwrap();
-    // It is another thing that there is a new one: that was not accepted.
+    // A new stream is another loss: that one was not acknowledged.
     let relay = world.relay();
     assert!(matches!(is_told(&world).await, Standing::Recreated { .. }));
     relay.stop().await.unwrap();
 }
 
-/// The relay is idle, and nobody writes: it notices by its connection alone.
+/// The relay is idle, and no event is written: it notices the loss from its connection alone.
 async fn an_older_copy_of_the_store_is_told<DB: Database>() {
     let (world, past) = Past::world::<DB>().await;
     forgetful(&world).await;
@@ -200,7 +201,7 @@ async fn an_older_copy_of_the_store_is_told_on_sqlite() {
     an_older_copy_of_the_store_is_told::<Sqlite>().await;
 }
 
-/// Its end lies beyond what was confirmed, so only the event that was confirmed last shows it.
+/// The end of the stream lies beyond the last confirmed sequence: only the last confirmed event shows the loss.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_older_copy_that_others_have_written_to_is_told() {
     let (world, past) = Past::world::<Sqlite>().await;
@@ -223,7 +224,7 @@ async fn an_older_copy_that_others_have_written_to_is_told() {
     relay.stop().await.unwrap();
 }
 
-/// The same with messages that have no id: none of them is the event that was confirmed.
+/// The same with messages without ids: none of them is the confirmed event.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_older_copy_that_was_written_to_without_ids_is_told() {
     let (world, past) = Past::world::<Sqlite>().await;
@@ -250,7 +251,7 @@ async fn an_older_copy_that_was_written_to_without_ids_is_told() {
     relay.stop().await.unwrap();
 }
 
-/// Somebody who did not know of the loss has stored events before the position that was written down.
+/// A relay that did not know of the loss has stored events before the recorded position.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_stored_before_anybody_knew_of_the_loss_is_not_stored_again() {
     let world = World::<Sqlite>::start().await;

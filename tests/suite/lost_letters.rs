@@ -1,5 +1,5 @@
-//! P5, P7: a dead letter that only a lost store knew is stored again when its event is delivered again, and never
-//! beside an effect.
+//! P5, P7: a dead letter that was lost with its store is stored again when its event is redelivered, and never in
+//! addition to an effect.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ async fn is_idle<DB: Database>(world: &World<DB>, stream: &str) {
     .await;
 }
 
-/// The server has forgotten what was answered.
+/// The server has forgotten the acks.
 async fn comes_again<DB: Database>(world: &World<DB>) {
     let reset = format!("CONSUMER.RESET.EVENTS.{CHARGES}");
     let reset: serde_json::Value = context(world)
@@ -47,7 +47,7 @@ async fn comes_again<DB: Database>(world: &World<DB>) {
     assert_eq!(reset["reset_seq"], 1, "{reset}");
 }
 
-/// The stream of dead letters as it was before there were any.
+/// Recreates the stream of dead letters without any.
 async fn set_back<DB: Database>(world: &World<DB>) {
     let context = context(world).await;
     context.delete_stream("DEAD_LETTERS").await.unwrap();
@@ -58,7 +58,7 @@ async fn set_back<DB: Database>(world: &World<DB>) {
         .unwrap();
 }
 
-/// An event that was given up, whose letter is stored.
+/// An event that was dead-lettered; its dead letter is stored.
 async fn given_up<DB: Database>(world: &World<DB>, shop: &Shop) {
     let running = world.run_charges(shop);
     let publisher = EventPublisher::new(&world.bus);
@@ -69,7 +69,7 @@ async fn given_up<DB: Database>(world: &World<DB>, shop: &Shop) {
     shop.accept(true);
 }
 
-/// The letter is there as it was, nothing was called, and a redrive has the effect.
+/// Checks that the dead letter is stored as before, that no handler was called, and that a redrive has the effect.
 async fn is_stored_again<DB: Database>(world: &World<DB>, shop: &Shop) {
     let running = world.run_charges(shop);
     let of_ada = || async {

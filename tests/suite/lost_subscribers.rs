@@ -1,5 +1,5 @@
-//! P9: a subscriber is never missing from the list because something of it is, and what holds its events up is said
-//! with what helps. P7: a letter counts when it is stored.
+//! P9: a subscriber stays in the list when its stream or consumer is lost, and what holds its events up is reported
+//! with its cure. P7: a dead letter counts when it is stored.
 
 use std::time::Duration;
 
@@ -67,7 +67,7 @@ async fn delete_consumer(world: &World<Sqlite>, stream: &str) {
     stream.delete_consumer(NAME).await.unwrap();
 }
 
-/// The only subscriber, as the list has it.
+/// The only subscriber in the list.
 async fn listed(world: &World<Sqlite>) -> SubscriberState {
     let mut overview = Subscribers::over(&world.bus).overview().await;
     assert_eq!(overview.subscribers.len(), 1, "{overview:?}");
@@ -78,7 +78,7 @@ fn issue<'a>(state: &'a SubscriberState, kind: &str) -> Option<&'a SubscriberIss
     state.issues.iter().find(|issue| issue.kind == kind)
 }
 
-/// Waits until the list has an issue of this kind, and gives it with its subscriber.
+/// Waits until the list has an issue of this kind; returns it with its subscriber.
 async fn becomes(world: &World<Sqlite>, kind: &str) -> (SubscriberState, SubscriberIssue) {
     eventually(kind, || async {
         let overview = Subscribers::over(&world.bus).overview().await;
@@ -100,7 +100,7 @@ async fn is_well(world: &World<Sqlite>) {
     .await;
 }
 
-/// Runs a worker until it has handled this.
+/// Runs a worker until it has handled these events.
 async fn handled_before(world: &World<Sqlite>, ids: &[&str]) {
     let noted = Noted::default();
     let running = world.run(worker(world, &noted));
@@ -282,7 +282,7 @@ async fn events_that_wait_for_nobody_are_an_issue_unless_it_is_paused() {
     running.stop().await.unwrap();
 }
 
-/// Whoever pulls and does not answer lacks a right, or is frozen: not the same as nobody.
+/// An instance that pulls but does not answer lacks a right, or is frozen: that differs from no instance.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_that_pulls_and_does_not_answer_is_told_from_none() {
     let world = World::<Sqlite>::start().await;
@@ -475,7 +475,7 @@ async fn one_that_runs_is_not_removed_and_one_that_is_gone_leaves_its_retries_as
     assert_eq!(world.stored().await.0.len(), 5, "events stay");
 }
 
-/// What was removed half way is removed to its end by the same again.
+/// A removal that was interrupted is completed by the next one.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_left_of_a_removal_is_removed_by_the_next() {
     let world = World::<Sqlite>::start().await;

@@ -1,4 +1,5 @@
-//! P7, P9: whoever works for an ordered subscriber next makes its consumers anew when they went while nobody worked.
+//! P7, P9: the next active instance of an ordered subscriber recreates consumers that were deleted while none was
+//! active.
 
 use serde_json::json;
 use tidings::{Bus, EventSubscriber, Subscribers};
@@ -14,7 +15,7 @@ fn ordered() -> EventSubscriber<Noted> {
     subscriber(NAME).ordered_by_key()
 }
 
-/// Waits until so many instances answer, one of which has the lease.
+/// Waits until this many instances answer, one of which has the lease.
 async fn run(bus: &Bus, instances: usize) {
     eventually("the instances answer", || async {
         let overview = Subscribers::over(bus).overview().await;

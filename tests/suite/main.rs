@@ -1,8 +1,7 @@
-//! The promises of Tidings, against a real nats-server and real databases. Most of the suite runs once
-//! on Postgres and once on SQLite, from one text.
+//! The promises of Tidings, against a real nats-server and real databases. Most tests run on Postgres and on SQLite.
 
 #![allow(unreachable_pub)] // one binary
-#![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests are tests
+#![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests are test code
 
 #[macro_use]
 extern crate tidings_test_support as support;

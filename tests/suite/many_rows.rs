@@ -1,4 +1,4 @@
-//! P8: an outbox may have one event in several rows; what is published again has it once, whichever way.
+//! P8: an outbox may have one event in several rows; republishing stores it once, in every mode.
 
 use async_nats::jetstream;
 use tidings::{
@@ -39,7 +39,7 @@ async fn relay<DB: Database>(world: &World<DB>) {
     relay.stop().await.unwrap();
 }
 
-/// Two rows of one event, with some others between them, and another one behind them.
+/// Commits two rows of one event, with this many other rows between them, and another event behind them.
 async fn twice<DB: Database>(world: &World<DB>, between: usize) -> EventId {
     let id = EventId::now();
     commit(world, event(id, "k", "twice")).await;
@@ -58,7 +58,7 @@ async fn jetstream_of<DB: Database>(world: &World<DB>) -> jetstream::Context {
     jetstream::new(async_nats::connect(world.nats.url()).await.unwrap())
 }
 
-/// The stream is made anew and repaired: every row is where its event is.
+/// Recreates and repairs the stream: afterwards the event of every row is stored.
 async fn comes_back_once<DB: Database>(world: &World<DB>, between: usize) {
     let id = twice(world, between).await;
     let jetstream = jetstream_of(world).await;
@@ -73,7 +73,7 @@ async fn comes_back_once<DB: Database>(world: &World<DB>, between: usize) {
     let found = verify().run().await.unwrap();
     assert!(found.is_sound(), "{found:?}");
     assert_eq!(found.streams[0].sound, between as u64 + 3, "{found:?}");
-    // Whoever looked has not filled the server with consumers.
+    // The comparison has left no consumers on the server.
     let mut stream = jetstream.get_stream("EVENTS").await.unwrap();
     let consumers = stream.info().await.unwrap().state.consumer_count;
     assert!(consumers < 20, "{consumers}");
@@ -91,7 +91,7 @@ async fn one_event_in_two_rows_comes_back_once<DB: Database>(world: World<DB>) {
     comes_back_once(&world, 0).await;
 }
 
-/// In another batch, whose answer comes when the next one is under way.
+/// The second row is in another batch, and the first batch is confirmed while the next one is in flight.
 async fn one_event_in_two_rows_far_apart_comes_back_once<DB: Database>(world: World<DB>) {
     comes_back_once(&world, 2500).await;
 }
@@ -101,7 +101,7 @@ async fn done<DB: Database>(republish: Republish<DB>) -> Republished {
     within("what is published again", running).await.unwrap()
 }
 
-/// It is there twice then: once from the relay, once from this.
+/// The event is stored twice then: once by the relay, once by the republisher.
 async fn one_event_in_two_rows_is_forced_once<DB: Database>(world: World<DB>) {
     twice(&world, 0).await;
     let forced = done(Republish::new(&world.bus, &world.outbox).force()).await;
@@ -124,7 +124,7 @@ async fn one_event_in_two_rows_is_copied_once<DB: Database>(world: World<DB>) {
     assert_eq!(copies.len(), 4);
 }
 
-/// One of the two was parked because the other one has its id, and given up.
+/// One of the two rows was parked because the other one has its id, and then discarded.
 async fn another_event_with_the_same_id_is_forced_beside_it<DB: Database>(world: World<DB>) {
     let id = EventId::now();
     commit(&world, event(id, "k1", "one")).await;

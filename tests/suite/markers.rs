@@ -1,4 +1,4 @@
-//! P7, P9: what JetStream writes itself, in place of what has expired or was deleted, is nobody's event.
+//! P7, P9: markers that JetStream writes in place of expired or deleted messages are not events.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ async fn context(world: &World<Sqlite>) -> jetstream::Context {
     jetstream::new(async_nats::connect(world.nats.url()).await.unwrap())
 }
 
-/// Has a stream write markers of what is older than that; nothing expires without.
+/// Makes a stream write markers for messages that expire at this age; without an age nothing expires.
 async fn marks(world: &World<Sqlite>, stream: &str, max_age: Duration) {
     let context = context(world).await;
     let subject = format!("STREAM.INFO.{stream}");
@@ -35,13 +35,13 @@ async fn markers(world: &World<Sqlite>, stream: &str) -> usize {
     stored.0.iter().filter(is_marker).count()
 }
 
-/// As JetStream writes them.
+/// A marker as JetStream writes it.
 async fn mark(world: &World<Sqlite>) {
     let marker = b"Nats-Marker-Reason: Purge\r\nNats-TTL: never";
     world.publish_raw_with(b"user.created", marker, b"").await;
 }
 
-/// A stream with a marker at its beginning, one event, and a marker at its end that JetStream has written.
+/// A world whose stream has a marker at its start, one event, and a marker at its end that JetStream has written.
 async fn marked() -> World<Sqlite> {
     let world = World::<Sqlite>::start().await;
     marks(&world, "EVENTS", Duration::from_secs(2)).await;

@@ -1,4 +1,4 @@
-//! What a database goes through besides crashes: dumped and restored, followed by a standby, failed over.
+//! Moves of a database: dumped and restored, followed by a standby, failed over.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -23,7 +23,7 @@ async fn outbox_of(server: &PostgresServer, database: &str) -> Outbox<Postgres> 
     Outbox::new(pool.connect_with(options).await.unwrap())
 }
 
-/// A world on a server of the test's own, in the database `shop`.
+/// A world on a server of the test, in the database `shop`.
 async fn world_on(server: &Arc<PostgresServer>) -> World<Postgres> {
     server.create_database("shop").await.unwrap();
     World::of(
@@ -41,7 +41,7 @@ async fn age(pool: &PgPool, transactions: u32) {
     Postgres::execute(pool, &spend).await;
 }
 
-/// One event of each of five keys in a transaction, under the keys' locks.
+/// Publishes one event of each of five keys per transaction, under the locks of the keys.
 async fn raise(outbox: &Outbox<Postgres>, times: usize) {
     let mut tx = outbox.begin().await.unwrap();
     for n in 0..times {
@@ -80,14 +80,14 @@ async fn backlog_is_gone(outbox: &Outbox<Postgres>) {
     .await;
 }
 
-/// Everything that the relay has written down, but for times.
+/// The state of the relay in its row, without times.
 async fn relay_row(outbox: &Outbox<Postgres>) -> String {
     let row = "select row(owner, epoch, cursor, floor, page_snapshot, page_id, streams, system)::text from tidings.relay";
     Postgres::word(outbox.pool(), row).await
 }
 
-/// Carries events one by one, so that a page is frozen for long, and dies with a part of it written down and
-/// more of it published. A transaction that has drawn an early id commits behind the page.
+/// Publishes events one by one, so that a page takes long, and dies with a part of the page recorded and more of it
+/// published. A transaction with an early id commits after the page.
 async fn dies_within_a_page(world: &World<Postgres>) {
     let mut early = world.outbox.begin().await.unwrap();
     sqlx::query(
@@ -113,7 +113,7 @@ async fn dies_within_a_page(world: &World<Postgres>) {
     assert!(left > 100, "{left} are left");
 }
 
-/// The old relay goes on after the dump, so that the copy does not know what it has published.
+/// The old relay continues after the dump, so that the copy does not know what was published since.
 async fn goes_on_for_a_while(world: &World<Postgres>) {
     let before = world.stored().await.len();
     let relay = world.run_relay(quick(&world.outbox).batch(1));
@@ -124,7 +124,7 @@ async fn goes_on_for_a_while(world: &World<Postgres>) {
     relay.kill().await;
 }
 
-/// Writes into a copy that nobody has rebased: with and without a savepoint.
+/// Writes into a copy that was not rebased: with and without a savepoint.
 async fn writes_into(copy: &Outbox<Postgres>) {
     raise(copy, 10).await;
     let mut tx = copy.begin().await.unwrap();
@@ -162,7 +162,7 @@ async fn refuses_to_relay(world: &World<Postgres>, copy: &Outbox<Postgres>, reas
     assert_eq!(status.refuses, Some(refused));
 }
 
-/// A database moves to another server in the middle of everything, and is written to before it is rebased.
+/// Moves a database to another server while events are in flight; services write to it before it is rebased.
 async fn moves(from: &Arc<PostgresServer>, to: &Arc<PostgresServer>, spent: (u32, u32)) {
     let world = world_on(from).await;
     age(world.outbox.pool(), spent.0).await;
@@ -264,7 +264,8 @@ async fn what_is_still_being_written_while_an_outbox_is_rebased_is_published_too
         Postgres::number(copy.pool(), waits).await == 1
     })
     .await;
-    // Later transactions end before it does: a snapshot of its own would see it as one that has ended.
+    // Later transactions end before the rebase does: its own snapshot, used unchanged, would see its transaction as
+    // ended.
     age(copy.pool(), 20).await;
     reader.rollback().await.unwrap();
     let rebased = within("the rebase", rebasing).await.unwrap();
@@ -339,8 +340,7 @@ async fn a_standby_is_never_relayed_from_until_it_is_promoted() {
     assert_eq!(world.stored().await.len(), 5);
 }
 
-/// A pooler follows a failover without a word. The function that tells a server by its start is replaced by
-/// one that the test decides.
+/// A pooler follows a failover silently. The test replaces the function that identifies a server by its start time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_relay_whose_connection_leads_to_another_server_begins_anew() {
     let server = server(18).await;

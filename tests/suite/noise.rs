@@ -1,4 +1,5 @@
-//! P9: what others send and what lasts makes neither a flood of lines nor of looks: it is said once, and then ever less.
+//! P9: messages of other clients, and issues that last, cause neither a flood of log lines nor of queries: they are
+//! logged once, and then less and less often.
 
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use crate::support::{Database, Noted, User, World, eventually, log};
 
 const FLOOD: usize = 200_000;
 
-/// Anybody may send hints: far more than the client's queue for them holds.
+/// Any client may send wake pings: here far more than the queue of the NATS client holds.
 async fn flood<DB: Database>(world: &World<DB>, payload: &'static str) {
     let client = async_nats::connect(world.nats.url()).await.unwrap();
     let subject = "tidings.wake.tidings";
@@ -33,7 +34,7 @@ async fn is_stored<DB: Database>(world: &World<DB>, events: usize) {
     .await;
 }
 
-/// Counted by the server, for this database only, on a connection to another one.
+/// The server counts the transactions of this database only; the counters are read on a connection to another one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_wake_pings_is_a_few_looks_and_a_few_lines() {
     log::listen();
@@ -82,7 +83,7 @@ async fn messages_that_are_no_pings_are_ignored_and_said_seldom() {
     assert!(lines().len() < 5, "{:?}", lines());
 }
 
-/// Each event that is not acknowledged comes again, and each answer to it is denied.
+/// Each event that is not acked is redelivered, and each ack is denied.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_missing_right_to_acknowledge_is_a_few_lines_and_a_trouble() {
     async fn note(user: User, cx: Context<Noted>) -> Result<(), Failure> {

@@ -1,5 +1,5 @@
-//! P5, P6, P7: an older copy of the server's store is put back, or a stream is made anew, and sequences are given to
-//! other events than before. Each of them has its effect: what a worker remembers is the event, not its number.
+//! P5, P6, P7: when an older copy of the server's store is put back, or a stream is recreated, sequences are reused
+//! for other events. Each of these has its effect: a worker remembers the event, not its sequence.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ type Sqlite = sqlx::Sqlite;
 const NAME: &str = "rolled-back";
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Publishes events of ten keys, as soon as the server takes them.
+/// Publishes events of ten keys as soon as the server accepts them.
 async fn publish<DB: Database>(world: &World<DB>, prefix: &str, count: usize) {
     let publisher = EventPublisher::new(&world.bus);
     for n in 0..count {
@@ -60,22 +60,22 @@ async fn info<DB: Database>(world: &World<DB>) -> Option<jetstream::consumer::In
     stream.consumer_info(NAME).await.ok()
 }
 
-/// Whether a key that always fails holds the acknowledgement floor.
+/// Whether a key that always fails holds back the ack floor.
 #[derive(Clone, Copy, PartialEq)]
 enum Floor {
     Held,
     Free,
 }
 
-/// What is put back.
+/// The part of the store that is put back.
 #[derive(Clone, Copy, PartialEq)]
 enum Back {
     Everything,
-    /// What else the server keeps, leases and retries, is as it was.
+    /// All other streams of the server, with leases and retries, are unchanged.
     TheStream,
 }
 
-/// Events at sequences that are known as handled.
+/// Publishes events at sequences that are known as handled.
 async fn new_events_have_their_effects(subscriber: EventSubscriber<App>, floor: Floor, back: Back) {
     let (world, past) = Past::world::<Sqlite>().await;
     let app = App::default();
@@ -116,7 +116,7 @@ older_copies! {
     new_events_have_effects_without_order_when_the_stream_alone_is_older: App::subscriber(NAME), Held, TheStream;
 }
 
-/// The copy is from before the subscriber had a consumer: it is made anew, behind what was handled.
+/// The copy is from before the subscriber had a consumer: the consumer is recreated, after the handled events.
 async fn a_consumer_that_the_copy_does_not_have(subscriber: EventSubscriber<App>) {
     let (world, past) = Past::world::<Sqlite>().await;
     let app = App::default();
@@ -142,7 +142,7 @@ async fn a_consumer_that_the_copy_does_not_have_begins_before_what_is_new_in_ord
     a_consumer_that_the_copy_does_not_have(App::subscriber(NAME).ordered_by_key()).await;
 }
 
-/// As an operator does it: the loss is found and repaired, and services go on all the while.
+/// As an operator does it: the loss is found and repaired while services continue to run.
 async fn what_is_repaired_and_what_is_new_have_effects(floor: Floor) {
     const FAILS: i64 = 999;
     async fn note(counted: Counted, cx: Context<App>) -> Result<(), Failure> {
@@ -203,7 +203,7 @@ async fn what_is_repaired_and_what_is_new_have_effects_above_a_free_floor() {
     what_is_repaired_and_what_is_new_have_effects(Floor::Free).await;
 }
 
-/// The event at the sequence of one that is in flight is neither swallowed, nor acknowledged by its answer.
+/// When a new event has the sequence of one in flight, it is neither skipped nor acked by the other one's answer.
 async fn a_stream_made_anew_under_an_event_in_flight(subscriber: EventSubscriber<App>) {
     let world = World::<Sqlite>::start().await;
     let app = App::default();
@@ -240,7 +240,7 @@ async fn a_stream_made_anew_under_an_event_in_flight_swallows_none_in_order() {
     a_stream_made_anew_under_an_event_in_flight(App::subscriber(NAME).ordered_by_key()).await;
 }
 
-/// The handlers of both run; the first one ends, and its answer has the number of the second.
+/// The handlers of both events run; the first one ends, and its ack has the sequence of the second.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_answer_to_an_event_that_is_gone_acknowledges_no_other() {
     let world = World::<Sqlite>::start().await;
@@ -254,7 +254,7 @@ async fn the_answer_to_an_event_that_is_gone_acknowledges_no_other() {
     world.bus.apply_stream(&events_stream()).await.unwrap();
     publish_one(&world, "stuck", "new").await;
     have_effects(&app, "new", 1).await;
-    // The first in the queue is the first to go on.
+    // The first handler in the queue gets the permit.
     app.open.add_permits(1);
     publish_one(&world, "quick", "behind").await;
     have_effects(&app, "behind", 1).await;
@@ -264,7 +264,7 @@ async fn the_answer_to_an_event_that_is_gone_acknowledges_no_other() {
             .is_some_and(|info| info.num_ack_pending <= 1)
     })
     .await;
-    // real time: an answer that must not come
+    // real time: an ack that must not arrive
     tokio::time::sleep(Duration::from_millis(500)).await;
     let pending = info(&world).await.unwrap().num_ack_pending;
     assert_eq!(pending, 1, "the new one is not answered: its handler runs");
@@ -278,7 +278,8 @@ async fn the_answer_to_an_event_that_is_gone_acknowledges_no_other() {
     running.stop().await.unwrap();
 }
 
-/// A replay is of the events that there were: what has their sequences now is none of it, and that is said.
+/// A replay covers the events that existed at its start: when other events have their sequences, it fails and reports
+/// it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replay_of_what_is_gone_fails_and_new_events_have_effects_once() {
     let (world, past) = Past::world::<Sqlite>().await;

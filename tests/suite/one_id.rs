@@ -1,4 +1,4 @@
-//! P2, P4, P8: two events with one id where they are read or written in pieces: at the edge of a page, in two streams, in
+//! P2, P4, P8: two events with one id at the boundaries of reads and writes: at the end of a page, in two streams, in
 //! one transaction, from SQL.
 
 use sqlx::Postgres;
@@ -54,7 +54,7 @@ async fn discard<DB: Database>(world: &World<DB>) -> usize {
     discarded.unwrap().len()
 }
 
-/// The first is the last row of a page, the second the first row of the next one, and the other way round.
+/// The first event is the last row of a page and the second the first row of the next one, or vice versa.
 async fn two_events_of_one_id_at_the_edge_of_a_page_are_told_apart<DB: Journal>(world: World<DB>) {
     // A page has two batches.
     for (batch, page) in [(1, 2), (10, 20), (40, 80)] {
@@ -93,8 +93,8 @@ async fn two_events_of_one_id_at_the_edge_of_a_page_are_told_apart<DB: Journal>(
     assert!(found.is_sound(), "{found:?}");
 }
 
-/// A relay died when the page before was answered: the next one reads the first in the stream's tail, and the second is
-/// on the next page. The server has forgotten the id.
+/// A relay died after the previous page was confirmed: the next relay reads the first event at the end of the stream,
+/// and the second one is on the next page. The server has forgotten the id.
 async fn two_events_of_one_id_at_the_edge_of_what_is_read_again_are_told_apart<DB: Journal>(
     world: World<DB>,
 ) {
@@ -125,7 +125,7 @@ async fn two_events_of_one_id_at_the_edge_of_what_is_read_again_are_told_apart<D
     assert_eq!((stored.len(), stored.duplicated()), (39, 0));
 }
 
-/// Each stream knows its own ids. A relay that dies, and whoever looks, takes neither for the other.
+/// Each stream has ids of its own. Neither a relay that takes over nor a comparison mistakes one event for the other.
 async fn one_id_in_two_streams_is_two_events<DB: Journal>(world: World<DB>) {
     world.two_streams().await;
     let id = EventId::now();
@@ -169,7 +169,7 @@ async fn one_id_in_two_streams_is_two_events<DB: Journal>(world: World<DB>) {
         let stored: Vec<&str> = event.stored.iter().map(|at| &*at.stream).collect();
         assert_eq!(stored, [stream], "{name}: {traced:?}");
     }
-    // The one that is lost is brought back, though the other stream has its id.
+    // The lost event is republished, although the other stream has its id.
     let client = async_nats::connect(world.nats.url()).await.unwrap();
     let context = async_nats::jetstream::new(client);
     let counts = context.get_stream("COUNTS").await.unwrap();
@@ -181,7 +181,7 @@ async fn one_id_in_two_streams_is_two_events<DB: Journal>(world: World<DB>) {
     assert_eq!(world.stored().await.len(), 1);
 }
 
-/// It is a row of the log still, and what is read there again is not only what was carried.
+/// The discarded row is still in the log, and the republisher reads it there.
 async fn a_republication_passes_over_a_discarded_row_that_cannot_be_read<DB: Journal>(
     world: World<DB>,
 ) {
@@ -220,7 +220,7 @@ async fn a_republication_passes_over_a_discarded_row_that_cannot_be_read<DB: Jou
     }
     let told = republish().run().await.unwrap();
     assert_eq!((told.events(), told.held), (2, 4), "{told:?}");
-    // Whoever insists repeats what was carried, and no row that is no event.
+    // With `force`, the relayed events are republished, but not a row that is not a valid event.
     let told = republish().force().run().await.unwrap();
     assert_eq!(
         (told.events(), told.unconfirmed, told.gone),
@@ -289,7 +289,7 @@ async fn a_transaction_that_is_refused_for_its_ids_names_both_events<DB: Journal
         let mut tx = world.outbox.pool().begin().await.unwrap();
         let all = world.outbox.enqueue_all(&mut tx, [first(), second]).await;
         names(all.unwrap_err(), named);
-        // Nothing was written, so what else is in it may be committed.
+        // Nothing was written, so the rest of the transaction may be committed.
         tx.commit().await.unwrap();
     }
     assert_eq!(world.outbox.status().await.unwrap().backlog, 0);
@@ -297,7 +297,7 @@ async fn a_transaction_that_is_refused_for_its_ids_names_both_events<DB: Journal
     assert_eq!(rows, 0);
 }
 
-/// Two statements know nothing of each other: the transaction is committed, and the relay tells the two apart.
+/// Two statements do not know each other's ids: the transaction is committed, and the relay parks one of the events.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_events_of_one_id_from_sql_are_told_apart_by_the_relay() {
     let world = World::<Postgres>::start().await;
@@ -311,7 +311,7 @@ async fn two_events_of_one_id_from_sql_are_told_apart_by_the_relay() {
     );
     let both = format!("begin; {first}; {first}; {second}; commit");
     Postgres::execute(world.outbox.pool(), &both).await;
-    // One by one, where one of the library's is the first.
+    // One by one, where the library has written the first one.
     let later = EventId::now();
     commit(&world, [event(later, "user.created", "k3", "3")]).await;
     let third = format!("select tidings.enqueue('user.deleted', 1, 'k4', '4', event => '{later}')");

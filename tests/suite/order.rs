@@ -15,7 +15,7 @@ both!(
 const WRITERS: usize = 32;
 const TRANSACTIONS: usize = 25;
 
-/// Writes one transaction: counts a key up, says so, and commits; every fifth is rolled back.
+/// Runs one transaction: counts a key up, publishes the event, and commits; every fifth is rolled back.
 async fn write<DB: Database>(world: &World<DB>, writer: usize, n: usize) -> bool {
     let key = format!("key-{}", (writer * 7 + n * 3) % 5);
     let mut tx = world.outbox.begin().await.unwrap();

@@ -1,4 +1,4 @@
-//! P7, P9: a dead letter is not given back where no consumer takes it, and retries that lie there are listed.
+//! P7, P9: a dead letter is not redriven to a subscriber without a consumer, and retries without one are listed.
 
 use serde_json::json;
 use tidings::{

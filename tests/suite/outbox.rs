@@ -291,7 +291,7 @@ async fn old_events_are_freed_once_they_are_carried_away_and_young_ones_stay<DB:
 ) {
     let outbox = DB::table("outbox");
     let ledger = DB::table("ledger");
-    // In slots that are neither written to now nor next; SQLite has none.
+    // In slots that are neither the current nor the next one; SQLite has no slots.
     let old = if outbox.contains('.') {
         format!(
             "insert into {outbox} (event, name, payload, at, slot)

@@ -1,4 +1,4 @@
-//! What is read of parked events is bounded by what is shown of them, whatever they hold.
+//! Reading parked events is bounded by what is shown of them, whatever their size.
 
 use tidings::{ParkedEvent, ParkedSelection};
 
@@ -45,7 +45,7 @@ async fn a_list_reads_neither_payloads_nor_headers<DB: Database>(world: World<DB
     let all = ParkedSelection::All;
     let heads = world.outbox.parked_heads(&all, i64::MIN, 1000).await;
     let heads = heads.unwrap();
-    // All of them at once: nothing of what is large is in memory.
+    // All at once: payloads and headers are not read into memory.
     assert_eq!(ids(&heads), (1..=34).collect::<Vec<_>>());
     for head in &heads {
         assert_eq!(head.payload_bytes, 2 * MIB as u64);
@@ -90,7 +90,7 @@ async fn what_is_to_be_given_up_can_be_read_whole_before<DB: Database>(world: Wo
     assert_eq!(ids(&whole), [1]);
     assert_eq!(whole[0].payload.len(), 6 * MIB);
     assert_eq!(whole[0].headers, "{\"tenant\": \"acme\"}");
-    // Of what is there no more nothing is given up.
+    // A row that does not exist is not discarded.
     let given_up = world.outbox.discard_rows(&[1, 77]).await.unwrap();
     assert_eq!(ids(&given_up), [1]);
     assert!(given_up[0].payload.is_empty());

@@ -1,4 +1,4 @@
-//! P7 on the producing side: what NATS will never take is put aside, and blocks nobody else.
+//! P7 on the producing side: an event that NATS will never take is parked, and blocks no other key.
 
 use crate::{
     both,
@@ -47,7 +47,7 @@ async fn an_event_without_a_stream_is_parked_and_its_key_waits_behind_it<DB: Dat
     assert_eq!(payloads(&world.stored().await), ["1", "4"]);
     assert_eq!(world.parked().await, 2);
 
-    // A relay that begins later still knows that the key waits.
+    // A relay that begins later still knows that the key is parked.
     publish(&world, "count.raised", "a", "5").await;
     publish(&world, "count.raised", "b", "6").await;
     let relay = world.relay();
@@ -70,7 +70,7 @@ async fn an_event_above_the_servers_limit_is_parked<DB: Database>(world: World<D
     let relay = world.relay();
     publish(&world, "count.raised", "a", "1").await;
     settled(&world).await;
-    // A producer that thinks the limit is higher than it is.
+    // A producer with a limit that is higher than the server's.
     let generous = world.outbox.clone().max_payload(usize::MAX);
     let mut tx = generous.begin().await.unwrap();
     let big = Counted {
@@ -123,7 +123,7 @@ async fn a_relay_that_waits_for_a_stream_stops_at_once_and_parks_nothing<DB: Dat
     let jetstream = world.full_stream().await;
     publish(&world, "count.raised", "a", "1").await;
     publish(&world, "full.up", "a", "2").await;
-    // With an hour of patience the relay would wait for an hour.
+    // With a patience of an hour, the relay would wait for an hour.
     let hour = std::time::Duration::from_secs(3600);
     let relay = world.run_relay(world.new_relay().patience(hour));
     eventually("the first is stored, the second is tried", || async {
@@ -137,7 +137,7 @@ async fn a_relay_that_waits_for_a_stream_stops_at_once_and_parks_nothing<DB: Dat
     assert_eq!(status.lease.owner, None, "the lease is released");
     assert_eq!(status.troubles.last().unwrap().place, "stream FULL");
 
-    // There is room, and nothing is lost or doubled.
+    // There is room again, and nothing is lost or duplicated.
     let full = jetstream.get_stream("FULL").await.unwrap();
     full.purge().await.unwrap();
     let relay = world.relay();

@@ -1,4 +1,4 @@
-//! Producers that are not ours: psql, Python, and a table in the manner of Debezium.
+//! Producers without the library: psql, Python, and a table in the style of Debezium.
 
 use std::path::PathBuf;
 
@@ -84,7 +84,7 @@ async fn what_psql_commits_is_carried_and_a_refusal_ends_the_script_with_its_hin
     let ids: Vec<&str> = ids.lines().collect();
     let stored = world.stored().await;
     assert_eq!(stored.0[0].header("tenant"), "acme");
-    // The second line is of the transaction that was rolled back; the one that is due comes last.
+    // The second line is from the transaction that was rolled back; the delayed event comes last.
     assert_eq!(stored.ids(), [ids[0], ids[2], ids[3]]);
     assert_eq!(ids[2], "0190e6e4-7a3e-7c3e-9d3e-3b1f0d8a6a78");
 }
@@ -145,7 +145,7 @@ async fn what_python_commits_with_psycopg_is_carried_and_refusals_are_exceptions
     }
 }
 
-/// The SQL is the document's own.
+/// The SQL comes from the documentation.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_adopted_table_feeds_the_stream_once_and_in_order_and_may_be_emptied() {
     let world = Pg::start().await;
@@ -243,7 +243,8 @@ async fn an_adopted_table_feeds_the_stream_once_and_in_order_and_may_be_emptied(
     assert_eq!(stored, expected);
 }
 
-/// The function has its owner's rights: nobody may have it run what is theirs, nor hang it on a table of theirs.
+/// The function runs with the rights of its owner: a user must not get it to run the user's own code, nor attach it to
+/// a table of the user's.
 async fn no_rights_are_lent(world: &Pg) {
     Postgres::execute(world.outbox.pool(), "create table stolen (by name)").await;
     let mut service = world.outbox.pool().acquire().await.unwrap();

@@ -1,5 +1,5 @@
-//! What a stream refuses: each kind is told apart, holds up nobody else for long, is loud, and has a way back
-//! in the order in which it was written.
+//! Refusals of a stream: each kind is recognised, blocks other events only for a short time, is reported, and the
+//! events can be restored in the order in which they were written.
 
 use std::sync::Arc;
 
@@ -47,7 +47,7 @@ async fn nothing_is_parked<DB: Database>(world: &World<DB>) {
     eventually("nothing is parked", || async { world.parked().await == 0 }).await;
 }
 
-/// What a stream holds of a key, in its order.
+/// The messages of a key in a stream, in order.
 async fn of_key<DB: Database>(world: &World<DB>, stream: &str, key: &str) -> Vec<String> {
     let mut stored = Stream::read(&world.nats.url(), stream).await;
     stored.0.retain(|m| m.header("ce-partitionkey") == key);
@@ -59,7 +59,8 @@ fn numbers(first: u32, last: u32) -> Vec<String> {
     (first..=last).map(|n| n.to_string()).collect()
 }
 
-/// Where there is trouble, besides interruptions of the relay itself: its lease is short, the machine busy.
+/// The subjects and streams with an issue, without interruptions of the relay itself: its lease is short, and the
+/// machine may be busy.
 async fn places<DB: Database>(world: &World<DB>) -> Vec<String> {
     let status = world.outbox.status().await.unwrap();
     let places = status.troubles.into_iter().map(|trouble| trouble.place);
@@ -76,7 +77,7 @@ async fn a_name_without_a_stream_holds_nobody_up_and_goes_back_when_there_is_one
 ) {
     let relay = world.relay();
     publish(&world, "nobody.listens", "a", 1, 3).await;
-    // Of the same key: they stay behind. Of another: they go.
+    // Events of the same key are parked behind it. Events of another key are published.
     publish(&world, "count.raised", "a", 4, 5).await;
     publish(&world, "count.raised", "b", 1, 5).await;
     settled(&world).await;
@@ -118,7 +119,7 @@ async fn a_full_stream_holds_up_no_other_and_what_it_refused_goes_back_in_order<
     publish(&world, "full.up", "a", 1, 40).await;
     publish(&world, "count.raised", "a", 2, 3).await;
     settled(&world).await;
-    // The key is not held up in the other stream.
+    // In the other stream the key is not blocked.
     assert_eq!(of_key(&world, "EVENTS", "a").await, numbers(1, 3));
     eventually("the trouble is written down", || async {
         places(&world).await == ["stream FULL"]
@@ -164,7 +165,7 @@ async fn a_full_stream_alone_is_waited_for_and_nothing_is_put_aside<DB: Database
         places(&world).await == ["stream FULL"]
     })
     .await;
-    // Room for some of them: a whole batch does not fit, its first ones do.
+    // Room for some of them: a whole batch does not fit, but its first events do.
     let full = jetstream.get_stream("FULL").await.unwrap();
     let mut config = full.get_info().await.unwrap().config;
     config.max_messages = 11;
@@ -280,7 +281,7 @@ async fn a_full_subject_holds_up_no_other_subject_of_its_stream<DB: Database>(wo
     assert_eq!(of_key(&world, "BOTH", "both.full").await, numbers(1, 6));
 }
 
-/// A stream whose messages may have few bytes, and a key whose second event is larger.
+/// A stream with a small maximum message size, and a key whose second event is larger.
 async fn small<DB: Database>(world: &World<DB>) -> (jetstream::Context, jetstream::stream::Config) {
     let jetstream = jetstream::new(async_nats::connect(world.nats.url()).await.unwrap());
     let config = jetstream::stream::Config {
@@ -325,7 +326,7 @@ async fn what_was_refused_goes_back_in_order_when_asked_for<DB: Database>(world:
 
     config.max_message_size = -1;
     jetstream.update_stream(config).await.unwrap();
-    // Its whole key is meant, and what comes meanwhile stays behind.
+    // The whole key is unparked, and later events stay behind it.
     let asked = world
         .outbox
         .unpark(&ParkedSelection::Id(parked[2].id))

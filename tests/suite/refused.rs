@@ -1,5 +1,5 @@
-//! P2, P3, P4: what a stream refuses, puts aside and takes later is neither turned round nor doubled, however
-//! much it is, and whoever dies on the way.
+//! P2, P3, P4: events that a stream refuses, that are parked and restored later, are neither reordered nor duplicated,
+//! however many they are, and even if a relay dies in between.
 
 use std::time::Duration;
 
@@ -61,7 +61,7 @@ async fn nothing_is_parked<DB: Journal>(world: &World<DB>) {
     eventually("nothing is parked", || async { world.parked().await == 0 }).await;
 }
 
-/// The stream FULL, and room in it for so many messages.
+/// Creates or updates the stream FULL with room for this many messages.
 async fn room_for(jetstream: &jetstream::Context, messages: i64) {
     let config = Config {
         name: "FULL".to_owned(),
@@ -90,7 +90,7 @@ async fn what_a_full_stream_holds_up_keeps_its_order<DB: Journal>(world: World<D
     assert_eq!(payloads(&stored)[1..], numbers(60));
 }
 
-/// A key whose first event no stream takes, and what follows it.
+/// Publishes a key whose first event no stream takes, and many events that follow it.
 async fn many_follow<DB: Journal>(world: &World<DB>) {
     publish(world, "nobody.listens", "a", &numbers(1)).await;
     publish(world, "count.raised", "a", &numbers(MANY)).await;
@@ -117,7 +117,7 @@ async fn what_follows_goes_back_when_its_first_one_waits_for_a_stream<DB: Journa
     many_follow(&world).await;
     let relay = world.relay();
     settled(&world).await;
-    // The name gets a stream that takes nothing.
+    // A stream for the name is created, and takes nothing.
     let config = Config {
         name: "FULL".to_owned(),
         subjects: vec!["full.>".to_owned(), "nobody.>".to_owned()],
@@ -150,7 +150,7 @@ async fn what_is_refused_again_is_asked_for_no_more_however_much_follows<DB: Jou
         DB::number(world.outbox.pool(), &asked).await == 0
     })
     .await;
-    // One tenure goes on from here.
+    // From here on, the lease does not change hands.
     publish(&world, "count.raised", "b", &numbers(1)).await;
     settled(&world).await;
     let epoch = world.outbox.status().await.unwrap().lease.epoch;
@@ -172,7 +172,7 @@ async fn what_went_back_before_a_crash_goes_back_once<DB: Journal>(world: World<
     relay.stop().await.unwrap();
     assert_eq!(world.parked().await, 1);
 
-    // It goes back, which fills the stream again; and its relay dies before it can say so.
+    // The event is restored, which fills the stream again; the relay dies before it can record that.
     room_for(&jetstream, 2).await;
     let relay = world.new_relay();
     let armed = failpoint::arm(relay.owner(), Point::Answered, 1);
@@ -183,7 +183,7 @@ async fn what_went_back_before_a_crash_goes_back_once<DB: Journal>(world: World<
     tokio::time::sleep(WINDOW * 2).await;
     world.end_the_lease().await;
 
-    // The next one goes past it while the stream is full.
+    // The next relay continues past it while the stream is full.
     let relay = world.relay();
     publish(&world, "count.raised", "a", &numbers(1)).await;
     settled(&world).await;
@@ -206,7 +206,7 @@ async fn what_was_stored_before_a_crash_is_not_put_aside<DB: Journal>(world: Wor
     let stored = world.stored().await.len();
     world.end_the_lease().await;
 
-    // The stream takes the name no more.
+    // The stream does not take the name any more.
     let mut stream = events_stream();
     stream.subjects = vec![Pattern::parse("user.>").unwrap()];
     world.bus.apply_stream(&stream).await.unwrap();

@@ -1,4 +1,4 @@
-//! P8: what a replay would do is told without a handler's being called.
+//! P8: what a replay would do is reported without a call of a handler.
 
 use serde::{Deserialize, Serialize};
 use tidings::{Context, Event, EventSubscriber, Failure, RehearsedEvents, ReplayState, Worker};
@@ -9,7 +9,7 @@ type Sqlite = sqlx::Sqlite;
 
 const NAME: &str = "rehearsed";
 
-/// What a newer build takes: `email` is gone, `name` is needed.
+/// The event of a newer build: `email` was removed, `name` is required.
 #[derive(Debug, Serialize, Deserialize, Event)]
 #[event(name = "user.created", version = 1, key = id)]
 struct Renamed {

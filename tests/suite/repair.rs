@@ -1,4 +1,4 @@
-//! P8: what a stream has lost comes back from the outbox: what is missing and nothing else, in order, once, as it was.
+//! P8: republishing what a stream has lost: exactly the missing events, in order, once, unchanged.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ both!(
 
 pub const EVENTS: i64 = 60;
 
-/// Commits events of three keys and lets the relay publish them, and no longer.
+/// Commits events of three keys, and runs a relay until they are published.
 pub async fn publish<DB: Database>(world: &World<DB>, from: i64) {
     let mut tx = world.outbox.begin().await.unwrap();
     for count in from..from + EVENTS {
@@ -80,7 +80,7 @@ async fn verify<DB: Database>(world: &World<DB>) -> Verification {
     verify.run().await.unwrap()
 }
 
-/// The counts of what a stream holds, in its order.
+/// The counts of the events of a stream, in order.
 async fn counts<DB: Database>(world: &World<DB>, stream: &str) -> Vec<i64> {
     let stored = crate::support::Stream::read(&world.nats.url(), stream).await;
     let count = |message: &Stored| message.json()["count"].as_i64().unwrap();
@@ -98,7 +98,7 @@ async fn ledger_says<DB: Database>(world: &World<DB>, way: &str) -> i64 {
 async fn deleted_events_come_back_within_the_window_as_they_were<DB: Database>(world: World<DB>) {
     publish(&world, 0).await;
     let before = world.stored().await;
-    // Many of one batch, and one by itself; the server remembers the ids of all.
+    // Many events of one batch, and a single one; the server remembers the ids of all.
     delete(&world, (30..50).chain([60])).await;
     let repair = repair(&world).await;
     assert_eq!(
@@ -143,7 +143,7 @@ async fn a_repair_of_a_stream_that_was_made_anew_ends_the_alarm<DB: Database>(wo
         counts(&world, "EVENTS").await,
         (0..EVENTS).collect::<Vec<_>>()
     );
-    // The relay looks for the first time now, and finds what was settled before.
+    // Only now the relay looks at the stream, and finds that the loss was repaired before.
     publish(&world, EVENTS).await;
     assert_eq!(world.outbox.losses().await.unwrap(), []);
     let found = verify(&world).await;
@@ -183,7 +183,7 @@ async fn what_somebody_gave_up_does_not_come_back<DB: Database>(world: World<DB>
     for count in 0..3 {
         publish_one(&world, count).await;
     }
-    // A row that is no event, in the middle of the batch.
+    // A row that is not a valid event, in the middle of the batch.
     let set = |what: &str| format!("update {} set {what} where id = 2", DB::table("outbox"));
     DB::execute(world.outbox.pool(), &set("headers = '[]'")).await;
     relay(&world).await;
@@ -222,7 +222,7 @@ async fn only_what_is_named_and_missing_is_published_again<DB: Database>(world: 
         (dry.rows, dry.wanted, dry.first, dry.last),
         (4, 4, Some(10), Some(19))
     );
-    // At most: it is not asked whether the later ones of the key are there.
+    // An upper bound: a dry run does not check whether later events of the key are stored.
     assert_eq!(dry.late, 4, "{dry:?}");
     assert_eq!(world.stored().await.len(), 1);
     let done = named.run().await.unwrap();
@@ -256,14 +256,14 @@ async fn rows_go_to_another_stream_under_a_prefix<DB: Database>(world: World<DB>
     let stored = crate::support::Stream::read(&world.nats.url(), "RECOVERY").await;
     assert_eq!(stored.0[0].subject, "recovery.count.raised");
     assert_eq!(stored.0[0].header("ce-type"), "count.raised.v1");
-    // The same again goes on where it was.
+    // The same command again continues where it was.
     let more = into().to_row(40).missing().run().await.unwrap();
     assert_eq!((more.held, more.events()), (20, 10));
     assert_eq!(
         counts(&world, "RECOVERY").await,
         (10..40).collect::<Vec<_>>()
     );
-    // What was copied is nothing that the stream of events has twice.
+    // Copied events do not count as duplicates in the stream of events.
     let found = verify(&world).await;
     assert!(found.is_sound(), "{found:?}");
     assert_eq!((found.streams.len(), found.streams[0].duplicated), (1, 0));
@@ -299,14 +299,14 @@ async fn whoever_has_lost_the_lease_publishes_no_more<DB: Database>(world: World
     let slow = Republish::new(&world.bus, &world.outbox).rate(Rate::per_second(2));
     let running = tokio::spawn(async move { slow.run().await });
     eventually("some are back", || async { world.stored().await.len() > 2 }).await;
-    // As if it had been frozen for so long that another one could begin.
+    // As if this republisher had been frozen for so long that another one could begin.
     let taken = format!("update {} set mender = 'another'", DB::table("relay"));
     DB::execute(world.outbox.pool(), &taken).await;
     let ended = within("its end", running).await.unwrap().unwrap_err();
     assert!(matches!(ended, RepublishError::Busy), "{ended}");
     let stored = world.stored().await;
     assert!(stored.len() < EVENTS as usize, "{}", stored.len());
-    // What is there is written down all the same.
+    // The ledger still contains what was published.
     let written = ledger_says(&world, "republished").await;
     assert_eq!(written, stored.len() as i64);
 }
@@ -330,13 +330,13 @@ async fn a_row_that_cannot_be_read_keeps_no_other_from_being_published_again<DB:
     assert_eq!(ledger_says(&world, "republished").await, others);
 }
 
-/// Where most are missing they are read whole while it is looked which are, behind the 7,500 that are read before; where
-/// few are, by themselves.
+/// Where most events are missing, whole rows are read while the missing ones are searched, after the 7,500 rows that
+/// are read before; where few are missing, these rows are read alone.
 async fn what_is_missing_in_stretches_and_here_and_there_comes_back_in_order<DB: Database>(
     world: World<DB>,
 ) {
     const ROWS: i64 = 16_000;
-    // Of these a page has 105, however it is read.
+    // A page has at most 105 of these rows, in both ways of reading.
     let is_large = |count: i64| matches!(count, 1_000..1_250 | 8_000..8_250);
     let mut tx = world.outbox.begin().await.unwrap();
     for count in 0..ROWS {
@@ -357,7 +357,7 @@ async fn what_is_missing_in_stretches_and_here_and_there_comes_back_in_order<DB:
     let further = missing.iter().filter(|count| **count >= 12_000);
     delete(&world, further.map(|count| count.unsigned_abs() + 1)).await;
     assert_eq!(counts(&world, "EVENTS").await, held);
-    // The last ones have no later one of their key there.
+    // The last events of each key have no later one in the stream.
     let last = |key: i64| held.iter().rfind(|count| *count % 3 == key).unwrap();
     let late = missing.iter().filter(|count| *count < last(*count % 3));
     let late = late.count() as u64;
@@ -374,7 +374,7 @@ async fn what_is_missing_in_stretches_and_here_and_there_comes_back_in_order<DB:
     assert_eq!(republish.run().await.unwrap().events(), 0);
 }
 
-/// With more messages than are remembered it is the rows that are.
+/// When the stream has more messages than the republisher can remember, it remembers the rows instead.
 #[tokio::test]
 async fn what_a_large_stream_misses_is_found_among_what_others_publish() {
     const FOREIGN: u64 = 100_000;
@@ -442,14 +442,14 @@ async fn an_older_copy_of_the_store_is_made_whole_on_sqlite() {
     an_older_copy_of_the_store_is_made_whole::<Sqlite>().await;
 }
 
-/// What comes back under another id of the message is the same event to a relay that begins again.
+/// A republished event has another message id; a relay that starts again still recognises it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_reads_the_stream_knows_what_came_back() {
     let world = World::<Sqlite>::start().await;
     publish(&world, 0).await;
     delete(&world, 2..=21).await;
     assert_eq!(repair(&world).await.events(), 20);
-    // The database is put back as it was before the relay had published anything.
+    // The database is restored to a state before the relay had published anything.
     let before =
         "update tidings_relay set cursor = 0, streams = '{\"EVENTS\": {\"incarnation\": \"' ||
         json_extract(streams, '$.EVENTS.incarnation') || '\", \"sequence\": 0}}'";
@@ -464,7 +464,7 @@ async fn a_relay_that_reads_the_stream_knows_what_came_back() {
     assert_eq!((stored.len(), stored.duplicated()), (EVENTS as usize, 0));
 }
 
-/// A subject with a limit of its own loses from the middle, and that is no loss.
+/// A subject with a limit of its own loses messages from the middle of the stream; that is not a loss.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_limit_of_a_subject_has_removed_does_not_come_back() {
     let world = World::<Sqlite>::start().await;

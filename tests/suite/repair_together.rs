@@ -7,7 +7,7 @@ use crate::{
     support::World,
 };
 
-/// One works at a time, and one that has died does not stop the others for long.
+/// One repair works at a time, and a dead one blocks the others only for a short time.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_repairs_at_once_bring_everything_back_once() {
     let world = World::<Postgres>::start().await;

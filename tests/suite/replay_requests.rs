@@ -1,4 +1,4 @@
-//! Asking for a replay: which part of which streams it is, and what speaks against it.
+//! Requests for replays: the requested part of which streams, and the reasons to refuse it.
 
 use async_nats::jetstream;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -62,8 +62,8 @@ async fn stored_at(world: &World<Sqlite>, sequence: u64) -> DateTime<Utc> {
     DateTime::from_timestamp_nanos(nanos)
 }
 
-/// First, last and number of events of the one range that is asked for; forced, because other replays are not
-/// over.
+/// First and last sequence and number of events of the only requested range; forced, because other replays have not
+/// ended.
 async fn range(world: &World<Sqlite>, request: ReplayRequest) -> (u64, u64, u64) {
     let replay = ask(world, &request.force()).await.unwrap();
     let [range] = &replay.ranges[..] else {

@@ -1,4 +1,4 @@
-//! P8: what is in a stream is handled again, bounded, filtered and counted, beside the live events.
+//! P8: events of a stream are handled again, within a range, filtered and counted, beside the live events.
 
 use std::time::{Duration, Instant};
 
@@ -29,7 +29,7 @@ fn users(ids: impl IntoIterator<Item = u32>) -> Vec<User> {
         .collect()
 }
 
-/// What was noted as part of a replay, in order of the ids.
+/// The events that were handled in a replay, in the order of their ids.
 fn again(noted: &Noted) -> Vec<u32> {
     let all = noted.all().into_iter();
     let mut again: Vec<u32> = all
@@ -112,7 +112,7 @@ async fn what_fails_in_a_replay_stays_part_of_it_to_the_dead_letters() {
     }
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
-    // Long enough to be among the retries, and not in hand.
+    // Long enough that the event is in the retries and not in flight.
     let pause = Duration::from_millis(600);
     let subscriber = EventSubscriber::durable(NAME)
         .on(fail)
@@ -144,7 +144,7 @@ async fn what_fails_in_a_replay_stays_part_of_it_to_the_dead_letters() {
     assert_eq!((progress.handled, status.replay.events()), (0, 1));
     assert_eq!(progress.retried + progress.dead_lettered, 1, "{progress:?}");
 
-    // Redriven, it is part of it still.
+    // After a redrive it still belongs to the replay.
     let letters = DeadLetters::over(&world.bus);
     let letter = letters.find(2).await.unwrap();
     letters
@@ -203,7 +203,7 @@ async fn a_replay_is_no_faster_than_its_rate_and_live_events_do_not_wait_for_it(
     let mut live = 300;
     loop {
         let handled = again(&noted).len();
-        // A tenth of a second may begin at once, and one more.
+        // The events of a tenth of a second may begin at once, and one more.
         let due = began.elapsed().as_secs_f64() * 100.0 + 10.0 + 1.0;
         assert!((handled as f64) <= due, "{handled} of {due}");
         if handled == 300 {
@@ -255,7 +255,7 @@ async fn a_replay_stands_still_while_it_is_paused_and_goes_on_where_it_was() {
     let resumed = Instant::now();
     world.replays().resume(replay.id).await.unwrap();
     let status = world.replay_is(replay.id, ReplayState::Done).await;
-    // What nobody gives back comes again after 30 s.
+    // A delivery that is not handed back would be redelivered after 30 s.
     assert!(
         resumed.elapsed() < Duration::from_secs(20),
         "{:?}",
@@ -298,7 +298,7 @@ async fn a_cancelled_replay_begins_nothing_more_and_what_it_has_among_the_retrie
     world.publish(&users(1..=50)).await;
     noted.reach(50).await;
     let replay = world.replay(NAME, &everything()).await;
-    // One has failed, four run.
+    // One event has failed, four are being handled.
     noted.reach(55).await;
     world.replays().cancel(replay.id).await.unwrap();
     world.nothing_is_left_of(replay.id).await;
@@ -322,7 +322,7 @@ async fn a_cancelled_replay_begins_nothing_more_and_what_it_has_among_the_retrie
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_has_events_of_one_replay_or_of_none() {
     type State = std::sync::Arc<Mutex<Vec<(bool, usize)>>>;
-    // A panic would be a failure, and each event tried again alone.
+    // A panic would count as a failure, and each event would be tried again alone.
     async fn batch(users: Vec<Item<User>>, cx: BatchContext<State>) -> Result<Verdicts, Failure> {
         let is_told = cx.replay_id().is_some() == cx.is_replay();
         let is_one = users.iter().all(|user| user.is_replay() == cx.is_replay());
@@ -387,7 +387,7 @@ async fn what_waits_for_its_batch_when_its_replay_is_cancelled_is_not_handled() 
     .await;
     world.replays().cancel(replay.id).await.unwrap();
     world.nothing_is_left_of(replay.id).await;
-    // Its batch is due later than theirs.
+    // The batch of the live event is due later than that of the replay.
     world.publish(&users([4])).await;
     noted.reach(4).await;
     assert_eq!(noted.all()[3..], ["4 false"]);

@@ -1,4 +1,4 @@
-//! P8: where a replay ends, how it goes on after a short pause, and what it tells of events that are gone.
+//! P8: the end of a replay, how it continues after a short pause, and how it reports removed events.
 
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,7 @@ both!(one_of_many_that_are_asked_for_at_once_is_begun);
 
 const NAME: &str = "ends";
 
-/// In a replay the event with this id waits.
+/// In a replay, the event with this id waits.
 const SLOW: &str = "20";
 
 async fn note(user: User, cx: Context<State>) -> Result<(), Failure> {
@@ -43,7 +43,7 @@ fn users(ids: std::ops::RangeInclusive<u32>) -> Vec<User> {
     ids.map(|id| User::new(&id.to_string())).collect()
 }
 
-/// A worker that has events up to the slow one and more in its streams; whoever sends true opens the gate.
+/// Starts a worker with events up to the slow one and more in its streams; sending true opens the gate.
 async fn start(
     world: &World<Sqlite>,
     subscriber: EventSubscriber<State>,
@@ -73,7 +73,7 @@ async fn nothing_is_pulled_from_beyond_the_end_while_the_last_event_is_in_hand(
     let request = everything().to(ReplayPoint::Sequence(20));
     let replay = world.replay(NAME, &request).await;
     noted.reach(19).await;
-    // Whoever goes on pulling always has a pull waiting at the server.
+    // A worker that continues to pull always has a pull waiting at the server.
     eventually("nothing is pulled", || async {
         consumer(&world, &replay).await.num_waiting == 0
     })
@@ -102,7 +102,7 @@ async fn nothing_is_pulled_from_beyond_the_end_in_order() {
     nothing_is_pulled_from_beyond_the_end_while_the_last_event_is_in_hand(subscriber).await;
 }
 
-/// Somebody else has it, and lets it go.
+/// Another client pulls an event, and loses it.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_lost_on_its_way_is_still_pulled_behind_the_end() {
     let world = World::<Sqlite>::start().await;
@@ -112,7 +112,7 @@ async fn what_was_lost_on_its_way_is_still_pulled_behind_the_end() {
         .rate(Rate::per_second(10));
     let replay = world.replay(NAME, &slowly).await;
     noted.reach(1).await;
-    // It takes one away from the worker, and dies with it.
+    // The client takes an event from the worker, and disconnects.
     let client = async_nats::connect(world.nats.url()).await.unwrap();
     let next = format!("$JS.API.CONSUMER.MSG.NEXT.EVENTS.{}", replay.consumer());
     let inbox = client.new_inbox();
@@ -216,7 +216,7 @@ async fn events_that_their_stream_removes_before_they_come_are_told_as_gone() {
     assert_eq!(status.over() + progress.gone, 60);
     assert_eq!(status.over(), noted.len() as u64);
 
-    // What is removed behind it is not gone for it.
+    // Events that are removed after the replay has passed them do not count as gone.
     let replay = world.replay(NAME, &slowly).await;
     noted.reach(noted.len() + 6).await;
     stream.purge().sequence(52).await.unwrap();
@@ -277,7 +277,7 @@ async fn one_of_many_that_are_asked_for_at_once_on_three_servers_is_begun() {
         for replay in replays.list(Some(NAME)).await.unwrap() {
             let _ = replays.cancel(replay.id).await;
         }
-        // So slow that it is not over meanwhile.
+        // So slow that the replay does not end meanwhile.
         let slowly = everything().rate(Rate::per_minute(1));
         let asked = (0..9).map(|n| {
             let (bus, slowly) = (buses[n % 3].clone(), slowly.clone());
@@ -291,7 +291,7 @@ async fn one_of_many_that_are_asked_for_at_once_on_three_servers_is_begun() {
     within("a clean stop", working).await.unwrap().unwrap();
 }
 
-/// Puts an entry of a replay over the one that is there.
+/// Overwrites the entry of a replay.
 async fn put(world: &World<Sqlite>, replay: &Replay) {
     let key = format!("$KV.TIDINGS.replay.{}.{}", replay.subscriber, replay.id);
     let entry = serde_json::to_vec(replay).unwrap();
@@ -342,7 +342,7 @@ async fn what_comes_back_of_a_cancelled_replay_before_anything_is_known_of_it_is
     running.stop().await.unwrap();
     let failed = noted.len();
     assert!(failed >= 2);
-    // So many others that a worker takes its time to read them all.
+    // So many other replays that a worker needs a while to read them all.
     let mut other = replay.clone();
     for n in 0..400 {
         other.id = format!("0198c0ffee007000800000000000{n:04x}")
@@ -354,7 +354,7 @@ async fn what_comes_back_of_a_cancelled_replay_before_anything_is_known_of_it_is
     cancelled.state = ReplayState::Cancelled;
     put(&world, &cancelled).await;
     let due = Instant::now() + Duration::from_secs(3);
-    // real time: the retry is due when the worker comes
+    // real time: the retry is due when the worker starts
     tokio::time::sleep_until(due.into()).await;
     let running = run();
     let context = context(&world).await;

@@ -1,4 +1,4 @@
-//! P8: a replay goes on where it was, whatever happens to its replica, its consumer, or the server.
+//! P8: a replay continues where it was after faults of its instance, its consumer, or the server.
 
 use std::time::Duration;
 
@@ -45,7 +45,7 @@ async fn replay(world: &World<Sqlite>) -> Replay {
     world.replay(NAME, &request).await
 }
 
-/// How many events were handled, and how many of them more than once.
+/// The number of handled events, and the number of events handled more than once.
 fn handled(noted: &Noted) -> (usize, usize) {
     let mut all = noted.all();
     let times = all.len();
@@ -121,11 +121,11 @@ async fn a_consumer_that_is_deleted_midway_is_made_anew_behind_what_was_handled(
     stream.delete_consumer(&consumer(&replay)).await.unwrap();
     let status = world.replay_is(replay.id, ReplayState::Done).await;
     let (all, twice) = handled(&noted);
-    // What is answered while nobody takes the answer comes again.
+    // Events whose acks are lost while there is no consumer are redelivered.
     assert!(all == USERS && twice <= 16, "{all} {twice}");
     assert_eq!(status.over(), USERS as u64);
 
-    // Without the worker that knows it.
+    // The same without a running worker that knows the replay's position.
     let replay = self::replay(&world).await;
     let before = noted.len();
     noted.reach(before + 150).await;

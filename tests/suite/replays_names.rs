@@ -1,5 +1,5 @@
-//! The consumers of replays are named after their subscriber: what one has left is not taken for the next one's, and one
-//! that is somebody else's is not touched.
+//! The consumers of replays are named after their subscriber: a consumer that one replay has left is not mistaken for
+//! the next one's, and a consumer of another application is not changed.
 
 use async_nats::jetstream;
 use serde_json::{Value, json};
@@ -27,7 +27,7 @@ async fn start(world: &World<Sqlite>, noted: &Noted) -> Running<tidings::WorkerE
     running
 }
 
-/// Makes a consumer at the end of the stream: of a replay, or of nobody.
+/// Creates a consumer at the end of the stream: with the name of a replay, or without one.
 async fn leave(world: &World<Sqlite>, name: &str, replay: Option<&str>) -> jetstream::Context {
     let context = jetstream::new(async_nats::connect(world.nats.url()).await.unwrap());
     let mut config = json!({
@@ -52,7 +52,7 @@ async fn what_an_earlier_replay_has_left_is_not_taken_for_the_next_ones() {
     let first = world.replay(NAME, &everything()).await;
     world.replay_is(first.id, ReplayState::Done).await;
     assert_eq!(noted.all().len(), USERS as usize);
-    // As if the worker had died before it deleted it.
+    // As if the worker had died before it deleted the consumer.
     leave(&world, &first.consumer(), Some(&first.id.to_string())).await;
     let second = world.replay(NAME, &everything()).await;
     assert_eq!(second.consumer(), first.consumer());

@@ -1,4 +1,4 @@
-//! P5 and P8: a replay handles again what was handled, on purpose, and once; what it publishes is only counted.
+//! P5 and P8: a replay deliberately handles events again, once each; the events that it publishes are only counted.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ fn users() -> Vec<User> {
     (0..USERS).map(|id| User::new(&format!("u{id}"))).collect()
 }
 
-/// Counts the user up and publishes that.
+/// Counts the user up and publishes a follow-up.
 async fn count<DB: Database>(
     user: User,
     mut tx: InboxTransaction<DB>,
@@ -52,7 +52,7 @@ fn worker<DB: Database>(world: &World<DB>, noted: &Noted) -> Worker<Noted> {
     Worker::new(world.bus.clone(), noted.clone()).subscribe(subscriber(world))
 }
 
-/// How often users were counted up: the least and the most often.
+/// How often users were counted up: the lowest and the highest count.
 async fn counts<DB: Database>(world: &World<DB>) -> (i64, i64) {
     let of = async |what: &str| {
         let sql = format!("select coalesce({what}(count), 0) from counter where key like 'u%'");
@@ -246,7 +246,7 @@ async fn a_replay_that_the_inbox_does_not_reach_fails_and_gives_no_event_up() {
     world.publish(&users()).await;
     all_are_counted(&world, 1).await;
     let replay = world.replayed(NAME, &everything()).await.replay;
-    // The same, as if it had been asked for three weeks ago.
+    // The same, as if it had been requested three weeks ago.
     let at = Utc::now() - TimeDelta::days(21);
     let seconds = at.timestamp().unsigned_abs();
     let made = uuid::Timestamp::from_unix_time(seconds, 0, 0, 0);

@@ -1,4 +1,4 @@
-//! P6 and P8: a replay of an ordered subscriber keeps the order of keys, across its replicas.
+//! P6 and P8: a replay of an ordered subscriber keeps the order per key, across its instances.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -16,7 +16,7 @@ const NAME: &str = "ordered";
 const KEYS: i64 = 5;
 const COUNTS: i64 = 60;
 
-/// Fails now and then, so that what comes behind would overtake if it could.
+/// Fails now and then; without ordering, later events would overtake.
 async fn note(counted: Counted, cx: Context<Noted>) -> Result<(), Failure> {
     let Counted { key, count } = counted;
     if count % 7 == 0 && cx.attempt() == 1 {
@@ -42,7 +42,7 @@ fn counts(range: std::ops::RangeInclusive<i64>) -> Vec<Counted> {
     each.map(|(key, count)| Counted { key, count }).collect()
 }
 
-/// The counts that were handled of each key, in the order in which they were.
+/// The counts that were handled of each key, in the order of the calls.
 fn by_key(noted: &Noted, how: &str) -> BTreeMap<String, Vec<i64>> {
     let mut keys: BTreeMap<String, Vec<i64>> = BTreeMap::new();
     for note in noted.all() {
@@ -55,7 +55,7 @@ fn by_key(noted: &Noted, how: &str) -> BTreeMap<String, Vec<i64>> {
     keys
 }
 
-/// All of each key, in order, and each once.
+/// Checks that all counts of each key were handled in order, once each.
 fn assert_whole(keys: &BTreeMap<String, Vec<i64>>, last: i64) {
     assert_eq!(keys.len(), usize::try_from(KEYS).unwrap());
     for (key, counts) in keys {
@@ -198,7 +198,7 @@ async fn what_was_handled_behind_an_event_that_fails_is_not_handled_again_by_the
     let all = usize::try_from(KEYS * 20).unwrap();
     noted.reach(all).await;
     let replay = world.replay(NAME, &everything()).await;
-    // All keys but one, which its first event holds up.
+    // All keys except one, which is held up by its first event.
     noted.reach(2 * all - 20).await;
     first.stop().await.unwrap();
     end.send(true).unwrap();

@@ -1,4 +1,5 @@
-//! P9: a replay that does not go on says why and since when, and goes on when that is over; one that never can fails.
+//! P9: a stuck replay reports the reason and since when, and continues when the cause is gone; one that can never
+//! continue fails.
 
 use std::time::Duration;
 
@@ -28,14 +29,14 @@ async fn note(user: User, cx: Context<Noted>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A server with a user `all`, and one, `limited`, whose permissions change.
+/// A server with the user `all` and the user `limited`, whose permissions change.
 struct Limited {
     server: NatsServer,
     all: Bus,
     noted: Noted,
 }
 
-/// A worker of that user.
+/// A worker of the user `limited`.
 struct Working {
     stop: CancellationToken,
     task: JoinHandle<Result<(), WorkerError>>,
@@ -80,7 +81,7 @@ impl Limited {
     }
 
     async fn replay(&self) -> Replay {
-        // A fifth of a minute at the most, so that it can be met on its way.
+        // About 12 seconds, so that the test can change permissions meanwhile.
         let slowly = everything().rate(Rate::per_second(50));
         loop {
             match Replays::over(&self.all).start(NAME, &slowly).await {
@@ -94,7 +95,7 @@ impl Limited {
         Replays::over(&self.all).find(id).await.unwrap()
     }
 
-    /// Waits until it says that it lacks this, and gives how it does then.
+    /// Waits until the replay reports that it lacks this permission; returns its status then.
     async fn lacks(&self, id: ReplayId, permission: &str) -> ReplayStatus {
         let expected = format!("allow it to publish to {permission}");
         eventually(&expected, || async {
@@ -107,7 +108,7 @@ impl Limited {
         status
     }
 
-    /// Waits until it is done, with all events.
+    /// Waits until the replay is done, with all events.
     async fn is_done(&self, id: ReplayId) {
         eventually("it is done", || async {
             self.status(id).await.replay.state == ReplayState::Done
@@ -146,7 +147,7 @@ fn users(less: &str) -> String {
 async fn a_replay_whose_consumer_may_not_be_made_says_so_and_goes_on_once_it_may() {
     log::listen();
     let limited = Limited::start().await;
-    // Its own consumers are there already.
+    // The consumers of the subscriber exist already.
     limited.work().await.stop().await;
     limited.deny("$JS.API.CONSUMER.CREATE.EVENTS.>");
     let worker = limited.work().await;
@@ -278,7 +279,8 @@ async fn a_shadow_that_the_active_replica_does_not_have_is_refused_and_named() {
     second.stop().await.unwrap();
 }
 
-/// Three servers, of which one alone has the events. While it is away their stream has no leader, and all else has one.
+/// Three servers, only one of which stores the events. While that server is down their stream has no leader, while all
+/// other streams have one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replay_whose_stream_has_no_leader_says_so_and_goes_on_once_it_has_one() {
     let cluster = Cluster::start().await;
@@ -296,12 +298,12 @@ async fn a_replay_whose_stream_has_no_leader_says_so_and_goes_on_once_it_has_one
         publisher.publish(&user).await.unwrap();
     }
     let replays = Replays::over(&bus);
-    // Most of a minute: it is met on its way.
+    // Takes most of a minute, so that the server can be stopped meanwhile.
     let slowly = everything().rate(Rate::per_second(2));
     let starting = async {
         loop {
             match replays.start(NAME, &slowly).await {
-                // The consumers of its subscriber have no leader yet.
+                // The consumers of the subscriber have no leader yet.
                 Err(ReplayError::Bus(_)) => {}
                 Err(ReplayError::NoReplica { .. } | ReplayError::Unknown { .. }) => {}
                 started => return started.unwrap(),

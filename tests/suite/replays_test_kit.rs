@@ -1,4 +1,4 @@
-//! The test kit: what is delivered as part of a replay.
+//! The test kit: deliveries of a replay.
 
 use tidings::{
     Context, Envelope, EventSubscriber, Failure, InboxTransaction, Outcome, SubscriberError,

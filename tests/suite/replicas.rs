@@ -1,4 +1,4 @@
-//! P6: the order of a key over several replicas, through their starts, stops and deaths.
+//! P6: the order per key with several instances, through their starts, stops and deaths.
 
 use std::{
     sync::{
@@ -16,7 +16,7 @@ type Sqlite = sqlx::Sqlite;
 
 const KEYS: [&str; 3] = ["a", "b", "c"];
 
-/// What a handler saw, and on which replica.
+/// Records the events that a handler saw, and on which instance.
 #[derive(Clone)]
 struct Replica {
     number: usize,
@@ -24,7 +24,7 @@ struct Replica {
 }
 
 async fn note(event: Counted, cx: Context<Replica>) -> Result<(), Failure> {
-    // A handler that takes time has others in hand when its replica ends.
+    // A slow handler, so that other deliveries are in flight when its instance ends.
     tokio::time::sleep(Duration::from_millis(2)).await; // real time: the handler's work
     let Replica { number, noted } = cx.state();
     noted.note(format!("{number} {} {}", event.key, event.count));
@@ -51,7 +51,7 @@ async fn publish(world: &World<Sqlite>, counts: std::ops::RangeInclusive<i64>) {
     }
 }
 
-/// What was seen of a key, by replica and count.
+/// The events of a key that were handled, by instance and count.
 fn seen(noted: &Noted, key: &str) -> Vec<(usize, i64)> {
     let notes = noted.all();
     let of_key = notes.iter().filter_map(|note| {
@@ -63,7 +63,7 @@ fn seen(noted: &Noted, key: &str) -> Vec<(usize, i64)> {
     of_key.collect()
 }
 
-/// Every count of a key was handled, none before the one below it, and none twice by one replica.
+/// Checks that every count of a key was handled, none before an earlier one, and none twice by one instance.
 fn assert_in_order(noted: &Noted, last: i64) {
     for key in KEYS {
         let seen = seen(noted, key);
@@ -134,7 +134,7 @@ async fn order_holds_when_the_replica_that_works_dies() {
     assert_in_order(&noted, 60);
 }
 
-/// The connection ends again and again, and with it deliveries that were on their way.
+/// The connection ends repeatedly, and deliveries in transit are lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn order_holds_when_the_connection_is_cut() {
     use crate::support::Proxy;
@@ -169,7 +169,7 @@ async fn order_holds_when_the_connection_is_cut() {
     assert_in_order(&noted, 80);
 }
 
-/// Somebody else takes deliveries off the consumer, as a frozen replica's pulls do, and never answers.
+/// Another client pulls deliveries from the consumer, like the pulls of a frozen instance, and never acks them.
 #[tokio::test(flavor = "multi_thread")]
 async fn order_holds_when_deliveries_are_lost_on_their_way() {
     let world = World::<Sqlite>::start().await;
@@ -178,7 +178,7 @@ async fn order_holds_when_deliveries_are_lost_on_their_way() {
     let thief = async_nats::connect(world.nats.url()).await.unwrap();
     for round in 0..5 {
         noted.reach(usize::try_from(round).unwrap() * 40).await;
-        // Before there is anything to get, so that it is this pull's turn when there is.
+        // The pulls are sent before there are events, so that they are served first.
         for _ in 0..3 {
             let pull = r#"{"batch":1,"expires":5000000000}"#;
             let next = "$JS.API.CONSUMER.MSG.NEXT.EVENTS.counter";
@@ -202,7 +202,7 @@ async fn order_holds_when_deliveries_are_lost_on_their_way() {
     assert_eq!(noted.len(), 300, "nothing twice");
 }
 
-/// A handler that never ends the first event of the key `stuck` when it gets it for the first time.
+/// A handler that hangs at its first attempt of the first event of the key `stuck`.
 async fn note_unless_stuck(event: Counted, cx: Context<Stuck>) -> Result<(), Failure> {
     let Stuck { noted, times } = cx.state();
     if event.key == "stuck" && times.fetch_add(1, SeqCst) == 0 {
@@ -218,8 +218,8 @@ struct Stuck {
     times: Arc<AtomicUsize>,
 }
 
-/// How many events are above the floor: more than a replica holds, so that it does not hear of all of them
-/// before the first one is done.
+/// The number of events above the ack floor: more than an instance holds, so that it gets the rest only after the
+/// first event has ended.
 const AHEAD: i64 = 60;
 
 impl Stuck {
@@ -233,7 +233,7 @@ impl Stuck {
             .drain_within(Duration::ZERO)
     }
 
-    /// The first event hangs, and everything behind it was handled.
+    /// Waits until the first event hangs and all events behind it were handled.
     async fn hangs(&self, world: &World<Sqlite>) {
         let publisher = EventPublisher::new(&world.bus);
         let counted = |key: &str, count| Counted {
@@ -247,7 +247,7 @@ impl Stuck {
         self.noted.reach(usize::try_from(AHEAD).unwrap()).await;
     }
 
-    /// The event that hung is done, and nothing else was done again.
+    /// Checks that the event that hung is handled, and no other was handled again.
     async fn is_over(&self, world: &World<Sqlite>) {
         let publisher = EventPublisher::new(&world.bus);
         for key in ["a", "stuck"] {
@@ -276,7 +276,7 @@ async fn whoever_takes_over_repeats_nothing_however_much_was_done_ahead() {
     second.stop().await.unwrap();
 }
 
-/// A renewal that was stored, though its answer was lost, must not keep the lease from being released.
+/// When the answer to a stored renewal was lost, the lease can still be released.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clean_stop_hands_over_though_the_answer_to_a_renewal_was_lost() {
     let world = World::<Sqlite>::start().await;
@@ -290,7 +290,7 @@ async fn a_clean_stop_hands_over_though_the_answer_to_a_renewal_was_lost() {
     second.stop().await.unwrap();
 }
 
-/// What it has handled, a process knows, whoever has the lease meanwhile.
+/// An instance remembers what it has handled, even if another one had the lease meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_gets_its_lease_back_repeats_nothing() {
     let world = World::<Sqlite>::start().await;
@@ -302,7 +302,7 @@ async fn a_replica_that_gets_its_lease_back_repeats_nothing() {
     running.stop().await.unwrap();
 }
 
-/// Writes the entry of the lease as somebody else; `None` leaves in it what it holds.
+/// Overwrites the entry of the lease as another client; `None` writes the same value again.
 async fn write_lease(world: &World<Sqlite>, value: Option<&'static str>) {
     const ENTRY: &str = "$KV.TIDINGS.lease.counter";
     let client = async_nats::connect(world.nats.url()).await.unwrap();

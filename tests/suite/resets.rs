@@ -1,4 +1,4 @@
-//! A subscriber that somebody takes to another place gets what lies from there on, handled or not.
+//! After an operator has reset a subscriber to another position, it gets all events from there on, handled or not.
 
 use async_nats::jetstream;
 use tidings::{
@@ -38,7 +38,7 @@ async fn reset<DB: Database>(world: &World<DB>, to: Start) -> SubscriberReset {
     plan
 }
 
-/// Waits until everything that was published is handled and acknowledged.
+/// Waits until all published events are handled and acked.
 async fn is_idle<DB: Database>(world: &World<DB>) {
     eventually("all is acknowledged", || async {
         let found = Subscribers::over(&world.bus).find(NAME).await.unwrap();
@@ -56,7 +56,7 @@ async fn what_this_process_has_handled_is_handled_again(subscriber: EventSubscri
     let world = World::<Sqlite>::start().await;
     let app = App::default();
     let running = world.run(app.worker(&world, subscriber));
-    // The first one keeps the floor down, so that the process remembers the others.
+    // The first event holds back the ack floor, so that the process remembers the others.
     publish(&world, "stuck", 0).await;
     publish_many(&world, "a", 5).await;
     app.noted.reach(6).await;
@@ -116,7 +116,7 @@ async fn in_order_what_is_in_hand_comes_again_behind_what_is_older() {
     app.open.forget_permits(1000);
     publish_many(&world, "stuck", 1).await;
     app.noted.reach(5).await;
-    // The fifth runs, and waits.
+    // The fifth event is being handled, and waits.
     reset(&world, Start::Sequence(2)).await;
     app.noted.reach(6).await;
     app.open.close();
@@ -183,13 +183,13 @@ async fn a_durable_that_is_only_made_anew_brings_nothing_again_that_was_answered
     assert_eq!(handled, ids("a", 1..=6));
 }
 
-/// A server that was killed may have forgotten what it had confirmed. The process has not.
+/// A server that was killed may have forgotten confirmed acks. The process still knows them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_killed_server_has_forgotten_is_not_handled_again() {
     let world = World::<Sqlite>::start().await;
     let app = App::default();
     let running = world.run(app.worker(&world, App::subscriber(NAME)));
-    // It keeps the floor down, so that the process remembers the others.
+    // This event holds back the ack floor, so that the process remembers the others.
     publish(&world, "stuck", 0).await;
     let mut published = 0;
     for _ in 0..5 {

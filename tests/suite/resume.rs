@@ -1,5 +1,5 @@
-//! P3 and P4 where it hurts: what a relay knows when it begins again, and what a server that goes silent,
-//! a stream that changes, or rows that are large or wrong do to it.
+//! P3 and P4 in the hard cases: what a relay knows when it begins again, and how it copes with a silent server, a
+//! changing stream, and large or wrong rows.
 
 use std::time::Duration;
 
@@ -34,13 +34,13 @@ async fn publish<DB: Database>(world: &World<DB>, names: &[&str], key: &str) {
 async fn backlog_is_gone<DB: Database>(world: &World<DB>) {
     eventually("the backlog is gone", || async {
         let status = world.outbox.status().await;
-        // What its stream does not take goes back by itself, and counts until then.
+        // Rows that the stream refuses are restored automatically, and count until then.
         status.is_ok_and(|status| status.backlog == status.returning)
     })
     .await;
 }
 
-/// A relay has carried one event and has stopped.
+/// A relay has published one event and has stopped.
 async fn one_is_relayed<DB: Database>(world: &World<DB>) {
     let relay = world.relay();
     publish(world, &["count.raised"], "first").await;
@@ -52,7 +52,7 @@ async fn jetstream_of<DB: Database>(world: &World<DB>) -> jetstream::Context {
     jetstream::new(async_nats::connect(world.nats.url()).await.unwrap())
 }
 
-/// Somebody else writes into the stream, until it has so many messages.
+/// Another publisher writes into the stream until it has this many messages.
 async fn others_write<DB: Database>(world: &World<DB>, up_to: u64) {
     let client = async_nats::connect(world.nats.url()).await.unwrap();
     for _ in 0..up_to {
@@ -74,7 +74,7 @@ async fn last_sequence<DB: Database>(world: &World<DB>) -> u64 {
     stream.info().await.unwrap().state.last_sequence
 }
 
-/// Where the relay is in a stream, as it has written it down.
+/// The position of the relay in a stream, as recorded.
 async fn position<DB: Database>(world: &World<DB>, stream: &str) -> i64 {
     let relay = DB::table("relay");
     let sql = format!(
@@ -83,7 +83,7 @@ async fn position<DB: Database>(world: &World<DB>, stream: &str) -> i64 {
     DB::number(world.outbox.pool(), &sql).await
 }
 
-/// The stream forgets ids after 100 ms here, so that only its tail protects.
+/// The stream forgets ids after 100 ms here, so that only the check of its end prevents duplicates.
 async fn forgetful<DB: Database>(world: &World<DB>) {
     let mut stream = StreamSpec::new("EVENTS", [Pattern::parse("count.>").unwrap()]).unwrap();
     stream.duplicate_window = Duration::from_millis(100);
@@ -117,7 +117,7 @@ async fn a_stream_created_anew_is_read_from_its_beginning_however_often_the_rela
     forgetful(&world).await;
     world.full_stream().await;
     one_is_relayed(&world).await;
-    // The event that its stream does not take keeps the page open, so that the position does not pass it.
+    // An event that its stream refuses keeps the page open, so that the position does not pass it.
     let relay = world.run_relay(world.new_relay().patience(AN_HOUR));
     publish(&world, &["count.raised"], "second").await;
     backlog_is_gone(&world).await;
@@ -154,7 +154,7 @@ async fn a_subject_that_moves_to_another_stream_is_followed<DB: Database>(world:
         let spec = StreamSpec::new(stream, subjects).unwrap();
         world.bus.apply_stream(&spec).await.unwrap();
     };
-    // What is applied only adds.
+    // Applying a stream only adds subjects.
     let narrow = async |stream: &str, subject: &str| {
         let jetstream = jetstream_of(&world).await;
         let stream = jetstream.get_stream(stream).await.unwrap();
@@ -171,7 +171,7 @@ async fn a_subject_that_moves_to_another_stream_is_followed<DB: Database>(world:
     publish(&world, &["count.raised"], "a").await;
     backlog_is_gone(&world).await;
 
-    // First a batch of twenty finds that its subject has moved, then a single event.
+    // First a batch of twenty finds that its subject has moved, then a single event does.
     let jetstream = jetstream_of(&world).await;
     for (from, its_own, to, taken, events) in [
         ("EVENTS", "user.>", "SECOND", ["second.>", "count.>"], 20),
@@ -267,7 +267,7 @@ async fn what_was_stored_in_another_order_than_that_of_the_pages_is_not_stored_a
     let relay = world.run_relay(new_relay());
     publish(&world, &["count.raised"], "first").await;
     backlog_is_gone(&world).await;
-    // What follows is stored, and not written down.
+    // The following events are stored in the stream, and the relay cannot record it.
     let mut lock = pool.begin().await.unwrap();
     sqlx::query("select from tidings.relay for update")
         .execute(&mut *lock)
@@ -292,7 +292,7 @@ async fn what_was_stored_in_another_order_than_that_of_the_pages_is_not_stored_a
     lock.rollback().await.unwrap();
     Postgres::execute(pool, TAKE_THE_LEASE_AWAY).await;
 
-    // The next one finds them, the early one first, and dies behind the first page.
+    // The next relay finds them in the stream, the early one first, and dies after the first page.
     publish(&world, &["full.up"], "fourth").await;
     let relay = world.run_relay(new_relay());
     eventually("the first page is written down", || async {
@@ -391,7 +391,7 @@ async fn no_slot_is_walked_through_to_carry_or_to_free_rows() {
         world.run_relay(relay.lease(Duration::from_secs(1)))
     };
     let walked = async || {
-        // A connection tells what it has done when it ends.
+        // A connection reports its statistics when it ends.
         let open = "select count(*) from pg_stat_activity
             where datname = current_database() and application_name = 'the relay'";
         eventually("the relay's connections have ended", || async {
@@ -402,7 +402,7 @@ async fn no_slot_is_walked_through_to_carry_or_to_free_rows() {
             where schemaname = 'tidings' and relname ~ '^outbox_'";
         Postgres::number(pool, walked).await
     };
-    // Into slots that are neither written to now nor next: one may be freed, the others may not.
+    // Into slots that are neither the current nor the next one: one may be emptied, the others may not.
     const OLD: &str = "insert into tidings.outbox (event, name, payload, at, slot)
         select gen_random_uuid(), 'count.raised', '\\x7b7d', now() - make_interval(hours => case n % 3 when 0 then 20 else 2 end),
                (date_part('epoch', now())::bigint / 10800 + 3 + n % 3) % 8
@@ -416,7 +416,7 @@ async fn no_slot_is_walked_through_to_carry_or_to_free_rows() {
     running.stop().await.unwrap();
     let before = walked().await;
 
-    // The plans are made while there is nothing new, and nothing is known about the tables.
+    // The statements are planned while there are no new rows and no statistics of the tables.
     let running = relay();
     let freed = "select count(*) from generate_series(0, 7) as n
         where pg_relation_size(format('tidings.outbox_%s', n)::regclass) > 0";

@@ -1,4 +1,4 @@
-//! A failed attempt harms nobody else, and what is no attempt costs none.
+//! A failed attempt does not affect other events, and a delivery without an attempt does not count as one.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -19,7 +19,7 @@ async fn publish(world: &World<Sqlite>, id: &str) {
         .unwrap();
 }
 
-/// Every event fails at first, far into the future; then comes one that does not.
+/// Every event fails at first, with a retry far in the future; then comes one that succeeds.
 #[tokio::test(flavor = "multi_thread")]
 async fn delayed_retries_take_no_place_of_new_events() {
     async fn fail_but_one(user: User, cx: Context<Noted>) -> Result<(), Failure> {
@@ -57,7 +57,7 @@ async fn delayed_retries_take_no_place_of_new_events() {
     assert_eq!(world.dead_letters().await.len(), 0);
 }
 
-/// An event is delivered and lost with its worker more often than it may be attempted.
+/// An event is delivered, and its worker stops or dies, more often than the maximum number of attempts.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shutdown_and_a_crash_cost_no_attempt() {
     struct State {
@@ -106,7 +106,7 @@ async fn a_shutdown_and_a_crash_cost_no_attempt() {
     assert_eq!(world.dead_letters().await.len(), 0);
 }
 
-/// The failures travel with the event, from one process to the next.
+/// The number of failures is stored with the event, and passed from one process to the next.
 #[tokio::test(flavor = "multi_thread")]
 async fn failures_are_counted_across_workers() {
     async fn fail(_: User, cx: Context<Noted>) -> Result<(), Failure> {
@@ -136,7 +136,7 @@ async fn failures_are_counted_across_workers() {
     assert!(dead.0[0].header("tidings-dead-handler").ends_with("fail"));
 }
 
-/// With what a retry has to say of itself, the message would be larger than the server takes.
+/// With the headers of a retry, the message would be larger than the server accepts.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_is_too_large_to_be_stored_again_has_its_attempts() {
     async fn fail(_: User, cx: Context<Noted>) -> Result<(), Failure> {
@@ -146,7 +146,7 @@ async fn an_event_that_is_too_large_to_be_stored_again_has_its_attempts() {
     let world = World::<Sqlite>::start().await;
     let publisher = EventPublisher::new(&world.bus);
     let mut user = User::new("ada");
-    // The largest that can be published at all, give or take a few bytes.
+    // The largest payload that can be published, to within a few bytes.
     user.email = "x".repeat(world.bus.max_payload());
     while publisher.publish(&user).await.is_err() {
         user.email.truncate(user.email.len() - 32);
@@ -167,7 +167,7 @@ async fn an_event_that_is_too_large_to_be_stored_again_has_its_attempts() {
     assert_eq!(noted.all(), ["1", "2", "3"]);
 }
 
-/// While a handler uses the time that it has after the signal, its event is not given to somebody else.
+/// While a handler uses the shutdown timeout after the signal, its event is not redelivered to another instance.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_server_hears_of_what_runs_until_the_drain_is_over() {
     use futures::StreamExt;

@@ -1,4 +1,4 @@
-//! Postgres roles that do not own the tables: one that only produces, one that only relays.
+//! Postgres roles that do not own the tables: one that only produces, one that only runs a relay.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::support::{Database, User, World, eventually, log};
 
 type Pg = World<Postgres>;
 
-/// The outbox as a role sees it.
+/// The outbox, used by a role.
 async fn as_role(world: &Pg, role: &str) -> Outbox<Postgres> {
     let options: PgConnectOptions = (*world.outbox.pool().connect_options()).clone();
     let pool = PgPoolOptions::new().max_connections(5);
@@ -21,7 +21,7 @@ async fn as_role(world: &Pg, role: &str) -> Outbox<Postgres> {
     Outbox::new(pool.connect_with(options).await.unwrap())
 }
 
-/// The grants are the document's own.
+/// The grants come from the documentation.
 async fn grant(world: &Pg) {
     Postgres::execute(
         world.outbox.pool(),
@@ -104,7 +104,7 @@ async fn a_role_that_produces_gives_a_row_neither_its_place_nor_its_time_nor_its
         let refused = refused.expect_err(column).to_string();
         assert!(refused.contains("permission denied"), "{column}: {refused}");
     }
-    // An event that is measured against the server's limit needs no right of its own.
+    // To check an event against the server's limit, the role needs no extra right.
     let large =
         "select tidings.enqueue('user.created', 1, 'a', to_json(repeat('x', 200000)))::text";
     Postgres::word(producer.pool(), large).await;

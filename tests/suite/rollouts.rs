@@ -1,4 +1,4 @@
-//! Two versions of a service beside each other: what the newer one wants is not lost to the older one.
+//! Two versions of a service side by side: events of the newer one are not lost to the older one.
 
 use async_nats::jetstream;
 use tidings::{
@@ -45,7 +45,7 @@ async fn filters(world: &World<Sqlite>) -> Vec<String> {
     }
 }
 
-/// A rollback, or a pod of the older version that restarts while the newer one is rolled out.
+/// A rollback, or a pod of the older version that restarts during the rollout of the newer one.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_older_replica_does_not_have_the_events_of_a_newer_one_skipped() {
     let world = World::<Sqlite>::start().await;

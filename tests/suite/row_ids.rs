@@ -1,4 +1,4 @@
-//! P2: an id that a producer has written by hand never makes a row that the relay passes over.
+//! P2: when a producer writes an id by hand, the relay never skips a row.
 
 use sqlx::{Postgres, Sqlite};
 
@@ -46,7 +46,7 @@ async fn sqlite_refuses_an_id_that_the_relay_has_passed() {
         );
     }
 
-    // Nor when the counter of SQLite was set back by hand.
+    // The same when the counter of SQLite was set back by hand.
     let set_back = "update sqlite_sequence set seq = 0 where name = 'tidings_outbox'";
     Sqlite::execute(world.outbox.pool(), set_back).await;
     let behind = "insert into tidings_outbox (id, event, name, payload)
@@ -97,7 +97,7 @@ async fn postgres_relays_any_id_that_an_event_can_have() {
     relay.stop().await.unwrap();
 }
 
-/// Behind one at the very end, SQLite would take no row any more.
+/// After a row at the very end of the range, SQLite would accept no row any more.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sqlite_takes_no_place_at_the_end_of_the_range_and_the_next_event_all_the_same() {
     let world = World::<Sqlite>::start().await;
@@ -141,7 +141,7 @@ async fn postgres_relays_an_id_at_the_end_of_the_range_and_what_follows_it() {
         world.stored().await.len() == 3
     })
     .await;
-    // Above the floor new rows are found in the order of ids, in steps; below it each page sorts all of them.
+    // Above the floor, new rows are found in the order of ids, in steps; below it, each page sorts all of them.
     eventually("the floor is where the sequence is", || async {
         Postgres::number(pool, "select floor from tidings.relay").await == 2
     })
@@ -150,7 +150,7 @@ async fn postgres_relays_an_id_at_the_end_of_the_range_and_what_follows_it() {
     let last = world.outbox.status().await.unwrap().last_batch.unwrap();
     assert_eq!(last.last_sequence, 3, "what came last");
 
-    // Nor does a rebase take the end of the range for the end of the sequence.
+    // A rebase does not mistake the end of the range for the end of the sequence either.
     Postgres::execute(pool, "update tidings.relay set system = '1'").await;
     world.outbox.rebase().await.unwrap().unwrap();
     let mut tx = world.outbox.begin().await.unwrap();
@@ -175,7 +175,7 @@ async fn postgres_refuses_a_row_with_the_transaction_of_another() {
         let error = refused.expect_err(xid).to_string();
         assert!(error.contains("leave xid out"), "{xid}: {error}");
     }
-    // Its own is no other one, in a savepoint too.
+    // The row's own transaction is accepted, in a savepoint too.
     let own = "begin; savepoint a;
         insert into tidings.outbox (xid, event, name, payload)
             values (pg_current_xact_id(), gen_random_uuid(), 'user.created', '{}');

@@ -1,4 +1,4 @@
-//! P2, P7, P9: what somebody has written into one row is parked with its error, and holds up no other row.
+//! P2, P7, P9: a row with invalid values is parked with its error, and holds up no other row.
 
 use sqlx::{Postgres, Sqlite, postgres::PgPoolOptions};
 use tidings::{Outbox, ParkedEvent, ParkedSelection, Sought, Trace, Verify};
@@ -14,7 +14,7 @@ both!(
     a_parked_row_that_waits_for_something_unknown_stops_no_relay,
 );
 
-/// A row in the way of a database, with one column as it should not be.
+/// A row with one column that has an invalid value, in the SQL of one database.
 struct Hostile {
     column: &'static str,
     value: &'static str,
@@ -81,7 +81,7 @@ const ON_SQLITE: [Hostile; 15] = [
     hostile("payload", "7", "payload"),
 ];
 
-/// As rows from before the tables had bounds, or by a writer who switches them off.
+/// Inserts a row as if it was from before the tables had constraints, or by a writer that switches them off.
 async fn insert<DB: Database>(world: &World<DB>, row: &Hostile, key: &str) {
     let is_postgres = DB::KIND == "postgres";
     let (uuid, bytes) = match is_postgres {
@@ -150,7 +150,7 @@ async fn relayed<DB: Database>(world: &World<DB>) {
     relay.stop().await.unwrap();
 }
 
-/// Asks for all that is parked, and waits until it is parked again; gives how much it was.
+/// Unparks all rows, and waits until they are parked again; returns their number.
 async fn asked_in_vain<DB: Database>(world: &World<DB>) -> u64 {
     let asked = world.outbox.unpark(&ParkedSelection::All).await.unwrap();
     eventually("none of them is asked for any more", || async {
@@ -161,7 +161,7 @@ async fn asked_in_vain<DB: Database>(world: &World<DB>) -> u64 {
     asked
 }
 
-/// How many events of a key are told of.
+/// The number of events of a key that a trace finds.
 async fn traced<DB: Database>(world: &World<DB>, key: &str) -> usize {
     let trace = Trace::over(&world.bus).outbox(&world.outbox);
     let (trace, key) = (trace.streams(["EVENTS"]), Sought::Key(key.to_owned()));
@@ -186,7 +186,7 @@ async fn a_row_that_cannot_be_read_is_parked_and_stops_no_other<DB: Database>(wo
         commit(&world, "ada", count).await;
         insert(&world, row, &format!("hostile-{count}")).await;
     }
-    // What follows one of them under its key waits; what has no place of its own is carried all the same.
+    // A later event of the same key is parked; an event of another key is published all the same.
     commit(&world, "hostile-0", 100).await;
     commit(&world, "bob", 101).await;
     let all = rows.len();
@@ -212,7 +212,7 @@ async fn a_row_that_cannot_be_read_is_parked_and_stops_no_other<DB: Database>(wo
         assert!(traced(&world, key).await > 0, "{key}");
     }
 
-    // What is asked for is parked again, with its error.
+    // Unparked rows are parked again, with their errors.
     assert_eq!(asked_in_vain(&world).await, all as u64 + 1);
     let again = parked(&world).await;
     let errors = |listed: &[ParkedEvent]| -> Vec<String> {
@@ -236,7 +236,7 @@ async fn a_row_that_cannot_be_read_is_parked_and_stops_no_other<DB: Database>(wo
     assert_eq!(counts(&world.stored().await).len(), carried.len() + 1);
 }
 
-/// The most memory that this process has had, in MiB.
+/// The peak memory of this process, in MiB.
 fn most_memory() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let most = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
@@ -273,13 +273,13 @@ async fn a_row_that_is_too_large_is_parked_unread<DB: Database>(world: World<DB>
     let verify = Verify::new(&world.bus, &world.outbox);
     assert!(verify.payloads().run().await.unwrap().is_sound());
     relay.stop().await.unwrap();
-    // SQLite itself, which is in this process, has it in memory while it copies it.
+    // SQLite runs in this process, and has the row in memory while it copies it.
     if DB::KIND == "postgres" {
         let more = most_memory() - before;
         assert!(more < 60, "{more} MiB for a row that is not read");
     }
 
-    // Who gives it up gets all of it, once.
+    // Discarding the row returns all of it, once.
     let given_up = world
         .outbox
         .discard(&ParkedSelection::All, 1000)
@@ -313,7 +313,7 @@ async fn a_parked_row_that_waits_for_something_unknown_stops_no_relay<DB: Databa
     assert_eq!((world.stored().await.len(), world.parked().await), (1, 1));
 }
 
-/// A database of another encoding beside the usual ones.
+/// A database with another encoding beside the usual ones.
 async fn encoded(encoding: &str) -> World<Postgres> {
     let (neighbour, ()) = Postgres::open().await;
     let name = format!("e{}", uuid::Uuid::now_v7().simple());
@@ -375,7 +375,7 @@ async fn an_error_that_the_databases_encoding_has_not_is_kept_in_another_way() {
     );
 }
 
-/// What was there before the tables had bounds is kept, and moved where it holds up nothing.
+/// Rows from before the tables had constraints are kept, and moved to where they hold up nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_from_before_the_bounds_stop_neither_the_migration_nor_a_rebase() {
     let world = World::<Postgres>::start().await;

@@ -1,5 +1,5 @@
-//! P7, P10: one list of rules for names, versions, keys, headers and sizes. One set of cases is run against the library,
-//! the SQL function, and the relay, which reads what somebody has written by hand.
+//! P7, P10: one list of rules for names, versions, keys, headers and sizes. The same cases are run against the
+//! library, the SQL function, and the relay, which reads rows that were written by hand.
 
 use chrono::DateTime;
 use serde_json::json;
@@ -13,7 +13,7 @@ use crate::{
 
 both!(the_relay_parks_what_the_rules_refuse_and_carries_the_rest);
 
-/// An event as somebody gives it.
+/// An event as its producer provides it.
 #[derive(Debug, Clone)]
 struct Case {
     name: String,
@@ -66,7 +66,7 @@ impl Case {
         serde_json::Value::Object(object).to_string()
     }
 
-    /// As a Rust program says it.
+    /// The event as a Rust program builds it.
     fn envelope(&self) -> Result<Envelope, EnvelopeError> {
         let version = u32::try_from(self.version).unwrap_or(0);
         let key = self.key.as_deref();
@@ -84,7 +84,7 @@ impl Case {
         Ok(envelope)
     }
 
-    /// Whether the library can say it: what a lineage has besides comes from the event that is handled.
+    /// Whether the library can build it: the other headers of a lineage are inherited from the handled event.
     fn is_of_the_library(&self) -> bool {
         let inherited = ["tracestate", "ce-causationid", "ce-source"];
         let mut names = self.headers.iter().map(|(name, _)| &**name);
@@ -339,7 +339,7 @@ async fn the_library_and_the_sql_function_refuse_what_the_rules_refuse_and_take_
         }
         tx.rollback().await.unwrap();
     }
-    // The time is when it is written.
+    // The time of an event is the time of its insert.
     let dated =
         "select tidings.enqueue('a.b', 1, null, '{}', '{\"ce-time\": \"2026-11-30T09:00:00Z\"}')";
     let refused = sqlx::raw_sql(dated).execute(pool).await.unwrap_err();
@@ -443,7 +443,7 @@ async fn a_trace_that_a_program_in_another_language_gives_reaches_the_handler() 
     assert_eq!(noted.all(), [format!("{expected:?} order 7")]);
 }
 
-/// It comes to the handler as one that the library has set.
+/// The handler gets it like an extension that the library has set.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_extension_that_the_sql_function_is_given_is_an_attribute_of_the_event() {
     async fn note(_: User, cx: Context<Noted>) -> Result<(), Failure> {
@@ -469,7 +469,7 @@ async fn an_extension_that_the_sql_function_is_given_is_an_attribute_of_the_even
     assert_eq!(stored.0[0].header("ce-tenant"), "caf%C3%A9%207");
 }
 
-/// The limit is the server's as soon as a relay has been there, as in the library.
+/// After the first relay has connected, the function uses the server's limit, like the library.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_sql_function_knows_what_the_server_takes() {
     let nats = tidings_test_servers::NatsServer::options().max_payload(200_000);

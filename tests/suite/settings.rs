@@ -1,5 +1,5 @@
-//! Settings of durables and streams that another tool has made or changed: set back, or named with their cure, and no
-//! event is lost (P7) or waits without a word (P9).
+//! P7, P9: settings of durables and streams that another tool has made or changed are set back, or reported with their
+//! cure; no event is lost or waits silently.
 
 use serde_json::{Value, json};
 use tidings::{
@@ -40,7 +40,7 @@ impl Working {
         eventually(id, || async { self.noted.all().iter().any(|n| n == id) }).await;
     }
 
-    /// As a process that dies: nothing is handed over.
+    /// Aborts the worker like a dying process: nothing is handed over.
     pub async fn kill(self) {
         self.task.abort();
         let ended = within("its death", self.task).await;
@@ -80,7 +80,7 @@ pub async fn server() -> (NatsServer, Bus) {
     (server, bus)
 }
 
-/// Another tool, which speaks to the server's API itself.
+/// Another tool, which uses the API of the server directly.
 pub struct Tool(async_nats::Client);
 
 impl Tool {
@@ -99,7 +99,7 @@ impl Tool {
         serde_json::from_slice(&answer.payload).expect("JSON")
     }
 
-    /// The same, which has to be done.
+    /// The same; it must succeed.
     pub async fn done(&self, what: &str, body: Value) -> Value {
         let answer = self.api(what, body).await;
         assert!(answer.get("error").is_none(), "{what}: {answer}");
@@ -125,7 +125,7 @@ impl Tool {
         info["config"].clone()
     }
 
-    /// Changes settings of a durable of EVENTS.
+    /// Changes settings of a durable in EVENTS.
     pub async fn change_durable(&self, name: &str, settings: &Value) {
         let mut config = self.durable(name).await;
         put_over(&mut config, settings);
@@ -156,7 +156,7 @@ fn put_over(config: &mut Value, settings: &Value) {
     }
 }
 
-/// All that a subscriber's instances tell is wrong.
+/// The issues that the instances of a subscriber report.
 pub async fn troubles(bus: &Bus, name: &str) -> Vec<String> {
     let Ok(state) = Subscribers::over(bus).find(name).await else {
         return Vec::new();
@@ -165,7 +165,7 @@ pub async fn troubles(bus: &Bus, name: &str) -> Vec<String> {
     replicas.filter_map(|replica| replica.trouble).collect()
 }
 
-/// Waits until an instance tells all of these words.
+/// Waits until an instance reports an issue with all of these words.
 pub async fn is_told(bus: &Bus, name: &str, words: &[&str]) {
     eventually(&format!("{name} tells {words:?}"), || async {
         let told = troubles(bus, name).await;
@@ -324,7 +324,7 @@ async fn p9_a_durable_that_cannot_be_worked_with_is_named_and_the_others_work() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn p9_pulls_that_end_for_a_reason_that_is_not_known_are_an_issue_with_code_and_text() {
-    // Whoever may not change the durable cannot set it back. `no_auth_user` cannot be reloaded.
+    // A user who may not change the durable cannot set it back. `no_auth_user` cannot be reloaded.
     let users = r#"authorization { users: [
         { user: all, password: p }
         { user: few, password: p, permissions { publish { deny: ["$JS.API.CONSUMER.CREATE.>"] } } }

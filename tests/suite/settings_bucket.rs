@@ -1,5 +1,5 @@
-//! The bucket of the workers, made or changed by somebody else: set back, or named with its cure; and entries in it that
-//! are none, which cost nothing but themselves.
+//! The bucket of the workers, created or changed by another tool: set back, or reported with its cure; and invalid
+//! entries in it, which affect only themselves.
 
 use serde_json::{Value, json};
 use tidings::{DeadLetterSelection, DeadLetters, ReplayPoint, ReplayRequest, Replays};
@@ -150,7 +150,7 @@ async fn p8_a_bad_entry_breaks_no_other_and_is_named_until_it_is_gone() {
         ("replay.busy.number".to_owned(), "7".to_owned()),
         ("replay.busy.list".to_owned(), "[]".to_owned()),
         ("replay.busy.huge".to_owned(), huge),
-        // It hides the real one from whoever asks for the last entry of this id.
+        // This entry hides the real one from a search for the last entry of this id.
         (format!("replay.other.{}", replay.id), entry.to_string()),
         ("replay.busy.copy".to_owned(), entry.to_string()),
         (format!("replay.busy.{id}"), nameless.to_string()),
@@ -198,7 +198,7 @@ async fn p8_a_bad_entry_breaks_no_other_and_is_named_until_it_is_gone() {
     .await;
     worker.end().await;
 
-    // The next one that works reads them anew.
+    // The next active instance reads them again.
     let worker = Working::run(&bus, [subscriber("busy").ordered_by_key()]);
     publish(&bus, "second").await;
     worker.has("second").await;

@@ -1,4 +1,4 @@
-//! Limits of servers, accounts and streams: obeyed, or named with their cure.
+//! Limits of servers, accounts and streams: obeyed, or reported with their cure.
 
 use serde_json::json;
 use tidings::{Bus, NatsOptions, Pattern, Start, StreamSpec};
@@ -124,7 +124,7 @@ async fn limits_of_a_stream_for_its_consumers_are_obeyed_or_named() {
     let worker = Working::run(&bus, [subscriber("limited-false")]);
     let cure = "nats stream edit EVENTS --limit-consumer-inactive=0";
     is_told(&bus, "limited-false", &["inactive_threshold", "4s", cure]).await;
-    // What tail, trace, verify and rehearsals read with.
+    // The reader of tail, trace, verify and rehearsals.
     let all = Pattern::parse("user.>").unwrap();
     let mut reader = bus.read("EVENTS", &[all], Start::Beginning).await.unwrap();
     let first = within("an event", reader.next()).await.unwrap();

@@ -1,4 +1,5 @@
-//! P7, P9: settings by which nothing is delivered, comes again without end, or is confirmed and not kept.
+//! P7, P9: settings with which nothing is delivered, events are redelivered without end, or messages are confirmed but
+//! not stored.
 
 use serde_json::json;
 use tidings::{Context, DeadLetterSelection, DeadLetters, EventSubscriber, Failure, Subscribers};
@@ -13,7 +14,7 @@ async fn refuse(event: User, cx: Context<Noted>) -> Result<(), Failure> {
     Err(Failure::reject("no such mailbox"))
 }
 
-/// Waits until the list has this of the only subscriber.
+/// Waits until the list has this text about the only subscriber.
 async fn is_told(bus: &tidings::Bus, text: &str) {
     eventually(text, || async {
         let overview = Subscribers::over(bus).overview().await;

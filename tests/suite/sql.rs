@@ -1,4 +1,4 @@
-//! Events from any language: the SQL function of the Postgres outbox, and what its tables promise.
+//! Events from any language: the SQL function of the Postgres outbox, and the guarantees of its tables.
 
 use sqlx::Postgres;
 
@@ -79,7 +79,7 @@ async fn the_log_is_never_updated_or_deleted_from_and_a_slot_is_truncated_when_i
     })
     .await;
     relay.stop().await.unwrap();
-    // The tests' own statistics are written with a delay; this asks the server to write them now.
+    // The statistics of the test's own connection are written with a delay; this asks the server to write them now.
     let dead = "select pg_stat_force_next_flush()::text";
     let _ = Postgres::word(pool, &format!("select coalesce(({dead}), '')")).await;
     let touched = "select coalesce(sum(n_tup_upd + n_tup_del), 0)::bigint from pg_stat_user_tables

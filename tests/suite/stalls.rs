@@ -1,4 +1,4 @@
-//! A subscriber does not stall: what keeps events from it is over, or has its name in the log, within seconds.
+//! A subscriber does not stall: within seconds the cause is gone, or is named in the log.
 
 use std::{
     collections::HashSet,
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::{Cluster, Noted, Proxy, User, events_stream, eventually, log, within};
 
-/// How long a stall may last: ten seconds, and what a busy machine adds.
+/// How long a stall may last: ten seconds, and the delay that a busy machine may add.
 const SOON: Duration = Duration::from_secs(12);
 
 /// A worker with one subscriber, `stalls`, beside the test.
@@ -39,12 +39,12 @@ impl Working {
         Self { noted, stop, task }
     }
 
-    /// Waits until it handles an event that is published now.
+    /// Waits until the worker handles an event that is published now.
     async fn handles(&self, bus: &Bus, id: &str) {
         let publisher = EventPublisher::new(bus);
         within("it is stored", async {
             while publisher.publish(&User::new(id)).await.is_err() {
-                // real time: a server on its way up
+                // real time: a server that starts
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         })
@@ -100,7 +100,7 @@ fn signal(server: &NatsServer, signal: &str) {
     assert!(status.expect("a shell").success());
 }
 
-/// Waits until the log says something of a subscriber, and fails when that takes longer than it may.
+/// Waits until the log has these words about a subscriber, and fails when that takes too long.
 async fn says(subscriber: &str, words: &str) {
     let began = Instant::now();
     eventually(words, || async {
@@ -174,16 +174,16 @@ async fn a_server_that_is_about_to_stop_is_left_for_another_one() {
     let cluster = Cluster::start().await;
     let bus = cluster.bus().await;
     cluster.apply_all(&bus, Duration::from_secs(120)).await;
-    // Only one seed: the others are known from the cluster itself.
+    // Only one seed: the client learns the other servers from the cluster.
     let [first, ..] = &cluster.nodes;
     let one = Bus::connect(first.url().into()).await.unwrap();
     let worker = Working::begin(&one, "duck").await;
     worker.handles(&bus, "before").await;
     let began = Instant::now();
-    // The server lets its connections live for ten seconds more, and then ends them one by one.
+    // The server keeps its connections for ten more seconds, and then closes them one by one.
     signal(first, "USR2");
     eventually("the connection is to another server", || async {
-        // A server is named after its port.
+        // The name of a server ends with its port.
         let of_first = format!("-{}", first.port());
         one.is_connected() && !one.server_name().ends_with(&of_first)
     })
@@ -208,14 +208,14 @@ async fn a_half_open_link_is_given_up_long_before_the_client_notices() {
     worker.handles(&bus, "before").await;
     let began = Instant::now();
     proxy.silence();
-    // One that the server has sent into the dead link comes again after the acknowledgement time.
+    // An event that the server has sent into the dead link is redelivered after the ack wait.
     let publisher = EventPublisher::new(&bus);
     eventually("new ones are handled", || async {
         publisher.publish(&User::new("after")).await.unwrap();
         worker.noted.len() > 1
     })
     .await;
-    // The client itself takes 20 to 30 seconds.
+    // The NATS client itself takes 20 to 30 seconds.
     assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
     worker.end().await;
 }
@@ -257,7 +257,7 @@ async fn a_link_that_is_only_slow_is_kept() {
     let before = proxy.connections();
     proxy.slow(Duration::from_millis(900));
     worker.handles(&bus, "slowly").await;
-    // real time: as long as the watchdog needs to give a silent link up
+    // real time: as long as the watchdog needs to close a silent link
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert_eq!(proxy.connections(), before);
     proxy.slow(Duration::ZERO);
@@ -273,7 +273,7 @@ async fn two_workers_on_one_durable_both_go_on_after_their_server_was_killed() {
         Working::begin(&other, "both").await,
     ];
     let publisher = EventPublisher::new(&bus);
-    // Each of them handles some, not one for both.
+    // Each of the two workers handles some events, not one worker all of them.
     let both_handle = async |round: &str| {
         for worker in &workers {
             eventually("both handle some", || async {
@@ -293,7 +293,7 @@ async fn two_workers_on_one_durable_both_go_on_after_their_server_was_killed() {
         for n in 0..40 {
             let id = format!("{round} {n}");
             while publisher.publish(&User::new(&id)).await.is_err() {
-                // real time: the server is on its way up
+                // real time: a server that starts
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
             published.insert(id);
@@ -311,7 +311,7 @@ async fn two_workers_on_one_durable_both_go_on_after_their_server_was_killed() {
     }
 }
 
-/// A server with a user `limited`, who may do all that a worker needs but what is taken away here.
+/// A server with a user `limited`, who has all rights of a worker except those that the test removes.
 async fn limited(less: &str) -> (NatsServer, Bus, Bus) {
     let server = NatsServer::options().config(users(less)).start().await;
     let server = server.expect("nats-server starts");

@@ -1,4 +1,4 @@
-//! Where a new subscriber begins, and that it matters only when its durable is made.
+//! The start position of a new subscriber, which matters only when its durable is created.
 
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ async fn is_made(world: &World<Sqlite>, name: &str) {
     .await;
 }
 
-/// What a subscriber gets that begins there, up to the last of what is published after it has begun.
+/// The events that a subscriber with this start position gets, up to the last one published after its start.
 async fn begins(world: &World<Sqlite>, durable: &str, start: Start) -> Vec<String> {
     let noted = Noted::default();
     let subscriber = EventSubscriber::durable(durable).on(note).start(start);

@@ -1,5 +1,5 @@
-//! A header with a carriage return in its value ends the task of the client that receives it. Whoever used it goes on
-//! with another one.
+//! A header with a carriage return in its value ends the task of the client that receives it. The library then
+//! continues with a new client.
 
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ async fn a_relay_goes_on_with_another_client<DB: Database>(world: World<DB>) {
     log::listen();
     let relay = world.relay();
     commit(&world, 1).await;
-    // Each of these comes to the running relay by a subscription.
+    // The running relay receives each of these through a subscription.
     world.publish_raw(b"tidings.wake.tidings", BAD).await;
     commit(&world, 2).await;
     world

@@ -1,5 +1,5 @@
-//! Storage stays flat: old rows go whatever others do, a retention can be changed, and who is in the way is
-//! named.
+//! Storage stays bounded: old rows are removed whatever other transactions do, the retention can be changed, and a
+//! transaction that blocks the removal is named.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ async fn rows<DB: Database>(world: &World<DB>) -> i64 {
     DB::number(world.outbox.pool(), &rows).await
 }
 
-/// Five rows of that age in the slot that is so far ahead of the current one.
+/// Inserts five rows of this age into the slot that is this far ahead of the current one.
 async fn old_rows(world: &World<Postgres>, hours: u32, ahead: u32) {
     let old = format!(
         "insert into tidings.outbox (event, name, payload, at, slot)
@@ -40,8 +40,8 @@ async fn old_rows(world: &World<Postgres>, hours: u32, ahead: u32) {
     Postgres::execute(world.outbox.pool(), &old).await;
 }
 
-/// Row versions of a table that nobody needs, counted by reading all of it. On a connection that has changed
-/// nothing: analyze takes off what its own connection has not told the statistics yet.
+/// The number of dead rows of a table, counted by reading all of it. Uses a connection that has changed nothing:
+/// analyze subtracts changes of its own connection that are not in the statistics yet.
 pub async fn dead_rows(pool: &PgPool, table: &str) -> i64 {
     let mut fresh = PgConnection::connect_with(&pool.connect_options())
         .await

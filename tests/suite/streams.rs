@@ -64,7 +64,7 @@ async fn services_that_declare_one_stream_take_no_subjects_from_each_other() {
     for plan in futures::future::join_all(applied).await {
         plan.unwrap();
     }
-    // What one wrote over another one at the same moment is put right by the next start.
+    // When two services overwrote each other at the same moment, the next start repairs it.
     for spec in &services {
         world.bus.apply_stream(spec).await.unwrap();
         world.bus.apply_stream(spec).await.unwrap();

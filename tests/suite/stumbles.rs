@@ -1,4 +1,4 @@
-//! P5: whatever a handler leaves behind, nothing of it is open on its connection when somebody else has it.
+//! P5: whatever a handler leaves behind, its connection is not in a transaction when another user gets it.
 
 use sqlx::{AssertSqlSafe, Connection as _, pool::PoolOptions};
 use tidings::{
@@ -11,7 +11,8 @@ use crate::{
     support::{Database, User, World, within},
 };
 
-/// Has a statement refused, and the savepoint behind it, and says nothing of either; or has the database roll back.
+/// Executes a statement that is refused, and then a savepoint, and ignores both errors; or makes the database roll
+/// back.
 async fn stumble<DB>(
     user: User,
     mut tx: InboxTransaction<DB>,
@@ -25,7 +26,7 @@ where
         let words = AssertSqlSafe((*cx.state()).to_owned());
         let refused = sqlx::raw_sql(words).execute(&mut *tx).await;
         let mut savepoint = Box::pin(tx.begin());
-        // It is sent, and its answer is not waited for.
+        // The savepoint is sent, and its answer is not awaited.
         let cut_off = futures::poll!(&mut savepoint).is_pending();
         drop(savepoint);
         return match (refused, cut_off) {
@@ -53,14 +54,14 @@ where
     for round in 1..=3 {
         let event = Envelope::of(&User::new("ada")).unwrap();
         let delivered = worker.deliver(event).await;
-        // What is written without a transaction is there for everyone at once.
+        // A write outside a transaction is visible to other connections at once.
         let mut connection = within("one", pool.acquire()).await.unwrap();
         assert!(!connection.is_in_transaction());
         DB::count_up(&mut connection, "bob").await.unwrap();
         assert_eq!(world.counted("bob").await, round, "{words}");
         drop(connection);
-        // SQLite goes on behind a refused statement, and a savepoint that is cut off may be there in time: then the
-        // handler has succeeded, with nothing done.
+        // SQLite continues after a refused statement, and the savepoint that was dropped may succeed in time: then the
+        // handler has succeeded without an effect.
         if delivered.outcome != Some(Outcome::Ack) {
             let later = worker.settle().await;
             assert_eq!(later.last().unwrap().outcome, Some(Outcome::Ack), "{words}");

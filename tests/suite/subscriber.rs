@@ -1,4 +1,4 @@
-//! P6 and P7: what handlers see, and what becomes of what they refuse.
+//! P6 and P7: what handlers see, and what happens to events that they refuse.
 
 use std::{
     sync::Arc,
@@ -303,7 +303,7 @@ async fn never_more_than_the_concurrency_run_at_once() {
         let place = cx.state().places.try_acquire();
         assert!(place.is_ok(), "a fifth handler runs");
         tokio::task::yield_now().await;
-        // real time: long enough for a fifth handler to begin meanwhile, were it let in
+        // real time: long enough for a fifth handler to begin meanwhile, if it was allowed to
         tokio::time::sleep(Duration::from_millis(2)).await;
         cx.state().noted.note(user.id);
         Ok(())
@@ -330,7 +330,7 @@ async fn never_more_than_the_concurrency_run_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_loses_nothing_and_doubles_nothing_that_was_acknowledged() {
     async fn slow(user: User, cx: Context<Noted>) -> Result<(), Failure> {
-        // real time: so that the drain comes while handlers run
+        // real time: so that the shutdown begins while handlers run
         tokio::time::sleep(Duration::from_millis(3)).await;
         note(user, cx).await
     }

@@ -1,4 +1,4 @@
-//! Subscribers from the outside: what their replicas tell, what of their consumers differs, and pauses.
+//! Subscribers from the outside: the reports of their instances, differences of their consumers, and pauses.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ async fn state(world: &World<Sqlite>) -> SubscriberState {
     Subscribers::over(&world.bus).find(NAME).await.unwrap()
 }
 
-/// Waits until it is like this; before it was ever started there is nothing to look at.
+/// Waits until the state is like this; a subscriber that was never started has no state.
 async fn becomes(world: &World<Sqlite>, what: &str, is: impl Fn(&SubscriberState) -> bool) {
     eventually(what, || async {
         let found = Subscribers::over(&world.bus).find(NAME).await;
@@ -42,7 +42,7 @@ fn of_events(state: &SubscriberState) -> &SubscriberConsumer {
     found.expect("a consumer of EVENTS")
 }
 
-/// Waits until the replicas are like this, and gives them.
+/// Waits until the instances are like this, and returns them.
 async fn replicas_are(
     world: &World<Sqlite>,
     what: &str,
@@ -56,7 +56,7 @@ fn all_work(replicas: &[Replica]) -> bool {
     replicas.len() == 1 && replicas[0].activity == Activity::Works
 }
 
-/// Waits until a pull is at the server: whatever may be delivered is delivered then.
+/// Waits until a pull is at the server: every event that may be delivered is delivered then.
 async fn it_pulls(world: &World<Sqlite>) {
     becomes(world, "a pull of a replica that works", |state| {
         all_work(&state.replicas) && of_events(state).pulls > 0
@@ -73,7 +73,7 @@ fn watched() -> EventSubscriber<Noted> {
     EventSubscriber::durable(NAME).on(note)
 }
 
-/// What the client, not Tidings, changes of the consumer.
+/// Changes the consumer with the NATS client, not with Tidings.
 async fn change(world: &World<Sqlite>, change: impl FnOnce(&mut pull::Config)) {
     let stream = events(world).await;
     let consumer: jetstream::consumer::PullConsumer = stream.get_consumer(NAME).await.unwrap();
@@ -260,7 +260,7 @@ async fn what_differs_is_shown_and_updated_by_the_next_worker() {
     running.stop().await.unwrap();
 }
 
-/// Pauses a subscriber, and lets worker and server restart and the worker update the consumer meanwhile.
+/// Pauses a subscriber; meanwhile worker and server restart, and the worker updates the consumer.
 async fn stays_paused(subscriber: impl Fn() -> EventSubscriber<Noted>) {
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();

@@ -1,5 +1,5 @@
-//! P7, P8: of two events with one id the one that is not stored is told as such, by whoever looks: what a relay of an
-//! earlier version took for stored, too.
+//! P7, P8: of two events with one id, the one that is not stored is reported as missing by trace and verify, even if a
+//! relay of an earlier version took it for stored.
 
 use async_nats::jetstream;
 use tidings::{
@@ -36,7 +36,7 @@ async fn relayed<DB: Journal>(world: &World<DB>, event: Envelope) {
     relay.stop().await.unwrap();
 }
 
-/// What is parked, as if a relay had taken it for the first event, which has its id.
+/// Changes the database as if a relay had taken the parked event for the first one, which has its id.
 async fn is_taken_for_the_first<DB: Journal>(world: &World<DB>) {
     let parked = world.outbox.parked(&ParkedSelection::All, 0, 9).await;
     let id = parked.unwrap()[0].id;
@@ -117,7 +117,7 @@ async fn what_another_event_keeps_out_is_told_and_not_repaired<DB: Journal>(worl
             assert_eq!(events.len(), 2);
         }
     }
-    // Whoever insists gets it.
+    // With `force`, the event is published.
     let forced = republish()
         .name("user.deleted")
         .force()

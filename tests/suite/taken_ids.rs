@@ -1,5 +1,5 @@
-//! P2, P4, P7: an id is not an event. A second event with the id of a first one costs that event its place, with its name
-//! and the other's; nothing else, and nothing silently.
+//! P2, P4, P7: an id does not identify an event. A second event with the id of a first one is parked, with the names
+//! of both; nothing else is affected, and nothing happens silently.
 
 use std::time::Duration;
 
@@ -77,7 +77,7 @@ async fn payloads<DB: Journal>(world: &World<DB>) -> Vec<String> {
         .collect()
 }
 
-/// Only this one is parked, for this reason, until somebody decides.
+/// Checks that only this event is parked, for this reason, until an operator decides.
 async fn only_parked<DB: Journal>(world: &World<DB>, payload: &str, error: &str) {
     let parked = parked(world).await;
     assert_eq!(parked.len(), 1, "{parked:?}");
@@ -179,7 +179,7 @@ async fn it_is_parked_when_it_differs_in_its_headers_only_and_not_in_its_trace<D
     ));
 }
 
-/// In one batch, in two that are under way, and in two pages: none of the others is lost or stored twice.
+/// In one batch, in two batches in flight, and in two pages: no other event is lost or stored twice.
 async fn it_is_parked_from_a_batch_and_from_another_page_too<DB: Journal>(world: World<DB>) {
     for (batch, apart) in [(1000, 0), (1000, 100), (20, 19), (20, 200), (1, 0), (1, 7)] {
         let before = world.stored().await.len();
@@ -240,7 +240,7 @@ async fn it_is_parked_behind_the_window_when_the_tail_has_the_id<DB: Journal>(wo
 async fn it_stays_parked_however_often_a_relay_finds_the_first_one_again<DB: Journal>(
     world: World<DB>,
 ) {
-    // An event that its stream does not take keeps the page open, so that the position does not pass the first one.
+    // An event that its stream refuses keeps the page open, so that the position does not pass the first one.
     world.full_stream().await;
     let id = EventId::now();
     commit(&world, others(1)).await;
@@ -340,7 +340,7 @@ async fn it_stays_parked_while_the_id_is_remembered_of_a_message_that_is_gone<DB
     commit(&world, [event(id, "user.deleted", "k2", "second")]).await;
     settled(&world).await;
     relay.stop().await.unwrap();
-    // Somebody makes way for it.
+    // An operator removes the first event.
     context
         .get_stream("EVENTS")
         .await
@@ -355,7 +355,7 @@ async fn it_stays_parked_while_the_id_is_remembered_of_a_message_that_is_gone<DB
         parked.is_empty() || parked[0].asked_at.is_none()
     })
     .await;
-    // Until the server has forgotten the id it takes nothing; then it is asked for once more.
+    // Until the server has forgotten the id, it does not take the event; afterwards it is unparked once more.
     while world.parked().await > 0 {
         world.outbox.unpark(&ParkedSelection::All).await.unwrap();
         settled(&world).await;

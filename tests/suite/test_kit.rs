@@ -15,7 +15,7 @@ use tidings::{
 
 use crate::support::{Counted, Noted, User};
 
-/// What handlers of these tests share.
+/// The state of the handlers.
 #[derive(Clone, Default)]
 struct App {
     noted: Noted,
@@ -25,7 +25,7 @@ struct App {
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Does what the user is called, and says so.
+/// Records the call, and ends as the user's id determines.
 async fn handle(user: User, cx: Context<App>) -> Result<(), Failure> {
     cx.state()
         .noted
@@ -50,7 +50,7 @@ fn worker() -> TestWorker<App> {
     TestWorker::new(subscriber(), App::default())
 }
 
-/// Counts the user up in the transaction, and says so outside it when asked to.
+/// Counts the user up in the transaction, and records it outside the transaction if asked to.
 async fn count(
     user: User,
     mut tx: InboxTransaction<Sqlite>,
@@ -346,13 +346,13 @@ async fn circuit_and_rate_go_by_the_clock_of_the_worker() {
     assert!(began.elapsed() < 5 * SECOND, "{:?}", began.elapsed());
 }
 
-/// What a check panics with.
+/// The panic message of a check.
 async fn verdict(check: impl Future<Output = ()>) -> String {
     let panic = AssertUnwindSafe(check).catch_unwind().await.unwrap_err();
     panic.downcast_ref::<String>().unwrap().clone()
 }
 
-/// Adds a row for each call: no key.
+/// Adds a row in each call: without a key.
 async fn add(user: User, cx: Context<App>) -> Result<(), Failure> {
     let outbox = cx.state().outbox.as_ref().unwrap();
     let insert = "insert into counter (key, count) values (?, 1)
@@ -364,7 +364,7 @@ async fn add(user: User, cx: Context<App>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Adds a row for each event.
+/// Adds one row per event.
 async fn add_by_id(_: User, cx: Context<App>) -> Result<(), Failure> {
     let outbox = cx.state().outbox.as_ref().unwrap();
     let insert = "insert into counter (key, count) values (?, 1) on conflict do nothing";
@@ -375,7 +375,7 @@ async fn add_by_id(_: User, cx: Context<App>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Says first that it is done, and then does it.
+/// Records first that the event is done, and then handles it.
 async fn remember_first(user: User, cx: Context<App>) -> Result<(), Failure> {
     let noted = &cx.state().noted;
     let seen = format!("seen {}", user.id);

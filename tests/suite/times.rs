@@ -1,4 +1,4 @@
-//! P2, P9: a time that no clock shows, which somebody has written into a row, holds up that row alone.
+//! P2, P9: an invalid time that was written into a row holds up that row alone.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ async fn commit<DB: Database>(world: &World<DB>, key: &str) {
     tx.commit().await.unwrap();
 }
 
-/// All of it is told of, and the event that is committed then is carried.
+/// Checks that status, lists and trace work, and that an event that is committed now is published.
 async fn nothing_is_held_up<DB: Database>(world: &World<DB>, what: &str) {
     let before = world.stored().await.len();
     let relay = world.relay();
@@ -104,7 +104,7 @@ async fn a_delayed_event_whose_time_is_none_is_parked_on_sqlite() {
         );
         Sqlite::execute(pool, &delayed).await;
         let relay = world.relay();
-        // What is due brings it up.
+        // Another event that is due makes the relay look at it.
         let mut tx = world.outbox.begin().await.unwrap();
         tx.publish_at(&User::new("due"), chrono::Utc::now())
             .unwrap();

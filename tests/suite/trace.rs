@@ -1,4 +1,4 @@
-//! Where an event is can be told wherever it is, and what nobody knows is said to be unknown.
+//! A trace finds an event wherever it is, and reports an unknown event as unknown.
 
 use std::time::Duration;
 
@@ -51,7 +51,7 @@ impl<DB: Database> World<DB> {
         id
     }
 
-    /// Lets the relay publish what there is, and no longer.
+    /// Runs a relay until everything is published.
     pub(crate) async fn publish_all(&self) {
         let relay = self.relay();
         eventually("everything is published", || async {
@@ -62,7 +62,7 @@ impl<DB: Database> World<DB> {
         relay.stop().await.unwrap();
     }
 
-    /// Waits until a subscriber's outcome for an event is this one.
+    /// Waits until a subscriber has this outcome for an event.
     async fn becomes(&self, id: EventId, subscriber: &str, outcome: TracedOutcome) -> TracedEvent {
         eventually(&format!("{subscriber}: {outcome:?}"), || async {
             let found = self.trace().run(&Sought::Event(id)).await.unwrap();
@@ -127,7 +127,7 @@ async fn what_is_committed_waits_for_the_relay<DB: Database>(world: World<DB>) {
 async fn what_is_relayed_has_its_batch_its_place_and_nobody_who_got_it<DB: Database>(
     world: World<DB>,
 ) {
-    // The subscriber is there before the event, and gone when it comes.
+    // The subscriber exists before the event, and is deleted when the event arrives.
     let worker =
         Worker::new(world.bus.clone(), ()).subscribe(EventSubscriber::durable("mail").on(pass));
     let running = world.run(worker);
@@ -183,7 +183,7 @@ async fn what_is_handled_is_known_by_the_inbox_else_by_the_floor<DB: Database>(w
         at(&event, "books").inbox == Some(InboxTrace::Handled)
             && at(&event, "mail").inbox.is_none()
     );
-    // A consumer that began behind the event has a floor behind it too, and never got it.
+    // A consumer that began after the event has an ack floor after it, too, and never got it.
     let consumer = jetstream::consumer::pull::Config {
         durable_name: Some("late".to_owned()),
         filter_subject: "user.created".to_owned(),
@@ -335,7 +335,7 @@ async fn what_is_delayed_is_told_with_its_time<DB: Database>(world: World<DB>) {
     let id = tx.publish_at(&User::new("ada"), due).unwrap();
     tx.commit().await.unwrap();
     for sought in [Sought::Event(id), Sought::Key("ada".to_owned())] {
-        // What waits is told however long ago it was written.
+        // A waiting event is found, however long ago it was written.
         let trace = world.trace().since(Utc::now());
         let event = one(trace.run(&sought).await.unwrap());
         let OutboxTrace::Delayed { due: told, .. } = event.outbox else {
@@ -404,7 +404,7 @@ async fn events_of_a_key_and_of_a_conversation_are_found_in_their_order<DB: Data
     ids.push(tx.publish(count("ada", 2)).unwrap());
     tx.commit().await.unwrap();
     world.publish_all().await;
-    // One that the relay has not published, and one that it never had.
+    // One event that the relay has not published yet, and one without the outbox.
     let mut tx = world.outbox.begin().await.unwrap();
     ids.push(tx.publish(count("ada", 3)).unwrap());
     tx.commit().await.unwrap();
@@ -431,7 +431,7 @@ async fn events_of_a_key_and_of_a_conversation_are_found_in_their_order<DB: Data
         let later = world.trace().since(Utc::now() + TimeDelta::minutes(1));
         assert!(later.run(&sought).await.unwrap().events.is_empty());
     }
-    // The first event of a conversation that nobody has named is found by its own id.
+    // The first event of a conversation without a name is found by its own id.
     let own = world.commit("eve").await;
     let found = world
         .trace()
@@ -463,7 +463,7 @@ async fn what_was_never_in_the_outbox_is_found_in_its_stream<DB: Database>(world
         "{event:?}"
     );
     assert_eq!(event.stored.len(), 1);
-    // An outbox that does not answer is no reason to say nothing.
+    // When the outbox does not answer, the trace reports what it knows.
     world.outbox.pool().close().await;
     let found = world.trace().run(&Sought::Event(id)).await.unwrap();
     let said = &found

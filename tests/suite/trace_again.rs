@@ -1,4 +1,4 @@
-//! What was published again is told once, whichever way it is sought.
+//! A republished event is listed once, whichever way it is searched.
 
 use async_nats::jetstream;
 use chrono::{TimeDelta, Utc};
@@ -17,7 +17,7 @@ async fn repair<DB: Database>(world: &World<DB>) -> u64 {
     repair.unwrap().events()
 }
 
-/// The search of a key reads each side from a time on, and the row of what was published again is older than that.
+/// A search by key reads outbox and stream from a start time, and the row of a republished event is older.
 async fn a_row_that_is_older_than_its_message_is_found<DB: Database>(world: World<DB>) {
     let id = world.commit("ada").await;
     world.publish_all().await;
@@ -46,7 +46,7 @@ async fn a_row_that_is_older_than_its_message_is_found<DB: Database>(world: Worl
     assert!(why.contains("published without the outbox"), "{why}");
 }
 
-/// An older copy of the store has its places free again, and two batches have confirmed the same one.
+/// In an older copy of the store, sequences are free again, and two batches were confirmed with the same one.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_came_back_to_its_place_is_told_once() {
     let (world, past) = Past::world::<Sqlite>().await;

@@ -1,4 +1,4 @@
-//! An event is found in whichever stream of the account it is, and a stream that cannot be read is told.
+//! A trace finds an event in any stream of the account, and reports a stream that cannot be read.
 
 use serde_json::json;
 use tidings::{
@@ -19,7 +19,7 @@ both!(
 
 const NAME: &str = "nobody.listens";
 
-/// A stream that is in no configuration, of which no relay and no subscriber knows.
+/// Creates a stream that is in no configuration, and unknown to relay and subscribers.
 async fn elsewhere<DB: Database>(world: &World<DB>) {
     let spec = StreamSpec::new("ELSEWHERE", ["nobody.>".parse().unwrap()]).unwrap();
     world.bus.apply_stream(&spec).await.unwrap();
@@ -77,7 +77,7 @@ async fn a_row_says_which_streams_may_have_its_event<DB: Database>(world: World<
     let mut tx = world.outbox.begin().await.unwrap();
     let id = tx.publish(event()).unwrap();
     tx.commit().await.unwrap();
-    // As a relay leaves it that dies before it has written anything down.
+    // As after a relay that died before it had recorded anything.
     assert_eq!(publish(&world, event().with_id(id)).await, id);
     let trace = Trace::over(&world.bus).outbox(&world.outbox);
     let found = trace.run(&Sought::Event(id)).await.unwrap();
@@ -114,7 +114,7 @@ async fn a_stream_that_cannot_be_read_is_told_with_the_reason<DB: Database>(worl
         told.what.starts_with("not searched: ") && told.what.contains("100"),
         "{told:?}"
     );
-    // Where nothing is found, it may be there.
+    // When nothing is found, the event may be in that stream.
     let unknown = User::new("eve").id;
     let found = trace.run(&Sought::Key(unknown)).await.unwrap();
     assert!(found.events.is_empty(), "{found:?}");

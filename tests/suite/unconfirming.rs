@@ -1,5 +1,5 @@
-//! A stream that confirms nothing, or stores what it is given under other subjects, is named with its cure, and costs
-//! no event its place.
+//! A stream that sends no confirmations, or stores messages under other subjects, is reported with its cure; each
+//! event still keeps its position.
 
 use std::time::{Duration, Instant};
 
@@ -51,7 +51,7 @@ impl<DB: Database> World<DB> {
         .await;
     }
 
-    /// All is stored, once, in the order in which it was written.
+    /// Checks that all events are stored once, in the order in which they were written.
     async fn are_stored(&self, users: impl IntoIterator<Item = u32>) {
         eventually("all is relayed", || async {
             let status = self.outbox.status().await.unwrap();

@@ -1,5 +1,5 @@
-//! P7, P9: names that no handler takes, because a durable delivers more than a replica knows: its other events go on, and
-//! it is told.
+//! P7, P9: when a durable delivers names that an instance has no handler for, its other events continue to flow, and
+//! the instance reports it.
 
 use std::time::Duration;
 
@@ -27,8 +27,8 @@ fn subscriber(name: &str, is_ordered: bool) -> EventSubscriber<Noted> {
     }
 }
 
-/// More events that nobody handles than there are places; then events that are handled, while a rate is kept that the
-/// others would use up.
+/// Publishes more events without a handler than there are slots, then events with one, under a rate limit that the
+/// former would use up.
 async fn handled_names_go_on(name: &'static str, is_ordered: bool) {
     const UNHANDLED: usize = 1_500;
     log::listen();
@@ -64,7 +64,7 @@ async fn handled_names_go_on(name: &'static str, is_ordered: bool) {
     running.stop().await.unwrap();
     assert!(took < Duration::from_secs(30), "{took:?}");
 
-    // Nothing of it is lost.
+    // None of these events is lost.
     let newer = run(subscriber(name, is_ordered).on(count));
     noted.reach(301 + UNHANDLED).await;
     newer.stop().await.unwrap();

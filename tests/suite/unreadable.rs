@@ -1,4 +1,5 @@
-//! What a foreign publisher writes that a client cannot read ends its connection, and holds nobody up.
+//! A message of a foreign publisher that a client cannot parse ends the connection of that client, and holds up no
+//! other message.
 
 use std::time::Duration;
 
@@ -109,7 +110,7 @@ async fn a_stream_is_verified_and_searched_through_what_cannot_be_read<DB: Datab
     assert_eq!(found.events.len(), 6, "{found:?}");
 }
 
-/// The sequences that are read, up to one.
+/// The sequences that are read, up to this one.
 async fn read<DB: Database>(
     world: &World<DB>,
     subjects: &[&str],
@@ -143,7 +144,7 @@ async fn a_reader_sees_every_message_wherever_it_begins() {
     }
     let users: Vec<_> = (0..60).map(|n| User::new(&n.to_string())).collect();
     world.publish(&users).await;
-    // The last one is one of them.
+    // The last message is unreadable, too.
     world.publish_raw(b"user.created", BAD[0]).await;
 
     let all: Vec<u64> = (1..=182).collect();
@@ -186,7 +187,7 @@ async fn a_reader_of_what_is_new_sees_what_cannot_be_read_first() {
     assert_eq!(second.sequence, 3);
 }
 
-/// Nothing is left to be answered.
+/// Waits until every delivery is acked.
 async fn is_settled(world: &World<Sqlite>, up_to: u64) {
     let client = async_nats::connect(world.nats.url()).await.unwrap();
     let stream = async_nats::jetstream::new(client)
@@ -202,7 +203,7 @@ async fn is_settled(world: &World<Sqlite>, up_to: u64) {
 
 const EVENT: &[u8] = b"ce-type: count.raised.v1\r\nce-partitionkey: one\r\nce-id: 0190d1e2-0000-7000-8000-00000000000";
 
-/// Bad ones that are no event, one that is, and good ones before, between and behind them: 14 messages.
+/// Unreadable messages that are no event, one that is, and good ones before, between and behind them: 14 messages.
 async fn mixture(world: &World<Sqlite>) {
     let counted = |count| Counted {
         key: "one".to_owned(),
@@ -223,7 +224,7 @@ async fn mixture(world: &World<Sqlite>) {
     }
 }
 
-/// What a subscriber handles of the mixture, in the order in which it does.
+/// The events of the mixture that a subscriber handles, in order.
 async fn handled(subscriber: EventSubscriber<Noted>) -> Vec<String> {
     async fn count(counted: Counted, cx: Context<Noted>) -> Result<(), Failure> {
         cx.state().note(counted.count.to_string());

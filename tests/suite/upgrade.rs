@@ -97,8 +97,8 @@ async fn a_migration_that_fails_leaves_nothing_behind<DB: Database>(world: World
     assert_eq!(again.migrate().await.unwrap(), [LATER]);
 }
 
-/// A migration must not make the relay's row younger than what was written since the restore: by its age a rebase tells
-/// those rows.
+/// A migration must not make the relay's row younger than the rows that were written since the restore: a rebase
+/// recognises those rows by its age.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restored_outbox_that_is_written_to_and_upgraded_loses_nothing_in_a_rebase() {
     let world = World::<Postgres>::start().await;

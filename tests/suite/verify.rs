@@ -1,4 +1,4 @@
-//! P8: whether a stream holds what was confirmed can be told, and what it does not hold is named.
+//! P8: `verify` reports whether a stream holds the confirmed events, and names the missing ones.
 
 use std::{future::poll_fn, task::Poll};
 
@@ -22,7 +22,7 @@ both!(
 
 const EVENTS: u64 = 60;
 
-/// Commits events of three keys and lets the relay publish them, and no longer.
+/// Commits events of three keys, and runs a relay until they are published.
 async fn publish<DB: Database>(world: &World<DB>, from: i64) {
     let mut tx = world.outbox.begin().await.unwrap();
     for count in from..from + EVENTS as i64 {
@@ -155,7 +155,8 @@ async fn what_a_limit_has_removed_is_not_missing<DB: Database>(world: World<DB>)
         (EVENTS - 20, 0, 20)
     );
     assert!(found.is_sound(), "{found:?}");
-    // Behind the beginning no limit removes, also from a batch that has lost its first ones.
+    // A limit removes only from the start: this message is missing, although the limit has removed the first ones of
+    // its batch.
     stream.delete_message(31).await.unwrap();
     let found = verify(&world).await;
     let told = &found.streams[0];
@@ -186,7 +187,7 @@ async fn a_purge_of_a_stream_without_a_limit_is_a_loss_that_comes_back<DB: Datab
     assert!(found.is_sound(), "{found:?}");
 }
 
-/// The store's folder is put back as it was an hour ago, so to speak.
+/// Replaces the folder of the store by an earlier copy.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_older_copy_of_the_store_is_told_from_the_stream_that_confirmed() {
     let (world, past) = Past::world::<sqlx::Sqlite>().await;
@@ -204,7 +205,7 @@ async fn an_older_copy_of_the_store_is_told_from_the_stream_that_confirmed() {
     assert_eq!((stream.sound, stream.missing), (EVENTS, EVENTS));
 }
 
-/// The entries of the log's index of ids that were read, with what each connection has not reported yet.
+/// The number of entries read from the id index of the log, including those that connections have not reported yet.
 async fn entries_read(world: &World<Postgres>) -> i64 {
     let pool = world.outbox.pool();
     let mut held = Vec::new();
@@ -224,7 +225,7 @@ async fn entries_read(world: &World<Postgres>) -> i64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_page_of_a_log_that_nobody_has_counted_costs_a_page() {
     const ROWS: i64 = 20_000;
-    // The last ones have more bytes than a page of whole rows may.
+    // The last rows have more bytes than a page of whole rows may have.
     const LARGE: i64 = 300;
     let world = World::<Postgres>::start().await;
     let commit = format!(
@@ -250,7 +251,7 @@ async fn each_page_of_a_log_that_nobody_has_counted_costs_a_page() {
     let read = entries_read(&world).await - before;
     assert!(read < ROWS + ROWS / 2, "{read} for {ROWS} rows");
 
-    // What is missing is not read twice, but for what was read ahead before that was known: 7,500 rows.
+    // Missing rows are not read twice, except the 7,500 rows that are read ahead before they are known to be missing.
     context(&world).await.delete_stream("EVENTS").await.unwrap();
     world.bus.apply_stream(&events_stream()).await.unwrap();
     let before = entries_read(&world).await;
@@ -273,7 +274,8 @@ async fn a_look_that_is_given_up_leaves_no_transaction_in_the_pool() {
     let pool = pool.connect_with((*options).clone()).await.unwrap();
     let outbox = Outbox::<Postgres>::new(pool.clone());
     let verify = Verify::new(&world.bus, &outbox);
-    // After one of them a page is being begun. The next page would end what this one has left open.
+    // After one of these numbers of polls a page is just beginning. The next page would end a transaction that it left
+    // open.
     for polls in 1..40 {
         let mut left = polls;
         let mut running = Box::pin(verify.run());

@@ -1,5 +1,5 @@
-//! P9: tables that another version of the program has, or has left, are called so by whatever runs, and by whatever meets
-//! something that is not there.
+//! P9: tables of another version are reported as such by every running component, also when a table or column is
+//! missing.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ async fn effect<DB: Database>(
     Ok(())
 }
 
-/// Says that another migration was run.
+/// Records that another migration was run.
 async fn recorded<DB: Database>(world: &World<DB>, version: u32) {
     let table = DB::table("migration");
     let record = format!("insert into {table} (version, name) values ({version}, 'later')");
@@ -45,7 +45,7 @@ async fn handled<DB: Database>(world: &World<DB>) -> i64 {
     DB::number(world.outbox.pool(), "select count(*) from counter").await
 }
 
-/// A number that no other test says.
+/// A version number that no other test uses.
 fn later() -> u32 {
     let random = u64::from_be_bytes(*EventId::now().as_uuid().as_bytes().last_chunk().unwrap());
     1000 + u32::try_from(random % 60_000).unwrap()
@@ -81,7 +81,7 @@ async fn a_worker_that_runs_refuses_tables_that_have_become_newer_and_goes_on_wh
     while !said() {
         all = publish().await;
         assert!(all < 600, "it is never said");
-        // real time: it looks every ten seconds, at an event
+        // real time: the worker checks every ten seconds, at an event
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let before = handled(&world).await;
@@ -182,7 +182,7 @@ async fn what_is_missing_in_tables_of_another_version_is_said_of_the_version<DB:
         let listed = world.outbox.parked(&ParkedSelection::All, 0, 9).await;
         says("parked", listed.unwrap_err());
         DB::execute(pool, &rename("parked", "body", "payload")).await;
-        // As it was.
+        // Restores the original version.
         removed(&world, known).await;
         recorded(&world, known).await;
     }

@@ -1,5 +1,5 @@
-//! P3, P4: what is parked goes back behind the older events of its key, and once, however far the relay that parked it
-//! had come.
+//! P3, P4: parked events are restored behind the older events of their key, and once, however far the relay that
+//! parked them had come.
 
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ async fn settled<DB: Journal>(world: &World<DB>) {
     .await;
 }
 
-/// The stream takes these subjects, and so many messages; it forgets ids at once.
+/// Makes the stream take these subjects and this many messages; it forgets ids at once.
 async fn takes(jetstream: &jetstream::Context, subjects: &[&str], messages: i64) {
     let config = Config {
         name: "FULL".to_owned(),
@@ -63,7 +63,7 @@ async fn takes(jetstream: &jetstream::Context, subjects: &[&str], messages: i64)
     jetstream.update_stream(config).await.unwrap();
 }
 
-/// What the stream holds behind the message that filled it.
+/// The messages of the stream behind the one that filled it.
 async fn stored<DB: Journal>(world: &World<DB>) -> Vec<String> {
     let stored = Stream::read(&world.nats.url(), "FULL").await.0;
     let payloads = stored.into_iter().skip(1).map(|message| message.payload);
@@ -72,7 +72,7 @@ async fn stored<DB: Journal>(world: &World<DB>) -> Vec<String> {
         .collect()
 }
 
-/// A relay has parked what nobody takes, and has died while what was written before it was on its way.
+/// A relay has parked events that no stream takes, and has died while earlier events were in flight.
 async fn one_is_on_its_way<DB: Journal>(world: &World<DB>, parked: usize) -> jetstream::Context {
     let jetstream = world.full_stream().await;
     let relay = world.run_relay(world.new_relay().patience(AN_HOUR));
@@ -112,7 +112,7 @@ async fn what_is_asked_for_passes_no_older_event_that_is_still_on_its_way<DB: Jo
 ) {
     publish(&world, &A_AND_B).await;
     let jetstream = one_is_on_its_way(&world, 1).await;
-    // What waits is asked for when there is no reason any more to wait.
+    // A row that waits for a stream can be unparked only when it does not wait any more.
     let decided = format!("update {} set waits_for = null", DB::table("parked"));
     DB::execute(world.outbox.pool(), &decided).await;
     takes(&jetstream, &["full.>", "nobody.>"], 1000).await;
@@ -127,7 +127,7 @@ async fn what_is_asked_for_passes_no_older_event_that_is_still_on_its_way<DB: Jo
     assert_eq!(stored(&world).await, ["A", "B"]);
 }
 
-/// Of several keys, in two pages, the first one of each parked or not.
+/// Several keys in two pages, of each of which the first event is parked or not.
 async fn what_follows_it_goes_back_behind_it<DB: Journal>(world: World<DB>) {
     publish(&world, &A_AND_B).await;
     publish(
@@ -199,7 +199,7 @@ async fn many_wait<DB: Journal>(world: &World<DB>) -> jetstream::Context {
 
 async fn what_goes_back_and_is_in_the_log_still_is_stored_once<DB: Journal>(world: World<DB>) {
     many_wait(&world).await;
-    // It has given back what it can when it reads its first page.
+    // When the relay reads its first page, it has restored what it can.
     let relay = world.new_relay().lease(Duration::from_secs(60));
     let armed = failpoint::arm(relay.owner(), Point::Fetched, 1);
     let relay = world.run_relay(relay);
@@ -221,7 +221,7 @@ async fn what_goes_back_is_stored_once_though_the_next_relay_dies_too<DB: Journa
         let relay = world.new_relay();
         let armed = failpoint::arm(relay.owner(), point, 2);
         let relay = world.run_relay(relay);
-        // Not every relay comes by it twice.
+        // Not every relay reaches this point twice.
         let _ = tokio::time::timeout(Duration::from_secs(2), armed.reached()).await;
         relay.kill().await;
         // real time: until the server has forgotten the ids

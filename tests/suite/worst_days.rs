@@ -1,5 +1,5 @@
-//! What must not take a worker down, or an event away: panics outside a handler's await, replicas of two
-//! versions, letters that are too large, consumers and dead-letter streams that are gone for a while.
+//! Faults that must not stop a worker or lose an event: panics outside a handler's await, instances of two versions,
+//! dead letters that are too large, consumers and dead-letter streams that are gone for a while.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ async fn jetstream(world: &World<Sqlite>) -> async_nats::jetstream::Context {
     async_nats::jetstream::new(async_nats::connect(world.nats.url()).await.unwrap())
 }
 
-/// A bad event becomes a dead letter, and the good one behind it is handled by the same worker.
+/// Checks that a bad event becomes a dead letter, and that the same worker handles the good one behind it.
 async fn buries_the_bad_and_handles_the_good(subscriber: EventSubscriber<Noted>) {
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
@@ -258,7 +258,7 @@ async fn an_ordered_lane_waits_until_its_dead_letter_is_stored() {
         .await;
     }
     noted.reach(2).await;
-    // real time: three tries without a pause would be over long before this
+    // real time: three attempts without a pause would have ended long before
     tokio::time::sleep(Duration::from_millis(700)).await;
     assert_eq!(noted.all(), ["k 1", "refused"]);
     world
@@ -288,7 +288,7 @@ async fn a_wait_without_end_is_not_a_wait_of_nothing() {
     publish(&world, &User::new("ada")).await;
     publish(&world, &User::new("bob")).await;
     noted.reach(2).await;
-    // real time: a delay that the server cannot read would bring them back at once
+    // real time: with a delay that the server cannot read, they would be redelivered at once
     tokio::time::sleep(Duration::from_millis(500)).await;
     running.stop().await.unwrap();
     assert_eq!(noted.len(), 2);

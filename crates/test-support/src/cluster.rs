@@ -1,4 +1,4 @@
-//! Three nats-servers that are one.
+//! A cluster of three nats-servers.
 
 use std::{net::TcpListener, sync::Arc, time::Duration};
 
@@ -13,9 +13,9 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Three servers; the streams of the tests come with three replicas.
+    /// Starts three servers; the streams of the tests have three replicas.
     pub async fn start() -> Self {
-        // Another process may take a port between our look and the server's start.
+        // Another process may take a port between the check and the start of the server.
         for _ in 0..5 {
             let ports: [u16; 3] = std::array::from_fn(|_| free_port());
             let routes = ports.map(|port| format!("\"nats-route://127.0.0.1:{port}\""));
@@ -41,14 +41,14 @@ impl Cluster {
         self.nodes.iter().map(|node| node.url()).collect()
     }
 
-    /// A connection that goes on with another server when its own is gone.
+    /// A connection that fails over to another server of the cluster.
     pub async fn bus(&self) -> Bus {
         Bus::connect(NatsOptions::servers(self.urls()))
             .await
             .expect("a connection")
     }
 
-    /// Creates the stream of events, as soon as the servers have found each other.
+    /// Creates the stream of events as soon as the servers have formed the cluster.
     pub async fn apply(&self, bus: &Bus, window: Duration) {
         let mut stream: StreamSpec = events_stream();
         stream.replicas = 3;
@@ -59,7 +59,7 @@ impl Cluster {
         .await;
     }
 
-    /// The same, and what subscribers need besides.
+    /// The same, with the internal streams of subscribers.
     pub async fn apply_all(&self, bus: &Bus, window: Duration) {
         self.apply(bus, window).await;
         for mut stream in StreamSpec::of_subscribers() {
@@ -84,7 +84,7 @@ impl Cluster {
             let info = stream.cached_info().cluster.clone();
             let name = info.and_then(|info| info.leader).unwrap_or_default();
             found = self.nodes.iter().find(|node| {
-                // A server is named after its port.
+                // The name of a server ends with its port.
                 name.ends_with(&format!("-{}", node.port()))
             });
         }
@@ -92,7 +92,7 @@ impl Cluster {
     }
 }
 
-/// Below the ports that the kernel gives to clients, and beside those of the servers.
+/// A port below those that the kernel gives to clients, and apart from those of the test servers.
 fn free_port() -> u16 {
     let random = uuid::Uuid::now_v7().as_u128();
     let mut ports = (0..10_000).map(|step| 10_000 + ((random + step) % 10_000) as u16);

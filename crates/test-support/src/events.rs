@@ -1,4 +1,4 @@
-//! The events of the tests, and a state that notes what handlers saw.
+//! The events of the tests, and a state that records handler calls.
 
 use std::sync::{Arc, Mutex};
 
@@ -29,7 +29,7 @@ impl User {
     }
 }
 
-/// Notes what handlers saw. Clones share the notes.
+/// Records handler calls. Clones share the records.
 #[derive(Debug, Clone, Default)]
 pub struct Noted(Arc<Mutex<Vec<String>>>);
 

@@ -1,5 +1,5 @@
-//! What was committed, written down by the transaction that committed it, and the comparison with what a
-//! stream holds. Never asks the outbox.
+//! A journal of committed events, written in the transaction that publishes them, and its comparison with a stream.
+//! Never asks the outbox.
 
 use std::collections::HashSet;
 
@@ -8,7 +8,7 @@ use tidings::{EventId, EventPublisher, IntoEnvelope, OutboxTransaction};
 
 use super::{Counted, Database, Stream, User, World};
 
-/// A database that notes each event in the transaction that publishes it.
+/// A database that records each event in the transaction that publishes it.
 pub trait Journal: Database {
     fn note(
         connection: &mut Self::Connection,
@@ -19,11 +19,11 @@ pub trait Journal: Database {
         connection: &mut Self::Connection,
         sql: &'static str,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
-    /// The ids that are noted.
+    /// The ids in the journal.
     fn noted(pool: &sqlx::Pool<Self>) -> impl Future<Output = Vec<String>> + Send;
-    /// A lease that is over, in SQL.
+    /// The end of a lease that has expired, in SQL.
     const LEASE_OVER: &'static str;
-    /// Whether one transaction at a time may write.
+    /// Whether only one transaction at a time may write.
     const ONE_WRITER: bool;
 }
 
@@ -63,17 +63,17 @@ macro_rules! journal {
 journal!(Postgres, "'-infinity'", false);
 journal!(Sqlite, "0", true);
 
-/// What the stream holds, beside what was committed.
+/// The comparison of a stream with the committed events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Verdict {
     pub events: usize,
-    /// Committed, and not in the stream.
+    /// Committed, and missing in the stream.
     pub lost: usize,
     /// In the stream, and never committed.
     pub phantom: usize,
     /// In the stream more than once.
     pub duplicated: usize,
-    /// Behind a later one of their key.
+    /// Stored behind a later event of its key.
     pub inverted: usize,
 }
 
@@ -90,7 +90,7 @@ impl Verdict {
         }
     }
 
-    /// The same number of events, and nothing to complain of.
+    /// The same number of events, without any error.
     pub fn flawless(self) -> Self {
         Self {
             events: self.events,
@@ -104,7 +104,7 @@ impl<DB: Journal> World<DB> {
         DB::execute(self.outbox.pool(), JOURNAL).await;
     }
 
-    /// Counts a key up, says so and notes it; the transaction is still open.
+    /// Counts a key up, publishes the event and records it; the transaction is still open.
     pub async fn count(
         &self,
         tx: &mut OutboxTransaction<DB>,
@@ -130,9 +130,9 @@ impl<DB: Journal> World<DB> {
         Verdict::of(noted, &self.stored().await)
     }
 
-    /// Waits until the stream has taken what a relay had on the wire when it died, with an event that goes
-    /// the same way. What comes later is for the ids' window to find; here it is shorter than a busy server is
-    /// slow.
+    /// Waits until the stream has stored what a relay had sent when it died, by sending an event on the same path.
+    /// Messages that arrive later are left to the deduplication window; here, a busy server may take longer than the
+    /// window.
     pub async fn is_taken(&self) {
         let behind = User::new(&uuid::Uuid::now_v7().to_string());
         let envelope = behind.into_envelope().expect("an event");
@@ -143,7 +143,7 @@ impl<DB: Journal> World<DB> {
         publisher.publish(envelope).await.expect("a confirmation");
     }
 
-    /// Lets the next relay begin at once: the owner is dead.
+    /// Lets the next relay begin at once: the owner of the lease is dead.
     pub async fn end_the_lease(&self) {
         let (relay, over) = (DB::table("relay"), DB::LEASE_OVER);
         let sql = format!("update {relay} set lease_until = {over}");

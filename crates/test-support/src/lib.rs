@@ -1,6 +1,6 @@
-//! What every test needs: a world of its own, something to observe, and a deadline for every wait.
+//! What every test needs: a world of its own, a journal and a log to compare with, and a deadline for every wait.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests are tests
+#![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests are test code
 
 mod cluster;
 mod events;
@@ -33,13 +33,13 @@ pub use small_disk::SmallDisk;
 pub use stuck::App;
 pub use world::{Database, Folder, Running, World, events_stream};
 
-/// How long anything may take on a busy machine.
+/// The longest that any step may take on a busy machine.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// A program of this workspace that the package of a test does not build by itself.
+/// A program of this workspace that is not built with the package of the test.
 ///
 /// # Panics
-/// When it is not there: `cargo test --workspace` and `cargo build --workspace` build it.
+/// When the program does not exist: `cargo test --workspace` and `cargo build --workspace` build it.
 pub fn program(name: &str) -> std::path::PathBuf {
     let test = std::env::current_exe().expect("a program");
     // target/PROFILE/deps/TEST
@@ -53,7 +53,7 @@ pub fn program(name: &str) -> std::path::PathBuf {
     program
 }
 
-/// Waits until a condition holds, and fails when it never does.
+/// Waits until a condition holds, and fails at the deadline.
 pub async fn eventually<F, Fut>(what: &str, mut condition: F)
 where
     F: FnMut() -> Fut,
@@ -65,12 +65,12 @@ where
             tokio::time::Instant::now() < deadline,
             "never came true: {what}"
         );
-        // real time: what is waited for happens in other processes
+        // real time: the condition may depend on other processes
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
-/// Waits for a future, and fails when it never ends.
+/// Waits for a future, and fails at the deadline.
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(DEADLINE, future).await {
         Ok(value) => value,

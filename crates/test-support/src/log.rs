@@ -1,4 +1,4 @@
-//! What the library logs, for tests of what it says. One log for all tests of a process.
+//! The log of the library, for tests of its messages. All tests of a process share it.
 
 use std::{
     io,
@@ -20,7 +20,7 @@ impl io::Write for Ear {
     }
 }
 
-/// Listens from now on.
+/// Records the log from now on.
 pub fn listen() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -29,7 +29,7 @@ pub fn listen() {
     });
 }
 
-/// The lines so far that have this in them.
+/// The recorded lines that contain this text.
 pub fn said(text: &str) -> Vec<String> {
     let said = SAID.lock().expect("no panic");
     let said = String::from_utf8_lossy(&said);

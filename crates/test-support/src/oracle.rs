@@ -1,4 +1,4 @@
-//! What a stream holds, read with the NATS client alone: the oracle does not trust what it judges.
+//! The messages of a stream, read with the NATS client only: the oracle does not trust the code under test.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -12,7 +12,7 @@ pub struct Stored {
     pub payload: Vec<u8>,
 }
 
-/// All messages of a stream, in their order.
+/// All messages of a stream, in order.
 pub struct Stream(pub Vec<Stored>);
 
 impl Stored {
@@ -54,7 +54,7 @@ impl Stream {
                 }
             });
         let all = super::within("the stream is read", all.collect()).await;
-        // A stream may have a thousand consumers, and this is asked again and again.
+        // A stream may have a thousand consumers, and the tests read it repeatedly.
         stream
             .delete_consumer(&name)
             .await
@@ -79,13 +79,13 @@ impl Stream {
         Self(self.0.into_iter().filter(of_it).collect())
     }
 
-    /// How many events are there more than once.
+    /// The number of further copies of an event.
     pub fn duplicated(&self) -> usize {
         let ids: HashSet<_> = self.ids().into_iter().collect();
         self.len() - ids.len()
     }
 
-    /// How often the count of a key goes down from one event to the next.
+    /// Counts how often the number of a key decreases from one event to the next.
     pub fn inverted(&self) -> usize {
         let mut last: BTreeMap<String, i64> = BTreeMap::new();
         let mut inverted = 0;

@@ -1,4 +1,4 @@
-//! A nats-server whose store can be put back as it was.
+//! A nats-server whose store can be replaced by an earlier copy.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ pub struct Past {
 }
 
 impl Past {
-    /// A world whose server keeps its store here.
+    /// A world whose server has its store in this folder.
     pub async fn world<DB: Database>() -> (World<DB>, Self) {
         let past = Self {
             folder: Folder::new(),
@@ -22,14 +22,14 @@ impl Past {
         (World::with(DB::open().await, nats).await, past)
     }
 
-    /// Copies the store of a server that stands still meanwhile.
+    /// Copies the store while the server is stopped.
     pub async fn keep(&self, nats: &NatsServer) {
         nats.stop().await.expect("it stops");
         copy_folder(&self.store(), &self.copy());
         nats.restart().await.expect("it starts");
     }
 
-    /// Puts the copy back under the server.
+    /// Replaces the store of the server by the copy.
     pub async fn put_back(&self, nats: &NatsServer) {
         nats.stop().await.expect("it stops");
         std::fs::remove_dir_all(self.store()).expect("the store");
@@ -37,7 +37,7 @@ impl Past {
         nats.restart().await.expect("it starts");
     }
 
-    /// Puts one stream back, with its consumers: files that were not synced when the power went.
+    /// Replaces one stream, with its consumers: like files that were not synced before a power failure.
     pub async fn put_back_stream(&self, nats: &NatsServer, stream: &str) {
         let of = |folder: PathBuf| folder.join("jetstream/$G/streams").join(stream);
         nats.stop().await.expect("it stops");

@@ -1,5 +1,5 @@
-//! A pgbouncer in transaction mode before a Postgres: each transaction gets whichever connection is free.
-//! Never on a TCP port: it listens on a socket in a folder of its own.
+//! A pgbouncer in transaction mode before a Postgres: each transaction gets any free connection. Never listens on a
+//! TCP port, only on a socket in a folder of its own.
 
 use std::{
     fs,
@@ -17,7 +17,7 @@ use tidings_test_servers::PostgresServer;
 
 use super::{World, eventually};
 
-/// Fewer than the clients have connections, so that they are shared.
+/// The number of connections to Postgres. The clients have more, so that they share these.
 pub const POOL: usize = 3;
 /// The user `nobody`: pgbouncer refuses to run as root.
 const NOBODY: u32 = 65_534;
@@ -37,7 +37,7 @@ impl Drop for Pgbouncer {
 }
 
 impl Pgbouncer {
-    /// Starts one with its own Postgres; `None`, and a line that says so, where there is no pgbouncer.
+    /// Starts pgbouncer with its own Postgres; `None`, with a message, when pgbouncer is not installed.
     pub async fn start() -> Option<Self> {
         let Some(program) = program() else {
             eprintln!(
@@ -50,7 +50,7 @@ impl Pgbouncer {
         let folder = std::env::temp_dir().join(format!("tidings-pool-{}", uuid::Uuid::now_v7()));
         fs::create_dir(&folder).expect("a folder");
         let (here, port) = (folder.display(), postgres.port());
-        // Round robin: the next transaction of a client runs on another connection than the last.
+        // Round robin: each transaction of a client runs on another connection than the previous one.
         let settings = format!(
             "[databases]\n* = host=127.0.0.1 port={port} user=postgres\n\
              [pgbouncer]\nlisten_addr =\nlisten_port = 6432\nunix_socket_dir = {here}\n\
@@ -80,7 +80,7 @@ impl Pgbouncer {
         Some(pgbouncer)
     }
 
-    /// The address of a database through it, in the words of sqlx.
+    /// The URL of a database through pgbouncer, in the format of sqlx.
     pub fn url(&self, database: &str) -> String {
         let folder = self.folder.display();
         format!(
@@ -88,7 +88,7 @@ impl Pgbouncer {
         )
     }
 
-    /// How many connections it has to Postgres, and how many clients.
+    /// The number of connections from pgbouncer to Postgres.
     pub async fn connections(&self) -> i64 {
         let mut direct = PgConnection::connect(&self.postgres.url()).await.unwrap();
         sqlx::query_scalar(
@@ -101,7 +101,7 @@ impl Pgbouncer {
 }
 
 impl World<Postgres> {
-    /// A world whose every connection to the database goes through pgbouncer, the migration's too.
+    /// A world whose connections to the database all go through pgbouncer, the migration's too.
     pub async fn behind_pgbouncer() -> Option<(Self, std::sync::Arc<Pgbouncer>)> {
         let pgbouncer = std::sync::Arc::new(Pgbouncer::start().await?);
         let created = pgbouncer.postgres.create_database("pooled").await;

@@ -1,5 +1,5 @@
-//! Stands between a client and a server on TCP: counts what the server says, can fall silent, be cut, be slow,
-//! and lose an answer.
+//! A TCP proxy between a client and a server: counts the bytes from the server; can be silent, cut or slow, and can
+//! lose an answer.
 
 use std::{
     sync::{
@@ -19,20 +19,20 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Clones share the connections.
+/// A proxy. Clones share the connections.
 #[derive(Clone)]
 pub struct Proxy {
     pub port: u16,
     server: u16,
-    /// Falls on the connections there are; those to come get another.
+    /// Silences the present connections; later ones get a new token.
     silence: Arc<Mutex<CancellationToken>>,
     said: Arc<AtomicU64>,
     connections: Arc<AtomicU64>,
     is_cut: Arc<watch::Sender<bool>>,
     delay_micros: Arc<AtomicU64>,
-    /// Whether what the client says is lost, and what the server says.
+    /// Whether bytes from the client are lost, and bytes from the server.
     loses: Arc<[AtomicBool; 2]>,
-    /// Whoever sends this is not answered any more; then it is told.
+    /// A connection on which the client sends this word gets no further answers; then the waiting test is notified.
     deaf_after: Arc<Mutex<Option<Deafness>>>,
 }
 
@@ -42,7 +42,7 @@ struct Deafness {
 }
 
 impl Proxy {
-    /// To a server on this machine.
+    /// A proxy to a server on this machine.
     pub async fn to(server: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let proxy = Self {
@@ -60,21 +60,21 @@ impl Proxy {
         proxy
     }
 
-    /// From now on nothing passes on the connections that there are, and none of them ends: the host
-    /// behind them is gone. New ones work.
+    /// Makes the present connections silent, without closing them, as when the host behind them is gone. New
+    /// connections work.
     pub fn silence(&self) {
         let mut silence = self.silence.lock().expect("no panic");
         std::mem::take(&mut *silence).cancel();
     }
 
-    /// From now on what passes these ways is lost, on new connections too, and none of them ends.
+    /// Loses all bytes in these directions from now on, on new connections too, without closing any.
     pub fn lose(&self, ways: &[Way]) {
         for way in [Way::There, Way::Back] {
             self.loses[way as usize].store(ways.contains(&way), Ordering::Relaxed);
         }
     }
 
-    /// Ends the connections that there are, and new ones at once, until it is mended.
+    /// Closes the present connections, and new ones at once, until `mend` is called.
     pub fn cut(&self) {
         self.is_cut.send_replace(true);
     }
@@ -83,14 +83,14 @@ impl Proxy {
         self.is_cut.send_replace(false);
     }
 
-    /// From now on whatever passes, either way, takes so long.
+    /// Delays all bytes in both directions from now on.
     pub fn slow(&self, delay: Duration) {
         let micros = u64::try_from(delay.as_micros()).expect("a short time");
         self.delay_micros.store(micros, Ordering::Relaxed);
     }
 
-    /// Loses every answer on the connection that next sends this word. Gives what ends that connection, once
-    /// the word has passed.
+    /// Loses every answer on the connection that next sends this word. Once the word has passed, returns a token that
+    /// closes that connection.
     pub fn lose_answers_after(
         &self,
         word: &'static str,
@@ -101,12 +101,12 @@ impl Proxy {
         async { has_fallen.await.expect("the proxy lives") }
     }
 
-    /// How many bytes the server has sent.
+    /// The number of bytes from the server.
     pub fn said(&self) -> u64 {
         self.said.load(Ordering::Relaxed)
     }
 
-    /// How many connections there have been.
+    /// The number of connections so far.
     pub fn connections(&self) -> u64 {
         self.connections.load(Ordering::Relaxed)
     }
@@ -123,7 +123,7 @@ impl Proxy {
     async fn connect(self, client: TcpStream, silence: CancellationToken) {
         let mut is_cut = self.is_cut.subscribe();
         let Ok(server) = TcpStream::connect(("127.0.0.1", self.server)).await else {
-            // As if nobody listened.
+            // As if no server listened.
             return;
         };
         let link = Link {
@@ -152,7 +152,7 @@ impl Proxy {
 /// One connection.
 struct Link<'a> {
     proxy: &'a Proxy,
-    /// The server's words are lost.
+    /// The bytes from the server are lost.
     is_deaf: CancellationToken,
     end: CancellationToken,
 }
@@ -165,7 +165,7 @@ pub enum Way {
 }
 
 impl Link<'_> {
-    /// Carries until an end closes, and closes the other.
+    /// Copies bytes until one end closes, and closes the other end.
     async fn carry(&self, from: &mut OwnedReadHalf, to: &mut OwnedWriteHalf, way: Way) {
         let mut buffer = vec![0; 64 * 1024];
         while let Ok(bytes @ 1..) = from.read(&mut buffer).await {
@@ -173,7 +173,7 @@ impl Link<'_> {
             match self.proxy.delay_micros.load(Ordering::Relaxed) {
                 0 => {}
                 micros => {
-                    // real time: this is what slow means
+                    // real time: the delay of a slow link
                     tokio::time::sleep(Duration::from_micros(micros)).await;
                 }
             }

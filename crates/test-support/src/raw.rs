@@ -1,4 +1,4 @@
-//! Publishing what no client would: bytes as they are.
+//! Publishes raw bytes that no client would send.
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -20,7 +20,7 @@ impl<DB: Database> World<DB> {
     }
 }
 
-/// The same to a server, by a client that says this of itself.
+/// The same to any server, with these options in the `CONNECT` of the client.
 pub async fn publish_raw(url: &str, client: &str, subject: &[u8], lines: &[u8], payload: &[u8]) {
     let address = url.replace("nats://", "");
     let socket = TcpStream::connect(address).await;

@@ -1,4 +1,4 @@
-//! Asking for replays and waiting for what comes of them.
+//! Starting replays and waiting for them.
 
 use std::time::Instant;
 
@@ -9,7 +9,7 @@ use tidings::{
 
 use super::{DEADLINE, Database, World, eventually};
 
-/// Everything there is.
+/// A replay of all events.
 pub fn everything() -> ReplayRequest {
     ReplayRequest::new(ReplayPoint::Beginning)
 }
@@ -31,7 +31,7 @@ impl<DB: Database> World<DB> {
         let end = Instant::now() + DEADLINE;
         loop {
             match replays.start(subscriber, request).await {
-                // A worker that was started just now does not answer yet.
+                // A worker that has just started does not answer yet.
                 Err(ReplayError::NoReplica { .. }) if Instant::now() < end => {}
                 started => return started.expect("a replay"),
             }
@@ -42,7 +42,7 @@ impl<DB: Database> World<DB> {
         self.replays().find(id).await.expect("a replay")
     }
 
-    /// Waits until a replay is in a state.
+    /// Waits until a replay has this state.
     pub async fn replay_is(&self, id: ReplayId, state: ReplayState) -> ReplayStatus {
         eventually(&format!("the replay is {}", state.as_str()), || async {
             let now = self.replay_status(id).await.replay;
@@ -58,13 +58,13 @@ impl<DB: Database> World<DB> {
         self.replay_status(id).await
     }
 
-    /// Replays, and waits until it is done.
+    /// Starts a replay, and waits until it is done.
     pub async fn replayed(&self, subscriber: &str, request: &ReplayRequest) -> ReplayStatus {
         let replay = self.replay(subscriber, request).await;
         self.replay_is(replay.id, ReplayState::Done).await
     }
 
-    /// Waits until nothing of a replay is left at the server.
+    /// Waits until the server has no consumer of a replay any more.
     pub async fn nothing_is_left_of(&self, id: ReplayId) {
         eventually("its consumers are deleted", || async {
             self.replay_status(id).await.consumers.is_empty()

@@ -1,4 +1,4 @@
-//! A subscriber with an inbox that charges users, or declines to.
+//! A subscriber with an inbox that charges users, or refuses to.
 
 use std::sync::{
     Arc,
@@ -12,7 +12,7 @@ use super::{Database, Noted, Running, User, World};
 /// The durable of [`World::run_charges`].
 pub const CHARGES: &str = "charges";
 
-/// What its handlers were called with, and whether they accept. Clones share both.
+/// The calls of its handlers, and whether they accept. Clones share both.
 #[derive(Clone, Default)]
 pub struct Shop {
     pub called: Noted,
@@ -24,7 +24,7 @@ impl Shop {
         self.accepts.store(accepts, SeqCst);
     }
 
-    /// What a handler says.
+    /// The result of a handler.
     pub fn answer(&self, otherwise: Failure) -> Result<(), Failure> {
         match self.accepts.load(SeqCst) {
             true => Ok(()),
@@ -33,7 +33,7 @@ impl Shop {
     }
 }
 
-/// Notes the user and the attempt.
+/// Records the user and the attempt.
 async fn charge<DB: Database>(
     user: User,
     mut tx: InboxTransaction<DB>,

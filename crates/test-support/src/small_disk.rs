@@ -5,11 +5,11 @@ use std::{
     process::Command,
 };
 
-/// It is unmounted and removed with its owner.
+/// A mounted disk. It is unmounted and deleted on drop.
 pub struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    /// A disk of so many MiB; `None`, with a message, where it cannot be mounted.
+    /// Mounts a disk with this many MiB; `None`, with a message, when it cannot be mounted.
     pub fn mount(mib: u32) -> Option<Self> {
         let folder = std::env::temp_dir().join(format!("tidings-disk-{}", uuid::Uuid::now_v7()));
         std::fs::create_dir(&folder).expect("a folder");
@@ -27,7 +27,7 @@ impl SmallDisk {
         &self.0
     }
 
-    /// Gives it more room.
+    /// Enlarges the disk.
     pub fn grow(&self, mib: u32) {
         let size = format!("remount,size={mib}m");
         assert!(run("mount", &["-o", &size], &self.0), "it grows");
@@ -36,7 +36,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // A server that has not ended yet keeps it until then.
+        // A server that still runs keeps the disk until it ends.
         run("umount", &["-l"], &self.0);
         let _ = std::fs::remove_dir(&self.0);
     }

@@ -1,4 +1,4 @@
-//! A subscriber without an inbox some of whose handlers fail, or wait for a permit.
+//! A subscriber without an inbox; some of its handlers fail, or wait for a permit.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,7 +7,7 @@ use tokio::sync::Semaphore;
 
 use super::{Database, Noted, User, World};
 
-/// What handlers note; those of `stuck` wait for a permit once they have.
+/// The state of the handlers: their records, and the permits that handlers of `stuck` wait for after recording.
 #[derive(Clone)]
 pub struct App {
     pub noted: Noted,
@@ -24,7 +24,7 @@ impl Default for App {
 }
 
 impl App {
-    /// What was handled of it, in that order.
+    /// The records of a user, in order.
     pub fn of(&self, id: &str) -> Vec<String> {
         let mut all = self.noted.all();
         all.retain(|note| note.starts_with(id));
@@ -39,7 +39,7 @@ impl App {
         Worker::new(world.bus.clone(), self.clone()).subscribe(subscriber)
     }
 
-    /// With an hour between two attempts.
+    /// A subscriber with an hour between two attempts.
     pub fn subscriber(durable: &str) -> EventSubscriber<Self> {
         const HOUR: Duration = Duration::from_secs(3600);
         let retry = Retry::exponential(HOUR, HOUR).attempts(3);
@@ -47,7 +47,7 @@ impl App {
     }
 }
 
-/// Notes the user's address.
+/// Records the address of the user.
 async fn note(user: User, cx: Context<App>) -> Result<(), Failure> {
     let address = user.email.replace("@example.org", "");
     cx.state().noted.note(address);

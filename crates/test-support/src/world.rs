@@ -24,12 +24,12 @@ pub struct Running<E> {
     task: JoinHandle<Result<(), E>>,
 }
 
-/// What a test needs of a database besides the outbox: a table whose rows serialise the writers of a key.
+/// What a test needs from a database in addition to the outbox: a table whose rows serialise the writers of a key.
 pub trait Database: Store + Sized {
     type Home: Send + Sync + 'static;
 
     fn open() -> impl Future<Output = (Outbox<Self>, Self::Home)> + Send;
-    /// Counts up the row of a key in the transaction, holding its lock from then on, and returns the count.
+    /// Counts up the row of a key in the transaction, which holds the lock of the row from then on; returns the count.
     fn count_up(
         connection: &mut Self::Connection,
         key: &str,
@@ -66,7 +66,7 @@ impl Database for Postgres {
     }
 
     async fn count_up(connection: &mut Self::Connection, key: &str) -> Result<i64, sqlx::Error> {
-        // No name: a pooler may stand between.
+        // An unnamed statement: a pooler may be in between.
         sqlx::query_scalar(COUNT_UP)
             .persistent(false)
             .bind(key)
@@ -100,7 +100,7 @@ impl Database for Postgres {
     }
 }
 
-/// A folder that goes with its owner.
+/// A folder that is deleted on drop.
 pub struct Folder(std::path::PathBuf);
 
 impl Folder {
@@ -177,13 +177,13 @@ impl<DB: Database> World<DB> {
         Self::of(outbox, Arc::new(home)).await
     }
 
-    /// A world of an empty database; `home` goes with it.
+    /// A world with an empty database; `home` is dropped with the world.
     pub async fn of(outbox: Outbox<DB>, home: Arc<dyn std::any::Any + Send + Sync>) -> Self {
         let nats = NatsServer::start().await.expect("nats-server starts");
         Self::with((outbox, home), nats).await
     }
 
-    /// With servers of the test's own.
+    /// A world with the servers of the test.
     pub async fn with(
         (outbox, home): (Outbox<DB>, impl Send + Sync + 'static),
         nats: NatsServer,
@@ -198,7 +198,7 @@ impl<DB: Database> World<DB> {
         Self::beside((outbox, home), Arc::new(nats), bus).await
     }
 
-    /// Beside what is there already, streams too.
+    /// A world on a server that other worlds use too; streams may exist already.
     pub async fn beside(
         (outbox, home): (Outbox<DB>, impl Send + Sync + 'static),
         nats: Arc<NatsServer>,
@@ -214,7 +214,7 @@ impl<DB: Database> World<DB> {
         }
     }
 
-    /// A relay with a short lease, so that a take-over is quick.
+    /// A relay with a short lease, for a quick failover.
     pub fn relay(&self) -> Running<tidings::RelayError> {
         self.run_relay(self.new_relay())
     }
@@ -229,7 +229,7 @@ impl<DB: Database> World<DB> {
         self.run_relay_over(self.bus.clone(), relay)
     }
 
-    /// Over a connection of its own.
+    /// Runs a relay on a connection of its own.
     pub fn run_relay_over(&self, bus: Bus, relay: Relay<DB>) -> Running<tidings::RelayError> {
         let stop = CancellationToken::new();
         let task = tokio::spawn(relay.run(bus, stop.clone()));
@@ -242,7 +242,8 @@ impl<DB: Database> World<DB> {
         Running { stop, task }
     }
 
-    /// A stream FULL with the subjects `full.>` that takes nothing: it may have one message, and has it.
+    /// Creates a stream FULL with the subjects `full.>` that stores nothing more: its limit is one message, and it has
+    /// one.
     pub async fn full_stream(&self) -> jetstream::Context {
         let client = async_nats::connect(self.nats.url()).await;
         let context = jetstream::new(client.expect("a connection"));
@@ -261,8 +262,8 @@ impl<DB: Database> World<DB> {
         context
     }
 
-    /// The events in two streams, EVENTS with `user.>` and COUNTS with `count.>`. What is applied only adds, so EVENTS
-    /// is made anew.
+    /// Moves the events to two streams, EVENTS with `user.>` and COUNTS with `count.>`. Applying a stream only adds
+    /// subjects, so EVENTS is recreated.
     pub async fn two_streams(&self) {
         let client = async_nats::connect(self.nats.url()).await;
         let context = jetstream::new(client.expect("a connection"));
@@ -276,7 +277,7 @@ impl<DB: Database> World<DB> {
         }
     }
 
-    /// What the stream of events holds, read by the client itself.
+    /// The messages of the stream of events, read with the NATS client only.
     pub async fn stored(&self) -> Stream {
         Stream::read(&self.nats.url(), "EVENTS").await
     }
@@ -292,7 +293,7 @@ impl<DB: Database> World<DB> {
 }
 
 impl<E: std::fmt::Debug + Send + 'static> Running<E> {
-    /// Stops it the clean way and gives its result.
+    /// Stops the task cleanly and returns its result.
     pub async fn stop(self) -> Result<(), E> {
         self.stop.cancel();
         super::within("a clean stop", self.task)
@@ -300,13 +301,13 @@ impl<E: std::fmt::Debug + Send + 'static> Running<E> {
             .expect("no panic")
     }
 
-    /// Ends it at once, wherever it is, as a crash of the process would.
+    /// Aborts the task at any point, like a crash of the process.
     pub async fn kill(self) {
         self.task.abort();
         let _ = self.task.await;
     }
 
-    /// Waits until it ends by itself.
+    /// Waits until the task ends by itself.
     pub async fn end(self) -> Result<(), E> {
         super::within("its end", self.task).await.expect("no panic")
     }

@@ -1,4 +1,4 @@
-//! The table `user_directory`: one row a user, as the events tell.
+//! The table `user_directory`: one row per user, written from the events.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgPool;
@@ -14,7 +14,7 @@ impl Directory {
         Self { pool }
     }
 
-    /// Creates the table, unless it is there. Several processes may do so at once.
+    /// Creates the table if it does not exist. Several processes may do so at once.
     pub(crate) async fn create(&self) -> Result<(), sqlx::Error> {
         // The lock: `if not exists` does not see what another transaction is creating.
         let create = "select pg_advisory_xact_lock(7163384699739272);
@@ -33,9 +33,10 @@ impl Directory {
         sqlx::query(look).execute(&self.pool).await.map(drop)
     }
 
-    /// Writes what is known of a user since `at`; no address means that the user is gone.
+    /// Writes the state of a user at `at`; no address means that the user was deleted.
     ///
-    /// A redelivered event finds its own time and changes nothing; one that comes after a newer one finds a newer time.
+    /// A redelivered event finds its own time and changes nothing; an event that arrives after a newer one finds a
+    /// later time.
     pub(crate) async fn put(
         &self,
         user: Uuid,

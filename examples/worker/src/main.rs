@@ -1,4 +1,4 @@
-//! A worker as a service would have it: a relay, a subscriber that sends mail, and one that keeps a table in order.
+//! The worker of a service: a relay, a subscriber that sends mail, and an ordered one that maintains a table.
 //!
 //! ```text
 //! worker setup               migrate the outbox, set up the streams, create the table user_directory
@@ -6,8 +6,8 @@
 //! worker run welcome-email   run one subscriber; the relay is a process of its own: tidings relay
 //! ```
 //!
-//! It reads `TIDINGS_NATS_URL`, `TIDINGS_NATS_INBOX_PREFIX` and `TIDINGS_DATABASE_URL` (Postgres), and logs what
-//! `RUST_LOG` says. It ends with 4 when a handler is stuck, so that its supervisor starts it again.
+//! The program reads `TIDINGS_NATS_URL`, `TIDINGS_NATS_INBOX_PREFIX` and `TIDINGS_DATABASE_URL` (Postgres), and logs
+//! as `RUST_LOG` states. It ends with 4 when a handler is stuck, so that its supervisor restarts it.
 
 mod directory;
 
@@ -29,20 +29,20 @@ const USER_DIRECTORY: &str = "user-directory";
 /// The exit code when a handler is stuck and cannot be ended.
 const STUCK: i32 = 4;
 
-/// What the handlers share.
+/// The state of the handlers.
 struct App {
     directory: Directory,
 }
 
-/// Greets new users. Mails need no order; one that cannot be sent delays no other.
+/// Greets new users. Mails need no order; a mail that cannot be sent delays no other.
 fn welcome_email() -> EventSubscriber<App> {
     EventSubscriber::durable(WELCOME_EMAIL)
         .on(send_welcome)
         .retry(Retry::exponential(Duration::from_secs(1), Duration::from_secs(300)).attempts(8))
 }
 
-/// Keeps the table of users. Events of one user are handled in order and never become dead letters: without one of them
-/// the table would stay wrong.
+/// Maintains the table of users. Events of one user are handled in order and never become dead letters: without one of
+/// them the table would stay wrong.
 fn user_directory() -> EventSubscriber<App> {
     let retry = Retry::exponential(Duration::from_millis(200), Duration::from_secs(30));
     EventSubscriber::durable(USER_DIRECTORY)
@@ -53,7 +53,7 @@ fn user_directory() -> EventSubscriber<App> {
         .ordered_by_key()
 }
 
-/// This example has no mailer: the log is where the mail goes.
+/// This example has no mailer: it logs the mail.
 async fn send_welcome(event: UserCreated, cx: Context<App>) -> Result<(), Failure> {
     tracing::info!(user = %event.id, to = event.email, event.id = %cx.event_id(), "welcome mail");
     Ok(())
@@ -111,7 +111,7 @@ async fn main() -> anyhow::Result<()> {
     }
 }
 
-/// Everything that has to be there before `run`. Safe to run again, and by several processes at once.
+/// Prepares everything for `run`. May be repeated, and run by several processes at once.
 async fn setup() -> anyhow::Result<()> {
     let (bus, outbox) = connect().await?;
     outbox.migrate().await?;
@@ -138,7 +138,7 @@ async fn connect() -> anyhow::Result<(Bus, Outbox<sqlx::Postgres>)> {
     Ok((bus, Outbox::new(pool)))
 }
 
-/// A worker without subscribers. Fails when the table is missing, before an event does.
+/// A worker without subscribers. Fails at the start when the table is missing, not at the first event.
 async fn worker(bus: Bus, outbox: Outbox<sqlx::Postgres>) -> anyhow::Result<Worker<App>> {
     let directory = Directory::new(outbox.pool().clone());
     let checked = directory.check().await;

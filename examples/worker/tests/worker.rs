@@ -1,6 +1,6 @@
 //! The example worker, from empty servers to its end.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests are tests
+#![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests are test code
 
 use std::process::{ExitStatus, Stdio};
 
@@ -46,7 +46,7 @@ impl World {
         command
     }
 
-    /// Runs a command to its end; gives what it has said on stderr.
+    /// Runs a command until it ends; returns its exit status and stderr.
     async fn ended(&self, words: &[&str]) -> (ExitStatus, String) {
         let output = within("its end", self.worker(words).output())
             .await
@@ -54,7 +54,7 @@ impl World {
         (output.status, String::from_utf8(output.stderr).unwrap())
     }
 
-    /// The only user's address, and whether the user is gone.
+    /// The address of the only user, and whether the user was deleted.
     async fn directory(&self) -> Option<(Option<String>, bool)> {
         let look = "select email, deleted_at is not null from user_directory";
         let row = sqlx::query(look).fetch_optional(&self.pool).await.unwrap();
@@ -107,7 +107,7 @@ async fn it_sets_itself_up_keeps_the_directory_and_ends_cleanly() {
     let deleted_at = at(2);
     world.publish(&UserDeleted { id, deleted_at }).await;
     world.known_as(None).await;
-    // The creation again, as a new event: it is older than what the directory knows.
+    // The creation again, as a new event: it is older than the row in the directory.
     world.publish(&created).await;
     let bus = Bus::connect(world.nats.url().as_str().into())
         .await

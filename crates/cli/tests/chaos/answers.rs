@@ -1,4 +1,4 @@
-//! What a stream may answer to a batch, or not: nothing, no, or forget it.
+//! Answers of the stream to a batch: lost, rejected, or never asked for because the batch was abandoned.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ trials!(
     a_batch_that_is_abandoned: in short on sqlite,
 );
 
-/// So short that an id does not help when a batch is sent again.
+/// The deduplication window: so short that an id does not help when a batch is sent again.
 const WINDOW: Duration = Duration::from_millis(100);
 
 async fn forgetful<DB: Chaos>(world: &World<DB>) {
@@ -29,7 +29,7 @@ async fn forgetful<DB: Chaos>(world: &World<DB>) {
     world.bus.apply_stream(&stream).await.unwrap();
 }
 
-/// The batch is stored, and the relay does not hear of it.
+/// The batch is stored, and the relay does not receive the answer.
 async fn an_answer_that_is_lost<DB: Chaos>(world: World<DB>) {
     forgetful(&world).await;
     let mut trial = Trial::begin("answer: a commit's is lost, with the connection", world).await;
@@ -40,7 +40,7 @@ async fn an_answer_that_is_lost<DB: Chaos>(world: World<DB>) {
 
     let lost = proxy.lose_answers_after("Nats-Batch-Commit");
     let connection = within("a commit passes", lost).await;
-    // real time: until it is stored and its ids are forgotten
+    // real time: until the batch is stored and the server has forgotten its ids
     tokio::time::sleep(WINDOW * 2).await;
     connection.cancel();
 
@@ -48,7 +48,7 @@ async fn an_answer_that_is_lost<DB: Chaos>(world: World<DB>) {
     trial.judge().await;
 }
 
-/// Somebody has published one of its events already, after the relay has looked: error 10201.
+/// Another publisher has published one event of the batch after the relay has looked at the stream: error 10201.
 async fn a_batch_that_is_rejected<DB: Chaos>(world: World<DB>) {
     let mut trial = Trial::begin("answer: a batch is rejected (10201)", world).await;
     let _relay = trial.relay();
@@ -86,7 +86,7 @@ async fn a_batch_that_is_rejected<DB: Chaos>(world: World<DB>) {
     tx.commit().await.unwrap();
 
     trial.recovers().await;
-    // Each of them was confirmed where it lies, and so by itself: no batch has it in its middle.
+    // Each of these events was confirmed alone, at its own sequence: no batch contains it.
     let ahead = ahead
         .iter()
         .map(u64::to_string)
@@ -103,7 +103,7 @@ async fn a_batch_that_is_rejected<DB: Chaos>(world: World<DB>) {
     trial.judge().await;
 }
 
-/// Members are sent and never committed: the server drops them, and says so.
+/// Messages of a batch are sent and never committed: the server drops them, and reports it.
 async fn a_batch_that_is_abandoned<DB: Chaos>(world: World<DB>) {
     forgetful(&world).await;
     let mut trial = Trial::begin("answer: a batch is abandoned", world).await;
@@ -121,7 +121,7 @@ async fn a_batch_that_is_abandoned<DB: Chaos>(world: World<DB>) {
         tokio::time::sleep(WINDOW * 2).await;
         trial.world.end_the_lease().await;
     };
-    // Some of few rows and some of many; at least one of them has members.
+    // Some batches have few rows and some have many; at least one of them has messages before the commit.
     for nth in 1..=3 {
         trial.goes_on().await;
         batch(nth).await;

@@ -12,7 +12,7 @@ use crate::{
     trial::{Chaos, Trial},
 };
 
-/// So short that the server has forgotten the ids when there is a new leader.
+/// The deduplication window: so short that the server has forgotten the ids when there is a new leader.
 const WINDOW: Duration = Duration::from_millis(100);
 
 async fn world<DB: Chaos>(cluster: &Cluster) -> World<DB> {
@@ -74,7 +74,7 @@ async fn a_leader_that_dies_between_members_and_commit<DB: Chaos>() {
     let world = world::<DB>(&cluster).await;
     let fault = "cluster: the leader dies before a commit";
     let mut trial = Trial::on(fault, world, cluster.urls()).await;
-    // Far enough to have some confirmed.
+    // Late enough that some rows are confirmed.
     let (relay, armed) = trial.relay_until(Point::MembersSent, 20);
     let _relay = trial.world.run_relay(relay);
     within("members are sent", armed.reached()).await;

@@ -8,7 +8,7 @@ use tidings_test_servers::PostgresServer;
 
 use crate::{support::World, table, trial::Trial};
 
-/// A world with a Postgres that nobody else uses.
+/// A world with a Postgres server of its own.
 pub async fn world() -> (Arc<PostgresServer>, World<Postgres>) {
     let options = PostgresServer::options().fsync(false);
     let server = Arc::new(options.start().await.unwrap());
@@ -46,7 +46,7 @@ async fn a_frozen_postgres() {
     trial.goes_on().await;
 
     postgres.pause().unwrap();
-    // real time: beyond the lease
+    // real time: longer than the lease
     tokio::time::sleep(Duration::from_secs(if table::is_long() { 12 } else { 2 })).await;
     postgres.resume().unwrap();
 

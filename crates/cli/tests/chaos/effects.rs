@@ -1,5 +1,5 @@
-//! What handlers did: rows that they write in the transaction of the inbox, and the comparison with what was
-//! committed. Never asks the inbox, nor a consumer.
+//! The effects of handlers: rows that they write in the transaction of the inbox, and their comparison with the
+//! committed events. Never asks the inbox, nor a consumer.
 
 use std::collections::{HashMap, HashSet};
 
@@ -7,7 +7,7 @@ use sqlx::{Postgres, Sqlite};
 
 use crate::{support::Verdict, trial::Chaos};
 
-/// What one handler did. An effect that is there twice is two rows.
+/// The effect of one handler call. An effect that happened twice is two rows.
 #[derive(Debug, Clone)]
 pub struct Effect {
     pub event: String,
@@ -18,15 +18,15 @@ pub struct Effect {
 
 /// A database that handlers write to.
 pub trait Effects: Chaos {
-    /// A table that numbers its rows as they are written.
+    /// A table that numbers its rows in the order of the writes.
     const TABLE: &'static str;
     fn add(
         connection: &mut Self::Connection,
         effect: Effect,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
-    /// In the order in which they were written.
+    /// The effects, in the order of the writes.
     fn effects(pool: &sqlx::Pool<Self>) -> impl Future<Output = Vec<Effect>> + Send;
-    /// How many there are, and how many of one event; `None` when the database is away.
+    /// The number of effects, and the number of effects of one event; `None` when the database is unavailable.
     fn written(
         pool: &sqlx::Pool<Self>,
         event: &str,
@@ -70,7 +70,7 @@ macro_rules! effects {
 effects!(Postgres, "bigserial primary key");
 effects!(Sqlite, "integer primary key autoincrement");
 
-/// What became of the events that were committed.
+/// Compares the committed events with their effects and dead letters.
 pub fn verdict(noted: Vec<String>, effects: &[Effect], dead: &[String]) -> Verdict {
     let noted: HashSet<String> = noted.into_iter().collect();
     let ends = || effects.iter().map(|effect| &effect.event).chain(dead);
@@ -84,7 +84,7 @@ pub fn verdict(noted: Vec<String>, effects: &[Effect], dead: &[String]) -> Verdi
     }
 }
 
-/// How often the count of a key goes down from one effect to the next.
+/// Counts how often the number of a key decreases from one effect to the next.
 fn inverted(effects: &[Effect]) -> usize {
     let mut last = HashMap::new();
     let goes_down = |effect: &&Effect| {

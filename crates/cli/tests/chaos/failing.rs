@@ -26,8 +26,8 @@ async fn handlers_that_fail_while_the_nats_server_is_killed<DB: Effects>(world: 
     kill_the_nats_server(Handling::with(fault, world, Kind::Failing, 2).await).await;
 }
 
-/// An event whose last attempt failed would succeed when it is delivered again, because its answer was lost. An effect
-/// beside a dead letter counts as duplicated.
+/// When the ack of a last, failed attempt is lost, the event is redelivered and would succeed. An effect and a dead
+/// letter of the same event count as duplicated.
 async fn handlers_that_fail_at_random_while_the_nats_server_is_killed<DB: Effects>(
     world: World<DB>,
 ) {

@@ -1,5 +1,5 @@
-//! Consumers and streams that are gone, and a server that is restarted under two workers on one durable: each
-//! recovers within ten seconds.
+//! Deleted consumers and streams, and a server that is restarted under two workers on one durable: each recovers
+//! within ten seconds.
 
 use std::{sync::Arc, time::Duration};
 
@@ -45,8 +45,8 @@ async fn a_consumer_that_is_deleted<DB: Effects>(world: World<DB>) {
     handling.judge().await;
 }
 
-/// What the dead worker had in hand holds the acknowledgement floor down: whatever was handled since comes again
-/// before anything new, and how long that takes depends on the load.
+/// The deliveries in flight in the dead worker hold back the ack floor: every event handled since then is redelivered
+/// before any new event, and how long that takes depends on the load.
 async fn a_consumer_that_is_deleted_behind_a_dead_worker<DB: Effects>(world: World<DB>) {
     let fault = "once: worker SIGKILL, then consumer deleted";
     let mut handling = Handling::with(fault, world, Kind::Once, 2).await;
@@ -59,7 +59,7 @@ async fn a_consumer_that_is_deleted_behind_a_dead_worker<DB: Effects>(world: Wor
     handling.judge().await;
 }
 
-/// What waits for its next attempt is still in the stream.
+/// Events that wait for their next attempt are still in the stream.
 async fn the_consumer_of_retries_is_deleted<DB: Effects>(world: World<DB>) {
     let fault = "retries: consumer of RETRIES deleted";
     let mut handling = Handling::with(fault, world, Kind::Failing, 1).await;
@@ -80,7 +80,7 @@ async fn an_ordered_consumer_that_is_deleted<DB: Effects>(world: World<DB>) {
     handling.judge().await;
 }
 
-/// What was in the stream is gone with it: that is the operator's, and here everything is handled.
+/// The events in the stream are lost with it: the operator must restore them, and here all of them are handled before.
 async fn a_stream_that_is_deleted_and_created_anew<DB: Effects>(world: World<DB>) {
     let fault = "once: stream deleted, then created anew";
     let mut handling = Handling::with(fault, world, Kind::Once, 2).await;

@@ -1,5 +1,5 @@
-//! One fault on the consuming side: services write, a relay moves, workers handle, something happens, and in the
-//! end the effects are compared with what was committed.
+//! One fault on the consuming side: services write, a relay publishes, workers handle, a fault happens, and in the end
+//! the effects are compared with the committed events.
 
 use std::{
     path::PathBuf,
@@ -24,28 +24,28 @@ use crate::{
     worker::{DURABLE, Kind},
 };
 
-/// How long it may take until the last event is handled: what a worker had in hand when it died comes again
-/// after 30 s.
+/// How long it may take until the last event is handled: the deliveries in flight in a worker that dies are
+/// redelivered after 30 s.
 const SETTLES: Duration = Duration::from_secs(60);
 
 pub struct Handling<DB: Effects> {
     pub trial: Trial<DB>,
     kind: Kind,
     pub replicas: Vec<Replica>,
-    /// Goes with the trial.
+    /// Deleted with the trial.
     logs: Logs,
     _relay: Process,
     slowest: Duration,
     slowing: Slowing,
-    /// What has effects besides the events that were committed.
+    /// Events that have effects although no service committed them.
     besides: Vec<String>,
 }
 
-/// So many events may wait for the workers.
+/// The number of events that may wait for the workers.
 const MOST_WAITING: u64 = 300;
 
-/// Has services wait while too many events do. They write faster than an ordered subscriber handles on a machine that
-/// is busy, and whoever waits for the last event of an ever longer queue waits for ever.
+/// Makes the services wait while too many events wait for the workers. On a busy machine, services write faster than
+/// an ordered subscriber handles, and an ever longer queue would never end.
 struct Slowing {
     most: Arc<AtomicU64>,
     looking: JoinHandle<()>,
@@ -65,7 +65,7 @@ impl Drop for Slowing {
     }
 }
 
-/// Where the server does not know how many wait, services go on.
+/// When the server does not report how many events wait, the services continue.
 async fn look(nats: String, wait: Arc<AtomicBool>, most: Arc<AtomicU64>) {
     let client = async_nats::connect(nats).await.expect("a connection");
     let mut jetstream = jetstream::new(client);
@@ -83,7 +83,7 @@ async fn look(nats: String, wait: Arc<AtomicBool>, most: Arc<AtomicU64>) {
     }
 }
 
-/// A folder of logs, one for each replica.
+/// A folder of logs, one for each instance.
 struct Logs(PathBuf);
 
 impl Drop for Logs {
@@ -95,7 +95,7 @@ impl Drop for Logs {
 }
 
 impl<DB: Effects> Handling<DB> {
-    /// Services, a relay, and nobody who handles.
+    /// Services and a relay, without workers.
     pub async fn begin(fault: &'static str, world: World<DB>, kind: Kind) -> Self {
         DB::execute(world.outbox.pool(), DB::TABLE).await;
         let trial = Trial::begin(fault, world).await;
@@ -113,7 +113,7 @@ impl<DB: Effects> Handling<DB> {
         }
     }
 
-    /// So many workers on one durable, at work.
+    /// Starts this many workers on one durable, and waits until they handle events.
     pub async fn with(fault: &'static str, world: World<DB>, kind: Kind, replicas: usize) -> Self {
         let mut handling = Self::begin(fault, world, kind).await;
         for _ in 0..replicas {
@@ -124,7 +124,7 @@ impl<DB: Effects> Handling<DB> {
         handling
     }
 
-    /// One more worker, which reaches its servers here.
+    /// Starts one more worker, which reaches its servers at these addresses.
     pub fn add(&mut self, nats: String, database: String) {
         let number = self.replicas.len();
         let log = self.logs.0.join(format!("replica-{number}.log"));
@@ -143,7 +143,7 @@ impl<DB: Effects> Handling<DB> {
         DB::effects(self.trial.world.outbox.pool()).await
     }
 
-    /// The replica that had the last effect.
+    /// The instance that had the last effect.
     pub async fn active(&self) -> usize {
         let effects = self.effects().await;
         let last = effects.last().expect("it has begun").replica;
@@ -164,7 +164,7 @@ impl<DB: Effects> Handling<DB> {
         self.trial.world.dead_letters().await.ids()
     }
 
-    /// The fault is over: how long until events are handled again? The longest time counts.
+    /// The fault is over: measures how long it takes until events are handled again. The longest time counts.
     pub async fn recovers(&mut self) -> Duration {
         let over = Instant::now();
         self.flows().await;
@@ -173,17 +173,17 @@ impl<DB: Effects> Handling<DB> {
         recovered
     }
 
-    /// So long did it take until all was as before.
+    /// Notes how long a recovery took.
     pub fn took(&mut self, recovered: Duration) {
         self.slowest = self.slowest.max(recovered);
     }
 
-    /// These are to have their effect, too.
+    /// Expects the effects of these events, too.
     pub fn expect_besides(&mut self, events: impl IntoIterator<Item = String>) {
         self.besides.extend(events);
     }
 
-    /// Lets handlers go on, until there are so many more effects.
+    /// Waits until the handlers have had a number of further effects.
     pub async fn goes_on(&self) {
         let more = if table::is_long() { 200 } else { 40 };
         let pool = self.trial.world.outbox.pool();
@@ -197,8 +197,8 @@ impl<DB: Effects> Handling<DB> {
         .await;
     }
 
-    /// Has the server deliver to a durable again what is above the acknowledgement floor, whatever was acknowledged of it: in
-    /// the short form nobody waits until it does so by itself.
+    /// Makes the server redeliver to a durable everything above the ack floor, acknowledged or not: the short form
+    /// does not wait until the server redelivers by itself.
     pub async fn hurry(&self, durable: &str) {
         if table::is_long() || !matches!(self.kind, Kind::Once | Kind::Plain) {
             return;
@@ -211,7 +211,7 @@ impl<DB: Effects> Handling<DB> {
         let _: serde_json::Value = jetstream.request(reset, &json!({})).await.unwrap();
     }
 
-    /// Services stop; when everything is handled the effects are judged.
+    /// Stops the services, waits until everything is handled, and judges the effects.
     pub async fn judge(mut self) {
         self.goes_on().await;
         self.trial.still().await;
@@ -230,7 +230,7 @@ impl<DB: Effects> Handling<DB> {
             if found.lost == 0 || began.elapsed() > SETTLES {
                 break;
             }
-            // real time: what is waited for happens in other processes
+            // real time: the workers are other processes
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         if self.kind != Kind::Ordered {
@@ -242,13 +242,13 @@ impl<DB: Effects> Handling<DB> {
         self.tell(began.elapsed()).await;
         let logs = self.logs.0.display();
         if self.kind == Kind::Plain {
-            // Nobody promises that it does not happen again.
+            // Plain handlers may have an effect twice.
             found.duplicated = 0;
         }
         assert_eq!(found, found.flawless(), "logs: {logs}");
     }
 
-    /// What the table has no column for.
+    /// Prints what has no column in the table.
     async fn tell(&self, settled: Duration) {
         let mut absorbed = 0;
         for replica in &self.replicas {

@@ -50,7 +50,7 @@ async fn a_half_open_link_to_nats<DB: Chaos>(world: World<DB>) {
         trial.recovers().await;
         return trial.judge().await;
     }
-    // The program probes its connection every ten seconds; this one is in a hurry.
+    // The program probes its connection every ten seconds; this relay probes it more often.
     let proxy = Proxy::to(trial.world.nats.port()).await;
     let mut options = NatsOptions::from(format!("nats://127.0.0.1:{}", proxy.port));
     options.ping_interval = Duration::from_millis(300);

@@ -1,9 +1,9 @@
-//! What may happen to relay, workers, database and NATS while services write and handlers have effects: nothing
-//! is lost, made up, repeated or turned round, and events flow again. One test is one row of the table that
-//! `make chaos` prints.
+//! Faults of relay, workers, database and NATS while services write and handlers have effects: no event is lost,
+//! invented, duplicated or reordered, and events flow again. One test is one row of the table that `make chaos`
+//! prints.
 
 #![allow(unreachable_pub)] // one binary
-#![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests are tests
+#![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests are test code
 
 extern crate tidings_test_support as support;
 

@@ -1,4 +1,4 @@
-//! A nats-server that dies, freezes or is full, and a stream that is full or gone.
+//! A nats-server that dies, freezes or is full, and a stream that is full or deleted.
 
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ async fn a_frozen_nats_server<DB: Chaos>(world: World<DB>) {
 
     trial.world.nats.pause().unwrap();
     trial.goes_on().await;
-    // real time: beyond the lease, and in the long form beyond the time that an answer may take
+    // real time: longer than the lease, and in the long form longer than the timeout of an answer
     tokio::time::sleep(Duration::from_secs(if table::is_long() { 12 } else { 2 })).await;
     trial.world.nats.resume().unwrap();
 
@@ -65,7 +65,7 @@ async fn a_full_stream<DB: Chaos>(world: World<DB>) {
     trial.judge().await;
 }
 
-/// Nothing new is stored while services go on.
+/// The stream stores no new event while services continue to write.
 async fn refused<DB: Chaos>(trial: &Trial<DB>) {
     let nothing_new = async || {
         let before = trial.world.stored().await.len();
@@ -75,7 +75,7 @@ async fn refused<DB: Chaos>(trial: &Trial<DB>) {
     eventually("nothing new is stored", nothing_new).await;
 }
 
-/// What was in the stream is gone with it: that is the operator's. What was not is in the new one.
+/// The events in the stream are lost with it: the operator must restore them. All other events are in the new stream.
 async fn a_stream_that_is_deleted_and_created_anew<DB: Chaos>(world: World<DB>) {
     let mut trial = Trial::begin("stream: deleted, then created anew", world).await;
     let _relay = trial.relay();

@@ -1,4 +1,4 @@
-//! P5: handlers that have their effect once, while workers, nats-servers and databases die again and again.
+//! P5: handlers whose effect happens once, while workers, nats-servers and databases are killed repeatedly.
 
 use sqlx::Postgres;
 

@@ -1,5 +1,5 @@
-//! P6: three replicas that handle in the order of each key, while the one that works dies, freezes, loses its
-//! link or is replaced.
+//! P6: three instances that handle in order per key, while the active instance dies, freezes, loses its link or is
+//! replaced.
 
 use sqlx::Postgres;
 
@@ -39,7 +39,7 @@ async fn the_active_replica_is_frozen_for_longer_than_its_lease<DB: Effects>(wor
     for _ in 0..table::rounds(6) {
         let active = handling.active().await;
         handling.replicas[active].signal("STOP").await;
-        // SQLite has one lock for all who write: see the relay's row.
+        // SQLite has one lock for all writers: see the same remark in `relay.rs`.
         while !handling.trial.can_commit().await {
             handling.replicas[active].signal("CONT").await;
             handling.replicas[active].signal("STOP").await;
@@ -52,7 +52,7 @@ async fn the_active_replica_is_frozen_for_longer_than_its_lease<DB: Effects>(wor
     handling.judge().await;
 }
 
-/// Three replicas, each behind a proxy of its own.
+/// Three instances, each behind a proxy of its own.
 async fn behind_proxies<DB: Effects>(
     fault: &'static str,
     world: World<DB>,
@@ -108,8 +108,8 @@ async fn replicas_are_replaced_one_by_one<DB: Effects>(world: World<DB>) {
     handling.judge().await;
 }
 
-/// Both its links are silent and nobody closes them, as when the power of its host fails: Postgres keeps its
-/// transactions open, and with them the inbox's rows of what it had in hand.
+/// Both links of the instance are silent and stay open, as when its host loses power: Postgres keeps the transactions
+/// of the instance open, and with them the inbox rows of its deliveries in flight.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_host_of_the_active_replica_is_gone() {
     let world = World::<Postgres>::start().await;

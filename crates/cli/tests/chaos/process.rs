@@ -1,4 +1,4 @@
-//! The program itself, `tidings relay` or another command, as a process that can be sent signals.
+//! The program as a process that can be sent signals: `tidings relay`, or another command.
 
 use std::process::Stdio;
 
@@ -10,7 +10,7 @@ use crate::{support::within, table};
 pub struct Process(Child);
 
 impl Process {
-    /// A relay of these servers.
+    /// A relay on these servers.
     pub fn relay(nats: &str, database: &str) -> Self {
         Self::of(nats, database, &["relay"])
     }
@@ -18,7 +18,7 @@ impl Process {
     /// A command on these servers.
     pub fn of(nats: &str, database: &str, arguments: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
-        // What it says is shown when the test fails; the table is not mixed with it.
+        // The output is shown when the test fails; it must not mix with the table.
         let said = if table::is_long() {
             Stdio::null()
         } else {
@@ -32,7 +32,7 @@ impl Process {
                 "TIDINGS_RELAY_LEASE",
                 if table::is_long() { "5s" } else { "1s" },
             )
-            // Several batches a page, and several pages a second.
+            // A page has several batches, and a second has several pages.
             .env("TIDINGS_RELAY_BATCH", "20")
             .env("TIDINGS_LOG", "warn")
             .current_dir(std::env::temp_dir())
@@ -62,7 +62,7 @@ impl Process {
         self.0.kill().await.expect("a signal");
     }
 
-    /// Waits for its end; the exit code.
+    /// Waits until the process has ended; its exit code.
     pub async fn ended(mut self) -> Option<i32> {
         within("its end", self.0.wait())
             .await

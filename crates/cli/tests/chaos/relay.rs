@@ -1,4 +1,4 @@
-//! Relays that die, freeze, stop, or are stopped anywhere.
+//! Relays that die, freeze, stop, or are stopped at any point.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ async fn a_relay_that_is_frozen_for_longer_than_its_lease<DB: Chaos>(world: Worl
     let stand_by = trial.relay();
     trial.flows().await;
 
-    // SQLite has one lock for all who write: a process that is frozen while it has it stops everybody.
+    // SQLite has one lock for all writers: a process that is frozen while it holds the lock blocks all of them.
     zombie.signal("STOP").await;
     while !trial.can_commit().await {
         zombie.signal("CONT").await;
@@ -67,7 +67,7 @@ async fn a_relay_that_is_told_to_stop<DB: Chaos>(world: World<DB>) {
     trial.judge().await;
 }
 
-/// Beyond the window: the server has forgotten the ids when the next one begins.
+/// The next relay begins after the deduplication window: the server has forgotten the ids.
 async fn a_relay_that_dies_at_every_point<DB: Chaos>(world: World<DB>) {
     const WINDOW: Duration = Duration::from_millis(100);
     let subjects = ["user.>", "count.>"].map(|s| Pattern::parse(s).unwrap());

@@ -1,5 +1,5 @@
-//! Streams that have lost what they had confirmed, and what happens while it is brought back: nothing stays lost,
-//! and nothing is there twice. Services write and the relay works all the time.
+//! Streams that have lost confirmed events, and faults while these are republished: no event stays lost, and none is
+//! stored twice. Services write and the relay publishes all the time.
 
 use async_nats::jetstream;
 use sqlx::{Postgres, Sqlite};
@@ -17,14 +17,14 @@ trials!(
     a_killed_repair: in short on sqlite,
 );
 
-/// Slow enough to be met by a fault on its way.
+/// Slow enough that the fault happens while the command runs.
 const SLOWLY: [&str; 5] = ["outbox", "republish", "--from", "0", "--rate=60/s"];
 
 async fn jetstream_of<DB: Chaos>(trial: &Trial<DB>) -> jetstream::Context {
     jetstream::new(async_nats::connect(trial.world.nats.url()).await.unwrap())
 }
 
-/// Services have written, and the stream that took it is gone; there is a new one, and services go on.
+/// Services have written, and the stream that stored the events is gone; there is a new one, and services continue.
 async fn with_a_new_stream<DB: Chaos>(
     fault: &'static str,
     world: World<DB>,
@@ -47,7 +47,7 @@ async fn with_a_new_stream<DB: Chaos>(
     (trial, relay)
 }
 
-/// Waits until a part of what was lost is back.
+/// Waits until some of the lost events are back.
 async fn is_on_its_way<DB: Chaos>(trial: &Trial<DB>, events: usize) {
     eventually("a part is back", || async {
         let stored = trial.world.stored().await;
@@ -61,7 +61,7 @@ async fn is_on_its_way<DB: Chaos>(trial: &Trial<DB>, events: usize) {
     .await;
 }
 
-/// What the first one has left is found by a comparison, and nothing is missing afterwards.
+/// A comparison finds what the interrupted repair has left, and nothing is missing afterwards.
 async fn is_made_whole<DB: Chaos>(trial: &Trial<DB>) {
     let repair = trial.command(&["verify", "--repair"]);
     assert_eq!(repair.ended().await, Some(0));
@@ -110,7 +110,7 @@ async fn an_older_copy_of_the_store_on_sqlite() {
     an_older_copy_of_the_store::<Sqlite>().await;
 }
 
-/// It is put back while services write and the relay works.
+/// The copy is put back while services write and the relay publishes.
 async fn an_older_copy_of_the_store<DB: Chaos>() {
     let (world, past) = Past::world::<DB>().await;
     let mut trial = Trial::begin("store: an older copy is put back, then repaired", world).await;

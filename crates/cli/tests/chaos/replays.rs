@@ -1,5 +1,5 @@
-//! P8: replays whose workers and nats-servers die, that stand still for long, or are cancelled at once. Live events go
-//! on meanwhile. Each event has one effect, and one more in each replay that has it in its range.
+//! P8: replays whose workers and nats-servers die, that are paused for long, or cancelled at once. Live events
+//! continue to flow. Each event has one effect, and one more in each replay that has it in its range.
 
 use std::{
     cell::Cell,
@@ -28,12 +28,12 @@ trials!(
     a_replay_that_is_cancelled_at_once: in short on sqlite,
 );
 
-/// What was in hand ends by then: a handler's time and more.
+/// All deliveries in flight have ended by then: longer than the timeout of a handler.
 const STANDS_STILL: Duration = Duration::from_secs(120);
-/// No replay takes so long, whatever machine it is.
+/// No replay takes this long, on any machine.
 const IS_DONE: Duration = Duration::from_secs(600);
 
-/// How many events are replayed, and how many in a second: slow enough to be met by faults on its way.
+/// The number of events that are replayed, and the rate per second: slow enough that faults happen during the replay.
 fn size() -> (u64, u32) {
     if table::is_long() {
         (600, 25)
@@ -47,7 +47,7 @@ fn the_past() -> ReplayRequest {
     everything().to(ReplayPoint::Sequence(size().0))
 }
 
-/// Workers that have handled what is to be replayed, and go on.
+/// Workers that have handled the events to be replayed, and continue to handle live events.
 async fn with_a_past<DB: Effects>(
     fault: &'static str,
     world: World<DB>,
@@ -63,7 +63,7 @@ async fn with_a_past<DB: Effects>(
     handling
 }
 
-/// One replay, on its way.
+/// One replay that runs.
 struct Replaying<DB: Effects> {
     handling: Handling<DB>,
     replay: Replay,
@@ -85,7 +85,7 @@ impl<DB: Effects> Replaying<DB> {
         self.replay.consumer()
     }
 
-    /// What is asked of its effects.
+    /// Queries the effects of the replay.
     async fn asked(&self, what: &str, in_order: &str) -> i64 {
         let id = self.replay.id;
         let sql = format!("select {what} from effect where event like '{id}/%' {in_order}");
@@ -96,13 +96,13 @@ impl<DB: Effects> Replaying<DB> {
         self.asked("count(*)", "").await
     }
 
-    /// The replica that had its last effect.
+    /// The instance that had the last effect of the replay.
     async fn active(&self) -> usize {
         let last = self.asked("replica", "order by number desc limit 1").await;
         usize::try_from(last).expect("a number")
     }
 
-    /// Waits until it has more effects than these.
+    /// Waits until the replay has more effects than these.
     async fn has_more_than(&self, effects: i64) {
         eventually("the replay goes on", || async {
             self.effects().await > effects
@@ -114,7 +114,7 @@ impl<DB: Effects> Replaying<DB> {
         self.has_more_than(self.effects().await + 20).await;
     }
 
-    /// The fault is over: how long until live events are handled, and the replay goes on?
+    /// The fault is over: measures how long it takes until live events are handled and the replay continues.
     async fn recovers(&mut self) {
         let over = Instant::now();
         let effects = self.effects().await;
@@ -123,7 +123,8 @@ impl<DB: Effects> Replaying<DB> {
         self.handling.took(over.elapsed());
     }
 
-    /// On its way something breaks, time and again. When it goes on this follows; in the end its effects are judged.
+    /// Breaks something repeatedly during the replay. `then` runs whenever the replay continues; in the end its
+    /// effects are judged.
     async fn outlives(mut self, fault: impl AsyncFn(&Self), then: impl AsyncFn(&Self)) {
         for _ in 0..table::rounds(4) {
             self.goes_on().await;
@@ -149,7 +150,7 @@ impl<DB: Effects> Replaying<DB> {
         assert_eq!(command.ended().await, Some(0));
     }
 
-    /// Waits until what was in hand has ended; how many effects there are then.
+    /// Waits until the deliveries in flight have ended; the number of effects then.
     async fn stands_still(&self) -> i64 {
         let began = Instant::now();
         let mut before = -1;
@@ -169,14 +170,14 @@ impl<DB: Effects> Replaying<DB> {
         }
     }
 
-    /// Its consumer, as the server has it.
+    /// The consumer of the replay, as the server reports it.
     async fn consumer(&self) -> consumer::Info {
         let client = async_nats::connect(self.world().nats.url()).await.unwrap();
         let stream = jetstream::new(client).get_stream("EVENTS").await.unwrap();
         stream.consumer_info(self.durable()).await.unwrap()
     }
 
-    /// What it is to have effects of.
+    /// The events that the replay must have effects of.
     async fn range(&self) -> Vec<String> {
         let range = &self.replay.ranges[0];
         assert_eq!((range.first, range.last), (1, size().0));
@@ -189,7 +190,8 @@ impl<DB: Effects> Replaying<DB> {
             .collect()
     }
 
-    /// Waits until it is done. While live events wait it has an eighth of the places, so it may take its time.
+    /// Waits until the replay is done. While live events wait, a replay has an eighth of the concurrency: it may take
+    /// long.
     async fn is_done(&self) {
         let (before, is_over) = (Cell::new(-1), Cell::new(false));
         let began = Instant::now();
@@ -226,7 +228,7 @@ async fn a_worker_is_killed_during_a_replay<DB: Effects>(world: World<DB>) {
     replaying.outlives(kill, hurry).await;
 }
 
-/// The inbox knows all that the dead worker has handled for the replay.
+/// The inbox has a row for each event that the dead worker has handled for the replay.
 async fn all_is_delivered_again_behind_a_dead_worker<DB: Effects>(world: World<DB>) {
     let fault = "replay: worker SIGKILL, all is delivered again";
     let replaying = Replaying::with(fault, world, Kind::Once, 2).await;
@@ -240,7 +242,7 @@ async fn all_is_delivered_again_behind_a_dead_worker<DB: Effects>(world: World<D
     replaying.outlives(kill, begin_anew).await;
 }
 
-/// What it had in hand may have its effect again, and nothing is without one.
+/// An event that was in flight in the dead worker may have its effect twice; each event has at least one.
 async fn a_worker_with_plain_handlers_is_killed_during_a_replay<DB: Effects>(world: World<DB>) {
     let fault = "replay: plain handlers, worker SIGKILL";
     let replaying = Replaying::with(fault, world, Kind::Plain, 2).await;
@@ -266,7 +268,7 @@ async fn a_nats_server_is_killed_during_a_replay<DB: Effects>(world: World<DB>) 
     replaying.outlives(restart, async |_| {}).await;
 }
 
-/// The server would delete an idle consumer after five seconds if it was not durable.
+/// If the consumer was not durable, the server would delete it after five seconds without activity.
 async fn a_replay_that_is_paused_for_long<DB: Effects>(world: World<DB>) {
     let fault = "replay: paused beyond a consumer's inactivity";
     let long = Duration::from_secs(if table::is_long() { 20 } else { 6 });
@@ -276,7 +278,7 @@ async fn a_replay_that_is_paused_for_long<DB: Effects>(world: World<DB>) {
         assert_eq!(before.config.inactive_threshold, Duration::ZERO);
         replaying.tell("pause").await;
         let paused = replaying.stands_still().await;
-        // real time: longer than what the server waits
+        // real time: longer than the server's inactivity timeout
         tokio::time::sleep(long).await;
         assert_eq!(replaying.effects().await, paused);
         assert_eq!(replaying.consumer().await.created, before.created);
@@ -285,7 +287,7 @@ async fn a_replay_that_is_paused_for_long<DB: Effects>(world: World<DB>) {
     replaying.outlives(pause, async |_| {}).await;
 }
 
-/// Recovered is when its consumer is gone.
+/// The replay has recovered when its consumer is gone.
 async fn a_replay_that_is_cancelled_at_once<DB: Effects>(world: World<DB>) {
     let fault = "replay: cancelled at once";
     let mut handling = with_a_past(fault, world, Kind::Once, 2).await;
@@ -294,7 +296,7 @@ async fn a_replay_that_is_cancelled_at_once<DB: Effects>(world: World<DB>) {
         let id = world.replay(DURABLE, &the_past()).await.id;
         let began = Instant::now();
         world.replays().cancel(id).await.unwrap();
-        // What it has effects of from now on is made up.
+        // An effect of the replay after this moment counts as invented.
         let of_it = format!("{id}/");
         let until_now = handling.effects().await.into_iter();
         let until_now = until_now.map(|effect| effect.event);

@@ -1,4 +1,4 @@
-//! A worker that is started again whenever it ends, as an orchestrator does. Never says what it handles.
+//! A worker that is restarted whenever it ends, as an orchestrator does. Never decides what it handles.
 
 use std::{
     fs::OpenOptions,
@@ -18,14 +18,14 @@ use crate::{
     worker::{DATABASE, KIND, Kind, NATS, NUMBER, TEST},
 };
 
-/// What a replica is told.
+/// The settings of one instance.
 #[derive(Clone)]
 pub struct Orders {
     pub kind: Kind,
     pub nats: String,
     pub database: String,
     pub number: usize,
-    /// Where what it logs goes.
+    /// The file for the logs of the instance.
     pub log: PathBuf,
 }
 
@@ -46,7 +46,7 @@ impl Replica {
                 is.send_replace(child.id());
                 let _ = child.wait().await;
                 is.send_replace(None);
-                // real time: what an orchestrator takes at least
+                // real time: the least time that an orchestrator takes
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
         });
@@ -57,7 +57,7 @@ impl Replica {
         }
     }
 
-    /// Sends a signal, such as STOP, to the process that there is, or is next.
+    /// Sends a signal, such as STOP, to the running process, or to the next one.
     pub async fn signal(&self, signal: &str) {
         let mut process = self.process.clone();
         let running = process.wait_for(Option::is_some);
@@ -67,7 +67,7 @@ impl Replica {
             .expect("its id");
         let mut kill = Command::new("kill");
         kill.arg(format!("-{signal}")).arg(id.to_string());
-        // It may have ended by itself meanwhile.
+        // The process may have ended by itself meanwhile.
         kill.stderr(Stdio::null()).status().await.expect("kill");
     }
 }

@@ -1,4 +1,4 @@
-//! The rows that `make chaos` prints. It names a file in `TIDINGS_CHAOS`; without it the faults are short.
+//! The rows that `make chaos` prints. The variable `TIDINGS_CHAOS` names the file; without it the faults are short.
 
 use std::{fmt::Display, fs::OpenOptions, io::Write, time::Duration};
 
@@ -6,17 +6,17 @@ use crate::support::Verdict;
 
 const FILE: &str = "TIDINGS_CHAOS";
 
-/// Whether there is time: the load goes on for longer, and leases are those of a service.
+/// Whether this is the long form: the load lasts longer, and leases are as long as those of a service.
 pub fn is_long() -> bool {
     std::env::var_os(FILE).is_some()
 }
 
-/// How often a fault happens that comes again and again.
+/// How often a repeated fault happens.
 pub fn rounds(long: usize) -> usize {
     if is_long() { long } else { 1 }
 }
 
-/// The stores that a fault is tried on: in the short form one, where the other makes no difference to it.
+/// The databases that a fault is tried on. The short form tries one, when the fault does not depend on the database.
 #[macro_export]
 macro_rules! trials {
     ($($name:ident: in short on $short:ident),+ $(,)?) => {
@@ -39,7 +39,7 @@ macro_rules! trials {
     };
 }
 
-/// Whether a fault is tried on this store; the short form says where it is not.
+/// Whether a fault is tried on this database; when the short form skips it, that is printed.
 pub fn has_time_for(store: &str, short: &str) -> bool {
     let has_time = is_long() || store == short;
     if !has_time {
@@ -53,12 +53,12 @@ pub fn row(fault: &str, store: &str, verdict: Verdict, recovered: Duration) {
     write(fault, store, verdict, &verdict.inverted, recovered);
 }
 
-/// Appends a row of what has no order.
+/// Appends a row of a fault whose events have no order.
 pub fn row_without_order(fault: &str, store: &str, verdict: Verdict, recovered: Duration) {
     write(fault, store, verdict, &"-", recovered);
 }
 
-/// The first row comes with a head.
+/// Writes a row; the first one comes with the head of the table.
 fn write(fault: &str, store: &str, verdict: Verdict, inverted: &dyn Display, recovered: Duration) {
     let Verdict {
         events,
@@ -79,7 +79,7 @@ fn write(fault: &str, store: &str, verdict: Verdict, inverted: &dyn Display, rec
         }
         file.write_all(row.as_bytes()).expect("a row");
     }
-    // Shown when the test fails, or by --nocapture.
+    // Shown when the test fails, or with `--nocapture`.
     print!("{row}");
 }
 

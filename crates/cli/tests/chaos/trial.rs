@@ -1,5 +1,5 @@
-//! One fault: services write all the time, something happens, and in the end the stream is compared with what
-//! was committed.
+//! One fault: services write all the time, a fault happens, and in the end the stream is compared with the committed
+//! events.
 
 use std::{
     sync::{
@@ -24,7 +24,7 @@ use crate::{
     table,
 };
 
-/// A database as the table and the program name it.
+/// A database, with its name in the table and its URL for the program.
 pub trait Chaos: Journal {
     const STORE: &'static str;
     /// How many services write at the same time.
@@ -63,19 +63,19 @@ pub struct Trial<DB: Chaos> {
     jetstream: jetstream::Context,
     stop: CancellationToken,
     writers: JoinSet<()>,
-    /// Services wait while it says so.
+    /// Services wait while this is true.
     pub wait: Arc<AtomicBool>,
     recovered: Duration,
 }
 
 impl<DB: Chaos> Trial<DB> {
-    /// Services begin to write.
+    /// Starts a trial: services begin to write.
     pub async fn begin(fault: &'static str, world: World<DB>) -> Self {
         let urls = vec![world.nats.url()];
         Self::on(fault, world, urls).await
     }
 
-    /// The stream is asked for at any of these servers.
+    /// Starts a trial that looks for the stream at any of these servers.
     pub async fn on(fault: &'static str, world: World<DB>, urls: Vec<String>) -> Self {
         world.keep_a_journal().await;
         let client = async_nats::ConnectOptions::new()
@@ -98,7 +98,7 @@ impl<DB: Chaos> Trial<DB> {
         trial
     }
 
-    /// Services begin to write, again.
+    /// Makes the services write again.
     pub fn write(&mut self) {
         self.stop = CancellationToken::new();
         for writer in 0..DB::WRITERS {
@@ -112,7 +112,7 @@ impl<DB: Chaos> Trial<DB> {
                     if wait.load(Ordering::Relaxed) {
                         continue;
                     }
-                    // A database that is away is one of the faults; the journal knows what was committed.
+                    // An unavailable database is one of the faults; the journal records what was committed.
                     let _ = write(&world, writer, n).await;
                 }
             });
@@ -143,13 +143,13 @@ impl<DB: Chaos> Trial<DB> {
         .await;
     }
 
-    /// Waits until an event that is committed from now on is in the stream.
+    /// Waits until an event that is committed now is in the stream.
     pub async fn flows(&self) {
         let id = self.marker().await;
         eventually("events flow", || async { self.last_marker().await == id }).await;
     }
 
-    /// Whether the database takes an event, soon.
+    /// Whether the database accepts a commit within three seconds.
     pub async fn can_commit(&self) -> bool {
         let committing = self.marker();
         tokio::time::timeout(Duration::from_secs(3), committing)
@@ -157,14 +157,14 @@ impl<DB: Chaos> Trial<DB> {
             .is_ok()
     }
 
-    /// The fault is over: how long until events flow again?
+    /// The fault is over: measures how long it takes until events flow again.
     pub async fn recovers(&mut self) {
         let over = Instant::now();
         self.flows().await;
         self.recovered = over.elapsed();
     }
 
-    /// Lets the services write, until so many events are committed.
+    /// Waits until the services have committed a number of further events.
     pub async fn goes_on(&self) {
         let more = if table::is_long() { 800 } else { 80 };
         let before = DB::noted(self.world.outbox.pool()).await.len();
@@ -174,7 +174,7 @@ impl<DB: Chaos> Trial<DB> {
         .await;
     }
 
-    /// A relay in this process, of small batches, and the point at which it stops.
+    /// A relay in this process, with small batches, and the point at which it stops.
     pub fn relay_until(&self, point: Point, nth: usize) -> (Relay<DB>, Armed) {
         let relay = self.world.new_relay().batch(20);
         let relay = relay.lease(Duration::from_secs(5));
@@ -182,7 +182,7 @@ impl<DB: Chaos> Trial<DB> {
         (relay, armed)
     }
 
-    /// Services stop; when everything is relayed the stream is judged.
+    /// Stops the services, waits until everything is relayed, and judges the stream.
     pub async fn judge(mut self) {
         self.goes_on().await;
         self.still().await;
@@ -191,8 +191,8 @@ impl<DB: Chaos> Trial<DB> {
         assert_eq!(verdict, verdict.flawless());
     }
 
-    /// The same for a stream that was repaired while services wrote: it only grows, so what came back may lie behind
-    /// later events of its key. That is shown, and not judged.
+    /// The same for a stream that was repaired while services wrote. A stream only grows, so a republished event may
+    /// lie behind later events of its key: that is shown, and not judged.
     pub async fn judge_but_order(mut self) {
         self.goes_on().await;
         self.still().await;
@@ -205,12 +205,12 @@ impl<DB: Chaos> Trial<DB> {
         assert_eq!(in_order, verdict.flawless());
     }
 
-    /// A command of the program on the servers of this trial.
+    /// Runs a command of the program on the servers of this trial.
     pub fn command(&self, arguments: &[&str]) -> Process {
         Process::of(&self.world.nats.url(), &self.database_url(), arguments)
     }
 
-    /// Services stop, and the backlog is relayed.
+    /// Stops the services, and waits until the backlog is relayed.
     pub async fn still(&mut self) {
         self.stop.cancel();
         let ended = async { while self.writers.join_next().await.is_some() {} };
@@ -222,7 +222,7 @@ impl<DB: Chaos> Trial<DB> {
         .await;
     }
 
-    /// Commits an event of its own kind, as soon as that works; its id.
+    /// Commits an event of a kind of its own as soon as the database accepts it; its id.
     pub async fn marker(&self) -> String {
         let committed = async || {
             let mut tx = self.world.outbox.begin().await.ok()?;
@@ -272,6 +272,6 @@ async fn write<DB: Chaos>(
 }
 
 async fn pause() {
-    // real time: a service that does nothing else is no service
+    // real time: a service does other work between its events
     tokio::time::sleep(Duration::from_millis(8)).await;
 }

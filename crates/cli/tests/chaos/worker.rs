@@ -1,5 +1,5 @@
-//! The worker of the trials, as a process of its own: this program again, told to run one test only, which is
-//! the worker. Whatever it is told to handle has its effect in the transaction of the inbox.
+//! The worker of the trials, as a process of its own: this test program again, which runs only the test that is the
+//! worker. The effect of each handler is written in the transaction of the inbox.
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
@@ -18,14 +18,14 @@ use crate::{
     table,
 };
 
-/// What a worker is told.
+/// The environment variables with the settings of a worker.
 pub const NATS: &str = "TIDINGS_CHAOS_NATS";
 pub const DATABASE: &str = "TIDINGS_CHAOS_DATABASE";
 pub const KIND: &str = "TIDINGS_CHAOS_KIND";
 pub const NUMBER: &str = "TIDINGS_CHAOS_NUMBER";
-/// The test that is the worker.
+/// The test that runs the worker.
 pub const TEST: &str = "worker::as_a_process";
-/// The durable of all of them.
+/// The durable of all workers.
 pub const DURABLE: &str = "effects";
 
 /// How a worker handles events.
@@ -33,12 +33,12 @@ pub const DURABLE: &str = "effects";
 pub enum Kind {
     Once,
     Ordered,
-    /// One attempt of five fails where events are counted, and the second attempt is the last. Which ones is said
-    /// by the event and the number of the attempt.
+    /// Of the attempts with counted events, one in five fails, and the second attempt is the last. The event and the
+    /// number of the attempt determine which ones fail.
     Failing,
-    /// The same, and nothing says which ones: another delivery of an event may end otherwise.
+    /// The same at random: another delivery of an event may end differently.
     Random,
-    /// The inbox is not asked: what is delivered again has its effect again.
+    /// Without the inbox: a redelivered event has its effect again.
     Plain,
 }
 
@@ -68,7 +68,7 @@ struct App {
     replica: i64,
 }
 
-/// Notes the effect, and takes its time while the transaction is open.
+/// Records the effect, and takes a while with the transaction open.
 async fn note<DB: Effects>(
     tx: &mut DB::Connection,
     cx: &Context<App>,
@@ -92,7 +92,7 @@ async fn note<DB: Effects>(
     Ok(())
 }
 
-/// One attempt of five, where that is wanted.
+/// Fails one attempt in five, if the kind of the worker asks for it.
 fn fail(cx: &Context<App>) -> Result<(), Failure> {
     let chance = match cx.state().kind {
         Kind::Once | Kind::Ordered | Kind::Plain => return Ok(()),
@@ -126,7 +126,7 @@ async fn created<DB: Effects>(
     note::<DB>(&mut tx, &cx, (event.id, 1)).await
 }
 
-/// Without the inbox, in a transaction of its own.
+/// Records the effect without the inbox, in a transaction of its own.
 async fn note_plainly<DB: Effects>(
     outbox: Outbox<DB>,
     cx: Context<App>,

@@ -1,4 +1,4 @@
-//! `docker-compose.yml` without Docker: its users, roles and commands, with the passwords that it has, against real servers.
+//! `docker-compose.yml` without Docker: its users, roles, commands and passwords, against real servers.
 
 use std::{collections::BTreeMap, path::Path, process::Stdio};
 
@@ -15,17 +15,17 @@ const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 const OWNER: &str = "admin";
 const USER: &str = "0190e6e4-7a3e-7c3e-9d3e-3b1f0d8a6a11";
 
-/// A service, as far as it is looked at.
+/// A service of the file, with the settings that the tests use.
 #[derive(Debug, Default, Clone)]
 struct Service {
-    /// The entrypoint; the program `tidings` where there is none.
+    /// The entrypoint; the program `tidings` when there is none.
     entrypoint: Vec<String>,
     command: Vec<String>,
     environment: BTreeMap<String, String>,
     text: String,
 }
 
-/// The services of the file, with the defaults of what is not set.
+/// The services of the file, with default values for settings that are missing.
 fn services() -> BTreeMap<String, Service> {
     let (_, body) = COMPOSE.split_once("\nservices:\n").unwrap();
     let (body, _) = body.split_once("\nvolumes:\n").unwrap();
@@ -63,7 +63,7 @@ fn services() -> BTreeMap<String, Service> {
     services
 }
 
-/// Each `${NAME:-default}` becomes its default.
+/// Replaces each `${NAME:-default}` with its default.
 fn with_defaults(text: &str) -> String {
     let mut done = String::new();
     let mut rest = text;
@@ -81,7 +81,7 @@ fn with_defaults(text: &str) -> String {
 struct Composed {
     services: BTreeMap<String, Service>,
     nats: NatsServer,
-    /// Where the owner's database is: host, port and name.
+    /// The address of the owner's database: host, port and name.
     database: String,
     folder: Folder,
 }
@@ -115,7 +115,7 @@ impl Composed {
         }
     }
 
-    /// What the file's settings are on this machine.
+    /// A value of the file, translated to the servers of the test.
     fn here(&self, value: &str) -> String {
         let nats = self.nats.url().replace("nats://", "@");
         value
@@ -137,7 +137,7 @@ impl Composed {
         }
     }
 
-    /// The program, with what a service has in its environment.
+    /// The program with the environment of a service.
     fn program(&self, service: &str, words: &[&str]) -> Command {
         self.with_environment(service, tidings(&self.folder, words))
     }
@@ -156,7 +156,7 @@ impl Composed {
         command.spawn().expect("it starts")
     }
 
-    /// The roles, by psql and the file that the service has.
+    /// Creates the roles with psql and the file that the service uses.
     async fn make_roles(&self) {
         let service = &self.services["roles"];
         assert!(
@@ -189,7 +189,7 @@ async fn each_service_has_a_user_and_a_role_of_its_own_and_they_are_enough() {
     let setup = ended(composed.command("setup")).await;
     assert_eq!(setup.code, Some(0), "{setup:?}");
     composed.make_roles().await;
-    // Again, as after a later migration.
+    // Repeated, as after a later migration.
     composed.make_roles().await;
     let _running = ["relay", "welcome-email", "user-directory"].map(|name| composed.spawn(name));
     let data = user(USER, "ada@example.org");

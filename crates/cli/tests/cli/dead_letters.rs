@@ -1,4 +1,4 @@
-//! `tidings dead-letters`: finding what subscribers gave up, and bringing it back.
+//! `tidings dead-letters`: finding dead letters and redriving them.
 
 use std::{
     sync::{
@@ -25,7 +25,7 @@ struct Counted {
     count: u32,
 }
 
-/// Notes what the subscriber `counts` has done; it fails until it is repaired.
+/// Records what the subscriber `counts` has handled; the handler fails until it is repaired.
 #[derive(Clone, Default)]
 pub struct Shop {
     done: Arc<Mutex<Vec<String>>>,
@@ -91,7 +91,7 @@ async fn world() -> (World, Bus) {
     (world, bus)
 }
 
-/// A world in which events 1 to `count` of two keys are dead letters, and the service that failed.
+/// A world in which the events 1 to `count` of two keys are dead letters, with the service that failed.
 pub async fn broken(count: u32) -> (World, Bus, Shop, Service) {
     let (world, bus) = world().await;
     let shop = Shop::default();
@@ -121,14 +121,14 @@ pub async fn letters_are(world: &World, count: usize) {
     .await;
 }
 
-/// How many events ada has; the others are bob's.
+/// How many events have the key ada; the others have the key bob.
 const OF_ADA: u32 = 4;
 
 fn key_of(count: u32) -> &'static str {
     if count <= OF_ADA { "ada" } else { "bob" }
 }
 
-/// What the subscriber has done once the events 1 to `count` are handled, in the order of each key.
+/// Checks that the subscriber has handled the events 1 to `count`, in order per key.
 fn assert_done(shop: &Shop, count: u32) {
     let done = shop.done();
     assert_eq!(done.len(), count as usize, "{done:?}");
@@ -344,11 +344,11 @@ async fn a_redrive_that_is_killed_again_and_again_loses_and_doubles_nothing() {
     while target < LETTERS as usize {
         let killed = world.spawn(&["dead-letters", "redrive", "--all", "--rate", "1000/s"]);
         target = (target + 7).min(LETTERS as usize);
-        // Somewhere in its work: between a letter's publishing and its deletion too.
+        // At any point of the redrive, also between the publishing of a dead letter and its deletion.
         shop.reaches(target).await;
         killed.signalled("KILL").await;
     }
-    // The last ones may be handled, and their letters there.
+    // The last events may be handled while their dead letters are still stored.
     if !list(&world).await.is_empty() {
         world.ok(&["dead-letters", "redrive", "--all"]).await;
     }
@@ -459,7 +459,7 @@ async fn what_is_exported_can_be_redriven_elsewhere() {
     let shop = Shop::default();
     shop.is_repaired.store(true, Ordering::SeqCst);
     let service = Service::start(&bus, &shop);
-    // Nothing is given back to a subscriber without a consumer.
+    // A redrive to a subscriber without a consumer is refused.
     eventually("it works", || async {
         let shown = there.run(&["subscribers", "show", "counts"]).await;
         shown.stdout.contains("activity         works")

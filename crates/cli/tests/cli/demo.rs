@@ -1,4 +1,4 @@
-//! `tidings demo` and `tidings bench`: they judge themselves, and say so with their exit code.
+//! `tidings demo` and `tidings bench`: they check their own results and report them with the exit code.
 
 use tokio::process::Command;
 
@@ -12,7 +12,7 @@ both!(
     an_old_transaction_leaves_no_dead_row_in_the_log,
 );
 
-/// Runs the program where it finds the servers' programs, as a person in a checkout would.
+/// Runs the program where it finds the programs of the servers, as in a checkout.
 async fn in_the_checkout(world: &World, arguments: &[&str]) -> Ended {
     ended(checkout(world, arguments)).await
 }
@@ -144,7 +144,7 @@ async fn an_old_transaction_leaves_no_dead_row_in_the_log(world: World) {
     }
     let report = measured(&world, "relay --pinned-xmin 2s").await;
     assert_eq!(report["log_dead_tuples"], 0, "{report}");
-    // The pin holds: what changes a row leaves a dead one behind.
+    // The open transaction keeps dead rows: a changed row leaves a dead one behind.
     for changed in ["relay_dead_tuples", "business_dead_tuples"] {
         assert!(report[changed].as_i64() > Some(0), "{report}");
     }
@@ -195,7 +195,7 @@ async fn a_bench_without_servers_starts_its_own() {
     assert!(measured.stdout.contains("ratio"), "{measured:?}");
 }
 
-/// The processes that another one has started.
+/// The child processes of a process.
 #[cfg(target_os = "linux")]
 fn children(of: u32) -> Vec<u32> {
     let tasks = std::fs::read_dir(format!("/proc/{of}/task")).expect("its tasks");

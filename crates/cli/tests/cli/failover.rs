@@ -1,5 +1,5 @@
-//! Relays as processes, that are killed, stopped and frozen: who carries the events then, how soon, and that
-//! nobody does harm.
+//! Relays as processes that are killed, stopped and frozen: which relay publishes then, how soon, and that the
+//! replaced relay changes nothing.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -25,7 +25,7 @@ both!(
     an_owner_that_was_frozen_beyond_its_lease_does_no_harm,
 );
 
-/// What a busy machine may add to a lease.
+/// The delay that a busy machine may add to a lease.
 const MARGIN: Duration = Duration::from_secs(2);
 
 impl World {
@@ -90,7 +90,7 @@ async fn a_killed_owner_is_replaced_within_its_lease(world: World) {
     })
     .await;
     let took = killed.elapsed();
-    // It looks four times within a lease.
+    // The standby looks four times within a lease.
     assert!(
         took < lease + lease / 4 + MARGIN,
         "the stand-by took {took:?}"
@@ -100,7 +100,7 @@ async fn a_killed_owner_is_replaced_within_its_lease(world: World) {
 
 async fn a_stopped_owner_is_replaced_at_once(world: World) {
     let world = world.set_up().await;
-    // The standby does not look for many minutes, and no lease ends.
+    // The standby looks only after many minutes, and no lease ends.
     let first = world.relay("1h");
     world.epoch_is(1).await;
     let _second = stand_by(&world, "1h").await;
@@ -115,8 +115,7 @@ async fn a_stopped_owner_is_replaced_at_once(world: World) {
 }
 
 async fn an_owner_that_was_frozen_beyond_its_lease_does_no_harm(world: World) {
-    // The server forgets ids, and batches that it heard the beginning of (after 10 s), before the frozen one
-    // goes on.
+    // Before the frozen relay continues, the server has forgotten ids, and incomplete batches (after 10 s).
     world.write(
         "tidings.toml",
         "[[stream]]\nname = \"EVENTS\"\nsubjects = [\"user.>\"]\nduplicate_window = \"11s\"\n",
@@ -143,7 +142,8 @@ async fn an_owner_that_was_frozen_beyond_its_lease_does_no_harm(world: World) {
         let (owner, epoch) = (world.owner().await, world.epoch().await);
         signal("STOP", owner).await;
         let frozen = tokio::time::Instant::now();
-        // One that is frozen with the lock of an SQLite file keeps everybody out: it has to go on first.
+        // A relay that is frozen while it holds the lock of an SQLite file blocks all others: it has to continue
+        // first.
         let is_replaced = async {
             world.epoch_is(epoch + 1).await;
             let stored = stored(&world).await;
@@ -167,7 +167,7 @@ async fn an_owner_that_was_frozen_beyond_its_lease_does_no_harm(world: World) {
     writer.await.unwrap();
     world.backlog_is(0).await;
 
-    // The one that was frozen stands by: it takes over from the other.
+    // The relay that was frozen is the standby: it takes over from the other one.
     let (owner, epoch) = (world.owner().await, world.epoch().await);
     let other = [first.id(), second.id()]
         .into_iter()
@@ -195,7 +195,7 @@ async fn an_owner_that_was_frozen_beyond_its_lease_does_no_harm(world: World) {
     );
 }
 
-/// A relay that stands by: it has looked for the lease once.
+/// Starts a standby relay, and waits until it has looked for the lease once.
 async fn stand_by(world: &World, lease: &str) -> Running {
     let mut command = world.command(&["relay"]);
     command.env("TIDINGS_RELAY_LEASE", lease);
@@ -206,7 +206,7 @@ async fn stand_by(world: &World, lease: &str) -> Running {
     relay
 }
 
-/// Commits events of four keys, a few in each transaction, each key counted up.
+/// Commits events of four keys, a few in each transaction, with a count per key.
 async fn write_until(store: Store, url: String, written: Arc<AtomicUsize>, done: Arc<AtomicBool>) {
     enum Either {
         Postgres(Outbox<Postgres>),
@@ -225,10 +225,10 @@ async fn write_until(store: Store, url: String, written: Arc<AtomicUsize>, done:
     macro_rules! write {
         ($outbox:expr, $count:expr) => {{
             let Ok(mut tx) = $outbox.begin().await else {
-                // The file is locked by the one that is frozen.
+                // The frozen relay holds the lock of the file.
                 continue;
             };
-            // Rows of one key stand side by side, so that they go as batches.
+            // The rows of one key are adjacent, so that they are published in batches.
             for (key, n) in ["a", "b", "c", "d"]
                 .into_iter()
                 .flat_map(|key| [0, 1, 2, 3].map(|n| (key, n)))
@@ -246,14 +246,14 @@ async fn write_until(store: Store, url: String, written: Arc<AtomicUsize>, done:
             Either::Postgres(outbox) => write!(outbox, count),
             Either::Sqlite(outbox) => write!(outbox, count),
         }
-        // real time: a pace that the relays keep up with
+        // real time: a pace that the relays can follow
         tokio::time::sleep(Duration::from_millis(10)).await;
         count += 1;
         written.fetch_add(16, Ordering::Relaxed);
     }
 }
 
-/// Key and count of every event, in the order of the stream.
+/// Key and count of each event, in the order of the stream.
 async fn messages(world: &World) -> Vec<(String, i64)> {
     let client = async_nats::connect(world.nats.url()).await.unwrap();
     let context = jetstream::new(client);
@@ -273,7 +273,7 @@ async fn messages(world: &World) -> Vec<(String, i64)> {
     read.collect().await
 }
 
-/// How far the stream is.
+/// The last sequence of the stream.
 async fn stored(world: &World) -> u64 {
     let client = async_nats::connect(world.nats.url()).await.unwrap();
     let context = jetstream::new(client);

@@ -1,4 +1,4 @@
-//! P9: `tidings trace` tells what it has seen when a half of it does not answer, and ends with 3.
+//! P9: when one of its two sources does not answer, `tidings trace` prints what the other one knows, and ends with 3.
 
 use crate::support::{Store, World, user};
 
@@ -76,7 +76,7 @@ async fn without_jetstream_a_trace_tells_what_the_outbox_knows_and_ends_with_3(w
     }
 }
 
-/// The relay runs, and the subscribers are elsewhere.
+/// The relay runs, and no consumer of this account takes the event.
 #[tokio::test]
 async fn where_no_subscriber_takes_an_event_a_trace_says_so() {
     let world = World::start(Store::Sqlite).await.set_up().await;
@@ -93,7 +93,7 @@ async fn where_no_subscriber_takes_an_event_a_trace_says_so() {
     );
 }
 
-/// The database is there, and does not answer.
+/// The database exists, and does not answer.
 #[tokio::test]
 async fn without_its_database_a_trace_tells_what_nats_knows_and_ends_with_3() {
     let world = World::start(Store::Sqlite).await.set_up().await;
@@ -113,7 +113,7 @@ async fn without_its_database_a_trace_tells_what_nats_knows_and_ends_with_3() {
         ],
     );
     says(&ended.stderr, &["not all could be seen: outbox"]);
-    // Both halves: nothing can be told, and the first error says which.
+    // Neither source answers: nothing can be traced, and the first error names the source.
     world.nats.stop().await.unwrap();
     let mut command = world.command(&["trace", &id]);
     command.env(

@@ -1,8 +1,8 @@
-//! Text of others on its way out: no command ends because of it, and no terminal obeys it.
+//! Output of foreign text: no command ends because of it, and no terminal executes it.
 
 use crate::support::{Store, World, eventually};
 
-/// What a terminal obeys, or a reader cannot see.
+/// Characters that control a terminal, or that a reader cannot see.
 const HOSTILE: [char; 7] = [
     '\u{1b}', '\u{7f}', '\u{9b}', '\u{202e}', '\u{2028}', '\u{85}', '\u{2066}',
 ];
@@ -148,7 +148,7 @@ async fn settings_that_cannot_be_used_are_named_and_end_with_2() {
     assert!(!ended.stderr.contains("s3cret"), "{ended:?}");
 }
 
-/// As an unset variable of the shell gives it.
+/// An empty argument, as the shell passes it for an unset variable.
 #[tokio::test]
 async fn an_empty_text_selects_nothing_and_is_refused() {
     let world = World::start(Store::Sqlite).await.set_up().await;

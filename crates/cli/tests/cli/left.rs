@@ -1,5 +1,5 @@
-//! A command that changes things does all of it, whether or not somebody still reads what it prints; and what is given up
-//! has been read before.
+//! A command that changes things completes all changes, even if its output is no longer read; what a command deletes
+//! is printed before.
 
 use std::process::Stdio;
 
@@ -12,7 +12,7 @@ both!(
 );
 
 impl World {
-    /// Runs a command whose output nobody reads from the first byte on; the exit code.
+    /// Runs a command whose output is not read from the first byte on; the exit code.
     async fn unread(&self, arguments: &[&str]) -> Option<i32> {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
@@ -62,7 +62,7 @@ async fn what_changes_something_does_it_without_a_reader(world: World) {
     let cancel = ["outbox", "cancel", id.as_str().unwrap(), "--yes"];
     assert_eq!(world.unread(&cancel).await, Some(0));
     assert_eq!(world.status().await["delayed"], 0);
-    // What could not be done is told by the exit code all the same.
+    // The exit code still reports what could not be done.
     assert_eq!(world.unread(&cancel).await, Some(1));
 }
 
@@ -80,7 +80,7 @@ async fn what_nobody_reads_is_not_given_up(world: World) {
     assert_eq!(world.status().await["parked"], 0);
 }
 
-/// The preview comes before the change.
+/// The preview is printed before the change.
 async fn what_asks_first_is_done_without_a_reader(world: World) {
     let world = world.set_up().await;
     let worker = world.spawn(&["run", "--setup"]);
@@ -118,7 +118,7 @@ async fn what_asks_first_is_done_without_a_reader(world: World) {
     );
     let remove = ["subscribers", "remove", "welcome-email", "--yes"];
     eventually("it is removed", || async {
-        // Until nobody pulls any more it is refused.
+        // The removal is refused while a worker pulls.
         world.unread(&remove).await == Some(0)
     })
     .await;

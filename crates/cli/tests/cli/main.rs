@@ -1,7 +1,7 @@
 //! The `tidings` program, command by command, against real servers and both databases.
 
 #![allow(unreachable_pub)] // one binary
-#![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests are tests
+#![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests are test code
 
 #[macro_use]
 mod support;

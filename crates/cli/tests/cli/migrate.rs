@@ -1,4 +1,4 @@
-//! `tidings migrate`: by itself, and as text for the database's own tools.
+//! `tidings migrate`: it migrates a database, or prints the statements for the tools of the database.
 
 use std::{path::PathBuf, process::Stdio};
 
@@ -86,7 +86,7 @@ async fn a_schema_that_is_no_identifier_is_refused() {
     }
 }
 
-/// A tool of the Postgres that the tests run.
+/// A tool of the Postgres installation that the tests run.
 fn postgres_tool(name: &str, arguments: &[&str]) -> Command {
     let folder = match std::env::var_os("TIDINGS_POSTGRES_BIN") {
         Some(folder) if !folder.is_empty() => PathBuf::from(folder),
@@ -100,7 +100,7 @@ fn postgres_tool(name: &str, arguments: &[&str]) -> Command {
     command
 }
 
-/// The schema of a database and the records of its migrations, without what differs by chance.
+/// The schema of a database and the records of its migrations, without parts that differ from run to run.
 async fn dump(url: &str) -> String {
     let schema = ended(postgres_tool(
         "pg_dump",
@@ -119,7 +119,7 @@ async fn dump(url: &str) -> String {
         "1|0001_outbox\n",
         "{records:?}"
     );
-    // pg_dump makes a new key for these lines each time.
+    // pg_dump writes a new random key into these lines each time.
     let is_kept =
         |line: &&str| !line.starts_with("\\restrict") && !line.starts_with("\\unrestrict");
     schema

@@ -66,7 +66,7 @@ async fn what_is_parked_is_listed_shown_asked_for_and_given_up(world: World) {
     assert_eq!(world.ok(&["outbox", "parked"]).await, "nothing is parked\n");
 }
 
-/// As somebody writes it past the program; before the tables had bounds, on Postgres.
+/// Writes a row without the program; on Postgres as before the tables had constraints.
 async fn write(world: &World, postgres: &'static str, sqlite: &'static str) {
     match world.store {
         Store::Postgres => {

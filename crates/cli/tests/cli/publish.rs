@@ -1,4 +1,4 @@
-//! `tidings publish`, `tidings relay` and `tidings outbox status`: an event's way into its stream.
+//! `tidings publish`, `tidings relay` and `tidings outbox status`: the path of an event into its stream.
 
 use crate::support::{Store, World, ended_after, user};
 

@@ -1,4 +1,4 @@
-//! `tidings outbox rebase`, and what else the program says of a copied outbox.
+//! `tidings outbox rebase`, and what else the program reports about a copied outbox.
 
 use sqlx::{Connection, PgConnection};
 
@@ -6,7 +6,7 @@ use crate::support::{Store, World, user};
 
 const ADA: &str = "0190e6e4-7a3e-7c3e-9d3e-3b1f0d8a6a11";
 
-/// A world whose outbox holds one event, and says that it comes from elsewhere.
+/// A world whose outbox holds one event and is marked as a copy of another outbox.
 async fn copied() -> World {
     let world = World::start(Store::Postgres).await.set_up().await;
     let event = user(ADA, "ada@example.org");

@@ -1,4 +1,4 @@
-//! `tidings dead-letters redrive` says what became of what it redrove.
+//! `tidings dead-letters redrive` reports what became of the events that it redrove.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -39,7 +39,7 @@ async fn a_redrive_says_what_was_handled_what_failed_again_and_what_is_open() {
         "{said}"
     );
 
-    // Nobody takes them.
+    // No instance handles them.
     service.stop().await;
     let report = world
         .json(&[

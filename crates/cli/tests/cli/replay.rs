@@ -18,7 +18,7 @@ struct Counted {
     key: String,
 }
 
-/// What handlers share: a permit for each event.
+/// The state of the handlers: one permit for each event.
 type Gate = Arc<Semaphore>;
 
 async fn count(_: Counted, cx: Context<Gate>) -> Result<(), Failure> {
@@ -35,7 +35,7 @@ struct Service {
 }
 
 impl Service {
-    /// It has handled five events, one of them with the key `other`.
+    /// A service that has handled five events, one of them with the key `other`.
     async fn start(world: &World) -> Self {
         world.ok(&["streams", "apply"]).await;
         let bus = Bus::connect(world.nats.url().into()).await.unwrap();
@@ -175,7 +175,7 @@ async fn a_rehearsal_tells_what_would_happen_and_calls_nobody() {
     let found = world.json(&args).await.remove(0);
     assert_eq!(found["events"][0]["would_call"], 5);
     assert_eq!(found["estimated_seconds"], Value::Null);
-    // One with a rate tells of the rate and not of how fast it could be.
+    // A rehearsal of a replay with a rate estimates by that rate, not by the possible speed.
     service.gate.add_permits(100);
     let watched = [
         "replay", "start", "counts", "--from=1", "--to=5", "--watch", "--yes",

@@ -1,4 +1,4 @@
-//! `tidings outbox status`: its exit code judges, and a relay that cannot write is not called dead.
+//! `tidings outbox status`: its exit code reports issues, and a relay that cannot write is not reported as dead.
 
 use sqlx::{Connection, PgConnection, SqliteConnection};
 
@@ -18,7 +18,7 @@ async fn enqueue(world: &World, key: &str) {
         .await;
 }
 
-/// Runs a statement; both databases know it, with `tidings.` or `tidings_` before a table.
+/// Runs a statement on both databases, with `tidings.` or `tidings_` before a table.
 async fn execute(world: &World, statement: &str) {
     match world.store {
         Store::Postgres => {
@@ -67,7 +67,7 @@ async fn what_waits_without_a_relay_is_stuck(world: World) {
         Some(0)
     );
     assert_eq!(relay.signalled("TERM").await, Some(0));
-    // Nothing waits: nobody is needed.
+    // Nothing waits: no relay is needed.
     world.ok(&["outbox", "status"]).await;
 }
 
@@ -107,7 +107,7 @@ async fn a_relay_that_cannot_write_is_asked_over_nats(world: World) {
     let relay = world.spawn(&["relay"]);
     enqueue(&world, "a").await;
     world.backlog_is(0).await;
-    // Each database in its own way: the right is revoked, or the file's write lock is held.
+    // On Postgres the right is revoked, on SQLite the write lock of the file is held.
     let mut holder = None;
     match world.store {
         Store::Postgres => {
@@ -175,7 +175,7 @@ async fn tables_of_another_version_are_refused(world: World) {
             "{command:?}: {said}"
         );
     }
-    // A trace says which of its sources was not searched.
+    // A trace names the source that was not searched.
     let traced = world.run(&["trace", "--key", "a"]).await;
     assert!(traced.stdout.contains("version 99"), "{traced:?}");
     execute(&world, "delete from tidings_migration where version > 4").await;

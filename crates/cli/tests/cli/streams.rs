@@ -1,10 +1,10 @@
-//! `tidings streams`: plans, applies, and never does a thing twice.
+//! `tidings streams`: plans and applies; a second run changes nothing.
 
 use serde_json::Value;
 
 use crate::support::{Store, World};
 
-/// Each stream and what is done with it.
+/// Each stream and its planned change.
 fn plans(streams: &[Value]) -> Vec<(&str, &str)> {
     streams
         .iter()
@@ -81,7 +81,7 @@ async fn a_changed_setting_is_shown_before_and_after_in_words_of_the_configurati
     );
 }
 
-/// P2: what the server would refuse is known before anything is changed, by a dry run too.
+/// P2: a setting that the server would refuse is reported before any change, also by a dry run.
 #[tokio::test]
 async fn what_the_server_would_refuse_ends_with_1_and_changes_nothing() {
     let world = World::start(Store::Sqlite).await;
@@ -111,7 +111,7 @@ async fn what_the_server_would_refuse_ends_with_1_and_changes_nothing() {
     assert!(listed.contains("OTHER (user.>): cannot be so"), "{listed}");
 }
 
-/// E1: without a stream configured, none but those of subscribers is touched.
+/// E1: when no stream is configured, only the internal streams are changed.
 #[tokio::test]
 async fn a_program_that_is_not_configured_leaves_the_streams_of_services_alone() {
     let world = World::start(Store::Sqlite).await;
@@ -132,13 +132,13 @@ async fn a_program_that_is_not_configured_leaves_the_streams_of_services_alone()
         .refused(1, &["publish", "user.noted", "--data", "{}", "--direct"])
         .await;
     assert!(noted.contains("no stream takes user.noted"), "{noted}");
-    // All events of the account are shown, where nothing says which.
+    // Without a configured stream, the events of all streams of the account are shown.
     let mut tail = world.spawn(&["tail", "--since", "beginning"]);
     let line = tail.line().await.unwrap();
     assert!(line.contains("order.placed"), "{line}");
 }
 
-/// A shorter age removes at once what is older.
+/// A shorter maximum age removes older events at once.
 #[tokio::test]
 async fn an_age_that_removes_events_has_to_be_meant() {
     let world = World::start(Store::Sqlite).await.set_up().await;

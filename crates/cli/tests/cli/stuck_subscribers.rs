@@ -1,5 +1,5 @@
-//! P9: `tidings subscribers list` and `show` end with 1 when something holds events up, with 3 when something could not
-//! be seen, and with 0 else; `remove` ends what is gone for good. A pause is no fault.
+//! P9: `tidings subscribers list` and `show` end with 1 when events are held up, with 3 when a source did not answer,
+//! and with 0 otherwise; `remove` deletes a subscriber that is no longer needed. A pause is not an issue.
 
 use std::time::Duration;
 
@@ -77,7 +77,7 @@ impl World {
         jetstream::new(async_nats::connect(self.nats.url()).await.unwrap())
     }
 
-    /// The list until it ends with this code.
+    /// Runs the list until it ends with this code.
     async fn list_ends(&self, code: i32) -> Ended {
         let mut last = self.run(&LIST).await;
         let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
@@ -86,7 +86,7 @@ impl World {
                 tokio::time::Instant::now() < deadline,
                 "never ended with {code}: {last:?}"
             );
-            // real time: what is waited for happens in other processes
+            // real time: the workers and the relay are other processes
             tokio::time::sleep(Duration::from_millis(20)).await;
             last = self.run(&LIST).await;
         }

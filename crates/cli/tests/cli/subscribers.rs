@@ -1,4 +1,4 @@
-//! `tidings subscribers`: how subscribers do, and pausing them.
+//! `tidings subscribers`: the state of subscribers, and pausing and resetting them.
 
 use std::{
     sync::{
@@ -92,7 +92,7 @@ async fn listed(world: &World) -> Value {
 #[tokio::test]
 async fn they_are_listed_and_shown_with_all_that_is_known() {
     let world = World::start(Store::Sqlite).await;
-    // Before anything is set up it looks like another account.
+    // Before the streams are set up, the account looks like another one.
     let said = world.refused(1, &["subscribers", "list"]).await;
     assert!(said.contains("has no stream at all"), "{said}");
     world.ok(&["streams", "apply"]).await;

@@ -1,4 +1,4 @@
-//! A folder, a NATS server and a database for each test, and the program between them.
+//! A folder, a NATS server and a database for each test, and the program connected to them.
 
 use std::{
     path::{Path, PathBuf},
@@ -15,17 +15,17 @@ use tokio::{
     sync::OnceCell,
 };
 
-/// How long anything may take on a busy machine.
+/// The longest that any step may take on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Which database a test runs on.
+/// The database that a test runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Store {
     Postgres,
     Sqlite,
 }
 
-/// What one test works with.
+/// The folder and servers of one test.
 pub struct World {
     pub nats: NatsServer,
     pub store: Store,
@@ -33,10 +33,10 @@ pub struct World {
     folder: Folder,
 }
 
-/// A folder that is gone afterwards.
+/// A folder that is deleted with the test.
 pub struct Folder(PathBuf);
 
-/// How a command ended.
+/// The exit code and output of a command.
 #[derive(Debug)]
 pub struct Ended {
     pub code: Option<i32>,
@@ -44,7 +44,7 @@ pub struct Ended {
     pub stderr: String,
 }
 
-/// A command that runs beside the test; it is killed with it.
+/// A command that runs beside the test; it is killed when the test ends.
 pub struct Running {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
@@ -68,7 +68,7 @@ macro_rules! both {
     };
 }
 
-/// The stream of the events that these tests publish.
+/// The configuration of the stream for the events of these tests.
 pub const EVENTS: &str = "[[stream]]\nname = \"EVENTS\"\nsubjects = [\"user.>\", \"payment.>\"]\n";
 
 impl World {
@@ -88,14 +88,14 @@ impl World {
         world
     }
 
-    /// A world whose outbox and streams are there.
+    /// Creates the tables and the streams.
     pub async fn set_up(self) -> Self {
         self.ok(&["migrate"]).await;
         self.ok(&["streams", "apply"]).await;
         self
     }
 
-    /// The program with these arguments, this world's servers in its environment, and nothing else.
+    /// The program with these arguments, and with nothing but this world's servers in its environment.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = tidings(&self.folder, arguments);
         command
@@ -108,7 +108,7 @@ impl World {
         ended(self.command(arguments)).await
     }
 
-    /// Runs a command that must succeed; what it prints.
+    /// Runs a command that must succeed; its output.
     pub async fn ok(&self, arguments: &[&str]) -> String {
         let ended = self.run(arguments).await;
         assert_eq!(ended.code, Some(0), "{arguments:?}: {ended:?}");
@@ -122,7 +122,7 @@ impl World {
         lines.lines().map(value).collect()
     }
 
-    /// Runs a command that must fail with this code; what it says.
+    /// Runs a command that must fail with this code; its error output.
     pub async fn refused(&self, code: i32, arguments: &[&str]) -> String {
         let ended = self.run(arguments).await;
         assert_eq!(ended.code, Some(code), "{arguments:?}: {ended:?}");
@@ -135,7 +135,7 @@ impl World {
         Running::of(self.command(arguments))
     }
 
-    /// How the outbox stands; the command ends with 1 when a stream has lost something.
+    /// The status of the outbox; the command ends with 1 when a stream has lost something.
     pub async fn status(&self) -> Value {
         let ended = self.run(&["outbox", "status", "--json"]).await;
         let status = ended.stdout.lines().next().map(serde_json::from_str);
@@ -150,9 +150,9 @@ impl World {
         eventually(&what, || async { self.status().await["backlog"] == events }).await;
     }
 
-    /// Ends the NATS server and starts another one, which may have the same port.
+    /// Stops the NATS server and starts another one, which may have the same port.
     pub async fn replace_nats(&mut self, options: NatsServerOptions) {
-        // The port is the old one's until that is dropped.
+        // The old server keeps its port until it is dropped.
         let meanwhile = NatsServer::start().await.expect("a NATS server");
         drop(std::mem::replace(&mut self.nats, meanwhile));
         self.nats = options.start().await.expect("another NATS server");
@@ -189,13 +189,13 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // What stays is the operating system's to clean.
+        // The operating system deletes the rest.
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
 impl Running {
-    /// Starts a command. Its stderr is the test's own, which is shown when it fails, unless it was set.
+    /// Starts a command. Unless its stderr was set, it is the stderr of the test, which is shown when the test fails.
     pub fn of(mut command: Command) -> Self {
         let command = command.stdout(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().expect("the program");
@@ -206,12 +206,12 @@ impl Running {
         }
     }
 
-    /// The process.
+    /// The id of the process.
     pub fn id(&self) -> u32 {
         self.child.id().expect("it runs")
     }
 
-    /// Waits until a piped stderr says something, and reads on beside the test.
+    /// Waits until a piped stderr has a line with this text, and continues to read beside the test.
     pub async fn says(&mut self, expected: &str) {
         let stderr = self.child.stderr.take().expect("a piped stderr");
         let mut lines = BufReader::new(stderr).lines();
@@ -246,7 +246,7 @@ impl Running {
         self.code().await
     }
 
-    /// Stops reading what it prints, and waits for its end; the exit code.
+    /// Stops reading the output, and waits until the command ends; the exit code.
     pub async fn left(self) -> Option<i32> {
         let Self { mut child, lines } = self;
         drop(lines);
@@ -264,7 +264,7 @@ impl Running {
     }
 }
 
-/// The program in this folder, with an empty environment.
+/// The program, run in this folder with an empty environment.
 pub fn tidings(folder: &Folder, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
     command
@@ -278,7 +278,7 @@ pub async fn ended(command: Command) -> Ended {
     ended_after(command, b"").await
 }
 
-/// Runs a command to its end with this on its stdin.
+/// Runs a command with this stdin until it ends.
 pub async fn ended_after(mut command: Command, stdin: &[u8]) -> Ended {
     command
         .stdin(Stdio::piped())
@@ -286,7 +286,7 @@ pub async fn ended_after(mut command: Command, stdin: &[u8]) -> Ended {
         .stderr(Stdio::piped());
     let mut child = command.kill_on_drop(true).spawn().expect("the program");
     let mut input = child.stdin.take().expect("its stdin");
-    // A program that reads nothing may have closed it.
+    // A program that does not read its stdin may have closed it.
     let _ = input.write_all(stdin).await;
     drop(input);
     let output = within("the end", child.wait_with_output())
@@ -299,7 +299,7 @@ pub async fn ended_after(mut command: Command, stdin: &[u8]) -> Ended {
     }
 }
 
-/// Waits until a condition holds, and fails when it never does.
+/// Waits until a condition holds, and fails at the deadline.
 pub async fn eventually<F, Fut>(what: &str, mut condition: F)
 where
     F: FnMut() -> Fut,
@@ -311,7 +311,7 @@ where
             tokio::time::Instant::now() < deadline,
             "never came true: {what}"
         );
-        // real time: between two looks, with a deadline
+        // real time: between two checks, with a deadline
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -323,7 +323,7 @@ async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     }
 }
 
-/// An empty database of the Postgres that the tests of this binary share.
+/// An empty database on the Postgres server that the tests of this binary share.
 pub async fn fresh_database() -> String {
     static POSTGRES: OnceCell<PostgresServer> = OnceCell::const_new();
     let start = || async {
@@ -341,7 +341,7 @@ fn number() -> u32 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// The payload of a user.created.
+/// The payload of a `user.created`.
 pub fn user(id: &str, email: &str) -> String {
     format!(r#"{{"id":"{id}","email":"{email}","created_at":"2026-11-21T09:30:00Z"}}"#)
 }

@@ -27,7 +27,7 @@ async fn it_ends_at_once_and_silently_when_nobody_reads_on() {
     let world = world_with_an_event().await;
     let mut tail = world.spawn(&["tail", "--since", "1h"]);
     assert!(tail.line().await.is_some());
-    // No further event comes: the end is noticed without one.
+    // No further event is published: the program notices the closed pipe without one.
     assert_eq!(tail.left().await, Some(0));
 }
 

@@ -1,4 +1,4 @@
-//! `tidings trace`: an event is told place by place, and one that nobody knows ends with 1.
+//! `tidings trace`: prints an event's path from the outbox to its subscribers; an unknown event ends with 1.
 
 use crate::support::{Ended, World, user};
 
@@ -82,7 +82,7 @@ async fn an_event_is_told_from_its_commit_to_its_subscribers(world: World) {
     says(&world.traced(&["--key", ADA]).await, &[&id]);
     says(&world.traced(&["--correlation", &id]).await, &[&id]);
 
-    // Without its database NATS still knows where it is.
+    // Without its database, the trace still shows what NATS knows.
     let mut alone = world.command(&["trace", &id]);
     alone.env("TIDINGS_DATABASE_URL", "sqlite:nowhere.db");
     let alone: Ended = crate::support::ended(alone).await;
@@ -103,7 +103,7 @@ async fn an_event_is_told_from_its_commit_to_its_subscribers(world: World) {
         &["of the key nobody; outbox not searched: there is no database nowhere.db"],
     );
 
-    // Later, and straight to NATS.
+    // A delayed event, and an event published directly to NATS.
     let later = world.publish_user(&["--in", "1h"]).await;
     says(
         &world.traced(&[&later]).await,

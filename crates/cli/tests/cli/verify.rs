@@ -1,4 +1,4 @@
-//! `tidings verify`: whether the streams hold what was confirmed.
+//! `tidings verify`: whether the streams hold the confirmed events.
 
 use crate::support::{World, eventually, user};
 
@@ -36,7 +36,7 @@ async fn a_stream_that_lost_an_event_is_told_from_one_that_did_not(world: World)
     let name = stream["stream"].as_str().unwrap();
     let stored = context.get_stream(name).await.unwrap();
     stored.delete_message(1).await.unwrap();
-    // Its stream has no limit that could have removed it.
+    // Its stream has no limit that could have removed the event.
     let lost = world.run(&["verify"]).await;
     assert_eq!(lost.code, Some(1), "{lost:?}");
     assert!(lost.stdout.contains("purged or deleted"), "{lost:?}");
@@ -60,7 +60,7 @@ async fn a_stream_that_lost_an_event_is_told_from_one_that_did_not(world: World)
     );
 }
 
-/// Three events are relayed, and the relay has stopped; the stream that has them.
+/// Three events are relayed, and the relay has stopped; returns the name of their stream.
 async fn relayed(world: &World) -> String {
     for n in 1..=3 {
         let event = user(ADA, &format!("ada-{n}@example.org"));
@@ -177,7 +177,7 @@ async fn what_a_stream_has_lost_is_published_again(world: World) {
     assert!(repaired.contains(&format!("3 into {name}")), "{repaired}");
     assert!(repaired.contains("was made anew"), "{repaired}");
     world.ok(&["verify"]).await;
-    // The relay learns of it only now.
+    // The relay learns of the repair only now.
     let relay = world.spawn(&["relay"]);
     let event = user(ADA, "ada-4@example.org");
     world
@@ -208,7 +208,7 @@ async fn a_loss_can_be_accepted(world: World) {
         "{told:?}"
     );
     assert_eq!(relay.signalled("TERM").await, Some(0));
-    // It is told without a relay, too.
+    // The loss is reported without a relay, too.
     let told = world.run(&["outbox", "status", "--json"]).await;
     assert_eq!(told.code, Some(1), "{told:?}");
     let status: serde_json::Value = serde_json::from_str(&told.stdout).unwrap();
@@ -221,7 +221,7 @@ async fn a_loss_can_be_accepted(world: World) {
     assert!(refused.contains("nothing is known to be lost"), "{refused}");
 }
 
-/// All is there, and nobody gets it.
+/// All events are stored, and no subscriber receives them.
 async fn a_stream_that_changes_subjects_is_named_with_the_setting(world: World) {
     let world = world.set_up().await;
     let client = async_nats::connect(world.nats.url()).await.unwrap();

@@ -1,4 +1,4 @@
-//! A handler that kills its process does so a few times and no more; nothing else is given up for it.
+//! A handler that kills its process does so a limited number of times; no other event is dead-lettered for it.
 
 use std::{
     io::Write,
@@ -22,12 +22,12 @@ use crate::support::{Counted, Database, Folder, Noted, Stream, User, World, even
 
 type Sqlite = sqlx::Sqlite;
 
-/// What the service is told by its environment.
+/// The environment variables with the settings of the service.
 const URL: &str = "CRASHES_URL";
 const NOTES: &str = "CRASHES_NOTES";
 const MODE: &str = "CRASHES_MODE";
 
-/// How often the process dies: until the event is a suspect, and then of it alone.
+/// How often the process dies: first until the event is a suspect, then while the suspect is handled alone.
 const DEATHS: usize = 5;
 
 struct Service {
@@ -36,7 +36,7 @@ struct Service {
 }
 
 impl Service {
-    /// In one write: the process may be gone after it.
+    /// Written at once: the process may be killed right afterwards.
     fn note(&self, what: &str) {
         let mut file = std::fs::File::options();
         let mut file = file.append(true).create(true).open(&self.notes).unwrap();
@@ -55,7 +55,7 @@ impl Service {
             }
         }
         if subscriber == "other" {
-            tokio::time::sleep(Duration::from_millis(100)).await; // real time: in hand when the process dies
+            tokio::time::sleep(Duration::from_millis(100)).await; // real time: in flight when the process dies
         }
         self.note(&format!("{subscriber} {id}"));
     }
@@ -75,7 +75,7 @@ async fn counted(event: Counted, cx: Context<Service>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The service that the other tests start as a process; without their environment there is nothing to do.
+/// The service that the other tests start as a process; without the environment variables this test does nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_service() {
     let Ok(url) = std::env::var(URL) else { return };
@@ -137,7 +137,7 @@ impl Supervised {
         self.notes().iter().any(|known| known == note)
     }
 
-    /// Restarts the service when it dies, until something holds; says how often it died.
+    /// Restarts the service whenever it dies, until a condition holds; returns how often it died.
     async fn supervise(&self, mode: &str, holds: impl AsyncFn() -> bool) -> usize {
         let mut deaths = 0;
         let mut service = self.start(mode);
@@ -154,7 +154,7 @@ impl Supervised {
         deaths
     }
 
-    /// Has the server give up at once what a dead process had in hand, for which it would wait half a minute.
+    /// Makes the server redeliver at once what was in flight in a dead process; otherwise that takes half a minute.
     async fn hurry(&self) {
         let client = async_nats::connect(self.world.nats.url()).await.unwrap();
         for durable in ["plain", "other"] {
@@ -170,10 +170,10 @@ impl Supervised {
             let updated = ask(subject, request).await;
             assert_eq!(updated.get("error"), None);
         }
-        tokio::time::sleep(Duration::from_millis(500)).await; // real time: the server's own
+        tokio::time::sleep(Duration::from_millis(500)).await; // real time: work of the server
     }
 
-    /// The marks that are left.
+    /// The number of crash markers that are left.
     async fn marks(&self) -> usize {
         let entries = Stream::read(&self.world.nats.url(), "KV_TIDINGS").await;
         let marks = entries.0.iter();
@@ -193,12 +193,12 @@ impl Supervised {
     }
 }
 
-/// A lease ends after five seconds, and several have to.
+/// A deadline for several leases, each of which ends after five seconds.
 async fn eventually_longer(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(120);
     while !holds().await {
         assert!(tokio::time::Instant::now() < deadline, "never: {what}");
-        tokio::time::sleep(Duration::from_millis(50)).await; // real time: other processes
+        tokio::time::sleep(Duration::from_millis(50)).await; // real time: the service is another process
     }
 }
 
@@ -303,13 +303,13 @@ async fn an_event_that_every_stop_interrupts_is_no_poison() {
     assert_eq!((deaths, service.world.dead_letters().await.len()), (0, 0));
 }
 
-/// Handlers that take hours would hold up everything.
+/// Waiting for a handler that takes hours would hold up all events.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_suspect_does_not_wait_for_a_handler_that_takes_hours() {
     waits_for_others_no_longer_than(Duration::from_secs(2)).await;
 }
 
-/// However long it may take itself.
+/// The same, when the event's own handler may take hours.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_suspect_that_may_take_hours_waits_for_others_for_half_a_minute() {
     waits_for_others_no_longer_than(HOUR).await;

@@ -1,4 +1,4 @@
-//! What one user of `deploy/nats/permissions.conf` tries at what is another one's is denied by the server.
+//! When a user of `deploy/nats/permissions.conf` tries to use another user's subjects, the server denies it.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -10,18 +10,18 @@ use tokio::sync::mpsc;
 use super::permissions::{DOCUMENT, Guarded, USERS, allowed};
 use crate::support::{eventually, within};
 
-/// The document with a user who may do everything, for looking at what became of it.
+/// The document, with one more user who may do everything and inspects the results.
 pub fn with_root() -> String {
     DOCUMENT.replacen("users: [", "users: [ { user: root, password: secret }", 1)
 }
 
-/// A user's connection, and what the server reports to it.
+/// The connection of a user, and the errors that the server reports to it.
 pub struct Intruder {
     pub client: Client,
     reports: mpsc::UnboundedReceiver<String>,
 }
 
-/// What is tried.
+/// The attempts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Act {
     Publish,
@@ -44,7 +44,7 @@ impl Intruder {
         Self { client, reports }
     }
 
-    /// Whether the server denies it.
+    /// Whether the server denies an attempt.
     async fn is_denied(&mut self, act: Act, subject: &str) -> bool {
         let subject = subject.to_owned();
         match act {
@@ -53,10 +53,10 @@ impl Intruder {
                 .publish(subject.clone(), "{}".into())
                 .await
                 .unwrap(),
-            // Dropped at once, when it is allowed.
+            // When it is allowed, it is dropped at once.
             Subscribe => drop(self.client.subscribe(subject.clone()).await.unwrap()),
         }
-        // Its answer comes behind a denial.
+        // The answer to this flush arrives after a denial.
         self.client.flush().await.unwrap();
         // real time: an act that is allowed has no answer
         let until = tokio::time::sleep(Duration::from_millis(500));
@@ -75,7 +75,7 @@ impl Intruder {
         }
     }
 
-    /// The error code of an answer; 0 when it did as it was asked.
+    /// The error code of an answer; 0 when the request succeeded.
     pub async fn refusal(&self, subject: &str, body: &Value) -> u64 {
         let asking = self
             .client
@@ -86,7 +86,7 @@ impl Intruder {
     }
 }
 
-/// Everything that somebody tries at what is another one's: who, how, and the subject.
+/// All attempts to use another user's subjects: the user, the act, and the subject.
 fn forbidden() -> BTreeSet<(&'static str, Act, String)> {
     let mut acts = BTreeSet::new();
     let mut add = |who: &'static str, act: Act, subjects: &[String]| {
@@ -105,7 +105,7 @@ fn forbidden() -> BTreeSet<(&'static str, Act, String)> {
             add(user, Subscribe, &[format!("_INBOX_{other}.>")]);
             add(user, Publish, &[format!("_INBOX_{other}.guessed")]);
         }
-        // Everything at once, and what passes by.
+        // Wildcards, and the subjects of events.
         add(
             user,
             Subscribe,
@@ -165,7 +165,7 @@ fn forbidden() -> BTreeSet<(&'static str, Act, String)> {
                 Publish,
                 &on_stream.map(|verb| format!("$JS.API.STREAM.{verb}.{stream}")),
             );
-            // A consumer whose name the server or the body chooses.
+            // A consumer whose name is chosen by the server or by the body.
             add(
                 user,
                 Publish,
@@ -206,7 +206,7 @@ fn forbidden() -> BTreeSet<(&'static str, Act, String)> {
                             format!(
                                 "$JS.ACK._.hash.{stream}.{consumer}.1.1.1.1700000000000000000.0"
                             ),
-                            // Read as an acknowledgement of either form.
+                            // The server may read it as either form of an ack.
                             format!("$JS.ACK.{stream}.{consumer}.{stream}.{user}.1.1.1"),
                         ],
                     );
@@ -249,7 +249,7 @@ fn forbidden() -> BTreeSet<(&'static str, Act, String)> {
             ]),
         );
     }
-    // In the relay's place.
+    // Subjects of the relay.
     for user in ["producer", "welcome-email", "user-directory", "operator"] {
         add(user, Publish, &texts(&["tidings.wake.tidings.released"]));
         add(
@@ -288,7 +288,7 @@ fn forbidden() -> BTreeSet<(&'static str, Act, String)> {
             );
         }
     }
-    // Another name than its own.
+    // A consumer name other than its own.
     add(
         "welcome-email",
         Publish,
@@ -338,7 +338,7 @@ async fn what_is_another_ones_is_denied() {
             let is_denied = intruder.is_denied(*act, subject).await;
             assert!(is_denied, "{user} may {act:?} {subject}");
         }
-        // What is allowed is not reported, or everything would look denied.
+        // An allowed act is not reported; without this check, every act might look denied.
         let own = lists[&(user.to_owned(), "subscribe")]
             .iter()
             .next()

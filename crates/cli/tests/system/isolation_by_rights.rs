@@ -1,5 +1,5 @@
-//! What a user of `deploy/nats/permissions.conf` does to others with rights of its own: the server refuses it, or it costs
-//! nobody else anything. And what the document says that NATS cannot keep apart is so.
+//! Attempts of a user of `deploy/nats/permissions.conf` to affect other users with its own rights: the server refuses
+//! them, or they affect no other user. Also checks what NATS cannot isolate, according to the document.
 
 use async_nats::{HeaderMap, jetstream};
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::support::eventually;
 
-/// A right of one's own, used for what is another one's: the server compares the subject with what is asked.
+/// A user's own right, used for another user's consumer: the server compares the subject with the body of the request.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_subject_of_ones_own_does_not_reach_another_consumer() {
     let guarded = Guarded::start_under(&with_root()).await;
@@ -34,7 +34,7 @@ async fn a_subject_of_ones_own_does_not_reach_another_consumer() {
         json!({ "stream_name": stream, "config": config })
     };
     for (user, subject, body) in [
-        // the consumer of another one
+        // another user's consumer
         (
             "user-directory",
             directory,
@@ -58,7 +58,7 @@ async fn a_subject_of_ones_own_does_not_reach_another_consumer() {
             relay,
             consumer("EVENTS", "welcome-email", json!({})),
         ),
-        // in another stream
+        // another stream
         (
             "user-directory",
             directory,
@@ -69,7 +69,7 @@ async fn a_subject_of_ones_own_does_not_reach_another_consumer() {
             relay,
             consumer("RETRIES", "relay-tidings-1", json!({})),
         ),
-        // other events than those that the subject names
+        // other events than those in the subject
         (
             "welcome-email",
             with_name,
@@ -104,7 +104,7 @@ async fn a_subject_of_ones_own_does_not_reach_another_consumer() {
     }
 }
 
-/// Whoever may write one entry of the bucket removes no other.
+/// A user who may write one entry of the bucket cannot remove another one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_entry_of_ones_own_takes_no_others_away() {
     let guarded = Guarded::start_under(&with_root()).await;
@@ -137,7 +137,7 @@ async fn an_entry_of_ones_own_takes_no_others_away() {
     }
 }
 
-/// The server publishes what a schedule says to any subject of its stream, also to those of another subscriber.
+/// The server publishes a schedule to any subject of its stream, also to the retries of another subscriber.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_another_ones_schedule_puts_among_the_retries_is_a_dead_letter() {
     let guarded = Guarded::start().await;
@@ -188,7 +188,7 @@ async fn what_another_ones_schedule_puts_among_the_retries_is_a_dead_letter() {
     }
 }
 
-/// What the document says of answers: they go wherever the request says, also into a stream.
+/// What the document states about answers: they are sent to the reply subject of the request, also into a stream.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_goes_where_the_request_says_as_the_document_tells() {
     assert!(DOCUMENT.contains("NATS does not check the reply subject of a request"));
@@ -214,7 +214,8 @@ async fn an_answer_goes_where_the_request_says_as_the_document_tells() {
     .await;
 }
 
-/// A relay reads the stream's end under a name that its user may use, also while one that died has the first of them.
+/// A relay reads the end of the stream with a consumer name that its user may use, even while a dead relay's consumer
+/// still has the first of these names.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_relay_takes_over_from_one_that_has_left_its_reader() {
     let guarded = Guarded::start_under(&with_root()).await;
@@ -232,7 +233,7 @@ async fn a_relay_takes_over_from_one_that_has_left_its_reader() {
     guarded.settles(1..=3).await;
     eventually("the first ones are stored", || stored(3)).await;
     relay.stop().await;
-    // The next one looks at what it has not published itself.
+    // The next relay looks at messages that it has not published itself.
     let publishing = root.client.publish("user.created", "{}".into());
     publishing.await.unwrap();
     eventually("it is stored", || stored(4)).await;

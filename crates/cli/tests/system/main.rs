@@ -1,7 +1,7 @@
-//! The program beside services: what an operator does with it while workers and relays of the library are at work.
+//! The program beside services: the commands of an operator while workers and relays of the library run.
 
 #![allow(unreachable_pub)] // one binary
-#![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests are tests
+#![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests are test code
 
 extern crate tidings_test_support as support;
 

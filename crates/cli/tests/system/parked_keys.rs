@@ -1,4 +1,4 @@
-//! A key whose event is given up goes to the dead letters, and comes back in its order.
+//! A key whose event failed for good is parked: its events become dead letters, and are redriven in order.
 
 use std::{
     collections::BTreeSet,
@@ -73,7 +73,7 @@ struct Parking {
     subscriber: fn() -> EventSubscriber<State>,
 }
 
-/// Publishes one count of the key after the other.
+/// Publishes the counts of the key one after another.
 struct Traffic {
     stop: Arc<AtomicBool>,
     task: JoinHandle<()>,
@@ -110,7 +110,7 @@ impl Parking {
     }
 
     fn traffic(&self, from: i64) -> Traffic {
-        // The pace of the world, which a redrive must be faster than, on a busy machine too.
+        // A moderate pace: a redrive must be faster, on a busy machine too.
         self.traffic_every(Duration::from_millis(40), from)
     }
 
@@ -129,21 +129,21 @@ impl Parking {
                 let key = "k".to_owned();
                 publisher.publish(&Counted { key, count }).await.unwrap();
                 reached.store(count, Ordering::SeqCst);
-                // real time: the pace of the world
+                // real time: the pace of the producer
                 tokio::time::sleep(pause).await;
             }
         });
         Traffic { stop, task, last }
     }
 
-    /// Which counts of the key were handled.
+    /// The counts of the key that were handled.
     fn handled(&self) -> Vec<i64> {
         let notes = self.state.noted.all();
         let of_key = notes.iter().filter_map(|note| note.strip_prefix("k "));
         of_key.map(|count| count.parse().unwrap()).collect()
     }
 
-    /// The counts among the dead letters, with their causes.
+    /// The counts of the dead letters, with their causes.
     async fn letters(&self) -> Vec<(i64, String)> {
         let letters = self.world.dead_letters().await.0.into_iter();
         let letters = letters.map(|letter| {
@@ -246,7 +246,8 @@ async fn is_parked_and_comes_back_in_order(parking: Parking) {
     worker.stop().await.unwrap();
 }
 
-/// Its pace is for what was there: a key whose events come faster than that would be parked for ever.
+/// The rate applies to the dead letters at the start; if it applied to later ones, a key whose events arrive faster
+/// would stay parked.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redrive_ends_though_the_keys_events_come_faster_than_its_rate() {
     let parking = Parking::new(&[3]).await;
@@ -258,7 +259,7 @@ async fn a_redrive_ends_though_the_keys_events_come_faster_than_its_rate() {
     let began = Instant::now();
     let redriven = parking.redrive_at("4/s").await;
     assert!(redriven.status.success(), "{redriven:?}");
-    // Eight letters, a quarter of a second between two.
+    // Eight dead letters, 250 ms apart.
     assert!(began.elapsed() > Duration::from_millis(1_600));
     let said = String::from_utf8_lossy(&redriven.stderr).into_owned();
     assert!(said.contains("that came meanwhile are left"), "{said}");
@@ -269,7 +270,7 @@ async fn a_redrive_ends_though_the_keys_events_come_faster_than_its_rate() {
     worker.stop().await.unwrap();
 }
 
-/// It cannot be as fast as they come: the subscriber has them give way.
+/// The redrive cannot be as fast as the events arrive: the subscriber defers them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redrive_ends_however_fast_the_keys_events_come() {
     let parking = Parking::new(&[3]).await;
@@ -287,7 +288,7 @@ async fn a_redrive_ends_however_fast_the_keys_events_come() {
     worker.stop().await.unwrap();
 }
 
-/// What waits for it becomes letters again, in order.
+/// The events that are deferred during the redrive become dead letters again, in order.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redrive_that_dies_while_later_events_give_way_is_gone_on_with() {
     let parking = Parking::new(&[3]).await;
@@ -299,11 +300,11 @@ async fn a_redrive_that_dies_while_later_events_give_way_is_gone_on_with() {
     let mut redrive = parking.program(&slowly).spawn().unwrap();
     parking.until_handled(3).await;
     let traffic = parking.traffic_every(Duration::from_millis(1), 11);
-    // It has come to those that were not there when it began.
+    // The redrive has reached events that were published after its start.
     parking.until_handled(11).await;
     redrive.kill().await.unwrap();
     let last = traffic.stop().await;
-    // One may be both: the redrive died after it was published, before its letter was deleted.
+    // An event may be both: the redrive was killed after publishing it, before deleting its dead letter.
     eventually("nothing waits any more", || async {
         let letters = parking.letters().await.into_iter().map(|(count, _)| count);
         let mut known: BTreeSet<_> = letters.collect();
@@ -347,7 +348,7 @@ async fn what_fails_again_parks_the_key_anew_and_nothing_passes_it() {
     worker.stop().await.unwrap();
 }
 
-/// None before the one below it; some again, after a death.
+/// No event is handled before an earlier one; after a crash, some may be handled again.
 fn assert_in_order(handled: &[i64], last: i64) {
     let mut highest = 0;
     for count in handled {

@@ -1,5 +1,4 @@
-//! The users of `deploy/nats/permissions.conf` may do what they have to, and are allowed nothing that they do not
-//! need.
+//! The users of `deploy/nats/permissions.conf` have all the rights that they need, and no others.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -43,20 +42,20 @@ struct Settled {
     count: i64,
 }
 
-/// A payment was given back: another name of the subscriber that keeps order.
+/// A payment was refunded: a second event name for the ordered subscriber.
 #[derive(Debug, Serialize, Deserialize, Event)]
 #[event(name = "payment.refunded", version = 1, key = id)]
 struct Refunded {
     id: String,
 }
 
-/// A server whose users are those of the document, and what happens there.
+/// A server with the users of the document, and the processes of these users.
 pub struct Guarded {
     pub server: NatsServer,
     folder: Folder,
     outbox: Outbox<Sqlite>,
     pub producer: Bus,
-    /// The outbox of another process than the relay's.
+    /// The outbox of a process other than the relay.
     elsewhere: Outbox<Sqlite>,
     shop: Shop,
 }
@@ -130,7 +129,7 @@ async fn bus(server: &NatsServer, user: &str) -> Bus {
     Bus::connect(options).await.expect("a connection")
 }
 
-/// Lines that a server needs before the document.
+/// The definitions of passwords that a server needs before the document.
 pub fn passwords() -> String {
     let name = |user: &&str| user.to_uppercase().replace('-', "_");
     let passwords = USERS
@@ -176,7 +175,7 @@ impl Guarded {
         Service { stop, task }
     }
 
-    /// The workers of both subscribers, each as the user of its own.
+    /// The workers of both subscribers, each with its own user.
     pub async fn workers(&self) -> [Service<WorkerError>; 2] {
         [
             self.worker("welcome-email").await,
@@ -185,7 +184,7 @@ impl Guarded {
     }
 
     async fn worker(&self, user: &str) -> Service<WorkerError> {
-        // Half of it is more than what is waited for in the process.
+        // Half of this timeout is longer than the process waits by itself.
         let second = Duration::from_secs(1);
         let subscriber = match user {
             "welcome-email" => EventSubscriber::durable("welcome-email")
@@ -204,7 +203,7 @@ impl Guarded {
         Service { stop, task }
     }
 
-    /// Begins what a user is there for, which goes on until it is ended from outside.
+    /// Starts the process of a user; it runs until it is aborted.
     pub async fn begin(&self, user: &str) -> AbortHandle {
         match user {
             "relay" => self.relay().await.task.abort_handle(),
@@ -212,7 +211,7 @@ impl Guarded {
         }
     }
 
-    /// The program, as the operator.
+    /// Runs the program as the operator.
     async fn tidings(&self, arguments: &str) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
         command
@@ -228,7 +227,7 @@ impl Guarded {
         within(arguments, command.output()).await.expect("it runs")
     }
 
-    /// What a command that succeeds prints.
+    /// The output of a command that must succeed.
     pub async fn ok(&self, arguments: &str) -> String {
         let output = self.tidings(arguments).await;
         assert!(output.status.success(), "{arguments}: {output:?}");
@@ -252,13 +251,13 @@ impl Guarded {
         fs::read_to_string(self.folder.path().join("nats.log")).expect("the log")
     }
 
-    /// Ends with what is denied, if ever something is.
+    /// Returns the first denial, when there is one.
     async fn denied(&self) -> String {
         loop {
             if let Some(denied) = denied(&self.log()) {
                 return denied;
             }
-            // real time: the server's log
+            // real time: the server writes its log
             tokio::time::sleep(Duration::from_millis(300)).await;
         }
     }
@@ -284,10 +283,10 @@ impl<E: std::fmt::Debug> Service<E> {
     }
 }
 
-/// Subjects, by the user and what it does with them: `publish` or `subscribe`.
+/// Subjects by user and verb: `publish` or `subscribe`.
 pub type Subjects = BTreeMap<(String, &'static str), BTreeSet<String>>;
 
-/// What the document allows.
+/// The rights in the document.
 pub fn allowed() -> Subjects {
     let (mut allowed, mut user, mut what) = (Subjects::new(), "", "");
     for line in DOCUMENT.lines() {
@@ -308,13 +307,13 @@ pub fn allowed() -> Subjects {
     allowed
 }
 
-/// What the server has denied, in its own words.
+/// The first denial in the log of the server.
 fn denied(log: &str) -> Option<String> {
     let line = log.lines().find(|line| line.contains("Violation"));
     line.map(str::to_owned)
 }
 
-/// What the users have asked of the server, by its own log.
+/// The subjects that the users have used, according to the log of the server.
 fn asked(log: &str) -> Subjects {
     let mut asked = Subjects::new();
     for line in log.lines() {
@@ -351,8 +350,9 @@ fn covers(wide: &str, subject: &str) -> bool {
     tokens.next().is_none()
 }
 
-/// What is asked only after a fault: a server that has lost a part of its store (`lost_letters.rs`), a stream that has
-/// removed events before a replay came to them, a bad entry of the bucket, a relay that takes over from one that is not dead yet (`isolation_by_rights.rs`).
+/// Subjects that are used only after a fault: a server that has lost a part of its store (`lost_letters.rs`), a stream
+/// that has removed events before a replay reached them, a bad entry of the bucket, a relay that takes over from one
+/// that is not dead yet (`isolation_by_rights.rs`).
 fn is_of_a_fault(subject: &str) -> bool {
     const SUBJECTS: [&str; 2] = [
         "$JS.API.STREAM.INFO.DEAD_LETTERS",
@@ -365,7 +365,7 @@ fn is_of_a_fault(subject: &str) -> bool {
         || subject.ends_with(".relay-tidings-2")
 }
 
-/// Everything that the document's users are there for, but for what needs a fault to happen.
+/// Everything that the users of the document do, except after a fault.
 async fn all_of_it(guarded: &Guarded) {
     guarded.ok("streams apply").await;
     let relay = guarded.relay().await;
@@ -373,7 +373,7 @@ async fn all_of_it(guarded: &Guarded) {
     guarded.settles(1..=4).await;
     guarded.has("settle p-7 1").await;
     guarded.has("welcome p-7-1").await;
-    // The next one finds what it has not published itself, behind an end that it knows.
+    // The next relay finds messages that it has not published itself, after an end of the stream that it knows.
     relay.stop().await;
     let producer = EventPublisher::new(&guarded.producer);
     for id in ["good", "again", "bad"] {
@@ -427,7 +427,8 @@ async fn all_of_it(guarded: &Guarded) {
     ] {
         guarded.ok(command).await;
     }
-    // Stopped while it is ahead of an older event, which a reset has to be forgotten.
+    // The worker is stopped while it has handled a later event before an earlier one; the reset must delete that
+    // record.
     for id in ["slow", "p-8"].map(str::to_owned) {
         producer.publish(&Settled { id, count: 1 }).await.unwrap();
     }
@@ -467,7 +468,7 @@ async fn all_of_it(guarded: &Guarded) {
         guarded.ok(&format!("{remove} --yes")).await;
     }
     relay.stop().await;
-    // Without a lease that is renewed, it asks the relays.
+    // The lease is not renewed any more: the command asks the relays for their status.
     let asked = guarded.tidings("outbox status").await;
     let printed = String::from_utf8_lossy(&asked.stdout);
     assert!(printed.contains("none is running"), "{asked:?}");

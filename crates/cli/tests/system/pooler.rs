@@ -1,5 +1,5 @@
-//! Postgres behind pgbouncer in transaction mode: every transaction of relay, writers and migration gets
-//! another connection. Skipped, with a line that says so, where there is no pgbouncer.
+//! Postgres behind pgbouncer in transaction mode: every transaction of relay, writers and migration gets another
+//! connection. When pgbouncer is not installed, the tests are skipped with a message.
 
 use std::{process::Stdio, sync::Arc, time::Duration};
 
@@ -19,7 +19,7 @@ async fn write(world: &World<Postgres>, writer: usize, n: usize) -> usize {
     let count = Postgres::count_up(&mut tx, &key).await.unwrap();
     tx.publish(&Counted { key, count }).unwrap();
     if n.is_multiple_of(6) {
-        // An event without order beside it: more than one row in the insert.
+        // A second event, without a key: the insert has more than one row.
         tx.publish(Envelope::raw("user.seen", 1, None, "{}").unwrap())
             .unwrap();
     }
@@ -44,7 +44,7 @@ async fn through_pgbouncer_a_relay_that_is_killed_costs_nothing() {
     let Some((world, pgbouncer)) = World::behind_pgbouncer().await else {
         return;
     };
-    // Ids are forgotten at once: only the stream's tail protects from duplicates.
+    // The server forgets ids at once: only the check of the end of the stream prevents duplicates.
     let subjects = ["user.>", "count.>"].map(|subject| subject.parse().unwrap());
     let mut stream = StreamSpec::new("EVENTS", subjects).unwrap();
     stream.duplicate_window = Duration::from_millis(100);
@@ -94,7 +94,7 @@ async fn through_pgbouncer_a_clean_stop_hands_over_at_once() {
     let Some((world, _)) = World::behind_pgbouncer().await else {
         return;
     };
-    // With a lease of an hour only a release lets the second one in.
+    // The lease lasts an hour: the second relay can take over only when the first one releases it.
     let first = world.run_relay(world.new_relay().lease(Duration::from_secs(3600)));
     write(&world, 1, 1).await;
     backlog_is_gone(&world).await;
@@ -108,7 +108,7 @@ async fn through_pgbouncer_a_clean_stop_hands_over_at_once() {
     assert_eq!((stored.len(), stored.duplicated()), (2, 0));
 }
 
-/// What a relay does besides: it parks, and frees old slots. And `enqueue` in a transaction of the caller.
+/// The other work of a relay: it parks rows, and empties old slots. Also `enqueue` in a transaction of the caller.
 #[tokio::test(flavor = "multi_thread")]
 async fn through_pgbouncer_rows_are_parked_and_slots_are_freed() {
     let Some((world, pgbouncer)) = World::behind_pgbouncer().await else {
@@ -119,7 +119,7 @@ async fn through_pgbouncer_rows_are_parked_and_slots_are_freed() {
     let mut direct = PgConnection::connect(&pgbouncer.postgres.url_of("pooled"))
         .await
         .unwrap();
-    // A row of a week ago, in a slot that is neither written to now nor next.
+    // A row of a week ago, in a slot that is neither the current nor the next one.
     let old = "insert into tidings.outbox (at, event, name, key, payload, slot)
         values (now() - interval '7 days', gen_random_uuid(), 'user.created', 'old', '{}',
                 (date_part('epoch', clock_timestamp())::bigint / 10800 + 4) % 8)";

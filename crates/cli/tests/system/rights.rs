@@ -1,10 +1,10 @@
-//! A right that is taken out of `deploy/nats/permissions.conf` is named when the service starts, with what to allow,
-//! though nothing has needed it yet; and a few lines are all that it costs.
+//! When a right is missing in `deploy/nats/permissions.conf`, the service reports it at its start with the line to
+//! add, even if nothing has needed it yet; and it logs only a few lines about it.
 
 use super::permissions::{DOCUMENT, Guarded};
 use crate::support::{eventually, log};
 
-/// The document with one subject of one user replaced by one that nothing uses.
+/// The document in which one subject of a user is replaced by an unused one.
 fn without(user: &str, does: &str, subject: &str) -> String {
     let (before, rest) = DOCUMENT.split_once(&format!("user: {user}, ")).unwrap();
     let (its, after) = match rest.split_once("\n      user: ") {
@@ -24,7 +24,7 @@ fn without(user: &str, does: &str, subject: &str) -> String {
     format!("{before}user: {user}, {changed}{after}")
 }
 
-/// Rights that nothing needs before an event fails, a process dies, or somebody asks.
+/// Rights that are unused until an event fails, a process dies, or an operator asks for something.
 const RIGHTS: [(&str, &str, &str); 23] = [
     ("relay", "subscribe to", "tidings.wake.tidings.released"),
     ("relay", "subscribe to", "tidings.status.relay.tidings"),
@@ -129,7 +129,7 @@ async fn a_right_that_is_missing_is_named_at_the_start() {
     for (user, does, subject) in RIGHTS {
         let guarded = Guarded::start_under(&without(user, does, subject)).await;
         guarded.ok("streams apply").await;
-        // The first entry of its kind is what the check asks for.
+        // The check asks for the first kind of entry.
         let named = subject.replace("KV.TIDINGS.*.", "KV.TIDINGS.suspect.");
         let cure = format!("allow it to {does} {named}");
         let before = log::said(&cure).len();

@@ -1,4 +1,4 @@
-//! A bad event was published: given back with another payload, or given up, or taken back before its time.
+//! A bad event was published: redriven with another payload, discarded, or cancelled before it is due.
 
 use super::{Desk, Runbook, SUBSCRIBER, Service, World, greeter};
 

@@ -1,4 +1,4 @@
-//! A handler had a bug: what failed is given back, what went wrong is done again.
+//! A handler had a bug: its dead letters are redriven, and its wrong effects are replayed.
 
 use tidings::{Bus, Context, EventPublisher, EventSubscriber, Failure};
 
@@ -46,7 +46,7 @@ async fn what_failed_by_a_bug_is_given_back_by_the_kind_of_error(world: World) {
     service.stop().await;
 }
 
-/// How many events the wrong handler has had.
+/// The number of events that the wrong handler has handled.
 const EVENTS: usize = 40;
 
 async fn greet_wrongly(event: Renamed, cx: Context<Desk>) -> Result<(), Failure> {

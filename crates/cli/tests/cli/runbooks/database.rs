@@ -37,7 +37,7 @@ async fn greet_once_on_sqlite(
     Ok(())
 }
 
-/// The database in which handlers greet, for as long as it is not closed.
+/// The database in which handlers write greetings, until it is closed.
 enum Effects {
     Postgres(Outbox<Postgres>),
     Sqlite(Outbox<Sqlite>),
@@ -65,7 +65,7 @@ impl Effects {
         assert!(refused.is_none(), "{refused:?}");
     }
 
-    /// The subscriber that greets.
+    /// The subscriber that writes greetings.
     fn subscriber(&self) -> EventSubscriber<Desk> {
         let subscriber = EventSubscriber::durable(SUBSCRIBER);
         match self {
@@ -89,7 +89,7 @@ impl Effects {
         .await;
     }
 
-    /// Returns when nothing has the database open any more, which may be a file that is copied next.
+    /// Returns when no connection is open: the file of the database may be copied next.
     async fn close(self) {
         match self {
             Self::Postgres(outbox) => outbox.pool().close().await,
@@ -98,7 +98,7 @@ impl Effects {
     }
 }
 
-/// Commits and handles events of these names with a relay and a worker that run no longer than that.
+/// Commits and handles events of these names with a relay and a worker that stop afterwards.
 async fn work(world: &World, names: &[&str], greeted: &[&str]) {
     let effects = Effects::open(world).await;
     let service = Service::start(world, &Desk::default(), effects.subscriber()).await;
@@ -113,7 +113,7 @@ async fn work(world: &World, names: &[&str], greeted: &[&str]) {
     effects.close().await;
 }
 
-/// What comes after the restore, on both databases.
+/// The steps after the restore, on both databases.
 async fn effects_come_back(world: &World, time: &str) {
     let effects = Effects::open(world).await;
     effects.has_greeted(&["Ada"]).await;
@@ -129,7 +129,7 @@ async fn effects_come_back(world: &World, time: &str) {
     );
     runbook.next(world).await;
     runbook.until(world).await;
-    // Ada, whose effect and inbox row are in the backup, is greeted once.
+    // The effect and the inbox row of Ada are in the backup: Ada is greeted once.
     effects.has_greeted(&["Ada", "Bob", "Eve"]).await;
     runbook.next(world).await;
     runbook.done();
@@ -139,7 +139,7 @@ async fn effects_come_back(world: &World, time: &str) {
     service.stop().await;
 }
 
-/// A time before the backup; what is stored then is told in whole seconds.
+/// A time before the backup, in whole seconds.
 fn before_the_backup() -> String {
     let before = chrono::Utc::now() - Duration::from_secs(60);
     before.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)

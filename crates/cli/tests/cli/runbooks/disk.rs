@@ -1,4 +1,4 @@
-//! A stream, or the storage of a nats-server, takes nothing more.
+//! A stream, or the storage of a nats-server, is full.
 
 use tidings_test_servers::NatsServer;
 
@@ -11,12 +11,12 @@ both!(
     a_nats_server_without_storage_takes_events_again,
 );
 
-/// The configuration with a limit of the stream.
+/// The configuration with a size limit of the stream.
 fn limited(max_bytes: &str) -> String {
     format!("[[stream]]\nname = \"EVENTS\"\nsubjects = [\"user.>\"]\nmax_bytes = {max_bytes}\n")
 }
 
-/// Commits more than some kilobytes, and waits until the relay is held up.
+/// Commits some kilobytes of events, and waits until the relay is held up.
 async fn fill_up(world: &World) {
     for n in 0..6 {
         world

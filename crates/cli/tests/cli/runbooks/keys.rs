@@ -1,4 +1,4 @@
-//! One key is stuck, in the outbox or at a subscriber.
+//! One key is blocked, in the outbox or at a subscriber.
 
 use tidings_test_servers::NatsServer;
 
@@ -42,7 +42,7 @@ async fn a_key_that_is_parked_in_the_outbox_goes_on(mut world: World) {
     runbook.until(&world).await;
     desk.has_greeted(&[&"long".repeat(1000), "ada is next"])
         .await;
-    // Of bob's the first is given up.
+    // The first row of bob is discarded.
     runbook.fill("KEY", "bob").fill("ROW", "3");
     let given_up = runbook.next(&world).await;
     assert!(

@@ -1,4 +1,4 @@
-//! NATS loses what it had confirmed: a stream that is deleted, a server that comes back empty, or with an older copy.
+//! NATS loses confirmed events: a stream is deleted, a server comes back empty or with an older copy, or is replaced.
 
 use std::{fs, path::Path};
 
@@ -13,7 +13,7 @@ both!(
     a_server_that_came_back_with_an_older_copy_is_filled_from_the_outbox,
 );
 
-/// The status tells of a loss.
+/// Waits until the status reports a loss.
 async fn is_lost(world: &World) {
     eventually("the loss is noticed", || async {
         let ended = world.run(&["outbox", "status"]).await;
@@ -22,7 +22,7 @@ async fn is_lost(world: &World) {
     .await;
 }
 
-/// Waits until everybody has what there is.
+/// Waits until the subscriber has handled this many events.
 async fn has_arrived(world: &World, desk: &Desk, count: usize) {
     eventually(&format!("{count} are greeted"), || async {
         desk.greeted().len() == count
@@ -58,7 +58,7 @@ async fn a_stream_that_was_deleted_is_filled_from_the_outbox(world: World) {
     runbook.next(&world).await;
     runbook.until(&world).await;
     runbook.done();
-    // Zoe, and once more those of before.
+    // Zoe is handled, and the earlier events once more.
     has_arrived(&world, &desk, 7).await;
     assert_eq!(relay.signalled("TERM").await, Some(0));
     service.stop().await;
@@ -72,7 +72,7 @@ async fn a_server_that_came_back_with_an_older_copy_is_filled_from_the_outbox(wo
     came_back(world, copy).await;
 }
 
-/// The server's disk is lost, and restored as far as `restore` does.
+/// The disk of the server is lost, and restored as far as `restore` does.
 async fn came_back(mut world: World, restore: impl Fn(&Path, &Path)) {
     let (store, backup) = (world.path("store"), world.path("backup"));
     let options = NatsServer::options().store(&store);
@@ -132,7 +132,7 @@ async fn a_server_that_was_replaced_is_filled_from_the_outbox(mut world: World) 
     }
     world.backlog_is(0).await;
     assert_eq!(relay.signalled("TERM").await, Some(0));
-    // Another port, and with it another name.
+    // The new server has another port, and with it another name.
     world.nats = NatsServer::start().await.unwrap();
     let refused = world.run(&["relay"]).await;
     assert_eq!(refused.code, Some(1), "{refused:?}");

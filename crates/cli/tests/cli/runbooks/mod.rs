@@ -1,4 +1,4 @@
-//! The runbooks of docs/runbooks: each bad day happens for real, and is ended by what is written there.
+//! The runbooks of docs/runbooks: each failure happens for real, and the steps of its runbook end it.
 
 mod bad_event;
 mod bug;
@@ -62,7 +62,7 @@ struct Renamed {
     name: String,
 }
 
-/// What the subscriber has done, and whether what it needs is there.
+/// What the subscriber has handled, and whether its handler is broken.
 #[derive(Clone, Default)]
 struct Desk {
     greeted: Arc<Mutex<Vec<String>>>,
@@ -95,7 +95,7 @@ async fn greet(event: Renamed, cx: Context<Desk>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What gives an event up at its first failure.
+/// A subscriber that dead-letters an event at its first failure.
 fn greeter() -> EventSubscriber<Desk> {
     EventSubscriber::durable(SUBSCRIBER)
         .on(greet)
@@ -103,14 +103,14 @@ fn greeter() -> EventSubscriber<Desk> {
         .circuit_breaker(CircuitBreaker::off())
 }
 
-/// The same in the order of keys; a key whose event is given up is parked.
+/// The same, in order per key; the key of a dead-lettered event is parked.
 fn ordered_greeter() -> EventSubscriber<Desk> {
     greeter()
         .ordered_by_key()
         .when_exhausted(Exhausted::ParkKey)
 }
 
-/// A service that handles events, in the process of the test.
+/// A worker in the process of the test.
 struct Service {
     stop: CancellationToken,
     task: JoinHandle<Result<(), WorkerError>>,

@@ -1,4 +1,4 @@
-//! Nobody runs a subscriber any more, and events wait for it.
+//! A subscriber has no instance any more, and events wait for it.
 
 use tidings::{Bus, EventPublisher};
 

@@ -1,5 +1,5 @@
-//! Reads docs/runbooks and performs them: the commands of one runbook, word for word and in their order, and what
-//! they are said to print. Never knows what a command is for.
+//! Reads docs/runbooks and performs them: the commands of one runbook, word for word and in order, and the output that
+//! the runbook shows. Never knows what a command is for.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -34,7 +34,7 @@ struct Step {
 }
 
 impl Runbook {
-    /// The runbook under a heading, without those below it.
+    /// The runbook under a heading, without the sections below it.
     pub fn open(title: &str) -> Self {
         let steps = steps_below(&document(), title);
         assert!(!steps.is_empty(), "{title:?} has no commands");
@@ -45,19 +45,19 @@ impl Runbook {
         }
     }
 
-    /// Fills in a word from now on.
+    /// Fills in a word in all further commands.
     pub fn fill(&mut self, blank: &'static str, text: impl Into<String>) -> &mut Self {
         assert!(BLANKS.contains(&blank), "{blank} is not one of the blanks");
         self.blanks.insert(blank, text.into());
         self
     }
 
-    /// Performs the next command, which must succeed and print what it is said to.
+    /// Performs the next command, which must succeed and print the output that the runbook shows.
     pub async fn next(&mut self, world: &World) -> Ended {
         self.ends(world, 0).await
     }
 
-    /// The same for a command that ends with another code.
+    /// The same for a command that ends with another exit code.
     pub async fn ends(&mut self, world: &World, code: i32) -> Ended {
         let step = self.step();
         let ended = world.run(&step.words()).await;
@@ -66,7 +66,7 @@ impl Runbook {
         ended
     }
 
-    /// Performs the next command again and again until it prints what it is said to.
+    /// Performs the next command repeatedly until it prints the output that the runbook shows.
     pub async fn until(&mut self, world: &World) {
         let step = self.step();
         assert!(!step.prints.is_empty(), "{} prints nothing", step.command);
@@ -77,7 +77,7 @@ impl Runbook {
         .await;
     }
 
-    /// Everything was performed.
+    /// Checks that every command was performed.
     pub fn done(self) {
         let left: Vec<&String> = self.steps.iter().map(|step| &step.command).collect();
         assert!(left.is_empty(), "{}: not performed: {left:?}", self.title);
@@ -123,7 +123,7 @@ impl Step {
         }
     }
 
-    /// The first line that is not printed, in its order.
+    /// The first expected line that is not printed, in order.
     fn missing(&self, ended: &Ended) -> Option<&String> {
         let text = format!("{}{}", ended.stdout, ended.stderr);
         let mut lines = text.lines();
@@ -132,7 +132,7 @@ impl Step {
     }
 }
 
-/// Whether a line is the one that is told; `...` stands for anything, and columns may be wider.
+/// Whether a line is the expected one; `...` stands for anything, and columns may be wider.
 fn fits(line: &str, told: &str) -> bool {
     let plain = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     let (line, told) = (plain(line), plain(told));
@@ -152,7 +152,7 @@ fn fits(line: &str, told: &str) -> bool {
     is_open || rest.is_empty()
 }
 
-/// A text with a whole word of it replaced.
+/// Replaces a whole word in a text.
 fn filled(text: &str, blank: &str, value: &str) -> String {
     let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let mut out = String::new();
@@ -206,7 +206,7 @@ fn document() -> String {
     texts.collect::<Vec<_>>().join("\n")
 }
 
-/// The headings that have commands.
+/// The headings of sections that have commands.
 pub fn titles() -> Vec<String> {
     let document = document();
     let headings = document.lines().filter(|line| line.starts_with('#'));
