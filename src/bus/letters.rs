@@ -95,7 +95,7 @@ impl Bus {
             Err(error @ BusError::Api { .. }) => return Err(error),
             Err(error) => error,
         };
-        tracing::debug!(stream, %why, "a page is read one by one");
+        tracing::debug!(stream, %why, "page read failed: its messages are read one by one");
         let mut next = match start {
             Start::Sequence(sequence) => sequence.max(1),
             // Which is the first one at a time only a page can tell: whoever asked looks at the times too.

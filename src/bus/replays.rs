@@ -207,7 +207,7 @@ impl Bus {
             Err(error @ BusError::Denied { .. }) => return Err(error),
             // It goes by itself in a few seconds.
             Err(error) => {
-                tracing::debug!(stream, %error, "a consumer that only counted is not deleted")
+                tracing::debug!(stream, %error, "counting consumer not deleted: it expires by itself")
             }
             Ok(()) => {}
         }

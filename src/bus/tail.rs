@@ -316,7 +316,7 @@ impl Reader {
     /// Goes on with a new consumer, which also says anew how many messages are waiting.
     async fn begin_anew(&mut self, tries: &mut u32, why: &str) -> Result<(), ReaderError> {
         *tries += 1;
-        tracing::debug!(stream = self.stream, why, tries, "reading begins anew");
+        tracing::debug!(stream = self.stream, why, tries, "reader restarted");
         if self.take_loss() {
             return Ok(());
         }
