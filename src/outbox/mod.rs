@@ -206,7 +206,7 @@ impl<DB: Store> Outbox<DB> {
             tracing::warn!(
                 host,
                 cure = "sslmode=verify-full&sslrootcert=FILE behind the database's URL",
-                "the connection to the database may go in the clear: events and password with it"
+                "database encryption not required: events and the password may be sent in clear text"
             );
         }
         Self {
@@ -411,7 +411,7 @@ impl<DB: Store> Outbox<DB> {
         let Ok(Ok(Err(other))) = found.map(|found| found.map(of_version::<DB>)) else {
             return OutboxError::NotMigrated(error);
         };
-        tracing::debug!(%error, "the tables are of another version");
+        tracing::debug!(%error, "table version mismatch");
         other
     }
 
@@ -424,7 +424,7 @@ impl<DB: Store> Outbox<DB> {
         match tokio::time::timeout(SOON, asking).await {
             Ok(Ok(by)) => by,
             failed => {
-                tracing::debug!(?failed, "it was not found out who has locked the outbox");
+                tracing::debug!(?failed, "lock holder unknown");
                 "the outbox is locked, and it was not found out by whom".to_owned()
             }
         }

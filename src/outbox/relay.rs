@@ -213,10 +213,10 @@ impl<DB: Store> Relay<DB> {
                     // What lasts is said by its trouble.
                     match self.complain(&life, &fault).await {
                         true => {
-                            tracing::warn!(outbox = DB::KIND, %fault, again_in = ?pause, "the relay is interrupted")
+                            tracing::warn!(outbox = DB::KIND, %fault, again_in = ?pause, "relay interrupted")
                         }
                         false => {
-                            tracing::debug!(outbox = DB::KIND, %fault, again_in = ?pause, "the relay is interrupted")
+                            tracing::debug!(outbox = DB::KIND, %fault, again_in = ?pause, "relay interrupted")
                         }
                     }
                     let wait = pause;
@@ -255,7 +255,7 @@ impl<DB: Store> Relay<DB> {
             outbox = DB::KIND,
             owner,
             epoch = claim.epoch,
-            "this relay has the lease"
+            "relay lease acquired"
         );
         life.troubles.new_tenure(&claim.troubles)?;
         life.reporter.works(claim.epoch);

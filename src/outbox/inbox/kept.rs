@@ -62,7 +62,7 @@ impl<DB: Store> Kept<DB> {
                 Err(error) if !DB::is_lost(&error) => return Some(Err(error)),
                 // The server has closed it meanwhile; the pool has others.
                 Err(error) => {
-                    tracing::debug!(error = said(&error), "a connection that was kept is lost")
+                    tracing::debug!(error = said(&error), "idle connection lost")
                 }
             }
         }
@@ -191,7 +191,7 @@ async fn part<C: Connection<Database: Remember<Connection = C>>>(connection: &mu
         // Something is open, then.
         tracing::debug!(
             error = said(&error),
-            "nothing is begun on a connection that goes back to the pool"
+            "begin refused: the connection returns to the pool"
         );
     }
     // A savepoint of the handler's that was refused, or cut off, has had the client count one less.
@@ -200,7 +200,7 @@ async fn part<C: Connection<Database: Remember<Connection = C>>>(connection: &mu
     {
         tracing::debug!(
             error = said(&error),
-            "nothing is rolled back on a connection that goes back to the pool"
+            "rollback refused: the connection returns to the pool"
         );
     }
 }
