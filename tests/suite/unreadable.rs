@@ -245,7 +245,7 @@ async fn handled(subscriber: EventSubscriber<Noted>) -> Vec<String> {
         said.iter().any(|line| line.contains("sequence=8 ")),
         "{said:?}"
     );
-    assert!(log::said("may have died of an event").is_empty());
+    assert!(log::said("crash suspected").is_empty());
     noted.all()
 }
 
