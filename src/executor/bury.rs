@@ -135,7 +135,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
                     stream = &*arrival.stream,
                     sequence,
                     given_up_at = %noted.at,
-                    "dead letter lost: no stream has the letter of an event that was given up; it is stored again"
+                    "dead letter lost: no stream has the dead letter of this event; it is stored again"
                 );
                 // Another delivery that does the same is the one that stores it.
                 let again = memory.give_up(&facts, &why, Some(&noted)).await?;
@@ -173,7 +173,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
         };
         if let Err(error) = memory.buried(&facts, letter).await {
             let (subscriber, sequence) = (&*self.name, arrival.sequence);
-            tracing::debug!(subscriber, sequence, %error, "that its letter is stored is not remembered");
+            tracing::debug!(subscriber, sequence, %error, "dead letter not recorded in inbox");
         }
     }
 

@@ -118,7 +118,7 @@ async fn a_missing_right_to_acknowledge_is_a_few_lines_and_a_trouble() {
     running.stop().await.unwrap();
     let (denied, unconfirmed) = (
         log::said("NATS server error"),
-        log::said("did not confirm the outcome"),
+        log::said("outcome unconfirmed"),
     );
     assert!(!denied.is_empty() && !unconfirmed.is_empty());
     let lines = denied.len() + unconfirmed.len();
