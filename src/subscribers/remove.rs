@@ -155,7 +155,7 @@ impl Subscribers {
         // What has become due in between.
         let late = retire(&self.bus, stream.as_deref(), name).await;
         letters += late.map_err(|source| partly(name, &done, source))?;
-        tracing::warn!(subscriber = name, letters, "the subscriber is removed");
+        tracing::warn!(subscriber = name, letters, "subscriber removed");
         Ok(letters)
     }
 
