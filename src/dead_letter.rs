@@ -190,7 +190,7 @@ impl DeadLetters {
             event.id = letter.event.map(tracing::field::display),
             event.name = letter.name,
             key = letter.key,
-            "a dead letter is discarded"
+            "dead letter discarded"
         );
         Ok(discarded)
     }
@@ -288,7 +288,7 @@ where
         match ask().await {
             Err(error @ (BusError::Api { .. } | BusError::NoStream { .. })) => return Err(error),
             Err(error) if tried < TRIES => {
-                tracing::debug!(%error, tried, "asking again");
+                tracing::debug!(%error, tried, "request retried");
                 tokio::time::sleep(PAUSE).await;
             }
             answered => return answered,

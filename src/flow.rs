@@ -136,16 +136,16 @@ impl Flow {
                 failed,
                 attempts,
                 ?pause,
-                "the circuit is open: nothing is pulled, then one event is attempted"
+                "circuit opened: nothing is pulled during the pause, then one event is attempted"
             ),
             Change::StaysOpen { pause } => {
                 tracing::warn!(
                     subscriber,
                     ?pause,
-                    "the probe failed: the circuit stays open"
+                    "circuit probe failed: the circuit stays open"
                 );
             }
-            Change::Closed => tracing::info!(subscriber, "the circuit is closed again"),
+            Change::Closed => tracing::info!(subscriber, "circuit closed"),
         }
     }
 

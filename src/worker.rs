@@ -219,7 +219,7 @@ impl<S: Send + Sync + 'static> Worker<S> {
             let running = work.run(self.bus.another().await?, relaying.clone());
             background.spawn(async move { (name, running.await) });
         }
-        tracing::info!("the worker runs");
+        tracing::info!("worker running");
 
         let ended = tokio::select! {
             () = shutdown => Ok(()),
@@ -227,21 +227,21 @@ impl<S: Send + Sync + 'static> Worker<S> {
             Some(Err(error)) = subscribers.join_next() => Err(WorkerError::Panicked(error.to_string())),
         };
 
-        tracing::info!(within = ?self.drain, "draining");
+        tracing::info!(within = ?self.drain, "worker draining");
         watch.drains();
         pulling.cancel();
         if tokio::time::timeout(self.drain, joined(&mut subscribers))
             .await
             .is_err()
         {
-            tracing::warn!("the drain's time is over: what still runs is handed back");
+            tracing::warn!("drain timed out: events in flight are handed back");
             handling.cancel();
             if tokio::time::timeout(HALT, joined(&mut subscribers))
                 .await
                 .is_err()
             {
                 tracing::error!(
-                    "handlers or NATS do not let go: they are cut off, and what was in hand comes again"
+                    "drain incomplete: handlers or NATS do not stop and are cancelled; events are redelivered"
                 );
                 subscribers.abort_all();
             }
@@ -250,10 +250,10 @@ impl<S: Send + Sync + 'static> Worker<S> {
         relaying.cancel();
         let stopped = tokio::time::timeout(BACKGROUND, all_outcomes(&mut background)).await;
         if stopped.is_err() {
-            tracing::error!("background work does not stop: it is cut off");
+            tracing::error!("background tasks not stopped: they are cancelled");
         }
         watch.end().await;
-        tracing::info!("drained");
+        tracing::info!("worker drained");
         ended.and(stopped.unwrap_or(Ok(())))
     }
 
@@ -335,8 +335,8 @@ async fn warn_of_limits(bus: &Bus, stream: &str) {
     match bus.silent_limits(stream).await {
         Ok(limits) => limits
             .iter()
-            .for_each(|limit| tracing::warn!(stream, "{limit}")),
-        Err(error) => tracing::debug!(stream, %error, "whether retries are bounded is not known"),
+            .for_each(|limit| tracing::warn!(stream, issue = %limit, "stream limit drops retries")),
+        Err(error) => tracing::debug!(stream, %error, "stream limits unknown"),
     }
 }
 
@@ -372,7 +372,7 @@ async fn apply<S: Send + Sync + 'static>(
     if let Err(error) = bus.note_streams(of_retries, of_events).await {
         tracing::warn!(
             subscriber = name, %error,
-            "the consumers are not marked as made by Tidings: a list of subscribers may miss one that is deleted"
+            "consumers not marked: a list of subscribers may miss a deleted consumer"
         );
     }
     Ok(())
@@ -398,7 +398,7 @@ async fn all_outcomes(background: &mut JoinSet<Ended>) -> Result<(), WorkerError
 async fn joined(tasks: &mut JoinSet<()>) {
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended {
-            tracing::error!(%error, "a subscriber's task panicked");
+            tracing::error!(%error, "subscriber task panicked");
         }
     }
 }
@@ -417,8 +417,8 @@ pub async fn shutdown_signal() {
     let mut hangup = signal(SignalKind::hangup()).expect("SIGHUP can be listened for");
     watch::note_signals();
     tokio::select! {
-        _ = terminate.recv() => tracing::info!("SIGTERM"),
-        _ = interrupt.recv() => tracing::info!("SIGINT"),
-        _ = hangup.recv() => tracing::info!("SIGHUP"),
+        _ = terminate.recv() => tracing::info!(signal = "SIGTERM", "signal received"),
+        _ = interrupt.recv() => tracing::info!(signal = "SIGINT", "signal received"),
+        _ = hangup.recv() => tracing::info!(signal = "SIGHUP", "signal received"),
     }
 }

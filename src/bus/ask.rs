@@ -32,7 +32,7 @@ impl Question {
         let telling = self.bus.client.publish(asker.clone(), answer);
         // The sender does not wait for longer. While the connection is down the answer cannot be delivered.
         if !matches!(tokio::time::timeout(PATIENCE, telling).await, Ok(Ok(()))) {
-            tracing::debug!(subject = %self.message.subject, "a question was not answered");
+            tracing::debug!(subject = %self.message.subject, "status reply not sent");
         }
     }
 }

@@ -352,7 +352,7 @@ impl Keeper {
                 tracing::warn!(
                     servers = connect::shown(&self.options.servers),
                     unsaid,
-                    "the NATS client stopped at a message that it cannot read: connecting anew"
+                    "NATS client stopped: it cannot read a message, and connects again"
                 );
             }
             while !self.replace(&mut attempts).await {
@@ -383,7 +383,7 @@ impl Keeper {
             Err(error) => {
                 if let Some(unsaid) = self.failures.again_as(&error.to_string(), Instant::now()) {
                     let cause = std::error::Error::source(&error).map(ToString::to_string);
-                    tracing::warn!(%error, cause, unsaid, "no NATS client can be made anew yet");
+                    tracing::warn!(%error, cause, unsaid, "NATS client restart failed");
                 }
                 return false;
             }

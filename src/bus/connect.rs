@@ -347,25 +347,25 @@ impl Said {
     fn log(&self, event: &Event, servers: &str) {
         let now = Instant::now();
         match event {
-            Event::Connected => tracing::info!(servers, "connected to NATS"),
-            Event::Disconnected => tracing::warn!(servers, "connection to NATS lost: reconnecting"),
-            Event::LameDuckMode => tracing::warn!(servers, "the NATS server is about to stop"),
+            Event::Connected => tracing::info!(servers, "NATS connection established"),
+            Event::Disconnected => tracing::warn!(servers, "NATS connection lost: reconnecting"),
+            Event::LameDuckMode => tracing::warn!(servers, "NATS server stopping"),
             Event::SlowConsumer(subscription) => {
                 if let Some(unsaid) = self.slow.again(now) {
                     tracing::error!(
                         subscription,
                         unsaid,
-                        "messages were dropped: the subscription is too slow"
+                        "messages dropped: the subscription is too slow"
                     );
                 }
             }
             // A user that may not request its permissions does not learn them.
             Event::ServerError(error) if error.to_string().contains(rights::USER_INFO) => {
-                tracing::debug!(%error, "what this user of NATS may do is not known");
+                tracing::debug!(%error, "NATS permissions hidden: the user may not request them");
             }
             // The server deletes the consumer by itself, only later.
             Event::ServerError(error) if denied::is_end_of_reader(&error.to_string()) => {
-                tracing::debug!(%error, "the consumer of a reader is not deleted");
+                tracing::debug!(%error, "reader consumer not deleted: it expires by itself");
             }
             Event::ServerError(error) => {
                 let error = error.to_string();
@@ -375,7 +375,7 @@ impl Said {
                         servers,
                         error = &*short(&error),
                         unsaid,
-                        "NATS reports an error"
+                        "NATS server error"
                     );
                 }
             }
@@ -390,7 +390,7 @@ impl Said {
                     );
                 }
             }
-            Event::Draining | Event::Closed => tracing::debug!(%event, "NATS connection"),
+            Event::Draining | Event::Closed => tracing::debug!(%event, "NATS connection closing"),
         }
     }
 }

@@ -139,8 +139,8 @@ impl ConsumerSpec {
                 subscriber = durable,
                 stream,
                 name,
-                "the durable delivers a name that this build does not handle: it waits for a replica that does; \
-                 if none ever will, `tidings subscribers narrow {durable}` ends it"
+                "unhandled name in consumer: its events wait for an instance that handles it; if none ever will, run \
+                 `tidings subscribers narrow`"
             );
         }
     }
@@ -252,7 +252,7 @@ impl Bus {
             durable = spec.durable,
             start = made.delivered.stream_seq.saturating_add(1),
             events = made.num_pending,
-            "the consumer is made: it begins with this sequence, and so many events are there already"
+            "consumer created"
         );
         Ok(made)
     }
@@ -280,7 +280,7 @@ impl Bus {
                 durable = spec.durable,
                 sequence,
                 end,
-                "the stream is not that long: the consumer begins at its end"
+                "start sequence beyond stream: the consumer starts at the end of the stream"
             ),
             _ => {}
         }
@@ -328,7 +328,7 @@ impl Bus {
             Ok(None) => {}
             Err(error @ (BusError::Api { .. } | BusError::Denied { .. })) => {
                 let (stream, durable) = (&spec.stream, &spec.durable);
-                tracing::error!(stream, durable, %error, "the consumer cannot be updated: it stays as it is");
+                tracing::error!(stream, durable, %error, "consumer update failed: the consumer stays unchanged");
             }
             Err(error) => return Err(error),
         }
@@ -352,14 +352,7 @@ impl Bus {
                 setting_text(&setting, &now),
                 setting_text(&setting, &wanted),
             );
-            tracing::warn!(
-                stream,
-                durable,
-                setting,
-                now,
-                wanted,
-                "the consumer is updated"
-            );
+            tracing::warn!(stream, durable, setting, now, wanted, "consumer updated");
         }
         let updated = self.put_consumer(spec, config, "update").await?;
         Ok(Some(updated.config))
@@ -411,7 +404,7 @@ impl Bus {
         }
         let request = to.map_or_else(|| json!({}), |to| json!({ "seq": to }));
         let Reset { reset_seq } = self.api(&subject, &request).await?;
-        tracing::info!(stream, durable, reset_seq, "the consumer is reset");
+        tracing::info!(stream, durable, reset_seq, "consumer reset");
         Ok(reset_seq)
     }
 
@@ -486,14 +479,14 @@ impl Bus {
                 let allowed = info.config.get("max_ack_pending").unwrap_or(&Value::Null);
                 tracing::warn!(
                     stream, durable, %allowed, wanted = spec.max_ack_pending,
-                    "the server, the account or the stream lets only so many deliveries be unanswered (max_ack_pending): it \
-                     is obeyed, and all replicas together handle no more at once"
+                    "max_ack_pending limited: the server, the account or the stream allows less than requested; all \
+                     instances together handle no more at once"
                 );
                 info
             }
             answered => answered?,
         };
-        tracing::info!(stream, durable, action, "the consumer is set up");
+        tracing::info!(stream, durable, action, "consumer configured");
         Ok(info)
     }
 }

@@ -95,7 +95,7 @@ impl Bus {
             Err(error @ BusError::Api { .. }) => return Err(error),
             Err(error) => error,
         };
-        tracing::debug!(stream, %why, "a page is read one by one");
+        tracing::debug!(stream, %why, "page read failed: its messages are read one by one");
         let mut next = match start {
             Start::Sequence(sequence) => sequence.max(1),
             // Only a page can start at a time: the caller also checks the times.

@@ -60,7 +60,7 @@ impl Link {
         if self.given_up.swap(this_one, Ordering::Relaxed) == this_one {
             return;
         }
-        tracing::warn!("the NATS server has fallen silent: connecting anew");
+        tracing::warn!("NATS connection silent: reconnecting");
         self.client.force_reconnect().await;
     }
 }
@@ -78,7 +78,7 @@ impl Leaving {
             return;
         };
         if servers.max(client.server_info().connect_urls.len()) > 1 {
-            tracing::info!("going to another NATS server");
+            tracing::info!("NATS server switched: connecting to another one");
             let _ = client.force_reconnect().await;
         }
     }

@@ -170,7 +170,11 @@ impl Receipt {
             None => {
                 if self.duplicate {
                     let Self { stream, seq, .. } = &self;
-                    tracing::debug!(stream, seq, "the stream already has the event");
+                    tracing::debug!(
+                        stream,
+                        seq,
+                        "duplicate publish detected: the stream already has the event id"
+                    );
                 }
                 Ok(self)
             }

@@ -161,7 +161,7 @@ impl EventPublisher {
             Ok(Holder::Same | Holder::Nothing) => Ok(event),
             Err(error) => {
                 tracing::warn!(event.id = %event, stream, sequence = seq, %error,
-                    "the stream has had this id; it is not known whether the event's");
+                    "duplicate publish unverified: the stream already has the event id, possibly of another event");
                 Ok(event)
             }
         }

@@ -339,7 +339,7 @@ impl Puller {
             tracing::warn!(
                 subject,
                 reason,
-                "the server allows a pull less than was asked for: it is obeyed"
+                "pull request limited: the server allows less than requested"
             );
             return Ok(None);
         }
@@ -399,7 +399,7 @@ impl Puller {
             }
         };
         if tokio::time::timeout(SILENCE, rest).await.is_err() {
-            tracing::debug!("the server did not confirm the end of the pulls");
+            tracing::debug!("pull end unconfirmed");
         }
         left
     }
@@ -414,7 +414,7 @@ impl Puller {
     /// Forgets all pulls. Messages that the server still sends to the previous inbox are accepted; messages for an
     /// earlier one are redelivered after the consumer's ack wait.
     async fn begin_anew(&mut self, why: &str) -> Result<(), PullError> {
-        tracing::debug!(lost = self.credit.outstanding(), why, "pulling anew");
+        tracing::debug!(lost = self.credit.outstanding(), why, "pull restarted");
         self.inbox = self.bus.client.new_inbox();
         let fresh = subscribe(&self.bus, &self.inbox).await?;
         self.previous = Some(std::mem::replace(&mut self.subscriber, fresh));

@@ -208,7 +208,7 @@ impl Bus {
             Err(error @ BusError::Denied { .. }) => return Err(error),
             // The server deletes it by itself in a few seconds.
             Err(error) => {
-                tracing::debug!(stream, %error, "a consumer that only counted is not deleted")
+                tracing::debug!(stream, %error, "counting consumer not deleted: it expires by itself")
             }
             Ok(()) => {}
         }

@@ -261,7 +261,7 @@ async fn hear(subscriber: impl Stream<Item = Message> + Unpin, heard: Arc<Notify
                 subject = %other.subject,
                 bytes = other.payload.len(),
                 unsaid,
-                "a message on a subject of Tidings that is none of its own is ignored"
+                "foreign message ignored: its subject is reserved for Tidings"
             );
         }
         if others.count() < pings.len() {

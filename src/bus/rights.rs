@@ -100,7 +100,7 @@ impl Bus {
             Ok(told) => Some(told.data.permissions.unwrap_or_default()),
             Err(BusError::Denied { .. }) => None,
             Err(error) => {
-                tracing::debug!(%error, "what the user of NATS may do is not known");
+                tracing::debug!(%error, "NATS permissions unknown: the request failed");
                 None
             }
         }

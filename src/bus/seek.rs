@@ -73,7 +73,7 @@ impl Bus {
         match self.sequence_at(stream, behind).await {
             Ok(next) => Ok((next <= seen.sequence).then_some(next)),
             Err(error @ BusError::Denied { .. }) => {
-                tracing::warn!(stream, %error, "whether the stream is an older copy of itself is not known");
+                tracing::warn!(stream, %error, "stream age check denied: the stream may be an older copy of itself");
                 Ok(None)
             }
             Err(error) => Err(error),

@@ -53,7 +53,7 @@ impl<T> Holds<T> {
             Self::Value(value) => Some(value),
             Self::Nothing => None,
             Self::Bad(bad) => {
-                tracing::warn!("{bad}");
+                tracing::warn!(issue = %bad, "bucket entry skipped");
                 None
             }
         }
@@ -118,7 +118,7 @@ impl Bus {
         if let Some(info) = self.stream_info(&stream).await? {
             return match self.set_bucket_back(info.config).await {
                 Err(error @ (BusError::Api { .. } | BusError::Denied { .. })) => {
-                    tracing::error!(bucket = BUCKET, %error, "the bucket of the workers cannot be set back");
+                    tracing::error!(bucket = BUCKET, %error, "bucket update failed: its settings stay unchanged");
                     Ok(())
                 }
                 set_back => set_back,
@@ -140,7 +140,7 @@ impl Bus {
         let subject = format!("$JS.API.STREAM.CREATE.{stream}");
         let created: Result<Created, _> = self.api(&subject, &config).await;
         created.map_err(cannot_make)?;
-        tracing::info!(bucket = BUCKET, "the bucket of the workers is made");
+        tracing::info!(bucket = BUCKET, "bucket created");
         Ok(())
     }
 
@@ -198,7 +198,7 @@ impl Bus {
                 setting,
                 now,
                 wanted,
-                "a setting of the bucket of the workers is set back"
+                "bucket setting restored"
             );
         }
         Ok(())
@@ -226,7 +226,7 @@ impl Bus {
         if refused.is_none() {
             match self.set_bucket_back(info.config.clone()).await {
                 Err(error @ (BusError::Api { .. } | BusError::Denied { .. })) => {
-                    tracing::error!(bucket = BUCKET, %error, "the bucket of the workers cannot be set back");
+                    tracing::error!(bucket = BUCKET, %error, "bucket update failed: its settings stay unchanged");
                     refused = Some(why_not_set_back(&stream, &error));
                 }
                 set_back => set_back?,

@@ -333,7 +333,7 @@ impl Bus {
         config.insert("subjects".into(), json!(left));
         let subject = format!("$JS.API.STREAM.UPDATE.{stream}");
         let _: Info = self.api(&subject, &config).await?;
-        tracing::info!(stream, ?subjects, "stream no longer takes subjects");
+        tracing::info!(stream, ?subjects, "stream subjects removed");
         Ok(())
     }
 

@@ -315,7 +315,7 @@ impl Reader {
     /// Continues with a new consumer, which also reports the number of waiting messages again.
     async fn begin_anew(&mut self, tries: &mut u32, why: &str) -> Result<(), ReaderError> {
         *tries += 1;
-        tracing::debug!(stream = self.stream, why, tries, "reading begins anew");
+        tracing::debug!(stream = self.stream, why, tries, "reader restarted");
         if self.take_loss() {
             return Ok(());
         }

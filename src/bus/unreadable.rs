@@ -93,7 +93,7 @@ impl Single {
                 sequence = self.sequence,
                 subject = %self.message.subject,
                 fault,
-                "a message ends the connection of whoever receives it: it is read without what cannot be read"
+                "unreadable message found: it ends each connection that receives it; its readable part is used"
             );
         }
     }

@@ -156,7 +156,7 @@ impl Watchdog {
             {
                 self.say(|consumer| {
                     let PullerOptions { stream, consumer } = consumer;
-                    tracing::warn!(subscriber = consumer, stream, %error, "the consumer cannot be looked at");
+                    tracing::warn!(subscriber = consumer, stream, %error, "consumer check failed");
                 });
                 None
             }
@@ -175,7 +175,7 @@ impl Watchdog {
                     subscriber = consumer,
                     stream,
                     remaining = shown(remaining),
-                    "the subscriber is paused; `tidings subscribers resume {consumer}` ends it"
+                    "subscriber paused: `tidings subscribers resume` ends the pause"
                 );
             });
             return Finding::Well;
@@ -199,7 +199,7 @@ impl Watchdog {
                     subscriber = consumer,
                     stream,
                     unanswered,
-                    "so many deliveries are unanswered that the server sends no more (max_ack_pending)"
+                    "max_ack_pending reached: the server delivers nothing until deliveries are acknowledged"
                 );
             });
             return Finding::Well;
@@ -234,11 +234,7 @@ impl Watchdog {
     fn resumed(&mut self) {
         if std::mem::take(&mut self.is_paused) {
             let PullerOptions { stream, consumer } = &self.consumer;
-            tracing::info!(
-                subscriber = consumer,
-                stream,
-                "the subscriber is not paused any more"
-            );
+            tracing::info!(subscriber = consumer, stream, "subscriber resumed");
             self.said.is_over();
         }
     }

@@ -66,7 +66,7 @@ impl Delivery {
                     subscriber,
                     sequence,
                     %error,
-                    "dead letter not found: it cannot be told whether it was redriven or discarded, or its stream set back"
+                    "dead letter lookup denied: whether it was redriven, discarded or lost is not known"
                 );
                 Ok(false)
             }

@@ -78,7 +78,7 @@ impl DeadLetters {
     ) -> Result<Vec<ParkedKey>, DeadLettersError> {
         let (parks, bad) = retried(|| self.bus.parks(None)).await?;
         for entry in bad {
-            tracing::warn!("{entry}");
+            tracing::warn!(issue = %entry, "bucket entry skipped");
         }
         let fits =
             |wanted: &Option<String>, is: &str| wanted.as_deref().is_none_or(|wanted| wanted == is);

@@ -193,7 +193,7 @@ impl Redriver {
             event.id = letter.event.map(tracing::field::display),
             event.name = letter.name,
             key = letter.key,
-            "redriven"
+            "dead letter redriven"
         );
         Ok(())
     }
@@ -258,7 +258,7 @@ impl Redriver {
         let takers = match retried(|| self.bus.durables_of(&retries)).await {
             Ok(takers) => takers,
             Err(error @ BusError::Denied { .. }) => {
-                tracing::warn!(subscriber, %error, "whether a consumer takes what is redriven is not known");
+                tracing::warn!(subscriber, %error, "consumer list denied: redriven events may have no consumer");
                 return Ok(true);
             }
             Err(error) => return Err(error.into()),

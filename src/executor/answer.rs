@@ -75,7 +75,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
         tracing::info!(
             subscriber = &*self.name,
             sequence = arrival.sequence,
-            "the worker stops: the event is handed back"
+            "event handed back: the worker stops"
         );
         if self.subscriber.ordered {
             return Step::Left;

@@ -135,7 +135,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
                     stream = &*arrival.stream,
                     sequence,
                     given_up_at = %noted.at,
-                    "dead letter lost: no stream has the letter of an event that was given up; it is stored again"
+                    "dead letter lost: no stream has the dead letter of this event; it is stored again"
                 );
                 // When two deliveries do this at the same time, one of them stores it.
                 let again = memory.give_up(&facts, &why, Some(&noted)).await?;
@@ -174,7 +174,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
         };
         if let Err(error) = memory.buried(&facts, letter).await {
             let (subscriber, sequence) = (&*self.name, arrival.sequence);
-            tracing::debug!(subscriber, sequence, %error, "that its letter is stored is not remembered");
+            tracing::debug!(subscriber, sequence, %error, "dead letter not recorded in inbox");
         }
     }
 

@@ -40,12 +40,16 @@ impl<S: Send + Sync + 'static> Executor<S> {
     ) {
         let of = outcome.as_str();
         match outcome {
-            Outcome::Ack => log!(debug, (self, arrival, attempt, of, elapsed), "handled"),
+            Outcome::Ack => log!(
+                debug,
+                (self, arrival, attempt, of, elapsed),
+                "event handled"
+            ),
             Outcome::Duplicate => {
                 log!(
                     debug,
                     (self, arrival, attempt, of, elapsed),
-                    "handled before"
+                    "duplicate skipped"
                 );
             }
             Outcome::Retry(after) => log!(
@@ -53,14 +57,14 @@ impl<S: Send + Sync + 'static> Executor<S> {
                 (self, arrival, attempt, of, elapsed),
                 retry_after = ?after,
                 error,
-                "failed: it is tried again"
+                "retry scheduled"
             ),
             Outcome::Postpone(after) => log!(
                 warn,
                 (self, arrival, attempt, of, elapsed),
                 retry_after = ?after,
                 error,
-                "what the handler needs is not there: it is tried again"
+                "delivery deferred: a dependency of the handler is not available"
             ),
             Outcome::Reject(_) => return,
         }
@@ -83,7 +87,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
                 (self, arrival, attempt, "reject", elapsed),
                 cause,
                 error,
-                "dead letter"
+                "dead letter stored"
             );
         } else {
             log!(
@@ -91,7 +95,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
                 (self, arrival, attempt, "unconfirmed", elapsed),
                 cause,
                 error,
-                "failed, and its dead letter is not confirmed: it comes again"
+                "dead letter unconfirmed: the event is redelivered"
             );
         }
     }
@@ -116,7 +120,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
             tried,
             unsaid,
             error,
-            "the server did not confirm the outcome: without it the event comes again"
+            "outcome unconfirmed: without a confirmation the event is redelivered"
         );
     }
 }

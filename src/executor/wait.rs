@@ -82,9 +82,8 @@ impl<S: Send + Sync + 'static> Executor<S> {
                 subscriber = &*self.name,
                 subject = &*short(&arrival.subject),
                 unsaid,
-                "the durable delivers a name that this replica does not handle: it is left to another one; if none \
-                 ever will, `tidings subscribers narrow {}` ends it",
-                self.name
+                "unhandled event deferred: it is left to an instance that handles its name; if none ever will, run \
+                 `tidings subscribers narrow`"
             );
         }
         arrival.past.put_off = arrival.past.put_off.saturating_add(1);

@@ -190,7 +190,7 @@ impl Verdicts {
             .iter()
             .filter(|(event, _)| !events.contains(event));
         for (event, failure) in strangers {
-            tracing::warn!(event.id = %event, %failure, "a verdict on an event that is not in the batch is ignored");
+            tracing::warn!(event.id = %event, %failure, "batch result ignored: its event is not in the batch");
         }
     }
 }

@@ -29,7 +29,11 @@ impl<DB: Store> Outbox<DB> {
         let event = |row: Row| match row.envelope() {
             Ok(envelope) => Some(envelope),
             Err(error) => {
-                tracing::warn!(row = row.id, error, "a row of the outbox is no event");
+                tracing::warn!(
+                    row = row.id,
+                    error,
+                    "invalid row skipped: it is not an event"
+                );
                 None
             }
         };

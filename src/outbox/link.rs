@@ -131,13 +131,13 @@ impl<DB: Store> Outbox<DB> {
                 let outbox = self.clone();
                 tokio::spawn(async move {
                     let ended = timeout(PATIENCE, outbox.end_abandoned(backend)).await;
-                    tracing::debug!(?ended, ?backend, "an abandoned transaction is ended");
+                    tracing::debug!(?ended, ?backend, "abandoned transaction ended");
                 });
             }
             tracing::warn!(
                 database = DB::KIND,
                 ?waits,
-                "a connection has lost its other end, and is closed"
+                "database connection lost: it is closed"
             );
             return None;
         }
@@ -250,7 +250,7 @@ impl<DB: Store> Outbox<DB> {
                     open.remove(&number);
                     match seen {
                         Ok(Ok(sessions)) => break (number, at, sessions),
-                        Ok(Err(error)) => tracing::debug!(error = said(&error), "the database was not looked at"),
+                        Ok(Err(error)) => tracing::debug!(error = said(&error), "database check failed"),
                         Err(_) => is_overtaken = true,
                     }
                 }

@@ -199,7 +199,7 @@ impl<DB: Store> Outbox<DB> {
             tracing::warn!(
                 host,
                 cure = "sslmode=verify-full&sslrootcert=FILE behind the database's URL",
-                "the connection to the database may go in the clear: events and password with it"
+                "database encryption not required: events and the password may be sent in clear text"
             );
         }
         Self {
@@ -413,7 +413,7 @@ impl<DB: Store> Outbox<DB> {
         let Ok(Ok(Err(other))) = found.map(|found| found.map(|found| of_version::<DB>(&self.shared.names, found))) else {
             return OutboxError::NotMigrated(error);
         };
-        tracing::debug!(%error, "the tables are of another version");
+        tracing::debug!(%error, "table version mismatch");
         other
     }
 
@@ -426,7 +426,7 @@ impl<DB: Store> Outbox<DB> {
         match tokio::time::timeout(SOON, asking).await {
             Ok(Ok(by)) => by,
             failed => {
-                tracing::debug!(?failed, "it was not found out who has locked the outbox");
+                tracing::debug!(?failed, "lock holder unknown");
                 "the outbox is locked, and it was not found out by whom".to_owned()
             }
         }

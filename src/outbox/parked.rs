@@ -360,7 +360,7 @@ fn told(mut discarded: Vec<ParkedEvent>) -> Vec<ParkedEvent> {
         ..
     } in &discarded
     {
-        tracing::warn!(row = id, event.id = %event, event.name = name, key, "a parked event is discarded");
+        tracing::warn!(row = id, event.id = %event, event.name = name, key, "parked event discarded");
     }
     discarded
 }

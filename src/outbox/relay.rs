@@ -212,10 +212,10 @@ impl<DB: Store> Relay<DB> {
                     // A lasting fault is reported as an issue, so it is logged at debug level only.
                     match self.complain(&life, &fault).await {
                         true => {
-                            tracing::warn!(outbox = DB::KIND, %fault, again_in = ?pause, "the relay is interrupted")
+                            tracing::warn!(outbox = DB::KIND, %fault, again_in = ?pause, "relay interrupted")
                         }
                         false => {
-                            tracing::debug!(outbox = DB::KIND, %fault, again_in = ?pause, "the relay is interrupted")
+                            tracing::debug!(outbox = DB::KIND, %fault, again_in = ?pause, "relay interrupted")
                         }
                     }
                     let wait = pause;
@@ -254,7 +254,7 @@ impl<DB: Store> Relay<DB> {
             outbox = DB::KIND,
             owner,
             epoch = claim.epoch,
-            "this relay has the lease"
+            "relay lease acquired"
         );
         life.troubles.new_tenure(&claim.troubles)?;
         life.reporter.works(claim.epoch);

@@ -307,7 +307,7 @@ impl<DB: Store> Outbox<DB> {
         };
         loss.settled = Some((Utc::now(), how));
         let shown = loss.shown(stream);
-        tracing::warn!(stream, ?how, "what the stream has lost is seen to");
+        tracing::warn!(stream, ?how, "stream loss settled");
         let settled = Losses::from([(stream.to_owned(), loss)]);
         let names = &self.shared.names;
         self.operate(Operation::One, async |connection| {

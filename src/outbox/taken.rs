@@ -196,7 +196,7 @@ impl<DB: Store> Drop for Taken<DB> {
         runtime.spawn(async move {
             // When the timeout drops it, the connection is closed.
             if tokio::time::timeout(RETURN, returning).await.is_err() {
-                tracing::debug!("a connection that did not answer is closed");
+                tracing::debug!("silent connection closed");
             }
         });
     }

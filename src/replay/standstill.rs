@@ -40,7 +40,7 @@ async fn told(
     let replicas = match replicas_of(bus, &replay.subscriber).await {
         Ok(replicas) => replicas,
         Err(error) => {
-            tracing::debug!(%error, "no replica can be asked why the replay does not go on");
+            tracing::debug!(%error, "replay status unknown: no instance can be asked");
             return written;
         }
     };

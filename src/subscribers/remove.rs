@@ -155,7 +155,7 @@ impl Subscribers {
         // Retries that have become due meanwhile.
         let late = retire(&self.bus, stream.as_deref(), name).await;
         letters += late.map_err(|source| partly(name, &done, source))?;
-        tracing::warn!(subscriber = name, letters, "the subscriber is removed");
+        tracing::warn!(subscriber = name, letters, "subscriber removed");
         Ok(letters)
     }
 

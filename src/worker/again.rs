@@ -74,7 +74,7 @@ impl Again {
             && let Err(error) = self.look_at_consumer(delivered).await
         {
             let stream = &self.consumer.stream;
-            tracing::warn!(stream, sequence, %error, "why an event comes again is not known: it is handled again");
+            tracing::warn!(stream, sequence, %error, "redelivery cause unknown: the event is handled again");
         }
         sequence > self.up_to
     }

@@ -18,7 +18,7 @@ pub(super) async fn tell_progress(subscriber: &str, hands: &Hands, age: Duration
     for delivery in hands.older_than(age) {
         if let Err(error) = delivery.progress().await {
             if let Some(unsaid) = hands.untold().again(Instant::now()) {
-                tracing::warn!(subscriber, %error, unsaid, "progress could not be told");
+                tracing::warn!(subscriber, %error, unsaid, "progress not sent: the event may be redelivered");
             }
             return;
         }
@@ -31,7 +31,7 @@ pub(super) async fn acknowledge_again(delivery: Arc<Delivery>, hands: Arc<Hands>
     while let Err(error) = delivery.ack().await {
         let sequence = at.sequence;
         if let Some(unsaid) = hands.unanswered().again(Instant::now()) {
-            tracing::warn!(sequence, %error, unsaid, "an event that was handled already is not acknowledged");
+            tracing::warn!(sequence, %error, unsaid, "handled event not acknowledged");
         }
         tokio::time::sleep(PAUSE).await;
     }
@@ -54,6 +54,6 @@ pub(super) async fn hand_back(subscriber: &str, deliveries: impl Iterator<Item =
     let mut failed = answered.into_iter().filter_map(Result::err);
     if let Some(error) = failed.next() {
         let events = 1 + failed.count();
-        tracing::warn!(subscriber, events, %error, "events could not be handed back");
+        tracing::warn!(subscriber, events, %error, "events not handed back: they are redelivered");
     }
 }

@@ -143,7 +143,7 @@ impl Board {
     pub(super) fn cannot_begin(&self, why: String) {
         if let Some(unsaid) = self.unbegun.again_as(&why, Instant::now()) {
             let (subscriber, error) = (&*self.facts.subscriber, &*short(&why));
-            tracing::error!(subscriber, error, unsaid, "the subscriber cannot begin");
+            tracing::error!(subscriber, error, unsaid, "subscriber start failed");
         }
         self.inner().trouble = Some(why);
     }
@@ -252,7 +252,7 @@ async fn answer_on<Told: Future<Output = Vec<u8>>>(
             }
             Err(error) => {
                 if let Some(unsaid) = untold.again(Instant::now()) {
-                    tracing::warn!(subject, %error, unsaid, "nobody can be told how the subscriber does");
+                    tracing::warn!(subject, %error, unsaid, "subscriber status unavailable: requests are not received");
                 }
             }
         }

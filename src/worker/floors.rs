@@ -43,7 +43,7 @@ impl Floors {
             let stream = &*consumer.stream;
             match looked(bus, consumer).await {
                 Ok(floor) => self.note(stream, floor),
-                Err(error) => tracing::debug!(stream, %error, "the ack floor is not known"),
+                Err(error) => tracing::debug!(stream, %error, "ack floor unknown"),
             }
         }
     }
@@ -89,7 +89,7 @@ impl Floors {
             tracing::warn!(
                 stream,
                 durable,
-                "the consumer was deleted while this replica did not work: it is made anew"
+                "consumer missing: it was deleted while the instance was not active, and is recreated"
             );
             let start = self.start(bus, stream, start).await?;
             bus.restore_consumer(consumer, start).await?;
@@ -97,7 +97,7 @@ impl Floors {
         }
         // Delivery does not depend on the marker.
         if is_made && let Err(error) = bus.note_streams(of_retries, of_events).await {
-            tracing::warn!(%error, "the consumers are not marked as made by Tidings");
+            tracing::warn!(%error, "consumers not marked: a list of subscribers may miss a deleted consumer");
         }
         Ok(())
     }

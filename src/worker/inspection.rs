@@ -118,7 +118,7 @@ impl Inspection {
         if is_known || found.bad.len() >= MOST {
             return;
         }
-        tracing::error!("{entry}");
+        tracing::error!(issue = %entry, "bucket entry skipped");
         found.bad.insert(entry.key.clone(), entry);
     }
 
@@ -149,10 +149,10 @@ impl Inspection {
                     tell(&before.unwrap_or_default(), &issues);
                 }
                 Err(error @ BusError::Denied { .. }) => {
-                    tracing::warn!(stream, %error, "the settings of a stream cannot be looked at");
+                    tracing::warn!(stream, %error, "stream check denied");
                     self.found().denied.insert(stream);
                 }
-                Err(error) => tracing::debug!(stream, %error, "a stream cannot be looked at"),
+                Err(error) => tracing::debug!(stream, %error, "stream check failed"),
             }
         }
     }
@@ -174,10 +174,10 @@ impl Inspection {
                 tell(&before, &issues);
             }
             Err(error @ BusError::Denied { .. }) => {
-                tracing::warn!(%error, "the settings of the bucket of the workers cannot be looked at");
+                tracing::warn!(%error, "bucket check denied");
                 self.found().denied.insert(BUCKET.to_owned());
             }
-            Err(error) => tracing::debug!(%error, "the bucket cannot be looked at"),
+            Err(error) => tracing::debug!(%error, "bucket check failed"),
         }
     }
 
@@ -214,6 +214,6 @@ impl Inspection {
 /// Logs the issues that are new.
 fn tell(before: &[String], now: &[String]) {
     for issue in now.iter().filter(|issue| !before.contains(issue)) {
-        tracing::error!("{issue}");
+        tracing::error!(%issue, "worker issue found");
     }
 }

@@ -94,7 +94,7 @@ impl Lease {
             return;
         }
         if let Err(error) = self.bus.clear_state(LEASE, &self.key).await {
-            tracing::debug!(subscriber = self.subscriber, %error, "a lease that nobody wants is kept");
+            tracing::debug!(subscriber = self.subscriber, %error, "subscriber lease not deleted");
         }
     }
 
@@ -111,7 +111,11 @@ impl Lease {
             match looked {
                 Ok(Some(tenure)) => {
                     let revision = tenure.revision;
-                    tracing::info!(subscriber = self.subscriber, revision, "this replica works");
+                    tracing::info!(
+                        subscriber = self.subscriber,
+                        revision,
+                        "subscriber lease acquired"
+                    );
                     return Some(tenure);
                 }
                 Ok(None) => {}
@@ -123,7 +127,7 @@ impl Lease {
                             subscriber = self.subscriber,
                             error,
                             unsaid,
-                            "the lease cannot be read"
+                            "subscriber lease not read"
                         );
                     }
                 }
@@ -145,7 +149,7 @@ impl Lease {
                 if before.is_none() && !is_free {
                     tracing::info!(
                         subscriber = self.subscriber,
-                        "another replica works: this one stands by"
+                        "subscriber standby: another instance holds the lease"
                     );
                 }
                 now
@@ -178,7 +182,7 @@ impl Lease {
             if !matches!(renewed, Ok(true)) {
                 tracing::warn!(
                     subscriber = self.subscriber,
-                    "the lease is lost: this replica stops and stands by"
+                    "subscriber lease lost: the instance stops and becomes a standby"
                 );
                 return;
             }
@@ -214,7 +218,7 @@ impl Lease {
 
     fn unrenewed(&self, error: &BusError) {
         if let Some(unsaid) = self.unrenewed.again(Instant::now().into_std()) {
-            tracing::warn!(subscriber = self.subscriber, %error, unsaid, "the lease is not renewed");
+            tracing::warn!(subscriber = self.subscriber, %error, unsaid, "subscriber lease not renewed");
         }
     }
 
@@ -236,7 +240,7 @@ impl Lease {
             tracing::warn!(
                 subscriber = self.subscriber,
                 bytes = free.len(),
-                "more was handled ahead of an older event than the lease can tell: it is handled again"
+                "lease entry too large: events that were handled ahead of an older event are handled again"
             );
             free = bytes_of(&Written::default());
         }
@@ -268,7 +272,7 @@ impl Lease {
     fn unreleased(&self, error: &dyn std::fmt::Display) {
         tracing::warn!(
             subscriber = self.subscriber, %error,
-            "the lease is not released: a stand-by waits for its end"
+            "subscriber lease not released: a standby waits until it expires"
         );
     }
 }
@@ -308,7 +312,7 @@ fn read(value: &[u8]) -> Written {
     serde_json::from_slice(value).unwrap_or_else(|error| {
         tracing::warn!(
             error = unplaced(&error),
-            "the lease is not readable: it counts as free"
+            "lease entry invalid: the lease counts as free"
         );
         Written::default()
     })

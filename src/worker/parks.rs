@@ -219,7 +219,7 @@ impl Parks {
                     key = &*short(key),
                     stream,
                     sequence,
-                    "a key is parked: its events go to the dead letters until they are redriven"
+                    "key parked: its events are dead-lettered until they are redriven"
                 );
                 self.known().insert(key.to_owned(), park.into());
             }
@@ -238,7 +238,7 @@ impl Parks {
             Err(error) => {
                 let (subscriber, key) = (&self.subscriber, &*short(&question.key));
                 if let Some(unsaid) = self.unknown.again(Instant::now().into_std()) {
-                    tracing::warn!(subscriber, key, %error, unsaid, "whether a parked key may go on is not known");
+                    tracing::warn!(subscriber, key, %error, unsaid, "parked key check failed: it is tried again");
                 }
                 Step::Again(PAUSE)
             }
@@ -256,7 +256,7 @@ impl Parks {
             let counts = park.id == question.park && park.redrive == Some(question.redrive);
             let left = self.bus.is_letter_after(subscriber, key, question.after);
             if !counts || left.await? {
-                tracing::info!(subscriber, key = &*short(key), "a key stays parked");
+                tracing::info!(subscriber, key = &*short(key), "key still parked");
                 if let Some(known) = self.known().get_mut(key)
                     && known.park.id == question.park
                 {
@@ -265,11 +265,7 @@ impl Parks {
                 return Ok(());
             }
             if self.bus.remove_park(subscriber, key, revision).await? {
-                tracing::info!(
-                    subscriber,
-                    key = &*short(key),
-                    "a key is not parked any more"
-                );
+                tracing::info!(subscriber, key = &*short(key), "key unparked");
             }
         }
     }

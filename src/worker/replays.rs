@@ -135,7 +135,7 @@ impl<S: Send + Sync + 'static> Replays<S> {
         let mut heard = match heard {
             Ok(heard) => heard.map(drop).boxed(),
             Err(error) => {
-                tracing::debug!(%error, "replays are not heard of, and looked for");
+                tracing::debug!(%error, "replay changes not received: replays are polled");
                 futures::stream::pending().boxed()
             }
         };
@@ -160,9 +160,9 @@ impl<S: Send + Sync + 'static> Replays<S> {
         let subscriber = &*self.desk.name;
         self.desk.board.knows_replays(Some(error.to_string()));
         match std::mem::replace(&mut self.is_known_to_fail, true) {
-            false => tracing::warn!(subscriber, %error, "it is not known if there are replays"),
+            false => tracing::warn!(subscriber, %error, "replay lookup failed"),
             true => {
-                tracing::debug!(subscriber, %error, "it is still not known if there are replays")
+                tracing::debug!(subscriber, %error, "replay lookup still failing")
             }
         }
     }
@@ -243,10 +243,10 @@ impl<S: Send + Sync + 'static> Replays<S> {
         let subscriber = &*self.desk.name;
         match self.desk.subscriber.ordered {
             true => {
-                tracing::warn!(subscriber, replay = %id, shadow, "a replay wants a shadow that this replica does not have: it waits until one works that has");
+                tracing::warn!(subscriber, replay = %id, shadow, "replay shadow missing: it waits for an instance that has the shadow");
             }
             false => {
-                tracing::info!(subscriber, replay = %id, shadow, "a replay wants a shadow that this replica does not have: it is left to another one");
+                tracing::info!(subscriber, replay = %id, shadow, "replay left to another instance: its shadow is not here");
             }
         }
     }
@@ -390,7 +390,7 @@ impl<S: Send + Sync + 'static> Desk<S> {
     async fn leave_nothing(&self, replay: &Replay) {
         let mut pause = PAUSE;
         while let Err(error) = self.clean_up(replay).await {
-            tracing::warn!(replay = %replay.id, %error, ?pause, "a replay that is over is not cleaned up");
+            tracing::warn!(replay = %replay.id, %error, ?pause, "replay cleanup failed");
             let pausing = self.stop.run_until_cancelled(tokio::time::sleep(pause));
             if pausing.await.is_none() {
                 return;

@@ -305,7 +305,7 @@ impl Source {
         let Some((delivery, mut arrival)) = self.deliveries.read(message) else {
             tracing::warn!(
                 subscriber = &*self.subscriber,
-                "a message from outside the consumer is ignored"
+                "stray message ignored: it is not from the consumer"
             );
             return ControlFlow::Continue(());
         };
@@ -322,7 +322,7 @@ impl Source {
                     stream = self.consumer.stream,
                     wanted,
                     found,
-                    "a delivery was lost on its way: the consumer begins again at its ack floor"
+                    "delivery lost: the consumer restarts at its ack floor"
                 );
                 self.begin_again().await;
                 return ControlFlow::Continue(());
@@ -377,7 +377,7 @@ impl Source {
                 }
             }
             Taken::Held => {
-                tracing::debug!(sequence, "delivered again while in hand");
+                tracing::debug!(sequence, "event redelivered while in flight");
             }
             Taken::Handled => {
                 let hands = Arc::clone(&self.hands);
@@ -410,8 +410,8 @@ impl Source {
             subscriber = &*self.subscriber,
             stream = self.consumer.stream,
             sequence,
-            "the stream has gone back: from this sequence on it has other messages than before, and they are handled; \
-             `tidings verify` tells what it has lost"
+            "stream rolled back: from this sequence on it has other messages than before, and they are handled; \
+             `tidings verify` shows what it has lost"
         );
     }
 
@@ -430,7 +430,7 @@ impl Source {
             subscriber = &*self.subscriber,
             stream = self.consumer.stream,
             sequence,
-            "the consumer was reset by somebody else: what comes from there on is handled, whatever was before"
+            "external reset detected: another client reset the consumer; events from this sequence on are handled again"
         );
     }
 

@@ -158,7 +158,7 @@ impl Suspects {
                         subscriber = self.subscriber,
                         stream = &*stream,
                         sequence,
-                        "an event that may have killed its process runs for long: others no longer wait for it"
+                        "suspected event slow: other events no longer wait for it"
                     );
                     self.clear(&key, halt).await;
                 };
@@ -179,7 +179,7 @@ impl Suspects {
                 if let Some(unsaid) = self.unmarked.again(Instant::now()) {
                     tracing::error!(
                         subscriber, stream = &*stream, sequence, %error, unsaid,
-                        "an event that may have killed its process waits: it cannot be marked"
+                        "crash marker not written: the suspected event waits"
                     );
                 }
                 executor.pass(arrival, permit);
@@ -198,7 +198,7 @@ impl Suspects {
             stream = &**stream,
             sequence,
             why,
-            "an event that may have killed its process does not run alone"
+            "suspected event not isolated: it runs beside other events"
         );
     }
 
@@ -221,7 +221,7 @@ impl Suspects {
                 stream,
                 sequence,
                 deaths,
-                "the process may have died of an event: it runs alone"
+                "crash suspected: the event may have killed an earlier process, and runs alone"
             );
             mark.stream = stream.to_owned();
             mark.sequence = sequence;
@@ -246,7 +246,7 @@ impl Suspects {
             };
             let subscriber = &self.subscriber;
             if let Some(unsaid) = self.uncleared.again(Instant::now()) {
-                tracing::warn!(subscriber, key, %error, unsaid, "the mark of an innocent event is not removed");
+                tracing::warn!(subscriber, key, %error, unsaid, "crash marker not removed");
             }
             let pause = tokio::time::sleep(PAUSE);
             if halt.run_until_cancelled(pause).await.is_none() {

@@ -86,7 +86,7 @@ impl Watch {
         };
         let thread = std::thread::Builder::new().name("tidings-watch".to_owned());
         if let Err(error) = thread.spawn(move || look.run(stages)) {
-            tracing::error!(%error, "nobody looks whether handlers block the runtime: no thread can be made");
+            tracing::error!(%error, "watch thread not started: blocked handlers are not detected");
         }
         let mut heart = JoinSet::new();
         heart.spawn(async move {
@@ -140,7 +140,7 @@ fn leave(handlers: &NotBack, exit: Option<i32>) {
     tracing::error!(
         %handlers,
         exit,
-        "the drain is over, and these handlers have not come back: they block their threads; their events come again"
+        "handlers abandoned: they block their threads after the drain; their events are redelivered"
     );
     if let Some(code) = exit {
         std::process::exit(code);
@@ -171,7 +171,7 @@ impl Look {
         match runtime.enable_all().build() {
             Ok(runtime) => runtime.block_on(self.look(stages)),
             Err(error) => {
-                tracing::error!(%error, "nobody looks whether handlers block the runtime");
+                tracing::error!(%error, "watch runtime not started: blocked handlers are not detected");
             }
         }
     }
@@ -251,8 +251,8 @@ impl Look {
                         silent_s,
                         %handlers,
                         unsaid,
-                        "the runtime is blocked: handlers have taken all of its threads and do not give them back; \
-                         `tokio::task::spawn_blocking` is for what does not await"
+                        "runtime blocked: handlers block all of its threads; use `tokio::task::spawn_blocking` for \
+                         blocking work"
                     );
                 }
             }
@@ -262,7 +262,7 @@ impl Look {
                     tracing::warn!(
                         handlers = %blocked,
                         unsaid,
-                        "handlers block their threads: `tokio::task::spawn_blocking` is for what does not await"
+                        "handlers blocking: use `tokio::task::spawn_blocking` for work that does not await"
                     );
                 }
             }
@@ -271,7 +271,7 @@ impl Look {
 
     fn runs(&mut self) {
         if std::mem::take(&mut self.is_blocked) && self.blocks.is_over() {
-            tracing::info!("no handler blocks its thread any more");
+            tracing::info!("handlers unblocked");
         }
     }
 
@@ -297,7 +297,7 @@ impl Look {
             Stage::Stops(_) => {
                 tracing::error!(
                     exit = self.exit,
-                    "background work does not end: the runtime is blocked"
+                    "background tasks stuck: the runtime does not run them"
                 );
                 if let Some(code) = self.exit {
                     std::process::exit(code);

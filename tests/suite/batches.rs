@@ -404,7 +404,7 @@ async fn while_the_circuit_is_open_batches_wait_and_one_event_is_the_probe() {
     let running = world.run(worker(&world, &app, subscriber));
     publish(&world, users(30)).await;
     eventually("a dozen probes", || async {
-        log::said("the probe failed").len() >= 12
+        log::said("circuit probe failed").len() >= 12
     })
     .await;
     let sizes = app.sizes();
@@ -412,7 +412,7 @@ async fn while_the_circuit_is_open_batches_wait_and_one_event_is_the_probe() {
     world.is_handled(30).await;
     running.stop().await.unwrap();
     assert_eq!(sizes[sizes.len() - 8..], [1; 8], "{sizes:?}");
-    assert_eq!(log::said("the circuit is closed again").len(), 1);
+    assert_eq!(log::said("circuit closed").len(), 1);
     assert!(app.sizes()[sizes.len()..].iter().any(|size| *size > 1));
     assert_eq!(world.dead_letters().await.len(), 0);
 }

@@ -71,7 +71,7 @@ async fn handlers_that_block_all_threads_are_named_and_the_process_ends_with_the
     let folder = Folder::new();
     let mut service = Service::start(&world, &folder);
     eventually("it runs", || async {
-        !service.said("the worker runs").is_empty()
+        !service.said("worker running").is_empty()
     })
     .await;
     let publisher = EventPublisher::new(&world.bus);
@@ -80,11 +80,11 @@ async fn handlers_that_block_all_threads_are_named_and_the_process_ends_with_the
         publisher.publish(&User::new(&n.to_string())).await.unwrap();
     }
     eventually("it is told", || async {
-        !service.said("the runtime is blocked").is_empty()
+        !service.said("runtime blocked").is_empty()
     })
     .await;
     let told_after = began.elapsed();
-    let told = service.said("the runtime is blocked");
+    let told = service.said("runtime blocked");
     assert!(
         told[0].contains("ERROR") && told[0].contains("blocks: user.created "),
         "{told:?}"
@@ -103,7 +103,7 @@ async fn handlers_that_block_all_threads_are_named_and_the_process_ends_with_the
     assert_eq!(status.code(), Some(CODE));
     // The shutdown timeout, the handing back of deliveries, and a second of grace.
     assert!(took < DRAIN + Duration::from_secs(8), "{took:?}");
-    let last = service.said("have not come back");
+    let last = service.said("handlers abandoned");
     assert_eq!(last.len(), 1, "{last:?}");
     assert!(
         last[0].contains("blocks: user.created ") && last[0].contains("exit=17"),
@@ -137,7 +137,7 @@ async fn a_handler_that_blocks_one_thread_is_named_and_the_worker_returns() {
     let publisher = EventPublisher::new(&world.bus);
     publisher.publish(&User::new("blocks")).await.unwrap();
     app.noted.reach(1).await;
-    let named = || log::said("handlers block their threads");
+    let named = || log::said("handlers blocking");
     eventually("it is named", || async { !named().is_empty() }).await;
     assert!(
         named()[0].contains("half-blocked: user.created "),
@@ -147,7 +147,7 @@ async fn a_handler_that_blocks_one_thread_is_named_and_the_worker_returns() {
     publisher.publish(&User::new("another")).await.unwrap();
     app.noted.reach(2).await;
     running.stop().await.unwrap();
-    let last = log::said("have not come back");
+    let last = log::said("handlers abandoned");
     assert_eq!(last.len(), 1, "{last:?}");
     assert!(last[0].contains("half-blocked: user.created "), "{last:?}");
     *app.gate.0.lock().unwrap() = true;

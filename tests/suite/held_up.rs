@@ -150,7 +150,7 @@ async fn what_a_relay_cannot_write_it_tells_over_nats<DB: Database>(world: World
         })
         .await;
         eventually("the log says it again", || async {
-            let said = log::said("events are still held up");
+            let said = log::said("events still held up");
             said.iter()
                 .any(|line| line.contains("place=\"relay\"") && line.contains("cure="))
         })
@@ -169,7 +169,7 @@ async fn what_a_relay_cannot_write_it_tells_over_nats<DB: Database>(world: World
 /// The log repeats an issue that holds up the whole relay, with its cure.
 async fn is_told_again(cures: &[&str]) {
     eventually("the log says it again", || async {
-        let said = log::said("events are still held up");
+        let said = log::said("events still held up");
         said.iter().any(|line| {
             let has_cure = cures.iter().any(|cure| line.contains(cure));
             line.contains("place=\"relay\"") && has_cure
@@ -197,7 +197,7 @@ async fn a_server_that_is_gone_is_told_again_and_again<DB: Database>(world: Worl
     );
     world.nats.restart().await.unwrap();
     flows(&world, 2).await;
-    assert_eq!(log::said("events flow again").len(), 1);
+    assert_eq!(log::said("events flowing again").len(), 1);
     relay.stop().await.unwrap();
 }
 

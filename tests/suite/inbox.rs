@@ -302,7 +302,7 @@ async fn a_database_that_is_not_migrated_costs_no_attempt<DB: Database>(world: W
     let running = world.run(worker(&world, &app));
     deliver(&world.nats.url(), Uuid::now_v7(), "ada").await;
     eventually("it was tried more often than it has attempts", || async {
-        log::said("what the handler needs is not there").len() > 4
+        log::said("delivery deferred").len() > 4
     })
     .await;
     let show = match schema {

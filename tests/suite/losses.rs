@@ -98,7 +98,7 @@ async fn a_stream_that_is_made_anew_under_an_idle_relay_is_told_until_it_is_acce
         counts(&world).await,
         (EVENTS..2 * EVENTS).collect::<Vec<_>>()
     );
-    let said = log::said("the stream has lost what it had confirmed");
+    let said = log::said("stream loss detected");
     assert!(
         said[0].contains("ERROR") && said[0].contains("tidings verify --repair"),
         "{said:?}"

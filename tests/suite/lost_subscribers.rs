@@ -379,7 +379,7 @@ async fn a_dead_letter_counts_and_is_logged_when_it_is_stored() {
     assert_eq!(counts().await, (0, 0), "no letter is stored");
     let letters = || {
         let said = log::said("unconfirmed-letters");
-        let is_letter = |line: &&String| line.contains("ERROR") && line.contains("dead letter");
+        let is_letter = |line: &&String| line.contains("ERROR") && line.contains("letter stored");
         said.iter().filter(is_letter).count()
     };
     assert_eq!(letters(), 0);

@@ -60,7 +60,7 @@ async fn a_flood_of_wake_pings_is_a_few_looks_and_a_few_lines() {
     tokio::time::sleep(Duration::from_secs(8)).await;
     let looks = transactions().await - before;
     assert!(looks < 1_000, "{looks} looks");
-    let slow = log::said("the subscription is too slow").len();
+    let slow = log::said("messages dropped").len();
     assert!(slow < 5, "{slow} lines");
     commit(&world, "second").await;
     is_stored(&world, 2).await;
@@ -75,7 +75,7 @@ async fn messages_that_are_no_pings_are_ignored_and_said_seldom() {
     commit(&world, "first").await;
     is_stored(&world, 1).await;
     flood(&world, "{\"wake\": true}").await;
-    let lines = || log::said("that is none of its own is ignored");
+    let lines = || log::said("foreign message ignored");
     eventually("it is said", || async { !lines().is_empty() }).await;
     commit(&world, "second").await;
     is_stored(&world, 2).await;
@@ -118,8 +118,8 @@ async fn a_missing_right_to_acknowledge_is_a_few_lines_and_a_trouble() {
     .await;
     running.stop().await.unwrap();
     let (denied, unconfirmed) = (
-        log::said("NATS reports an error"),
-        log::said("did not confirm the outcome"),
+        log::said("NATS server error"),
+        log::said("outcome unconfirmed"),
     );
     assert!(!denied.is_empty() && !unconfirmed.is_empty());
     let lines = denied.len() + unconfirmed.len();

@@ -157,7 +157,7 @@ async fn a_replay_whose_consumer_may_not_be_made_says_so_and_goes_on_once_it_may
     assert!(first.since >= replay.created_at);
     let id = replay.id.to_string();
     let runs = || {
-        log::said("the replay cannot go on now")
+        log::said("replay interrupted")
             .into_iter()
             .filter(|line| line.contains(&id))
             .count()

@@ -130,7 +130,7 @@ async fn a_relay_that_may_not_free_old_rows_says_so() {
     old_row(&world).await;
     let relay = world.run_relay(Relay::new(as_role(&world, "relay").await));
     eventually("the log says why", || async {
-        let said = log::said("old rows were not freed");
+        let said = log::said("old rows not freed");
         said.iter().any(|line| line.contains("permission denied"))
     })
     .await;

@@ -427,13 +427,13 @@ async fn a_paused_subscriber_says_so_and_is_no_stall() {
         .publish(&User::new("waits"))
         .await
         .unwrap();
-    says("paused", "the subscriber is paused").await;
+    says("paused", "subscriber paused").await;
     assert_eq!(worker.noted.all(), ["before"]);
     let began = Instant::now();
     pause(&server, "paused", "2000-01-01T00:00:00Z").await;
     worker.has("waits").await;
     assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
-    says("paused", "is not paused any more").await;
+    says("paused", "subscriber resumed").await;
     assert!(log::said("events are waiting, and none comes").is_empty());
     worker.end().await;
 }

@@ -236,7 +236,7 @@ async fn what_it_will_catch_up_on_is_told() {
         .unwrap();
     assert_eq!((of_events.delivered, of_events.pending), (7, 2));
     running.stop().await.unwrap();
-    let said = log::said("the consumer is made");
+    let said = log::said("consumer created");
     let is_told = |line: &String| line.contains("start=4 events=4") && line.contains(NAME);
     assert!(said.iter().any(is_told), "{said:?}");
 }

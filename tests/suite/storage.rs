@@ -94,7 +94,7 @@ async fn who_holds_a_slot_delays_its_freeing_and_nothing_else_and_is_named() {
     })
     .await;
     eventually("the log names them", || async {
-        log::said("holds a slot").len() >= 2
+        log::said("outbox slot held").len() >= 2
     })
     .await;
     let said = log::said(&format!("pid={pid}"));

@@ -250,7 +250,7 @@ async fn what_differs_is_shown_and_updated_by_the_next_worker() {
     let state = self::state(&world).await;
     assert_eq!(of_events(&state).drift, []);
     assert_eq!(of_events(&state).config["max_ack_pending"], 10_000);
-    let said = log::said("the consumer is updated");
+    let said = log::said("consumer updated");
     let is_named = |line: &String| {
         line.contains("max_ack_pending") && line.contains("now=\"77\" wanted=\"10000\"")
     };

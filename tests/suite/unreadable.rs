@@ -241,12 +241,12 @@ async fn handled(subscriber: EventSubscriber<Noted>) -> Vec<String> {
     worker.stop().await.unwrap();
     let dead = world.dead_letters().await;
     assert_eq!(dead.len(), BAD.len(), "no event has a payload that is none");
-    let said = log::said("a message ends the connection");
+    let said = log::said("unreadable message found");
     assert!(
         said.iter().any(|line| line.contains("sequence=8 ")),
         "{said:?}"
     );
-    assert!(log::said("may have died of an event").is_empty());
+    assert!(log::said("crash suspected").is_empty());
     noted.all()
 }
 

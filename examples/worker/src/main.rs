@@ -55,7 +55,7 @@ fn user_directory() -> EventSubscriber<App> {
 
 /// This example has no mailer: it logs the mail.
 async fn send_welcome(event: UserCreated, cx: Context<App>) -> Result<(), Failure> {
-    tracing::info!(user = %event.id, to = event.email, event.id = %cx.event_id(), "welcome mail");
+    tracing::info!(user = %event.id, to = event.email, event.id = %cx.event_id(), "welcome mail sent");
     Ok(())
 }
 

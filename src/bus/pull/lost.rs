@@ -128,11 +128,11 @@ impl Lost {
                     subscriber = consumer,
                     stream,
                     %error,
-                    "what the connection may have died of cannot be looked at"
+                    "message lookup denied: an unreadable message may have ended the connection"
                 );
             }
             // An ordinary outage.
-            Err(error) => tracing::debug!(stream, %error, "what was lost is not known"),
+            Err(error) => tracing::debug!(stream, %error, "lost deliveries unknown"),
         }
     }
 }

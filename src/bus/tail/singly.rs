@@ -49,7 +49,7 @@ impl Reader {
             }
             Err(error @ BusError::Denied { .. }) => {
                 let stream = &self.stream;
-                tracing::warn!(stream, %error, "what the connection may have died of cannot be looked at");
+                tracing::warn!(stream, %error, "message lookup denied: an unreadable message may have ended the connection");
                 self.reopen(self.start, tries).await?;
                 self.singly = 0;
                 return Ok(None);

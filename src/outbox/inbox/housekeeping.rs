@@ -26,7 +26,7 @@ pub(super) fn housekeeping<DB: Store>(outbox: &Outbox<DB>) -> Housekeeping {
 /// Any number of instances may run this at once.
 async fn keep<DB: Store>(outbox: Outbox<DB>) {
     if let Err(error @ OutboxError::Version { .. }) = outbox.check_version().await {
-        tracing::error!(database = DB::KIND, %error, "no event is handled once: the inbox is refused");
+        tracing::error!(database = DB::KIND, %error, "inbox unavailable: transactional handlers are not called");
     }
     let mut pause = FIRST;
     let mut is_told = false;
@@ -36,13 +36,13 @@ async fn keep<DB: Store>(outbox: Outbox<DB>) {
         match tokio::time::timeout(ROUND, empty(&outbox)).await {
             Ok(Ok(None)) | Err(_) => {}
             Ok(Ok(Some(slot))) => {
-                tracing::info!(database = DB::KIND, slot, "a slot of the inbox was emptied");
+                tracing::info!(database = DB::KIND, slot, "inbox slot emptied");
             }
             Ok(Err(error)) if is_told => {
                 tracing::debug!(
                     database = DB::KIND,
                     error = said(&error),
-                    "the inbox was not emptied"
+                    "inbox slot still not emptied"
                 );
             }
             Ok(Err(error)) => {
@@ -50,7 +50,7 @@ async fn keep<DB: Store>(outbox: Outbox<DB>) {
                 tracing::warn!(
                     database = DB::KIND,
                     error = said(&error),
-                    "a slot of the inbox was not emptied: the inbox grows"
+                    "inbox slot not emptied: the inbox grows"
                 );
             }
         }

@@ -61,7 +61,7 @@ impl<DB: Store> Kept<DB> {
                 Err(error) if !DB::is_lost(&error) => return Some(Err(error)),
                 // The server has closed it meanwhile; the pool has others.
                 Err(error) => {
-                    tracing::debug!(error = said(&error), "a connection that was kept is lost")
+                    tracing::debug!(error = said(&error), "idle connection lost")
                 }
             }
         }
@@ -190,7 +190,7 @@ async fn part<C: Connection<Database: Remember<Connection = C>>>(connection: &mu
         // A transaction is already open, then.
         tracing::debug!(
             error = said(&error),
-            "nothing is begun on a connection that goes back to the pool"
+            "begin refused: the connection returns to the pool"
         );
     }
     // After a handler's savepoint was refused or cut off, the client counts one transaction too few.
@@ -199,7 +199,7 @@ async fn part<C: Connection<Database: Remember<Connection = C>>>(connection: &mu
     {
         tracing::debug!(
             error = said(&error),
-            "nothing is rolled back on a connection that goes back to the pool"
+            "rollback refused: the connection returns to the pool"
         );
     }
 }

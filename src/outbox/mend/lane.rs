@@ -314,7 +314,7 @@ impl Lane {
         items: &[Item],
         patience: &mut Patience,
     ) -> Result<bool, RepublishError> {
-        tracing::debug!(stream = self.stream, events = items.len(), %refusal, "to be sent again");
+        tracing::debug!(stream = self.stream, events = items.len(), %refusal, "republish refused: sent again");
         let is_one_by_one = match &refusal {
             Refusal::Closed(_) | Refusal::Moved | Refusal::NoAck { .. } => {
                 return Err(self.not_taken(items, &refusal));
@@ -446,7 +446,7 @@ impl Lane {
 
 fn say_left_out(item: &Item, other: &str) {
     let (row, event) = (item.row.id, item.row.event);
-    tracing::error!(row, event.id = %event, other, "the event is left out");
+    tracing::error!(row, event.id = %event, other, "event not republished: another event has its id");
 }
 
 /// Returns the sequence of the event, among those with its id, and which other event has the id.

@@ -112,7 +112,7 @@ fn item(row: Row) -> Option<Item> {
                 event.id = %row.event,
                 reason,
                 cure = "none is needed for one that was discarded; another one has to be published anew by its service",
-                "a row of the outbox is no event, and is not published again"
+                "invalid row not republished: it is not an event"
             );
             None
         }

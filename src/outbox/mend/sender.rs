@@ -71,16 +71,14 @@ impl<DB: Store> Sender<DB> {
         let tenure = loop {
             match Tenure::begin(outbox, &name).await {
                 Err(RepublishError::Busy) if asked.elapsed() <= LEASE + LOOK => {
-                    tracing::info!(
-                        "somebody else publishes again, or has until a moment ago: waiting"
-                    );
+                    tracing::info!("republish lease held: waiting for another republisher");
                     tokio::time::sleep(LOOK).await;
                 }
                 begun => break begun?,
             }
         };
         let mark = name[name.len() - MARK..].to_owned();
-        tracing::info!(mark, "publishing again");
+        tracing::info!(mark, "republish started");
         let now = Instant::now();
         Ok(Self {
             bus: bus.clone(),

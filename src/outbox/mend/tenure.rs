@@ -81,15 +81,15 @@ async fn renew<DB: Store>(outbox: Outbox<DB>, mender: String, mut asked: Instant
                 }
                 Ok(Err(error @ (RepublishError::Busy | RepublishError::Refused(_)))) => {
                     *held.until() = Instant::now();
-                    return tracing::error!(%error, "the lease of whoever publishes again is lost");
+                    return tracing::error!(%error, "republish lease lost");
                 }
                 Ok(Err(error)) => {
                     let error = error_texts(&error).join(": ");
-                    tracing::warn!(error, "the lease of whoever publishes again is not renewed");
+                    tracing::warn!(error, "republish lease not renewed");
                     tokio::time::sleep(LEASE / 16).await;
                 }
                 Err(_) => {
-                    return tracing::error!("the lease of whoever publishes again has run out");
+                    return tracing::error!("republish lease expired");
                 }
             }
         }

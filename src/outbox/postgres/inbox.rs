@@ -211,7 +211,7 @@ impl Remember for Postgres {
                 tracing::debug!(
                     slot,
                     error = said(&error),
-                    "the slot is in use: it is emptied later"
+                    "inbox slot in use: it is emptied later"
                 );
                 return Ok(None);
             }

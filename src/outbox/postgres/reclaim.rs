@@ -209,7 +209,7 @@ impl Ring {
             tracing::debug!(
                 slot,
                 error = said(&error),
-                "the slot is in use: it is freed later"
+                "outbox slot in use: it is freed later"
             );
             return Ok(Found::Kept);
         }

@@ -53,7 +53,7 @@ pub(super) async fn fit(
         tracing::info!(
             was = seconds,
             is = wanted,
-            "the slots fit the retention now"
+            "slot duration changed: the slots fit the retention"
         );
         return Ok((wanted, None));
     };

@@ -44,8 +44,8 @@ impl<DB: Store> Relay<DB> {
         };
         match tokio::time::timeout(WITHIN, complaining).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%error, "the status does not show the fault"),
-            Err(_) => tracing::debug!("the status does not show the fault"),
+            Ok(Err(error)) => tracing::debug!(%error, "relay issue not stored"),
+            Err(_) => tracing::debug!("relay issue write timed out"),
         }
         is_said
     }

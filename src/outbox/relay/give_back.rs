@@ -165,7 +165,7 @@ pub(super) async fn give_back<DB: Store>(
     tracing::info!(
         outbox = DB::KIND,
         events,
-        "parked events went back, as far as they are taken"
+        "parked events restored: as far as their streams take them"
     );
     Ok(())
 }
@@ -223,7 +223,7 @@ async fn leave_to_the_log<DB: Store>(
     tracing::info!(
         outbox = DB::KIND,
         events = ahead.len(),
-        "parked events that the relay has not passed go back in their turn"
+        "parked events unparked: their rows are published from the log in order"
     );
     let confirmation = Confirmation {
         returned: ahead.into_iter().collect(),

@@ -63,7 +63,7 @@ impl<DB: Store> Janitor<DB> {
                     tracing::warn!(
                         outbox = DB::KIND,
                         error = said(&error),
-                        "old rows were not freed"
+                        "old rows not freed"
                     );
                     ROUND
                 }
@@ -87,7 +87,7 @@ impl<DB: Store> Janitor<DB> {
             tracing::warn!(
                 outbox = DB::KIND,
                 advice,
-                "the slots do not fit the retention"
+                "slot duration mismatch: the slots do not fit the retention"
             );
         }
         let is_due = self.named_at.is_none_or(|at| at.elapsed() >= HELD);
@@ -103,7 +103,7 @@ impl<DB: Store> Janitor<DB> {
             None if reclaimed.held.is_empty() => ROUND,
             None => HELD,
             Some(freed) => {
-                tracing::info!(outbox = DB::KIND, freed, "old rows were freed");
+                tracing::info!(outbox = DB::KIND, freed, "old rows freed");
                 AGAIN
             }
         }
@@ -117,6 +117,6 @@ fn name(held: &HeldSlot) {
         application = held.application,
         state = held.state,
         age_seconds = held.age_seconds,
-        "a transaction holds a slot of the outbox, which is freed when it ends"
+        "outbox slot held: it is freed when the transaction ends"
     );
 }

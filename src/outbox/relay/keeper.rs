@@ -152,7 +152,7 @@ impl<DB: Store> Keeper<DB> {
                     // The lease comes first: a NATS that does not answer is asked again later.
                     let surveying = self.survey(&reports);
                     if tokio::time::timeout(renewal, surveying).await.is_err() {
-                        tracing::debug!("the streams were not surveyed in time");
+                        tracing::debug!("stream survey timed out");
                     }
                     tidy_at = Instant::now() + TIDY;
                 }
@@ -185,7 +185,7 @@ impl<DB: Store> Keeper<DB> {
             DB::release(&mut self.post.connection, names, &self.post.tenure).await?;
             tracing::info!(
                 owner = self.post.tenure.owner,
-                "the relay has stopped and released its lease"
+                "relay lease released: the relay has stopped"
             );
         }
         Ok(())
@@ -386,7 +386,7 @@ impl<DB: Store> Keeper<DB> {
                     self.move_on(stream, state.incarnation, state.last_sequence);
                 }
                 Ok(_) => {}
-                Err(error) => tracing::debug!(stream, %error, "the stream was not surveyed"),
+                Err(error) => tracing::debug!(stream, %error, "stream survey failed"),
             }
         }
     }
@@ -466,8 +466,8 @@ impl<DB: Store> Keeper<DB> {
         match tokio::time::timeout(self.post.tenure.lease / 3, asking).await {
             Ok(Ok(open)) if open.is_empty() => {}
             Ok(Ok(_)) => self.end_tenure(),
-            Ok(Err(error)) => tracing::debug!(%error, "what is waited for was not looked at"),
-            Err(_) => tracing::debug!("what is waited for was not looked at in time"),
+            Ok(Err(error)) => tracing::debug!(%error, "parked row check failed"),
+            Err(_) => tracing::debug!("parked row check timed out"),
         }
         Ok(())
     }

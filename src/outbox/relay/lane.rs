@@ -319,7 +319,7 @@ impl<C: Cursor> Lane<C> {
             }
             Answer::Batch(Err(refusal)) => refusal,
         };
-        tracing::info!(stream = self.stream, events = items.len(), %refusal, "the batch was refused");
+        tracing::info!(stream = self.stream, events = items.len(), %refusal, "batch refused");
         match refusal {
             Refusal::TooMany { most } => {
                 self.most = most.clamp(1, self.most);

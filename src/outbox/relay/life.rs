@@ -82,7 +82,7 @@ impl Life {
             }
             Ok(Err(ElsewhereError::Elsewhere(reason))) => Err(Fault::Elsewhere(reason)),
             Ok(Err(error)) => {
-                tracing::debug!(%error, "it is not known yet whether this is the right NATS");
+                tracing::debug!(%error, "NATS identity unknown");
                 Ok(None)
             }
             Err(_) => Ok(None),

@@ -22,10 +22,13 @@ impl Lost {
                     %standing,
                     for_s,
                     cure = REPAIR,
-                    "the stream has lost what it had confirmed; what is new goes on into it"
+                    "stream loss detected: confirmed events are missing; new events continue into the stream"
                 );
             } else if was_open {
-                tracing::info!(stream, "somebody has seen to what the stream had lost");
+                tracing::info!(
+                    stream,
+                    "stream loss closed: it was repaired or acknowledged"
+                );
             }
         }
         self.0 = kept;

@@ -133,7 +133,7 @@ impl Reporter {
                             subject,
                             error,
                             unsaid,
-                            "nobody can be told how the relay does"
+                            "relay status unavailable: requests are not received"
                         );
                     }
                 }

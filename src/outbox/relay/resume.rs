@@ -184,7 +184,7 @@ async fn read_behind(bus: &Bus, streams: &Positions) -> Result<Stored, Fault> {
                 stream,
                 behind = position.sequence,
                 events = found.len(),
-                "read the stream's tail"
+                "stream tail read"
             );
             stored.found.insert(stream.clone(), found);
         }

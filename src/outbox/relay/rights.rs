@@ -21,7 +21,7 @@ pub(super) async fn tell_missing(
         if !missing.is_empty()
             && let Some(unsaid) = said.again_as(&missing, Instant::now())
         {
-            tracing::error!(outbox, missing, unsaid, "the relay lacks rights at NATS");
+            tracing::error!(outbox, missing, unsaid, "NATS permissions missing");
         }
     }
     std::future::pending().await

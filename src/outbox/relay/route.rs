@@ -252,7 +252,7 @@ impl<C: Cursor> Router<C> {
             if !state.atomic {
                 tracing::warn!(
                     stream,
-                    "the stream takes no atomic batches, so events go one by one: run `tidings streams apply`"
+                    "atomic batches unavailable: events are published one by one; run `tidings streams apply`"
                 );
             }
             let batch = if state.atomic { self.course.batch } else { 1 };

@@ -27,7 +27,7 @@ impl StandBy {
         let released = match bus.pings(&wake::release_subject(outbox)).await {
             Ok(released) => Some(released),
             Err(error) => {
-                tracing::debug!(%error, "releases of the lease are not heard, so it is looked for");
+                tracing::debug!(%error, "lease releases not received: the lease is polled");
                 None
             }
         };
@@ -36,7 +36,7 @@ impl StandBy {
 
     /// Waits until a relay announces that it has released the lease, or until the time is over.
     pub(super) async fn wait(&self, at_most: Duration) {
-        tracing::debug!("another relay has the lease, this one stands by");
+        tracing::debug!("relay standby: another instance holds the lease");
         let heard = async {
             match &self.released {
                 Some(released) => {

@@ -53,7 +53,7 @@ impl Troubles {
         let mut state = self.lock();
         let met = state.tenure;
         let Some(known) = state.by_place.get_mut(place) else {
-            tracing::error!(place, cause, cure, "events are held up");
+            tracing::error!(place, cause, cure, "events held up");
             let known = Known::new(StoredTrouble::begins(cause, cure), met);
             state.by_place.insert(place.to_owned(), known);
             return true;
@@ -104,7 +104,7 @@ impl Troubles {
         };
         let since = known.trouble.since;
         let lasted_s = (Utc::now() - since).num_seconds();
-        tracing::info!(place, %since, lasted_s, "events flow again");
+        tracing::info!(place, %since, lasted_s, "events flowing again");
         true
     }
 
@@ -193,7 +193,7 @@ impl Known {
         self.said = Instant::now();
         let StoredTrouble { since, cause, cure } = &self.trouble;
         let (for_s, times) = ((Utc::now() - *since).num_seconds(), self.times);
-        tracing::error!(place, for_s, times, cause, cure, "events are still held up");
+        tracing::error!(place, for_s, times, cause, cure, "events still held up");
     }
 }
 

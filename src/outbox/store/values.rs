@@ -166,7 +166,7 @@ impl Waiting {
                 name: name.unwrap_or_default(),
                 error: error.unwrap_or_default(),
             }),
-            Err(error) => tracing::debug!(%error, "a parked row waits for nothing that is known"),
+            Err(error) => tracing::debug!(%error, "parked row cause unknown"),
         }
     }
 }

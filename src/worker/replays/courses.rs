@@ -48,7 +48,7 @@ impl Courses {
                 // The entry no longer exists.
                 Ok(None) => drop(self.known().read.insert(id)),
                 Err(error) => {
-                    tracing::debug!(replay = %id, %error, "it is not known if the replay was cancelled");
+                    tracing::debug!(replay = %id, %error, "replay state unknown: it may have been cancelled");
                 }
             }
         }

@@ -64,7 +64,7 @@ impl<S: Send + Sync + 'static> Desk<S> {
         let pause = trouble.pause();
         if trouble.is_news(&error.to_string()) {
             let (subscriber, id) = (&*self.name, entry.borrow().id);
-            tracing::error!(subscriber, replay = %id, %error, ?pause, "the replay cannot go on now");
+            tracing::error!(subscriber, replay = %id, %error, ?pause, "replay interrupted");
         }
         tokio::select! {
             () = self.stop.cancelled() => {}
@@ -76,7 +76,7 @@ impl<S: Send + Sync + 'static> Desk<S> {
     /// Writes why the replay makes no progress. Only the instance that may run it does so.
     pub(super) async fn tell(&self, replay: &Replay, error: &BusError) {
         if let Err(error) = self.put_trouble(replay, error.to_string()).await {
-            tracing::debug!(replay = %replay.id, %error, "why it does not go on is not written");
+            tracing::debug!(replay = %replay.id, %error, "replay issue not written");
         }
     }
 

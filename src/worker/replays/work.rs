@@ -241,7 +241,7 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
             subscriber = &*self.desk.name,
             replay = %self.replay.id,
             over = self.progress.over(),
-            "the replay runs"
+            "replay running"
         );
         Ok(None)
     }
@@ -423,7 +423,7 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
     /// Writes the result to the bucket.
     async fn conclude(mut self, end: End, handled: Handled) -> Result<Worked, BusError> {
         let (subscriber, id) = (&*self.desk.name, self.replay.id);
-        tracing::info!(subscriber, replay = %id, ?end, "the replay stops here");
+        tracing::info!(subscriber, replay = %id, ?end, "replay stopped");
         if end == End::Lost {
             return Ok(Worked::For(handled));
         }

@@ -42,8 +42,8 @@ impl Source {
                 self.interrupt(&PullError::Bus(error));
             }
             // The pull reports the cause.
-            Ok(Err(error)) => tracing::debug!(%error, "the acknowledgement floor is not known"),
-            Err(error) => tracing::error!(%error, "a look at the consumer panicked"),
+            Ok(Err(error)) => tracing::debug!(%error, "ack floor unknown"),
+            Err(error) => tracing::error!(%error, "consumer check panicked"),
         }
     }
 
@@ -73,7 +73,7 @@ impl Source {
         }
         let stream = &self.consumer.stream;
         for issue in self.hands.set_issues(issues) {
-            tracing::error!(subscriber = &*self.subscriber, stream, "{issue}");
+            tracing::error!(subscriber = &*self.subscriber, stream, %issue, "subscriber issue found");
         }
         match stops {
             Some(issue) => Err(BusError::Settings { issue }),

@@ -25,7 +25,7 @@ impl Source {
                 error,
                 ?pause,
                 unsaid,
-                "pulling is interrupted"
+                "pulling interrupted"
             );
         }
         self.hands.stalled(format!("{stream}: {error}"));
@@ -52,7 +52,7 @@ impl Source {
                         stream,
                         error,
                         unsaid,
-                        "the consumer cannot be set up"
+                        "consumer setup failed"
                     );
                 }
                 self.hands.stalled(format!("{stream}: {told}"));

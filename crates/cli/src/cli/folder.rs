@@ -28,7 +28,7 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         if let Err(error) = std::fs::remove_dir_all(&self.0) {
-            tracing::warn!(%error, folder = %self.0.display(), "the folder could not be removed");
+            tracing::warn!(%error, folder = %self.0.display(), "temporary folder not removed");
         }
     }
 }

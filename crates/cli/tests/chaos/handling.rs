@@ -254,7 +254,7 @@ impl<DB: Effects> Handling<DB> {
         for replica in &self.replicas {
             let log = self.logs.0.join(format!("replica-{}.log", replica.number));
             let log = std::fs::read_to_string(log).unwrap_or_default();
-            absorbed += log.matches("handled before").count();
+            absorbed += log.matches("duplicate skipped").count();
         }
         let dead = self.dead().await.len();
         println!(

@@ -202,7 +202,7 @@ async fn stand_by(world: &World, lease: &str) -> Running {
     command.env("TIDINGS_LOG", "tidings=debug");
     command.stderr(Stdio::piped());
     let mut relay = Running::of(command);
-    relay.says("stands by").await;
+    relay.says("relay standby").await;
     relay
 }
 

@@ -53,13 +53,13 @@ fn say_parked(parked: &Parked) {
     let (id, name, key) = (row.event, &row.name, &row.key);
     match (&parked.waits_for, parked.follows) {
         (None, false) => {
-            tracing::error!(row = row.id, event.id = %id, event.name = name, key, error, cure = CURE, "the event is parked");
+            tracing::error!(row = row.id, event.id = %id, event.name = name, key, error, cure = CURE, "event parked");
         }
         (None, true) => {
-            tracing::debug!(row = row.id, event.id = %id, event.name = name, key, error, "the event follows a parked one");
+            tracing::debug!(row = row.id, event.id = %id, event.name = name, key, error, "follower parked");
         }
         (Some(waits_for), _) => {
-            tracing::debug!(row = row.id, event.id = %id, event.name = name, key, %waits_for, "the event waits");
+            tracing::debug!(row = row.id, event.id = %id, event.name = name, key, %waits_for, "event blocked");
         }
     }
 }

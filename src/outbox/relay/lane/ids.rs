@@ -43,7 +43,7 @@ impl<C: Cursor> Lane<C> {
             Holder::Nothing => {
                 let (stream, event) = (&self.stream, item.row.event);
                 tracing::warn!(stream, sequence, event.id = %event,
-                    "the server takes the event for one that it had, and that is gone");
+                    "duplicate without message: the stream no longer has the event");
                 None
             }
         })

@@ -19,7 +19,7 @@ impl<S: Send + Sync + 'static> Work<'_, S> {
             match self.desk.bus.standing(&stream, &self.replay).await {
                 Ok(Some(standing)) => self.note_floor(stream, standing.floor),
                 Ok(None) => {}
-                Err(error) => tracing::debug!(stream, %error, "it is not known how far it is"),
+                Err(error) => tracing::debug!(stream, %error, "replay position unknown"),
             }
         }
     }
@@ -55,9 +55,9 @@ impl<S: Send + Sync + 'static> Work<'_, S> {
         let (subscriber, id) = (&*self.desk.name, self.replay.id);
         match (&before, &why) {
             (None, Some(why)) => {
-                tracing::warn!(subscriber, replay = %id, why, "the replay does not go on");
+                tracing::warn!(subscriber, replay = %id, why, "replay stalled");
             }
-            (Some(_), None) => tracing::info!(subscriber, replay = %id, "the replay goes on"),
+            (Some(_), None) => tracing::info!(subscriber, replay = %id, "replay continued"),
             _ => {}
         }
         let now = why.map(|why| lasting(before.as_ref(), why));
@@ -79,7 +79,7 @@ impl<S: Send + Sync + 'static> Work<'_, S> {
             Err(error) => {
                 if self.unwritten.is_news(&error.to_string()) {
                     let (subscriber, id) = (&*self.desk.name, self.replay.id);
-                    tracing::warn!(subscriber, replay = %id, %error, "the progress of the replay is not written");
+                    tracing::warn!(subscriber, replay = %id, %error, "replay progress not written");
                 }
                 false
             }

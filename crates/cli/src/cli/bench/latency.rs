@@ -166,7 +166,7 @@ impl Handling {
         while locked(&self.handled).len() < events {
             ensure!(!self.collecting.is_finished(), "the worker has ended");
             if began.elapsed() > PATIENCE {
-                tracing::warn!("not all events were handled within {PATIENCE:?}");
+                tracing::warn!(within = ?PATIENCE, "events not handled in time");
                 break;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;

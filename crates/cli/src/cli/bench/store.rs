@@ -209,7 +209,7 @@ impl BenchStore for Postgres {
     async fn settle(pool: &Pool<Self>) {
         let settled = sqlx::query("checkpoint").execute(pool).await;
         if let Err(error) = settled {
-            tracing::debug!(%error, "no checkpoint before the measurement");
+            tracing::debug!(%error, "checkpoint failed: the measurement starts without one");
         }
     }
 
@@ -317,7 +317,7 @@ impl BenchStore for Sqlite {
             .execute(pool)
             .await;
         if let Err(error) = settled {
-            tracing::debug!(%error, "no checkpoint before the measurement");
+            tracing::debug!(%error, "checkpoint failed: the measurement starts without one");
         }
     }
 

@@ -69,7 +69,7 @@ pub(super) fn user_directory() -> EventSubscriber<App> {
 /// The demo has no mailer, so it logs the mail.
 async fn send_welcome(event: UserCreated, cx: Context<App>) -> Result<(), Failure> {
     (cx.state().observer)(&cx);
-    tracing::info!(user = %event.id, to = event.email, event.id = %cx.event_id(), "welcome mail");
+    tracing::info!(user = %event.id, to = event.email, event.id = %cx.event_id(), "welcome mail sent");
     Ok(())
 }
 
