@@ -192,8 +192,8 @@ impl Statements for Postgres {
                 lease_until = clock_timestamp() + make_interval(secs => $2),
                 checkpointed_at = clock_timestamp()
             where owner = $1 or lease_until < clock_timestamp()
-            returning epoch, cursor::text, floor, page_snapshot::text, page_id, streams::text,
-                extract(epoch from pg_postmaster_start_time())::text, trouble::text";
+            returning epoch, cursor::text, id_floor, page_snapshot::text, page_id, streams::text,
+                extract(epoch from pg_postmaster_start_time())::text, issues::text";
         let row = fetch_optional(
             connection,
             names,
@@ -235,8 +235,8 @@ impl Statements for Postgres {
     ) -> Result<(), sqlx::Error> {
         // Never in a copy: `rebase` needs the age of the row there.
         let complain = format!(
-            "update tidings.relay set trouble = $2::text::jsonb
-            where (owner = $1 or lease_until < clock_timestamp()) and trouble is distinct from $2::text::jsonb
+            "update tidings.relay set issues = $2::text::jsonb
+            where (owner = $1 or lease_until < clock_timestamp()) and issues is distinct from $2::text::jsonb
               and system = {SYSTEM}"
         );
         // Safe: constants and a checked identifier.

@@ -142,7 +142,7 @@ impl Statements for Sqlite {
                 lease_until = cast(unixepoch('subsec') * 1000000 as integer) + ?2,
                 checkpointed_at = cast(unixepoch('subsec') * 1000000 as integer)
             where owner = ?1 or lease_until < cast(unixepoch('subsec') * 1000000 as integer)
-            returning epoch, cursor, streams, trouble";
+            returning epoch, cursor, streams, issues";
         let row = sqlx::query(names.sql(claim, '_'))
             .bind(owner)
             .bind(micros(lease))
@@ -169,7 +169,7 @@ impl Statements for Sqlite {
         let write = "update tidings_relay
             set cursor = coalesce(?3, cursor), streams = ?4,
                 lease_until = cast(unixepoch('subsec') * 1000000 as integer) + ?5,
-                checkpointed_at = cast(unixepoch('subsec') * 1000000 as integer), trouble = ?6
+                checkpointed_at = cast(unixepoch('subsec') * 1000000 as integer), issues = ?6
             where owner = ?1 and epoch = ?2";
         let moved = sqlx::query(names.sql(write, '_'))
             .bind(&tenure.owner)
@@ -207,13 +207,13 @@ impl Statements for Sqlite {
             // followers; it is looked up once.
             let following = "with freed (key) as (
                     select distinct key from tidings_parked where id in (select value from json_each(?1))
-                      and key is not null and coalesce(waits_for, '') not like 'stream %'
+                      and key is not null and coalesce(blocked_on, '') not like 'stream %'
                 ), held (key, id) as materialized (
                     select key, min(id) from tidings_parked where key in (select key from freed)
-                      and waits_for like 'subject %' and id not in (select value from json_each(?1)) group by key
+                      and blocked_on like 'subject %' and id not in (select value from json_each(?1)) group by key
                 )
-                update tidings_parked as log set asked_at = cast(unixepoch('subsec') * 1000000 as integer)
-                where key in (select key from freed) and waits_for is null and asked_at is null
+                update tidings_parked as log set unpark_requested_at = cast(unixepoch('subsec') * 1000000 as integer)
+                where key in (select key from freed) and blocked_on is null and unpark_requested_at is null
                   and id not in (select value from json_each(?1))
                   and not exists (select 1 from held where held.key = log.key and held.id < log.id)";
             sqlx::query(names.sql(following, '_'))
@@ -226,8 +226,8 @@ impl Statements for Sqlite {
                 .execute(&mut *tx)
                 .await?;
         }
-        let found = "select exists (select 1 from tidings_parked where asked_at is not null),
-                            exists (select 1 from tidings_parked where waits_for is not null)";
+        let found = "select exists (select 1 from tidings_parked where unpark_requested_at is not null),
+                            exists (select 1 from tidings_parked where blocked_on is not null)";
         let found = sqlx::query(names.sql(found, '_'))
             .fetch_one(&mut *tx)
             .await?;
@@ -244,9 +244,9 @@ impl Statements for Sqlite {
         owner: &str,
         troubles: &str,
     ) -> Result<(), sqlx::Error> {
-        let complain = "update tidings_relay set trouble = ?2
+        let complain = "update tidings_relay set issues = ?2
             where (owner = ?1 or lease_until < cast(unixepoch('subsec') * 1000000 as integer))
-              and trouble is not ?2";
+              and issues is not ?2";
         sqlx::query(names.sql(complain, '_'))
             .bind(owner)
             .bind(troubles)
@@ -397,8 +397,8 @@ impl Statements for Sqlite {
         retention: Duration,
     ) -> Result<Reclaimed, sqlx::Error> {
         let events = "delete from tidings_outbox where id in (
-                select id from (select id, at from tidings_outbox where id <= ?1 order by id limit ?3)
-                where at < cast(unixepoch('subsec') * 1000000 as integer) - ?2)";
+                select id from (select id, created_at from tidings_outbox where id <= ?1 order by id limit ?3)
+                where created_at < cast(unixepoch('subsec') * 1000000 as integer) - ?2)";
         let events = sqlx::query(names.sql(events, '_'))
             .bind(*cursor)
             .bind(micros(retention))
@@ -408,8 +408,8 @@ impl Statements for Sqlite {
             .rows_affected();
         let entries = "delete from tidings_ledger where rowid in (
                 select rowid from tidings_ledger
-                where at < cast(unixepoch('subsec') * 1000000 as integer) - ?1
-                order by at limit ?2)";
+                where created_at < cast(unixepoch('subsec') * 1000000 as integer) - ?1
+                order by created_at limit ?2)";
         let entries = sqlx::query(names.sql(entries, '_'))
             .bind(micros(LEDGER_RETENTION))
             .bind(RECLAIM_ROWS)

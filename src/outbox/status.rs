@@ -20,16 +20,16 @@ use crate::{bus::NatsIdentity, start::shifted};
 macro_rules! parked_figures {
     ($table:literal, $is_time:literal) => {
         concat!(
-            "select count(*) as events, count(waits_for) as waiting,
+            "select count(*) as events, count(blocked_on) as waiting,
                    count(*) filter (where goes_back) as going_back,
-                   min(at) filter (where goes_back and ",
+                   min(created_at) filter (where goes_back and ",
             $is_time,
             ") as oldest,
                    min(at) filter (where not goes_back and ",
             $is_time,
             ") as oldest_undecided
             from (
-                select log.at, log.waits_for, ",
+                select log.created_at, log.blocked_on, ",
             $crate::outbox::parked::returns!("log"),
             "
                     or coalesce(",

@@ -283,7 +283,7 @@ async fn a_write_that_is_dropped_is_all_there_or_not_at_all<DB: Distant>(world: 
         let rows = [11, 12, 13].map(row).join(", ");
         let columns = "event, at, id, name, version, key, headers, payload, error";
         let again = format!(
-            "delete from {parked}; delete from {ledger} where way = 'discarded';
+            "delete from {parked}; delete from {ledger} where kind = 'discarded';
              insert into {parked} ({columns}) values {rows}"
         );
         DB::execute(outbox.pool(), &again).await;
@@ -297,7 +297,7 @@ async fn a_write_that_is_dropped_is_all_there_or_not_at_all<DB: Distant>(world: 
             together(&[
                 format!("not exists (select 1 from {parked} where id = 11)"),
                 format!("not exists (select 1 from {parked} where id = 13)"),
-                format!("(select count(*) from {ledger} where way = 'discarded') = 3"),
+                format!("(select count(*) from {ledger} where kind = 'discarded') = 3"),
             ])
         },
     )
@@ -309,7 +309,7 @@ async fn a_write_that_is_dropped_is_all_there_or_not_at_all<DB: Distant>(world: 
         async |outbox, _| outbox.unpark(&ParkedSelection::All).await.unwrap(),
         |_| {
             let asked = |id| {
-                format!("exists (select 1 from {parked} where id = {id} and asked_at is not null)")
+                format!("exists (select 1 from {parked} where id = {id} and unpark_requested_at is not null)")
             };
             together(&[11, 12, 13].map(asked))
         },

@@ -60,7 +60,7 @@ async fn an_error_that_no_text_of_a_database_can_be_is_noted<DB: Database>(world
     })
     .await;
     let sql = format!(
-        "select count(*) from {} where given_up is not null",
+        "select count(*) from {} where dead_letter is not null",
         DB::table("inbox")
     );
     eventually("the notes", || async {

@@ -140,7 +140,7 @@ async fn redrive_all<DB: Database>(world: &World<DB>) {
 /// The number of events that the inbox knows as dead-lettered.
 async fn given_up<DB: Database>(world: &World<DB>) -> i64 {
     let sql = format!(
-        "select count(*) from {} where given_up is not null",
+        "select count(*) from {} where dead_letter is not null",
         DB::table("inbox")
     );
     DB::number(world.outbox.pool(), &sql).await

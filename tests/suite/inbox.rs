@@ -97,7 +97,7 @@ impl<DB: Database> World<DB> {
     /// The number of inbox rows.
     pub async fn remembered(&self) -> i64 {
         let sql = format!(
-            "select count(*) from {} where given_up is null",
+            "select count(*) from {} where dead_letter is null",
             DB::table("inbox")
         );
         DB::number(self.outbox.pool(), &sql).await

@@ -49,7 +49,7 @@ async fn fill<DB: Database>(
             true => "randomblob(16)",
             false => "gen_random_uuid()",
         };
-        let sql = format!("insert into {table} (event, scope) values ({id}, 'counter')");
+        let sql = format!("insert into {table} (event, subscriber) values ({id}, 'counter')");
         DB::execute(world.outbox.pool(), &sql).await;
     }
 }

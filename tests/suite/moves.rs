@@ -82,7 +82,7 @@ async fn backlog_is_gone(outbox: &Outbox<Postgres>) {
 
 /// The state of the relay in its row, without times.
 async fn relay_row(outbox: &Outbox<Postgres>) -> String {
-    let row = "select row(owner, epoch, cursor, floor, page_snapshot, page_id, streams, system)::text from tidings.relay";
+    let row = "select row(owner, epoch, cursor, id_floor, page_snapshot, page_id, streams, system)::text from tidings.relay";
     Postgres::word(outbox.pool(), row).await
 }
 
@@ -346,10 +346,10 @@ async fn a_relay_whose_connection_leads_to_another_server_begins_anew() {
     let server = server(18).await;
     let world = world_on(&server).await;
     let stage = "create schema stage;
-        create table stage.start (at timestamptz not null);
+        create table stage.start (created_at timestamptz not null);
         insert into stage.start values (now());
         create function stage.pg_postmaster_start_time() returns timestamptz language sql
-            as 'select at from stage.start'";
+            as 'select created_at from stage.start'";
     Postgres::execute(world.outbox.pool(), stage).await;
     let options: PgConnectOptions = server.url_of("shop").parse().unwrap();
     let options = options.options([("search_path", "stage,pg_catalog,public")]);

@@ -188,14 +188,14 @@ async fn a_republication_passes_over_a_discarded_row_that_cannot_be_read<DB: Jou
     let (before, row) = match DB::KIND {
         "postgres" => (
             "alter table tidings.outbox drop constraint outbox_is_event",
-            "insert into tidings.outbox (event, name, version, payload, at)
+            "insert into tidings.outbox (event, name, version, payload, created_at)
                 values (gen_random_uuid(), 'user.CREATED', -7, '{}', 'infinity'),
                        (gen_random_uuid(), 'user.created', 1, '{}', 'infinity')",
         ),
         _ => (
             "select 1",
             "pragma ignore_check_constraints = on;
-             insert into tidings_outbox (event, name, version, payload, at)
+             insert into tidings_outbox (event, name, version, payload, created_at)
                 values (x'00', cast(x'757365722eff' as text), 'one', 7, 'today'),
                        (randomblob(16), 'user.created', 1, x'7b7d', 'today');
              pragma ignore_check_constraints = off",

@@ -294,10 +294,10 @@ async fn old_events_are_freed_once_they_are_carried_away_and_young_ones_stay<DB:
     // In slots that are neither the current nor the next one; SQLite has no slots.
     let old = if outbox.contains('.') {
         format!(
-            "insert into {outbox} (event, name, payload, at, slot)
+            "insert into {outbox} (event, name, payload, created_at, slot)
              select gen_random_uuid(), 'user.created', '\\x7b7d', now() - interval '20 hours',
                     (date_part('epoch', now())::bigint / 10800 + 3) % 8 from generate_series(1, 5);
-             insert into {ledger} (epoch, first_id, last_id, events, stream, incarnation, first_sequence, last_sequence, at, slot)
+             insert into {ledger} (epoch, first_id, last_id, events, stream, incarnation, first_sequence, last_sequence, created_at, slot)
              values (1, 1, 1, 1, 'EVENTS', 'x', 1, 1, now() - interval '15 days',
                     (date_part('epoch', now())::bigint / 86400 + 3) % 16)"
         )
@@ -312,8 +312,8 @@ async fn old_events_are_freed_once_they_are_carried_away_and_young_ones_stay<DB:
             .map(|_| format!("(randomblob(16), 'user.created', x'7b7d', {})", age(20)))
             .collect();
         format!(
-            "insert into {outbox} (event, name, payload, at) values {};
-             insert into {ledger} (epoch, first_id, last_id, events, stream, incarnation, first_sequence, last_sequence, at)
+            "insert into {outbox} (event, name, payload, created_at) values {};
+             insert into {ledger} (epoch, first_id, last_id, events, stream, incarnation, first_sequence, last_sequence, created_at)
              values (1, 1, 1, 1, 'EVENTS', 'x', 1, 1, {})",
             rows.join(", "),
             age(15 * 24)

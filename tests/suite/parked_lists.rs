@@ -20,14 +20,14 @@ async fn park<DB: Database>(world: &World<DB>, rows: usize, bytes: usize) {
     let table = DB::table("parked");
     let insert = match DB::KIND {
         "postgres" => format!(
-            "insert into {table} (id, at, event, name, version, key, headers, payload, error)
+            "insert into {table} (id, created_at, event, name, version, key, headers, payload, error)
              select id, now(), gen_random_uuid(), 'user.created', 1, 'ada', '{{\"tenant\": \"acme\"}}',
                     convert_to(repeat('x', {bytes}), 'UTF8'), 'too large'
              from generate_series(1, {rows}) as id"
         ),
         _ => format!(
             "with recursive series (id) as (values (1) union all select id + 1 from series where id < {rows})
-             insert into {table} (id, at, event, name, version, key, headers, payload, error)
+             insert into {table} (id, created_at, event, name, version, key, headers, payload, error)
              select id, 0, randomblob(16), 'user.created', 1, 'ada', '{{\"tenant\": \"acme\"}}',
                     zeroblob({bytes}), 'too large'
              from series"

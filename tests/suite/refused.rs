@@ -143,7 +143,7 @@ async fn what_is_refused_again_is_asked_for_no_more_however_much_follows<DB: Jou
     settled(&world).await;
     world.outbox.unpark(&ParkedSelection::All).await.unwrap();
     let asked = format!(
-        "select count(*) from {} where asked_at is not null",
+        "select count(*) from {} where unpark_requested_at is not null",
         DB::table("parked")
     );
     eventually("nothing is asked for any more", || async {

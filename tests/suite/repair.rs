@@ -90,7 +90,7 @@ async fn counts<DB: Database>(world: &World<DB>, stream: &str) -> Vec<i64> {
 async fn ledger_says<DB: Database>(world: &World<DB>, way: &str) -> i64 {
     let ledger = DB::table("ledger");
     let sql = format!(
-        "select cast(coalesce(sum(events), 0) as bigint) from {ledger} where way = '{way}'"
+        "select cast(coalesce(sum(events), 0) as bigint) from {ledger} where kind = '{way}'"
     );
     DB::number(world.outbox.pool(), &sql).await
 }

@@ -403,7 +403,7 @@ async fn no_slot_is_walked_through_to_carry_or_to_free_rows() {
         Postgres::number(pool, walked).await
     };
     // Into slots that are neither the current nor the next one: one may be emptied, the others may not.
-    const OLD: &str = "insert into tidings.outbox (event, name, payload, at, slot)
+    const OLD: &str = "insert into tidings.outbox (event, name, payload, created_at, slot)
         select gen_random_uuid(), 'count.raised', '\\x7b7d', now() - make_interval(hours => case n % 3 when 0 then 20 else 2 end),
                (date_part('epoch', now())::bigint / 10800 + 3 + n % 3) % 8
         from generate_series(1, 6000) as n";

@@ -37,7 +37,7 @@ async fn grant(world: &Pg) {
 }
 
 async fn old_row(world: &Pg) {
-    let old = "insert into tidings.outbox (at, event, name, key, payload, slot)
+    let old = "insert into tidings.outbox (created_at, event, name, key, payload, slot)
         values (now() - interval '7 days', gen_random_uuid(), 'user.created', 'old', '{}',
                 (date_part('epoch', clock_timestamp())::bigint / 10800 + 4) % 8)";
     Postgres::execute(world.outbox.pool(), old).await;

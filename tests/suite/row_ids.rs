@@ -103,7 +103,7 @@ async fn sqlite_takes_no_place_at_the_end_of_the_range_and_the_next_event_all_th
     let world = World::<Sqlite>::start().await;
     let in_outbox = "insert into tidings_outbox (id, event, name, payload)
         values (4611686018427387903, randomblob(16), 'user.created', x'7b7d')";
-    let in_delayed = "insert into tidings_delayed (place, event, due, name, payload)
+    let in_delayed = "insert into tidings_delayed (position, event, due, name, payload)
         values (9223372036854775807, randomblob(16), 1, 'user.created', x'7b7d')";
     for insert in [in_outbox, in_delayed] {
         let refused = sqlx::query(insert).execute(world.outbox.pool()).await;

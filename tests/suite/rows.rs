@@ -303,7 +303,7 @@ async fn a_parked_row_that_waits_for_something_unknown_stops_no_relay<DB: Databa
         _ => ("randomblob(16), 1700000000000000", "x'7b7d'"),
     };
     let row = format!(
-        "insert into {} (event, at, id, name, version, headers, payload, error, waits_for)
+        "insert into {} (event, created_at, id, name, version, headers, payload, error, blocked_on)
         values ({uuid}, 7, 'count.raised', 1, '{{}}', {bytes}, 'by hand', 'better days')",
         DB::table("parked")
     );
@@ -381,11 +381,11 @@ async fn rows_from_before_the_bounds_stop_neither_the_migration_nor_a_rebase() {
     let world = World::<Postgres>::start().await;
     let pool = world.outbox.pool();
     let before = "alter table tidings.outbox drop constraint outbox_is_event;
-        insert into tidings.outbox (event, name, payload, at)
+        insert into tidings.outbox (event, name, payload, created_at)
             values (gen_random_uuid(), 'count.raised', '{\"count\": 1}', 'infinity');
         alter table tidings.outbox add constraint outbox_is_event check (
             id > 0 and id < 4611686018427387904 and version > 0
-            and at >= '0001-01-01 00:00:00+00' and at < '10000-01-01 00:00:00+00') not valid";
+            and created_at >= '0001-01-01 00:00:00+00' and created_at < '10000-01-01 00:00:00+00') not valid";
     let restored = "update tidings.relay set system = '1', cursor = '900000000:900000000:'";
     for sql in [restored, before] {
         Postgres::execute(pool, sql).await;
@@ -400,10 +400,10 @@ async fn rows_from_before_the_bounds_stop_neither_the_migration_nor_a_rebase() {
     assert_eq!(counts(&world.stored().await), [2]);
     assert_eq!(world.parked().await, 1);
     for refused in [
-        "insert into tidings.outbox (event, name, payload, at) values (gen_random_uuid(), 'a.b', '1', 'infinity')",
+        "insert into tidings.outbox (event, name, payload, created_at) values (gen_random_uuid(), 'a.b', '1', 'infinity')",
         "insert into tidings.outbox (event, name, payload, id) values (gen_random_uuid(), 'a.b', '1', 0)",
         "insert into tidings.outbox (event, name, payload, version) values (gen_random_uuid(), 'a.b', '1', 0)",
-        "insert into tidings.delayed (event, name, payload, due, at) values (gen_random_uuid(), 'a.b', '1', now(), '-infinity')",
+        "insert into tidings.delayed (event, name, payload, due, created_at) values (gen_random_uuid(), 'a.b', '1', now(), '-infinity')",
     ] {
         let refused = sqlx::raw_sql(sqlx::AssertSqlSafe(refused))
             .execute(pool)

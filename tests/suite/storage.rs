@@ -33,7 +33,7 @@ async fn rows<DB: Database>(world: &World<DB>) -> i64 {
 /// Inserts five rows of this age into the slot that is this far ahead of the current one.
 async fn old_rows(world: &World<Postgres>, hours: u32, ahead: u32) {
     let old = format!(
-        "insert into tidings.outbox (event, name, payload, at, slot)
+        "insert into tidings.outbox (event, name, payload, created_at, slot)
          select gen_random_uuid(), 'user.created', '\\x7b7d', now() - interval '{hours} hours',
                 ({SLOT} + {ahead}) % 8 from generate_series(1, 5)"
     );
@@ -150,8 +150,8 @@ async fn a_retention_is_raised_and_lowered_with_rows_in_all_slots() {
     backlog_is_gone(&world).await;
     relay.stop().await.unwrap();
     assert_eq!(rows(&world).await, 45, "nothing is as old as that");
-    let expected = "select count(*) from tidings.outbox where at > now() - interval '1 hour'
-        and slot = (date_part('epoch', at)::bigint / 28800) % 8";
+    let expected = "select count(*) from tidings.outbox where created_at > now() - interval '1 hour'
+        and slot = (date_part('epoch', created_at)::bigint / 28800) % 8";
     assert_eq!(Postgres::number(world.outbox.pool(), expected).await, 5);
 
     let relay = world.run_relay(retained(1));
@@ -163,7 +163,7 @@ async fn a_retention_is_raised_and_lowered_with_rows_in_all_slots() {
     publish(&world, 5).await;
     backlog_is_gone(&world).await;
     relay.stop().await.unwrap();
-    let young = "select count(*) from tidings.outbox where at > now() - interval '1 hour'";
+    let young = "select count(*) from tidings.outbox where created_at > now() - interval '1 hour'";
     assert_eq!(Postgres::number(world.outbox.pool(), young).await, 10);
     assert_eq!(world.stored().await.len(), 50);
 }

@@ -71,7 +71,7 @@ async fn infinite_times_hold_up_nothing(major: u16) {
             ("null", "now()"),
         ] {
             let parked = format!(
-                "insert into tidings.parked (event, at, id, name, version, key, headers, payload, error, waits_for, asked_at)
+                "insert into tidings.parked (event, created_at, id, name, version, key, headers, payload, error, blocked_on, unpark_requested_at)
                  values (gen_random_uuid(), '{at}', -7, 'user.CREATED', 1, 'hostile', '{{}}', '{{}}', 'by hand', {waits_for}, {asked_at})"
             );
             Postgres::execute(pool, &parked).await;

@@ -17,12 +17,12 @@ pub(super) async fn checkpoint(
 ) -> Result<Option<Written>, sqlx::Error> {
     let write = "with moved as (
             update tidings.relay
-            set cursor = coalesce($3::text::pg_snapshot, cursor), floor = coalesce($4, floor),
+            set cursor = coalesce($3::text::pg_snapshot, cursor), id_floor = coalesce($4, id_floor),
                 page_snapshot = case when $3 is null then page_snapshot else $5::text::pg_snapshot end,
                 page_id = case when $3 is null then page_id else $6 end,
                 streams = $7::text::jsonb,
                 lease_until = clock_timestamp() + make_interval(secs => $8),
-                checkpointed_at = clock_timestamp(), trouble = $18::text::jsonb
+                checkpointed_at = clock_timestamp(), issues = $18::text::jsonb
             where owner = $1 and epoch = $2
               -- the cursor is of one server, see fetch.rs
               and ($16 is null or $16 = extract(epoch from pg_postmaster_start_time())::text)
@@ -35,24 +35,24 @@ pub(super) async fn checkpoint(
                                $14::bigint[], $15::bigint[]) as entry
         ), returned as (
             delete from tidings.parked where id = any($17::bigint[]) and exists (select from moved)
-            returning key, waits_for
+            returning key, blocked_on
         ), freed as (
             -- what waits for a stream has no followers
-            select key from returned where waits_for is null or waits_for not like 'stream %'
+            select key from returned where blocked_on is null or blocked_on not like 'stream %'
         ), held as materialized (
             -- who waits for another subject is another first one; once, and not for each row that follows
             select key, min(id) as id from tidings.parked
             where key in (select key from freed) and octet_length(key) <= 256
-              and waits_for like 'subject %' and id <> all($17::bigint[])
+              and blocked_on like 'subject %' and id <> all($17::bigint[])
             group by key
         ), following as (
-            update tidings.parked as log set asked_at = clock_timestamp()
+            update tidings.parked as log set unpark_requested_at = clock_timestamp()
             where key in (select key from freed)
-              and octet_length(key) <= 256 and waits_for is null and asked_at is null and id <> all($17::bigint[])
+              and octet_length(key) <= 256 and blocked_on is null and unpark_requested_at is null and id <> all($17::bigint[])
               and not exists (select from held where held.key = log.key and held.id < log.id)
         )
-        select exists (select from tidings.parked where asked_at is not null),
-               exists (select from tidings.parked where waits_for is not null)
+        select exists (select from tidings.parked where unpark_requested_at is not null),
+               exists (select from tidings.parked where blocked_on is not null)
         from moved";
     let entries = &checkpoint.ledger;
     let column = |value: fn(&Entry) -> i64| entries.iter().map(value).collect::<Vec<i64>>();

@@ -25,7 +25,7 @@ macro_rules! rows {
         $crate::outbox::postgres::columns::Statement {
             plain: $crate::outbox::postgres::columns::bounded!($most, $($inner)+),
             checked: concat!(
-                "select id, at, event, coalesce(tidings.utf8(name), decode('ff', 'hex')) as name, version,
+                "select id, created_at, event, coalesce(tidings.utf8(name), decode('ff', 'hex')) as name, version,
                     case when key is not null then coalesce(tidings.utf8(key), decode('ff', 'hex')) end as key,
                     case when headers is not null then coalesce(tidings.utf8(headers), decode('ff', 'hex')) end
                         as headers,
@@ -41,7 +41,7 @@ macro_rules! rows {
 macro_rules! bounded {
     ($most:literal, $($inner:tt)+) => {
         concat!(
-            "select id, at, event,
+            "select id, created_at, event,
                 case when octet_length(name) <= 1000 then name else left(name, 300) end as name,
                 version,
                 case when octet_length(key) <= 1000 then key else left(key, 300) end as key,

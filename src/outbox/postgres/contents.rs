@@ -19,7 +19,7 @@ impl Contents for Postgres {
     ) -> Result<Vec<Row>, sqlx::Error> {
         const ALL: Statement = rows!(
             "67108864",
-            "select id, at, event, name, version, key, headers, payload from tidings.outbox"
+            "select id, created_at, event, name, version, key, headers, payload from tidings.outbox"
         );
         let [plain, checked] = ALL.ways();
         let rows = match query(names, plain).fetch_all(&mut *connection).await {

@@ -65,9 +65,9 @@ impl Schedule for Postgres {
         key: Option<&str>,
         limit: u32,
     ) -> Result<Vec<DelayedEvent>, sqlx::Error> {
-        let coming = "select event, due, tidings.utf8(left(name, 300)), version, tidings.utf8(left(key, 300)), at
-            from (select * from tidings.delayed where $1 is null or key = $1 order by due, place limit $2) as coming
-            order by due, place";
+        let coming = "select event, due, tidings.utf8(left(name, 300)), version, tidings.utf8(left(key, 300)), created_at
+            from (select * from tidings.delayed where $1 is null or key = $1 order by due, position limit $2) as coming
+            order by due, position";
         let rows = fetch_all(
             connection,
             names,
@@ -92,27 +92,27 @@ impl Schedule for Postgres {
         let move_due = "
             set local enable_seqscan = off;
             with free as materialized (
-                select ctid as spot, due, place, key from tidings.delayed
-                where due <= now() order by due, place limit $most for update skip locked
+                select ctid as spot, due, position, key from tidings.delayed
+                where due <= now() order by due, position limit $most for update skip locked
             ), held as materialized (
-                select distinct on (waiting.key) waiting.key, waiting.due, waiting.place
-                from (select due, place from free order by due desc, place desc limit 1) as last
+                select distinct on (waiting.key) waiting.key, waiting.due, waiting.position
+                from (select due, position from free order by due desc, position desc limit 1) as last
                 cross join lateral (
-                    select key, due, place from tidings.delayed
-                    where (due, place) <= (last.due, last.place) order by due, place offset 0
+                    select key, due, position from tidings.delayed
+                    where (due, position) <= (last.due, last.position) order by due, position offset 0
                 ) as waiting
                 where waiting.key is not null
-                  and not exists (select from free where free.place = waiting.place)
-                order by waiting.key, waiting.due, waiting.place
+                  and not exists (select from free where free.position = waiting.position)
+                order by waiting.key, waiting.due, waiting.position
             ), gone as (
                 delete from tidings.delayed as delayed
                 using free left join held on held.key = free.key
                 where delayed.ctid = free.spot
-                  and (held.key is null or (free.due, free.place) < (held.due, held.place))
+                  and (held.key is null or (free.due, free.position) < (held.due, held.position))
                 returning delayed.*
             )
             insert into tidings.outbox (event, name, version, key, headers, payload)
-            select event, name, version, key, headers, payload from gone order by due, place";
+            select event, name, version, key, headers, payload from gone order by due, position";
         let move_due = move_due.replace("$most", &most.to_string());
         // Safe: a constant, a number and a checked identifier.
         let moved = sqlx::raw_sql(AssertSqlSafe(names.text(&move_due, '.')));

@@ -68,25 +68,25 @@ pub(super) async fn page(
 
 const FETCH: Statement = rows!(
     "$7",
-    "select '-9223372036854775808'::bigint as id, null::timestamptz as at, null::uuid as event,
+    "select '-9223372036854775808'::bigint as id, null::timestamptz as created_at, null::uuid as event,
                extract(epoch from pg_postmaster_start_time())::text || ' ' || pg_current_snapshot()::text ||
                    case when has_sequence_privilege('tidings.outbox_id', 'usage, select')
                         then ' ' || coalesce(pg_sequence_last_value('tidings.outbox_id'), 0) else '' end as name,
                null::int as version,
                case when $6 then (
                    select date_part('epoch', due - clock_timestamp())::text from tidings.delayed
-                   order by due, place limit 1) end as key,
+                   order by due, position limit 1) end as key,
                coalesce($4, pg_current_snapshot()::text) as headers, null::bytea as payload
         union all
         select late.* from pg_snapshot_xip($1::text::pg_snapshot) as open(xid)
         cross join lateral (
-            select id, at, event, name, version, key, headers, payload from tidings.outbox as log
+            select id, created_at, event, name, version, key, headers, payload from tidings.outbox as log
             where (log.xid, log.id) > (open.xid, $3) and (log.xid, log.id) <= (open.xid, $2)
               and ($4 is null or pg_visible_in_snapshot(log.xid, $4::text::pg_snapshot))
             order by log.xid, log.id limit $5) as late
         where $3 < $2
         union all
-        (select id, at, event, name, version, key, headers, payload from (
+        (select id, created_at, event, name, version, key, headers, payload from (
             select * from tidings.outbox as log
             where log.xid >= pg_snapshot_xmax($1::text::pg_snapshot)
               and log.xid < pg_snapshot_xmax(coalesce($4::text::pg_snapshot, pg_current_snapshot()))
@@ -96,7 +96,7 @@ const FETCH: Statement = rows!(
          where $3 < $2
          order by id limit $5)
         union all
-        (select id, at, event, name, version, key, headers, payload from tidings.outbox as log
+        (select id, created_at, event, name, version, key, headers, payload from tidings.outbox as log
          where log.id > greatest($2, $3) and not pg_visible_in_snapshot(log.xid, $1::text::pg_snapshot)
            and ($4 is null or pg_visible_in_snapshot(log.xid, $4::text::pg_snapshot))
          order by log.id limit $5)

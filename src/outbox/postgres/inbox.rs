@@ -39,17 +39,17 @@ macro_rules! for_each_slot {
 const REMEMBER_ONE: [&str; 16] = for_each_slot!(
     "with ring as materialized (
         select floor(date_part('epoch', clock_timestamp()) / slot_seconds)::bigint as now,
-               slot_seconds::bigint as slot_seconds, first, current_setting('lock_timeout') as lock_timeout,
+               slot_seconds::bigint as slot_seconds, first_period, current_setting('lock_timeout') as lock_timeout,
                set_config('lock_timeout', '4s', true)
         from tidings.inbox_ring
     ), added as (
         insert into tidings.inbox_",
-    " (event, scope)
+    " (event, subscriber)
         select $1::uuid, $2 from ring
-        where slot_seconds = $3 and $4::bigint between greatest(now - 13, first) and now + 1
+        where slot_seconds = $3 and $4::bigint between greatest(now - 13, first_period) and now + 1
         on conflict do nothing returning 1
     )
-    select now, slot_seconds, first, exists (select from added),
+    select now, slot_seconds, first_period, exists (select from added),
            set_config('idle_in_transaction_session_timeout', $5, true), set_config('tidings_inbox.open', 'on', true),
            set_config('client_connection_check_interval', case when version() like '%linux%' then '5s' else '0' end, true),
            set_config('lock_timeout', lock_timeout, true), pg_backend_pid(), now()
@@ -59,17 +59,17 @@ const REMEMBER_ONE: [&str; 16] = for_each_slot!(
 const REMEMBER: [&str; 16] = for_each_slot!(
     "with ring as materialized (
         select floor(date_part('epoch', clock_timestamp()) / slot_seconds)::bigint as now,
-               slot_seconds::bigint as slot_seconds, first, current_setting('lock_timeout') as lock_timeout,
+               slot_seconds::bigint as slot_seconds, first_period, current_setting('lock_timeout') as lock_timeout,
                set_config('lock_timeout', '4s', true)
         from tidings.inbox_ring
     ), added as (
         insert into tidings.inbox_",
-    " (event, scope)
+    " (event, subscriber)
         select event, $2 from ring, unnest($1::uuid[]) as event
-        where slot_seconds = $3 and $4::bigint between greatest(now - 13, first) and now + 1
+        where slot_seconds = $3 and $4::bigint between greatest(now - 13, first_period) and now + 1
         on conflict do nothing returning event
     )
-    select now, slot_seconds, first, count = cardinality($1::uuid[]),
+    select now, slot_seconds, first_period, count = cardinality($1::uuid[]),
            case when count < cardinality($1::uuid[]) then events end,
            set_config('idle_in_transaction_session_timeout', $5, true), set_config('tidings_inbox.open', 'on', true),
            set_config('client_connection_check_interval', case when version() like '%linux%' then '5s' else '0' end, true),
@@ -83,7 +83,7 @@ const FORGET: [&str; 16] = for_each_slot!(
 );
 
 const GIVEN_UP: [&str; 16] = for_each_slot!(
-    "select event, given_up from tidings.inbox_",
+    "select event, dead_letter from tidings.inbox_",
     " where event = any($1) and scope = $2 and given_up is not null"
 );
 
@@ -93,7 +93,7 @@ const MARK: [&str; 16] = for_each_slot!(
 );
 
 const RING: &str = "select floor(date_part('epoch', clock_timestamp()) / slot_seconds)::bigint,
-        slot_seconds::bigint, first,
+        slot_seconds::bigint, first_period,
         date_part('epoch', clock_timestamp()) - slot_seconds * floor(date_part('epoch', clock_timestamp()) / slot_seconds)
     from tidings.inbox_ring";
 

@@ -22,8 +22,8 @@ impl Mending for Postgres {
         lease: Duration,
     ) -> Result<bool, sqlx::Error> {
         let mend = "update tidings.relay
-            set mender = $1, mending_until = clock_timestamp() + make_interval(secs => $2)
-            where mender = $1 or mender is null or mending_until < clock_timestamp()";
+            set republisher = $1, republish_lease_until = clock_timestamp() + make_interval(secs => $2)
+            where republisher = $1 or republisher is null or republish_lease_until < clock_timestamp()";
         let has = execute(
             connection,
             names,
@@ -39,7 +39,7 @@ impl Mending for Postgres {
         mender: &str,
     ) -> Result<(), sqlx::Error> {
         let mended =
-            "update tidings.relay set mender = null, mending_until = '-infinity' where mender = $1";
+            "update tidings.relay set republisher = null, republish_lease_until = '-infinity' where republisher = $1";
         execute(connection, names, query(names, mended).bind(mender))
             .await
             .map(drop)
@@ -53,7 +53,7 @@ impl Mending for Postgres {
     ) -> Result<(), sqlx::Error> {
         // Epoch 0, which no relay has.
         let record = "insert into tidings.ledger
-                (epoch, first_id, last_id, events, stream, incarnation, first_sequence, last_sequence, way)
+                (epoch, first_id, last_id, events, stream, incarnation, first_sequence, last_sequence, kind)
             select 0, entry.*, $8
             from unnest($1::bigint[], $2::bigint[], $3::int[], $4::text[], $5::text[], $6::bigint[],
                         $7::bigint[]) as entry";
@@ -93,12 +93,12 @@ impl Mending for Postgres {
         };
         const CLOSE: Statement = rows!(
             "67108864",
-            "select id, at, event, name, version, key, headers, payload from tidings.outbox
+            "select id, created_at, event, name, version, key, headers, payload from tidings.outbox
             where id >= $1 and id <= $2"
         );
         const APART: Statement = rows!(
             "67108864",
-            "select id, at, event, name, version, key, headers, payload from tidings.outbox
+            "select id, created_at, event, name, version, key, headers, payload from tidings.outbox
             where id >= $1 and id <= $2 and id = any($3)"
         );
         let is_close =

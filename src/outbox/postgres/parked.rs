@@ -54,34 +54,34 @@ async fn park_rows(
             from unnest($1::bigint[], $6::text[], $11::bool[]) as row (id, key, holds_up) group by key, holds_up
         ), waiting as materialized (
             select key, min(id) as id from tidings.parked
-            where key in (select key from row where not holds_up) and octet_length(key) <= 256 and waits_for like 'subject %'
+            where key in (select key from row where not holds_up) and octet_length(key) <= 256 and blocked_on like 'subject %'
               and id <> all($1::bigint[])
             group by key
         ), let_go as (
-            update tidings.parked as log set asked_at = clock_timestamp() from row
+            update tidings.parked as log set unpark_requested_at = clock_timestamp() from row
             where log.key = row.key and octet_length(log.key) <= 256 and not row.holds_up and log.id > row.id
-              and log.waits_for is null and log.asked_at is null and log.id <> all($1::bigint[])
+              and log.blocked_on is null and log.unpark_requested_at is null and log.id <> all($1::bigint[])
               and not exists (select from row as held where held.key = log.key and held.holds_up)
               and not exists (select from waiting as other where other.key = log.key and other.id < log.id)
         ), following as (
-            update tidings.parked as log set asked_at = null
+            update tidings.parked as log set unpark_requested_at = null
             from row as held
             where held.holds_up and log.key = held.key and octet_length(log.key) <= 256
-              and log.id > held.id and log.asked_at is not null
+              and log.id > held.id and log.unpark_requested_at is not null
               and log.id <> all($1::bigint[])
-              and (log.waits_for is null or log.waits_for not like 'stream %')
+              and (log.blocked_on is null or log.blocked_on not like 'stream %')
         )
         insert into tidings.parked
-            (id, at, event, name, version, key, headers, payload, error, waits_for, asked_at)
+            (id, created_at, event, name, version, key, headers, payload, error, blocked_on, unpark_requested_at)
         select case when twin > 1 or exists (select from tidings.parked as other
                                              where other.id = row.id and other.event <> row.event)
                     then nextval('tidings.outbox_id') else id end,
-               at, event, name, version, key, headers, payload, error, waits_for,
+               created_at, event, name, version, key, headers, payload, error, blocked_on,
                -- what it follows was discarded: nothing holds it up
                case when follows
                      and not exists (select from tidings.parked as first
                                      where first.key = row.key and octet_length(first.key) <= 256 and first.id < row.id
-                                       and (first.waits_for is null or first.waits_for not like 'stream %'))
+                                       and (first.blocked_on is null or first.blocked_on not like 'stream %'))
                      and not exists (select from row as held
                                      where held.key = row.key and held.holds_up and held.id < row.id)
                     then clock_timestamp() end
@@ -89,10 +89,10 @@ async fn park_rows(
             select *, row_number() over (partition by id) as twin
             from unnest($1::bigint[], $2::timestamptz[], $3::uuid[], $4::text[], $5::int[], $6::text[],
                         $7::text[], $8::bytea[], $9::text[], $10::text[], $12::bool[])
-                as given (id, at, event, name, version, key, headers, payload, error, waits_for, follows)
+                as given (id, created_at, event, name, version, key, headers, payload, error, blocked_on, follows)
         ) as row
         on conflict (id) do update
-        set error = excluded.error, waits_for = excluded.waits_for, asked_at = excluded.asked_at";
+        set error = excluded.error, blocked_on = excluded.blocked_on, unpark_requested_at = excluded.unpark_requested_at";
     let ids: Vec<i64> = rows.iter().map(|parked| parked.row.id).collect();
     let ats: Vec<_> = rows.iter().map(|parked| parked.row.at).collect();
     let events: Vec<Uuid> = rows.iter().map(|parked| parked.row.event.into()).collect();
@@ -141,20 +141,20 @@ async fn move_flawed(
     let park = "with flawed as (
             select * from unnest($1::bigint[], $2::text[], $3::text[], $4::uuid[]) as flawed (id, error, key, event)
         ), following as (
-            update tidings.parked as log set asked_at = null
+            update tidings.parked as log set unpark_requested_at = null
             from flawed as held
             where log.key = held.key and octet_length(log.key) <= 256
-              and log.id > held.id and log.asked_at is not null and log.id <> all($1::bigint[])
-              and (log.waits_for is null or log.waits_for not like 'stream %')
+              and log.id > held.id and log.unpark_requested_at is not null and log.id <> all($1::bigint[])
+              and (log.blocked_on is null or log.blocked_on not like 'stream %')
         ), known as (
-            update tidings.parked as parked set error = flawed.error, waits_for = null, asked_at = null
+            update tidings.parked as parked set error = flawed.error, blocked_on = null, unpark_requested_at = null
             from flawed where parked.id = flawed.id and parked.event = flawed.event
         )
-        insert into tidings.parked (id, at, event, name, version, key, headers, payload, error)
+        insert into tidings.parked (id, created_at, event, name, version, key, headers, payload, error)
         select case when row_number() over (partition by log.id) > 1
                          or exists (select from tidings.parked as other where other.id = log.id)
                     then nextval('tidings.outbox_id') else log.id end,
-               log.at, log.event, log.name, log.version, log.key, log.headers, log.payload, flawed.error
+               log.created_at, log.event, log.name, log.version, log.key, log.headers, log.payload, flawed.error
         from tidings.outbox as log
         join (select distinct on (id, event) * from flawed) as flawed on flawed.id = log.id and flawed.event = log.event
         where log.id = any($1::bigint[])
@@ -190,9 +190,9 @@ pub(super) async fn keys(
     names: &Names,
 ) -> Result<Vec<(String, i64)>, sqlx::Error> {
     let plain = "select key, min(id) from tidings.parked
-        where octet_length(key) <= 256 and (waits_for is null or waits_for not like 'stream %') group by key";
+        where octet_length(key) <= 256 and (blocked_on is null or blocked_on not like 'stream %') group by key";
     let checked = "select tidings.utf8(key), min(id) from tidings.parked
-        where octet_length(key) <= 256 and (waits_for is null or waits_for not like 'stream %')
+        where octet_length(key) <= 256 and (blocked_on is null or blocked_on not like 'stream %')
           and tidings.utf8(key) is not null group by key";
     match keys_of(connection, names, plain).await {
         Err(error) if is_of_a_row(&error) => keys_of(connection, names, checked).await,
@@ -218,19 +218,19 @@ pub(super) async fn waiting(
 ) -> Result<Waiting, sqlx::Error> {
     let waiting = "
         with recursive reason as (
-            select min(waits_for) as waits_for from tidings.parked where waits_for is not null
+            select min(blocked_on) as blocked_on from tidings.parked where blocked_on is not null
             union all
-            select (select min(waits_for) from tidings.parked as next where next.waits_for > reason.waits_for)
-            from reason where reason.waits_for is not null)
-        select tidings.utf8(waits_for),
+            select (select min(blocked_on) from tidings.parked as next where next.blocked_on > reason.blocked_on)
+            from reason where reason.blocked_on is not null)
+        select tidings.utf8(blocked_on),
                (select tidings.utf8(left(name, 300)) from tidings.parked as first
-                where first.waits_for = reason.waits_for order by id limit 1),
+                where first.blocked_on = reason.blocked_on order by id limit 1),
                (select tidings.utf8(left(error, 1000)) from tidings.parked as first
-                where first.waits_for = reason.waits_for order by id limit 1)
-        from reason where waits_for is not null
+                where first.blocked_on = reason.blocked_on order by id limit 1)
+        from reason where blocked_on is not null
         union all
         select null, null, null from (select) as one
-        where exists (select from tidings.parked where asked_at is not null)";
+        where exists (select from tidings.parked where unpark_requested_at is not null)";
     let rows = fetch_all(connection, names, query(names, waiting)).await?;
     let mut waiting = Waiting::default();
     for row in rows {
@@ -249,14 +249,14 @@ pub(super) async fn returning(
 ) -> Result<Rows, sqlx::Error> {
     const RETURNING: Statement = rows!(
         "$4",
-        "select id, at, event, name, version, key, headers, payload from tidings.parked as log
+        "select id, created_at, event, name, version, key, headers, payload from tidings.parked as log
         where id > $2 and case
-            when key is null or waits_for like 'stream %' or octet_length(key) > 256
-            then asked_at is not null or coalesce(waits_for = any($1), false)
-            else (select first.asked_at is not null or coalesce(first.waits_for = any($1), false)
+            when key is null or blocked_on like 'stream %' or octet_length(key) > 256
+            then unpark_requested_at is not null or coalesce(blocked_on = any($1), false)
+            else (select first.unpark_requested_at is not null or coalesce(first.blocked_on = any($1), false)
                   from tidings.parked as first
                   where first.key = log.key and octet_length(first.key) <= 256
-                    and (first.waits_for is null or first.waits_for not like 'stream %')
+                    and (first.blocked_on is null or first.blocked_on not like 'stream %')
                   order by first.id limit 1) end
         order by id limit $3"
     );
@@ -297,7 +297,7 @@ pub(super) async fn among(
 ) -> Result<Rows, sqlx::Error> {
     const AMONG: Statement = rows!(
         "67108864",
-        "select id, at, event, name, version, key, headers, payload from tidings.parked
+        "select id, created_at, event, name, version, key, headers, payload from tidings.parked
         where id > $2 and event = any($1) order by id"
     );
     let events: Vec<Uuid> = events.iter().map(|event| (*event).into()).collect();
@@ -411,7 +411,7 @@ pub(super) async fn unpark(
     names: &Names,
     selection: &ParkedSelection,
 ) -> Result<u64, sqlx::Error> {
-    let unpark = "update tidings.parked set asked_at = clock_timestamp()
+    let unpark = "update tidings.parked set unpark_requested_at = clock_timestamp()
         where ($1::bigint is null or id = $1
                or key = (select key from tidings.parked as meant where meant.id = $1) and octet_length(key) <= 256)
           and ($2::text is null or key = $2 and octet_length(key) <= 256)";

@@ -96,7 +96,7 @@ const IS_EVENT: &str = "id > 0 and id < 4611686018427387904 and version > 0
 /// above that of the transaction which wrote the relay's row here: a restore ends before any application writes events.
 /// So no other statement may update that row in a copy.
 const LOG: &str = "
-    select log.id, log.at, log.event, log.name, log.version, log.key, log.headers, log.payload, log.slot,
+    select log.id, log.created_at, log.event, log.name, log.version, log.key, log.headers, log.payload, log.slot,
            (pg_visible_in_snapshot(log.xid, relay.cursor)
             or coalesce(log.id <= relay.page_id and pg_visible_in_snapshot(log.xid, relay.page_snapshot), false))
            and not (log.xid::text::bigint > $1::text::bigint - age(relay.xmin)
@@ -190,13 +190,13 @@ async fn rebase(
         "truncate table tidings.outbox;
         -- rows with the ids of other transactions
         set local tidings_copy.rows = 'on';
-        insert into tidings.outbox (xid, id, at, event, name, version, key, headers, payload, slot)
+        insert into tidings.outbox (xid, id, created_at, event, name, version, key, headers, payload, slot)
         select case when published then {PUBLISHED} else pg_current_xact_id() end,
-               id, at, event, name, version, key, headers, payload, slot
+               id, created_at, event, name, version, key, headers, payload, slot
         from pg_temp.tidings_rebase where {IS_EVENT} order by id;
         -- written before the table had its bounds: no relay could have published it
-        insert into tidings.parked (id, at, event, name, version, key, headers, payload, error)
-        select distinct on (id) id, at, event, name, version, key, headers, payload,
+        insert into tidings.parked (id, created_at, event, name, version, key, headers, payload, error)
+        select distinct on (id) id, created_at, event, name, version, key, headers, payload,
                'the row is no event: its place, its version or its time is out of bounds'
         from pg_temp.tidings_rebase where not ({IS_EVENT}) and not published order by id
         on conflict (id) do nothing;
@@ -229,7 +229,7 @@ async fn begin_anew(connection: &mut PgConnection, names: &Names) -> Result<(), 
                 select concat(least(own, pg_snapshot_xmin(snapshot)), ':', pg_snapshot_xmax(snapshot), ':',
                               (select string_agg(xid::text, ',' order by xid) from open))::pg_snapshot
                 from now),
-            floor = coalesce((select max(id) from pg_temp.tidings_rebase where published), 0),
+            id_floor = coalesce((select max(id) from pg_temp.tidings_rebase where published), 0),
             page_snapshot = null, page_id = null, system = {SYSTEM},
             owner = null, lease_until = '-infinity', epoch = epoch + 1"
     );
@@ -273,7 +273,7 @@ async fn first_unpublished(
     order: &str,
 ) -> Result<Option<RebasedEvent>, sqlx::Error> {
     let first = format!(
-        "select id, at, event, tidings.utf8(left(name, 300)) from ({LOG}) as log where not published order by id {order} limit 1"
+        "select id, created_at, event, tidings.utf8(left(name, 300)) from ({LOG}) as log where not published order by id {order} limit 1"
     );
     let first = query_of(names, in_names(names, &first))
         .bind(own)

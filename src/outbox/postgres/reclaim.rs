@@ -37,8 +37,8 @@ const LOG: Ring = Ring {
     slots: 8,
     seconds: 10_800,
     // A time in the far future keeps nothing.
-    keeps: "select coalesce((select at >= clock_timestamp() - make_interval(secs => $2)
-                        from $slot where at < clock_timestamp() + interval '1 year' order by id desc limit 1), false)
+    keeps: "select coalesce((select created_at >= clock_timestamp() - make_interval(secs => $2)
+                        from $slot where created_at < clock_timestamp() + interval '1 year' order by id desc limit 1), false)
             or exists (select from (
                    select xid from $slot where xid >= pg_snapshot_xmin($1::text::pg_snapshot)
                    order by xid, id limit 1000000000000) as recent
@@ -49,7 +49,7 @@ const LEDGER: Ring = Ring {
     table: "tidings.ledger_",
     slots: 16,
     seconds: 86_400,
-    keeps: "select coalesce((select at >= clock_timestamp() - make_interval(secs => $2)
+    keeps: "select coalesce((select created_at >= clock_timestamp() - make_interval(secs => $2)
                         from $slot order by last_id desc limit 1), false) or $1::text is null",
 };
 

@@ -27,8 +27,8 @@ macro_rules! relayed {
             where id > $1
               and (pg_visible_in_snapshot(xid, $2::text::pg_snapshot)
                    or coalesce(id <= $10 and pg_visible_in_snapshot(xid, $9::text::pg_snapshot), false))
-              and ($3::timestamptz is null or at >= $3)
-              and ($5::timestamptz is null or at <= $5) and id <= $6
+              and ($3::timestamptz is null or created_at >= $3)
+              and ($5::timestamptz is null or created_at <= $5) and id <= $6
               and (cardinality($7::text[]) = 0 or name = any($7)) and ($8::text is null or key = $8)
               and not exists (select from tidings.parked as parked where parked.id = log.id)
             order by id limit $4"
@@ -72,7 +72,7 @@ impl Archive for Postgres {
     ) -> Result<HashSet<i64>, sqlx::Error> {
         let ask = "select id from tidings.parked where id = any($1)
             union all
-            select last_id from tidings.ledger where last_id = any($1) and way = 'discarded'";
+            select last_id from tidings.ledger where last_id = any($1) and kind = 'discarded'";
         let rows = fetch_all(connection, names, query(names, ask).bind(ids)).await?;
         rows.iter().map(|row| row.try_get(0)).collect()
     }
@@ -113,7 +113,7 @@ impl Archive for Postgres {
         from: i64,
     ) -> Result<Vec<Beginning>, sqlx::Error> {
         let ask = "select stream, incarnation, min(first_sequence) from tidings.ledger
-            where last_id >= $1 and way not in ('copied', 'discarded') group by stream, incarnation order by stream, min(at)";
+            where last_id >= $1 and kind not in ('copied', 'discarded') group by stream, incarnation order by stream, min(created_at)";
         let rows = fetch_all(connection, names, query(names, ask).bind(from)).await?;
         let beginnings = rows.iter().map(|row| {
             Ok(Beginning {
@@ -132,7 +132,7 @@ impl Archive for Postgres {
         limit: usize,
     ) -> Result<Vec<Entry>, sqlx::Error> {
         let ask =
-            "select first_id, last_id, events, stream, incarnation, first_sequence, last_sequence, way
+            "select first_id, last_id, events, stream, incarnation, first_sequence, last_sequence, kind
             from tidings.ledger where last_id > $1 order by last_id limit $2";
         let rows = fetch_all(
             connection,

@@ -20,17 +20,17 @@ pub(super) async fn status(
             backlog.events + parked.going_back,
             date_part('epoch', clock_timestamp() - least(backlog.oldest, parked.oldest)),
             parked.events,
-            last.at, last.events::bigint, last.stream, last.last_sequence,
+            last.created_at, last.events::bigint, last.stream, last.last_sequence,
             (select count(*) from tidings.delayed),
             (select date_part('epoch', min(due) - clock_timestamp()) from tidings.delayed),
             coalesce(date_part('epoch', nullif(relay.lease_until, '-infinity') - relay.checkpointed_at), 0),
-            parked.waiting, relay.trouble::text, relay.losses::text,
+            parked.waiting, relay.issues::text, relay.losses::text,
             date_part('epoch', clock_timestamp() - backlog.oldest),
             date_part('epoch', clock_timestamp() - parked.oldest_undecided),
             parked.going_back
         from tidings.relay
         cross join lateral (
-            select count(*) as events, min(log.at) filter (where isfinite(log.at)) as oldest from tidings.outbox as log
+            select count(*) as events, min(log.created_at) filter (where isfinite(log.created_at)) as oldest from tidings.outbox as log
             where log.xid >= pg_snapshot_xmin(relay.cursor)
               and not pg_visible_in_snapshot(log.xid, relay.cursor)
               and (relay.page_id is null or log.id > relay.page_id
@@ -41,8 +41,8 @@ pub(super) async fn status(
         "
         ) as parked
         left join lateral (
-            select at, events, stream, last_sequence from tidings.ledger
-            where way <> 'discarded'
+            select created_at, events, stream, last_sequence from tidings.ledger
+            where kind <> 'discarded'
               -- an id that was written by hand, far above all others, would hide what is confirmed after it
               and last_id <= (select coalesce(
                   case when has_sequence_privilege('tidings.outbox_id', 'usage, select')

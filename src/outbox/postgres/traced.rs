@@ -24,26 +24,26 @@ impl Trail for Postgres {
         names: &Names,
         asked: &Asked,
     ) -> Result<Vec<TracedRow>, sqlx::Error> {
-        let rows = "select id, at, event, tidings.utf8(left(name, 300)), version, tidings.utf8(left(key, 300)),
+        let rows = "select id, created_at, event, tidings.utf8(left(name, 300)), version, tidings.utf8(left(key, 300)),
                    tidings.utf8(case when octet_length(headers) <= 400000 then headers end),
-                   state, moment, tidings.utf8(error), tidings.utf8(waits_for), asked_at
+                   state, moment, tidings.utf8(error), tidings.utf8(blocked_on), unpark_requested_at
             from (
-                select id, at, event, name, version, key, headers,
+                select id, created_at, event, name, version, key, headers,
                        case when pg_visible_in_snapshot(xid, cursor) then 'passed' else 'waits' end as state,
-                       null::timestamptz as moment, null as error, null as waits_for, null::timestamptz as asked_at
+                       null::timestamptz as moment, null as error, null as blocked_on, null::timestamptz as unpark_requested_at
                 from tidings.outbox as log cross join (select cursor from tidings.relay) as relay
                 where not exists (select from tidings.parked as parked where parked.id = log.id)
                 union all
-                select id, at, event, name, version, key, headers, 'parked', parked_at, error, waits_for, asked_at
+                select id, created_at, event, name, version, key, headers, 'parked', parked_at, error, blocked_on, unpark_requested_at
                 from tidings.parked
                 union all
-                select place, at, event, name, version, key, headers, 'delayed', due, null, null, null
+                select position, created_at, event, name, version, key, headers, 'delayed', due, null, null, null
                 from tidings.delayed
             ) as known
             where ($2::text is null or key = $2)
               and ($3::text is null and ($1::uuid is null or event = $1) or event = $1 or strpos(headers, $3) > 0)
-              and ($4::timestamptz is null or state in ('parked', 'delayed') or at >= $4)
-            order by at desc, id desc";
+              and ($4::timestamptz is null or state in ('parked', 'delayed') or created_at >= $4)
+            order by created_at desc, id desc";
         let mut turn = Turn::begin(connection, names).await?;
         let mut found = Vec::new();
         {
@@ -71,8 +71,8 @@ impl Trail for Postgres {
         names: &Names,
         id: i64,
     ) -> Result<Vec<TracedBatch>, sqlx::Error> {
-        let batches = "select at, epoch, events, first_id, last_id, stream, incarnation, first_sequence, last_sequence, way
-            from tidings.ledger where last_id >= $1 and first_id <= $1 order by at";
+        let batches = "select created_at, epoch, events, first_id, last_id, stream, incarnation, first_sequence, last_sequence, kind
+            from tidings.ledger where last_id >= $1 and first_id <= $1 order by created_at";
         let rows = fetch_all(connection, names, query(names, batches).bind(id)).await?;
         rows.iter().map(read_batch).collect()
     }
@@ -84,9 +84,9 @@ impl Trail for Postgres {
         incarnation: &str,
         sequence: i64,
     ) -> Result<Vec<TracedBatch>, sqlx::Error> {
-        let batches = "select at, epoch, events, first_id, last_id, stream, incarnation, first_sequence, last_sequence, way
+        let batches = "select created_at, epoch, events, first_id, last_id, stream, incarnation, first_sequence, last_sequence, kind
             from tidings.ledger
-            where stream = $1 and incarnation = $2 and first_sequence <= $3 and last_sequence >= $3 order by at";
+            where stream = $1 and incarnation = $2 and first_sequence <= $3 and last_sequence >= $3 order by created_at";
         let rows = fetch_all(
             connection,
             names,
@@ -104,7 +104,7 @@ impl Trail for Postgres {
         names: &Names,
         event: EventId,
     ) -> Result<Vec<(String, Option<String>)>, sqlx::Error> {
-        let scopes = "select scope, given_up from tidings.inbox where event = $1 order by scope";
+        let scopes = "select subscriber, dead_letter from tidings.inbox where event = $1 order by subscriber";
         let rows = fetch_all(
             connection,
             names,
@@ -120,7 +120,7 @@ impl Trail for Postgres {
         connection: &mut PgConnection,
         names: &Names,
     ) -> Result<Option<DateTime<Utc>>, sqlx::Error> {
-        let oldest = "select at from tidings.outbox order by id limit 1";
+        let oldest = "select created_at from tidings.outbox order by id limit 1";
         let row = fetch_optional(connection, names, query(names, oldest)).await?;
         row.map(|row| moment(&row, 0)).transpose()
     }

@@ -14,7 +14,7 @@ use crate::outbox::{
 macro_rules! rows {
     ($most:literal, $($from:tt)+) => {
         concat!(
-            "select id, at, event,
+            "select id, created_at, event,
                 case when octet_length(name) <= 1000 then name else substr(name, 1, 300) end as name, version,
                 case when octet_length(key) <= 1000 then key else substr(key, 1, 300) end as key,
                 case when octet_length(headers) <= 400000 then headers end as headers,

@@ -56,8 +56,8 @@ impl Schedule for Sqlite {
         key: Option<&str>,
         limit: u32,
     ) -> Result<Vec<DelayedEvent>, sqlx::Error> {
-        let coming = "select event, due, substr(name, 1, 300), version, substr(key, 1, 300), at from tidings_delayed
-            where ?1 is null or key = ?1 order by due, place limit ?2";
+        let coming = "select event, due, substr(name, 1, 300), version, substr(key, 1, 300), created_at from tidings_delayed
+            where ?1 is null or key = ?1 order by due, position limit ?2";
         let rows = sqlx::query(names.sql(coming, '_'))
             .bind(key)
             .bind(limit)
@@ -88,7 +88,7 @@ pub(super) async fn due_in(
     names: &Names,
 ) -> Result<Option<Duration>, sqlx::Error> {
     let next = "select due / 1000000.0 - unixepoch('subsec') from tidings_delayed
-        order by due, place limit 1";
+        order by due, position limit 1";
     let next = sqlx::query(names.sql(next, '_'))
         .fetch_optional(connection)
         .await?;
@@ -109,14 +109,14 @@ async fn move_now(
     park_none(&mut tx, names, now, most).await?;
     let insert = "insert into tidings_outbox (event, name, version, key, headers, payload)
         select event, name, version, key, headers, payload from tidings_delayed
-        where due <= ? order by due, place limit ?";
+        where due <= ? order by due, position limit ?";
     let moved = sqlx::query(names.sql(insert, '_'))
         .bind(now)
         .bind(most)
         .execute(&mut *tx)
         .await?;
-    let delete = "delete from tidings_delayed where place in (
-            select place from tidings_delayed where due <= ? order by due, place limit ?)";
+    let delete = "delete from tidings_delayed where position in (
+            select position from tidings_delayed where due <= ? order by due, position limit ?)";
     sqlx::query(names.sql(delete, '_'))
         .bind(now)
         .bind(most)
@@ -134,11 +134,11 @@ async fn park_none(
     most: u32,
 ) -> Result<(), sqlx::Error> {
     // A time that is stored as a text sorts after all numbers, and would never be due.
-    let none = "select place from (select * from tidings_delayed where due <= ? order by due, place limit ?)
+    let none = "select position from (select * from tidings_delayed where due <= ? order by due, position limit ?)
         where typeof(event) <> 'blob' or length(event) <> 16 or typeof(name) <> 'text' or typeof(version) <> 'integer'
            or typeof(key) not in ('text', 'null') or typeof(headers) <> 'text' or typeof(payload) <> 'blob'
         union all
-        select place from tidings_delayed where due > 9223372036854775807";
+        select position from tidings_delayed where due > 9223372036854775807";
     let places = sqlx::query(names.sql(none, '_'))
         .bind(now)
         .bind(most)
@@ -148,12 +148,12 @@ async fn park_none(
         let take = "update sqlite_sequence set seq = seq + 1 where name = 'tidings_outbox'";
         let begin = "insert into sqlite_sequence (name, seq)
             select 'tidings_outbox', 0 where not exists (select 1 from sqlite_sequence where name = 'tidings_outbox')";
-        let park = "insert into tidings_parked (id, at, event, name, version, key, headers, payload, error)
+        let park = "insert into tidings_parked (id, created_at, event, name, version, key, headers, payload, error)
             select (select seq from sqlite_sequence where name = 'tidings_outbox'),
-                   at, event, name, version, key, headers, payload,
+                   created_at, event, name, version, key, headers, payload,
                    'the row is no event: a column of the delayed event is not of its type'
-            from tidings_delayed where place = ?";
-        let delete = "delete from tidings_delayed where place = ?";
+            from tidings_delayed where position = ?";
+        let delete = "delete from tidings_delayed where position = ?";
         for sql in [begin, take] {
             sqlx::query(names.sql(sql, '_'))
                 .execute(&mut *connection)

@@ -9,7 +9,7 @@ use crate::outbox::{
     store::{Names, Statements},
 };
 
-const RING: &str = "select unixepoch() / slot_seconds, slot_seconds, first,
+const RING: &str = "select unixepoch() / slot_seconds, slot_seconds, first_period,
         unixepoch('subsec') - unixepoch() / slot_seconds * slot_seconds
     from tidings_inbox_ring";
 
@@ -47,10 +47,10 @@ impl Remember for Sqlite {
             });
         }
         // One blob holds all ids, so that their number does not change the statement.
-        let insert = "with recursive place (at) as (
-                select 0 union all select at + 16 from place where at + 16 < length(?1))
-            insert into $slot (event, scope)
-            select substr(?1, at + 1, 16), ?2 from place where true
+        let insert = "with recursive place (created_at) as (
+                select 0 union all select created_at + 16 from place where created_at + 16 < length(?1))
+            insert into $slot (event, subscriber)
+            select substr(?1, created_at + 1, 16), ?2 from place where true
             on conflict do nothing returning event";
         let ids: Vec<u8> = memory
             .events
@@ -81,7 +81,7 @@ impl Remember for Sqlite {
         names: &Names,
         memory: &Memory<'_>,
     ) -> Result<(), sqlx::Error> {
-        let delete = "delete from $slot where event = ?1 and scope = ?2";
+        let delete = "delete from $slot where event = ?1 and subscriber = ?2";
         for event in memory.events {
             sqlx::query(sql(names, slot_of(memory.period), delete))
                 .bind(event)
@@ -98,7 +98,7 @@ impl Remember for Sqlite {
         memory: &Memory<'_>,
     ) -> Result<Vec<(Uuid, String)>, sqlx::Error> {
         let select =
-            "select given_up from $slot where event = ?1 and scope = ?2 and given_up is not null";
+            "select dead_letter from $slot where event = ?1 and subscriber = ?2 and dead_letter is not null";
         let mut notes = Vec::new();
         for event in memory.events {
             let row = sqlx::query(sql(names, slot_of(memory.period), select))
@@ -191,12 +191,12 @@ async fn remember_new(
     memory: &Memory<'_>,
     event: Uuid,
 ) -> Result<Option<Ring>, sqlx::Error> {
-    let insert = "insert into $slot (event, scope)
+    let insert = "insert into $slot (event, subscriber)
         select ?1, ?2 from tidings_inbox_ring
         where slot_seconds = ?3
-          and ?4 between max(unixepoch() / ?3 - 13, first) and unixepoch() / ?3 + 1
+          and ?4 between max(unixepoch() / ?3 - 13, first_period) and unixepoch() / ?3 + 1
         on conflict do nothing
-        returning unixepoch() / ?3, ?3, (select first from tidings_inbox_ring)";
+        returning unixepoch() / ?3, ?3, (select first_period from tidings_inbox_ring)";
     let row = sqlx::query(sql(names, slot_of(memory.period), insert))
         .bind(event)
         .bind(memory.scope)

@@ -22,9 +22,9 @@ impl Mending for Sqlite {
         lease: Duration,
     ) -> Result<bool, sqlx::Error> {
         let mend = "update tidings_relay
-            set mender = ?1, mending_until = cast(unixepoch('subsec') * 1000000 as integer) + ?2
-            where mender = ?1 or mender is null
-               or mending_until < cast(unixepoch('subsec') * 1000000 as integer)";
+            set republisher = ?1, republish_lease_until = cast(unixepoch('subsec') * 1000000 as integer) + ?2
+            where republisher = ?1 or republisher is null
+               or republish_lease_until < cast(unixepoch('subsec') * 1000000 as integer)";
         let has = sqlx::query(names.sql(mend, '_'))
             .bind(mender)
             .bind(micros(lease))
@@ -38,7 +38,7 @@ impl Mending for Sqlite {
         names: &Names,
         mender: &str,
     ) -> Result<(), sqlx::Error> {
-        let mended = "update tidings_relay set mender = null, mending_until = 0 where mender = ?1";
+        let mended = "update tidings_relay set republisher = null, republish_lease_until = 0 where republisher = ?1";
         sqlx::query(names.sql(mended, '_'))
             .bind(mender)
             .execute(connection)
@@ -54,7 +54,7 @@ impl Mending for Sqlite {
     ) -> Result<(), sqlx::Error> {
         // Epoch 0, which no relay has.
         let record = "insert into tidings_ledger
-                (epoch, first_id, last_id, events, stream, incarnation, first_sequence, last_sequence, way)
+                (epoch, first_id, last_id, events, stream, incarnation, first_sequence, last_sequence, kind)
             values (0, ?, ?, ?, ?, ?, ?, ?, ?)";
         let mut tx = connection.begin().await?;
         for entry in entries {

@@ -20,24 +20,24 @@ pub(super) async fn park(
     rows: &[Parked],
 ) -> Result<(), sqlx::Error> {
     let park = "insert into tidings_parked
-            (id, at, event, name, version, key, headers, payload, error, waits_for, asked_at)
+            (id, created_at, event, name, version, key, headers, payload, error, blocked_on, unpark_requested_at)
         values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10,
             -- what it follows was discarded: nothing holds it up
             case when ?11 and not exists (
                 select 1 from tidings_parked as first
-                where first.key = ?6 and first.id < ?1 and coalesce(first.waits_for, '') not like 'stream %')
+                where first.key = ?6 and first.id < ?1 and coalesce(first.blocked_on, '') not like 'stream %')
             then cast(unixepoch('subsec') * 1000000 as integer) end)
         on conflict (id) do update
-        set error = excluded.error, waits_for = excluded.waits_for, asked_at = excluded.asked_at";
+        set error = excluded.error, blocked_on = excluded.blocked_on, unpark_requested_at = excluded.unpark_requested_at";
     // Once per key, and not per row: a key may have very many rows.
-    let following = "update tidings_parked set asked_at = null
-        where key = ?1 and id > ?2 and asked_at is not null and coalesce(waits_for, '') not like 'stream %'";
-    let let_go = "update tidings_parked set asked_at = cast(unixepoch('subsec') * 1000000 as integer)
-        where key = ?1 and id > ?2 and waits_for is null and asked_at is null
+    let following = "update tidings_parked set unpark_requested_at = null
+        where key = ?1 and id > ?2 and unpark_requested_at is not null and coalesce(blocked_on, '') not like 'stream %'";
+    let let_go = "update tidings_parked set unpark_requested_at = cast(unixepoch('subsec') * 1000000 as integer)
+        where key = ?1 and id > ?2 and blocked_on is null and unpark_requested_at is null
           and id not in (select value from json_each(?3))
           and id < coalesce((
               select min(id) from tidings_parked
-              where key = ?1 and waits_for like 'subject %' and id not in (select value from json_each(?3))),
+              where key = ?1 and blocked_on like 'subject %' and id not in (select value from json_each(?3))),
               9223372036854775807)";
     let ids: Vec<i64> = rows.iter().map(|parked| parked.row.id).collect();
     let ids = serde_json::to_string(&ids).map_err(|error| sqlx::Error::Encode(error.into()))?;
@@ -120,10 +120,10 @@ async fn move_flawed(
     following: &'static str,
 ) -> Result<(), sqlx::Error> {
     let known =
-        "update tidings_parked set error = ?2, waits_for = null, asked_at = null where id = ?1";
+        "update tidings_parked set error = ?2, blocked_on = null, unpark_requested_at = null where id = ?1";
     let park =
-        "insert into tidings_parked (id, at, event, name, version, key, headers, payload, error)
-        select id, at, event, name, version, key, headers, payload, ?2 from tidings_outbox
+        "insert into tidings_parked (id, created_at, event, name, version, key, headers, payload, error)
+        select id, created_at, event, name, version, key, headers, payload, ?2 from tidings_outbox
         where id = ?1 and not exists (select 1 from tidings_parked where id = ?1)";
     sqlx::query(names.sql(following, '_'))
         .bind(&parked.row.key)
@@ -147,7 +147,7 @@ pub(super) async fn keys(
     names: &Names,
 ) -> Result<Vec<(String, i64)>, sqlx::Error> {
     let keys = "select key, min(id) from tidings_parked
-        where octet_length(key) <= 256 and (waits_for is null or waits_for not like 'stream %') group by key";
+        where octet_length(key) <= 256 and (blocked_on is null or blocked_on not like 'stream %') group by key";
     let rows = sqlx::query(names.sql(keys, '_'))
         .fetch_all(connection)
         .await?;
@@ -168,20 +168,20 @@ pub(super) async fn waiting(
     names: &Names,
 ) -> Result<Waiting, sqlx::Error> {
     let waiting = "
-        with recursive reason(waits_for) as (
-            select (select min(waits_for) from tidings_parked where waits_for is not null)
+        with recursive reason(blocked_on) as (
+            select (select min(blocked_on) from tidings_parked where blocked_on is not null)
             union all
-            select (select min(waits_for) from tidings_parked as next where next.waits_for > reason.waits_for)
-            from reason where reason.waits_for is not null)
-        select waits_for,
+            select (select min(blocked_on) from tidings_parked as next where next.blocked_on > reason.blocked_on)
+            from reason where reason.blocked_on is not null)
+        select blocked_on,
                (select substr(name, 1, 300) from tidings_parked as first
-                where first.waits_for = reason.waits_for order by id limit 1),
+                where first.blocked_on = reason.blocked_on order by id limit 1),
                (select substr(error, 1, 1000) from tidings_parked as first
-                where first.waits_for = reason.waits_for order by id limit 1)
-        from reason where waits_for is not null
+                where first.blocked_on = reason.blocked_on order by id limit 1)
+        from reason where blocked_on is not null
         union all
         select null, null, null
-        where exists (select 1 from tidings_parked where asked_at is not null)";
+        where exists (select 1 from tidings_parked where unpark_requested_at is not null)";
     let rows = sqlx::query(names.sql(waiting, '_'))
         .fetch_all(connection)
         .await?;
@@ -204,12 +204,12 @@ pub(super) async fn returning(
         "?4",
         "from tidings_parked as log
         where id > ?2 and case
-            when key is null or coalesce(waits_for, '') like 'stream %'
-            then asked_at is not null or coalesce(waits_for, '') in (select value from json_each(?1))
-            else (select first.asked_at is not null
-                         or coalesce(first.waits_for, '') in (select value from json_each(?1))
+            when key is null or coalesce(blocked_on, '') like 'stream %'
+            then unpark_requested_at is not null or coalesce(blocked_on, '') in (select value from json_each(?1))
+            else (select first.unpark_requested_at is not null
+                         or coalesce(first.blocked_on, '') in (select value from json_each(?1))
                   from tidings_parked as first
-                  where first.key = log.key and coalesce(first.waits_for, '') not like 'stream %'
+                  where first.key = log.key and coalesce(first.blocked_on, '') not like 'stream %'
                   order by first.id limit 1) end
         order by id limit ?3"
     );
@@ -336,7 +336,7 @@ pub(super) async fn unpark(
     names: &Names,
     selection: &ParkedSelection,
 ) -> Result<u64, sqlx::Error> {
-    let unpark = "update tidings_parked set asked_at = cast(unixepoch('subsec') * 1000000 as integer)
+    let unpark = "update tidings_parked set unpark_requested_at = cast(unixepoch('subsec') * 1000000 as integer)
         where (?1 is null or id = ?1 or key = (select key from tidings_parked as meant where meant.id = ?1))
           and (?2 is null or key = ?2)";
     let (id, key) = selection.parameters();

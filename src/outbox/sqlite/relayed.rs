@@ -18,8 +18,8 @@ use crate::outbox::{
 /// The rows of a stretch.
 macro_rules! relayed {
     () => {
-        "where id > ?1 and id <= cast(?2 as integer) and (?3 is null or at >= ?3)
-              and (?5 is null or at <= ?5) and id <= ?6
+        "where id > ?1 and id <= cast(?2 as integer) and (?3 is null or created_at >= ?3)
+              and (?5 is null or created_at <= ?5) and id <= ?6
               and (?7 = '[]' or name in (select value from json_each(?7))) and (?8 is null or key = ?8)
               and not exists (select 1 from tidings_parked as parked where parked.id = log.id)
             order by id limit ?4"
@@ -50,7 +50,7 @@ impl Archive for Sqlite {
         let ask = "select id from tidings_parked where id in (select value from json_each(?1))
             union all
             select last_id from tidings_ledger
-            where last_id in (select value from json_each(?1)) and way = 'discarded'";
+            where last_id in (select value from json_each(?1)) and kind = 'discarded'";
         let ids = serde_json::to_string(ids).map_err(|error| sqlx::Error::Encode(error.into()))?;
         let rows = sqlx::query(names.sql(ask, '_'))
             .bind(ids)
@@ -89,7 +89,7 @@ impl Archive for Sqlite {
         from: i64,
     ) -> Result<Vec<Beginning>, sqlx::Error> {
         let ask = "select stream, incarnation, min(first_sequence) from tidings_ledger
-            where last_id >= ?1 and way not in ('copied', 'discarded') group by stream, incarnation order by stream, min(at)";
+            where last_id >= ?1 and kind not in ('copied', 'discarded') group by stream, incarnation order by stream, min(created_at)";
         let rows = sqlx::query(names.sql(ask, '_'))
             .bind(from)
             .fetch_all(&mut *connection)
@@ -111,7 +111,7 @@ impl Archive for Sqlite {
         limit: usize,
     ) -> Result<Vec<Entry>, sqlx::Error> {
         let ask =
-            "select first_id, last_id, events, stream, incarnation, first_sequence, last_sequence, way
+            "select first_id, last_id, events, stream, incarnation, first_sequence, last_sequence, kind
             from tidings_ledger where last_id > ?1 order by last_id limit ?2";
         let rows = sqlx::query(names.sql(ask, '_'))
             .bind(behind)

@@ -18,7 +18,7 @@ pub(super) async fn status(
         parked_figures!("tidings_parked", "typeof(at) = 'integer'"),
         "
         ), behind as materialized (
-            select count(*) as events, min(log.at) as oldest
+            select count(*) as events, min(log.created_at) as oldest
             from tidings_outbox as log where log.id > (select cursor from tidings_relay)
         )
         select relay.owner, relay.epoch,
@@ -28,17 +28,17 @@ pub(super) async fn status(
             unixepoch('subsec') - min(coalesce(behind.oldest, parked.oldest),
                                       coalesce(parked.oldest, behind.oldest)) / 1000000.0,
             parked.events,
-            last.at, last.events, last.stream, last.last_sequence,
+            last.created_at, last.events, last.stream, last.last_sequence,
             (select count(*) from tidings_delayed),
             (select min(due) / 1000000.0 - unixepoch('subsec') from tidings_delayed),
             case when relay.lease_until = 0 then 0.0
                  else (relay.lease_until - relay.checkpointed_at) / 1000000.0 end,
-            parked.waiting, relay.trouble, relay.losses,
+            parked.waiting, relay.issues, relay.losses,
             unixepoch('subsec') - behind.oldest / 1000000.0,
             unixepoch('subsec') - parked.oldest_undecided / 1000000.0,
             parked.going_back
         from tidings_relay as relay cross join behind cross join parked
-        left join (select * from tidings_ledger where way <> 'discarded'
+        left join (select * from tidings_ledger where kind <> 'discarded'
                    order by last_id desc limit 1) as last on true"
     );
     let row = sqlx::query(names.sql(figures, '_'))

@@ -21,25 +21,25 @@ impl Trail for Sqlite {
         names: &Names,
         asked: &Asked,
     ) -> Result<Vec<TracedRow>, sqlx::Error> {
-        let rows = "select id, at, event, substr(name, 1, 300), version, substr(key, 1, 300),
-                   case when octet_length(headers) <= 400000 then headers end, state, moment, error, waits_for, asked_at
+        let rows = "select id, created_at, event, substr(name, 1, 300), version, substr(key, 1, 300),
+                   case when octet_length(headers) <= 400000 then headers end, state, moment, error, blocked_on, unpark_requested_at
             from (
-                select id, at, event, name, version, key, headers,
+                select id, created_at, event, name, version, key, headers,
                        case when id <= cursor then 'passed' else 'waits' end as state,
-                       null as moment, null as error, null as waits_for, null as asked_at
+                       null as moment, null as error, null as blocked_on, null as unpark_requested_at
                 from tidings_outbox as log cross join (select cursor from tidings_relay) as relay
                 where not exists (select 1 from tidings_parked as parked where parked.id = log.id)
                 union all
-                select id, at, event, name, version, key, headers, 'parked', parked_at, error, waits_for, asked_at
+                select id, created_at, event, name, version, key, headers, 'parked', parked_at, error, blocked_on, unpark_requested_at
                 from tidings_parked
                 union all
-                select place, at, event, name, version, key, headers, 'delayed', due, null, null, null
+                select position, created_at, event, name, version, key, headers, 'delayed', due, null, null, null
                 from tidings_delayed
             ) as known
             where (?2 is null or key = ?2)
               and (?3 is null and (?1 is null or event = ?1) or event = ?1 or instr(headers, ?3) > 0)
-              and (?4 is null or state in ('parked', 'delayed') or at >= ?4)
-            order by at desc, id desc";
+              and (?4 is null or state in ('parked', 'delayed') or created_at >= ?4)
+            order by created_at desc, id desc";
         let mut found = Vec::new();
         {
             let mut rows = sqlx::query(names.sql(rows, '_'))
@@ -65,8 +65,8 @@ impl Trail for Sqlite {
         names: &Names,
         id: i64,
     ) -> Result<Vec<TracedBatch>, sqlx::Error> {
-        let batches = "select at, epoch, events, first_id, last_id, stream, incarnation, first_sequence, last_sequence, way
-            from tidings_ledger where last_id >= ?1 and first_id <= ?1 order by at";
+        let batches = "select created_at, epoch, events, first_id, last_id, stream, incarnation, first_sequence, last_sequence, kind
+            from tidings_ledger where last_id >= ?1 and first_id <= ?1 order by created_at";
         let rows = sqlx::query(names.sql(batches, '_'))
             .bind(id)
             .fetch_all(&mut *connection)
@@ -81,9 +81,9 @@ impl Trail for Sqlite {
         incarnation: &str,
         sequence: i64,
     ) -> Result<Vec<TracedBatch>, sqlx::Error> {
-        let batches = "select at, epoch, events, first_id, last_id, stream, incarnation, first_sequence, last_sequence, way
+        let batches = "select created_at, epoch, events, first_id, last_id, stream, incarnation, first_sequence, last_sequence, kind
             from tidings_ledger
-            where stream = ?1 and incarnation = ?2 and first_sequence <= ?3 and last_sequence >= ?3 order by at";
+            where stream = ?1 and incarnation = ?2 and first_sequence <= ?3 and last_sequence >= ?3 order by created_at";
         let rows = sqlx::query(names.sql(batches, '_'))
             .bind(stream)
             .bind(incarnation)
@@ -98,7 +98,7 @@ impl Trail for Sqlite {
         names: &Names,
         event: EventId,
     ) -> Result<Vec<(String, Option<String>)>, sqlx::Error> {
-        let scopes = "select scope, given_up from tidings_inbox where event = ?1 order by scope";
+        let scopes = "select subscriber, dead_letter from tidings_inbox where event = ?1 order by subscriber";
         let rows = sqlx::query(names.sql(scopes, '_'))
             .bind(event.as_uuid())
             .fetch_all(&mut *connection)
@@ -112,7 +112,7 @@ impl Trail for Sqlite {
         connection: &mut SqliteConnection,
         names: &Names,
     ) -> Result<Option<DateTime<Utc>>, sqlx::Error> {
-        let oldest = "select at from tidings_outbox order by id limit 1";
+        let oldest = "select created_at from tidings_outbox order by id limit 1";
         let row = sqlx::query(names.sql(oldest, '_'))
             .fetch_optional(&mut *connection)
             .await?;

@@ -87,9 +87,9 @@ async fn write(world: &World, postgres: &'static str, sqlite: &'static str) {
 async fn a_row_that_cannot_be_read_is_told_and_given_up(world: World) {
     let world = world.set_up().await;
     let on_postgres = "alter table tidings.outbox drop constraint outbox_is_event;
-        insert into tidings.outbox (event, name, key, payload, at)
+        insert into tidings.outbox (event, name, key, payload, created_at)
             values (gen_random_uuid(), 'user.named', 'ada', '{}', 'infinity')";
-    let on_sqlite = "insert into tidings_outbox (event, name, key, payload, at)
+    let on_sqlite = "insert into tidings_outbox (event, name, key, payload, created_at)
         values (randomblob(16), 'user.named', 'ada', x'7b7d', 9223372036854775807)";
     write(&world, on_postgres, on_sqlite).await;
     assert_eq!(world.status().await["backlog"], 1);

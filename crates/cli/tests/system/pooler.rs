@@ -120,7 +120,7 @@ async fn through_pgbouncer_rows_are_parked_and_slots_are_freed() {
         .await
         .unwrap();
     // A row of a week ago, in a slot that is neither the current nor the next one.
-    let old = "insert into tidings.outbox (at, event, name, key, payload, slot)
+    let old = "insert into tidings.outbox (created_at, event, name, key, payload, slot)
         values (now() - interval '7 days', gen_random_uuid(), 'user.created', 'old', '{}',
                 (date_part('epoch', clock_timestamp())::bigint / 10800 + 4) % 8)";
     sqlx::raw_sql(old).execute(&mut direct).await.unwrap();

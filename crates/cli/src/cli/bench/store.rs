@@ -77,7 +77,7 @@ const PLAIN: &str = "insert into tidings_bench_plain (event, name, version, key,
 const EFFECT: &str = "insert into tidings_bench_effect (number, name) values ($1, 'somebody')";
 const EFFECTS: &str = "select count(*), count(distinct number) from tidings_bench_effect";
 const REMEMBER: &str =
-    "insert into tidings_bench_memory (event, scope) values ($1, 'bench') on conflict do nothing";
+    "insert into tidings_bench_memory (event, subscriber) values ($1, 'bench') on conflict do nothing";
 
 /// The statement for one event.
 macro_rules! one {
@@ -139,7 +139,7 @@ impl BenchStore for Postgres {
             create table tidings_bench_business (id bigint primary key, name text not null);
             create table tidings_bench_effect (number bigint not null, name text not null);
             create table tidings_bench_memory (
-                event uuid not null, scope text collate "C" not null, primary key (event, scope));
+                event uuid not null, subscriber text collate "C" not null, primary key (event, subscriber));
             create table tidings_bench_plain (
                 id bigint generated always as identity primary key,
                 event uuid not null, name text not null, version integer not null, key text,
@@ -200,7 +200,7 @@ impl BenchStore for Postgres {
         connection: &mut sqlx::PgConnection,
         events: &[Uuid],
     ) -> Result<usize, sqlx::Error> {
-        let insert = "insert into tidings_bench_memory (event, scope)
+        let insert = "insert into tidings_bench_memory (event, subscriber)
             select event, 'bench' from unnest($1::uuid[]) as event on conflict do nothing";
         let done = sqlx::query(insert).bind(events).execute(connection).await?;
         Ok(usize::try_from(done.rows_affected()).unwrap_or(usize::MAX))
@@ -255,7 +255,7 @@ impl BenchStore for Sqlite {
             create table tidings_bench_business (id integer primary key, name text not null);
             create table tidings_bench_effect (number integer not null, name text not null);
             create table tidings_bench_memory (
-                event blob not null, scope text not null, primary key (event, scope)) without rowid;
+                event blob not null, subscriber text not null, primary key (event, subscriber)) without rowid;
             create table tidings_bench_plain (
                 id integer primary key autoincrement,
                 event blob not null, name text not null, version integer not null, key text,
