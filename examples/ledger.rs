@@ -47,7 +47,7 @@ async fn book(
 fn ledger(outbox: &Outbox<Sqlite>) -> EventSubscriber<App> {
     let (minute, hour) = (Duration::from_secs(60), Duration::from_secs(3600));
     EventSubscriber::durable("ledger")
-        .on_once(outbox, book)
+        .on_transactional(outbox, book)
         .retry(Retry::exponential(minute, hour).attempts(3))
 }
 

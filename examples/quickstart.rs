@@ -23,7 +23,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let bus = Bus::connect("nats://127.0.0.1:4222".into()).await?;
     bus.apply_stream(&StreamSpec::new("EVENTS", ["user.>".parse()?])?)
         .await?;
-    for stream in StreamSpec::of_subscribers() {
+    for stream in StreamSpec::internal() {
         bus.apply_stream(&stream).await?;
     }
     let outbox = Outbox::open("quickstart.db").await?;

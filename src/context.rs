@@ -166,7 +166,7 @@ impl<S> Context<S> {
 
     /// The stream and the sequence of the message that carries the event.
     #[must_use]
-    pub fn place(&self) -> (&str, u64) {
+    pub fn stream_position(&self) -> (&str, u64) {
         (&self.delivery.stream, self.delivery.sequence)
     }
 

@@ -27,7 +27,7 @@ mod selection;
 
 use std::{collections::VecDeque, time::Duration};
 
-use crate::bus::{Bus, BusError, Kept, Start, streams::StreamSpec};
+use crate::bus::{Bus, BusError, Kept, StartFrom, streams::StreamSpec};
 pub use fate::{RedriveFates, RedriveWatch};
 pub use group::DeadLetterGroup;
 use group::Groups;
@@ -54,7 +54,7 @@ pub struct DeadLetterReader {
     selection: DeadLetterSelection,
     subjects: String,
     page: VecDeque<Kept>,
-    next: Start,
+    next: StartFrom,
     last_sequence: u64,
 }
 
@@ -115,7 +115,7 @@ pub enum DeadLettersError {
 impl DeadLetters {
     /// The dead letters that are reached over a connection.
     #[must_use]
-    pub fn over(bus: &Bus) -> Self {
+    pub fn new(bus: &Bus) -> Self {
         Self { bus: bus.clone() }
     }
 
@@ -240,7 +240,7 @@ impl DeadLetterReader {
                     return Ok(Some(letter));
                 }
             }
-            if matches!(self.next, Start::Sequence(next) if next > self.last_sequence) {
+            if matches!(self.next, StartFrom::Sequence(next) if next > self.last_sequence) {
                 return Ok(None);
             }
             let Self {
@@ -251,7 +251,7 @@ impl DeadLetterReader {
             } = &*self;
             let stream = stream();
             let page = retried(|| bus.page(&stream, subjects, *next)).await?;
-            self.next = Start::Sequence(match page.last() {
+            self.next = StartFrom::Sequence(match page.last() {
                 Some(last) => last.sequence.saturating_add(1),
                 None => u64::MAX,
             });
@@ -264,7 +264,7 @@ impl DeadLetterReader {
     pub fn progress(&self) -> (u64, u64) {
         let read = match (self.page.front(), self.next) {
             (Some(kept), _) => kept.sequence.saturating_sub(1),
-            (None, Start::Sequence(next)) => next.saturating_sub(1).min(self.last_sequence),
+            (None, StartFrom::Sequence(next)) => next.saturating_sub(1).min(self.last_sequence),
             _ => 0,
         };
         (read, self.last_sequence)

@@ -72,7 +72,7 @@ pub(crate) struct Past {
     pub(crate) failures: u32,
     pub(crate) first_failed_at: Option<DateTime<Utc>>,
     /// How often in a row it was deferred without counting an attempt.
-    pub(crate) put_off: u32,
+    pub(crate) deferrals: u32,
     /// How often it was redriven.
     pub(crate) redrives: u32,
     /// The dead letter that it was last redriven from; 0 without one.
@@ -240,10 +240,10 @@ impl<S: Send + Sync + 'static> Executor<S> {
         match outcome {
             Outcome::Ack | Outcome::Duplicate => return outcome,
             Outcome::Postpone(_) => {
-                arrival.past.put_off = arrival.past.put_off.saturating_add(1);
+                arrival.past.deferrals = arrival.past.deferrals.saturating_add(1);
                 return outcome;
             }
-            Outcome::Retry(_) | Outcome::Reject(_) => arrival.past.put_off = 0,
+            Outcome::Retry(_) | Outcome::Reject(_) => arrival.past.deferrals = 0,
         }
         arrival.past.failures = attempt;
         let first_failed_at = *arrival.past.first_failed_at.get_or_insert_with(Utc::now);
@@ -341,8 +341,8 @@ impl<S: Send + Sync + 'static> Executor<S> {
             }
         };
         let counts = self.flow.end(permit, &arrival.subject, ended);
-        let (put_off, retry) = (arrival.past.put_off, &self.subscriber.retry);
-        let outcome = outcome::decide(result, attempt, put_off, retry, (self.random)());
+        let (deferrals, retry) = (arrival.past.deferrals, &self.subscriber.retry);
+        let outcome = outcome::decide(result, attempt, deferrals, retry, (self.random)());
         let outcome = match (counts, verdict) {
             (false, Some(Verdict::Retry)) => Outcome::Postpone(Duration::ZERO),
             (false, Some(Verdict::RetryAfter(after))) => Outcome::Postpone(after),

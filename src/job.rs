@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::replaying::ReplayId;
 pub use progress::{
-    Rehearsal, RehearsedEvents, ReplayProgress, ReplayTrouble, StreamProgress, UndecodableEvent,
+    Rehearsal, RehearsedEvents, ReplayIssue, ReplayProgress, StreamProgress, UndecodableEvent,
 };
 pub use request::{ReplayPoint, ReplayRequest};
 
@@ -158,7 +158,7 @@ mod tests {
             .to(ReplayPoint::Time(DateTime::UNIX_EPOCH))
             .names(["user.created"])
             .key("ada")
-            .rate(crate::rate::Rate::per_second(500))
+            .rate_limit(crate::rate::Rate::per_second(500))
             .shadow("v2")
             .rehearse();
         let written = serde_json::to_string(&request).unwrap();

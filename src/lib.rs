@@ -10,13 +10,13 @@
 //! | move them into the stream | [`Relay`] |
 //! | publish without a database | [`EventPublisher`] |
 //! | handle events | [`EventSubscriber`], [`Handler`], [`Context`], [`Failure`], [`Retry`] |
-//! | handle each event effectively once | [`EventSubscriber::on_once`], [`OnceHandler`], [`InboxTransaction`] |
-//! | handle batches | [`EventSubscriber::on_batch`], [`EventSubscriber::on_batch_once`], [`Batching`], [`Verdicts`] |
+//! | handle each event effectively once | [`EventSubscriber::on_transactional`], [`TransactionalHandler`], [`InboxTransaction`] |
+//! | handle batches | [`EventSubscriber::on_batch`], [`EventSubscriber::on_batch_transactional`], [`Batching`], [`BatchResult`] |
 //! | limit what a subscriber takes on | [`CircuitBreaker`], [`Rate`] |
 //! | run subscribers and relay until shutdown | [`Worker`], [`shutdown_signal`] |
 //! | inspect dead letters and redrive them | [`DeadLetters`], [`Redriver`] |
 //! | replay events into a subscriber | [`Replays`], [`ReplayRequest`] |
-//! | inspect, pause and resume subscribers | [`Subscribers`], [`Replica`] |
+//! | inspect, pause and resume subscribers | [`Subscribers`], [`Instance`] |
 //! | compare an outbox with its streams | [`Verify`] |
 //! | find an event | [`Trace`] |
 //! | connect, and declare streams | [`Bus`], [`NatsOptions`], [`StreamSpec`] |
@@ -37,6 +37,7 @@ mod flow;
 mod handler;
 mod housekeeping;
 mod in_flight;
+mod instance;
 mod interrupt;
 mod job;
 mod lanes;
@@ -49,7 +50,6 @@ mod position;
 mod rate;
 mod replay;
 mod replaying;
-mod replica;
 #[cfg(feature = "outbox")]
 mod republish;
 mod retry;
@@ -82,33 +82,33 @@ pub use error_text::error_texts;
 pub use failure::Failure;
 pub use handler::{
     Handler,
-    batch::{BatchContext, BatchHandler, Batching, Item, Verdicts},
+    batch::{BatchContext, BatchHandler, BatchResult, Batching, Item},
 };
+pub use instance::{Activity, HotKey, Instance, WantedConsumer};
 pub use job::{
-    Rehearsal, RehearsedEvents, Replay, ReplayPoint, ReplayProgress, ReplayRange, ReplayRequest,
-    ReplayState, ReplayTrouble, StreamProgress, UndecodableEvent,
-};
-#[cfg(feature = "outbox")]
-pub use outbox::{
-    BatchOnceHandler, DelayedEvent, Diagnosis, ElsewhereError, HeldSlot, InboxTransaction,
-    LastBatch, LeaseStatus, Loss, MigrateError, NatsMove, OnceHandler, Outbox, OutboxError,
-    OutboxTransaction, ParkedEvent, ParkedSelection, Relay, RelayError, RelayInstance,
-    RepublishError, Standing, Status, Store, Trouble,
+    Rehearsal, RehearsedEvents, Replay, ReplayIssue, ReplayPoint, ReplayProgress, ReplayRange,
+    ReplayRequest, ReplayState, StreamProgress, UndecodableEvent,
 };
 #[cfg(feature = "postgres")]
-pub use outbox::{Rebase, RebaseError, RebasedEvent};
+pub use outbox::{AdoptError, AdoptedEvent, Adoption};
+#[cfg(feature = "outbox")]
+pub use outbox::{
+    BatchTransactionalHandler, DelayedEvent, Diagnosis, ElsewhereError, HeldSlot, InboxTransaction,
+    Issue, LastBatch, LeaseStatus, Loss, MigrateError, NatsMove, Outbox, OutboxError,
+    OutboxTransaction, ParkedEvent, ParkedSelection, Relay, RelayError, RelayInstance,
+    RepublishError, Standing, Status, Store, TransactionalHandler,
+};
 pub use outcome::{Cause, DeadLetter, Outcome};
 pub use rate::Rate;
 pub use replay::{ReplayConsumer, ReplayError, ReplayStatus, Replays};
 pub use replaying::{ReplayId, ReplayIdError};
-pub use replica::{Activity, HotKey, Replica, WantedConsumer};
 #[cfg(feature = "outbox")]
 pub use republish::{Republish, Republished};
 pub use retry::Retry;
 pub use schema::SchemaError;
-pub use start::Start;
+pub use start::StartFrom;
 pub use statement::{Enqueue, EnqueueError, EnqueueStatement};
-pub use subscriber::{EventSubscriber, Exhausted, SubscriberError};
+pub use subscriber::{EventSubscriber, OnExhausted, SubscriberError};
 pub use subscribers::{
     ConsumerDrift, MissingConsumer, OtherConsumer, RemoveError, RemovedConsumer, ResetError,
     StreamReset, SubscriberConsumer, SubscriberIssue, SubscriberOverview, SubscriberRemoval,

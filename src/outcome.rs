@@ -20,7 +20,7 @@ pub(crate) enum Handled {
     /// It was dead-lettered before, according to the inbox, for this reason: the handler was not called.
     #[cfg_attr(not(feature = "outbox"), allow(dead_code))]
     // constructed by the inbox only
-    GivenUp(Box<DeadLetter>),
+    DeadLettered(Box<DeadLetter>),
 }
 
 /// The outcome of a delivery.
@@ -155,7 +155,7 @@ pub(crate) fn decide(
     let failure = match result {
         Ok(Handled::Done) => return Outcome::Ack,
         Ok(Handled::Already) => return Outcome::Duplicate,
-        Ok(Handled::GivenUp(letter)) => return Outcome::Reject(*letter),
+        Ok(Handled::DeadLettered(letter)) => return Outcome::Reject(*letter),
         Err(failure) => failure,
     };
     let dead = |cause| Outcome::Reject(DeadLetter::new(cause, &failure, attempt));

@@ -26,9 +26,9 @@ use serde::Serialize;
 
 use crate::{
     bus::{Bus, BusError},
-    job::{Replay, ReplayProgress, ReplayRequest, ReplayState, ReplayTrouble},
+    instance::status_subject,
+    job::{Replay, ReplayIssue, ReplayProgress, ReplayRequest, ReplayState},
     replaying::ReplayId,
-    replica::status_subject,
 };
 pub use error::ReplayError;
 
@@ -49,7 +49,7 @@ pub struct ReplayStatus {
     pub progress: Option<ReplayProgress>,
     /// Why it does not continue although it should, if so: the issue that its instance has written, or no instance runs
     /// it, or its stream does not answer.
-    pub trouble: Option<ReplayTrouble>,
+    pub issue: Option<ReplayIssue>,
     /// Its consumers, as the server reports them; empty when it has ended or not begun, or its stream does not answer.
     pub consumers: Vec<ReplayConsumer>,
 }
@@ -63,7 +63,7 @@ pub struct ReplayConsumer {
     /// Messages that were never delivered, including those beyond the range.
     pub pending: u64,
     /// Deliveries that are ack pending.
-    pub in_hand: u64,
+    pub in_flight: u64,
     /// Everything up to this sequence has ended.
     pub floor: u64,
 }
@@ -71,15 +71,15 @@ pub struct ReplayConsumer {
 impl ReplayStatus {
     /// How many events of its range have ended.
     #[must_use]
-    pub fn over(&self) -> u64 {
-        self.progress.as_ref().map_or(0, ReplayProgress::over)
+    pub fn completed(&self) -> u64 {
+        self.progress.as_ref().map_or(0, ReplayProgress::completed)
     }
 }
 
 impl Replays {
     /// The replays that are reached over a connection.
     #[must_use]
-    pub fn over(bus: &Bus) -> Self {
+    pub fn new(bus: &Bus) -> Self {
         Self { bus: bus.clone() }
     }
 
@@ -200,13 +200,13 @@ impl Replays {
             consumers.extend(standing.map(|standing| ReplayConsumer {
                 stream: range.stream.clone(),
                 pending: standing.pending,
-                in_hand: standing.in_hand,
+                in_flight: standing.in_flight,
                 floor: standing.floor,
             }));
         }
         let progress = progress.map(|entry| entry.value);
         Ok(ReplayStatus {
-            trouble: standstill::trouble(&self.bus, &replay, progress.as_ref(), unseen).await,
+            issue: standstill::issue(&self.bus, &replay, progress.as_ref(), unseen).await,
             replay,
             progress,
             consumers,

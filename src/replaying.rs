@@ -245,7 +245,7 @@ mod tests {
         again.ended(&Outcome::Ack);
         assert_eq!((counts(Count::Retried), counts(Count::Handled)), (0, 2));
         again.ended(&Outcome::Ack);
-        assert_eq!(counts(Count::Retried), 0, "another replica has counted it");
+        assert_eq!(counts(Count::Retried), 0, "another instance has counted it");
     }
 
     #[test]

@@ -158,7 +158,7 @@ impl<DB: Store> Republish<DB> {
 
     /// Publishes at most at this rate; the default is no limit.
     #[must_use]
-    pub fn rate(mut self, rate: Rate) -> Self {
+    pub fn rate_limit(mut self, rate: Rate) -> Self {
         self.rate = Some(rate);
         self
     }

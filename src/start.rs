@@ -5,7 +5,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 /// Where reading a stream begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Start {
+pub enum StartFrom {
     /// With the oldest event that the stream holds.
     Beginning,
     /// With the next event that is published.

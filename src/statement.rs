@@ -189,7 +189,15 @@ impl Enqueue {
             Dialect::Postgres => ('$', '.'),
             Dialect::Sqlite => ('?', '_'),
         };
-        let types = ["uuid", "text", "integer", "text", "text", "bytea", "timestamptz"];
+        let types = [
+            "uuid",
+            "text",
+            "integer",
+            "text",
+            "text",
+            "bytea",
+            "timestamptz",
+        ];
         let count = if is_delayed { 7 } else { 6 };
         let value = |(at, kind): (usize, &&str)| match self.dialect {
             // Where the values are no part of an insert, Postgres does not know their types.

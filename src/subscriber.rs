@@ -16,7 +16,7 @@ use crate::{
     rate::Rate,
     replaying::Replaying,
     retry::Retry,
-    start::Start,
+    start::StartFrom,
 };
 
 use shadow::Shadow;
@@ -37,11 +37,11 @@ pub struct EventSubscriber<S> {
     pub(crate) timeout: Duration,
     pub(crate) concurrency: usize,
     pub(crate) ordered: bool,
-    pub(crate) exhausted: Exhausted,
+    pub(crate) exhausted: OnExhausted,
     pub(crate) breaker: CircuitBreaker,
     pub(crate) rate: Option<Rate>,
     pub(crate) memory: usize,
-    pub(crate) start: Start,
+    pub(crate) start: StartFrom,
     shadows: Vec<Shadow<S>>,
 }
 
@@ -49,7 +49,7 @@ pub struct EventSubscriber<S> {
 /// reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Exhausted {
+pub enum OnExhausted {
     /// The event is dead-lettered, and the later events of its key are handled.
     Skip,
     /// The key is parked: the event and every later one of the key are dead-lettered, in order, until
@@ -122,22 +122,22 @@ impl<S: Send + Sync + 'static> EventSubscriber<S> {
             timeout: Duration::from_secs(30),
             concurrency: 16,
             ordered: false,
-            exhausted: Exhausted::Skip,
+            exhausted: OnExhausted::Skip,
             breaker: CircuitBreaker::default(),
             rate: None,
             memory: MEMORY,
-            start: Start::Beginning,
+            start: StartFrom::Beginning,
             shadows: Vec::new(),
         }
     }
 
-    /// Sets where a new subscriber begins in a stream; default [`Start::Beginning`], which delivers everything that the
+    /// Sets where a new subscriber begins in a stream; default [`StartFrom::Beginning`], which delivers everything that the
     /// stream still holds. It applies only when a worker creates the durable. An existing durable stays where it is,
     /// and a durable that is deleted while a worker runs continues at the position that the worker knows. With several
     /// streams, each begins there, so a sequence is only valid with one stream: with more, the worker refuses to start.
     /// A time or sequence beyond the end of the stream means the next event.
     #[must_use]
-    pub fn start(mut self, start: Start) -> Self {
+    pub fn start(mut self, start: StartFrom) -> Self {
         self.start = start;
         self
     }
@@ -218,7 +218,7 @@ impl<S: Send + Sync + 'static> EventSubscriber<S> {
     /// Limits how many attempts begin per time, in this process; no limit by default. Further events wait; retries are
     /// attempts too. Each event of a batch counts when it joins the batch.
     #[must_use]
-    pub fn rate(mut self, rate: Rate) -> Self {
+    pub fn rate_limit(mut self, rate: Rate) -> Self {
         self.rate = Some(rate);
         self
     }
@@ -226,7 +226,7 @@ impl<S: Send + Sync + 'static> EventSubscriber<S> {
     /// Limits the bytes of messages in flight in this process, including headers, waiting or being handled; default 64
     /// MiB. A message that is larger than the limit is in flight alone.
     #[must_use]
-    pub fn memory(mut self, bytes: usize) -> Self {
+    pub fn max_in_flight_bytes(mut self, bytes: usize) -> Self {
         self.memory = bytes;
         self
     }
@@ -244,10 +244,10 @@ impl<S: Send + Sync + 'static> EventSubscriber<S> {
         self
     }
 
-    /// Sets what happens to a key when one of its events is dead-lettered; default [`Exhausted::Skip`]. Only for
+    /// Sets what happens to a key when one of its events is dead-lettered; default [`OnExhausted::Skip`]. Only for
     /// ordered subscribers.
     #[must_use]
-    pub fn when_exhausted(mut self, exhausted: Exhausted) -> Self {
+    pub fn on_exhausted(mut self, exhausted: OnExhausted) -> Self {
         self.exhausted = exhausted;
         self
     }
@@ -279,7 +279,7 @@ impl<S: Send + Sync + 'static> EventSubscriber<S> {
         if self.routes.is_empty() {
             return Err(SubscriberError::NoHandler(self.durable.clone()));
         }
-        if self.exhausted == Exhausted::ParkKey && !self.ordered {
+        if self.exhausted == OnExhausted::ParkKey && !self.ordered {
             return Err(SubscriberError::ParksUnordered(self.durable.clone()));
         }
         let batches = |route: &Route<S>| route.handler.batch().is_some();

@@ -29,7 +29,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     bus::{Bus, BusError, ConsumerSpec, Durable, drift, filters},
-    replica::Replica,
+    instance::Instance,
 };
 
 pub use issue::SubscriberIssue;
@@ -64,7 +64,7 @@ pub struct SubscriberState {
     /// The waiting retries, due or not; `None` when they are not known.
     pub retries: Option<WaitingRetries>,
     /// The instances that answered within two seconds.
-    pub replicas: Vec<Replica>,
+    pub instances: Vec<Instance>,
     /// The last sign of a process: a delivery, an ack, or a renewed lease. A process that only waits for events gives
     /// none.
     pub last_seen_at: Option<DateTime<Utc>>,
@@ -89,7 +89,7 @@ pub struct SubscriberConsumer {
     /// The sequence of the stream up to which everything was acknowledged.
     pub acknowledged: u64,
     /// Deliveries that are ack pending.
-    pub unanswered: u64,
+    pub ack_pending: u64,
     /// How many of them were delivered more than once.
     pub redelivered: u64,
     /// Pull requests that wait at the server.
@@ -115,7 +115,7 @@ pub struct ConsumerDrift {
     /// The wanted value.
     pub wanted: Value,
     /// The ids of the instances that want this value.
-    pub replicas: Vec<String>,
+    pub instances: Vec<String>,
 }
 
 /// Why subscribers cannot be inspected or changed.
@@ -129,7 +129,7 @@ pub enum SubscribersError {
         name: String,
     },
     /// No instance answers, so it is not known which events it handles.
-    #[error("no replica of {name} answers: which events it handles is known by those that run")]
+    #[error("no instance of {name} answers: which events it handles is known by those that run")]
     NoReplica {
         /// The name.
         name: String,
@@ -153,7 +153,7 @@ pub enum SubscribersError {
 impl Subscribers {
     /// The subscribers that are reached over a connection.
     #[must_use]
-    pub fn over(bus: &Bus) -> Self {
+    pub fn new(bus: &Bus) -> Self {
         Self { bus: bus.clone() }
     }
 
@@ -217,19 +217,19 @@ impl Subscribers {
     ///
     /// # Errors
     /// [`SubscribersError::NoReplica`], otherwise as [`Subscribers::pause`].
-    pub async fn narrow(
+    pub async fn prune(
         &self,
         name: &str,
     ) -> Result<BTreeMap<String, Vec<String>>, SubscribersError> {
         let state = self.find_whole(name).await?;
-        if state.replicas.is_empty() {
+        if state.instances.is_empty() {
             return Err(SubscribersError::NoReplica {
                 name: name.to_owned(),
             });
         }
         let mut ended = BTreeMap::new();
         for consumer in &state.consumers {
-            let wants = state.replicas.iter().flat_map(|replica| &replica.wants);
+            let wants = state.instances.iter().flat_map(|instance| &instance.wants);
             let wants = wants.filter(|wanted| wanted.stream == consumer.stream);
             let wanted: Vec<String> = wants.flat_map(|wanted| filters(&wanted.settings)).collect();
             let (subjects, rest) = filters(&consumer.config)
@@ -240,7 +240,7 @@ impl Subscribers {
                 continue;
             }
             let spec = ConsumerSpec::new(&*consumer.stream, name, subjects);
-            self.bus.narrow_consumer(&spec).await?;
+            self.bus.prune_consumer(&spec).await?;
             ended.insert(spec.stream, rest);
         }
         Ok(ended)
@@ -296,8 +296,8 @@ impl SubscriberState {
 
     /// Deliveries that are ack pending, of all streams.
     #[must_use]
-    pub fn unanswered(&self) -> u64 {
-        let all = self.consumers.iter().map(|one| one.unanswered);
+    pub fn ack_pending(&self) -> u64 {
+        let all = self.consumers.iter().map(|one| one.ack_pending);
         all.fold(0, u64::saturating_add)
     }
 
@@ -310,18 +310,18 @@ impl SubscriberState {
 }
 
 impl SubscriberConsumer {
-    fn of(durable: Durable, replicas: &[Replica]) -> Self {
+    fn of(durable: Durable, instances: &[Instance]) -> Self {
         Self {
             is_of_retries: false,
             pending: durable.num_pending,
             delivered: durable.delivered(),
             acknowledged: durable.acknowledged(),
-            unanswered: durable.num_ack_pending,
+            ack_pending: durable.num_ack_pending,
             redelivered: durable.num_redelivered,
             pulls: durable.num_waiting,
             paused_until: durable.paused_until(),
             last_delivery_at: durable.last_delivery_at(),
-            drift: drift_of(&durable, replicas),
+            drift: drift_of(&durable, instances),
             stream: durable.stream,
             config: durable.config,
         }
@@ -329,24 +329,24 @@ impl SubscriberConsumer {
 }
 
 /// The settings that differ from what instances want. Two versions of a service may want different settings.
-fn drift_of(durable: &Durable, replicas: &[Replica]) -> Vec<ConsumerDrift> {
+fn drift_of(durable: &Durable, instances: &[Instance]) -> Vec<ConsumerDrift> {
     let mut found: Vec<ConsumerDrift> = Vec::new();
-    for replica in replicas {
-        let wanted = replica.wants.iter();
+    for instance in instances {
+        let wanted = instance.wants.iter();
         let wanted = wanted.filter(|wanted| wanted.stream == durable.stream);
         let differs = wanted.flat_map(|wanted| drift(&durable.config, &wanted.settings));
         for (setting, now, wanted) in differs {
             let same =
                 |other: &&mut ConsumerDrift| (&other.setting, &other.wanted) == (&setting, &wanted);
             if let Some(same) = found.iter_mut().find(same) {
-                same.replicas.push(replica.id.clone());
+                same.instances.push(instance.id.clone());
                 continue;
             }
             found.push(ConsumerDrift {
                 setting,
                 now,
                 wanted,
-                replicas: vec![replica.id.clone()],
+                instances: vec![instance.id.clone()],
             });
         }
     }

@@ -78,7 +78,7 @@ impl Tally {
     }
 
     /// Counts an event that was to be dead-lettered: its dead letter is confirmed, or the event is redelivered.
-    pub(crate) fn given_up(&self, is_stored: bool) {
+    pub(crate) fn dead_lettered(&self, is_stored: bool) {
         let counter = match is_stored {
             true => &self.dead_lettered,
             false => &self.failed,
@@ -144,8 +144,8 @@ impl Tally {
         let names = names.collect::<Vec<_>>().join(", ");
         let more = unhandled.others_at.map_or("", |_| ", and others");
         Some(format!(
-            "no handler here takes {names}{more}, which the durable delivers: they wait for a replica that does, and \
-             are dead letters after an hour; if none ever will, `tidings subscribers narrow` ends it"
+            "no handler here takes {names}{more}, which the durable delivers: they wait for an instance that does, and \
+             are dead letters after an hour; if none ever will, `tidings subscribers prune` ends it"
         ))
     }
 
@@ -241,8 +241,8 @@ mod tests {
             tally.ended(outcome);
         }
         assert_eq!(tally.counts().dead_lettered, 0, "no letter is confirmed");
-        tally.given_up(false);
-        tally.given_up(true);
+        tally.dead_lettered(false);
+        tally.dead_lettered(true);
         let (handled, failed, dead_lettered) = (3, 3, 1);
         let expected = Counts {
             handled,

@@ -91,7 +91,7 @@ impl Trace {
     /// Traces events in the streams of the account: first in those that have subscribers, then in the other streams,
     /// unless it is already known where the event is.
     #[must_use]
-    pub fn over(bus: &Bus) -> Self {
+    pub fn new(bus: &Bus) -> Self {
         Self {
             bus: Some(bus.clone()),
             ..Self::without_nats(String::new())

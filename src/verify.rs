@@ -338,8 +338,8 @@ impl<DB: Store> Verify<DB> {
                 break;
             };
             behind = last.last_id;
-            let given_up = entries.iter().filter(|entry| entry.way == Way::Discarded);
-            discarded.extend(given_up.map(|entry| entry.last_id));
+            let dead_lettered = entries.iter().filter(|entry| entry.way == Way::Discarded);
+            discarded.extend(dead_lettered.map(|entry| entry.last_id));
             let of_this = |entry: &&Entry| entry.stream == side.name && entry.way != Way::Copied;
             for entry in entries.iter().filter(of_this) {
                 // An earlier version wrote the row ids of late commits in reverse.

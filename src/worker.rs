@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     background::Background,
-    bus::{Bus, BusError, ConnectError, ConsumerSpec, Start},
+    bus::{Bus, BusError, ConnectError, ConsumerSpec, StartFrom},
     executor::Executor,
     in_flight::InFlight,
     subscriber::{EventSubscriber, SubscriberError},
@@ -144,7 +144,7 @@ impl<S: Send + Sync + 'static> Worker<S> {
     /// Sets how long handlers may take to finish after the signal; default 25 s, which is below the 30 s that
     /// Kubernetes grants. What still runs then is handed back to the server.
     #[must_use]
-    pub fn drain_within(mut self, drain: Duration) -> Self {
+    pub fn shutdown_timeout(mut self, drain: Duration) -> Self {
         self.drain = drain;
         self
     }
@@ -349,7 +349,7 @@ async fn apply<S: Send + Sync + 'static>(
     let name = subscriber.name();
     let (of_retries, of_events) = consumers.split_last_mut().unzip();
     let of_events = of_events.unwrap_or_default();
-    if matches!(subscriber.start, Start::Sequence(_)) && of_events.len() > 1 {
+    if matches!(subscriber.start, StartFrom::Sequence(_)) && of_events.len() > 1 {
         return Err(WorkerError::StartOfStreams {
             subscriber: name.to_owned(),
             streams: of_events.iter().map(|one| one.stream.clone()).collect(),
@@ -366,7 +366,7 @@ async fn apply<S: Send + Sync + 'static>(
     let Some(of_retries) = of_retries else {
         return Ok(());
     };
-    let applied = bus.apply_consumer(of_retries, Start::Beginning).await;
+    let applied = bus.apply_consumer(of_retries, StartFrom::Beginning).await;
     applied.map_err(setup)?;
     // Delivery does not depend on the marker.
     if let Err(error) = bus.note_streams(of_retries, of_events).await {

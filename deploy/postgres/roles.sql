@@ -26,7 +26,7 @@ grant select, insert, update, delete, truncate on all tables in schema tidings t
 grant usage on sequence tidings.outbox_id to relay;
 
 -- the workers: their handlers use neither the inbox nor the outbox, so they see only that the tables are those of this
--- version. With `.on_once` a worker needs what the relay has.
+-- version. With `.on_transactional` a worker needs what the relay has.
 grant usage on schema tidings to worker;
 grant select on tidings.migration to worker;
 grant select, insert, update on user_directory to worker;

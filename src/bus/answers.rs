@@ -260,7 +260,7 @@ impl Shared {
         self.fail(
             |open| open.since < before,
             |open| match open.is_sent {
-                true => self.bus.unanswered(&open.to, REQUEST_TIMEOUT),
+                true => self.bus.ack_pending(&open.to, REQUEST_TIMEOUT),
                 false => BusError::lost(&open.to),
             },
         );

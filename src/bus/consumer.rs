@@ -14,7 +14,7 @@ use super::{
     settings::{is_as_wanted, limit_in, put_over, setting_text, unset},
     streams::retry_subject,
 };
-use crate::{executor::ACK_WAIT, replaying::ReplayId, start::Start};
+use crate::{executor::ACK_WAIT, replaying::ReplayId, start::StartFrom};
 
 pub(crate) use look::ConsumerLook;
 
@@ -140,7 +140,7 @@ impl ConsumerSpec {
                 stream,
                 name,
                 "unhandled name in consumer: its events wait for an instance that handles it; if none ever will, run \
-                 `tidings subscribers narrow`"
+                 `tidings subscribers prune`"
             );
         }
     }
@@ -204,7 +204,7 @@ impl Bus {
     pub(crate) async fn restore_consumer(
         &self,
         spec: &ConsumerSpec,
-        at: Start,
+        at: StartFrom,
     ) -> Result<(), BusError> {
         // Acknowledged messages leave a work queue: everything that is still in it is left to do.
         const WORK_QUEUE_HAS_ONE_BEGINNING: u64 = 10101;
@@ -217,7 +217,10 @@ impl Bus {
             Err(BusError::Api {
                 code: WORK_QUEUE_HAS_ONE_BEGINNING,
                 ..
-            }) => self.create_consumer(spec, Start::Beginning).await.map(drop),
+            }) => self
+                .create_consumer(spec, StartFrom::Beginning)
+                .await
+                .map(drop),
             created => created.map(drop),
         }
     }
@@ -239,7 +242,7 @@ impl Bus {
     }
 
     /// Creates a consumer. If its subscriber is paused, the consumer starts paused.
-    async fn create_consumer(&self, spec: &ConsumerSpec, at: Start) -> Result<Info, BusError> {
+    async fn create_consumer(&self, spec: &ConsumerSpec, at: StartFrom) -> Result<Info, BusError> {
         let mut begins = self.within_stream(spec, at).await?.settings();
         let until = match spec.replay {
             None => self.pause_of(&spec.durable).await?,
@@ -260,22 +263,26 @@ impl Bus {
     /// Limits a start to the end of the stream: beyond it, the server would deliver nothing until that sequence exists.
     /// "New" becomes a sequence as well, because a consumer that starts with new messages cannot be reset to an event.
     /// A time becomes a sequence, because with several names nats-server 2.15.1 starts after it.
-    async fn within_stream(&self, spec: &ConsumerSpec, at: Start) -> Result<Start, BusError> {
+    async fn within_stream(
+        &self,
+        spec: &ConsumerSpec,
+        at: StartFrom,
+    ) -> Result<StartFrom, BusError> {
         match at {
-            Start::Beginning | Start::Sequence(0 | 1) => return Ok(at),
-            Start::Time(time) => {
+            StartFrom::Beginning | StartFrom::Sequence(0 | 1) => return Ok(at),
+            StartFrom::Time(time) => {
                 let sequence = self.sequence_at(&spec.stream, time).await?;
-                return Ok(Start::Sequence(sequence));
+                return Ok(StartFrom::Sequence(sequence));
             }
-            Start::Sequence(_) | Start::New => {}
+            StartFrom::Sequence(_) | StartFrom::New => {}
         }
         let Some(info) = self.stream_info(&spec.stream).await? else {
             return Ok(at);
         };
         let end = info.state.last_seq.saturating_add(1);
         match at {
-            Start::Sequence(sequence) if sequence <= end => return Ok(at),
-            Start::Sequence(sequence) => tracing::warn!(
+            StartFrom::Sequence(sequence) if sequence <= end => return Ok(at),
+            StartFrom::Sequence(sequence) => tracing::warn!(
                 stream = spec.stream,
                 durable = spec.durable,
                 sequence,
@@ -284,7 +291,7 @@ impl Bus {
             ),
             _ => {}
         }
-        Ok(Start::Sequence(end))
+        Ok(StartFrom::Sequence(end))
     }
 
     /// Until when a subscriber is paused, by the consumer of its retries, which every subscriber has.
@@ -305,7 +312,7 @@ impl Bus {
     pub(crate) async fn apply_consumer(
         &self,
         spec: &mut ConsumerSpec,
-        at: Start,
+        at: StartFrom,
     ) -> Result<(), BusError> {
         const EXISTS: u64 = 10148;
         let config = match self.consumer_config(spec).await? {
@@ -437,7 +444,7 @@ impl Bus {
     }
 
     /// Makes a consumer deliver only these subjects.
-    pub(crate) async fn narrow_consumer(&self, spec: &ConsumerSpec) -> Result<(), BusError> {
+    pub(crate) async fn prune_consumer(&self, spec: &ConsumerSpec) -> Result<(), BusError> {
         match self.consumer_config(spec).await? {
             Some(config) => self.put_consumer(spec, config, "update").await.map(drop),
             None => Ok(()),

@@ -192,8 +192,8 @@ mod tests {
             ("$KV.TIDINGS.parked.w.0190e6e4", "$KV.TIDINGS.parked.w.*"),
             ("$KV.TIDINGS.lease.w", "$KV.TIDINGS.lease.w"),
             (
-                "$JS.API.DIRECT.GET.KV_TIDINGS.$KV.TIDINGS.suspect.w.1",
-                "$JS.API.DIRECT.GET.KV_TIDINGS.$KV.TIDINGS.suspect.w.*",
+                "$JS.API.DIRECT.GET.KV_TIDINGS.$KV.TIDINGS.crash-marker.w.1",
+                "$JS.API.DIRECT.GET.KV_TIDINGS.$KV.TIDINGS.crash-marker.w.*",
             ),
             (
                 "$JS.API.CONSUMER.MSG.NEXT.EVENTS.0190e6e47a3e7c3e9d3e3b1f0d8a6a11",

@@ -245,7 +245,7 @@ mod tests {
         assert_eq!(other(&own(), &extended).as_deref(), said);
         assert_eq!(other(&extended, &extended), None);
         let again = own().header("tenant", "acme").unwrap();
-        let again = again.correlated("order-7").unwrap();
+        let again = again.with_correlation_id("order-7").unwrap();
         let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
         let again = again.traced(trace).unwrap();
         assert_eq!(other(&of("acme"), &again), None);

@@ -14,7 +14,7 @@ use crate::{
     fingerprint::fingerprint,
     outcome::DeadLetter,
     replaying::Mark,
-    start::{Start, shifted},
+    start::{StartFrom, shifted},
 };
 
 /// How far the clocks of an instance and a server may differ.
@@ -73,7 +73,7 @@ impl Letter<'_> {
             let mut headers = kept.headers.iter();
             headers.any(|(name, value)| name == wire::MESSAGE_ID && *value == id)
         };
-        let mut from = Start::Time(shifted(since, -CLOCKS_DIFFER));
+        let mut from = StartFrom::Time(shifted(since, -CLOCKS_DIFFER));
         loop {
             let page = bus.page(&stream, &subject, from).await?;
             if let Some(kept) = page.iter().find(|kept| is_it(kept)) {
@@ -82,7 +82,7 @@ impl Letter<'_> {
             let Some(last) = page.last() else {
                 return Ok(None);
             };
-            from = Start::Sequence(last.sequence.saturating_add(1));
+            from = StartFrom::Sequence(last.sequence.saturating_add(1));
         }
     }
 

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    Bus, BusError, Start,
+    Bus, BusError, StartFrom,
     header::{StoredAt, is_of_server},
     streams::StreamSpec,
     unreadable::Raw,
@@ -88,7 +88,7 @@ impl Bus {
         &self,
         stream: &str,
         subjects: &str,
-        start: Start,
+        start: StartFrom,
     ) -> Result<Vec<Kept>, BusError> {
         let why = match self.page_at_once(stream, subjects, start).await {
             Ok(page) => return Ok(page),
@@ -97,7 +97,7 @@ impl Bus {
         };
         tracing::debug!(stream, %why, "page read failed: its messages are read one by one");
         let mut next = match start {
-            Start::Sequence(sequence) => sequence.max(1),
+            StartFrom::Sequence(sequence) => sequence.max(1),
             // Only a page can start at a time: the caller also checks the times.
             _ => 1,
         };
@@ -158,7 +158,7 @@ impl Bus {
         &self,
         stream: &str,
         subjects: &str,
-        start: Start,
+        start: StartFrom,
     ) -> Result<Vec<Kept>, BusError> {
         let subject = format!("$JS.API.DIRECT.GET.{stream}");
         let broken = |reason: String| BusError::Broken {
@@ -168,8 +168,8 @@ impl Bus {
         let mut wanted =
             json!({ "next_by_subj": subjects, "batch": PAGE, "max_bytes": PAGE_BYTES });
         match start {
-            Start::Sequence(sequence) => wanted["seq"] = json!(sequence.max(1)),
-            Start::Time(time) => {
+            StartFrom::Sequence(sequence) => wanted["seq"] = json!(sequence.max(1)),
+            StartFrom::Time(time) => {
                 wanted["start_time"] = json!(time.to_rfc3339_opts(SecondsFormat::Nanos, true));
             }
             _ => wanted["seq"] = json!(1),

@@ -25,7 +25,7 @@ pub(super) struct Link {
     lost: watch::Receiver<u64>,
     /// Identifies the connection that was last abandoned: the number of losses before it, plus one. Each connection is
     /// abandoned once.
-    given_up: Arc<AtomicU64>,
+    dead_lettered: Arc<AtomicU64>,
 }
 
 /// Switches away from a server that is about to stop. The connection owns it, so it must not own the connection.
@@ -37,7 +37,7 @@ impl Link {
         Self {
             client: client.clone(),
             lost: lost.clone(),
-            given_up: Arc::default(),
+            dead_lettered: Arc::default(),
         }
     }
 
@@ -57,7 +57,7 @@ impl Link {
     /// Reconnects. It does so once per connection, however many callers find it dead.
     pub(super) async fn make_anew(&self) {
         let this_one = *self.lost.borrow() + 1;
-        if self.given_up.swap(this_one, Ordering::Relaxed) == this_one {
+        if self.dead_lettered.swap(this_one, Ordering::Relaxed) == this_one {
             return;
         }
         tracing::warn!("NATS connection silent: reconnecting");

@@ -107,7 +107,7 @@ pub(crate) use stored::Stored;
 pub use tail::{Reader, ReaderError, Seen};
 
 use crate::error_text::unplaced;
-pub(crate) use crate::start::Start;
+pub(crate) use crate::start::StartFrom;
 
 /// How long the server may take to answer a request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -377,7 +377,7 @@ impl Bus {
                     answer = sending => match answer {
                         Ok(Some(answer)) => answer,
                         Ok(None) => return Err(BusError::lost(subject)),
-                        Err(_) => return Err(self.unanswered(subject, patience)),
+                        Err(_) => return Err(self.ack_pending(subject, patience)),
                     },
                     () = self.denied.once_more(subject, denials) => {
                         return Err(BusError::denied(subject));
@@ -403,7 +403,7 @@ impl Bus {
     }
 
     /// The error when no answer came.
-    fn unanswered(&self, subject: &str, after: Duration) -> BusError {
+    fn ack_pending(&self, subject: &str, after: Duration) -> BusError {
         let prefix = self.options.inbox_prefix.as_deref().unwrap_or("_INBOX");
         let is_inbox = |subject: &String| {
             let rest = subject.strip_prefix(prefix);

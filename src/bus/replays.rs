@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{
-    Bus, BusError, ConsumerSpec, Holds, Kept, Start, origin,
+    Bus, BusError, ConsumerSpec, Holds, Kept, StartFrom, origin,
     state::{self, read_entry},
     streams::StreamSpec,
 };
@@ -36,7 +36,7 @@ pub(crate) struct Standing {
     /// Messages that were never delivered.
     pub(crate) pending: u64,
     /// Deliveries that are not acknowledged.
-    pub(crate) in_hand: u64,
+    pub(crate) in_flight: u64,
     /// All messages up to this sequence are acknowledged.
     pub(crate) floor: u64,
     /// All messages up to this sequence were delivered.
@@ -189,7 +189,7 @@ impl Bus {
         struct Created {
             num_pending: u64,
         }
-        let mut config = Start::Sequence(sequence).settings();
+        let mut config = StartFrom::Sequence(sequence).settings();
         config.extend(settings(json!({
             "name": name,
             "ack_policy": "none",
@@ -239,7 +239,7 @@ impl Bus {
             Ok(info) if origin::replay(&info.config) != Some(replay.id) => Ok(None),
             Ok(info) => Ok(Some(Standing {
                 pending: info.num_pending,
-                in_hand: info.num_ack_pending,
+                in_flight: info.num_ack_pending,
                 floor: info.ack_floor.stream_seq,
                 delivered: info.delivered.stream_seq,
             })),

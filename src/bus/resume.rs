@@ -14,7 +14,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{Bus, BusError, Reader, ReaderError, Removal, Start, settings::transforms};
+use super::{Bus, BusError, Reader, ReaderError, Removal, StartFrom, settings::transforms};
 use crate::log::Lasting;
 
 /// The state of a stream.
@@ -166,7 +166,7 @@ impl Bus {
         behind: u64,
         up_to: u64,
     ) -> Result<Found, ReaderError> {
-        self.ids_from(stream, Start::Sequence(behind.saturating_add(1)), up_to)
+        self.ids_from(stream, StartFrom::Sequence(behind.saturating_add(1)), up_to)
             .await
     }
 
@@ -174,7 +174,7 @@ impl Bus {
     pub(crate) async fn ids_from(
         &self,
         stream: &str,
-        start: Start,
+        start: StartFrom,
         up_to: u64,
     ) -> Result<Found, ReaderError> {
         let mut reader = Reader::open(self, stream, Vec::new(), start, true).await?;

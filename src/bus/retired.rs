@@ -4,7 +4,7 @@
 use async_nats::Message;
 
 use super::{
-    Bus, BusError, Kept, Start,
+    Bus, BusError, Kept, StartFrom,
     delivery::message_id,
     letter::Letter,
     letters::header_map,
@@ -30,7 +30,7 @@ impl Bus {
         ];
         for subjects in all {
             loop {
-                let page = self.page(stream, &subjects, Start::Beginning).await?;
+                let page = self.page(stream, &subjects, StartFrom::Beginning).await?;
                 if page.is_empty() {
                     break;
                 }

@@ -19,7 +19,7 @@ use crate::{executor::Past, replaying::Mark};
 /// The prefix of the subjects of all retries.
 const RETRIES: &str = "tidings.retry.";
 const FAILURES: &str = "tidings-retry-failures";
-const PUT_OFF: &str = "tidings-retry-put-off";
+const PUT_OFF: &str = "tidings-retry-deferrals";
 const FIRST_FAILED_AT: &str = "tidings-retry-first-failed-at";
 const STREAM: &str = "tidings-retry-stream";
 const SEQUENCE: &str = "tidings-retry-sequence";
@@ -97,7 +97,7 @@ pub(super) fn restore(message: &mut Message, stream: &str, subscriber: &str) -> 
             redriven_from: text(REDRIVE)
                 .and_then(|letter| letter.parse().ok())
                 .unwrap_or(0),
-            put_off: text(PUT_OFF).map_or(0, count).min(MOST_PUT_OFF),
+            deferrals: text(PUT_OFF).map_or(0, count).min(MOST_PUT_OFF),
         },
         is_redriven: text(REDRIVE).is_some(),
         pass: text(PASS).and_then(|park| park.parse().ok()),
@@ -149,8 +149,8 @@ pub(super) fn headers(delivery: &Delivery, past: &Past, due: DateTime<Utc>) -> H
     headers.insert(SEQUENCE, sequence.to_string());
     headers.insert(IDENTITY, &*delivery.identity());
     headers.insert(FAILURES, past.failures.to_string());
-    if past.put_off > 0 {
-        headers.insert(PUT_OFF, past.put_off.min(MOST_PUT_OFF).to_string());
+    if past.deferrals > 0 {
+        headers.insert(PUT_OFF, past.deferrals.min(MOST_PUT_OFF).to_string());
     }
     if let Some(at) = past.first_failed_at {
         headers.insert(FIRST_FAILED_AT, time(at));

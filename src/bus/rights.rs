@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named_with_the_permission_that_allows_it() {
-        let narrow = rights(
+        let prune = rights(
             r#"{"publish":{"allow":["a.*","$JS.ACK.S.c.>"],"deny":["a.c"]},"subscribe":{"allow":["_INBOX_x.>"]}}"#,
         );
         let ack = "$JS.ACK.S.c.1.2.3.4.5";
@@ -143,14 +143,14 @@ mod tests {
             Need::publish(ack, "x"),
             Need::subscribe("_INBOX_x.1", "x"),
         ];
-        assert!(narrow.missing(&needs).is_empty());
+        assert!(prune.missing(&needs).is_empty());
         let needs = [
             Need::publish("a.c", "x"),
             Need::publish("a.b.c", "x"),
             Need::publish(ack.replace(".S.", ".T."), "acknowledgements"),
             Need::subscribe("a.b", "x"),
         ];
-        let missing = narrow.missing(&needs);
+        let missing = prune.missing(&needs);
         assert_eq!(missing.len(), needs.len());
         assert_eq!(
             missing[2],

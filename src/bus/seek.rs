@@ -6,7 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 use tidings_contract::Envelope;
 
-use super::{Bus, BusError, Reader, ReaderError, Start, envelope_of};
+use super::{Bus, BusError, Reader, ReaderError, StartFrom, envelope_of};
 use crate::{position::Position, start::shifted};
 
 /// The extent of a stream.
@@ -85,7 +85,7 @@ impl Bus {
     pub(crate) async fn seek(
         &self,
         stream: &str,
-        start: Start,
+        start: StartFrom,
         up_to: u64,
         most: u64,
         mut see: impl FnMut(Sighting) -> ControlFlow<()> + Send,
@@ -93,7 +93,7 @@ impl Bus {
         let mut reader = Reader::open(self, stream, Vec::new(), start, true).await?;
         let mut read = Read::default();
         if reader.pending() > most {
-            let start = Start::Sequence(up_to.saturating_sub(most).saturating_add(1));
+            let start = StartFrom::Sequence(up_to.saturating_sub(most).saturating_add(1));
             reader = Reader::open(self, stream, Vec::new(), start, true).await?;
             read.is_cut = true;
         }

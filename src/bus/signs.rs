@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{
-    Bus, BusError, Kept, REQUEST_TIMEOUT, Start, park,
+    Bus, BusError, Kept, REQUEST_TIMEOUT, StartFrom, park,
     state::BUCKET,
     streams::{RETRY_SUBJECTS, StreamSpec, retry_at_subject, retry_subject},
 };
@@ -59,7 +59,7 @@ impl Bus {
         };
         let mut next = 1;
         while signs.read < TIMES.min(signs.scheduled) {
-            let page = self.page(stream, &later, Start::Sequence(next)).await?;
+            let page = self.page(stream, &later, StartFrom::Sequence(next)).await?;
             let Some(last) = page.last() else { break };
             next = last.sequence.saturating_add(1);
             for kept in &page {

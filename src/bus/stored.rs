@@ -5,7 +5,8 @@ use std::hash::BuildHasher;
 use tidings_contract::{EventId, wire};
 
 use super::{
-    Bus, BusError, Reader, ReaderError, Start, batch::REPUBLISHED, envelope_of, header::left_out,
+    Bus, BusError, Reader, ReaderError, StartFrom, batch::REPUBLISHED, envelope_of,
+    header::left_out,
 };
 
 /// An event as a stream holds it.
@@ -42,7 +43,7 @@ impl Bus {
         payloads: Option<H>,
     ) -> Result<StoredReader<H>, ReaderError> {
         let headers_only = payloads.is_none();
-        let start = Start::Sequence(from);
+        let start = StartFrom::Sequence(from);
         let reader = Reader::open(self, stream, Vec::new(), start, headers_only).await?;
         Ok(StoredReader {
             reader,

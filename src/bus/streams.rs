@@ -117,7 +117,7 @@ impl StreamSpec {
 
     /// The streams that subscribers need in addition to those of their events: the dead letters and the retries.
     #[must_use]
-    pub fn of_subscribers() -> [Self; 2] {
+    pub fn internal() -> [Self; 2] {
         [Self::dead_letters(), Self::retries()]
     }
 

@@ -40,11 +40,11 @@ pub(super) fn extra(taken: &[String], wanted: &[Pattern]) -> Vec<String> {
     extra.cloned().collect()
 }
 
-/// Whether `wide` matches everything that `narrow` matches.
-fn covers(wide: &str, narrow: &str) -> bool {
-    let mut narrow = narrow.split('.');
+/// Whether `wide` matches everything that `prune` matches.
+fn covers(wide: &str, prune: &str) -> bool {
+    let mut prune = prune.split('.');
     for word in wide.split('.') {
-        match (word, narrow.next()) {
+        match (word, prune.next()) {
             (_, None) => return false,
             (">", Some(_)) => return true,
             (_, Some(">")) => return false,
@@ -53,7 +53,7 @@ fn covers(wide: &str, narrow: &str) -> bool {
             _ => return false,
         }
     }
-    narrow.next().is_none()
+    prune.next().is_none()
 }
 
 /// Whether some subject matches both.
@@ -127,10 +127,10 @@ mod tests {
         ];
         for wide in all {
             assert!(covers(wide, wide) && overlaps(wide, wide));
-            for narrow in all {
-                assert_eq!(overlaps(wide, narrow), overlaps(narrow, wide));
+            for prune in all {
+                assert_eq!(overlaps(wide, prune), overlaps(prune, wide));
                 assert!(
-                    !covers(wide, narrow) || overlaps(wide, narrow),
+                    !covers(wide, prune) || overlaps(wide, prune),
                     "{wide} {narrow}"
                 );
             }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 
-use super::{Bus, Reader, ReaderError, Start};
+use super::{Bus, Reader, ReaderError, StartFrom};
 
 /// The events between two positions of a stream.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -28,7 +28,7 @@ impl Bus {
         if first > last {
             return Ok(survey);
         }
-        let start = Start::Sequence(first);
+        let start = StartFrom::Sequence(first);
         let mut reader = Reader::open(self, stream, subjects.to_vec(), start, true).await?;
         while let Some((message, place)) = reader.next_up_to(last).await? {
             *survey.names.entry(message.subject.to_string()).or_default() += 1;

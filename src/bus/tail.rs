@@ -23,7 +23,7 @@ use super::{
     Bus, BusError, PullError, Pulled, Puller, PullerOptions, envelope_of, is_in_payload, ours,
     place::{Place, Places},
 };
-use crate::{interrupt::unless, start::Start};
+use crate::{interrupt::unless, start::StartFrom};
 
 /// How many messages are requested at once.
 const AHEAD: usize = 512;
@@ -60,7 +60,7 @@ pub struct Reader {
     stream: String,
     subjects: Vec<String>,
     headers_only: bool,
-    start: Start,
+    start: StartFrom,
     puller: Puller,
     /// The name of the consumer.
     name: String,
@@ -116,7 +116,7 @@ impl Bus {
         &self,
         stream: &str,
         subjects: &[Pattern],
-        start: Start,
+        start: StartFrom,
     ) -> Result<Reader, ReaderError> {
         let subjects = subjects.iter().map(ToString::to_string).collect();
         Reader::open(self, stream, subjects, start, false).await
@@ -128,7 +128,7 @@ impl Reader {
         bus: &Bus,
         stream: &str,
         subjects: Vec<String>,
-        start: Start,
+        start: StartFrom,
         headers_only: bool,
     ) -> Result<Self, ReaderError> {
         let failed = |source| ReaderError {
@@ -137,8 +137,8 @@ impl Reader {
         };
         let start = match start {
             // With several filters nats-server 2.15.1 starts after the time.
-            Start::Time(time) if subjects.len() > 1 => {
-                Start::Sequence(bus.sequence_at(stream, time).await.map_err(failed)?)
+            StartFrom::Time(time) if subjects.len() > 1 => {
+                StartFrom::Sequence(bus.sequence_at(stream, time).await.map_err(failed)?)
             }
             start => start,
         };
@@ -307,7 +307,7 @@ impl Reader {
             return None;
         }
         self.last_consumer_sequence = place.consumer_sequence;
-        self.start = Start::Sequence(place.sequence.saturating_add(1));
+        self.start = StartFrom::Sequence(place.sequence.saturating_add(1));
         self.pending = place.pending;
         Some((message, place))
     }
@@ -322,7 +322,7 @@ impl Reader {
         self.reopen(self.start, tries).await
     }
 
-    async fn reopen(&mut self, start: Start, tries: &mut u32) -> Result<(), ReaderError> {
+    async fn reopen(&mut self, start: StartFrom, tries: &mut u32) -> Result<(), ReaderError> {
         self.let_go();
         loop {
             let opened = consumer(
@@ -375,7 +375,7 @@ struct Opened {
     /// How many messages wait in it.
     pending: u64,
     /// Where it starts: a sequence wherever the start could differ the next time.
-    start: Start,
+    start: StartFrom,
 }
 
 /// Creates an ephemeral consumer.
@@ -383,7 +383,7 @@ async fn consumer(
     bus: &Bus,
     stream: &str,
     subjects: &[String],
-    start: Start,
+    start: StartFrom,
     headers_only: bool,
 ) -> Result<Opened, BusError> {
     #[derive(Deserialize)]
@@ -425,8 +425,8 @@ async fn consumer(
             name,
             pending: created.num_pending,
             start: match start {
-                Start::New | Start::Time(_) => {
-                    Start::Sequence(created.delivered.stream_seq.saturating_add(1))
+                StartFrom::New | StartFrom::Time(_) => {
+                    StartFrom::Sequence(created.delivered.stream_seq.saturating_add(1))
                 }
                 start => start,
             },
@@ -439,7 +439,7 @@ async fn consumer(
     }
 }
 
-impl Start {
+impl StartFrom {
     /// Whether it lies after a sequence.
     fn is_behind(self, sequence: u64) -> bool {
         matches!(self, Self::Sequence(next) if next > sequence)

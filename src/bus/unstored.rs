@@ -69,7 +69,7 @@ impl BusError {
 
 /// Which stream should have taken a message, if that is known.
 fn home(subject: &str) -> Option<String> {
-    let of_a_subscriber = StreamSpec::of_subscribers();
+    let of_a_subscriber = StreamSpec::internal();
     let home = of_a_subscriber.iter().find(|spec| {
         let mut subjects = spec.subjects.iter();
         subjects.any(|pattern| {

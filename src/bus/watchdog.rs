@@ -192,13 +192,13 @@ impl Watchdog {
             return Finding::Well;
         }
         if state.is_full() {
-            let unanswered = state.num_ack_pending;
+            let ack_pending = state.num_ack_pending;
             self.say(|consumer| {
                 let PullerOptions { stream, consumer } = consumer;
                 tracing::warn!(
                     subscriber = consumer,
                     stream,
-                    unanswered,
+                    ack_pending,
                     "max_ack_pending reached: the server delivers nothing until deliveries are acknowledged"
                 );
             });

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::{DeadLettersError, StoredDeadLetter, retried, stream};
 use crate::bus::{
-    Bus, BusError, Kept, REDRIVE, Start, letters_of, retries_of, streams::StreamSpec,
+    Bus, BusError, Kept, REDRIVE, StartFrom, letters_of, retries_of, streams::StreamSpec,
 };
 
 /// The first and the longest pause between two checks.
@@ -120,7 +120,7 @@ impl RedriveWatch {
             let subjects = retries_of(subscriber);
             let (mut next, mut read, mut exactly) = (1, 0, exactly);
             loop {
-                let from = Start::Sequence(next);
+                let from = StartFrom::Sequence(next);
                 let page = match exactly && read < EXACTLY {
                     true => {
                         let wanted = json!({ "seq": next, "next_by_subj": subjects });
@@ -161,7 +161,7 @@ impl RedriveWatch {
             // The leader may have more than the replica.
             let page = match is_end {
                 false => {
-                    let from = Start::Sequence(next);
+                    let from = StartFrom::Sequence(next);
                     retried(|| self.bus.page(&stream, &subjects, from)).await?
                 }
                 true => {

@@ -20,7 +20,7 @@ use uuid::Uuid;
 use super::{
     DeadLetterSelection, DeadLetters, DeadLettersError, Redriver, StoredDeadLetter, retried, stream,
 };
-use crate::bus::{Park, Question, Start, letters_of};
+use crate::bus::{Park, Question, StartFrom, letters_of};
 
 /// How long the subscriber may take to reach the last redriven event.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -174,7 +174,7 @@ impl KeyRedrive {
     pub async fn next(&mut self) -> Result<KeyStep, DeadLettersError> {
         loop {
             while let Some(sequence) = self.queue.pop_front() {
-                let letters = DeadLetters::over(&self.redriver.bus);
+                let letters = DeadLetters::new(&self.redriver.bus);
                 let redriven = match letters.find(sequence).await {
                     Ok(letter) => {
                         let passing = self.redriver.redrive_passing(&letter, self.parked.park);
@@ -219,7 +219,7 @@ impl KeyRedrive {
         let last = retried(|| bus.last_letter(subscriber)).await?;
         let mut found = Vec::new();
         while self.listed < last {
-            let start = Start::Sequence(self.listed.saturating_add(1));
+            let start = StartFrom::Sequence(self.listed.saturating_add(1));
             let page = retried(|| bus.page(&stream, &letters, start)).await?;
             if page.is_empty() {
                 if retried(|| bus.last_letter(subscriber)).await? <= self.listed {

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use tidings_contract::{Name, Pattern};
 
 use super::StoredDeadLetter;
-use crate::bus::Start;
+use crate::bus::StartFrom;
 
 /// Selects dead letters: those that meet every condition; all of them when there is none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -137,11 +137,11 @@ impl DeadLetterSelection {
     }
 
     /// Where reading begins.
-    pub(super) fn start(&self) -> Start {
+    pub(super) fn start(&self) -> StartFrom {
         match (self.sequence, self.since) {
-            (Some(sequence), _) => Start::Sequence(sequence),
-            (None, Some(since)) => Start::Time(since),
-            (None, None) => Start::Sequence(1),
+            (Some(sequence), _) => StartFrom::Sequence(sequence),
+            (None, Some(since)) => StartFrom::Time(since),
+            (None, None) => StartFrom::Sequence(1),
         }
     }
 }

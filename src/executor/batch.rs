@@ -25,15 +25,15 @@ impl<S: Send + Sync + 'static> Executor<S> {
     /// One attempt of events with the same batch handler: one call, then decide, acknowledge and record each event.
     pub(crate) async fn run_batch<A: Acknowledger>(
         &self,
-        mut in_hand: Vec<InHand<'_, A>>,
+        mut in_flight: Vec<InHand<'_, A>>,
         halt: &CancellationToken,
     ) -> Vec<Step> {
         let began = Instant::now();
-        let called = AssertUnwindSafe(self.call_batch(&in_hand, halt)).catch_unwind();
+        let called = AssertUnwindSafe(self.call_batch(&in_flight, halt)).catch_unwind();
         let results = match called.await {
-            Ok(Some(results)) if !self.fails_its_replay(&in_hand, &results) => results,
+            Ok(Some(results)) if !self.fails_its_replay(&in_flight, &results) => results,
             Ok(_) => {
-                let back = in_hand.iter().map(|held| {
+                let back = in_flight.iter().map(|held| {
                     let subject = &held.arrival.subject;
                     self.flow.end(held.permit, subject, Attempted::Void);
                     self.hand_back(held.arrival, &held.acknowledger, halt)
@@ -42,11 +42,11 @@ impl<S: Send + Sync + 'static> Executor<S> {
             }
             Err(panic) => {
                 let failure = panicked(&*panic);
-                in_hand.iter().map(|_| Err(failure.copy())).collect()
+                in_flight.iter().map(|_| Err(failure.copy())).collect()
             }
         };
         let elapsed = began.elapsed();
-        let each = in_hand.iter_mut().zip(results);
+        let each = in_flight.iter_mut().zip(results);
         let each = each.map(|(held, result)| {
             let decided = self.decide_caught(held, result);
             let (acknowledger, permit) = (&held.acknowledger, held.permit);
@@ -58,10 +58,10 @@ impl<S: Send + Sync + 'static> Executor<S> {
     /// Whether the replay cannot continue. All events of a batch are part of the same replay, or of none.
     fn fails_its_replay<A>(
         &self,
-        in_hand: &[InHand<'_, A>],
+        in_flight: &[InHand<'_, A>],
         results: &[Result<Handled, Failure>],
     ) -> bool {
-        let mut each = in_hand.iter().zip(results);
+        let mut each = in_flight.iter().zip(results);
         each.any(|(held, result)| self.fails_replay(held.arrival, result))
     }
 
@@ -80,11 +80,11 @@ impl<S: Send + Sync + 'static> Executor<S> {
     /// The handler's results; `None` when the worker halts first.
     async fn call_batch<A>(
         &self,
-        in_hand: &[InHand<'_, A>],
+        in_flight: &[InHand<'_, A>],
         halt: &CancellationToken,
     ) -> Option<Vec<Result<Handled, Failure>>> {
         let cancelled = halt.child_token();
-        let facts = in_hand.iter().filter_map(|held| {
+        let facts = in_flight.iter().filter_map(|held| {
             let envelope = held.arrival.envelope.as_ref().ok()?;
             let attempt = held.arrival.past.failures.saturating_add(1);
             Some(self.facts(held.arrival, envelope, attempt, Cancelled::by(&cancelled)))

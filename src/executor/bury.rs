@@ -10,7 +10,7 @@ use crate::{
     breaker::{Attempted, Permit},
     context::Cancelled,
     failure::{Failure, told},
-    handler::memory::{GivenUp, Remembers, Whereabouts},
+    handler::memory::{DeadLettered, Remembers, Whereabouts},
     outcome::{self, DeadLetter, Outcome},
 };
 
@@ -80,28 +80,28 @@ impl<S: Send + Sync + 'static> Executor<S> {
         let Outcome::Reject(letter) = &outcome else {
             return (outcome, error);
         };
-        match self.given_up(arrival, letter, acknowledger).await {
+        match self.dead_lettered(arrival, letter, acknowledger).await {
             Ok(Some(letter)) => (Outcome::Reject(letter), error),
             Ok(None) => (Outcome::Duplicate, None),
             Err(failure) => {
                 // It is redelivered with its history unchanged.
                 let attempt = arrival.past.failures;
                 arrival.past.failures = attempt.saturating_sub(1);
-                let put_off = arrival.past.put_off;
-                arrival.past.put_off = put_off.saturating_add(1);
+                let deferrals = arrival.past.deferrals;
+                arrival.past.deferrals = deferrals.saturating_add(1);
                 let error = told(&format_args!(
                     "its memory cannot be told that the event is given up: {failure}"
                 ));
                 let retry = &self.subscriber.retry;
                 let outcome =
-                    outcome::decide(Err(failure), attempt, put_off, retry, (self.random)());
+                    outcome::decide(Err(failure), attempt, deferrals, retry, (self.random)());
                 (outcome, Some(error))
             }
         }
     }
 
     /// The dead letter to store, if any.
-    async fn given_up(
+    async fn dead_lettered(
         &self,
         arrival: &Arrival,
         letter: &DeadLetter,
@@ -111,9 +111,9 @@ impl<S: Send + Sync + 'static> Executor<S> {
             return Ok(Some(letter.clone()));
         };
         let noted = match memory.give_up(&facts, letter, None).await? {
-            GivenUp::Now => return Ok(Some(letter.clone())),
-            GivenUp::Ended => return Ok(None),
-            GivenUp::Before(noted) => noted,
+            DeadLettered::Now => return Ok(Some(letter.clone())),
+            DeadLettered::Ended => return Ok(None),
+            DeadLettered::Before(noted) => noted,
         };
         let looking = acknowledger.whereabouts(&noted).await;
         match looking.map_err(Failure::unavailable)? {
@@ -139,7 +139,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
                 );
                 // When two deliveries do this at the same time, one of them stores it.
                 let again = memory.give_up(&facts, &why, Some(&noted)).await?;
-                Ok((again == GivenUp::Now).then_some(why))
+                Ok((again == DeadLettered::Now).then_some(why))
             }
         }
     }

@@ -80,7 +80,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
         elapsed: Duration,
     ) {
         let (attempt, cause, error) = (letter.attempts, letter.cause.as_str(), &*letter.error);
-        self.tally.given_up(is_stored);
+        self.tally.dead_lettered(is_stored);
         if is_stored {
             log!(
                 error,

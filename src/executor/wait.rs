@@ -54,11 +54,11 @@ impl<S: Send + Sync + 'static> Executor<S> {
             }
             // Another handler may not need this dependency: its events wait behind this one.
             Outcome::Postpone(after)
-                if arrival.past.put_off > IN_HAND
+                if arrival.past.deferrals > IN_HAND
                     && self.flow.pulls() == Pulls::All
                     && !must_stay() =>
             {
-                let away = AWAY.delay(arrival.past.put_off - IN_HAND, (self.random)());
+                let away = AWAY.delay(arrival.past.deferrals - IN_HAND, (self.random)());
                 *after = (*after).max(away.unwrap_or_default());
                 None
             }
@@ -83,14 +83,14 @@ impl<S: Send + Sync + 'static> Executor<S> {
                 subject = &*short(&arrival.subject),
                 unsaid,
                 "unhandled event deferred: it is left to an instance that handles its name; if none ever will, run \
-                 `tidings subscribers narrow`"
+                 `tidings subscribers prune`"
             );
         }
-        arrival.past.put_off = arrival.past.put_off.saturating_add(1);
-        let times = arrival.past.put_off.max(arrival.delivered);
+        arrival.past.deferrals = arrival.past.deferrals.saturating_add(1);
+        let times = arrival.past.deferrals.max(arrival.delivered);
         if times > LEFT_AT_MOST {
             let (name, subject) = (&self.name, &arrival.subject);
-            let error = format!("no replica of {name} handles {subject}");
+            let error = format!("no instance of {name} handles {subject}");
             let letter = DeadLetter::new(Cause::Unknown, &error, 0);
             let outcome = Outcome::Reject(letter);
             return self
@@ -99,7 +99,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
         }
         let after = NOT_OURS.delay(times, (self.random)()).unwrap_or_default();
         if self.subscriber.ordered && arrival.replay.is_none() {
-            arrival.past.put_off = LEFT_AT_MOST;
+            arrival.past.deferrals = LEFT_AT_MOST;
             return Step::Again(LEFT_FOR);
         }
         // Its replay may be cancelled meanwhile.
@@ -205,15 +205,15 @@ mod tests {
         assert!(executor.tally().why_unhandled().is_some());
         let ends = executor.run(&mut arrival, &answers, &halt, permit).await;
         assert_eq!(ends, Step::Over);
-        let given_up = ["unknown: no replica of w handles user.renamed"];
-        assert_eq!(answers.0.into_inner().unwrap(), given_up);
+        let dead_lettered = ["unknown: no instance of w handles user.renamed"];
+        assert_eq!(answers.0.into_inner().unwrap(), dead_lettered);
     }
 
     #[tokio::test]
     async fn a_name_that_no_replica_handles_is_given_up_after_an_hour() {
         assert_eq!(left(1).await, ["hand back"]);
         assert_eq!(left(LEFT_AT_MOST).await, ["hand back"]);
-        let given_up = ["unknown: no replica of w handles user.renamed"];
-        assert_eq!(left(LEFT_AT_MOST + 1).await, given_up);
+        let dead_lettered = ["unknown: no instance of w handles user.renamed"];
+        assert_eq!(left(LEFT_AT_MOST + 1).await, dead_lettered);
     }
 }

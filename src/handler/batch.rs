@@ -138,7 +138,7 @@ impl<E> Item<E> {
 
     /// The stream and the sequence of the message that carries the event.
     #[must_use]
-    pub fn place(&self) -> (&str, u64) {
+    pub fn stream_position(&self) -> (&str, u64) {
         (&self.delivery.stream, self.delivery.sequence)
     }
 }
@@ -154,11 +154,11 @@ impl<E> Deref for Item<E> {
 /// The results of a batch, event by event. Events that it does not name are done.
 #[derive(Debug, Default)]
 #[must_use = "return it: what it does not say is done"]
-pub struct Verdicts {
+pub struct BatchResult {
     failed: Vec<(EventId, Failure)>,
 }
 
-impl Verdicts {
+impl BatchResult {
     /// All events are done.
     pub fn done() -> Self {
         Self::default()
@@ -195,7 +195,7 @@ impl Verdicts {
     }
 }
 
-/// Handles events of one kind in batches. Every `async fn(Vec<Item<E>>, BatchContext<S>) -> Result<Verdicts, Failure>`
+/// Handles events of one kind in batches. Every `async fn(Vec<Item<E>>, BatchContext<S>) -> Result<BatchResult, Failure>`
 /// is a batch handler.
 ///
 /// An error concerns all events of the batch. When there are several, and the error does not say how long to wait, they
@@ -211,20 +211,20 @@ pub trait BatchHandler<E: Event, S>: Send + Sync + 'static {
         &self,
         events: Vec<Item<E>>,
         cx: BatchContext<S>,
-    ) -> impl Future<Output = Result<Verdicts, Failure>> + Send;
+    ) -> impl Future<Output = Result<BatchResult, Failure>> + Send;
 }
 
 impl<E, S, F, Fut> BatchHandler<E, S> for F
 where
     E: Event,
     F: Fn(Vec<Item<E>>, BatchContext<S>) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result<Verdicts, Failure>> + Send,
+    Fut: Future<Output = Result<BatchResult, Failure>> + Send,
 {
     fn handle(
         &self,
         events: Vec<Item<E>>,
         cx: BatchContext<S>,
-    ) -> impl Future<Output = Result<Verdicts, Failure>> + Send {
+    ) -> impl Future<Output = Result<BatchResult, Failure>> + Send {
         self(events, cx)
     }
 }
@@ -414,7 +414,7 @@ pub(crate) fn decoded<E: Event>(
 pub(crate) fn judged(
     results: Vec<Result<Handled, Failure>>,
     all: &[EventId],
-    mut verdicts: Verdicts,
+    mut verdicts: BatchResult,
 ) -> Vec<Result<Handled, Failure>> {
     let mut events = all.iter();
     let judge = |result| match result {
@@ -433,9 +433,9 @@ pub(crate) fn judged(
 pub(crate) async fn in_time<S, Fut>(
     batch: &Batch<S>,
     call: impl FnOnce(BatchContext<S>) -> Fut,
-) -> Result<Verdicts, Failure>
+) -> Result<BatchResult, Failure>
 where
-    Fut: Future<Output = Result<Verdicts, Failure>>,
+    Fut: Future<Output = Result<BatchResult, Failure>>,
 {
     let timeout = batch.deliveries[0].timeout;
     let cx = batch.context();

@@ -16,7 +16,7 @@ pub(crate) trait Remembers: Send + Sync {
         facts: &'a Facts,
         letter: &'a DeadLetter,
         lost: Option<&'a Noted>,
-    ) -> BoxFuture<'a, Result<GivenUp, Failure>>;
+    ) -> BoxFuture<'a, Result<DeadLettered, Failure>>;
 
     /// Records that the dead letter is stored, and its sequence; 0 when the sequence is not known.
     fn buried<'a>(&'a self, facts: &'a Facts, letter: u64) -> BoxFuture<'a, Result<(), Failure>>;
@@ -25,7 +25,7 @@ pub(crate) trait Remembers: Send + Sync {
 /// What is recorded about an event that is to be dead-lettered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(not(feature = "outbox"), allow(dead_code))] // constructed by the inbox only
-pub(crate) enum GivenUp {
+pub(crate) enum DeadLettered {
     /// It is dead-lettered from now on: its dead letter is not stored yet.
     Now,
     /// It was dead-lettered before.

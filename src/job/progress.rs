@@ -37,13 +37,13 @@ pub struct ReplayProgress {
     /// The result without calling a handler; only of a rehearsal.
     pub rehearsal: Option<Rehearsal>,
     /// Why it does not continue, according to the instance that works on it.
-    pub trouble: Option<ReplayTrouble>,
+    pub issue: Option<ReplayIssue>,
 }
 
 /// Why a replay that should run does not continue.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
-pub struct ReplayTrouble {
+pub struct ReplayIssue {
     /// The cause.
     pub why: String,
     /// Since when it does not continue.
@@ -107,7 +107,7 @@ pub struct UndecodableEvent {
 impl ReplayProgress {
     /// How many events of the range have ended.
     #[must_use]
-    pub fn over(&self) -> u64 {
+    pub fn completed(&self) -> u64 {
         let rehearsed = self.rehearsal.iter().flat_map(|it| &it.events);
         let rehearsed = rehearsed.map(|events| events.events);
         let ended = [

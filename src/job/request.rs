@@ -113,7 +113,7 @@ impl ReplayRequest {
 
     /// Limits how many events begin per time.
     #[must_use]
-    pub fn rate(mut self, rate: Rate) -> Self {
+    pub fn rate_limit(mut self, rate: Rate) -> Self {
         self.rate = Some(rate);
         self
     }

@@ -171,7 +171,7 @@ fn fuzz_losses() {
 fn fuzz_troubles() {
     let seed = r#"{"stream EVENTS":{"since":"2026-11-21T09:30:00Z","cause":"c","cure":"d"},
         "relay":{"since":"-262143-01-01T00:00:00Z","cause":"","cure":""}}"#;
-    fuzz_json("trouble", &[seed, "{}"], |text| {
+    fuzz_json("issue", &[seed, "{}"], |text| {
         let text = String::from_utf8_lossy(text);
         let Ok(stored) = stored_troubles(&text) else {
             return false;
@@ -184,8 +184,8 @@ fn fuzz_troubles() {
 #[test]
 fn fuzz_answers_of_relays() {
     let seed = r#"{"outbox":"tidings","owner":"o","version":"0.1.0","database":"sqlite",
-        "started_at":"2026-11-21T09:30:00Z","activity":"works","epoch":-9223372036854775808,
-        "confirmed_at":null,"nats":{"server":"a"},"troubles":[{"place":"relay","since":"2026-11-21T09:30:00Z",
+        "started_at":"2026-11-21T09:30:00Z","activity":"active","epoch":-9223372036854775808,
+        "confirmed_at":null,"nats":{"server":"a"},"issues":[{"place":"relay","since":"2026-11-21T09:30:00Z",
         "cause":"c","cure":"d"}]}"#;
     fuzz_json("answer of a relay", &[seed], |text| {
         let relay: Option<RelayInstance> = serde_json::from_slice(text).ok();

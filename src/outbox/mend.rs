@@ -155,7 +155,7 @@ impl<DB: Store> Outbox<DB> {
     /// Takes or renews the republisher's lease.
     pub(super) async fn mend(&self, mender: &str) -> Result<(), RepublishError> {
         let names = &self.shared.names;
-        // In a copy the cursor means nothing, and a rebase needs the relay's row unchanged.
+        // In a copy the cursor means nothing, and an adoption needs the relay's row unchanged.
         let asking = async |connection: &mut DB::Connection| {
             if let Some(refusal) = DB::origin(connection, names).await?.refusal() {
                 return Ok(Err(RepublishError::Refused(refusal)));

@@ -62,7 +62,7 @@ use distinct::distinct;
 pub use home::{ElsewhereError, NatsMove};
 use home::{of_version, version_sentence};
 use inbox::Kept;
-pub use inbox::{BatchOnceHandler, InboxTransaction, OnceHandler};
+pub use inbox::{BatchTransactionalHandler, InboxTransaction, TransactionalHandler};
 use link::Link;
 use link::Waits;
 pub use mend::RepublishError;
@@ -70,7 +70,7 @@ pub(crate) use mend::{Chosen, Ends, Sender, Sending, Streams, Way};
 pub use migrate::MigrateError;
 pub use parked::{ParkedEvent, ParkedSelection};
 #[cfg(feature = "postgres")]
-pub use postgres::{Rebase, RebaseError, RebasedEvent};
+pub use postgres::{AdoptError, AdoptedEvent, Adoption};
 #[cfg(feature = "failpoints")]
 pub use relay::failpoint;
 pub use relay::{Relay, RelayError, RelayInstance};
@@ -78,7 +78,7 @@ pub(crate) use relayed::{Passed, Range, Relayed, Stretch};
 pub(crate) use row::Row;
 pub use standing::{Loss, Standing};
 pub(crate) use standing::{Settled, standing};
-pub use status::{HeldSlot, LastBatch, LeaseStatus, Status, Trouble};
+pub use status::{HeldSlot, Issue, LastBatch, LeaseStatus, Status};
 #[cfg(feature = "failpoints")]
 use store::Migration;
 use store::Names;
@@ -244,7 +244,7 @@ impl<DB: Store> Outbox<DB> {
     /// Sends a hint to the relay, wherever it runs, after each commit. Without it, a relay in another process finds new
     /// events by polling. Also takes over the server's size limit.
     #[must_use]
-    pub fn over(self, bus: &Bus) -> Self {
+    pub fn notify_via(self, bus: &Bus) -> Self {
         let outbox = self.rebuilt(|shared| shared.wake = Wake::over(bus, shared.names.schema()));
         outbox.learn_limit(bus);
         outbox
@@ -410,7 +410,9 @@ impl<DB: Store> Outbox<DB> {
             DB::version(&mut connection, &self.shared.names).await
         };
         let found = tokio::time::timeout(SOON, looking).await;
-        let Ok(Ok(Err(other))) = found.map(|found| found.map(|found| of_version::<DB>(&self.shared.names, found))) else {
+        let Ok(Ok(Err(other))) =
+            found.map(|found| found.map(|found| of_version::<DB>(&self.shared.names, found)))
+        else {
             return OutboxError::NotMigrated(error);
         };
         tracing::debug!(%error, "table version mismatch");

@@ -19,8 +19,7 @@ pub(super) const STANDBY: &str =
 pub(super) const PROMOTE: &str =
     "give the relay the URL of the primary, or promote this server when it is to become that";
 /// The cure in a copy.
-pub(super) const REBASE: &str =
-    "its transaction ids mean nothing here: run `tidings outbox rebase`";
+pub(super) const REBASE: &str = "its transaction ids mean nothing here: run `tidings outbox adopt`";
 
 impl Origin {
     /// Why no relay runs here, if that is so.

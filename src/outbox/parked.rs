@@ -340,8 +340,8 @@ impl<DB: Store> Outbox<DB> {
         let names = &self.shared.names;
         let discarded = DB::discard(connection, names, ids, extent).await?;
         // Without the entries, `verify` could report the events as missing.
-        let given_up: Vec<Entry> = discarded.iter().map(given_up).collect();
-        DB::record(connection, names, &given_up, Way::Discarded).await?;
+        let dead_lettered: Vec<Entry> = discarded.iter().map(dead_lettered).collect();
+        DB::record(connection, names, &dead_lettered, Way::Discarded).await?;
         Ok(discarded)
     }
 }
@@ -366,7 +366,7 @@ fn told(mut discarded: Vec<ParkedEvent>) -> Vec<ParkedEvent> {
 }
 
 /// The ledger entry of a discarded event.
-fn given_up(event: &ParkedEvent) -> Entry {
+fn dead_lettered(event: &ParkedEvent) -> Entry {
     Entry {
         first_id: event.id,
         last_id: event.id,

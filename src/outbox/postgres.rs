@@ -13,6 +13,7 @@ macro_rules! begin_own {
     };
 }
 
+mod adopt;
 mod checkpoint;
 mod columns;
 mod contents;
@@ -25,7 +26,6 @@ mod losses;
 mod mend;
 mod origin;
 mod parked;
-mod rebase;
 mod reclaim;
 mod relayed;
 mod sessions;
@@ -41,9 +41,9 @@ use sqlx::{PgConnection, Postgres, Row as _, postgres::PgConnectOptions};
 use tidings_contract::{Envelope, EventId, wire};
 use uuid::Uuid;
 
+pub use adopt::{AdoptError, AdoptedEvent, Adoption};
 use fetch::{PagePosition, PgCursor};
 use origin::SYSTEM;
-pub use rebase::{Rebase, RebaseError, RebasedEvent};
 use turn::{execute, fetch_optional, query, query_of};
 
 use super::{
@@ -214,7 +214,7 @@ impl Statements for Postgres {
                 server: row.try_get(6)?,
             },
             streams: positions_from(&row.try_get::<String, _>(5)?)?,
-            troubles: row.try_get(7)?,
+            issues: row.try_get(7)?,
         }))
     }
 
@@ -231,9 +231,9 @@ impl Statements for Postgres {
         connection: &mut PgConnection,
         names: &Names,
         owner: &str,
-        troubles: &str,
+        issues: &str,
     ) -> Result<(), sqlx::Error> {
-        // Never in a copy: `rebase` needs the age of the row there.
+        // Never in a copy: `adopt` needs the age of the row there.
         let complain = format!(
             "update tidings.relay set issues = $2::text::jsonb
             where (owner = $1 or lease_until < clock_timestamp()) and issues is distinct from $2::text::jsonb
@@ -244,7 +244,7 @@ impl Statements for Postgres {
         execute(
             connection,
             names,
-            query_of(names, complain).bind(owner).bind(troubles),
+            query_of(names, complain).bind(owner).bind(issues),
         )
         .await
         .map(drop)

@@ -25,6 +25,7 @@ mod fence;
 mod fetch;
 mod flight;
 mod give_back;
+mod issue;
 mod janitor;
 mod keeper;
 mod lane;
@@ -37,7 +38,6 @@ mod resume;
 mod rights;
 mod route;
 mod stand_by;
-mod trouble;
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -163,7 +163,7 @@ impl<DB: Store> Relay<DB> {
     /// streams; default 5 s. Then its events are parked, and restored by themselves when it accepts events again. With
     /// a single stream they are not parked.
     #[must_use]
-    pub fn patience(mut self, patience: Duration) -> Self {
+    pub fn stall_timeout(mut self, patience: Duration) -> Self {
         self.settings.patience = patience.max(Duration::from_millis(1));
         self
     }
@@ -177,12 +177,12 @@ impl<DB: Store> Relay<DB> {
         let schema = self.outbox.shared.names.schema();
         let bus = bus.reading_as(&format!("relay-{schema}"));
         let stand_by = StandBy::listen(&bus, schema).await;
-        let life = Life::new(&bus, &stop, |troubles| {
-            Reporter::new(schema, DB::KIND, &self.settings.owner, troubles)
+        let life = Life::new(&bus, &stop, |issues| {
+            Reporter::new(schema, DB::KIND, &self.settings.owner, issues)
         });
         // The relay's answers and issues outlive each tenure.
         let mut telling = JoinSet::new();
-        telling.spawn(life.troubles.clone().keep_saying());
+        telling.spawn(life.issues.clone().keep_saying());
         telling.spawn(Arc::clone(&life.reporter).answer(bus.clone()));
         let mut pause = FIRST_PAUSE;
         loop {
@@ -195,7 +195,7 @@ impl<DB: Store> Relay<DB> {
                 Ok(Tenured::Turned) => continue,
                 Ok(Tenured::StandBy) => {
                     pause = FIRST_PAUSE;
-                    life.troubles.forget();
+                    life.issues.forget();
                     life.reporter.stands_by();
                     tokio::select! {
                         () = stop.cancelled() => return Ok(()),
@@ -256,7 +256,7 @@ impl<DB: Store> Relay<DB> {
             epoch = claim.epoch,
             "relay lease acquired"
         );
-        life.troubles.new_tenure(&claim.troubles)?;
+        life.issues.new_tenure(&claim.issues)?;
         life.reporter.works(claim.epoch);
         let fence = Fence::until(asked + *lease);
         let tenure = Tenure {
@@ -276,7 +276,7 @@ impl<DB: Store> Relay<DB> {
             tenure,
             retention: self.settings.retention,
             fence: fence.clone(),
-            troubles: life.troubles.clone(),
+            issues: life.issues.clone(),
             reporter: Arc::clone(&life.reporter),
             turn: turn.clone(),
             stop: life.stop.clone(),
@@ -393,7 +393,7 @@ impl<DB: Store> Relay<DB> {
             fence: way.fence.clone(),
             stored: Arc::clone(&stored),
             aside: Arc::new(aside),
-            troubles: life.troubles.clone(),
+            issues: life.issues.clone(),
             reports: way.reports.clone(),
             stop: way.turn.clone(),
         };

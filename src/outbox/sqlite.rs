@@ -153,7 +153,7 @@ impl Statements for Sqlite {
             epoch: row.try_get(0)?,
             cursor: row.try_get(1)?,
             streams: positions_from(&row.try_get::<String, _>(2)?)?,
-            troubles: row.try_get(3)?,
+            issues: row.try_get(3)?,
         }))
     }
 
@@ -177,7 +177,7 @@ impl Statements for Sqlite {
             .bind(checkpoint.cursor)
             .bind(positions_text(&checkpoint.streams)?)
             .bind(micros(tenure.lease))
-            .bind(&checkpoint.troubles)
+            .bind(&checkpoint.issues)
             .execute(&mut *tx)
             .await?;
         if moved.rows_affected() != 1 {
@@ -226,7 +226,8 @@ impl Statements for Sqlite {
                 .execute(&mut *tx)
                 .await?;
         }
-        let found = "select exists (select 1 from tidings_parked where unpark_requested_at is not null),
+        let found =
+            "select exists (select 1 from tidings_parked where unpark_requested_at is not null),
                             exists (select 1 from tidings_parked where blocked_on is not null)";
         let found = sqlx::query(names.sql(found, '_'))
             .fetch_one(&mut *tx)
@@ -242,14 +243,14 @@ impl Statements for Sqlite {
         connection: &mut SqliteConnection,
         names: &Names,
         owner: &str,
-        troubles: &str,
+        issues: &str,
     ) -> Result<(), sqlx::Error> {
         let complain = "update tidings_relay set issues = ?2
             where (owner = ?1 or lease_until < cast(unixepoch('subsec') * 1000000 as integer))
               and issues is not ?2";
         sqlx::query(names.sql(complain, '_'))
             .bind(owner)
-            .bind(troubles)
+            .bind(issues)
             .execute(connection)
             .await
             .map(drop)

@@ -292,7 +292,7 @@ impl<DB: Store> Outbox<DB> {
     ///
     /// # Errors
     /// [`OutboxError::NotMigrated`] without tables, else [`OutboxError::Database`].
-    pub async fn accept_loss(&self, stream: &str) -> Result<Option<Loss>, OutboxError> {
+    pub async fn acknowledge_loss(&self, stream: &str) -> Result<Option<Loss>, OutboxError> {
         self.settle(stream, Settled::Accepted).await
     }
 

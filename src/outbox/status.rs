@@ -94,7 +94,7 @@ pub struct Status {
     /// The NATS that the outbox is relayed into, if that is known.
     pub nats: Option<NatsIdentity>,
     /// The issues of the relay, as it last recorded them.
-    pub troubles: Vec<Trouble>,
+    pub issues: Vec<Issue>,
     /// Slots of the log that should be free, and the transactions that hold them: these delay only the freeing. Also
     /// the table of delayed events, when some are due and open transactions have cancelled events in it: these events,
     /// and the later ones of their keys, are not moved until those transactions end.
@@ -149,7 +149,7 @@ impl fmt::Display for HeldSlot {
 /// An issue: something that hinders the relay.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
-pub struct Trouble {
+pub struct Issue {
     /// What it concerns: `relay`, `stream EVENTS` or `subject user.created`.
     pub place: String,
     /// When it began.
@@ -177,8 +177,8 @@ impl StoredTrouble {
         }
     }
 
-    pub(super) fn at(self, place: String) -> Trouble {
-        Trouble {
+    pub(super) fn at(self, place: String) -> Issue {
+        Issue {
             place,
             since: self.since,
             cause: self.cause,
@@ -191,9 +191,9 @@ pub(super) fn stored_troubles(text: &str) -> Result<BTreeMap<String, StoredTroub
     serde_json::from_str(text).map_err(|error| sqlx::Error::Decode(error.into()))
 }
 
-pub(super) fn troubles_from(text: &str) -> Result<Vec<Trouble>, sqlx::Error> {
+pub(super) fn troubles_from(text: &str) -> Result<Vec<Issue>, sqlx::Error> {
     let stored = stored_troubles(text)?.into_iter();
-    Ok(stored.map(|(place, trouble)| trouble.at(place)).collect())
+    Ok(stored.map(|(place, issue)| issue.at(place)).collect())
 }
 
 /// The lease of the relay.
@@ -234,16 +234,16 @@ impl Status {
 
     /// Returns what is stuck, lost, or not relayed: empty when all is well. Short waits are left out.
     #[must_use]
-    pub fn stuck(&self) -> Vec<Trouble> {
-        let losses = self.losses.iter().map(|loss| Trouble {
+    pub fn stuck(&self) -> Vec<Issue> {
+        let losses = self.losses.iter().map(|loss| Issue {
             place: format!("stream {}", loss.stream),
             since: loss.since,
             cause: format!("it {}", loss.standing),
             cure: REPAIR.to_owned(),
         });
-        let mut stuck: Vec<Trouble> = losses.collect();
+        let mut stuck: Vec<Issue> = losses.collect();
         let mut add = |place: &str, age_s: f64, cause: String, cure: &str| {
-            stuck.push(Trouble {
+            stuck.push(Issue {
                 place: place.to_owned(),
                 since: ago(age_s),
                 cause,
@@ -288,14 +288,14 @@ impl Status {
         }
         // Put the relay's own issues before the rest, because they name its cause.
         let first = self.losses.len();
-        let before = self.troubles.iter().cloned().chain(self.not_relayed());
+        let before = self.issues.iter().cloned().chain(self.not_relayed());
         stuck.splice(first..first, before);
         stuck
     }
 
     /// Returns an issue when events wait and no relay has the lease.
     #[must_use]
-    pub fn not_relayed(&self) -> Option<Trouble> {
+    pub fn not_relayed(&self) -> Option<Issue> {
         let waits = self.backlog > 0 || self.overdue_seconds() > OVERDUE_S;
         if !waits || self.is_relayed() || self.refuses.is_some() {
             return None;
@@ -311,7 +311,7 @@ impl Status {
                 format!("{owner} has stopped renewing its lease, and {events} wait"),
             ),
         };
-        Some(Trouble {
+        Some(Issue {
             place: "relay".to_owned(),
             since: ago(age_s),
             cause,
@@ -401,7 +401,7 @@ impl Status {
             oldest_undecided_seconds: row.try_get(17)?,
             stands_still: false,
             nats: None,
-            troubles: troubles_from(row.try_get(14)?)?,
+            issues: troubles_from(row.try_get(14)?)?,
             losses: open(&losses_from(row.try_get(15)?)?),
         })
     }

@@ -135,7 +135,7 @@ pub trait Statements:
         connection: &mut Self::Connection,
         names: &Names,
         owner: &str,
-        troubles: &str,
+        issues: &str,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
     /// Records the server's limit for headers and payload together, for readers of the database.

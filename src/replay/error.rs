@@ -18,7 +18,7 @@ pub enum ReplayError {
     },
     /// No instance answers, so no instance would run the replay. With force, the replay waits for one.
     #[error(
-        "no replica of {subscriber} answers, and its replicas run the replay: start one, or force it"
+        "no instance of {subscriber} answers, and its instances run the replay: start one, or force it"
     )]
     NoReplica {
         /// The subscriber.
@@ -46,7 +46,7 @@ pub enum ReplayError {
     },
     /// No instance has this shadow.
     #[error(
-        "no replica of {subscriber} has a shadow {shadow}: add `.shadow({shadow:?}, ...)` to it; they have {shadows:?}"
+        "no instance of {subscriber} has a shadow {shadow}: add `.shadow({shadow:?}, ...)` to it; they have {shadows:?}"
     )]
     UnknownShadow {
         /// The subscriber.

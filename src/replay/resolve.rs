@@ -20,8 +20,8 @@ pub(super) async fn ranges(
     subscriber: &str,
     request: &ReplayRequest,
 ) -> Result<Vec<ReplayRange>, ReplayError> {
-    let state = Subscribers::over(bus).find_whole(subscriber).await?;
-    if state.replicas.is_empty() && !request.force {
+    let state = Subscribers::new(bus).find_whole(subscriber).await?;
+    if state.instances.is_empty() && !request.force {
         return Err(ReplayError::NoReplica {
             subscriber: subscriber.to_owned(),
         });
@@ -66,11 +66,11 @@ pub(super) async fn ranges(
 /// The names that the instances handle; when none answers, those that their consumers deliver.
 fn of_subscriber(state: &SubscriberState) -> Names {
     let retries = retry_subject(&state.name, ">");
-    let wanted = state.replicas.iter().flat_map(|replica| &replica.wants);
+    let wanted = state.instances.iter().flat_map(|instance| &instance.wants);
     let wanted = wanted.map(|wanted| (&wanted.stream, filters(&wanted.settings)));
     let delivered = state.consumers.iter();
     let delivered = delivered.map(|consumer| (&consumer.stream, filters(&consumer.config)));
-    let all: Vec<_> = match state.replicas.is_empty() {
+    let all: Vec<_> = match state.instances.is_empty() {
         false => wanted.collect(),
         true => delivered.collect(),
     };
@@ -91,10 +91,15 @@ async fn of_shadow(
     shadow: &str,
     is_forced: bool,
 ) -> Result<Names, ReplayError> {
-    if state.replicas.is_empty() {
+    if state.instances.is_empty() {
         return Ok(of_subscriber(state));
     }
-    let shadows = || state.replicas.iter().flat_map(|replica| &replica.shadows);
+    let shadows = || {
+        state
+            .instances
+            .iter()
+            .flat_map(|instance| &instance.shadows)
+    };
     let of_name = shadows().filter(|(name, _)| *name == shadow);
     let wanted: BTreeSet<&str> = of_name
         .flat_map(|(_, names)| names)
@@ -108,7 +113,7 @@ async fn of_shadow(
             shadows: shadows.into_iter().cloned().collect(),
         });
     }
-    if let Some(why) = lacks_shadow(&state.replicas, shadow).filter(|_| !is_forced) {
+    if let Some(why) = lacks_shadow(&state.instances, shadow).filter(|_| !is_forced) {
         return Err(ReplayError::ShadowElsewhere { why });
     }
     let mut names = Names::new();

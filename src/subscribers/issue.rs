@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{SubscriberConsumer, SubscriberState};
 use crate::{
     bus::{LeaseSign, starts_beyond},
-    replica::{Activity, Replica},
+    instance::{Activity, Instance},
 };
 
 /// A lease that was not renewed for this long is free, failover included.
@@ -174,7 +174,7 @@ fn streams(state: &SubscriberState, seen: &Seen) -> Vec<SubscriberIssue> {
 fn consumers(state: &SubscriberState) -> Vec<SubscriberIssue> {
     let (name, since) = (&state.name, state.last_seen_at);
     let missing = state.missing.iter();
-    let told = missing.map(|missing| match (&missing.stream, state.replicas.is_empty()) {
+    let told = missing.map(|missing| match (&missing.stream, state.instances.is_empty()) {
         (Some(stream), false) => SubscriberIssue::stuck(
             "consumer-deleted",
             format!("its consumer of {stream} was deleted while it runs: what waits there is not known"),
@@ -199,27 +199,27 @@ fn instances(state: &SubscriberState, seen: &Seen) -> Vec<SubscriberIssue> {
     let mut issues = Vec::new();
     issues.extend(no_instance(state, seen));
     let mut told: Vec<&str> = Vec::new();
-    for replica in &state.replicas {
-        let troubles = [&replica.trouble, &replica.replay_trouble];
-        for trouble in troubles.into_iter().flatten() {
+    for instance in &state.instances {
+        let issues = [&instance.issue, &instance.replay_issue];
+        for issue in issues.into_iter().flatten() {
             // One cause gets one line, however many instances report it.
-            if !told.contains(&trouble.as_str()) {
-                told.push(trouble);
-                let cause = format!("{}: {trouble}", place(replica));
+            if !told.contains(&issue.as_str()) {
+                told.push(issue);
+                let cause = format!("{}: {issue}", place(instance));
                 issues.push(SubscriberIssue::stuck("instance", cause));
             }
         }
     }
     let open = state
-        .replicas
+        .instances
         .iter()
         .find(|one| is_circuit_open(&one.circuit));
-    issues.extend(open.map(|replica| {
-        let Replica { circuit, .. } = replica;
+    issues.extend(open.map(|instance| {
+        let Instance { circuit, .. } = instance;
         let cause = format!(
             "{}: the circuit is {circuit}: nearly every attempt failed, so nothing is pulled but one event at a time, \
              to try",
-            place(replica)
+            place(instance)
         );
         SubscriberIssue::stuck("circuit-open", cause)
             .cure("give the handler what it needs; its log says what failed. It closes by itself")
@@ -235,7 +235,7 @@ fn is_circuit_open(circuit: &str) -> bool {
 /// No instance is active although events wait. From outside the causes look alike, except for one.
 fn no_instance(state: &SubscriberState, seen: &Seen) -> Option<SubscriberIssue> {
     let is_paused = state.paused_until.is_some();
-    if is_paused || !seen.are_asked || !state.replicas.is_empty() {
+    if is_paused || !seen.are_asked || !state.instances.is_empty() {
         return None;
     }
     let waiting = waiting(state, seen.now)?;
@@ -280,7 +280,7 @@ fn no_instance(state: &SubscriberState, seen: &Seen) -> Option<SubscriberIssue> 
 
 /// The counts of what waits for an instance, if anything waits.
 fn waiting(state: &SubscriberState, now: DateTime<Utc>) -> Option<String> {
-    let (pending, unanswered) = of_events(state);
+    let (pending, ack_pending) = of_events(state);
     let retries = state.retries.as_ref();
     let due = retries.map_or(0, |retries| {
         let is_due = retries.next_at.is_some_and(|next| next <= now);
@@ -288,7 +288,7 @@ fn waiting(state: &SubscriberState, now: DateTime<Utc>) -> Option<String> {
     });
     let counts = [
         (pending, "pending"),
-        (unanswered, "unanswered"),
+        (ack_pending, "ack_pending"),
         (due, "to be tried again"),
     ];
     let counts = counts.into_iter().filter(|(count, _)| *count > 0);
@@ -307,19 +307,19 @@ fn of_events(state: &SubscriberState) -> (u64, u64) {
     consumers.fold((0, 0), |sum, one| {
         (
             sum.0.saturating_add(one.pending),
-            sum.1.saturating_add(one.unanswered),
+            sum.1.saturating_add(one.ack_pending),
         )
     })
 }
 
 fn no_lease(state: &SubscriberState, seen: &Seen) -> Option<SubscriberIssue> {
-    let mut replicas = state.replicas.iter();
-    let stands_by = |replica: &Replica| replica.activity == Activity::StandsBy;
-    let lease = seen.lease.filter(|_| !state.replicas.is_empty())?;
-    if !replicas.all(stands_by) || seen.now - lease.written_at < LEASE {
+    let mut instances = state.instances.iter();
+    let stands_by = |instance: &Instance| instance.activity == Activity::Standby;
+    let lease = seen.lease.filter(|_| !state.instances.is_empty())?;
+    if !instances.all(stands_by) || seen.now - lease.written_at < LEASE {
         return None;
     }
-    let (count, at) = (state.replicas.len(), second(lease.written_at));
+    let (count, at) = (state.instances.len(), second(lease.written_at));
     let cause =
         format!("all {count} instances stand by, and nobody has renewed the lease since {at}");
     let issue = SubscriberIssue::stuck("no-lease", cause);
@@ -331,12 +331,12 @@ fn no_lease(state: &SubscriberState, seen: &Seen) -> Option<SubscriberIssue> {
 /// A consumer at its limit of ack pending messages gets no further messages.
 fn full(consumer: &SubscriberConsumer) -> Option<SubscriberIssue> {
     let most = consumer.config.get("max_ack_pending")?.as_u64()?;
-    if most == 0 || consumer.unanswered < most || consumer.pending == 0 {
+    if most == 0 || consumer.ack_pending < most || consumer.pending == 0 {
         return None;
     }
     let cause = format!(
         "{} deliveries of {} are not answered, and the server sends no more (max_ack_pending)",
-        consumer.unanswered, consumer.stream
+        consumer.ack_pending, consumer.stream
     );
     Some(
         SubscriberIssue::stuck("ack-pending-full", cause)
@@ -369,8 +369,8 @@ fn clocks(state: &SubscriberState, seen: &Seen) -> Vec<SubscriberIssue> {
         .iter()
         .filter(|(_, ahead)| ahead.abs() > CLOCKS_DIFFER);
     let told = differ.filter_map(|(id, ahead)| {
-        let replica = state.replicas.iter().find(|one| one.id == *id)?;
-        let (seconds, place) = (ahead.num_seconds().abs(), place(replica));
+        let instance = state.instances.iter().find(|one| one.id == *id)?;
+        let (seconds, place) = (ahead.num_seconds().abs(), place(instance));
         let (way, when) = match *ahead > TimeDelta::zero() {
             true => ("ahead of", "that much too late"),
             false => ("behind", "too early"),
@@ -383,8 +383,8 @@ fn clocks(state: &SubscriberState, seen: &Seen) -> Vec<SubscriberIssue> {
     told.collect()
 }
 
-fn place(replica: &Replica) -> String {
-    format!("process {} on {}", replica.pid, replica.host)
+fn place(instance: &Instance) -> String {
+    format!("process {} on {}", instance.pid, instance.host)
 }
 
 fn second(at: DateTime<Utc>) -> String {

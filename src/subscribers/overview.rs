@@ -18,8 +18,8 @@ use crate::{
         Bus, BusError, Durable, Durables, LeaseSign, RetrySigns, filters,
         streams::{StreamSpec, retry_subject},
     },
+    instance::{EVERYBODY, Instance, can_be_durable, status_subject},
     job::{Replay, ReplayState},
-    replica::{EVERYBODY, Replica, can_be_durable, status_subject},
     start::shifted,
 };
 
@@ -230,7 +230,7 @@ impl Subscribers {
         let is_subscriber = durables.iter().any(is_ours);
         let state = self.look_at_any(name, durables, ground).await?;
         // A durable that an older worker has created has no marker, but its process answers.
-        (is_subscriber || !state.replicas.is_empty()).then_some(state)
+        (is_subscriber || !state.instances.is_empty()).then_some(state)
     }
 
     /// The state of anything with this name; `None` when there is nothing.
@@ -254,16 +254,16 @@ impl Subscribers {
         let heard_at = Utc::now();
         let mut unseen = ground.unseen();
         let are_asked = answers.is_ok();
-        let mut replicas: Vec<Replica> = match &answers {
+        let mut instances: Vec<Instance> = match &answers {
             Ok(answers) => read(answers).collect(),
             Err(error) => {
                 unseen.push(format!("its instances: {error}"));
                 Vec::new()
             }
         };
-        replicas.retain(|replica| replica.subscriber == name);
-        replicas.sort_by(|a, b| (a.started_at, &a.id).cmp(&(b.started_at, &b.id)));
-        if durables.is_empty() && replicas.is_empty() {
+        instances.retain(|instance| instance.subscriber == name);
+        instances.sort_by(|a, b| (a.started_at, &a.id).cmp(&(b.started_at, &b.id)));
+        if durables.is_empty() && instances.is_empty() {
             return None;
         }
         let signs = match &retries {
@@ -282,12 +282,12 @@ impl Subscribers {
         let mut last_seen_at = durables.iter().filter_map(|one| one.last_active_at()).max();
         let held = lease.filter(|lease| lease.is_held);
         last_seen_at = last_seen_at.max(held.map(|lease| lease.written_at));
-        let missing = missing(name, &durables, &replicas, ground, retries.ok().flatten());
+        let missing = missing(name, &durables, &instances, ground, retries.ok().flatten());
         let of_retries = retry_subject(name, ">");
         let consumers = durables.into_iter().cloned();
         let consumers = consumers.map(|one| SubscriberConsumer {
             is_of_retries: one.takes_only(&of_retries),
-            ..SubscriberConsumer::of(one, &replicas)
+            ..SubscriberConsumer::of(one, &instances)
         });
         let mut state = SubscriberState {
             name: name.to_owned(),
@@ -296,7 +296,7 @@ impl Subscribers {
             consumers: consumers.collect(),
             missing,
             retries: signs.map(WaitingRetries::from),
-            replicas,
+            instances,
             last_seen_at,
             issues: Vec::new(),
             unseen,
@@ -315,7 +315,7 @@ impl Subscribers {
             there: ground.durables.streams.clone(),
             lease,
             clocks: clocks(
-                &state.replicas,
+                &state.instances,
                 (shifted(asked_at, ahead), shifted(heard_at, ahead)),
             ),
             replays: self.stuck_replays(&state, are_asked, &ground.replays).await,
@@ -335,7 +335,7 @@ impl Subscribers {
     fn why_none(&self, streams: &[String]) -> Vec<SubscriberIssue> {
         let server = self.bus.server_name();
         let lacks = |spec: &StreamSpec| !streams.contains(&spec.name);
-        let needed = StreamSpec::of_subscribers();
+        let needed = StreamSpec::internal();
         let lacking: Vec<&str> = needed
             .iter()
             .filter(|spec| lacks(spec))
@@ -426,7 +426,7 @@ async fn found_stream(bus: &Bus, sees: bool, subject: &str) -> Result<Option<Str
 fn missing(
     name: &str,
     durables: &[&Durable],
-    replicas: &[Replica],
+    instances: &[Instance],
     ground: &Ground,
     of_retries: Option<String>,
 ) -> Vec<MissingConsumer> {
@@ -435,7 +435,7 @@ fn missing(
         !unseen.any(|(of, _)| of.as_deref().is_none_or(|of| of == stream))
     };
     let retries = retry_subject(name, ">");
-    let wanted = replicas.iter().flat_map(|replica| &replica.wants);
+    let wanted = instances.iter().flat_map(|instance| &instance.wants);
     let mut wanted: BTreeSet<String> = wanted
         .map(|wanted| wanted.stream.clone())
         .chain(durables.iter().flat_map(|one| one.sibling_streams()))
@@ -445,7 +445,7 @@ fn missing(
     let is_ours = durables
         .iter()
         .any(|one| one.is_ours() || one.takes_only(&retries));
-    if !is_ours && replicas.is_empty() {
+    if !is_ours && instances.is_empty() {
         return Vec::new();
     }
     let lacks = |stream: &String| {
@@ -460,9 +460,9 @@ fn missing(
         })
         .collect();
     let all_seen = ground.durables.unseen.is_empty();
-    let of_events_wanted = replicas
+    let of_events_wanted = instances
         .iter()
-        .flat_map(|replica| &replica.wants)
+        .flat_map(|instance| &instance.wants)
         .any(|wanted| !filters(&wanted.settings).contains(&retries));
     let knows_events =
         of_events_wanted || durables.iter().any(|one| !one.sibling_streams().is_empty());
@@ -474,23 +474,23 @@ fn missing(
 
 /// How far the clock of each instance is ahead of the server's. The instances answered between these moments.
 pub(super) fn clocks(
-    replicas: &[Replica],
+    instances: &[Instance],
     (from, to): (DateTime<Utc>, DateTime<Utc>),
 ) -> Vec<(String, TimeDelta)> {
-    let told = replicas.iter().filter_map(|replica| {
-        let clock = replica.clock?;
+    let told = instances.iter().filter_map(|instance| {
+        let clock = instance.clock?;
         let ahead = match clock {
             clock if clock < from => clock - from,
             clock if clock > to => clock - to,
             _ => TimeDelta::zero(),
         };
-        Some((replica.id.clone(), ahead))
+        Some((instance.id.clone(), ahead))
     });
     told.collect()
 }
 
 /// Answers of another format do not come from an instance of Tidings, and are ignored.
-fn read(answers: &[Bytes]) -> impl Iterator<Item = Replica> {
-    let read = |answer: &Bytes| serde_json::from_slice::<Replica>(answer).ok();
+fn read(answers: &[Bytes]) -> impl Iterator<Item = Instance> {
+    let read = |answer: &Bytes| serde_json::from_slice::<Instance>(answer).ok();
     answers.iter().filter_map(read)
 }

@@ -9,9 +9,9 @@ use serde::Serialize;
 use super::{Subscribers, SubscribersError, WaitingRetries, replays::unfinished};
 use crate::{
     bus::{Bus, BusError, Durable, streams::retry_subject},
+    instance::{Instance, can_be_durable, status_subject},
     job::ReplayState,
     replaying::ReplayId,
-    replica::{Replica, can_be_durable, status_subject},
 };
 
 /// How long an empty entry stays.
@@ -50,7 +50,7 @@ pub struct RemovedConsumer {
     /// Messages that were never delivered to it; they stay in their stream, except retries.
     pub pending: u64,
     /// Deliveries that are ack pending.
-    pub unanswered: u64,
+    pub ack_pending: u64,
     /// The sequence up to which everything was acknowledged.
     pub acknowledged: u64,
 }
@@ -201,10 +201,10 @@ impl Subscribers {
         }
         let answers = self.bus.ask_all(&status_subject(name)).await?;
         if let Some(answer) = answers.first() {
-            let replica: Option<Replica> = serde_json::from_slice(answer).ok();
-            return Err(runs(replica.map_or_else(
+            let instance: Option<Instance> = serde_json::from_slice(answer).ok();
+            return Err(runs(instance.map_or_else(
                 || "a process answers".to_owned(),
-                |replica| format!("process {} on {} answers", replica.pid, replica.host),
+                |instance| format!("process {} on {} answers", instance.pid, instance.host),
             )));
         }
         if let Some(pulled) = durables.iter().find(|one| one.num_waiting > 0) {
@@ -227,7 +227,7 @@ impl From<Durable> for RemovedConsumer {
     fn from(durable: Durable) -> Self {
         Self {
             pending: durable.num_pending,
-            unanswered: durable.num_ack_pending,
+            ack_pending: durable.num_ack_pending,
             acknowledged: durable.acknowledged(),
             stream: durable.stream,
         }

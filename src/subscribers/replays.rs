@@ -29,10 +29,10 @@ impl Subscribers {
                 .as_ref()
                 .map_or(replay.state_at, |progress| progress.at);
             let is_silent = Utc::now() - heard_at.max(replay.state_at) > SILENCE;
-            let written = progress.and_then(|progress| progress.trouble);
+            let written = progress.and_then(|progress| progress.issue);
             let why = match written {
-                Some(trouble) => Some(trouble.why),
-                None if is_silent && are_asked && state.replicas.is_empty() => {
+                Some(issue) => Some(issue.why),
+                None if is_silent && are_asked && state.instances.is_empty() => {
                     Some("no instance answers; one that starts goes on with it".to_owned())
                 }
                 None => None,

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{Subscribers, SubscribersError};
 use crate::{
     bus::{BusError, ConsumerSpec, Durable, ReaderError, filters, streams::retry_subject},
-    start::Start,
+    start::StartFrom,
     worker,
 };
 
@@ -38,7 +38,7 @@ pub struct StreamReset {
     /// How many events are never delivered.
     pub skipped: u64,
     /// How many deliveries are ack pending now: in flight, or lost with their process.
-    pub unanswered: u64,
+    pub ack_pending: u64,
     /// The events that are delivered again or skipped, by name.
     pub names: BTreeMap<String, u64>,
     /// When the first of them was stored.
@@ -105,14 +105,14 @@ impl From<BusError> for ResetError {
 
 impl Subscribers {
     /// What [`Subscribers::reset`] would do; with a stream, in that stream only. Reads the events in between, without
-    /// payloads. [`Start::New`] and a future time mean the position after the last event at this moment.
+    /// payloads. [`StartFrom::New`] and a future time mean the position after the last event at this moment.
     ///
     /// # Errors
     /// [`ResetError`] names why the subscriber cannot be moved there.
     pub async fn plan_reset(
         &self,
         name: &str,
-        to: Start,
+        to: StartFrom,
         stream: Option<&str>,
     ) -> Result<SubscriberReset, ResetError> {
         let mut durables = self.durables(name).await?;
@@ -129,7 +129,7 @@ impl Subscribers {
                     streams: names,
                 });
             }
-        } else if names.len() > 1 && matches!(to, Start::Sequence(_)) {
+        } else if names.len() > 1 && matches!(to, StartFrom::Sequence(_)) {
             return Err(ResetError::WhichStream {
                 name: name.to_owned(),
                 streams: names,
@@ -168,16 +168,16 @@ impl Subscribers {
         Ok(())
     }
 
-    async fn plan_of(&self, durable: &Durable, to: Start) -> Result<StreamReset, ResetError> {
+    async fn plan_of(&self, durable: &Durable, to: StartFrom) -> Result<StreamReset, ResetError> {
         let stream = &durable.stream;
         let subjects = filters(&durable.config);
         let part = self.bus.part(stream).await?;
         let end = part.map_or(0, |part| part.last).saturating_add(1);
         let to = match to {
-            Start::Beginning => 1,
-            Start::New => end,
-            Start::Sequence(sequence) => sequence.max(1),
-            Start::Time(time) => self.bus.sequence_at(stream, time).await?.min(end),
+            StartFrom::Beginning => 1,
+            StartFrom::New => end,
+            StartFrom::Sequence(sequence) => sequence.max(1),
+            StartFrom::Time(time) => self.bus.sequence_at(stream, time).await?.min(end),
         };
         if to > end {
             return Err(ResetError::BehindTheEnd {
@@ -200,7 +200,7 @@ impl Subscribers {
             to,
             again,
             skipped,
-            unanswered: durable.num_ack_pending,
+            ack_pending: durable.num_ack_pending,
             names: survey.names,
             first_at: survey.first_at,
             last_at: survey.last_at,

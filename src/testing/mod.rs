@@ -5,7 +5,7 @@
 //! | call a handler as a plain function | [`Context::test`](crate::Context::test), [`TestContext`] |
 //! | see what a worker would do: retries, dead letters, order, the inbox | [`TestWorker`] |
 //! | check that a handler may be run twice | [`assert_idempotent`] |
-//! | have a database for `on_once` and for code that publishes | `Outbox::temporary`, `published` |
+//! | have a database for `on_transactional` and for code that publishes | `Outbox::temporary`, `published` |
 //!
 //! All of it needs only `#[tokio::test]`. The crate `tidings-test-servers` starts a nats-server and a Postgres for a
 //! test.

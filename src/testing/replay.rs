@@ -7,7 +7,7 @@ use crate::replaying::{Count, ReplayId};
 
 impl<S: Send + Sync + 'static> TestWorker<S> {
     /// Makes every later delivery part of a new replay, like one that [`Replays`](crate::Replays) starts. Handlers see
-    /// the replay, or are skipped. Events that they publish are only counted. `on_once` handles again what it has
+    /// the replay, or are skipped. Events that they publish are only counted. `on_transactional` handles again what it has
     /// handled before, once in this replay. Returns the replay's id.
     ///
     /// ```

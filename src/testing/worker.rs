@@ -274,7 +274,7 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
             .filter(|delivered| delivered.dead_letter().is_some())
     }
 
-    /// The events of one kind in the outbox of its handlers, in order, such as those that a handler of `on_once` has
+    /// The events of one kind in the outbox of its handlers, in order, such as those that a handler of `on_transactional` has
     /// published. For an outbox in the state there is [`published`](super::published()).
     ///
     /// # Panics
@@ -408,7 +408,7 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
             ..self.nothing_yet(&arrival)
         });
         assert!(
-            arrival.past.put_off < MOST_POSTPONED,
+            arrival.past.deferrals < MOST_POSTPONED,
             "postponed {MOST_POSTPONED} times in a row, because what the handler needs is not there, or the \
              circuit is open: {:?}",
             self.history.last()

@@ -61,16 +61,16 @@ impl Inventory {
             .filter(is_ours)
             .map(|durable| durable.name.clone())
             .collect();
-        let of_subscribers = durables
+        let internal = durables
             .iter()
             .filter(|durable| subscribers.contains(&durable.name))
             .map(|durable| durable.stream.clone());
-        let ours = StreamSpec::of_subscribers().map(|spec| spec.name);
+        let ours = StreamSpec::internal().map(|spec| spec.name);
         let may_have_events = |name: &&String| {
             let is_of_the_system = ["$", "KV_", "OBJ_"].iter().any(|one| name.starts_with(one));
             !is_of_the_system && !ours.contains(name)
         };
-        let mut names: BTreeSet<String> = known.into_iter().chain(of_subscribers).collect();
+        let mut names: BTreeSet<String> = known.into_iter().chain(internal).collect();
         names.extend(search.trace.streams.iter().cloned());
         names.retain(|name| !ours.contains(name));
         let others = all.iter().filter(may_have_events);

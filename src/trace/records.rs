@@ -132,13 +132,12 @@ mod of_an_outbox {
                 }];
                 said.push(format!("the backlog is {}", status.backlog));
                 said.extend(status.refuses);
-                let troubles = status.troubles.into_iter();
-                said.extend(troubles.map(|trouble| {
-                    format!(
-                        "{}: {}; try: {}",
-                        trouble.place, trouble.cause, trouble.cure
-                    )
-                }));
+                let issues = status.issues.into_iter();
+                said.extend(
+                    issues.map(|issue| {
+                        format!("{}: {}; try: {}", issue.place, issue.cause, issue.cure)
+                    }),
+                );
                 Ok(said)
             })
         }

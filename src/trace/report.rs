@@ -203,7 +203,7 @@ pub enum InboxTrace {
     /// It was handled.
     Handled,
     /// It was dead-lettered; the dead letter may have been redriven or discarded since.
-    GivenUp {
+    DeadLettered {
         /// When it was dead-lettered.
         at: Option<DateTime<Utc>>,
         /// The kind of cause.

@@ -13,7 +13,7 @@ use super::{
     told::{Meant, Told},
 };
 use crate::{
-    bus::{Bus, Expanse, Sighting, Start, quoted},
+    bus::{Bus, Expanse, Sighting, StartFrom, quoted},
     error_text::error_texts,
     start::shifted,
 };
@@ -276,7 +276,7 @@ impl<'a> Search<'a> {
         }
         let (mut found, mut taken) = (None, None);
         let (first, last) = (batch.first_sequence, batch.last_sequence);
-        let start = Start::Sequence(first);
+        let start = StartFrom::Sequence(first);
         let most = last.saturating_sub(first).saturating_add(1);
         let see = |sighting: Sighting| {
             let Sighting {

@@ -15,7 +15,7 @@ use super::{
     search::{Search, time},
 };
 use crate::{
-    bus::{Bus, Expanse, Read, ReaderError, Sighting, Start},
+    bus::{Bus, Expanse, Read, ReaderError, Sighting, StartFrom},
     error_text::error_texts,
 };
 
@@ -47,7 +47,7 @@ impl Search<'_> {
         name: &str,
         stream: &Expanse,
     ) -> (usize, Result<Read, ReaderError>) {
-        let start = Start::Time(self.since());
+        let start = StartFrom::Time(self.since());
         let is_one = matches!(self.sought, Sought::Event(_));
         let (sought, limit) = (self.sought, self.trace.limit);
         let mut found: VecDeque<Sighting> = VecDeque::new();

@@ -15,7 +15,7 @@ use super::{
     told::{Meant, Told},
 };
 use crate::{
-    bus::{Bus, Durable, Start, Waiting, filters, streams::StreamSpec},
+    bus::{Bus, Durable, StartFrom, Waiting, filters, streams::StreamSpec},
     dead_letter::{DeadLetterSelection, DeadLetters, DeadLettersError, StoredDeadLetter},
     job::Replay,
 };
@@ -36,7 +36,7 @@ impl Search<'_> {
         }
         let (mut next, mut read) = (1, 0);
         loop {
-            let page = bus.page(&stream, ">", Start::Sequence(next)).await;
+            let page = bus.page(&stream, ">", StartFrom::Sequence(next)).await;
             let page = match page {
                 Ok(page) => page,
                 Err(error) => {
@@ -110,7 +110,7 @@ impl Search<'_> {
         read: &mut usize,
     ) -> Result<(), DeadLettersError> {
         let selection = DeadLetterSelection::default().since(self.earliest());
-        let mut letters = DeadLetters::over(bus).read(selection).await?;
+        let mut letters = DeadLetters::new(bus).read(selection).await?;
         while *read < MOST
             && let Some(letter) = letters.next().await?
         {
@@ -213,8 +213,8 @@ impl Search<'_> {
                     inbox: None,
                 });
             }
-            for (scope, given_up) in scopes {
-                let remembered = Some(remembered(given_up.as_deref()));
+            for (scope, dead_lettered) in scopes {
+                let remembered = Some(remembered(dead_lettered.as_deref()));
                 match scope.split_once("/replay/") {
                     Some((subscriber, id)) => event.at(subscriber).replay(id).inbox = remembered,
                     None => event.at(&scope).inbox = remembered,
@@ -264,13 +264,13 @@ impl SubscriberTrace {
 }
 
 /// What a row of the inbox states.
-fn remembered(given_up: Option<&str>) -> InboxTrace {
-    let Some(note) = given_up else {
+fn remembered(dead_lettered: Option<&str>) -> InboxTrace {
+    let Some(note) = dead_lettered else {
         return InboxTrace::Handled;
     };
     let note: Value = serde_json::from_str(note).unwrap_or_default();
     let text = |name: &str| note.get(name).and_then(Value::as_str).unwrap_or_default();
-    InboxTrace::GivenUp {
+    InboxTrace::DeadLettered {
         at: text("at").parse().ok(),
         cause: text("cause").to_owned(),
         error: text("error").to_owned(),

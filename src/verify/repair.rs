@@ -63,7 +63,7 @@ impl<DB: Store> Verify<DB> {
     /// was compared. The relay may run meanwhile; only one repair runs at a time.
     ///
     /// The event's id and content stay as they are. Consumers receive again the events that they handled before the
-    /// stream lost them: an inbox (`on_once`) recognises them.
+    /// stream lost them: an inbox (`on_transactional`) recognises them.
     ///
     /// # Errors
     /// [`RepairError`]; what was published until then stays and is in the ledger.

@@ -30,7 +30,7 @@ pub(super) async fn tell_progress(subscriber: &str, hands: &Hands, age: Duration
 pub(super) async fn acknowledge_again(delivery: Arc<Delivery>, hands: Arc<Hands>, at: Position) {
     while let Err(error) = delivery.ack().await {
         let sequence = at.sequence;
-        if let Some(unsaid) = hands.unanswered().again(Instant::now()) {
+        if let Some(unsaid) = hands.ack_pending().again(Instant::now()) {
             tracing::warn!(sequence, %error, unsaid, "handled event not acknowledged");
         }
         tokio::time::sleep(PAUSE).await;

@@ -17,9 +17,9 @@ use super::{hands::Hands, inspection::Inspection};
 use crate::{
     bus::{BadEntry, Bus, ConsumerSpec},
     flow::Flow,
+    instance::{Activity, EVERYBODY, HotKey, Instance, WantedConsumer, status_subject},
     lanes::Lanes,
     log::{Lasting, short},
-    replica::{Activity, EVERYBODY, HotKey, Replica, WantedConsumer, status_subject},
     subscriber::EventSubscriber,
     tally::Tally,
 };
@@ -47,7 +47,7 @@ pub(super) type Asked = mpsc::Receiver<oneshot::Sender<Figures>>;
 /// Written by the runner, read by the task that answers requests.
 pub(super) struct Board {
     /// The fields that never change.
-    facts: Replica,
+    facts: Instance,
     flow: Arc<Flow>,
     tally: Arc<Tally>,
     /// The last inspection of the subscriber's streams and of the bucket.
@@ -61,11 +61,11 @@ struct Inner {
     activity: Activity,
     holds_lease: bool,
     hands: Vec<Arc<Hands>>,
-    trouble: Option<String>,
+    issue: Option<String>,
     /// Why this instance can neither take the lease nor see that another instance holds it.
     leaseless: Option<String>,
     /// Why the replays cannot be listed.
-    replay_trouble: Option<String>,
+    replay_issue: Option<String>,
     runner: Option<mpsc::Sender<oneshot::Sender<Figures>>>,
 }
 
@@ -86,12 +86,12 @@ impl Board {
             inspection: Arc::clone(inspection),
             unbegun: Lasting::default(),
             inner: Mutex::new(Inner {
-                activity: Activity::Begins,
+                activity: Activity::Starting,
                 holds_lease: false,
                 hands: Vec::new(),
-                trouble: None,
+                issue: None,
                 leaseless: None,
-                replay_trouble: None,
+                replay_issue: None,
                 runner: None,
             }),
         }
@@ -100,14 +100,14 @@ impl Board {
     /// Another instance holds the lease, as far as is known.
     pub(super) fn stands_by(&self) {
         let mut inner = self.inner();
-        inner.activity = Activity::StandsBy;
+        inner.activity = Activity::Standby;
         inner.holds_lease = false;
     }
 
     /// This instance holds the lease.
     pub(super) fn has_lease(&self) {
         let mut inner = self.inner();
-        inner.activity = Activity::Begins;
+        inner.activity = Activity::Starting;
         inner.holds_lease = true;
         inner.leaseless = None;
     }
@@ -116,9 +116,9 @@ impl Board {
     pub(super) fn works(&self, hands: &[Arc<Hands>]) -> Asked {
         let (to, asked) = mpsc::channel(QUESTIONS);
         let mut inner = self.inner();
-        inner.activity = Activity::Works;
+        inner.activity = Activity::Active;
         inner.hands = hands.to_vec();
-        inner.trouble = None;
+        inner.issue = None;
         inner.runner = Some(to);
         asked
     }
@@ -126,14 +126,14 @@ impl Board {
     /// The subscriber was told to stop.
     pub(super) fn drains(&self) {
         let mut inner = self.inner();
-        inner.activity = Activity::Drains;
+        inner.activity = Activity::Draining;
         inner.runner = None;
     }
 
     /// The subscriber has stopped.
     pub(super) fn ended(&self) {
         let mut inner = self.inner();
-        inner.activity = Activity::Begins;
+        inner.activity = Activity::Starting;
         inner.holds_lease = false;
         inner.hands.clear();
         inner.runner = None;
@@ -145,14 +145,14 @@ impl Board {
             let (subscriber, error) = (&*self.facts.subscriber, &*short(&why));
             tracing::error!(subscriber, error, unsaid, "subscriber start failed");
         }
-        self.inner().trouble = Some(why);
+        self.inner().issue = Some(why);
     }
 
     /// Notes that the lease can be read and taken, or why not.
     pub(super) fn knows_lease(&self, why_not: Option<String>) {
         self.inner().leaseless = why_not.map(|why| {
             format!(
-                "no lease can be had, so this replica does not work, and perhaps none does: {why}"
+                "no lease can be had, so this instance does not work, and perhaps none does: {why}"
             )
         });
     }
@@ -164,7 +164,7 @@ impl Board {
 
     /// Notes that the replays can be listed, or why not.
     pub(super) fn knows_replays(&self, why_not: Option<String>) {
-        self.inner().replay_trouble = why_not;
+        self.inner().replay_issue = why_not;
     }
 
     /// Answers status requests, as long as it is polled.
@@ -177,35 +177,35 @@ impl Board {
         .await;
     }
 
-    async fn status(&self) -> Replica {
+    async fn status(&self) -> Instance {
         let figures = self.figures().await;
         let counts = self.tally.counts();
         let inner = self.inner();
         let held = inner.hands.iter().map(|hands| hands.held());
-        let (in_hand, in_hand_bytes) =
+        let (in_flight, in_flight_bytes) =
             held.fold((0, 0), |sum, held| (sum.0 + held.0, sum.1 + held.1));
         let stalls = inner.hands.iter().filter_map(|hands| hands.stall());
         let issues = inner.hands.iter().flat_map(|hands| hands.issues());
-        let mut troubles: Vec<String> = inner.trouble.iter().cloned().collect();
-        troubles.extend(inner.leaseless.clone());
-        troubles.extend(stalls);
-        troubles.extend(issues);
-        troubles.extend(self.tally.why_unconfirmed());
-        troubles.extend(self.tally.why_unhandled());
-        troubles.extend(self.inspection.issues_of(&self.facts));
+        let mut issues: Vec<String> = inner.issue.iter().cloned().collect();
+        issues.extend(inner.leaseless.clone());
+        issues.extend(stalls);
+        issues.extend(issues);
+        issues.extend(self.tally.why_unconfirmed());
+        issues.extend(self.tally.why_unhandled());
+        issues.extend(self.inspection.issues_of(&self.facts));
         let mut said = HashSet::new();
-        troubles.retain(|trouble| said.insert(trouble.clone()));
-        Replica {
+        issues.retain(|issue| said.insert(issue.clone()));
+        Instance {
             activity: inner.activity,
-            trouble: (!troubles.is_empty()).then(|| troubles.join("; ")),
-            replay_trouble: inner.replay_trouble.clone(),
+            issue: (!issues.is_empty()).then(|| issues.join("; ")),
+            replay_issue: inner.replay_issue.clone(),
             holds_lease: self.facts.ordered.then_some(inner.holds_lease),
             circuit: self.flow.circuit().to_owned(),
             running: figures.as_ref().map(|figures| figures.running),
             resting: figures.as_ref().map(|figures| figures.resting),
             hottest: figures.unwrap_or_default().hottest,
-            in_hand,
-            in_hand_bytes,
+            in_flight,
+            in_flight_bytes,
             handled: counts.handled,
             failed: counts.failed,
             dead_lettered: counts.dead_lettered,
@@ -274,10 +274,10 @@ impl Figures {
 fn facts<S: Send + Sync + 'static>(
     subscriber: &EventSubscriber<S>,
     wants: Vec<WantedConsumer>,
-) -> Replica {
+) -> Instance {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let timeout_ms = u64::try_from(subscriber.timeout.as_millis()).unwrap_or(u64::MAX);
-    Replica {
+    Instance {
         subscriber: subscriber.name().to_owned(),
         id: Uuid::now_v7().to_string(),
         host: host.trim().to_owned(),
@@ -292,15 +292,15 @@ fn facts<S: Send + Sync + 'static>(
         retry: subscriber.retry.to_string(),
         wants,
         shadows: subscriber.shadows(),
-        activity: Activity::Begins,
-        trouble: None,
-        replay_trouble: None,
+        activity: Activity::Starting,
+        issue: None,
+        replay_issue: None,
         holds_lease: None,
         circuit: String::new(),
         running: None,
         resting: None,
-        in_hand: 0,
-        in_hand_bytes: 0,
+        in_flight: 0,
+        in_flight_bytes: 0,
         hottest: Vec::new(),
         handled: 0,
         failed: 0,

@@ -149,11 +149,11 @@ impl Checkup {
             return None;
         }
         let (stream, durable, waiting) = (&spec.stream, &spec.durable, look.num_pending);
-        let (unanswered, most) = (look.num_ack_pending, look.max_ack_pending());
-        Some(match unanswered >= most {
+        let (ack_pending, most) = (look.num_ack_pending, look.max_ack_pending());
+        Some(match ack_pending >= most {
             true => format!(
-                "{stream}: {waiting} events wait, and the server sends none, because {unanswered} deliveries to {durable} are \
-                 unanswered (max_ack_pending is {most}): those that are in the hands of a replica that died come again after \
+                "{stream}: {waiting} events wait, and the server sends none, because {ack_pending} deliveries to {durable} are \
+                 not acknowledged (max_ack_pending is {most}): those in flight in an instance that died are redelivered after \
                  ack_wait; if handlers are slow, let fewer run or raise the limit of server, account or stream"
             ),
             false => format!(
@@ -206,7 +206,7 @@ fn fewer(spec: &ConsumerSpec, look: &ConsumerLook) -> Option<String> {
     let (stream, durable) = (&spec.stream, &spec.durable);
     (now < wanted).then(|| {
         format!(
-            "max_ack_pending of the consumer {durable} of {stream} is {now} and not {wanted}: all replicas together handle no \
+            "max_ack_pending of the consumer {durable} of {stream} is {now} and not {wanted}: all instances together handle no \
              more at once; the next start of an instance sets it back"
         )
     })

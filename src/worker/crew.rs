@@ -197,7 +197,7 @@ impl<S: Send + Sync + 'static> Means<S> {
 
     async fn attempt_batch(&self, mut batch: Vec<Begun>) -> Vec<Finished> {
         let _beside = self.parks.beside().await;
-        let in_hand = batch.iter_mut().map(|begun| {
+        let in_flight = batch.iter_mut().map(|begun| {
             let key = begun.turn.key.as_deref();
             InHand {
                 acknowledger: self.parks.acknowledger(
@@ -209,7 +209,10 @@ impl<S: Send + Sync + 'static> Means<S> {
                 permit: begun.permit,
             }
         });
-        let steps = self.executor.run_batch(in_hand.collect(), &self.halt).await;
+        let steps = self
+            .executor
+            .run_batch(in_flight.collect(), &self.halt)
+            .await;
         let each = batch.into_iter().zip(steps);
         each.map(|(Begun { turn, item, .. }, step)| Finished { turn, item, step })
             .collect()

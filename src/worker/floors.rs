@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    bus::{Bus, BusError, ConsumerSpec, Start},
+    bus::{Bus, BusError, ConsumerSpec, StartFrom},
     position::Position,
 };
 
@@ -74,14 +74,14 @@ impl Floors {
         &self,
         bus: &Bus,
         consumers: &[ConsumerSpec],
-        start: Start,
+        start: StartFrom,
     ) -> Result<(), BusError> {
         let Some((of_retries, of_events)) = consumers.split_last() else {
             return Ok(());
         };
         let starts = of_events.iter().map(|consumer| (consumer, start));
         let mut is_made = false;
-        for (consumer, start) in starts.chain([(of_retries, Start::Beginning)]) {
+        for (consumer, start) in starts.chain([(of_retries, StartFrom::Beginning)]) {
             if bus.consumer_created(consumer).await?.is_some() {
                 continue;
             }
@@ -104,18 +104,23 @@ impl Floors {
 
     /// Where nothing is lost: behind the ack floor; at the beginning, when the stream is another one; at the
     /// subscriber's own start, when nothing is known.
-    async fn start(&self, bus: &Bus, stream: &str, start: Start) -> Result<Start, BusError> {
+    async fn start(
+        &self,
+        bus: &Bus,
+        stream: &str,
+        start: StartFrom,
+    ) -> Result<StartFrom, BusError> {
         let Some(floor) = self.known().get(stream).cloned() else {
             return Ok(start);
         };
         if bus.stream_created(stream).await? != floor.created {
-            return Ok(Start::Beginning);
+            return Ok(StartFrom::Beginning);
         }
         let others = match floor.seen {
             Some(seen) => bus.others_since(stream, seen).await?,
             None => None,
         };
-        Ok(Start::Sequence(first_open(floor.sequence, others)))
+        Ok(StartFrom::Sequence(first_open(floor.sequence, others)))
     }
 
     fn known(&self) -> MutexGuard<'_, BTreeMap<String, Floor>> {

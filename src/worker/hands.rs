@@ -30,7 +30,7 @@ pub(super) struct Hands {
     alone: bool,
     inner: Mutex<Inner>,
     /// Throttle the log: events handled before are not acknowledged, and progress cannot be sent.
-    unanswered: Lasting,
+    ack_pending: Lasting,
     untold: Lasting,
     /// Notified when enough capacity has become free to be worth a request.
     freed: Notify,
@@ -104,7 +104,7 @@ impl Hands {
             flow,
             alone: false,
             inner: Mutex::default(),
-            unanswered: Lasting::default(),
+            ack_pending: Lasting::default(),
             untold: Lasting::default(),
             freed: Notify::new(),
         }
@@ -360,8 +360,8 @@ impl Hands {
     }
 
     /// Throttles the log: events handled before are not acknowledged.
-    pub(super) fn unanswered(&self) -> &Lasting {
-        &self.unanswered
+    pub(super) fn ack_pending(&self) -> &Lasting {
+        &self.ack_pending
     }
 
     /// Throttles the log: progress cannot be sent.

@@ -12,7 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::needs::needs;
 use crate::{
     bus::{BadEntry, Bus, BusError, ConsumerSpec, Need, Role},
-    replica::Replica,
+    instance::Instance,
 };
 
 /// How often everything is inspected.
@@ -93,20 +93,20 @@ impl Inspection {
     }
 
     /// The issues of everything that a subscriber depends on.
-    pub(super) fn issues_of(&self, replica: &Replica) -> Vec<String> {
+    pub(super) fn issues_of(&self, instance: &Instance) -> Vec<String> {
         let found = self.found();
         let mut issues = found.of_bucket.clone();
-        let of_rights = found.of_rights.get(&replica.subscriber);
+        let of_rights = found.of_rights.get(&instance.subscriber);
         issues.extend(of_rights.into_iter().flatten().cloned());
         for ((stream, role), _) in self.wanted() {
             let is_its = role == Role::DeadLetters
-                || replica.wants.iter().any(|wanted| wanted.stream == stream);
+                || instance.wants.iter().any(|wanted| wanted.stream == stream);
             if is_its && let Some(of_stream) = found.of_streams.get(&stream) {
                 issues.extend(of_stream.iter().cloned());
             }
         }
         let bad = found.bad.values();
-        let bad = bad.filter(|bad| bad.key.split('.').nth(1) == Some(&replica.subscriber));
+        let bad = bad.filter(|bad| bad.key.split('.').nth(1) == Some(&instance.subscriber));
         issues.extend(bad.map(ToString::to_string));
         issues
     }

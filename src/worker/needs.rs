@@ -2,7 +2,7 @@
 
 use crate::{
     bus::{ConsumerSpec, Need, letters_of},
-    replica::{EVERYBODY, status_subject},
+    instance::{EVERYBODY, status_subject},
 };
 
 /// What a subscriber publishes and subscribes to sooner or later. The last consumer is that of its retries. Permissions
@@ -17,7 +17,7 @@ pub(super) fn needs(
         Need::subscribe(EVERYBODY, "telling that it is there"),
         Need::subscribe(status_subject(name), "telling how it does"),
         Need::publish(
-            format!("$KV.TIDINGS.suspect.{name}.1"),
+            format!("$KV.TIDINGS.crash-marker.{name}.1"),
             "finding the event that a process has died of",
         ),
         Need::publish("$JS.API.STREAM.MSG.GET.KV_TIDINGS", "hearing of replays"),

@@ -29,7 +29,7 @@ use crate::{
     handler::memory::{Noted, Whereabouts},
     log::{Lasting, short},
     outcome::{Cause, DeadLetter, Outcome},
-    subscriber::{EventSubscriber, Exhausted},
+    subscriber::{EventSubscriber, OnExhausted},
 };
 
 /// The pause before a question is processed again.
@@ -93,7 +93,7 @@ impl Parks {
         Ok(Arc::new(Self {
             bus: bus.clone(),
             subscriber: subscriber.name().to_owned(),
-            parks: subscriber.exhausted == Exhausted::ParkKey,
+            parks: subscriber.exhausted == OnExhausted::ParkKey,
             suspects,
             unknown: Lasting::default(),
             known: Mutex::new(known),

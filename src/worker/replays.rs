@@ -3,8 +3,8 @@
 
 mod courses;
 mod feed;
+mod issue;
 mod sieve;
-mod trouble;
 mod work;
 
 use std::{
@@ -35,8 +35,8 @@ use crate::{
     subscriber::EventSubscriber,
 };
 pub(super) use courses::Courses;
+use issue::Issue;
 pub(super) use sieve::Sieve;
-use trouble::Trouble;
 use work::Work;
 
 /// How often replays are looked up without a notification.
@@ -263,7 +263,7 @@ impl<S: Send + Sync + 'static> Replays<S> {
 impl<S: Send + Sync + 'static> Desk<S> {
     /// Runs a replay whenever it may run here, until it has ended or the worker stops.
     async fn see_to(self: Arc<Self>, mut entry: watch::Receiver<Replay>) -> Handled {
-        let (mut handled, mut trouble) = (Handled::new(), Trouble::default());
+        let (mut handled, mut issue) = (Handled::new(), Issue::default());
         while !self.stop.is_cancelled() {
             let replay = entry.borrow_and_update().clone();
             if replay.state.is_final() {
@@ -287,10 +287,10 @@ impl<S: Send + Sync + 'static> Desk<S> {
             match worked {
                 Ok(Worked::Over) => break,
                 Ok(Worked::For(now)) => {
-                    trouble = Trouble::default();
+                    issue = Issue::default();
                     handled.extend(now);
                 }
-                Err(error) => self.leave_alone(&error, &mut trouble, &mut entry).await,
+                Err(error) => self.leave_alone(&error, &mut issue, &mut entry).await,
             }
         }
         handled

@@ -148,7 +148,7 @@ impl Suspects {
         alone: RwLockWriteGuard<'static, ()>,
     ) -> Step {
         let (stream, sequence) = (item.arrival.stream.clone(), item.arrival.sequence);
-        let key = format!("suspect.{}.{}", self.subscriber, item.delivery.life());
+        let key = format!("crash-marker.{}.{}", self.subscriber, item.delivery.life());
         let arrival = &mut item.arrival;
         let step = match self.mark(&key, &stream, sequence).await {
             Ok(Marked::Tried) => {

@@ -78,7 +78,7 @@ fn worker(bus: &Bus, outbox: &Outbox<Postgres>, first: &First, is_ordered: bool)
         true => subscriber.ordered_by_key(),
         false => subscriber,
     };
-    Worker::new(bus.clone(), first.clone()).subscribe(subscriber.on_once(outbox, handle))
+    Worker::new(bus.clone(), first.clone()).subscribe(subscriber.on_transactional(outbox, handle))
 }
 
 async fn publish(world: &World<Postgres>) {

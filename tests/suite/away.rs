@@ -44,7 +44,7 @@ fn run<DB: Database>(
     noted: &Noted,
 ) -> Running<tidings::WorkerError> {
     let subscriber = EventSubscriber::durable("mixed")
-        .on_once(database, book::<DB>)
+        .on_transactional(database, book::<DB>)
         .on(note)
         .concurrency(PLACES);
     world.run(Worker::new(world.bus.clone(), noted.clone()).subscribe(subscriber))
@@ -92,9 +92,9 @@ async fn a_database_without_tables_keeps_no_place_from_other_handlers<DB: Databa
             let Ok(retry) = retries.get_raw_message(sequence).await else {
                 continue;
             };
-            let put_off = retry.headers.get("tidings-retry-put-off");
-            let put_off = put_off.and_then(|put_off| put_off.as_str().parse().ok());
-            most = most.max(put_off.unwrap_or(0));
+            let deferrals = retry.headers.get("tidings-retry-deferrals");
+            let deferrals = deferrals.and_then(|deferrals| deferrals.as_str().parse().ok());
+            most = most.max(deferrals.unwrap_or(0));
         }
         most >= 4
     })

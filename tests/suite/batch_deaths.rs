@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use tidings::{
-    BatchContext, Batching, Bus, EventPublisher, EventSubscriber, Failure, InboxTransaction, Item,
-    Verdicts, Worker,
+    BatchContext, BatchResult, Batching, Bus, EventPublisher, EventSubscriber, Failure,
+    InboxTransaction, Item, Worker,
 };
 use tokio::sync::Semaphore;
 
@@ -29,7 +29,7 @@ async fn count<DB: Database>(
     users: Vec<Item<User>>,
     mut tx: InboxTransaction<DB>,
     cx: BatchContext<App>,
-) -> Result<Verdicts, Failure> {
+) -> Result<BatchResult, Failure> {
     for user in &users {
         DB::count_up(&mut tx, &user.id).await?;
     }
@@ -37,13 +37,16 @@ async fn count<DB: Database>(
     if let Some(gate) = &cx.state().gate {
         gate.acquire().await?.forget();
     }
-    Ok(Verdicts::done())
+    Ok(BatchResult::done())
 }
 
 fn worker<DB: Database>(world: &World<DB>, bus: &Bus, app: &App) -> Worker<App> {
     let batching = Batching::of(EVENTS).linger(Duration::from_secs(60));
-    let subscriber =
-        EventSubscriber::durable("counter").on_batch_once(&world.outbox, batching, count::<DB>);
+    let subscriber = EventSubscriber::durable("counter").on_batch_transactional(
+        &world.outbox,
+        batching,
+        count::<DB>,
+    );
     Worker::new(bus.clone(), app.clone()).subscribe(subscriber)
 }
 

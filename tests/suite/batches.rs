@@ -13,8 +13,8 @@ use std::{
 use async_nats::jetstream;
 use sqlx::Sqlite;
 use tidings::{
-    BatchContext, Batching, CircuitBreaker, Context, EventPublisher, EventSubscriber, Failure,
-    InboxTransaction, Item, Rate, Retry, Verdicts, Worker,
+    BatchContext, BatchResult, Batching, CircuitBreaker, Context, EventPublisher, EventSubscriber,
+    Failure, InboxTransaction, Item, Rate, Retry, Worker,
 };
 use tokio::sync::Semaphore;
 use uuid::Uuid;
@@ -88,9 +88,9 @@ async fn count<DB: Database>(
     users: Vec<Item<User>>,
     mut tx: InboxTransaction<DB>,
     cx: BatchContext<App>,
-) -> Result<Verdicts, Failure> {
+) -> Result<BatchResult, Failure> {
     cx.state().note(&users);
-    let mut verdicts = Verdicts::done();
+    let mut verdicts = BatchResult::done();
     for user in &users {
         match verdict(user) {
             Some(failure) => verdicts.fail(user.id(), failure),
@@ -101,7 +101,7 @@ async fn count<DB: Database>(
     Ok(verdicts)
 }
 
-async fn note(users: Vec<Item<User>>, cx: BatchContext<App>) -> Result<Verdicts, Failure> {
+async fn note(users: Vec<Item<User>>, cx: BatchContext<App>) -> Result<BatchResult, Failure> {
     cx.state().note(&users);
     if cx.state().is_down.load(SeqCst) {
         return Err(Failure::retry("down"));
@@ -110,7 +110,7 @@ async fn note(users: Vec<Item<User>>, cx: BatchContext<App>) -> Result<Verdicts,
         gate.acquire().await?.forget();
     }
     spoil(&users).await?;
-    let mut verdicts = Verdicts::done();
+    let mut verdicts = BatchResult::done();
     for user in users {
         if let Some(failure) = verdict(&user) {
             verdicts.fail(user.id(), failure);
@@ -122,7 +122,11 @@ async fn note(users: Vec<Item<User>>, cx: BatchContext<App>) -> Result<Verdicts,
 const HOUR: Duration = Duration::from_secs(3_600);
 
 fn counter<DB: Database>(world: &World<DB>, batching: Batching) -> EventSubscriber<App> {
-    quick(EventSubscriber::durable("counter").on_batch_once(&world.outbox, batching, count::<DB>))
+    quick(EventSubscriber::durable("counter").on_batch_transactional(
+        &world.outbox,
+        batching,
+        count::<DB>,
+    ))
 }
 
 fn noter(batching: Batching) -> EventSubscriber<App> {
@@ -276,10 +280,10 @@ async fn raise<DB: Database>(
     events: Vec<Item<Counted>>,
     mut tx: InboxTransaction<DB>,
     cx: BatchContext<App>,
-) -> Result<Verdicts, Failure> {
+) -> Result<BatchResult, Failure> {
     let keys: BTreeSet<&str> = events.iter().map(|event| &*event.key).collect();
     let mut notes = vec![format!("{} of {}", keys.len(), events.len())];
-    let mut verdicts = Verdicts::done();
+    let mut verdicts = BatchResult::done();
     for event in &events {
         let first = event.attempt() == 1;
         if first && event.count % 4 == 0 {
@@ -316,7 +320,7 @@ async fn events_of_a_key_keep_their_order_while_others_of_their_batch_fail<DB: D
     }
     let batching = Batching::of(4);
     let subscriber = EventSubscriber::durable("counter")
-        .on_batch_once(&world.outbox, batching, raise::<DB>)
+        .on_batch_transactional(&world.outbox, batching, raise::<DB>)
         .ordered_by_key();
     let running = world.run(worker(&world, &app, quick(subscriber).concurrency(3)));
     world
@@ -365,15 +369,15 @@ async fn a_shutdown_hands_batches_back_and_costs_no_attempt() {
     };
     let subscriber = noter(Batching::of(3).linger(HOUR));
     let worker_that_stops =
-        worker(&world, &stuck, subscriber).drain_within(Duration::from_millis(100));
+        worker(&world, &stuck, subscriber).shutdown_timeout(Duration::from_millis(100));
     let running = world.run(worker_that_stops);
     let client = jetstream::new(async_nats::connect(world.nats.url()).await.unwrap());
-    let in_hand = || async {
+    let in_flight = || async {
         let stream = client.get_stream("EVENTS").await.unwrap();
         let info = stream.consumer_info("counter").await;
         info.is_ok_and(|info| info.num_ack_pending == 5)
     };
-    eventually("three are handled, and two wait for their batch", in_hand).await;
+    eventually("three are handled, and two wait for their batch", in_flight).await;
     stuck.calls.reach(1).await;
     running.stop().await.unwrap();
     assert_eq!(stuck.events(), ["user-0 1", "user-1 1", "user-2 1"]);
@@ -422,7 +426,7 @@ async fn the_rate_is_of_events_and_not_of_batches() {
     let world = World::<Sqlite>::start().await;
     publish(&world, users(60)).await;
     let (app, began) = (App::default(), Instant::now());
-    let subscriber = noter(Batching::of(30)).rate(Rate::per_second(100));
+    let subscriber = noter(Batching::of(30)).rate_limit(Rate::per_second(100));
     let running = world.run(worker(&world, &app, subscriber));
     world.is_handled(60).await;
     assert!(began.elapsed() >= Duration::from_millis(500));

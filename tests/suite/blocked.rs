@@ -33,7 +33,7 @@ async fn the_service() {
     let subscriber = EventSubscriber::durable("blocks").on(block).concurrency(4);
     let worker = Worker::new(bus, ())
         .subscribe(subscriber)
-        .drain_within(DRAIN);
+        .shutdown_timeout(DRAIN);
     let worker = worker.exit_when_stuck(CODE);
     worker.run(shutdown_signal()).await.unwrap();
 }
@@ -133,7 +133,7 @@ async fn a_handler_that_blocks_one_thread_is_named_and_the_worker_returns() {
     let app = App::default();
     let subscriber = EventSubscriber::durable("half-blocked").on(block);
     let worker = Worker::new(world.bus.clone(), app.clone()).subscribe(subscriber);
-    let running = world.run(worker.drain_within(Duration::from_secs(1)));
+    let running = world.run(worker.shutdown_timeout(Duration::from_secs(1)));
     let publisher = EventPublisher::new(&world.bus);
     publisher.publish(&User::new("blocks")).await.unwrap();
     app.noted.reach(1).await;

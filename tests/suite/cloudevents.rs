@@ -5,7 +5,7 @@ use std::time::Duration;
 use sqlx::Sqlite;
 use tidings::{
     Context, DeadLetterSelection, DeadLetters, EventSubscriber, Failure, InboxTransaction, Retry,
-    Sought, Start, Trace, Verify, Worker, WorkerError,
+    Sought, StartFrom, Trace, Verify, Worker, WorkerError,
 };
 
 use crate::{
@@ -35,7 +35,7 @@ async fn handle<DB: Database>(
 fn run<DB: Database>(world: &World<DB>, shop: &Shop) -> Running<WorkerError> {
     let pause = Duration::from_millis(300);
     let subscriber = EventSubscriber::durable(DURABLE)
-        .on_once(&world.outbox, handle::<DB>)
+        .on_transactional(&world.outbox, handle::<DB>)
         .retry(Retry::exponential(pause, pause).attempts(2));
     world.run(Worker::new(world.bus.clone(), shop.clone()).subscribe(subscriber))
 }
@@ -67,7 +67,7 @@ async fn all_ways<DB: Database>(world: World<DB>, headers: &[u8], payload: &str)
         world.dead_letters().await.len() == 1
     })
     .await;
-    let letters = DeadLetters::over(&world.bus);
+    let letters = DeadLetters::new(&world.bus);
     let mut reader = letters.read(DeadLetterSelection::default()).await.unwrap();
     let letter = reader.next().await.unwrap().unwrap();
     assert_eq!(letter.key.as_deref(), Some("Zo\u{eb}"));
@@ -90,7 +90,7 @@ async fn all_ways<DB: Database>(world: World<DB>, headers: &[u8], payload: &str)
 
     let mut reader = world
         .bus
-        .read("EVENTS", &[], Start::Beginning)
+        .read("EVENTS", &[], StartFrom::Beginning)
         .await
         .unwrap();
     let seen = within("it is read", reader.next()).await.unwrap();
@@ -100,7 +100,7 @@ async fn all_ways<DB: Database>(world: World<DB>, headers: &[u8], payload: &str)
         (id, Some("acme"))
     );
     assert_eq!(envelope.payload(), DATA);
-    let trace = Trace::over(&world.bus).streams(["EVENTS"]);
+    let trace = Trace::new(&world.bus).streams(["EVENTS"]);
     for sought in [Sought::Event(id), Sought::Key("Zo\u{eb}".to_owned())] {
         let found = within("it is found", trace.run(&sought)).await.unwrap();
         assert_eq!(found.events.len(), 1, "{found:?}");
@@ -272,7 +272,7 @@ async fn an_edited_payload_is_read_as_what_it_is() {
         world.dead_letters().await.len() == 1
     })
     .await;
-    let letters = DeadLetters::over(&world.bus);
+    let letters = DeadLetters::new(&world.bus);
     let letter = letters.find(1).await.unwrap();
     let redriver = letters.redriver().await.unwrap();
     redriver

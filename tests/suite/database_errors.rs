@@ -72,7 +72,7 @@ async fn a_dead_letter_tells_what_the_database_said_to_its_handler() {
     .await;
     relay.stop().await.unwrap();
     running.stop().await.unwrap();
-    let letters = DeadLetters::over(&world.bus);
+    let letters = DeadLetters::new(&world.bus);
     let mut letters = letters.read(DeadLetterSelection::default()).await.unwrap();
     let letter = letters.next().await.unwrap().unwrap();
     assert_eq!(letter.error, "relation \"nowhere\" does not exist (42P01)");

@@ -87,7 +87,7 @@ fn run(world: &World<Sqlite>, shop: &Shop) -> Running<WorkerError> {
 async fn publish(world: &World<Sqlite>, id: &str) -> String {
     let envelope = tidings::Envelope::of(&User::new(id)).unwrap();
     let envelope = envelope.header("x-tenant", "acme").unwrap();
-    let envelope = envelope.correlated("order-7").unwrap();
+    let envelope = envelope.with_correlation_id("order-7").unwrap();
     let id = envelope.id().to_string();
     EventPublisher::new(&world.bus)
         .publish(envelope)
@@ -101,7 +101,7 @@ async fn letters(world: &World<Sqlite>) -> Vec<StoredDeadLetter> {
 }
 
 async fn selected(world: &World<Sqlite>, selection: DeadLetterSelection) -> Vec<StoredDeadLetter> {
-    let mut reader = DeadLetters::over(&world.bus).read(selection).await.unwrap();
+    let mut reader = DeadLetters::new(&world.bus).read(selection).await.unwrap();
     let mut letters = Vec::new();
     while let Some(letter) = within("a letter", reader.next()).await.unwrap() {
         letters.push(letter);
@@ -158,7 +158,7 @@ async fn a_redriven_event_reaches_the_subscriber_that_failed_and_no_other() {
     );
 
     shop.is_repaired.store(true, Ordering::SeqCst);
-    let redriver = DeadLetters::over(&world.bus).redriver().await.unwrap();
+    let redriver = DeadLetters::new(&world.bus).redriver().await.unwrap();
     redriver.redrive(&letter).await.unwrap();
     shop.welcomed.reach(1).await;
     running.stop().await.unwrap();
@@ -183,7 +183,7 @@ async fn what_fails_again_is_a_dead_letter_again_and_tells_how_often() {
     let shop = Shop::default();
     let running = run(&world, &shop);
     let id = publish(&world, "ada").await;
-    let redriver = DeadLetters::over(&world.bus).redriver().await.unwrap();
+    let redriver = DeadLetters::new(&world.bus).redriver().await.unwrap();
     for redrives in 0..3 {
         let letter = until_dead(&world, 1).await.remove(0);
         assert_eq!(letter.redrives, redrives);
@@ -213,7 +213,7 @@ async fn a_redrive_keeps_the_order_of_each_key() {
     }
     let dead = until_dead(&world, 40).await;
     shop.is_repaired.store(true, Ordering::SeqCst);
-    let redriver = DeadLetters::over(&world.bus).redriver().await.unwrap();
+    let redriver = DeadLetters::new(&world.bus).redriver().await.unwrap();
     for letter in &dead {
         redriver.redrive(letter).await.unwrap();
     }
@@ -247,7 +247,7 @@ async fn a_redrive_that_dies_before_the_letter_is_deleted_is_absorbed_when_it_is
     // The redriver publishes, and does not get further than the deletion.
     let url = world.nats.url().replace("nats://", "nats://slow:slow@");
     let slow = Bus::connect(url.into()).await.unwrap();
-    let redriver = DeadLetters::over(&slow).redriver().await.unwrap();
+    let redriver = DeadLetters::new(&slow).redriver().await.unwrap();
     let dying = tokio::spawn({
         let letter = letter.clone();
         async move { redriver.redrive(&letter).await }
@@ -257,7 +257,7 @@ async fn a_redrive_that_dies_before_the_letter_is_deleted_is_absorbed_when_it_is
     assert!(dying.await.unwrap_err().is_cancelled());
     assert_eq!(letters(&world).await, std::slice::from_ref(&letter));
 
-    let redriver = DeadLetters::over(&world.bus).redriver().await.unwrap();
+    let redriver = DeadLetters::new(&world.bus).redriver().await.unwrap();
     redriver.redrive(&letter).await.unwrap();
     assert_eq!(letters(&world).await, []);
     publish(&world, "bob").await;
@@ -278,7 +278,7 @@ async fn an_edited_payload_is_what_the_handler_gets_and_the_edit_is_recorded() {
     let shop = Shop::default();
     let running = run(&world, &shop);
     let id = publish(&world, "ada").await;
-    let dead_letters = DeadLetters::over(&world.bus);
+    let dead_letters = DeadLetters::new(&world.bus);
     let redriver = dead_letters.redriver().await.unwrap();
     let letter = until_dead(&world, 1).await.remove(0);
     let not_json = redriver
@@ -335,7 +335,7 @@ async fn garbage_among_the_dead_letters_hides_nothing_and_is_not_redriven() {
     assert_eq!(sequences, [1, 2, 3, 4]);
     assert_eq!(all[2].payload, "{}");
     assert_eq!((all[3].attempts, all[3].last_failed_at), (None, None));
-    let dead_letters = DeadLetters::over(&world.bus);
+    let dead_letters = DeadLetters::new(&world.bus);
     assert_eq!(dead_letters.find(3).await.unwrap(), all[2]);
     let groups = dead_letters
         .groups(DeadLetterSelection::default())
@@ -392,7 +392,7 @@ async fn many_letters_are_read_in_pages_selected_and_grouped() {
     assert_eq!(selected(&world, selection().sequence(7)).await, all[6..7]);
     assert_eq!(selected(&world, selection().sequence(700)).await, []);
 
-    let groups = DeadLetters::over(&world.bus)
+    let groups = DeadLetters::new(&world.bus)
         .groups(selection())
         .await
         .unwrap();
@@ -434,7 +434,7 @@ async fn a_letter_that_lost_its_payload_is_redriven_from_the_stream_of_its_event
     // A redrive to a subscriber without a consumer is refused.
     let running = run(&world, &shop);
     shop.welcomed.reach(1).await;
-    let redriver = DeadLetters::over(&world.bus).redriver().await.unwrap();
+    let redriver = DeadLetters::new(&world.bus).redriver().await.unwrap();
     redriver.redrive(&whole).await.unwrap();
     let refused = redriver.redrive(&another).await;
     assert!(
@@ -454,7 +454,7 @@ async fn without_the_streams_it_is_said_which_is_missing() {
     let context = client(&world).await;
     let retries = StreamSpec::retries().name;
     context.delete_stream(&retries).await.unwrap();
-    let dead_letters = DeadLetters::over(&world.bus);
+    let dead_letters = DeadLetters::new(&world.bus);
     let refused = dead_letters.redriver().await.unwrap_err();
     assert!(matches!(&refused, DeadLettersError::NoStream { stream } if *stream == retries));
     assert!(
@@ -471,7 +471,7 @@ async fn a_letter_that_was_discarded_is_gone_and_is_not_redriven() {
     let world = World::<Sqlite>::start().await;
     bury(&world, "dead-letter.welcome.user.created", &[], "{}").await;
     bury(&world, "dead-letter.welcome.user.created", &[], "{}").await;
-    let dead_letters = DeadLetters::over(&world.bus);
+    let dead_letters = DeadLetters::new(&world.bus);
     let redriver = dead_letters.redriver().await.unwrap();
     let all = letters(&world).await;
     assert!(dead_letters.discard(&all[0]).await.unwrap());

@@ -33,7 +33,7 @@ async fn forgetful<DB: Journal>(world: &World<DB>) {
 /// Kills a relay with small batches when it reaches a point for the n-th time; afterwards the server has forgotten its
 /// ids and its lease has expired.
 async fn dies<DB: Journal>(world: &World<DB>, batch: usize, point: Point, nth: usize) {
-    let relay = world.new_relay().batch(batch).patience(AN_HOUR);
+    let relay = world.new_relay().batch(batch).stall_timeout(AN_HOUR);
     let armed = failpoint::arm(relay.owner(), point, nth);
     let relay = world.run_relay(relay);
     within(&format!("{point:?} {nth}"), armed.reached()).await;
@@ -157,7 +157,7 @@ async fn what_was_put_aside_before_a_death_stays_aside_and_is_published_once<DB:
     })
     .await;
     publish().await;
-    let relay = world.run_relay(world.new_relay().patience(AN_HOUR));
+    let relay = world.run_relay(world.new_relay().stall_timeout(AN_HOUR));
     eventually("they are parked", || async { world.parked().await == 3 }).await;
     relay.kill().await;
     world.end_the_lease().await;

@@ -156,7 +156,7 @@ async fn a_discarded_row_is_in_no_run_that_passed_over_it<DB: Database>(world: W
     }
     let verify = Verify::new(&world.bus, &world.outbox);
     assert_eq!(verify.repair().await.unwrap().events(), 2);
-    let trace = Trace::over(&world.bus).outbox(&world.outbox);
+    let trace = Trace::new(&world.bus).outbox(&world.outbox);
     let found = trace.streams(["EVENTS"]).run(&Sought::Event(id)).await;
     let found = found.unwrap();
     let [event] = &found.events[..] else {

@@ -48,11 +48,11 @@ impl Distant for Postgres {
         // Each run has something to do.
         let elsewhere = "update tidings.relay set system = '1', cursor = '900000000:900000000:'";
         Self::execute(world.outbox.pool(), elsewhere).await;
-        let dry_run = async |outbox: &Outbox<Self>| outbox.rebase_dry_run().await.unwrap();
+        let dry_run = async |outbox: &Outbox<Self>| outbox.adopt_dry_run().await.unwrap();
         nothing_is_left_open(world, "rebase_dry_run", dry_run).await;
-        let rebase = async |outbox: &Outbox<Self>| outbox.rebase().await.unwrap();
-        nothing_is_left_open(world, "rebase", rebase).await;
-        ["rebase", "rebase_dry_run"]
+        let adopt = async |outbox: &Outbox<Self>| outbox.adopt().await.unwrap();
+        nothing_is_left_open(world, "adopt", adopt).await;
+        ["adopt", "rebase_dry_run"]
     }
 }
 
@@ -67,7 +67,7 @@ impl Distant for Sqlite {
     }
 
     async fn tried_too(_: &World<Self>) -> [&'static str; 2] {
-        ["rebase", "rebase_dry_run"]
+        ["adopt", "rebase_dry_run"]
     }
 }
 
@@ -176,7 +176,7 @@ async fn whatever_is_dropped_leaves_no_transaction_behind<DB: Distant>(world: Wo
     left!("discard", outbox => outbox.discard(&ParkedSelection::All, 9).await.unwrap());
     left!("delayed", outbox => outbox.delayed(None, 9).await.unwrap());
     left!("losses", outbox => outbox.losses().await.unwrap());
-    left!("accept_loss", outbox => outbox.accept_loss("EVENTS").await.unwrap());
+    left!("acknowledge_loss", outbox => outbox.acknowledge_loss("EVENTS").await.unwrap());
     left!("use_nats", outbox => outbox.use_nats(bus).await.unwrap());
     left!("use_nats_dry_run", outbox => outbox.use_nats_dry_run(bus).await.unwrap());
     relayed(&world).await;
@@ -185,7 +185,7 @@ async fn whatever_is_dropped_leaves_no_transaction_behind<DB: Distant>(world: Wo
     left!("dry_run", outbox => Republish::new(bus, outbox).dry_run().await.unwrap());
     left!("run" "a republication", outbox => Republish::new(bus, outbox).run().await.unwrap());
     left!("run" "a trace", outbox => {
-        let trace = Trace::over(bus).outbox(outbox).streams(["EVENTS"]);
+        let trace = Trace::new(bus).outbox(outbox).streams(["EVENTS"]);
         trace.run(&Sought::Key("one".to_owned())).await.unwrap()
     });
     tried.extend(DB::tried_too(&world).await);
@@ -202,7 +202,7 @@ fn functions() -> BTreeSet<&'static str> {
         include_str!("../../src/outbox/home.rs"),
         include_str!("../../src/outbox/migrate.rs"),
         include_str!("../../src/outbox/parked.rs"),
-        include_str!("../../src/outbox/postgres/rebase.rs"),
+        include_str!("../../src/outbox/postgres/adopt.rs"),
         include_str!("../../src/outbox/relay.rs"),
         include_str!("../../src/outbox/sqlite/open.rs"),
         include_str!("../../src/outbox/standing.rs"),
@@ -440,7 +440,7 @@ async fn handlers_that_are_dropped_leave_no_transaction_behind<DB: Distant>(worl
             .unwrap();
     }
     for round in 0..20 {
-        let subscriber = EventSubscriber::durable("counter").on_once(&outbox, count::<DB>);
+        let subscriber = EventSubscriber::durable("counter").on_transactional(&outbox, count::<DB>);
         let running = world.run(Worker::new(world.bus.clone(), ()).subscribe(subscriber));
         // real time: at any point of a handler
         tokio::time::sleep(Duration::from_millis(20 + 7 * round)).await;

@@ -36,7 +36,7 @@ where
     DB: Database,
     for<'c> &'c mut DB::Connection: sqlx::Executor<'c, Database = DB>,
 {
-    let subscriber = EventSubscriber::durable("ending").on_once(&world.outbox, end::<DB>);
+    let subscriber = EventSubscriber::durable("ending").on_transactional(&world.outbox, end::<DB>);
     let mut worker = TestWorker::new(subscriber, words);
     let event = Envelope::of(&User::new("ada")).unwrap();
     let delivered = worker.deliver(event).await;
@@ -106,7 +106,7 @@ async fn in_a_schema_of_another_name_nothing_has_ended() {
     let outbox = Outbox::new(world.outbox.pool().clone());
     let outbox = outbox.in_schema("elsewhere").unwrap();
     outbox.migrate().await.unwrap();
-    let subscriber = EventSubscriber::durable("ending").on_once(&outbox, end::<Postgres>);
+    let subscriber = EventSubscriber::durable("ending").on_transactional(&outbox, end::<Postgres>);
     let mut worker = TestWorker::new(subscriber, "");
     let bob = worker.deliver(&User::new("bob")).await;
     assert_eq!(bob.outcome, Some(Outcome::Ack), "{:?}", bob.error);

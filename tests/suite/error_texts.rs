@@ -4,8 +4,8 @@ use std::fmt;
 
 use sqlx::{Connection, Postgres, Sqlite};
 use tidings::{
-    Context, DeadLetterSelection, DeadLetters, EventSubscriber, Exhausted, Failure,
-    InboxTransaction, Outbox, Retry, Worker,
+    Context, DeadLetterSelection, DeadLetters, EventSubscriber, Failure, InboxTransaction,
+    OnExhausted, Outbox, Retry, Worker,
 };
 use tidings_test_servers::{NatsServer, PostgresServer};
 
@@ -49,7 +49,7 @@ async fn reject<DB: Database>(
 async fn an_error_that_no_text_of_a_database_can_be_is_noted<DB: Database>(world: World<DB>) {
     let noted = Noted::default();
     let subscriber = EventSubscriber::durable("odd")
-        .on_once(&world.outbox, reject::<DB>)
+        .on_transactional(&world.outbox, reject::<DB>)
         .retry(Retry::never());
     let running = world.run(Worker::new(world.bus.clone(), noted.clone()).subscribe(subscriber));
     world
@@ -121,7 +121,7 @@ async fn a_key_is_parked_however_much_its_error_says() {
     let subscriber = EventSubscriber::durable("strict")
         .on(handle)
         .ordered_by_key()
-        .when_exhausted(Exhausted::ParkKey);
+        .on_exhausted(OnExhausted::ParkKey);
     let running = world.run(Worker::new(world.bus.clone(), noted.clone()).subscribe(subscriber));
     let payload = format!("\"{}\"", "\u{200b}".repeat(349_000));
     let key = b"ce-type: user.created.v1\r\nce-partitionkey: k";
@@ -132,7 +132,7 @@ async fn a_key_is_parked_however_much_its_error_says() {
         world.dead_letters().await.len() == 1
     })
     .await;
-    let letters = DeadLetters::over(&world.bus);
+    let letters = DeadLetters::new(&world.bus);
     let parked = letters
         .parked_keys(&DeadLetterSelection::default())
         .await

@@ -147,7 +147,7 @@ async fn keeps_its_rate(subscriber: EventSubscriber<(Noted, Instant)>) {
     let noted = Noted::default();
     publish(&world, (0..30).map(|n| User::new(&n.to_string()))).await;
     let worker = Worker::new(world.bus.clone(), (noted.clone(), Instant::now()))
-        .subscribe(subscriber.rate(Rate::per_second(50)));
+        .subscribe(subscriber.rate_limit(Rate::per_second(50)));
     let running = world.run(worker);
     noted.reach(30).await;
     running.stop().await.unwrap();
@@ -231,7 +231,7 @@ async fn what_waits_behind_a_failing_key_is_held_within_the_memory() {
     };
     publish(&world, (0..60).map(large)).await;
     let worker = Worker::new(world.bus.clone(), (noted.clone(), gate));
-    let running = world.run(worker.subscribe(ordered().memory(MEMORY)));
+    let running = world.run(worker.subscribe(ordered().max_in_flight_bytes(MEMORY)));
     let client = async_nats::connect(world.nats.url()).await.unwrap();
     let stream = jetstream::new(client).get_stream("EVENTS").await.unwrap();
     eventually("the consumer", || async {
@@ -269,7 +269,7 @@ async fn large_events_are_held_within_the_memory() {
     let (noted, gate) = (Noted::default(), Arc::new(Semaphore::new(0)));
     let subscriber = EventSubscriber::durable("flow").on(gated).concurrency(60);
     let worker = Worker::new(world.bus.clone(), (noted.clone(), Arc::clone(&gate)))
-        .subscribe(subscriber.memory(MEMORY));
+        .subscribe(subscriber.max_in_flight_bytes(MEMORY));
     let running = world.run(worker);
     let mut most = 0;
     for handled in 1..=60 {

@@ -16,7 +16,7 @@ const FORGED: [(&str, &str); 14] = [
     ("tidings-redrive", "77"),
     ("tidings-redrive-edited", "true"),
     ("tidings-retry-failures", "4294967295"),
-    ("tidings-retry-put-off", "4294967295"),
+    ("tidings-retry-deferrals", "4294967295"),
     ("tidings-retry-first-failed-at", "+262142-12-31T23:59:59Z"),
     ("tidings-retry-stream", "OTHER"),
     ("tidings-retry-sequence", "18446744073709551615"),
@@ -45,7 +45,7 @@ async fn store<DB: Database>(
 }
 
 async fn letters<DB: Database>(world: &World<DB>) -> Vec<StoredDeadLetter> {
-    let letters = DeadLetters::over(&world.bus);
+    let letters = DeadLetters::new(&world.bus);
     let mut reader = letters.read(DeadLetterSelection::default()).await.unwrap();
     let mut found = Vec::new();
     while let Some(letter) = reader.next().await.unwrap() {
@@ -89,7 +89,7 @@ async fn an_event_that_speaks_in_our_name_is_an_event_as_any_other<DB: Database>
     assert_eq!(carried, [] as [String; 0]);
 
     shop.accept(true);
-    let redriver = DeadLetters::over(&world.bus).redriver().await.unwrap();
+    let redriver = DeadLetters::new(&world.bus).redriver().await.unwrap();
     redriver.redrive(&letter).await.unwrap();
     shop.called.reach(2).await;
     eventually("it has its effect", || async {
@@ -114,7 +114,7 @@ async fn a_redrive_calls_the_handler_whatever_a_letter_says_how_often_it_was<DB:
         let user = format!("u{at}");
         store(&world, "user.created", &[], &user).await;
         let letter = only_letter(&world).await;
-        let dead_letters = DeadLetters::over(&world.bus);
+        let dead_letters = DeadLetters::new(&world.bus);
         let redriver = dead_letters.redriver().await.unwrap();
         // The same dead letter, with another count.
         let told = letter
@@ -165,7 +165,7 @@ async fn what_is_forged_among_the_retries_is_bounded<DB: Database>(world: World<
     })
     .await;
     shop.accept(true);
-    let redriver = DeadLetters::over(&world.bus).redriver().await.unwrap();
+    let redriver = DeadLetters::new(&world.bus).redriver().await.unwrap();
     for letter in letters(&world).await {
         redriver.redrive(&letter).await.unwrap();
     }

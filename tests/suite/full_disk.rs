@@ -39,11 +39,11 @@ async fn a_disk_that_is_full_is_named_until_its_server_writes_again<DB: Database
     }
     let relay = world.run_relay(world.new_relay().lease(Duration::from_secs(5)));
     eventually("it is held up", || async {
-        !status(&world).await.troubles.is_empty()
+        !status(&world).await.issues.is_empty()
     })
     .await;
     let began = status(&world).await;
-    let told = &began.troubles[0];
+    let told = &began.issues[0];
     assert_eq!(told.place, "stream EVENTS", "{began:?}");
     assert!(
         told.cause.contains("disk") && told.cause.contains("full"),
@@ -53,8 +53,8 @@ async fn a_disk_that_is_full_is_named_until_its_server_writes_again<DB: Database
     // Each lease holder tries again for ten seconds.
     eventually("it has begun again and again", || async {
         let now = status(&world).await;
-        assert_eq!(now.troubles.len(), 1, "{now:?}");
-        assert_eq!(now.troubles[0].since, told.since);
+        assert_eq!(now.issues.len(), 1, "{now:?}");
+        assert_eq!(now.issues[0].since, told.since);
         assert!(!now.stuck().is_empty());
         now.lease.epoch > began.lease.epoch + 2
     })
@@ -63,7 +63,7 @@ async fn a_disk_that_is_full_is_named_until_its_server_writes_again<DB: Database
     world.nats.restart().await.unwrap();
     eventually("events flow, and nothing is wrong", || async {
         let now = status(&world).await;
-        now.backlog == 0 && now.troubles.is_empty()
+        now.backlog == 0 && now.issues.is_empty()
     })
     .await;
     let found = Verify::new(&world.bus, &world.outbox).run().await.unwrap();

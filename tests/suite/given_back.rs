@@ -60,7 +60,7 @@ fn worker<DB: Database>(world: &World<DB>, app: &App) -> Worker<App> {
         .subscribe(EventSubscriber::durable("plain").on(plain).retry(retry))
         .subscribe(
             EventSubscriber::durable("once")
-                .on_once(&world.outbox, once::<DB>)
+                .on_transactional(&world.outbox, once::<DB>)
                 .retry(retry),
         )
 }

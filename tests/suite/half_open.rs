@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use sqlx::{PgConnection, Postgres, pool::PoolOptions};
 use tidings::{
-    BatchContext, Batching, Context, EventPublisher, EventSubscriber, Failure, InboxTransaction,
-    Item, Outbox, Verdicts, Worker,
+    BatchContext, BatchResult, Batching, Context, EventPublisher, EventSubscriber, Failure,
+    InboxTransaction, Item, Outbox, Worker,
 };
 use tidings_test_servers::PostgresServer;
 
@@ -34,11 +34,11 @@ async fn handle_all(
     users: Vec<Item<User>>,
     mut tx: InboxTransaction<Postgres>,
     _: BatchContext<()>,
-) -> Result<Verdicts, Failure> {
+) -> Result<BatchResult, Failure> {
     for user in &users {
         effect(&mut tx, user).await?;
     }
-    Ok(Verdicts::done())
+    Ok(BatchResult::done())
 }
 
 async fn effects(world: &World<Postgres>) -> i64 {
@@ -65,8 +65,8 @@ async fn effects_go_on(by: By, break_for: impl AsyncFn(&World<Postgres>, &Proxy)
     let outbox = Outbox::new(pool);
     let subscriber = EventSubscriber::durable("effects");
     let subscriber = match by {
-        By::One => subscriber.on_once(&outbox, handle),
-        By::Batch => subscriber.on_batch_once(&outbox, Batching::of(4), handle_all),
+        By::One => subscriber.on_transactional(&outbox, handle),
+        By::Batch => subscriber.on_batch_transactional(&outbox, Batching::of(4), handle_all),
     };
     let running = world.run(Worker::new(world.bus.clone(), ()).subscribe(subscriber));
     let publisher = EventPublisher::new(&world.bus);
@@ -159,7 +159,7 @@ async fn effects_go_on_after_a_server_that_stood_still_for_long() {
         .max_connections(PLACES)
         .connect_lazy_with(server.url().parse().unwrap());
     let world = World::<Postgres>::of(Outbox::new(pool), std::sync::Arc::new(())).await;
-    let subscriber = EventSubscriber::durable("effects").on_once(&world.outbox, handle);
+    let subscriber = EventSubscriber::durable("effects").on_transactional(&world.outbox, handle);
     let running = world.run(Worker::new(world.bus.clone(), ()).subscribe(subscriber));
     let publisher = EventPublisher::new(&world.bus);
     for number in 0..100 {

@@ -48,7 +48,7 @@ async fn status<DB: Database>(world: &World<DB>) -> Status {
 async fn flows<DB: Database>(world: &World<DB>, events: usize) {
     eventually("events flow, and nothing is wrong", || async {
         let status = status(world).await;
-        status.backlog == 0 && status.troubles.is_empty()
+        status.backlog == 0 && status.issues.is_empty()
     })
     .await;
     assert_eq!(world.stored().await.len(), events);
@@ -66,16 +66,16 @@ async fn an_issue_has_one_beginning_until_an_event_is_confirmed<DB: Database>(_:
     publish(&world, "a").await;
     let first = relay().await;
     eventually("it is held up", || async {
-        !status(&world).await.troubles.is_empty()
+        !status(&world).await.issues.is_empty()
     })
     .await;
     let began = status(&world).await;
-    let since = began.troubles[0].since;
+    let since = began.issues[0].since;
     // The issue stays while the lease is claimed repeatedly.
     eventually("some tenures have passed", || async {
         let now = status(&world).await;
-        assert_eq!(now.troubles.len(), 1, "{now:?}");
-        assert_eq!(now.troubles[0].since, since);
+        assert_eq!(now.issues.len(), 1, "{now:?}");
+        assert_eq!(now.issues[0].since, since);
         now.lease.epoch > began.lease.epoch + 3
     })
     .await;
@@ -83,7 +83,7 @@ async fn an_issue_has_one_beginning_until_an_event_is_confirmed<DB: Database>(_:
     let second = relay().await;
     eventually("another one has begun", || async {
         let now = status(&world).await;
-        assert_eq!(now.troubles[0].since, since);
+        assert_eq!(now.issues[0].since, since);
         now.lease.owner.is_some() && now.lease.owner != began.lease.owner
     })
     .await;
@@ -131,21 +131,21 @@ async fn what_a_relay_cannot_write_it_tells_over_nats<DB: Database>(world: World
     let well = asked().await;
     assert_eq!(well.len(), 1);
     assert!(
-        well[0].epoch.is_some() && well[0].troubles.is_empty(),
+        well[0].epoch.is_some() && well[0].issues.is_empty(),
         "{well:?}"
     );
     while_it_takes_nothing(&world, async {
         eventually("it tells why", || async {
             let told = asked().await;
-            let trouble = told.first().and_then(|relay| relay.troubles.first());
-            trouble.is_some_and(|trouble| {
+            let issue = told.first().and_then(|relay| relay.issues.first());
+            issue.is_some_and(|issue| {
                 let is_named = ["read-only", "locked", "does not answer"]
                     .iter()
-                    .any(|cause| trouble.cause.contains(cause));
+                    .any(|cause| issue.cause.contains(cause));
                 let is_cured = ["primary", "write lock", "its transaction ends"]
                     .iter()
-                    .any(|cure| trouble.cure.contains(cure));
-                trouble.place == "relay" && is_named && is_cured
+                    .any(|cure| issue.cure.contains(cure));
+                issue.place == "relay" && is_named && is_cured
             })
         })
         .await;
@@ -160,7 +160,7 @@ async fn what_a_relay_cannot_write_it_tells_over_nats<DB: Database>(world: World
     publish(&world, "b").await;
     flows(&world, 2).await;
     eventually("it is well again", || async {
-        asked().await[0].troubles.is_empty()
+        asked().await[0].issues.is_empty()
     })
     .await;
     relay.stop().await.unwrap();
@@ -226,9 +226,8 @@ async fn newer_tables_are_refused<DB: Database>(world: World<DB>) {
     eventually("the one that works refuses them", || async {
         let told = RelayInstance::of(&world.bus, "tidings").await;
         let told = told.unwrap_or_default();
-        let mut troubles = told.iter().flat_map(|relay| &relay.troubles);
-        troubles
-            .any(|trouble| trouble.cause.contains("version 99") && trouble.cause.contains("newer"))
+        let mut issues = told.iter().flat_map(|relay| &relay.issues);
+        issues.any(|issue| issue.cause.contains("version 99") && issue.cause.contains("newer"))
     })
     .await;
     relay.stop().await.unwrap();

@@ -85,7 +85,7 @@ async fn count<DB: Database>(
 fn subscriber<DB: Database>(world: &World<DB>) -> EventSubscriber<App> {
     let retry = Retry::exponential(Duration::from_millis(20), Duration::from_millis(80));
     EventSubscriber::durable("counter")
-        .on_once(&world.outbox, count::<DB>)
+        .on_transactional(&world.outbox, count::<DB>)
         .retry(retry.attempts(4))
 }
 
@@ -219,7 +219,7 @@ async fn two_replicas_with_the_same_event_handle_it_once<DB: Database>(world: Wo
         gate: Some(Arc::clone(&gate)),
         ..App::default()
     };
-    let replicas = [0; 2].map(|_| world.run(worker(&world, &app)));
+    let instances = [0; 2].map(|_| world.run(worker(&world, &app)));
     let id = Uuid::now_v7();
     for _ in 0..4 {
         deliver(&world.nats.url(), id, "ada").await;
@@ -228,8 +228,8 @@ async fn two_replicas_with_the_same_event_handle_it_once<DB: Database>(world: Wo
     // The other deliveries are in flight, or wait for the first.
     gate.add_permits(4);
     world.is_handled(4).await;
-    for replica in replicas {
-        replica.stop().await.unwrap();
+    for instance in instances {
+        instance.stop().await.unwrap();
     }
     assert_eq!((app.noted.len(), world.counted("ada").await), (1, 1));
 }
@@ -265,7 +265,7 @@ async fn a_worker_that_dies_before_the_acknowledgement_handles_it_once<DB: Datab
 
 async fn two_subscribers_have_memories_of_their_own<DB: Database>(world: World<DB>) {
     let app = App::default();
-    let other = EventSubscriber::durable("other").on_once(&world.outbox, count::<DB>);
+    let other = EventSubscriber::durable("other").on_transactional(&world.outbox, count::<DB>);
     let running = world.run(worker(&world, &app).subscribe(other));
     deliver(&world.nats.url(), Uuid::now_v7(), "ada").await;
     eventually("both count", || async { world.counted("ada").await == 2 }).await;
@@ -335,7 +335,7 @@ async fn a_handler_that_hides_the_error_of_a_statement_has_failed() {
     let noted = Noted::default();
     let retry = Retry::exponential(Duration::from_millis(20), Duration::from_millis(80));
     let subscriber = EventSubscriber::durable("counter")
-        .on_once(&world.outbox, hide)
+        .on_transactional(&world.outbox, hide)
         .retry(retry);
     let running = world.run(Worker::new(world.bus.clone(), noted.clone()).subscribe(subscriber));
     deliver(&world.nats.url(), Uuid::now_v7(), "ada").await;
@@ -369,7 +369,7 @@ async fn a_database_that_is_lost_under_a_handler_costs_no_attempt() {
     let noted = Noted::default();
     let retry = Retry::never();
     let subscriber = EventSubscriber::durable("counter")
-        .on_once(&world.outbox, cut)
+        .on_transactional(&world.outbox, cut)
         .retry(retry);
     let running = world.run(Worker::new(world.bus.clone(), noted.clone()).subscribe(subscriber));
     deliver(&world.nats.url(), Uuid::now_v7(), "ada").await;

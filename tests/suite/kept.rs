@@ -54,7 +54,7 @@ fn run<DB: Database>(
 ) -> (Running<tidings::WorkerError>, Arc<AtomicUsize>) {
     let outbox = Outbox::new(pool.clone());
     let handled = Arc::new(AtomicUsize::new(0));
-    let subscriber = EventSubscriber::durable("counter").on_once(&outbox, handle::<DB>);
+    let subscriber = EventSubscriber::durable("counter").on_transactional(&outbox, handle::<DB>);
     let worker = Worker::new(world.bus.clone(), Arc::clone(&handled)).subscribe(subscriber);
     (world.run(worker), handled)
 }
@@ -111,7 +111,7 @@ async fn whoever_waits_at_the_pool_gets_a_connection_in_time<DB: Database>(world
         }
     };
     let subscriber = EventSubscriber::durable("slow")
-        .on_once(&Outbox::new(pool.clone()), handle)
+        .on_transactional(&Outbox::new(pool.clone()), handle)
         .concurrency(1);
     let running = world.run(Worker::new(world.bus.clone(), ()).subscribe(subscriber));
     let publisher = EventPublisher::new(&world.bus);

@@ -19,7 +19,7 @@ async fn held_up<DB: Database>(world: &World<DB>) {
     let envelope = Envelope::raw("nobody.listens", 1, Some("ada"), "{}").unwrap();
     tx.publish(envelope).unwrap();
     tx.commit().await.unwrap();
-    eventually("the trouble is in the status", || async {
+    eventually("the issue is in the status", || async {
         places(world).await == ["subject nobody.listens"]
     })
     .await;
@@ -27,8 +27,8 @@ async fn held_up<DB: Database>(world: &World<DB>) {
 
 async fn places<DB: Database>(world: &World<DB>) -> Vec<String> {
     let status = world.outbox.status().await.unwrap();
-    let troubles = status.troubles.into_iter();
-    troubles.map(|trouble| trouble.place).collect()
+    let issues = status.issues.into_iter();
+    issues.map(|issue| issue.place).collect()
 }
 
 async fn what_was_given_up_before_the_stop_hinders_nothing_in_the_status<DB: Database>(

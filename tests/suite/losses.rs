@@ -116,10 +116,10 @@ async fn a_stream_that_is_made_anew_under_an_idle_relay_is_told_until_it_is_acce
         "{verified:?}"
     );
 
-    let accepted = world.outbox.accept_loss("EVENTS").await.unwrap();
+    let accepted = world.outbox.acknowledge_loss("EVENTS").await.unwrap();
     assert!(accepted.is_some());
     assert_eq!(losses(&world).await, []);
-    assert_eq!(world.outbox.accept_loss("EVENTS").await.unwrap(), None);
+    assert_eq!(world.outbox.acknowledge_loss("EVENTS").await.unwrap(), None);
     relay.stop().await.unwrap();
     let relay = world.relay();
     commit(&world, 3 * EVENTS).await;
@@ -144,7 +144,7 @@ async fn a_stream_that_is_deleted_is_told<DB: Database>(world: World<DB>) {
         .unwrap();
     let relay = world.relay();
     assert_eq!(is_told(&world).await, Standing::Gone);
-    world.outbox.accept_loss("EVENTS").await.unwrap();
+    world.outbox.acknowledge_loss("EVENTS").await.unwrap();
     relay.stop().await.unwrap();
     let relay = world.relay();
     world.bus.apply_stream(&events_stream()).await.unwrap();

@@ -59,7 +59,7 @@ async fn set_back<DB: Database>(world: &World<DB>) {
 }
 
 /// An event that was dead-lettered; its dead letter is stored.
-async fn given_up<DB: Database>(world: &World<DB>, shop: &Shop) {
+async fn dead_lettered<DB: Database>(world: &World<DB>, shop: &Shop) {
     let running = world.run_charges(shop);
     let publisher = EventPublisher::new(&world.bus);
     publisher.publish(&User::new("ada")).await.unwrap();
@@ -85,7 +85,7 @@ async fn is_stored_again<DB: Database>(world: &World<DB>, shop: &Shop) {
         .map(|about| letter.header(&format!("tidings-dead-{about}")).to_owned());
     assert_eq!(told, ["rejected", "declined", "1"]);
 
-    let letters = DeadLetters::over(&world.bus);
+    let letters = DeadLetters::new(&world.bus);
     let of_durable = DeadLetterSelection::default().subscriber(CHARGES);
     let mut reader = letters.read(of_durable).await.unwrap();
     let letter = reader.next().await.unwrap().unwrap();
@@ -118,7 +118,7 @@ both!(
 
 async fn a_letter_that_was_lost_is_stored_again<DB: Database>(world: World<DB>) {
     let shop = Shop::default();
-    given_up(&world, &shop).await;
+    dead_lettered(&world, &shop).await;
     set_back(&world).await;
     comes_again(&world).await;
     is_stored_again(&world, &shop).await;
@@ -126,7 +126,7 @@ async fn a_letter_that_was_lost_is_stored_again<DB: Database>(world: World<DB>) 
 
 async fn a_letter_is_lost_though_others_were_stored_since<DB: Database>(world: World<DB>) {
     let shop = Shop::default();
-    given_up(&world, &shop).await;
+    dead_lettered(&world, &shop).await;
     set_back(&world).await;
     for _ in 0..3 {
         let context = context(&world).await;
@@ -157,8 +157,8 @@ async fn the_letter_of_an_event_that_was_stored_elsewhere_since_is_stored_again<
 
 async fn an_event_that_is_among_the_retries_has_no_letter_besides<DB: Database>(world: World<DB>) {
     let shop = Shop::default();
-    given_up(&world, &shop).await;
-    let letters = DeadLetters::over(&world.bus);
+    dead_lettered(&world, &shop).await;
+    let letters = DeadLetters::new(&world.bus);
     let letter = letters.find(1).await.unwrap();
     letters
         .redriver()
@@ -193,7 +193,7 @@ async fn a_letter_that_was_discarded_behind_others_stays_away<DB: Database>(worl
     are_dead(&world, 3).await;
     is_idle(&world, "EVENTS").await;
     running.stop().await.unwrap();
-    let letters = DeadLetters::over(&world.bus);
+    let letters = DeadLetters::new(&world.bus);
     let of_all = DeadLetterSelection::default();
     let mut reader = letters.read(of_all).await.unwrap();
     let second = [reader.next().await.unwrap(), reader.next().await.unwrap()];

@@ -69,7 +69,7 @@ async fn delete_consumer(world: &World<Sqlite>, stream: &str) {
 
 /// The only subscriber in the list.
 async fn listed(world: &World<Sqlite>) -> SubscriberState {
-    let mut overview = Subscribers::over(&world.bus).overview().await;
+    let mut overview = Subscribers::new(&world.bus).overview().await;
     assert_eq!(overview.subscribers.len(), 1, "{overview:?}");
     overview.subscribers.remove(0)
 }
@@ -81,7 +81,7 @@ fn issue<'a>(state: &'a SubscriberState, kind: &str) -> Option<&'a SubscriberIss
 /// Waits until the list has an issue of this kind; returns it with its subscriber.
 async fn becomes(world: &World<Sqlite>, kind: &str) -> (SubscriberState, SubscriberIssue) {
     eventually(kind, || async {
-        let overview = Subscribers::over(&world.bus).overview().await;
+        let overview = Subscribers::new(&world.bus).overview().await;
         let mut all = overview.subscribers.iter();
         all.any(|one| issue(one, kind).is_some())
     })
@@ -93,9 +93,9 @@ async fn becomes(world: &World<Sqlite>, kind: &str) -> (SubscriberState, Subscri
 
 async fn is_well(world: &World<Sqlite>) {
     eventually("nothing is wrong", || async {
-        let overview = Subscribers::over(&world.bus).overview().await;
+        let overview = Subscribers::new(&world.bus).overview().await;
         let one = overview.subscribers.first();
-        one.is_some_and(|one| one.issues.is_empty() && !one.replicas.is_empty())
+        one.is_some_and(|one| one.issues.is_empty() && !one.instances.is_empty())
     })
     .await;
 }
@@ -127,7 +127,7 @@ async fn what_waits_for_a_consumer_that_is_gone_is_unknown_and_not_none() {
         cure.contains(&format!("subscribers remove {NAME}")),
         "{cure}"
     );
-    let shown = Subscribers::over(&world.bus).find(NAME).await.unwrap();
+    let shown = Subscribers::new(&world.bus).find(NAME).await.unwrap();
     assert_eq!(shown.missing, state.missing);
 }
 
@@ -171,7 +171,7 @@ async fn without_their_stream_of_retries_subscribers_stay_in_the_list() {
     let context = jetstream(&world).await;
     context.delete_stream("RETRIES").await.unwrap();
     let (state, found) = becomes(&world, "retries-gone").await;
-    assert_eq!(state.replicas.len(), 1);
+    assert_eq!(state.instances.len(), 1);
     assert!(found.is_stuck);
     assert_eq!(
         found.cure.as_deref(),
@@ -196,9 +196,9 @@ async fn a_process_that_runs_without_any_stream_is_in_the_list() {
         context.delete_stream(stream).await.unwrap();
     }
     eventually("it is missed by those who run it", || async {
-        let overview = Subscribers::over(&world.bus).overview().await;
+        let overview = Subscribers::new(&world.bus).overview().await;
         let one = overview.subscribers.first();
-        one.is_some_and(|one| one.consumers.is_empty() && one.replicas.len() == 1)
+        one.is_some_and(|one| one.consumers.is_empty() && one.instances.len() == 1)
     })
     .await;
     let state = listed(&world).await;
@@ -209,10 +209,7 @@ async fn a_process_that_runs_without_any_stream_is_in_the_list() {
         .collect();
     assert_eq!(missing, [Some("EVENTS"), Some("RETRIES")]);
     assert!(issue(&state, "consumer-deleted").is_some(), "{state:?}");
-    for stream in StreamSpec::of_subscribers()
-        .into_iter()
-        .chain([events_stream()])
-    {
+    for stream in StreamSpec::internal().into_iter().chain([events_stream()]) {
         world.bus.apply_stream(&stream).await.unwrap();
     }
     is_well(&world).await;
@@ -220,7 +217,7 @@ async fn a_process_that_runs_without_any_stream_is_in_the_list() {
     context.delete_stream("RETRIES").await.unwrap();
     assert_eq!(listed(&world).await.name, NAME);
     context.delete_stream("EVENTS").await.unwrap();
-    let overview = Subscribers::over(&world.bus).overview().await;
+    let overview = Subscribers::new(&world.bus).overview().await;
     assert_eq!(overview.subscribers, []);
     let found = overview.worst().expect("none where some ran is an issue").1;
     assert!(found.cause.contains("no stream RETRIES"), "{found:?}");
@@ -236,7 +233,7 @@ async fn what_another_application_has_made_is_named_and_not_judged() {
         ..Default::default()
     };
     stream.create_consumer(foreign).await.unwrap();
-    let overview = Subscribers::over(&world.bus).overview().await;
+    let overview = Subscribers::new(&world.bus).overview().await;
     let names: Vec<_> = overview.subscribers.iter().map(|one| &*one.name).collect();
     assert_eq!(names, [NAME]);
     let others: Vec<_> = overview
@@ -246,7 +243,7 @@ async fn what_another_application_has_made_is_named_and_not_judged() {
         .collect();
     assert_eq!(others, [("EVENTS", "reporting")], "one event waits for it");
     assert_eq!(overview.worst(), None);
-    let removing = Subscribers::over(&world.bus).plan_remove("reporting").await;
+    let removing = Subscribers::new(&world.bus).plan_remove("reporting").await;
     let refused = removing.expect_err("it is another's").to_string();
     assert!(refused.contains("another application"), "{refused}");
 }
@@ -271,7 +268,7 @@ async fn events_that_wait_for_nobody_are_an_issue_unless_it_is_paused() {
     for cause in ["down", "frozen", "blocks", "in the code", "may not answer"] {
         assert!(found.cause.contains(cause), "{cause}: {found:?}");
     }
-    let subscribers = Subscribers::over(&world.bus);
+    let subscribers = Subscribers::new(&world.bus);
     subscribers.pause(NAME, None).await.unwrap();
     assert_eq!(listed(&world).await.issues, [], "somebody wanted it so");
     subscribers.resume(NAME).await.unwrap();
@@ -306,7 +303,7 @@ async fn one_that_pulls_and_does_not_answer_is_told_from_none() {
     })
     .await;
     assert!(found.cure.unwrap().contains("allow_responses"));
-    let refused = Subscribers::over(&world.bus).plan_remove(NAME).await;
+    let refused = Subscribers::new(&world.bus).plan_remove(NAME).await;
     let refused = refused.expect_err("somebody pulls").to_string();
     assert!(refused.contains("is not gone"), "{refused}");
 }
@@ -346,7 +343,7 @@ async fn a_replay_that_nobody_runs_is_an_issue_of_its_subscriber() {
     let world = World::<Sqlite>::start().await;
     handled_before(&world, &["a"]).await;
     let request = ReplayRequest::new(ReplayPoint::Beginning).force();
-    let replays = Replays::over(&world.bus);
+    let replays = Replays::new(&world.bus);
     let replay = replays.start(NAME, &request).await.unwrap();
     let (_, found) = becomes(&world, "replay-stuck").await;
     assert!(found.is_stuck && found.cause.contains(&replay.id.to_string()));
@@ -366,15 +363,15 @@ async fn a_dead_letter_counts_and_is_logged_when_it_is_stored() {
     context.delete_stream("DEAD_LETTERS").await.unwrap();
     publish(&world, &["bad"]).await;
     eventually("it was to be given up", || async {
-        let replica = listed(&world).await.replicas.remove(0);
-        replica.trouble.is_some_and(|why| {
+        let instance = listed(&world).await.instances.remove(0);
+        instance.issue.is_some_and(|why| {
             why.contains("DEAD_LETTERS is gone") && why.contains("tidings streams apply")
         })
     })
     .await;
     let counts = || async {
-        let replica = listed(&world).await.replicas.remove(0);
-        (replica.dead_lettered, replica.handled)
+        let instance = listed(&world).await.instances.remove(0);
+        (instance.dead_lettered, instance.handled)
     };
     assert_eq!(counts().await, (0, 0), "no letter is stored");
     let letters = || {
@@ -410,9 +407,9 @@ async fn a_retry_without_its_stream_says_which_one_and_what_creates_it() {
         .unwrap();
     publish(&world, &["later"]).await;
     eventually("the retry is told", || async {
-        let replica = listed(&world).await.replicas.remove(0);
-        replica
-            .trouble
+        let instance = listed(&world).await.instances.remove(0);
+        instance
+            .issue
             .is_some_and(|why| why.contains("RETRIES") && why.contains("tidings streams apply"))
     })
     .await;
@@ -428,11 +425,11 @@ async fn one_that_runs_is_not_removed_and_one_that_is_gone_leaves_its_retries_as
     noted.reach(1).await;
     eventually("two wait, and one is a letter", || async {
         let state = listed(&world).await;
-        let replica = &state.replicas[0];
-        state.retries.is_some_and(|retries| retries.scheduled == 2) && replica.dead_lettered == 1
+        let instance = &state.instances[0];
+        state.retries.is_some_and(|retries| retries.scheduled == 2) && instance.dead_lettered == 1
     })
     .await;
-    let subscribers = Subscribers::over(&world.bus);
+    let subscribers = Subscribers::new(&world.bus);
     let refused = subscribers.plan_remove(NAME).await;
     let refused = refused.expect_err("it runs").to_string();
     assert!(refused.contains("is not gone: process"), "{refused}");
@@ -489,7 +486,7 @@ async fn what_is_left_of_a_removal_is_removed_by_the_next() {
     for stream in ["EVENTS", "RETRIES"] {
         delete_consumer(&world, stream).await;
     }
-    let subscribers = Subscribers::over(&world.bus);
+    let subscribers = Subscribers::new(&world.bus);
     let plan = subscribers.plan_remove(NAME).await.unwrap();
     assert_eq!(plan.entries, [format!("lease.{NAME}")]);
     subscribers.remove(&plan).await.unwrap();

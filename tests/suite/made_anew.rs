@@ -18,9 +18,9 @@ fn ordered() -> EventSubscriber<Noted> {
 /// Waits until this many instances answer, one of which has the lease.
 async fn run(bus: &Bus, instances: usize) {
     eventually("the instances answer", || async {
-        let overview = Subscribers::over(bus).overview().await;
-        let replicas = overview.subscribers.iter().flat_map(|one| &one.replicas);
-        let leases: Vec<Option<bool>> = replicas.map(|replica| replica.holds_lease).collect();
+        let overview = Subscribers::new(bus).overview().await;
+        let instances = overview.subscribers.iter().flat_map(|one| &one.instances);
+        let leases: Vec<Option<bool>> = instances.map(|instance| instance.holds_lease).collect();
         leases.len() == instances && leases.contains(&Some(true))
     })
     .await;
@@ -90,9 +90,9 @@ async fn an_instance_that_lost_everything_works_again_when_the_streams_are_appli
             .await;
     }
     eventually("it cannot begin", || async {
-        let overview = Subscribers::over(&bus).overview().await;
-        let replicas = overview.subscribers.iter().flat_map(|one| &one.replicas);
-        let mut idle = replicas.filter(|replica| replica.holds_lease != Some(true));
+        let overview = Subscribers::new(&bus).overview().await;
+        let instances = overview.subscribers.iter().flat_map(|one| &one.instances);
+        let mut idle = instances.filter(|instance| instance.holds_lease != Some(true));
         idle.next().is_some()
     })
     .await;

@@ -77,7 +77,7 @@ async fn comes_back_once<DB: Database>(world: &World<DB>, between: usize) {
     let mut stream = jetstream.get_stream("EVENTS").await.unwrap();
     let consumers = stream.info().await.unwrap().state.consumer_count;
     assert!(consumers < 20, "{consumers}");
-    let trace = Trace::over(&world.bus).outbox(&world.outbox);
+    let trace = Trace::new(&world.bus).outbox(&world.outbox);
     let traced = trace.streams(["EVENTS"]).run(&Sought::Event(id)).await;
     let traced = traced.unwrap().events;
     let places: Vec<u64> = traced

@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_nats::jetstream;
 use serde_json::{Value, json};
 use sqlx::Sqlite;
-use tidings::{Context, EventSubscriber, Failure, Retry, Sought, Start, Trace, Verify, Worker};
+use tidings::{Context, EventSubscriber, Failure, Retry, Sought, StartFrom, Trace, Verify, Worker};
 
 use crate::support::{Noted, User, World, eventually, everything, within};
 
@@ -139,7 +139,7 @@ async fn a_marker_is_not_read_traced_or_verified() {
     let world = marked().await;
     let mut reader = world
         .bus
-        .read("EVENTS", &[], Start::Beginning)
+        .read("EVENTS", &[], StartFrom::Beginning)
         .await
         .unwrap();
     let seen = within("the event", reader.next()).await.unwrap();
@@ -173,7 +173,7 @@ async fn a_marker_is_not_read_traced_or_verified() {
         (1, 0),
         "{found:?}"
     );
-    let trace = Trace::over(&world.bus).streams(["EVENTS"]);
+    let trace = Trace::new(&world.bus).streams(["EVENTS"]);
     let found = within("it is traced", trace.run(&Sought::Key("bob".to_owned())))
         .await
         .unwrap();

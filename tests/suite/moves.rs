@@ -6,7 +6,7 @@ use sqlx::{
     PgPool, Postgres,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
-use tidings::{Outbox, RebaseError, Relay};
+use tidings::{AdoptError, Outbox, Relay};
 use tidings_test_servers::PostgresServer;
 
 use crate::storage::dead_rows;
@@ -124,7 +124,7 @@ async fn goes_on_for_a_while(world: &World<Postgres>) {
     relay.kill().await;
 }
 
-/// Writes into a copy that was not rebased: with and without a savepoint.
+/// Writes into a copy that was not adopted: with and without a savepoint.
 async fn writes_into(copy: &Outbox<Postgres>) {
     raise(copy, 10).await;
     let mut tx = copy.begin().await.unwrap();
@@ -135,20 +135,20 @@ async fn writes_into(copy: &Outbox<Postgres>) {
     tx.commit().await.unwrap();
 }
 
-async fn rebased_once_the_lease_is_over(copy: &Outbox<Postgres>) -> tidings::Rebase {
+async fn adopted_once_the_lease_is_over(copy: &Outbox<Postgres>) -> tidings::Adoption {
     eventually("the copied lease is over", || async {
-        !matches!(copy.rebase_dry_run().await, Err(RebaseError::Leased { .. }))
+        !matches!(copy.adopt_dry_run().await, Err(AdoptError::Leased { .. }))
     })
     .await;
     let before = relay_row(copy).await;
-    let planned = copy.rebase_dry_run().await.unwrap().unwrap();
+    let planned = copy.adopt_dry_run().await.unwrap().unwrap();
     assert_eq!(relay_row(copy).await, before, "a dry run changes nothing");
     assert!(copy.status().await.unwrap().refuses.is_some());
-    let rebased = copy.rebase().await.unwrap().unwrap();
-    assert_eq!(rebased, planned);
-    assert_eq!(copy.rebase().await.unwrap(), None);
+    let adopted = copy.adopt().await.unwrap().unwrap();
+    assert_eq!(adopted, planned);
+    assert_eq!(copy.adopt().await.unwrap(), None);
     assert_eq!(copy.status().await.unwrap().refuses, None);
-    rebased
+    adopted
 }
 
 async fn refuses_to_relay(world: &World<Postgres>, copy: &Outbox<Postgres>, reason: &str) {
@@ -156,13 +156,13 @@ async fn refuses_to_relay(world: &World<Postgres>, copy: &Outbox<Postgres>, reas
     let refused = world.run_relay(quick(copy)).end().await.unwrap_err();
     let refused = refused.to_string();
     assert!(refused.contains(reason), "{refused}");
-    assert!(refused.contains("tidings outbox rebase"), "{refused}");
+    assert!(refused.contains("tidings outbox adopt"), "{refused}");
     assert_eq!(relay_row(copy).await, before, "the lease is not taken");
     let status = copy.status().await.unwrap();
     assert_eq!(status.refuses, Some(refused));
 }
 
-/// Moves a database to another server while events are in flight; services write to it before it is rebased.
+/// Moves a database to another server while events are in flight; services write to it before it is adopted.
 async fn moves(from: &Arc<PostgresServer>, to: &Arc<PostgresServer>, spent: (u32, u32)) {
     let world = world_on(from).await;
     age(world.outbox.pool(), spent.0).await;
@@ -185,15 +185,15 @@ async fn moves(from: &Arc<PostgresServer>, to: &Arc<PostgresServer>, spent: (u32
     let order =
         "select string_agg(event::text || ' ' || slot, ',' order by id) from tidings.outbox";
     let order_before = Postgres::word(copy.pool(), order).await;
-    let rebased = rebased_once_the_lease_is_over(&copy).await;
+    let adopted = adopted_once_the_lease_is_over(&copy).await;
 
-    assert_eq!(rebased.to_publish, unpublished + 11);
-    assert_eq!(rebased.events, 30 + 1 + 1500 + 50 + 11);
-    assert_eq!(rebased.published, rebased.events - rebased.to_publish);
-    assert!(rebased.oldest.unwrap().id < rebased.newest.unwrap().id);
-    assert!(rebased.streams["EVENTS"] > 0);
+    assert_eq!(adopted.to_publish, unpublished + 11);
+    assert_eq!(adopted.events, 30 + 1 + 1500 + 50 + 11);
+    assert_eq!(adopted.published, adopted.events - adopted.to_publish);
+    assert!(adopted.oldest.unwrap().id < adopted.newest.unwrap().id);
+    assert!(adopted.streams["EVENTS"] > 0);
     assert_eq!(Postgres::word(copy.pool(), order).await, order_before);
-    assert_eq!(copy.status().await.unwrap().backlog, rebased.to_publish);
+    assert_eq!(copy.status().await.unwrap().backlog, adopted.to_publish);
     assert_eq!(dead_rows(copy.pool(), "tidings.outbox").await, 0);
 
     raise(&copy, 10).await;
@@ -236,7 +236,7 @@ async fn a_cursor_that_is_ahead_of_its_database_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_still_being_written_while_an_outbox_is_rebased_is_published_too() {
+async fn what_is_still_being_written_while_an_outbox_is_adopted_is_published_too() {
     let server = server(18).await;
     let world = world_on(&server).await;
     raise(&world.outbox, 20).await;
@@ -256,20 +256,20 @@ async fn what_is_still_being_written_while_an_outbox_is_rebased_is_published_too
 
     let rebasing = tokio::spawn({
         let copy = copy.clone();
-        async move { copy.rebase().await }
+        async move { copy.adopt().await }
     });
-    eventually("the rebase waits for the reader", || async {
+    eventually("the adopt waits for the reader", || async {
         let waits =
             "select count(*) from pg_locks where not granted and mode = 'AccessExclusiveLock'";
         Postgres::number(copy.pool(), waits).await == 1
     })
     .await;
-    // Later transactions end before the rebase does: its own snapshot, used unchanged, would see its transaction as
+    // Later transactions end before the adoption does: its own snapshot, used unchanged, would see its transaction as
     // ended.
     age(copy.pool(), 20).await;
     reader.rollback().await.unwrap();
-    let rebased = within("the rebase", rebasing).await.unwrap();
-    assert_eq!(rebased.unwrap().unwrap().to_publish, 20);
+    let adopted = within("the adopt", rebasing).await.unwrap();
+    assert_eq!(adopted.unwrap().unwrap().to_publish, 20);
     writer
         .publish(&Counted {
             key: "slow".into(),
@@ -288,25 +288,25 @@ async fn what_is_still_being_written_while_an_outbox_is_rebased_is_published_too
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_outbox_that_is_its_own_or_is_relayed_is_not_rebased() {
+async fn an_outbox_that_is_its_own_or_is_relayed_is_not_adopted() {
     let world = World::<Postgres>::start().await;
     raise(&world.outbox, 3).await;
     let before = relay_row(&world.outbox).await;
-    assert_eq!(world.outbox.rebase().await.unwrap(), None);
+    assert_eq!(world.outbox.adopt().await.unwrap(), None);
     assert_eq!(relay_row(&world.outbox).await, before);
 
     let leased = "update tidings.relay set system = 'another', owner = 'somebody',
         lease_until = now() + interval '1 hour'";
     Postgres::execute(world.outbox.pool(), leased).await;
     let before = relay_row(&world.outbox).await;
-    let refused = world.outbox.rebase().await.unwrap_err();
-    assert!(matches!(refused, RebaseError::Leased { .. }), "{refused}");
+    let refused = world.outbox.adopt().await.unwrap_err();
+    assert!(matches!(refused, AdoptError::Leased { .. }), "{refused}");
     assert!(refused.to_string().contains("somebody"), "{refused}");
     assert_eq!(relay_row(&world.outbox).await, before);
 
     let nowhere = world.outbox.clone().in_schema("nowhere").unwrap();
-    let refused = nowhere.rebase().await.unwrap_err();
-    assert!(matches!(refused, RebaseError::NotMigrated(_)), "{refused}");
+    let refused = nowhere.adopt().await.unwrap_err();
+    assert!(matches!(refused, AdoptError::NotMigrated(_)), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -324,8 +324,8 @@ async fn a_standby_is_never_relayed_from_until_it_is_promoted() {
         refusal.is_some_and(|why| why.contains("standby"))
     })
     .await;
-    let refused = world.outbox.rebase().await.unwrap_err();
-    assert!(matches!(refused, RebaseError::Standby), "{refused}");
+    let refused = world.outbox.adopt().await.unwrap_err();
+    assert!(matches!(refused, AdoptError::Standby), "{refused}");
     eventually("the relay says so, too", || async {
         log::said("WARN")
             .iter()

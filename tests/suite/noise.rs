@@ -109,9 +109,9 @@ async fn a_missing_right_to_acknowledge_is_a_few_lines_and_a_trouble() {
     }
     noted.reach(300).await;
     eventually("the status shows it", || async {
-        let found = Subscribers::over(&world.bus).find("silent").await.unwrap();
-        let troubles = found.replicas.iter().filter_map(|it| it.trouble.as_ref());
-        troubles
+        let found = Subscribers::new(&world.bus).find("silent").await.unwrap();
+        let issues = found.instances.iter().filter_map(|it| it.issue.as_ref());
+        issues
             .into_iter()
             .any(|it| it.contains("$JS.ACK.EVENTS.silent.>"))
     })

@@ -290,7 +290,7 @@ async fn a_replay_of_what_is_gone_fails_and_new_events_have_effects_once() {
     past.keep(&world.nats).await;
     publish(&world, "lost", 50).await;
     have_effects(&app, "lost", 50).await;
-    let request = everything().rate(Rate::per_second(20));
+    let request = everything().rate_limit(Rate::per_second(20));
     let replay = world.replay(NAME, &request).await;
     app.noted.reach(110).await;
     past.put_back_stream(&world.nats, "EVENTS").await;

@@ -160,7 +160,7 @@ async fn one_id_in_two_streams_is_two_events<DB: Journal>(world: World<DB>) {
         (0, 2, 0),
         "{republished:?}"
     );
-    let trace = Trace::over(&world.bus).outbox(&world.outbox);
+    let trace = Trace::new(&world.bus).outbox(&world.outbox);
     let trace = trace.streams(["EVENTS", "COUNTS"]);
     let traced = trace.run(&Sought::Event(id)).await.unwrap().events;
     for (name, stream) in [("user.created", "EVENTS"), ("count.raised", "COUNTS")] {

@@ -23,14 +23,14 @@ async fn a_letter_stays_when_its_subscriber_is_removed_and_retries_without_one_a
     let working = Working::run(&bus, [EventSubscriber::durable("gone").on(refuse)]);
     publish(&bus, "bad").await;
     working.has("bad").await;
-    let letters = DeadLetters::over(&bus);
+    let letters = DeadLetters::new(&bus);
     let read = || letters.read(DeadLetterSelection::default());
     eventually("a letter", || async {
         read().await.unwrap().next().await.unwrap().is_some()
     })
     .await;
     working.end().await;
-    let subscribers = Subscribers::over(&bus);
+    let subscribers = Subscribers::new(&bus);
     eventually("it is removed", || async {
         match subscribers.plan_remove("gone").await {
             Ok(removal) => subscribers.remove(&removal).await.is_ok(),

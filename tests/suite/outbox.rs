@@ -192,7 +192,7 @@ async fn descendants_inherit_the_conversation<DB: Database>(world: World<DB>) {
     let noted = Noted::default();
     let parent = Envelope::of(&User::new("parent"))
         .unwrap()
-        .correlated("order-7")
+        .with_correlation_id("order-7")
         .unwrap();
     let parent_id = parent.id().to_string();
     let bus = world.bus.clone();

@@ -91,11 +91,11 @@ async fn what_is_to_be_given_up_can_be_read_whole_before<DB: Database>(world: Wo
     assert_eq!(whole[0].payload.len(), 6 * MIB);
     assert_eq!(whole[0].headers, "{\"tenant\": \"acme\"}");
     // A row that does not exist is not discarded.
-    let given_up = world.outbox.discard_rows(&[1, 77]).await.unwrap();
-    assert_eq!(ids(&given_up), [1]);
-    assert!(given_up[0].payload.is_empty());
-    let given_up = world.outbox.discard(&all, 9).await.unwrap();
-    assert_eq!(ids(&given_up), [2]);
-    assert_eq!(given_up[0].payload.len(), 6 * MIB);
+    let dead_lettered = world.outbox.discard_rows(&[1, 77]).await.unwrap();
+    assert_eq!(ids(&dead_lettered), [1]);
+    assert!(dead_lettered[0].payload.is_empty());
+    let dead_lettered = world.outbox.discard(&all, 9).await.unwrap();
+    assert_eq!(ids(&dead_lettered), [2]);
+    assert_eq!(dead_lettered[0].payload.len(), 6 * MIB);
     assert_eq!(world.outbox.discard(&all, 9).await.unwrap(), []);
 }

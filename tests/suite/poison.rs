@@ -125,17 +125,17 @@ async fn a_relay_that_waits_for_a_stream_stops_at_once_and_parks_nothing<DB: Dat
     publish(&world, "full.up", "a", "2").await;
     // With a patience of an hour, the relay would wait for an hour.
     let hour = std::time::Duration::from_secs(3600);
-    let relay = world.run_relay(world.new_relay().patience(hour));
+    let relay = world.run_relay(world.new_relay().stall_timeout(hour));
     eventually("the first is stored, the second is tried", || async {
-        let troubles = world.outbox.status().await.unwrap().troubles;
-        world.stored().await.len() == 1 && !troubles.is_empty()
+        let issues = world.outbox.status().await.unwrap().issues;
+        world.stored().await.len() == 1 && !issues.is_empty()
     })
     .await;
     relay.stop().await.unwrap();
     assert_eq!(world.parked().await, 0);
     let status = world.outbox.status().await.unwrap();
     assert_eq!(status.lease.owner, None, "the lease is released");
-    assert_eq!(status.troubles.last().unwrap().place, "stream FULL");
+    assert_eq!(status.issues.last().unwrap().place, "stream FULL");
 
     // There is room again, and nothing is lost or duplicated.
     let full = jetstream.get_stream("FULL").await.unwrap();
@@ -144,5 +144,5 @@ async fn a_relay_that_waits_for_a_stream_stops_at_once_and_parks_nothing<DB: Dat
     settled(&world).await;
     relay.stop().await.unwrap();
     assert_eq!((world.stored().await.len(), world.parked().await), (1, 0));
-    assert_eq!(world.outbox.status().await.unwrap().troubles, []);
+    assert_eq!(world.outbox.status().await.unwrap().issues, []);
 }

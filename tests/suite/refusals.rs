@@ -63,7 +63,7 @@ fn numbers(first: u32, last: u32) -> Vec<String> {
 /// machine may be busy.
 async fn places<DB: Database>(world: &World<DB>) -> Vec<String> {
     let status = world.outbox.status().await.unwrap();
-    let places = status.troubles.into_iter().map(|trouble| trouble.place);
+    let places = status.issues.into_iter().map(|issue| issue.place);
     places.filter(|place| place != "relay").collect()
 }
 
@@ -86,12 +86,7 @@ async fn a_name_without_a_stream_holds_nobody_up_and_goes_back_when_there_is_one
     assert_eq!((status.parked, status.waiting), (5, 1));
     assert_eq!(places(&world).await, ["subject nobody.listens"]);
     assert!(
-        status
-            .troubles
-            .last()
-            .unwrap()
-            .cure
-            .contains("streams apply"),
+        status.issues.last().unwrap().cure.contains("streams apply"),
         "{status:?}"
     );
 
@@ -99,7 +94,7 @@ async fn a_name_without_a_stream_holds_nobody_up_and_goes_back_when_there_is_one
     nothing_is_parked(&world).await;
     publish(&world, "nobody.listens", "a", 6, 6).await;
     settled(&world).await;
-    eventually("the trouble is over", || async {
+    eventually("the issue is over", || async {
         places(&world).await.is_empty()
     })
     .await;
@@ -121,7 +116,7 @@ async fn a_full_stream_holds_up_no_other_and_what_it_refused_goes_back_in_order<
     settled(&world).await;
     // In the other stream the key is not blocked.
     assert_eq!(of_key(&world, "EVENTS", "a").await, numbers(1, 3));
-    eventually("the trouble is written down", || async {
+    eventually("the issue is written down", || async {
         places(&world).await == ["stream FULL"]
     })
     .await;
@@ -129,7 +124,7 @@ async fn a_full_stream_holds_up_no_other_and_what_it_refused_goes_back_in_order<
     assert_eq!((status.parked, status.waiting), (40, 40));
     assert!(
         status
-            .troubles
+            .issues
             .last()
             .unwrap()
             .cause
@@ -161,7 +156,7 @@ async fn a_full_stream_alone_is_waited_for_and_nothing_is_put_aside<DB: Database
     let jetstream = world.full_stream().await;
     let relay = world.relay();
     publish(&world, "full.up", "a", 1, 30).await;
-    eventually("the trouble is written down", || async {
+    eventually("the issue is written down", || async {
         places(&world).await == ["stream FULL"]
     })
     .await;
@@ -189,10 +184,10 @@ async fn the_trouble_of_a_single_event_ends_with_it<DB: Database>(world: World<D
     let relay = world.run_relay(
         world
             .new_relay()
-            .patience(std::time::Duration::from_secs(3600)),
+            .stall_timeout(std::time::Duration::from_secs(3600)),
     );
     publish(&world, "full.up", "a", 1, 1).await;
-    eventually("the trouble is written down", || async {
+    eventually("the issue is written down", || async {
         places(&world).await == ["stream FULL"]
     })
     .await;
@@ -205,7 +200,7 @@ async fn the_trouble_of_a_single_event_ends_with_it<DB: Database>(world: World<D
         .await
         .unwrap();
     settled(&world).await;
-    eventually("the trouble is over", || async {
+    eventually("the issue is over", || async {
         places(&world).await.is_empty() || world.outbox.status().await.unwrap().lease.epoch > epoch
     })
     .await;
@@ -379,12 +374,12 @@ async fn a_discarded_event_is_given_up_and_the_rest_of_its_key_can_go<DB: Databa
         .parked(&ParkedSelection::All, 0, 10)
         .await
         .unwrap();
-    let given_up = world
+    let dead_lettered = world
         .outbox
         .discard(&ParkedSelection::Id(parked[0].id), 10)
         .await
         .unwrap();
-    assert_eq!(given_up, parked[..1]);
+    assert_eq!(dead_lettered, parked[..1]);
     world.outbox.unpark(&ParkedSelection::All).await.unwrap();
     nothing_is_parked(&world).await;
     relay.stop().await.unwrap();
@@ -431,7 +426,7 @@ async fn a_denied_subject_holds_up_no_other_and_goes_back_when_it_is_allowed() {
         NatsOptions::from(url)
     };
     let admin = Bus::connect(as_user("admin")).await.unwrap();
-    for stream in StreamSpec::of_subscribers()
+    for stream in StreamSpec::internal()
         .into_iter()
         .chain([crate::support::events_stream()])
     {

@@ -80,7 +80,7 @@ async fn what_a_full_stream_holds_up_keeps_its_order<DB: Journal>(world: World<D
     publish(&world, "full.up", "a", &numbers(60)).await;
     let relay = world.run_relay(world.new_relay().batch(5));
     eventually("it is held up", || async {
-        !world.outbox.status().await.unwrap().troubles.is_empty()
+        !world.outbox.status().await.unwrap().issues.is_empty()
     })
     .await;
     room_for(&jetstream, 1000).await;

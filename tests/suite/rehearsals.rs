@@ -61,7 +61,7 @@ async fn a_rehearsal_reads_everything_and_calls_nothing() {
         (520, 30),
         "nothing was called or given up"
     );
-    assert_eq!((status.over(), status.replay.events()), (550, 550));
+    assert_eq!((status.completed(), status.replay.events()), (550, 550));
     let report = status.progress.unwrap().rehearsal.unwrap();
     let shown: Vec<_> = report.events.iter().map(shown).collect();
     assert_eq!(
@@ -123,6 +123,6 @@ async fn a_rehearsal_goes_on_where_its_worker_has_stopped() {
     running.stop().await.unwrap();
     let running = run();
     let status = world.replay_is(replay.id, ReplayState::Done).await;
-    assert_eq!(status.over(), 3_000, "each is counted once");
+    assert_eq!(status.completed(), 3_000, "each is counted once");
     running.stop().await.unwrap();
 }

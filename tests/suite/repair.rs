@@ -187,12 +187,12 @@ async fn what_somebody_gave_up_does_not_come_back<DB: Database>(world: World<DB>
     let set = |what: &str| format!("update {} set {what} where id = 2", DB::table("outbox"));
     DB::execute(world.outbox.pool(), &set("headers = '[]'")).await;
     relay(&world).await;
-    let given_up = world
+    let dead_lettered = world
         .outbox
         .discard(&ParkedSelection::All, 10)
         .await
         .unwrap();
-    assert_eq!(given_up.len(), 1);
+    assert_eq!(dead_lettered.len(), 1);
     let found = verify(&world).await;
     assert_eq!(
         (found.streams[0].missing, found.streams[0].unconfirmed),
@@ -216,7 +216,7 @@ async fn only_what_is_named_and_missing_is_published_again<DB: Database>(world: 
         .to_row(21)
         .name("count.raised")
         .key("key-0")
-        .rate(Rate::per_second(1000));
+        .rate_limit(Rate::per_second(1000));
     let dry = named.dry_run().await.unwrap();
     assert_eq!(
         (dry.rows, dry.wanted, dry.first, dry.last),
@@ -296,7 +296,7 @@ async fn whoever_has_lost_the_lease_publishes_no_more<DB: Database>(world: World
     publish(&world, 0).await;
     let stream = jetstream_of(&world).await.get_stream("EVENTS").await;
     stream.unwrap().purge().await.unwrap();
-    let slow = Republish::new(&world.bus, &world.outbox).rate(Rate::per_second(2));
+    let slow = Republish::new(&world.bus, &world.outbox).rate_limit(Rate::per_second(2));
     let running = tokio::spawn(async move { slow.run().await });
     eventually("some are back", || async { world.stored().await.len() > 2 }).await;
     // As if this republisher had been frozen for so long that another one could begin.

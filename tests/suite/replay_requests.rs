@@ -47,7 +47,7 @@ fn start(world: &World<Sqlite>, noted: &Noted) -> Running<WorkerError> {
 }
 
 async fn ask(world: &World<Sqlite>, request: &ReplayRequest) -> Result<Replay, ReplayError> {
-    Replays::over(&world.bus).start(NAME, request).await
+    Replays::new(&world.bus).start(NAME, request).await
 }
 
 fn from(point: ReplayPoint) -> ReplayRequest {
@@ -122,7 +122,7 @@ async fn what_cannot_be_replayed_is_refused_by_name() {
         let said = refused(nothing).await;
         assert!(said.contains("EVENTS holds no events"), "{said}");
     }
-    let replays = Replays::over(&world.bus);
+    let replays = Replays::new(&world.bus);
     let nobody = replays.start("nobody", &from(Beginning)).await;
     assert!(matches!(nobody, Err(ReplayError::Unknown { .. })));
     assert_eq!(replays.list(None).await.unwrap(), []);
@@ -155,7 +155,7 @@ async fn what_the_stream_has_removed_is_refused_unless_forced() {
         .await
         .unwrap();
     assert_eq!(whole.events(), 5, "nothing was ever removed");
-    Replays::over(&world.bus).cancel(whole.id).await.unwrap();
+    Replays::new(&world.bus).cancel(whole.id).await.unwrap();
 
     let client = async_nats::connect(world.nats.url()).await.unwrap();
     let stream = jetstream::new(client).get_stream("EVENTS").await.unwrap();
@@ -175,7 +175,7 @@ async fn what_the_stream_has_removed_is_refused_unless_forced() {
         );
         let forced = ask(&world, &from(old).force()).await.unwrap();
         assert_eq!((forced.ranges[0].first, forced.events()), (3, 3));
-        Replays::over(&world.bus).cancel(forced.id).await.unwrap();
+        Replays::new(&world.bus).cancel(forced.id).await.unwrap();
     }
     assert_eq!(range(&world, from(Beginning)).await, (3, 5, 3));
     running.stop().await.unwrap();
@@ -224,7 +224,7 @@ async fn without_a_replica_only_a_forced_replay_is_begun() {
     let forced = ask(&world, &request.force()).await.unwrap();
     assert_eq!(forced.ranges[0].names, ["count.raised", "user.created"]);
 
-    let replays = Replays::over(&world.bus);
+    let replays = Replays::new(&world.bus);
     let status = replays.find(forced.id).await.unwrap();
     assert_eq!((&status.replay, status.progress), (&forced, None));
     let refused = ask(&world, &from(ReplayPoint::Beginning))

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use tidings::{
-    BatchContext, Batching, Context, DeadLetters, Envelope, EventPublisher, EventSubscriber,
-    Failure, Item, Rate, ReplayPoint, ReplayRequest, ReplayState, Retry, Verdicts, Worker,
+    BatchContext, BatchResult, Batching, Context, DeadLetters, Envelope, EventPublisher,
+    EventSubscriber, Failure, Item, Rate, ReplayPoint, ReplayRequest, ReplayState, Retry, Worker,
 };
 use tokio::sync::{Mutex, watch};
 
@@ -56,7 +56,7 @@ async fn a_part_of_the_stream_is_handled_again_and_the_handler_is_told() {
     assert_eq!(noted.len(), 1_401, "the live events are not handled again");
     let progress = status.progress.as_ref().unwrap();
     assert_eq!(
-        (progress.handled, status.over(), status.replay.events()),
+        (progress.handled, status.completed(), status.replay.events()),
         (401, 401, 401)
     );
     assert_eq!(progress.streams[0].floor, 700);
@@ -145,7 +145,7 @@ async fn what_fails_in_a_replay_stays_part_of_it_to_the_dead_letters() {
     assert_eq!(progress.retried + progress.dead_lettered, 1, "{progress:?}");
 
     // After a redrive it still belongs to the replay.
-    let letters = DeadLetters::over(&world.bus);
+    let letters = DeadLetters::new(&world.bus);
     let letter = letters.find(2).await.unwrap();
     letters
         .redriver()
@@ -198,7 +198,7 @@ async fn a_replay_is_no_faster_than_its_rate_and_live_events_do_not_wait_for_it(
     world.publish(&users(1..=300)).await;
     noted.reach(300).await;
     let began = Instant::now();
-    let request = everything().rate(Rate::per_second(100));
+    let request = everything().rate_limit(Rate::per_second(100));
     let replay = world.replay(NAME, &request).await;
     let mut live = 300;
     loop {
@@ -232,7 +232,7 @@ async fn a_replay_stands_still_while_it_is_paused_and_goes_on_where_it_was() {
     world.publish(&users(1..=200)).await;
     noted.reach(200).await;
     let replay = world
-        .replay(NAME, &everything().rate(Rate::per_second(100)))
+        .replay(NAME, &everything().rate_limit(Rate::per_second(100)))
         .await;
     noted.reach(220).await;
     world.replays().pause(replay.id).await.unwrap();
@@ -266,7 +266,7 @@ async fn a_replay_stands_still_while_it_is_paused_and_goes_on_where_it_was() {
         Vec::from_iter(1..=200),
         "each once, and not what came later"
     );
-    assert_eq!(status.over(), 200);
+    assert_eq!(status.completed(), 200);
     running.stop().await.unwrap();
 }
 
@@ -323,7 +323,10 @@ async fn a_cancelled_replay_begins_nothing_more_and_what_it_has_among_the_retrie
 async fn a_batch_has_events_of_one_replay_or_of_none() {
     type State = std::sync::Arc<Mutex<Vec<(bool, usize)>>>;
     // A panic would count as a failure, and each event would be tried again alone.
-    async fn batch(users: Vec<Item<User>>, cx: BatchContext<State>) -> Result<Verdicts, Failure> {
+    async fn batch(
+        users: Vec<Item<User>>,
+        cx: BatchContext<State>,
+    ) -> Result<BatchResult, Failure> {
         let is_told = cx.replay_id().is_some() == cx.is_replay();
         let is_one = users.iter().all(|user| user.is_replay() == cx.is_replay());
         let count = if is_told && is_one {
@@ -332,7 +335,7 @@ async fn a_batch_has_events_of_one_replay_or_of_none() {
             10_000
         };
         cx.state().lock().await.push((cx.is_replay(), count));
-        Ok(Verdicts::done())
+        Ok(BatchResult::done())
     }
     let world = World::<Sqlite>::start().await;
     let seen = State::default();
@@ -365,12 +368,15 @@ async fn a_batch_has_events_of_one_replay_or_of_none() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_for_its_batch_when_its_replay_is_cancelled_is_not_handled() {
-    async fn batch(users: Vec<Item<User>>, cx: BatchContext<Noted>) -> Result<Verdicts, Failure> {
+    async fn batch(
+        users: Vec<Item<User>>,
+        cx: BatchContext<Noted>,
+    ) -> Result<BatchResult, Failure> {
         for user in users {
             let is_replay = user.is_replay();
             cx.state().note(format!("{} {is_replay}", user.id));
         }
-        Ok(Verdicts::done())
+        Ok(BatchResult::done())
     }
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
@@ -382,7 +388,7 @@ async fn what_waits_for_its_batch_when_its_replay_is_cancelled_is_not_handled() 
     let replay = world.replay(NAME, &everything()).await;
     eventually("all of it is in hand", || async {
         let consumers = world.replay_status(replay.id).await.consumers;
-        consumers.first().is_some_and(|one| one.in_hand == 3)
+        consumers.first().is_some_and(|one| one.in_flight == 3)
     })
     .await;
     world.replays().cancel(replay.id).await.unwrap();

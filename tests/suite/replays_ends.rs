@@ -86,7 +86,7 @@ async fn nothing_is_pulled_from_beyond_the_end_while_the_last_event_is_in_hand(
     assert_eq!(after, before, "events beyond the range are delivered");
     open.send(true).unwrap();
     let status = world.replay_is(replay.id, ReplayState::Done).await;
-    assert_eq!((status.over(), noted.len()), (20, 20));
+    assert_eq!((status.completed(), noted.len()), (20, 20));
     running.stop().await.unwrap();
 }
 
@@ -109,7 +109,7 @@ async fn what_was_lost_on_its_way_is_still_pulled_behind_the_end() {
     let (running, noted, open) = start(&world, EventSubscriber::durable(NAME).concurrency(4)).await;
     let slowly = everything()
         .to(ReplayPoint::Sequence(20))
-        .rate(Rate::per_second(10));
+        .rate_limit(Rate::per_second(10));
     let replay = world.replay(NAME, &slowly).await;
     noted.reach(1).await;
     // The client takes an event from the worker, and disconnects.
@@ -124,7 +124,7 @@ async fn what_was_lost_on_its_way_is_still_pulled_behind_the_end() {
     noted.reach(18).await;
     open.send(true).unwrap();
     let status = world.replay_is(replay.id, ReplayState::Done).await;
-    assert_eq!((status.over(), noted.len()), (20, 20));
+    assert_eq!((status.completed(), noted.len()), (20, 20));
     running.stop().await.unwrap();
 }
 
@@ -140,7 +140,7 @@ async fn a_replay_that_is_resumed_goes_on_while_an_event_from_before_is_in_hand(
     let world = World::<Sqlite>::start().await;
     let patient = EventSubscriber::durable(NAME).timeout(Duration::from_secs(300));
     let (running, noted, open) = start(&world, patient).await;
-    let slowly = everything().rate(Rate::per_second(30));
+    let slowly = everything().rate_limit(Rate::per_second(30));
     let replay = world.replay(NAME, &slowly).await;
     noted.reach(22).await;
     world.replays().pause(replay.id).await.unwrap();
@@ -150,7 +150,7 @@ async fn a_replay_that_is_resumed_goes_on_while_an_event_from_before_is_in_hand(
     noted.reach(59).await;
     open.send(true).unwrap();
     let status = world.replay_is(replay.id, ReplayState::Done).await;
-    assert_eq!((status.over(), noted.len()), (60, 60), "each once");
+    assert_eq!((status.completed(), noted.len()), (60, 60), "each once");
     running.stop().await.unwrap();
 }
 
@@ -182,7 +182,7 @@ async fn a_replay_in_order_that_is_resumed_goes_on_beside_a_key_that_fails() {
     };
     let counts = (1..=30).flat_map(|count| (0..3).map(move |key| counted(count, key)));
     world.publish(&counts.collect::<Vec<_>>()).await;
-    let slowly = everything().rate(Rate::per_second(30));
+    let slowly = everything().rate_limit(Rate::per_second(30));
     let replay = world.replay(NAME, &slowly).await;
     noted.reach(20).await;
     world.replays().pause(replay.id).await.unwrap();
@@ -204,7 +204,7 @@ async fn a_replay_in_order_that_is_resumed_goes_on_beside_a_key_that_fails() {
 async fn events_that_their_stream_removes_before_they_come_are_told_as_gone() {
     let world = World::<Sqlite>::start().await;
     let (running, noted, open) = start(&world, EventSubscriber::durable(NAME).concurrency(2)).await;
-    let slowly = everything().rate(Rate::per_second(10));
+    let slowly = everything().rate_limit(Rate::per_second(10));
     let replay = world.replay(NAME, &slowly).await;
     noted.reach(5).await;
     let stream = context(&world).await.get_stream("EVENTS").await.unwrap();
@@ -213,15 +213,15 @@ async fn events_that_their_stream_removes_before_they_come_are_told_as_gone() {
     let status = world.replay_is(replay.id, ReplayState::Done).await;
     let progress = status.progress.clone().unwrap();
     assert!((25..=45).contains(&progress.gone), "{progress:?}");
-    assert_eq!(status.over() + progress.gone, 60);
-    assert_eq!(status.over(), noted.len() as u64);
+    assert_eq!(status.completed() + progress.gone, 60);
+    assert_eq!(status.completed(), noted.len() as u64);
 
     // Events that are removed after the replay has passed them do not count as gone.
     let replay = world.replay(NAME, &slowly).await;
     noted.reach(noted.len() + 6).await;
     stream.purge().sequence(52).await.unwrap();
     let status = world.replay_is(replay.id, ReplayState::Done).await;
-    assert_eq!((status.over(), status.progress.unwrap().gone), (10, 0));
+    assert_eq!((status.completed(), status.progress.unwrap().gone), (10, 0));
     running.stop().await.unwrap();
 }
 
@@ -268,20 +268,20 @@ async fn one_of_many_that_are_asked_for_at_once_on_three_servers_is_begun() {
         buses.push(cluster.bus().await);
     }
     eventually("it can be replayed", || async {
-        let first = Replays::over(&bus).start(NAME, &everything()).await;
+        let first = Replays::new(&bus).start(NAME, &everything()).await;
         first.is_ok()
     })
     .await;
     for _ in 0..5 {
-        let replays = Replays::over(&bus);
+        let replays = Replays::new(&bus);
         for replay in replays.list(Some(NAME)).await.unwrap() {
             let _ = replays.cancel(replay.id).await;
         }
         // So slow that the replay does not end meanwhile.
-        let slowly = everything().rate(Rate::per_minute(1));
+        let slowly = everything().rate_limit(Rate::per_minute(1));
         let asked = (0..9).map(|n| {
             let (bus, slowly) = (buses[n % 3].clone(), slowly.clone());
-            async move { Replays::over(&bus).start(NAME, &slowly).await }
+            async move { Replays::new(&bus).start(NAME, &slowly).await }
         });
         let answers = futures::future::join_all(asked).await;
         let begun = answers.iter().filter(|answer| answer.is_ok());
@@ -304,7 +304,7 @@ async fn put(world: &World<Sqlite>, replay: &Replay) {
 async fn what_was_over_for_hours_when_a_worker_came_leaves_nothing() {
     let world = World::<Sqlite>::start().await;
     let (running, noted, _open) = start(&world, EventSubscriber::durable(NAME)).await;
-    let slowly = everything().rate(Rate::per_second(10));
+    let slowly = everything().rate_limit(Rate::per_second(10));
     let mut replay = world.replay(NAME, &slowly).await;
     noted.reach(5).await;
     running.kill().await;

@@ -41,7 +41,7 @@ async fn start(world: &World<Sqlite>, noted: &Noted) -> Running<tidings::WorkerE
 
 /// A replay that takes three seconds.
 async fn replay(world: &World<Sqlite>) -> Replay {
-    let request = everything().rate(Rate::per_second(100));
+    let request = everything().rate_limit(Rate::per_second(100));
     world.replay(NAME, &request).await
 }
 
@@ -75,14 +75,14 @@ async fn another_worker_goes_on_where_one_has_stopped_and_nothing_is_handled_twi
     assert!(stopped < USERS, "{stopped}");
     let status = world.replay_status(replay.id).await;
     assert_eq!(
-        status.over(),
+        status.completed(),
         stopped as u64,
         "what was handled was written"
     );
     let second = world.run(worker(&world, &noted));
     let status = world.replay_is(replay.id, ReplayState::Done).await;
     assert_eq!(handled(&noted), (USERS, 0));
-    assert_eq!(status.over(), USERS as u64);
+    assert_eq!(status.completed(), USERS as u64);
     second.stop().await.unwrap();
 }
 
@@ -95,12 +95,12 @@ async fn one_of_several_replicas_runs_a_replay_and_another_takes_over_when_it_di
     one.reach(10).await;
     let second = world.run(worker(&world, &two));
     one.reach(100).await;
-    assert_eq!(two.len(), 0, "the replay has one replica at a time");
+    assert_eq!(two.len(), 0, "the replay has one instance at a time");
     first.kill().await;
     two.reach(1).await;
     let status = world.replay_is(replay.id, ReplayState::Done).await;
     let uncounted = status.progress.as_ref().unwrap().uncounted;
-    assert!(status.over() + uncounted >= USERS as u64, "{status:?}");
+    assert!(status.completed() + uncounted >= USERS as u64, "{status:?}");
     let both = [one.all(), two.all()].concat();
     let of_both = Noted::default();
     both.into_iter().for_each(|note| of_both.note(note));
@@ -123,7 +123,7 @@ async fn a_consumer_that_is_deleted_midway_is_made_anew_behind_what_was_handled(
     let (all, twice) = handled(&noted);
     // Events whose acks are lost while there is no consumer are redelivered.
     assert!(all == USERS && twice <= 16, "{all} {twice}");
-    assert_eq!(status.over(), USERS as u64);
+    assert_eq!(status.completed(), USERS as u64);
 
     // The same without a running worker that knows the replay's position.
     let replay = self::replay(&world).await;
@@ -201,7 +201,7 @@ async fn what_was_cancelled_while_no_worker_ran_leaves_nothing() {
     assert_eq!(world.replay_status(replay.id).await.consumers, []);
     let running = world.run(worker(&world, &noted));
     let status = world.replayed(NAME, &everything()).await;
-    assert_eq!(status.over(), USERS as u64);
+    assert_eq!(status.completed(), USERS as u64);
     assert_eq!(noted.len(), stopped + USERS);
     running.stop().await.unwrap();
 }

@@ -70,9 +70,9 @@ async fn a_consumer_of_somebody_else_is_named_and_not_touched() {
     let replay = world.replay(NAME, &everything()).await;
     assert_eq!(replay.consumer(), name);
     eventually("it says what is in its way", || async {
-        let trouble = world.replay_status(replay.id).await.trouble;
-        trouble.is_some_and(|trouble| {
-            trouble
+        let issue = world.replay_status(replay.id).await.issue;
+        issue.is_some_and(|issue| {
+            issue
                 .why
                 .contains(&format!("has the consumer {name} of EVENTS"))
         })
@@ -90,7 +90,7 @@ async fn a_consumer_of_somebody_else_is_named_and_not_touched() {
 async fn one_beside_another_has_a_consumer_of_its_own() {
     let (world, noted) = (World::<Sqlite>::start().await, Noted::default());
     let running = start(&world, &noted).await;
-    let slowly = everything().rate(Rate::per_second(10));
+    let slowly = everything().rate_limit(Rate::per_second(10));
     let first = world.replay(NAME, &slowly).await;
     let second = world.replay(NAME, &everything().force()).await;
     assert_eq!(

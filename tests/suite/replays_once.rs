@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
 use tidings::{
-    BatchContext, Batching, Context, EventId, EventPublisher, EventSubscriber, Failure,
-    InboxTransaction, Item, Replay, ReplayState, Retry, Verdicts, Worker,
+    BatchContext, BatchResult, Batching, Context, EventId, EventPublisher, EventSubscriber,
+    Failure, InboxTransaction, Item, Replay, ReplayState, Retry, Worker,
 };
 
 use crate::{
@@ -44,7 +44,7 @@ async fn count<DB: Database>(
 fn subscriber<DB: Database>(world: &World<DB>) -> EventSubscriber<Noted> {
     let retry = Retry::exponential(Duration::from_millis(20), Duration::from_millis(80));
     EventSubscriber::durable(NAME)
-        .on_once(&world.outbox, count::<DB>)
+        .on_transactional(&world.outbox, count::<DB>)
         .retry(retry.attempts(4))
 }
 
@@ -93,7 +93,7 @@ async fn a_worker_that_dies_and_a_consumer_that_is_reset_do_not_count_twice<DB: 
     let running = world.run(worker(&world, &noted));
     world.publish(&users()).await;
     all_are_counted(&world, 1).await;
-    let slowly = everything().rate(tidings::Rate::per_second(40));
+    let slowly = everything().rate_limit(tidings::Rate::per_second(40));
     let replay = world.replay(NAME, &slowly).await;
     noted.reach(USERS + 5).await;
     running.kill().await;
@@ -150,7 +150,8 @@ async fn what_is_taken_back_in_a_replay_is_counted_unless_it_is_wanted<DB: Datab
         Ok(())
     }
     let wanted = Wanted::default();
-    let subscriber = EventSubscriber::durable(NAME).on_once(&world.outbox, take_back::<DB>);
+    let subscriber =
+        EventSubscriber::durable(NAME).on_transactional(&world.outbox, take_back::<DB>);
     let worker = Worker::new(world.bus.clone(), wanted.clone()).subscribe(subscriber);
     let running = world.run(worker);
     let mut tx = world.outbox.begin().await.unwrap();
@@ -179,16 +180,16 @@ async fn batches_are_counted_again_and_once<DB: Database>(world: World<DB>) {
         users: Vec<Item<User>>,
         mut tx: InboxTransaction<DB>,
         cx: BatchContext<Noted>,
-    ) -> Result<Verdicts, Failure> {
+    ) -> Result<BatchResult, Failure> {
         for user in users {
             let count = DB::count_up(&mut tx, &user.id).await?;
             let key = user.id.clone();
             tx.publish(&Counted { key, count })?;
             cx.state().note(&*user.id);
         }
-        Ok(Verdicts::done())
+        Ok(BatchResult::done())
     }
-    let subscriber = EventSubscriber::durable(NAME).on_batch_once(
+    let subscriber = EventSubscriber::durable(NAME).on_batch_transactional(
         &world.outbox,
         Batching::of(10),
         count_all::<DB>,

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use tidings::{
-    Context, EventSubscriber, Exhausted, Failure, Rate, ReplayState, Retry, Worker, WorkerError,
+    Context, EventSubscriber, Failure, OnExhausted, Rate, ReplayState, Retry, Worker, WorkerError,
 };
 
 use tokio::sync::watch;
@@ -32,7 +32,7 @@ fn run(world: &World<Sqlite>, noted: &Noted) -> Running<WorkerError> {
     let subscriber = EventSubscriber::durable(NAME)
         .on(note)
         .retry(Retry::exponential(pause, pause).attempts(4))
-        .when_exhausted(Exhausted::ParkKey)
+        .on_exhausted(OnExhausted::ParkKey)
         .ordered_by_key();
     world.run(Worker::new(world.bus.clone(), noted.clone()).subscribe(subscriber))
 }
@@ -88,7 +88,7 @@ async fn a_key_stays_in_order_and_is_handled_once_from_one_replica_to_the_next()
     let all = usize::try_from(KEYS * COUNTS).unwrap();
     world.publish(&counts(1..=COUNTS)).await;
     noted.reach(all).await;
-    let request = everything().rate(Rate::per_second(100));
+    let request = everything().rate_limit(Rate::per_second(100));
     let replay = world.replay(NAME, &request).await;
     let second = run(&world, &noted);
     noted.reach(all + 50).await;
@@ -120,7 +120,7 @@ async fn a_replica_that_dies_leaves_the_keys_in_order() {
     let all = usize::try_from(KEYS * COUNTS).unwrap();
     world.publish(&counts(1..=COUNTS)).await;
     noted.reach(all).await;
-    let request = everything().rate(Rate::per_second(100));
+    let request = everything().rate_limit(Rate::per_second(100));
     let replay = world.replay(NAME, &request).await;
     noted.reach(all + 80).await;
     first.kill().await;
@@ -151,7 +151,7 @@ async fn a_replay_that_gives_an_event_up_does_not_park_the_key() {
     let noted = Noted::default();
     let subscriber = EventSubscriber::durable(NAME)
         .on(refuse)
-        .when_exhausted(Exhausted::ParkKey)
+        .on_exhausted(OnExhausted::ParkKey)
         .ordered_by_key();
     let running = world.run(Worker::new(world.bus.clone(), noted.clone()).subscribe(subscriber));
     let of_key = |count| Counted {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_nats::jetstream;
 use tidings::{
     Auth, Bus, Context, EventPublisher, EventSubscriber, Failure, NatsOptions, Rate, Replay,
-    ReplayError, ReplayId, ReplayState, ReplayStatus, ReplayTrouble, Replays, StreamSpec, Worker,
+    ReplayError, ReplayId, ReplayIssue, ReplayState, ReplayStatus, Replays, StreamSpec, Worker,
     WorkerError,
 };
 use tidings_test_servers::NatsServer;
@@ -47,7 +47,7 @@ impl Limited {
         let server = NatsServer::options().config(users("")).start().await;
         let server = server.expect("nats-server starts");
         let all = connect(&server, "all").await;
-        let streams = StreamSpec::of_subscribers().into_iter();
+        let streams = StreamSpec::internal().into_iter();
         for stream in streams.chain([events_stream()]) {
             all.apply_stream(&stream).await.expect("a stream");
         }
@@ -82,9 +82,9 @@ impl Limited {
 
     async fn replay(&self) -> Replay {
         // About 12 seconds, so that the test can change permissions meanwhile.
-        let slowly = everything().rate(Rate::per_second(50));
+        let slowly = everything().rate_limit(Rate::per_second(50));
         loop {
-            match Replays::over(&self.all).start(NAME, &slowly).await {
+            match Replays::new(&self.all).start(NAME, &slowly).await {
                 Err(ReplayError::NoReplica { .. } | ReplayError::Unknown { .. }) => {}
                 started => return started.unwrap(),
             }
@@ -92,15 +92,15 @@ impl Limited {
     }
 
     async fn status(&self, id: ReplayId) -> ReplayStatus {
-        Replays::over(&self.all).find(id).await.unwrap()
+        Replays::new(&self.all).find(id).await.unwrap()
     }
 
     /// Waits until the replay reports that it lacks this permission; returns its status then.
     async fn lacks(&self, id: ReplayId, permission: &str) -> ReplayStatus {
         let expected = format!("allow it to publish to {permission}");
         eventually(&expected, || async {
-            let trouble = self.status(id).await.trouble;
-            trouble.is_some_and(|trouble| trouble.why.contains(&expected))
+            let issue = self.status(id).await.issue;
+            issue.is_some_and(|issue| issue.why.contains(&expected))
         })
         .await;
         let status = self.status(id).await;
@@ -115,9 +115,9 @@ impl Limited {
         })
         .await;
         let status = self.status(id).await;
-        let left = status.progress.clone().unwrap().trouble;
-        assert_eq!((status.trouble.clone(), left), (None, None));
-        assert_eq!(status.over(), USERS as u64);
+        let left = status.progress.clone().unwrap().issue;
+        assert_eq!((status.issue.clone(), left), (None, None));
+        assert_eq!(status.completed(), USERS as u64);
     }
 }
 
@@ -153,7 +153,7 @@ async fn a_replay_whose_consumer_may_not_be_made_says_so_and_goes_on_once_it_may
     let worker = limited.work().await;
     let replay = limited.replay().await;
     let permission = format!("$JS.API.CONSUMER.CREATE.EVENTS.{}", replay.consumer());
-    let first = limited.lacks(replay.id, &permission).await.trouble.unwrap();
+    let first = limited.lacks(replay.id, &permission).await.issue.unwrap();
     assert!(first.since >= replay.created_at);
     let id = replay.id.to_string();
     let runs = || {
@@ -165,7 +165,7 @@ async fn a_replay_whose_consumer_may_not_be_made_says_so_and_goes_on_once_it_may
     // real time: it is tried several times
     tokio::time::sleep(Duration::from_secs(8)).await;
     assert_eq!(runs(), 1, "it is said once a minute");
-    let then = limited.lacks(replay.id, &permission).await.trouble.unwrap();
+    let then = limited.lacks(replay.id, &permission).await.issue.unwrap();
     assert_eq!(then.since, first.since);
     limited.allow();
     limited.is_done(replay.id).await;
@@ -209,20 +209,20 @@ async fn a_replay_that_nobody_runs_any_more_says_so() {
     let running = world.run(Worker::new(world.bus.clone(), noted.clone()).subscribe(subscriber));
     let users: Vec<User> = (0..USERS).map(|id| User::new(&id.to_string())).collect();
     world.publish(&users).await;
-    let slowly = everything().rate(Rate::per_second(10));
+    let slowly = everything().rate_limit(Rate::per_second(10));
     let replay = world.replay(NAME, &slowly).await;
     noted.reach(5).await;
-    assert_eq!(world.replay_status(replay.id).await.trouble, None);
+    assert_eq!(world.replay_status(replay.id).await.issue, None);
     running.stop().await.unwrap();
     eventually("it is named", || async {
-        let trouble = world.replay_status(replay.id).await.trouble;
-        trouble.is_some_and(|trouble| trouble.why.contains("no replica of stuck answers"))
+        let issue = world.replay_status(replay.id).await.issue;
+        issue.is_some_and(|issue| issue.why.contains("no instance of stuck answers"))
     })
     .await;
     let paused = world.replays().pause(replay.id).await.unwrap();
     assert_eq!(paused.state, ReplayState::Paused);
-    let trouble = world.replay_status(replay.id).await.trouble;
-    assert_eq!(trouble, None, "it should not run");
+    let issue = world.replay_status(replay.id).await.issue;
+    assert_eq!(issue, None, "it should not run");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -242,15 +242,15 @@ async fn a_shadow_that_the_active_replica_does_not_have_is_refused_and_named() {
     let key = "k".to_owned();
     world.publish(&[Counted { key, count: 1 }]).await;
     let first = run(EventSubscriber::durable(NAME));
-    let replicas = async || {
-        let subscribers = tidings::Subscribers::over(&world.bus);
+    let instances = async || {
+        let subscribers = tidings::Subscribers::new(&world.bus);
         subscribers
             .find(NAME)
             .await
-            .map_or(Vec::new(), |one| one.replicas)
+            .map_or(Vec::new(), |one| one.instances)
     };
     eventually("the first one works", || async {
-        replicas()
+        instances()
             .await
             .iter()
             .any(|one| one.holds_lease == Some(true))
@@ -258,7 +258,7 @@ async fn a_shadow_that_the_active_replica_does_not_have_is_refused_and_named() {
     .await;
     let second = run(EventSubscriber::durable(NAME).shadow("v2", |shadow| shadow.on(count)));
     eventually("the second one answers", || async {
-        replicas().await.len() == 2
+        instances().await.len() == 2
     })
     .await;
     let request = everything().shadow("v2");
@@ -269,13 +269,13 @@ async fn a_shadow_that_the_active_replica_does_not_have_is_refused_and_named() {
     );
     let replay = world.replay(NAME, &request.force()).await;
     eventually("it is named", || async {
-        let trouble = world.replay_status(replay.id).await.trouble;
-        trouble.is_some_and(|trouble| trouble.why.contains("has no shadow v2"))
+        let issue = world.replay_status(replay.id).await.issue;
+        issue.is_some_and(|issue| issue.why.contains("has no shadow v2"))
     })
     .await;
     first.stop().await.unwrap();
     let status = world.replay_is(replay.id, ReplayState::Done).await;
-    assert_eq!((noted.all(), status.trouble), (vec!["k".to_owned()], None));
+    assert_eq!((noted.all(), status.issue), (vec!["k".to_owned()], None));
     second.stop().await.unwrap();
 }
 
@@ -297,9 +297,9 @@ async fn a_replay_whose_stream_has_no_leader_says_so_and_goes_on_once_it_has_one
         let user = User::new(&id.to_string());
         publisher.publish(&user).await.unwrap();
     }
-    let replays = Replays::over(&bus);
+    let replays = Replays::new(&bus);
     // Takes most of a minute, so that the server can be stopped meanwhile.
-    let slowly = everything().rate(Rate::per_second(2));
+    let slowly = everything().rate_limit(Rate::per_second(2));
     let starting = async {
         loop {
             match replays.start(NAME, &slowly).await {
@@ -313,28 +313,28 @@ async fn a_replay_whose_stream_has_no_leader_says_so_and_goes_on_once_it_has_one
     let replay = within("it is begun", starting).await;
     noted.reach(3).await;
     let mut alone = events_stream();
-    alone.replicas = 1;
+    alone.instances = 1;
     bus.apply_stream(&alone).await.unwrap();
     let client = async_nats::connect(cluster.urls()).await.unwrap();
     let context = jetstream::new(client);
     eventually("one server has the events alone", || async {
         let stream = context.get_stream("EVENTS").await;
         let cluster = stream.ok().and_then(|it| it.cached_info().cluster.clone());
-        cluster.is_some_and(|it| it.leader.is_some() && it.replicas.is_empty())
+        cluster.is_some_and(|it| it.leader.is_some() && it.instances.is_empty())
     })
     .await;
     let away = cluster.leader().await;
     away.kill().unwrap();
-    let is_it = |it: &ReplayTrouble| it.why.contains("EVENTS") && it.why.contains("leader");
+    let is_it = |it: &ReplayIssue| it.why.contains("EVENTS") && it.why.contains("leader");
     eventually("whoever asks is told", || async {
         let found = replays.find(replay.id).await;
-        found.is_ok_and(|status| status.trouble.as_ref().is_some_and(is_it))
+        found.is_ok_and(|status| status.issue.as_ref().is_some_and(is_it))
     })
     .await;
-    eventually("its replica has written it", || async {
+    eventually("its instance has written it", || async {
         let found = replays.find(replay.id).await;
         let progress = found.ok().and_then(|status| status.progress);
-        progress.is_some_and(|it| it.trouble.as_ref().is_some_and(is_it))
+        progress.is_some_and(|it| it.issue.as_ref().is_some_and(is_it))
     })
     .await;
     let handled = noted.len();
@@ -343,7 +343,7 @@ async fn a_replay_whose_stream_has_no_leader_says_so_and_goes_on_once_it_has_one
     noted.reach(handled + 5).await;
     eventually("nothing is said any more", || async {
         let found = replays.find(replay.id).await;
-        found.is_ok_and(|status| status.trouble.is_none() && status.consumers.len() == 1)
+        found.is_ok_and(|status| status.issue.is_none() && status.consumers.len() == 1)
     })
     .await;
     replays.cancel(replay.id).await.unwrap();

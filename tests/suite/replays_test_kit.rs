@@ -25,7 +25,8 @@ async fn count<DB: Database>(
 }
 
 async fn a_replay_handles_again_and_once<DB: Database>(world: World<DB>) {
-    let subscriber = EventSubscriber::durable("counter").on_once(&world.outbox, count::<DB>);
+    let subscriber =
+        EventSubscriber::durable("counter").on_transactional(&world.outbox, count::<DB>);
     let noted = Noted::default();
     let mut worker = TestWorker::new(subscriber, noted.clone());
     let event = Envelope::of(&User::new("ada")).unwrap();

@@ -2,7 +2,7 @@
 
 use async_nats::jetstream;
 use tidings::{
-    Context, EventPublisher, EventSubscriber, Failure, InboxTransaction, ResetError, Start,
+    Context, EventPublisher, EventSubscriber, Failure, InboxTransaction, ResetError, StartFrom,
     SubscriberReset, Subscribers, Worker,
 };
 
@@ -31,8 +31,8 @@ async fn publish_many<DB: Database>(world: &World<DB>, key: &str, count: u32) {
     }
 }
 
-async fn reset<DB: Database>(world: &World<DB>, to: Start) -> SubscriberReset {
-    let subscribers = Subscribers::over(&world.bus);
+async fn reset<DB: Database>(world: &World<DB>, to: StartFrom) -> SubscriberReset {
+    let subscribers = Subscribers::new(&world.bus);
     let plan = subscribers.plan_reset(NAME, to, None).await.unwrap();
     subscribers.reset(&plan).await.unwrap();
     plan
@@ -41,8 +41,8 @@ async fn reset<DB: Database>(world: &World<DB>, to: Start) -> SubscriberReset {
 /// Waits until all published events are handled and acked.
 async fn is_idle<DB: Database>(world: &World<DB>) {
     eventually("all is acknowledged", || async {
-        let found = Subscribers::over(&world.bus).find(NAME).await.unwrap();
-        found.pending() == 0 && found.unanswered() == 0
+        let found = Subscribers::new(&world.bus).find(NAME).await.unwrap();
+        found.pending() == 0 && found.ack_pending() == 0
     })
     .await;
 }
@@ -60,7 +60,7 @@ async fn what_this_process_has_handled_is_handled_again(subscriber: EventSubscri
     publish(&world, "stuck", 0).await;
     publish_many(&world, "a", 5).await;
     app.noted.reach(6).await;
-    let plan = reset(&world, Start::Sequence(3)).await;
+    let plan = reset(&world, StartFrom::Sequence(3)).await;
     assert_eq!((plan.again(), plan.skipped()), (4, 0));
     eventually("it is handled again", || async { app.of("a").len() >= 9 }).await;
     app.open.close();
@@ -92,7 +92,7 @@ async fn several_replicas_share_what_comes_again() {
     publish(&world, "stuck", 0).await;
     publish_many(&world, "a", 60).await;
     app.noted.reach(61).await;
-    reset(&world, Start::Beginning).await;
+    reset(&world, StartFrom::Beginning).await;
     app.open.close();
     eventually("all of it again", || async {
         ids("a", 1..=60)
@@ -117,7 +117,7 @@ async fn in_order_what_is_in_hand_comes_again_behind_what_is_older() {
     publish_many(&world, "stuck", 1).await;
     app.noted.reach(5).await;
     // The fifth event is being handled, and waits.
-    reset(&world, Start::Sequence(2)).await;
+    reset(&world, StartFrom::Sequence(2)).await;
     app.noted.reach(6).await;
     app.open.close();
     is_idle(&world).await;
@@ -135,7 +135,7 @@ async fn what_a_replica_has_told_its_successor_is_handled_again() {
     publish_many(&world, "a", 3).await;
     app.noted.reach(4).await;
     running.stop().await.unwrap();
-    reset(&world, Start::Beginning).await;
+    reset(&world, StartFrom::Beginning).await;
     let running = world.run(app.worker(&world, App::subscriber(NAME).ordered_by_key()));
     eventually("they come again", || async { app.of("a").len() == 6 }).await;
     running.stop().await.unwrap();
@@ -150,7 +150,7 @@ async fn what_is_skipped_is_never_delivered() {
     app.noted.reach(1).await;
     running.stop().await.unwrap();
     publish_many(&world, "a", 4).await;
-    let plan = reset(&world, Start::New).await;
+    let plan = reset(&world, StartFrom::New).await;
     assert_eq!((plan.again(), plan.skipped()), (0, 4));
     let one = &plan.streams[0];
     assert_eq!((one.from, one.to, one.names["user.created"]), (2, 6, 4));
@@ -201,7 +201,7 @@ async fn what_a_killed_server_has_forgotten_is_not_handled_again() {
         world.nats.kill().unwrap();
         world.nats.restart().await.unwrap();
         eventually("it is back", || async {
-            Subscribers::over(&world.bus).find(NAME).await.is_ok()
+            Subscribers::new(&world.bus).find(NAME).await.is_ok()
         })
         .await;
     }
@@ -223,12 +223,12 @@ async fn an_effect_that_happens_once_happens_not_again<DB: Database>(world: Worl
         Ok(())
     }
     let noted = Noted::default();
-    let subscriber = EventSubscriber::durable(NAME).on_once(&world.outbox, once::<DB>);
+    let subscriber = EventSubscriber::durable(NAME).on_transactional(&world.outbox, once::<DB>);
     let running = world.run(Worker::new(world.bus.clone(), noted.clone()).subscribe(subscriber));
     publish_many(&world, "a", 3).await;
     noted.reach(3).await;
     is_idle(&world).await;
-    reset(&world, Start::Beginning).await;
+    reset(&world, StartFrom::Beginning).await;
     publish(&world, "a", 4).await;
     noted.reach(4).await;
     is_idle(&world).await;
@@ -247,28 +247,31 @@ async fn a_place_that_there_is_not_is_refused() {
     world.two_streams().await;
     publish_many(&world, "a", 3).await;
     let app = App::default();
-    let running = world.run(app.worker(&world, App::subscriber(NAME).on(count).start(Start::New)));
+    let running = world.run(app.worker(
+        &world,
+        App::subscriber(NAME).on(count).start(StartFrom::New),
+    ));
     eventually("the consumers are there", || async {
-        let found = Subscribers::over(&world.bus).find(NAME).await;
+        let found = Subscribers::new(&world.bus).find(NAME).await;
         found.is_ok_and(|found| found.consumers.len() == 3)
     })
     .await;
-    let subscribers = Subscribers::over(&world.bus);
+    let subscribers = Subscribers::new(&world.bus);
     let plan = async |to, stream| subscribers.plan_reset(NAME, to, stream).await;
-    let of_two = plan(Start::Sequence(1), None).await;
+    let of_two = plan(StartFrom::Sequence(1), None).await;
     assert!(matches!(of_two, Err(ResetError::WhichStream { .. })));
-    let of_none = plan(Start::New, Some("OTHERS")).await;
+    let of_none = plan(StartFrom::New, Some("OTHERS")).await;
     assert!(matches!(of_none, Err(ResetError::NotItsStream { .. })));
-    let of_retries = plan(Start::New, Some("RETRIES")).await;
+    let of_retries = plan(StartFrom::New, Some("RETRIES")).await;
     assert!(matches!(of_retries, Err(ResetError::NotItsStream { .. })));
-    let behind = plan(Start::Sequence(5), Some("EVENTS")).await;
+    let behind = plan(StartFrom::Sequence(5), Some("EVENTS")).await;
     assert!(matches!(
         behind,
         Err(ResetError::BehindTheEnd { last: 3, .. })
     ));
-    let before = plan(Start::Sequence(3), Some("EVENTS")).await;
+    let before = plan(StartFrom::Sequence(3), Some("EVENTS")).await;
     assert!(matches!(before, Err(ResetError::BeforeItsStart { .. })));
-    let at_its_start = plan(Start::Sequence(4), Some("EVENTS")).await;
+    let at_its_start = plan(StartFrom::Sequence(4), Some("EVENTS")).await;
     assert_eq!(at_its_start.unwrap().streams.len(), 1);
     running.stop().await.unwrap();
 }

@@ -118,7 +118,7 @@ async fn a_stream_created_anew_is_read_from_its_beginning_however_often_the_rela
     world.full_stream().await;
     one_is_relayed(&world).await;
     // An event that its stream refuses keeps the page open, so that the position does not pass it.
-    let relay = world.run_relay(world.new_relay().patience(AN_HOUR));
+    let relay = world.run_relay(world.new_relay().stall_timeout(AN_HOUR));
     publish(&world, &["count.raised"], "second").await;
     backlog_is_gone(&world).await;
     let jetstream = jetstream_of(&world).await;
@@ -132,7 +132,7 @@ async fn a_stream_created_anew_is_read_from_its_beginning_however_often_the_rela
     relay.kill().await;
 
     let was = incarnation().await;
-    let relay = world.run_relay(world.new_relay().patience(AN_HOUR));
+    let relay = world.run_relay(world.new_relay().stall_timeout(AN_HOUR));
     eventually("the next one knows the new stream", || async {
         incarnation().await != was
     })
@@ -155,7 +155,7 @@ async fn a_subject_that_moves_to_another_stream_is_followed<DB: Database>(world:
         world.bus.apply_stream(&spec).await.unwrap();
     };
     // Applying a stream only adds subjects.
-    let narrow = async |stream: &str, subject: &str| {
+    let prune = async |stream: &str, subject: &str| {
         let jetstream = jetstream_of(&world).await;
         let stream = jetstream.get_stream(stream).await.unwrap();
         let mut config = stream.cached_info().config.clone();
@@ -177,7 +177,7 @@ async fn a_subject_that_moves_to_another_stream_is_followed<DB: Database>(world:
         ("EVENTS", "user.>", "SECOND", ["second.>", "count.>"], 20),
         ("SECOND", "second.>", "THIRD", ["third.>", "count.>"], 1),
     ] {
-        narrow(from, its_own).await;
+        prune(from, its_own).await;
         apply(to, &taken).await;
         let others = taken[0].replace('>', "x");
         for _ in 0..50 {
@@ -259,7 +259,7 @@ async fn what_was_stored_in_another_order_than_that_of_the_pages_is_not_stored_a
     // Pages of two rows.
     let new_relay = || {
         let relay = world.new_relay().batch(1).lease(Duration::from_secs(60));
-        relay.patience(AN_HOUR)
+        relay.stall_timeout(AN_HOUR)
     };
     const TAKE_THE_LEASE_AWAY: &str = "update tidings.relay set lease_until = '-infinity'";
     forgetful(&world).await;

@@ -46,7 +46,7 @@ async fn delayed_retries_take_no_place_of_new_events() {
     let client = async_nats::connect(world.nats.url()).await.unwrap();
     let context = async_nats::jetstream::new(client);
     let stream = context.get_stream("EVENTS").await.unwrap();
-    eventually("nothing is unanswered", || async {
+    eventually("nothing is ack_pending", || async {
         let info = stream.consumer_info("w").await.unwrap();
         info.num_ack_pending == 0 && info.num_pending == 0
     })
@@ -87,7 +87,7 @@ async fn a_shutdown_and_a_crash_cost_no_attempt() {
                     .on(hang)
                     .retry(Retry::default().attempts(2)),
             )
-            .drain_within(Duration::ZERO)
+            .shutdown_timeout(Duration::ZERO)
     };
     publish(&world, "ada").await;
     for _ in 0..4 {
@@ -111,7 +111,7 @@ async fn a_shutdown_and_a_crash_cost_no_attempt() {
 async fn failures_are_counted_across_workers() {
     async fn fail(_: User, cx: Context<Noted>) -> Result<(), Failure> {
         cx.state()
-            .note(format!("{} {:?}", cx.attempt(), cx.place()));
+            .note(format!("{} {:?}", cx.attempt(), cx.stream_position()));
         Err(Failure::retry("no"))
     }
     let world = World::<Sqlite>::start().await;
@@ -181,7 +181,7 @@ async fn the_server_hears_of_what_runs_until_the_drain_is_over() {
     let gates = std::sync::Arc::new([0, 0].map(Semaphore::new));
     let worker = Worker::new(world.bus.clone(), std::sync::Arc::clone(&gates))
         .subscribe(EventSubscriber::durable("w").on(wait))
-        .drain_within(Duration::from_secs(600));
+        .shutdown_timeout(Duration::from_secs(600));
     let running = world.run(worker);
     publish(&world, "ada").await;
     let began = within("the handler begins", gates[0].acquire()).await;

@@ -76,22 +76,22 @@ async fn a_name_that_no_replica_wants_any_more_is_dropped_when_somebody_says_so(
     publish(&world, "first").await;
     noted.reach(1).await;
     newer.stop().await.unwrap();
-    let subscribers = Subscribers::over(&world.bus);
-    let nobody = subscribers.narrow("w").await;
+    let subscribers = Subscribers::new(&world.bus);
+    let nobody = subscribers.prune("w").await;
     assert!(
         matches!(nobody, Err(SubscribersError::NoReplica { .. })),
         "{nobody:?}"
     );
 
     let older = world.run(worker(&world, &noted, false));
-    eventually("a replica answers", || async {
-        !subscribers.find("w").await.unwrap().replicas.is_empty()
+    eventually("an instance answers", || async {
+        !subscribers.find("w").await.unwrap().instances.is_empty()
     })
     .await;
     assert_eq!(filters(&world).await.len(), 2);
-    let ended = subscribers.narrow("w").await.unwrap();
+    let ended = subscribers.prune("w").await.unwrap();
     assert_eq!(ended["EVENTS"], ["count.raised"]);
     assert_eq!(filters(&world).await, ["user.created"]);
-    assert!(subscribers.narrow("w").await.unwrap().is_empty());
+    assert!(subscribers.prune("w").await.unwrap().is_empty());
     older.stop().await.unwrap();
 }

@@ -150,9 +150,9 @@ async fn postgres_relays_an_id_at_the_end_of_the_range_and_what_follows_it() {
     let last = world.outbox.status().await.unwrap().last_batch.unwrap();
     assert_eq!(last.last_sequence, 3, "what came last");
 
-    // A rebase does not mistake the end of the range for the end of the sequence either.
+    // An adoption does not mistake the end of the range for the end of the sequence either.
     Postgres::execute(pool, "update tidings.relay set system = '1'").await;
-    world.outbox.rebase().await.unwrap().unwrap();
+    world.outbox.adopt().await.unwrap().unwrap();
     let mut tx = world.outbox.begin().await.unwrap();
     tx.publish(&User::new("c")).unwrap();
     tx.commit().await.unwrap();

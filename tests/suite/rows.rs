@@ -163,7 +163,7 @@ async fn asked_in_vain<DB: Database>(world: &World<DB>) -> u64 {
 
 /// The number of events of a key that a trace finds.
 async fn traced<DB: Database>(world: &World<DB>, key: &str) -> usize {
-    let trace = Trace::over(&world.bus).outbox(&world.outbox);
+    let trace = Trace::new(&world.bus).outbox(&world.outbox);
     let (trace, key) = (trace.streams(["EVENTS"]), Sought::Key(key.to_owned()));
     trace.run(&key).await.unwrap().events.len()
 }
@@ -223,8 +223,8 @@ async fn a_row_that_cannot_be_read_is_parked_and_stops_no_other<DB: Database>(wo
     settled(&world).await;
     relay.stop().await.unwrap();
 
-    let given_up = world.outbox.discard(&ParkedSelection::All, 1000).await;
-    assert_eq!(given_up.unwrap().len(), all + 1);
+    let dead_lettered = world.outbox.discard(&ParkedSelection::All, 1000).await;
+    assert_eq!(dead_lettered.unwrap().len(), all + 1);
     assert_eq!(world.parked().await, 0);
     let verify = Verify::new(&world.bus, &world.outbox);
     for found in [
@@ -280,18 +280,18 @@ async fn a_row_that_is_too_large_is_parked_unread<DB: Database>(world: World<DB>
     }
 
     // Discarding the row returns all of it, once.
-    let given_up = world
+    let dead_lettered = world
         .outbox
         .discard(&ParkedSelection::All, 1000)
         .await
         .unwrap();
-    assert_eq!(given_up[0].payload.len() as u64, LARGE);
+    assert_eq!(dead_lettered[0].payload.len() as u64, LARGE);
     let rest = world
         .outbox
         .discard(&ParkedSelection::All, 1000)
         .await
         .unwrap();
-    assert_eq!((given_up.len(), rest.len()), (1, 1));
+    assert_eq!((dead_lettered.len(), rest.len()), (1, 1));
     assert_eq!(parked(&world).await, []);
 }
 
@@ -352,8 +352,8 @@ async fn a_text_that_is_not_utf_8_is_parked_and_stops_no_other() {
         assert_eq!(traced(&world, "hostile").await, 2, "{encoding}");
         asked_in_vain(&world).await;
         relay.stop().await.unwrap();
-        let given_up = world.outbox.discard(&ParkedSelection::All, 1000).await;
-        assert_eq!(given_up.unwrap().len(), 3, "{encoding}");
+        let dead_lettered = world.outbox.discard(&ParkedSelection::All, 1000).await;
+        assert_eq!(dead_lettered.unwrap().len(), 3, "{encoding}");
         let verify = Verify::new(&world.bus, &world.outbox);
         let verified = verify.payloads().run().await.unwrap();
         assert!(verified.is_sound(), "{encoding}: {verified:?}");
@@ -377,7 +377,7 @@ async fn an_error_that_the_databases_encoding_has_not_is_kept_in_another_way() {
 
 /// Rows from before the tables had constraints are kept, and moved to where they hold up nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rows_from_before_the_bounds_stop_neither_the_migration_nor_a_rebase() {
+async fn rows_from_before_the_bounds_stop_neither_the_migration_nor_an_adoption() {
     let world = World::<Postgres>::start().await;
     let pool = world.outbox.pool();
     let before = "alter table tidings.outbox drop constraint outbox_is_event;
@@ -391,10 +391,10 @@ async fn rows_from_before_the_bounds_stop_neither_the_migration_nor_a_rebase() {
         Postgres::execute(pool, sql).await;
     }
     commit(&world, "ada", 2).await;
-    let planned = world.outbox.rebase_dry_run().await.unwrap().unwrap();
+    let planned = world.outbox.adopt_dry_run().await.unwrap().unwrap();
     assert_eq!(planned.to_publish, 2);
 
-    world.outbox.rebase().await.unwrap().unwrap();
+    world.outbox.adopt().await.unwrap().unwrap();
 
     relayed(&world).await;
     assert_eq!(counts(&world.stored().await), [2]);

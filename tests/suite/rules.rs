@@ -73,7 +73,7 @@ impl Case {
         let mut envelope = Envelope::raw(&self.name, version, key, self.payload.clone())?;
         for (name, value) in &self.headers {
             envelope = match &*name.to_ascii_lowercase() {
-                "ce-correlationid" => envelope.correlated(value),
+                "ce-correlationid" => envelope.with_correlation_id(value),
                 "traceparent" => envelope.traced(value),
                 known => match known.strip_prefix("ce-") {
                     Some(extension) => envelope.extension(extension, value),

@@ -63,10 +63,7 @@ pub async fn publish(bus: &Bus, id: &str) {
 }
 
 pub async fn apply_streams(bus: &Bus) {
-    for stream in StreamSpec::of_subscribers()
-        .into_iter()
-        .chain([events_stream()])
-    {
+    for stream in StreamSpec::internal().into_iter().chain([events_stream()]) {
         bus.apply_stream(&stream).await.expect("a stream");
     }
 }
@@ -157,18 +154,18 @@ fn put_over(config: &mut Value, settings: &Value) {
 }
 
 /// The issues that the instances of a subscriber report.
-pub async fn troubles(bus: &Bus, name: &str) -> Vec<String> {
-    let Ok(state) = Subscribers::over(bus).find(name).await else {
+pub async fn issues(bus: &Bus, name: &str) -> Vec<String> {
+    let Ok(state) = Subscribers::new(bus).find(name).await else {
         return Vec::new();
     };
-    let replicas = state.replicas.into_iter();
-    replicas.filter_map(|replica| replica.trouble).collect()
+    let instances = state.instances.into_iter();
+    instances.filter_map(|instance| instance.issue).collect()
 }
 
 /// Waits until an instance reports an issue with all of these words.
 pub async fn is_told(bus: &Bus, name: &str, words: &[&str]) {
     eventually(&format!("{name} tells {words:?}"), || async {
-        let told = troubles(bus, name).await;
+        let told = issues(bus, name).await;
         let tells = |told: &String| words.iter().all(|word| told.contains(word));
         told.iter().any(tells)
     })
@@ -176,10 +173,10 @@ pub async fn is_told(bus: &Bus, name: &str, words: &[&str]) {
 }
 
 pub async fn is_content(bus: &Bus, name: &str) {
-    eventually(&format!("{name} has no trouble"), || async {
-        let state = Subscribers::over(bus).find(name).await;
+    eventually(&format!("{name} has no issue"), || async {
+        let state = Subscribers::new(bus).find(name).await;
         state.is_ok_and(|state| {
-            !state.replicas.is_empty() && state.replicas.iter().all(|one| one.trouble.is_none())
+            !state.instances.is_empty() && state.instances.iter().all(|one| one.issue.is_none())
         })
     })
     .await;

@@ -117,7 +117,7 @@ async fn p6_forged_headers_of_entries_stop_no_ordered_subscriber() {
     for entry in [
         "lease.forged",
         "lease.forged",
-        "suspect.forged.x",
+        "crash-marker.forged.x",
         "replay.forged.x",
     ] {
         tool.put(&format!("$KV.TIDINGS.{entry}"), &forged, "{}")
@@ -136,7 +136,7 @@ async fn p8_a_bad_entry_breaks_no_other_and_is_named_until_it_is_gone() {
     let worker = Working::run(&bus, [subscriber("busy").ordered_by_key()]);
     publish(&bus, "first").await;
     worker.has("first").await;
-    let replays = Replays::over(&bus);
+    let replays = Replays::new(&bus);
     let request = ReplayRequest::new(ReplayPoint::Beginning);
     let replay = replays.start("busy", &request).await.unwrap();
     let entry = serde_json::to_value(&replay).unwrap();
@@ -173,7 +173,7 @@ async fn p8_a_bad_entry_breaks_no_other_and_is_named_until_it_is_gone() {
     assert_eq!(replays.list(Some("busy")).await.unwrap().len(), 1);
     let status = replays.find(replay.id).await.unwrap();
     assert_eq!(status.replay.subscriber, "busy");
-    let letters = DeadLetters::over(&bus);
+    let letters = DeadLetters::new(&bus);
     let parked = letters.parked_keys(&DeadLetterSelection::default()).await;
     assert!(parked.unwrap().is_empty());
     let cure = "nats kv del TIDINGS replay.busy.garbage";

@@ -1,7 +1,7 @@
 //! Limits of servers, accounts and streams: obeyed, or reported with their cure.
 
 use serde_json::json;
-use tidings::{Bus, NatsOptions, Pattern, Start, StreamSpec};
+use tidings::{Bus, NatsOptions, Pattern, StartFrom, StreamSpec};
 use tidings_test_servers::NatsServer;
 
 use crate::{
@@ -82,10 +82,7 @@ async fn an_account_that_bounds_everything_is_worked_with() {
         no_auth_user: a";
     let server = NatsServer::options().config(account).start().await.unwrap();
     let unbounded = Bus::connect(server.url().into()).await.unwrap();
-    for mut stream in StreamSpec::of_subscribers()
-        .into_iter()
-        .chain([events_stream()])
-    {
+    for mut stream in StreamSpec::internal().into_iter().chain([events_stream()]) {
         let refused = unbounded
             .apply_stream(&stream)
             .await
@@ -126,10 +123,13 @@ async fn limits_of_a_stream_for_its_consumers_are_obeyed_or_named() {
     is_told(&bus, "limited-false", &["inactive_threshold", "4s", cure]).await;
     // The reader of tail, trace, verify and rehearsals.
     let all = Pattern::parse("user.>").unwrap();
-    let mut reader = bus.read("EVENTS", &[all], Start::Beginning).await.unwrap();
+    let mut reader = bus
+        .read("EVENTS", &[all], StartFrom::Beginning)
+        .await
+        .unwrap();
     let first = within("an event", reader.next()).await.unwrap();
     assert_eq!(first.sequence, 1);
-    let at = Start::Time(first.stored_at);
+    let at = StartFrom::Time(first.stored_at);
     let both = ["user.created", "count.ed"].map(|name| Pattern::parse(name).unwrap());
     let mut reader = bus.read("EVENTS", &both, at).await.unwrap();
     assert_eq!(within("an event", reader.next()).await.unwrap().sequence, 1);

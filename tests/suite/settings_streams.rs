@@ -17,7 +17,7 @@ async fn refuse(event: User, cx: Context<Noted>) -> Result<(), Failure> {
 /// Waits until the list has this text about the only subscriber.
 async fn is_told(bus: &tidings::Bus, text: &str) {
     eventually(text, || async {
-        let overview = Subscribers::over(bus).overview().await;
+        let overview = Subscribers::new(bus).overview().await;
         let mut issues = overview.subscribers.iter().flat_map(|one| &one.issues);
         issues.any(|issue| issue.cause.contains(text))
     })
@@ -71,7 +71,7 @@ async fn what_is_republished_into_a_stream_of_tidings_is_named() {
     tool.change_stream("EVENTS", &json!({ "republish": copy }))
         .await;
     eventually("nothing is wrong", || async {
-        let overview = Subscribers::over(&bus).overview().await;
+        let overview = Subscribers::new(&bus).overview().await;
         overview.subscribers.iter().all(|one| one.issues.is_empty())
     })
     .await;
@@ -91,7 +91,7 @@ async fn no_event_is_answered_whose_letter_would_not_be_kept() {
     is_told(&bus, "retention of DEAD_LETTERS").await;
     apply_streams(&bus).await;
     eventually("the letter is kept", || async {
-        let letters = DeadLetters::over(&bus);
+        let letters = DeadLetters::new(&bus);
         let mut letters = letters.read(DeadLetterSelection::default()).await.unwrap();
         letters.next().await.unwrap().is_some()
     })

@@ -71,10 +71,7 @@ async fn note(event: User, cx: Context<Noted>) -> Result<(), Failure> {
 }
 
 async fn apply_streams(bus: &Bus) {
-    for stream in StreamSpec::of_subscribers()
-        .into_iter()
-        .chain([events_stream()])
-    {
+    for stream in StreamSpec::internal().into_iter().chain([events_stream()]) {
         bus.apply_stream(&stream).await.expect("a stream");
     }
 }

@@ -6,7 +6,7 @@ use async_nats::jetstream;
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::future::join_all;
 use tidings::{
-    Context, EventPublisher, EventSubscriber, Failure, Pattern, Start, Subscribers, Worker,
+    Context, EventPublisher, EventSubscriber, Failure, Pattern, StartFrom, Subscribers, Worker,
     WorkerError,
 };
 use tokio::sync::watch;
@@ -15,14 +15,14 @@ use crate::support::{Counted, Noted, Running, User, World, eventually, log};
 
 type Sqlite = sqlx::Sqlite;
 
-const NAME: &str = "begins";
+const NAME: &str = "starting";
 
 async fn note(user: User, cx: Context<Noted>) -> Result<(), Failure> {
     cx.state().note(user.id);
     Ok(())
 }
 
-fn subscriber(start: Start) -> EventSubscriber<Noted> {
+fn subscriber(start: StartFrom) -> EventSubscriber<Noted> {
     EventSubscriber::durable(NAME).on(note).start(start)
 }
 
@@ -43,14 +43,14 @@ async fn publish(world: &World<Sqlite>, ids: &[&str]) {
 
 async fn is_made(world: &World<Sqlite>, name: &str) {
     eventually("the consumers are there", || async {
-        let found = Subscribers::over(&world.bus).find(name).await;
+        let found = Subscribers::new(&world.bus).find(name).await;
         found.is_ok_and(|found| found.consumers.iter().all(|one| one.pulls > 0))
     })
     .await;
 }
 
 /// The events that a subscriber with this start position gets, up to the last one published after its start.
-async fn begins(world: &World<Sqlite>, durable: &str, start: Start) -> Vec<String> {
+async fn begins(world: &World<Sqlite>, durable: &str, start: StartFrom) -> Vec<String> {
     let noted = Noted::default();
     let subscriber = EventSubscriber::durable(durable).on(note).start(start);
     let running = run(world, subscriber.ordered_by_key(), &noted);
@@ -68,7 +68,7 @@ async fn begins(world: &World<Sqlite>, durable: &str, start: Start) -> Vec<Strin
 }
 
 async fn stored_at(world: &World<Sqlite>, sequence: u64) -> DateTime<Utc> {
-    let start = Start::Sequence(sequence);
+    let start = StartFrom::Sequence(sequence);
     let mut reader = world.bus.read("EVENTS", &[], start).await.unwrap();
     reader.next().await.unwrap().stored_at
 }
@@ -77,17 +77,17 @@ async fn stored_at(world: &World<Sqlite>, sequence: u64) -> DateTime<Utc> {
 async fn a_new_subscriber_begins_where_it_says() {
     let world = World::<Sqlite>::start().await;
     publish(&world, &["1", "2", "3", "4"]).await;
-    let third = Start::Time(stored_at(&world, 3).await);
+    let third = StartFrom::Time(stored_at(&world, 3).await);
     assert_eq!(
-        begins(&world, "all", Start::Beginning).await,
+        begins(&world, "all", StartFrom::Beginning).await,
         ["1", "2", "3", "4"]
     );
     assert_eq!(
-        begins(&world, "sequence", Start::Sequence(2)).await,
+        begins(&world, "sequence", StartFrom::Sequence(2)).await,
         ["2", "3", "4"]
     );
     assert_eq!(begins(&world, "time", third).await, ["3", "4"]);
-    assert_eq!(begins(&world, "new", Start::New).await, [""; 0]);
+    assert_eq!(begins(&world, "new", StartFrom::New).await, [""; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -102,7 +102,7 @@ async fn a_time_is_kept_with_several_names() {
     let counted = Counted { key, count: 1 };
     let publisher = EventPublisher::new(&world.bus);
     publisher.publish(&counted).await.unwrap();
-    let second = Start::Time(stored_at(&world, 2).await);
+    let second = StartFrom::Time(stored_at(&world, 2).await);
     let names = ["user.created", "count.raised"].map(|name| Pattern::parse(name).unwrap());
     let mut reader = world.bus.read("EVENTS", &names, second).await.unwrap();
     assert_eq!(reader.next().await.unwrap().sequence, 2);
@@ -119,8 +119,11 @@ async fn a_time_is_kept_with_several_names() {
 async fn a_place_behind_the_end_is_the_next_event() {
     let world = World::<Sqlite>::start().await;
     publish(&world, &["1", "2"]).await;
-    let tomorrow = Start::Time(Utc::now() + TimeDelta::days(1));
-    assert_eq!(begins(&world, "far", Start::Sequence(1000)).await, [""; 0]);
+    let tomorrow = StartFrom::Time(Utc::now() + TimeDelta::days(1));
+    assert_eq!(
+        begins(&world, "far", StartFrom::Sequence(1000)).await,
+        [""; 0]
+    );
     assert_eq!(begins(&world, "future", tomorrow).await, [""; 0]);
 }
 
@@ -130,13 +133,13 @@ async fn a_durable_that_is_there_stays_where_it_is() {
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
     publish(&world, &["1"]).await;
-    let running = run(&world, subscriber(Start::Beginning), &noted);
+    let running = run(&world, subscriber(StartFrom::Beginning), &noted);
     noted.reach(1).await;
     running.stop().await.unwrap();
     publish(&world, &["2", "3"]).await;
-    let running = run(&world, subscriber(Start::New), &noted);
+    let running = run(&world, subscriber(StartFrom::New), &noted);
     noted.reach(3).await;
-    let state = Subscribers::over(&world.bus).find(NAME).await.unwrap();
+    let state = Subscribers::new(&world.bus).find(NAME).await.unwrap();
     assert!(state.consumers.iter().all(|one| one.drift.is_empty()));
     running.stop().await.unwrap();
     let mut all = noted.all();
@@ -149,7 +152,7 @@ async fn one_that_is_deleted_goes_on_where_its_worker_knows_it_was() {
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
     publish(&world, &["before it"]).await;
-    let running = run(&world, subscriber(Start::New), &noted);
+    let running = run(&world, subscriber(StartFrom::New), &noted);
     is_made(&world, NAME).await;
     let client = async_nats::connect(world.nats.url()).await.unwrap();
     let stream = jetstream::new(client).get_stream("EVENTS").await.unwrap();
@@ -171,23 +174,23 @@ async fn replicas_may_begin_at_once_while_the_stream_grows() {
         }
         publish(&world, &["last"]).await;
     };
-    let replicas = async {
-        let replicas = (0..8).map(|_| run(&world, subscriber(Start::New), &noted));
-        let replicas: Vec<_> = replicas.collect();
+    let instances = async {
+        let instances = (0..8).map(|_| run(&world, subscriber(StartFrom::New), &noted));
+        let instances: Vec<_> = instances.collect();
         eventually("all of them answer", || async {
-            let found = Subscribers::over(&world.bus).find(NAME).await;
-            found.is_ok_and(|found| found.replicas.len() == 8)
+            let found = Subscribers::new(&world.bus).find(NAME).await;
+            found.is_ok_and(|found| found.instances.len() == 8)
         })
         .await;
         done.send(true).unwrap();
-        replicas
+        instances
     };
-    let (replicas, ()) = tokio::join!(replicas, publishing);
+    let (instances, ()) = tokio::join!(instances, publishing);
     eventually("the last one", || async {
         noted.all().iter().any(|id| id == "last")
     })
     .await;
-    for ended in join_all(replicas.into_iter().map(Running::stop)).await {
+    for ended in join_all(instances.into_iter().map(Running::stop)).await {
         ended.unwrap();
     }
 }
@@ -200,7 +203,7 @@ async fn a_sequence_is_a_place_in_one_stream() {
     let world = World::<Sqlite>::start().await;
     world.two_streams().await;
     let both = |start| subscriber(start).on(count);
-    let refused = run(&world, both(Start::Sequence(7)), &Noted::default())
+    let refused = run(&world, both(StartFrom::Sequence(7)), &Noted::default())
         .end()
         .await;
     let refused = refused.unwrap_err();
@@ -209,7 +212,7 @@ async fn a_sequence_is_a_place_in_one_stream() {
         refused.to_string().contains("reads COUNTS and EVENTS"),
         "{refused}"
     );
-    let hour_ago = Start::Time(Utc::now() - Duration::from_secs(3600));
+    let hour_ago = StartFrom::Time(Utc::now() - Duration::from_secs(3600));
     let running = run(&world, both(hour_ago), &Noted::default());
     is_made(&world, NAME).await;
     running.stop().await.unwrap();
@@ -221,14 +224,14 @@ async fn what_it_will_catch_up_on_is_told() {
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
     publish(&world, &["1", "2", "3", "4", "5", "6", "7"]).await;
-    let running = run(&world, subscriber(Start::Sequence(4)), &noted);
+    let running = run(&world, subscriber(StartFrom::Sequence(4)), &noted);
     noted.reach(4).await;
-    Subscribers::over(&world.bus)
+    Subscribers::new(&world.bus)
         .pause(NAME, None)
         .await
         .unwrap();
     publish(&world, &["8", "9"]).await;
-    let found = Subscribers::over(&world.bus).find(NAME).await.unwrap();
+    let found = Subscribers::new(&world.bus).find(NAME).await.unwrap();
     let of_events = found
         .consumers
         .iter()

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_nats::jetstream;
 use sqlx::Sqlite;
 use tidings::{
-    CircuitBreaker, Context, DeadLetterSelection, DeadLetters, EventSubscriber, Failure, Start,
+    CircuitBreaker, Context, DeadLetterSelection, DeadLetters, EventSubscriber, Failure, StartFrom,
     Subscribers, Verify, Worker,
 };
 
@@ -72,7 +72,7 @@ async fn what_was_read_leaves_no_consumer_behind<DB: Database>(world: World<DB>)
         within("it is verified", verify.run()).await.unwrap();
         let mut reader = world
             .bus
-            .read("EVENTS", &[], Start::Beginning)
+            .read("EVENTS", &[], StartFrom::Beginning)
             .await
             .unwrap();
         within("the event", reader.next()).await.unwrap();
@@ -122,8 +122,8 @@ async fn a_worker_goes_on_after_what_comes_to_any_of_its_subscriptions() {
     })
     .await;
     eventually("it can be asked how it does", || async {
-        let found = Subscribers::over(&world.bus).find("counting").await;
-        found.is_ok_and(|state| state.replicas.len() == 1)
+        let found = Subscribers::new(&world.bus).find("counting").await;
+        found.is_ok_and(|state| state.instances.len() == 1)
     })
     .await;
     worker.stop().await.unwrap();
@@ -137,7 +137,7 @@ async fn dead_letters_are_read_through_it() {
             .publish_raw(b"dead-letter.counting.count.raised", BAD)
             .await;
     }
-    let dead_letters = DeadLetters::over(&world.bus);
+    let dead_letters = DeadLetters::new(&world.bus);
     let reader = dead_letters.read(DeadLetterSelection::default()).await;
     let mut reader = reader.unwrap();
     let mut found = 0;
@@ -153,9 +153,12 @@ async fn a_bus_is_closed_once_and_for_all() {
     let world = World::<Sqlite>::start().await;
     let bus = world.bus.another().await.unwrap();
     bus.close().await.unwrap();
-    tokio::time::timeout(Duration::from_secs(4), bus.read("EVENTS", &[], Start::New))
-        .await
-        .expect("no other client is waited for")
-        .err()
-        .expect("it is closed");
+    tokio::time::timeout(
+        Duration::from_secs(4),
+        bus.read("EVENTS", &[], StartFrom::New),
+    )
+    .await
+    .expect("no other client is waited for")
+    .err()
+    .expect("it is closed");
 }

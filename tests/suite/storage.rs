@@ -150,7 +150,8 @@ async fn a_retention_is_raised_and_lowered_with_rows_in_all_slots() {
     backlog_is_gone(&world).await;
     relay.stop().await.unwrap();
     assert_eq!(rows(&world).await, 45, "nothing is as old as that");
-    let expected = "select count(*) from tidings.outbox where created_at > now() - interval '1 hour'
+    let expected =
+        "select count(*) from tidings.outbox where created_at > now() - interval '1 hour'
         and slot = (date_part('epoch', created_at)::bigint / 28800) % 8";
     assert_eq!(Postgres::number(world.outbox.pool(), expected).await, 5);
 

@@ -48,7 +48,7 @@ where
     let one = PoolOptions::<DB>::new().max_connections(1);
     let pool = one.connect_lazy_with(to);
     let outbox = Outbox::new(pool.clone());
-    let subscriber = EventSubscriber::durable("stumbling").on_once(&outbox, stumble::<DB>);
+    let subscriber = EventSubscriber::durable("stumbling").on_transactional(&outbox, stumble::<DB>);
     let mut worker = TestWorker::new(subscriber, words);
     let mut counted = 0;
     for round in 1..=3 {

@@ -372,7 +372,7 @@ async fn what_outlasts_the_drain_is_handed_back_and_handled_by_the_next_worker()
     let worker = |hangs| {
         Worker::new(world.bus.clone(), (noted.clone(), hangs))
             .subscribe(EventSubscriber::durable("hang").on(hang_first))
-            .drain_within(Duration::from_millis(100))
+            .shutdown_timeout(Duration::from_millis(100))
     };
     let first = world.run(worker(true));
     noted.reach(1).await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_nats::jetstream::{self, consumer::pull};
 use chrono::{TimeDelta, Utc};
 use tidings::{
-    Activity, Context, EventPublisher, EventSubscriber, Failure, Rate, Replica, Retry,
+    Activity, Context, EventPublisher, EventSubscriber, Failure, Instance, Rate, Retry,
     SubscriberConsumer, SubscriberState, Subscribers, SubscribersError, Worker,
 };
 use tokio::sync::watch;
@@ -24,13 +24,13 @@ async fn publish(world: &World<Sqlite>, users: impl IntoIterator<Item = User>) {
 }
 
 async fn state(world: &World<Sqlite>) -> SubscriberState {
-    Subscribers::over(&world.bus).find(NAME).await.unwrap()
+    Subscribers::new(&world.bus).find(NAME).await.unwrap()
 }
 
 /// Waits until the state is like this; a subscriber that was never started has no state.
 async fn becomes(world: &World<Sqlite>, what: &str, is: impl Fn(&SubscriberState) -> bool) {
     eventually(what, || async {
-        let found = Subscribers::over(&world.bus).find(NAME).await;
+        let found = Subscribers::new(&world.bus).find(NAME).await;
         found.is_ok_and(|state| is(&state))
     })
     .await;
@@ -46,20 +46,20 @@ fn of_events(state: &SubscriberState) -> &SubscriberConsumer {
 async fn replicas_are(
     world: &World<Sqlite>,
     what: &str,
-    are: impl Fn(&[Replica]) -> bool,
-) -> Vec<Replica> {
-    becomes(world, what, |state| are(&state.replicas)).await;
-    state(world).await.replicas
+    are: impl Fn(&[Instance]) -> bool,
+) -> Vec<Instance> {
+    becomes(world, what, |state| are(&state.instances)).await;
+    state(world).await.instances
 }
 
-fn all_work(replicas: &[Replica]) -> bool {
-    replicas.len() == 1 && replicas[0].activity == Activity::Works
+fn all_work(instances: &[Instance]) -> bool {
+    instances.len() == 1 && instances[0].activity == Activity::Active
 }
 
 /// Waits until a pull is at the server: every event that may be delivered is delivered then.
 async fn it_pulls(world: &World<Sqlite>) {
-    becomes(world, "a pull of a replica that works", |state| {
-        all_work(&state.replicas) && of_events(state).pulls > 0
+    becomes(world, "a pull of an instance that works", |state| {
+        all_work(&state.instances) && of_events(state).pulls > 0
     })
     .await;
 }
@@ -112,7 +112,7 @@ async fn replicas_tell_what_they_do_and_which_key_is_hot() {
         EventSubscriber::durable(NAME)
             .on(picky)
             .retry(Retry::exponential(hour, hour).attempts(3))
-            .rate(Rate::per_second(500))
+            .rate_limit(Rate::per_second(500))
             .timeout(hour)
             .concurrency(5)
             .ordered_by_key()
@@ -123,20 +123,20 @@ async fn replicas_tell_what_they_do_and_which_key_is_hot() {
     let keys = ["hot", "hot", "hot", "hot", "slow", "slow", "other"];
     publish(&world, keys.map(User::new)).await;
 
-    let settled = |replicas: &[Replica]| {
-        let is_settled = |one: &Replica| one.failed == 1 && one.dead_lettered == 1;
-        replicas.len() == 2
-            && replicas.iter().any(is_settled)
-            && replicas[1].activity == Activity::StandsBy
+    let settled = |instances: &[Instance]| {
+        let is_settled = |one: &Instance| one.failed == 1 && one.dead_lettered == 1;
+        instances.len() == 2
+            && instances.iter().any(is_settled)
+            && instances[1].activity == Activity::Standby
     };
-    let replicas = replicas_are(&world, "one works and one stands by", settled).await;
-    let (working, standing_by) = (&replicas[0], &replicas[1]);
+    let instances = replicas_are(&world, "one works and one stands by", settled).await;
+    let (working, standing_by) = (&instances[0], &instances[1]);
     assert_eq!((working.running, working.resting), (Some(1), Some(1)));
     assert_eq!(
-        working.in_hand, 6,
+        working.in_flight, 6,
         "three behind the hot one, one behind the slow one"
     );
-    assert!(working.in_hand_bytes > 6 * 50);
+    assert!(working.in_flight_bytes > 6 * 50);
     let hot: Vec<_> = working
         .hottest
         .iter()
@@ -147,7 +147,7 @@ async fn replicas_tell_what_they_do_and_which_key_is_hot() {
         (working.holds_lease, standing_by.holds_lease),
         (Some(true), Some(false))
     );
-    assert_eq!((standing_by.running, standing_by.in_hand), (None, 0));
+    assert_eq!((standing_by.running, standing_by.in_flight), (None, 0));
     assert_eq!(working.circuit, "closed");
     assert_eq!(
         working.retry,
@@ -160,15 +160,19 @@ async fn replicas_tell_what_they_do_and_which_key_is_hot() {
         (std::process::id(), env!("CARGO_PKG_VERSION"))
     );
     assert!(Utc::now() - working.last_delivery_at.unwrap() < TimeDelta::minutes(2));
-    assert_eq!(working.trouble, None);
+    assert_eq!(working.issue, None);
     assert_ne!(working.id, standing_by.id);
 
     open.send(true).unwrap();
-    let handled = |replicas: &[Replica]| replicas.iter().any(|one| one.handled == 2);
+    let handled = |instances: &[Instance]| instances.iter().any(|one| one.handled == 2);
     replicas_are(&world, "the slow ones are handled", handled).await;
     first.stop().await.unwrap();
     second.stop().await.unwrap();
-    assert_eq!(state(&world).await.replicas, [], "nobody is left to answer");
+    assert_eq!(
+        state(&world).await.instances,
+        [],
+        "nobody is left to answer"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -178,8 +182,8 @@ async fn a_replica_answers_again_when_the_server_is_back() {
     let before = replicas_are(&world, "it works", all_work).await;
     world.nats.kill().unwrap();
     world.nats.restart().await.unwrap();
-    becomes(&world, "an answer of the same replica", |state| {
-        all_work(&state.replicas) && state.replicas[0].id == before[0].id
+    becomes(&world, "an answer of the same instance", |state| {
+        all_work(&state.instances) && state.instances[0].id == before[0].id
     })
     .await;
     running.stop().await.unwrap();
@@ -195,17 +199,17 @@ async fn a_stall_has_its_cause_in_the_status_and_goes_with_it() {
     let context = jetstream::new(client);
     context.delete_stream("EVENTS").await.unwrap();
 
-    let is_told = |replicas: &[Replica]| {
-        let trouble = replicas.first().and_then(|one| one.trouble.as_deref());
-        trouble.is_some_and(|why| why.contains("EVENTS"))
+    let is_told = |instances: &[Instance]| {
+        let issue = instances.first().and_then(|one| one.issue.as_deref());
+        issue.is_some_and(|why| why.contains("EVENTS"))
     };
-    replicas_are(&world, "the trouble is told", is_told).await;
+    replicas_are(&world, "the issue is told", is_told).await;
 
     let stream = crate::support::events_stream();
     world.bus.apply_stream(&stream).await.unwrap();
     publish(&world, [User::new("after")]).await;
     noted.reach(1).await;
-    let is_well = |replicas: &[Replica]| replicas.len() == 1 && replicas[0].trouble.is_none();
+    let is_well = |instances: &[Instance]| instances.len() == 1 && instances[0].issue.is_none();
     replicas_are(&world, "it is well again", is_well).await;
     running.stop().await.unwrap();
 }
@@ -237,11 +241,11 @@ async fn what_differs_is_shown_and_updated_by_the_next_worker() {
     let found: Vec<_> = drift
         .iter()
         .filter(|drift| drift.setting == "max_ack_pending")
-        .map(|drift| (drift.now.as_u64(), drift.wanted.as_u64(), &*drift.replicas))
+        .map(|drift| (drift.now.as_u64(), drift.wanted.as_u64(), &*drift.instances))
         .collect();
     assert_eq!(
         found,
-        [(Some(77), Some(10_000), &[state.replicas[0].id.clone()][..])]
+        [(Some(77), Some(10_000), &[state.instances[0].id.clone()][..])]
     );
     running.stop().await.unwrap();
 
@@ -268,7 +272,7 @@ async fn stays_paused(subscriber: impl Fn() -> EventSubscriber<Noted>) {
     let running = world.run(worker());
     publish(&world, [User::new("before")]).await;
     noted.reach(1).await;
-    let subscribers = Subscribers::over(&world.bus);
+    let subscribers = Subscribers::new(&world.bus);
     let end = Utc::now() + TimeDelta::hours(1);
     subscribers.pause(NAME, Some(end)).await.unwrap();
     publish(&world, (0..10).map(|n| User::new(&n.to_string()))).await;
@@ -321,7 +325,7 @@ async fn a_consumer_that_is_made_during_a_pause_is_paused() {
     let worker = || Worker::new(world.bus.clone(), noted.clone()).subscribe(watched());
     let running = world.run(worker());
     it_pulls(&world).await;
-    let subscribers = Subscribers::over(&world.bus);
+    let subscribers = Subscribers::new(&world.bus);
     let end = subscribers.pause(NAME, None).await.unwrap();
     publish(&world, [User::new("waits")]).await;
     // While the worker runs, and before the next one starts.
@@ -354,7 +358,7 @@ async fn only_subscribers_are_listed_and_an_unknown_one_is_named() {
         ..Default::default()
     };
     events(&world).await.create_consumer(foreign).await.unwrap();
-    let subscribers = Subscribers::over(&world.bus);
+    let subscribers = Subscribers::new(&world.bus);
     let names: Vec<_> = subscribers
         .list()
         .await

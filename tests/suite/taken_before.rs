@@ -58,7 +58,7 @@ async fn verified<DB: Journal>(world: &World<DB>) -> Verification {
 }
 
 async fn traced<DB: Journal>(world: &World<DB>, sought: Sought) -> Vec<TracedEvent> {
-    let trace = Trace::over(&world.bus).outbox(&world.outbox);
+    let trace = Trace::new(&world.bus).outbox(&world.outbox);
     let Traced { events, .. } = trace.run(&sought).await.unwrap();
     events
 }

@@ -162,7 +162,7 @@ async fn it_is_parked_when_it_differs_in_its_headers_only_and_not_in_its_trace<D
     relayed(&world).await;
     let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let again = of("acme").traced(trace).unwrap();
-    commit(&world, [again.correlated("order-7").unwrap()]).await;
+    commit(&world, [again.with_correlation_id("order-7").unwrap()]).await;
     relayed(&world).await;
     assert_eq!((world.stored().await.len(), world.parked().await), (1, 0));
     commit(&world, [of("bolt")]).await;
@@ -249,14 +249,14 @@ async fn it_stays_parked_however_often_a_relay_finds_the_first_one_again<DB: Jou
     commit(&world, [event(id, "user.deleted", "k2", "second")]).await;
     commit(&world, [event(EventId::now(), "full.up", "k3", "{}")]).await;
     for _ in 0..2 {
-        let relay = world.run_relay(world.new_relay().patience(AN_HOUR));
+        let relay = world.run_relay(world.new_relay().stall_timeout(AN_HOUR));
         eventually("it is parked", || async { world.parked().await == 1 }).await;
         eventually("the full stream is met", || async {
             let status = world.outbox.status().await.unwrap();
             status
-                .troubles
+                .issues
                 .iter()
-                .any(|trouble| trouble.place == "stream FULL")
+                .any(|issue| issue.place == "stream FULL")
         })
         .await;
         relay.kill().await;
@@ -394,8 +394,8 @@ async fn what_follows_it_waits_and_goes_when_it_is_discarded<DB: Journal>(world:
     })
     .await;
     assert_eq!(world.parked().await, 2);
-    let given_up = world.outbox.discard(&ParkedSelection::Id(second), 1).await;
-    assert_eq!(given_up.unwrap()[0].payload, b"second");
+    let dead_lettered = world.outbox.discard(&ParkedSelection::Id(second), 1).await;
+    assert_eq!(dead_lettered.unwrap()[0].payload, b"second");
     world.outbox.unpark(&ParkedSelection::All).await.unwrap();
     eventually("nothing is parked", || async { world.parked().await == 0 }).await;
     relay.stop().await.unwrap();

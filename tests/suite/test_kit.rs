@@ -83,7 +83,10 @@ async fn counting() -> TestWorker<App> {
         outbox: Some(outbox.clone()),
         ..App::default()
     };
-    TestWorker::new(EventSubscriber::durable("kit").on_once(&outbox, count), app)
+    TestWorker::new(
+        EventSubscriber::durable("kit").on_transactional(&outbox, count),
+        app,
+    )
 }
 
 async fn counted(worker: &TestWorker<App>) -> i64 {
@@ -298,7 +301,7 @@ async fn the_inbox_tells_a_duplicate_and_follow_up_events_can_be_read() {
 async fn a_database_without_tables_postpones_and_costs_no_attempt() {
     let outbox = Outbox::open(std::env::temp_dir().join(format!("{}.db", EventId::now())));
     let outbox = outbox.await.unwrap();
-    let subscriber = EventSubscriber::durable("kit").on_once(&outbox, count);
+    let subscriber = EventSubscriber::durable("kit").on_transactional(&outbox, count);
     let mut worker = TestWorker::new(subscriber, App::default());
     let postponed = worker.deliver(&User::new("ada")).await;
     assert!(
@@ -338,7 +341,7 @@ async fn circuit_and_rate_go_by_the_clock_of_the_worker() {
     assert_eq!(worker.elapsed(), HOUR, "the probe");
 
     let rate = Rate::per_second(1);
-    let mut worker = TestWorker::new(subscriber().rate(rate), App::default());
+    let mut worker = TestWorker::new(subscriber().rate_limit(rate), App::default());
     for _ in 0..20 {
         worker.deliver(&User::new("ada")).await;
     }

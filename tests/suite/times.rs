@@ -35,7 +35,7 @@ async fn nothing_is_held_up<DB: Database>(world: &World<DB>, what: &str) {
         .parked(&ParkedSelection::All, i64::MIN, 9)
         .await
         .unwrap();
-    let trace = Trace::over(&world.bus).outbox(&world.outbox);
+    let trace = Trace::new(&world.bus).outbox(&world.outbox);
     let trace = trace.streams(["EVENTS"]);
     for sought in ["hostile", "after"] {
         let found = trace.run(&Sought::Key(sought.to_owned())).await;

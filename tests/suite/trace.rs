@@ -34,7 +34,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 impl<DB: Database> World<DB> {
     pub(crate) fn trace(&self) -> Trace {
-        Trace::over(&self.bus)
+        Trace::new(&self.bus)
             .outbox(&self.outbox)
             .streams(["EVENTS"])
     }
@@ -172,7 +172,9 @@ async fn what_is_relayed_has_its_batch_its_place_and_nobody_who_got_it<DB: Datab
 async fn what_is_handled_is_known_by_the_inbox_else_by_the_floor<DB: Database>(world: World<DB>) {
     let worker = Worker::new(world.bus.clone(), ())
         .subscribe(EventSubscriber::durable("mail").on(pass))
-        .subscribe(EventSubscriber::durable("books").on_once(&world.outbox, pass_once::<DB>));
+        .subscribe(
+            EventSubscriber::durable("books").on_transactional(&world.outbox, pass_once::<DB>),
+        );
     let running = world.run(worker);
     let id = world.commit("ada").await;
     world.publish_all().await;
@@ -232,7 +234,7 @@ async fn what_fails_is_told_from_its_retry_to_its_last_letter<DB: Database>(worl
     assert_eq!(letter.cause.as_deref(), Some("exhausted"));
     assert_eq!(letter.error, "the mail server is down");
 
-    let letters = DeadLetters::over(&world.bus);
+    let letters = DeadLetters::new(&world.bus);
     let redriver = letters.redriver().await.unwrap();
     let mut reader = letters.read(DeadLetterSelection::default()).await.unwrap();
     let letter = reader.next().await.unwrap().unwrap();
@@ -260,13 +262,13 @@ async fn what_the_inbox_gave_up_and_what_is_replayed_is_told<DB: Database>(world
     ) -> Result<(), Failure> {
         Err(Failure::reject("no mailbox"))
     }
-    let books = EventSubscriber::durable("books").on_once(&world.outbox, refuse::<DB>);
+    let books = EventSubscriber::durable("books").on_transactional(&world.outbox, refuse::<DB>);
     let running = world.run(Worker::new(world.bus.clone(), ()).subscribe(books));
     let id = world.commit("ada").await;
     world.publish_all().await;
     world.becomes(id, "books", TracedOutcome::DeadLetter).await;
     running.stop().await.unwrap();
-    let letters = DeadLetters::over(&world.bus);
+    let letters = DeadLetters::new(&world.bus);
     let mut reader = letters.read(DeadLetterSelection::default()).await.unwrap();
     let letter = reader.next().await.unwrap().unwrap();
     letters.discard(&letter).await.unwrap();
@@ -275,7 +277,7 @@ async fn what_the_inbox_gave_up_and_what_is_replayed_is_told<DB: Database>(world
     let of_ada = ReplayRequest::new(ReplayPoint::Beginning)
         .key("ada")
         .force();
-    let replay = Replays::over(&world.bus)
+    let replay = Replays::new(&world.bus)
         .start("books", &of_ada)
         .await
         .unwrap();
@@ -284,7 +286,7 @@ async fn what_the_inbox_gave_up_and_what_is_replayed_is_told<DB: Database>(world
     let at_books = at(&event, "books");
     assert_eq!(at_books.outcome, TracedOutcome::DeadLetter);
     assert!(at_books.dead_letters.is_empty());
-    let Some(InboxTrace::GivenUp {
+    let Some(InboxTrace::DeadLettered {
         cause,
         error,
         at: when,
@@ -396,7 +398,7 @@ async fn events_of_a_key_and_of_a_conversation_are_found_in_their_order<DB: Data
             count,
         })
         .unwrap();
-        envelope.correlated("order \"4\u{e9}2\"").unwrap()
+        envelope.with_correlation_id("order \"4\u{e9}2\"").unwrap()
     };
     let mut tx = world.outbox.begin().await.unwrap();
     let mut ids = vec![tx.publish(count("ada", 1)).unwrap()];
@@ -456,7 +458,7 @@ async fn what_was_never_in_the_outbox_is_found_in_its_stream<DB: Database>(world
         (event.stored[0].sequence, &*event.name),
         (1, "user.created")
     );
-    let alone = Trace::over(&world.bus).streams(["EVENTS"]);
+    let alone = Trace::new(&world.bus).streams(["EVENTS"]);
     let event = one(alone.run(&Sought::Event(id)).await.unwrap());
     assert!(
         matches!(event.outbox, OutboxTrace::NotSearched { .. }),

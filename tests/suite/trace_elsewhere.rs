@@ -34,7 +34,7 @@ async fn publish<DB: Database>(world: &World<DB>, envelope: Envelope) -> EventId
 
 fn event() -> Envelope {
     let envelope = Envelope::raw(NAME, 1, Some("ada"), "{}").unwrap();
-    envelope.correlated("order 7").unwrap()
+    envelope.with_correlation_id("order 7").unwrap()
 }
 
 fn place<'a>(found: &'a Traced, name: &str) -> &'a Searched {
@@ -56,9 +56,9 @@ async fn an_event_in_a_stream_that_nobody_named_is_found_by_all_that_it_has<DB: 
         Sought::Correlation("order 7".to_owned()),
     ] {
         for trace in [
-            Trace::over(&world.bus),
-            Trace::over(&world.bus).outbox(&world.outbox),
-            Trace::over(&world.bus).streams(["EVENTS"]),
+            Trace::new(&world.bus),
+            Trace::new(&world.bus).outbox(&world.outbox),
+            Trace::new(&world.bus).streams(["EVENTS"]),
         ] {
             let found = trace.run(&sought).await.unwrap();
             let [event] = &found.events[..] else {
@@ -79,7 +79,7 @@ async fn a_row_says_which_streams_may_have_its_event<DB: Database>(world: World<
     tx.commit().await.unwrap();
     // As after a relay that died before it had recorded anything.
     assert_eq!(publish(&world, event().with_id(id)).await, id);
-    let trace = Trace::over(&world.bus).outbox(&world.outbox);
+    let trace = Trace::new(&world.bus).outbox(&world.outbox);
     let found = trace.run(&Sought::Event(id)).await.unwrap();
     let [event] = &found.events[..] else {
         panic!("{found:?}")
@@ -105,7 +105,7 @@ async fn a_stream_that_cannot_be_read_is_told_with_the_reason<DB: Database>(worl
     let consumer = json!({ "stream_name": "QUEUE", "config": consumer });
     tool.done("CONSUMER.CREATE.QUEUE.jobs", consumer).await;
     let id = publish(&world, event()).await;
-    let trace = Trace::over(&world.bus);
+    let trace = Trace::new(&world.bus);
     let found = trace.run(&Sought::Key("ada".to_owned())).await.unwrap();
     assert_eq!(found.events[0].event, id);
     let told = place(&found, "QUEUE");

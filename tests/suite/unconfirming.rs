@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use tidings::{Trouble, Verify};
+use tidings::{Issue, Verify};
 
 use crate::{
     both,
@@ -34,18 +34,18 @@ impl<DB: Database> World<DB> {
         tx.commit().await.unwrap();
     }
 
-    async fn troubles(&self) -> Vec<Trouble> {
-        self.outbox.status().await.unwrap().troubles
+    async fn issues(&self) -> Vec<Issue> {
+        self.outbox.status().await.unwrap().issues
     }
 
     async fn no_ack_is_told(&self) {
         eventually("it is told", || async {
-            let troubles = self.troubles().await;
-            let mut troubles = troubles.iter();
-            troubles.any(|trouble| {
-                trouble.place == "stream EVENTS"
-                    && trouble.cause.contains("no_ack of EVENTS is true")
-                    && trouble.cure.contains("streams apply")
+            let issues = self.issues().await;
+            let mut issues = issues.iter();
+            issues.any(|issue| {
+                issue.place == "stream EVENTS"
+                    && issue.cause.contains("no_ack of EVENTS is true")
+                    && issue.cure.contains("streams apply")
             })
         })
         .await;
@@ -55,7 +55,7 @@ impl<DB: Database> World<DB> {
     async fn are_stored(&self, users: impl IntoIterator<Item = u32>) {
         eventually("all is relayed", || async {
             let status = self.outbox.status().await.unwrap();
-            status.backlog == 0 && status.parked == 0 && status.troubles.is_empty()
+            status.backlog == 0 && status.parked == 0 && status.issues.is_empty()
         })
         .await;
         let stored = self.stored().await;

@@ -47,16 +47,16 @@ async fn handled_names_go_on(name: &'static str, is_ordered: bool) {
     let users = (0..300).map(|n| User::new(&format!("user-{n}")));
     world.publish(&users.collect::<Vec<_>>()).await;
     let rate = Rate::per_second(400);
-    let running = run(subscriber(name, is_ordered).rate(rate));
+    let running = run(subscriber(name, is_ordered).rate_limit(rate));
     let began = std::time::Instant::now();
     noted.reach(301).await;
     let took = began.elapsed();
     eventually("the status shows it", || async {
-        let found = Subscribers::over(&world.bus).find(name).await.unwrap();
-        let troubles = found.replicas.iter().filter_map(|it| it.trouble.as_ref());
-        troubles
+        let found = Subscribers::new(&world.bus).find(name).await.unwrap();
+        let issues = found.instances.iter().filter_map(|it| it.issue.as_ref());
+        issues
             .into_iter()
-            .any(|it| it.contains("count.raised") && it.contains("tidings subscribers narrow"))
+            .any(|it| it.contains("count.raised") && it.contains("tidings subscribers prune"))
     })
     .await;
     let lines = log::said("unhandled event deferred");

@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::Utc;
 use sqlx::Sqlite;
 use tidings::{
-    CircuitBreaker, Context, EventSubscriber, Failure, Pattern, Sought, Start, Trace, Verify,
+    CircuitBreaker, Context, EventSubscriber, Failure, Pattern, Sought, StartFrom, Trace, Verify,
     Worker,
 };
 
@@ -69,7 +69,7 @@ async fn a_relay_starts_behind_what_cannot_be_read_and_goes_on<DB: Database>(wor
     assert_eq!(
         world
             .bus
-            .read("EVENTS", &[], Start::Beginning)
+            .read("EVENTS", &[], StartFrom::Beginning)
             .await
             .unwrap()
             .pending(),
@@ -104,7 +104,7 @@ async fn a_stream_is_verified_and_searched_through_what_cannot_be_read<DB: Datab
     let found = within("it is verified", verify.run()).await.unwrap();
     assert_eq!(found.streams[0].sound, 6, "{found:?}");
 
-    let trace = Trace::over(&world.bus).streams(["EVENTS"]);
+    let trace = Trace::new(&world.bus).streams(["EVENTS"]);
     let key = Sought::Key("one".to_owned());
     let found = within("it is searched", trace.run(&key)).await.unwrap();
     assert_eq!(found.events.len(), 6, "{found:?}");
@@ -114,7 +114,7 @@ async fn a_stream_is_verified_and_searched_through_what_cannot_be_read<DB: Datab
 async fn read<DB: Database>(
     world: &World<DB>,
     subjects: &[&str],
-    start: Start,
+    start: StartFrom,
     up_to: u64,
 ) -> Vec<u64> {
     let subjects: Vec<_> = subjects
@@ -148,17 +148,20 @@ async fn a_reader_sees_every_message_wherever_it_begins() {
     world.publish_raw(b"user.created", BAD[0]).await;
 
     let all: Vec<u64> = (1..=182).collect();
-    assert_eq!(read(&world, &[], Start::Beginning, 182).await, all);
-    assert_eq!(read(&world, &[], Start::Time(begin), 182).await, all);
-    assert_eq!(read(&world, &[], Start::Sequence(30), 182).await, all[29..]);
+    assert_eq!(read(&world, &[], StartFrom::Beginning, 182).await, all);
+    assert_eq!(read(&world, &[], StartFrom::Time(begin), 182).await, all);
+    assert_eq!(
+        read(&world, &[], StartFrom::Sequence(30), 182).await,
+        all[29..]
+    );
     let users: Vec<u64> = std::iter::once(1).chain(122..=182).collect();
     assert_eq!(
-        read(&world, &["user.>"], Start::Beginning, 182).await,
+        read(&world, &["user.>"], StartFrom::Beginning, 182).await,
         users
     );
     let both = ["user.>", "count.raised"];
     assert_eq!(
-        read(&world, &both, Start::Beginning, 182).await.len(),
+        read(&world, &both, StartFrom::Beginning, 182).await.len(),
         62 + 100
     );
 }
@@ -167,7 +170,7 @@ async fn a_reader_sees_every_message_wherever_it_begins() {
 async fn a_reader_of_what_is_new_sees_what_cannot_be_read_first() {
     let world = World::<Sqlite>::start().await;
     world.publish([&User::new("before")]).await;
-    let mut reader = world.bus.read("EVENTS", &[], Start::New).await.unwrap();
+    let mut reader = world.bus.read("EVENTS", &[], StartFrom::New).await.unwrap();
     world
         .publish_raw(
             b"user.created",

@@ -74,7 +74,7 @@ async fn an_outbox_is_upgraded_under_a_relay_and_a_writer_of_the_version_before<
         let relays = RelayInstance::of(&world.bus, "tidings")
             .await
             .unwrap_or_default();
-        let mut issues = relays.iter().flat_map(|relay| &relay.troubles);
+        let mut issues = relays.iter().flat_map(|relay| &relay.issues);
         issues.any(|issue| issue.cause.contains("this program knows 1"))
     })
     .await;
@@ -97,10 +97,10 @@ async fn a_migration_that_fails_leaves_nothing_behind<DB: Database>(world: World
     assert_eq!(again.migrate().await.unwrap(), [LATER]);
 }
 
-/// A migration must not make the relay's row younger than the rows that were written since the restore: a rebase
+/// A migration must not make the relay's row younger than the rows that were written since the restore: an adoption
 /// recognises those rows by its age.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restored_outbox_that_is_written_to_and_upgraded_loses_nothing_in_a_rebase() {
+async fn a_restored_outbox_that_is_written_to_and_upgraded_loses_nothing_in_an_adoption() {
     let world = World::<Postgres>::start().await;
     restored(&world.outbox).await;
     let enqueue = "select tidings.enqueue('user.created', 1, 'a', '{}')";
@@ -108,13 +108,13 @@ async fn a_restored_outbox_that_is_written_to_and_upgraded_loses_nothing_in_a_re
     let later = later(&world, another_column::<Postgres>());
     later.migrate().await.unwrap();
 
-    let rebased = later.rebase().await.unwrap().unwrap();
-    assert_eq!((rebased.published, rebased.to_publish), (0, 1));
+    let adopted = later.adopt().await.unwrap().unwrap();
+    assert_eq!((adopted.published, adopted.to_publish), (0, 1));
 }
 
 /// A relay that fails before it has found out where it is writes down why: not into a copy.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restored_outbox_whose_relay_had_trouble_loses_nothing_in_a_rebase() {
+async fn a_restored_outbox_whose_relay_had_trouble_loses_nothing_in_an_adoption() {
     let world = World::<Postgres>::start().await;
     restored(&world.outbox).await;
     let enqueue = "select tidings.enqueue('user.created', 1, 'a', '{}')";
@@ -136,8 +136,8 @@ async fn a_restored_outbox_whose_relay_had_trouble_loses_nothing_in_a_rebase() {
     assert!(refused.unwrap_err().to_string().contains("is a copy"));
     let calls = "select last_value from stage.calls";
     assert!(Postgres::number(world.outbox.pool(), calls).await > 1);
-    let rebased = world.outbox.rebase().await.unwrap().unwrap();
-    assert_eq!((rebased.published, rebased.to_publish), (0, 1));
+    let adopted = world.outbox.adopt().await.unwrap().unwrap();
+    assert_eq!((adopted.published, adopted.to_publish), (0, 1));
 }
 
 /// As if the relay's row had come from a server that has had many more transactions.

@@ -57,7 +57,8 @@ async fn a_worker_that_runs_refuses_tables_that_have_become_newer_and_goes_on_wh
     world: World<DB>,
 ) {
     log::listen();
-    let subscriber = EventSubscriber::durable("effects").on_once(&world.outbox, effect::<DB>);
+    let subscriber =
+        EventSubscriber::durable("effects").on_transactional(&world.outbox, effect::<DB>);
     let running = world.run(Worker::new(world.bus.clone(), ()).subscribe(subscriber));
     let publisher = EventPublisher::new(&world.bus);
     let mut published = 0;
@@ -107,8 +108,8 @@ async fn a_relay_that_runs_refuses_tables_that_have_become_newer<DB: Database>(w
     let told = async || {
         let told = RelayInstance::of(&world.bus, "tidings").await;
         let told = told.unwrap_or_default();
-        let mut troubles = told.iter().flat_map(|relay| &relay.troubles);
-        troubles.any(|trouble| trouble.cause.contains(&format!("version {later}")))
+        let mut issues = told.iter().flat_map(|relay| &relay.issues);
+        issues.any(|issue| issue.cause.contains(&format!("version {later}")))
     };
     eventually("it refuses them", told).await;
     removed(&world, later).await;

@@ -75,13 +75,13 @@ async fn stored<DB: Journal>(world: &World<DB>) -> Vec<String> {
 /// A relay has parked events that no stream takes, and has died while earlier events were in flight.
 async fn one_is_on_its_way<DB: Journal>(world: &World<DB>, parked: usize) -> jetstream::Context {
     let jetstream = world.full_stream().await;
-    let relay = world.run_relay(world.new_relay().patience(AN_HOUR));
+    let relay = world.run_relay(world.new_relay().stall_timeout(AN_HOUR));
     eventually("they are parked", || async {
         world.parked().await == parked as i64
     })
     .await;
     eventually("the full stream is met", || async {
-        !world.outbox.status().await.unwrap().troubles.is_empty()
+        !world.outbox.status().await.unwrap().issues.is_empty()
     })
     .await;
     relay.kill().await;

@@ -30,7 +30,7 @@ const LAYERS: &[&[&str]] = &[
         "flow",
         "tally",
         "job",
-        "replica",
+        "instance",
         "telemetry",
     ],
     &["executor"],
@@ -176,15 +176,7 @@ pub const RULES: &[Rule] = &[
     },
     Rule {
         reason: "a file opens with `//!`: what it owns, and what it never does",
-        within: |path| {
-            path.is_in(&[
-                "src/",
-                "crates/",
-                "events/",
-                "tests/",
-                "examples/",
-            ])
-        },
+        within: |path| path.is_in(&["src/", "crates/", "events/", "tests/", "examples/"]),
         breaks: |source| match source.text.starts_with("//! ") {
             true => Vec::new(),
             false => vec![1],

@@ -1,7 +1,7 @@
 //! A handler of one event where batches are handled.
 
 use serde::{Deserialize, Serialize};
-use tidings::{BatchContext, Batching, Event, EventSubscriber, Failure, Verdicts};
+use tidings::{BatchContext, Batching, Event, EventSubscriber, Failure, BatchResult};
 
 #[derive(Serialize, Deserialize, Event)]
 #[event(name = "user.created", version = 1, key = id)]
@@ -11,8 +11,8 @@ struct UserCreated {
 
 struct App;
 
-async fn count(_: UserCreated, _: BatchContext<App>) -> Result<Verdicts, Failure> {
-    Ok(Verdicts::done())
+async fn count(_: UserCreated, _: BatchContext<App>) -> Result<BatchResult, Failure> {
+    Ok(BatchResult::done())
 }
 
 fn main() {

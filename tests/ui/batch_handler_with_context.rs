@@ -1,7 +1,7 @@
 //! A handler of batches with the context of a single event.
 
 use serde::{Deserialize, Serialize};
-use tidings::{Batching, Context, Event, EventSubscriber, Failure, Item, Verdicts};
+use tidings::{Batching, Context, Event, EventSubscriber, Failure, Item, BatchResult};
 
 #[derive(Serialize, Deserialize, Event)]
 #[event(name = "user.created", version = 1, key = id)]
@@ -11,8 +11,8 @@ struct UserCreated {
 
 struct App;
 
-async fn count(_: Vec<Item<UserCreated>>, _: Context<App>) -> Result<Verdicts, Failure> {
-    Ok(Verdicts::done())
+async fn count(_: Vec<Item<UserCreated>>, _: Context<App>) -> Result<BatchResult, Failure> {
+    Ok(BatchResult::done())
 }
 
 fn main() {

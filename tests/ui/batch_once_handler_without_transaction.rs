@@ -1,7 +1,7 @@
 //! A handler of batches that does not take the transaction that it is to work in.
 
 use serde::{Deserialize, Serialize};
-use tidings::{BatchContext, Batching, Event, EventSubscriber, Failure, Item, Outbox, Verdicts};
+use tidings::{BatchContext, Batching, Event, EventSubscriber, Failure, Item, Outbox, BatchResult};
 
 #[derive(Serialize, Deserialize, Event)]
 #[event(name = "user.created", version = 1, key = id)]
@@ -11,12 +11,12 @@ struct UserCreated {
 
 struct App;
 
-async fn count(_: Vec<Item<UserCreated>>, _: BatchContext<App>) -> Result<Verdicts, Failure> {
-    Ok(Verdicts::done())
+async fn count(_: Vec<Item<UserCreated>>, _: BatchContext<App>) -> Result<BatchResult, Failure> {
+    Ok(BatchResult::done())
 }
 
 fn subscribe(outbox: &Outbox<sqlx::Sqlite>) -> EventSubscriber<App> {
-    EventSubscriber::durable("counts").on_batch_once(outbox, Batching::of(100), count)
+    EventSubscriber::durable("counts").on_batch_transactional(outbox, Batching::of(100), count)
 }
 
 fn main() {

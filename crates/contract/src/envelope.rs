@@ -235,7 +235,7 @@ impl Envelope {
     /// # Errors
     /// [`HeaderError::Attribute`] when the text is empty, over [`Lineage::MAX_BYTES`], or has
     /// control characters or white space at an end.
-    pub fn correlated(mut self, id: impl Into<String>) -> Result<Self, EnvelopeError> {
+    pub fn with_correlation_id(mut self, id: impl Into<String>) -> Result<Self, EnvelopeError> {
         self.lineage.correlation_id = Some(checked("ce-correlationid", id.into())?);
         Ok(self)
     }
@@ -406,7 +406,10 @@ mod tests {
     fn a_lineage_that_cannot_be_carried_is_refused() {
         let long = "c".repeat(Lineage::MAX_BYTES + 1);
         for text in ["", "a\r\nX: y", " a", &*long] {
-            let refused = [envelope().correlated(text), envelope().traced(text)];
+            let refused = [
+                envelope().with_correlation_id(text),
+                envelope().traced(text),
+            ];
             assert!(
                 refused.into_iter().all(|made| matches!(
                     made,
@@ -438,7 +441,7 @@ mod tests {
     #[test]
     fn descendants_keep_conversation_and_trace_and_name_their_cause() {
         let parent = envelope()
-            .correlated("order-1")
+            .with_correlation_id("order-1")
             .unwrap()
             .traced("00-aa-bb-01")
             .unwrap();
@@ -450,9 +453,9 @@ mod tests {
 
     #[test]
     fn what_the_publisher_set_is_kept() {
-        let parent = envelope().correlated("order-1").unwrap();
+        let parent = envelope().with_correlation_id("order-1").unwrap();
         let child = envelope()
-            .correlated("mine")
+            .with_correlation_id("mine")
             .unwrap()
             .inherit(&parent.descent());
         assert_eq!(child.correlation_id(), "mine");

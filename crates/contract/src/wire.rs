@@ -256,7 +256,7 @@ mod tests {
         ) -> Option<Envelope> {
             let mut envelope = Envelope::raw("user.created", version, key.as_deref(), payload).ok()?;
             if let Some(correlation) = correlation {
-                envelope = envelope.correlated(correlation).ok()?;
+                envelope = envelope.with_correlation_id(correlation).ok()?;
             }
             if let Some(trace) = trace {
                 envelope = envelope.traced(trace).ok()?;

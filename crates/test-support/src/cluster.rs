@@ -62,7 +62,7 @@ impl Cluster {
     /// The same, with the internal streams of subscribers.
     pub async fn apply_all(&self, bus: &Bus, window: Duration) {
         self.apply(bus, window).await;
-        for mut stream in StreamSpec::of_subscribers() {
+        for mut stream in StreamSpec::internal() {
             stream.replicas = 3;
             bus.apply_stream(&stream).await.expect("a stream");
         }

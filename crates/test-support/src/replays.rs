@@ -23,7 +23,7 @@ impl<DB: Database> World<DB> {
     }
 
     pub fn replays(&self) -> Replays {
-        Replays::over(&self.bus)
+        Replays::new(&self.bus)
     }
 
     pub async fn replay(&self, subscriber: &str, request: &ReplayRequest) -> Replay {

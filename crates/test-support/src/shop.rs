@@ -48,7 +48,7 @@ async fn charge<DB: Database>(
 impl<DB: Database> World<DB> {
     pub fn run_charges(&self, shop: &Shop) -> Running<WorkerError> {
         let subscriber = EventSubscriber::durable(CHARGES)
-            .on_once(&self.outbox, charge::<DB>)
+            .on_transactional(&self.outbox, charge::<DB>)
             .retry(Retry::never());
         self.run(Worker::new(self.bus.clone(), shop.clone()).subscribe(subscriber))
     }

@@ -189,10 +189,7 @@ impl<DB: Database> World<DB> {
         nats: NatsServer,
     ) -> Self {
         let bus = Bus::connect(nats.url().into()).await.expect("a connection");
-        for stream in StreamSpec::of_subscribers()
-            .into_iter()
-            .chain([events_stream()])
-        {
+        for stream in StreamSpec::internal().into_iter().chain([events_stream()]) {
             bus.apply_stream(&stream).await.expect("a stream");
         }
         Self::beside((outbox, home), Arc::new(nats), bus).await
@@ -222,7 +219,7 @@ impl<DB: Database> World<DB> {
     pub fn new_relay(&self) -> Relay<DB> {
         Relay::new(self.outbox.clone())
             .lease(Duration::from_secs(1))
-            .patience(Duration::from_millis(100))
+            .stall_timeout(Duration::from_millis(100))
     }
 
     pub fn run_relay(&self, relay: Relay<DB>) -> Running<tidings::RelayError> {

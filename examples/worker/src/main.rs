@@ -91,7 +91,7 @@ async fn main() -> anyhow::Result<()> {
         ["setup"] => setup().await,
         ["run"] => {
             let (bus, outbox) = connect().await?;
-            let relay = Relay::new(outbox.clone().over(&bus));
+            let relay = Relay::new(outbox.clone().notify_via(&bus));
             let worker = worker(bus, outbox).await?;
             let worker = worker
                 .subscribe(welcome_email())
@@ -118,7 +118,7 @@ async fn setup() -> anyhow::Result<()> {
     let subjects = ["user.>".parse()?, "payment.>".parse()?];
     bus.apply_stream(&StreamSpec::new("EVENTS", subjects)?)
         .await?;
-    for stream in StreamSpec::of_subscribers() {
+    for stream in StreamSpec::internal() {
         bus.apply_stream(&stream).await?;
     }
     bus.apply_bucket().await?;

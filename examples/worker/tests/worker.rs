@@ -113,12 +113,10 @@ async fn it_sets_itself_up_keeps_the_directory_and_ends_cleanly() {
         .await
         .unwrap();
     eventually("everything is handled", || async {
-        let found = tidings::Subscribers::over(&bus)
-            .find("user-directory")
-            .await;
+        let found = tidings::Subscribers::new(&bus).find("user-directory").await;
         found.is_ok_and(|it| {
             let mut consumers = it.consumers.iter();
-            consumers.all(|consumer| consumer.pending == 0 && consumer.unanswered == 0)
+            consumers.all(|consumer| consumer.pending == 0 && consumer.ack_pending == 0)
         })
     })
     .await;

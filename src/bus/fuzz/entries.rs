@@ -32,7 +32,7 @@ const PROGRESS: &str = r#"{"at":"2026-11-21T09:30:00Z","began_at":"2026-11-21T09
     "streams":[{"stream":"EVENTS","floor":18446744073709551615}],"rehearsal":{"events":[{"name":"user.created",
     "version":1,"events":18446744073709551615,"would_call":18446744073709551615,"would_skip":2,"undecodable":3}],
     "errors":[{"stream":"EVENTS","sequence":3,"name":"user.created","version":1,"error":"e"}]},
-    "trouble":{"why":"w","since":"2026-11-21T09:30:00Z"}}"#;
+    "issue":{"why":"w","since":"2026-11-21T09:30:00Z"}}"#;
 
 fn entry(key: &str, value: &[u8]) -> Kept {
     Kept {
@@ -102,7 +102,7 @@ fn fuzz_progress_of_replays() {
             serde_json::from_slice::<ReplayProgress>(&written).unwrap(),
             progress
         );
-        assert!(progress.over() >= progress.handled);
+        assert!(progress.completed() >= progress.handled);
         let _ = progress.floor("EVENTS");
         true
     });

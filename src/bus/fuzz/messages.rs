@@ -24,7 +24,7 @@ use crate::bus::{
 
 const RETRY: &str = "tidings.retry.mailer.user.created
 tidings-retry-failures: 3
-tidings-retry-put-off: 16
+tidings-retry-deferrals: 16
 tidings-retry-first-failed-at: 2026-11-21T09:30:00.000001Z
 tidings-retry-stream: EVENTS
 tidings-retry-sequence: 17
@@ -71,7 +71,7 @@ fn fuzz_retries() {
             let name: &str = name.as_ref();
             restored.is_retry && name.starts_with("tidings-redrive")
         }));
-        assert!(restored.past.put_off <= 16);
+        assert!(restored.past.deferrals <= 16);
         let question = super::super::Question::of(&message);
         if let Some(mark) = &restored.replay {
             let mut headers = super::HeaderMap::new();

@@ -14,7 +14,7 @@ use crate::{
         subjects::{added, extra},
         unconfirmed::Number,
     },
-    replica::can_be_durable,
+    instance::can_be_durable,
 };
 
 const PATTERNS: [&str; 8] = [

@@ -212,7 +212,7 @@ fn fills(looked: &Looked<'_>, setting: &str, value: &Value, now: u64) -> Option<
     let is_refusing = looked.config.get("discard") == Some(&json!("new"));
     let what = match (is_refusing, looked.role) {
         (true, Role::Bucket) => {
-            "when it is full it takes no entry, and then no replica gets the lease"
+            "when it is full it takes no entry, and then no instance gets the lease"
         }
         (true, _) => "when it is full it refuses what is new",
         (false, _) => "when it is full it drops what is oldest, and says nothing",

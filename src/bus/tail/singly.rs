@@ -8,7 +8,7 @@ use async_nats::Message;
 use super::{MAX_TRIES, Reader, ReaderError};
 use crate::{
     bus::{BusError, place::Place},
-    start::Start,
+    start::StartFrom,
 };
 
 /// How many messages are read alone after an unreadable one: there may be more of them.
@@ -36,7 +36,7 @@ impl Reader {
         tries: &mut u32,
     ) -> Result<Option<(Message, Place)>, ReaderError> {
         let from = match self.start {
-            Start::Sequence(sequence) => sequence,
+            StartFrom::Sequence(sequence) => sequence,
             _ => 1,
         };
         let asked = self.bus.single_from(&self.stream, &self.subjects, from);
@@ -67,7 +67,7 @@ impl Reader {
             Some(_) => SINGLES,
             None => self.singly.saturating_sub(1),
         };
-        let next = Start::Sequence(single.sequence.saturating_add(1));
+        let next = StartFrom::Sequence(single.sequence.saturating_add(1));
         let pending = self.pending.saturating_sub(1);
         // Only a new consumer reports how many messages really wait after the last announced one.
         let is_over = left == 0 || pending == 0;

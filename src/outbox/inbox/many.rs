@@ -12,7 +12,7 @@ use tidings_contract::{Event, EventId};
 use uuid::Uuid;
 
 use super::{
-    Added, Inbox, InboxTransaction, Memory, Ring, given_up::Known, housekeeping::housekeeping,
+    Added, Inbox, InboxTransaction, Memory, Ring, dead_lettered::Known, housekeeping::housekeeping,
     outside, patiently, period_of, time_of,
 };
 use crate::{
@@ -21,8 +21,8 @@ use crate::{
     handler::{
         Contents,
         batch::{
-            Attempted, Batch, BatchContext, Batching, Call, Item, Many, Verdicts, decoded, in_time,
-            judged,
+            Attempted, Batch, BatchContext, BatchResult, Batching, Call, Item, Many, decoded,
+            in_time, judged,
         },
         memory::Remembers,
     },
@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// Handles events of one kind, many at once, in a transaction that remembers them. Every
-/// `async fn(Vec<Item<E>>, InboxTransaction<DB>, BatchContext<S>) -> Result<Verdicts, Failure>` is one.
+/// `async fn(Vec<Item<E>>, InboxTransaction<DB>, BatchContext<S>) -> Result<BatchResult, Failure>` is one.
 ///
 /// What it does through the transaction happens once for each event. An event that it names in its verdicts is not
 /// remembered, so the handler must not have written anything for it. An error applies to all events, and nothing is
@@ -44,38 +44,38 @@ use crate::{
     label = "not a handler of batches with a transaction",
     note = "such a handler is `async fn(events: Vec<Item<{E}>>, tx: InboxTransaction<{DB}>, cx: BatchContext<{S}>) -> Result<Verdicts, Failure>`, and what it holds across an await is `Send`"
 )]
-pub trait BatchOnceHandler<E: Event, DB: Store, S>: Send + Sync + 'static {
+pub trait BatchTransactionalHandler<E: Event, DB: Store, S>: Send + Sync + 'static {
     /// Handles the events, at least one, in the order of their delivery.
     fn handle(
         &self,
         events: Vec<Item<E>>,
         tx: InboxTransaction<DB>,
         cx: BatchContext<S>,
-    ) -> impl Future<Output = Result<Verdicts, Failure>> + Send;
+    ) -> impl Future<Output = Result<BatchResult, Failure>> + Send;
 }
 
-impl<E, DB, S, F, Fut> BatchOnceHandler<E, DB, S> for F
+impl<E, DB, S, F, Fut> BatchTransactionalHandler<E, DB, S> for F
 where
     E: Event,
     DB: Store,
     F: Fn(Vec<Item<E>>, InboxTransaction<DB>, BatchContext<S>) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result<Verdicts, Failure>> + Send,
+    Fut: Future<Output = Result<BatchResult, Failure>> + Send,
 {
     fn handle(
         &self,
         events: Vec<Item<E>>,
         tx: InboxTransaction<DB>,
         cx: BatchContext<S>,
-    ) -> impl Future<Output = Result<Verdicts, Failure>> + Send {
+    ) -> impl Future<Output = Result<BatchResult, Failure>> + Send {
         self(events, tx, cx)
     }
 }
 
 impl<S: Send + Sync + 'static> EventSubscriber<S> {
-    /// Adds a batch handler whose effect in this database happens once: see [`BatchOnceHandler`], and
-    /// [`EventSubscriber::on_once`] for what the inbox remembers.
+    /// Adds a batch handler whose effect in this database happens once: see [`BatchTransactionalHandler`], and
+    /// [`EventSubscriber::on_transactional`] for what the inbox remembers.
     #[must_use]
-    pub fn on_batch_once<E, DB, H>(
+    pub fn on_batch_transactional<E, DB, H>(
         self,
         outbox: &Outbox<DB>,
         batching: Batching,
@@ -84,7 +84,7 @@ impl<S: Send + Sync + 'static> EventSubscriber<S> {
     where
         E: Event,
         DB: Store,
-        H: BatchOnceHandler<E, DB, S>,
+        H: BatchTransactionalHandler<E, DB, S>,
     {
         let inbox = Inbox::new(outbox.clone());
         self.routed::<E>(Many::<E, _>::new(batching, Once { inbox, handler }))
@@ -111,7 +111,7 @@ where
     E: Event,
     DB: Store,
     S: Send + Sync + 'static,
-    H: BatchOnceHandler<E, DB, S>,
+    H: BatchTransactionalHandler<E, DB, S>,
 {
     fn name(&self) -> &'static str {
         std::any::type_name::<H>()
@@ -254,7 +254,7 @@ impl<E: Event> Sorted<E> {
             self.results[copy] = match &self.results[first] {
                 Ok(Handled::Done) => Ok(of_done.clone()),
                 // The dead letter is of the first delivery.
-                Ok(Handled::Already | Handled::GivenUp(_)) => Ok(Handled::Already),
+                Ok(Handled::Already | Handled::DeadLettered(_)) => Ok(Handled::Already),
                 Err(failure) => Err(failure.copy()),
             };
         }
@@ -283,7 +283,9 @@ fn new_or_not<DB: Store>(delivery: &Facts, begun: &Begun<DB>) -> Result<Handled,
     }
     match begun.known.get(&event) {
         Some(Known::Reopened { .. }) => return Ok(Handled::Done),
-        Some(Known::GivenUp(letter)) => return Ok(Handled::GivenUp(letter.clone().into())),
+        Some(Known::DeadLettered(letter)) => {
+            return Ok(Handled::DeadLettered(letter.clone().into()));
+        }
         Some(Known::Handled) | None => {}
     }
     if ring.reaches(period) {

@@ -1,7 +1,7 @@
 //! The inbox: which events a subscriber has handled, remembered in the transaction of the handler's effect. Never
 //! decides the outcome of a delivery, and never acknowledges one.
 
-mod given_up;
+mod dead_lettered;
 mod housekeeping;
 mod kept;
 mod many;
@@ -31,9 +31,9 @@ use crate::{
     failure::{Failure, Verdict},
     outcome::DeadLetter,
 };
-use given_up::Known;
-pub use many::BatchOnceHandler;
-pub use once::OnceHandler;
+use dead_lettered::Known;
+pub use many::BatchTransactionalHandler;
+pub use once::TransactionalHandler;
 
 pub(super) use kept::{Concluded, Kept};
 pub(super) use ring::{Ring, may_empty, slot_of};
@@ -71,7 +71,7 @@ pub trait Remember: Database<Connection: Send> {
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
     /// Returns the notes of those events that were dead-lettered.
-    fn given_up(
+    fn dead_lettered(
         connection: &mut Self::Connection,
         names: &Names,
         memory: &Memory<'_>,
@@ -167,7 +167,7 @@ struct Inbox<DB: Store> {
 enum Begun<DB: Store> {
     New(OutboxTransaction<DB>),
     Already,
-    GivenUp(DeadLetter),
+    DeadLettered(DeadLetter),
 }
 
 impl<DB: Store> Inbox<DB> {
@@ -178,7 +178,7 @@ impl<DB: Store> Inbox<DB> {
             is_away: AtomicBool::new(false),
             asking: Mutex::new(()),
             version: VersionSeen::default(),
-            giving_up: Semaphore::new(given_up::AT_ONCE),
+            giving_up: Semaphore::new(dead_lettered::AT_ONCE),
         }
     }
 
@@ -223,7 +223,7 @@ impl<DB: Store> Inbox<DB> {
             };
             Ok(known.map(|known| match known {
                 Some(Known::Handled) => Begun::Already,
-                Some(Known::GivenUp(letter)) => Begun::GivenUp(letter),
+                Some(Known::DeadLettered(letter)) => Begun::DeadLettered(letter),
                 None | Some(Known::Reopened { .. }) => Begun::New(tx.of(backend)),
             }))
         });

@@ -28,7 +28,7 @@ use crate::{
     label = "not a handler with a transaction",
     note = "such a handler is `async fn(event: {E}, tx: InboxTransaction<{DB}>, cx: Context<{S}>) -> Result<(), Failure>`, and what it holds across an await is `Send`"
 )]
-pub trait OnceHandler<E: Event, DB: Store, S>: Send + Sync + 'static {
+pub trait TransactionalHandler<E: Event, DB: Store, S>: Send + Sync + 'static {
     /// Handles the event. `Ok` commits and acknowledges it. On an error nothing is committed, and the [`Failure`]
     /// decides what follows.
     fn handle(
@@ -39,7 +39,7 @@ pub trait OnceHandler<E: Event, DB: Store, S>: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), Failure>> + Send;
 }
 
-impl<E, DB, S, F, Fut> OnceHandler<E, DB, S> for F
+impl<E, DB, S, F, Fut> TransactionalHandler<E, DB, S> for F
 where
     E: Event,
     DB: Store,
@@ -57,7 +57,7 @@ where
 }
 
 impl<S: Send + Sync + 'static> EventSubscriber<S> {
-    /// Adds a handler whose effect in this database happens once: see [`OnceHandler`]. An event that the inbox
+    /// Adds a handler whose effect in this database happens once: see [`TransactionalHandler`]. An event that the inbox
     /// remembers is acknowledged without a call. The inbox identifies the subscriber by its name, and each event by
     /// its id.
     ///
@@ -68,11 +68,11 @@ impl<S: Send + Sync + 'static> EventSubscriber<S> {
     /// Tidings makes; else the `ce-time` that a foreign publisher states; else when the stream stored it. An older
     /// event is dead-lettered with the cause `outside-inbox`, because the inbox cannot tell whether it was handled.
     #[must_use]
-    pub fn on_once<E, DB, H>(self, outbox: &Outbox<DB>, handler: H) -> Self
+    pub fn on_transactional<E, DB, H>(self, outbox: &Outbox<DB>, handler: H) -> Self
     where
         E: Event,
         DB: Store,
-        H: OnceHandler<E, DB, S>,
+        H: TransactionalHandler<E, DB, S>,
     {
         self.routed::<E>(Once {
             inbox: Inbox::new(outbox.clone()),
@@ -93,7 +93,7 @@ where
     E: Event,
     DB: Store,
     S: Send + Sync + 'static,
-    H: OnceHandler<E, DB, S>,
+    H: TransactionalHandler<E, DB, S>,
 {
     fn name(&self) -> &'static str {
         std::any::type_name::<H>()
@@ -131,14 +131,14 @@ where
 impl<E: Event, DB: Store, H> Once<E, DB, H> {
     async fn handle<S>(&self, event: E, cx: Context<S>) -> Result<Handled, Failure>
     where
-        H: OnceHandler<E, DB, S>,
+        H: TransactionalHandler<E, DB, S>,
     {
         let facts = Arc::clone(cx.facts());
         let _turn = self.inbox.turn().await?;
         let tx = match self.inbox.begin(&facts).await? {
             Begun::New(tx) => tx,
             Begun::Already => return Ok(Handled::Already),
-            Begun::GivenUp(letter) => return Ok(Handled::GivenUp(letter.into())),
+            Begun::DeadLettered(letter) => return Ok(Handled::DeadLettered(letter.into())),
         };
         let backend = tx.backend();
         let (tx, lent) = InboxTransaction::lend(tx);

@@ -83,7 +83,7 @@ pub(super) async fn checkpoint(
             .bind(column(|e| sequence(e.last_sequence)))
             .bind(cursor.map(|cursor| &cursor.server))
             .bind(&checkpoint.returned)
-            .bind(&checkpoint.troubles),
+            .bind(&checkpoint.issues),
     )
     .await?;
     let Some(moved) = moved else { return Ok(None) };

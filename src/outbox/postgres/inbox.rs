@@ -84,12 +84,12 @@ const FORGET: [&str; 16] = for_each_slot!(
 
 const GIVEN_UP: [&str; 16] = for_each_slot!(
     "select event, dead_letter from tidings.inbox_",
-    " where event = any($1) and scope = $2 and given_up is not null"
+    " where event = any($1) and subscriber = $2 and dead_letter is not null"
 );
 
 const MARK: [&str; 16] = for_each_slot!(
     "update tidings.inbox_",
-    " set given_up = $4 where event = any($1) and scope = $2 and given_up is not distinct from $3"
+    " set dead_letter = $4 where event = any($1) and subscriber = $2 and dead_letter is not distinct from $3"
 );
 
 const RING: &str = "select floor(date_part('epoch', clock_timestamp()) / slot_seconds)::bigint,
@@ -155,7 +155,7 @@ impl Remember for Postgres {
             .map(drop)
     }
 
-    async fn given_up(
+    async fn dead_lettered(
         connection: &mut PgConnection,
         names: &Names,
         memory: &Memory<'_>,

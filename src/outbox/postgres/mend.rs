@@ -38,8 +38,7 @@ impl Mending for Postgres {
         names: &Names,
         mender: &str,
     ) -> Result<(), sqlx::Error> {
-        let mended =
-            "update tidings.relay set republisher = null, republish_lease_until = '-infinity' where republisher = $1";
+        let mended = "update tidings.relay set republisher = null, republish_lease_until = '-infinity' where republisher = $1";
         execute(connection, names, query(names, mended).bind(mender))
             .await
             .map(drop)

@@ -29,8 +29,8 @@ impl<DB: Store> Relay<DB> {
         if !fault.holds_up() {
             return true;
         }
-        let (troubles, cure) = (&life.troubles, fault.cure(DB::KIND, &life.bus));
-        let is_said = troubles.begin(&fault.place(), &fault.to_string(), &cure);
+        let (issues, cure) = (&life.issues, fault.cure(DB::KIND, &life.bus));
+        let is_said = issues.begin(&fault.place(), &fault.to_string(), &cure);
         // This program must not write to newer tables.
         if matches!(fault, Fault::Version { .. }) {
             return is_said;
@@ -40,7 +40,7 @@ impl<DB: Store> Relay<DB> {
             let mut connection = self.outbox.connect_for(WITHIN).await?;
             let names = &self.outbox.shared.names;
             let owner = &self.settings.owner;
-            DB::complain(&mut connection, names, owner, &troubles.text()?).await
+            DB::complain(&mut connection, names, owner, &issues.text()?).await
         };
         match tokio::time::timeout(WITHIN, complaining).await {
             Ok(Ok(())) => {}

@@ -9,9 +9,9 @@ use super::{
     Fault,
     aside::Aside,
     fence::Fence,
+    issue::Issues,
     progress::{Origin, Report, by_page},
     resume::Stored,
-    trouble::Troubles,
 };
 use crate::{
     bus::Bus,
@@ -33,7 +33,7 @@ pub(super) struct Course<C> {
     pub(super) fence: Fence,
     pub(super) stored: Arc<Stored>,
     pub(super) aside: Arc<Aside>,
-    pub(super) troubles: Troubles,
+    pub(super) issues: Issues,
     pub(super) reports: mpsc::Sender<Report<C>>,
     pub(super) stop: CancellationToken,
 }
@@ -47,7 +47,7 @@ impl<C: Cursor> Course<C> {
     /// Events of this name wait from now on; the issue is recorded.
     pub(super) fn close_name(&self, name: &str, reason: &str, cure: &str) {
         let place = WaitsFor::Subject(name.to_owned()).to_string();
-        self.troubles.begin(&place, reason, cure);
+        self.issues.begin(&place, reason, cure);
         self.aside.close_name(name, reason);
     }
 

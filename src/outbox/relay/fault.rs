@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::trouble::RELAY;
+use super::issue::RELAY;
 use crate::{
     bus::{Bus, BusError, FULL_DISK, ReaderError, Refusal, cause_of_no_ack},
     error_text::said,
@@ -134,7 +134,7 @@ impl Fault {
                 "none is needed when it stays connected: the relay looks at the streams again".into()
             }
             Self::Standby => PROMOTE.to_owned(),
-            Self::Foreign(_) => "tidings outbox rebase".to_owned(),
+            Self::Foreign(_) => "tidings outbox adopt".to_owned(),
             Self::Version { is_newer: true, .. } => {
                 "a newer Tidings, or none: the relay of the newer one works".to_owned()
             }

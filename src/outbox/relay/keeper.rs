@@ -22,11 +22,11 @@ use super::{
     fault::is_of_version,
     fence::Fence,
     give_back::{LookAgain, may_go},
+    issue::{Issues, RELAY, SAY_AGAIN},
     janitor::Janitor,
     lost::Lost,
     progress::{Confirmation, Progress, Report},
     reporter::Reporter,
-    trouble::{RELAY, SAY_AGAIN, Troubles},
 };
 use crate::{
     bus::Bus,
@@ -51,7 +51,7 @@ pub(super) struct Post<DB: Store> {
     pub(super) tenure: Tenure,
     pub(super) retention: Duration,
     pub(super) fence: Fence,
-    pub(super) troubles: Troubles,
+    pub(super) issues: Issues,
     pub(super) reporter: Arc<Reporter>,
     /// Ends this tenure; the next one begins.
     pub(super) turn: CancellationToken,
@@ -401,7 +401,7 @@ impl<DB: Store> Keeper<DB> {
             streams: self.streams.clone(),
             ledger: std::mem::take(&mut self.ledger),
             returned: std::mem::take(&mut self.returned),
-            troubles: self.post.troubles.text()?,
+            issues: self.post.issues.text()?,
         };
         let (names, tenure) = (&self.post.outbox.shared.names, &self.post.tenure);
         self.post.fence.asks();
@@ -426,21 +426,21 @@ impl<DB: Store> Keeper<DB> {
     /// Ends issues of the relay when a checkpoint states that events were confirmed, or that everything there was is
     /// done.
     fn end_troubles(&mut self, is_confirmed: bool) {
-        let troubles = &self.post.troubles;
+        let issues = &self.post.issues;
         if is_confirmed {
             self.post.reporter.confirmed();
             // The status shows the issue until the next checkpoint.
-            self.dirty |= troubles.end(RELAY);
+            self.dirty |= issues.end(RELAY);
         }
         if std::mem::take(&mut self.catches_up) {
-            self.dirty |= troubles.caught_up();
+            self.dirty |= issues.caught_up();
         }
     }
 
     /// At the end of the relay: ends the issue of a subject that no parked row waits for any more, though the log
     /// was not read to its end since.
     async fn end_settled(&mut self) -> Result<(), Fault> {
-        let waited_for = self.post.troubles.subjects();
+        let waited_for = self.post.issues.subjects();
         if waited_for.is_empty() || !self.post.stop.is_cancelled() {
             return Ok(());
         }
@@ -451,7 +451,7 @@ impl<DB: Store> Keeper<DB> {
             reasons.any(|reason| reason.waits_for.to_string() == *place)
         };
         for place in waited_for.iter().filter(|place| !waits(place)) {
-            self.dirty |= self.post.troubles.end(place);
+            self.dirty |= self.post.issues.end(place);
         }
         Ok(())
     }

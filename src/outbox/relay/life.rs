@@ -8,7 +8,7 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Fault, give_back::LookAgain, reporter::Reporter, trouble::Troubles};
+use super::{Fault, give_back::LookAgain, issue::Issues, reporter::Reporter};
 use crate::{
     bus::Bus,
     log::Lasting,
@@ -24,7 +24,7 @@ use crate::{
 pub(super) struct Life {
     pub(super) bus: Bus,
     pub(super) stop: CancellationToken,
-    pub(super) troubles: Troubles,
+    pub(super) issues: Issues,
     pub(super) look_again: Arc<Mutex<LookAgain>>,
     pub(super) reporter: Arc<Reporter>,
     /// Logs the missing permissions.
@@ -46,15 +46,15 @@ impl Life {
     pub(super) fn new(
         bus: &Bus,
         stop: &CancellationToken,
-        reporter: impl FnOnce(&Troubles) -> Reporter,
+        reporter: impl FnOnce(&Issues) -> Reporter,
     ) -> Self {
-        let troubles = Troubles::default();
+        let issues = Issues::default();
         Self {
             bus: bus.clone(),
             stop: stop.clone(),
             look_again: Arc::new(Mutex::new(LookAgain::soon())),
-            reporter: Arc::new(reporter(&troubles)),
-            troubles,
+            reporter: Arc::new(reporter(&issues)),
+            issues,
             rights: Lasting::default(),
             admission: Mutex::default(),
         }
@@ -130,7 +130,7 @@ impl Life {
                     "tidings streams apply, with a [[stream]] that takes it, and the right to publish to it"
                 }
             };
-            self.troubles.recall(place, &reason.error, cure);
+            self.issues.recall(place, &reason.error, cure);
         }
         let mut look_again = self
             .look_again

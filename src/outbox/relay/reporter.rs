@@ -11,12 +11,12 @@ use chrono::{DateTime, Utc};
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 
-use super::trouble::Troubles;
+use super::issue::Issues;
 use crate::{
     bus::{Bus, BusError, NatsIdentity},
+    instance::Activity,
     log::Lasting,
-    outbox::{Outbox, Store, status::Trouble},
-    replica::Activity,
+    outbox::{Outbox, Store, status::Issue},
 };
 
 /// The pause before the relay subscribes again.
@@ -45,13 +45,13 @@ pub struct RelayInstance {
     /// The NATS that it is connected to.
     pub nats: NatsIdentity,
     /// What hinders it.
-    pub troubles: Vec<Trouble>,
+    pub issues: Vec<Issue>,
 }
 
 /// Written by the relay, read by status requests.
 pub(super) struct Reporter {
     facts: RelayInstance,
-    troubles: Troubles,
+    issues: Issues,
     now: Mutex<Now>,
 }
 
@@ -62,7 +62,7 @@ struct Now {
 }
 
 impl Reporter {
-    pub(super) fn new(outbox: &str, database: &str, owner: &str, troubles: &Troubles) -> Self {
+    pub(super) fn new(outbox: &str, database: &str, owner: &str, issues: &Issues) -> Self {
         Self {
             facts: RelayInstance {
                 outbox: outbox.to_owned(),
@@ -70,15 +70,15 @@ impl Reporter {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 database: database.to_owned(),
                 started_at: Utc::now(),
-                activity: Activity::Begins,
+                activity: Activity::Starting,
                 epoch: None,
                 confirmed_at: None,
                 nats: NatsIdentity::default(),
-                troubles: Vec::new(),
+                issues: Vec::new(),
             },
-            troubles: troubles.clone(),
+            issues: issues.clone(),
             now: Mutex::new(Now {
-                activity: Activity::Begins,
+                activity: Activity::Starting,
                 epoch: None,
                 confirmed_at: None,
             }),
@@ -88,18 +88,18 @@ impl Reporter {
     /// This relay has the lease.
     pub(super) fn works(&self, epoch: i64) {
         let mut now = self.now();
-        now.activity = Activity::Works;
+        now.activity = Activity::Active;
         now.epoch = Some(epoch);
     }
 
     /// Another relay has the lease.
     pub(super) fn stands_by(&self) {
-        self.is(Activity::StandsBy);
+        self.is(Activity::Standby);
     }
 
     /// This relay is interrupted.
     pub(super) fn begins(&self) {
-        self.is(Activity::Begins);
+        self.is(Activity::Starting);
     }
 
     /// A checkpoint with confirmed events was written.
@@ -149,7 +149,7 @@ impl Reporter {
             epoch: now.epoch,
             confirmed_at: now.confirmed_at,
             nats: bus.identity(),
-            troubles: self.troubles.all(),
+            issues: self.issues.all(),
             ..self.facts.clone()
         }
     }

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::{Fault, ledger::Ledger};
 use crate::{
-    bus::{Bus, BusError, Found, Holder, Identity, Kept, Start, StreamState},
+    bus::{Bus, BusError, Found, Holder, Identity, Kept, StartFrom, StreamState},
     outbox::{
         standing::{Losses, Standing, StoredLoss, standing},
         store::{Entry, Position, Positions},
@@ -241,8 +241,8 @@ async fn tail(
     if let Standing::RolledBack { .. } | Standing::Overwritten { .. } = standing {
         let since = position
             .since
-            .map(|since| Start::Time(shifted(since, -SLACK)));
-        let start = since.unwrap_or(Start::Beginning);
+            .map(|since| StartFrom::Time(shifted(since, -SLACK)));
+        let start = since.unwrap_or(StartFrom::Beginning);
         found.extend(bus.ids_from(stream, start, end).await?);
     }
     Ok(found)

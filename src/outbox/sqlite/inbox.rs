@@ -92,13 +92,12 @@ impl Remember for Sqlite {
         Ok(())
     }
 
-    async fn given_up(
+    async fn dead_lettered(
         connection: &mut SqliteConnection,
         names: &Names,
         memory: &Memory<'_>,
     ) -> Result<Vec<(Uuid, String)>, sqlx::Error> {
-        let select =
-            "select dead_letter from $slot where event = ?1 and subscriber = ?2 and dead_letter is not null";
+        let select = "select dead_letter from $slot where event = ?1 and subscriber = ?2 and dead_letter is not null";
         let mut notes = Vec::new();
         for event in memory.events {
             let row = sqlx::query(sql(names, slot_of(memory.period), select))
@@ -120,8 +119,7 @@ impl Remember for Sqlite {
         from: Option<&str>,
         to: Option<&str>,
     ) -> Result<bool, sqlx::Error> {
-        let update =
-            "update $slot set given_up = ?4 where event = ?1 and scope = ?2 and given_up is ?3";
+        let update = "update $slot set dead_letter = ?4 where event = ?1 and subscriber = ?2 and dead_letter is ?3";
         let mut changed = 0;
         for event in memory.events {
             let done = sqlx::query(sql(names, slot_of(memory.period), update))

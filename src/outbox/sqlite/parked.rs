@@ -119,8 +119,7 @@ async fn move_flawed(
     parked: &Parked,
     following: &'static str,
 ) -> Result<(), sqlx::Error> {
-    let known =
-        "update tidings_parked set error = ?2, blocked_on = null, unpark_requested_at = null where id = ?1";
+    let known = "update tidings_parked set error = ?2, blocked_on = null, unpark_requested_at = null where id = ?1";
     let park =
         "insert into tidings_parked (id, created_at, event, name, version, key, headers, payload, error)
         select id, created_at, event, name, version, key, headers, payload, ?2 from tidings_outbox

@@ -52,7 +52,7 @@ pub struct Claim<C> {
     /// How far each stream was when the cursor was written.
     pub streams: Positions,
     /// The issues that the relay last recorded, as JSON.
-    pub troubles: String,
+    pub issues: String,
 }
 
 /// How far the ledger goes, per stream.
@@ -110,7 +110,7 @@ pub struct Checkpoint<C> {
     /// The parked rows that were published.
     pub returned: Vec<i64>,
     /// The relay's issues, as JSON.
-    pub troubles: String,
+    pub issues: String,
 }
 
 /// What a checkpoint finds among the parked rows.

@@ -20,7 +20,7 @@ fn seen() -> Seen {
 }
 
 /// A consumer of events with this many pending and ack pending messages.
-fn consumer(pending: u64, unanswered: u64) -> SubscriberConsumer {
+fn consumer(pending: u64, ack_pending: u64) -> SubscriberConsumer {
     let config = json!({ "max_ack_pending": 100 });
     SubscriberConsumer {
         stream: "EVENTS".to_owned(),
@@ -28,7 +28,7 @@ fn consumer(pending: u64, unanswered: u64) -> SubscriberConsumer {
         pending,
         delivered: 0,
         acknowledged: 0,
-        unanswered,
+        ack_pending,
         redelivered: 0,
         pulls: 0,
         paused_until: None,
@@ -39,21 +39,21 @@ fn consumer(pending: u64, unanswered: u64) -> SubscriberConsumer {
 }
 
 /// An active instance, except for the given fields.
-fn instance(but: &Value) -> Replica {
-    let mut replica = json!({
+fn instance(but: &Value) -> Instance {
+    let mut instance = json!({
         "subscriber": "s", "id": "1", "host": "h", "pid": 7, "version": "0", "started_at": now(),
-        "activity": "works", "trouble": null, "ordered": false, "holds_lease": null, "circuit": "closed",
-        "running": null, "resting": null, "in_hand": 0, "in_hand_bytes": 0, "hottest": [], "concurrency": 1,
+        "activity": "active", "issue": null, "ordered": false, "holds_lease": null, "circuit": "closed",
+        "running": null, "resting": null, "in_flight": 0, "in_flight_bytes": 0, "hottest": [], "concurrency": 1,
         "rate": null, "memory": 1, "timeout_ms": 1, "retry": "", "handled": 0, "failed": 0,
         "dead_lettered": 0, "last_delivery_at": null, "wants": [],
     });
     for (field, value) in but.as_object().unwrap() {
-        replica[field] = value.clone();
+        instance[field] = value.clone();
     }
-    serde_json::from_value(replica).unwrap()
+    serde_json::from_value(instance).unwrap()
 }
 
-fn state(consumer: SubscriberConsumer, replicas: Vec<Replica>) -> SubscriberState {
+fn state(consumer: SubscriberConsumer, instances: Vec<Instance>) -> SubscriberState {
     SubscriberState {
         name: "s".to_owned(),
         paused_until: None,
@@ -61,7 +61,7 @@ fn state(consumer: SubscriberConsumer, replicas: Vec<Replica>) -> SubscriberStat
         consumers: vec![consumer],
         missing: Vec::new(),
         retries: Some(WaitingRetries::default()),
-        replicas,
+        instances,
         last_seen_at: None,
         issues: Vec::new(),
         unseen: Vec::new(),
@@ -106,7 +106,7 @@ fn a_retry_waits_for_an_instance_from_when_it_is_due() {
     assert_eq!(kinds(&later, &seen()), []);
     later.retries = Some(at(-1));
     assert_eq!(kinds(&later, &seen()), [("no-instance", true)]);
-    later.replicas = vec![instance(&json!({}))];
+    later.instances = vec![instance(&json!({}))];
     assert_eq!(kinds(&later, &seen()), [], "the server takes a moment");
     later.retries = Some(at(-61));
     assert_eq!(kinds(&later, &seen()), [("retries-late", true)]);
@@ -129,7 +129,7 @@ fn a_clock_that_is_ahead_is_told_and_holds_nothing_up() {
 
 #[test]
 fn all_stand_by_is_an_issue_when_nobody_renews_the_lease() {
-    let stands_by = || instance(&json!({ "activity": "stands-by", "ordered": true }));
+    let stands_by = || instance(&json!({ "activity": "standby", "ordered": true }));
     let state = state(consumer(1, 0), vec![stands_by(), stands_by()]);
     let written = |ago| Seen {
         lease: Some(LeaseSign {
@@ -145,9 +145,9 @@ fn all_stand_by_is_an_issue_when_nobody_renews_the_lease() {
 #[test]
 fn an_open_circuit_a_trouble_and_taken_places_hold_events_up() {
     let open = instance(&json!({ "circuit": "open" }));
-    let with = |replica| state(consumer(1, 0), vec![replica]);
+    let with = |instance| state(consumer(1, 0), vec![instance]);
     assert_eq!(kinds(&with(open), &seen()), [("circuit-open", true)]);
-    let denied = || instance(&json!({ "trouble": "denied" }));
+    let denied = || instance(&json!({ "issue": "denied" }));
     let two = state(consumer(0, 0), vec![denied(), denied()]);
     assert_eq!(kinds(&two, &seen()), [("instance", true)], "told once");
     let full = state(consumer(1, 100), vec![instance(&json!({}))]);
@@ -165,26 +165,26 @@ fn an_open_circuit_a_trouble_and_taken_places_hold_events_up() {
 #[test]
 fn fuzz_answers_of_instances() {
     let seed = r#"{"subscriber":"s","id":"1","host":"h","pid":4294967295,"version":"0","started_at":
-        "2026-11-21T09:30:00Z","activity":"stands-by","trouble":"t","replay_trouble":null,"ordered":true,
-        "holds_lease":false,"circuit":"open","running":18446744073709551615,"resting":0,"in_hand":1,"in_hand_bytes":
+        "2026-11-21T09:30:00Z","activity":"standby","issue":"t","replay_issue":null,"ordered":true,
+        "holds_lease":false,"circuit":"open","running":18446744073709551615,"resting":0,"in_flight":1,"in_flight_bytes":
         18446744073709551615,"hottest":[{"key":"k","waiting":3}],"concurrency":1,"rate":"1 per second","memory":1,
         "timeout_ms":18446744073709551615,"retry":"","handled":18446744073709551615,"failed":0,"dead_lettered":0,
         "last_delivery_at":null,"wants":[{"stream":"EVENTS","settings":{"max_ack_pending":1}}],
         "clock":"+262142-12-31T23:59:59Z","shadows":{"beta":["user.created"]}}"#;
     tidings_fuzz::fuzz_json("answer of an instance", &[seed], |answer| {
-        let Ok(replica) = serde_json::from_slice::<Replica>(answer) else {
+        let Ok(instance) = serde_json::from_slice::<Instance>(answer) else {
             return false;
         };
         let now = now();
-        let replicas = vec![replica.clone(), replica];
+        let instances = vec![instance.clone(), instance];
         let seen = Seen {
-            clocks: crate::subscribers::overview::clocks(&replicas, (now, now)),
+            clocks: crate::subscribers::overview::clocks(&instances, (now, now)),
             ..seen()
         };
-        let mut state = state(consumer(u64::MAX, u64::MAX), replicas);
+        let mut state = state(consumer(u64::MAX, u64::MAX), instances);
         // The sum of two such values once overflowed.
         state.consumers.push(consumer(u64::MAX, u64::MAX));
-        assert_eq!((state.pending(), state.unanswered()), (u64::MAX, u64::MAX));
+        assert_eq!((state.pending(), state.ack_pending()), (u64::MAX, u64::MAX));
         assert!(
             issues(&state, &seen)
                 .iter()

@@ -20,11 +20,11 @@ use progress::counts;
 use super::{
     Desk, Worked,
     feed::{Feed, Outlet},
+    issue::Issue,
     sieve::{Found, Sieve},
-    trouble::Trouble,
 };
 use crate::{
-    bus::{BusError, ConsumerSpec, Standing, Start},
+    bus::{BusError, ConsumerSpec, Standing, StartFrom},
     executor::PROGRESS,
     job::{Replay, ReplayProgress, ReplayRange, ReplayRequest, ReplayState},
     replaying::{Course, Mark, Replaying},
@@ -83,7 +83,7 @@ pub(super) struct Work<'a, S> {
     written_at: Instant,
     is_written: bool,
     /// Throttles the log: the progress cannot be written.
-    unwritten: Trouble,
+    unwritten: Issue,
     parts: Vec<Part>,
     sources: JoinSet<(String, Arc<Hands>)>,
     feed: JoinSet<()>,
@@ -134,7 +134,7 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
             revision,
             written_at: Instant::now(),
             is_written: revision > 0,
-            unwritten: Trouble::default(),
+            unwritten: Issue::default(),
             parts: Vec::new(),
             sources: JoinSet::new(),
             feed: JoinSet::new(),
@@ -201,7 +201,7 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
             let (durable, names) = (self.replay.consumer(), range.names.clone());
             let consumer =
                 ConsumerSpec::new(&*range.stream, durable, names).of_replay(self.replay.id);
-            let start = Start::Sequence(range.first.max(floor.saturating_add(1)));
+            let start = StartFrom::Sequence(range.first.max(floor.saturating_add(1)));
             self.desk.bus.restore_consumer(&consumer, start).await?;
             let kept = self.kept.remove(&range.stream);
             let hands = kept.unwrap_or_else(|| Arc::new(self.hands()));
@@ -240,7 +240,7 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
         tracing::info!(
             subscriber = &*self.desk.name,
             replay = %self.replay.id,
-            over = self.progress.over(),
+            over = self.progress.completed(),
             "replay running"
         );
         Ok(None)
@@ -348,7 +348,7 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
             part.looked_at = Instant::now();
             let last = part.range.last;
             part.note_delivered(&standing, held);
-            let is_empty = standing.pending == 0 && standing.in_hand == 0;
+            let is_empty = standing.pending == 0 && standing.in_flight == 0;
             // The server counts an ack a moment later.
             part.is_over = is_idle && (standing.floor >= last || is_empty);
             let floor = match part.is_over {
@@ -385,8 +385,8 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
         while self.feed.join_next().await.is_some() {}
         if matches!(end, End::Paused | End::Again | End::Stopped) {
             self.write_progress().await;
-            let in_hand = self.parts.iter().map(|part| &part.hands);
-            let in_hand: Vec<_> = in_hand.chain(self.kept.values()).cloned().collect();
+            let in_flight = self.parts.iter().map(|part| &part.hands);
+            let in_flight: Vec<_> = in_flight.chain(self.kept.values()).cloned().collect();
             let mut progress = tokio::time::interval(PROGRESS / 2);
             let mut looks = tokio::time::interval(SETTLE);
             loop {
@@ -405,10 +405,10 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
                             return Settled::Resumed;
                         }
                     }
-                    _ = progress.tick() => for hands in &in_hand {
+                    _ = progress.tick() => for hands in &in_flight {
                         tell_progress(&self.desk.name, hands, PROGRESS / 4).await;
                     },
-                    _ = looks.tick() => if in_hand.iter().all(|hands| hands.held().0 == 0) {
+                    _ = looks.tick() => if in_flight.iter().all(|hands| hands.held().0 == 0) {
                         break;
                     },
                 }
@@ -431,7 +431,7 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
             self.note_floors().await;
         }
         if end != End::Stopped {
-            self.is_written &= self.progress.trouble.take().is_none();
+            self.is_written &= self.progress.issue.take().is_none();
         }
         let end = match end {
             End::Done => self.is_done().await?,
@@ -463,7 +463,7 @@ impl Part {
     /// `held` was read before the server was asked: an event that ends in between is not lost.
     fn note_delivered(&mut self, standing: &Standing, held: usize) {
         let has_come = standing.delivered >= self.range.last;
-        let lost = usize::try_from(standing.in_hand).map_or(0, |it| it.saturating_sub(held));
+        let lost = usize::try_from(standing.in_flight).map_or(0, |it| it.saturating_sub(held));
         let since = self.lost_since.take().filter(|_| has_come && lost > 0);
         let since = since.or_else(|| (has_come && lost > 0).then(Instant::now));
         self.lost_since = since;

@@ -6,7 +6,7 @@ use tokio::{task::JoinSet, time::Instant};
 
 use super::{LONGEST_PAUSE, Order, Source, puller};
 use crate::{
-    bus::{BusError, PullError, Start},
+    bus::{BusError, PullError, StartFrom},
     log::short,
     position::Position,
     start::shifted,
@@ -75,14 +75,14 @@ impl Source {
         }
         let start = if created == self.created {
             self.forget_what_is_gone().await?;
-            Start::Sequence(self.first_open())
+            StartFrom::Sequence(self.first_open())
         } else {
             (self.seen, self.floor, self.suspect_to) = (None, 0, 0);
             let since = created.as_deref().and_then(|it| it.parse().ok());
             self.hands
                 .went_back(0, since.unwrap_or(DateTime::<Utc>::MAX_UTC));
             self.created = created;
-            Start::Beginning
+            StartFrom::Beginning
         };
         self.bus.restore_consumer(&self.consumer, start).await?;
         self.note_floor();

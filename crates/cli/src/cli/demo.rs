@@ -114,7 +114,7 @@ impl<DB: DemoStore> Stage<DB> {
 
     /// Writes all transactions. Kills the relay after half of them, and starts another one.
     async fn write(&self, relay: &mut Process) -> Result<Truth, Report> {
-        let outbox = self.outbox.clone().over(&self.bus);
+        let outbox = self.outbox.clone().notify_via(&self.bus);
         let load = load::Load::new(outbox);
         let half = load.half();
         let writing = load.run();

@@ -1,7 +1,7 @@
 //! Positions in a stream as people write them: `2h`, a time, a sequence, `beginning`, `now`.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use tidings::Start;
+use tidings::StartFrom;
 
 use crate::config::duration;
 
@@ -9,26 +9,26 @@ use crate::config::duration;
 ///
 /// # Errors
 /// The accepted forms, when the text has none of them.
-pub(super) fn parse(text: &str) -> Result<Start, String> {
+pub(super) fn parse(text: &str) -> Result<StartFrom, String> {
     match text {
-        "beginning" => return Ok(Start::Beginning),
-        "now" => return Ok(Start::New),
+        "beginning" => return Ok(StartFrom::Beginning),
+        "now" => return Ok(StartFrom::New),
         _ => {}
     }
     if text.bytes().all(|byte| byte.is_ascii_digit()) && !text.is_empty() {
         let sequence = text
             .parse()
             .map_err(|_| "no stream is that long".to_owned());
-        return sequence.map(Start::Sequence);
+        return sequence.map(StartFrom::Sequence);
     }
     if let Ok(ago) = duration::parse(text) {
         let time = TimeDelta::from_std(ago)
             .ok()
             .and_then(|ago| Utc::now().checked_sub_signed(ago));
-        return Ok(time.map_or(Start::Beginning, Start::Time));
+        return Ok(time.map_or(StartFrom::Beginning, StartFrom::Time));
     }
     match DateTime::parse_from_rfc3339(text) {
-        Ok(time) => Ok(Start::Time(time.to_utc())),
+        Ok(time) => Ok(StartFrom::Time(time.to_utc())),
         Err(_) => Err(
             "write 2h, 2026-01-31T12:00:00Z, a sequence such as 4711, beginning or now".to_owned(),
         ),
@@ -41,16 +41,19 @@ mod tests {
 
     #[test]
     fn a_place_is_an_age_a_time_a_sequence_or_an_end() {
-        assert_eq!(parse("beginning"), Ok(Start::Beginning));
-        assert_eq!(parse("now"), Ok(Start::New));
-        assert_eq!(parse("4711"), Ok(Start::Sequence(4711)));
+        assert_eq!(parse("beginning"), Ok(StartFrom::Beginning));
+        assert_eq!(parse("now"), Ok(StartFrom::New));
+        assert_eq!(parse("4711"), Ok(StartFrom::Sequence(4711)));
         let minute = DateTime::UNIX_EPOCH + TimeDelta::seconds(60);
-        assert_eq!(parse("1970-01-01T01:01:00+01:00"), Ok(Start::Time(minute)));
-        let Ok(Start::Time(ago)) = parse("2h") else {
+        assert_eq!(
+            parse("1970-01-01T01:01:00+01:00"),
+            Ok(StartFrom::Time(minute))
+        );
+        let Ok(StartFrom::Time(ago)) = parse("2h") else {
             panic!("an age is a time")
         };
         assert!((Utc::now() - ago).num_minutes() >= 120);
-        assert_eq!(parse("99999999999d"), Ok(Start::Beginning));
+        assert_eq!(parse("99999999999d"), Ok(StartFrom::Beginning));
         for text in [
             "",
             "-1",

@@ -107,7 +107,7 @@ impl Publish {
             envelope = envelope.header(name, value)?;
         }
         match &self.correlation {
-            Some(id) => envelope.correlated(id),
+            Some(id) => envelope.with_correlation_id(id),
             None => Ok(envelope),
         }
     }

@@ -15,7 +15,7 @@ pub(super) async fn run(config: &Config) -> Outcome {
     let database = Database::open(config).await?;
     let bus = connect(config).await?;
     with_outbox!(database, outbox => {
-        relay(outbox.over(&bus), config).run(bus, stop).await?;
+        relay(outbox.notify_via(&bus), config).run(bus, stop).await?;
     });
     Ok(())
 }
@@ -26,5 +26,5 @@ pub(super) fn relay<DB: Store>(outbox: Outbox<DB>, config: &Config) -> Relay<DB>
         .lease(config.relay.lease)
         .batch(config.relay.batch)
         .retention(config.relay.retention)
-        .patience(config.relay.patience)
+        .stall_timeout(config.relay.patience)
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use chrono::{TimeDelta, Utc};
 use clap::{Args, Subcommand};
 use serde_json::json;
-use tidings::{Bus, Pattern, PatternError, Plan, ReaderError, Start, StreamSpec, setting_text};
+use tidings::{Bus, Pattern, PatternError, Plan, ReaderError, StartFrom, StreamSpec, setting_text};
 
 use super::{
     connect,
@@ -201,8 +201,11 @@ async fn older_than(bus: &Bus, stream: &str, age: Duration) -> Result<u64, Reade
     let Some(then) = Utc::now().checked_sub_signed(age) else {
         return Ok(0);
     };
-    let all = bus.read(stream, &[], Start::Beginning).await?.pending();
-    let newer = bus.read(stream, &[], Start::Time(then)).await?.pending();
+    let all = bus.read(stream, &[], StartFrom::Beginning).await?.pending();
+    let newer = bus
+        .read(stream, &[], StartFrom::Time(then))
+        .await?
+        .pending();
     Ok(all.saturating_sub(newer))
 }
 
@@ -246,16 +249,14 @@ pub(super) async fn of_events(bus: &Bus, config: &Config) -> Result<BTreeSet<Str
 /// Whether a stream is neither an internal stream nor a bucket.
 pub(super) fn may_have_events(name: &str) -> bool {
     let is_bucket = name.starts_with("KV_") || name.starts_with("OBJ_");
-    let is_of_subscribers = StreamSpec::of_subscribers()
-        .iter()
-        .any(|spec| spec.name == name);
+    let is_of_subscribers = StreamSpec::internal().iter().any(|spec| spec.name == name);
     !is_bucket && !is_of_subscribers
 }
 
 /// The configured streams and the internal ones.
 fn wanted(config: &Config) -> Vec<StreamSpec> {
     let mut wanted = config.streams.clone();
-    for needed in StreamSpec::of_subscribers() {
+    for needed in StreamSpec::internal() {
         if !wanted.iter().any(|spec| spec.name == needed.name) {
             wanted.push(needed);
         }

@@ -6,7 +6,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use clap::Args;
 use futures::{Stream, StreamExt, stream};
 use serde_json::{Value, json};
-use tidings::{Bus, Envelope, Pattern, Reader, ReaderError, Seen, Start, StreamSpec};
+use tidings::{Bus, Envelope, Pattern, Reader, ReaderError, Seen, StartFrom, StreamSpec};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -22,7 +22,7 @@ pub(super) struct Tail {
     pattern: Option<Pattern>,
     /// Start in the past: 5m ago, a time such as 2026-01-31T12:00:00Z, or the beginning
     #[arg(long, value_name = "5m|TIME|beginning", value_parser = start)]
-    since: Option<Start>,
+    since: Option<StartFrom>,
     /// Print one JSON object per event
     #[arg(long)]
     json: bool,
@@ -56,7 +56,7 @@ impl Tail {
         bus: &Bus,
         config: &Config,
     ) -> Result<impl Stream<Item = Result<Seen, ReaderError>> + use<>, Report> {
-        let start = self.since.unwrap_or(Start::New);
+        let start = self.since.unwrap_or(StartFrom::New);
         let mut readers = Vec::new();
         for name in self.streams(bus, config).await? {
             let reader = bus.read(&name, self.pattern.as_slice(), start).await?;
@@ -106,18 +106,18 @@ fn events(reader: Reader) -> impl Stream<Item = Result<Seen, ReaderError>> {
     })
 }
 
-fn start(text: &str) -> Result<Start, String> {
+fn start(text: &str) -> Result<StartFrom, String> {
     if text == "beginning" {
-        return Ok(Start::Beginning);
+        return Ok(StartFrom::Beginning);
     }
     if let Ok(ago) = duration::parse(text) {
         let time = chrono::TimeDelta::from_std(ago)
             .ok()
             .and_then(|ago| Utc::now().checked_sub_signed(ago));
-        return Ok(time.map_or(Start::Beginning, Start::Time));
+        return Ok(time.map_or(StartFrom::Beginning, StartFrom::Time));
     }
     match DateTime::parse_from_rfc3339(text) {
-        Ok(time) => Ok(Start::Time(time.to_utc())),
+        Ok(time) => Ok(StartFrom::Time(time.to_utc())),
         Err(_) => Err("write 5m, 2026-01-31T12:00:00Z or beginning".to_owned()),
     }
 }
@@ -196,14 +196,17 @@ mod tests {
 
     #[test]
     fn the_past_is_named_by_age_by_time_or_as_the_beginning() {
-        assert_eq!(start("beginning"), Ok(Start::Beginning));
+        assert_eq!(start("beginning"), Ok(StartFrom::Beginning));
         let time = DateTime::UNIX_EPOCH + std::time::Duration::from_secs(60);
-        assert_eq!(start("1970-01-01T01:01:00+01:00"), Ok(Start::Time(time)));
-        let Ok(Start::Time(ago)) = start("5m") else {
+        assert_eq!(
+            start("1970-01-01T01:01:00+01:00"),
+            Ok(StartFrom::Time(time))
+        );
+        let Ok(StartFrom::Time(ago)) = start("5m") else {
             panic!("an age is a time")
         };
         assert!((Utc::now() - ago).num_seconds() >= 300);
-        assert_eq!(start("99999999999d"), Ok(Start::Beginning));
+        assert_eq!(start("99999999999d"), Ok(StartFrom::Beginning));
         assert!(start("yesterday").is_err());
     }
 

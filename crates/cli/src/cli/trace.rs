@@ -60,7 +60,7 @@ impl RunTrace {
         let database = Database::open(config).await;
         // Without NATS, the part in the database is still useful.
         let trace = match connect(config).await {
-            Ok(bus) => Trace::over(&bus),
+            Ok(bus) => Trace::new(&bus),
             Err(report) if report.is_unreachable() && database.is_ok() => {
                 Trace::without_nats(report.what())
             }
@@ -287,7 +287,7 @@ fn of_subscriber(one: &SubscriberTrace) -> Vec<Line> {
     lines.extend(retry.map(|retry| (Some(retry.since), place(), of_retry(retry))));
     let replays = one.replays.iter();
     lines.extend(replays.map(|replay| (replay.created_at, place(), of_replay(replay))));
-    if let Some(InboxTrace::GivenUp { at, cause, error }) = &one.inbox
+    if let Some(InboxTrace::DeadLettered { at, cause, error }) = &one.inbox
         && one.dead_letters.is_empty()
     {
         let what = format!(
@@ -317,7 +317,7 @@ fn of_letter(letter: &DeadLetterTrace) -> String {
 fn of_replay(replay: &ReplayTrace) -> String {
     let outcome = match &replay.inbox {
         Some(InboxTrace::Handled) => "; handled in it, says the inbox".to_owned(),
-        Some(InboxTrace::GivenUp { cause, error, .. }) => {
+        Some(InboxTrace::DeadLettered { cause, error, .. }) => {
             format!("; given up in it, says the inbox: {cause}: {error}")
         }
         _ => String::new(),

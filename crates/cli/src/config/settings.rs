@@ -95,7 +95,7 @@ pub(super) const RELAY_BATCH: Setting =
 pub(super) const RELAY_RETENTION: Setting =
     Setting::new("relay.retention", "TIDINGS_RELAY_RETENTION").or("18h");
 pub(super) const RELAY_PATIENCE: Setting =
-    Setting::new("relay.patience", "TIDINGS_RELAY_PATIENCE").or("5s");
+    Setting::new("relay.stall_timeout", "TIDINGS_RELAY_STALL_TIMEOUT").or("5s");
 pub(crate) const LOG_FILTER: Setting = Setting::new("log.filter", "TIDINGS_LOG");
 pub(super) const LOG_FORMAT: Setting =
     Setting::new("log.format", "TIDINGS_LOG_FORMAT").or("pretty");

@@ -13,7 +13,7 @@ pub struct Effect {
     pub event: String,
     pub key: String,
     pub count: i64,
-    pub replica: i64,
+    pub instance: i64,
 }
 
 /// A database that handlers write to.
@@ -33,8 +33,8 @@ pub trait Effects: Chaos {
     ) -> impl Future<Output = Option<(i64, i64)>> + Send;
 }
 
-const ADD: &str = "insert into effect (event, key, count, replica) values ($1, $2, $3, $4)";
-const ALL: &str = "select event, key, count, replica from effect order by number";
+const ADD: &str = "insert into effect (event, key, count, instance) values ($1, $2, $3, $4)";
+const ALL: &str = "select event, key, count, instance from effect order by number";
 
 const WRITTEN: &str =
     "select (select count(*) from effect), (select count(*) from effect where event = $1)";
@@ -45,18 +45,18 @@ macro_rules! effects {
             const TABLE: &'static str = concat!(
                 "create table effect (number ",
                 $number,
-                ", event text not null, key text not null, count bigint not null, replica bigint not null)"
+                ", event text not null, key text not null, count bigint not null, instance bigint not null)"
             );
 
             async fn add(connection: &mut Self::Connection, effect: Effect) -> Result<(), sqlx::Error> {
-                let Effect { event, key, count, replica } = effect;
-                let add = sqlx::query(ADD).bind(event).bind(key).bind(count).bind(replica);
+                let Effect { event, key, count, instance } = effect;
+                let add = sqlx::query(ADD).bind(event).bind(key).bind(count).bind(instance);
                 add.execute(connection).await.map(drop)
             }
 
             async fn effects(pool: &sqlx::Pool<Self>) -> Vec<Effect> {
                 let all = sqlx::query_as(ALL).fetch_all(pool).await;
-                let effect = |(event, key, count, replica)| Effect { event, key, count, replica };
+                let effect = |(event, key, count, instance)| Effect { event, key, count, instance };
                 all.expect("the effects").into_iter().map(effect).collect()
             }
 

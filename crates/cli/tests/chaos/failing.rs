@@ -15,7 +15,7 @@ async fn handlers_that_fail_while_a_worker_is_killed<DB: Effects>(world: World<D
     let mut handling = Handling::with(fault, world, Kind::Failing, 2).await;
     for round in 0..table::rounds(12) {
         handling.goes_on().await;
-        handling.replicas[round % 2].signal("KILL").await;
+        handling.instances[round % 2].signal("KILL").await;
         handling.recovers().await;
     }
     handling.judge().await;

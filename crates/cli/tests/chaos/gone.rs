@@ -52,7 +52,7 @@ async fn a_consumer_that_is_deleted_behind_a_dead_worker<DB: Effects>(world: Wor
     let mut handling = Handling::with(fault, world, Kind::Once, 2).await;
     for round in 0..table::rounds(8) {
         handling.goes_on().await;
-        handling.replicas[round % 2].signal("KILL").await;
+        handling.instances[round % 2].signal("KILL").await;
         handling.goes_on().await;
         delete_the_consumer(&mut handling, "EVENTS").await;
     }

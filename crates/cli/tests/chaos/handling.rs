@@ -16,8 +16,8 @@ use tokio::task::JoinHandle;
 
 use crate::{
     effects::{Effect, Effects, verdict},
+    instance::{Instance, Orders},
     process::Process,
-    replica::{Orders, Replica},
     support::{World, eventually},
     table,
     trial::Trial,
@@ -31,7 +31,7 @@ const SETTLES: Duration = Duration::from_secs(60);
 pub struct Handling<DB: Effects> {
     pub trial: Trial<DB>,
     kind: Kind,
-    pub replicas: Vec<Replica>,
+    pub instances: Vec<Instance>,
     /// Deleted with the trial.
     logs: Logs,
     _relay: Process,
@@ -106,7 +106,7 @@ impl<DB: Effects> Handling<DB> {
             slowing: Slowing::begin(trial.world.nats.url(), Arc::clone(&trial.wait)),
             trial,
             kind,
-            replicas: Vec::new(),
+            instances: Vec::new(),
             logs: Logs(folder),
             slowest: Duration::ZERO,
             besides: Vec::new(),
@@ -114,9 +114,9 @@ impl<DB: Effects> Handling<DB> {
     }
 
     /// Starts this many workers on one durable, and waits until they handle events.
-    pub async fn with(fault: &'static str, world: World<DB>, kind: Kind, replicas: usize) -> Self {
+    pub async fn with(fault: &'static str, world: World<DB>, kind: Kind, instances: usize) -> Self {
         let mut handling = Self::begin(fault, world, kind).await;
-        for _ in 0..replicas {
+        for _ in 0..instances {
             let nats = handling.trial.world.nats.url();
             handling.add(nats, handling.trial.database_url());
         }
@@ -126,8 +126,8 @@ impl<DB: Effects> Handling<DB> {
 
     /// Starts one more worker, which reaches its servers at these addresses.
     pub fn add(&mut self, nats: String, database: String) {
-        let number = self.replicas.len();
-        let log = self.logs.0.join(format!("replica-{number}.log"));
+        let number = self.instances.len();
+        let log = self.logs.0.join(format!("instance-{number}.log"));
         let kind = self.kind;
         let orders = Orders {
             kind,
@@ -136,7 +136,7 @@ impl<DB: Effects> Handling<DB> {
             number,
             log,
         };
-        self.replicas.push(Replica::start(orders));
+        self.instances.push(Instance::start(orders));
     }
 
     pub async fn effects(&self) -> Vec<Effect> {
@@ -146,7 +146,7 @@ impl<DB: Effects> Handling<DB> {
     /// The instance that had the last effect.
     pub async fn active(&self) -> usize {
         let effects = self.effects().await;
-        let last = effects.last().expect("it has begun").replica;
+        let last = effects.last().expect("it has begun").instance;
         usize::try_from(last).expect("a number")
     }
 
@@ -251,8 +251,11 @@ impl<DB: Effects> Handling<DB> {
     /// Prints what has no column in the table.
     async fn tell(&self, settled: Duration) {
         let mut absorbed = 0;
-        for replica in &self.replicas {
-            let log = self.logs.0.join(format!("replica-{}.log", replica.number));
+        for instance in &self.instances {
+            let log = self
+                .logs
+                .0
+                .join(format!("instance-{}.log", instance.number));
             let log = std::fs::read_to_string(log).unwrap_or_default();
             absorbed += log.matches("duplicate skipped").count();
         }

@@ -12,7 +12,7 @@ trials!(
 );
 
 async fn kill_a_worker<DB: Effects>(handling: &mut Handling<DB>) {
-    handling.replicas[0].signal("KILL").await;
+    handling.instances[0].signal("KILL").await;
     handling.recovers().await;
     handling.goes_on().await;
 }

@@ -26,7 +26,7 @@ async fn the_active_replica_is_killed<DB: Effects>(world: World<DB>) {
     let mut handling = Handling::with(fault, world, Kind::Ordered, 3).await;
     for _ in 0..table::rounds(6) {
         let active = handling.active().await;
-        handling.replicas[active].signal("KILL").await;
+        handling.instances[active].signal("KILL").await;
         handling.recovers().await;
         handling.goes_on().await;
     }
@@ -38,15 +38,15 @@ async fn the_active_replica_is_frozen_for_longer_than_its_lease<DB: Effects>(wor
     let mut handling = Handling::with(fault, world, Kind::Ordered, 3).await;
     for _ in 0..table::rounds(6) {
         let active = handling.active().await;
-        handling.replicas[active].signal("STOP").await;
+        handling.instances[active].signal("STOP").await;
         // SQLite has one lock for all writers: see the same remark in `relay.rs`.
         while !handling.trial.can_commit().await {
-            handling.replicas[active].signal("CONT").await;
-            handling.replicas[active].signal("STOP").await;
+            handling.instances[active].signal("CONT").await;
+            handling.instances[active].signal("STOP").await;
         }
         handling.recovers().await;
         assert_ne!(handling.active().await, active);
-        handling.replicas[active].signal("CONT").await;
+        handling.instances[active].signal("CONT").await;
         handling.goes_on().await;
     }
     handling.judge().await;
@@ -99,8 +99,8 @@ async fn replicas_are_replaced_one_by_one<DB: Effects>(world: World<DB>) {
     let fault = "ordered: rolling restarts of three";
     let mut handling = Handling::with(fault, world, Kind::Ordered, 3).await;
     for _ in 0..table::rounds(4) {
-        for replica in 0..3 {
-            handling.replicas[replica].signal("TERM").await;
+        for instance in 0..3 {
+            handling.instances[instance].signal("TERM").await;
             handling.recovers().await;
             handling.goes_on().await;
         }
@@ -131,7 +131,7 @@ async fn the_host_of_the_active_replica_is_gone() {
         for link in &links[active] {
             link.silence();
         }
-        handling.replicas[active].signal("KILL").await;
+        handling.instances[active].signal("KILL").await;
         handling.recovers().await;
         handling.goes_on().await;
     }

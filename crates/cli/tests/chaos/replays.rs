@@ -52,9 +52,9 @@ async fn with_a_past<DB: Effects>(
     fault: &'static str,
     world: World<DB>,
     kind: Kind,
-    replicas: usize,
+    instances: usize,
 ) -> Handling<DB> {
-    let handling = Handling::with(fault, world, kind, replicas).await;
+    let handling = Handling::with(fault, world, kind, instances).await;
     eventually("there is a past", || async {
         let written = DB::written(handling.trial.world.outbox.pool(), "").await;
         written.is_some_and(|(all, _)| all >= size().0.cast_signed())
@@ -70,9 +70,9 @@ struct Replaying<DB: Effects> {
 }
 
 impl<DB: Effects> Replaying<DB> {
-    async fn with(fault: &'static str, world: World<DB>, kind: Kind, replicas: usize) -> Self {
-        let handling = with_a_past(fault, world, kind, replicas).await;
-        let slowly = the_past().rate(Rate::per_second(size().1));
+    async fn with(fault: &'static str, world: World<DB>, kind: Kind, instances: usize) -> Self {
+        let handling = with_a_past(fault, world, kind, instances).await;
+        let slowly = the_past().rate_limit(Rate::per_second(size().1));
         let replay = handling.trial.world.replay(DURABLE, &slowly).await;
         Self { handling, replay }
     }
@@ -98,7 +98,7 @@ impl<DB: Effects> Replaying<DB> {
 
     /// The instance that had the last effect of the replay.
     async fn active(&self) -> usize {
-        let last = self.asked("replica", "order by number desc limit 1").await;
+        let last = self.asked("instance", "order by number desc limit 1").await;
         usize::try_from(last).expect("a number")
     }
 
@@ -137,7 +137,7 @@ impl<DB: Effects> Replaying<DB> {
 
     async fn kill_the_active(&self) {
         let active = self.active().await;
-        self.handling.replicas[active].signal("KILL").await;
+        self.handling.instances[active].signal("KILL").await;
     }
 
     async fn hurry(&self) {

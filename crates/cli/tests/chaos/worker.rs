@@ -65,7 +65,7 @@ impl Kind {
 #[derive(Clone, Copy)]
 struct App {
     kind: Kind,
-    replica: i64,
+    instance: i64,
 }
 
 /// Records the effect, and takes a while with the transaction open.
@@ -74,7 +74,7 @@ async fn note<DB: Effects>(
     cx: &Context<App>,
     (key, count): (String, i64),
 ) -> Result<(), Failure> {
-    let App { replica, .. } = *cx.state();
+    let App { instance, .. } = *cx.state();
     // Each replay has effects of its own, in an order of its own.
     let of = |what: String| match cx.replay_id() {
         Some(replay) => format!("{replay}/{what}"),
@@ -84,7 +84,7 @@ async fn note<DB: Effects>(
         event: of(cx.event_id().to_string()),
         key: of(key),
         count,
-        replica,
+        instance,
     };
     DB::add(tx, effect).await?;
     // real time: the handler's work
@@ -154,8 +154,8 @@ async fn work<DB: Effects>(outbox: &Outbox<DB>, app: App) {
     }
     let bus = Bus::connect(options).await.expect("a connection");
     let subscriber = EventSubscriber::durable(DURABLE)
-        .on_once(outbox, counted::<DB>)
-        .on_once(outbox, created::<DB>);
+        .on_transactional(outbox, counted::<DB>)
+        .on_transactional(outbox, created::<DB>);
     let subscriber = match app.kind {
         Kind::Once => subscriber.concurrency(8),
         Kind::Plain => plain(outbox).concurrency(8),
@@ -187,7 +187,7 @@ async fn as_a_process() {
     let kind = Kind::ALL.into_iter().find(|known| known.name() == kind);
     let app = App {
         kind: kind.expect("a kind"),
-        replica: told(NUMBER).parse().expect("a number"),
+        instance: told(NUMBER).parse().expect("a number"),
     };
     let url = told(DATABASE);
     match url.strip_prefix("sqlite:") {

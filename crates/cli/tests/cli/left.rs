@@ -75,8 +75,8 @@ async fn what_nobody_reads_is_not_given_up(world: World) {
     assert_eq!(world.unread(&["outbox", "unpark", "--all"]).await, Some(0));
     let list = world.ok(&["outbox", "parked"]).await;
     assert!(list.contains("it was asked for"), "{list}");
-    let given_up = world.json(&discard).await;
-    assert_eq!(given_up[0]["payload"], "{}");
+    let dead_lettered = world.json(&discard).await;
+    assert_eq!(dead_lettered[0]["payload"], "{}");
     assert_eq!(world.status().await["parked"], 0);
 }
 
@@ -84,7 +84,7 @@ async fn what_nobody_reads_is_not_given_up(world: World) {
 async fn what_asks_first_is_done_without_a_reader(world: World) {
     let world = world.set_up().await;
     let worker = world.spawn(&["run", "--setup"]);
-    eventually("a replica works", || async {
+    eventually("an instance works", || async {
         let shown = world.run(&["subscribers", "show", "welcome-email"]).await;
         shown.stdout.contains("activity         works")
     })

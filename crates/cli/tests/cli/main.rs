@@ -6,6 +6,7 @@
 #[macro_use]
 mod support;
 
+mod adopt;
 mod compose;
 mod configuration;
 mod dead_letters;
@@ -18,7 +19,6 @@ mod left;
 mod migrate;
 mod parked;
 mod publish;
-mod rebase;
 mod redrives;
 mod replay;
 mod runbooks;

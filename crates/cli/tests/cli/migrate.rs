@@ -10,10 +10,7 @@ use crate::support::{Folder, Store, World, ended, ended_after, fresh_database};
 both!(a_second_migration_finds_nothing_to_do);
 
 async fn a_second_migration_finds_nothing_to_do(world: World) {
-    assert_eq!(
-        world.ok(&["migrate"]).await,
-        "applied 0001_outbox\n"
-    );
+    assert_eq!(world.ok(&["migrate"]).await, "applied 0001_outbox\n");
     assert_eq!(world.ok(&["migrate"]).await, "nothing to do\n");
     let again = world.json(&["migrate", "--json"]).await;
     assert_eq!(again[0]["applied"], serde_json::json!([]));
@@ -114,11 +111,7 @@ async fn dump(url: &str) -> String {
         &["-X", "-A", "-t", "-c", records, url],
     ))
     .await;
-    assert_eq!(
-        records.stdout,
-        "1|0001_outbox\n",
-        "{records:?}"
-    );
+    assert_eq!(records.stdout, "1|0001_outbox\n", "{records:?}");
     // pg_dump writes a new random key into these lines each time.
     let is_kept =
         |line: &&str| !line.starts_with("\\restrict") && !line.starts_with("\\unrestrict");

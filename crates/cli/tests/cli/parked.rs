@@ -61,8 +61,8 @@ async fn what_is_parked_is_listed_shown_asked_for_and_given_up(world: World) {
     world.refused(2, &["outbox", "unpark"]).await;
     world.refused(2, &["outbox", "discard", "--all"]).await;
 
-    let given_up = world.json(&["outbox", "discard", "--all", "--yes"]).await;
-    assert_eq!(given_up.len(), 3, "{given_up:?}");
+    let dead_lettered = world.json(&["outbox", "discard", "--all", "--yes"]).await;
+    assert_eq!(dead_lettered.len(), 3, "{dead_lettered:?}");
     assert_eq!(world.ok(&["outbox", "parked"]).await, "nothing is parked\n");
 }
 
@@ -106,9 +106,9 @@ async fn a_row_that_cannot_be_read_is_told_and_given_up(world: World) {
     let parked = world.ok(&["trace", "--key", "ada"]).await;
     assert!(parked.contains("its time is not between"), "{parked}");
     world.ok(&["outbox", "unpark", "1"]).await;
-    let given_up = world.json(&["outbox", "discard", "1", "--yes"]).await;
-    assert_eq!(given_up[0]["payload"], "{}");
-    assert_eq!(given_up[0]["payload_bytes"], 2);
+    let dead_lettered = world.json(&["outbox", "discard", "1", "--yes"]).await;
+    assert_eq!(dead_lettered[0]["payload"], "{}");
+    assert_eq!(dead_lettered[0]["payload_bytes"], 2);
     world.ok(&["verify"]).await;
 }
 

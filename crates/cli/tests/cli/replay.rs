@@ -58,7 +58,7 @@ impl Service {
             let listed = world.json(&["subscribers", "list", "--json"]).await;
             listed
                 .first()
-                .is_some_and(|one| one["replicas"][0]["handled"] == 5)
+                .is_some_and(|one| one["instances"][0]["handled"] == 5)
         })
         .await;
         service
@@ -285,12 +285,12 @@ async fn what_cannot_be_done_says_why_and_what_to_do() {
     let said = world.refused(1, &["replay", "cancel", id]).await;
     assert!(said.contains("try: tidings replay list"), "{said}");
     service.stop().await;
-    let nobody = ["no replica of counts answers", "--force"];
+    let nobody = ["no instance of counts answers", "--force"];
     refused(1, &["counts", "--from", "1"], &nobody).await;
     let id = begin(&world, &["--from", "1", "--force"]).await;
     let show = world.ok(&["replay", "show", &id]).await;
-    assert!(show.contains("no replica has begun with it"), "{show}");
-    let why = "no replica of counts answers";
+    assert!(show.contains("no instance has begun with it"), "{show}");
+    let why = "no instance of counts answers";
     eventually("it is named", || async {
         world.ok(&["replay", "show", &id]).await.contains(why)
     })

@@ -144,7 +144,7 @@ async fn a_relay_that_cannot_write_is_asked_over_nats(world: World) {
     .await;
     let status = world.status().await;
     assert!(
-        status["relays"][0]["troubles"][0]["cure"].is_string(),
+        status["relays"][0]["issues"][0]["cure"].is_string(),
         "{status}"
     );
     drop(holder);

@@ -136,7 +136,7 @@ async fn events_that_wait_for_nobody_end_with_1_and_a_pause_with_0() {
     );
     let shown = world.run(&["subscribers", "show", NAME]).await;
     assert_eq!(shown.code, Some(1), "{shown:?}");
-    says(&shown.stdout, &["trouble", "none answers", "last sign"]);
+    says(&shown.stdout, &["issue", "none answers", "last sign"]);
     world.ok(&["subscribers", "pause", NAME]).await;
     assert_eq!(
         world.run(&LIST).await.code,

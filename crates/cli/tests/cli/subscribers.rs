@@ -51,7 +51,7 @@ impl Service {
         let worker = Worker::new(bus.clone(), Arc::clone(&handled)).subscribe(subscriber);
         let stop = CancellationToken::new();
         let task = tokio::spawn(worker.run(stop.clone().cancelled_owned()));
-        eventually("a replica that works", || async {
+        eventually("an instance that works", || async {
             let shown = world.run(&["subscribers", "show", "counts"]).await;
             shown.stdout.contains("activity         works")
         })
@@ -130,7 +130,7 @@ async fn they_are_listed_and_shown_with_all_that_is_known() {
         .json(&["subscribers", "show", "counts", "--json"])
         .await
         .remove(0);
-    assert_eq!(json["replicas"][0]["handled"], 1);
+    assert_eq!(json["instances"][0]["handled"], 1);
     assert_eq!(json["consumers"][0]["config"]["durable_name"], "counts");
     service.stop().await;
     let shown = world.ok(&["subscribers", "show", "counts"]).await;
@@ -141,8 +141,8 @@ async fn they_are_listed_and_shown_with_all_that_is_known() {
 async fn a_pause_holds_until_it_is_resumed_or_over() {
     let world = World::start(Store::Sqlite).await;
     let service = Service::start(&world).await;
-    let said = world.ok(&["subscribers", "narrow", "counts"]).await;
-    assert!(said.contains("gets what its replicas handle"), "{said}");
+    let said = world.ok(&["subscribers", "prune", "counts"]).await;
+    assert!(said.contains("gets what its instances handle"), "{said}");
     let said = world.ok(&["subscribers", "pause", "counts"]).await;
     assert_eq!(
         said,
@@ -260,7 +260,7 @@ async fn what_cannot_be_done_says_why_and_what_to_do() {
     let said = world.refused(1, &["subscribers", "show", "nobody"]).await;
     assert!(said.contains("there is no subscriber nobody"), "{said}");
     assert!(said.contains("try: tidings subscribers list"), "{said}");
-    let said = world.refused(1, &["subscribers", "narrow", "nobody"]).await;
+    let said = world.refused(1, &["subscribers", "prune", "nobody"]).await;
     assert!(said.contains("there is no subscriber nobody"), "{said}");
     let past = [
         "subscribers",

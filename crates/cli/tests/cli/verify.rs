@@ -214,10 +214,14 @@ async fn a_loss_can_be_accepted(world: World) {
     let status: serde_json::Value = serde_json::from_str(&told.stdout).unwrap();
     assert_eq!(status["losses"][0]["standing"]["is"], "gone");
 
-    let accepted = world.json(&["outbox", "accept", &name, "--json"]).await;
+    let accepted = world
+        .json(&["outbox", "acknowledge-loss", &name, "--json"])
+        .await;
     assert_eq!(accepted[0]["standing"]["is"], "gone");
     world.ok(&["outbox", "status"]).await;
-    let refused = world.refused(1, &["outbox", "accept", &name]).await;
+    let refused = world
+        .refused(1, &["outbox", "acknowledge-loss", &name])
+        .await;
     assert!(refused.contains("nothing is known to be lost"), "{refused}");
 }
 

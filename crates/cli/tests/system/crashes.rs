@@ -93,7 +93,7 @@ async fn the_service() {
                 .concurrency(4)
                 .ordered_by_key(),
         )
-        .drain_within(Duration::ZERO);
+        .shutdown_timeout(Duration::ZERO);
     worker.run(shutdown_signal()).await.unwrap();
 }
 
@@ -344,7 +344,7 @@ async fn waits_for_others_no_longer_than(timeout: Duration) {
     let worker = |subscriber| {
         Worker::new(world.bus.clone(), Arc::clone(&state))
             .subscribe(subscriber)
-            .drain_within(Duration::ZERO)
+            .shutdown_timeout(Duration::ZERO)
     };
     let began = || async {
         let began = within("a handler begins", state.began.acquire());

@@ -225,7 +225,7 @@ fn forbidden() -> BTreeSet<(&'static str, Act, String)> {
                     format!("$KV.TIDINGS.parked.{victim}.1"),
                     format!("$KV.TIDINGS.replay.{victim}.1"),
                     format!("$KV.TIDINGS.replay-progress.{victim}.1"),
-                    format!("$KV.TIDINGS.suspect.{victim}.1"),
+                    format!("$KV.TIDINGS.crash-marker.{victim}.1"),
                     format!("$JS.API.DIRECT.GET.KV_TIDINGS.$KV.TIDINGS.lease.{victim}"),
                     format!("$JS.API.DIRECT.GET.KV_TIDINGS.$KV.TIDINGS.parked.{victim}.1"),
                 ],

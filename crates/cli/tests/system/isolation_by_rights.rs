@@ -121,7 +121,7 @@ async fn an_entry_of_ones_own_takes_no_others_away() {
     for rollup in ["all", "sub"] {
         let mut headers = HeaderMap::new();
         headers.insert("Nats-Rollup", rollup);
-        let entry = "$KV.TIDINGS.suspect.welcome-email.1";
+        let entry = "$KV.TIDINGS.crash-marker.welcome-email.1";
         let asking = intruder
             .client
             .request_with_headers(entry, headers, "{}".into());

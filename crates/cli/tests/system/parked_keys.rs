@@ -11,8 +11,8 @@ use std::{
 };
 
 use tidings::{
-    BatchContext, Batching, Context, EventPublisher, EventSubscriber, Exhausted, Failure, Item,
-    Verdicts, Worker, WorkerError,
+    BatchContext, BatchResult, Batching, Context, EventPublisher, EventSubscriber, Failure, Item,
+    OnExhausted, Worker, WorkerError,
 };
 use tokio::{process::Command, task::JoinHandle};
 
@@ -40,9 +40,9 @@ async fn handle(event: Counted, cx: Context<State>) -> Result<(), Failure> {
 async fn handle_many(
     events: Vec<Item<Counted>>,
     cx: BatchContext<State>,
-) -> Result<Verdicts, Failure> {
+) -> Result<BatchResult, Failure> {
     let State { noted, bad } = cx.state();
-    let mut verdicts = Verdicts::done();
+    let mut verdicts = BatchResult::done();
     for event in &events {
         let Counted { key, count } = &**event;
         match key == "k" && bad.lock().unwrap().contains(count) {
@@ -57,14 +57,14 @@ fn subscriber() -> EventSubscriber<State> {
     EventSubscriber::durable("counter")
         .on(handle)
         .concurrency(4)
-        .when_exhausted(Exhausted::ParkKey)
+        .on_exhausted(OnExhausted::ParkKey)
 }
 
 fn subscriber_of_batches() -> EventSubscriber<State> {
     EventSubscriber::durable("counter")
         .on_batch(Batching::of(4), handle_many)
         .concurrency(4)
-        .when_exhausted(Exhausted::ParkKey)
+        .on_exhausted(OnExhausted::ParkKey)
 }
 
 struct Parking {

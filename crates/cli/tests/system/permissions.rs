@@ -13,8 +13,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use tidings::{
-    Bus, Context, Event, EventPublisher, EventSubscriber, Exhausted, Failure, InboxTransaction,
-    NatsOptions, Outbox, Relay, Retry, Worker, WorkerError,
+    Bus, Context, Event, EventPublisher, EventSubscriber, Failure, InboxTransaction, NatsOptions,
+    OnExhausted, Outbox, Relay, Retry, Worker, WorkerError,
 };
 use tidings_test_servers::NatsServer;
 use tokio::{
@@ -159,7 +159,7 @@ impl Guarded {
         outbox.migrate().await.unwrap();
         let producer = bus(&server, "producer").await;
         Self {
-            elsewhere: Outbox::open(&shop).await.unwrap().over(&producer),
+            elsewhere: Outbox::open(&shop).await.unwrap().notify_via(&producer),
             shop: Shop::default(),
             server,
             folder,
@@ -191,9 +191,9 @@ impl Guarded {
                 .on(welcome)
                 .retry(Retry::exponential(second, second)),
             _ => EventSubscriber::durable("user-directory")
-                .on_once(&self.outbox, settle)
-                .on_once(&self.outbox, refund)
-                .when_exhausted(Exhausted::ParkKey)
+                .on_transactional(&self.outbox, settle)
+                .on_transactional(&self.outbox, refund)
+                .on_exhausted(OnExhausted::ParkKey)
                 .ordered_by_key(),
         };
         let worker = Worker::new(bus(&self.server, user).await, self.shop.clone());
@@ -412,7 +412,7 @@ async fn all_of_it(guarded: &Guarded) {
         "subscribers show user-directory",
         "subscribers pause welcome-email",
         "subscribers resume welcome-email",
-        "subscribers narrow welcome-email",
+        "subscribers prune welcome-email",
         "replay start welcome-email --from beginning --watch --yes",
         "replay start user-directory --from beginning --dry-run",
         "replay start user-directory --from beginning --name payment.settled --watch --yes",

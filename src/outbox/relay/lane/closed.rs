@@ -40,7 +40,7 @@ impl<C: Cursor> Lane<C> {
         let place = self.place();
         loop {
             let Cause { reason, cure, .. } = &cause;
-            self.course.troubles.begin(&place, reason, cure);
+            self.course.issues.begin(&place, reason, cure);
             let patience = self.course.patience;
             if began.elapsed() >= patience
                 && (self.course.aside.feeds_several() || patience.is_zero())
@@ -84,7 +84,7 @@ impl<C: Cursor> Lane<C> {
     pub(super) fn is_open(&mut self) {
         self.size = (self.size * 2).min(self.most);
         if !self.course.aside.is_closed_stream(&self.stream) {
-            self.course.troubles.end(&self.place());
+            self.course.issues.end(&self.place());
         }
     }
 

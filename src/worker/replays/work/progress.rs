@@ -8,7 +8,7 @@ use crate::{
     bus::BusError,
     job::{ReplayProgress, StreamProgress},
     replaying::Count,
-    worker::replays::trouble::lasting,
+    worker::replays::issue::lasting,
 };
 
 impl<S: Send + Sync + 'static> Work<'_, S> {
@@ -51,7 +51,7 @@ impl<S: Send + Sync + 'static> Work<'_, S> {
         };
         let why = stall.or(unknown).or_else(circuit);
         let why = why.or_else(|| executor.tally().why_unconfirmed());
-        let before = self.progress.trouble.take();
+        let before = self.progress.issue.take();
         let (subscriber, id) = (&*self.desk.name, self.replay.id);
         match (&before, &why) {
             (None, Some(why)) => {
@@ -62,7 +62,7 @@ impl<S: Send + Sync + 'static> Work<'_, S> {
         }
         let now = why.map(|why| lasting(before.as_ref(), why));
         self.is_written &= now == before;
-        self.progress.trouble = now;
+        self.progress.issue = now;
     }
 
     /// Writes the progress if it has changed. If the write fails, the next one includes it.
@@ -101,7 +101,10 @@ impl<S: Send + Sync + 'static> Work<'_, S> {
     /// Counts events that the streams had removed before they were delivered: no more than the streams have removed at
     /// all, because the last events of an instance that died may not be counted. Those are reported as uncounted.
     pub(super) async fn count_gone(&mut self) -> Result<(), BusError> {
-        let uncounted = self.replay.events().saturating_sub(self.counted().over());
+        let uncounted = self
+            .replay
+            .events()
+            .saturating_sub(self.counted().completed());
         if uncounted == 0 {
             return Ok(());
         }

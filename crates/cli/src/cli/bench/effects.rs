@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tidings::{
-    BatchContext, Batching, Context, EventSubscriber, Failure, InboxTransaction, Item, Verdicts,
+    BatchContext, BatchResult, Batching, Context, EventSubscriber, Failure, InboxTransaction, Item,
 };
 
 use super::{Job, event::Written, report::Wrong, store::BenchStore, tally::Tally, world::World};
@@ -15,7 +15,7 @@ const LINGER: Duration = Duration::from_millis(5);
 /// A transactional handler that writes one row per event.
 pub(super) fn once<DB: BenchStore>(world: &World<DB>) -> EventSubscriber<Arc<Tally>> {
     EventSubscriber::durable("bench")
-        .on_once(&world.outbox, effect::<DB>)
+        .on_transactional(&world.outbox, effect::<DB>)
         .concurrency(DB::HANDLERS)
 }
 
@@ -23,7 +23,7 @@ pub(super) fn once<DB: BenchStore>(world: &World<DB>) -> EventSubscriber<Arc<Tal
 pub(super) fn batches<DB: BenchStore>(world: &World<DB>) -> EventSubscriber<Arc<Tally>> {
     let batching = Batching::of(BATCH).linger(LINGER);
     EventSubscriber::durable("bench")
-        .on_batch_once(&world.outbox, batching, effect_of_all::<DB>)
+        .on_batch_transactional(&world.outbox, batching, effect_of_all::<DB>)
         .concurrency(DB::BATCHES)
 }
 
@@ -31,12 +31,12 @@ async fn effect_of_all<DB: BenchStore>(
     events: Vec<Item<Written>>,
     mut tx: InboxTransaction<DB>,
     cx: BatchContext<Arc<Tally>>,
-) -> Result<Verdicts, Failure> {
+) -> Result<BatchResult, Failure> {
     let numbers = events.iter().map(|event| i64::try_from(event.number));
     let numbers: Vec<i64> = numbers.collect::<Result<_, _>>()?;
     DB::effect_of_all(&mut tx, &numbers).await?;
     events.iter().for_each(|event| cx.state().enter(event));
-    Ok(Verdicts::done())
+    Ok(BatchResult::done())
 }
 
 async fn effect<DB: BenchStore>(

@@ -42,7 +42,7 @@ pub(super) async fn run(config: &Config) -> Outcome {
         }
         std::io::Result::Ok(())
     });
-    with_outbox!(database, outbox => work(bus.clone(), outbox.over(&bus), notes, stop).await?);
+    with_outbox!(database, outbox => work(bus.clone(), outbox.notify_via(&bus), notes, stop).await?);
     printing.await.map_err(std::io::Error::other)??;
     Ok(())
 }

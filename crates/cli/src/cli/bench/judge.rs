@@ -1,7 +1,7 @@
 //! Reads the measured stream and counts its errors.
 
 use anyhow::ensure;
-use tidings::Start;
+use tidings::StartFrom;
 
 use super::{
     Job,
@@ -14,7 +14,7 @@ use super::{
 
 /// Counts missing, duplicate and reordered events, among the events with the numbers from 0.
 pub(super) async fn judge<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::Result<Wrong> {
-    let mut reader = world.bus.read(STREAM, &[], Start::Beginning).await?;
+    let mut reader = world.bus.read(STREAM, &[], StartFrom::Beginning).await?;
     let tally = Tally::new(job);
     while reader.pending() > 0 {
         let event: Written = reader.next().await?.envelope?.decode()?;

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use clap::ValueEnum;
-use tidings::{Start, WorkerError};
+use tidings::{StartFrom, WorkerError};
 use tokio::{
     sync::mpsc,
     task::{JoinHandle, JoinSet},
@@ -196,7 +196,7 @@ fn locked(handled: &Mutex<Handled>) -> MutexGuard<'_, Handled> {
 
 /// For each event, when the stream stored it, in microseconds since 1970.
 async fn stored<DB: BenchStore>(world: &World<DB>) -> anyhow::Result<HashMap<usize, i64>> {
-    let mut reader = world.bus.read(STREAM, &[], Start::Beginning).await?;
+    let mut reader = world.bus.read(STREAM, &[], StartFrom::Beginning).await?;
     let mut stored = HashMap::new();
     while reader.pending() > 0 {
         let seen = reader.next().await?;

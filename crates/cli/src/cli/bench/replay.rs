@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 use chrono::Utc;
 use tidings::{
-    Replay, ReplayPoint, ReplayRequest, ReplayState, Replays, Start, Subscribers, Worker,
+    Replay, ReplayPoint, ReplayRequest, ReplayState, Replays, StartFrom, Subscribers, Worker,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -62,7 +62,7 @@ fn seconds(took: Duration) -> f64 {
 /// Replays every event to a subscriber whose durable has passed the stream.
 async fn replay<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::Result<Replayed> {
     let tally = Arc::new(Tally::new(job));
-    let subscriber = consume::does_nothing(NAME).start(Start::New);
+    let subscriber = consume::does_nothing(NAME).start(StartFrom::New);
     let worker = Worker::new(world.bus.clone(), Arc::clone(&tally)).subscribe(subscriber);
     let stop = CancellationToken::new();
     let working = tokio::spawn(worker.run(stop.clone().cancelled_owned()));
@@ -73,7 +73,7 @@ async fn replay<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::Result<R
         "the subscriber has not passed the stream"
     );
 
-    let replays = Replays::over(&world.bus);
+    let replays = Replays::new(&world.bus);
     let request = ReplayRequest::new(ReplayPoint::Beginning);
     let asking = Instant::now();
     let job_of_it = replays.start(NAME, &request).await?;
@@ -103,8 +103,8 @@ async fn replay<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::Result<R
 
 async fn until_it_answers<DB: BenchStore>(world: &World<DB>) {
     loop {
-        let found = Subscribers::over(&world.bus).find(NAME).await;
-        if found.is_ok_and(|subscriber| !subscriber.replicas.is_empty()) {
+        let found = Subscribers::new(&world.bus).find(NAME).await;
+        if found.is_ok_and(|subscriber| !subscriber.instances.is_empty()) {
             return;
         }
         tokio::time::sleep(LOOK_AGAIN).await;

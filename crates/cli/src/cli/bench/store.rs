@@ -76,8 +76,7 @@ const PLAIN: &str = "insert into tidings_bench_plain (event, name, version, key,
 
 const EFFECT: &str = "insert into tidings_bench_effect (number, name) values ($1, 'somebody')";
 const EFFECTS: &str = "select count(*), count(distinct number) from tidings_bench_effect";
-const REMEMBER: &str =
-    "insert into tidings_bench_memory (event, subscriber) values ($1, 'bench') on conflict do nothing";
+const REMEMBER: &str = "insert into tidings_bench_memory (event, subscriber) values ($1, 'bench') on conflict do nothing";
 
 /// The statement for one event.
 macro_rules! one {

@@ -59,7 +59,7 @@ impl<DB: BenchStore> World<DB> {
             }
         };
         let bus = Bus::connect(NatsOptions::servers(nats_urls.clone())).await?;
-        let outbox = DB::connect(&database_url).await?.over(&bus);
+        let outbox = DB::connect(&database_url).await?.notify_via(&bus);
         DB::prepare(outbox.pool()).await?;
         outbox.migrate().await?;
         let world = Self {
@@ -78,7 +78,7 @@ impl<DB: BenchStore> World<DB> {
             let spec = StreamSpec::new(name, [Pattern::parse(subject)?])?;
             world.bus.apply_stream(&spec).await?;
         }
-        for spec in StreamSpec::of_subscribers() {
+        for spec in StreamSpec::internal() {
             world.bus.apply_stream(&spec).await?;
         }
         Ok(world)

@@ -28,7 +28,7 @@ impl Discard {
     pub(super) async fn run(&self, config: &Config) -> Outcome {
         let selection = self.which.selection()?;
         let bus = connect(config).await?;
-        let dead_letters = DeadLetters::over(&bus);
+        let dead_letters = DeadLetters::new(&bus);
         let Some((count, last)) = count(&dead_letters, selection.clone()).await? else {
             return match self.which.letter {
                 Some(letter) => Err(not_there(letter)),

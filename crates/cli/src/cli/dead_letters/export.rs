@@ -18,9 +18,7 @@ pub(super) struct Export {
 impl Export {
     pub(super) async fn run(&self, config: &Config) -> Outcome {
         let bus = connect(config).await?;
-        let mut letters = DeadLetters::over(&bus)
-            .read(self.filter.selection())
-            .await?;
+        let mut letters = DeadLetters::new(&bus).read(self.filter.selection()).await?;
         while let Some(letter) = letters.next().await? {
             output::json(&letter)?;
         }

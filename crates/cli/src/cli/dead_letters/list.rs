@@ -34,7 +34,7 @@ pub(super) struct List {
 impl List {
     pub(super) async fn run(&self, config: &Config) -> Outcome {
         let bus = connect(config).await?;
-        let dead_letters = DeadLetters::over(&bus);
+        let dead_letters = DeadLetters::new(&bus);
         let selection = self.filter.selection();
         match self.groups {
             true => self.groups(&dead_letters, selection).await,

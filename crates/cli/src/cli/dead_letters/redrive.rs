@@ -86,7 +86,7 @@ impl Redrive {
         let edit = self.edit()?;
         let stop = told_to_stop();
         let bus = connect(config).await?;
-        let dead_letters = DeadLetters::over(&bus);
+        let dead_letters = DeadLetters::new(&bus);
         let redriver = dead_letters.redriver().await?;
         let mut done = Done {
             watch: Some(dead_letters.watch().await?).filter(|_| !self.dry_run),

@@ -25,7 +25,7 @@ pub(super) struct Show {
 impl Show {
     pub(super) async fn run(&self, config: &Config) -> Outcome {
         let bus = connect(config).await?;
-        let found = DeadLetters::over(&bus).find(self.letter).await;
+        let found = DeadLetters::new(&bus).find(self.letter).await;
         let letter = found.map_err(|error| match error {
             DeadLettersError::Gone { sequence } => not_there(sequence),
             error => Report::from(error),

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tidings::{Bus, Context, EventId, Start};
+use tidings::{Bus, Context, EventId, StartFrom};
 use uuid::Uuid;
 
 use super::{Shared, load::Truth, locked, service::App};
@@ -113,7 +113,7 @@ impl<'a> Judge<'a> {
 
     /// Reads the stream to its end.
     async fn stream(&self, bus: &Bus) -> Result<Vec<EventId>, Report> {
-        let mut reader = bus.read("EVENTS", &[], Start::Beginning).await?;
+        let mut reader = bus.read("EVENTS", &[], StartFrom::Beginning).await?;
         let mut ids = Vec::new();
         while reader.pending() > 0 {
             let seen = reader.next().await?;

@@ -25,7 +25,8 @@ pub(super) struct AcceptLoss {
 impl AcceptLoss {
     pub(super) async fn run(&self, config: &Config) -> Outcome {
         let database = Database::open(config).await?;
-        let accepted = with_outbox!(&database, outbox => outbox.accept_loss(&self.stream).await)?;
+        let accepted =
+            with_outbox!(&database, outbox => outbox.acknowledge_loss(&self.stream).await)?;
         let Some(loss) = accepted else {
             let what = format!("nothing is known to be lost by a stream {}", self.stream);
             return Err(Report::new(Exit::Failed, what).cure("tidings outbox status"));

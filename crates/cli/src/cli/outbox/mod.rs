@@ -1,9 +1,9 @@
 //! `tidings outbox`: inspects and operates the outbox. One file per action.
 
 mod accept;
+mod adopt;
 mod delayed;
 mod parked;
-mod rebase;
 mod republish;
 mod status;
 mod use_nats;
@@ -42,7 +42,7 @@ enum Action {
     /// Relay the outbox into the configured NATS from now on, because the previous one was replaced
     UseNats(use_nats::UseNats),
     /// Adopt an outbox that was restored from a dump, or copied row by row
-    Rebase(rebase::RunRebase),
+    Adoption(adopt::RunRebase),
 }
 
 impl OutboxCommand {
@@ -56,7 +56,7 @@ impl OutboxCommand {
             | Action::Republish(_)
             | Action::Accept(_)
             | Action::UseNats(_)
-            | Action::Rebase(_) => true,
+            | Action::Adoption(_) => true,
         }
     }
 
@@ -72,7 +72,7 @@ impl OutboxCommand {
             Action::Republish(action) => action.run(config).await,
             Action::Accept(action) => action.run(config).await,
             Action::UseNats(action) => action.run(config).await,
-            Action::Rebase(action) => action.run(config).await,
+            Action::Adoption(action) => action.run(config).await,
         }
     }
 }

@@ -170,7 +170,7 @@ impl RunRepublish {
             republish = republish.into_prefix(prefix);
         }
         if let Some(rate) = self.rate {
-            republish = republish.rate(rate);
+            republish = republish.rate_limit(rate);
         }
         if self.missing {
             republish = republish.missing();

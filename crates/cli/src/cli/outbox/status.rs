@@ -5,7 +5,7 @@ use std::{borrow::Cow, time::Duration};
 use chrono::SecondsFormat;
 use clap::Args;
 use serde::Serialize;
-use tidings::{HeldSlot, LastBatch, LeaseStatus, Loss, RelayInstance, Status, Trouble};
+use tidings::{HeldSlot, Issue, LastBatch, LeaseStatus, Loss, RelayInstance, Status};
 
 use crate::{
     cli::{
@@ -20,7 +20,7 @@ use crate::{
 /// The most time that connecting to NATS may take before asking the relays.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The cure for a loss.
-const REPAIR: &str = "tidings verify --repair, or tidings outbox accept STREAM";
+const REPAIR: &str = "tidings verify --repair, or tidings outbox acknowledge-loss STREAM";
 
 /// Print the backlog, the active relay, the last confirmed batch, parked events, issues of the relay, and streams that
 /// have lost events. Exits with 1 when something is stuck, lost, not relayed, or waits for a decision. When no relay
@@ -38,7 +38,7 @@ struct Shown<'a> {
     #[serde(flatten)]
     status: &'a Status,
     /// The reasons for exit code 1.
-    stuck: &'a [Trouble],
+    stuck: &'a [Issue],
     /// The relays that answered over NATS; null when they were not asked, or NATS could not be reached.
     relays: &'a Option<Vec<RelayInstance>>,
 }
@@ -65,7 +65,7 @@ impl ShowStatus {
         let [first, more @ ..] = &stuck[..] else {
             return Ok(());
         };
-        let Trouble {
+        let Issue {
             place, cause, cure, ..
         } = first;
         let what = match (&status.losses[..], more.len()) {
@@ -91,7 +91,7 @@ impl ShowStatus {
 
 /// What is stuck, by the database and by the relays that answer. A relay that answers is alive, even when its lease has
 /// expired.
-fn stuck(status: &Status, answered: &[RelayInstance]) -> Vec<Trouble> {
+fn stuck(status: &Status, answered: &[RelayInstance]) -> Vec<Issue> {
     let mut stuck = status.stuck();
     let [first, ..] = answered else {
         return stuck;
@@ -102,7 +102,7 @@ fn stuck(status: &Status, answered: &[RelayInstance]) -> Vec<Trouble> {
             .as_ref()
             .is_none_or(|not| not.cause != one.cause)
     });
-    let told: Vec<Trouble> = answered.iter().flat_map(cannot_write).collect();
+    let told: Vec<Issue> = answered.iter().flat_map(cannot_write).collect();
     if told.is_empty() {
         stuck.extend(not_relayed.map(|mut not| {
             not.cause = format!(
@@ -131,10 +131,10 @@ async fn ask(config: &Config) -> Option<Vec<RelayInstance>> {
 }
 
 /// The issues of a relay that has no lease.
-fn cannot_write(relay: &RelayInstance) -> Vec<Trouble> {
+fn cannot_write(relay: &RelayInstance) -> Vec<Issue> {
     match relay.epoch {
         Some(_) => Vec::new(),
-        None => relay.troubles.clone(),
+        None => relay.issues.clone(),
     }
 }
 
@@ -143,9 +143,9 @@ async fn said_by_relays(config: &Config, report: Report) -> Report {
     let relays = ask(config).await.unwrap_or_default();
     relays.iter().fold(report, |report, relay| {
         let owner = &relay.owner;
-        let said = match &relay.troubles[..] {
+        let said = match &relay.issues[..] {
             [] => format!("the relay {owner} answers, and is not hindered"),
-            [Trouble { cause, cure, .. }, ..] => {
+            [Issue { cause, cure, .. }, ..] => {
                 format!("the relay {owner} answers: {cause}; try: {cure}")
             }
         };
@@ -172,9 +172,9 @@ fn rows(status: &Status, relays: Option<&[RelayInstance]>) -> Vec<[String; 2]> {
             .iter()
             .map(|nats| ["nats".into(), nats.to_string()]),
     );
-    let troubles = troubles(status, relays.unwrap_or_default());
-    let troubles = troubles.iter();
-    rows.extend(troubles.map(|trouble| ["trouble".into(), self::trouble(trouble)]));
+    let issues = issues(status, relays.unwrap_or_default());
+    let issues = issues.iter();
+    rows.extend(issues.map(|issue| ["issue".into(), self::issue(issue)]));
     let stands_still = status.stands_still.then(|| {
         let text =
             "a relay has the lease, events wait, and none is confirmed; try: see what its log says";
@@ -188,17 +188,17 @@ fn rows(status: &Status, relays: Option<&[RelayInstance]>) -> Vec<[String; 2]> {
 }
 
 /// The issues of the relay: those in the database and those that relays answer with, each one once.
-fn troubles<'a>(status: &'a Status, answered: &[RelayInstance]) -> Vec<Cow<'a, Trouble>> {
-    let written = status.troubles.iter().map(Cow::Borrowed);
+fn issues<'a>(status: &'a Status, answered: &[RelayInstance]) -> Vec<Cow<'a, Issue>> {
+    let written = status.issues.iter().map(Cow::Borrowed);
     let told = answered.iter().flat_map(cannot_write).map(Cow::Owned);
-    let mut troubles: Vec<Cow<'_, Trouble>> = Vec::new();
-    for trouble in written.chain(told) {
-        let said = |of: &Trouble| (of.place.clone(), of.cause.clone(), of.cure.clone());
-        if troubles.iter().all(|other| said(other) != said(&trouble)) {
-            troubles.push(trouble);
+    let mut issues: Vec<Cow<'_, Issue>> = Vec::new();
+    for issue in written.chain(told) {
+        let said = |of: &Issue| (of.place.clone(), of.cause.clone(), of.cure.clone());
+        if issues.iter().all(|other| said(other) != said(&issue)) {
+            issues.push(issue);
         }
     }
-    troubles
+    issues
 }
 
 /// How many events are parked: how many return by themselves, and how many wait for a decision and since when.
@@ -231,11 +231,11 @@ fn parked(status: &Status) -> String {
     }
 }
 
-fn trouble(trouble: &Trouble) -> String {
-    let Trouble {
+fn issue(issue: &Issue) -> String {
+    let Issue {
         place, cause, cure, ..
-    } = trouble;
-    let since = trouble.since.to_rfc3339_opts(SecondsFormat::Secs, true);
+    } = issue;
+    let since = issue.since.to_rfc3339_opts(SecondsFormat::Secs, true);
     format!("{place}, since {since}: {cause}; try: {cure}")
 }
 

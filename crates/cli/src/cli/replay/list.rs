@@ -18,19 +18,11 @@ pub(super) struct List {
     json: bool,
 }
 
-const HEAD: [&str; 7] = [
-    "id",
-    "subscriber",
-    "state",
-    "over",
-    "of",
-    "begun",
-    "trouble",
-];
+const HEAD: [&str; 7] = ["id", "subscriber", "state", "over", "of", "begun", "issue"];
 
 impl List {
     pub(super) async fn run(&self, config: &Config) -> Outcome {
-        let replays = Replays::over(&connect(config).await?);
+        let replays = Replays::new(&connect(config).await?);
         let mut rows = vec![HEAD.map(str::to_owned)];
         for replay in replays.list(self.subscriber.as_deref()).await? {
             let status = match replays.find(replay.id).await {
@@ -58,12 +50,9 @@ fn row(status: &ReplayStatus) -> [String; 7] {
         replay.id.to_string(),
         replay.subscriber.clone(),
         show::state(replay),
-        status.over().to_string(),
+        status.completed().to_string(),
         replay.events().to_string(),
         output::second(replay.created_at),
-        status
-            .trouble
-            .as_ref()
-            .map_or("-".to_owned(), show::trouble),
+        status.issue.as_ref().map_or("-".to_owned(), show::issue),
     ]
 }

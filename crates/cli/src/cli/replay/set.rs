@@ -37,21 +37,21 @@ pub(super) struct Cancel {
 
 impl Pause {
     pub(super) async fn run(&self, config: &Config) -> Outcome {
-        let replays = Replays::over(&connect(config).await?);
+        let replays = Replays::new(&connect(config).await?);
         self.which.tell(replays.pause(self.which.id).await)
     }
 }
 
 impl Resume {
     pub(super) async fn run(&self, config: &Config) -> Outcome {
-        let replays = Replays::over(&connect(config).await?);
+        let replays = Replays::new(&connect(config).await?);
         self.which.tell(replays.resume(self.which.id).await)
     }
 }
 
 impl Cancel {
     pub(super) async fn run(&self, config: &Config) -> Outcome {
-        let replays = Replays::over(&connect(config).await?);
+        let replays = Replays::new(&connect(config).await?);
         self.which.tell(replays.cancel(self.which.id).await)
     }
 }

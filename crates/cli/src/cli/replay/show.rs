@@ -1,9 +1,7 @@
 //! `tidings replay show`: one replay in full. Never changes anything.
 
 use clap::Args;
-use tidings::{
-    Replay, ReplayId, ReplayPoint, ReplayProgress, ReplayStatus, ReplayTrouble, Replays,
-};
+use tidings::{Replay, ReplayId, ReplayIssue, ReplayPoint, ReplayProgress, ReplayStatus, Replays};
 
 use super::rehearsal;
 use crate::{
@@ -24,7 +22,7 @@ type Row = [String; 2];
 
 impl Show {
     pub(super) async fn run(&self, config: &Config) -> Outcome {
-        let replays = Replays::over(&connect(config).await?);
+        let replays = Replays::new(&connect(config).await?);
         let status = replays.find(self.id).await?;
         if self.json {
             return Ok(output::json(&status)?);
@@ -47,8 +45,8 @@ pub(super) fn state(replay: &Replay) -> String {
 }
 
 /// What stops a replay, and since when.
-pub(super) fn trouble(trouble: &ReplayTrouble) -> String {
-    format!("since {}: {}", output::second(trouble.since), trouble.why)
+pub(super) fn issue(issue: &ReplayIssue) -> String {
+    format!("since {}: {}", output::second(issue.since), issue.why)
 }
 
 fn rows(status: &ReplayStatus) -> Vec<Row> {
@@ -66,8 +64,8 @@ fn rows(status: &ReplayStatus) -> Vec<Row> {
         ),
     ];
     rows.extend(replay.reason.as_ref().map(|reason| row("reason", reason)));
-    let troubles = status.trouble.iter();
-    rows.extend(troubles.map(|it| row("trouble", trouble(it))));
+    let issues = status.issue.iter();
+    rows.extend(issues.map(|it| row("issue", issue(it))));
     rows.push(row("asked for", asked_for(replay)));
     rows.push(row("begun", output::second(replay.created_at)));
     for range in &replay.ranges {
@@ -81,11 +79,11 @@ fn rows(status: &ReplayStatus) -> Vec<Row> {
         rows.push(row(&range.stream, text));
     }
     match &status.progress {
-        None => rows.push(row("progress", "no replica has begun with it")),
+        None => rows.push(row("progress", "no instance has begun with it")),
         Some(progress) => {
             let over = format!(
                 "{} of {} are over",
-                progress.over(),
+                progress.completed(),
                 output::events(replay.events())
             );
             rows.push(row(
@@ -98,7 +96,7 @@ fn rows(status: &ReplayStatus) -> Vec<Row> {
     for consumer in &status.consumers {
         let text = format!(
             "{} in hand, {} not delivered, everything up to {} is over",
-            consumer.in_hand, consumer.pending, consumer.floor
+            consumer.in_flight, consumer.pending, consumer.floor
         );
         rows.push(row(&format!("consumer of {}", consumer.stream), text));
     }
@@ -138,7 +136,7 @@ fn counts(progress: &ReplayProgress) -> impl Iterator<Item = Row> + use<> {
         (
             "not counted",
             progress.uncounted,
-            ": ended while a replica died, or lost its lease, and among those of the other kinds",
+            ": ended while an instance died, or lost its lease, and among those of the other kinds",
         ),
         (
             "suppressed",

@@ -77,7 +77,7 @@ pub(super) struct Pace {
 impl Start {
     pub(super) async fn run(&self, config: &Config) -> Outcome {
         let request = self.request()?;
-        let replays = Replays::over(&connect(config).await?);
+        let replays = Replays::new(&connect(config).await?);
         let planned = replays.plan(&self.subscriber, &request).await?;
         if !self.dry_run && !self.consent.to(&what(&planned))? {
             return Ok(output::line(NOTHING_CHANGED)?);

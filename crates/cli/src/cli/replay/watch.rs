@@ -71,7 +71,7 @@ struct Teller {
 
 impl Watch {
     pub(super) async fn run(&self, config: &Config) -> Outcome {
-        let replays = Replays::over(&connect(config).await?);
+        let replays = Replays::new(&connect(config).await?);
         to_the_end(&replays, self.id, self.json).await
     }
 }
@@ -175,7 +175,7 @@ impl Teller {
         self.is_missed = false;
         match &status.progress {
             Some(progress) if status.replay.state == ReplayState::Running => {
-                self.speed.note(progress.at, progress.over());
+                self.speed.note(progress.at, progress.completed());
             }
             _ => self.speed.rest(),
         }
@@ -251,7 +251,7 @@ impl Speed {
 }
 
 fn line(status: &ReplayStatus, per_second: Option<f64>) -> String {
-    let (over, all) = (status.over(), status.replay.events());
+    let (over, all) = (status.completed(), status.replay.events());
     let state = status.replay.state;
     let mut text = format!("{}: {over} of {all}", state.as_str());
     let gone = status.progress.as_ref().map_or(0, |progress| progress.gone);
@@ -262,14 +262,14 @@ fn line(status: &ReplayStatus, per_second: Option<f64>) -> String {
     let uncounted = progress.map_or(0, |progress| progress.uncounted);
     if uncounted > 0 {
         text += &format!(
-            ", {uncounted} ended without being counted: a replica died, or lost its lease"
+            ", {uncounted} ended without being counted: an instance died, or lost its lease"
         );
     }
     if status.progress.is_none() && !state.is_final() {
-        text += ", no replica has begun with it";
+        text += ", no instance has begun with it";
     }
-    if let Some(trouble) = &status.trouble {
-        return text + ", it does not go on " + &show::trouble(trouble);
+    if let Some(issue) = &status.issue {
+        return text + ", it does not go on " + &show::issue(issue);
     }
     if state.is_final() {
         return text + &became(status);
@@ -310,7 +310,7 @@ fn became(status: &ReplayStatus) -> String {
 
 fn bar(status: &ReplayStatus) -> String {
     let all = status.replay.events().max(1);
-    let over = status.over().min(all);
+    let over = status.completed().min(all);
     let [done, percent] =
         [WIDTH, 100].map(|of| u128::from(over) * u128::from(of) / u128::from(all));
     let done = usize::try_from(done).unwrap_or(0);

@@ -3,8 +3,8 @@
 use std::error::Error;
 
 use tidings::{
-    BusError, ConnectError, DeadLettersError, Diagnosis, ElsewhereError, MigrateError, OutboxError,
-    PublishError, ReaderError, RebaseError, RelayError, RemoveError, RepairError, ReplayError,
+    AdoptError, BusError, ConnectError, DeadLettersError, Diagnosis, ElsewhereError, MigrateError,
+    OutboxError, PublishError, ReaderError, RelayError, RemoveError, RepairError, ReplayError,
     RepublishError, ResetError, SchemaError, SubscribersError, TraceError, VerifyError,
     WorkerError,
 };
@@ -275,11 +275,11 @@ impl From<OutboxError> for Report {
     }
 }
 
-impl From<RebaseError> for Report {
-    fn from(error: RebaseError) -> Self {
+impl From<AdoptError> for Report {
+    fn from(error: AdoptError) -> Self {
         match &error {
-            RebaseError::NotMigrated(source) => not_migrated(source),
-            RebaseError::Database(source) => of_database(source, &error),
+            AdoptError::NotMigrated(source) => not_migrated(source),
+            AdoptError::Database(source) => of_database(source, &error),
             _ => Self::of(Exit::Failed, &error),
         }
     }

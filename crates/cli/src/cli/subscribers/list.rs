@@ -23,18 +23,18 @@ pub(super) struct List {
 const HEAD: [&str; 8] = [
     "subscriber",
     "pending",
-    "unanswered",
+    "ack_pending",
     "redelivered",
     "retries",
     "paused until",
-    "replicas",
-    "trouble",
+    "instances",
+    "issue",
 ];
 
 impl List {
     pub(super) async fn run(&self, config: &Config) -> Outcome {
         let bus = connect(config).await?;
-        let found = Subscribers::over(&bus).overview().await;
+        let found = Subscribers::new(&bus).overview().await;
         match self.json {
             true => print_json(&found)?,
             false => print(&found)?,
@@ -120,31 +120,31 @@ fn row(subscriber: &SubscriberState) -> [String; 8] {
     [
         subscriber.name.clone(),
         pending.map_or_else(|| "unknown".to_owned(), |pending| pending.to_string()),
-        subscriber.unanswered().to_string(),
+        subscriber.ack_pending().to_string(),
         subscriber.redelivered().to_string(),
         retries(subscriber.retries.as_ref()),
         pause(subscriber.paused_until),
-        replicas(subscriber),
-        trouble(subscriber),
+        instances(subscriber),
+        issue(subscriber),
     ]
 }
 
 /// How many instances answered, and how many of them stand by.
-fn replicas(subscriber: &SubscriberState) -> String {
-    let replicas = &subscriber.replicas;
-    let stand_by = |activity: &Activity| *activity == Activity::StandsBy;
-    match replicas
+fn instances(subscriber: &SubscriberState) -> String {
+    let instances = &subscriber.instances;
+    let stand_by = |activity: &Activity| *activity == Activity::Standby;
+    match instances
         .iter()
         .filter(|one| stand_by(&one.activity))
         .count()
     {
-        0 => replicas.len().to_string(),
-        some => format!("{} ({some} stand by)", replicas.len()),
+        0 => instances.len().to_string(),
+        some => format!("{} ({some} stand by)", instances.len()),
     }
 }
 
 /// The worst issue, and how many more there are.
-fn trouble(subscriber: &SubscriberState) -> String {
+fn issue(subscriber: &SubscriberState) -> String {
     let Some((worst, rest)) = subscriber.issues.split_first() else {
         return "-".to_owned();
     };

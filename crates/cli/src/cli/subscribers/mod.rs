@@ -1,8 +1,8 @@
 //! `tidings subscribers`: lists, pauses, resets and removes subscribers. One file per action.
 
 mod list;
-mod narrow;
 mod pause;
+mod prune;
 mod remove;
 mod reset;
 mod show;
@@ -53,7 +53,7 @@ enum Action {
     ///
     /// A worker never does this by itself, because an older worker that starts would make a newer one miss events.
     /// Events of the dropped names are skipped from now on. Do not run it while a newer version is rolled out.
-    Narrow(narrow::Narrow),
+    Prune(prune::Prune),
     /// Remove a subscriber that is no longer used: its consumers, and all data that is stored for it
     ///
     /// Refused while an instance answers or pulls. Prints first which events wait for the subscriber, and asks. Events
@@ -70,7 +70,7 @@ impl SubscribersCommand {
             Action::Pause(_)
             | Action::Resume(_)
             | Action::Reset(_)
-            | Action::Narrow(_)
+            | Action::Prune(_)
             | Action::Remove(_) => true,
         }
     }
@@ -82,7 +82,7 @@ impl SubscribersCommand {
             Action::Pause(action) => action.run(config).await,
             Action::Resume(action) => action.run(config).await,
             Action::Reset(action) => action.run(config).await,
-            Action::Narrow(action) => action.run(config).await,
+            Action::Prune(action) => action.run(config).await,
             Action::Remove(action) => action.run(config).await,
         }
     }

@@ -43,7 +43,7 @@ impl Pause {
     pub(super) async fn run(&self, config: &Config) -> Outcome {
         let until = self.end()?;
         let bus = connect(config).await?;
-        let end = Subscribers::over(&bus).pause(&self.name, until).await?;
+        let end = Subscribers::new(&bus).pause(&self.name, until).await?;
         let Self { name, .. } = self;
         if self.json {
             let answer = json!({ "subscriber": name, "paused_until": end });
@@ -81,7 +81,7 @@ impl Pause {
 impl Resume {
     pub(super) async fn run(&self, config: &Config) -> Outcome {
         let bus = connect(config).await?;
-        let was_paused = Subscribers::over(&bus).resume(&self.name).await?;
+        let was_paused = Subscribers::new(&bus).resume(&self.name).await?;
         let Self { name, .. } = self;
         if self.json {
             let answer =

@@ -32,7 +32,7 @@ pub(super) struct Remove {
 impl Remove {
     pub(super) async fn run(&self, config: &Config) -> Outcome {
         let bus = connect(config).await?;
-        let subscribers = Subscribers::over(&bus);
+        let subscribers = Subscribers::new(&bus);
         let plan = subscribers.plan_remove(&self.name).await?;
         // Without `--yes` and a terminal the refusal contains the same.
         if !self.json && (self.dry_run || self.consent.is_possible()) {
@@ -80,8 +80,8 @@ fn preview(plan: &SubscriberRemoval) -> Vec<[String; 2]> {
         add(
             "consumer",
             format!(
-                "of {}: {} pending, {} unanswered, acknowledged to {}; it is deleted",
-                consumer.stream, consumer.pending, consumer.unanswered, consumer.acknowledged
+                "of {}: {} pending, {} not acknowledged, acknowledged to {}; it is deleted",
+                consumer.stream, consumer.pending, consumer.ack_pending, consumer.acknowledged
             ),
         );
     }

@@ -3,7 +3,7 @@
 
 use clap::Args;
 use serde_json::json;
-use tidings::{Start, StreamReset, SubscriberReset, Subscribers};
+use tidings::{StartFrom, StreamReset, SubscriberReset, Subscribers};
 
 use crate::{
     cli::{
@@ -21,7 +21,7 @@ pub(super) struct Reset {
     name: String,
     /// The new position: events stored since 2h ago or TIME, a sequence, the beginning, or after the last event (now)
     #[arg(long, value_name = "2h|TIME|SEQ|beginning|now", value_parser = place::parse)]
-    to: Start,
+    to: StartFrom,
     /// Only in this stream
     #[arg(long)]
     stream: Option<String>,
@@ -38,7 +38,7 @@ pub(super) struct Reset {
 impl Reset {
     pub(super) async fn run(&self, config: &Config) -> Outcome {
         let bus = connect(config).await?;
-        let subscribers = Subscribers::over(&bus);
+        let subscribers = Subscribers::new(&bus);
         let stream = self.stream.as_deref();
         let plan = subscribers.plan_reset(&self.name, self.to, stream).await?;
         // Without `--yes` and a terminal the refusal contains the same.
@@ -114,11 +114,11 @@ fn add_stream(rows: &mut Vec<[String; 2]>, reset: &StreamReset) {
     for (name, count) in &reset.names {
         add("  name", format!("{count} {name}"));
     }
-    if reset.unanswered > 0 {
-        let count = reset.unanswered;
+    if reset.ack_pending > 0 {
+        let count = reset.ack_pending;
         let text = format!(
             "{count}: in hand, or lost with their process, and then delivered again from there on only"
         );
-        add("  unanswered", text);
+        add("  ack_pending", text);
     }
 }

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use clap::Args;
 use tidings::{
-    Replica, SubscriberConsumer, SubscriberState, Subscribers, WaitingRetries, setting_text,
+    Instance, SubscriberConsumer, SubscriberState, Subscribers, WaitingRetries, setting_text,
 };
 
 use super::{issue, pause, retries, unseen};
@@ -27,7 +27,7 @@ pub(super) struct Show {
 impl Show {
     pub(super) async fn run(&self, config: &Config) -> Outcome {
         let bus = connect(config).await?;
-        let subscriber = Subscribers::over(&bus).find(&self.name).await?;
+        let subscriber = Subscribers::new(&bus).find(&self.name).await?;
         match self.json {
             true => output::json(&subscriber)?,
             false => output::table(&rows(&subscriber))?,
@@ -54,12 +54,7 @@ fn judge(subscriber: &SubscriberState) -> Outcome {
 
 fn rows(subscriber: &SubscriberState) -> Vec<[String; 2]> {
     let mut rows = vec![row("subscriber", &subscriber.name)];
-    rows.extend(
-        subscriber
-            .issues
-            .iter()
-            .map(|one| row("trouble", issue(one))),
-    );
+    rows.extend(subscriber.issues.iter().map(|one| row("issue", issue(one))));
     rows.extend(subscriber.unseen.iter().map(|what| row("not seen", what)));
     rows.push(row("paused until", pause(subscriber.paused_until)));
     add_retries(&mut rows, subscriber.retries.as_ref());
@@ -71,12 +66,12 @@ fn rows(subscriber: &SubscriberState) -> Vec<[String; 2]> {
         rows.push(row("stream", stream.unwrap_or("unknown")));
         rows.push(row("  events", "no consumer: what waits is not known"));
     }
-    if subscriber.replicas.is_empty() {
-        rows.push(row("replica", "none answers"));
+    if subscriber.instances.is_empty() {
+        rows.push(row("instance", "none answers"));
         rows.push(row("  last sign", at(subscriber.last_seen_at)));
     }
-    for replica in &subscriber.replicas {
-        add_replica(&mut rows, replica);
+    for instance in &subscriber.instances {
+        add_instance(&mut rows, instance);
     }
     rows
 }
@@ -102,7 +97,7 @@ fn row(what: &str, text: impl AsRef<str>) -> [String; 2] {
 fn add_consumer(rows: &mut Vec<[String; 2]>, consumer: &SubscriberConsumer) {
     let SubscriberConsumer {
         pending,
-        unanswered,
+        ack_pending,
         redelivered,
         pulls,
         delivered,
@@ -111,7 +106,7 @@ fn add_consumer(rows: &mut Vec<[String; 2]>, consumer: &SubscriberConsumer) {
     } = consumer;
     let place = format!("delivered to sequence {delivered}, acknowledged to {acknowledged}");
     let counts = format!(
-        "{pending} pending, {unanswered} unanswered, {redelivered} of them redelivered, {pulls} pulls wait"
+        "{pending} pending, {ack_pending} ack pending, {redelivered} of them redelivered, {pulls} pulls wait"
     );
     rows.push(row("stream", &consumer.stream));
     rows.push(row("  events", counts));
@@ -126,64 +121,64 @@ fn add_consumer(rows: &mut Vec<[String; 2]>, consumer: &SubscriberConsumer) {
     }
     for drift in &consumer.drift {
         let cure = match drift.setting.starts_with("filter_subject") {
-            true => "`tidings subscribers narrow` drops what none of them wants",
+            true => "`tidings subscribers prune` drops what none of them wants",
             false => "a worker that starts updates it",
         };
         let text = format!(
-            "{} is {}, and {} of the replicas want {}; {cure}",
+            "{} is {}, and {} of the instances want {}; {cure}",
             drift.setting,
             setting_text(&drift.setting, &drift.now),
-            drift.replicas.len(),
+            drift.instances.len(),
             setting_text(&drift.setting, &drift.wanted)
         );
         rows.push(row("  differs", text));
     }
 }
 
-fn add_replica(rows: &mut Vec<[String; 2]>, replica: &Replica) {
+fn add_instance(rows: &mut Vec<[String; 2]>, instance: &Instance) {
     let number = |number: Option<usize>| number.map_or("-".to_owned(), |number| number.to_string());
     let place = format!(
         "{}, process {} on {}, tidings {}, since {}",
-        replica.id,
-        replica.pid,
-        replica.host,
-        replica.version,
-        output::second(replica.started_at)
+        instance.id,
+        instance.pid,
+        instance.host,
+        instance.version,
+        output::second(instance.started_at)
     );
-    let (running, resting) = (number(replica.running), number(replica.resting));
-    let (held, bytes) = (replica.in_hand, replica.in_hand_bytes);
-    let in_hand = format!("{held} events of {bytes} bytes: {running} running, {resting} resting");
+    let (running, resting) = (number(instance.running), number(instance.resting));
+    let (held, bytes) = (instance.in_flight, instance.in_flight_bytes);
+    let in_flight = format!("{held} events of {bytes} bytes: {running} running, {resting} resting");
     let counts = format!(
         "{} handled, {} failed attempts, {} dead letters",
-        replica.handled, replica.failed, replica.dead_lettered
+        instance.handled, instance.failed, instance.dead_lettered
     );
     let limits = format!(
         "{} at once, {}, {} bytes, {} an attempt",
-        replica.concurrency,
-        replica.rate.as_deref().unwrap_or("no rate"),
-        replica.memory,
-        duration::show(std::time::Duration::from_millis(replica.timeout_ms))
+        instance.concurrency,
+        instance.rate.as_deref().unwrap_or("no rate"),
+        instance.memory,
+        duration::show(std::time::Duration::from_millis(instance.timeout_ms))
     );
-    let lease = match replica.holds_lease {
+    let lease = match instance.holds_lease {
         None => "not ordered",
         Some(true) => "ordered, holds the lease",
         Some(false) => "ordered, does not hold the lease",
     };
     rows.extend([
-        row("replica", place),
-        row("  activity", replica.activity.as_str()),
-        row("  trouble", replica.trouble.as_deref().unwrap_or("-")),
-        row("  circuit", &replica.circuit),
+        row("instance", place),
+        row("  activity", instance.activity.as_str()),
+        row("  issue", instance.issue.as_deref().unwrap_or("-")),
+        row("  circuit", &instance.circuit),
         row("  order", lease),
-        row("  in hand", in_hand),
+        row("  in hand", in_flight),
         row("  since its start", counts),
-        row("  last delivery", at(replica.last_delivery_at)),
+        row("  last delivery", at(instance.last_delivery_at)),
         row("  limits", limits),
-        row("  retry", &replica.retry),
+        row("  retry", &instance.retry),
     ]);
-    let of_replays = replica.replay_trouble.as_ref();
+    let of_replays = instance.replay_issue.as_ref();
     rows.extend(of_replays.map(|why| row("  replays", format!("none is run: {why}"))));
-    for hot in &replica.hottest {
+    for hot in &instance.hottest {
         rows.push(row(
             "  hot key",
             format!("{}: {} wait", hot.key, hot.waiting),

@@ -76,9 +76,9 @@ async fn what_went_wrong_is_handled_again() {
     desk.greeted.lock().unwrap().clear();
 
     let service = Service::start(&world, &desk, greeter()).await;
-    eventually("a replica answers", || async {
+    eventually("an instance answers", || async {
         let listed = world.json(&["subscribers", "list", "--json"]).await;
-        !listed[0]["replicas"].as_array().unwrap().is_empty()
+        !listed[0]["instances"].as_array().unwrap().is_empty()
     })
     .await;
     let mut runbook = Runbook::open("It did the wrong thing");

@@ -69,8 +69,8 @@ impl Effects {
     fn subscriber(&self) -> EventSubscriber<Desk> {
         let subscriber = EventSubscriber::durable(SUBSCRIBER);
         match self {
-            Self::Postgres(outbox) => subscriber.on_once(outbox, greet_once_on_postgres),
-            Self::Sqlite(outbox) => subscriber.on_once(outbox, greet_once_on_sqlite),
+            Self::Postgres(outbox) => subscriber.on_transactional(outbox, greet_once_on_postgres),
+            Self::Sqlite(outbox) => subscriber.on_transactional(outbox, greet_once_on_sqlite),
         }
     }
 

@@ -24,7 +24,7 @@ async fn fill_up(world: &World) {
             .await;
     }
     eventually("the relay is held up", || async {
-        world.status().await["troubles"]
+        world.status().await["issues"]
             .as_array()
             .is_some_and(|all| !all.is_empty())
     })
@@ -48,7 +48,7 @@ async fn a_stream_that_has_reached_its_limit_takes_events_again(world: World) {
     runbook.done();
     let status = world.status().await;
     assert_eq!(
-        status["troubles"].as_array().map(Vec::len),
+        status["issues"].as_array().map(Vec::len),
         Some(0),
         "{status}"
     );

@@ -44,9 +44,9 @@ async fn a_key_that_is_parked_in_the_outbox_goes_on(mut world: World) {
         .await;
     // The first row of bob is discarded.
     runbook.fill("KEY", "bob").fill("ROW", "3");
-    let given_up = runbook.next(&world).await;
+    let dead_lettered = runbook.next(&world).await;
     assert!(
-        given_up.stdout.contains("longlong"),
+        dead_lettered.stdout.contains("longlong"),
         "it is printed, to be kept"
     );
     runbook.next(&world).await;

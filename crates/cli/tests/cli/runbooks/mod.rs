@@ -16,7 +16,7 @@ use std::sync::{
 
 use serde::{Deserialize, Serialize};
 use tidings::{
-    Bus, CircuitBreaker, Context, Event, EventSubscriber, Exhausted, Failure, Retry, Worker,
+    Bus, CircuitBreaker, Context, Event, EventSubscriber, Failure, OnExhausted, Retry, Worker,
     WorkerError,
 };
 use tokio::task::JoinHandle;
@@ -107,7 +107,7 @@ fn greeter() -> EventSubscriber<Desk> {
 fn ordered_greeter() -> EventSubscriber<Desk> {
     greeter()
         .ordered_by_key()
-        .when_exhausted(Exhausted::ParkKey)
+        .on_exhausted(OnExhausted::ParkKey)
 }
 
 /// A worker in the process of the test.

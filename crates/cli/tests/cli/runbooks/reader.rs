@@ -223,13 +223,13 @@ fn a_line_fits_what_is_told_of_it() {
         ("backlog   10 events", "backlog 0 events", false),
         ("backlog   0 events left", "backlog 0 events", false),
         (
-            "trouble  stream A, since 10:00: full; try: x",
-            "trouble stream A, since ...: full; ...",
+            "issue  stream A, since 10:00: full; try: x",
+            "issue stream A, since ...: full; ...",
             true,
         ),
         (
-            "trouble  stream A, since 10:00: sealed",
-            "trouble stream A, since ...: full...",
+            "issue  stream A, since 10:00: sealed",
+            "issue stream A, since ...: full...",
             false,
         ),
         ("7 ada", "... ada", true),

@@ -1,4 +1,4 @@
-//! `tidings outbox rebase`, and what else the program reports about a copied outbox.
+//! `tidings outbox adopt`, and what else the program reports about a copied outbox.
 
 use sqlx::{Connection, PgConnection};
 
@@ -22,13 +22,13 @@ async fn copied() -> World {
 }
 
 #[tokio::test]
-async fn a_copied_outbox_is_not_relayed_until_it_is_rebased() {
+async fn a_copied_outbox_is_not_relayed_until_it_is_adopted() {
     let world = copied().await;
     let refused = world.run(&["relay"]).await;
     assert_eq!(refused.code, Some(1), "{refused:?}");
     for said in [
         "its relay ran in the database 4711/1",
-        "tidings outbox rebase",
+        "tidings outbox adopt",
     ] {
         assert!(refused.stderr.contains(said), "{refused:?}");
     }
@@ -36,24 +36,24 @@ async fn a_copied_outbox_is_not_relayed_until_it_is_rebased() {
     assert_eq!(status.code, Some(1), "{status:?}");
     let status = status.stdout;
     assert!(status.contains("refuses"), "{status}");
-    assert!(status.contains("tidings outbox rebase"), "{status}");
+    assert!(status.contains("tidings outbox adopt"), "{status}");
 
     let planned = world
-        .json(&["outbox", "rebase", "--dry-run", "--json"])
+        .json(&["outbox", "adopt", "--dry-run", "--json"])
         .await;
     let planned = &planned[0];
     assert_eq!(planned["needed"], true);
     assert_eq!(planned["to_publish"], 1);
     assert_eq!(planned["oldest"]["name"], "user.created");
     assert!(world.status().await["refuses"].is_string());
-    let done = world.ok(&["outbox", "rebase"]).await;
+    let done = world.ok(&["outbox", "adopt"]).await;
     assert!(done.contains("to publish  1 event\n"), "{done}");
     assert!(done.contains("start the relay"), "{done}");
     assert!(world.status().await["refuses"].is_null());
 
-    let again = world.ok(&["outbox", "rebase"]).await;
+    let again = world.ok(&["outbox", "adopt"]).await;
     assert!(again.starts_with("nothing to do"), "{again}");
-    let again = world.json(&["outbox", "rebase", "--json"]).await;
+    let again = world.json(&["outbox", "adopt", "--json"]).await;
     assert_eq!(again[0]["needed"], false);
     let relay = world.spawn(&["relay"]);
     world.backlog_is(0).await;
@@ -61,8 +61,8 @@ async fn a_copied_outbox_is_not_relayed_until_it_is_rebased() {
 }
 
 #[tokio::test]
-async fn an_outbox_on_sqlite_needs_no_rebase_and_the_program_says_so() {
+async fn an_outbox_on_sqlite_needs_no_adoption_and_the_program_says_so() {
     let world = World::start(Store::Sqlite).await.set_up().await;
-    let said = world.refused(2, &["outbox", "rebase"]).await;
-    assert!(said.contains("SQLite needs no rebase"), "{said}");
+    let said = world.refused(2, &["outbox", "adopt"]).await;
+    assert!(said.contains("SQLite needs no adopt"), "{said}");
 }

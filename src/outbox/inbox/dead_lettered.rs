@@ -15,7 +15,7 @@ use super::{Added, Inbox, Memory, again};
 use crate::{
     context::Facts,
     failure::Failure,
-    handler::memory::{GivenUp, Noted, Remembers},
+    handler::memory::{DeadLettered, Noted, Remembers},
     outbox::{OutboxError, OutboxTransaction, Store},
     outcome::{Cause, DeadLetter},
 };
@@ -133,7 +133,7 @@ impl Note {
 pub(super) enum Known {
     Handled,
     /// It was dead-lettered; its dead letter may or may not be stored.
-    GivenUp(DeadLetter),
+    DeadLettered(DeadLetter),
     /// It was dead-lettered, and redriven since: from now on, in this transaction, it is to be handled.
     Reopened {
         /// The note before.
@@ -161,7 +161,7 @@ impl<DB: Store> Inbox<DB> {
             };
             let read = Note::read(&note)?;
             if !read.is_before(facts) {
-                return Ok(Known::GivenUp(read.why()));
+                return Ok(Known::DeadLettered(read.why()));
             }
             if self.change(connection, &memory, Some(&note), None).await? {
                 return Ok(Known::Reopened { note });
@@ -175,7 +175,7 @@ impl<DB: Store> Inbox<DB> {
         connection: &mut DB::Connection,
         memory: &Memory<'_>,
     ) -> Result<Vec<(Uuid, String)>, OutboxError> {
-        let reading = DB::given_up(connection, &self.outbox.shared.names, memory).await;
+        let reading = DB::dead_lettered(connection, &self.outbox.shared.names, memory).await;
         self.outbox.told(reading).await
     }
 
@@ -197,17 +197,17 @@ impl<DB: Store> Inbox<DB> {
         facts: &Facts,
         letter: &DeadLetter,
         lost: Option<&Noted>,
-    ) -> Result<GivenUp, OutboxError> {
+    ) -> Result<DeadLettered, OutboxError> {
         // The semaphore is never closed.
         let _turn = self.giving_up.acquire().await.ok();
         let mut tx = self.begin_to_note().await?;
         let noting = self.note_it_up(&mut tx, facts, letter, lost);
         match self.attend(noting).await {
-            Ok((given_up, true)) => {
+            Ok((dead_lettered, true)) => {
                 tx.commit().await?;
-                Ok(given_up)
+                Ok(dead_lettered)
             }
-            Ok((given_up, false)) => Ok(given_up),
+            Ok((dead_lettered, false)) => Ok(dead_lettered),
             Err(error) => Err(tx.lost(error)),
         }
     }
@@ -226,32 +226,32 @@ impl<DB: Store> Inbox<DB> {
         facts: &Facts,
         letter: &DeadLetter,
         lost: Option<&Noted>,
-    ) -> Result<(GivenUp, bool), OutboxError> {
+    ) -> Result<(DeadLettered, bool), OutboxError> {
         let (remembered, period) = self.remember(tx, facts).await?;
         let event = [*facts.envelope.id().as_uuid()];
         let memory = self.memory(facts, period, &event);
         let note = Note::of(facts, letter).text();
         if remembered.added == Added::All {
             self.change(tx, &memory, None, Some(&note)).await?;
-            return Ok((GivenUp::Now, true));
+            return Ok((DeadLettered::Now, true));
         }
         if !remembered.ring.reaches(period) {
             // It was never handled, and never will be.
-            return Ok((GivenUp::Now, false));
+            return Ok((DeadLettered::Now, false));
         }
         loop {
             let Some((_, before)) = self.notes(tx, &memory).await?.pop() else {
-                return Ok((GivenUp::Ended, false));
+                return Ok((DeadLettered::Ended, false));
             };
             let read = Note::read(&before)?;
             let is_lost = lost.is_some_and(|lost| lost.text == before);
             if !is_lost && !read.is_before(facts) {
                 let noted = read.noted(before, facts);
-                return Ok((GivenUp::Before(noted.into()), false));
+                return Ok((DeadLettered::Before(noted.into()), false));
             }
             let changing = self.change(tx, &memory, Some(&before), Some(&note));
             if changing.await? {
-                return Ok((GivenUp::Now, true));
+                return Ok((DeadLettered::Now, true));
             }
         }
     }
@@ -283,7 +283,7 @@ impl<DB: Store> Remembers for Inbox<DB> {
         facts: &'a Facts,
         letter: &'a DeadLetter,
         lost: Option<&'a Noted>,
-    ) -> BoxFuture<'a, Result<GivenUp, Failure>> {
+    ) -> BoxFuture<'a, Result<DeadLettered, Failure>> {
         let giving_up = again(move || self.give_it_up(facts, letter, lost));
         giving_up
             .map(|done| done.map_err(Failure::unavailable))

@@ -23,7 +23,7 @@ use crate::outbox::{
 /// What adopting the outbox does, or has done.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
-pub struct Rebase {
+pub struct Adoption {
     /// Why it is necessary.
     pub reason: String,
     /// Events in the log.
@@ -33,9 +33,9 @@ pub struct Rebase {
     /// Events that the relay publishes next, unless it finds them in the stream.
     pub to_publish: u64,
     /// The first event to publish, in the order of the log.
-    pub oldest: Option<RebasedEvent>,
+    pub oldest: Option<AdoptedEvent>,
     /// The last event to publish.
-    pub newest: Option<RebasedEvent>,
+    pub newest: Option<AdoptedEvent>,
     /// Per stream, the sequence after which the relay looks for events that were published and not recorded.
     pub streams: BTreeMap<String, u64>,
 }
@@ -43,7 +43,7 @@ pub struct Rebase {
 /// An event of the log.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
-pub struct RebasedEvent {
+pub struct AdoptedEvent {
     /// The row id in the log.
     pub id: i64,
     /// When it was written.
@@ -57,7 +57,7 @@ pub struct RebasedEvent {
 /// Why an outbox was not adopted. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum RebaseError {
+pub enum AdoptError {
     /// The tables are missing.
     #[error("the database has no outbox: run `tidings migrate`, or call `Outbox::migrate`")]
     NotMigrated(#[source] sqlx::Error),
@@ -109,22 +109,22 @@ impl Outbox<Postgres> {
     /// not necessary. Stop the writers first: this locks the outbox, and rewrites the whole log.
     ///
     /// # Errors
-    /// [`RebaseError`]; nothing was changed.
+    /// [`AdoptError`]; nothing was changed.
     ///
     /// # Cancel safety
     /// Runs in one transaction: either all of it has happened, or nothing.
-    pub async fn rebase(&self) -> Result<Option<Rebase>, RebaseError> {
+    pub async fn adopt(&self) -> Result<Option<Adoption>, AdoptError> {
         let mut tx = Taken::begin(&self.shared.pool, Postgres::BEGIN_OWN).await?;
-        let rebased = rebase(&mut tx, &self.shared.names).await?;
+        let adopted = adopt(&mut tx, &self.shared.names).await?;
         tx.commit().await?;
-        Ok(rebased)
+        Ok(adopted)
     }
 
-    /// Returns what [`Outbox::rebase`] would do. Changes nothing, and blocks no other transaction.
+    /// Returns what [`Outbox::adopt`] would do. Changes nothing, and blocks no other transaction.
     ///
     /// # Errors
-    /// [`RebaseError`].
-    pub async fn rebase_dry_run(&self) -> Result<Option<Rebase>, RebaseError> {
+    /// [`AdoptError`].
+    pub async fn adopt_dry_run(&self) -> Result<Option<Adoption>, AdoptError> {
         let mut tx = Taken::begin(&self.shared.pool, Postgres::BEGIN_OWN).await?;
         let planned = plan(&mut tx, &self.shared.names).await?;
         tx.roll_back().await?;
@@ -133,10 +133,13 @@ impl Outbox<Postgres> {
 }
 
 /// Returns what has to be done, if anything.
-async fn plan(connection: &mut PgConnection, names: &Names) -> Result<Option<Rebase>, RebaseError> {
+async fn plan(
+    connection: &mut PgConnection,
+    names: &Names,
+) -> Result<Option<Adoption>, AdoptError> {
     let reason = match origin(connection, names).await? {
         Origin::Own => return Ok(None),
-        Origin::Standby => return Err(RebaseError::Standby),
+        Origin::Standby => return Err(AdoptError::Standby),
         Origin::Foreign(reason) => reason,
     };
     refuse_while_leased(connection, names).await?;
@@ -151,7 +154,7 @@ async fn plan(connection: &mut PgConnection, names: &Names) -> Result<Option<Reb
         .fetch_one(&mut *connection)
         .await?;
     let (events, published) = (unsigned(counts.try_get(0)?), unsigned(counts.try_get(1)?));
-    Ok(Some(Rebase {
+    Ok(Some(Adoption {
         reason,
         events,
         published,
@@ -162,13 +165,13 @@ async fn plan(connection: &mut PgConnection, names: &Names) -> Result<Option<Reb
     }))
 }
 
-async fn rebase(
+async fn adopt(
     connection: &mut PgConnection,
     names: &Names,
-) -> Result<Option<Rebase>, RebaseError> {
+) -> Result<Option<Adoption>, AdoptError> {
     // Checked first, also because a standby assigns no transaction ids.
     if origin(connection, names).await? == Origin::Standby {
-        return Err(RebaseError::Standby);
+        return Err(AdoptError::Standby);
     }
     let own = own_transaction(connection, names).await?;
     let lock = "set local lock_timeout = '10s';
@@ -181,7 +184,7 @@ async fn rebase(
     };
     // Through a temporary table: an update would leave a dead row for each row.
     let keep =
-        format!("create temporary table tidings_rebase on commit drop as {LOG} order by log.id");
+        format!("create temporary table tidings_adopt on commit drop as {LOG} order by log.id");
     let keep = keep.replace("$1", &format!("'{own}'"));
     sqlx::raw_sql(in_names(names, &keep))
         .execute(&mut *connection)
@@ -193,18 +196,18 @@ async fn rebase(
         insert into tidings.outbox (xid, id, created_at, event, name, version, key, headers, payload, slot)
         select case when published then {PUBLISHED} else pg_current_xact_id() end,
                id, created_at, event, name, version, key, headers, payload, slot
-        from pg_temp.tidings_rebase where {IS_EVENT} order by id;
+        from pg_temp.tidings_adopt where {IS_EVENT} order by id;
         -- written before the table had its bounds: no relay could have published it
         insert into tidings.parked (id, created_at, event, name, version, key, headers, payload, error)
         select distinct on (id) id, created_at, event, name, version, key, headers, payload,
                'the row is no event: its place, its version or its time is out of bounds'
-        from pg_temp.tidings_rebase where not ({IS_EVENT}) and not published order by id
+        from pg_temp.tidings_adopt where not ({IS_EVENT}) and not published order by id
         on conflict (id) do nothing;
         -- A logical copy leaves sequences where they were. An id that was written by hand at the very end must not
         -- leave the sequence without any: it never comes that far.
         select setval('tidings.outbox_id', greatest(last_value,
-            (select max(id) from pg_temp.tidings_rebase where id < 4000000000000000000)))
-        from tidings.outbox_id where is_called or exists (select from pg_temp.tidings_rebase)"
+            (select max(id) from pg_temp.tidings_adopt where id < 4000000000000000000)))
+        from tidings.outbox_id where is_called or exists (select from pg_temp.tidings_adopt)"
     );
     sqlx::raw_sql(in_names(names, &write))
         .execute(&mut *connection)
@@ -229,7 +232,7 @@ async fn begin_anew(connection: &mut PgConnection, names: &Names) -> Result<(), 
                 select concat(least(own, pg_snapshot_xmin(snapshot)), ':', pg_snapshot_xmax(snapshot), ':',
                               (select string_agg(xid::text, ',' order by xid) from open))::pg_snapshot
                 from now),
-            id_floor = coalesce((select max(id) from pg_temp.tidings_rebase where published), 0),
+            id_floor = coalesce((select max(id) from pg_temp.tidings_adopt where published), 0),
             page_snapshot = null, page_id = null, system = {SYSTEM},
             owner = null, lease_until = '-infinity', epoch = epoch + 1"
     );
@@ -242,14 +245,14 @@ async fn begin_anew(connection: &mut PgConnection, names: &Names) -> Result<(), 
 async fn refuse_while_leased(
     connection: &mut PgConnection,
     names: &Names,
-) -> Result<(), RebaseError> {
+) -> Result<(), AdoptError> {
     let lease =
         "select owner, date_part('epoch', lease_until - clock_timestamp()) from tidings.relay
         where owner is not null and lease_until > clock_timestamp()";
     let lease = query(names, lease).fetch_optional(connection).await?;
     match lease {
         None => Ok(()),
-        Some(lease) => Err(RebaseError::Leased {
+        Some(lease) => Err(AdoptError::Leased {
             owner: lease.try_get(0)?,
             seconds: lease.try_get(1)?,
         }),
@@ -271,7 +274,7 @@ async fn first_unpublished(
     names: &Names,
     own: &str,
     order: &str,
-) -> Result<Option<RebasedEvent>, sqlx::Error> {
+) -> Result<Option<AdoptedEvent>, sqlx::Error> {
     let first = format!(
         "select id, created_at, event, tidings.utf8(left(name, 300)) from ({LOG}) as log where not published order by id {order} limit 1"
     );
@@ -280,7 +283,7 @@ async fn first_unpublished(
         .fetch_optional(connection)
         .await?;
     let Some(first) = first else { return Ok(None) };
-    Ok(Some(RebasedEvent {
+    Ok(Some(AdoptedEvent {
         id: first.try_get(0)?,
         at: moment(&first, 1)?,
         event: first.try_get(2)?,
@@ -294,7 +297,7 @@ fn in_names(names: &Names, text: &str) -> sqlx::AssertSqlSafe<String> {
     sqlx::AssertSqlSafe(names.text(text, '.'))
 }
 
-impl From<sqlx::Error> for RebaseError {
+impl From<sqlx::Error> for AdoptError {
     fn from(error: sqlx::Error) -> Self {
         use crate::outbox::store::Statements;
 

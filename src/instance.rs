@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 /// An instance of a subscriber: a process that runs it, as it was when it answered.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
-pub struct Replica {
+pub struct Instance {
     /// The subscriber.
     pub subscriber: String,
     /// Identifies the instance. A restarted process has another id.
@@ -25,10 +25,10 @@ pub struct Replica {
     /// What it is doing.
     pub activity: Activity,
     /// Why it makes no progress, if so: a stall, a missing permission, an answer that is not confirmed.
-    pub trouble: Option<String>,
+    pub issue: Option<String>,
     /// Why it runs no [replays](crate::Replays), if so: it lacks the permission to look for them.
     #[serde(default)]
-    pub replay_trouble: Option<String>,
+    pub replay_issue: Option<String>,
     /// Whether it is ordered by key.
     pub ordered: bool,
     /// Whether it is the active instance; only of an ordered subscriber.
@@ -40,9 +40,9 @@ pub struct Replica {
     /// How many events wait in the process for their next attempt; `None` while it is not active.
     pub resting: Option<usize>,
     /// How many events are in flight: they run, rest, or wait for a concurrency slot.
-    pub in_hand: usize,
+    pub in_flight: usize,
     /// The bytes in flight.
-    pub in_hand_bytes: usize,
+    pub in_flight_bytes: usize,
     /// The keys with the most waiting events, the most first; at most ten. Only of an ordered subscriber.
     pub hottest: Vec<HotKey>,
     /// How many events are handled at once, at most.
@@ -50,7 +50,7 @@ pub struct Replica {
     /// How many attempts may begin per time, such as `100 per second`; `None` without a limit.
     pub rate: Option<String>,
     /// The maximum bytes in flight.
-    pub memory: usize,
+    pub max_in_flight_bytes: usize,
     /// How long an attempt may take, in milliseconds.
     pub timeout_ms: u64,
     /// When failures are retried, as [`Retry`](crate::Retry) is displayed.
@@ -79,13 +79,13 @@ pub struct Replica {
 #[non_exhaustive]
 pub enum Activity {
     /// It sets itself up, or fails to.
-    Begins,
+    Starting,
     /// It handles events.
-    Works,
+    Active,
     /// Another instance is active, because the subscriber is ordered.
-    StandsBy,
+    Standby,
     /// It was told to stop, and finishes what is in flight.
-    Drains,
+    Draining,
     /// An activity that a later version of Tidings has added.
     #[serde(other)]
     Unknown,
@@ -130,10 +130,10 @@ impl Activity {
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Begins => "begins",
-            Self::Works => "works",
-            Self::StandsBy => "stands-by",
-            Self::Drains => "drains",
+            Self::Begins => "starting",
+            Self::Works => "active",
+            Self::StandsBy => "standby",
+            Self::Drains => "draining",
             Self::Unknown => "unknown",
         }
     }
@@ -164,10 +164,10 @@ mod tests {
     #[test]
     fn what_a_later_version_does_can_be_read() {
         let read = |text| serde_json::from_str::<Activity>(text).unwrap();
-        assert_eq!(read("\"stands-by\""), Activity::StandsBy);
+        assert_eq!(read("\"stands-by\""), Activity::Standby);
         assert_eq!(read("\"dreams\""), Activity::Unknown);
-        let written = serde_json::to_string(&Activity::StandsBy).unwrap();
-        assert_eq!(written, format!("\"{}\"", Activity::StandsBy.as_str()));
+        let written = serde_json::to_string(&Activity::Standby).unwrap();
+        assert_eq!(written, format!("\"{}\"", Activity::Standby.as_str()));
     }
 
     #[test]

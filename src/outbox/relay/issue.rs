@@ -14,7 +14,7 @@ use chrono::Utc;
 
 use crate::outbox::{
     parked::WaitsFor,
-    status::{StoredTrouble, Trouble, stored_troubles},
+    status::{Issue, StoredTrouble, stored_troubles},
 };
 
 /// How often a lasting issue is logged again.
@@ -27,7 +27,7 @@ pub(super) const RELAY: &str = "relay";
 /// The present issues of a relay, by place: the relay, a stream or a subject. Clones share them; they outlive a
 /// tenure.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Troubles(Arc<Mutex<State>>);
+pub(super) struct Issues(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -38,7 +38,7 @@ struct State {
 
 #[derive(Debug)]
 struct Known {
-    trouble: StoredTrouble,
+    issue: StoredTrouble,
     /// The last tenure in which the issue was met.
     met: u64,
     /// How often the issue was met.
@@ -46,7 +46,7 @@ struct Known {
     said: Instant,
 }
 
-impl Troubles {
+impl Issues {
     /// Begins an issue at a place. An issue that is already there continues, possibly with another cause. Returns
     /// whether it was logged.
     pub(super) fn begin(&self, place: &str, cause: &str, cure: &str) -> bool {
@@ -58,9 +58,9 @@ impl Troubles {
             state.by_place.insert(place.to_owned(), known);
             return true;
         };
-        let is_other = known.trouble.cause != cause;
-        cause.clone_into(&mut known.trouble.cause);
-        cure.clone_into(&mut known.trouble.cure);
+        let is_other = known.issue.cause != cause;
+        cause.clone_into(&mut known.issue.cause);
+        cure.clone_into(&mut known.issue.cure);
         known.met = met;
         known.times += 1;
         let is_said = is_other && known.said.elapsed() >= SAY_CHANGE;
@@ -88,10 +88,10 @@ impl Troubles {
         let mut state = self.lock();
         let before = state.tenure;
         state.tenure += 1;
-        for (place, trouble) in kept {
+        for (place, issue) in kept {
             match state.by_place.get_mut(&place) {
-                Some(known) => known.trouble.since = known.trouble.since.min(trouble.since),
-                None => drop(state.by_place.insert(place, Known::new(trouble, before))),
+                Some(known) => known.issue.since = known.issue.since.min(issue.since),
+                None => drop(state.by_place.insert(place, Known::new(issue, before))),
             }
         }
         Ok(())
@@ -102,7 +102,7 @@ impl Troubles {
         let Some(known) = self.lock().by_place.remove(place) else {
             return false;
         };
-        let since = known.trouble.since;
+        let since = known.issue.since;
         let lasted_s = (Utc::now() - since).num_seconds();
         tracing::info!(place, %since, lasted_s, "events flowing again");
         true
@@ -148,9 +148,8 @@ impl Troubles {
     pub(super) fn text(&self) -> Result<String, sqlx::Error> {
         let state = self.lock();
         let places = state.by_place.iter();
-        let stored: BTreeMap<&String, &StoredTrouble> = places
-            .map(|(place, known)| (place, &known.trouble))
-            .collect();
+        let stored: BTreeMap<&String, &StoredTrouble> =
+            places.map(|(place, known)| (place, &known.issue)).collect();
         serde_json::to_string(&stored).map_err(|error| sqlx::Error::Encode(error.into()))
     }
 
@@ -166,11 +165,11 @@ impl Troubles {
     }
 
     /// The issues for status requests over NATS.
-    pub(super) fn all(&self) -> Vec<Trouble> {
+    pub(super) fn all(&self) -> Vec<Issue> {
         let state = self.lock();
         let places = state.by_place.iter();
         places
-            .map(|(place, known)| known.trouble.clone().at(place.clone()))
+            .map(|(place, known)| known.issue.clone().at(place.clone()))
             .collect()
     }
 
@@ -180,9 +179,9 @@ impl Troubles {
 }
 
 impl Known {
-    fn new(trouble: StoredTrouble, met: u64) -> Self {
+    fn new(issue: StoredTrouble, met: u64) -> Self {
         Self {
-            trouble,
+            issue,
             met,
             times: 1,
             said: Instant::now(),
@@ -191,7 +190,7 @@ impl Known {
 
     fn say(&mut self, place: &str) {
         self.said = Instant::now();
-        let StoredTrouble { since, cause, cure } = &self.trouble;
+        let StoredTrouble { since, cause, cure } = &self.issue;
         let (for_s, times) = ((Utc::now() - *since).num_seconds(), self.times);
         tracing::error!(place, for_s, times, cause, cure, "events still held up");
     }
@@ -201,50 +200,50 @@ impl Known {
 mod tests {
     use super::*;
 
-    fn places(troubles: &Troubles) -> Vec<String> {
-        let all = troubles.all().into_iter();
-        all.map(|trouble| trouble.place).collect()
+    fn places(issues: &Issues) -> Vec<String> {
+        let all = issues.all().into_iter();
+        all.map(|issue| issue.place).collect()
     }
 
     #[test]
     fn what_lasts_keeps_its_beginning_and_gets_the_new_cause() {
-        let troubles = Troubles::default();
-        troubles.begin("stream A", "full", "purge");
-        let since = troubles.all()[0].since;
-        troubles.begin("stream A", "sealed", "delete");
-        let now = troubles.all().remove(0);
+        let issues = Issues::default();
+        issues.begin("stream A", "full", "purge");
+        let since = issues.all()[0].since;
+        issues.begin("stream A", "sealed", "delete");
+        let now = issues.all().remove(0);
         assert_eq!((now.since, &*now.cause), (since, "sealed"));
-        troubles.end("stream A");
-        assert_eq!(troubles.text().unwrap(), "{}");
+        issues.end("stream A");
+        assert_eq!(issues.text().unwrap(), "{}");
     }
 
     #[test]
     fn a_tenure_that_begins_ends_nothing_and_one_that_has_caught_up_ends_what_it_has_not_met() {
-        let troubles = Troubles::default();
-        troubles.new_tenure("{}").unwrap();
-        troubles.begin(RELAY, "denied", "allow it");
-        troubles.begin("stream A", "full", "purge");
-        troubles.begin("subject b.c", "no stream", "apply");
-        troubles.new_tenure("{}").unwrap();
-        assert_eq!(places(&troubles).len(), 3);
-        troubles.recall("subject b.c", "no stream", "apply");
-        troubles.begin("stream A", "full", "purge");
-        troubles.caught_up();
-        assert_eq!(places(&troubles), ["stream A", "subject b.c"]);
+        let issues = Issues::default();
+        issues.new_tenure("{}").unwrap();
+        issues.begin(RELAY, "denied", "allow it");
+        issues.begin("stream A", "full", "purge");
+        issues.begin("subject b.c", "no stream", "apply");
+        issues.new_tenure("{}").unwrap();
+        assert_eq!(places(&issues).len(), 3);
+        issues.recall("subject b.c", "no stream", "apply");
+        issues.begin("stream A", "full", "purge");
+        issues.caught_up();
+        assert_eq!(places(&issues), ["stream A", "subject b.c"]);
     }
 
     #[test]
     fn what_another_process_has_left_keeps_its_beginning() {
-        let troubles = Troubles::default();
+        let issues = Issues::default();
         let kept = r#"{"relay": {"since": "2026-01-01T00:00:00Z", "cause": "down", "cure": "up"}}"#;
-        troubles.begin(RELAY, "denied", "allow it");
-        troubles.new_tenure(kept).unwrap();
+        issues.begin(RELAY, "denied", "allow it");
+        issues.new_tenure(kept).unwrap();
         assert_eq!(
-            troubles.all()[0].since.to_rfc3339(),
+            issues.all()[0].since.to_rfc3339(),
             "2026-01-01T00:00:00+00:00"
         );
-        assert_eq!(troubles.all()[0].cause, "denied");
-        let other = Troubles::default();
+        assert_eq!(issues.all()[0].cause, "denied");
+        let other = Issues::default();
         other.new_tenure(kept).unwrap();
         assert_eq!(other.all()[0].cause, "down");
         other.caught_up();

@@ -30,13 +30,13 @@ pub struct Orders {
 }
 
 /// Killed on drop.
-pub struct Replica {
+pub struct Instance {
     pub number: usize,
     process: watch::Receiver<Option<u32>>,
     keeping: JoinHandle<()>,
 }
 
-impl Replica {
+impl Instance {
     pub fn start(orders: Orders) -> Self {
         let (is, process) = watch::channel(None);
         let number = orders.number;
@@ -72,7 +72,7 @@ impl Replica {
     }
 }
 
-impl Drop for Replica {
+impl Drop for Instance {
     fn drop(&mut self) {
         self.keeping.abort();
     }

@@ -12,9 +12,9 @@ use std::{
 use async_nats::jetstream;
 use serde_json::json;
 use tidings::{
-    BatchContext, Batching, Bus, Context, DeadLetterSelection, DeadLetters, Envelope,
+    BatchContext, BatchResult, Batching, Bus, Context, DeadLetterSelection, DeadLetters, Envelope,
     EventPublisher, EventSubscriber, Failure, InboxTransaction, Item, Outcome, Retry, StreamSpec,
-    Verdicts, Worker, testing::TestWorker,
+    Worker, testing::TestWorker,
 };
 
 use crate::{
@@ -56,8 +56,8 @@ async fn charge_all<DB: Database>(
     users: Vec<Item<User>>,
     mut tx: InboxTransaction<DB>,
     cx: BatchContext<App>,
-) -> Result<Verdicts, Failure> {
-    let mut verdicts = Verdicts::done();
+) -> Result<BatchResult, Failure> {
+    let mut verdicts = BatchResult::done();
     for user in &users {
         match cx.state().asks(user) {
             Ok(()) => drop(DB::count_up(&mut tx, &user.id).await?),
@@ -81,10 +81,10 @@ fn run<DB: Database>(
 ) -> Running<tidings::WorkerError> {
     let subscriber = EventSubscriber::durable(DURABLE);
     let subscriber = match of {
-        Of::One => subscriber.on_once(&world.outbox, charge::<DB>),
+        Of::One => subscriber.on_transactional(&world.outbox, charge::<DB>),
         Of::Batches => {
             let batching = Batching::of(10).linger(Duration::from_millis(50));
-            subscriber.on_batch_once(&world.outbox, batching, charge_all::<DB>)
+            subscriber.on_batch_transactional(&world.outbox, batching, charge_all::<DB>)
         }
     };
     world.run(Worker::new(bus.clone(), app.clone()).subscribe(subscriber))
@@ -129,7 +129,7 @@ async fn are_dead<DB: Database>(world: &World<DB>, count: usize) {
 }
 
 async fn redrive_all<DB: Database>(world: &World<DB>) {
-    let letters = DeadLetters::over(&world.bus);
+    let letters = DeadLetters::new(&world.bus);
     let redriver = letters.redriver().await.unwrap();
     let mut reader = letters.read(DeadLetterSelection::default()).await.unwrap();
     while let Some(letter) = reader.next().await.unwrap() {
@@ -138,7 +138,7 @@ async fn redrive_all<DB: Database>(world: &World<DB>) {
 }
 
 /// The number of events that the inbox knows as dead-lettered.
-async fn given_up<DB: Database>(world: &World<DB>) -> i64 {
+async fn dead_lettered<DB: Database>(world: &World<DB>) -> i64 {
     let sql = format!(
         "select count(*) from {} where dead_letter is not null",
         DB::table("inbox")
@@ -174,7 +174,7 @@ async fn comes_again<DB: Database>(world: World<DB>, of: Of) {
     }
     assert_eq!(app.called.len(), 3, "{:?}", app.called.all());
     let counted = [world.counted("ada").await, world.counted("ok-bob").await];
-    assert_eq!((counted, given_up(&world).await), ([0, 1], 2));
+    assert_eq!((counted, dead_lettered(&world).await), ([0, 1], 2));
     assert_eq!(world.dead_letters().await.len(), 2);
 }
 
@@ -205,7 +205,7 @@ async fn is_redriven<DB: Database>(world: World<DB>, of: Of) {
         is_idle(&world, "EVENTS").await;
         is_idle(&world, if redrives > 0 { "RETRIES" } else { "EVENTS" }).await;
         running.stop().await.unwrap();
-        assert_eq!(given_up(&world).await, 2);
+        assert_eq!(dead_lettered(&world).await, 2);
         for letter in &world.dead_letters().await.0 {
             let told = letter.header("tidings-redrives");
             assert_eq!(told.parse().unwrap_or(0), redrives);
@@ -223,7 +223,7 @@ async fn is_redriven<DB: Database>(world: World<DB>, of: Of) {
         is_idle(&world, "EVENTS").await;
         running.stop().await.unwrap();
     }
-    assert_eq!((app.called.len(), given_up(&world).await), (8, 0));
+    assert_eq!((app.called.len(), dead_lettered(&world).await), (8, 0));
     assert_eq!(world.remembered().await, 2);
     assert_eq!(world.dead_letters().await.len(), 0);
 }
@@ -300,7 +300,7 @@ async fn a_letter_that_was_discarded_does_not_come_back<DB: Database>(world: Wor
     are_dead(&world, 1).await;
     is_idle(&world, "EVENTS").await;
     running.stop().await.unwrap();
-    let letters = DeadLetters::over(&world.bus);
+    let letters = DeadLetters::new(&world.bus);
     let letter = letters.find(1).await.unwrap();
     assert!(letters.discard(&letter).await.unwrap());
     // real time: until the server has forgotten the id of the dead letter
@@ -339,7 +339,7 @@ async fn without_the_database_nothing_is_given_up<DB: Database>(world: World<DB>
         Err(Failure::reject("declined"))
     }
     let subscriber = EventSubscriber::durable(DURABLE)
-        .on_once(&world.outbox, close::<DB>)
+        .on_transactional(&world.outbox, close::<DB>)
         .retry(Retry::never());
     let mut worker = TestWorker::new(subscriber, world.outbox.clone());
     let delivered = worker

@@ -18,22 +18,22 @@ const KEYS: [&str; 3] = ["a", "b", "c"];
 
 /// Records the events that a handler saw, and on which instance.
 #[derive(Clone)]
-struct Replica {
+struct Instance {
     number: usize,
     noted: Noted,
 }
 
-async fn note(event: Counted, cx: Context<Replica>) -> Result<(), Failure> {
+async fn note(event: Counted, cx: Context<Instance>) -> Result<(), Failure> {
     // A slow handler, so that other deliveries are in flight when its instance ends.
     tokio::time::sleep(Duration::from_millis(2)).await; // real time: the handler's work
-    let Replica { number, noted } = cx.state();
+    let Instance { number, noted } = cx.state();
     noted.note(format!("{number} {} {}", event.key, event.count));
     Ok(())
 }
 
-fn worker(world: &World<Sqlite>, number: usize, noted: &Noted) -> Worker<Replica> {
+fn worker(world: &World<Sqlite>, number: usize, noted: &Noted) -> Worker<Instance> {
     let noted = noted.clone();
-    Worker::new(world.bus.clone(), Replica { number, noted }).subscribe(
+    Worker::new(world.bus.clone(), Instance { number, noted }).subscribe(
         EventSubscriber::durable("counter")
             .on(note)
             .concurrency(4)
@@ -56,9 +56,9 @@ fn seen(noted: &Noted, key: &str) -> Vec<(usize, i64)> {
     let notes = noted.all();
     let of_key = notes.iter().filter_map(|note| {
         let mut words = note.split(' ');
-        let replica = words.next()?.parse().ok()?;
+        let instance = words.next()?.parse().ok()?;
         (words.next()? == key).then_some(())?;
-        Some((replica, words.next()?.parse().ok()?))
+        Some((instance, words.next()?.parse().ok()?))
     });
     of_key.collect()
 }
@@ -68,20 +68,20 @@ fn assert_in_order(noted: &Noted, last: i64) {
     for key in KEYS {
         let seen = seen(noted, key);
         let mut highest = 0;
-        for (replica, count) in &seen {
+        for (instance, count) in &seen {
             assert!(
                 *count <= highest + 1,
-                "{key} {count} overtook after {highest} on {replica}: {seen:?}"
+                "{key} {count} overtook after {highest} on {instance}: {seen:?}"
             );
             highest = highest.max(*count);
         }
         assert_eq!(highest, last, "{key}: {seen:?}");
-        for replica in 0..9 {
+        for instance in 0..9 {
             let counts: Vec<i64> = seen
                 .iter()
-                .filter_map(|(of, count)| (*of == replica).then_some(*count))
+                .filter_map(|(of, count)| (*of == instance).then_some(*count))
                 .collect();
-            assert!(counts.is_sorted(), "{key} on {replica}: {counts:?}");
+            assert!(counts.is_sorted(), "{key} on {instance}: {counts:?}");
         }
     }
 }
@@ -109,10 +109,10 @@ async fn one_replica_works_and_a_clean_stop_hands_over_without_a_duplicate() {
     until_handled(&noted, 60).await;
     second.stop().await.unwrap();
     assert_in_order(&noted, 60);
-    let replicas: Vec<usize> = seen(&noted, "a").iter().map(|(of, _)| *of).collect();
+    let instances: Vec<usize> = seen(&noted, "a").iter().map(|(of, _)| *of).collect();
     assert!(
-        replicas.is_sorted() && replicas.contains(&1),
-        "{replicas:?}"
+        instances.is_sorted() && instances.contains(&1),
+        "{instances:?}"
     );
     assert_eq!(noted.len(), 180, "nothing twice");
 }
@@ -146,7 +146,7 @@ async fn order_holds_when_the_connection_is_cut() {
     let number = 0;
     let cut = Worker::new(
         bus,
-        Replica {
+        Instance {
             number,
             noted: noted.clone(),
         },
@@ -230,7 +230,7 @@ impl Stuck {
             .ordered_by_key();
         Worker::new(world.bus.clone(), self.clone())
             .subscribe(subscriber)
-            .drain_within(Duration::ZERO)
+            .shutdown_timeout(Duration::ZERO)
     }
 
     /// Waits until the first event hangs and all events behind it were handled.

@@ -1,4 +1,4 @@
-//! `tidings subscribers narrow`: stops the delivery of events that no running instance handles.
+//! `tidings subscribers prune`: stops the delivery of events that no running instance handles.
 
 use clap::Args;
 use tidings::Subscribers;
@@ -9,7 +9,7 @@ use crate::{
 };
 
 #[derive(Args)]
-pub(super) struct Narrow {
+pub(super) struct Prune {
     /// The subscriber's name
     name: String,
     /// Print one JSON object
@@ -17,17 +17,17 @@ pub(super) struct Narrow {
     json: bool,
 }
 
-impl Narrow {
+impl Prune {
     pub(super) async fn run(&self, config: &Config) -> Outcome {
         let bus = connect(config).await?;
-        let ended = Subscribers::over(&bus).narrow(&self.name).await?;
+        let ended = Subscribers::new(&bus).prune(&self.name).await?;
         if self.json {
             return Ok(output::json(&ended)?);
         }
         let name = &self.name;
         if ended.is_empty() {
             return Ok(output::line(format!(
-                "{name} gets what its replicas handle, and nothing else"
+                "{name} gets what its instances handle, and nothing else"
             ))?);
         }
         for (stream, names) in ended {

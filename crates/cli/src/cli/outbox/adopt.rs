@@ -1,8 +1,8 @@
-//! `tidings outbox rebase`: adopts a copied outbox, or prints what adopting would change.
+//! `tidings outbox adopt`: adopts a copied outbox, or prints what adopting would change.
 
 use clap::Args;
 use serde::Serialize;
-use tidings::{Rebase, RebasedEvent};
+use tidings::{AdoptedEvent, Adoption};
 
 use crate::{
     cli::{
@@ -32,7 +32,7 @@ struct Answer<'a> {
     needed: bool,
     dry_run: bool,
     #[serde(flatten)]
-    rebase: Option<&'a Rebase>,
+    adopt: Option<&'a Adoption>,
 }
 
 impl RunRebase {
@@ -41,35 +41,35 @@ impl RunRebase {
             Database::Postgres(outbox) => outbox,
             Database::Sqlite(_) => return Err(not_on_sqlite()),
         };
-        let rebase = match self.dry_run {
-            true => outbox.rebase_dry_run().await?,
-            false => outbox.rebase().await?,
+        let adopt = match self.dry_run {
+            true => outbox.adopt_dry_run().await?,
+            false => outbox.adopt().await?,
         };
         if self.json {
             return Ok(output::json(&Answer {
-                needed: rebase.is_some(),
+                needed: adopt.is_some(),
                 dry_run: self.dry_run,
-                rebase: rebase.as_ref(),
+                adopt: adopt.as_ref(),
             })?);
         }
-        match rebase {
+        match adopt {
             None => Ok(output::line(
                 "nothing to do: the outbox is this database's own",
             )?),
-            Some(rebase) => Ok(output::table(&self.rows(&rebase))?),
+            Some(adopt) => Ok(output::table(&self.rows(&adopt))?),
         }
     }
 
-    fn rows(&self, rebase: &Rebase) -> Vec<[String; 2]> {
+    fn rows(&self, adopt: &Adoption) -> Vec<[String; 2]> {
         let mut rows = vec![
-            ["reason".into(), rebase.reason.clone()],
-            ["in the log".into(), output::events(rebase.events)],
-            ["published".into(), output::events(rebase.published)],
-            ["to publish".into(), output::events(rebase.to_publish)],
-            ["oldest".into(), named(rebase.oldest.as_ref())],
-            ["newest".into(), named(rebase.newest.as_ref())],
+            ["reason".into(), adopt.reason.clone()],
+            ["in the log".into(), output::events(adopt.events)],
+            ["published".into(), output::events(adopt.published)],
+            ["to publish".into(), output::events(adopt.to_publish)],
+            ["oldest".into(), named(adopt.oldest.as_ref())],
+            ["newest".into(), named(adopt.newest.as_ref())],
         ];
-        for (stream, sequence) in &rebase.streams {
+        for (stream, sequence) in &adopt.streams {
             let behind = format!("{stream}, behind sequence {sequence}");
             rows.push(["looked for in".into(), behind]);
         }
@@ -82,7 +82,7 @@ impl RunRebase {
     }
 }
 
-fn named(event: Option<&RebasedEvent>) -> String {
+fn named(event: Option<&AdoptedEvent>) -> String {
     event.map_or_else(
         || "-".into(),
         |event| format!("{} {} of {}", event.name, event.event, event.at),
@@ -92,7 +92,7 @@ fn named(event: Option<&RebasedEvent>) -> String {
 fn not_on_sqlite() -> Report {
     Report::new(
         Exit::Usage,
-        "an outbox on SQLite needs no rebase: its ids mean the same in every copy of the file",
+        "an outbox on SQLite needs no adoption: its ids mean the same in every copy of the file",
     )
     .cure("tidings relay")
 }

@@ -9,7 +9,7 @@ use tokio::{sync::watch, time::Instant};
 use super::Desk;
 use crate::{
     bus::BusError,
-    job::{Replay, ReplayProgress, ReplayTrouble},
+    job::{Replay, ReplayIssue, ReplayProgress},
     log::Lasting,
 };
 
@@ -18,12 +18,12 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
 /// The errors of one replay, one after the other.
-pub(super) struct Trouble {
+pub(super) struct Issue {
     pause: Duration,
     said: Lasting,
 }
 
-impl Default for Trouble {
+impl Default for Issue {
     fn default() -> Self {
         Self {
             pause: FIRST_PAUSE,
@@ -32,7 +32,7 @@ impl Default for Trouble {
     }
 }
 
-impl Trouble {
+impl Issue {
     /// How long the replay is left alone now.
     fn pause(&mut self) -> Duration {
         let pause = self.pause;
@@ -48,9 +48,9 @@ impl Trouble {
 }
 
 /// Since when the issue lasts: one cause may follow another.
-pub(super) fn lasting(before: Option<&ReplayTrouble>, why: String) -> ReplayTrouble {
+pub(super) fn lasting(before: Option<&ReplayIssue>, why: String) -> ReplayIssue {
     let since = before.map_or_else(Utc::now, |before| before.since);
-    ReplayTrouble { why, since }
+    ReplayIssue { why, since }
 }
 
 impl<S: Send + Sync + 'static> Desk<S> {
@@ -58,11 +58,11 @@ impl<S: Send + Sync + 'static> Desk<S> {
     pub(super) async fn leave_alone(
         &self,
         error: &BusError,
-        trouble: &mut Trouble,
+        issue: &mut Issue,
         entry: &mut watch::Receiver<Replay>,
     ) {
-        let pause = trouble.pause();
-        if trouble.is_news(&error.to_string()) {
+        let pause = issue.pause();
+        if issue.is_news(&error.to_string()) {
             let (subscriber, id) = (&*self.name, entry.borrow().id);
             tracing::error!(subscriber, replay = %id, %error, ?pause, "replay interrupted");
         }
@@ -85,10 +85,10 @@ impl<S: Send + Sync + 'static> Desk<S> {
             let entry = self.bus.replay_progress(replay).await?;
             let revision = entry.as_ref().map_or(0, |entry| entry.revision);
             let mut progress: ReplayProgress = entry.map(|entry| entry.value).unwrap_or_default();
-            if progress.trouble.as_ref().is_some_and(|it| it.why == why) {
+            if progress.issue.as_ref().is_some_and(|it| it.why == why) {
                 return Ok(());
             }
-            progress.trouble = Some(lasting(progress.trouble.as_ref(), why.clone()));
+            progress.issue = Some(lasting(progress.issue.as_ref(), why.clone()));
             progress.at = Utc::now();
             let writing = self.bus.write_replay_progress(replay, &progress, revision);
             if writing.await?.is_some() {
@@ -104,20 +104,20 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_lasts_is_tried_and_said_ever_less() {
-        let mut trouble = Trouble::default();
+        let mut issue = Issue::default();
         let (mut tries, mut said) = (0, 0);
         let end = Instant::now() + Duration::from_secs(600);
         while Instant::now() < end {
             tries += 1;
-            said += usize::from(trouble.is_news("denied"));
-            let pause = trouble.pause();
+            said += usize::from(issue.is_news("denied"));
+            let pause = issue.pause();
             // real time: the clock is the test's
             tokio::time::sleep(pause).await;
         }
         assert!((40..50).contains(&tries), "{tries}");
         assert!((5..=7).contains(&said), "{said}");
         tokio::time::sleep(LONGEST_PAUSE).await; // real time: the clock is the test's
-        assert!(trouble.is_news("another cause"));
+        assert!(issue.is_news("another cause"));
     }
 
     #[test]
