@@ -5,7 +5,7 @@
 //! use tidings::{Bus, DeadLetterSelection, DeadLetters};
 //!
 //! # async fn example(bus: Bus) -> Result<(), Box<dyn std::error::Error>> {
-//! let dead_letters = DeadLetters::over(&bus);
+//! let dead_letters = DeadLetters::new(&bus);
 //! let selection = DeadLetterSelection::default().subscriber("welcome-email");
 //! let redriver = dead_letters.redriver().await?;
 //! let mut letters = dead_letters.read(selection).await?;

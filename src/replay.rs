@@ -5,12 +5,12 @@
 //! use tidings::{Bus, ReplayPoint, ReplayRequest, Replays};
 //!
 //! # async fn example(bus: Bus) -> Result<(), Box<dyn std::error::Error>> {
-//! let replays = Replays::over(&bus);
+//! let replays = Replays::new(&bus);
 //! let two_days_ago = chrono::Utc::now() - chrono::TimeDelta::days(2);
 //! let request = ReplayRequest::new(ReplayPoint::Time(two_days_ago)).names(["user.created"]);
 //! let replay = replays.start("welcome-email", &request).await?;
 //! let status = replays.find(replay.id).await?;
-//! println!("{} of {} events are over", status.over(), status.replay.events());
+//! println!("{} of {} events are completed", status.completed(), status.replay.events());
 //! # Ok(())
 //! # }
 //! ```

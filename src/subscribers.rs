@@ -5,7 +5,7 @@
 //! use tidings::{Bus, Subscribers};
 //!
 //! # async fn example(bus: Bus) -> Result<(), Box<dyn std::error::Error>> {
-//! let subscribers = Subscribers::over(&bus);
+//! let subscribers = Subscribers::new(&bus);
 //! for subscriber in subscribers.list().await? {
 //!     println!("{}: {} wait, {} replicas", subscriber.name, subscriber.pending(), subscriber.replicas.len());
 //! }

@@ -43,7 +43,7 @@ const MESSAGES: u64 = 1_000_000;
 /// use tidings::{Bus, Outbox, Sought, Trace};
 ///
 /// # async fn example(bus: Bus, outbox: Outbox<sqlx::Postgres>) -> Result<(), tidings::TraceError> {
-/// let found = Trace::over(&bus).outbox(&outbox).run(&Sought::Key("ada".into())).await?;
+/// let found = Trace::new(&bus).outbox(&outbox).run(&Sought::Key("ada".into())).await?;
 /// for event in found.events {
 ///     println!("{} {}: {:?}", event.event, event.name, event.stored);
 /// }

@@ -130,7 +130,7 @@ impl<E> Item<E> {
     }
 
     /// The whole envelope. A batch has no lineage of its own: an event that is published because of this one inherits
-    /// its lineage by `envelope.inherit(&item.envelope().descent())`.
+    /// its lineage by `envelope.caused_by(item.envelope())`.
     #[must_use]
     pub fn envelope(&self) -> &Envelope {
         &self.delivery.envelope

@@ -251,7 +251,7 @@ impl<DB: Store> Outbox<DB> {
     }
 
     /// Refuses events above this size, in bytes, headers and payload together; default 1 MiB, the server's default. A
-    /// relay in this process and [`Outbox::over`] set it to the server's limit.
+    /// relay in this process and [`Outbox::notify_via`] set it to the server's limit.
     #[must_use]
     pub fn max_payload(self, bytes: usize) -> Self {
         self.shared.max_payload.store(bytes, Ordering::Relaxed);

@@ -49,10 +49,10 @@ impl Distant for Postgres {
         let elsewhere = "update tidings.relay set system = '1', cursor = '900000000:900000000:'";
         Self::execute(world.outbox.pool(), elsewhere).await;
         let dry_run = async |outbox: &Outbox<Self>| outbox.adopt_dry_run().await.unwrap();
-        nothing_is_left_open(world, "rebase_dry_run", dry_run).await;
+        nothing_is_left_open(world, "adopt_dry_run", dry_run).await;
         let adopt = async |outbox: &Outbox<Self>| outbox.adopt().await.unwrap();
         nothing_is_left_open(world, "adopt", adopt).await;
-        ["adopt", "rebase_dry_run"]
+        ["adopt", "adopt_dry_run"]
     }
 }
 
@@ -67,7 +67,7 @@ impl Distant for Sqlite {
     }
 
     async fn tried_too(_: &World<Self>) -> [&'static str; 2] {
-        ["adopt", "rebase_dry_run"]
+        ["adopt", "adopt_dry_run"]
     }
 }
 

@@ -243,7 +243,7 @@ impl Envelope {
     /// Sets the W3C trace context: the value of the `traceparent` header.
     ///
     /// # Errors
-    /// [`HeaderError::Attribute`] as in [`Envelope::correlated`].
+    /// [`HeaderError::Attribute`] as in [`Envelope::with_correlation_id`].
     pub fn traced(mut self, traceparent: impl Into<String>) -> Result<Self, EnvelopeError> {
         self.lineage.traceparent = Some(checked("traceparent", traceparent.into())?);
         Ok(self)
@@ -255,6 +255,13 @@ impl Envelope {
     pub fn inherit(mut self, from: &Lineage) -> Self {
         self.lineage.fill(from);
         self
+    }
+
+    /// Sets the lineage of an event that `cause` has caused, as far as it is not set yet: same conversation, same trace,
+    /// causation by the id of `cause`. A handler needs no call: what it publishes is caused by what it handles.
+    #[must_use]
+    pub fn caused_by(self, cause: &Envelope) -> Self {
+        self.inherit(&cause.descent())
     }
 
     /// The lineage for events that the handler of this event publishes: same conversation, same trace, caused by this
