@@ -31,7 +31,7 @@ const AHEAD: usize = 1;
 /// let done = Republish::new(&bus, &outbox)
 ///     .since(chrono::Utc::now() - chrono::TimeDelta::hours(2))
 ///     .name("user.created")
-///     .rate(Rate::per_second(500))
+///     .rate_limit(Rate::per_second(500))
 ///     .run()
 ///     .await?;
 /// println!("{} of {} were missing", done.events(), done.rows);

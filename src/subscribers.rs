@@ -7,7 +7,7 @@
 //! # async fn example(bus: Bus) -> Result<(), Box<dyn std::error::Error>> {
 //! let subscribers = Subscribers::new(&bus);
 //! for subscriber in subscribers.list().await? {
-//!     println!("{}: {} wait, {} replicas", subscriber.name, subscriber.pending(), subscriber.replicas.len());
+//!     println!("{}: {} wait, {} instances", subscriber.name, subscriber.pending(), subscriber.instances.len());
 //! }
 //! let in_an_hour = chrono::Utc::now() + chrono::TimeDelta::hours(1);
 //! subscribers.pause("welcome-email", Some(in_an_hour)).await?;

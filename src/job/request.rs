@@ -27,7 +27,7 @@ pub enum ReplayPoint {
 /// let request = ReplayRequest::new(ReplayPoint::Time(two_hours_ago))
 ///     .names(["user.created"])
 ///     .key("ada")
-///     .rate(Rate::per_second(500));
+///     .rate_limit(Rate::per_second(500));
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]

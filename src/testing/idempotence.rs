@@ -52,7 +52,7 @@ const MOST_AWAITS: u32 = 32;
 ///     let outbox = Outbox::temporary().await.unwrap();
 ///     let tables = "create table account (id text, cents integer); insert into account values ('ada', 0)";
 ///     sqlx::raw_sql(tables).execute(outbox.pool()).await.unwrap();
-///     let subscriber = EventSubscriber::durable("ledger").on_once(&outbox, book);
+///     let subscriber = EventSubscriber::durable("ledger").on_transactional(&outbox, book);
 ///     TestWorker::new(subscriber, outbox)
 /// }
 ///
@@ -170,11 +170,11 @@ impl<A, B> Check<A, B> {
 impl Death {
     fn cure(self, has_inbox: bool) -> &'static str {
         if has_inbox {
-            return "What a handler of `on_once` does besides its transaction happens again: do it through the \
+            return "What a handler of `on_transactional` does besides its transaction happens again: do it through the \
                     transaction, or publish an event there whose handler does it, or let `cx.event_id()` be its \
                     key where it is done.";
         }
-        "Handle it with `.on_once(&outbox, ...)`, which commits effect and memory of the event together; or let \
+        "Handle it with `.on_transactional(&outbox, ...)`, which commits effect and memory of the event together; or let \
          `cx.event_id()` be the key of the effect: `insert ... on conflict do nothing`, or the idempotency key of \
          whatever it calls."
     }

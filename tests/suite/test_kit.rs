@@ -415,7 +415,7 @@ async fn the_check_catches_an_insert_without_a_key_and_names_the_cure() {
         "test_kit::add is not idempotent",
         "between the effect and the acknowledgement",
         "there is\n  2\nwhile after one run there is\n  1\n",
-        ".on_once(&outbox, ...)",
+        ".on_transactional(&outbox, ...)",
         "`cx.event_id()`",
     ] {
         assert!(said.contains(part), "{part} is not in: {said}");

@@ -83,7 +83,7 @@ fn preview(plan: &SubscriberReset) -> Outcome {
     let name = &plan.subscriber;
     if plan.again() > 0 {
         output::line(format!(
-            "handlers that handle an event once (.on_once) find in the inbox what they have handled, and do not \
+            "handlers that handle an event once (.on_transactional) find in the inbox what they have handled, and do not \
              handle it again: for those, tidings replay start {name}"
         ))?;
     }
