@@ -13,7 +13,7 @@ use crate::Currency;
 pub struct Money {
     /// How many of the currency's smallest unit: cents of EUR, whole JPY, fils of KWD.
     minor_units: i64,
-    /// The currency, which says what the smallest unit is.
+    /// The currency, which defines the smallest unit.
     currency: Currency,
 }
 

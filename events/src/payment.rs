@@ -31,11 +31,11 @@ pub struct PaymentSettled {
     pub id: Uuid,
     /// Who paid.
     pub user_id: Uuid,
-    /// What arrived: the amount received, less what was kept on the way.
+    /// The amount that arrived: the payment less fees.
     pub amount: Money,
     /// When it arrived.
     pub settled_at: DateTime<Utc>,
-    /// What the bank calls the transfer, when it says so.
+    /// The bank's reference of the transfer, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bank_reference: Option<String>,
 }

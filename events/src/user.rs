@@ -25,7 +25,7 @@ pub struct UserCreated {
 pub struct UserEmailChanged {
     /// The user.
     pub id: Uuid,
-    /// The address that holds no longer; whoever owns it may have to be told.
+    /// The address until now. Its owner may have to be notified.
     pub old_email: String,
     /// The address from now on.
     pub new_email: String,
@@ -33,11 +33,11 @@ pub struct UserEmailChanged {
     pub changed_at: DateTime<Utc>,
 }
 
-/// A user is gone. There is nothing personal in it, so that it can be kept.
+/// A user was deleted. The event has no personal data, so that it can be kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Event)]
 #[event(name = "user.deleted", version = 1, key = id)]
 pub struct UserDeleted {
-    /// The user who was.
+    /// The deleted user.
     pub id: Uuid,
     /// When the user was deleted.
     pub deleted_at: DateTime<Utc>,

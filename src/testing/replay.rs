@@ -22,7 +22,7 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
     ///
     /// async fn welcome(_: UserCreated, cx: Context<()>) -> Result<(), Failure> {
     ///     match cx.is_replay() {
-    ///         true => Err(Failure::reject("nobody is welcomed twice")),
+    ///         true => Err(Failure::reject("no user is welcomed twice")),
     ///         false => Ok(()),
     ///     }
     /// }

@@ -9,7 +9,7 @@ mod source;
 
 use std::{fs, path::Path};
 
-use rules::{RULES, RelativePath, Rule};
+use rules::{RULES, RelativePath, Rule, has_foreign_word};
 use source::{Source, has_word, lines_where};
 
 #[test]
@@ -168,6 +168,21 @@ fn every_rust_block_of_the_book_is_compiled() {
     no_more(&broken);
 }
 
+#[test]
+fn the_documents_have_the_words_of_the_field() {
+    let written = texts().filter(|(path, _)| {
+        let ends = [".md", ".sql", ".toml", ".conf", ".yml"];
+        ends.iter().any(|end| path.ends_with(end))
+    });
+    let mut broken = Vec::new();
+    for (path, text) in written {
+        let found = lines_where(&text, |line| has_foreign_word(line));
+        let reason = "a word that docs/reference/glossary.md has another one for";
+        broken.extend(found.iter().map(|line| format!("{path}:{line}: {reason}")));
+    }
+    no_more(&broken);
+}
+
 fn no_more(broken: &[String]) {
     assert!(
         broken.is_empty(),
@@ -195,7 +210,7 @@ fn sources() -> impl Iterator<Item = Source> {
     rust.map(|(path, text)| Source::new(&path, &text))
 }
 
-/// Every text of the repository that somebody wrote, with its path.
+/// Every text of the repository that is written by hand, with its path.
 fn texts() -> impl Iterator<Item = (String, String)> {
     let written = files(root()).into_iter();
     let written = written.filter(|path| !path.ends_with("Cargo.lock"));

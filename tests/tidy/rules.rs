@@ -205,6 +205,17 @@ pub const RULES: &[Rule] = &[
         ),
     },
     Rule {
+        reason: "a comment names the actor, and has the words of docs/reference/glossary.md",
+        within: |_| true,
+        breaks: |source| {
+            lines_where(&source.text, |line| {
+                let line = line.trim_start();
+                line.starts_with("//") && has_foreign_word(line)
+            })
+        },
+        example: ("src/worker.rs", "//! W.\n// Nobody has it in hand.\n"),
+    },
+    Rule {
         reason: "a test that is ignored proves nothing",
         within: |_| true,
         breaks: |source| source.lines_with(&["#[ignore"]),
@@ -265,6 +276,26 @@ pub const RULES: &[Rule] = &[
         example: ("src/worker.rs", LONG),
     },
 ];
+
+/// Words and phrases that stand for an actor or a term which a reader has to guess.
+const FOREIGN_WORDS: &[&str] = &[
+    "whoever",
+    "somebody",
+    "nobody",
+    "everybody",
+    "besides",
+    "anew",
+    "turned round",
+    "put aside",
+    "for ever",
+];
+
+/// Whether a line has one of [`FOREIGN_WORDS`]; the Unix user of that name, and words in backticks, are none.
+pub fn has_foreign_word(line: &str) -> bool {
+    let spoken: String = line.split('`').step_by(2).collect();
+    let spoken = spoken.to_lowercase();
+    FOREIGN_WORDS.iter().any(|words| has_word(&spoken, words))
+}
 
 /// What users get.
 const SHIPPED: &[&str] = &[
