@@ -53,7 +53,7 @@ fn ledger(outbox: &Outbox<Sqlite>) -> EventSubscriber<App> {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let bus = Bus::connect("nats://127.0.0.1:4222".into()).await?;
+    let bus = Bus::connect("nats://127.0.0.1:4222").await?;
     let outbox = Outbox::open("ledger.db").await?;
     outbox.migrate().await?;
     Worker::new(bus, outbox.clone())

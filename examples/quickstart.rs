@@ -20,12 +20,9 @@ async fn send_welcome(event: UserCreated, _cx: Context<()>) -> Result<(), Failur
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let bus = Bus::connect("nats://127.0.0.1:4222".into()).await?;
-    bus.apply_stream(&StreamSpec::new("EVENTS", ["user.>".parse()?])?)
+    let bus = Bus::connect("nats://127.0.0.1:4222").await?;
+    bus.setup([StreamSpec::new("EVENTS", ["user.>".parse()?])?])
         .await?;
-    for stream in StreamSpec::internal() {
-        bus.apply_stream(&stream).await?;
-    }
     let outbox = Outbox::open("quickstart.db").await?;
     outbox.migrate().await?;
 

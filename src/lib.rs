@@ -7,6 +7,7 @@
 //! |---|---|
 //! | define events | [`Event`], [`Envelope`] |
 //! | commit events with the state change | [`Outbox`], [`OutboxTransaction`] |
+//! | commit them through another driver than sqlx | [`Enqueue`] |
 //! | move them into the stream | [`Relay`] |
 //! | publish without a database | [`EventPublisher`] |
 //! | handle events | [`EventSubscriber`], [`Handler`], [`Context`], [`Failure`], [`Retry`] |

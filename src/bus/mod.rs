@@ -46,6 +46,7 @@ mod retry;
 mod rights;
 mod seek;
 mod settings;
+mod setup;
 mod signs;
 mod state;
 #[cfg(feature = "outbox")]
@@ -183,12 +184,12 @@ impl Receipt {
 }
 
 impl Bus {
-    /// Connects, and fails when no server of the list can be reached.
+    /// Connects, to one URL or with options, and fails when no server of the list can be reached.
     ///
     /// # Errors
     /// [`ConnectError`] names the servers and the cause.
-    pub async fn connect(options: NatsOptions) -> Result<Self, ConnectError> {
-        Self::open(Arc::new(options)).await
+    pub async fn connect(options: impl Into<NatsOptions>) -> Result<Self, ConnectError> {
+        Self::open(Arc::new(options.into())).await
     }
 
     /// Opens another connection to the same servers, for work that must not share the fate of this one: a message that

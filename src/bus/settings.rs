@@ -273,7 +273,7 @@ mod tests {
     #[tokio::test]
     async fn each_setting_that_the_server_tells_is_in_a_table() {
         let server = NatsServer::start().await.unwrap();
-        let bus = Bus::connect(server.url().into()).await.unwrap();
+        let bus = Bus::connect(server.url()).await.unwrap();
         for (at, mut config) in stream::everything().into_iter().enumerate() {
             let name = format!("S{at}");
             config["name"] = json!(name);

@@ -125,7 +125,7 @@ async fn another_worker_goes_on(is_ordered: bool, bound: Duration) {
     let (outbox, database) = behind_proxy(&world).await;
     let nats = Proxy::to(world.nats.port()).await;
     let url = format!("nats://127.0.0.1:{}", nats.port);
-    let bus = Bus::connect((&*url).into()).await.unwrap();
+    let bus = Bus::connect(&*url).await.unwrap();
     let first = First::then("select 1");
     let gone = world.run(worker(&bus, &outbox, &first, is_ordered));
     publish(&world).await;

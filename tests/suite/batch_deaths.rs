@@ -91,7 +91,7 @@ async fn a_batch_that_committed_and_was_not_acknowledged_has_its_effects_once<DB
     };
     let proxy = Proxy::to(world.nats.port()).await;
     let through = format!("nats://127.0.0.1:{}", proxy.port);
-    let through = Bus::connect(through.into()).await.unwrap();
+    let through = Bus::connect(through).await.unwrap();
     let first = world.run(worker(&world, &through, &dying));
     publish(&world, 0).await;
     dying.calls.reach(1).await;

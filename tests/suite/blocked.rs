@@ -29,7 +29,7 @@ async fn the_service() {
     let Ok(url) = std::env::var(URL) else { return };
     let log = tracing_subscriber::fmt().with_ansi(false);
     log.with_writer(std::io::stderr).init();
-    let bus = Bus::connect(url.as_str().into()).await.unwrap();
+    let bus = Bus::connect(url.as_str()).await.unwrap();
     let subscriber = EventSubscriber::durable("blocks").on(block).concurrency(4);
     let worker = Worker::new(bus, ())
         .subscribe(subscriber)

@@ -35,7 +35,7 @@ async fn user_and_password_open_the_door_as_options_and_in_the_url() {
     let url = server.url().replace("nats://", "nats://ada:s3cret@");
     assert!(connects(url.as_str().into()).await);
     let wrong = server.url().replace("nats://", "nats://ada:s3cr3t@");
-    let error = Bus::connect(wrong.as_str().into()).await.unwrap_err();
+    let error = Bus::connect(wrong.as_str()).await.unwrap_err();
     assert!(!error.to_string().contains("s3cr3t"), "{error}");
 }
 
@@ -200,6 +200,6 @@ async fn what_cannot_be_reached_or_read_is_named() {
         Bus::connect(NatsOptions::servers([""; 0])).await,
         Err(ConnectError::NoServer)
     ));
-    let error = Bus::connect("nats://bad host:x".into()).await.unwrap_err();
+    let error = Bus::connect("nats://bad host:x").await.unwrap_err();
     assert!(matches!(error, ConnectError::Address { .. }), "{error}");
 }

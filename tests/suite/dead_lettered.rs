@@ -248,7 +248,7 @@ async fn forgetful_letters<DB: Database>(world: &World<DB>) {
 async fn stores_unheard<DB: Database>(world: &World<DB>, app: &App) {
     let proxy = Proxy::to(world.nats.port()).await;
     let url = format!("nats://127.0.0.1:{}", proxy.port);
-    let bus = Bus::connect(url.as_str().into()).await.unwrap();
+    let bus = Bus::connect(url.as_str()).await.unwrap();
     let running = run(world, &bus, Of::One, app);
     let deaf = proxy.lose_answers_after("tidings-dead-cause");
     publish(world, &["ada"]).await;

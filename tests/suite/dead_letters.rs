@@ -246,7 +246,7 @@ async fn a_redrive_that_dies_before_the_letter_is_deleted_is_absorbed_when_it_is
 
     // The redriver publishes, and does not get further than the deletion.
     let url = world.nats.url().replace("nats://", "nats://slow:slow@");
-    let slow = Bus::connect(url.into()).await.unwrap();
+    let slow = Bus::connect(url).await.unwrap();
     let redriver = DeadLetters::new(&slow).redriver().await.unwrap();
     let dying = tokio::spawn({
         let letter = letter.clone();

@@ -59,7 +59,7 @@ async fn an_issue_has_one_beginning_until_an_event_is_confirmed<DB: Database>(_:
     let world = World::<DB>::with(DB::open().await, config.start().await.unwrap()).await;
     let url = world.nats.url().replace("nats://", "nats://relay:secret@");
     let relay = || async {
-        let bus = Bus::connect(url.clone().into()).await.unwrap();
+        let bus = Bus::connect(url.clone()).await.unwrap();
         let relay = Relay::new(world.outbox.clone()).lease(Duration::from_secs(2));
         world.run_relay_over(bus, relay)
     };
@@ -277,7 +277,7 @@ async fn older_tables_are_refused<DB: Database>(world: World<DB>) {
 /// Another server, with streams of the same names.
 async fn another_nats() -> (NatsServer, Bus) {
     let nats = NatsServer::start().await.unwrap();
-    let bus = Bus::connect(nats.url().into()).await.unwrap();
+    let bus = Bus::connect(nats.url()).await.unwrap();
     bus.apply_stream(&events_stream()).await.unwrap();
     (nats, bus)
 }
@@ -355,7 +355,7 @@ async fn a_server_that_moved_or_was_restarted_is_at_home<DB: Database>(_: World<
     world.nats.stop().await.unwrap();
     // The same streams, with another server name and another port.
     let moved = store.start().await.unwrap();
-    let bus = Bus::connect(moved.url().into()).await.unwrap();
+    let bus = Bus::connect(moved.url()).await.unwrap();
     let relay = world.run_relay_over(bus.clone(), world.new_relay());
     publish(&world, "c").await;
     eventually("it is relayed", || async {

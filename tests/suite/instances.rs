@@ -142,7 +142,7 @@ async fn order_holds_when_the_connection_is_cut() {
     let noted = Noted::default();
     let proxy = Proxy::to(world.nats.port()).await;
     let through = format!("nats://127.0.0.1:{}", proxy.port);
-    let bus = tidings::Bus::connect((&*through).into()).await.unwrap();
+    let bus = tidings::Bus::connect(&*through).await.unwrap();
     let number = 0;
     let cut = Worker::new(
         bus,

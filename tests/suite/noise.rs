@@ -99,7 +99,7 @@ async fn a_missing_right_to_acknowledge_is_a_few_lines_and_a_trouble() {
     let server = NatsServer::options().config(config).start().await.unwrap();
     let world = World::<Sqlite>::with(Sqlite::open().await, server).await;
     let url = world.nats.url().replace("nats://", "nats://worker:secret@");
-    let bus = Bus::connect(url.as_str().into()).await.unwrap();
+    let bus = Bus::connect(url.as_str()).await.unwrap();
     let noted = Noted::default();
     let subscriber = EventSubscriber::durable("silent").on(note);
     let running = world.run(Worker::new(bus, noted.clone()).subscribe(subscriber));

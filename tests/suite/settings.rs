@@ -70,9 +70,7 @@ pub async fn apply_streams(bus: &Bus) {
 
 pub async fn server() -> (NatsServer, Bus) {
     let server = NatsServer::start().await.expect("nats-server starts");
-    let bus = Bus::connect(server.url().into())
-        .await
-        .expect("a connection");
+    let bus = Bus::connect(server.url()).await.expect("a connection");
     apply_streams(&bus).await;
     (server, bus)
 }
@@ -329,9 +327,7 @@ async fn p9_pulls_that_end_for_a_reason_that_is_not_known_are_an_issue_with_code
     no_auth_user: all"#;
     let server = NatsServer::options().config(users).start().await;
     let server = server.expect("nats-server starts");
-    let bus = Bus::connect(server.url().into())
-        .await
-        .expect("a connection");
+    let bus = Bus::connect(server.url()).await.expect("a connection");
     apply_streams(&bus).await;
     let tool = Tool::at(&server).await;
     let worker = Working::run(&bus, [subscriber("denied")]);
@@ -341,7 +337,7 @@ async fn p9_pulls_that_end_for_a_reason_that_is_not_known_are_an_issue_with_code
     let spoiler = json!({ "priority_groups": ["g"], "priority_policy": "overflow" });
     tool.change_durable("denied", &spoiler).await;
     let url_of = |user: &str| server.url().replace("nats://", &format!("nats://{user}@"));
-    let bus_of_few = Bus::connect(url_of("few:p").into()).await.expect("a user");
+    let bus_of_few = Bus::connect(url_of("few:p")).await.expect("a user");
     let worker = Working::run(&bus_of_few, [subscriber("denied")]);
     publish(&bus, "waits").await;
     is_told(&bus, "denied", &["400", "Priority Group missing"]).await;

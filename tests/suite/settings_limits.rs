@@ -35,7 +35,7 @@ async fn limits_of_the_server_are_obeyed() {
         .start()
         .await
         .unwrap();
-    let bus = Bus::connect(server.url().into()).await.unwrap();
+    let bus = Bus::connect(server.url()).await.unwrap();
     apply_streams(&bus).await;
     handles_many(&bus, "few").await;
     let tool = Tool::at(&server).await;
@@ -81,7 +81,7 @@ async fn an_account_that_bounds_everything_is_worked_with() {
         } }
         no_auth_user: a";
     let server = NatsServer::options().config(account).start().await.unwrap();
-    let unbounded = Bus::connect(server.url().into()).await.unwrap();
+    let unbounded = Bus::connect(server.url()).await.unwrap();
     for mut stream in StreamSpec::internal().into_iter().chain([events_stream()]) {
         let refused = unbounded
             .apply_stream(&stream)
@@ -110,7 +110,7 @@ async fn an_account_that_bounds_everything_is_worked_with() {
 #[tokio::test(flavor = "multi_thread")]
 async fn limits_of_a_stream_for_its_consumers_are_obeyed_or_named() {
     let server = NatsServer::start().await.unwrap();
-    let bus = Bus::connect(server.url().into()).await.unwrap();
+    let bus = Bus::connect(server.url()).await.unwrap();
     apply_streams(&bus).await;
     let tool = Tool::at(&server).await;
     let limits = json!({ "max_ack_pending": 20, "inactive_threshold": 4_000_000_000_u64 });

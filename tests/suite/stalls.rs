@@ -78,9 +78,7 @@ async fn apply_streams(bus: &Bus) {
 
 async fn server() -> (NatsServer, Bus) {
     let server = NatsServer::start().await.expect("nats-server starts");
-    let bus = Bus::connect(server.url().into())
-        .await
-        .expect("a connection");
+    let bus = Bus::connect(server.url()).await.expect("a connection");
     apply_streams(&bus).await;
     (server, bus)
 }
@@ -173,7 +171,7 @@ async fn a_server_that_is_about_to_stop_is_left_for_another_one() {
     cluster.apply_all(&bus, Duration::from_secs(120)).await;
     // Only one seed: the client learns the other servers from the cluster.
     let [first, ..] = &cluster.nodes;
-    let one = Bus::connect(first.url().into()).await.unwrap();
+    let one = Bus::connect(first.url()).await.unwrap();
     let worker = Working::begin(&one, "duck").await;
     worker.handles(&bus, "before").await;
     let began = Instant::now();
@@ -200,7 +198,7 @@ async fn a_half_open_link_is_given_up_long_before_the_client_notices() {
     let (server, bus) = server().await;
     let proxy = Proxy::to(server.port()).await;
     let through = format!("nats://127.0.0.1:{}", proxy.port);
-    let through = Bus::connect(through.into()).await.unwrap();
+    let through = Bus::connect(through).await.unwrap();
     let worker = Working::begin(&through, "half-open").await;
     worker.handles(&bus, "before").await;
     let began = Instant::now();
@@ -228,7 +226,7 @@ async fn a_half_open_link_is_given_up_while_all_places_are_taken() {
     let (server, bus) = server().await;
     let proxy = Proxy::to(server.port()).await;
     let through = format!("nats://127.0.0.1:{}", proxy.port);
-    let through = Bus::connect(through.into()).await.unwrap();
+    let through = Bus::connect(through).await.unwrap();
     let subscriber = EventSubscriber::durable("busy").on(hold).concurrency(1);
     let worker = Working::run(&through, Noted::default(), subscriber);
     worker.handles(&bus, "held").await;
@@ -248,7 +246,7 @@ async fn a_link_that_is_only_slow_is_kept() {
     let (server, bus) = server().await;
     let proxy = Proxy::to(server.port()).await;
     let through = format!("nats://127.0.0.1:{}", proxy.port);
-    let through = Bus::connect(through.into()).await.unwrap();
+    let through = Bus::connect(through).await.unwrap();
     let worker = Working::begin(&through, "slow").await;
     worker.handles(&bus, "before").await;
     let before = proxy.connections();
@@ -264,7 +262,7 @@ async fn a_link_that_is_only_slow_is_kept() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_workers_on_one_durable_both_go_on_after_their_server_was_killed() {
     let (server, bus) = server().await;
-    let other = Bus::connect(server.url().into()).await.unwrap();
+    let other = Bus::connect(server.url()).await.unwrap();
     let workers = [
         Working::begin(&bus, "both").await,
         Working::begin(&other, "both").await,

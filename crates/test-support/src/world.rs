@@ -188,7 +188,7 @@ impl<DB: Database> World<DB> {
         (outbox, home): (Outbox<DB>, impl Send + Sync + 'static),
         nats: NatsServer,
     ) -> Self {
-        let bus = Bus::connect(nats.url().into()).await.expect("a connection");
+        let bus = Bus::connect(nats.url()).await.expect("a connection");
         for stream in StreamSpec::internal().into_iter().chain([events_stream()]) {
             bus.apply_stream(&stream).await.expect("a stream");
         }

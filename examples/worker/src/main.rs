@@ -116,12 +116,7 @@ async fn setup() -> anyhow::Result<()> {
     let (bus, outbox) = connect().await?;
     outbox.migrate().await?;
     let subjects = ["user.>".parse()?, "payment.>".parse()?];
-    bus.apply_stream(&StreamSpec::new("EVENTS", subjects)?)
-        .await?;
-    for stream in StreamSpec::internal() {
-        bus.apply_stream(&stream).await?;
-    }
-    bus.apply_bucket().await?;
+    bus.setup([StreamSpec::new("EVENTS", subjects)?]).await?;
     Ok(Directory::new(outbox.pool().clone()).create().await?)
 }
 

@@ -62,7 +62,7 @@ impl World {
     }
 
     async fn publish(&self, event: &impl Event) {
-        let bus = Bus::connect(self.nats.url().as_str().into()).await.unwrap();
+        let bus = Bus::connect(self.nats.url().as_str()).await.unwrap();
         EventPublisher::new(&bus).publish(event).await.unwrap();
     }
 
@@ -109,9 +109,7 @@ async fn it_sets_itself_up_keeps_the_directory_and_ends_cleanly() {
     world.known_as(None).await;
     // The creation again, as a new event: it is older than the row in the directory.
     world.publish(&created).await;
-    let bus = Bus::connect(world.nats.url().as_str().into())
-        .await
-        .unwrap();
+    let bus = Bus::connect(world.nats.url().as_str()).await.unwrap();
     eventually("everything is handled", || async {
         let found = tidings::Subscribers::new(&bus).find("user-directory").await;
         found.is_ok_and(|it| {

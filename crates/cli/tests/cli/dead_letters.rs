@@ -87,7 +87,7 @@ impl Service {
 async fn world() -> (World, Bus) {
     let world = World::start(Store::Sqlite).await;
     world.ok(&["streams", "apply"]).await;
-    let bus = Bus::connect(world.nats.url().into()).await.unwrap();
+    let bus = Bus::connect(world.nats.url()).await.unwrap();
     (world, bus)
 }
 

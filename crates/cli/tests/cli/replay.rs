@@ -38,7 +38,7 @@ impl Service {
     /// A service that has handled five events, one of them with the key `other`.
     async fn start(world: &World) -> Self {
         world.ok(&["streams", "apply"]).await;
-        let bus = Bus::connect(world.nats.url().into()).await.unwrap();
+        let bus = Bus::connect(world.nats.url()).await.unwrap();
         let gate = Gate::new(Semaphore::new(5));
         let subscriber = EventSubscriber::durable("counts").on(count);
         let worker = Worker::new(bus.clone(), Arc::clone(&gate)).subscribe(subscriber);

@@ -46,7 +46,7 @@ struct Service {
 impl Service {
     async fn start(world: &World) -> Self {
         world.ok(&["streams", "apply"]).await;
-        let bus = Bus::connect(world.nats.url().into()).await.unwrap();
+        let bus = Bus::connect(world.nats.url()).await.unwrap();
         let subscriber = EventSubscriber::durable(NAME).on(handle);
         let subscriber = subscriber.circuit_breaker(CircuitBreaker::default());
         let worker = Worker::new(bus.clone(), ()).subscribe(subscriber);

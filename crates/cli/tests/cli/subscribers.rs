@@ -42,7 +42,7 @@ struct Service {
 impl Service {
     async fn start(world: &World) -> Self {
         world.ok(&["streams", "apply"]).await;
-        let bus = Bus::connect(world.nats.url().into()).await.unwrap();
+        let bus = Bus::connect(world.nats.url()).await.unwrap();
         let handled = Handled::default();
         let second = Duration::from_secs(1);
         let subscriber = EventSubscriber::durable("counts")

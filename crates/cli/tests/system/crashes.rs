@@ -79,7 +79,7 @@ async fn counted(event: Counted, cx: Context<Service>) -> Result<(), Failure> {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_service() {
     let Ok(url) = std::env::var(URL) else { return };
-    let bus = Bus::connect(url.as_str().into()).await.unwrap();
+    let bus = Bus::connect(url.as_str()).await.unwrap();
     let state = Service {
         notes: std::env::var(NOTES).unwrap().into(),
         mode: std::env::var(MODE).unwrap(),

@@ -61,7 +61,7 @@ async fn what_went_wrong_is_handled_again() {
     let desk = Desk::default();
     let wrong = EventSubscriber::durable(SUBSCRIBER).on(greet_wrongly);
     let service = Service::start(&world, &desk, wrong).await;
-    let bus = Bus::connect(world.nats.url().into()).await.unwrap();
+    let bus = Bus::connect(world.nats.url()).await.unwrap();
     let publisher = EventPublisher::new(&bus);
     let mut events = Vec::new();
     for n in 0..EVENTS {

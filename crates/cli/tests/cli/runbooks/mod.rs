@@ -118,7 +118,7 @@ struct Service {
 
 impl Service {
     async fn start(world: &World, desk: &Desk, subscriber: EventSubscriber<Desk>) -> Self {
-        let bus = Bus::connect(world.nats.url().into()).await.unwrap();
+        let bus = Bus::connect(world.nats.url()).await.unwrap();
         let worker = Worker::new(bus, desk.clone()).subscribe(subscriber);
         let stop = CancellationToken::new();
         let task = tokio::spawn(worker.run(stop.clone().cancelled_owned()));

@@ -10,7 +10,7 @@ async fn a_subscriber_that_is_gone_for_good_is_seen_and_removed() {
     let world = World::start(Store::Sqlite).await.set_up().await;
     let desk = Desk::default();
     let service = Service::start(&world, &desk, greeter()).await;
-    let bus = Bus::connect(world.nats.url().into()).await.unwrap();
+    let bus = Bus::connect(world.nats.url()).await.unwrap();
     let publisher = EventPublisher::new(&bus);
     let renamed = |name: &str| Renamed {
         id: name.to_owned(),
