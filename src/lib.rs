@@ -107,6 +107,9 @@ pub use replaying::{ReplayId, ReplayIdError};
 pub use republish::{Republish, Republished};
 pub use retry::Retry;
 pub use schema::SchemaError;
+/// The database library whose pools and transactions an [`Outbox`] takes, in the version that it takes.
+#[cfg(feature = "outbox")]
+pub use sqlx;
 pub use start::StartFrom;
 pub use statement::{Enqueue, EnqueueError, EnqueueStatement};
 pub use subscriber::{EventSubscriber, OnExhausted, SubscriberError};
