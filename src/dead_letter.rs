@@ -27,7 +27,7 @@ mod selection;
 
 use std::{collections::VecDeque, time::Duration};
 
-use crate::bus::{Bus, BusError, Kept, StartFrom, streams::StreamSpec};
+use crate::bus::{Bus, BusError, StartFrom, StoredMessage, streams::StreamSpec};
 pub use fate::{RedriveFates, RedriveWatch};
 pub use group::DeadLetterGroup;
 use group::Groups;
@@ -53,7 +53,7 @@ pub struct DeadLetterReader {
     bus: Bus,
     selection: DeadLetterSelection,
     subjects: String,
-    page: VecDeque<Kept>,
+    page: VecDeque<StoredMessage>,
     next: StartFrom,
     last_sequence: u64,
 }

@@ -26,7 +26,6 @@ use crate::{
     breaker::{Attempted, Load, Permit},
     context::{Cancelled, Context, Facts},
     failure::{Failure, Verdict, told, undecodable},
-    flow::Flow,
     handler::panicked,
     in_flight::InFlight,
     interrupt::unless,
@@ -36,8 +35,9 @@ use crate::{
     replaying::Replaying,
     subscriber::EventSubscriber,
     tally::Tally,
+    throttle::Throttle,
 };
-pub(crate) use acknowledger::{Acknowledger, Unanswered};
+pub(crate) use acknowledger::{AckError, Acknowledger};
 
 /// How often the server is told that a delivery is in progress: a third of [`ACK_WAIT`].
 pub(crate) const PROGRESS: Duration = Duration::from_secs(10);
@@ -95,7 +95,7 @@ pub(crate) struct Executor<S> {
     subscriber: Arc<EventSubscriber<S>>,
     name: Arc<str>,
     state: Arc<S>,
-    flow: Arc<Flow>,
+    flow: Arc<Throttle>,
     tally: Arc<Tally>,
     in_flight: Arc<InFlight>,
     /// Limits the log lines about answers that are not confirmed.
@@ -120,7 +120,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
             timeout: subscriber.timeout,
         };
         let (breaker, rate) = (subscriber.breaker, subscriber.rate);
-        let flow = Flow::new(Arc::clone(&name), breaker, load, rate);
+        let flow = Throttle::new(Arc::clone(&name), breaker, load, rate);
         Self {
             name,
             subscriber,
@@ -146,7 +146,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
     }
 
     /// Decides when attempts may begin.
-    pub(crate) fn flow(&self) -> &Arc<Flow> {
+    pub(crate) fn flow(&self) -> &Arc<Throttle> {
         &self.flow
     }
 

@@ -12,8 +12,8 @@ pub(crate) struct Lanes<T> {
     running: usize,
     replays_running: usize,
     /// Items that wait for a concurrency slot; if they have a key, they are the heads of their lanes.
-    live: VecDeque<(Turn, T)>,
-    replays: VecDeque<(Turn, T)>,
+    live: VecDeque<(Ticket, T)>,
+    replays: VecDeque<(Ticket, T)>,
     /// How many live events were started since the last replay event, while a replay event waited.
     passed: usize,
     /// A lane exists while its head is ready, runs or rests.
@@ -28,7 +28,7 @@ struct Lane<T> {
 
 /// The lane that an item belongs to, and its priority.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Turn {
+pub(crate) struct Ticket {
     pub(crate) key: Option<String>,
     pub(crate) priority: Priority,
 }
@@ -56,7 +56,7 @@ impl<T> Lanes<T> {
     }
 
     /// Adds an item at the end of its lane.
-    pub(crate) fn admit(&mut self, turn: Turn, item: T) {
+    pub(crate) fn admit(&mut self, turn: Ticket, item: T) {
         if let Some(key) = &turn.key {
             if let Some(lane) = self.lanes.get_mut(key) {
                 lane.behind.push_back((turn.priority, item));
@@ -74,7 +74,7 @@ impl<T> Lanes<T> {
     /// The next item to run, if one is ready and a concurrency slot is free. Report when it is [finished].
     ///
     /// [finished]: Lanes::finish
-    pub(crate) fn start(&mut self) -> Option<(Turn, T)> {
+    pub(crate) fn start(&mut self) -> Option<(Ticket, T)> {
         if self.running == self.limit {
             return None;
         }
@@ -92,7 +92,7 @@ impl<T> Lanes<T> {
     }
 
     /// The running item of this lane is done: the next item of the lane becomes ready.
-    pub(crate) fn finish(&mut self, turn: Turn) {
+    pub(crate) fn finish(&mut self, turn: Ticket) {
         self.rest(&turn);
         let Some(key) = turn.key else { return };
         let lane = self.lanes.get_mut(&key);
@@ -103,7 +103,7 @@ impl<T> Lanes<T> {
         match next {
             Some((priority, next)) => {
                 let key = Some(key);
-                self.again(Turn { key, priority }, next);
+                self.again(Ticket { key, priority }, next);
             }
             None => drop(self.lanes.remove(&key)),
         }
@@ -112,7 +112,7 @@ impl<T> Lanes<T> {
     /// The running item of this lane rests: its slot is free, and its lane waits until the item runs [`again`].
     ///
     /// [`again`]: Lanes::again
-    pub(crate) fn rest(&mut self, turn: &Turn) {
+    pub(crate) fn rest(&mut self, turn: &Ticket) {
         self.running -= 1;
         if turn.priority == Priority::Replay {
             self.replays_running -= 1;
@@ -123,10 +123,10 @@ impl<T> Lanes<T> {
     /// Returns the running item when none matches.
     pub(crate) fn give_way(
         &mut self,
-        turn: Turn,
+        turn: Ticket,
         item: T,
         goes_first: impl Fn(&T) -> bool,
-    ) -> Option<(Turn, T)> {
+    ) -> Option<(Ticket, T)> {
         let lane = turn.key.as_ref().and_then(|key| self.lanes.get_mut(key));
         let Some(lane) = lane else {
             return Some((turn, item));
@@ -144,33 +144,33 @@ impl<T> Lanes<T> {
         lane.is_held_up = false;
         self.rest(&turn);
         let key = turn.key;
-        self.again(Turn { key, priority }, next);
+        self.again(Ticket { key, priority }, next);
         None
     }
 
     /// Whether the head of an item's lane has rested, and is not [finished](Lanes::finish).
-    pub(crate) fn is_held_up(&self, turn: &Turn) -> bool {
+    pub(crate) fn is_held_up(&self, turn: &Ticket) -> bool {
         self.lane(turn).is_some_and(|lane| lane.is_held_up)
     }
 
     /// Holds a lane up until its head is [finished](Lanes::finish). Returns whether it was not held up before.
-    pub(crate) fn hold_up(&mut self, turn: &Turn) -> bool {
+    pub(crate) fn hold_up(&mut self, turn: &Ticket) -> bool {
         let lane = turn.key.as_ref().and_then(|key| self.lanes.get_mut(key));
         lane.is_some_and(|lane| !std::mem::replace(&mut lane.is_held_up, true))
     }
 
     /// The items that wait behind the head of a lane.
-    pub(crate) fn behind(&self, turn: &Turn) -> impl Iterator<Item = &T> {
+    pub(crate) fn behind(&self, turn: &Ticket) -> impl Iterator<Item = &T> {
         let behind = self.lane(turn).into_iter().flat_map(|lane| &lane.behind);
         behind.map(|(_, item)| item)
     }
 
-    fn lane(&self, turn: &Turn) -> Option<&Lane<T>> {
+    fn lane(&self, turn: &Ticket) -> Option<&Lane<T>> {
         self.lanes.get(turn.key.as_ref()?)
     }
 
     /// Makes an item that rested ready.
-    pub(crate) fn again(&mut self, turn: Turn, item: T) {
+    pub(crate) fn again(&mut self, turn: Ticket, item: T) {
         match turn.priority {
             Priority::Live => self.live.push_back((turn, item)),
             Priority::Replay => self.replays.push_back((turn, item)),
@@ -210,7 +210,7 @@ impl<T> Lanes<T> {
         items
     }
 
-    fn pick(&mut self) -> Option<(Turn, T)> {
+    fn pick(&mut self) -> Option<(Ticket, T)> {
         if self.replays.is_empty() {
             self.passed = 0;
             return self.live.pop_front();
@@ -234,16 +234,16 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn turn(is_replay: bool, key: Option<String>) -> Turn {
+    fn turn(is_replay: bool, key: Option<String>) -> Ticket {
         let priority = if is_replay {
             Priority::Replay
         } else {
             Priority::Live
         };
-        Turn { key, priority }
+        Ticket { key, priority }
     }
 
-    fn live(key: &str) -> Turn {
+    fn live(key: &str) -> Ticket {
         turn(false, Some(key.to_owned()))
     }
 
@@ -258,7 +258,7 @@ mod tests {
         ) {
             let mut lanes = Lanes::new(limit);
             let mut arriving = keys.iter().map(|(is_replay, k)| turn(*is_replay, k.map(|k| k.to_string()))).enumerate();
-            let mut running: Vec<(Turn, usize)> = Vec::new();
+            let mut running: Vec<(Ticket, usize)> = Vec::new();
             let mut done: Vec<(Option<String>, usize)> = Vec::new();
             let mut endings = endings.into_iter();
             while done.len() < keys.len() {
@@ -380,7 +380,7 @@ mod tests {
         assert!(!lanes.hold_up(&turn_without_key()), "it has no lane");
     }
 
-    fn turn_without_key() -> Turn {
+    fn turn_without_key() -> Ticket {
         turn(false, None)
     }
 

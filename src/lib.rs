@@ -34,7 +34,6 @@ mod error_text;
 mod executor;
 mod failure;
 mod fingerprint;
-mod flow;
 mod handler;
 mod housekeeping;
 mod in_flight;
@@ -43,7 +42,6 @@ mod interrupt;
 mod job;
 mod lanes;
 mod log;
-mod others;
 #[cfg(feature = "outbox")]
 mod outbox;
 mod outcome;
@@ -62,10 +60,12 @@ mod subscribers;
 mod tally;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod throttle;
 mod trace;
 #[cfg(feature = "outbox")]
 mod verify;
 mod worker;
+mod yielding;
 
 pub use background::Background;
 pub use breaker::CircuitBreaker;

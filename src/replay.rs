@@ -238,7 +238,7 @@ impl Replays {
         let replay = self.set(id, ReplayState::Cancelled).await?;
         // The instance that works on it deletes the consumers; without one, they would remain.
         let asking = status_subject(&replay.subscriber);
-        if self.bus.ask_all(&asking).await?.is_empty() {
+        if self.bus.scatter_gather(&asking).await?.is_empty() {
             self.bus.delete_consumers_of(&replay).await?;
         }
         Ok(replay)

@@ -29,7 +29,7 @@ pub struct ReplayIdError(String);
 
 /// The replay that an event belongs to, as it is stored with the event's retries and dead letters.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Mark {
+pub(crate) struct ReplayTag {
     pub(crate) id: ReplayId,
     /// The shadow whose handlers are called instead of the live ones.
     pub(crate) shadow: Option<String>,
@@ -40,19 +40,19 @@ pub(crate) struct Mark {
 /// A replay, as seen by the code that handles its events.
 #[derive(Debug, Clone)]
 pub(crate) struct Replaying {
-    pub(crate) mark: Mark,
+    pub(crate) mark: ReplayTag,
     /// The scope of the inbox: separate from that of other replays and of the live events.
     #[cfg_attr(not(feature = "outbox"), allow(dead_code))]
     // read by the inbox
     pub(crate) scope: String,
     /// Whether the event comes from the retries and not from the replay itself.
     pub(crate) is_retry: bool,
-    pub(crate) course: Arc<Course>,
+    pub(crate) course: Arc<ReplayCounters>,
 }
 
 /// The state of a replay in this process.
 #[derive(Debug, Default)]
-pub(crate) struct Course {
+pub(crate) struct ReplayCounters {
     counts: [AtomicU64; COUNTS],
     is_cancelled: AtomicBool,
     is_over: AtomicBool,
@@ -89,7 +89,7 @@ impl ReplayId {
     }
 }
 
-impl Mark {
+impl ReplayTag {
     /// For an event of a subscriber that comes from the retries.
     pub(crate) fn retried(self, subscriber: &str) -> Replaying {
         Replaying {
@@ -128,7 +128,7 @@ impl Replaying {
     }
 }
 
-impl Course {
+impl ReplayCounters {
     pub(crate) fn add(&self, what: Count, count: u64) {
         self.counts[what as usize].fetch_add(count, Relaxed);
     }
@@ -218,7 +218,7 @@ mod tests {
 
     fn replaying() -> Replaying {
         let (id, shadow, follow_ups) = (ReplayId::new(), None, false);
-        let mark = Mark {
+        let mark = ReplayTag {
             id,
             shadow,
             follow_ups,

@@ -21,8 +21,8 @@ use tidings_contract::{EventId, Name, Pattern};
 use crate::{
     bus::{Bus, BusError, ReaderError, Removal, Stored, StreamState},
     outbox::{
-        Ends, Entry, Outbox, OutboxError, Passed, Position, Range, Relayed, Standing, Store,
-        Stretch, Way, standing,
+        Ends, Entry, LedgerKind, Outbox, OutboxError, Passed, Position, Range, Relayed, Standing,
+        Store, Stretch, standing,
     },
 };
 use compare::{Comparison, Finding, difference, is_same};
@@ -338,9 +338,12 @@ impl<DB: Store> Verify<DB> {
                 break;
             };
             behind = last.last_id;
-            let dead_lettered = entries.iter().filter(|entry| entry.way == Way::Discarded);
+            let dead_lettered = entries
+                .iter()
+                .filter(|entry| entry.way == LedgerKind::Discarded);
             discarded.extend(dead_lettered.map(|entry| entry.last_id));
-            let of_this = |entry: &&Entry| entry.stream == side.name && entry.way != Way::Copied;
+            let of_this =
+                |entry: &&Entry| entry.stream == side.name && entry.way != LedgerKind::Copied;
             for entry in entries.iter().filter(of_this) {
                 // An earlier version wrote the row ids of late commits in reverse.
                 let first = entry.first_id.min(entry.last_id);
@@ -443,7 +446,7 @@ mod tests {
             incarnation: "then".to_owned(),
             first_sequence: 5,
             last_sequence: 7,
-            way: Way::Relayed,
+            way: LedgerKind::Relayed,
         }
     }
 

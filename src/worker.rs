@@ -3,12 +3,11 @@
 
 mod again;
 mod answers;
-mod board;
+mod batcher;
 mod checkup;
-mod crew;
+mod crash_guard;
 mod floors;
-mod gather;
-mod hands;
+mod in_flight_table;
 mod inspection;
 mod lease;
 mod needs;
@@ -16,7 +15,8 @@ mod parks;
 mod replays;
 mod runner;
 mod source;
-mod suspects;
+mod status_reporter;
+mod task_pool;
 mod watch;
 
 pub(crate) use lease::forget_handled;
@@ -33,9 +33,9 @@ use crate::{
     in_flight::InFlight,
     subscriber::{EventSubscriber, SubscriberError},
 };
-use board::Board;
 use inspection::Inspection;
 use runner::Runner;
+use status_reporter::StatusReporter;
 use watch::Watch;
 
 /// Runs subscribers and background work over one connection until shutdown.
@@ -207,7 +207,7 @@ impl<S: Send + Sync + 'static> Worker<S> {
         let names = runners.iter().map(|one| one.subscriber.name().to_owned());
         let names: Vec<String> = names.collect();
         if !names.is_empty() {
-            answering.spawn(board::answer_everybody(self.bus.clone(), names));
+            answering.spawn(status_reporter::answer_everybody(self.bus.clone(), names));
         }
         let mut subscribers: JoinSet<()> = runners
             .into_iter()
@@ -284,7 +284,7 @@ impl<S: Send + Sync + 'static> Worker<S> {
             let executor = Executor::new(Arc::clone(&subscriber), Arc::clone(&self.state));
             let executor = executor.among(in_flight);
             let (flow, tally) = (executor.flow(), executor.tally());
-            let board = Board::new(&subscriber, &consumers, flow, tally, inspection);
+            let board = StatusReporter::new(&subscriber, &consumers, flow, tally, inspection);
             runners.push(Runner {
                 bus: self.bus.clone(),
                 executor: Arc::new(executor),

@@ -23,7 +23,7 @@ use super::{
     Bus, BusError, REQUEST_TIMEOUT,
     unconfirmed::{Number, Unconfirmed},
 };
-use crate::others::others_first;
+use crate::yielding::yield_to_ready;
 
 /// How often to check whether an answer is late.
 const LOOK: Duration = Duration::from_millis(500);
@@ -32,9 +32,9 @@ const AT_A_TIME: usize = 256;
 
 /// Sends answers. Clones share it; it ends with the last clone.
 #[derive(Clone)]
-pub(super) struct Answers(Arc<Desk>);
+pub(super) struct Answers(Arc<AckSender>);
 
-struct Desk {
+struct AckSender {
     shared: Arc<Shared>,
     /// The task that sends answers and listens for confirmations, running since the first answer.
     clerk: OnceCell<DropGuard>,
@@ -69,7 +69,7 @@ struct Open {
 
 impl Answers {
     pub(super) fn new(bus: &Bus) -> Self {
-        Self(Arc::new(Desk {
+        Self(Arc::new(AckSender {
             shared: Arc::new(Shared {
                 bus: bus.clone(),
                 inbox: bus.client.new_inbox(),
@@ -82,7 +82,7 @@ impl Answers {
 
     /// Sends an answer and waits until it is confirmed.
     pub(super) async fn send(&self, to: &Subject, payload: Bytes) -> Result<(), BusError> {
-        let Desk { shared, clerk } = &*self.0;
+        let AckSender { shared, clerk } = &*self.0;
         if !clerk.initialized() {
             // Boxed, because it happens only once.
             let beginning = Box::pin(clerk.get_or_try_init(|| shared.begin()));
@@ -159,7 +159,7 @@ impl Shared {
     async fn send(&self) {
         if self.answers().unsent.is_empty() {
             self.asked.notified().await;
-            others_first().await;
+            yield_to_ready().await;
         }
         loop {
             let next = self.answers().next();

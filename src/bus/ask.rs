@@ -56,7 +56,7 @@ impl Bus {
     }
 
     /// Sends a request to all listeners, and returns their answers; none when there are no listeners.
-    pub(crate) async fn ask_all(&self, subject: &str) -> Result<Vec<Bytes>, BusError> {
+    pub(crate) async fn scatter_gather(&self, subject: &str) -> Result<Vec<Bytes>, BusError> {
         let broken = |reason: String| BusError::Broken {
             subject: subject.to_owned(),
             reason,

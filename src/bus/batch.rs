@@ -63,7 +63,7 @@ pub(crate) enum Refusal {
     /// The server may accept it later. Whether it was stored is unknown.
     Transient { code: u64, reason: String },
     /// No answer came. Whether it was stored is unknown.
-    Unanswered { after: Duration },
+    NoAnswer { after: Duration },
     /// No answer comes, because the stream does not confirm. It is stored, unless something else is wrong.
     NoAck { stream: String },
 }
@@ -210,7 +210,7 @@ impl Bus {
                     reason: error.to_string(),
                 })
             }
-            Err(error) if error.kind() == RequestErrorKind::TimedOut => Err(Refusal::Unanswered {
+            Err(error) if error.kind() == RequestErrorKind::TimedOut => Err(Refusal::NoAnswer {
                 after: COMMIT_TIMEOUT,
             }),
             Err(error) => Err(transient(&error)),
@@ -361,7 +361,7 @@ impl Refusal {
         match self {
             Self::Closed(cause) => cause.cure,
             Self::NoAck { stream } => cause_of_no_ack(stream).cure,
-            Self::Transient { code: 0, .. } | Self::Unanswered { .. } => {
+            Self::Transient { code: 0, .. } | Self::NoAnswer { .. } => {
                 "see whether that nats-server is frozen or overloaded, and whether the stream has a leader: nats server \
                  report jetstream"
             }
@@ -389,7 +389,7 @@ impl fmt::Display for Refusal {
             Self::TooMany { most } => write!(f, "a batch may have {most} messages here"),
             Self::Incomplete => f.write_str("a part of the batch did not arrive"),
             Self::NoAck { stream } => f.write_str(&cause_of_no_ack(stream).reason),
-            Self::Unanswered { after } => write!(f, "no answer within {after:?}"),
+            Self::NoAnswer { after } => write!(f, "no answer within {after:?}"),
             Self::Permanent { code: 0, reason } | Self::Transient { code: 0, reason } => {
                 f.write_str(reason)
             }

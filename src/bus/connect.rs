@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use super::{
     client::{Live, Task},
     denied::{self, Denied},
-    link::Leaving,
+    link::ServerSwitch,
     options::{Auth, NatsOptions, Tls},
     rights,
     version::is_at_least,
@@ -138,7 +138,7 @@ pub(super) async fn dial(options: &NatsOptions, hearing: &Hearing) -> Result<Liv
         is_tls,
     } = Addresses::of(&options.servers)?;
     let servers = shown(&options.servers);
-    let (heard, leaving, told) = (hearing.clone(), Leaving::default(), servers.clone());
+    let (heard, leaving, told) = (hearing.clone(), ServerSwitch::default(), servers.clone());
     let (to_leave, seeds) = (leaving.clone(), options.servers.len());
     // The client drops its event callback when its task ends, for whatever reason.
     let (task, end) = Task::new(&hearing.losses);

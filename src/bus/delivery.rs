@@ -23,7 +23,7 @@ use super::{
     answers::Answers,
     envelope_of,
     letter::{Letter, size_of},
-    letters::header_map,
+    messages::header_map,
     ours,
     park::Question,
     place::{self, Places},
@@ -31,10 +31,10 @@ use super::{
     streams::retry_at_subject,
 };
 use crate::{
-    executor::{Acknowledger, Arrival, Past, Unanswered},
+    executor::{AckError, Acknowledger, Arrival, Past},
     handler::memory::{Noted, Whereabouts},
     outcome::DeadLetter,
-    replaying::{Mark, Replaying},
+    replaying::{ReplayTag, Replaying},
 };
 
 /// How long the client may take to queue a message.
@@ -192,7 +192,7 @@ fn header<'a>(message: &'a Message, name: &str) -> Option<&'a str> {
 
 impl Delivery {
     /// Reports to the server that the delivery is still in flight; the report may be lost.
-    pub(crate) async fn progress(&self) -> Result<(), Unanswered> {
+    pub(crate) async fn progress(&self) -> Result<(), AckError> {
         self.tell(Bytes::from_static(b"+WPI")).await
     }
 
@@ -231,7 +231,7 @@ impl Delivery {
     }
 
     /// The replay that it belongs to, as it is passed on with retries and dead letters.
-    pub(super) fn mark(&self) -> Option<&Mark> {
+    pub(super) fn mark(&self) -> Option<&ReplayTag> {
         Some(&self.replay.as_ref()?.mark)
     }
 
@@ -308,11 +308,11 @@ impl Delivery {
     }
 
     /// Acknowledges without waiting for the confirmation: the ack may be lost.
-    pub(crate) async fn ack_unconfirmed(&self) -> Result<(), Unanswered> {
+    pub(crate) async fn ack_unconfirmed(&self) -> Result<(), AckError> {
         self.tell(Bytes::from_static(b"+ACK")).await
     }
 
-    async fn tell(&self, what: Bytes) -> Result<(), Unanswered> {
+    async fn tell(&self, what: Bytes) -> Result<(), AckError> {
         let Some(reply) = &self.message.reply else {
             return Ok(());
         };
@@ -336,11 +336,11 @@ fn stored_at(identity: &str) -> Option<DateTime<Utc>> {
 }
 
 impl Acknowledger for Delivery {
-    async fn ack(&self) -> Result<(), Unanswered> {
+    async fn ack(&self) -> Result<(), AckError> {
         Ok(self.answer("+ACK").await?)
     }
 
-    async fn retry(&self, after: Duration, past: &Past) -> Result<(), Unanswered> {
+    async fn retry(&self, after: Duration, past: &Past) -> Result<(), AckError> {
         // The retry would be dropped when it is due.
         if self.is_nobodys() {
             return Ok(());
@@ -361,16 +361,16 @@ impl Acknowledger for Delivery {
             && headers + self.message.payload.len() <= self.bus.max_payload()
     }
 
-    async fn hand_back(&self, after: Duration) -> Result<(), Unanswered> {
+    async fn hand_back(&self, after: Duration) -> Result<(), AckError> {
         let nanos = after.min(LONGEST_DELAY).as_nanos();
         Ok(self.answer(format!("-NAK {{\"delay\":{nanos}}}")).await?)
     }
 
-    async fn whereabouts(&self, noted: &Noted) -> Result<Whereabouts, Unanswered> {
+    async fn whereabouts(&self, noted: &Noted) -> Result<Whereabouts, AckError> {
         Ok(Box::pin(self.find_letter(noted)).await?)
     }
 
-    async fn dead_letter(&self, letter: &DeadLetter) -> Result<u64, Unanswered> {
+    async fn dead_letter(&self, letter: &DeadLetter) -> Result<u64, AckError> {
         let stored = Box::pin(self.letter(letter).bury(&self.bus)).await?;
         let reason = format!("+TERM {}", letter.cause.as_str());
         self.answer(reason).await?;

@@ -13,7 +13,7 @@ use async_nats::{HeaderName, HeaderValue, Message};
 use bytes::Bytes;
 use chrono::DateTime;
 
-use super::{HeaderMap, Kept};
+use super::{HeaderMap, StoredMessage};
 
 /// A message as text: its subject, lines of headers, an empty line, its payload.
 pub(crate) struct Letter {
@@ -65,8 +65,8 @@ impl Letter {
     }
 
     /// The message as a stream stores it.
-    pub(crate) fn kept(self) -> Kept {
-        Kept {
+    pub(crate) fn kept(self) -> StoredMessage {
+        StoredMessage {
             sequence: 7,
             stored_at: DateTime::UNIX_EPOCH,
             subject: self.subject,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use tidings_contract::{Envelope, EventId, Extensions, Headers, wire};
 
-use super::{Bus, BusError, Kept};
+use super::{Bus, BusError, StoredMessage};
 
 /// The maximum number of characters quoted of another event's name or key.
 const QUOTED: usize = 200;
@@ -90,7 +90,7 @@ impl Identity<'_> {
     }
 
     /// `None` when the message is the event, else a description of the message.
-    fn other(&self, kept: &Kept) -> Option<String> {
+    fn other(&self, kept: &StoredMessage) -> Option<String> {
         let headers = kept.headers.iter();
         let headers = headers.map(|(name, value)| (&**name, &**value));
         // A foreign event without an id of its own is identified by its position.
@@ -171,7 +171,7 @@ mod tests {
 
     use super::*;
 
-    fn kept(envelope: &Envelope) -> Kept {
+    fn kept(envelope: &Envelope) -> StoredMessage {
         let mut headers = Vec::new();
         let defaults = wire::Defaults {
             source: "tests",
@@ -180,7 +180,7 @@ mod tests {
         wire::write_headers(envelope, defaults, |name, value| {
             headers.push((name.to_owned(), value.to_owned()));
         });
-        Kept {
+        StoredMessage {
             sequence: 17,
             stored_at: DateTime::UNIX_EPOCH,
             subject: envelope.name().to_string(),

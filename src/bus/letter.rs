@@ -8,12 +8,12 @@ use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use tidings_contract::wire;
 
-use super::{Bus, BusError, Kept, mark, streams::StreamSpec};
+use super::{Bus, BusError, StoredMessage, mark, streams::StreamSpec};
 use crate::{
     failure::told,
     fingerprint::fingerprint,
     outcome::DeadLetter,
-    replaying::Mark,
+    replaying::ReplayTag,
     start::{StartFrom, shifted},
 };
 
@@ -46,7 +46,7 @@ pub(super) struct Letter<'a> {
     pub(super) consumer_sequence: Option<u64>,
     pub(super) why: &'a DeadLetter,
     /// The replay that the event belongs to.
-    pub(super) replay: Option<&'a Mark>,
+    pub(super) replay: Option<&'a ReplayTag>,
 }
 
 impl Letter<'_> {
@@ -69,7 +69,7 @@ impl Letter<'_> {
             self.stored_under(),
             self.id(),
         );
-        let is_it = |kept: &Kept| {
+        let is_it = |kept: &StoredMessage| {
             let mut headers = kept.headers.iter();
             headers.any(|(name, value)| name == wire::MESSAGE_ID && *value == id)
         };

@@ -30,7 +30,7 @@ pub(super) struct Link {
 
 /// Switches away from a server that is about to stop. The connection owns it, so it must not own the connection.
 #[derive(Clone, Default)]
-pub(super) struct Leaving(Arc<OnceLock<Weak<async_nats::Client>>>);
+pub(super) struct ServerSwitch(Arc<OnceLock<Weak<async_nats::Client>>>);
 
 impl Link {
     pub(super) fn new(client: &Client, lost: &watch::Receiver<u64>) -> Self {
@@ -65,7 +65,7 @@ impl Link {
     }
 }
 
-impl Leaving {
+impl ServerSwitch {
     /// Sets the client of this connection.
     pub(super) fn of(&self, client: &Arc<async_nats::Client>) {
         // It is set only once, so the result does not matter.

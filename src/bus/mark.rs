@@ -3,7 +3,7 @@
 
 use async_nats::HeaderMap;
 
-use crate::replaying::Mark;
+use crate::replaying::ReplayTag;
 
 /// The common prefix of these headers, and the header of the replay's id.
 pub(super) const REPLAY: &str = "tidings-replay";
@@ -11,9 +11,9 @@ const SHADOW: &str = "tidings-replay-shadow";
 const FOLLOW_UPS: &str = "tidings-replay-follow-ups";
 
 /// The replay of a redelivered event.
-pub(super) fn read(headers: &HeaderMap) -> Option<Mark> {
+pub(super) fn read(headers: &HeaderMap) -> Option<ReplayTag> {
     let text = |name: &str| headers.get(name).map(|value| value.as_str());
-    Some(Mark {
+    Some(ReplayTag {
         id: text(REPLAY)?.parse().ok()?,
         shadow: text(SHADOW).map(str::to_owned),
         follow_ups: text(FOLLOW_UPS).is_some(),
@@ -21,7 +21,7 @@ pub(super) fn read(headers: &HeaderMap) -> Option<Mark> {
 }
 
 /// Adds the headers of a replay.
-pub(super) fn write(headers: &mut HeaderMap, mark: &Mark) {
+pub(super) fn write(headers: &mut HeaderMap, mark: &ReplayTag) {
     headers.insert(REPLAY, mark.id.to_string());
     if let Some(shadow) = &mark.shadow {
         headers.insert(SHADOW, shadow.as_str());
@@ -39,7 +39,7 @@ mod tests {
     #[test]
     fn a_mark_is_read_as_it_was_written() {
         let mut headers = HeaderMap::new();
-        let mark = Mark {
+        let mark = ReplayTag {
             id: ReplayId::new(),
             shadow: Some("v2".to_owned()),
             follow_ups: true,

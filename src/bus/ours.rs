@@ -8,7 +8,7 @@ use async_nats::{HeaderMap, HeaderName, header::NATS_MARKER_REASON};
 
 use super::{
     header::{SIZE, of_server},
-    letters::Kept,
+    messages::StoredMessage,
 };
 
 /// The prefix of all headers that Tidings writes.
@@ -65,7 +65,7 @@ pub(super) fn is_marker(headers: Option<&HeaderMap>, payload: &[u8]) -> bool {
         && of_server(headers, SIZE).is_none_or(|size| size == "0")
 }
 
-impl Kept {
+impl StoredMessage {
     /// Whether JetStream has written the message itself.
     pub(crate) fn is_marker(&self) -> bool {
         self.payload.is_empty() && self.headers.iter().any(|(name, _)| name == MARKER)

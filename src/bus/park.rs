@@ -14,7 +14,7 @@ use tidings_contract::wire;
 use uuid::Uuid;
 
 use super::{
-    BadEntry, Bus, BusError, Holds, Kept,
+    BadEntry, Bus, BusError, Holds, StoredMessage,
     state::{self, read_entry},
     streams,
 };
@@ -181,7 +181,7 @@ impl Bus {
         Ok(last.map_or(0, |kept| kept.sequence))
     }
 
-    async fn mark_at(&self, wanted: &serde_json::Value) -> Result<Option<Kept>, BusError> {
+    async fn mark_at(&self, wanted: &serde_json::Value) -> Result<Option<StoredMessage>, BusError> {
         const NO_STREAM: u64 = 10059;
         match self.single(&state::bucket_stream(), wanted).await {
             // No key was parked yet.
@@ -205,7 +205,7 @@ pub(super) fn entry(subscriber: &str, key: &str) -> String {
 }
 
 /// An entry parks only the key that it is named after; a removed or unreadable entry parks nothing.
-pub(super) fn read(kept: &Kept, subscriber: &str) -> Holds<Park> {
+pub(super) fn read(kept: &StoredMessage, subscriber: &str) -> Holds<Park> {
     read_entry(kept, |park: &Park| {
         let is_its =
             kept.subject == format!("$KV.{}.{}", state::BUCKET, entry(subscriber, &park.key));
@@ -213,7 +213,7 @@ pub(super) fn read(kept: &Kept, subscriber: &str) -> Holds<Park> {
     })
 }
 
-fn key_of(letter: &Kept, subscriber: &str) -> Option<String> {
+fn key_of(letter: &StoredMessage, subscriber: &str) -> Option<String> {
     let subject = letter
         .subject
         .strip_prefix(&format!("dead-letter.{subscriber}."))?;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{
-    Bus, BusError, ConsumerSpec, Holds, Kept, StartFrom, origin,
+    Bus, BusError, ConsumerSpec, Holds, StartFrom, StoredMessage, origin,
     state::{self, read_entry},
     streams::StreamSpec,
 };
@@ -139,7 +139,7 @@ impl Bus {
             .await
     }
 
-    async fn entry_at(&self, wanted: &Value) -> Result<Option<Kept>, BusError> {
+    async fn entry_at(&self, wanted: &Value) -> Result<Option<StoredMessage>, BusError> {
         match self.single(&state::bucket_stream(), wanted).await {
             // There was no replay yet.
             Err(BusError::Api {
@@ -306,7 +306,7 @@ impl Bus {
 }
 
 /// Checks that a replay has the subscriber and the id of its entry's key, and that its streams have valid names.
-pub(super) fn written(kept: &Kept) -> Written<Holds<Replay>> {
+pub(super) fn written(kept: &StoredMessage) -> Written<Holds<Replay>> {
     let misfit = |replay: &Replay| {
         let entry = subject(&job::entry(&replay.subscriber, &replay.id.to_string()));
         if entry != kept.subject {

@@ -4,10 +4,10 @@
 use async_nats::Message;
 
 use super::{
-    Bus, BusError, Kept, StartFrom,
+    Bus, BusError, StartFrom, StoredMessage,
     delivery::message_id,
     letter::Letter,
-    letters::header_map,
+    messages::header_map,
     park::QUESTION,
     place,
     retry::{self, Restored},
@@ -43,7 +43,12 @@ impl Bus {
     }
 
     /// Whether it was an event, and not a question.
-    async fn retire(&self, stream: &str, subscriber: &str, kept: &Kept) -> Result<bool, BusError> {
+    async fn retire(
+        &self,
+        stream: &str,
+        subscriber: &str,
+        kept: &StoredMessage,
+    ) -> Result<bool, BusError> {
         let mut message = message_of(kept);
         let Restored {
             origin,
@@ -86,7 +91,7 @@ impl Bus {
 }
 
 /// The message as its subscriber would receive it.
-fn message_of(kept: &Kept) -> Message {
+fn message_of(kept: &StoredMessage) -> Message {
     let mut headers = kept.headers.iter();
     let target = headers.find(|(name, _)| name == "Nats-Schedule-Target");
     let subject = target.map_or(&kept.subject, |(_, target)| target);

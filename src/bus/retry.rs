@@ -6,7 +6,7 @@ use tidings_contract::{Envelope, wire};
 use uuid::Uuid;
 
 use super::{
-    Kept,
+    StoredMessage,
     delivery::{Delivery, message_id},
     letter::{REDRIVE, REDRIVES, time},
     mark,
@@ -14,7 +14,7 @@ use super::{
     park::PASS,
     streams::{RETRIES as RETRIES_STREAM, retry_at_subject, retry_subject},
 };
-use crate::{executor::Past, replaying::Mark};
+use crate::{executor::Past, replaying::ReplayTag};
 
 /// The prefix of the subjects of all retries.
 const RETRIES: &str = "tidings.retry.";
@@ -52,7 +52,7 @@ pub(super) struct Restored {
     /// The park of its key that it may pass.
     pub(super) pass: Option<Uuid>,
     /// The replay that it belongs to.
-    pub(super) replay: Option<Mark>,
+    pub(super) replay: Option<ReplayTag>,
     /// The schedule that has published it, if that is not one of this subscriber: a client that may schedule anything
     /// in a stream may have the server publish to all subjects of it.
     pub(super) put_by: Option<String>,
@@ -181,7 +181,7 @@ pub(crate) struct Waiting {
 
 impl Waiting {
     /// `None` for a message that is not an event.
-    pub(crate) fn of(kept: &Kept) -> Option<Self> {
+    pub(crate) fn of(kept: &StoredMessage) -> Option<Self> {
         let header = |name: &str| {
             let found = kept.headers.iter().find(|(header, _)| header == name);
             found.map(|(_, value)| value.as_str())

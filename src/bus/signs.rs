@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{
-    Bus, BusError, Kept, REQUEST_TIMEOUT, StartFrom, park,
+    Bus, BusError, REQUEST_TIMEOUT, StartFrom, StoredMessage, park,
     state::BUCKET,
     streams::{RETRY_SUBJECTS, StreamSpec, retry_at_subject, retry_subject},
 };
@@ -194,7 +194,7 @@ impl Bus {
             })
     }
 
-    async fn entry(&self, wanted: &serde_json::Value) -> Result<Option<Kept>, BusError> {
+    async fn entry(&self, wanted: &serde_json::Value) -> Result<Option<StoredMessage>, BusError> {
         match self.single(&format!("KV_{BUCKET}"), wanted).await {
             // The bucket was not needed yet.
             Err(BusError::Api {
@@ -214,7 +214,7 @@ impl RetrySigns {
 }
 
 /// When a scheduled retry is due.
-pub(super) fn due_of(kept: &Kept) -> Option<DateTime<Utc>> {
+pub(super) fn due_of(kept: &StoredMessage) -> Option<DateTime<Utc>> {
     let mut headers = kept.headers.iter();
     let (_, schedule) = headers.find(|(name, _)| name == "Nats-Schedule")?;
     schedule.strip_prefix("@at ")?.parse().ok()

@@ -9,7 +9,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
 use super::{
-    Bus, BusError, Kept, REQUEST_TIMEOUT, Receipt,
+    Bus, BusError, REQUEST_TIMEOUT, Receipt, StoredMessage,
     consumer::drift,
     cures::cure_of_code,
     header::StoredAt,
@@ -73,7 +73,7 @@ impl fmt::Display for BadEntry {
 
 /// Reads the value of an entry, if it fits the entry's key.
 pub(super) fn read_entry<T: DeserializeOwned>(
-    kept: &Kept,
+    kept: &StoredMessage,
     misfit: impl FnOnce(&T) -> Option<String>,
 ) -> Holds<T> {
     /// The limit of characters: an error of a parser may quote its whole input.

@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use serde_json::json;
 
 use super::{
-    Bus, BusError, Kept,
+    Bus, BusError, StoredMessage,
     delivery::Delivery,
     letter::{CLOCKS_DIFFER, REDRIVES},
     mark::REPLAY,
@@ -74,7 +74,7 @@ impl Delivery {
         }
     }
 
-    fn is_letter_of(&self, kept: &Kept, noted: &Noted) -> bool {
+    fn is_letter_of(&self, kept: &StoredMessage, noted: &Noted) -> bool {
         let sequence = noted.sequence.to_string();
         kept.subject == self.letter(&noted.why).stored_under()
             && header(kept, "tidings-dead-stream") == Some(&noted.stream)
@@ -111,7 +111,7 @@ impl Delivery {
             (RETRIES, due, IDENTITY),
             (RETRIES, waiting, IDENTITY),
         ] {
-            let is_it = |kept: &Kept| {
+            let is_it = |kept: &StoredMessage| {
                 let replay = self.mark().map(|mark| mark.id.to_string());
                 let has = header(kept, about);
                 has.is_some_and(|has| identities.iter().any(|identity| identity == has))
@@ -133,7 +133,7 @@ impl Bus {
         &self,
         stream: &str,
         subjects: &str,
-        is_it: impl Fn(&Kept) -> bool,
+        is_it: impl Fn(&StoredMessage) -> bool,
     ) -> Result<bool, BusError> {
         let mut next = 1;
         loop {
@@ -170,7 +170,7 @@ impl Bus {
     }
 }
 
-fn header<'a>(kept: &'a Kept, name: &str) -> Option<&'a str> {
+fn header<'a>(kept: &'a StoredMessage, name: &str) -> Option<&'a str> {
     let mut headers = kept.headers.iter();
     headers.find_map(|(known, value)| (known == name).then_some(&**value))
 }

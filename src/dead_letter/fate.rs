@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::{DeadLettersError, StoredDeadLetter, retried, stream};
 use crate::bus::{
-    Bus, BusError, Kept, REDRIVE, StartFrom, letters_of, retries_of, streams::StreamSpec,
+    Bus, BusError, REDRIVE, StartFrom, StoredMessage, letters_of, retries_of, streams::StreamSpec,
 };
 
 /// The first and the longest pause between two checks.
@@ -185,7 +185,7 @@ impl RedriveWatch {
 }
 
 /// The dead letter that an event was redriven from.
-fn redriven_from(kept: &Kept) -> Option<u64> {
+fn redriven_from(kept: &StoredMessage) -> Option<u64> {
     let mut headers = kept.headers.iter();
     let (_, letter) = headers.find(|(name, _)| name == REDRIVE)?;
     letter.parse().ok()

@@ -8,7 +8,7 @@ use serde::{Serialize, Serializer, ser::SerializeStruct};
 use tidings_contract::{Envelope, EventId, wire};
 
 use crate::{
-    bus::{Kept, counted},
+    bus::{StoredMessage, counted},
     fingerprint::fingerprint,
 };
 
@@ -72,7 +72,7 @@ pub struct StoredDeadLetter {
 }
 
 impl StoredDeadLetter {
-    pub(crate) fn of(kept: Kept) -> Self {
+    pub(crate) fn of(kept: StoredMessage) -> Self {
         let headers = Headers(&kept.headers);
         let rest = kept.subject.strip_prefix(SUBJECTS).unwrap_or_default();
         let (subscriber, event_subject) = rest.split_once('.').unwrap_or((rest, ""));
@@ -203,10 +203,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn kept(subject: &str, headers: &[(&str, &str)], payload: &[u8]) -> Kept {
+    fn kept(subject: &str, headers: &[(&str, &str)], payload: &[u8]) -> StoredMessage {
         let headers = headers.iter();
         let headers = headers.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        Kept {
+        StoredMessage {
             sequence: 1,
             stored_at: DateTime::UNIX_EPOCH,
             subject: subject.to_owned(),

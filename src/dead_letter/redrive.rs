@@ -19,7 +19,7 @@ use tidings_contract::wire;
 use uuid::Uuid;
 
 use super::{DeadLettersError, StoredDeadLetter, retried, stream};
-use crate::bus::{Bus, BusError, Kept, PASS, Upkeep, is_ours, streams};
+use crate::bus::{Bus, BusError, PASS, StoredMessage, StreamInfo, is_ours, streams};
 
 /// Redrives dead letters, one after the other, in the order of the calls. The caller sets the pace.
 #[derive(Debug, Clone)]
@@ -269,7 +269,10 @@ impl Redriver {
     }
 
     /// The original event, while its stream still has it.
-    async fn original(&self, letter: &StoredDeadLetter) -> Result<Option<Kept>, DeadLettersError> {
+    async fn original(
+        &self,
+        letter: &StoredDeadLetter,
+    ) -> Result<Option<StoredMessage>, DeadLettersError> {
         let (Some(stream), Some(sequence)) = (&letter.stream, letter.stream_sequence) else {
             return Ok(None);
         };
@@ -284,7 +287,7 @@ impl Redriver {
             Err(BusError::Api { .. }) => None,
             Err(error) => return Err(error.into()),
         };
-        let is_it = |kept: &Kept| {
+        let is_it = |kept: &StoredMessage| {
             let stored_at = kept.stored_at.timestamp_nanos_opt().unwrap_or_default();
             let identity = format!("{stream}/{sequence}/{stored_at}");
             letter.identity.as_ref() == Some(&identity)
@@ -293,7 +296,7 @@ impl Redriver {
     }
 }
 
-async fn upkeep(bus: &Bus, stream: String) -> Result<Upkeep, DeadLettersError> {
+async fn upkeep(bus: &Bus, stream: String) -> Result<StreamInfo, DeadLettersError> {
     let upkeep = retried(|| bus.upkeep(&stream)).await?;
     upkeep.ok_or(DeadLettersError::NoStream { stream })
 }
@@ -307,7 +310,7 @@ fn size((name, value): &(String, String)) -> usize {
 /// Builds the message that redrives a dead letter.
 pub(super) fn redrive(
     letter: &StoredDeadLetter,
-    original: Option<&Kept>,
+    original: Option<&StoredMessage>,
     edit: Option<&Edit>,
     incarnation: &str,
 ) -> Redrive {

@@ -155,7 +155,7 @@ fn is_word(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bus::Kept;
+    use crate::bus::StoredMessage;
 
     fn letter() -> StoredDeadLetter {
         let headers = [
@@ -164,7 +164,7 @@ mod tests {
             ("tidings-dead-cause", "exhausted"),
             ("tidings-dead-error", "timeout after 30s"),
         ];
-        StoredDeadLetter::of(Kept {
+        StoredDeadLetter::of(StoredMessage {
             sequence: 7,
             stored_at: DateTime::UNIX_EPOCH,
             subject: "dead-letter.welcome.user.created".to_owned(),

@@ -9,30 +9,30 @@ use crate::{
 };
 
 /// Why an answer did not reach the server.
-pub(crate) type Unanswered = Box<dyn Error + Send + Sync>;
+pub(crate) type AckError = Box<dyn Error + Send + Sync>;
 
 /// Answers one delivery. Every answer is confirmed before its future ends.
 pub(crate) trait Acknowledger: Send + Sync + 'static {
-    fn ack(&self) -> impl Future<Output = Result<(), Unanswered>> + Send;
+    fn ack(&self) -> impl Future<Output = Result<(), AckError>> + Send;
     /// Schedules a retry of the event, with its history.
     fn retry(
         &self,
         after: Duration,
         past: &Past,
-    ) -> impl Future<Output = Result<(), Unanswered>> + Send;
+    ) -> impl Future<Output = Result<(), AckError>> + Send;
     /// Whether a retry of the event can be stored; otherwise the event has to wait in flight.
     fn can_come_again(&self, _past: &Past) -> bool {
         true
     }
     /// Hands the event back for another instance, as if it had not been delivered.
-    fn hand_back(&self, after: Duration) -> impl Future<Output = Result<(), Unanswered>> + Send;
+    fn hand_back(&self, after: Duration) -> impl Future<Output = Result<(), AckError>> + Send;
     /// Called with the outcome of an attempt and the error text, before the answer is sent.
     fn decided(&self, _outcome: &Outcome, _error: Option<&str>) {}
     /// Looks up the dead letter of an event that was dead-lettered before.
     fn whereabouts(
         &self,
         noted: &Noted,
-    ) -> impl Future<Output = Result<Whereabouts, Unanswered>> + Send {
+    ) -> impl Future<Output = Result<Whereabouts, AckError>> + Send {
         let known = match noted.letter {
             Some(_) => Whereabouts::Known(None),
             None => Whereabouts::Lost,
@@ -43,5 +43,5 @@ pub(crate) trait Acknowledger: Send + Sync + 'static {
     fn dead_letter(
         &self,
         letter: &DeadLetter,
-    ) -> impl Future<Output = Result<u64, Unanswered>> + Send;
+    ) -> impl Future<Output = Result<u64, AckError>> + Send;
 }

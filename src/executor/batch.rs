@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// A delivery and its acknowledger.
-pub(crate) struct InHand<'a, A> {
+pub(crate) struct InFlightDelivery<'a, A> {
     pub(crate) arrival: &'a mut Arrival,
     pub(crate) acknowledger: A,
     pub(crate) permit: Permit,
@@ -25,7 +25,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
     /// One attempt of events with the same batch handler: one call, then decide, acknowledge and record each event.
     pub(crate) async fn run_batch<A: Acknowledger>(
         &self,
-        mut in_flight: Vec<InHand<'_, A>>,
+        mut in_flight: Vec<InFlightDelivery<'_, A>>,
         halt: &CancellationToken,
     ) -> Vec<Step> {
         let began = Instant::now();
@@ -58,7 +58,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
     /// Whether the replay cannot continue. All events of a batch are part of the same replay, or of none.
     fn fails_its_replay<A>(
         &self,
-        in_flight: &[InHand<'_, A>],
+        in_flight: &[InFlightDelivery<'_, A>],
         results: &[Result<Handled, Failure>],
     ) -> bool {
         let mut each = in_flight.iter().zip(results);
@@ -68,7 +68,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
     /// The text of an error is application code too, and may panic.
     fn decide_caught<A>(
         &self,
-        held: &InHand<'_, A>,
+        held: &InFlightDelivery<'_, A>,
         result: Result<Handled, Failure>,
     ) -> (Outcome, Option<String>) {
         let attempt = held.arrival.past.failures.saturating_add(1);
@@ -80,7 +80,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
     /// The handler's results; `None` when the worker halts first.
     async fn call_batch<A>(
         &self,
-        in_flight: &[InHand<'_, A>],
+        in_flight: &[InFlightDelivery<'_, A>],
         halt: &CancellationToken,
     ) -> Option<Vec<Result<Handled, Failure>>> {
         let cancelled = halt.child_token();

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Arrival, Executor, Unanswered};
+use super::{AckError, Arrival, Executor};
 use crate::{
     failure::told,
     log::short,
@@ -105,7 +105,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
         arrival: &Arrival,
         outcome: &str,
         tried: u32,
-        error: &Unanswered,
+        error: &AckError,
     ) {
         let error = told(error);
         self.tally.unconfirmed(&error);

@@ -9,7 +9,7 @@ use tidings_contract::Event;
 use tokio::task::JoinSet;
 
 use super::*;
-use crate::flow::Begin;
+use crate::throttle::Begin;
 
 #[derive(serde::Serialize, serde::Deserialize)]
 struct Created;
@@ -27,16 +27,16 @@ impl Event for Created {
 struct Confirms;
 
 impl Acknowledger for Confirms {
-    async fn ack(&self) -> Result<(), Unanswered> {
+    async fn ack(&self) -> Result<(), AckError> {
         Ok(())
     }
-    async fn retry(&self, _: Duration, _: &Past) -> Result<(), Unanswered> {
+    async fn retry(&self, _: Duration, _: &Past) -> Result<(), AckError> {
         Ok(())
     }
-    async fn hand_back(&self, _: Duration) -> Result<(), Unanswered> {
+    async fn hand_back(&self, _: Duration) -> Result<(), AckError> {
         Ok(())
     }
-    async fn dead_letter(&self, _: &DeadLetter) -> Result<u64, Unanswered> {
+    async fn dead_letter(&self, _: &DeadLetter) -> Result<u64, AckError> {
         Ok(0)
     }
 }

@@ -7,10 +7,10 @@ use tokio_util::sync::CancellationToken;
 use super::{Acknowledger, Arrival, Executor, Step};
 use crate::{
     breaker::Permit,
-    flow::Pulls,
     log::short,
     outcome::{Cause, DeadLetter, Outcome},
     retry::Retry,
+    throttle::Pulls,
 };
 
 /// Delays shorter than the server's schedules can make are waited for in flight.
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
     use crate::{
         context::Context,
-        executor::{Past, Unanswered},
+        executor::{AckError, Past},
         failure::Failure,
         position::Position,
         subscriber::EventSubscriber,
@@ -131,23 +131,23 @@ mod tests {
     struct Answers(Mutex<Vec<String>>);
 
     impl Answers {
-        fn note(&self, answer: impl Into<String>) -> Result<(), Unanswered> {
+        fn note(&self, answer: impl Into<String>) -> Result<(), AckError> {
             self.0.lock().unwrap().push(answer.into());
             Ok(())
         }
     }
 
     impl Acknowledger for Answers {
-        async fn ack(&self) -> Result<(), Unanswered> {
+        async fn ack(&self) -> Result<(), AckError> {
             self.note("ack")
         }
-        async fn retry(&self, _: Duration, _: &Past) -> Result<(), Unanswered> {
+        async fn retry(&self, _: Duration, _: &Past) -> Result<(), AckError> {
             self.note("retry")
         }
-        async fn hand_back(&self, _: Duration) -> Result<(), Unanswered> {
+        async fn hand_back(&self, _: Duration) -> Result<(), AckError> {
             self.note("hand back")
         }
-        async fn dead_letter(&self, letter: &DeadLetter) -> Result<u64, Unanswered> {
+        async fn dead_letter(&self, letter: &DeadLetter) -> Result<u64, AckError> {
             let noted = self.note(format!("{}: {}", letter.cause.as_str(), letter.error));
             noted.map(|()| 0)
         }

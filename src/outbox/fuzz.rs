@@ -6,10 +6,10 @@ use super::{
     columns::{Columns, Text, nearest, time},
     delayed::due_in,
     home::Home,
-    mend::Way,
     names::Names,
     parked::{WaitsFor, kept},
     relay::RelayInstance,
+    republish::LedgerKind,
     standing::losses_from,
     status::{ago, stored_troubles, troubles_from},
     store::{positions_from, positions_text},
@@ -209,8 +209,8 @@ fn fuzz_words_of_rows() {
         &*long,
     ];
     fuzz_text("word of a row", &seeds, |text| {
-        let way = Way::parse(text);
-        assert_eq!(Way::parse(way.as_str()), way);
+        let way = LedgerKind::parse(text);
+        assert_eq!(LedgerKind::parse(way.as_str()), way);
         let kept = kept(text);
         assert!(kept.chars().count() <= 2_004 && kept.starts_with(text) == (kept == text));
         match text.parse::<WaitsFor>() {

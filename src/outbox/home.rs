@@ -28,7 +28,7 @@ const SLACK: TimeDelta = TimeDelta::minutes(1);
 
 /// The NATS that an outbox is relayed into, as the database stores it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(in crate::outbox) struct KeptHome {
+pub(in crate::outbox) struct StoredHome {
     #[serde(flatten)]
     pub(super) nats: NatsIdentity,
     /// The streams that existed when an operator accepted this NATS, with the creation time of each.
@@ -39,7 +39,7 @@ pub(in crate::outbox) struct KeptHome {
 /// What the database records about that NATS.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Home {
-    pub(super) kept: Option<KeptHome>,
+    pub(super) kept: Option<StoredHome>,
     pub(super) streams: Positions,
 }
 
@@ -100,7 +100,7 @@ impl Home {
     }
 
     /// Checks that this NATS is the recorded one; returns what to store of it, when that has changed.
-    pub(super) async fn check(&self, bus: &Bus) -> Result<Option<KeptHome>, ElsewhereError> {
+    pub(super) async fn check(&self, bus: &Bus) -> Result<Option<StoredHome>, ElsewhereError> {
         let here = bus.identity();
         let mut found = Vec::new();
         for (stream, position) in &self.streams {
@@ -110,7 +110,7 @@ impl Home {
         }
         judge(self.kept.as_ref(), &here, &found).map_err(ElsewhereError::Elsewhere)?;
         let is_kept = self.kept.as_ref().is_some_and(|kept| kept.nats == here);
-        Ok((!is_kept).then(|| KeptHome {
+        Ok((!is_kept).then(|| StoredHome {
             nats: here,
             accepted: self.accepted(),
         }))
@@ -126,7 +126,7 @@ impl Home {
 
 /// Whether this is the NATS that the outbox is relayed into, by its recorded identity and by the streams found here.
 fn judge(
-    kept: Option<&KeptHome>,
+    kept: Option<&StoredHome>,
     here: &NatsIdentity,
     found: &[(&str, &Position, Option<String>)],
 ) -> Result<(), String> {
@@ -194,7 +194,7 @@ impl<DB: Store> Outbox<DB> {
     /// [`OutboxError`] when the database fails; [`ElsewhereError::Bus`], within it, when NATS does not answer.
     pub async fn use_nats(&self, bus: &Bus) -> Result<NatsMove, OutboxError> {
         let plan = self.nats_move(bus).await?;
-        let kept = KeptHome {
+        let kept = StoredHome {
             nats: plan.0.now.clone(),
             accepted: plan.1,
         };
@@ -257,7 +257,7 @@ impl<DB: Store> Outbox<DB> {
     }
 }
 
-pub(super) fn text(kept: &KeptHome) -> Result<String, sqlx::Error> {
+pub(super) fn text(kept: &StoredHome) -> Result<String, sqlx::Error> {
     serde_json::to_string(kept).map_err(|error| sqlx::Error::Encode(error.into()))
 }
 
@@ -329,9 +329,9 @@ mod tests {
     /// Whether `here`, where the stream was created at `now`, is accepted as `kept`, where it was created at
     /// [`CREATED`].
     fn is_home(kept: &NatsIdentity, here: &NatsIdentity, now: Option<&str>) -> bool {
-        let kept = KeptHome {
+        let kept = StoredHome {
             nats: kept.clone(),
-            ..KeptHome::default()
+            ..StoredHome::default()
         };
         let was = Position::new(CREATED.to_owned(), 7);
         judge(
@@ -390,7 +390,7 @@ mod tests {
 
     #[test]
     fn what_an_operator_has_accepted_is_at_home() {
-        let kept = KeptHome {
+        let kept = StoredHome {
             nats: cluster("b"),
             accepted: BTreeMap::from([("EVENTS".to_owned(), EARLIER.to_owned())]),
         };

@@ -18,7 +18,6 @@ mod fuzz;
 mod home;
 mod inbox;
 mod link;
-mod mend;
 mod migrate;
 mod names;
 mod origin;
@@ -28,6 +27,7 @@ mod parked;
 mod postgres;
 mod relay;
 mod relayed;
+mod republish;
 mod row;
 #[cfg(feature = "sqlite")]
 mod sqlite;
@@ -61,12 +61,10 @@ pub use diagnosis::Diagnosis;
 use distinct::distinct;
 pub use home::{ElsewhereError, NatsMove};
 use home::{of_version, version_sentence};
-use inbox::Kept;
+use inbox::IdleConnections;
 pub use inbox::{BatchTransactionalHandler, InboxTransaction, TransactionalHandler};
 use link::Link;
 use link::Waits;
-pub use mend::RepublishError;
-pub(crate) use mend::{Chosen, Ends, Sender, Sending, Streams, Way};
 pub use migrate::MigrateError;
 pub use parked::{ParkedEvent, ParkedSelection};
 #[cfg(feature = "postgres")]
@@ -75,6 +73,8 @@ pub use postgres::{AdoptError, AdoptedEvent, Adoption};
 pub use relay::failpoint;
 pub use relay::{Relay, RelayError, RelayInstance};
 pub(crate) use relayed::{Passed, Range, Relayed, Stretch};
+pub use republish::RepublishError;
+pub(crate) use republish::{Chosen, Ends, LedgerKind, Sender, Sending, Streams};
 pub(crate) use row::Row;
 pub use standing::{Loss, Standing};
 pub(crate) use standing::{Settled, standing};
@@ -112,7 +112,7 @@ struct Shared<DB: Store> {
     /// Queues the handlers of this process where the database has one writer at a time.
     turn: Arc<tokio::sync::Mutex<()>>,
     /// Idle connections that handlers keep between two transactions.
-    kept: Kept<DB>,
+    kept: IdleConnections<DB>,
     link: Link,
 }
 
@@ -210,7 +210,7 @@ impl<DB: Store> Outbox<DB> {
                 max_payload: AtomicUsize::new(DEFAULT_MAX_PAYLOAD),
                 wake: Wake::default(),
                 turn: Arc::default(),
-                kept: Kept::default(),
+                kept: IdleConnections::default(),
                 link: Link::default(),
             }),
         }
@@ -461,7 +461,7 @@ impl<DB: Store> Outbox<DB> {
             max_payload: AtomicUsize::new(self.shared.max_payload.load(Ordering::Relaxed)),
             wake: self.shared.wake.clone(),
             turn: Arc::clone(&self.shared.turn),
-            kept: Kept::default(),
+            kept: IdleConnections::default(),
             link: Link::default(),
         };
         change(&mut shared);

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use tidings_contract::EventId;
 
-use super::{Entry, Outbox, OutboxError, Store, Way, chunks::chunks, taken::Operation};
+use super::{Entry, LedgerKind, Outbox, OutboxError, Store, chunks::chunks, taken::Operation};
 
 /// Whether a parked row is restored by itself: it waits for a stream or a subject, or its unpark was requested.
 macro_rules! returns {
@@ -341,7 +341,7 @@ impl<DB: Store> Outbox<DB> {
         let discarded = DB::discard(connection, names, ids, extent).await?;
         // Without the entries, `verify` could report the events as missing.
         let dead_lettered: Vec<Entry> = discarded.iter().map(dead_lettered).collect();
-        DB::record(connection, names, &dead_lettered, Way::Discarded).await?;
+        DB::record(connection, names, &dead_lettered, LedgerKind::Discarded).await?;
         Ok(discarded)
     }
 }
@@ -375,7 +375,7 @@ fn dead_lettered(event: &ParkedEvent) -> Entry {
         incarnation: String::new(),
         first_sequence: 0,
         last_sequence: 0,
-        way: Way::Discarded,
+        way: LedgerKind::Discarded,
     }
 }
 

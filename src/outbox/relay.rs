@@ -11,10 +11,9 @@
 //! last checkpoint, restore the parked rows that can be published, continue after the cursor, and leave out the events
 //! that were found.
 
-mod agenda;
-mod aside;
 mod complaint;
 mod course;
+mod delay_schedule;
 mod error;
 #[cfg(feature = "failpoints")]
 pub mod failpoint;
@@ -32,6 +31,7 @@ mod lane;
 mod ledger;
 mod life;
 mod lost;
+mod parked_keys;
 mod progress;
 mod reporter;
 mod resume;
@@ -47,20 +47,20 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Outbox, Store,
-    home::{Home, KeptHome, text},
+    home::{Home, StoredHome, text},
     origin::Origin,
     store::{Claim, Statements, Tenure, Waiting},
 };
 use crate::{background::Background, bus::Bus};
-use aside::Aside;
-use course::Course;
+use course::LaneContext;
 pub use error::RelayError;
 use fault::{Fault, fault_of, is_of_version};
 use fence::Fence;
 use fetch::Fetcher;
 use give_back::{give_back, nothing_aside};
 use keeper::{Keeper, Post};
-use life::{Life, owner};
+use life::{RelayState, owner};
+use parked_keys::ParkedKeys;
 use progress::Report;
 pub use reporter::RelayInstance;
 use reporter::Reporter;
@@ -177,7 +177,7 @@ impl<DB: Store> Relay<DB> {
         let schema = self.outbox.shared.names.schema();
         let bus = bus.reading_as(&format!("relay-{schema}"));
         let stand_by = StandBy::listen(&bus, schema).await;
-        let life = Life::new(&bus, &stop, |issues| {
+        let life = RelayState::new(&bus, &stop, |issues| {
             Reporter::new(schema, DB::KIND, &self.settings.owner, issues)
         });
         // The relay's answers and issues outlive each tenure.
@@ -232,7 +232,7 @@ impl<DB: Store> Relay<DB> {
 
     /// Takes the lease, resumes, and relays until a fault or the end. The fence ends it even when a call hangs: a
     /// silent database must not keep the relay from trying again.
-    async fn tenure(&self, life: &Life) -> Result<Tenured, Fault> {
+    async fn tenure(&self, life: &RelayState) -> Result<Tenured, Fault> {
         let Settings { owner, lease, .. } = &self.settings;
         let looking = tokio::time::timeout(*lease, self.look()).await;
         let (connection, home) = looking.map_err(|_| Fault::Silent)??;
@@ -285,7 +285,7 @@ impl<DB: Store> Relay<DB> {
         let keeper = Keeper::new(post, claim.streams.clone());
         let mut crew: JoinSet<Result<(), Fault>> = JoinSet::new();
         crew.spawn(keeper.run(reported));
-        let way = Way {
+        let way = Channels {
             fence: fence.clone(),
             turn,
             reports,
@@ -336,7 +336,7 @@ impl<DB: Store> Relay<DB> {
     async fn claim(
         &self,
         mut connection: DB::Connection,
-        home: Option<&KeptHome>,
+        home: Option<&StoredHome>,
     ) -> Result<Option<Claimed<DB>>, Fault> {
         let names = &self.outbox.shared.names;
         let Settings { owner, lease, .. } = &self.settings;
@@ -357,11 +357,11 @@ impl<DB: Store> Relay<DB> {
     /// Resumes after the last checkpoint, and relays until the connection is lost.
     async fn resume(
         &self,
-        life: &Life,
+        life: &RelayState,
         home: &Home,
         claim: Claim<DB::Cursor>,
         aside: (Vec<(String, i64)>, Waiting),
-        way: Way<DB::Cursor>,
+        way: Channels<DB::Cursor>,
     ) -> Result<(), Fault> {
         life.admit(home).await?;
         let (stored, mut interruptions) = stored_behind(&life.bus, &claim.streams).await?;
@@ -378,13 +378,13 @@ impl<DB: Store> Relay<DB> {
     /// Restores parked rows, and relays until the tenure is to end, or until a fault.
     async fn pipeline(
         &self,
-        life: &Life,
+        life: &RelayState,
         claim: Claim<DB::Cursor>,
         stored: Arc<Stored>,
         (mut keys, mut waiting): (Vec<(String, i64)>, Waiting),
-        way: Way<DB::Cursor>,
+        way: Channels<DB::Cursor>,
     ) -> Result<(), Fault> {
-        let course = |aside: Aside, patience: Duration| Course {
+        let course = |aside: ParkedKeys, patience: Duration| LaneContext {
             owner: self.settings.owner.clone(),
             bus: life.bus.clone(),
             source: self.outbox.shared.source.clone(),
@@ -420,7 +420,7 @@ impl<DB: Store> Relay<DB> {
         let closed = waiting.reasons.into_iter();
         let closed = closed.map(|reason| (reason.waits_for, reason.error));
         let feeds = claim.streams.keys().cloned();
-        let relaying = course(Aside::new(keys, closed, feeds), self.settings.patience);
+        let relaying = course(ParkedKeys::new(keys, closed, feeds), self.settings.patience);
         relaying.report(Report::Relaying).await?;
 
         let (pages, paged) = mpsc::channel(PAGES_AHEAD);
@@ -467,7 +467,7 @@ impl<DB: Store> Background for Relay<DB> {
 }
 
 /// What the parts of a tenure share.
-struct Way<C> {
+struct Channels<C> {
     fence: Fence,
     /// Ends the tenure.
     turn: CancellationToken,

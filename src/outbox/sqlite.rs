@@ -8,10 +8,10 @@ mod home;
 mod inbox;
 mod locks;
 mod losses;
-mod mend;
 mod open;
 mod parked;
 mod relayed;
+mod republish;
 mod status;
 mod traced;
 

@@ -15,10 +15,10 @@ use super::{
     home::HomeKeeping,
     inbox::Remember,
     link::{Backend, Session},
-    mend::Mending,
     origin::Origin,
     parked::{Extent, ParkedSize, WaitsFor},
     relayed::Archive,
+    republish::RepublishStatements,
     standing::LossKeeping,
     traced::Trail,
 };
@@ -48,7 +48,7 @@ impl<T: Clone + Debug + Send + Sync + 'static> Cursor for T {}
 
 /// The statements of one database. Every time is the database's clock.
 pub trait Statements:
-    Schedule + Remember + Contents + Archive + LossKeeping + HomeKeeping + Mending + Trail
+    Schedule + Remember + Contents + Archive + LossKeeping + HomeKeeping + RepublishStatements + Trail
 {
     /// The database's name in logs and messages.
     const KIND: &'static str;

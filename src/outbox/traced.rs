@@ -8,7 +8,9 @@ use chrono::{DateTime, Utc};
 use sqlx::Database;
 use tidings_contract::{Envelope, EventId, wire};
 
-use super::{Outbox, OutboxError, Store, Way, names::Names, parked::Extent, taken::Operation};
+use super::{
+    LedgerKind, Outbox, OutboxError, Store, names::Names, parked::Extent, taken::Operation,
+};
 
 /// Which events are wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,7 +108,7 @@ pub struct TracedBatch {
     /// The sequence of the last event.
     pub last_sequence: u64,
     /// How the events came into the stream.
-    pub way: Way,
+    pub way: LedgerKind,
 }
 
 /// The ledger's record of one row.
@@ -123,12 +125,12 @@ impl Ledgered {
     /// for a discarded row only dense ranges count. It may be in one: no stream accepts a parked row, but a forced
     /// republish may have stored it later.
     fn of(id: i64, mut all: Vec<TracedBatch>) -> Self {
-        let is_of_row = |one: &TracedBatch| one.way == Way::Discarded && one.first_id == id;
+        let is_of_row = |one: &TracedBatch| one.way == LedgerKind::Discarded && one.first_id == id;
         let discarded_at = all.iter().find(|one| is_of_row(one)).map(|one| one.at);
         all.retain(|one| {
             let rows = i128::from(one.last_id) - i128::from(one.first_id) + 1;
             let is_dense = rows == i128::from(one.events);
-            one.way != Way::Discarded && (discarded_at.is_none() || is_dense)
+            one.way != LedgerKind::Discarded && (discarded_at.is_none() || is_dense)
         });
         Self {
             batches: all,
@@ -304,7 +306,7 @@ impl<DB: Store> Outbox<DB> {
 mod tests {
     use super::*;
 
-    fn entry(first_id: i64, last_id: i64, events: i32, way: Way) -> TracedBatch {
+    fn entry(first_id: i64, last_id: i64, events: i32, way: LedgerKind) -> TracedBatch {
         TracedBatch {
             at: DateTime::UNIX_EPOCH,
             epoch: 0,
@@ -321,9 +323,9 @@ mod tests {
 
     #[test]
     fn a_discarded_row_is_in_no_run_that_may_have_passed_over_it() {
-        let sparse = entry(1, 6, 3, Way::Republished);
-        let dense = entry(2, 4, 3, Way::Republished);
-        let discarded = entry(3, 3, 0, Way::Discarded);
+        let sparse = entry(1, 6, 3, LedgerKind::Republished);
+        let dense = entry(2, 4, 3, LedgerKind::Republished);
+        let discarded = entry(3, 3, 0, LedgerKind::Discarded);
         let all = || vec![sparse.clone(), dense.clone(), discarded.clone()];
         let said = Ledgered::of(3, all());
         assert_eq!(said.batches, std::slice::from_ref(&dense));

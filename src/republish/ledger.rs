@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use crate::outbox::{Entry, Outbox, OutboxError, Store, Way};
+use crate::outbox::{Entry, LedgerKind, Outbox, OutboxError, Store};
 
 /// The ledger from a row id on; 16 bytes for each range of rows.
 pub(super) struct Ledger {
@@ -70,7 +70,7 @@ impl Stretch {
         Self {
             first: first.min(last),
             last: first.max(last),
-            is_discarded: entry.way == Way::Discarded,
+            is_discarded: entry.way == LedgerKind::Discarded,
         }
     }
 }

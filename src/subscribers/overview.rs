@@ -209,7 +209,7 @@ impl Subscribers {
 
     /// The names of all subscribers that a process runs.
     async fn answering(&self) -> Result<BTreeSet<String>, BusError> {
-        let answers = self.bus.ask_all(EVERYBODY).await?;
+        let answers = self.bus.scatter_gather(EVERYBODY).await?;
         let read = |answer: &Bytes| serde_json::from_slice::<Vec<String>>(answer).ok();
         let names = answers.iter().filter_map(read).flatten();
         Ok(names.filter(|name| can_be_durable(name)).collect())
@@ -246,7 +246,7 @@ impl Subscribers {
         let letters = format!("dead-letter.{name}.any");
         let subject = status_subject(name);
         let (answers, retries, letters, lease) = futures::join!(
-            self.bus.ask_all(&subject),
+            self.bus.scatter_gather(&subject),
             found_stream(&self.bus, sees, &retries),
             found_stream(&self.bus, sees, &letters),
             self.lease(sees, name),

@@ -199,7 +199,7 @@ impl Subscribers {
                 streams: streams.collect(),
             });
         }
-        let answers = self.bus.ask_all(&status_subject(name)).await?;
+        let answers = self.bus.scatter_gather(&status_subject(name)).await?;
         if let Some(answer) = answers.first() {
             let instance: Option<Instance> = serde_json::from_slice(answer).ok();
             return Err(runs(instance.map_or_else(

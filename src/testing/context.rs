@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     context::{Cancelled, Context, Facts},
-    replaying::{Mark, ReplayId, Replaying},
+    replaying::{ReplayId, ReplayTag, Replaying},
 };
 
 impl<S> Context<S> {
@@ -186,7 +186,7 @@ impl<S> TestContext<S> {
 
 /// A replay that is made for a test.
 pub(super) fn replaying(subscriber: &str, shadow: Option<&str>, follow_ups: bool) -> Replaying {
-    let mark = Mark {
+    let mark = ReplayTag {
         id: ReplayId::new(),
         shadow: shadow.map(str::to_owned),
         follow_ups,

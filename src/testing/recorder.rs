@@ -9,7 +9,7 @@ use std::{
 use tokio::sync::Notify;
 
 use crate::{
-    executor::{Acknowledger, Past, Unanswered},
+    executor::{AckError, Acknowledger, Past},
     outcome::{DeadLetter, Outcome},
 };
 
@@ -55,7 +55,7 @@ impl Acknowledger for Recorder {
         answers.error = error.map(str::to_owned);
     }
 
-    async fn ack(&self) -> Result<(), Unanswered> {
+    async fn ack(&self) -> Result<(), AckError> {
         if let Some(dies) = &self.dies {
             dies.notify_one();
             pending::<()>().await;
@@ -63,16 +63,16 @@ impl Acknowledger for Recorder {
         Ok(())
     }
 
-    async fn retry(&self, after: Duration, _past: &Past) -> Result<(), Unanswered> {
+    async fn retry(&self, after: Duration, _past: &Past) -> Result<(), AckError> {
         self.record().retry = Some(after);
         Ok(())
     }
 
-    async fn hand_back(&self, _after: Duration) -> Result<(), Unanswered> {
+    async fn hand_back(&self, _after: Duration) -> Result<(), AckError> {
         Ok(())
     }
 
-    async fn dead_letter(&self, letter: &DeadLetter) -> Result<u64, Unanswered> {
+    async fn dead_letter(&self, letter: &DeadLetter) -> Result<u64, AckError> {
         let mut answers = self.record();
         answers.error = Some(letter.error.clone());
         Ok(0)

@@ -17,11 +17,11 @@ use super::{
 use crate::{
     breaker::Permit,
     executor::{Arrival, Executor, Past, Step},
-    flow::Begin,
-    lanes::{Lanes, Priority, Turn},
+    lanes::{Lanes, Priority, Ticket},
     position::Position,
     replaying::Replaying,
     subscriber::EventSubscriber,
+    throttle::Begin,
 };
 
 /// The most attempts before a retry counts as endless.
@@ -82,7 +82,7 @@ pub struct TestWorker<S> {
 /// An event that waits for its time.
 enum Resting {
     /// In its lane, which waits for it.
-    InHand(Turn, Arrival),
+    InFlightDelivery(Ticket, Arrival),
     /// In the retry stream: it arrives as another delivery.
     Away(Arrival),
 }
@@ -245,7 +245,7 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
     #[must_use]
     pub fn waiting(&self) -> Vec<Waiting> {
         let resting = self.resting.iter().map(|((due, _), resting)| {
-            let (Resting::InHand(_, arrival) | Resting::Away(arrival)) = resting;
+            let (Resting::InFlightDelivery(_, arrival) | Resting::Away(arrival)) = resting;
             (arrival, Some(due.saturating_sub(self.elapsed)))
         });
         let behind = self.lanes.waiting().map(|arrival| (arrival, None));
@@ -360,7 +360,7 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
             Some(_) => Priority::Replay,
             None => Priority::Live,
         };
-        self.lanes.admit(Turn { key, priority }, arrival);
+        self.lanes.admit(Ticket { key, priority }, arrival);
     }
 
     /// Moves the clock to the time of the first waiting event, and makes the attempts that follow.
@@ -370,7 +370,7 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
             && first.key().0 <= self.elapsed
         {
             match first.remove() {
-                Resting::InHand(turn, arrival) => self.lanes.again(turn, arrival),
+                Resting::InFlightDelivery(turn, arrival) => self.lanes.again(turn, arrival),
                 Resting::Away(arrival) => self.admit(arrival),
             }
         }
@@ -390,7 +390,7 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
         }
     }
 
-    async fn attempt(&mut self, turn: Turn, mut arrival: Arrival, permit: Permit, fate: Fate) {
+    async fn attempt(&mut self, turn: Ticket, mut arrival: Arrival, permit: Permit, fate: Fate) {
         let attempt = arrival.past.failures.saturating_add(1);
         let (halt, dies) = (CancellationToken::new(), Arc::new(Notify::new()));
         let recorder = fate.recorder(&dies);
@@ -417,7 +417,7 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
             // An event that no handler takes is for another instance.
             Step::Again(after) if !was_handed_back => {
                 self.lanes.rest(&turn);
-                self.rest(after, Resting::InHand(turn, arrival));
+                self.rest(after, Resting::InFlightDelivery(turn, arrival));
                 return;
             }
             _ => self.lanes.finish(turn),

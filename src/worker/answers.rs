@@ -7,14 +7,14 @@ use std::{
 
 use futures::future::join_all;
 
-use super::{hands::Hands, source::Item};
+use super::{in_flight_table::InFlightTable, source::Item};
 use crate::{bus::Delivery, executor::Acknowledger, position::Position};
 
 /// The pause before an unconfirmed ack is sent again.
 const PAUSE: Duration = Duration::from_secs(5);
 
 /// Sends progress for deliveries in flight. Without it the server would redeliver them to another instance.
-pub(super) async fn tell_progress(subscriber: &str, hands: &Hands, age: Duration) {
+pub(super) async fn tell_progress(subscriber: &str, hands: &InFlightTable, age: Duration) {
     for delivery in hands.older_than(age) {
         if let Err(error) = delivery.progress().await {
             if let Some(unsaid) = hands.untold().again(Instant::now()) {
@@ -27,7 +27,11 @@ pub(super) async fn tell_progress(subscriber: &str, hands: &Hands, age: Duration
 
 /// Acknowledges an event that was handled before, until the ack is confirmed. Until then it may be redelivered, and
 /// must be recognized.
-pub(super) async fn acknowledge_again(delivery: Arc<Delivery>, hands: Arc<Hands>, at: Position) {
+pub(super) async fn acknowledge_again(
+    delivery: Arc<Delivery>,
+    hands: Arc<InFlightTable>,
+    at: Position,
+) {
     while let Err(error) = delivery.ack().await {
         let sequence = at.sequence;
         if let Some(unsaid) = hands.ack_pending().again(Instant::now()) {

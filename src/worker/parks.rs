@@ -21,11 +21,11 @@ use tokio::{sync::RwLockReadGuard, time::Instant};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{board::Board, source::Item, suspects::Suspects};
+use super::{crash_guard::CrashGuard, source::Item, status_reporter::StatusReporter};
 use crate::{
     breaker::Permit,
     bus::{Bus, BusError, Delivery, Head, Park, Question},
-    executor::{Acknowledger, Arrival, Executor, Past, Step, Unanswered},
+    executor::{AckError, Acknowledger, Arrival, Executor, Past, Step},
     handler::memory::{Noted, Whereabouts},
     log::{Lasting, short},
     outcome::{Cause, DeadLetter, Outcome},
@@ -53,7 +53,7 @@ pub(super) struct Parks {
     subscriber: String,
     /// Whether an event that fails for good parks its key.
     parks: bool,
-    suspects: Suspects,
+    suspects: CrashGuard,
     /// Throttles the log: it is not known whether a key can be unparked.
     unknown: Lasting,
     /// The parked keys: only the active instance parks and unparks.
@@ -80,8 +80,8 @@ impl Parks {
     pub(super) async fn open<S: Send + Sync + 'static>(
         bus: &Bus,
         subscriber: &EventSubscriber<S>,
-        suspects: Suspects,
-        board: &Board,
+        suspects: CrashGuard,
+        board: &StatusReporter,
     ) -> Result<Arc<Self>, BusError> {
         let mut known = HashMap::new();
         if subscriber.ordered {
@@ -307,11 +307,11 @@ pub(super) struct Parking {
 }
 
 impl Acknowledger for Parking {
-    async fn ack(&self) -> Result<(), Unanswered> {
+    async fn ack(&self) -> Result<(), AckError> {
         self.delivery.ack().await
     }
 
-    async fn retry(&self, after: Duration, past: &Past) -> Result<(), Unanswered> {
+    async fn retry(&self, after: Duration, past: &Past) -> Result<(), AckError> {
         self.delivery.retry(after, past).await
     }
 
@@ -323,15 +323,15 @@ impl Acknowledger for Parking {
         self.delivery.decided(outcome, error);
     }
 
-    async fn hand_back(&self, after: Duration) -> Result<(), Unanswered> {
+    async fn hand_back(&self, after: Duration) -> Result<(), AckError> {
         self.delivery.hand_back(after).await
     }
 
-    async fn whereabouts(&self, noted: &Noted) -> Result<Whereabouts, Unanswered> {
+    async fn whereabouts(&self, noted: &Noted) -> Result<Whereabouts, AckError> {
         self.delivery.whereabouts(noted).await
     }
 
-    async fn dead_letter(&self, letter: &DeadLetter) -> Result<u64, Unanswered> {
+    async fn dead_letter(&self, letter: &DeadLetter) -> Result<u64, AckError> {
         if let Some(key) = &self.key {
             Box::pin(self.parks.park(key, &self.delivery, letter)).await?;
         }

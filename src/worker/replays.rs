@@ -1,10 +1,10 @@
 //! The replays of one subscriber: finds them, and runs each one that this instance may run. Never handles an event:
 //! replayed events go to the runner, beside the live ones.
 
-mod courses;
 mod feed;
+mod filter;
 mod issue;
-mod sieve;
+mod registry;
 mod work;
 
 use std::{
@@ -23,9 +23,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    board::Board,
     lease::{Handled, Lease},
     source::Item,
+    status_reporter::StatusReporter,
 };
 use crate::{
     bus::{Bus, BusError, Holds},
@@ -34,9 +34,9 @@ use crate::{
     replaying::ReplayId,
     subscriber::EventSubscriber,
 };
-pub(super) use courses::Courses;
+pub(super) use filter::ReplayFilter;
 use issue::Issue;
-pub(super) use sieve::Sieve;
+pub(super) use registry::ReplayRegistry;
 use work::Work;
 
 /// How often replays are looked up without a notification.
@@ -53,19 +53,19 @@ const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// The dependencies of a replay.
-pub(super) struct Desk<S> {
+pub(super) struct ReplayContext<S> {
     pub(super) bus: Bus,
     pub(super) name: Arc<str>,
     pub(super) subscriber: Arc<EventSubscriber<S>>,
     pub(super) executor: Arc<Executor<S>>,
-    pub(super) courses: Arc<Courses>,
+    pub(super) courses: Arc<ReplayRegistry>,
     /// Weak: the runner waits until no sender is left, and replays wait for the events that the runner has of them.
     pub(super) runner: mpsc::WeakSender<Item>,
     /// What the previous instance has handled above the ack floors; only for an ordered subscriber.
     pub(super) before: Handled,
     pub(super) unclean: u32,
     pub(super) at_once: usize,
-    pub(super) board: Arc<Board>,
+    pub(super) board: Arc<StatusReporter>,
     /// Cancelled when nothing more may begin.
     pub(super) stop: CancellationToken,
     /// Cancelled when the runner has nothing in flight any more.
@@ -82,7 +82,7 @@ enum Worked {
 
 /// The replays of a subscriber.
 pub(super) struct Replays<S> {
-    desk: Arc<Desk<S>>,
+    desk: Arc<ReplayContext<S>>,
     /// Everything up to this revision of the bucket is known.
     revision: u64,
     all_at: Instant,
@@ -104,7 +104,7 @@ pub(super) struct Replays<S> {
 impl<S: Send + Sync + 'static> Replays<S> {
     /// Runs until it is told to stop and the runner has nothing in flight any more. Returns what was handled above the
     /// ack floors.
-    pub(super) async fn run(desk: Desk<S>, runner: mpsc::Sender<Item>) -> Handled {
+    pub(super) async fn run(desk: ReplayContext<S>, runner: mpsc::Sender<Item>) -> Handled {
         let desk = Arc::new(desk);
         let stop = desk.stop.clone();
         let lost = desk.bus.losses();
@@ -260,7 +260,7 @@ impl<S: Send + Sync + 'static> Replays<S> {
     }
 }
 
-impl<S: Send + Sync + 'static> Desk<S> {
+impl<S: Send + Sync + 'static> ReplayContext<S> {
     /// Runs a replay whenever it may run here, until it has ended or the worker stops.
     async fn see_to(self: Arc<Self>, mut entry: watch::Receiver<Replay>) -> Handled {
         let (mut handled, mut issue) = (Handled::new(), Issue::default());

@@ -1,8 +1,8 @@
 //! Runs what the sources of one subscriber deliver, up to its concurrency, in the order of each key where that is
 //! wanted. Never pulls, and never decides an outcome.
 
-mod aside;
 mod drain;
+mod unhandled;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -14,26 +14,26 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    board::{Asked, Board, Figures},
-    crew::{Begun, Crew, Finished, Means},
+    batcher::Batcher,
+    crash_guard::CrashGuard,
     floors::Floors,
-    gather::Gather,
-    hands::Hands,
+    in_flight_table::InFlightTable,
     lease::{Handled, Lease},
     parks::{Parks, key_of, may_pass},
-    replays::{Courses, Desk, Replays},
+    replays::{ReplayContext, ReplayRegistry, Replays},
     source::{Item, Outlet, Source, until},
-    suspects::Suspects,
+    status_reporter::{Asked, Figures, StatusReporter},
+    task_pool::{Begun, Dependencies, Finished, TaskPool},
 };
 use crate::{
     breaker::Attempted,
     bus::{Bus, BusError, ConsumerSpec},
     executor::{Executor, Step},
-    flow::{Begin, Flow, Pulls},
-    lanes::{Lanes, Priority, Turn},
-    others::others_first,
+    lanes::{Lanes, Priority, Ticket},
     replaying::{ReplayId, Replaying},
     subscriber::{EventSubscriber, MAX_CONCURRENCY},
+    throttle::{Begin, Pulls, Throttle},
+    yielding::yield_to_ready,
 };
 
 /// How many times as many events an ordered subscriber holds as it runs, so that a hot key does not leave capacity
@@ -51,7 +51,7 @@ pub(super) struct Runner<S> {
     pub(super) bus: Bus,
     pub(super) subscriber: Arc<EventSubscriber<S>>,
     pub(super) executor: Arc<Executor<S>>,
-    pub(super) board: Arc<Board>,
+    pub(super) board: Arc<StatusReporter>,
     pub(super) consumers: Vec<ConsumerSpec>,
     pub(super) floors: Arc<Floors>,
 }
@@ -65,20 +65,20 @@ struct Run<S> {
     subscriber: Arc<EventSubscriber<S>>,
     lanes: Lanes<Item>,
     /// The events that wait for their batch.
-    gather: Gather<(usize, Option<ReplayId>), Begun>,
-    crew: Crew<S>,
+    gather: Batcher<(usize, Option<ReplayId>), Begun>,
+    crew: TaskPool<S>,
     /// Events that are being left to other instances.
     leaving: JoinSet<()>,
     /// The events that are run again later, by time.
-    resting: BTreeMap<(Instant, u64), (Turn, Item)>,
+    resting: BTreeMap<(Instant, u64), (Ticket, Item)>,
     rested: u64,
-    flow: Arc<Flow>,
+    flow: Arc<Throttle>,
     /// When an event may begin that may not begin now.
     later: Option<Instant>,
     /// How much the sources may request, as they were last notified.
     pulls: Pulls,
-    hands: Vec<Arc<Hands>>,
-    board: Arc<Board>,
+    hands: Vec<Arc<InFlightTable>>,
+    board: Arc<StatusReporter>,
     asked: Asked,
     halt: CancellationToken,
 }
@@ -164,9 +164,9 @@ impl<S: Send + Sync + 'static> Runner<S> {
         let name: Arc<str> = self.subscriber.name().into();
         let retries = self.consumers.last();
         let retries = retries.map_or("", |consumer| &consumer.stream);
-        let suspects = Suspects::new(&self.bus, &name, retries);
+        let suspects = CrashGuard::new(&self.bus, &name, retries);
         let parks = Parks::open(&self.bus, &self.subscriber, suspects, &self.board).await?;
-        let courses = Arc::new(Courses::default());
+        let courses = Arc::new(ReplayRegistry::default());
         let outlet = Outlet {
             to: to.clone(),
             courses: Arc::clone(&courses),
@@ -192,7 +192,7 @@ impl<S: Send + Sync + 'static> Runner<S> {
         let _ended = ended.clone().drop_guard();
         let mut replays = JoinSet::new();
         replays.spawn(Replays::run(
-            Desk {
+            ReplayContext {
                 bus: self.bus.clone(),
                 name: Arc::clone(&name),
                 subscriber: Arc::clone(&self.subscriber),
@@ -208,7 +208,7 @@ impl<S: Send + Sync + 'static> Runner<S> {
             },
             to,
         ));
-        let means = Means {
+        let means = Dependencies {
             executor: Arc::clone(&self.executor),
             parks: Arc::clone(&parks),
             halt: halt.clone(),
@@ -220,8 +220,8 @@ impl<S: Send + Sync + 'static> Runner<S> {
             ordered: self.subscriber.ordered,
             subscriber: Arc::clone(&self.subscriber),
             lanes: Lanes::new(self.at_once()),
-            gather: Gather::default(),
-            crew: Crew::new(means),
+            gather: Batcher::default(),
+            crew: TaskPool::new(means),
             leaving: JoinSet::new(),
             resting: BTreeMap::new(),
             rested: 0,
@@ -258,7 +258,7 @@ impl<S: Send + Sync + 'static> Runner<S> {
         let flow = Arc::clone(self.executor.flow());
         let ahead = [1, AHEAD_WHEN_ORDERED][usize::from(self.subscriber.ordered)];
         let capacity = at_once.saturating_mul(ahead).min(MAX_CONCURRENCY);
-        let hands = Arc::new(Hands::new(capacity, memory, flow));
+        let hands = Arc::new(InFlightTable::new(capacity, memory, flow));
         let source = Source::open(&self.bus, name, consumer.clone(), hands, to).await?;
         Ok(source.noting(&self.floors))
     }
@@ -295,7 +295,7 @@ impl<S: Send + Sync + 'static> Run<S> {
                     continue;
                 }
             }
-            others_first().await;
+            yield_to_ready().await;
             for finished in self.crew.take_done() {
                 self.finish(finished);
             }
@@ -324,7 +324,7 @@ impl<S: Send + Sync + 'static> Run<S> {
             true => Priority::Replay,
             false => Priority::Live,
         };
-        let turn = Turn { key, priority };
+        let turn = Ticket { key, priority };
         if self.lanes.is_held_up(&turn) {
             item.hands.hold_up();
         }

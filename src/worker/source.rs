@@ -17,9 +17,9 @@ use super::{
     answers::{acknowledge_again, hand_back, pass_over, tell_progress},
     checkup::Checkup,
     floors::{Floor, Floors},
-    hands::{Hands, Taken, WentBack},
+    in_flight_table::{InFlightTable, Taken, WentBack},
     lease::Handled,
-    replays::{Courses, Sieve},
+    replays::{ReplayFilter, ReplayRegistry},
     suspects,
 };
 use crate::{
@@ -45,7 +45,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 pub(super) struct Item {
     pub(super) delivery: Arc<Delivery>,
     pub(super) arrival: Arrival,
-    pub(super) hands: Arc<Hands>,
+    pub(super) hands: Arc<InFlightTable>,
     /// Whether the process may have died of the event before.
     pub(super) is_suspect: bool,
     /// Whether the event waits for an instance that handles it, and takes no capacity in the meantime.
@@ -74,10 +74,10 @@ pub(super) struct Source {
     floors: Option<Arc<Floors>>,
     checkup: Checkup,
     puller: Puller,
-    hands: Arc<Hands>,
+    hands: Arc<InFlightTable>,
     to: Outlet,
     /// The replay whose consumer it is, and the filter of that replay.
-    replay: Option<(Arc<Replaying>, Sieve)>,
+    replay: Option<(Arc<Replaying>, ReplayFilter)>,
     /// Acks of events that were handled here before.
     repeated: JoinSet<()>,
     /// While pulling is interrupted: when it is tried again.
@@ -92,7 +92,7 @@ pub(super) struct Source {
 #[derive(Clone)]
 pub(super) struct Outlet {
     pub(super) to: mpsc::Sender<Item>,
-    pub(super) courses: Arc<Courses>,
+    pub(super) courses: Arc<ReplayRegistry>,
 }
 
 /// Keeps the order of deliveries: none is taken behind one that was lost on its way.
@@ -116,7 +116,7 @@ impl Source {
         bus: &Bus,
         subscriber: &Arc<str>,
         consumer: ConsumerSpec,
-        hands: Arc<Hands>,
+        hands: Arc<InFlightTable>,
         to: Outlet,
     ) -> Result<Self, BusError> {
         let created = bus.stream_created(&consumer.stream).await?;
@@ -167,7 +167,7 @@ impl Source {
     }
 
     /// Makes this the source of a replay: all that the consumer delivers is part of it.
-    pub(super) fn of_replay(mut self, replay: &Arc<Replaying>, sieve: Sieve) -> Self {
+    pub(super) fn of_replay(mut self, replay: &Arc<Replaying>, sieve: ReplayFilter) -> Self {
         self.deliveries.of_replay(replay);
         self.replay = Some((Arc::clone(replay), sieve));
         self
@@ -198,7 +198,7 @@ impl Source {
     }
 
     /// What is in flight of this stream.
-    pub(super) fn hands(&self) -> &Arc<Hands> {
+    pub(super) fn hands(&self) -> &Arc<InFlightTable> {
         &self.hands
     }
 
@@ -209,7 +209,7 @@ impl Source {
         handled: &Handled,
         unclean: u32,
     ) -> Result<Self, BusError> {
-        if unclean >= suspects::UNCLEAN {
+        if unclean >= crash_guard::UNCLEAN {
             self.suspect_to = self.bus.delivered_up_to(&self.consumer).await?;
         }
         let known = handled.get(&self.place()).cloned().unwrap_or_default();
@@ -227,7 +227,7 @@ impl Source {
         mut self,
         stop: CancellationToken,
         halt: CancellationToken,
-    ) -> (String, Arc<Hands>) {
+    ) -> (String, Arc<InFlightTable>) {
         let mut progress = tokio::time::interval(PROGRESS);
         progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut looks = tokio::time::interval(LOOK);
@@ -355,7 +355,7 @@ impl Source {
             Taken::New => {
                 let hands = Arc::clone(&self.hands);
                 let is_suspect =
-                    arrival.delivered >= suspects::DELIVERIES || sequence <= self.suspect_to;
+                    arrival.delivered >= crash_guard::DELIVERIES || sequence <= self.suspect_to;
                 let item = Item {
                     delivery,
                     arrival,

@@ -7,7 +7,7 @@ use tidings_fuzz::fuzz_json;
 
 use crate::{
     bus::{
-        Holds, Kept, Park, park,
+        Holds, Park, StoredMessage, park,
         replays::written,
         state::{BUCKET, read_entry},
     },
@@ -34,8 +34,8 @@ const PROGRESS: &str = r#"{"at":"2026-11-21T09:30:00Z","began_at":"2026-11-21T09
     "errors":[{"stream":"EVENTS","sequence":3,"name":"user.created","version":1,"error":"e"}]},
     "issue":{"why":"w","since":"2026-11-21T09:30:00Z"}}"#;
 
-fn entry(key: &str, value: &[u8]) -> Kept {
-    Kept {
+fn entry(key: &str, value: &[u8]) -> StoredMessage {
+    StoredMessage {
         payload: Bytes::copy_from_slice(value),
         ..Letter::of(&format!("$KV.{BUCKET}.{key}")).kept()
     }

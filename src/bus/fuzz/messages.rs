@@ -10,11 +10,12 @@ use super::Letter;
 use tidings_fuzz::{fuzz, fuzz_json, fuzz_text};
 
 use crate::bus::{
-    Kept, Waiting,
+    StoredMessage, Waiting,
     header::{StoredAt, left_out, of_server},
     letter::size_of,
-    letters::{Told, header_map},
-    mark, ours,
+    mark,
+    messages::{Told, header_map},
+    ours,
     place::Places,
     retry,
     signs::due_of,
@@ -132,7 +133,7 @@ fn fuzz_copies_of_messages() {
             size_of(headers);
             of_server(headers, "Nats-Num-Pending");
         }
-        let kept = Kept::of_direct(message);
+        let kept = StoredMessage::of_direct(message);
         assert_eq!(
             at,
             kept.as_ref()
@@ -159,7 +160,7 @@ fn fuzz_messages_in_json() {
         let Some(raw) = told.and_then(Told::raw) else {
             return false;
         };
-        let kept = Kept::of_raw(raw);
+        let kept = StoredMessage::of_raw(raw);
         let names = kept.headers.iter().map(|(name, _)| name);
         assert!(names.is_sorted());
         true

@@ -22,7 +22,7 @@ const TOGETHER: Duration = Duration::from_millis(50);
 const IDLE: Duration = Duration::from_millis(5);
 
 /// Connections between two transactions.
-pub(in crate::outbox) struct Kept<DB: Store>(Arc<Mutex<Inner<DB>>>);
+pub(in crate::outbox) struct IdleConnections<DB: Store>(Arc<Mutex<Inner<DB>>>);
 
 struct Inner<DB: Store> {
     /// The most recently used one is last.
@@ -41,7 +41,7 @@ struct Resting<DB: Store> {
 /// A transaction that the client takes for open, and that the database has ended or is about to end.
 pub(in crate::outbox) struct Concluded<DB: Store>(Option<Taken<DB>>);
 
-impl<DB: Store> Kept<DB> {
+impl<DB: Store> IdleConnections<DB> {
     /// Begins a transaction on a stored connection, if there is one; also returns when the pool handed it out.
     pub(in crate::outbox) async fn begin(
         &self,
@@ -97,7 +97,7 @@ impl<DB: Store> Kept<DB> {
     }
 }
 
-impl<DB: Store> Default for Kept<DB> {
+impl<DB: Store> Default for IdleConnections<DB> {
     fn default() -> Self {
         Self(Arc::new(Mutex::new(Inner {
             resting: Vec::new(),

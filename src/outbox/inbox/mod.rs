@@ -35,7 +35,7 @@ use dead_lettered::Known;
 pub use many::BatchTransactionalHandler;
 pub use once::TransactionalHandler;
 
-pub(super) use kept::{Concluded, Kept};
+pub(super) use kept::{Concluded, IdleConnections};
 pub(super) use ring::{Ring, may_empty, slot_of};
 pub use transaction::InboxTransaction;
 use version::VersionSeen;

@@ -5,7 +5,7 @@ use sqlx::PgConnection;
 
 use super::{
     columns::{Statement, is_of_a_row, read, rows, shown},
-    turn::{Turn, query},
+    turn::{StatementScope, query},
 };
 use crate::outbox::{
     delayed::due_in,
@@ -110,7 +110,7 @@ async fn page_of(
     fetch: &'static str,
 ) -> Result<Page<PgCursor>, sqlx::Error> {
     let page = cursor.page.as_ref();
-    let mut turn = Turn::begin(connection, names).await?;
+    let mut turn = StatementScope::begin(connection, names).await?;
     let mut found = query(names, fetch)
         .bind(&cursor.seen)
         .bind(cursor.floor)

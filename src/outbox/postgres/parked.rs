@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::{
     columns::{Statement, bytes, is_of_a_row, moment, perhaps, read, rows, shown},
-    turn::{Turn, execute, fetch_all, query},
+    turn::{StatementScope, execute, fetch_all, query},
 };
 use crate::outbox::{
     columns::{LONGEST_PAYLOAD, event_or_nil},
@@ -276,7 +276,7 @@ async fn returning_of(
     returning: &'static str,
     (open, behind, bound): (&[String], i64, Bound),
 ) -> Result<Rows, sqlx::Error> {
-    let mut turn = Turn::begin(connection, names).await?;
+    let mut turn = StatementScope::begin(connection, names).await?;
     let found = query(names, returning)
         .bind(open)
         .bind(behind)
@@ -316,7 +316,7 @@ async fn among_of(
     among: &'static str,
     (events, behind): (&[Uuid], i64),
 ) -> Result<Rows, sqlx::Error> {
-    let mut turn = Turn::begin(connection, names).await?;
+    let mut turn = StatementScope::begin(connection, names).await?;
     let found = query(names, among)
         .bind(events)
         .bind(behind)

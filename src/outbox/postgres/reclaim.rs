@@ -9,7 +9,7 @@ use super::{
     fetch::PgCursor,
     holders::{holders, of_delayed},
     slots,
-    turn::{Turn, begin, fetch_all, fetch_one, query, query_of},
+    turn::{StatementScope, begin, fetch_all, fetch_one, query, query_of},
 };
 use crate::{
     error_text::said,
@@ -78,7 +78,7 @@ pub(super) async fn oldest_slots(
                 .reclaim(connection, names, cursor, slot, retention)
                 .await?;
             match found {
-                Found::Kept => {}
+                Found::IdleConnections => {}
                 Found::Held(held) => reclaimed.held.extend(held),
                 Found::Freed => {
                     freed.push(names.text(&format!("{}{slot}", ring.table), '.'));
@@ -126,7 +126,7 @@ async fn clock(connection: &mut PgConnection, names: &Names) -> Result<f64, sqlx
 
 /// The result for one slot.
 enum Found {
-    Kept,
+    IdleConnections,
     /// It should be free, and transactions hold it.
     Held(Vec<HeldSlot>),
     Freed,
@@ -190,7 +190,7 @@ impl Ring {
         let cursor = &cursor.seen;
         let is_free = self.is_free(connection, names, cursor, slot, retention);
         if !is_free.await? {
-            return Ok(Found::Kept);
+            return Ok(Found::IdleConnections);
         }
         // A lock request that waits blocks all later ones, so none is made while a transaction holds the slot.
         let held = holders(connection, names, &format!("{}{slot}", self.table)).await?;
@@ -211,11 +211,11 @@ impl Ring {
                 error = said(&error),
                 "outbox slot in use: it is freed later"
             );
-            return Ok(Found::Kept);
+            return Ok(Found::IdleConnections);
         }
         if self.keeps(&mut tx, names, cursor, slot, retention).await? {
             tx.rollback().await?;
-            return Ok(Found::Kept);
+            return Ok(Found::IdleConnections);
         }
         sqlx::raw_sql(self.sql(names, slot, "truncate table only $slot"))
             .execute(&mut *tx)
@@ -234,7 +234,7 @@ impl Ring {
         retention: Duration,
     ) -> Result<bool, sqlx::Error> {
         let any = self.sql(names, slot, "select exists (select from $slot)");
-        let mut turn = Turn::begin(connection, names).await?;
+        let mut turn = StatementScope::begin(connection, names).await?;
         let any = query_of(names, any).fetch_one(&mut *turn).await?;
         let is_free = any.try_get::<bool, _>(0)?
             && !self

@@ -8,12 +8,12 @@ use sqlx::{PgConnection, Postgres, Row as _, postgres::PgArguments};
 use super::{
     PgCursor,
     columns::{Statement, bytes, is_of_a_row, read, rows, shown},
-    turn::{Turn, fetch_all, fetch_one, query},
+    turn::{StatementScope, fetch_all, fetch_one, query},
 };
 use crate::outbox::{
     columns::{LONGEST_PAYLOAD, event_or_nil},
-    mend::Way,
     relayed::{Archive, Beginning, Passed, Relayed, Stretch},
+    republish::LedgerKind,
     store::{Entry, Names, Rows, positions_from, unsigned},
 };
 
@@ -151,7 +151,7 @@ impl Archive for Postgres {
                 incarnation: row.try_get(4)?,
                 first_sequence: unsigned(row.try_get(5)?),
                 last_sequence: unsigned(row.try_get(6)?),
-                way: Way::parse(row.try_get(7)?),
+                way: LedgerKind::parse(row.try_get(7)?),
             })
         });
         entries.collect()
@@ -215,7 +215,7 @@ async fn outlines(
     sql: &'static str,
 ) -> Result<Vec<Relayed>, sqlx::Error> {
     let asked = asked(names, sql, stretch).bind(stretch.payloads.is_some());
-    let mut turn = Turn::in_order(connection).await?;
+    let mut turn = StatementScope::in_order(connection).await?;
     let mut relayed = Vec::new();
     {
         let mut rows = asked.fetch(&mut *turn);
@@ -242,7 +242,7 @@ async fn whole(
     stretch: &Stretch<'_>,
     sql: &'static str,
 ) -> Result<Rows, sqlx::Error> {
-    let mut turn = Turn::in_order(connection).await?;
+    let mut turn = StatementScope::in_order(connection).await?;
     let found = asked(names, sql, stretch).fetch(&mut *turn);
     let rows = Rows::read(found, |row| read(&row, LONGEST_PAYLOAD).map(Some)).await?;
     turn.end().await?;

@@ -8,10 +8,10 @@ use uuid::Uuid;
 
 use super::{
     columns::{bytes, moment, perhaps, shown},
-    turn::{Turn, fetch_all, fetch_optional, query},
+    turn::{StatementScope, fetch_all, fetch_optional, query},
 };
 use crate::outbox::{
-    Way,
+    LedgerKind,
     columns::event_or_nil,
     store::{Names, unsigned},
     traced::{Asked, Spot, TracedBatch, TracedRow, Trail},
@@ -44,7 +44,7 @@ impl Trail for Postgres {
               and ($3::text is null and ($1::uuid is null or event = $1) or event = $1 or strpos(headers, $3) > 0)
               and ($4::timestamptz is null or state in ('parked', 'delayed') or created_at >= $4)
             order by created_at desc, id desc";
-        let mut turn = Turn::begin(connection, names).await?;
+        let mut turn = StatementScope::begin(connection, names).await?;
         let mut found = Vec::new();
         {
             let mut rows = query(names, rows)
@@ -165,6 +165,6 @@ fn read_batch(row: &PgRow) -> Result<TracedBatch, sqlx::Error> {
         incarnation: row.try_get(6)?,
         first_sequence: unsigned(row.try_get(7)?),
         last_sequence: unsigned(row.try_get(8)?),
-        way: Way::parse(row.try_get(9)?),
+        way: LedgerKind::parse(row.try_get(9)?),
     })
 }

@@ -79,12 +79,12 @@ fn stands_alone(connection: &PgConnection, names: &Names) -> bool {
 
 /// A connection for a few statements that read. Behind a pooler they run in a read-only transaction, so losing it loses
 /// nothing.
-pub(super) enum Turn<'c> {
+pub(super) enum StatementScope<'c> {
     Own(&'c mut PgConnection),
     Shared(Transaction<'c, Postgres>),
 }
 
-impl<'c> Turn<'c> {
+impl<'c> StatementScope<'c> {
     pub(super) async fn begin(
         connection: &'c mut PgConnection,
         names: &Names,
@@ -116,7 +116,7 @@ impl<'c> Turn<'c> {
     }
 }
 
-impl Deref for Turn<'_> {
+impl Deref for StatementScope<'_> {
     type Target = PgConnection;
 
     fn deref(&self) -> &PgConnection {
@@ -127,7 +127,7 @@ impl Deref for Turn<'_> {
     }
 }
 
-impl DerefMut for Turn<'_> {
+impl DerefMut for StatementScope<'_> {
     fn deref_mut(&mut self) -> &mut PgConnection {
         match self {
             Self::Own(connection) => connection,

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Relay, fault::Fault, life::Life};
+use super::{Relay, fault::Fault, life::RelayState};
 use crate::outbox::Store;
 
 impl<DB: Store> Relay<DB> {
@@ -24,7 +24,7 @@ impl<DB: Store> Relay<DB> {
     }
 
     /// Shows a fault in the status, if the database can be reached. Returns whether the caller is to log it.
-    pub(super) async fn complain(&self, life: &Life, fault: &Fault) -> bool {
+    pub(super) async fn complain(&self, life: &RelayState, fault: &Fault) -> bool {
         const WITHIN: Duration = Duration::from_secs(1);
         if !fault.holds_up() {
             return true;

@@ -7,9 +7,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Fault,
-    aside::Aside,
     fence::Fence,
     issue::Issues,
+    parked_keys::ParkedKeys,
     progress::{Origin, Report, by_page},
     resume::Stored,
 };
@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// One exists for restoring parked rows, another for new rows.
-pub(super) struct Course<C> {
+pub(super) struct LaneContext<C> {
     pub(super) owner: String,
     pub(super) bus: Bus,
     pub(super) source: String,
@@ -32,13 +32,13 @@ pub(super) struct Course<C> {
     pub(super) patience: Duration,
     pub(super) fence: Fence,
     pub(super) stored: Arc<Stored>,
-    pub(super) aside: Arc<Aside>,
+    pub(super) aside: Arc<ParkedKeys>,
     pub(super) issues: Issues,
     pub(super) reports: mpsc::Sender<Report<C>>,
     pub(super) stop: CancellationToken,
 }
 
-impl<C: Cursor> Course<C> {
+impl<C: Cursor> LaneContext<C> {
     pub(super) async fn report(&self, report: Report<C>) -> Result<(), Fault> {
         let sent = self.reports.send(report).await;
         sent.map_err(|_| Fault::Ended("the keeper".to_owned()))

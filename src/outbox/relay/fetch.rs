@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Fault,
-    agenda::{Agenda, CHUNK},
+    delay_schedule::{CHUNK, DelaySchedule},
 };
 use crate::{
     bus::{Bus, Pings},
@@ -40,7 +40,7 @@ pub(super) struct Fetcher<DB: Store> {
     pings: Pings,
     hints: Hints,
     poll: Poll,
-    agenda: Agenda,
+    agenda: DelaySchedule,
     /// The cursor is past everything that a predecessor may have read.
     is_past: bool,
 }
@@ -64,7 +64,7 @@ impl<DB: Store> Fetcher<DB> {
             pings: bus.pings(&subject).await?,
             hints: Hints::default(),
             poll: Poll::new(Instant::now()),
-            agenda: Agenda::new(Instant::now()),
+            agenda: DelaySchedule::new(Instant::now()),
             is_past: false,
         })
     }

@@ -21,9 +21,9 @@ use tokio::{
 
 use super::{
     Fault,
-    aside::Aside,
-    course::Course,
+    course::LaneContext,
     fault_of,
+    parked_keys::ParkedKeys,
     progress::{Confirmation, Report},
     resume::Known,
     route::Router,
@@ -101,7 +101,7 @@ pub(super) async fn give_back<DB: Store>(
     outbox: &Outbox<DB>,
     connection: &mut DB::Connection,
     (waiting, keys, cursor): (&Waiting, &[(String, i64)], &DB::Cursor),
-    course: Course<DB::Cursor>,
+    course: LaneContext<DB::Cursor>,
 ) -> Result<(), Fault> {
     note_stored(outbox, connection, &course).await?;
     let mut open = may_go(&course.bus, &waiting.reasons).await?;
@@ -175,7 +175,7 @@ pub(super) async fn give_back<DB: Store>(
 async fn note_stored<DB: Store>(
     outbox: &Outbox<DB>,
     connection: &mut DB::Connection,
-    course: &Course<DB::Cursor>,
+    course: &LaneContext<DB::Cursor>,
 ) -> Result<(), Fault> {
     let names = &outbox.shared.names;
     let found = course.stored.found.values();
@@ -270,8 +270,8 @@ impl<'a> Firsts<'a> {
 }
 
 /// At the start of a restore nothing is closed: each row is tried.
-pub(super) fn nothing_aside() -> Aside {
-    Aside::new(Vec::new(), [], [])
+pub(super) fn nothing_aside() -> ParkedKeys {
+    ParkedKeys::new(Vec::new(), [], [])
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     Fault,
-    course::Course,
+    course::LaneContext,
     failpoint::{self, Point},
     flight::{Answer, Flying, Item},
     ledger::Ledger,
@@ -41,7 +41,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 const HEARSAY: Duration = Duration::from_millis(200);
 
 pub(super) struct Lane<C> {
-    course: Arc<Course<C>>,
+    course: Arc<LaneContext<C>>,
     stream: String,
     ledger: Ledger,
     /// The last sequence of the stream, as far as this lane knows.
@@ -76,7 +76,7 @@ enum Settled {
 
 impl<C: Cursor> Lane<C> {
     pub(super) fn new(
-        course: Arc<Course<C>>,
+        course: Arc<LaneContext<C>>,
         stream: String,
         state: &StreamState,
         batch: usize,
@@ -350,7 +350,7 @@ impl<C: Cursor> Lane<C> {
             | Refusal::Incomplete => self.one_by_one(items).await,
             Refusal::Moved
             | Refusal::Transient { .. }
-            | Refusal::Unanswered { .. }
+            | Refusal::NoAnswer { .. }
             | Refusal::NoAck { .. } => Err(self.unconfirmed(refusal, items.len()).await),
         }
     }
@@ -392,8 +392,7 @@ impl<C: Cursor> Lane<C> {
                 Err(refusal) => refusal,
             };
             // The reason for a missing answer is looked up once.
-            let is_unanswered =
-                matches!(refusal, Refusal::Unanswered { .. } | Refusal::NoAck { .. });
+            let is_unanswered = matches!(refusal, Refusal::NoAnswer { .. } | Refusal::NoAck { .. });
             if fault.is_some() && is_unanswered {
                 continue;
             }

@@ -4,7 +4,7 @@ use super::flight::Item;
 use crate::{
     bus::Confirmed,
     outbox::{
-        mend::Way,
+        republish::LedgerKind,
         store::{Entry, Row},
     },
 };
@@ -61,7 +61,7 @@ impl Ledger {
             incarnation: self.incarnation.clone(),
             first_sequence: sequence,
             last_sequence: sequence,
-            way: Way::Relayed,
+            way: LedgerKind::Relayed,
         }
     }
 }

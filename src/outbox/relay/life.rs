@@ -14,14 +14,14 @@ use crate::{
     log::Lasting,
     outbox::{
         ElsewhereError,
-        home::{Home, KeptHome},
+        home::{Home, StoredHome},
         parked::WaitsFor,
         store::Waiting,
     },
 };
 
 /// The state that outlives a tenure.
-pub(super) struct Life {
+pub(super) struct RelayState {
     pub(super) bus: Bus,
     pub(super) stop: CancellationToken,
     pub(super) issues: Issues,
@@ -39,10 +39,10 @@ struct Admission {
     is_given: bool,
     /// The connection that was checked (by the number of connections lost before it) and the NATS stored in the
     /// database.
-    home: Option<(u64, Option<KeptHome>)>,
+    home: Option<(u64, Option<StoredHome>)>,
 }
 
-impl Life {
+impl RelayState {
     pub(super) fn new(
         bus: &Bus,
         stop: &CancellationToken,
@@ -62,12 +62,12 @@ impl Life {
 
     /// Checks whether the connected NATS is the one of this outbox, before claiming the lease: a relay at another
     /// NATS must not keep the lease from the others. Returns a new identity that is to be stored. While NATS does
-    /// not answer, the lease is claimed all the same, and [`Life::admit`] checks.
+    /// not answer, the lease is claimed all the same, and [`RelayState::admit`] checks.
     pub(super) async fn is_home(
         &self,
         home: &Home,
         within: Duration,
-    ) -> Result<Option<KeptHome>, Fault> {
+    ) -> Result<Option<StoredHome>, Fault> {
         let losses = *self.bus.losses().borrow();
         let known = (losses, home.kept.clone());
         if !self.bus.is_connected() || self.admission().home.as_ref() == Some(&known) {

@@ -171,7 +171,7 @@ impl RelayInstance {
     /// # Errors
     /// [`BusError`] when NATS does not answer or refuses.
     pub async fn of(bus: &Bus, schema: &str) -> Result<Vec<Self>, BusError> {
-        let answers = bus.ask_all(&status_subject(schema)).await?;
+        let answers = bus.scatter_gather(&status_subject(schema)).await?;
         // An answer of another form is not from a relay.
         let read = |answer: &Bytes| serde_json::from_slice::<Self>(answer).ok();
         let mut relays: Vec<Self> = answers.iter().filter_map(read).collect();

@@ -10,7 +10,7 @@ use tokio::{
 
 use super::{
     Fault,
-    course::Course,
+    course::LaneContext,
     failpoint::{self, Point},
     fault_of,
     flight::Item,
@@ -33,7 +33,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const UNBOUND: &str = "tidings streams apply, with a [[stream]] that takes it";
 
 pub(super) struct Router<C> {
-    course: Arc<Course<C>>,
+    course: Arc<LaneContext<C>>,
     /// The stream of each name.
     streams: HashMap<String, String>,
     lanes: HashMap<String, Entrance>,
@@ -65,7 +65,7 @@ impl Entrance {
 }
 
 impl<C: Cursor> Router<C> {
-    pub(super) fn new(course: Course<C>) -> Self {
+    pub(super) fn new(course: LaneContext<C>) -> Self {
         Self {
             course: Arc::new(course),
             streams: HashMap::new(),

@@ -10,8 +10,8 @@ use uuid::Uuid;
 use super::columns::{bytes, read, rows, shown};
 use crate::outbox::{
     columns::{LONGEST_PAYLOAD, event_or_nil},
-    mend::Way,
     relayed::{Archive, Beginning, Passed, Relayed, Stretch},
+    republish::LedgerKind,
     store::{Entry, Names, Rows, positions_from, unsigned},
 };
 
@@ -127,7 +127,7 @@ impl Archive for Sqlite {
                 incarnation: row.try_get(4)?,
                 first_sequence: unsigned(row.try_get(5)?),
                 last_sequence: unsigned(row.try_get(6)?),
-                way: Way::parse(row.try_get(7)?),
+                way: LedgerKind::parse(row.try_get(7)?),
             })
         });
         entries.collect()

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::columns::{bytes, integer, moment, perhaps, shown};
 use crate::outbox::{
-    Way,
+    LedgerKind,
     columns::{event_or_nil, nearest_version},
     store::{Names, unsigned},
     traced::{Asked, Spot, TracedBatch, TracedRow, Trail},
@@ -159,6 +159,6 @@ fn read_batch(row: &SqliteRow) -> Result<TracedBatch, sqlx::Error> {
         incarnation: row.try_get(6)?,
         first_sequence: unsigned(row.try_get(7)?),
         last_sequence: unsigned(row.try_get(8)?),
-        way: Way::parse(row.try_get(9)?),
+        way: LedgerKind::parse(row.try_get(9)?),
     })
 }

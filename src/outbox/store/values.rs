@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use tidings_contract::EventId;
 
-use crate::outbox::{HeldSlot, mend::Way, parked::WaitsFor, row::Row};
+use crate::outbox::{HeldSlot, parked::WaitsFor, republish::LedgerKind, row::Row};
 
 /// The result of freeing old rows.
 #[derive(Debug, Default)]
@@ -189,7 +189,7 @@ pub struct Entry {
     /// The sequence of the last event.
     pub last_sequence: u64,
     /// How the events came into the stream.
-    pub way: Way,
+    pub way: LedgerKind,
 }
 
 /// The bounds of a page.

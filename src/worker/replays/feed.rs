@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::sieve::Found;
+use super::filter::Found;
 use crate::{
     executor::{Executor, replay::Rehearsed},
     job::{RehearsedEvents, ReplayRequest, UndecodableEvent},
@@ -27,7 +27,7 @@ pub(super) enum Outlet<S> {
     Report(Arc<Executor<S>>),
 }
 
-pub(super) struct Feed<S> {
+pub(super) struct ReplayFeed<S> {
     subscriber: Arc<str>,
     ordered: bool,
     bucket: Option<Bucket>,
@@ -35,7 +35,7 @@ pub(super) struct Feed<S> {
     found: Arc<Found>,
 }
 
-impl<S: Send + Sync + 'static> Feed<S> {
+impl<S: Send + Sync + 'static> ReplayFeed<S> {
     pub(super) fn new(
         subscriber: &Arc<str>,
         ordered: bool,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::Utc;
 use tokio::{sync::watch, time::Instant};
 
-use super::Desk;
+use super::ReplayContext;
 use crate::{
     bus::BusError,
     job::{Replay, ReplayIssue, ReplayProgress},
@@ -53,7 +53,7 @@ pub(super) fn lasting(before: Option<&ReplayIssue>, why: String) -> ReplayIssue 
     ReplayIssue { why, since }
 }
 
-impl<S: Send + Sync + 'static> Desk<S> {
+impl<S: Send + Sync + 'static> ReplayContext<S> {
     /// Leaves a replay alone for a while, or until its entry changes.
     pub(super) async fn leave_alone(
         &self,

@@ -18,20 +18,20 @@ use gone::another;
 use progress::counts;
 
 use super::{
-    Desk, Worked,
-    feed::{Feed, Outlet},
+    ReplayContext, Worked,
+    feed::{Outlet, ReplayFeed},
+    filter::{Found, ReplayFilter},
     issue::Issue,
-    sieve::{Found, Sieve},
 };
 use crate::{
     bus::{BusError, ConsumerSpec, Standing, StartFrom},
     executor::PROGRESS,
     job::{Replay, ReplayProgress, ReplayRange, ReplayRequest, ReplayState},
-    replaying::{Course, Mark, Replaying},
+    replaying::{ReplayCounters, ReplayTag, Replaying},
     subscriber::MAX_CONCURRENCY,
     worker::{
         answers::tell_progress,
-        hands::Hands,
+        in_flight_table::InFlightTable,
         lease::Handled,
         source::{self, Item, Source},
     },
@@ -74,7 +74,7 @@ enum Settled {
 }
 
 pub(super) struct Work<'a, S> {
-    desk: &'a Desk<S>,
+    desk: &'a ReplayContext<S>,
     replay: Replay,
     replaying: Arc<Replaying>,
     progress: ReplayProgress,
@@ -85,18 +85,18 @@ pub(super) struct Work<'a, S> {
     /// Throttles the log: the progress cannot be written.
     unwritten: Issue,
     parts: Vec<Part>,
-    sources: JoinSet<(String, Arc<Hands>)>,
+    sources: JoinSet<(String, Arc<InFlightTable>)>,
     feed: JoinSet<()>,
     feeding: CancellationToken,
     found: Arc<Found>,
     /// What is still in flight of each stream after a short pause.
-    kept: BTreeMap<String, Arc<Hands>>,
+    kept: BTreeMap<String, Arc<InFlightTable>>,
 }
 
 /// The part of one stream.
 struct Part {
     range: ReplayRange,
-    hands: Arc<Hands>,
+    hands: Arc<InFlightTable>,
     pulling: CancellationToken,
     looked_at: Instant,
     /// Since when deliveries are ack pending but not in flight, although the whole range was delivered.
@@ -106,7 +106,7 @@ struct Part {
 
 impl<'a, S: Send + Sync + 'static> Work<'a, S> {
     /// Continues at the progress that the previous instance has written.
-    pub(super) async fn new(desk: &'a Desk<S>, replay: Replay) -> Result<Self, BusError> {
+    pub(super) async fn new(desk: &'a ReplayContext<S>, replay: Replay) -> Result<Self, BusError> {
         let entry = desk.bus.replay_progress(&replay).await?;
         let revision = entry.as_ref().map_or(0, |entry| entry.revision);
         let mut progress = entry.map(|entry| entry.value).unwrap_or_default();
@@ -117,7 +117,7 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
         for (what, count) in counts(&mut progress) {
             course.set(what, *count);
         }
-        let mark = Mark {
+        let mark = ReplayTag {
             id: replay.id,
             shadow: replay.request.shadow.clone(),
             follow_ups: replay.request.follow_ups,
@@ -207,7 +207,7 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
             let hands = kept.unwrap_or_else(|| Arc::new(self.hands()));
             let opening =
                 Source::open(&self.desk.bus, &self.desk.name, consumer, hands, to.clone());
-            let sieve = Sieve::new(&range, &self.replay.request, self.course(), &self.found);
+            let sieve = ReplayFilter::new(&range, &self.replay.request, self.course(), &self.found);
             let mut source = opening.await?.of_replay(&self.replaying, sieve);
             if !source.is_of(&range.incarnation) {
                 return Ok(Some(another(&range)));
@@ -230,7 +230,7 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
                 return Ok(None);
             };
             let (name, ordered) = (&self.desk.name, self.desk.subscriber.ordered);
-            let feed = Feed::new(name, ordered, &self.replay.request, outlet, &self.found);
+            let feed = ReplayFeed::new(name, ordered, &self.replay.request, outlet, &self.found);
             self.feed.spawn(feed.run(from, self.feeding.clone()));
         }
         for (part, source) in self.parts.iter().zip(sources) {
@@ -261,7 +261,7 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
         }
     }
 
-    fn hands(&self) -> Hands {
+    fn hands(&self) -> InFlightTable {
         let (subscriber, at_once) = (&self.desk.subscriber, self.desk.at_once);
         let request = &self.replay.request;
         let capacity = match () {
@@ -272,10 +272,10 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
         };
         let memory = subscriber.memory / self.replay.ranges.len().max(1);
         let flow = Arc::clone(self.desk.executor.flow());
-        Hands::new(capacity.min(MAX_CONCURRENCY), memory, flow)
+        InFlightTable::new(capacity.min(MAX_CONCURRENCY), memory, flow)
     }
 
-    fn course(&self) -> &Arc<Course> {
+    fn course(&self) -> &Arc<ReplayCounters> {
         &self.replaying.course
     }
 
@@ -378,7 +378,7 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
     ) -> Settled {
         self.feeding.cancel();
         self.parts.iter().for_each(|part| part.pulling.cancel());
-        let mut hands: BTreeMap<String, Arc<Hands>> = BTreeMap::new();
+        let mut hands: BTreeMap<String, Arc<InFlightTable>> = BTreeMap::new();
         while let Some(ended) = self.sources.join_next().await {
             hands.extend(ended);
         }

@@ -107,7 +107,7 @@ impl<C: Cursor> Lane<C> {
             Refusal::Moved => Fault::Moved {
                 subject: format!("a subject of stream {stream}"),
             },
-            Refusal::Unanswered { after } => match self.read_back().await {
+            Refusal::NoAnswer { after } => match self.read_back().await {
                 Some(stored) if stored < sent as u64 => Fault::Unwritten {
                     stream,
                     sent,

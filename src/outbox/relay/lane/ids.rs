@@ -1,13 +1,13 @@
 //! Whose id the stream already has: the row's own, which is then stored, or another event's. Never decides what
 //! follows.
 
-use super::{Course, Cursor, Fault, Item, Known, Lane};
+use super::{Cursor, Fault, Item, Known, Lane, LaneContext};
 use crate::bus::Holder;
 
 impl<C: Cursor> Lane<C> {
     /// What the stream held of these rows when the tenure began; empty when it had none of their ids.
     pub(super) async fn known(&self, items: &[Item]) -> Result<Vec<Known>, Fault> {
-        let Course { stored, bus, .. } = &*self.course;
+        let LaneContext { stored, bus, .. } = &*self.course;
         let found = stored.found.get(&self.stream);
         let is_found = |item: &Item| found.is_some_and(|found| found.has(&item.row.event));
         if !items.iter().any(is_found) {

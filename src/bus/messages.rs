@@ -31,7 +31,7 @@ const SINGLES: usize = 32;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// A stored message of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Kept {
+pub(crate) struct StoredMessage {
     pub(crate) sequence: u64,
     pub(crate) stored_at: DateTime<Utc>,
     pub(crate) subject: String,
@@ -41,7 +41,7 @@ pub(crate) struct Kept {
 
 /// The properties of a stream that operations need.
 #[derive(Debug, Clone)]
-pub(crate) struct Upkeep {
+pub(crate) struct StreamInfo {
     /// When it was created, as the server writes it: distinguishes it from another stream of the same name.
     pub(crate) incarnation: String,
     pub(crate) last_sequence: u64,
@@ -72,10 +72,10 @@ impl Bus {
     }
 
     /// The properties of a stream that operations need; `None` when there is no such stream.
-    pub(crate) async fn upkeep(&self, stream: &str) -> Result<Option<Upkeep>, BusError> {
+    pub(crate) async fn upkeep(&self, stream: &str) -> Result<Option<StreamInfo>, BusError> {
         Ok(self.stream_info(stream).await?.map(|info| {
             let is_set = |setting: &str| info.config.get(setting) == Some(&json!(true));
-            Upkeep {
+            StreamInfo {
                 can_remove: !is_set("deny_delete") && !is_set("sealed"),
                 last_sequence: info.state.last_seq,
                 incarnation: info.created,
@@ -89,7 +89,7 @@ impl Bus {
         stream: &str,
         subjects: &str,
         start: StartFrom,
-    ) -> Result<Vec<Kept>, BusError> {
+    ) -> Result<Vec<StoredMessage>, BusError> {
         let why = match self.page_at_once(stream, subjects, start).await {
             Ok(page) => return Ok(page),
             Err(error @ BusError::Api { .. }) => return Err(error),
@@ -114,7 +114,11 @@ impl Bus {
     }
 
     /// One message of a stream, requested from the leader, which is always up to date.
-    pub(crate) async fn kept(&self, stream: &str, sequence: u64) -> Result<Option<Kept>, BusError> {
+    pub(crate) async fn kept(
+        &self,
+        stream: &str,
+        sequence: u64,
+    ) -> Result<Option<StoredMessage>, BusError> {
         self.single(stream, &json!({ "seq": sequence })).await
     }
 
@@ -159,7 +163,7 @@ impl Bus {
         stream: &str,
         subjects: &str,
         start: StartFrom,
-    ) -> Result<Vec<Kept>, BusError> {
+    ) -> Result<Vec<StoredMessage>, BusError> {
         let subject = format!("$JS.API.DIRECT.GET.{stream}");
         let broken = |reason: String| BusError::Broken {
             subject: subject.clone(),
@@ -203,7 +207,7 @@ impl Bus {
             };
             match (reply.status, reply.description.as_deref()) {
                 (None, _) => {
-                    let kept = Kept::of_direct(reply);
+                    let kept = StoredMessage::of_direct(reply);
                     page.push(kept.ok_or_else(|| broken("a message has no place".to_owned()))?);
                 }
                 (Some(StatusCode::NO_RESPONDERS), _) => {
@@ -223,8 +227,8 @@ impl Bus {
         &self,
         stream: &str,
         wanted: &Value,
-    ) -> Result<Option<Kept>, BusError> {
-        Ok(self.raw(stream, wanted).await?.map(Kept::of_raw))
+    ) -> Result<Option<StoredMessage>, BusError> {
+        Ok(self.raw(stream, wanted).await?.map(StoredMessage::of_raw))
     }
 
     /// Like `single`, but byte for byte.
@@ -251,7 +255,7 @@ impl Bus {
     }
 }
 
-impl Kept {
+impl StoredMessage {
     /// `None` when the server does not state the position of the message.
     pub(super) fn of_direct(message: Message) -> Option<Self> {
         let at = StoredAt::of(&message)?;
@@ -342,7 +346,7 @@ mod tests {
             hdrs: STANDARD.encode(b"NATS/1.0\r\nb: 1\r\nno colon\r\na: \xff\r\n\r\n"),
             data: STANDARD.encode([0, 255]),
         };
-        let kept = Kept::of_raw(told.raw().unwrap());
+        let kept = StoredMessage::of_raw(told.raw().unwrap());
         let headers = [("a", "\u{fffd}"), ("b", "1")];
         assert_eq!(
             kept.headers,

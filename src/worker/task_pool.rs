@@ -18,26 +18,26 @@ use tokio_util::sync::CancellationToken;
 use super::{parks::Parks, source::Item};
 use crate::{
     breaker::Permit,
-    executor::{Executor, Step, batch::InHand},
-    lanes::Turn,
+    executor::{Executor, Step, batch::InFlightDelivery},
+    lanes::Ticket,
 };
 
 /// An attempt to be made.
 pub(super) struct Begun {
-    pub(super) turn: Turn,
+    pub(super) turn: Ticket,
     pub(super) item: Item,
     pub(super) permit: Permit,
 }
 
 /// An attempt that was made.
 pub(super) struct Finished {
-    pub(super) turn: Turn,
+    pub(super) turn: Ticket,
     pub(super) item: Item,
     pub(super) step: Step,
 }
 
 /// The dependencies of an attempt.
-pub(super) struct Means<S> {
+pub(super) struct Dependencies<S> {
     pub(super) executor: Arc<Executor<S>>,
     pub(super) parks: Arc<Parks>,
     pub(super) halt: CancellationToken,
@@ -59,8 +59,8 @@ enum Done {
 }
 
 /// The tasks. Dropping it aborts them.
-pub(super) struct Crew<S> {
-    means: Arc<Means<S>>,
+pub(super) struct TaskPool<S> {
+    means: Arc<Dependencies<S>>,
     /// Where each task finds its work.
     members: Vec<Arc<Place<Option<Work>>>>,
     /// The idle tasks; the one that worked last is at the end.
@@ -102,8 +102,8 @@ impl<T: Default> Place<T> {
     }
 }
 
-impl<S: Send + Sync + 'static> Crew<S> {
-    pub(super) fn new(means: Means<S>) -> Self {
+impl<S: Send + Sync + 'static> TaskPool<S> {
+    pub(super) fn new(means: Dependencies<S>) -> Self {
         Self {
             means: Arc::new(means),
             members: Vec::new(),
@@ -163,7 +163,7 @@ impl<S: Send + Sync + 'static> Crew<S> {
 
 /// One task: performs the work at its place, one piece after another.
 async fn member<S: Send + Sync + 'static>(
-    means: Arc<Means<S>>,
+    means: Arc<Dependencies<S>>,
     number: usize,
     place: Arc<Place<Option<Work>>>,
     to: Arc<Place<Vec<(usize, Done)>>>,
@@ -177,7 +177,7 @@ async fn member<S: Send + Sync + 'static>(
     }
 }
 
-impl<S: Send + Sync + 'static> Means<S> {
+impl<S: Send + Sync + 'static> Dependencies<S> {
     async fn work(&self, work: Work) -> Done {
         match work {
             Work::One(begun) => Done::One(self.attempt(begun).await),
@@ -199,7 +199,7 @@ impl<S: Send + Sync + 'static> Means<S> {
         let _beside = self.parks.beside().await;
         let in_flight = batch.iter_mut().map(|begun| {
             let key = begun.turn.key.as_deref();
-            InHand {
+            InFlightDelivery {
                 acknowledger: self.parks.acknowledger(
                     key,
                     &begun.item.delivery,

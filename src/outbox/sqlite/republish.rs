@@ -10,11 +10,11 @@ use super::{
 };
 use crate::outbox::{
     columns::LONGEST_PAYLOAD,
-    mend::{Mending, Way},
+    republish::{LedgerKind, RepublishStatements},
     store::{Entry, Names, Rows, sequence},
 };
 
-impl Mending for Sqlite {
+impl RepublishStatements for Sqlite {
     async fn mend(
         connection: &mut SqliteConnection,
         names: &Names,
@@ -50,7 +50,7 @@ impl Mending for Sqlite {
         connection: &mut SqliteConnection,
         names: &Names,
         entries: &[Entry],
-        way: Way,
+        way: LedgerKind,
     ) -> Result<(), sqlx::Error> {
         // Epoch 0, which no relay has.
         let record = "insert into tidings_ledger

@@ -53,7 +53,7 @@ static BESIDE: RwLock<()> = RwLock::const_new(());
 static PROCESS: LazyLock<Uuid> = LazyLock::new(Uuid::now_v7);
 
 /// Runs the attempts of a subscriber; suspects run alone.
-pub(super) struct Suspects {
+pub(super) struct CrashGuard {
     bus: Bus,
     subscriber: String,
     /// A new bucket gets as many replicas as this stream has.
@@ -66,7 +66,7 @@ pub(super) struct Suspects {
 
 /// The crash marker: in the bucket while a suspect runs.
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct Mark {
+struct CrashMarker {
     /// Where the event was first stored.
     stream: String,
     sequence: u64,
@@ -81,7 +81,7 @@ enum Marked {
     /// It may run.
     Tried,
     /// It has killed every process that ran it.
-    Convicted(Mark),
+    Convicted(CrashMarker),
 }
 
 /// How a suspect has run.
@@ -92,7 +92,7 @@ enum Ran<T> {
     Beside(T),
 }
 
-impl Suspects {
+impl CrashGuard {
     pub(super) fn new(bus: &Bus, subscriber: &str, like: &str) -> Self {
         Self {
             bus: bus.clone(),
@@ -274,7 +274,7 @@ async fn run_alone<T>(
     Ran::Beside(futures::join!(running, release).0)
 }
 
-fn letter(mark: &Mark, failures: u32) -> DeadLetter {
+fn letter(mark: &CrashMarker, failures: u32) -> DeadLetter {
     let deaths = mark.processes.len();
     let error = format!("the process died {deaths} times while only this event was being handled");
     let attempts = failures.saturating_add(u32::try_from(deaths).unwrap_or(u32::MAX));
@@ -285,7 +285,7 @@ fn letter(mark: &Mark, failures: u32) -> DeadLetter {
 }
 
 /// An empty or unreadable entry marks nothing.
-fn read(value: &[u8]) -> Mark {
+fn read(value: &[u8]) -> CrashMarker {
     serde_json::from_slice(value).unwrap_or_default()
 }
 

@@ -27,7 +27,7 @@ pub(super) const LEASE: Duration = Duration::from_secs(10);
 
 /// How events came into a stream, as the ledger records it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
+pub enum LedgerKind {
     /// The relay has published them.
     Relayed,
     /// They were republished.
@@ -98,7 +98,7 @@ pub enum RepublishError {
 }
 
 /// The statements of a republisher.
-pub trait Mending: sqlx::Database {
+pub trait RepublishStatements: sqlx::Database {
     /// Takes or renews the republisher's lease; false while another republisher has it.
     fn mend(
         connection: &mut Self::Connection,
@@ -119,7 +119,7 @@ pub trait Mending: sqlx::Database {
         connection: &mut Self::Connection,
         names: &Names,
         entries: &[Entry],
-        way: Way,
+        way: LedgerKind,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
     /// Returns rows by their row ids, in that order, as many as fit into a page. Rows that no longer exist are left
@@ -131,7 +131,7 @@ pub trait Mending: sqlx::Database {
     ) -> impl Future<Output = Result<Rows, sqlx::Error>> + Send;
 }
 
-impl Way {
+impl LedgerKind {
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Relayed => "relayed",
@@ -176,7 +176,11 @@ impl<DB: Store> Outbox<DB> {
         .await
     }
 
-    pub(super) async fn record(&self, entries: &[Entry], way: Way) -> Result<(), OutboxError> {
+    pub(super) async fn record(
+        &self,
+        entries: &[Entry],
+        way: LedgerKind,
+    ) -> Result<(), OutboxError> {
         let names = &self.shared.names;
         self.operate(Operation::One, async |connection| {
             DB::record(connection, names, entries, way).await

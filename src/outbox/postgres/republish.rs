@@ -6,15 +6,15 @@ use sqlx::{PgConnection, Postgres, Row as _, postgres::PgRow};
 
 use super::{
     columns::{Statement, is_of_a_row, read, rows},
-    turn::{Turn, execute, query},
+    turn::{StatementScope, execute, query},
 };
 use crate::outbox::{
     columns::LONGEST_PAYLOAD,
-    mend::{Mending, Way},
+    republish::{LedgerKind, RepublishStatements},
     store::{Entry, Names, Rows, sequence},
 };
 
-impl Mending for Postgres {
+impl RepublishStatements for Postgres {
     async fn mend(
         connection: &mut PgConnection,
         names: &Names,
@@ -48,7 +48,7 @@ impl Mending for Postgres {
         connection: &mut PgConnection,
         names: &Names,
         entries: &[Entry],
-        way: Way,
+        way: LedgerKind,
     ) -> Result<(), sqlx::Error> {
         // Epoch 0, which no relay has.
         let record = "insert into tidings.ledger
@@ -119,7 +119,7 @@ async fn rows_of(
     sql: &'static str,
     ((first, last, places), is_close): ((i64, i64, &[i64]), bool),
 ) -> Result<Rows, sqlx::Error> {
-    let mut turn = Turn::in_order(connection).await?;
+    let mut turn = StatementScope::in_order(connection).await?;
     let asked = query(names, sql).bind(first).bind(last);
     let asked = if is_close { asked } else { asked.bind(places) };
     let read = |row: PgRow| match places.binary_search(&row.try_get(0)?) {

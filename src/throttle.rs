@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Shared by the runner, which begins attempts, and the executor, which ends them.
-pub(crate) struct Flow {
+pub(crate) struct Throttle {
     subscriber: Arc<str>,
     inner: Mutex<Inner>,
 }
@@ -43,7 +43,7 @@ pub(crate) enum Pulls {
     None,
 }
 
-impl Flow {
+impl Throttle {
     pub(crate) fn new(
         subscriber: Arc<str>,
         breaker: CircuitBreaker,

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{
-    Chosen, LEASE, RepublishError, Way,
+    Chosen, LEASE, LedgerKind, RepublishError,
     form::{Form, Item, fresh},
     lane::Lane,
     reading,
@@ -220,8 +220,8 @@ impl<DB: Store> Sender<DB> {
     /// Writes the entries of stored rows to the ledger.
     async fn write(&mut self) -> Result<(), RepublishError> {
         let way = match self.form.prefix {
-            Some(_) => Way::Copied,
-            None => Way::Republished,
+            Some(_) => LedgerKind::Copied,
+            None => LedgerKind::Republished,
         };
         let lanes = self.lanes.values_mut();
         self.unwritten.extend(lanes.flat_map(Lane::take_entries));

@@ -13,15 +13,15 @@ use futures::StreamExt;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
-use super::{hands::Hands, inspection::Inspection};
+use super::{in_flight_table::InFlightTable, inspection::Inspection};
 use crate::{
     bus::{BadEntry, Bus, ConsumerSpec},
-    flow::Flow,
     instance::{Activity, EVERYBODY, HotKey, Instance, WantedConsumer, status_subject},
     lanes::Lanes,
     log::{Lasting, short},
     subscriber::EventSubscriber,
     tally::Tally,
+    throttle::Throttle,
 };
 
 /// How long the runner may take to report its figures.
@@ -45,10 +45,10 @@ pub(super) struct Figures {
 pub(super) type Asked = mpsc::Receiver<oneshot::Sender<Figures>>;
 
 /// Written by the runner, read by the task that answers requests.
-pub(super) struct Board {
+pub(super) struct StatusReporter {
     /// The fields that never change.
     facts: Instance,
-    flow: Arc<Flow>,
+    flow: Arc<Throttle>,
     tally: Arc<Tally>,
     /// The last inspection of the subscriber's streams and of the bucket.
     inspection: Arc<Inspection>,
@@ -60,7 +60,7 @@ pub(super) struct Board {
 struct Inner {
     activity: Activity,
     holds_lease: bool,
-    hands: Vec<Arc<Hands>>,
+    hands: Vec<Arc<InFlightTable>>,
     issue: Option<String>,
     /// Why this instance can neither take the lease nor see that another instance holds it.
     leaseless: Option<String>,
@@ -69,11 +69,11 @@ struct Inner {
     runner: Option<mpsc::Sender<oneshot::Sender<Figures>>>,
 }
 
-impl Board {
+impl StatusReporter {
     pub(super) fn new<S: Send + Sync + 'static>(
         subscriber: &EventSubscriber<S>,
         consumers: &[ConsumerSpec],
-        flow: &Arc<Flow>,
+        flow: &Arc<Throttle>,
         tally: &Arc<Tally>,
         inspection: &Arc<Inspection>,
     ) -> Self {
@@ -113,7 +113,7 @@ impl Board {
     }
 
     /// The subscriber is active, with these deliveries in flight.
-    pub(super) fn works(&self, hands: &[Arc<Hands>]) -> Asked {
+    pub(super) fn works(&self, hands: &[Arc<InFlightTable>]) -> Asked {
         let (to, asked) = mpsc::channel(QUESTIONS);
         let mut inner = self.inner();
         inner.activity = Activity::Active;

@@ -8,22 +8,22 @@ use std::{
 use crate::{
     bus::Bus,
     job::{Replay, ReplayState},
-    replaying::{Course, ReplayId, Replaying},
+    replaying::{ReplayCounters, ReplayId, Replaying},
 };
 
 /// By id. There are few: one for each stored replay of the subscriber.
 #[derive(Default)]
-pub(in crate::worker) struct Courses(Mutex<Known>);
+pub(in crate::worker) struct ReplayRegistry(Mutex<Known>);
 
 #[derive(Default)]
 struct Known {
-    courses: HashMap<ReplayId, Arc<Course>>,
+    courses: HashMap<ReplayId, Arc<ReplayCounters>>,
     /// The replays whose entries were read.
     read: HashSet<ReplayId>,
 }
 
-impl Courses {
-    pub(in crate::worker) fn of(&self, id: ReplayId) -> Arc<Course> {
+impl ReplayRegistry {
+    pub(in crate::worker) fn of(&self, id: ReplayId) -> Arc<ReplayCounters> {
         Arc::clone(self.known().courses.entry(id).or_default())
     }
 

@@ -16,7 +16,7 @@ use crate::outbox::{
 const MOST_KEYS: usize = 100_000;
 
 /// Shared by the router and the lanes of a tenure.
-pub(super) struct Aside(Mutex<State>);
+pub(super) struct ParkedKeys(Mutex<State>);
 
 struct State {
     /// Keys that have a parked row, each with the id of the first one: later rows of the key are parked too.
@@ -29,7 +29,7 @@ struct State {
     feeds: BTreeSet<String>,
 }
 
-impl Aside {
+impl ParkedKeys {
     pub(super) fn new(
         keys: Vec<(String, i64)>,
         closed: impl IntoIterator<Item = (WaitsFor, String)>,
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn what_follows_a_parked_row_is_parked_and_what_precedes_it_is_not() {
-        let aside = Aside::new(Vec::new(), [], []);
+        let aside = ParkedKeys::new(Vec::new(), [], []);
         aside.refuse(row(5, "a.b", Some("k")), "too large".into());
         assert!(aside.take(None, &row(4, "a.b", Some("k"))).is_none());
         assert!(aside.take(None, &row(6, "a.b", Some("j"))).is_none());
@@ -188,7 +188,7 @@ mod tests {
     #[test]
     fn a_name_that_waits_holds_up_its_keys_and_a_stream_that_waits_does_not() {
         let stream = || WaitsFor::Stream("S".into());
-        let aside = Aside::new(Vec::new(), [(stream(), "full".into())], []);
+        let aside = ParkedKeys::new(Vec::new(), [(stream(), "full".into())], []);
         aside.close_name("a.b", "no stream");
         let subject = waits_for(aside.take(Some("T"), &row(1, "a.b", Some("k"))));
         assert_eq!(subject, Some(WaitsFor::Subject("a.b".into())));

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::handler::batch::Batching;
 
 /// The events that wait for their batch, by what the events of a batch have in common.
-pub(super) struct Gather<K, T>(BTreeMap<K, Gathering<T>>);
+pub(super) struct Batcher<K, T>(BTreeMap<K, Gathering<T>>);
 
 struct Gathering<T> {
     batching: Batching,
@@ -17,7 +17,7 @@ struct Gathering<T> {
     since: Instant,
 }
 
-impl<K, T> Default for Gather<K, T> {
+impl<K, T> Default for Batcher<K, T> {
     fn default() -> Self {
         Self(BTreeMap::new())
     }
@@ -37,7 +37,7 @@ impl<T> Gathering<T> {
 /// The longest linger; a longer one counts as an hour.
 const LONGEST: Duration = Duration::from_secs(3_600);
 
-impl<K: Ord, T> Gather<K, T> {
+impl<K: Ord, T> Batcher<K, T> {
     pub(super) fn add(&mut self, of: K, batching: Batching, item: T, now: Instant) {
         let gathering = self.0.entry(of).or_insert_with(|| Gathering {
             batching,
@@ -88,8 +88,8 @@ mod tests {
 
     const LINGER: Duration = Duration::from_millis(10);
 
-    fn gather(items: u32, now: Instant) -> Gather<usize, u32> {
-        let mut gather = Gather::default();
+    fn gather(items: u32, now: Instant) -> Batcher<usize, u32> {
+        let mut gather = Batcher::default();
         for item in 0..items {
             gather.add(0, Batching::of(3).linger(LINGER), item, now);
         }

@@ -12,19 +12,19 @@ use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     bus::Delivery,
-    flow::{Flow, Pulls},
     log::Lasting,
     position::Position,
     subscriber::MAX_CONCURRENCY,
+    throttle::{Pulls, Throttle},
 };
 
 /// Shared by the source, which adds deliveries, and the runner, which releases them.
-pub(super) struct Hands {
+pub(super) struct InFlightTable {
     /// How many events may be in flight.
     capacity: usize,
     /// How many bytes may be in flight.
     memory: usize,
-    flow: Arc<Flow>,
+    flow: Arc<Throttle>,
     /// Whether only this instance is active, so that the consumer's ack floor is right below the oldest event in
     /// flight.
     alone: bool,
@@ -96,8 +96,8 @@ pub(super) enum Taken {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct WentBack(pub(super) bool);
 
-impl Hands {
-    pub(super) fn new(capacity: usize, memory: usize, flow: Arc<Flow>) -> Self {
+impl InFlightTable {
+    pub(super) fn new(capacity: usize, memory: usize, flow: Arc<Throttle>) -> Self {
         Self {
             capacity,
             memory,

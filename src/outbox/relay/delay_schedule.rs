@@ -13,7 +13,7 @@ const HELD: Duration = Duration::from_millis(50);
 pub(super) const CHUNK: u32 = 1000;
 
 /// What the fetcher knows about delayed events.
-pub(super) struct Agenda {
+pub(super) struct DelaySchedule {
     /// When the next one is due, as far as is known.
     due: Option<Instant>,
     /// The earliest time of the next look.
@@ -22,7 +22,7 @@ pub(super) struct Agenda {
     move_at: Instant,
 }
 
-impl Agenda {
+impl DelaySchedule {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             due: None,
@@ -71,7 +71,7 @@ mod tests {
     #[test]
     fn what_is_due_is_moved_then_and_not_before() {
         let start = Instant::now();
-        let mut agenda = Agenda::new(start);
+        let mut agenda = DelaySchedule::new(start);
         assert_eq!(agenda.until_due(start), None);
         agenda.looked(start, start, Some(MS * 30));
         assert_eq!(agenda.until_due(start + MS), Some(MS * 29));
@@ -83,7 +83,7 @@ mod tests {
     #[test]
     fn a_full_chunk_is_followed_by_the_next() {
         let now = Instant::now();
-        let mut agenda = Agenda::new(now);
+        let mut agenda = DelaySchedule::new(now);
         agenda.moved(now, CHUNK.into());
         assert!(agenda.is_due(now));
     }
@@ -91,7 +91,7 @@ mod tests {
     #[test]
     fn what_is_held_is_tried_again_but_not_at_once() {
         let now = Instant::now();
-        let mut agenda = Agenda::new(now);
+        let mut agenda = DelaySchedule::new(now);
         agenda.moved(now, 0);
         agenda.looked(now, now, Some(Duration::ZERO));
         assert_eq!(agenda.until_due(now), Some(HELD));
@@ -100,7 +100,7 @@ mod tests {
     #[test]
     fn a_look_that_takes_long_is_seldom() {
         let start = Instant::now();
-        let mut agenda = Agenda::new(start);
+        let mut agenda = DelaySchedule::new(start);
         assert!(agenda.is_looked_into(start));
         agenda.looked(start, start + MS * 10, None);
         assert!(!agenda.is_looked_into(start + MS * 209));
@@ -110,7 +110,7 @@ mod tests {
     #[test]
     fn a_time_beyond_all_clocks_is_no_time() {
         let now = Instant::now();
-        let mut agenda = Agenda::new(now);
+        let mut agenda = DelaySchedule::new(now);
         agenda.looked(now, now, Some(Duration::MAX));
         assert_eq!(agenda.until_due(now), None);
     }

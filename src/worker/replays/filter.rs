@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 
 use crate::{
     job::{Rehearsal, ReplayRange, ReplayRequest},
-    replaying::{Count, Course},
+    replaying::{Count, ReplayCounters},
     worker::source::Item,
 };
 
@@ -36,22 +36,22 @@ impl Found {
 }
 
 /// The filter of one stream.
-pub(in crate::worker) struct Sieve {
+pub(in crate::worker) struct ReplayFilter {
     /// The last wanted sequence.
     last: u64,
     /// When its message was stored.
     last_at: Option<DateTime<Utc>>,
     key: Option<String>,
     correlation: Option<String>,
-    course: Arc<Course>,
+    course: Arc<ReplayCounters>,
     found: Arc<Found>,
 }
 
-impl Sieve {
+impl ReplayFilter {
     pub(super) fn new(
         range: &ReplayRange,
         request: &ReplayRequest,
-        course: &Arc<Course>,
+        course: &Arc<ReplayCounters>,
         found: &Arc<Found>,
     ) -> Self {
         Self {

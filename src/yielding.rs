@@ -7,7 +7,7 @@ use std::task::Poll;
 /// acknowledgements that were sent without it went out 2.5 to a system call, instead of some 40.
 ///
 /// It is not [`tokio::task::yield_now`]: with that, no other thread takes the task over while its own thread is busy.
-pub(crate) async fn others_first() {
+pub(crate) async fn yield_to_ready() {
     let mut has_waited = false;
     std::future::poll_fn(|cx| {
         if std::mem::replace(&mut has_waited, true) {
@@ -34,7 +34,7 @@ mod tests {
             let (order, woken) = (Arc::clone(&order), Arc::clone(&woken));
             async move {
                 woken.notified().await;
-                others_first().await;
+                yield_to_ready().await;
                 order.lock().unwrap().push("takes");
             }
         });

@@ -276,7 +276,7 @@ impl Lane {
                 incarnation: self.incarnation.clone(),
                 first_sequence: sequence,
                 last_sequence: sequence,
-                way: super::Way::Republished,
+                way: super::LedgerKind::Republished,
             }),
         }
     }
@@ -336,7 +336,7 @@ impl Lane {
             }
             // The refusal does not name the message.
             Refusal::Incomplete | Refusal::Permanent { .. } => true,
-            Refusal::Transient { .. } | Refusal::Unanswered { .. } => {
+            Refusal::Transient { .. } | Refusal::NoAnswer { .. } => {
                 patience.wait(false).await;
                 return Ok(false);
             }
