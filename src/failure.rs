@@ -118,7 +118,7 @@ impl fmt::Debug for Failure {
 pub(crate) fn undecodable(envelope: &Envelope, error: &serde_json::Error) -> String {
     match envelope.media_type() {
         Some(media_type) => told(&format_args!(
-            "the payload is {media_type}, and no JSON: {error}"
+            "the payload is {media_type}, not JSON: {error}"
         )),
         None => told(error),
     }
@@ -133,7 +133,7 @@ pub(crate) fn told(error: &dyn fmt::Display) -> String {
     let writing = AssertUnwindSafe(|| write!(line, "{error}"));
     if catch_unwind(writing).is_err() {
         line.is_full = false;
-        let _ = line.write_str(" (the text of the error panicked)");
+        let _ = line.write_str(" (the Display of the error panicked)");
     }
     line.text.truncate(line.text.trim_end().len());
     line.text
@@ -208,7 +208,7 @@ mod tests {
                 panic!("no further")
             }
         }
-        assert_eq!(told(&Panics), "so far (the text of the error panicked)");
+        assert_eq!(told(&Panics), "so far (the Display of the error panicked)");
     }
 
     #[test]

@@ -142,10 +142,11 @@ impl Tally {
             }
         });
         let names = names.collect::<Vec<_>>().join(", ");
-        let more = unhandled.others_at.map_or("", |_| ", and others");
+        let more = unhandled.others_at.map_or("", |_| ", and other events");
         Some(format!(
-            "no handler here takes {names}{more}, which the durable delivers: they wait for an instance that does, and \
-             are dead letters after an hour; if none ever will, `tidings subscribers prune` ends it"
+            "no handler of this instance takes {names}{more}, which the durable delivers: these events wait for an \
+             instance that handles them, and are dead-lettered after an hour; if no instance ever will, run `tidings \
+             subscribers prune`"
         ))
     }
 

@@ -408,7 +408,7 @@ impl Side {
         }
         let earliest = earliest(entry, id);
         if earliest > state.last_sequence {
-            return Absence::Missing("it lay behind the present end of the stream");
+            return Absence::Missing("its position is after the present end of the stream");
         }
         match (state.removal, earliest < oldest) {
             (Removal::Anywhere, _) | (Removal::Oldest, true) => Absence::Expired,

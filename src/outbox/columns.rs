@@ -69,7 +69,7 @@ impl Columns<'_> {
             payload,
             flaw: flaw.map(|flaw| match self.is_too_large() {
                 true => flaw,
-                false => format!("the row is no event: {flaw}"),
+                false => format!("the row is not an event: {flaw}"),
             }),
         }
     }
@@ -112,15 +112,15 @@ impl Columns<'_> {
         match self.payload {
             Text::Bytes(_) => None,
             Text::Absent if self.most == LONGEST_PAYLOAD => Some(format!(
-                "its payload has more than {} bytes, which no nats-server takes",
+                "its payload has more than {} bytes, which no nats-server accepts",
                 self.most
             )),
             Text::Absent => Some(format!(
-                "its payload has more than {} bytes, the max_payload of the nats-server: raise that and unpark it, \
-                 or discard it and publish where its data is",
+                "its payload has more than {} bytes, the max_payload of the nats-server: raise max_payload and unpark \
+                 the event, or discard the event and publish where its data is",
                 self.most
             )),
-            Text::Other => Some("its payload is not made of bytes".to_owned()),
+            Text::Other => Some("its payload is not a blob".to_owned()),
         }
     }
 }
@@ -139,12 +139,12 @@ impl Text<'_> {
             // A missing key is valid.
             Self::Absent if what == "key" => None,
             Self::Bytes(bytes) if bytes.len() <= most && str::from_utf8(bytes).is_ok() => None,
-            Self::Absent => Some(format!("it has more than {most} bytes of {what}")),
+            Self::Absent => Some(format!("the column {what} has more than {most} bytes")),
             Self::Bytes(bytes) if bytes.len() > most => {
-                Some(format!("it has more than {most} bytes of {what}"))
+                Some(format!("the column {what} has more than {most} bytes"))
             }
-            Self::Bytes(_) => Some(format!("it has a {what} that is not UTF-8")),
-            Self::Other => Some(format!("it has a {what} that is not text")),
+            Self::Bytes(_) => Some(format!("the column {what} is not UTF-8")),
+            Self::Other => Some(format!("the column {what} is not text")),
         }
     }
 }
@@ -289,70 +289,70 @@ mod tests {
                     name: Text::Bytes(b"a\xff.b"),
                     ..columns()
                 },
-                "name that is not UTF-8",
+                "column name is not UTF-8",
             ),
             (
                 Columns {
                     name: Text::Other,
                     ..columns()
                 },
-                "name that is not text",
+                "column name is not text",
             ),
             (
                 Columns {
                     name: Text::Absent,
                     ..columns()
                 },
-                "bytes of name",
+                "column name has more than",
             ),
             (
                 Columns {
                     name: Text::Bytes(&long),
                     ..columns()
                 },
-                "200 bytes of name",
+                "name has more than 200 bytes",
             ),
             (
                 Columns {
                     key: Text::Bytes(b"\xff"),
                     ..columns()
                 },
-                "key that is not UTF-8",
+                "column key is not UTF-8",
             ),
             (
                 Columns {
                     key: Text::Bytes(&long),
                     ..columns()
                 },
-                "256 bytes of key",
+                "key has more than 256 bytes",
             ),
             (
                 Columns {
                     headers: Text::Absent,
                     ..columns()
                 },
-                "bytes of headers",
+                "column headers has more than",
             ),
             (
                 Columns {
                     headers: Text::Bytes(b"\xc3"),
                     ..columns()
                 },
-                "headers that is not UTF-8",
+                "column headers is not UTF-8",
             ),
             (
                 Columns {
                     payload: Text::Absent,
                     ..columns()
                 },
-                "10 bytes, the max_payload of the nats-server: raise that and unpark it",
+                "10 bytes, the max_payload of the nats-server: raise max_payload and unpark the event",
             ),
             (
                 Columns {
                     payload: Text::Other,
                     ..columns()
                 },
-                "payload is not made of bytes",
+                "payload is not a blob",
             ),
         ];
         for (columns, expected) in flawed {
@@ -374,7 +374,7 @@ mod tests {
         let flaw = large(Some(0)).row().flaw.unwrap();
         assert!(flaw.starts_with("its payload has more than"), "{flaw}");
         let flaw = large(None).row().flaw.unwrap();
-        assert!(flaw.starts_with("the row is no event"), "{flaw}");
+        assert!(flaw.starts_with("the row is not an event"), "{flaw}");
     }
 
     #[test]

@@ -17,12 +17,13 @@ impl Diagnosis {
         match error {
             sqlx::Error::Database(said) => Self::of_code(&said.code()?),
             sqlx::Error::PoolTimedOut => Some(Self {
-                cause: "no connection of the pool came free in time",
-                cure: "a larger pool, or see what holds its connections, or whether the database can be reached",
+                cause: "no connection of the pool became free in time",
+                cure: "use a larger pool, or find what holds its connections, or check that the database can be \
+                       reached",
             }),
             sqlx::Error::Tls(_) => Some(Self {
-                cause: "the connection to the database cannot be encrypted as it is asked for",
-                cure: "sslmode and sslrootcert in the database's URL, and TLS on the server (`ssl = on`)",
+                cause: "the connection to the database cannot be encrypted as the URL demands",
+                cure: "check sslmode and sslrootcert in the database's URL, and TLS on the server (`ssl = on`)",
             }),
             sqlx::Error::Io(error) => Self::of_io(error),
             _ => None,
@@ -41,76 +42,77 @@ impl Diagnosis {
         let (cause, cure) = match code {
             "53100" => (
                 "the disk of the database is full",
-                "make room on the disk of Postgres (its data, its WAL, its temporary files): it goes on by itself",
+                "make room on the disk of Postgres (its data, its WAL, its temporary files): Tidings continues by \
+                 itself",
             ),
             "53200" => (
                 "the database is out of memory",
-                "more memory for Postgres, or a smaller work_mem or shared_buffers, or fewer connections",
+                "give Postgres more memory, or lower work_mem or shared_buffers, or open fewer connections",
             ),
             "53300" => (
-                "the database takes no more connections",
-                "fewer or smaller pools, a pooler such as pgbouncer, or a higher max_connections, for this role or \
-                 this database too (CONNECTION LIMIT)",
+                "the database accepts no more connections",
+                "use fewer or smaller pools, or a pooler such as pgbouncer, or raise max_connections, for this role \
+                 or this database too (CONNECTION LIMIT)",
             ),
             "53000" | "53400" => (
                 "the database is short of a resource",
-                "see its log, which names the limit that was reached",
+                "see the log of the database: it names the limit that was reached",
             ),
             "25006" => (
                 "the database is read-only: a standby, or default_transaction_read_only is on",
-                "the address of the primary in the database's URL, or turn default_transaction_read_only off",
+                "use the address of the primary in the database's URL, or turn default_transaction_read_only off",
             ),
             "42501" => (
-                "the database's role may not do this",
-                "grant it the right that is named, as in deploy/, or use the role that has it",
+                "the role in the database has no right to do this",
+                "grant the role the right that the error names, as in deploy/, or use a role that has it",
             ),
             "57P01" | "57P02" | "57P05" => (
                 "the database has closed the connection",
-                "none is needed when it was restarted; else see its log for who has ended it",
+                "none is needed if the database was restarted; otherwise see its log for what has ended the connection",
             ),
             "57P03" => (
                 "the database is starting up, shutting down, or recovering",
-                "wait until it is up: see its log when that takes long",
+                "wait until the database is up; see its log if that takes long",
             ),
             "57P04" => (
                 "the database was dropped",
-                "the name of the database in its URL",
+                "correct the name of the database in its URL",
             ),
             "57014" => (
                 "the database has cancelled a statement",
-                "a higher statement_timeout for this role, or see who has cancelled it",
+                "raise statement_timeout for this role, or find the client that has cancelled the statement",
             ),
             "55P03" => (
                 "a table or a row was locked for too long by another transaction",
                 "wait until that transaction ends, or end it: select pg_terminate_backend(PID)",
             ),
             "40P01" => (
-                "two transactions have waited for each other",
-                "none is needed: it is done again. When it comes back, lock in the same order everywhere",
+                "two transactions have waited for each other (deadlock)",
+                "none is needed: the work is retried. If deadlocks recur, lock in the same order everywhere",
             ),
             "25P03" => (
                 "the database has ended a transaction that was idle for too long",
-                "a shorter transaction, or a higher idle_in_transaction_session_timeout",
+                "shorten the transaction, or raise idle_in_transaction_session_timeout",
             ),
             "28P01" | "28000" => (
                 "the database refuses the user or the password",
-                "user and password in the database's URL, and the line of pg_hba.conf that is about them",
+                "correct user and password in the database's URL, or the line of pg_hba.conf for this user",
             ),
             "3D000" => (
-                "there is no such database",
-                "the name in the database's URL, or create it: createdb NAME",
+                "the database does not exist",
+                "correct the name in the database's URL, or create the database: createdb NAME",
             ),
             "58030" => (
                 "the database cannot read or write its disk",
-                "see to the disk of Postgres, and to its log",
+                "check the disk of Postgres, and its log",
             ),
             "XX001" | "XX002" => (
                 "the database has found damaged data",
-                "see its log; restore a copy, or rebuild the index that it names (reindex)",
+                "see the log of the database; restore a copy, or rebuild the index that the log names (reindex)",
             ),
             code if code.starts_with("08") => (
                 "the connection to the database was lost",
-                "see whether the database runs, and what stands between",
+                "check whether the database runs, and the network between",
             ),
             _ => return None,
         };
@@ -124,26 +126,26 @@ impl Diagnosis {
                 "another process has the write lock of the database file",
                 "wait until its transaction ends, or end that process: `fuser FILE` or `lsof FILE` names it",
             ),
-            7 => ("SQLite is out of memory", "more memory for this process"),
+            7 => ("SQLite is out of memory", "give this process more memory"),
             8 => (
-                "the database file may not be written to",
-                "the right to write the file and its folder, which gets -wal and -shm files",
+                "this process may not write to the database file",
+                "grant the right to write the file and its folder, where SQLite creates -wal and -shm files",
             ),
             10 => (
                 "the database file cannot be read or written",
-                "see to the disk under it, and whether it is full",
+                "check the disk under the file, and whether the disk is full",
             ),
             11 | 26 => (
-                "the database file is damaged, or no SQLite database",
-                "restore a copy, or correct its path",
+                "the database file is damaged, or is not an SQLite database",
+                "restore a copy, or correct the path of the file",
             ),
             13 => (
                 "the disk of the database is full",
-                "make room on the disk of the database file, or raise its max_page_count: it goes on by itself",
+                "make room on the disk of the database file, or raise its max_page_count: Tidings continues by itself",
             ),
             14 => (
                 "the database file cannot be opened",
-                "its path, and the right to its folder",
+                "check the path of the file, and the right to its folder",
             ),
             _ => return None,
         };
@@ -155,18 +157,21 @@ impl Diagnosis {
 
         let (cause, cure) = match error.kind() {
             ErrorKind::ConnectionRefused => (
-                "nothing listens at the database's address",
-                "start it (its log says why it has ended), or correct host and port in its URL",
+                "no server listens at the database's address",
+                "start the database (its log says why it has ended), or correct host and port in its URL",
             ),
             ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => (
                 "the database has closed the connection",
-                "see whether the database runs, and its log for why it has ended",
+                "check whether the database runs; its log says why it has ended",
             ),
             ErrorKind::TimedOut => (
                 "the database does not answer",
-                "see whether it runs, and what stands between: a firewall drops without a word",
+                "check whether the database runs, and the network between: a firewall may drop packets silently",
             ),
-            ErrorKind::StorageFull => ("the disk is full", "make room on it: it goes on by itself"),
+            ErrorKind::StorageFull => (
+                "the disk is full",
+                "make room on the disk: Tidings continues by itself",
+            ),
             _ => return None,
         };
         Some(Self { cause, cure })

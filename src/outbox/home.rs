@@ -22,7 +22,8 @@ use crate::{
 };
 
 /// The cure when this is another NATS.
-pub(super) const USE_NATS: &str = "another --nats-url; or, when the outbox is to be relayed into this one from now on, tidings outbox use-nats";
+pub(super) const USE_NATS: &str = "use another --nats-url; or, to relay the outbox into this NATS from now on, \
+                                   tidings outbox use-nats";
 /// The largest assumed difference between the clocks of two servers.
 const SLACK: TimeDelta = TimeDelta::minutes(1);
 
@@ -142,8 +143,8 @@ fn judge(
     let other = others.find(|(_, was, now)| now.as_ref().is_some_and(|now| was_there(was, now)));
     if let Some((stream, was, Some(now))) = other {
         return Err(format!(
-            "this is not the NATS that the outbox is relayed into: stream {stream} is of {now} here, and was there \
-             before the relay wrote into the one of {}{}",
+            "this is not the NATS that the outbox is relayed into: stream {stream} was created at {now} here, and \
+             existed before the relay wrote into the one created at {}{}",
             was.incarnation,
             kept.map(|kept| format!(", in {}", kept.nats))
                 .unwrap_or_default(),

@@ -84,7 +84,8 @@ pub(super) enum Waits {
 
 /// The error for a connection that has lost its server while the database is up.
 pub(super) fn lost() -> sqlx::Error {
-    let why = "an answer of the database is lost: it answers on a new connection, and does not work at what was asked";
+    let why = "an answer of the database was lost: the database answers on a new connection, and does not run the \
+               statement";
     sqlx::Error::Io(io::Error::new(io::ErrorKind::NotConnected, why))
 }
 

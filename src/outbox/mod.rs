@@ -138,7 +138,7 @@ pub enum OutboxError {
     },
     /// A delayed event has the id of one that is delayed already. None of the events is written.
     #[error(
-        "{} is delayed already: cancel that one first, or give this one an id of its own",
+        "{} is already delayed: cancel the delayed event first, or give the new event an id of its own",
         event.map_or_else(|| "one of the events".to_owned(), |event| event.to_string())
     )]
     AlreadyDelayed {
@@ -164,7 +164,7 @@ pub enum OutboxError {
     /// whole transaction. Nothing is committed.
     #[error(
         "the transaction was rolled back when a savepoint within it was dropped before the database had answered: \
-         do its work again in a new one"
+         repeat its work in a new transaction"
     )]
     RolledBack,
     /// The tables belong to a newer or an older version of Tidings.
@@ -429,7 +429,7 @@ impl<DB: Store> Outbox<DB> {
             Ok(Ok(by)) => by,
             failed => {
                 tracing::debug!(?failed, "lock holder unknown");
-                "the outbox is locked, and it was not found out by whom".to_owned()
+                "the outbox is locked by an unknown transaction".to_owned()
             }
         }
     }

@@ -14,10 +14,9 @@ pub enum Origin {
 
 /// Why no relay runs on a standby server.
 pub(super) const STANDBY: &str =
-    "this server is a standby, which only follows: the relay waits until it is promoted";
+    "this database server is a standby: the relay waits until the server is promoted";
 /// The cure on a standby.
-pub(super) const PROMOTE: &str =
-    "give the relay the URL of the primary, or promote this server when it is to become that";
+pub(super) const PROMOTE: &str = "give the relay the URL of the primary, or promote this server";
 /// The cure in a copy.
 pub(super) const REBASE: &str = "its transaction ids mean nothing here: run `tidings outbox adopt`";
 

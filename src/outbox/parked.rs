@@ -201,7 +201,9 @@ impl FromStr for WaitsFor {
         let stream = |text: &str| text.strip_prefix(STREAM).map(|s| Self::Stream(s.into()));
         let subject = |text: &str| text.strip_prefix(SUBJECT).map(|s| Self::Subject(s.into()));
         let known = stream(text).or_else(|| subject(text));
-        known.ok_or_else(|| sqlx::Error::Decode(format!("{text:?} waits for nothing known").into()))
+        known.ok_or_else(|| {
+            sqlx::Error::Decode(format!("{text:?} is neither a subject nor a stream").into())
+        })
     }
 }
 

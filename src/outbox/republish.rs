@@ -43,7 +43,7 @@ pub enum LedgerKind {
 #[non_exhaustive]
 pub enum RepublishError {
     /// Another republisher has the lease.
-    #[error("events are being published again by somebody else, or were until a moment ago")]
+    #[error("another republisher has the lease, or had it until a moment ago")]
     Busy,
     /// The relay does not run on this database either.
     #[error("{0}")]
@@ -63,7 +63,7 @@ pub enum RepublishError {
         reason: String,
     },
     /// The target stream is not the one that it was when this began.
-    #[error("the stream {stream} is not the one that it was when this began")]
+    #[error("the stream {stream} was deleted, recreated or truncated since the republisher began")]
     Changed {
         /// The stream.
         stream: String,

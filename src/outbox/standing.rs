@@ -108,7 +108,9 @@ impl std::fmt::Display for Standing {
         match self {
             Self::Known => f.write_str("is the one that the relay knows"),
             Self::Gone => f.write_str("is gone"),
-            Self::Recreated { was, now } => write!(f, "was made anew: of {now}, not of {was}"),
+            Self::Recreated { was, now } => {
+                write!(f, "was recreated: created at {now}, not at {was}")
+            }
             Self::RolledBack { known, now } => write!(
                 f,
                 "ends at {now}, and {known} was confirmed: an older copy was restored"

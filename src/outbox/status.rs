@@ -255,14 +255,14 @@ impl Status {
                 "database",
                 0.0,
                 why.clone(),
-                "what it says: no relay runs here",
+                "do what the cause says: no relay runs here",
             );
         }
         let overdue = self.overdue_seconds();
         let age = self.oldest_unpublished_seconds.unwrap_or(0.0);
         if self.stands_still {
             let cause = format!("{} wait, and none is confirmed", count(self.backlog));
-            add("relay", age, cause, "see what the log of the relay says");
+            add("relay", age, cause, "see the log of the relay");
         }
         if overdue > OVERDUE_S && self.is_relayed() {
             let cause = format!(
@@ -273,12 +273,12 @@ impl Status {
                 "delayed",
                 overdue,
                 cause,
-                "end the transaction that holds it, such as an open cancel; else see the log of the relay",
+                "end the transaction that holds the event, such as an open cancel; otherwise see the log of the relay",
             );
         }
         if self.undecided > 0 {
             let age_s = self.oldest_undecided_seconds.unwrap_or(0.0);
-            let cause = format!("{} wait for a decision", count(self.undecided));
+            let cause = format!("{} wait for the operator's decision", count(self.undecided));
             add(
                 "parked",
                 age_s,

@@ -22,16 +22,17 @@ impl Search<'_> {
             (Some(_), _) => OutboxTrace::Absent {
                 why: match oldest {
                     Some(oldest) => format!(
-                        "it was published without the outbox, or before {}, where what is kept begins",
+                        "the event was published without the outbox, or before {}, the time of the oldest row",
                         time(oldest)
                     ),
                     None => {
-                        "the outbox keeps nothing now, or it was published without it".to_owned()
+                        "the outbox has no rows now, or the event was published without the outbox"
+                            .to_owned()
                     }
                 },
             },
             (None, Some(_)) => OutboxTrace::NotSearched {
-                why: "it did not answer".to_owned(),
+                why: "the outbox did not answer".to_owned(),
             },
             (None, None) => OutboxTrace::NotSearched {
                 why: self.trace.without.clone(),
@@ -44,8 +45,9 @@ impl Search<'_> {
                 OutboxTrace::Absent { why }
                     if self.records.is_some() && !event.batches.is_empty() =>
                 {
-                    *why = "the relay has published it, and the outbox has let go of its row since"
-                        .to_owned();
+                    *why =
+                        "the relay has published the event, and the outbox has freed its row since"
+                            .to_owned();
                 }
                 OutboxTrace::Absent { .. } => event.outbox = absent.clone(),
                 _ => {}
@@ -64,8 +66,10 @@ impl Search<'_> {
 fn why_unheard(event: &TracedEvent, inventory: &Inventory, server: &str) -> String {
     let name = &event.name;
     match (&inventory.all, inventory.unseen.is_empty()) {
-        (None, _) => "what became of it at subscribers was not seen".to_owned(),
-        (Some(_), false) => "those of streams that were not searched are not known".to_owned(),
+        (None, _) => "the subscribers were not searched".to_owned(),
+        (Some(_), false) => {
+            "the subscribers of streams that were not searched are not known".to_owned()
+        }
         (Some(_), true) => format!(
             "no durable consumer here takes {name} from where the event is: its subscribers have never run in this \
              account of the server {server}, or run elsewhere"
@@ -79,35 +83,35 @@ fn why_unstored(event: &TracedEvent, inventory: &Inventory) -> String {
         return format!("another event has its id: {taken}");
     }
     match (&event.outbox, event.batches.as_slice()) {
-        (OutboxTrace::Delayed { .. }, _) => "it is not due yet".to_owned(),
-        (OutboxTrace::Parked { .. }, _) => "it is put aside".to_owned(),
-        (OutboxTrace::Discarded { .. }, _) => "it was discarded while it was parked".to_owned(),
+        (OutboxTrace::Delayed { .. }, _) => "the event is not due yet".to_owned(),
+        (OutboxTrace::Parked { .. }, _) => "the event is parked".to_owned(),
+        (OutboxTrace::Discarded { .. }, _) => "the event was discarded while it was parked".to_owned(),
         (_, [.., batch]) => {
             let (first, last) = (batch.first_sequence, batch.last_sequence);
             let exact = event.stored.last().map(|stored| stored.sequence);
             let (first, last) = exact.map_or((first, last), |at| (at, at));
             let place = match first == last {
                 true => format!("at {first}"),
-                false => format!("somewhere from {first} to {last}"),
+                false => format!("at a sequence from {first} to {last}"),
             };
             let stream = &batch.stream;
             if !inventory.sees(stream) {
-                return format!("{stream} confirmed it {place}; whether it has it now was not seen");
+                return format!("{stream} confirmed the event {place}; whether the stream has it now is not known");
             }
             let now = inventory.streams.get(stream).and_then(Option::as_ref);
             let why = absence(batch, (first, last), now);
-            format!("{stream} confirmed it {place}, and has it no more: {why}")
+            format!("{stream} confirmed the event {place}, and no longer has it: {why}")
         }
         (OutboxTrace::Waiting { .. }, []) => {
-            "the relay has not published it, or not written down that it did".to_owned()
+            "the relay has not published the event, or has not recorded it yet".to_owned()
         }
         (OutboxTrace::Relayed { .. }, []) => {
-            "the relay has got past it, and the ledger does not say where it went: it was given up while it was \
-             parked, or the ledger is older"
+            "the relay is past the event, and the ledger does not say where it went: the event was discarded while it \
+             was parked, or its entry is no longer in the ledger"
                 .to_owned()
         }
-        _ if inventory.all.is_none() => "whether a stream has it was not seen".to_owned(),
-        _ => "no stream has it, as far as they were searched".to_owned(),
+        _ if inventory.all.is_none() => "whether a stream has the event is not known".to_owned(),
+        _ => "no stream has the event, as far as the streams were searched".to_owned(),
     }
 }
 
@@ -115,12 +119,14 @@ fn absence(batch: &TracedBatch, place: (u64, u64), stream: Option<&Expanse>) -> 
     match stream {
         None => "the stream is gone, or in another NATS than this",
         Some(stream) if stream.incarnation != batch.incarnation => {
-            "that stream was deleted, and this is another one of its name, or that of another NATS"
+            "the stream was deleted, and this is another stream of that name, or the stream of another NATS"
         }
-        Some(stream) if place.0 < stream.first => "a limit of the stream or a purge has removed it",
+        Some(stream) if place.0 < stream.first => {
+            "a limit of the stream or a purge has removed the event"
+        }
         Some(stream) if place.1 > stream.last => {
-            "the stream ends before it, so an older copy of it was restored"
+            "the stream ends before the event: an older copy of the stream was restored"
         }
-        Some(_) => "it was deleted from the stream",
+        Some(_) => "the event was deleted from the stream",
     }
 }

@@ -51,7 +51,7 @@ impl Inventory {
             let Some(stream) = stream else {
                 return Err(error);
             };
-            let what = format!("its consumers were not seen: {error}");
+            let what = format!("its consumers could not be read: {error}");
             search.miss_unseen(&stream, what);
         }
         let is_ours =

@@ -124,11 +124,13 @@ mod of_an_outbox {
                 let status = self.status().await?;
                 let lease = &status.lease;
                 let mut said = vec![match &lease.owner {
-                    Some(owner) if lease.remaining_seconds > 0.0 => format!("{owner} relays"),
-                    Some(owner) => {
-                        format!("no relay works: {owner} has stopped renewing its lease")
+                    Some(owner) if lease.remaining_seconds > 0.0 => {
+                        format!("{owner} has the lease")
                     }
-                    None => "no relay works".to_owned(),
+                    Some(owner) => {
+                        format!("no relay is active: {owner} has stopped renewing its lease")
+                    }
+                    None => "no relay is active".to_owned(),
                 }];
                 said.push(format!("the backlog is {}", status.backlog));
                 said.extend(status.refuses);

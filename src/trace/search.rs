@@ -168,10 +168,10 @@ impl<'a> Search<'a> {
         if self.records.is_some() {
             let how = match since {
                 Some(since) => format!(
-                    "all that is committed since {}, delayed or parked",
+                    "all that was committed since {}, and what is delayed or parked",
                     time(since)
                 ),
-                None => "all that it keeps".to_owned(),
+                None => "all its rows".to_owned(),
             };
             self.say("outbox", how);
         }
@@ -380,7 +380,10 @@ impl<'a> Search<'a> {
         events.sort_by_key(|event| (event.first_seen_at(), event.event));
         if events.len() >= trace.limit && !matches!(self.sought, Sought::Event(_)) {
             events.drain(..events.len() - trace.limit);
-            let what = format!("the newest {} are told; there may be more", trace.limit);
+            let what = format!(
+                "only the newest {} events are shown; there may be more",
+                trace.limit
+            );
             searched.push(Searched {
                 place: "events".to_owned(),
                 what,

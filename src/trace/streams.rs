@@ -27,7 +27,7 @@ impl Search<'_> {
         };
         for (name, stream) in &inventory.streams {
             let Some(stream) = stream else {
-                self.miss(name, "there is no such stream");
+                self.miss(name, "the stream does not exist");
                 continue;
             };
             match self.read_stream(&bus, name, stream).await {
@@ -116,7 +116,7 @@ impl Search<'_> {
         }
         if !without.is_empty() {
             let names = named(&without);
-            let what = format!("{names}: {messages} messages, and none that is meant");
+            let what = format!("{names}: {messages} messages, none of which matches");
             self.say("other streams", what);
         }
         // When the event was found, the unread streams do not matter: streams of other applications need not be
@@ -162,13 +162,13 @@ fn named(names: &[String]) -> String {
 
 fn said(read: &Read) -> String {
     let Some((from, to)) = read.from.zip(read.to) else {
-        return "nothing was stored in the time that was searched".to_owned();
+        return "no message was stored in the time that was searched".to_owned();
     };
     let Read {
         messages, is_cut, ..
     } = read;
     let more = match is_cut {
-        true => "; those before were not read",
+        true => "; earlier messages were not read",
         false => "",
     };
     format!(

@@ -32,7 +32,7 @@ impl Search<'_> {
         let stream = StreamSpec::retries().name;
         let is_there = inventory.all.as_ref();
         if is_there.is_some_and(|all| !all.contains(&stream)) {
-            return self.miss(&stream, "there is no such stream");
+            return self.miss(&stream, "the stream does not exist");
         }
         let (mut next, mut read) = (1, 0);
         loop {
@@ -40,7 +40,7 @@ impl Search<'_> {
             let page = match page {
                 Ok(page) => page,
                 Err(error) => {
-                    let why = format!("not searched behind {read} messages: {error}");
+                    let why = format!("not searched after {read} messages: {error}");
                     return self.miss_unseen(&stream, why);
                 }
             };
@@ -53,7 +53,7 @@ impl Search<'_> {
                 self.waits(waiting);
             }
             if read >= MOST {
-                return self.say(&stream, format!("the first {read} messages, and no more"));
+                return self.say(&stream, format!("only the first {read} messages"));
             }
         }
     }
@@ -87,18 +87,18 @@ impl Search<'_> {
         // One request without a retry: the dead-letter reader retries again and again, which would delay the search.
         match bus.upkeep(&stream).await {
             Ok(Some(_)) => {}
-            Ok(None) => return self.miss(&stream, "there is no such stream"),
+            Ok(None) => return self.miss(&stream, "the stream does not exist"),
             Err(error) => return self.miss_unseen(&stream, format!("not searched: {error}")),
         }
         let mut read = 0;
         match self.read_all_letters(&bus, &mut read).await {
-            Ok(()) if read >= MOST => self.say(&stream, format!("{read} letters, and no more")),
+            Ok(()) if read >= MOST => self.say(&stream, format!("only {read} dead letters")),
             Ok(()) => self.say(
                 &stream,
-                format!("{read} letters, all since the event was made"),
+                format!("{read} dead letters, all since the event was created"),
             ),
             Err(error) => {
-                let why = format!("not searched behind {read} letters: {error}");
+                let why = format!("not searched after {read} dead letters: {error}");
                 self.miss_unseen(&stream, why);
             }
         }
@@ -234,7 +234,7 @@ impl Search<'_> {
                 one.delivery = match incarnation == Some(&place.incarnation) {
                     true => delivery(durable, place),
                     false => DeliveryTrace::Unknown {
-                        why: "it was in a stream that is gone, and its consumers with it"
+                        why: "the event was in a stream that is gone, with its consumers"
                             .to_owned(),
                     },
                 };
@@ -301,7 +301,8 @@ impl TracedEvent {
         let known = self.subscribers.iter();
         let mut known = known.map(|one| &one.subscriber);
         let at = known.position(|one| one == subscriber).unwrap_or_else(|| {
-            let why = "no consumer of it has the event's name and stream now".to_owned();
+            let why =
+                "no consumer of the subscriber takes the event's name in its stream now".to_owned();
             let new = SubscriberTrace::new(subscriber, DeliveryTrace::Unknown { why });
             self.subscribers.push(new);
             self.subscribers.len() - 1
@@ -347,10 +348,10 @@ fn begins_behind(durable: &Durable, place: &StoredEvent) -> Option<String> {
         "by_start_time" => {
             let begin = setting("opt_start_time").and_then(Value::as_str)?;
             let begin = begin.parse().ok().filter(|begin| behind(*begin))?;
-            Some(format!("with what was stored at {begin} or later"))
+            Some(format!("with messages stored at {begin} or later"))
         }
         "new" if behind(durable.created) => {
-            Some(format!("with what came after {}", durable.created))
+            Some(format!("with messages stored after {}", durable.created))
         }
         _ => None,
     }

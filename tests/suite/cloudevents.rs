@@ -232,7 +232,7 @@ async fn what_is_not_read_is_a_dead_letter_that_says_why() {
         (
             b"content-type: text/xml",
             "<user/>",
-            "the payload is text/xml, and no JSON",
+            "the payload is text/xml, not JSON",
         ),
     ];
     for (at, (headers, payload, why)) in cases.into_iter().enumerate() {

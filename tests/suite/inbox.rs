@@ -179,7 +179,7 @@ async fn effect_memory_and_follow_up_event_commit_together_or_not_at_all<DB: Dat
         deliver(&world.nats.url(), Uuid::now_v7(), user).await;
         if user == "leaking" {
             eventually("the failure is told", || async {
-                !log::said("did not give its transaction back").is_empty()
+                !log::said("while its transaction was still in use").is_empty()
             })
             .await;
             assert_eq!(world.remembered().await, 3);

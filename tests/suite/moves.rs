@@ -232,7 +232,7 @@ async fn a_cursor_that_is_ahead_of_its_database_is_refused() {
     let ahead = "update tidings.relay set cursor = (select format('%s:%s:', xmax, xmax)::pg_snapshot
         from (select pg_snapshot_xmax(pg_current_snapshot())::text::bigint + 1000 as xmax) as ahead)";
     Postgres::execute(world.outbox.pool(), ahead).await;
-    refuses_to_relay(&world, &world.outbox, "its relay has come to transaction").await;
+    refuses_to_relay(&world, &world.outbox, "its relay has reached transaction").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

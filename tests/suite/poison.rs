@@ -91,7 +91,7 @@ async fn an_event_above_the_servers_limit_is_parked<DB: Database>(world: World<D
         error.contains("the max_payload of the nats-server"),
         "{error}"
     );
-    assert!(!error.contains("no event"), "{error}");
+    assert!(!error.contains("not an event"), "{error}");
 }
 
 async fn a_row_that_is_no_event_is_parked<DB: Database>(world: World<DB>) {

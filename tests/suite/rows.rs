@@ -342,7 +342,7 @@ async fn a_text_that_is_not_utf_8_is_parked_and_stops_no_other() {
         let listed = parked(&world).await;
         assert_eq!(listed.len(), 3, "{encoding}: {listed:#?}");
         for (parked, column) in listed.iter().zip(["name", "key", "headers"]) {
-            let expected = format!("it has a {column} that is not UTF-8");
+            let expected = format!("the column {column} is not UTF-8");
             assert!(
                 parked.error.contains(&expected),
                 "{encoding}: {}",

@@ -117,11 +117,11 @@ async fn what_is_committed_waits_for_the_relay<DB: Database>(world: World<DB>) {
         panic!("{event:?}")
     };
     assert_eq!(*row, 1);
-    assert!(relay.contains(&"no relay works".to_owned()), "{relay:?}");
+    assert!(relay.contains(&"no relay is active".to_owned()), "{relay:?}");
     assert!(relay.contains(&"the backlog is 1".to_owned()), "{relay:?}");
     assert!(event.stored.is_empty() && event.batches.is_empty());
     let why = event.unstored.unwrap();
-    assert!(why.contains("has not published it"), "{why}");
+    assert!(why.contains("has not published the event"), "{why}");
 }
 
 async fn what_is_relayed_has_its_batch_its_place_and_nobody_who_got_it<DB: Database>(
@@ -328,7 +328,7 @@ async fn what_is_parked_is_told_with_its_reason_and_its_way_back<DB: Database>(w
     assert_eq!(waits_for.as_deref(), Some("subject nowhere.at_all"));
     assert!(error.contains("no stream"), "{error}");
     assert!(event.stored.is_empty());
-    assert_eq!(event.unstored.as_deref(), Some("it is put aside"));
+    assert_eq!(event.unstored.as_deref(), Some("the event is parked"));
 }
 
 async fn what_is_delayed_is_told_with_its_time<DB: Database>(world: World<DB>) {
@@ -344,7 +344,7 @@ async fn what_is_delayed_is_told_with_its_time<DB: Database>(world: World<DB>) {
             panic!("{event:?}")
         };
         assert_eq!(told.timestamp_micros(), due.timestamp_micros());
-        assert_eq!(event.unstored.as_deref(), Some("it is not due yet"));
+        assert_eq!(event.unstored.as_deref(), Some("the event is not due yet"));
     }
 }
 
@@ -361,7 +361,7 @@ async fn what_a_stream_has_lost_is_told_with_the_reason<DB: Database>(world: Wor
     let event = world.traced(ids[2]).await;
     let why = event.unstored.clone().unwrap();
     assert!(
-        why.contains("EVENTS confirmed it at 3") && why.contains("was deleted from"),
+        why.contains("EVENTS confirmed the event at 3") && why.contains("was deleted from"),
         "{why}"
     );
     assert_eq!(
@@ -386,7 +386,7 @@ async fn what_a_stream_has_lost_is_told_with_the_reason<DB: Database>(world: Wor
         .await
         .unwrap();
     let why = world.traced(ids[3]).await.unstored.unwrap();
-    assert!(why.contains("another one of its name"), "{why}");
+    assert!(why.contains("another stream of that name"), "{why}");
 }
 
 async fn events_of_a_key_and_of_a_conversation_are_found_in_their_order<DB: Database>(

@@ -67,5 +67,5 @@ async fn what_came_back_to_its_place_is_told_once() {
     let OutboxTrace::Absent { why } = &event.outbox else {
         panic!("{event:?}")
     };
-    assert!(why.contains("has let go of its row"), "{why}");
+    assert!(why.contains("has freed its row"), "{why}");
 }

@@ -40,9 +40,9 @@ use crate::{
 /// committed. When there are several, and the error states no delay, the handler is called again with halves of the
 /// batch, until the failing event is alone.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` does not handle batches of `{E}` once, in `{DB}` and with state `{S}`",
-    label = "not a handler of batches with a transaction",
-    note = "such a handler is `async fn(events: Vec<Item<{E}>>, tx: InboxTransaction<{DB}>, cx: BatchContext<{S}>) -> Result<Verdicts, Failure>`, and what it holds across an await is `Send`"
+    message = "`{Self}` is not a transactional handler of batches of `{E}`, in `{DB}` and with state `{S}`",
+    label = "not a transactional handler of batches",
+    note = "such a handler is `async fn(events: Vec<Item<{E}>>, tx: InboxTransaction<{DB}>, cx: BatchContext<{S}>) -> Result<BatchResult, Failure>`, and what it holds across an await is `Send`"
 )]
 pub trait BatchTransactionalHandler<E: Event, DB: Store, S>: Send + Sync + 'static {
     /// Handles the events, at least one, in the order of their delivery.

@@ -196,7 +196,7 @@ impl<DB: Store> Inbox<DB> {
     }
 
     fn away() -> Failure {
-        Failure::unavailable("the database is away")
+        Failure::unavailable("the database is not available")
     }
 
     /// Begins a transaction that remembers the event.
@@ -422,17 +422,17 @@ fn period_of(facts: &Facts, slot_seconds: i64) -> i64 {
 /// The failure of a handler that has kept its transaction.
 fn leaked() -> Failure {
     Failure::retry(
-        "the handler ended and did not give its transaction back, so nothing was committed: \
-         do not move it into a task that goes on",
+        "the handler has returned while its transaction was still in use, so nothing was committed: do not move the \
+         transaction into a task that outlives the handler",
     )
 }
 
 /// The failure of a handler that has ended its transaction.
 fn ended() -> Failure {
     Failure::retry(
-        "the handler has ended its transaction by a COMMIT or ROLLBACK of its own: what it did may be there without \
-         the memory of the event, or the memory without it. Leave both to its result; for a part that may fail, \
-         begin a transaction within it (`tx.begin()`, a savepoint)",
+        "the handler has ended its transaction by a COMMIT or ROLLBACK of its own: its effects may be stored without \
+         the inbox row of the event, or the inbox row without the effects. Leave commit and rollback to the result of \
+         the handler; for a part that may fail, begin a transaction within it (`tx.begin()`, a savepoint)",
     )
 }
 
@@ -441,8 +441,8 @@ fn outside(event: DateTime<Utc>, ring: &Ring) -> String {
     let text = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Secs, true);
     let (from, to) = ring.reach();
     format!(
-        "the event is of {}, and the inbox remembers events from {} to {} only: it cannot tell whether this one \
-         was handled before. If it was not, publish it anew under a new id",
+        "the event is of {}, and the inbox remembers events from {} to {} only: the inbox cannot tell whether this \
+         event was handled before. If it was not, publish it under a new id",
         text(event),
         text(from),
         text(to)

@@ -24,8 +24,8 @@ use crate::{
 /// What it does through the transaction happens once, however often the event is delivered. Any other effect, such
 /// as sending a mail, may be repeated after a failure or a crash.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` does not handle `{E}` once, in `{DB}` and with state `{S}`",
-    label = "not a handler with a transaction",
+    message = "`{Self}` is not a transactional handler of `{E}`, in `{DB}` and with state `{S}`",
+    label = "not a transactional handler",
     note = "such a handler is `async fn(event: {E}, tx: InboxTransaction<{DB}>, cx: Context<{S}>) -> Result<(), Failure>`, and what it holds across an await is `Send`"
 )]
 pub trait TransactionalHandler<E: Event, DB: Store, S>: Send + Sync + 'static {

@@ -200,7 +200,7 @@ async fn adopt(
         -- written before the table had its bounds: no relay could have published it
         insert into tidings.parked (id, created_at, event, name, version, key, headers, payload, error)
         select distinct on (id) id, created_at, event, name, version, key, headers, payload,
-               'the row is no event: its place, its version or its time is out of bounds'
+               'the row is not an event: its id, its version or its time is out of bounds'
         from pg_temp.tidings_adopt where not ({IS_EVENT}) and not published order by id
         on conflict (id) do nothing;
         -- A logical copy leaves sequences where they were. An id that was written by hand at the very end must not

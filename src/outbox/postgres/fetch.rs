@@ -170,7 +170,7 @@ impl PgCursor {
             return Ok(());
         }
         Err(sqlx::Error::Protocol(format!(
-            "another server answers, or it has lost transactions: its snapshot is {now} after {known}"
+            "another database server answers, or the server has lost transactions: its snapshot is {now} after {known}"
         )))
     }
 }

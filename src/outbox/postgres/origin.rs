@@ -38,7 +38,7 @@ pub(super) async fn origin(
     if row.try_get(5)? {
         let (cursor, here): (String, String) = (row.try_get(3)?, row.try_get(4)?);
         return Ok(Origin::Foreign(format!(
-            "the outbox is a copy: its relay has come to transaction {cursor}, and this database to {here}"
+            "the outbox is a copy: its relay has reached transaction {cursor}, and this database has reached {here}"
         )));
     }
     Ok(Origin::Own)

@@ -32,8 +32,8 @@ pub(in crate::outbox) enum Fault {
     Unconfirmed { stream: String, refusal: Refusal },
     /// The server answers, and does not store what it was sent.
     #[error(
-        "stream {stream} does not store what it is sent: its server answers, and within {after:?} {stored} of {sent} \
-         events were stored; the disk of its JetStream store is full, fails, or is too slow"
+        "stream {stream} does not store the events that the relay sends: its server answers, and within {after:?} \
+         {stored} of {sent} events were stored; the disk of its JetStream store is full, fails, or is too slow"
     )]
     Unwritten {
         stream: String,
@@ -46,13 +46,13 @@ pub(in crate::outbox) enum Fault {
     NoAck { stream: String },
     #[error("the connection to NATS was lost")]
     Disconnected,
-    #[error("stream {stream} is not the one that it was a moment ago, or has lost its end")]
+    #[error("stream {stream} was recreated a moment ago, or has lost its last messages")]
     WentBack { stream: String },
     #[error("stream {stream} is gone")]
     Gone { stream: String },
-    #[error("the lease is over: another relay has it, or the database was restarted")]
+    #[error("the lease is lost: another relay has it, or the database was restarted")]
     Fenced,
-    #[error("the lease is over: this process stood still for longer than it lasts")]
+    #[error("the lease has expired: this process stood still for longer than the lease lasts")]
     StoodStill,
     #[error("the database does not answer: the lease could not be renewed")]
     Silent,
@@ -70,13 +70,13 @@ pub(in crate::outbox) enum Fault {
     Elsewhere(String),
     #[error("{subject} has moved to another stream")]
     Moved { subject: String },
-    #[error("the relay was told to stop")]
+    #[error("the relay was stopped")]
     Stopped,
     #[error("a part of the relay ended: {0}")]
     Ended(String),
 }
 
-const NONE: &str = "none is needed, the relay begins again";
+const NONE: &str = "none is needed: the relay starts again by itself";
 
 impl Fault {
     /// The place of the issue.
@@ -99,8 +99,8 @@ impl Fault {
         match self {
             Self::Database(error) => match Diagnosis::of(error) {
                 Some(diagnosis) => diagnosis.cure.to_owned(),
-                None if kind == "sqlite" => "see to the file and its disk".to_owned(),
-                None => "see what the database server's log says about it".to_owned(),
+                None if kind == "sqlite" => "check the file and its disk".to_owned(),
+                None => "see the log of the database server".to_owned(),
             },
             Self::Locked(_) if kind == "sqlite" => {
                 "wait until its transaction ends, or end that process: `fuser FILE` or `lsof FILE` names it".into()
@@ -109,34 +109,35 @@ impl Fault {
                 "wait until that transaction ends, or end it: select pg_terminate_backend(PID)".into()
             }
             Self::Silent if kind == "sqlite" => {
-                "end the transaction that holds the write lock of the file, or see to its disk".into()
+                "end the transaction that holds the write lock of the file, or check the disk of the file".into()
             }
-            Self::Silent => "see whether the server is frozen, overloaded or cut off, and what waits for a lock in \
-                 pg_stat_activity"
+            Self::Silent => "check whether the database server is frozen, overloaded or cut off, and what waits for a \
+                             lock in pg_stat_activity"
                 .into(),
             Self::Bus(_) | Self::Reader(_) | Self::Unconfirmed { .. } | Self::Disconnected
                 if !bus.is_connected() =>
             {
                 format!(
-                    "start a nats-server at {}, or see to the network between; the relay connects by itself",
+                    "start a nats-server at {}, or check the network between; the relay connects by itself",
                     bus.servers()
                 )
             }
             Self::Bus(error) => error.cure(),
             Self::Reader(error) => match of_reader(error) {
                 Some(error) => error.cure(),
-                None => "see what the reason names; the relay reads the stream again by itself".into(),
+                None => "correct what the error names; the relay reads the stream again by itself".into(),
             },
             Self::Unconfirmed { refusal, .. } => refusal.cure().to_owned(),
             Self::Unwritten { .. } => FULL_DISK.to_owned(),
             Self::NoAck { stream } => cause_of_no_ack(stream).cure.to_owned(),
             Self::Disconnected => {
-                "none is needed when it stays connected: the relay looks at the streams again".into()
+                "none is needed if the relay stays connected: it checks the streams again".into()
             }
             Self::Standby => PROMOTE.to_owned(),
             Self::Foreign(_) => "tidings outbox adopt".to_owned(),
             Self::Version { is_newer: true, .. } => {
-                "a newer Tidings, or none: the relay of the newer one works".to_owned()
+                "use a newer Tidings, or run no relay of this version: a relay of the newer version does the \
+                 work".to_owned()
             }
             Self::Version { .. } => "tidings migrate".to_owned(),
             Self::Elsewhere(_) => USE_NATS.to_owned(),

@@ -124,10 +124,10 @@ impl RelayState {
         for (place, reason) in places.iter().zip(&waiting.reasons) {
             let cure = match reason.waits_for {
                 WaitsFor::Stream(_) => {
-                    "make room in the stream, or give its subjects to another one"
+                    "make room in the stream, or give its subjects to another stream"
                 }
                 WaitsFor::Subject(_) => {
-                    "tidings streams apply, with a [[stream]] that takes it, and the right to publish to it"
+                    "tidings streams apply, with a [[stream]] that takes the subject, and the right to publish to it"
                 }
             };
             self.issues.recall(place, &reason.error, cure);

@@ -169,7 +169,7 @@ mod tests {
     }
 
     fn waits_for(parked: Option<Parked>) -> Option<WaitsFor> {
-        parked.expect("it is put aside").waits_for
+        parked.expect("the event is parked").waits_for
     }
 
     #[test]

@@ -32,21 +32,24 @@ fn needs(bus: &Bus, outbox: &str, streams: &[String]) -> Vec<Need> {
         Need::subscribe(bus.an_inbox(), "answers"),
         Need::subscribe(
             wake::subject(outbox),
-            "hearing of commits of other processes",
+            "receiving notices of commits by other processes",
         ),
-        Need::subscribe(wake::release_subject(outbox), "taking over at once"),
+        Need::subscribe(
+            wake::release_subject(outbox),
+            "taking over a released lease at once",
+        ),
         Need::subscribe(
             super::reporter::status_subject(outbox),
-            "answering who asks how it does",
+            "answering status requests",
         ),
         Need::publish(
             wake::release_subject(outbox),
-            "letting another relay take over at once",
+            "letting another relay take over the lease at once",
         ),
         Need::publish("$JS.API.STREAM.NAMES", "finding the stream of an event"),
     ];
     for stream in streams {
-        let after = "reading the end of a stream after a death";
+        let after = "reading the end of a stream after a crash";
         let reader = format!("{stream}.relay-{outbox}-1");
         for subject in [
             format!("$JS.API.STREAM.INFO.{stream}"),

@@ -111,7 +111,8 @@ fn item(row: Row) -> Option<Item> {
                 row = row.id,
                 event.id = %row.event,
                 reason,
-                cure = "none is needed for one that was discarded; another one has to be published anew by its service",
+                cure = "none is needed for an event that was discarded; any other event must be published again by \
+                        its service",
                 "invalid row not republished: it is not an event"
             );
             None

@@ -151,7 +151,7 @@ async fn park_none(
         let park = "insert into tidings_parked (id, created_at, event, name, version, key, headers, payload, error)
             select (select seq from sqlite_sequence where name = 'tidings_outbox'),
                    created_at, event, name, version, key, headers, payload,
-                   'the row is no event: a column of the delayed event is not of its type'
+                   'the row is not an event: a column of the delayed event is not of its type'
             from tidings_delayed where position = ?";
         let delete = "delete from tidings_delayed where position = ?";
         for sql in [begin, take] {

@@ -99,7 +99,7 @@ async fn an_id_that_is_delayed_already_is_refused_in_words(world: World) {
     let publish = note("a", &["--in", "18h", "--id", id]);
     world.ok(&publish).await;
     let said = world.refused(1, &publish).await;
-    assert!(said.contains(&format!("{id} is delayed already")), "{said}");
+    assert!(said.contains(&format!("{id} is already delayed")), "{said}");
     for raw in ["UNIQUE", "duplicate key", "constraint"] {
         assert!(!said.contains(raw), "{said}");
     }

@@ -39,7 +39,7 @@ async fn without_nats_a_trace_tells_what_the_outbox_knows_and_ends_with_3(world:
             &id,
             "written, row 1",
             "confirmed by EVENTS in a run of 1",
-            "EVENTS confirmed it at 1; whether it has it now was not seen",
+            "EVENTS confirmed the event at 1; whether the stream has it now is not known",
             "not searched: ",
         ],
     );
@@ -61,7 +61,7 @@ async fn without_jetstream_a_trace_tells_what_the_outbox_knows_and_ends_with_3(w
     world.replace_nats(options).await;
     let ended = world.run(&["trace", &id]).await;
     assert_eq!(ended.code, Some(3), "{ended:?}");
-    says(&ended.stdout, &["written, row 1", "was not seen", "10039"]);
+    says(&ended.stdout, &["written, row 1", "is not known", "10039"]);
     for command in [
         "verify",
         "subscribers show x",

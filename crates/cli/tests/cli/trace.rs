@@ -51,7 +51,7 @@ async fn an_event_is_told_from_its_commit_to_its_subscribers(world: World) {
             "user.created v1",
             ADA,
             "written, row 1",
-            "no relay works",
+            "no relay is active",
         ],
     );
 
@@ -107,7 +107,7 @@ async fn an_event_is_told_from_its_commit_to_its_subscribers(world: World) {
     let later = world.publish_user(&["--in", "1h"]).await;
     says(
         &world.traced(&[&later]).await,
-        &["to be published later", "due", "it is not due yet"],
+        &["to be published later", "due", "the event is not due yet"],
     );
     let direct = world.publish_user(&["--direct"]).await;
     says(

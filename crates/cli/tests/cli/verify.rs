@@ -175,7 +175,7 @@ async fn what_a_stream_has_lost_is_published_again(world: World) {
     world.ok(&["streams", "apply"]).await;
     let repaired = world.ok(&["verify", "--repair"]).await;
     assert!(repaired.contains(&format!("3 into {name}")), "{repaired}");
-    assert!(repaired.contains("was made anew"), "{repaired}");
+    assert!(repaired.contains("was recreated"), "{repaired}");
     world.ok(&["verify"]).await;
     // The relay learns of the repair only now.
     let relay = world.spawn(&["relay"]);
