@@ -15,9 +15,9 @@ macro_rules! returns {
         concat!(
             "(",
             $row,
-            ".waits_for is not null or ",
+            ".blocked_on is not null or ",
             $row,
-            ".asked_at is not null)"
+            ".unpark_requested_at is not null)"
         )
     };
 }
@@ -30,9 +30,9 @@ macro_rules! holds_up {
         concat!(
             "(",
             $of,
-            "waits_for is null or ",
+            "blocked_on is null or ",
             $of,
-            "waits_for not like 'stream %')"
+            "blocked_on not like 'stream %')"
         )
     };
 }

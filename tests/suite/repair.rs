@@ -300,7 +300,7 @@ async fn whoever_has_lost_the_lease_publishes_no_more<DB: Database>(world: World
     let running = tokio::spawn(async move { slow.run().await });
     eventually("some are back", || async { world.stored().await.len() > 2 }).await;
     // As if this republisher had been frozen for so long that another one could begin.
-    let taken = format!("update {} set mender = 'another'", DB::table("relay"));
+    let taken = format!("update {} set republisher = 'another'", DB::table("relay"));
     DB::execute(world.outbox.pool(), &taken).await;
     let ended = within("its end", running).await.unwrap().unwrap_err();
     assert!(matches!(ended, RepublishError::Busy), "{ended}");

@@ -113,7 +113,7 @@ async fn what_is_asked_for_passes_no_older_event_that_is_still_on_its_way<DB: Jo
     publish(&world, &A_AND_B).await;
     let jetstream = one_is_on_its_way(&world, 1).await;
     // A row that waits for a stream can be unparked only when it does not wait any more.
-    let decided = format!("update {} set waits_for = null", DB::table("parked"));
+    let decided = format!("update {} set blocked_on = null", DB::table("parked"));
     DB::execute(world.outbox.pool(), &decided).await;
     takes(&jetstream, &["full.>", "nobody.>"], 1000).await;
     world

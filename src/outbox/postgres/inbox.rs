@@ -79,7 +79,7 @@ const REMEMBER: [&str; 16] = for_each_slot!(
 
 const FORGET: [&str; 16] = for_each_slot!(
     "delete from tidings.inbox_",
-    " where event = any($1) and scope = $2"
+    " where event = any($1) and subscriber = $2"
 );
 
 const GIVEN_UP: [&str; 16] = for_each_slot!(

@@ -380,7 +380,7 @@ macro_rules! parked {
             $headers,
             ", ",
             $payload,
-            ", at, parked_at, tidings.utf8(error), tidings.utf8(waits_for), asked_at,
+            ", created_at, parked_at, tidings.utf8(error), tidings.utf8(blocked_on), unpark_requested_at,
                 octet_length(payload), ",
             goes_back!("tidings.parked", "parked"),
             "

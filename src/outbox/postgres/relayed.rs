@@ -98,7 +98,7 @@ impl Archive for Postgres {
     ) -> Result<Rows, sqlx::Error> {
         const WHOLE: Statement = rows!(
             "67108864",
-            relayed!("id, at, event, name, version, key, headers, payload")
+            relayed!("id, created_at, event, name, version, key, headers, payload")
         );
         let [plain, checked] = WHOLE.ways();
         match whole(connection, names, stretch, plain).await {

@@ -37,7 +37,7 @@ pub(super) async fn status(
                    or not pg_visible_in_snapshot(log.xid, relay.page_snapshot))
         ) as backlog
         cross join lateral (",
-        parked_figures!("tidings.parked", "isfinite(at)"),
+        parked_figures!("tidings.parked", "isfinite(created_at)"),
         "
         ) as parked
         left join lateral (

@@ -47,10 +47,10 @@ impl Remember for Sqlite {
             });
         }
         // One blob holds all ids, so that their number does not change the statement.
-        let insert = "with recursive place (created_at) as (
-                select 0 union all select created_at + 16 from place where created_at + 16 < length(?1))
+        let insert = "with recursive position (byte) as (
+                select 0 union all select byte + 16 from position where byte + 16 < length(?1))
             insert into $slot (event, subscriber)
-            select substr(?1, created_at + 1, 16), ?2 from place where true
+            select substr(?1, byte + 1, 16), ?2 from position where true
             on conflict do nothing returning event";
         let ids: Vec<u8> = memory
             .events

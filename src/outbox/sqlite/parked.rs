@@ -300,7 +300,7 @@ macro_rules! parked {
             $headers,
             ", ",
             $payload,
-            ", at, parked_at, error, waits_for, asked_at, octet_length(payload)"
+            ", created_at, parked_at, error, blocked_on, unpark_requested_at, octet_length(payload)"
         )
     };
 }

@@ -15,7 +15,7 @@ pub(super) async fn status(
     let figures = concat!(
         "with parked as materialized (
             ",
-        parked_figures!("tidings_parked", "typeof(at) = 'integer'"),
+        parked_figures!("tidings_parked", "typeof(created_at) = 'integer'"),
         "
         ), behind as materialized (
             select count(*) as events, min(log.created_at) as oldest
