@@ -79,7 +79,7 @@ impl Tail {
             let what =
                 format!("no stream of events takes {pattern}: only a queue or a bucket does");
             return Err(Report::new(Exit::Failed, what)
-                .cure("tidings trace, which tells of what is tried again"));
+                .cure("tidings trace, which shows retries"));
         }
         if streams.is_empty() {
             return Err(no_stream(pattern.as_str()));

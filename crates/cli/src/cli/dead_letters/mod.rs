@@ -69,7 +69,7 @@ struct Filter {
 #[derive(Args)]
 struct Which {
     /// The dead letter's number, as `list` prints it
-    #[arg(conflicts_with = "all")]
+    #[arg(value_name = "SEQUENCE", conflicts_with = "all")]
     letter: Option<u64>,
     #[command(flatten)]
     filter: Filter,
@@ -120,14 +120,14 @@ impl Which {
         match (selection.is_all(), self.all) {
             (true, false) => Err(Report::new(
                 Exit::Usage,
-                "it is not said which dead letters are meant",
+                "no dead letters are selected",
             )
-            .cure("a letter, --subscriber and the like, or --all")),
+            .cure("name a dead letter, or use a condition such as --subscriber, or --all")),
             (false, true) => Err(Report::new(
                 Exit::Usage,
                 "--all and a condition contradict each other",
             )
-            .cure("the same without --all")),
+            .cure("run the same command without --all")),
             _ => Ok(selection),
         }
     }
@@ -147,7 +147,7 @@ pub(in crate::cli) fn moment(text: &str) -> Result<DateTime<Utc>, String> {
 
 fn not_there(letter: u64) -> Report {
     Report::new(Exit::Failed, format!("there is no dead letter {letter}"))
-        .cure("tidings dead-letters list, which lists what is there")
+        .cure("tidings dead-letters list, which lists all dead letters")
 }
 
 /// A text, or a dash when it is missing or empty.
