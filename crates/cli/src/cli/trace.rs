@@ -93,7 +93,10 @@ impl RunTrace {
         let is_unseen = |place: &&Searched| place.is_unseen;
         let unseen = found.searched.iter().find(is_unseen);
         let (exit, cure) = match unseen {
-            Some(_) => (Exit::Unreachable, "run the same command again when it answers"),
+            Some(_) => (
+                Exit::Unreachable,
+                "run the same command again when it answers",
+            ),
             None => (
                 Exit::Failed,
                 "an earlier --since, or more --messages; the id may be mistyped",
@@ -108,7 +111,7 @@ impl RunTrace {
         }
         match unseen {
             Some(Searched { place, what, .. }) => {
-                let what = format!("not everything could be read: {place} {what}");
+                let what = format!("not everything could be seen: {place} {what}");
                 Err(Report::new(exit, what).cure(cure))
             }
             None => Ok(()),
@@ -217,10 +220,7 @@ fn of_outbox(outbox: &OutboxTrace) -> Vec<Line> {
             goes_back,
         } => {
             let back = match (waits_for, asked_at) {
-                (_, Some(at)) => format!(
-                    "is restored as requested at {}",
-                    output::time(*at)
-                ),
+                (_, Some(at)) => format!("is restored as requested at {}", output::time(*at)),
                 (Some(what), _) => format!("is restored automatically, with {what}"),
                 (None, None) if *goes_back => {
                     "is restored automatically, with an earlier event of its key".to_owned()

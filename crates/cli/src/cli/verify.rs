@@ -210,7 +210,10 @@ fn done(repair: &Repair) -> Vec<[String; 2]> {
         rows.push(["late".into(), late]);
     }
     if repair.out_of_reach > 0 {
-        let gone = format!("{}: the outbox does not keep them any more", repair.out_of_reach);
+        let gone = format!(
+            "{}: the outbox does not keep them any more",
+            repair.out_of_reach
+        );
         rows.push(["unreachable".into(), gone]);
     }
     for loss in &repair.settled {

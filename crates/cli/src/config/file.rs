@@ -126,7 +126,11 @@ impl<'a> Text<'a> {
     ) -> Result<Vec<String>, ConfigError> {
         match value.get_ref() {
             DeValue::Array(list) => list.iter().map(|item| self.text(key, item)).collect(),
-            _ => Err(self.invalid(key, value, "write a list of strings, such as [\"a\", \"b\"]")),
+            _ => Err(self.invalid(
+                key,
+                value,
+                "write a list of strings, such as [\"a\", \"b\"]",
+            )),
         }
     }
 

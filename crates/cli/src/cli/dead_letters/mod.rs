@@ -118,11 +118,8 @@ impl Which {
         let mut selection = self.filter.selection();
         selection.sequence = self.letter;
         match (selection.is_all(), self.all) {
-            (true, false) => Err(Report::new(
-                Exit::Usage,
-                "no dead letters are selected",
-            )
-            .cure("name a dead letter, or use a condition such as --subscriber, or --all")),
+            (true, false) => Err(Report::new(Exit::Usage, "no dead letters are selected")
+                .cure("name a dead letter, or use a condition such as --subscriber, or --all")),
             (false, true) => Err(Report::new(
                 Exit::Usage,
                 "--all and a condition contradict each other",

@@ -121,8 +121,10 @@ impl Redrive {
         self.report(&done, is_partial)?;
         ended?;
         if stop.is_cancelled() {
-            return Err(Report::new(Exit::Failed, "the command was stopped before its end")
-                .cure("run the same command again; it continues with what is left"));
+            return Err(
+                Report::new(Exit::Failed, "the command was stopped before its end")
+                    .cure("run the same command again; it continues with what is left"),
+            );
         }
         done.outcome()
     }
@@ -191,7 +193,10 @@ impl Redrive {
                 told = Instant::now();
                 let (read, last) = letters.progress();
                 let count = done.count();
-                output::note(format!("{count} {}, dead letter {read} of {last}", self.verb()));
+                output::note(format!(
+                    "{count} {}, dead letter {read} of {last}",
+                    self.verb()
+                ));
             }
         }
     }
@@ -305,9 +310,8 @@ impl Done {
                 self.reason(&error);
             }
             Err(error) => {
-                return Err(
-                    Report::from(error).cure("run the same command again; it continues with what is left")
-                );
+                return Err(Report::from(error)
+                    .cure("run the same command again; it continues with what is left"));
             }
         }
         Ok(())

@@ -48,7 +48,10 @@ impl Show {
                 format!("{name}, version {}", letter.version),
             ],
             ["key".to_owned(), key],
-            ["dead-lettered at".to_owned(), output::time(letter.stored_at)],
+            [
+                "dead-lettered at".to_owned(),
+                output::time(letter.stored_at),
+            ],
         ];
         let known = [
             ("first failed at", letter.first_failed_at.map(output::time)),

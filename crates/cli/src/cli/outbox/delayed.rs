@@ -85,7 +85,8 @@ impl Cancel {
             "not delayed, or published meanwhile: {}",
             missing.join(", ")
         );
-        Err(Report::new(Exit::Failed, what).cure("tidings outbox delayed, which lists the delayed events"))
+        Err(Report::new(Exit::Failed, what)
+            .cure("tidings outbox delayed, which lists the delayed events"))
     }
 }
 

@@ -255,7 +255,9 @@ fn row(event: &ParkedEvent) -> [String; 7] {
     let goes_back = match (&event.asked_at, &event.waits_for) {
         (Some(_), _) => "soon, as requested".to_owned(),
         (None, Some(waits_for)) => format!("automatically, waits for {waits_for}"),
-        (None, None) if event.goes_back => "automatically, with an earlier event of its key".to_owned(),
+        (None, None) if event.goes_back => {
+            "automatically, with an earlier event of its key".to_owned()
+        }
         (None, None) => "on request".to_owned(),
     };
     [

@@ -127,7 +127,10 @@ impl Start {
             Some(status) => status,
             None => {
                 replays.cancel(replay.id).await?;
-                return Err(Report::new(Exit::Failed, "the rehearsal was stopped before its end"));
+                return Err(Report::new(
+                    Exit::Failed,
+                    "the rehearsal was stopped before its end",
+                ));
             }
         };
         let progress = status.progress.as_ref();

@@ -87,10 +87,13 @@ pub(super) async fn to_the_end(replays: &Replays, id: ReplayId, json: bool) -> O
     };
     match followed {
         Some(status) => outcome(&status),
-        None => Err(
-            Report::new(Exit::Failed, "the replay continues, and is not watched any more")
-                .cure(format!("tidings replay watch {id}, or tidings replay pause or cancel")),
-        ),
+        None => Err(Report::new(
+            Exit::Failed,
+            "the replay continues, and is not watched any more",
+        )
+        .cure(format!(
+            "tidings replay watch {id}, or tidings replay pause or cancel"
+        ))),
     }
 }
 
@@ -209,7 +212,9 @@ impl Teller {
         self.speed.rest();
         if !self.is_missed {
             self.end();
-            output::note(format!("NATS does not answer, and the program asks again: {error}"));
+            output::note(format!(
+                "NATS does not answer, and the program asks again: {error}"
+            ));
             self.is_missed = true;
         }
     }

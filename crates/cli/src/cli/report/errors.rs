@@ -39,9 +39,8 @@ impl From<ConnectError> for Report {
             ConnectError::TlsFile { what, .. } => {
                 Self::of(Exit::Usage, &error).cure(format!("set nats.{what} to a file in PEM"))
             }
-            ConnectError::Credentials { .. } => {
-                Self::of(Exit::Usage, &error).cure("set nats.credentials to a file that `nsc` has written")
-            }
+            ConnectError::Credentials { .. } => Self::of(Exit::Usage, &error)
+                .cure("set nats.credentials to a file that `nsc` has written"),
             ConnectError::InboxPrefix(_) => {
                 Self::of(Exit::Usage, &error).cure("another nats.inbox_prefix")
             }
@@ -200,9 +199,10 @@ impl From<ReplayError> for Report {
                 Exit::Usage,
                 format!("--stream {}", streams.join(" or --stream ")),
             ),
-            ReplayError::UnknownShadow { .. } => {
-                (Exit::Usage, "run the same command without --shadow".to_owned())
-            }
+            ReplayError::UnknownShadow { .. } => (
+                Exit::Usage,
+                "run the same command without --shadow".to_owned(),
+            ),
             ReplayError::TooOld { first, .. } => {
                 let cure = format!("--from {first}, or --force, which replays what is left");
                 (Exit::Failed, cure)
@@ -343,8 +343,7 @@ fn of_database(source: &sqlx::Error, error: &(dyn Error + 'static)) -> Report {
 }
 
 /// The cure when the configured NATS is not the one of the outbox.
-const ELSEWHERE: &str =
-    "use another --nats-url; or tidings outbox use-nats, to relay the outbox into this NATS from now on";
+const ELSEWHERE: &str = "use another --nats-url; or tidings outbox use-nats, to relay the outbox into this NATS from now on";
 
 fn of_version(error: &(dyn Error + 'static), is_newer: bool) -> Report {
     Report::of(Exit::Failed, error).cure(match is_newer {

@@ -81,7 +81,7 @@ fn print(found: &SubscriberOverview) -> Outcome {
         output::line(format!("durables of other applications: {others}"))?;
     }
     for unseen in unseen {
-        output::line(output::printable(&format!("not read: {unseen}")))?;
+        output::line(output::printable(&format!("not seen: {unseen}")))?;
     }
     Ok(())
 }

@@ -121,7 +121,10 @@ fn retries(retries: Option<&WaitingRetries>) -> String {
 
 /// The report of a command that has found no issue but could not see everything.
 fn unseen(what: &str) -> Report {
-    let report = Report::new(Exit::Unreachable, format!("not everything could be read: {what}"));
+    let report = Report::new(
+        Exit::Unreachable,
+        format!("not everything could be seen: {what}"),
+    );
     report.cure("run the same command again when it answers; permissions.conf has the permissions that the program needs")
 }
 

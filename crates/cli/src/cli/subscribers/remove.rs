@@ -51,9 +51,7 @@ impl Remove {
         Ok(output::line(match (is_done, made) {
             (false, _) => NOTHING_CHANGED.to_owned(),
             (true, 0) => format!("{name} is removed"),
-            (true, made) => format!(
-                "{name} is removed; {made} of its retries became dead letters"
-            ),
+            (true, made) => format!("{name} is removed; {made} of its retries became dead letters"),
         })?)
     }
 }

@@ -88,7 +88,9 @@ fn preview(plan: &SubscriberReset) -> Outcome {
         ))?;
     }
     if plan.skipped() > 0 {
-        output::line("skipped events are never delivered, unless the subscriber is reset again or they are replayed")?;
+        output::line(
+            "skipped events are never delivered, unless the subscriber is reset again or they are replayed",
+        )?;
     }
     Ok(())
 }

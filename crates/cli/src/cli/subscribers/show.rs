@@ -55,7 +55,7 @@ fn judge(subscriber: &SubscriberState) -> Outcome {
 fn rows(subscriber: &SubscriberState) -> Vec<[String; 2]> {
     let mut rows = vec![row("subscriber", &subscriber.name)];
     rows.extend(subscriber.issues.iter().map(|one| row("issue", issue(one))));
-    rows.extend(subscriber.unseen.iter().map(|what| row("not read", what)));
+    rows.extend(subscriber.unseen.iter().map(|what| row("not seen", what)));
     rows.push(row("paused until", pause(subscriber.paused_until)));
     add_retries(&mut rows, subscriber.retries.as_ref());
     for consumer in &subscriber.consumers {
@@ -64,7 +64,10 @@ fn rows(subscriber: &SubscriberState) -> Vec<[String; 2]> {
     for missing in &subscriber.missing {
         let stream = missing.stream.as_deref();
         rows.push(row("stream", stream.unwrap_or("unknown")));
-        rows.push(row("  events", "no consumer: the number of waiting events is not known"));
+        rows.push(row(
+            "  events",
+            "no consumer: the number of waiting events is not known",
+        ));
     }
     if subscriber.instances.is_empty() {
         rows.push(row("instance", "none answers"));
