@@ -102,7 +102,7 @@ impl RunVerify {
         if let Some(unfound) = unfound(&repair.found) {
             return Err(unfound);
         }
-        let what = "modified, duplicate, reordered and unreachable events cannot be repaired";
+        let what = "modified, duplicate, out-of-order and unreachable events cannot be repaired";
         let report = Report::new(Exit::Failed, what);
         Err(
             match repair.found.streams.iter().any(|stream| stream.altered > 0) {
@@ -210,10 +210,7 @@ fn done(repair: &Repair) -> Vec<[String; 2]> {
         rows.push(["late".into(), late]);
     }
     if repair.out_of_reach > 0 {
-        let gone = format!(
-            "{}: the outbox does not keep them any more",
-            repair.out_of_reach
-        );
+        let gone = format!("{}: the outbox no longer keeps them", repair.out_of_reach);
         rows.push(["unreachable".into(), gone]);
     }
     for loss in &repair.settled {

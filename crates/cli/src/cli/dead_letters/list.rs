@@ -110,7 +110,9 @@ async fn none(dead_letters: &DeadLetters, is_filtered: bool) -> Outcome {
     if is_filtered {
         let mut all = dead_letters.read(DeadLetterSelection::default()).await?;
         if all.next().await?.is_some() {
-            return Ok(output::line("no dead letter matches: there are others")?);
+            return Ok(output::line(
+                "no dead letter matches: there are other ones",
+            )?);
         }
     }
     Ok(output::line("there are no dead letters")?)
