@@ -25,7 +25,7 @@ macro_rules! parked_figures {
                    min(created_at) filter (where goes_back and ",
             $is_time,
             ") as oldest,
-                   min(at) filter (where not goes_back and ",
+                   min(created_at) filter (where not goes_back and ",
             $is_time,
             ") as oldest_undecided
             from (

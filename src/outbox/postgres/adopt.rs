@@ -83,9 +83,9 @@ pub enum AdoptError {
 /// The transaction id of published rows: every snapshot sees it.
 const PUBLISHED: &str = "'3'::xid8";
 
-/// The bounds that the table has had since migration 0006.
+/// The bounds of the table, which a copy made row by row may have lacked.
 const IS_EVENT: &str = "id > 0 and id < 4611686018427387904 and version > 0
-    and created_at >= '0001-01-01 00:00:00+00' and at < '10000-01-01 00:00:00+00'";
+    and created_at >= '0001-01-01 00:00:00+00' and created_at < '10000-01-01 00:00:00+00'";
 
 /// The rows of the log, each with whether it was published. `$1` is this transaction's id.
 ///

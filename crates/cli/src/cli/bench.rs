@@ -203,7 +203,7 @@ impl BenchCommand {
         let report = tokio::select! {
             report = report(measurement, given) => report?,
             () = stop.cancelled() => {
-                return Err(Failure::new(Exit::Failed, "it was stopped before its end"));
+                return Err(Failure::new(Exit::Failed, "the benchmark was stopped before its end"));
             }
         };
         if self.json {

@@ -34,13 +34,13 @@ impl Consent {
             return Ok(true);
         }
         if !io::stdin().is_terminal() {
-            let what = format!("this {what}, and there is no terminal to ask whether it is meant");
-            return Err(Report::new(Exit::Usage, what).cure("the same with --yes, if it is"));
+            let what = format!("this {what}, and there is no terminal to confirm on");
+            return Err(Report::new(Exit::Usage, what).cure("run the same command with --yes"));
         }
         // The answer counts even when the question cannot be shown.
         let _ = write!(
             io::stderr(),
-            "this {}: go on? [y/N] ",
+            "this {}: continue? [y/N] ",
             output::printable(what)
         );
         let mut answer = String::new();

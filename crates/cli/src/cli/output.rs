@@ -118,9 +118,9 @@ pub(crate) fn kept(value: &impl Serialize) -> Result<(), Report> {
     let document = serde_json::to_string(value).map_err(io::Error::from)?;
     match write_for_the_reader(&untrusted::json(&document)) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-            let what =
-                "the reader of the output has left, and what it has not read is not given up";
-            Err(Report::new(Exit::Failed, what).cure("the same command again, into a file"))
+            let what = "the reader of the output has closed the pipe, and what was not read is not deleted";
+            Err(Report::new(Exit::Failed, what)
+                .cure("run the same command again, with its output into a file"))
         }
         written => Ok(written?),
     }

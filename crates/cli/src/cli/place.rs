@@ -18,7 +18,7 @@ pub(super) fn parse(text: &str) -> Result<StartFrom, String> {
     if text.bytes().all(|byte| byte.is_ascii_digit()) && !text.is_empty() {
         let sequence = text
             .parse()
-            .map_err(|_| "no stream is that long".to_owned());
+            .map_err(|_| "no stream has that many events".to_owned());
         return sequence.map(StartFrom::Sequence);
     }
     if let Ok(ago) = duration::parse(text) {

@@ -83,7 +83,7 @@ impl Process {
         let told = Command::new("kill").arg(pid.to_string()).status().await?;
         let ended = match tokio::time::timeout(PATIENCE, self.0.wait()).await {
             Ok(ended) => ended?,
-            Err(_) => return Err(io::Error::other("a process of its own does not stop")),
+            Err(_) => return Err(io::Error::other("a process of the command does not stop")),
         };
         match told.success() && ended.success() {
             true => Ok(()),
@@ -118,7 +118,7 @@ fn memory(of: &str, kind: &str) -> Option<u64> {
 }
 
 fn by_itself(ended: ExitStatus) -> io::Error {
-    io::Error::other(format!("a process of its own ended with {ended}"))
+    io::Error::other(format!("a process of the command ended with {ended}"))
 }
 
 #[cfg(test)]

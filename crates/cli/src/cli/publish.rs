@@ -87,7 +87,7 @@ impl Publish {
         };
         match Utc::now().checked_add_signed(wait) {
             Some(due) => Ok(Some(due)),
-            None => Err(Report::new(Exit::Usage, "--in is beyond all calendars")),
+            None => Err(Report::new(Exit::Usage, "--in is too long")),
         }
     }
 
@@ -135,15 +135,18 @@ fn read(data: &str) -> Result<Vec<u8>, Report> {
 fn check_json(payload: &[u8]) -> Outcome {
     // The JSON parser does not check the UTF-8 of values that it skips.
     let text = std::str::from_utf8(payload).map_err(|error| {
-        Report::new(Exit::Usage, "the payload is not UTF-8, and so not JSON")
-            .because(Some(&error))
-            .cure("a file in UTF-8; iconv -t UTF-8 makes one")
+        Report::new(
+            Exit::Usage,
+            "the payload is not UTF-8, and therefore not JSON",
+        )
+        .because(Some(&error))
+        .cure("a file in UTF-8; iconv -t UTF-8 makes one")
     })?;
     match serde_json::from_str::<IgnoredAny>(text) {
         Ok(_) => Ok(()),
         Err(error) => Err(Report::new(Exit::Usage, "the payload is not JSON")
             .because(Some(&error))
-            .cure("--data @FILE, when the shell takes the quotes away")),
+            .cure("--data @FILE, when the shell removes the quotes")),
     }
 }
 
@@ -169,9 +172,9 @@ async fn direct(envelope: Envelope, config: &Config) -> Outcome {
     let publisher = EventPublisher::new(&bus).source(&config.source);
     let published = publisher.publish(envelope).await;
     published.map(drop).map_err(|error| match error {
-        PublishError::Unconfirmed { .. } => {
-            Report::from(error).cure(format!("the same with --id {id}, which stores it once"))
-        }
+        PublishError::Unconfirmed { .. } => Report::from(error).cure(format!(
+            "run the same command with --id {id}, which stores the event once"
+        )),
         error => error.into(),
     })
 }

@@ -109,7 +109,7 @@ fn refuse(found: &[Found<'_>]) -> Outcome {
         return Ok(());
     };
     let what = format!(
-        "stream {} cannot be as it is declared, so nothing is changed",
+        "stream {} cannot be created or updated as declared, so nothing is changed",
         first.spec.name
     );
     let mut report = Report::new(Exit::Failed, what);
@@ -121,11 +121,11 @@ fn refuse(found: &[Found<'_>]) -> Outcome {
             report = report.cause(format!("stream {}: {objection}", other.spec.name));
         }
     }
-    Err(report.cure("another [[stream]] in tidings.toml; tidings streams list shows what there is"))
+    Err(report.cure("change the [[stream]] in tidings.toml; tidings streams list shows the streams of the server"))
 }
 
 const NO_STREAMS: &str = "no stream of events is configured: each is a [[stream]] with name and subjects in tidings.toml, \
-     or in TIDINGS_STREAM; only the streams of subscribers are looked at";
+     or in TIDINGS_STREAM; only the internal streams are checked";
 
 async fn look<'a>(bus: &Bus, spec: &'a StreamSpec) -> Result<Found<'a>, Report> {
     let objections = bus.stream_objections(spec).await?;
@@ -166,7 +166,7 @@ async fn apply_one(bus: &Bus, found: &mut Found<'_>, consent: Consent) -> Outcom
         .collect();
     let counts = found.extra.iter().map(counted);
     let counts: Vec<String> = counts.collect();
-    let what = format!("has {} take no longer {}", spec.name, counts.join(", "));
+    let what = format!("stops {} from taking {}", spec.name, counts.join(", "));
     if consent.to(&what)? {
         bus.remove_subjects(&spec.name, &subjects).await?;
         found.is_narrowed = true;
@@ -267,7 +267,7 @@ fn wanted(config: &Config) -> Vec<StreamSpec> {
 fn as_text(found: &Found<'_>, mode: Mode) -> String {
     let Found { spec, plan, .. } = found;
     let verdict = match (plan, mode) {
-        _ if !found.objections.is_empty() => "cannot be so",
+        _ if !found.objections.is_empty() => "cannot be applied",
         (Plan::Create, Mode::List) => "missing",
         (Plan::Update(_), Mode::List) => "differs",
         (Plan::Create, Mode::Apply(_)) => "created",
@@ -291,7 +291,7 @@ fn as_text(found: &Found<'_>, mode: Mode) -> String {
             (true, _) => format!("\n  no longer takes {extra}"),
             (false, Mode::List) => format!("\n  takes {extra} too, which is not configured"),
             (false, _) => {
-                format!("\n  goes on taking {extra}, which is not configured: --yes takes it away")
+                format!("\n  still takes {extra}, which is not configured: --yes removes it")
             }
         };
     }

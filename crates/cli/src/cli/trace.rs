@@ -93,7 +93,10 @@ impl RunTrace {
         let is_unseen = |place: &&Searched| place.is_unseen;
         let unseen = found.searched.iter().find(is_unseen);
         let (exit, cure) = match unseen {
-            Some(_) => (Exit::Unreachable, "the same again, when it answers"),
+            Some(_) => (
+                Exit::Unreachable,
+                "run the same command again when it answers",
+            ),
             None => (
                 Exit::Failed,
                 "an earlier --since, or more --messages; the id may be mistyped",
@@ -108,7 +111,7 @@ impl RunTrace {
         }
         match unseen {
             Some(Searched { place, what, .. }) => {
-                let what = format!("not all could be seen: {place} {what}");
+                let what = format!("not everything could be seen: {place} {what}");
                 Err(Report::new(exit, what).cure(cure))
             }
             None => Ok(()),
@@ -131,7 +134,7 @@ impl RunTrace {
         match self.sought() {
             Sought::Event(event) => format!("the event {event}"),
             Sought::Key(key) => format!("an event of the key {key}"),
-            Sought::Correlation(id) => format!("an event of the conversation {id}"),
+            Sought::Correlation(id) => format!("an event of the correlation {id}"),
             _ => "it".to_owned(),
         }
     }
@@ -180,7 +183,7 @@ fn lines(event: &TracedEvent) -> Vec<Line> {
     let mut lines = of_outbox(&event.outbox);
     lines.extend(event.batches.iter().map(of_batch));
     for stored in event.stored.iter().filter(|stored| stored.is_there) {
-        let what = format!("stored at sequence {}, and there now", stored.sequence);
+        let what = format!("stored at sequence {}, and still there", stored.sequence);
         lines.push((stored.stored_at, stored.stream.clone(), what));
     }
     lines.extend(event.subscribers.iter().flat_map(of_subscriber));
@@ -197,7 +200,7 @@ fn of_outbox(outbox: &OutboxTrace) -> Vec<Line> {
     let written = |at: &DateTime<Utc>, row: &i64| line(Some(*at), format!("written, row {row}"));
     match outbox {
         OutboxTrace::NotSearched { why } => vec![line(None, format!("not searched: {why}"))],
-        OutboxTrace::Absent { why } => vec![line(None, format!("has no row of it: {why}"))],
+        OutboxTrace::Absent { why } => vec![line(None, format!("has no row of the event: {why}"))],
         OutboxTrace::Waiting {
             row,
             written_at,
@@ -217,13 +220,10 @@ fn of_outbox(outbox: &OutboxTrace) -> Vec<Line> {
             goes_back,
         } => {
             let back = match (waits_for, asked_at) {
-                (_, Some(at)) => format!(
-                    "goes back to the relay, as was asked at {}",
-                    output::time(*at)
-                ),
-                (Some(what), _) => format!("goes back by itself, with {what}"),
+                (_, Some(at)) => format!("is restored as requested at {}", output::time(*at)),
+                (Some(what), _) => format!("is restored automatically, with {what}"),
                 (None, None) if *goes_back => {
-                    "goes back by itself, with an earlier event of its key".to_owned()
+                    "is restored automatically, with an earlier event of its key".to_owned()
                 }
                 (None, None) => "stays until `tidings outbox unpark` or `discard`".to_owned(),
             };
@@ -267,11 +267,11 @@ fn of_batch(batch: &TracedBatch) -> Line {
     } = batch;
     // Epoch 0 belongs to the republisher: no relay has it.
     let how = match epoch {
-        0 => "published again".to_owned(),
+        0 => "by the republisher".to_owned(),
         epoch => format!("under epoch {epoch}"),
     };
     let what = format!(
-        "confirmed by {stream} in a run of {events} (rows {first_row} to {last_row}, sequences {first_sequence} to \
+        "confirmed by {stream} in a batch of {events} (rows {first_row} to {last_row}, sequences {first_sequence} to \
          {last_sequence}) {how}"
     );
     (Some(batch.at), "relay".to_owned(), what)
@@ -291,7 +291,7 @@ fn of_subscriber(one: &SubscriberTrace) -> Vec<Line> {
         && one.dead_letters.is_empty()
     {
         let what = format!(
-            "given up, says the inbox: {cause}: {error}; its dead letter was redriven or discarded"
+            "dead-lettered, says the inbox: {cause}: {error}; its dead letter was redriven or discarded"
         );
         lines.push((*at, place(), what));
     }
@@ -309,16 +309,16 @@ fn of_letter(letter: &DeadLetterTrace) -> String {
         times => format!(", redriven {times} times before"),
     };
     format!(
-        "given up: {cause} after {attempts} attempts{redriven}: {} (dead letter {})",
+        "dead-lettered: {cause} after {attempts} attempts{redriven}: {} (dead letter {})",
         letter.error, letter.letter
     )
 }
 
 fn of_replay(replay: &ReplayTrace) -> String {
     let outcome = match &replay.inbox {
-        Some(InboxTrace::Handled) => "; handled in it, says the inbox".to_owned(),
+        Some(InboxTrace::Handled) => "; handled in this replay, says the inbox".to_owned(),
         Some(InboxTrace::DeadLettered { cause, error, .. }) => {
-            format!("; given up in it, says the inbox: {cause}: {error}")
+            format!("; dead-lettered in this replay, says the inbox: {cause}: {error}")
         }
         _ => String::new(),
     };
@@ -342,8 +342,8 @@ fn of_retry(retry: &RetryTrace) -> String {
         (times, None) => format!("has failed {times} times"),
     };
     let next = match retry.due {
-        Some(due) => format!("is tried again at {}", output::time(due)),
-        None => "is tried again when the subscriber comes to it".to_owned(),
+        Some(due) => format!("is retried at {}", output::time(due)),
+        None => "is retried when the subscriber reaches it".to_owned(),
     };
     format!("{redriven}{failed}, {next}")
 }
@@ -353,21 +353,21 @@ fn summary(one: &SubscriberTrace) -> String {
     let delivery = match &one.delivery {
         DeliveryTrace::NotYet { delivered } => format!("its consumer is at {delivered}"),
         DeliveryTrace::Delivered { floor, delivered } => format!(
-            "delivered; the server does not say which of {floor} to {delivered} are answered"
+            "delivered; the server does not say which of {floor} to {delivered} are acknowledged"
         ),
-        DeliveryTrace::Answered { floor } => format!("everything up to {floor} is answered"),
+        DeliveryTrace::Answered { floor } => format!("everything up to {floor} is acknowledged"),
         DeliveryTrace::Before { beginning } => format!("its consumer begins {beginning}"),
         DeliveryTrace::Unknown { why } => why.clone(),
         other => format!("{other:?}"),
     };
     let outcome = match one.outcome {
         TracedOutcome::NotDelivered => "not delivered yet",
-        TracedOutcome::Delivered => "in hand, or answered",
+        TracedOutcome::Delivered => "in flight, or acknowledged",
         TracedOutcome::WaitsForRetry => "waits for its next attempt",
-        TracedOutcome::DeadLetter => "given up",
+        TracedOutcome::DeadLetter => "dead-lettered",
         TracedOutcome::Handled => "handled, says the inbox",
         TracedOutcome::Answered => {
-            "answered; how is not recorded, and no retry and no dead letter of it is there"
+            "acknowledged; the outcome is not recorded, and no retry and no dead letter of it exists"
         }
         TracedOutcome::Before => "never delivered by its present consumer",
         _ => "unknown",

@@ -2,7 +2,9 @@
 
 use chrono::{DateTime, Utc};
 use clap::Args;
-use tidings::{Bus, Difference, Outbox, Repair, Store, Verification, VerifiedStream, Verify};
+use tidings::{
+    Bus, Difference, DifferenceKind, Outbox, Repair, Store, Verification, VerifiedStream, Verify,
+};
 
 use super::{
     connect,
@@ -100,7 +102,7 @@ impl RunVerify {
         if let Some(unfound) = unfound(&repair.found) {
             return Err(unfound);
         }
-        let what = "what is altered, there twice, inverted or out of reach cannot be repaired";
+        let what = "modified, duplicate, out-of-order and unreachable events cannot be repaired";
         let report = Report::new(Exit::Failed, what);
         Err(
             match repair.found.streams.iter().any(|stream| stream.altered > 0) {
@@ -119,7 +121,7 @@ impl RunVerify {
         output::table(&rows)?;
         for stream in found.streams.iter().filter(|stream| stream.expired > 0) {
             output::line(format!(
-                "{}: a limit of the stream may have removed what is expired; a purge of it looks the same",
+                "{}: a limit of the stream may have removed the expired events; a purge of the stream looks the same",
                 stream.stream
             ))?;
         }
@@ -145,13 +147,13 @@ fn unfound(found: &Verification) -> Option<Report> {
         .iter()
         .filter_map(|stream| stream.issue.clone());
     let report = Report::new(Exit::Failed, issues.next()?).cure(
-        "take it away first; then tidings outbox republish --from TIME --force publishes again what was stored meanwhile",
+        "resolve this issue first; then tidings outbox republish --from TIME --force republishes what was stored meanwhile",
     );
     Some(issues.fold(report, Report::cause))
 }
 
 fn cure(found: &Verification) -> String {
-    const REPAIR: &str = "tidings verify --repair, for what is missing";
+    const REPAIR: &str = "tidings verify --repair, which republishes missing events";
     match found.streams.iter().any(|stream| stream.altered > 0) {
         false => REPAIR.to_owned(),
         true => format!("{REPAIR}; {OF_ITS_OWN}"),
@@ -159,21 +161,21 @@ fn cure(found: &Verification) -> String {
 }
 
 /// The cure when another event has the same id.
-const OF_ITS_OWN: &str = "what is altered is not stored, because another event has its id: publish it once more with an \
+const OF_ITS_OWN: &str = "a modified event is not stored, because another event has its id: publish it once more with an \
                           id of its own";
 
 const HEAD: [&str; 11] = [
     "stream",
-    "sound",
+    "ok",
     "missing",
-    "altered",
-    "twice",
-    "inverted",
+    "modified",
+    "duplicate",
+    "out of order",
     "late",
     "unconfirmed",
     "expired",
-    "others",
-    "the stream",
+    "foreign",
+    "state",
 ];
 const DIFFERENCES: [&str; 8] = [
     "what", "stream", "sequence", "row", "event", "name", "key", "detail",
@@ -204,12 +206,12 @@ fn done(repair: &Repair) -> Vec<[String; 2]> {
         rows.push(["republished".into(), "nothing: nothing was missing".into()]);
     }
     if repair.late > 0 {
-        let late = format!("{}, behind later events of their keys", repair.late);
+        let late = format!("{}, after later events of their keys", repair.late);
         rows.push(["late".into(), late]);
     }
     if repair.out_of_reach > 0 {
-        let gone = format!("{}: the outbox has let go of them", repair.out_of_reach);
-        rows.push(["out of reach".into(), gone]);
+        let gone = format!("{}: the outbox no longer keeps them", repair.out_of_reach);
+        rows.push(["unreachable".into(), gone]);
     }
     for loss in &repair.settled {
         let settled = format!("stream {} {}", loss.stream, loss.standing);
@@ -218,10 +220,20 @@ fn done(repair: &Repair) -> Vec<[String; 2]> {
     rows
 }
 
+/// The printed word for a kind of difference. JSON has its own.
+fn kind(kind: DifferenceKind) -> &'static str {
+    match kind {
+        DifferenceKind::Altered => "modified",
+        DifferenceKind::Duplicated => "duplicate",
+        DifferenceKind::OutOfOrder => "out of order",
+        kind => kind.as_str(),
+    }
+}
+
 fn line(stream: &str, difference: &Difference) -> [String; 8] {
     let number = |number: Option<String>| number.unwrap_or_else(|| "-".into());
     [
-        difference.kind.as_str().to_owned(),
+        kind(difference.kind).to_owned(),
         stream.to_owned(),
         number(difference.sequence.map(|sequence| sequence.to_string())),
         number(difference.id.map(|id| id.to_string())),

@@ -58,12 +58,12 @@ impl ConfigError {
         match self {
             Self::UnknownKey { meant, .. } | Self::UnknownVariable { meant, .. } => {
                 Some(match meant {
-                    Some(meant) => format!("{meant}, which is the nearest that there is"),
+                    Some(meant) => format!("{meant}, the nearest known name"),
                     None => "tidings config, which lists all settings".to_owned(),
                 })
             }
             Self::TwoCredentials(first, second) => {
-                Some(format!("only one of {} and {}", first.0, second.0))
+                Some(format!("set only one of {} and {}", first.0, second.0))
             }
             Self::File { .. } => Some("another file with --config".to_owned()),
             Self::Syntax { .. } | Self::NotText(_) | Self::Invalid { .. } | Self::Half { .. } => {

@@ -114,7 +114,7 @@ impl<'a> Text<'a> {
             DeValue::String(text) => Ok(text.to_string()),
             DeValue::Integer(number) if number.radix() == 10 => Ok(number.as_str().to_owned()),
             DeValue::Boolean(value) => Ok(value.to_string()),
-            _ => Err(self.invalid(key, value, "write a text in quotes, or a whole number")),
+            _ => Err(self.invalid(key, value, "write a string in quotes, or a whole number")),
         }
     }
 
@@ -126,7 +126,11 @@ impl<'a> Text<'a> {
     ) -> Result<Vec<String>, ConfigError> {
         match value.get_ref() {
             DeValue::Array(list) => list.iter().map(|item| self.text(key, item)).collect(),
-            _ => Err(self.invalid(key, value, "write a list of texts, such as [\"a\", \"b\"]")),
+            _ => Err(self.invalid(
+                key,
+                value,
+                "write a list of strings, such as [\"a\", \"b\"]",
+            )),
         }
     }
 

@@ -109,7 +109,7 @@ fn an_unknown_variable_is_told_and_those_of_others_are_left_alone() {
 fn a_value_that_cannot_be_used_is_told_with_its_place() {
     for (file, reason) in [
         ("[relay]\nlease = \"5\"", "is not a duration"),
-        ("[relay]\nlease = \"0s\"", "more than nothing"),
+        ("[relay]\nlease = \"0s\"", "more than 0"),
         ("[relay]\nlease = \"1ms\"", "write 100ms to 1h"),
         ("[relay]\nlease = \"99999999999d\"", "write 100ms to 1h"),
         ("[relay]\nbatch = 1001", "from 1 to 1000"),
@@ -117,8 +117,8 @@ fn a_value_that_cannot_be_used_is_told_with_its_place() {
         ("[log]\nfilter = \"a=b=c\"", "log.filter"),
         ("[database]\nurl = \"mysql://u:s3cret@h\"", "sqlite:PATH"),
         ("[database]\nurl = true", "sqlite:PATH"),
-        ("[database]\nurl = 1.5", "a text in quotes"),
-        ("[database]\nurl = [\"a\"]", "a text in quotes"),
+        ("[database]\nurl = 1.5", "a string in quotes"),
+        ("[database]\nurl = [\"a\"]", "a string in quotes"),
     ] {
         let message = refused(file);
         assert!(message.starts_with("tidings.toml:2: "), "{message}");

@@ -274,7 +274,7 @@ pub(super) fn copies(text: &str) -> Result<u8, &'static str> {
         "1" => Ok(1),
         "3" => Ok(3),
         "5" => Ok(5),
-        _ => Err("a stream has 1, 3 or 5 copies"),
+        _ => Err("a stream has 1, 3 or 5 replicas"),
     }
 }
 
@@ -284,10 +284,10 @@ fn lease(text: &str) -> Result<Duration, String> {
     const SHORTEST: Duration = Duration::from_millis(100);
     const LONGEST: Duration = Duration::from_secs(3600);
     match duration::parse(text) {
-        Ok(Duration::ZERO) => Err("it must be more than nothing".to_owned()),
+        Ok(Duration::ZERO) => Err("it must be more than 0".to_owned()),
         Ok(lease) if (SHORTEST..=LONGEST).contains(&lease) => Ok(lease),
         Ok(_) => {
-            Err("write 100ms to 1h: a stand-by waits for as long when a relay dies".to_owned())
+            Err("write 100ms to 1h: a standby waits for this long when a relay dies".to_owned())
         }
         Err(error) => Err(error.to_string()),
     }

@@ -69,7 +69,7 @@ async fn an_unknown_key_ends_every_command_with_2_and_is_told_with_its_line() {
     assert_eq!(
         refused.stderr,
         "error: mine.toml:2: there is no setting relay.laese\n  \
-         try: relay.lease, which is the nearest that there is\n"
+         try: relay.lease, the nearest known name\n"
     );
 }
 

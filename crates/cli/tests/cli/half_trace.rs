@@ -38,12 +38,12 @@ async fn without_nats_a_trace_tells_what_the_outbox_knows_and_ends_with_3(world:
         &[
             &id,
             "written, row 1",
-            "confirmed by EVENTS in a run of 1",
+            "confirmed by EVENTS in a batch of 1",
             "EVENTS confirmed the event at 1; whether the stream has it now is not known",
             "not searched: ",
         ],
     );
-    says(&ended.stderr, &["not all could be seen: NATS"]);
+    says(&ended.stderr, &["not everything could be seen: NATS"]);
     let json = world.run(&["trace", "--key", ADA, "--json"]).await;
     assert_eq!(json.code, Some(3), "{json:?}");
     says(&json.stdout, &["\"place\":\"NATS\"", "\"is_unseen\":true"]);
@@ -85,7 +85,7 @@ async fn where_no_subscriber_takes_an_event_a_trace_says_so() {
     says(
         &said,
         &[
-            "stored at sequence 1, and there now",
+            "stored at sequence 1, and still there",
             "no durable consumer here takes user.created",
             "or run elsewhere",
             "the server ",
@@ -108,11 +108,11 @@ async fn without_its_database_a_trace_tells_what_nats_knows_and_ends_with_3() {
     says(
         &ended.stdout,
         &[
-            "stored at sequence 1, and there now",
+            "stored at sequence 1, and still there",
             "cannot open the database",
         ],
     );
-    says(&ended.stderr, &["not all could be seen: outbox"]);
+    says(&ended.stderr, &["not everything could be seen: outbox"]);
     // Neither source answers: nothing can be traced, and the first error names the source.
     world.nats.stop().await.unwrap();
     let mut command = world.command(&["trace", &id]);

@@ -96,8 +96,11 @@ async fn what_destroys_says_how_much_and_needs_to_be_meant() {
     })
     .await;
     let said = world.refused(2, &["outbox", "discard", "--all"]).await;
-    assert!(said.contains("this gives up 3 events for good"), "{said}");
-    assert!(said.contains("try: the same with --yes"), "{said}");
+    assert!(said.contains("this discards 3 events for good"), "{said}");
+    assert!(
+        said.contains("try: run the same command with --yes"),
+        "{said}"
+    );
     assert_eq!(world.status().await["parked"], 3);
     assert_eq!(
         world

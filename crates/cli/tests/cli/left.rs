@@ -74,7 +74,7 @@ async fn what_nobody_reads_is_not_given_up(world: World) {
     assert_eq!(world.status().await["parked"], 1);
     assert_eq!(world.unread(&["outbox", "unpark", "--all"]).await, Some(0));
     let list = world.ok(&["outbox", "parked"]).await;
-    assert!(list.contains("it was asked for"), "{list}");
+    assert!(list.contains("soon, as requested"), "{list}");
     let dead_lettered = world.json(&discard).await;
     assert_eq!(dead_lettered[0]["payload"], "{}");
     assert_eq!(world.status().await["parked"], 0);

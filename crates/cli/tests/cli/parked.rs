@@ -50,9 +50,12 @@ async fn what_is_parked_is_listed_shown_asked_for_and_given_up(world: World) {
     assert_eq!(shown[0]["payload"], "{\"id\":\"x\",\"email\":\"y\"}");
 
     let asked = world.ok(&["outbox", "unpark", "--key", "ada"]).await;
-    assert!(asked.starts_with("asked for 2 events"), "{asked}");
+    assert!(
+        asked.starts_with("unpark requested for 2 events"),
+        "{asked}"
+    );
     let list = world.ok(&["outbox", "parked", "--key", "ada"]).await;
-    assert!(list.contains("it was asked for"), "{list}");
+    assert!(list.contains("soon, as requested"), "{list}");
     let asked = world.json(&["outbox", "unpark", "--all", "--json"]).await;
     assert_eq!(asked[0]["asked"], 3);
     let said = world.refused(1, &["outbox", "unpark", "99"]).await;

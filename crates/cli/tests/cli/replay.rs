@@ -272,7 +272,7 @@ async fn what_cannot_be_done_says_why_and_what_to_do() {
     refused(
         2,
         &["counts", "--from", "1"],
-        &[again, "the same with --yes"],
+        &[again, "the same command with --yes"],
     )
     .await;
     assert_eq!(
@@ -289,7 +289,7 @@ async fn what_cannot_be_done_says_why_and_what_to_do() {
     refused(1, &["counts", "--from", "1"], &nobody).await;
     let id = begin(&world, &["--from", "1", "--force"]).await;
     let show = world.ok(&["replay", "show", &id]).await;
-    assert!(show.contains("no instance has begun with it"), "{show}");
+    assert!(show.contains("no instance has started it"), "{show}");
     let why = "no instance of counts answers";
     eventually("it is named", || async {
         world.ok(&["replay", "show", &id]).await.contains(why)
@@ -299,7 +299,7 @@ async fn what_cannot_be_done_says_why_and_what_to_do() {
     assert!(list.contains(why), "{list}");
     let mut watching = world.spawn(&["replay", "watch", &id]);
     let line = watching.line().await.unwrap();
-    assert!(line.contains("it does not go on since 20"), "{line}");
+    assert!(line.contains("it makes no progress since 20"), "{line}");
     watching.signalled("INT").await;
     world.nats.stop().await.unwrap();
     world.refused(3, &["replay", "list"]).await;

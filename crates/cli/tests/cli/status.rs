@@ -137,7 +137,7 @@ async fn a_relay_that_cannot_write_is_asked_over_nats(world: World) {
         let ended = world.run(&["outbox", "status"]).await;
         ended
             .stdout
-            .contains("runs and answers, and does not renew the lease")
+            .contains("runs and answers, but does not renew the lease")
             && (ended.stdout.contains("read-only") || ended.stdout.contains("write lock"))
             && ended.code == Some(1)
     })

@@ -67,7 +67,7 @@ async fn a_changed_setting_is_shown_before_and_after_in_words_of_the_configurati
         "{planned}"
     );
     for said in [&planned, &kept] {
-        let extra = "\n  goes on taking payment.> (0 events stored), which is not configured: --yes takes it away";
+        let extra = "\n  still takes payment.> (0 events stored), which is not configured: --yes removes it";
         assert!(said.contains(extra), "{said}");
     }
     assert!(kept.starts_with("EVENTS (user.>): updated\n"), "{kept}");
@@ -97,18 +97,21 @@ async fn what_the_server_would_refuse_ends_with_1_and_changes_nothing() {
     ] {
         let said = world.refused(1, arguments).await;
         assert!(
-            said.contains("stream OTHER cannot be as it is declared"),
+            said.contains("stream OTHER cannot be created or updated as declared"),
             "{said}"
         );
         assert!(
             said.contains("stream EVENTS takes user.>, or a part of it"),
             "{said}"
         );
-        assert!(said.contains("try: another [[stream]]"), "{said}");
+        assert!(said.contains("try: change the [[stream]]"), "{said}");
     }
     let listed = world.ok(&["streams", "list"]).await;
     assert!(listed.contains("NEW (new.>): missing"), "{listed}");
-    assert!(listed.contains("OTHER (user.>): cannot be so"), "{listed}");
+    assert!(
+        listed.contains("OTHER (user.>): cannot be applied"),
+        "{listed}"
+    );
 }
 
 /// E1: when no stream is configured, only the internal streams are changed.

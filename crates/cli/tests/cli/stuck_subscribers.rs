@@ -136,7 +136,7 @@ async fn events_that_wait_for_nobody_end_with_1_and_a_pause_with_0() {
     );
     let shown = world.run(&["subscribers", "show", NAME]).await;
     assert_eq!(shown.code, Some(1), "{shown:?}");
-    says(&shown.stdout, &["issue", "none answers", "last sign"]);
+    says(&shown.stdout, &["issue", "none answers", "last seen"]);
     world.ok(&["subscribers", "pause", NAME]).await;
     assert_eq!(
         world.run(&LIST).await.code,
@@ -164,7 +164,10 @@ async fn a_consumer_that_is_gone_ends_with_1_and_what_waits_is_unknown() {
     assert_eq!(first["issues"][0]["kind"], "no-consumer");
     let shown = world.run(&["subscribers", "show", NAME]).await;
     assert_eq!(shown.code, Some(1));
-    says(&shown.stdout, &["no consumer: what waits is not known"]);
+    says(
+        &shown.stdout,
+        &["no consumer: the number of waiting events is not known"],
+    );
 }
 
 #[tokio::test]
@@ -307,14 +310,18 @@ async fn a_subscriber_that_is_gone_for_good_is_removed_after_what_waits_is_told(
             "of EVENTS: 1 pending",
             "1, until 20",
             "each becomes a dead letter",
-            "0; they stay",
+            "0; they are kept",
             "nothing is changed",
         ],
     );
     let asked = world.refused(2, &["subscribers", "remove", NAME]).await;
     says(
         &asked,
-        &["this removes stuck for good", "no terminal to ask", "--yes"],
+        &[
+            "this removes stuck for good",
+            "no terminal to confirm on",
+            "--yes",
+        ],
     );
     let done = world
         .json(&["subscribers", "remove", NAME, "--yes", "--json"])

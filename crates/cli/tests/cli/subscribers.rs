@@ -121,7 +121,7 @@ async fn they_are_listed_and_shown_with_all_that_is_known() {
         "max_ack_pending = 10000",
         "5 attempts: after 1 s, 2 s, 4 s, 8 s (each 50 to 100 %), then dead letter",
         "1 handled, 0 failed attempts, 0 dead letters",
-        "16 at once, no rate, 67108864 bytes, 30s an attempt",
+        "16 at once, no rate limit, 67108864 bytes, 30s an attempt",
         "not ordered",
     ] {
         assert!(shown.contains(expected), "{expected} is not in\n{shown}");
@@ -142,7 +142,10 @@ async fn a_pause_holds_until_it_is_resumed_or_over() {
     let world = World::start(Store::Sqlite).await;
     let service = Service::start(&world).await;
     let said = world.ok(&["subscribers", "prune", "counts"]).await;
-    assert!(said.contains("gets what its instances handle"), "{said}");
+    assert!(
+        said.contains("gets only the events that its instances handle"),
+        "{said}"
+    );
     let said = world.ok(&["subscribers", "pause", "counts"]).await;
     assert_eq!(
         said,
@@ -188,7 +191,7 @@ async fn a_pause_holds_until_it_is_resumed_or_over() {
         "{said}"
     );
     assert_eq!(listed(&world).await["paused_until"], "2100-01-01T00:00:00Z");
-    assert_eq!(world.ok(&resume).await, "counts goes on\n");
+    assert_eq!(world.ok(&resume).await, "counts is resumed\n");
     service.stop().await;
 }
 
@@ -203,7 +206,7 @@ async fn a_reset_tells_first_what_comes_again() {
     let to = |place, more| ["subscribers", "reset", "counts", "--to", place, more];
     let said = world.ok(&to("2", "--dry-run")).await;
     for expected in [
-        "  place     from sequence 5 to 2",
+        "  position  from sequence 5 to 2",
         "  events    3 again, stored from ",
         "  name      3 user.counted",
         "tidings replay start counts",
@@ -213,7 +216,7 @@ async fn a_reset_tells_first_what_comes_again() {
     }
     let args = ["subscribers", "reset", "counts", "--to", "2"];
     let refused = world.refused(2, &args).await;
-    assert!(refused.contains("no terminal to ask"), "{refused}");
+    assert!(refused.contains("no terminal to confirm on"), "{refused}");
     assert!(refused.contains("--yes"), "{refused}");
     assert_eq!(service.handled.load(SeqCst), 4);
 

@@ -74,11 +74,11 @@ async fn an_event_is_told_from_its_commit_to_its_subscribers(world: World) {
     line("outbox", "written, row 1");
     line(
         "relay",
-        "in a run of 1 (rows 1 to 1, sequences 1 to 1) under epoch 1",
+        "in a batch of 1 (rows 1 to 1, sequences 1 to 1) under epoch 1",
     );
-    line("EVENTS", "stored at sequence 1, and there now");
-    line("welcome-email", "answered; how is not recorded");
-    line("user-directory", "everything up to 1 is answered");
+    line("EVENTS", "stored at sequence 1, and still there");
+    line("welcome-email", "acknowledged; the outcome is not recorded");
+    line("user-directory", "everything up to 1 is acknowledged");
     says(&world.traced(&["--key", ADA]).await, &[&id]);
     says(&world.traced(&["--correlation", &id]).await, &[&id]);
 
@@ -113,7 +113,7 @@ async fn an_event_is_told_from_its_commit_to_its_subscribers(world: World) {
     says(
         &world.traced(&[&direct]).await,
         &[
-            "has no row of it",
+            "has no row of the event",
             "not delivered yet: its consumer is at 1",
         ],
     );
@@ -154,7 +154,7 @@ async fn an_event_whose_stream_nobody_configured_is_found(world: World) {
         let told = world.traced(arguments).await;
         says(
             &told,
-            &[&id, "EVENTS", "stored at sequence 1, and there now"],
+            &[&id, "EVENTS", "stored at sequence 1, and still there"],
         );
     }
 }

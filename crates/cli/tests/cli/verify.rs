@@ -45,7 +45,7 @@ async fn a_stream_that_lost_an_event_is_told_from_one_that_did_not(world: World)
     context.update_stream(limited).await.unwrap();
     let expired = world.ok(&["verify"]).await;
     assert!(
-        expired.contains("a purge of it looks the same"),
+        expired.contains("a purge of the stream looks the same"),
         "{expired}"
     );
     context.delete_stream(name).await.unwrap();
@@ -145,18 +145,18 @@ async fn what_a_stream_has_lost_is_published_again(world: World) {
     }
     for (arguments, said) in [
         ("--from yesterday", "write 2h"),
-        ("--from 3 --to 1", "row 3 is behind row 1"),
+        ("--from 3 --to 1", "row 3 is after row 1"),
         (
             "--from 2026-01-31T12:00:00Z --to 2026-01-30T12:00:00Z",
             "2026-01-31T12:00:00.000Z is later than 2026-01-30T12:00:00.000Z",
         ),
         (
             "--from 1 --name user.>",
-            "--name user.> is no name of an event",
+            "--name user.> is not the name of an event",
         ),
         (
             "--from 1 --into a.>",
-            "--into a.> cannot stand before a name",
+            "--into a.> cannot be the prefix of a name",
         ),
     ] {
         let arguments = format!("outbox republish {arguments}");
@@ -222,7 +222,7 @@ async fn a_loss_can_be_accepted(world: World) {
     let refused = world
         .refused(1, &["outbox", "acknowledge-loss", &name])
         .await;
-    assert!(refused.contains("nothing is known to be lost"), "{refused}");
+    assert!(refused.contains("no loss of a stream"), "{refused}");
 }
 
 /// All events are stored, and no subscriber receives them.

@@ -49,7 +49,7 @@ async fn republished<DB: BenchStore>(
     let took = began.elapsed();
     ensure!(
         done.events() == job.events as u64,
-        "{} events were published again, and {} were lost",
+        "{} events were republished, and {} were lost",
         done.events(),
         job.events
     );

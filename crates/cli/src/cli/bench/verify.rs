@@ -25,7 +25,7 @@ pub(super) async fn run<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::
     let sound: u64 = found.streams.iter().map(|stream| stream.sound).sum();
     ensure!(
         found.is_sound() && sound == job.events as u64,
-        "{sound} events are sound, and {} were written",
+        "{sound} events are ok, and {} were written",
         job.events
     );
     let wrong = judge(world, job).await?;

@@ -65,8 +65,10 @@ impl Discard {
         ended?;
         match stop.is_cancelled() {
             false => Ok(()),
-            true => Err(Report::new(Exit::Failed, "it was stopped before its end")
-                .cure("the same again, which goes on with what is left")),
+            true => Err(
+                Report::new(Exit::Failed, "the command was stopped before its end")
+                    .cure("run the same command again; it continues with what is left"),
+            ),
         }
     }
 }

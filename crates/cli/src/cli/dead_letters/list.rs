@@ -111,7 +111,7 @@ async fn none(dead_letters: &DeadLetters, is_filtered: bool) -> Outcome {
         let mut all = dead_letters.read(DeadLetterSelection::default()).await?;
         if all.next().await?.is_some() {
             return Ok(output::line(
-                "none of the dead letters is meant: there are others",
+                "no dead letter matches: there are other ones",
             )?);
         }
     }
@@ -119,11 +119,11 @@ async fn none(dead_letters: &DeadLetters, is_filtered: bool) -> Outcome {
 }
 
 const HEAD: [&str; 9] = [
-    "letter",
+    "dead letter",
     "subscriber",
     "name",
     "key",
-    "given up at",
+    "dead-lettered at",
     "cause",
     "attempts",
     "fingerprint",

@@ -69,7 +69,7 @@ struct Filter {
 #[derive(Args)]
 struct Which {
     /// The dead letter's number, as `list` prints it
-    #[arg(conflicts_with = "all")]
+    #[arg(value_name = "SEQUENCE", conflicts_with = "all")]
     letter: Option<u64>,
     #[command(flatten)]
     filter: Filter,
@@ -118,16 +118,13 @@ impl Which {
         let mut selection = self.filter.selection();
         selection.sequence = self.letter;
         match (selection.is_all(), self.all) {
-            (true, false) => Err(Report::new(
-                Exit::Usage,
-                "it is not said which dead letters are meant",
-            )
-            .cure("a letter, --subscriber and the like, or --all")),
+            (true, false) => Err(Report::new(Exit::Usage, "no dead letters are selected")
+                .cure("name a dead letter, or use a condition such as --subscriber, or --all")),
             (false, true) => Err(Report::new(
                 Exit::Usage,
                 "--all and a condition contradict each other",
             )
-            .cure("the same without --all")),
+            .cure("run the same command without --all")),
             _ => Ok(selection),
         }
     }
@@ -147,7 +144,7 @@ pub(in crate::cli) fn moment(text: &str) -> Result<DateTime<Utc>, String> {
 
 fn not_there(letter: u64) -> Report {
     Report::new(Exit::Failed, format!("there is no dead letter {letter}"))
-        .cure("tidings dead-letters list, which lists what is there")
+        .cure("tidings dead-letters list, which lists all dead letters")
 }
 
 /// A text, or a dash when it is missing or empty.

@@ -58,7 +58,7 @@ impl Touched {
                 let redriver = dead_letters.redriver().await?;
                 if redriver.redrive_key(&parked).unpark_if_empty().await? {
                     output::note(format!(
-                        "{subscriber} does not keep the key {key} parked any more"
+                        "the key {key} is no longer parked for {subscriber}"
                     ));
                 }
             }
@@ -132,8 +132,8 @@ impl Progress {
         match is_later {
             false => output::note(format!("{redriven} redriven of the key {key}, {left} left")),
             true => output::note(format!(
-                "{redriven} redriven of the key {key}, with all that were there; {left} that came meanwhile are left and \
-                 do not wait for --rate, and newer ones wait for them"
+                "{redriven} redriven of the key {key}, with all that were there at the start; {left} newer ones are left, are \
+                 redriven without --rate, and later events of the key wait for them"
             )),
         }
     }

@@ -47,7 +47,7 @@ pub(super) struct Redrive {
     #[arg(long, value_name = "FILE|-", requires_all = ["letter", "by"])]
     payload: Option<String>,
     /// The editor of the payload, recorded in the event's headers
-    #[arg(long, value_name = "WHO", requires = "payload")]
+    #[arg(long, value_name = "NAME", requires = "payload")]
     by: Option<String>,
     /// How long to wait for the outcomes of the redriven events; 0s does not wait
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration::parse)]
@@ -121,8 +121,10 @@ impl Redrive {
         self.report(&done, is_partial)?;
         ended?;
         if stop.is_cancelled() {
-            return Err(Report::new(Exit::Failed, "it was stopped before its end")
-                .cure("the same again, which goes on with what is left"));
+            return Err(
+                Report::new(Exit::Failed, "the command was stopped before its end")
+                    .cure("run the same command again; it continues with what is left"),
+            );
         }
         done.outcome()
     }
@@ -143,7 +145,7 @@ impl Redrive {
                 Ok(()) => {}
                 Err(DeadLettersError::Bus(error)) => {
                     return Err(Report::from(DeadLettersError::Bus(error))
-                        .cure("the same again, which goes on with what is left"));
+                        .cure("run the same command again; it continues with what is left"));
                 }
                 Err(error) => {
                     done.parked
@@ -191,7 +193,10 @@ impl Redrive {
                 told = Instant::now();
                 let (read, last) = letters.progress();
                 let count = done.count();
-                output::note(format!("{count} {}, letter {read} of {last}", self.verb()));
+                output::note(format!(
+                    "{count} {}, dead letter {read} of {last}",
+                    self.verb()
+                ));
             }
         }
     }
@@ -244,7 +249,7 @@ impl Redrive {
             ))?;
         }
         if done.gone > 0 {
-            output::line(format!("{} were gone meanwhile", done.gone))?;
+            output::line(format!("{} were removed meanwhile", done.gone))?;
         }
         if !done.parked.is_empty() {
             output::line(format!("{} keys stay parked", done.parked.len()))?;
@@ -305,9 +310,8 @@ impl Done {
                 self.reason(&error);
             }
             Err(error) => {
-                return Err(
-                    Report::from(error).cure("the same again, which goes on with what is left")
-                );
+                return Err(Report::from(error)
+                    .cure("run the same command again; it continues with what is left"));
             }
         }
         Ok(())
@@ -370,11 +374,11 @@ impl Done {
             [first, ..] => {
                 let cure = match &self.no_subscriber {
                     Some(subscriber) => format!(
-                        "start a worker that has {subscriber}, then the same again; or tidings dead-letters discard \
+                        "start a worker that runs {subscriber}, then run the same command again; or tidings dead-letters discard \
                          --subscriber {subscriber}"
                     ),
                     None => {
-                        "tidings dead-letters show LETTER, then discard it, or --payload".to_owned()
+                        "tidings dead-letters show SEQUENCE, then discard the dead letter, or redrive it with --payload".to_owned()
                     }
                 };
                 Err(Report::new(Exit::Failed, first).cure(cure))

@@ -15,7 +15,7 @@ use crate::{
 #[derive(Args)]
 pub(super) struct Show {
     /// The dead letter's number, as `list` prints it
-    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(value_name = "SEQUENCE", value_parser = clap::value_parser!(u64).range(1..))]
     letter: u64,
     /// Print one JSON object
     #[arg(long)]
@@ -40,7 +40,7 @@ impl Show {
         let stream = stream.map(|(stream, sequence)| format!("{stream}, sequence {sequence}"));
         let delivery = letter.consumer_sequence.map(|n| n.to_string());
         let mut rows = vec![
-            ["letter".to_owned(), sequence],
+            ["dead letter".to_owned(), sequence],
             ["subscriber".to_owned(), subscriber],
             ["event".to_owned(), or_dash(event.as_deref())],
             [
@@ -48,7 +48,10 @@ impl Show {
                 format!("{name}, version {}", letter.version),
             ],
             ["key".to_owned(), key],
-            ["given up at".to_owned(), output::time(letter.stored_at)],
+            [
+                "dead-lettered at".to_owned(),
+                output::time(letter.stored_at),
+            ],
         ];
         let known = [
             ("first failed at", letter.first_failed_at.map(output::time)),

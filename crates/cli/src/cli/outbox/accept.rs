@@ -28,13 +28,13 @@ impl AcceptLoss {
         let accepted =
             with_outbox!(&database, outbox => outbox.acknowledge_loss(&self.stream).await)?;
         let Some(loss) = accepted else {
-            let what = format!("nothing is known to be lost by a stream {}", self.stream);
+            let what = format!("no loss of a stream {} is known", self.stream);
             return Err(Report::new(Exit::Failed, what).cure("tidings outbox status"));
         };
         Ok(match self.json {
             true => output::json(&loss),
             false => output::line(format!(
-                "accepted: stream {} {}",
+                "acknowledged: stream {} {}",
                 loss.stream, loss.standing
             )),
         }?)

@@ -54,7 +54,7 @@ impl RunRebase {
         }
         match adopt {
             None => Ok(output::line(
-                "nothing to do: the outbox is this database's own",
+                "nothing to do: the outbox belongs to this database",
             )?),
             Some(adopt) => Ok(output::table(&self.rows(&adopt))?),
         }
@@ -70,12 +70,12 @@ impl RunRebase {
             ["newest".into(), named(adopt.newest.as_ref())],
         ];
         for (stream, sequence) in &adopt.streams {
-            let behind = format!("{stream}, behind sequence {sequence}");
-            rows.push(["looked for in".into(), behind]);
+            let behind = format!("{stream}, after sequence {sequence}");
+            rows.push(["searched".into(), behind]);
         }
         let done = match self.dry_run {
             true => "nothing was changed: run it without --dry-run",
-            false => "the outbox is this database's own now: start the relay",
+            false => "the outbox belongs to this database now: start the relay",
         };
         rows.push(["done".into(), done.into()]);
         rows
@@ -92,7 +92,7 @@ fn named(event: Option<&AdoptedEvent>) -> String {
 fn not_on_sqlite() -> Report {
     Report::new(
         Exit::Usage,
-        "an outbox on SQLite needs no adoption: its ids mean the same in every copy of the file",
+        "an outbox on SQLite needs no adoption: its ids are valid in every copy of the file",
     )
     .cure("tidings relay")
 }

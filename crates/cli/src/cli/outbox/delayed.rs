@@ -64,7 +64,7 @@ impl Cancel {
     pub(super) async fn run(&self, config: &Config) -> Outcome {
         let database = Database::open(config).await?;
         let count = u64::try_from(self.ids.len()).unwrap_or(u64::MAX);
-        let what = format!("takes back {}, for good", output::events(count));
+        let what = format!("cancels {} for good", output::events(count));
         if !self.consent.to(&what)? {
             return Ok(output::line(NOTHING_CHANGED)?);
         }
@@ -85,7 +85,8 @@ impl Cancel {
             "not delayed, or published meanwhile: {}",
             missing.join(", ")
         );
-        Err(Report::new(Exit::Failed, what).cure("tidings outbox delayed, which lists what is"))
+        Err(Report::new(Exit::Failed, what)
+            .cure("tidings outbox delayed, which lists the delayed events"))
     }
 }
 

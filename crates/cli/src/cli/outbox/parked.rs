@@ -22,7 +22,7 @@ const HEAD: [&str; 7] = [
     "key",
     "bytes",
     "parked at",
-    "goes back",
+    "restored",
     "why",
 ];
 /// How many rows are read at once.
@@ -143,7 +143,7 @@ impl ShowParked {
             ["key", &key],
             ["written at", &output::time(event.at)],
             ["parked at", &parked_at],
-            ["goes back", &goes_back],
+            ["restored", &goes_back],
             ["why", &why],
             ["headers", &event.headers],
             ["payload", &payload],
@@ -164,7 +164,7 @@ impl Unpark {
             return Ok(output::json(&json!({ "asked": asked }))?);
         }
         let said = format!(
-            "asked for {}: the relay publishes them in their order",
+            "unpark requested for {}: the relay publishes them in their order",
             output::events(asked)
         );
         Ok(output::line(said)?)
@@ -180,7 +180,7 @@ impl Discard {
         if count == 0 {
             return self.which.nothing();
         }
-        let what = format!("gives up {} for good", output::events(count));
+        let what = format!("discards {} for good", output::events(count));
         if !self.consent.to(&what)? {
             return Ok(output::line(NOTHING_CHANGED)?);
         }
@@ -200,7 +200,7 @@ impl Discard {
             0 => Ok(()),
             gone => {
                 output::note(format!(
-                    "{gone} of them were parked no more, and are not given up"
+                    "{gone} of them were no longer parked, and are not discarded"
                 ));
                 Ok(())
             }
@@ -224,7 +224,7 @@ impl Which {
                 Exit::Failed,
                 format!("nothing is parked under the key {key:?}"),
             )
-            .cure("tidings outbox parked, which lists what is")),
+            .cure("tidings outbox parked, which lists the parked events")),
             (None, None) => Ok(output::line("nothing is parked")?),
         }
     }
@@ -248,15 +248,17 @@ async fn count<DB: Store>(
 
 fn not_there(id: i64) -> Report {
     Report::new(Exit::Failed, format!("row {id} is not parked"))
-        .cure("tidings outbox parked, which lists what is")
+        .cure("tidings outbox parked, which lists the parked events")
 }
 
 fn row(event: &ParkedEvent) -> [String; 7] {
     let goes_back = match (&event.asked_at, &event.waits_for) {
-        (Some(_), _) => "soon, it was asked for".to_owned(),
-        (None, Some(waits_for)) => format!("by itself, waits for {waits_for}"),
-        (None, None) if event.goes_back => "by itself, with an earlier event of its key".to_owned(),
-        (None, None) => "when asked for".to_owned(),
+        (Some(_), _) => "soon, as requested".to_owned(),
+        (None, Some(waits_for)) => format!("automatically, waits for {waits_for}"),
+        (None, None) if event.goes_back => {
+            "automatically, with an earlier event of its key".to_owned()
+        }
+        (None, None) => "on request".to_owned(),
     };
     [
         event.id.to_string(),

@@ -75,7 +75,7 @@ impl RunRepublish {
         // Republishing missing events needs no consent. An event that a stream holds already is handled again by all
         // its subscribers.
         if let Some(planned) = planned.as_ref().filter(|_| !self.dry_run) {
-            let what = format!("publishes {} again", output::events(planned.wanted));
+            let what = format!("republishes {}", output::events(planned.wanted));
             if !self.consent.to(&what)? {
                 return Ok(output::line(NOTHING_CHANGED)?);
             }
@@ -100,7 +100,7 @@ impl RunRepublish {
             return Ok(());
         }
         let what = format!(
-            "the outbox has let go of {} meanwhile, or they are no events, which the log names",
+            "the outbox has deleted {} meanwhile, or their rows are not events; the log names those rows",
             output::events(done.gone)
         );
         Err(Report::new(Exit::Failed, what))
@@ -118,7 +118,7 @@ impl RunRepublish {
         match (self.from, self.to) {
             (Edge::Row(from), Some(Edge::Row(to))) if from > to => {
                 return refused(
-                    format!("row {from} is behind row {to}"),
+                    format!("row {from} is after row {to}"),
                     "--from with the first row, and --to with the last one",
                 );
             }
@@ -133,8 +133,8 @@ impl RunRepublish {
         for name in &self.name {
             if let Err(error) = Name::parse(name) {
                 return refused(
-                    format!("--name {name} is no name of an event: {error}"),
-                    "a name such as user.created; more than one, with more of --name",
+                    format!("--name {name} is not the name of an event: {error}"),
+                    "a name such as user.created; repeat --name for more than one",
                 );
             }
         }
@@ -142,7 +142,7 @@ impl RunRepublish {
             && let Err(error) = Name::parse(&format!("{prefix}.user.created"))
         {
             return refused(
-                format!("--into {prefix} cannot stand before a name: {error}"),
+                format!("--into {prefix} cannot be the prefix of a name: {error}"),
                 "a prefix such as recovered, for recovered.user.created",
             );
         }
@@ -182,9 +182,9 @@ impl RunRepublish {
     }
 
     fn rows(&self, done: &Republished) -> Vec<[String; 2]> {
-        let mut rows = vec![["named".into(), output::events(done.rows)]];
+        let mut rows = vec![["selected".into(), output::events(done.rows)]];
         if self.looks() {
-            rows.push(["there already".into(), output::events(done.held)]);
+            rows.push(["stored already".into(), output::events(done.held)]);
         }
         // Without the check only rows that are not valid events are counted here.
         if !self.force && self.into.is_none() || done.unconfirmed > 0 {
@@ -192,10 +192,10 @@ impl RunRepublish {
         }
         if done.taken_ids > 0 {
             let taken = format!(
-                "{}, left out: publish them with ids of their own",
+                "{}, left out: publish them with new ids",
                 output::events(done.taken_ids)
             );
-            rows.push(["another has the id".into(), taken]);
+            rows.push(["id in use".into(), taken]);
         }
         let places = done.first.zip(done.last);
         let places = places.map_or_else(String::new, |(first, last)| {
@@ -204,7 +204,7 @@ impl RunRepublish {
         rows.push(["to publish".into(), output::events(done.wanted) + &places]);
         if done.late > 0 {
             let late = format!(
-                "{}, at most: behind later ones of their keys",
+                "{}, at most: after later events of their keys",
                 output::events(done.late)
             );
             rows.push(["late".into(), late]);

@@ -106,10 +106,10 @@ fn stuck(status: &Status, answered: &[RelayInstance]) -> Vec<Issue> {
     if told.is_empty() {
         stuck.extend(not_relayed.map(|mut not| {
             not.cause = format!(
-                "{} runs and answers, and does not renew the lease",
+                "{} runs and answers, but does not renew the lease",
                 first.owner
             );
-            not.cure = "see what its log says".to_owned();
+            not.cure = "see the log of the relay".to_owned();
             not
         }));
     }
@@ -144,7 +144,7 @@ async fn said_by_relays(config: &Config, report: Report) -> Report {
     relays.iter().fold(report, |report, relay| {
         let owner = &relay.owner;
         let said = match &relay.issues[..] {
-            [] => format!("the relay {owner} answers, and is not hindered"),
+            [] => format!("the relay {owner} answers, and has no issue"),
             [Issue { cause, cure, .. }, ..] => {
                 format!("the relay {owner} answers: {cause}; try: {cure}")
             }
@@ -177,7 +177,7 @@ fn rows(status: &Status, relays: Option<&[RelayInstance]>) -> Vec<[String; 2]> {
     rows.extend(issues.map(|issue| ["issue".into(), self::issue(issue)]));
     let stands_still = status.stands_still.then(|| {
         let text =
-            "a relay has the lease, events wait, and none is confirmed; try: see what its log says";
+            "a relay has the lease, events wait, and none is confirmed; try: see the log of the relay";
         ["stuck".into(), text.into()]
     });
     rows.extend(stands_still);
@@ -216,8 +216,8 @@ fn parked(status: &Status) -> String {
     });
     let goes_back = match returning {
         0 => "",
-        1 => "goes back by itself",
-        _ => "go back by themselves",
+        1 => "is restored automatically",
+        _ => "are restored automatically",
     };
     let decision = match undecided {
         1 => "waits for a decision",
@@ -258,7 +258,7 @@ fn relay(lease: &LeaseStatus, answered: &[RelayInstance]) -> String {
             let owner = lease.owner.as_deref().unwrap_or(&first.owner);
             let answers = answered.iter().find(|relay| relay.owner == owner);
             let owner = &answers.unwrap_or(first).owner;
-            format!("{owner} runs and answers, and does not renew the lease")
+            format!("{owner} runs and answers, but does not renew the lease")
         }
         (owner, _) => owner_of(owner.as_deref(), lease),
     }

@@ -45,9 +45,9 @@ impl UseNats {
     pub(super) async fn run(&self, config: &Config) -> Outcome {
         let asks = !self.dry_run && !self.yes;
         if asks && (self.json || !io::stdin().is_terminal()) {
-            let what = "nobody can be asked whether this NATS is meant";
+            let what = "there is no terminal to confirm this NATS on";
             return Err(Report::new(Exit::Usage, what)
-                .cure("--dry-run, which tells what would happen, then --yes"));
+                .cure("--dry-run, which prints what would happen, then --yes"));
         }
         let database = Database::open(config).await?;
         let bus = connect(config).await?;
@@ -65,7 +65,7 @@ impl UseNats {
                 moved: &plan,
             }),
             false => output::line(match does {
-                true => "done: a relay that is connected there takes the lease",
+                true => "done: a relay that is connected to this NATS takes the lease",
                 false => "nothing is changed",
             }),
         }?)
@@ -82,7 +82,7 @@ fn rows(plan: &NatsMove) -> Vec<[String; 2]> {
     [
         ["relayed into", &before],
         ["from now on", &plan.now.to_string()],
-        ["missing or others", &streams],
+        ["missing or foreign", &streams],
     ]
     .map(|[what, text]| [what.to_owned(), text.to_owned()])
     .to_vec()

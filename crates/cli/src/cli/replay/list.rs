@@ -18,7 +18,15 @@ pub(super) struct List {
     json: bool,
 }
 
-const HEAD: [&str; 7] = ["id", "subscriber", "state", "over", "of", "begun", "issue"];
+const HEAD: [&str; 7] = [
+    "id",
+    "subscriber",
+    "state",
+    "done",
+    "of",
+    "started",
+    "issue",
+];
 
 impl List {
     pub(super) async fn run(&self, config: &Config) -> Outcome {

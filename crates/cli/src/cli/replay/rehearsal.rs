@@ -98,7 +98,7 @@ impl Estimate {
         }
         Ok(Self {
             time: None,
-            why: "no replay of the subscriber has told how fast it is; --rate bounds it".to_owned(),
+            why: "no replay of the subscriber has reported a speed; --rate limits it".to_owned(),
         })
     }
 

@@ -66,8 +66,8 @@ fn rows(status: &ReplayStatus) -> Vec<Row> {
     rows.extend(replay.reason.as_ref().map(|reason| row("reason", reason)));
     let issues = status.issue.iter();
     rows.extend(issues.map(|it| row("issue", issue(it))));
-    rows.push(row("asked for", asked_for(replay)));
-    rows.push(row("begun", output::second(replay.created_at)));
+    rows.push(row("request", asked_for(replay)));
+    rows.push(row("started", output::second(replay.created_at)));
     for range in &replay.ranges {
         let names = range.names.join(", ");
         let text = format!(
@@ -79,10 +79,10 @@ fn rows(status: &ReplayStatus) -> Vec<Row> {
         rows.push(row(&range.stream, text));
     }
     match &status.progress {
-        None => rows.push(row("progress", "no instance has begun with it")),
+        None => rows.push(row("progress", "no instance has started it")),
         Some(progress) => {
             let over = format!(
-                "{} of {} are over",
+                "{} of {} are done",
                 progress.completed(),
                 output::events(replay.events())
             );
@@ -95,7 +95,7 @@ fn rows(status: &ReplayStatus) -> Vec<Row> {
     }
     for consumer in &status.consumers {
         let text = format!(
-            "{} in hand, {} not delivered, everything up to {} is over",
+            "{} in flight, {} not delivered, everything up to {} is done",
             consumer.in_flight, consumer.pending, consumer.floor
         );
         rows.push(row(&format!("consumer of {}", consumer.stream), text));
@@ -120,7 +120,7 @@ fn counts(progress: &ReplayProgress) -> impl Iterator<Item = Row> + use<> {
         (
             "skipped",
             progress.skipped,
-            ": the handler wants no replays",
+            ": the handler takes no part in replays",
         ),
         (
             "retried",
@@ -131,7 +131,7 @@ fn counts(progress: &ReplayProgress) -> impl Iterator<Item = Row> + use<> {
         (
             "gone",
             progress.gone,
-            ": removed by their stream before they came",
+            ": removed by their stream before they were delivered",
         ),
         (
             "not counted",
@@ -141,7 +141,7 @@ fn counts(progress: &ReplayProgress) -> impl Iterator<Item = Row> + use<> {
         (
             "suppressed",
             progress.suppressed,
-            ": what handlers wanted to publish",
+            ": follow-ups that handlers wanted to publish",
         ),
     ];
     let told = counts.into_iter().filter(|(_, count, _)| *count > 0);
@@ -154,7 +154,7 @@ fn asked_for(replay: &Replay) -> String {
         ReplayPoint::Beginning => "the beginning".to_owned(),
         ReplayPoint::Sequence(sequence) => format!("sequence {sequence}"),
         ReplayPoint::Time(at) => output::second(*at),
-        _ => "a place of a later version".to_owned(),
+        _ => "a position of a later version".to_owned(),
     };
     let mut text = vec![format!("from {}", point(&request.from))];
     text.extend(request.to.as_ref().map(|to| format!("to {}", point(to))));

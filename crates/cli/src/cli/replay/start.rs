@@ -99,7 +99,7 @@ impl Start {
 
     fn request(&self) -> Result<ReplayRequest, Report> {
         let from = point(self.from).ok_or_else(|| {
-            let what = "a replay is of what is there already, and --from now is behind all of it";
+            let what = "a replay handles events that are stored already, and --from now is after all of them";
             Report::new(Exit::Usage, what).cure("--from 2h, a time, a sequence or beginning")
         })?;
         let mut request = ReplayRequest::new(from).names(&self.names);
@@ -127,7 +127,10 @@ impl Start {
             Some(status) => status,
             None => {
                 replays.cancel(replay.id).await?;
-                return Err(Report::new(Exit::Failed, "it was stopped before its end"));
+                return Err(Report::new(
+                    Exit::Failed,
+                    "the rehearsal was stopped before its end",
+                ));
             }
         };
         let progress = status.progress.as_ref();
@@ -153,7 +156,7 @@ impl Start {
         rehearsal::print(found)?;
         let gone = progress.map_or(0, |progress| progress.gone);
         if gone > 0 {
-            let text = format!("{gone} gone: removed by their stream before they came");
+            let text = format!("{gone} gone: removed by their stream before they were delivered");
             output::line(text)?;
         }
         if filtered > 0 {
@@ -165,10 +168,10 @@ impl Start {
 
 fn tell(replay: &Replay) -> Outcome {
     let Replay { id, subscriber, .. } = replay;
-    output::line(format!("the replay {id} of {subscriber} has begun"))?;
+    output::line(format!("the replay {id} of {subscriber} has started"))?;
     tell_ranges(replay)?;
     Ok(output::line(format!(
-        "tidings replay watch {id} follows it"
+        "tidings replay watch {id} follows the replay"
     ))?)
 }
 
@@ -177,7 +180,7 @@ fn what(replay: &Replay) -> String {
     let request = &replay.request;
     let is_filtered = request.key.is_some() || request.correlation.is_some();
     let most = if is_filtered {
-        "those that match of "
+        "the matching ones of "
     } else {
         ""
     };

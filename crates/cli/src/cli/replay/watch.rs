@@ -87,10 +87,13 @@ pub(super) async fn to_the_end(replays: &Replays, id: ReplayId, json: bool) -> O
     };
     match followed {
         Some(status) => outcome(&status),
-        None => Err(
-            Report::new(Exit::Failed, "it goes on, and nobody follows it")
-                .cure(format!("tidings replay watch {id}, or pause or cancel it")),
-        ),
+        None => Err(Report::new(
+            Exit::Failed,
+            "the replay continues, and is not watched any more",
+        )
+        .cure(format!(
+            "tidings replay watch {id}, or tidings replay pause or cancel"
+        ))),
     }
 }
 
@@ -209,7 +212,9 @@ impl Teller {
         self.speed.rest();
         if !self.is_missed {
             self.end();
-            output::note(format!("NATS does not answer, and is asked again: {error}"));
+            output::note(format!(
+                "NATS does not answer, and the program asks again: {error}"
+            ));
             self.is_missed = true;
         }
     }
@@ -256,7 +261,7 @@ fn line(status: &ReplayStatus, per_second: Option<f64>) -> String {
     let mut text = format!("{}: {over} of {all}", state.as_str());
     let gone = status.progress.as_ref().map_or(0, |progress| progress.gone);
     if gone > 0 {
-        text += &format!(", {gone} were gone: their stream had removed them");
+        text += &format!(", {gone} gone: removed by their stream");
     }
     let progress = status.progress.as_ref();
     let uncounted = progress.map_or(0, |progress| progress.uncounted);
@@ -266,10 +271,10 @@ fn line(status: &ReplayStatus, per_second: Option<f64>) -> String {
         );
     }
     if status.progress.is_none() && !state.is_final() {
-        text += ", no instance has begun with it";
+        text += ", no instance has started it";
     }
     if let Some(issue) = &status.issue {
-        return text + ", it does not go on " + &show::issue(issue);
+        return text + ", it makes no progress " + &show::issue(issue);
     }
     if state.is_final() {
         return text + &became(status);
@@ -298,7 +303,7 @@ fn became(status: &ReplayStatus) -> String {
     let (handled, letters) = (progress.handled, progress.dead_lettered);
     let mut text = format!(", {handled} handled, {left_out} left out, {letters} dead letters");
     for (count, what) in [
-        (progress.duplicates, "handled before in it"),
+        (progress.duplicates, "handled before in this replay"),
         (progress.retried, "among the retries"),
     ] {
         if count > 0 {

@@ -35,13 +35,12 @@ impl From<ConnectError> for Report {
                 "start a nats-server with JetStream, or correct --nats-url or the credentials",
             ),
             ConnectError::NkeySeed { .. } => Self::of(Exit::Usage, &error)
-                .cure("another nats.nkey_seed, as `nsc` or `nk` makes one"),
+                .cure("set nats.nkey_seed to a seed that `nsc` or `nk` has made"),
             ConnectError::TlsFile { what, .. } => {
-                Self::of(Exit::Usage, &error).cure(format!("another nats.{what}, a file in PEM"))
+                Self::of(Exit::Usage, &error).cure(format!("set nats.{what} to a file in PEM"))
             }
-            ConnectError::Credentials { .. } => {
-                Self::of(Exit::Usage, &error).cure("another nats.credentials, as `nsc` writes it")
-            }
+            ConnectError::Credentials { .. } => Self::of(Exit::Usage, &error)
+                .cure("set nats.credentials to a file that `nsc` has written"),
             ConnectError::InboxPrefix(_) => {
                 Self::of(Exit::Usage, &error).cure("another nats.inbox_prefix")
             }
@@ -110,7 +109,7 @@ impl From<RepairError> for Report {
 
 impl From<RepublishError> for Report {
     fn from(error: RepublishError) -> Self {
-        const AGAIN: &str = "the same command again, which goes on with what is left";
+        const AGAIN: &str = "run the same command again; it continues with what is left";
         let report = Self::of(Exit::Failed, &error);
         match error {
             RepublishError::Outbox(source) => source.into(),
@@ -132,12 +131,12 @@ impl From<SubscribersError> for Report {
     fn from(error: SubscribersError) -> Self {
         match &error {
             SubscribersError::Unknown { .. } => Self::of(Exit::Failed, &error)
-                .cure("tidings subscribers list, which lists those that there are"),
+                .cure("tidings subscribers list, which lists all subscribers"),
             SubscribersError::NoReplica { .. } => {
                 Self::of(Exit::Failed, &error).cure("start a worker that runs it")
             }
             SubscribersError::Partly { source, .. } => {
-                Self::of(exit_of(source), &error).cure("the same command again, which goes on")
+                Self::of(exit_of(source), &error).cure("run the same command again; it continues")
             }
             SubscribersError::Bus(source) => Self::of_bus(source, &error),
             _ => Self::of(Exit::Failed, &error),
@@ -152,7 +151,7 @@ impl From<RemoveError> for Report {
                 Self::of(Exit::Failed, &error).cure("stop its workers first, and wait ten seconds")
             }
             RemoveError::Foreign { .. } => Self::of(Exit::Failed, &error)
-                .cure("the tools of that application, or nats consumer rm"),
+                .cure("use the tools of that application, or nats consumer rm"),
             _ => match error {
                 RemoveError::Subscribers(source) => source.into(),
                 other => Self::of(Exit::Failed, &other),
@@ -171,10 +170,10 @@ impl From<ResetError> for Report {
             ResetError::NotItsStream { streams, .. } => Self::of(Exit::Usage, &error)
                 .cure(format!("--stream {}", streams.join(" or --stream "))),
             ResetError::BehindTheEnd { .. } => {
-                Self::of(Exit::Usage, &error).cure("--to now, which is behind its last event")
+                Self::of(Exit::Usage, &error).cure("--to now, which is after the last event")
             }
             ResetError::BeforeItsStart { name, .. } => Self::of(Exit::Failed, &error).cure(
-                format!("tidings replay start {name}, which hands it what lies before that"),
+                format!("tidings replay start {name}, which delivers the earlier events"),
             ),
             _ => match error {
                 ResetError::Read(source) => source.into(),
@@ -190,7 +189,7 @@ impl From<ReplayError> for Report {
         let (exit, cure) = match &error {
             ReplayError::Unknown { .. } => (Exit::Failed, "tidings subscribers list".to_owned()),
             ReplayError::NoReplica { .. } => {
-                let cure = "start a worker that runs it, or --force, and it waits for one";
+                let cure = "start a worker that runs it, or use --force: the replay then waits for a worker";
                 (Exit::Failed, cure.to_owned())
             }
             ReplayError::UnknownName { names, .. } => {
@@ -200,9 +199,10 @@ impl From<ReplayError> for Report {
                 Exit::Usage,
                 format!("--stream {}", streams.join(" or --stream ")),
             ),
-            ReplayError::UnknownShadow { .. } => {
-                (Exit::Usage, "the same without --shadow".to_owned())
-            }
+            ReplayError::UnknownShadow { .. } => (
+                Exit::Usage,
+                "run the same command without --shadow".to_owned(),
+            ),
             ReplayError::TooOld { first, .. } => {
                 let cure = format!("--from {first}, or --force, which replays what is left");
                 (Exit::Failed, cure)
@@ -229,18 +229,18 @@ pub(super) fn cure_of(code: u64) -> Option<&'static str> {
         10059 => "tidings streams apply, which creates it",
         // no meta leader, or too few servers
         10004 | 10008 | 10009 | 10010 => {
-            "start the nats-servers that are down: most of them have to be up"
+            "start the nats-servers that are down: a majority must be up"
         }
         // subjects overlap with an existing stream
         10065 => {
-            "subjects that no other stream takes, in the [[stream]]; `nats stream ls` lists those that there are"
+            "give the [[stream]] subjects that no other stream takes; `nats stream ls` lists the streams"
         }
         // the account requires max_bytes for every stream
         10113 => {
-            "max_bytes in each [[stream]], those of DEAD_LETTERS and RETRIES too, and nats.bucket_max_bytes"
+            "set max_bytes in each [[stream]], also of DEAD_LETTERS and RETRIES, and set nats.bucket_max_bytes"
         }
         // JetStream is not enabled, or not for the account
-        10039 | 10076 => "a nats-server that is started with -js, and an account that may use it",
+        10039 | 10076 => "start nats-server with -js, and use an account that may use JetStream",
         _ => return None,
     })
 }
@@ -334,7 +334,7 @@ fn of_database(source: &sqlx::Error, error: &(dyn Error + 'static)) -> Report {
     let report = Report::of(database::exit_of(source), error);
     if database::is_unannounced_pooler(source) {
         return report
-            .cure("?statement-cache-capacity=0 behind database.url, when a pooler stands between");
+            .cure("append ?statement-cache-capacity=0 to database.url when the connection passes a pooler");
     }
     match Diagnosis::of(source) {
         Some(diagnosis) => report.diagnosed(diagnosis),
@@ -343,12 +343,11 @@ fn of_database(source: &sqlx::Error, error: &(dyn Error + 'static)) -> Report {
 }
 
 /// The cure when the configured NATS is not the one of the outbox.
-const ELSEWHERE: &str =
-    "another --nats-url; or tidings outbox use-nats, when this is to be its NATS from now on";
+const ELSEWHERE: &str = "use another --nats-url; or tidings outbox use-nats, to relay the outbox into this NATS from now on";
 
 fn of_version(error: &(dyn Error + 'static), is_newer: bool) -> Report {
     Report::of(Exit::Failed, error).cure(match is_newer {
-        true => "the program of the newest Tidings that has migrated the database",
+        true => "use the program of the newest Tidings version that has migrated the database",
         false => "tidings migrate",
     })
 }
@@ -367,6 +366,6 @@ pub(crate) fn no_stream(subject: &str) -> Report {
 
 fn too_large(error: &(dyn Error + 'static)) -> Report {
     Report::of(Exit::Failed, error).cure(
-        "keep large data elsewhere and publish where it is, or raise max_payload of the server",
+        "store large data elsewhere and publish its location, or raise max_payload of the server",
     )
 }

@@ -91,7 +91,7 @@ impl SubscribersCommand {
 /// An issue: its cause, since when, and its cure.
 fn issue(issue: &SubscriberIssue) -> String {
     let since = issue.since.map_or_else(String::new, |since| {
-        format!(", last well at {}", output::second(since))
+        format!(", last without an issue at {}", output::second(since))
     });
     let cure = issue.cure.as_ref();
     let cure = cure.map_or_else(String::new, |cure| format!("; try: {cure}"));
@@ -121,8 +121,11 @@ fn retries(retries: Option<&WaitingRetries>) -> String {
 
 /// The report of a command that has found no issue but could not see everything.
 fn unseen(what: &str) -> Report {
-    let report = Report::new(Exit::Unreachable, format!("not all could be seen: {what}"));
-    report.cure("the same again, when it answers; permissions.conf has what the program needs")
+    let report = Report::new(
+        Exit::Unreachable,
+        format!("not everything could be seen: {what}"),
+    );
+    report.cure("run the same command again when it answers; permissions.conf has the permissions that the program needs")
 }
 
 /// The end of a pause, in words that follow `paused until`.

@@ -89,7 +89,7 @@ impl Resume {
             return Ok(output::json(&answer)?);
         }
         Ok(output::line(match was_paused {
-            true => format!("{name} goes on"),
+            true => format!("{name} is resumed"),
             false => format!("{name} was not paused"),
         })?)
     }

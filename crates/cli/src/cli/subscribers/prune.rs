@@ -27,7 +27,7 @@ impl Prune {
         let name = &self.name;
         if ended.is_empty() {
             return Ok(output::line(format!(
-                "{name} gets what its instances handle, and nothing else"
+                "{name} gets only the events that its instances handle"
             ))?);
         }
         for (stream, names) in ended {

@@ -51,9 +51,7 @@ impl Remove {
         Ok(output::line(match (is_done, made) {
             (false, _) => NOTHING_CHANGED.to_owned(),
             (true, 0) => format!("{name} is removed"),
-            (true, made) => format!(
-                "{name} is removed; of what waited for another attempt {made} dead letters were made"
-            ),
+            (true, made) => format!("{name} is removed; {made} of its retries became dead letters"),
         })?)
     }
 }
@@ -73,14 +71,14 @@ fn preview(plan: &SubscriberRemoval) -> Vec<[String; 2]> {
     let last = plan.last_seen_at;
     add("subscriber", plan.subscriber.clone());
     add(
-        "last sign",
+        "last seen",
         last.map_or_else(|| "-".to_owned(), output::second),
     );
     for consumer in &plan.consumers {
         add(
             "consumer",
             format!(
-                "of {}: {} pending, {} not acknowledged, acknowledged to {}; it is deleted",
+                "of {}: {} pending, {} ack pending, acknowledged to {}; it is deleted",
                 consumer.stream, consumer.pending, consumer.ack_pending, consumer.acknowledged
             ),
         );
@@ -90,7 +88,7 @@ fn preview(plan: &SubscriberRemoval) -> Vec<[String; 2]> {
     let letters = plan
         .dead_letters
         .map_or_else(|| "unknown".to_owned(), |letters| letters.to_string());
-    add("dead letters", format!("{letters}; they stay"));
+    add("dead letters", format!("{letters}; they are kept"));
     add("parked keys", plan.parked_keys.to_string());
     for replay in &plan.replays {
         add("replay", format!("{replay}: it is cancelled"));

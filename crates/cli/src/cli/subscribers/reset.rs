@@ -71,7 +71,7 @@ impl Reset {
 fn what(plan: &SubscriberReset) -> String {
     let (again, skipped) = (output::events(plan.again()), output::events(plan.skipped()));
     let name = &plan.subscriber;
-    format!("hands {again} to {name} again, and has it skip {skipped}")
+    format!("delivers {again} to {name} again, and skips {skipped}")
 }
 
 fn preview(plan: &SubscriberReset) -> Outcome {
@@ -83,12 +83,14 @@ fn preview(plan: &SubscriberReset) -> Outcome {
     let name = &plan.subscriber;
     if plan.again() > 0 {
         output::line(format!(
-            "handlers that handle an event once (.on_transactional) find in the inbox what they have handled, and do not \
-             handle it again: for those, tidings replay start {name}"
+            "transactional handlers (.on_transactional) skip the events that they have handled, because the inbox has \
+             them: to have those handled again, tidings replay start {name}"
         ))?;
     }
     if plan.skipped() > 0 {
-        output::line("what is skipped is never delivered, unless it is reset again or replayed")?;
+        output::line(
+            "skipped events are never delivered, unless the subscriber is reset again or they are replayed",
+        )?;
     }
     Ok(())
 }
@@ -97,7 +99,7 @@ fn add_stream(rows: &mut Vec<[String; 2]>, reset: &StreamReset) {
     let mut add = |what: &str, text: String| rows.push([what.to_owned(), text]);
     let StreamReset { from, to, .. } = reset;
     add("stream", reset.stream.clone());
-    add("  place", format!("from sequence {from} to {to}"));
+    add("  position", format!("from sequence {from} to {to}"));
     let when = match (reset.first_at, reset.last_at) {
         (Some(first), Some(last)) => format!(
             ", stored from {} to {}",
@@ -117,7 +119,7 @@ fn add_stream(rows: &mut Vec<[String; 2]>, reset: &StreamReset) {
     if reset.ack_pending > 0 {
         let count = reset.ack_pending;
         let text = format!(
-            "{count}: in hand, or lost with their process, and then delivered again from there on only"
+            "{count}: in flight, or lost with their process; the lost ones are redelivered only from the new position on"
         );
         add("  ack_pending", text);
     }

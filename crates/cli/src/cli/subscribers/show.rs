@@ -64,11 +64,14 @@ fn rows(subscriber: &SubscriberState) -> Vec<[String; 2]> {
     for missing in &subscriber.missing {
         let stream = missing.stream.as_deref();
         rows.push(row("stream", stream.unwrap_or("unknown")));
-        rows.push(row("  events", "no consumer: what waits is not known"));
+        rows.push(row(
+            "  events",
+            "no consumer: the number of waiting events is not known",
+        ));
     }
     if subscriber.instances.is_empty() {
         rows.push(row("instance", "none answers"));
-        rows.push(row("  last sign", at(subscriber.last_seen_at)));
+        rows.push(row("  last seen", at(subscriber.last_seen_at)));
     }
     for instance in &subscriber.instances {
         add_instance(&mut rows, instance);
@@ -106,11 +109,11 @@ fn add_consumer(rows: &mut Vec<[String; 2]>, consumer: &SubscriberConsumer) {
     } = consumer;
     let place = format!("delivered to sequence {delivered}, acknowledged to {acknowledged}");
     let counts = format!(
-        "{pending} pending, {ack_pending} ack pending, {redelivered} of them redelivered, {pulls} pulls wait"
+        "{pending} pending, {ack_pending} ack pending, {redelivered} of them redelivered, {pulls} waiting pulls"
     );
     rows.push(row("stream", &consumer.stream));
     rows.push(row("  events", counts));
-    rows.push(row("  place", place));
+    rows.push(row("  position", place));
     rows.push(row("  paused until", pause(consumer.paused_until)));
     rows.push(row("  last delivery", at(consumer.last_delivery_at)));
     for (setting, value) in &consumer.config {
@@ -121,8 +124,8 @@ fn add_consumer(rows: &mut Vec<[String; 2]>, consumer: &SubscriberConsumer) {
     }
     for drift in &consumer.drift {
         let cure = match drift.setting.starts_with("filter_subject") {
-            true => "`tidings subscribers prune` drops what none of them wants",
-            false => "a worker that starts updates it",
+            true => "`tidings subscribers prune` removes what no instance handles",
+            false => "the next worker that starts updates it",
         };
         let text = format!(
             "{} is {}, and {} of the instances want {}; {cure}",
@@ -155,7 +158,7 @@ fn add_instance(rows: &mut Vec<[String; 2]>, instance: &Instance) {
     let limits = format!(
         "{} at once, {}, {} bytes, {} an attempt",
         instance.concurrency,
-        instance.rate.as_deref().unwrap_or("no rate"),
+        instance.rate.as_deref().unwrap_or("no rate limit"),
         instance.memory,
         duration::show(std::time::Duration::from_millis(instance.timeout_ms))
     );
@@ -170,14 +173,14 @@ fn add_instance(rows: &mut Vec<[String; 2]>, instance: &Instance) {
         row("  issue", instance.issue.as_deref().unwrap_or("-")),
         row("  circuit", &instance.circuit),
         row("  order", lease),
-        row("  in hand", in_flight),
+        row("  in flight", in_flight),
         row("  since its start", counts),
         row("  last delivery", at(instance.last_delivery_at)),
         row("  limits", limits),
         row("  retry", &instance.retry),
     ]);
     let of_replays = instance.replay_issue.as_ref();
-    rows.extend(of_replays.map(|why| row("  replays", format!("none is run: {why}"))));
+    rows.extend(of_replays.map(|why| row("  replays", format!("none runs: {why}"))));
     for hot in &instance.hottest {
         rows.push(row(
             "  hot key",

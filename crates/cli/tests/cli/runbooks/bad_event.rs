@@ -27,7 +27,7 @@ async fn a_bad_event_is_corrected_or_given_up(world: World) {
     let mut runbook = Runbook::open("A bad event was published");
     runbook
         .fill("SUBSCRIBER", SUBSCRIBER)
-        .fill("LETTER", first)
+        .fill("SEQUENCE", first)
         .fill("EVENT", &bad);
     for _ in 0..4 {
         runbook.next(&world).await;
@@ -37,7 +37,7 @@ async fn a_bad_event_is_corrected_or_given_up(world: World) {
     runbook.fill("EVENT", &later).next(&world).await;
     world.write("fixed.json", r#"{"id":"ada","name":"Ada"}"#);
     runbook.fill("NAME", "grace").next(&world).await;
-    runbook.fill("LETTER", second).next(&world).await;
+    runbook.fill("SEQUENCE", second).next(&world).await;
     assert!(desk.greeted().is_empty(), "the subscriber is paused");
     runbook.next(&world).await;
     runbook.next(&world).await;

@@ -75,12 +75,15 @@ async fn a_key_that_its_subscriber_has_parked_goes_on(world: World) {
 
     let mut first = Runbook::open("One key is stuck");
     let seen = first.fill("KEY", "ada").next(&world).await;
-    assert!(seen.stdout.contains("given up: parked-key"), "{seen:?}");
+    assert!(
+        seen.stdout.contains("dead-lettered: parked-key"),
+        "{seen:?}"
+    );
     let mut runbook = Runbook::open("A key is parked by its subscriber");
     runbook
         .fill("KEY", "ada")
         .fill("SUBSCRIBER", SUBSCRIBER)
-        .fill("LETTER", "1");
+        .fill("SEQUENCE", "1");
     for _ in 0..3 {
         runbook.next(&world).await;
     }

@@ -10,7 +10,7 @@ const RUNBOOKS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/runbooks
 const BLANKS: [&str; 9] = [
     "SUBSCRIBER",
     "FINGERPRINT",
-    "LETTER",
+    "SEQUENCE",
     "REPLAY",
     "EVENT",
     "TIME",
