@@ -90,8 +90,8 @@ pub enum DeadLettersError {
     },
     /// The subscriber has no consumer, so a redriven event would wait without being delivered. The dead letter is kept.
     #[error(
-        "{subscriber} has no consumer of its retries, so nobody would take what is redriven to it: start a worker that has it, \
-         which makes the consumer, or discard the letter"
+        "{subscriber} has no consumer of its retries, so no instance would take what is redriven to it: start a \
+         worker that has the subscriber, which creates the consumer, or discard the dead letter"
     )]
     NoSubscriber {
         /// The subscriber.

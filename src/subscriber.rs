@@ -83,12 +83,12 @@ pub enum SubscriberError {
     #[error("subscriber {0} parks keys and is not ordered: add `.ordered_by_key()`")]
     ParksUnordered(String),
     /// Some of its handlers are batch handlers, and some are not.
-    #[error("subscriber {0} has handlers of batches and others: use two subscribers")]
+    #[error("subscriber {0} has batch handlers and other handlers: use two subscribers")]
     Mixed(String),
     /// A shadow has no name, no handlers, or shadows of its own.
     #[error(
         "the shadow {shadow:?} of subscriber {subscriber} needs a name of lower-case letters, digits, `-` and `_` \
-         that no other one has, and handlers, and has no shadows of its own"
+         that no other shadow has, needs handlers, and cannot have shadows"
     )]
     Shadow {
         /// The subscriber.

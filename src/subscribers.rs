@@ -129,13 +129,15 @@ pub enum SubscribersError {
         name: String,
     },
     /// No instance answers, so it is not known which events it handles.
-    #[error("no instance of {name} answers: which events it handles is known by those that run")]
+    #[error(
+        "no instance of {name} answers: only its running instances know which events it handles"
+    )]
     NoReplica {
         /// The name.
         name: String,
     },
     /// Some of its consumers were changed before NATS did not answer, or refused.
-    #[error("of the consumers of {name} only those of {done:?} are done")]
+    #[error("of the consumers of {name}, only those in {done:?} were changed")]
     Partly {
         /// The subscriber.
         name: String,

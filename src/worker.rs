@@ -56,7 +56,7 @@ pub enum WorkerError {
     #[error(transparent)]
     Subscriber(#[from] SubscriberError),
     /// Two subscribers have the same name.
-    #[error("two subscribers are named {0}: a durable is one subscriber")]
+    #[error("two subscribers are named {0}: a durable belongs to one subscriber")]
     NameTaken(String),
     /// No stream carries an event.
     #[error(
@@ -70,7 +70,7 @@ pub enum WorkerError {
     },
     /// It begins at a sequence, but reads several streams.
     #[error(
-        "{subscriber} begins at a sequence and reads {}: a sequence is a place in one stream, so begin at a time, \
+        "{subscriber} begins at a sequence and reads {}: a sequence is a position in one stream, so begin at a time, \
          or use a subscriber for each stream",
         streams.join(" and ")
     )]
@@ -93,7 +93,7 @@ pub enum WorkerError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// Background work ended with an error; the worker has drained.
-    #[error("{name} cannot go on")]
+    #[error("{name} cannot continue")]
     Background {
         /// The work's name.
         name: String,

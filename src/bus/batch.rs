@@ -266,7 +266,8 @@ pub(crate) fn cause_of_no_ack(stream: &str) -> Cause {
     Cause {
         is_of_subject: false,
         reason: format!(
-            "no_ack of {stream} is true: the server confirms nothing that it stores, so nobody knows what is stored"
+            "no_ack of {stream} is true: the server confirms nothing that it stores, so its publishers do not know \
+             what is stored"
         ),
         cure: "tidings streams apply, which sets it to false, or nats stream edit STREAM --ack",
     }
@@ -332,7 +333,7 @@ fn cure(code: u64, reason: &str) -> Option<&'static str> {
         }
         _ if is_disk(reason) => FULL_DISK,
         10109 => {
-            "a sealed stream takes nothing any more: delete it, or give its subjects to another one"
+            "a sealed stream stores no new messages: delete it, or give its subjects to another stream"
         }
         _ => return None,
     })
@@ -340,7 +341,8 @@ fn cure(code: u64, reason: &str) -> Option<&'static str> {
 
 /// The cure when the server cannot write. It continues to fail until its restart, even with free space: seen with
 /// 2.15.1.
-pub(crate) const FULL_DISK: &str = "give the disk of the JetStream store room and restart that nats-server; the relay goes on by itself";
+pub(crate) const FULL_DISK: &str = "free space on the disk of the JetStream store and restart that nats-server; the \
+     relay continues by itself";
 
 /// Whether the error comes from the operating system.
 fn is_disk(reason: &str) -> bool {
@@ -382,12 +384,14 @@ impl fmt::Display for Refusal {
         match self {
             Self::Moved => f.write_str("another stream takes the subject now"),
             Self::TakenId(other) => f.write_str(other),
-            Self::Duplicate => {
-                f.write_str("the stream already has an id of the batch, or the batch has one twice")
-            }
+            Self::Duplicate => f.write_str(
+                "the stream already has an id of the batch, or the batch has one id twice",
+            ),
             Self::Closed(cause) => f.write_str(&cause.reason),
-            Self::TooMany { most } => write!(f, "a batch may have {most} messages here"),
-            Self::Incomplete => f.write_str("a part of the batch did not arrive"),
+            Self::TooMany { most } => {
+                write!(f, "the server takes at most {most} messages in a batch")
+            }
+            Self::Incomplete => f.write_str("a part of the batch did not reach the server"),
             Self::NoAck { stream } => f.write_str(&cause_of_no_ack(stream).reason),
             Self::NoAnswer { after } => write!(f, "no answer within {after:?}"),
             Self::Permanent { code: 0, reason } | Self::Transient { code: 0, reason } => {

@@ -38,7 +38,7 @@ pub enum ConnectError {
     },
     /// The scheme of a server is not supported.
     #[error(
-        "{address:?} cannot be used: write nats://host:4222, or tls://host:4222; WebSocket is not spoken"
+        "{address:?} cannot be used: write nats://host:4222, or tls://host:4222; WebSocket is not supported"
     )]
     Scheme {
         /// The address, without credentials.
@@ -46,7 +46,8 @@ pub enum ConnectError {
     },
     /// One server is to be reached with TLS and another one without.
     #[error(
-        "{servers}: tls:// and nats:// in one list would send credentials in the clear to some: write tls:// for all"
+        "{servers}: tls:// and nats:// in one list would send credentials in the clear to some servers: write tls:// \
+         for all servers"
     )]
     MixedTls {
         /// The servers.

@@ -9,7 +9,8 @@ impl super::BusError {
             Self::Denied {
                 action, permission, ..
             } => format!(
-                "allow the user to {action} {permission}: deploy/nats/permissions.conf has all that it needs"
+                "allow the user to {action} {permission}: deploy/nats/permissions.conf has all permissions that \
+                 Tidings needs"
             ),
             Self::Timeout { .. } => "see whether that nats-server is frozen or overloaded, and whether the stream has a \
                  leader: nats server report jetstream"
@@ -17,12 +18,12 @@ impl super::BusError {
             Self::NoStream { cure, .. } => cure.clone(),
             Self::Settings { issue } => issue.clone(),
             Self::Declaration { .. } => {
-                "declare the stream so that it can be: tidings streams list shows what there is".to_owned()
+                "change the declaration of the stream: tidings streams list shows the existing streams".to_owned()
             }
             Self::Api { code, .. } => cure_of_code(*code).to_owned(),
-            Self::TooOld { needs, .. } => format!("nats-server {needs} or newer"),
+            Self::TooOld { needs, .. } => format!("use nats-server {needs} or newer"),
             Self::Broken { .. } => {
-                "see to the network between this process and the nats-server; the connection comes back by itself"
+                "check the network between this process and the nats-server; the client reconnects by itself"
                     .to_owned()
             }
         }
@@ -47,11 +48,13 @@ pub(crate) fn cure_of_code(code: u64) -> &'static str {
         }
         // maximum consumers, maximum streams
         10026 => {
-            "let the account or the stream have more consumers (max_consumers), or delete some that nobody needs"
+            "let the account or the stream have more consumers (max_consumers), or delete consumers that are not \
+             needed"
         }
         10027 => {
-            "let the account have more streams (max_streams), or delete some that nobody needs: `nats stream ls` shows them"
+            "let the account have more streams (max_streams), or delete streams that are not needed: `nats stream \
+             ls` shows them"
         }
-        _ => "see what the log of the nats-server says about it",
+        _ => "look for the reason in the log of the nats-server",
     }
 }

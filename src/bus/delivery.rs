@@ -181,7 +181,8 @@ impl Deliveries {
 fn put_by_another(schedule: &str) -> wire::ReadError {
     let schedule = schedule.chars().take(200).collect::<String>();
     wire::ReadError::Malformed(format!(
-        "it was put among these retries by the schedule {schedule}, which is not this subscriber's: see who may publish there"
+        "the schedule {schedule}, which is not of this subscriber, put it into these retries: check which users may \
+         publish there"
     ))
 }
 

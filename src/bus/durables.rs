@@ -219,7 +219,9 @@ impl Bus {
                 && !missing.is_empty()
             {
                 let missing = Value::from(missing.clone());
-                return Err(broken(format!("these have no leader now: {missing}")));
+                return Err(broken(format!(
+                    "some entries have no leader now: {missing}"
+                )));
             }
             let total = page.get("total").and_then(Value::as_u64).unwrap_or(0);
             let found = match page.remove(field) {

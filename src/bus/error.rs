@@ -9,7 +9,7 @@ use super::{CONNECTION_LOST, denied};
 #[non_exhaustive]
 pub enum BusError {
     /// No server answers: JetStream is off, or the stream has no leader at the moment.
-    #[error("nobody answers on {subject}: is JetStream on, and has the stream a leader?")]
+    #[error("no server answers on {subject}: JetStream is off, or the stream has no leader")]
     NoResponders {
         /// The subject of the request.
         subject: String,
@@ -69,7 +69,7 @@ pub enum BusError {
         version: String,
     },
     /// A stream cannot be as it is declared. Nothing was changed.
-    #[error("stream {stream} cannot be as it is declared: {reason}")]
+    #[error("stream {stream} cannot be set up as declared: {reason}")]
     Declaration {
         /// The stream's name.
         stream: String,

@@ -33,8 +33,9 @@ fn limits(stream: &str, config: &Map<String, Value>) -> Vec<String> {
         (value > 0).then(|| {
             let shown = setting_text(setting, &value.into());
             format!(
-                "{setting} is {shown}: {stream} drops the oldest retries that wait when it is reached, and says nothing. \
-                 Take it out of the configuration, or away: `nats stream edit {stream} --{option}={none}`"
+                "{setting} is {shown}: when the limit is reached, {stream} silently drops the oldest waiting \
+                 retries. Remove the limit from the configuration, or from the stream: `nats stream edit {stream} \
+                 --{option}={none}`"
             )
         })
     };

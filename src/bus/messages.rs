@@ -63,8 +63,8 @@ impl Bus {
         match info.is_some_and(|info| info.config.get("retention") == Some(&json!("interest"))) {
             true => Err(BusError::Settings {
                 issue: format!(
-                    "retention of {stream} is interest: it would confirm the dead letter and not keep it, so the event is \
-                     tried again instead; set it back with `tidings streams apply`"
+                    "retention of {stream} is interest: the stream would confirm the dead letter and not keep it, so \
+                     the event is retried instead; set retention back with `tidings streams apply`"
                 ),
             }),
             false => Ok(()),
@@ -153,7 +153,10 @@ impl Bus {
             true => Ok(receipt.seq),
             false => Err(BusError::Broken {
                 subject: subject.to_owned(),
-                reason: format!("the stream {} took it, and not {stream}", receipt.stream),
+                reason: format!(
+                    "the stream {} stored the message, and not {stream}",
+                    receipt.stream
+                ),
             }),
         }
     }
@@ -208,7 +211,9 @@ impl Bus {
             match (reply.status, reply.description.as_deref()) {
                 (None, _) => {
                     let kept = StoredMessage::of_direct(reply);
-                    page.push(kept.ok_or_else(|| broken("a message has no place".to_owned()))?);
+                    page.push(
+                        kept.ok_or_else(|| broken("a message has no stream position".to_owned()))?,
+                    );
                 }
                 (Some(StatusCode::NO_RESPONDERS), _) => {
                     return Err(BusError::NoResponders { subject });

@@ -103,8 +103,8 @@ impl Bus {
             let others = self.stream_names(subject).await?;
             for other in others.iter().filter(|other| **other != spec.name) {
                 found.push(format!(
-                    "stream {other} takes {subject}, or a part of it: a subject belongs to one stream, so take it from \
-                     one of the two"
+                    "stream {other} takes {subject}, or a part of it: a subject belongs to one stream, so remove it \
+                     from one of the two"
                 ));
             }
         }
@@ -124,14 +124,14 @@ pub(super) fn unchangeable(spec: &StreamSpec, config: &Map<String, Value>) -> Ve
             && !(spec.holds_letters() && now == "interest" && wanted == "limits")
         {
             found.push(format!(
-                "its {setting} is {now} and cannot become {wanted}: copy what is needed, delete the stream, and declare \
-                 it anew"
+                "its {setting} is {now} and cannot become {wanted}: copy what is needed, delete the stream, and \
+                 declare it again"
             ));
         }
     }
     for (setting, what) in [
         ("sealed", "is sealed"),
-        ("mirror", "is a mirror of another one"),
+        ("mirror", "is a mirror of another stream"),
     ] {
         if config
             .get(setting)

@@ -31,7 +31,7 @@ pub enum PublishError {
     TooLarge(#[from] TooLarge),
     /// No stream takes the subject, or its stream has no leader at the moment.
     #[error(
-        "no stream takes {subject}: `tidings streams apply` creates it; it may also be electing a leader"
+        "no stream takes {subject}: `tidings streams apply` creates one; an existing stream may be electing a leader"
     )]
     NoStream {
         /// The event's subject.
@@ -84,11 +84,11 @@ impl TooLarge {
     pub(crate) fn why(&self) -> &'static str {
         match self.part {
             HEADERS => {
-                "which is what every nats-server takes: discard it, and put them into the payload"
+                "which is what every nats-server takes: discard the event, and put the headers into the payload"
             }
             _ => {
-                "the max_payload of the nats-server: raise that and unpark it, or discard it and publish where its \
-                 data is"
+                "the max_payload of the nats-server: raise that and unpark it, or discard it and publish \
+                 where its data is"
             }
         }
     }

@@ -275,7 +275,7 @@ impl Puller {
             }
             Some(StatusCode::NO_RESPONDERS) => {
                 self.credit.forget();
-                self.refused("nobody answers")
+                self.refused("no server answers")
             }
             Some(_) => self.end_of_pull(&message),
         }
@@ -345,8 +345,8 @@ impl Puller {
         }
         // Pulls of other instances use up the limit.
         Err(PullError::Gone(format!(
-            "no pull is taken: {reason}; the consumer lets too few wait (max_waiting), which cannot be changed: delete it, \
-             and an instance makes it anew"
+            "the server refuses each pull: {reason}; max_waiting of the consumer is too low and cannot be changed: \
+             delete the consumer, and an instance recreates it"
         )))
     }
 

@@ -284,7 +284,7 @@ impl Bus {
             && !value.state.is_final()
         {
             return Err(in_the_way(format!(
-                "the replay {other}, which is not over,"
+                "the replay {other}, which has not ended,"
             )));
         }
         self.delete_consumer(stream, durable).await?;
@@ -314,7 +314,7 @@ pub(super) fn written(kept: &StoredMessage) -> Written<Holds<Replay>> {
         }
         let mut streams = replay.ranges.iter().map(|range| &range.stream);
         let nameless = streams.find(|stream| StreamSpec::new(stream.as_str(), []).is_err());
-        nameless.map(|stream| format!("{stream:?} is no name of a stream"))
+        nameless.map(|stream| format!("{stream:?} is not a stream name"))
     };
     Written {
         revision: kept.sequence,

@@ -82,10 +82,13 @@ const DURABLE: &[(&str, Rule)] = &[
     ("max_batch", Rule::Obeyed),
     ("max_expires", Rule::Obeyed),
     ("max_bytes", Rule::Obeyed),
-    ("sample_freq", Rule::Harmless("only how often is told")),
+    (
+        "sample_freq",
+        Rule::Harmless("only how often the server reports acknowledgements"),
+    ),
     (
         "num_replicas",
-        Rule::Harmless("how safe its state is; one that is lost is made anew where it was"),
+        Rule::Harmless("how safe its state is; a lost consumer is recreated at its position"),
     ),
     (
         "pause_until",
@@ -102,14 +105,14 @@ fn ack_policy(value: &Value) -> Option<Wrong> {
 
 fn replay_policy(value: &Value) -> Option<Wrong> {
     (*value != json!("instant")).then_some(Wrong {
-        what: "events come as slowly as they were published",
+        what: "events are delivered as slowly as they were published",
         stops: false,
     })
 }
 
 fn mem_storage(value: &Value) -> Option<Wrong> {
     (*value == json!(true)).then_some(Wrong {
-        what: "what was acknowledged is forgotten when the server restarts, and is handled again",
+        what: "the server forgets acknowledgements when it restarts, and their events are handled again",
         stops: false,
     })
 }
@@ -178,8 +181,8 @@ pub(crate) fn durable_issues(
         let Wrong { what, stops } = check(value)?;
         let value = setting_text(setting, value);
         let text = format!(
-            "{setting} of the consumer {durable} of {stream} is {value}: {what}. It cannot be changed: delete it with \
-             `nats consumer rm {stream} {durable}`, and an instance makes it anew"
+            "{setting} of the consumer {durable} of {stream} is {value}: {what}. The setting cannot be changed: \
+             delete the consumer with `nats consumer rm {stream} {durable}`, and an instance recreates it"
         );
         Some(DurableIssue { text, stops })
     });
@@ -196,9 +199,10 @@ pub(crate) fn starts_beyond(
     let next = delivered.saturating_add(1);
     (delivered > last).then(|| {
         format!(
-            "the consumer {durable} of {stream} delivers from sequence {next} on, and {stream} ends with {last}: nothing is \
-             delivered until it is that long. Delete it with `nats consumer rm {stream} {durable}`: an instance makes it anew \
-             at the end of the stream, and `tidings replay start {durable}` brings what was published before"
+            "the consumer {durable} of {stream} delivers from sequence {next} on, and {stream} ends with {last}: \
+             nothing is delivered until the stream reaches that sequence. Delete the consumer with `nats consumer rm \
+             {stream} {durable}`: an instance recreates it at the end of the stream, and `tidings replay start \
+             {durable}` replays what was published before"
         )
     })
 }

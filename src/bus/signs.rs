@@ -190,7 +190,7 @@ impl Bus {
             .map(|behind| behind.saturating_add(1))
             .ok_or(BusError::Broken {
                 subject,
-                reason: "the answer does not say how many there are".to_owned(),
+                reason: "the answer does not say how many messages match".to_owned(),
             })
     }
 

@@ -371,9 +371,9 @@ fn why_not_set_back(stream: &str, error: &BusError) -> String {
         BusError::Api {
             code, description, ..
         } => format!(
-            "and the server refuses to set it back: {description} ({code}); change what speaks against it with `nats stream \
-             edit {stream}`, or stop the workers, delete the bucket with `nats stream rm {stream}`, and they make it anew; \
-             parked keys and replays are in it"
+            "and the server refuses to set it back: {description} ({code}); use `nats stream edit {stream}` to change the \
+             setting that conflicts, or stop the workers, delete the bucket with `nats stream rm {stream}`, and start \
+             the workers, which recreate it; parked keys and replays are lost"
         ),
         _ => format!(
             "and this user may not set it back: allow it to publish to $JS.API.STREAM.UPDATE.{stream}, or set it with `nats \
@@ -394,8 +394,8 @@ fn cannot_make(error: BusError) -> BusError {
             ..
         } => BusError::Settings {
             issue: format!(
-                "the bucket {BUCKET} cannot be made: {description} ({code}); set nats.bucket_max_bytes, or \
-                 NatsOptions::bucket_max_bytes: 64 MiB are plenty"
+                "the bucket {BUCKET} cannot be created: {description} ({code}); set nats.bucket_max_bytes, or \
+                 NatsOptions::bucket_max_bytes: 64 MiB are enough"
             ),
         },
         BusError::Api {
@@ -404,14 +404,14 @@ fn cannot_make(error: BusError) -> BusError {
             ..
         } => BusError::Settings {
             issue: format!(
-                "the bucket {BUCKET} cannot be made: {description} ({code}); {}",
+                "the bucket {BUCKET} cannot be created: {description} ({code}); {}",
                 cure_of_code(code)
             ),
         },
         BusError::Denied { permission, .. } => BusError::Settings {
             issue: format!(
-                "the bucket {BUCKET} is missing, and this user may not make it: `tidings streams apply` makes it, by a user \
-                 that may publish to {permission}"
+                "the bucket {BUCKET} is missing, and this user may not create it: run `tidings streams apply` as a \
+                 user that may publish to {permission}"
             ),
         },
         error => error,

@@ -78,7 +78,7 @@ impl Single {
         let is_odd = |letter: char| letter == char::REPLACEMENT_CHARACTER || letter.is_whitespace();
         let odd = message.subject.contains(is_odd);
         Self {
-            fault: fault.or(odd.then_some("the subject is not one")),
+            fault: fault.or(odd.then_some("the subject is not valid")),
             sequence: raw.sequence,
             stored_at: raw.stored_at,
             message,
@@ -106,7 +106,7 @@ fn headers(raw: &[u8]) -> (HeaderMap, Option<&'static str>) {
     let mut open: Option<(HeaderName, String)> = None;
     let mut lines = raw.split(|byte| *byte == b'\n');
     if !raw.is_empty() && !lines.next().is_some_and(begins_headers) {
-        fault = Some("the headers do not begin as such");
+        fault = Some("the headers do not begin with NATS/1.0");
     }
     for line in lines {
         let line = match std::str::from_utf8(line) {
@@ -131,7 +131,7 @@ fn headers(raw: &[u8]) -> (HeaderMap, Option<&'static str>) {
         {
             _ if line.is_empty() => {}
             Some((Ok(name), value)) => open = Some((name, value.to_owned())),
-            Some((Err(_), _)) => fault = Some("the name of a header is none"),
+            Some((Err(_), _)) => fault = Some("the name of a header is not valid"),
             None => fault = Some("a header has no colon"),
         }
     }

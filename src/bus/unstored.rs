@@ -86,17 +86,17 @@ fn home(subject: &str) -> Option<String> {
 fn cure(home: Option<&str>, is_there: bool) -> String {
     let bucket = state::BUCKET;
     match (home, is_there) {
-        (None, _) => "declare one that does, and run `tidings streams apply`".to_owned(),
+        (None, _) => "declare one that takes it, and run `tidings streams apply`".to_owned(),
         (Some(name), true) if name == state::bucket_stream() => format!(
-            "the bucket {bucket} is there and has other subjects, or is a mirror: a worker that starts gives it its subjects \
-             back, and a mirror has to be deleted with `nats stream rm {name}`"
+            "the bucket {bucket} exists and has other subjects, or is a mirror: start a worker, which sets its \
+             subjects back, or delete the mirror with `nats stream rm {name}`"
         ),
         (Some(name), true) => format!(
-            "the stream {name} is there and has other subjects, or is a mirror: `tidings streams apply` gives it its subjects \
-             back, or says what speaks against it"
+            "the stream {name} exists and has other subjects, or is a mirror: `tidings streams apply` sets its \
+             subjects back, or says what prevents it"
         ),
         (Some(name), false) if name == state::bucket_stream() => {
-            format!("the bucket {bucket} is gone, and a worker that starts makes it anew")
+            format!("the bucket {bucket} is gone, and a worker that starts recreates it")
         }
         (Some(name), false) => {
             format!("the stream {name} is gone, and `tidings streams apply` creates it")

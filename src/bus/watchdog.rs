@@ -186,7 +186,7 @@ impl Watchdog {
             return Finding::Well;
         }
         if state.num_waiting == 0 {
-            return Finding::Stalled("the server knows of no pull");
+            return Finding::Stalled("the server has no pull");
         }
         if state.num_pending == 0 {
             return Finding::Well;
@@ -205,7 +205,7 @@ impl Watchdog {
             return Finding::Well;
         }
         if owed {
-            return Finding::Stalled("events are waiting, and none comes");
+            return Finding::Stalled("events are waiting, and none is delivered");
         }
         self.owed = true;
         self.look_at = Instant::now() + ABOUT_TO;
@@ -225,7 +225,7 @@ impl Watchdog {
                 code, description, ..
             } => PullError::Gone(format!("{description} ({code})")),
             BusError::NoResponders { .. } => PullError::Gone(format!(
-                "nobody answers for the consumer {consumer} of {stream}: JetStream is off, or has no leader"
+                "no server answers for the consumer {consumer} of {stream}: JetStream is off, or has no leader"
             )),
             error => PullError::Bus(error),
         }

@@ -133,7 +133,8 @@ impl Redriver {
             return Err(DeadLettersError::Impossible {
                 sequence: letter.sequence,
                 reason: format!(
-                    "{subscriber} has parked its key, and this is not the key's first letter: redrive the whole key"
+                    "{subscriber} has parked its key, and this is not the key's first dead letter: redrive the whole \
+                     key"
                 ),
             });
         }
@@ -287,7 +288,7 @@ impl KeyRedrive {
                     Some(park) if park.id != self.parked.park => return Err(self.failed_again()),
                     Some(_) if Instant::now() >= deadline => {
                         return Err(
-                            self.still("the subscriber has not come to what was redriven last")
+                            self.still("the subscriber has not yet handled what was redriven last")
                         );
                     }
                     Some(_) => tokio::time::sleep(LOOK).await,
@@ -319,7 +320,7 @@ impl KeyRedrive {
     }
 
     fn failed_again(&self) -> DeadLettersError {
-        self.still("one of its events was given up again")
+        self.still("one of its events was dead-lettered again")
     }
 
     fn still(&self, reason: &str) -> DeadLettersError {

@@ -90,7 +90,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
                 let deferrals = arrival.past.deferrals;
                 arrival.past.deferrals = deferrals.saturating_add(1);
                 let error = told(&format_args!(
-                    "its memory cannot be told that the event is given up: {failure}"
+                    "the inbox cannot record that the event is dead-lettered: {failure}"
                 ));
                 let retry = &self.subscriber.retry;
                 let outcome =

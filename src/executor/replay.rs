@@ -82,7 +82,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
         };
         let is_old = !replay.is_retry && failure.verdict == Verdict::OutsideInbox;
         if is_old {
-            let why = "it is too old: the inbox remembers what it has handled for 13 days; start another one";
+            let why = "the replay is too old: the inbox remembers handled events for 13 days; start another replay";
             replay.course.fail(why.to_owned());
         }
         is_old

@@ -153,7 +153,7 @@ impl<E> Deref for Item<E> {
 
 /// The results of a batch, event by event. Events that it does not name are done.
 #[derive(Debug, Default)]
-#[must_use = "return it: what it does not say is done"]
+#[must_use = "return it: events that it does not name are done"]
 pub struct BatchResult {
     failed: Vec<(EventId, Failure)>,
 }
@@ -202,8 +202,9 @@ impl BatchResult {
 /// are handed over again in halves, until the event at fault is alone. Therefore the effects must be idempotent.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not handle batches of `{E}` with state `{S}`",
-    label = "not a handler of batches",
-    note = "such a handler is `async fn(events: Vec<Item<{E}>>, cx: BatchContext<{S}>) -> Result<Verdicts, Failure>`, and what it holds across an await is `Send`"
+    label = "not a batch handler",
+    note = "a batch handler is `async fn(events: Vec<Item<{E}>>, cx: BatchContext<{S}>) -> Result<BatchResult, \
+         Failure>`, and what it holds across an await is `Send`"
 )]
 pub trait BatchHandler<E: Event, S>: Send + Sync + 'static {
     /// Handles the events, at least one, in the order of their delivery.

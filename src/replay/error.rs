@@ -18,7 +18,7 @@ pub enum ReplayError {
     },
     /// No instance answers, so no instance would run the replay. With force, the replay waits for one.
     #[error(
-        "no instance of {subscriber} answers, and its instances run the replay: start one, or force it"
+        "no instance of {subscriber} answers, and its instances run the replay: start one, or force the replay"
     )]
     NoReplica {
         /// The subscriber.
@@ -46,7 +46,8 @@ pub enum ReplayError {
     },
     /// No instance has this shadow.
     #[error(
-        "no instance of {subscriber} has a shadow {shadow}: add `.shadow({shadow:?}, ...)` to it; they have {shadows:?}"
+        "no instance of {subscriber} has a shadow {shadow}: add `.shadow({shadow:?}, ...)` to the subscriber; its \
+         instances have {shadows:?}"
     )]
     UnknownShadow {
         /// The subscriber.
@@ -58,14 +59,14 @@ pub enum ReplayError {
     },
     /// The subscriber is ordered, and its active instance lacks this shadow. With force, the replay waits for one that
     /// has it.
-    #[error("{why}; or force it, and it waits")]
+    #[error("{why}; or force the replay, and it waits")]
     ShadowElsewhere {
         /// Which instance that is.
         why: String,
     },
     /// A sequence is a position in one stream only, and the events are in several.
     #[error(
-        "the events are in {}: a sequence is a place in one of them, so name one, or give a time",
+        "the events are in {}: a sequence is a position in one of them, so name a stream, or give a time",
         .streams.join(" and ")
     )]
     Ambiguous {
@@ -74,8 +75,8 @@ pub enum ReplayError {
     },
     /// The stream has removed the beginning of the range. With force, the rest is replayed.
     #[error(
-        "{stream} no longer keeps what was asked for: its oldest message is {first}, stored at {}; begin there, \
-         or force it", kept_since(.stored_at)
+        "{stream} no longer has the whole range: its oldest message is {first}, stored at {}; begin there, or force \
+         the replay", kept_since(.stored_at)
     )]
     TooOld {
         /// The stream.
@@ -87,8 +88,8 @@ pub enum ReplayError {
     },
     /// A stream of the subscriber is missing. With force, the other streams are replayed.
     #[error(
-        "there is no stream {stream}: `tidings streams apply` makes it anew, and `tidings outbox republish` brings back \
-         what the outbox keeps"
+        "there is no stream {stream}: `tidings streams apply` recreates it, and `tidings outbox republish` \
+         republishes what the outbox keeps"
     )]
     Gone {
         /// The stream.
@@ -96,8 +97,8 @@ pub enum ReplayError {
     },
     /// There is no event in the range.
     #[error(
-        "there is nothing to replay: {} no events of these names there; from and to are the first and the last \
-         event, or two times", holds(.streams)
+        "there is nothing to replay: {} no events of these names in the range; from and to are the first and the \
+         last event, or two times", holds(.streams)
     )]
     Nothing {
         /// The streams that were searched.

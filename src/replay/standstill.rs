@@ -62,7 +62,7 @@ fn reason(instances: &[Instance], replay: &Replay) -> Option<String> {
     let subscriber = &replay.subscriber;
     if instances.is_empty() {
         return Some(format!(
-            "no instance of {subscriber} answers: one that starts goes on with it"
+            "no instance of {subscriber} answers: an instance that starts continues the replay"
         ));
     }
     let shadow = replay.request.shadow.as_ref();
@@ -85,11 +85,11 @@ pub(super) fn lacks_shadow(instances: &[Instance], shadow: &str) -> Option<Strin
     let active = instances.iter().find(|one| one.holds_lease == Some(true));
     match active {
         Some(active) if !has(active) => Some(format!(
-            "the instance that works, pid {} on {}, has no shadow {shadow}: restart it with a build that has",
+            "the active instance, pid {} on {}, has no shadow {shadow}: restart it with a build that has one",
             active.pid, active.host
         )),
         _ if !instances.iter().any(has) => Some(format!(
-            "no instance has a shadow {shadow}: start one with a build that has"
+            "no instance has a shadow {shadow}: start one with a build that has it"
         )),
         _ => None,
     }

@@ -105,7 +105,7 @@ pub(super) fn issues(state: &SubscriberState, seen: &Seen) -> Vec<SubscriberIssu
     issues.extend(seen.replays.iter().map(|(id, why)| {
         SubscriberIssue::stuck(
             "replay-stuck",
-            format!("the replay {id} does not go on: {why}"),
+            format!("the replay {id} does not continue: {why}"),
         )
         .cure(format!(
             "tidings replay show {id}, or tidings replay cancel {id}"
@@ -114,8 +114,9 @@ pub(super) fn issues(state: &SubscriberState, seen: &Seen) -> Vec<SubscriberIssu
     issues.extend(clocks(state, seen));
     let drifts = state.consumers.iter().filter(|one| !one.drift.is_empty());
     issues.extend(drifts.map(|one| {
-        let cause = format!("the consumer of {} differs", one.stream);
-        SubscriberIssue::minor("drift", cause).cure("tidings subscribers show, which tells how")
+        let cause = format!("the settings of the consumer of {} differ", one.stream);
+        SubscriberIssue::minor("drift", cause)
+            .cure("tidings subscribers show, which shows the differences")
     }));
     issues.sort_by_key(|issue| !issue.is_stuck);
     issues
@@ -124,11 +125,11 @@ pub(super) fn issues(state: &SubscriberState, seen: &Seen) -> Vec<SubscriberIssu
 /// Retries of a subscriber that does not exist.
 pub(super) fn orphaned(name: &str, count: u64) -> SubscriberIssue {
     let cause = format!(
-        "{count} events of the subscriber {name} lie in RETRIES, and no consumer of it takes them"
+        "{count} events of the subscriber {name} wait in RETRIES, and it has no consumer that takes them"
     );
     SubscriberIssue::stuck("retries-orphaned", cause).cure(format!(
-        "start a worker that has {name}, which handles them; or tidings subscribers remove {name}, which makes dead letters of \
-         them"
+        "start a worker that has {name}, which handles them; or tidings subscribers remove {name}, which \
+         dead-letters them"
     ))
 }
 
@@ -139,16 +140,16 @@ fn streams(state: &SubscriberState, seen: &Seen) -> Vec<SubscriberIssue> {
             seen.has_retries,
             "retries-gone",
             format!(
-                "no stream takes tidings.retry.{name}.>: RETRIES is gone with the events that waited in it, and \
-                 nothing can be tried again later"
+                "no stream takes tidings.retry.{name}.>: RETRIES is gone with the events that waited in it, and no \
+                 event can be retried later"
             ),
         ),
         (
             seen.has_letters,
             "letters-gone",
             format!(
-                "no stream takes dead-letter.{name}.>: DEAD_LETTERS is gone with what was in it, and no event can be \
-                 given up"
+                "no stream takes dead-letter.{name}.>: DEAD_LETTERS is gone with its dead letters, and no event can \
+                 be dead-lettered"
             ),
         ),
     ];
@@ -160,11 +161,15 @@ fn streams(state: &SubscriberState, seen: &Seen) -> Vec<SubscriberIssue> {
         let is_there = |stream: &&String| what.starts_with(&format!("{stream} "));
         match seen.there.iter().find(is_there) {
             Some(stream) => {
-                let cause = format!("{subjects}: {stream} is there, and has other subjects or is a mirror");
-                let cure = "tidings streams apply, which gives it its subjects back, or says what speaks against it";
+                let cause =
+                    format!("{subjects}: {stream} exists, and has other subjects or is a mirror");
+                let cure =
+                    "tidings streams apply, which sets its subjects back, or says what prevents it";
                 SubscriberIssue::stuck(kind, cause).cure(cure)
             }
-            None => SubscriberIssue::stuck(kind, cause).cure("tidings streams apply, which creates it"),
+            None => {
+                SubscriberIssue::stuck(kind, cause).cure("tidings streams apply, which creates it")
+            }
         }
     })
     .collect()
@@ -177,18 +182,20 @@ fn consumers(state: &SubscriberState) -> Vec<SubscriberIssue> {
     let told = missing.map(|missing| match (&missing.stream, state.instances.is_empty()) {
         (Some(stream), false) => SubscriberIssue::stuck(
             "consumer-deleted",
-            format!("its consumer of {stream} was deleted while it runs: what waits there is not known"),
+            format!("its consumer of {stream} was deleted while an instance runs: which events wait there is not \
+                 known"),
         )
-        .cure("none within ten seconds, in which its workers make it again; then see their log"),
+        .cure("wait ten seconds, in which its workers recreate it; then see their log"),
         (stream, _) => {
             let stream = stream.as_ref();
             let of = stream.map_or("events".to_owned(), ToString::to_string);
             let cause = format!(
-                "it has no consumer of {of} any more, and no instance answers: what waits there is not known"
+                "it no longer has a consumer of {of}, and no instance answers: which events wait there is not known"
             );
             SubscriberIssue::stuck("no-consumer", cause).cure(format!(
-                "start a worker that has it, which makes the consumer anew where the code says (.start), so that \
-                 events may come again; or, when it is gone for good, tidings subscribers remove {name}"
+                "start a worker that has the subscriber, which recreates the consumer at the start that the code \
+                 names (.start), so that events may be handled again; or, when the subscriber is gone for good, \
+                 tidings subscribers remove {name}"
             ))
         }
     });
@@ -217,12 +224,13 @@ fn instances(state: &SubscriberState, seen: &Seen) -> Vec<SubscriberIssue> {
     issues.extend(open.map(|instance| {
         let Instance { circuit, .. } = instance;
         let cause = format!(
-            "{}: the circuit is {circuit}: nearly every attempt failed, so nothing is pulled but one event at a time, \
-             to try",
+            "{}: the circuit is {circuit}: nearly every attempt failed, so only one event at a time is pulled, as a \
+             probe",
             place(instance)
         );
         SubscriberIssue::stuck("circuit-open", cause)
-            .cure("give the handler what it needs; its log says what failed. It closes by itself")
+            .cure("give the handler what it needs; the log of the worker says what failed. The circuit closes by \
+                 itself")
     }));
     issues.extend(no_lease(state, seen));
     issues
@@ -248,31 +256,31 @@ fn no_instance(state: &SubscriberState, seen: &Seen) -> Option<SubscriberIssue> 
     let issue = match pulls {
         0 => {
             let last = state.last_seen_at.map_or_else(
-                || "no sign of one is known".to_owned(),
-                |at| format!("the last sign of one is of {}", second(at)),
+                || "no instance was ever seen".to_owned(),
+                |at| format!("an instance was last seen at {}", second(at)),
             );
             SubscriberIssue::stuck(
                 "no-instance",
                 format!(
-                    "{waiting}, and no instance answers: its process is down or frozen, a handler blocks it, it is not \
-                     in the code any more, or it may not answer; {last}"
+                    "{waiting}, and no instance answers: the process is down or frozen, a handler blocks it, the \
+                     subscriber is no longer in the code, or its user may not answer; {last}"
                 ),
             )
             .cure(format!(
                 "start or restart its worker; allow it to subscribe to tidings.status.{name} and to answer \
-                 (allow_responses); or, when it is gone for good, tidings subscribers remove {name}"
+                 (allow_responses); or, when the subscriber is gone for good, tidings subscribers remove {name}"
             ))
         }
         pulls => SubscriberIssue::stuck(
             "no-instance",
             format!(
-                "{waiting}, and no instance answers, though {pulls} pulls of one wait at the server: it may not answer, \
-                 or has been frozen or blocked by a handler for less than ten seconds"
+                "{waiting}, and no instance answers, though {pulls} pulls of an instance wait at the server: its \
+                 user may not answer, or it has been frozen or blocked by a handler for less than ten seconds"
             ),
         )
         .cure(format!(
-            "allow its worker to subscribe to tidings.status.{name} and to answer (allow_responses); else see whether \
-             its process is frozen"
+            "allow its worker to subscribe to tidings.status.{name} and to answer (allow_responses); else check \
+             whether its process is frozen"
         )),
     };
     Some(issue.since(state.last_seen_at))
@@ -289,7 +297,7 @@ fn waiting(state: &SubscriberState, now: DateTime<Utc>) -> Option<String> {
     let counts = [
         (pending, "pending"),
         (ack_pending, "ack_pending"),
-        (due, "to be tried again"),
+        (due, "to be retried"),
     ];
     let counts = counts.into_iter().filter(|(count, _)| *count > 0);
     let counts: Vec<String> = counts.map(|(n, what)| format!("{n} {what}")).collect();
@@ -321,10 +329,11 @@ fn no_lease(state: &SubscriberState, seen: &Seen) -> Option<SubscriberIssue> {
     }
     let (count, at) = (state.instances.len(), second(lease.written_at));
     let cause =
-        format!("all {count} instances stand by, and nobody has renewed the lease since {at}");
+        format!("all {count} instances stand by, and none has renewed the lease since {at}");
     let issue = SubscriberIssue::stuck("no-lease", cause);
     Some(issue.since(Some(lease.written_at)).cure(
-        "see in their logs why the lease cannot be written; the bucket TIDINGS may be full or lack a permission",
+        "see in their logs why the lease cannot be written; the bucket TIDINGS may be full, or a user may lack a \
+         permission",
     ))
 }
 
@@ -335,14 +344,15 @@ fn full(consumer: &SubscriberConsumer) -> Option<SubscriberIssue> {
         return None;
     }
     let cause = format!(
-        "{} deliveries of {} are not answered, and the server sends no more (max_ack_pending)",
+        "{} deliveries of {} are not acknowledged, and the server sends no more (max_ack_pending)",
         consumer.ack_pending, consumer.stream
     );
     Some(
         SubscriberIssue::stuck("ack-pending-full", cause)
             .since(consumer.last_delivery_at)
             .cure(
-                "find out who else pulls from it; what its processes lost comes again after 30 s",
+                "find out which other clients pull from the consumer; deliveries that a lost process had are \
+                 redelivered after 30 s",
             ),
     )
 }
@@ -358,7 +368,7 @@ fn late(state: &SubscriberState, seen: &Seen) -> Option<SubscriberIssue> {
     Some(
         SubscriberIssue::stuck("retries-late", cause)
             .since(Some(next))
-            .cure("tidings streams apply, which has RETRIES allow schedules; else restart its nats-server"),
+            .cure("tidings streams apply, which allows schedules in RETRIES; else restart its nats-server"),
     )
 }
 
@@ -376,9 +386,9 @@ fn clocks(state: &SubscriberState, seen: &Seen) -> Vec<SubscriberIssue> {
             false => ("behind", "too early"),
         };
         let cause = format!(
-            "the clock of {place} is {seconds} s {way} that of the nats-server: its retries come {when}"
+            "the clock of {place} is {seconds} s {way} that of the nats-server: its retries are delivered {when}"
         );
-        Some(SubscriberIssue::minor("clock", cause).cure("have both keep the time (NTP)"))
+        Some(SubscriberIssue::minor("clock", cause).cure("synchronise both clocks (NTP)"))
     });
     told.collect()
 }

@@ -60,7 +60,7 @@ pub struct RemovedConsumer {
 #[non_exhaustive]
 pub enum RemoveError {
     /// A process still runs it.
-    #[error("{name} is not gone: {who}")]
+    #[error("{name} still runs: {who}")]
     Runs {
         /// The name.
         name: String,
@@ -68,7 +68,7 @@ pub enum RemoveError {
         who: String,
     },
     /// Another application has created the durable.
-    #[error("{name} of {} is no subscriber: another application has made the durable", streams.join(" and "))]
+    #[error("{name} of {} is not a subscriber: another application has created the durable", streams.join(" and "))]
     Foreign {
         /// The durable's name.
         name: String,
@@ -168,7 +168,7 @@ impl Subscribers {
             let (revision, mut replay) = (entry.revision, entry.value);
             if !replay.state.is_final() {
                 replay.state = ReplayState::Cancelled;
-                replay.reason = Some("its subscriber is removed".to_owned());
+                replay.reason = Some("its subscriber was removed".to_owned());
                 replay.state_at = Utc::now();
                 if self.bus.write_replay(&replay, revision).await?.is_none() {
                     continue;
@@ -210,7 +210,7 @@ impl Subscribers {
         if let Some(pulled) = durables.iter().find(|one| one.num_waiting > 0) {
             let (pulls, stream) = (pulled.num_waiting, &pulled.stream);
             return Err(runs(format!(
-                "{pulls} pulls of a process wait at {stream}, which end five seconds after it has"
+                "{pulls} pulls of a process wait at {stream}; they end five seconds after the process"
             )));
         }
         let lease = self.bus.lease_sign(name).await?;

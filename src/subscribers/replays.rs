@@ -32,9 +32,9 @@ impl Subscribers {
             let written = progress.and_then(|progress| progress.issue);
             let why = match written {
                 Some(issue) => Some(issue.why),
-                None if is_silent && are_asked && state.instances.is_empty() => {
-                    Some("no instance answers; one that starts goes on with it".to_owned())
-                }
+                None if is_silent && are_asked && state.instances.is_empty() => Some(
+                    "no instance answers; an instance that starts continues the replay".to_owned(),
+                ),
                 None => None,
             };
             stuck.extend(why.map(|why| (replay.id.to_string(), why)));

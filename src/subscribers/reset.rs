@@ -52,7 +52,7 @@ pub struct StreamReset {
 #[non_exhaustive]
 pub enum ResetError {
     /// It reads several streams, and a sequence is a position in one.
-    #[error("{name} reads {}: a sequence is a place in one of them", streams.join(" and "))]
+    #[error("{name} reads {}: a sequence is a position in one of them", streams.join(" and "))]
     WhichStream {
         /// The name.
         name: String,
@@ -81,7 +81,7 @@ pub enum ResetError {
     },
     /// The server does not move a durable to before the position where it was created to begin.
     #[error(
-        "the durable {name} of {stream} was made to begin later: the server does not take it to before that"
+        "the durable {name} of {stream} was created with a later start: the server does not reset it to before that"
     )]
     BeforeItsStart {
         /// The name.

@@ -201,6 +201,6 @@ pub(super) fn replaying(subscriber: &str, shadow: Option<&str>, follow_ups: bool
 fn fine(envelope: Result<Envelope, EnvelopeError>) -> Envelope {
     match envelope {
         Ok(envelope) => envelope,
-        Err(error) => panic!("no event could be like that: {error}"),
+        Err(error) => panic!("the event is not valid: {error}"),
     }
 }

@@ -88,7 +88,7 @@ pub async fn assert_idempotent<S, T>(
         let died = check.twice(death, &before, &once).await;
         assert!(
             died,
-            "{}: nothing of it was run the second time",
+            "{}: its handler was not called the second time",
             check.envelope.name()
         );
     }
@@ -120,7 +120,7 @@ impl<A, B> Check<A, B> {
         let once = (self.observe)(&worker).await;
         assert!(
             before != once,
-            "the check of {} sees nothing: before it was handled and after, `observe` returns {once:?}",
+            "the check of {} sees no effect: before and after the event was handled, `observe` returned {once:?}",
             worker.handler_of(&self.envelope)
         );
         (before, once)
@@ -139,8 +139,8 @@ impl<A, B> Check<A, B> {
         let begun = (self.observe)(&worker).await;
         assert!(
             begun == *before,
-            "the check of {handler} does not begin anew: `observe` returned {before:?} before the first run, and \
-             now {begun:?}; have `setup` make everything that the handler changes"
+            "the check of {handler} does not start afresh: `observe` returned {before:?} before the first run, and \
+             now {begun:?}; let `setup` create everything that the handler changes"
         );
         if !worker.deliver_to_death(&self.envelope, death).await {
             return false;
@@ -149,8 +149,8 @@ impl<A, B> Check<A, B> {
         let twice = (self.observe)(&worker).await;
         assert!(
             twice == *once,
-            "{handler} is not idempotent: the process died {death}, {} was delivered again, and then there is\n  \
-             {twice:?}\nwhile after one run there is\n  {once:?}\n{}",
+            "{handler} is not idempotent: the process died {death}, {} was redelivered, and then `observe` \
+             returned\n  {twice:?}\nwhile after one run it returned\n  {once:?}\n{}",
             self.envelope.name(),
             death.cure(worker.has_inbox(&self.envelope)),
         );
@@ -161,7 +161,7 @@ impl<A, B> Check<A, B> {
         let delivered = worker.deliver(self.envelope.clone()).await;
         assert!(
             delivered.is_done(),
-            "the check of {} needs a state in which it succeeds at once: {delivered:?}",
+            "the check of {} needs a state in which the handler succeeds at once: {delivered:?}",
             worker.handler_of(&self.envelope)
         );
     }
@@ -170,13 +170,13 @@ impl<A, B> Check<A, B> {
 impl Death {
     fn cure(self, has_inbox: bool) -> &'static str {
         if has_inbox {
-            return "What a handler of `on_transactional` does besides its transaction happens again: do it through the \
-                    transaction, or publish an event there whose handler does it, or let `cx.event_id()` be its \
-                    key where it is done.";
+            return "What a transactional handler does outside its transaction happens again: do it in the \
+                 transaction, or publish an event there whose handler does it, or use `cx.event_id()` as its \
+                 idempotency key.";
         }
-        "Handle it with `.on_transactional(&outbox, ...)`, which commits effect and memory of the event together; or let \
-         `cx.event_id()` be the key of the effect: `insert ... on conflict do nothing`, or the idempotency key of \
-         whatever it calls."
+        "Handle it with `.on_transactional(&outbox, ...)`, which commits the effect and the inbox row together; or \
+         let `cx.event_id()` be the key of the effect: `insert ... on conflict do nothing`, or the idempotency key \
+         of the service that it calls."
     }
 }
 
@@ -187,7 +187,7 @@ impl fmt::Display for Death {
             Self::AfterTheHandler => {
                 f.write_str("after the handler and before what follows, such as a commit")
             }
-            Self::AtAwait(at) => write!(f, "within the handling, at its await number {at}"),
+            Self::AtAwait(at) => write!(f, "in the handler, at its await number {at}"),
         }
     }
 }

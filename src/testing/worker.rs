@@ -211,7 +211,7 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
             let made = self.history.len() - from;
             assert!(
                 made < MOST_ATTEMPTS,
-                "after {made} attempts something still waits: {:?}",
+                "after {made} attempts an event still waits: {:?}",
                 self.history.last()
             );
         }
@@ -409,7 +409,7 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
         });
         assert!(
             arrival.past.deferrals < MOST_POSTPONED,
-            "postponed {MOST_POSTPONED} times in a row, because what the handler needs is not there, or the \
+            "deferred {MOST_POSTPONED} times in a row, because a dependency of the handler is not available, or the \
              circuit is open: {:?}",
             self.history.last()
         );

@@ -74,7 +74,7 @@ impl Checkup {
         let (stream, durable) = (&spec.stream, &spec.durable);
         let error = self.refused.as_ref()?;
         Some(format!(
-            "the consumer {durable} of {stream} is not as it should be, and cannot be set back: {error}"
+            "the consumer {durable} of {stream} has wrong settings, and cannot be set back: {error}"
         ))
     }
 
@@ -157,8 +157,9 @@ impl Checkup {
                  ack_wait; if handlers are slow, let fewer run or raise the limit of server, account or stream"
             ),
             false => format!(
-                "{stream}: {waiting} events wait for {durable}, there is place for them, and none comes: the log of the worker \
-                 says how its pulls end, and `nats consumer info {stream} {durable}` how the server has the consumer"
+                "{stream}: {waiting} events wait for {durable}, max_ack_pending allows them, and none is delivered: \
+                 the log of the worker says how its pulls end, and `nats consumer info {stream} {durable}` shows the \
+                 state of the consumer"
             ),
         })
     }
@@ -179,22 +180,22 @@ fn still(
     if setting == "inactive_threshold" {
         let time = setting_text(setting, now);
         return format!(
-            "the consumer {durable} of {stream} is deleted when no instance has pulled for {time} (inactive_threshold), and \
-             then events may be handled again; the stream wants it so: take it away with `nats stream edit {stream} \
-             --limit-consumer-inactive=0`"
+            "the consumer {durable} of {stream} is deleted when no instance has pulled for {time} \
+             (inactive_threshold), and then events may be handled again; the stream sets this limit: remove it with \
+             `nats stream edit {stream} --limit-consumer-inactive=0`"
         );
     }
     let (now, wanted) = (setting_text(setting, now), setting_text(setting, wanted));
     let (though, find) = match was_set_back {
         true => (
             ", though it was set back",
-            "find who else changes the consumer, or ",
+            "find out which client changes the consumer, or ",
         ),
         false => ("", ""),
     };
     format!(
-        "{setting} of the consumer {durable} of {stream} is {now} and not {wanted}{though}: {find}delete it with \
-         `nats consumer rm {stream} {durable}`: an instance makes it anew"
+        "{setting} of the consumer {durable} of {stream} is {now} and not {wanted}{though}: {find}delete the \
+         consumer with `nats consumer rm {stream} {durable}`: an instance recreates it"
     )
 }
 
@@ -206,8 +207,8 @@ fn fewer(spec: &ConsumerSpec, look: &ConsumerLook) -> Option<String> {
     let (stream, durable) = (&spec.stream, &spec.durable);
     (now < wanted).then(|| {
         format!(
-            "max_ack_pending of the consumer {durable} of {stream} is {now} and not {wanted}: all instances together handle no \
-             more at once; the next start of an instance sets it back"
+            "max_ack_pending of the consumer {durable} of {stream} is {now} and not {wanted}: all instances together \
+             handle no more events at once; the next start of an instance sets it back"
         )
     })
 }

@@ -14,13 +14,13 @@ pub(super) fn needs(
     is_ordered: bool,
 ) -> Vec<Need> {
     let mut needs = vec![
-        Need::subscribe(EVERYBODY, "telling that it is there"),
-        Need::subscribe(status_subject(name), "telling how it does"),
+        Need::subscribe(EVERYBODY, "answering the search for instances"),
+        Need::subscribe(status_subject(name), "answering status requests"),
         Need::publish(
             format!("$KV.TIDINGS.crash-marker.{name}.1"),
-            "finding the event that a process has died of",
+            "finding the event that killed a process",
         ),
-        Need::publish("$JS.API.STREAM.MSG.GET.KV_TIDINGS", "hearing of replays"),
+        Need::publish("$JS.API.STREAM.MSG.GET.KV_TIDINGS", "reading replays"),
     ];
     for ConsumerSpec {
         stream, durable, ..
@@ -30,7 +30,7 @@ pub(super) fn needs(
         needs.extend([
             Need::publish(
                 format!("$JS.API.CONSUMER.INFO.{place}"),
-                "looking after its consumer",
+                "checking its consumer",
             ),
             Need::publish(
                 format!("$JS.API.CONSUMER.MSG.NEXT.{place}"),
@@ -40,7 +40,10 @@ pub(super) fn needs(
         ]);
         if is_ordered {
             let reset = format!("$JS.API.CONSUMER.RESET.{place}");
-            needs.push(Need::publish(reset, "taking over in order"));
+            needs.push(Need::publish(
+                reset,
+                "handling events in order after a takeover",
+            ));
         }
     }
     let of_events = consumers.split_last().map_or(&[][..], |(_, events)| events);
@@ -53,15 +56,15 @@ pub(super) fn needs(
         let letters = format!("$JS.API.STREAM.MSG.GET.{dead_letters}");
         needs.push(Need::publish(
             letters,
-            "seeing which letters of a parked key are left",
+            "reading the dead letters of a parked key",
         ));
         let lease = format!("$KV.TIDINGS.lease.{name}");
         let read = format!("$JS.API.DIRECT.GET.KV_TIDINGS.{lease}");
-        needs.push(Need::publish(lease, "taking its lease"));
-        needs.push(Need::publish(read, "taking its lease"));
+        needs.push(Need::publish(lease, "acquiring its lease"));
+        needs.push(Need::publish(read, "acquiring its lease"));
     } else {
         let later = format!("tidings.retry-at.{name}.1");
-        needs.push(Need::publish(later, "trying an event again"));
+        needs.push(Need::publish(later, "retrying an event"));
     }
     needs
 }

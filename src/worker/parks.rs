@@ -295,7 +295,7 @@ fn letter(park: &Park, life: &str) -> DeadLetter {
     let Head {
         stream, sequence, ..
     } = head;
-    let error = format!("its key is parked since {stream} {sequence} was given up");
+    let error = format!("its key is parked since {stream} {sequence} was dead-lettered");
     DeadLetter::new(Cause::ParkedKey, &error, 0)
 }
 

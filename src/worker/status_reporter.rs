@@ -152,7 +152,7 @@ impl StatusReporter {
     pub(super) fn knows_lease(&self, why_not: Option<String>) {
         self.inner().leaseless = why_not.map(|why| {
             format!(
-                "no lease can be had, so this instance does not work, and perhaps none does: {why}"
+                "the lease cannot be acquired, so this instance is not active, and perhaps none is: {why}"
             )
         });
     }

@@ -448,6 +448,6 @@ async fn a_subscriber_does_not_handle_batches_and_single_events() {
         .await;
     assert_eq!(
         ended.unwrap_err().to_string(),
-        "subscriber counter has handlers of batches and others: use two subscribers"
+        "subscriber counter has batch handlers and other handlers: use two subscribers"
     );
 }

@@ -349,7 +349,7 @@ async fn without_the_database_nothing_is_given_up<DB: Database>(world: World<DB>
     assert!(matches!(outcome, Outcome::Postpone(_)), "{outcome:?}");
     let error = delivered.error.unwrap();
     assert!(
-        error.contains("cannot be told that the event is given up"),
+        error.contains("cannot record that the event is dead-lettered"),
         "{error}"
     );
     assert_eq!(worker.waiting()[0].failures, 0);

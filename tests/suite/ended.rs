@@ -92,7 +92,7 @@ async fn a_worker_warns_of_retries_that_may_be_dropped() {
     let subscriber = EventSubscriber::durable("bounded").on(nothing);
     let running = world.run(Worker::new(world.bus.clone(), ()).subscribe(subscriber));
     crate::support::eventually("it is said", || async {
-        let said = log::said("RETRIES drops the oldest retries that wait");
+        let said = log::said("RETRIES silently drops the oldest waiting retries");
         said.iter().any(|line| line.contains("max_msgs is 1000"))
     })
     .await;

@@ -265,7 +265,7 @@ async fn a_replay_that_the_inbox_does_not_reach_fails_and_gives_no_event_up() {
     })
     .await;
     let reason = world.replay_status(old.id).await.replay.reason.unwrap();
-    assert!(reason.starts_with("it is too old"), "{reason}");
+    assert!(reason.starts_with("the replay is too old"), "{reason}");
     assert_eq!(counts(&world).await, (2, 2));
     assert_eq!(world.dead_letters().await.len(), 0);
     world.nothing_is_left_of(old.id).await;

@@ -378,7 +378,7 @@ async fn p9_what_spoils_a_stream_is_told_by_its_subscribers_while_they_work() {
             "EVENTS",
             json!({ "subjects": ["count.>"] }),
             json!({ "subjects": ["user.>", "count.>"] }),
-            "does not take user.created",
+            "no longer takes user.created",
         ),
         (
             "RETRIES",

@@ -90,7 +90,7 @@ async fn p9_a_bucket_that_refuses_entries_is_an_issue_of_every_replica() {
         let workers = [of(), of()];
         is_told(&bus, "stands", &[words, "KV_TIDINGS"]).await;
         if words == "max_bytes" || words == "is sealed" {
-            is_told(&bus, "stands", &["no lease can be had"]).await;
+            is_told(&bus, "stands", &["the lease cannot be acquired"]).await;
         }
         for worker in workers {
             worker.end().await;

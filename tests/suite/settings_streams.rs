@@ -63,7 +63,11 @@ async fn what_is_republished_into_a_stream_of_tidings_is_named() {
         let republish = json!({ "src": source, "dest": destination });
         tool.change_stream(stream, &json!({ "republish": republish }))
             .await;
-        is_told(&bus, &format!("republish of {stream} has {destination}")).await;
+        is_told(
+            &bus,
+            &format!("republish of {stream} has the destination {destination}"),
+        )
+        .await;
         tool.change_stream(stream, &json!({ "republish": null }))
             .await;
     }

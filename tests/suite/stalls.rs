@@ -429,6 +429,6 @@ async fn a_paused_subscriber_says_so_and_is_no_stall() {
     worker.has("waits").await;
     assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
     says("paused", "subscriber resumed").await;
-    assert!(log::said("events are waiting, and none comes").is_empty());
+    assert!(log::said("events are waiting, and none is delivered").is_empty());
     worker.end().await;
 }

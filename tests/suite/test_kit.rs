@@ -414,7 +414,7 @@ async fn the_check_catches_an_insert_without_a_key_and_names_the_cure() {
     for part in [
         "test_kit::add is not idempotent",
         "between the effect and the acknowledgement",
-        "there is\n  2\nwhile after one run there is\n  1\n",
+        "`observe` returned\n  2\nwhile after one run it returned\n  1\n",
         ".on_transactional(&outbox, ...)",
         "`cx.event_id()`",
     ] {
@@ -430,7 +430,7 @@ async fn the_check_catches_what_a_once_handler_does_outside_its_transaction() {
     for part in [
         "count is not idempotent",
         "such as a commit",
-        "besides its transaction",
+        "outside its transaction",
     ] {
         assert!(said.contains(part), "{part} is not in: {said}");
     }
@@ -452,7 +452,7 @@ async fn the_check_catches_an_effect_that_is_lost_between_two_awaits() {
 async fn a_check_that_could_not_fail_says_so() {
     let user = User::new("ada");
     let blind = assert_idempotent(&user, counting, async |_| 0);
-    assert!(verdict(blind).await.contains("sees nothing"));
+    assert!(verdict(blind).await.contains("sees no effect"));
 
     let rejected = User::new("failing");
     let failing = assert_idempotent(&rejected, counting, counted);
@@ -461,7 +461,7 @@ async fn a_check_that_could_not_fail_says_so() {
     let app = App::default();
     let shared = async || TestWorker::new(subscriber(), app.clone());
     let shared = assert_idempotent(&user, shared, async |worker| worker.state().noted.len());
-    assert!(verdict(shared).await.contains("does not begin anew"));
+    assert!(verdict(shared).await.contains("does not start afresh"));
 }
 
 #[tokio::test]
@@ -472,5 +472,5 @@ async fn what_never_ends_is_told() {
     );
     worker.deliver(&User::new("failing")).await;
     let said = verdict(async { drop(worker.settle().await) }).await;
-    assert!(said.contains("something still waits"), "{said}");
+    assert!(said.contains("an event still waits"), "{said}");
 }

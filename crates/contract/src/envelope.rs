@@ -50,7 +50,8 @@ pub enum EnvelopeError {
     Version(Name),
     /// The payload is not JSON. Only another publisher can have made such an event.
     #[error(
-        "the payload of {name} is {media_type:?}, and only JSON is published: make a new envelope of it"
+        "the payload of {name} is {media_type:?}, and only JSON is published: make a new envelope with a JSON \
+         payload"
     )]
     MediaType {
         /// The event's name.

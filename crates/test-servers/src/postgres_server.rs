@@ -287,7 +287,7 @@ fn give_away_when_root(home: &Home) -> Result<Option<u32>, ServerError> {
         return Ok(None);
     }
     chown(home.path(), Some(NOBODY), Some(NOBODY))
-        .map_err(ServerError::path("give to nobody", home.path()))?;
+        .map_err(ServerError::path("change the owner of", home.path()))?;
     Ok(Some(NOBODY))
 }
 

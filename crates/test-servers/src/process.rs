@@ -306,7 +306,7 @@ async fn spawn_from_lasting_thread(command: Command) -> io::Result<Child> {
     let (reply, answer) = oneshot::channel();
     spawner
         .send((command, reply))
-        .map_err(|_| io::Error::other("the thread that starts servers is gone"))?;
+        .map_err(|_| io::Error::other("the thread that starts servers has ended"))?;
     answer.await.map_err(io::Error::other)?
 }
 

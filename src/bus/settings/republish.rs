@@ -17,9 +17,10 @@ pub(super) fn republish(looked: &Looked<'_>, value: &Value) -> Option<String> {
     let mut ours = looked.ours.iter();
     let taken = ours.find(|taken| overlaps(taken, &pattern))?;
     Some(format!(
-        "republish of {stream} has {to} for its destination, and {taken} is taken by a stream that Tidings works with: what \
-         {stream} stores comes as another event, letter, retry or entry, and may come again without end; take it away with \
-         `nats stream edit {stream} --no-republish`, or have it go to a subject that none of these streams takes"
+        "republish of {stream} has the destination {to}, and a stream of Tidings takes {taken}: each message that \
+         {stream} stores is stored again as an event, dead letter, retry or entry, possibly in an endless loop; \
+         remove the setting with `nats stream edit {stream} --no-republish`, or use a destination that none of these \
+         streams takes"
     ))
 }
 

@@ -113,14 +113,14 @@ const STREAM: &[(&str, Rule)] = &[
     ("allow_direct", APPLIED),
     ("allow_atomic", APPLIED),
     ("duplicate_window", APPLIED),
-    ("allow_batched", Harmless("nothing here publishes so")),
+    ("allow_batched", Harmless("Tidings sends none to it")),
     (
         "allow_msg_ttl",
-        Harmless("a publisher of such an event wants it to go"),
+        Harmless("the publisher of such an event chooses its lifetime"),
     ),
     (
         "subject_delete_marker_ttl",
-        Harmless("markers are no events, and passed over"),
+        Harmless("markers are not events, and are skipped"),
     ),
     ("allow_msg_counter", Compared(allow_msg_counter)),
     (
@@ -157,12 +157,12 @@ fn anew(looked: &Looked<'_>) -> String {
     let stream = looked.stream;
     match looked.role {
         Role::Bucket => format!(
-            "it cannot be changed: stop the workers, delete the bucket with `nats stream rm {stream}`, and they make it anew; \
-             parked keys and replays are in it"
+            "the setting cannot be changed: stop the workers, delete the bucket with `nats stream rm {stream}`, and \
+             start the workers, which recreate it; parked keys and replays are lost"
         ),
         _ => format!(
-            "it cannot be changed: copy what is in it, delete it with `nats stream rm {stream}`, and create it with \
-             `tidings streams apply`"
+            "the setting cannot be changed: copy the messages of the stream, delete it with `nats stream rm \
+             {stream}`, and create it with `tidings streams apply`"
         ),
     }
 }
@@ -176,8 +176,8 @@ pub(in crate::bus) fn transforms(stream: &str, value: &Value) -> Option<String> 
     (!is_unset(Some(value))).then(|| {
         let cure = edit(stream, "no-transform");
         format!(
-            "subject_transform of {stream} is {value}: what is published is stored under another subject, so no subscriber \
-             gets it; take it away with {cure}"
+            "subject_transform of {stream} is {value}: messages are stored under another subject, so no subscriber \
+             receives them; remove the setting with {cure}"
         )
     })
 }
@@ -192,11 +192,12 @@ fn retention(looked: &Looked<'_>, value: &Value) -> Option<String> {
     };
     (*value != json!(wanted)).then(|| {
         let cure = match (looked.role, value == "interest") {
-            (Role::DeadLetters, true) => "set it back with `tidings streams apply`".to_owned(),
+            (Role::DeadLetters, true) => "set retention back with `tidings streams apply`".to_owned(),
             _ => anew(looked),
         };
         format!(
-            "retention of {stream} is {value} and not {wanted}: what it must keep goes, or what must go stays; {cure}"
+            "retention of {stream} is {value} and not {wanted}: it deletes messages that it must keep, or keeps \
+             messages that it must delete; {cure}"
         )
     })
 }
@@ -212,15 +213,15 @@ fn fills(looked: &Looked<'_>, setting: &str, value: &Value, now: u64) -> Option<
     let is_refusing = looked.config.get("discard") == Some(&json!("new"));
     let what = match (is_refusing, looked.role) {
         (true, Role::Bucket) => {
-            "when it is full it takes no entry, and then no instance gets the lease"
+            "when it is full it takes no entry, and then no instance can acquire the lease"
         }
-        (true, _) => "when it is full it refuses what is new",
-        (false, _) => "when it is full it drops what is oldest, and says nothing",
+        (true, _) => "when it is full it refuses new messages",
+        (false, _) => "when it is full it silently drops the oldest messages",
     };
     let option = setting.replace('_', "-");
     let cure = edit(stream, &format!("{option}=..."));
     Some(format!(
-        "{stream} holds {now} of {setting} {limit}: {what}; raise it with {cure}, and in the configuration"
+        "{stream} holds {now} of {setting} {limit}: {what}; raise the limit with {cure}, and in the configuration"
     ))
 }
 
@@ -232,8 +233,8 @@ fn max_msgs_per_subject(looked: &Looked<'_>, value: &Value) -> Option<String> {
     }
     let cure = edit(stream, "max-msgs-per-subject=-1");
     Some(format!(
-        "max_msgs_per_subject of {stream} is {limit}: of one name it keeps only so many, and drops or refuses the others; \
-         take it away with {cure}"
+        "max_msgs_per_subject of {stream} is {limit}: it keeps only so many messages of one name, and drops or \
+         refuses the others; remove the limit with {cure}"
     ))
 }
 
@@ -243,15 +244,14 @@ fn max_age(looked: &Looked<'_>, value: &Value) -> Option<String> {
     let what = match looked.role {
         // The operator chooses how long they are kept.
         Role::Events | Role::DeadLetters => return None,
-        Role::Retries => "a retry that waits for longer is dropped, and nothing is said",
-        Role::Bucket => {
-            "parked keys, replays that run and leases go after that, and nothing is said"
-        }
+        Role::Retries => "a retry that waits for longer is silently dropped",
+        Role::Bucket => "older parked keys, running replays and leases are silently dropped",
     };
     let age = setting_text("max_age", value);
     let cure = edit(stream, "max-age=0");
     Some(format!(
-        "max_age of {stream} is {age}: {what}; take it out of the configuration, or away with {cure}"
+        "max_age of {stream} is {age}: {what}; remove the limit from the configuration, or from the stream with \
+         {cure}"
     ))
 }
 
@@ -263,8 +263,8 @@ fn max_msg_size(looked: &Looked<'_>, value: &Value) -> Option<String> {
     is_smaller.then(|| {
         let cure = edit(stream, "max-msg-size=-1");
         format!(
-            "max_msg_size of {stream} is {size}: an event that is larger cannot be kept in it, and its subscriber does not \
-             get on; take it away with {cure}"
+            "max_msg_size of {stream} is {size}: a larger event cannot be stored in it, and its subscriber is stuck; \
+             remove the limit with {cure}"
         )
     })
 }
@@ -273,7 +273,7 @@ fn storage(looked: &Looked<'_>, value: &Value) -> Option<String> {
     let stream = looked.stream;
     (*value == json!("memory")).then(|| {
         let cure = anew(looked);
-        format!("{stream} is in memory: all of it is gone when the server restarts; {cure}")
+        format!("{stream} is in memory: all messages are lost when the server restarts; {cure}")
     })
 }
 
@@ -282,7 +282,8 @@ fn persist_mode(looked: &Looked<'_>, value: &Value) -> Option<String> {
     (*value == json!("async")).then(|| {
         let cure = anew(looked);
         format!(
-            "persist_mode of {stream} is async: what the server confirms is not on the disk yet, and a crash loses it; {cure}"
+            "persist_mode of {stream} is async: the server confirms messages before they are on disk, and a crash \
+             loses them; {cure}"
         )
     })
 }
@@ -292,8 +293,8 @@ fn no_ack(looked: &Looked<'_>, value: &Value) -> Option<String> {
     (*value == json!(true)).then(|| {
         let cure = edit(stream, "ack");
         format!(
-            "no_ack of {stream} is true: the server confirms nothing that is stored, so all who publish wait in vain; change \
-             it with `tidings streams apply` or {cure}"
+            "no_ack of {stream} is true: the server confirms nothing that is stored, so each publish times out; \
+             change the setting with `tidings streams apply` or {cure}"
         )
     })
 }
@@ -302,7 +303,7 @@ fn sealed(looked: &Looked<'_>, value: &Value) -> Option<String> {
     let stream = looked.stream;
     (*value == json!(true)).then(|| {
         let cure = anew(looked);
-        format!("{stream} is sealed: nothing is stored in it any more; {cure}")
+        format!("{stream} is sealed: it stores no new messages; {cure}")
     })
 }
 
@@ -313,8 +314,8 @@ fn comes_from_elsewhere(looked: &Looked<'_>, setting: &str, value: &Value) -> Op
     (matters && !is_unset(Some(value))).then(|| {
         let cure = anew(looked);
         format!(
-            "{setting} of {stream} is {value}: what others write into it is taken for what the workers of this server wrote; \
-             {cure}"
+            "{setting} of {stream} is {value}: messages from other streams look like those of the workers of this \
+             server; {cure}"
         )
     })
 }
@@ -324,7 +325,8 @@ fn allow_msg_counter(looked: &Looked<'_>, value: &Value) -> Option<String> {
     (*value == json!(true)).then(|| {
         let cure = anew(looked);
         format!(
-            "allow_msg_counter of {stream} is true: it counts, and refuses what is no number; {cure}"
+            "allow_msg_counter of {stream} is true: the stream is a counter, and refuses messages that are not \
+             numbers; {cure}"
         )
     })
 }
@@ -334,7 +336,7 @@ fn without_schedules(looked: &Looked<'_>) -> Option<String> {
     let schedules = looked.config.get("allow_msg_schedules") == Some(&json!(true));
     (looked.role == Role::Retries && !schedules).then(|| {
         format!(
-            "allow_msg_schedules of {stream} is not set: no event that failed can wait in it for its next attempt; set it \
+            "allow_msg_schedules of {stream} is not set: no failed event can wait in it for its next attempt; set it \
              with `tidings streams apply`"
         )
     })
@@ -360,8 +362,8 @@ fn not_taken(looked: &Looked<'_>, subjects: &[String]) -> Option<String> {
         .collect();
     (!missing.is_empty()).then(|| {
         format!(
-            "{stream} does not take {} any more, which its subscriber wants: give it the subject back, in the configuration \
-             with `tidings streams apply`",
+            "{stream} no longer takes {}, which its subscriber wants: add the subject to the stream again, in the \
+             configuration with `tidings streams apply`",
             missing.join(" and ")
         )
     })

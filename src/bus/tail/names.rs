@@ -67,7 +67,8 @@ impl Bus {
         Err(BusError::Broken {
             subject: last,
             reason: format!(
-                "{MOST} readers of this name read {stream} already; what one has left that died goes within {KEPT_BY_NAME:?}"
+                "{MOST} readers of this name read {stream} already; the consumer of a reader that died is deleted \
+                 within {KEPT_BY_NAME:?}"
             ),
         })
     }

@@ -70,7 +70,7 @@ impl Source {
         if self.replay.is_some() && created != self.created {
             return Err(BusError::Broken {
                 subject: self.consumer.durable.clone(),
-                reason: "the stream that is replayed is another one, or gone".to_owned(),
+                reason: "the stream of the replay was recreated, or is gone".to_owned(),
             });
         }
         let start = if created == self.created {

@@ -123,7 +123,7 @@ async fn settings_that_cannot_be_used_are_named_and_end_with_2() {
         (nats("tls_roots = \"tidings.toml\""), "-----BEGIN"),
         (nats("credentials = \"nowhere.creds\""), "nats.credentials"),
         (nats("inbox_prefix = \"a.>\""), "nats.inbox_prefix"),
-        (tls("\"ws://127.0.0.1:1\""), "WebSocket is not spoken"),
+        (tls("\"ws://127.0.0.1:1\""), "WebSocket is not supported"),
         (
             tls("[\"tls://127.0.0.1:1\", \"nats://127.0.0.1:1\"]"),
             "write tls:// for all",

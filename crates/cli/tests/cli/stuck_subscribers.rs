@@ -122,7 +122,7 @@ async fn events_that_wait_for_nobody_end_with_1_and_a_pause_with_0() {
             .run(&LIST)
             .await
             .stdout
-            .contains("the last sign of one")
+            .contains("an instance was last seen")
     })
     .await;
     let ended = world.list_ends(1).await;
@@ -290,7 +290,7 @@ async fn a_subscriber_that_is_gone_for_good_is_removed_after_what_waits_is_told(
         .await;
     says(
         &runs,
-        &["stuck is not gone: process", "stop its workers first"],
+        &["stuck still runs: process", "stop its workers first"],
     );
     let bus = service.bus.clone();
     service.stop().await;
@@ -361,6 +361,6 @@ async fn durables_of_other_applications_are_named_apart() {
     let refused = world
         .refused(1, &["subscribers", "remove", "reporting", "--yes"])
         .await;
-    says(&refused, &["another application has made the durable"]);
+    says(&refused, &["another application has created the durable"]);
     service.stop().await;
 }

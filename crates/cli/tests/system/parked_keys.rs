@@ -332,7 +332,7 @@ async fn what_fails_again_parks_the_key_anew_and_nothing_passes_it() {
     assert_eq!(redriven.status.code(), Some(1), "{redriven:?}");
     let said = String::from_utf8_lossy(&redriven.stderr).into_owned();
     assert!(
-        said.contains("keeps the key k parked: one of its events was given up again"),
+        said.contains("keeps the key k parked: one of its events was dead-lettered again"),
         "{said}"
     );
     let last = traffic.stop().await;
@@ -395,7 +395,7 @@ async fn a_key_whose_letters_are_all_gone_is_not_parked() {
     parking.until_letters(3).await;
     let refused = parking.dead_letters(&["redrive", "2"]).await;
     assert_eq!(refused.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("not the key's first letter"));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("not the key's first dead letter"));
     parking.heal();
     let first = parking.dead_letters(&["redrive", "1"]).await;
     assert!(first.status.success(), "{first:?}");

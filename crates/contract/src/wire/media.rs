@@ -89,7 +89,7 @@ fn starts_with(text: &str, prefix: &str) -> bool {
 fn refused(header: &str, value: &str, cure: &str) -> ReadError {
     let value: String = value.chars().take(100).collect();
     ReadError::Malformed(format!(
-        "its {header} is {value:?}, which is not read: {cure}"
+        "its {header} is {value:?}, which Tidings does not read: {cure}"
     ))
 }
 

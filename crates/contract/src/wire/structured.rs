@@ -15,7 +15,7 @@ pub(super) type Opened = (Vec<(String, String)>, Bytes);
 /// Takes the attributes and the data out of a structured payload.
 pub(super) fn open(payload: &[u8]) -> Result<Opened, ReadError> {
     let wrapper: BTreeMap<String, &RawValue> = serde_json::from_slice(payload)
-        .map_err(|error| malformed(&format!("the payload is not its JSON object ({error})")))?;
+        .map_err(|error| malformed(&format!("the payload is not a JSON object ({error})")))?;
     let mut headers = Vec::with_capacity(wrapper.len());
     let mut bytes = 0;
     let (mut data, mut base64) = (None, None);
@@ -30,7 +30,7 @@ pub(super) fn open(payload: &[u8]) -> Result<Opened, ReadError> {
                 };
                 if name == "specversion" && !(text == "1" || text.starts_with("1.")) {
                     return Err(malformed(&format!(
-                        "it is of version {text:?} of CloudEvents, and not of 1.0"
+                        "its version of CloudEvents is {text:?}, and not 1.0"
                     )));
                 }
                 if name == "datacontenttype" {
@@ -74,7 +74,7 @@ fn attribute(name: &str, value: &RawValue) -> Result<Option<String>, ReadError> 
     match value.as_bytes().first() {
         Some(b'"') => serde_json::from_str(value)
             .map(Some)
-            .map_err(|error| malformed(&format!("its attribute {name:?} is no text ({error})"))),
+            .map_err(|error| malformed(&format!("its attribute {name:?} is not a text ({error})"))),
         Some(b'{' | b'[') => {
             let name: String = name.chars().take(64).collect();
             Err(malformed(&format!(

@@ -26,14 +26,16 @@ pub(super) async fn runnable_by(
     }
     copied(&programs.folder, &home.path().join("postgres"), user)
         .map(|folder| PostgresPrograms { folder, ..programs })
-        .map_err(ServerError::io("copy Postgres to where nobody can run it"))
+        .map_err(ServerError::io(
+            "copy Postgres to a directory where the user nobody can run it",
+        ))
 }
 
 /// Copies an installation and returns the program folder of the copy. A wheel keeps the shared libraries next to its
 /// package, as `<package>.libs`, and the programs find them by a relative path, so the copy has the same layout.
 pub(super) fn copied(programs: &Path, to: &Path, user: u32) -> io::Result<PathBuf> {
     let programs = programs.canonicalize()?;
-    let too_short = || io::Error::other("it is not an installation of its own");
+    let too_short = || io::Error::other("the programs are not in a directory of their own");
     let installation = programs.parent().ok_or_else(too_short)?;
     let package = installation.parent().ok_or_else(too_short)?;
     let root = package.parent().ok_or_else(too_short)?;

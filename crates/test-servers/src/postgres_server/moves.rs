@@ -22,7 +22,7 @@ impl PostgresServer {
                 .map_err(ServerError::path("read", &signal))?,
         );
         std::os::unix::fs::chown(&signal, Some(owner), None)
-            .map_err(ServerError::path("give away", &signal))?;
+            .map_err(ServerError::path("change the owner of", &signal))?;
         self.restart().await
     }
 

@@ -45,6 +45,7 @@ pub(super) fn another(range: &ReplayRange) -> String {
 fn older(range: &ReplayRange) -> String {
     let (stream, last) = (&range.stream, range.last);
     format!(
-        "an older copy of the stream {stream} was put back, without the message that was {last}: start another replay"
+        "the stream {stream} was replaced by an older copy, without the message that was {last}: start another \
+         replay"
     )
 }

@@ -24,7 +24,7 @@ async fn a_subscriber_that_is_gone_for_good_is_seen_and_removed() {
         let shown = world
             .run(&["subscribers", "show", SUBSCRIBER, "--json"])
             .await;
-        !shown.stdout.contains("of one wait at the server")
+        !shown.stdout.contains("of an instance wait at the server")
     })
     .await;
 
