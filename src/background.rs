@@ -5,7 +5,7 @@ use std::error::Error;
 use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
-use crate::bus::Bus;
+use crate::nats::Bus;
 
 /// Work that runs for as long as the worker.
 pub trait Background: Send + 'static {

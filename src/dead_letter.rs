@@ -27,7 +27,7 @@ mod selection;
 
 use std::{collections::VecDeque, time::Duration};
 
-use crate::bus::{Bus, BusError, StartFrom, StoredMessage, streams::StreamSpec};
+use crate::nats::{Bus, BusError, StartFrom, StoredMessage, streams::StreamSpec};
 pub use fate::{RedriveFates, RedriveWatch};
 pub use group::DeadLetterGroup;
 use group::Groups;

@@ -27,7 +27,6 @@
 
 mod background;
 mod breaker;
-mod bus;
 mod context;
 mod dead_letter;
 mod error_text;
@@ -42,6 +41,7 @@ mod interrupt;
 mod job;
 mod lanes;
 mod log;
+mod nats;
 #[cfg(feature = "outbox")]
 mod outbox;
 mod outcome;
@@ -69,11 +69,6 @@ mod yielding;
 
 pub use background::Background;
 pub use breaker::CircuitBreaker;
-pub use bus::{
-    Auth, Bus, BusError, ConnectError, EventPublisher, NatsIdentity, NatsOptions, PublishError,
-    Reader, ReaderError, Seen, Tls, TooLarge, setting_text,
-    streams::{Plan, StreamNameError, StreamSpec},
-};
 pub use context::Context;
 pub use dead_letter::{
     DeadLetterGroup, DeadLetterReader, DeadLetterSelection, DeadLetters, DeadLettersError, Edit,
@@ -89,6 +84,11 @@ pub use instance::{Activity, HotKey, Instance, WantedConsumer};
 pub use job::{
     Rehearsal, RehearsedEvents, Replay, ReplayIssue, ReplayPoint, ReplayProgress, ReplayRange,
     ReplayRequest, ReplayState, StreamProgress, UndecodableEvent,
+};
+pub use nats::{
+    Auth, Bus, BusError, ConnectError, EventPublisher, NatsIdentity, NatsOptions, PublishError,
+    Reader, ReaderError, Seen, Tls, TooLarge, setting_text,
+    streams::{Plan, StreamNameError, StreamSpec},
 };
 #[cfg(feature = "postgres")]
 pub use outbox::{AdoptError, AdoptedEvent, Adoption};

@@ -25,9 +25,9 @@ use chrono::Utc;
 use serde::Serialize;
 
 use crate::{
-    bus::{Bus, BusError},
     instance::status_subject,
     job::{Replay, ReplayIssue, ReplayProgress, ReplayRequest, ReplayState},
+    nats::{Bus, BusError},
     replaying::ReplayId,
 };
 pub use error::ReplayError;

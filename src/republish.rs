@@ -13,7 +13,7 @@ use serde::Serialize;
 use tokio::{sync::mpsc, task::JoinSet};
 
 use crate::{
-    bus::Bus,
+    nats::Bus,
     outbox::{Outbox, Range, RepublishError, Sender, Sending, Store},
     rate::Rate,
 };

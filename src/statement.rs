@@ -6,8 +6,8 @@ use chrono::{DateTime, Utc};
 use tidings_contract::{EnvelopeError, EventId, IntoEnvelope, wire};
 
 use crate::{
-    bus::{TooLarge, check_size},
     context,
+    nats::{TooLarge, check_size},
     schema::{self, SchemaError},
 };
 

@@ -28,8 +28,8 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::{
-    bus::{Bus, BusError, ConsumerSpec, Durable, drift, filters},
     instance::Instance,
+    nats::{Bus, BusError, ConsumerSpec, Durable, drift, filters},
 };
 
 pub use issue::SubscriberIssue;

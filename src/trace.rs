@@ -19,7 +19,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use tidings_contract::{Envelope, EventId};
 
-use crate::bus::{Bus, BusError};
+use crate::nats::{Bus, BusError};
 use records::Records;
 pub use report::{
     DeadLetterTrace, DeliveryTrace, InboxTrace, OutboxTrace, ReplayTrace, RetryTrace, Searched,

@@ -19,7 +19,7 @@ use chrono::{DateTime, Utc};
 use tidings_contract::{EventId, Name, Pattern};
 
 use crate::{
-    bus::{Bus, BusError, ReaderError, Removal, Stored, StreamState},
+    nats::{Bus, BusError, ReaderError, Removal, Stored, StreamState},
     outbox::{
         Ends, Entry, LedgerKind, Outbox, OutboxError, Passed, Position, Range, Relayed, Standing,
         Store, Stretch, standing,

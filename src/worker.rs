@@ -28,9 +28,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     background::Background,
-    bus::{Bus, BusError, ConnectError, ConsumerSpec, StartFrom},
     executor::Executor,
     in_flight::InFlight,
+    nats::{Bus, BusError, ConnectError, ConsumerSpec, StartFrom},
     subscriber::{EventSubscriber, SubscriberError},
 };
 use inspection::Inspection;

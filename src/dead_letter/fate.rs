@@ -15,7 +15,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::{DeadLettersError, StoredDeadLetter, retried, stream};
-use crate::bus::{
+use crate::nats::{
     Bus, BusError, REDRIVE, StartFrom, StoredMessage, letters_of, retries_of, streams::StreamSpec,
 };
 

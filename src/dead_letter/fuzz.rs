@@ -5,7 +5,7 @@ use chrono::DateTime;
 use super::{Edit, StoredDeadLetter, group::Groups, redrive::redrive};
 use tidings_fuzz::fuzz_text;
 
-use crate::bus::fuzz::Letter;
+use crate::nats::fuzz::Letter;
 
 const LETTER: &str = "dead-letter.mailer.user.created
 Nats-Msg-Id: dead/mailer/EVENTS/17/1700000000000000000

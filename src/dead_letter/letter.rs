@@ -8,8 +8,8 @@ use serde::{Serialize, Serializer, ser::SerializeStruct};
 use tidings_contract::{Envelope, EventId, wire};
 
 use crate::{
-    bus::{StoredMessage, counted},
     fingerprint::fingerprint,
+    nats::{StoredMessage, counted},
 };
 
 const SUBJECTS: &str = "dead-letter.";

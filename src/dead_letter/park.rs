@@ -20,7 +20,7 @@ use uuid::Uuid;
 use super::{
     DeadLetterSelection, DeadLetters, DeadLettersError, Redriver, StoredDeadLetter, retried, stream,
 };
-use crate::bus::{Park, Question, StartFrom, letters_of};
+use crate::nats::{Park, Question, StartFrom, letters_of};
 
 /// How long the subscriber may take to reach the last redriven event.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -19,7 +19,7 @@ use tidings_contract::wire;
 use uuid::Uuid;
 
 use super::{DeadLettersError, StoredDeadLetter, retried, stream};
-use crate::bus::{Bus, BusError, PASS, StoredMessage, StreamInfo, is_ours, streams};
+use crate::nats::{Bus, BusError, PASS, StoredMessage, StreamInfo, is_ours, streams};
 
 /// Redrives dead letters, one after the other, in the order of the calls. The caller sets the pace.
 #[derive(Debug, Clone)]

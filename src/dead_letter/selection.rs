@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use tidings_contract::{Name, Pattern};
 
 use super::StoredDeadLetter;
-use crate::bus::StartFrom;
+use crate::nats::StartFrom;
 
 /// Selects dead letters: those that meet every condition; all of them when there is none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -155,7 +155,7 @@ fn is_word(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bus::StoredMessage;
+    use crate::nats::StoredMessage;
 
     fn letter() -> StoredDeadLetter {
         let headers = [

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use tidings_contract::{Envelope, EventId};
 
 use super::{OutboxError, delayed::Delayed};
-use crate::bus::Identity;
+use crate::nats::Identity;
 
 /// Keeps the first of equal events: an event that occurs twice, with the same id, name, version, key, payload and
 /// headers, is written once. Two different events with one id are refused, because the stream would take the second for

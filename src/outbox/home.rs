@@ -17,7 +17,7 @@ use super::{
     taken::Operation,
 };
 use crate::{
-    bus::{Bus, BusError, NatsIdentity},
+    nats::{Bus, BusError, NatsIdentity},
     start::shifted,
 };
 

@@ -52,8 +52,8 @@ use sqlx::{Connection, Pool};
 use tidings_contract::{Envelope, EnvelopeError, EventId, IntoEnvelope, wire};
 
 use crate::{
-    bus::{Bus, TooLarge, check_size},
     context,
+    nats::{Bus, TooLarge, check_size},
 };
 use chunks::chunks;
 pub use delayed::DelayedEvent;

@@ -17,7 +17,7 @@ use super::{
     store::{Entry, Rows},
     taken::Operation,
 };
-use crate::bus::BusError;
+use crate::nats::BusError;
 pub(crate) use reading::Chosen;
 pub(crate) use sender::{Ends, Sender, Sending};
 pub(crate) use streams::Streams;
@@ -88,7 +88,7 @@ pub enum RepublishError {
     },
     /// A stream cannot be read.
     #[error(transparent)]
-    Stream(#[from] crate::bus::ReaderError),
+    Stream(#[from] crate::nats::ReaderError),
     /// The outbox cannot be read or written.
     #[error(transparent)]
     Outbox(#[from] OutboxError),

@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use futures::{Stream, TryStreamExt};
 use tidings_contract::{Envelope, EventId, wire};
 
-use crate::bus::{Identity, Own};
+use crate::nats::{Identity, Own};
 
 /// A row of the outbox.
 #[derive(Debug, Clone)]

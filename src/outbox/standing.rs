@@ -13,7 +13,7 @@ use super::{
     store::{Position, Statements},
     taken::Operation,
 };
-use crate::bus::{At, Bus, BusError, StreamState};
+use crate::nats::{At, Bus, BusError, StreamState};
 
 /// The state of a stream, compared with what the relay wrote to it. Displayed as a predicate of the stream: `is gone`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -12,7 +12,7 @@ use super::{
     store::unsigned,
     taken::Operation,
 };
-use crate::{bus::NatsIdentity, start::shifted};
+use crate::{nats::NatsIdentity, start::shifted};
 
 /// Counts parked rows: all, those that wait, and those that are restored by themselves, with the oldest of the restored
 /// and of the undecided ones. A row is restored when its unpark was requested, when it waits for a stream or subject,

@@ -12,7 +12,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-use crate::bus::Bus;
+use crate::nats::Bus;
 
 /// Pings are sent at most this often.
 const COALESCE: Duration = Duration::from_millis(1);

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
-use crate::{bus::BusError, job::ReplayState, replaying::ReplayId, subscribers::SubscribersError};
+use crate::{job::ReplayState, nats::BusError, replaying::ReplayId, subscribers::SubscribersError};
 
 /// Why a replay cannot be started, found or changed.
 #[derive(Debug, thiserror::Error)]

@@ -6,8 +6,8 @@ use tidings_contract::EventId;
 
 use super::{ReplayError, standstill::lacks_shadow};
 use crate::{
-    bus::{Bus, Part, filters, streams::retry_subject},
     job::{ReplayPoint, ReplayRange, ReplayRequest},
+    nats::{Bus, Part, filters, streams::retry_subject},
     subscribers::{SubscriberState, Subscribers},
 };
 

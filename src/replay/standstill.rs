@@ -3,9 +3,9 @@
 use chrono::{TimeDelta, Utc};
 
 use crate::{
-    bus::{Bus, BusError},
     instance::{Activity, Instance, status_subject},
     job::{Replay, ReplayIssue, ReplayProgress, ReplayState},
+    nats::{Bus, BusError},
 };
 
 /// The instances are asked when nothing was written for this long.

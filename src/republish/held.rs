@@ -8,7 +8,7 @@ use std::{
 use tidings_contract::EventId;
 
 use crate::{
-    bus::{Bus, Stored},
+    nats::{Bus, Stored},
     outbox::RepublishError,
 };
 

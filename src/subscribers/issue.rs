@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use super::{SubscriberConsumer, SubscriberState};
 use crate::{
-    bus::{LeaseSign, starts_beyond},
     instance::{Activity, Instance},
+    nats::{LeaseSign, starts_beyond},
 };
 
 /// A lease that was not renewed for this long is free, failover included.

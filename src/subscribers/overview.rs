@@ -14,12 +14,12 @@ use super::{
     replays::unfinished,
 };
 use crate::{
-    bus::{
+    instance::{EVERYBODY, Instance, can_be_durable, status_subject},
+    job::{Replay, ReplayState},
+    nats::{
         Bus, BusError, Durable, Durables, LeaseSign, RetrySigns, filters,
         streams::{StreamSpec, retry_subject},
     },
-    instance::{EVERYBODY, Instance, can_be_durable, status_subject},
-    job::{Replay, ReplayState},
     start::shifted,
 };
 

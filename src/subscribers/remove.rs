@@ -8,9 +8,9 @@ use serde::Serialize;
 
 use super::{Subscribers, SubscribersError, WaitingRetries, replays::unfinished};
 use crate::{
-    bus::{Bus, BusError, Durable, streams::retry_subject},
     instance::{Instance, can_be_durable, status_subject},
     job::ReplayState,
+    nats::{Bus, BusError, Durable, streams::retry_subject},
     replaying::ReplayId,
 };
 

@@ -4,8 +4,8 @@ use chrono::{TimeDelta, Utc};
 
 use super::{SubscriberState, Subscribers};
 use crate::{
-    bus::{Bus, BusError},
     job::Replay,
+    nats::{Bus, BusError},
 };
 
 /// How long a replay may report nothing.

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{Subscribers, SubscribersError};
 use crate::{
-    bus::{BusError, ConsumerSpec, Durable, ReaderError, filters, streams::retry_subject},
+    nats::{BusError, ConsumerSpec, Durable, ReaderError, filters, streams::retry_subject},
     start::StartFrom,
     worker,
 };

@@ -7,7 +7,7 @@ use super::{
     report::{OutboxTrace, TracedBatch, TracedEvent},
     search::{Search, ask, time},
 };
-use crate::bus::{Bus, Expanse};
+use crate::nats::{Bus, Expanse};
 
 impl Search<'_> {
     /// Explains what was not found, for each event.

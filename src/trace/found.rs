@@ -7,7 +7,7 @@ use super::{
     report::{OutboxTrace, StoredEvent, TracedBatch, TracedEvent},
     search::made_at,
 };
-use crate::bus::{Expanse, Sighting};
+use crate::nats::{Expanse, Sighting};
 
 impl TracedEvent {
     pub(super) fn named(event: EventId, name: &str, version: u32, key: Option<String>) -> Self {

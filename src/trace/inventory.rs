@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::search::Search;
 use crate::{
-    bus::{
+    job::Replay,
+    nats::{
         Bus, BusError, Durable, Durables, Expanse,
         streams::{StreamSpec, retry_subject},
     },
-    job::Replay,
 };
 
 /// Streams and consumers, as far as they can be seen.

@@ -13,8 +13,8 @@ use super::{
     told::{Meant, Told},
 };
 use crate::{
-    bus::{Bus, Expanse, Sighting, StartFrom, quoted},
     error_text::error_texts,
+    nats::{Bus, Expanse, Sighting, StartFrom, quoted},
     start::shifted,
 };
 

@@ -15,8 +15,8 @@ use super::{
     search::{Search, time},
 };
 use crate::{
-    bus::{Bus, Expanse, Read, ReaderError, Sighting, StartFrom},
     error_text::error_texts,
+    nats::{Bus, Expanse, Read, ReaderError, Sighting, StartFrom},
 };
 
 impl Search<'_> {

@@ -15,9 +15,9 @@ use super::{
     told::{Meant, Told},
 };
 use crate::{
-    bus::{Bus, Durable, StartFrom, Waiting, filters, streams::StreamSpec},
     dead_letter::{DeadLetterSelection, DeadLetters, DeadLettersError, StoredDeadLetter},
     job::Replay,
+    nats::{Bus, Durable, StartFrom, Waiting, filters, streams::StreamSpec},
 };
 
 /// How many waiting messages, and how many dead letters, are read at most.

@@ -12,7 +12,7 @@ use std::{
 use tidings_contract::EventId;
 
 use super::report::{Difference, DifferenceKind};
-use crate::{bus::Stored, outbox::Relayed};
+use crate::{nats::Stored, outbox::Relayed};
 
 /// A difference between a row and its messages.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    bus::{Bus, BusError, ConsumerSpec},
     executor::Arrival,
+    nats::{Bus, BusError, ConsumerSpec},
 };
 
 /// How long after a lost connection the server may have forgotten acks: a killed server loses those that it has not

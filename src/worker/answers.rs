@@ -8,7 +8,7 @@ use std::{
 use futures::future::join_all;
 
 use super::{in_flight_table::InFlightTable, source::Item};
-use crate::{bus::Delivery, executor::Acknowledger, position::Position};
+use crate::{executor::Acknowledger, nats::Delivery, position::Position};
 
 /// The pause before an unconfirmed ack is sent again.
 const PAUSE: Duration = Duration::from_secs(5);

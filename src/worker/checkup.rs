@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::bus::{ConsumerLook, ConsumerSpec, durable_issues, setting_text};
+use crate::nats::{ConsumerLook, ConsumerSpec, durable_issues, setting_text};
 
 /// How long events may wait without a delivery although there is capacity.
 const STUCK: Duration = Duration::from_secs(7);

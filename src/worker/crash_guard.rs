@@ -23,9 +23,9 @@ use uuid::Uuid;
 use super::source::Item;
 use crate::{
     breaker::Permit,
-    bus::{Bus, BusError},
     executor::{Acknowledger, Executor, Step},
     log::Lasting,
+    nats::{Bus, BusError},
     outcome::{Cause, DeadLetter},
 };
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    bus::{Bus, BusError, ConsumerSpec, StartFrom},
+    nats::{Bus, BusError, ConsumerSpec, StartFrom},
     position::Position,
 };
 

@@ -11,8 +11,8 @@ use chrono::{DateTime, Utc};
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
-    bus::Delivery,
     log::Lasting,
+    nats::Delivery,
     position::Position,
     subscriber::MAX_CONCURRENCY,
     throttle::{Pulls, Throttle},

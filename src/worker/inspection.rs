@@ -11,8 +11,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::needs::needs;
 use crate::{
-    bus::{BadEntry, Bus, BusError, ConsumerSpec, Need, Role},
     instance::Instance,
+    nats::{BadEntry, Bus, BusError, ConsumerSpec, Need, Role},
 };
 
 /// How often everything is inspected.

@@ -13,9 +13,9 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
-    bus::{Bus, BusError},
     error_text::unplaced,
     log::{Lasting, short},
+    nats::{Bus, BusError},
     position::Position,
     replaying::ReplayId,
 };

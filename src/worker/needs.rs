@@ -1,8 +1,8 @@
 //! The NATS permissions that a subscriber needs, including those that it needs only when something fails. Pure.
 
 use crate::{
-    bus::{ConsumerSpec, Need, letters_of},
     instance::{EVERYBODY, status_subject},
+    nats::{ConsumerSpec, Need, letters_of},
 };
 
 /// What a subscriber publishes and subscribes to sooner or later. The last consumer is that of its retries. Permissions

@@ -24,10 +24,10 @@ use uuid::Uuid;
 use super::{crash_guard::CrashGuard, source::Item, status_reporter::StatusReporter};
 use crate::{
     breaker::Permit,
-    bus::{Bus, BusError, Delivery, Head, Park, Question},
     executor::{AckError, Acknowledger, Arrival, Executor, Past, Step},
     handler::memory::{Noted, Whereabouts},
     log::{Lasting, short},
+    nats::{Bus, BusError, Delivery, Head, Park, Question},
     outcome::{Cause, DeadLetter, Outcome},
     subscriber::{EventSubscriber, OnExhausted},
 };

@@ -28,9 +28,9 @@ use super::{
     status_reporter::StatusReporter,
 };
 use crate::{
-    bus::{Bus, BusError, Holds},
     executor::Executor,
     job::{Replay, ReplayState},
+    nats::{Bus, BusError, Holds},
     replaying::ReplayId,
     subscriber::EventSubscriber,
 };

@@ -27,9 +27,9 @@ use super::{
 };
 use crate::{
     breaker::Attempted,
-    bus::{Bus, BusError, ConsumerSpec},
     executor::{Executor, Step},
     lanes::{Lanes, Priority, Ticket},
+    nats::{Bus, BusError, ConsumerSpec},
     replaying::{ReplayId, Replaying},
     subscriber::{EventSubscriber, MAX_CONCURRENCY},
     throttle::{Begin, Pulls, Throttle},

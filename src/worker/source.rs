@@ -23,12 +23,12 @@ use super::{
     suspects,
 };
 use crate::{
-    bus::{
+    executor::{Arrival, PROGRESS},
+    log::Lasting,
+    nats::{
         Bus, BusError, ConsumerLook, ConsumerSpec, Deliveries, Delivery, PullError, Pulled, Puller,
         PullerOptions,
     },
-    executor::{Arrival, PROGRESS},
-    log::Lasting,
     position::Position,
     replaying::Replaying,
 };

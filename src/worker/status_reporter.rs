@@ -15,10 +15,10 @@ use uuid::Uuid;
 
 use super::{in_flight_table::InFlightTable, inspection::Inspection};
 use crate::{
-    bus::{BadEntry, Bus, ConsumerSpec},
     instance::{Activity, EVERYBODY, HotKey, Instance, WantedConsumer, status_subject},
     lanes::Lanes,
     log::{Lasting, short},
+    nats::{BadEntry, Bus, ConsumerSpec},
     subscriber::EventSubscriber,
     tally::Tally,
     throttle::Throttle,

@@ -12,7 +12,7 @@ mod batch_deaths;
 mod batches;
 mod blocked;
 mod bulk;
-mod bus;
+mod nats;
 mod cloudevents;
 mod database_errors;
 mod dead_lettered;

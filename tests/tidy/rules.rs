@@ -34,7 +34,7 @@ const LAYERS: &[&[&str]] = &[
         "telemetry",
     ],
     &["executor"],
-    &["bus"],
+    &["nats"],
     &["background", "statement"],
     &["outbox", "worker"],
     &["dead_letter", "subscribers", "verify", "republish"],
@@ -46,10 +46,10 @@ const LAYERS: &[&[&str]] = &[
 
 pub const RULES: &[Rule] = &[
     Rule {
-        reason: "async_nats is named in src/bus only (and by the bench, which measures its limit)",
+        reason: "async_nats is named in src/nats only (and by the bench, which measures its limit)",
         within: |path| {
             path.is_in(&["src/", "crates/cli/src/"])
-                && !path.is_in(&["src/bus/", "crates/cli/src/cli/bench"])
+                && !path.is_in(&["src/nats/", "crates/cli/src/cli/bench"])
         },
         breaks: |source| source.lines_with_word("async_nats"),
         example: ("src/worker.rs", "//! W.\nuse async_nats::Client;\n"),
@@ -100,7 +100,7 @@ pub const RULES: &[Rule] = &[
             })
         },
         example: (
-            "src/bus/mod.rs",
+            "src/nats/mod.rs",
             "//! B.\nfn f() { std::env::var(\"X\"); }\n",
         ),
     },
@@ -147,7 +147,7 @@ pub const RULES: &[Rule] = &[
         },
         example: (
             "src/outbox/relay.rs",
-            "//! R.\nuse crate::{\n    bus::{Bus, pull},\n    worker::Worker,\n};\n",
+            "//! R.\nuse crate::{\n    nats::{Bus, pull},\n    worker::Worker,\n};\n",
         ),
     },
     Rule {

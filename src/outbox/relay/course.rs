@@ -14,7 +14,7 @@ use super::{
     resume::Stored,
 };
 use crate::{
-    bus::Bus,
+    nats::Bus,
     outbox::{
         parked::WaitsFor,
         store::{Cursor, Parked},

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::issue::RELAY;
 use crate::{
-    bus::{Bus, BusError, FULL_DISK, ReaderError, Refusal, cause_of_no_ack},
     error_text::said,
+    nats::{Bus, BusError, FULL_DISK, ReaderError, Refusal, cause_of_no_ack},
     outbox::{
         Diagnosis, OutboxError,
         home::{USE_NATS, of_version},

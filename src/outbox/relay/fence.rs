@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::time::Instant;
 
 use super::Fault;
-use crate::bus::Refusal;
+use crate::nats::Refusal;
 
 /// The end of the lease as its owner knows it. Clones share it.
 #[derive(Clone)]

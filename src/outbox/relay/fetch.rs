@@ -11,7 +11,7 @@ use super::{
     delay_schedule::{CHUNK, DelaySchedule},
 };
 use crate::{
-    bus::{Bus, Pings},
+    nats::{Bus, Pings},
     outbox::{
         Outbox, Store,
         page_size::PageSize,

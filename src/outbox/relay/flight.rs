@@ -15,7 +15,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::{fence::Fence, progress::Origin};
 use crate::{
-    bus::{BatchId, Bus, Confirmed, Refusal, Submission},
+    nats::{BatchId, Bus, Confirmed, Refusal, Submission},
     outbox::store::Row,
 };
 

@@ -29,7 +29,7 @@ use super::{
     route::Router,
 };
 use crate::{
-    bus::{Bus, Found},
+    nats::{Bus, Found},
     outbox::{
         Outbox, Store,
         page_size::PageSize,

@@ -29,7 +29,7 @@ use super::{
     reporter::Reporter,
 };
 use crate::{
-    bus::Bus,
+    nats::Bus,
     outbox::{
         Outbox, Store,
         standing::{keep, losses_from},

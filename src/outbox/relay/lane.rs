@@ -26,7 +26,7 @@ use super::{
     resume::Known,
 };
 use crate::{
-    bus::{BatchId, Cause, Confirmed, Refusal, StreamState, cause_of_denial, cause_of_no_ack},
+    nats::{BatchId, Cause, Confirmed, Refusal, StreamState, cause_of_denial, cause_of_no_ack},
     outbox::{parked::WaitsFor, store::Cursor},
 };
 

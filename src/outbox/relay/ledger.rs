@@ -2,7 +2,7 @@
 
 use super::flight::Item;
 use crate::{
-    bus::Confirmed,
+    nats::Confirmed,
     outbox::{
         republish::LedgerKind,
         store::{Entry, Row},

@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Fault, give_back::LookAgain, issue::Issues, reporter::Reporter};
 use crate::{
-    bus::Bus,
     log::Lasting,
+    nats::Bus,
     outbox::{
         ElsewhereError,
         home::{Home, StoredHome},

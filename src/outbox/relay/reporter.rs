@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use super::issue::Issues;
 use crate::{
-    bus::{Bus, BusError, NatsIdentity},
     instance::Activity,
     log::Lasting,
+    nats::{Bus, BusError, NatsIdentity},
     outbox::{Outbox, Store, status::Issue},
 };
 

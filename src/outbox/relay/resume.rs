@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::{Fault, ledger::Ledger};
 use crate::{
-    bus::{Bus, BusError, Found, Holder, Identity, IdleConnections, StartFrom, StreamState},
+    nats::{Bus, BusError, Found, Holder, Identity, IdleConnections, StartFrom, StreamState},
     outbox::{
         standing::{Losses, Standing, StoredLoss, standing},
         store::{Entry, Position, Positions},

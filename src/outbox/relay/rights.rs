@@ -4,8 +4,8 @@
 use std::{convert::Infallible, time::Instant};
 
 use crate::{
-    bus::{Bus, Need},
     log::Lasting,
+    nats::{Bus, Need},
     outbox::wake,
 };
 

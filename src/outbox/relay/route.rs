@@ -19,7 +19,7 @@ use super::{
     resume::Known,
 };
 use crate::{
-    bus::check_size,
+    nats::check_size,
     outbox::store::{Cursor, Page, Row},
 };
 

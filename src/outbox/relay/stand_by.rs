@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crate::{
-    bus::{Bus, Pings},
+    nats::{Bus, Pings},
     outbox::wake,
 };
 

@@ -4,7 +4,7 @@ use tidings_contract::{Envelope, EventId, wire};
 
 use super::streams;
 use crate::{
-    bus::{Identity, Submission},
+    nats::{Identity, Submission},
     outbox::store::Row,
 };
 

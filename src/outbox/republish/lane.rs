@@ -17,7 +17,7 @@ use super::{
     tenure::Held,
 };
 use crate::{
-    bus::{BatchId, Bus, BusError, Confirmed, Found, Holder, Refusal, StreamState},
+    nats::{BatchId, Bus, BusError, Confirmed, Found, Holder, Refusal, StreamState},
     outbox::store::Entry,
 };
 

@@ -14,7 +14,7 @@ use super::{
     tenure::Tenure,
 };
 use crate::{
-    bus::Bus,
+    nats::Bus,
     outbox::{Outbox, OutboxError, Store, store::Entry},
 };
 

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use tidings_contract::Name;
 
 use super::RepublishError;
-use crate::bus::Bus;
+use crate::nats::Bus;
 
 pub(crate) struct Streams {
     bus: Bus,

@@ -8,9 +8,9 @@ use tokio::{sync::watch, time::Instant};
 
 use super::ReplayContext;
 use crate::{
-    bus::BusError,
     job::{Replay, ReplayIssue, ReplayProgress},
     log::Lasting,
+    nats::BusError,
 };
 
 /// The first and the longest pause.

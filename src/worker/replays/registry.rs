@@ -6,8 +6,8 @@ use std::{
 };
 
 use crate::{
-    bus::Bus,
     job::{Replay, ReplayState},
+    nats::Bus,
     replaying::{ReplayCounters, ReplayId, Replaying},
 };
 

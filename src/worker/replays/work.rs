@@ -24,9 +24,9 @@ use super::{
     issue::Issue,
 };
 use crate::{
-    bus::{BusError, ConsumerSpec, Standing, StartFrom},
     executor::PROGRESS,
     job::{Replay, ReplayProgress, ReplayRange, ReplayRequest, ReplayState},
+    nats::{BusError, ConsumerSpec, Standing, StartFrom},
     replaying::{ReplayCounters, ReplayTag, Replaying},
     subscriber::MAX_CONCURRENCY,
     worker::{

@@ -5,7 +5,7 @@ use tokio::{task::JoinError, time::Instant};
 
 use super::Source;
 use crate::{
-    bus::{BusError, ConsumerLook, PullError},
+    nats::{BusError, ConsumerLook, PullError},
     worker::checkup::Verdict,
 };
 

@@ -6,8 +6,8 @@ use tokio::{task::JoinSet, time::Instant};
 
 use super::{LONGEST_PAUSE, Order, Source, puller};
 use crate::{
-    bus::{BusError, PullError, StartFrom},
     log::short,
+    nats::{BusError, PullError, StartFrom},
     position::Position,
     start::shifted,
 };

@@ -2,7 +2,7 @@
 //! follows.
 
 use super::{Cursor, Fault, Item, Known, Lane, LaneContext};
-use crate::bus::Holder;
+use crate::nats::Holder;
 
 impl<C: Cursor> Lane<C> {
     /// What the stream held of these rows when the tenure began; empty when it had none of their ids.

@@ -1,7 +1,7 @@
 //! Ranges of a replay that no longer exist: their stream is another one, or an older copy of it. Never ends a replay.
 
 use super::{End, Work};
-use crate::{bus::BusError, job::ReplayRange, position::Position};
+use crate::{job::ReplayRange, nats::BusError, position::Position};
 
 impl<S: Send + Sync + 'static> Work<'_, S> {
     /// Why a range is no longer valid, if so.

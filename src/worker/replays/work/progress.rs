@@ -5,8 +5,8 @@ use tokio::time::Instant;
 
 use super::Work;
 use crate::{
-    bus::BusError,
     job::{ReplayProgress, StreamProgress},
+    nats::BusError,
     replaying::Count,
     worker::replays::issue::lasting,
 };

@@ -7,7 +7,7 @@ use async_nats::Message;
 
 use super::{MAX_TRIES, Reader, ReaderError};
 use crate::{
-    bus::{BusError, place::Place},
+    nats::{BusError, place::Place},
     start::StartFrom,
 };
 

@@ -5,7 +5,8 @@ use tidings_contract::{EventId, Name, Pattern};
 use tidings_fuzz::fuzz_text;
 
 use crate::{
-    bus::{
+    instance::can_be_durable,
+    nats::{
         Auth, connect,
         connect::without_secrets,
         denied, quoted,
@@ -14,7 +15,6 @@ use crate::{
         subjects::{added, extra},
         unconfirmed::Number,
     },
-    instance::can_be_durable,
 };
 
 const PATTERNS: [&str; 8] = [

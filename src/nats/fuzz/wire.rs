@@ -7,7 +7,7 @@ use tidings_contract::{Envelope, IntoEnvelope as _, wire};
 use super::Letter;
 use tidings_fuzz::{fuzz_json, fuzz_text};
 
-use crate::bus::{envelope_of, is_in_payload};
+use crate::nats::{envelope_of, is_in_payload};
 
 const OURS: &str = "user.created
 Nats-Msg-Id: 0190e6e4-7a3e-7c3e-9d3e-3b1f0d8a6a11

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::task::JoinSet;
 
-use crate::bus::{Bus, BusError, PullerOptions, consumer::filters, unreadable::Single};
+use crate::nats::{Bus, BusError, PullerOptions, consumer::filters, unreadable::Single};
 
 /// How long the server may take to report the consumer's state; it need not answer while it restarts.
 const PATIENCE: std::time::Duration = std::time::Duration::from_millis(2_500);

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tidings_contract::EventId;
 
-use crate::bus::{Bus, BusError};
+use crate::nats::{Bus, BusError};
 
 /// How many readers with one name a stream may have at once.
 const MOST: usize = 2;

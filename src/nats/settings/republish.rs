@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{is_unset, stream::Looked};
-use crate::bus::subjects::overlaps;
+use crate::nats::subjects::overlaps;
 
 /// The issue of a stream that republishes into subjects that Tidings takes, with its cure. Copies for other consumers
 /// are no issue.
@@ -63,7 +63,7 @@ mod tests {
     use serde_json::{Map, json};
 
     use super::*;
-    use crate::bus::settings::Role;
+    use crate::nats::settings::Role;
 
     #[test]
     fn a_destination_is_covered() {

@@ -6,12 +6,12 @@ use super::Letter;
 use tidings_fuzz::fuzz_json;
 
 use crate::{
-    bus::{
+    job::{Replay, ReplayProgress},
+    nats::{
         Holds, Park, StoredMessage, park,
         replays::written,
         state::{BUCKET, read_entry},
     },
-    job::{Replay, ReplayProgress},
     rate,
 };
 

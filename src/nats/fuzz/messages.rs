@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::Letter;
 use tidings_fuzz::{fuzz, fuzz_json, fuzz_text};
 
-use crate::bus::{
+use crate::nats::{
     StoredMessage, Waiting,
     header::{StoredAt, left_out, of_server},
     letter::size_of,

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::ConsumerSpec;
-use crate::bus::{
+use crate::nats::{
     Bus, BusError,
     settings::{durable_issues, starts_beyond},
 };

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use tidings_fuzz::fuzz_json;
 
-use crate::bus::{
+use crate::nats::{
     ApiError, ConsumerLook, Durable, NatsIdentity, Receipt,
     consumer::{ConsumerState, drift, filters},
     objections::{taken, unchangeable},
@@ -34,7 +34,7 @@ fn fuzz_answers_to_publishes() {
     fuzz_json("answer to a publish", &seeds, |answer| {
         let read = Receipt::read(answer);
         #[cfg(feature = "outbox")]
-        if let Err(refusal) = crate::bus::batch::classify(Receipt::read(answer)) {
+        if let Err(refusal) = crate::nats::batch::classify(Receipt::read(answer)) {
             let _ = refusal.to_string();
             assert!(!refusal.cure().is_empty());
         }
