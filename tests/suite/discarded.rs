@@ -171,7 +171,10 @@ async fn a_discarded_row_is_in_no_run_that_passed_over_it<DB: Database>(world: W
         "{event:?}"
     );
     let unstored = event.unstored.as_deref();
-    assert_eq!(unstored, Some("the event was discarded while it was parked"));
+    assert_eq!(
+        unstored,
+        Some("the event was discarded while it was parked")
+    );
     // A discarded event is never republished.
     let again = Republish::new(&world.bus, &world.outbox).run().await;
     assert_eq!(again.unwrap().events(), 0);

@@ -117,7 +117,10 @@ async fn what_is_committed_waits_for_the_relay<DB: Database>(world: World<DB>) {
         panic!("{event:?}")
     };
     assert_eq!(*row, 1);
-    assert!(relay.contains(&"no relay is active".to_owned()), "{relay:?}");
+    assert!(
+        relay.contains(&"no relay is active".to_owned()),
+        "{relay:?}"
+    );
     assert!(relay.contains(&"the backlog is 1".to_owned()), "{relay:?}");
     assert!(event.stored.is_empty() && event.batches.is_empty());
     let why = event.unstored.unwrap();
