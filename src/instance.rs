@@ -130,10 +130,10 @@ impl Activity {
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Begins => "starting",
-            Self::Works => "active",
-            Self::StandsBy => "standby",
-            Self::Drains => "draining",
+            Self::Starting => "starting",
+            Self::Active => "active",
+            Self::Standby => "standby",
+            Self::Draining => "draining",
             Self::Unknown => "unknown",
         }
     }

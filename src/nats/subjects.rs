@@ -127,10 +127,10 @@ mod tests {
         ];
         for wide in all {
             assert!(covers(wide, wide) && overlaps(wide, wide));
-            for prune in all {
-                assert_eq!(overlaps(wide, prune), overlaps(prune, wide));
+            for narrow in all {
+                assert_eq!(overlaps(wide, narrow), overlaps(narrow, wide));
                 assert!(
-                    !covers(wide, prune) || overlaps(wide, prune),
+                    !covers(wide, narrow) || overlaps(wide, narrow),
                     "{wide} {narrow}"
                 );
             }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Outbox, OutboxError, Store,
     names::Names,
-    store::{Names, Position, Positions, Statements},
+    store::{Position, Positions, Statements},
     taken::Operation,
 };
 use crate::{

@@ -54,6 +54,7 @@ use tidings_contract::{Envelope, EnvelopeError, EventId, IntoEnvelope, wire};
 use crate::{
     context,
     nats::{Bus, TooLarge, check_size},
+    schema::SchemaError,
 };
 use chunks::chunks;
 pub use delayed::DelayedEvent;

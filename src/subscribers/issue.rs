@@ -207,8 +207,10 @@ fn instances(state: &SubscriberState, seen: &Seen) -> Vec<SubscriberIssue> {
     issues.extend(no_instance(state, seen));
     let mut told: Vec<&str> = Vec::new();
     for instance in &state.instances {
-        let issues = [&instance.issue, &instance.replay_issue];
-        for issue in issues.into_iter().flatten() {
+        for issue in [&instance.issue, &instance.replay_issue]
+            .into_iter()
+            .flatten()
+        {
             // One cause gets one line, however many instances report it.
             if !told.contains(&issue.as_str()) {
                 told.push(issue);

@@ -16,11 +16,11 @@ use super::{
     again::Again,
     answers::{acknowledge_again, hand_back, pass_over, tell_progress},
     checkup::Checkup,
+    crash_guard,
     floors::{Floor, Floors},
     in_flight_table::{InFlightTable, Taken, WentBack},
     lease::Handled,
     replays::{ReplayFilter, ReplayRegistry},
-    suspects,
 };
 use crate::{
     executor::{Arrival, PROGRESS},

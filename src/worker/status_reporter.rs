@@ -185,11 +185,11 @@ impl StatusReporter {
         let (in_flight, in_flight_bytes) =
             held.fold((0, 0), |sum, held| (sum.0 + held.0, sum.1 + held.1));
         let stalls = inner.hands.iter().filter_map(|hands| hands.stall());
-        let issues = inner.hands.iter().flat_map(|hands| hands.issues());
+        let of_hands = inner.hands.iter().flat_map(|hands| hands.issues());
         let mut issues: Vec<String> = inner.issue.iter().cloned().collect();
         issues.extend(inner.leaseless.clone());
         issues.extend(stalls);
-        issues.extend(issues);
+        issues.extend(of_hands);
         issues.extend(self.tally.why_unconfirmed());
         issues.extend(self.tally.why_unhandled());
         issues.extend(self.inspection.issues_of(&self.facts));
@@ -287,7 +287,7 @@ fn facts<S: Send + Sync + 'static>(
         ordered: subscriber.ordered,
         concurrency: subscriber.concurrency,
         rate: subscriber.rate.map(|rate| rate.to_string()),
-        memory: subscriber.memory,
+        max_in_flight_bytes: subscriber.memory,
         timeout_ms,
         retry: subscriber.retry.to_string(),
         wants,

@@ -19,8 +19,8 @@ fn ordered() -> EventSubscriber<Noted> {
 async fn run(bus: &Bus, instances: usize) {
     eventually("the instances answer", || async {
         let overview = Subscribers::new(bus).overview().await;
-        let instances = overview.subscribers.iter().flat_map(|one| &one.instances);
-        let leases: Vec<Option<bool>> = instances.map(|instance| instance.holds_lease).collect();
+        let running = overview.subscribers.iter().flat_map(|one| &one.instances);
+        let leases: Vec<Option<bool>> = running.map(|instance| instance.holds_lease).collect();
         leases.len() == instances && leases.contains(&Some(true))
     })
     .await;

@@ -313,14 +313,14 @@ async fn a_replay_whose_stream_has_no_leader_says_so_and_goes_on_once_it_has_one
     let replay = within("it is begun", starting).await;
     noted.reach(3).await;
     let mut alone = events_stream();
-    alone.instances = 1;
+    alone.replicas = 1;
     bus.apply_stream(&alone).await.unwrap();
     let client = async_nats::connect(cluster.urls()).await.unwrap();
     let context = jetstream::new(client);
     eventually("one server has the events alone", || async {
         let stream = context.get_stream("EVENTS").await;
         let cluster = stream.ok().and_then(|it| it.cached_info().cluster.clone());
-        cluster.is_some_and(|it| it.leader.is_some() && it.instances.is_empty())
+        cluster.is_some_and(|it| it.leader.is_some() && it.replicas.is_empty())
     })
     .await;
     let away = cluster.leader().await;

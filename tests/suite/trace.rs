@@ -32,47 +32,21 @@ both!(
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-impl<DB: Database> World<DB> {
-    pub(crate) fn trace(&self) -> Trace {
-        Trace::new(&self.bus)
-            .outbox(&self.outbox)
-            .streams(["EVENTS"])
-    }
-
-    pub(crate) async fn traced(&self, id: EventId) -> TracedEvent {
-        let found = self.trace().run(&Sought::Event(id)).await.unwrap();
-        one(found)
-    }
-
-    pub(crate) async fn commit(&self, user: &str) -> EventId {
-        let mut tx = self.outbox.begin().await.unwrap();
-        let id = tx.publish(&User::new(user)).unwrap();
-        tx.commit().await.unwrap();
-        id
-    }
-
-    /// Runs a relay until everything is published.
-    pub(crate) async fn publish_all(&self) {
-        let relay = self.relay();
-        eventually("everything is published", || async {
-            let status = self.outbox.status().await.unwrap();
-            status.backlog == status.returning
-        })
-        .await;
-        relay.stop().await.unwrap();
-    }
-
-    /// Waits until a subscriber has this outcome for an event.
-    async fn becomes(&self, id: EventId, subscriber: &str, outcome: TracedOutcome) -> TracedEvent {
-        eventually(&format!("{subscriber}: {outcome:?}"), || async {
-            let found = self.trace().run(&Sought::Event(id)).await.unwrap();
-            let event = found.events.first();
-            let at = event.and_then(|event| find(event, subscriber));
-            at.is_some_and(|at| at.outcome == outcome)
-        })
-        .await;
-        self.traced(id).await
-    }
+/// Waits until a subscriber has this outcome for an event.
+async fn becomes<DB: Database>(
+    world: &World<DB>,
+    id: EventId,
+    subscriber: &str,
+    outcome: TracedOutcome,
+) -> TracedEvent {
+    eventually(&format!("{subscriber}: {outcome:?}"), || async {
+        let found = world.trace().run(&Sought::Event(id)).await.unwrap();
+        let event = found.events.first();
+        let at = event.and_then(|event| find(event, subscriber));
+        at.is_some_and(|at| at.outcome == outcome)
+    })
+    .await;
+    world.traced(id).await
 }
 
 fn one(found: Traced) -> TracedEvent {
@@ -136,7 +110,7 @@ async fn what_is_relayed_has_its_batch_its_place_and_nobody_who_got_it<DB: Datab
     let running = world.run(worker);
     let first = world.commit("ada").await;
     world.publish_all().await;
-    world.becomes(first, "mail", TracedOutcome::Answered).await;
+    becomes(&world, first, "mail", TracedOutcome::Answered).await;
     running.stop().await.unwrap();
     let before = Utc::now() - TimeDelta::seconds(60);
     let ids = [world.commit("bob").await, world.commit("eve").await];
@@ -181,8 +155,8 @@ async fn what_is_handled_is_known_by_the_inbox_else_by_the_floor<DB: Database>(w
     let running = world.run(worker);
     let id = world.commit("ada").await;
     world.publish_all().await;
-    world.becomes(id, "mail", TracedOutcome::Answered).await;
-    let event = world.becomes(id, "books", TracedOutcome::Handled).await;
+    becomes(&world, id, "mail", TracedOutcome::Answered).await;
+    let event = becomes(&world, id, "books", TracedOutcome::Handled).await;
     running.stop().await.unwrap();
     assert!(
         at(&event, "books").inbox == Some(InboxTrace::Handled)
@@ -213,9 +187,7 @@ async fn what_fails_is_told_from_its_retry_to_its_last_letter<DB: Database>(worl
     let running = run(Retry::exponential(HOUR, HOUR).attempts(3));
     let id = world.commit("ada").await;
     world.publish_all().await;
-    let event = world
-        .becomes(id, "mail", TracedOutcome::WaitsForRetry)
-        .await;
+    let event = becomes(&world, id, "mail", TracedOutcome::WaitsForRetry).await;
     running.stop().await.unwrap();
     let retry = at(&event, "mail").retry.clone().unwrap();
     assert_eq!((retry.failures, retry.redrives), (1, 0));
@@ -228,9 +200,7 @@ async fn what_fails_is_told_from_its_retry_to_its_last_letter<DB: Database>(worl
     let running = run(Retry::never());
     let second = world.commit("bob").await;
     world.publish_all().await;
-    let event = world
-        .becomes(second, "mail", TracedOutcome::DeadLetter)
-        .await;
+    let event = becomes(&world, second, "mail", TracedOutcome::DeadLetter).await;
     running.stop().await.unwrap();
     let letter = &at(&event, "mail").dead_letters[0];
     assert_eq!((letter.attempts, letter.redrives), (Some(1), 0));
@@ -249,9 +219,7 @@ async fn what_fails_is_told_from_its_retry_to_its_last_letter<DB: Database>(worl
     assert_eq!((retry.failures, retry.redrives, retry.due), (0, 1, None));
 
     let running = run(Retry::never());
-    let event = world
-        .becomes(second, "mail", TracedOutcome::DeadLetter)
-        .await;
+    let event = becomes(&world, second, "mail", TracedOutcome::DeadLetter).await;
     running.stop().await.unwrap();
     assert_eq!(at(&event, "mail").dead_letters[0].redrives, 1);
     assert_eq!(at(&event, "mail").dead_letters.len(), 1);
@@ -269,7 +237,7 @@ async fn what_the_inbox_gave_up_and_what_is_replayed_is_told<DB: Database>(world
     let running = world.run(Worker::new(world.bus.clone(), ()).subscribe(books));
     let id = world.commit("ada").await;
     world.publish_all().await;
-    world.becomes(id, "books", TracedOutcome::DeadLetter).await;
+    becomes(&world, id, "books", TracedOutcome::DeadLetter).await;
     running.stop().await.unwrap();
     let letters = DeadLetters::new(&world.bus);
     let mut reader = letters.read(DeadLetterSelection::default()).await.unwrap();

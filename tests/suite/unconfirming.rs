@@ -19,69 +19,67 @@ both!(
     a_stream_that_changes_subjects_is_not_sound,
 );
 
-impl<DB: Database> World<DB> {
-    async fn no_ack(&self, is_so: bool) {
-        let tool = Tool::at(&self.nats).await;
-        tool.change_stream("EVENTS", &json!({ "no_ack": is_so }))
-            .await;
-    }
-
-    async fn users(&self, users: impl IntoIterator<Item = u32>) {
-        let mut tx = self.outbox.begin().await.unwrap();
-        for user in users {
-            tx.publish(&User::new(&user.to_string())).unwrap();
-        }
-        tx.commit().await.unwrap();
-    }
-
-    async fn issues(&self) -> Vec<Issue> {
-        self.outbox.status().await.unwrap().issues
-    }
-
-    async fn no_ack_is_told(&self) {
-        eventually("it is told", || async {
-            let issues = self.issues().await;
-            let mut issues = issues.iter();
-            issues.any(|issue| {
-                issue.place == "stream EVENTS"
-                    && issue.cause.contains("no_ack of EVENTS is true")
-                    && issue.cure.contains("streams apply")
-            })
-        })
+async fn no_ack<DB: Database>(world: &World<DB>, is_so: bool) {
+    let tool = Tool::at(&world.nats).await;
+    tool.change_stream("EVENTS", &json!({ "no_ack": is_so }))
         .await;
-    }
+}
 
-    /// Checks that all events are stored once, in the order in which they were written.
-    async fn are_stored(&self, users: impl IntoIterator<Item = u32>) {
-        eventually("all is relayed", || async {
-            let status = self.outbox.status().await.unwrap();
-            status.backlog == 0 && status.parked == 0 && status.issues.is_empty()
-        })
-        .await;
-        let stored = self.stored().await;
-        let keys: Vec<&str> = stored
-            .0
-            .iter()
-            .map(|m| m.header("ce-partitionkey"))
-            .collect();
-        let expected: Vec<String> = users.into_iter().map(|user| user.to_string()).collect();
-        assert_eq!(keys, expected);
+async fn users<DB: Database>(world: &World<DB>, users: impl IntoIterator<Item = u32>) {
+    let mut tx = world.outbox.begin().await.unwrap();
+    for user in users {
+        tx.publish(&User::new(&user.to_string())).unwrap();
     }
+    tx.commit().await.unwrap();
+}
+
+async fn issues<DB: Database>(world: &World<DB>) -> Vec<Issue> {
+    world.outbox.status().await.unwrap().issues
+}
+
+async fn no_ack_is_told<DB: Database>(world: &World<DB>) {
+    eventually("it is told", || async {
+        let issues = issues(world).await;
+        let mut issues = issues.iter();
+        issues.any(|issue| {
+            issue.place == "stream EVENTS"
+                && issue.cause.contains("no_ack of EVENTS is true")
+                && issue.cure.contains("streams apply")
+        })
+    })
+    .await;
+}
+
+/// Checks that all events are stored once, in the order in which they were written.
+async fn are_stored<DB: Database>(world: &World<DB>, users: impl IntoIterator<Item = u32>) {
+    eventually("all is relayed", || async {
+        let status = world.outbox.status().await.unwrap();
+        status.backlog == 0 && status.parked == 0 && status.issues.is_empty()
+    })
+    .await;
+    let stored = world.stored().await;
+    let keys: Vec<&str> = stored
+        .0
+        .iter()
+        .map(|m| m.header("ce-partitionkey"))
+        .collect();
+    let expected: Vec<String> = users.into_iter().map(|user| user.to_string()).collect();
+    assert_eq!(keys, expected);
 }
 
 async fn a_stream_with_no_ack_is_named_at_once_and_gets_each_event_once<DB: Database>(
     world: World<DB>,
 ) {
-    world.no_ack(true).await;
-    world.users(1..=40).await;
+    no_ack(&world, true).await;
+    users(&world, 1..=40).await;
     let began = Instant::now();
     let relay = world.relay();
-    world.no_ack_is_told().await;
+    no_ack_is_told(&world).await;
     let told = began.elapsed();
     assert!(told < Duration::from_secs(8), "it took {told:?}");
     assert_eq!(world.stored().await.len(), 0, "nobody would know");
-    world.no_ack(false).await;
-    world.are_stored(1..=40).await;
+    no_ack(&world, false).await;
+    are_stored(&world, 1..=40).await;
     relay.stop().await.unwrap();
 }
 
@@ -89,25 +87,25 @@ async fn a_stream_that_gets_no_ack_under_way_is_named_and_gets_each_event_once<D
     world: World<DB>,
 ) {
     let relay = world.relay();
-    world.users(1..=3).await;
-    world.are_stored(1..=3).await;
-    world.no_ack(true).await;
-    world.users(4..=40).await;
+    users(&world, 1..=3).await;
+    are_stored(&world, 1..=3).await;
+    no_ack(&world, true).await;
+    users(&world, 4..=40).await;
     let began = Instant::now();
-    world.no_ack_is_told().await;
+    no_ack_is_told(&world).await;
     let told = began.elapsed();
     assert!(told < Duration::from_secs(8), "it took {told:?}");
-    world.users([41]).await;
-    world.no_ack(false).await;
-    world.are_stored(1..=41).await;
+    users(&world, [41]).await;
+    no_ack(&world, false).await;
+    are_stored(&world, 1..=41).await;
     relay.stop().await.unwrap();
 }
 
 async fn a_stream_with_no_ack_holds_up_no_other<DB: Database>(world: World<DB>) {
     world.two_streams().await;
-    world.no_ack(true).await;
+    no_ack(&world, true).await;
     let relay = world.relay();
-    world.users(1..=3).await;
+    users(&world, 1..=3).await;
     let count = tidings::Envelope::raw("count.raised", 1, Some("a"), "{}").unwrap();
     let mut tx = world.outbox.begin().await.unwrap();
     tx.publish(count).unwrap();
@@ -117,9 +115,9 @@ async fn a_stream_with_no_ack_holds_up_no_other<DB: Database>(world: World<DB>) 
         counts.len() == 1
     })
     .await;
-    world.no_ack_is_told().await;
-    world.no_ack(false).await;
-    world.are_stored(1..=3).await;
+    no_ack_is_told(&world).await;
+    no_ack(&world, false).await;
+    are_stored(&world, 1..=3).await;
     relay.stop().await.unwrap();
 }
 
@@ -129,7 +127,7 @@ async fn a_stream_that_changes_subjects_is_not_sound<DB: Database>(world: World<
     let change = json!({ "subject_transform": transform });
     tool.change_stream("EVENTS", &change).await;
     let relay = world.relay();
-    world.users([1]).await;
+    users(&world, [1]).await;
     eventually("it is relayed", || async {
         world.outbox.status().await.unwrap().backlog == 0
     })

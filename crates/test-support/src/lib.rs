@@ -4,6 +4,7 @@
 
 mod cluster;
 mod events;
+mod inbox;
 mod journal;
 pub mod log;
 mod oracle;
@@ -15,6 +16,7 @@ mod replays;
 mod shop;
 mod small_disk;
 mod stuck;
+mod tracing;
 mod world;
 
 use std::time::Duration;

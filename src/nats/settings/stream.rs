@@ -19,16 +19,16 @@ pub(crate) enum Role {
 }
 
 /// A stream under inspection.
-pub(in crate::bus) struct Looked<'a> {
-    pub(in crate::bus) stream: &'a str,
-    pub(in crate::bus) role: Role,
-    pub(in crate::bus) config: &'a Map<String, Value>,
-    pub(in crate::bus) messages: u64,
-    pub(in crate::bus) bytes: u64,
+pub(in crate::nats) struct Looked<'a> {
+    pub(in crate::nats) stream: &'a str,
+    pub(in crate::nats) role: Role,
+    pub(in crate::nats) config: &'a Map<String, Value>,
+    pub(in crate::nats) messages: u64,
+    pub(in crate::nats) bytes: u64,
     /// The maximum size of a message on the server, in bytes.
-    pub(in crate::bus) largest: usize,
+    pub(in crate::nats) largest: usize,
     /// The subjects of the streams of Tidings; only requested from the server where they matter.
-    pub(in crate::bus) ours: &'a [String],
+    pub(in crate::nats) ours: &'a [String],
 }
 
 /// How a setting is treated.
@@ -130,7 +130,7 @@ const STREAM: &[(&str, Rule)] = &[
 ];
 
 /// The issues of a stream, each in a sentence with its cure. `subjects` are those that its subscribers want.
-pub(in crate::bus) fn issues(looked: &Looked<'_>, subjects: &[String]) -> Vec<String> {
+pub(in crate::nats) fn issues(looked: &Looked<'_>, subjects: &[String]) -> Vec<String> {
     let mut found: Vec<String> = STREAM
         .iter()
         .filter_map(|(setting, rule)| {
@@ -172,7 +172,7 @@ fn subject_transform(looked: &Looked<'_>, value: &Value) -> Option<String> {
 }
 
 /// The issue of a stream that transforms subjects, with its cure.
-pub(in crate::bus) fn transforms(stream: &str, value: &Value) -> Option<String> {
+pub(in crate::nats) fn transforms(stream: &str, value: &Value) -> Option<String> {
     (!is_unset(Some(value))).then(|| {
         let cure = edit(stream, "no-transform");
         format!(

@@ -73,7 +73,7 @@ impl Fence {
         if Instant::now() < self.moment() {
             Ok(())
         } else {
-            Err(self.completed())
+            Err(self.over())
         }
     }
 }

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::{Fault, ledger::Ledger};
 use crate::{
-    nats::{Bus, BusError, Found, Holder, Identity, IdleConnections, StartFrom, StreamState},
+    nats::{Bus, BusError, Found, Holder, Identity, StartFrom, StoredMessage, StreamState},
     outbox::{
         standing::{Losses, Standing, StoredLoss, standing},
         store::{Entry, Position, Positions},
@@ -31,7 +31,7 @@ pub(super) struct Stored {
     /// Per stream, the position that it was read from: everything before it is accounted for.
     behind: HashMap<String, u64>,
     /// The last message of each stream.
-    last: HashMap<String, Option<IdleConnections>>,
+    last: HashMap<String, Option<StoredMessage>>,
 }
 
 /// The pause before a stream that seems to have lost messages is checked again.
@@ -195,11 +195,7 @@ async fn read_behind(bus: &Bus, streams: &Positions) -> Result<Stored, Fault> {
 }
 
 /// The last message of a stream, if there is one.
-async fn at_end(
-    bus: &Bus,
-    stream: &str,
-    sequence: u64,
-) -> Result<Option<IdleConnections>, BusError> {
+async fn at_end(bus: &Bus, stream: &str, sequence: u64) -> Result<Option<StoredMessage>, BusError> {
     match sequence {
         0 => Ok(None),
         sequence => bus.kept(stream, sequence).await,

@@ -3,7 +3,7 @@
 #![allow(unreachable_pub)] // one binary
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests are test code
 
-extern crate tidings_test_support as support;
+use tidings_test_support as support;
 
 mod crashes;
 mod isolation;

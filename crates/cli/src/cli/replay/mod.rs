@@ -27,7 +27,7 @@ enum Action {
     /// The range is fixed at the start: events that are published later are not part of it. When an instance dies,
     /// another one continues. Transactional handlers handle each event of the range once more. Follow-up events of the
     /// handlers are counted but not published, unless --follow-ups is given.
-    Start(start::StartFrom),
+    Start(start::Start),
     /// List replays, the oldest first, and what stops them; finished replays are kept for 90 days
     List(list::List),
     /// Print one replay in full: its request, its progress, what stops it, and the outcomes of its events
@@ -47,13 +47,13 @@ impl ReplayCommand {
     pub(super) fn changes(&self) -> bool {
         match self.action {
             Action::List(_) | Action::Show(_) | Action::Watch(_) => false,
-            Action::StartFrom(_) | Action::Pause(_) | Action::Resume(_) | Action::Cancel(_) => true,
+            Action::Start(_) | Action::Pause(_) | Action::Resume(_) | Action::Cancel(_) => true,
         }
     }
 
     pub(super) async fn run(&self, config: &Config) -> Outcome {
         match &self.action {
-            Action::StartFrom(action) => action.run(config).await,
+            Action::Start(action) => action.run(config).await,
             Action::List(action) => action.run(config).await,
             Action::Show(action) => action.run(config).await,
             Action::Watch(action) => action.run(config).await,

@@ -2,7 +2,7 @@
 
 use clap::{Args, builder::NonEmptyStringValueParser};
 use serde_json::json;
-use tidings::{Rate, Replay, ReplayPoint, ReplayRequest, ReplayState, Replays, Start as Place};
+use tidings::{Rate, Replay, ReplayPoint, ReplayRequest, ReplayState, Replays, StartFrom as Place};
 
 use super::{
     rehearsal::{self, Estimate},

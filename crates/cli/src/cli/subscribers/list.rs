@@ -125,7 +125,7 @@ fn row(subscriber: &SubscriberState) -> [String; 8] {
         retries(subscriber.retries.as_ref()),
         pause(subscriber.paused_until),
         instances(subscriber),
-        issue(subscriber),
+        worst(subscriber),
     ]
 }
 
@@ -144,7 +144,7 @@ fn instances(subscriber: &SubscriberState) -> String {
 }
 
 /// The worst issue, and how many more there are.
-fn issue(subscriber: &SubscriberState) -> String {
+fn worst(subscriber: &SubscriberState) -> String {
     let Some((worst, rest)) = subscriber.issues.split_first() else {
         return "-".to_owned();
     };

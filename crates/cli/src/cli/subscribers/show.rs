@@ -159,7 +159,7 @@ fn add_instance(rows: &mut Vec<[String; 2]>, instance: &Instance) {
         "{} at once, {}, {} bytes, {} an attempt",
         instance.concurrency,
         instance.rate.as_deref().unwrap_or("no rate limit"),
-        instance.memory,
+        instance.max_in_flight_bytes,
         duration::show(std::time::Duration::from_millis(instance.timeout_ms))
     );
     let lease = match instance.holds_lease {
