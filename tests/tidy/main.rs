@@ -176,7 +176,7 @@ fn the_documents_have_the_words_of_the_field() {
     });
     let mut broken = Vec::new();
     for (path, text) in written {
-        let found = lines_where(&text, |line| has_foreign_word(line));
+        let found = lines_where(&text, has_foreign_word);
         let reason = "a word that docs/reference/glossary.md has another one for";
         broken.extend(found.iter().map(|line| format!("{path}:{line}: {reason}")));
     }
