@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn what_a_later_version_does_can_be_read() {
         let read = |text| serde_json::from_str::<Activity>(text).unwrap();
-        assert_eq!(read("\"stands-by\""), Activity::Standby);
+        assert_eq!(read("\"standby\""), Activity::Standby);
         assert_eq!(read("\"dreams\""), Activity::Unknown);
         let written = serde_json::to_string(&Activity::Standby).unwrap();
         assert_eq!(written, format!("\"{}\"", Activity::Standby.as_str()));

@@ -7,7 +7,7 @@ use super::{
     delayed::due_in,
     home::Home,
     names::Names,
-    parked::{WaitsFor, kept},
+    parked::{BlockedOn, kept},
     relay::RelayInstance,
     republish::LedgerKind,
     standing::losses_from,
@@ -213,9 +213,9 @@ fn fuzz_words_of_rows() {
         assert_eq!(LedgerKind::parse(way.as_str()), way);
         let kept = kept(text);
         assert!(kept.chars().count() <= 2_004 && kept.starts_with(text) == (kept == text));
-        match text.parse::<WaitsFor>() {
-            Ok(waits_for) => {
-                assert_eq!(waits_for.to_string(), text);
+        match text.parse::<BlockedOn>() {
+            Ok(blocked_on) => {
+                assert_eq!(blocked_on.to_string(), text);
                 true
             }
             Err(_) => false,

@@ -97,9 +97,9 @@ pub struct ParkedEvent {
     /// Why it was parked.
     pub error: String,
     /// What it waits for, to be restored by itself: `stream EVENTS`, `subject user.created`.
-    pub waits_for: Option<String>,
+    pub blocked_on: Option<String>,
     /// When an operator requested that it is published.
-    pub asked_at: Option<DateTime<Utc>>,
+    pub unpark_requested_at: Option<DateTime<Utc>>,
     /// Whether it is restored without a decision: it waits for a stream or subject, its unpark was requested, or it
     /// follows such an event under its key. False once it is discarded.
     pub goes_back: bool,
@@ -175,7 +175,7 @@ impl Extent {
 
 /// What a row waits for when it is restored by itself.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum WaitsFor {
+pub enum BlockedOn {
     /// A stream that accepts no events at present.
     Stream(String),
     /// A subject that no stream takes, or that the relay has no right to publish to.
@@ -185,7 +185,7 @@ pub enum WaitsFor {
 const STREAM: &str = "stream ";
 const SUBJECT: &str = "subject ";
 
-impl fmt::Display for WaitsFor {
+impl fmt::Display for BlockedOn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Stream(name) => write!(f, "{STREAM}{name}"),
@@ -194,7 +194,7 @@ impl fmt::Display for WaitsFor {
     }
 }
 
-impl FromStr for WaitsFor {
+impl FromStr for BlockedOn {
     type Err = sqlx::Error;
 
     fn from_str(text: &str) -> Result<Self, sqlx::Error> {
@@ -395,8 +395,8 @@ mod tests {
     #[test]
     fn what_a_row_waits_for_is_written_as_it_is_read() {
         for text in ["stream EVENTS", "subject user.created"] {
-            assert_eq!(text.parse::<WaitsFor>().unwrap().to_string(), text);
+            assert_eq!(text.parse::<BlockedOn>().unwrap().to_string(), text);
         }
-        assert!("EVENTS".parse::<WaitsFor>().is_err());
+        assert!("EVENTS".parse::<BlockedOn>().is_err());
     }
 }

@@ -50,7 +50,7 @@ use super::{
     ParkedEvent, ParkedSelection,
     link::{Backend, Session},
     origin::Origin,
-    parked::{Extent, ParkedSize, WaitsFor},
+    parked::{BlockedOn, Extent, ParkedSize},
     status::{HeldSlot, Status},
     store::{
         Bound, Checkpoint, Claim, Migration, Names, Page, Parked, Reclaimed, Rows, Statements,
@@ -312,7 +312,7 @@ impl Statements for Postgres {
     async fn returning(
         connection: &mut PgConnection,
         names: &Names,
-        open: &[WaitsFor],
+        open: &[BlockedOn],
         behind: i64,
         bound: Bound,
     ) -> Result<Rows, sqlx::Error> {

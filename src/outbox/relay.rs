@@ -418,7 +418,7 @@ impl<DB: Store> Relay<DB> {
         }
         life.recall(&waiting);
         let closed = waiting.reasons.into_iter();
-        let closed = closed.map(|reason| (reason.waits_for, reason.error));
+        let closed = closed.map(|reason| (reason.blocked_on, reason.error));
         let feeds = claim.streams.keys().cloned();
         let relaying = course(ParkedKeys::new(keys, closed, feeds), self.settings.patience);
         relaying.report(Report::Relaying).await?;

@@ -24,7 +24,7 @@ use columns::{read, rows};
 
 use super::{
     ParkedEvent, ParkedSelection,
-    parked::{Extent, ParkedSize, WaitsFor},
+    parked::{BlockedOn, Extent, ParkedSize},
     status::Status,
     store::{
         Bound, Checkpoint, Claim, LEDGER_RETENTION, Migration, Names, Page, Parked, Reclaimed,
@@ -328,7 +328,7 @@ impl Statements for Sqlite {
     async fn returning(
         connection: &mut SqliteConnection,
         names: &Names,
-        open: &[WaitsFor],
+        open: &[BlockedOn],
         behind: i64,
         bound: Bound,
     ) -> Result<Rows, sqlx::Error> {

@@ -16,7 +16,7 @@ use super::{
     inbox::Remember,
     link::{Backend, Session},
     origin::Origin,
-    parked::{Extent, ParkedSize, WaitsFor},
+    parked::{BlockedOn, Extent, ParkedSize},
     relayed::Archive,
     republish::RepublishStatements,
     standing::LossKeeping,
@@ -188,7 +188,7 @@ pub trait Statements:
     fn returning(
         connection: &mut Self::Connection,
         names: &Names,
-        open: &[WaitsFor],
+        open: &[BlockedOn],
         behind: i64,
         bound: Bound,
     ) -> impl Future<Output = Result<Rows, sqlx::Error>> + Send;

@@ -73,9 +73,9 @@ pub enum Spot {
         /// Why it was parked.
         error: String,
         /// What it waits for.
-        waits_for: Option<String>,
+        blocked_on: Option<String>,
         /// When its unpark was requested.
-        asked_at: Option<DateTime<Utc>>,
+        unpark_requested_at: Option<DateTime<Utc>>,
         /// Whether it is restored without a decision.
         goes_back: bool,
     },

@@ -107,7 +107,7 @@ mod tests {
             "subscriber": "s", "id": "1", "host": "h", "pid": 7, "version": "0", "started_at": Utc::now(),
             "activity": "active", "issue": null, "ordered": false, "holds_lease": null, "circuit": "closed",
             "running": null, "resting": null, "in_flight": 0, "in_flight_bytes": 0, "hottest": [], "concurrency": 1,
-            "rate": null, "memory": 1, "timeout_ms": 1, "retry": "", "handled": 0, "failed": 0,
+            "rate": null, "max_in_flight_bytes": 1, "timeout_ms": 1, "retry": "", "handled": 0, "failed": 0,
             "dead_lettered": 0, "last_delivery_at": null, "wants": [],
         });
         for (field, value) in but.as_object().unwrap() {

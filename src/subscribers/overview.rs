@@ -241,7 +241,7 @@ impl Subscribers {
         ground: &Ground,
     ) -> Option<SubscriberState> {
         let sees = sees_streams(&ground.durables);
-        let asked_at = Utc::now();
+        let unpark_requested_at = Utc::now();
         let retries = retry_subject(name, ">");
         let letters = format!("dead-letter.{name}.any");
         let subject = status_subject(name);
@@ -316,7 +316,10 @@ impl Subscribers {
             lease,
             clocks: clocks(
                 &state.instances,
-                (shifted(asked_at, ahead), shifted(heard_at, ahead)),
+                (
+                    shifted(unpark_requested_at, ahead),
+                    shifted(heard_at, ahead),
+                ),
             ),
             replays: self.stuck_replays(&state, are_asked, &ground.replays).await,
         };

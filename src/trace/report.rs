@@ -105,9 +105,9 @@ pub enum OutboxTrace {
         /// Why.
         error: String,
         /// The subject or stream that it is blocked on. It is restored when that takes events again.
-        waits_for: Option<String>,
+        blocked_on: Option<String>,
         /// When an operator asked for it to be published.
-        asked_at: Option<DateTime<Utc>>,
+        unpark_requested_at: Option<DateTime<Utc>>,
         /// Whether it is restored without a decision: for one of these reasons, or with an earlier event of its key.
         goes_back: bool,
     },

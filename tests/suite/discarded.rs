@@ -127,13 +127,13 @@ async fn what_follows_goes_back_as_the_first_one_of_its_key_does<DB: Database>(w
         let event = world.traced(id).await;
         let OutboxTrace::Parked {
             goes_back,
-            waits_for,
+            blocked_on,
             ..
         } = &event.outbox
         else {
             panic!("{event:?}")
         };
-        assert_eq!((*goes_back, waits_for), (expected, &None), "{event:?}");
+        assert_eq!((*goes_back, blocked_on), (expected, &None), "{event:?}");
     }
     let discarded = world.outbox.discard(&ParkedSelection::All, 10).await;
     assert!(discarded.unwrap().iter().all(|row| !row.goes_back));

@@ -281,7 +281,7 @@ async fn a_write_that_is_dropped_is_all_there_or_not_at_all<DB: Distant>(world: 
             format!("({event}, {at}, {id}, 'user.created', 1, 'k', '{{}}', '{{}}', 'by hand')")
         };
         let rows = [11, 12, 13].map(row).join(", ");
-        let columns = "event, at, id, name, version, key, headers, payload, error";
+        let columns = "event, created_at, id, name, version, key, headers, payload, error";
         let again = format!(
             "delete from {parked}; delete from {ledger} where kind = 'discarded';
              insert into {parked} ({columns}) values {rows}"

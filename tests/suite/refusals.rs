@@ -352,7 +352,10 @@ async fn what_is_refused_again_stays_with_what_follows_it<DB: Database>(world: W
             .unwrap()
     };
     eventually("nobody is asked for any more", || async {
-        parked().await.iter().all(|event| event.asked_at.is_none())
+        parked()
+            .await
+            .iter()
+            .all(|event| event.unpark_requested_at.is_none())
     })
     .await;
     assert_eq!(parked().await.len(), 3);

@@ -155,7 +155,9 @@ async fn asked_in_vain<DB: Database>(world: &World<DB>) -> u64 {
     let asked = world.outbox.unpark(&ParkedSelection::All).await.unwrap();
     eventually("none of them is asked for any more", || async {
         let parked = parked(world).await;
-        parked.iter().all(|event| event.asked_at.is_none())
+        parked
+            .iter()
+            .all(|event| event.unpark_requested_at.is_none())
     })
     .await;
     asked

@@ -82,7 +82,7 @@ async fn only_parked<DB: Journal>(world: &World<DB>, payload: &str, error: &str)
     let parked = parked(world).await;
     assert_eq!(parked.len(), 1, "{parked:?}");
     assert_eq!(parked[0].payload, payload.as_bytes());
-    assert_eq!((&*parked[0].error, &parked[0].waits_for), (error, &None));
+    assert_eq!((&*parked[0].error, &parked[0].blocked_on), (error, &None));
 }
 
 async fn forgetful<DB: Journal>(world: &World<DB>) {
@@ -352,7 +352,7 @@ async fn it_stays_parked_while_the_id_is_remembered_of_a_message_that_is_gone<DB
     let relay = world.relay();
     eventually("it is tried again", || async {
         let parked = parked(&world).await;
-        parked.is_empty() || parked[0].asked_at.is_none()
+        parked.is_empty() || parked[0].unpark_requested_at.is_none()
     })
     .await;
     // Until the server has forgotten the id, it does not take the event; afterwards it is unparked once more.
@@ -390,7 +390,7 @@ async fn what_follows_it_waits_and_goes_when_it_is_discarded<DB: Journal>(world:
         parked(&world)
             .await
             .iter()
-            .all(|event| event.asked_at.is_none())
+            .all(|event| event.unpark_requested_at.is_none())
     })
     .await;
     assert_eq!(world.parked().await, 2);

@@ -65,17 +65,17 @@ async fn infinite_times_hold_up_nothing(major: u16) {
         Postgres::execute(pool, "delete from tidings.delayed").await;
     }
     for at in ["infinity", "-infinity", "4713-01-01 BC"] {
-        for (waits_for, asked_at) in [
+        for (blocked_on, unpark_requested_at) in [
             ("null", "null"),
             ("'stream OTHER'", "null"),
             ("null", "now()"),
         ] {
             let parked = format!(
                 "insert into tidings.parked (event, created_at, id, name, version, key, headers, payload, error, blocked_on, unpark_requested_at)
-                 values (gen_random_uuid(), '{at}', -7, 'user.CREATED', 1, 'hostile', '{{}}', '{{}}', 'by hand', {waits_for}, {asked_at})"
+                 values (gen_random_uuid(), '{at}', -7, 'user.CREATED', 1, 'hostile', '{{}}', '{{}}', 'by hand', {blocked_on}, {unpark_requested_at})"
             );
             Postgres::execute(pool, &parked).await;
-            nothing_is_held_up(&world, &format!("a parked event of {at}, {waits_for}")).await;
+            nothing_is_held_up(&world, &format!("a parked event of {at}, {blocked_on}")).await;
             Postgres::execute(pool, "delete from tidings.parked").await;
         }
     }

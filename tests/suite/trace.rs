@@ -287,16 +287,16 @@ async fn what_is_parked_is_told_with_its_reason_and_its_way_back<DB: Database>(w
     let event = world.traced(id).await;
     let OutboxTrace::Parked {
         row,
-        waits_for,
-        asked_at,
+        blocked_on,
+        unpark_requested_at,
         error,
         ..
     } = &event.outbox
     else {
         panic!("{event:?}")
     };
-    assert_eq!((*row, *asked_at), (1, None));
-    assert_eq!(waits_for.as_deref(), Some("subject nowhere.at_all"));
+    assert_eq!((*row, *unpark_requested_at), (1, None));
+    assert_eq!(blocked_on.as_deref(), Some("subject nowhere.at_all"));
     assert!(error.contains("no stream"), "{error}");
     assert!(event.stored.is_empty());
     assert_eq!(event.unstored.as_deref(), Some("the event is parked"));

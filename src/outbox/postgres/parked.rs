@@ -10,7 +10,7 @@ use super::{
 };
 use crate::outbox::{
     columns::{LONGEST_PAYLOAD, event_or_nil},
-    parked::{Extent, ParkedEvent, ParkedSelection, ParkedSize, WaitsFor, goes_back, kept},
+    parked::{BlockedOn, Extent, ParkedEvent, ParkedSelection, ParkedSize, goes_back, kept},
     store::{Bound, Names, Parked, Rows, Waiting, unsigned},
 };
 
@@ -106,7 +106,7 @@ async fn park_rows(
     let payloads: Vec<&[u8]> = rows.iter().map(|parked| &*parked.row.payload).collect();
     let waits: Vec<Option<String>> = rows
         .iter()
-        .map(|parked| parked.waits_for.as_ref().map(ToString::to_string))
+        .map(|parked| parked.blocked_on.as_ref().map(ToString::to_string))
         .collect();
     let holding: Vec<bool> = rows.iter().map(|parked| parked.holds_up()).collect();
     let following: Vec<bool> = rows.iter().map(|parked| parked.follows).collect();
@@ -243,7 +243,7 @@ pub(super) async fn waiting(
 pub(super) async fn returning(
     connection: &mut PgConnection,
     names: &Names,
-    open: &[WaitsFor],
+    open: &[BlockedOn],
     behind: i64,
     bound: Bound,
 ) -> Result<Rows, sqlx::Error> {
@@ -456,8 +456,8 @@ fn shown_event(row: &PgRow) -> Result<ParkedEvent, sqlx::Error> {
         at: moment(row, 7)?,
         parked_at: moment(row, 8)?,
         error: shown(row, 9)?.unwrap_or_default(),
-        waits_for: shown(row, 10)?,
-        asked_at: perhaps(row, 11)?,
+        blocked_on: shown(row, 10)?,
+        unpark_requested_at: perhaps(row, 11)?,
         goes_back: row.try_get(13)?,
     })
 }

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     nats::Bus,
     outbox::{
-        parked::WaitsFor,
+        parked::BlockedOn,
         store::{Cursor, Parked},
     },
 };
@@ -46,7 +46,7 @@ impl<C: Cursor> LaneContext<C> {
 
     /// Events of this name wait from now on; the issue is recorded.
     pub(super) fn close_name(&self, name: &str, reason: &str, cure: &str) {
-        let place = WaitsFor::Subject(name.to_owned()).to_string();
+        let place = BlockedOn::Subject(name.to_owned()).to_string();
         self.issues.begin(&place, reason, cure);
         self.aside.close_name(name, reason);
     }

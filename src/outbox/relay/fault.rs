@@ -10,7 +10,7 @@ use crate::{
         Diagnosis, OutboxError,
         home::{USE_NATS, of_version},
         origin::{PROMOTE, REBASE, STANDBY},
-        parked::WaitsFor,
+        parked::BlockedOn,
         store::{Names, Statements},
         version_sentence,
     },
@@ -83,7 +83,7 @@ impl Fault {
     pub(super) fn place(&self) -> String {
         match self {
             Self::Unwritten { stream, .. } | Self::NoAck { stream } => {
-                WaitsFor::Stream(stream.clone()).to_string()
+                BlockedOn::Stream(stream.clone()).to_string()
             }
             _ => RELAY.to_owned(),
         }

@@ -33,7 +33,7 @@ use crate::{
     outbox::{
         Outbox, Store,
         page_size::PageSize,
-        parked::WaitsFor,
+        parked::BlockedOn,
         store::{Bound, Reason, Row, Rows, Waiting},
     },
 };
@@ -73,23 +73,23 @@ impl LookAgain {
 }
 
 /// Returns the reasons that may be over. When unsure, the reason is included: publishing shows whether it is.
-pub(super) async fn may_go(bus: &Bus, reasons: &[Reason]) -> Result<Vec<WaitsFor>, Fault> {
+pub(super) async fn may_go(bus: &Bus, reasons: &[Reason]) -> Result<Vec<BlockedOn>, Fault> {
     let mut open = Vec::new();
     for reason in reasons {
         let stream = bus.stream_of(&reason.name).await?;
-        let is_open = match (&reason.waits_for, stream) {
+        let is_open = match (&reason.blocked_on, stream) {
             (_, None) => false,
-            (WaitsFor::Subject(name), Some(_)) => {
+            (BlockedOn::Subject(name), Some(_)) => {
                 !bus.is_denied(name) || bus.may_publish(name).await
             }
-            (WaitsFor::Stream(waited_for), Some(now)) if *waited_for != now => true,
-            (WaitsFor::Stream(stream), Some(_)) => match bus.stream_state(stream).await? {
+            (BlockedOn::Stream(waited_for), Some(now)) if *waited_for != now => true,
+            (BlockedOn::Stream(stream), Some(_)) => match bus.stream_state(stream).await? {
                 Some(state) => !state.is_closed && state.confirms,
                 None => true,
             },
         };
         if is_open {
-            open.push(reason.waits_for.clone());
+            open.push(reason.blocked_on.clone());
         }
     }
     Ok(open)
@@ -113,11 +113,11 @@ pub(super) async fn give_back<DB: Store>(
     let aside = Arc::clone(&course.aside);
     // Rows that wait for these streams stay parked, so no other row may go there before them.
     for Reason {
-        waits_for, error, ..
+        blocked_on, error, ..
     } in &waiting.reasons
     {
-        if let WaitsFor::Stream(stream) = waits_for
-            && !open.contains(waits_for)
+        if let BlockedOn::Stream(stream) = blocked_on
+            && !open.contains(blocked_on)
         {
             aside.close_stream(stream, error);
         }
@@ -131,7 +131,7 @@ pub(super) async fn give_back<DB: Store>(
     let mut size = PageSize::new(ROWS, ROWS);
     while !stop.is_cancelled() {
         // Rows that wait for something closed again are not read any further: they stay parked.
-        open.retain(|waits_for| !aside.is_closed(waits_for));
+        open.retain(|blocked_on| !aside.is_closed(blocked_on));
         if open.is_empty() && !waiting.is_asked {
             break;
         }

@@ -13,7 +13,7 @@ use std::{
 use chrono::Utc;
 
 use crate::outbox::{
-    parked::WaitsFor,
+    parked::BlockedOn,
     status::{Issue, StoredTrouble, stored_troubles},
 };
 
@@ -158,8 +158,8 @@ impl Issues {
         let state = self.lock();
         let places = state.by_place.keys();
         let of_subjects = places.filter(|place| {
-            let parsed = place.parse::<WaitsFor>();
-            matches!(parsed, Ok(WaitsFor::Subject(_)))
+            let parsed = place.parse::<BlockedOn>();
+            matches!(parsed, Ok(BlockedOn::Subject(_)))
         });
         of_subjects.cloned().collect()
     }

@@ -448,7 +448,7 @@ impl<DB: Store> Keeper<DB> {
         let waiting = DB::waiting(&mut self.post.connection, names).await?;
         let waits = |place: &String| {
             let mut reasons = waiting.reasons.iter();
-            reasons.any(|reason| reason.waits_for.to_string() == *place)
+            reasons.any(|reason| reason.blocked_on.to_string() == *place)
         };
         for place in waited_for.iter().filter(|place| !waits(place)) {
             self.dirty |= self.post.issues.end(place);

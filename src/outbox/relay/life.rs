@@ -15,7 +15,7 @@ use crate::{
     outbox::{
         ElsewhereError,
         home::{Home, StoredHome},
-        parked::WaitsFor,
+        parked::BlockedOn,
         store::Waiting,
     },
 };
@@ -119,14 +119,14 @@ impl RelayState {
         let places: Vec<String> = waiting
             .reasons
             .iter()
-            .map(|reason| reason.waits_for.to_string())
+            .map(|reason| reason.blocked_on.to_string())
             .collect();
         for (place, reason) in places.iter().zip(&waiting.reasons) {
-            let cure = match reason.waits_for {
-                WaitsFor::Stream(_) => {
+            let cure = match reason.blocked_on {
+                BlockedOn::Stream(_) => {
                     "make room in the stream, or give its subjects to another stream"
                 }
-                WaitsFor::Subject(_) => {
+                BlockedOn::Subject(_) => {
                     "tidings streams apply, with a [[stream]] that takes the subject, and the right to publish to it"
                 }
             };

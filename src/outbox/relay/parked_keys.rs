@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::outbox::{
-    parked::WaitsFor,
+    parked::BlockedOn,
     store::{Parked, Row},
 };
 
@@ -32,7 +32,7 @@ struct State {
 impl ParkedKeys {
     pub(super) fn new(
         keys: Vec<(String, i64)>,
-        closed: impl IntoIterator<Item = (WaitsFor, String)>,
+        closed: impl IntoIterator<Item = (BlockedOn, String)>,
         feeds: impl IntoIterator<Item = String>,
     ) -> Self {
         let mut state = State {
@@ -43,8 +43,8 @@ impl ParkedKeys {
         };
         for (closed, reason) in closed {
             match closed {
-                WaitsFor::Subject(name) => state.names.insert(name, reason),
-                WaitsFor::Stream(stream) => state.streams.insert(stream, reason),
+                BlockedOn::Subject(name) => state.names.insert(name, reason),
+                BlockedOn::Stream(stream) => state.streams.insert(stream, reason),
             };
         }
         Self(Mutex::new(state))
@@ -63,10 +63,10 @@ impl ParkedKeys {
     }
 
     /// Whether a row that waits for this would be parked again.
-    pub(super) fn is_closed(&self, waits_for: &WaitsFor) -> bool {
-        match waits_for {
-            WaitsFor::Subject(name) => self.is_closed_name(name),
-            WaitsFor::Stream(stream) => self.is_closed_stream(stream),
+    pub(super) fn is_closed(&self, blocked_on: &BlockedOn) -> bool {
+        match blocked_on {
+            BlockedOn::Subject(name) => self.is_closed_name(name),
+            BlockedOn::Stream(stream) => self.is_closed_stream(stream),
         }
     }
 
@@ -104,7 +104,7 @@ impl ParkedKeys {
         Parked {
             row,
             error,
-            waits_for: None,
+            blocked_on: None,
             follows: false,
         }
     }
@@ -112,12 +112,12 @@ impl ParkedKeys {
     /// Returns the row as it is to be parked, if it cannot be published now; `stream` is its target.
     pub(super) fn take(&self, stream: Option<&str>, row: &Row) -> Option<Parked> {
         let mut state = self.lock();
-        let parked = |error: String, waits_for: Option<WaitsFor>| {
+        let parked = |error: String, blocked_on: Option<BlockedOn>| {
             Some(Parked {
                 row: row.clone(),
                 error,
-                follows: waits_for.is_none(),
-                waits_for,
+                follows: blocked_on.is_none(),
+                blocked_on,
             })
         };
         let first = row.key.as_ref().and_then(|key| state.keys.get(key));
@@ -129,10 +129,10 @@ impl ParkedKeys {
         }
         if let Some(reason) = state.names.get(&row.name).cloned() {
             block(&mut state, row);
-            return parked(reason, Some(WaitsFor::Subject(row.name.clone())));
+            return parked(reason, Some(BlockedOn::Subject(row.name.clone())));
         }
         let (stream, reason) = state.streams.get_key_value(stream?)?;
-        parked(reason.clone(), Some(WaitsFor::Stream(stream.clone())))
+        parked(reason.clone(), Some(BlockedOn::Stream(stream.clone())))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -168,8 +168,8 @@ mod tests {
         }
     }
 
-    fn waits_for(parked: Option<Parked>) -> Option<WaitsFor> {
-        parked.expect("the event is parked").waits_for
+    fn blocked_on(parked: Option<Parked>) -> Option<BlockedOn> {
+        parked.expect("the event is parked").blocked_on
     }
 
     #[test]
@@ -179,7 +179,10 @@ mod tests {
         assert!(aside.take(None, &row(4, "a.b", Some("k"))).is_none());
         assert!(aside.take(None, &row(6, "a.b", Some("j"))).is_none());
         assert!(aside.take(None, &row(6, "a.b", None)).is_none());
-        assert_eq!(waits_for(aside.take(None, &row(6, "a.b", Some("k")))), None);
+        assert_eq!(
+            blocked_on(aside.take(None, &row(6, "a.b", Some("k")))),
+            None
+        );
         // An earlier row is refused later.
         aside.refuse(row(2, "a.b", Some("k")), "too large".into());
         assert!(aside.take(None, &row(4, "a.b", Some("k"))).is_some());
@@ -187,13 +190,13 @@ mod tests {
 
     #[test]
     fn a_name_that_waits_holds_up_its_keys_and_a_stream_that_waits_does_not() {
-        let stream = || WaitsFor::Stream("S".into());
+        let stream = || BlockedOn::Stream("S".into());
         let aside = ParkedKeys::new(Vec::new(), [(stream(), "full".into())], []);
         aside.close_name("a.b", "no stream");
-        let subject = waits_for(aside.take(Some("T"), &row(1, "a.b", Some("k"))));
-        assert_eq!(subject, Some(WaitsFor::Subject("a.b".into())));
+        let subject = blocked_on(aside.take(Some("T"), &row(1, "a.b", Some("k"))));
+        assert_eq!(subject, Some(BlockedOn::Subject("a.b".into())));
         assert!(aside.take(Some("T"), &row(2, "c.d", Some("k"))).is_some());
-        let waiting = waits_for(aside.take(Some("S"), &row(3, "c.d", Some("j"))));
+        let waiting = blocked_on(aside.take(Some("S"), &row(3, "c.d", Some("j"))));
         assert_eq!(waiting, Some(stream()));
         assert!(aside.take(Some("T"), &row(4, "c.d", Some("j"))).is_none());
     }

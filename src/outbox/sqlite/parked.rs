@@ -8,7 +8,7 @@ use tidings_contract::EventId;
 use super::columns::{bytes, integer, moment, perhaps, read, rows, shown, text};
 use crate::outbox::{
     columns::{LONGEST_PAYLOAD, Text, event_or_nil, nearest_version},
-    parked::{Extent, ParkedEvent, ParkedSelection, ParkedSize, WaitsFor, goes_back, kept},
+    parked::{BlockedOn, Extent, ParkedEvent, ParkedSelection, ParkedSize, goes_back, kept},
     store::{Bound, Names, Parked, Rows, Waiting, unsigned},
 };
 
@@ -66,7 +66,7 @@ pub(super) async fn park(
         let Parked {
             row,
             error,
-            waits_for,
+            blocked_on,
             follows,
         } = parked;
         sqlx::query(names.sql(park, '_'))
@@ -79,7 +79,7 @@ pub(super) async fn park(
             .bind(&row.headers)
             .bind(row.payload.as_ref())
             .bind(kept(error))
-            .bind(waits_for.as_ref().map(ToString::to_string))
+            .bind(blocked_on.as_ref().map(ToString::to_string))
             .bind(*follows)
             .execute(&mut *tx)
             .await?;
@@ -195,7 +195,7 @@ pub(super) async fn waiting(
 pub(super) async fn returning(
     connection: &mut SqliteConnection,
     names: &Names,
-    open: &[WaitsFor],
+    open: &[BlockedOn],
     behind: i64,
     bound: Bound,
 ) -> Result<Rows, sqlx::Error> {
@@ -395,8 +395,8 @@ fn shown_event(row: &SqliteRow) -> Result<ParkedEvent, sqlx::Error> {
         at: moment(row, 7)?,
         parked_at: moment(row, 8)?,
         error: shown(row, 9)?.unwrap_or_default(),
-        waits_for: shown(row, 10)?,
-        asked_at: perhaps(row, 11)?,
+        blocked_on: shown(row, 10)?,
+        unpark_requested_at: perhaps(row, 11)?,
         goes_back: row.try_get(13)?,
     })
 }

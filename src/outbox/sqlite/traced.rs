@@ -125,8 +125,8 @@ fn read(row: &SqliteRow) -> Result<TracedRow, sqlx::Error> {
         "parked" => Spot::Parked {
             at: moment(row, 8)?,
             error: shown(row, 9)?.unwrap_or_default(),
-            waits_for: shown(row, 10)?,
-            asked_at: perhaps(row, 11)?,
+            blocked_on: shown(row, 10)?,
+            unpark_requested_at: perhaps(row, 11)?,
             goes_back: false,
         },
         "delayed" => Spot::Delayed {

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use tidings_contract::EventId;
 
-use crate::outbox::{HeldSlot, parked::WaitsFor, republish::LedgerKind, row::Row};
+use crate::outbox::{HeldSlot, parked::BlockedOn, republish::LedgerKind, row::Row};
 
 /// The result of freeing old rows.
 #[derive(Debug, Default)]
@@ -135,7 +135,7 @@ pub struct Waiting {
 #[derive(Debug, Clone)]
 pub struct Reason {
     /// The stream or subject.
-    pub waits_for: WaitsFor,
+    pub blocked_on: BlockedOn,
     /// The name of the first event that waits for it.
     pub name: String,
     /// Why that event was parked.
@@ -152,17 +152,17 @@ impl Waiting {
     /// as none: its rows wait for an unpark request.
     pub(in crate::outbox) fn add(
         &mut self,
-        waits_for: Option<String>,
+        blocked_on: Option<String>,
         name: Option<String>,
         error: Option<String>,
     ) {
-        let Some(waits_for) = waits_for else {
+        let Some(blocked_on) = blocked_on else {
             self.is_asked = true;
             return;
         };
-        match waits_for.parse() {
-            Ok(waits_for) => self.reasons.push(Reason {
-                waits_for,
+        match blocked_on.parse() {
+            Ok(blocked_on) => self.reasons.push(Reason {
+                blocked_on,
                 name: name.unwrap_or_default(),
                 error: error.unwrap_or_default(),
             }),
@@ -226,7 +226,7 @@ pub struct Parked {
     /// Why it is parked.
     pub error: String,
     /// What it waits for, when it is restored by itself.
-    pub waits_for: Option<WaitsFor>,
+    pub blocked_on: Option<BlockedOn>,
     /// It has no error of its own: it follows another parked row of its key.
     pub follows: bool,
 }
@@ -235,7 +235,7 @@ impl Parked {
     /// Whether the later rows of its key wait with it. They do not when it waits for a stream, because every row of
     /// that stream waits.
     pub(in crate::outbox) fn holds_up(&self) -> bool {
-        !matches!(self.waits_for, Some(WaitsFor::Stream(_)))
+        !matches!(self.blocked_on, Some(BlockedOn::Stream(_)))
     }
 }
 

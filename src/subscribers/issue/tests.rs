@@ -44,7 +44,7 @@ fn instance(but: &Value) -> Instance {
         "subscriber": "s", "id": "1", "host": "h", "pid": 7, "version": "0", "started_at": now(),
         "activity": "active", "issue": null, "ordered": false, "holds_lease": null, "circuit": "closed",
         "running": null, "resting": null, "in_flight": 0, "in_flight_bytes": 0, "hottest": [], "concurrency": 1,
-        "rate": null, "memory": 1, "timeout_ms": 1, "retry": "", "handled": 0, "failed": 0,
+        "rate": null, "max_in_flight_bytes": 1, "timeout_ms": 1, "retry": "", "handled": 0, "failed": 0,
         "dead_lettered": 0, "last_delivery_at": null, "wants": [],
     });
     for (field, value) in but.as_object().unwrap() {
@@ -167,7 +167,7 @@ fn fuzz_answers_of_instances() {
     let seed = r#"{"subscriber":"s","id":"1","host":"h","pid":4294967295,"version":"0","started_at":
         "2026-11-21T09:30:00Z","activity":"standby","issue":"t","replay_issue":null,"ordered":true,
         "holds_lease":false,"circuit":"open","running":18446744073709551615,"resting":0,"in_flight":1,"in_flight_bytes":
-        18446744073709551615,"hottest":[{"key":"k","waiting":3}],"concurrency":1,"rate":"1 per second","memory":1,
+        18446744073709551615,"hottest":[{"key":"k","waiting":3}],"concurrency":1,"rate":"1 per second","max_in_flight_bytes":1,
         "timeout_ms":18446744073709551615,"retry":"","handled":18446744073709551615,"failed":0,"dead_lettered":0,
         "last_delivery_at":null,"wants":[{"stream":"EVENTS","settings":{"max_ack_pending":1}}],
         "clock":"+262142-12-31T23:59:59Z","shadows":{"beta":["user.created"]}}"#;

@@ -215,11 +215,11 @@ fn of_outbox(outbox: &OutboxTrace) -> Vec<Line> {
             written_at,
             parked_at,
             error,
-            waits_for,
-            asked_at,
+            blocked_on,
+            unpark_requested_at,
             goes_back,
         } => {
-            let back = match (waits_for, asked_at) {
+            let back = match (blocked_on, unpark_requested_at) {
                 (_, Some(at)) => format!("is restored as requested at {}", output::time(*at)),
                 (Some(what), _) => format!("is restored automatically, with {what}"),
                 (None, None) if *goes_back => {

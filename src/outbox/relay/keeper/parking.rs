@@ -51,15 +51,15 @@ fn say_parked(parked: &Parked) {
         "tidings outbox parked, which shows what follows it; then tidings outbox unpark or discard";
     let Parked { row, error, .. } = parked;
     let (id, name, key) = (row.event, &row.name, &row.key);
-    match (&parked.waits_for, parked.follows) {
+    match (&parked.blocked_on, parked.follows) {
         (None, false) => {
             tracing::error!(row = row.id, event.id = %id, event.name = name, key, error, cure = CURE, "event parked");
         }
         (None, true) => {
             tracing::debug!(row = row.id, event.id = %id, event.name = name, key, error, "follower parked");
         }
-        (Some(waits_for), _) => {
-            tracing::debug!(row = row.id, event.id = %id, event.name = name, key, %waits_for, "event blocked");
+        (Some(blocked_on), _) => {
+            tracing::debug!(row = row.id, event.id = %id, event.name = name, key, %blocked_on, "event blocked");
         }
     }
 }

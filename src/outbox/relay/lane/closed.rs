@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    Cause, Cursor, FIRST_PAUSE, Fault, HEARSAY, Item, LONGEST_PAUSE, Lane, Refusal, Settled,
-    WaitsFor,
+    BlockedOn, Cause, Cursor, FIRST_PAUSE, Fault, HEARSAY, Item, LONGEST_PAUSE, Lane, Refusal,
+    Settled,
 };
 
 /// How long a server that answers may take.
@@ -89,7 +89,7 @@ impl<C: Cursor> Lane<C> {
     }
 
     fn place(&self) -> String {
-        WaitsFor::Stream(self.stream.clone()).to_string()
+        BlockedOn::Stream(self.stream.clone()).to_string()
     }
 
     pub(super) async fn is_for_want_of_permission(&self, items: &[Item]) -> bool {

@@ -252,9 +252,9 @@ fn not_there(id: i64) -> Report {
 }
 
 fn row(event: &ParkedEvent) -> [String; 7] {
-    let goes_back = match (&event.asked_at, &event.waits_for) {
+    let goes_back = match (&event.unpark_requested_at, &event.blocked_on) {
         (Some(_), _) => "soon, as requested".to_owned(),
-        (None, Some(waits_for)) => format!("automatically, waits for {waits_for}"),
+        (None, Some(blocked_on)) => format!("automatically, waits for {blocked_on}"),
         (None, None) if event.goes_back => {
             "automatically, with an earlier event of its key".to_owned()
         }
