@@ -103,7 +103,11 @@ async fn who_waits_for_the_holder_of_a_row_is_not_named_with_it() {
     say(&mut holder, "begin; select from tidings.relay for update").await;
     let mut waiter = somebody(&world, &waits).await;
     let waiting = tokio::spawn(async move {
-        say(&mut waiter, "update tidings.relay set one = one").await;
+        say(
+            &mut waiter,
+            "update tidings.relay set singleton = singleton",
+        )
+        .await;
     });
     eventually("it is named", || async { !log::said(&holds).is_empty() }).await;
     let lines = log::said(&holds);

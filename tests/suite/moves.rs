@@ -361,7 +361,7 @@ async fn a_relay_whose_connection_leads_to_another_server_begins_anew() {
 
     Postgres::execute(
         outbox.pool(),
-        "update stage.start set at = at + interval '1 second'",
+        "update stage.start set created_at = created_at + interval '1 second'",
     )
     .await;
     eventually("another tenure has begun", || async {
