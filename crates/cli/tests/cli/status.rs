@@ -165,7 +165,6 @@ async fn tables_of_another_version_are_refused(world: World) {
         "outbox republish --from 1h",
         "verify",
         "relay",
-        "run",
         "migrate",
     ] {
         let command: Vec<&str> = command.split_whitespace().collect();
@@ -178,10 +177,5 @@ async fn tables_of_another_version_are_refused(world: World) {
     // A trace names the source that was not searched.
     let traced = world.run(&["trace", "--key", "a"]).await;
     assert!(traced.stdout.contains("version 99"), "{traced:?}");
-    execute(&world, "delete from tidings_migration where version > 4").await;
-    let said = world.refused(1, &["outbox", "status"]).await;
-    assert!(
-        said.contains("at version 4") && said.contains("try: tidings migrate"),
-        "{said}"
-    );
+    // Older ones there are none yet: the library has a test with a later migration.
 }
