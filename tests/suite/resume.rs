@@ -336,7 +336,7 @@ async fn large_rows_are_not_read_again_and_again() {
 async fn sqlite_refuses_a_row_that_no_relay_can_read() {
     let world = World::<Sqlite>::start().await;
     let row = [
-        ("at", "1"),
+        ("created_at", "1"),
         ("event", "randomblob(16)"),
         ("name", "'count.raised'"),
         ("version", "1"),
@@ -358,7 +358,7 @@ async fn sqlite_refuses_a_row_that_no_relay_can_read() {
         inserting.execute(world.outbox.pool()).await
     };
     for wrong in [
-        ("at", "'today'"),
+        ("created_at", "'today'"),
         ("event", "'018f0000-0000-7000-8000-000000000000'"),
         ("event", "randomblob(15)"),
         ("name", "x'636f756e742e726169736564'"),

@@ -89,7 +89,7 @@ async fn a_role_that_produces_gives_a_row_neither_its_place_nor_its_time_nor_its
     grant(&world).await;
     let producer = as_role(&world, "producer").await;
     for (column, value) in [
-        ("at", "'infinity'"),
+        ("created_at", "'infinity'"),
         ("id", "1"),
         ("xid", "'3'"),
         ("slot", "0"),

@@ -143,7 +143,7 @@ async fn postgres_relays_an_id_at_the_end_of_the_range_and_what_follows_it() {
     .await;
     // Above the floor, new rows are found in the order of ids, in steps; below it, each page sorts all of them.
     eventually("the floor is where the sequence is", || async {
-        Postgres::number(pool, "select floor from tidings.relay").await == 2
+        Postgres::number(pool, "select id_floor from tidings.relay").await == 2
     })
     .await;
     relay.stop().await.unwrap();

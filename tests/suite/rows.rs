@@ -27,10 +27,10 @@ const fn hostile(column: &'static str, value: &'static str, error: &'static str)
 }
 
 const ON_POSTGRES: [Hostile; 14] = [
-    hostile("at", "'infinity'", "its time"),
-    hostile("at", "'-infinity'", "its time"),
-    hostile("at", "'200000-01-01'", "its time"),
-    hostile("at", "'4000-01-01 BC'", "its time"),
+    hostile("created_at", "'infinity'", "its time"),
+    hostile("created_at", "'-infinity'", "its time"),
+    hostile("created_at", "'200000-01-01'", "its time"),
+    hostile("created_at", "'4000-01-01 BC'", "its time"),
     hostile("version", "0", "version"),
     hostile("version", "-2147483648", "version"),
     hostile("name", "repeat('n', 5000)", "200 bytes of name"),
@@ -52,9 +52,9 @@ const ON_POSTGRES: [Hostile; 14] = [
 ];
 
 const ON_SQLITE: [Hostile; 15] = [
-    hostile("at", "9223372036854775807", "its time"),
-    hostile("at", "-9223372036854775807 - 1", "its time"),
-    hostile("at", "'today'", "its time"),
+    hostile("created_at", "9223372036854775807", "its time"),
+    hostile("created_at", "-9223372036854775807 - 1", "its time"),
+    hostile("created_at", "'today'", "its time"),
     hostile("event", "x'00'", "event id"),
     hostile(
         "event",
@@ -101,7 +101,7 @@ async fn insert<DB: Database>(world: &World<DB>, row: &Hostile, key: &str) {
         ("headers", "'{}'"),
         ("payload", bytes),
         (
-            "at",
+            "created_at",
             if is_postgres {
                 "now()"
             } else {
