@@ -18,7 +18,7 @@ use crate::{
 /// valid in this database, so that the relay publishes exactly the events that were not published when the copy was
 /// made. A copy of the server's files needs it only after pg_upgrade. Stop the services that write events first.
 #[derive(Args)]
-pub(super) struct RunRebase {
+pub(super) struct RunAdopt {
     /// Print what would be done, and change nothing
     #[arg(long)]
     dry_run: bool,
@@ -35,7 +35,7 @@ struct Answer<'a> {
     adopt: Option<&'a Adoption>,
 }
 
-impl RunRebase {
+impl RunAdopt {
     pub(super) async fn run(&self, config: &Config) -> Outcome {
         let outbox = match Database::open(config).await? {
             Database::Postgres(outbox) => outbox,

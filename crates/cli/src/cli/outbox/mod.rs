@@ -1,6 +1,6 @@
 //! `tidings outbox`: inspects and operates the outbox. One file per action.
 
-mod accept;
+mod acknowledge_loss;
 mod adopt;
 mod delayed;
 mod parked;
@@ -38,11 +38,11 @@ enum Action {
     /// Publish events again that the outbox still keeps
     Republish(republish::RunRepublish),
     /// Acknowledge that a stream has lost events: relay and status no longer report the loss
-    Accept(accept::AcceptLoss),
+    AcknowledgeLoss(acknowledge_loss::AcknowledgeLoss),
     /// Relay the outbox into the configured NATS from now on, because the previous one was replaced
     UseNats(use_nats::UseNats),
     /// Adopt an outbox that was restored from a dump, or copied row by row
-    Adoption(adopt::RunRebase),
+    Adopt(adopt::RunAdopt),
 }
 
 impl OutboxCommand {
@@ -54,9 +54,9 @@ impl OutboxCommand {
             | Action::Discard(_)
             | Action::Cancel(_)
             | Action::Republish(_)
-            | Action::Accept(_)
+            | Action::AcknowledgeLoss(_)
             | Action::UseNats(_)
-            | Action::Adoption(_) => true,
+            | Action::Adopt(_) => true,
         }
     }
 
@@ -70,9 +70,9 @@ impl OutboxCommand {
             Action::Delayed(action) => action.run(config).await,
             Action::Cancel(action) => action.run(config).await,
             Action::Republish(action) => action.run(config).await,
-            Action::Accept(action) => action.run(config).await,
+            Action::AcknowledgeLoss(action) => action.run(config).await,
             Action::UseNats(action) => action.run(config).await,
-            Action::Adoption(action) => action.run(config).await,
+            Action::Adopt(action) => action.run(config).await,
         }
     }
 }

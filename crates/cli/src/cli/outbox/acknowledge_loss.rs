@@ -1,4 +1,4 @@
-//! `tidings outbox accept`: acknowledges the loss of a stream. Never republishes.
+//! `tidings outbox acknowledge-loss`: acknowledges the loss of a stream. Never republishes.
 
 use clap::Args;
 
@@ -14,7 +14,7 @@ use crate::{
 /// Acknowledge that a stream has lost events that are not needed back: the stream was recreated on purpose, or the
 /// events were restored in another way. `tidings verify` still reports the missing events.
 #[derive(Args)]
-pub(super) struct AcceptLoss {
+pub(super) struct AcknowledgeLoss {
     /// The stream's name
     stream: String,
     /// Print one JSON object
@@ -22,7 +22,7 @@ pub(super) struct AcceptLoss {
     json: bool,
 }
 
-impl AcceptLoss {
+impl AcknowledgeLoss {
     pub(super) async fn run(&self, config: &Config) -> Outcome {
         let database = Database::open(config).await?;
         let accepted =
