@@ -462,7 +462,7 @@ async fn what_is_exported_can_be_redriven_elsewhere() {
     // A redrive to a subscriber without a consumer is refused.
     eventually("it works", || async {
         let shown = there.run(&["subscribers", "show", "counts"]).await;
-        shown.stdout.contains("activity         works")
+        shown.stdout.contains("activity         active")
     })
     .await;
     there

@@ -3,7 +3,10 @@
 
 use std::process::Stdio;
 
-use crate::support::{World, eventually};
+use crate::{
+    service::Service,
+    support::{World, eventually},
+};
 
 both!(
     what_changes_something_does_it_without_a_reader,
@@ -83,13 +86,13 @@ async fn what_nobody_reads_is_not_given_up(world: World) {
 /// The preview is printed before the change.
 async fn what_asks_first_is_done_without_a_reader(world: World) {
     let world = world.set_up().await;
-    let worker = world.spawn(&["run", "--setup"]);
+    let service = Service::start(&world).await;
     eventually("an instance works", || async {
         let shown = world.run(&["subscribers", "show", "welcome-email"]).await;
-        shown.stdout.contains("activity         works")
+        shown.stdout.contains("activity         active")
     })
     .await;
-    assert_eq!(worker.signalled("TERM").await, Some(0));
+    service.stop().await;
     for _ in 0..3 {
         let event = crate::support::user("0190e6e4-7a3e-7c3e-9d3e-3b1f0d8a6a11", "a@x");
         let publish = ["publish", "user.created", "--data", &event, "--direct"];

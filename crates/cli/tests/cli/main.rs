@@ -22,6 +22,7 @@ mod publish;
 mod redrives;
 mod replay;
 mod runbooks;
+mod service;
 mod status;
 mod streams;
 mod stuck_subscribers;

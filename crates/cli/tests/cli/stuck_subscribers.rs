@@ -54,7 +54,7 @@ impl Service {
         let task = tokio::spawn(worker.run(stop.clone().cancelled_owned()));
         eventually("it works", || async {
             let shown = world.run(&["subscribers", "show", NAME]).await;
-            shown.stdout.contains("activity         works")
+            shown.stdout.contains("activity         active")
         })
         .await;
         Self { bus, stop, task }

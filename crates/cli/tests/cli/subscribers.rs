@@ -53,7 +53,7 @@ impl Service {
         let task = tokio::spawn(worker.run(stop.clone().cancelled_owned()));
         eventually("an instance that works", || async {
             let shown = world.run(&["subscribers", "show", "counts"]).await;
-            shown.stdout.contains("activity         works")
+            shown.stdout.contains("activity         active")
         })
         .await;
         Self {

@@ -1,6 +1,9 @@
 //! `tidings trace`: prints an event's path from the outbox to its subscribers; an unknown event ends with 1.
 
-use crate::support::{Ended, World, user};
+use crate::{
+    service::Service,
+    support::{Ended, World, user},
+};
 
 const ADA: &str = "0190e6e4-7a3e-7c3e-9d3e-3b1f0d8a6a11";
 
@@ -55,7 +58,8 @@ async fn an_event_is_told_from_its_commit_to_its_subscribers(world: World) {
         ],
     );
 
-    let worker = world.spawn(&["run", "--setup"]);
+    let service = Service::start(&world).await;
+    let relay = world.spawn(&["relay"]);
     world.backlog_is(0).await;
     let done = || async {
         let event = &world.json(&["trace", &id, "--json"]).await[0]["events"][0];
@@ -63,7 +67,8 @@ async fn an_event_is_told_from_its_commit_to_its_subscribers(world: World) {
         all.len() == 2 && all.iter().all(|one| one["outcome"] == "answered")
     };
     crate::support::eventually("both have answered", done).await;
-    assert_eq!(worker.signalled("TERM").await, Some(0));
+    service.stop().await;
+    assert_eq!(relay.signalled("TERM").await, Some(0));
     let all = world.traced(&[&id]).await;
     let line = |of: &str, what: &str| {
         let found = all
