@@ -11,7 +11,9 @@ use tokio_postgres::types::ToSql;
 /// The URL of a test's database.
 fn url(world: &World<Postgres>) -> String {
     let options = world.outbox.pool().connect_options();
-    options.to_url_lossy().to_string()
+    let url = options.to_url_lossy().to_string();
+    // Its options are those of sqlx.
+    url.split('?').next().unwrap().to_owned()
 }
 
 async fn is_relayed(world: &World<Postgres>) {

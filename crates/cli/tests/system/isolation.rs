@@ -325,9 +325,16 @@ async fn what_is_another_ones_is_denied() {
     guarded.ok("streams apply").await;
     let workers = guarded.workers().await;
     let root = Intruder::connect(&guarded.server, "root").await;
-    eventually("all consumers are there", || async {
-        consumers(&root).await.len() == 4
-    })
+    eventually(
+        "all consumers are there, with what workers add to them",
+        || async {
+            let all = consumers(&root).await;
+            let notes = all
+                .iter()
+                .filter(|one| !one[2]["metadata"]["tidings.streams"].is_null());
+            (all.len(), notes.count()) == (4, 2)
+        },
+    )
     .await;
     let before = consumers(&root).await;
     let (acts, lists) = (forbidden(), allowed());

@@ -169,7 +169,10 @@ mod tests {
             (r#"{"data":1,"data_base64":"AA=="}"#, "both"),
             (r#"{"data_base64":"*"}"#, "not base64"),
             (r#"{"subject":{"a":1}}"#, "neither a text"),
-            (r#"{"specversion":"0.3"}"#, "version \"0.3\""),
+            (
+                r#"{"specversion":"0.3"}"#,
+                "version of CloudEvents is \"0.3\"",
+            ),
             (&long, "larger than headers"),
         ] {
             let refused = structured(&[WRAPPED], wrapper).unwrap_err().to_string();
