@@ -64,7 +64,7 @@ pub(crate) struct RelaySettings {
     pub(crate) lease: Duration,
     pub(crate) batch: usize,
     pub(crate) retention: Duration,
-    pub(crate) patience: Duration,
+    pub(crate) stall_timeout: Duration,
 }
 
 /// The settings of the log.

@@ -26,5 +26,5 @@ pub(super) fn relay<DB: Store>(outbox: Outbox<DB>, config: &Config) -> Relay<DB>
         .lease(config.relay.lease)
         .batch(config.relay.batch)
         .retention(config.relay.retention)
-        .stall_timeout(config.relay.patience)
+        .stall_timeout(config.relay.stall_timeout)
 }

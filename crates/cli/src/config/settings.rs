@@ -94,7 +94,7 @@ pub(super) const RELAY_BATCH: Setting =
     Setting::new("relay.batch", "TIDINGS_RELAY_BATCH").or("1000");
 pub(super) const RELAY_RETENTION: Setting =
     Setting::new("relay.retention", "TIDINGS_RELAY_RETENTION").or("18h");
-pub(super) const RELAY_PATIENCE: Setting =
+pub(super) const RELAY_STALL_TIMEOUT: Setting =
     Setting::new("relay.stall_timeout", "TIDINGS_RELAY_STALL_TIMEOUT").or("5s");
 pub(crate) const LOG_FILTER: Setting = Setting::new("log.filter", "TIDINGS_LOG");
 pub(super) const LOG_FORMAT: Setting =
@@ -122,7 +122,7 @@ pub(super) const ALL: [&Setting; 23] = [
     &RELAY_LEASE,
     &RELAY_BATCH,
     &RELAY_RETENTION,
-    &RELAY_PATIENCE,
+    &RELAY_STALL_TIMEOUT,
     &LOG_FILTER,
     &LOG_FORMAT,
 ];

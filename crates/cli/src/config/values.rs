@@ -50,7 +50,7 @@ impl Values {
                 lease: self.read(&settings::RELAY_LEASE, lease)?,
                 batch: self.read(&settings::RELAY_BATCH, batch)?,
                 retention: self.read(&settings::RELAY_RETENTION, duration::parse)?,
-                patience: self.read(&settings::RELAY_PATIENCE, duration::parse)?,
+                stall_timeout: self.read(&settings::RELAY_STALL_TIMEOUT, duration::parse)?,
             },
             log: self.log()?,
             effective: self.effective(),

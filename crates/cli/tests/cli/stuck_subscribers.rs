@@ -154,7 +154,7 @@ async fn a_consumer_that_is_gone_ends_with_1_and_what_waits_is_unknown() {
     let ended = world.list_ends(1).await;
     says(
         &ended.stdout,
-        &["stuck", "unknown", "no consumer of EVENTS"],
+        &["stuck", "unknown", "no longer has a consumer of EVENTS"],
     );
     let json = world.run(&["subscribers", "list", "--json"]).await;
     assert_eq!(json.code, Some(1));

@@ -8,7 +8,7 @@ use tidings::{Envelope, StreamSpec};
 use tidings_test_servers::NatsServer;
 use tokio::process::Command;
 
-use crate::support::{Counted, Database, POOL, Pgbouncer, World, eventually, within};
+use crate::support::{Counted, Database, POOL, Pgbouncer, Stream, World, eventually, within};
 
 const WRITERS: usize = 8;
 const TRANSACTIONS: usize = 60;
@@ -166,6 +166,10 @@ async fn through_pgbouncer_the_program_works_and_without_the_parameter_it_names_
             .current_dir(std::env::temp_dir())
             .env("TIDINGS_NATS_URL", nats.url())
             .env("TIDINGS_DATABASE_URL", &url)
+            .env(
+                "TIDINGS_STREAM",
+                r#"[{ name = "EVENTS", subjects = ["user.>"] }]"#,
+            )
             .env("TIDINGS_LOG", "warn")
             .kill_on_drop(true);
         command
@@ -179,9 +183,10 @@ async fn through_pgbouncer_the_program_works_and_without_the_parameter_it_names_
     let migrated = said(&["migrate"]).await;
     assert!(migrated.contains("applied 0001_outbox"), "{migrated}");
     assert_eq!(said(&["migrate"]).await, "nothing to do\n");
-    let mut worker = program(&["run", "--setup"]);
-    let worker = worker.stdout(Stdio::null()).spawn().unwrap();
-    eventually("the worker has the lease", || async {
+    said(&["streams", "apply"]).await;
+    let mut relay = program(&["relay"]);
+    let relay = relay.stdout(Stdio::null()).spawn().unwrap();
+    eventually("the relay has the lease", || async {
         said(&["outbox", "status"]).await.contains("epoch 1")
     })
     .await;
@@ -195,16 +200,8 @@ async fn through_pgbouncer_the_program_works_and_without_the_parameter_it_names_
     let mut direct = PgConnection::connect(&pgbouncer.postgres.url())
         .await
         .unwrap();
-    eventually("the directory knows the last address", || async {
-        let mut direct = PgConnection::connect(&pgbouncer.postgres.url())
-            .await
-            .unwrap();
-        let look = "select email from user_directory";
-        let email: Option<String> = sqlx::query_scalar(look)
-            .fetch_optional(&mut direct)
-            .await
-            .unwrap();
-        email.is_some_and(|email| email == "ada-5@example.org")
+    eventually("all are stored", || async {
+        Stream::read(&nats.url(), "EVENTS").await.len() == 5
     })
     .await;
     let epoch = "select epoch from tidings.relay";
@@ -213,7 +210,7 @@ async fn through_pgbouncer_the_program_works_and_without_the_parameter_it_names_
         .await
         .unwrap();
     assert_eq!(epoch, 1, "the relay was interrupted");
-    drop(worker);
+    drop(relay);
 
     let unannounced = url.replace("statement-cache-capacity=0", "statement-cache-capacity=9");
     eventually("it names the cure", || async {

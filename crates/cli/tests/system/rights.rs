@@ -130,7 +130,7 @@ async fn a_right_that_is_missing_is_named_at_the_start() {
         let guarded = Guarded::start_under(&without(user, does, subject)).await;
         guarded.ok("streams apply").await;
         // The check asks for the first kind of entry.
-        let named = subject.replace("KV.TIDINGS.*.", "KV.TIDINGS.suspect.");
+        let named = subject.replace("KV.TIDINGS.*.", "KV.TIDINGS.crash-marker.");
         let cure = format!("allow it to {does} {named}");
         let before = log::said(&cure).len();
         let said = || log::said(&cure).split_off(before);
