@@ -87,7 +87,6 @@ pub use nats_identity::NatsIdentity;
 pub use options::{Auth, NatsOptions, Tls};
 pub(crate) use ours::{counted, is_ours};
 pub(crate) use park::{Head, PASS, Park, Question, letters_of};
-#[cfg(feature = "outbox")]
 pub(crate) use publisher::check_size;
 pub use publisher::{EventPublisher, PublishError, TooLarge};
 pub(crate) use pull::{PullError, Pulled, Puller, PullerOptions};

@@ -48,7 +48,11 @@ const ON_POSTGRES: [Hostile; 14] = [
         "not a JSON object of texts",
     ),
     hostile("headers", r#"'{"a": "\u0000"}'"#, "control character"),
-    hostile("headers", "'{}' || repeat(' ', 500000)", "bytes of headers"),
+    hostile(
+        "headers",
+        "'{}' || repeat(' ', 500000)",
+        "headers has more than",
+    ),
 ];
 
 const ON_SQLITE: [Hostile; 15] = [

@@ -144,7 +144,7 @@ pub(crate) fn second(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
-/// A text on one line, for [line] and [note], which print several lines. Cells of a table and reports are one line
+/// A text on one line, for [`line()`] and [`note`], which print several lines. Cells of a table and reports are one line
 /// already.
 pub(crate) fn printable(text: &str) -> String {
     untrusted::neutral(text).into_owned()

@@ -217,7 +217,7 @@ async fn through_pgbouncer_the_program_works_and_without_the_parameter_it_names_
         let mut command = program(&["outbox", "status", "--database-url", &unannounced]);
         let output = within("its end", command.output()).await.unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
-        said.contains("try: ?statement-cache-capacity=0")
+        said.contains("try: append ?statement-cache-capacity=0")
     })
     .await;
 }
