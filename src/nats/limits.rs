@@ -60,7 +60,7 @@ mod tests {
         let both = json!({ "allow_msg_schedules": true, "max_age": 3_600_000_000_000_i64, "max_msgs": 1000 });
         let said = of(both);
         assert!(
-            said[0].starts_with("max_age is 1h: when the limit is reached"),
+            said[0].starts_with("max_age is 1h: when the limit is reached, RETRIES silently drops"),
             "{said:?}"
         );
         assert!(

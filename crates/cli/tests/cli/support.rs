@@ -4,19 +4,17 @@ use std::{
     path::{Path, PathBuf},
     process::Stdio,
     sync::atomic::{AtomicU32, Ordering},
-    time::Duration,
 };
 
 use serde_json::Value;
 use tidings_test_servers::{NatsServer, NatsServerOptions, PostgresServer};
+pub use tidings_test_support::eventually;
+use tidings_test_support::within;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
     process::{Child, ChildStdout, Command},
     sync::OnceCell,
 };
-
-/// The longest that any step may take on a busy machine.
-const DEADLINE: Duration = Duration::from_secs(60);
 
 /// The database that a test runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -296,30 +294,6 @@ pub async fn ended_after(mut command: Command, stdin: &[u8]) -> Ended {
         code: output.status.code(),
         stdout: String::from_utf8(output.stdout).expect("text"),
         stderr: String::from_utf8(output.stderr).expect("text"),
-    }
-}
-
-/// Waits until a condition holds, and fails at the deadline.
-pub async fn eventually<F, Fut>(what: &str, mut condition: F)
-where
-    F: FnMut() -> Fut,
-    Fut: Future<Output = bool>,
-{
-    let deadline = tokio::time::Instant::now() + DEADLINE;
-    while !condition().await {
-        assert!(
-            tokio::time::Instant::now() < deadline,
-            "never came true: {what}"
-        );
-        // real time: between two checks, with a deadline
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
-async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(DEADLINE, future).await {
-        Ok(value) => value,
-        Err(_) => panic!("never happened: {what}"),
     }
 }
 
