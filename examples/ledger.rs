@@ -68,7 +68,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 mod tests {
     use super::*;
     use tidings::{
-        Cause, Outcome,
+        handler::{Cause, Outcome},
         testing::{TestWorker, assert_idempotent},
     };
 

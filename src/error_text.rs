@@ -5,7 +5,7 @@ use std::{error::Error, fmt};
 
 /// The texts of an error and of its sources, the outermost first.
 ///
-/// A database error is shown as [`Diagnosis`](crate::Diagnosis) reads it: message, code, detail and hint. Its own text
+/// A database error is shown as [`Diagnosis`](crate::outbox::Diagnosis) reads it: message, code, detail and hint. Its own text
 /// ends with a line number of the server's source code, which does not help.
 #[must_use]
 pub fn error_texts(error: &(dyn Error + 'static)) -> Vec<String> {

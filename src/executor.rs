@@ -1,5 +1,9 @@
 //! One delivery, from its arrival to its log record. Never pulls, never decides which delivery is next.
 
+pub(crate) mod in_flight;
+pub(crate) mod tally;
+pub(crate) mod throttle;
+
 mod acknowledger;
 mod answer;
 pub(crate) mod batch;
@@ -22,20 +26,23 @@ use futures::{FutureExt, future::BoxFuture};
 use tidings_contract::{Envelope, wire::ReadError};
 use tokio_util::sync::CancellationToken;
 
+use self::{in_flight::InFlight, tally::Tally, throttle::Throttle};
+use crate::policy::outcome;
 use crate::{
-    breaker::{Attempted, Load, Permit},
-    context::{Cancelled, Context, Facts},
-    failure::{Failure, Verdict, told, undecodable},
-    handler::panicked,
-    in_flight::InFlight,
-    interrupt::unless,
+    handler::{
+        context::{Cancelled, Context, Facts},
+        panicked,
+        subscriber::EventSubscriber,
+    },
     log::Lasting,
-    outcome::{self, Cause, DeadLetter, Handled, Outcome},
+    policy::{
+        breaker::{Attempted, Load, Permit},
+        failure::{Failure, Verdict, told, undecodable},
+        outcome::{Cause, DeadLetter, Handled, Outcome},
+    },
     position::Position,
-    replaying::Replaying,
-    subscriber::EventSubscriber,
-    tally::Tally,
-    throttle::Throttle,
+    replay::tag::Replaying,
+    task::interrupt::unless,
 };
 pub(crate) use acknowledger::{AckError, Acknowledger};
 

@@ -1,5 +1,9 @@
 //! What an application writes to handle an event, and how it is called without its type.
 
+pub(crate) mod context;
+pub(crate) mod housekeeping;
+pub(crate) mod subscriber;
+
 pub(crate) mod batch;
 pub(crate) mod memory;
 
@@ -9,12 +13,16 @@ use futures::future::{BoxFuture, FutureExt};
 use tidings_contract::{Envelope, Event};
 use tokio::sync::Notify;
 
+pub use self::{
+    batch::{BatchContext, BatchHandler, BatchResult, Batching, Item},
+    context::Context,
+    subscriber::{EventSubscriber, OnExhausted, SubscriberError},
+};
+use self::{context::Facts, housekeeping::Housekeeping};
+pub use crate::policy::outcome::{Cause, DeadLetter, Outcome};
 use crate::{
-    context::{self, Context, Facts},
-    failure::Failure,
-    housekeeping::Housekeeping,
-    interrupt::unless,
-    outcome::Handled,
+    policy::{failure::Failure, outcome::Handled},
+    task::interrupt::unless,
 };
 use batch::ErasedBatch;
 use memory::Remembers;

@@ -26,7 +26,7 @@ pub struct Instance {
     pub activity: Activity,
     /// Why it makes no progress, if so: a stall, a missing permission, an answer that is not confirmed.
     pub issue: Option<String>,
-    /// Why it runs no [replays](crate::Replays), if so: it lacks the permission to look for them.
+    /// Why it runs no [replays](crate::replays::Replays), if so: it lacks the permission to look for them.
     #[serde(default)]
     pub replay_issue: Option<String>,
     /// Whether it is ordered by key.

@@ -25,115 +25,56 @@
 
 #![cfg_attr(not(feature = "testing"), allow(dead_code))] // only the test kit calls some functions
 
-mod background;
-mod breaker;
-mod context;
-mod dead_letter;
-mod error_text;
+pub mod enqueue;
+pub mod error_text;
 mod executor;
-mod failure;
-mod fingerprint;
-mod handler;
-mod housekeeping;
-mod in_flight;
+pub mod handler;
 mod instance;
-mod interrupt;
-mod job;
-mod lanes;
 mod log;
-mod nats;
+pub mod nats;
+mod operations;
 #[cfg(feature = "outbox")]
-mod outbox;
-mod outcome;
+pub mod outbox;
+mod policy;
 mod position;
-mod rate;
 mod replay;
-mod replaying;
-#[cfg(feature = "outbox")]
-mod republish;
-mod retry;
 mod schema;
-mod start;
-mod statement;
-mod subscriber;
-mod subscribers;
-mod tally;
+mod task;
 #[cfg(feature = "testing")]
 pub mod testing;
-mod throttle;
-mod trace;
-#[cfg(feature = "outbox")]
-mod verify;
-mod worker;
-mod yielding;
+pub mod worker;
 
-pub use background::Background;
-pub use breaker::CircuitBreaker;
-pub use context::Context;
-pub use dead_letter::{
-    DeadLetterGroup, DeadLetterReader, DeadLetterSelection, DeadLetters, DeadLettersError, Edit,
-    KeyRedrive, KeyStep, ParkedKey, RedriveFates, RedriveWatch, Redriver, StoredDeadLetter,
-};
-pub use error_text::error_texts;
-pub use failure::Failure;
+pub use operations::{dead_letters, replays, subscribers, trace};
+#[cfg(feature = "outbox")]
+pub use operations::{republish, verify};
+
+/// What an event consists of: name, version, key, headers and payload, with the errors of each.
+pub mod event {
+    pub use tidings_contract::{
+        Envelope, EnvelopeError, EventId, Extensions, HeaderError, Headers, IntoEnvelope, Name,
+        NameError, Pattern, PatternError, event::Event, wire,
+    };
+}
+
+pub use tidings_contract::{Envelope, EventId, event::Event};
+pub use tidings_derive::EventInTidings as Event;
+
+pub use enqueue::Enqueue;
 pub use handler::{
-    Handler,
-    batch::{BatchContext, BatchHandler, BatchResult, Batching, Item},
+    batch::{BatchResult, Batching},
+    context::Context,
+    subscriber::EventSubscriber,
 };
-pub use instance::{Activity, HotKey, Instance, WantedConsumer};
-pub use job::{
-    Rehearsal, RehearsedEvents, Replay, ReplayIssue, ReplayPoint, ReplayProgress, ReplayRange,
-    ReplayRequest, ReplayState, StreamProgress, UndecodableEvent,
-};
-pub use nats::{
-    Auth, Bus, BusError, ConnectError, EventPublisher, NatsIdentity, NatsOptions, PublishError,
-    Reader, ReaderError, Seen, Tls, TooLarge, setting_text,
-    streams::{Plan, StreamNameError, StreamSpec},
-};
-#[cfg(feature = "postgres")]
-pub use outbox::{AdoptError, AdoptedEvent, Adoption};
+pub use nats::{Bus, EventPublisher, NatsOptions, StreamSpec};
 #[cfg(feature = "outbox")]
-pub use outbox::{
-    BatchTransactionalHandler, DelayedEvent, Diagnosis, ElsewhereError, HeldSlot, InboxTransaction,
-    Issue, LastBatch, LeaseStatus, Loss, MigrateError, NatsMove, Outbox, OutboxError,
-    OutboxTransaction, ParkedEvent, ParkedSelection, Relay, RelayError, RelayInstance,
-    RepublishError, Standing, Status, Store, TransactionalHandler,
+pub use outbox::{InboxTransaction, Outbox, OutboxTransaction, Relay};
+pub use policy::{
+    breaker::CircuitBreaker, failure::Failure, rate::Rate, retry::Retry, start::StartFrom,
 };
-pub use outcome::{Cause, DeadLetter, Outcome};
-pub use rate::Rate;
-pub use replay::{ReplayConsumer, ReplayError, ReplayStatus, Replays};
-pub use replaying::{ReplayId, ReplayIdError};
-#[cfg(feature = "outbox")]
-pub use republish::{Republish, Republished};
-pub use retry::Retry;
-pub use schema::SchemaError;
 /// The database library whose pools and transactions an [`Outbox`] takes, in the version that it takes.
 #[cfg(feature = "outbox")]
 pub use sqlx;
-pub use start::StartFrom;
-pub use statement::{Enqueue, EnqueueError, EnqueueStatement};
-pub use subscriber::{EventSubscriber, OnExhausted, SubscriberError};
-pub use subscribers::{
-    ConsumerDrift, MissingConsumer, OtherConsumer, RemoveError, RemovedConsumer, ResetError,
-    StreamReset, SubscriberConsumer, SubscriberIssue, SubscriberOverview, SubscriberRemoval,
-    SubscriberReset, SubscriberState, Subscribers, SubscribersError, WaitingRetries,
-};
-pub use tidings_contract::{
-    Envelope, EnvelopeError, EventId, Extensions, HeaderError, Headers, IntoEnvelope, Name,
-    NameError, Pattern, PatternError, event::Event, wire,
-};
-pub use tidings_derive::EventInTidings as Event;
-pub use trace::{
-    DeadLetterTrace, DeliveryTrace, InboxTrace, OutboxTrace, ReplayTrace, RetryTrace, Searched,
-    Sought, StoredEvent, SubscriberTrace, Trace, TraceError, Traced, TracedBatch, TracedEvent,
-    TracedOutcome,
-};
-#[cfg(feature = "outbox")]
-pub use verify::{
-    Difference, DifferenceKind, Repair, RepairError, Verification, VerifiedStream, Verify,
-    VerifyError,
-};
-pub use worker::{Worker, WorkerError, shutdown_signal};
+pub use worker::{Worker, shutdown_signal};
 
 /// Compiles the Rust blocks of the README and of the book's chapters.
 #[cfg(all(doctest, feature = "postgres", feature = "sqlite"))]

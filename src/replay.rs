@@ -1,298 +1,172 @@
-//! Managing replays: starting, inspecting, pausing, resuming and cancelling them. Never handles an event; the instances
-//! of the subscriber do.
-//!
-//! ```no_run
-//! use tidings::{Bus, ReplayPoint, ReplayRequest, Replays};
-//!
-//! # async fn example(bus: Bus) -> Result<(), Box<dyn std::error::Error>> {
-//! let replays = Replays::new(&bus);
-//! let two_days_ago = chrono::Utc::now() - chrono::TimeDelta::days(2);
-//! let request = ReplayRequest::new(ReplayPoint::Time(two_days_ago)).names(["user.created"]);
-//! let replay = replays.start("welcome-email", &request).await?;
-//! let status = replays.find(replay.id).await?;
-//! println!("{} of {} events are completed", status.completed(), status.replay.events());
-//! # Ok(())
-//! # }
-//! ```
+//! A replay as it is stored: the request, the ranges of the streams, and its state. Plain values; nothing here reads or
+//! writes them.
 
-mod error;
-mod resolve;
-mod standstill;
+pub(crate) mod tag;
 
-use std::collections::BTreeMap;
+mod progress;
+mod request;
 
-use chrono::Utc;
-use serde::Serialize;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 
-use crate::{
-    instance::status_subject,
-    job::{Replay, ReplayIssue, ReplayProgress, ReplayRequest, ReplayState},
-    nats::{Bus, BusError},
-    replaying::ReplayId,
+use self::tag::ReplayId;
+pub use progress::{
+    Rehearsal, RehearsedEvents, ReplayIssue, ReplayProgress, StreamProgress, UndecodableEvent,
 };
-pub use error::ReplayError;
+pub use request::{ReplayPoint, ReplayRequest};
 
-/// The replays of a NATS server. Cheap to create; holds only the connection.
-#[derive(Debug, Clone)]
-pub struct Replays {
-    bus: Bus,
+/// A replay of a subscriber.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Replay {
+    /// Its id.
+    pub id: ReplayId,
+    /// The subscriber that is replayed.
+    pub subscriber: String,
+    /// The request.
+    pub request: ReplayRequest,
+    /// The range in each stream that has events for it.
+    pub ranges: Vec<ReplayRange>,
+    /// When it was requested.
+    pub created_at: DateTime<Utc>,
+    /// Its state.
+    pub state: ReplayState,
+    /// The reason for the state, when it was not set by an operator.
+    pub reason: Option<String>,
+    /// When it entered the state.
+    pub state_at: DateTime<Utc>,
+    /// Which of the subscriber's replay consumers it uses: 1, unless other replays were unfinished when it was started.
+    #[serde(default = "first_slot")]
+    pub slot: u32,
 }
 
-/// The status of a replay.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[non_exhaustive]
-pub struct ReplayStatus {
-    /// The request and the state.
-    pub replay: Replay,
-    /// The progress, as the instance that works on it reports, at most once a second; `None` before an instance has
-    /// begun.
-    pub progress: Option<ReplayProgress>,
-    /// Why it does not continue although it should, if so: the issue that its instance has written, or no instance runs
-    /// it, or its stream does not answer.
-    pub issue: Option<ReplayIssue>,
-    /// Its consumers, as the server reports them; empty when it has ended or not begun, or its stream does not answer.
-    pub consumers: Vec<ReplayConsumer>,
+const fn first_slot() -> u32 {
+    1
 }
 
-/// The consumer of a replay in one stream.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+/// A range of a stream, both ends included.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
-pub struct ReplayConsumer {
+pub struct ReplayRange {
     /// The stream.
     pub stream: String,
-    /// Messages that were never delivered, including those beyond the range.
-    pub pending: u64,
-    /// Deliveries that are ack pending.
-    pub in_flight: u64,
-    /// Everything up to this sequence has ended.
-    pub floor: u64,
+    /// When the stream was created, as the server writes it: a stream recreated under this name has other events.
+    pub incarnation: String,
+    /// The names of the events.
+    pub names: Vec<String>,
+    /// The first sequence.
+    pub first: u64,
+    /// The last sequence.
+    pub last: u64,
+    /// When the last message was stored, if it existed: in an older copy of the stream another message has this
+    /// sequence.
+    #[serde(default)]
+    pub last_at: Option<DateTime<Utc>>,
+    /// How many events of these names the range held when the replay was requested.
+    pub events: u64,
 }
 
-impl ReplayStatus {
-    /// How many events of its range have ended.
+/// The state of a replay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum ReplayState {
+    /// An instance works on it, or will.
+    Running,
+    /// It is suspended until it is resumed.
+    Paused,
+    /// An operator has ended it.
+    Cancelled,
+    /// Everything in its range was handled, or is among the retries or the dead letters.
+    Done,
+    /// It cannot continue.
+    Failed,
+    /// A state that a later version of Tidings has added.
+    #[serde(other)]
+    Unknown,
+}
+
+impl Replay {
+    /// How many events its ranges held when it was requested, including those that its filters leave out.
     #[must_use]
-    pub fn completed(&self) -> u64 {
-        self.progress.as_ref().map_or(0, ReplayProgress::completed)
+    pub fn events(&self) -> u64 {
+        let events = self.ranges.iter().map(|range| range.events);
+        events.fold(0, u64::saturating_add)
+    }
+
+    /// The name of its consumer in each of its streams: `replay-<subscriber>`, with the slot appended from the second
+    /// slot on. It contains the subscriber and not the replay, so that permissions in NATS can name it.
+    #[must_use]
+    pub fn consumer(&self) -> String {
+        match self.slot {
+            0 | 1 => format!("replay-{}", self.subscriber),
+            slot => format!("replay-{}-{slot}", self.subscriber),
+        }
+    }
+
+    /// The name of the short-lived consumer that counts what is left of a range.
+    pub(crate) fn counter(&self) -> String {
+        format!("{}-count", self.consumer())
     }
 }
 
-impl Replays {
-    /// The replays that are reached over a connection.
+/// The entry that stores a replay; `*` matches any.
+pub(crate) fn entry(subscriber: &str, id: &str) -> String {
+    format!("replay.{subscriber}.{id}")
+}
+
+/// The entry that stores the progress of a replay.
+pub(crate) fn progress_entry(subscriber: &str, id: ReplayId) -> String {
+    format!("replay-progress.{subscriber}.{id}")
+}
+
+impl ReplayState {
+    /// The word for the state.
     #[must_use]
-    pub fn new(bus: &Bus) -> Self {
-        Self { bus: bus.clone() }
-    }
-
-    /// Starts a replay: the instances of the subscriber begin it at once. Its range is fixed now, in each stream that
-    /// has events for it; events that are published later are not part of it.
-    ///
-    /// # Errors
-    /// [`ReplayError`] names what prevents it. Then nothing is started.
-    ///
-    /// # Cancel safety
-    /// When the future is dropped, the replay may or may not have been started: [`Replays::list`] shows it.
-    pub async fn start(
-        &self,
-        subscriber: &str,
-        request: &ReplayRequest,
-    ) -> Result<Replay, ReplayError> {
-        let replay = self.plan(subscriber, request).await?;
-        self.begin(replay).await
-    }
-
-    /// The replay that [`Replays::start`] would start, with its ranges and the number of their events. Nothing is
-    /// started; [`Replays::begin`] does that.
-    ///
-    /// # Errors
-    /// As for [`Replays::start`].
-    pub async fn plan(
-        &self,
-        subscriber: &str,
-        request: &ReplayRequest,
-    ) -> Result<Replay, ReplayError> {
-        if !request.force {
-            self.refuse_another(subscriber).await?;
-        }
-        let ranges = resolve::ranges(&self.bus, subscriber, request).await?;
-        let now = Utc::now();
-        Ok(Replay {
-            id: ReplayId::new(),
-            subscriber: subscriber.to_owned(),
-            request: request.clone(),
-            ranges,
-            created_at: now,
-            state: ReplayState::Running,
-            reason: None,
-            state_at: now,
-            slot: 1,
-        })
-    }
-
-    /// Starts a replay that [`Replays::plan`] has returned, with the ranges that it has.
-    ///
-    /// # Errors
-    /// [`ReplayError::Unfinished`] when another replay of the subscriber was started meanwhile, otherwise
-    /// [`ReplayError::Bus`]. Then nothing is started.
-    ///
-    /// # Cancel safety
-    /// As for [`Replays::start`].
-    pub async fn begin(&self, mut replay: Replay) -> Result<Replay, ReplayError> {
-        replay.slot = self.free_slot(&replay.subscriber).await?;
-        let subscriber = &replay.subscriber;
-        let mut seen = match replay.request.force {
-            true => None,
-            false => Some(self.refuse_another(subscriber).await?),
-        };
-        let like = replay.ranges.first().map_or("", |range| &range.stream);
-        self.bus.open_state(like).await?;
-        while let Some(revision) = seen {
-            if self.bus.begin_replay(&replay, revision).await? {
-                return Ok(replay);
-            }
-            // Another process has started, changed or ended a replay at the same moment.
-            seen = Some(self.refuse_another(subscriber).await?);
-        }
-        // The id is unique: if an answer was lost, an existing entry is this replay.
-        self.bus.write_replay(&replay, 0).await?;
-        Ok(replay)
-    }
-
-    /// The replays of one subscriber, or of all, the oldest first. Ended replays are kept for 90 days. An entry of the
-    /// bucket that cannot be read is left out, and logged.
-    ///
-    /// # Errors
-    /// [`ReplayError::Bus`].
-    pub async fn list(&self, subscriber: Option<&str>) -> Result<Vec<Replay>, ReplayError> {
-        let (mut replays, mut after) = (BTreeMap::new(), 0);
-        while let Some(entry) = self.bus.next_replay(subscriber, after).await? {
-            after = entry.revision;
-            // A replay that changes meanwhile is read again, after the others.
-            replays.extend(entry.value.value().map(|replay| (replay.id, replay)));
-        }
-        Ok(replays.into_values().collect())
-    }
-
-    /// The status of one replay. When a replay that should run has reported nothing for five seconds, its instances are
-    /// queried, which takes up to two seconds. A stream that does not answer, for instance without a leader, takes five
-    /// seconds.
-    ///
-    /// # Errors
-    /// [`ReplayError::NoReplay`] when there is no replay with this id, otherwise [`ReplayError::Bus`].
-    pub async fn find(&self, id: ReplayId) -> Result<ReplayStatus, ReplayError> {
-        let (_, replay) = self.entry(id).await?;
-        let progress = self.bus.replay_progress(&replay).await?;
-        let mut consumers = Vec::new();
-        let mut unseen = None;
-        for range in &replay.ranges {
-            let standing = match self.bus.standing(&range.stream, &replay).await {
-                // The entries could be read, so it is only this stream that does not answer.
-                Err(
-                    error @ (BusError::Timeout { .. }
-                    | BusError::NoResponders { .. }
-                    | BusError::Broken { .. }
-                    | BusError::Api { .. }),
-                ) => {
-                    unseen = Some(error.to_string());
-                    continue;
-                }
-                standing => standing?,
-            };
-            consumers.extend(standing.map(|standing| ReplayConsumer {
-                stream: range.stream.clone(),
-                pending: standing.pending,
-                in_flight: standing.in_flight,
-                floor: standing.floor,
-            }));
-        }
-        let progress = progress.map(|entry| entry.value);
-        Ok(ReplayStatus {
-            issue: standstill::issue(&self.bus, &replay, progress.as_ref(), unseen).await,
-            replay,
-            progress,
-            consumers,
-        })
-    }
-
-    /// Pauses a replay: what is in flight ends, and no further event is begun. A paused replay stays paused.
-    ///
-    /// # Errors
-    /// [`ReplayError::NoReplay`]; [`ReplayError::Over`] when it has ended; otherwise [`ReplayError::Bus`].
-    pub async fn pause(&self, id: ReplayId) -> Result<Replay, ReplayError> {
-        self.set(id, ReplayState::Paused).await
-    }
-
-    /// Resumes a paused replay where it stopped. A running replay keeps running.
-    ///
-    /// # Errors
-    /// As [`Replays::pause`].
-    pub async fn resume(&self, id: ReplayId) -> Result<Replay, ReplayError> {
-        self.set(id, ReplayState::Running).await
-    }
-
-    /// Ends a replay permanently: no further event is begun, and its events among the retries are dropped when they are
-    /// due. Running handlers finish. A cancelled replay stays cancelled.
-    ///
-    /// # Errors
-    /// As [`Replays::pause`].
-    pub async fn cancel(&self, id: ReplayId) -> Result<Replay, ReplayError> {
-        let replay = self.set(id, ReplayState::Cancelled).await?;
-        // The instance that works on it deletes the consumers; without one, they would remain.
-        let asking = status_subject(&replay.subscriber);
-        if self.bus.scatter_gather(&asking).await?.is_empty() {
-            self.bus.delete_consumers_of(&replay).await?;
-        }
-        Ok(replay)
-    }
-
-    async fn set(&self, id: ReplayId, state: ReplayState) -> Result<Replay, ReplayError> {
-        loop {
-            let (revision, mut replay) = self.entry(id).await?;
-            if replay.state == state {
-                return Ok(replay);
-            }
-            if replay.state.is_final() {
-                let state = replay.state;
-                return Err(ReplayError::Over { id, state });
-            }
-            replay.state = state;
-            replay.reason = None;
-            replay.state_at = Utc::now();
-            if self.bus.write_replay(&replay, revision).await?.is_some() {
-                return Ok(replay);
-            }
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Cancelled => "cancelled",
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Unknown => "unknown",
         }
     }
 
-    async fn entry(&self, id: ReplayId) -> Result<(u64, Replay), ReplayError> {
-        match self.bus.replay(id).await? {
-            Some(entry) => Ok((entry.revision, entry.value)),
-            None => Err(ReplayError::NoReplay { id }),
+    /// Whether the state never changes again.
+    #[must_use]
+    pub const fn is_final(self) -> bool {
+        matches!(self, Self::Cancelled | Self::Done | Self::Failed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_of_a_later_version_can_be_read() {
+        let read = |text: &str| serde_json::from_str::<ReplayState>(text).unwrap();
+        assert_eq!(read("\"dreaming\""), ReplayState::Unknown);
+        for state in [ReplayState::Running, ReplayState::Failed] {
+            assert_eq!(read(&format!("\"{}\"", state.as_str())), state);
         }
     }
 
-    /// The first slot that no unfinished replay of a subscriber uses.
-    async fn free_slot(&self, subscriber: &str) -> Result<u32, ReplayError> {
-        let mut taken = self.list(Some(subscriber)).await?;
-        taken.retain(|replay| !replay.state.is_final());
-        let is_free = |slot: &u32| taken.iter().all(|replay| replay.slot != *slot);
-        Ok((1..=u32::MAX).find(is_free).unwrap_or(u32::MAX))
-    }
-
-    /// Fails when a replay of a subscriber is unfinished; otherwise returns the revision up to which there is none.
-    async fn refuse_another(&self, subscriber: &str) -> Result<u64, ReplayError> {
-        let mut seen = 0;
-        while let Some(entry) = self.bus.next_replay(Some(subscriber), seen).await? {
-            seen = entry.revision;
-            if let Some(replay) = entry.value.value()
-                && !replay.state.is_final()
-            {
-                return Err(ReplayError::Unfinished {
-                    subscriber: replay.subscriber,
-                    id: replay.id,
-                    state: replay.state,
-                });
-            }
-        }
-        Ok(seen)
+    #[test]
+    fn what_was_asked_for_is_read_as_it_was_written() {
+        let request = ReplayRequest::new(ReplayPoint::Sequence(3))
+            .to(ReplayPoint::Time(DateTime::UNIX_EPOCH))
+            .names(["user.created"])
+            .key("ada")
+            .rate_limit(crate::policy::rate::Rate::per_second(500))
+            .shadow("v2")
+            .rehearse();
+        let written = serde_json::to_string(&request).unwrap();
+        assert_eq!(
+            serde_json::from_str::<ReplayRequest>(&written).unwrap(),
+            request
+        );
     }
 }

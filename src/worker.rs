@@ -26,12 +26,11 @@ use std::{collections::HashSet, error::Error, sync::Arc, time::Duration};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+pub use crate::task::background::Background;
 use crate::{
-    background::Background,
-    executor::Executor,
-    in_flight::InFlight,
+    executor::{Executor, in_flight::InFlight},
+    handler::subscriber::{EventSubscriber, SubscriberError},
     nats::{Bus, BusError, ConnectError, ConsumerSpec, StartFrom},
-    subscriber::{EventSubscriber, SubscriberError},
 };
 use inspection::Inspection;
 use runner::Runner;

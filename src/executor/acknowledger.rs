@@ -5,7 +5,7 @@ use std::{error::Error, time::Duration};
 use super::Past;
 use crate::{
     handler::memory::{Noted, Whereabouts},
-    outcome::{DeadLetter, Outcome},
+    policy::outcome::{DeadLetter, Outcome},
 };
 
 /// Why an answer did not reach the server.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::{Acknowledger, Arrival, Executor, Step};
-use crate::outcome::Outcome;
+use crate::policy::outcome::Outcome;
 
 /// The pauses between two tries of an answer.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);

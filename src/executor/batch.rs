@@ -7,11 +7,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Acknowledger, Arrival, Executor, Step};
 use crate::{
-    breaker::{Attempted, Permit},
-    context::Cancelled,
-    failure::Failure,
-    handler::{batch::Batch, panicked},
-    outcome::{Handled, Outcome},
+    handler::{batch::Batch, context::Cancelled, panicked},
+    policy::{
+        breaker::{Attempted, Permit},
+        failure::Failure,
+        outcome::{Handled, Outcome},
+    },
 };
 
 /// A delivery and its acknowledger.

@@ -6,12 +6,17 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::{Acknowledger, Arrival, Executor, Step};
+use crate::policy::outcome;
 use crate::{
-    breaker::{Attempted, Permit},
-    context::Cancelled,
-    failure::{Failure, told},
-    handler::memory::{DeadLettered, Remembers, Whereabouts},
-    outcome::{self, DeadLetter, Outcome},
+    handler::{
+        context::Cancelled,
+        memory::{DeadLettered, Remembers, Whereabouts},
+    },
+    policy::{
+        breaker::{Attempted, Permit},
+        failure::{Failure, told},
+        outcome::{DeadLetter, Outcome},
+    },
 };
 
 impl<S: Send + Sync + 'static> Executor<S> {
@@ -179,7 +184,10 @@ impl<S: Send + Sync + 'static> Executor<S> {
     }
 
     /// The inbox of the event's handler, if it has one.
-    fn memory(&self, arrival: &Arrival) -> Option<(&dyn Remembers, crate::context::Facts)> {
+    fn memory(
+        &self,
+        arrival: &Arrival,
+    ) -> Option<(&dyn Remembers, crate::handler::context::Facts)> {
         let envelope = arrival.envelope.as_ref().ok()?;
         let route = self.subscriber.route(envelope, arrival.replay.as_deref())?;
         let memory = route.handler.memory()?;

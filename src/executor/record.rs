@@ -4,9 +4,11 @@ use std::time::{Duration, Instant};
 
 use super::{AckError, Arrival, Executor};
 use crate::{
-    failure::told,
     log::short,
-    outcome::{DeadLetter, Outcome},
+    policy::{
+        failure::told,
+        outcome::{DeadLetter, Outcome},
+    },
 };
 
 /// One log event with the common fields of a delivery.

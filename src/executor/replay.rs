@@ -6,11 +6,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Acknowledger, Arrival, Executor, Step};
 use crate::{
-    breaker::Permit,
-    failure::{Failure, Verdict, told, undecodable},
     handler::panicked,
-    outcome::{Handled, Outcome},
-    replaying::Count,
+    policy::{
+        breaker::Permit,
+        failure::{Failure, Verdict, told, undecodable},
+        outcome::{Handled, Outcome},
+    },
+    replay::tag::Count,
 };
 
 /// What would happen to an event.

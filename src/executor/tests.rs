@@ -8,8 +8,8 @@ use std::{
 use tidings_contract::Event;
 use tokio::task::JoinSet;
 
+use super::throttle::Begin;
 use super::*;
-use crate::throttle::Begin;
 
 #[derive(serde::Serialize, serde::Deserialize)]
 struct Created;

@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::throttle::Pulls;
 use super::{Acknowledger, Arrival, Executor, Step};
 use crate::{
-    breaker::Permit,
     log::short,
-    outcome::{Cause, DeadLetter, Outcome},
-    retry::Retry,
-    throttle::Pulls,
+    policy::{
+        breaker::Permit,
+        outcome::{Cause, DeadLetter, Outcome},
+        retry::Retry,
+    },
 };
 
 /// Delays shorter than the server's schedules can make are waited for in flight.
@@ -119,11 +121,10 @@ mod tests {
 
     use super::*;
     use crate::{
-        context::Context,
         executor::{AckError, Past},
-        failure::Failure,
+        handler::{context::Context, subscriber::EventSubscriber},
+        policy::failure::Failure,
         position::Position,
-        subscriber::EventSubscriber,
     };
 
     /// Records the answers.

@@ -18,12 +18,12 @@ use tidings_contract::{Envelope, Event, EventId, Headers};
 use tokio_util::sync::CancellationToken;
 
 use super::{Contents, Erased, memory::Remembers, panicked, survive, timed_out};
-use crate::{
-    context::{self, Context, Facts},
-    failure::Failure,
+use super::{
+    context::{Context, Facts},
     housekeeping::Housekeeping,
-    outcome::Handled,
 };
+use crate::handler::context;
+use crate::policy::{failure::Failure, outcome::Handled};
 pub use besides::BatchContext;
 pub(crate) use settle::{Attempted, settle};
 

@@ -4,7 +4,8 @@
 use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
 
-use crate::{context::Facts, failure::Failure, outcome::DeadLetter};
+use super::context::Facts;
+use crate::policy::{failure::Failure, outcome::DeadLetter};
 
 /// Remembers the events of a handler.
 pub(crate) trait Remembers: Send + Sync {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{CONNECTION_LOST, denied};
+use super::{CONNECTION_LOST, connection::denied};
 
 /// The reason why a request to the server failed.
 #[derive(Debug, Clone, thiserror::Error)]

@@ -2,65 +2,19 @@
 //!
 //! * [`Bus`]: a connection. [`NatsOptions`] configure it.
 //! * [`EventPublisher`]: publishes without a database, confirmed by the server.
-//! * [`streams`]: declares streams, and creates and updates them.
+//! * [`stream::streams`]: declares streams, and creates and updates them.
 
-mod answers;
+mod connection;
+mod consume;
+mod kv;
+mod protocol;
+mod publish;
+pub(crate) mod stream;
+
 mod ask;
-#[cfg(feature = "outbox")]
-mod batch;
-mod client;
-mod connect;
-mod consumer;
-mod credentials;
-mod credit;
-mod cures;
-mod delivery;
-mod denied;
-mod durables;
 mod error;
 #[cfg(test)]
 pub(crate) mod fuzz;
-mod header;
-mod identity;
-mod letter;
-mod limits;
-mod link;
-mod mark;
-mod messages;
-mod nats_identity;
-mod objections;
-mod options;
-mod origin;
-mod ours;
-mod park;
-mod place;
-mod publisher;
-mod pull;
-#[cfg(feature = "outbox")]
-mod removal;
-mod replays;
-#[cfg(feature = "outbox")]
-mod resume;
-mod retired;
-mod retry;
-mod rights;
-mod seek;
-mod settings;
-mod setup;
-mod signs;
-mod state;
-#[cfg(feature = "outbox")]
-mod stored;
-pub(crate) mod streams;
-mod subjects;
-mod survey;
-mod tail;
-mod unconfirmed;
-mod unreadable;
-mod unstored;
-mod version;
-mod watchdog;
-mod whereabouts;
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -69,45 +23,46 @@ use bytes::Bytes;
 use tidings_contract::{Envelope, wire};
 use tokio::sync::watch;
 
+pub use connection::connect::ConnectError;
+pub use connection::nats_identity::NatsIdentity;
+pub use connection::options::{Auth, NatsOptions, Tls};
+pub(crate) use connection::rights::Need;
+pub(crate) use consume::consumer::{ConsumerLook, ConsumerSpec, drift, filters};
+pub(crate) use consume::delivery::{Deliveries, Delivery};
+pub(crate) use consume::durables::{Durable, Durables};
+pub(crate) use consume::pull::{PullError, Pulled, Puller, PullerOptions};
+pub(crate) use consume::signs::{LeaseSign, RetrySigns};
+pub use error::BusError;
+pub(crate) use kv::park::{Head, PASS, Park, Question, letters_of};
+pub(crate) use kv::replays::{Part, Standing};
+pub(crate) use kv::state::{BadEntry, Holds};
+pub(crate) use protocol::dead_letter::REDRIVE;
+pub(crate) use protocol::ours::{counted, is_ours};
+pub(crate) use protocol::retry::{Waiting, retries_of};
 #[cfg(feature = "outbox")]
-pub(crate) use batch::{
+pub(crate) use publish::batch::{
     BatchId, Cause, Confirmed, FULL_DISK, Refusal, Submission, cause_of_denial, cause_of_no_ack,
 };
-pub use connect::ConnectError;
-pub(crate) use consumer::{ConsumerLook, ConsumerSpec, drift, filters};
-pub(crate) use delivery::{Deliveries, Delivery};
-pub(crate) use durables::{Durable, Durables};
-pub use error::BusError;
-pub(crate) use identity::{Holder, quoted};
+pub(crate) use publish::publisher::check_size;
+pub use publish::publisher::{EventPublisher, PublishError, TooLarge};
+pub(crate) use stream::identity::{Holder, quoted};
 #[cfg(feature = "outbox")]
-pub(crate) use identity::{Identity, Own};
-pub(crate) use letter::REDRIVE;
-pub(crate) use messages::{StoredMessage, StreamInfo};
-pub use nats_identity::NatsIdentity;
-pub use options::{Auth, NatsOptions, Tls};
-pub(crate) use ours::{counted, is_ours};
-pub(crate) use park::{Head, PASS, Park, Question, letters_of};
-pub(crate) use publisher::check_size;
-pub use publisher::{EventPublisher, PublishError, TooLarge};
-pub(crate) use pull::{PullError, Pulled, Puller, PullerOptions};
+pub(crate) use stream::identity::{Identity, Own};
+pub(crate) use stream::messages::{StoredMessage, StreamInfo};
 #[cfg(feature = "outbox")]
-pub(crate) use removal::Removal;
-pub(crate) use replays::{Part, Standing};
+pub(crate) use stream::removal::Removal;
 #[cfg(feature = "outbox")]
-pub(crate) use resume::{At, Found, Pings, StreamState};
-pub(crate) use retry::{Waiting, retries_of};
-pub(crate) use rights::Need;
-pub(crate) use seek::{Expanse, Read, Sighting};
-pub use settings::setting_text;
-pub(crate) use settings::{Role, durable_issues, starts_beyond};
-pub(crate) use signs::{LeaseSign, RetrySigns};
-pub(crate) use state::{BadEntry, Holds};
+pub(crate) use stream::resume::{At, Found, Pings, StreamState};
+pub(crate) use stream::seek::{Expanse, Read, Sighting};
+pub use stream::settings::setting_text;
+pub(crate) use stream::settings::{Role, durable_issues, starts_beyond};
+pub(crate) use stream::stored::Stored;
 #[cfg(feature = "outbox")]
-pub(crate) use stored::Stored;
-pub use tail::{Reader, ReaderError, Seen};
+pub use stream::streams::{Plan, StreamNameError, StreamSpec};
+pub use stream::tail::{Reader, ReaderError, Seen};
 
 use crate::error_text::unplaced;
-pub(crate) use crate::start::StartFrom;
+pub(crate) use crate::policy::start::StartFrom;
 
 /// How long the server may take to answer a request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -121,12 +76,12 @@ const CONNECTION_LOST: &str = "the connection was lost while the answer was awai
 /// a message that it cannot read.
 #[derive(Clone)]
 pub struct Bus {
-    client: client::Client,
+    client: connection::client::Client,
     /// The context of the first client. It only serves to read stream positions.
     jetstream: jetstream::Context,
     lost: watch::Receiver<u64>,
-    denied: denied::Denied,
-    link: link::Link,
+    denied: connection::denied::Denied,
+    link: connection::link::Link,
     options: Arc<NatsOptions>,
     /// The name of the consumers of readers; without it each consumer gets a name of its own.
     readers: Option<Arc<str>>,
@@ -201,15 +156,15 @@ impl Bus {
     }
 
     async fn open(options: Arc<NatsOptions>) -> Result<Self, ConnectError> {
-        let hearing = connect::Hearing::new();
-        let live = connect::dial(&options, &hearing).await?;
+        let hearing = connection::connect::Hearing::new();
+        let live = connection::connect::dial(&options, &hearing).await?;
         let jetstream = jetstream::ContextBuilder::new()
             .timeout(REQUEST_TIMEOUT)
             .build(live.client().clone());
         let lost = hearing.losses.subscribe();
-        let client = client::Client::new(live, &options, &hearing);
+        let client = connection::client::Client::new(live, &options, &hearing);
         Ok(Self {
-            link: link::Link::new(&client, &lost),
+            link: connection::link::Link::new(&client, &lost),
             client,
             jetstream,
             lost,

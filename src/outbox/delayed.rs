@@ -8,8 +8,11 @@ use serde::Serialize;
 use sqlx::Database;
 use tidings_contract::{Envelope, EventId, IntoEnvelope};
 
-use super::{Outbox, OutboxError, Store, chunks::chunks, store::Names, taken::Operation};
-use crate::context;
+use super::{
+    Outbox, OutboxError, Store,
+    store::{Names, chunks::chunks, taken::Operation},
+};
+use crate::handler::context;
 
 /// An event that is not published yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -107,7 +110,7 @@ impl<DB: Store> Outbox<DB> {
 
     /// Cancels a delayed event, in a transaction that the caller owns and commits. `false` when there is no such event,
     /// or no longer, because it is published. After `true` and a commit it is never published. In a
-    /// [replay](crate::Replays) that does not publish follow-up events nothing is cancelled, only counted, and the
+    /// [replay](crate::replays::Replays) that does not publish follow-up events nothing is cancelled, only counted, and the
     /// result is `false`.
     ///
     /// # Errors

@@ -3,16 +3,18 @@
 use tidings_contract::Envelope;
 
 use super::{
-    columns::{Columns, Text, nearest, time},
     delayed::due_in,
     home::Home,
-    names::Names,
     parked::{BlockedOn, kept},
     relay::RelayInstance,
     republish::LedgerKind,
     standing::losses_from,
     status::{ago, stored_troubles, troubles_from},
-    store::{positions_from, positions_text},
+    store::{
+        columns::{Columns, Text, nearest, time},
+        names::Names,
+        positions_from, positions_text,
+    },
 };
 use tidings_fuzz::{fuzz, fuzz_json, fuzz_text};
 

@@ -12,13 +12,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Outbox, OutboxError, Store,
-    names::Names,
-    store::{Position, Positions, Statements},
-    taken::Operation,
+    store::{Position, Positions, Statements, names::Names, taken::Operation},
 };
 use crate::{
     nats::{Bus, BusError, NatsIdentity},
-    start::shifted,
+    policy::start::shifted,
 };
 
 /// The cure when this is another NATS.

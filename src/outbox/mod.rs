@@ -6,39 +6,23 @@
 //! * [`Relay`]: moves committed events into the stream, in order, once.
 //! * [`Store`]: the two databases, Postgres and SQLite.
 
-mod ahead;
-mod chunks;
-mod columns;
-mod contents;
+mod history;
+
 mod delayed;
-mod diagnosis;
 mod distinct;
 #[cfg(test)]
 mod fuzz;
 mod home;
 mod inbox;
-mod link;
-mod migrate;
-mod names;
 mod origin;
-mod page_size;
 mod parked;
-#[cfg(feature = "postgres")]
-mod postgres;
 mod relay;
-mod relayed;
 mod republish;
-mod row;
-#[cfg(feature = "sqlite")]
-mod sqlite;
 mod standing;
 mod status;
 mod store;
-mod taken;
-mod traced;
 mod transaction;
 mod wake;
-mod walk;
 
 use std::{
     sync::{
@@ -51,32 +35,26 @@ use std::{
 use sqlx::{Connection, Pool};
 use tidings_contract::{Envelope, EnvelopeError, EventId, IntoEnvelope, wire};
 
+pub use crate::schema::SchemaError;
 use crate::{
-    context,
+    handler::context,
     nats::{Bus, TooLarge, check_size},
-    schema::SchemaError,
 };
-use chunks::chunks;
 pub use delayed::DelayedEvent;
-pub use diagnosis::Diagnosis;
 use distinct::distinct;
+pub(crate) use history::relayed::{Passed, Range, Relayed, Stretch};
+pub(crate) use history::traced::{Asked, Spot, Spotted, TracedBatch, TracedRow, Wanted};
+pub(crate) use history::walk::{Walked, WantsWhole};
 pub use home::{ElsewhereError, NatsMove};
 use home::{of_version, version_sentence};
 use inbox::IdleConnections;
 pub use inbox::{BatchTransactionalHandler, InboxTransaction, TransactionalHandler};
-use link::Link;
-use link::Waits;
-pub use migrate::MigrateError;
 pub use parked::{ParkedEvent, ParkedSelection};
-#[cfg(feature = "postgres")]
-pub use postgres::{AdoptError, AdoptedEvent, Adoption};
 #[cfg(feature = "failpoints")]
 pub use relay::failpoint;
 pub use relay::{Relay, RelayError, RelayInstance};
-pub(crate) use relayed::{Passed, Range, Relayed, Stretch};
 pub use republish::RepublishError;
 pub(crate) use republish::{Chosen, Ends, LedgerKind, Sender, Sending, Streams};
-pub(crate) use row::Row;
 pub use standing::{Loss, Standing};
 pub(crate) use standing::{Settled, standing};
 pub use status::{HeldSlot, Issue, LastBatch, LeaseStatus, Status};
@@ -84,12 +62,18 @@ pub use status::{HeldSlot, Issue, LastBatch, LeaseStatus, Status};
 use store::Migration;
 use store::Names;
 pub use store::Store;
+use store::chunks::chunks;
+pub use store::diagnosis::Diagnosis;
+use store::link::Link;
+use store::link::Waits;
+pub use store::migrate::MigrateError;
+#[cfg(feature = "postgres")]
+pub use store::postgres::{AdoptError, AdoptedEvent, Adoption};
+pub(crate) use store::row::Row;
+use store::taken::Taken;
 pub(crate) use store::{Entry, Position};
-use taken::Taken;
-pub(crate) use traced::{Asked, Spot, Spotted, TracedBatch, TracedRow, Wanted};
 pub use transaction::OutboxTransaction;
 use wake::Wake;
-pub(crate) use walk::{Walked, WantsWhole};
 
 /// The time limit for finding out what is behind an error.
 const SOON: Duration = Duration::from_secs(3);
@@ -284,7 +268,7 @@ impl<DB: Store> Outbox<DB> {
                 return Ok(OutboxTransaction::new(tx, self.clone()).taken(taken));
             }
             Some(None) => {}
-            None => return Err(OutboxError::Database(link::lost())),
+            None => return Err(OutboxError::Database(store::link::lost())),
         }
         let begun = self.begin_attended(DB::BEGIN_TO_REMEMBER).await;
         begun

@@ -7,7 +7,10 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use tidings_contract::EventId;
 
-use super::{Entry, LedgerKind, Outbox, OutboxError, Store, chunks::chunks, taken::Operation};
+use super::{
+    Entry, LedgerKind, Outbox, OutboxError, Store,
+    store::{chunks::chunks, taken::Operation},
+};
 
 /// Whether a parked row is restored by itself: it waits for a stream or a subject, or its unpark was requested.
 macro_rules! returns {

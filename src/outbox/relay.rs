@@ -51,7 +51,7 @@ use super::{
     origin::Origin,
     store::{Claim, Statements, Tenure, Waiting},
 };
-use crate::{background::Background, nats::Bus};
+use crate::{nats::Bus, task::background::Background};
 use course::LaneContext;
 pub use error::RelayError;
 use fault::{Fault, fault_of, is_of_version};

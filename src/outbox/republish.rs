@@ -13,9 +13,7 @@ use std::time::Duration;
 
 use super::{
     Outbox, OutboxError, Store,
-    names::Names,
-    store::{Entry, Rows},
-    taken::Operation,
+    store::{Entry, Rows, names::Names, taken::Operation},
 };
 use crate::nats::BusError;
 pub(crate) use reading::Chosen;

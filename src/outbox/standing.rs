@@ -9,9 +9,7 @@ use tidings_contract::EventId;
 
 use super::{
     Outbox, OutboxError, Store,
-    names::Names,
-    store::{Position, Statements},
-    taken::Operation,
+    store::{Position, Statements, names::Names, taken::Operation},
 };
 use crate::nats::{At, Bus, BusError, StreamState};
 

@@ -9,10 +9,9 @@ use sqlx::{ColumnIndex, Decode, Row, Type};
 use super::{
     Loss, Outbox, OutboxError, Store,
     standing::{REPAIR, losses_from, open},
-    store::unsigned,
-    taken::Operation,
+    store::{taken::Operation, unsigned},
 };
-use crate::{nats::NatsIdentity, start::shifted};
+use crate::{nats::NatsIdentity, policy::start::shifted};
 
 /// Counts parked rows: all, those that wait, and those that are restored by themselves, with the oldest of the restored
 /// and of the undecided ones. A row is restored when its unpark was requested, when it waits for a stream or subject,

@@ -1,6 +1,19 @@
 //! The interface between the outbox and a database. Each database implements it in its own file; nothing here knows
 //! which database it is.
 
+pub(in crate::outbox) mod chunks;
+pub(in crate::outbox) mod columns;
+pub(in crate::outbox) mod diagnosis;
+pub(in crate::outbox) mod link;
+pub(in crate::outbox) mod migrate;
+pub(in crate::outbox) mod names;
+#[cfg(feature = "postgres")]
+pub(in crate::outbox) mod postgres;
+pub(in crate::outbox) mod row;
+#[cfg(feature = "sqlite")]
+pub(in crate::outbox) mod sqlite;
+pub(in crate::outbox) mod taken;
+
 mod values;
 
 use std::{collections::HashSet, fmt::Debug, time::Duration};
@@ -8,22 +21,20 @@ use std::{collections::HashSet, fmt::Debug, time::Duration};
 use sqlx::{Connection, Database};
 use tidings_contract::{Envelope, EventId};
 
+use self::link::{Backend, Session};
 use super::{
     HeldSlot, ParkedEvent, ParkedSelection, Status,
-    contents::Contents,
     delayed::Schedule,
+    history::{contents::Contents, relayed::Archive, traced::Trail},
     home::HomeKeeping,
     inbox::Remember,
-    link::{Backend, Session},
     origin::Origin,
     parked::{BlockedOn, Extent, ParkedSize},
-    relayed::Archive,
     republish::RepublishStatements,
     standing::LossKeeping,
-    traced::Trail,
 };
 
-pub(super) use super::{
+pub(super) use self::{
     names::Names,
     row::{Row, Rows},
 };

@@ -12,10 +12,13 @@ use super::{
     delayed::Delayed,
     distinct::distinct,
     inbox::Concluded,
-    link::{self, Backend, Waits},
-    taken::Taken,
+    store::{
+        link::{Backend, Waits},
+        taken::Taken,
+    },
 };
-use crate::context;
+use crate::handler::context;
+use crate::outbox::store::link;
 
 /// A transaction of the outbox's database. It derefs to the sqlx connection; events that are published in it become
 /// visible when it commits, and are gone when it is rolled back or dropped.
@@ -79,7 +82,7 @@ impl<DB: Store> OutboxTransaction<DB> {
     }
 
     /// Adds an event, or an [`Envelope`] with further metadata. Validates it now: name, key, headers, size. In a
-    /// [replay](crate::Replays) the event is only counted, unless the replay publishes follow-up events.
+    /// [replay](crate::replays::Replays) the event is only counted, unless the replay publishes follow-up events.
     ///
     /// # Errors
     /// [`OutboxError::Envelope`] or [`OutboxError::TooLarge`]; the transaction remains usable.

@@ -7,8 +7,8 @@ use tidings_contract::{Envelope, EnvelopeError, EventId, IntoEnvelope};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    context::{Cancelled, Context, Facts},
-    replaying::{ReplayId, ReplayTag, Replaying},
+    handler::context::{Cancelled, Context, Facts},
+    replay::tag::{ReplayId, ReplayTag, Replaying},
 };
 
 impl<S> Context<S> {

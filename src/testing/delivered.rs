@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tidings_contract::EventId;
 
-use crate::outcome::{DeadLetter, Outcome};
+use crate::policy::outcome::{DeadLetter, Outcome};
 
 /// The result of a delivery, or of a later attempt at it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use crate::{
     executor::{AckError, Acknowledger, Past},
-    outcome::{DeadLetter, Outcome},
+    policy::outcome::{DeadLetter, Outcome},
 };
 
 /// Takes the place of the server.

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use super::{TestWorker, context::replaying};
-use crate::replaying::{Count, ReplayId};
+use crate::replay::tag::{Count, ReplayId};
 
 impl<S: Send + Sync + 'static> TestWorker<S> {
-    /// Makes every later delivery part of a new replay, like one that [`Replays`](crate::Replays) starts. Handlers see
+    /// Makes every later delivery part of a new replay, like one that [`Replays`](crate::replays::Replays) starts. Handlers see
     /// the replay, or are skipped. Events that they publish are only counted. `on_transactional` handles again what it has
     /// handled before, once in this replay. Returns the replay's id.
     ///

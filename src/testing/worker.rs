@@ -15,13 +15,14 @@ use super::{
     fate::{Death, Fate},
 };
 use crate::{
-    breaker::Permit,
-    executor::{Arrival, Executor, Past, Step},
-    lanes::{Lanes, Priority, Ticket},
+    executor::{Arrival, Executor, Past, Step, throttle::Begin},
+    handler::subscriber::EventSubscriber,
+    policy::{
+        breaker::Permit,
+        lanes::{Lanes, Priority, Ticket},
+    },
     position::Position,
-    replaying::Replaying,
-    subscriber::EventSubscriber,
-    throttle::Begin,
+    replay::tag::Replaying,
 };
 
 /// The most attempts before a retry counts as endless.
@@ -40,7 +41,7 @@ const MOST_POSTPONED: u32 = 100;
 /// ```
 /// use std::time::Duration;
 /// use serde::{Deserialize, Serialize};
-/// use tidings::{Context, Event, EventSubscriber, Failure, Outcome, testing::TestWorker};
+/// use tidings::{Context, Event, EventSubscriber, Failure, handler::Outcome, testing::TestWorker};
 ///
 /// #[derive(Serialize, Deserialize, Event)]
 /// #[event(name = "user.created", version = 1, key = id)]
@@ -105,7 +106,7 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
     /// A worker with this subscriber alone.
     ///
     /// # Panics
-    /// When a real worker would refuse the subscriber: [`SubscriberError`](crate::SubscriberError).
+    /// When a real worker would refuse the subscriber: [`SubscriberError`](crate::handler::SubscriberError).
     #[must_use]
     #[track_caller]
     pub fn new(subscriber: EventSubscriber<S>, state: S) -> Self {

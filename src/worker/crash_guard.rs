@@ -22,11 +22,13 @@ use uuid::Uuid;
 
 use super::source::Item;
 use crate::{
-    breaker::Permit,
     executor::{Acknowledger, Executor, Step},
     log::Lasting,
     nats::{Bus, BusError},
-    outcome::{Cause, DeadLetter},
+    policy::{
+        breaker::Permit,
+        outcome::{Cause, DeadLetter},
+    },
 };
 
 /// The delivery count from which an event is a suspect.

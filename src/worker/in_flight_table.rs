@@ -11,11 +11,11 @@ use chrono::{DateTime, Utc};
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
+    executor::throttle::{Pulls, Throttle},
+    handler::subscriber::MAX_CONCURRENCY,
     log::Lasting,
     nats::Delivery,
     position::Position,
-    subscriber::MAX_CONCURRENCY,
-    throttle::{Pulls, Throttle},
 };
 
 /// Shared by the source, which adds deliveries, and the runner, which releases them.

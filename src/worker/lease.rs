@@ -17,7 +17,7 @@ use crate::{
     log::{Lasting, short},
     nats::{Bus, BusError},
     position::Position,
-    replaying::ReplayId,
+    replay::tag::ReplayId,
 };
 
 /// How long a standby waits for a holder that died.

@@ -23,13 +23,17 @@ use uuid::Uuid;
 
 use super::{crash_guard::CrashGuard, source::Item, status_reporter::StatusReporter};
 use crate::{
-    breaker::Permit,
     executor::{AckError, Acknowledger, Arrival, Executor, Past, Step},
-    handler::memory::{Noted, Whereabouts},
+    handler::{
+        memory::{Noted, Whereabouts},
+        subscriber::{EventSubscriber, OnExhausted},
+    },
     log::{Lasting, short},
     nats::{Bus, BusError, Delivery, Head, Park, Question},
-    outcome::{Cause, DeadLetter, Outcome},
-    subscriber::{EventSubscriber, OnExhausted},
+    policy::{
+        breaker::Permit,
+        outcome::{Cause, DeadLetter, Outcome},
+    },
 };
 
 /// The pause before a question is processed again.

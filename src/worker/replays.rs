@@ -29,10 +29,9 @@ use super::{
 };
 use crate::{
     executor::Executor,
-    job::{Replay, ReplayState},
+    handler::subscriber::EventSubscriber,
     nats::{Bus, BusError, Holds},
-    replaying::ReplayId,
-    subscriber::EventSubscriber,
+    replay::{Replay, ReplayState, tag::ReplayId},
 };
 pub(super) use filter::ReplayFilter;
 use issue::Issue;

@@ -26,14 +26,18 @@ use super::{
     task_pool::{Begun, Dependencies, Finished, TaskPool},
 };
 use crate::{
-    breaker::Attempted,
-    executor::{Executor, Step},
-    lanes::{Lanes, Priority, Ticket},
+    executor::{
+        Executor, Step,
+        throttle::{Begin, Pulls, Throttle},
+    },
+    handler::subscriber::{EventSubscriber, MAX_CONCURRENCY},
     nats::{Bus, BusError, ConsumerSpec},
-    replaying::{ReplayId, Replaying},
-    subscriber::{EventSubscriber, MAX_CONCURRENCY},
-    throttle::{Begin, Pulls, Throttle},
-    yielding::yield_to_ready,
+    policy::{
+        breaker::Attempted,
+        lanes::{Lanes, Priority, Ticket},
+    },
+    replay::tag::{ReplayId, Replaying},
+    task::yielding::yield_to_ready,
 };
 
 /// How many times as many events an ordered subscriber holds as it runs, so that a hot key does not leave capacity

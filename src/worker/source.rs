@@ -30,7 +30,7 @@ use crate::{
         PullerOptions,
     },
     position::Position,
-    replaying::Replaying,
+    replay::tag::Replaying,
 };
 
 /// How many deliveries are taken before the loop checks anything else.

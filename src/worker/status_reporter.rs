@@ -15,13 +15,12 @@ use uuid::Uuid;
 
 use super::{in_flight_table::InFlightTable, inspection::Inspection};
 use crate::{
+    executor::{tally::Tally, throttle::Throttle},
+    handler::subscriber::EventSubscriber,
     instance::{Activity, EVERYBODY, HotKey, Instance, WantedConsumer, status_subject},
-    lanes::Lanes,
     log::{Lasting, short},
     nats::{BadEntry, Bus, ConsumerSpec},
-    subscriber::EventSubscriber,
-    tally::Tally,
-    throttle::Throttle,
+    policy::lanes::Lanes,
 };
 
 /// How long the runner may take to report its figures.

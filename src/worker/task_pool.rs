@@ -17,9 +17,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{parks::Parks, source::Item};
 use crate::{
-    breaker::Permit,
     executor::{Executor, Step, batch::InFlightDelivery},
-    lanes::Ticket,
+    policy::{breaker::Permit, lanes::Ticket},
 };
 
 /// An attempt to be made.

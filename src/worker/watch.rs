@@ -23,7 +23,7 @@ use tokio::{
 
 use super::{BACKGROUND, HALT};
 use crate::{
-    in_flight::{InFlight, NotBack},
+    executor::in_flight::{InFlight, NotBack},
     log::Lasting,
 };
 

@@ -42,7 +42,7 @@ fn run<DB: Database>(
     world: &World<DB>,
     database: &Outbox<DB>,
     noted: &Noted,
-) -> Running<tidings::WorkerError> {
+) -> Running<tidings::worker::WorkerError> {
     let subscriber = EventSubscriber::durable("mixed")
         .on_transactional(database, book::<DB>)
         .on(note)

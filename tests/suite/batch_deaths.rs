@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use tidings::{
-    BatchContext, BatchResult, Batching, Bus, EventPublisher, EventSubscriber, Failure,
-    InboxTransaction, Item, Worker,
+    BatchResult, Batching, Bus, EventPublisher, EventSubscriber, Failure, InboxTransaction, Worker,
+    handler::{BatchContext, Item},
 };
 use tokio::sync::Semaphore;
 

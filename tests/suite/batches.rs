@@ -13,8 +13,9 @@ use std::{
 use async_nats::jetstream;
 use sqlx::Sqlite;
 use tidings::{
-    BatchContext, BatchResult, Batching, CircuitBreaker, Context, EventPublisher, EventSubscriber,
-    Failure, InboxTransaction, Item, Rate, Retry, Worker,
+    BatchResult, Batching, CircuitBreaker, Context, EventPublisher, EventSubscriber, Failure,
+    InboxTransaction, Rate, Retry, Worker,
+    handler::{BatchContext, Item},
 };
 use tokio::sync::Semaphore;
 use uuid::Uuid;

@@ -1,6 +1,6 @@
 //! Many events at once: one statement for many of them, in order, all or none.
 
-use tidings::OutboxError;
+use tidings::outbox::OutboxError;
 
 use crate::{
     both,

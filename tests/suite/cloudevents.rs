@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use sqlx::Sqlite;
 use tidings::{
-    Context, DeadLetterSelection, DeadLetters, EventSubscriber, Failure, InboxTransaction, Retry,
-    Sought, StartFrom, Trace, Verify, Worker, WorkerError,
+    Context, EventSubscriber, Failure, InboxTransaction, Retry, StartFrom, Worker,
+    dead_letters::{DeadLetterSelection, DeadLetters},
+    trace::{Sought, Trace},
+    verify::Verify,
+    worker::WorkerError,
 };
 
 use crate::{
@@ -276,7 +279,7 @@ async fn an_edited_payload_is_read_as_what_it_is() {
     let letter = letters.find(1).await.unwrap();
     let redriver = letters.redriver().await.unwrap();
     redriver
-        .redrive_edited(&letter, &tidings::Edit::new(DATA, "grace"))
+        .redrive_edited(&letter, &tidings::dead_letters::Edit::new(DATA, "grace"))
         .await
         .unwrap();
     eventually("its effect", || async { world.counted("ada").await == 1 }).await;

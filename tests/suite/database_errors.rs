@@ -2,8 +2,10 @@
 
 use sqlx::Postgres;
 use tidings::{
-    Context, DeadLetterSelection, DeadLetters, EventSubscriber, Failure, OutboxError, Retry,
-    Worker, error_texts,
+    Context, EventSubscriber, Failure, Retry, Worker,
+    dead_letters::{DeadLetterSelection, DeadLetters},
+    error_text::error_texts,
+    outbox::OutboxError,
 };
 
 use crate::support::{Database, User, World, eventually};

@@ -12,9 +12,11 @@ use std::{
 use async_nats::jetstream;
 use serde_json::json;
 use tidings::{
-    BatchContext, BatchResult, Batching, Bus, Context, DeadLetterSelection, DeadLetters, Envelope,
-    EventPublisher, EventSubscriber, Failure, InboxTransaction, Item, Outcome, Retry, StreamSpec,
-    Worker, testing::TestWorker,
+    BatchResult, Batching, Bus, Context, Envelope, EventPublisher, EventSubscriber, Failure,
+    InboxTransaction, Retry, StreamSpec, Worker,
+    dead_letters::{DeadLetterSelection, DeadLetters},
+    handler::{BatchContext, Item, Outcome},
+    testing::TestWorker,
 };
 
 use crate::{
@@ -78,7 +80,7 @@ fn run<DB: Database>(
     bus: &Bus,
     of: Of,
     app: &App,
-) -> Running<tidings::WorkerError> {
+) -> Running<tidings::worker::WorkerError> {
     let subscriber = EventSubscriber::durable(DURABLE);
     let subscriber = match of {
         Of::One => subscriber.on_transactional(&world.outbox, charge::<DB>),

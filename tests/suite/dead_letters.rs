@@ -10,9 +10,10 @@ use std::{
 
 use async_nats::{HeaderMap, jetstream};
 use tidings::{
-    Bus, CircuitBreaker, Context, DeadLetterSelection, DeadLetters, DeadLettersError, Edit,
-    EventPublisher, EventSubscriber, Failure, Retry, StoredDeadLetter, StreamSpec, Worker,
-    WorkerError,
+    Bus, CircuitBreaker, Context, EventPublisher, EventSubscriber, Failure, Retry, StreamSpec,
+    Worker,
+    dead_letters::{DeadLetterSelection, DeadLetters, DeadLettersError, Edit, StoredDeadLetter},
+    worker::WorkerError,
 };
 use tidings_test_servers::NatsServer;
 

@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use tidings::{
-    Envelope, ParkedSelection,
+    Envelope,
+    outbox::ParkedSelection,
     testing::failpoint::{self, Point},
 };
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::StreamExt;
 use sqlx::Postgres;
-use tidings::{EventId, OutboxError, Pattern, StreamSpec};
+use tidings::{EventId, StreamSpec, event::Pattern, outbox::OutboxError};
 
 use crate::{
     both,

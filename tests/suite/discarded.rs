@@ -3,7 +3,11 @@
 
 use async_nats::jetstream;
 use tidings::{
-    Envelope, EventId, OutboxTrace, ParkedEvent, ParkedSelection, Republish, Sought, Trace, Verify,
+    Envelope, EventId,
+    outbox::{ParkedEvent, ParkedSelection},
+    republish::Republish,
+    trace::{OutboxTrace, Sought, Trace},
+    verify::Verify,
 };
 
 use crate::{

@@ -5,8 +5,11 @@ use std::{collections::BTreeSet, future::poll_fn, pin::pin, task::Poll, time::Du
 
 use sqlx::{Connection as _, Pool, Postgres, Sqlite, pool::PoolOptions};
 use tidings::{
-    Context, EventPublisher, EventSubscriber, Failure, InboxTransaction, Outbox, OutboxError,
-    ParkedSelection, Republish, Sought, Trace, Verify, Worker,
+    Context, EventPublisher, EventSubscriber, Failure, InboxTransaction, Outbox, Worker,
+    outbox::{OutboxError, ParkedSelection},
+    republish::Republish,
+    trace::{Sought, Trace},
+    verify::Verify,
 };
 
 use crate::{
@@ -200,18 +203,18 @@ fn functions() -> BTreeSet<&'static str> {
         include_str!("../../src/outbox/inbox/transaction.rs"),
         include_str!("../../src/outbox/delayed.rs"),
         include_str!("../../src/outbox/home.rs"),
-        include_str!("../../src/outbox/migrate.rs"),
+        include_str!("../../src/outbox/store/migrate.rs"),
         include_str!("../../src/outbox/parked.rs"),
-        include_str!("../../src/outbox/postgres/adopt.rs"),
+        include_str!("../../src/outbox/store/postgres/adopt.rs"),
         include_str!("../../src/outbox/relay.rs"),
-        include_str!("../../src/outbox/sqlite/open.rs"),
+        include_str!("../../src/outbox/store/sqlite/open.rs"),
         include_str!("../../src/outbox/standing.rs"),
         include_str!("../../src/outbox/status.rs"),
-        include_str!("../../src/outbox/link.rs"),
-        include_str!("../../src/republish.rs"),
-        include_str!("../../src/trace.rs"),
-        include_str!("../../src/verify.rs"),
-        include_str!("../../src/verify/repair.rs"),
+        include_str!("../../src/outbox/store/link.rs"),
+        include_str!("../../src/operations/republish.rs"),
+        include_str!("../../src/operations/trace.rs"),
+        include_str!("../../src/operations/verify.rs"),
+        include_str!("../../src/operations/verify/repair.rs"),
     ];
     let lines = SOURCES.iter().flat_map(|source| source.lines());
     let names = lines.filter_map(|line| line.trim_start().strip_prefix("pub async fn "));

@@ -3,8 +3,8 @@
 
 use sqlx::{AssertSqlSafe, Postgres};
 use tidings::{
-    Context, Envelope, EventSubscriber, Failure, InboxTransaction, Outbox, Outcome, Worker,
-    testing::TestWorker,
+    Context, Envelope, EventSubscriber, Failure, InboxTransaction, Outbox, Worker,
+    handler::Outcome, testing::TestWorker,
 };
 
 use crate::{

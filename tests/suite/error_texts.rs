@@ -4,8 +4,9 @@ use std::fmt;
 
 use sqlx::{Connection, Postgres, Sqlite};
 use tidings::{
-    Context, DeadLetterSelection, DeadLetters, EventSubscriber, Failure, InboxTransaction,
-    OnExhausted, Outbox, Retry, Worker,
+    Context, EventSubscriber, Failure, InboxTransaction, Outbox, Retry, Worker,
+    dead_letters::{DeadLetterSelection, DeadLetters},
+    handler::OnExhausted,
 };
 use tidings_test_servers::{NatsServer, PostgresServer};
 

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tidings::{Context, EventSubscriber, Failure, Pattern, Retry, StreamSpec, Worker};
+use tidings::{Context, EventSubscriber, Failure, Retry, StreamSpec, Worker, event::Pattern};
 
 use crate::{
     both,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_nats::{HeaderMap, jetstream};
-use tidings::{DeadLetterSelection, DeadLetters, StoredDeadLetter};
+use tidings::dead_letters::{DeadLetterSelection, DeadLetters, StoredDeadLetter};
 
 use crate::{
     both,

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use tidings::{Envelope, Status, Verify};
+use tidings::{Envelope, outbox::Status, verify::Verify};
 use tidings_test_servers::NatsServer;
 
 use crate::{

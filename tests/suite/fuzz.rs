@@ -11,7 +11,8 @@ use sqlx::{
     postgres::{PgPool, PgPoolOptions},
 };
 use tidings::{
-    Outbox, OutboxError, StreamSpec,
+    Outbox, StreamSpec,
+    outbox::OutboxError,
     testing::failpoint::{self, Point},
 };
 use tidings_test_servers::PostgresServer;

@@ -10,7 +10,7 @@ use std::{
 };
 
 use async_nats::jetstream;
-use tidings::{Context, EventSubscriber, Failure, InboxTransaction, Retry, Verify, Worker};
+use tidings::{Context, EventSubscriber, Failure, InboxTransaction, Retry, Worker, verify::Verify};
 
 use crate::{
     both,

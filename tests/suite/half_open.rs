@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use sqlx::{PgConnection, Postgres, pool::PoolOptions};
 use tidings::{
-    BatchContext, BatchResult, Batching, Context, EventPublisher, EventSubscriber, Failure,
-    InboxTransaction, Item, Outbox, Worker,
+    BatchResult, Batching, Context, EventPublisher, EventSubscriber, Failure, InboxTransaction,
+    Outbox, Worker,
+    handler::{BatchContext, Item},
 };
 use tidings_test_servers::PostgresServer;
 

@@ -3,7 +3,12 @@
 
 use std::time::Duration;
 
-use tidings::{Bus, Relay, RelayError, RelayInstance, Republish, Status, Verify};
+use tidings::{
+    Bus, Relay,
+    outbox::{RelayError, RelayInstance, Status},
+    republish::Republish,
+    verify::Verify,
+};
 use tidings_test_servers::NatsServer;
 
 use crate::{

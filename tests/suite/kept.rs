@@ -51,7 +51,7 @@ async fn handle<DB: Database>(
 fn run<DB: Database>(
     world: &World<DB>,
     pool: &Pool<DB>,
-) -> (Running<tidings::WorkerError>, Arc<AtomicUsize>) {
+) -> (Running<tidings::worker::WorkerError>, Arc<AtomicUsize>) {
     let outbox = Outbox::new(pool.clone());
     let handled = Arc::new(AtomicUsize::new(0));
     let subscriber = EventSubscriber::durable("counter").on_transactional(&outbox, handle::<DB>);

@@ -1,6 +1,6 @@
 //! The last status that a relay writes when it is stopped stays correct until another relay runs.
 
-use tidings::{Envelope, ParkedSelection, StreamSpec};
+use tidings::{Envelope, StreamSpec, outbox::ParkedSelection};
 
 use crate::{
     both,

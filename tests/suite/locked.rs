@@ -4,7 +4,10 @@
 use std::time::{Duration, Instant};
 
 use sqlx::{Connection as _, PgConnection, Postgres, Sqlite, sqlite::SqlitePoolOptions};
-use tidings::{Diagnosis, MigrateError, Outbox, OutboxError, ParkedSelection};
+use tidings::{
+    Outbox,
+    outbox::{Diagnosis, MigrateError, OutboxError, ParkedSelection},
+};
 
 use crate::support::{Database, User, World, eventually, log, within};
 

@@ -6,8 +6,10 @@ use std::time::Duration;
 use async_nats::jetstream;
 use sqlx::{Postgres, Sqlite};
 use tidings::{
-    EventPublisher, Loss, Standing, Verify,
+    EventPublisher,
+    outbox::{Loss, Standing},
     testing::failpoint::{self, Point},
+    verify::Verify,
 };
 
 use crate::{

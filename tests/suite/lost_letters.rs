@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use async_nats::jetstream;
 use serde_json::json;
-use tidings::{DeadLetterSelection, DeadLetters, EventPublisher, StreamSpec};
+use tidings::{
+    EventPublisher, StreamSpec,
+    dead_letters::{DeadLetterSelection, DeadLetters},
+};
 use uuid::Uuid;
 
 use crate::{

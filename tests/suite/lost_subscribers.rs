@@ -7,9 +7,10 @@ use async_nats::jetstream::{self, consumer::pull};
 use chrono::{TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use tidings::{
-    Context, Event, EventPublisher, EventSubscriber, Failure, Pattern, ReplayPoint, ReplayRequest,
-    Replays, Retry, StreamSpec, SubscriberIssue, SubscriberState, Subscribers, SubscribersError,
-    Worker,
+    Context, Event, EventPublisher, EventSubscriber, Failure, Retry, StreamSpec, Worker,
+    event::Pattern,
+    replays::{ReplayPoint, ReplayRequest, Replays},
+    subscribers::{SubscriberIssue, SubscriberState, Subscribers, SubscribersError},
 };
 
 use crate::support::{Noted, User, World, events_stream, eventually, log};

@@ -2,7 +2,7 @@
 //! active.
 
 use serde_json::json;
-use tidings::{Bus, EventSubscriber, Subscribers};
+use tidings::{Bus, EventSubscriber, subscribers::Subscribers};
 
 use crate::{
     settings::{Tool, Working, apply_streams, publish, server, subscriber},

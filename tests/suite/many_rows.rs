@@ -2,7 +2,11 @@
 
 use async_nats::jetstream;
 use tidings::{
-    Envelope, EventId, ParkedSelection, Republish, Republished, Sought, StreamSpec, Trace, Verify,
+    Envelope, EventId, StreamSpec,
+    outbox::ParkedSelection,
+    republish::{Republish, Republished},
+    trace::{Sought, Trace},
+    verify::Verify,
 };
 
 use crate::{

@@ -5,7 +5,11 @@ use std::time::Duration;
 use async_nats::jetstream;
 use serde_json::{Value, json};
 use sqlx::Sqlite;
-use tidings::{Context, EventSubscriber, Failure, Retry, Sought, StartFrom, Trace, Verify, Worker};
+use tidings::{
+    Context, EventSubscriber, Failure, Retry, StartFrom, Worker,
+    trace::{Sought, Trace},
+    verify::Verify,
+};
 
 use crate::support::{Noted, User, World, eventually, everything, within};
 

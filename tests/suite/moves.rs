@@ -6,7 +6,7 @@ use sqlx::{
     PgPool, Postgres,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
-use tidings::{AdoptError, Outbox, Relay};
+use tidings::{Outbox, Relay, outbox::AdoptError};
 use tidings_test_servers::PostgresServer;
 
 use crate::storage::dead_rows;
@@ -135,7 +135,7 @@ async fn writes_into(copy: &Outbox<Postgres>) {
     tx.commit().await.unwrap();
 }
 
-async fn adopted_once_the_lease_is_over(copy: &Outbox<Postgres>) -> tidings::Adoption {
+async fn adopted_once_the_lease_is_over(copy: &Outbox<Postgres>) -> tidings::outbox::Adoption {
     eventually("the copied lease is over", || async {
         !matches!(copy.adopt_dry_run().await, Err(AdoptError::Leased { .. }))
     })

@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
-use tidings::{Auth, Bus, ConnectError, NatsOptions, Tls};
+use tidings::{
+    Bus, NatsOptions,
+    nats::{Auth, ConnectError, Tls},
+};
 use tidings_test_servers::NatsServer;
 
 async fn server(config: &str) -> NatsServer {

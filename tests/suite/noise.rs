@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use sqlx::{Connection, PgConnection, Postgres, Sqlite};
-use tidings::{Bus, Context, EventPublisher, EventSubscriber, Failure, Relay, Subscribers, Worker};
+use tidings::{
+    Bus, Context, EventPublisher, EventSubscriber, Failure, Relay, Worker, subscribers::Subscribers,
+};
 use tidings_test_servers::NatsServer;
 
 use crate::support::{Database, Noted, User, World, eventually, log};

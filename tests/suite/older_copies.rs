@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use async_nats::jetstream;
 use tidings::{
-    Context, EventPublisher, EventSubscriber, Failure, Rate, ReplayState, Retry, Verify,
+    Context, EventPublisher, EventSubscriber, Failure, Rate, Retry, replays::ReplayState,
+    verify::Verify,
 };
 
 use crate::support::{

@@ -3,8 +3,12 @@
 
 use sqlx::Postgres;
 use tidings::{
-    Envelope, EventId, OutboxError, ParkedEvent, ParkedSelection, Republish, Sought, Trace, Verify,
+    Envelope, EventId,
+    outbox::{OutboxError, ParkedEvent, ParkedSelection},
+    republish::Republish,
     testing::failpoint::{self, Point},
+    trace::{Sought, Trace},
+    verify::Verify,
 };
 
 use crate::{

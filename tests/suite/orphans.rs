@@ -2,8 +2,9 @@
 
 use serde_json::json;
 use tidings::{
-    Context, DeadLetterSelection, DeadLetters, DeadLettersError, EventSubscriber, Failure,
-    Subscribers,
+    Context, EventSubscriber, Failure,
+    dead_letters::{DeadLetterSelection, DeadLetters, DeadLettersError},
+    subscribers::Subscribers,
 };
 
 use crate::{

@@ -1,7 +1,7 @@
 //! P1 and P2: an event commits with the state change, and a committed event reaches its handler.
 
 use tidings::{
-    Context, Envelope, EventPublisher, EventSubscriber, Failure, OutboxError, Relay, Worker,
+    Context, Envelope, EventPublisher, EventSubscriber, Failure, Relay, Worker, outbox::OutboxError,
 };
 
 use crate::{

@@ -1,6 +1,6 @@
 //! Reading parked events is bounded by what is shown of them, whatever their size.
 
-use tidings::{ParkedEvent, ParkedSelection};
+use tidings::outbox::{ParkedEvent, ParkedSelection};
 
 use crate::{
     both,

@@ -85,7 +85,9 @@ async fn an_event_above_the_servers_limit_is_parked<DB: Database>(world: World<D
     settled(&world).await;
     relay.stop().await.unwrap();
     assert_eq!((world.stored().await.len(), world.parked().await), (2, 1));
-    let parked = world.outbox.parked(&tidings::ParkedSelection::All, 0, 9);
+    let parked = world
+        .outbox
+        .parked(&tidings::outbox::ParkedSelection::All, 0, 9);
     let error = parked.await.unwrap().remove(0).error;
     assert!(
         error.contains("the max_payload of the nats-server"),

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use async_nats::jetstream;
-use tidings::{Bus, Envelope, NatsOptions, ParkedSelection, StreamSpec};
+use tidings::{Bus, Envelope, NatsOptions, StreamSpec, outbox::ParkedSelection};
 use tidings_test_servers::NatsServer;
 
 use crate::{

@@ -8,7 +8,9 @@ use async_nats::jetstream::{
     stream::{Config, DiscardPolicy},
 };
 use tidings::{
-    Envelope, ParkedSelection, Pattern, StreamSpec,
+    Envelope, StreamSpec,
+    event::Pattern,
+    outbox::ParkedSelection,
     testing::failpoint::{self, Point},
 };
 

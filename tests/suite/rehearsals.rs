@@ -1,7 +1,10 @@
 //! P8: what a replay would do is reported without a call of a handler.
 
 use serde::{Deserialize, Serialize};
-use tidings::{Context, Event, EventSubscriber, Failure, RehearsedEvents, ReplayState, Worker};
+use tidings::{
+    Context, Event, EventSubscriber, Failure, Worker,
+    replays::{RehearsedEvents, ReplayState},
+};
 
 use crate::support::{Counted, Noted, User, World, everything};
 

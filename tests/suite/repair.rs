@@ -5,8 +5,10 @@ use std::time::Duration;
 use async_nats::jetstream;
 use sqlx::{Postgres, Sqlite};
 use tidings::{
-    Envelope, EventId, ParkedSelection, Rate, Repair, Republish, RepublishError, Standing,
-    StreamSpec, Verification, Verify,
+    Envelope, EventId, Rate, StreamSpec,
+    outbox::{ParkedSelection, RepublishError, Standing},
+    republish::Republish,
+    verify::{Repair, Verification, Verify},
 };
 
 use crate::{

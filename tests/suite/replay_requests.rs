@@ -3,8 +3,9 @@
 use async_nats::jetstream;
 use chrono::{DateTime, TimeDelta, Utc};
 use tidings::{
-    Context, EventPublisher, EventSubscriber, Failure, Replay, ReplayError, ReplayPoint,
-    ReplayRequest, ReplayState, Replays, Worker, WorkerError,
+    Context, EventPublisher, EventSubscriber, Failure, Worker,
+    replays::{Replay, ReplayError, ReplayPoint, ReplayRequest, ReplayState, Replays},
+    worker::WorkerError,
 };
 
 use crate::support::{Counted, Noted, Running, User, World};

@@ -3,8 +3,11 @@
 use std::time::{Duration, Instant};
 
 use tidings::{
-    BatchContext, BatchResult, Batching, Context, DeadLetters, Envelope, EventPublisher,
-    EventSubscriber, Failure, Item, Rate, ReplayPoint, ReplayRequest, ReplayState, Retry, Worker,
+    BatchResult, Batching, Context, Envelope, EventPublisher, EventSubscriber, Failure, Rate,
+    Retry, Worker,
+    dead_letters::DeadLetters,
+    handler::{BatchContext, Item},
+    replays::{ReplayPoint, ReplayRequest, ReplayState},
 };
 use tokio::sync::{Mutex, watch};
 

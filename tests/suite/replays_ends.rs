@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use async_nats::jetstream::{self, consumer};
 use futures::StreamExt;
 use tidings::{
-    Context, EventPublisher, EventSubscriber, Failure, Rate, Replay, ReplayError, ReplayPoint,
-    ReplayState, Replays, Retry, Worker, WorkerError,
+    Context, EventPublisher, EventSubscriber, Failure, Rate, Retry, Worker,
+    replays::{Replay, ReplayError, ReplayPoint, ReplayState, Replays},
+    worker::WorkerError,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use async_nats::jetstream;
-use tidings::{Context, EventSubscriber, Failure, Rate, Replay, ReplayState, Retry, Worker};
+use tidings::{
+    Context, EventSubscriber, Failure, Rate, Retry, Worker,
+    replays::{Replay, ReplayState},
+};
 
 use crate::support::{Noted, Running, User, World, events_stream, eventually, everything};
 
@@ -33,7 +36,7 @@ fn worker(world: &World<Sqlite>, noted: &Noted) -> Worker<Noted> {
     Worker::new(world.bus.clone(), noted.clone()).subscribe(subscriber)
 }
 
-async fn start(world: &World<Sqlite>, noted: &Noted) -> Running<tidings::WorkerError> {
+async fn start(world: &World<Sqlite>, noted: &Noted) -> Running<tidings::worker::WorkerError> {
     let running = world.run(worker(world, noted));
     world.publish(&users()).await;
     running

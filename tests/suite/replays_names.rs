@@ -3,7 +3,7 @@
 
 use async_nats::jetstream;
 use serde_json::{Value, json};
-use tidings::{Context, EventSubscriber, Failure, Rate, ReplayState, Worker};
+use tidings::{Context, EventSubscriber, Failure, Rate, Worker, replays::ReplayState};
 
 use crate::support::{Noted, Running, User, World, eventually, everything};
 
@@ -19,7 +19,7 @@ async fn note(user: User, cx: Context<Noted>) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn start(world: &World<Sqlite>, noted: &Noted) -> Running<tidings::WorkerError> {
+async fn start(world: &World<Sqlite>, noted: &Noted) -> Running<tidings::worker::WorkerError> {
     let subscriber = EventSubscriber::durable(NAME).on(note);
     let running = world.run(Worker::new(world.bus.clone(), noted.clone()).subscribe(subscriber));
     let users: Vec<User> = (0..USERS).map(|id| User::new(&id.to_string())).collect();

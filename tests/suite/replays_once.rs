@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
 use tidings::{
-    BatchContext, BatchResult, Batching, Context, EventId, EventPublisher, EventSubscriber,
-    Failure, InboxTransaction, Item, Replay, ReplayState, Retry, Worker,
+    BatchResult, Batching, Context, EventId, EventPublisher, EventSubscriber, Failure,
+    InboxTransaction, Retry, Worker,
+    handler::{BatchContext, Item},
+    replays::{Replay, ReplayState},
 };
 
 use crate::{

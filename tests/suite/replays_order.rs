@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use tidings::{
-    Context, EventSubscriber, Failure, OnExhausted, Rate, ReplayState, Retry, Worker, WorkerError,
+    Context, EventSubscriber, Failure, Rate, Retry, Worker, handler::OnExhausted,
+    replays::ReplayState, worker::WorkerError,
 };
 
 use tokio::sync::watch;

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use async_nats::jetstream;
 use tidings::{
-    Auth, Bus, Context, EventPublisher, EventSubscriber, Failure, NatsOptions, Rate, Replay,
-    ReplayError, ReplayId, ReplayIssue, ReplayState, ReplayStatus, Replays, StreamSpec, Worker,
-    WorkerError,
+    Bus, Context, EventPublisher, EventSubscriber, Failure, NatsOptions, Rate, StreamSpec, Worker,
+    nats::Auth,
+    replays::{Replay, ReplayError, ReplayId, ReplayIssue, ReplayState, ReplayStatus, Replays},
+    worker::WorkerError,
 };
 use tidings_test_servers::NatsServer;
 use tokio::task::JoinHandle;
@@ -243,7 +244,7 @@ async fn a_shadow_that_the_active_replica_does_not_have_is_refused_and_named() {
     world.publish(&[Counted { key, count: 1 }]).await;
     let first = run(EventSubscriber::durable(NAME));
     let instances = async || {
-        let subscribers = tidings::Subscribers::new(&world.bus);
+        let subscribers = tidings::subscribers::Subscribers::new(&world.bus);
         subscribers
             .find(NAME)
             .await

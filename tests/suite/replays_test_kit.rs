@@ -1,7 +1,8 @@
 //! The test kit: deliveries of a replay.
 
 use tidings::{
-    Context, Envelope, EventSubscriber, Failure, InboxTransaction, Outcome, SubscriberError,
+    Context, Envelope, EventSubscriber, Failure, InboxTransaction,
+    handler::{Outcome, SubscriberError},
     testing::{TestContext, TestWorker},
 };
 
@@ -109,10 +110,10 @@ async fn a_shadow_that_nobody_could_call_is_refused() {
             .run(std::future::ready(()))
             .await
             .unwrap_err();
-        let is_it = |error: &tidings::WorkerError| {
+        let is_it = |error: &tidings::worker::WorkerError| {
             matches!(
                 error,
-                tidings::WorkerError::Subscriber(SubscriberError::Shadow { .. })
+                tidings::worker::WorkerError::Subscriber(SubscriberError::Shadow { .. })
             )
         };
         assert!(is_it(&error), "{error}");

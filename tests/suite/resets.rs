@@ -2,8 +2,8 @@
 
 use async_nats::jetstream;
 use tidings::{
-    Context, EventPublisher, EventSubscriber, Failure, InboxTransaction, ResetError, StartFrom,
-    SubscriberReset, Subscribers, Worker,
+    Context, EventPublisher, EventSubscriber, Failure, InboxTransaction, StartFrom, Worker,
+    subscribers::{ResetError, SubscriberReset, Subscribers},
 };
 
 use crate::{

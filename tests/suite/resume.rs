@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_nats::{HeaderMap, jetstream};
 use sqlx::{Postgres, Sqlite, postgres::PgPoolOptions};
-use tidings::{Envelope, Outbox, Pattern, StreamSpec};
+use tidings::{Envelope, Outbox, StreamSpec, event::Pattern};
 
 use crate::{
     both,

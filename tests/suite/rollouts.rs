@@ -2,7 +2,8 @@
 
 use async_nats::jetstream;
 use tidings::{
-    Context, EventPublisher, EventSubscriber, Failure, Subscribers, SubscribersError, Worker,
+    Context, EventPublisher, EventSubscriber, Failure, Worker,
+    subscribers::{Subscribers, SubscribersError},
 };
 
 use crate::support::{Counted, Noted, User, World, eventually};

@@ -1,7 +1,12 @@
 //! P2, P7, P9: a row with invalid values is parked with its error, and holds up no other row.
 
 use sqlx::{Postgres, Sqlite, postgres::PgPoolOptions};
-use tidings::{Outbox, ParkedEvent, ParkedSelection, Sought, Trace, Verify};
+use tidings::{
+    Outbox,
+    outbox::{ParkedEvent, ParkedSelection},
+    trace::{Sought, Trace},
+    verify::Verify,
+};
 
 use crate::{
     both,

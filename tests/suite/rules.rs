@@ -4,7 +4,10 @@
 use chrono::DateTime;
 use serde_json::json;
 use sqlx::Postgres;
-use tidings::{Context, Envelope, EnvelopeError, EventId, EventSubscriber, Failure, Worker, wire};
+use tidings::{
+    Context, Envelope, EventId, EventSubscriber, Failure, Worker,
+    event::{EnvelopeError, wire},
+};
 
 use crate::{
     both,

@@ -3,7 +3,8 @@
 
 use serde_json::{Value, json};
 use tidings::{
-    Bus, Context, EventPublisher, EventSubscriber, Failure, StreamSpec, Subscribers, Worker,
+    Bus, Context, EventPublisher, EventSubscriber, Failure, StreamSpec, Worker,
+    subscribers::Subscribers,
 };
 use tidings_test_servers::NatsServer;
 use tokio::task::JoinHandle;
@@ -15,7 +16,7 @@ use crate::support::{Noted, Stream, User, events_stream, eventually, within};
 pub struct Working {
     pub noted: Noted,
     stop: CancellationToken,
-    task: JoinHandle<Result<(), tidings::WorkerError>>,
+    task: JoinHandle<Result<(), tidings::worker::WorkerError>>,
 }
 
 async fn note(event: User, cx: Context<Noted>) -> Result<(), Failure> {

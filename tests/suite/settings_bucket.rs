@@ -2,7 +2,10 @@
 //! entries in it, which affect only themselves.
 
 use serde_json::{Value, json};
-use tidings::{DeadLetterSelection, DeadLetters, ReplayPoint, ReplayRequest, Replays};
+use tidings::{
+    dead_letters::{DeadLetterSelection, DeadLetters},
+    replays::{ReplayPoint, ReplayRequest, Replays},
+};
 
 use crate::{
     settings::{Tool, Working, is_content, is_told, publish, server, subscriber},

@@ -1,7 +1,7 @@
 //! Limits of servers, accounts and streams: obeyed, or reported with their cure.
 
 use serde_json::json;
-use tidings::{Bus, NatsOptions, Pattern, StartFrom, StreamSpec};
+use tidings::{Bus, NatsOptions, StartFrom, StreamSpec, event::Pattern};
 use tidings_test_servers::NatsServer;
 
 use crate::{

@@ -2,7 +2,11 @@
 //! not stored.
 
 use serde_json::json;
-use tidings::{Context, DeadLetterSelection, DeadLetters, EventSubscriber, Failure, Subscribers};
+use tidings::{
+    Context, EventSubscriber, Failure,
+    dead_letters::{DeadLetterSelection, DeadLetters},
+    subscribers::Subscribers,
+};
 
 use crate::{
     settings::{Tool, Working, apply_streams, publish, server, subscriber},

@@ -22,7 +22,7 @@ const SOON: Duration = Duration::from_secs(12);
 struct Working {
     noted: Noted,
     stop: CancellationToken,
-    task: JoinHandle<Result<(), tidings::WorkerError>>,
+    task: JoinHandle<Result<(), tidings::worker::WorkerError>>,
 }
 
 impl Working {
@@ -312,7 +312,7 @@ async fn limited(less: &str) -> (NatsServer, Bus, Bus) {
     let server = server.expect("nats-server starts");
     let as_user = |user: &str| {
         let options = NatsOptions::servers([server.url()]);
-        Bus::connect(options.auth(tidings::Auth::User {
+        Bus::connect(options.auth(tidings::nats::Auth::User {
             user: user.into(),
             password: "secret".into(),
         }))

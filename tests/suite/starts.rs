@@ -6,8 +6,8 @@ use async_nats::jetstream;
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::future::join_all;
 use tidings::{
-    Context, EventPublisher, EventSubscriber, Failure, Pattern, StartFrom, Subscribers, Worker,
-    WorkerError,
+    Context, EventPublisher, EventSubscriber, Failure, StartFrom, Worker, event::Pattern,
+    subscribers::Subscribers, worker::WorkerError,
 };
 use tokio::sync::watch;
 

@@ -6,8 +6,10 @@ use std::time::Duration;
 use async_nats::jetstream;
 use sqlx::Sqlite;
 use tidings::{
-    CircuitBreaker, Context, DeadLetterSelection, DeadLetters, EventSubscriber, Failure, StartFrom,
-    Subscribers, Verify, Worker,
+    CircuitBreaker, Context, EventSubscriber, Failure, StartFrom, Worker,
+    dead_letters::{DeadLetterSelection, DeadLetters},
+    subscribers::Subscribers,
+    verify::Verify,
 };
 
 use crate::{

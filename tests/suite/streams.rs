@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tidings::{Pattern, Plan, StreamSpec};
+use tidings::{StreamSpec, event::Pattern, nats::Plan};
 
 use crate::support::World;
 

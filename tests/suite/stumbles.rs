@@ -2,7 +2,7 @@
 
 use sqlx::{AssertSqlSafe, Connection as _, pool::PoolOptions};
 use tidings::{
-    Context, Envelope, EventSubscriber, Failure, InboxTransaction, Outbox, Outcome,
+    Context, Envelope, EventSubscriber, Failure, InboxTransaction, Outbox, handler::Outcome,
     testing::TestWorker,
 };
 

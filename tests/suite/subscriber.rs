@@ -6,7 +6,8 @@ use std::{
 };
 
 use tidings::{
-    Context, Envelope, Event, EventPublisher, EventSubscriber, Failure, Retry, Worker, WorkerError,
+    Context, Envelope, Event, EventPublisher, EventSubscriber, Failure, Retry, Worker,
+    worker::WorkerError,
 };
 use tokio::sync::Semaphore;
 

@@ -5,8 +5,10 @@ use std::time::Duration;
 use async_nats::jetstream::{self, consumer::pull};
 use chrono::{TimeDelta, Utc};
 use tidings::{
-    Activity, Context, EventPublisher, EventSubscriber, Failure, Instance, Rate, Retry,
-    SubscriberConsumer, SubscriberState, Subscribers, SubscribersError, Worker,
+    Context, EventPublisher, EventSubscriber, Failure, Rate, Retry, Worker,
+    subscribers::{
+        Activity, Instance, SubscriberConsumer, SubscriberState, Subscribers, SubscribersError,
+    },
 };
 use tokio::sync::watch;
 

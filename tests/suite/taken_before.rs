@@ -3,8 +3,11 @@
 
 use async_nats::jetstream;
 use tidings::{
-    DifferenceKind, Envelope, EventId, ParkedSelection, Republish, Sought, Trace, Traced,
-    TracedEvent, Verification, Verify,
+    Envelope, EventId,
+    outbox::ParkedSelection,
+    republish::Republish,
+    trace::{Sought, Trace, Traced, TracedEvent},
+    verify::{DifferenceKind, Verification, Verify},
 };
 
 use crate::{

@@ -4,8 +4,10 @@
 use std::time::Duration;
 
 use tidings::{
-    Envelope, EventId, EventPublisher, OutboxError, ParkedEvent, ParkedSelection, Pattern,
-    PublishError, StreamSpec,
+    Envelope, EventId, EventPublisher, StreamSpec,
+    event::Pattern,
+    nats::PublishError,
+    outbox::{OutboxError, ParkedEvent, ParkedSelection},
     testing::failpoint::{self, Point},
 };
 
@@ -416,7 +418,7 @@ async fn the_same_event_again_is_stored_once_and_nothing_is_parked<DB: Journal>(
     let stored = world.stored().await;
     assert_eq!((stored.len(), stored.duplicated()), (41, 0));
     assert_eq!(world.parked().await, 0);
-    let found = tidings::Verify::new(&world.bus, &world.outbox)
+    let found = tidings::verify::Verify::new(&world.bus, &world.outbox)
         .run()
         .await
         .unwrap();

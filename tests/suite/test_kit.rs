@@ -8,8 +8,9 @@ use std::{
 use futures::FutureExt;
 use sqlx::Sqlite;
 use tidings::{
-    Cause, CircuitBreaker, Context, Envelope, EventId, EventSubscriber, Failure, InboxTransaction,
-    Outbox, Outcome, Rate, Retry,
+    CircuitBreaker, Context, Envelope, EventId, EventSubscriber, Failure, InboxTransaction, Outbox,
+    Rate, Retry,
+    handler::{Cause, Outcome},
     testing::{TestContext, TestWorker, assert_idempotent, published},
 };
 
@@ -391,7 +392,7 @@ async fn remember_first(user: User, cx: Context<App>) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn plain(handler: impl tidings::Handler<User, App>) -> TestWorker<App> {
+async fn plain(handler: impl tidings::handler::Handler<User, App>) -> TestWorker<App> {
     let app = counting().await.state().clone();
     TestWorker::new(EventSubscriber::durable("kit").on(handler), app)
 }

@@ -3,7 +3,11 @@
 use std::sync::Arc;
 
 use sqlx::{PgPool, Postgres, Sqlite};
-use tidings::{Outbox, ParkedSelection, Sought, Trace};
+use tidings::{
+    Outbox,
+    outbox::ParkedSelection,
+    trace::{Sought, Trace},
+};
 use tidings_test_servers::PostgresServer;
 
 use crate::support::{Database, User, World, eventually};

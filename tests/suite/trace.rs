@@ -5,10 +5,14 @@ use std::time::Duration;
 use async_nats::jetstream;
 use chrono::{TimeDelta, Utc};
 use tidings::{
-    CircuitBreaker, Context, DeadLetterSelection, DeadLetters, DeliveryTrace, Envelope, EventId,
-    EventPublisher, EventSubscriber, Failure, InboxTrace, InboxTransaction, OutboxTrace,
-    ReplayPoint, ReplayRequest, Replays, Retry, Sought, SubscriberTrace, Trace, Traced,
-    TracedEvent, TracedOutcome, Worker,
+    CircuitBreaker, Context, Envelope, EventId, EventPublisher, EventSubscriber, Failure,
+    InboxTransaction, Retry, Worker,
+    dead_letters::{DeadLetterSelection, DeadLetters},
+    replays::{ReplayPoint, ReplayRequest, Replays},
+    trace::{
+        DeliveryTrace, InboxTrace, OutboxTrace, Sought, SubscriberTrace, Trace, Traced,
+        TracedEvent, TracedOutcome,
+    },
 };
 
 use crate::{

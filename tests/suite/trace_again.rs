@@ -3,7 +3,11 @@
 use async_nats::jetstream;
 use chrono::{TimeDelta, Utc};
 use sqlx::Sqlite;
-use tidings::{EventPublisher, OutboxTrace, Sought, Verify};
+use tidings::{
+    EventPublisher,
+    trace::{OutboxTrace, Sought},
+    verify::Verify,
+};
 
 use crate::{
     both,

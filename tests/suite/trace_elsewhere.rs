@@ -2,7 +2,8 @@
 
 use serde_json::json;
 use tidings::{
-    Envelope, EventId, EventPublisher, OutboxTrace, Searched, Sought, StreamSpec, Trace, Traced,
+    Envelope, EventId, EventPublisher, StreamSpec,
+    trace::{OutboxTrace, Searched, Sought, Trace, Traced},
 };
 
 use crate::{

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use tidings::{Issue, Verify};
+use tidings::{outbox::Issue, verify::Verify};
 
 use crate::{
     both,

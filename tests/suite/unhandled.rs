@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use tidings::{Context, EventSubscriber, Failure, Rate, Subscribers, Worker};
+use tidings::{Context, EventSubscriber, Failure, Rate, Worker, subscribers::Subscribers};
 
 use crate::support::{Counted, Noted, User, World, eventually, log};
 

@@ -6,8 +6,10 @@ use std::time::Duration;
 use chrono::Utc;
 use sqlx::Sqlite;
 use tidings::{
-    CircuitBreaker, Context, EventSubscriber, Failure, Pattern, Sought, StartFrom, Trace, Verify,
-    Worker,
+    CircuitBreaker, Context, EventSubscriber, Failure, StartFrom, Worker,
+    event::Pattern,
+    trace::{Sought, Trace},
+    verify::Verify,
 };
 
 use crate::{

@@ -1,7 +1,10 @@
 //! P9: an outbox of this version, with rows, writers and a relay, is brought to a later one, which only this test has.
 
 use sqlx::Postgres;
-use tidings::{Outbox, OutboxError, Relay, RelayInstance};
+use tidings::{
+    Outbox, Relay,
+    outbox::{OutboxError, RelayInstance},
+};
 
 use crate::{
     both,

@@ -4,7 +4,12 @@ use std::{future::poll_fn, task::Poll};
 
 use async_nats::{HeaderMap, jetstream};
 use sqlx::{Postgres, postgres::PgPoolOptions};
-use tidings::{Difference, DifferenceKind, Outbox, Republish, Standing, Verification, Verify};
+use tidings::{
+    Outbox,
+    outbox::Standing,
+    republish::Republish,
+    verify::{Difference, DifferenceKind, Verification, Verify},
+};
 
 use crate::{
     both,

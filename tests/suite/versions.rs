@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use tidings::{
-    Context, EventId, EventPublisher, EventSubscriber, Failure, InboxTransaction, OutboxError,
-    ParkedSelection, RelayInstance, Worker,
+    Context, EventId, EventPublisher, EventSubscriber, Failure, InboxTransaction, Worker,
+    outbox::{OutboxError, ParkedSelection, RelayInstance},
 };
 
 use crate::{

@@ -8,7 +8,8 @@ use async_nats::jetstream::{
     stream::{Config, DiscardPolicy},
 };
 use tidings::{
-    Envelope, ParkedSelection,
+    Envelope,
+    outbox::ParkedSelection,
     testing::failpoint::{self, Point},
 };
 

@@ -1,7 +1,7 @@
 //! A handler of one event where batches are handled.
 
 use serde::{Deserialize, Serialize};
-use tidings::{BatchContext, Batching, Event, EventSubscriber, Failure, BatchResult};
+use tidings::{handler::BatchContext, Batching, Event, EventSubscriber, Failure, BatchResult};
 
 #[derive(Serialize, Deserialize, Event)]
 #[event(name = "user.created", version = 1, key = id)]

@@ -1,7 +1,7 @@
 //! A handler of batches with the context of a single event.
 
 use serde::{Deserialize, Serialize};
-use tidings::{Batching, Context, Event, EventSubscriber, Failure, Item, BatchResult};
+use tidings::{Batching, Context, Event, EventSubscriber, Failure, handler::Item, BatchResult};
 
 #[derive(Serialize, Deserialize, Event)]
 #[event(name = "user.created", version = 1, key = id)]

@@ -1,7 +1,7 @@
 //! A handler of batches that does not say what became of the events.
 
 use serde::{Deserialize, Serialize};
-use tidings::{BatchContext, Batching, Event, EventSubscriber, Failure, Item};
+use tidings::{handler::{BatchContext, Item}, Batching, Event, EventSubscriber, Failure};
 
 #[derive(Serialize, Deserialize, Event)]
 #[event(name = "user.created", version = 1, key = id)]

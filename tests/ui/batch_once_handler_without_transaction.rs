@@ -1,7 +1,7 @@
 //! A handler of batches that does not take the transaction that it is to work in.
 
 use serde::{Deserialize, Serialize};
-use tidings::{BatchContext, Batching, Event, EventSubscriber, Failure, Item, Outbox, BatchResult};
+use tidings::{handler::{BatchContext, Item}, Batching, Event, EventSubscriber, Failure, Outbox, BatchResult};
 
 #[derive(Serialize, Deserialize, Event)]
 #[event(name = "user.created", version = 1, key = id)]

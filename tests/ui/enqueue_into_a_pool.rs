@@ -1,7 +1,7 @@
 //! Enqueueing outside a transaction: the event would commit without the state change.
 
 use serde::{Deserialize, Serialize};
-use tidings::{Event, Outbox, OutboxError};
+use tidings::{Event, Outbox, outbox::OutboxError};
 
 #[derive(Serialize, Deserialize, Event)]
 #[event(name = "user.created", version = 1, key = id)]

@@ -1,6 +1,6 @@
 //! Publishing what has no name.
 
-use tidings::{Outbox, OutboxError};
+use tidings::{Outbox, outbox::OutboxError};
 
 struct User {
     id: u64,

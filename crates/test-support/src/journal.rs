@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 
 use sqlx::{Postgres, Sqlite};
-use tidings::{EventId, EventPublisher, IntoEnvelope, OutboxTransaction};
+use tidings::{EventId, EventPublisher, OutboxTransaction, event::IntoEnvelope};
 
 use super::{Counted, Database, Stream, User, World};
 

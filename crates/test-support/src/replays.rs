@@ -3,8 +3,12 @@
 use std::time::Instant;
 
 use tidings::{
-    EventPublisher, IntoEnvelope, Replay, ReplayError, ReplayId, ReplayPoint, ReplayRequest,
-    ReplayState, ReplayStatus, Replays,
+    EventPublisher,
+    event::IntoEnvelope,
+    replays::{
+        Replay, ReplayError, ReplayId, ReplayPoint, ReplayRequest, ReplayState, ReplayStatus,
+        Replays,
+    },
 };
 
 use super::{DEADLINE, Database, World, eventually};

@@ -5,7 +5,9 @@ use std::sync::{
     atomic::{AtomicBool, Ordering::SeqCst},
 };
 
-use tidings::{Context, EventSubscriber, Failure, InboxTransaction, Retry, Worker, WorkerError};
+use tidings::{
+    Context, EventSubscriber, Failure, InboxTransaction, Retry, Worker, worker::WorkerError,
+};
 
 use super::{Database, Noted, Running, User, World};
 

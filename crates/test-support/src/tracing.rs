@@ -1,6 +1,9 @@
 //! Events that are committed, published and traced.
 
-use tidings::{EventId, Sought, Trace, TracedEvent};
+use tidings::{
+    EventId,
+    trace::{Sought, Trace, TracedEvent},
+};
 
 use super::{Database, User, World, eventually};
 

@@ -4,7 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use async_nats::jetstream;
 use sqlx::{Pool, Postgres, Sqlite, postgres::PgPoolOptions};
-use tidings::{Bus, Outbox, Pattern, Relay, Store, StreamSpec, Worker, WorkerError};
+use tidings::{
+    Bus, Outbox, Relay, StreamSpec, Worker, event::Pattern, outbox::Store, worker::WorkerError,
+};
 use tidings_test_servers::{NatsServer, PostgresServer};
 use tokio::{sync::OnceCell, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -212,7 +214,7 @@ impl<DB: Database> World<DB> {
     }
 
     /// A relay with a short lease, for a quick failover.
-    pub fn relay(&self) -> Running<tidings::RelayError> {
+    pub fn relay(&self) -> Running<tidings::outbox::RelayError> {
         self.run_relay(self.new_relay())
     }
 
@@ -222,12 +224,16 @@ impl<DB: Database> World<DB> {
             .stall_timeout(Duration::from_millis(100))
     }
 
-    pub fn run_relay(&self, relay: Relay<DB>) -> Running<tidings::RelayError> {
+    pub fn run_relay(&self, relay: Relay<DB>) -> Running<tidings::outbox::RelayError> {
         self.run_relay_over(self.bus.clone(), relay)
     }
 
     /// Runs a relay on a connection of its own.
-    pub fn run_relay_over(&self, bus: Bus, relay: Relay<DB>) -> Running<tidings::RelayError> {
+    pub fn run_relay_over(
+        &self,
+        bus: Bus,
+        relay: Relay<DB>,
+    ) -> Running<tidings::outbox::RelayError> {
         let stop = CancellationToken::new();
         let task = tokio::spawn(relay.run(bus, stop.clone()));
         Running { stop, task }

@@ -111,7 +111,9 @@ async fn it_sets_itself_up_keeps_the_directory_and_ends_cleanly() {
     world.publish(&created).await;
     let bus = Bus::connect(world.nats.url().as_str()).await.unwrap();
     eventually("everything is handled", || async {
-        let found = tidings::Subscribers::new(&bus).find("user-directory").await;
+        let found = tidings::subscribers::Subscribers::new(&bus)
+            .find("user-directory")
+            .await;
         found.is_ok_and(|it| {
             let mut consumers = it.consumers.iter();
             consumers.all(|consumer| consumer.pending == 0 && consumer.ack_pending == 0)

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::replaying::ReplayId;
+use crate::replay::tag::ReplayId;
 
 /// What a batch handler receives with the events.
 pub struct BatchContext<S> {

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::{
+use crate::policy::{
     failure::{Failure, Verdict},
     outcome::Handled,
 };

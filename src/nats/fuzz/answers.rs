@@ -6,11 +6,15 @@ use tidings_fuzz::fuzz_json;
 
 use crate::nats::{
     ApiError, ConsumerLook, Durable, NatsIdentity, Receipt,
-    consumer::{ConsumerState, drift, filters},
-    objections::{taken, unchangeable},
-    origin,
-    settings::{Looked, Role, durable_issues, issues, put_over},
-    streams::{Info, StreamSpec},
+    consume::{
+        consumer::{ConsumerState, drift, filters},
+        origin,
+    },
+    stream::{
+        objections::{taken, unchangeable},
+        settings::{Looked, Role, durable_issues, issues, put_over},
+        streams::{Info, StreamSpec},
+    },
 };
 
 const CONFIG: &str = r#"{"name":"EVENTS","subjects":["user.>","a.*.b"],"retention":"limits","max_age":604800000000000,
@@ -34,7 +38,7 @@ fn fuzz_answers_to_publishes() {
     fuzz_json("answer to a publish", &seeds, |answer| {
         let read = Receipt::read(answer);
         #[cfg(feature = "outbox")]
-        if let Err(refusal) = crate::nats::batch::classify(Receipt::read(answer)) {
+        if let Err(refusal) = crate::nats::publish::batch::classify(Receipt::read(answer)) {
             let _ = refusal.to_string();
             assert!(!refusal.cure().is_empty());
         }

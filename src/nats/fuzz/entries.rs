@@ -6,13 +6,16 @@ use super::Letter;
 use tidings_fuzz::fuzz_json;
 
 use crate::{
-    job::{Replay, ReplayProgress},
     nats::{
-        Holds, Park, StoredMessage, park,
-        replays::written,
-        state::{BUCKET, read_entry},
+        Holds, Park, StoredMessage,
+        kv::{
+            park,
+            replays::written,
+            state::{BUCKET, read_entry},
+        },
     },
-    rate,
+    policy::rate,
+    replay::{Replay, ReplayProgress},
 };
 
 const PARK: &str = r#"{"id":"0190e6e4-7a3e-7c3e-9d3e-3b1f0d8a6a11","key":"k","since":"2026-11-21T09:30:00Z","head":{

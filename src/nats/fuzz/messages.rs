@@ -11,16 +11,19 @@ use tidings_fuzz::{fuzz, fuzz_json, fuzz_text};
 
 use crate::nats::{
     StoredMessage, Waiting,
-    header::{StoredAt, left_out, of_server},
-    letter::size_of,
-    mark,
-    messages::{Told, header_map},
-    ours,
-    place::Places,
-    retry,
-    signs::due_of,
-    streams::RETRIES,
-    unreadable::Single,
+    consume::signs::due_of,
+    protocol::{
+        dead_letter::size_of,
+        headers::{StoredAt, left_out, of_server},
+        ours,
+        position::Places,
+        replay_tag, retry,
+        unreadable::Single,
+    },
+    stream::{
+        messages::{Told, header_map},
+        streams::RETRIES,
+    },
 };
 
 const RETRY: &str = "tidings.retry.mailer.user.created
@@ -76,8 +79,8 @@ fn fuzz_retries() {
         let question = super::super::Question::of(&message);
         if let Some(mark) = &restored.replay {
             let mut headers = super::HeaderMap::new();
-            mark::write(&mut headers, mark);
-            assert_eq!(mark::read(&headers).as_ref(), Some(mark));
+            replay_tag::write(&mut headers, mark);
+            assert_eq!(replay_tag::read(&headers).as_ref(), Some(mark));
         }
         restored.is_retry && (restored.origin.is_some() || question.is_some())
     });

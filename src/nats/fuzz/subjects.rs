@@ -4,16 +4,16 @@ use tidings_contract::{EventId, Name, Pattern};
 
 use tidings_fuzz::fuzz_text;
 
+use crate::nats::connection::connect;
 use crate::{
     instance::can_be_durable,
     nats::{
-        Auth, connect,
-        connect::without_secrets,
-        denied, quoted,
-        settings::limit_in,
-        streams::StreamSpec,
-        subjects::{added, extra},
-        unconfirmed::Number,
+        Auth,
+        connection::{connect::without_secrets, denied},
+        consume::unconfirmed::Number,
+        protocol::subjects::{added, extra},
+        quoted,
+        stream::{settings::limit_in, streams::StreamSpec},
     },
 };
 

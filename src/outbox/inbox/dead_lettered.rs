@@ -13,11 +13,15 @@ use uuid::Uuid;
 
 use super::{Added, Inbox, Memory, again};
 use crate::{
-    context::Facts,
-    failure::Failure,
-    handler::memory::{DeadLettered, Noted, Remembers},
+    handler::{
+        context::Facts,
+        memory::{DeadLettered, Noted, Remembers},
+    },
     outbox::{OutboxError, OutboxTransaction, Store},
-    outcome::{Cause, DeadLetter},
+    policy::{
+        failure::Failure,
+        outcome::{Cause, DeadLetter},
+    },
 };
 
 /// How long to wait for noting that a dead letter is stored: without the note, a later delivery can find it out.
@@ -308,7 +312,7 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use crate::context::Cancelled;
+    use crate::handler::context::Cancelled;
 
     fn facts(sequence: u64, redrives: u32) -> Facts {
         Facts {

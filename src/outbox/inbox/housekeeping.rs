@@ -6,7 +6,7 @@ use futures::FutureExt;
 
 use crate::{
     error_text::said,
-    housekeeping::Housekeeping,
+    handler::housekeeping::Housekeeping,
     outbox::{Outbox, OutboxError, Store},
 };
 

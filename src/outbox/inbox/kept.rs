@@ -13,7 +13,7 @@ use tokio::{runtime::Handle, time::Instant};
 use super::{ROLLBACK, Remember};
 use crate::{
     error_text::said,
-    outbox::{Store, taken::Taken},
+    outbox::{Store, store::taken::Taken},
 };
 
 /// How long a connection passes from handler to handler before it returns to the pool, for callers that wait there.

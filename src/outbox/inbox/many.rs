@@ -16,20 +16,19 @@ use super::{
     outside, patiently, period_of, time_of,
 };
 use crate::{
-    context::Facts,
-    failure::Failure,
     handler::{
         Contents,
         batch::{
             Attempted, Batch, BatchContext, BatchResult, Batching, Call, Item, Many, decoded,
             in_time, judged,
         },
+        context::Facts,
+        housekeeping::Housekeeping,
         memory::Remembers,
+        subscriber::EventSubscriber,
     },
-    housekeeping::Housekeeping,
-    outbox::{Outbox, OutboxError, OutboxTransaction, Store, link::Backend},
-    outcome::Handled,
-    subscriber::EventSubscriber,
+    outbox::{Outbox, OutboxError, OutboxTransaction, Store, store::link::Backend},
+    policy::{failure::Failure, outcome::Handled},
 };
 
 /// Handles events of one kind, many at once, in a transaction that remembers them. Every

@@ -23,13 +23,18 @@ use uuid::Uuid;
 use super::{
     Outbox, OutboxError, OutboxTransaction, Store,
     home::of_version,
-    link::{self, Backend, Waits},
-    store::Names,
+    store::{
+        Names,
+        link::{Backend, Waits},
+    },
 };
+use crate::outbox::store::link;
 use crate::{
-    context::Facts,
-    failure::{Failure, Verdict},
-    outcome::DeadLetter,
+    handler::context::Facts,
+    policy::{
+        failure::{Failure, Verdict},
+        outcome::DeadLetter,
+    },
 };
 use dead_lettered::Known;
 pub use many::BatchTransactionalHandler;

@@ -8,13 +8,12 @@ use tidings_contract::{Envelope, Event};
 
 use super::{Begun, Inbox, InboxTransaction, housekeeping::housekeeping};
 use crate::{
-    context::Context,
-    failure::Failure,
-    handler::{Contents, Erased, memory::Remembers, within},
-    housekeeping::Housekeeping,
+    handler::{
+        Contents, Erased, context::Context, housekeeping::Housekeeping, memory::Remembers,
+        subscriber::EventSubscriber, within,
+    },
     outbox::{Outbox, Store},
-    outcome::Handled,
-    subscriber::EventSubscriber,
+    policy::{failure::Failure, outcome::Handled},
 };
 
 /// Handles one kind of event in a transaction that remembers it. Every

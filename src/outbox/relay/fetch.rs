@@ -14,7 +14,7 @@ use crate::{
     nats::{Bus, Pings},
     outbox::{
         Outbox, Store,
-        page_size::PageSize,
+        history::page_size::PageSize,
         store::{Bound, Page},
         wake,
     },

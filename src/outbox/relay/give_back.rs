@@ -32,7 +32,7 @@ use crate::{
     nats::{Bus, Found},
     outbox::{
         Outbox, Store,
-        page_size::PageSize,
+        history::page_size::PageSize,
         parked::BlockedOn,
         store::{Bound, Reason, Row, Rows, Waiting},
     },

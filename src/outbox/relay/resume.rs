@@ -14,7 +14,7 @@ use crate::{
         standing::{Losses, Standing, StoredLoss, standing},
         store::{Entry, Position, Positions},
     },
-    start::shifted,
+    policy::start::shifted,
 };
 
 /// What the streams held when the tenure began.

@@ -5,8 +5,7 @@ use tokio::sync::mpsc;
 use super::{Ends, RepublishError, form::Item};
 use crate::outbox::{
     Outbox, Store,
-    ahead::Ahead,
-    page_size::PageSize,
+    history::{ahead::Ahead, page_size::PageSize},
     store::{Row, Rows},
 };
 

@@ -6,7 +6,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use tidings_contract::EventId;
 
-use crate::outbox::{HeldSlot, parked::BlockedOn, republish::LedgerKind, row::Row};
+use super::row::Row;
+use crate::outbox::{HeldSlot, parked::BlockedOn, republish::LedgerKind};
 
 /// The result of freeing old rows.
 #[derive(Debug, Default)]

@@ -9,8 +9,8 @@ use tokio_util::sync::CancellationToken;
 use super::filter::Found;
 use crate::{
     executor::{Executor, replay::Rehearsed},
-    job::{RehearsedEvents, ReplayRequest, UndecodableEvent},
-    rate::Bucket,
+    policy::rate::Bucket,
+    replay::{RehearsedEvents, ReplayRequest, UndecodableEvent},
     worker::{answers::hand_back, source::Item},
 };
 
@@ -179,7 +179,7 @@ mod tests {
         let seed = r#"{"events":[{"name":"user.created","version":1,"events":18446744073709551615,"would_call":0,
             "would_skip":18446744073709551615,"undecodable":1}],"errors":[]}"#;
         tidings_fuzz::fuzz_json("report that goes on", &[seed], |text| {
-            let Ok(report) = serde_json::from_slice::<crate::job::Rehearsal>(text) else {
+            let Ok(report) = serde_json::from_slice::<crate::replay::Rehearsal>(text) else {
                 return false;
             };
             let mut all = report.events;

@@ -9,8 +9,10 @@ use std::sync::{
 use chrono::{DateTime, Utc};
 
 use crate::{
-    job::{Rehearsal, ReplayRange, ReplayRequest},
-    replaying::{Count, ReplayCounters},
+    replay::{
+        Rehearsal, ReplayRange, ReplayRequest,
+        tag::{Count, ReplayCounters},
+    },
     worker::source::Item,
 };
 

@@ -8,9 +8,9 @@ use tokio::{sync::watch, time::Instant};
 
 use super::ReplayContext;
 use crate::{
-    job::{Replay, ReplayIssue, ReplayProgress},
     log::Lasting,
     nats::BusError,
+    replay::{Replay, ReplayIssue, ReplayProgress},
 };
 
 /// The first and the longest pause.

@@ -6,9 +6,11 @@ use std::{
 };
 
 use crate::{
-    job::{Replay, ReplayState},
     nats::Bus,
-    replaying::{ReplayCounters, ReplayId, Replaying},
+    replay::{
+        Replay, ReplayState,
+        tag::{ReplayCounters, ReplayId, Replaying},
+    },
 };
 
 /// By id. There are few: one for each stored replay of the subscriber.

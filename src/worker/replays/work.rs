@@ -23,17 +23,20 @@ use super::{
     filter::{Found, ReplayFilter},
     issue::Issue,
 };
+use crate::worker::source;
 use crate::{
     executor::PROGRESS,
-    job::{Replay, ReplayProgress, ReplayRange, ReplayRequest, ReplayState},
+    handler::subscriber::MAX_CONCURRENCY,
     nats::{BusError, ConsumerSpec, Standing, StartFrom},
-    replaying::{ReplayCounters, ReplayTag, Replaying},
-    subscriber::MAX_CONCURRENCY,
+    replay::{
+        Replay, ReplayProgress, ReplayRange, ReplayRequest, ReplayState,
+        tag::{ReplayCounters, ReplayTag, Replaying},
+    },
     worker::{
         answers::tell_progress,
         in_flight_table::InFlightTable,
         lease::Handled,
-        source::{self, Item, Source},
+        source::{Item, Source},
     },
 };
 

@@ -8,8 +8,8 @@ use super::{LONGEST_PAUSE, Order, Source, puller};
 use crate::{
     log::short,
     nats::{BusError, PullError, StartFrom},
+    policy::start::shifted,
     position::Position,
-    start::shifted,
 };
 
 impl Source {

@@ -6,7 +6,10 @@ use sqlx::{
     Connection, PgConnection, Postgres, Sqlite,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
-use tidings::{Diagnosis, Outbox, OutboxError};
+use tidings::{
+    Outbox,
+    outbox::{Diagnosis, OutboxError},
+};
 
 use super::report::{Exit, Report};
 use crate::config::{Config, DatabaseUrl};
@@ -97,7 +100,7 @@ impl Database {
     }
 }
 
-fn configured<DB: tidings::Store>(
+fn configured<DB: tidings::outbox::Store>(
     outbox: Outbox<DB>,
     config: &Config,
 ) -> Result<Outbox<DB>, Report> {

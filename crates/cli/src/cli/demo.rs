@@ -160,7 +160,7 @@ impl<DB: DemoStore> Stage<DB> {
 /// The worker of the demo with its two subscribers, in this process.
 struct Running {
     stop: CancellationToken,
-    task: tokio::task::JoinHandle<Result<(), tidings::WorkerError>>,
+    task: tokio::task::JoinHandle<Result<(), tidings::worker::WorkerError>>,
 }
 
 impl Running {

@@ -10,7 +10,11 @@ use chrono::{DateTime, TimeDelta, Utc};
 use clap::{Args, builder::NonEmptyStringValueParser};
 use serde::de::IgnoredAny;
 use serde_json::json;
-use tidings::{Envelope, EnvelopeError, EventId, EventPublisher, HeaderError, PublishError};
+use tidings::{
+    Envelope, EventId, EventPublisher,
+    event::{EnvelopeError, HeaderError},
+    nats::PublishError,
+};
 
 use super::{
     connect,

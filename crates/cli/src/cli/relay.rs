@@ -1,6 +1,6 @@
 //! `tidings relay`: runs a relay until stopped.
 
-use tidings::{Outbox, Relay, Store};
+use tidings::{Outbox, Relay, outbox::Store};
 
 use super::{
     connect,

@@ -4,7 +4,7 @@ mod errors;
 
 use std::{error::Error, fmt, io, process::ExitCode};
 
-use tidings::{BusError, Diagnosis, error_texts};
+use tidings::{error_text::error_texts, nats::BusError, outbox::Diagnosis};
 
 use super::untrusted;
 pub(crate) use errors::no_stream;

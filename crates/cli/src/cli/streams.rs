@@ -5,7 +5,11 @@ use std::{collections::BTreeSet, time::Duration};
 use chrono::{TimeDelta, Utc};
 use clap::{Args, Subcommand};
 use serde_json::json;
-use tidings::{Bus, Pattern, PatternError, Plan, ReaderError, StartFrom, StreamSpec, setting_text};
+use tidings::{
+    Bus, StartFrom, StreamSpec,
+    event::{Pattern, PatternError},
+    nats::{Plan, ReaderError, setting_text},
+};
 
 use super::{
     connect,

@@ -6,7 +6,11 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use clap::Args;
 use futures::{Stream, StreamExt, stream};
 use serde_json::{Value, json};
-use tidings::{Bus, Envelope, Pattern, Reader, ReaderError, Seen, StartFrom, StreamSpec};
+use tidings::{
+    Bus, Envelope, StartFrom, StreamSpec,
+    event::Pattern,
+    nats::{Reader, ReaderError, Seen},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{

@@ -5,8 +5,11 @@ use std::num::NonZeroUsize;
 use chrono::{DateTime, Utc};
 use clap::{Args, builder::NonEmptyStringValueParser};
 use tidings::{
-    DeadLetterTrace, DeliveryTrace, EventId, InboxTrace, OutboxTrace, ReplayTrace, RetryTrace,
-    Searched, Sought, SubscriberTrace, Trace, Traced, TracedBatch, TracedEvent, TracedOutcome,
+    EventId,
+    trace::{
+        DeadLetterTrace, DeliveryTrace, InboxTrace, OutboxTrace, ReplayTrace, RetryTrace, Searched,
+        Sought, SubscriberTrace, Trace, Traced, TracedBatch, TracedEvent, TracedOutcome,
+    },
 };
 
 use super::{

@@ -3,7 +3,9 @@
 use chrono::{DateTime, Utc};
 use clap::Args;
 use tidings::{
-    Bus, Difference, DifferenceKind, Outbox, Repair, Store, Verification, VerifiedStream, Verify,
+    Bus, Outbox,
+    outbox::Store,
+    verify::{Difference, DifferenceKind, Repair, Verification, VerifiedStream, Verify},
 };
 
 use super::{

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use tidings::{Pattern, StreamSpec};
+use tidings::{StreamSpec, event::Pattern};
 use toml::{
     Spanned,
     de::{DeTable, DeValue},

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
-use tidings::{Auth, NatsOptions, StreamSpec, Tls};
+use tidings::{
+    NatsOptions, StreamSpec,
+    nats::{Auth, Tls},
+};
 use tracing_subscriber::EnvFilter;
 
 use super::{

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_nats::HeaderMap;
 use futures::StreamExt;
-use tidings::{Pattern, StreamSpec, testing::failpoint::Point};
+use tidings::{StreamSpec, event::Pattern, testing::failpoint::Point};
 
 use crate::{
     process::Process,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_nats::jetstream;
 use sqlx::{Postgres, Sqlite};
-use tidings::Plan;
+use tidings::nats::Plan;
 use tidings_test_servers::NatsServer;
 
 use crate::{

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tidings::{Pattern, StreamSpec, testing::failpoint::Point};
+use tidings::{StreamSpec, event::Pattern, testing::failpoint::Point};
 
 use crate::{
     support::{World, within},

@@ -8,7 +8,10 @@ use std::{
 };
 
 use async_nats::jetstream::{self, consumer};
-use tidings::{Rate, Replay, ReplayPoint, ReplayRequest, ReplayState};
+use tidings::{
+    Rate,
+    replays::{Replay, ReplayPoint, ReplayRequest, ReplayState},
+};
 
 use crate::{
     effects::Effects,

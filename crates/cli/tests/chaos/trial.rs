@@ -260,11 +260,11 @@ async fn write<DB: Chaos>(
     world: &World<DB>,
     writer: usize,
     n: usize,
-) -> Result<(), tidings::OutboxError> {
+) -> Result<(), tidings::outbox::OutboxError> {
     let mut tx = world.outbox.begin().await?;
     let key = format!("key-{}", (writer * 7 + n * 3) % 5);
     let counting = world.count(&mut tx, &key).await;
-    counting.map_err(tidings::OutboxError::Database)?;
+    counting.map_err(tidings::outbox::OutboxError::Database)?;
     if (writer + n).is_multiple_of(7) {
         return tx.rollback().await;
     }

@@ -11,7 +11,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tidings::{
-    Bus, Context, Event, EventPublisher, EventSubscriber, Failure, Retry, Worker, WorkerError,
+    Bus, Context, Event, EventPublisher, EventSubscriber, Failure, Retry, Worker,
+    worker::WorkerError,
 };
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;

@@ -5,7 +5,8 @@ use std::{process::Stdio, sync::Arc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tidings::{
-    Bus, Context, Envelope, Event, EventPublisher, EventSubscriber, Failure, Worker, WorkerError,
+    Bus, Context, Envelope, Event, EventPublisher, EventSubscriber, Failure, Worker,
+    worker::WorkerError,
 };
 use tokio::{sync::Semaphore, task::JoinHandle};
 use tokio_util::sync::CancellationToken;

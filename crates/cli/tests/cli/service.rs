@@ -1,6 +1,6 @@
 //! A service beside the program: two subscribers of user events, in the process of the test.
 
-use tidings::{Bus, Context, EventSubscriber, Failure, StreamSpec, Worker, WorkerError};
+use tidings::{Bus, Context, EventSubscriber, Failure, StreamSpec, Worker, worker::WorkerError};
 use tidings_test_support::{User, within};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tidings::{
     Bus, CircuitBreaker, Context, Event, EventPublisher, EventSubscriber, Failure, Worker,
-    WorkerError,
+    worker::WorkerError,
 };
 use tidings_test_servers::NatsServer;
 use tokio::task::JoinHandle;

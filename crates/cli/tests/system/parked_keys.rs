@@ -11,8 +11,9 @@ use std::{
 };
 
 use tidings::{
-    BatchContext, BatchResult, Batching, Context, EventPublisher, EventSubscriber, Failure, Item,
-    OnExhausted, Worker, WorkerError,
+    BatchResult, Batching, Context, EventPublisher, EventSubscriber, Failure, Worker,
+    handler::{BatchContext, Item, OnExhausted},
+    worker::WorkerError,
 };
 use tokio::{process::Command, task::JoinHandle};
 

@@ -14,7 +14,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tidings::{
     Bus, Context, Event, EventPublisher, EventSubscriber, Failure, InboxTransaction, NatsOptions,
-    OnExhausted, Outbox, Relay, Retry, Worker, WorkerError,
+    Outbox, Relay, Retry, Worker, handler::OnExhausted, worker::WorkerError,
 };
 use tidings_test_servers::NatsServer;
 use tokio::{
@@ -168,7 +168,7 @@ impl Guarded {
         }
     }
 
-    pub async fn relay(&self) -> Service<tidings::RelayError> {
+    pub async fn relay(&self) -> Service<tidings::outbox::RelayError> {
         let stop = CancellationToken::new();
         let relay = Relay::new(self.outbox.clone()).lease(Duration::from_secs(1));
         let task = tokio::spawn(relay.run(bus(&self.server, "relay").await, stop.clone()));

@@ -1,7 +1,7 @@
 //! Ranges of a replay that no longer exist: their stream is another one, or an older copy of it. Never ends a replay.
 
 use super::{End, Work};
-use crate::{job::ReplayRange, nats::BusError, position::Position};
+use crate::{nats::BusError, position::Position, replay::ReplayRange};
 
 impl<S: Send + Sync + 'static> Work<'_, S> {
     /// Why a range is no longer valid, if so.

@@ -5,9 +5,8 @@ use tokio::time::Instant;
 
 use super::Work;
 use crate::{
-    job::{ReplayProgress, StreamProgress},
     nats::BusError,
-    replaying::Count,
+    replay::{ReplayProgress, StreamProgress, tag::Count},
     worker::replays::issue::lasting,
 };
 

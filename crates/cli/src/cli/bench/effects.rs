@@ -3,7 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use tidings::{
-    BatchContext, BatchResult, Batching, Context, EventSubscriber, Failure, InboxTransaction, Item,
+    BatchResult, Batching, Context, EventSubscriber, Failure, InboxTransaction,
+    handler::{BatchContext, Item},
 };
 
 use super::{Job, event::Written, report::Wrong, store::BenchStore, tally::Tally, world::World};

@@ -2,7 +2,10 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use tidings::{Bus, Context, EventSubscriber, Failure, Outbox, Relay, Store, Worker, WorkerError};
+use tidings::{
+    Bus, Context, EventSubscriber, Failure, Outbox, Relay, Worker, outbox::Store,
+    worker::WorkerError,
+};
 use tokio::{io::AsyncBufReadExt, sync::mpsc};
 use tokio_util::sync::CancellationToken;
 

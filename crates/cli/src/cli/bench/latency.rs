@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use clap::ValueEnum;
-use tidings::{StartFrom, WorkerError};
+use tidings::{StartFrom, worker::WorkerError};
 use tokio::{
     sync::mpsc,
     task::{JoinHandle, JoinSet},

@@ -8,7 +8,7 @@ use async_nats::{Client, HeaderMap, Request, jetstream};
 use bytes::Bytes;
 use chrono::Utc;
 use futures::{StreamExt, stream::FuturesUnordered};
-use tidings::{Envelope, Event as _, EventId, wire};
+use tidings::{Envelope, Event as _, EventId, event::wire};
 
 use super::{
     Job,

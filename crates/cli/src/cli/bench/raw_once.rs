@@ -9,7 +9,7 @@ use async_nats::{
 };
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream::Take};
-use tidings::wire;
+use tidings::event::wire;
 use uuid::Uuid;
 
 use super::{

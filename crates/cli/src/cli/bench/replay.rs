@@ -8,7 +8,9 @@ use std::{
 use anyhow::{Context as _, ensure};
 use chrono::Utc;
 use tidings::{
-    Replay, ReplayPoint, ReplayRequest, ReplayState, Replays, StartFrom, Subscribers, Worker,
+    StartFrom, Worker,
+    replays::{Replay, ReplayPoint, ReplayRequest, ReplayState, Replays},
+    subscribers::Subscribers,
 };
 use tokio_util::sync::CancellationToken;
 

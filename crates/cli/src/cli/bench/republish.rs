@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use tidings::Republish;
+use tidings::republish::Republish;
 
 use super::{
     Job,

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use sqlx::{Pool, Postgres, Sqlite, postgres::PgPoolOptions};
-use tidings::{Envelope, Outbox, Store};
+use tidings::{Envelope, Outbox, outbox::Store};
 use uuid::Uuid;
 
 /// A database that can be measured.

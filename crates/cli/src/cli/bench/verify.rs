@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::ensure;
-use tidings::Verify;
+use tidings::verify::Verify;
 
 use super::{
     Job, between::Between, drain::relayed, judge::judge, raw, report::Report, store::BenchStore,

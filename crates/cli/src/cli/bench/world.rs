@@ -4,7 +4,7 @@ use std::{process::Stdio, time::Duration};
 
 use anyhow::Context as _;
 use async_nats::jetstream;
-use tidings::{Bus, NatsOptions, Outbox, Pattern, StreamSpec};
+use tidings::{Bus, NatsOptions, Outbox, StreamSpec, event::Pattern};
 use tidings_test_servers::{NatsServer, PostgresServer};
 
 use super::store::{BenchStore, SCHEMA};

@@ -1,7 +1,7 @@
 //! `tidings dead-letters discard`: deletes dead letters permanently. Never without printing them.
 
 use clap::Args;
-use tidings::{DeadLetterSelection, DeadLetters, DeadLettersError};
+use tidings::dead_letters::{DeadLetterSelection, DeadLetters, DeadLettersError};
 
 use super::{Which, not_there, parked::Touched};
 use crate::{

@@ -1,7 +1,7 @@
 //! `tidings dead-letters export`: dead letters as JSON lines. Never changes anything.
 
 use clap::Args;
-use tidings::DeadLetters;
+use tidings::dead_letters::DeadLetters;
 
 use super::Filter;
 use crate::{

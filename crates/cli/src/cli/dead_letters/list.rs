@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 
 use clap::Args;
-use tidings::{DeadLetterGroup, DeadLetterSelection, DeadLetters, StoredDeadLetter};
+use tidings::dead_letters::{DeadLetterGroup, DeadLetterSelection, DeadLetters, StoredDeadLetter};
 
 use super::{Filter, head_of, or_dash};
 use crate::{

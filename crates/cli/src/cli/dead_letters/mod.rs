@@ -9,7 +9,10 @@ mod show;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
-use tidings::{DeadLetterSelection, Pattern, StoredDeadLetter};
+use tidings::{
+    dead_letters::{DeadLetterSelection, StoredDeadLetter},
+    event::Pattern,
+};
 
 use super::report::{Exit, Outcome, Report};
 use crate::config::{Config, duration};

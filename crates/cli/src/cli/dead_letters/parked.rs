@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use tidings::{
+use tidings::dead_letters::{
     DeadLetterSelection, DeadLetters, DeadLettersError, KeyRedrive, KeyStep, Redriver,
     StoredDeadLetter,
 };
@@ -72,7 +72,7 @@ impl Touched {
 /// parked.
 pub(super) async fn redrive(
     redriver: &Redriver,
-    parked: &tidings::ParkedKey,
+    parked: &tidings::dead_letters::ParkedKey,
     pace: &mut Interval,
     stop: &CancellationToken,
     mut tell: impl FnMut(&StoredDeadLetter),

@@ -10,7 +10,7 @@ use std::{
 
 use clap::Args;
 use serde_json::json;
-use tidings::{
+use tidings::dead_letters::{
     DeadLetterReader, DeadLetters, DeadLettersError, Edit, ParkedKey, RedriveFates, RedriveWatch,
     Redriver, StoredDeadLetter,
 };

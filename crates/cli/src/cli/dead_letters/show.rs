@@ -1,7 +1,7 @@
 //! `tidings dead-letters show`: one dead letter in full. Never changes anything.
 
 use clap::Args;
-use tidings::{DeadLetters, DeadLettersError};
+use tidings::dead_letters::{DeadLetters, DeadLettersError};
 
 use super::{head_of, not_there, or_dash};
 use crate::{

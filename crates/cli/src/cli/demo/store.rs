@@ -1,7 +1,7 @@
 //! The table of the demo's service, in either database.
 
 use sqlx::{Pool, Postgres, Sqlite};
-use tidings::Store;
+use tidings::outbox::Store;
 use uuid::Uuid;
 
 /// A database on which the demo can run.

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use serde::Serialize;
-use tidings::{AdoptedEvent, Adoption};
+use tidings::outbox::{AdoptedEvent, Adoption};
 
 use crate::{
     cli::{

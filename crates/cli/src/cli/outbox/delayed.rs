@@ -5,7 +5,10 @@ use std::num::NonZeroU32;
 use chrono::SecondsFormat;
 use clap::{Args, builder::NonEmptyStringValueParser};
 use serde_json::json;
-use tidings::{DelayedEvent, EventId, Outbox, OutboxError, Store};
+use tidings::{
+    EventId, Outbox,
+    outbox::{DelayedEvent, OutboxError, Store},
+};
 
 use crate::{
     cli::{

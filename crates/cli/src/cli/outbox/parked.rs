@@ -4,7 +4,10 @@ use std::num::NonZeroU32;
 
 use clap::{Args, builder::NonEmptyStringValueParser};
 use serde_json::json;
-use tidings::{Outbox, OutboxError, ParkedEvent, ParkedSelection, Store};
+use tidings::{
+    Outbox,
+    outbox::{OutboxError, ParkedEvent, ParkedSelection, Store},
+};
 
 use crate::{
     cli::{

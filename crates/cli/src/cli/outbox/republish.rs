@@ -2,7 +2,12 @@
 
 use chrono::{DateTime, Utc};
 use clap::{Args, builder::NonEmptyStringValueParser};
-use tidings::{Bus, Name, Outbox, Rate, Republish, Republished, Store};
+use tidings::{
+    Bus, Outbox, Rate,
+    event::Name,
+    outbox::Store,
+    republish::{Republish, Republished},
+};
 
 use crate::{
     cli::{

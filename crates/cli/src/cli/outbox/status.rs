@@ -5,7 +5,7 @@ use std::{borrow::Cow, time::Duration};
 use chrono::SecondsFormat;
 use clap::Args;
 use serde::Serialize;
-use tidings::{HeldSlot, Issue, LastBatch, LeaseStatus, Loss, RelayInstance, Status};
+use tidings::outbox::{HeldSlot, Issue, LastBatch, LeaseStatus, Loss, RelayInstance, Status};
 
 use crate::{
     cli::{

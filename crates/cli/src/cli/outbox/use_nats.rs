@@ -4,7 +4,7 @@ use std::io::{self, BufRead, IsTerminal, Write};
 
 use clap::Args;
 use serde::Serialize;
-use tidings::NatsMove;
+use tidings::outbox::NatsMove;
 
 use crate::{
     cli::{

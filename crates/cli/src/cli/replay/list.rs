@@ -1,7 +1,7 @@
 //! `tidings replay list`: the state of all replays. Never changes anything.
 
 use clap::Args;
-use tidings::{Replay, ReplayError, ReplayStatus, Replays};
+use tidings::replays::{Replay, ReplayError, ReplayStatus, Replays};
 
 use super::show;
 use crate::{

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tidings::{Rehearsal, Replay, ReplayState, ReplayStatus, Replays};
+use tidings::replays::{Rehearsal, Replay, ReplayState, ReplayStatus, Replays};
 
 use super::{lasting, start::Pace};
 use crate::cli::{
@@ -37,7 +37,7 @@ pub(super) fn print(found: &Rehearsal) -> Outcome {
             events.undecodable.to_string(),
         ]);
     }
-    let sum = |count: fn(&tidings::RehearsedEvents) -> u64| {
+    let sum = |count: fn(&tidings::replays::RehearsedEvents) -> u64| {
         let counts = found.events.iter().map(count);
         counts.fold(0, u64::saturating_add)
     };

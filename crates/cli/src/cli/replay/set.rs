@@ -1,7 +1,7 @@
 //! `tidings replay pause`, `resume` and `cancel`: change the state of a replay.
 
 use clap::Args;
-use tidings::{Replay, ReplayError, ReplayId, Replays};
+use tidings::replays::{Replay, ReplayError, ReplayId, Replays};
 
 use crate::{
     cli::{connect, output, report::Outcome},

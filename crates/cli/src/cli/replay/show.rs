@@ -1,7 +1,9 @@
 //! `tidings replay show`: one replay in full. Never changes anything.
 
 use clap::Args;
-use tidings::{Replay, ReplayId, ReplayIssue, ReplayPoint, ReplayProgress, ReplayStatus, Replays};
+use tidings::replays::{
+    Replay, ReplayId, ReplayIssue, ReplayPoint, ReplayProgress, ReplayStatus, Replays,
+};
 
 use super::rehearsal;
 use crate::{

@@ -2,7 +2,10 @@
 
 use clap::{Args, builder::NonEmptyStringValueParser};
 use serde_json::json;
-use tidings::{Rate, Replay, ReplayPoint, ReplayRequest, ReplayState, Replays, StartFrom as Place};
+use tidings::{
+    Rate, StartFrom as Place,
+    replays::{Replay, ReplayPoint, ReplayRequest, ReplayState, Replays},
+};
 
 use super::{
     rehearsal::{self, Estimate},

@@ -8,7 +8,10 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use clap::Args;
-use tidings::{BusError, ReplayError, ReplayId, ReplayState, ReplayStatus, Replays};
+use tidings::{
+    nats::BusError,
+    replays::{ReplayError, ReplayId, ReplayState, ReplayStatus, Replays},
+};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 

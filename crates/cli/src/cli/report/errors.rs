@@ -3,10 +3,17 @@
 use std::error::Error;
 
 use tidings::{
-    AdoptError, BusError, ConnectError, DeadLettersError, Diagnosis, ElsewhereError, MigrateError,
-    OutboxError, PublishError, ReaderError, RelayError, RemoveError, RepairError, ReplayError,
-    RepublishError, ResetError, SchemaError, SubscribersError, TraceError, VerifyError,
-    WorkerError,
+    dead_letters::DeadLettersError,
+    nats::{BusError, ConnectError, PublishError, ReaderError},
+    outbox::{
+        AdoptError, Diagnosis, ElsewhereError, MigrateError, OutboxError, RelayError,
+        RepublishError, SchemaError,
+    },
+    replays::ReplayError,
+    subscribers::{RemoveError, ResetError, SubscribersError},
+    trace::TraceError,
+    verify::{RepairError, VerifyError},
+    worker::WorkerError,
 };
 
 use super::{Exit, Report};

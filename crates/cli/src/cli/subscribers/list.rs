@@ -2,7 +2,7 @@
 
 use clap::Args;
 use serde_json::json;
-use tidings::{Activity, SubscriberOverview, SubscriberState, Subscribers};
+use tidings::subscribers::{Activity, SubscriberOverview, SubscriberState, Subscribers};
 
 use super::{issue, pause, retries};
 use crate::{

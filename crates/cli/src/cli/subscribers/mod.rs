@@ -9,7 +9,7 @@ mod show;
 
 use chrono::{DateTime, Datelike, Utc};
 use clap::Subcommand;
-use tidings::{SubscriberIssue, WaitingRetries};
+use tidings::subscribers::{SubscriberIssue, WaitingRetries};
 
 use super::{
     output,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::Args;
 use serde_json::json;
-use tidings::Subscribers;
+use tidings::subscribers::Subscribers;
 
 use crate::{
     cli::{

@@ -1,7 +1,7 @@
 //! `tidings subscribers prune`: stops the delivery of events that no running instance handles.
 
 use clap::Args;
-use tidings::Subscribers;
+use tidings::subscribers::Subscribers;
 
 use crate::{
     cli::{connect, output, report::Outcome},

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use serde_json::json;
-use tidings::{SubscriberRemoval, Subscribers};
+use tidings::subscribers::{SubscriberRemoval, Subscribers};
 
 use super::retries;
 use crate::{

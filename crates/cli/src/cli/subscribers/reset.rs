@@ -3,7 +3,10 @@
 
 use clap::Args;
 use serde_json::json;
-use tidings::{StartFrom, StreamReset, SubscriberReset, Subscribers};
+use tidings::{
+    StartFrom,
+    subscribers::{StreamReset, SubscriberReset, Subscribers},
+};
 
 use crate::{
     cli::{

@@ -3,7 +3,8 @@
 use chrono::{DateTime, Utc};
 use clap::Args;
 use tidings::{
-    Instance, SubscriberConsumer, SubscriberState, Subscribers, WaitingRetries, setting_text,
+    nats::setting_text,
+    subscribers::{Instance, SubscriberConsumer, SubscriberState, Subscribers, WaitingRetries},
 };
 
 use super::{issue, pause, retries, unseen};

@@ -16,8 +16,8 @@ use std::sync::{
 
 use serde::{Deserialize, Serialize};
 use tidings::{
-    Bus, CircuitBreaker, Context, Event, EventSubscriber, Failure, OnExhausted, Retry, Worker,
-    WorkerError,
+    Bus, CircuitBreaker, Context, Event, EventSubscriber, Failure, Retry, Worker,
+    handler::OnExhausted, worker::WorkerError,
 };
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;

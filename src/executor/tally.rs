@@ -1,0 +1,291 @@
+//! Counts of a subscriber's outcomes in this process, since its start. Never decides anything.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use chrono::{DateTime, Utc};
+
+use crate::{
+    log::{Lasting, short},
+    policy::outcome::Outcome,
+};
+
+/// Written by the runner and the executor, read by the status reporter.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    handled: AtomicU64,
+    failed: AtomicU64,
+    dead_lettered: AtomicU64,
+    /// When the last delivery came, in milliseconds since 1970; 0 for none.
+    delivered_at: AtomicI64,
+    unconfirmed: Mutex<Option<String>>,
+    /// Answers that were not confirmed since the last confirmed one.
+    unconfirmed_answers: AtomicU64,
+    unhandled: Mutex<Unhandled>,
+}
+
+/// Recent events whose names no handler takes.
+#[derive(Debug, Default)]
+struct Unhandled {
+    names: BTreeMap<String, OfName>,
+    /// When a name arrived that did not fit into `names`.
+    others_at: Option<Instant>,
+}
+
+/// The maximum number of names that are reported.
+const MOST_NAMES: usize = 10;
+/// A name is reported for this long after its last event, if none waits here: its redelivery comes sooner.
+const LATELY: Duration = Duration::from_secs(15);
+
+#[derive(Debug)]
+struct OfName {
+    /// How many of its events wait in the process.
+    waiting: usize,
+    since: DateTime<Utc>,
+    last: Instant,
+    said: Lasting,
+}
+
+/// The counts at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) handled: u64,
+    pub(crate) failed: u64,
+    pub(crate) dead_lettered: u64,
+}
+
+impl Tally {
+    /// Records a delivery.
+    pub(crate) fn delivered(&self) {
+        let now: DateTime<Utc> = SystemTime::now().into();
+        self.delivered_at.store(now.timestamp_millis(), Relaxed);
+    }
+
+    /// Counts the end of an attempt. A dead letter is counted [when it is stored](Tally::given_up).
+    pub(crate) fn ended(&self, outcome: &Outcome) {
+        let counter = match outcome {
+            Outcome::Ack | Outcome::Duplicate => &self.handled,
+            Outcome::Retry(_) | Outcome::Postpone(_) => &self.failed,
+            Outcome::Reject(_) => return,
+        };
+        counter.fetch_add(1, Relaxed);
+    }
+
+    /// Counts an event that was to be dead-lettered: its dead letter is confirmed, or the event is redelivered.
+    pub(crate) fn dead_lettered(&self, is_stored: bool) {
+        let counter = match is_stored {
+            true => &self.dead_lettered,
+            false => &self.failed,
+        };
+        counter.fetch_add(1, Relaxed);
+    }
+
+    /// Records that the server has not confirmed an answer.
+    pub(crate) fn unconfirmed(&self, why: &str) {
+        *self.reason() = Some(why.to_owned());
+        self.unconfirmed_answers.fetch_add(1, Relaxed);
+    }
+
+    /// Records that the server has confirmed an answer.
+    pub(crate) fn confirmed(&self) {
+        if self.unconfirmed_answers.load(Relaxed) > 0 {
+            self.unconfirmed_answers.store(0, Relaxed);
+            *self.reason() = None;
+        }
+    }
+
+    /// Records an event whose name no handler takes. When it is to be logged, returns how often it occurred since it
+    /// was last logged.
+    pub(crate) fn unhandled(&self, name: &str) -> Option<u64> {
+        let now = Instant::now();
+        self.unhandled_names().of(name, now)?.said.again(now)
+    }
+
+    /// Records that such an event waits in the process.
+    pub(crate) fn unhandled_waits(&self, name: &str) {
+        if let Some(known) = self.unhandled_names().of(name, Instant::now()) {
+            known.waiting += 1;
+        }
+    }
+
+    /// Records that such an event does not wait any more.
+    pub(crate) fn unhandled_ends(&self, name: &str) {
+        if let Some(known) = self.unhandled_names().names.get_mut(&*short(name)) {
+            known.waiting = known.waiting.saturating_sub(1);
+        }
+    }
+
+    /// Records that no such event waits any more.
+    pub(crate) fn nothing_waits(&self) {
+        self.unhandled_names().names.clear();
+    }
+
+    /// The names that no handler takes, if there are such events now.
+    pub(crate) fn why_unhandled(&self) -> Option<String> {
+        let now = Instant::now();
+        let mut unhandled = self.unhandled_names();
+        unhandled.forget(now);
+        if unhandled.names.is_empty() {
+            return None;
+        }
+        let names = unhandled.names.iter().map(|(name, known)| {
+            let (waiting, since) = (known.waiting, known.since.format("%FT%TZ"));
+            match waiting {
+                0 => format!("{name} (since {since})"),
+                waiting => format!("{name} ({waiting} wait, since {since})"),
+            }
+        });
+        let names = names.collect::<Vec<_>>().join(", ");
+        let more = unhandled.others_at.map_or("", |_| ", and other events");
+        Some(format!(
+            "no handler of this instance takes {names}{more}, which the durable delivers: these events wait for an \
+             instance that handles them, and are dead-lettered after an hour; if no instance ever will, run `tidings \
+             subscribers prune`"
+        ))
+    }
+
+    fn unhandled_names(&self) -> MutexGuard<'_, Unhandled> {
+        self.unhandled
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        Counts {
+            handled: self.handled.load(Relaxed),
+            failed: self.failed.load(Relaxed),
+            dead_lettered: self.dead_lettered.load(Relaxed),
+        }
+    }
+
+    pub(crate) fn last_delivery_at(&self) -> Option<DateTime<Utc>> {
+        match self.delivered_at.load(Relaxed) {
+            0 => None,
+            millis => DateTime::from_timestamp_millis(millis),
+        }
+    }
+
+    /// Why the last answer was not confirmed, if none was confirmed since.
+    pub(crate) fn why_unconfirmed(&self) -> Option<String> {
+        self.reason().clone()
+    }
+
+    fn reason(&self) -> MutexGuard<'_, Option<String>> {
+        self.unconfirmed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Unhandled {
+    /// The record of a name; `None` when there are too many names.
+    fn of(&mut self, name: &str, now: Instant) -> Option<&mut OfName> {
+        let name = short(name);
+        if !self.names.contains_key(&*name) {
+            self.forget(now);
+            if self.names.len() == MOST_NAMES {
+                self.others_at = Some(now);
+                return None;
+            }
+        }
+        let known = self
+            .names
+            .entry(name.into_owned())
+            .or_insert_with(|| OfName {
+                waiting: 0,
+                since: Utc::now(),
+                last: now,
+                said: Lasting::default(),
+            });
+        known.last = now;
+        Some(known)
+    }
+
+    fn forget(&mut self, now: Instant) {
+        let is_late = |at: Instant| now.saturating_duration_since(at) > LATELY;
+        self.names
+            .retain(|_, known| known.waiting > 0 || !is_late(known.last));
+        self.others_at = self.others_at.filter(|at| !is_late(*at));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::outcome::{Cause, DeadLetter};
+
+    #[test]
+    fn each_end_of_an_attempt_counts_once() {
+        let tally = Tally::default();
+        let letter = DeadLetter {
+            cause: Cause::Rejected,
+            error: String::new(),
+            attempts: 1,
+            first_failed_at: None,
+            handler: None,
+        };
+        let ends = [
+            Outcome::Ack,
+            Outcome::Duplicate,
+            Outcome::Ack,
+            Outcome::Retry(Duration::ZERO),
+            Outcome::Postpone(Duration::ZERO),
+            Outcome::Reject(letter),
+        ];
+        for outcome in &ends {
+            tally.ended(outcome);
+        }
+        assert_eq!(tally.counts().dead_lettered, 0, "no letter is confirmed");
+        tally.dead_lettered(false);
+        tally.dead_lettered(true);
+        let (handled, failed, dead_lettered) = (3, 3, 1);
+        let expected = Counts {
+            handled,
+            failed,
+            dead_lettered,
+        };
+        assert_eq!(tally.counts(), expected);
+    }
+
+    #[test]
+    fn what_was_not_confirmed_is_over_with_the_next_that_is() {
+        let tally = Tally::default();
+        tally.unconfirmed("denied");
+        assert_eq!(tally.why_unconfirmed().as_deref(), Some("denied"));
+        tally.confirmed();
+        assert_eq!(tally.why_unconfirmed(), None);
+    }
+
+    #[test]
+    fn names_that_no_handler_takes_are_told_while_they_come_and_are_bounded() {
+        let tally = Tally::default();
+        assert_eq!(tally.why_unhandled(), None);
+        assert_eq!(tally.unhandled("user.renamed"), Some(0));
+        assert_eq!(tally.unhandled("user.renamed"), None, "it was said");
+        for _ in 0..3 {
+            tally.unhandled_waits("user.renamed");
+        }
+        let told = tally.why_unhandled().unwrap();
+        assert!(told.contains("user.renamed (3 wait, since "), "{told}");
+        for n in 0..1_000 {
+            let name = format!("user.{n}{}", "x".repeat(10_000));
+            tally.unhandled(&name);
+        }
+        let told = tally.why_unhandled().unwrap();
+        assert!(
+            told.contains(", and other events") && told.len() < 5_000,
+            "{told}"
+        );
+        for _ in 0..3 {
+            tally.unhandled_ends("user.renamed");
+        }
+        tally.nothing_waits();
+        assert_eq!(tally.why_unhandled(), None);
+    }
+}

@@ -1,0 +1,221 @@
+//! What NATS stores of a subscriber, whether or not an instance runs it: its waiting retries, its dead letters, and the
+//! time when its lease was last written. Only reads, and never draws conclusions.
+
+use std::collections::BTreeMap;
+
+use async_nats::Request;
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::nats::{
+    Bus, BusError, REQUEST_TIMEOUT, StartFrom, StoredMessage,
+    kv::{park, state::BUCKET},
+    stream::streams::{RETRY_SUBJECTS, StreamSpec, retry_at_subject, retry_subject},
+};
+
+/// The number of retries whose times are read.
+const TIMES: u64 = 10_000;
+const NO_SUCH_STREAM: u64 = 10059;
+
+/// The waiting retries of a subscriber.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct RetrySigns {
+    /// Retries that are due.
+    pub(crate) due: u64,
+    /// Retries that are not due yet.
+    pub(crate) scheduled: u64,
+    /// How many scheduled retries were read for their times.
+    pub(crate) read: u64,
+    /// The earliest and the latest due time of the retries that were read.
+    pub(crate) next_at: Option<DateTime<Utc>>,
+    pub(crate) farthest_at: Option<DateTime<Utc>>,
+}
+
+/// The lease of a subscriber, by its entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LeaseSign {
+    /// Its holder writes it every two seconds; an instance that stops cleanly writes it a last time.
+    pub(crate) written_at: DateTime<Utc>,
+    /// Whether an instance held it then.
+    pub(crate) is_held: bool,
+}
+
+impl Bus {
+    /// The waiting retries of a subscriber, in the stream of retries.
+    pub(crate) async fn retry_signs(
+        &self,
+        stream: &str,
+        subscriber: &str,
+    ) -> Result<RetrySigns, BusError> {
+        let later = retry_at_subject(subscriber, ">");
+        let mut signs = RetrySigns {
+            due: self
+                .count_of(stream, &retry_subject(subscriber, ">"))
+                .await?,
+            scheduled: self.count_of(stream, &later).await?,
+            ..RetrySigns::default()
+        };
+        let mut next = 1;
+        while signs.read < TIMES.min(signs.scheduled) {
+            let page = self.page(stream, &later, StartFrom::Sequence(next)).await?;
+            let Some(last) = page.last() else { break };
+            next = last.sequence.saturating_add(1);
+            for kept in &page {
+                signs.read += 1;
+                signs.note(due_of(kept));
+            }
+        }
+        // More retries may have arrived meanwhile.
+        signs.scheduled = signs.scheduled.max(signs.read);
+        Ok(signs)
+    }
+
+    /// How many retries of each subscriber are due, whether or not it has a consumer.
+    pub(crate) async fn due_by_subscriber(
+        &self,
+        stream: &str,
+    ) -> Result<BTreeMap<String, u64>, BusError> {
+        #[derive(Deserialize)]
+        struct Counted {
+            state: Counts,
+        }
+        #[derive(Deserialize)]
+        struct Counts {
+            #[serde(default)]
+            subjects: Option<BTreeMap<String, u64>>,
+        }
+        let subject = format!("$JS.API.STREAM.INFO.{stream}");
+        let wanted = json!({ "subjects_filter": RETRY_SUBJECTS });
+        let counted: Counted = self.api(&subject, &wanted).await?;
+        let mut due: BTreeMap<String, u64> = BTreeMap::new();
+        for (subject, count) in counted.state.subjects.unwrap_or_default() {
+            if let Some(subscriber) = subject.split('.').nth(2) {
+                let of_it = due.entry(subscriber.to_owned()).or_default();
+                *of_it = of_it.saturating_add(count);
+            }
+        }
+        Ok(due)
+    }
+
+    /// How many dead letters a subscriber has; `None` when their stream is missing.
+    pub(crate) async fn letter_count(&self, subscriber: &str) -> Result<Option<u64>, BusError> {
+        let stream = StreamSpec::dead_letters().name;
+        match self.count_of(&stream, &park::letters_of(subscriber)).await {
+            Ok(count) => Ok(Some(count)),
+            Err(BusError::NoResponders { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The lease of an ordered subscriber; `None` when there is no entry.
+    pub(crate) async fn lease_sign(&self, subscriber: &str) -> Result<Option<LeaseSign>, BusError> {
+        #[derive(Deserialize)]
+        struct Written {
+            owner: Option<String>,
+        }
+        let subject = format!("$KV.{BUCKET}.lease.{subscriber}");
+        let kept = self.entry(&json!({ "last_by_subj": subject })).await?;
+        let kept = kept.filter(|kept| !kept.payload.is_empty());
+        Ok(kept.map(|kept| LeaseSign {
+            written_at: kept.stored_at,
+            is_held: serde_json::from_slice::<Written>(&kept.payload)
+                .is_ok_and(|written| written.owner.is_some()),
+        }))
+    }
+
+    /// The entries of the bucket that belong to a subscriber and are useless without it: leases and parked keys.
+    /// Replays and crash markers end by themselves.
+    pub(crate) async fn entries_of(&self, subscriber: &str) -> Result<Vec<String>, BusError> {
+        let mut keys = Vec::new();
+        for kind in ["lease", "parked"] {
+            for of in [
+                format!("{kind}.{subscriber}"),
+                format!("{kind}.{subscriber}.*"),
+            ] {
+                let subjects = format!("$KV.{BUCKET}.{of}");
+                let mut next = 1;
+                while let Some(kept) = self
+                    .entry(&json!({ "seq": next, "next_by_subj": subjects }))
+                    .await?
+                {
+                    next = kept.sequence.saturating_add(1);
+                    let key = kept.subject.splitn(3, '.').nth(2);
+                    let key = key.filter(|_| !kept.payload.is_empty());
+                    keys.extend(key.map(str::to_owned));
+                }
+            }
+        }
+        Ok(keys)
+    }
+
+    /// How many messages of a stream have one of these subjects. It reads only one message that the client can read,
+    /// however many there are.
+    async fn count_of(&self, stream: &str, subjects: &str) -> Result<u64, BusError> {
+        /// The maximum number of unreadable messages that are skipped.
+        const MOST: u64 = 32;
+        let (mut from, mut passed) = (1, 0);
+        loop {
+            match self.count_since(stream, subjects, from).await {
+                Err(error) if error.is_loss() && passed < MOST => {
+                    let wanted = json!({ "seq": from, "next_by_subj": subjects });
+                    let Some(raw) = self.raw(stream, &wanted).await? else {
+                        return Ok(passed);
+                    };
+                    from = raw.sequence.saturating_add(1);
+                    passed += 1;
+                }
+                counted => return counted.map(|count| count.saturating_add(passed)),
+            }
+        }
+    }
+
+    async fn count_since(&self, stream: &str, subjects: &str, from: u64) -> Result<u64, BusError> {
+        let subject = format!("$JS.API.DIRECT.GET.{stream}");
+        let wanted = json!({ "seq": from, "next_by_subj": subjects, "batch": 1 });
+        let request = Request::new()
+            .payload(Bytes::from(wanted.to_string()))
+            .timeout(Some(REQUEST_TIMEOUT));
+        let message = self.answer(&subject, request).await?;
+        // No message matches.
+        if message.status.is_some_and(|status| status.as_u16() == 404) {
+            return Ok(0);
+        }
+        let headers = message.headers.as_ref();
+        // A message may have such a header of its own: the server's header comes last.
+        let behind = headers.and_then(|headers| headers.get_all("Nats-Num-Pending").last());
+        let behind = behind.and_then(|behind| behind.as_str().parse::<u64>().ok());
+        behind
+            .map(|behind| behind.saturating_add(1))
+            .ok_or(BusError::Broken {
+                subject,
+                reason: "the answer does not say how many messages match".to_owned(),
+            })
+    }
+
+    async fn entry(&self, wanted: &serde_json::Value) -> Result<Option<StoredMessage>, BusError> {
+        match self.single(&format!("KV_{BUCKET}"), wanted).await {
+            // The bucket was not needed yet.
+            Err(BusError::Api {
+                code: NO_SUCH_STREAM,
+                ..
+            }) => Ok(None),
+            kept => kept,
+        }
+    }
+}
+
+impl RetrySigns {
+    fn note(&mut self, due: Option<DateTime<Utc>>) {
+        self.next_at = self.next_at.into_iter().chain(due).min();
+        self.farthest_at = self.farthest_at.max(due);
+    }
+}
+
+/// When a scheduled retry is due.
+pub(in crate::nats) fn due_of(kept: &StoredMessage) -> Option<DateTime<Utc>> {
+    let mut headers = kept.headers.iter();
+    let (_, schedule) = headers.find(|(name, _)| name == "Nats-Schedule")?;
+    schedule.strip_prefix("@at ")?.parse().ok()
+}

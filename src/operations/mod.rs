@@ -1,0 +1,10 @@
+//! What operators do to a running system: inspect, redrive, replay, trace, verify, republish.
+
+pub mod dead_letters;
+pub mod replays;
+#[cfg(feature = "outbox")]
+pub mod republish;
+pub mod subscribers;
+pub mod trace;
+#[cfg(feature = "outbox")]
+pub mod verify;

@@ -1,0 +1,131 @@
+//! The statements about republished rows. Never decides which rows.
+
+use std::time::Duration;
+
+use sqlx::{PgConnection, Postgres, Row as _, postgres::PgRow};
+
+use super::{
+    columns::{Statement, is_of_a_row, read, rows},
+    turn::{StatementScope, execute, query},
+};
+use crate::outbox::{
+    republish::{LedgerKind, RepublishStatements},
+    store::{Entry, Names, Rows, columns::LONGEST_PAYLOAD, sequence},
+};
+
+impl RepublishStatements for Postgres {
+    async fn mend(
+        connection: &mut PgConnection,
+        names: &Names,
+        mender: &str,
+        lease: Duration,
+    ) -> Result<bool, sqlx::Error> {
+        let mend = "update tidings.relay
+            set republisher = $1, republish_lease_until = clock_timestamp() + make_interval(secs => $2)
+            where republisher = $1 or republisher is null or republish_lease_until < clock_timestamp()";
+        let has = execute(
+            connection,
+            names,
+            query(names, mend).bind(mender).bind(lease.as_secs_f64()),
+        )
+        .await?;
+        Ok(has.rows_affected() == 1)
+    }
+
+    async fn mended(
+        connection: &mut PgConnection,
+        names: &Names,
+        mender: &str,
+    ) -> Result<(), sqlx::Error> {
+        let mended = "update tidings.relay set republisher = null, republish_lease_until = '-infinity' where republisher = $1";
+        execute(connection, names, query(names, mended).bind(mender))
+            .await
+            .map(drop)
+    }
+
+    async fn record(
+        connection: &mut PgConnection,
+        names: &Names,
+        entries: &[Entry],
+        way: LedgerKind,
+    ) -> Result<(), sqlx::Error> {
+        // Epoch 0, which no relay has.
+        let record = "insert into tidings.ledger
+                (epoch, first_id, last_id, events, stream, incarnation, first_sequence, last_sequence, kind)
+            select 0, entry.*, $8
+            from unnest($1::bigint[], $2::bigint[], $3::int[], $4::text[], $5::text[], $6::bigint[],
+                        $7::bigint[]) as entry";
+        let column = |value: fn(&Entry) -> i64| entries.iter().map(value).collect::<Vec<i64>>();
+        let events: Vec<i32> = entries.iter().map(|e| e.events).collect();
+        let streams: Vec<&str> = entries.iter().map(|e| &*e.stream).collect();
+        let incarnations: Vec<&str> = entries.iter().map(|e| &*e.incarnation).collect();
+        execute(
+            connection,
+            names,
+            query(names, record)
+                .bind(column(|e| e.first_id))
+                .bind(column(|e| e.last_id))
+                .bind(events)
+                .bind(streams)
+                .bind(incarnations)
+                .bind(column(|e| sequence(e.first_sequence)))
+                .bind(column(|e| sequence(e.last_sequence)))
+                .bind(way.as_str()),
+        )
+        .await
+        .map(drop)
+    }
+
+    /// Where the row ids are close together, reads a range of the index: much faster than looking each of them up in
+    /// every slot.
+    async fn rows_at(
+        connection: &mut PgConnection,
+        names: &Names,
+        places: &[i64],
+    ) -> Result<Rows, sqlx::Error> {
+        let (Some(first), Some(last)) = (places.first(), places.last()) else {
+            return Ok(Rows {
+                rows: Vec::new(),
+                are_cut: false,
+            });
+        };
+        const CLOSE: Statement = rows!(
+            "67108864",
+            "select id, created_at, event, name, version, key, headers, payload from tidings.outbox
+            where id >= $1 and id <= $2"
+        );
+        const APART: Statement = rows!(
+            "67108864",
+            "select id, created_at, event, name, version, key, headers, payload from tidings.outbox
+            where id >= $1 and id <= $2 and id = any($3)"
+        );
+        let is_close =
+            last.saturating_sub(*first) < 2 * i64::try_from(places.len()).unwrap_or(i64::MAX / 2);
+        let [plain, checked] = if is_close { CLOSE } else { APART }.ways();
+        let among = (*first, *last, places);
+        match rows_of(connection, names, plain, (among, is_close)).await {
+            Err(error) if is_of_a_row(&error) => {
+                rows_of(connection, names, checked, (among, is_close)).await
+            }
+            rows => rows,
+        }
+    }
+}
+
+async fn rows_of(
+    connection: &mut PgConnection,
+    names: &Names,
+    sql: &'static str,
+    ((first, last, places), is_close): ((i64, i64, &[i64]), bool),
+) -> Result<Rows, sqlx::Error> {
+    let mut turn = StatementScope::in_order(connection).await?;
+    let asked = query(names, sql).bind(first).bind(last);
+    let asked = if is_close { asked } else { asked.bind(places) };
+    let read = |row: PgRow| match places.binary_search(&row.try_get(0)?) {
+        Ok(_) => read(&row, LONGEST_PAYLOAD).map(Some),
+        Err(_) => Ok(None),
+    };
+    let rows = Rows::read(asked.fetch(&mut *turn), read).await?;
+    turn.end().await?;
+    Ok(rows)
+}

@@ -1,0 +1,91 @@
+//! The statements about republished rows. Never decides which rows.
+
+use std::time::Duration;
+
+use sqlx::{Connection as _, Sqlite, SqliteConnection};
+
+use super::{
+    columns::{read, rows},
+    micros,
+};
+use crate::outbox::{
+    republish::{LedgerKind, RepublishStatements},
+    store::{Entry, Names, Rows, columns::LONGEST_PAYLOAD, sequence},
+};
+
+impl RepublishStatements for Sqlite {
+    async fn mend(
+        connection: &mut SqliteConnection,
+        names: &Names,
+        mender: &str,
+        lease: Duration,
+    ) -> Result<bool, sqlx::Error> {
+        let mend = "update tidings_relay
+            set republisher = ?1, republish_lease_until = cast(unixepoch('subsec') * 1000000 as integer) + ?2
+            where republisher = ?1 or republisher is null
+               or republish_lease_until < cast(unixepoch('subsec') * 1000000 as integer)";
+        let has = sqlx::query(names.sql(mend, '_'))
+            .bind(mender)
+            .bind(micros(lease))
+            .execute(connection)
+            .await?;
+        Ok(has.rows_affected() == 1)
+    }
+
+    async fn mended(
+        connection: &mut SqliteConnection,
+        names: &Names,
+        mender: &str,
+    ) -> Result<(), sqlx::Error> {
+        let mended = "update tidings_relay set republisher = null, republish_lease_until = 0 where republisher = ?1";
+        sqlx::query(names.sql(mended, '_'))
+            .bind(mender)
+            .execute(connection)
+            .await
+            .map(drop)
+    }
+
+    async fn record(
+        connection: &mut SqliteConnection,
+        names: &Names,
+        entries: &[Entry],
+        way: LedgerKind,
+    ) -> Result<(), sqlx::Error> {
+        // Epoch 0, which no relay has.
+        let record = "insert into tidings_ledger
+                (epoch, first_id, last_id, events, stream, incarnation, first_sequence, last_sequence, kind)
+            values (0, ?, ?, ?, ?, ?, ?, ?, ?)";
+        let mut tx = connection.begin().await?;
+        for entry in entries {
+            sqlx::query(names.sql(record, '_'))
+                .bind(entry.first_id)
+                .bind(entry.last_id)
+                .bind(entry.events)
+                .bind(&entry.stream)
+                .bind(&entry.incarnation)
+                .bind(sequence(entry.first_sequence))
+                .bind(sequence(entry.last_sequence))
+                .bind(way.as_str())
+                .execute(&mut *tx)
+                .await?;
+        }
+        tx.commit().await
+    }
+
+    async fn rows_at(
+        connection: &mut SqliteConnection,
+        names: &Names,
+        places: &[i64],
+    ) -> Result<Rows, sqlx::Error> {
+        let ask = rows!(
+            "67108864",
+            "from tidings_outbox where id in (select value from json_each(?1)) order by id"
+        );
+        let places =
+            serde_json::to_string(places).map_err(|error| sqlx::Error::Encode(error.into()))?;
+        let found = sqlx::query(names.sql(ask, '_'))
+            .bind(places)
+            .fetch(connection);
+        Rows::read(found, |row| read(&row, LONGEST_PAYLOAD).map(Some)).await
+    }
+}
