@@ -69,6 +69,7 @@ begin
     return new;
 end $$;
 
+-- An updated row has to remain an event, too.
 create trigger outbox_is_event before insert or update on tidings.outbox
 for each row execute function tidings.check_event();
 
